@@ -1,0 +1,254 @@
+//! The maps, and the decision's view of them.
+
+use core::arch::asm;
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{BPF_F_CURRENT_NETNS, bpf_sock, bpf_sock_tuple},
+    cty::c_void,
+    helpers::{bpf_ktime_get_boot_ns, bpf_sk_release, bpf_skc_lookup_tcp},
+    macros::map,
+    maps::{Array, HashMap, LpmTrie, PerCpuArray, PerCpuHashMap, RingBuf, lpm_trie::Key},
+    programs::XdpContext,
+};
+use jit_common::{
+    Budget, COUNTERS as COUNTER_COUNT, Counter, Decision, Event, EventKind, Family, GrantEntry,
+    HostKey, PROTECTED_WORDS, PortCounters, PortKey, PortRule, PrefixV4, PrefixV6, RULE_SLOTS,
+    Reason, Segment, Session, Settings, Tables,
+};
+
+const NO_PREALLOC: u32 = 1;
+const SECOND: u64 = 1_000_000_000;
+/// `TCP_LISTEN` and `TCP_NEW_SYN_RECV` of the kernel's `net/tcp_states.h`.
+const TCP_LISTEN: u32 = 10;
+const TCP_NEW_SYN_RECV: u32 = 12;
+
+#[map]
+static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTER_COUNT, 0);
+#[map]
+static EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
+#[map]
+static EVENT_BUDGET: PerCpuArray<Budget> = PerCpuArray::with_max_entries(EventKind::COUNT, 0);
+// The agent sets the sizes of these at load, from its configuration.
+#[map]
+static HITS: Array<u64> = Array::with_max_entries(1024, 0);
+#[map]
+static HOST_GRANTS: HashMap<HostKey, GrantEntry> = HashMap::with_max_entries(1024, NO_PREALLOC);
+#[map]
+static PORT_COUNTERS: PerCpuHashMap<u32, PortCounters> =
+    PerCpuHashMap::with_max_entries(RULE_SLOTS, NO_PREALLOC);
+#[map]
+static PORT_RULES: Array<PortRule> = Array::with_max_entries(RULE_SLOTS, 0);
+#[map]
+static PREFIX_V4: LpmTrie<PrefixV4, GrantEntry> = LpmTrie::with_max_entries(1024, NO_PREALLOC);
+#[map]
+static PREFIX_V6: LpmTrie<PrefixV6, GrantEntry> = LpmTrie::with_max_entries(1024, NO_PREALLOC);
+#[map]
+static PROTECTED: Array<u64> = Array::with_max_entries(PROTECTED_WORDS, 0);
+#[map]
+static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
+
+/// CLOCK_BOOTTIME in nanoseconds.
+#[inline(always)]
+pub(crate) fn boot_nanos() -> u64 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_ktime_get_boot_ns() }
+}
+
+/// The kernel's implementation of the decision's questions.
+pub(crate) struct KernelTables {
+    ctx: *mut c_void,
+}
+
+impl KernelTables {
+    /// The tables as seen by this invocation.
+    #[inline(always)]
+    pub(crate) fn new(ctx: &XdpContext) -> Self {
+        Self { ctx: ctx.as_ptr() }
+    }
+}
+
+impl Tables for KernelTables {
+    #[inline(always)]
+    fn protected(&self, port: PortKey) -> bool {
+        let (word, bit) = port.word_and_bit();
+        PROTECTED.get(word).is_some_and(|bits| bits & bit != 0)
+    }
+
+    #[inline(always)]
+    fn rule(&self, port: PortKey) -> PortRule {
+        PORT_RULES.get(port.index()).copied().unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn host_grant(&self, key: &HostKey) -> Option<GrantEntry> {
+        // SAFETY: entries are replaced whole, never changed in place, and the memory of one that is
+        // removed meanwhile stays mapped until the program ends (RCU).
+        unsafe { HOST_GRANTS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn prefix_grant_v4(&self, data: PrefixV4) -> Option<GrantEntry> {
+        PREFIX_V4.get(Key::new(PrefixV4::HEAD_BITS + 32, data)).copied()
+    }
+
+    #[inline(always)]
+    fn prefix_grant_v6(&self, data: PrefixV6) -> Option<GrantEntry> {
+        PREFIX_V6.get(Key::new(PrefixV6::HEAD_BITS + 128, data)).copied()
+    }
+
+    #[inline(always)]
+    fn session(&self, segment: &Segment) -> Session {
+        let mut tuple = [0_u8; 36];
+        let sport = segment.source_port.to_be_bytes();
+        let dport = segment.port.port.to_be_bytes();
+        let bytes: u32 = match segment.source.family {
+            Family::V4 => {
+                tuple[0..4].copy_from_slice(&segment.source.first_four());
+                tuple[4..8].copy_from_slice(&segment.destination.first_four());
+                tuple[8..10].copy_from_slice(&sport);
+                tuple[10..12].copy_from_slice(&dport);
+                12
+            }
+            Family::V6 => {
+                tuple[0..16].copy_from_slice(&segment.source.bytes);
+                tuple[16..32].copy_from_slice(&segment.destination.bytes);
+                tuple[32..34].copy_from_slice(&sport);
+                tuple[34..36].copy_from_slice(&dport);
+                36
+            }
+        };
+        // SAFETY: the tuple is on the stack and as long as `bytes` says; the verifier checks that
+        // the socket is compared with null and released on every path.
+        unsafe {
+            let socket: *mut bpf_sock = bpf_skc_lookup_tcp(
+                self.ctx,
+                tuple.as_mut_ptr().cast::<bpf_sock_tuple>(),
+                bytes,
+                BPF_F_CURRENT_NETNS as u64,
+                0,
+            );
+            if socket.is_null() {
+                return Session::None;
+            }
+            let state = (*socket).state;
+            bpf_sk_release(socket.cast());
+            match state {
+                TCP_LISTEN | TCP_NEW_SYN_RECV => Session::None,
+                _ => Session::Established,
+            }
+        }
+    }
+}
+
+/// Counts a decision, tells the agent about it, and says whether the packet is dropped: in observe
+/// mode it is not.
+#[inline(always)]
+pub(crate) fn record(decision: &Decision, interface: u32) -> bool {
+    let Decision { reason, segment, slot } = decision;
+    count(Counter::Reason(*reason));
+    let Some(segment) = segment else {
+        return reason.drops() && !gate_observes();
+    };
+    let observed = reason.drops() && (gate_observes() || port_observes(segment.port));
+    count_port(segment.port, *reason, observed);
+    if reason.drops() {
+        if observed {
+            count(Counter::Observed);
+        }
+        tell(EventKind::Drop, interface, observed, decision, segment);
+    } else if *reason == Reason::Granted && segment.opens {
+        if let Some(hits) = HITS.get_ptr_mut(*slot) {
+            // SAFETY: a valid pointer into the map, aligned to 8 bytes.
+            unsafe { atomic_increment(hits) };
+        }
+        tell(EventKind::Connection, interface, false, decision, segment);
+    }
+    reason.drops() && !observed
+}
+
+#[inline(always)]
+fn settings() -> Settings {
+    SETTINGS.get(0).copied().unwrap_or_default()
+}
+
+#[inline(always)]
+fn gate_observes() -> bool {
+    settings().observe != 0
+}
+
+#[inline(always)]
+fn port_observes(port: PortKey) -> bool {
+    PORT_RULES.get(port.index()).is_some_and(|rule| rule.observe != 0)
+}
+
+#[inline(always)]
+fn count(counter: Counter) {
+    if let Some(packets) = COUNTERS.get_ptr_mut(counter.index()) {
+        // SAFETY: a valid, aligned pointer to this CPU's own counter.
+        unsafe { *packets += 1 };
+    }
+}
+
+#[inline(always)]
+fn count_port(port: PortKey, reason: Reason, observed: bool) {
+    let Some(counters) = PORT_COUNTERS.get_ptr_mut(port.index()) else {
+        return;
+    };
+    // SAFETY: a valid, aligned pointer to this CPU's own counters.
+    let counters = unsafe { &mut *counters };
+    if let Some(packets) = counters.packets.get_mut(reason as usize) {
+        *packets += 1;
+    }
+    if observed {
+        counters.observed += 1;
+    }
+}
+
+/// Sends an event if this second's budget allows it. The packet's fate is settled before: no drop
+/// depends on an event being delivered.
+#[inline(always)]
+fn tell(
+    kind: EventKind,
+    interface: u32,
+    observed: bool,
+    decision: &Decision,
+    segment: &Segment,
+) {
+    let now = boot_nanos();
+    let Settings { drop_events, grant_events, .. } = settings();
+    let allowed = match kind {
+        EventKind::Drop => drop_events,
+        EventKind::Connection => grant_events,
+    };
+    let Some(budget) = EVENT_BUDGET.get_ptr_mut(kind as u32) else {
+        return;
+    };
+    // SAFETY: a valid, aligned pointer to this CPU's own budget.
+    let budget = unsafe { &mut *budget };
+    if now.wrapping_sub(budget.window) >= SECOND {
+        *budget = Budget { window: now, used: 0 };
+    }
+    if budget.used >= u64::from(allowed) {
+        return count(Counter::EventsSuppressed);
+    }
+    budget.used += 1;
+    match EVENTS.reserve::<Event>(0) {
+        Some(mut event) => {
+            event.write(Event::new(now, interface, observed, decision, segment));
+            event.submit(0);
+        }
+        None => count(Counter::EventsLost),
+    }
+}
+
+/// Adds one across CPUs (BPF_ATOMIC | BPF_ADD). `AtomicU64::fetch_add` does not exist for this
+/// target: its default CPU has no compare-and-swap.
+///
+/// # Safety
+/// `counter` points to a readable and writable, 8-byte aligned u64 that outlives the call.
+#[inline(always)]
+unsafe fn atomic_increment(counter: *mut u64) {
+    // SAFETY: the caller's promise; the verifier checks the pointer again.
+    unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) counter, in(reg) 1_u64) };
+}

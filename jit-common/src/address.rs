@@ -1,0 +1,85 @@
+//! Source and destination addresses as they stand on the wire.
+//!
+//! The family is part of the value: an on-the-wire `::ffff:192.0.2.1` is an IPv6 address and never
+//! equal to 192.0.2.1, so that no table can confuse the two.
+
+/// Address family, with the number that goes into table keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Family {
+    /// IPv4 (RFC 791).
+    V4 = 4,
+    /// IPv6 (RFC 8200).
+    V6 = 6,
+}
+
+/// An address in network byte order; IPv4 uses the first four bytes and leaves the rest zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Address {
+    /// Which of the two families `bytes` holds.
+    pub family: Family,
+    /// Network byte order; for [`Family::V4`] only the first four are meaningful, the rest zero.
+    pub bytes: [u8; 16],
+}
+
+impl Address {
+    /// An IPv4 address from its four bytes.
+    #[inline(always)]
+    pub const fn v4(bytes: [u8; 4]) -> Self {
+        let [a, b, c, d] = bytes;
+        Self { family: Family::V4, bytes: [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0] }
+    }
+
+    /// An IPv6 address from its sixteen bytes.
+    #[inline(always)]
+    pub const fn v6(bytes: [u8; 16]) -> Self {
+        Self { family: Family::V6, bytes }
+    }
+
+    /// The four bytes of an IPv4 address (the first four of an IPv6 address otherwise).
+    #[inline(always)]
+    pub const fn first_four(&self) -> [u8; 4] {
+        let [a, b, c, d, ..] = self.bytes;
+        [a, b, c, d]
+    }
+
+    /// True for IPv6 sources that no TCP peer may have: IPv4-mapped (`::ffff:0:0/96`), multicast
+    /// (`ff00::/8`) and unspecified (`::`), RFC 4291 sections 2.5.2, 2.5.5.2 and 2.7.
+    #[inline(always)]
+    pub const fn is_bad_tcp_source(&self) -> bool {
+        if !matches!(self.family, Family::V6) {
+            return false;
+        }
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = self.bytes;
+        let first_ten = a | b | c | d | e | f | g | h | i | j;
+        let mapped = first_ten == 0 && k == 0xff && l == 0xff;
+        let unspecified = first_ten | k | l | m | n | o | p == 0;
+        mapped || unspecified || a == 0xff
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn v6(text: &str) -> Address {
+        Address::v6(text.parse::<core::net::Ipv6Addr>().unwrap().octets())
+    }
+
+    #[test]
+    fn mapped_multicast_and_unspecified_sources_are_bad() {
+        for bad in ["::ffff:192.0.2.1", "::", "ff02::1", "ff0e::1"] {
+            assert!(v6(bad).is_bad_tcp_source(), "{bad}");
+        }
+        for good in ["::1", "2001:db8::1", "::fffe:c000:201", "fe80::1", "0:0:0:0:1:ffff::", "::2"]
+        {
+            assert!(!v6(good).is_bad_tcp_source(), "{good}");
+        }
+        assert!(!Address::v4([0, 0, 0, 0]).is_bad_tcp_source());
+    }
+
+    #[test]
+    fn a_mapped_address_is_not_the_ipv4_address() {
+        assert_ne!(v6("::ffff:192.0.2.1"), Address::v4([192, 0, 2, 1]));
+    }
+}

@@ -1,0 +1,354 @@
+//! Keys and values of the kernel tables.
+//!
+//! All structures are `repr(C)`, made of integers and byte arrays, with padding named and sizes
+//! asserted; a change of any layout raises [`ABI_VERSION`], which is part of the pin path. Ports
+//! inside keys are in network byte order, as longest-prefix matching needs them.
+
+use crate::{Address, Family, Reason};
+
+/// Version of every layout in this file and in `event.rs`; part of the pin path.
+pub const ABI_VERSION: u32 = 1;
+
+/// Map names: of the statics in the object, of the pins, and in `bpftool map`.
+pub mod map {
+    /// Per-CPU array by [`crate::Counter`].
+    pub const COUNTERS: &str = "COUNTERS";
+    /// Ring buffer of [`crate::Event`].
+    pub const EVENTS: &str = "EVENTS";
+    /// Per-CPU array of [`crate::Budget`], one for each [`crate::EventKind`].
+    pub const EVENT_BUDGET: &str = "EVENT_BUDGET";
+    /// Array of u64 by grant slot: connections let in.
+    pub const HITS: &str = "HITS";
+    /// Hash [`crate::HostKey`] -> [`crate::GrantEntry`].
+    pub const HOST_GRANTS: &str = "HOST_GRANTS";
+    /// Per-CPU hash [`crate::PortKey`] index -> [`crate::PortCounters`].
+    pub const PORT_COUNTERS: &str = "PORT_COUNTERS";
+    /// Array of [`crate::PortRule`] by [`crate::PortKey::index`].
+    pub const PORT_RULES: &str = "PORT_RULES";
+    /// Trie [`crate::PrefixV4`] -> [`crate::GrantEntry`].
+    pub const PREFIX_GRANTS_V4: &str = "PREFIX_V4";
+    /// Trie [`crate::PrefixV6`] -> [`crate::GrantEntry`].
+    pub const PREFIX_GRANTS_V6: &str = "PREFIX_V6";
+    /// Array of u64: a bit for each port and protocol, by [`crate::PortKey::word_and_bit`].
+    pub const PROTECTED: &str = "PROTECTED";
+    /// Array of one [`crate::Settings`].
+    pub const SETTINGS: &str = "SETTINGS";
+}
+
+/// Transport protocol of a protected port, with its IANA protocol number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Protocol {
+    /// TCP (RFC 9293).
+    Tcp = 6,
+    /// UDP (RFC 768).
+    Udp = 17,
+}
+
+impl Protocol {
+    /// `tcp` or `udp`.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+
+    /// The protocol with this IANA number, if it can be protected.
+    #[inline(always)]
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            6 => Some(Self::Tcp),
+            17 => Some(Self::Udp),
+            _ => None,
+        }
+    }
+}
+
+/// A port with its protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortKey {
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// Port number, host byte order.
+    pub port: u16,
+}
+
+/// Length of the array of port rules: two protocols times 65,536 ports.
+pub const RULE_SLOTS: u32 = 2 << 16;
+/// Length of the bitmap of protected ports in 64-bit words (16 KiB: it stays in the L1 cache).
+pub const PROTECTED_WORDS: u32 = RULE_SLOTS / 64;
+
+impl PortKey {
+    /// Index into the array of port rules, below [`RULE_SLOTS`].
+    #[inline(always)]
+    pub const fn index(self) -> u32 {
+        let half = match self.protocol {
+            Protocol::Tcp => 0,
+            Protocol::Udp => 1 << 16,
+        };
+        half | self.port as u32
+    }
+
+    /// The port with this index; `None` from [`RULE_SLOTS`] on.
+    pub const fn from_index(index: u32) -> Option<Self> {
+        let protocol = match index >> 16 {
+            0 => Protocol::Tcp,
+            1 => Protocol::Udp,
+            _ => return None,
+        };
+        Some(Self { protocol, port: (index & 0xffff) as u16 })
+    }
+
+    /// Index of the 64-bit word in the bitmap of protected ports, and the mask of the bit in it.
+    #[inline(always)]
+    pub const fn word_and_bit(self) -> (u32, u64) {
+        let index = self.index();
+        (index / 64, 1 << (index % 64))
+    }
+}
+
+/// How a protected port is treated; all zero is the strictest: enforce, cut, host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct PortRule {
+    /// Not zero: count what would be dropped, drop nothing.
+    pub observe: u8,
+    /// Not zero: sessions live on after the grant's end (`drain`); zero: they end with it (`cut`).
+    pub drain: u8,
+    /// Not zero: sessions end elsewhere (NAT, containers), so this host has no socket for them.
+    pub forwarded: u8,
+    /// Always zero.
+    pub reserved: u8,
+}
+const _: () = assert!(size_of::<PortRule>() == 4);
+
+/// Key of a grant for one address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct HostKey {
+    /// As [`Address::bytes`].
+    pub address: [u8; 16],
+    /// Network byte order.
+    pub port: [u8; 2],
+    /// IANA number, 6 or 17.
+    pub protocol: u8,
+    /// 4 or 6: the families never share a key.
+    pub family: u8,
+}
+const _: () = assert!(size_of::<HostKey>() == 20);
+
+impl HostKey {
+    /// The key for `address` at `port`.
+    #[inline(always)]
+    pub const fn new(address: Address, port: PortKey) -> Self {
+        Self {
+            address: address.bytes,
+            port: port.port.to_be_bytes(),
+            protocol: port.protocol as u8,
+            family: address.family as u8,
+        }
+    }
+}
+
+/// Data part of a key of the IPv4 trie: port and protocol first, so that one trie serves all ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct PrefixV4 {
+    /// Network byte order.
+    pub port: [u8; 2],
+    /// IANA number, 6 or 17.
+    pub protocol: u8,
+    /// Always zero.
+    pub reserved: u8,
+    /// Network byte order.
+    pub address: [u8; 4],
+}
+const _: () = assert!(size_of::<PrefixV4>() == 8);
+
+impl PrefixV4 {
+    /// Bits of the key in front of the address.
+    pub const HEAD_BITS: u32 = 32;
+
+    /// The key data for `address` at `port`.
+    #[inline(always)]
+    pub const fn new(address: [u8; 4], port: PortKey) -> Self {
+        Self {
+            port: port.port.to_be_bytes(),
+            protocol: port.protocol as u8,
+            reserved: 0,
+            address,
+        }
+    }
+}
+
+/// Data part of a key of the IPv6 trie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct PrefixV6 {
+    /// Network byte order.
+    pub port: [u8; 2],
+    /// IANA number, 6 or 17.
+    pub protocol: u8,
+    /// Always zero; 24 bytes in all, because a trie's value is only aligned behind a key of a
+    /// multiple of eight bytes.
+    pub reserved: [u8; 5],
+    /// Network byte order.
+    pub address: [u8; 16],
+}
+const _: () = assert!(size_of::<PrefixV6>() == 24);
+
+impl PrefixV6 {
+    /// Bits of the key in front of the address.
+    pub const HEAD_BITS: u32 = 64;
+
+    /// The key data for `address` at `port`.
+    #[inline(always)]
+    pub const fn new(address: [u8; 16], port: PortKey) -> Self {
+        Self {
+            port: port.port.to_be_bytes(),
+            protocol: port.protocol as u8,
+            reserved: [0; 5],
+            address,
+        }
+    }
+}
+
+/// What a grant table holds: until when, and which slot counts the connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct GrantEntry {
+    /// CLOCK_BOOTTIME nanoseconds; the grant is dead at the deadline itself.
+    pub deadline: u64,
+    /// Index into the table of hits; hits live there so that writing a new deadline loses none.
+    pub slot: u32,
+    /// Always zero.
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<GrantEntry>() == 16);
+
+/// Settings of the whole gate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Settings {
+    /// Not zero: the gate counts what it would drop and drops nothing.
+    pub observe: u32,
+    /// Events a second and CPU for dropped packets; zero: none.
+    pub drop_events: u32,
+    /// Events a second and CPU for connections let in; zero: none.
+    pub grant_events: u32,
+    /// Always zero.
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<Settings>() == 16);
+
+/// State of a rate limit, for each CPU and kind of event: a window of one second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Budget {
+    /// CLOCK_BOOTTIME nanoseconds at which the window began.
+    pub window: u64,
+    /// Events sent in it.
+    pub used: u64,
+}
+const _: () = assert!(size_of::<Budget>() == 16);
+
+/// Counters of one protected port, by [`Reason`] number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct PortCounters {
+    /// Packets, by the number of the reason.
+    pub packets: [u64; Reason::ALL.len()],
+    /// Packets that would have been dropped, but the port or the gate only observes.
+    pub observed: u64,
+}
+const _: () = assert!(size_of::<PortCounters>() == (Reason::ALL.len() + 1) * 8);
+
+impl Default for PortCounters {
+    fn default() -> Self {
+        Self { packets: [0; Reason::ALL.len()], observed: 0 }
+    }
+}
+
+/// Index into the table of counters: the reasons first, then these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counter {
+    /// Packets with this outcome.
+    Reason(Reason),
+    /// Packets that would have been dropped, but the port or the gate only observes.
+    Observed,
+    /// Events not sent because of the rate limit.
+    EventsSuppressed,
+    /// Events not sent because the ring buffer was full.
+    EventsLost,
+}
+
+/// Length of the table of counters.
+pub const COUNTERS: u32 = Reason::ALL.len() as u32 + 3;
+
+impl Counter {
+    /// Index into the table, below [`COUNTERS`].
+    #[inline(always)]
+    pub const fn index(self) -> u32 {
+        match self {
+            Self::Reason(reason) => reason as u32,
+            Self::Observed => COUNTERS - 3,
+            Self::EventsSuppressed => COUNTERS - 2,
+            Self::EventsLost => COUNTERS - 1,
+        }
+    }
+}
+
+impl From<Family> for u8 {
+    fn from(family: Family) -> Self {
+        family as Self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_port_has_its_own_bit_and_index() {
+        for (protocol, port, index) in [
+            (Protocol::Tcp, 0, 0),
+            (Protocol::Tcp, 65_535, 65_535),
+            (Protocol::Udp, 0, 65_536),
+            (Protocol::Udp, 65_535, 131_071),
+        ] {
+            let key = PortKey { protocol, port };
+            assert_eq!(key.index(), index);
+            assert_eq!(PortKey::from_index(index), Some(key));
+            let (word, bit) = key.word_and_bit();
+            assert_eq!(word * 64 + bit.trailing_zeros(), index);
+            assert!(word < PROTECTED_WORDS);
+        }
+        assert_eq!(PortKey::from_index(RULE_SLOTS), None);
+    }
+
+    #[test]
+    fn counter_indices_do_not_overlap() {
+        let mut seen = [false; COUNTERS as usize];
+        let all = Reason::ALL.into_iter().map(Counter::Reason).chain([
+            Counter::Observed,
+            Counter::EventsSuppressed,
+            Counter::EventsLost,
+        ]);
+        for counter in all {
+            let index = counter.index() as usize;
+            assert!(!seen[index]);
+            seen[index] = true;
+        }
+        assert!(seen.iter().all(|seen| *seen));
+    }
+
+    #[test]
+    fn the_families_never_share_a_key() {
+        let port = PortKey { protocol: Protocol::Tcp, port: 22 };
+        let v4 = HostKey::new(Address::v4([192, 0, 2, 1]), port);
+        let mut bytes = [0; 16];
+        bytes[..4].copy_from_slice(&[192, 0, 2, 1]);
+        assert_ne!(v4, HostKey::new(Address::v6(bytes), port));
+    }
+}

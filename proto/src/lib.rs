@@ -1,0 +1,11 @@
+//! The protocol of jit-agent: package `jit.v1`, generated client and server.
+
+/// Package `jit.v1`.
+pub mod v1 {
+    #![expect(
+        missing_docs,
+        clippy::allow_attributes_without_reason,
+        reason = "generated; the .proto files carry the documentation"
+    )]
+    tonic::include_proto!("jit.v1");
+}

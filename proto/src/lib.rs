@@ -3,6 +3,7 @@
 /// Package `jit.v1`.
 pub mod v1 {
     #![expect(
+        unused_qualifications,
         missing_docs,
         clippy::allow_attributes_without_reason,
         reason = "generated; the .proto files carry the documentation"

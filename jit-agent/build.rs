@@ -1,0 +1,81 @@
+//! Builds the kernel programs, which the agent carries inside its binary.
+//!
+//! The eBPF target needs a Rust compiler with the sources of `core` and a bpf-linker of the same
+//! LLVM major. Two places are known, in this order: rustup's nightly with `rust-src`, and Debian's
+//! `rustc-web` with `rust-web-src`. `cargo xtask setup` installs one of them.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use aya_build::{Package, Result, Toolchain, build_ebpf};
+
+/// Name that `cargo xtask setup` links Debian's compiler under.
+const DEBIAN_TOOLCHAIN: &str = "jit-agent-bpf";
+const HELP: &str = "cannot build the kernel programs: {}\n\
+                    run `cargo xtask setup`, or set AYA_BUILD_SKIP=1 to check without them";
+
+fn main() -> Result<()> {
+    println!("cargo::rerun-if-changed=../jit-common");
+    println!("cargo::rerun-if-changed=../jit-agent-ebpf");
+    println!("cargo::rustc-check-cfg=cfg(jit_agent_no_object)");
+    let skipped = env::var_os("AYA_BUILD_SKIP").is_some_and(|skip| skip == "1" || skip == "true");
+    if skipped {
+        println!("cargo::rustc-cfg=jit_agent_no_object");
+    }
+    let package =
+        Package { name: "jit-agent-ebpf", root_dir: "../jit-agent-ebpf", ..Package::default() };
+    let toolchain = match toolchain() {
+        Some(Found::Nightly) => Toolchain::Nightly,
+        Some(Found::Debian) => {
+            // SAFETY: the build script has one thread.
+            unsafe { env::set_var("RUSTC_BOOTSTRAP", "1") };
+            Toolchain::Custom(DEBIAN_TOOLCHAIN)
+        }
+        None if skipped => Toolchain::Nightly,
+        None => fail("no Rust compiler with the sources of `core` (rust-src) was found"),
+    };
+    if !skipped && !runs("bpf-linker", &["--version"]) {
+        fail("bpf-linker is not on the PATH");
+    }
+    build_ebpf([package], toolchain)
+}
+
+enum Found {
+    Nightly,
+    Debian,
+}
+
+fn toolchain() -> Option<Found> {
+    let sysroot = Command::new("rustup")
+        .args(["run", "nightly", "rustc", "--print", "sysroot"])
+        .stderr(Stdio::null())
+        .output()
+        .ok()
+        .filter(|output| output.status.success())
+        .and_then(|output| String::from_utf8(output.stdout).ok());
+    let has_sources =
+        |root: &Path| root.join("lib/rustlib/src/rust/library/core/Cargo.toml").exists();
+    if sysroot.is_some_and(|sysroot| has_sources(&PathBuf::from(sysroot.trim()))) {
+        return Some(Found::Nightly);
+    }
+    (has_sources(Path::new("/usr"))
+        && runs("rustup", &["run", DEBIAN_TOOLCHAIN, "rustc", "--version"]))
+    .then_some(Found::Debian)
+}
+
+fn runs(program: &str, arguments: &[&str]) -> bool {
+    Command::new(program)
+        .args(arguments)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+fn fail(what: &str) -> ! {
+    eprintln!("{}", HELP.replace("{}", what));
+    std::process::exit(1)
+}

@@ -1,0 +1,4 @@
+//! The kernel side, seen from user space.
+
+pub mod memory;
+pub mod object;

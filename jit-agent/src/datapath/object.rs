@@ -1,0 +1,14 @@
+//! The compiled kernel programs, embedded so that the installed agent is one file.
+
+/// The eBPF object (ELF), aligned as its parser needs it.
+#[cfg(not(jit_agent_no_object))]
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/jit-agent-ebpf"));
+
+/// Built with `AYA_BUILD_SKIP=1`: there is no object, and loading it fails with a clear error.
+#[cfg(jit_agent_no_object)]
+pub static OBJECT: &[u8] = &[];
+
+/// Name of the XDP program without multi-buffer support.
+pub const PROGRAM_XDP: &str = "jit_gate";
+/// Name of the XDP program with multi-buffer support (Linux 5.18+).
+pub const PROGRAM_XDP_FRAGS: &str = "jit_gate_frags";

@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jit_common::{
-    Address, Family, GrantEntry, HostKey, PortKey, PortRule, PrefixV4, PrefixV6, Segment, Session,
+    Address, GrantEntry, HostKey, PortKey, PortRule, PrefixV4, PrefixV6, Segment, Session,
     Tables,
 };
+
+use crate::prefix::masked;
 
 /// An in-memory twin of the kernel's tables.
 #[derive(Clone, Debug, Default)]
@@ -56,17 +58,6 @@ impl Tables for MemoryTables {
         let tuple =
             (segment.source, segment.source_port, segment.destination, segment.port.port);
         if self.sessions.contains(&tuple) { Session::Established } else { Session::None }
-    }
-}
-
-/// `address` with all bits behind the first `length` zero.
-pub fn masked(address: Address, length: u8) -> Address {
-    let Address { family, bytes } = address;
-    let keep = u128::MAX.checked_shl(128 - u32::from(length.min(128))).unwrap_or(0);
-    let bytes = (u128::from_be_bytes(bytes) & keep).to_be_bytes();
-    match family {
-        Family::V4 => Address { family, bytes },
-        Family::V6 => Address::v6(bytes),
     }
 }
 

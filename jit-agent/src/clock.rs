@@ -1,0 +1,95 @@
+//! Wall time and boot time as values.
+//!
+//! Grants speak of wall time, the kernel compares CLOCK_BOOTTIME. The two meet in one place,
+//! [`Now::deadline`], once for each grant, when it is activated. Nothing here reads a clock
+//! (`sys::now` does).
+
+use std::{fmt, ops::Add, time::Duration};
+
+/// Wall clock: milliseconds since the Unix epoch, UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WallTime(pub i64);
+
+/// Boot clock: nanoseconds of CLOCK_BOOTTIME, which counts through suspend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BootNanos(pub u64);
+
+/// Both clocks, read together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// Wall clock.
+    pub wall: WallTime,
+    /// Boot clock.
+    pub boot: BootNanos,
+}
+
+/// How far clocks of controller and host may differ (grants.md section 6).
+pub const SKEW: Duration = Duration::from_secs(60);
+
+impl Now {
+    /// The boot time at which the wall clock will read `at`, if nobody sets it. A moment that is
+    /// over gives the present: dead at once.
+    pub fn deadline(&self, at: WallTime) -> BootNanos {
+        let left = u64::try_from(at.0.saturating_sub(self.wall.0)).unwrap_or(0);
+        BootNanos(self.boot.0.saturating_add(left.saturating_mul(1_000_000)))
+    }
+
+    /// What is left until a deadline; zero when it is over.
+    pub fn until(&self, deadline: BootNanos) -> Duration {
+        Duration::from_nanos(deadline.0.saturating_sub(self.boot.0))
+    }
+}
+
+impl WallTime {
+    /// From `earlier` to this moment; `None` when this moment is not later.
+    pub fn since(self, earlier: Self) -> Option<Duration> {
+        let millis = u64::try_from(self.0.checked_sub(earlier.0)?).ok()?;
+        (millis > 0).then(|| Duration::from_millis(millis))
+    }
+}
+
+impl Add<Duration> for WallTime {
+    type Output = Self;
+
+    fn add(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)))
+    }
+}
+
+/// RFC 3339, seconds, UTC; far years as the plain number.
+impl fmt::Display for WallTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match jiff::Timestamp::from_millisecond(self.0) {
+            Ok(time) => write!(f, "{time:.0}"),
+            Err(_) => write!(f, "{} ms since 1970", self.0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Now = Now { wall: WallTime(1_000_000), boot: BootNanos(5_000) };
+
+    #[test]
+    fn a_deadline_is_as_far_ahead_as_the_wall_time() {
+        assert_eq!(NOW.deadline(WallTime(1_002_000)), BootNanos(2_000_005_000));
+        assert_eq!(NOW.until(BootNanos(2_000_005_000)), Duration::from_secs(2));
+    }
+
+    #[test]
+    fn a_moment_that_is_over_is_dead_at_once() {
+        assert_eq!(NOW.deadline(WallTime(999_999)), NOW.boot);
+        assert_eq!(NOW.deadline(WallTime(i64::MIN)), NOW.boot);
+        assert_eq!(NOW.until(BootNanos(1)), Duration::ZERO);
+    }
+
+    #[test]
+    fn absurd_years_saturate() {
+        assert_eq!(NOW.deadline(WallTime(i64::MAX)), BootNanos(u64::MAX));
+        assert_eq!(WallTime(i64::MAX) + SKEW, WallTime(i64::MAX));
+        assert_eq!(WallTime(i64::MAX).since(WallTime(i64::MIN)), None);
+        assert!(WallTime(i64::MAX).to_string().contains("ms since 1970"));
+    }
+}

@@ -1,0 +1,228 @@
+//! Signing keys that this host trusts, and what a good signature is.
+//!
+//! Keys come from root-owned configuration only; there is no trust on first use. A signature's
+//! `key_id` orders attempts and decides nothing.
+
+use std::time::Duration;
+
+use ed25519_dalek::pkcs8::DecodePublicKey as _;
+use p256::ecdsa::signature::Verifier as _;
+use sha2::{Digest as _, Sha256};
+
+use jit_proto::v1;
+
+/// One trusted key.
+#[derive(Clone, Debug)]
+pub struct Signer {
+    /// Name in the configuration.
+    pub id: String,
+    /// The longest grant that this key may sign.
+    pub max_duration: Duration,
+    key: PublicKey,
+    /// First 8 bytes of the SHA-256 of the SubjectPublicKeyInfo, hex: the hint that `jitctl` writes.
+    fingerprint: String,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum PublicKey {
+    Ed25519(ed25519_dalek::VerifyingKey),
+    P256(p256::ecdsa::VerifyingKey),
+}
+
+/// All trusted keys; no key twice.
+#[derive(Clone, Debug, Default)]
+pub struct Keyring {
+    signers: Vec<Signer>,
+}
+
+/// Why a key is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// Not PEM, or another algorithm.
+    #[error(
+        "not an Ed25519 or ECDSA P-256 public key in PEM (SubjectPublicKeyInfo, as \
+         `openssl pkey -pubout` prints it)"
+    )]
+    Unsupported,
+    /// A small-order point: forged signatures would verify under it.
+    #[error("weak_key: an Ed25519 key of small order, under which signatures can be forged")]
+    Weak,
+    /// The same key under two names would count as two approvals.
+    #[error("the same key as signer `{0}`; a key may be listed once")]
+    Duplicate(String),
+}
+
+impl Signer {
+    /// Reads a public key in PEM.
+    pub fn from_pem(id: String, max_duration: Duration, pem: &str) -> Result<Self, KeyError> {
+        let (label, der) = pem_document(pem).ok_or(KeyError::Unsupported)?;
+        if label != "PUBLIC KEY" {
+            return Err(KeyError::Unsupported);
+        }
+        let key = if let Ok(key) = ed25519_dalek::VerifyingKey::from_public_key_der(&der) {
+            if key.is_weak() {
+                return Err(KeyError::Weak);
+            }
+            PublicKey::Ed25519(key)
+        } else if let Ok(key) = p256::PublicKey::from_public_key_der(&der) {
+            PublicKey::P256(key.into())
+        } else {
+            return Err(KeyError::Unsupported);
+        };
+        let digest = Sha256::digest(&der);
+        let fingerprint = hex::encode(digest.get(..8).unwrap_or_default());
+        Ok(Self { id, max_duration, key, fingerprint })
+    }
+
+    fn is_hinted(&self, key_id: &str) -> bool {
+        self.id == key_id || self.fingerprint == key_id
+    }
+
+    fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+        match &self.key {
+            PublicKey::Ed25519(key) => ed25519_dalek::Signature::from_slice(signature)
+                .is_ok_and(|signature| key.verify_strict(message, &signature).is_ok()),
+            PublicKey::P256(key) => p256::ecdsa::Signature::from_der(signature)
+                .or_else(|_| p256::ecdsa::Signature::from_slice(signature))
+                .is_ok_and(|signature| key.verify(message, &signature).is_ok()),
+        }
+    }
+}
+
+impl Keyring {
+    /// Adds a key, unless it is there already under another name.
+    pub fn add(&mut self, signer: Signer) -> Result<(), KeyError> {
+        match self.signers.iter().find(|known| known.key == signer.key) {
+            Some(known) => Err(KeyError::Duplicate(known.id.clone())),
+            None => {
+                self.signers.push(signer);
+                Ok(())
+            }
+        }
+    }
+
+    /// All keys, in the order of the configuration.
+    pub fn signers(&self) -> &[Signer] {
+        &self.signers
+    }
+
+    /// The distinct keys with a good signature over `message`, in the order of the configuration.
+    pub fn good_signers(&self, message: &[u8], signatures: &[v1::Signature]) -> Vec<&Signer> {
+        let good = |signer: &&Signer| {
+            let (hinted, others): (Vec<_>, Vec<_>) =
+                signatures.iter().partition(|signature| signer.is_hinted(&signature.key_id));
+            hinted
+                .into_iter()
+                .chain(others)
+                .any(|signature| signer.verifies(message, &signature.signature))
+        };
+        self.signers.iter().filter(good).collect()
+    }
+
+    /// Whether any signature names a key of ours: only to tell a bad signature from an unknown key.
+    pub fn knows_any(&self, signatures: &[v1::Signature]) -> bool {
+        signatures
+            .iter()
+            .any(|signature| self.signers.iter().any(|signer| signer.is_hinted(&signature.key_id)))
+    }
+}
+
+/// Label and content of the first PEM document in a text.
+fn pem_document(pem: &str) -> Option<(String, Vec<u8>)> {
+    let (_, document) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).ok()?;
+    Some((document.label, document.contents))
+}
+
+#[cfg(test)]
+mod tests {
+    use ed25519_dalek::{Signer as _, SigningKey, pkcs8::EncodePublicKey as _};
+    use p256::pkcs8::LineEnding;
+
+    use super::*;
+
+    fn ed25519(seed: u8) -> (SigningKey, Signer) {
+        let key = SigningKey::from_bytes(&[seed; 32]);
+        let pem = key.verifying_key().to_public_key_pem(LineEnding::LF).unwrap();
+        (key, Signer::from_pem(format!("k{seed}"), Duration::from_secs(60), &pem).unwrap())
+    }
+
+    fn signature(bytes: &[u8], key_id: &str) -> v1::Signature {
+        v1::Signature { key_id: key_id.into(), signature: bytes.to_vec().into() }
+    }
+
+    #[test]
+    fn both_algorithms_verify_and_the_hint_decides_nothing() {
+        let (ed, ed_signer) = ed25519(1);
+        let p256 = p256::ecdsa::SigningKey::from_slice(&[2; 32]).unwrap();
+        let pem = p256::PublicKey::from(p256.verifying_key())
+            .to_public_key_pem(LineEnding::LF)
+            .unwrap();
+        let mut ring = Keyring::default();
+        ring.add(ed_signer).unwrap();
+        ring.add(Signer::from_pem("p".into(), Duration::from_secs(60), &pem).unwrap()).unwrap();
+        let der: p256::ecdsa::Signature = p256.sign(b"m");
+        let ed = signature(&ed.sign(b"m").to_bytes(), "nobody");
+        for p in [der.to_der().as_bytes(), der.to_bytes().as_slice()] {
+            let good = ring.good_signers(b"m", &[signature(p, "k1"), ed.clone()]);
+            assert_eq!(good.iter().map(|s| s.id.as_str()).collect::<Vec<_>>(), ["k1", "p"]);
+        }
+        assert!(ring.good_signers(b"n", &[ed]).is_empty());
+    }
+
+    #[test]
+    fn one_key_counts_once_however_often_it_signs() {
+        let (key, signer) = ed25519(1);
+        let mut ring = Keyring::default();
+        ring.add(signer.clone()).unwrap();
+        let good = signature(&key.sign(b"m").to_bytes(), "k1");
+        assert_eq!(ring.good_signers(b"m", &[good.clone(), good]).len(), 1);
+        let again = Signer { id: "alias".into(), ..signer };
+        assert!(matches!(ring.add(again), Err(KeyError::Duplicate(id)) if id == "k1"));
+    }
+
+    #[test]
+    fn small_order_keys_are_refused_at_load() {
+        // The identity, an order-8 point, and the non-canonical encoding of y = p + 1 (identity).
+        for hex_key in [
+            "0100000000000000000000000000000000000000000000000000000000000000",
+            "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+            "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        ] {
+            let mut der = hex::decode("302a300506032b6570032100").unwrap();
+            der.extend(hex::decode(hex_key).unwrap());
+            let body = rustls_pki_base64(&der);
+            let pem = format!("-----BEGIN PUBLIC KEY-----\n{body}\n-----END PUBLIC KEY-----\n");
+            let error = Signer::from_pem("w".into(), Duration::ZERO, &pem).unwrap_err();
+            assert!(matches!(error, KeyError::Weak), "{hex_key}: {error}");
+        }
+    }
+
+    #[test]
+    fn private_keys_certificates_and_noise_are_no_public_keys() {
+        use ed25519_dalek::pkcs8::EncodePrivateKey as _;
+        let private = SigningKey::from_bytes(&[1; 32]).to_pkcs8_pem(LineEnding::LF).unwrap();
+        for bad in [private.as_str(), "", "-----BEGIN PUBLIC KEY-----\n", "\u{0}\u{ff}"] {
+            let error = Signer::from_pem("x".into(), Duration::ZERO, bad).unwrap_err();
+            assert!(matches!(error, KeyError::Unsupported));
+        }
+    }
+
+    fn rustls_pki_base64(der: &[u8]) -> String {
+        const ALPHABET: &[u8; 64] =
+            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        der.chunks(3)
+            .flat_map(|chunk| {
+                let mut bytes = [0; 3];
+                bytes[..chunk.len()].copy_from_slice(chunk);
+                let bits = u32::from_be_bytes([0, bytes[0], bytes[1], bytes[2]]);
+                (0..4).map(move |i| {
+                    if i > chunk.len() {
+                        '='
+                    } else {
+                        char::from(ALPHABET[(bits >> (18 - 6 * i)) as usize & 63])
+                    }
+                })
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,260 @@
+//! What this host protects, and the most that any grant may open: steps 6 to 8 of grants.md
+//! section 4. Whoever signed a grant, it opens no more than the host's own configuration allows.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use jit_common::{Family, PortKey, PortRule};
+
+use crate::{
+    clock::{Now, SKEW, WallTime},
+    grant::{PortRange, Sessions, VerifiedGrant},
+    keyring::Keyring,
+    prefix::SourcePrefix,
+    refusal::{Refusal, Refused},
+};
+
+/// The rules of one `[[port]]` section.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PortPolicy {
+    /// The ports.
+    pub range: PortRange,
+    /// Count what would be dropped, drop nothing.
+    pub observe: bool,
+    /// The most that a grant may open.
+    pub sources: Vec<SourcePrefix>,
+    /// Shortest IPv4 prefix that a grant may name, bits.
+    pub widest_v4: u8,
+    /// Shortest IPv6 prefix that a grant may name, bits.
+    pub widest_v6: u8,
+    /// The longest grant.
+    pub max_duration: Duration,
+    /// Good signatures by distinct keys that a grant needs.
+    pub approvals: usize,
+    /// What becomes of established sessions.
+    pub sessions: Sessions,
+    /// The service is behind NAT or in a container: no socket on this host.
+    pub forwarded: bool,
+    /// Sources that are always let in.
+    pub exemptions: Vec<Exemption>,
+}
+
+/// A source that needs no grant.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Exemption {
+    /// Who.
+    pub source: SourcePrefix,
+    /// Why.
+    pub reason: String,
+    /// Who answers for it.
+    pub owner: String,
+    /// Its end, if it has one.
+    pub until: Option<WallTime>,
+}
+
+/// All protected ports.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Policy {
+    sections: Vec<PortPolicy>,
+    /// Port to index of its section.
+    by_port: BTreeMap<PortKey, usize>,
+    /// No grant is longer, whatever a port says.
+    max_duration: Duration,
+}
+
+impl PortPolicy {
+    /// What the kernel needs to know of it. In observe mode of the whole gate the kernel's settings
+    /// say so, not each rule.
+    pub const fn rule(&self) -> PortRule {
+        PortRule {
+            observe: self.observe as u8,
+            drain: matches!(self.sessions, Sessions::Drain) as u8,
+            forwarded: self.forwarded as u8,
+            reserved: 0,
+        }
+    }
+}
+
+impl Policy {
+    /// A policy from its sections; the first port that stands in two of them is the error.
+    pub fn new(sections: Vec<PortPolicy>, max_duration: Duration) -> Result<Self, PortKey> {
+        let mut by_port = BTreeMap::new();
+        for (index, section) in sections.iter().enumerate() {
+            for port in section.range.ports() {
+                if by_port.insert(port, index).is_some() {
+                    return Err(port);
+                }
+            }
+        }
+        Ok(Self { sections, by_port, max_duration })
+    }
+
+    /// The sections, in the order of the configuration.
+    pub fn sections(&self) -> &[PortPolicy] {
+        &self.sections
+    }
+
+    /// Every protected port with its kernel rule.
+    pub fn rules(&self) -> impl Iterator<Item = (PortKey, PortRule)> + '_ {
+        self.by_port.iter().filter_map(|(port, index)| {
+            self.sections.get(*index).map(|section| (*port, section.rule()))
+        })
+    }
+
+    /// Every exemption that is not over, with its port and its end.
+    pub fn exemptions(
+        &self,
+    ) -> impl Iterator<Item = (PortKey, SourcePrefix, Option<WallTime>)> + '_ {
+        self.sections.iter().flat_map(|section| {
+            section.range.ports().flat_map(|port| {
+                section
+                    .exemptions
+                    .iter()
+                    .map(move |exemption| (port, exemption.source, exemption.until))
+            })
+        })
+    }
+
+    /// The rules for a port; `None` when it is not protected.
+    pub fn port(&self, port: PortKey) -> Option<&PortPolicy> {
+        self.by_port.get(&port).and_then(|index| self.sections.get(*index))
+    }
+
+    /// Steps 6 to 8: times, the ceiling, the threshold.
+    pub fn check(
+        &self,
+        grant: &VerifiedGrant,
+        keyring: &Keyring,
+        now: Now,
+    ) -> Result<(), Refused> {
+        let at = |refused: Refused| refused.of(grant.id());
+        let lifetime = check_times(grant, now).map_err(at)?;
+        let sections = self.sections_of(grant).map_err(at)?;
+        self.check_lifetime(grant, &sections, keyring, lifetime).map_err(at)?;
+        for section in &sections {
+            for source in grant.sources() {
+                section.check_source(source).map_err(at)?;
+            }
+        }
+        for section in sections {
+            let good = signers_for(grant, keyring, lifetime).count();
+            if good < section.approvals {
+                let detail = format!(
+                    "{} needs good signatures by {} distinct keys; there are {good}",
+                    section.range, section.approvals
+                );
+                return Err(at(Refused::new(Refusal::ApprovalsMissing, detail)));
+            }
+        }
+        Ok(())
+    }
+
+    /// The sections of the grant's ports, each once.
+    fn sections_of(&self, grant: &VerifiedGrant) -> Result<Vec<&PortPolicy>, Refused> {
+        let mut indices = Vec::new();
+        for port in grant.ports().iter().flat_map(|range| range.ports()) {
+            let Some(index) = self.by_port.get(&port) else {
+                let detail =
+                    format!("{}/{} is not protected here", port.port, port.protocol.word());
+                return Err(Refused::new(Refusal::PortNotProtected, detail));
+            };
+            if !indices.contains(index) {
+                indices.push(*index);
+            }
+        }
+        Ok(indices.into_iter().filter_map(|index| self.sections.get(index)).collect())
+    }
+
+    fn check_lifetime(
+        &self,
+        grant: &VerifiedGrant,
+        sections: &[&PortPolicy],
+        keyring: &Keyring,
+        lifetime: Duration,
+    ) -> Result<(), Refused> {
+        let too_long = |whose: String, most: Duration| {
+            let detail = format!("it lasts {lifetime:.0?}; {whose} allows at most {most:.0?}");
+            Refused::new(Refusal::Lifetime, detail)
+        };
+        for section in sections {
+            if lifetime > section.max_duration {
+                return Err(too_long(section.range.to_string(), section.max_duration));
+            }
+        }
+        if lifetime > self.max_duration {
+            return Err(too_long("this host".into(), self.max_duration));
+        }
+        if signers_for(grant, keyring, lifetime).next().is_none() {
+            let most = keyring
+                .signers()
+                .iter()
+                .filter(|signer| grant.signers().contains(&signer.id))
+                .map(|signer| signer.max_duration)
+                .max();
+            return Err(too_long("the signing key".into(), most.unwrap_or_default()));
+        }
+        Ok(())
+    }
+}
+
+/// The keys that signed and may sign for this long, as the keyring stands now.
+fn signers_for<'a>(
+    grant: &'a VerifiedGrant,
+    keyring: &'a Keyring,
+    lifetime: Duration,
+) -> impl Iterator<Item = &'a str> {
+    keyring
+        .signers()
+        .iter()
+        .filter(move |signer| {
+            lifetime <= signer.max_duration && grant.signers().contains(&signer.id)
+        })
+        .map(|signer| signer.id.as_str())
+}
+
+/// Step 6 without the maxima: the window's length.
+fn check_times(grant: &VerifiedGrant, now: Now) -> Result<Duration, Refused> {
+    let (from, to) = (grant.not_before(), grant.not_after());
+    let Some(lifetime) = to.since(from) else {
+        let detail = format!("not_after {to} is not later than not_before {from}");
+        return Err(Refused::new(Refusal::Lifetime, detail));
+    };
+    if to <= now.wall {
+        let detail = format!("it ended at {to}; this host's clock says {}", now.wall);
+        return Err(Refused::new(Refusal::Expired, detail));
+    }
+    if grant.issued_at() > now.wall + SKEW {
+        let detail = format!(
+            "issued at {}, more than {} s ahead of this host's clock, {}",
+            grant.issued_at(),
+            SKEW.as_secs(),
+            now.wall
+        );
+        return Err(Refused::new(Refusal::NotYetValid, detail));
+    }
+    Ok(lifetime)
+}
+
+impl PortPolicy {
+    /// Step 7 for one source.
+    fn check_source(&self, source: &SourcePrefix) -> Result<(), Refused> {
+        if !self.sources.iter().any(|allowed| allowed.contains(source)) {
+            let allowed: Vec<_> = self.sources.iter().map(ToString::to_string).collect();
+            let detail = format!(
+                "{source} is not inside the sources that {} allows: {}",
+                self.range,
+                allowed.join(", ")
+            );
+            return Err(Refused::new(Refusal::SourceNotAllowed, detail));
+        }
+        let widest = match source.address().family {
+            Family::V4 => self.widest_v4,
+            Family::V6 => self.widest_v6,
+        };
+        if source.length() < widest {
+            let detail =
+                format!("{source} is wider than {} allows: /{widest} at the widest", self.range);
+            return Err(Refused::new(Refusal::SourceTooWide, detail));
+        }
+        Ok(())
+    }
+}

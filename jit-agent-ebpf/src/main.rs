@@ -6,6 +6,7 @@
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
+#![expect(missing_docs, reason = "the xdp macro makes public functions without documentation")]
 
 mod frame;
 mod tables;
@@ -24,13 +25,13 @@ use crate::{
 
 /// Entry point without multi-buffer support.
 #[xdp]
-pub fn jit_gate(ctx: XdpContext) -> u32 {
+fn jit_gate(ctx: XdpContext) -> u32 {
     gate(&ctx)
 }
 
 /// Entry point with multi-buffer support.
 #[xdp(frags)]
-pub fn jit_gate_frags(ctx: XdpContext) -> u32 {
+fn jit_gate_frags(ctx: XdpContext) -> u32 {
     gate(&ctx)
 }
 

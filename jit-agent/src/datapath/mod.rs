@@ -1,4 +1,205 @@
-//! The kernel side, seen from user space.
+//! The kernel side, seen from user space: tables, programs, links.
+//!
+//! [`Datapath`] is what the gate needs of it. `kernel` is the real one; `memory` a twin for tests.
 
+pub mod attach;
+pub mod bpf;
+pub mod kernel;
+pub mod maps;
 pub mod memory;
 pub mod object;
+pub mod pins;
+pub mod view;
+
+use std::{collections::BTreeMap, io, path::PathBuf};
+
+use jit_common::{COUNTERS, Counter, PortCounters, PortKey, PortRule, Reason, Settings};
+
+use crate::{
+    clock::WallTime,
+    config::{HookChoice, InterfaceFilter},
+    reconcile::{Entries, Write},
+    sys::FileError,
+};
+
+/// What the gate asks of the kernel.
+pub trait Datapath: Send {
+    /// Everything that stands in the grant tables.
+    fn entries(&mut self) -> Result<Entries, DatapathError>;
+    /// Carries out one write.
+    fn write(&mut self, write: &Write) -> Result<(), DatapathError>;
+    /// Makes exactly these ports protected.
+    fn protect(&mut self, rules: &BTreeMap<PortKey, PortRule>) -> Result<(), DatapathError>;
+    /// Settings of the whole gate.
+    fn settings(&mut self, settings: Settings) -> Result<(), DatapathError>;
+    /// Connections counted in a slot.
+    fn hits(&self, slot: u32) -> u64;
+    /// Sets the count of a slot to zero, for its next grant.
+    fn clear_hits(&mut self, slot: u32) -> Result<(), DatapathError>;
+    /// All counters.
+    fn counters(&self) -> Result<Counters, DatapathError>;
+    /// Brings the programs onto every interface that the filter names, and tells what is where.
+    fn cover(&mut self, want: &Coverage) -> Result<Vec<InterfaceState>, DatapathError>;
+}
+
+/// Which interfaces are to be gated, and how.
+#[derive(Clone, Debug)]
+pub struct Coverage {
+    /// Which.
+    pub filter: InterfaceFilter,
+    /// How.
+    pub hook: HookChoice,
+}
+
+/// The hook that a program is attached by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// Generic XDP, in the stack.
+    XdpGeneric,
+    /// Native XDP, in the driver.
+    XdpNative,
+}
+
+impl Hook {
+    /// The stable word.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::XdpGeneric => "xdp_generic",
+            Self::XdpNative => "xdp_native",
+        }
+    }
+
+    /// The hook with this word.
+    pub fn from_word(word: &str) -> Option<Self> {
+        [Self::XdpGeneric, Self::XdpNative].into_iter().find(|hook| hook.word() == word)
+    }
+}
+
+/// One interface and what guards it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InterfaceState {
+    /// Name.
+    pub name: String,
+    /// Index.
+    pub index: u32,
+    /// The hook that our program is on, read back from the kernel; `None`: it is not gated.
+    pub hook: Option<Hook>,
+    /// Since when.
+    pub since: Option<WallTime>,
+    /// Why the hook is not better, or what is wrong.
+    pub note: String,
+    /// What [`Datapath::cover`] had to do about it just now.
+    pub change: Option<LinkChange>,
+}
+
+/// What happened to a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkChange {
+    /// A pinned link of an earlier run carries the new program.
+    Adopted,
+    /// A new link.
+    Attached,
+    /// It was gone, though we had attached it, and is back.
+    Restored,
+}
+
+impl LinkChange {
+    /// The stable word.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Adopted => "adopted",
+            Self::Attached => "attached",
+            Self::Restored => "restored",
+        }
+    }
+}
+
+/// All counters of the data plane.
+#[derive(Clone, Debug, Default)]
+pub struct Counters {
+    /// By [`Counter::index`].
+    pub totals: [u64; COUNTERS as usize],
+    /// By port.
+    pub ports: BTreeMap<PortKey, PortCounters>,
+}
+
+impl Counters {
+    /// One total.
+    pub fn total(&self, counter: Counter) -> u64 {
+        usize::try_from(counter.index())
+            .ok()
+            .and_then(|index| self.totals.get(index))
+            .copied()
+            .unwrap_or(0)
+    }
+
+    /// Packets with reasons that drop, each with its count.
+    pub fn drops(&self) -> impl Iterator<Item = (Reason, u64)> + '_ {
+        Reason::ALL
+            .into_iter()
+            .filter(|reason| reason.drops())
+            .map(|reason| (reason, self.total(Counter::Reason(reason))))
+    }
+}
+
+/// What can go wrong with the kernel side.
+#[derive(Debug, thiserror::Error)]
+pub enum DatapathError {
+    /// A link could not be made.
+    #[error("cannot attach the gate to {interface} ({hook}): {cause}")]
+    Attach {
+        /// Interface.
+        interface: String,
+        /// Hook that was tried.
+        hook: &'static str,
+        /// Why.
+        cause: String,
+    },
+    /// A file or directory.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Another agent holds the pins.
+    #[error("another jit-agent holds {}: one gate has one agent; stop the other first", .0.display())]
+    Locked(PathBuf),
+    /// The kernel refuses the object.
+    #[error("cannot load the kernel programs: {0}")]
+    Load(String),
+    /// A map operation.
+    #[error("cannot {verb} the table {table}: {cause}")]
+    Map {
+        /// What was tried.
+        verb: &'static str,
+        /// On which table.
+        table: &'static str,
+        /// Why.
+        cause: String,
+        /// The kernel had no room for another entry.
+        full: bool,
+    },
+    /// Not a BPF file system.
+    #[error(
+        "{} is not on a BPF file system: what is pinned must outlive the agent; \
+         mount one with `mount -t bpf bpf /sys/fs/bpf`",
+        .0.display()
+    )]
+    NoBpffs(PathBuf),
+    /// A pin that is not ours.
+    #[error("pinned table {}: {what}; `jit-agent detach` removes what an earlier version left", path.display())]
+    Pin {
+        /// Which.
+        path: PathBuf,
+        /// What does not fit.
+        what: String,
+    },
+    /// A call that should not fail.
+    #[error("cannot {verb}: {error}")]
+    Sys {
+        /// What was tried.
+        verb: &'static str,
+        /// Why.
+        error: io::Error,
+    },
+    /// An interface that the configuration names does not exist.
+    #[error("[gate] interfaces: there is no interface {0:?}; `ip link` lists them")]
+    UnknownInterface(String),
+}

@@ -1,0 +1,569 @@
+//! The configuration file, read once and checked whole: what comes out of here is never half right.
+//!
+//! Two steps: `raw` is the file as TOML (unknown keys refused by name and line), [`Config`] is what
+//! the rest of the agent works with. Key files are read here, so that a configuration whose keys
+//! cannot be read is refused before any socket or map exists.
+
+mod raw;
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use glob::Pattern;
+use jit_common::{Family, PortKey, Protocol};
+
+use crate::{
+    claims::Capacity,
+    clock::WallTime,
+    grant::{PortRange, Sessions},
+    keyring::{Keyring, Signer},
+    policy::{Exemption, Policy, PortPolicy},
+    prefix::SourcePrefix,
+    sys,
+};
+
+/// Default place of the configuration.
+pub const DEFAULT_PATH: &str = "/etc/jit-agent/config.toml";
+/// No grant is longer than this unless `[limits] max_duration` says so.
+const DEFAULT_MAX_DURATION: Duration = Duration::from_secs(24 * 3600);
+/// Longest grant of a port that does not say (Microsoft Defender's default).
+const DEFAULT_PORT_DURATION: Duration = Duration::from_secs(3 * 3600);
+/// Narrowest limits on prefixes for a port that does not say.
+const DEFAULT_WIDEST_V4: u8 = 24;
+const DEFAULT_WIDEST_V6: u8 = 48;
+/// Kernel table sizes that do not say.
+const DEFAULT_HOSTS: u32 = 131_072;
+const DEFAULT_PREFIXES: u32 = 16_384;
+/// Most entries of a kernel table.
+const MAX_ENTRIES: u32 = 4_194_304;
+
+/// A checked configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The id that grants name.
+    pub host: String,
+    /// What is attached where.
+    pub gate: Gate,
+    /// Protected ports and ceilings.
+    pub policy: Policy,
+    /// Trusted signing keys.
+    pub keyring: Keyring,
+    /// The listening port for controllers, if there is one.
+    pub control: Option<Control>,
+    /// Who may talk to the agent.
+    pub controllers: Vec<Controller>,
+    /// Sizes of the kernel's tables.
+    pub limits: Limits,
+    /// Where things are kept.
+    pub paths: Paths,
+}
+
+/// What is attached where.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    /// Count, drop nothing.
+    pub observe: bool,
+    /// Which interfaces.
+    pub interfaces: InterfaceFilter,
+    /// How.
+    pub hook: HookChoice,
+}
+
+/// Which interfaces are gated.
+#[derive(Clone, Debug)]
+pub struct InterfaceFilter {
+    include: Vec<Pattern>,
+    exclude: Vec<Pattern>,
+}
+
+/// How the programs are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HookChoice {
+    /// The best that works: native XDP, then generic XDP.
+    Auto,
+    /// Generic XDP only.
+    Generic,
+    /// Native XDP only.
+    Native,
+}
+
+/// The listening port for controllers.
+#[derive(Clone, Debug)]
+pub struct Control {
+    /// Address and port.
+    pub listen: SocketAddr,
+    /// The agent's certificate chain, PEM.
+    pub certificate: PathBuf,
+    /// Its private key, PEM.
+    pub key: PathBuf,
+    /// Certificates that controllers' certificates must descend from, PEM.
+    pub client_ca: PathBuf,
+}
+
+/// Who may talk to the agent, and what they may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Controller {
+    /// A subject alternative name of its certificate: a URI or a DNS name.
+    pub identity: String,
+    /// What it may do.
+    pub may: Permissions,
+}
+
+/// What a peer may do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Permissions {
+    /// Push grants (which must still be signed).
+    pub grant: bool,
+    /// Push policies (which must still be signed).
+    pub policy: bool,
+    /// List, status, watch.
+    pub read: bool,
+    /// Revoke.
+    pub revoke: bool,
+}
+
+/// Sizes of the kernel's tables. The length of the table of hits follows from them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Grants for single addresses.
+    pub hosts: u32,
+    /// Grants for prefixes, for each family.
+    pub prefixes: u32,
+}
+
+impl Limits {
+    /// Grants that can be held at once. More than there are entries, because a grant may be renewed
+    /// while the tables are full: the new one claims the places of the old.
+    pub const fn slots(self) -> u32 {
+        2 * (self.hosts + 2 * self.prefixes) + 1
+    }
+}
+
+impl From<Limits> for Capacity {
+    fn from(limits: Limits) -> Self {
+        let size = |entries: u32| usize::try_from(entries).unwrap_or(usize::MAX);
+        Self { hosts: size(limits.hosts), prefixes: size(limits.prefixes) }
+    }
+}
+
+/// Where things are kept.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    /// Database; survives reboots.
+    pub state: PathBuf,
+    /// Unix socket.
+    pub runtime: PathBuf,
+    /// Pins, on a BPF file system.
+    pub pins: PathBuf,
+}
+
+impl Paths {
+    /// The unix socket for the command line.
+    pub fn socket(&self) -> PathBuf {
+        self.runtime.join("agent.sock")
+    }
+}
+
+/// Why a configuration is refused. One cause, with the file and the key.
+#[derive(Debug, thiserror::Error)]
+#[error("configuration {}: {what}", file.display())]
+pub struct ConfigError {
+    file: PathBuf,
+    what: String,
+}
+
+impl Config {
+    /// Reads and checks a file and the key files that it names.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let fail = |what: String| ConfigError { file: path.to_owned(), what };
+        let text = sys::read_trusted(path).map_err(|error| fail(error.to_string()))?;
+        let raw: raw::Config =
+            toml::from_str(&text).map_err(|error| fail(error.to_string().trim_end().into()))?;
+        let directory = path.parent().unwrap_or(Path::new("."));
+        Self::check(raw, directory).map_err(fail)
+    }
+
+    fn check(raw: raw::Config, directory: &Path) -> Result<Self, String> {
+        let raw::Config { host, gate, port, control, controller, signer, limits, paths } = raw;
+        let raw::Host { id } = host;
+        if id.is_empty() || id.len() > 512 || id.chars().any(char::is_control) {
+            return Err("[host] id: 1 to 512 printable characters, exactly as grants name it".into());
+        }
+        let mut keyring = Keyring::default();
+        for signer in signer {
+            let name = signer.id.clone();
+            add_signer(&mut keyring, signer, directory)
+                .map_err(|error| format!("[[signer]] {name:?}: {error}"))?;
+        }
+        let max_duration = limits
+            .max_duration
+            .map_or(Ok(DEFAULT_MAX_DURATION), |text| duration("[limits] max_duration", &text))?;
+        let sections = port
+            .into_iter()
+            .map(|port| check_port(port, keyring.signers().len()))
+            .collect::<Result<Vec<_>, _>>()?;
+        let policy = Policy::new(sections, max_duration).map_err(|port| {
+            format!("[[port]]: {}/{} stands in two sections", port.port, port.protocol.word())
+        })?;
+        let control = control.map(|raw| check_control(raw, directory, &policy)).transpose()?;
+        let controllers =
+            controller.into_iter().map(check_controller).collect::<Result<Vec<_>, _>>()?;
+        let state = paths.state.unwrap_or_else(|| "/var/lib/jit-agent".into());
+        let runtime = paths.runtime.unwrap_or_else(|| "/run/jit-agent".into());
+        let pins = paths.pins.unwrap_or_else(|| "/sys/fs/bpf/jit-agent".into());
+        let paths = Paths { state, runtime, pins };
+        for (key, path) in
+            [("state", &paths.state), ("runtime", &paths.runtime), ("pins", &paths.pins)]
+        {
+            if !path.is_absolute() {
+                return Err(format!("[paths] {key}: {} is not absolute", path.display()));
+            }
+        }
+        Ok(Self {
+            host: id,
+            gate: check_gate(gate)?,
+            policy,
+            keyring,
+            control,
+            controllers,
+            limits: check_limits(limits.hosts, limits.prefixes)?,
+            paths,
+        })
+    }
+}
+
+impl InterfaceFilter {
+    /// Whether an interface of this name is gated.
+    pub fn matches(&self, name: &str) -> bool {
+        let any = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(name));
+        any(&self.include) && !any(&self.exclude)
+    }
+
+    /// Names that stand in `interfaces` without a wildcard: they must exist.
+    pub fn exact_names(&self) -> impl Iterator<Item = &str> {
+        self.include
+            .iter()
+            .map(Pattern::as_str)
+            .filter(|name| !name.contains(['*', '?', '[']) && self.matches(name))
+    }
+}
+
+impl fmt::Display for Permissions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { grant, policy, read, revoke } = *self;
+        let words: Vec<_> =
+            [(grant, "grant"), (policy, "policy"), (read, "read"), (revoke, "revoke")]
+                .into_iter()
+                .filter_map(|(may, word)| may.then_some(word))
+                .collect();
+        f.write_str(&words.join(", "))
+    }
+}
+
+fn add_signer(keyring: &mut Keyring, raw: raw::Signer, directory: &Path) -> Result<(), String> {
+    let raw::Signer { id, public_key, max_duration } = raw;
+    if id.is_empty() {
+        return Err("id is empty".into());
+    }
+    if keyring.signers().iter().any(|signer| signer.id == id) {
+        return Err("the id stands twice".into());
+    }
+    let max_duration =
+        max_duration.map_or(Ok(DEFAULT_MAX_DURATION), |text| duration("max_duration", &text))?;
+    let path = directory.join(&public_key);
+    let pem = sys::read_trusted(&path).map_err(|error| format!("public_key: {error}"))?;
+    let signer = Signer::from_pem(id, max_duration, &pem)
+        .map_err(|error| format!("public_key {}: {error}", path.display()))?;
+    keyring.add(signer).map_err(|error| error.to_string())
+}
+
+fn check_gate(raw: raw::Gate) -> Result<Gate, String> {
+    let raw::Gate { mode, interfaces, exclude, hook, socket_guard } = raw;
+    let observe = mode.is_some_and(|mode| mode == raw::Mode::Observe);
+    let patterns = |key: &str, globs: Vec<String>| {
+        globs
+            .iter()
+            .map(|glob| {
+                Pattern::new(glob).map_err(|error| format!("[gate] {key}: {glob:?}: {error}"))
+            })
+            .collect::<Result<Vec<_>, _>>()
+    };
+    let include = patterns("interfaces", interfaces.unwrap_or_else(|| vec!["*".into()]))?;
+    if include.is_empty() {
+        return Err("[gate] interfaces is empty: nothing would be gated; [\"*\"] is all".into());
+    }
+    let exclude = patterns("exclude", exclude)?;
+    let hook = match hook {
+        None | Some(raw::Hook::Auto) => HookChoice::Auto,
+        Some(raw::Hook::Generic) => HookChoice::Generic,
+        Some(raw::Hook::Native) => HookChoice::Native,
+        Some(raw::Hook::Tc) => {
+            return Err("[gate] hook: \"tc\" is not in this version; use \"auto\"".into());
+        }
+    };
+    if socket_guard == Some(true) {
+        return Err("[gate] socket_guard: not in this version; leave it out".into());
+    }
+    Ok(Gate { observe, interfaces: InterfaceFilter { include, exclude }, hook })
+}
+
+fn check_port(raw: raw::Port, signers: usize) -> Result<PortPolicy, String> {
+    let raw::Port {
+        port,
+        protocol,
+        mode,
+        sources,
+        widest_v4,
+        widest_v6,
+        max_duration,
+        approvals,
+        sessions,
+        terminates,
+        exempt,
+    } = raw;
+    let protocol = match protocol {
+        raw::Protocol::Tcp => Protocol::Tcp,
+        raw::Protocol::Udp => Protocol::Udp,
+    };
+    let range = port_range(&port, protocol)?;
+    let at = |what: String| format!("[[port]] {range}: {what}");
+    let sources = sources
+        .iter()
+        .map(|text| text.parse().map_err(|error| at(format!("sources: {error}"))))
+        .collect::<Result<Vec<SourcePrefix>, _>>()?;
+    if sources.is_empty() {
+        return Err(at("sources is empty: no grant could ever open it; [\"0.0.0.0/0\", \"::/0\"] \
+                       is everyone"
+            .into()));
+    }
+    let width = |key: &str, value: Option<u8>, default: u8, family: Family| {
+        let most = crate::prefix::bits(family);
+        match value.unwrap_or(default) {
+            width if width <= most => Ok(width),
+            width => Err(at(format!("{key}: {width} is more than {most}"))),
+        }
+    };
+    let max_duration = max_duration
+        .map_or(Ok(DEFAULT_PORT_DURATION), |text| duration("max_duration", &text))
+        .map_err(at)?;
+    let approvals = approvals.unwrap_or(1);
+    if approvals == 0 || usize::from(approvals) > signers {
+        return Err(at(format!(
+            "approvals: {approvals}, but there are {signers} [[signer]] keys; from 1 to that"
+        )));
+    }
+    Ok(PortPolicy {
+        range,
+        observe: mode.is_some_and(|mode| mode == raw::Mode::Observe),
+        sources,
+        widest_v4: width("widest_v4", widest_v4, DEFAULT_WIDEST_V4, Family::V4)?,
+        widest_v6: width("widest_v6", widest_v6, DEFAULT_WIDEST_V6, Family::V6)?,
+        max_duration,
+        approvals: usize::from(approvals),
+        sessions: match sessions {
+            None | Some(raw::Sessions::Drain) => Sessions::Drain,
+            Some(raw::Sessions::Cut) => Sessions::Cut,
+        },
+        forwarded: terminates.is_some_and(|place| place == raw::Terminates::Forwarded),
+        exemptions: exempt
+            .into_iter()
+            .map(|raw| check_exemption(raw).map_err(at))
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+fn check_exemption(raw: raw::Exempt) -> Result<Exemption, String> {
+    let raw::Exempt { source, reason, owner, until } = raw;
+    if reason.is_empty() || owner.is_empty() {
+        return Err(format!("exempt {source}: reason and owner may not be empty"));
+    }
+    let until = until
+        .map(|text| {
+            text.parse::<jiff::Timestamp>()
+                .map(|time| WallTime(time.as_millisecond()))
+                .map_err(|error| format!("exempt {source}: until: {error}"))
+        })
+        .transpose()?;
+    let source = source.parse().map_err(|error| format!("exempt: source: {error}"))?;
+    Ok(Exemption { source, reason, owner, until })
+}
+
+fn check_control(
+    raw: raw::Control,
+    directory: &Path,
+    policy: &Policy,
+) -> Result<Control, String> {
+    let raw::Control { listen, certificate, key, client_ca } = raw;
+    let listen: SocketAddr = listen
+        .parse()
+        .map_err(|_| format!("[control] listen: {listen:?} is not address:port"))?;
+    if policy.port(PortKey { protocol: Protocol::Tcp, port: listen.port() }).is_some() {
+        return Err(format!(
+            "[control] listen: port {} is protected by a [[port]] section; the gate would lock \
+             the controllers out",
+            listen.port()
+        ));
+    }
+    Ok(Control {
+        listen,
+        certificate: directory.join(certificate),
+        key: directory.join(key),
+        client_ca: directory.join(client_ca),
+    })
+}
+
+fn check_controller(raw: raw::Controller) -> Result<Controller, String> {
+    let raw::Controller { identity, may } = raw;
+    if identity.is_empty() {
+        return Err("[[controller]] identity is empty".into());
+    }
+    let mut permissions = Permissions::default();
+    for word in may {
+        match word {
+            raw::Permission::Grant => permissions.grant = true,
+            raw::Permission::Policy => permissions.policy = true,
+            raw::Permission::Read => permissions.read = true,
+            raw::Permission::Revoke => permissions.revoke = true,
+        }
+    }
+    Ok(Controller { identity, may: permissions })
+}
+
+fn check_limits(hosts: Option<u32>, prefixes: Option<u32>) -> Result<Limits, String> {
+    let limit = |key: &str, value: Option<u32>, default: u32| match value.unwrap_or(default) {
+        entries @ 1..=MAX_ENTRIES => Ok(entries),
+        entries => Err(format!("[limits] {key}: {entries} is not from 1 to {MAX_ENTRIES}")),
+    };
+    Ok(Limits {
+        hosts: limit("hosts", hosts, DEFAULT_HOSTS)?,
+        prefixes: limit("prefixes", prefixes, DEFAULT_PREFIXES)?,
+    })
+}
+
+fn port_range(port: &raw::Ports, protocol: Protocol) -> Result<PortRange, String> {
+    let (first, last) = match port {
+        raw::Ports::One(port) => (*port, *port),
+        raw::Ports::Range(text) => {
+            let bounds = text.split_once('-').unwrap_or((text, text));
+            let (Ok(first), Ok(last)) = (bounds.0.trim().parse(), bounds.1.trim().parse()) else {
+                return Err(format!("[[port]] port: {text:?} is not a port or first-last"));
+            };
+            (first, last)
+        }
+    };
+    if first == 0 || first > last {
+        return Err(format!("[[port]] port: {first}-{last} is no range from 1 to 65535"));
+    }
+    Ok(PortRange { protocol, first, last })
+}
+
+/// A duration as people write it: `90m`, `3h`, `1h30m`, `45s`.
+fn duration(key: &str, text: &str) -> Result<Duration, String> {
+    text.parse::<jiff::SignedDuration>()
+        .ok()
+        .and_then(|duration| Duration::try_from(duration).ok())
+        .filter(|duration| *duration >= Duration::from_secs(1))
+        .ok_or_else(|| format!("{key}: {text:?} is not a duration of a second or more, like 3h"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+        [host]
+        id = "web-1"
+        [gate]
+        interfaces = ["eth*", "ens5"]
+        exclude = ["eth9"]
+        [[port]]
+        port = 22
+        protocol = "tcp"
+        sources = ["203.0.113.0/24", "2001:db8::/32"]
+        [[port]]
+        port = "5985-5986"
+        protocol = "tcp"
+        sources = ["0.0.0.0/0"]
+        max_duration = "1h30m"
+        sessions = "cut"
+        exempt = [{ source = "192.0.2.5", reason = "probe", owner = "netops", until = "2030-01-01T00:00:00Z" }]
+        [control]
+        listen = "0.0.0.0:7443"
+        certificate = "agent.pem"
+        key = "agent.key"
+        client_ca = "ca.pem"
+        [[controller]]
+        identity = "spiffe://example.org/controller"
+        may = ["grant", "read"]
+        [[signer]]
+        id = "prod"
+        public_key = "prod.pem"
+    "#;
+
+    /// Checks the text with a good public key as prod.pem beside it.
+    fn read(text: &str) -> Result<Config, String> {
+        use p256::pkcs8::{EncodePublicKey as _, LineEnding};
+        let directory = tempfile::tempdir().unwrap();
+        let key = ed25519_dalek::SigningKey::from_bytes(&[7; 32]).verifying_key();
+        let pem = key.to_public_key_pem(LineEnding::LF).unwrap();
+        std::fs::write(directory.path().join("prod.pem"), pem).unwrap();
+        let path = directory.path().join("config.toml");
+        std::fs::write(&path, text).unwrap();
+        Config::read(&path).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_good_file_gives_every_value() {
+        let config = read(GOOD).unwrap();
+        assert_eq!(config.host, "web-1");
+        assert!(config.gate.interfaces.matches("eth0"));
+        assert!(!config.gate.interfaces.matches("eth9"));
+        assert_eq!(config.gate.interfaces.exact_names().collect::<Vec<_>>(), ["ens5"]);
+        let ports: Vec<_> = config.policy.rules().map(|(port, _)| port.port).collect();
+        assert_eq!(ports, [22, 5985, 5986]);
+        let winrm = &config.policy.sections()[1];
+        assert_eq!(winrm.max_duration, Duration::from_secs(5400));
+        assert_eq!((winrm.rule().drain, winrm.exemptions.len()), (0, 1));
+        assert_eq!(config.controllers[0].may.to_string(), "grant, read");
+    }
+
+    #[test]
+    fn each_bad_value_is_refused_with_its_key() {
+        for (from, to, expected) in [
+            ("[gate]", "[gate]\nmodus = 1", "modus"),
+            ("[gate]", "[gate]\nmode = \"off\"", "off"),
+            ("port = 22", "port = 0", "port"),
+            ("port = 22", "port = 70000", "port"),
+            ("\"5985-5986\"", "\"5986-5985\"", "no range"),
+            ("\"5985-5986\"", "\"20-30\"", "two sections"),
+            ("203.0.113.0/24", "203.0.113.1/24", "203.0.113.0/24"),
+            ("\"1h30m\"", "\"soon\"", "max_duration"),
+            ("\"1h30m\"", "\"-1h\"", "max_duration"),
+            ("0.0.0.0:7443", "0.0.0.0:22", "lock the controllers out"),
+            ("0.0.0.0:7443", "everywhere", "listen"),
+            ("\"prod.pem\"", "\"missing.pem\"", "missing.pem"),
+            ("id = \"web-1\"", "id = \"\"", "[host] id"),
+            ("\"read\"", "\"root\"", "root"),
+            ("sessions = \"cut\"", "approvals = 2", "approvals"),
+            ("[\"eth*\", \"ens5\"]", "[]", "interfaces"),
+            ("[\"eth*\", \"ens5\"]", "[\"[\"]", "interfaces"),
+            ("owner = \"netops\"", "owner = \"\"", "owner"),
+            ("2030-01-01T00:00:00Z", "tomorrow", "until"),
+        ] {
+            let text = GOOD.replacen(from, to, 1);
+            assert_ne!(text, GOOD, "{from}");
+            let error = read(&text).unwrap_err();
+            assert!(error.contains(expected), "{to}: {error}");
+        }
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_by_name_and_line() {
+        let error = read("[host]\nid = \"x\"\nidd = 1\n").unwrap_err();
+        assert!(error.contains("line 3") && error.contains("idd"), "{error}");
+    }
+}

@@ -1,0 +1,160 @@
+//! The configuration file as it is written: serde and nothing else.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Config {
+    pub(super) host: Host,
+    #[serde(default)]
+    pub(super) gate: Gate,
+    #[serde(default)]
+    pub(super) port: Vec<Port>,
+    pub(super) control: Option<Control>,
+    #[serde(default)]
+    pub(super) controller: Vec<Controller>,
+    #[serde(default)]
+    pub(super) signer: Vec<Signer>,
+    #[serde(default)]
+    pub(super) limits: Limits,
+    #[serde(default)]
+    pub(super) paths: Paths,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Host {
+    pub(super) id: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Gate {
+    pub(super) mode: Option<Mode>,
+    pub(super) interfaces: Option<Vec<String>>,
+    #[serde(default)]
+    pub(super) exclude: Vec<String>,
+    pub(super) hook: Option<Hook>,
+    pub(super) socket_guard: Option<bool>,
+}
+
+#[derive(Deserialize, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Mode {
+    Enforce,
+    Observe,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Hook {
+    Auto,
+    Generic,
+    Native,
+    Tc,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Port {
+    pub(super) port: Ports,
+    pub(super) protocol: Protocol,
+    pub(super) mode: Option<Mode>,
+    pub(super) sources: Vec<String>,
+    pub(super) widest_v4: Option<u8>,
+    pub(super) widest_v6: Option<u8>,
+    pub(super) max_duration: Option<String>,
+    pub(super) approvals: Option<u8>,
+    pub(super) sessions: Option<Sessions>,
+    pub(super) terminates: Option<Terminates>,
+    #[serde(default)]
+    pub(super) exempt: Vec<Exempt>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a port from 1 to 65535, or a range such as \"5985-5986\"")]
+pub(super) enum Ports {
+    One(u16),
+    Range(String),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Protocol {
+    Tcp,
+    Udp,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Sessions {
+    Cut,
+    Drain,
+}
+
+#[derive(Deserialize, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Terminates {
+    Forwarded,
+    Host,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Exempt {
+    pub(super) source: String,
+    pub(super) reason: String,
+    pub(super) owner: String,
+    pub(super) until: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Control {
+    pub(super) listen: String,
+    pub(super) certificate: PathBuf,
+    pub(super) key: PathBuf,
+    pub(super) client_ca: PathBuf,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Controller {
+    pub(super) identity: String,
+    pub(super) may: Vec<Permission>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Permission {
+    Grant,
+    Policy,
+    Read,
+    Revoke,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Signer {
+    pub(super) id: String,
+    pub(super) public_key: PathBuf,
+    pub(super) max_duration: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Limits {
+    pub(super) hosts: Option<u32>,
+    pub(super) prefixes: Option<u32>,
+    pub(super) max_duration: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Paths {
+    pub(super) state: Option<PathBuf>,
+    pub(super) runtime: Option<PathBuf>,
+    pub(super) pins: Option<PathBuf>,
+}

@@ -1,0 +1,120 @@
+//! The few bpf(2) calls that aya does not make as we need them; the only unsafe code of the agent.
+//!
+//! aya's `Xdp::attach` falls back to a netlink attachment when the kernel answers EINVAL, which
+//! could replace another owner's program and would vanish with the process. Here a link is made by
+//! BPF_LINK_CREATE in a mode that the caller chose, or not at all.
+
+use std::{
+    ffi::CString,
+    io,
+    mem,
+    os::{
+        fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+};
+
+use aya_obj::generated::{
+    XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info,
+    bpf_link_type,
+};
+
+use crate::datapath::Hook;
+
+/// What the kernel says of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkInfo {
+    /// Index of the interface it is on; zero when it is detached or the interface is gone.
+    pub interface: u32,
+    /// Id of the program it runs.
+    pub program: u32,
+}
+
+/// Attaches an XDP program by a link.
+pub fn attach_xdp(program: impl AsFd, interface: u32, hook: Hook) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    attr.link_create.__bindgen_anon_1.prog_fd = number(program.as_fd());
+    attr.link_create.__bindgen_anon_2.target_ifindex = interface;
+    attr.link_create.attach_type = bpf_attach_type::BPF_XDP as u32;
+    attr.link_create.flags = match hook {
+        Hook::XdpGeneric => XDP_FLAGS_SKB_MODE,
+        Hook::XdpNative => XDP_FLAGS_DRV_MODE,
+    };
+    let fd = call(bpf_cmd::BPF_LINK_CREATE, &mut attr)?;
+    Ok(own(fd))
+}
+
+/// Replaces the program of a link; no packet sees a gap.
+pub fn update_link(link: impl AsFd, program: impl AsFd) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.link_update.link_fd = number(link.as_fd());
+    attr.link_update.__bindgen_anon_1.new_prog_fd = number(program.as_fd());
+    call(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// Pins a link on a BPF file system.
+pub fn pin(object: impl AsFd, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = zeroed();
+    // SAFETY: this member is the one that BPF_OBJ_PIN reads.
+    let pin = unsafe { &mut attr.__bindgen_anon_4 };
+    pin.pathname = path.as_ptr() as u64;
+    pin.bpf_fd = number(object.as_fd());
+    call(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
+}
+
+/// Opens a pinned object.
+pub fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = zeroed();
+    // SAFETY: this member is the one that BPF_OBJ_GET reads.
+    let pin = unsafe { &mut attr.__bindgen_anon_4 };
+    pin.pathname = path.as_ptr() as u64;
+    let fd = call(bpf_cmd::BPF_OBJ_GET, &mut attr)?;
+    Ok(own(fd))
+}
+
+/// Reads back where an XDP link is and what it runs; an error when it is another kind of object.
+pub fn link_info(link: impl AsFd) -> io::Result<LinkInfo> {
+    // SAFETY: `bpf_link_info` is made of integers; all zero is valid.
+    let mut info: bpf_link_info = unsafe { mem::zeroed() };
+    let mut attr = zeroed();
+    attr.info.bpf_fd = number(link.as_fd());
+    attr.info.info_len = u32::try_from(size_of::<bpf_link_info>()).unwrap_or(u32::MAX);
+    attr.info.info = (&raw mut info) as u64;
+    call(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    if info.type_ != bpf_link_type::BPF_LINK_TYPE_XDP as u32 {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "not an XDP link"));
+    }
+    // SAFETY: the kernel fills this member for links of the type checked above.
+    let interface = unsafe { info.__bindgen_anon_1.xdp.ifindex };
+    Ok(LinkInfo { interface, program: info.prog_id })
+}
+
+fn zeroed() -> bpf_attr {
+    // SAFETY: `bpf_attr` is a union of integers; all zero is valid, and what the kernel expects of
+    // fields that a command does not use.
+    unsafe { mem::zeroed() }
+}
+
+fn call(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i32> {
+    // SAFETY: `attr` is a whole `bpf_attr`; pointers in it were made from values that live until
+    // the caller returns.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, command as libc::c_long, &raw mut *attr, size_of::<bpf_attr>())
+    };
+    i32::try_from(result)
+        .ok()
+        .filter(|result| *result >= 0)
+        .ok_or_else(io::Error::last_os_error)
+}
+
+fn own(fd: i32) -> OwnedFd {
+    // SAFETY: the kernel has just returned this descriptor (with O_CLOEXEC), and nobody else has it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+fn number(fd: BorrowedFd<'_>) -> u32 {
+    u32::try_from(fd.as_raw_fd()).unwrap_or(u32::MAX)
+}

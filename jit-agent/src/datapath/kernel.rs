@@ -1,0 +1,167 @@
+//! The real datapath: loads the object, adopts or creates the pinned tables, attaches.
+
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd as _, BorrowedFd},
+    path::PathBuf,
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{MapData, RingBuf},
+    programs::{ProgramError, Xdp},
+};
+use jit_common::{PortKey, PortRule, Settings, map};
+
+use crate::{
+    config::Limits,
+    datapath::{
+        Counters, Coverage, Datapath, DatapathError, InterfaceState,
+        attach::Links,
+        maps::Maps,
+        object::{OBJECT, PROGRAM_XDP, PROGRAM_XDP_FRAGS},
+        pins::{Pins, chain, layouts},
+    },
+    reconcile::{Entries, Write},
+    sys::{self, DirectoryLock},
+};
+
+/// `aya_log`'s number of the level debug, and of nothing at all.
+const LOG_DEBUG: u8 = 4;
+const LOG_OFF: u8 = 0;
+
+/// The loaded programs with their tables and links.
+pub struct KernelDatapath {
+    object: Ebpf,
+    program: &'static str,
+    program_id: u32,
+    maps: Maps,
+    links: Links,
+    _lock: DirectoryLock,
+}
+
+/// The channels on which the kernel programs speak.
+pub struct KernelEvents {
+    /// [`jit_common::Event`] records.
+    pub events: RingBuf<MapData>,
+    /// Debug lines, when they are on.
+    pub log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
+}
+
+impl KernelDatapath {
+    /// Checks the pins, loads the programs over them, attaches nothing.
+    pub fn load(
+        pins: PathBuf,
+        limits: Limits,
+        debug: bool,
+    ) -> Result<(Self, KernelEvents), DatapathError> {
+        let pins = Pins::new(&pins);
+        pins.prepare()?;
+        let lock = sys::lock_directory(pins.root())?
+            .ok_or_else(|| DatapathError::Locked(pins.root().to_owned()))?;
+        pins.check(limits)?;
+        let mut object = load_object(&pins, limits, debug)?;
+        let (program, program_id) = load_program(&mut object)?;
+        let take = |object: &mut Ebpf, name| {
+            object.take_map(name).ok_or_else(|| DatapathError::Load(format!("no map {name}")))
+        };
+        let maps = Maps::open(|name| take(&mut object, name))?;
+        let events = RingBuf::try_from(take(&mut object, map::EVENTS)?)
+            .map_err(|error| DatapathError::Load(chain(&error)))?;
+        let log = debug
+            .then(|| aya_log::EbpfLogger::init(&mut object))
+            .transpose()
+            .map_err(|error| DatapathError::Load(chain(&error)))?;
+        let links = Links::new(pins);
+        let datapath = Self { object, program, program_id, maps, links, _lock: lock };
+        Ok((datapath, KernelEvents { events, log }))
+    }
+
+    fn program_fd(&self) -> Result<BorrowedFd<'_>, DatapathError> {
+        let gone = || DatapathError::Load("the program is not loaded".into());
+        let program: &Xdp = self
+            .object
+            .program(self.program)
+            .ok_or_else(gone)?
+            .try_into()
+            .map_err(|_: ProgramError| gone())?;
+        Ok(program.fd().map_err(|_| gone())?.as_fd())
+    }
+}
+
+impl Datapath for KernelDatapath {
+    fn entries(&mut self) -> Result<Entries, DatapathError> {
+        self.maps.entries()
+    }
+
+    fn write(&mut self, write: &Write) -> Result<(), DatapathError> {
+        self.maps.write(write)
+    }
+
+    fn protect(&mut self, rules: &BTreeMap<PortKey, PortRule>) -> Result<(), DatapathError> {
+        self.maps.protect(rules)
+    }
+
+    fn settings(&mut self, settings: Settings) -> Result<(), DatapathError> {
+        self.maps.set_settings(settings)
+    }
+
+    fn hits(&self, slot: u32) -> u64 {
+        self.maps.hits(slot)
+    }
+
+    fn clear_hits(&mut self, slot: u32) -> Result<(), DatapathError> {
+        self.maps.clear_hits(slot)
+    }
+
+    fn counters(&self) -> Result<Counters, DatapathError> {
+        self.maps.counters()
+    }
+
+    fn cover(&mut self, want: &Coverage) -> Result<Vec<InterfaceState>, DatapathError> {
+        let program = self
+            .program_fd()?
+            .try_clone_to_owned()
+            .map_err(|error| DatapathError::Sys { verb: "duplicate a descriptor", error })?;
+        self.links.cover(want, program.as_fd(), self.program_id)
+    }
+}
+
+fn load_object(pins: &Pins, limits: Limits, debug: bool) -> Result<Ebpf, DatapathError> {
+    if OBJECT.is_empty() {
+        return Err(DatapathError::Load(
+            "this binary was built without them (AYA_BUILD_SKIP=1); build it again without".into(),
+        ));
+    }
+    let mut loader = EbpfLoader::new();
+    let level = if debug { LOG_DEBUG } else { LOG_OFF };
+    loader.override_global("AYA_LOG_LEVEL", &level, true);
+    for layout in layouts(limits) {
+        loader.map_pin_path(layout.name, pins.map(layout.name));
+        loader.map_max_entries(layout.name, layout.entries);
+    }
+    loader.load(OBJECT).map_err(|error| DatapathError::Load(chain(&error)))
+}
+
+/// Loads the program for multi-buffer frames, or the other where the kernel does not know them
+/// (before 5.18): features are probed, versions never compared.
+fn load_program(object: &mut Ebpf) -> Result<(&'static str, u32), DatapathError> {
+    let mut refused = None;
+    for name in [PROGRAM_XDP_FRAGS, PROGRAM_XDP] {
+        let missing = || DatapathError::Load(format!("no program {name} in the object"));
+        let program: &mut Xdp = object
+            .program_mut(name)
+            .ok_or_else(missing)?
+            .try_into()
+            .map_err(|_: ProgramError| missing())?;
+        match program.load() {
+            Ok(()) => {
+                let info =
+                    program.info().map_err(|error| DatapathError::Load(chain(&error)))?;
+                return Ok((name, info.id()));
+            }
+            Err(error) => refused = Some(chain(&error)),
+        }
+    }
+    Err(DatapathError::Load(refused.unwrap_or_default()))
+}

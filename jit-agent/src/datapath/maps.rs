@@ -1,0 +1,301 @@
+//! The tables as typed maps: opened from the loaded object by the agent, or from their pins by
+//! `status` when the agent is dead.
+
+use std::{collections::BTreeMap, fmt::Display, path::Path};
+
+use aya::maps::{
+    Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, lpm_trie::Key,
+};
+use jit_common::{
+    Address, COUNTERS, Family, GrantEntry, HostKey, PROTECTED_WORDS, PortCounters, PortKey,
+    PortRule, PrefixV4, PrefixV6, Protocol, Settings, map,
+};
+
+use crate::{
+    clock::BootNanos,
+    datapath::{Counters, DatapathError, pins::Pins},
+    prefix::{SourcePrefix, bits},
+    reconcile::{Entries, Entry, EntryKey, Write},
+};
+
+const BPF_NOEXIST: u64 = 1;
+/// `E2BIG` and `ENOSPC`: what full hashes and full tries answer; `ENOMEM`: no memory for an entry.
+const FULL: [i32; 3] = [libc::E2BIG, libc::ENOSPC, libc::ENOMEM];
+
+/// The tables.
+pub struct Maps {
+    counters: PerCpuArray<MapData, u64>,
+    hits: Array<MapData, u64>,
+    hosts: HashMap<MapData, HostKey, GrantEntry>,
+    port_counters: PerCpuHashMap<MapData, u32, PortCounters>,
+    port_rules: Array<MapData, PortRule>,
+    prefixes_v4: LpmTrie<MapData, PrefixV4, GrantEntry>,
+    prefixes_v6: LpmTrie<MapData, PrefixV6, GrantEntry>,
+    protected: Array<MapData, u64>,
+    settings: Array<MapData, Settings>,
+}
+
+impl Maps {
+    /// From wherever `take` finds a map by name.
+    pub fn open(
+        mut take: impl FnMut(&'static str) -> Result<Map, DatapathError>,
+    ) -> Result<Self, DatapathError> {
+        fn typed<T: TryFrom<Map, Error = MapError>>(
+            table: &'static str,
+            map: Map,
+        ) -> Result<T, DatapathError> {
+            T::try_from(map).map_err(failed("open", table))
+        }
+        let mut map = |name| take(name).map(|map| (name, map));
+        macro_rules! open {
+            ($name:expr) => {{
+                let (name, map) = map($name)?;
+                typed(name, map)?
+            }};
+        }
+        Ok(Self {
+            counters: open!(map::COUNTERS),
+            hits: open!(map::HITS),
+            hosts: open!(map::HOST_GRANTS),
+            port_counters: open!(map::PORT_COUNTERS),
+            port_rules: open!(map::PORT_RULES),
+            prefixes_v4: open!(map::PREFIX_GRANTS_V4),
+            prefixes_v6: open!(map::PREFIX_GRANTS_V6),
+            protected: open!(map::PROTECTED),
+            settings: open!(map::SETTINGS),
+        })
+    }
+
+    /// From the pins.
+    pub fn from_pins(pins: &Pins) -> Result<Self, DatapathError> {
+        let open_pin = |name, path: &Path| {
+            MapData::from_pin(path).and_then(Map::from_map_data).map_err(failed("open", name))
+        };
+        Self::open(|name| open_pin(name, &pins.map(name)))
+    }
+
+    /// Everything in the grant tables.
+    pub fn entries(&self) -> Result<Entries, DatapathError> {
+        let mut entries = Entries::new();
+        for item in self.hosts.iter() {
+            let (key, value) = item.map_err(failed("read", map::HOST_GRANTS))?;
+            if let Some(key) = host_entry(&key) {
+                entries.insert(key, value.into());
+            }
+        }
+        for item in self.prefixes_v4.iter() {
+            let (key, value) = item.map_err(failed("read", map::PREFIX_GRANTS_V4))?;
+            let data = key.data();
+            let length = key.prefix_len().checked_sub(PrefixV4::HEAD_BITS);
+            let address = Address::v4(data.address);
+            if let Some(key) = prefix_entry(data.protocol, data.port, address, length) {
+                entries.insert(key, value.into());
+            }
+        }
+        for item in self.prefixes_v6.iter() {
+            let (key, value) = item.map_err(failed("read", map::PREFIX_GRANTS_V6))?;
+            let data = key.data();
+            let length = key.prefix_len().checked_sub(PrefixV6::HEAD_BITS);
+            let address = Address::v6(data.address);
+            if let Some(key) = prefix_entry(data.protocol, data.port, address, length) {
+                entries.insert(key, value.into());
+            }
+        }
+        Ok(entries)
+    }
+
+    /// Carries out one write. To remove what is not there is no error.
+    pub fn write(&mut self, write: &Write) -> Result<(), DatapathError> {
+        let (key, entry) = match write {
+            Write::Remove(key) => (key, None),
+            Write::Set(key, entry) => (key, Some(GrantEntry::from(*entry))),
+        };
+        let EntryKey { port, source } = *key;
+        let (address, length) = (source.address(), u32::from(source.length()));
+        let (table, result) = if source.is_host() {
+            let key = HostKey::new(address, port);
+            let result = match entry {
+                Some(entry) => self.hosts.insert(key, entry, 0),
+                None => self.hosts.remove(&key),
+            };
+            (map::HOST_GRANTS, result)
+        } else if address.family == Family::V4 {
+            let key = Key::new(
+                PrefixV4::HEAD_BITS + length,
+                PrefixV4::new(address.first_four(), port),
+            );
+            let result = match entry {
+                Some(entry) => self.prefixes_v4.insert(&key, entry, 0),
+                None => self.prefixes_v4.remove(&key),
+            };
+            (map::PREFIX_GRANTS_V4, result)
+        } else {
+            let key = Key::new(PrefixV6::HEAD_BITS + length, PrefixV6::new(address.bytes, port));
+            let result = match entry {
+                Some(entry) => self.prefixes_v6.insert(&key, entry, 0),
+                None => self.prefixes_v6.remove(&key),
+            };
+            (map::PREFIX_GRANTS_V6, result)
+        };
+        match result {
+            Err(MapError::KeyNotFound) => Ok(()),
+            Err(error) if entry.is_none() && errno(&error) == Some(libc::ENOENT) => Ok(()),
+            other => other.map_err(failed("write to", table)),
+        }
+    }
+
+    /// Makes exactly these ports protected: rules and counters first, then the bits.
+    pub fn protect(&mut self, rules: &BTreeMap<PortKey, PortRule>) -> Result<(), DatapathError> {
+        let mut words = vec![0_u64; PROTECTED_WORDS as usize];
+        for (port, rule) in rules {
+            self.port_rules
+                .set(port.index(), *rule, 0)
+                .map_err(failed("write to", map::PORT_RULES))?;
+            self.count_port(*port)?;
+            let (word, bit) = port.word_and_bit();
+            if let Some(word) = usize::try_from(word).ok().and_then(|word| words.get_mut(word)) {
+                *word |= bit;
+            }
+        }
+        for (index, word) in (0..PROTECTED_WORDS).zip(words) {
+            let read = self.protected.get(&index, 0).map_err(failed("read", map::PROTECTED))?;
+            if read != word {
+                self.protected
+                    .set(index, word, 0)
+                    .map_err(failed("write to", map::PROTECTED))?;
+            }
+        }
+        let gone: Vec<u32> = self
+            .port_counters
+            .keys()
+            .filter_map(Result::ok)
+            .filter(|index| PortKey::from_index(*index).is_none_or(|port| !rules.contains_key(&port)))
+            .collect();
+        for index in gone {
+            self.port_counters.remove(&index).map_err(failed("write to", map::PORT_COUNTERS))?;
+        }
+        Ok(())
+    }
+
+    /// The protected ports and their rules, as the kernel has them.
+    pub fn protected(&self) -> Result<BTreeMap<PortKey, PortRule>, DatapathError> {
+        let mut rules = BTreeMap::new();
+        for word in 0..PROTECTED_WORDS {
+            let bits = self.protected.get(&word, 0).map_err(failed("read", map::PROTECTED))?;
+            for bit in (0..64).filter(|bit| bits & (1 << bit) != 0) {
+                let Some(port) = PortKey::from_index(word * 64 + bit) else { continue };
+                let rule = self
+                    .port_rules
+                    .get(&port.index(), 0)
+                    .map_err(failed("read", map::PORT_RULES))?;
+                rules.insert(port, rule);
+            }
+        }
+        Ok(rules)
+    }
+
+    /// Writes the settings.
+    pub fn set_settings(&mut self, settings: Settings) -> Result<(), DatapathError> {
+        self.settings.set(0, settings, 0).map_err(failed("write to", map::SETTINGS))
+    }
+
+    /// The settings, as the kernel has them.
+    pub fn settings(&self) -> Result<Settings, DatapathError> {
+        self.settings.get(&0, 0).map_err(failed("read", map::SETTINGS))
+    }
+
+    /// Connections counted in a slot; zero when it cannot be read.
+    pub fn hits(&self, slot: u32) -> u64 {
+        self.hits.get(&slot, 0).unwrap_or(0)
+    }
+
+    /// Sets the count of a slot to zero.
+    pub fn clear_hits(&mut self, slot: u32) -> Result<(), DatapathError> {
+        self.hits.set(slot, 0, 0).map_err(failed("write to", map::HITS))
+    }
+
+    /// All counters, summed over the CPUs.
+    pub fn counters(&self) -> Result<Counters, DatapathError> {
+        let mut counters = Counters::default();
+        for (index, total) in (0..COUNTERS).zip(&mut counters.totals) {
+            let values = self.counters.get(&index, 0).map_err(failed("read", map::COUNTERS))?;
+            *total = values.iter().sum();
+        }
+        for item in self.port_counters.iter() {
+            let (index, values) = item.map_err(failed("read", map::PORT_COUNTERS))?;
+            let Some(port) = PortKey::from_index(index) else { continue };
+            let sum = values.iter().fold(PortCounters::default(), |mut sum, cpu| {
+                sum.packets.iter_mut().zip(cpu.packets).for_each(|(sum, value)| *sum += value);
+                sum.observed += cpu.observed;
+                sum
+            });
+            counters.ports.insert(port, sum);
+        }
+        Ok(counters)
+    }
+
+    /// Makes room for a port's counters, keeping those that are there.
+    fn count_port(&mut self, port: PortKey) -> Result<(), DatapathError> {
+        let cpus = aya::util::nr_cpus()
+            .map_err(|(_, error)| DatapathError::Sys { verb: "count the CPUs", error })?;
+        let zero = aya::maps::PerCpuValues::try_from(vec![PortCounters::default(); cpus])
+            .map_err(|error| DatapathError::Sys { verb: "count the CPUs", error })?;
+        match self.port_counters.insert(port.index(), zero, BPF_NOEXIST) {
+            Err(error) if errno(&error) == Some(libc::EEXIST) => Ok(()),
+            other => other.map_err(failed("write to", map::PORT_COUNTERS)),
+        }
+    }
+}
+
+impl From<GrantEntry> for Entry {
+    fn from(entry: GrantEntry) -> Self {
+        Self { deadline: BootNanos(entry.deadline), slot: entry.slot }
+    }
+}
+
+impl From<Entry> for GrantEntry {
+    fn from(entry: Entry) -> Self {
+        Self { deadline: entry.deadline.0, slot: entry.slot, reserved: 0 }
+    }
+}
+
+fn host_entry(key: &HostKey) -> Option<EntryKey> {
+    let address = match key.family {
+        4 => Address { family: Family::V4, bytes: key.address },
+        6 => Address::v6(key.address),
+        _ => return None,
+    };
+    let length = u32::from(bits(address.family));
+    prefix_entry(key.protocol, key.port, address, Some(length))
+}
+
+fn prefix_entry(
+    protocol: u8,
+    port: [u8; 2],
+    address: Address,
+    length: Option<u32>,
+) -> Option<EntryKey> {
+    let port =
+        PortKey { protocol: Protocol::from_number(protocol)?, port: u16::from_be_bytes(port) };
+    let source = SourcePrefix::new(address, u8::try_from(length?).ok()?).ok()?;
+    Some(EntryKey { port, source })
+}
+
+fn errno(error: &MapError) -> Option<i32> {
+    match error {
+        MapError::SyscallError(error) => error.io_error.raw_os_error(),
+        MapError::IoError(error) => error.raw_os_error(),
+        _ => None,
+    }
+}
+
+fn failed<E: Into<MapError> + Display>(
+    verb: &'static str,
+    table: &'static str,
+) -> impl Fn(E) -> DatapathError {
+    move |error| {
+        let error = error.into();
+        let full = errno(&error).is_some_and(|errno| FULL.contains(&errno));
+        DatapathError::Map { verb, table, cause: super::pins::chain(&error), full }
+    }
+}

@@ -1,0 +1,248 @@
+//! Where things are pinned, and whether what is pinned there is ours.
+//!
+//! aya opens a pinned map without comparing it with the declaration, so that is done here, before
+//! anything is touched. The version of the layouts is part of the path.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use aya::maps::{MapInfo, MapType};
+use jit_common::{
+    ABI_VERSION, Budget, COUNTERS, EventKind, GrantEntry, HostKey, PROTECTED_WORDS, PortCounters,
+    PortRule, PrefixV4, PrefixV6, RULE_SLOTS, Settings, map,
+};
+
+use crate::{
+    config::Limits,
+    datapath::{DatapathError, Hook},
+    sys,
+};
+
+const NO_PREALLOC: u32 = 1;
+/// Bytes of the events' ring buffer; as in the object.
+const EVENT_BYTES: u32 = 256 * 1024;
+
+/// Paths below the pin directory.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    root: PathBuf,
+}
+
+/// Layout of one pinned table.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Layout {
+    /// Name of map and pin.
+    pub name: &'static str,
+    kind: MapType,
+    key: usize,
+    value: usize,
+    /// Entries; for the ring buffer bytes.
+    pub entries: u32,
+    flags: u32,
+}
+
+impl Pins {
+    /// Pins below this directory.
+    pub fn new(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// The directory itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The pin of a table.
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.version().join("maps").join(name)
+    }
+
+    /// Directory of the links' pins.
+    pub fn links(&self) -> PathBuf {
+        self.version().join("links")
+    }
+
+    /// The pin of the link on an interface; names may have dots, which bpffs refuses, so the index.
+    pub fn link(&self, interface: u32, hook: Hook) -> PathBuf {
+        self.links().join(format!("{}-{interface}", hook.word()))
+    }
+
+    /// Hook and interface of the link that a pin's name tells of.
+    pub fn parse_link(path: &Path) -> Option<(Hook, u32)> {
+        let (hook, index) = path.file_name()?.to_str()?.split_once('-')?;
+        Some((Hook::from_word(hook)?, index.parse().ok()?))
+    }
+
+    /// Paths of all pinned links.
+    pub fn all_links(&self) -> Result<Vec<PathBuf>, DatapathError> {
+        list(&self.links())
+    }
+
+    /// Whether a gate is pinned here.
+    pub fn exist(&self) -> bool {
+        self.version().exists()
+    }
+
+    /// Creates the directories, or checks that those that are there are ours alone.
+    pub fn prepare(&self) -> Result<(), DatapathError> {
+        let parent = self.root.parent().unwrap_or(Path::new("/"));
+        if !sys::is_bpffs(parent) && !sys::is_bpffs(&self.root) {
+            return Err(DatapathError::NoBpffs(self.root.clone()));
+        }
+        for directory in
+            [self.root.clone(), self.version(), self.version().join("maps"), self.links()]
+        {
+            sys::private_directory(&directory, 0o700)?;
+        }
+        Ok(())
+    }
+
+    /// Compares every pinned table with what this version declares.
+    pub fn check(&self, limits: Limits) -> Result<(), DatapathError> {
+        for layout in layouts(limits) {
+            let path = self.map(layout.name);
+            let metadata = match fs::symlink_metadata(&path) {
+                Ok(metadata) => metadata,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => {
+                    return Err(DatapathError::Sys { verb: "look at a pinned table", error });
+                }
+            };
+            sys::check_trusted(&path, &metadata)?;
+            let info = MapInfo::from_pin(&path)
+                .map_err(|error| DatapathError::Pin { path: path.clone(), what: chain(&error) })?;
+            if let Some(what) = layout.difference(&info) {
+                return Err(DatapathError::Pin { path, what });
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes every pin: links first, which opens the gate, then tables and directories.
+    pub fn remove(&self) -> Result<usize, DatapathError> {
+        let remove = |error| DatapathError::Sys { verb: "remove a pin", error };
+        let links = self.all_links()?;
+        for link in &links {
+            fs::remove_file(link).map_err(remove)?;
+        }
+        let version = self.version();
+        for map in list(&version.join("maps"))? {
+            fs::remove_file(map).map_err(remove)?;
+        }
+        for directory in [version.join("maps"), self.links(), version, self.root.clone()] {
+            match fs::remove_dir(directory) {
+                Ok(()) => {}
+                // The pin directory itself may belong to systemd-tmpfiles and stay.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+                Err(error) => return Err(remove(error)),
+            }
+        }
+        Ok(links.len())
+    }
+
+    fn version(&self) -> PathBuf {
+        self.root.join(format!("v{ABI_VERSION}"))
+    }
+}
+
+/// All pinned tables, sized by the configuration.
+pub fn layouts(limits: Limits) -> [Layout; 11] {
+    let layout = |name, kind, key, value, entries, flags| Layout {
+        name,
+        kind,
+        key,
+        value,
+        entries,
+        flags,
+    };
+    let (grant, index) = (size_of::<GrantEntry>(), 4);
+    let Limits { hosts, prefixes } = limits;
+    [
+        layout(map::COUNTERS, MapType::PerCpuArray, index, 8, COUNTERS, 0),
+        layout(map::EVENTS, MapType::RingBuf, 0, 0, EVENT_BYTES, 0),
+        layout(
+            map::EVENT_BUDGET,
+            MapType::PerCpuArray,
+            index,
+            size_of::<Budget>(),
+            EventKind::COUNT,
+            0,
+        ),
+        layout(map::HITS, MapType::Array, index, 8, limits.slots(), 0),
+        layout(map::HOST_GRANTS, MapType::Hash, size_of::<HostKey>(), grant, hosts, NO_PREALLOC),
+        layout(
+            map::PORT_COUNTERS,
+            MapType::PerCpuHash,
+            index,
+            size_of::<PortCounters>(),
+            RULE_SLOTS,
+            NO_PREALLOC,
+        ),
+        layout(map::PORT_RULES, MapType::Array, index, size_of::<PortRule>(), RULE_SLOTS, 0),
+        layout(
+            map::PREFIX_GRANTS_V4,
+            MapType::LpmTrie,
+            4 + size_of::<PrefixV4>(),
+            grant,
+            prefixes,
+            NO_PREALLOC,
+        ),
+        layout(
+            map::PREFIX_GRANTS_V6,
+            MapType::LpmTrie,
+            4 + size_of::<PrefixV6>(),
+            grant,
+            prefixes,
+            NO_PREALLOC,
+        ),
+        layout(map::PROTECTED, MapType::Array, index, 8, PROTECTED_WORDS, 0),
+        layout(map::SETTINGS, MapType::Array, index, size_of::<Settings>(), 1, 0),
+    ]
+}
+
+impl Layout {
+    fn difference(&self, info: &MapInfo) -> Option<String> {
+        let kind = info.map_type().ok();
+        if kind != Some(self.kind) {
+            return Some(format!("it is a {kind:?}, not a {:?}", self.kind));
+        }
+        let size = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
+        [
+            ("key size", info.key_size(), size(self.key)),
+            ("value size", info.value_size(), size(self.value)),
+            ("number of entries", info.max_entries(), self.entries),
+            ("flags", info.map_flags(), self.flags),
+        ]
+        .into_iter()
+        .find(|(_, is, want)| is != want)
+        .map(|(what, is, want)| format!("its {what} is {is}, this configuration needs {want}"))
+    }
+}
+
+fn list(directory: &Path) -> Result<Vec<PathBuf>, DatapathError> {
+    let failed = |error| DatapathError::Sys { verb: "list the pins", error };
+    match fs::read_dir(directory) {
+        Ok(entries) => {
+            entries.map(|entry| entry.map(|entry| entry.path()).map_err(failed)).collect()
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// An error with its causes, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}

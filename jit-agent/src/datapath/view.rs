@@ -1,0 +1,77 @@
+//! What the kernel enforces now, read from the pins: for `status` when the agent is dead.
+
+use std::{collections::BTreeMap, path::Path};
+
+use jit_common::{PortKey, PortRule, Settings};
+
+use crate::{
+    datapath::{
+        Counters, DatapathError, InterfaceState, attach::pinned_since, bpf, maps::Maps, pins::Pins,
+    },
+    reconcile::Entries,
+    sys,
+};
+
+/// Everything that the pins tell.
+#[derive(Debug)]
+pub struct View {
+    /// Interfaces with a link of ours that is really attached.
+    pub interfaces: Vec<InterfaceState>,
+    /// Protected ports.
+    pub ports: BTreeMap<PortKey, PortRule>,
+    /// The grant tables.
+    pub entries: Entries,
+    /// Connections by slot, for the slots in `entries`.
+    pub hits: BTreeMap<u32, u64>,
+    /// Counters.
+    pub counters: Counters,
+    /// Settings.
+    pub settings: Settings,
+}
+
+impl View {
+    /// Reads the pins; `None` when there are none.
+    pub fn read(pins: &Path) -> Result<Option<Self>, DatapathError> {
+        let pins = Pins::new(pins);
+        if !pins.exist() {
+            return Ok(None);
+        }
+        let maps = Maps::from_pins(&pins)?;
+        let entries = maps.entries()?;
+        let hits =
+            entries.values().map(|entry| (entry.slot, maps.hits(entry.slot))).collect();
+        Ok(Some(Self {
+            interfaces: interfaces(&pins)?,
+            ports: maps.protected()?,
+            entries,
+            hits,
+            counters: maps.counters()?,
+            settings: maps.settings()?,
+        }))
+    }
+}
+
+fn interfaces(pins: &Pins) -> Result<Vec<InterfaceState>, DatapathError> {
+    let names = sys::interfaces()
+        .map_err(|error| DatapathError::Sys { verb: "list the interfaces", error })?;
+    let mut states = Vec::new();
+    for pin in pins.all_links()? {
+        let Some((hook, index)) = Pins::parse_link(&pin) else { continue };
+        let attached = bpf::open_pin(&pin)
+            .and_then(bpf::link_info)
+            .is_ok_and(|info| info.interface == index && index != 0);
+        let name = names.iter().find(|interface| interface.index == index).map_or_else(
+            || format!("interface {index}"),
+            |interface| interface.name.clone(),
+        );
+        states.push(InterfaceState {
+            name,
+            index,
+            hook: attached.then_some(hook),
+            since: pinned_since(&pin),
+            note: if attached { String::new() } else { "the link is detached".into() },
+            change: None,
+        });
+    }
+    Ok(states)
+}

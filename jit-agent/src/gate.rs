@@ -1,0 +1,563 @@
+//! The single writer: owns ledger, datapath and database, and keeps them in step.
+//!
+//! An admission is written to the disk, then to the kernel, then answered. A revocation closes in
+//! the kernel even when the disk does not take it. Commands come in over channels, revocations and
+//! questions over one that is served first.
+
+mod command;
+mod report;
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use jit_common::{Event, Settings};
+use jit_proto::v1::{self, event::What};
+
+pub use command::{GateHandle, Requests, channel};
+
+use crate::{
+    clock::{Now, SKEW, WallTime},
+    config::Config,
+    datapath::{Coverage, Datapath, DatapathError, InterfaceState, LinkChange},
+    grant::{self, GrantId, VerifiedGrant},
+    journal::Journal,
+    ledger::{Admission, Change, Ledger, Stage},
+    reconcile::{Entries, EntryKey, plan},
+    refusal::{Refusal, Refused},
+    store::{Store, StoreError, Stored, StoredGrant, Transaction},
+};
+
+/// How often coverage is read back from the kernel, and everything that failed is tried again.
+pub const TICK: Duration = Duration::from_secs(2);
+/// Events a second and CPU for dropped packets.
+const DROP_EVENTS: u32 = 128;
+/// Events a second and CPU for connections let in.
+const GRANT_EVENTS: u32 = 4096;
+
+/// The gate.
+pub struct Gate<D> {
+    config: Config,
+    ledger: Ledger,
+    datapath: D,
+    store: Store,
+    journal: Arc<Journal>,
+    boot_id: String,
+    /// What stands in the kernel's grant tables.
+    installed: Entries,
+    /// Keys whose write failed, to be tried again.
+    dirty: BTreeSet<EntryKey>,
+    interfaces: Vec<InterfaceState>,
+    floor: WallTime,
+    alarms: Alarms,
+    started: WallTime,
+    last_push: Option<(WallTime, String)>,
+}
+
+/// What is wrong, for `status`.
+#[derive(Debug, Default)]
+struct Alarms {
+    coverage: Option<String>,
+    damaged: Option<String>,
+    kernel: Option<String>,
+    storage: Option<String>,
+}
+
+/// What an accepted envelope became.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// What it was.
+    pub admission: Admission,
+    /// Its id.
+    pub id: GrantId,
+    /// Its end.
+    pub not_after: WallTime,
+}
+
+/// What to revoke.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Everything.
+    All,
+    /// These grants, known or not.
+    Ids(Vec<GrantId>),
+    /// All grants of a requester.
+    Requester(String),
+}
+
+/// What a revocation did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Revoked {
+    /// Grants that it ended.
+    pub ended: u32,
+    /// What is wrong all the same.
+    pub warning: String,
+}
+
+/// Why the gate cannot be put in force.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The kernel side.
+    #[error(transparent)]
+    Datapath(#[from] DatapathError),
+    /// Exemptions that do not fit.
+    #[error("[[port]] exempt: {0}")]
+    Exemptions(Refused),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl<D: Datapath> Gate<D> {
+    /// Puts the gate in force: stored grants are verified again, the tables filled, and only then
+    /// are programs attached, or swapped on links that an earlier run pinned.
+    pub fn start(
+        config: Config,
+        datapath: D,
+        (store, stored): (Store, Stored),
+        journal: Arc<Journal>,
+        boot_id: String,
+        now: Now,
+    ) -> Result<Self, StartError> {
+        let Stored { grants, tombstones, floor, damaged } = stored;
+        let mut gate = Self {
+            ledger: Ledger::new(config.limits.into(), config.limits.slots()),
+            config,
+            datapath,
+            store,
+            journal,
+            boot_id,
+            installed: Entries::new(),
+            dirty: BTreeSet::new(),
+            interfaces: Vec::new(),
+            floor: floor.unwrap_or(WallTime(0)),
+            alarms: Alarms::default(),
+            started: now.wall,
+            last_push: None,
+        };
+        if let Some((file, why)) = damaged {
+            let text = format!("the database was damaged ({why}) and kept as {}", file.display());
+            tracing::error!("{text}: the gate starts without stored grants");
+            gate.alarms.damaged = Some(text);
+        }
+        gate.installed = gate.datapath.entries()?;
+        gate.ledger
+            .exempt(gate.config.policy.exemptions(), now, &mut Vec::new())
+            .map_err(StartError::Exemptions)?;
+        gate.restore(grants, tombstones, now);
+        let settings = Settings {
+            observe: u32::from(gate.config.gate.observe),
+            drop_events: DROP_EVENTS,
+            grant_events: GRANT_EVENTS,
+            reserved: 0,
+        };
+        // Ports before grants: whoever is not protected yet is not opened by a grant either.
+        gate.datapath.settings(settings)?;
+        gate.datapath.protect(&gate.config.policy.rules().collect())?;
+        gate.reconcile_all()?;
+        gate.interfaces = gate.datapath.cover(&gate.coverage())?;
+        gate.tell_links(now);
+        Ok(gate)
+    }
+
+    /// Admits envelopes, each by itself; the outcomes are in their order.
+    pub fn push(
+        &mut self,
+        envelopes: Vec<v1::Envelope>,
+        by: &str,
+        now: Now,
+    ) -> Vec<Result<Accepted, Refused>> {
+        let mut touched = Vec::new();
+        let mut fresh: Vec<(GrantId, v1::Envelope)> = Vec::new();
+        let mut outcomes: Vec<_> = envelopes
+            .into_iter()
+            .map(|envelope| {
+                let accepted = self.admit(&envelope, now, &mut touched)?;
+                if accepted.admission != Admission::Known {
+                    fresh.push((accepted.id, envelope));
+                }
+                Ok(accepted)
+            })
+            .collect();
+        if !fresh.is_empty() {
+            if let Err(error) = self.persist(&fresh, now) {
+                tracing::error!("{error}: new grants are refused");
+                let refused = Refused::new(Refusal::Storage, error.to_string());
+                self.alarms.storage = Some(error.to_string());
+                for (id, _) in &fresh {
+                    self.ledger.forget(*id, &mut touched);
+                    replace(&mut outcomes, *id, &refused);
+                }
+            } else {
+                self.alarms.storage = None;
+                self.open(&fresh, &mut touched, &mut outcomes);
+            }
+        }
+        // Whatever was taken back leaves nothing in the kernel.
+        self.write(&touched);
+        if outcomes.iter().any(Result::is_ok) {
+            self.last_push = Some((now.wall, by.to_owned()));
+        }
+        self.tell_outcomes(&outcomes, by, now);
+        outcomes
+    }
+
+    /// Closes. Takes effect in the kernel whatever the disk says.
+    pub fn revoke(&mut self, target: &Target, by: &str, why: &str, now: Now) -> Revoked {
+        let ids: Vec<GrantId> = match target {
+            Target::All => self.ledger.grants().map(|record| record.grant.id()).collect(),
+            Target::Ids(ids) => ids.clone(),
+            Target::Requester(name) => self
+                .ledger
+                .grants()
+                .filter(|record| record.grant.message().requester == *name)
+                .map(|record| record.grant.id())
+                .collect(),
+        };
+        let mut revoked = Revoked::default();
+        let mut touched = Vec::new();
+        let mut transaction =
+            Transaction { floor: Some(self.rise(now)), ..Transaction::default() };
+        for id in ids {
+            let hits = |slot| self.datapath.hits(slot);
+            match self.ledger.revoke(id, now, hits, &mut touched) {
+                Ok((ended, until)) => {
+                    transaction.tombstones.push((id, until));
+                    transaction.remove.push(id);
+                    if ended {
+                        revoked.ended += 1;
+                        tracing::info!(grant = %id, by, why, "grant revoked");
+                    }
+                    self.tell_grant("revoked", id, "", by, why, now);
+                }
+                Err(refused) => revoked.warning = refused.to_string(),
+            }
+        }
+        let durable = self.store.commit(&transaction);
+        self.write(&touched);
+        if let Err(error) = durable {
+            tracing::error!("{error}: the revocation would not survive a restart");
+            self.alarms.storage = Some(error.to_string());
+            revoked.warning = format!("closed, but not durable: {error}");
+        }
+        if !self.dirty.is_empty() {
+            revoked.warning = self.alarms.kernel.clone().unwrap_or_default();
+        }
+        revoked
+    }
+
+    /// Lets time pass, and tries again what failed. Returns how long nothing needs to be done.
+    pub fn advance(&mut self, now: Now) -> Duration {
+        let mut touched = Vec::new();
+        let changes = if self.clock_is_trusted(now) {
+            self.ledger.clock_was_set(now, &mut touched);
+            let datapath = &self.datapath;
+            self.ledger.advance(now, |slot| datapath.hits(slot), &mut touched)
+        } else {
+            Vec::new()
+        };
+        let mut transaction = Transaction::default();
+        for change in &changes {
+            match change {
+                Change::Activated(id) => {
+                    self.tell_grant("activated", *id, "", "agent", "", now);
+                    tracing::info!(grant = %id, "grant activated");
+                }
+                Change::Expired(id) => {
+                    transaction.remove.push(*id);
+                    self.tell_grant("expired", *id, "", "agent", "", now);
+                    tracing::info!(grant = %id, "grant expired");
+                }
+            }
+        }
+        touched.extend(self.dirty.iter().copied());
+        self.write(&touched);
+        if !changes.is_empty() {
+            transaction.floor = Some(self.rise(now));
+            if let Err(error) = self.store.commit(&transaction) {
+                tracing::error!("{error}");
+                self.alarms.storage = Some(error.to_string());
+            }
+        }
+        self.ledger.next_change(now).unwrap_or(TICK).min(TICK)
+    }
+
+    /// Reads back what is on the interfaces, and restores what is missing.
+    pub fn check_coverage(&mut self, now: Now) {
+        match self.datapath.cover(&self.coverage()) {
+            Ok(interfaces) => {
+                self.alarms.coverage = None;
+                self.interfaces = interfaces;
+                self.tell_links(now);
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if self.alarms.coverage.as_deref() != Some(&text) {
+                    tracing::error!("cannot check the interfaces: {text}");
+                }
+                self.alarms.coverage = Some(text);
+            }
+        }
+    }
+
+    /// A packet event from the kernel.
+    pub fn saw_packet(&self, event: &Event, now: Now) {
+        self.journal.add(now.wall.0, What::Packet(self.packet_event(event)));
+    }
+
+    /// Steps 1 to 10 of grants.md section 4.
+    fn admit(
+        &mut self,
+        envelope: &v1::Envelope,
+        now: Now,
+        touched: &mut Vec<EntryKey>,
+    ) -> Result<Accepted, Refused> {
+        if !self.clock_is_trusted(now) {
+            let detail = format!(
+                "this host's clock says {}, but it has been {} before",
+                now.wall, self.floor
+            );
+            return Err(Refused::new(Refusal::ClockUntrusted, detail));
+        }
+        let grant = self.verify(envelope, now)?;
+        let (id, not_after) = (grant.id(), grant.not_after());
+        let admission = self.ledger.admit(grant, now, touched)?;
+        Ok(Accepted { admission, id, not_after })
+    }
+
+    fn verify(&self, envelope: &v1::Envelope, now: Now) -> Result<VerifiedGrant, Refused> {
+        let Config { policy, keyring, host, .. } = &self.config;
+        let grant = grant::verify(envelope, keyring, host)?;
+        policy.check(&grant, keyring, now)?;
+        Ok(grant)
+    }
+
+    fn persist(&mut self, fresh: &[(GrantId, v1::Envelope)], now: Now) -> Result<(), StoreError> {
+        let put = fresh.iter().map(|(id, envelope)| (*id, self.stored(*id, envelope))).collect();
+        let floor = Some(self.rise(now));
+        self.store.commit(&Transaction { put, floor, ..Transaction::default() })
+    }
+
+    fn stored(&self, id: GrantId, envelope: &v1::Envelope) -> StoredGrant {
+        let active = self.ledger.grant(id).and_then(|record| match record.stage {
+            Stage::Active { deadline, .. } => Some(deadline.0),
+            Stage::Expired | Stage::Revoked | Stage::Scheduled { .. } => None,
+        });
+        StoredGrant {
+            envelope: Some(envelope.clone()),
+            boot_id: active.map(|_| self.boot_id.clone()).unwrap_or_default(),
+            deadline: active.unwrap_or_default(),
+        }
+    }
+
+    /// Opens what was persisted; what the kernel does not take is taken back, one by one.
+    fn open(
+        &mut self,
+        fresh: &[(GrantId, v1::Envelope)],
+        touched: &mut Vec<EntryKey>,
+        outcomes: &mut [Result<Accepted, Refused>],
+    ) {
+        for (id, _) in fresh {
+            let Some(record) = self.ledger.grant(*id) else { continue };
+            let slot = match record.stage {
+                Stage::Active { slot, .. } | Stage::Scheduled { slot } => slot,
+                Stage::Expired | Stage::Revoked => continue,
+            };
+            let keys: Vec<_> = record
+                .grant
+                .entries()
+                .map(|(port, source)| EntryKey { port, source })
+                .collect();
+            let result = self.datapath.clear_hits(slot).and_then(|()| self.try_write(&keys));
+            let Err(error) = result else { continue };
+            tracing::error!(grant = %id, "{error}: the grant is taken back");
+            let refusal = match error {
+                DatapathError::Map { full: true, .. } => Refusal::Capacity,
+                _ => Refusal::Storage,
+            };
+            self.ledger.forget(*id, touched);
+            touched.extend(keys);
+            let remove = Transaction { remove: vec![*id], ..Transaction::default() };
+            if let Err(error) = self.store.commit(&remove) {
+                tracing::error!(grant = %id, "{error}: it would come back at a restart");
+                self.alarms.storage = Some(error.to_string());
+            }
+            replace(outcomes, *id, &Refused::new(refusal, error.to_string()));
+        }
+    }
+
+    fn restore(
+        &mut self,
+        grants: Vec<(GrantId, StoredGrant)>,
+        tombstones: Vec<(GrantId, WallTime)>,
+        now: Now,
+    ) {
+        for (id, until) in tombstones {
+            self.ledger.restore_tombstone(id, until);
+        }
+        let trusted = self.clock_is_trusted(now);
+        if !trusted {
+            tracing::error!(
+                "this host's clock says {}, but it has been {} before: grants of an earlier boot \
+                 stay closed until it is right",
+                now.wall,
+                self.floor
+            );
+        }
+        // Between the floor and a clock that is a little behind it, the later one counts.
+        let now = Now { wall: now.wall.max(self.floor), ..now };
+        let mut transaction = Transaction::default();
+        for (id, stored) in grants {
+            let deadline = stored.deadline_in(&self.boot_id);
+            if deadline.is_none() && !trusted {
+                continue;
+            }
+            let Some(envelope) = &stored.envelope else { continue };
+            let result = self
+                .verify(envelope, now)
+                .and_then(|grant| self.ledger.restore(grant, deadline, now, &mut Vec::new()));
+            match result {
+                Ok(Some(Admission::Active)) if deadline.is_none() => {
+                    transaction.put.push((id, self.stored(id, envelope)));
+                }
+                Ok(Some(_)) => {}
+                Ok(None) | Err(Refused { refusal: Refusal::Expired, .. }) => {
+                    transaction.remove.push(id);
+                }
+                Err(refused) => tracing::warn!(grant = %id, "stored grant not restored: {refused}"),
+            }
+        }
+        if let Err(error) = self.store.commit(&transaction) {
+            tracing::error!("{error}");
+            self.alarms.storage = Some(error.to_string());
+        }
+    }
+
+    /// Makes the kernel's grant tables what the ledger says, all of them.
+    fn reconcile_all(&mut self) -> Result<(), DatapathError> {
+        let desired: Entries = self
+            .ledger
+            .all_desired()
+            .filter_map(|(key, entry)| Some((key, entry?)))
+            .collect();
+        let keys: BTreeSet<EntryKey> =
+            desired.keys().chain(self.installed.keys()).copied().collect();
+        self.try_write(&keys.into_iter().collect::<Vec<_>>())
+    }
+
+    /// Writes what the touched keys need; what fails is kept to be tried again.
+    fn write(&mut self, touched: &[EntryKey]) {
+        let before = std::mem::take(&mut self.dirty);
+        match self.try_write(touched) {
+            Ok(()) => {
+                let written: BTreeSet<_> = touched.iter().copied().collect();
+                self.dirty = before.difference(&written).copied().collect();
+            }
+            Err(error) => {
+                tracing::error!("{error}");
+                self.alarms.kernel = Some(error.to_string());
+                self.dirty = before;
+                self.dirty.extend(touched);
+            }
+        }
+        if self.dirty.is_empty() {
+            self.alarms.kernel = None;
+        }
+    }
+
+    /// All writes are tried, so that one that fails does not keep another from closing; the first
+    /// error comes back.
+    fn try_write(&mut self, touched: &[EntryKey]) -> Result<(), DatapathError> {
+        let mut first = Ok(());
+        let keys: BTreeSet<_> = touched.iter().copied().collect();
+        let desired = keys.into_iter().map(|key| (key, self.ledger.desired(&key)));
+        for write in plan(desired, &self.installed) {
+            if let Err(error) = self.datapath.write(&write) {
+                if first.is_ok() {
+                    first = Err(error);
+                }
+                continue;
+            }
+            match write {
+                crate::reconcile::Write::Remove(key) => self.installed.remove(&key),
+                crate::reconcile::Write::Set(key, entry) => self.installed.insert(key, entry),
+            };
+        }
+        first
+    }
+
+    fn clock_is_trusted(&self, now: Now) -> bool {
+        now.wall + SKEW >= self.floor
+    }
+
+    /// The floor rises with every trusted look at the clock.
+    fn rise(&mut self, now: Now) -> WallTime {
+        self.floor = self.floor.max(now.wall);
+        self.floor
+    }
+
+    fn coverage(&self) -> Coverage {
+        Coverage { filter: self.config.gate.interfaces.clone(), hook: self.config.gate.hook }
+    }
+
+    fn tell_links(&self, now: Now) {
+        for InterfaceState { name, hook, note, change, .. } in &self.interfaces {
+            let Some(change) = change else { continue };
+            let hook = hook.map_or("none", |hook| hook.word());
+            match change {
+                LinkChange::Restored => {
+                    tracing::warn!(interface = name, hook, "the gate was missing: restored");
+                }
+                LinkChange::Adopted | LinkChange::Attached => {
+                    tracing::info!(interface = name, hook, note, "gate {}", change.word());
+                }
+            }
+            let event = v1::GateEvent {
+                kind: change.word().into(),
+                interface: name.clone(),
+                detail: format!("{hook} {note}").trim_end().to_owned(),
+            };
+            self.journal.add(now.wall.0, What::Gate(event));
+        }
+    }
+
+    fn tell_outcomes(&self, outcomes: &[Result<Accepted, Refused>], by: &str, now: Now) {
+        for outcome in outcomes {
+            match outcome {
+                Ok(Accepted { admission: Admission::Known, .. }) => {}
+                Ok(Accepted { admission, id, not_after }) => {
+                    let kind = match admission {
+                        Admission::Active | Admission::Known => "activated",
+                        Admission::Scheduled => "scheduled",
+                    };
+                    tracing::info!(grant = %id, by, until = %not_after, "grant {kind}");
+                    self.tell_grant(kind, *id, "", by, "", now);
+                }
+                Err(refused) => {
+                    let Refused { refusal, detail, id } = refused;
+                    tracing::warn!(by, reason = refusal.word(), "grant refused: {detail:?}");
+                    let id = id.unwrap_or(GrantId([0; 16]));
+                    self.tell_grant("refused", id, refusal.word(), by, detail, now);
+                }
+            }
+        }
+    }
+
+    fn tell_grant(&self, kind: &str, id: GrantId, reason: &str, by: &str, detail: &str, now: Now) {
+        let event = v1::GrantEvent {
+            kind: kind.into(),
+            grant_id: id.0.to_vec().into(),
+            reason: reason.into(),
+            by: by.into(),
+            detail: detail.into(),
+        };
+        self.journal.add(now.wall.0, What::Grant(event));
+    }
+}
+
+/// Turns the accepted outcome of a grant into a refusal.
+fn replace(outcomes: &mut [Result<Accepted, Refused>], id: GrantId, refused: &Refused) {
+    for outcome in outcomes {
+        if outcome.as_ref().is_ok_and(|accepted| accepted.id == id) {
+            *outcome = Err(refused.clone().of(id));
+        }
+    }
+}

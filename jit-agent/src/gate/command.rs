@@ -1,0 +1,170 @@
+//! Commands to the gate, and the loop that serves them.
+
+use std::sync::Arc;
+
+use jit_common::Event;
+use jit_proto::v1;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep_until},
+};
+
+use crate::{
+    clock::Now,
+    datapath::Datapath,
+    gate::{Accepted, Gate, Revoked, TICK, Target},
+    journal::Journal,
+    refusal::Refused,
+};
+
+/// Commands that wait at most; who sends more waits.
+const QUEUE: usize = 64;
+/// Envelopes admitted in one go; between two goes revocations are served.
+const MAX_ENVELOPES: usize = 256;
+
+/// How the rest of the agent speaks to the gate.
+#[derive(Clone, Debug)]
+pub struct GateHandle {
+    urgent: mpsc::Sender<Urgent>,
+    pushes: mpsc::Sender<Push>,
+    events: mpsc::Sender<Event>,
+    journal: Arc<Journal>,
+}
+
+/// The other end.
+#[derive(Debug)]
+pub struct Requests {
+    urgent: mpsc::Receiver<Urgent>,
+    pushes: mpsc::Receiver<Push>,
+    events: mpsc::Receiver<Event>,
+}
+
+/// The gate's task has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the gate's task has ended; see the agent's log")]
+pub struct Gone;
+
+#[derive(Debug)]
+enum Urgent {
+    List { ended: bool, reply: oneshot::Sender<Vec<v1::GrantState>> },
+    Revoke { target: Target, by: String, why: String, reply: oneshot::Sender<Revoked> },
+    Status { reply: oneshot::Sender<v1::StatusResponse> },
+}
+
+#[derive(Debug)]
+struct Push {
+    envelopes: Vec<v1::Envelope>,
+    by: String,
+    reply: oneshot::Sender<Vec<Result<Accepted, Refused>>>,
+}
+
+/// A handle and its other end.
+pub fn channel(journal: Arc<Journal>) -> (GateHandle, Requests) {
+    let (urgent, urgent_requests) = mpsc::channel(QUEUE);
+    let (pushes, push_requests) = mpsc::channel(QUEUE);
+    let (events, event_requests) = mpsc::channel(QUEUE * 16);
+    (
+        GateHandle { urgent, pushes, events, journal },
+        Requests { urgent: urgent_requests, pushes: push_requests, events: event_requests },
+    )
+}
+
+impl GateHandle {
+    /// Admits envelopes; the outcomes are in their order.
+    pub async fn push(
+        &self,
+        envelopes: Vec<v1::Envelope>,
+        by: &str,
+    ) -> Result<Vec<Result<Accepted, Refused>>, Gone> {
+        let mut outcomes = Vec::with_capacity(envelopes.len());
+        let mut rest = envelopes.into_iter();
+        loop {
+            let envelopes: Vec<_> = rest.by_ref().take(MAX_ENVELOPES).collect();
+            if envelopes.is_empty() {
+                return Ok(outcomes);
+            }
+            let (reply, answer) = oneshot::channel();
+            let push = Push { envelopes, by: by.to_owned(), reply };
+            self.pushes.send(push).await.map_err(|_| Gone)?;
+            outcomes.extend(answer.await.map_err(|_| Gone)?);
+        }
+    }
+
+    /// Closes.
+    pub async fn revoke(&self, target: Target, by: &str, why: &str) -> Result<Revoked, Gone> {
+        let (by, why) = (by.to_owned(), why.to_owned());
+        self.ask(|reply| Urgent::Revoke { target, by, why, reply }).await
+    }
+
+    /// Grants, oldest first.
+    pub async fn list(&self, ended: bool) -> Result<Vec<v1::GrantState>, Gone> {
+        self.ask(|reply| Urgent::List { ended, reply }).await
+    }
+
+    /// Status.
+    pub async fn status(&self) -> Result<v1::StatusResponse, Gone> {
+        self.ask(|reply| Urgent::Status { reply }).await
+    }
+
+    /// Events of grants, links and packets.
+    pub fn journal(&self) -> &Arc<Journal> {
+        &self.journal
+    }
+
+    /// Tells of a packet; dropped when the gate has no time for it, as the kernel does.
+    pub fn saw_packet(&self, event: Event) {
+        let _full = self.events.try_send(event);
+    }
+
+    async fn ask<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<T>) -> Urgent,
+    ) -> Result<T, Gone> {
+        let (reply, answer) = oneshot::channel();
+        self.urgent.send(request(reply)).await.map_err(|_| Gone)?;
+        answer.await.map_err(|_| Gone)
+    }
+}
+
+impl<D: Datapath> Gate<D> {
+    /// Serves requests and lets time pass, until every handle is gone. `clock` reads both clocks;
+    /// `alive` is called at least every two ticks (the watchdog).
+    pub async fn run(mut self, mut requests: Requests, clock: impl Fn() -> Now, alive: impl Fn()) {
+        let mut next_check = Instant::now() + TICK;
+        loop {
+            let quiet = self.advance(clock());
+            let wake = (Instant::now() + quiet).min(next_check);
+            tokio::select! {
+                biased;
+                request = requests.urgent.recv() => match request {
+                    Some(request) => self.serve(request, clock()),
+                    None => return,
+                },
+                () = sleep_until(wake), if wake <= Instant::now() => {}
+                Some(push) = requests.pushes.recv() => {
+                    let Push { envelopes, by, reply } = push;
+                    // Whoever asked may be gone; what was accepted stays accepted.
+                    drop(reply.send(self.push(envelopes, &by, clock())));
+                }
+                Some(event) = requests.events.recv() => self.saw_packet(&event, clock()),
+                () = sleep_until(wake) => {}
+            }
+            if Instant::now() >= next_check {
+                self.check_coverage(clock());
+                alive();
+                next_check = Instant::now() + TICK;
+            }
+        }
+    }
+
+    fn serve(&mut self, request: Urgent, now: Now) {
+        // Whoever asked may be gone.
+        match request {
+            Urgent::List { ended, reply } => drop(reply.send(self.list(ended, now))),
+            Urgent::Revoke { target, by, why, reply } => {
+                drop(reply.send(self.revoke(&target, &by, &why, now)));
+            }
+            Urgent::Status { reply } => drop(reply.send(self.status(now))),
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! What the gate tells about itself: messages for `status`, `list` and watchers.
+
+use jit_common::{Counter, Event, PortCounters, PortKey, Protocol, Reason};
+use jit_proto::v1;
+
+use crate::{
+    clock::Now,
+    config::Config,
+    datapath::{Counters, Datapath, InterfaceState},
+    gate::{Alarms, Gate},
+    grant::{PortRange, Sessions},
+    ledger::{Record, Stage},
+    policy::PortPolicy,
+};
+
+impl<D: Datapath> Gate<D> {
+    /// Everything for `status`.
+    pub fn status(&self, now: Now) -> v1::StatusResponse {
+        let Config { host, gate, policy, control, limits, .. } = &self.config;
+        let (counters, counter_problem) = match self.datapath.counters() {
+            Ok(counters) => (counters, None),
+            Err(error) => (Counters::default(), Some(error.to_string())),
+        };
+        let mut problems = self.problems(now);
+        problems.extend(counter_problem);
+        let (hosts, prefixes) = self.ledger.claims().used();
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let (last_push_ms, last_controller) = self
+            .last_push
+            .as_ref()
+            .map_or((0, String::new()), |(time, by)| (time.0, by.clone()));
+        v1::StatusResponse {
+            state: state(gate.observe, &self.interfaces, &problems).into(),
+            problems,
+            version: env!("CARGO_PKG_VERSION").into(),
+            host: host.clone(),
+            mode: if gate.observe { "observe" } else { "enforce" }.into(),
+            interfaces: self.interfaces.iter().map(interface).collect(),
+            ports: policy.sections().iter().map(port).collect(),
+            grants: self.list(false, now),
+            drops: Some(drops(&counters)),
+            control: control.as_ref().map(|control| v1::Control {
+                listen: control.listen.to_string(),
+                certificate_not_after_ms: 0,
+                last_push_ms,
+                last_controller,
+            }),
+            capacity: Some(v1::Capacity {
+                host_entries: count(hosts),
+                host_entries_max: limits.hosts,
+                prefix_entries: count(prefixes),
+                prefix_entries_max: limits.prefixes.saturating_mul(2),
+            }),
+            soon: self.soon(hosts, prefixes),
+            started_at_ms: self.started.0,
+        }
+    }
+
+    /// Grants, oldest first.
+    pub fn list(&self, ended: bool, now: Now) -> Vec<v1::GrantState> {
+        let live = self.ledger.grants();
+        let over = self.ledger.ended().filter(|_| ended);
+        let mut grants: Vec<_> =
+            live.chain(over).map(|record| self.grant_state(record, now)).collect();
+        grants.sort_by_key(|state| state.grant.as_ref().map(|grant| (grant.issued_at_ms, grant.id.clone())));
+        grants
+    }
+
+    /// A packet event with the grant that let it in.
+    pub(super) fn packet_event(&self, event: &Event) -> v1::PacketEvent {
+        let bytes = if event.family == 4 { 4 } else { 16 };
+        let address = |address: &[u8; 16]| address.iter().take(bytes).copied().collect::<Vec<u8>>();
+        let granted = event.reason == Reason::Granted as u8;
+        let grant = granted.then(|| self.ledger.owner(event.slot)).flatten();
+        v1::PacketEvent {
+            reason: Reason::from_number(event.reason).map_or("", Reason::word).into(),
+            source: address(&event.source).into(),
+            destination: address(&event.destination).into(),
+            source_port: event.source_port.into(),
+            protocol: protocol(event.protocol),
+            port: event.port.into(),
+            grant_id: grant.map(|id| id.0.to_vec()).unwrap_or_default().into(),
+            observed: event.observed != 0,
+            interface_index: event.interface,
+        }
+    }
+
+    fn grant_state(&self, record: &Record, now: Now) -> v1::GrantState {
+        let Record { grant, stage, hits } = record;
+        let (state, left, hits) = match stage {
+            Stage::Active { deadline, slot } => {
+                (v1::State::Active, now.until(*deadline), self.datapath.hits(*slot))
+            }
+            Stage::Expired => (v1::State::Expired, Default::default(), *hits),
+            Stage::Revoked => (v1::State::Revoked, Default::default(), *hits),
+            Stage::Scheduled { .. } => {
+                (v1::State::Scheduled, grant.not_after().since(now.wall).unwrap_or_default(), 0)
+            }
+        };
+        v1::GrantState {
+            grant: Some(grant.message().clone()),
+            state: state.into(),
+            signers: grant.signers().to_vec(),
+            left_ms: i64::try_from(left.as_millis()).unwrap_or(i64::MAX),
+            hits,
+        }
+    }
+
+    fn problems(&self, now: Now) -> Vec<String> {
+        let Alarms { coverage, damaged, kernel, storage } = &self.alarms;
+        let mut problems: Vec<String> =
+            [coverage, damaged, kernel, storage].into_iter().flatten().cloned().collect();
+        if !self.clock_is_trusted(now) {
+            problems.push(format!(
+                "the clock says {}, but it has been {} before: nothing new is opened until it is \
+                 right",
+                now.wall, self.floor
+            ));
+        }
+        for InterfaceState { name, hook, note, .. } in &self.interfaces {
+            if hook.is_none() {
+                problems.push(format!("{name} is not gated: {note}"));
+            }
+        }
+        if self.interfaces.is_empty() {
+            problems.push("no interface matches [gate] interfaces: nothing is gated".into());
+        }
+        if self.config.policy.sections().is_empty() {
+            problems.push("no [[port]] section: nothing is protected".into());
+        }
+        problems
+    }
+
+    fn soon(&self, hosts: usize, prefixes: usize) -> Vec<String> {
+        let most = |entries: u32| usize::try_from(entries).unwrap_or(usize::MAX);
+        let limits = self.config.limits;
+        [
+            ("addresses", hosts, most(limits.hosts)),
+            ("prefixes", prefixes, most(limits.prefixes)),
+        ]
+        .into_iter()
+        .filter(|(_, used, most)| used.saturating_mul(10) >= most.saturating_mul(9))
+        .map(|(what, used, most)| format!("{used} of {most} {what} are in use ([limits])"))
+        .collect()
+    }
+}
+
+/// `enforcing`, `degraded` or `not_enforcing`.
+pub(crate) fn state(
+    observe: bool,
+    interfaces: &[InterfaceState],
+    problems: &[String],
+) -> &'static str {
+    if observe || interfaces.iter().all(|interface| interface.hook.is_none()) {
+        "not_enforcing"
+    } else if problems.is_empty() {
+        "enforcing"
+    } else {
+        "degraded"
+    }
+}
+
+pub(crate) fn interface(state: &InterfaceState) -> v1::Interface {
+    let InterfaceState { name, index, hook, since, note, change: _ } = state;
+    v1::Interface {
+        name: name.clone(),
+        index: *index,
+        hook: hook.map_or("none", |hook| hook.word()).into(),
+        since_ms: since.map_or(0, |since| since.0),
+        note: note.clone(),
+        attached: hook.is_some(),
+    }
+}
+
+/// Counters as a message.
+pub(crate) fn drops(counters: &Counters) -> v1::Drops {
+    let by_port = counters.ports.iter().map(|(port, PortCounters { packets, .. })| {
+        v1::PortCounter {
+            protocol: protocol(port.protocol as u8),
+            port: port.port.into(),
+            by_reason: Reason::ALL
+                .into_iter()
+                .zip(packets)
+                .filter(|(_, packets)| **packets > 0)
+                .map(|(reason, packets)| counter(reason, *packets))
+                .collect(),
+        }
+    });
+    v1::Drops {
+        by_reason: counters
+            .drops()
+            .filter(|(_, packets)| *packets > 0)
+            .map(|(reason, packets)| counter(reason, packets))
+            .collect(),
+        by_port: by_port.filter(|port| !port.by_reason.is_empty()).collect(),
+        observed: counters.total(Counter::Observed),
+        events_suppressed: counters.total(Counter::EventsSuppressed),
+        events_lost: counters.total(Counter::EventsLost),
+    }
+}
+
+/// A port range as a message.
+pub(crate) fn port_range(range: PortRange) -> v1::PortRange {
+    v1::PortRange {
+        protocol: protocol(range.protocol as u8),
+        first: range.first.into(),
+        last: range.last.into(),
+    }
+}
+
+/// One port, likewise.
+pub(crate) fn one_port(port: PortKey) -> v1::PortRange {
+    port_range(PortRange { protocol: port.protocol, first: port.port, last: port.port })
+}
+
+fn counter(reason: Reason, packets: u64) -> v1::Counter {
+    v1::Counter { reason: reason.word().into(), packets }
+}
+
+fn protocol(number: u8) -> i32 {
+    match Protocol::from_number(number) {
+        Some(Protocol::Tcp) => v1::Protocol::Tcp.into(),
+        Some(Protocol::Udp) => v1::Protocol::Udp.into(),
+        None => v1::Protocol::Unspecified.into(),
+    }
+}
+
+fn port(section: &PortPolicy) -> v1::Port {
+    v1::Port {
+        range: Some(port_range(section.range)),
+        mode: if section.observe { "observe" } else { "enforce" }.into(),
+        sessions: match section.sessions {
+            Sessions::Cut => v1::Sessions::Cut.into(),
+            Sessions::Drain => v1::Sessions::Drain.into(),
+        },
+        terminates: if section.forwarded { "forwarded" } else { "host" }.into(),
+        max_duration_ms: i64::try_from(section.max_duration.as_millis()).unwrap_or(i64::MAX),
+    }
+}

@@ -1,0 +1,293 @@
+//! The gRPC service `jit.v1.JitAgent`, for controllers over TLS and for the command line over a
+//! unix socket. It authorizes and translates; the gate decides.
+
+mod accept;
+mod peer;
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use futures_util::Stream;
+use jit_proto::v1::{
+    self,
+    jit_agent_server::{JitAgent, JitAgentServer},
+};
+use tonic::{Code, Request, Response, Status, transport::Server};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+pub use accept::{bind_tcp, bind_unix, serve_tcp, serve_unix};
+pub use peer::{Identity, Peer};
+
+use crate::{
+    clock::WallTime,
+    gate::{Accepted, GateHandle, Target},
+    grant::GrantId,
+    refusal::{Refusal, Refused},
+};
+
+/// Largest request: a batch of a few thousand grants.
+const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+/// Most envelopes in one batch.
+const MAX_BATCH: usize = 16_384;
+/// Domain of the error details (google.rpc.ErrorInfo).
+const ERROR_DOMAIN: &str = "jit-agent";
+/// Bytes of a control-plane text that is kept.
+const MAX_REASON_BYTES: usize = 1024;
+
+/// The service.
+#[derive(Clone, Debug)]
+pub struct Service {
+    gate: GateHandle,
+    /// End of the agent's certificate, for `status`.
+    certificate: Arc<std::sync::Mutex<Option<WallTime>>>,
+}
+
+/// What a call needs.
+#[derive(Clone, Copy)]
+enum May {
+    Grant,
+    Read,
+    Revoke,
+}
+
+impl Service {
+    /// A service in front of a gate.
+    pub fn new(gate: GateHandle) -> Self {
+        Self { gate, certificate: Arc::default() }
+    }
+
+    /// Tells when the agent's certificate ends.
+    pub fn set_certificate_end(&self, not_after: Option<WallTime>) {
+        *self.certificate.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = not_after;
+    }
+
+    /// The HTTP/2 server with its bounds, which serves connections from anywhere.
+    pub fn router(self) -> tonic::transport::server::Router {
+        Server::builder()
+            .max_concurrent_streams(64)
+            .concurrency_limit_per_connection(64)
+            .http2_keepalive_interval(Some(Duration::from_secs(30)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+            .http2_max_header_list_size(16 * 1024)
+            .http2_max_pending_accept_reset_streams(Some(20))
+            .max_connection_age(Duration::from_secs(24 * 3600))
+            .add_service(
+                JitAgentServer::new(self)
+                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                    .max_encoding_message_size(usize::MAX),
+            )
+    }
+}
+
+#[tonic::async_trait]
+impl JitAgent for Service {
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>>;
+
+    async fn push(
+        &self,
+        request: Request<v1::PushRequest>,
+    ) -> Result<Response<v1::PushResponse>, Status> {
+        let by = authorize(&request, May::Grant)?;
+        let envelope = request
+            .into_inner()
+            .envelope
+            .ok_or_else(|| Status::invalid_argument("envelope is missing"))?;
+        let outcomes = self.gate.push(vec![envelope], &by).await.map_err(gone)?;
+        match outcomes.into_iter().next() {
+            Some(Ok(accepted)) => {
+                Ok(Response::new(v1::PushResponse { outcome: Some(accepted_outcome(&accepted)) }))
+            }
+            Some(Err(refused)) => Err(refused_status(&refused)),
+            None => Err(Status::internal("the gate gave no outcome")),
+        }
+    }
+
+    async fn push_batch(
+        &self,
+        request: Request<v1::PushBatchRequest>,
+    ) -> Result<Response<v1::PushBatchResponse>, Status> {
+        let by = authorize(&request, May::Grant)?;
+        let may_revoke = authorize(&request, May::Revoke);
+        let v1::PushBatchRequest { envelopes, revoke_ids } = request.into_inner();
+        if envelopes.len() > MAX_BATCH || revoke_ids.len() > MAX_BATCH {
+            return Err(Status::invalid_argument(format!("more than {MAX_BATCH} in one batch")));
+        }
+        let mut response = v1::PushBatchResponse::default();
+        if !revoke_ids.is_empty() {
+            may_revoke?;
+            let ids = revoke_ids.iter().map(|id| grant_id(id)).collect::<Result<_, _>>()?;
+            let revoked =
+                self.gate.revoke(Target::Ids(ids), &by, "batch").await.map_err(gone)?;
+            response.revoked = revoked.ended;
+            response.warning = revoked.warning;
+        }
+        let outcomes = self.gate.push(envelopes, &by).await.map_err(gone)?;
+        response.outcomes = outcomes
+            .iter()
+            .map(|outcome| match outcome {
+                Ok(accepted) => accepted_outcome(accepted),
+                Err(refused) => refused_outcome(refused),
+            })
+            .collect();
+        Ok(Response::new(response))
+    }
+
+    async fn revoke(
+        &self,
+        request: Request<v1::RevokeRequest>,
+    ) -> Result<Response<v1::RevokeResponse>, Status> {
+        use v1::revoke_request::What;
+        let by = authorize(&request, May::Revoke)?;
+        let v1::RevokeRequest { what, reason } = request.into_inner();
+        let target = match what {
+            Some(What::All(true)) => Target::All,
+            Some(What::GrantId(id)) => Target::Ids(vec![grant_id(&id)?]),
+            Some(What::Requester(name)) if !name.is_empty() => Target::Requester(name),
+            Some(What::All(false) | What::Requester(_)) | None => {
+                return Err(Status::invalid_argument(
+                    "say what to revoke: grant_id, requester, or all = true",
+                ));
+            }
+        };
+        let why = truncated(&reason);
+        let revoked = self.gate.revoke(target, &by, why).await.map_err(gone)?;
+        Ok(Response::new(v1::RevokeResponse { revoked: revoked.ended, warning: revoked.warning }))
+    }
+
+    async fn list(
+        &self,
+        request: Request<v1::ListRequest>,
+    ) -> Result<Response<v1::ListResponse>, Status> {
+        authorize(&request, May::Read)?;
+        let grants = self.gate.list(request.get_ref().include_ended).await.map_err(gone)?;
+        Ok(Response::new(v1::ListResponse { grants }))
+    }
+
+    async fn status(
+        &self,
+        request: Request<v1::StatusRequest>,
+    ) -> Result<Response<v1::StatusResponse>, Status> {
+        authorize(&request, May::Read)?;
+        let mut status = self.gate.status().await.map_err(gone)?;
+        let end = *self.certificate.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let (Some(control), Some(end)) = (&mut status.control, end) {
+            control.certificate_not_after_ms = end.0;
+            let now = crate::sys::now().wall;
+            let days = (end.0 - now.0) / 86_400_000;
+            if end <= now {
+                status.soon.push(format!("the agent's certificate ended at {end}"));
+            } else if days < 14 {
+                status.soon.push(format!("the agent's certificate ends in {days} days ({end})"));
+            }
+        }
+        Ok(Response::new(status))
+    }
+
+    async fn watch(
+        &self,
+        request: Request<v1::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        authorize(&request, May::Read)?;
+        let journal = Arc::clone(self.gate.journal());
+        let reader = journal
+            .reader(&request.get_ref().cursor)
+            .map_err(|error| Status::invalid_argument(format!("cursor: {error}")))?;
+        let batches = futures_util::stream::unfold((journal, reader), |(journal, mut reader)| async {
+            let events = journal.next(&mut reader).await;
+            Some((events, (journal, reader)))
+        });
+        let events = futures_util::StreamExt::flat_map(batches, |events| {
+            futures_util::stream::iter(events.into_iter().map(Ok))
+        });
+        Ok(Response::new(Box::pin(events)))
+    }
+}
+
+/// The peer's name, if it may do this.
+fn authorize<T>(request: &Request<T>, may: May) -> Result<String, Status> {
+    let identity = request
+        .extensions()
+        .get::<Identity>()
+        .ok_or_else(|| Status::internal("a connection without an identity"))?;
+    let (allowed, what) = match may {
+        May::Grant => (identity.may.grant, "grant"),
+        May::Read => (identity.may.read, "read"),
+        May::Revoke => (identity.may.revoke, "revoke"),
+    };
+    if allowed {
+        return Ok(identity.name.clone());
+    }
+    let detail = format!(
+        "{} may do: {}; this needs {what:?}. A [[controller]] section of the agent's configuration \
+         says who may do what",
+        identity.name,
+        if identity.may == Default::default() { "nothing".into() } else { identity.may.to_string() }
+    );
+    Err(refused_status(&Refused::new(Refusal::NotPermitted, detail)))
+}
+
+fn accepted_outcome(accepted: &Accepted) -> v1::Outcome {
+    let Accepted { admission, id, not_after } = accepted;
+    v1::Outcome {
+        reason: admission.word().into(),
+        accepted: true,
+        grant_id: id.0.to_vec().into(),
+        detail: format!("until {not_after}"),
+        not_after_ms: not_after.0,
+    }
+}
+
+fn refused_outcome(refused: &Refused) -> v1::Outcome {
+    let Refused { refusal, detail, id } = refused;
+    v1::Outcome {
+        reason: refusal.word().into(),
+        accepted: false,
+        grant_id: id.map(|id| id.0.to_vec()).unwrap_or_default().into(),
+        detail: detail.clone(),
+        not_after_ms: 0,
+    }
+}
+
+/// A refusal as a gRPC status, with the stable word in google.rpc.ErrorInfo.
+fn refused_status(refused: &Refused) -> Status {
+    let Refused { refusal, detail, id } = refused;
+    let code = match refusal {
+        Refusal::BadSignature | Refusal::NotPermitted | Refusal::UnknownKey | Refusal::WeakKey => {
+            Code::PermissionDenied
+        }
+        Refusal::BadType | Refusal::Malformed | Refusal::TooLarge => Code::InvalidArgument,
+        Refusal::Capacity => Code::ResourceExhausted,
+        Refusal::ClockUntrusted | Refusal::Storage => Code::Unavailable,
+        Refusal::ApprovalsMissing
+        | Refusal::Expired
+        | Refusal::IdConflict
+        | Refusal::Lifetime
+        | Refusal::NotYetValid
+        | Refusal::PortNotProtected
+        | Refusal::Revoked
+        | Refusal::SourceNotAllowed
+        | Refusal::SourceTooWide
+        | Refusal::WrongHost => Code::FailedPrecondition,
+    };
+    let metadata = id.map(|id| ("grant_id".to_owned(), id.to_string()));
+    let details = ErrorDetails::with_error_info(
+        refusal.word(),
+        ERROR_DOMAIN,
+        metadata.into_iter().collect::<std::collections::HashMap<_, _>>(),
+    );
+    Status::with_error_details(code, format!("{}: {detail}", refusal.word()), details)
+}
+
+fn grant_id(bytes: &[u8]) -> Result<GrantId, Status> {
+    GrantId::from_bytes(bytes).ok_or_else(|| {
+        Status::invalid_argument(format!("a grant id has 16 bytes, not {}", bytes.len()))
+    })
+}
+
+fn truncated(text: &str) -> &str {
+    let end = text.floor_char_boundary(text.len().min(MAX_REASON_BYTES));
+    text.get(..end).unwrap_or_default()
+}
+
+fn gone(error: impl std::fmt::Display) -> Status {
+    Status::unavailable(error.to_string())
+}

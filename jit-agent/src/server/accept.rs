@@ -1,0 +1,166 @@
+//! Accepting connections, bounded in number and time before anything is believed of them.
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    net::{IpAddr, SocketAddr},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use rustls::ServerConfig;
+use tokio::{
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    time::timeout,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::{
+    config::Controller,
+    server::{
+        Service,
+        peer::{Identity, Peer},
+    },
+    tls,
+};
+
+/// A TLS handshake that takes longer is cut off.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// Connections in all, and from one address. Silent ones are dropped by the handshake's time-out.
+const MAX_CONNECTIONS: usize = 512;
+const MAX_PER_SOURCE: usize = 64;
+/// Local connections.
+const MAX_LOCAL: usize = 64;
+/// After an error of accept (no descriptors left), do not spin.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What each handshake needs to know; replaced when configuration or certificates are reloaded.
+pub type Trust = (Arc<ServerConfig>, Arc<[Controller]>);
+
+/// Opens the listening port.
+pub async fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::bind(address).await
+}
+
+/// Opens the unix socket: 0660, so that the group of the runtime directory may ask.
+pub fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    // The lock on the pins says that no other agent lives; what is left is of a dead one.
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
+    Ok(listener)
+}
+
+/// Serves controllers until the listener fails for good.
+pub async fn serve_tcp(
+    listener: TcpListener,
+    service: Service,
+    trust: watch::Receiver<Trust>,
+) -> Result<(), tonic::transport::Error> {
+    let (sender, connections) = mpsc::channel(16);
+    let all = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let sources = Sources::default();
+    tokio::spawn(async move {
+        while !sender.is_closed() {
+            let (stream, address) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!("cannot accept a connection: {error}");
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+            };
+            let source = address.ip().to_canonical();
+            // Over a limit: closed at once; well-behaved peers try again.
+            let Ok(permit) = Arc::clone(&all).try_acquire_owned() else { continue };
+            let Some(of_source) = sources.permit(source) else { continue };
+            let permits = vec![permit, of_source];
+            let (config, controllers) = trust.borrow().clone();
+            let sender = sender.clone();
+            tokio::spawn(async move {
+                match handshake(stream, config).await {
+                    Ok(stream) => {
+                        let identity = identify(&stream, &controllers);
+                        let peer = Peer::new(stream, identity, permits);
+                        let _closed = sender.send(Ok::<_, io::Error>(peer)).await;
+                    }
+                    Err(error) => tracing::info!(%source, "TLS handshake failed: {error}"),
+                }
+            });
+        }
+    });
+    service.router().serve_with_incoming(ReceiverStream::new(connections)).await
+}
+
+/// Serves the command line until the listener fails for good.
+pub async fn serve_unix(
+    listener: UnixListener,
+    service: Service,
+) -> Result<(), tonic::transport::Error> {
+    let (sender, connections) = mpsc::channel(16);
+    let all = Arc::new(Semaphore::new(MAX_LOCAL));
+    tokio::spawn(async move {
+        while !sender.is_closed() {
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!("cannot accept a local connection: {error}");
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+            };
+            let Ok(permit) = Arc::clone(&all).try_acquire_owned() else { continue };
+            if let Some(identity) = identify_local(&stream) {
+                let peer = Peer::new(stream, identity, vec![permit]);
+                let _closed = sender.send(Ok::<_, io::Error>(peer)).await;
+            }
+        }
+    });
+    service.router().serve_with_incoming(ReceiverStream::new(connections)).await
+}
+
+async fn handshake(
+    stream: TcpStream,
+    config: Arc<ServerConfig>,
+) -> io::Result<TlsStream<TcpStream>> {
+    stream.set_nodelay(true)?;
+    timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream))
+        .await
+        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "not done within 5 s"))?
+}
+
+fn identify(stream: &TlsStream<TcpStream>, controllers: &[Controller]) -> Identity {
+    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let names = certificate.map(tls::names).unwrap_or_default();
+    Identity::of_certificate(&names, controllers)
+}
+
+fn identify_local(stream: &UnixStream) -> Option<Identity> {
+    let uid = stream.peer_cred().ok()?.uid();
+    Some(Identity::of_local(uid, rustix::process::geteuid().as_raw()))
+}
+
+/// Connections by source address.
+#[derive(Debug, Default)]
+struct Sources {
+    by_address: Mutex<HashMap<IpAddr, Arc<Semaphore>>>,
+}
+
+impl Sources {
+    fn permit(&self, source: IpAddr) -> Option<OwnedSemaphorePermit> {
+        let mut sources = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        // Addresses without a connection are forgotten, so the table is as long as the
+        // connections are many.
+        sources.retain(|_, semaphore| semaphore.available_permits() < MAX_PER_SOURCE);
+        let semaphore =
+            sources.entry(source).or_insert_with(|| Arc::new(Semaphore::new(MAX_PER_SOURCE)));
+        Arc::clone(semaphore).try_acquire_owned().ok()
+    }
+}

@@ -1,0 +1,137 @@
+//! Who is at the other end of a connection, and what that peer may do.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::OwnedSemaphorePermit,
+};
+use tonic::transport::server::Connected;
+
+use crate::config::{Controller, Permissions};
+
+/// Who is at the other end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// A controller's name, or `local uid N`.
+    pub name: String,
+    /// What it may do.
+    pub may: Permissions,
+}
+
+impl Identity {
+    /// The controller that one of these certificate names stands for; a stranger with a good
+    /// certificate may do nothing.
+    pub fn of_certificate(names: &[String], controllers: &[Controller]) -> Self {
+        controllers.iter().find(|controller| names.contains(&controller.identity)).map_or_else(
+            || Self {
+                name: format!("unknown controller {}", names.join(", ")),
+                may: Permissions::default(),
+            },
+            |controller| Self { name: controller.identity.clone(), may: controller.may },
+        )
+    }
+
+    /// A process on this machine: root and the agent's own user may close and push (what they push
+    /// must be signed all the same); whoever else can open the socket may read.
+    pub fn of_local(uid: u32, own: u32) -> Self {
+        let trusted = uid == 0 || uid == own;
+        Self {
+            name: format!("local uid {uid}"),
+            may: Permissions { grant: trusted, policy: trusted, read: true, revoke: trusted },
+        }
+    }
+}
+
+/// A connection that knows its peer and counts against the limits until it is dropped.
+#[derive(Debug)]
+pub struct Peer<S> {
+    stream: S,
+    identity: Identity,
+    _permits: Vec<OwnedSemaphorePermit>,
+}
+
+impl<S> Peer<S> {
+    /// A connection of this peer.
+    pub fn new(stream: S, identity: Identity, permits: Vec<OwnedSemaphorePermit>) -> Self {
+        Self { stream, identity, _permits: permits }
+    }
+}
+
+impl<S> Connected for Peer<S> {
+    type ConnectInfo = Identity;
+
+    fn connect_info(&self) -> Identity {
+        self.identity.clone()
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Peer<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Peer<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_good_certificate_that_is_not_in_the_table_may_do_nothing() {
+        let may = Permissions { grant: true, ..Permissions::default() };
+        let table = [Controller { identity: "spiffe://example.org/c".into(), may }];
+        let known = Identity::of_certificate(
+            &["other".into(), "spiffe://example.org/c".into()],
+            &table,
+        );
+        assert_eq!((known.name.as_str(), known.may), ("spiffe://example.org/c", may));
+        let stranger = Identity::of_certificate(&["spiffe://example.org/c2".into()], &table);
+        assert_eq!(stranger.may, Permissions::default());
+    }
+
+    #[test]
+    fn only_root_and_the_agents_user_may_close_locally() {
+        assert!(Identity::of_local(0, 990).may.revoke);
+        assert!(Identity::of_local(990, 990).may.revoke);
+        let other = Identity::of_local(1000, 990).may;
+        assert_eq!(other, Permissions { read: true, ..Permissions::default() });
+    }
+}

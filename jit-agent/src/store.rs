@@ -1,0 +1,279 @@
+//! What survives the agent: grants as they were received, revoked ids, and the latest wall time.
+//!
+//! An embedded transactional database (redb), one synced transaction for each answer. What is read
+//! back is verified again by the gate; a file that cannot be read is kept aside for a person, and
+//! the gate starts closed.
+
+use std::{
+    fs,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+};
+
+use jit_proto::v1;
+use prost::Message;
+use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+
+use crate::{
+    clock::{BootNanos, WallTime},
+    grant::GrantId,
+    sys::{self, FileError},
+};
+
+const GRANTS: TableDefinition<'_, [u8; 16], &[u8]> = TableDefinition::new("grants");
+const TOMBSTONES: TableDefinition<'_, [u8; 16], i64> = TableDefinition::new("tombstones");
+const CLOCK: TableDefinition<'_, &str, i64> = TableDefinition::new("clock");
+const FLOOR: &str = "floor";
+const FILE: &str = "grants.redb";
+/// The database's page cache, bytes: the ledger is in memory, so hardly anything is read twice.
+const CACHE_BYTES: usize = 4 * 1024 * 1024;
+
+/// The open database.
+#[derive(Debug)]
+pub struct Store {
+    database: Database,
+}
+
+/// A stored grant: the envelope as received, and its deadline if it was activated.
+#[derive(Clone, PartialEq, Message)]
+pub struct StoredGrant {
+    /// Exactly what was verified; verified again at start.
+    #[prost(message, optional, tag = "1")]
+    pub envelope: Option<v1::Envelope>,
+    /// Boot in which `deadline` means something; empty while scheduled.
+    #[prost(string, tag = "2")]
+    pub boot_id: String,
+    /// CLOCK_BOOTTIME nanoseconds.
+    #[prost(uint64, tag = "3")]
+    pub deadline: u64,
+}
+
+impl StoredGrant {
+    /// The deadline, if it was set in this boot.
+    pub fn deadline_in(&self, boot_id: &str) -> Option<BootNanos> {
+        (!self.boot_id.is_empty() && self.boot_id == boot_id).then_some(BootNanos(self.deadline))
+    }
+}
+
+/// One transaction.
+#[derive(Debug, Default)]
+pub struct Transaction {
+    /// Grants to write.
+    pub put: Vec<(GrantId, StoredGrant)>,
+    /// Grants to take away.
+    pub remove: Vec<GrantId>,
+    /// Revoked ids, and until when they stay refused.
+    pub tombstones: Vec<(GrantId, WallTime)>,
+    /// Wall time now; the floor only rises.
+    pub floor: Option<WallTime>,
+}
+
+/// What was found at start.
+#[derive(Debug, Default)]
+pub struct Stored {
+    /// Grants, unverified.
+    pub grants: Vec<(GrantId, StoredGrant)>,
+    /// Revoked ids.
+    pub tombstones: Vec<(GrantId, WallTime)>,
+    /// The latest wall time ever seen.
+    pub floor: Option<WallTime>,
+    /// A file that could not be read, where it was put, and why.
+    pub damaged: Option<(PathBuf, String)>,
+}
+
+/// Why the disk did not take it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A file or directory.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The database.
+    #[error("cannot {verb} the database {}: {cause}", path.display())]
+    Database {
+        /// What was tried.
+        verb: &'static str,
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        cause: String,
+    },
+    /// A transaction.
+    #[error("cannot write to the database: {0}")]
+    Write(#[from] Box<redb::Error>),
+}
+
+impl Store {
+    /// Opens the database in a directory and reads everything.
+    pub fn open(directory: &Path) -> Result<(Self, Stored), StoreError> {
+        sys::private_directory(directory, 0o700)?;
+        let path = directory.join(FILE);
+        let first = match open_and_read(&path) {
+            Ok(opened) => return Ok(opened),
+            Err(OpenError::Busy(cause)) => {
+                return Err(StoreError::Database { verb: "open", path, cause });
+            }
+            Err(OpenError::Damaged(cause)) => cause,
+        };
+        let aside = directory.join(format!("{FILE}.damaged-{}", sys::now().wall.0));
+        let moved = fs::rename(&path, &aside);
+        moved.map_err(|error| FileError::Io { verb: "move aside", path: path.clone(), error })?;
+        match open_and_read(&path) {
+            Ok((store, stored)) => Ok((store, Stored { damaged: Some((aside, first)), ..stored })),
+            Err(OpenError::Busy(cause) | OpenError::Damaged(cause)) => {
+                Err(StoreError::Database { verb: "create", path, cause })
+            }
+        }
+    }
+
+    /// Writes a transaction and syncs it to the disk.
+    pub fn commit(&self, transaction: &Transaction) -> Result<(), StoreError> {
+        let result = catch_unwind(AssertUnwindSafe(|| self.try_commit(transaction)));
+        match result {
+            Ok(result) => result.map_err(|error| StoreError::Write(Box::new(error))),
+            Err(_) => Err(StoreError::Write(Box::new(redb::Error::Corrupted(
+                "the database library panicked".into(),
+            )))),
+        }
+    }
+
+    fn try_commit(&self, transaction: &Transaction) -> Result<(), redb::Error> {
+        let Transaction { put, remove, tombstones, floor } = transaction;
+        let write = self.database.begin_write()?;
+        {
+            let mut grants = write.open_table(GRANTS)?;
+            for (id, stored) in put {
+                grants.insert(id.0, stored.encode_to_vec().as_slice())?;
+            }
+            for id in remove {
+                grants.remove(id.0)?;
+            }
+            let mut table = write.open_table(TOMBSTONES)?;
+            for (id, until) in tombstones {
+                table.insert(id.0, until.0)?;
+            }
+            if let Some(floor) = floor {
+                let mut clock = write.open_table(CLOCK)?;
+                let old = clock.get(FLOOR)?.map(|value| value.value());
+                if old.is_none_or(|old| old < floor.0) {
+                    clock.insert(FLOOR, floor.0)?;
+                }
+                table.retain(|_, until| until > floor.0)?;
+            }
+        }
+        write.commit()?;
+        Ok(())
+    }
+}
+
+enum OpenError {
+    /// Another process has it, or the disk does not answer: the file itself may be good.
+    Busy(String),
+    Damaged(String),
+}
+
+fn open_and_read(path: &Path) -> Result<(Store, Stored), OpenError> {
+    let result = catch_unwind(AssertUnwindSafe(|| -> Result<_, redb::Error> {
+        let database =
+            redb::Builder::new().set_cache_size(CACHE_BYTES).create(path)?;
+        let stored = read(&database)?;
+        Ok((Store { database }, stored))
+    }));
+    match result {
+        Ok(Ok(opened)) => Ok(opened),
+        Ok(Err(
+            error @ (redb::Error::DatabaseAlreadyOpen | redb::Error::LockPoisoned(_)),
+        )) => Err(OpenError::Busy(error.to_string())),
+        Ok(Err(redb::Error::Io(error)))
+            if !matches!(
+                error.kind(),
+                std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof
+            ) =>
+        {
+            Err(OpenError::Busy(error.to_string()))
+        }
+        Ok(Err(error)) => Err(OpenError::Damaged(error.to_string())),
+        Err(_) => Err(OpenError::Damaged("its content makes no sense".into())),
+    }
+}
+
+fn read(database: &Database) -> Result<Stored, redb::Error> {
+    // The tables exist from here on, so that reading needs no cases.
+    let write = database.begin_write()?;
+    write.open_table(GRANTS)?;
+    write.open_table(TOMBSTONES)?;
+    write.open_table(CLOCK)?;
+    write.commit()?;
+    let read = database.begin_read()?;
+    let mut stored = Stored::default();
+    for item in read.open_table(GRANTS)?.iter()? {
+        let (id, bytes) = item?;
+        // What does not decode opens nothing; it is left out and overwritten in time.
+        if let Ok(grant) = StoredGrant::decode(bytes.value()) {
+            stored.grants.push((GrantId(id.value()), grant));
+        }
+    }
+    for item in read.open_table(TOMBSTONES)?.iter()? {
+        let (id, until) = item?;
+        stored.tombstones.push((GrantId(id.value()), WallTime(until.value())));
+    }
+    stored.floor = read.open_table(CLOCK)?.get(FLOOR)?.map(|value| WallTime(value.value()));
+    Ok(stored)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(byte: u8) -> GrantId {
+        GrantId([byte; 16])
+    }
+
+    #[test]
+    fn what_was_committed_is_there_again_and_the_floor_only_rises() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path().join("state");
+        let (store, stored) = Store::open(&state).unwrap();
+        assert!(stored.grants.is_empty() && stored.floor.is_none());
+        let grant = StoredGrant { boot_id: "b".into(), deadline: 7, ..StoredGrant::default() };
+        let floor = Some(WallTime(1000));
+        let put = vec![(id(1), grant.clone()), (id(2), grant.clone())];
+        store.commit(&Transaction { put, floor, ..Transaction::default() }).unwrap();
+        let transaction = Transaction {
+            remove: vec![id(2)],
+            tombstones: vec![(id(2), WallTime(5000))],
+            floor: Some(WallTime(900)),
+            ..Transaction::default()
+        };
+        store.commit(&transaction).unwrap();
+        drop(store);
+        let (_, stored) = Store::open(&state).unwrap();
+        assert_eq!(stored.grants, [(id(1), grant)]);
+        assert_eq!(stored.tombstones, [(id(2), WallTime(5000))]);
+        assert_eq!(stored.floor, floor);
+    }
+
+    #[test]
+    fn a_second_owner_is_refused_and_the_file_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path().join("state");
+        let (_store, _) = Store::open(&state).unwrap();
+        let error = Store::open(&state).unwrap_err();
+        assert!(matches!(error, StoreError::Database { verb: "open", .. }), "{error}");
+        assert!(state.join(FILE).exists());
+    }
+
+    #[test]
+    fn a_damaged_file_is_kept_aside_and_the_store_starts_empty() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path().join("state");
+        fs::create_dir(&state).unwrap();
+        for garbage in [&b"not a database"[..], &[0; 8192]] {
+            fs::write(state.join(FILE), garbage).unwrap();
+            let (_store, stored) = Store::open(&state).unwrap();
+            let (aside, _) = stored.damaged.unwrap();
+            assert_eq!(fs::read(&aside).unwrap(), garbage);
+            assert!(stored.grants.is_empty());
+            fs::remove_file(aside).unwrap();
+        }
+    }
+}

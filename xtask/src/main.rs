@@ -1,1 +1,48 @@
-fn main() {}
+//! Tasks of the workspace: what a person runs from a clone. Never part of what is installed.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod build;
+mod demo;
+mod setup;
+mod shell;
+mod test;
+mod test_output;
+
+/// Tasks of the jit-agent workspace.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what building and testing need and is missing
+    Setup(setup::Options),
+    /// Build jit-agent and jitctl, kernel programs included
+    Build(build::Options),
+    /// Show the gate at work: real agent, real connections, in network namespaces
+    Demo(demo::Options),
+    /// Check formatting, lints and licences, and run every test
+    Test(test::Options),
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().task {
+        Task::Setup(options) => setup::run(options),
+        Task::Build(options) => build::run(options),
+        Task::Demo(options) => demo::run(options),
+        Task::Test(options) => test::run(options),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

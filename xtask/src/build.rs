@@ -1,0 +1,55 @@
+//! `cargo xtask build`: the two programs, the kernel programs inside one of them.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+use clap::Args;
+
+use crate::{setup, shell};
+
+/// What to build.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Optimised, as it is installed
+    #[arg(long)]
+    release: bool,
+}
+
+/// Where the programs are, once built.
+pub(crate) struct Programs {
+    /// The daemon.
+    pub(crate) agent: PathBuf,
+    /// The controller's side.
+    pub(crate) jitctl: PathBuf,
+}
+
+/// Builds, and says where the programs are.
+pub(crate) fn run(options: Options) -> Result<()> {
+    let Options { release } = options;
+    setup::ensure(setup::Purpose::Build)?;
+    let Programs { agent, jitctl } = programs(release)?;
+    println!("{}\n{}", agent.display(), jitctl.display());
+    Ok(())
+}
+
+/// Builds the programs in the profile asked for.
+pub(crate) fn programs(release: bool) -> Result<Programs> {
+    let mut arguments = vec!["build", "--package", "jit-agent", "--bins"];
+    if release {
+        arguments.push("--release");
+    }
+    shell::visible(&mut shell::cargo(arguments))?;
+    built(release)
+}
+
+/// The programs of an earlier build.
+pub(crate) fn built(release: bool) -> Result<Programs> {
+    let directory = shell::target().join(if release { "release" } else { "debug" });
+    let directory = std::path::absolute(directory)?;
+    let programs =
+        Programs { agent: directory.join("jit-agent"), jitctl: directory.join("jitctl") };
+    for program in [&programs.agent, &programs.jitctl] {
+        ensure!(program.is_file(), "{} is not there: `cargo xtask build`", program.display());
+    }
+    Ok(programs)
+}

@@ -1,0 +1,79 @@
+//! What the demo and the tests need of the machine beside the compilers.
+
+use std::{fs, path::PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use super::{Found, Source, apt};
+use crate::shell;
+
+const BPFFS: &str = "/sys/fs/bpf";
+const PYTHON_PACKAGES: [&str; 3] = ["cryptography", "grpcio", "grpcio-tools"];
+const PYTHON_IMPORTS: &str = "import cryptography, grpc, grpc_tools.protoc";
+
+pub(super) fn find_program(name: &str) -> Found {
+    match shell::find(name) {
+        Some(path) => Found::Yes(path.display().to_string()),
+        None => Found::No("not installed".to_owned()),
+    }
+}
+
+pub(super) fn find_bpffs() -> Found {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let mounted = mounts.lines().any(|line| {
+        let mut fields = line.split(' ').skip(1);
+        fields.next() == Some(BPFFS) && fields.next() == Some("bpf")
+    });
+    if mounted {
+        Found::Yes(format!("mounted on {BPFFS}"))
+    } else {
+        Found::No(format!("not mounted on {BPFFS}"))
+    }
+}
+
+pub(super) fn mount_bpffs(_: Source) -> Result<()> {
+    let mount = shell::program("mount", ["-t", "bpf", "bpf", BPFFS]);
+    shell::quiet(&mut shell::as_root("mounting bpffs, where the gate is pinned", mount)?)?;
+    Ok(())
+}
+
+/// The Python that has what a gRPC client of another make needs.
+pub(crate) fn client_python() -> PathBuf {
+    shell::target().join("client-venv/bin/python3")
+}
+
+pub(super) fn find_client_python() -> Found {
+    let python = client_python();
+    match shell::answer(&mut shell::program(&python, ["-c", PYTHON_IMPORTS])) {
+        Some(_) => Found::Yes(python.display().to_string()),
+        None => Found::No(format!("no {} in {}", PYTHON_PACKAGES.join(", "), python.display())),
+    }
+}
+
+pub(super) fn provide_client_python(_: Source) -> Result<()> {
+    let can_make_environments = shell::program("python3", ["-c", "import ensurepip, venv"]);
+    if shell::answer(&mut { can_make_environments }).is_none() {
+        apt::install("a Python environment for a client of another make", &["python3-venv"])?;
+    }
+    let python = client_python();
+    let environment = python.ancestors().nth(2).context("the environment has a directory")?;
+    shell::quiet(shell::program("python3", ["-m", "venv", "--clear"]).arg(environment))?;
+    let mut install = shell::program(&python, ["-m", "pip", "install", "--quiet"]);
+    shell::long(
+        &format!("pip install {}", PYTHON_PACKAGES.join(" ")),
+        install.args(PYTHON_PACKAGES),
+    )
+}
+
+/// Says of what is nice to have whether it is there; installs none of it.
+pub(super) fn tell_optional() {
+    for (name, without) in [
+        ("sshd", "the demo answers on port 22 with a small server of its own"),
+        ("cargo-deny", "licences are not checked here (cargo install cargo-deny --locked)"),
+    ] {
+        match shell::find(name) {
+            Some(path) => println!("✓ {name} (optional): {}", path.display()),
+            None => println!("- {name} (optional): not installed; {without}"),
+        }
+    }
+}

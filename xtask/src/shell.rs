@@ -1,0 +1,205 @@
+//! Other programs, and what a person sees while they run. Decides nothing about the tasks.
+
+use std::{
+    ffi::OsStr,
+    io::{self, BufRead as _, BufReader, IsTerminal as _, PipeReader},
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Lines of a failed program's output that are shown.
+const TAIL: usize = 40;
+/// How often a log without a terminal hears that long work goes on.
+const STILL: Duration = Duration::from_secs(20);
+
+/// Root of the workspace.
+pub(crate) fn root() -> &'static Path {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here)
+}
+
+/// Where cargo builds.
+pub(crate) fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// The cargo that runs this task, in the root of the workspace.
+pub(crate) fn cargo<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(root()).args(arguments);
+    cargo
+}
+
+/// A program with its arguments.
+pub(crate) fn program<S: AsRef<OsStr>>(
+    name: impl AsRef<OsStr>,
+    arguments: impl IntoIterator<Item = S>,
+) -> Command {
+    let mut program = Command::new(name);
+    program.args(arguments);
+    program
+}
+
+/// Whether the task runs as root.
+pub(crate) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// The same program as root: as it is for root, through sudo for anybody else, saying why.
+pub(crate) fn as_root(reason: &str, command: Command) -> Result<Command> {
+    if is_root() {
+        return Ok(command);
+    }
+    if find("sudo").is_none() {
+        bail!("{reason} needs root, and sudo is not installed: run this as root");
+    }
+    println!("  root is needed: {reason} (asking sudo)");
+    let mut sudo = Command::new("sudo");
+    sudo.arg("env").args(
+        ["PATH", "CARGO_TERM_COLOR", "NO_COLOR", "RUST_BACKTRACE", "TERM"]
+            .iter()
+            .filter_map(|name| Some(format!("{name}={}", std::env::var(name).ok()?))),
+    );
+    for (name, value) in command.get_envs() {
+        if let Some(value) = value {
+            let mut pair = name.to_os_string();
+            pair.push("=");
+            pair.push(value);
+            sudo.arg(pair);
+        }
+    }
+    sudo.arg(command.get_program()).args(command.get_args());
+    if let Some(directory) = command.get_current_dir() {
+        sudo.current_dir(directory);
+    }
+    Ok(sudo)
+}
+
+/// Where a program is, on the PATH or in the directories that only root's PATH has.
+pub(crate) fn find(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        .map(|directory| directory.join(name))
+        .find(|candidate| candidate.is_file())
+}
+
+/// What a program prints, when it ends well.
+pub(crate) fn answer(command: &mut Command) -> Option<String> {
+    let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// Runs a program to its end without showing its output; fails with that output.
+pub(crate) fn quiet(command: &mut Command) -> Result<Output> {
+    let shown = show(command);
+    let output =
+        command.stdin(Stdio::null()).output().with_context(|| format!("cannot start `{shown}`"))?;
+    if !output.status.success() {
+        bail!(
+            "`{shown}` failed ({}):\n{}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    Ok(output)
+}
+
+/// Runs a program to its end with its output on this terminal.
+pub(crate) fn visible(command: &mut Command) -> Result<()> {
+    let shown = show(command);
+    let status = command.status().with_context(|| format!("cannot start `{shown}`"))?;
+    if !status.success() {
+        bail!("`{shown}` failed ({status})");
+    }
+    Ok(())
+}
+
+/// Runs long work: a spinner with its last line on a terminal, otherwise a line now and then.
+/// When it fails, the end of its output is shown.
+pub(crate) fn long(label: &str, command: &mut Command) -> Result<()> {
+    let shown = show(command);
+    let started = Instant::now();
+    let lines = merged_output(command.stdin(Stdio::null()))?;
+    let mut child = command.spawn().with_context(|| format!("cannot start `{shown}`"))?;
+    // The command holds the writing end of the pipe, which must close for the reader to end.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let lines = read_in_background(lines);
+
+    let terminal = io::stdout().is_terminal();
+    let spinner = if terminal { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+    if let Ok(style) =
+        ProgressStyle::with_template("  {spinner} {prefix} ({elapsed}) {wide_msg:.dim}")
+    {
+        spinner.set_style(style);
+    }
+    spinner.set_prefix(label.to_owned());
+    spinner.enable_steady_tick(Duration::from_millis(120));
+    if !terminal {
+        println!("  {label} ...");
+    }
+
+    let mut tail = std::collections::VecDeque::with_capacity(TAIL);
+    let mut told = Instant::now();
+    loop {
+        match lines.recv_timeout(STILL) {
+            Ok(line) => {
+                spinner.set_message(line.trim().to_owned());
+                if tail.len() == TAIL {
+                    tail.pop_front();
+                }
+                tail.push_back(line);
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+        if !terminal && told.elapsed() >= STILL {
+            told = Instant::now();
+            let last = tail.back().map_or("", String::as_str).trim();
+            println!("    {label}: {} s, {last}", started.elapsed().as_secs());
+        }
+    }
+    let status = child.wait().with_context(|| format!("waiting for `{shown}`"))?;
+    spinner.finish_and_clear();
+    if !status.success() {
+        let tail = Vec::from(tail).join("\n");
+        bail!("{label}: `{shown}` failed ({status}); the end of its output:\n{tail}");
+    }
+    println!("  {label}: done in {:.1} s", started.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Sends a program's output and errors into one pipe, in the order in which they are written.
+pub(crate) fn merged_output(command: &mut Command) -> Result<PipeReader> {
+    let (reader, writer) = io::pipe().context("making a pipe")?;
+    command.stdout(writer.try_clone().context("making a pipe")?).stderr(writer);
+    Ok(reader)
+}
+
+/// How a command reads when typed.
+pub(crate) fn show(command: &Command) -> String {
+    std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(OsStr::to_string_lossy)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+fn read_in_background(pipe: PipeReader) -> mpsc::Receiver<String> {
+    let (send, receive) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
+            if send.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
+                break;
+            }
+        }
+    });
+    receive
+}

@@ -1,7 +1,298 @@
-//! x
-use anyhow::Result;
-#[derive(clap::Args)]
-pub(crate) struct Options {}
-pub(crate) fn run(_: Options) -> Result<()> {
+//! `cargo xtask demo`: the gate at work, shown with the real programs and real connections between
+//! network namespaces. Touches nothing of the machine's own network, and leaves nothing behind.
+
+use std::{
+    net::SocketAddr,
+    os::unix::process::CommandExt as _,
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Args;
+
+use self::{
+    agent::Agent,
+    net::{CLIENT, HOST, Network, STRANGER, Seen},
+    report::Report,
+    service::Service,
+};
+use crate::{build, setup, shell};
+
+mod agent;
+mod interrupt;
+mod net;
+mod report;
+mod service;
+
+/// How long a connection that should not open is given.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long the grant lives that nobody is there to end.
+const SHORT: &str = "8s";
+/// How much later than the deadline a connection may still be seen: the clocks' steps and the
+/// time that one attempt takes.
+const LATE: Duration = Duration::from_millis(250);
+
+/// How to show it.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Use the unoptimised programs, as the tests build them
+    #[arg(long)]
+    dev: bool,
+    /// The programs are built already
+    #[arg(long)]
+    built: bool,
+}
+
+/// Builds, becomes root, shows.
+pub(crate) fn run(options: Options) -> Result<()> {
+    let Options { dev, built } = options;
+    let programs = if built {
+        build::built(!dev)?
+    } else {
+        setup::ensure(setup::Purpose::Demo)?;
+        build::programs(!dev)?
+    };
+    if !shell::is_root() {
+        let mut again = Command::new(std::env::current_exe().context("where this program is")?);
+        again.args(["demo", "--built"]).args(dev.then_some("--dev"));
+        let reason = "the demo makes network namespaces and loads programs into the kernel";
+        return Err(shell::as_root(reason, again)?.exec()).context("starting sudo");
+    }
+    interrupt::watch()?;
+    net::sweep();
+    let report = Report::new();
+    let shown = show(&report, &programs);
+    // By now everything that `show` made is gone again.
+    if interrupt::arrived() {
+        report.say("interrupted; cleaned up");
+        std::process::exit(130);
+    }
+    shown?;
+    report.say(&format!("all as it should be, in {:.0} s; cleaned up", report.seconds()));
     Ok(())
+}
+
+fn show(report: &Report, programs: &build::Programs) -> Result<()> {
+    let scratch = tempfile::Builder::new().prefix("jit-demo-").tempdir()?;
+    let network = report.step_with("three hosts and a controller in namespaces", || {
+        let network = Network::new()?;
+        Ok((format!("host {HOST}; client {CLIENT}; stranger {STRANGER}"), network))
+    })?;
+    let service = report.step_with("a service on port 22 of the host", || {
+        let service = Service::start(&network.host, scratch.path())?;
+        Ok((service.name.clone(), service))
+    })?;
+    let mut agent = report.step_with("throw-away keys, certificates, configuration", || {
+        let agent = Agent::new(programs, &network, scratch.path())?;
+        Ok(("made with jitctl, accepted by jit-agent check".to_owned(), agent))
+    })?;
+    let played = play(report, &network, &mut agent);
+    if played.is_err() && !interrupt::arrived() {
+        report.say(&format!("the agent's last words:\n{}", agent.log_end()));
+    }
+    drop(service);
+    played
+}
+
+/// The story itself.
+fn play(report: &Report, network: &Network, agent: &mut Agent<'_>) -> Result<()> {
+    let open = |who| Expected { who, open: true };
+    let closed = |who| Expected { who, open: false };
+    let look = |what: &str, client: Expected, stranger: Expected| {
+        report.step(what, || observe(network, [client, stranger]))
+    };
+
+    look("no gate yet: open to both", open(Who::Client), open(Who::Stranger))?;
+    report.step("agent started", || Ok(format!("in force after {} ms", ms(agent.start()?))))?;
+    look("no grant: closed to both", closed(Who::Client), closed(Who::Stranger))?;
+
+    let short = report.step_with(&format!("grant for the client, {SHORT}, pushed"), || {
+        let (granted, after) =
+            push(network, || agent.grant(&CLIENT.sources(), SHORT, "disk full"))?;
+        Ok((format!("first connection {} ms after jitctl was started", ms(after)), granted))
+    })?;
+    look("open to the client only", open(Who::Client), closed(Who::Stranger))?;
+    report.step("agent killed", || Ok(format!("SIGKILL to pid {}", agent.kill()?)))?;
+    look("agent dead: the same", open(Who::Client), closed(Who::Stranger))?;
+    report.step("deadline passes, agent still dead", || deadline(network, short.not_after))?;
+    look("closed to both again", closed(Who::Client), closed(Who::Stranger))?;
+
+    report.step("agent restarted", || Ok(format!("in force after {} ms", ms(agent.start()?))))?;
+    look("the grant that ended stays ended", closed(Who::Client), closed(Who::Stranger))?;
+    let long = report.step_with("new grant for the client, 1h, pushed", || {
+        let (granted, after) = push(network, || agent.grant(&CLIENT.sources(), "1h", "disk full"))?;
+        Ok((format!("first connection {} ms after jitctl was started", ms(after)), granted))
+    })?;
+    look("open to the client only", open(Who::Client), closed(Who::Stranger))?;
+    report.step("grant revoked", || {
+        let started = Instant::now();
+        agent.revoke(&long.id)?;
+        Ok(format!("answered after {} ms", ms(started.elapsed())))
+    })?;
+    report.step("a grant for somebody else's network, 1h, pushed", || {
+        agent.grant(&["203.0.113.128/28".to_owned()], "1h", "patching").map(|other| other.id)
+    })?;
+    look("closed to both", closed(Who::Client), closed(Who::Stranger))?;
+    let screen = agent.status()?;
+    report.say(&format!("\n$ jit-agent status\n{screen}"));
+    Ok(())
+}
+
+#[derive(Clone, Copy)]
+enum Who {
+    Client,
+    Stranger,
+}
+
+#[derive(Clone, Copy)]
+struct Expected {
+    who: Who,
+    open: bool,
+}
+
+/// Connects as each of them over both families at once; fails unless all is as expected.
+fn observe(network: &Network, expected: [Expected; 2]) -> Result<String> {
+    interrupt::check()?;
+    let attempts = expected.map(|expected| net::doors(service::PORT).map(|door| (expected, door)));
+    let seen: Vec<_> = thread::scope(|scope| {
+        let running: Vec<_> = attempts
+            .into_iter()
+            .flatten()
+            .map(|(expected, door)| {
+                let from = expected.who.namespace(network);
+                (expected, door, scope.spawn(move || net::connect(from, door, PATIENCE)))
+            })
+            .collect();
+        running
+            .into_iter()
+            .map(|(expected, door, attempt)| Some((expected, door, attempt.join().ok()?)))
+            .collect::<Option<_>>()
+    })
+    .context("an attempt to connect panicked")?;
+
+    let mut words = Vec::new();
+    let mut surprises = Vec::new();
+    for (Expected { who, open }, door, seen) in seen {
+        let seen = seen?;
+        let what = match &seen {
+            Seen::Open(banner) => format!("open ({banner})"),
+            Seen::Silent => "no answer".to_owned(),
+            Seen::Other(error) => error.clone(),
+        };
+        let line = format!("{} {} {what}", who.name(), service::family(door));
+        let as_expected = match seen {
+            Seen::Open(_) => open,
+            Seen::Silent => !open,
+            Seen::Other(_) => false,
+        };
+        if !as_expected {
+            surprises.push(line.clone());
+        }
+        // The banner is worth its room only where something surprises.
+        words.push(line.split(" (").next().unwrap_or_default().to_owned());
+    }
+    ensure!(surprises.is_empty(), "not as expected: {}", surprises.join(", "));
+    Ok(words.join(", "))
+}
+
+/// Pushes, while the client knocks all the time; says when it first got in, from just before the
+/// push.
+fn push<T>(network: &Network, push: impl FnOnce() -> Result<T>) -> Result<(T, Duration)> {
+    const KNOCK: Duration = Duration::from_millis(20);
+    const GIVE_UP: Duration = Duration::from_secs(10);
+    interrupt::check()?;
+    let [door, _] = net::doors(service::PORT);
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let knocking = scope.spawn(|| {
+            network.client.inside(|| {
+                while !over.load(Ordering::Relaxed) {
+                    if let Seen::Open(_) = net::connect_here(door, KNOCK) {
+                        return Some(Instant::now());
+                    }
+                }
+                None
+            })
+        });
+        let started = Instant::now();
+        let pushed = push();
+        while pushed.is_ok() && !knocking.is_finished() && started.elapsed() < GIVE_UP {
+            thread::sleep(Duration::from_millis(1));
+        }
+        over.store(true, Ordering::Relaxed);
+        let opened = knocking.join().ok().context("knocking panicked")??;
+        let pushed = pushed?;
+        let opened = opened.context("the push was accepted, and nothing opened")?;
+        Ok((pushed, opened.saturating_duration_since(started)))
+    })
+}
+
+/// Knocks through the deadline; nobody but the kernel is there to end the grant.
+fn deadline(network: &Network, end: SystemTime) -> Result<String> {
+    const BEFORE: Duration = Duration::from_secs(1);
+    const AFTER: Duration = Duration::from_secs(2);
+    const KNOCK: Duration = Duration::from_millis(40);
+    let left = end.duration_since(SystemTime::now()).unwrap_or_default();
+    ensure!(left > BEFORE, "only {left:?} are left of the grant: this machine is too slow for it");
+    let end = Instant::now() + left;
+    interrupt::sleep_until(end - BEFORE)?;
+
+    let knock = |door: SocketAddr| {
+        let mut last = None;
+        while Instant::now() < end + AFTER {
+            let began = Instant::now();
+            if let Seen::Open(_) = net::connect_here(door, KNOCK) {
+                last = Some(began);
+            }
+            thread::sleep(KNOCK.saturating_sub(began.elapsed()));
+        }
+        last
+    };
+    let last: Vec<_> = thread::scope(|scope| {
+        let knocking = net::doors(service::PORT)
+            .map(|door| (door, scope.spawn(move || network.client.inside(|| knock(door)))));
+        knocking
+            .into_iter()
+            .map(|(door, knocking)| Some((door, knocking.join().ok()?)))
+            .collect::<Option<_>>()
+    })
+    .context("knocking panicked")?;
+
+    let mut words = Vec::new();
+    for (door, last) in last {
+        let family = service::family(door);
+        let last = last?.with_context(|| format!("{family} was closed before the deadline"))?;
+        if let Some(early) = end.checked_duration_since(last) {
+            ensure!(early < LATE, "{family} closed {} ms before the deadline", ms(early));
+            words.push(format!("{family} last in {} ms before it", ms(early)));
+        } else {
+            let late = last.saturating_duration_since(end);
+            ensure!(late < LATE, "{family} was open {} ms after the deadline", ms(late));
+            words.push(format!("{family} last in {} ms after it", ms(late)));
+        }
+    }
+    Ok(words.join(", "))
+}
+
+impl Who {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Stranger => "stranger",
+        }
+    }
+
+    fn namespace(self, network: &Network) -> &net::Namespace {
+        match self {
+            Self::Client => &network.client,
+            Self::Stranger => &network.stranger,
+        }
+    }
+}
+
+fn ms(duration: Duration) -> u128 {
+    duration.as_millis()
 }

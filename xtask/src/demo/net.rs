@@ -1,0 +1,226 @@
+//! Four hosts on one machine: network namespaces, a switch between them, and real TCP connections
+//! from inside them. Knows nothing of the gate.
+//!
+//! `ip netns exec` would hide bpffs. Work is done by threads that enter a namespace instead, and
+//! programs started from such a thread run in it.
+
+use std::{
+    fmt,
+    fs::{self, File},
+    io::{ErrorKind, Read as _},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    os::fd::AsFd as _,
+    path::Path,
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::shell;
+
+/// The server.
+pub(super) const HOST: Addresses = addresses(10, 0x10);
+/// The one who gets a grant.
+pub(super) const CLIENT: Addresses = addresses(7, 7);
+/// The one who gets none.
+pub(super) const STRANGER: Addresses = addresses(9, 9);
+/// Where the controller pushes from.
+pub(super) const CONTROLLER: Addresses = addresses(2, 2);
+/// All of them.
+pub(super) const NETWORKS: [&str; 2] = ["203.0.113.0/24", "2001:db8::/64"];
+
+const PREFIX: &str = "jit-demo-";
+const NAMED: &str = "/run/netns";
+const BPFFS: &str = "/sys/fs/bpf";
+
+/// A host's two addresses.
+#[derive(Clone, Copy)]
+pub(super) struct Addresses {
+    pub(super) v4: Ipv4Addr,
+    pub(super) v6: Ipv6Addr,
+}
+
+impl Addresses {
+    /// Both, as sources of a grant.
+    pub(super) fn sources(&self) -> [String; 2] {
+        [self.v4.to_string(), self.v6.to_string()]
+    }
+}
+
+impl fmt::Display for Addresses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} and {}", self.v4, self.v6)
+    }
+}
+
+const fn addresses(v4: u8, v6: u16) -> Addresses {
+    Addresses {
+        v4: Ipv4Addr::new(203, 0, 113, v4),
+        v6: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, v6),
+    }
+}
+
+/// A network namespace of this demo.
+pub(super) struct Namespace {
+    name: String,
+    file: File,
+}
+
+impl Namespace {
+    fn new(role: &str) -> Result<Self> {
+        let name = format!("{PREFIX}{}-{role}", std::process::id());
+        ip(&["netns", "add", &name])?;
+        let path = Path::new(NAMED).join(&name);
+        let opened = File::open(&path).with_context(|| format!("opening {}", path.display()));
+        let file = opened.inspect_err(|_| drop(ip(&["netns", "del", &name])))?;
+        let namespace = Self { name, file };
+        namespace.ip(&["link", "set", "lo", "up"])?;
+        Ok(namespace)
+    }
+
+    /// Does this from inside the namespace.
+    pub(super) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        thread::scope(|scope| {
+            let worker = scope.spawn(|| {
+                let network = Some(LinkNameSpaceType::Network);
+                move_into_link_name_space(self.file.as_fd(), network)
+                    .with_context(|| format!("entering the namespace {}", self.name))?;
+                Ok(work())
+            });
+            worker.join().map_err(|_| anyhow!("the work in {} panicked", self.name))?
+        })
+    }
+
+    fn ip(&self, arguments: &[&str]) -> Result<()> {
+        ip(&[&["-n", &self.name], arguments].concat())
+    }
+
+    fn address(&self, interface: &str, Addresses { v4, v6 }: Addresses) -> Result<()> {
+        self.ip(&["address", "add", &format!("{v4}/24"), "dev", interface])?;
+        self.ip(&["address", "add", &format!("{v6}/64"), "dev", interface, "nodad"])
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        if let Err(error) = ip(&["netns", "del", &self.name]) {
+            eprintln!("left behind: namespace {}: {error:#}", self.name);
+        }
+    }
+}
+
+/// The hosts, each connected by its interface `eth0` to one switch.
+pub(super) struct Network {
+    pub(super) host: Namespace,
+    pub(super) client: Namespace,
+    pub(super) stranger: Namespace,
+    /// Also the switch: the controller sits beside it.
+    pub(super) controller: Namespace,
+}
+
+impl Network {
+    /// Makes them.
+    pub(super) fn new() -> Result<Self> {
+        let network = Self {
+            host: Namespace::new("host")?,
+            client: Namespace::new("client")?,
+            stranger: Namespace::new("stranger")?,
+            controller: Namespace::new("controller")?,
+        };
+        let switch = &network.controller;
+        switch.ip(&["link", "add", "switch", "type", "bridge", "mcast_snooping", "0"])?;
+        for (port, namespace, addresses) in [
+            ("host", &network.host, HOST),
+            ("client", &network.client, CLIENT),
+            ("stranger", &network.stranger, STRANGER),
+        ] {
+            let peer = ["type", "veth", "peer", "name", "eth0", "netns", &namespace.name];
+            switch.ip(&[&["link", "add", port][..], &peer].concat())?;
+            switch.ip(&["link", "set", port, "master", "switch", "up"])?;
+            namespace.address("eth0", addresses)?;
+            namespace.ip(&["link", "set", "eth0", "up"])?;
+        }
+        switch.address("switch", CONTROLLER)?;
+        switch.ip(&["link", "set", "switch", "up"])?;
+        Ok(network)
+    }
+}
+
+/// What came of an attempt to connect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// A connection, and the first line that the server said.
+    Open(String),
+    /// Nothing came back.
+    Silent,
+    /// Something else, in words.
+    Other(String),
+}
+
+/// Connects from inside a namespace, waiting this long for an answer.
+pub(super) fn connect(from: &Namespace, to: SocketAddr, patience: Duration) -> Result<Seen> {
+    from.inside(|| connect_here(to, patience))
+}
+
+/// Connects from where the calling thread is.
+pub(super) fn connect_here(to: SocketAddr, patience: Duration) -> Seen {
+    match TcpStream::connect_timeout(&to, patience) {
+        Ok(connection) => Seen::Open(banner(connection)),
+        Err(error) if matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock) => {
+            Seen::Silent
+        }
+        Err(error) => Seen::Other(error.to_string()),
+    }
+}
+
+/// Both addresses of the server's port.
+pub(super) fn doors(port: u16) -> [SocketAddr; 2] {
+    [IpAddr::V4(HOST.v4), IpAddr::V6(HOST.v6)].map(|address| SocketAddr::new(address, port))
+}
+
+/// Where a demo of this process keeps its pins.
+pub(super) fn pin_directory() -> String {
+    format!("{BPFFS}/{PREFIX}{}", std::process::id())
+}
+
+/// Removes what earlier demos left that were killed before they could clean up.
+pub(super) fn sweep() {
+    let over = |name: &str| {
+        name.strip_prefix(PREFIX)
+            .and_then(|rest| rest.split('-').next()?.parse::<u32>().ok())
+            .is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+    };
+    for name in entries(NAMED).filter(|name| over(name)) {
+        let members = shell::answer(&mut shell::program("ip", ["netns", "pids", &name]));
+        for pid in members.unwrap_or_default().lines() {
+            drop(shell::quiet(&mut shell::program("kill", ["-KILL", pid])));
+        }
+        drop(ip(&["netns", "del", &name]));
+    }
+    for name in entries(BPFFS).filter(|name| over(name)) {
+        drop(fs::remove_dir_all(Path::new(BPFFS).join(name)));
+    }
+}
+
+fn entries(directory: &str) -> impl Iterator<Item = String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok())
+}
+
+fn banner(mut connection: TcpStream) -> String {
+    drop(connection.set_read_timeout(Some(Duration::from_secs(1))));
+    let mut bytes = [0; 64];
+    match connection.read(&mut bytes) {
+        Ok(count) => {
+            let said = String::from_utf8_lossy(bytes.get(..count).unwrap_or_default());
+            said.lines().next().unwrap_or_default().trim().to_owned()
+        }
+        Err(error) => format!("(connected; {error})"),
+    }
+}
+
+fn ip(arguments: &[&str]) -> Result<()> {
+    shell::quiet(&mut shell::program("ip", arguments)).map(drop)
+}

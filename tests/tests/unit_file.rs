@@ -1,0 +1,120 @@
+//! The systemd unit as it is shipped: what it allows, what it must not forbid, and its score. The
+//! score is computed from a copy of the file; systemd itself is never started.
+
+use std::{fs, path::Path, process::Command};
+
+/// Highest exposure that passes, in tenths: 2.2.
+const THRESHOLD: u32 = 22;
+
+fn packaging(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../jit-agent/packaging").join(name);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Values of a setting, in their order.
+fn values<'a>(unit: &'a str, setting: &str) -> Vec<&'a str> {
+    unit.lines()
+        .filter_map(|line| line.split_once('='))
+        .filter(|(name, _)| *name == setting)
+        .map(|(_, value)| value)
+        .collect()
+}
+
+fn words<'a>(unit: &'a str, setting: &str) -> Vec<&'a str> {
+    let mut words: Vec<_> =
+        values(unit, setting).into_iter().flat_map(str::split_whitespace).collect();
+    words.sort_unstable();
+    words
+}
+
+#[test]
+fn shipped_unit_stays_below_the_exposure_threshold() {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("unit-file");
+    fs::create_dir_all(&directory).expect("cargo's directory for tests can be written");
+    let copy = directory.join("jit-agent.service");
+    fs::write(&copy, packaging("jit-agent.service")).expect("the copy can be written");
+    let output = Command::new("systemd-analyze")
+        .args(["security", "--offline=true", "--no-pager"])
+        .arg(format!("--threshold={THRESHOLD}"))
+        .arg(&copy)
+        .output()
+        .expect("systemd-analyze is installed: `cargo xtask setup`");
+    let table = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{table}\n{errors}");
+    assert!(table.contains("Overall exposure level"), "it scored nothing:\n{table}\n{errors}");
+}
+
+#[test]
+fn a_unit_without_hardening_is_above_the_threshold() {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("unit-file-bare");
+    fs::create_dir_all(&directory).expect("cargo's directory for tests can be written");
+    let bare = directory.join("bare.service");
+    fs::write(&bare, "[Service]\nExecStart=/bin/true\n").expect("the unit can be written");
+    let status = Command::new("systemd-analyze")
+        .args(["security", "--offline=true", "--no-pager"])
+        .arg(format!("--threshold={THRESHOLD}"))
+        .arg(&bare)
+        .output()
+        .expect("systemd-analyze is installed: `cargo xtask setup`")
+        .status;
+    assert!(!status.success(), "the threshold lets everything through");
+}
+
+#[test]
+fn agent_gets_exactly_three_capabilities() {
+    let unit = packaging("jit-agent.service");
+    let three = ["CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"];
+    assert_eq!(words(&unit, "AmbientCapabilities"), three);
+    assert_eq!(words(&unit, "CapabilityBoundingSet"), three);
+    assert_eq!(values(&unit, "User"), ["jit-agent"]);
+    assert_eq!(values(&unit, "NoNewPrivileges"), ["yes"]);
+}
+
+#[test]
+fn bpf_is_allowed_after_everything_that_is_denied() {
+    let unit = packaging("jit-agent.service");
+    let filters = values(&unit, "SystemCallFilter");
+    let last_denied = filters.iter().rposition(|filter| filter.starts_with('~'));
+    let allowed = filters.iter().position(|filter| *filter == "bpf");
+    assert!(last_denied.is_some() && allowed > last_denied, "{filters:?}");
+}
+
+#[test]
+fn pins_can_be_written_and_the_rest_of_sys_cannot() {
+    let unit = packaging("jit-agent.service");
+    // `yes` would make bpffs read-only.
+    assert_eq!(values(&unit, "ProtectKernelTunables"), ["no"]);
+    assert_eq!(values(&unit, "ReadOnlyPaths"), ["/sys"]);
+    assert_eq!(values(&unit, "ReadWritePaths"), ["/sys/fs/bpf/jit-agent"]);
+    let created = packaging("jit-agent.tmpfiles.conf");
+    let pins = created.lines().find(|line| line.starts_with("d /sys/fs/bpf/jit-agent "));
+    let pins: Vec<_> = pins.expect("tmpfiles.d creates the directory").split_whitespace().collect();
+    assert_eq!(pins[2..5], ["0700", "jit-agent", "jit-agent"]);
+}
+
+#[test]
+fn nothing_keeps_the_agent_from_the_hosts_interfaces() {
+    let unit = packaging("jit-agent.service");
+    for setting in ["DynamicUser", "PrivateNetwork", "PrivateUsers"] {
+        assert_eq!(values(&unit, setting), ["no"], "{setting}");
+    }
+    let families = words(&unit, "RestrictAddressFamilies");
+    assert_eq!(families, ["AF_INET", "AF_INET6", "AF_NETLINK", "AF_UNIX"]);
+}
+
+#[test]
+fn gate_comes_before_the_network() {
+    let unit = packaging("jit-agent.service");
+    assert_eq!(values(&unit, "Type"), ["notify"]);
+    assert_eq!(values(&unit, "DefaultDependencies"), ["no"]);
+    assert!(words(&unit, "Before").contains(&"network-pre.target"));
+    assert!(words(&unit, "Wants").contains(&"network-pre.target"));
+    assert!(!values(&unit, "WatchdogSec").is_empty());
+}
+
+#[test]
+fn stopping_the_unit_runs_nothing_that_opens_the_gate() {
+    let unit = packaging("jit-agent.service");
+    assert!(values(&unit, "ExecStop").is_empty() && values(&unit, "ExecStopPost").is_empty());
+}

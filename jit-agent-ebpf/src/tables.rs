@@ -148,7 +148,11 @@ pub(crate) fn record(decision: &Decision, interface: u32) -> bool {
     let Decision { reason, segment, slot } = decision;
     count(Counter::Reason(*reason));
     let Some(segment) = segment else {
-        return reason.drops() && !gate_observes();
+        let observed = reason.drops() && gate_observes();
+        if observed {
+            count(Counter::Observed);
+        }
+        return reason.drops() && !observed;
     };
     let observed = reason.drops() && (gate_observes() || port_observes(segment.port));
     count_port(segment.port, *reason, observed);

@@ -1,1 +1,9 @@
-//! Tests.
+//! The harness of the tests from outside: real kernel, real processes, real network namespaces.
+//!
+//! The tests themselves are in `tests/`. Everything here panics with what went wrong and cleans up
+//! when dropped; nothing is skipped.
+
+pub mod frames;
+pub mod kernel;
+pub mod netns;
+pub mod raw;

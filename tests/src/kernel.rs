@@ -1,0 +1,293 @@
+//! The gate's programs in the running kernel: loaded from the object that the agent embeds, filled
+//! from the same in-memory tables that the host's decision reads, run over single frames.
+//!
+//! Maps and programs live as long as the value: nothing is pinned, so nothing stays behind.
+
+use std::{collections::BTreeSet, thread, time::Duration};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{
+        Array, HashMap, MapData, PerCpuArray, PerCpuHashMap, PerCpuValues, RingBuf,
+        lpm_trie::{Key, LpmTrie},
+    },
+    programs::{
+        TestRun, TestRunOptions, Xdp, XdpMode,
+        links::{FdLink, LinkType},
+    },
+    util::nr_cpus,
+};
+use jit_agent::datapath::{
+    memory::MemoryTables,
+    object::{OBJECT, PROGRAM_XDP, PROGRAM_XDP_FRAGS},
+};
+use jit_common::{
+    Address, COUNTERS, Counter, Event, Family, GrantEntry, HostKey, PROTECTED_WORDS, PortCounters,
+    PortKey, PortRule, PrefixV4, PrefixV6, Reason, Settings, map,
+};
+
+use crate::netns;
+
+/// Both XDP entry points, which must never differ in their answer.
+pub const PROGRAMS: [&str; 2] = [PROGRAM_XDP, PROGRAM_XDP_FRAGS];
+/// The shortest frame that the kernel runs a program over: an Ethernet header.
+pub const MIN_FRAME: usize = 14;
+/// Entries in each grant table and in the table of hits.
+pub const CAPACITY: u32 = 4096;
+
+/// `XDP_DROP` and `XDP_PASS` of `linux/bpf.h`.
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+
+/// The packet counters, by [`Counter::index`].
+pub type Counters = [u64; COUNTERS as usize];
+
+/// What one run over one frame did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Which reason counter went up.
+    pub reason: Reason,
+    /// The program answered XDP_DROP.
+    pub dropped: bool,
+    /// The counter of what observe mode let pass went up.
+    pub observed: bool,
+}
+
+/// The loaded programs with their maps.
+pub struct Kernel {
+    ebpf: Ebpf,
+    counters: PerCpuArray<MapData, u64>,
+    events: RingBuf<MapData>,
+    hits: Array<MapData, u64>,
+    hosts: HashMap<MapData, HostKey, GrantEntry>,
+    port_counters: PerCpuHashMap<MapData, u32, PortCounters>,
+    port_rules: Array<MapData, PortRule>,
+    prefixes_v4: LpmTrie<MapData, PrefixV4, GrantEntry>,
+    prefixes_v6: LpmTrie<MapData, PrefixV6, GrantEntry>,
+    protected: Array<MapData, u64>,
+    settings: Array<MapData, Settings>,
+    filled: BTreeSet<PortKey>,
+}
+
+impl Kernel {
+    /// Loads both XDP programs with empty tables: nothing is protected, no events.
+    pub fn load() -> Self {
+        netns::require_root();
+        assert!(!OBJECT.is_empty(), "built without the kernel programs (AYA_BUILD_SKIP)");
+        let mut loader = EbpfLoader::new();
+        loader.override_global("AYA_LOG_LEVEL", &0_u8, true);
+        for name in [map::HITS, map::HOST_GRANTS, map::PREFIX_GRANTS_V4, map::PREFIX_GRANTS_V6] {
+            loader.map_max_entries(name, CAPACITY);
+        }
+        let mut ebpf = loader.load(OBJECT).expect("the object loads");
+        for name in PROGRAMS {
+            xdp(&mut ebpf, name).load().unwrap_or_else(|error| panic!("{name}: {error:?}"));
+        }
+        let mut take = |name| ebpf.take_map(name).unwrap_or_else(|| panic!("map {name}"));
+        Self {
+            counters: take(map::COUNTERS).try_into().expect("per-CPU array"),
+            events: take(map::EVENTS).try_into().expect("ring buffer"),
+            hits: take(map::HITS).try_into().expect("array"),
+            hosts: take(map::HOST_GRANTS).try_into().expect("hash"),
+            port_counters: take(map::PORT_COUNTERS).try_into().expect("per-CPU hash"),
+            port_rules: take(map::PORT_RULES).try_into().expect("array"),
+            prefixes_v4: take(map::PREFIX_GRANTS_V4).try_into().expect("trie"),
+            prefixes_v6: take(map::PREFIX_GRANTS_V6).try_into().expect("trie"),
+            protected: take(map::PROTECTED).try_into().expect("array"),
+            settings: take(map::SETTINGS).try_into().expect("array"),
+            filled: BTreeSet::new(),
+            ebpf,
+        }
+    }
+
+    /// Makes the maps hold exactly these tables. Sessions are not tables: they are sockets of the
+    /// network namespace.
+    pub fn fill(&mut self, tables: &MemoryTables) {
+        self.clear();
+        let mut words = [0_u64; PROTECTED_WORDS as usize];
+        for (port, rule) in &tables.ports {
+            self.port_rules.set(port.index(), *rule, 0).expect("write a rule");
+            let counters = PerCpuValues::try_from(vec![PortCounters::default(); cpus()]);
+            let counters = counters.expect("as many values as CPUs");
+            self.port_counters.insert(port.index(), counters, 0).expect("make port counters");
+            let (word, bit) = port.word_and_bit();
+            *words.get_mut(word as usize).expect("below PROTECTED_WORDS") |= bit;
+            self.filled.insert(*port);
+        }
+        for port in &self.filled {
+            let (word, _) = port.word_and_bit();
+            let bits = *words.get(word as usize).expect("below PROTECTED_WORDS");
+            self.protected.set(word, bits, 0).expect("write protected ports");
+        }
+        for (key, entry) in &tables.hosts {
+            self.hosts.insert(*key, *entry, 0).expect("write a host grant");
+        }
+        for ((port, address, length), entry) in &tables.prefixes {
+            self.insert_prefix(*port, *address, *length, *entry);
+        }
+    }
+
+    /// Writes the settings of the whole gate.
+    pub fn set(&mut self, settings: Settings) {
+        self.settings.set(0, settings, 0).expect("write the settings");
+    }
+
+    /// Runs a program over a frame and returns its answer, true for a drop. `program` is one of
+    /// [`PROGRAMS`].
+    pub fn drops(&self, program: &str, frame: &[u8]) -> bool {
+        let program: &Xdp =
+            self.ebpf.program(program).expect("program").try_into().expect("an XDP program");
+        let options = TestRunOptions { data_in: Some(frame), ..TestRunOptions::new() };
+        let result = program.test_run(options).unwrap_or_else(|error| {
+            panic!("BPF_PROG_TEST_RUN over {} bytes: {error:?}", frame.len())
+        });
+        match result.return_value {
+            XDP_DROP => true,
+            XDP_PASS => false,
+            other => panic!("the gate answered {other}"),
+        }
+    }
+
+    /// Runs a program over a frame and finds out why it answered as it did.
+    pub fn run(&self, program: &str, frame: &[u8]) -> Outcome {
+        let before = self.counters();
+        let dropped = self.drops(program, frame);
+        let moved = difference(&before, &self.counters());
+        let reasons: Vec<Reason> = Reason::ALL
+            .into_iter()
+            .filter(|reason| moved.get(Counter::Reason(*reason).index() as usize) == Some(&1))
+            .collect();
+        let [reason] = reasons[..] else {
+            panic!("one packet moved the counters of {reasons:?}: {moved:?}");
+        };
+        let observed = moved.get(Counter::Observed.index() as usize) == Some(&1);
+        Outcome { reason, dropped, observed }
+    }
+
+    /// The counters, summed over CPUs.
+    pub fn counters(&self) -> Counters {
+        let mut sums = [0; COUNTERS as usize];
+        for (index, sum) in (0..).zip(&mut sums) {
+            let values = self.counters.get(&index, 0).expect("read a counter");
+            *sum = values.iter().sum();
+        }
+        sums
+    }
+
+    /// The counters of one protected port, summed over CPUs.
+    pub fn port_counters(&self, port: PortKey) -> PortCounters {
+        let mut sum = PortCounters::default();
+        let values = self.port_counters.get(&port.index(), 0).expect("a protected port");
+        for value in values.iter() {
+            for (total, packets) in sum.packets.iter_mut().zip(value.packets) {
+                *total += packets;
+            }
+            sum.observed += value.observed;
+        }
+        sum
+    }
+
+    /// Connections let in under the grants of this slot.
+    pub fn hits(&self, slot: u32) -> u64 {
+        self.hits.get(&slot, 0).expect("a slot below the capacity")
+    }
+
+    /// Takes all events out of the ring buffer.
+    pub fn events(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        while let Some(record) = self.events.next() {
+            events.push(Event::from_bytes(&record).expect("a whole event"));
+        }
+        events
+    }
+
+    /// Attaches a program by bpf_link to an interface of the calling thread's network namespace.
+    /// The gate is in force until the returned link is dropped.
+    pub fn attach(&mut self, program: &str, interface: u32, mode: XdpMode) -> FdLink {
+        let program = xdp(&mut self.ebpf, program);
+        // A detached program's driver resources are freed a moment later (RCU).
+        let mut attempts = 0;
+        let id = loop {
+            match program.attach_to_if_index(interface, mode) {
+                Ok(id) => break id,
+                Err(_) if attempts < 20 => {
+                    attempts += 1;
+                    thread::sleep(Duration::from_millis(10));
+                }
+                Err(error) => panic!("attach to interface {interface}: {error:?}"),
+            }
+        };
+        let link = program.take_link(id).expect("just attached");
+        let link = FdLink::try_from(link).expect("a bpf_link, not a netlink attachment");
+        let kind = link.info().expect("link info").link_type().expect("link type");
+        assert!(matches!(kind, LinkType::Xdp), "{kind:?}");
+        link
+    }
+
+    /// Instructions that the kernel's verifier processed to accept a program (Linux 5.16+).
+    pub fn verified_instructions(&mut self, program: &str) -> u32 {
+        let info = xdp(&mut self.ebpf, program).info().expect("program info");
+        info.verified_instruction_count().expect("the kernel reports the count")
+    }
+
+    fn clear(&mut self) {
+        let hosts: Vec<_> = self.hosts.keys().collect::<Result<_, _>>().expect("read host keys");
+        for key in hosts {
+            self.hosts.remove(&key).expect("remove a host grant");
+        }
+        let v4: Vec<_> = self.prefixes_v4.keys().collect::<Result<_, _>>().expect("read IPv4 keys");
+        for key in v4 {
+            self.prefixes_v4.remove(&key).expect("remove an IPv4 prefix");
+        }
+        let v6: Vec<_> = self.prefixes_v6.keys().collect::<Result<_, _>>().expect("read IPv6 keys");
+        for key in v6 {
+            self.prefixes_v6.remove(&key).expect("remove an IPv6 prefix");
+        }
+        for port in std::mem::take(&mut self.filled) {
+            let (word, _) = port.word_and_bit();
+            self.protected.set(word, 0, 0).expect("clear protected ports");
+            self.port_rules.set(port.index(), PortRule::default(), 0).expect("clear a rule");
+            self.port_counters.remove(&port.index()).expect("remove counters");
+        }
+    }
+
+    fn insert_prefix(&mut self, port: PortKey, address: Address, length: u8, entry: GrantEntry) {
+        let length = u32::from(length);
+        match address.family {
+            Family::V4 => {
+                let data = PrefixV4::new(address.first_four(), port);
+                self.prefixes_v4.insert(&Key::new(PrefixV4::HEAD_BITS + length, data), entry, 0)
+            }
+            Family::V6 => {
+                let data = PrefixV6::new(address.bytes, port);
+                self.prefixes_v6.insert(&Key::new(PrefixV6::HEAD_BITS + length, data), entry, 0)
+            }
+        }
+        .expect("write a prefix grant");
+    }
+}
+
+/// What `after` has more than `before`.
+pub fn difference(before: &Counters, after: &Counters) -> Counters {
+    let mut moved = *after;
+    for (after, before) in moved.iter_mut().zip(before) {
+        *after -= before;
+    }
+    moved
+}
+
+/// CLOCK_BOOTTIME in nanoseconds: the clock of deadlines.
+pub fn boot_nanos() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let seconds = u64::try_from(now.tv_sec).expect("not before boot");
+    seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).expect("not negative")
+}
+
+fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut Xdp {
+    let program = ebpf.program_mut(name).unwrap_or_else(|| panic!("program {name}"));
+    program.try_into().expect("an XDP program")
+}
+
+fn cpus() -> usize {
+    nr_cpus().expect("read the number of possible CPUs")
+}

@@ -1,0 +1,270 @@
+//! Network namespaces with addresses and veth pairs, removed when dropped, also on a panic.
+//!
+//! Namespaces are named `jt-<pid>-<n>`; what a killed run left behind is removed by the next one.
+//! Nothing here ever touches the namespace that the tests were started in.
+
+use std::{
+    fs,
+    fs::File,
+    net::IpAddr,
+    os::fd::AsFd as _,
+    panic,
+    path::{Path, PathBuf},
+    process::{Child, Command},
+    sync::{
+        Once,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread,
+};
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+const DIRECTORY: &str = "/run/netns";
+const PREFIX: &str = "jt-";
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+static SWEEP: Once = Once::new();
+
+/// A network namespace of its own, with loopback up.
+#[derive(Debug)]
+pub struct Namespace {
+    name: String,
+}
+
+impl Namespace {
+    /// Makes one.
+    #[expect(clippy::new_without_default, reason = "it acts on the kernel")]
+    pub fn new() -> Self {
+        require_root();
+        SWEEP.call_once(sweep);
+        let name = format!("{PREFIX}{}-{}", std::process::id(), unique());
+        command("ip", &["netns", "add", &name]);
+        let namespace = Self { name };
+        namespace.ip(&["link", "set", "lo", "up"]);
+        namespace
+    }
+
+    /// Its name, for `ip -n`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Runs `ip` in it; the address family flags and such may come first.
+    #[track_caller]
+    pub fn ip(&self, arguments: &[&str]) {
+        command("ip", &[&["-n", &self.name], arguments].concat());
+    }
+
+    /// Runs `body` on a thread of its own inside the namespace and hands its value or panic on.
+    pub fn run<T: Send>(&self, body: impl FnOnce() -> T + Send) -> T {
+        let inside = thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    self.enter();
+                    body()
+                })
+                .join()
+        });
+        inside.unwrap_or_else(|payload| panic::resume_unwind(payload))
+    }
+
+    /// Starts `body` on a thread that stays inside the namespace.
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        body: impl FnOnce() -> T + Send + 'static,
+    ) -> thread::JoinHandle<T> {
+        let file = self.open();
+        thread::spawn(move || {
+            enter(&file);
+            body()
+        })
+    }
+
+    /// Starts a process inside. Unlike under `ip netns exec`, /sys stays what it was, with the bpf
+    /// filesystem on it.
+    pub fn start(&self, command: &mut Command) -> Child {
+        self.run(|| command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")))
+    }
+
+    /// Writes a sysctl below /proc/sys/net, such as `ipv4/tcp_syncookies`.
+    pub fn sysctl(&self, key: &str, value: &str) {
+        let path = Path::new("/proc/sys/net").join(key);
+        self.run(|| {
+            fs::write(&path, value)
+                .unwrap_or_else(|error| panic!("write {value} to {}: {error}", path.display()));
+        });
+    }
+
+    /// Adds an address to an interface, usable at once (no duplicate address detection).
+    pub fn address(&self, interface: &str, address: &str) {
+        if address.contains(':') {
+            self.sysctl(&format!("ipv6/conf/{interface}/accept_dad"), "0");
+            self.ip(&["addr", "add", address, "dev", interface, "nodad"]);
+        } else {
+            self.ip(&["addr", "add", address, "dev", interface]);
+        }
+    }
+
+    /// Index of an interface inside.
+    pub fn index(&self, interface: &str) -> u32 {
+        read_number(&self.property(interface, "ifindex"))
+    }
+
+    /// Hardware address of an interface inside.
+    pub fn mac(&self, interface: &str) -> [u8; 6] {
+        let text = self.property(interface, "address");
+        let mut mac = [0; 6];
+        let mut parts = text.trim().split(':');
+        for byte in &mut mac {
+            let part = parts.next().unwrap_or_default();
+            *byte = u8::from_str_radix(part, 16).unwrap_or_else(|_| panic!("MAC address {text}"));
+        }
+        mac
+    }
+
+    /// Connects an interface of this namespace with one of `peer` and gives both addresses
+    /// (`address/length`).
+    pub fn connect(
+        &self,
+        interface: &str,
+        addresses: &[&str],
+        peer: &Self,
+        peer_interface: &str,
+        peer_addresses: &[&str],
+    ) {
+        self.ip(&[
+            "link",
+            "add",
+            interface,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            peer_interface,
+            "netns",
+            &peer.name,
+        ]);
+        for (namespace, name, addresses) in
+            [(self, interface, addresses), (peer, peer_interface, peer_addresses)]
+        {
+            for address in addresses {
+                namespace.address(name, address);
+            }
+            namespace.ip(&["link", "set", name, "up"]);
+        }
+    }
+
+    /// Tells the neighbour's hardware address, so that no ARP or ND is needed.
+    pub fn neighbour(&self, interface: &str, address: IpAddr, mac: [u8; 6]) {
+        let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+        let address = address.to_string();
+        self.ip(&["neigh", "replace", &address, "lladdr", &mac, "dev", interface]);
+    }
+
+    /// A property of an interface; from `ip`, because /sys shows the namespace of its mounter.
+    fn property(&self, interface: &str, what: &str) -> String {
+        let output = Command::new("ip")
+            .args(["-n", &self.name, "-j", "link", "show", "dev", interface])
+            .output()
+            .expect("run ip");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let links: serde_json::Value =
+            serde_json::from_str(&text).unwrap_or_else(|_| panic!("no interface {interface}"));
+        let value = links.get(0).and_then(|link| link.get(what)).cloned();
+        match value {
+            Some(serde_json::Value::String(text)) => text,
+            Some(number) => number.to_string(),
+            None => panic!("interface {interface} has no {what}"),
+        }
+    }
+
+    fn enter(&self) {
+        enter(&self.open());
+    }
+
+    fn open(&self) -> File {
+        let path = PathBuf::from(DIRECTORY).join(&self.name);
+        File::open(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let deleted = Command::new("ip").args(["netns", "delete", &self.name]).status();
+        if !matches!(deleted, Ok(status) if status.success()) && !thread::panicking() {
+            panic!("cannot delete network namespace {}", self.name);
+        }
+    }
+}
+
+/// Panics unless the tests run as root: a skipped test must not look like a passed one.
+pub fn require_root() {
+    assert!(rustix::process::geteuid().is_root(), "these tests need root: run them with sudo");
+}
+
+/// A number that no other caller of this process has.
+pub fn unique() -> u32 {
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// Whether the process that a leftover is named after is gone. `name` is `<pid>-<n>`.
+pub(crate) fn is_orphan(name: &str) -> bool {
+    let Some((pid, number)) = name.split_once('-') else {
+        return false;
+    };
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    digits(pid) && digits(number) && !Path::new("/proc").join(pid).exists()
+}
+
+/// Removes namespaces of test runs that were killed.
+fn sweep() {
+    let Ok(entries) = fs::read_dir(DIRECTORY) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.strip_prefix(PREFIX).is_some_and(is_orphan) {
+            // Another run may be doing the same.
+            let _ = Command::new("ip").args(["netns", "delete", &name]).output();
+        }
+    }
+}
+
+fn enter(file: &File) {
+    move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+        .expect("enter the network namespace");
+}
+
+#[track_caller]
+fn command(program: &str, arguments: &[&str]) {
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .unwrap_or_else(|error| panic!("{program}: {error}"));
+    assert!(
+        output.status.success(),
+        "{program} {}: {}",
+        arguments.join(" "),
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+}
+
+fn read_number(text: &str) -> u32 {
+    text.trim().parse().unwrap_or_else(|_| panic!("not a number: {text}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_dead_processes_are_orphans() {
+        assert!(!is_orphan(&format!("{}-1", std::process::id())));
+        // Above the largest pid_max of Linux (2^22).
+        assert!(is_orphan("4194305-0"));
+        for foreign in ["", "x", "4194305", "4194305-", "-1", "4194305-a", "a-1", "4194305-1-2"] {
+            assert!(!is_orphan(foreign), "{foreign}");
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! The loaded programs on the running kernel, without the agent: single frames, real sessions, raw
+//! frames over veth, and a million generated frames against the host's decision.
+
+mod cases;
+mod fixture;
+mod frame_table;
+mod grants;

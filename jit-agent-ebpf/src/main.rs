@@ -11,11 +11,7 @@
 mod frame;
 mod tables;
 
-use aya_ebpf::{
-    bindings::xdp_action,
-    macros::xdp,
-    programs::XdpContext,
-};
+use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use jit_common::{Decision, Link, decide};
 
 use crate::{
@@ -37,8 +33,7 @@ fn jit_gate_frags(ctx: XdpContext) -> u32 {
 
 #[inline(always)]
 fn gate(ctx: &XdpContext) -> u32 {
-    let decision =
-        decide(&XdpFrame::new(ctx), Link::Ethernet, &KernelTables::new(ctx), boot_nanos);
+    let decision = decide(&XdpFrame::new(ctx), Link::Ethernet, &KernelTables::new(ctx), boot_nanos);
     let dropped = record(&decision, ctx.ingress_ifindex() as u32);
     debug(ctx, &decision);
     if dropped { xdp_action::XDP_DROP } else { xdp_action::XDP_PASS }

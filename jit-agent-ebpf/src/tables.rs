@@ -212,13 +212,7 @@ fn count_port(port: PortKey, reason: Reason, observed: bool) {
 /// Sends an event if this second's budget allows it. The packet's fate is settled before: no drop
 /// depends on an event being delivered.
 #[inline(always)]
-fn tell(
-    kind: EventKind,
-    interface: u32,
-    observed: bool,
-    decision: &Decision,
-    segment: &Segment,
-) {
+fn tell(kind: EventKind, interface: u32, observed: bool, decision: &Decision, segment: &Segment) {
     let now = boot_nanos();
     let Settings { drop_events, grant_events, .. } = settings();
     let allowed = match kind {

@@ -135,10 +135,7 @@ impl Claims {
 
     /// Every key with its desired entry.
     pub fn all(&self) -> impl Iterator<Item = (EntryKey, Option<Entry>)> + '_ {
-        self.hosts
-            .keys()
-            .chain(self.prefixes.keys())
-            .map(|key| (*key, self.desired(key)))
+        self.hosts.keys().chain(self.prefixes.keys()).map(|key| (*key, self.desired(key)))
     }
 
     /// The latest deadline of the live claims that cover one address: what the kernel should find.
@@ -169,8 +166,7 @@ impl Claims {
             .range(key..)
             .map(|(other, _)| *other)
             .take_while(|other| {
-                other.port == key.port
-                    && other.source.address() <= key.source.last_address()
+                other.port == key.port && other.source.address() <= key.source.last_address()
             })
             .filter(|other| key.source.contains(&other.source))
             .collect()

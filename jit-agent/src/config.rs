@@ -151,7 +151,7 @@ impl From<Limits> for Capacity {
 }
 
 /// Where things are kept.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Paths {
     /// Database; survives reboots.
     pub state: PathBuf,
@@ -191,7 +191,9 @@ impl Config {
         let raw::Config { host, gate, port, control, controller, signer, limits, paths } = raw;
         let raw::Host { id } = host;
         if id.is_empty() || id.len() > 512 || id.chars().any(char::is_control) {
-            return Err("[host] id: 1 to 512 printable characters, exactly as grants name it".into());
+            return Err(
+                "[host] id: 1 to 512 printable characters, exactly as grants name it".into()
+            );
         }
         let mut keyring = Keyring::default();
         for signer in signer {
@@ -336,9 +338,11 @@ fn check_port(raw: raw::Port, signers: usize) -> Result<PortPolicy, String> {
         .map(|text| text.parse().map_err(|error| at(format!("sources: {error}"))))
         .collect::<Result<Vec<SourcePrefix>, _>>()?;
     if sources.is_empty() {
-        return Err(at("sources is empty: no grant could ever open it; [\"0.0.0.0/0\", \"::/0\"] \
+        return Err(at(
+            "sources is empty: no grant could ever open it; [\"0.0.0.0/0\", \"::/0\"] \
                        is everyone"
-            .into()));
+                .into(),
+        ));
     }
     let width = |key: &str, value: Option<u8>, default: u8, family: Family| {
         let most = crate::prefix::bits(family);
@@ -392,15 +396,10 @@ fn check_exemption(raw: raw::Exempt) -> Result<Exemption, String> {
     Ok(Exemption { source, reason, owner, until })
 }
 
-fn check_control(
-    raw: raw::Control,
-    directory: &Path,
-    policy: &Policy,
-) -> Result<Control, String> {
+fn check_control(raw: raw::Control, directory: &Path, policy: &Policy) -> Result<Control, String> {
     let raw::Control { listen, certificate, key, client_ca } = raw;
-    let listen: SocketAddr = listen
-        .parse()
-        .map_err(|_| format!("[control] listen: {listen:?} is not address:port"))?;
+    let listen: SocketAddr =
+        listen.parse().map_err(|_| format!("[control] listen: {listen:?} is not address:port"))?;
     if policy.port(PortKey { protocol: Protocol::Tcp, port: listen.port() }).is_some() {
         return Err(format!(
             "[control] listen: port {} is protected by a [[port]] section; the gate would lock \

@@ -5,7 +5,7 @@
 //! questions over one that is served first.
 
 mod command;
-mod report;
+pub(crate) mod report;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -143,19 +143,38 @@ impl<D: Datapath> Gate<D> {
             .exempt(gate.config.policy.exemptions(), now, &mut Vec::new())
             .map_err(StartError::Exemptions)?;
         gate.restore(grants, tombstones, now);
-        let settings = Settings {
-            observe: u32::from(gate.config.gate.observe),
-            drop_events: DROP_EVENTS,
-            grant_events: GRANT_EVENTS,
-            reserved: 0,
-        };
-        // Ports before grants: whoever is not protected yet is not opened by a grant either.
-        gate.datapath.settings(settings)?;
-        gate.datapath.protect(&gate.config.policy.rules().collect())?;
+        gate.apply_policy()?;
         gate.reconcile_all()?;
         gate.interfaces = gate.datapath.cover(&gate.coverage())?;
         gate.tell_links(now);
         Ok(gate)
+    }
+
+    /// Takes another configuration: policy, keys, mode and interfaces. Live grants stay as they are;
+    /// sizes and paths need a restart. On an error the old one stays.
+    pub fn reconfigure(&mut self, config: Config, now: Now) -> Result<(), String> {
+        if config.limits != self.config.limits || config.paths != self.config.paths {
+            return Err("[limits] and [paths] cannot change without a restart".into());
+        }
+        if config.host != self.config.host {
+            return Err("[host] id cannot change without a restart".into());
+        }
+        let old = std::mem::replace(&mut self.config, config);
+        let mut touched = Vec::new();
+        let exempted = self.ledger.exempt(self.config.policy.exemptions(), now, &mut touched);
+        let result = exempted
+            .map_err(|refused| refused.to_string())
+            .and_then(|()| self.apply_policy().map_err(|error| error.to_string()));
+        if result.is_err() {
+            self.config = old;
+            // What stood before fits again.
+            let exemptions = self.config.policy.exemptions();
+            drop(self.ledger.exempt(exemptions, now, &mut touched));
+            drop(self.apply_policy());
+        }
+        self.write(&touched);
+        self.check_coverage(now);
+        result
     }
 
     /// Admits envelopes, each by itself; the outcomes are in their order.
@@ -214,8 +233,7 @@ impl<D: Datapath> Gate<D> {
         };
         let mut revoked = Revoked::default();
         let mut touched = Vec::new();
-        let mut transaction =
-            Transaction { floor: Some(self.rise(now)), ..Transaction::default() };
+        let mut transaction = Transaction { floor: Some(self.rise(now)), ..Transaction::default() };
         for id in ids {
             let hits = |slot| self.datapath.hits(slot);
             match self.ledger.revoke(id, now, hits, &mut touched) {
@@ -361,11 +379,8 @@ impl<D: Datapath> Gate<D> {
                 Stage::Active { slot, .. } | Stage::Scheduled { slot } => slot,
                 Stage::Expired | Stage::Revoked => continue,
             };
-            let keys: Vec<_> = record
-                .grant
-                .entries()
-                .map(|(port, source)| EntryKey { port, source })
-                .collect();
+            let keys: Vec<_> =
+                record.grant.entries().map(|(port, source)| EntryKey { port, source }).collect();
             let result = self.datapath.clear_hits(slot).and_then(|()| self.try_write(&keys));
             let Err(error) = result else { continue };
             tracing::error!(grant = %id, "{error}: the grant is taken back");
@@ -431,13 +446,22 @@ impl<D: Datapath> Gate<D> {
         }
     }
 
+    /// Settings, protected ports and their rules.
+    fn apply_policy(&mut self) -> Result<(), DatapathError> {
+        let settings = Settings {
+            observe: u32::from(self.config.gate.observe),
+            drop_events: DROP_EVENTS,
+            grant_events: GRANT_EVENTS,
+            reserved: 0,
+        };
+        self.datapath.settings(settings)?;
+        self.datapath.protect(&self.config.policy.rules().collect())
+    }
+
     /// Makes the kernel's grant tables what the ledger says, all of them.
     fn reconcile_all(&mut self) -> Result<(), DatapathError> {
-        let desired: Entries = self
-            .ledger
-            .all_desired()
-            .filter_map(|(key, entry)| Some((key, entry?)))
-            .collect();
+        let desired: Entries =
+            self.ledger.all_desired().filter_map(|(key, entry)| Some((key, entry?))).collect();
         let keys: BTreeSet<EntryKey> =
             desired.keys().chain(self.installed.keys()).copied().collect();
         self.try_write(&keys.into_iter().collect::<Vec<_>>())

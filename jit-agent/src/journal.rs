@@ -157,10 +157,7 @@ mod tests {
         assert_eq!(events[0].what, Some(What::Gap(Gap { missed: 6 })));
         assert_eq!(events[1].cursor, "r-10");
         let mut reader = journal.reader("other-7").unwrap();
-        assert_eq!(
-            journal.next(&mut reader).await[0].what,
-            Some(What::Gap(Gap { missed: 0 }))
-        );
+        assert_eq!(journal.next(&mut reader).await[0].what, Some(What::Gap(Gap { missed: 0 })));
         assert!(journal.reader("nonsense").is_err());
     }
 }

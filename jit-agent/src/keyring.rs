@@ -154,9 +154,8 @@ mod tests {
     fn both_algorithms_verify_and_the_hint_decides_nothing() {
         let (ed, ed_signer) = ed25519(1);
         let p256 = p256::ecdsa::SigningKey::from_slice(&[2; 32]).unwrap();
-        let pem = p256::PublicKey::from(p256.verifying_key())
-            .to_public_key_pem(LineEnding::LF)
-            .unwrap();
+        let pem =
+            p256::PublicKey::from(p256.verifying_key()).to_public_key_pem(LineEnding::LF).unwrap();
         let mut ring = Keyring::default();
         ring.add(ed_signer).unwrap();
         ring.add(Signer::from_pem("p".into(), Duration::from_secs(60), &pem).unwrap()).unwrap();

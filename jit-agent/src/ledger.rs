@@ -326,10 +326,8 @@ impl Ledger {
     /// When [`Ledger::advance`] has something to do next; `None` when nothing is ahead.
     pub fn next_change(&self, now: Now) -> Option<Duration> {
         let end = self.ends.first().map(|(end, _)| now.until(*end));
-        let begin = self
-            .begins
-            .first()
-            .map(|(begin, _)| begin.since(now.wall).unwrap_or(Duration::ZERO));
+        let begin =
+            self.begins.first().map(|(begin, _)| begin.since(now.wall).unwrap_or(Duration::ZERO));
         [end, begin].into_iter().flatten().min()
     }
 

@@ -1,5 +1,6 @@
 //! jit-agent: ports closed in the kernel, opened by signed, time-limited grants.
 
+pub mod app;
 pub mod claims;
 pub mod client;
 pub mod clock;
@@ -11,6 +12,7 @@ pub mod grant;
 pub mod journal;
 pub mod keyring;
 pub mod ledger;
+pub mod offline;
 pub mod policy;
 pub mod prefix;
 pub mod reconcile;

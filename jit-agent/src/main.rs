@@ -1,1 +1,252 @@
-fn main() {}
+//! `jit-agent`: the daemon, and the command line of the engineer on call.
+
+use std::{
+    io::{IsTerminal as _, Write as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+use jit_agent::{
+    app::{self, AppError},
+    client,
+    config::{Config, DEFAULT_PATH},
+    datapath::{DatapathError, pins::Pins},
+    offline,
+    status::{self, Style},
+    sys,
+    tls::Material,
+};
+use jit_proto::v1;
+use tracing_subscriber::EnvFilter;
+
+/// Usage errors (sysexits.h).
+const USAGE: u8 = 64;
+const UNAVAILABLE: u8 = 69;
+const PERMISSION: u8 = 77;
+
+/// A host-side port gate: protected ports are closed in the kernel to everybody, and open for one
+/// source at a time by a signed grant that the kernel itself ends.
+#[derive(Parser)]
+#[command(
+    version,
+    after_help = "Is it in force?            jit-agent status\n\
+                  Is the new file good?      jit-agent check\n\
+                  Open everything again:     jit-agent detach\n\n\
+                  Exit codes: status 0 enforcing, 1 degraded, 2 not enforcing; otherwise \
+                  64 usage, 69 unavailable, 77 permission, 78 configuration."
+)]
+struct Arguments {
+    /// Configuration file.
+    #[arg(long, global = true, default_value = DEFAULT_PATH, value_name = "FILE")]
+    config: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Put the gate in force and serve controllers. Ending it (also by kill -9) opens nothing.
+    Run,
+    /// Is it in force, on what, for whom, how long still. Also with the agent dead: then it reads
+    /// what the kernel enforces.
+    Status {
+        /// As JSON (docs/json.md).
+        #[arg(long)]
+        json: bool,
+    },
+    /// The grants that this host holds.
+    Grants {
+        /// Also those that are over.
+        #[arg(long)]
+        all: bool,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check a configuration file and the keys and certificates that it names; change nothing.
+    Check,
+    /// Remove the gate from the kernel: every protected port is open to everybody afterwards.
+    Detach {
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+#[tokio::main(worker_threads = 2)]
+async fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _unprinted = error.print();
+            return if error.use_stderr() { USAGE.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    let config = &arguments.config;
+    let result = match arguments.command {
+        Command::Run => run(config).await,
+        Command::Status { json } => print_status(config, json).await,
+        Command::Grants { all, json } => print_grants(config, all, json).await,
+        Command::Check => check(config),
+        Command::Detach { yes } => detach(config, yes),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("jit-agent: {error:#}");
+        exit_code(&error).into()
+    })
+}
+
+async fn run(config: &Path) -> Result<ExitCode> {
+    let debug = log();
+    app::run(config, debug).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn print_status(config: &Path, json: bool) -> Result<ExitCode> {
+    let paths = app::paths(config);
+    let status = match client::connect(&paths.socket()).await {
+        Ok(mut client) => client
+            .status(v1::StatusRequest {})
+            .await
+            .context("the agent is there, but does not answer; `journalctl -u jit-agent`")?
+            .into_inner(),
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            return Err(denied(&paths.socket(), error));
+        }
+        Err(_) => {
+            let missing = sys::missing_capabilities();
+            anyhow::ensure!(
+                !missing.contains(&"CAP_BPF"),
+                Denied("the agent is not running, and to read what the kernel enforces needs root")
+            );
+            offline::status(&paths.pins, sys::now())?
+        }
+    };
+    if json {
+        print(&format!("{:#}\n", status::json(&status)));
+    } else {
+        print(&status::text(&status, Style::of_stdout()));
+    }
+    Ok(status::exit_code(&status).into())
+}
+
+async fn print_grants(config: &Path, all: bool, json: bool) -> Result<ExitCode> {
+    let socket = app::paths(config).socket();
+    let mut client = client::connect(&socket).await.map_err(|error| match error.kind() {
+        std::io::ErrorKind::PermissionDenied => denied(&socket, error),
+        _ => anyhow::anyhow!(
+            "no agent answers on {}: {error}; `jit-agent status` reads what the kernel enforces",
+            socket.display()
+        ),
+    })?;
+    let request = v1::ListRequest { include_ended: all };
+    let grants = client.list(request).await.context("cannot list the grants")?.into_inner().grants;
+    if json {
+        print(&format!("{:#}\n", status::grants_json(&grants)));
+    } else {
+        print(&status::grants_text(&grants, Style::of_stdout()));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(path: &Path) -> Result<ExitCode> {
+    let config = Config::read(path).map_err(AppError::from)?;
+    config.control.as_ref().map(Material::read).transpose().map_err(AppError::from)?;
+    let ports: Vec<_> =
+        config.policy.sections().iter().map(|section| section.range.to_string()).collect();
+    print(&format!(
+        "{} is good: host {:?}, ports {}, {} signers, {} controllers\n",
+        path.display(),
+        config.host,
+        if ports.is_empty() { "none".into() } else { ports.join(" ") },
+        config.keyring.signers().len(),
+        config.controllers.len()
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn detach(config: &Path, yes: bool) -> Result<ExitCode> {
+    let missing = sys::missing_capabilities();
+    if !missing.is_empty() {
+        return Err(AppError::Capabilities(missing).into());
+    }
+    let pins = Pins::new(&app::paths(config).pins);
+    if !pins.root().exists() {
+        print(&format!("nothing is pinned in {}: there is no gate\n", pins.root().display()));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let _lock = sys::lock_directory(pins.root()).map_err(AppError::from)?.ok_or_else(|| {
+        anyhow::anyhow!(
+            "the agent is running and would put the gate back; stop it first: \
+             `systemctl stop jit-agent`"
+        )
+    })?;
+    if !yes && !confirmed(pins.root())? {
+        print("nothing changed\n");
+        return Ok(ExitCode::FAILURE);
+    }
+    let links = pins.remove().map_err(AppError::from)?;
+    tracing::warn!(links, "gate detached");
+    print(&format!("the gate is gone from {links} interfaces: protected ports are open to all\n"));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn confirmed(pins: &Path) -> Result<bool> {
+    anyhow::ensure!(
+        std::io::stdin().is_terminal(),
+        "detach opens every protected port to everybody; say --yes to do it without a terminal"
+    );
+    eprint!(
+        "This opens every protected port to everybody ({}). Type `open` to go on: ",
+        pins.display()
+    );
+    std::io::stderr().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(answer.trim() == "open")
+}
+
+/// Sets the log up (RUST_LOG, default info); says whether the kernel programs are to log as well.
+fn log() -> bool {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let debug = filter.max_level_hint().is_some_and(|level| level >= tracing::Level::DEBUG);
+    // Under systemd the journal has the time already.
+    let journal = std::env::var_os("JOURNAL_STREAM").is_some();
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    if journal {
+        subscriber.without_time().init();
+    } else {
+        subscriber.init();
+    }
+    debug
+}
+
+/// Prints; a reader that has gone away (`| head`) is no error.
+fn print(text: &str) {
+    let _gone = std::io::stdout().write_all(text.as_bytes());
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Denied(&'static str);
+
+fn denied(socket: &Path, error: std::io::Error) -> anyhow::Error {
+    anyhow::Error::new(Denied("permission denied; use sudo, or join the group jit-agent"))
+        .context(format!("cannot open {}: {error}", socket.display()))
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    if let Some(error) = error.downcast_ref::<AppError>() {
+        return error.exit_code();
+    }
+    if error.downcast_ref::<Denied>().is_some() {
+        return PERMISSION;
+    }
+    let _unavailable: Option<&DatapathError> = error.downcast_ref();
+    UNAVAILABLE
+}

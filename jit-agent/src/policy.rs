@@ -120,12 +120,7 @@ impl Policy {
     }
 
     /// Steps 6 to 8: times, the ceiling, the threshold.
-    pub fn check(
-        &self,
-        grant: &VerifiedGrant,
-        keyring: &Keyring,
-        now: Now,
-    ) -> Result<(), Refused> {
+    pub fn check(&self, grant: &VerifiedGrant, keyring: &Keyring, now: Now) -> Result<(), Refused> {
         let at = |refused: Refused| refused.of(grant.id());
         let lifetime = check_times(grant, now).map_err(at)?;
         let sections = self.sections_of(grant).map_err(at)?;

@@ -126,9 +126,7 @@ impl FromStr for SourcePrefix {
         let max = bits(address.family);
         let length = match length {
             None => max,
-            Some(text) => {
-                text.parse().map_err(|_| PrefixError::Length(text.to_owned(), max))?
-            }
+            Some(text) => text.parse().map_err(|_| PrefixError::Length(text.to_owned(), max))?,
         };
         Self::new(address, length)
     }

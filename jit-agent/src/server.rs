@@ -14,7 +14,7 @@ use jit_proto::v1::{
 use tonic::{Code, Request, Response, Status, transport::Server};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-pub use accept::{bind_tcp, bind_unix, serve_tcp, serve_unix};
+pub use accept::{Trust, bind_tcp, bind_unix, serve_tcp, serve_unix};
 pub use peer::{Identity, Peer};
 
 use crate::{
@@ -115,8 +115,7 @@ impl JitAgent for Service {
         if !revoke_ids.is_empty() {
             may_revoke?;
             let ids = revoke_ids.iter().map(|id| grant_id(id)).collect::<Result<_, _>>()?;
-            let revoked =
-                self.gate.revoke(Target::Ids(ids), &by, "batch").await.map_err(gone)?;
+            let revoked = self.gate.revoke(Target::Ids(ids), &by, "batch").await.map_err(gone)?;
             response.revoked = revoked.ended;
             response.warning = revoked.warning;
         }
@@ -191,10 +190,11 @@ impl JitAgent for Service {
         let reader = journal
             .reader(&request.get_ref().cursor)
             .map_err(|error| Status::invalid_argument(format!("cursor: {error}")))?;
-        let batches = futures_util::stream::unfold((journal, reader), |(journal, mut reader)| async {
-            let events = journal.next(&mut reader).await;
-            Some((events, (journal, reader)))
-        });
+        let batches =
+            futures_util::stream::unfold((journal, reader), |(journal, mut reader)| async {
+                let events = journal.next(&mut reader).await;
+                Some((events, (journal, reader)))
+            });
         let events = futures_util::StreamExt::flat_map(batches, |events| {
             futures_util::stream::iter(events.into_iter().map(Ok))
         });
@@ -220,7 +220,11 @@ fn authorize<T>(request: &Request<T>, may: May) -> Result<String, Status> {
         "{} may do: {}; this needs {what:?}. A [[controller]] section of the agent's configuration \
          says who may do what",
         identity.name,
-        if identity.may == Default::default() { "nothing".into() } else { identity.may.to_string() }
+        if identity.may == Default::default() {
+            "nothing".into()
+        } else {
+            identity.may.to_string()
+        }
     );
     Err(refused_status(&Refused::new(Refusal::NotPermitted, detail)))
 }

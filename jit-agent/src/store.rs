@@ -173,16 +173,15 @@ enum OpenError {
 
 fn open_and_read(path: &Path) -> Result<(Store, Stored), OpenError> {
     let result = catch_unwind(AssertUnwindSafe(|| -> Result<_, redb::Error> {
-        let database =
-            redb::Builder::new().set_cache_size(CACHE_BYTES).create(path)?;
+        let database = redb::Builder::new().set_cache_size(CACHE_BYTES).create(path)?;
         let stored = read(&database)?;
         Ok((Store { database }, stored))
     }));
     match result {
         Ok(Ok(opened)) => Ok(opened),
-        Ok(Err(
-            error @ (redb::Error::DatabaseAlreadyOpen | redb::Error::LockPoisoned(_)),
-        )) => Err(OpenError::Busy(error.to_string())),
+        Ok(Err(error @ (redb::Error::DatabaseAlreadyOpen | redb::Error::LockPoisoned(_)))) => {
+            Err(OpenError::Busy(error.to_string()))
+        }
         Ok(Err(redb::Error::Io(error)))
             if !matches!(
                 error.kind(),

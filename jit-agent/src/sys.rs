@@ -66,8 +66,11 @@ pub fn now() -> Now {
 /// Id of this boot (`/proc/sys/kernel/random/boot_id`): boot times of another boot mean nothing.
 pub fn boot_id() -> Result<String, FileError> {
     let path = Path::new("/proc/sys/kernel/random/boot_id");
-    let text = fs::read_to_string(path)
-        .map_err(|error| FileError::Io { verb: "read", path: path.to_owned(), error })?;
+    let text = fs::read_to_string(path).map_err(|error| FileError::Io {
+        verb: "read",
+        path: path.to_owned(),
+        error,
+    })?;
     Ok(text.trim().to_owned())
 }
 
@@ -83,9 +86,7 @@ pub fn read_trusted(path: &Path) -> Result<String, FileError> {
 
 /// Creates a directory that nobody else can write to, or checks the one that is there.
 pub fn private_directory(path: &Path, mode: u32) -> Result<(), FileError> {
-    let io = |verb: &'static str| {
-        move |error| FileError::Io { verb, path: path.to_owned(), error }
-    };
+    let io = |verb: &'static str| move |error| FileError::Io { verb, path: path.to_owned(), error };
     match fs::DirBuilder::new().create(path) {
         Ok(()) => fs::set_permissions(path, fs::Permissions::from_mode(mode))
             .map_err(io("set the mode of"))?,
@@ -176,8 +177,7 @@ pub struct NetworkInterface {
 pub fn interfaces() -> io::Result<Vec<NetworkInterface>> {
     let mut interfaces: Vec<NetworkInterface> = Vec::new();
     for address in nix::ifaddrs::getifaddrs()? {
-        let Some(link) = address.address.as_ref().and_then(|address| address.as_link_addr())
-        else {
+        let Some(link) = address.address.as_ref().and_then(|address| address.as_link_addr()) else {
             continue;
         };
         let Ok(index) = u32::try_from(link.ifindex()) else { continue };

@@ -173,12 +173,7 @@ impl PrefixV4 {
     /// The key data for `address` at `port`.
     #[inline(always)]
     pub const fn new(address: [u8; 4], port: PortKey) -> Self {
-        Self {
-            port: port.port.to_be_bytes(),
-            protocol: port.protocol as u8,
-            reserved: 0,
-            address,
-        }
+        Self { port: port.port.to_be_bytes(), protocol: port.protocol as u8, reserved: 0, address }
     }
 }
 

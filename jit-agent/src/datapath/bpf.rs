@@ -6,8 +6,7 @@
 
 use std::{
     ffi::CString,
-    io,
-    mem,
+    io, mem,
     os::{
         fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
@@ -15,12 +14,18 @@ use std::{
     path::Path,
 };
 
+use aya::maps::{MapData, RingBuf};
 use aya_obj::generated::{
     XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info,
     bpf_link_type,
 };
 
+use tokio::io::{Interest, unix::AsyncFd};
+
 use crate::datapath::Hook;
+
+/// Reads what the kernel programs log.
+pub type Logger = aya_log::EbpfLogger<&'static dyn log::Log>;
 
 /// What the kernel says of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +97,19 @@ pub fn link_info(link: impl AsFd) -> io::Result<LinkInfo> {
     Ok(LinkInfo { interface, program: info.prog_id })
 }
 
+/// Waits for the records of the events' ring buffer.
+pub fn watch_events(events: RingBuf<MapData>) -> io::Result<AsyncFd<RingBuf<MapData>>> {
+    // SAFETY: the ring buffer owns its map, and with it the one descriptor that it ever answers
+    // with, until it is dropped; it is not changed while it is registered.
+    unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) }.map_err(io::Error::from)
+}
+
+/// Waits for the lines of the kernel programs' log.
+pub fn watch_log(log: Logger) -> io::Result<AsyncFd<Logger>> {
+    // SAFETY: as above: the logger owns a ring buffer.
+    unsafe { AsyncFd::register_with_interest(log, Interest::READABLE) }.map_err(io::Error::from)
+}
+
 fn zeroed() -> bpf_attr {
     // SAFETY: `bpf_attr` is a union of integers; all zero is valid, and what the kernel expects of
     // fields that a command does not use.
@@ -104,10 +122,7 @@ fn call(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i32> {
     let result = unsafe {
         libc::syscall(libc::SYS_bpf, command as libc::c_long, &raw mut *attr, size_of::<bpf_attr>())
     };
-    i32::try_from(result)
-        .ok()
-        .filter(|result| *result >= 0)
-        .ok_or_else(io::Error::last_os_error)
+    i32::try_from(result).ok().filter(|result| *result >= 0).ok_or_else(io::Error::last_os_error)
 }
 
 fn own(fd: i32) -> OwnedFd {

@@ -18,6 +18,7 @@ use crate::{
     datapath::{
         Counters, Coverage, Datapath, DatapathError, InterfaceState,
         attach::Links,
+        bpf::Logger,
         maps::Maps,
         object::{OBJECT, PROGRAM_XDP, PROGRAM_XDP_FRAGS},
         pins::{Pins, chain, layouts},
@@ -45,7 +46,7 @@ pub struct KernelEvents {
     /// [`jit_common::Event`] records.
     pub events: RingBuf<MapData>,
     /// Debug lines, when they are on.
-    pub log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
+    pub log: Option<Logger>,
 }
 
 impl KernelDatapath {
@@ -156,8 +157,7 @@ fn load_program(object: &mut Ebpf) -> Result<(&'static str, u32), DatapathError>
             .map_err(|_: ProgramError| missing())?;
         match program.load() {
             Ok(()) => {
-                let info =
-                    program.info().map_err(|error| DatapathError::Load(chain(&error)))?;
+                let info = program.info().map_err(|error| DatapathError::Load(chain(&error)))?;
                 return Ok((name, info.id()));
             }
             Err(error) => refused = Some(chain(&error)),

@@ -120,10 +120,8 @@ impl Maps {
             };
             (map::HOST_GRANTS, result)
         } else if address.family == Family::V4 {
-            let key = Key::new(
-                PrefixV4::HEAD_BITS + length,
-                PrefixV4::new(address.first_four(), port),
-            );
+            let key =
+                Key::new(PrefixV4::HEAD_BITS + length, PrefixV4::new(address.first_four(), port));
             let result = match entry {
                 Some(entry) => self.prefixes_v4.insert(&key, entry, 0),
                 None => self.prefixes_v4.remove(&key),
@@ -160,16 +158,16 @@ impl Maps {
         for (index, word) in (0..PROTECTED_WORDS).zip(words) {
             let read = self.protected.get(&index, 0).map_err(failed("read", map::PROTECTED))?;
             if read != word {
-                self.protected
-                    .set(index, word, 0)
-                    .map_err(failed("write to", map::PROTECTED))?;
+                self.protected.set(index, word, 0).map_err(failed("write to", map::PROTECTED))?;
             }
         }
         let gone: Vec<u32> = self
             .port_counters
             .keys()
             .filter_map(Result::ok)
-            .filter(|index| PortKey::from_index(*index).is_none_or(|port| !rules.contains_key(&port)))
+            .filter(|index| {
+                PortKey::from_index(*index).is_none_or(|port| !rules.contains_key(&port))
+            })
             .collect();
         for index in gone {
             self.port_counters.remove(&index).map_err(failed("write to", map::PORT_COUNTERS))?;

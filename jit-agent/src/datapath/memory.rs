@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jit_common::{
-    Address, GrantEntry, HostKey, PortKey, PortRule, PrefixV4, PrefixV6, Segment, Session,
-    Tables,
+    Address, GrantEntry, HostKey, PortKey, PortRule, PrefixV4, PrefixV6, Segment, Session, Tables,
 };
 
 use crate::prefix::masked;
@@ -25,9 +24,9 @@ pub struct MemoryTables {
 impl MemoryTables {
     /// The longest matching prefix, as a kernel trie answers.
     fn longest(&self, port: PortKey, address: Address, max: u8) -> Option<GrantEntry> {
-        (0..=max).rev().find_map(|length| {
-            self.prefixes.get(&(port, masked(address, length), length)).copied()
-        })
+        (0..=max)
+            .rev()
+            .find_map(|length| self.prefixes.get(&(port, masked(address, length), length)).copied())
     }
 }
 
@@ -55,8 +54,7 @@ impl Tables for MemoryTables {
     }
 
     fn session(&self, segment: &Segment) -> Session {
-        let tuple =
-            (segment.source, segment.source_port, segment.destination, segment.port.port);
+        let tuple = (segment.source, segment.source_port, segment.destination, segment.port.port);
         if self.sessions.contains(&tuple) { Session::Established } else { Session::None }
     }
 }

@@ -120,27 +120,22 @@ impl Pins {
         Ok(())
     }
 
-    /// Removes every pin: links first, which opens the gate, then tables and directories.
+    /// Removes every pin of every version: links first, which opens the gate. Says how many links.
     pub fn remove(&self) -> Result<usize, DatapathError> {
-        let remove = |error| DatapathError::Sys { verb: "remove a pin", error };
-        let links = self.all_links()?;
-        for link in &links {
-            fs::remove_file(link).map_err(remove)?;
-        }
-        let version = self.version();
-        for map in list(&version.join("maps"))? {
-            fs::remove_file(map).map_err(remove)?;
-        }
-        for directory in [version.join("maps"), self.links(), version, self.root.clone()] {
-            match fs::remove_dir(directory) {
-                Ok(()) => {}
-                // The pin directory itself may belong to systemd-tmpfiles and stay.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
-                Err(error) => return Err(remove(error)),
+        let mut links = 0;
+        for version in list(&self.root)? {
+            for kind in ["links", "maps"] {
+                let directory = version.join(kind);
+                for pin in list(&directory)? {
+                    fs::remove_file(&pin).map_err(failed("remove a pin"))?;
+                    links += usize::from(kind == "links");
+                }
+                remove_directory(&directory)?;
             }
+            remove_directory(&version)?;
         }
-        Ok(links.len())
+        remove_directory(&self.root)?;
+        Ok(links)
     }
 
     fn version(&self) -> PathBuf {
@@ -150,14 +145,8 @@ impl Pins {
 
 /// All pinned tables, sized by the configuration.
 pub fn layouts(limits: Limits) -> [Layout; 11] {
-    let layout = |name, kind, key, value, entries, flags| Layout {
-        name,
-        kind,
-        key,
-        value,
-        entries,
-        flags,
-    };
+    let layout =
+        |name, kind, key, value, entries, flags| Layout { name, kind, key, value, entries, flags };
     let (grant, index) = (size_of::<GrantEntry>(), 4);
     let Limits { hosts, prefixes } = limits;
     [
@@ -223,14 +212,32 @@ impl Layout {
 }
 
 fn list(directory: &Path) -> Result<Vec<PathBuf>, DatapathError> {
-    let failed = |error| DatapathError::Sys { verb: "list the pins", error };
     match fs::read_dir(directory) {
-        Ok(entries) => {
-            entries.map(|entry| entry.map(|entry| entry.path()).map_err(failed)).collect()
-        }
+        Ok(entries) => entries
+            .map(|entry| entry.map(|entry| entry.path()).map_err(failed("list the pins")))
+            .collect(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(failed(error)),
+        Err(error) => Err(failed("list the pins")(error)),
     }
+}
+
+/// A directory that is gone, or that is systemd-tmpfiles' to keep, is no error.
+fn remove_directory(directory: &Path) -> Result<(), DatapathError> {
+    match fs::remove_dir(directory) {
+        Err(error)
+            if !matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
+            ) =>
+        {
+            Err(failed("remove a pin directory")(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn failed(verb: &'static str) -> impl Fn(io::Error) -> DatapathError {
+    move |error| DatapathError::Sys { verb, error }
 }
 
 /// An error with its causes, in one line.

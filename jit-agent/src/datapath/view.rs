@@ -38,8 +38,7 @@ impl View {
         }
         let maps = Maps::from_pins(&pins)?;
         let entries = maps.entries()?;
-        let hits =
-            entries.values().map(|entry| (entry.slot, maps.hits(entry.slot))).collect();
+        let hits = entries.values().map(|entry| (entry.slot, maps.hits(entry.slot))).collect();
         Ok(Some(Self {
             interfaces: interfaces(&pins)?,
             ports: maps.protected()?,
@@ -60,10 +59,10 @@ fn interfaces(pins: &Pins) -> Result<Vec<InterfaceState>, DatapathError> {
         let attached = bpf::open_pin(&pin)
             .and_then(bpf::link_info)
             .is_ok_and(|info| info.interface == index && index != 0);
-        let name = names.iter().find(|interface| interface.index == index).map_or_else(
-            || format!("interface {index}"),
-            |interface| interface.name.clone(),
-        );
+        let name = names
+            .iter()
+            .find(|interface| interface.index == index)
+            .map_or_else(|| format!("interface {index}"), |interface| interface.name.clone());
         states.push(InterfaceState {
             name,
             index,

@@ -11,6 +11,7 @@ use tokio::{
 
 use crate::{
     clock::Now,
+    config::Config,
     datapath::Datapath,
     gate::{Accepted, Gate, Revoked, TICK, Target},
     journal::Journal,
@@ -46,6 +47,7 @@ pub struct Gone;
 
 #[derive(Debug)]
 enum Urgent {
+    Configure { config: Box<Config>, reply: oneshot::Sender<Result<(), String>> },
     List { ended: bool, reply: oneshot::Sender<Vec<v1::GrantState>> },
     Revoke { target: Target, by: String, why: String, reply: oneshot::Sender<Revoked> },
     Status { reply: oneshot::Sender<v1::StatusResponse> },
@@ -106,6 +108,12 @@ impl GateHandle {
         self.ask(|reply| Urgent::Status { reply }).await
     }
 
+    /// Takes another configuration.
+    pub async fn reconfigure(&self, config: Config) -> Result<Result<(), String>, Gone> {
+        let config = Box::new(config);
+        self.ask(|reply| Urgent::Configure { config, reply }).await
+    }
+
     /// Events of grants, links and packets.
     pub fn journal(&self) -> &Arc<Journal> {
         &self.journal
@@ -116,10 +124,7 @@ impl GateHandle {
         let _full = self.events.try_send(event);
     }
 
-    async fn ask<T>(
-        &self,
-        request: impl FnOnce(oneshot::Sender<T>) -> Urgent,
-    ) -> Result<T, Gone> {
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Urgent) -> Result<T, Gone> {
         let (reply, answer) = oneshot::channel();
         self.urgent.send(request(reply)).await.map_err(|_| Gone)?;
         answer.await.map_err(|_| Gone)
@@ -160,6 +165,9 @@ impl<D: Datapath> Gate<D> {
     fn serve(&mut self, request: Urgent, now: Now) {
         // Whoever asked may be gone.
         match request {
+            Urgent::Configure { config, reply } => {
+                drop(reply.send(self.reconfigure(*config, now)));
+            }
             Urgent::List { ended, reply } => drop(reply.send(self.list(ended, now))),
             Urgent::Revoke { target, by, why, reply } => {
                 drop(reply.send(self.revoke(&target, &by, &why, now)));

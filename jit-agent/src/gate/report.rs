@@ -25,10 +25,8 @@ impl<D: Datapath> Gate<D> {
         problems.extend(counter_problem);
         let (hosts, prefixes) = self.ledger.claims().used();
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        let (last_push_ms, last_controller) = self
-            .last_push
-            .as_ref()
-            .map_or((0, String::new()), |(time, by)| (time.0, by.clone()));
+        let (last_push_ms, last_controller) =
+            self.last_push.as_ref().map_or((0, String::new()), |(time, by)| (time.0, by.clone()));
         v1::StatusResponse {
             state: state(gate.observe, &self.interfaces, &problems).into(),
             problems,
@@ -62,7 +60,9 @@ impl<D: Datapath> Gate<D> {
         let over = self.ledger.ended().filter(|_| ended);
         let mut grants: Vec<_> =
             live.chain(over).map(|record| self.grant_state(record, now)).collect();
-        grants.sort_by_key(|state| state.grant.as_ref().map(|grant| (grant.issued_at_ms, grant.id.clone())));
+        grants.sort_by_key(|state| {
+            state.grant.as_ref().map(|grant| (grant.issued_at_ms, grant.id.clone()))
+        });
         grants
     }
 
@@ -134,14 +134,11 @@ impl<D: Datapath> Gate<D> {
     fn soon(&self, hosts: usize, prefixes: usize) -> Vec<String> {
         let most = |entries: u32| usize::try_from(entries).unwrap_or(usize::MAX);
         let limits = self.config.limits;
-        [
-            ("addresses", hosts, most(limits.hosts)),
-            ("prefixes", prefixes, most(limits.prefixes)),
-        ]
-        .into_iter()
-        .filter(|(_, used, most)| used.saturating_mul(10) >= most.saturating_mul(9))
-        .map(|(what, used, most)| format!("{used} of {most} {what} are in use ([limits])"))
-        .collect()
+        [("addresses", hosts, most(limits.hosts)), ("prefixes", prefixes, most(limits.prefixes))]
+            .into_iter()
+            .filter(|(_, used, most)| used.saturating_mul(10) >= most.saturating_mul(9))
+            .map(|(what, used, most)| format!("{used} of {most} {what} are in use ([limits])"))
+            .collect()
     }
 }
 
@@ -174,8 +171,8 @@ pub(crate) fn interface(state: &InterfaceState) -> v1::Interface {
 
 /// Counters as a message.
 pub(crate) fn drops(counters: &Counters) -> v1::Drops {
-    let by_port = counters.ports.iter().map(|(port, PortCounters { packets, .. })| {
-        v1::PortCounter {
+    let by_port =
+        counters.ports.iter().map(|(port, PortCounters { packets, .. })| v1::PortCounter {
             protocol: protocol(port.protocol as u8),
             port: port.port.into(),
             by_reason: Reason::ALL
@@ -184,8 +181,7 @@ pub(crate) fn drops(counters: &Counters) -> v1::Drops {
                 .filter(|(_, packets)| **packets > 0)
                 .map(|(reason, packets)| counter(reason, *packets))
                 .collect(),
-        }
-    });
+        });
     v1::Drops {
         by_reason: counters
             .drops()

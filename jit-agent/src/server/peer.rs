@@ -118,10 +118,8 @@ mod tests {
     fn a_good_certificate_that_is_not_in_the_table_may_do_nothing() {
         let may = Permissions { grant: true, ..Permissions::default() };
         let table = [Controller { identity: "spiffe://example.org/c".into(), may }];
-        let known = Identity::of_certificate(
-            &["other".into(), "spiffe://example.org/c".into()],
-            &table,
-        );
+        let known =
+            Identity::of_certificate(&["other".into(), "spiffe://example.org/c".into()], &table);
         assert_eq!((known.name.as_str(), known.may), ("spiffe://example.org/c", may));
         let stranger = Identity::of_certificate(&["spiffe://example.org/c2".into()], &table);
         assert_eq!(stranger.may, Permissions::default());

@@ -1,0 +1,322 @@
+//! Wiring: from a configuration to a running agent, in the order that keeps every failure harmless.
+//!
+//! Everything that can fail without touching the kernel comes first; the programs are attached last.
+//! Ending the agent detaches nothing.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+};
+
+use aya::maps::{MapData, RingBuf};
+use jit_common::Event;
+use tokio::{
+    net::{TcpListener, UnixListener},
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{oneshot, watch},
+    task::JoinSet,
+};
+
+use crate::{
+    config::{Config, ConfigError, Controller, Paths},
+    datapath::{DatapathError, bpf, kernel::KernelDatapath},
+    gate::{Gate, GateHandle, StartError, channel},
+    journal::Journal,
+    server::{self, Service, Trust},
+    store::{Store, StoreError},
+    sys::{self, FileError},
+    tls::{Material, TlsError},
+};
+
+/// Why the agent does not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The listening port.
+    #[error("cannot {verb} {place}: {error}")]
+    Listen {
+        /// What was tried.
+        verb: &'static str,
+        /// On what.
+        place: String,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// Capabilities.
+    #[error(
+        "missing {}: the agent needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; run it as root, or by \
+         its systemd unit (AmbientCapabilities=)",
+        .0.join(", ")
+    )]
+    Capabilities(Vec<&'static str>),
+    /// Configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The kernel side.
+    #[error(transparent)]
+    Datapath(#[from] DatapathError),
+    /// A task that should run for ever.
+    #[error("{0} ended; the gate stays in force in the kernel")]
+    Ended(&'static str),
+    /// A file or directory.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The gate.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+impl AppError {
+    /// The process's exit code (sysexits.h): 69 unavailable, 77 permission, 78 configuration.
+    pub const fn exit_code(&self) -> u8 {
+        const UNAVAILABLE: u8 = 69;
+        const PERMISSION: u8 = 77;
+        const CONFIGURATION: u8 = 78;
+        match self {
+            Self::Capabilities(_) | Self::File(FileError::Untrusted { .. }) => PERMISSION,
+            Self::Config(_) | Self::Tls(_) | Self::Start(StartError::Exemptions(_)) => {
+                CONFIGURATION
+            }
+            Self::Datapath(error) | Self::Start(StartError::Datapath(error)) => match error {
+                DatapathError::UnknownInterface(_) | DatapathError::Pin { .. } => CONFIGURATION,
+                DatapathError::File(FileError::Untrusted { .. }) => PERMISSION,
+                _ => UNAVAILABLE,
+            },
+            _ => UNAVAILABLE,
+        }
+    }
+}
+
+/// Runs the agent until SIGTERM or SIGINT. `debug`: the kernel programs log each decision.
+pub async fn run(path: &Path, debug: bool) -> Result<(), AppError> {
+    let config = Config::read(path)?;
+    let missing = sys::missing_capabilities();
+    if !missing.is_empty() {
+        return Err(AppError::Capabilities(missing));
+    }
+    let material = config.control.as_ref().map(Material::read).transpose()?;
+    let boot_id = sys::boot_id()?;
+    sys::private_directory(&config.paths.runtime, 0o750)?;
+    // The lock comes with the pins: from here on no other agent runs on this gate.
+    let (datapath, kernel) = KernelDatapath::load(config.paths.pins.clone(), config.limits, debug)?;
+    let stored = Store::open(&config.paths.state)?;
+    let (unix, tcp) = bind(&config).await?;
+    let mut signals = Signals::new()?;
+    let now = sys::now();
+    let journal = Arc::new(Journal::new(format!("{:x}", now.wall.0)));
+    let gate = Gate::start(config.clone(), datapath, stored, Arc::clone(&journal), boot_id, now)?;
+    let (handle, requests) = channel(journal);
+    let ended = spawn_gate(gate, requests);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(read_events(kernel.events, handle.clone()));
+    if let Some(log) = kernel.log {
+        tasks.spawn(read_log(log));
+    }
+    let service = Service::new(handle.clone());
+    service.set_certificate_end(material.as_ref().map(|material| material.not_after));
+    tasks.spawn(serve_unix(unix, service.clone()));
+    let trust = serve_controllers(&config, tcp, material, &service, &mut tasks);
+    tracing::info!(host = config.host, "the gate is in force");
+    notify(&[sd_notify::NotifyState::Ready]);
+    tokio::pin!(ended);
+    loop {
+        tokio::select! {
+            _ = &mut ended => return Err(AppError::Ended("the gate's task")),
+            Some(task) = tasks.join_next() => {
+                return Err(AppError::Ended(task.unwrap_or("a task")));
+            }
+            _ = signals.reload.recv() => reload(path, &handle, &service, trust.as_ref()).await,
+            _ = signals.terminate.recv() => break,
+            _ = signals.interrupt.recv() => break,
+        }
+    }
+    tracing::info!("ending; the gate stays in force in the kernel");
+    notify(&[sd_notify::NotifyState::Stopping]);
+    drop(std::fs::remove_file(config.paths.socket()));
+    Ok(())
+}
+
+struct Signals {
+    reload: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, AppError> {
+        let listen = |kind, place: &str| {
+            signal(kind).map_err(|error| AppError::Listen {
+                verb: "listen for",
+                place: place.into(),
+                error,
+            })
+        };
+        Ok(Self {
+            reload: listen(SignalKind::hangup(), "SIGHUP")?,
+            terminate: listen(SignalKind::terminate(), "SIGTERM")?,
+            interrupt: listen(SignalKind::interrupt(), "SIGINT")?,
+        })
+    }
+}
+
+async fn bind(config: &Config) -> Result<(UnixListener, Option<TcpListener>), AppError> {
+    let socket = config.paths.socket();
+    let unix = server::bind_unix(&socket).map_err(|error| AppError::Listen {
+        verb: "listen on",
+        place: socket.display().to_string(),
+        error,
+    })?;
+    let Some(control) = &config.control else { return Ok((unix, None)) };
+    let tcp = server::bind_tcp(control.listen).await.map_err(|error| AppError::Listen {
+        verb: "listen on",
+        place: format!("[control] listen = \"{}\"", control.listen),
+        error,
+    })?;
+    Ok((unix, Some(tcp)))
+}
+
+/// The gate has a thread of its own: a slow disk under it holds up nobody's handshake.
+fn spawn_gate(
+    gate: Gate<KernelDatapath>,
+    requests: crate::gate::Requests,
+) -> oneshot::Receiver<()> {
+    let (sender, ended) = oneshot::channel::<()>();
+    thread::spawn(move || {
+        // Dropped at the end, however it comes: the receiver then knows.
+        let _sender = sender;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        match runtime {
+            Ok(runtime) => runtime.block_on(gate.run(requests, sys::now, alive)),
+            Err(error) => tracing::error!("cannot start the gate's runtime: {error}"),
+        }
+    });
+    ended
+}
+
+fn alive() {
+    notify(&[sd_notify::NotifyState::Watchdog]);
+}
+
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!("cannot notify the service manager: {error}");
+    }
+}
+
+fn serve_controllers(
+    config: &Config,
+    tcp: Option<TcpListener>,
+    material: Option<Material>,
+    service: &Service,
+    tasks: &mut JoinSet<&'static str>,
+) -> Option<watch::Sender<Trust>> {
+    let (tcp, material) = (tcp?, material?);
+    let (sender, receiver) = watch::channel(trust(material, &config.controllers));
+    let service = service.clone();
+    tasks.spawn(async move {
+        if let Err(error) = server::serve_tcp(tcp, service, receiver).await {
+            tracing::error!("the controllers' server: {error}");
+        }
+        "the controllers' server"
+    });
+    Some(sender)
+}
+
+fn trust(material: Material, controllers: &[Controller]) -> Trust {
+    (material.config, controllers.into())
+}
+
+async fn serve_unix(listener: UnixListener, service: Service) -> &'static str {
+    if let Err(error) = server::serve_unix(listener, service).await {
+        tracing::error!("the local server: {error}");
+    }
+    "the local server"
+}
+
+/// SIGHUP: an invalid file changes nothing and says why.
+async fn reload(
+    path: &Path,
+    gate: &GateHandle,
+    service: &Service,
+    sender: Option<&watch::Sender<Trust>>,
+) {
+    let read = || -> Result<_, AppError> {
+        let config = Config::read(path)?;
+        let material = config.control.as_ref().map(Material::read).transpose()?;
+        Ok((config, material))
+    };
+    let (config, material) = match read() {
+        Ok(read) => read,
+        Err(error) => return tracing::error!("reload: nothing changed: {error}"),
+    };
+    let controllers = config.controllers.clone();
+    match gate.reconfigure(config).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => return tracing::error!("reload: nothing changed: {error}"),
+        Err(gone) => return tracing::error!("reload: {gone}"),
+    }
+    if let (Some(sender), Some(material)) = (sender, material) {
+        service.set_certificate_end(Some(material.not_after));
+        sender.send_replace(trust(material, &controllers));
+    }
+    tracing::info!("reloaded");
+}
+
+async fn read_events(events: RingBuf<MapData>, gate: GateHandle) -> &'static str {
+    let mut events = match bpf::watch_events(events) {
+        Ok(events) => events,
+        Err(error) => {
+            tracing::error!("cannot wait for kernel events: {error}");
+            return "the event reader";
+        }
+    };
+    while let Ok(mut ready) = events.readable_mut().await {
+        while let Some(bytes) = ready.get_inner_mut().next() {
+            if let Some(event) = Event::from_bytes(&bytes) {
+                gate.saw_packet(event);
+            }
+        }
+        ready.clear_ready();
+    }
+    "the event reader"
+}
+
+async fn read_log(log: bpf::Logger) -> &'static str {
+    let mut log = match bpf::watch_log(log) {
+        Ok(log) => log,
+        Err(error) => {
+            tracing::error!("cannot wait for the kernel programs' log: {error}");
+            return "the log reader";
+        }
+    };
+    while let Ok(mut ready) = log.readable_mut().await {
+        ready.get_inner_mut().flush();
+        ready.clear_ready();
+    }
+    "the log reader"
+}
+
+/// Paths for the command line, which must work at 3 a.m. also with a broken configuration: what
+/// `[paths]` of the file says as far as it can be read, else the defaults.
+pub fn paths(config: &Path) -> Paths {
+    let table: toml::Table =
+        std::fs::read_to_string(config).ok().and_then(|text| text.parse().ok()).unwrap_or_default();
+    let path = |key: &str, default: &str| {
+        table
+            .get("paths")
+            .and_then(|paths| paths.get(key))
+            .and_then(toml::Value::as_str)
+            .map_or_else(|| PathBuf::from(default), PathBuf::from)
+    };
+    Paths {
+        state: path("state", "/var/lib/jit-agent"),
+        runtime: path("runtime", "/run/jit-agent"),
+        pins: path("pins", "/sys/fs/bpf/jit-agent"),
+    }
+}

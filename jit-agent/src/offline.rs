@@ -1,0 +1,85 @@
+//! `status` with no agent to ask: what the kernel enforces now, read from the pins.
+
+use std::{collections::BTreeMap, path::Path};
+
+use jit_proto::v1;
+
+use crate::{
+    clock::Now,
+    datapath::{DatapathError, view::View},
+    gate::report::{drops, interface, one_port},
+    reconcile::{Entry, EntryKey},
+};
+
+/// The status that the pins tell; without pins: not enforcing.
+pub fn status(pins: &Path, now: Now) -> Result<v1::StatusResponse, DatapathError> {
+    let mut status = v1::StatusResponse {
+        version: env!("CARGO_PKG_VERSION").into(),
+        mode: "enforce".into(),
+        ..v1::StatusResponse::default()
+    };
+    let Some(view) = View::read(pins)? else {
+        status.state = "not_enforcing".into();
+        status.problems = vec![
+            "the agent is not running and nothing is pinned: every port is open; start it with \
+             `systemctl start jit-agent`"
+                .into(),
+        ];
+        return Ok(status);
+    };
+    let View { interfaces, ports, entries, hits, counters, settings } = view;
+    let observes = settings.observe != 0;
+    let attached = interfaces.iter().any(|interface| interface.hook.is_some());
+    status.state = if attached && !observes { "degraded" } else { "not_enforcing" }.into();
+    status.problems.push(if attached {
+        "the agent is not running: the kernel holds this and ends every grant on time, but nothing \
+         new opens; `systemctl start jit-agent`, `journalctl -u jit-agent`"
+            .into()
+    } else {
+        "the agent is not running and no program is attached: every port is open; start it with \
+         `systemctl start jit-agent`"
+            .into()
+    });
+    if observes {
+        status.mode = "observe".into();
+    }
+    status.interfaces = interfaces.iter().map(interface).collect();
+    status.ports = ports
+        .iter()
+        .map(|(port, rule)| v1::Port {
+            range: Some(one_port(*port)),
+            mode: if rule.observe != 0 { "observe" } else { "enforce" }.into(),
+            sessions: if rule.drain != 0 { v1::Sessions::Drain } else { v1::Sessions::Cut }.into(),
+            terminates: if rule.forwarded != 0 { "forwarded" } else { "host" }.into(),
+            max_duration_ms: 0,
+        })
+        .collect();
+    status.grants = live_entries(&entries, &hits, now);
+    status.drops = Some(drops(&counters));
+    Ok(status)
+}
+
+/// What is open now; who asked and why is in the database, which only the agent reads.
+fn live_entries(
+    entries: &crate::reconcile::Entries,
+    hits: &BTreeMap<u32, u64>,
+    now: Now,
+) -> Vec<v1::GrantState> {
+    let mut live: Vec<(&EntryKey, &Entry)> =
+        entries.iter().filter(|(_, entry)| entry.deadline > now.boot).collect();
+    live.sort_unstable_by_key(|(key, entry)| (entry.slot, **key));
+    live.into_iter()
+        .map(|(key, entry)| v1::GrantState {
+            grant: Some(v1::Grant {
+                sources: vec![(&key.source).into()],
+                ports: vec![one_port(key.port)],
+                requester: "(in the kernel)".into(),
+                ..v1::Grant::default()
+            }),
+            state: v1::State::Active.into(),
+            signers: Vec::new(),
+            left_ms: i64::try_from(now.until(entry.deadline).as_millis()).unwrap_or(i64::MAX),
+            hits: hits.get(&entry.slot).copied().unwrap_or(0),
+        })
+        .collect()
+}

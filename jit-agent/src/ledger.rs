@@ -253,6 +253,16 @@ impl Ledger {
         touched: &mut Vec<EntryKey>,
     ) -> Vec<Change> {
         let mut changes = Vec::new();
+        while let Some((begin, id)) = self.begins.pop_first() {
+            if begin > now.wall {
+                self.begins.insert((begin, id));
+                break;
+            }
+            let Some(record) = self.grants.get(&id) else { continue };
+            let deadline = now.deadline(record.grant.not_after());
+            self.activate(id, deadline, touched);
+            changes.push(Change::Activated(id));
+        }
         while let Some((end, id)) = self.ends.pop_first() {
             if end > now.boot {
                 self.ends.insert((end, id));
@@ -264,16 +274,6 @@ impl Ledger {
                 self.remember(Record { stage: Stage::Expired, hits, ..record });
             }
             changes.push(Change::Expired(id));
-        }
-        while let Some((begin, id)) = self.begins.pop_first() {
-            if begin > now.wall {
-                self.begins.insert((begin, id));
-                break;
-            }
-            let Some(record) = self.grants.get(&id) else { continue };
-            let deadline = now.deadline(record.grant.not_after());
-            self.activate(id, deadline, touched);
-            changes.push(Change::Activated(id));
         }
         self.tombstones.retain(|_, until| *until > now.wall);
         changes

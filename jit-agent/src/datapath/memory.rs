@@ -1,12 +1,22 @@
-//! The tables in memory: what the decision sees on the host, in tests and comparisons.
+//! The tables in memory: what the decision sees on the host, and a datapath over them, for tests
+//! and comparisons.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use jit_common::{
-    Address, GrantEntry, HostKey, PortKey, PortRule, PrefixV4, PrefixV6, Segment, Session, Tables,
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::prefix::masked;
+use jit_common::{
+    Address, Family, GrantEntry, HostKey, PortKey, PortRule, PrefixV4, PrefixV6, Segment, Session,
+    Settings, Tables,
+};
+
+use crate::{
+    clock::BootNanos,
+    datapath::{Counters, Coverage, Datapath, DatapathError, InterfaceState},
+    prefix::masked,
+    reconcile::{Entries, EntryKey, Write},
+};
 
 /// An in-memory twin of the kernel's tables.
 #[derive(Clone, Debug, Default)]
@@ -62,4 +72,112 @@ impl Tables for MemoryTables {
 fn port_key(protocol: u8, port: [u8; 2]) -> Option<PortKey> {
     let protocol = jit_common::Protocol::from_number(protocol)?;
     Some(PortKey { protocol, port: u16::from_be_bytes(port) })
+}
+
+/// A datapath in memory, shared with the test that made it.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryDatapath {
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    entries: Entries,
+    rules: BTreeMap<PortKey, PortRule>,
+    hits: BTreeMap<u32, u64>,
+    writes: Vec<Write>,
+    refuse: Option<bool>,
+}
+
+impl MemoryDatapath {
+    /// Everything that was written since the last call.
+    pub fn take_writes(&self) -> Vec<Write> {
+        std::mem::take(&mut self.lock().writes)
+    }
+
+    /// What the kernel would decide about a SYN: the decision's own lookups over these entries.
+    pub fn opens(&self, port: PortKey, source: Address, now: BootNanos) -> bool {
+        let tables = self.tables();
+        let live = |grant: Option<GrantEntry>| grant.is_some_and(|grant| grant.deadline > now.0);
+        live(tables.host_grant(&HostKey::new(source, port)))
+            || live(match source.family {
+                Family::V4 => tables.prefix_grant_v4(PrefixV4::new(source.first_four(), port)),
+                Family::V6 => tables.prefix_grant_v6(PrefixV6::new(source.bytes, port)),
+            })
+    }
+
+    /// From now on writes fail, as in a full table (`Some(true)`) or otherwise (`Some(false)`).
+    pub fn refuse(&self, full: Option<bool>) {
+        self.lock().refuse = full;
+    }
+
+    /// Counts connections in a slot.
+    pub fn count(&self, slot: u32, hits: u64) {
+        *self.lock().hits.entry(slot).or_default() += hits;
+    }
+
+    /// The entries as the decision sees them.
+    pub fn tables(&self) -> MemoryTables {
+        let inner = self.lock();
+        let mut tables = MemoryTables { ports: inner.rules.clone(), ..MemoryTables::default() };
+        for (EntryKey { port, source }, entry) in &inner.entries {
+            let entry = GrantEntry::from(*entry);
+            if source.is_host() {
+                tables.hosts.insert(HostKey::new(source.address(), *port), entry);
+            } else {
+                tables.prefixes.insert((*port, source.address(), source.length()), entry);
+            }
+        }
+        tables
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Datapath for MemoryDatapath {
+    fn entries(&mut self) -> Result<Entries, DatapathError> {
+        Ok(self.lock().entries.clone())
+    }
+
+    fn write(&mut self, write: &Write) -> Result<(), DatapathError> {
+        let mut inner = self.lock();
+        if let Some(full) = inner.refuse {
+            let cause = "refused by the test".to_owned();
+            return Err(DatapathError::Map { verb: "write to", table: "entries", cause, full });
+        }
+        inner.writes.push(*write);
+        match *write {
+            Write::Remove(key) => inner.entries.remove(&key),
+            Write::Set(key, entry) => inner.entries.insert(key, entry),
+        };
+        Ok(())
+    }
+
+    fn protect(&mut self, rules: &BTreeMap<PortKey, PortRule>) -> Result<(), DatapathError> {
+        self.lock().rules.clone_from(rules);
+        Ok(())
+    }
+
+    fn settings(&mut self, _: Settings) -> Result<(), DatapathError> {
+        Ok(())
+    }
+
+    fn hits(&self, slot: u32) -> u64 {
+        self.lock().hits.get(&slot).copied().unwrap_or(0)
+    }
+
+    fn clear_hits(&mut self, slot: u32) -> Result<(), DatapathError> {
+        self.lock().hits.remove(&slot);
+        Ok(())
+    }
+
+    fn counters(&self) -> Result<Counters, DatapathError> {
+        Ok(Counters::default())
+    }
+
+    fn cover(&mut self, _: &Coverage) -> Result<Vec<InterfaceState>, DatapathError> {
+        Ok(Vec::new())
+    }
 }

@@ -1,0 +1,191 @@
+//! The command line. Only what clap needs; nothing is opened or decided here.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+use jit_agent::grant::GrantId;
+
+use crate::{grant::GrantArgs, keygen::KeygenArgs, pki::PkiArgs, text};
+
+const EXAMPLES: &str = "\
+Examples:
+  A signing key and, for trying things out, a development CA with two certificates:
+    jitctl keygen --algorithm ed25519 --out prod-2026
+    jitctl pki init --dir pki
+    jitctl pki issue --dir pki --name agent --dns web-1.example.org --ip 192.0.2.10
+    jitctl pki issue --dir pki --name controller --uri spiffe://example.org/jit-controller
+
+  Open SSH on web-1 to one address for an hour:
+    jitctl --agent web-1.example.org:7443 --ca pki/ca.pem --cert pki/controller.pem \\
+      --key pki/controller.key grant --signing-key prod-2026.key --host web-1 \\
+      --source 203.0.113.7 --port 22 --for 1h --why 'disk full' --ticket INC-4211
+
+  Look, and close again:
+    jitctl status
+    jitctl list
+    jitctl revoke --requester ana@example.org --reason 'incident over'
+
+Exit codes:
+   0  done                          69  no agent reached, or the connection broke
+  64  wrong command line            77  refused by the agent (the reason word is printed)
+  78  a file is missing, unreadable, in the way, or not what it should be
+  status alone: 0 enforcing, 1 degraded, 2 not enforcing";
+
+/// The controller's side of jit-agent: makes keys, signs grants, and pushes them to agents.
+#[derive(Debug, Parser)]
+#[command(name = "jitctl", version, after_long_help = EXAMPLES, max_term_width = 100)]
+#[command(after_help = "Examples and exit codes: jitctl --help")]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) agent: AgentArgs,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Which agent to talk to, and as whom. Every one has an environment variable behind it.
+#[derive(Args, Debug, Default)]
+#[command(next_help_heading = "Agent")]
+pub(crate) struct AgentArgs {
+    /// Agent to talk to over TLS 1.3; the port defaults to 7443 [env: JITCTL_AGENT]
+    #[arg(long, global = true, value_name = "HOST:PORT", conflicts_with = "socket")]
+    pub(crate) agent: Option<String>,
+    /// CA certificates (PEM) that the agent's certificate must come from [env: JITCTL_CA]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+    /// Own certificate chain (PEM), shown to the agent [env: JITCTL_CERT]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) cert: Option<PathBuf>,
+    /// Private key (PEM) of --cert [env: JITCTL_KEY]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) key: Option<PathBuf>,
+    /// Name or address that the agent's certificate must bear, if not that of --agent
+    /// [env: JITCTL_SERVER_NAME]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) server_name: Option<String>,
+    /// Talk to the agent on this machine through its unix socket instead [env: JITCTL_SOCKET]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+    /// How long to wait for a connection, and for an answer [default: 10s] [env: JITCTL_TIMEOUT]
+    #[arg(long, global = true, value_name = "TIME", value_parser = text::parse_duration)]
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a key pair that signs grants
+    Keygen(KeygenArgs),
+    /// Keep a small development CA for the TLS side
+    Pki(PkiArgs),
+    /// Build a grant, sign it, and push it
+    Grant(GrantArgs),
+    /// Push envelopes that `grant --out` or another signer made
+    Push(PushArgs),
+    /// Close: end grants now
+    Revoke(RevokeArgs),
+    /// Show the grants that the agent holds
+    List(ListArgs),
+    /// Show what the agent enforces
+    Status(StatusArgs),
+    /// Follow what happens on the agent
+    Watch(WatchArgs),
+}
+
+/// Arguments of `push`.
+#[derive(Args, Debug)]
+pub(crate) struct PushArgs {
+    /// Files with an encoded jit.v1.Envelope each; several go as one batch
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Arguments of `revoke`.
+#[derive(Args, Debug)]
+pub(crate) struct RevokeArgs {
+    #[command(flatten)]
+    pub(crate) what: RevokeWhat,
+    /// Confirm --all
+    #[arg(long, requires = "all")]
+    pub(crate) yes: bool,
+    /// Why; goes into the agent's log
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: String,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Which grants to revoke: exactly one of these.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+pub(crate) struct RevokeWhat {
+    /// One grant; also one that the agent has not seen yet, which then stays refused
+    #[arg(long, value_name = "ULID")]
+    pub(crate) id: Option<GrantId>,
+    /// Every grant of this requester
+    #[arg(long, value_name = "REQUESTER")]
+    pub(crate) requester: Option<String>,
+    /// Every grant; needs --yes
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+/// Arguments of `list`.
+#[derive(Args, Debug)]
+pub(crate) struct ListArgs {
+    /// Also grants that are over
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Arguments of `status`.
+#[derive(Args, Debug)]
+pub(crate) struct StatusArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Arguments of `watch`.
+#[derive(Args, Debug)]
+pub(crate) struct WatchArgs {
+    /// Start behind this event (the cursor that was printed last) instead of now
+    #[arg(long, value_name = "CURSOR", default_value = "", hide_default_value = true)]
+    pub(crate) cursor: String,
+    /// Print one JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn revoke_takes_exactly_one_target() {
+        let parse = |args: &[&str]| {
+            let head = ["jitctl", "revoke", "--reason", "x"];
+            Cli::try_parse_from(head.iter().chain(args)).is_ok()
+        };
+        assert!(parse(&["--requester", "ana@example.org"]));
+        assert!(parse(&["--all", "--yes"]));
+        assert!(parse(&["--id", "01J9W7K3AAAAAAAAAAAAAAAAAA"]));
+        assert!(!parse(&[]));
+        assert!(!parse(&["--all", "--requester", "ana@example.org"]));
+        assert!(!parse(&["--id", "not-a-ulid"]));
+        assert!(!parse(&["--requester", "ana@example.org", "--yes"]));
+    }
+}

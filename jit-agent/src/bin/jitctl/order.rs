@@ -1,0 +1,158 @@
+//! `jitctl push`, `revoke`, `list` and `status`: one question, one answer.
+
+use std::path::Path;
+
+use jit_agent::grant::GrantId;
+use jit_proto::v1::{self, revoke_request::What};
+use prost::Message as _;
+use serde_json::json;
+
+use crate::{
+    agent,
+    cli::{AgentArgs, ListArgs, PushArgs, RevokeArgs, StatusArgs},
+    failure::{Exit, Failure},
+    files, text,
+};
+
+/// Pushes envelopes from files: one alone, several as a batch with a line for each.
+pub(crate) fn push(agent_args: &AgentArgs, args: &PushArgs) -> Result<Exit, Failure> {
+    let envelopes =
+        args.files.iter().map(|path| read_envelope(path)).collect::<Result<Vec<_>, _>>()?;
+    let outcomes =
+        agent::with(agent_args, async |agent| match <[v1::Envelope; 1]>::try_from(envelopes) {
+            Ok([envelope]) => Ok(vec![agent.push(envelope).await?]),
+            Err(envelopes) => agent.push_batch(envelopes).await,
+        })?;
+    if outcomes.len() != args.files.len() {
+        return Err(Failure::unavailable(format!(
+            "the agent answered for {} of {} grants; `jitctl list` shows what it holds",
+            outcomes.len(),
+            args.files.len()
+        )));
+    }
+    for (path, outcome) in args.files.iter().zip(&outcomes) {
+        let id = GrantId::from_bytes(&outcome.grant_id).map(|id| id.to_string());
+        if args.json {
+            text::print_json(&json!({
+                "file": path,
+                "id": id,
+                "accepted": outcome.accepted,
+                "reason": outcome.reason,
+                "detail": outcome.detail,
+                "not_after": outcome.accepted.then(|| text::moment(outcome.not_after_ms)),
+            }))?;
+        } else {
+            text::print(&outcome_line(path, id.as_deref(), outcome))?;
+        }
+    }
+    let refused = outcomes.iter().any(|outcome| !outcome.accepted);
+    Ok(if refused { Exit::Refused } else { Exit::Success })
+}
+
+/// Ends grants.
+pub(crate) fn revoke(agent_args: &AgentArgs, args: &RevokeArgs) -> Result<Exit, Failure> {
+    let what = match (&args.what.id, &args.what.requester) {
+        (Some(id), _) => What::GrantId(id.0.to_vec().into()),
+        (None, Some(requester)) => What::Requester(requester.clone()),
+        (None, None) if args.yes => What::All(true),
+        (None, None) => {
+            return Err(Failure::usage(
+                "--all ends every grant on the agent; add --yes if that is meant",
+            ));
+        }
+    };
+    if args.reason.trim().is_empty() {
+        return Err(Failure::usage("--reason is empty; say why, it goes into the agent's log"));
+    }
+    let request = v1::RevokeRequest { what: Some(what), reason: args.reason.clone() };
+    let (revoked, agent) =
+        agent::with(agent_args, async |agent| Ok((agent.revoke(request).await?, agent.name())))?;
+    if args.json {
+        text::print_json(&json!({ "agent": agent, "revoked": revoked }))?;
+    } else {
+        let grants = if revoked == 1 { "grant" } else { "grants" };
+        text::print(&format!("revoked {revoked} {grants} on {agent}\n"))?;
+    }
+    Ok(Exit::Success)
+}
+
+/// Shows the grants that the agent holds.
+pub(crate) fn list(agent_args: &AgentArgs, args: &ListArgs) -> Result<Exit, Failure> {
+    let grants = agent::with(agent_args, async |agent| agent.list(args.all).await)?;
+    for grant in grants {
+        text::print(&format!("{grant:?}\n"))?;
+    }
+    Ok(Exit::Success)
+}
+
+/// Shows what the agent enforces; the exit code tells how well.
+pub(crate) fn status(agent_args: &AgentArgs, args: &StatusArgs) -> Result<Exit, Failure> {
+    let status = agent::with(agent_args, async |agent| agent.status().await)?;
+    let _ = args.json;
+    text::print(&format!("{status:?}\n"))?;
+    Ok(exit_of(&status.state))
+}
+
+/// The contract of `status`: 0 enforcing, 1 degraded, 2 anything else.
+fn exit_of(state: &str) -> Exit {
+    match state {
+        "enforcing" => Exit::Success,
+        "degraded" => Exit::Degraded,
+        _ => Exit::NotEnforcing,
+    }
+}
+
+fn read_envelope(path: &Path) -> Result<v1::Envelope, Failure> {
+    let bytes = files::read(path, "the envelope")?;
+    match v1::Envelope::decode(bytes.as_slice()) {
+        Ok(envelope) if !envelope.payload.is_empty() => Ok(envelope),
+        _ => Err(Failure::files(format!(
+            "{} is not an encoded jit.v1.Envelope; `jitctl grant --out FILE` writes one",
+            path.display()
+        ))),
+    }
+}
+
+fn outcome_line(path: &Path, id: Option<&str>, outcome: &v1::Outcome) -> String {
+    let reason = text::printable(&outcome.reason);
+    let verdict = if outcome.accepted {
+        format!("{reason} until {}", text::moment(outcome.not_after_ms))
+    } else {
+        format!("refused: {reason}: {}", text::printable(&outcome.detail))
+    };
+    format!("{}  {}  {verdict}\n", path.display(), id.unwrap_or("-"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_enforcing_exits_with_success() {
+        assert_eq!(exit_of("enforcing"), Exit::Success);
+        assert_eq!(exit_of("degraded"), Exit::Degraded);
+        assert_eq!(exit_of("not_enforcing"), Exit::NotEnforcing);
+        assert_eq!(exit_of("a state of a later version"), Exit::NotEnforcing);
+    }
+
+    #[test]
+    fn a_refused_outcome_shows_word_and_detail() {
+        let outcome = v1::Outcome {
+            reason: "wrong_host".into(),
+            detail: "for db-1\u{1b}".into(),
+            ..v1::Outcome::default()
+        };
+        let line = outcome_line(Path::new("a.grant"), None, &outcome);
+        assert_eq!(line, "a.grant  -  refused: wrong_host: for db-1\\u{1b}\n");
+    }
+
+    #[test]
+    fn a_file_that_is_no_envelope_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        for bytes in [&b""[..], b"-----BEGIN PUBLIC KEY-----", b"\x0a\x03abc"] {
+            std::fs::write(&path, bytes).unwrap();
+            assert_eq!(read_envelope(&path).unwrap_err().exit, Exit::Files);
+        }
+    }
+}

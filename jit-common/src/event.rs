@@ -72,7 +72,7 @@ impl Event {
             family: segment.source.family as u8,
             protocol: segment.port.protocol as u8,
             reason: decision.reason as u8,
-            observed: observed as u8,
+            observed: u8::from(observed),
             reserved: [0; 8],
         }
     }

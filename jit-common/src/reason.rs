@@ -78,7 +78,7 @@ mod tests {
             assert_eq!(*reason as usize, index);
             assert_eq!(Reason::from_number(*reason as u8), Some(*reason));
         }
-        assert_eq!(Reason::from_number(Reason::ALL.len() as u8), None);
+        assert_eq!(Reason::from_number(Reason::Unprotected as u8 + 1), None);
         assert_eq!(Reason::from_number(255), None);
     }
 

@@ -278,8 +278,8 @@ pub enum Counter {
     EventsLost,
 }
 
-/// Length of the table of counters.
-pub const COUNTERS: u32 = Reason::ALL.len() as u32 + 3;
+/// Length of the table of counters: the last reason's number, and three more behind it.
+pub const COUNTERS: u32 = Reason::Unprotected as u32 + 4;
 
 impl Counter {
     /// Index into the table, below [`COUNTERS`].

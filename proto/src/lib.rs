@@ -5,6 +5,7 @@ pub mod v1 {
     #![expect(
         unused_qualifications,
         missing_docs,
+        clippy::allow_attributes,
         clippy::allow_attributes_without_reason,
         reason = "generated; the .proto files carry the documentation"
     )]

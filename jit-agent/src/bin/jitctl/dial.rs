@@ -148,7 +148,7 @@ async fn over_tls(way: &Way, tls: &Tls) -> Result<Connection, Failure> {
 }
 
 async fn tcp(way: &Way, tls: &Tls) -> Result<TcpStream, Failure> {
-    let mut addresses = tokio::net::lookup_host((tls.host.as_str(), tls.port))
+    let addresses = tokio::net::lookup_host((tls.host.as_str(), tls.port))
         .await
         .map_err(|error| {
             Failure::unavailable(format!(
@@ -158,7 +158,7 @@ async fn tcp(way: &Way, tls: &Tls) -> Result<TcpStream, Failure> {
         })?
         .peekable();
     let mut last = io::Error::other("the name has no address");
-    while let Some(address) = addresses.next() {
+    for address in addresses {
         match TcpStream::connect(address).await {
             Ok(stream) => {
                 stream.set_nodelay(true).map_err(|error| {

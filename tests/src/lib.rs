@@ -3,6 +3,7 @@
 //! The tests themselves are in `tests/`. Everything here panics with what went wrong and cleans up
 //! when dropped; nothing is skipped.
 
+pub mod agent;
 pub mod frames;
 pub mod kernel;
 pub mod netns;

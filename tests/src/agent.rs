@@ -1,0 +1,447 @@
+//! A host with a real agent, a granted client and a stranger, each in a namespace of its own.
+//!
+//! The agent is the built binary with a configuration, keys and certificates made for the occasion;
+//! grants are pushed over its unix socket, as root. Everything is gone when it is dropped, also
+//! after a panic.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::OnceLock,
+    thread,
+    time::{Duration, Instant},
+};
+
+use ed25519_dalek::{Signer as _, SigningKey, pkcs8::EncodePublicKey as _};
+use jit_agent::{
+    client,
+    envelope::{GRANT_TYPE, pre_authentication_encoding},
+    prefix::SourcePrefix,
+};
+use jit_proto::v1;
+use prost::Message as _;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::netns::{Namespace, unique};
+
+/// The host's id, as grants name it.
+pub const HOST: &str = "test-host";
+/// The host's addresses towards the client and towards the stranger, the client's, the stranger's.
+pub const TO_CLIENT: [&str; 2] = ["198.51.100.1", "2001:db8:1::1"];
+/// Likewise towards the stranger.
+pub const TO_STRANGER: [&str; 2] = ["203.0.113.1", "2001:db8:2::1"];
+/// The client's.
+pub const CLIENT: [&str; 2] = ["198.51.100.2", "2001:db8:1::2"];
+/// The stranger's.
+pub const STRANGER: [&str; 2] = ["203.0.113.2", "2001:db8:2::2"];
+/// How long a connection that should open may take; a closed one takes all of it.
+pub const PATIENCE: Duration = Duration::from_millis(700);
+/// Longest wait for the agent to start or stop.
+const START: Duration = Duration::from_secs(20);
+
+/// The host and its neighbours.
+pub struct Site {
+    /// Where the agent and the protected server are.
+    pub host: Namespace,
+    /// Who gets grants.
+    pub client: Namespace,
+    /// Who does not.
+    pub stranger: Namespace,
+    directory: TempDir,
+    pins: PathBuf,
+    agent: Option<Child>,
+    key: SigningKey,
+}
+
+impl Default for Site {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Site {
+    /// Three namespaces, a TCP server on the host's port 22, a configuration; no agent yet.
+    pub fn new() -> Self {
+        let (host, client, stranger) = (Namespace::new(), Namespace::new(), Namespace::new());
+        let with = |addresses: [&str; 2]| {
+            let [v4, v6] = addresses;
+            [format!("{v4}/24"), format!("{v6}/64")]
+        };
+        for (name, ours, peer, theirs) in [
+            ("c0", with(TO_CLIENT), &client, with(CLIENT)),
+            ("s0", with(TO_STRANGER), &stranger, with(STRANGER)),
+        ] {
+            let (ours, theirs) = (ours.each_ref(), theirs.each_ref());
+            host.connect(name, &ours.map(String::as_str), peer, "p0", &theirs.map(String::as_str));
+        }
+        let directory = tempfile::tempdir().expect("a scratch directory");
+        let pins =
+            PathBuf::from(format!("/sys/fs/bpf/jit-test-{}-{}", std::process::id(), unique()));
+        let mut seed = [0; 32];
+        rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
+            .expect("random bytes");
+        let key = SigningKey::from_bytes(&seed);
+        let pem = key
+            .verifying_key()
+            .to_public_key_pem(ed25519_dalek::pkcs8::spki::der::pem::LineEnding::LF)
+            .expect("a public key in PEM");
+        fs::write(directory.path().join("signer.pem"), pem).expect("write the signer's key");
+        let site = Self { host, client, stranger, directory, pins, agent: None, key };
+        site.configure("");
+        site.serve(22);
+        site
+    }
+
+    /// Writes the configuration: port 22 protected, both interfaces gated; `extra` goes behind it.
+    pub fn configure(&self, extra: &str) {
+        self.write_config(&format!("{}{extra}", self.base("[\"*\"]", "auto")));
+    }
+
+    /// The same with other interfaces and hook.
+    pub fn configure_gate(&self, interfaces: &str, hook: &str) {
+        self.write_config(&self.base(interfaces, hook));
+    }
+
+    /// Replaces the whole configuration.
+    pub fn write_config(&self, text: &str) {
+        fs::write(self.config(), text).expect("write the configuration");
+    }
+
+    /// The configuration as [`Site::configure`] writes it.
+    pub fn base(&self, interfaces: &str, hook: &str) -> String {
+        let directory = self.directory.path().display();
+        format!(
+            r#"
+[host]
+id = "{HOST}"
+[gate]
+interfaces = {interfaces}
+hook = "{hook}"
+[[port]]
+port = 22
+protocol = "tcp"
+sources = ["0.0.0.0/0", "::/0"]
+[[signer]]
+id = "test"
+public_key = "signer.pem"
+[paths]
+state = "{directory}/state"
+runtime = "{directory}/run"
+pins = "{}"
+"#,
+            self.pins.display()
+        )
+    }
+
+    /// The configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.path("config.toml")
+    }
+
+    /// A file in the scratch directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// The pin directory.
+    pub fn pins(&self) -> &Path {
+        &self.pins
+    }
+
+    /// Starts the agent and waits until it answers.
+    pub fn start(&mut self) {
+        self.spawn();
+        self.wait_until_ready();
+    }
+
+    /// Takes an agent that was started in another way, and waits until it answers.
+    pub fn adopt_process(&mut self, child: Child) {
+        assert!(self.agent.is_none(), "one agent at a time");
+        self.agent = Some(child);
+        self.wait_until_ready();
+    }
+
+    fn wait_until_ready(&mut self) {
+        let deadline = Instant::now() + START;
+        while !self.path("run/agent.sock").exists() || self.try_status().is_none() {
+            let child = self.agent.as_mut().expect("an agent");
+            if let Some(status) = child.try_wait().expect("wait for the agent") {
+                panic!("the agent ended with {status}:\n{}", self.log());
+            }
+            assert!(Instant::now() < deadline, "the agent does not answer:\n{}", self.log());
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Starts the agent and returns at once.
+    pub fn spawn(&mut self) {
+        assert!(self.agent.is_none(), "one agent at a time");
+        // What a killed agent left behind must not look like an answer.
+        drop(fs::remove_file(self.path("run/agent.sock")));
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.path("log"))
+            .expect("open the log");
+        let mut command = self.command(&["run"]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        self.agent = Some(self.host.start(&mut command));
+    }
+
+    /// Runs the agent with these arguments in the host's namespace until it ends by itself.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.host.run(|| self.command(arguments).output().expect("run jit-agent"))
+    }
+
+    /// A command line of the agent.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary("jit-agent"));
+        command.args(arguments).arg("--config").arg(self.config()).env("NO_COLOR", "1");
+        command
+    }
+
+    /// Ends the agent with a signal and waits for its end.
+    pub fn end(&mut self, signal: Signal) {
+        self.signal(signal);
+        self.agent.take().expect("an agent").wait().expect("wait for the agent");
+    }
+
+    /// Sends the agent a signal.
+    pub fn signal(&self, signal: Signal) {
+        let child = self.agent.as_ref().expect("an agent");
+        kill_process(Pid::from_child(child), signal).expect("signal the agent");
+    }
+
+    /// Process id of the agent.
+    pub fn pid(&self) -> u32 {
+        self.agent.as_ref().expect("an agent").id()
+    }
+
+    /// What the agent logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// `status --json` and its exit code.
+    pub fn status(&self) -> (Value, i32) {
+        let output = self.run(&["status", "--json"]);
+        let text = String::from_utf8_lossy(&output.stdout);
+        let value = serde_json::from_str(&text).unwrap_or_else(|_| {
+            panic!("status: {text}{}", String::from_utf8_lossy(&output.stderr))
+        });
+        (value, output.status.code().expect("an exit code"))
+    }
+
+    /// A grant for these sources, signed; its window begins now.
+    pub fn envelope(&self, sources: &[&str], lasts: Duration) -> v1::Envelope {
+        self.sign(&self.grant(sources, lasts))
+    }
+
+    /// The grant alone.
+    pub fn grant(&self, sources: &[&str], lasts: Duration) -> v1::Grant {
+        let now = jit_agent::sys::now().wall.0;
+        let mut id = vec![0; 16];
+        rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())
+            .expect("random bytes");
+        let source = |text: &&str| {
+            let prefix: SourcePrefix = text.parse().expect("a source");
+            v1::Source::from(&prefix)
+        };
+        let port = v1::PortRange { protocol: v1::Protocol::Tcp.into(), first: 22, last: 22 };
+        v1::Grant {
+            id: id.into(),
+            hosts: vec![HOST.into()],
+            sources: sources.iter().map(source).collect(),
+            ports: vec![port],
+            issued_at_ms: now,
+            not_before_ms: now,
+            not_after_ms: now + i64::try_from(lasts.as_millis()).expect("a short time"),
+            requester: "ana@example.org".into(),
+            justification: "test".into(),
+            ..v1::Grant::default()
+        }
+    }
+
+    /// Signs a grant with the key that the host trusts.
+    pub fn sign(&self, grant: &v1::Grant) -> v1::Envelope {
+        let payload = grant.encode_to_vec();
+        let message = pre_authentication_encoding(GRANT_TYPE, &payload);
+        let signature = self.key.sign(&message).to_bytes().to_vec();
+        v1::Envelope {
+            payload_type: GRANT_TYPE.into(),
+            payload: payload.into(),
+            signatures: vec![v1::Signature { key_id: "test".into(), signature: signature.into() }],
+        }
+    }
+
+    /// Pushes a grant for these sources; panics unless it is accepted.
+    pub fn admit(&self, sources: &[&str], lasts: Duration) -> v1::Outcome {
+        self.push(self.envelope(sources, lasts)).expect("an accepted grant")
+    }
+
+    /// Pushes an envelope.
+    pub fn push(&self, envelope: v1::Envelope) -> Result<v1::Outcome, tonic::Status> {
+        let request = v1::PushRequest { envelope: Some(envelope) };
+        self.call(async |mut client| client.push(request).await)
+            .map(|response| response.into_inner().outcome.expect("an outcome"))
+    }
+
+    /// Revokes everything; says how many grants that ended.
+    pub fn revoke_all(&self) -> u32 {
+        let what = Some(v1::revoke_request::What::All(true));
+        let request = v1::RevokeRequest { what, reason: "test".into() };
+        self.call(async |mut client| client.revoke(request).await)
+            .expect("a revocation")
+            .into_inner()
+            .revoked
+    }
+
+    /// A call over the unix socket.
+    pub fn call<T>(
+        &self,
+        body: impl AsyncFnOnce(client::LocalClient) -> Result<T, tonic::Status>,
+    ) -> Result<T, tonic::Status> {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let socket = self.path("run/agent.sock");
+        runtime.block_on(async {
+            let client = client::connect(&socket).await.expect("connect to the agent");
+            body(client).await
+        })
+    }
+
+    /// A TCP server on all of the host's addresses, of both families, for as long as the test runs:
+    /// it greets, then echoes.
+    pub fn serve(&self, port: u16) {
+        let listener = self.host.run(|| TcpListener::bind(("::", port)).expect("listen"));
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                thread::spawn(move || echo(stream));
+            }
+        });
+    }
+
+    /// Whether the client can open a connection to the host's port.
+    pub fn client_opens(&self, family: usize, port: u16) -> bool {
+        self.client.run(|| opens(address(TO_CLIENT, family, port), PATIENCE))
+    }
+
+    /// Whether the stranger can.
+    pub fn stranger_opens(&self, family: usize, port: u16) -> bool {
+        self.stranger.run(|| opens(address(TO_STRANGER, family, port), PATIENCE))
+    }
+
+    /// Fails unless port 22 is open to the client, over both families, and closed to the stranger.
+    #[track_caller]
+    pub fn assert_open_to_the_client_alone(&self) {
+        for family in [0, 1] {
+            assert!(self.client_opens(family, 22), "the client, family {family}\n{}", self.log());
+            assert!(!self.stranger_opens(family, 22), "the stranger, family {family}");
+        }
+    }
+
+    /// Fails unless port 22 is closed to everybody, over both families.
+    #[track_caller]
+    pub fn assert_closed_to_all(&self) {
+        for family in [0, 1] {
+            assert!(!self.client_opens(family, 22), "the client, family {family}");
+            assert!(!self.stranger_opens(family, 22), "the stranger, family {family}");
+        }
+    }
+
+    fn try_status(&self) -> Option<Value> {
+        let output = self.run(&["status", "--json"]);
+        let value: Value = serde_json::from_slice(&output.stdout).ok()?;
+        // Without an answer `status` reads the pins, and says so.
+        (value.get("host")?.as_str()? == HOST && !value.get("started_at")?.is_null())
+            .then_some(value)
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.agent.take() {
+            let _ended = child.kill();
+            let _reaped = child.wait();
+        }
+        remove_pins(&self.pins);
+    }
+}
+
+/// One of two addresses, with a port.
+pub fn address(addresses: [&str; 2], family: usize, port: u16) -> SocketAddr {
+    let ip: IpAddr = addresses[family % 2].parse().expect("an address");
+    SocketAddr::new(ip, port)
+}
+
+/// Whether a connection opens and the server greets, within a time.
+pub fn opens(address: SocketAddr, within: Duration) -> bool {
+    let Ok(mut stream) = TcpStream::connect_timeout(&address, within) else { return false };
+    stream.set_read_timeout(Some(within.max(PATIENCE))).expect("a time-out");
+    let mut greeting = [0; 2];
+    stream.read_exact(&mut greeting).is_ok() && &greeting == b"hi"
+}
+
+/// Whether a session still carries data both ways.
+pub fn carries(stream: &mut TcpStream) -> bool {
+    stream.set_read_timeout(Some(Duration::from_secs(3))).expect("a time-out");
+    let mut answer = [0; 4];
+    stream.write_all(b"ping").is_ok()
+        && stream.read_exact(&mut answer).is_ok()
+        && &answer == b"ping"
+}
+
+/// A binary of the product, built with this test's own profile.
+pub fn binary(name: &str) -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(build).join(name)
+}
+
+/// Builds the product's binaries beside the test, so that what is tested is what is in the tree.
+fn build() -> PathBuf {
+    let this = std::env::current_exe().expect("this test's path");
+    // target/<profile>/deps/<test>
+    let profile = this.parent().and_then(Path::parent).expect("a profile directory");
+    let target = profile.parent().expect("a target directory");
+    let mut command = Command::new(env!("CARGO"));
+    command
+        .args(["build", "--quiet", "--package", "jit-agent", "--bins", "--target-dir"])
+        .arg(target)
+        .current_dir(env!("CARGO_MANIFEST_DIR"));
+    if profile.file_name().is_some_and(|name| name == "release") {
+        command.arg("--release");
+    }
+    let status = command.status().expect("run cargo");
+    assert!(status.success(), "{command:?} failed");
+    profile.to_owned()
+}
+
+fn echo(mut stream: TcpStream) {
+    if stream.write_all(b"hi").is_err() {
+        return;
+    }
+    let mut bytes = [0; 1024];
+    while let Ok(read @ 1..) = stream.read(&mut bytes) {
+        if stream.write_all(bytes.get(..read).unwrap_or_default()).is_err() {
+            return;
+        }
+    }
+}
+
+fn remove_pins(directory: &Path) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            remove_pins(&path);
+        } else {
+            let _gone = fs::remove_file(path);
+        }
+    }
+    let _gone = fs::remove_dir(directory);
+}

@@ -1,0 +1,206 @@
+//! What opens, for whom, and until when.
+
+use std::{net::TcpStream, thread, time::Duration};
+
+use jit_tests::agent::{CLIENT, PATIENCE, STRANGER, Site, TO_CLIENT, address, carries};
+use rustix::process::Signal;
+
+const LONG: Duration = Duration::from_secs(600);
+
+/// Over both families, by this hook.
+fn a_grant_opens_its_source_alone(hook: &str, reported: &str) {
+    let mut site = Site::new();
+    site.configure_gate("[\"*\"]", hook);
+    site.serve(80);
+    assert!(site.client_opens(0, 22) && site.stranger_opens(1, 22), "open without a gate");
+    site.start();
+    let (status, code) = site.status();
+    assert_eq!((status["state"].as_str(), code), (Some("enforcing"), 0), "{status:#}");
+    for interface in status["interfaces"].as_array().unwrap() {
+        assert_eq!(interface["hook"], reported);
+    }
+    site.assert_closed_to_all();
+    site.admit(&CLIENT, LONG);
+    site.assert_open_to_the_client_alone();
+    assert!(site.stranger_opens(0, 80) && site.stranger_opens(1, 80), "unprotected port");
+    assert_eq!(site.revoke_all(), 1);
+    site.assert_closed_to_all();
+    let (status, _) = site.status();
+    assert!(status["dropped"]["by_reason"]["denied"].as_u64().unwrap() >= 8, "{status:#}");
+}
+
+#[test]
+fn a_grant_opens_its_source_alone_by_native_xdp() {
+    a_grant_opens_its_source_alone("native", "xdp_native");
+}
+
+#[test]
+fn a_grant_opens_its_source_alone_by_generic_xdp() {
+    a_grant_opens_its_source_alone("generic", "xdp_generic");
+}
+
+/// The kernel ends a grant of one second, whatever became of the agent.
+fn ends_on_time_after(signal: Signal) {
+    let mut site = Site::new();
+    site.start();
+    // As in a push: the window begins with the signature, and half of it must be left here.
+    site.admit(&CLIENT, Duration::from_millis(1_500));
+    let granted = std::time::Instant::now();
+    site.signal(signal);
+    assert!(site.client_opens(0, 22), "open in its first half");
+    assert!(granted.elapsed() < Duration::from_millis(1_000), "too slow a machine to tell");
+    thread::sleep(Duration::from_millis(1_600).saturating_sub(granted.elapsed()));
+    site.assert_closed_to_all();
+}
+
+#[test]
+fn a_grant_ends_on_time_with_the_agent_stopped() {
+    ends_on_time_after(Signal::STOP);
+}
+
+#[test]
+fn a_grant_ends_on_time_with_the_agent_killed() {
+    ends_on_time_after(Signal::KILL);
+}
+
+#[test]
+fn an_established_session_outlives_its_grant_in_drain_and_nothing_new_opens() {
+    let mut site = Site::new();
+    site.start();
+    site.admit(&CLIENT, LONG);
+    let mut stream = session(&site);
+    assert_eq!(site.revoke_all(), 1);
+    assert!(carries(&mut stream), "the session lives on");
+    assert!(!site.client_opens(0, 22), "nothing new opens");
+}
+
+#[test]
+fn an_established_session_ends_with_its_grant_in_cut() {
+    let mut site = Site::new();
+    let config = site.base("[\"*\"]", "auto");
+    site.write_config(&config.replace("port = 22", "port = 22\nsessions = \"cut\""));
+    site.start();
+    site.admit(&CLIENT, LONG);
+    let mut stream = session(&site);
+    site.end(Signal::KILL);
+    site.start();
+    assert!(carries(&mut stream), "a restart cuts nothing");
+    assert_eq!(site.revoke_all(), 1);
+    assert!(!carries(&mut stream), "no byte comes in any more");
+}
+
+#[test]
+fn a_session_that_is_open_before_the_agent_starts_survives() {
+    let mut site = Site::new();
+    let mut stream = session(&site);
+    site.start();
+    assert!(carries(&mut stream));
+    assert!(!site.client_opens(0, 22));
+}
+
+#[test]
+fn a_connection_from_a_protected_local_port_to_elsewhere_works() {
+    let mut site = Site::new();
+    site.start();
+    let listener = site.stranger.run(|| std::net::TcpListener::bind("203.0.113.2:80").unwrap());
+    let opened = site.host.run(|| {
+        let socket = rustix::net::socket(
+            rustix::net::AddressFamily::INET,
+            rustix::net::SocketType::STREAM,
+            None,
+        )
+        .unwrap();
+        rustix::net::sockopt::set_socket_reuseaddr(&socket, true).unwrap();
+        // The host's own server holds port 22 of every address; SO_REUSEADDR does not share it
+        // while it listens, so the outgoing connection takes another protected port.
+        let local: std::net::SocketAddr = "203.0.113.1:0".parse().unwrap();
+        rustix::net::bind(&socket, &local).unwrap();
+        let remote: std::net::SocketAddr = "203.0.113.2:80".parse().unwrap();
+        rustix::net::connect(&socket, &remote).is_ok()
+    });
+    drop(listener);
+    assert!(opened);
+}
+
+#[test]
+fn observe_mode_counts_and_drops_nothing_and_says_so() {
+    let mut site = Site::new();
+    let config = site.base("[\"*\"]", "auto");
+    site.write_config(&config.replace("[gate]", "[gate]\nmode = \"observe\""));
+    site.start();
+    assert!(site.stranger_opens(0, 22) && site.stranger_opens(1, 22));
+    let (status, code) = site.status();
+    assert_eq!((status["state"].as_str(), code), (Some("not_enforcing"), 2));
+    assert!(status["dropped"]["observed"].as_u64().unwrap() >= 2, "{status:#}");
+}
+
+#[test]
+fn one_port_may_observe_while_another_enforces() {
+    let mut site = Site::new();
+    site.serve(2222);
+    site.configure(
+        "[[port]]\nport = 2222\nprotocol = \"tcp\"\nmode = \"observe\"\nsources = [\"0.0.0.0/0\"]\n",
+    );
+    site.start();
+    assert!(site.stranger_opens(0, 2222));
+    assert!(!site.stranger_opens(0, 22));
+}
+
+#[test]
+fn an_exempted_source_needs_no_grant() {
+    let mut site = Site::new();
+    let config = site.base("[\"*\"]", "auto");
+    let exempt = format!(
+        "port = 22\nexempt = [{{ source = \"{}\", reason = \"probe\", owner = \"netops\" }}]",
+        STRANGER[0]
+    );
+    site.write_config(&config.replace("port = 22", &exempt));
+    site.start();
+    assert!(site.stranger_opens(0, 22));
+    assert!(!site.stranger_opens(1, 22) && !site.client_opens(0, 22));
+}
+
+#[test]
+fn a_prefix_covers_its_addresses_and_no_others() {
+    let mut site = Site::new();
+    site.start();
+    site.admit(&["203.0.113.0/30", "2001:db8:2::/64"], LONG);
+    for family in [0, 1] {
+        assert!(site.stranger_opens(family, 22));
+        assert!(!site.client_opens(family, 22));
+    }
+}
+
+#[test]
+fn every_connection_under_a_grant_is_counted_and_told() {
+    let mut site = Site::new();
+    site.start();
+    let outcome = site.admit(&CLIENT, LONG);
+    let watch = jit_proto::v1::WatchRequest::default();
+    let granted = site
+        .call(async |mut client| {
+            let mut events = client.watch(watch).await?.into_inner();
+            assert!(site.client_opens(0, 22));
+            loop {
+                let next = tokio::time::timeout(Duration::from_secs(5), events.message());
+                let event = next.await.expect("an event within 5 s")?.expect("no end");
+                if let Some(jit_proto::v1::event::What::Packet(packet)) = event.what {
+                    return Ok(packet);
+                }
+            }
+        })
+        .unwrap();
+    assert_eq!((granted.reason.as_str(), granted.port), ("granted", 22));
+    assert_eq!(granted.grant_id, outcome.grant_id);
+    assert_eq!(site.status().0["grants"][0]["hits"], 1);
+}
+
+fn session(site: &Site) -> TcpStream {
+    let mut stream = site.client.run(|| {
+        TcpStream::connect_timeout(&address(TO_CLIENT, 0, 22), PATIENCE).expect("a connection")
+    });
+    let mut greeting = [0; 2];
+    std::io::Read::read_exact(&mut stream, &mut greeting).unwrap();
+    assert!(carries(&mut stream));
+    stream
+}

@@ -1,0 +1,214 @@
+//! Killed, restarted, stopped: no connection without a grant opens, and none with one is lost.
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use jit_tests::agent::{CLIENT, Site, TO_CLIENT, TO_STRANGER, address, opens};
+use rustix::process::Signal;
+
+const LONG: Duration = Duration::from_secs(600);
+/// A stranger's attempt: long enough for an answer over veth, short enough for many a second.
+const ATTEMPT: Duration = Duration::from_millis(4);
+/// A granted client waits longer than TCP's first retransmission would hide a lost SYN.
+const GRANTED: Duration = Duration::from_millis(900);
+
+/// Attempts of a stranger and a granted client, while `body` runs.
+struct Knocking {
+    tried: AtomicU32,
+    opened: AtomicU32,
+    granted: AtomicU32,
+    refused: AtomicU32,
+}
+
+fn knock_while(site: &mut Site, body: impl FnOnce(&mut Site)) -> Knocking {
+    let counts = Knocking {
+        tried: AtomicU32::new(0),
+        opened: AtomicU32::new(0),
+        granted: AtomicU32::new(0),
+        refused: AtomicU32::new(0),
+    };
+    let done = AtomicBool::new(false);
+    let open = |namespace: &jit_tests::netns::Namespace| {
+        std::fs::File::open(format!("/run/netns/{}", namespace.name())).unwrap()
+    };
+    let (client, stranger) = (open(&site.client), open(&site.stranger));
+    let enter = |file: &std::fs::File| {
+        let kind = Some(rustix::thread::LinkNameSpaceType::Network);
+        rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(file), kind).unwrap();
+    };
+    thread::scope(|scope| {
+        for worker in 0..6 {
+            let (counts, done, stranger, enter) = (&counts, &done, &stranger, &enter);
+            scope.spawn(move || {
+                enter(stranger);
+                while !done.load(Ordering::Relaxed) {
+                    counts.tried.fetch_add(1, Ordering::Relaxed);
+                    if opens(address(TO_STRANGER, worker % 2, 22), ATTEMPT) {
+                        counts.opened.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+        scope.spawn(|| {
+            enter(&client);
+            let mut family = 0;
+            while !done.load(Ordering::Relaxed) {
+                family += 1;
+                let count = if opens(address(TO_CLIENT, family % 2, 22), GRANTED) {
+                    &counts.granted
+                } else {
+                    &counts.refused
+                };
+                count.fetch_add(1, Ordering::Relaxed);
+                thread::sleep(Duration::from_millis(5));
+            }
+        });
+        body(site);
+        done.store(true, Ordering::Relaxed);
+    });
+    counts
+}
+
+#[test]
+fn ten_restarts_open_nothing_to_a_stranger_and_lose_nothing_granted() {
+    let mut site = Site::new();
+    site.start();
+    site.admit(&CLIENT, LONG);
+    let began = Instant::now();
+    let counts = knock_while(&mut site, |site| {
+        for restart in 0..10 {
+            let left = left_ms(site);
+            site.end(if restart % 2 == 0 { Signal::KILL } else { Signal::TERM });
+            let pause = Instant::now();
+            site.start();
+            let gone = i64::try_from(pause.elapsed().as_millis()).unwrap();
+            let difference = left - gone - left_ms(site);
+            assert!(difference.abs() < 1_000, "remaining time moved by {difference} ms");
+            thread::sleep(Duration::from_millis(50));
+        }
+    });
+    let Knocking { tried, opened, granted, refused } = counts;
+    println!("{tried:?} attempts, {granted:?} granted connections in {:?}", began.elapsed());
+    assert!(tried.into_inner() > 1_000, "too few attempts to tell");
+    assert_eq!(opened.into_inner(), 0);
+    assert!(granted.into_inner() > 20, "too few granted connections to tell");
+    assert_eq!(refused.into_inner(), 0);
+}
+
+#[test]
+fn kill_9_under_a_stream_of_syns_opens_nothing_and_loses_nothing() {
+    let mut site = Site::new();
+    site.start();
+    site.admit(&CLIENT, LONG);
+    let counts = knock_while(&mut site, |site| {
+        thread::sleep(Duration::from_millis(300));
+        site.end(Signal::KILL);
+        thread::sleep(Duration::from_millis(1_000));
+    });
+    assert!(counts.tried.into_inner() >= 200);
+    assert_eq!(counts.opened.into_inner(), 0);
+    assert!(counts.granted.into_inner() >= 10);
+    assert_eq!(counts.refused.into_inner(), 0);
+}
+
+#[test]
+fn what_was_pushed_and_revoked_is_so_after_kill_9() {
+    let mut site = Site::new();
+    site.start();
+    site.admit(&CLIENT, LONG);
+    site.end(Signal::KILL);
+    site.start();
+    site.assert_open_to_the_client_alone();
+    let envelope = site.envelope(&CLIENT, LONG);
+    site.push(envelope.clone()).unwrap();
+    assert_eq!(site.revoke_all(), 2);
+    site.end(Signal::KILL);
+    site.start();
+    site.assert_closed_to_all();
+    let replay = site.push(envelope).unwrap_err();
+    assert!(replay.message().starts_with("revoked"), "{replay}");
+}
+
+#[test]
+fn sigterm_detaches_nothing_and_detach_opens() {
+    let mut site = Site::new();
+    site.start();
+    let refused = site.run(&["detach", "--yes"]);
+    assert_eq!(refused.status.code(), Some(69), "a running agent keeps its gate");
+    site.end(Signal::TERM);
+    site.assert_closed_to_all();
+    let (status, code) = site.status();
+    assert_eq!((status["state"].as_str(), code), (Some("degraded"), 1), "{status:#}");
+    assert_eq!(site.run(&["detach", "--yes"]).status.code(), Some(0));
+    assert!(site.client_opens(0, 22) && site.stranger_opens(1, 22));
+    assert!(!site.pins().exists());
+    assert_eq!(site.status().1, 2);
+}
+
+#[test]
+fn with_the_agent_dead_status_tells_what_the_kernel_enforces() {
+    let mut site = Site::new();
+    site.start();
+    site.admit(&CLIENT, LONG);
+    site.end(Signal::KILL);
+    let (status, code) = site.status();
+    assert_eq!(code, 1);
+    let sources: Vec<_> = status["grants"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|grant| grant["sources"][0].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(sources, CLIENT, "{status:#}");
+    let left = status["grants"][0]["left_ms"].as_i64().unwrap();
+    assert!((590_000..=600_000).contains(&left), "{left}");
+    assert_eq!(status["interfaces"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn sighup_takes_a_good_configuration_and_leaves_the_old_one_for_a_bad_one() {
+    let mut site = Site::new();
+    site.serve(2222);
+    site.start();
+    assert!(site.stranger_opens(0, 2222));
+    site.configure("[[port]]\nport = 2222\nprotocol = \"tcp\"\nsources = [\"0.0.0.0/0\"]\n");
+    site.signal(Signal::HUP);
+    wait_for(|| !site.stranger_opens(0, 2222));
+    site.configure("[[port]]\nport = \"none\"\n");
+    site.signal(Signal::HUP);
+    wait_for(|| site.log().contains("nothing changed"));
+    assert!(!site.stranger_opens(0, 2222) && !site.stranger_opens(0, 22));
+}
+
+#[test]
+fn a_gate_that_somebody_takes_off_comes_back() {
+    let mut site = Site::new();
+    site.start();
+    std::fs::remove_dir_all(site.pins().join("v1/links")).ok();
+    for pin in std::fs::read_dir(site.pins().join("v1/links")).into_iter().flatten().flatten() {
+        std::fs::remove_file(pin.path()).unwrap();
+    }
+    assert!(!site.stranger_opens(0, 22), "the agent holds the links as well");
+    wait_for(|| {
+        let pins = std::fs::read_dir(site.pins().join("v1/links"));
+        pins.is_ok_and(|pins| pins.count() == 2)
+    });
+    site.end(Signal::KILL);
+    assert!(!site.stranger_opens(0, 22));
+}
+
+fn left_ms(site: &Site) -> i64 {
+    site.status().0["grants"][0]["left_ms"].as_i64().unwrap()
+}
+
+/// Up to 6 seconds: the agent looks at its links every 2.
+fn wait_for(condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(6);
+    while !condition() {
+        assert!(Instant::now() < deadline, "it did not happen within 6 s");
+        thread::sleep(Duration::from_millis(100));
+    }
+}

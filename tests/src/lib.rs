@@ -6,4 +6,6 @@
 pub mod frames;
 pub mod kernel;
 pub mod netns;
+pub mod random;
 pub mod raw;
+pub mod sockets;

@@ -3,7 +3,7 @@
 //!
 //! It builds bytes only: nothing here sends, receives or decides.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use jit_common::{Address, Protocol};
 
@@ -452,6 +452,8 @@ pub struct Ipv6 {
     pub destination: Ipv6Addr,
     /// Extension headers in order.
     pub chain: Vec<Extension>,
+    /// Of the fragment headers that [`Self::fragments`] makes.
+    pub identification: u8,
     /// Written instead of the right payload length.
     pub length: Option<u16>,
     /// Written instead of 6.
@@ -461,7 +463,7 @@ pub struct Ipv6 {
 impl Ipv6 {
     /// A plain header.
     pub fn new(source: Ipv6Addr, destination: Ipv6Addr) -> Self {
-        Self { source, destination, chain: Vec::new(), length: None, version: 6 }
+        Self { source, destination, chain: Vec::new(), identification: 7, length: None, version: 6 }
     }
 
     /// With these extension headers.
@@ -507,7 +509,11 @@ impl Ipv6 {
         body.extend(payload);
         pieces(&body, offsets)
             .map(|(offset, piece, more)| {
-                let chain = [&*self.chain, &[Extension::fragment(offset, more)]].concat();
+                let mut fragment = Extension::fragment(offset, more);
+                if let Some(last) = fragment.bytes.last_mut() {
+                    *last = self.identification;
+                }
+                let chain = [&*self.chain, &[fragment]].concat();
                 let (first, mut bytes) = linked(&chain, first_inner);
                 bytes.extend(piece);
                 self.around(first, &bytes)
@@ -563,6 +569,27 @@ fn pieces<'a>(
         let piece = payload.get(*offset..end.unwrap_or(payload.len()));
         (*offset, piece.expect("offsets rise and lie in the payload"), end.is_some())
     })
+}
+
+/// An ICMP or ICMPv6 echo request with 56 bytes of data, by the family of the addresses.
+pub fn echo_request(source: IpAddr, destination: IpAddr) -> Packet {
+    let mut bytes = vec![8, 0, 0, 0, 0, 1, 0, 1];
+    bytes.resize(64, 0x55);
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            let sum = checksum(&[&bytes]);
+            bytes.splice(2..4, sum.to_be_bytes());
+            Ipv4::new(source, destination).carry(ICMP, &bytes)
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            let ip = Ipv6::new(source, destination);
+            bytes.splice(0..1, [128]);
+            let sum = transport_checksum(ip.source(), ip.destination(), ICMPV6, &bytes);
+            bytes.splice(2..4, sum.to_be_bytes());
+            ip.carry(ICMPV6, &bytes)
+        }
+        _ => panic!("two families: {source} and {destination}"),
+    }
 }
 
 /// The Internet checksum (RFC 1071) over the parts, each padded to an even length.

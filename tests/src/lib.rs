@@ -7,4 +7,6 @@ pub mod agent;
 pub mod frames;
 pub mod kernel;
 pub mod netns;
+pub mod random;
 pub mod raw;
+pub mod sockets;

@@ -6,12 +6,15 @@ use jit_tests::frames::{ARP, IPV4, IPV6, Packet, QINQ, Tcp, VLAN};
 use super::{Case, always, both, opens};
 use crate::fixture::Ip;
 
+/// Tag protocol identifier and VLAN id, outermost first.
+type Tags = &'static [(u16, u16)];
+
 pub(super) fn cases() -> Vec<Case> {
     [tags(), too_deep(), others(), cut()].into_iter().flatten().collect()
 }
 
 fn tags() -> Vec<Case> {
-    let rows: [(&str, &str, &'static [(u16, u16)]); 9] = [
+    let rows: [(&str, &str, Tags); 9] = [
         ("VLAN id 0", "IEEE 802.1Q: priority tag, stripped by Linux", &[(VLAN, 0)]),
         ("VLAN id 0 twice", "evasion: Linux strips both", &[(VLAN, 0), (VLAN, 0)]),
         ("VLAN id 7", "IEEE 802.1Q", &[(VLAN, 7)]),
@@ -30,7 +33,7 @@ fn tags() -> Vec<Case> {
 }
 
 fn too_deep() -> Vec<Case> {
-    let rows: [(&str, &'static [(u16, u16)]); 4] = [
+    let rows: [(&str, Tags); 4] = [
         ("five 802.1Q tags", &[(VLAN, 0); 5]),
         ("five 802.1ad tags", &[(QINQ, 0); 5]),
         ("five mixed tags", &[(QINQ, 0), (VLAN, 0), (VLAN, 0), (VLAN, 0), (QINQ, 0)]),

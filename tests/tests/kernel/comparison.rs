@@ -1,0 +1,256 @@
+//! Generated frames: the host's decision and both loaded programs must agree on every one, in the
+//! exact reason and in the verdict.
+//!
+//! The frames of a batch are ordered by the reason that the host gives, and the kernel's counters
+//! are read around each run of equals: exactly that reason's counter may move, by exactly the number
+//! of frames. So two disagreements cannot cancel out, and reading costs nothing.
+//!
+//! `JIT_TEST_FRAMES` and `JIT_TEST_SEED` set how many frames and which; a failure prints the seed.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    net::{IpAddr, SocketAddr, TcpStream},
+};
+
+use jit_agent::{datapath::memory::MemoryTables, prefix::masked};
+use jit_common::{
+    Address, Counter, Decision, HostKey, PortKey, PortRule, Protocol, Reason, Settings, Tables as _,
+};
+use jit_tests::{
+    kernel::{Kernel, PROGRAMS, boot_nanos, difference},
+    netns::Namespace,
+    random::Random,
+    sockets::{self, PATIENCE},
+};
+
+use crate::{
+    fixture::{HOUR, address, hex, on_host, until},
+    generate::{Generator, Tuple},
+};
+
+const FRAMES: usize = 1_000_000;
+const SEED: u64 = 0x6a69_7467_6174_6531;
+/// Frames for each set of tables.
+const BATCH: usize = 25_000;
+/// Slots of grants.
+const SLOTS: usize = 8;
+
+/// Where real sessions are, at ports of the generated tables.
+const SESSION_PORTS: [u16; 4] = [22, 3389, 2222, 5432];
+const PORTS: [u16; 8] = [22, 3389, 2222, 5432, 443, 53, 1, 65_535];
+const ADDRESSES: [&str; 10] = [
+    "192.0.2.7",
+    "192.0.2.8",
+    "192.0.2.200",
+    "198.51.100.1",
+    "203.0.113.64",
+    "2001:db8:7::7",
+    "2001:db8:7::8",
+    "2001:db8:7:1::8",
+    "2001:db8:1::1",
+    "2001:db8:ffff::1",
+];
+
+struct Sample {
+    frame: Vec<u8>,
+    decision: Decision,
+    dropped: bool,
+}
+
+#[test]
+fn host_and_kernel_agree_on_generated_frames() {
+    let frames = number("JIT_TEST_FRAMES")
+        .map_or(FRAMES, |frames| usize::try_from(frames).expect("a number of frames"));
+    let seed = number("JIT_TEST_SEED").unwrap_or(SEED);
+    println!("JIT_TEST_SEED={seed}, {frames} frames");
+    let namespace = Namespace::new();
+    for address in ADDRESSES {
+        let length = if address.contains(':') { 128 } else { 32 };
+        namespace.address("lo", &format!("{address}/{length}"));
+    }
+    let seen = namespace.run(|| compare(frames, seed));
+    println!("{seen:?}");
+    for reason in Reason::ALL {
+        let count = seen.get(&reason).copied().unwrap_or(0);
+        assert!(count * 2_000 >= frames, "{reason:?}: only {count} frames of {frames}");
+    }
+}
+
+fn compare(frames: usize, seed: u64) -> BTreeMap<Reason, usize> {
+    let mut random = Random::new(seed);
+    let (streams, tuples) = sessions();
+    let mut kernel = Kernel::load();
+    let mut seen = BTreeMap::new();
+    let mut left = frames;
+    while left > 0 {
+        let count = left.min(BATCH);
+        left -= count;
+        let tables = tables(&mut random, &tuples);
+        let settings = Settings { observe: u32::from(random.chance(10)), ..Settings::default() };
+        kernel.fill(&tables);
+        kernel.set(settings);
+        let generator = Generator { ports: &PORTS, addresses: &addresses(), tuples: &tuples };
+        let mut samples: Vec<Sample> =
+            (0..count).map(|_| sample(generator.frame(&mut random), &tables, settings)).collect();
+        samples.sort_by_key(|sample| sample.decision.reason);
+        for program in PROGRAMS {
+            agree(&kernel, program, &samples);
+        }
+        for sample in &samples {
+            *seen.entry(sample.decision.reason).or_insert(0) += 1;
+        }
+    }
+    drop(streams);
+    seen
+}
+
+fn sample(frame: Vec<u8>, tables: &MemoryTables, settings: Settings) -> Sample {
+    let decision = on_host(&frame, tables, boot_nanos());
+    let observed = settings.observe != 0
+        || decision.segment.is_some_and(|segment| tables.rule(segment.port).observe != 0);
+    Sample { frame, decision, dropped: decision.reason.drops() && !observed }
+}
+
+/// Runs one program over samples in the order of their reasons.
+fn agree(kernel: &Kernel, program: &str, samples: &[Sample]) {
+    let hits_before = hits(kernel);
+    for equals in samples.chunk_by(|a, b| a.decision.reason == b.decision.reason) {
+        let before = kernel.counters();
+        let mut observed = 0;
+        for sample in equals {
+            let dropped = kernel.drops(program, &sample.frame);
+            assert_eq!(dropped, sample.dropped, "{}", disagreement(kernel, program, sample));
+            observed += u64::from(sample.decision.reason.drops() && !sample.dropped);
+        }
+        let moved = difference(&before, &kernel.counters());
+        let [first, ..] = equals else { continue };
+        let total = u64::try_from(equals.len()).expect("a batch is small");
+        let right = Reason::ALL.into_iter().all(|reason| {
+            let expected = if reason == first.decision.reason { total } else { 0 };
+            moved.get(Counter::Reason(reason).index() as usize) == Some(&expected)
+        });
+        if !right {
+            let wrong = equals
+                .iter()
+                .find(|sample| kernel.run(program, &sample.frame).reason != sample.decision.reason);
+            let wrong = wrong.unwrap_or_else(|| panic!("counters moved by {moved:?}"));
+            panic!("{}", disagreement(kernel, program, wrong));
+        }
+        let counted = moved.get(Counter::Observed.index() as usize);
+        assert_eq!(counted, Some(&observed), "{program}: observed, {:?}", first.decision.reason);
+    }
+    let mut expected = hits_before;
+    for Sample { decision, .. } in samples {
+        let opens = decision.segment.is_some_and(|segment| segment.opens);
+        if decision.reason == Reason::Granted && opens {
+            let slot = usize::try_from(decision.slot).expect("slots are small");
+            *expected.get_mut(slot).expect("a slot of the tables") += 1;
+        }
+    }
+    assert_eq!(hits(kernel), expected, "{program}: connections counted by slot");
+}
+
+fn disagreement(kernel: &Kernel, program: &str, sample: &Sample) -> String {
+    format!(
+        "host: {:?}, {program}: {:?}\nframe {}",
+        sample.decision,
+        kernel.run(program, &sample.frame),
+        hex(&sample.frame)
+    )
+}
+
+fn hits(kernel: &Kernel) -> [u64; SLOTS] {
+    let mut slot = 0;
+    [(); SLOTS].map(|()| {
+        slot += 1;
+        kernel.hits(slot - 1)
+    })
+}
+
+/// Real sessions over loopback: what keeps them open, and their 4-tuples.
+fn sessions() -> (Vec<TcpStream>, Vec<Tuple>) {
+    let mut streams = Vec::new();
+    let mut tuples = Vec::new();
+    for (source, destination) in [("192.0.2.7", "198.51.100.1"), ("2001:db8:7::7", "2001:db8:1::1")]
+    {
+        let (source, destination): (IpAddr, IpAddr) =
+            (source.parse().unwrap(), destination.parse().unwrap());
+        for port in SESSION_PORTS {
+            let server = SocketAddr::new(destination, port);
+            let listener = sockets::listen(server);
+            for source_port in [40_000, 50_000] {
+                let client = SocketAddr::new(source, source_port);
+                streams.push(sockets::connect_from(client, server, PATIENCE).unwrap());
+                streams.push(listener.accept().unwrap().0);
+                tuples.push(Tuple { source, source_port, destination, port });
+            }
+        }
+    }
+    (streams, tuples)
+}
+
+fn tables(random: &mut Random, tuples: &[Tuple]) -> MemoryTables {
+    let mut tables = MemoryTables::default();
+    for tuple in tuples {
+        let Tuple { source, source_port, destination, port } = *tuple;
+        tables.sessions.insert((address(source), source_port, address(destination), port));
+    }
+    for port in PORTS {
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            if random.chance(75) {
+                let rule = PortRule {
+                    observe: u8::from(random.chance(10)),
+                    drain: u8::from(random.chance(50)),
+                    forwarded: u8::from(random.chance(25)),
+                    reserved: 0,
+                };
+                tables.ports.insert(PortKey { protocol, port }, rule);
+            }
+        }
+    }
+    let ports: Vec<_> = tables.ports.keys().copied().collect();
+    if ports.is_empty() {
+        return tables;
+    }
+    let addresses = addresses();
+    for _ in 0..random.below(40) {
+        let key = HostKey::new(address(*random.pick(&addresses)), *random.pick(&ports));
+        let entry = deadline(random);
+        tables.hosts.insert(key, entry);
+    }
+    for _ in 0..random.below(20) {
+        let near: Address = address(*random.pick(&addresses));
+        let length = prefix_length(random, near);
+        let key = (*random.pick(&ports), masked(near, length), length);
+        let entry = deadline(random);
+        tables.prefixes.insert(key, entry);
+    }
+    tables
+}
+
+fn prefix_length(random: &mut Random, address: Address) -> u8 {
+    let longest = match address.family {
+        jit_common::Family::V4 => 32,
+        jit_common::Family::V6 => 128,
+    };
+    // Mostly near the end, where the addresses differ.
+    let length = if random.chance(70) { longest - random.below(20) } else { random.below(longest) };
+    u8::try_from(length).expect("at most 128")
+}
+
+fn deadline(random: &mut Random) -> jit_common::GrantEntry {
+    let now = boot_nanos();
+    let slot = u32::try_from(random.below(SLOTS)).expect("slots are few");
+    let deadlines = [now + HOUR, now + HOUR, u64::MAX, now, now.saturating_sub(HOUR), 1, 0];
+    until(*random.pick(&deadlines), slot)
+}
+
+fn addresses() -> Vec<IpAddr> {
+    ADDRESSES.iter().map(|text| text.parse().expect("an address")).collect()
+}
+
+fn number(variable: &str) -> Option<u64> {
+    let text = env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is not a number: {text}")))
+}

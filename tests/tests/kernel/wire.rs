@@ -1,0 +1,472 @@
+//! Raw frames over a veth pair against real listeners, with a program attached by bpf_link,
+//! natively and generically.
+//!
+//! What a frame ought to bring about is not written down here: it is measured without a gate first.
+//! With the gate, a frame that the host's decision drops must bring about nothing, and any other
+//! exactly what it did without.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr, TcpListener},
+    time::Duration,
+};
+
+use aya::programs::XdpMode;
+use jit_agent::datapath::memory::MemoryTables;
+use jit_common::{HostKey, Protocol, Reason};
+use jit_tests::{
+    frames::{Extension, Ipv4, Ipv6, Macs, Packet, Tcp, flag},
+    kernel::{Kernel, PROGRAMS, boot_nanos},
+    netns::Namespace,
+    raw::Wire,
+    sockets::{self, PATIENCE},
+};
+
+use crate::{
+    cases,
+    fixture::{
+        CLIENT_V4, CLIENT_V6, CLOSED, HOUR, OPEN, address, closed, granted, on_host, until, v4, v6,
+    },
+};
+
+const TCP: u8 = Protocol::Tcp as u8;
+/// Source port of the frames that say "all before me has been dealt with".
+const MARKER: u16 = 60_000;
+
+/// The two stations, and a gate that is not yet attached.
+struct Field {
+    host: Namespace,
+    client: Namespace,
+    macs: Macs,
+    kernel: Kernel,
+}
+
+/// Frames to be sent one after the other, and what they are.
+struct Sequence {
+    name: String,
+    frames: Vec<Vec<u8>>,
+}
+
+/// TCP flags of the first answer from the port that a sequence is sent to.
+type Answers = BTreeMap<String, Option<u8>>;
+
+#[test]
+fn natively_attached_a_frame_is_answered_as_without_a_gate_or_not_at_all() {
+    for program in PROGRAMS {
+        judge(program, XdpMode::Driver);
+    }
+}
+
+#[test]
+fn generically_attached_a_frame_is_answered_as_without_a_gate_or_not_at_all() {
+    for program in PROGRAMS {
+        judge(program, XdpMode::Skb);
+    }
+}
+
+fn judge(program: &str, mode: XdpMode) {
+    let mut field = Field::new();
+    let index = field.host.index("host0");
+    let listeners = field.host.run(|| {
+        [CLOSED, OPEN].map(|port| sockets::listen(SocketAddr::new("::".parse().unwrap(), port)))
+    });
+    let without = field.answers(CLOSED);
+    let open_without = field.answers(OPEN);
+    let opened = without.values().filter(|flags| **flags == Some(flag::SYN | flag::ACK)).count();
+    assert!(opened >= 60, "Linux answers only {opened} of the sequences with SYN-ACK");
+
+    let kernel = &mut field.kernel;
+    let link = field.host.run(|| kernel.attach(program, index, mode));
+    let now = boot_nanos();
+    for (tables, port, without) in [
+        (closed(), CLOSED, &without),
+        (granted(now), CLOSED, &without),
+        (closed(), OPEN, &open_without),
+    ] {
+        field.kernel.fill(&tables);
+        let with = field.answers(port);
+        let mut passed = 0;
+        for Sequence { name, frames } in sequences(port) {
+            let dropped = frames.iter().any(|frame| on_host(frame, &tables, now).reason.drops());
+            let expected = if dropped { None } else { without[&name] };
+            passed += usize::from(expected.is_some());
+            assert_eq!(with[&name], expected, "{program} {mode:?}, port {port}: {name}");
+        }
+        // Without a grant nothing at all comes from the protected port.
+        let nobody = tables.hosts.is_empty() && port == CLOSED;
+        assert_eq!(passed == 0, nobody, "{passed} answers, port {port}");
+    }
+    drop(link);
+    drop(listeners);
+}
+
+#[test]
+fn fragmented_datagrams_to_an_unprotected_port_are_echoed() {
+    for mode in [XdpMode::Driver, XdpMode::Skb] {
+        let mut field = Field::new();
+        field.kernel.fill(&closed());
+        let _link = field.attach(mode);
+        for (server, client) in Field::pairs() {
+            assert!(field.echoes_datagram(server, client, OPEN), "{mode:?} {server}");
+        }
+    }
+}
+
+#[test]
+fn fragmented_datagrams_to_a_protected_port_need_a_grant() {
+    for mode in [XdpMode::Driver, XdpMode::Skb] {
+        let mut field = Field::new();
+        let _link = field.attach(mode);
+        for (server, client) in Field::pairs() {
+            field.kernel.fill(&closed());
+            assert!(!field.echoes_datagram(server, client, CLOSED), "{mode:?} {server}");
+            field.kernel.fill(&field.granted_to(client));
+            assert!(field.echoes_datagram(server, client, CLOSED), "{mode:?} {server}");
+        }
+    }
+}
+
+/// Neighbours are found by real ARP and ND here: no entry is written by hand.
+#[test]
+fn arp_neighbour_discovery_and_icmp_pass() {
+    for mode in [XdpMode::Driver, XdpMode::Skb] {
+        let mut field = Field::new();
+        field.kernel.fill(&closed());
+        let _link = field.attach(mode);
+        let before = field.kernel.counters();
+        for (server, client) in Field::pairs() {
+            field.host.ip(&["neigh", "flush", "dev", "host0"]);
+            field.client.ip(&["neigh", "flush", "dev", "client0"]);
+            assert!(field.connects(server, client, OPEN), "{mode:?}: neighbours are found");
+            let request = jit_tests::frames::echo_request(client, server);
+            let at = if server.is_ipv4() { (34, 0) } else { (54, 129) };
+            let index = field.client.index("client0");
+            let reply = field.client.run(|| {
+                let wire = Wire::open(index);
+                wire.send(&request.between(field.macs, &[]));
+                wire.receive(PATIENCE, |frame| frame.get(at.0) == Some(&at.1))
+            });
+            assert!(reply.is_some(), "{mode:?}: no echo from {server}");
+        }
+        let moved = jit_tests::kernel::difference(&before, &field.kernel.counters());
+        assert!(moved[Reason::NotIp as usize] > 0, "ARP was seen: {moved:?}");
+        assert!(moved[Reason::OtherProtocol as usize] > 0, "ICMP was seen: {moved:?}");
+    }
+}
+
+/// Real connections, with what the kernel makes of bulk data on the way: segmentation offload and
+/// GRO, super-packets in fragments.
+#[test]
+fn a_granted_session_carries_bulk_data_and_a_stranger_does_not_connect() {
+    for mode in [XdpMode::Driver, XdpMode::Skb] {
+        let mut field = Field::new();
+        let _link = field.attach(mode);
+        field.serve_tcp(&[CLOSED]);
+        for (server, client) in Field::pairs() {
+            field.kernel.fill(&closed());
+            assert!(!field.connects(server, client, CLOSED), "{mode:?}: closed to {client}");
+            field.kernel.fill(&field.granted_to(client));
+            field.client.run(|| {
+                let mut stream = sockets::connect_from(
+                    SocketAddr::new(client, 0),
+                    SocketAddr::new(server, CLOSED),
+                    PATIENCE,
+                )
+                .unwrap_or_else(|error| panic!("{mode:?}: open to {client}: {error}"));
+                sockets::exchange(&mut stream, 4 << 20);
+            });
+        }
+        // What the session cost was all counted as granted: nothing else passed or was dropped.
+        let counters = field.kernel.counters();
+        assert!(counters[Reason::Granted as usize] > 100, "{counters:?}");
+        assert_eq!(counters[Reason::Malformed as usize], 0, "{counters:?}");
+        assert_eq!(counters[Reason::Fragment as usize], 0, "{counters:?}");
+    }
+}
+
+/// The half-open race: a SYN while granted, then the end of the grant, then the ACK. With SYN
+/// cookies off, on demand and always.
+#[test]
+fn a_handshake_that_began_under_a_grant_does_not_finish_without_it() {
+    for cookies in ["0", "1", "2"] {
+        for revoked in [false, true] {
+            let mut field = Field::new();
+            field.host.sysctl("ipv4/tcp_syncookies", cookies);
+            let listener =
+                field.host.run(|| sockets::listen(SocketAddr::new("::".parse().unwrap(), CLOSED)));
+            let _link = field.attach(XdpMode::Driver);
+            for ip in crate::fixture::Ip::BOTH {
+                field.kernel.fill(&granted(boot_nanos()));
+                let index = field.client.index("client0");
+                let (macs, kernel) = (field.macs, &mut field.kernel);
+                field.client.run(|| {
+                    let wire = Wire::open(index);
+                    let syn = Tcp::syn(CLOSED);
+                    wire.send(&ip.tcp(&syn).between(macs, &[]));
+                    let at = 14 + ip.bytes();
+                    let answer = wire.receive(PATIENCE, |frame| {
+                        frame.get(at + 13) == Some(&(flag::SYN | flag::ACK))
+                    });
+                    let answer = answer.expect("answered while granted");
+                    if revoked {
+                        kernel.fill(&closed());
+                    }
+                    let ack = Tcp {
+                        sequence: syn.sequence.wrapping_add(1),
+                        acknowledgement: word(&answer, at + 4).wrapping_add(1),
+                        ..Tcp::with_flags(CLOSED, flag::ACK)
+                    };
+                    wire.send(&ip.tcp(&ack).between(macs, &[]));
+                });
+                let accepted = accepts(&listener);
+                assert_eq!(accepted, !revoked, "syncookies {cookies}, {ip:?}");
+            }
+        }
+    }
+}
+
+impl Field {
+    fn new() -> Self {
+        let (host, client) = (Namespace::new(), Namespace::new());
+        host.connect(
+            "host0",
+            &["198.51.100.1/24", "2001:db8:1::1/64"],
+            &client,
+            "client0",
+            &["198.51.100.9/24", "2001:db8:1::9/64"],
+        );
+        // Room for the longest chains of the frame table, and still below the limit of native XDP
+        // without multi-buffer support (3,498 bytes).
+        host.ip(&["link", "set", "host0", "mtu", "3000"]);
+        client.ip(&["link", "set", "client0", "mtu", "3000"]);
+        // The fixture's client exists only as a source of raw frames: no stack answers for it.
+        for prefix in ["192.0.2.0/24", "2001:db8:7::/48"] {
+            host.ip(&["route", "add", prefix, "dev", "host0"]);
+        }
+        for key in ["all", "host0"] {
+            host.sysctl(&format!("ipv4/conf/{key}/rp_filter"), "0");
+        }
+        // Every sequence is judged by itself: no limits on how often a segment is answered.
+        host.sysctl("ipv4/tcp_invalid_ratelimit", "0");
+        let macs = Macs { source: client.mac("client0"), destination: host.mac("host0") };
+        for address in [IpAddr::V4(CLIENT_V4), IpAddr::V6(CLIENT_V6)] {
+            host.neighbour("host0", address, macs.source);
+        }
+        Self { host, client, macs, kernel: Kernel::load() }
+    }
+
+    /// Real addresses of both ends, which both stacks know.
+    fn pairs() -> [(IpAddr, IpAddr); 2] {
+        [("198.51.100.1", "198.51.100.9"), ("2001:db8:1::1", "2001:db8:1::9")]
+            .map(|(server, client)| (server.parse().unwrap(), client.parse().unwrap()))
+    }
+
+    /// The closed tables with grants of one real client.
+    fn granted_to(&self, client: IpAddr) -> MemoryTables {
+        let mut tables = closed();
+        let deadline = boot_nanos() + HOUR;
+        for port in tables.ports.keys() {
+            tables.hosts.insert(HostKey::new(address(client), *port), until(deadline, 1));
+        }
+        tables
+    }
+
+    fn attach(&mut self, mode: XdpMode) -> aya::programs::links::FdLink {
+        let [plain, frags] = PROGRAMS;
+        let program = if matches!(mode, XdpMode::Driver) { frags } else { plain };
+        let index = self.host.index("host0");
+        let kernel = &mut self.kernel;
+        self.host.run(|| kernel.attach(program, index, mode))
+    }
+
+    fn serve_tcp(&self, ports: &[u16]) {
+        for port in ports {
+            let address = SocketAddr::new("::".parse().unwrap(), *port);
+            let listener = self.host.run(|| sockets::listen(address));
+            std::thread::spawn(move || sockets::serve_tcp_echo(listener));
+        }
+    }
+
+    fn connects(&self, server: IpAddr, client: IpAddr, port: u16) -> bool {
+        let address = SocketAddr::new("::".parse().unwrap(), port);
+        // An own listener, unless one is serving already.
+        let _listener = self.host.run(|| TcpListener::bind(address));
+        self.client.run(|| {
+            let (from, to) = (SocketAddr::new(client, 0), SocketAddr::new(server, port));
+            sockets::opens(from, to, sockets::SILENCE)
+        })
+    }
+
+    fn echoes_datagram(&self, server: IpAddr, client: IpAddr, port: u16) -> bool {
+        let address = SocketAddr::new(server, port);
+        let echo = self.host.run(|| sockets::udp(address));
+        let sent: Vec<u8> = (0..=u8::MAX).cycle().take(4096).collect();
+        self.client.run(|| {
+            let socket = sockets::udp(SocketAddr::new(client, 0));
+            socket.send_to(&sent, address).expect("send a datagram");
+            sockets::echo_one(&echo);
+            sockets::receive(&socket, sockets::SILENCE).is_some_and(|back| back == sent)
+        })
+    }
+
+    /// Sends every sequence and finds out what the port answers to it.
+    fn answers(&self, port: u16) -> Answers {
+        let index = self.client.index("client0");
+        self.client.run(|| {
+            let wire = Wire::open(index);
+            sequences(port)
+                .into_iter()
+                .zip(0..)
+                .map(|(Sequence { name, frames }, number)| {
+                    wire.drain();
+                    for frame in &frames {
+                        wire.send(&to_station(frame, self.macs));
+                    }
+                    (name, self.first_answer(&wire, port, number))
+                })
+                .collect()
+        })
+    }
+
+    /// Flags of the first answer from `port` before the answer to a marker, which is a SYN to the
+    /// unprotected port: frames of one sender arrive in order, so nobody has to wait for silence.
+    fn first_answer(&self, wire: &Wire, port: u16, number: u16) -> Option<u8> {
+        let source_port = MARKER + number;
+        let marker = v4().tcp(&Tcp::syn(OPEN).from_port(source_port));
+        wire.send(&marker.between(self.macs, &[]));
+        let mut first: Option<Answer> = None;
+        let mut marked: Option<Answer> = None;
+        wire.receive(PATIENCE, |frame| {
+            let Some(answer) = Answer::read(frame) else { return false };
+            if answer.from == OPEN && answer.to == source_port {
+                marked = Some(answer);
+            } else if answer.from == port {
+                first.get_or_insert(answer);
+            }
+            marked.is_some()
+        });
+        let marked = marked.unwrap_or_else(|| panic!("no answer to the marker's SYN"));
+        for answer in first.into_iter().chain([marked]) {
+            // Takes the half-open request back, so that the next sequence finds a fresh listener.
+            for ip in crate::fixture::Ip::BOTH {
+                let reset = Tcp {
+                    sequence: answer.number,
+                    ..Tcp::with_flags(answer.from, flag::RST).from_port(answer.to)
+                };
+                wire.send(&ip.tcp(&reset).between(self.macs, &[]));
+            }
+        }
+        first.map(|answer| answer.flags)
+    }
+}
+
+/// A TCP segment from the host.
+#[derive(Clone, Copy, Debug)]
+struct Answer {
+    from: u16,
+    to: u16,
+    flags: u8,
+    /// The acknowledgement: the sequence number that the host expects next.
+    number: u32,
+}
+
+impl Answer {
+    /// Reads what Linux sends: no options in front of TCP.
+    fn read(frame: &[u8]) -> Option<Self> {
+        let at = match (frame.get(12..14)?, frame.get(23)?, frame.get(20)?) {
+            ([0x08, 0x00], 6, _) => 34,
+            ([0x86, 0xdd], _, 6) => 54,
+            _ => return None,
+        };
+        let short = |at: usize| Some(u16::from_be_bytes(*frame.get(at..)?.first_chunk()?));
+        Some(Self {
+            from: short(at)?,
+            to: short(at + 2)?,
+            flags: *frame.get(at + 13)?,
+            number: word(frame, at + 8),
+        })
+    }
+}
+
+/// The frame table's frames, and packets that are only dangerous together.
+fn sequences(port: u16) -> Vec<Sequence> {
+    let mut sequences: Vec<_> = cases::all()
+        .into_iter()
+        // A lone fragment would wait for the rest and meet that of another row. Frames below the
+        // minimum are not sent.
+        .filter(|case| !case.name.contains("fragment") && (case.frame)(port).len() >= 14)
+        .map(|case| Sequence { name: case.name.clone(), frames: vec![(case.frame)(port)] })
+        .collect();
+    for (name, packets) in fragmented(port) {
+        let frames = packets.iter().map(Packet::frame).collect();
+        sequences.push(Sequence { name: name.to_owned(), frames });
+    }
+    sequences
+}
+
+/// A SYN in pieces. Every packet has an identification of its own.
+fn fragmented(port: u16) -> Vec<(&'static str, Vec<Packet>)> {
+    let mut identification: u8 = 100;
+    let mut next = || {
+        identification += 1;
+        identification
+    };
+    let mut ipv4 = |flags: u16, offsets: &[usize]| {
+        let ip = Ipv4 { identification: u16::from(next()), fragment: flags, ..v4() };
+        let segment = Tcp::syn(port).options(&[1; 20]).bytes(ip.source(), ip.destination());
+        ip.fragments(TCP, &segment, offsets)
+    };
+    let mut sequences = vec![
+        ("8 bytes first", ipv4(0, &[0, 8])),
+        ("16 bytes first", ipv4(0, &[0, 16])),
+        ("24 bytes first", ipv4(0, &[0, 24])),
+        ("three times 8", ipv4(0, &[0, 8, 16])),
+        ("8 bytes first, DF and MF", ipv4(Ipv4::DF, &[0, 8])),
+        ("24 bytes first, DF and MF", ipv4(Ipv4::DF, &[0, 24])),
+        ("five times 8", ipv4(0, &[0, 8, 16, 24, 32])),
+    ];
+    for (name, offsets) in
+        [("8 bytes first, reversed", &[0, 8][..]), ("three times 8, reversed", &[0, 8, 16])]
+    {
+        let mut packets = ipv4(0, offsets);
+        packets.reverse();
+        sequences.push((name, packets));
+    }
+    let mut identification: u8 = 200;
+    let mut ipv6 = |inner: &[Extension], offsets: &[usize]| {
+        identification += 1;
+        let ip = Ipv6 { identification, ..v6() };
+        let segment = Tcp::syn(port).options(&[1; 20]).bytes(ip.source(), ip.destination());
+        ip.fragments(inner, TCP, &segment, offsets)
+    };
+    let chain = [Extension::destination()];
+    sequences.extend([
+        ("IPv6, 8 bytes first", ipv6(&[], &[0, 8])),
+        ("IPv6, 16 bytes first", ipv6(&[], &[0, 16])),
+        ("IPv6, 24 bytes first", ipv6(&[], &[0, 24])),
+        ("IPv6, three times 8", ipv6(&[], &[0, 8, 16])),
+        ("IPv6, chain split over two", ipv6(&chain, &[0, 8])),
+        ("IPv6, header split behind the chain", ipv6(&chain, &[0, 24])),
+        ("IPv6, chain and header in the first", ipv6(&chain, &[0, 32])),
+    ]);
+    let mut reversed = ipv6(&[], &[0, 8]);
+    reversed.reverse();
+    sequences.push(("IPv6, 8 bytes first, reversed", reversed));
+    sequences
+}
+
+/// The frame with the hardware addresses of the two stations.
+fn to_station(frame: &[u8], macs: Macs) -> Vec<u8> {
+    let rest = frame.get(12..).expect("an Ethernet header");
+    [&macs.destination[..], &macs.source[..], rest].concat()
+}
+
+fn word(frame: &[u8], at: usize) -> u32 {
+    let bytes = frame.get(at..).and_then(|rest| rest.first_chunk());
+    u32::from_be_bytes(*bytes.expect("a whole segment"))
+}
+
+/// Whether a connection waits to be accepted, now or within the time that silence takes.
+fn accepts(listener: &TcpListener) -> bool {
+    sockets::accept(listener, Duration::from_millis(300)).is_some()
+}

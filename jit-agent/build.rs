@@ -27,6 +27,9 @@ fn main() -> Result<()> {
     }
     let package =
         Package { name: "jit-agent-ebpf", root_dir: "../jit-agent-ebpf", ..Package::default() };
+    // What the inner cargo says reaches the user as warnings: let it be only those.
+    // SAFETY: the build script has one thread.
+    unsafe { env::set_var("CARGO_TERM_QUIET", "true") };
     let toolchain = match toolchain() {
         Some(Found::Nightly) => Toolchain::Nightly,
         Some(Found::Debian) => {

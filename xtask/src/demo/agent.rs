@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{
@@ -128,9 +129,10 @@ impl<'a> Agent<'a> {
         let output = self.control(&arguments)?;
         let said: Value = serde_json::from_slice(&output.stdout)
             .context("what `jitctl grant --json` printed is not JSON")?;
-        let id = said.get("grant_id").and_then(Value::as_str).context("no grant_id in it")?;
-        let end = said.get("not_after_ms").and_then(Value::as_u64).context("no end in it")?;
-        let not_after = SystemTime::UNIX_EPOCH + Duration::from_millis(end);
+        let text = |name: &str| said.get(name).and_then(Value::as_str);
+        let id = text("grant_id").or_else(|| text("id")).context("no id in it")?;
+        let end: Timestamp = text("not_after").context("no end in it")?.parse()?;
+        let not_after = SystemTime::from(end);
         Ok(Granted { id: id.to_owned(), not_after })
     }
 

@@ -44,11 +44,14 @@ pub(crate) struct Options {
     /// The programs are built already
     #[arg(long)]
     built: bool,
+    /// This is the run that sudo was asked for
+    #[arg(long, hide = true)]
+    through_sudo: bool,
 }
 
 /// Builds, becomes root, shows.
 pub(crate) fn run(options: Options) -> Result<()> {
-    let Options { dev, built } = options;
+    let Options { dev, built, through_sudo } = options;
     let programs = if built {
         build::built(!dev)?
     } else {
@@ -57,7 +60,8 @@ pub(crate) fn run(options: Options) -> Result<()> {
     };
     if !shell::is_root() {
         let mut again = Command::new(std::env::current_exe().context("where this program is")?);
-        again.args(["demo", "--built"]).args(dev.then_some("--dev"));
+        ensure!(!through_sudo, "sudo did not make this run root's");
+        again.args(["demo", "--built", "--through-sudo"]).args(dev.then_some("--dev"));
         let reason = "the demo makes network namespaces and loads programs into the kernel";
         return Err(shell::as_root(reason, again)?.exec()).context("starting sudo");
     }

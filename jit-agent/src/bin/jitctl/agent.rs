@@ -121,12 +121,13 @@ impl Agent {
         answer.map(|answer| answer.outcomes).map_err(|trouble| self.failure("the push", trouble))
     }
 
-    /// Closes; the number of grants that ended.
-    pub(crate) async fn revoke(&mut self, request: v1::RevokeRequest) -> Result<u32, Failure> {
+    /// Closes; how many grants ended, and what is wrong all the same.
+    pub(crate) async fn revoke(
+        &mut self,
+        request: v1::RevokeRequest,
+    ) -> Result<v1::RevokeResponse, Failure> {
         let answer = within(self.timeout, self.client.revoke(request)).await;
-        answer
-            .map(|answer| answer.revoked)
-            .map_err(|trouble| self.failure("the revocation", trouble))
+        answer.map_err(|trouble| self.failure("the revocation", trouble))
     }
 
     /// Grants that the agent holds.

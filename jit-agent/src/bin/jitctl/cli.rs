@@ -108,7 +108,7 @@ pub(crate) struct RevokeArgs {
     #[command(flatten)]
     pub(crate) what: RevokeWhat,
     /// Confirm --all
-    #[arg(long, requires = "all")]
+    #[arg(long)]
     pub(crate) yes: bool,
     /// Why; goes into the agent's log
     #[arg(long, value_name = "TEXT")]
@@ -155,7 +155,7 @@ pub(crate) struct StatusArgs {
 /// Arguments of `watch`.
 #[derive(Args, Debug)]
 pub(crate) struct WatchArgs {
-    /// Start behind this event (the cursor that was printed last) instead of now
+    /// Start behind this event (the last `cursor` that --json printed) instead of now
     #[arg(long, value_name = "CURSOR", default_value = "", hide_default_value = true)]
     pub(crate) cursor: String,
     /// Print one JSON object a line
@@ -186,6 +186,5 @@ mod tests {
         assert!(!parse(&[]));
         assert!(!parse(&["--all", "--requester", "ana@example.org"]));
         assert!(!parse(&["--id", "not-a-ulid"]));
-        assert!(!parse(&["--requester", "ana@example.org", "--yes"]));
     }
 }

@@ -49,7 +49,7 @@ pub(crate) async fn dial(target: &Target) -> Result<Connection, Failure> {
     let connecting = async {
         match way {
             Way::Socket(path) => unix(path).await,
-            Way::Tls(tls) => over_tls(way, tls).await,
+            Way::Tls(tls) => over_tls(way, tls, *timeout).await,
         }
     };
     tokio::time::timeout(*timeout, connecting)
@@ -131,9 +131,9 @@ async fn unix(path: &Path) -> Result<Connection, Failure> {
     Ok(Connection { stream: Box::new(stream), broken: Broken::default() })
 }
 
-async fn over_tls(way: &Way, tls: &Tls) -> Result<Connection, Failure> {
+async fn over_tls(way: &Way, tls: &Tls, timeout: Duration) -> Result<Connection, Failure> {
     let config = client_config(tls)?;
-    let tcp = tcp(way, tls).await?;
+    let tcp = tcp(way, tls, timeout).await?;
     let connecting = TlsConnector::from(Arc::new(config)).connect(tls.name.clone(), tcp);
     let stream = connecting.await.map_err(|error| match tls_error(&error) {
         Some(error) => explain(way, error),
@@ -147,8 +147,8 @@ async fn over_tls(way: &Way, tls: &Tls) -> Result<Connection, Failure> {
     Ok(Connection { stream: Box::new(stream), broken })
 }
 
-async fn tcp(way: &Way, tls: &Tls) -> Result<TcpStream, Failure> {
-    let addresses = tokio::net::lookup_host((tls.host.as_str(), tls.port))
+async fn tcp(way: &Way, tls: &Tls, timeout: Duration) -> Result<TcpStream, Failure> {
+    let addresses: Vec<_> = tokio::net::lookup_host((tls.host.as_str(), tls.port))
         .await
         .map_err(|error| {
             Failure::unavailable(format!(
@@ -156,17 +156,20 @@ async fn tcp(way: &Way, tls: &Tls) -> Result<TcpStream, Failure> {
                 tls.host
             ))
         })?
-        .peekable();
+        .collect();
+    // An address that swallows packets leaves time for the next one.
+    let share = timeout / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
     let mut last = io::Error::other("the name has no address");
     for address in addresses {
-        match TcpStream::connect(address).await {
-            Ok(stream) => {
-                stream.set_nodelay(true).map_err(|error| {
-                    Failure::unavailable(format!("cannot talk to the agent at {way}: {error}"))
-                })?;
-                return Ok(stream);
-            }
-            Err(error) => last = error,
+        let connecting = async {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            Ok(stream)
+        };
+        match tokio::time::timeout(share, connecting).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => last = error,
+            Err(_) => last = ErrorKind::TimedOut.into(),
         }
     }
     let next = match last.kind() {
@@ -175,7 +178,9 @@ async fn tcp(way: &Way, tls: &Tls) -> Result<TcpStream, Failure> {
                                          [control] listen on this port?"
         }
         ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable => "; there is no route to it",
-        ErrorKind::TimedOut => "; a firewall on the way may drop the packets",
+        ErrorKind::TimedOut => {
+            "; the host is down, or a firewall on the way drops the packets (--timeout waits longer)"
+        }
         _ => "",
     };
     Err(Failure::unavailable(format!("cannot connect to the agent at {way}: {last}{next}")))

@@ -182,7 +182,13 @@ fn report(args: &GrantArgs, done: &Done<'_>) -> Result<Exit, Failure> {
     let (from, until) = (text::moment(*not_before), text::moment(*not_after));
     if args.json {
         let milliseconds = |duration: Duration| duration.as_secs_f64() * 1000.0;
-        let mut value = json!({ "id": id.to_string(), "not_before": from, "not_after": until });
+        let mut value = json!({
+            "grant_id": id.to_string(),
+            "not_before": from,
+            "not_before_ms": not_before,
+            "not_after": until,
+            "not_after_ms": not_after,
+        });
         if let Some(map) = value.as_object_mut() {
             if let Some(Pushed { outcome, agent, total, push }) = outcome {
                 map.insert("agent".into(), json!(agent));

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use jit_agent::grant::GrantId;
+use jit_agent::{
+    grant::GrantId,
+    status::{self, Style},
+};
 use jit_proto::v1::{self, revoke_request::What};
 use prost::Message as _;
 use serde_json::json;
@@ -35,11 +38,12 @@ pub(crate) fn push(agent_args: &AgentArgs, args: &PushArgs) -> Result<Exit, Fail
         if args.json {
             text::print_json(&json!({
                 "file": path,
-                "id": id,
+                "grant_id": id,
                 "accepted": outcome.accepted,
                 "reason": outcome.reason,
                 "detail": outcome.detail,
                 "not_after": outcome.accepted.then(|| text::moment(outcome.not_after_ms)),
+                "not_after_ms": outcome.accepted.then_some(outcome.not_after_ms),
             }))?;
         } else {
             text::print(&outcome_line(path, id.as_deref(), outcome))?;
@@ -61,17 +65,24 @@ pub(crate) fn revoke(agent_args: &AgentArgs, args: &RevokeArgs) -> Result<Exit, 
             ));
         }
     };
+    if args.yes && !args.what.all {
+        return Err(Failure::usage("--yes confirms --all and nothing else; leave it out"));
+    }
     if args.reason.trim().is_empty() {
         return Err(Failure::usage("--reason is empty; say why, it goes into the agent's log"));
     }
     let request = v1::RevokeRequest { what: Some(what), reason: args.reason.clone() };
-    let (revoked, agent) =
+    let (answer, agent) =
         agent::with(agent_args, async |agent| Ok((agent.revoke(request).await?, agent.name())))?;
+    let v1::RevokeResponse { revoked, warning } = answer;
     if args.json {
-        text::print_json(&json!({ "agent": agent, "revoked": revoked }))?;
+        text::print_json(&json!({ "agent": agent, "revoked": revoked, "warning": warning }))?;
     } else {
         let grants = if revoked == 1 { "grant" } else { "grants" };
         text::print(&format!("revoked {revoked} {grants} on {agent}\n"))?;
+    }
+    if !warning.is_empty() {
+        eprintln!("jitctl: warning: {agent}: {}", text::printable(&warning));
     }
     Ok(Exit::Success)
 }
@@ -79,8 +90,10 @@ pub(crate) fn revoke(agent_args: &AgentArgs, args: &RevokeArgs) -> Result<Exit, 
 /// Shows the grants that the agent holds.
 pub(crate) fn list(agent_args: &AgentArgs, args: &ListArgs) -> Result<Exit, Failure> {
     let grants = agent::with(agent_args, async |agent| agent.list(args.all).await)?;
-    for grant in grants {
-        text::print(&format!("{grant:?}\n"))?;
+    if args.json {
+        text::print(&format!("{:#}\n", status::grants_json(&grants)))?;
+    } else {
+        text::print(&status::grants_text(&grants, Style::of_stdout()))?;
     }
     Ok(Exit::Success)
 }
@@ -88,16 +101,19 @@ pub(crate) fn list(agent_args: &AgentArgs, args: &ListArgs) -> Result<Exit, Fail
 /// Shows what the agent enforces; the exit code tells how well.
 pub(crate) fn status(agent_args: &AgentArgs, args: &StatusArgs) -> Result<Exit, Failure> {
     let status = agent::with(agent_args, async |agent| agent.status().await)?;
-    let _ = args.json;
-    text::print(&format!("{status:?}\n"))?;
-    Ok(exit_of(&status.state))
+    if args.json {
+        text::print(&format!("{:#}\n", status::json(&status)))?;
+    } else {
+        text::print(&status::text(&status, Style::of_stdout()))?;
+    }
+    Ok(exit_of(&status))
 }
 
 /// The contract of `status`: 0 enforcing, 1 degraded, 2 anything else.
-fn exit_of(state: &str) -> Exit {
-    match state {
-        "enforcing" => Exit::Success,
-        "degraded" => Exit::Degraded,
+fn exit_of(status: &v1::StatusResponse) -> Exit {
+    match status::exit_code(status) {
+        0 => Exit::Success,
+        1 => Exit::Degraded,
         _ => Exit::NotEnforcing,
     }
 }
@@ -129,10 +145,15 @@ mod tests {
 
     #[test]
     fn only_enforcing_exits_with_success() {
-        assert_eq!(exit_of("enforcing"), Exit::Success);
-        assert_eq!(exit_of("degraded"), Exit::Degraded);
-        assert_eq!(exit_of("not_enforcing"), Exit::NotEnforcing);
-        assert_eq!(exit_of("a state of a later version"), Exit::NotEnforcing);
+        for (state, exit) in [
+            ("enforcing", Exit::Success),
+            ("degraded", Exit::Degraded),
+            ("not_enforcing", Exit::NotEnforcing),
+            ("a state of a later version", Exit::NotEnforcing),
+        ] {
+            let status = v1::StatusResponse { state: state.into(), ..Default::default() };
+            assert_eq!(exit_of(&status), exit, "{state}");
+        }
     }
 
     #[test]

@@ -6,8 +6,12 @@ use std::{
 };
 
 use jiff::{Span, SpanRelativeTo, Timestamp};
+use jit_agent::status::clean;
 
 use crate::failure::Failure;
+
+/// Longest text of the agent that is shown, characters.
+const MAX_TEXT: usize = 1000;
 
 /// Writes to standard output. A reader that went away ends the command without an error.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
@@ -64,15 +68,9 @@ pub(crate) fn took(duration: Duration) -> String {
     format!("{:.1} ms", duration.as_secs_f64() * 1000.0)
 }
 
-/// A text from elsewhere, safe for a terminal: control characters escaped.
+/// A text from elsewhere, safe for a terminal.
 pub(crate) fn printable(text: &str) -> String {
-    text.chars()
-        .flat_map(|c| {
-            let (escaped, plain) =
-                if c.is_control() { (Some(c.escape_default()), None) } else { (None, Some(c)) };
-            escaped.into_iter().flatten().chain(plain)
-        })
-        .collect()
+    clean(text, MAX_TEXT)
 }
 
 #[cfg(test)]

@@ -100,23 +100,17 @@ fn a_session_that_is_open_before_the_agent_starts_survives() {
 
 #[test]
 fn a_connection_from_a_protected_local_port_to_elsewhere_works() {
+    use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
     let mut site = Site::new();
+    site.configure("[[port]]\nport = 2300\nprotocol = \"tcp\"\nsources = [\"0.0.0.0/0\"]\n");
     site.start();
     let listener = site.stranger.run(|| std::net::TcpListener::bind("203.0.113.2:80").unwrap());
     let opened = site.host.run(|| {
-        let socket = rustix::net::socket(
-            rustix::net::AddressFamily::INET,
-            rustix::net::SocketType::STREAM,
-            None,
-        )
-        .unwrap();
-        rustix::net::sockopt::set_socket_reuseaddr(&socket, true).unwrap();
-        // The host's own server holds port 22 of every address; SO_REUSEADDR does not share it
-        // while it listens, so the outgoing connection takes another protected port.
-        let local: std::net::SocketAddr = "203.0.113.1:0".parse().unwrap();
-        rustix::net::bind(&socket, &local).unwrap();
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        let local: std::net::SocketAddr = "203.0.113.1:2300".parse().unwrap();
+        bind(&socket, &local).unwrap();
         let remote: std::net::SocketAddr = "203.0.113.2:80".parse().unwrap();
-        rustix::net::connect(&socket, &remote).is_ok()
+        connect(&socket, &remote).is_ok()
     });
     drop(listener);
     assert!(opened);

@@ -3,5 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "a test that meets the unexpected panics")]
 
 mod connections;
+mod controllers;
 mod refusals;
 mod restarts;

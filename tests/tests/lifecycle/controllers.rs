@@ -1,0 +1,193 @@
+//! Controllers over TLS, with the real `jitctl`: who gets through, who does not, and what they are
+//! told.
+
+use std::{
+    process::{Command, Output},
+    time::Duration,
+};
+
+use jit_tests::agent::{CLIENT, HOST, Site, binary};
+
+const CONTROLLER: &str = "spiffe://example.org/controller";
+const READER: &str = "spiffe://example.org/reader";
+
+/// A site whose agent listens for controllers, with certificates of two authorities.
+fn site() -> Site {
+    let mut site = Site::new();
+    for directory in ["pki", "foreign"] {
+        jitctl(&site, &["pki", "init", "--dir", directory]);
+        for (name, uri) in
+            [("controller", CONTROLLER), ("reader", READER), ("nobody", "spiffe://example.org/x")]
+        {
+            jitctl(&site, &["pki", "issue", "--dir", directory, "--name", name, "--uri", uri]);
+        }
+    }
+    let agent = ["pki", "issue", "--dir", "pki", "--name", "agent", "--ip", "198.51.100.1"];
+    jitctl(&site, &agent);
+    jitctl(&site, &["keygen", "--algorithm", "p256", "--out", "signing"]);
+    site.configure(&format!(
+        r#"
+[control]
+listen = "0.0.0.0:7443"
+certificate = "pki/agent.pem"
+key = "pki/agent.key"
+client_ca = "pki/ca.pem"
+[[controller]]
+identity = "{CONTROLLER}"
+may = ["grant", "revoke", "read"]
+[[controller]]
+identity = "{READER}"
+may = ["read"]
+[[signer]]
+id = "p256"
+public_key = "signing.pub.pem"
+"#
+    ));
+    site.start();
+    site
+}
+
+/// Runs `jitctl` in the scratch directory and the client's namespace; panics unless it succeeds.
+fn jitctl(site: &Site, arguments: &[&str]) -> Output {
+    let output = try_jitctl(site, arguments);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "jitctl {arguments:?}: {errors}");
+    output
+}
+
+fn try_jitctl(site: &Site, arguments: &[&str]) -> Output {
+    site.client.run(|| {
+        let mut command = Command::new(binary("jitctl"));
+        command.args(arguments).current_dir(site.path("")).output().unwrap()
+    })
+}
+
+/// A call to the agent as one of the controllers.
+fn call(site: &Site, ca: &str, authority: &str, name: &str, arguments: &[&str]) -> Output {
+    let (cert, key) = (format!("{authority}/{name}.pem"), format!("{authority}/{name}.key"));
+    let agent = ["--agent", "198.51.100.1:7443", "--ca", ca, "--cert", &cert, "--key", &key];
+    try_jitctl(site, &[&agent, arguments].concat())
+}
+
+fn grant<'a>(source: &'a str, extra: &[&'a str]) -> Vec<&'a str> {
+    let mut arguments = vec!["grant", "--signing-key", "signing.key", "--host", HOST];
+    arguments.extend(["--source", source, "--port", "22/tcp", "--for", "10m"]);
+    arguments.extend(["--requester", "ana@example.org", "--why", "disk full"]);
+    arguments.extend(extra);
+    arguments
+}
+
+#[track_caller]
+fn assert_refused(output: &Output, code: i32, says: &str) {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{errors}");
+    assert!(errors.contains(says), "{says:?} is not in: {errors}");
+}
+
+#[test]
+fn a_controller_grants_lists_and_revokes_over_tls() {
+    let site = site();
+    let controller = |arguments: &[&str]| call(&site, "pki/ca.pem", "pki", "controller", arguments);
+    for source in CLIENT {
+        let output = controller(&grant(source, &["--json"]));
+        let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(answer["reason"], "ok", "{answer}");
+    }
+    site.assert_open_to_the_client_alone();
+    let status = controller(&["status", "--json"]);
+    let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert_eq!(status["state"], "enforcing");
+    assert_eq!(status["grants"].as_array().unwrap().len(), 2);
+    assert_eq!(status["control"]["last_controller"], CONTROLLER);
+    assert!(controller(&["revoke", "--all", "--yes", "--reason", "over"]).status.success());
+    site.assert_closed_to_all();
+}
+
+#[test]
+fn each_refusal_reaches_the_controller_by_its_word() {
+    let site = site();
+    let controller = |arguments: &[&str]| call(&site, "pki/ca.pem", "pki", "controller", arguments);
+    let mut other_host = grant(CLIENT[0], &[]);
+    other_host[4] = "web-2";
+    assert_refused(&controller(&other_host), 77, "wrong_host");
+    let mut port = grant(CLIENT[0], &[]);
+    port[8] = "23/tcp";
+    assert_refused(&controller(&port), 77, "port_not_protected");
+    assert_refused(&controller(&grant("198.51.0.0/16", &[])), 77, "source_too_wide");
+    jitctl(&site, &["keygen", "--algorithm", "ed25519", "--out", "stranger"]);
+    let mut key = grant(CLIENT[0], &[]);
+    key[2] = "stranger.key";
+    assert_refused(&controller(&key), 77, "unknown_key");
+    site.assert_closed_to_all();
+}
+
+#[test]
+fn a_controller_may_do_only_what_its_table_says() {
+    let site = site();
+    let reader = |arguments: &[&str]| call(&site, "pki/ca.pem", "pki", "reader", arguments);
+    assert!(reader(&["list"]).status.success());
+    assert_refused(&reader(&grant(CLIENT[0], &[])), 77, "not_permitted");
+    assert_refused(&reader(&["revoke", "--all", "--yes", "--reason", "x"]), 77, "not_permitted");
+    let nobody = |arguments: &[&str]| call(&site, "pki/ca.pem", "pki", "nobody", arguments);
+    assert_refused(&nobody(&["list"]), 77, "not_permitted");
+    site.assert_closed_to_all();
+}
+
+#[test]
+fn certificates_of_another_authority_are_refused_on_both_sides() {
+    let site = site();
+    let theirs = call(&site, "pki/ca.pem", "foreign", "controller", &["list"]);
+    assert_refused(&theirs, 69, "certificate");
+    let ours = call(&site, "foreign/ca.pem", "pki", "controller", &["list"]);
+    assert_refused(&ours, 69, "certificate");
+    site.assert_closed_to_all();
+}
+
+/// `openssl s_client` as a peer that is not ours.
+fn openssl(site: &Site, arguments: &[&str]) -> String {
+    let output = site.client.run(|| {
+        Command::new("timeout")
+            .args(["10", "openssl", "s_client", "-connect", "198.51.100.1:7443"])
+            .args(["-CAfile", "pki/ca.pem", "-alpn", "h2", "-ign_eof"])
+            .args(arguments)
+            .current_dir(site.path(""))
+            .stdin(std::process::Stdio::null())
+            .output()
+            .unwrap()
+    });
+    let both = [output.stdout, output.stderr].concat();
+    String::from_utf8_lossy(&both).into_owned()
+}
+
+#[test]
+fn tls_1_2_and_clients_without_a_certificate_are_turned_away() {
+    let site = site();
+    let certificate = ["-cert", "pki/controller.pem", "-key", "pki/controller.key"];
+    let old = openssl(&site, &[&["-tls1_2"][..], &certificate].concat());
+    assert!(old.contains("alert protocol version"), "{old}");
+    let bare = openssl(&site, &["-tls1_3"]);
+    assert!(bare.contains("certificate required"), "{bare}");
+    let log = site.log();
+    assert_eq!(log.matches("TLS handshake failed").count(), 2, "{log}");
+    // And well-behaved controllers are served all the same.
+    let listed = call(&site, "pki/ca.pem", "pki", "controller", &["list"]);
+    assert!(listed.status.success());
+}
+
+#[test]
+fn silent_connections_do_not_keep_a_controller_out() {
+    let site = site();
+    let silent: Vec<_> = site.stranger.run(|| {
+        (0..300)
+            .filter_map(|_| {
+                let address = "203.0.113.1:7443".parse().unwrap();
+                std::net::TcpStream::connect_timeout(&address, Duration::from_millis(500)).ok()
+            })
+            .collect()
+    });
+    assert!(silent.len() > 100);
+    let began = std::time::Instant::now();
+    let listed = call(&site, "pki/ca.pem", "pki", "controller", &["list"]);
+    assert!(listed.status.success());
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+}

@@ -97,7 +97,7 @@ impl<'a> Agent<'a> {
             if let Some(status) = self.process.as_mut().and_then(|child| child.try_wait().ok()?) {
                 bail!("the agent ended at once ({status}):\n{}", self.log_end());
             }
-            if self.state().as_deref() == Some("enforcing") {
+            if self.state().is_ok_and(|(code, state)| code == Some(0) && state == "enforcing") {
                 return Ok(started.elapsed());
             }
             if started.elapsed() > READY {
@@ -130,7 +130,7 @@ impl<'a> Agent<'a> {
         let said: Value = serde_json::from_slice(&output.stdout)
             .context("what `jitctl grant --json` printed is not JSON")?;
         let text = |name: &str| said.get(name).and_then(Value::as_str);
-        let id = text("grant_id").or_else(|| text("id")).context("no id in it")?;
+        let id = text("id").context("no id in it")?;
         let end: Timestamp = text("not_after").context("no end in it")?.parse()?;
         let not_after = SystemTime::from(end);
         Ok(Granted { id: id.to_owned(), not_after })
@@ -148,6 +148,17 @@ impl<'a> Agent<'a> {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
+    /// What status says without an agent to ask: in force, and that it is dead.
+    pub(super) fn status_of_the_dead(&self) -> Result<String> {
+        const DEGRADED: i32 = 1;
+        let (code, state) = self.state()?;
+        ensure!(
+            code == Some(DEGRADED) && state == "degraded",
+            "it says {state} with exit code {code:?}"
+        );
+        Ok(format!("{state}, exit code {DEGRADED}"))
+    }
+
     /// The end of what the agent wrote.
     pub(super) fn log_end(&self) -> String {
         let log = fs::read_to_string(self.log()).unwrap_or_default();
@@ -156,12 +167,16 @@ impl<'a> Agent<'a> {
         end.iter().map(|line| format!("    {line}\n")).collect()
     }
 
-    fn state(&self) -> Option<String> {
+    /// Exit code and state of `jit-agent status`.
+    fn state(&self) -> Result<(Option<i32>, String)> {
         let mut command = Command::new(&self.programs.agent);
         command.args(["status", "--json", "--config", &self.configuration()]);
-        let output = self.output(&self.network.host, command).ok()?;
-        let said: Value = serde_json::from_slice(&output.stdout).ok()?;
-        Some(said.get("state")?.as_str()?.to_owned())
+        let output = self.output(&self.network.host, command)?;
+        let said: Value = serde_json::from_slice(&output.stdout).with_context(|| {
+            format!("status printed no JSON: {}", String::from_utf8_lossy(&output.stderr))
+        })?;
+        let state = said.get("state").and_then(Value::as_str).context("no state in the JSON")?;
+        Ok((output.status.code(), state.to_owned()))
     }
 
     /// `jitctl` from the controller's namespace, with its certificate.

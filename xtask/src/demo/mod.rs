@@ -120,6 +120,7 @@ fn play(report: &Report, network: &Network, agent: &mut Agent<'_>) -> Result<()>
     })?;
     look("open to the client only", open(Who::Client), closed(Who::Stranger))?;
     report.step("agent killed", || Ok(format!("SIGKILL to pid {}", agent.kill()?)))?;
+    report.step("jit-agent status reads the pins", || agent.status_of_the_dead())?;
     look("agent dead: the same", open(Who::Client), closed(Who::Stranger))?;
     report.step("deadline passes, agent still dead", || deadline(network, short.not_after))?;
     look("closed to both again", closed(Who::Client), closed(Who::Stranger))?;
@@ -145,7 +146,7 @@ fn play(report: &Report, network: &Network, agent: &mut Agent<'_>) -> Result<()>
     Ok(())
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Who {
     Client,
     Stranger,
@@ -177,29 +178,29 @@ fn observe(network: &Network, expected: [Expected; 2]) -> Result<String> {
     })
     .context("an attempt to connect panicked")?;
 
-    let mut words = Vec::new();
+    let mut words: Vec<(Who, String, Vec<&str>)> = Vec::new();
     let mut surprises = Vec::new();
     for (Expected { who, open }, door, seen) in seen {
         let seen = seen?;
-        let what = match &seen {
-            Seen::Open(banner) => format!("open ({banner})"),
-            Seen::Silent => "no answer".to_owned(),
-            Seen::Other(error) => error.clone(),
-        };
-        let line = format!("{} {} {what}", who.name(), service::family(door));
-        let as_expected = match seen {
-            Seen::Open(_) => open,
-            Seen::Silent => !open,
-            Seen::Other(_) => false,
+        let family = service::family(door);
+        let (what, as_expected) = match &seen {
+            Seen::Open(_) => ("open".to_owned(), open),
+            Seen::Silent => ("no answer".to_owned(), !open),
+            Seen::Other(error) => (error.clone(), false),
         };
         if !as_expected {
-            surprises.push(line.clone());
+            surprises.push(format!("{} {family}: {seen:?}", who.name()));
         }
-        // The banner is worth its room only where something surprises.
-        words.push(line.split(" (").next().unwrap_or_default().to_owned());
+        match words.iter_mut().find(|(of, word, _)| *of == who && *word == what) {
+            Some((_, _, families)) => families.push(family),
+            None => words.push((who, what, vec![family])),
+        }
     }
     ensure!(surprises.is_empty(), "not as expected: {}", surprises.join(", "));
-    Ok(words.join(", "))
+    let words = words
+        .iter()
+        .map(|(who, what, families)| format!("{} {what} ({})", who.name(), families.join(", ")));
+    Ok(words.collect::<Vec<_>>().join("; "))
 }
 
 /// Pushes, while the client knocks all the time; says when it first got in, from just before the

@@ -153,7 +153,8 @@ def push(arguments):
             if word is None:
                 print(f"no answer: {error.code().name}: {error.details()}", file=sys.stderr)
                 return 69
-            print(f"refused: {word}: {error.details()}", file=sys.stderr)
+            detail = error.details().removeprefix(f"{word}: ")
+            print(f"refused: {word}: {detail}", file=sys.stderr)
             return 77
     print(answer.outcome.reason, answer.outcome.grant_id.hex(), answer.outcome.not_after_ms)
     return 0

@@ -143,7 +143,7 @@ async fn over_tls(way: &Way, tls: &Tls, timeout: Duration) -> Result<Connection,
         )),
     })?;
     let broken = Broken::default();
-    let stream = Watched { inner: stream, broken: Arc::clone(&broken) };
+    let stream = Watched { inner: stream, broken: Arc::clone(&broken), failed: None };
     Ok(Connection { stream: Box::new(stream), broken })
 }
 
@@ -248,23 +248,50 @@ fn tls_error(error: &io::Error) -> Option<&TlsError> {
 struct Watched<S> {
     inner: S,
     broken: Broken,
+    /// A write that failed, while what the peer sent before it hung up is still being read.
+    failed: Option<io::Error>,
 }
 
 impl<S: Duplex> Watched<S> {
     fn note(&self, error: &io::Error) {
         if let Some(error) = tls_error(error) {
             // The first error is the cause; later ones follow from it.
-            let _ = self.broken.set(error.clone());
+            let _later = self.broken.set(error.clone());
         }
     }
 
-    /// After a failed write: an alert that the peer sent before it hung up can still be read.
-    fn note_last_words(&mut self, context: &mut Context<'_>, error: &io::Error) {
-        self.note(error);
+    /// Writes, unless a write has failed before. A failed write means that the peer hung up: the
+    /// alert that says why may still be on its way to the reading side, so that side is read to
+    /// its end, which is near, before the failure is passed on.
+    fn write_with<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        write: impl FnOnce(Pin<&mut S>, &mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        let failed = match self.failed.take() {
+            Some(failed) => failed,
+            None => match write(Pin::new(&mut self.inner), context) {
+                Poll::Ready(Err(error)) => error,
+                done => return done,
+            },
+        };
+        self.note(&failed);
         let mut bytes = [0; 1024];
-        let read = Pin::new(&mut self.inner).poll_read(context, &mut ReadBuf::new(&mut bytes));
-        if let Poll::Ready(Err(error)) = read {
-            self.note(&error);
+        loop {
+            let mut buffer = ReadBuf::new(&mut bytes);
+            match Pin::new(&mut self.inner).poll_read(context, &mut buffer) {
+                Poll::Pending => {
+                    self.failed = Some(failed);
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
+                Poll::Ready(end) => {
+                    if let Err(error) = &end {
+                        self.note(error);
+                    }
+                    return Poll::Ready(Err(failed));
+                }
+            }
         }
     }
 }
@@ -289,19 +316,11 @@ impl<S: Duplex> AsyncWrite for Watched<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let done = Pin::new(&mut self.inner).poll_write(context, bytes);
-        if let Poll::Ready(Err(error)) = &done {
-            self.note_last_words(context, error);
-        }
-        done
+        self.write_with(context, |inner, context| inner.poll_write(context, bytes))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let done = Pin::new(&mut self.inner).poll_flush(context);
-        if let Poll::Ready(Err(error)) = &done {
-            self.note_last_words(context, error);
-        }
-        done
+        self.write_with(context, |inner, context| inner.poll_flush(context))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

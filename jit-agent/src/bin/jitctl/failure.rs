@@ -56,6 +56,9 @@ impl Failure {
 
     /// The agent said no.
     pub(crate) fn refused(word: &str, detail: &str) -> Self {
+        // Some messages begin with the word, for clients that look at nothing else.
+        let detail =
+            detail.strip_prefix(word).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(detail);
         let detail = if detail.is_empty() { "the agent gives no detail" } else { detail };
         Self { exit: Exit::Refused, message: format!("refused: {word}: {detail}") }
     }
@@ -97,5 +100,6 @@ mod tests {
         let failure = Failure::refused("wrong_host", "for db-1, this is web-1");
         assert_eq!(failure.exit, Exit::Refused);
         assert_eq!(failure.to_string(), "refused: wrong_host: for db-1, this is web-1");
+        assert_eq!(Failure::refused("wrong_host", "wrong_host: for db-1, this is web-1"), failure);
     }
 }

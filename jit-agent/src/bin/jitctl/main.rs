@@ -16,6 +16,8 @@ mod signing;
 mod target;
 mod text;
 mod watch;
+#[cfg(test)]
+mod worked_example;
 
 use std::process::ExitCode;
 

@@ -148,6 +148,15 @@ impl Kernel {
         }
     }
 
+    /// Nanoseconds a run of a program takes over a frame, the mean of so many.
+    pub fn nanos(&self, program: &str, frame: &[u8], repeat: u32) -> f64 {
+        let program: &Xdp =
+            self.ebpf.program(program).expect("program").try_into().expect("an XDP program");
+        let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::new() };
+        let result = program.test_run(options).expect("BPF_PROG_TEST_RUN");
+        result.duration.as_secs_f64() * 1e9
+    }
+
     /// Runs a program over a frame and finds out why it answered as it did.
     pub fn run(&self, program: &str, frame: &[u8]) -> Outcome {
         let before = self.counters();

@@ -4,6 +4,7 @@
 //! when dropped; nothing is skipped.
 
 pub mod agent;
+pub mod empty;
 pub mod frames;
 pub mod kernel;
 pub mod netns;

@@ -195,6 +195,9 @@ impl Config {
                 "[host] id: 1 to 512 printable characters, exactly as grants name it".into()
             );
         }
+        if id == "auto" {
+            return Err("[host] id: \"auto\" is not in this version; write the id".into());
+        }
         let mut keyring = Keyring::default();
         for signer in signer {
             let name = signer.id.clone();
@@ -546,6 +549,7 @@ mod tests {
             ("0.0.0.0:7443", "everywhere", "listen"),
             ("\"prod.pem\"", "\"missing.pem\"", "missing.pem"),
             ("id = \"web-1\"", "id = \"\"", "[host] id"),
+            ("id = \"web-1\"", "id = \"auto\"", "[host] id"),
             ("\"read\"", "\"root\"", "root"),
             ("sessions = \"cut\"", "approvals = 2", "approvals"),
             ("[\"eth*\", \"ens5\"]", "[]", "interfaces"),

@@ -105,9 +105,6 @@ fn checks(wrong: &mut Vec<String>) {
     heading("clippy");
     let lint = ["--all-targets", "--", "--deny", "warnings"];
     keep(wrong, lint_host(&mut shell::cargo(["clippy"].iter().chain(&HOST).chain(&lint))));
-    // The same source for this machine's own target, where clippy runs.
-    let kernel = ["clippy", "--package", "jit-agent-ebpf", "--", "--deny", "warnings"];
-    keep(wrong, shell::visible(&mut shell::cargo(kernel)));
 
     heading("licences and sources");
     if shell::find("cargo-deny").is_some() {
@@ -119,7 +116,8 @@ fn checks(wrong: &mut Vec<String>) {
 }
 
 /// Runs clippy, and fails too on what the compiler of the kernel programs warned about: the
-/// agent's build script passes it on, and cargo shows it each time.
+/// agent's build script passes it on, and cargo shows it each time. Clippy itself does not read
+/// those programs: Debian's compiler comes without one, and they compile for no other target.
 fn lint_host(clippy: &mut Command) -> Result<()> {
     let mut kernel_warnings = 0_usize;
     let ended_well = stream(clippy, |line| {

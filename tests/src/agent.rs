@@ -375,7 +375,9 @@ impl Drop for Site {
 
 /// One of two addresses, with a port.
 pub fn address(addresses: [&str; 2], family: usize, port: u16) -> SocketAddr {
-    let ip: IpAddr = addresses[family % 2].parse().expect("an address");
+    let [v4, v6] = addresses;
+    let text = if family.is_multiple_of(2) { v4 } else { v6 };
+    let ip: IpAddr = text.parse().expect("an address");
     SocketAddr::new(ip, port)
 }
 

@@ -1,6 +1,6 @@
 //! Raw frames on an interface (AF_PACKET): what a real attacker's machine would put on the wire.
 //!
-//! The only place of this crate with `unsafe`: the C library's socket calls.
+//! `unsafe` here is the C library's socket calls, which no safe library offers for this family.
 
 use std::{
     io,

@@ -1,5 +1,10 @@
 //! The loaded programs on the running kernel, without the agent: single frames, real sessions, raw
 //! frames over veth, and a million generated frames against the host's decision.
+#![expect(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a panic fails the test, which is what a test is for"
+)]
 
 mod cases;
 mod comparison;

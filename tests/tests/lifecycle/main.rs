@@ -1,6 +1,10 @@
 //! The agent's life with real processes, namespaces and connections: open and closed, killed and
 //! restarted, and every way in which it must refuse to start.
-#![expect(clippy::unwrap_used, reason = "a test that meets the unexpected panics")]
+#![expect(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a test that meets the unexpected panics"
+)]
 
 mod connections;
 mod controllers;

@@ -305,8 +305,7 @@ async fn read_log(log: bpf::Logger) -> &'static str {
 /// Paths for the command line, which must work at 3 a.m. also with a broken configuration: what
 /// `[paths]` of the file says as far as it can be read, else the defaults.
 pub fn paths(config: &Path) -> Paths {
-    let table: toml::Table =
-        std::fs::read_to_string(config).ok().and_then(|text| text.parse().ok()).unwrap_or_default();
+    let table = table(config);
     let path = |key: &str, default: &str| {
         table
             .get("paths")
@@ -319,4 +318,16 @@ pub fn paths(config: &Path) -> Paths {
         runtime: path("runtime", "/run/jit-agent"),
         pins: path("pins", "/sys/fs/bpf/jit-agent"),
     }
+}
+
+/// The host's id, likewise; empty when the file does not tell.
+pub fn host(config: &Path) -> String {
+    let table = table(config);
+    let id = table.get("host").and_then(|host| host.get("id")).and_then(toml::Value::as_str);
+    id.unwrap_or_default().to_owned()
+}
+
+fn table(config: &Path) -> toml::Table {
+    let text = std::fs::read_to_string(config).ok();
+    text.and_then(|text| text.parse().ok()).unwrap_or_default()
 }

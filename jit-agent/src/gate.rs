@@ -28,6 +28,8 @@ use crate::{
 
 /// How often coverage is read back from the kernel, and everything that failed is tried again.
 pub const TICK: Duration = Duration::from_secs(2);
+/// A wall clock that moved against the boot clock by more than this was set.
+const CLOCK_STEP_MS: u64 = 50;
 /// Events a second and CPU for dropped packets.
 const DROP_EVENTS: u32 = 128;
 /// Events a second and CPU for connections let in.
@@ -47,6 +49,8 @@ pub struct Gate<D> {
     dirty: BTreeSet<EntryKey>,
     interfaces: Vec<InterfaceState>,
     floor: WallTime,
+    /// Wall clock minus boot clock, milliseconds.
+    offset: i64,
     alarms: Alarms,
     started: WallTime,
     last_push: Option<(WallTime, String)>,
@@ -129,6 +133,7 @@ impl<D: Datapath> Gate<D> {
             dirty: BTreeSet::new(),
             interfaces: Vec::new(),
             floor: floor.unwrap_or(WallTime(0)),
+            offset: clock_offset(now),
             alarms: Alarms::default(),
             started: now.wall,
             last_push: None,
@@ -155,6 +160,10 @@ impl<D: Datapath> Gate<D> {
     pub fn reconfigure(&mut self, config: Config, now: Now) -> Result<(), String> {
         if config.limits != self.config.limits || config.paths != self.config.paths {
             return Err("[limits] and [paths] cannot change without a restart".into());
+        }
+        let listen = |config: &Config| config.control.as_ref().map(|control| control.listen);
+        if listen(&config) != listen(&self.config) {
+            return Err("[control] listen cannot change without a restart".into());
         }
         if config.host != self.config.host {
             return Err("[host] id cannot change without a restart".into());
@@ -266,7 +275,10 @@ impl<D: Datapath> Gate<D> {
     pub fn advance(&mut self, now: Now) -> Duration {
         let mut touched = Vec::new();
         let changes = if self.clock_is_trusted(now) {
-            self.ledger.clock_was_set(now, &mut touched);
+            if self.clock_moved(now) {
+                let sooner = self.ledger.clock_was_set(now, &mut touched);
+                tracing::warn!(grants = sooner.len(), "the wall clock was set; these end sooner");
+            }
             let datapath = &self.datapath;
             self.ledger.advance(now, |slot| datapath.hits(slot), &mut touched)
         } else {
@@ -518,6 +530,16 @@ impl<D: Datapath> Gate<D> {
         self.floor
     }
 
+    /// Whether the wall clock went another way than the boot clock since this was last true.
+    fn clock_moved(&mut self, now: Now) -> bool {
+        let offset = clock_offset(now);
+        let moved = offset.abs_diff(self.offset) > CLOCK_STEP_MS;
+        if moved {
+            self.offset = offset;
+        }
+        moved
+    }
+
     fn coverage(&self) -> Coverage {
         Coverage { filter: self.config.gate.interfaces.clone(), hook: self.config.gate.hook }
     }
@@ -575,6 +597,11 @@ impl<D: Datapath> Gate<D> {
         };
         self.journal.add(now.wall.0, What::Grant(event));
     }
+}
+
+/// Wall clock minus boot clock, milliseconds: it changes when the wall clock is set.
+fn clock_offset(now: Now) -> i64 {
+    now.wall.0.saturating_sub(i64::try_from(now.boot.0 / 1_000_000).unwrap_or(i64::MAX))
 }
 
 /// Turns the accepted outcome of a grant into a refusal.

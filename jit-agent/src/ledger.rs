@@ -27,6 +27,8 @@ const MAX_TOMBSTONES: usize = 1 << 20;
 /// How long an id that was revoked before it was seen stays refused: a grant's window is at most
 /// this long unless configured otherwise.
 const UNSEEN_TOMBSTONE: Duration = Duration::from_secs(24 * 3600);
+/// How often tombstones that are over are looked for.
+const SWEEP: Duration = Duration::from_secs(60);
 /// Deadline of what has not begun: over at every time.
 const NOT_YET: BootNanos = BootNanos(0);
 /// Slot of exemptions, whose connections belong to no grant.
@@ -114,6 +116,8 @@ pub struct Ledger {
     ended: VecDeque<Record>,
     /// Revoked ids and until when they stay refused.
     tombstones: HashMap<GrantId, WallTime>,
+    /// When tombstones that are over are next looked for.
+    next_sweep: WallTime,
     claims: Claims,
     exemptions: Vec<(EntryKey, Entry)>,
     ends: BTreeSet<(BootNanos, GrantId)>,
@@ -129,6 +133,7 @@ impl Ledger {
             grants: HashMap::new(),
             ended: VecDeque::new(),
             tombstones: HashMap::new(),
+            next_sweep: WallTime(i64::MIN),
             claims: Claims::new(capacity),
             exemptions: Vec::new(),
             ends: BTreeSet::new(),
@@ -275,7 +280,10 @@ impl Ledger {
             }
             changes.push(Change::Expired(id));
         }
-        self.tombstones.retain(|_, until| *until > now.wall);
+        if now.wall >= self.next_sweep {
+            self.tombstones.retain(|_, until| *until > now.wall);
+            self.next_sweep = now.wall + SWEEP;
+        }
         changes
     }
 

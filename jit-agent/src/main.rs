@@ -4,6 +4,7 @@ use std::{
     io::{IsTerminal as _, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -25,6 +26,8 @@ use tracing_subscriber::EnvFilter;
 const USAGE: u8 = 64;
 const UNAVAILABLE: u8 = 69;
 const PERMISSION: u8 = 77;
+/// How long `status` waits for an agent before it reads the kernel's tables instead.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// A host-side port gate: protected ports are closed in the kernel to everybody, and open for one
 /// source at a time by a signed grant that the kernel itself ends.
@@ -106,30 +109,45 @@ async fn run(config: &Path) -> Result<ExitCode> {
 
 async fn print_status(config: &Path, json: bool) -> Result<ExitCode> {
     let paths = app::paths(config);
-    let status = match client::connect(&paths.socket()).await {
-        Ok(mut client) => client
-            .status(v1::StatusRequest {})
-            .await
-            .context("the agent is there, but does not answer; `journalctl -u jit-agent`")?
-            .into_inner(),
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            return Err(denied(&paths.socket(), error));
-        }
-        Err(_) => {
-            let missing = sys::missing_capabilities();
-            anyhow::ensure!(
-                !missing.contains(&"CAP_BPF"),
-                Denied("the agent is not running, and to read what the kernel enforces needs root")
-            );
-            offline::status(&paths.pins, sys::now())?
-        }
+    let asked = tokio::time::timeout(PATIENCE, ask_status(&paths.socket())).await;
+    let agent = match asked {
+        Ok(Ok(status)) => return show_status(&status, json),
+        Ok(Err(AskError::Denied(error))) => return Err(denied(&paths.socket(), error)),
+        Ok(Err(AskError::NotThere)) => "the agent is not running",
+        Ok(Err(AskError::NoAnswer)) | Err(_) => "the agent does not answer",
     };
+    let missing = sys::missing_capabilities();
+    anyhow::ensure!(
+        !missing.contains(&"CAP_BPF"),
+        Denied("no agent answers, and to read what the kernel enforces needs root")
+    );
+    let mut status = offline::status(&paths.pins, agent, sys::now())?;
+    status.host = app::host(config);
+    show_status(&status, json)
+}
+
+enum AskError {
+    Denied(std::io::Error),
+    NoAnswer,
+    NotThere,
+}
+
+async fn ask_status(socket: &Path) -> Result<v1::StatusResponse, AskError> {
+    let mut client = client::connect(socket).await.map_err(|error| match error.kind() {
+        std::io::ErrorKind::PermissionDenied => AskError::Denied(error),
+        _ => AskError::NotThere,
+    })?;
+    let answer = client.status(v1::StatusRequest {}).await;
+    answer.map(tonic::Response::into_inner).map_err(|_| AskError::NoAnswer)
+}
+
+fn show_status(status: &v1::StatusResponse, json: bool) -> Result<ExitCode> {
     if json {
-        print(&format!("{:#}\n", status::json(&status)));
+        print(&format!("{:#}\n", status::json(status)));
     } else {
-        print(&status::text(&status, Style::of_stdout()));
+        print(&status::text(status, Style::of_stdout()));
     }
-    Ok(status::exit_code(&status).into())
+    Ok(status::exit_code(status).into())
 }
 
 async fn print_grants(config: &Path, all: bool, json: bool) -> Result<ExitCode> {

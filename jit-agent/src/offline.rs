@@ -1,4 +1,4 @@
-//! `status` with no agent to ask: what the kernel enforces now, read from the pins.
+//! `status` with no agent that answers: what the kernel enforces now, read from the pins.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -11,8 +11,9 @@ use crate::{
     reconcile::{Entry, EntryKey},
 };
 
-/// The status that the pins tell; without pins: not enforcing.
-pub fn status(pins: &Path, now: Now) -> Result<v1::StatusResponse, DatapathError> {
+/// The status that the pins tell; without pins: not enforcing. `agent` says what became of it, as in
+/// "the agent is not running".
+pub fn status(pins: &Path, agent: &str, now: Now) -> Result<v1::StatusResponse, DatapathError> {
     let mut status = v1::StatusResponse {
         version: env!("CARGO_PKG_VERSION").into(),
         mode: "enforce".into(),
@@ -20,11 +21,10 @@ pub fn status(pins: &Path, now: Now) -> Result<v1::StatusResponse, DatapathError
     };
     let Some(view) = View::read(pins)? else {
         status.state = "not_enforcing".into();
-        status.problems = vec![
-            "the agent is not running and nothing is pinned: every port is open; start it with \
-             `systemctl start jit-agent`"
-                .into(),
-        ];
+        status.problems = vec![format!(
+            "{agent} and nothing is pinned: every port is open; start it with `systemctl start \
+             jit-agent`"
+        )];
         return Ok(status);
     };
     let View { interfaces, ports, entries, hits, counters, settings } = view;
@@ -32,13 +32,15 @@ pub fn status(pins: &Path, now: Now) -> Result<v1::StatusResponse, DatapathError
     let attached = interfaces.iter().any(|interface| interface.hook.is_some());
     status.state = if attached && !observes { "degraded" } else { "not_enforcing" }.into();
     status.problems.push(if attached {
-        "the agent is not running: the kernel holds this and ends every grant on time, but nothing \
-         new opens; `systemctl start jit-agent`, `journalctl -u jit-agent`"
-            .into()
+        format!(
+            "{agent}: the kernel holds this and ends every grant on time, but nothing new opens; \
+             `systemctl restart jit-agent`, `journalctl -u jit-agent`"
+        )
     } else {
-        "the agent is not running and no program is attached: every port is open; start it with \
-         `systemctl start jit-agent`"
-            .into()
+        format!(
+            "{agent} and no program is attached: every port is open; start it with `systemctl \
+             start jit-agent`"
+        )
     });
     if observes {
         status.mode = "observe".into();

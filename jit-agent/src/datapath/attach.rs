@@ -55,13 +55,14 @@ impl Links {
     ) -> Result<Vec<InterfaceState>, DatapathError> {
         let all = sys::interfaces()
             .map_err(|error| DatapathError::Sys { verb: "list the interfaces", error })?;
-        if let Some(missing) = want
+        let missing: Vec<_> = want
             .filter
             .exact_names()
-            .find(|name| all.iter().all(|interface| interface.name != *name))
-            .filter(|_| self.covered.is_empty())
-        {
-            return Err(DatapathError::UnknownInterface(missing.to_owned()));
+            .filter(|name| all.iter().all(|interface| interface.name != *name))
+            .map(str::to_owned)
+            .collect();
+        if let Some(name) = missing.first().filter(|_| self.covered.is_empty()) {
+            return Err(DatapathError::UnknownInterface(name.clone()));
         }
         let wanted: Vec<_> = all
             .into_iter()
@@ -86,16 +87,12 @@ impl Links {
                     return Err(error);
                 }
                 // Once the gate is in force one interface that fails does not undo the others.
-                Err(error) => states.push(InterfaceState {
-                    name: interface.name.clone(),
-                    index: interface.index,
-                    hook: None,
-                    since: None,
-                    note: error.to_string(),
-                    change: None,
-                }),
+                Err(error) => {
+                    states.push(ungated(&interface.name, interface.index, &error.to_string()));
+                }
             }
         }
+        states.extend(missing.iter().map(|name| ungated(name, 0, "there is no such interface")));
         for state in &states {
             if state.hook.is_some() {
                 self.covered.insert(state.index, state.name.clone());
@@ -112,17 +109,9 @@ impl Links {
         program_id: u32,
     ) -> Result<InterfaceState, DatapathError> {
         let NetworkInterface { index, name, ethernet, .. } = interface;
-        let state = |hook, note: &str, since, change| InterfaceState {
-            name: name.clone(),
-            index: *index,
-            hook,
-            since,
-            note: note.to_owned(),
-            change,
-        };
         if !ethernet {
             let note = "no Ethernet header: XDP does not apply to this device";
-            return Ok(state(None, note, None, None));
+            return Ok(ungated(name, *index, note));
         }
         let mut change = None;
         if let Some(link) = self.links.get(index) {
@@ -153,9 +142,16 @@ impl Links {
             change = Some(if again { LinkChange::Restored } else { LinkChange::Attached });
         }
         let Some(link) = self.links.get(index) else {
-            return Ok(state(None, "not attached", None, None));
+            return Ok(ungated(name, *index, "not attached"));
         };
-        Ok(state(Some(link.hook), &link.note, pinned_since(&link.pin), change))
+        Ok(InterfaceState {
+            name: name.clone(),
+            index: *index,
+            hook: Some(link.hook),
+            since: pinned_since(&link.pin),
+            note: link.note.clone(),
+            change,
+        })
     }
 
     /// Attaches and pins, by the best hook that works.
@@ -271,6 +267,17 @@ impl Links {
             hook: link.hook.word(),
             cause: format!("cannot pin the link again: {error}"),
         })
+    }
+}
+
+fn ungated(name: &str, index: u32, note: &str) -> InterfaceState {
+    InterfaceState {
+        name: name.to_owned(),
+        index,
+        hook: None,
+        since: None,
+        note: note.to_owned(),
+        change: None,
     }
 }
 

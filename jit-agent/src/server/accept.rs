@@ -78,9 +78,10 @@ pub async fn serve_tcp(
                 }
             };
             let source = address.ip().to_canonical();
+            let network = network(source);
             // Over a limit: closed at once; well-behaved peers try again.
             let Ok(permit) = Arc::clone(&all).try_acquire_owned() else { continue };
-            let Some(of_source) = sources.permit(source) else { continue };
+            let Some(of_source) = sources.permit(network) else { continue };
             let permits = vec![permit, of_source];
             let (config, controllers) = trust.borrow().clone();
             let sender = sender.clone();
@@ -147,15 +148,24 @@ fn identify_local(stream: &UnixStream) -> Option<Identity> {
     Some(Identity::of_local(uid, rustix::process::geteuid().as_raw()))
 }
 
-/// Connections by source address.
+/// What one sender can have many addresses of: an IPv6 /64 counts as one source.
+fn network(source: IpAddr) -> IpAddr {
+    let prefix = crate::prefix::SourcePrefix::from(source);
+    match source {
+        IpAddr::V4(_) => source,
+        IpAddr::V6(_) => crate::prefix::ip(prefix.widened(64).address()),
+    }
+}
+
+/// Connections by source network.
 #[derive(Debug, Default)]
 struct Sources {
-    by_address: Mutex<HashMap<IpAddr, Arc<Semaphore>>>,
+    by_network: Mutex<HashMap<IpAddr, Arc<Semaphore>>>,
 }
 
 impl Sources {
     fn permit(&self, source: IpAddr) -> Option<OwnedSemaphorePermit> {
-        let mut sources = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sources = self.by_network.lock().unwrap_or_else(PoisonError::into_inner);
         // Addresses without a connection are forgotten, so the table is as long as the
         // connections are many.
         sources.retain(|_, semaphore| semaphore.available_permits() < MAX_PER_SOURCE);

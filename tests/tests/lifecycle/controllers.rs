@@ -1,5 +1,5 @@
-//! Controllers over TLS, with the real `jitctl`: who gets through, who does not, and what they are
-//! told.
+//! Who gets through to the agent over TLS, and who does not. (What a controller hears is in the
+//! tests of `controllers`.)
 
 use std::{
     process::{Command, Output},
@@ -82,43 +82,6 @@ fn assert_refused(output: &Output, code: i32, says: &str) {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{errors}");
     assert!(errors.contains(says), "{says:?} is not in: {errors}");
-}
-
-#[test]
-fn a_controller_grants_lists_and_revokes_over_tls() {
-    let site = site();
-    let controller = |arguments: &[&str]| call(&site, "pki/ca.pem", "pki", "controller", arguments);
-    for source in CLIENT {
-        let output = controller(&grant(source, &["--json"]));
-        let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        assert_eq!(answer["reason"], "ok", "{answer}");
-    }
-    site.assert_open_to_the_client_alone();
-    let status = controller(&["status", "--json"]);
-    let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
-    assert_eq!(status["state"], "enforcing");
-    assert_eq!(status["grants"].as_array().unwrap().len(), 2);
-    assert_eq!(status["control"]["last_controller"], CONTROLLER);
-    assert!(controller(&["revoke", "--all", "--yes", "--reason", "over"]).status.success());
-    site.assert_closed_to_all();
-}
-
-#[test]
-fn each_refusal_reaches_the_controller_by_its_word() {
-    let site = site();
-    let controller = |arguments: &[&str]| call(&site, "pki/ca.pem", "pki", "controller", arguments);
-    let mut other_host = grant(CLIENT[0], &[]);
-    other_host[4] = "web-2";
-    assert_refused(&controller(&other_host), 77, "wrong_host");
-    let mut port = grant(CLIENT[0], &[]);
-    port[8] = "23/tcp";
-    assert_refused(&controller(&port), 77, "port_not_protected");
-    assert_refused(&controller(&grant("198.51.0.0/16", &[])), 77, "source_too_wide");
-    jitctl(&site, &["keygen", "--algorithm", "ed25519", "--out", "stranger"]);
-    let mut key = grant(CLIENT[0], &[]);
-    key[2] = "stranger.key";
-    assert_refused(&controller(&key), 77, "unknown_key");
-    site.assert_closed_to_all();
 }
 
 #[test]

@@ -169,6 +169,32 @@ fn with_the_agent_dead_status_tells_what_the_kernel_enforces() {
 }
 
 #[test]
+fn with_the_agent_stopped_status_still_tells_within_seconds() {
+    let mut site = Site::new();
+    site.start();
+    site.signal(Signal::STOP);
+    let began = Instant::now();
+    let (status, code) = site.status();
+    assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+    assert_eq!((status["state"].as_str(), code), (Some("degraded"), 1));
+    assert!(status["problems"][0].as_str().unwrap().contains("does not answer"), "{status:#}");
+    site.signal(Signal::CONT);
+    assert_eq!(site.status().1, 0);
+}
+
+#[test]
+fn an_interface_that_is_gone_is_told() {
+    let mut site = Site::new();
+    site.configure_gate("[\"c0\", \"s0\"]", "auto");
+    site.start();
+    site.host.ip(&["link", "delete", "s0"]);
+    wait_for(|| site.status().1 == 1);
+    let (status, _) = site.status();
+    assert!(status["problems"][0].as_str().unwrap().contains("s0"), "{status:#}");
+    assert!(!site.client_opens(0, 22));
+}
+
+#[test]
 fn sighup_takes_a_good_configuration_and_leaves_the_old_one_for_a_bad_one() {
     let mut site = Site::new();
     site.serve(2222);

@@ -6,7 +6,6 @@
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
-#![expect(missing_docs, reason = "the xdp macro makes public functions without documentation")]
 
 mod frame;
 mod tables;

@@ -8,7 +8,7 @@ use super::{Found, Source, apt};
 use crate::shell;
 
 const BPFFS: &str = "/sys/fs/bpf";
-const PYTHON_PACKAGES: [&str; 3] = ["cryptography", "grpcio", "grpcio-tools"];
+const PYTHON_PACKAGES: &str = "tests/python/requirements.txt";
 const PYTHON_IMPORTS: &str = "import cryptography, grpc, grpc_tools.protoc";
 
 pub(super) fn find_program(name: &str) -> Found {
@@ -46,7 +46,7 @@ pub(super) fn find_client_python() -> Found {
     let python = client_python();
     match shell::answer(&mut shell::program(&python, ["-c", PYTHON_IMPORTS])) {
         Some(_) => Found::Yes(python.display().to_string()),
-        None => Found::No(format!("no {} in {}", PYTHON_PACKAGES.join(", "), python.display())),
+        None => Found::No(format!("{} lacks what {PYTHON_PACKAGES} lists", python.display())),
     }
 }
 
@@ -60,8 +60,8 @@ pub(super) fn provide_client_python(_: Source) -> Result<()> {
     shell::quiet(shell::program("python3", ["-m", "venv", "--clear"]).arg(environment))?;
     let mut install = shell::program(&python, ["-m", "pip", "install", "--quiet"]);
     shell::long(
-        &format!("pip install {}", PYTHON_PACKAGES.join(" ")),
-        install.args(PYTHON_PACKAGES),
+        &format!("pip install -r {PYTHON_PACKAGES}"),
+        install.arg("--requirement").arg(shell::root().join(PYTHON_PACKAGES)),
     )
 }
 

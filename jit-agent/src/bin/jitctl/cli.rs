@@ -20,7 +20,7 @@ Examples:
       --key pki/controller.key grant --signing-key prod-2026.key --host web-1 \\
       --source 203.0.113.7 --port 22 --for 1h --why 'disk full' --ticket INC-4211
 
-  Look, and close again:
+  Look, and close again (JITCTL_AGENT, _CA, _CERT and _KEY say where and as whom):
     jitctl status
     jitctl list
     jitctl revoke --requester ana@example.org --reason 'incident over'

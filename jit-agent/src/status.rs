@@ -347,7 +347,7 @@ fn grant_row(state: &v1::GrantState) -> [String; 7] {
     let ports: Vec<_> = grant.ports.iter().map(|range| range_text(Some(range))).collect();
     let left = match state.state() {
         v1::State::Active => duration(state.left_ms),
-        v1::State::Scheduled => format!("at {}", WallTime(grant.not_before_ms)),
+        v1::State::Scheduled => format!("in {}", duration(grant.not_before_ms - now_ms())),
         v1::State::Expired => "expired".into(),
         v1::State::Revoked => "revoked".into(),
         v1::State::Unspecified => "?".into(),

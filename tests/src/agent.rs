@@ -404,7 +404,8 @@ pub fn binary(name: &str) -> PathBuf {
     BUILT.get_or_init(build).join(name)
 }
 
-/// Builds the product's binaries beside the test, so that what is tested is what is in the tree.
+/// Builds the product's binaries beside the test, so that what is tested is what is in the tree. The
+/// same selection as in `cargo xtask test`, after which there is nothing left to build.
 fn build() -> PathBuf {
     let this = std::env::current_exe().expect("this test's path");
     // target/<profile>/deps/<test>
@@ -412,11 +413,13 @@ fn build() -> PathBuf {
     let target = profile.parent().expect("a target directory");
     let mut command = Command::new(env!("CARGO"));
     command
-        .args(["build", "--quiet", "--package", "jit-agent", "--bins", "--target-dir"])
+        .args(["build", "--quiet", "--target-dir"])
         .arg(target)
         .current_dir(env!("CARGO_MANIFEST_DIR"));
     if profile.file_name().is_some_and(|name| name == "release") {
-        command.arg("--release");
+        command.args(["--release", "--package", "jit-agent", "--bins"]);
+    } else {
+        command.args(["--workspace", "--exclude", "jit-agent-ebpf", "--all-targets"]);
     }
     let status = command.status().expect("run cargo");
     assert!(status.success(), "{command:?} failed");

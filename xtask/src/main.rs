@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod build;
 mod demo;
 mod setup;
@@ -21,6 +22,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Measure: time a packet, push to open, memory, size
+    Bench(bench::Options),
     /// Install what building and testing need and is missing
     Setup(setup::Options),
     /// Build jit-agent and jitctl, kernel programs included
@@ -33,6 +36,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().task {
+        Task::Bench(options) => bench::run(options),
         Task::Setup(options) => setup::run(options),
         Task::Build(options) => build::run(options),
         Task::Demo(options) => demo::run(options),

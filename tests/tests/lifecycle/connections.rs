@@ -39,18 +39,26 @@ fn a_grant_opens_its_source_alone_by_generic_xdp() {
     a_grant_opens_its_source_alone("generic", "xdp_generic");
 }
 
-/// The kernel ends a grant of one second, whatever became of the agent.
+/// The kernel ends a grant of one second, whatever became of the agent: open at 0.5 s, closed at
+/// 1.5 s. A machine too busy to ask in time says nothing about the grant, so it is asked again.
 fn ends_on_time_after(signal: Signal) {
-    let mut site = Site::new();
-    site.start();
-    // As in a push: the window begins with the signature, and half of it must be left here.
-    site.admit(&CLIENT, Duration::from_millis(1_500));
-    let granted = std::time::Instant::now();
-    site.signal(signal);
-    assert!(site.client_opens(0, 22), "open in its first half");
-    assert!(granted.elapsed() < Duration::from_millis(1_000), "too slow a machine to tell");
-    thread::sleep(Duration::from_millis(1_600).saturating_sub(granted.elapsed()));
-    site.assert_closed_to_all();
+    for _ in 0..5 {
+        let mut site = Site::new();
+        site.start();
+        let granted = std::time::Instant::now();
+        site.admit(&CLIENT, Duration::from_secs(1));
+        site.signal(signal);
+        thread::sleep(Duration::from_millis(500).saturating_sub(granted.elapsed()));
+        let open = site.client_opens(0, 22);
+        if granted.elapsed() > Duration::from_millis(950) {
+            continue;
+        }
+        assert!(open, "open at 0.5 s");
+        thread::sleep(Duration::from_millis(1_500).saturating_sub(granted.elapsed()));
+        site.assert_closed_to_all();
+        return;
+    }
+    panic!("in five attempts this machine was never in time");
 }
 
 #[test]

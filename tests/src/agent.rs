@@ -405,7 +405,11 @@ pub fn binary(name: &str) -> PathBuf {
 }
 
 /// Builds the product's binaries beside the test, so that what is tested is what is in the tree.
+/// `cargo xtask test` has just done so, and says where they are.
 fn build() -> PathBuf {
+    if let Some(directory) = std::env::var_os("JIT_AGENT_PROGRAMS") {
+        return directory.into();
+    }
     let this = std::env::current_exe().expect("this test's path");
     // target/<profile>/deps/<test>
     let profile = this.parent().and_then(Path::parent).expect("a profile directory");

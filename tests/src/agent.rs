@@ -404,9 +404,12 @@ pub fn binary(name: &str) -> PathBuf {
     BUILT.get_or_init(build).join(name)
 }
 
-/// Builds the product's binaries beside the test, so that what is tested is what is in the tree. The
-/// same selection as in `cargo xtask test`, after which there is nothing left to build.
+/// Builds the product's binaries beside the test, so that what is tested is what is in the tree.
+/// `cargo xtask test` has just done so, and says where they are.
 fn build() -> PathBuf {
+    if let Some(directory) = std::env::var_os("JIT_AGENT_PROGRAMS") {
+        return directory.into();
+    }
     let this = std::env::current_exe().expect("this test's path");
     // target/<profile>/deps/<test>
     let profile = this.parent().and_then(Path::parent).expect("a profile directory");

@@ -186,6 +186,7 @@ fn run_program(
     command
         .current_dir(&program.directory)
         .env("CARGO_MANIFEST_DIR", &program.directory)
+        .env("JIT_AGENT_PROGRAMS", shell::target().join("debug"))
         .env("JIT_CLIENT_PYTHON", setup::client_python())
         .args(name)
         .args(if io::stdout().is_terminal() {

@@ -12,10 +12,11 @@ use jit_agent::datapath::memory::MemoryTables;
 use jit_common::{Address, GrantEntry, HostKey, PortKey, PortRule, Protocol, Settings};
 use jit_proto::v1;
 use jit_tests::{
-    agent::{CLIENT, Site, binary, opens},
+    agent::{CLIENT, Site, opens},
     empty,
     frames::{Ipv4, Ipv6, Tcp},
     kernel::{Kernel, PROGRAMS},
+    programs::binary,
 };
 
 const SSH: PortKey = PortKey { protocol: Protocol::Tcp, port: 22 };

@@ -10,7 +10,7 @@ use std::{
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::OnceLock,
+    sync::Once,
     thread,
     time::{Duration, Instant},
 };
@@ -27,7 +27,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::netns::{Namespace, unique};
+use crate::{
+    netns::{Namespace, is_orphan, unique},
+    programs::binary,
+};
 
 /// The host's id, as grants name it.
 pub const HOST: &str = "test-host";
@@ -43,6 +46,11 @@ pub const STRANGER: [&str; 2] = ["203.0.113.2", "2001:db8:2::2"];
 pub const PATIENCE: Duration = Duration::from_millis(700);
 /// Longest wait for the agent to start or stop.
 const START: Duration = Duration::from_secs(20);
+
+const BPF: &str = "/sys/fs/bpf";
+const PINS: &str = "jit-test-";
+
+static SWEEP: Once = Once::new();
 
 /// The host and its neighbours.
 pub struct Site {
@@ -67,6 +75,7 @@ impl Default for Site {
 impl Site {
     /// Three namespaces, a TCP server on the host's port 22, a configuration; no agent yet.
     pub fn new() -> Self {
+        SWEEP.call_once(sweep);
         let (host, client, stranger) = (Namespace::new(), Namespace::new(), Namespace::new());
         let with = |addresses: [&str; 2]| {
             let [v4, v6] = addresses;
@@ -80,8 +89,7 @@ impl Site {
             host.connect(name, &ours.map(String::as_str), peer, "p0", &theirs.map(String::as_str));
         }
         let directory = tempfile::tempdir().expect("a scratch directory");
-        let pins =
-            PathBuf::from(format!("/sys/fs/bpf/jit-test-{}-{}", std::process::id(), unique()));
+        let pins = Path::new(BPF).join(format!("{PINS}{}-{}", std::process::id(), unique()));
         let mut seed = [0; 32];
         rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
             .expect("random bytes");
@@ -398,37 +406,6 @@ pub fn carries(stream: &mut TcpStream) -> bool {
         && &answer == b"ping"
 }
 
-/// A binary of the product, built with this test's own profile.
-pub fn binary(name: &str) -> PathBuf {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(build).join(name)
-}
-
-/// Builds the product's binaries beside the test, so that what is tested is what is in the tree.
-/// `cargo xtask test` has just done so, and says where they are.
-fn build() -> PathBuf {
-    if let Some(directory) = std::env::var_os("JIT_AGENT_PROGRAMS") {
-        return directory.into();
-    }
-    let this = std::env::current_exe().expect("this test's path");
-    // target/<profile>/deps/<test>
-    let profile = this.parent().and_then(Path::parent).expect("a profile directory");
-    let target = profile.parent().expect("a target directory");
-    let mut command = Command::new(env!("CARGO"));
-    command
-        .args(["build", "--quiet", "--target-dir"])
-        .arg(target)
-        .current_dir(env!("CARGO_MANIFEST_DIR"));
-    if profile.file_name().is_some_and(|name| name == "release") {
-        command.args(["--release", "--package", "jit-agent", "--bins"]);
-    } else {
-        command.args(["--workspace", "--exclude", "jit-agent-ebpf", "--all-targets"]);
-    }
-    let status = command.status().expect("run cargo");
-    assert!(status.success(), "{command:?} failed");
-    profile.to_owned()
-}
-
 fn echo(mut stream: TcpStream) {
     if stream.write_all(b"hi").is_err() {
         return;
@@ -437,6 +414,16 @@ fn echo(mut stream: TcpStream) {
     while let Ok(read @ 1..) = stream.read(&mut bytes) {
         if stream.write_all(bytes.get(..read).unwrap_or_default()).is_err() {
             return;
+        }
+    }
+}
+
+/// Removes the pins of test runs that were killed.
+fn sweep() {
+    for entry in fs::read_dir(BPF).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.strip_prefix(PINS).is_some_and(is_orphan) {
+            remove_pins(&entry.path());
         }
     }
 }

@@ -8,6 +8,7 @@ pub mod empty;
 pub mod frames;
 pub mod kernel;
 pub mod netns;
+pub mod programs;
 pub mod random;
 pub mod raw;
 pub mod sockets;

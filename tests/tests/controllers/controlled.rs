@@ -6,7 +6,10 @@ use std::{
     process::{Command, Output},
 };
 
-use jit_tests::agent::{Site, TO_CLIENT, binary};
+use jit_tests::{
+    agent::{Site, TO_CLIENT},
+    programs::binary,
+};
 
 /// Where the agent listens for controllers.
 pub(crate) const PORT: u16 = 7443;

@@ -26,7 +26,7 @@ fn python_agrees_with_the_worked_example() {
 #[test]
 fn a_grant_signed_and_pushed_by_python_opens() {
     let controlled = Controlled::with_signers(|site| {
-        let mut keygen = Command::new(jit_tests::agent::binary("jitctl"));
+        let mut keygen = Command::new(jit_tests::programs::binary("jitctl"));
         keygen.args(["keygen", "--algorithm", "p256", "--out", "p256"]);
         succeed(keygen.current_dir(site.path("")));
         vec![site.path("p256.pub.pem")]

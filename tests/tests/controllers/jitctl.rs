@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use jit_tests::agent::{CLIENT, HOST, TO_CLIENT, binary};
+use jit_tests::{
+    agent::{CLIENT, HOST, TO_CLIENT},
+    programs::binary,
+};
 use rustix::process::Signal;
 use serde_json::Value;
 

@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use jit_tests::agent::{CLIENT, HOST, Site, binary};
+use jit_tests::{
+    agent::{CLIENT, HOST, Site},
+    programs::binary,
+};
 
 const CONTROLLER: &str = "spiffe://example.org/controller";
 const READER: &str = "spiffe://example.org/reader";

@@ -6,7 +6,7 @@ use std::{
     process::{Command, Output},
 };
 
-use jit_tests::agent::{Site, binary};
+use jit_tests::{agent::Site, programs::binary};
 
 /// Runs the agent, which must end by itself; fails unless it says so and left every port open.
 #[track_caller]

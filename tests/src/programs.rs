@@ -1,0 +1,44 @@
+//! The programs under test: those of the same profile, beside the running test program.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
+
+/// A program of the product, built from the sources as they are.
+pub fn binary(name: &str) -> PathBuf {
+    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+    DIRECTORY.get_or_init(directory).join(name)
+}
+
+/// `cargo xtask test` has just built them, and says where; otherwise cargo builds what is missing or
+/// older than its sources, which `cargo test` does not do for another package's programs.
+fn directory() -> PathBuf {
+    if let Some(directory) = env::var_os("JIT_AGENT_PROGRAMS") {
+        return directory.into();
+    }
+    // target/<profile>/deps/<test>
+    let program = env::current_exe().expect("the path of this program");
+    let profile = program.parent().and_then(Path::parent).expect("target/<profile>");
+    let target = profile.parent().expect("a target directory");
+    let mut command = Command::new(env!("CARGO"));
+    // With this package, so that dependencies have the features that they have for it.
+    command.args([
+        "build",
+        "--quiet",
+        "--package",
+        "jit-agent",
+        "--package",
+        "jit-tests",
+        "--bins",
+    ]);
+    command.arg("--target-dir").arg(target).current_dir(env!("CARGO_MANIFEST_DIR"));
+    if profile.ends_with("release") {
+        command.arg("--release");
+    }
+    let status = command.status().expect("start cargo to build jit-agent and jitctl");
+    assert!(status.success(), "{command:?}: {status}");
+    profile.to_owned()
+}

@@ -1,7 +1,7 @@
 //! The single writer: owns ledger, datapath and database, and keeps them in step.
 //!
-//! An admission is written to the disk, then to the kernel, then answered. A revocation closes in
-//! the kernel even when the disk does not take it. Commands come in over channels, revocations and
+//! An admission is written to the disk, then to the kernel, then answered; a revocation to the kernel,
+//! then to the disk, so that it closes also when the disk does not take it. Commands come in over channels, revocations and
 //! questions over one that is served first.
 
 mod command;
@@ -258,9 +258,10 @@ impl<D: Datapath> Gate<D> {
                 Err(refused) => revoked.warning = refused.to_string(),
             }
         }
-        let durable = self.store.commit(&transaction);
+        // Closed first: to close is safe whatever becomes of the disk, and a slow one must not hold
+        // it up. Answered only when both are done.
         self.write(&touched);
-        if let Err(error) = durable {
+        if let Err(error) = self.store.commit(&transaction) {
             tracing::error!("{error}: the revocation would not survive a restart");
             self.alarms.storage = Some(error.to_string());
             revoked.warning = format!("closed, but not durable: {error}");

@@ -106,7 +106,7 @@ pub async fn run(path: &Path, debug: bool) -> Result<(), AppError> {
     // The lock comes with the pins: from here on no other agent runs on this gate.
     let (datapath, kernel) = KernelDatapath::load(config.paths.pins.clone(), config.limits, debug)?;
     let stored = Store::open(&config.paths.state)?;
-    let (unix, tcp) = bind(&config).await?;
+    let (unix, tcp) = bind(&config)?;
     let mut signals = Signals::new()?;
     let now = sys::now();
     let journal = Arc::new(Journal::new(format!("{:x}", now.wall.0)));
@@ -165,7 +165,7 @@ impl Signals {
     }
 }
 
-async fn bind(config: &Config) -> Result<(UnixListener, Option<TcpListener>), AppError> {
+fn bind(config: &Config) -> Result<(UnixListener, Option<TcpListener>), AppError> {
     let socket = config.paths.socket();
     let unix = server::bind_unix(&socket).map_err(|error| AppError::Listen {
         verb: "listen on",
@@ -173,7 +173,7 @@ async fn bind(config: &Config) -> Result<(UnixListener, Option<TcpListener>), Ap
         error,
     })?;
     let Some(control) = &config.control else { return Ok((unix, None)) };
-    let tcp = server::bind_tcp(control.listen).await.map_err(|error| AppError::Listen {
+    let tcp = server::bind_tcp(control.listen).map_err(|error| AppError::Listen {
         verb: "listen on",
         place: format!("[control] listen = \"{}\"", control.listen),
         error,

@@ -12,7 +12,7 @@ use std::{
 
 use rustls::ServerConfig;
 use tokio::{
-    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
     time::timeout,
 };
@@ -35,15 +35,25 @@ const MAX_CONNECTIONS: usize = 512;
 const MAX_PER_SOURCE: usize = 64;
 /// Local connections.
 const MAX_LOCAL: usize = 64;
+/// Connections that the kernel holds until they are accepted.
+const BACKLOG: u32 = 1024;
 /// After an error of accept (no descriptors left), do not spin.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// What each handshake needs to know; replaced when configuration or certificates are reloaded.
 pub type Trust = (Arc<ServerConfig>, Arc<[Controller]>);
 
-/// Opens the listening port.
-pub async fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(address).await
+/// Opens the listening port, also on an address that no interface has yet (IP_FREEBIND): at boot the
+/// gate is in force before the network is configured.
+pub fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    rustix::net::sockopt::set_ip_freebind(&socket, true)?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Opens the unix socket: 0660, so that the group of the runtime directory may ask.

@@ -157,3 +157,18 @@ fn silent_connections_do_not_keep_a_controller_out() {
     assert!(listed.status.success());
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
 }
+
+#[test]
+fn the_gate_does_not_wait_for_the_address_that_it_listens_on() {
+    let mut site = site();
+    site.end(rustix::process::Signal::TERM);
+    let config = std::fs::read_to_string(site.config()).unwrap();
+    site.write_config(&config.replace("0.0.0.0:7443", "198.51.100.77:7443"));
+    site.start();
+    site.assert_closed_to_all();
+    site.host.address("c0", "198.51.100.77/24");
+    let address = "198.51.100.77:7443".parse().unwrap();
+    let connected =
+        site.client.run(|| std::net::TcpStream::connect_timeout(&address, Duration::from_secs(2)));
+    assert!(connected.is_ok());
+}

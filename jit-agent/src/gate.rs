@@ -15,7 +15,7 @@ use jit_proto::v1::{self, event::What};
 pub use command::{GateHandle, Requests, channel};
 
 use crate::{
-    clock::{Now, SKEW, WallTime},
+    clock::{BootNanos, Now, SKEW, WallTime},
     config::Config,
     datapath::{Coverage, Datapath, DatapathError, InterfaceState, LinkChange},
     grant::{self, GrantId, VerifiedGrant},
@@ -30,6 +30,9 @@ use crate::{
 pub const TICK: Duration = Duration::from_secs(2);
 /// A wall clock that moved against the boot clock by more than this was set.
 const CLOCK_STEP_MS: u64 = 50;
+/// How often the floor is written, and how soon after an error, boot nanoseconds.
+const FLOOR_NANOS: u64 = 60_000_000_000;
+const RETRY_NANOS: u64 = 2_000_000_000;
 /// Events a second and CPU for dropped packets.
 const DROP_EVENTS: u32 = 128;
 /// Events a second and CPU for connections let in.
@@ -49,6 +52,10 @@ pub struct Gate<D> {
     dirty: BTreeSet<EntryKey>,
     interfaces: Vec<InterfaceState>,
     floor: WallTime,
+    /// When the floor is next written to the disk.
+    next_floor: BootNanos,
+    /// Revocations and ends that the disk has not taken yet.
+    owed: Transaction,
     /// Wall clock minus boot clock, milliseconds.
     offset: i64,
     alarms: Alarms,
@@ -133,6 +140,8 @@ impl<D: Datapath> Gate<D> {
             dirty: BTreeSet::new(),
             interfaces: Vec::new(),
             floor: floor.unwrap_or(WallTime(0)),
+            next_floor: now.boot,
+            owed: Transaction::default(),
             offset: clock_offset(now),
             alarms: Alarms::default(),
             started: now.wall,
@@ -209,14 +218,12 @@ impl<D: Datapath> Gate<D> {
             if let Err(error) = self.persist(&fresh, now) {
                 tracing::error!("{error}: new grants are refused");
                 let refused = Refused::new(Refusal::Storage, error.to_string());
-                self.alarms.storage = Some(error.to_string());
                 for (id, _) in &fresh {
                     self.ledger.forget(*id, &mut touched);
                     replace(&mut outcomes, *id, &refused);
                 }
             } else {
-                self.alarms.storage = None;
-                self.open(&fresh, &mut touched, &mut outcomes);
+                self.open(&fresh, &mut touched, &mut outcomes, now);
             }
         }
         // Whatever was taken back leaves nothing in the kernel.
@@ -242,13 +249,13 @@ impl<D: Datapath> Gate<D> {
         };
         let mut revoked = Revoked::default();
         let mut touched = Vec::new();
-        let mut transaction = Transaction { floor: Some(self.rise(now)), ..Transaction::default() };
+        let unseen = self.config.policy.longest_ahead();
         for id in ids {
             let hits = |slot| self.datapath.hits(slot);
-            match self.ledger.revoke(id, now, hits, &mut touched) {
+            match self.ledger.revoke(id, now, unseen, hits, &mut touched) {
                 Ok((ended, until)) => {
-                    transaction.tombstones.push((id, until));
-                    transaction.remove.push(id);
+                    self.owed.tombstones.push((id, until));
+                    self.owed.remove.push(id);
                     if ended {
                         revoked.ended += 1;
                         tracing::info!(grant = %id, by, why, "grant revoked");
@@ -261,9 +268,8 @@ impl<D: Datapath> Gate<D> {
         // Closed first: to close is safe whatever becomes of the disk, and a slow one must not hold
         // it up. Answered only when both are done.
         self.write(&touched);
-        if let Err(error) = self.store.commit(&transaction) {
+        if let Err(error) = self.settle(Transaction::default(), now) {
             tracing::error!("{error}: the revocation would not survive a restart");
-            self.alarms.storage = Some(error.to_string());
             revoked.warning = format!("closed, but not durable: {error}");
         }
         if !self.dirty.is_empty() {
@@ -275,17 +281,20 @@ impl<D: Datapath> Gate<D> {
     /// Lets time pass, and tries again what failed. Returns how long nothing needs to be done.
     pub fn advance(&mut self, now: Now) -> Duration {
         let mut touched = Vec::new();
-        let changes = if self.clock_is_trusted(now) {
+        let trusted = self.clock_is_trusted(now);
+        if trusted {
+            self.rise(now);
             if self.clock_moved(now) {
                 let sooner = self.ledger.clock_was_set(now, &mut touched);
-                tracing::warn!(grants = sooner.len(), "the wall clock was set; these end sooner");
+                if !sooner.is_empty() {
+                    let grants = sooner.len();
+                    tracing::warn!(grants, "the wall clock was set forward: these end sooner");
+                }
             }
-            let datapath = &self.datapath;
-            self.ledger.advance(now, |slot| datapath.hits(slot), &mut touched)
-        } else {
-            Vec::new()
-        };
-        let mut transaction = Transaction::default();
+        }
+        let datapath = &self.datapath;
+        let hits = |slot| datapath.hits(slot);
+        let changes = self.ledger.advance(now, trusted, hits, &mut touched);
         for change in &changes {
             match change {
                 Change::Activated(id) => {
@@ -293,7 +302,7 @@ impl<D: Datapath> Gate<D> {
                     tracing::info!(grant = %id, "grant activated");
                 }
                 Change::Expired(id) => {
-                    transaction.remove.push(*id);
+                    self.owed.remove.push(*id);
                     self.tell_grant("expired", *id, "", "agent", "", now);
                     tracing::info!(grant = %id, "grant expired");
                 }
@@ -301,14 +310,15 @@ impl<D: Datapath> Gate<D> {
         }
         touched.extend(self.dirty.iter().copied());
         self.write(&touched);
-        if !changes.is_empty() {
-            transaction.floor = Some(self.rise(now));
-            if let Err(error) = self.store.commit(&transaction) {
+        // The floor goes to the disk from time to time: after a reboot with a clock set back, a grant
+        // may not last longer than it had left. So does what the disk did not take before.
+        if !changes.is_empty() || now.boot >= self.next_floor {
+            self.next_floor = BootNanos(now.boot.0.saturating_add(FLOOR_NANOS));
+            if let Err(error) = self.settle(Transaction::default(), now) {
                 tracing::error!("{error}");
-                self.alarms.storage = Some(error.to_string());
             }
         }
-        self.ledger.next_change(now).unwrap_or(TICK).min(TICK)
+        self.ledger.next_change(now, trusted).unwrap_or(TICK).min(TICK)
     }
 
     /// Reads back what is on the interfaces, and restores what is missing.
@@ -363,8 +373,34 @@ impl<D: Datapath> Gate<D> {
 
     fn persist(&mut self, fresh: &[(GrantId, v1::Envelope)], now: Now) -> Result<(), StoreError> {
         let put = fresh.iter().map(|(id, envelope)| (*id, self.stored(*id, envelope))).collect();
-        let floor = Some(self.rise(now));
-        self.store.commit(&Transaction { put, floor, ..Transaction::default() })
+        let result = self.settle(Transaction { put, ..Transaction::default() }, now);
+        if result.is_err() {
+            // A commit that failed may be on the disk all the same: the next one takes it back.
+            self.owed.remove.extend(fresh.iter().map(|(id, _)| *id));
+        }
+        result
+    }
+
+    /// Commits a transaction together with everything that the disk still owes. What does not come
+    /// through is owed on, except what `more` puts.
+    fn settle(&mut self, more: Transaction, now: Now) -> Result<(), StoreError> {
+        let Transaction { put, remove, tombstones, floor: _ } = more;
+        // A grant that was taken back may have been pushed again.
+        self.owed.remove.retain(|id| put.iter().all(|(other, _)| other != id));
+        self.owed.remove.extend(remove);
+        self.owed.tombstones.extend(tombstones);
+        let floor = if self.clock_is_trusted(now) { self.rise(now) } else { self.floor };
+        let whole = Transaction { put, floor: Some(floor), ..std::mem::take(&mut self.owed) };
+        let result = self.store.commit(&whole);
+        match &result {
+            Ok(()) => self.alarms.storage = None,
+            Err(error) => {
+                self.alarms.storage = Some(error.to_string());
+                self.next_floor = BootNanos(now.boot.0.saturating_add(RETRY_NANOS));
+                self.owed = Transaction { put: Vec::new(), ..whole };
+            }
+        }
+        result
     }
 
     fn stored(&self, id: GrantId, envelope: &v1::Envelope) -> StoredGrant {
@@ -385,6 +421,7 @@ impl<D: Datapath> Gate<D> {
         fresh: &[(GrantId, v1::Envelope)],
         touched: &mut Vec<EntryKey>,
         outcomes: &mut [Result<Accepted, Refused>],
+        now: Now,
     ) {
         for (id, _) in fresh {
             let Some(record) = self.ledger.grant(*id) else { continue };
@@ -404,9 +441,8 @@ impl<D: Datapath> Gate<D> {
             self.ledger.forget(*id, touched);
             touched.extend(keys);
             let remove = Transaction { remove: vec![*id], ..Transaction::default() };
-            if let Err(error) = self.store.commit(&remove) {
+            if let Err(error) = self.settle(remove, now) {
                 tracing::error!(grant = %id, "{error}: it would come back at a restart");
-                self.alarms.storage = Some(error.to_string());
             }
             replace(outcomes, *id, &Refused::new(refusal, error.to_string()));
         }
@@ -453,9 +489,8 @@ impl<D: Datapath> Gate<D> {
                 Err(refused) => tracing::warn!(grant = %id, "stored grant not restored: {refused}"),
             }
         }
-        if let Err(error) = self.store.commit(&transaction) {
+        if let Err(error) = self.settle(transaction, now) {
             tracing::error!("{error}");
-            self.alarms.storage = Some(error.to_string());
         }
     }
 

@@ -24,9 +24,7 @@ use crate::{
 const MAX_ENDED: usize = 1024;
 /// Tombstones of revoked ids that are held at most.
 const MAX_TOMBSTONES: usize = 1 << 20;
-/// How long an id that was revoked before it was seen stays refused: a grant's window is at most
-/// this long unless configured otherwise.
-const UNSEEN_TOMBSTONE: Duration = Duration::from_secs(24 * 3600);
+
 /// How often tombstones that are over are looked for.
 const SWEEP: Duration = Duration::from_secs(60);
 /// Deadline of what has not begun: over at every time.
@@ -214,17 +212,18 @@ impl Ledger {
         }
     }
 
-    /// Revokes one grant, known or not; says whether it ended one. `kept_until`: how long the id
-    /// stays refused.
+    /// Revokes one grant, known or not; says whether it ended one, and until when the id stays
+    /// refused. An id that was not seen yet stays so for `unseen`: no grant may end later than that.
     pub fn revoke(
         &mut self,
         id: GrantId,
         now: Now,
+        unseen: Duration,
         hits: impl FnOnce(u32) -> u64,
         touched: &mut Vec<EntryKey>,
     ) -> Result<(bool, WallTime), Refused> {
         let known_end = self.grants.get(&id).map(|record| record.grant.not_after());
-        let until = known_end.unwrap_or(now.wall + UNSEEN_TOMBSTONE) + SKEW;
+        let until = known_end.unwrap_or(now.wall + unseen) + SKEW;
         let kept = self.tombstones.get(&id).copied().map_or(until, |old| old.max(until));
         // A known grant is always closed; only ids nobody has seen compete for room.
         if known_end.is_none()
@@ -249,17 +248,18 @@ impl Ledger {
         self.tombstones.insert(id, until);
     }
 
-    /// Lets time pass: activates what has begun and ends what is over. `hits` reads the kernel's
+    /// Lets time pass: activates what has begun, if the wall clock is trusted, and ends what is over. `hits` reads the kernel's
     /// count of a slot. The kernel has let nobody in since the deadline; this only cleans up.
     pub fn advance(
         &mut self,
         now: Now,
+        trusted: bool,
         mut hits: impl FnMut(u32) -> u64,
         touched: &mut Vec<EntryKey>,
     ) -> Vec<Change> {
         let mut changes = Vec::new();
         while let Some((begin, id)) = self.begins.pop_first() {
-            if begin > now.wall {
+            if begin > now.wall || !trusted {
                 self.begins.insert((begin, id));
                 break;
             }
@@ -280,7 +280,7 @@ impl Ledger {
             }
             changes.push(Change::Expired(id));
         }
-        if now.wall >= self.next_sweep {
+        if trusted && now.wall >= self.next_sweep {
             self.tombstones.retain(|_, until| *until > now.wall);
             self.next_sweep = now.wall + SWEEP;
         }
@@ -332,10 +332,13 @@ impl Ledger {
     }
 
     /// When [`Ledger::advance`] has something to do next; `None` when nothing is ahead.
-    pub fn next_change(&self, now: Now) -> Option<Duration> {
+    pub fn next_change(&self, now: Now, trusted: bool) -> Option<Duration> {
         let end = self.ends.first().map(|(end, _)| now.until(*end));
-        let begin =
-            self.begins.first().map(|(begin, _)| begin.since(now.wall).unwrap_or(Duration::ZERO));
+        let begin = self
+            .begins
+            .first()
+            .filter(|_| trusted)
+            .map(|(begin, _)| begin.since(now.wall).unwrap_or(Duration::ZERO));
         [end, begin].into_iter().flatten().min()
     }
 

@@ -93,6 +93,11 @@ impl Policy {
         &self.sections
     }
 
+    /// The longest time from now at which a grant may end that is not known yet.
+    pub fn longest_ahead(&self) -> Duration {
+        HORIZON + self.max_duration
+    }
+
     /// Every protected port with its kernel rule.
     pub fn rules(&self) -> impl Iterator<Item = (PortKey, PortRule)> + '_ {
         self.by_port.iter().filter_map(|(port, index)| {
@@ -126,6 +131,7 @@ impl Policy {
         let sections = self.sections_of(grant).map_err(at)?;
         self.check_lifetime(grant, &sections, keyring, lifetime).map_err(at)?;
         for section in &sections {
+            section.check_sessions(grant.sessions()).map_err(at)?;
             for source in grant.sources() {
                 section.check_source(source).map_err(at)?;
             }
@@ -206,6 +212,9 @@ fn signers_for<'a>(
         .map(|signer| signer.id.as_str())
 }
 
+/// How far ahead a window may begin.
+pub const HORIZON: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// Step 6 without the maxima: the window's length.
 fn check_times(grant: &VerifiedGrant, now: Now) -> Result<Duration, Refused> {
     let (from, to) = (grant.not_before(), grant.not_after());
@@ -226,10 +235,28 @@ fn check_times(grant: &VerifiedGrant, now: Now) -> Result<Duration, Refused> {
         );
         return Err(Refused::new(Refusal::NotYetValid, detail));
     }
+    if from > now.wall + HORIZON {
+        let days = HORIZON.as_secs() / 86_400;
+        let detail = format!("it begins at {from}, more than {days} days from now");
+        return Err(Refused::new(Refusal::NotYetValid, detail));
+    }
     Ok(lifetime)
 }
 
 impl PortPolicy {
+    /// A grant is never laxer than the port. Stricter it cannot be in this version, and to ignore that
+    /// would leave more open than was signed.
+    fn check_sessions(&self, asked: Option<Sessions>) -> Result<(), Refused> {
+        if asked == Some(Sessions::Cut) && self.sessions == Sessions::Drain {
+            let detail = format!(
+                "it asks for sessions `cut`, but {} has `drain`, and a grant cannot change that",
+                self.range
+            );
+            return Err(Refused::new(Refusal::Malformed, detail));
+        }
+        Ok(())
+    }
+
     /// Step 7 for one source.
     fn check_source(&self, source: &SourcePrefix) -> Result<(), Refused> {
         if !self.sources.iter().any(|allowed| allowed.contains(source)) {

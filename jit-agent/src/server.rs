@@ -26,6 +26,8 @@ use crate::{
 
 /// Largest request: a batch of a few thousand grants.
 const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+/// Calls at once on one connection; each may hold a request of the largest size.
+const MAX_STREAMS: u32 = 8;
 /// Most envelopes in one batch.
 const MAX_BATCH: usize = 16_384;
 /// Domain of the error details (google.rpc.ErrorInfo).
@@ -63,8 +65,8 @@ impl Service {
     /// The HTTP/2 server with its bounds, which serves connections from anywhere.
     pub fn router(self) -> tonic::transport::server::Router {
         Server::builder()
-            .max_concurrent_streams(64)
-            .concurrency_limit_per_connection(64)
+            .max_concurrent_streams(MAX_STREAMS)
+            .concurrency_limit_per_connection(8)
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
             .http2_max_header_list_size(16 * 1024)
@@ -114,10 +116,16 @@ impl JitAgent for Service {
         let mut response = v1::PushBatchResponse::default();
         if !revoke_ids.is_empty() {
             may_revoke?;
-            let ids = revoke_ids.iter().map(|id| grant_id(id)).collect::<Result<_, _>>()?;
+            // A bad id holds up no good one.
+            let ids: Vec<_> = revoke_ids.iter().filter_map(|id| GrantId::from_bytes(id)).collect();
+            let bad = revoke_ids.len() - ids.len();
             let revoked = self.gate.revoke(Target::Ids(ids), &by, "batch").await.map_err(gone)?;
             response.revoked = revoked.ended;
             response.warning = revoked.warning;
+            if bad > 0 {
+                let text = format!("{bad} of revoke_ids are no grant ids (16 bytes); ");
+                response.warning.insert_str(0, &text);
+            }
         }
         let outcomes = self.gate.push(envelopes, &by).await.map_err(gone)?;
         response.outcomes = outcomes
@@ -216,6 +224,7 @@ fn authorize<T>(request: &Request<T>, may: May) -> Result<String, Status> {
     if allowed {
         return Ok(identity.name.clone());
     }
+    tracing::warn!(by = identity.name, reason = "not_permitted", "refused: it needs {what:?}");
     let detail = format!(
         "{} may do: {}; this needs {what:?}. A [[controller]] section of the agent's configuration \
          says who may do what",

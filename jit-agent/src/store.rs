@@ -31,7 +31,9 @@ const CACHE_BYTES: usize = 4 * 1024 * 1024;
 /// The open database.
 #[derive(Debug)]
 pub struct Store {
-    database: Database,
+    /// `None` after an I/O error, until it could be opened again.
+    database: Option<Database>,
+    path: PathBuf,
 }
 
 /// A stored grant: the envelope as received, and its deadline if it was activated.
@@ -126,19 +128,25 @@ impl Store {
     }
 
     /// Writes a transaction and syncs it to the disk.
-    pub fn commit(&self, transaction: &Transaction) -> Result<(), StoreError> {
-        let result = catch_unwind(AssertUnwindSafe(|| self.try_commit(transaction)));
-        match result {
-            Ok(result) => result.map_err(|error| StoreError::Write(Box::new(error))),
-            Err(_) => Err(StoreError::Write(Box::new(redb::Error::Corrupted(
-                "the database library panicked".into(),
-            )))),
+    pub fn commit(&mut self, transaction: &Transaction) -> Result<(), StoreError> {
+        if self.database.is_none() {
+            // After an I/O error the library wants the file opened anew.
+            self.database = open_and_read(&self.path).ok().and_then(|(store, _)| store.database);
         }
+        let result = catch_unwind(AssertUnwindSafe(|| self.try_commit(transaction)));
+        let result = result.unwrap_or_else(|_| {
+            Err(redb::Error::Corrupted("the database library panicked".into()))
+        });
+        if matches!(result, Err(redb::Error::Io(_) | redb::Error::PreviousIo)) {
+            self.database = None;
+        }
+        result.map_err(|error| StoreError::Write(Box::new(error)))
     }
 
     fn try_commit(&self, transaction: &Transaction) -> Result<(), redb::Error> {
         let Transaction { put, remove, tombstones, floor } = transaction;
-        let write = self.database.begin_write()?;
+        let database = self.database.as_ref().ok_or(redb::Error::PreviousIo)?;
+        let write = database.begin_write()?;
         {
             let mut grants = write.open_table(GRANTS)?;
             for (id, stored) in put {
@@ -175,7 +183,7 @@ fn open_and_read(path: &Path) -> Result<(Store, Stored), OpenError> {
     let result = catch_unwind(AssertUnwindSafe(|| -> Result<_, redb::Error> {
         let database = redb::Builder::new().set_cache_size(CACHE_BYTES).create(path)?;
         let stored = read(&database)?;
-        Ok((Store { database }, stored))
+        Ok((Store { database: Some(database), path: path.to_owned() }, stored))
     }));
     match result {
         Ok(Ok(opened)) => Ok(opened),
@@ -231,7 +239,7 @@ mod tests {
     fn what_was_committed_is_there_again_and_the_floor_only_rises() {
         let directory = tempfile::tempdir().unwrap();
         let state = directory.path().join("state");
-        let (store, stored) = Store::open(&state).unwrap();
+        let (mut store, stored) = Store::open(&state).unwrap();
         assert!(stored.grants.is_empty() && stored.floor.is_none());
         let grant = StoredGrant { boot_id: "b".into(), deadline: 7, ..StoredGrant::default() };
         let floor = Some(WallTime(1000));

@@ -41,6 +41,8 @@ const TCP_BYTES: usize = 20;
 const UDP_BYTES: usize = 8;
 
 const NEXT_HOP_BY_HOP: u8 = 0;
+const NEXT_IPV4: u8 = 4;
+const NEXT_IPV6: u8 = 41;
 const NEXT_ROUTING: u8 = 43;
 const NEXT_FRAGMENT: u8 = 44;
 const NEXT_AUTHENTICATION: u8 = 51;
@@ -164,6 +166,7 @@ pub(crate) fn ipv6<F: Frame>(frame: &F, at: usize) -> Result<Transport, Reason> 
     // Bytes; of a fragment behind the first.
     let mut offset = 0;
     let mut cut_short = false;
+    let mut routed = false;
     let source = Address::v6(source);
     let bad_source = source.is_bad_tcp_source();
     // The loop only gathers; what is decided from it is decided behind it, once. With `forget`
@@ -187,6 +190,7 @@ pub(crate) fn ipv6<F: Frame>(frame: &F, at: usize) -> Result<Transport, Reason> 
             }
             NEXT_HOP_BY_HOP | NEXT_ROUTING | NEXT_DESTINATION | NEXT_AUTHENTICATION
             | NEXT_MOBILITY | NEXT_HIP | NEXT_SHIM6 => {
+                routed |= next == NEXT_ROUTING;
                 let Some([after, length]) = frame.load(here) else {
                     cut_short = true;
                     break;
@@ -212,7 +216,9 @@ pub(crate) fn ipv6<F: Frame>(frame: &F, at: usize) -> Result<Transport, Reason> 
         let overlaps = next == Protocol::Tcp as u8 && offset < TCP_BYTES;
         return Err(if overlaps { Reason::Fragment } else { Reason::LaterFragment });
     }
-    if is_extension(next) {
+    // Behind a routing header a host with SRv6 enabled (seg6_enabled) unwraps an inner packet on the
+    // same device (ipv6_srh_rcv in net/ipv6/exthdrs.c), behind this program.
+    if is_extension(next) || (routed && (next == NEXT_IPV4 || next == NEXT_IPV6)) {
         return Err(Reason::Chain);
     }
     let protocol = Protocol::from_number(next).ok_or(Reason::OtherProtocol)?;

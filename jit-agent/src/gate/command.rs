@@ -172,7 +172,11 @@ impl<D: Datapath> Gate<D> {
             Urgent::Revoke { target, by, why, reply } => {
                 drop(reply.send(self.revoke(&target, &by, &why, now)));
             }
-            Urgent::Status { reply } => drop(reply.send(self.status(now))),
+            Urgent::Status { reply } => {
+                // What is told of the interfaces is how they are now.
+                self.check_coverage(now);
+                drop(reply.send(self.status(now)));
+            }
         }
     }
 }

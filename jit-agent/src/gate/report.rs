@@ -122,6 +122,9 @@ impl<D: Datapath> Gate<D> {
                 problems.push(format!("{name} is not gated: {note}"));
             }
         }
+        for section in self.config.policy.sections().iter().filter(|section| section.observe) {
+            problems.push(format!("{} is in observe mode: everybody gets in", section.range));
+        }
         if self.interfaces.is_empty() {
             problems.push("no interface matches [gate] interfaces: nothing is gated".into());
         }

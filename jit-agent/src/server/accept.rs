@@ -32,9 +32,9 @@ use crate::{
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Connections in all, and from one address. Silent ones are dropped by the handshake's time-out.
 const MAX_CONNECTIONS: usize = 512;
-const MAX_PER_SOURCE: usize = 64;
+const MAX_PER_SOURCE: usize = 32;
 /// Local connections.
-const MAX_LOCAL: usize = 64;
+const MAX_LOCAL: usize = 16;
 /// Connections that the kernel holds until they are accepted.
 const BACKLOG: u32 = 1024;
 /// After an error of accept (no descriptors left), do not spin.

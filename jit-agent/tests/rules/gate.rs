@@ -146,6 +146,17 @@ fn a_closing_that_fails_is_tried_again_and_told() {
 }
 
 #[test]
+fn quiet_time_raises_the_floor_on_the_disk() {
+    let mut host = Host::start();
+    host.push(&grant(1, &["203.0.113.7"])).unwrap();
+    host.gate().advance(later(9 * MINUTE));
+    // A reboot with the clock back where it was when the grant was pushed: trusted by nobody.
+    host.kernel = MemoryDatapath::default();
+    host.restart("boot-2", NOW);
+    assert!(!host.opens(0), "it had a minute left, not ten");
+}
+
+#[test]
 fn in_a_batch_each_envelope_has_its_own_outcome() {
     let mut host = Host::start();
     let mut bad = envelope(&grant(2, &["203.0.113.8"]));

@@ -17,6 +17,7 @@ use proptest::prelude::*;
 
 use crate::support::{MINUTE, NOW, SSH, grant, later, v4, verified};
 
+const UNSEEN: std::time::Duration = std::time::Duration::from_secs(8 * 24 * 3600);
 const CAPACITY: Capacity = Capacity { hosts: 64, prefixes: 64 };
 
 /// A ledger with the kernel's tables beside it.
@@ -39,14 +40,15 @@ impl World {
 
     fn revoke(&mut self, id: u8, now: Now) -> bool {
         let mut touched = Vec::new();
-        let ended = self.ledger.revoke(GrantId([id; 16]), now, |_| 0, &mut touched).unwrap().0;
+        let ended =
+            self.ledger.revoke(GrantId([id; 16]), now, UNSEEN, |_| 0, &mut touched).unwrap().0;
         self.sync(&touched);
         ended
     }
 
     fn advance(&mut self, now: Now) {
         let mut touched = Vec::new();
-        self.ledger.advance(now, |_| 0, &mut touched);
+        self.ledger.advance(now, true, |_| 0, &mut touched);
         self.sync(&touched);
     }
 
@@ -156,6 +158,21 @@ fn a_revoked_id_stays_refused_also_when_it_was_never_seen() {
 }
 
 #[test]
+fn a_clock_that_is_not_trusted_begins_nothing_and_ends_what_is_over() {
+    let mut world = World::new(CAPACITY);
+    world.admit(&until(1, "203.0.113.7", 1_000), NOW).unwrap();
+    let later_grant =
+        v1::Grant { not_before_ms: NOW.wall.0 + 1_000, ..until(2, "203.0.113.8", 60_000) };
+    assert_eq!(world.admit(&later_grant, NOW), Ok(Admission::Scheduled));
+    let mut touched = Vec::new();
+    world.ledger.advance(later(2_000), false, |_| 0, &mut touched);
+    world.sync(&touched);
+    assert!(!world.opens("203.0.113.8", later(2_000).boot));
+    assert_eq!(world.ledger.grants().count(), 1);
+    assert_eq!(world.ledger.next_change(later(2_000), false), None, "nothing to wake up for");
+}
+
+#[test]
 fn a_scheduled_grant_opens_when_it_begins_and_not_before() {
     let mut world = World::new(CAPACITY);
     let grant = v1::Grant {
@@ -165,7 +182,7 @@ fn a_scheduled_grant_opens_when_it_begins_and_not_before() {
     };
     assert_eq!(world.admit(&grant, NOW), Ok(Admission::Scheduled));
     assert!(!world.opens("203.0.113.7", NOW.boot));
-    assert_eq!(world.ledger.next_change(NOW).unwrap().as_secs(), 60);
+    assert_eq!(world.ledger.next_change(NOW, true).unwrap().as_secs(), 60);
     world.advance(later(MINUTE - 1));
     assert!(!world.opens("203.0.113.7", later(MINUTE - 1).boot));
     world.advance(later(MINUTE));

@@ -179,6 +179,7 @@ fn each_bad_lifetime_has_its_word() {
         (now + 10, now, now, Refusal::Lifetime),
         (now, now + 180 * MINUTE + 1, now, Refusal::Lifetime),
         (now, year_10_12, now, Refusal::Lifetime),
+        (now + 8 * 1440 * MINUTE, now + 8 * 1440 * MINUTE + 1, now, Refusal::NotYetValid),
         (1, i64::MAX, now, Refusal::Lifetime),
         (now, now + MINUTE, now + MINUTE + 1, Refusal::NotYetValid),
         (now, now + MINUTE, year_10_12, Refusal::NotYetValid),
@@ -236,6 +237,17 @@ fn the_hosts_ceiling_binds_every_signer() {
     check(&envelope(&good(1, &["2001:db8::/48", "198.0.0.0/8"]))).unwrap();
     let rdp = v1::Grant { ports: ports(3389), ..good(1, &["198.51.100.1"]) };
     assert_eq!(refusal(&rdp), Refusal::SourceNotAllowed);
+}
+
+#[test]
+fn a_grant_that_asks_for_more_than_this_version_enforces_is_refused() {
+    let cut = v1::Sessions::Cut.into();
+    assert_eq!(
+        refusal(&v1::Grant { sessions: cut, ..good(1, &["203.0.113.7"]) }),
+        Refusal::Malformed
+    );
+    let drain = v1::Sessions::Drain.into();
+    check(&envelope(&v1::Grant { sessions: drain, ..good(1, &["203.0.113.7"]) })).unwrap();
 }
 
 #[test]

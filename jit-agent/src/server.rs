@@ -11,7 +11,9 @@ use jit_proto::v1::{
     self,
     jit_agent_server::{JitAgent, JitAgentServer},
 };
-use tonic::{Code, Request, Response, Status, transport::Server};
+use tonic::{
+    Code, Request, Response, Status, service::interceptor::InterceptedService, transport::Server,
+};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 pub use accept::{Trust, bind_tcp, bind_unix, serve_tcp, serve_unix};
@@ -19,6 +21,7 @@ pub use peer::{Identity, Peer};
 
 use crate::{
     clock::WallTime,
+    config::Permissions,
     gate::{Accepted, GateHandle, Target},
     grant::GrantId,
     refusal::{Refusal, Refused},
@@ -72,11 +75,12 @@ impl Service {
             .http2_max_header_list_size(16 * 1024)
             .http2_max_pending_accept_reset_streams(Some(20))
             .max_connection_age(Duration::from_secs(24 * 3600))
-            .add_service(
+            .add_service(InterceptedService::new(
                 JitAgentServer::new(self)
                     .max_decoding_message_size(MAX_MESSAGE_BYTES)
                     .max_encoding_message_size(usize::MAX),
-            )
+                known_peer,
+            ))
     }
 }
 
@@ -208,6 +212,16 @@ impl JitAgent for Service {
         });
         Ok(Response::new(Box::pin(events)))
     }
+}
+
+/// Turns a peer that may do nothing away before a byte of its request is read, so that none of it
+/// is held in memory.
+fn known_peer(request: Request<()>) -> Result<Request<()>, Status> {
+    let identity = request.extensions().get::<Identity>();
+    if identity.is_some_and(|identity| identity.may == Permissions::default()) {
+        authorize(&request, May::Read)?;
+    }
+    Ok(request)
 }
 
 /// The peer's name, if it may do this.

@@ -161,6 +161,9 @@ fn test_program(said: &Value) -> Option<TestProgram> {
         return None;
     }
     let text = |pointer: &str| said.pointer(pointer)?.as_str().map(str::to_owned);
+    if text("/target/kind/0")? == "bench" {
+        return None;
+    }
     let directory = PathBuf::from(text("/manifest_path")?).parent()?.to_owned();
     let manifest = fs::read_to_string(directory.join("Cargo.toml")).ok()?;
     let package = manifest.lines().find_map(|line| line.strip_prefix("name = \""))?;

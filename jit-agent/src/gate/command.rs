@@ -27,6 +27,7 @@ const MAX_ENVELOPES: usize = 256;
 #[derive(Clone, Debug)]
 pub struct GateHandle {
     urgent: mpsc::Sender<Urgent>,
+    reads: mpsc::Sender<Read>,
     pushes: mpsc::Sender<Push>,
     events: mpsc::Sender<Event>,
     journal: Arc<Journal>,
@@ -36,6 +37,7 @@ pub struct GateHandle {
 #[derive(Debug)]
 pub struct Requests {
     urgent: mpsc::Receiver<Urgent>,
+    reads: mpsc::Receiver<Read>,
     pushes: mpsc::Receiver<Push>,
     events: mpsc::Receiver<Event>,
 }
@@ -45,11 +47,17 @@ pub struct Requests {
 #[error("the gate's task has ended; see the agent's log")]
 pub struct Gone;
 
+/// What is served before anything else.
 #[derive(Debug)]
 enum Urgent {
     Configure { config: Box<Config>, reply: oneshot::Sender<Result<(), String>> },
-    List { ended: bool, reply: oneshot::Sender<Vec<v1::GrantState>> },
     Revoke { target: Target, by: String, why: String, reply: oneshot::Sender<Revoked> },
+}
+
+/// Questions, which take their turn with pushes.
+#[derive(Debug)]
+enum Read {
+    List { ended: bool, reply: oneshot::Sender<Vec<v1::GrantState>> },
     Status { reply: oneshot::Sender<v1::StatusResponse> },
 }
 
@@ -63,11 +71,17 @@ struct Push {
 /// A handle and its other end.
 pub fn channel(journal: Arc<Journal>) -> (GateHandle, Requests) {
     let (urgent, urgent_requests) = mpsc::channel(QUEUE);
+    let (reads, read_requests) = mpsc::channel(QUEUE);
     let (pushes, push_requests) = mpsc::channel(QUEUE);
     let (events, event_requests) = mpsc::channel(QUEUE * 16);
     (
-        GateHandle { urgent, pushes, events, journal },
-        Requests { urgent: urgent_requests, pushes: push_requests, events: event_requests },
+        GateHandle { urgent, reads, pushes, events, journal },
+        Requests {
+            urgent: urgent_requests,
+            reads: read_requests,
+            pushes: push_requests,
+            events: event_requests,
+        },
     )
 }
 
@@ -95,23 +109,23 @@ impl GateHandle {
     /// Closes.
     pub async fn revoke(&self, target: Target, by: &str, why: &str) -> Result<Revoked, Gone> {
         let (by, why) = (by.to_owned(), why.to_owned());
-        self.ask(|reply| Urgent::Revoke { target, by, why, reply }).await
+        ask(&self.urgent, |reply| Urgent::Revoke { target, by, why, reply }).await
     }
 
     /// Grants, oldest first.
     pub async fn list(&self, ended: bool) -> Result<Vec<v1::GrantState>, Gone> {
-        self.ask(|reply| Urgent::List { ended, reply }).await
+        ask(&self.reads, |reply| Read::List { ended, reply }).await
     }
 
     /// Status.
     pub async fn status(&self) -> Result<v1::StatusResponse, Gone> {
-        self.ask(|reply| Urgent::Status { reply }).await
+        ask(&self.reads, |reply| Read::Status { reply }).await
     }
 
     /// Takes another configuration.
     pub async fn reconfigure(&self, config: Config) -> Result<Result<(), String>, Gone> {
         let config = Box::new(config);
-        self.ask(|reply| Urgent::Configure { config, reply }).await
+        ask(&self.urgent, |reply| Urgent::Configure { config, reply }).await
     }
 
     /// Events of grants, links and packets.
@@ -123,12 +137,15 @@ impl GateHandle {
     pub fn saw_packet(&self, event: Event) {
         let _full = self.events.try_send(event);
     }
+}
 
-    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Urgent) -> Result<T, Gone> {
-        let (reply, answer) = oneshot::channel();
-        self.urgent.send(request(reply)).await.map_err(|_| Gone)?;
-        answer.await.map_err(|_| Gone)
-    }
+async fn ask<Q, T>(
+    queue: &mpsc::Sender<Q>,
+    request: impl FnOnce(oneshot::Sender<T>) -> Q,
+) -> Result<T, Gone> {
+    let (reply, answer) = oneshot::channel();
+    queue.send(request(reply)).await.map_err(|_| Gone)?;
+    answer.await.map_err(|_| Gone)
 }
 
 impl<D: Datapath> Gate<D> {
@@ -139,13 +156,16 @@ impl<D: Datapath> Gate<D> {
         loop {
             let quiet = self.advance(clock());
             let wake = (Instant::now() + quiet).min(next_check);
+            while let Ok(request) = requests.urgent.try_recv() {
+                self.serve(request, clock());
+            }
+            // Among the others chance decides, so that no kind of request starves another.
             tokio::select! {
-                biased;
                 request = requests.urgent.recv() => match request {
                     Some(request) => self.serve(request, clock()),
                     None => return,
                 },
-                () = sleep_until(wake), if wake <= Instant::now() => {}
+                Some(read) = requests.reads.recv() => self.answer(read, clock()),
                 Some(push) = requests.pushes.recv() => {
                     let Push { envelopes, by, reply } = push;
                     // Whoever asked may be gone; what was accepted stays accepted.
@@ -168,11 +188,17 @@ impl<D: Datapath> Gate<D> {
             Urgent::Configure { config, reply } => {
                 drop(reply.send(self.reconfigure(*config, now)));
             }
-            Urgent::List { ended, reply } => drop(reply.send(self.list(ended, now))),
+
             Urgent::Revoke { target, by, why, reply } => {
                 drop(reply.send(self.revoke(&target, &by, &why, now)));
             }
-            Urgent::Status { reply } => {
+        }
+    }
+
+    fn answer(&mut self, read: Read, now: Now) {
+        match read {
+            Read::List { ended, reply } => drop(reply.send(self.list(ended, now))),
+            Read::Status { reply } => {
                 // What is told of the interfaces is how they are now.
                 self.check_coverage(now);
                 drop(reply.send(self.status(now)));

@@ -147,8 +147,9 @@ fn build() -> Result<Vec<TestProgram>> {
         let line = line.context("reading what cargo says")?;
         programs.extend(serde_json::from_str(&line).ok().and_then(|said| test_program(&said)));
     }
-    if !child.wait().context("waiting for cargo")?.success() {
-        bail!("it does not build");
+    let status = child.wait().context("waiting for cargo")?;
+    if !status.success() {
+        bail!("it does not build: cargo ended with {status}");
     }
     programs.sort_by(|one: &TestProgram, other| {
         (&one.package, &one.source).cmp(&(&other.package, &other.source))

@@ -14,10 +14,19 @@ const HIP: u8 = 139;
 const SHIM6: u8 = 140;
 
 pub(super) fn cases() -> Vec<Case> {
-    [chains(), long_chains(), lengths(), first_fragments(), later_fragments(), sources(), others()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        chains(),
+        long_chains(),
+        lengths(),
+        first_fragments(),
+        later_fragments(),
+        inner_packets(),
+        sources(),
+        others(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 fn chains() -> Vec<Case> {
@@ -217,6 +226,24 @@ fn first_fragments() -> Vec<Case> {
             let segment = Tcp::syn(port).data_offset(4);
             v6().chain(&[Extension::fragment(0, false)]).tcp(&segment).frame()
         }),
+    ]
+}
+
+/// SRv6 unwraps an inner packet on the device it came in on, behind the gate: with `seg6_enabled`
+/// Linux answered a SYN in one.
+fn inner_packets() -> Vec<Case> {
+    let inner = |name, next: u8, routed: bool, reason| {
+        always(name, "RFC 8754 section 4.3; ipv6_srh_rcv", reason, move |port| {
+            let chain = if routed { vec![Extension::routing(4)] } else { Vec::new() };
+            v6().chain(&chain).carry(next, &segment(port, 28)).frame()
+        })
+    };
+    let (chain, other) = (Reason::Chain, Reason::OtherProtocol);
+    vec![
+        inner("IPv6 behind a routing header", 41, true, chain),
+        inner("IPv4 behind a routing header", 4, true, chain),
+        inner("IPv6 in IPv6", 41, false, other),
+        inner("ICMPv6 behind a routing header", ICMPV6, true, other),
     ]
 }
 

@@ -327,6 +327,16 @@ pub fn host(config: &Path) -> String {
     id.unwrap_or_default().to_owned()
 }
 
+/// Why the paths may not be the agent's: the file is there, but cannot be read or is no TOML.
+pub fn unreadable(config: &Path) -> Option<String> {
+    let cause = match std::fs::read_to_string(config) {
+        Ok(text) => text.parse::<toml::Table>().err()?.message().to_owned(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+        Err(error) => error.to_string(),
+    };
+    Some(format!("{} cannot be read ({cause}); the default paths are looked at", config.display()))
+}
+
 fn table(config: &Path) -> toml::Table {
     let text = std::fs::read_to_string(config).ok();
     text.and_then(|text| text.parse().ok()).unwrap_or_default()

@@ -26,6 +26,7 @@ use tracing_subscriber::EnvFilter;
 const USAGE: u8 = 64;
 const UNAVAILABLE: u8 = 69;
 const PERMISSION: u8 = 77;
+const CONFIGURATION: u8 = 78;
 /// How long `status` waits for an agent before it reads the kernel's tables instead.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -123,6 +124,7 @@ async fn print_status(config: &Path, json: bool) -> Result<ExitCode> {
     );
     let mut status = offline::status(&paths.pins, agent, sys::now())?;
     status.host = app::host(config);
+    status.problems.extend(app::unreadable(config));
     show_status(&status, json)
 }
 
@@ -190,6 +192,9 @@ fn detach(config: &Path, yes: bool) -> Result<ExitCode> {
     if !missing.is_empty() {
         return Err(AppError::Capabilities(missing).into());
     }
+    if let Some(why) = app::unreadable(config) {
+        return Err(Unreadable(why).into());
+    }
     let pins = Pins::new(&app::paths(config).pins);
     if !pins.root().exists() {
         print(&format!("nothing is pinned in {}: there is no gate\n", pins.root().display()));
@@ -253,6 +258,11 @@ fn print(text: &str) {
 #[error("{0}")]
 struct Denied(&'static str);
 
+/// A configuration that does not tell where the pins are.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}: nothing was detached")]
+struct Unreadable(String);
+
 fn denied(socket: &Path, error: std::io::Error) -> anyhow::Error {
     anyhow::Error::new(Denied("permission denied; use sudo, or join the group jit-agent"))
         .context(format!("cannot open {}: {error}", socket.display()))
@@ -261,6 +271,9 @@ fn denied(socket: &Path, error: std::io::Error) -> anyhow::Error {
 fn exit_code(error: &anyhow::Error) -> u8 {
     if let Some(error) = error.downcast_ref::<AppError>() {
         return error.exit_code();
+    }
+    if error.downcast_ref::<Unreadable>().is_some() {
+        return CONFIGURATION;
     }
     if error.downcast_ref::<Denied>().is_some() {
         return PERMISSION;

@@ -195,6 +195,22 @@ fn an_interface_that_is_gone_is_told() {
 }
 
 #[test]
+fn with_a_broken_configuration_detach_claims_nothing_and_status_says_so() {
+    let mut site = Site::new();
+    site.start();
+    site.end(Signal::TERM);
+    let good = std::fs::read_to_string(site.config()).unwrap();
+    site.write_config("[gate\n");
+    assert_eq!(site.run(&["detach", "--yes"]).status.code(), Some(78));
+    let (status, _) = site.status();
+    let problems = status["problems"].to_string();
+    assert!(problems.contains("cannot be read"), "{problems}");
+    site.assert_closed_to_all();
+    site.write_config(&good);
+    assert_eq!(site.run(&["detach", "--yes"]).status.code(), Some(0));
+}
+
+#[test]
 fn sighup_takes_a_good_configuration_and_leaves_the_old_one_for_a_bad_one() {
     let mut site = Site::new();
     site.serve(2222);

@@ -130,7 +130,7 @@ impl<'a> Agent<'a> {
         let said: Value = serde_json::from_slice(&output.stdout)
             .context("what `jitctl grant --json` printed is not JSON")?;
         let text = |name: &str| said.get(name).and_then(Value::as_str);
-        let id = text("id").context("no id in it")?;
+        let id = text("grant_id").context("no id in it")?;
         let end: Timestamp = text("not_after").context("no end in it")?.parse()?;
         let not_after = SystemTime::from(end);
         Ok(Granted { id: id.to_owned(), not_after })

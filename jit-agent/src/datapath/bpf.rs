@@ -58,6 +58,17 @@ pub fn update_link(link: impl AsFd, program: impl AsFd) -> io::Result<()> {
     call(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
 }
 
+/// Takes a link's program off its interface, now: a link whose last reference goes is taken off only
+/// some time later. One that is off already is no error.
+pub fn detach_link(link: impl AsFd) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.link_detach.link_fd = number(link.as_fd());
+    match call(bpf_cmd::BPF_LINK_DETACH, &mut attr) {
+        Err(error) if error.raw_os_error() != Some(libc::ENOLINK) => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Pins a link on a BPF file system.
 pub fn pin(object: impl AsFd, path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;

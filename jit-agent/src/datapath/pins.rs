@@ -16,7 +16,7 @@ use jit_common::{
 
 use crate::{
     config::Limits,
-    datapath::{DatapathError, Hook},
+    datapath::{DatapathError, Hook, bpf},
     sys,
 };
 
@@ -127,6 +127,11 @@ impl Pins {
             for kind in ["links", "maps"] {
                 let directory = version.join(kind);
                 for pin in list(&directory)? {
+                    if kind == "links" {
+                        bpf::open_pin(&pin)
+                            .and_then(bpf::detach_link)
+                            .map_err(failed("detach a link"))?;
+                    }
                     fs::remove_file(&pin).map_err(failed("remove a pin"))?;
                     links += usize::from(kind == "links");
                 }

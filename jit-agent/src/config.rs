@@ -10,6 +10,7 @@ use std::{
     fmt,
     net::SocketAddr,
     path::{Path, PathBuf},
+    str::FromStr,
     time::Duration,
 };
 
@@ -21,6 +22,7 @@ use crate::{
     clock::WallTime,
     grant::{PortRange, Sessions},
     keyring::{Keyring, Signer},
+    mandate::Mandate,
     policy::{Exemption, Policy, PortPolicy},
     prefix::SourcePrefix,
     sys,
@@ -270,20 +272,63 @@ impl fmt::Display for Permissions {
 }
 
 fn add_signer(keyring: &mut Keyring, raw: raw::Signer, directory: &Path) -> Result<(), String> {
-    let raw::Signer { id, public_key, max_duration } = raw;
+    let raw::Signer { id, public_key, signs, ports, sources, max_duration, not_before, not_after } =
+        raw;
     if id.is_empty() {
         return Err("id is empty".into());
     }
     if keyring.signers().iter().any(|signer| signer.id == id) {
         return Err("the id stands twice".into());
     }
-    let max_duration =
-        max_duration.map_or(Ok(DEFAULT_MAX_DURATION), |text| duration("max_duration", &text))?;
+    let mandate = Mandate {
+        grants: signs.contains(&raw::Signs::Grant),
+        max_duration: max_duration
+            .map_or(Ok(DEFAULT_MAX_DURATION), |text| duration("max_duration", &text))?,
+        not_after: moment("not_after", not_after)?,
+        not_before: moment("not_before", not_before)?,
+        policies: signs.contains(&raw::Signs::Policy),
+        ports: parsed("ports", ports)?,
+        sources: parsed("sources", sources)?,
+    };
+    if signs.is_empty() {
+        return Err("signs is empty: the key could sign nothing; leave it out for grants".into());
+    }
+    if !mandate.grants && (mandate.ports.is_some() || mandate.sources.is_some()) {
+        return Err("ports and sources limit grants, and `signs` does not list \"grant\"".into());
+    }
+    if let (Some(from), Some(to)) = (mandate.not_before, mandate.not_after)
+        && to <= from
+    {
+        return Err(format!("not_after {to} is not later than not_before {from}"));
+    }
     let path = directory.join(&public_key);
     let pem = sys::read_trusted(&path).map_err(|error| format!("public_key: {error}"))?;
-    let signer = Signer::from_pem(id, max_duration, &pem)
+    let signer = Signer::from_pem(id, mandate.max_duration, &pem)
         .map_err(|error| format!("public_key {}: {error}", path.display()))?;
-    keyring.add(signer).map_err(|error| error.to_string())
+    keyring.add(signer.with_mandate(mandate)).map_err(|error| error.to_string())
+}
+
+/// A list that is either left out or not empty: an empty one would look like no limit.
+fn parsed<T: FromStr<Err: fmt::Display>>(
+    key: &str,
+    texts: Option<Vec<String>>,
+) -> Result<Option<Vec<T>>, String> {
+    let Some(texts) = texts else { return Ok(None) };
+    if texts.is_empty() {
+        return Err(format!("{key} is empty: that allows nothing; leave it out for no limit"));
+    }
+    let parse = |text: &String| text.parse().map_err(|error| format!("{key}: {error}"));
+    texts.iter().map(parse).collect::<Result<_, _>>().map(Some)
+}
+
+/// An RFC 3339 time.
+fn moment(key: &str, text: Option<String>) -> Result<Option<WallTime>, String> {
+    text.map(|text| {
+        text.parse::<jiff::Timestamp>()
+            .map(|time| WallTime(time.as_millisecond()))
+            .map_err(|error| format!("{key}: {error}"))
+    })
+    .transpose()
 }
 
 fn check_gate(raw: raw::Gate) -> Result<Gate, String> {
@@ -388,13 +433,7 @@ fn check_exemption(raw: raw::Exempt) -> Result<Exemption, String> {
     if reason.is_empty() || owner.is_empty() {
         return Err(format!("exempt {source}: reason and owner may not be empty"));
     }
-    let until = until
-        .map(|text| {
-            text.parse::<jiff::Timestamp>()
-                .map(|time| WallTime(time.as_millisecond()))
-                .map_err(|error| format!("exempt {source}: until: {error}"))
-        })
-        .transpose()?;
+    let until = moment("until", until).map_err(|error| format!("exempt {source}: {error}"))?;
     let source = source.parse().map_err(|error| format!("exempt: source: {error}"))?;
     Ok(Exemption { source, reason, owner, until })
 }

@@ -12,8 +12,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     clock::WallTime,
-    envelope::{GRANT_TYPE, MAX_ENVELOPE_BYTES, MAX_SIGNATURES, pre_authentication_encoding},
-    keyring::Keyring,
+    envelope::{self, PayloadType},
+    keyring::{KeyId, Keyring, Signer},
     prefix::SourcePrefix,
     refusal::{Refusal, Refused},
 };
@@ -91,6 +91,11 @@ impl PortRange {
         (first..=last).map(move |port| PortKey { protocol, port })
     }
 
+    /// Whether this port is in it.
+    pub fn has(self, port: PortKey) -> bool {
+        port.protocol == self.protocol && (self.first..=self.last).contains(&port.port)
+    }
+
     /// How many there are.
     pub fn count(self) -> usize {
         usize::from(self.last - self.first) + 1
@@ -109,6 +114,29 @@ impl fmt::Display for PortRange {
     }
 }
 
+/// `22`, `22/tcp`, `5985-5986/tcp`, `3478/udp`; TCP unless it says otherwise.
+impl FromStr for PortRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad =
+            || format!("`{text}` is not a port such as 22, 22/tcp, 5985-5986/tcp or 3478/udp");
+        let (ports, protocol) = match text.split_once('/') {
+            None => (text, Protocol::Tcp),
+            Some((ports, "tcp")) => (ports, Protocol::Tcp),
+            Some((ports, "udp")) => (ports, Protocol::Udp),
+            Some(_) => return Err(bad()),
+        };
+        let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
+        let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port != 0).ok_or_else(bad);
+        let (first, last) = (port(first)?, port(last)?);
+        if first > last {
+            return Err(format!("`{text}` ends before it starts"));
+        }
+        Ok(Self { protocol, first, last })
+    }
+}
+
 /// A grant whose signature is good, that decodes without doubt, and that is for this host.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VerifiedGrant {
@@ -120,6 +148,7 @@ pub struct VerifiedGrant {
     not_after: WallTime,
     sessions: Option<Sessions>,
     signers: Vec<String>,
+    keys: Vec<KeyId>,
     digest: [u8; 32],
     message: v1::Grant,
 }
@@ -165,6 +194,11 @@ impl VerifiedGrant {
         &self.signers
     }
 
+    /// The same keys by their bytes: names may mean other keys after a reload.
+    pub fn keys(&self) -> &[KeyId] {
+        &self.keys
+    }
+
     /// SHA-256 of the signed payload: two grants with one id and different digests conflict.
     pub const fn digest(&self) -> &[u8; 32] {
         &self.digest
@@ -190,28 +224,8 @@ pub fn verify(
     keyring: &Keyring,
     host: &str,
 ) -> Result<VerifiedGrant, Refused> {
-    let refuse = |refusal, detail: String| Err(Refused::new(refusal, detail));
-    let bytes = envelope.encoded_len();
-    if bytes > MAX_ENVELOPE_BYTES {
-        let detail = format!("the envelope has {bytes} bytes; at most {MAX_ENVELOPE_BYTES}");
-        return refuse(Refusal::TooLarge, detail);
-    }
-    let v1::Envelope { payload_type, payload, signatures } = envelope;
-    if signatures.len() > MAX_SIGNATURES {
-        let detail = format!("{} signatures; at most {MAX_SIGNATURES}", signatures.len());
-        return refuse(Refusal::TooLarge, detail);
-    }
-    if payload_type != GRANT_TYPE {
-        let detail = format!("payload type {payload_type:?}; expected {GRANT_TYPE:?}");
-        return refuse(Refusal::BadType, detail);
-    }
-    let message = pre_authentication_encoding(payload_type, payload);
-    let signers = keyring.good_signers(&message, signatures);
-    if signers.is_empty() {
-        return Err(no_good_signature(keyring, signatures));
-    }
-    let signers = signers.into_iter().map(|signer| signer.id.clone()).collect();
-    let grant = decode(payload, signers)?;
+    let signers = envelope::open(envelope, PayloadType::Grant, keyring)?;
+    let grant = decode(&envelope.payload, &signers)?;
     if !grant.message.hosts.iter().any(|name| name == host) {
         let named = grant.message.hosts.first().map_or("", String::as_str);
         let more = grant.message.hosts.len() - 1;
@@ -221,22 +235,9 @@ pub fn verify(
     Ok(grant)
 }
 
-fn no_good_signature(keyring: &Keyring, signatures: &[v1::Signature]) -> Refused {
-    if keyring.knows_any(signatures) {
-        let detail = "no signature is good over these exact bytes, though one names a trusted key";
-        return Refused::new(Refusal::BadSignature, detail);
-    }
-    if signatures.iter().all(|signature| signature.key_id.is_empty()) {
-        let detail = format!("none of {} signatures is good by a trusted key", signatures.len());
-        return Refused::new(Refusal::BadSignature, detail);
-    }
-    let detail = "no signature is by a key that this host trusts ([[signer]] in its configuration)";
-    Refused::new(Refusal::UnknownKey, detail)
-}
-
 /// Step 4. The length check refuses fields that this version does not know (a newer field could
 /// narrow the grant, and to ignore it would open more than was signed) and padded varints.
-fn decode(payload: &[u8], signers: Vec<String>) -> Result<VerifiedGrant, Refused> {
+fn decode(payload: &[u8], signers: &[&Signer]) -> Result<VerifiedGrant, Refused> {
     let malformed = |detail: String| Refused::new(Refusal::Malformed, detail);
     let message = v1::Grant::decode(payload)
         .map_err(|error| malformed(format!("the signed payload is no jit.v1.Grant: {error}")))?;
@@ -295,7 +296,8 @@ fn decode(payload: &[u8], signers: Vec<String>) -> Result<VerifiedGrant, Refused
         not_before: WallTime(message.not_before_ms),
         not_after: WallTime(message.not_after_ms),
         sessions,
-        signers,
+        signers: signers.iter().map(|signer| signer.id.clone()).collect(),
+        keys: signers.iter().map(|signer| signer.key_id()).collect(),
         digest: Sha256::digest(payload).into(),
         message,
     })

@@ -3,7 +3,7 @@
 //! Keys come from root-owned configuration only; there is no trust on first use. A signature's
 //! `key_id` orders attempts and decides nothing.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use ed25519_dalek::pkcs8::DecodePublicKey as _;
 use p256::ecdsa::signature::Verifier as _;
@@ -11,17 +11,24 @@ use sha2::{Digest as _, Sha256};
 
 use jit_proto::v1;
 
+use crate::mandate::Mandate;
+
 /// One trusted key.
 #[derive(Clone, Debug)]
 pub struct Signer {
     /// Name in the configuration.
     pub id: String,
-    /// The longest grant that this key may sign.
-    pub max_duration: Duration,
+    /// What it may sign.
+    pub mandate: Mandate,
     key: PublicKey,
+    key_id: KeyId,
     /// First 8 bytes of the SHA-256 of the SubjectPublicKeyInfo, hex: the hint that `jitctl` writes.
     fingerprint: String,
 }
+
+/// Which key it is, whatever the configuration calls it: SHA-256 of algorithm and key bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyId([u8; 32]);
 
 #[derive(Clone, Debug, PartialEq)]
 enum PublicKey {
@@ -53,7 +60,7 @@ pub enum KeyError {
 }
 
 impl Signer {
-    /// Reads a public key in PEM.
+    /// Reads a public key in PEM; it signs grants of this length at most.
     pub fn from_pem(id: String, max_duration: Duration, pem: &str) -> Result<Self, KeyError> {
         let (label, der) = pem_document(pem).ok_or(KeyError::Unsupported)?;
         if label != "PUBLIC KEY" {
@@ -71,7 +78,19 @@ impl Signer {
         };
         let digest = Sha256::digest(&der);
         let fingerprint = hex::encode(digest.get(..8).unwrap_or_default());
-        Ok(Self { id, max_duration, key, fingerprint })
+        let (key_id, mandate) = (key.id(), Mandate::grants(max_duration));
+        Ok(Self { id, mandate, key, key_id, fingerprint })
+    }
+
+    /// The same key with these limits.
+    #[must_use]
+    pub fn with_mandate(self, mandate: Mandate) -> Self {
+        Self { mandate, ..self }
+    }
+
+    /// Which key it is, by its bytes.
+    pub const fn key_id(&self) -> KeyId {
+        self.key_id
     }
 
     fn is_hinted(&self, key_id: &str) -> bool {
@@ -86,6 +105,25 @@ impl Signer {
                 .or_else(|_| p256::ecdsa::Signature::from_slice(signature))
                 .is_ok_and(|signature| key.verify(message, &signature).is_ok()),
         }
+    }
+}
+
+impl PublicKey {
+    /// Over the key itself: the same key has many encodings (a point compressed or not).
+    fn id(&self) -> KeyId {
+        let digest = match self {
+            Self::Ed25519(key) => Sha256::new_with_prefix(b"ed25519").chain_update(key.as_bytes()),
+            Self::P256(key) => {
+                Sha256::new_with_prefix(b"p256").chain_update(key.to_sec1_point(false).as_bytes())
+            }
+        };
+        KeyId(digest.finalize().into())
+    }
+}
+
+impl fmt::Debug for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0.get(..8).unwrap_or_default()))
     }
 }
 

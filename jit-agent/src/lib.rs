@@ -12,6 +12,7 @@ pub mod grant;
 pub mod journal;
 pub mod keyring;
 pub mod ledger;
+pub mod mandate;
 pub mod offline;
 pub mod policy;
 pub mod prefix;

@@ -9,6 +9,7 @@ use crate::{
     clock::{Now, SKEW, WallTime},
     grant::{PortRange, Sessions, VerifiedGrant},
     keyring::Keyring,
+    mandate::Beyond,
     prefix::SourcePrefix,
     refusal::{Refusal, Refused},
 };
@@ -124,26 +125,41 @@ impl Policy {
         self.by_port.get(&port).and_then(|index| self.sections.get(*index))
     }
 
-    /// Steps 6 to 8: times, the ceiling, the threshold.
+    /// Steps 6 to 8: times, the ceiling, the limits of the keys that signed, the threshold. Also asked
+    /// again for a grant that was accepted before: what counts are the keys as they stand now.
     pub fn check(&self, grant: &VerifiedGrant, keyring: &Keyring, now: Now) -> Result<(), Refused> {
-        let at = |refused: Refused| refused.of(grant.id());
-        let lifetime = check_times(grant, now).map_err(at)?;
-        let sections = self.sections_of(grant).map_err(at)?;
-        self.check_lifetime(grant, &sections, keyring, lifetime).map_err(at)?;
+        self.check_whole(grant, keyring, now).map_err(|refused| refused.of(grant.id()))
+    }
+
+    fn check_whole(
+        &self,
+        grant: &VerifiedGrant,
+        keyring: &Keyring,
+        now: Now,
+    ) -> Result<(), Refused> {
+        let lifetime = check_times(grant, now)?;
+        let sections = self.sections_of(grant)?;
+        self.check_lifetime(&sections, lifetime)?;
         for section in &sections {
-            section.check_sessions(grant.sessions()).map_err(at)?;
+            section.check_sessions(grant.sessions())?;
             for source in grant.sources() {
-                section.check_source(source).map_err(at)?;
+                section.check_source(source)?;
             }
         }
+        let approvals = Approvals::of(grant, keyring, now);
+        if approvals.count == 0 {
+            return Err(approvals.refusal());
+        }
         for section in sections {
-            let good = signers_for(grant, keyring, lifetime).count();
-            if good < section.approvals {
+            if approvals.count < section.approvals {
                 let detail = format!(
-                    "{} needs good signatures by {} distinct keys; there are {good}",
-                    section.range, section.approvals
+                    "{} needs good signatures by {} distinct keys; there are {}{}",
+                    section.range,
+                    section.approvals,
+                    approvals.count,
+                    approvals.others()
                 );
-                return Err(at(Refused::new(Refusal::ApprovalsMissing, detail)));
+                return Err(Refused::new(Refusal::ApprovalsMissing, detail));
             }
         }
         Ok(())
@@ -165,51 +181,57 @@ impl Policy {
         Ok(indices.into_iter().filter_map(|index| self.sections.get(index)).collect())
     }
 
-    fn check_lifetime(
-        &self,
-        grant: &VerifiedGrant,
-        sections: &[&PortPolicy],
-        keyring: &Keyring,
-        lifetime: Duration,
-    ) -> Result<(), Refused> {
-        let too_long = |whose: String, most: Duration| {
-            let detail = format!("it lasts {lifetime:.0?}; {whose} allows at most {most:.0?}");
-            Refused::new(Refusal::Lifetime, detail)
-        };
-        for section in sections {
-            if lifetime > section.max_duration {
-                return Err(too_long(section.range.to_string(), section.max_duration));
+    fn check_lifetime(&self, sections: &[&PortPolicy], lifetime: Duration) -> Result<(), Refused> {
+        let most = sections
+            .iter()
+            .map(|section| (section.range.to_string(), section.max_duration))
+            .chain([("this host".to_owned(), self.max_duration)]);
+        for (whose, most) in most {
+            if lifetime > most {
+                let detail = format!("it lasts {lifetime:.0?}; {whose} allows at most {most:.0?}");
+                return Err(Refused::new(Refusal::Lifetime, detail));
             }
-        }
-        if lifetime > self.max_duration {
-            return Err(too_long("this host".into(), self.max_duration));
-        }
-        if signers_for(grant, keyring, lifetime).next().is_none() {
-            let most = keyring
-                .signers()
-                .iter()
-                .filter(|signer| grant.signers().contains(&signer.id))
-                .map(|signer| signer.max_duration)
-                .max();
-            return Err(too_long("the signing key".into(), most.unwrap_or_default()));
         }
         Ok(())
     }
 }
 
-/// The keys that signed and may sign for this long, as the keyring stands now.
-fn signers_for<'a>(
-    grant: &'a VerifiedGrant,
-    keyring: &'a Keyring,
-    lifetime: Duration,
-) -> impl Iterator<Item = &'a str> {
-    keyring
-        .signers()
-        .iter()
-        .filter(move |signer| {
-            lifetime <= signer.max_duration && grant.signers().contains(&signer.id)
-        })
-        .map(|signer| signer.id.as_str())
+/// How many of the keys that signed a grant count for it, as the keyring stands now.
+struct Approvals {
+    count: usize,
+    /// Keys that signed and do not count: which, and why.
+    beyond: Vec<(String, Beyond)>,
+}
+
+impl Approvals {
+    fn of(grant: &VerifiedGrant, keyring: &Keyring, now: Now) -> Self {
+        let mut approvals = Self { count: 0, beyond: Vec::new() };
+        for signer in keyring.signers().iter().filter(|key| grant.keys().contains(&key.key_id())) {
+            match signer.mandate.admits(grant, now.wall) {
+                Ok(()) => approvals.count += 1,
+                Err(beyond) => approvals.beyond.push((signer.id.clone(), beyond)),
+            }
+        }
+        approvals
+    }
+
+    /// Why a grant for which no key counts is refused: by the word of the first one.
+    fn refusal(&self) -> Refused {
+        match self.beyond.first() {
+            Some((id, Beyond { refusal, detail })) => {
+                Refused::new(*refusal, format!("the key {id:?} {detail}"))
+            }
+            None => {
+                let detail = "the keys that signed it are trusted no longer";
+                Refused::new(Refusal::UnknownKey, detail)
+            }
+        }
+    }
+
+    fn others(&self) -> String {
+        let others = self.beyond.iter().map(|(id, beyond)| format!("; {id:?} {}", beyond.detail));
+        others.collect()
+    }
 }
 
 /// How far ahead a window may begin.

@@ -32,6 +32,8 @@ refusals! {
     BadType => "bad_type",
     /// No room in the kernel's tables.
     Capacity => "capacity",
+    /// A policy asks for more than the host's `[ceiling]` allows, or there is none.
+    Ceiling => "ceiling",
     /// The host's clock is behind a time that it has seen already.
     ClockUntrusted => "clock_untrusted",
     /// The window is over.
@@ -42,10 +44,16 @@ refusals! {
     Lifetime => "lifetime",
     /// The signed payload does not decode, or a required field is missing.
     Malformed => "malformed",
+    /// The confirmation came over a connection that was open before the policy was applied.
+    NotFresh => "not_fresh",
     /// The controller may not do this.
     NotPermitted => "not_permitted",
     /// Issued too far in the future.
     NotYetValid => "not_yet_valid",
+    /// There is no policy of this version that waits for a confirmation.
+    NothingPending => "nothing_pending",
+    /// A port in it is none that the key may sign for.
+    PortNotAllowed => "port_not_allowed",
     /// A port in it is not protected on this host.
     PortNotProtected => "port_not_protected",
     /// The id was revoked.
@@ -54,6 +62,8 @@ refusals! {
     SourceNotAllowed => "source_not_allowed",
     /// A prefix is wider than the host allows.
     SourceTooWide => "source_too_wide",
+    /// The policy's version is not above every one that this host has accepted.
+    StaleVersion => "stale_version",
     /// The disk did not take it.
     Storage => "storage",
     /// Envelope, signatures or number of entries over the limit.

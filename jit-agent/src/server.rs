@@ -285,14 +285,19 @@ fn refused_status(refused: &Refused) -> Status {
         Refusal::Capacity => Code::ResourceExhausted,
         Refusal::ClockUntrusted | Refusal::Storage => Code::Unavailable,
         Refusal::ApprovalsMissing
+        | Refusal::Ceiling
         | Refusal::Expired
         | Refusal::IdConflict
         | Refusal::Lifetime
+        | Refusal::NotFresh
         | Refusal::NotYetValid
+        | Refusal::NothingPending
+        | Refusal::PortNotAllowed
         | Refusal::PortNotProtected
         | Refusal::Revoked
         | Refusal::SourceNotAllowed
         | Refusal::SourceTooWide
+        | Refusal::StaleVersion
         | Refusal::WrongHost => Code::FailedPrecondition,
     };
     let metadata = id.map(|id| ("grant_id".to_owned(), id.to_string()));

@@ -140,7 +140,26 @@ pub(super) enum Permission {
 pub(super) struct Signer {
     pub(super) id: String,
     pub(super) public_key: PathBuf,
+    #[serde(default = "Signer::grants_alone")]
+    pub(super) signs: Vec<Signs>,
+    pub(super) ports: Option<Vec<String>>,
+    pub(super) sources: Option<Vec<String>>,
     pub(super) max_duration: Option<String>,
+    pub(super) not_before: Option<String>,
+    pub(super) not_after: Option<String>,
+}
+
+impl Signer {
+    fn grants_alone() -> Vec<Signs> {
+        vec![Signs::Grant]
+    }
+}
+
+#[derive(Deserialize, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Signs {
+    Grant,
+    Policy,
 }
 
 #[derive(Default, Deserialize)]

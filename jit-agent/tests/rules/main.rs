@@ -5,5 +5,6 @@
 mod documentation;
 mod gate;
 mod ledger;
+mod signers;
 mod support;
 mod verification;

@@ -40,7 +40,7 @@ pub(crate) struct GrantArgs {
     #[arg(long, required = true, value_name = "ADDR[/LEN]", num_args = 1..)]
     source: Vec<SourcePrefix>,
     /// Port or range, tcp unless it ends in /udp: 22, 5985-5986/tcp; may be repeated
-    #[arg(long, required = true, value_name = "PORTS", num_args = 1.., value_parser = parse_ports)]
+    #[arg(long, required = true, value_name = "PORTS", num_args = 1..)]
     port: Vec<PortRange>,
     /// How long: 45s, 30m, 1h30m
     #[arg(long = "for", value_name = "TIME", value_parser = text::parse_duration)]
@@ -257,24 +257,6 @@ fn wire_range(range: PortRange) -> v1::PortRange {
         first: u32::from(range.first),
         last: u32::from(range.last),
     }
-}
-
-/// `22`, `22/tcp`, `5985-5986/tcp`, `3478/udp`.
-fn parse_ports(text: &str) -> Result<PortRange, String> {
-    let bad = || format!("`{text}` is not a port such as 22, 22/tcp, 5985-5986/tcp or 3478/udp");
-    let (ports, protocol) = match text.split_once('/') {
-        None => (text, Protocol::Tcp),
-        Some((ports, "tcp")) => (ports, Protocol::Tcp),
-        Some((ports, "udp")) => (ports, Protocol::Udp),
-        Some(_) => return Err(bad()),
-    };
-    let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
-    let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port != 0).ok_or_else(bad);
-    let (first, last) = (port(first)?, port(last)?);
-    if first > last {
-        return Err(format!("`{text}` ends before it starts"));
-    }
-    Ok(PortRange { protocol, first, last })
 }
 
 /// `user@hostname` of whoever runs this; behind sudo, of whoever called it.

@@ -1,0 +1,133 @@
+//! What a `[[signer]]` may sign: its own limits, its window, and what its removal means.
+
+use jit_agent::{
+    config::Config,
+    envelope::GRANT_TYPE,
+    grant,
+    refusal::{Refusal, Refused},
+};
+use jit_proto::v1;
+use prost::Message as _;
+
+use crate::support::{HOST, MINUTE, NOW, grant as good, key, later, pem, port, sign};
+
+/// A host with ports 22 and 3389 (two approvals) for everyone, and these signers.
+fn config(signers: &str) -> Result<Config, String> {
+    let directory = tempfile::tempdir().unwrap();
+    for seed in [1, 2, 3] {
+        std::fs::write(directory.path().join(format!("{seed}.pem")), pem(&key(seed))).unwrap();
+    }
+    let path = directory.path().join("config.toml");
+    let port = |port: u16, more: &str| {
+        format!("[[port]]\nport = {port}\nprotocol = \"tcp\"\nsources = [\"0.0.0.0/0\"]\n{more}\n")
+    };
+    let ports = [port(22, ""), port(3389, "approvals = 2")].concat();
+    std::fs::write(&path, format!("[host]\nid = \"{HOST}\"\n{ports}{signers}")).unwrap();
+    Config::read(&path).map_err(|error| error.to_string())
+}
+
+/// Two signers: 1 with these limits, 2 without.
+fn two(limits: &str) -> String {
+    let signer = |seed: u8, more: &str| {
+        format!("[[signer]]\nid = \"k{seed}\"\npublic_key = \"{seed}.pem\"\n{more}\n")
+    };
+    [signer(1, limits), signer(2, "")].concat()
+}
+
+fn check(config: &Config, grant: &v1::Grant, seeds: &[u8]) -> Result<(), Refused> {
+    let envelope = sign(GRANT_TYPE, &grant.encode_to_vec(), seeds);
+    let grant = grant::verify(&envelope, &config.keyring, HOST)?;
+    config.policy.check(&grant, &config.keyring, NOW)
+}
+
+fn word(config: &Config, grant: &v1::Grant, seeds: &[u8]) -> &'static str {
+    check(config, grant, seeds).map_or_else(|refused| refused.refusal.word(), |()| "ok")
+}
+
+#[test]
+fn a_key_counts_only_where_its_limits_admit_the_whole_grant() {
+    let ssh = good(1, &["203.0.113.7", "198.51.100.1"]);
+    for (limits, expected) in [
+        ("", "ok"),
+        ("ports = [\"22/tcp\", \"80-90\"]", "ok"),
+        ("ports = [\"20-21\", \"22/udp\"]", "port_not_allowed"),
+        ("sources = [\"203.0.113.0/24\", \"198.51.100.1\"]", "ok"),
+        ("sources = [\"203.0.113.0/24\"]", "source_not_allowed"),
+        ("max_duration = \"10m\"", "ok"),
+        ("max_duration = \"599s\"", "lifetime"),
+        ("not_before = \"2026-06-01T00:00:00Z\"", "ok"),
+        ("not_before = \"2026-06-01T00:00:01Z\"", "unknown_key"),
+        ("not_after = \"2026-06-01T00:00:01Z\"", "ok"),
+        ("not_after = \"2026-06-01T00:00:00Z\"", "unknown_key"),
+        ("signs = [\"grant\", \"policy\"]", "ok"),
+        ("signs = [\"policy\"]", "unknown_key"),
+    ] {
+        let config = config(&two(limits)).unwrap();
+        assert_eq!(word(&config, &ssh, &[1]), expected, "{limits}");
+        // Beside a key without limits the limited one takes nothing away, and adds nothing.
+        assert_eq!(word(&config, &ssh, &[1, 2]), "ok", "{limits}");
+        let both = v1::Grant { ports: vec![port(22), port(3389)], ..ssh.clone() };
+        let of_two = match (expected, limits.starts_with("ports")) {
+            ("ok", false) => "ok",
+            _ => "approvals_missing",
+        };
+        assert_eq!(word(&config, &both, &[1, 2]), of_two, "{limits}");
+    }
+}
+
+#[test]
+fn the_refusal_says_which_key_did_not_count_and_why() {
+    let config = config(&two("not_after = \"2026-01-01T00:00:00Z\"")).unwrap();
+    let refused = check(&config, &good(1, &["203.0.113.7"]), &[1]).unwrap_err();
+    assert_eq!(refused.refusal, Refusal::UnknownKey);
+    assert!(refused.detail.contains("\"k1\" counts no longer since 2026-01-01T00:00:00Z"));
+    let rdp = v1::Grant { ports: vec![port(3389)], ..good(1, &["203.0.113.7"]) };
+    let refused = check(&config, &rdp, &[1, 2]).unwrap_err();
+    assert!(refused.detail.contains("there are 1; \"k1\" counts no longer"), "{refused}");
+}
+
+#[test]
+fn limits_that_make_no_sense_are_refused_with_their_key() {
+    for (limits, expected) in [
+        ("ports = []", "ports is empty"),
+        ("sources = []", "sources is empty"),
+        ("signs = []", "signs is empty"),
+        ("signs = [\"revocation\"]", "revocation"),
+        ("ports = [\"22/sctp\"]", "22/sctp"),
+        ("sources = [\"203.0.113.1/24\"]", "203.0.113.0/24"),
+        ("not_before = \"soon\"", "not_before"),
+        (
+            "not_before = \"2027-01-01T00:00:00Z\"\nnot_after = \"2027-01-01T00:00:00Z\"",
+            "not later",
+        ),
+        ("signs = [\"policy\"]\nports = [\"22\"]", "limit grants"),
+    ] {
+        let error = config(&two(limits)).unwrap_err();
+        assert!(error.contains(expected), "{limits}: {error}");
+    }
+}
+
+#[test]
+fn a_name_that_moves_to_another_key_takes_no_approval_with_it() {
+    let before = config(&two("")).unwrap();
+    let envelope = sign(GRANT_TYPE, &good(1, &["203.0.113.7"]).encode_to_vec(), &[1]);
+    let grant = grant::verify(&envelope, &before.keyring, HOST).unwrap();
+    before.policy.check(&grant, &before.keyring, NOW).unwrap();
+    // The same names, and 1's name now means another key.
+    let after = config(&two("").replace("1.pem", "3.pem")).unwrap();
+    let refused = after.policy.check(&grant, &after.keyring, NOW).unwrap_err();
+    assert_eq!(refused.refusal, Refusal::UnknownKey);
+    // Another name for the same key changes nothing.
+    let renamed = config(&two("").replace("k1", "prod")).unwrap();
+    renamed.policy.check(&grant, &renamed.keyring, NOW).unwrap();
+}
+
+#[test]
+fn a_key_is_asked_again_at_the_moment_that_counts() {
+    let config = config(&two("not_after = \"2026-06-01T00:05:00Z\"")).unwrap();
+    let envelope = sign(GRANT_TYPE, &good(1, &["203.0.113.7"]).encode_to_vec(), &[1]);
+    let grant = grant::verify(&envelope, &config.keyring, HOST).unwrap();
+    config.policy.check(&grant, &config.keyring, later(5 * MINUTE - 1)).unwrap();
+    let refused = config.policy.check(&grant, &config.keyring, later(5 * MINUTE)).unwrap_err();
+    assert_eq!(refused.refusal, Refusal::UnknownKey);
+}

@@ -75,7 +75,7 @@ fn packets() {
         println!("| {name} | {gate:.0} | {:.1} |", gate / empty);
     }
     for program in PROGRAMS {
-        println!("{program}: {} instructions verified", kernel.verified_instructions(program));
+        println!("{program}: {:?} instructions verified", kernel.verified_instructions(program));
     }
 }
 

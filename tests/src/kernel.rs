@@ -26,10 +26,17 @@ use jit_common::{
     PortKey, PortRule, PrefixV4, PrefixV6, Reason, Settings, map,
 };
 
-use crate::netns;
+use crate::{lacks, netns};
 
 /// Both XDP entry points, which must never differ in their answer.
 pub const PROGRAMS: [&str; 2] = [PROGRAM_XDP, PROGRAM_XDP_FRAGS];
+/// Those of [`PROGRAMS`] that the running kernel has: all, unless it is known to lack something.
+pub fn programs() -> impl Iterator<Item = &'static str> {
+    PROGRAMS
+        .into_iter()
+        .filter(|name| *name != PROGRAM_XDP_FRAGS || !lacks::kernel_lacks(lacks::FRAGS))
+}
+
 /// The shortest frame that the kernel runs a program over: an Ethernet header.
 pub const MIN_FRAME: usize = 14;
 /// Entries in each grant table and in the table of hits.
@@ -80,7 +87,7 @@ impl Kernel {
             loader.map_max_entries(name, CAPACITY);
         }
         let mut ebpf = loader.load(OBJECT).expect("the object loads");
-        for name in PROGRAMS {
+        for name in programs() {
             xdp(&mut ebpf, name).load().unwrap_or_else(|error| panic!("{name}: {error:?}"));
         }
         let mut take = |name| ebpf.take_map(name).unwrap_or_else(|| panic!("map {name}"));
@@ -233,10 +240,11 @@ impl Kernel {
         link
     }
 
-    /// Instructions that the kernel's verifier processed to accept a program (Linux 5.16+).
-    pub fn verified_instructions(&mut self, program: &str) -> u32 {
+    /// Instructions that the kernel's verifier processed to accept a program; `None` on a kernel
+    /// that does not say (before 5.16).
+    pub fn verified_instructions(&mut self, program: &str) -> Option<u32> {
         let info = xdp(&mut self.ebpf, program).info().expect("program info");
-        info.verified_instruction_count().expect("the kernel reports the count")
+        info.verified_instruction_count()
     }
 
     fn clear(&mut self) {

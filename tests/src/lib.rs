@@ -7,6 +7,7 @@ pub mod agent;
 pub mod empty;
 pub mod frames;
 pub mod kernel;
+pub mod lacks;
 pub mod netns;
 pub mod programs;
 pub mod random;

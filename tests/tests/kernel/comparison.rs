@@ -18,7 +18,7 @@ use jit_common::{
     Address, Counter, Decision, HostKey, PortKey, PortRule, Protocol, Reason, Settings, Tables as _,
 };
 use jit_tests::{
-    kernel::{Kernel, PROGRAMS, boot_nanos, difference},
+    kernel::{Kernel, boot_nanos, difference, programs},
     netns::Namespace,
     random::Random,
     sockets::{self, PATIENCE},
@@ -94,7 +94,7 @@ fn compare(frames: usize, seed: u64) -> BTreeMap<Reason, usize> {
         let mut samples: Vec<Sample> =
             (0..count).map(|_| sample(generator.frame(&mut random), &tables, settings)).collect();
         samples.sort_by_key(|sample| sample.decision.reason);
-        for program in PROGRAMS {
+        for program in programs() {
             agree(&kernel, program, &samples);
         }
         for sample in &samples {

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeSet;
 
-use jit_agent::datapath::memory::MemoryTables;
+use jit_agent::datapath::{memory::MemoryTables, object::PROGRAM_XDP_FRAGS};
 use jit_common::{Protocol, Reason, Settings};
 use jit_tests::{
     frames::{Tcp, flag},
-    kernel::{Kernel, MIN_FRAME, PROGRAMS, boot_nanos},
+    kernel::{Kernel, MIN_FRAME, boot_nanos, programs},
 };
 
 use crate::{
@@ -56,7 +56,7 @@ fn observe_mode_decides_the_same_and_drops_nothing() {
     kernel.set(Settings { observe: 1, ..Settings::default() });
     for case in runnable() {
         let frame = (case.frame)(CLOSED);
-        for program in PROGRAMS {
+        for program in programs() {
             let outcome = kernel.run(program, &frame);
             assert_eq!(outcome.reason, case.closed, "{program}: {}", case.name);
             assert!(!outcome.dropped, "{program}: {}", case.name);
@@ -74,7 +74,7 @@ fn every_denied_frame_is_one_event_and_counts_for_its_port() {
     for case in runnable() {
         let frame = (case.frame)(CLOSED);
         let expected = on_host(&frame, &closed(), boot_nanos());
-        for program in PROGRAMS {
+        for program in programs() {
             let ports = [tcp(CLOSED), udp(CLOSED)].map(|port| kernel.port_counters(port));
             kernel.drops(program, &frame);
             let events = kernel.events();
@@ -115,7 +115,7 @@ fn only_a_granted_opening_is_a_hit() {
         let decision = on_host(&frame, &tables, boot_nanos());
         let opens = decision.reason == Reason::Granted
             && decision.segment.is_some_and(|segment| segment.opens);
-        for program in PROGRAMS {
+        for program in programs() {
             let before = kernel.hits(3);
             kernel.drops(program, &frame);
             let events = kernel.events();
@@ -155,14 +155,16 @@ fn every_flags_byte_is_judged_by_its_syn_and_ack_bits() {
 /// sees such frames.
 #[test]
 fn a_frame_of_nine_thousand_bytes_is_decided_by_its_headers() {
-    let [_, frags] = PROGRAMS;
+    let frags = || programs().filter(|program| *program == PROGRAM_XDP_FRAGS);
     let mut kernel = Kernel::load();
     for (tables, expected) in [(closed(), Reason::Denied), (granted(boot_nanos()), Reason::Granted)]
     {
         kernel.fill(&tables);
         for ip in Ip::BOTH {
             let frame = ip.tcp(&Tcp::syn(CLOSED).payload(&[0; 8900])).frame();
-            assert_eq!(kernel.run(frags, &frame).reason, expected, "{ip:?}");
+            for program in frags() {
+                assert_eq!(kernel.run(program, &frame).reason, expected, "{ip:?}");
+            }
             assert_eq!(on_host(&frame, &tables, boot_nanos()).reason, expected, "{ip:?}");
         }
     }
@@ -185,7 +187,7 @@ fn compare(kernel: &Kernel, what: &str, frame: &[u8], tables: &MemoryTables, exp
         // The kernel does not run a program over less than an Ethernet header.
         return;
     }
-    for program in PROGRAMS {
+    for program in programs() {
         let outcome = kernel.run(program, frame);
         assert_eq!(outcome.reason, expected, "{what}, in {program}: {}", hex(frame));
         assert_eq!(outcome.dropped, expected.drops(), "{what}, in {program}: {}", hex(frame));

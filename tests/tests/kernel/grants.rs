@@ -7,7 +7,7 @@ use jit_agent::datapath::memory::MemoryTables;
 use jit_common::{GrantEntry, HostKey, PortKey, Reason, Settings};
 use jit_tests::{
     frames::{Ipv4, Ipv6, Tcp, Udp, flag},
-    kernel::{Kernel, PROGRAMS, boot_nanos},
+    kernel::{Kernel, boot_nanos, programs},
 };
 
 use crate::fixture::{
@@ -209,7 +209,7 @@ fn hits_count_in_the_slot_of_the_entry_that_covers() {
         assert_eq!(on_host(&frame, &tables, boot_nanos()).slot, slot);
         let mut kernel = Kernel::load();
         kernel.fill(&tables);
-        for (program, hits) in PROGRAMS.into_iter().zip(1..) {
+        for (program, hits) in programs().zip(1..) {
             kernel.drops(program, &frame);
             assert_eq!((kernel.hits(slot), kernel.hits(23 - slot)), (hits, 0), "{grants:?}");
         }
@@ -246,7 +246,7 @@ fn a_port_that_only_observes_drops_nothing_and_no_other_port_follows_it() {
     let mut kernel = Kernel::load();
     kernel.fill(&closed());
     kernel.set(Settings { drop_events: 1_000_000, ..Settings::default() });
-    for program in PROGRAMS {
+    for program in programs() {
         for (frame, reason) in [
             (syn("192.0.2.7", OBSERVED), Reason::Denied),
             (segment("192.0.2.7", OBSERVED, flag::ACK), Reason::NoSession),
@@ -273,7 +273,7 @@ fn events_stop_at_their_budget_and_drops_do_not() {
     kernel.fill(&closed());
     kernel.set(Settings { drop_events: 3, ..Settings::default() });
     let before = kernel.counters();
-    let [program, _] = PROGRAMS;
+    let program = programs().next().unwrap();
     // One CPU and one second see three events; more of either only if the thread moves or waits.
     let cpu = rustix::thread::sched_getcpu();
     let mut set = rustix::thread::CpuSet::new();
@@ -298,7 +298,7 @@ fn rows(rows: &[(&str, Grants<'_>, Vec<u8>, Reason)]) {
         kernel.fill(&tables);
         let what = format!("{name}, {grants:?}: {}", hex(frame));
         assert_eq!(on_host(frame, &tables, boot_nanos()).reason, *expected, "host: {what}");
-        for program in PROGRAMS {
+        for program in programs() {
             let outcome = kernel.run(program, frame);
             assert_eq!(outcome.reason, *expected, "{program}: {what}");
             assert_eq!(outcome.dropped, expected.drops(), "{program}: {what}");

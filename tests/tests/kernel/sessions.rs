@@ -10,7 +10,7 @@ use jit_agent::datapath::memory::MemoryTables;
 use jit_common::Reason;
 use jit_tests::{
     frames::{Macs, Tcp, flag},
-    kernel::{Kernel, PROGRAMS, boot_nanos},
+    kernel::{Kernel, boot_nanos, programs},
     netns::Namespace,
     raw::Wire,
     sockets::{self, PATIENCE},
@@ -157,7 +157,7 @@ fn check(kernel: &mut Kernel, tables: &MemoryTables, ip: Ip, segment: Tcp, expec
     let host = on_host(&frame, tables, boot_nanos()).reason;
     assert_eq!(host, expected, "host, {ip:?}: {}", hex(&frame));
     // More than once: a reference that is not released would show as a leak, not here.
-    for program in PROGRAMS {
+    for program in programs() {
         let outcome = kernel.run(program, &frame);
         assert_eq!(outcome.reason, expected, "{program}, {ip:?}: {}", hex(&frame));
         assert_eq!(outcome.dropped, expected.drops(), "{program}, {ip:?}");

@@ -1,0 +1,23 @@
+//! What the running kernel is known to lack. Nothing, unless `JIT_TEST_KERNEL_LACKS` names it: the
+//! virtual machines of `cargo xtask vm-test` are told so for their old kernels. A test never skips
+//! because something failed; it leaves out what it was told is not there.
+
+use std::env;
+
+/// Programs with multi-buffer support: Linux 5.18.
+pub const FRAGS: &str = "frags";
+/// The kernel's count of the instructions that its verifier processed: Linux 5.16.
+pub const VERIFIED_INSTRUCTIONS: &str = "verified_instructions";
+
+const VARIABLE: &str = "JIT_TEST_KERNEL_LACKS";
+
+/// Whether the kernel is known to lack this.
+pub fn kernel_lacks(feature: &str) -> bool {
+    all().iter().any(|lacking| lacking == feature)
+}
+
+/// All that it is known to lack.
+pub fn all() -> Vec<String> {
+    let named = env::var(VARIABLE).unwrap_or_default();
+    named.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
+}

@@ -16,6 +16,7 @@ pub mod mandate;
 pub mod offline;
 pub mod policy;
 pub mod prefix;
+pub mod printable;
 pub mod reconcile;
 pub mod refusal;
 pub mod server;

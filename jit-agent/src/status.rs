@@ -8,6 +8,7 @@ use std::{fmt::Write as _, time::Duration};
 use jit_proto::v1;
 use serde_json::{Value, json};
 
+pub use crate::printable::clean;
 use crate::{clock::WallTime, grant::GrantId, prefix::SourcePrefix};
 
 /// Whether to use colour.
@@ -288,25 +289,6 @@ pub fn id_text(id: &[u8]) -> String {
     GrantId::from_bytes(id).map_or_else(|| hex::encode(id), |id| id.to_string())
 }
 
-/// Text for a terminal: control characters escaped, cut to a number of characters.
-pub fn clean(text: &str, most: usize) -> String {
-    let mut out = String::new();
-    for (count, letter) in text.chars().enumerate() {
-        if count >= most {
-            out.push('…');
-            break;
-        }
-        // Bidirectional overrides reorder what stands beside them.
-        let reorders = matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if letter.is_control() || reorders {
-            out.extend(letter.escape_default());
-        } else {
-            out.push(letter);
-        }
-    }
-    out
-}
-
 fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
     // Writing to a string does not fail.
     let _never = writeln!(out, "{text}");
@@ -453,7 +435,7 @@ fn source_text(source: &v1::Source) -> String {
         .map_or_else(|_| hex::encode(&source.address), |prefix| prefix.to_string())
 }
 
-fn address_text(bytes: &[u8]) -> String {
+pub(crate) fn address_text(bytes: &[u8]) -> String {
     let length = u32::try_from(bytes.len() * 8).unwrap_or(0);
     source_text(&v1::Source { address: bytes.to_vec().into(), prefix_length: length })
 }

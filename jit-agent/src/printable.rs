@@ -1,0 +1,105 @@
+//! Texts from elsewhere, made safe for a terminal, a log and a line of JSON.
+//!
+//! Escaped are control characters (newlines, ANSI escapes, C1 controls), and what changes how the
+//! text beside it is read: bidirectional controls, line and paragraph separators, and letters that
+//! are not seen at all. The list is by name, not "everything but ASCII": people's names stay as they
+//! are written.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+/// Whether a letter may not reach a terminal as it is.
+pub fn is_hostile(letter: char) -> bool {
+    letter.is_control()
+        || matches!(
+            letter,
+            // Soft hyphen, Arabic letter mark, Mongolian vowel separator: not seen, or reorder.
+            '\u{ad}' | '\u{61c}' | '\u{180e}'
+            // Zero width, joiners, left-to-right and right-to-left marks.
+            | '\u{200b}'..='\u{200f}'
+            // Line and paragraph separator, bidirectional embeddings and overrides.
+            | '\u{2028}'..='\u{202e}'
+            // Word joiner, invisible operators, bidirectional isolates.
+            | '\u{2060}'..='\u{206f}'
+            // Byte order mark, interlinear annotation, tags.
+            | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'
+        )
+}
+
+/// Text for a terminal: hostile letters escaped as in Rust (`\u{202e}`), cut to a number of
+/// characters.
+pub fn clean(text: &str, most: usize) -> String {
+    let mut out = String::new();
+    for (count, letter) in text.chars().enumerate() {
+        if count >= most {
+            out.push('…');
+            break;
+        }
+        if is_hostile(letter) {
+            out.extend(letter.escape_default());
+        } else {
+            out.push(letter);
+        }
+    }
+    out
+}
+
+/// The same JSON, with hostile letters as `\uXXXX`: it reads back as the same value. (JSON text has
+/// them only inside strings. Newlines between tokens, as pretty JSON has them, stay.)
+pub fn escape_json(json: String) -> String {
+    let hostile = |letter: char| is_hostile(letter) && letter != '\n';
+    if !json.contains(hostile) {
+        return json;
+    }
+    let mut out = String::with_capacity(json.len() + 32);
+    for letter in json.chars() {
+        if hostile(letter) {
+            let mut units = [0; 2];
+            for unit in letter.encode_utf16(&mut units) {
+                // Writing to a string does not fail.
+                let _never = write!(out, "\\u{unit:04x}");
+            }
+        } else {
+            out.push(letter);
+        }
+    }
+    out
+}
+
+/// A JSON document on one line.
+pub fn json_line(value: &Value) -> String {
+    escape_json(value.to_string())
+}
+
+/// A JSON document on many lines.
+pub fn json_pretty(value: &Value) -> String {
+    escape_json(format!("{value:#}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_could_rewrite_a_screen_is_escaped_and_names_stay() {
+        let text = "a\x1b[2J\r\n\u{9b}31m\u{202e}\u{2066}\u{200b}\u{2028}\u{e0041}\u{7f}b";
+        let safe = clean(text, 1000);
+        assert!(safe.is_ascii() && !safe.contains(char::is_control), "{safe}");
+        assert_eq!(clean("Ana Müller 山田 Ωmega", 1000), "Ana Müller 山田 Ωmega");
+        assert_eq!(clean("abcdef", 3), "abc…");
+    }
+
+    #[test]
+    fn escaped_json_reads_back_as_the_same_value() {
+        let value = json!({ "name": "x\u{1b}[31m\u{9b}\u{7f}\u{202e}\u{e0041}\n\"Müller\\\"" });
+        for text in [json_line(&value), json_pretty(&value)] {
+            assert!(!text.chars().any(|letter| is_hostile(letter) && letter != '\n'), "{text}");
+            assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
+        }
+        assert!(!json_line(&value).contains('\n'));
+        assert!(json_line(&value).contains("Müller"));
+    }
+}

@@ -40,6 +40,13 @@ const DEFAULT_WIDEST_V6: u8 = 48;
 /// Kernel table sizes that do not say.
 const DEFAULT_HOSTS: u32 = 131_072;
 const DEFAULT_PREFIXES: u32 = 16_384;
+/// Size at which a file of the audit is full, bytes, and full files that are kept: 544 MiB at most,
+/// some two years of 200 grants a day.
+const DEFAULT_AUDIT_SIZE: u64 = 32 * 1024 * 1024;
+const DEFAULT_AUDIT_KEEP: u32 = 16;
+/// Smallest and largest file of the audit, bytes, and most that are kept.
+const AUDIT_SIZES: std::ops::RangeInclusive<u64> = 64 * 1024..=1024 * 1024 * 1024;
+const MAX_AUDIT_KEEP: u32 = 10_000;
 /// Most entries of a kernel table.
 const MAX_ENTRIES: u32 = 4_194_304;
 
@@ -58,6 +65,8 @@ pub struct Config {
     pub control: Option<Control>,
     /// Who may talk to the agent.
     pub controllers: Vec<Controller>,
+    /// Sizes of the audit's files.
+    pub audit: Audit,
     /// Sizes of the kernel's tables.
     pub limits: Limits,
     /// Where things are kept.
@@ -128,6 +137,15 @@ pub struct Permissions {
     pub revoke: bool,
 }
 
+/// Sizes of the audit's files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Audit {
+    /// Size at which a file is full, bytes.
+    pub max_size: u64,
+    /// Full files that are kept beside the one that is written to.
+    pub keep: u32,
+}
+
 /// Sizes of the kernel's tables. The length of the table of hits follows from them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -155,7 +173,7 @@ impl From<Limits> for Capacity {
 /// Where things are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Paths {
-    /// Database; survives reboots.
+    /// Database, audit and the host's key; survives reboots.
     pub state: PathBuf,
     /// Unix socket.
     pub runtime: PathBuf,
@@ -190,7 +208,8 @@ impl Config {
     }
 
     fn check(raw: raw::Config, directory: &Path) -> Result<Self, String> {
-        let raw::Config { host, gate, port, control, controller, signer, limits, paths } = raw;
+        let raw::Config { host, gate, port, control, controller, signer, audit, limits, paths } =
+            raw;
         let raw::Host { id } = host;
         if id.is_empty() || id.len() > 512 || id.chars().any(char::is_control) {
             return Err(
@@ -237,6 +256,7 @@ impl Config {
             keyring,
             control,
             controllers,
+            audit: check_audit(audit)?,
             limits: check_limits(limits.hosts, limits.prefixes)?,
             paths,
         })
@@ -474,6 +494,19 @@ fn check_controller(raw: raw::Controller) -> Result<Controller, String> {
     Ok(Controller { identity, may: permissions })
 }
 
+fn check_audit(raw: raw::Audit) -> Result<Audit, String> {
+    let raw::Audit { max_size, keep } = raw;
+    let max_size = max_size.map_or(Ok(DEFAULT_AUDIT_SIZE), |text| {
+        bytes(&text).filter(|size| AUDIT_SIZES.contains(size)).ok_or_else(|| {
+            format!("[audit] max_size: {text:?} is not a size from 64KiB to 1GiB, like 32MiB")
+        })
+    })?;
+    match keep.unwrap_or(DEFAULT_AUDIT_KEEP) {
+        keep @ 1..=MAX_AUDIT_KEEP => Ok(Audit { max_size, keep }),
+        keep => Err(format!("[audit] keep: {keep} is not from 1 to {MAX_AUDIT_KEEP}")),
+    }
+}
+
 fn check_limits(hosts: Option<u32>, prefixes: Option<u32>) -> Result<Limits, String> {
     let limit = |key: &str, value: Option<u32>, default: u32| match value.unwrap_or(default) {
         entries @ 1..=MAX_ENTRIES => Ok(entries),
@@ -500,6 +533,18 @@ fn port_range(port: &raw::Ports, protocol: Protocol) -> Result<PortRange, String
         return Err(format!("[[port]] port: {first}-{last} is no range from 1 to 65535"));
     }
     Ok(PortRange { protocol, first, last })
+}
+
+/// A size as people write it: `64KiB`, `32MiB`, `1GiB`.
+fn bytes(text: &str) -> Option<u64> {
+    let number = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let unit = match text.get(number.len()..)? {
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return None,
+    };
+    number.trim().parse::<u64>().ok()?.checked_mul(unit)
 }
 
 /// A duration as people write it: `90m`, `3h`, `1h30m`, `45s`.
@@ -570,6 +615,10 @@ mod tests {
         assert_eq!(winrm.max_duration, Duration::from_secs(5400));
         assert_eq!((winrm.rule().drain, winrm.exemptions.len()), (0, 1));
         assert_eq!(config.controllers[0].may.to_string(), "grant, read");
+        assert_eq!(config.audit, Audit { max_size: 32 << 20, keep: 16 });
+        let config =
+            read(&GOOD.replacen("[gate]", "[audit]\nmax_size = \"1 MiB\"\nkeep = 3\n[gate]", 1));
+        assert_eq!(config.unwrap().audit, Audit { max_size: 1 << 20, keep: 3 });
     }
 
     #[test]
@@ -595,6 +644,10 @@ mod tests {
             ("[\"eth*\", \"ens5\"]", "[\"[\"]", "interfaces"),
             ("owner = \"netops\"", "owner = \"\"", "owner"),
             ("2030-01-01T00:00:00Z", "tomorrow", "until"),
+            ("[gate]", "[audit]\nmax_size = \"1KiB\"\n[gate]", "[audit] max_size"),
+            ("[gate]", "[audit]\nmax_size = \"5 parsecs\"\n[gate]", "[audit] max_size"),
+            ("[gate]", "[audit]\nkeep = 0\n[gate]", "[audit] keep"),
+            ("[gate]", "[audit]\nkeeps = 1\n[gate]", "keeps"),
         ] {
             let text = GOOD.replacen(from, to, 1);
             assert_ne!(text, GOOD, "{from}");

@@ -1,6 +1,7 @@
 //! jit-agent: ports closed in the kernel, opened by signed, time-limited grants.
 
 pub mod app;
+pub mod audit;
 pub mod claims;
 pub mod client;
 pub mod clock;
@@ -9,6 +10,7 @@ pub mod datapath;
 pub mod envelope;
 pub mod gate;
 pub mod grant;
+pub mod host_key;
 pub mod journal;
 pub mod keyring;
 pub mod ledger;

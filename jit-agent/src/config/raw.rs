@@ -18,6 +18,8 @@ pub(super) struct Config {
     #[serde(default)]
     pub(super) signer: Vec<Signer>,
     #[serde(default)]
+    pub(super) audit: Audit,
+    #[serde(default)]
     pub(super) limits: Limits,
     #[serde(default)]
     pub(super) paths: Paths,
@@ -160,6 +162,13 @@ impl Signer {
 pub(super) enum Signs {
     Grant,
     Policy,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Audit {
+    pub(super) max_size: Option<String>,
+    pub(super) keep: Option<u32>,
 }
 
 #[derive(Default, Deserialize)]

@@ -1,0 +1,145 @@
+//! What can happen, each with its stable code and name.
+//!
+//! Codes and names never change their meaning and are never used again; docs/audit.md has a heading
+//! for each, and a test insists.
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident => $code:literal, $word:literal;)*) => {
+        /// The code of an audit record.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum EventCode { $($(#[$doc])* $name,)* }
+
+        impl EventCode {
+            /// All of them.
+            pub const ALL: [Self; [$($code),*].len()] = [$(Self::$name),*];
+
+            /// The stable code: a letter and three digits.
+            pub const fn code(self) -> &'static str {
+                match self { $(Self::$name => $code,)* }
+            }
+
+            /// The stable name, lower case with underscores.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => $word,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    /// A new link carries the gate.
+    GateAttached => "A001", "gate_attached";
+    /// A pinned link of an earlier run carries the new program.
+    GateAdopted => "A002", "gate_adopted";
+    /// An interface has no gate any more.
+    GateLost => "A003", "gate_lost";
+    /// A lost gate is back.
+    GateRestored => "A004", "gate_restored";
+    /// A worse hook than the best one had to be taken.
+    GateSteppedDown => "A005", "gate_stepped_down";
+    /// `jit-agent detach`: every protected port is open.
+    GateDetached => "A006", "gate_detached";
+    /// Root on the machine opened a port without a grant.
+    BreakGlass => "B001", "break_glass";
+    /// Such an opening is over.
+    BreakGlassEnded => "B002", "break_glass_ended";
+    /// A connection that a grant let in.
+    Connection => "C001", "connection";
+    /// How many more connections there were in a minute than are told one by one.
+    ConnectionsSummed => "C002", "connections_summed";
+    /// An established connection was ended together with its grant.
+    ConnectionCut => "C003", "connection_cut";
+    /// A grant was accepted and opens now.
+    GrantAdmitted => "G001", "grant_admitted";
+    /// A grant was accepted and opens later.
+    GrantScheduled => "G002", "grant_scheduled";
+    /// A scheduled grant opened.
+    GrantActivated => "G003", "grant_activated";
+    /// A grant was refused, or taken back because it could not be opened.
+    GrantRefused => "G004", "grant_refused";
+    /// A grant's window is over.
+    GrantExpired => "G005", "grant_expired";
+    /// A grant, or an id that was not seen yet, was revoked.
+    GrantRevoked => "G006", "grant_revoked";
+    /// Another grant that replaces it began.
+    GrantReplaced => "G007", "grant_replaced";
+    /// All connections that it may let in are used up.
+    GrantExhausted => "G008", "grant_exhausted";
+    /// The wall clock was set forward, so it ends sooner.
+    GrantShortened => "G009", "grant_shortened";
+    /// The first record of all.
+    AuditBegun => "L001", "audit_begun";
+    /// The first record of a file that follows another, with the signed head of that one.
+    AuditRotated => "L002", "audit_rotated";
+    /// A half-written last line was kept aside.
+    AuditResumed => "L003", "audit_resumed";
+    /// Records or files were missing at start.
+    AuditDamaged => "L004", "audit_damaged";
+    /// Records could not be written and are lost.
+    AuditGap => "L005", "audit_gap";
+    /// The host's key was made.
+    HostKeyMade => "L006", "host_key_made";
+    /// How many more records of one kind there were in a minute than are told one by one.
+    RecordsSummed => "L007", "records_summed";
+    /// A peer asked for something that it may not do.
+    NotPermitted => "N001", "not_permitted";
+    /// A signed policy was pushed.
+    PolicyPushed => "P001", "policy_pushed";
+    /// A policy is in force and waits to be confirmed.
+    PolicyArmed => "P002", "policy_armed";
+    /// It was confirmed.
+    PolicyConfirmed => "P003", "policy_confirmed";
+    /// It was not confirmed in time: the one before is back.
+    PolicyReturned => "P004", "policy_returned";
+    /// A policy was refused.
+    PolicyRefused => "P005", "policy_refused";
+    /// The configuration file was read again.
+    ConfigurationReloaded => "R001", "configuration_reloaded";
+    /// It was refused; nothing changed.
+    ConfigurationRefused => "R002", "configuration_refused";
+    /// The agent started.
+    AgentStarted => "S001", "agent_started";
+    /// The agent ends; the gate stays in force.
+    AgentStopping => "S002", "agent_stopping";
+    /// Something is wrong, as `status` tells.
+    AlarmRaised => "S003", "alarm_raised";
+    /// It is well again.
+    AlarmCleared => "S004", "alarm_cleared";
+    /// The wall clock was set.
+    ClockStepped => "S005", "clock_stepped";
+    /// The wall clock is behind what it has been: nothing new opens.
+    ClockUntrusted => "S006", "clock_untrusted";
+    /// It is right again.
+    ClockTrusted => "S007", "clock_trusted";
+    /// The database could not be read and was kept aside.
+    DatabaseDamaged => "S008", "database_damaged";
+}
+
+impl EventCode {
+    /// From a code or a name, in any case.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|code| {
+            code.code().eq_ignore_ascii_case(text) || code.name().eq_ignore_ascii_case(text)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_and_names_are_unique_and_well_formed() {
+        for (index, code) in EventCode::ALL.into_iter().enumerate() {
+            let (letter, digits) = code.code().split_at(1);
+            assert!(letter.bytes().all(|byte| byte.is_ascii_uppercase()), "{}", code.code());
+            assert!(digits.len() == 3 && digits.bytes().all(|byte| byte.is_ascii_digit()));
+            for other in EventCode::ALL.into_iter().skip(index + 1) {
+                assert_ne!(code.code(), other.code());
+                assert_ne!(code.name(), other.name());
+            }
+            assert_eq!(EventCode::parse(code.name()), Some(code));
+            assert_eq!(EventCode::parse(&code.code().to_lowercase()), Some(code));
+        }
+    }
+}

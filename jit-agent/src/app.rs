@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
     thread,
+    time::Duration,
 };
 
 use aya::maps::{MapData, RingBuf};
@@ -19,7 +20,8 @@ use tokio::{
 };
 
 use crate::{
-    config::{Config, ConfigError, Controller, Paths},
+    audit::{self, Audit, EventCode, Record},
+    config::{self, Config, ConfigError, Controller, Paths},
     datapath::{DatapathError, bpf, kernel::KernelDatapath},
     gate::{Gate, GateHandle, StartError, channel},
     journal::Journal,
@@ -28,6 +30,9 @@ use crate::{
     sys::{self, FileError},
     tls::{Material, TlsError},
 };
+
+/// How long the audit's last record may take.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Why the agent does not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -106,11 +111,13 @@ pub async fn run(path: &Path, debug: bool) -> Result<(), AppError> {
     // The lock comes with the pins: from here on no other agent runs on this gate.
     let (datapath, kernel) = KernelDatapath::load(config.paths.pins.clone(), config.limits, debug)?;
     let stored = Store::open(&config.paths.state)?;
+    let audit = Audit::open(&config.paths.state, audit_settings(&config), sys::now())?;
     let (unix, tcp) = bind(&config)?;
     let mut signals = Signals::new()?;
     let now = sys::now();
     let journal = Arc::new(Journal::new(format!("{:x}", now.wall.0)));
-    let gate = Gate::start(config.clone(), datapath, stored, Arc::clone(&journal), boot_id, now)?;
+    let gate =
+        Gate::start(config.clone(), datapath, stored, audit, Arc::clone(&journal), boot_id, now)?;
     let (handle, requests) = channel(journal);
     let ended = spawn_gate(gate, requests);
     let mut tasks = JoinSet::new();
@@ -125,19 +132,22 @@ pub async fn run(path: &Path, debug: bool) -> Result<(), AppError> {
     tracing::info!(host = config.host, "the gate is in force");
     notify(&[sd_notify::NotifyState::Ready]);
     tokio::pin!(ended);
-    loop {
+    let signal = loop {
         tokio::select! {
             _ = &mut ended => return Err(AppError::Ended("the gate's task")),
             Some(task) = tasks.join_next() => {
                 return Err(AppError::Ended(task.unwrap_or("a task")));
             }
             _ = signals.reload.recv() => reload(path, &handle, &service, trust.as_ref()).await,
-            _ = signals.terminate.recv() => break,
-            _ = signals.interrupt.recv() => break,
+            _ = signals.terminate.recv() => break "SIGTERM",
+            _ = signals.interrupt.recv() => break "SIGINT",
         }
-    }
+    };
     tracing::info!("ending; the gate stays in force in the kernel");
     notify(&[sd_notify::NotifyState::Stopping]);
+    // A disk that hangs must not keep the agent from ending.
+    let why = format!("{signal}; the gate stays in force in the kernel");
+    drop(tokio::time::timeout(LAST_WORDS, handle.stop(&why)).await);
     drop(std::fs::remove_file(config.paths.socket()));
     Ok(())
 }
@@ -228,6 +238,12 @@ fn serve_controllers(
     Some(sender)
 }
 
+/// What the configuration says about the audit.
+pub fn audit_settings(config: &Config) -> audit::Settings {
+    let config::Audit { max_size, keep } = config.audit;
+    audit::Settings { host: config.host.clone(), max_size, keep }
+}
+
 fn trust(material: Material, controllers: &[Controller]) -> Trust {
     (material.config, controllers.into())
 }
@@ -253,7 +269,12 @@ async fn reload(
     };
     let (config, material) = match read() {
         Ok(read) => read,
-        Err(error) => return tracing::error!("reload: nothing changed: {error}"),
+        Err(error) => {
+            tracing::error!("reload: nothing changed: {error}");
+            let record = Record::new(EventCode::ConfigurationRefused).by("agent");
+            let _gone = gate.record(record.detail(&error.to_string())).await;
+            return;
+        }
     };
     let controllers = config.controllers.clone();
     match gate.reconfigure(config).await {

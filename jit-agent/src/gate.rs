@@ -5,6 +5,7 @@
 //! questions over one that is served first.
 
 mod command;
+mod record;
 pub(crate) mod report;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -13,8 +14,10 @@ use jit_common::{Event, Settings};
 use jit_proto::v1::{self, event::What};
 
 pub use command::{GateHandle, Requests, channel};
+use record::{Counted, Recorder};
 
 use crate::{
+    audit::{Audit, EventCode, Record},
     clock::{BootNanos, Now, SKEW, WallTime},
     config::Config,
     datapath::{Coverage, Datapath, DatapathError, InterfaceState, LinkChange},
@@ -44,6 +47,7 @@ pub struct Gate<D> {
     ledger: Ledger,
     datapath: D,
     store: Store,
+    recorder: Recorder,
     journal: Arc<Journal>,
     boot_id: String,
     /// What stands in the kernel's grant tables.
@@ -124,22 +128,23 @@ impl<D: Datapath> Gate<D> {
         config: Config,
         datapath: D,
         (store, stored): (Store, Stored),
+        audit: Audit,
         journal: Arc<Journal>,
         boot_id: String,
         now: Now,
     ) -> Result<Self, StartError> {
-        let Stored { grants, tombstones, floor, damaged } = stored;
         let mut gate = Self {
             ledger: Ledger::new(config.limits.into(), config.limits.slots()),
             config,
             datapath,
             store,
+            recorder: Recorder::new(audit),
             journal,
             boot_id,
             installed: Entries::new(),
             dirty: BTreeSet::new(),
             interfaces: Vec::new(),
-            floor: floor.unwrap_or(WallTime(0)),
+            floor: stored.floor.unwrap_or(WallTime(0)),
             next_floor: now.boot,
             owed: Transaction::default(),
             offset: clock_offset(now),
@@ -147,26 +152,46 @@ impl<D: Datapath> Gate<D> {
             started: now.wall,
             last_push: None,
         };
+        gate.record_start(now);
+        match gate.put_in_force(stored, now) {
+            Ok(()) => Ok(gate),
+            Err(error) => {
+                gate.stop(&format!("it could not put the gate in force: {error}"), now);
+                Err(error)
+            }
+        }
+    }
+
+    fn put_in_force(&mut self, stored: Stored, now: Now) -> Result<(), StartError> {
+        let Stored { grants, tombstones, floor: _, damaged } = stored;
         if let Some((file, why)) = damaged {
             let text = format!("the database was damaged ({why}) and kept as {}", file.display());
             tracing::error!("{text}: the gate starts without stored grants");
-            gate.alarms.damaged = Some(text);
+            self.record(Record::new(EventCode::DatabaseDamaged).by("agent").detail(&text), now);
+            self.alarms.damaged = Some(text);
         }
-        gate.installed = gate.datapath.entries()?;
-        gate.ledger
-            .exempt(gate.config.policy.exemptions(), now, &mut Vec::new())
+        self.installed = self.datapath.entries()?;
+        self.ledger
+            .exempt(self.config.policy.exemptions(), now, &mut Vec::new())
             .map_err(StartError::Exemptions)?;
-        gate.restore(grants, tombstones, now);
-        gate.apply_policy()?;
-        gate.reconcile_all()?;
-        gate.interfaces = gate.datapath.cover(&gate.coverage())?;
-        gate.tell_links(now);
-        Ok(gate)
+        self.restore(grants, tombstones, now);
+        self.apply_policy()?;
+        self.reconcile_all()?;
+        self.interfaces = self.datapath.cover(&self.coverage())?;
+        self.tell_links(now);
+        self.settle_audit(now);
+        Ok(())
     }
 
     /// Takes another configuration: policy, keys, mode and interfaces. Live grants stay as they are;
     /// sizes and paths need a restart. On an error the old one stays.
     pub fn reconfigure(&mut self, config: Config, now: Now) -> Result<(), String> {
+        let result = self.try_reconfigure(config, now);
+        self.record_reload(&result, now);
+        result
+    }
+
+    fn try_reconfigure(&mut self, config: Config, now: Now) -> Result<(), String> {
         if config.limits != self.config.limits || config.paths != self.config.paths {
             return Err("[limits] and [paths] cannot change without a restart".into());
         }
@@ -215,9 +240,14 @@ impl<D: Datapath> Gate<D> {
             })
             .collect();
         if !fresh.is_empty() {
-            if let Err(error) = self.persist(&fresh, now) {
+            // In the audit first: what stands in the database opens again after a crash.
+            let recorded = self.record_accepted(fresh.iter().map(|(id, _)| id), by, now);
+            let kept = recorded
+                .map_err(|error| error.to_string())
+                .and_then(|()| self.persist(&fresh, now).map_err(|error| error.to_string()));
+            if let Err(error) = kept {
                 tracing::error!("{error}: new grants are refused");
-                let refused = Refused::new(Refusal::Storage, error.to_string());
+                let refused = Refused::new(Refusal::Storage, error);
                 for (id, _) in &fresh {
                     self.ledger.forget(*id, &mut touched);
                     replace(&mut outcomes, *id, &refused);
@@ -232,6 +262,7 @@ impl<D: Datapath> Gate<D> {
             self.last_push = Some((now.wall, by.to_owned()));
         }
         self.tell_outcomes(&outcomes, by, now);
+        self.settle_audit(now);
         outcomes
     }
 
@@ -251,9 +282,19 @@ impl<D: Datapath> Gate<D> {
         let mut touched = Vec::new();
         let unseen = self.config.policy.longest_ahead();
         for id in ids {
-            let hits = |slot| self.datapath.hits(slot);
+            let requester = self.requester(id);
+            let counted = Counted::new(&self.datapath);
+            let hits = |slot| counted.hits(slot);
             match self.ledger.revoke(id, now, unseen, hits, &mut touched) {
                 Ok((ended, until)) => {
+                    let record = Record::new(EventCode::GrantRevoked)
+                        .by(by)
+                        .grant(id)
+                        .text("requester", &requester)
+                        .text("why", why)
+                        .with("ended", ended)
+                        .with("connections", counted.last());
+                    self.record_revoked(record, ended, by, now);
                     self.owed.tombstones.push((id, until));
                     self.owed.remove.push(id);
                     if ended {
@@ -275,6 +316,7 @@ impl<D: Datapath> Gate<D> {
         if !self.dirty.is_empty() {
             revoked.warning = self.alarms.kernel.clone().unwrap_or_default();
         }
+        self.settle_audit(now);
         revoked
     }
 
@@ -282,19 +324,23 @@ impl<D: Datapath> Gate<D> {
     pub fn advance(&mut self, now: Now) -> Duration {
         let mut touched = Vec::new();
         let trusted = self.clock_is_trusted(now);
+        self.record_clock(trusted, now);
         if trusted {
             self.rise(now);
+            let before = self.offset;
             if self.clock_moved(now) {
                 let sooner = self.ledger.clock_was_set(now, &mut touched);
                 if !sooner.is_empty() {
                     let grants = sooner.len();
                     tracing::warn!(grants, "the wall clock was set forward: these end sooner");
                 }
+                self.record_step(self.offset.saturating_sub(before), &sooner, now);
             }
         }
         let datapath = &self.datapath;
         let hits = |slot| datapath.hits(slot);
         let changes = self.ledger.advance(now, trusted, hits, &mut touched);
+        self.record_changes(&changes, now);
         for change in &changes {
             match change {
                 Change::Activated(id) => {
@@ -318,6 +364,7 @@ impl<D: Datapath> Gate<D> {
                 tracing::error!("{error}");
             }
         }
+        self.settle_audit(now);
         self.ledger.next_change(now, trusted).unwrap_or(TICK).min(TICK)
     }
 
@@ -337,10 +384,13 @@ impl<D: Datapath> Gate<D> {
                 self.alarms.coverage = Some(text);
             }
         }
+        self.recorder.audit.check(now);
+        self.record_alarms(now);
     }
 
     /// A packet event from the kernel.
-    pub fn saw_packet(&self, event: &Event, now: Now) {
+    pub fn saw_packet(&mut self, event: &Event, now: Now) {
+        self.record_packet(event, now);
         self.journal.add(now.wall.0, What::Packet(self.packet_event(event)));
     }
 
@@ -485,8 +535,16 @@ impl<D: Datapath> Gate<D> {
                 Ok(Some(_)) => {}
                 Ok(None) | Err(Refused { refusal: Refusal::Expired, .. }) => {
                     transaction.remove.push(id);
+                    let record = Record::new(EventCode::GrantExpired).by("agent").grant(id);
+                    self.record(record.detail("its end came while no agent was running"), now);
                 }
-                Err(refused) => tracing::warn!(grant = %id, "stored grant not restored: {refused}"),
+                Err(refused) => {
+                    tracing::warn!(grant = %id, "stored grant not restored: {refused}");
+                    let record = Record::new(EventCode::GrantRefused).by("agent").grant(id);
+                    let record = record.reason(refused.refusal.word());
+                    let detail = format!("not restored at start: {}", refused.detail);
+                    self.record(record.detail(&detail), now);
+                }
             }
         }
         if let Err(error) = self.settle(transaction, now) {
@@ -580,9 +638,10 @@ impl<D: Datapath> Gate<D> {
         Coverage { filter: self.config.gate.interfaces.clone(), hook: self.config.gate.hook }
     }
 
-    fn tell_links(&self, now: Now) {
+    fn tell_links(&mut self, now: Now) {
         for InterfaceState { name, hook, note, change, .. } in &self.interfaces {
             let Some(change) = change else { continue };
+            self.recorder.link(*change, name, hook.map_or("none", |hook| hook.word()), note, now);
             let hook = hook.map_or("none", |hook| hook.word());
             match change {
                 LinkChange::Restored => {
@@ -601,7 +660,7 @@ impl<D: Datapath> Gate<D> {
         }
     }
 
-    fn tell_outcomes(&self, outcomes: &[Result<Accepted, Refused>], by: &str, now: Now) {
+    fn tell_outcomes(&mut self, outcomes: &[Result<Accepted, Refused>], by: &str, now: Now) {
         for outcome in outcomes {
             match outcome {
                 Ok(Accepted { admission: Admission::Known, .. }) => {}
@@ -614,6 +673,7 @@ impl<D: Datapath> Gate<D> {
                     self.tell_grant(kind, *id, "", by, "", now);
                 }
                 Err(refused) => {
+                    self.recorder.refused(refused, by, now);
                     let Refused { refusal, detail, id } = refused;
                     tracing::warn!(by, reason = refusal.word(), "grant refused: {detail:?}");
                     let id = id.unwrap_or(GrantId([0; 16]));

@@ -67,6 +67,7 @@ impl Service {
 
     /// The HTTP/2 server with its bounds, which serves connections from anywhere.
     pub fn router(self) -> tonic::transport::server::Router {
+        let gate = self.gate.clone();
         Server::builder()
             .max_concurrent_streams(MAX_STREAMS)
             .concurrency_limit_per_connection(8)
@@ -79,8 +80,13 @@ impl Service {
                 JitAgentServer::new(self)
                     .max_decoding_message_size(MAX_MESSAGE_BYTES)
                     .max_encoding_message_size(usize::MAX),
-                known_peer,
+                move |request| known_peer(&gate, request),
             ))
+    }
+
+    /// The peer's name, if it may do this.
+    fn authorize<T>(&self, request: &Request<T>, may: May) -> Result<String, Status> {
+        authorize(&self.gate, request, may)
     }
 }
 
@@ -92,7 +98,7 @@ impl JitAgent for Service {
         &self,
         request: Request<v1::PushRequest>,
     ) -> Result<Response<v1::PushResponse>, Status> {
-        let by = authorize(&request, May::Grant)?;
+        let by = self.authorize(&request, May::Grant)?;
         let envelope = request
             .into_inner()
             .envelope
@@ -111,14 +117,15 @@ impl JitAgent for Service {
         &self,
         request: Request<v1::PushBatchRequest>,
     ) -> Result<Response<v1::PushBatchResponse>, Status> {
-        let by = authorize(&request, May::Grant)?;
-        let may_revoke = authorize(&request, May::Revoke);
+        let by = self.authorize(&request, May::Grant)?;
+        let revokes = !request.get_ref().revoke_ids.is_empty();
+        let may_revoke = revokes.then(|| self.authorize(&request, May::Revoke));
         let v1::PushBatchRequest { envelopes, revoke_ids } = request.into_inner();
         if envelopes.len() > MAX_BATCH || revoke_ids.len() > MAX_BATCH {
             return Err(Status::invalid_argument(format!("more than {MAX_BATCH} in one batch")));
         }
         let mut response = v1::PushBatchResponse::default();
-        if !revoke_ids.is_empty() {
+        if let Some(may_revoke) = may_revoke {
             may_revoke?;
             // A bad id holds up no good one.
             let ids: Vec<_> = revoke_ids.iter().filter_map(|id| GrantId::from_bytes(id)).collect();
@@ -147,7 +154,7 @@ impl JitAgent for Service {
         request: Request<v1::RevokeRequest>,
     ) -> Result<Response<v1::RevokeResponse>, Status> {
         use v1::revoke_request::What;
-        let by = authorize(&request, May::Revoke)?;
+        let by = self.authorize(&request, May::Revoke)?;
         let v1::RevokeRequest { what, reason } = request.into_inner();
         let target = match what {
             Some(What::All(true)) => Target::All,
@@ -168,7 +175,7 @@ impl JitAgent for Service {
         &self,
         request: Request<v1::ListRequest>,
     ) -> Result<Response<v1::ListResponse>, Status> {
-        authorize(&request, May::Read)?;
+        self.authorize(&request, May::Read)?;
         let grants = self.gate.list(request.get_ref().include_ended).await.map_err(gone)?;
         Ok(Response::new(v1::ListResponse { grants }))
     }
@@ -177,7 +184,7 @@ impl JitAgent for Service {
         &self,
         request: Request<v1::StatusRequest>,
     ) -> Result<Response<v1::StatusResponse>, Status> {
-        authorize(&request, May::Read)?;
+        self.authorize(&request, May::Read)?;
         let mut status = self.gate.status().await.map_err(gone)?;
         let end = *self.certificate.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let (Some(control), Some(end)) = (&mut status.control, end) {
@@ -197,7 +204,7 @@ impl JitAgent for Service {
         &self,
         request: Request<v1::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        authorize(&request, May::Read)?;
+        self.authorize(&request, May::Read)?;
         let journal = Arc::clone(self.gate.journal());
         let reader = journal
             .reader(&request.get_ref().cursor)
@@ -216,16 +223,15 @@ impl JitAgent for Service {
 
 /// Turns a peer that may do nothing away before a byte of its request is read, so that none of it
 /// is held in memory.
-fn known_peer(request: Request<()>) -> Result<Request<()>, Status> {
+fn known_peer(gate: &GateHandle, request: Request<()>) -> Result<Request<()>, Status> {
     let identity = request.extensions().get::<Identity>();
     if identity.is_some_and(|identity| identity.may == Permissions::default()) {
-        authorize(&request, May::Read)?;
+        authorize(gate, &request, May::Read)?;
     }
     Ok(request)
 }
 
-/// The peer's name, if it may do this.
-fn authorize<T>(request: &Request<T>, may: May) -> Result<String, Status> {
+fn authorize<T>(gate: &GateHandle, request: &Request<T>, may: May) -> Result<String, Status> {
     let identity = request
         .extensions()
         .get::<Identity>()
@@ -239,6 +245,7 @@ fn authorize<T>(request: &Request<T>, may: May) -> Result<String, Status> {
         return Ok(identity.name.clone());
     }
     tracing::warn!(by = identity.name, reason = "not_permitted", "refused: it needs {what:?}");
+    gate.saw_denial(&identity.name, what);
     let detail = format!(
         "{} may do: {}; this needs {what:?}. A [[controller]] section of the agent's configuration \
          says who may do what",

@@ -10,6 +10,7 @@ use tokio::{
 };
 
 use crate::{
+    audit::Record,
     clock::Now,
     config::Config,
     datapath::Datapath,
@@ -30,6 +31,7 @@ pub struct GateHandle {
     reads: mpsc::Sender<Read>,
     pushes: mpsc::Sender<Push>,
     events: mpsc::Sender<Event>,
+    denials: mpsc::Sender<Denial>,
     journal: Arc<Journal>,
 }
 
@@ -40,6 +42,7 @@ pub struct Requests {
     reads: mpsc::Receiver<Read>,
     pushes: mpsc::Receiver<Push>,
     events: mpsc::Receiver<Event>,
+    denials: mpsc::Receiver<Denial>,
 }
 
 /// The gate's task has ended.
@@ -51,7 +54,9 @@ pub struct Gone;
 #[derive(Debug)]
 enum Urgent {
     Configure { config: Box<Config>, reply: oneshot::Sender<Result<(), String>> },
+    Record { record: Box<Record>, reply: oneshot::Sender<()> },
     Revoke { target: Target, by: String, why: String, reply: oneshot::Sender<Revoked> },
+    Stop { why: String, reply: oneshot::Sender<()> },
 }
 
 /// Questions, which take their turn with pushes.
@@ -68,19 +73,28 @@ struct Push {
     reply: oneshot::Sender<Vec<Result<Accepted, Refused>>>,
 }
 
+/// Somebody asked for what may not be done.
+#[derive(Debug)]
+struct Denial {
+    by: String,
+    asked: &'static str,
+}
+
 /// A handle and its other end.
 pub fn channel(journal: Arc<Journal>) -> (GateHandle, Requests) {
     let (urgent, urgent_requests) = mpsc::channel(QUEUE);
     let (reads, read_requests) = mpsc::channel(QUEUE);
     let (pushes, push_requests) = mpsc::channel(QUEUE);
     let (events, event_requests) = mpsc::channel(QUEUE * 16);
+    let (denials, denial_requests) = mpsc::channel(QUEUE);
     (
-        GateHandle { urgent, reads, pushes, events, journal },
+        GateHandle { urgent, reads, pushes, events, denials, journal },
         Requests {
             urgent: urgent_requests,
             reads: read_requests,
             pushes: push_requests,
             events: event_requests,
+            denials: denial_requests,
         },
     )
 }
@@ -128,6 +142,24 @@ impl GateHandle {
         ask(&self.urgent, |reply| Urgent::Configure { config, reply }).await
     }
 
+    /// Puts a record into the audit, for what happens outside of the gate.
+    pub async fn record(&self, record: Record) -> Result<(), Gone> {
+        let record = Box::new(record);
+        ask(&self.urgent, |reply| Urgent::Record { record, reply }).await
+    }
+
+    /// Puts the last record of this run into the audit, and waits until the disk has it all.
+    pub async fn stop(&self, why: &str) -> Result<(), Gone> {
+        let why = why.to_owned();
+        ask(&self.urgent, |reply| Urgent::Stop { why, reply }).await
+    }
+
+    /// Tells of a peer that asked for what it may not do; dropped when there are too many, whom the
+    /// log has all the same.
+    pub fn saw_denial(&self, by: &str, asked: &'static str) {
+        let _full = self.denials.try_send(Denial { by: by.to_owned(), asked });
+    }
+
     /// Events of grants, links and packets.
     pub fn journal(&self) -> &Arc<Journal> {
         &self.journal
@@ -172,6 +204,9 @@ impl<D: Datapath> Gate<D> {
                     drop(reply.send(self.push(envelopes, &by, clock())));
                 }
                 Some(event) = requests.events.recv() => self.saw_packet(&event, clock()),
+                Some(Denial { by, asked }) = requests.denials.recv() => {
+                    self.saw_denial(&by, asked, clock());
+                }
                 () = sleep_until(wake) => {}
             }
             if Instant::now() >= next_check {
@@ -188,9 +223,17 @@ impl<D: Datapath> Gate<D> {
             Urgent::Configure { config, reply } => {
                 drop(reply.send(self.reconfigure(*config, now)));
             }
-
+            Urgent::Record { record, reply } => {
+                self.record(*record, now);
+                self.settle_audit(now);
+                let _gone = reply.send(());
+            }
             Urgent::Revoke { target, by, why, reply } => {
                 drop(reply.send(self.revoke(&target, &by, &why, now)));
+            }
+            Urgent::Stop { why, reply } => {
+                self.stop(&why, now);
+                let _gone = reply.send(());
             }
         }
     }

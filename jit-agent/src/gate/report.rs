@@ -68,8 +68,7 @@ impl<D: Datapath> Gate<D> {
 
     /// A packet event with the grant that let it in.
     pub(super) fn packet_event(&self, event: &Event) -> v1::PacketEvent {
-        let bytes = if event.family == 4 { 4 } else { 16 };
-        let address = |address: &[u8; 16]| address.iter().take(bytes).copied().collect::<Vec<u8>>();
+        let address = |bytes: &[u8; 16]| address_bytes(event.family, bytes).to_vec();
         let granted = event.reason == Reason::Granted as u8;
         let grant = granted.then(|| self.ledger.owner(event.slot)).flatten();
         v1::PacketEvent {
@@ -107,29 +106,49 @@ impl<D: Datapath> Gate<D> {
     }
 
     fn problems(&self, now: Now) -> Vec<String> {
+        self.problems_by_name(now).into_iter().map(|(_, text)| text).collect()
+    }
+
+    /// What is wrong: a name that stays while the text may change, and the text.
+    pub(super) fn problems_by_name(&self, now: Now) -> Vec<(String, String)> {
         let Alarms { coverage, damaged, kernel, storage } = &self.alarms;
-        let mut problems: Vec<String> =
-            [coverage, damaged, kernel, storage].into_iter().flatten().cloned().collect();
+        let audit = &self.recorder.audit;
+        let mut problems: Vec<(String, String)> = [
+            ("coverage", coverage.as_deref()),
+            ("database", damaged.as_deref()),
+            ("kernel", kernel.as_deref()),
+            ("storage", storage.as_deref()),
+            ("audit", audit.problem()),
+            ("audit_damaged", audit.damage()),
+        ]
+        .into_iter()
+        .filter_map(|(name, text)| Some((name.to_owned(), text?.to_owned())))
+        .collect();
+        let mut add = |name: String, text: String| problems.push((name, text));
         if !self.clock_is_trusted(now) {
-            problems.push(format!(
+            let text = format!(
                 "the clock says {}, but it has been {} before: nothing new is opened until it is \
                  right",
                 now.wall, self.floor
-            ));
+            );
+            add("clock".into(), text);
         }
         for InterfaceState { name, hook, note, .. } in &self.interfaces {
             if hook.is_none() {
-                problems.push(format!("{name} is not gated: {note}"));
+                add(format!("interface {name}"), format!("{name} is not gated: {note}"));
             }
         }
         for section in self.config.policy.sections().iter().filter(|section| section.observe) {
-            problems.push(format!("{} is in observe mode: everybody gets in", section.range));
+            let range = section.range;
+            let text = format!("{range} is in observe mode: everybody gets in");
+            add(format!("observe {range}"), text);
         }
         if self.interfaces.is_empty() {
-            problems.push("no interface matches [gate] interfaces: nothing is gated".into());
+            let text = "no interface matches [gate] interfaces: nothing is gated";
+            add("no_interface".into(), text.into());
         }
         if self.config.policy.sections().is_empty() {
-            problems.push("no [[port]] section: nothing is protected".into());
+            add("no_port".into(), "no [[port]] section: nothing is protected".into());
         }
         problems
     }
@@ -196,6 +215,17 @@ pub(crate) fn drops(counters: &Counters) -> v1::Drops {
         events_suppressed: counters.total(Counter::EventsSuppressed),
         events_lost: counters.total(Counter::EventsLost),
     }
+}
+
+/// The bytes of an event's address that count: 4 or 16.
+fn address_bytes(family: u8, bytes: &[u8; 16]) -> &[u8] {
+    let length = if family == 4 { 4 } else { 16 };
+    bytes.get(..length).unwrap_or(bytes)
+}
+
+/// An event's address as people write it.
+pub(super) fn address(family: u8, bytes: &[u8; 16]) -> String {
+    crate::status::address_text(address_bytes(family, bytes))
 }
 
 /// A port range as a message.

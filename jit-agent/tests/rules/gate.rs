@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use jit_agent::{
+    app::audit_settings,
+    audit::Audit,
     datapath::memory::MemoryDatapath,
     gate::{Gate, Target},
     grant::GrantId,
@@ -34,9 +36,12 @@ impl Host {
     fn restart(&mut self, boot: &str, now: jit_agent::clock::Now) {
         self.gate = None;
         let (_keys, config) = config("");
-        let store = Store::open(&self.directory.path().join("state")).unwrap();
+        let state = self.directory.path().join("state");
+        let store = Store::open(&state).unwrap();
+        let audit = Audit::open(&state, audit_settings(&config), now).unwrap();
         let journal = Arc::new(Journal::new("test".into()));
-        let gate = Gate::start(config, self.kernel.clone(), store, journal, boot.into(), now);
+        let gate =
+            Gate::start(config, self.kernel.clone(), store, audit, journal, boot.into(), now);
         self.gate = Some(gate.unwrap());
     }
 

@@ -1,0 +1,355 @@
+//! What the gate puts into the audit.
+
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet, HashMap},
+};
+
+use jit_common::{Event, Protocol, Reason};
+
+use crate::{
+    audit::{Audit, AuditError, EventCode, Record, quota::Quota},
+    clock::Now,
+    config::Config,
+    datapath::{Datapath, LinkChange},
+    gate::{Gate, report::address},
+    grant::GrantId,
+    ledger::{Admission, Change, EXEMPT_SLOT, Stage},
+    refusal::{Refusal, Refused},
+};
+
+/// Refusals that are told one by one in a minute, of all peers together.
+const REFUSALS: u32 = 120;
+/// Connections that are told one by one in a minute, of each grant.
+const CONNECTIONS: u32 = 60;
+
+/// The audit, and what keeps it small and to the point.
+#[derive(Debug)]
+pub(super) struct Recorder {
+    pub(super) audit: Audit,
+    /// Refusals: who, what, and why.
+    refusals: Quota<(), (EventCode, String, &'static str)>,
+    /// Connections: grant, source and port.
+    connections: Quota<Option<GrantId>, (Option<GrantId>, String, String)>,
+    /// Alarms that were raised and not cleared.
+    alarms: BTreeSet<String>,
+    clock_trusted: bool,
+}
+
+impl Recorder {
+    pub(super) fn new(audit: Audit) -> Self {
+        Self {
+            audit,
+            refusals: Quota::new(REFUSALS),
+            connections: Quota::new(CONNECTIONS),
+            alarms: BTreeSet::new(),
+            clock_trusted: true,
+        }
+    }
+
+    /// Adds a record that a peer can cause again and again: beyond a number in each minute it is
+    /// summed by code, peer and reason.
+    pub(super) fn bounded(&mut self, record: Record, by: &str, reason: &'static str, now: Now) {
+        if self.refusals.take((), (record.code(), by.to_owned(), reason), now) {
+            self.audit.append(record, now);
+        }
+    }
+
+    /// A grant that is refused.
+    pub(super) fn refused(&mut self, refused: &Refused, by: &str, now: Now) {
+        let Refused { refusal, detail, id } = refused;
+        let mut record = Record::new(EventCode::GrantRefused).by(by).reason(refusal.word());
+        if let Some(id) = id {
+            record = record.grant(*id);
+        }
+        self.bounded(record.detail(detail), by, refusal.word(), now);
+    }
+
+    /// What happened to the gate on an interface.
+    pub(super) fn link(
+        &mut self,
+        change: LinkChange,
+        name: &str,
+        hook: &str,
+        note: &str,
+        now: Now,
+    ) {
+        let code = match change {
+            LinkChange::Adopted => EventCode::GateAdopted,
+            LinkChange::Attached => EventCode::GateAttached,
+            LinkChange::Restored => EventCode::GateRestored,
+        };
+        let record = Record::new(code).by("agent").with("interface", name).with("hook", hook);
+        self.audit.append(record.detail(note), now);
+    }
+
+    /// Adds the sums of a minute that is over, or all of them.
+    fn tell_sums(&mut self, all: bool, now: Now) {
+        let refusals = if all { self.refusals.drain() } else { self.refusals.settle(now) };
+        for (key, sum) in refusals {
+            let record = Record::new(EventCode::RecordsSummed);
+            let record = match key {
+                Some((code, by, reason)) => {
+                    record.by(&by).with("of", code.code()).text("reason", reason)
+                }
+                None => record.by("many peers"),
+            };
+            self.audit.append(with_sum(record, sum), now);
+        }
+        let connections = if all { self.connections.drain() } else { self.connections.settle(now) };
+        for (key, sum) in connections {
+            let mut record = Record::new(EventCode::ConnectionsSummed);
+            if let Some((grant, source, port)) = key {
+                if let Some(id) = grant {
+                    record = record.grant(id);
+                }
+                record = record.text("source", &source).text("port", &port);
+            }
+            self.audit.append(with_sum(record, sum), now);
+        }
+    }
+}
+
+fn with_sum(record: Record, sum: crate::audit::quota::Sum) -> Record {
+    let crate::audit::quota::Sum { count, first, last } = sum;
+    record.with("count", count).with("first", first.to_string()).with("last", last.to_string())
+}
+
+impl<D: Datapath> Gate<D> {
+    /// Adds a record to the audit: the one way for everything that the gate does.
+    pub fn record(&mut self, record: Record, now: Now) {
+        self.recorder.audit.append(record, now);
+    }
+
+    /// Accepted grants are in the audit, and on the disk, before anything opens: no opening without
+    /// an explanation.
+    pub(super) fn record_accepted<'a>(
+        &mut self,
+        ids: impl Iterator<Item = &'a GrantId>,
+        by: &str,
+        now: Now,
+    ) -> Result<(), AuditError> {
+        let records = ids
+            .filter_map(|id| self.ledger.grant(*id))
+            .map(|record| {
+                let scheduled = matches!(record.stage, Stage::Scheduled { .. });
+                let admission = if scheduled { Admission::Scheduled } else { Admission::Active };
+                Record::accepted(admission, &record.grant).by(by)
+            })
+            .collect();
+        self.recorder.audit.commit(records, now)
+    }
+
+    /// A revocation; one of an id that nobody has seen can be repeated without end.
+    pub(super) fn record_revoked(&mut self, record: Record, ended: bool, by: &str, now: Now) {
+        if ended {
+            self.recorder.audit.append(record, now);
+        } else {
+            self.recorder.bounded(record, by, "", now);
+        }
+    }
+
+    /// What became of another configuration.
+    pub(super) fn record_reload(&mut self, result: &Result<(), String>, now: Now) {
+        let record = match result {
+            Ok(()) => self.configured(Record::new(EventCode::ConfigurationReloaded)),
+            Err(error) => Record::new(EventCode::ConfigurationRefused).detail(error),
+        };
+        self.recorder.audit.append(record.by("agent"), now);
+        self.settle_audit(now);
+    }
+
+    /// Who asked for a grant; empty when it is not held.
+    pub(super) fn requester(&self, id: GrantId) -> String {
+        let found = self.ledger.grant(id);
+        found.map_or_else(String::new, |found| found.grant.message().requester.clone())
+    }
+
+    /// What time did to grants.
+    pub(super) fn record_changes(&mut self, changes: &[Change], now: Now) {
+        if changes.is_empty() {
+            return;
+        }
+        let ended: HashMap<GrantId, (&str, u64)> = self
+            .ledger
+            .ended()
+            .map(|record| {
+                let grant = &record.grant;
+                (grant.id(), (grant.message().requester.as_str(), record.hits))
+            })
+            .collect();
+        for change in changes {
+            let record = match change {
+                Change::Activated(id) => {
+                    let record = Record::new(EventCode::GrantActivated).grant(*id);
+                    match self.ledger.grant(*id) {
+                        Some(found) => record.text("requester", &found.grant.message().requester),
+                        None => record,
+                    }
+                }
+                Change::Expired(id) => {
+                    let record = Record::new(EventCode::GrantExpired).grant(*id);
+                    match ended.get(id) {
+                        Some((requester, hits)) => {
+                            record.text("requester", requester).with("connections", *hits)
+                        }
+                        None => record,
+                    }
+                }
+            };
+            self.recorder.audit.append(record.by("agent"), now);
+        }
+    }
+
+    /// Each connection that a grant let in. What was dropped is counted, not told: a flood must not
+    /// fill the disk.
+    pub(super) fn record_packet(&mut self, event: &Event, now: Now) {
+        let Event { source, destination, interface, slot, port, source_port, .. } = event;
+        let Event { family, protocol, .. } = event;
+        if event.reason != Reason::Granted as u8 || *slot == EXEMPT_SLOT {
+            return;
+        }
+        let grant = self.ledger.owner(*slot);
+        let source = address(*family, source);
+        let protocol = Protocol::from_number(*protocol).map_or("?", Protocol::word);
+        let port = format!("{port}/{protocol}");
+        if !self.recorder.connections.take(grant, (grant, source.clone(), port.clone()), now) {
+            return;
+        }
+        let mut record = Record::new(EventCode::Connection);
+        if let Some(id) = grant {
+            record = record.grant(id);
+            if let Some(found) = self.ledger.grant(id) {
+                record = record.text("requester", &found.grant.message().requester);
+            }
+        }
+        let name = self.interfaces.iter().find(|state| state.index == *interface);
+        let record = record
+            .with("source", source)
+            .with("source_port", *source_port)
+            .with("destination", address(*family, destination))
+            .with("port", port)
+            .text("interface", name.map_or("", |state| state.name.as_str()));
+        self.recorder.audit.append(record, now);
+    }
+
+    /// The agent's start.
+    pub(super) fn record_start(&mut self, now: Now) {
+        let record = Record::new(EventCode::AgentStarted)
+            .by("agent")
+            .text("host", &self.config.host)
+            .with("version", env!("CARGO_PKG_VERSION"))
+            .with("boot", self.boot_id.as_str())
+            .with("pid", std::process::id());
+        let record = self.configured(record);
+        self.recorder.audit.append(record, now);
+    }
+
+    /// Adds what is configured, in short.
+    fn configured(&self, record: Record) -> Record {
+        let Config { gate, policy, keyring, controllers, .. } = &self.config;
+        let sections = policy.sections().iter();
+        let ports: Vec<_> = sections.map(|section| section.range.to_string()).collect();
+        let signers: Vec<_> = keyring.signers().iter().map(|signer| signer.id.clone()).collect();
+        let controllers: Vec<_> = controllers.iter().map(|c| c.identity.clone()).collect();
+        record
+            .with("mode", if gate.observe { "observe" } else { "enforce" })
+            .with("ports", ports)
+            .with("signers", signers)
+            .with("controllers", controllers)
+    }
+
+    /// Whatever `status` calls a problem: once when it appears and once when it is over. Its text may
+    /// change meanwhile.
+    pub(super) fn record_alarms(&mut self, now: Now) {
+        let current: BTreeMap<String, String> = self.problems_by_name(now).into_iter().collect();
+        let raised = &self.recorder.alarms;
+        let cleared: Vec<String> =
+            raised.iter().filter(|name| !current.contains_key(*name)).cloned().collect();
+        let new: Vec<(String, String)> =
+            current.into_iter().filter(|(name, _)| !raised.contains(name)).collect();
+        for (alarm, text) in new {
+            let record = Record::new(EventCode::AlarmRaised).by("agent").text("alarm", &alarm);
+            self.recorder.audit.append(record.detail(&text), now);
+            self.recorder.alarms.insert(alarm);
+        }
+        for alarm in cleared {
+            let record = Record::new(EventCode::AlarmCleared).by("agent").text("alarm", &alarm);
+            self.recorder.audit.append(record, now);
+            self.recorder.alarms.remove(&alarm);
+        }
+    }
+
+    /// The clock, as far as it was not told yet.
+    pub(super) fn record_clock(&mut self, trusted: bool, now: Now) {
+        if trusted == self.recorder.clock_trusted {
+            return;
+        }
+        self.recorder.clock_trusted = trusted;
+        let record = if trusted {
+            Record::new(EventCode::ClockTrusted)
+        } else {
+            Record::new(EventCode::ClockUntrusted)
+                .with("floor", self.floor.to_string())
+                .detail("the clock is behind what it has been: nothing new opens")
+        };
+        self.recorder.audit.append(record.by("agent"), now);
+    }
+
+    /// The wall clock went another way than the boot clock.
+    pub(super) fn record_step(&mut self, millis: i64, sooner: &[GrantId], now: Now) {
+        let record = Record::new(EventCode::ClockStepped)
+            .by("agent")
+            .with("by_ms", millis)
+            .with("grants_shortened", sooner.len());
+        self.recorder.audit.append(record, now);
+        for id in sooner {
+            let record = Record::new(EventCode::GrantShortened).by("agent").grant(*id);
+            self.recorder.audit.append(record, now);
+        }
+    }
+
+    /// A peer asked for what it may not do.
+    pub(super) fn saw_denial(&mut self, by: &str, asked: &'static str, now: Now) {
+        let record = Record::new(EventCode::NotPermitted).by(by).with("asked", asked);
+        let word = Refusal::NotPermitted.word();
+        self.recorder.bounded(record.reason(word), by, word, now);
+    }
+
+    /// Sums that are due, alarms, and what waits to be written. Called as time passes.
+    pub(super) fn settle_audit(&mut self, now: Now) {
+        self.recorder.tell_sums(false, now);
+        self.recorder.audit.flush(now);
+    }
+
+    /// The last record of this run.
+    pub fn stop(&mut self, why: &str, now: Now) {
+        self.recorder.tell_sums(true, now);
+        let record = Record::new(EventCode::AgentStopping).by("agent").detail(why);
+        self.recorder.audit.append(record, now);
+        // Nobody waits for more than this.
+        drop(self.recorder.audit.sync(now));
+    }
+}
+
+/// Reads the kernel's count for a slot and remembers it for the audit.
+pub(super) struct Counted<'a, D> {
+    datapath: &'a D,
+    last: Cell<u64>,
+}
+
+impl<'a, D: Datapath> Counted<'a, D> {
+    pub(super) const fn new(datapath: &'a D) -> Self {
+        Self { datapath, last: Cell::new(0) }
+    }
+
+    pub(super) fn hits(&self, slot: u32) -> u64 {
+        let hits = self.datapath.hits(slot);
+        self.last.set(hits);
+        hits
+    }
+
+    pub(super) fn last(&self) -> u64 {
+        self.last.get()
+    }
+}

@@ -1,6 +1,10 @@
 //! Packet bytes in BPF.
 
-use aya_ebpf::{macros::map, maps::PerCpuArray, programs::XdpContext};
+use aya_ebpf::{
+    macros::map,
+    maps::PerCpuArray,
+    programs::{TcContext, XdpContext},
+};
 use jit_common::Frame;
 
 /// Behind the last byte of the longest header chain that the parser walks (16,460): an offset that
@@ -36,18 +40,49 @@ impl Frame for XdpFrame {
         Some(unsafe { *(start as *const [u8; N]) })
     }
 
-    /// Through a map's memory: the verifier follows a number's range through registers and the
-    /// stack, but not through a map.
     #[inline(always)]
     fn forget(&self, value: usize) -> usize {
-        let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
-            return value;
-        };
-        // SAFETY: a valid, aligned pointer to this CPU's own memory. XDP and TC programs run with
-        // softirqs off, so nothing else writes to it between the two.
-        unsafe {
-            scratch.write_volatile(value as u64);
-            scratch.read_volatile() as usize
-        }
+        forget(value)
+    }
+}
+
+/// A packet in the stack, whose bytes may lie in several places (GRO, page fragments): the kernel
+/// gathers them (`bpf_skb_load_bytes`), wherever they are.
+pub(crate) struct TcFrame<'a> {
+    ctx: &'a TcContext,
+}
+
+impl<'a> TcFrame<'a> {
+    /// The packet of this invocation.
+    #[inline(always)]
+    pub(crate) fn new(ctx: &'a TcContext) -> Self {
+        Self { ctx }
+    }
+}
+
+impl Frame for TcFrame<'_> {
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.ctx.load(offset & OFFSET_MASK).ok()
+    }
+
+    #[inline(always)]
+    fn forget(&self, value: usize) -> usize {
+        forget(value)
+    }
+}
+
+/// Through a map's memory: the verifier follows a number's range through registers and the stack,
+/// but not through a map.
+#[inline(always)]
+fn forget(value: usize) -> usize {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return value;
+    };
+    // SAFETY: a valid, aligned pointer to this CPU's own memory. XDP and TC programs run with
+    // softirqs off, so nothing else writes to it between the two.
+    unsafe {
+        scratch.write_volatile(value as u64);
+        scratch.read_volatile() as usize
     }
 }

@@ -1,46 +1,110 @@
 //! The kernel programs: pointer arithmetic and map statics. Nothing here decides; the decision is
 //! [`jit_common::decide`], compiled from the same source as the host's.
 //!
-//! Two XDP entry points over one inline function: with `frags` (Linux 5.18+, needed for native XDP
-//! on large MTUs) and without, for older kernels.
+//! Entry points over one inline function: XDP with `frags` (Linux 5.18+, needed for native XDP on
+//! large MTUs) and without; TC for devices with an Ethernet header and for those without. Beside
+//! them the socket guard, which sees no packets at all but look-ups of listening sockets, whatever
+//! way their packets came in.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
 
 mod frame;
+mod lookup;
 mod tables;
 
-use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+use aya_ebpf::{
+    EbpfContext,
+    bindings::{sk_action, xdp_action},
+    macros::{classifier, sk_lookup, xdp},
+    programs::{SkLookupContext, TcContext, XdpContext},
+};
 use jit_common::{Decision, Link, decide};
 
 use crate::{
-    frame::XdpFrame,
+    frame::{TcFrame, XdpFrame},
     tables::{KernelTables, boot_nanos, record},
 };
 
-/// Entry point without multi-buffer support.
+/// `TC_ACT_SHOT`, likewise `TCX_DROP`, and `TC_ACT_UNSPEC`, likewise `TCX_NEXT`: whoever comes next
+/// decides (`linux/pkt_cls.h`, `linux/bpf.h`).
+const TC_DROP: i32 = 2;
+const TC_NEXT: i32 = -1;
+
+/// XDP without multi-buffer support.
 #[xdp]
 fn jit_gate(ctx: XdpContext) -> u32 {
-    gate(&ctx)
+    xdp(&ctx)
 }
 
-/// Entry point with multi-buffer support.
+/// XDP with multi-buffer support.
 #[xdp(frags)]
 fn jit_gate_frags(ctx: XdpContext) -> u32 {
-    gate(&ctx)
+    xdp(&ctx)
+}
+
+/// TC ingress of a device with an Ethernet header.
+#[classifier]
+fn jit_gate_tc(ctx: TcContext) -> i32 {
+    // SAFETY: the kernel hands a valid context in.
+    let untagged = unsafe { (*ctx.skb.skb).vlan_present } != 0;
+    tc(&ctx, if untagged { Link::EthernetUntagged } else { Link::Ethernet })
+}
+
+/// TC ingress of a device without one (tun, WireGuard, ipip).
+#[classifier]
+fn jit_gate_tc_l3(ctx: TcContext) -> i32 {
+    tc(&ctx, Link::Ip)
+}
+
+/// Socket guard (Linux 5.17+, which tells the interface).
+#[sk_lookup]
+fn jit_guard(ctx: SkLookupContext) -> u32 {
+    guard(&ctx, lookup::read(&ctx, true))
+}
+
+/// Socket guard of older kernels.
+#[sk_lookup]
+fn jit_guard_legacy(ctx: SkLookupContext) -> u32 {
+    guard(&ctx, lookup::read(&ctx, false))
 }
 
 #[inline(always)]
-fn gate(ctx: &XdpContext) -> u32 {
-    let decision = decide(&XdpFrame::new(ctx), Link::Ethernet, &KernelTables::new(ctx), boot_nanos);
+fn xdp(ctx: &XdpContext) -> u32 {
+    let tables = KernelTables::new(ctx);
+    let decision = decide(&XdpFrame::new(ctx), Link::Ethernet, &tables, boot_nanos);
     let dropped = record(&decision, ctx.ingress_ifindex() as u32);
     debug(ctx, &decision);
     if dropped { xdp_action::XDP_DROP } else { xdp_action::XDP_PASS }
 }
 
+#[inline(always)]
+fn tc(ctx: &TcContext, link: Link) -> i32 {
+    let decision = decide(&TcFrame::new(ctx), link, &KernelTables::new(ctx), boot_nanos);
+    // SAFETY: the kernel hands a valid context in.
+    let interface = unsafe { (*ctx.skb.skb).ifindex };
+    let dropped = record(&decision, interface);
+    debug(ctx, &decision);
+    if dropped { TC_DROP } else { TC_NEXT }
+}
+
+#[inline(always)]
+fn guard(ctx: &SkLookupContext, looked_up: Option<lookup::LookedUp>) -> u32 {
+    let Some(looked_up) = looked_up else {
+        return sk_action::SK_PASS;
+    };
+    let reason = jit_common::guard(&looked_up.lookup, &KernelTables::new(ctx), boot_nanos);
+    match reason {
+        Some(reason) if reason.drops() && tables::record_guard(reason, &looked_up) => {
+            sk_action::SK_DROP
+        }
+        _ => sk_action::SK_PASS,
+    }
+}
+
 /// One line for each packet that is dropped or let in; off unless the agent runs at debug level.
 #[inline(always)]
-fn debug(ctx: &XdpContext, decision: &Decision) {
+fn debug<C: EbpfContext>(ctx: &C, decision: &Decision) {
     if let Some(segment) = &decision.segment {
         aya_log_ebpf::debug!(
             ctx,

@@ -3,21 +3,27 @@
 use core::arch::asm;
 
 use aya_ebpf::{
-    EbpfContext as _,
+    EbpfContext,
     bindings::{BPF_F_CURRENT_NETNS, bpf_sock, bpf_sock_tuple},
     cty::c_void,
     helpers::{bpf_ktime_get_boot_ns, bpf_sk_release, bpf_skc_lookup_tcp},
     macros::map,
     maps::{Array, HashMap, LpmTrie, PerCpuArray, PerCpuHashMap, RingBuf, lpm_trie::Key},
-    programs::XdpContext,
 };
 use jit_common::{
-    Budget, COUNTERS as COUNTER_COUNT, Counter, Decision, Event, EventKind, Family, GrantEntry,
-    HostKey, PROTECTED_WORDS, PortCounters, PortKey, PortRule, PrefixV4, PrefixV6, RULE_SLOTS,
-    Reason, Segment, Session, Settings, Tables,
+    Budget, COUNTERS as COUNTER_COUNT, ConnectionKey, Counter, Decision, Event, EventKind, Family,
+    Flow, GrantEntry, HostKey, LastCounted, Lookup, PROTECTED_WORDS, PlaceKey, PortCounters,
+    PortKey, PortRule, PrefixV4, PrefixV6, RULE_SLOTS, Reason, Segment, Session, Settings, Slot,
+    Tables, Ticket,
 };
 
+use crate::lookup::LookedUp;
+
 const NO_PREALLOC: u32 = 1;
+const BPF_NOEXIST: u64 = 1;
+/// How many places of a grant with a limit are tried: others may be taken by other CPUs whose count
+/// is not seen yet. Whoever finds none is denied, and sends the SYN again.
+const ATTEMPTS: u32 = 4;
 const SECOND: u64 = 1_000_000_000;
 /// `TCP_LISTEN` and `TCP_NEW_SYN_RECV` of the kernel's `net/tcp_states.h`.
 const TCP_LISTEN: u32 = 10;
@@ -31,9 +37,18 @@ static EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
 static EVENT_BUDGET: PerCpuArray<Budget> = PerCpuArray::with_max_entries(EventKind::COUNT, 0);
 // The agent sets the sizes of these at load, from its configuration.
 #[map]
-static HITS: Array<u64> = Array::with_max_entries(1024, 0);
+static CONNECTIONS: HashMap<ConnectionKey, u32> = HashMap::with_max_entries(1024, NO_PREALLOC);
 #[map]
 static HOST_GRANTS: HashMap<HostKey, GrantEntry> = HashMap::with_max_entries(1024, NO_PREALLOC);
+/// Room for a `bpf_sock_tuple`, and for one key, which the stack (512 bytes) has not.
+#[map]
+static TUPLE: PerCpuArray<[u8; 36]> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static CONNECTION_KEY: PerCpuArray<ConnectionKey> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static LAST_COUNTED: PerCpuArray<LastCounted> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static PLACES: HashMap<PlaceKey, Flow> = HashMap::with_max_entries(1024, NO_PREALLOC);
 #[map]
 static PORT_COUNTERS: PerCpuHashMap<u32, PortCounters> =
     PerCpuHashMap::with_max_entries(RULE_SLOTS, NO_PREALLOC);
@@ -47,6 +62,8 @@ static PREFIX_V6: LpmTrie<PrefixV6, GrantEntry> = LpmTrie::with_max_entries(1024
 static PROTECTED: Array<u64> = Array::with_max_entries(PROTECTED_WORDS, 0);
 #[map]
 static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
+#[map]
+static SLOTS: Array<Slot> = Array::with_max_entries(1024, 0);
 
 /// CLOCK_BOOTTIME in nanoseconds.
 #[inline(always)]
@@ -63,7 +80,7 @@ pub(crate) struct KernelTables {
 impl KernelTables {
     /// The tables as seen by this invocation.
     #[inline(always)]
-    pub(crate) fn new(ctx: &XdpContext) -> Self {
+    pub(crate) fn new(ctx: &impl EbpfContext) -> Self {
         Self { ctx: ctx.as_ptr() }
     }
 }
@@ -81,25 +98,29 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn host_grant(&self, key: &HostKey) -> Option<GrantEntry> {
+    fn host_grant(&self, key: &HostKey) -> Option<&GrantEntry> {
         // SAFETY: entries are replaced whole, never changed in place, and the memory of one that is
         // removed meanwhile stays mapped until the program ends (RCU).
-        unsafe { HOST_GRANTS.get(key) }.copied()
+        unsafe { HOST_GRANTS.get(key) }
     }
 
     #[inline(always)]
-    fn prefix_grant_v4(&self, data: PrefixV4) -> Option<GrantEntry> {
-        PREFIX_V4.get(Key::new(PrefixV4::HEAD_BITS + 32, data)).copied()
+    fn prefix_grant_v4(&self, data: PrefixV4) -> Option<&GrantEntry> {
+        PREFIX_V4.get(Key::new(PrefixV4::HEAD_BITS + 32, data))
     }
 
     #[inline(always)]
-    fn prefix_grant_v6(&self, data: PrefixV6) -> Option<GrantEntry> {
-        PREFIX_V6.get(Key::new(PrefixV6::HEAD_BITS + 128, data)).copied()
+    fn prefix_grant_v6(&self, data: PrefixV6) -> Option<&GrantEntry> {
+        PREFIX_V6.get(Key::new(PrefixV6::HEAD_BITS + 128, data))
     }
 
     #[inline(always)]
     fn session(&self, segment: &Segment) -> Session {
-        let mut tuple = [0_u8; 36];
+        let Some(tuple) = TUPLE.get_ptr_mut(0) else {
+            return Session::None;
+        };
+        // SAFETY: a valid pointer to this CPU's own memory.
+        let tuple = unsafe { &mut *tuple };
         let sport = segment.source_port.to_be_bytes();
         let dport = segment.port.port.to_be_bytes();
         let bytes: u32 = match segment.source.family {
@@ -139,13 +160,54 @@ impl Tables for KernelTables {
             }
         }
     }
+
+    /// A place is taken by an insertion that fails where another CPU was faster. (An atomic counter
+    /// that tells its old value needs Linux 5.12.)
+    #[inline(always)]
+    fn ticket(&self, slot: u32, segment: &Segment) -> Ticket {
+        let Some(counted) = SLOTS.get_ptr_mut(slot) else {
+            return Ticket::Refused;
+        };
+        // SAFETY: a valid pointer into the map. Limit and generation are written by the agent before
+        // the entry that leads here.
+        let Slot { hits, limit, generation } = unsafe { *counted };
+        let Some(key) = CONNECTION_KEY.get_ptr_mut(0) else {
+            return Ticket::Refused;
+        };
+        // SAFETY: a valid, aligned pointer to this CPU's own memory.
+        let key = unsafe { &mut *key };
+        *key = ConnectionKey { flow: Flow::of(segment), slot, generation };
+        // SAFETY: a value of four bytes is read whole.
+        if let Some(sequence) = unsafe { CONNECTIONS.get(&*key) } {
+            if !segment.opens || *sequence == segment.sequence {
+                return Ticket::Known;
+            }
+        }
+        if !segment.opens {
+            return Ticket::Refused;
+        }
+        for attempt in 0..ATTEMPTS {
+            let number = hits as u32 + attempt;
+            if number >= limit {
+                break;
+            }
+            let place = PlaceKey { slot, generation, number };
+            if PLACES.insert(place, &key.flow, BPF_NOEXIST).is_ok() {
+                // SAFETY: a valid pointer, aligned to 8 bytes; `hits` is the first field.
+                unsafe { atomic_increment(counted.cast()) };
+                let kept = CONNECTIONS.insert(&*key, segment.sequence, 0).is_ok();
+                return if kept { Ticket::Fresh } else { Ticket::Refused };
+            }
+        }
+        Ticket::Refused
+    }
 }
 
 /// Counts a decision, tells the agent about it, and says whether the packet is dropped: in observe
 /// mode it is not.
 #[inline(always)]
 pub(crate) fn record(decision: &Decision, interface: u32) -> bool {
-    let Decision { reason, segment, slot } = decision;
+    let Decision { reason, segment, slot, fresh, counted } = decision;
     count(Counter::Reason(*reason));
     let Some(segment) = segment else {
         let observed = reason.drops() && gate_observes();
@@ -160,15 +222,59 @@ pub(crate) fn record(decision: &Decision, interface: u32) -> bool {
         if observed {
             count(Counter::Observed);
         }
-        tell(EventKind::Drop, interface, observed, decision, segment);
-    } else if *reason == Reason::Granted && segment.opens {
-        if let Some(hits) = HITS.get_ptr_mut(*slot) {
-            // SAFETY: a valid pointer into the map, aligned to 8 bytes.
-            unsafe { atomic_increment(hits) };
+        tell(EventKind::Drop, interface, observed, *slot, *reason, segment);
+    } else if *counted {
+        tell(EventKind::Connection, interface, false, *slot, *reason, segment);
+    } else if *fresh && !counted_just_now(segment, *slot) {
+        if let Some(counted) = SLOTS.get_ptr_mut(*slot) {
+            // SAFETY: a valid pointer into the map, aligned to 8 bytes; `hits` is the first field.
+            unsafe { atomic_increment(counted.cast()) };
         }
-        tell(EventKind::Connection, interface, false, decision, segment);
+        tell(EventKind::Connection, interface, false, *slot, *reason, segment);
     }
     reason.drops() && !observed
+}
+
+/// Counts a refusal of the socket guard, and says whether it is carried out. What observe mode lets
+/// pass was counted where the packet was seen.
+#[inline(always)]
+pub(crate) fn record_guard(reason: Reason, looked_up: &LookedUp) -> bool {
+    let LookedUp { lookup, source_port, interface } = looked_up;
+    let Lookup { source, destination, port, .. } = lookup;
+    count(Counter::Guard);
+    if gate_observes() || port_observes(*port) {
+        return false;
+    }
+    count(Counter::Reason(reason));
+    count_port(*port, reason, false);
+    let segment = Segment {
+        source: *source,
+        destination: *destination,
+        source_port: *source_port,
+        port: *port,
+        opens: true,
+        sequence: 0,
+    };
+    tell(EventKind::Drop, *interface, false, 0, reason, &segment);
+    true
+}
+
+/// Whether this CPU counted the same SYN last: one that is sent again, or that comes by two devices
+/// of a stack (a bridge and its port), is one connection.
+#[inline(always)]
+fn counted_just_now(segment: &Segment, slot: u32) -> bool {
+    let Some(last) = LAST_COUNTED.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: a valid, aligned pointer to this CPU's own memory.
+    let last = unsafe { &mut *last };
+    if last.slot == slot && last.sequence == segment.sequence && last.flow.owns(segment) {
+        return true;
+    }
+    last.flow = Flow::of(segment);
+    last.slot = slot;
+    last.sequence = segment.sequence;
+    false
 }
 
 #[inline(always)]
@@ -212,7 +318,14 @@ fn count_port(port: PortKey, reason: Reason, observed: bool) {
 /// Sends an event if this second's budget allows it. The packet's fate is settled before: no drop
 /// depends on an event being delivered.
 #[inline(always)]
-fn tell(kind: EventKind, interface: u32, observed: bool, decision: &Decision, segment: &Segment) {
+fn tell(
+    kind: EventKind,
+    interface: u32,
+    observed: bool,
+    slot: u32,
+    reason: Reason,
+    segment: &Segment,
+) {
     let now = boot_nanos();
     let Settings { drop_events, grant_events, .. } = settings();
     let allowed = match kind {
@@ -233,7 +346,7 @@ fn tell(kind: EventKind, interface: u32, observed: bool, decision: &Decision, se
     budget.used += 1;
     match EVENTS.reserve::<Event>(0) {
         Some(mut event) => {
-            event.write(Event::new(now, interface, observed, decision, segment));
+            event.write(Event::new(now, interface, observed, slot, reason, segment));
             event.submit(0);
         }
         None => count(Counter::EventsLost),

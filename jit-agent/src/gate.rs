@@ -481,7 +481,7 @@ impl<D: Datapath> Gate<D> {
             };
             let keys: Vec<_> =
                 record.grant.entries().map(|(port, source)| EntryKey { port, source }).collect();
-            let result = self.datapath.clear_hits(slot).and_then(|()| self.try_write(&keys));
+            let result = self.datapath.open_slot(slot, 0).and_then(|()| self.try_write(&keys));
             let Err(error) = result else { continue };
             tracing::error!(grant = %id, "{error}: the grant is taken back");
             let refusal = match error {

@@ -43,6 +43,15 @@ impl Address {
         [a, b, c, d]
     }
 
+    /// True for `127.0.0.0/8` and `::1`.
+    #[inline(always)]
+    pub const fn is_loopback(&self) -> bool {
+        match self.family {
+            Family::V4 => self.bytes[0] == 127,
+            Family::V6 => u128::from_be_bytes(self.bytes) == 1,
+        }
+    }
+
     /// True for IPv6 sources that no TCP peer may have: IPv4-mapped (`::ffff:0:0/96`), multicast
     /// (`ff00::/8`) and unspecified (`::`), RFC 4291 sections 2.5.2, 2.5.5.2 and 2.7.
     #[inline(always)]

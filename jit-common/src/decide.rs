@@ -5,7 +5,7 @@
 
 use crate::{
     Address, Family, GrantEntry, HostKey, PortKey, PortRule, PrefixV4, PrefixV6, Protocol, Reason,
-    headers::{self, Frame, Network},
+    headers::{self, Frame, MAX_VLAN_TAGS, Network},
 };
 
 /// What a frame starts with.
@@ -13,6 +13,8 @@ use crate::{
 pub enum Link {
     /// An Ethernet header, possibly with VLAN tags.
     Ethernet,
+    /// The same, of which the kernel has taken the outermost tag off already (`skb_vlan_untag`).
+    EthernetUntagged,
     /// The IP header itself (tun, WireGuard, ipip).
     Ip,
 }
@@ -40,6 +42,19 @@ pub struct Segment {
     pub port: PortKey,
     /// A TCP SYN without ACK: it would open a connection.
     pub opens: bool,
+    /// TCP sequence number, host byte order; zero for UDP.
+    pub sequence: u32,
+}
+
+/// What a grant with a limit says to a segment that belongs to no established session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ticket {
+    /// A new connection; it is counted now.
+    Fresh,
+    /// Of a connection that was counted before.
+    Known,
+    /// Neither, and the limit is reached.
+    Refused,
 }
 
 /// What the decision asks of the tables. All methods must be total: what cannot be read is as if
@@ -50,13 +65,17 @@ pub trait Tables {
     /// How the port is treated.
     fn rule(&self, port: PortKey) -> PortRule;
     /// The entry for exactly this address.
-    fn host_grant(&self, key: &HostKey) -> Option<GrantEntry>;
+    fn host_grant(&self, key: &HostKey) -> Option<&GrantEntry>;
     /// The entry of the longest matching IPv4 prefix.
-    fn prefix_grant_v4(&self, data: PrefixV4) -> Option<GrantEntry>;
+    fn prefix_grant_v4(&self, data: PrefixV4) -> Option<&GrantEntry>;
     /// The entry of the longest matching IPv6 prefix.
-    fn prefix_grant_v6(&self, data: PrefixV6) -> Option<GrantEntry>;
+    fn prefix_grant_v6(&self, data: PrefixV6) -> Option<&GrantEntry>;
     /// The state of the TCP session with the segment's own 4-tuple in this network namespace.
     fn session(&self, segment: &Segment) -> Session;
+    /// Finds the segment among the connections of a grant with a limit. Only a SYN can be
+    /// [`Ticket::Fresh`], and is counted by being found so: two packets at once must not take the
+    /// same place.
+    fn ticket(&self, slot: u32, segment: &Segment) -> Ticket;
 }
 
 /// The outcome for one packet.
@@ -68,6 +87,39 @@ pub struct Decision {
     pub segment: Option<Segment>,
     /// Slot of the grant that covers it; zero unless the reason is [`Reason::Granted`].
     pub slot: u32,
+    /// It opens a connection that its grant lets in; of a grant with a limit, not one that was
+    /// counted before.
+    pub fresh: bool,
+    /// The connection was counted by [`Tables::ticket`].
+    pub counted: bool,
+}
+
+impl Decision {
+    const fn early(reason: Reason) -> Self {
+        Self { reason, segment: None, slot: 0, fresh: false, counted: false }
+    }
+
+    const fn of(reason: Reason, segment: Segment) -> Self {
+        Self { reason, segment: Some(segment), slot: 0, fresh: false, counted: false }
+    }
+
+    const fn granted(segment: Segment, slot: u32, fresh: bool) -> Self {
+        Self { reason: Reason::Granted, segment: Some(segment), slot, fresh, counted: false }
+    }
+}
+
+/// A look-up of a listening socket, as the socket guard sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lookup {
+    /// Who sent the packet.
+    pub source: Address,
+    /// Whom it is for, behind all redirects.
+    pub destination: Address,
+    /// The port behind all redirects.
+    pub port: PortKey,
+    /// It came in by the loopback interface: the host speaks to itself. `None`: the kernel does not
+    /// tell (before 5.17); then the addresses do.
+    pub loopback: Option<bool>,
 }
 
 /// Decides about one packet.
@@ -81,15 +133,34 @@ pub fn decide<F: Frame, T: Tables>(
     tables: &T,
     now: impl FnOnce() -> u64,
 ) -> Decision {
-    let segment = match protected_segment(frame, link, tables) {
-        Ok(segment) => segment,
-        Err(reason) => return Decision { reason, segment: None, slot: 0 },
+    match protected_segment(frame, link, tables) {
+        Ok(segment) => judge(segment, tables, now()),
+        Err(reason) => Decision::early(reason),
+    }
+}
+
+/// Decides about a look-up of a listening socket; `None`: nothing that the guard looks at.
+///
+/// A grant with a limit is live here until its deadline: its connections are counted where the
+/// packets are seen.
+#[inline(always)]
+pub fn guard<T: Tables>(lookup: &Lookup, tables: &T, now: impl FnOnce() -> u64) -> Option<Reason> {
+    let Lookup { source, destination, port, loopback } = lookup;
+    let own = match loopback {
+        Some(loopback) => *loopback,
+        None => source.bytes == destination.bytes || source.is_loopback(),
     };
-    let (reason, slot) = match live_grant(&segment, tables, now()) {
-        Some(grant) => (Reason::Granted, grant.slot),
-        None => (ungranted(&segment, tables), 0),
-    };
-    Decision { reason, segment: Some(segment), slot }
+    if own || !tables.protected(*port) {
+        return None;
+    }
+    if port.protocol == Protocol::Tcp && source.is_bad_tcp_source() {
+        return Some(Reason::BadSource);
+    }
+    let now = now();
+    let live = |entry: &GrantEntry| entry.unlimited.live(now) || entry.limited.live(now);
+    let granted = tables.host_grant(&HostKey::new(*source, *port)).is_some_and(live)
+        || prefix_grant(*source, *port, tables).is_some_and(live);
+    Some(if granted { Reason::Granted } else { Reason::Denied })
 }
 
 /// The segment to a protected port in the frame, or why there is none.
@@ -100,7 +171,8 @@ fn protected_segment<F: Frame, T: Tables>(
     tables: &T,
 ) -> Result<Segment, Reason> {
     let network = match link {
-        Link::Ethernet => headers::ethernet(frame)?,
+        Link::Ethernet => headers::ethernet(frame, MAX_VLAN_TAGS)?,
+        Link::EthernetUntagged => headers::ethernet(frame, MAX_VLAN_TAGS - 1)?,
         Link::Ip => headers::bare_ip(frame)?,
     };
     let transport = match network {
@@ -117,39 +189,107 @@ fn protected_segment<F: Frame, T: Tables>(
         source_port: ports.source,
         port: ports.destination,
         opens: ports.opens,
+        sequence: ports.sequence,
     })
 }
 
-/// The live grant that covers the segment. A dead host entry does not hide a live prefix.
+/// The entry of the longest prefix that covers a source.
 #[inline(always)]
-fn live_grant<T: Tables>(segment: &Segment, tables: &T, now: u64) -> Option<GrantEntry> {
-    let Segment { source, port, .. } = segment;
-    let live = |grant: &GrantEntry| grant.deadline > now;
-    if let Some(grant) = tables.host_grant(&HostKey::new(*source, *port)).filter(live) {
-        return Some(grant);
-    }
+fn prefix_grant<T: Tables>(source: Address, port: PortKey, tables: &T) -> Option<&GrantEntry> {
     match source.family {
-        Family::V4 => tables.prefix_grant_v4(PrefixV4::new(source.first_four(), *port)),
-        Family::V6 => tables.prefix_grant_v6(PrefixV6::new(source.bytes, *port)),
+        Family::V4 => tables.prefix_grant_v4(PrefixV4::new(source.first_four(), port)),
+        Family::V6 => tables.prefix_grant_v6(PrefixV6::new(source.bytes, port)),
     }
-    .filter(live)
 }
 
-/// What becomes of a segment that no live grant covers.
+/// What becomes of a segment to a protected port. A dead host entry does not hide a live prefix, and
+/// one that is used up does not hide one that is not.
 #[inline(always)]
-fn ungranted<T: Tables>(segment: &Segment, tables: &T) -> Reason {
-    if segment.port.protocol == Protocol::Udp || segment.opens {
-        return Reason::Denied;
+fn judge<T: Tables>(segment: Segment, tables: &T, now: u64) -> Decision {
+    let Segment { source, port, opens, .. } = segment;
+    let host = tables.host_grant(&HostKey::new(source, port));
+    if let Some(slot) = unlimited(host, now) {
+        return Decision::granted(segment, slot, opens);
     }
-    let PortRule { drain, forwarded, .. } = tables.rule(segment.port);
-    if forwarded != 0 {
-        return if drain != 0 { Reason::Forwarded } else { Reason::Expired };
+    let prefix = prefix_grant(source, port, tables);
+    if let Some(slot) = unlimited(prefix, now) {
+        return Decision::granted(segment, slot, opens);
     }
-    match tables.session(segment) {
-        Session::None => Reason::NoSession,
-        Session::Established if drain != 0 => Reason::Established,
-        Session::Established => Reason::Expired,
+    if port.protocol == Protocol::Udp {
+        return Decision::of(Reason::Denied, segment);
     }
+    let (limited_host, limited_prefix) = (limited(host, now), limited(prefix, now));
+    if !opens {
+        let PortRule { drain, forwarded, .. } = tables.rule(port);
+        let without_grant = if forwarded != 0 {
+            Some(Reason::Forwarded)
+        } else if tables.session(&segment) == Session::Established {
+            Some(Reason::Established)
+        } else {
+            None
+        };
+        if let Some(reason) = without_grant {
+            if let Some(slot) = limited_host.or(limited_prefix) {
+                return Decision::granted(segment, slot, false);
+            }
+            let drain = drain != 0 && !ends_cut(host, prefix);
+            return Decision::of(if drain { reason } else { Reason::Expired }, segment);
+        }
+    }
+    // What is left opens a connection, by a SYN or as the last step of a handshake, and only a grant
+    // with a limit can have a place for it.
+    let mut slot = limited_host.unwrap_or_default();
+    let mut ticket = ask(limited_host, &segment, tables);
+    if ticket == Ticket::Refused {
+        slot = limited_prefix.unwrap_or_default();
+        ticket = ask(limited_prefix, &segment, tables);
+    }
+    match ticket {
+        Ticket::Fresh => Decision { counted: true, ..Decision::granted(segment, slot, true) },
+        Ticket::Known => Decision::granted(segment, slot, false),
+        Ticket::Refused if opens => Decision::of(Reason::Denied, segment),
+        Ticket::Refused => Decision::of(Reason::NoSession, segment),
+    }
+}
+
+/// What a grant with a limit says, if there is one.
+#[inline(always)]
+fn ask<T: Tables>(slot: Option<u32>, segment: &Segment, tables: &T) -> Ticket {
+    match slot {
+        Some(slot) => tables.ticket(slot, segment),
+        None => Ticket::Refused,
+    }
+}
+
+/// Slot of the entry's grant without a limit, if it is live.
+#[inline(always)]
+fn unlimited(entry: Option<&GrantEntry>, now: u64) -> Option<u32> {
+    entry.filter(|entry| entry.unlimited.live(now)).map(|entry| entry.unlimited.slot)
+}
+
+/// Slot of the entry's grant with a limit, if it is live.
+#[inline(always)]
+fn limited(entry: Option<&GrantEntry>, now: u64) -> Option<u32> {
+    entry.filter(|entry| entry.limited.live(now)).map(|entry| entry.limited.slot)
+}
+
+/// Whether the grant that covered the source last wants its sessions cut: then they are, from its
+/// deadline on, for as long as its entry stands.
+#[inline(always)]
+fn ends_cut(host: Option<&GrantEntry>, prefix: Option<&GrantEntry>) -> bool {
+    let (host_end, host_cut) = last(host);
+    let (prefix_end, prefix_cut) = last(prefix);
+    if prefix_end > host_end { prefix_cut } else { host_cut }
+}
+
+/// Deadline of the claim that lasts longest, and whether its sessions are cut.
+#[inline(always)]
+fn last(entry: Option<&GrantEntry>) -> (u64, bool) {
+    let Some(GrantEntry { unlimited, limited }) = entry else {
+        return (0, false);
+    };
+    let last = if limited.deadline > unlimited.deadline { limited } else { unlimited };
+    (last.deadline, last.deadline != 0 && last.cut != 0)
 }
 
 #[cfg(test)]
@@ -177,14 +317,16 @@ mod tests {
     #[derive(Default)]
     struct One {
         rule: PortRule,
-        host: Option<u64>,
-        prefix_v4: Option<u64>,
-        prefix_v6: Option<u64>,
+        host: Option<GrantEntry>,
+        prefix_v4: Option<GrantEntry>,
+        prefix_v6: Option<GrantEntry>,
         session: bool,
+        /// What grants with a limit say, by slot.
+        tickets: Vec<Ticket>,
     }
 
-    fn entry(deadline: Option<u64>, slot: u32) -> Option<GrantEntry> {
-        deadline.map(|deadline| GrantEntry { deadline, slot, reserved: 0 })
+    fn until(deadline: u64, slot: u32) -> Option<GrantEntry> {
+        Some(GrantEntry::until(deadline, slot))
     }
 
     impl Tables for One {
@@ -196,23 +338,28 @@ mod tests {
             self.rule
         }
 
-        fn host_grant(&self, key: &HostKey) -> Option<GrantEntry> {
+        fn host_grant(&self, key: &HostKey) -> Option<&GrantEntry> {
             assert_eq!((key.port, key.protocol), ([0, 22], 6));
-            entry(self.host, 1)
+            self.host.as_ref()
         }
 
-        fn prefix_grant_v4(&self, data: PrefixV4) -> Option<GrantEntry> {
+        fn prefix_grant_v4(&self, data: PrefixV4) -> Option<&GrantEntry> {
             assert_eq!(data, PrefixV4::new(CLIENT, PORT));
-            entry(self.prefix_v4, 2)
+            self.prefix_v4.as_ref()
         }
 
-        fn prefix_grant_v6(&self, _: PrefixV6) -> Option<GrantEntry> {
-            entry(self.prefix_v6, 3)
+        fn prefix_grant_v6(&self, _: PrefixV6) -> Option<&GrantEntry> {
+            self.prefix_v6.as_ref()
         }
 
         fn session(&self, segment: &Segment) -> Session {
             assert_eq!((segment.source, segment.source_port), (Address::v4(CLIENT), 0x9c40));
             if self.session { Session::Established } else { Session::None }
+        }
+
+        fn ticket(&self, slot: u32, segment: &Segment) -> Ticket {
+            assert!(segment.opens || !self.session);
+            self.tickets.get(slot as usize).copied().unwrap_or(Ticket::Refused)
         }
     }
 
@@ -242,25 +389,26 @@ mod tests {
             (NOW + 1, Reason::Granted),
             (u64::MAX, Reason::Granted),
         ] {
-            let host = One { host: Some(deadline), ..One::default() };
+            let host = One { host: until(deadline, 1), ..One::default() };
             assert_eq!(of_ip(segment(SYN), &host).reason, reason, "host {deadline}");
-            let prefix = One { prefix_v4: Some(deadline), ..One::default() };
+            let prefix = One { prefix_v4: until(deadline, 2), ..One::default() };
             assert_eq!(of_ip(segment(SYN), &prefix).reason, reason, "prefix {deadline}");
         }
     }
 
     #[test]
     fn a_dead_host_entry_does_not_hide_a_live_prefix() {
-        let tables = One { host: Some(NOW), prefix_v4: Some(NOW + 1), ..One::default() };
+        let tables = One { host: until(NOW, 1), prefix_v4: until(NOW + 1, 2), ..One::default() };
         let decision = of_ip(segment(SYN), &tables);
         assert_eq!((decision.reason, decision.slot), (Reason::Granted, 2));
-        let tables = One { host: Some(NOW + 1), prefix_v4: Some(NOW + 1), ..One::default() };
+        let tables =
+            One { host: until(NOW + 1, 1), prefix_v4: until(NOW + 1, 2), ..One::default() };
         assert_eq!(of_ip(segment(SYN), &tables).slot, 1);
     }
 
     #[test]
     fn a_prefix_of_the_other_family_covers_nothing() {
-        let tables = One { prefix_v6: Some(u64::MAX), ..One::default() };
+        let tables = One { prefix_v6: until(u64::MAX, 3), ..One::default() };
         assert_eq!(of_ip(segment(SYN), &tables).reason, Reason::Denied);
     }
 
@@ -284,7 +432,7 @@ mod tests {
             for flags in [SYN, SYN | 0xc0, !ACK] {
                 assert_eq!(of_ip(segment(flags), &tables).reason, Reason::Denied, "{flags:#x}");
             }
-            let granted = One { host: Some(u64::MAX), rule, session, ..One::default() };
+            let granted = One { host: until(u64::MAX, 1), rule, session, ..One::default() };
             assert_eq!(of_ip(segment(ACK), &granted).reason, Reason::Granted);
         }
     }
@@ -325,7 +473,7 @@ mod tests {
 
     #[test]
     fn a_packet_cut_anywhere_in_its_headers_is_dropped_also_with_a_grant() {
-        let tables = One { host: Some(u64::MAX), ..One::default() };
+        let tables = One { host: until(u64::MAX, 1), ..One::default() };
         assert_eq!(of_ip(segment(SYN), &tables).reason, Reason::Granted);
         for length in 0..40 {
             let packet = segment(SYN)[..length].to_vec();

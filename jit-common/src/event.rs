@@ -1,6 +1,6 @@
 //! What the kernel programs tell the agent through the ring buffer.
 
-use crate::{Decision, Reason, Segment};
+use crate::{Reason, Segment};
 
 /// Size of an [`Event`] in bytes.
 pub const EVENT_BYTES: usize = 64;
@@ -58,7 +58,8 @@ impl Event {
         time: u64,
         interface: u32,
         observed: bool,
-        decision: &Decision,
+        slot: u32,
+        reason: Reason,
         segment: &Segment,
     ) -> Self {
         Self {
@@ -66,12 +67,12 @@ impl Event {
             source: segment.source.bytes,
             destination: segment.destination.bytes,
             interface,
-            slot: decision.slot,
+            slot,
             port: segment.port.port,
             source_port: segment.source_port,
             family: segment.source.family as u8,
             protocol: segment.port.protocol as u8,
-            reason: decision.reason as u8,
+            reason: reason as u8,
             observed: u8::from(observed),
             reserved: [0; 8],
         }

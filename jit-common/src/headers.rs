@@ -83,14 +83,16 @@ pub(crate) struct Ports {
     pub(crate) destination: PortKey,
     /// TCP only: SYN set and ACK not, whatever the other flags say.
     pub(crate) opens: bool,
+    /// TCP's sequence number, host byte order; zero for UDP.
+    pub(crate) sequence: u32,
 }
 
-/// Strips the Ethernet header and up to [`MAX_VLAN_TAGS`] VLAN tags (IEEE 802.1Q, 802.1ad).
+/// Strips the Ethernet header and up to so many VLAN tags (IEEE 802.1Q, 802.1ad).
 #[inline(always)]
-pub(crate) fn ethernet<F: Frame>(frame: &F) -> Result<Network, Reason> {
+pub(crate) fn ethernet<F: Frame>(frame: &F, most_tags: usize) -> Result<Network, Reason> {
     let mut ethertype = u16::from_be_bytes(frame.load(12).ok_or(Reason::Malformed)?);
     let mut at = ETHERNET_BYTES;
-    for _ in 0..MAX_VLAN_TAGS {
+    for _ in 0..most_tags {
         if ethertype != ETHERTYPE_VLAN && ethertype != ETHERTYPE_QINQ {
             break;
         }
@@ -251,7 +253,7 @@ fn tcp<F: Frame>(frame: &F, transport: &Transport) -> Result<Ports, Reason> {
         return Err(cut_short);
     }
     let header: [u8; TCP_BYTES] = frame.load(transport.at).ok_or(cut_short)?;
-    let [s0, s1, d0, d1, _, _, _, _, _, _, _, _, data_offset, flags, ..] = header;
+    let [s0, s1, d0, d1, n0, n1, n2, n3, _, _, _, _, data_offset, flags, ..] = header;
     let header_bytes = usize::from(data_offset >> 4) * 4;
     // A first fragment may leave its options to the next one; a whole segment may not.
     let options_missing =
@@ -264,6 +266,7 @@ fn tcp<F: Frame>(frame: &F, transport: &Transport) -> Result<Ports, Reason> {
         destination: PortKey { protocol: Protocol::Tcp, port: u16::from_be_bytes([d0, d1]) },
         // A mask, never equality: SYN with ECE, CWR, URG, PSH or reserved bits opens connections.
         opens: flags & (TCP_SYN | TCP_ACK) == TCP_SYN,
+        sequence: u32::from_be_bytes([n0, n1, n2, n3]),
     })
 }
 
@@ -279,6 +282,7 @@ fn udp<F: Frame>(frame: &F, transport: &Transport) -> Result<Ports, Reason> {
         source: u16::from_be_bytes([s0, s1]),
         destination: PortKey { protocol: Protocol::Udp, port: u16::from_be_bytes([d0, d1]) },
         opens: false,
+        sequence: 0,
     })
 }
 

@@ -17,11 +17,12 @@ mod reason;
 mod tables;
 
 pub use address::{Address, Family};
-pub use decide::{Decision, Link, Segment, Session, Tables, decide};
+pub use decide::{Decision, Link, Lookup, Segment, Session, Tables, Ticket, decide, guard};
 pub use event::{EVENT_BYTES, Event, EventKind};
 pub use headers::{Frame, MAX_EXTENSION_HEADERS, MAX_VLAN_TAGS};
 pub use reason::Reason;
 pub use tables::{
-    ABI_VERSION, Budget, COUNTERS, Counter, GrantEntry, HostKey, PROTECTED_WORDS, PortCounters,
-    PortKey, PortRule, PrefixV4, PrefixV6, Protocol, RULE_SLOTS, Settings, map,
+    ABI_VERSION, Budget, COUNTERS, Claim, ConnectionKey, Counter, Flow, GrantEntry, HostKey,
+    LastCounted, MAX_CONNECTIONS, PROTECTED_WORDS, PlaceKey, PortCounters, PortKey, PortRule,
+    PrefixV4, PrefixV6, Protocol, RULE_SLOTS, Settings, Slot, map,
 };

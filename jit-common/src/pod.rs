@@ -2,7 +2,8 @@
 //! bytes, which lets aya copy them to and from the kernel.
 
 use crate::{
-    Budget, Event, GrantEntry, HostKey, PortCounters, PortRule, PrefixV4, PrefixV6, Settings,
+    Budget, ConnectionKey, Event, Flow, GrantEntry, HostKey, LastCounted, PlaceKey, PortCounters,
+    PortRule, PrefixV4, PrefixV6, Settings, Slot,
 };
 
 macro_rules! pod {
@@ -13,4 +14,19 @@ macro_rules! pod {
     )*};
 }
 
-pod!(Budget, Event, GrantEntry, HostKey, PortCounters, PortRule, PrefixV4, PrefixV6, Settings);
+pod!(
+    Budget,
+    ConnectionKey,
+    Event,
+    Flow,
+    GrantEntry,
+    HostKey,
+    LastCounted,
+    PlaceKey,
+    PortCounters,
+    PortRule,
+    PrefixV4,
+    PrefixV6,
+    Settings,
+    Slot,
+);

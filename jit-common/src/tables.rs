@@ -4,23 +4,28 @@
 //! asserted; a change of any layout raises [`ABI_VERSION`], which is part of the pin path. Ports
 //! inside keys are in network byte order, as longest-prefix matching needs them.
 
-use crate::{Address, Family, Reason};
+use crate::{Address, Family, Reason, Segment};
 
 /// Version of every layout in this file and in `event.rs`; part of the pin path.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Map names: of the statics in the object, of the pins, and in `bpftool map`.
 pub mod map {
+    /// Hash [`crate::ConnectionKey`] -> u32, the SYN's sequence number: what grants with a limit let
+    /// in.
+    pub const CONNECTIONS: &str = "CONNECTIONS";
     /// Per-CPU array by [`crate::Counter`].
     pub const COUNTERS: &str = "COUNTERS";
     /// Ring buffer of [`crate::Event`].
     pub const EVENTS: &str = "EVENTS";
     /// Per-CPU array of [`crate::Budget`], one for each [`crate::EventKind`].
     pub const EVENT_BUDGET: &str = "EVENT_BUDGET";
-    /// Array of u64 by grant slot: connections let in.
-    pub const HITS: &str = "HITS";
     /// Hash [`crate::HostKey`] -> [`crate::GrantEntry`].
     pub const HOST_GRANTS: &str = "HOST_GRANTS";
+    /// Per-CPU array of one [`crate::LastCounted`].
+    pub const LAST_COUNTED: &str = "LAST_COUNTED";
+    /// Hash [`crate::PlaceKey`] -> [`crate::Flow`]: who took the places of grants with a limit.
+    pub const PLACES: &str = "PLACES";
     /// Per-CPU hash [`crate::PortKey`] index -> [`crate::PortCounters`].
     pub const PORT_COUNTERS: &str = "PORT_COUNTERS";
     /// Array of [`crate::PortRule`] by [`crate::PortKey::index`].
@@ -33,6 +38,8 @@ pub mod map {
     pub const PROTECTED: &str = "PROTECTED";
     /// Array of one [`crate::Settings`].
     pub const SETTINGS: &str = "SETTINGS";
+    /// Array of [`crate::Slot`]: connections that each grant let in, and its limit.
+    pub const SLOTS: &str = "SLOTS";
 }
 
 /// Transport protocol of a protected port, with its IANA protocol number.
@@ -209,18 +216,154 @@ impl PrefixV6 {
     }
 }
 
-/// What a grant table holds: until when, and which slot counts the connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Until when one grant lets in, and where its connections are counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Claim {
+    /// CLOCK_BOOTTIME nanoseconds; the grant is dead at the deadline itself. Zero: there is none.
+    pub deadline: u64,
+    /// Index into the table of slots.
+    pub slot: u32,
+    /// Not zero: its sessions end with it, also on a port whose rule is `drain`.
+    pub cut: u8,
+    /// Always zero.
+    pub reserved: [u8; 3],
+}
+const _: () = assert!(size_of::<Claim>() == 16);
+
+impl Claim {
+    /// A claim whose sessions end as the port's rule says.
+    pub const fn until(deadline: u64, slot: u32) -> Self {
+        Self { deadline, slot, cut: 0, reserved: [0; 3] }
+    }
+
+    /// Whether it lets in at this time, CLOCK_BOOTTIME nanoseconds.
+    #[inline(always)]
+    pub const fn live(&self, now: u64) -> bool {
+        self.deadline > now
+    }
+}
+
+/// What a grant table holds. The grants that cover one place are a union, of which two matter: the
+/// one without a limit that lasts longest, and one with a limit that is not used up. So a grant with
+/// a limit never shortens one without, also with the agent dead.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct GrantEntry {
-    /// CLOCK_BOOTTIME nanoseconds; the grant is dead at the deadline itself.
-    pub deadline: u64,
-    /// Index into the table of hits; hits live there so that writing a new deadline loses none.
-    pub slot: u32,
-    /// Always zero.
-    pub reserved: u32,
+    /// A grant for any number of connections.
+    pub unlimited: Claim,
+    /// A grant for so many connections as its [`Slot`] says.
+    pub limited: Claim,
 }
-const _: () = assert!(size_of::<GrantEntry>() == 16);
+const _: () = assert!(size_of::<GrantEntry>() == 32);
+
+impl GrantEntry {
+    /// A grant for any number of connections alone.
+    pub const fn until(deadline: u64, slot: u32) -> Self {
+        Self { unlimited: Claim::until(deadline, slot), limited: Claim::until(0, 0) }
+    }
+}
+
+/// Most connections that a grant with a limit can have.
+pub const MAX_CONNECTIONS: u32 = 1024;
+
+/// What is counted for one grant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Slot {
+    /// Connections let in; a SYN that is sent again counts once for a grant with a limit.
+    pub hits: u64,
+    /// Most connections, up to [`MAX_CONNECTIONS`]; zero for a grant without a limit.
+    pub limit: u32,
+    /// Goes up with each grant that gets this slot, so that none meets the connections of another.
+    pub generation: u32,
+}
+const _: () = assert!(size_of::<Slot>() == 16);
+
+/// A place for one connection of a grant with a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct PlaceKey {
+    /// Index into the table of slots.
+    pub slot: u32,
+    /// As in [`Slot::generation`].
+    pub generation: u32,
+    /// From zero, below [`Slot::limit`], without gaps.
+    pub number: u32,
+}
+const _: () = assert!(size_of::<PlaceKey>() == 12);
+
+/// The 4-tuple of a TCP connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct Flow {
+    /// As [`Address::bytes`].
+    pub source: [u8; 16],
+    /// As [`Address::bytes`].
+    pub destination: [u8; 16],
+    /// Source port, host byte order.
+    pub source_port: u16,
+    /// Destination port, host byte order.
+    pub port: u16,
+    /// 4 or 6; zero: no connection.
+    pub family: u8,
+    /// Always zero.
+    pub reserved: [u8; 3],
+}
+const _: () = assert!(size_of::<Flow>() == 40);
+
+impl Flow {
+    /// The connection that a segment belongs to.
+    #[inline(always)]
+    pub const fn of(segment: &Segment) -> Self {
+        Self {
+            source: segment.source.bytes,
+            destination: segment.destination.bytes,
+            source_port: segment.source_port,
+            port: segment.port.port,
+            family: segment.source.family as u8,
+            reserved: [0; 3],
+        }
+    }
+
+    /// Whether a segment belongs to this connection.
+    #[inline(always)]
+    pub fn owns(&self, segment: &Segment) -> bool {
+        self.source_port == segment.source_port
+            && self.port == segment.port.port
+            && self.family == segment.source.family as u8
+            && self.source == segment.source.bytes
+            && self.destination == segment.destination.bytes
+    }
+}
+
+/// A connection that a grant with a limit let in. The table holds the sequence number of its SYN,
+/// which a SYN that is sent again repeats (RFC 9293 section 3.8.1), and a new connection between the
+/// same ports does not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct ConnectionKey {
+    /// Who with whom.
+    pub flow: Flow,
+    /// Index into the table of slots.
+    pub slot: u32,
+    /// As in [`Slot::generation`].
+    pub generation: u32,
+}
+const _: () = assert!(size_of::<ConnectionKey>() == 48);
+
+/// The SYN that a CPU counted last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct LastCounted {
+    /// Who with whom.
+    pub flow: Flow,
+    /// Index into the table of slots.
+    pub slot: u32,
+    /// Sequence number, host byte order.
+    pub sequence: u32,
+}
+const _: () = assert!(size_of::<LastCounted>() == 48);
 
 /// Settings of the whole gate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -276,10 +419,12 @@ pub enum Counter {
     EventsSuppressed,
     /// Events not sent because the ring buffer was full.
     EventsLost,
+    /// Look-ups of a listening socket that the socket guard refused, or would have in observe mode.
+    Guard,
 }
 
-/// Length of the table of counters: the last reason's number, and three more behind it.
-pub const COUNTERS: u32 = Reason::Unprotected as u32 + 4;
+/// Length of the table of counters: the last reason's number, and four more behind it.
+pub const COUNTERS: u32 = Reason::Unprotected as u32 + 5;
 
 impl Counter {
     /// Index into the table, below [`COUNTERS`].
@@ -287,9 +432,10 @@ impl Counter {
     pub const fn index(self) -> u32 {
         match self {
             Self::Reason(reason) => reason as u32,
-            Self::Observed => COUNTERS - 3,
-            Self::EventsSuppressed => COUNTERS - 2,
-            Self::EventsLost => COUNTERS - 1,
+            Self::Observed => COUNTERS - 4,
+            Self::EventsSuppressed => COUNTERS - 3,
+            Self::EventsLost => COUNTERS - 2,
+            Self::Guard => COUNTERS - 1,
         }
     }
 }
@@ -329,6 +475,7 @@ mod tests {
             Counter::Observed,
             Counter::EventsSuppressed,
             Counter::EventsLost,
+            Counter::Guard,
         ]);
         for counter in all {
             let index = counter.index() as usize;

@@ -15,7 +15,7 @@ use jit_tests::{
     agent::{CLIENT, Site, opens},
     empty,
     frames::{Ipv4, Ipv6, Tcp},
-    kernel::{Kernel, PROGRAMS},
+    kernel::{Kernel, all_programs, xdp_programs},
     programs::binary,
 };
 
@@ -45,7 +45,7 @@ fn packets() {
     tables.ports.insert(SSH, rule);
     for number in 0..1_000_u32 {
         let source = Address::v4((0x0a00_0000 + number).to_be_bytes());
-        let entry = GrantEntry { deadline: u64::MAX, slot: 1, reserved: 0 };
+        let entry = GrantEntry::until(u64::MAX, 1);
         tables.hosts.insert(HostKey::new(source, SSH), entry);
     }
     kernel.fill(&tables);
@@ -63,7 +63,7 @@ fn packets() {
         ("ACK without a session, dropped", Ipv4::new(denied, to).tcp(&Tcp::with_flags(22, ACK))),
     ];
     println!("\n| packet | ns | times the empty program |\n|---|---|---|");
-    let program = PROGRAMS.last().copied().unwrap();
+    let program = xdp_programs().last().unwrap();
     let sample = rows.first().map(|(_, packet)| packet.frame()).unwrap();
     for (name, packet) in rows {
         // The least of several: what else the machine does only ever adds.
@@ -74,7 +74,7 @@ fn packets() {
         }
         println!("| {name} | {gate:.0} | {:.1} |", gate / empty);
     }
-    for program in PROGRAMS {
+    for program in all_programs() {
         println!("{program}: {:?} instructions verified", kernel.verified_instructions(program));
     }
 }

@@ -12,39 +12,80 @@ use aya::{
         lpm_trie::{Key, LpmTrie},
     },
     programs::{
-        TestRun, TestRunOptions, Xdp, XdpMode,
+        Program, TestRun, TestRunOptions, TestRunResult, Xdp, XdpMode,
         links::{FdLink, LinkType},
     },
     util::nr_cpus,
 };
 use jit_agent::datapath::{
     memory::MemoryTables,
-    object::{OBJECT, PROGRAM_XDP, PROGRAM_XDP_FRAGS},
+    object::{
+        OBJECT, PROGRAM_GUARD, PROGRAM_GUARD_LEGACY, PROGRAM_TC, PROGRAM_TC_L3, PROGRAM_XDP,
+        PROGRAM_XDP_FRAGS,
+    },
 };
 use jit_common::{
-    Address, COUNTERS, Counter, Event, Family, GrantEntry, HostKey, PROTECTED_WORDS, PortCounters,
-    PortKey, PortRule, PrefixV4, PrefixV6, Reason, Settings, map,
+    Address, COUNTERS, Counter, Event, Family, GrantEntry, HostKey, LastCounted, PROTECTED_WORDS,
+    PortCounters, PortKey, PortRule, PrefixV4, PrefixV6, Reason, Settings, Slot, map,
 };
 
 use crate::{lacks, netns};
 
-/// Both XDP entry points, which must never differ in their answer.
-pub const PROGRAMS: [&str; 2] = [PROGRAM_XDP, PROGRAM_XDP_FRAGS];
-/// Those of [`PROGRAMS`] that the running kernel has: all, unless it is known to lack something.
+/// The entry points that judge Ethernet frames, which must never differ in their answer.
+const PROGRAMS: [&str; 3] = [PROGRAM_XDP, PROGRAM_XDP_FRAGS, PROGRAM_TC];
+/// Those that do not, and the socket guards.
+const OTHER_PROGRAMS: [&str; 3] = [PROGRAM_TC_L3, PROGRAM_GUARD, PROGRAM_GUARD_LEGACY];
+
+/// The entry points that judge Ethernet frames, as far as the running kernel has them: all, unless
+/// it is known to lack something.
 pub fn programs() -> impl Iterator<Item = &'static str> {
-    PROGRAMS
-        .into_iter()
-        .filter(|name| *name != PROGRAM_XDP_FRAGS || !lacks::kernel_lacks(lacks::FRAGS))
+    PROGRAMS.into_iter().filter(|name| has(name))
+}
+
+/// Those of [`programs`] that attach by XDP.
+pub fn xdp_programs() -> impl Iterator<Item = &'static str> {
+    programs().filter(|name| *name != PROGRAM_TC)
+}
+
+/// Everything in the object, likewise.
+pub fn all_programs() -> impl Iterator<Item = &'static str> {
+    programs().chain(OTHER_PROGRAMS.into_iter().filter(|name| has(name)))
+}
+
+fn has(program: &str) -> bool {
+    let needs = match program {
+        PROGRAM_XDP_FRAGS => lacks::FRAGS,
+        PROGRAM_GUARD => lacks::INGRESS_IFINDEX,
+        _ => return true,
+    };
+    !lacks::kernel_lacks(needs)
 }
 
 /// The shortest frame that the kernel runs a program over: an Ethernet header.
 pub const MIN_FRAME: usize = 14;
+/// Whether the kernel runs a program over a frame. XDP takes all from an Ethernet header on; the run
+/// for TC wants a byte behind it, and the whole network header that the ethertype announces
+/// (`bpf_prog_test_run_skb` in `net/bpf/test_run.c`).
+pub fn runs(program: &str, frame: &[u8]) -> bool {
+    let behind = match frame.get(12..MIN_FRAME) {
+        None => return false,
+        Some(_) if program != PROGRAM_TC => 0,
+        Some([0x08, 0x00]) => 20,
+        Some([0x86, 0xdd]) => 40,
+        Some(_) => 1,
+    };
+    frame.len() >= MIN_FRAME + behind
+}
+
 /// Entries in each grant table and in the table of hits.
 pub const CAPACITY: u32 = 4096;
 
 /// `XDP_DROP` and `XDP_PASS` of `linux/bpf.h`.
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
+/// `TC_ACT_SHOT` of `linux/pkt_cls.h`, and `TC_ACT_UNSPEC` (-1): go on.
+const TC_DROP: u32 = 2;
+const TC_NEXT: u32 = u32::MAX;
 
 /// The packet counters, by [`Counter::index`].
 pub type Counters = [u64; COUNTERS as usize];
@@ -65,43 +106,52 @@ pub struct Kernel {
     ebpf: Ebpf,
     counters: PerCpuArray<MapData, u64>,
     events: RingBuf<MapData>,
-    hits: Array<MapData, u64>,
     hosts: HashMap<MapData, HostKey, GrantEntry>,
+    last_counted: PerCpuArray<MapData, LastCounted>,
     port_counters: PerCpuHashMap<MapData, u32, PortCounters>,
     port_rules: Array<MapData, PortRule>,
     prefixes_v4: LpmTrie<MapData, PrefixV4, GrantEntry>,
     prefixes_v6: LpmTrie<MapData, PrefixV6, GrantEntry>,
     protected: Array<MapData, u64>,
     settings: Array<MapData, Settings>,
+    slots: Array<MapData, Slot>,
     filled: BTreeSet<PortKey>,
 }
 
 impl Kernel {
-    /// Loads both XDP programs with empty tables: nothing is protected, no events.
+    /// Loads all programs with empty tables: nothing is protected, no events.
     pub fn load() -> Self {
         netns::require_root();
         assert!(!OBJECT.is_empty(), "built without the kernel programs (AYA_BUILD_SKIP)");
         let mut loader = EbpfLoader::new();
         loader.override_global("AYA_LOG_LEVEL", &0_u8, true);
-        for name in [map::HITS, map::HOST_GRANTS, map::PREFIX_GRANTS_V4, map::PREFIX_GRANTS_V6] {
+        for name in [map::SLOTS, map::HOST_GRANTS, map::PREFIX_GRANTS_V4, map::PREFIX_GRANTS_V6] {
             loader.map_max_entries(name, CAPACITY);
         }
         let mut ebpf = loader.load(OBJECT).expect("the object loads");
-        for name in programs() {
-            xdp(&mut ebpf, name).load().unwrap_or_else(|error| panic!("{name}: {error:?}"));
+        for name in all_programs() {
+            let program = ebpf.program_mut(name).unwrap_or_else(|| panic!("program {name}"));
+            let loaded = match program {
+                Program::Xdp(program) => program.load(),
+                Program::SchedClassifier(program) => program.load(),
+                Program::SkLookup(program) => program.load(),
+                _ => panic!("{name}: an unknown kind of program"),
+            };
+            loaded.unwrap_or_else(|error| panic!("{name}: {error:?}"));
         }
         let mut take = |name| ebpf.take_map(name).unwrap_or_else(|| panic!("map {name}"));
         Self {
             counters: take(map::COUNTERS).try_into().expect("per-CPU array"),
             events: take(map::EVENTS).try_into().expect("ring buffer"),
-            hits: take(map::HITS).try_into().expect("array"),
             hosts: take(map::HOST_GRANTS).try_into().expect("hash"),
+            last_counted: take(map::LAST_COUNTED).try_into().expect("per-CPU array"),
             port_counters: take(map::PORT_COUNTERS).try_into().expect("per-CPU hash"),
             port_rules: take(map::PORT_RULES).try_into().expect("array"),
             prefixes_v4: take(map::PREFIX_GRANTS_V4).try_into().expect("trie"),
             prefixes_v6: take(map::PREFIX_GRANTS_V6).try_into().expect("trie"),
             protected: take(map::PROTECTED).try_into().expect("array"),
             settings: take(map::SETTINGS).try_into().expect("array"),
+            slots: take(map::SLOTS).try_into().expect("array"),
             filled: BTreeSet::new(),
             ebpf,
         }
@@ -142,26 +192,40 @@ impl Kernel {
     /// Runs a program over a frame and returns its answer, true for a drop. `program` is one of
     /// [`PROGRAMS`].
     pub fn drops(&self, program: &str, frame: &[u8]) -> bool {
-        let program: &Xdp =
-            self.ebpf.program(program).expect("program").try_into().expect("an XDP program");
-        let options = TestRunOptions { data_in: Some(frame), ..TestRunOptions::new() };
-        let result = program.test_run(options).unwrap_or_else(|error| {
-            panic!("BPF_PROG_TEST_RUN over {} bytes: {error:?}", frame.len())
-        });
+        let (result, drop, pass) = self.test_run(program, frame, 1);
         match result.return_value {
-            XDP_DROP => true,
-            XDP_PASS => false,
+            answer if answer == drop => true,
+            answer if answer == pass => false,
             other => panic!("the gate answered {other}"),
         }
     }
 
     /// Nanoseconds a run of a program takes over a frame, the mean of so many.
     pub fn nanos(&self, program: &str, frame: &[u8], repeat: u32) -> f64 {
-        let program: &Xdp =
-            self.ebpf.program(program).expect("program").try_into().expect("an XDP program");
-        let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::new() };
-        let result = program.test_run(options).expect("BPF_PROG_TEST_RUN");
+        let (result, ..) = self.test_run(program, frame, repeat);
         result.duration.as_secs_f64() * 1e9
+    }
+
+    /// What the program answered, and its answers for a drop and a pass.
+    fn test_run(&self, program: &str, frame: &[u8], repeat: u32) -> (TestRunResult, u32, u32) {
+        let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::new() };
+        let failed = |error| panic!("BPF_PROG_TEST_RUN over {} bytes: {error:?}", frame.len());
+        match self.ebpf.program(program).expect("program") {
+            Program::Xdp(program) => {
+                (program.test_run(options).unwrap_or_else(failed), XDP_DROP, XDP_PASS)
+            }
+            Program::SchedClassifier(program) => {
+                (program.test_run(options).unwrap_or_else(failed), TC_DROP, TC_NEXT)
+            }
+            _ => panic!("{program} does not judge frames"),
+        }
+    }
+
+    /// Forgets which SYN each CPU counted last, so that the same one counts again.
+    pub fn forget_counted(&mut self) {
+        let nothing = PerCpuValues::try_from(vec![LastCounted::default(); cpus()]);
+        let nothing = nothing.expect("as many values as CPUs");
+        self.last_counted.set(0, nothing, 0).expect("clear what was counted last");
     }
 
     /// Runs a program over a frame and finds out why it answered as it did.
@@ -205,7 +269,7 @@ impl Kernel {
 
     /// Connections let in under the grants of this slot.
     pub fn hits(&self, slot: u32) -> u64 {
-        self.hits.get(&slot, 0).expect("a slot below the capacity")
+        self.slots.get(&slot, 0).expect("a slot below the capacity").hits
     }
 
     /// Takes all events out of the ring buffer.
@@ -243,8 +307,14 @@ impl Kernel {
     /// Instructions that the kernel's verifier processed to accept a program; `None` on a kernel
     /// that does not say (before 5.16).
     pub fn verified_instructions(&mut self, program: &str) -> Option<u32> {
-        let info = xdp(&mut self.ebpf, program).info().expect("program info");
-        info.verified_instruction_count()
+        let program = self.ebpf.program_mut(program).expect("program");
+        let info = match program {
+            Program::Xdp(program) => program.info(),
+            Program::SchedClassifier(program) => program.info(),
+            Program::SkLookup(program) => program.info(),
+            _ => panic!("an unknown kind of program"),
+        };
+        info.expect("program info").verified_instruction_count()
     }
 
     fn clear(&mut self) {

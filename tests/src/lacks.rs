@@ -6,6 +6,8 @@ use std::env;
 
 /// Programs with multi-buffer support: Linux 5.18.
 pub const FRAGS: &str = "frags";
+/// The interface in the socket guard's context: Linux 5.17.
+pub const INGRESS_IFINDEX: &str = "ingress_ifindex";
 /// The kernel's count of the instructions that its verifier processed: Linux 5.16.
 pub const VERIFIED_INSTRUCTIONS: &str = "verified_instructions";
 

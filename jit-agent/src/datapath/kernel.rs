@@ -111,8 +111,8 @@ impl Datapath for KernelDatapath {
         self.maps.hits(slot)
     }
 
-    fn clear_hits(&mut self, slot: u32) -> Result<(), DatapathError> {
-        self.maps.clear_hits(slot)
+    fn open_slot(&mut self, slot: u32, limit: u32) -> Result<(), DatapathError> {
+        self.maps.open_slot(slot, limit)
     }
 
     fn counters(&self) -> Result<Counters, DatapathError> {

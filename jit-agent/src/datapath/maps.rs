@@ -7,8 +7,9 @@ use aya::maps::{
     Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, lpm_trie::Key,
 };
 use jit_common::{
-    Address, COUNTERS, Family, GrantEntry, HostKey, PROTECTED_WORDS, PortCounters, PortKey,
-    PortRule, PrefixV4, PrefixV6, Protocol, Settings, map,
+    Address, COUNTERS, ConnectionKey, Family, Flow, GrantEntry, HostKey, MAX_CONNECTIONS,
+    PROTECTED_WORDS, PlaceKey, PortCounters, PortKey, PortRule, PrefixV4, PrefixV6, Protocol,
+    Settings, Slot, map,
 };
 
 use crate::{
@@ -24,15 +25,17 @@ const FULL: [i32; 3] = [libc::E2BIG, libc::ENOSPC, libc::ENOMEM];
 
 /// The tables.
 pub struct Maps {
+    connections: HashMap<MapData, ConnectionKey, u32>,
     counters: PerCpuArray<MapData, u64>,
-    hits: Array<MapData, u64>,
     hosts: HashMap<MapData, HostKey, GrantEntry>,
+    places: HashMap<MapData, PlaceKey, Flow>,
     port_counters: PerCpuHashMap<MapData, u32, PortCounters>,
     port_rules: Array<MapData, PortRule>,
     prefixes_v4: LpmTrie<MapData, PrefixV4, GrantEntry>,
     prefixes_v6: LpmTrie<MapData, PrefixV6, GrantEntry>,
     protected: Array<MapData, u64>,
     settings: Array<MapData, Settings>,
+    slots: Array<MapData, Slot>,
 }
 
 impl Maps {
@@ -54,15 +57,17 @@ impl Maps {
             }};
         }
         Ok(Self {
+            connections: open!(map::CONNECTIONS),
             counters: open!(map::COUNTERS),
-            hits: open!(map::HITS),
             hosts: open!(map::HOST_GRANTS),
+            places: open!(map::PLACES),
             port_counters: open!(map::PORT_COUNTERS),
             port_rules: open!(map::PORT_RULES),
             prefixes_v4: open!(map::PREFIX_GRANTS_V4),
             prefixes_v6: open!(map::PREFIX_GRANTS_V6),
             protected: open!(map::PROTECTED),
             settings: open!(map::SETTINGS),
+            slots: open!(map::SLOTS),
         })
     }
 
@@ -135,11 +140,10 @@ impl Maps {
             };
             (map::PREFIX_GRANTS_V6, result)
         };
-        match result {
-            Err(MapError::KeyNotFound) => Ok(()),
-            Err(error) if entry.is_none() && errno(&error) == Some(libc::ENOENT) => Ok(()),
-            other => other.map_err(failed("write to", table)),
+        if entry.is_none() {
+            return gone(result, table);
         }
+        result.map_err(failed("write to", table))
     }
 
     /// Makes exactly these ports protected: rules and counters first, then the bits.
@@ -204,12 +208,30 @@ impl Maps {
 
     /// Connections counted in a slot; zero when it cannot be read.
     pub fn hits(&self, slot: u32) -> u64 {
-        self.hits.get(&slot, 0).unwrap_or(0)
+        self.slots.get(&slot, 0).map_or(0, |counted| counted.hits)
     }
 
-    /// Sets the count of a slot to zero.
-    pub fn clear_hits(&mut self, slot: u32) -> Result<(), DatapathError> {
-        self.hits.set(slot, 0, 0).map_err(failed("write to", map::HITS))
+    /// Counts a slot from zero, for its next grant: with at most so many connections, zero for any
+    /// number. Those of the grant before are forgotten.
+    pub fn open_slot(&mut self, slot: u32, limit: u32) -> Result<(), DatapathError> {
+        let old = self.slots.get(&slot, 0).map_err(failed("read", map::SLOTS))?;
+        let generation = old.generation.wrapping_add(1);
+        let counted = Slot { hits: 0, limit, generation };
+        self.slots.set(slot, counted, 0).map_err(failed("write to", map::SLOTS))?;
+        for number in 0..old.limit.min(MAX_CONNECTIONS) {
+            let generation = old.generation;
+            let place = PlaceKey { slot, generation, number };
+            let flow = match self.places.get(&place, 0) {
+                Ok(flow) => flow,
+                // Numbers have no gaps.
+                Err(MapError::KeyNotFound) => break,
+                Err(error) => return Err(failed("read", map::PLACES)(error)),
+            };
+            let connection = ConnectionKey { flow, slot, generation };
+            gone(self.connections.remove(&connection), map::CONNECTIONS)?;
+            gone(self.places.remove(&place), map::PLACES)?;
+        }
+        Ok(())
     }
 
     /// All counters, summed over the CPUs.
@@ -247,13 +269,13 @@ impl Maps {
 
 impl From<GrantEntry> for Entry {
     fn from(entry: GrantEntry) -> Self {
-        Self { deadline: BootNanos(entry.deadline), slot: entry.slot }
+        Self { deadline: BootNanos(entry.unlimited.deadline), slot: entry.unlimited.slot }
     }
 }
 
 impl From<Entry> for GrantEntry {
     fn from(entry: Entry) -> Self {
-        Self { deadline: entry.deadline.0, slot: entry.slot, reserved: 0 }
+        Self::until(entry.deadline.0, entry.slot)
     }
 }
 
@@ -277,6 +299,15 @@ fn prefix_entry(
         PortKey { protocol: Protocol::from_number(protocol)?, port: u16::from_be_bytes(port) };
     let source = SourcePrefix::new(address, u8::try_from(length?).ok()?).ok()?;
     Some(EntryKey { port, source })
+}
+
+/// To remove what is not there is no error.
+fn gone(removed: Result<(), MapError>, table: &'static str) -> Result<(), DatapathError> {
+    match removed {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(error) if errno(&error) == Some(libc::ENOENT) => Ok(()),
+        other => other.map_err(failed("write to", table)),
+    }
 }
 
 fn errno(error: &MapError) -> Option<i32> {

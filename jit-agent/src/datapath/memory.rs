@@ -2,13 +2,14 @@
 //! and comparisons.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use jit_common::{
-    Address, Family, GrantEntry, HostKey, PortKey, PortRule, PrefixV4, PrefixV6, Segment, Session,
-    Settings, Tables,
+    Address, ConnectionKey, Family, Flow, GrantEntry, HostKey, PortKey, PortRule, PrefixV4,
+    PrefixV6, Segment, Session, Settings, Slot, Tables, Ticket,
 };
 
 use crate::{
@@ -29,14 +30,20 @@ pub struct MemoryTables {
     pub prefixes: BTreeMap<(PortKey, Address, u8), GrantEntry>,
     /// Established TCP sessions: source and its port, destination and its port.
     pub sessions: BTreeSet<(Address, u16, Address, u16)>,
+    /// Limits of the grants that have one, by slot.
+    pub slots: BTreeMap<u32, Slot>,
+    /// What those grants let in, with the sequence number of the SYN.
+    pub connections: RefCell<BTreeMap<ConnectionKey, u32>>,
+    /// How many each of them let in, by slot and generation.
+    pub taken: RefCell<BTreeMap<(u32, u32), u32>>,
 }
 
 impl MemoryTables {
     /// The longest matching prefix, as a kernel trie answers.
-    fn longest(&self, port: PortKey, address: Address, max: u8) -> Option<GrantEntry> {
+    fn longest(&self, port: PortKey, address: Address, max: u8) -> Option<&GrantEntry> {
         (0..=max)
             .rev()
-            .find_map(|length| self.prefixes.get(&(port, masked(address, length), length)).copied())
+            .find_map(|length| self.prefixes.get(&(port, masked(address, length), length)))
     }
 }
 
@@ -49,16 +56,16 @@ impl Tables for MemoryTables {
         self.ports.get(&port).copied().unwrap_or_default()
     }
 
-    fn host_grant(&self, key: &HostKey) -> Option<GrantEntry> {
-        self.hosts.get(key).copied()
+    fn host_grant(&self, key: &HostKey) -> Option<&GrantEntry> {
+        self.hosts.get(key)
     }
 
-    fn prefix_grant_v4(&self, data: PrefixV4) -> Option<GrantEntry> {
+    fn prefix_grant_v4(&self, data: PrefixV4) -> Option<&GrantEntry> {
         let port = port_key(data.protocol, data.port)?;
         self.longest(port, Address::v4(data.address), 32)
     }
 
-    fn prefix_grant_v6(&self, data: PrefixV6) -> Option<GrantEntry> {
+    fn prefix_grant_v6(&self, data: PrefixV6) -> Option<&GrantEntry> {
         let port = port_key(data.protocol, data.port)?;
         self.longest(port, Address::v6(data.address), 128)
     }
@@ -66,6 +73,27 @@ impl Tables for MemoryTables {
     fn session(&self, segment: &Segment) -> Session {
         let tuple = (segment.source, segment.source_port, segment.destination, segment.port.port);
         if self.sessions.contains(&tuple) { Session::Established } else { Session::None }
+    }
+
+    fn ticket(&self, slot: u32, segment: &Segment) -> Ticket {
+        let Slot { limit, generation, .. } = self.slots.get(&slot).copied().unwrap_or_default();
+        let key = ConnectionKey { flow: Flow::of(segment), slot, generation };
+        let mut connections = self.connections.borrow_mut();
+        match connections.get(&key) {
+            Some(sequence) if !segment.opens || *sequence == segment.sequence => {
+                return Ticket::Known;
+            }
+            _ if !segment.opens => return Ticket::Refused,
+            _ => {}
+        }
+        let mut taken = self.taken.borrow_mut();
+        let taken = taken.entry((slot, generation)).or_default();
+        if *taken >= limit {
+            return Ticket::Refused;
+        }
+        *taken += 1;
+        connections.insert(key, segment.sequence);
+        Ticket::Fresh
     }
 }
 
@@ -98,7 +126,9 @@ impl MemoryDatapath {
     /// What the kernel would decide about a SYN: the decision's own lookups over these entries.
     pub fn opens(&self, port: PortKey, source: Address, now: BootNanos) -> bool {
         let tables = self.tables();
-        let live = |grant: Option<GrantEntry>| grant.is_some_and(|grant| grant.deadline > now.0);
+        let live = |grant: Option<&GrantEntry>| {
+            grant.is_some_and(|grant| grant.unlimited.live(now.0) || grant.limited.live(now.0))
+        };
         live(tables.host_grant(&HostKey::new(source, port)))
             || live(match source.family {
                 Family::V4 => tables.prefix_grant_v4(PrefixV4::new(source.first_four(), port)),
@@ -168,7 +198,7 @@ impl Datapath for MemoryDatapath {
         self.lock().hits.get(&slot).copied().unwrap_or(0)
     }
 
-    fn clear_hits(&mut self, slot: u32) -> Result<(), DatapathError> {
+    fn open_slot(&mut self, slot: u32, _: u32) -> Result<(), DatapathError> {
         self.lock().hits.remove(&slot);
         Ok(())
     }

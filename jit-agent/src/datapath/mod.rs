@@ -34,8 +34,9 @@ pub trait Datapath: Send {
     fn settings(&mut self, settings: Settings) -> Result<(), DatapathError>;
     /// Connections counted in a slot.
     fn hits(&self, slot: u32) -> u64;
-    /// Sets the count of a slot to zero, for its next grant.
-    fn clear_hits(&mut self, slot: u32) -> Result<(), DatapathError>;
+    /// Counts a slot from zero, for its next grant: with at most so many connections, zero for any
+    /// number.
+    fn open_slot(&mut self, slot: u32, limit: u32) -> Result<(), DatapathError>;
     /// All counters.
     fn counters(&self) -> Result<Counters, DatapathError>;
     /// Brings the programs onto every interface that the filter names, and tells what is where.

@@ -12,3 +12,11 @@ pub static OBJECT: &[u8] = &[];
 pub const PROGRAM_XDP: &str = "jit_gate";
 /// Name of the XDP program with multi-buffer support (Linux 5.18+).
 pub const PROGRAM_XDP_FRAGS: &str = "jit_gate_frags";
+/// Name of the TC classifier for devices with an Ethernet header.
+pub const PROGRAM_TC: &str = "jit_gate_tc";
+/// Name of the TC classifier for devices without one.
+pub const PROGRAM_TC_L3: &str = "jit_gate_tc_l3";
+/// Name of the socket guard (Linux 5.17+).
+pub const PROGRAM_GUARD: &str = "jit_guard";
+/// Name of the socket guard that does without the interface (Linux 5.9+).
+pub const PROGRAM_GUARD_LEGACY: &str = "jit_guard_legacy";

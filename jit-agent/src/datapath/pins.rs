@@ -10,8 +10,9 @@ use std::{
 
 use aya::maps::{MapInfo, MapType};
 use jit_common::{
-    ABI_VERSION, Budget, COUNTERS, EventKind, GrantEntry, HostKey, PROTECTED_WORDS, PortCounters,
-    PortRule, PrefixV4, PrefixV6, RULE_SLOTS, Settings, map,
+    ABI_VERSION, Budget, COUNTERS, ConnectionKey, EventKind, Flow, GrantEntry, HostKey,
+    LastCounted, PROTECTED_WORDS, PlaceKey, PortCounters, PortRule, PrefixV4, PrefixV6, RULE_SLOTS,
+    Settings, Slot, map,
 };
 
 use crate::{
@@ -23,6 +24,8 @@ use crate::{
 const NO_PREALLOC: u32 = 1;
 /// Bytes of the events' ring buffer; as in the object.
 const EVENT_BYTES: u32 = 256 * 1024;
+/// Connections of all grants with a limit together; one that finds no room is denied.
+const CONNECTIONS: u32 = 65_536;
 
 /// Paths below the pin directory.
 #[derive(Clone, Debug)]
@@ -149,7 +152,7 @@ impl Pins {
 }
 
 /// All pinned tables, sized by the configuration.
-pub fn layouts(limits: Limits) -> [Layout; 11] {
+pub fn layouts(limits: Limits) -> [Layout; 14] {
     let layout =
         |name, kind, key, value, entries, flags| Layout { name, kind, key, value, entries, flags };
     let (grant, index) = (size_of::<GrantEntry>(), 4);
@@ -165,8 +168,24 @@ pub fn layouts(limits: Limits) -> [Layout; 11] {
             EventKind::COUNT,
             0,
         ),
-        layout(map::HITS, MapType::Array, index, 8, limits.slots(), 0),
+        layout(
+            map::CONNECTIONS,
+            MapType::Hash,
+            size_of::<ConnectionKey>(),
+            4,
+            CONNECTIONS,
+            NO_PREALLOC,
+        ),
         layout(map::HOST_GRANTS, MapType::Hash, size_of::<HostKey>(), grant, hosts, NO_PREALLOC),
+        layout(map::LAST_COUNTED, MapType::PerCpuArray, index, size_of::<LastCounted>(), 1, 0),
+        layout(
+            map::PLACES,
+            MapType::Hash,
+            size_of::<PlaceKey>(),
+            size_of::<Flow>(),
+            CONNECTIONS,
+            NO_PREALLOC,
+        ),
         layout(
             map::PORT_COUNTERS,
             MapType::PerCpuHash,
@@ -194,6 +213,7 @@ pub fn layouts(limits: Limits) -> [Layout; 11] {
         ),
         layout(map::PROTECTED, MapType::Array, index, 8, PROTECTED_WORDS, 0),
         layout(map::SETTINGS, MapType::Array, index, size_of::<Settings>(), 1, 0),
+        layout(map::SLOTS, MapType::Array, index, size_of::<Slot>(), limits.slots(), 0),
     ]
 }
 

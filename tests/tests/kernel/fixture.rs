@@ -53,7 +53,7 @@ pub(crate) fn address(address: IpAddr) -> Address {
 
 /// A grant until `deadline`, counted in `slot`.
 pub(crate) const fn until(deadline: u64, slot: u32) -> GrantEntry {
-    GrantEntry { deadline, slot, reserved: 0 }
+    GrantEntry::until(deadline, slot)
 }
 
 /// Every protected port of the fixture, and nobody granted.

@@ -7,7 +7,7 @@ use jit_agent::datapath::{memory::MemoryTables, object::PROGRAM_XDP_FRAGS};
 use jit_common::{Protocol, Reason, Settings};
 use jit_tests::{
     frames::{Tcp, flag},
-    kernel::{Kernel, MIN_FRAME, boot_nanos, programs},
+    kernel::{Kernel, MIN_FRAME, boot_nanos, programs, runs},
 };
 
 use crate::{
@@ -56,7 +56,7 @@ fn observe_mode_decides_the_same_and_drops_nothing() {
     kernel.set(Settings { observe: 1, ..Settings::default() });
     for case in runnable() {
         let frame = (case.frame)(CLOSED);
-        for program in programs() {
+        for program in programs().filter(|program| runs(program, &frame)) {
             let outcome = kernel.run(program, &frame);
             assert_eq!(outcome.reason, case.closed, "{program}: {}", case.name);
             assert!(!outcome.dropped, "{program}: {}", case.name);
@@ -74,7 +74,7 @@ fn every_denied_frame_is_one_event_and_counts_for_its_port() {
     for case in runnable() {
         let frame = (case.frame)(CLOSED);
         let expected = on_host(&frame, &closed(), boot_nanos());
-        for program in programs() {
+        for program in programs().filter(|program| runs(program, &frame)) {
             let ports = [tcp(CLOSED), udp(CLOSED)].map(|port| kernel.port_counters(port));
             kernel.drops(program, &frame);
             let events = kernel.events();
@@ -115,8 +115,9 @@ fn only_a_granted_opening_is_a_hit() {
         let decision = on_host(&frame, &tables, boot_nanos());
         let opens = decision.reason == Reason::Granted
             && decision.segment.is_some_and(|segment| segment.opens);
-        for program in programs() {
+        for program in programs().filter(|program| runs(program, &frame)) {
             let before = kernel.hits(3);
+            kernel.forget_counted();
             kernel.drops(program, &frame);
             let events = kernel.events();
             assert_eq!(kernel.hits(3) - before, u64::from(opens), "{program}: {}", case.name);
@@ -187,7 +188,7 @@ fn compare(kernel: &Kernel, what: &str, frame: &[u8], tables: &MemoryTables, exp
         // The kernel does not run a program over less than an Ethernet header.
         return;
     }
-    for program in programs() {
+    for program in programs().filter(|program| runs(program, frame)) {
         let outcome = kernel.run(program, frame);
         assert_eq!(outcome.reason, expected, "{what}, in {program}: {}", hex(frame));
         assert_eq!(outcome.dropped, expected.drops(), "{what}, in {program}: {}", hex(frame));

@@ -210,6 +210,7 @@ fn hits_count_in_the_slot_of_the_entry_that_covers() {
         let mut kernel = Kernel::load();
         kernel.fill(&tables);
         for (program, hits) in programs().zip(1..) {
+            kernel.forget_counted();
             kernel.drops(program, &frame);
             assert_eq!((kernel.hits(slot), kernel.hits(23 - slot)), (hits, 0), "{grants:?}");
         }

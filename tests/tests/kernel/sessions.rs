@@ -111,6 +111,7 @@ fn the_answer_to_an_outbound_connection_from_a_protected_port_comes_in() {
         let (server, client) = neighbours();
         let _client = client;
         server.run(|| {
+            let mut kernel = Kernel::load();
             let (from, to) = (end(ip, true, DRAIN), end(ip, false, SOURCE_PORT));
             let family = if from.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
             let socket =
@@ -118,7 +119,6 @@ fn the_answer_to_an_outbound_connection_from_a_protected_port_comes_in() {
             bind(&socket, &from).unwrap();
             // Nobody has the address: it stays in SYN_SENT.
             assert_eq!(connect(&socket, &to), Err(rustix::io::Errno::INPROGRESS));
-            let mut kernel = Kernel::load();
             let mut tables = closed();
             remember(&mut tables, ip, DRAIN);
             let answer = Tcp::with_flags(DRAIN, flag::SYN | flag::ACK);

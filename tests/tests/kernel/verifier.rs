@@ -2,21 +2,21 @@
 //! kernel with a less patient verifier takes them too.
 
 use jit_tests::{
-    kernel::{Kernel, programs},
+    kernel::{Kernel, all_programs},
     lacks::{VERIFIED_INSTRUCTIONS, kernel_lacks},
 };
 
-const LIMIT: u32 = 100_000;
+const LIMIT: u32 = 200_000;
 
 #[test]
 fn the_verifier_accepts_each_program_within_its_budget() {
     let mut kernel = Kernel::load();
-    for program in programs() {
+    for program in all_programs() {
         let counted = kernel.verified_instructions(program);
         assert_eq!(counted.is_none(), kernel_lacks(VERIFIED_INSTRUCTIONS), "{counted:?}");
         let Some(instructions) = counted else { continue };
         println!("{program}: {instructions} instructions verified");
         assert!(instructions < LIMIT, "{program}: {instructions}");
-        assert!(instructions > 1_000, "{program}: {instructions}: this is not the gate");
+        assert!(instructions > 100, "{program}: {instructions}: this is not the gate");
     }
 }

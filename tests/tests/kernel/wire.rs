@@ -16,7 +16,7 @@ use jit_agent::datapath::memory::MemoryTables;
 use jit_common::{HostKey, Protocol, Reason};
 use jit_tests::{
     frames::{Extension, Ipv4, Ipv6, Macs, Packet, Tcp, flag},
-    kernel::{Kernel, boot_nanos, programs},
+    kernel::{Kernel, boot_nanos, xdp_programs},
     netns::Namespace,
     raw::Wire,
     sockets::{self, PATIENCE},
@@ -52,14 +52,14 @@ type Answers = BTreeMap<String, Option<u8>>;
 
 #[test]
 fn natively_attached_a_frame_is_answered_as_without_a_gate_or_not_at_all() {
-    for program in programs() {
+    for program in xdp_programs() {
         judge(program, XdpMode::Driver);
     }
 }
 
 #[test]
 fn generically_attached_a_frame_is_answered_as_without_a_gate_or_not_at_all() {
-    for program in programs() {
+    for program in xdp_programs() {
         judge(program, XdpMode::Skb);
     }
 }
@@ -273,7 +273,7 @@ impl Field {
 
     fn attach(&mut self, mode: XdpMode) -> aya::programs::links::FdLink {
         let native = matches!(mode, XdpMode::Driver);
-        let program = if native { programs().last() } else { programs().next() }.unwrap();
+        let program = if native { xdp_programs().last() } else { xdp_programs().next() }.unwrap();
         let index = self.host.index("host0");
         let kernel = &mut self.kernel;
         self.host.run(|| kernel.attach(program, index, mode))

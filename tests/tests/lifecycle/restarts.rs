@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jit_common::ABI_VERSION;
 use jit_tests::agent::{CLIENT, Site, TO_CLIENT, TO_STRANGER, address, opens};
 use rustix::process::Signal;
 
@@ -229,13 +230,17 @@ fn sighup_takes_a_good_configuration_and_leaves_the_old_one_for_a_bad_one() {
 fn a_gate_that_somebody_takes_off_comes_back() {
     let mut site = Site::new();
     site.start();
-    std::fs::remove_dir_all(site.pins().join("v1/links")).ok();
-    for pin in std::fs::read_dir(site.pins().join("v1/links")).into_iter().flatten().flatten() {
+    std::fs::remove_dir_all(site.pins().join(format!("v{ABI_VERSION}/links"))).ok();
+    for pin in std::fs::read_dir(site.pins().join(format!("v{ABI_VERSION}/links")))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
         std::fs::remove_file(pin.path()).unwrap();
     }
     assert!(!site.stranger_opens(0, 22), "the agent holds the links as well");
     wait_for(|| {
-        let pins = std::fs::read_dir(site.pins().join("v1/links"));
+        let pins = std::fs::read_dir(site.pins().join(format!("v{ABI_VERSION}/links")));
         pins.is_ok_and(|pins| pins.count() == 2)
     });
     site.end(Signal::KILL);

@@ -1,0 +1,68 @@
+//! What the stack looks a listening socket up by, read from the socket guard's context.
+
+use aya_ebpf::{bindings::bpf_sk_lookup, programs::SkLookupContext};
+use jit_common::{Address, Lookup, PortKey, Protocol};
+
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
+/// Index of the loopback interface of every network namespace (`LOOPBACK_IFINDEX`, `net/flow.h`).
+const LOOPBACK: u32 = 1;
+
+/// A look-up with what only events need.
+pub(crate) struct LookedUp {
+    pub(crate) lookup: Lookup,
+    /// Host byte order.
+    pub(crate) source_port: u16,
+    /// Zero where the kernel does not tell.
+    pub(crate) interface: u32,
+}
+
+/// Reads the context; `None` for what cannot be protected. `with_interface`: also the interface,
+/// which kernels before 5.17 do not have (the verifier refuses the program).
+#[inline(always)]
+pub(crate) fn read(ctx: &SkLookupContext, with_interface: bool) -> Option<LookedUp> {
+    let raw = ctx.lookup;
+    // SAFETY: the kernel hands a valid context in. Fields are read one by one and never together:
+    // the verifier allows no access across two of them.
+    unsafe {
+        let protocol = Protocol::from_number(field(&raw const (*raw).protocol) as u8)?;
+        let port = PortKey { protocol, port: field(&raw const (*raw).local_port) as u16 };
+        let (source, destination) = match field(&raw const (*raw).family) {
+            AF_INET => (
+                Address::v4(field(&raw const (*raw).remote_ip4).to_ne_bytes()),
+                Address::v4(field(&raw const (*raw).local_ip4).to_ne_bytes()),
+            ),
+            AF_INET6 => (v6(&raw const (*raw).remote_ip6), v6(&raw const (*raw).local_ip6)),
+            _ => return None,
+        };
+        let interface = if with_interface { field(&raw const (*raw).ingress_ifindex) } else { 0 };
+        let loopback = if with_interface { Some(interface == LOOPBACK) } else { None };
+        let source_port = u16::from_be(field(&raw const (*raw).remote_port));
+        let lookup = Lookup { source, destination, port, loopback };
+        Some(LookedUp { lookup, source_port, interface })
+    }
+}
+
+/// # Safety
+/// `words` points to a field of a valid context.
+#[inline(always)]
+unsafe fn v6(words: *const [u32; 4]) -> Address {
+    let word = words.cast::<u32>();
+    let mut bytes = [0; 16];
+    let (chunks, _) = bytes.as_chunks_mut::<4>();
+    for (index, chunk) in chunks.iter_mut().enumerate() {
+        // SAFETY: four words, of which `index` is one.
+        *chunk = unsafe { field(word.add(index)) }.to_ne_bytes();
+    }
+    Address::v6(bytes)
+}
+
+/// # Safety
+/// `place` is a field of a valid context.
+#[inline(always)]
+unsafe fn field<T>(place: *const T) -> T {
+    // SAFETY: the caller's promise.
+    unsafe { place.read_volatile() }
+}
+
+const _: () = assert!(size_of::<bpf_sk_lookup>() >= 64);

@@ -199,10 +199,16 @@ pub struct ConfigError {
 impl Config {
     /// Reads and checks a file and the key files that it names.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = sys::read_trusted(path)
+            .map_err(|error| ConfigError { file: path.to_owned(), what: error.to_string() })?;
+        Self::parse(&text, path)
+    }
+
+    /// Checks a text as if it stood in this file; the key files that it names are read.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         let fail = |what: String| ConfigError { file: path.to_owned(), what };
-        let text = sys::read_trusted(path).map_err(|error| fail(error.to_string()))?;
         let raw: raw::Config =
-            toml::from_str(&text).map_err(|error| fail(error.to_string().trim_end().into()))?;
+            toml::from_str(text).map_err(|error| fail(error.to_string().trim_end().into()))?;
         let directory = path.parent().unwrap_or(Path::new("."));
         Self::check(raw, directory).map_err(fail)
     }

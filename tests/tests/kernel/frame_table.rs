@@ -1,7 +1,7 @@
 //! The frame table, over the host's decision and over both loaded programs: the same exact reason
 //! everywhere, and a drop exactly where the reason drops.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, env, fs, path::Path};
 
 use jit_agent::datapath::{memory::MemoryTables, object::PROGRAM_XDP_FRAGS};
 use jit_common::{Protocol, Reason, Settings};
@@ -17,6 +17,8 @@ use crate::{
 
 /// The table never becomes shorter than this.
 const ROWS: usize = 250;
+/// The table as data, which the tests of `jit-common` read without root and without a kernel.
+const COMMITTED: &str = "../jit-common/tests/frames.tsv";
 
 #[test]
 fn without_a_grant_every_case_ends_as_the_table_says() {
@@ -47,6 +49,26 @@ fn the_table_is_long_and_its_names_are_unique() {
             .any(|case| [case.closed, case.granted, case.unprotected].contains(&reason));
         assert!(found != elsewhere.contains(&reason), "{reason:?}");
     }
+}
+
+/// Set `JIT_WRITE_TABLE` to write it anew after a change of the rows.
+#[test]
+fn the_committed_table_says_what_the_rows_say() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(COMMITTED);
+    let mut table =
+        String::from("# name\tclosed\tgranted\tunprotected\twhere it comes from\tframe\n");
+    for Case { name, why, closed, granted, unprotected, frame } in cases::all() {
+        let words = [closed, granted, unprotected].map(Reason::word).join("\t");
+        table += &format!("{name}\t{words}\t{why}\t{}\n", hex(&frame(CLOSED)));
+    }
+    if env::var_os("JIT_WRITE_TABLE").is_some() {
+        fs::write(&path, &table).unwrap();
+    }
+    let committed = fs::read_to_string(&path).unwrap();
+    for (committed, row) in committed.lines().zip(table.lines()) {
+        assert_eq!(committed, row, "JIT_WRITE_TABLE=1 writes {} anew", path.display());
+    }
+    assert_eq!(committed.lines().count(), table.lines().count());
 }
 
 #[test]

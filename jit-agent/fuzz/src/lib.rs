@@ -1,0 +1,254 @@
+//! What the fuzz targets of `jit-agent` do with an input, without libFuzzer: the ordinary tests
+//! replay every corpus file through the same functions (`jit-agent/tests/corpus.rs`).
+//!
+//! Each target is more than "does not panic": what is taken must be what was signed, written or
+//! allowed, judged by other means than the code under test.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+    time::Duration,
+};
+
+use ed25519_dalek::{Signer as _, SigningKey, pkcs8::EncodePublicKey as _};
+use jit_agent::{
+    clock::{BootNanos, Now, WallTime},
+    config::Config,
+    envelope::{GRANT_TYPE, MAX_ENVELOPE_BYTES, pre_authentication_encoding},
+    grant::{self, GrantId, MAX_ENTRIES, VerifiedGrant},
+    store::{Store, StoreError, StoredGrant, Transaction},
+};
+use jit_common::Family;
+use jit_proto::v1;
+use p256::pkcs8::LineEnding;
+use prost::Message as _;
+use tempfile::TempDir;
+
+/// A target: its name, which is that of its corpus directory, and what it does.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets of this crate.
+pub const TARGETS: [Target; 4] =
+    [("config", config), ("envelope", envelope), ("grant", grant), ("store", store)];
+
+/// The host that the configuration names.
+pub const HOST: &str = "web-1";
+/// 2026-06-01T00:00:00Z, an hour after boot.
+pub const NOW: Now = Now { wall: WallTime(1_780_272_000_000), boot: BootNanos(3_600_000_000_000) };
+
+const CONFIG: &str = r#"
+[host]
+id = "web-1"
+[[port]]
+port = 22
+protocol = "tcp"
+sources = ["0.0.0.0/0", "2001:db8::/32"]
+widest_v4 = 8
+[[port]]
+port = "5985-5986"
+protocol = "tcp"
+sources = ["203.0.113.0/24"]
+max_duration = "1h"
+sessions = "cut"
+[[signer]]
+id = "prod"
+public_key = "prod.pem"
+"#;
+
+/// The key that signs what the fuzzer makes.
+pub fn key() -> SigningKey {
+    SigningKey::from_bytes(&[1; 32])
+}
+
+/// A directory with the signer's key, and the configuration in it.
+fn host() -> &'static (TempDir, Config) {
+    static HOST: OnceLock<(TempDir, Config)> = OnceLock::new();
+    HOST.get_or_init(|| {
+        let directory = TempDir::new().expect("a directory");
+        let pem = key().verifying_key().to_public_key_pem(LineEnding::LF).expect("a key in PEM");
+        fs::write(directory.path().join("prod.pem"), pem).expect("write the key");
+        let config = Config::parse(CONFIG, &directory.path().join("config.toml"));
+        (directory, config.expect("a good configuration"))
+    })
+}
+
+/// A payload under a good signature.
+pub fn signed(payload: &[u8]) -> v1::Envelope {
+    let signature = key().sign(&pre_authentication_encoding(GRANT_TYPE, payload));
+    v1::Envelope {
+        payload_type: GRANT_TYPE.into(),
+        payload: payload.to_vec().into(),
+        signatures: vec![v1::Signature {
+            key_id: String::new(),
+            signature: signature.to_bytes().to_vec().into(),
+        }],
+    }
+}
+
+/// Any text as a configuration: never half taken, and the same each time.
+pub fn config(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    let (directory, _) = host();
+    let path = directory.path().join("config.toml");
+    let read = Config::parse(text, &path);
+    let again = Config::parse(text, &path);
+    let config = match (read, again) {
+        (Ok(config), Ok(again)) => {
+            assert_eq!(format!("{config:?}"), format!("{again:?}"));
+            config
+        }
+        (Err(error), Err(again)) => {
+            let error = error.to_string();
+            assert!(!error.trim().is_empty());
+            return assert_eq!(error, again.to_string());
+        }
+        (read, again) => panic!("{read:?}, then {again:?}"),
+    };
+    assert!(!config.host.is_empty() && config.host != "auto");
+    assert!(config.paths.state.is_absolute() && config.paths.pins.is_absolute());
+    for section in config.policy.sections() {
+        assert!(section.range.first > 0 && section.range.first <= section.range.last);
+        assert!(section.approvals >= 1);
+        assert!(section.widest_v4 <= 32 && section.widest_v6 <= 128);
+        assert!(section.max_duration > Duration::ZERO);
+        for port in section.range.ports() {
+            assert_eq!(config.policy.port(port), Some(section), "a port is in one section");
+        }
+    }
+}
+
+/// Any bytes as an envelope: what is taken has a good signature over exactly its payload.
+pub fn envelope(input: &[u8]) {
+    let Ok(envelope) = v1::Envelope::decode(input) else { return };
+    let (_, config) = host();
+    let Ok(taken) = grant::verify(&envelope, &config.keyring, HOST) else { return };
+    let message = pre_authentication_encoding(GRANT_TYPE, &envelope.payload);
+    let good = envelope.signatures.iter().any(|signature| {
+        ed25519_dalek::Signature::from_slice(&signature.signature).is_ok_and(|signature| {
+            key().verifying_key().verify_strict(&message, &signature).is_ok()
+        })
+    });
+    assert!(good && envelope.payload_type == GRANT_TYPE);
+    check_grant(&taken, &envelope.payload);
+}
+
+/// Any bytes as a signed payload: what the host's policy lets through lies within it.
+pub fn grant(input: &[u8]) {
+    let (_, config) = host();
+    let envelope = signed(input);
+    let Ok(taken) = grant::verify(&envelope, &config.keyring, HOST) else { return };
+    assert!(envelope.encoded_len() <= MAX_ENVELOPE_BYTES);
+    check_grant(&taken, input);
+    if config.policy.check(&taken, &config.keyring, NOW).is_err() {
+        return;
+    }
+    let (from, to) = (taken.not_before().0, taken.not_after().0);
+    assert!(from < to && to > NOW.wall.0);
+    for (port, source) in taken.entries() {
+        let section = config.policy.port(port).expect("a protected port");
+        let longest = i64::try_from(section.max_duration.as_millis()).expect("hours");
+        assert!(to - from <= longest);
+        assert!(section.sources.iter().any(|allowed| allowed.contains(&source)), "{source}");
+        let widest = match source.address().family {
+            Family::V4 => section.widest_v4,
+            Family::V6 => section.widest_v6,
+        };
+        assert!(source.length() >= widest, "{source}");
+    }
+}
+
+/// What every grant holds to that was taken at all.
+fn check_grant(taken: &VerifiedGrant, payload: &[u8]) {
+    assert_eq!(taken.message().encode_to_vec(), payload, "one encoding for one grant");
+    assert!(taken.message().hosts.iter().any(|host| host == HOST));
+    assert_eq!(GrantId::from_bytes(&taken.message().id), Some(taken.id()));
+    let entries = taken.entries().count();
+    assert!((1..=MAX_ENTRIES).contains(&entries), "{entries} entries");
+    assert!(!taken.signers().is_empty());
+    for range in taken.ports() {
+        assert!(range.first > 0 && range.first <= range.last);
+    }
+    for source in taken.sources() {
+        let text = source.to_string();
+        assert_eq!(text.parse().ok(), Some(*source), "{text} reads as it was written");
+    }
+}
+
+/// A good database with bytes changed (three bytes where, one what, again and again; an odd rest
+/// cuts it): it opens with what is left of it or is kept aside, and takes a grant either way.
+pub fn store(input: &[u8]) {
+    static GOOD: OnceLock<Vec<u8>> = OnceLock::new();
+    let mut bytes = GOOD.get_or_init(good_database).clone();
+    let (edits, rest) = input.as_chunks::<4>();
+    for [high, middle, low, value] in edits {
+        let at = u32::from_be_bytes([0, *high, *middle, *low]);
+        let at = usize::try_from(at).expect("24 bits") % bytes.len();
+        *bytes.get_mut(at).expect("below the length") = *value;
+    }
+    if let [high, low, ..] = rest {
+        bytes.truncate(usize::from(u16::from_be_bytes([*high, *low])) * 64);
+    }
+    let directory = scratch();
+    let path = database(directory.path());
+    fs::create_dir(directory.path().join("state")).expect("make the state directory");
+    fs::write(&path, &bytes).expect("write the database");
+    let state = directory.path().join("state");
+    let (mut opened, stored) = match Store::open(&state) {
+        Ok(opened) => opened,
+        // It says which file and why, and the agent does not start: nothing opens.
+        Err(error @ StoreError::Database { .. }) => {
+            return assert!(error.to_string().contains("grants.redb"), "{error}");
+        }
+        Err(error) => panic!("{error}"),
+    };
+    if let Some((aside, why)) = stored.damaged {
+        assert!(!why.is_empty() && aside.exists());
+        assert!(stored.grants.is_empty() && stored.tombstones.is_empty());
+    }
+    // "Accepted" means durable: what the commit took is there when the file is opened again.
+    if opened.commit(&one_grant(9)).is_err() {
+        return;
+    }
+    drop(opened);
+    let Ok((_, again)) = Store::open(&state) else { return };
+    let kept =
+        again.damaged.is_some() || again.grants.iter().any(|(id, _)| *id == GrantId([9; 16]));
+    assert!(kept, "a grant that was accepted is gone without a word");
+}
+
+fn good_database() -> Vec<u8> {
+    let directory = scratch();
+    let state = directory.path().join("state");
+    let (mut store, _) = Store::open(&state).expect("a new database");
+    for byte in 1..=3 {
+        store.commit(&one_grant(byte)).expect("a commit");
+    }
+    let revoked = Transaction {
+        remove: vec![GrantId([2; 16])],
+        tombstones: vec![(GrantId([2; 16]), WallTime(NOW.wall.0 + 1_000))],
+        floor: Some(NOW.wall),
+        ..Transaction::default()
+    };
+    store.commit(&revoked).expect("a commit");
+    drop(store);
+    fs::read(database(directory.path())).expect("read the database")
+}
+
+fn one_grant(byte: u8) -> Transaction {
+    let stored = StoredGrant {
+        envelope: Some(signed(&[byte; 40])),
+        boot_id: "boot".into(),
+        deadline: NOW.boot.0,
+    };
+    Transaction { put: vec![(GrantId([byte; 16]), stored)], ..Transaction::default() }
+}
+
+fn database(directory: &Path) -> PathBuf {
+    directory.join("state/grants.redb")
+}
+
+/// In memory where there is such a place: the disk's syncs are not what is tried here.
+fn scratch() -> TempDir {
+    TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).expect("a directory")
+}

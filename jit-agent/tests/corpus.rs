@@ -1,0 +1,22 @@
+//! Every corpus file of the fuzz targets, old crashes among them, through the same functions: no
+//! fuzzer is needed for this.
+use std::{fs, path::Path};
+
+#[expect(unreachable_pub, reason = "the fuzz targets are another crate")]
+#[path = "../fuzz/src/lib.rs"]
+mod targets;
+
+#[test]
+fn every_corpus_file_is_taken_or_refused_without_a_panic() {
+    for (name, run) in targets::TARGETS {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
+        let mut files = 0;
+        for file in fs::read_dir(&directory).unwrap() {
+            let path = file.unwrap().path();
+            println!("{}", path.display());
+            run(&fs::read(&path).unwrap());
+            files += 1;
+        }
+        assert!(files >= 3, "{files} files in {}", directory.display());
+    }
+}

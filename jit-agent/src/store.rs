@@ -131,16 +131,24 @@ impl Store {
     pub fn commit(&mut self, transaction: &Transaction) -> Result<(), StoreError> {
         if self.database.is_none() {
             // After an I/O error the library wants the file opened anew.
-            self.database = open_and_read(&self.path).ok().and_then(|(store, _)| store.database);
+            self.database =
+                open_and_read(&self.path).ok().and_then(|(mut store, _)| store.database.take());
         }
         let result = catch_unwind(AssertUnwindSafe(|| self.try_commit(transaction)));
         let result = result.unwrap_or_else(|_| {
             Err(redb::Error::Corrupted("the database library panicked".into()))
         });
         if matches!(result, Err(redb::Error::Io(_) | redb::Error::PreviousIo)) {
-            self.database = None;
+            self.close();
         }
         result.map_err(|error| StoreError::Write(Box::new(error)))
+    }
+
+    /// Lets go of the file. The library writes while it closes, and may panic over damage that was
+    /// not seen until then: nothing that was answered depends on that.
+    fn close(&mut self) {
+        let database = self.database.take();
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(database)));
     }
 
     fn try_commit(&self, transaction: &Transaction) -> Result<(), redb::Error> {
@@ -170,6 +178,12 @@ impl Store {
         }
         write.commit()?;
         Ok(())
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use jit_common::{
     Address, Decision, Frame, GrantEntry, HostKey, Link, PortKey, PortRule, PrefixV4, PrefixV6,
-    Reason, Segment, Session, Tables, decide,
+    Reason, Segment, Session, Tables, Ticket, decide,
 };
 
 const TABLE: &str = include_str!("frames.tsv");
@@ -17,6 +17,7 @@ const TABLE: &str = include_str!("frames.tsv");
 const ROWS: usize = 250;
 const NOW: u64 = 1_000;
 const PORT: u16 = 22;
+const LIVE: GrantEntry = GrantEntry::until(NOW + 1, 3);
 /// Bytes of the Ethernet header.
 const ETHERNET: usize = 14;
 
@@ -48,7 +49,7 @@ impl Tables for Port22 {
         PortRule::default()
     }
 
-    fn host_grant(&self, key: &HostKey) -> Option<GrantEntry> {
+    fn host_grant(&self, key: &HostKey) -> Option<&GrantEntry> {
         let v6 = [0x20, 1, 0x0d, 0xb8, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7];
         let clients = [Address::v4([192, 0, 2, 7]), Address::v6(v6)];
         let covers = clients.iter().any(|client| {
@@ -56,24 +57,24 @@ impl Tables for Port22 {
                 && (key.address, key.family) == (client.bytes, client.family as u8)
                 && key.port == PORT.to_be_bytes()
         });
-        (self.granted && covers).then(live)
+        (self.granted && covers).then_some(&LIVE)
     }
 
-    fn prefix_grant_v4(&self, _: PrefixV4) -> Option<GrantEntry> {
+    fn prefix_grant_v4(&self, _: PrefixV4) -> Option<&GrantEntry> {
         None
     }
 
-    fn prefix_grant_v6(&self, _: PrefixV6) -> Option<GrantEntry> {
+    fn prefix_grant_v6(&self, _: PrefixV6) -> Option<&GrantEntry> {
         None
     }
 
     fn session(&self, _: &Segment) -> Session {
         Session::None
     }
-}
 
-fn live() -> GrantEntry {
-    GrantEntry { deadline: NOW + 1, slot: 3, reserved: 0 }
+    fn ticket(&self, slot: u32, segment: &Segment) -> Ticket {
+        panic!("no grant here has a limit: slot {slot}, {segment:?}")
+    }
 }
 
 struct Bytes<'a>(&'a [u8]);

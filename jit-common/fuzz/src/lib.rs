@@ -2,15 +2,17 @@
 //! replay every corpus file through the same functions (`jit-common/tests/corpus.rs`).
 
 use jit_common::{
-    Decision, EVENT_BYTES, Event, Frame, GrantEntry, HostKey, Link, PortKey, PortRule, PrefixV4,
-    PrefixV6, Protocol, Reason, Segment, Session, Tables, decide,
+    Address, Claim, Decision, EVENT_BYTES, Event, Frame, GrantEntry, HostKey, Link, Lookup,
+    PortKey, PortRule, PrefixV4, PrefixV6, Protocol, Reason, Segment, Session, Tables, Ticket,
+    decide, guard,
 };
 
 /// A target: its name, which is that of its corpus directory, and what it does.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets of this crate.
-pub const TARGETS: [Target; 2] = [("decide", decide_frame), ("event", event)];
+pub const TARGETS: [Target; 3] =
+    [("decide", decide_frame), ("event", event), ("guard", guard_lookup)];
 
 /// The kernel's implementation masks offsets with this (`jit-agent-ebpf/src/frame.rs`): a load at a
 /// larger one would read another place than the host does.
@@ -22,36 +24,57 @@ const NOW: u64 = 1_000;
 struct Situation {
     protected: bool,
     rule: PortRule,
-    host: Option<u64>,
-    prefix: Option<u64>,
+    host: Option<GrantEntry>,
+    prefix: Option<GrantEntry>,
     session: Session,
+    /// Whether grants with a limit have a place for what is new, and know what is not.
+    places: bool,
+    known: bool,
 }
 
 impl Situation {
-    fn of(byte: u8) -> Self {
-        let bit = |number: u8| byte & (1 << number) != 0;
+    fn of([rule, grants, limits]: [u8; 3]) -> Self {
+        let bit = |byte: u8, number: u8| byte & (1 << number) != 0;
         // Dead at the deadline itself, and a nanosecond before it is not.
-        let deadline = |live| if live { NOW + 1 } else { NOW };
+        let claim = |there: bool, live: bool, slot, cut| Claim {
+            cut: u8::from(cut),
+            ..Claim::until(u64::from(there) * if live { NOW + 1 } else { NOW }, slot)
+        };
+        let entry = |byte, slot| GrantEntry {
+            unlimited: claim(bit(byte, 1), bit(byte, 2), slot, bit(byte, 3)),
+            limited: claim(bit(byte, 4), bit(byte, 5), slot + 1, bit(byte, 6)),
+        };
         Self {
-            protected: !bit(0),
+            protected: !bit(rule, 0),
             rule: PortRule {
-                drain: u8::from(bit(1)),
-                forwarded: u8::from(bit(2)),
+                drain: u8::from(bit(rule, 1)),
+                forwarded: u8::from(bit(rule, 2)),
                 ..PortRule::default()
             },
-            host: bit(3).then_some(deadline(bit(4))),
-            prefix: bit(5).then_some(deadline(bit(6))),
-            session: if bit(7) { Session::Established } else { Session::None },
+            host: bit(grants, 0).then(|| entry(grants, 3)),
+            prefix: bit(limits, 0).then(|| entry(limits, 5)),
+            session: if bit(rule, 3) { Session::Established } else { Session::None },
+            places: bit(rule, 4),
+            known: bit(rule, 5),
         }
     }
 
-    fn covers(self) -> bool {
-        [self.host, self.prefix].into_iter().flatten().any(|deadline| deadline > NOW)
+    fn claims(self) -> impl Iterator<Item = (Claim, bool)> {
+        [self.host, self.prefix]
+            .into_iter()
+            .flatten()
+            .flat_map(|entry| [(entry.unlimited, false), (entry.limited, true)])
     }
-}
 
-fn entry(deadline: Option<u64>) -> Option<GrantEntry> {
-    deadline.map(|deadline| GrantEntry { deadline, slot: 3, reserved: 0 })
+    /// Whether a live grant without a limit covers the source.
+    fn unlimited(self) -> bool {
+        self.claims().any(|(claim, limited)| claim.live(NOW) && !limited)
+    }
+
+    /// Whether any live grant covers it.
+    fn covered(self) -> bool {
+        self.claims().any(|(claim, _)| claim.live(NOW))
+    }
 }
 
 impl Tables for Situation {
@@ -63,22 +86,32 @@ impl Tables for Situation {
         self.rule
     }
 
-    fn host_grant(&self, key: &HostKey) -> Option<GrantEntry> {
+    fn host_grant(&self, key: &HostKey) -> Option<&GrantEntry> {
         assert!([4, 6].contains(&key.family) && [6, 17].contains(&key.protocol));
-        entry(self.host)
+        self.host.as_ref()
     }
 
-    fn prefix_grant_v4(&self, _: PrefixV4) -> Option<GrantEntry> {
-        entry(self.prefix)
+    fn prefix_grant_v4(&self, _: PrefixV4) -> Option<&GrantEntry> {
+        self.prefix.as_ref()
     }
 
-    fn prefix_grant_v6(&self, _: PrefixV6) -> Option<GrantEntry> {
-        entry(self.prefix)
+    fn prefix_grant_v6(&self, _: PrefixV6) -> Option<&GrantEntry> {
+        self.prefix.as_ref()
     }
 
     fn session(&self, segment: &Segment) -> Session {
         assert!(!segment.opens, "a SYN asks for no session");
         self.session
+    }
+
+    fn ticket(&self, slot: u32, segment: &Segment) -> Ticket {
+        assert!([4, 6].contains(&slot), "slot {slot} has no limit");
+        assert_eq!(segment.port.protocol, Protocol::Tcp, "datagrams are not counted");
+        match (self.known, self.places) {
+            (true, _) => Ticket::Known,
+            (false, true) if segment.opens => Ticket::Fresh,
+            (false, _) => Ticket::Refused,
+        }
     }
 }
 
@@ -91,36 +124,33 @@ impl Frame for Bytes<'_> {
     }
 }
 
-/// The first byte is the situation, the rest a frame; judged with and without Ethernet header.
+/// The first three bytes are the situation, the rest a frame; judged on every kind of link.
 pub fn decide_frame(input: &[u8]) {
-    let Some((situation, frame)) = input.split_first() else { return };
+    let Some((situation, frame)) = input.split_first_chunk() else { return };
     let situation = Situation::of(*situation);
-    for link in [Link::Ethernet, Link::Ip] {
+    for link in [Link::Ethernet, Link::EthernetUntagged, Link::Ip] {
         let judge = |situation: Situation| decide(&Bytes(frame), link, &situation, || NOW);
         let decision = judge(situation);
         assert_eq!(decision, judge(situation), "a decision depends on nothing else");
         check(&decision, situation);
-        // Without any grant nothing is granted, and what passed with a dead one passes without.
         let closed = Situation { protected: true, host: None, prefix: None, ..situation };
         let without = judge(closed);
         check(&without, closed);
-        if situation.protected && !situation.covers() {
-            assert_eq!(without, decision, "a dead grant is as none");
-        }
         // A grant opens; it never closes.
-        let granted = judge(Situation { host: Some(u64::MAX), ..closed });
+        let live = Some(GrantEntry::until(u64::MAX, 3));
+        let granted = judge(Situation { host: live, ..closed });
         assert!(without.reason.drops() || !granted.reason.drops());
         assert_eq!(granted.reason == Reason::Granted, without.segment.is_some());
-        // Nothing behind the end of the frame is read: the frame in a longer buffer, cut there.
+        // Cutting the frame opens nothing.
         if let Some(shorter) = frame.len().checked_sub(1).and_then(|end| frame.get(..end)) {
             let cut = decide(&Bytes(shorter), link, &closed, || NOW).reason;
-            assert!(!without.reason.drops() || cut.drops(), "{cut:?} opens when cut");
+            assert!(!without.reason.drops() || cut.drops(), "{cut:?} when cut");
         }
     }
 }
 
 fn check(decision: &Decision, situation: Situation) {
-    let Decision { reason, segment, slot } = decision;
+    let Decision { reason, segment, slot, fresh, counted } = decision;
     let of_a_segment = matches!(
         reason,
         Reason::Denied
@@ -131,17 +161,33 @@ fn check(decision: &Decision, situation: Situation) {
             | Reason::NoSession
     );
     assert_eq!(segment.is_some(), of_a_segment, "{decision:?}");
-    assert_eq!(*slot, if *reason == Reason::Granted { 3 } else { 0 });
-    let Some(Segment { source, opens, port, .. }) = segment else { return };
+    let granted = *reason == Reason::Granted;
+    assert_eq!(granted, *slot != 0, "{decision:?}");
+    assert!(granted || !fresh && !counted, "{decision:?}");
+    let Some(segment) = segment else { return };
+    let Segment { source, destination, opens, port, .. } = *segment;
     assert!(situation.protected);
-    assert_eq!(*reason == Reason::Granted, situation.covers(), "{decision:?}");
-    if *opens && !situation.covers() {
-        assert_eq!(*reason, Reason::Denied, "a SYN without a grant is denied");
-    }
-    if *reason == Reason::Established {
-        assert_eq!((situation.session, situation.rule.drain), (Session::Established, 1));
-    }
     assert!(port.protocol == Protocol::Udp || !source.is_bad_tcp_source(), "{source:?}");
+    if granted {
+        let of_slot = |(claim, _): (Claim, bool)| claim.live(NOW) && claim.slot == *slot;
+        assert!(situation.claims().any(of_slot), "{decision:?}");
+    } else {
+        assert!(!situation.unlimited(), "{decision:?}");
+        assert!(!opens || *reason == Reason::Denied, "a SYN without a grant is denied");
+        assert!(!reason.drops() || !situation.places || !opens || !situation.covered());
+    }
+    assert!(!fresh || opens, "only a SYN is new: {decision:?}");
+    assert!(!counted || *fresh && [4, 6].contains(slot), "{decision:?}");
+    if matches!(reason, Reason::Established | Reason::Forwarded) {
+        assert_eq!(situation.rule.drain, 1, "{decision:?}");
+        assert!(situation.session == Session::Established || situation.rule.forwarded == 1);
+    }
+    // The guard is asked for the same connection: it never refuses what the gate lets in new, and
+    // lets nothing in that no live grant covers.
+    let lookup = Lookup { source, destination, port, loopback: Some(false) };
+    let guarded = guard(&lookup, &situation, || NOW);
+    let expected = if situation.covered() { Reason::Granted } else { Reason::Denied };
+    assert_eq!(guarded, Some(expected), "{decision:?}");
 }
 
 /// Any bytes as a record of the ring buffer.
@@ -149,4 +195,41 @@ pub fn event(input: &[u8]) {
     let Some(event) = Event::from_bytes(input) else { return };
     assert_eq!(input.len(), EVENT_BYTES);
     assert!(Reason::from_number(event.reason).is_some());
+}
+
+/// A situation, two addresses, a port and what the kernel says of loopback: what the socket guard
+/// sees.
+pub fn guard_lookup(input: &[u8]) {
+    let Some((situation, input)) = input.split_first_chunk() else { return };
+    let Some(([kind, port @ ..], input)) = input.split_first_chunk::<3>() else { return };
+    let Some((source, input)) = input.split_first_chunk::<16>() else { return };
+    let Some((destination, _)) = input.split_first_chunk::<16>() else { return };
+    let situation = Situation::of(*situation);
+    let address = |bytes: &[u8; 16]| match (kind & 1, bytes) {
+        (0, [a, b, c, d, ..]) => Address::v4([*a, *b, *c, *d]),
+        _ => Address::v6(*bytes),
+    };
+    let lookup = Lookup {
+        source: address(source),
+        destination: address(destination),
+        port: PortKey {
+            protocol: if kind & 2 == 0 { Protocol::Tcp } else { Protocol::Udp },
+            port: u16::from_be_bytes(*port),
+        },
+        loopback: match kind & 12 {
+            0 => Some(false),
+            4 => Some(true),
+            _ => None,
+        },
+    };
+    let Lookup { source, destination, port, loopback } = lookup;
+    let own = loopback.unwrap_or(source == destination || source.is_loopback());
+    let bad = port.protocol == Protocol::Tcp && source.is_bad_tcp_source();
+    let expected = match (own || !situation.protected, bad, situation.covered()) {
+        (true, ..) => None,
+        (false, true, _) => Some(Reason::BadSource),
+        (false, false, true) => Some(Reason::Granted),
+        (false, false, false) => Some(Reason::Denied),
+    };
+    assert_eq!(guard(&lookup, &situation, || NOW), expected, "{lookup:?}");
 }

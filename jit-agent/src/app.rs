@@ -21,7 +21,7 @@ use tokio::{
 
 use crate::{
     audit::{self, Audit, EventCode, Record},
-    config::{self, Config, ConfigError, Controller, Paths},
+    config::{self, Config, ConfigError, Paths},
     datapath::{DatapathError, bpf, kernel::KernelDatapath},
     gate::{Gate, GateHandle, StartError, channel},
     journal::Journal,
@@ -126,9 +126,10 @@ pub async fn run(path: &Path, debug: bool) -> Result<(), AppError> {
         tasks.spawn(read_log(log));
     }
     let service = Service::new(handle.clone());
+    service.set_controllers(&config.controllers);
     service.set_certificate_end(material.as_ref().map(|material| material.not_after));
     tasks.spawn(serve_unix(unix, service.clone()));
-    let trust = serve_controllers(&config, tcp, material, &service, &mut tasks);
+    let trust = serve_controllers(tcp, material, &service, &mut tasks);
     tracing::info!(host = config.host, "the gate is in force");
     notify(&[sd_notify::NotifyState::Ready]);
     tokio::pin!(ended);
@@ -220,14 +221,13 @@ fn notify(states: &[sd_notify::NotifyState<'_>]) {
 }
 
 fn serve_controllers(
-    config: &Config,
     tcp: Option<TcpListener>,
     material: Option<Material>,
     service: &Service,
     tasks: &mut JoinSet<&'static str>,
 ) -> Option<watch::Sender<Trust>> {
     let (tcp, material) = (tcp?, material?);
-    let (sender, receiver) = watch::channel(trust(material, &config.controllers));
+    let (sender, receiver) = watch::channel(material.config);
     let service = service.clone();
     tasks.spawn(async move {
         if let Err(error) = server::serve_tcp(tcp, service, receiver).await {
@@ -242,10 +242,6 @@ fn serve_controllers(
 pub fn audit_settings(config: &Config) -> audit::Settings {
     let config::Audit { max_size, keep } = config.audit;
     audit::Settings { host: config.host.clone(), max_size, keep }
-}
-
-fn trust(material: Material, controllers: &[Controller]) -> Trust {
-    (material.config, controllers.into())
 }
 
 async fn serve_unix(listener: UnixListener, service: Service) -> &'static str {
@@ -282,9 +278,10 @@ async fn reload(
         Ok(Err(error)) => return tracing::error!("reload: nothing changed: {error}"),
         Err(gone) => return tracing::error!("reload: {gone}"),
     }
+    service.set_controllers(&controllers);
     if let (Some(sender), Some(material)) = (sender, material) {
         service.set_certificate_end(Some(material.not_after));
-        sender.send_replace(trust(material, &controllers));
+        sender.send_replace(material.config);
     }
     tracing::info!("reloaded");
 }

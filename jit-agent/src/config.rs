@@ -18,13 +18,16 @@ use glob::Pattern;
 use jit_common::{Family, PortKey, Protocol};
 
 use crate::{
+    ceiling::Ceiling,
     claims::Capacity,
     clock::WallTime,
+    envelope::PayloadType,
     grant::{PortRange, Sessions},
     keyring::{Keyring, Signer},
     mandate::Mandate,
     policy::{Exemption, Policy, PortPolicy},
     prefix::SourcePrefix,
+    proposal::{DEFAULT_WIDEST_V4, DEFAULT_WIDEST_V6},
     sys,
 };
 
@@ -34,9 +37,6 @@ pub const DEFAULT_PATH: &str = "/etc/jit-agent/config.toml";
 const DEFAULT_MAX_DURATION: Duration = Duration::from_secs(24 * 3600);
 /// Longest grant of a port that does not say (Microsoft Defender's default).
 const DEFAULT_PORT_DURATION: Duration = Duration::from_secs(3 * 3600);
-/// Narrowest limits on prefixes for a port that does not say.
-const DEFAULT_WIDEST_V4: u8 = 24;
-const DEFAULT_WIDEST_V6: u8 = 48;
 /// Kernel table sizes that do not say.
 const DEFAULT_HOSTS: u32 = 131_072;
 const DEFAULT_PREFIXES: u32 = 16_384;
@@ -59,6 +59,8 @@ pub struct Config {
     pub gate: Gate,
     /// Protected ports and ceilings.
     pub policy: Policy,
+    /// The most that a pushed policy may ask for; `None`: none is taken.
+    pub ceiling: Option<Ceiling>,
     /// Trusted signing keys.
     pub keyring: Keyring,
     /// The listening port for controllers, if there is one.
@@ -214,8 +216,18 @@ impl Config {
     }
 
     fn check(raw: raw::Config, directory: &Path) -> Result<Self, String> {
-        let raw::Config { host, gate, port, control, controller, signer, audit, limits, paths } =
-            raw;
+        let raw::Config {
+            host,
+            gate,
+            port,
+            control,
+            controller,
+            signer,
+            audit,
+            limits,
+            ceiling,
+            paths,
+        } = raw;
         let raw::Host { id } = host;
         if id.is_empty() || id.len() > 512 || id.chars().any(char::is_control) {
             return Err(
@@ -234,16 +246,20 @@ impl Config {
         let max_duration = limits
             .max_duration
             .map_or(Ok(DEFAULT_MAX_DURATION), |text| duration("[limits] max_duration", &text))?;
+        let granting = keyring.signers_of(PayloadType::Grant).count();
         let sections = port
             .into_iter()
-            .map(|port| check_port(port, keyring.signers().len()))
+            .map(|port| check_port(port, granting))
             .collect::<Result<Vec<_>, _>>()?;
-        let policy = Policy::new(sections, max_duration).map_err(|port| {
-            format!("[[port]]: {}/{} stands in two sections", port.port, port.protocol.word())
-        })?;
+        let policy = Policy::new(sections, max_duration).map_err(twice)?;
+        let ceiling = ceiling.map(|raw| check_ceiling(raw, &keyring)).transpose()?;
         let control = control.map(|raw| check_control(raw, directory, &policy)).transpose()?;
         let controllers =
             controller.into_iter().map(check_controller).collect::<Result<Vec<_>, _>>()?;
+        let mut identities = std::collections::BTreeSet::new();
+        if let Some(twice) = controllers.iter().find(|one| !identities.insert(&one.identity)) {
+            return Err(format!("[[controller]] {:?} stands twice", twice.identity));
+        }
         let state = paths.state.unwrap_or_else(|| "/var/lib/jit-agent".into());
         let runtime = paths.runtime.unwrap_or_else(|| "/run/jit-agent".into());
         let pins = paths.pins.unwrap_or_else(|| "/sys/fs/bpf/jit-agent".into());
@@ -259,6 +275,7 @@ impl Config {
             host: id,
             gate: check_gate(gate)?,
             policy,
+            ceiling,
             keyring,
             control,
             controllers,
@@ -266,6 +283,34 @@ impl Config {
             limits: check_limits(limits.hosts, limits.prefixes)?,
             paths,
         })
+    }
+}
+
+/// A policy as a file: the configuration's `[[port]]` sections, and whom it is for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PolicyFile {
+    /// Its version, if the file says.
+    pub version: Option<u64>,
+    /// The hosts it is for; empty when the file does not say.
+    pub hosts: Vec<String>,
+    /// What it protects; no port stands in two sections.
+    pub sections: Vec<PortPolicy>,
+}
+
+impl FromStr for PolicyFile {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let raw: raw::PolicyFile =
+            toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
+        let raw::PolicyFile { version, hosts, port } = raw;
+        // How many keys a host trusts is the host's to know.
+        let sections = port
+            .into_iter()
+            .map(|port| check_port(port, usize::MAX))
+            .collect::<Result<Vec<_>, _>>()?;
+        Policy::new(sections.clone(), DEFAULT_MAX_DURATION).map_err(twice)?;
+        Ok(Self { version, hosts, sections })
     }
 }
 
@@ -343,8 +388,11 @@ fn parsed<T: FromStr<Err: fmt::Display>>(
     if texts.is_empty() {
         return Err(format!("{key} is empty: that allows nothing; leave it out for no limit"));
     }
-    let parse = |text: &String| text.parse().map_err(|error| format!("{key}: {error}"));
-    texts.iter().map(parse).collect::<Result<_, _>>().map(Some)
+    each(key, &texts).map(Some)
+}
+
+fn each<T: FromStr<Err: fmt::Display>>(key: &str, texts: &[String]) -> Result<Vec<T>, String> {
+    texts.iter().map(|text| text.parse().map_err(|error| format!("{key}: {error}"))).collect()
 }
 
 /// An RFC 3339 time.
@@ -418,28 +466,22 @@ fn check_port(raw: raw::Port, signers: usize) -> Result<PortPolicy, String> {
                 .into(),
         ));
     }
-    let width = |key: &str, value: Option<u8>, default: u8, family: Family| {
-        let most = crate::prefix::bits(family);
-        match value.unwrap_or(default) {
-            width if width <= most => Ok(width),
-            width => Err(at(format!("{key}: {width} is more than {most}"))),
-        }
-    };
     let max_duration = max_duration
         .map_or(Ok(DEFAULT_PORT_DURATION), |text| duration("max_duration", &text))
         .map_err(at)?;
     let approvals = approvals.unwrap_or(1);
     if approvals == 0 || usize::from(approvals) > signers {
         return Err(at(format!(
-            "approvals: {approvals}, but there are {signers} [[signer]] keys; from 1 to that"
+            "approvals: {approvals}, but there are {signers} [[signer]] keys that sign grants; from 1 \
+             to that"
         )));
     }
     Ok(PortPolicy {
         range,
         observe: mode.is_some_and(|mode| mode == raw::Mode::Observe),
         sources,
-        widest_v4: width("widest_v4", widest_v4, DEFAULT_WIDEST_V4, Family::V4)?,
-        widest_v6: width("widest_v6", widest_v6, DEFAULT_WIDEST_V6, Family::V6)?,
+        widest_v4: width("widest_v4", widest_v4, DEFAULT_WIDEST_V4, Family::V4).map_err(at)?,
+        widest_v6: width("widest_v6", widest_v6, DEFAULT_WIDEST_V6, Family::V6).map_err(at)?,
         max_duration,
         approvals: usize::from(approvals),
         sessions: match sessions {
@@ -452,6 +494,64 @@ fn check_port(raw: raw::Port, signers: usize) -> Result<PortPolicy, String> {
             .map(|raw| check_exemption(raw).map_err(at))
             .collect::<Result<_, _>>()?,
     })
+}
+
+fn twice(port: PortKey) -> String {
+    format!("[[port]]: {}/{} stands in two sections", port.port, port.protocol.word())
+}
+
+fn check_ceiling(raw: raw::Ceiling, keyring: &Keyring) -> Result<Ceiling, String> {
+    let at = |what: String| format!("[ceiling] {what}");
+    let raw::Ceiling {
+        arm,
+        disarm,
+        sources,
+        widest_v4,
+        widest_v6,
+        max_duration,
+        approvals,
+        policy_approvals,
+        observe,
+        drain,
+        forwarded,
+        exemptions,
+    } = raw;
+    let signing = keyring.signers_of(PayloadType::Policy).count();
+    let policy_approvals = policy_approvals.map_or(1, usize::from);
+    if policy_approvals == 0 || policy_approvals > signing {
+        return Err(at(format!(
+            "policy_approvals: {policy_approvals}, but there are {signing} [[signer]] keys with \
+             signs = [\"policy\"]; from 1 to that"
+        )));
+    }
+    let approvals = approvals.map_or(1, usize::from);
+    if approvals == 0 {
+        return Err(at("approvals: 0 would let a port open without a signature".into()));
+    }
+    Ok(Ceiling {
+        approvals,
+        arm: each("arm", &arm).map_err(at)?,
+        disarm: each("disarm", &disarm).map_err(at)?,
+        drain,
+        exemptions,
+        forwarded,
+        max_duration: max_duration
+            .map_or(Ok(DEFAULT_PORT_DURATION), |text| duration("max_duration", &text))
+            .map_err(at)?,
+        observe,
+        policy_approvals,
+        sources: each("sources", &sources).map_err(at)?,
+        widest_v4: width("widest_v4", widest_v4, DEFAULT_WIDEST_V4, Family::V4).map_err(at)?,
+        widest_v6: width("widest_v6", widest_v6, DEFAULT_WIDEST_V6, Family::V6).map_err(at)?,
+    })
+}
+
+fn width(key: &str, value: Option<u8>, default: u8, family: Family) -> Result<u8, String> {
+    let most = crate::prefix::bits(family);
+    match value.unwrap_or(default) {
+        width if width <= most => Ok(width),
+        width => Err(format!("{key}: {width} is more than {most}")),
+    }
 }
 
 fn check_exemption(raw: raw::Exempt) -> Result<Exemption, String> {

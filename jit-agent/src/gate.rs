@@ -5,6 +5,7 @@
 //! questions over one that is served first.
 
 mod command;
+mod policy;
 mod record;
 pub(crate) mod report;
 
@@ -13,7 +14,8 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use jit_common::{Event, Settings};
 use jit_proto::v1::{self, event::What};
 
-pub use command::{GateHandle, Requests, channel};
+pub use command::{GateHandle, PolicyAnswer, PolicyRequest, Requests, channel};
+pub use policy::{PolicyDraft, PolicyPush};
 use record::{Counted, Recorder};
 
 use crate::{
@@ -43,7 +45,9 @@ const GRANT_EVENTS: u32 = 4096;
 
 /// The gate.
 pub struct Gate<D> {
+    /// As read; but `policy` is the one in force, which may be a pushed one.
     config: Config,
+    policies: policy::Policies,
     ledger: Ledger,
     datapath: D,
     store: Store,
@@ -136,6 +140,7 @@ impl<D: Datapath> Gate<D> {
         let mut gate = Self {
             ledger: Ledger::new(config.limits.into(), config.limits.slots()),
             config,
+            policies: policy::Policies::default(),
             datapath,
             store,
             recorder: Recorder::new(audit),
@@ -163,7 +168,7 @@ impl<D: Datapath> Gate<D> {
     }
 
     fn put_in_force(&mut self, stored: Stored, now: Now) -> Result<(), StartError> {
-        let Stored { grants, tombstones, floor: _, damaged } = stored;
+        let Stored { grants, tombstones, policies, policies_lost, floor: _, damaged } = stored;
         if let Some((file, why)) = damaged {
             let text = format!("the database was damaged ({why}) and kept as {}", file.display());
             tracing::error!("{text}: the gate starts without stored grants");
@@ -171,9 +176,8 @@ impl<D: Datapath> Gate<D> {
             self.alarms.damaged = Some(text);
         }
         self.installed = self.datapath.entries()?;
-        self.ledger
-            .exempt(self.config.policy.exemptions(), now, &mut Vec::new())
-            .map_err(StartError::Exemptions)?;
+        self.restore_policies(policies, policies_lost, now);
+        self.exempt(now, &mut Vec::new()).map_err(StartError::Exemptions)?;
         self.restore(grants, tombstones, now);
         self.apply_policy()?;
         self.reconcile_all()?;
@@ -202,22 +206,9 @@ impl<D: Datapath> Gate<D> {
         if config.host != self.config.host {
             return Err("[host] id cannot change without a restart".into());
         }
-        let old = std::mem::replace(&mut self.config, config);
-        let mut touched = Vec::new();
-        let exempted = self.ledger.exempt(self.config.policy.exemptions(), now, &mut touched);
-        let result = exempted
-            .map_err(|refused| refused.to_string())
-            .and_then(|()| self.apply_policy().map_err(|error| error.to_string()));
-        if result.is_err() {
-            self.config = old;
-            // What stood before fits again.
-            let exemptions = self.config.policy.exemptions();
-            drop(self.ledger.exempt(exemptions, now, &mut touched));
-            drop(self.apply_policy());
-        }
-        self.write(&touched);
+        let result = self.apply_config(config, now);
         self.check_coverage(now);
-        result
+        result.map_err(|refused| refused.to_string())
     }
 
     /// Admits envelopes, each by itself; the outcomes are in their order.
@@ -322,10 +313,12 @@ impl<D: Datapath> Gate<D> {
 
     /// Lets time pass, and tries again what failed. Returns how long nothing needs to be done.
     pub fn advance(&mut self, now: Now) -> Duration {
+        self.return_policy(now);
         let mut touched = Vec::new();
         let trusted = self.clock_is_trusted(now);
         self.record_clock(trusted, now);
         if trusted {
+            self.recheck_scheduled(true, now);
             self.rise(now);
             let before = self.offset;
             if self.clock_moved(now) {
@@ -365,7 +358,8 @@ impl<D: Datapath> Gate<D> {
             }
         }
         self.settle_audit(now);
-        self.ledger.next_change(now, trusted).unwrap_or(TICK).min(TICK)
+        let ahead = [self.ledger.next_change(now, trusted), self.policy_wake(now), Some(TICK)];
+        ahead.into_iter().flatten().min().unwrap_or(TICK)
     }
 
     /// Reads back what is on the interfaces, and restores what is missing.
@@ -434,11 +428,14 @@ impl<D: Datapath> Gate<D> {
     /// Commits a transaction together with everything that the disk still owes. What does not come
     /// through is owed on, except what `more` puts.
     fn settle(&mut self, more: Transaction, now: Now) -> Result<(), StoreError> {
-        let Transaction { put, remove, tombstones, floor: _ } = more;
+        let Transaction { put, remove, tombstones, policies, floor: _ } = more;
         // A grant that was taken back may have been pushed again.
         self.owed.remove.retain(|id| put.iter().all(|(other, _)| other != id));
         self.owed.remove.extend(remove);
         self.owed.tombstones.extend(tombstones);
+        if policies.is_some() {
+            self.owed.policies = policies;
+        }
         let floor = if self.clock_is_trusted(now) { self.rise(now) } else { self.floor };
         let whole = Transaction { put, floor: Some(floor), ..std::mem::take(&mut self.owed) };
         let result = self.store.commit(&whole);

@@ -327,7 +327,8 @@ fn check_texts(grant: &v1::Grant) -> Result<(), String> {
     Ok(())
 }
 
-fn port_range(range: &v1::PortRange) -> Result<PortRange, String> {
+/// The range that a message means.
+pub(crate) fn port_range(range: &v1::PortRange) -> Result<PortRange, String> {
     let protocol = match v1::Protocol::try_from(range.protocol) {
         Ok(v1::Protocol::Tcp) => Protocol::Tcp,
         Ok(v1::Protocol::Udp) => Protocol::Udp,

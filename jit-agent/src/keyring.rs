@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use jit_proto::v1;
 
-use crate::mandate::Mandate;
+use crate::{envelope::PayloadType, mandate::Mandate};
 
 /// One trusted key.
 #[derive(Clone, Debug)]
@@ -142,6 +142,11 @@ impl Keyring {
     /// All keys, in the order of the configuration.
     pub fn signers(&self) -> &[Signer] {
         &self.signers
+    }
+
+    /// The keys that may sign payloads of this type.
+    pub fn signers_of(&self, payload: PayloadType) -> impl Iterator<Item = &Signer> {
+        self.signers.iter().filter(move |signer| signer.mandate.signs(payload))
     }
 
     /// The distinct keys with a good signature over `message`, in the order of the configuration.

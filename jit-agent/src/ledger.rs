@@ -117,7 +117,8 @@ pub struct Ledger {
     /// When tombstones that are over are next looked for.
     next_sweep: WallTime,
     claims: Claims,
-    exemptions: Vec<(EntryKey, Entry)>,
+    /// With the end that each was given on the wall clock.
+    exemptions: Vec<(EntryKey, Entry, Option<WallTime>)>,
     ends: BTreeSet<(BootNanos, GrantId)>,
     begins: BTreeSet<(WallTime, GrantId)>,
     free_slots: Vec<u32>,
@@ -301,6 +302,17 @@ impl Ledger {
         for (id, deadline) in &sooner {
             self.activate(*id, *deadline, touched);
         }
+        // Removed first, all of them: they share a slot, and two may stand at one place.
+        let exemptions = std::mem::take(&mut self.exemptions);
+        for (key, entry, _) in &exemptions {
+            self.claims.remove(*key, entry.slot, touched);
+        }
+        for (key, Entry { deadline, slot }, until) in exemptions {
+            let fresh = until.map_or(deadline, |until| now.deadline(until));
+            let entry = Entry { deadline: deadline.min(fresh), slot };
+            self.claims.add(key, entry, touched);
+            self.exemptions.push((key, entry, until));
+        }
         sooner.into_iter().map(|(id, _)| id).collect()
     }
 
@@ -311,7 +323,7 @@ impl Ledger {
         now: Now,
         touched: &mut Vec<EntryKey>,
     ) -> Result<(), Refused> {
-        for (key, entry) in std::mem::take(&mut self.exemptions) {
+        for (key, entry, _) in std::mem::take(&mut self.exemptions) {
             self.claims.remove(key, entry.slot, touched);
         }
         for (port, source, until) in exemptions {
@@ -326,9 +338,15 @@ impl Ledger {
             })?;
             let entry = Entry { deadline, slot: EXEMPT_SLOT };
             self.claims.add(key, entry, touched);
-            self.exemptions.push((key, entry));
+            self.exemptions.push((key, entry, until));
         }
         Ok(())
+    }
+
+    /// Scheduled grants whose window has begun: [`Ledger::advance`] would activate them.
+    pub fn due(&self, now: Now) -> impl Iterator<Item = &Record> {
+        let begun = self.begins.iter().take_while(move |(begin, _)| *begin <= now.wall);
+        begun.filter_map(|(_, id)| self.grants.get(id))
     }
 
     /// When [`Ledger::advance`] has something to do next; `None` when nothing is ahead.

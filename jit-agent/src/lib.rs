@@ -2,15 +2,18 @@
 
 pub mod app;
 pub mod audit;
+pub mod ceiling;
 pub mod claims;
 pub mod client;
 pub mod clock;
+pub mod commit;
 pub mod config;
 pub mod datapath;
 pub mod envelope;
 pub mod gate;
 pub mod grant;
 pub mod host_key;
+pub mod impact;
 pub mod journal;
 pub mod keyring;
 pub mod ledger;
@@ -19,6 +22,7 @@ pub mod offline;
 pub mod policy;
 pub mod prefix;
 pub mod printable;
+pub mod proposal;
 pub mod reconcile;
 pub mod refusal;
 pub mod server;

@@ -54,6 +54,7 @@ pub fn status(pins: &Path, agent: &str, now: Now) -> Result<v1::StatusResponse, 
             sessions: if rule.drain != 0 { v1::Sessions::Drain } else { v1::Sessions::Cut }.into(),
             terminates: if rule.forwarded != 0 { "forwarded" } else { "host" }.into(),
             max_duration_ms: 0,
+            exemptions: Vec::new(),
         })
         .collect();
     status.grants = live_entries(&entries, &hits, now);

@@ -52,6 +52,18 @@ pub struct Exemption {
     pub until: Option<WallTime>,
 }
 
+impl Exemption {
+    /// Whether this one lets in everything that `other` does, for at least as long.
+    pub fn covers(&self, other: &Self) -> bool {
+        let longer = match (self.until, other.until) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(own), Some(other)) => own >= other,
+        };
+        longer && self.source.contains(&other.source)
+    }
+}
+
 /// All protected ports.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Policy {
@@ -92,6 +104,17 @@ impl Policy {
     /// The sections, in the order of the configuration.
     pub fn sections(&self) -> &[PortPolicy] {
         &self.sections
+    }
+
+    /// The same with another longest grant.
+    #[must_use]
+    pub fn with_max_duration(self, max_duration: Duration) -> Self {
+        Self { max_duration, ..self }
+    }
+
+    /// The longest grant, whatever a port says.
+    pub const fn max_duration(&self) -> Duration {
+        self.max_duration
     }
 
     /// The longest time from now at which a grant may end that is not known yet.

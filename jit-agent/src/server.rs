@@ -2,26 +2,30 @@
 //! unix socket. It authorizes and translates; the gate decides.
 
 mod accept;
+mod authority;
 mod peer;
+mod policy;
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt as _, stream};
 use jit_proto::v1::{
     self,
     jit_agent_server::{JitAgent, JitAgentServer},
 };
+use tokio::sync::oneshot;
 use tonic::{
     Code, Request, Response, Status, service::interceptor::InterceptedService, transport::Server,
 };
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 pub use accept::{Trust, bind_tcp, bind_unix, serve_tcp, serve_unix};
-pub use peer::{Identity, Peer};
+use authority::{Authority, May, caller};
+pub use peer::{Caller, Identity, Peer, Who};
 
 use crate::{
     clock::WallTime,
-    config::Permissions,
+    config::Controller,
     gate::{Accepted, GateHandle, Target},
     grant::GrantId,
     refusal::{Refusal, Refused},
@@ -42,22 +46,20 @@ const MAX_REASON_BYTES: usize = 1024;
 #[derive(Clone, Debug)]
 pub struct Service {
     gate: GateHandle,
+    authority: Authority,
     /// End of the agent's certificate, for `status`.
     certificate: Arc<std::sync::Mutex<Option<WallTime>>>,
-}
-
-/// What a call needs.
-#[derive(Clone, Copy)]
-enum May {
-    Grant,
-    Read,
-    Revoke,
 }
 
 impl Service {
     /// A service in front of a gate.
     pub fn new(gate: GateHandle) -> Self {
-        Self { gate, certificate: Arc::default() }
+        Self { authority: Authority::new(gate.clone()), gate, certificate: Arc::default() }
+    }
+
+    /// From here on these are the controllers, also on connections and streams that are open.
+    pub fn set_controllers(&self, controllers: &[Controller]) {
+        self.authority.replace(controllers);
     }
 
     /// Tells when the agent's certificate ends.
@@ -67,7 +69,7 @@ impl Service {
 
     /// The HTTP/2 server with its bounds, which serves connections from anywhere.
     pub fn router(self) -> tonic::transport::server::Router {
-        let gate = self.gate.clone();
+        let authority = self.authority.clone();
         Server::builder()
             .max_concurrent_streams(MAX_STREAMS)
             .concurrency_limit_per_connection(8)
@@ -80,13 +82,8 @@ impl Service {
                 JitAgentServer::new(self)
                     .max_decoding_message_size(MAX_MESSAGE_BYTES)
                     .max_encoding_message_size(usize::MAX),
-                move |request| known_peer(&gate, request),
+                move |request| authority.known_peer(request),
             ))
-    }
-
-    /// The peer's name, if it may do this.
-    fn authorize<T>(&self, request: &Request<T>, may: May) -> Result<String, Status> {
-        authorize(&self.gate, request, may)
     }
 }
 
@@ -98,7 +95,7 @@ impl JitAgent for Service {
         &self,
         request: Request<v1::PushRequest>,
     ) -> Result<Response<v1::PushResponse>, Status> {
-        let by = self.authorize(&request, May::Grant)?;
+        let by = self.authority.authorize(&request, May::Grant)?;
         let envelope = request
             .into_inner()
             .envelope
@@ -117,9 +114,9 @@ impl JitAgent for Service {
         &self,
         request: Request<v1::PushBatchRequest>,
     ) -> Result<Response<v1::PushBatchResponse>, Status> {
-        let by = self.authorize(&request, May::Grant)?;
+        let by = self.authority.authorize(&request, May::Grant)?;
         let revokes = !request.get_ref().revoke_ids.is_empty();
-        let may_revoke = revokes.then(|| self.authorize(&request, May::Revoke));
+        let may_revoke = revokes.then(|| self.authority.authorize(&request, May::Revoke));
         let v1::PushBatchRequest { envelopes, revoke_ids } = request.into_inner();
         if envelopes.len() > MAX_BATCH || revoke_ids.len() > MAX_BATCH {
             return Err(Status::invalid_argument(format!("more than {MAX_BATCH} in one batch")));
@@ -154,7 +151,7 @@ impl JitAgent for Service {
         request: Request<v1::RevokeRequest>,
     ) -> Result<Response<v1::RevokeResponse>, Status> {
         use v1::revoke_request::What;
-        let by = self.authorize(&request, May::Revoke)?;
+        let by = self.authority.authorize(&request, May::Revoke)?;
         let v1::RevokeRequest { what, reason } = request.into_inner();
         let target = match what {
             Some(What::All(true)) => Target::All,
@@ -175,7 +172,7 @@ impl JitAgent for Service {
         &self,
         request: Request<v1::ListRequest>,
     ) -> Result<Response<v1::ListResponse>, Status> {
-        self.authorize(&request, May::Read)?;
+        self.authority.authorize(&request, May::Read)?;
         let grants = self.gate.list(request.get_ref().include_ended).await.map_err(gone)?;
         Ok(Response::new(v1::ListResponse { grants }))
     }
@@ -184,7 +181,7 @@ impl JitAgent for Service {
         &self,
         request: Request<v1::StatusRequest>,
     ) -> Result<Response<v1::StatusResponse>, Status> {
-        self.authorize(&request, May::Read)?;
+        self.authority.authorize(&request, May::Read)?;
         let mut status = self.gate.status().await.map_err(gone)?;
         let end = *self.certificate.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let (Some(control), Some(end)) = (&mut status.control, end) {
@@ -204,59 +201,53 @@ impl JitAgent for Service {
         &self,
         request: Request<v1::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        self.authorize(&request, May::Read)?;
+        self.authority.authorize(&request, May::Read)?;
         let journal = Arc::clone(self.gate.journal());
         let reader = journal
             .reader(&request.get_ref().cursor)
             .map_err(|error| Status::invalid_argument(format!("cursor: {error}")))?;
-        let batches =
-            futures_util::stream::unfold((journal, reader), |(journal, mut reader)| async {
-                let events = journal.next(&mut reader).await;
-                Some((events, (journal, reader)))
-            });
-        let events = futures_util::StreamExt::flat_map(batches, |events| {
-            futures_util::stream::iter(events.into_iter().map(Ok))
+        let batches = stream::unfold((journal, reader), |(journal, mut reader)| async {
+            let events = journal.next(&mut reader).await;
+            Some((events, (journal, reader)))
         });
-        Ok(Response::new(Box::pin(events)))
+        let events = batches.flat_map(|events| stream::iter(events.into_iter().map(Ok)));
+        // Whoever may not read any more does not hear the rest either.
+        let (authority, caller) = (self.authority.clone(), caller(&request)?.clone());
+        let (sender, why) = oneshot::channel();
+        let lost = async move {
+            let _gone = sender.send(authority.lost(caller, May::Read).await);
+        };
+        let last = async { Err(why.await.unwrap_or_else(|_| Status::internal("no reason"))) };
+        Ok(Response::new(Box::pin(events.take_until(lost).chain(stream::once(last)))))
     }
-}
 
-/// Turns a peer that may do nothing away before a byte of its request is read, so that none of it
-/// is held in memory.
-fn known_peer(gate: &GateHandle, request: Request<()>) -> Result<Request<()>, Status> {
-    let identity = request.extensions().get::<Identity>();
-    if identity.is_some_and(|identity| identity.may == Permissions::default()) {
-        authorize(gate, &request, May::Read)?;
+    async fn show_policy(
+        &self,
+        request: Request<v1::ShowPolicyRequest>,
+    ) -> Result<Response<v1::ShowPolicyResponse>, Status> {
+        self.answer_show_policy(&request).await
     }
-    Ok(request)
-}
 
-fn authorize<T>(gate: &GateHandle, request: &Request<T>, may: May) -> Result<String, Status> {
-    let identity = request
-        .extensions()
-        .get::<Identity>()
-        .ok_or_else(|| Status::internal("a connection without an identity"))?;
-    let (allowed, what) = match may {
-        May::Grant => (identity.may.grant, "grant"),
-        May::Read => (identity.may.read, "read"),
-        May::Revoke => (identity.may.revoke, "revoke"),
-    };
-    if allowed {
-        return Ok(identity.name.clone());
+    async fn diff_policy(
+        &self,
+        request: Request<v1::DiffPolicyRequest>,
+    ) -> Result<Response<v1::DiffPolicyResponse>, Status> {
+        self.answer_diff_policy(request).await
     }
-    tracing::warn!(by = identity.name, reason = "not_permitted", "refused: it needs {what:?}");
-    gate.saw_denial(&identity.name, what);
-    let detail = format!(
-        "{} may do: {}; this needs {what:?}. A [[controller]] section of the agent's configuration \
-         says who may do what",
-        identity.name,
-        if identity.may == Default::default() {
-            "nothing".into()
-        } else {
-            identity.may.to_string()
-        }
-    );
-    Err(refused_status(&Refused::new(Refusal::NotPermitted, detail)))
+
+    async fn push_policy(
+        &self,
+        request: Request<v1::PushPolicyRequest>,
+    ) -> Result<Response<v1::PushPolicyResponse>, Status> {
+        self.answer_push_policy(request).await
+    }
+
+    async fn confirm_policy(
+        &self,
+        request: Request<v1::ConfirmPolicyRequest>,
+    ) -> Result<Response<v1::ConfirmPolicyResponse>, Status> {
+        self.answer_confirm_policy(&request).await
+    }
 }
 
 fn accepted_outcome(accepted: &Accepted) -> v1::Outcome {

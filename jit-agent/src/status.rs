@@ -83,6 +83,16 @@ pub fn text(status: &v1::StatusResponse, style: Style) -> String {
     line(&mut out, format_args!("gate     {}", or_none(&interfaces.join("    "))));
     let ports: Vec<_> = status.ports.iter().map(port_text).collect();
     line(&mut out, format_args!("ports    {}", or_none(&ports.join("     "))));
+    if let Some(policy) = status.policy.as_ref().filter(|policy| policy.version != 0) {
+        let signers = clean(&policy.signers.join(", "), 100);
+        let signed =
+            if signers.is_empty() { String::new() } else { format!(" signed by {signers}") };
+        let author = clean(&policy.author, WIDTH);
+        line(&mut out, format_args!("policy   version {} of {author}{signed}", policy.version));
+    }
+    for (range, exemption) in exemptions(&status.ports) {
+        line(&mut out, format_args!("exempt   {range} {}", exemption_text(exemption)));
+    }
     out.push_str(&grants_text(&status.grants, style));
     line(&mut out, format_args!("dropped  {}", drops_text(status.drops.as_ref())));
     if let Some(control) = &status.control {
@@ -163,6 +173,7 @@ pub fn json(status: &v1::StatusResponse) -> Value {
         capacity,
         soon,
         started_at_ms,
+        policy,
     } = status;
     let drops = drops.clone().unwrap_or_default();
     json!({
@@ -186,6 +197,7 @@ pub fn json(status: &v1::StatusResponse) -> Value {
             "sessions": sessions_word(port.sessions()),
             "terminates": port.terminates,
             "max_duration_s": port.max_duration_ms / 1000,
+            "exemptions": port.exemptions.iter().map(exemption_json).collect::<Vec<_>>(),
         })).collect::<Vec<_>>(),
         "grants": grants_json(grants),
         "dropped": {
@@ -210,7 +222,68 @@ pub fn json(status: &v1::StatusResponse) -> Value {
             "prefix_entries": capacity.prefix_entries,
             "prefix_entries_max": capacity.prefix_entries_max,
         })),
+        "policy": policy.as_ref().map(policy_json),
         "soon": soon,
+    })
+}
+
+/// Which policy is in force, as JSON.
+pub fn policy_json(policy: &v1::PolicyState) -> Value {
+    let v1::PolicyState {
+        version,
+        highest_version,
+        signers,
+        author,
+        justification,
+        issued_at_ms,
+        confirm_left_ms,
+        previous_version,
+        accepts_policies,
+    } = policy;
+    json!({
+        "version": version,
+        "highest_version": highest_version,
+        "signers": signers,
+        "author": author,
+        "justification": justification,
+        "issued_at": time(*issued_at_ms),
+        "confirm_left_ms": (*confirm_left_ms > 0).then_some(confirm_left_ms),
+        "previous_version": (*confirm_left_ms > 0).then_some(previous_version),
+        "accepts_policies": accepts_policies,
+    })
+}
+
+/// An exemption as JSON.
+pub fn exemption_json(exemption: &v1::Exemption) -> Value {
+    let v1::Exemption { source, reason, owner, until_ms } = exemption;
+    json!({
+        "source": source.as_ref().map(source_text),
+        "reason": reason,
+        "owner": owner,
+        "until": time(*until_ms),
+    })
+}
+
+/// An exemption on one line: source, reason, owner, end.
+pub fn exemption_text(exemption: &v1::Exemption) -> String {
+    let v1::Exemption { source, reason, owner, until_ms } = exemption;
+    let source = source.as_ref().map_or_else(|| "?".into(), source_text);
+    let until = match until_ms {
+        0 => String::new(),
+        until if *until <= now_ms() => format!(", over since {}", WallTime(*until)),
+        until => format!(", until {}", WallTime(*until)),
+    };
+    format!("{source}  {} (owner {}{until})", clean(reason, WIDTH), clean(owner, WIDTH))
+}
+
+/// `22/tcp, 5985-5986/tcp`.
+pub fn ranges_text(ranges: &[v1::PortRange]) -> String {
+    ranges.iter().map(|range| range_text(Some(range))).collect::<Vec<_>>().join(", ")
+}
+
+fn exemptions(ports: &[v1::Port]) -> impl Iterator<Item = (String, &v1::Exemption)> {
+    ports.iter().flat_map(|port| {
+        port.exemptions.iter().map(|exemption| (range_text(port.range.as_ref()), exemption))
     })
 }
 
@@ -239,6 +312,11 @@ pub fn event_text(event: &v1::Event) -> String {
         ),
         Some(What::Gap(gap)) if gap.missed == 0 => "gap: an unknown number of events".to_owned(),
         Some(What::Gap(gap)) => format!("gap: {} events are no longer held", gap.missed),
+        Some(What::Policy(policy)) => {
+            let v1::PolicyEvent { kind, version, reason, by, detail } = policy;
+            let text = format!("policy {kind} version {version} by {by} {reason} {detail}");
+            clean(text.trim_end(), 400)
+        }
         Some(What::Gate(gate)) => {
             clean(&format!("gate {} {} {}", gate.kind, gate.interface, gate.detail), 400)
         }
@@ -275,6 +353,16 @@ pub fn event_json(event: &v1::Event) -> Value {
             }),
         ),
         Some(What::Gap(gap)) => ("gap", json!({ "missed": gap.missed })),
+        Some(What::Policy(policy)) => (
+            "policy",
+            json!({
+                "kind": policy.kind,
+                "version": policy.version,
+                "reason": policy.reason,
+                "by": policy.by,
+                "detail": policy.detail,
+            }),
+        ),
         Some(What::Gate(gate)) => (
             "gate",
             json!({ "kind": gate.kind, "interface": gate.interface, "detail": gate.detail }),
@@ -469,6 +557,11 @@ const fn sessions_word(sessions: v1::Sessions) -> &'static str {
 /// RFC 3339, or null for zero.
 fn time(millis: i64) -> Value {
     if millis == 0 { Value::Null } else { json!(WallTime(millis).to_string()) }
+}
+
+/// A duration for people, in two units at most.
+pub fn duration_text(time: Duration) -> String {
+    duration(i64::try_from(time.as_millis()).unwrap_or(i64::MAX))
 }
 
 /// Two units at most: `41m`, `1h02m`, `3d04h`.

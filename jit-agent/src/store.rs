@@ -4,6 +4,8 @@
 //! back is verified again by the gate; a file that cannot be read is kept aside for a person, and
 //! the gate starts closed.
 
+mod copy;
+
 use std::{
     fs,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -23,6 +25,8 @@ use crate::{
 const GRANTS: TableDefinition<'_, [u8; 16], &[u8]> = TableDefinition::new("grants");
 const TOMBSTONES: TableDefinition<'_, [u8; 16], i64> = TableDefinition::new("tombstones");
 const CLOCK: TableDefinition<'_, &str, i64> = TableDefinition::new("clock");
+const POLICIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("policies");
+const PUSHED: &str = "pushed";
 const FLOOR: &str = "floor";
 const FILE: &str = "grants.redb";
 /// The database's page cache, bytes: the ledger is in memory, so hardly anything is read twice.
@@ -57,6 +61,26 @@ impl StoredGrant {
     }
 }
 
+/// The policies that were pushed: what is in force for good, and what waits for a confirmation.
+#[derive(Clone, PartialEq, Message)]
+pub struct StoredPolicies {
+    /// The highest version that was ever accepted.
+    #[prost(uint64, tag = "1")]
+    pub highest: u64,
+    /// As received.
+    #[prost(message, optional, tag = "2")]
+    pub confirmed: Option<v1::Envelope>,
+    /// As received.
+    #[prost(message, optional, tag = "3")]
+    pub pending: Option<v1::Envelope>,
+    /// Boot in which `deadline` means something.
+    #[prost(string, tag = "4")]
+    pub boot_id: String,
+    /// When `pending` is over, CLOCK_BOOTTIME nanoseconds.
+    #[prost(uint64, tag = "5")]
+    pub deadline: u64,
+}
+
 /// One transaction.
 #[derive(Debug, Default)]
 pub struct Transaction {
@@ -66,6 +90,8 @@ pub struct Transaction {
     pub remove: Vec<GrantId>,
     /// Revoked ids, and until when they stay refused.
     pub tombstones: Vec<(GrantId, WallTime)>,
+    /// The pushed policies, if they changed.
+    pub policies: Option<StoredPolicies>,
     /// Wall time now; the floor only rises.
     pub floor: Option<WallTime>,
 }
@@ -77,6 +103,10 @@ pub struct Stored {
     pub grants: Vec<(GrantId, StoredGrant)>,
     /// Revoked ids.
     pub tombstones: Vec<(GrantId, WallTime)>,
+    /// The pushed policies, unverified; `None`: there were none.
+    pub policies: Option<StoredPolicies>,
+    /// There were pushed policies, and both copies of them are lost: why.
+    pub policies_lost: Option<String>,
     /// The latest wall time ever seen.
     pub floor: Option<WallTime>,
     /// A file that could not be read, where it was put, and why.
@@ -110,7 +140,7 @@ impl Store {
         sys::private_directory(directory, 0o700)?;
         let path = directory.join(FILE);
         let first = match open_and_read(&path) {
-            Ok(opened) => return Ok(opened),
+            Ok((store, stored)) => return Ok((store, with_copy(stored, directory))),
             Err(OpenError::Busy(cause)) => {
                 return Err(StoreError::Database { verb: "open", path, cause });
             }
@@ -120,7 +150,10 @@ impl Store {
         let moved = fs::rename(&path, &aside);
         moved.map_err(|error| FileError::Io { verb: "move aside", path: path.clone(), error })?;
         match open_and_read(&path) {
-            Ok((store, stored)) => Ok((store, Stored { damaged: Some((aside, first)), ..stored })),
+            Ok((store, stored)) => {
+                let stored = Stored { damaged: Some((aside, first)), ..stored };
+                Ok((store, with_copy(stored, directory)))
+            }
             Err(OpenError::Busy(cause) | OpenError::Damaged(cause)) => {
                 Err(StoreError::Database { verb: "create", path, cause })
             }
@@ -141,6 +174,12 @@ impl Store {
         if matches!(result, Err(redb::Error::Io(_) | redb::Error::PreviousIo)) {
             self.close();
         }
+        if let (Ok(()), Some(policies), Some(directory)) =
+            (&result, &transaction.policies, self.path.parent())
+            && let Err(error) = copy::write(directory, policies)
+        {
+            tracing::error!("cannot write the second copy of the policies: {error}");
+        }
         result.map_err(|error| StoreError::Write(Box::new(error)))
     }
 
@@ -152,7 +191,7 @@ impl Store {
     }
 
     fn try_commit(&self, transaction: &Transaction) -> Result<(), redb::Error> {
-        let Transaction { put, remove, tombstones, floor } = transaction;
+        let Transaction { put, remove, tombstones, policies, floor } = transaction;
         let database = self.database.as_ref().ok_or(redb::Error::PreviousIo)?;
         let write = database.begin_write()?;
         {
@@ -166,6 +205,10 @@ impl Store {
             let mut table = write.open_table(TOMBSTONES)?;
             for (id, until) in tombstones {
                 table.insert(id.0, until.0)?;
+            }
+            if let Some(policies) = policies {
+                let bytes = policies.encode_to_vec();
+                write.open_table(POLICIES)?.insert(PUSHED, bytes.as_slice())?;
             }
             if let Some(floor) = floor {
                 let mut clock = write.open_table(CLOCK)?;
@@ -185,6 +228,17 @@ impl Drop for Store {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+/// Fills in what the database does not have from the second copy.
+fn with_copy(mut stored: Stored, directory: &Path) -> Stored {
+    if stored.policies.is_none() {
+        match copy::read(directory) {
+            Ok(policies) => stored.policies = policies,
+            Err(why) => stored.policies_lost = Some(why),
+        }
+    }
+    stored
 }
 
 enum OpenError {
@@ -223,6 +277,7 @@ fn read(database: &Database) -> Result<Stored, redb::Error> {
     write.open_table(GRANTS)?;
     write.open_table(TOMBSTONES)?;
     write.open_table(CLOCK)?;
+    write.open_table(POLICIES)?;
     write.commit()?;
     let read = database.begin_read()?;
     let mut stored = Stored::default();
@@ -237,6 +292,8 @@ fn read(database: &Database) -> Result<Stored, redb::Error> {
         let (id, until) = item?;
         stored.tombstones.push((GrantId(id.value()), WallTime(until.value())));
     }
+    let policies = read.open_table(POLICIES)?.get(PUSHED)?;
+    stored.policies = policies.and_then(|bytes| StoredPolicies::decode(bytes.value()).ok());
     stored.floor = read.open_table(CLOCK)?.get(FLOOR)?.map(|value| WallTime(value.value()));
     Ok(stored)
 }

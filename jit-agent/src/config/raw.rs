@@ -21,6 +21,7 @@ pub(super) struct Config {
     pub(super) audit: Audit,
     #[serde(default)]
     pub(super) limits: Limits,
+    pub(super) ceiling: Option<Ceiling>,
     #[serde(default)]
     pub(super) paths: Paths,
 }
@@ -162,6 +163,41 @@ impl Signer {
 pub(super) enum Signs {
     Grant,
     Policy,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Ceiling {
+    #[serde(default)]
+    pub(super) arm: Vec<String>,
+    #[serde(default)]
+    pub(super) disarm: Vec<String>,
+    #[serde(default)]
+    pub(super) sources: Vec<String>,
+    pub(super) widest_v4: Option<u8>,
+    pub(super) widest_v6: Option<u8>,
+    pub(super) max_duration: Option<String>,
+    pub(super) approvals: Option<u8>,
+    pub(super) policy_approvals: Option<u8>,
+    #[serde(default)]
+    pub(super) observe: bool,
+    #[serde(default)]
+    pub(super) drain: bool,
+    #[serde(default)]
+    pub(super) forwarded: bool,
+    #[serde(default)]
+    pub(super) exemptions: bool,
+}
+
+/// A policy as a file, for `jitctl policy`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PolicyFile {
+    pub(super) version: Option<u64>,
+    #[serde(default)]
+    pub(super) hosts: Vec<String>,
+    #[serde(default)]
+    pub(super) port: Vec<Port>,
 }
 
 #[derive(Default, Deserialize)]

@@ -11,10 +11,10 @@ use tokio::{
 
 use crate::{
     audit::Record,
-    clock::Now,
+    clock::{BootNanos, Now},
     config::Config,
     datapath::Datapath,
-    gate::{Accepted, Gate, Revoked, TICK, Target},
+    gate::{Accepted, Gate, PolicyDraft, PolicyPush, Revoked, TICK, Target},
     journal::Journal,
     refusal::Refused,
 };
@@ -63,7 +63,41 @@ enum Urgent {
 #[derive(Debug)]
 enum Read {
     List { ended: bool, reply: oneshot::Sender<Vec<v1::GrantState>> },
+    Policy { request: PolicyRequest, by: String, reply: oneshot::Sender<PolicyAnswer> },
     Status { reply: oneshot::Sender<v1::StatusResponse> },
+}
+
+/// What is asked about policies.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PolicyRequest {
+    /// Keep the one that waits.
+    Confirm {
+        /// Its version.
+        version: u64,
+        /// When the connection was accepted that asks.
+        connected: BootNanos,
+    },
+    /// What would it change.
+    Diff(PolicyDraft),
+    /// Put it in force.
+    Push(PolicyPush),
+    /// Which is in force.
+    Show,
+}
+
+/// The answer of the same name, or why it is refused.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PolicyAnswer {
+    /// Confirmed.
+    Confirmed(v1::ConfirmPolicyResponse),
+    /// What it would change.
+    Diff(v1::DiffPolicyResponse),
+    /// In force.
+    Pushed(v1::PushPolicyResponse),
+    /// Nothing changed.
+    Refused(Refused),
+    /// What is in force.
+    Shown(v1::ShowPolicyResponse),
 }
 
 #[derive(Debug)]
@@ -136,6 +170,12 @@ impl GateHandle {
         ask(&self.reads, |reply| Read::Status { reply }).await
     }
 
+    /// Policies.
+    pub async fn policy(&self, request: PolicyRequest, by: &str) -> Result<PolicyAnswer, Gone> {
+        let by = by.to_owned();
+        ask(&self.reads, |reply| Read::Policy { request, by, reply }).await
+    }
+
     /// Takes another configuration.
     pub async fn reconfigure(&self, config: Config) -> Result<Result<(), String>, Gone> {
         let config = Box::new(config);
@@ -197,7 +237,7 @@ impl<D: Datapath> Gate<D> {
                     Some(request) => self.serve(request, clock()),
                     None => return,
                 },
-                Some(read) = requests.reads.recv() => self.answer(read, clock()),
+                Some(read) = requests.reads.recv() => self.answer(read, &clock),
                 Some(push) = requests.pushes.recv() => {
                     let Push { envelopes, by, reply } = push;
                     // Whoever asked may be gone; what was accepted stays accepted.
@@ -238,9 +278,38 @@ impl<D: Datapath> Gate<D> {
         }
     }
 
-    fn answer(&mut self, read: Read, now: Now) {
+    fn policy(
+        &mut self,
+        request: PolicyRequest,
+        by: &str,
+        clock: impl Fn() -> Now,
+    ) -> PolicyAnswer {
+        let now = clock();
+        match request {
+            PolicyRequest::Confirm { version, connected } => self
+                .confirm_policy(version, connected, by, now)
+                .map_or_else(PolicyAnswer::Refused, PolicyAnswer::Confirmed),
+            PolicyRequest::Diff(draft) => PolicyAnswer::Diff(self.diff_policy(&draft, now)),
+            PolicyRequest::Push(push) => {
+                let pushed = self.push_policy(push, by, now);
+                if pushed.as_ref().is_ok_and(|pushed| pushed.reason != "known") {
+                    self.policy_applied(clock());
+                }
+                pushed.map_or_else(PolicyAnswer::Refused, PolicyAnswer::Pushed)
+            }
+            PolicyRequest::Show => PolicyAnswer::Shown(self.show_policy(now)),
+        }
+    }
+
+    fn answer(&mut self, read: Read, clock: impl Fn() -> Now) {
+        let now = clock();
         match read {
             Read::List { ended, reply } => drop(reply.send(self.list(ended, now))),
+            Read::Policy { request, by, reply } => {
+                let answer = self.policy(request, &by, clock);
+                self.settle_audit(now);
+                drop(reply.send(answer));
+            }
             Read::Status { reply } => {
                 // What is told of the interfaces is how they are now.
                 self.check_coverage(now);

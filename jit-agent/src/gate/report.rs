@@ -49,8 +49,9 @@ impl<D: Datapath> Gate<D> {
                 prefix_entries: count(prefixes),
                 prefix_entries_max: limits.prefixes.saturating_mul(2),
             }),
-            soon: self.soon(hosts, prefixes),
+            soon: [self.soon(hosts, prefixes), self.policy_soon(now)].concat(),
             started_at_ms: self.started.0,
+            policy: Some(self.policy_state(now)),
         }
     }
 
@@ -137,6 +138,9 @@ impl<D: Datapath> Gate<D> {
             if hook.is_none() {
                 add(format!("interface {name}"), format!("{name} is not gated: {note}"));
             }
+        }
+        for (index, text) in self.policies.problems.iter().enumerate() {
+            add(format!("policy {index}"), text.clone());
         }
         for section in self.config.policy.sections().iter().filter(|section| section.observe) {
             let range = section.range;
@@ -264,5 +268,6 @@ fn port(section: &PortPolicy) -> v1::Port {
         },
         terminates: if section.forwarded { "forwarded" } else { "host" }.into(),
         max_duration_ms: i64::try_from(section.max_duration.as_millis()).unwrap_or(i64::MAX),
+        exemptions: section.exemptions.iter().map(v1::Exemption::from).collect(),
     }
 }

@@ -20,12 +20,12 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{
-    config::Controller,
+    clock::BootNanos,
     server::{
         Service,
-        peer::{Identity, Peer},
+        peer::{Caller, Peer, Who},
     },
-    tls,
+    sys, tls,
 };
 
 /// A TLS handshake that takes longer is cut off.
@@ -41,7 +41,7 @@ const BACKLOG: u32 = 1024;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// What each handshake needs to know; replaced when configuration or certificates are reloaded.
-pub type Trust = (Arc<ServerConfig>, Arc<[Controller]>);
+pub type Trust = Arc<ServerConfig>;
 
 /// Opens the listening port, also on an address that no interface has yet (IP_FREEBIND): at boot the
 /// gate is in force before the network is configured.
@@ -87,19 +87,20 @@ pub async fn serve_tcp(
                     continue;
                 }
             };
+            let connected = sys::now().boot;
             let source = address.ip().to_canonical();
             let network = network(source);
             // Over a limit: closed at once; well-behaved peers try again.
             let Ok(permit) = Arc::clone(&all).try_acquire_owned() else { continue };
             let Some(of_source) = sources.permit(network) else { continue };
             let permits = vec![permit, of_source];
-            let (config, controllers) = trust.borrow().clone();
+            let config = trust.borrow().clone();
             let sender = sender.clone();
             tokio::spawn(async move {
                 match handshake(stream, config).await {
                     Ok(stream) => {
-                        let identity = identify(&stream, &controllers);
-                        let peer = Peer::new(stream, identity, permits);
+                        let caller = identify(&stream, connected);
+                        let peer = Peer::new(stream, caller, permits);
                         let _closed = sender.send(Ok::<_, io::Error>(peer)).await;
                     }
                     Err(error) => tracing::info!(%source, "TLS handshake failed: {error}"),
@@ -119,7 +120,9 @@ pub async fn serve_unix(
     let all = Arc::new(Semaphore::new(MAX_LOCAL));
     tokio::spawn(async move {
         while !sender.is_closed() {
-            let stream = match listener.accept().await {
+            let accepted = listener.accept().await;
+            let connected = sys::now().boot;
+            let stream = match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
                     tracing::warn!("cannot accept a local connection: {error}");
@@ -128,8 +131,8 @@ pub async fn serve_unix(
                 }
             };
             let Ok(permit) = Arc::clone(&all).try_acquire_owned() else { continue };
-            if let Some(identity) = identify_local(&stream) {
-                let peer = Peer::new(stream, identity, vec![permit]);
+            if let Some(caller) = identify_local(&stream, connected) {
+                let peer = Peer::new(stream, caller, vec![permit]);
                 let _closed = sender.send(Ok::<_, io::Error>(peer)).await;
             }
         }
@@ -147,15 +150,16 @@ async fn handshake(
         .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "not done within 5 s"))?
 }
 
-fn identify(stream: &TlsStream<TcpStream>, controllers: &[Controller]) -> Identity {
+fn identify(stream: &TlsStream<TcpStream>, connected: BootNanos) -> Caller {
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let names = certificate.map(tls::names).unwrap_or_default();
-    Identity::of_certificate(&names, controllers)
+    Caller { who: Who::Certificate(names), connected }
 }
 
-fn identify_local(stream: &UnixStream) -> Option<Identity> {
+fn identify_local(stream: &UnixStream, connected: BootNanos) -> Option<Caller> {
     let uid = stream.peer_cred().ok()?.uid();
-    Some(Identity::of_local(uid, rustix::process::geteuid().as_raw()))
+    let own = rustix::process::geteuid().as_raw();
+    Some(Caller { who: Who::Local { uid, own }, connected })
 }
 
 /// What one sender can have many addresses of: an IPv6 /64 counts as one source.

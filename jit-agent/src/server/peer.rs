@@ -12,7 +12,44 @@ use tokio::{
 };
 use tonic::transport::server::Connected;
 
-use crate::config::{Controller, Permissions};
+use crate::{
+    clock::BootNanos,
+    config::{Controller, Permissions},
+};
+
+/// Who is at the other end, as the connection showed when it was made. What that peer may do is looked
+/// up at each call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// What the connection showed.
+    pub who: Who,
+    /// When the connection was accepted.
+    pub connected: BootNanos,
+}
+
+/// How a peer is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// The subject alternative names of its certificate.
+    Certificate(Vec<String>),
+    /// The user of a process on this machine, and the agent's own.
+    Local {
+        /// The peer's.
+        uid: u32,
+        /// The agent's.
+        own: u32,
+    },
+}
+
+impl Caller {
+    /// Its name, and what it may do by this table.
+    pub fn identity(&self, controllers: &[Controller]) -> Identity {
+        match &self.who {
+            Who::Certificate(names) => Identity::of_certificate(names, controllers),
+            Who::Local { uid, own } => Identity::of_local(*uid, *own),
+        }
+    }
+}
 
 /// Who is at the other end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,22 +88,22 @@ impl Identity {
 #[derive(Debug)]
 pub struct Peer<S> {
     stream: S,
-    identity: Identity,
+    caller: Caller,
     _permits: Vec<OwnedSemaphorePermit>,
 }
 
 impl<S> Peer<S> {
     /// A connection of this peer.
-    pub fn new(stream: S, identity: Identity, permits: Vec<OwnedSemaphorePermit>) -> Self {
-        Self { stream, identity, _permits: permits }
+    pub fn new(stream: S, caller: Caller, permits: Vec<OwnedSemaphorePermit>) -> Self {
+        Self { stream, caller, _permits: permits }
     }
 }
 
 impl<S> Connected for Peer<S> {
-    type ConnectInfo = Identity;
+    type ConnectInfo = Caller;
 
-    fn connect_info(&self) -> Identity {
-        self.identity.clone()
+    fn connect_info(&self) -> Caller {
+        self.caller.clone()
     }
 }
 

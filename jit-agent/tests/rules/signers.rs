@@ -12,9 +12,9 @@ use prost::Message as _;
 use crate::support::{HOST, MINUTE, NOW, grant as good, key, later, pem, port, sign};
 
 /// A host with ports 22 and 3389 (two approvals) for everyone, and these signers.
-fn config(signers: &str) -> Result<Config, String> {
+fn config(text: &str) -> Result<Config, String> {
     let directory = tempfile::tempdir().unwrap();
-    for seed in [1, 2, 3] {
+    for seed in [1, 2, 3, 4] {
         std::fs::write(directory.path().join(format!("{seed}.pem")), pem(&key(seed))).unwrap();
     }
     let path = directory.path().join("config.toml");
@@ -22,16 +22,16 @@ fn config(signers: &str) -> Result<Config, String> {
         format!("[[port]]\nport = {port}\nprotocol = \"tcp\"\nsources = [\"0.0.0.0/0\"]\n{more}\n")
     };
     let ports = [port(22, ""), port(3389, "approvals = 2")].concat();
-    std::fs::write(&path, format!("[host]\nid = \"{HOST}\"\n{ports}{signers}")).unwrap();
+    std::fs::write(&path, format!("[host]\nid = \"{HOST}\"\n{ports}{text}")).unwrap();
     Config::read(&path).map_err(|error| error.to_string())
 }
 
-/// Two signers: 1 with these limits, 2 without.
-fn two(limits: &str) -> String {
+/// Three signers: 1 with these limits, 2 and 3 without.
+fn signers(limits: &str) -> String {
     let signer = |seed: u8, more: &str| {
         format!("[[signer]]\nid = \"k{seed}\"\npublic_key = \"{seed}.pem\"\n{more}\n")
     };
-    [signer(1, limits), signer(2, "")].concat()
+    [signer(1, limits), signer(2, ""), signer(3, "")].concat()
 }
 
 fn check(config: &Config, grant: &v1::Grant, seeds: &[u8]) -> Result<(), Refused> {
@@ -62,7 +62,7 @@ fn a_key_counts_only_where_its_limits_admit_the_whole_grant() {
         ("signs = [\"grant\", \"policy\"]", "ok"),
         ("signs = [\"policy\"]", "unknown_key"),
     ] {
-        let config = config(&two(limits)).unwrap();
+        let config = config(&signers(limits)).unwrap();
         assert_eq!(word(&config, &ssh, &[1]), expected, "{limits}");
         // Beside a key without limits the limited one takes nothing away, and adds nothing.
         assert_eq!(word(&config, &ssh, &[1, 2]), "ok", "{limits}");
@@ -77,7 +77,7 @@ fn a_key_counts_only_where_its_limits_admit_the_whole_grant() {
 
 #[test]
 fn the_refusal_says_which_key_did_not_count_and_why() {
-    let config = config(&two("not_after = \"2026-01-01T00:00:00Z\"")).unwrap();
+    let config = config(&signers("not_after = \"2026-01-01T00:00:00Z\"")).unwrap();
     let refused = check(&config, &good(1, &["203.0.113.7"]), &[1]).unwrap_err();
     assert_eq!(refused.refusal, Refusal::UnknownKey);
     assert!(refused.detail.contains("\"k1\" counts no longer since 2026-01-01T00:00:00Z"));
@@ -102,29 +102,29 @@ fn limits_that_make_no_sense_are_refused_with_their_key() {
         ),
         ("signs = [\"policy\"]\nports = [\"22\"]", "limit grants"),
     ] {
-        let error = config(&two(limits)).unwrap_err();
+        let error = config(&signers(limits)).unwrap_err();
         assert!(error.contains(expected), "{limits}: {error}");
     }
 }
 
 #[test]
 fn a_name_that_moves_to_another_key_takes_no_approval_with_it() {
-    let before = config(&two("")).unwrap();
+    let before = config(&signers("")).unwrap();
     let envelope = sign(GRANT_TYPE, &good(1, &["203.0.113.7"]).encode_to_vec(), &[1]);
     let grant = grant::verify(&envelope, &before.keyring, HOST).unwrap();
     before.policy.check(&grant, &before.keyring, NOW).unwrap();
     // The same names, and 1's name now means another key.
-    let after = config(&two("").replace("1.pem", "3.pem")).unwrap();
+    let after = config(&signers("").replace("1.pem", "4.pem")).unwrap();
     let refused = after.policy.check(&grant, &after.keyring, NOW).unwrap_err();
     assert_eq!(refused.refusal, Refusal::UnknownKey);
     // Another name for the same key changes nothing.
-    let renamed = config(&two("").replace("k1", "prod")).unwrap();
+    let renamed = config(&signers("").replace("k1", "prod")).unwrap();
     renamed.policy.check(&grant, &renamed.keyring, NOW).unwrap();
 }
 
 #[test]
 fn a_key_is_asked_again_at_the_moment_that_counts() {
-    let config = config(&two("not_after = \"2026-06-01T00:05:00Z\"")).unwrap();
+    let config = config(&signers("not_after = \"2026-06-01T00:05:00Z\"")).unwrap();
     let envelope = sign(GRANT_TYPE, &good(1, &["203.0.113.7"]).encode_to_vec(), &[1]);
     let grant = grant::verify(&envelope, &config.keyring, HOST).unwrap();
     config.policy.check(&grant, &config.keyring, later(5 * MINUTE - 1)).unwrap();

@@ -108,20 +108,6 @@ impl Decision {
     }
 }
 
-/// A look-up of a listening socket, as the socket guard sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lookup {
-    /// Who sent the packet.
-    pub source: Address,
-    /// Whom it is for, behind all redirects.
-    pub destination: Address,
-    /// The port behind all redirects.
-    pub port: PortKey,
-    /// It came in by the loopback interface: the host speaks to itself. `None`: the kernel does not
-    /// tell (before 5.17); then the addresses do.
-    pub loopback: Option<bool>,
-}
-
 /// Decides about one packet.
 ///
 /// `now` is asked at most once, and only for protected ports: CLOCK_BOOTTIME in nanoseconds. A
@@ -137,30 +123,6 @@ pub fn decide<F: Frame, T: Tables>(
         Ok(segment) => judge(segment, tables, now()),
         Err(reason) => Decision::early(reason),
     }
-}
-
-/// Decides about a look-up of a listening socket; `None`: nothing that the guard looks at.
-///
-/// A grant with a limit is live here until its deadline: its connections are counted where the
-/// packets are seen.
-#[inline(always)]
-pub fn guard<T: Tables>(lookup: &Lookup, tables: &T, now: impl FnOnce() -> u64) -> Option<Reason> {
-    let Lookup { source, destination, port, loopback } = lookup;
-    let own = match loopback {
-        Some(loopback) => *loopback,
-        None => source.bytes == destination.bytes || source.is_loopback(),
-    };
-    if own || !tables.protected(*port) {
-        return None;
-    }
-    if port.protocol == Protocol::Tcp && source.is_bad_tcp_source() {
-        return Some(Reason::BadSource);
-    }
-    let now = now();
-    let live = |entry: &GrantEntry| entry.unlimited.live(now) || entry.limited.live(now);
-    let granted = tables.host_grant(&HostKey::new(*source, *port)).is_some_and(live)
-        || prefix_grant(*source, *port, tables).is_some_and(live);
-    Some(if granted { Reason::Granted } else { Reason::Denied })
 }
 
 /// The segment to a protected port in the frame, or why there is none.
@@ -195,7 +157,11 @@ fn protected_segment<F: Frame, T: Tables>(
 
 /// The entry of the longest prefix that covers a source.
 #[inline(always)]
-fn prefix_grant<T: Tables>(source: Address, port: PortKey, tables: &T) -> Option<&GrantEntry> {
+pub(crate) fn prefix_grant<T: Tables>(
+    source: Address,
+    port: PortKey,
+    tables: &T,
+) -> Option<&GrantEntry> {
     match source.family {
         Family::V4 => tables.prefix_grant_v4(PrefixV4::new(source.first_four(), port)),
         Family::V6 => tables.prefix_grant_v6(PrefixV6::new(source.bytes, port)),
@@ -300,6 +266,7 @@ mod tests {
     use std::vec::Vec;
 
     use super::*;
+    use crate::Claim;
 
     const CLIENT: [u8; 4] = [192, 0, 2, 7];
     const PORT: PortKey = PortKey { protocol: Protocol::Tcp, port: 22 };
@@ -478,6 +445,172 @@ mod tests {
         for length in 0..40 {
             let packet = segment(SYN)[..length].to_vec();
             assert_eq!(of_ip(packet, &tables).reason, Reason::Malformed, "{length} bytes");
+        }
+    }
+
+    /// An entry with both kinds of grants: deadlines, slots as in [`One`] and 3 more.
+    fn both(unlimited: u64, limited: u64, slot: u32) -> Option<GrantEntry> {
+        Some(GrantEntry {
+            unlimited: Claim::until(unlimited, slot),
+            limited: Claim::until(limited, slot + 3),
+        })
+    }
+
+    const LATER: u64 = NOW + 1;
+
+    fn tickets(host: Ticket, prefix: Ticket) -> Vec<Ticket> {
+        let mut tickets = std::vec![Ticket::Refused; 4];
+        tickets.extend([host, prefix]);
+        tickets
+    }
+
+    #[test]
+    fn a_syn_under_a_grant_with_a_limit_needs_a_place() {
+        for (host, prefix, reason, slot, fresh) in [
+            (Ticket::Fresh, Ticket::Fresh, Reason::Granted, 4, true),
+            (Ticket::Known, Ticket::Fresh, Reason::Granted, 4, false),
+            (Ticket::Refused, Ticket::Fresh, Reason::Granted, 5, true),
+            (Ticket::Refused, Ticket::Known, Reason::Granted, 5, false),
+            (Ticket::Refused, Ticket::Refused, Reason::Denied, 0, false),
+        ] {
+            let tables = One {
+                host: both(0, LATER, 1),
+                prefix_v4: both(NOW, LATER, 2),
+                tickets: tickets(host, prefix),
+                ..One::default()
+            };
+            let decision = of_ip(segment(SYN), &tables);
+            let got = (decision.reason, decision.slot, decision.fresh, decision.counted);
+            assert_eq!(got, (reason, slot, fresh, fresh), "{host:?} {prefix:?}");
+        }
+    }
+
+    #[test]
+    fn a_grant_with_a_limit_is_dead_at_its_deadline_too() {
+        let tickets = tickets(Ticket::Fresh, Ticket::Fresh);
+        let tables = One { host: both(NOW, NOW, 1), tickets, ..One::default() };
+        assert_eq!(of_ip(segment(SYN), &tables).reason, Reason::Denied);
+        let session = One { session: true, ..tables };
+        assert_eq!(of_ip(segment(ACK), &session).reason, Reason::Expired);
+    }
+
+    #[test]
+    fn a_live_grant_without_a_limit_is_asked_first_and_counts_nothing() {
+        let tickets = tickets(Ticket::Fresh, Ticket::Fresh);
+        let host = One { host: both(LATER, LATER, 1), tickets, ..One::default() };
+        let decision = of_ip(segment(SYN), &host);
+        assert_eq!((decision.slot, decision.fresh, decision.counted), (1, true, false));
+        let prefix = One { host: both(0, LATER, 1), prefix_v4: until(LATER, 2), ..host };
+        let decision = of_ip(segment(SYN), &prefix);
+        assert_eq!((decision.slot, decision.fresh, decision.counted), (2, true, false));
+        assert!(!of_ip(segment(ACK), &prefix).fresh);
+    }
+
+    #[test]
+    fn the_last_step_of_a_handshake_passes_only_for_a_connection_that_was_counted() {
+        for (ticket, reason) in
+            [(Ticket::Known, Reason::Granted), (Ticket::Refused, Reason::NoSession)]
+        {
+            let tickets = tickets(ticket, Ticket::Refused);
+            let tables = One { host: both(0, LATER, 1), tickets, ..One::default() };
+            let decision = of_ip(segment(ACK), &tables);
+            assert_eq!((decision.reason, decision.fresh), (reason, false));
+        }
+    }
+
+    #[test]
+    fn a_session_lives_while_any_grant_covers_its_source_used_up_or_not() {
+        let rule = |forwarded| PortRule { forwarded, ..PortRule::default() };
+        for (rule, session) in [(rule(0), true), (rule(1), false)] {
+            let host = One { rule, session, host: both(0, LATER, 1), ..One::default() };
+            assert_eq!(of_ip(segment(ACK), &host).reason, Reason::Granted);
+            let prefix = One { host: both(0, 0, 1), prefix_v4: both(0, LATER, 2), ..host };
+            let decision = of_ip(segment(ACK), &prefix);
+            assert_eq!((decision.reason, decision.slot), (Reason::Granted, 5));
+        }
+    }
+
+    #[test]
+    fn datagrams_are_let_in_by_grants_without_a_limit_alone() {
+        struct Udp(One);
+        impl Tables for Udp {
+            fn protected(&self, _: PortKey) -> bool {
+                true
+            }
+            fn rule(&self, _: PortKey) -> PortRule {
+                PortRule::default()
+            }
+            fn host_grant(&self, _: &HostKey) -> Option<&GrantEntry> {
+                self.0.host.as_ref()
+            }
+            fn prefix_grant_v4(&self, _: PrefixV4) -> Option<&GrantEntry> {
+                None
+            }
+            fn prefix_grant_v6(&self, _: PrefixV6) -> Option<&GrantEntry> {
+                None
+            }
+            fn session(&self, _: &Segment) -> Session {
+                Session::Established
+            }
+            fn ticket(&self, _: u32, _: &Segment) -> Ticket {
+                Ticket::Fresh
+            }
+        }
+        let mut datagram = segment(SYN);
+        datagram[9] = 17;
+        let limited = Udp(One { host: both(NOW, LATER, 1), ..One::default() });
+        let decide = |tables: &Udp| decide(&Bytes(datagram.clone()), Link::Ip, tables, || NOW);
+        assert_eq!(decide(&limited).reason, Reason::Denied);
+        let unlimited = Udp(One { host: both(LATER, 0, 1), ..One::default() });
+        let decision = decide(&unlimited);
+        assert_eq!((decision.reason, decision.fresh), (Reason::Granted, false));
+    }
+
+    #[test]
+    fn the_grant_that_ended_last_says_whether_sessions_are_cut_on_a_port_that_drains() {
+        let claim = |deadline, cut| Claim { cut, ..Claim::until(deadline, 1) };
+        let entry = |unlimited, limited| Some(GrantEntry { unlimited, limited });
+        let none = claim(0, 1);
+        let drain = PortRule { drain: 1, ..PortRule::default() };
+        for (host, prefix, reason) in [
+            (None, None, Reason::Established),
+            (entry(none, none), entry(none, none), Reason::Established),
+            (entry(claim(5, 1), none), None, Reason::Expired),
+            (entry(none, claim(5, 1)), None, Reason::Expired),
+            (entry(claim(5, 1), claim(6, 0)), None, Reason::Established),
+            (entry(claim(5, 0), claim(6, 1)), None, Reason::Expired),
+            (None, entry(claim(NOW, 1), none), Reason::Expired),
+            (entry(claim(5, 1), none), entry(claim(6, 0), none), Reason::Established),
+            (entry(claim(5, 0), none), entry(claim(6, 1), none), Reason::Expired),
+        ] {
+            let tables =
+                One { rule: drain, host, prefix_v4: prefix, session: true, ..One::default() };
+            assert_eq!(of_ip(segment(ACK), &tables).reason, reason, "{host:?} {prefix:?}");
+            let forwarded = PortRule { forwarded: 1, ..drain };
+            let tables = One { rule: forwarded, session: false, ..tables };
+            let expected =
+                if reason == Reason::Established { Reason::Forwarded } else { Reason::Expired };
+            assert_eq!(of_ip(segment(ACK), &tables).reason, expected, "{host:?} {prefix:?}");
+        }
+    }
+
+    #[test]
+    fn a_tag_that_the_kernel_took_off_counts_as_one() {
+        let tables = One::default();
+        for (tags, link, reason) in [
+            (4, Link::Ethernet, Reason::Denied),
+            (5, Link::Ethernet, Reason::VlanDepth),
+            (3, Link::EthernetUntagged, Reason::Denied),
+            (4, Link::EthernetUntagged, Reason::VlanDepth),
+        ] {
+            let mut frame = std::vec![0; 12];
+            for _ in 0..tags {
+                frame.extend([0x81, 0, 0, 5]);
+            }
+            frame.extend([0x08, 0]);
+            frame.extend(segment(SYN));
+            let decision = decide(&Bytes(frame), link, &tables, || NOW);
+            assert_eq!(decision.reason, reason, "{tags} {link:?}");
         }
     }
 }

@@ -10,6 +10,7 @@
 mod address;
 mod decide;
 mod event;
+mod guard;
 mod headers;
 #[cfg(feature = "aya")]
 mod pod;
@@ -17,8 +18,9 @@ mod reason;
 mod tables;
 
 pub use address::{Address, Family};
-pub use decide::{Decision, Link, Lookup, Segment, Session, Tables, Ticket, decide, guard};
+pub use decide::{Decision, Link, Segment, Session, Tables, Ticket, decide};
 pub use event::{EVENT_BYTES, Event, EventKind};
+pub use guard::{Lookup, guard};
 pub use headers::{Frame, MAX_EXTENSION_HEADERS, MAX_VLAN_TAGS};
 pub use reason::Reason;
 pub use tables::{

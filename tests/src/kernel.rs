@@ -25,8 +25,9 @@ use jit_agent::datapath::{
     },
 };
 use jit_common::{
-    Address, COUNTERS, Counter, Event, Family, GrantEntry, HostKey, LastCounted, PROTECTED_WORDS,
-    PortCounters, PortKey, PortRule, PrefixV4, PrefixV6, Reason, Settings, Slot, map,
+    Address, COUNTERS, ConnectionKey, Counter, Event, Family, Flow, GrantEntry, HostKey,
+    LastCounted, PROTECTED_WORDS, PlaceKey, PortCounters, PortKey, PortRule, PrefixV4, PrefixV6,
+    Reason, Settings, Slot, map,
 };
 
 use crate::{lacks, netns};
@@ -104,10 +105,12 @@ pub struct Outcome {
 /// The loaded programs with their maps.
 pub struct Kernel {
     ebpf: Ebpf,
+    connections: HashMap<MapData, ConnectionKey, u32>,
     counters: PerCpuArray<MapData, u64>,
     events: RingBuf<MapData>,
     hosts: HashMap<MapData, HostKey, GrantEntry>,
     last_counted: PerCpuArray<MapData, LastCounted>,
+    places: HashMap<MapData, PlaceKey, Flow>,
     port_counters: PerCpuHashMap<MapData, u32, PortCounters>,
     port_rules: Array<MapData, PortRule>,
     prefixes_v4: LpmTrie<MapData, PrefixV4, GrantEntry>,
@@ -125,7 +128,14 @@ impl Kernel {
         assert!(!OBJECT.is_empty(), "built without the kernel programs (AYA_BUILD_SKIP)");
         let mut loader = EbpfLoader::new();
         loader.override_global("AYA_LOG_LEVEL", &0_u8, true);
-        for name in [map::SLOTS, map::HOST_GRANTS, map::PREFIX_GRANTS_V4, map::PREFIX_GRANTS_V6] {
+        for name in [
+            map::CONNECTIONS,
+            map::HOST_GRANTS,
+            map::PLACES,
+            map::PREFIX_GRANTS_V4,
+            map::PREFIX_GRANTS_V6,
+            map::SLOTS,
+        ] {
             loader.map_max_entries(name, CAPACITY);
         }
         let mut ebpf = loader.load(OBJECT).expect("the object loads");
@@ -141,10 +151,12 @@ impl Kernel {
         }
         let mut take = |name| ebpf.take_map(name).unwrap_or_else(|| panic!("map {name}"));
         Self {
+            connections: take(map::CONNECTIONS).try_into().expect("hash"),
             counters: take(map::COUNTERS).try_into().expect("per-CPU array"),
             events: take(map::EVENTS).try_into().expect("ring buffer"),
             hosts: take(map::HOST_GRANTS).try_into().expect("hash"),
             last_counted: take(map::LAST_COUNTED).try_into().expect("per-CPU array"),
+            places: take(map::PLACES).try_into().expect("hash"),
             port_counters: take(map::PORT_COUNTERS).try_into().expect("per-CPU hash"),
             port_rules: take(map::PORT_RULES).try_into().expect("array"),
             prefixes_v4: take(map::PREFIX_GRANTS_V4).try_into().expect("trie"),
@@ -175,6 +187,9 @@ impl Kernel {
             let (word, _) = port.word_and_bit();
             let bits = *words.get(word as usize).expect("below PROTECTED_WORDS");
             self.protected.set(word, bits, 0).expect("write protected ports");
+        }
+        for (slot, counted) in &tables.slots {
+            self.slots.set(*slot, *counted, 0).expect("write a slot");
         }
         for (key, entry) in &tables.hosts {
             self.hosts.insert(*key, *entry, 0).expect("write a host grant");
@@ -219,6 +234,11 @@ impl Kernel {
             }
             _ => panic!("{program} does not judge frames"),
         }
+    }
+
+    /// Gives a slot to the next grant.
+    pub fn reslot(&mut self, slot: u32, counted: Slot) {
+        self.slots.set(slot, counted, 0).expect("write a slot");
     }
 
     /// Forgets which SYN each CPU counted last, so that the same one counts again.
@@ -329,6 +349,14 @@ impl Kernel {
         let v6: Vec<_> = self.prefixes_v6.keys().collect::<Result<_, _>>().expect("read IPv6 keys");
         for key in v6 {
             self.prefixes_v6.remove(&key).expect("remove an IPv6 prefix");
+        }
+        let places: Vec<_> = self.places.keys().collect::<Result<_, _>>().expect("read places");
+        for key in places {
+            self.places.remove(&key).expect("remove a place");
+        }
+        let keys: Vec<_> = self.connections.keys().collect::<Result<_, _>>().expect("read them");
+        for key in keys {
+            self.connections.remove(&key).expect("remove a connection");
         }
         for port in std::mem::take(&mut self.filled) {
             let (word, _) = port.word_and_bit();

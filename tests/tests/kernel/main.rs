@@ -12,6 +12,7 @@ mod fixture;
 mod frame_table;
 mod generate;
 mod grants;
+mod limited;
 mod sessions;
 mod verifier;
 mod wire;

@@ -1,0 +1,184 @@
+//! Grants for so many connections: counted in the kernel, each connection once, whatever program saw
+//! its packets and whatever CPU ran it.
+
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+};
+
+use jit_agent::datapath::memory::MemoryTables;
+use jit_common::{Claim, GrantEntry, HostKey, Reason, Settings, Slot};
+use jit_tests::{
+    frames::{Tcp, flag},
+    kernel::{Kernel, boot_nanos, programs, runs},
+};
+
+use crate::fixture::{
+    CLIENT_V4, CLIENT_V6, CLOSED, DRAIN, HOUR, Ip, address, closed, on_host, tcp,
+};
+
+/// Where the grant for the client's address is counted, and that for its network.
+const HOST: u32 = 7;
+const NETWORK: u32 = 8;
+
+#[test]
+fn each_connection_counts_once_and_the_last_one_leaves_no_room() {
+    for ip in Ip::BOTH {
+        for program in programs() {
+            let tables = limited(&[(HOST, 2)]);
+            let mut kernel = loaded(&tables);
+            for (source_port, sequence, flags, expected) in [
+                (40_000, 1, flag::ACK, Reason::NoSession),
+                (40_000, 1, flag::SYN, Reason::Granted),
+                (40_000, 1, flag::SYN, Reason::Granted),
+                (40_000, 2, flag::ACK, Reason::Granted),
+                (40_001, 1, flag::ACK, Reason::NoSession),
+                // The same ports again, but not the same connection.
+                (40_000, 9, flag::SYN, Reason::Granted),
+                (40_001, 1, flag::SYN, Reason::Denied),
+                (40_000, 10, flag::SYN, Reason::Denied),
+                (40_000, 9, flag::SYN | 0xc0, Reason::Granted),
+                (40_001, 1, flag::ACK, Reason::NoSession),
+                (40_000, 10, flag::ACK, Reason::Granted),
+            ] {
+                let segment =
+                    Tcp { sequence, ..Tcp::with_flags(CLOSED, flags).from_port(source_port) };
+                let frame = ip.tcp(&segment).frame();
+                let what = format!("{program} {ip:?} {source_port} {sequence} {flags:#x}");
+                assert_eq!(on_host(&frame, &tables, boot_nanos()).reason, expected, "host {what}");
+                assert_eq!(kernel.run(program, &frame).reason, expected, "{what}");
+            }
+            assert_eq!(kernel.hits(HOST), 2, "{program}");
+            let events = kernel.events();
+            let granted = |event: &&jit_common::Event| event.reason == Reason::Granted as u8;
+            assert_eq!(events.iter().filter(granted).count(), 2, "{program}: one event for each");
+        }
+    }
+}
+
+#[test]
+fn a_grant_that_is_used_up_does_not_hide_one_that_is_not() {
+    let tables = limited(&[(HOST, 1), (NETWORK, 1)]);
+    let kernel = loaded(&tables);
+    let mut ports = 40_000_u16..;
+    for (program, left) in programs().zip([true, true, false]) {
+        let segment = Tcp::syn(CLOSED).from_port(ports.next().unwrap());
+        let reason = kernel.run(program, &Ip::V4.tcp(&segment).frame()).reason;
+        assert_eq!(reason == Reason::Granted, left, "{program}: {reason:?}");
+    }
+    assert_eq!((kernel.hits(HOST), kernel.hits(NETWORK)), (1, 1));
+}
+
+#[test]
+fn no_grant_lets_more_in_than_its_limit_however_many_cpus_ask() {
+    const LIMIT: u32 = 300;
+    let kernel = loaded(&limited(&[(HOST, LIMIT)]));
+    let let_in = AtomicU32::new(0);
+    let asked: Vec<_> = programs().collect();
+    thread::scope(|scope| {
+        for (index, first) in (0..4_usize).zip((10_000_u16..).step_by(1_000)) {
+            let (kernel, let_in, program) = (&kernel, &let_in, asked[index % asked.len()]);
+            scope.spawn(move || {
+                for source_port in first..first + 200 {
+                    let frame = Ip::V4.tcp(&Tcp::syn(CLOSED).from_port(source_port)).frame();
+                    // Refused though there is room, because others were faster: sent again.
+                    let opened = (0..3).any(|_| !kernel.drops(program, &frame));
+                    let_in.fetch_add(u32::from(opened), Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    assert_eq!((let_in.into_inner(), kernel.hits(HOST)), (LIMIT, u64::from(LIMIT)));
+}
+
+#[test]
+fn the_next_grant_of_a_slot_knows_nothing_of_the_one_before() {
+    let mut tables = limited(&[(HOST, 1)]);
+    let mut kernel = loaded(&tables);
+    let frame = Ip::V4.tcp(&Tcp::syn(CLOSED)).frame();
+    let program = programs().next().unwrap();
+    assert!(!kernel.drops(program, &frame));
+    tables.slots.insert(HOST, Slot { hits: 0, limit: 1, generation: 2 });
+    kernel.reslot(HOST, tables.slots[&HOST]);
+    assert!(!kernel.drops(program, &frame), "counted anew");
+    assert_eq!(kernel.hits(HOST), 1);
+    let other = Ip::V4.tcp(&Tcp::syn(CLOSED).from_port(9)).frame();
+    assert!(kernel.drops(program, &other));
+}
+
+#[test]
+fn a_limit_of_zero_or_a_slot_that_does_not_exist_lets_nobody_in() {
+    let mut tables = limited(&[(HOST, 0)]);
+    let frame = Ip::V4.tcp(&Tcp::syn(CLOSED)).frame();
+    for slot in [HOST, u32::MAX] {
+        for entry in tables.hosts.values_mut() {
+            entry.limited.slot = slot;
+        }
+        let kernel = loaded(&tables);
+        for program in programs().filter(|program| runs(program, &frame)) {
+            assert_eq!(kernel.run(program, &frame).reason, Reason::Denied, "{program} {slot}");
+        }
+    }
+}
+
+#[test]
+fn datagrams_need_a_grant_without_a_limit() {
+    let mut tables = limited(&[(HOST, 5)]);
+    for (key, entry) in tables.hosts.clone() {
+        tables.hosts.insert(HostKey { protocol: 17, ..key }, entry);
+    }
+    let kernel = loaded(&tables);
+    let frame = Ip::V4.udp(&jit_tests::frames::Udp::to(CLOSED)).frame();
+    for program in programs() {
+        assert_eq!(kernel.run(program, &frame).reason, Reason::Denied, "{program}");
+    }
+}
+
+#[test]
+fn sessions_of_a_cut_grant_end_on_a_port_that_drains() {
+    let mut tables = closed();
+    let claim = Claim { cut: 1, ..Claim::until(boot_nanos(), HOST) };
+    for source in [CLIENT_V4.into(), CLIENT_V6.into()] {
+        let key = HostKey::new(address(source), tcp(DRAIN));
+        tables.hosts.insert(key, GrantEntry { unlimited: claim, ..GrantEntry::default() });
+        for port in tables.ports.values_mut() {
+            // Sessions that end elsewhere need no socket here.
+            port.forwarded = 1;
+        }
+    }
+    let kernel = loaded(&tables);
+    for ip in Ip::BOTH {
+        let frame = ip.tcp(&Tcp::with_flags(DRAIN, flag::ACK)).frame();
+        assert_eq!(on_host(&frame, &tables, boot_nanos()).reason, Reason::Expired);
+        for program in programs() {
+            assert_eq!(kernel.run(program, &frame).reason, Reason::Expired, "{program}");
+        }
+    }
+}
+
+/// Grants of the client to the closed port, by their slots: for its address, or for its network.
+fn limited(grants: &[(u32, u32)]) -> MemoryTables {
+    let mut tables = closed();
+    for (slot, limit) in grants {
+        tables.slots.insert(*slot, Slot { hits: 0, limit: *limit, generation: 1 });
+        let claim = Claim::until(boot_nanos() + HOUR, *slot);
+        let entry = GrantEntry { limited: claim, ..GrantEntry::default() };
+        for (source, bits) in [(CLIENT_V4.into(), 24), (CLIENT_V6.into(), 64)] {
+            let source = address(source);
+            if *slot == HOST {
+                tables.hosts.insert(HostKey::new(source, tcp(CLOSED)), entry);
+            } else {
+                let network = jit_agent::prefix::masked(source, bits);
+                tables.prefixes.insert((tcp(CLOSED), network, bits), entry);
+            }
+        }
+    }
+    tables
+}
+
+fn loaded(tables: &MemoryTables) -> Kernel {
+    let mut kernel = Kernel::load();
+    kernel.fill(tables);
+    kernel.set(Settings { grant_events: 1_000_000, ..Settings::default() });
+    kernel
+}

@@ -15,8 +15,8 @@ use std::{
 
 use jit_agent::{datapath::memory::MemoryTables, prefix::masked};
 use jit_common::{
-    Address, Counter, Decision, Flow, HostKey, PortKey, PortRule, Protocol, Reason, Settings,
-    Tables as _,
+    Address, Claim, Counter, Decision, Flow, GrantEntry, HostKey, PortKey, PortRule, Protocol,
+    Reason, Settings, Tables as _,
 };
 use jit_tests::{
     kernel::{Kernel, boot_nanos, difference, programs, runs},
@@ -27,7 +27,7 @@ use jit_tests::{
 use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
 
 use crate::{
-    fixture::{HOUR, address, hex, on_host, until},
+    fixture::{HOUR, address, hex, on_host},
     generate::{Generator, Tuple},
 };
 
@@ -232,14 +232,14 @@ fn tables(random: &mut Random, tuples: &[Tuple]) -> MemoryTables {
     let addresses = addresses();
     for _ in 0..random.below(40) {
         let key = HostKey::new(address(*random.pick(&addresses)), *random.pick(&ports));
-        let entry = deadline(random);
+        let entry = entry(random);
         tables.hosts.insert(key, entry);
     }
     for _ in 0..random.below(20) {
         let near: Address = address(*random.pick(&addresses));
         let length = prefix_length(random, near);
         let key = (*random.pick(&ports), masked(near, length), length);
-        let entry = deadline(random);
+        let entry = entry(random);
         tables.prefixes.insert(key, entry);
     }
     tables
@@ -255,11 +255,23 @@ fn prefix_length(random: &mut Random, address: Address) -> u8 {
     u8::try_from(length).expect("at most 128")
 }
 
-fn deadline(random: &mut Random) -> jit_common::GrantEntry {
+/// Grants with and without a limit. Those with one are used up: a place is taken only once, and here
+/// every frame is run several times.
+fn entry(random: &mut Random) -> GrantEntry {
+    let mut entry = GrantEntry { unlimited: claim(random), limited: claim(random) };
+    match random.below(4) {
+        0 => entry.unlimited.deadline = 0,
+        1 => {}
+        _ => entry.limited.deadline = 0,
+    }
+    entry
+}
+
+fn claim(random: &mut Random) -> Claim {
     let now = boot_nanos();
     let slot = u32::try_from(random.below(SLOTS)).expect("slots are few");
     let deadlines = [now + HOUR, now + HOUR, u64::MAX, now, now.saturating_sub(HOUR), 1, 0];
-    until(*random.pick(&deadlines), slot)
+    Claim { cut: u8::from(random.chance(30)), ..Claim::until(*random.pick(&deadlines), slot) }
 }
 
 fn addresses() -> Vec<IpAddr> {

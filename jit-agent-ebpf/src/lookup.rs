@@ -11,8 +11,6 @@ const LOOPBACK: u32 = 1;
 /// A look-up with what only events need.
 pub(crate) struct LookedUp {
     pub(crate) lookup: Lookup,
-    /// Host byte order.
-    pub(crate) source_port: u16,
     /// Zero where the kernel does not tell.
     pub(crate) interface: u32,
 }
@@ -38,8 +36,8 @@ pub(crate) fn read(ctx: &SkLookupContext, with_interface: bool) -> Option<Looked
         let interface = if with_interface { field(&raw const (*raw).ingress_ifindex) } else { 0 };
         let loopback = if with_interface { Some(interface == LOOPBACK) } else { None };
         let source_port = u16::from_be(field(&raw const (*raw).remote_port));
-        let lookup = Lookup { source, destination, port, loopback };
-        Some(LookedUp { lookup, source_port, interface })
+        let lookup = Lookup { source, destination, source_port, port, loopback };
+        Some(LookedUp { lookup, interface })
     }
 }
 

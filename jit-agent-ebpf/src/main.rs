@@ -93,11 +93,9 @@ fn guard(ctx: &SkLookupContext, looked_up: Option<lookup::LookedUp>) -> u32 {
     let Some(looked_up) = looked_up else {
         return sk_action::SK_PASS;
     };
-    let reason = jit_common::guard(&looked_up.lookup, &KernelTables::new(ctx), boot_nanos);
-    match reason {
-        Some(reason) if reason.drops() && tables::record_guard(reason, &looked_up) => {
-            sk_action::SK_DROP
-        }
+    let lookup::LookedUp { lookup, interface } = looked_up;
+    match jit_common::guard(&lookup, &KernelTables::new(ctx), boot_nanos) {
+        Some(decision) if tables::record_guard(&decision, interface) => sk_action::SK_DROP,
         _ => sk_action::SK_PASS,
     }
 }

@@ -12,12 +12,10 @@ use aya_ebpf::{
 };
 use jit_common::{
     Budget, COUNTERS as COUNTER_COUNT, ConnectionKey, Counter, Decision, Event, EventKind, Family,
-    Flow, GrantEntry, HostKey, LastCounted, Lookup, PROTECTED_WORDS, PlaceKey, PortCounters,
-    PortKey, PortRule, PrefixV4, PrefixV6, RULE_SLOTS, Reason, Segment, Session, Settings, Slot,
-    Tables, Ticket,
+    Flow, GrantEntry, HostKey, LastCounted, PROTECTED_WORDS, PlaceKey, PortCounters, PortKey,
+    PortRule, PrefixV4, PrefixV6, RULE_SLOTS, Reason, Segment, Session, Settings, Slot, Tables,
+    Ticket,
 };
-
-use crate::lookup::LookedUp;
 
 const NO_PREALLOC: u32 = 1;
 const BPF_NOEXIST: u64 = 1;
@@ -235,27 +233,27 @@ pub(crate) fn record(decision: &Decision, interface: u32) -> bool {
     reason.drops() && !observed
 }
 
-/// Counts a refusal of the socket guard, and says whether it is carried out. What observe mode lets
-/// pass was counted where the packet was seen.
+/// Counts what the socket guard decided, and says whether it refuses. What observe mode lets pass,
+/// and what a grant without a limit lets in, was counted where the packet was seen.
 #[inline(always)]
-pub(crate) fn record_guard(reason: Reason, looked_up: &LookedUp) -> bool {
-    let LookedUp { lookup, source_port, interface } = looked_up;
-    let Lookup { source, destination, port, .. } = lookup;
-    count(Counter::Guard);
-    if gate_observes() || port_observes(*port) {
+pub(crate) fn record_guard(decision: &Decision, interface: u32) -> bool {
+    let Decision { reason, segment, slot, counted, .. } = decision;
+    let Some(segment) = segment else {
+        return false;
+    };
+    if *counted {
+        tell(EventKind::Connection, interface, false, *slot, *reason, segment);
+    }
+    if !reason.drops() {
         return false;
     }
-    count(Counter::Reason(reason));
-    count_port(*port, reason, false);
-    let segment = Segment {
-        source: *source,
-        destination: *destination,
-        source_port: *source_port,
-        port: *port,
-        opens: true,
-        sequence: 0,
-    };
-    tell(EventKind::Drop, *interface, false, 0, reason, &segment);
+    count(Counter::Guard);
+    if gate_observes() || port_observes(segment.port) {
+        return false;
+    }
+    count(Counter::Reason(*reason));
+    count_port(segment.port, *reason, false);
+    tell(EventKind::Drop, interface, false, 0, *reason, segment);
     true
 }
 

@@ -99,12 +99,19 @@ impl Decision {
         Self { reason, segment: None, slot: 0, fresh: false, counted: false }
     }
 
-    const fn of(reason: Reason, segment: Segment) -> Self {
+    pub(crate) const fn of(reason: Reason, segment: Segment) -> Self {
         Self { reason, segment: Some(segment), slot: 0, fresh: false, counted: false }
     }
 
-    const fn granted(segment: Segment, slot: u32, fresh: bool) -> Self {
+    pub(crate) const fn granted(segment: Segment, slot: u32, fresh: bool) -> Self {
         Self { reason: Reason::Granted, segment: Some(segment), slot, fresh, counted: false }
+    }
+
+    /// Let in by a grant with a limit.
+    #[inline(always)]
+    pub(crate) const fn ticket(segment: Segment, slot: u32, ticket: Ticket) -> Self {
+        let counted = matches!(ticket, Ticket::Fresh);
+        Self { counted, ..Self::granted(segment, slot, counted) }
     }
 }
 
@@ -211,16 +218,15 @@ fn judge<T: Tables>(segment: Segment, tables: &T, now: u64) -> Decision {
         ticket = ask(limited_prefix, &segment, tables);
     }
     match ticket {
-        Ticket::Fresh => Decision { counted: true, ..Decision::granted(segment, slot, true) },
-        Ticket::Known => Decision::granted(segment, slot, false),
         Ticket::Refused if opens => Decision::of(Reason::Denied, segment),
         Ticket::Refused => Decision::of(Reason::NoSession, segment),
+        ticket => Decision::ticket(segment, slot, ticket),
     }
 }
 
 /// What a grant with a limit says, if there is one.
 #[inline(always)]
-fn ask<T: Tables>(slot: Option<u32>, segment: &Segment, tables: &T) -> Ticket {
+pub(crate) fn ask<T: Tables>(slot: Option<u32>, segment: &Segment, tables: &T) -> Ticket {
     match slot {
         Some(slot) => tables.ticket(slot, segment),
         None => Ticket::Refused,
@@ -229,13 +235,13 @@ fn ask<T: Tables>(slot: Option<u32>, segment: &Segment, tables: &T) -> Ticket {
 
 /// Slot of the entry's grant without a limit, if it is live.
 #[inline(always)]
-fn unlimited(entry: Option<&GrantEntry>, now: u64) -> Option<u32> {
+pub(crate) fn unlimited(entry: Option<&GrantEntry>, now: u64) -> Option<u32> {
     entry.filter(|entry| entry.unlimited.live(now)).map(|entry| entry.unlimited.slot)
 }
 
 /// Slot of the entry's grant with a limit, if it is live.
 #[inline(always)]
-fn limited(entry: Option<&GrantEntry>, now: u64) -> Option<u32> {
+pub(crate) fn limited(entry: Option<&GrantEntry>, now: u64) -> Option<u32> {
     entry.filter(|entry| entry.limited.live(now)).map(|entry| entry.limited.slot)
 }
 

@@ -5,8 +5,8 @@
 //! sessions nor what is forwarded; the packet gate does.
 
 use crate::{
-    Address, GrantEntry, HostKey, PortKey, Protocol, Reason,
-    decide::{Tables, prefix_grant},
+    Address, HostKey, PortKey, Protocol, Reason,
+    decide::{Decision, Segment, Tables, Ticket, ask, limited, prefix_grant, unlimited},
 };
 
 /// A look-up of a listening socket, as the socket guard sees it.
@@ -16,6 +16,8 @@ pub struct Lookup {
     pub source: Address,
     /// Whom it is for, behind all redirects.
     pub destination: Address,
+    /// Source port, host byte order.
+    pub source_port: u16,
     /// The port behind all redirects.
     pub port: PortKey,
     /// It came in by the loopback interface: the host speaks to itself. `None`: the kernel does not
@@ -25,40 +27,80 @@ pub struct Lookup {
 
 /// Decides about a look-up of a listening socket; `None`: nothing that the guard looks at.
 ///
-/// A grant with a limit is live here until its deadline: its connections are counted where the
-/// packets are seen.
+/// A grant with a limit has a place for a connection that the packet gate counted, and for one that
+/// came past it (by a tunnel or a redirect) while any is left. What belongs to no SYN, the last step
+/// of a handshake with SYN cookies, was counted before or is refused.
 #[inline(always)]
-pub fn guard<T: Tables>(lookup: &Lookup, tables: &T, now: impl FnOnce() -> u64) -> Option<Reason> {
-    let Lookup { source, destination, port, loopback } = lookup;
+pub fn guard<T: Tables>(
+    lookup: &Lookup,
+    tables: &T,
+    now: impl FnOnce() -> u64,
+) -> Option<Decision> {
+    let Lookup { source, destination, source_port, port, loopback } = *lookup;
     let own = match loopback {
-        Some(loopback) => *loopback,
+        Some(loopback) => loopback,
         None => source.bytes == destination.bytes || source.is_loopback(),
     };
-    if own || !tables.protected(*port) {
+    if own || !tables.protected(port) {
         return None;
     }
-    if port.protocol == Protocol::Tcp && source.is_bad_tcp_source() {
-        return Some(Reason::BadSource);
+    let tcp = matches!(port.protocol, Protocol::Tcp);
+    let segment = Segment { source, destination, source_port, port, opens: tcp, sequence: 0 };
+    if tcp && source.is_bad_tcp_source() {
+        return Some(Decision::of(Reason::BadSource, segment));
     }
     let now = now();
-    let live = |entry: &GrantEntry| entry.unlimited.live(now) || entry.limited.live(now);
-    let granted = tables.host_grant(&HostKey::new(*source, *port)).is_some_and(live)
-        || prefix_grant(*source, *port, tables).is_some_and(live);
-    Some(if granted { Reason::Granted } else { Reason::Denied })
+    let host = tables.host_grant(&HostKey::new(source, port));
+    let prefix = prefix_grant(source, port, tables);
+    if let Some(slot) = unlimited(host, now).or(unlimited(prefix, now)) {
+        // The packet gate counts it, where it sees it.
+        return Some(Decision::granted(segment, slot, false));
+    }
+    if !tcp {
+        return Some(Decision::of(Reason::Denied, segment));
+    }
+    let (host, prefix) = (limited(host, now), limited(prefix, now));
+    // Whatever its sequence number was: the look-up does not tell.
+    let known = Segment { opens: false, ..segment };
+    if ask(host, &known, tables) == Ticket::Known {
+        return Some(Decision::granted(segment, host.unwrap_or_default(), false));
+    }
+    if ask(prefix, &known, tables) == Ticket::Known {
+        return Some(Decision::granted(segment, prefix.unwrap_or_default(), false));
+    }
+    let mut slot = host.unwrap_or_default();
+    let mut ticket = ask(host, &segment, tables);
+    if ticket == Ticket::Refused {
+        slot = prefix.unwrap_or_default();
+        ticket = ask(prefix, &segment, tables);
+    }
+    Some(match ticket {
+        Ticket::Refused => Decision::of(Reason::Denied, segment),
+        ticket => Decision::ticket(segment, slot, ticket),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Claim, PortRule, PrefixV4, PrefixV6, Segment, Session, Ticket};
+    use crate::{Claim, GrantEntry, PortRule, PrefixV4, PrefixV6, Session};
 
     const CLIENT: Address = Address::v4([192, 0, 2, 7]);
     const SERVER: Address = Address::v4([198, 51, 100, 1]);
     const NOW: u64 = 1_000;
 
+    #[derive(Default)]
     struct One {
         host: Option<GrantEntry>,
         prefix: Option<GrantEntry>,
+        /// What grants with a limit say: slot, to a segment that opens or not.
+        tickets: [((u32, bool), Ticket); 1],
+    }
+
+    impl Default for Ticket {
+        fn default() -> Self {
+            Self::Refused
+        }
     }
 
     impl Tables for One {
@@ -80,38 +122,68 @@ mod tests {
         fn session(&self, _: &Segment) -> Session {
             unreachable!("the guard asks for no session")
         }
-        fn ticket(&self, _: u32, _: &Segment) -> Ticket {
-            unreachable!("the guard counts no connection")
+        fn ticket(&self, slot: u32, segment: &Segment) -> Ticket {
+            let [(asked, ticket)] = self.tickets;
+            if asked == (slot, segment.opens) { ticket } else { Ticket::Refused }
         }
     }
 
-    const CLOSED: One = One { host: None, prefix: None };
+    const CLOSED: One = One { host: None, prefix: None, tickets: [((0, false), Ticket::Refused)] };
 
     fn lookup(port: u16) -> Lookup {
         let port = PortKey { protocol: Protocol::Tcp, port };
-        Lookup { source: CLIENT, destination: SERVER, port, loopback: Some(false) }
+        let loopback = Some(false);
+        Lookup { source: CLIENT, destination: SERVER, source_port: 40_000, port, loopback }
     }
 
     fn judge(lookup: &Lookup, tables: &One) -> Option<Reason> {
-        guard(lookup, tables, || NOW)
+        guard(lookup, tables, || NOW).map(|decision| decision.reason)
     }
 
     #[test]
-    fn a_live_grant_of_either_kind_in_either_table_lets_in() {
-        let live = GrantEntry::until(NOW + 1, 1);
-        let limited = GrantEntry { unlimited: Claim::until(NOW, 1), limited: live.unlimited };
-        let dead = GrantEntry::until(NOW, 1);
+    fn a_live_grant_in_either_table_lets_in() {
+        let (live, dead) = (GrantEntry::until(NOW + 1, 1), GrantEntry::until(NOW, 1));
         for (host, prefix, reason) in [
             (None, None, Reason::Denied),
             (Some(dead), Some(dead), Reason::Denied),
             (Some(live), None, Reason::Granted),
-            (Some(limited), None, Reason::Granted),
             (Some(dead), Some(live), Reason::Granted),
-            (None, Some(limited), Reason::Granted),
         ] {
-            let tables = One { host, prefix };
+            let tables = One { host, prefix, ..One::default() };
             assert_eq!(judge(&lookup(22), &tables), Some(reason), "{host:?} {prefix:?}");
         }
+    }
+
+    #[test]
+    fn a_grant_with_a_limit_lets_in_what_was_counted_or_finds_a_place() {
+        let entry = |slot| {
+            let limited = Claim::until(NOW + 1, slot);
+            Some(GrantEntry { limited, ..GrantEntry::default() })
+        };
+        for (asked, ticket, reason, counted) in [
+            ((4, false), Ticket::Known, Reason::Granted, false),
+            ((5, false), Ticket::Known, Reason::Granted, false),
+            ((4, true), Ticket::Fresh, Reason::Granted, true),
+            ((5, true), Ticket::Fresh, Reason::Granted, true),
+            ((5, true), Ticket::Refused, Reason::Denied, false),
+            ((6, true), Ticket::Fresh, Reason::Denied, false),
+        ] {
+            let tables = One { host: entry(4), prefix: entry(5), tickets: [(asked, ticket)] };
+            let decision = guard(&lookup(22), &tables, || NOW).unwrap();
+            assert_eq!((decision.reason, decision.counted), (reason, counted), "{asked:?}");
+            assert!(decision.segment.is_some());
+            let over = guard(&lookup(22), &tables, || NOW + 1).unwrap();
+            assert_eq!(over.reason, Reason::Denied, "{asked:?}");
+        }
+    }
+
+    #[test]
+    fn a_datagram_needs_a_grant_without_a_limit() {
+        let port = PortKey { protocol: Protocol::Udp, port: 22 };
+        let limited = GrantEntry { limited: Claim::until(NOW + 1, 4), ..GrantEntry::default() };
+        let tickets = [((4, true), Ticket::Fresh)];
+        let tables = One { host: Some(limited), prefix: None, tickets };
+        assert_eq!(judge(&Lookup { port, ..lookup(22) }, &tables), Some(Reason::Denied));
     }
 
     #[test]

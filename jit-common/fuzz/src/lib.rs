@@ -71,6 +71,12 @@ impl Situation {
         self.claims().any(|(claim, limited)| claim.live(NOW) && !limited)
     }
 
+    /// Whether the source may open a connection, or send a datagram.
+    fn opens(self, port: PortKey) -> bool {
+        let place = port.protocol == Protocol::Tcp && (self.known || self.places);
+        self.unlimited() || self.covered() && place
+    }
+
     /// Whether any live grant covers it.
     fn covered(self) -> bool {
         self.claims().any(|(claim, _)| claim.live(NOW))
@@ -165,7 +171,7 @@ fn check(decision: &Decision, situation: Situation) {
     assert_eq!(granted, *slot != 0, "{decision:?}");
     assert!(granted || !fresh && !counted, "{decision:?}");
     let Some(segment) = segment else { return };
-    let Segment { source, destination, opens, port, .. } = *segment;
+    let Segment { source, destination, source_port, opens, port, .. } = *segment;
     assert!(situation.protected);
     assert!(port.protocol == Protocol::Udp || !source.is_bad_tcp_source(), "{source:?}");
     if granted {
@@ -184,10 +190,10 @@ fn check(decision: &Decision, situation: Situation) {
     }
     // The guard is asked for the same connection: it never refuses what the gate lets in new, and
     // lets nothing in that no live grant covers.
-    let lookup = Lookup { source, destination, port, loopback: Some(false) };
-    let guarded = guard(&lookup, &situation, || NOW);
-    let expected = if situation.covered() { Reason::Granted } else { Reason::Denied };
-    assert_eq!(guarded, Some(expected), "{decision:?}");
+    let lookup = Lookup { source, destination, source_port, port, loopback: Some(false) };
+    let guarded = guard(&lookup, &situation, || NOW).expect("a protected port");
+    let expected = if situation.opens(port) { Reason::Granted } else { Reason::Denied };
+    assert_eq!(guarded.reason, expected, "{decision:?}");
 }
 
 /// Any bytes as a record of the ring buffer.
@@ -212,6 +218,7 @@ pub fn guard_lookup(input: &[u8]) {
     let lookup = Lookup {
         source: address(source),
         destination: address(destination),
+        source_port: 40_000,
         port: PortKey {
             protocol: if kind & 2 == 0 { Protocol::Tcp } else { Protocol::Udp },
             port: u16::from_be_bytes(*port),
@@ -222,14 +229,17 @@ pub fn guard_lookup(input: &[u8]) {
             _ => None,
         },
     };
-    let Lookup { source, destination, port, loopback } = lookup;
+    let Lookup { source, destination, port, loopback, .. } = lookup;
     let own = loopback.unwrap_or(source == destination || source.is_loopback());
     let bad = port.protocol == Protocol::Tcp && source.is_bad_tcp_source();
-    let expected = match (own || !situation.protected, bad, situation.covered()) {
+    let expected = match (own || !situation.protected, bad, situation.opens(port)) {
         (true, ..) => None,
         (false, true, _) => Some(Reason::BadSource),
         (false, false, true) => Some(Reason::Granted),
         (false, false, false) => Some(Reason::Denied),
     };
-    assert_eq!(guard(&lookup, &situation, || NOW), expected, "{lookup:?}");
+    let decision = guard(&lookup, &situation, || NOW);
+    assert_eq!(decision.map(|decision| decision.reason), expected, "{lookup:?}");
+    let fresh = decision.is_some_and(|decision| decision.fresh);
+    assert!(!fresh || !situation.known && !situation.unlimited(), "{decision:?}");
 }

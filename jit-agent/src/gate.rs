@@ -522,9 +522,15 @@ impl<D: Datapath> Gate<D> {
                 continue;
             }
             let Some(envelope) = &stored.envelope else { continue };
-            let result = self
-                .verify(envelope, now)
-                .and_then(|grant| self.ledger.restore(grant, deadline, now, &mut Vec::new()));
+            // What was open once is not judged anew by a policy that came later: it stays until its
+            // end, as it would without the restart.
+            let judged = if stored.boot_id.is_empty() {
+                self.verify(envelope, now)
+            } else {
+                grant::verify(envelope, &self.config.keyring, &self.config.host)
+            };
+            let result =
+                judged.and_then(|grant| self.ledger.restore(grant, deadline, now, &mut Vec::new()));
             match result {
                 Ok(Some(Admission::Active)) if deadline.is_none() => {
                     transaction.put.push((id, self.stored(id, envelope)));

@@ -15,7 +15,7 @@ use crate::{
     envelope::{self, PayloadType},
     grant::{self, PortRange, Sessions},
     keyring::{KeyId, Keyring, Signer},
-    policy::{Exemption, PortPolicy},
+    policy::{Exemption, Policy, PortPolicy},
     prefix::{SourcePrefix, bits},
     refusal::{Refusal, Refused},
 };
@@ -79,6 +79,10 @@ impl Proposal {
             .map(PortPolicy::try_from)
             .collect::<Result<Vec<_>, _>>()
             .map_err(malformed)?;
+        Policy::new(sections.clone(), Duration::ZERO).map_err(|port| {
+            let word = port.protocol.word();
+            malformed(format!("ports: {}/{word} stands in two sections", port.port))
+        })?;
         let entries: usize =
             sections.iter().map(|part| part.range.count() * part.exemptions.len()).sum();
         if entries > MAX_EXEMPTIONS {

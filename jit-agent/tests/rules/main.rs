@@ -2,9 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that meets the unexpected panics")]
 
+mod commit;
 mod documentation;
 mod gate;
 mod ledger;
+mod policies;
 mod signers;
 mod support;
 mod verification;

@@ -82,8 +82,13 @@ pub(crate) fn envelope(grant: &v1::Grant) -> v1::Envelope {
 /// A configuration with a directory of its own: ports 22 and 3389, signers `prod` (seed 1) and
 /// `second` (seed 2, at most a minute).
 pub(crate) fn config(extra: &str) -> (tempfile::TempDir, Config) {
+    try_config(extra).unwrap()
+}
+
+/// The same, which may be refused. Keys 1 to 4 are there.
+pub(crate) fn try_config(extra: &str) -> Result<(tempfile::TempDir, Config), String> {
     let directory = tempfile::tempdir().unwrap();
-    for seed in [1, 2] {
+    for seed in 1..=4 {
         std::fs::write(directory.path().join(format!("{seed}.pem")), pem(&key(seed))).unwrap();
     }
     let path: PathBuf = directory.path().join("config.toml");
@@ -113,8 +118,8 @@ pub(crate) fn config(extra: &str) -> (tempfile::TempDir, Config) {
         "#
     );
     std::fs::write(&path, text).unwrap();
-    let config = Config::read(&path).unwrap();
-    (directory, config)
+    let config = Config::read(&path).map_err(|error| error.to_string())?;
+    Ok((directory, config))
 }
 
 pub(crate) fn verified(grant: &v1::Grant) -> VerifiedGrant {

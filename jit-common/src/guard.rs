@@ -89,18 +89,11 @@ mod tests {
     const SERVER: Address = Address::v4([198, 51, 100, 1]);
     const NOW: u64 = 1_000;
 
-    #[derive(Default)]
     struct One {
         host: Option<GrantEntry>,
         prefix: Option<GrantEntry>,
         /// What grants with a limit say: slot, to a segment that opens or not.
         tickets: [((u32, bool), Ticket); 1],
-    }
-
-    impl Default for Ticket {
-        fn default() -> Self {
-            Self::Refused
-        }
     }
 
     impl Tables for One {
@@ -149,7 +142,7 @@ mod tests {
             (Some(live), None, Reason::Granted),
             (Some(dead), Some(live), Reason::Granted),
         ] {
-            let tables = One { host, prefix, ..One::default() };
+            let tables = One { host, prefix, ..CLOSED };
             assert_eq!(judge(&lookup(22), &tables), Some(reason), "{host:?} {prefix:?}");
         }
     }

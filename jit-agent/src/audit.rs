@@ -9,8 +9,10 @@ mod chain;
 mod code;
 mod files;
 mod head;
+mod judge;
 pub(crate) mod quota;
 mod record;
+pub mod verify;
 
 use std::{
     collections::VecDeque,

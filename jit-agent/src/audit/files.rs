@@ -12,7 +12,10 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::audit::chain::{LineHash, Tip};
+use crate::audit::{
+    chain::{LineHash, Tip},
+    head::SignedHead,
+};
 
 /// The file that is written to.
 pub(super) const CURRENT: &str = "audit.jsonl";
@@ -54,10 +57,16 @@ pub(super) fn full_files(directory: &Path) -> io::Result<BTreeMap<u64, PathBuf>>
 #[derive(Debug, Deserialize)]
 pub(super) struct Link {
     pub(super) seq: u64,
+    pub(super) prev: String,
+    pub(super) code: String,
     /// With the first record of a file: its number.
     pub(super) file: Option<u64>,
     /// Likewise: number of the oldest file that is kept.
     pub(super) oldest: Option<u64>,
+    /// Likewise: the end of the file before.
+    pub(super) head: Option<SignedHead>,
+    /// A sentence; here only that of a damage counts.
+    pub(super) detail: Option<String>,
 }
 
 impl Link {

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use jit_agent::{
     app::{self, AppError},
+    audit::{self, Audit, EventCode, Record},
     client,
     config::{Config, DEFAULT_PATH},
     datapath::{DatapathError, pins::Pins},
@@ -37,6 +38,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
     version,
     after_help = "Is it in force?            jit-agent status\n\
                   Is the new file good?      jit-agent check\n\
+                  Who got in, and why?       jit-agent audit show --since 1d\n\
                   Open everything again:     jit-agent detach\n\n\
                   Exit codes: status 0 enforcing, 1 degraded, 2 not enforcing; otherwise \
                   64 usage, 69 unavailable, 77 permission, 78 configuration."
@@ -71,6 +73,11 @@ enum Command {
     },
     /// Check a configuration file and the keys and certificates that it names; change nothing.
     Check,
+    /// What happened here: who opened what, why, and whether somebody changed the record of it.
+    Audit {
+        #[command(subcommand)]
+        command: audit::command::Command,
+    },
     /// Remove the gate from the kernel: every protected port is open to everybody afterwards.
     Detach {
         /// Do not ask.
@@ -93,6 +100,9 @@ async fn main() -> ExitCode {
         Command::Run => run(config).await,
         Command::Status { json } => print_status(config, json).await,
         Command::Grants { all, json } => print_grants(config, all, json).await,
+        Command::Audit { command } => audit::command::run(&app::paths(config).state, &command)
+            .map(ExitCode::from)
+            .map_err(anyhow::Error::from),
         Command::Check => check(config),
         Command::Detach { yes } => detach(config, yes),
     };
@@ -210,10 +220,34 @@ fn detach(config: &Path, yes: bool) -> Result<ExitCode> {
         print("nothing changed\n");
         return Ok(ExitCode::FAILURE);
     }
-    let links = pins.remove().map_err(AppError::from)?;
+    let by = sys::caller();
+    let record = Record::new(EventCode::GateDetached).by(&by);
+    let detail = "every protected port is open to everybody; asked for on the command line";
+    record_detach(config, record.with("done", true).detail(detail));
+    let links = pins.remove().map_err(AppError::from).inspect_err(|error| {
+        let record = Record::new(EventCode::GateDetached).by(&by).with("done", false);
+        record_detach(config, record.detail(&error.to_string()));
+    })?;
     tracing::warn!(links, "gate detached");
     print(&format!("the gate is gone from {links} interfaces: protected ports are open to all\n"));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Puts a record into the audit of the agent that is not running. What must be opened is opened also
+/// when that fails, with a warning.
+fn record_detach(config: &Path, record: Record) {
+    let (state, now) = (app::paths(config).state, sys::now());
+    // Without limits: a new file is for the agent to begin.
+    let settings = audit::Settings { host: app::host(config), max_size: u64::MAX, keep: u32::MAX };
+    let written = Audit::open(&state, settings, now).map_err(|error| error.to_string()).and_then(
+        |mut audit| {
+            audit.append(record, now);
+            audit.sync(now).map_err(|error| error.to_string())
+        },
+    );
+    if let Err(error) = written {
+        eprintln!("jit-agent: warning: this is not in the audit: {error}");
+    }
 }
 
 fn confirmed(pins: &Path) -> Result<bool> {
@@ -270,6 +304,9 @@ fn denied(socket: &Path, error: std::io::Error) -> anyhow::Error {
 
 fn exit_code(error: &anyhow::Error) -> u8 {
     if let Some(error) = error.downcast_ref::<AppError>() {
+        return error.exit_code();
+    }
+    if let Some(error) = error.downcast_ref::<audit::command::CommandError>() {
         return error.exit_code();
     }
     if error.downcast_ref::<Unreadable>().is_some() {

@@ -310,6 +310,9 @@ pub fn event_text(event: &v1::Event) -> String {
             if packet.grant_id.is_empty() { String::new() } else { id_text(&packet.grant_id) },
             if packet.observed { " (observed: it passed)" } else { "" },
         ),
+        Some(What::AuditHead(head)) => {
+            format!("audit head {}:{}", head.seq, hex::encode(&head.hash))
+        }
         Some(What::Gap(gap)) if gap.missed == 0 => "gap: an unknown number of events".to_owned(),
         Some(What::Gap(gap)) => format!("gap: {} events are no longer held", gap.missed),
         Some(What::Policy(policy)) => {
@@ -350,6 +353,13 @@ pub fn event_json(event: &v1::Event) -> Value {
                 "grant_id": (!packet.grant_id.is_empty()).then(|| id_text(&packet.grant_id)),
                 "observed": packet.observed,
                 "interface_index": packet.interface_index,
+            }),
+        ),
+        Some(What::AuditHead(head)) => (
+            "audit_head",
+            json!({
+                "head": format!("{}:{}", head.seq, hex::encode(&head.hash)),
+                "signed": head.signed,
             }),
         ),
         Some(What::Gap(gap)) => ("gap", json!({ "missed": gap.missed })),

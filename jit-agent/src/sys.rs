@@ -63,6 +63,17 @@ pub fn now() -> Now {
     }
 }
 
+/// Who runs this command, for the audit: the user, and who that was at login, before `sudo`.
+pub fn caller() -> String {
+    let user = rustix::process::getuid().as_raw();
+    let login = fs::read_to_string("/proc/self/loginuid").ok();
+    // All bits set: no login, as of a service.
+    match login.and_then(|text| text.trim().parse::<u32>().ok()).filter(|uid| *uid != u32::MAX) {
+        Some(login) if login != user => format!("local uid {user}, login uid {login}"),
+        _ => format!("local uid {user}"),
+    }
+}
+
 /// Id of this boot (`/proc/sys/kernel/random/boot_id`): boot times of another boot mean nothing.
 pub fn boot_id() -> Result<String, FileError> {
     let path = Path::new("/proc/sys/kernel/random/boot_id");

@@ -14,6 +14,11 @@ impl LineHash {
     /// What the very first record carries.
     pub const ZERO: Self = Self([0; 32]);
 
+    /// The 32 bytes.
+    pub const fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// Of a line, without its newline.
     pub fn of(line: &[u8]) -> Self {
         Self(Sha256::digest(line).into())

@@ -75,6 +75,11 @@ impl SignedHead {
         serde_json::from_str(text.trim()).ok()
     }
 
+    /// The record that it names, whoever signed it.
+    pub fn tip(&self) -> Option<Tip> {
+        Some(Tip { seq: self.seq, hash: self.hash.parse().ok()? })
+    }
+
     /// One line of JSON.
     pub fn to_line(&self) -> String {
         escape_json(serde_json::to_string(self).unwrap_or_default())

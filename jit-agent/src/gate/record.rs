@@ -6,10 +6,11 @@ use std::{
 };
 
 use jit_common::{Event, Protocol, Reason};
+use jit_proto::v1::{self, event::What};
 
 use crate::{
-    audit::{Audit, AuditError, EventCode, Record, quota::Quota},
-    clock::Now,
+    audit::{Audit, AuditError, EventCode, Record, Tip, quota::Quota},
+    clock::{BootNanos, Now},
     config::Config,
     datapath::{Datapath, LinkChange},
     gate::{Gate, report::address},
@@ -23,6 +24,9 @@ const REFUSALS: u32 = 120;
 /// Connections that are told one by one in a minute, of each grant.
 const CONNECTIONS: u32 = 60;
 
+/// How often watchers are told the signed head, boot nanoseconds.
+const HEAD_NANOS: u64 = 60_000_000_000;
+
 /// The audit, and what keeps it small and to the point.
 #[derive(Debug)]
 pub(super) struct Recorder {
@@ -34,6 +38,9 @@ pub(super) struct Recorder {
     /// Alarms that were raised and not cleared.
     alarms: BTreeSet<String>,
     clock_trusted: bool,
+    /// The head that watchers were told, and when they are told the next one.
+    told_head: Option<Tip>,
+    next_head: BootNanos,
 }
 
 impl Recorder {
@@ -44,6 +51,8 @@ impl Recorder {
             connections: Quota::new(CONNECTIONS),
             alarms: BTreeSet::new(),
             clock_trusted: true,
+            told_head: None,
+            next_head: BootNanos(0),
         }
     }
 
@@ -53,6 +62,22 @@ impl Recorder {
         if self.refusals.take((), (record.code(), by.to_owned(), reason), now) {
             self.audit.append(record, now);
         }
+    }
+
+    /// A signed head that watchers have not been told, if it is time to tell them.
+    fn head_to_tell(&mut self, now: Now) -> Option<What> {
+        let signed = self.audit.signed_head()?;
+        let tip = signed.tip()?;
+        if self.told_head == Some(tip) || now.boot < self.next_head {
+            return None;
+        }
+        self.told_head = Some(tip);
+        self.next_head = BootNanos(now.boot.0.saturating_add(HEAD_NANOS));
+        Some(What::AuditHead(v1::AuditHead {
+            seq: tip.seq,
+            hash: tip.hash.bytes().to_vec().into(),
+            signed: signed.to_line(),
+        }))
     }
 
     /// A grant that is refused.
@@ -151,6 +176,10 @@ impl<D: Datapath> Gate<D> {
 
     /// What became of another configuration.
     pub(super) fn record_reload(&mut self, result: &Result<(), String>, now: Now) {
+        if result.is_ok() {
+            let crate::config::Audit { max_size, keep } = self.config.audit;
+            self.recorder.audit.resize(max_size, keep);
+        }
         let record = match result {
             Ok(()) => self.configured(Record::new(EventCode::ConfigurationReloaded)),
             Err(error) => Record::new(EventCode::ConfigurationRefused).detail(error),
@@ -320,6 +349,9 @@ impl<D: Datapath> Gate<D> {
     pub(super) fn settle_audit(&mut self, now: Now) {
         self.recorder.tell_sums(false, now);
         self.recorder.audit.flush(now);
+        if let Some(head) = self.recorder.head_to_tell(now) {
+            self.journal.add(now.wall.0, head);
+        }
     }
 
     /// The last record of this run.

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use jit_agent::{ledger::Admission, refusal::Refusal};
+use jit_agent::{audit::EventCode, ledger::Admission, refusal::Refusal};
 use jit_common::Reason;
 
 const RUNBOOK: &str = include_str!("../../docs/runbook.md");
+const AUDIT: &str = include_str!("../../docs/audit.md");
 const README: &str = include_str!("../../../README.md");
 
 #[test]
@@ -23,6 +24,41 @@ fn every_word_has_its_heading_in_the_runbook() {
         let heading = if shared(word) { format!("{word} (packet)") } else { word.to_owned() };
         assert!(has(&heading), "{heading}");
     }
+}
+
+#[test]
+fn every_event_code_has_its_heading_in_the_audits_page() {
+    let headings: Vec<_> = AUDIT.lines().filter_map(|line| line.strip_prefix("### ")).collect();
+    for code in EventCode::ALL {
+        let heading = format!("{} {}", code.code(), code.name());
+        assert!(headings.contains(&heading.as_str()), "{heading}");
+    }
+    assert_eq!(headings.len(), EventCode::ALL.len(), "no heading for what cannot happen");
+}
+
+/// The page says which fields explain an opening; a reader of it must find them.
+#[test]
+fn every_field_of_a_record_stands_in_the_audits_page() {
+    let mut found = 0;
+    let mut ahead = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    while let Some(path) = ahead.pop() {
+        if path.is_dir() {
+            ahead.extend(std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let source = text.split("#[cfg(test)]").next().unwrap();
+        if !source.contains("EventCode::") {
+            continue;
+        }
+        for call in [".with(\"", ".text(\""] {
+            for name in source.split(call).skip(1).filter_map(|rest| rest.split('"').next()) {
+                found += 1;
+                assert!(AUDIT.contains(&format!("`{name}`")), "{}: {name}", path.display());
+            }
+        }
+    }
+    assert!(found > 30, "{found}");
 }
 
 #[test]

@@ -194,6 +194,28 @@ fn a_packet_ends_the_same_on_a_device_without_ethernet_header() {
     assert!(compared >= 200, "{compared} rows");
 }
 
+/// The kernel takes the outermost tag off before TC sees the frame (`skb_vlan_untag`): one tag fewer
+/// is left, and the same number in all is the most.
+#[test]
+fn a_frame_ends_the_same_when_its_outermost_tag_was_taken_off() {
+    let mut compared = 0;
+    for Row { name, frame, .. } in rows() {
+        let tagged = frame
+            .get(12..14)
+            .is_some_and(|kind| [[0x81, 0], [0x88, 0xa8]].contains(&[kind[0], kind[1]]));
+        if !tagged || frame.len() < 18 {
+            continue;
+        }
+        compared += 1;
+        let untagged = [&frame[..12], &frame[16..]].concat();
+        for tables in [CLOSED, GRANTED, UNPROTECTED] {
+            let after = decide(&Bytes(&untagged), Link::EthernetUntagged, &tables, || NOW);
+            assert_eq!(after, judge(&frame, tables), "{name}");
+        }
+    }
+    assert!(compared >= 25, "{compared} rows");
+}
+
 #[test]
 fn cutting_a_frame_anywhere_opens_nothing() {
     for Row { name, closed, frame, .. } in rows() {

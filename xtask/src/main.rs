@@ -6,7 +6,10 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod build;
+mod coverage;
 mod demo;
+mod fuzz;
+mod mutants;
 mod setup;
 mod shell;
 mod test;
@@ -28,6 +31,12 @@ enum Task {
     Setup(setup::Options),
     /// Build jit-agent and jitctl, kernel programs included
     Build(build::Options),
+    /// Measure which lines the tests without root reach, against their bounds
+    Coverage(coverage::Options),
+    /// Feed parsers and decisions with what nobody would write
+    Fuzz(fuzz::Options),
+    /// Change the decision in every small way, and see whether a test notices
+    Mutants(mutants::Options),
     /// Show the gate at work: real agent, real connections, in network namespaces
     Demo(demo::Options),
     /// Check formatting, lints and licences, and run every test
@@ -39,7 +48,10 @@ fn main() -> ExitCode {
         Task::Bench(options) => bench::run(options),
         Task::Setup(options) => setup::run(options),
         Task::Build(options) => build::run(options),
+        Task::Coverage(options) => coverage::run(options),
         Task::Demo(options) => demo::run(options),
+        Task::Fuzz(options) => fuzz::run(options),
+        Task::Mutants(options) => mutants::run(options),
         Task::Test(options) => test::run(options),
     };
     match done {

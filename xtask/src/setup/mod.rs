@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 mod apt;
 mod compiler;
 mod system;
+mod tools;
 
 pub(crate) use system::client_python;
 
@@ -19,6 +20,9 @@ pub(crate) struct Options {
     /// Only say what is missing; change nothing
     #[arg(long)]
     check: bool,
+    /// Also what only `coverage` and `mutants` need, which install it themselves when they run
+    #[arg(long)]
+    all: bool,
 }
 
 /// Where the compiler for the kernel programs comes from.
@@ -41,6 +45,12 @@ pub(crate) enum Purpose {
     Demo,
     /// Testing them, with clients of other make.
     Test,
+    /// Feeding them what nobody would write.
+    Fuzz,
+    /// Measuring which lines the tests reach.
+    Coverage,
+    /// Seeing whether the tests notice a change.
+    Mutants,
 }
 
 /// One thing that is there or not.
@@ -50,6 +60,21 @@ struct Need {
     from: Purpose,
     find: fn() -> Found,
     provide: fn(Source) -> Result<()>,
+}
+
+impl Need {
+    /// Each task needs what those before it need; the last three need no tool of each other, and
+    /// only fuzzing needs namespaces.
+    fn serves(&self, purpose: Purpose) -> bool {
+        match purpose {
+            Purpose::Coverage | Purpose::Mutants => {
+                self.from == purpose || self.from == Purpose::Build
+            }
+            Purpose::Build | Purpose::Demo | Purpose::Test | Purpose::Fuzz => {
+                self.from as u8 <= purpose as u8
+            }
+        }
+    }
 }
 
 enum Found {
@@ -96,13 +121,31 @@ const NEEDS: &[Need] = &[
         find: system::find_client_python,
         provide: system::provide_client_python,
     },
+    Need {
+        name: "cargo-fuzz",
+        from: Purpose::Fuzz,
+        find: || tools::FUZZ.find(),
+        provide: |_| tools::FUZZ.provide(),
+    },
+    Need {
+        name: "cargo-llvm-cov",
+        from: Purpose::Coverage,
+        find: || tools::COVERAGE.find(),
+        provide: |_| tools::COVERAGE.provide(),
+    },
+    Need {
+        name: "cargo-mutants",
+        from: Purpose::Mutants,
+        find: || tools::MUTANTS.find(),
+        provide: |_| tools::MUTANTS.provide(),
+    },
 ];
 
 /// Installs, or with `--check` only tells.
 pub(crate) fn run(options: Options) -> Result<()> {
-    let Options { toolchain, check } = options;
+    let Options { toolchain, check, all } = options;
     let mut missing = 0_usize;
-    for need in NEEDS {
+    for need in NEEDS.iter().filter(|need| all || need.from as u8 <= Purpose::Fuzz as u8) {
         match (need.find)() {
             Found::Yes(form) => println!("✓ {}: {form}", need.name),
             Found::No(why) if check => {
@@ -121,7 +164,7 @@ pub(crate) fn run(options: Options) -> Result<()> {
 
 /// Installs what this purpose needs and is missing; says nothing when all is there.
 pub(crate) fn ensure(purpose: Purpose) -> Result<()> {
-    for need in NEEDS.iter().filter(|need| need.from as u8 <= purpose as u8) {
+    for need in NEEDS.iter().filter(|need| need.serves(purpose)) {
         if let Found::No(why) = (need.find)() {
             provide(need, &why, Source::Auto)?;
         }

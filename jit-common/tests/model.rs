@@ -1,0 +1,229 @@
+//! The decision about a segment against a model of it, in every situation there is: four claims that
+//! are missing, dead, dying or live and cut or not, every rule, with and without a session, and every
+//! answer of grants with a limit.
+//!
+//! The model is written from the rules, not from the code: a list of claims in their order, and what
+//! the first that fits says.
+
+use jit_common::{
+    Claim, Decision, Frame, GrantEntry, HostKey, Link, PortKey, PortRule, PrefixV4, PrefixV6,
+    Reason, Segment, Session, Tables, Ticket, decide,
+};
+
+const NOW: u64 = 1_000;
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
+/// Slots of the four claims.
+const HOST: [u32; 2] = [1, 2];
+const PREFIX: [u32; 2] = [3, 4];
+
+#[derive(Clone, Copy, Debug)]
+struct Situation {
+    rule: PortRule,
+    host: Option<GrantEntry>,
+    prefix: Option<GrantEntry>,
+    session: bool,
+    /// Of the limited claim for the address, and of that for the prefix.
+    tickets: [Ticket; 2],
+}
+
+impl Tables for Situation {
+    fn protected(&self, port: PortKey) -> bool {
+        port.port == 22
+    }
+
+    fn rule(&self, _: PortKey) -> PortRule {
+        self.rule
+    }
+
+    fn host_grant(&self, _: &HostKey) -> Option<&GrantEntry> {
+        self.host.as_ref()
+    }
+
+    fn prefix_grant_v4(&self, _: PrefixV4) -> Option<&GrantEntry> {
+        self.prefix.as_ref()
+    }
+
+    fn prefix_grant_v6(&self, _: PrefixV6) -> Option<&GrantEntry> {
+        None
+    }
+
+    fn session(&self, _: &Segment) -> Session {
+        if self.session { Session::Established } else { Session::None }
+    }
+
+    fn ticket(&self, slot: u32, _: &Segment) -> Ticket {
+        let [host, prefix] = self.tickets;
+        match slot {
+            2 => host,
+            4 => prefix,
+            _ => panic!("slot {slot} has no limit"),
+        }
+    }
+}
+
+struct Packet([u8; 40]);
+
+impl Frame for Packet {
+    fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.0.get(offset..)?.first_chunk().copied()
+    }
+}
+
+/// IPv4 from 192.0.2.7, port 40,000, to port 22; UDP without flags.
+fn packet(flags: Option<u8>) -> Packet {
+    let (protocol, flags) = flags.map_or((17, 0), |flags| (6, flags));
+    Packet([
+        0x45, 0, 0, 40, 0, 7, 0, 0, 64, protocol, 0, 0, 192, 0, 2, 7, 198, 51, 100, 1, //
+        0x9c, 0x40, 0, 22, 0, 20, 0, 0, 0, 0, 0, 0, 0x50, flags, 0, 0, 0, 0, 0, 0,
+    ])
+}
+
+/// Reason, slot, and whether a new connection was let in and counted.
+type Outcome = (Reason, u32, bool, bool);
+
+fn model(situation: &Situation, flags: Option<u8>) -> Outcome {
+    let Situation { rule, host, prefix, session, tickets } = *situation;
+    let claims: Vec<(Claim, Option<Ticket>)> = [(host, tickets[0]), (prefix, tickets[1])]
+        .into_iter()
+        .filter_map(|(entry, ticket)| Some((entry?, ticket)))
+        .flat_map(|(entry, ticket)| [(entry.unlimited, None), (entry.limited, Some(ticket))])
+        .collect();
+    let live = || claims.iter().filter(|(claim, _)| claim.deadline > NOW);
+    let opens = flags.is_some_and(|flags| flags & (SYN | ACK) == SYN);
+    // A grant without a limit lets everything in.
+    if let Some((claim, _)) = live().find(|(_, ticket)| ticket.is_none()) {
+        return (Reason::Granted, claim.slot, opens, false);
+    }
+    // Datagrams have no connections that could be counted.
+    if flags.is_none() {
+        return (Reason::Denied, 0, false, false);
+    }
+    if !opens && (rule.forwarded != 0 || session) {
+        if let Some((claim, _)) = live().next() {
+            return (Reason::Granted, claim.slot, false, false);
+        }
+        // What covered the source last decides whether its sessions end with it.
+        let mut last = Claim::default();
+        for (claim, _) in &claims {
+            if claim.deadline > last.deadline {
+                last = *claim;
+            }
+        }
+        let reason = match (rule.drain != 0 && last.cut == 0, rule.forwarded != 0) {
+            (false, _) => Reason::Expired,
+            (true, true) => Reason::Forwarded,
+            (true, false) => Reason::Established,
+        };
+        return (reason, 0, false, false);
+    }
+    for (claim, ticket) in live() {
+        match ticket {
+            Some(Ticket::Fresh) => return (Reason::Granted, claim.slot, true, true),
+            Some(Ticket::Known) => return (Reason::Granted, claim.slot, false, false),
+            Some(Ticket::Refused) | None => {}
+        }
+    }
+    (if opens { Reason::Denied } else { Reason::NoSession }, 0, false, false)
+}
+
+/// Missing, live for a nanosecond, and long dead or dead at this moment, cut or not.
+fn claims(slot: u32) -> Vec<Claim> {
+    let mut claims = vec![Claim::default(), Claim::until(NOW + 1, slot)];
+    for deadline in [NOW - 1, NOW] {
+        for cut in [0, 1] {
+            claims.push(Claim { cut, ..Claim::until(deadline, slot) });
+        }
+    }
+    claims
+}
+
+fn entries([unlimited, limited]: [u32; 2]) -> Vec<Option<GrantEntry>> {
+    let mut entries = vec![None];
+    for unlimited in claims(unlimited) {
+        for limited in claims(limited) {
+            entries.push(Some(GrantEntry { unlimited, limited }));
+        }
+    }
+    entries
+}
+
+#[test]
+fn the_decision_is_the_models_in_every_situation() {
+    let mut rules = Vec::new();
+    for drain in [0, 1] {
+        for forwarded in [0, 1] {
+            for session in [false, true] {
+                let rule = PortRule { drain, forwarded, ..PortRule::default() };
+                rules.push((rule, session));
+            }
+        }
+    }
+    let packets = [Some(SYN), Some(ACK), None].map(|flags| (flags, packet(flags)));
+    let mut reasons = std::collections::BTreeSet::new();
+    let mut compared = 0_u32;
+    for host in entries(HOST) {
+        for prefix in entries(PREFIX) {
+            for (rule, session) in &rules {
+                for (first, second) in [
+                    (Ticket::Fresh, Ticket::Fresh),
+                    (Ticket::Fresh, Ticket::Refused),
+                    (Ticket::Known, Ticket::Fresh),
+                    (Ticket::Known, Ticket::Refused),
+                    (Ticket::Refused, Ticket::Fresh),
+                    (Ticket::Refused, Ticket::Known),
+                    (Ticket::Refused, Ticket::Refused),
+                ] {
+                    for (flags, packet) in &packets {
+                        // Only a SYN can be fresh.
+                        let answer = |ticket| match (ticket, *flags) {
+                            (Ticket::Fresh, Some(ACK)) => Ticket::Known,
+                            _ => ticket,
+                        };
+                        let tickets = [answer(first), answer(second)];
+                        let (rule, session) = (*rule, *session);
+                        let situation = Situation { rule, host, prefix, session, tickets };
+                        let Decision { reason, segment, slot, fresh, counted } =
+                            decide(packet, Link::Ip, &situation, || NOW);
+                        assert!(segment.is_some());
+                        let expected = model(&situation, *flags);
+                        let got = (reason, slot, fresh, counted);
+                        assert_eq!(got, expected, "flags {flags:?} in {situation:?}");
+                        reasons.insert(reason);
+                        compared += 1;
+                    }
+                }
+            }
+        }
+    }
+    assert_eq!(compared, 37 * 37 * 8 * 7 * 3);
+    let all = [
+        Reason::Denied,
+        Reason::Expired,
+        Reason::NoSession,
+        Reason::Established,
+        Reason::Forwarded,
+        Reason::Granted,
+    ];
+    assert_eq!(reasons, all.into());
+}
+
+/// The sequence number tells a SYN that is sent again from a new connection.
+#[test]
+fn a_segment_has_its_sequence_number_and_a_datagram_none() {
+    let tables = Situation {
+        rule: PortRule::default(),
+        host: Some(GrantEntry::until(NOW + 1, 1)),
+        prefix: None,
+        session: false,
+        tickets: [Ticket::Refused; 2],
+    };
+    let mut syn = packet(Some(SYN));
+    syn.0[24..28].copy_from_slice(&[1, 2, 3, 4]);
+    let segment = decide(&syn, Link::Ip, &tables, || NOW).segment;
+    assert_eq!(segment.map(|segment| (segment.sequence, segment.opens)), Some((0x0102_0304, true)));
+    let mut datagram = packet(None);
+    datagram.0[24..28].copy_from_slice(&[0, 20, 3, 4]);
+    let segment = decide(&datagram, Link::Ip, &tables, || NOW).segment;
+    assert_eq!(segment.map(|segment| (segment.sequence, segment.opens)), Some((0, false)));
+}

@@ -1,0 +1,176 @@
+//! `cargo xtask fuzz`: what the tests do with thousands of inputs, with as many as there is time for.
+//!
+//! A target's new inputs stay in `target/fuzz`; one that fails becomes a file of the committed corpus,
+//! which the ordinary tests replay. Fuzzed programs are built by the ordinary compiler without a
+//! sanitizer: there is hardly any unsafe code in them, and a panic is what is looked for.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Args;
+
+use crate::{setup, shell};
+
+/// What to run, and how long.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// One of the targets, or `frames`: generated frames through the host's decision and every
+    /// loaded program (as root). Without it: all of them
+    target: Option<String>,
+    /// Seconds for each target
+    #[arg(long, default_value_t = 60)]
+    seconds: u32,
+    /// Frames to compare
+    #[arg(long, default_value_t = 10_000_000)]
+    frames: u32,
+    /// Two seconds a target, and no frames: the tests compare a million
+    #[arg(long, conflicts_with_all = ["seconds", "frames"])]
+    smoke: bool,
+}
+
+/// A fuzz target: `<krate>/fuzz/fuzz_targets/<name>.rs`.
+struct Target {
+    krate: &'static str,
+    name: String,
+}
+
+/// The crates with fuzz targets.
+const CRATES: [&str; 2] = ["jit-common", "jit-agent"];
+/// What is not a target of libFuzzer.
+const FRAMES: &str = "frames";
+/// Most memory of one target, MiB. A page of the database whose size field is damaged costs the
+/// library up to 4 GiB.
+const MEMORY: u32 = 6 * 1024;
+
+/// Runs them one after the other; ends with the first input that fails.
+pub(crate) fn run(options: Options) -> Result<()> {
+    let Options { target: wanted, seconds, frames, smoke } = options;
+    let seconds = if smoke { 2 } else { seconds };
+    let mut targets = Vec::new();
+    for krate in CRATES {
+        targets.extend(targets_of(krate)?);
+    }
+    let compares = !smoke && wanted.as_deref().is_none_or(|name| name == FRAMES);
+    if let Some(name) = &wanted {
+        let names: Vec<_> = targets.iter().map(|target| target.name.clone()).collect();
+        ensure!(
+            compares || names.contains(name),
+            "there is no target {name:?}; there are {FRAMES}, {}",
+            names.join(", ")
+        );
+        targets.retain(|target| target.name == *name);
+    }
+    setup::ensure(if compares { setup::Purpose::Test } else { setup::Purpose::Build })?;
+    if !targets.is_empty() {
+        setup::ensure(setup::Purpose::Fuzz)?;
+    }
+
+    for krate in CRATES {
+        let of_it: Vec<_> = targets.iter().filter(|target| target.krate == krate).collect();
+        if !of_it.is_empty() {
+            build(krate, &of_it)?;
+        }
+    }
+    for target in &targets {
+        target.run(seconds)?;
+    }
+    if compares {
+        compare(frames)?;
+    }
+    println!("nothing found in {} targets of {seconds} s each", targets.len());
+    Ok(())
+}
+
+/// The targets of a crate, by their files.
+fn targets_of(krate: &'static str) -> Result<Vec<Target>> {
+    let directory = fuzz_directory(krate).join("fuzz_targets");
+    let shown = directory.display();
+    let mut names = Vec::new();
+    for file in fs::read_dir(&directory).with_context(|| format!("reading {shown}"))? {
+        let path = file.with_context(|| format!("reading {shown}"))?.path();
+        names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
+    }
+    names.sort();
+    Ok(names.into_iter().map(|name| Target { krate, name }).collect())
+}
+
+fn build(krate: &str, targets: &[&Target]) -> Result<()> {
+    let mut cargo = shell::cargo(["fuzz", "build", "--sanitizer", "none", "--fuzz-dir"]);
+    cargo.arg(fuzz_directory(krate)).arg("--target-dir").arg(fuzz_target_directory());
+    if let [target] = targets {
+        cargo.arg(&target.name);
+    }
+    // The kernel programs are no part of what is fuzzed.
+    cargo.env("AYA_BUILD_SKIP", "1");
+    shell::long(&format!("building the fuzz targets of {krate}"), &mut cargo)
+}
+
+impl Target {
+    fn run(&self, seconds: u32) -> Result<()> {
+        let Self { krate, name } = self;
+        let corpus = fuzz_directory(krate).join("corpus").join(name);
+        let grown = fuzz_target_directory().join("grown").join(name);
+        let failed = fuzz_target_directory().join("failed").join(name);
+        for directory in [&grown, &failed] {
+            fs::create_dir_all(directory)
+                .with_context(|| format!("making {}", directory.display()))?;
+        }
+        let before = files(&failed);
+        let mut program = shell::program(self.executable()?, [] as [&str; 0]);
+        program
+            .arg(format!("-max_total_time={seconds}"))
+            .arg(format!("-rss_limit_mb={MEMORY}"))
+            .arg("-timeout=20")
+            .arg("-print_final_stats=1")
+            .arg(format!("-artifact_prefix={}/", failed.display()))
+            .args([&grown, &corpus]);
+        let Err(error) = shell::long(&format!("{name} for {seconds} s"), &mut program) else {
+            return Ok(());
+        };
+        for found in files(&failed).into_iter().filter(|file| !before.contains(file)) {
+            let kept = corpus.join(found.file_name().unwrap_or_default());
+            fs::copy(&found, &kept).with_context(|| format!("keeping {}", kept.display()))?;
+            println!("✗ {name}: {} is now part of the corpus", kept.display());
+        }
+        Err(error)
+    }
+
+    fn executable(&self) -> Result<PathBuf> {
+        let host = shell::answer(&mut shell::program("rustc", ["--print", "host-tuple"]));
+        let host = host.context("rustc does not say what it compiles for")?;
+        let path = fuzz_target_directory().join(host).join("release").join(&self.name);
+        ensure!(path.is_file(), "cargo fuzz did not build {}", path.display());
+        Ok(path)
+    }
+}
+
+/// Generated frames through the host's decision and every program, by the test that does it with
+/// fewer.
+fn compare(frames: u32) -> Result<()> {
+    let build = ["test", "--package", "jit-tests", "--test", "kernel", "--no-run"];
+    shell::long("building the comparison", &mut shell::cargo(build))?;
+    let mut test = shell::cargo(["test", "--package", "jit-tests", "--test", "kernel"]);
+    test.args(["--", "--nocapture", "host_and_kernel_agree"]);
+    test.env("JIT_TEST_FRAMES", frames.to_string());
+    // Another million each time; a failure prints the seed.
+    let seed = jiff::Timestamp::now().as_second();
+    test.env("JIT_TEST_SEED", seed.to_string());
+    let mut test = shell::as_root("programs are loaded and namespaces made", test)?;
+    shell::long(&format!("{frames} frames, host against kernel, seed {seed}"), &mut test)
+}
+
+fn fuzz_directory(krate: &str) -> PathBuf {
+    shell::root().join(krate).join("fuzz")
+}
+
+fn fuzz_target_directory() -> PathBuf {
+    shell::target().join("fuzz")
+}
+
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
+}

@@ -1,0 +1,45 @@
+//! Programs that cargo installs from crates.io, each at one version, so that what they find today
+//! they find tomorrow.
+
+use anyhow::{Result, bail};
+
+use super::Found;
+use crate::shell;
+
+/// A cargo subcommand.
+pub(super) struct Tool {
+    /// Crate and program.
+    name: &'static str,
+    version: &'static str,
+}
+
+pub(super) const COVERAGE: Tool = Tool { name: "cargo-llvm-cov", version: "0.9.1" };
+pub(super) const FUZZ: Tool = Tool { name: "cargo-fuzz", version: "0.13.2" };
+pub(super) const MUTANTS: Tool = Tool { name: "cargo-mutants", version: "27.1.0" };
+
+impl Tool {
+    pub(super) fn find(&self) -> Found {
+        let Self { name, version } = self;
+        let Some(path) = shell::find(name) else {
+            return Found::No("not on the PATH".to_owned());
+        };
+        // All of them answer as the subcommand that they are.
+        let subcommand = name.strip_prefix("cargo-").unwrap_or(name);
+        let said = shell::answer(&mut shell::program(&path, [subcommand, "--version"]));
+        match said.as_deref().and_then(|said| said.split_whitespace().last()) {
+            Some(found) if found == *version => Found::Yes(format!("{}, {found}", path.display())),
+            Some(found) => Found::No(format!("{found} is there, {version} is what is used here")),
+            None => Found::No(format!("{} does not run", path.display())),
+        }
+    }
+
+    pub(super) fn provide(&self) -> Result<()> {
+        let Self { name, version } = self;
+        let arguments = ["install", name, "--version", version, "--locked", "--force"];
+        shell::long(&format!("building {name} {version}"), &mut shell::cargo(arguments))?;
+        if shell::find(name).is_none() {
+            bail!("{name} was built, but cargo's bin directory is not on the PATH");
+        }
+        Ok(())
+    }
+}

@@ -3,7 +3,7 @@
 //!
 //! Maps and programs live as long as the value: nothing is pinned, so nothing stays behind.
 
-use std::{collections::BTreeSet, thread, time::Duration};
+use std::{collections::BTreeSet, os::fd::AsFd as _, thread, time::Duration};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -26,11 +26,11 @@ use jit_agent::datapath::{
 };
 use jit_common::{
     Address, COUNTERS, ConnectionKey, Counter, Event, Family, Flow, GrantEntry, HostKey,
-    LastCounted, PROTECTED_WORDS, PlaceKey, PortCounters, PortKey, PortRule, PrefixV4, PrefixV6,
-    Reason, Settings, Slot, map,
+    LastCounted, Lookup, PROTECTED_WORDS, PlaceKey, PortCounters, PortKey, PortRule, PrefixV4,
+    PrefixV6, Reason, Settings, Slot, map,
 };
 
-use crate::{lacks, netns};
+use crate::{guard_run, lacks, netns};
 
 /// The entry points that judge Ethernet frames, which must never differ in their answer.
 const PROGRAMS: [&str; 3] = [PROGRAM_XDP, PROGRAM_XDP_FRAGS, PROGRAM_TC];
@@ -51,6 +51,11 @@ pub fn xdp_programs() -> impl Iterator<Item = &'static str> {
 /// Everything in the object, likewise.
 pub fn all_programs() -> impl Iterator<Item = &'static str> {
     programs().chain(OTHER_PROGRAMS.into_iter().filter(|name| has(name)))
+}
+
+/// The socket guards, likewise.
+pub fn guards() -> impl Iterator<Item = &'static str> {
+    [PROGRAM_GUARD, PROGRAM_GUARD_LEGACY].into_iter().filter(|name| has(name))
 }
 
 fn has(program: &str) -> bool {
@@ -212,6 +217,16 @@ impl Kernel {
             answer if answer == drop => true,
             answer if answer == pass => false,
             other => panic!("the gate answered {other}"),
+        }
+    }
+
+    /// Whether a socket guard refuses a look-up. `program` is one of [`guards`].
+    pub fn refuses(&self, program: &str, lookup: &Lookup) -> bool {
+        match self.ebpf.program(program).expect("program") {
+            Program::SkLookup(guard) => {
+                guard_run::refuses(guard.fd().expect("loaded").as_fd(), lookup)
+            }
+            _ => panic!("{program} is no socket guard"),
         }
     }
 

@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod empty;
 pub mod frames;
+mod guard_run;
 pub mod kernel;
 pub mod lacks;
 pub mod netns;

@@ -1,11 +1,13 @@
-//! Generated frames: the host's decision and both loaded programs must agree on every one, in the
-//! exact reason and in the verdict.
+//! Generated frames: the host's decision and every loaded program must agree on each one, in the
+//! exact reason and in the verdict; and so must a second opinion (`oracle`) wherever it has one.
+//! Generated look-ups: likewise the socket guard.
 //!
 //! The frames of a batch are ordered by the reason that the host gives, and the kernel's counters
 //! are read around each run of equals: exactly that reason's counter may move, by exactly the number
 //! of frames. So two disagreements cannot cancel out, and reading costs nothing.
 //!
-//! `JIT_TEST_FRAMES` and `JIT_TEST_SEED` set how many frames and which; a failure prints the seed.
+//! `JIT_TEST_FRAMES` and `JIT_TEST_SEED` set how many frames and which; a failure prints the seed, and the
+//! frame as a row for `cases/found.rs`.
 
 use std::{
     collections::BTreeMap,
@@ -13,13 +15,16 @@ use std::{
     net::{IpAddr, SocketAddr, TcpStream},
 };
 
-use jit_agent::{datapath::memory::MemoryTables, prefix::masked};
+use jit_agent::{
+    datapath::{memory::MemoryTables, object::PROGRAM_GUARD},
+    prefix::masked,
+};
 use jit_common::{
-    Address, Claim, Counter, Decision, Flow, GrantEntry, HostKey, PortKey, PortRule, Protocol,
-    Reason, Settings, Tables as _,
+    Address, Claim, Counter, Decision, Flow, GrantEntry, HostKey, Lookup, PortKey, PortRule,
+    Protocol, Reason, Settings, Tables as _, guard,
 };
 use jit_tests::{
-    kernel::{Kernel, boot_nanos, difference, programs, runs},
+    kernel::{Kernel, boot_nanos, difference, guards, programs, runs},
     netns::Namespace,
     random::Random,
     sockets::{self, PATIENCE},
@@ -27,11 +32,16 @@ use jit_tests::{
 use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
 
 use crate::{
-    fixture::{HOUR, address, hex, on_host},
-    generate::{Generator, Tuple},
+    cases::{self, found},
+    fixture::{HOUR, address, on_host},
+    generate::{Generator, Tuple, derived},
+    oracle::{self, Cover},
 };
 
 const FRAMES: usize = 1_000_000;
+/// Look-ups of the socket guard, and those for each set of tables.
+const LOOKUPS: usize = 30_000;
+const LOOKUP_BATCH: usize = 1_000;
 const SEED: u64 = 0x6a69_7467_6174_6531;
 /// Frames for each set of tables.
 const BATCH: usize = 25_000;
@@ -60,6 +70,12 @@ struct Sample {
     dropped: bool,
 }
 
+/// How often each outcome was met.
+struct Seen {
+    reasons: BTreeMap<Reason, usize>,
+    covers: BTreeMap<Cover, usize>,
+}
+
 #[test]
 fn host_and_kernel_agree_on_generated_frames() {
     let frames = number("JIT_TEST_FRAMES")
@@ -71,21 +87,92 @@ fn host_and_kernel_agree_on_generated_frames() {
         let length = if address.contains(':') { 128 } else { 32 };
         namespace.address("lo", &format!("{address}/{length}"));
     }
-    let seen = namespace.run(|| compare(frames, seed));
-    println!("{seen:?}");
+    let Seen { reasons, covers } = namespace.run(|| compare(frames, seed));
+    println!("{reasons:?}, second opinions {covers:?}");
     for reason in Reason::ALL {
-        let count = seen.get(&reason).copied().unwrap_or(0);
+        let count = reasons.get(&reason).copied().unwrap_or(0);
         assert!(count * 2_000 >= frames, "{reason:?}: only {count} frames of {frames}");
+    }
+    for cover in [Cover::Nobodys, Cover::Granted, Cover::Unprotected] {
+        let count = covers.get(&cover).copied().unwrap_or(0);
+        assert!(count * 200 >= frames, "{cover:?}: only {count} second opinions");
     }
 }
 
-fn compare(frames: usize, seed: u64) -> BTreeMap<Reason, usize> {
+#[test]
+fn host_and_kernel_agree_on_generated_look_ups() {
+    let seed = number("JIT_TEST_SEED").unwrap_or(SEED);
+    println!("JIT_TEST_SEED={seed}");
+    let mut random = Random::new(seed);
+    let mut kernel = Kernel::load();
+    let mut seen: BTreeMap<Option<Reason>, usize> = BTreeMap::new();
+    for _ in 0..LOOKUPS / LOOKUP_BATCH {
+        let tables = tables(&mut random, &[]);
+        let settings = Settings { observe: u32::from(random.chance(10)), ..Settings::default() };
+        kernel.fill(&tables);
+        kernel.set(settings);
+        for _ in 0..LOOKUP_BATCH {
+            let lookup = lookup(&mut random);
+            for program in guards() {
+                // The one for older kernels cannot know about the interface.
+                let loopback = lookup.loopback.filter(|_| program == PROGRAM_GUARD);
+                let decision = guard(&Lookup { loopback, ..lookup }, &tables, boot_nanos);
+                let reason = decision.map(|decision| decision.reason);
+                let observed = settings.observe != 0 || tables.rule(lookup.port).observe != 0;
+                let refused = reason.is_some_and(|reason| reason.drops() && !observed);
+                let before = kernel.counters();
+                assert_eq!(kernel.refuses(program, &lookup), refused, "{program}: {lookup:?}");
+                let moved = difference(&before, &kernel.counters());
+                for counted in Reason::ALL {
+                    let expected = u64::from(refused && reason == Some(counted));
+                    assert_eq!(moved[counted as usize], expected, "{program}: {lookup:?}");
+                }
+                *seen.entry(reason).or_default() += 1;
+            }
+        }
+    }
+    println!("{seen:?}");
+    let enough = |reason| seen.get(&reason).is_some_and(|count| *count > LOOKUPS / 100);
+    for reason in [None, Some(Reason::BadSource), Some(Reason::Denied), Some(Reason::Granted)] {
+        assert!(enough(reason), "{reason:?} of {seen:?}");
+    }
+}
+
+fn lookup(random: &mut Random) -> Lookup {
+    let addresses = addresses();
+    let source = *random.pick(&addresses);
+    let source = match (source, random.below(20)) {
+        (IpAddr::V4(v4), 0) => IpAddr::V6(v4.to_ipv6_mapped()),
+        (IpAddr::V4(_), 1) => "127.0.0.1".parse().unwrap(),
+        (IpAddr::V6(_), 0) => "::1".parse().unwrap(),
+        (IpAddr::V6(_), 1) => "::".parse().unwrap(),
+        (IpAddr::V6(_), 2) => "ff02::1".parse().unwrap(),
+        _ => source,
+    };
+    let same_family = |address: &&IpAddr| address.is_ipv4() == source.is_ipv4();
+    let destinations: Vec<_> = addresses.iter().filter(same_family).collect();
+    Lookup {
+        source: address(source),
+        destination: address(**random.pick(&destinations)),
+        source_port: random.short(),
+        port: PortKey {
+            protocol: *random.pick(&[Protocol::Tcp, Protocol::Tcp, Protocol::Udp]),
+            port: *random.pick(&PORTS),
+        },
+        loopback: Some(false),
+    }
+}
+
+fn compare(frames: usize, seed: u64) -> Seen {
     // What was counted last is known for each CPU.
     stay_on_this_cpu();
     let mut random = Random::new(seed);
     let (streams, tuples) = sessions();
     let mut kernel = Kernel::load();
-    let mut seen = BTreeMap::new();
+    let mut seen = Seen { reasons: BTreeMap::new(), covers: BTreeMap::new() };
+    let cases = cases::all();
+    let mut derived = derived(&cases, SESSION_PORTS[0]).into_iter();
+    println!("{} of them made of the table's rows", derived.len());
     let mut left = frames;
     while left > 0 {
         let count = left.min(BATCH);
@@ -94,15 +181,24 @@ fn compare(frames: usize, seed: u64) -> BTreeMap<Reason, usize> {
         let settings = Settings { observe: u32::from(random.chance(10)), ..Settings::default() };
         kernel.fill(&tables);
         kernel.set(settings);
-        let generator = Generator { ports: &PORTS, addresses: &addresses(), tuples: &tuples };
-        let mut samples: Vec<Sample> =
-            (0..count).map(|_| sample(generator.frame(&mut random), &tables, settings)).collect();
+        let addresses = addresses();
+        let generator =
+            Generator { cases: &cases, ports: &PORTS, addresses: &addresses, tuples: &tuples };
+        let mut samples: Vec<Sample> = (0..count)
+            .map(|_| derived.next().unwrap_or_else(|| generator.frame(&mut random)))
+            .map(|frame| sample(frame, &tables, settings))
+            .collect();
+        for sample in &samples {
+            if let Some(cover) = second_opinion(sample, &tables) {
+                *seen.covers.entry(cover).or_insert(0) += 1;
+            }
+        }
         samples.sort_by_key(|sample| sample.decision.reason);
         for program in programs() {
             agree(&mut kernel, program, &samples);
         }
         for sample in &samples {
-            *seen.entry(sample.decision.reason).or_insert(0) += 1;
+            *seen.reasons.entry(sample.decision.reason).or_insert(0) += 1;
         }
     }
     drop(streams);
@@ -167,12 +263,26 @@ fn agree(kernel: &mut Kernel, program: &str, samples: &[Sample]) {
     assert_eq!(hits(kernel), expected, "{program}: connections counted by slot");
 }
 
+/// What the oracle says to a frame; the decision must not contradict it.
+fn second_opinion(sample: &Sample, tables: &MemoryTables) -> Option<Cover> {
+    let opening = oracle::opening(&sample.frame)?;
+    let cover = opening.cover(tables, boot_nanos());
+    let reason = sample.decision.reason;
+    let right = match cover {
+        Cover::Nobodys => reason.drops(),
+        Cover::Granted | Cover::Unprotected => !opening.plain || !reason.drops(),
+        Cover::Shadowed => true,
+    };
+    assert!(right, "{reason:?}, but {opening:?} is {cover:?}\n{}", found::row(&sample.frame));
+    Some(cover)
+}
+
 fn disagreement(kernel: &Kernel, program: &str, sample: &Sample) -> String {
     format!(
-        "host: {:?}, {program}: {:?}\nframe {}",
+        "host: {:?}, {program}: {:?}\n{}",
         sample.decision,
         kernel.run(program, &sample.frame),
-        hex(&sample.frame)
+        found::row(&sample.frame)
     )
 }
 

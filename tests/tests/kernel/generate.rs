@@ -1,5 +1,6 @@
 //! Generates frames: whole stacks of headers, mostly right, with every field that matters wrong now
-//! and then, and at the end cut or changed at random places.
+//! and then, and at the end cut or changed at random places; and what is made of the frame table:
+//! every row cut everywhere, with every bit of its headers flipped, and changed at random.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -12,6 +13,8 @@ use jit_tests::{
     random::Random,
 };
 
+use crate::cases::Case;
+
 /// A real session.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tuple {
@@ -23,6 +26,8 @@ pub(crate) struct Tuple {
 
 /// What frames are made of.
 pub(crate) struct Generator<'a> {
+    /// Rows of the frame table, to be changed.
+    pub(crate) cases: &'a [Case],
     pub(crate) ports: &'a [u16],
     pub(crate) addresses: &'a [IpAddr],
     pub(crate) tuples: &'a [Tuple],
@@ -33,15 +38,45 @@ const UDP: u8 = Protocol::Udp as u8;
 /// Extension headers, and numbers beside them.
 const EXTENSIONS: [u8; 7] = [0, 43, 60, 51, 135, 139, 140];
 const PROTOCOLS: [u8; 12] = [0, 1, 2, 4, 41, 47, 50, 51, 58, 59, 132, 255];
+/// Where the hardware addresses end, which nobody reads.
+const ETHERTYPE: usize = 12;
+/// Behind the longest header chains of the table but for a few rows of 2 KiB.
+const HEADERS: usize = 220;
+
+/// Every row cut at every offset of its headers, and with every bit of them flipped.
+pub(crate) fn derived(cases: &[Case], port: u16) -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    for case in cases {
+        let frame = (case.frame)(port);
+        let headers = frame.len().min(HEADERS);
+        frames.extend((MIN_FRAME..headers).map(|length| frame[..length].to_vec()));
+        for at in ETHERTYPE..headers {
+            for bit in 0..8 {
+                let mut flipped = frame.clone();
+                flipped[at] ^= 1 << bit;
+                frames.push(flipped);
+            }
+        }
+    }
+    frames.retain(|frame| frame.len() >= MIN_FRAME);
+    frames
+}
 
 impl Generator<'_> {
     /// One frame, never shorter than an Ethernet header.
     pub(crate) fn frame(&self, random: &mut Random) -> Vec<u8> {
-        let packet = self.packet(random);
-        let tags: Vec<_> = (0..tag_count(random))
-            .map(|_| (*random.pick(&[VLAN, VLAN, QINQ]), *random.pick(&[0, 0, 7, 0xefff])))
-            .collect();
-        let mut frame = packet.tagged(&tags);
+        let of_the_table = random.chance(20);
+        let mut frame = if of_the_table { self.row(random) } else { self.stack(random) };
+        if of_the_table && frame.len() > ETHERTYPE {
+            // Mostly in the headers, which is where it matters.
+            for _ in 0..=random.below(3) {
+                let at = ETHERTYPE + random.below(frame.len().min(HEADERS) - ETHERTYPE);
+                frame[at] = random.byte();
+            }
+        }
+        if frame.len() < MIN_FRAME {
+            frame.resize(MIN_FRAME, 0);
+        }
         if random.chance(8) {
             let length = random.below(frame.len() + 1);
             frame.truncate(length.max(MIN_FRAME));
@@ -60,6 +95,19 @@ impl Generator<'_> {
             frame.extend(random.bytes(more));
         }
         frame
+    }
+
+    /// A row of the table, to one of the ports.
+    fn row(&self, random: &mut Random) -> Vec<u8> {
+        (random.pick(self.cases).frame)(*random.pick(self.ports))
+    }
+
+    fn stack(&self, random: &mut Random) -> Vec<u8> {
+        let packet = self.packet(random);
+        let tags: Vec<_> = (0..tag_count(random))
+            .map(|_| (*random.pick(&[VLAN, VLAN, QINQ]), *random.pick(&[0, 0, 7, 0xefff])))
+            .collect();
+        packet.tagged(&tags)
     }
 
     fn packet(&self, random: &mut Random) -> Packet {

@@ -13,6 +13,7 @@ mod frame_table;
 mod generate;
 mod grants;
 mod limited;
+mod oracle;
 mod sessions;
 mod verifier;
 mod wire;

@@ -205,6 +205,12 @@ fn protocols() -> Vec<Case> {
         ("protocol 0", "hop-by-hop options mean nothing in IPv4", 0),
         ("protocol 255", "reserved", 255),
     ];
+    let bare = always(
+        "IPv4 options and nothing behind them",
+        "RFC 791 section 3.1: the header ends with the frame",
+        Reason::OtherProtocol,
+        |_| v4().options(&[1; 8]).carry(ICMP, &[]).frame(),
+    );
     rows.into_iter()
         .map(|(name, why, protocol)| {
             always(format!("{name} over IPv4"), why, Reason::OtherProtocol, move |port| {
@@ -212,6 +218,7 @@ fn protocols() -> Vec<Case> {
                 v4().carry(protocol, &inside).frame()
             })
         })
+        .chain([bare])
         .collect()
 }
 

@@ -142,6 +142,9 @@ fn lengths() -> Vec<Case> {
         malformed("payload length of the chain alone", "no TCP header inside", |port| {
             v6().chain(&[Extension::destination()]).length(8).tcp(&Tcp::syn(port))
         }),
+        malformed("payload length inside TCP behind a chain", "flags outside the packet", |port| {
+            v6().chain(&[Extension::destination()]).length(8 + 13).tcp(&Tcp::syn(port))
+        }),
         malformed("header length behind the frame", "RFC 8200 section 4", |port| {
             v6().chain(&[Extension::destination().length(200)]).tcp(&Tcp::syn(port))
         }),
@@ -360,6 +363,12 @@ fn others() -> Vec<Case> {
         ),
         icmp("ICMPv6 echo", "RFC 4443 section 4.1", 128, local),
         other("MLD", "RFC 3810: behind hop-by-hop options", ICMPV6, vec![Extension::hop_by_hop()]),
+        always(
+            "a chain and nothing behind it",
+            "RFC 8200 section 4.7: no next header",
+            Reason::OtherProtocol,
+            |_| v6().chain(&[Extension::destination()]).carry(59, &[]).frame(),
+        ),
         other("ESP", "RFC 4303", 50, vec![]),
         other("no next header", "RFC 8200 section 4.7", 59, vec![]),
         other("IPv4 in IPv6", "RFC 2473: comes in again on another device", 4, vec![]),

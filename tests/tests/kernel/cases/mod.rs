@@ -1,6 +1,7 @@
 //! The frame table: what a frame is, where it comes from (a specification's section or a known way
 //! around filters), and what becomes of it without a grant, with one, and at an unprotected port.
 
+pub(crate) mod found;
 mod ipv4;
 mod ipv6;
 mod link;
@@ -28,7 +29,7 @@ pub(crate) struct Case {
 
 /// All cases.
 pub(crate) fn all() -> Vec<Case> {
-    [tcp::cases(), ipv4::cases(), ipv6::cases(), link::cases(), udp::cases()]
+    [tcp::cases(), ipv4::cases(), ipv6::cases(), link::cases(), udp::cases(), found::cases()]
         .into_iter()
         .flatten()
         .collect()

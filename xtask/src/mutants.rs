@@ -13,8 +13,12 @@ use crate::{setup, shell};
 pub(crate) struct Options {}
 
 /// The files whose comparisons decide who gets in.
-const FILES: [&str; 3] =
-    ["jit-common/src/address.rs", "jit-common/src/decide.rs", "jit-common/src/headers.rs"];
+const FILES: [&str; 4] = [
+    "jit-common/src/address.rs",
+    "jit-common/src/decide.rs",
+    "jit-common/src/guard.rs",
+    "jit-common/src/headers.rs",
+];
 /// Where survivors are argued, each as cargo-mutants names it, without line and column.
 const ARGUED: &str = "jit-agent/docs/testing.md";
 

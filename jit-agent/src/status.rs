@@ -528,7 +528,8 @@ fn listed(items: &[String]) -> String {
     }
 }
 
-fn source_text(source: &v1::Source) -> String {
+/// `203.0.113.7`, `2001:db8::/32`.
+pub fn source_text(source: &v1::Source) -> String {
     SourcePrefix::try_from(source)
         .map_or_else(|_| hex::encode(&source.address), |prefix| prefix.to_string())
 }

@@ -148,6 +148,41 @@ impl Agent {
         answer.map_err(|trouble| self.failure("the question for its status", trouble))
     }
 
+    /// The policy in force.
+    pub(crate) async fn show_policy(&mut self) -> Result<v1::ShowPolicyResponse, Failure> {
+        let answer = within(self.timeout, self.client.show_policy(v1::ShowPolicyRequest {})).await;
+        answer.map_err(|trouble| self.failure("the question for its policy", trouble))
+    }
+
+    /// What a policy would change.
+    pub(crate) async fn diff_policy(
+        &mut self,
+        what: v1::diff_policy_request::What,
+    ) -> Result<v1::DiffPolicyResponse, Failure> {
+        let request = v1::DiffPolicyRequest { what: Some(what) };
+        let answer = within(self.timeout, self.client.diff_policy(request)).await;
+        answer.map_err(|trouble| self.failure("the question what would change", trouble))
+    }
+
+    /// Puts a policy in force.
+    pub(crate) async fn push_policy(
+        &mut self,
+        request: v1::PushPolicyRequest,
+    ) -> Result<v1::PushPolicyResponse, Failure> {
+        let answer = within(self.timeout, self.client.push_policy(request)).await;
+        answer.map_err(|trouble| self.failure("the policy", trouble))
+    }
+
+    /// Keeps a policy that waits.
+    pub(crate) async fn confirm_policy(
+        &mut self,
+        version: u64,
+    ) -> Result<v1::ConfirmPolicyResponse, Failure> {
+        let request = v1::ConfirmPolicyRequest { version };
+        let answer = within(self.timeout, self.client.confirm_policy(request)).await;
+        answer.map_err(|trouble| self.failure("the confirmation", trouble))
+    }
+
     /// Events from behind a cursor on.
     pub(crate) async fn watch(&mut self, cursor: String) -> Result<Streaming<v1::Event>, Failure> {
         let answer = within(self.timeout, self.client.watch(v1::WatchRequest { cursor })).await;

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 use jit_agent::grant::GrantId;
 
-use crate::{grant::GrantArgs, keygen::KeygenArgs, pki::PkiArgs, text};
+use crate::{grant::GrantArgs, keygen::KeygenArgs, pki::PkiArgs, policy::PolicyArgs, text};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -87,6 +87,8 @@ pub(crate) enum Command {
     List(ListArgs),
     /// Show what the agent enforces
     Status(StatusArgs),
+    /// Show, compare, push and confirm what a host protects
+    Policy(PolicyArgs),
     /// Follow what happens on the agent
     Watch(WatchArgs),
 }

@@ -231,7 +231,8 @@ fn report(args: &GrantArgs, done: &Done<'_>) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
-fn signing_keys(paths: &[PathBuf]) -> Result<Vec<SigningKey>, Failure> {
+/// Reads private keys.
+pub(crate) fn signing_keys(paths: &[PathBuf]) -> Result<Vec<SigningKey>, Failure> {
     if paths.len() > MAX_SIGNATURES {
         return Err(Failure::usage(format!("a grant bears at most {MAX_SIGNATURES} signatures")));
     }
@@ -260,7 +261,7 @@ fn wire_range(range: PortRange) -> v1::PortRange {
 }
 
 /// `user@hostname` of whoever runs this; behind sudo, of whoever called it.
-fn default_requester() -> Option<String> {
+pub(crate) fn default_requester() -> Option<String> {
     let named = ["SUDO_USER", "USER", "LOGNAME"]
         .into_iter()
         .find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()));

@@ -12,6 +12,7 @@ mod grant;
 mod keygen;
 mod order;
 mod pki;
+mod policy;
 mod signing;
 mod target;
 mod text;
@@ -57,6 +58,7 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Revoke(args) => order::revoke(&agent, &args),
         Command::List(args) => order::list(&agent, &args),
         Command::Status(args) => order::status(&agent, &args),
+        Command::Policy(args) => policy::run(&agent, &args),
         Command::Watch(args) => watch::run(&agent, &args),
     }
 }

@@ -117,6 +117,15 @@ impl Said {
     }
 }
 
+impl Said {
+    /// Fails unless it ended with this exit code and said this.
+    #[track_caller]
+    pub(crate) fn fails_with(self, exit: i32, says: &str) {
+        assert_eq!(self.exit, Some(exit), "{self:?}");
+        assert!(self.error.contains(says), "{says}: {self:?}");
+    }
+}
+
 impl From<Output> for Said {
     fn from(output: Output) -> Self {
         Self {

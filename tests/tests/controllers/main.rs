@@ -5,3 +5,4 @@
 mod controlled;
 mod independent_client;
 mod jitctl;
+mod policies;

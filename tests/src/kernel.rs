@@ -3,7 +3,7 @@
 //!
 //! Maps and programs live as long as the value: nothing is pinned, so nothing stays behind.
 
-use std::{collections::BTreeSet, os::fd::AsFd as _, thread, time::Duration};
+use std::{any::Any, collections::BTreeSet, fs::File, os::fd::AsFd as _, thread, time::Duration};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -14,6 +14,7 @@ use aya::{
     programs::{
         Program, TestRun, TestRunOptions, TestRunResult, Xdp, XdpMode,
         links::{FdLink, LinkType},
+        tc::{self, TcAttachType},
     },
     util::nr_cpus,
 };
@@ -337,6 +338,38 @@ impl Kernel {
         let kind = link.info().expect("link info").link_type().expect("link type");
         assert!(matches!(kind, LinkType::Xdp), "{kind:?}");
         link
+    }
+
+    /// Attaches the TC program for devices with an Ethernet header to the ingress of an interface of
+    /// the calling thread's network namespace: by bpf_link, or by netlink where the kernel lacks that.
+    /// It is in force until what is returned is dropped.
+    pub fn attach_tc(&mut self, interface: &str) -> Box<dyn Any + Send> {
+        let by_netlink = lacks::kernel_lacks(lacks::TCX);
+        if by_netlink {
+            tc::qdisc_add_clsact(interface).expect("a clsact qdisc");
+        }
+        let program = self.ebpf.program_mut(PROGRAM_TC).expect("the TC program");
+        let Program::SchedClassifier(program) = program else {
+            panic!("{PROGRAM_TC} is no classifier");
+        };
+        let id = program
+            .attach(interface, TcAttachType::Ingress)
+            .unwrap_or_else(|error| panic!("attach to {interface}: {error:?}"));
+        let link = program.take_link(id).expect("just attached");
+        if by_netlink {
+            return Box::new(link);
+        }
+        Box::new(FdLink::try_from(link).expect("a bpf_link, not a netlink attachment"))
+    }
+
+    /// Attaches a socket guard to the calling thread's network namespace. `program` is one of
+    /// [`guards`].
+    pub fn attach_guard(&mut self, program: &str) -> FdLink {
+        let guard = self.ebpf.program_mut(program).expect("the guard");
+        let Program::SkLookup(guard) = guard else { panic!("{program} is no socket guard") };
+        let here = File::open("/proc/thread-self/ns/net").expect("this network namespace");
+        let id = guard.attach(here).unwrap_or_else(|error| panic!("attach {program}: {error:?}"));
+        guard.take_link(id).expect("just attached").into()
     }
 
     /// Instructions that the kernel's verifier processed to accept a program; `None` on a kernel

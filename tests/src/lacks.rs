@@ -8,6 +8,10 @@ use std::env;
 pub const FRAGS: &str = "frags";
 /// The interface in the socket guard's context: Linux 5.17.
 pub const INGRESS_IFINDEX: &str = "ingress_ifindex";
+/// BPF_PROG_TEST_RUN of socket guards: Linux 5.13.
+pub const GUARD_TEST_RUN: &str = "guard_test_run";
+/// TC programs by bpf_link: Linux 6.6.
+pub const TCX: &str = "tcx";
 /// The kernel's count of the instructions that its verifier processed: Linux 5.16.
 pub const VERIFIED_INSTRUCTIONS: &str = "verified_instructions";
 

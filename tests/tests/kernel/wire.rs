@@ -1,22 +1,23 @@
-//! Raw frames over a veth pair against real listeners, with a program attached by bpf_link,
-//! natively and generically.
+//! Raw frames over a veth pair against real listeners, with a program attached by bpf_link: natively,
+//! generically, by TC, or the socket guard alone.
 //!
 //! What a frame ought to bring about is not written down here: it is measured without a gate first.
 //! With the gate, a frame that the host's decision drops must bring about nothing, and any other
 //! exactly what it did without.
 
 use std::{
+    any::Any,
     collections::BTreeMap,
     net::{IpAddr, SocketAddr, TcpListener},
     time::Duration,
 };
 
 use aya::programs::XdpMode;
-use jit_agent::datapath::memory::MemoryTables;
+use jit_agent::datapath::{memory::MemoryTables, object::PROGRAM_TC};
 use jit_common::{HostKey, Protocol, Reason};
 use jit_tests::{
     frames::{Extension, Ipv4, Ipv6, Macs, Packet, Tcp, flag},
-    kernel::{Kernel, boot_nanos, xdp_programs},
+    kernel::{Kernel, boot_nanos, guards, xdp_programs},
     netns::Namespace,
     raw::Wire,
     sockets::{self, PATIENCE},
@@ -25,11 +26,13 @@ use jit_tests::{
 use crate::{
     cases,
     fixture::{
-        CLIENT_V4, CLIENT_V6, CLOSED, HOUR, OPEN, address, closed, granted, on_host, until, v4, v6,
+        CLIENT_V4, CLIENT_V6, CLOSED, HOUR, OPEN, SERVER_V4, SERVER_V6, address, closed, granted,
+        on_host, until, v4, v6,
     },
 };
 
 const TCP: u8 = Protocol::Tcp as u8;
+const SYN_ACK: u8 = flag::SYN | flag::ACK;
 /// Source port of the frames that say "all before me has been dealt with".
 const MARKER: u16 = 60_000;
 
@@ -50,34 +53,45 @@ struct Sequence {
 /// TCP flags of the first answer from the port that a sequence is sent to.
 type Answers = BTreeMap<String, Option<u8>>;
 
+/// Where a program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hook {
+    Native,
+    Generic,
+    Tc,
+}
+
+impl Hook {
+    const ALL: [Self; 3] = [Self::Native, Self::Generic, Self::Tc];
+}
+
 #[test]
 fn natively_attached_a_frame_is_answered_as_without_a_gate_or_not_at_all() {
     for program in xdp_programs() {
-        judge(program, XdpMode::Driver);
+        judge(program, Hook::Native);
     }
 }
 
 #[test]
 fn generically_attached_a_frame_is_answered_as_without_a_gate_or_not_at_all() {
     for program in xdp_programs() {
-        judge(program, XdpMode::Skb);
+        judge(program, Hook::Generic);
     }
 }
 
-fn judge(program: &str, mode: XdpMode) {
+#[test]
+fn by_tc_a_frame_is_answered_as_without_a_gate_or_not_at_all() {
+    judge(PROGRAM_TC, Hook::Tc);
+}
+
+fn judge(program: &str, hook: Hook) {
     let mut field = Field::new();
-    let index = field.host.index("host0");
-    let listeners = field.host.run(|| {
-        [CLOSED, OPEN].map(|port| sockets::listen(SocketAddr::new("::".parse().unwrap(), port)))
-    });
+    let _listeners = field.listeners();
     let without = field.answers(CLOSED);
     let open_without = field.answers(OPEN);
-    let opened = without.values().filter(|flags| **flags == Some(flag::SYN | flag::ACK)).count();
-    assert!(opened >= 60, "Linux answers only {opened} of the sequences with SYN-ACK");
-
-    let kernel = &mut field.kernel;
-    let link = field.host.run(|| kernel.attach(program, index, mode));
+    let _link = field.attach_program(program, hook);
     let now = boot_nanos();
+    let mut counts = Vec::new();
     for (tables, port, without) in [
         (closed(), CLOSED, &without),
         (granted(now), CLOSED, &without),
@@ -90,38 +104,102 @@ fn judge(program: &str, mode: XdpMode) {
             let dropped = frames.iter().any(|frame| on_host(frame, &tables, now).reason.drops());
             let expected = if dropped { None } else { without[&name] };
             passed += usize::from(expected.is_some());
-            assert_eq!(with[&name], expected, "{program} {mode:?}, port {port}: {name}");
+            assert_eq!(with[&name], expected, "{program} {hook:?}, port {port}: {name}");
         }
         // Without a grant nothing at all comes from the protected port.
         let nobody = tables.hosts.is_empty() && port == CLOSED;
         assert_eq!(passed == 0, nobody, "{passed} answers, port {port}");
+        counts.push(opened(&with));
     }
-    drop(link);
-    drop(listeners);
+    enough(&without);
+    println!(
+        "{program} {hook:?}: {} stimuli; Linux opens to {} of them, behind the gate to {} without a \
+         grant, to {} with one, to {} at an unprotected port",
+        without.len(),
+        opened(&without),
+        counts[0],
+        counts[1],
+        counts[2]
+    );
+    assert_eq!(counts[0], 0);
+}
+
+/// The second gate by itself: no packet is parsed, so every stimulus meets it as Linux made it.
+#[test]
+fn by_the_guard_alone_nothing_opens_without_a_grant_and_all_that_opened_does_with_one() {
+    for program in guards() {
+        let mut field = Field::new();
+        let _listeners = field.listeners();
+        let without = field.answers(CLOSED);
+        enough(&without);
+        let kernel = &mut field.kernel;
+        let _link = field.host.run(|| kernel.attach_guard(program));
+        field.kernel.fill(&closed());
+        let closed_with = field.answers(CLOSED);
+        for (name, flags) in &closed_with {
+            assert_ne!(*flags, Some(SYN_ACK), "{program}: {name}");
+        }
+        field.kernel.fill(&granted(boot_nanos()));
+        let granted_with = field.answers(CLOSED);
+        for Sequence { name, frames } in sequences(CLOSED) {
+            let opens = without[&name] == Some(SYN_ACK) && frames.iter().all(|f| of_the_client(f));
+            let with = granted_with[&name] == Some(SYN_ACK);
+            assert_eq!(with, opens, "{program}: {name}");
+        }
+        println!(
+            "{program}: {} stimuli; Linux opens to {} of them, behind the guard to {} without a grant, \
+             to {} with one",
+            without.len(),
+            opened(&without),
+            opened(&closed_with),
+            opened(&granted_with)
+        );
+    }
+}
+
+/// Linux must have opened to many: else the rest would prove nothing.
+fn enough(without: &Answers) {
+    assert!(without.len() >= 150, "{} stimuli", without.len());
+    assert!(opened(without) >= 60, "Linux answers only {} with SYN-ACK", opened(without));
+    for ip in ["V4", "V6"] {
+        let of_it = without.iter().filter(|(name, _)| name.contains(ip)).count();
+        assert!(of_it >= 50, "{of_it} stimuli over IP{}", ip.to_lowercase());
+    }
+}
+
+fn opened(answers: &Answers) -> usize {
+    answers.values().filter(|flags| **flags == Some(SYN_ACK)).count()
+}
+
+/// Whether a frame comes from the client that grants are for.
+fn of_the_client(frame: &[u8]) -> bool {
+    let v4 = [CLIENT_V4.octets(), SERVER_V4.octets()].concat();
+    let v6 = [CLIENT_V6.octets(), SERVER_V6.octets()].concat();
+    [v4, v6].iter().any(|pair| frame.windows(pair.len()).any(|window| window == pair.as_slice()))
 }
 
 #[test]
 fn fragmented_datagrams_to_an_unprotected_port_are_echoed() {
-    for mode in [XdpMode::Driver, XdpMode::Skb] {
+    for hook in Hook::ALL {
         let mut field = Field::new();
         field.kernel.fill(&closed());
-        let _link = field.attach(mode);
+        let _link = field.attach(hook);
         for (server, client) in Field::pairs() {
-            assert!(field.echoes_datagram(server, client, OPEN), "{mode:?} {server}");
+            assert!(field.echoes_datagram(server, client, OPEN), "{hook:?} {server}");
         }
     }
 }
 
 #[test]
 fn fragmented_datagrams_to_a_protected_port_need_a_grant() {
-    for mode in [XdpMode::Driver, XdpMode::Skb] {
+    for hook in Hook::ALL {
         let mut field = Field::new();
-        let _link = field.attach(mode);
+        let _link = field.attach(hook);
         for (server, client) in Field::pairs() {
             field.kernel.fill(&closed());
-            assert!(!field.echoes_datagram(server, client, CLOSED), "{mode:?} {server}");
+            assert!(!field.echoes_datagram(server, client, CLOSED), "{hook:?} {server}");
             field.kernel.fill(&field.granted_to(client));
-            assert!(field.echoes_datagram(server, client, CLOSED), "{mode:?} {server}");
+            assert!(field.echoes_datagram(server, client, CLOSED), "{hook:?} {server}");
         }
     }
 }
@@ -129,15 +207,15 @@ fn fragmented_datagrams_to_a_protected_port_need_a_grant() {
 /// Neighbours are found by real ARP and ND here: no entry is written by hand.
 #[test]
 fn arp_neighbour_discovery_and_icmp_pass() {
-    for mode in [XdpMode::Driver, XdpMode::Skb] {
+    for hook in Hook::ALL {
         let mut field = Field::new();
         field.kernel.fill(&closed());
-        let _link = field.attach(mode);
+        let _link = field.attach(hook);
         let before = field.kernel.counters();
         for (server, client) in Field::pairs() {
             field.host.ip(&["neigh", "flush", "dev", "host0"]);
             field.client.ip(&["neigh", "flush", "dev", "client0"]);
-            assert!(field.connects(server, client, OPEN), "{mode:?}: neighbours are found");
+            assert!(field.connects(server, client, OPEN), "{hook:?}: neighbours are found");
             let request = jit_tests::frames::echo_request(client, server);
             let at = if server.is_ipv4() { (34, 0) } else { (54, 129) };
             let index = field.client.index("client0");
@@ -146,7 +224,7 @@ fn arp_neighbour_discovery_and_icmp_pass() {
                 wire.send(&request.between(field.macs, &[]));
                 wire.receive(PATIENCE, |frame| frame.get(at.0) == Some(&at.1))
             });
-            assert!(reply.is_some(), "{mode:?}: no echo from {server}");
+            assert!(reply.is_some(), "{hook:?}: no echo from {server}");
         }
         let moved = jit_tests::kernel::difference(&before, &field.kernel.counters());
         assert!(moved[Reason::NotIp as usize] > 0, "ARP was seen: {moved:?}");
@@ -158,13 +236,13 @@ fn arp_neighbour_discovery_and_icmp_pass() {
 /// GRO, super-packets in fragments.
 #[test]
 fn a_granted_session_carries_bulk_data_and_a_stranger_does_not_connect() {
-    for mode in [XdpMode::Driver, XdpMode::Skb] {
+    for hook in Hook::ALL {
         let mut field = Field::new();
-        let _link = field.attach(mode);
+        let _link = field.attach(hook);
         field.serve_tcp(&[CLOSED]);
         for (server, client) in Field::pairs() {
             field.kernel.fill(&closed());
-            assert!(!field.connects(server, client, CLOSED), "{mode:?}: closed to {client}");
+            assert!(!field.connects(server, client, CLOSED), "{hook:?}: closed to {client}");
             field.kernel.fill(&field.granted_to(client));
             field.client.run(|| {
                 let mut stream = sockets::connect_from(
@@ -172,7 +250,7 @@ fn a_granted_session_carries_bulk_data_and_a_stranger_does_not_connect() {
                     SocketAddr::new(server, CLOSED),
                     PATIENCE,
                 )
-                .unwrap_or_else(|error| panic!("{mode:?}: open to {client}: {error}"));
+                .unwrap_or_else(|error| panic!("{hook:?}: open to {client}: {error}"));
                 sockets::exchange(&mut stream, 4 << 20);
             });
         }
@@ -194,7 +272,7 @@ fn a_handshake_that_began_under_a_grant_does_not_finish_without_it() {
             field.host.sysctl("ipv4/tcp_syncookies", cookies);
             let listener =
                 field.host.run(|| sockets::listen(SocketAddr::new("::".parse().unwrap(), CLOSED)));
-            let _link = field.attach(XdpMode::Driver);
+            let _link = field.attach(Hook::Native);
             for ip in crate::fixture::Ip::BOTH {
                 field.kernel.fill(&granted(boot_nanos()));
                 let index = field.client.index("client0");
@@ -271,12 +349,31 @@ impl Field {
         tables
     }
 
-    fn attach(&mut self, mode: XdpMode) -> aya::programs::links::FdLink {
-        let native = matches!(mode, XdpMode::Driver);
-        let program = if native { xdp_programs().last() } else { xdp_programs().next() }.unwrap();
+    /// Listeners at both ports, of both families.
+    fn listeners(&self) -> [TcpListener; 2] {
+        self.host.run(|| {
+            [CLOSED, OPEN].map(|port| sockets::listen(SocketAddr::new("::".parse().unwrap(), port)))
+        })
+    }
+
+    /// Attaches the program that the agent would choose.
+    fn attach(&mut self, hook: Hook) -> Box<dyn Any + Send> {
+        let program = match hook {
+            Hook::Native => xdp_programs().last().unwrap(),
+            Hook::Generic => xdp_programs().next().unwrap(),
+            Hook::Tc => PROGRAM_TC,
+        };
+        self.attach_program(program, hook)
+    }
+
+    fn attach_program(&mut self, program: &str, hook: Hook) -> Box<dyn Any + Send> {
         let index = self.host.index("host0");
         let kernel = &mut self.kernel;
-        self.host.run(|| kernel.attach(program, index, mode))
+        self.host.run(|| match hook {
+            Hook::Native => Box::new(kernel.attach(program, index, XdpMode::Driver)),
+            Hook::Generic => Box::new(kernel.attach(program, index, XdpMode::Skb)),
+            Hook::Tc => kernel.attach_tc("host0"),
+        })
     }
 
     fn serve_tcp(&self, ports: &[u16]) {

@@ -407,9 +407,10 @@ impl<D: Datapath> Gate<D> {
         }
     }
 
-    /// When a policy's time is over.
+    /// When a policy's time is over. One that is over and could not be taken back is tried again in
+    /// the ordinary rhythm.
     pub(super) fn policy_wake(&self, now: Now) -> Option<Duration> {
-        self.policies.commit.next_change(now)
+        self.policies.commit.next_change(now).filter(|left| !left.is_zero())
     }
 
     /// The one way of a policy into force: exemptions into the tables, then ports and rules. On an

@@ -6,6 +6,7 @@ mod audit;
 mod commit;
 mod documentation;
 mod gate;
+mod impact;
 mod ledger;
 mod policies;
 mod signers;

@@ -15,11 +15,13 @@ use ed25519_dalek::{Signer as _, SigningKey, pkcs8::EncodePublicKey as _};
 use jit_agent::{
     clock::{BootNanos, Now, WallTime},
     config::Config,
-    envelope::{GRANT_TYPE, MAX_ENVELOPE_BYTES, pre_authentication_encoding},
+    envelope::{GRANT_TYPE, MAX_ENVELOPE_BYTES, POLICY_TYPE, pre_authentication_encoding},
     grant::{self, GrantId, MAX_ENTRIES, VerifiedGrant},
+    impact::Impact,
+    proposal,
     store::{Store, StoreError, StoredGrant, Transaction},
 };
-use jit_common::Family;
+use jit_common::{Family, PortKey, Protocol};
 use jit_proto::v1;
 use p256::pkcs8::LineEnding;
 use prost::Message as _;
@@ -29,8 +31,13 @@ use tempfile::TempDir;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets of this crate.
-pub const TARGETS: [Target; 4] =
-    [("config", config), ("envelope", envelope), ("grant", grant), ("store", store)];
+pub const TARGETS: [Target; 5] = [
+    ("config", config),
+    ("envelope", envelope),
+    ("grant", grant),
+    ("policy", policy),
+    ("store", store),
+];
 
 /// The host that the configuration names.
 pub const HOST: &str = "web-1";
@@ -54,6 +61,13 @@ sessions = "cut"
 [[signer]]
 id = "prod"
 public_key = "prod.pem"
+signs = ["grant", "policy"]
+[ceiling]
+arm = ["8000-8100", "53/udp"]
+disarm = ["5985-5986"]
+sources = ["10.0.0.0/8", "2001:db8::/32"]
+drain = true
+exemptions = true
 "#;
 
 /// The key that signs what the fuzzer makes.
@@ -73,11 +87,15 @@ fn host() -> &'static (TempDir, Config) {
     })
 }
 
-/// A payload under a good signature.
+/// A grant's payload under a good signature.
 pub fn signed(payload: &[u8]) -> v1::Envelope {
-    let signature = key().sign(&pre_authentication_encoding(GRANT_TYPE, payload));
+    signed_as(GRANT_TYPE, payload)
+}
+
+fn signed_as(payload_type: &str, payload: &[u8]) -> v1::Envelope {
+    let signature = key().sign(&pre_authentication_encoding(payload_type, payload));
     v1::Envelope {
-        payload_type: GRANT_TYPE.into(),
+        payload_type: payload_type.into(),
         payload: payload.to_vec().into(),
         signatures: vec![v1::Signature {
             key_id: String::new(),
@@ -131,6 +149,49 @@ pub fn envelope(input: &[u8]) {
     });
     assert!(good && envelope.payload_type == GRANT_TYPE);
     check_grant(&taken, &envelope.payload);
+}
+
+/// Any bytes as a signed policy: what is taken says what was signed, and what the ceiling lets
+/// through lies within it.
+pub fn policy(input: &[u8]) {
+    let (_, config) = host();
+    let envelope = signed_as(POLICY_TYPE, input);
+    assert!(grant::verify(&envelope, &config.keyring, HOST).is_err(), "a policy is no grant");
+    let Ok(taken) = proposal::verify(&envelope, &config.keyring, HOST) else { return };
+    let proposal = taken.proposal();
+    let message = v1::Policy::decode(input).expect("taken, so it decodes");
+    assert_eq!(message.encode_to_vec(), input, "nothing is read past");
+    assert!(message.hosts.iter().any(|host| host == HOST) && message.version > 0);
+    assert_eq!(proposal.sections().len(), message.ports.len());
+    for (section, port) in proposal.sections().iter().zip(&message.ports) {
+        let again = v1::PolicyPort::from(section);
+        let defaults = v1::PolicyPort {
+            widest_v4: Some(port.widest_v4.unwrap_or(24)),
+            widest_v6: Some(port.widest_v6.unwrap_or(48)),
+            ..port.clone()
+        };
+        assert_eq!(again, defaults);
+    }
+    let _ = proposal.check_times(NOW);
+    let ceiling = config.ceiling.as_ref().expect("there is a ceiling");
+    if ceiling.check(proposal.sections(), &config.policy).is_err() {
+        return;
+    }
+    let ssh = PortKey { protocol: Protocol::Tcp, port: 22 };
+    assert!(proposal.sections().iter().any(|section| section.range.has(ssh)), "22 stays");
+    for section in proposal.sections() {
+        assert!(!section.observe && !section.forwarded && section.approvals >= 1);
+        assert!(section.max_duration <= Duration::from_secs(3 * 3600));
+        for port in section.range.ports() {
+            let may = config.policy.port(port).is_some()
+                || ceiling.arm.iter().any(|range| range.has(port));
+            assert!(may, "{port:?} may be armed");
+        }
+    }
+    let in_force = ceiling.in_force(proposal.sections(), &config.policy, None);
+    let impact = Impact::between(&config.policy, &in_force, NOW.wall);
+    assert!(Impact::between(&in_force, &in_force, NOW.wall).is_empty());
+    assert_eq!(impact.is_empty(), Impact::between(&in_force, &config.policy, NOW.wall).is_empty());
 }
 
 /// Any bytes as a signed payload: what the host's policy lets through lies within it.

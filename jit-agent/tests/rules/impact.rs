@@ -26,16 +26,15 @@ fn prefix(text: &str) -> SourcePrefix {
 }
 
 fn exemption() -> impl Strategy<Value = Exemption> {
-    (
-        0..EXEMPT.len(),
-        prop::option::of(prop_oneof![Just(500_000_i64), Just(2_000_000), Just(3_000_000)]),
-    )
-        .prop_map(|(index, until)| Exemption {
-            source: prefix(EXEMPT[index]),
+    let until = prop::sample::select(vec![500_000_i64, 2_000_000, 3_000_000]);
+    (prop::sample::select(&EXEMPT[..]), prop::option::of(until)).prop_map(|(source, until)| {
+        Exemption {
+            source: prefix(source),
             reason: "r".into(),
             owner: "o".into(),
             until: until.map(WallTime),
-        })
+        }
+    })
 }
 
 /// Sections for some of the ports 1 to 12; `None`: that stretch is not protected.

@@ -1,9 +1,19 @@
 //! The gate's programs in the running kernel: loaded from the object that the agent embeds, filled
 //! from the same in-memory tables that the host's decision reads, run over single frames.
 //!
-//! Maps and programs live as long as the value: nothing is pinned, so nothing stays behind.
+//! The verifier's work is most of what a test costs, so programs that one test gives back serve the
+//! next, emptied. Nothing is pinned: with the process all is gone.
 
-use std::{any::Any, collections::BTreeSet, fs::File, os::fd::AsFd as _, thread, time::Duration};
+use std::{
+    any::Any,
+    collections::BTreeSet,
+    fs::File,
+    ops::{Deref, DerefMut},
+    os::fd::AsFd as _,
+    sync::{Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -26,7 +36,7 @@ use jit_agent::datapath::{
     },
 };
 use jit_common::{
-    Address, COUNTERS, ConnectionKey, Counter, Event, Family, Flow, GrantEntry, HostKey,
+    Address, Budget, COUNTERS, ConnectionKey, Counter, Event, Family, Flow, GrantEntry, HostKey,
     LastCounted, Lookup, PROTECTED_WORDS, PlaceKey, PortCounters, PortKey, PortRule, PrefixV4,
     PrefixV6, Reason, Settings, Slot, map,
 };
@@ -108,9 +118,48 @@ pub struct Outcome {
     pub observed: bool,
 }
 
+/// Programs that no test uses at the moment.
+static IDLE: Mutex<Vec<Loaded>> = Mutex::new(Vec::new());
+
+/// The loaded programs with their maps, for one test.
+pub struct Kernel(Option<Loaded>);
+
+impl Kernel {
+    /// All programs with empty tables: nothing is protected, no events, nothing counted.
+    pub fn load() -> Self {
+        let idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        Self(Some(idle.unwrap_or_else(Loaded::new)))
+    }
+}
+
+impl Deref for Kernel {
+    type Target = Loaded;
+
+    fn deref(&self) -> &Loaded {
+        self.0.as_ref().expect("there until dropped")
+    }
+}
+
+impl DerefMut for Kernel {
+    fn deref_mut(&mut self) -> &mut Loaded {
+        self.0.as_mut().expect("there until dropped")
+    }
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        // What a failed test leaves serves nobody.
+        if let Some(mut loaded) = self.0.take().filter(|_| !thread::panicking()) {
+            loaded.reset();
+            IDLE.lock().unwrap_or_else(PoisonError::into_inner).push(loaded);
+        }
+    }
+}
+
 /// The loaded programs with their maps.
-pub struct Kernel {
+pub struct Loaded {
     ebpf: Ebpf,
+    budget: PerCpuArray<MapData, Budget>,
     connections: HashMap<MapData, ConnectionKey, u32>,
     counters: PerCpuArray<MapData, u64>,
     events: RingBuf<MapData>,
@@ -125,11 +174,12 @@ pub struct Kernel {
     settings: Array<MapData, Settings>,
     slots: Array<MapData, Slot>,
     filled: BTreeSet<PortKey>,
+    /// Slots that grants were counted in.
+    counted: BTreeSet<u32>,
 }
 
-impl Kernel {
-    /// Loads all programs with empty tables: nothing is protected, no events.
-    pub fn load() -> Self {
+impl Loaded {
+    fn new() -> Self {
         netns::require_root();
         assert!(!OBJECT.is_empty(), "built without the kernel programs (AYA_BUILD_SKIP)");
         let mut loader = EbpfLoader::new();
@@ -157,6 +207,7 @@ impl Kernel {
         }
         let mut take = |name| ebpf.take_map(name).unwrap_or_else(|| panic!("map {name}"));
         Self {
+            budget: take(map::EVENT_BUDGET).try_into().expect("per-CPU array"),
             connections: take(map::CONNECTIONS).try_into().expect("hash"),
             counters: take(map::COUNTERS).try_into().expect("per-CPU array"),
             events: take(map::EVENTS).try_into().expect("ring buffer"),
@@ -171,6 +222,7 @@ impl Kernel {
             settings: take(map::SETTINGS).try_into().expect("array"),
             slots: take(map::SLOTS).try_into().expect("array"),
             filled: BTreeSet::new(),
+            counted: BTreeSet::new(),
             ebpf,
         }
     }
@@ -179,6 +231,10 @@ impl Kernel {
     /// network namespace.
     pub fn fill(&mut self, tables: &MemoryTables) {
         self.clear();
+        for entry in tables.hosts.values().chain(tables.prefixes.values()) {
+            self.counted.extend([entry.unlimited.slot, entry.limited.slot]);
+        }
+        self.counted.extend(tables.slots.keys());
         let mut words = [0_u64; PROTECTED_WORDS as usize];
         for (port, rule) in &tables.ports {
             self.port_rules.set(port.index(), *rule, 0).expect("write a rule");
@@ -254,6 +310,7 @@ impl Kernel {
 
     /// Gives a slot to the next grant.
     pub fn reslot(&mut self, slot: u32, counted: Slot) {
+        self.counted.insert(slot);
         self.slots.set(slot, counted, 0).expect("write a slot");
     }
 
@@ -383,6 +440,26 @@ impl Kernel {
             _ => panic!("an unknown kind of program"),
         };
         info.expect("program info").verified_instruction_count()
+    }
+
+    /// Makes everything as it is after loading.
+    fn reset(&mut self) {
+        fn zero<T: aya::Pod + Default>(map: &mut PerCpuArray<MapData, T>) {
+            for index in 0..map.len() {
+                let nothing = std::iter::repeat_with(T::default).take(cpus()).collect::<Vec<_>>();
+                let nothing = PerCpuValues::try_from(nothing).expect("as many values as CPUs");
+                map.set(index, nothing, 0).expect("clear an entry");
+            }
+        }
+        self.clear();
+        for slot in std::mem::take(&mut self.counted).range(..CAPACITY) {
+            self.slots.set(*slot, Slot::default(), 0).expect("clear a slot");
+        }
+        self.set(Settings::default());
+        zero(&mut self.budget);
+        zero(&mut self.counters);
+        self.forget_counted();
+        while self.events.next().is_some() {}
     }
 
     fn clear(&mut self) {

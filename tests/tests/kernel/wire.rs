@@ -198,7 +198,8 @@ fn fragmented_datagrams_to_a_protected_port_need_a_grant() {
         for (server, client) in Field::pairs() {
             field.kernel.fill(&closed());
             assert!(!field.echoes_datagram(server, client, CLOSED), "{hook:?} {server}");
-            field.kernel.fill(&field.granted_to(client));
+            let granted = field.granted_to(client);
+            field.kernel.fill(&granted);
             assert!(field.echoes_datagram(server, client, CLOSED), "{hook:?} {server}");
         }
     }
@@ -243,7 +244,8 @@ fn a_granted_session_carries_bulk_data_and_a_stranger_does_not_connect() {
         for (server, client) in Field::pairs() {
             field.kernel.fill(&closed());
             assert!(!field.connects(server, client, CLOSED), "{hook:?}: closed to {client}");
-            field.kernel.fill(&field.granted_to(client));
+            let granted = field.granted_to(client);
+            field.kernel.fill(&granted);
             field.client.run(|| {
                 let mut stream = sockets::connect_from(
                     SocketAddr::new(client, 0),

@@ -33,18 +33,21 @@ const TC_NEXT: i32 = -1;
 
 /// XDP without multi-buffer support.
 #[xdp]
+#[inline(always)]
 fn jit_gate(ctx: XdpContext) -> u32 {
     xdp(&ctx)
 }
 
 /// XDP with multi-buffer support.
 #[xdp(frags)]
+#[inline(always)]
 fn jit_gate_frags(ctx: XdpContext) -> u32 {
     xdp(&ctx)
 }
 
 /// TC ingress of a device with an Ethernet header.
 #[classifier]
+#[inline(always)]
 fn jit_gate_tc(ctx: TcContext) -> i32 {
     // SAFETY: the kernel hands a valid context in.
     let untagged = unsafe { (*ctx.skb.skb).vlan_present } != 0;
@@ -53,18 +56,21 @@ fn jit_gate_tc(ctx: TcContext) -> i32 {
 
 /// TC ingress of a device without one (tun, WireGuard, ipip).
 #[classifier]
+#[inline(always)]
 fn jit_gate_tc_l3(ctx: TcContext) -> i32 {
     tc(&ctx, Link::Ip)
 }
 
 /// Socket guard (Linux 5.17+, which tells the interface).
 #[sk_lookup]
+#[inline(always)]
 fn jit_guard(ctx: SkLookupContext) -> u32 {
     guard(&ctx, lookup::read(&ctx, true))
 }
 
 /// Socket guard of older kernels.
 #[sk_lookup]
+#[inline(always)]
 fn jit_guard_legacy(ctx: SkLookupContext) -> u32 {
     guard(&ctx, lookup::read(&ctx, false))
 }

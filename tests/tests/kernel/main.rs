@@ -8,6 +8,7 @@
 
 mod cases;
 mod comparison;
+mod features;
 mod fixture;
 mod frame_table;
 mod generate;

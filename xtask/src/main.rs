@@ -14,6 +14,7 @@ mod setup;
 mod shell;
 mod test;
 mod test_output;
+mod vm;
 
 /// Tasks of the jit-agent workspace.
 #[derive(Parser)]
@@ -41,6 +42,8 @@ enum Task {
     Demo(demo::Options),
     /// Check formatting, lints and licences, and run every test
     Test(test::Options),
+    /// Run the tests that matter there on old and new kernels, in virtual machines
+    VmTest(vm::Options),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Task::Fuzz(options) => fuzz::run(options),
         Task::Mutants(options) => mutants::run(options),
         Task::Test(options) => test::run(options),
+        Task::VmTest(options) => vm::run(options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

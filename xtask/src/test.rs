@@ -19,7 +19,7 @@ use serde_json::Value;
 use crate::{setup, shell, test_output::Tally};
 
 /// The package whose tests need root, namespaces and the kernel.
-const ROOT_PACKAGE: &str = "jit-tests";
+pub(crate) const ROOT_PACKAGE: &str = "jit-tests";
 /// What is built for the host: all but the kernel programs, which the agent's build script makes.
 const HOST: [&str; 3] = ["--workspace", "--exclude", "jit-agent-ebpf"];
 
@@ -37,12 +37,16 @@ pub(crate) struct Options {
 }
 
 /// A program full of tests.
-struct TestProgram {
-    package: String,
-    executable: PathBuf,
+pub(crate) struct TestProgram {
+    /// The package that it tests.
+    pub(crate) package: String,
+    /// The program.
+    pub(crate) executable: PathBuf,
     directory: PathBuf,
-    source: PathBuf,
-    kind: String,
+    /// The file that its tests begin in.
+    pub(crate) source: PathBuf,
+    /// `test` for those of a package's directory `tests`.
+    pub(crate) kind: String,
 }
 
 /// Checks everything; fails when anything is not as it should be.
@@ -136,7 +140,7 @@ fn lint_host(clippy: &mut Command) -> Result<()> {
 }
 
 /// Builds all programs and all test programs, and lists the latter.
-fn build() -> Result<Vec<TestProgram>> {
+pub(crate) fn build() -> Result<Vec<TestProgram>> {
     let mut build =
         shell::cargo(["build"].iter().chain(&HOST).chain(&["--all-targets", "--message-format"]));
     build.arg("json-render-diagnostics").stdout(Stdio::piped());

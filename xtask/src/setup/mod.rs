@@ -45,6 +45,8 @@ pub(crate) enum Purpose {
     Demo,
     /// Testing them, with clients of other make.
     Test,
+    /// Running them in virtual machines with other kernels.
+    VirtualMachines,
     /// Feeding them what nobody would write.
     Fuzz,
     /// Measuring which lines the tests reach.
@@ -63,17 +65,16 @@ struct Need {
 }
 
 impl Need {
-    /// Each task needs what those before it need; the last three need no tool of each other, and
-    /// only fuzzing needs namespaces.
+    /// Each task up to the tests needs what those before it need. The others need no tool of each
+    /// other; only fuzzing needs all that the tests need, and virtual machines the demo's `ip`.
     fn serves(&self, purpose: Purpose) -> bool {
-        match purpose {
-            Purpose::Coverage | Purpose::Mutants => {
-                self.from == purpose || self.from == Purpose::Build
-            }
-            Purpose::Build | Purpose::Demo | Purpose::Test | Purpose::Fuzz => {
-                self.from as u8 <= purpose as u8
-            }
-        }
+        let up_to = match purpose {
+            Purpose::Build | Purpose::Demo | Purpose::Test => purpose,
+            Purpose::VirtualMachines => Purpose::Demo,
+            Purpose::Fuzz => Purpose::Test,
+            Purpose::Coverage | Purpose::Mutants => Purpose::Build,
+        };
+        self.from == purpose || self.from as u8 <= up_to as u8
     }
 }
 
@@ -120,6 +121,24 @@ const NEEDS: &[Need] = &[
         from: Purpose::Test,
         find: system::find_client_python,
         provide: system::provide_client_python,
+    },
+    Need {
+        name: "qemu",
+        from: Purpose::VirtualMachines,
+        find: || system::find_program("qemu-system-x86_64"),
+        provide: |_| apt::install("emulating machines", &["qemu-system-x86"]),
+    },
+    Need {
+        name: "busybox",
+        from: Purpose::VirtualMachines,
+        find: system::find_static_busybox,
+        provide: |_| apt::install("the first programs of a machine", &["busybox-static"]),
+    },
+    Need {
+        name: "archivers of initramfs and modules",
+        from: Purpose::VirtualMachines,
+        find: || system::find_programs(&["cpio", "xz", "zstd"]),
+        provide: |_| apt::install("packing and unpacking kernels", &["cpio", "xz-utils", "zstd"]),
     },
     Need {
         name: "cargo-fuzz",

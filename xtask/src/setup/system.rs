@@ -18,6 +18,24 @@ pub(super) fn find_program(name: &str) -> Found {
     }
 }
 
+pub(super) fn find_programs(names: &[&str]) -> Found {
+    match names.iter().find(|name| shell::find(name).is_none()) {
+        Some(missing) => Found::No(format!("{missing} is not installed")),
+        None => Found::Yes(names.join(", ")),
+    }
+}
+
+/// Debian has two packages with a busybox; only one runs where there is nothing else yet.
+pub(super) fn find_static_busybox() -> Found {
+    let Found::Yes(path) = find_program("busybox") else { return find_program("busybox") };
+    match shell::quiet(&mut shell::program("ldd", [&path])) {
+        Ok(linked) if !String::from_utf8_lossy(&linked.stdout).contains("statically linked") => {
+            Found::No(format!("{path} needs libraries: busybox-static does not"))
+        }
+        _ => Found::Yes(path),
+    }
+}
+
 pub(super) fn find_bpffs() -> Found {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let mounted = mounts.lines().any(|line| {

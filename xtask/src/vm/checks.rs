@@ -1,0 +1,153 @@
+//! What runs inside each machine, and what each kernel must have or is known to lack. The tests are
+//! those of the `tests` crate, chosen by name: there is one set of them.
+
+use std::time::Duration;
+
+use super::{image::PROGRAMS, packages::kernel_number};
+
+/// Something that kernels have from some version on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Feature {
+    /// As the tests and the agent name it.
+    pub(super) name: &'static str,
+    /// The first Linux that has it.
+    since: (u32, u32),
+}
+
+/// All of them, as the table shows them.
+pub(super) const FEATURES: [Feature; 9] = [
+    Feature { name: "btf", since: (5, 10) },
+    Feature { name: "xdp_link", since: (5, 9) },
+    Feature { name: "frags", since: (5, 18) },
+    Feature { name: "session_lookup", since: (5, 2) },
+    Feature { name: "tcx", since: (6, 6) },
+    Feature { name: "clsact", since: (4, 5) },
+    Feature { name: "socket_guard", since: (5, 9) },
+    Feature { name: "ingress_ifindex", since: (5, 17) },
+    Feature { name: "verified_instructions", since: (5, 16) },
+];
+
+/// What the tests use and the gate does not.
+const OF_TESTS: [Feature; 1] = [Feature { name: "guard_test_run", since: (5, 13) }];
+
+impl Feature {
+    /// Whether a kernel of this release must have it.
+    pub(super) fn expected(&self, release: &str) -> bool {
+        kernel_number(release) >= Some(self.since)
+    }
+}
+
+/// The names of what a kernel lacks, separated by commas: what the tests are told.
+pub(super) fn lacking(version: &str) -> String {
+    let all = FEATURES.iter().chain(&OF_TESTS);
+    all.filter(|feature| !feature.expected(version))
+        .map(|feature| feature.name)
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+/// One program run in a machine, which is one line of the table.
+#[derive(Clone, Debug)]
+pub(super) struct Step {
+    /// In one word.
+    pub(super) name: &'static str,
+    /// How long it may take.
+    pub(super) limit: Duration,
+    /// The command line.
+    pub(super) command: String,
+}
+
+/// Tests of one program, by the beginnings of their names.
+struct Tests {
+    name: &'static str,
+    program: &'static str,
+    names: &'static [&'static str],
+    seconds: u64,
+}
+
+/// The step that says which features there are.
+pub(super) const FEATURES_STEP: &str = "features";
+
+/// Frames that host and kernel are compared on. The million is for the machine itself.
+const FRAMES: u32 = 40_000;
+
+const TESTS: &[Tests] = &[
+    Tests { name: FEATURES_STEP, program: "kernel", names: &["features::"], seconds: 20 },
+    Tests { name: "load", program: "kernel", names: &["verifier::"], seconds: 20 },
+    Tests { name: "frames", program: "kernel", names: &["frame_table::"], seconds: 60 },
+    Tests { name: "grants", program: "kernel", names: &["grants::"], seconds: 60 },
+    Tests { name: "sessions", program: "kernel", names: &["sessions::"], seconds: 60 },
+    Tests { name: "comparison", program: "kernel", names: &["comparison::"], seconds: 120 },
+    Tests { name: "wire", program: "kernel", names: &["wire::"], seconds: 120 },
+    Tests {
+        name: "native",
+        program: "lifecycle",
+        names: &["connections::a_grant_opens_its_source_alone_by_native_xdp"],
+        seconds: 60,
+    },
+    Tests {
+        name: "generic",
+        program: "lifecycle",
+        names: &["connections::a_grant_opens_its_source_alone_by_generic_xdp"],
+        seconds: 60,
+    },
+    Tests {
+        name: "connections",
+        program: "lifecycle",
+        names: &[
+            "connections::an_established_session",
+            "connections::a_session_that_is_open",
+            "connections::a_prefix_covers",
+            "connections::every_connection_under_a_grant",
+        ],
+        seconds: 60,
+    },
+    Tests {
+        name: "expiry",
+        program: "lifecycle",
+        names: &["connections::a_grant_ends_on_time"],
+        seconds: 60,
+    },
+    Tests { name: "restart", program: "lifecycle", names: &["restarts::"], seconds: 120 },
+];
+
+/// The names of all steps.
+pub(super) fn names() -> Vec<&'static str> {
+    TESTS.iter().map(|tests| tests.name).collect()
+}
+
+/// The steps for a kernel of this version.
+pub(super) fn steps(version: &str) -> Vec<Step> {
+    let environment = format!(
+        "JIT_AGENT_PROGRAMS={PROGRAMS} JIT_TEST_KERNEL_LACKS={} JIT_TEST_FRAMES={FRAMES}",
+        lacking(version)
+    );
+    TESTS
+        .iter()
+        .map(|Tests { name, program, names, seconds }| Step {
+            name,
+            limit: Duration::from_secs(*seconds),
+            command: format!("{environment} {PROGRAMS}/{program} --nocapture {}", names.join(" ")),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_kernels_are_known_to_lack_what_came_later() {
+        let oldest = "frags,tcx,ingress_ifindex,verified_instructions,guard_test_run";
+        assert_eq!(lacking("5.10.262-1"), oldest);
+        assert_eq!(lacking("5.17.0"), "frags,tcx");
+        assert_eq!(lacking("7.2.13-1"), "");
+    }
+
+    #[test]
+    fn names_of_steps_are_one_word_and_unique() {
+        let names: std::collections::BTreeSet<_> = TESTS.iter().map(|tests| tests.name).collect();
+        assert_eq!(names.len(), TESTS.len());
+        assert!(names.iter().all(|name| !name.contains(' ')));
+    }
+}

@@ -1,0 +1,134 @@
+//! One virtual machine, from its start to its end or to its limit, with all that its console said.
+
+use std::{
+    fs::File,
+    io::{BufRead as _, BufReader, Write as _},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::console::Told;
+use crate::shell;
+
+/// The program. Always software emulation: it needs no rights and is the same everywhere.
+const QEMU: &str = "qemu-system-x86_64";
+const MEMORY: &str = "1536M";
+/// Lines of the console that a failure shows.
+const TAIL: usize = 60;
+
+/// What a run came to.
+pub(super) struct Run {
+    /// What the console told.
+    pub(super) told: Told,
+    /// From the start of the emulator to its end.
+    pub(super) took: Duration,
+    /// Why the run counts as failed though the checks may not have: time out, panic.
+    pub(super) wrong: Option<String>,
+    /// The end of the console.
+    pub(super) tail: Vec<String>,
+}
+
+/// Boots a kernel with an initramfs, and reads its console until it is off. `progress` hears of
+/// each line after it was read.
+pub(super) fn run(
+    kernel: &Path,
+    initramfs: &Path,
+    console: &Path,
+    limit: Duration,
+    mut progress: impl FnMut(&Told),
+) -> Result<Run> {
+    let started = Instant::now();
+    let mut log = File::create(console)
+        .with_context(|| format!("cannot write the console to {}", console.display()))?;
+    let mut emulator = Emulator::start(kernel, initramfs)?;
+    let output = emulator.0.stdout.take().context("the console is a pipe")?;
+    let (send, lines) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+            if send.send(plain(&line)).is_err() {
+                break;
+            }
+        }
+    });
+    let mut told = Told::default();
+    let mut tail = std::collections::VecDeque::with_capacity(TAIL);
+    let mut wrong = None;
+    loop {
+        let left = limit.saturating_sub(started.elapsed());
+        match lines.recv_timeout(left) {
+            Ok(line) => {
+                writeln!(log, "{line}").context("writing the console")?;
+                told.read(&line);
+                if tail.len() == TAIL {
+                    tail.pop_front();
+                }
+                tail.push_back(line);
+                progress(&told);
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                let during = told.running.clone().unwrap_or_else(|| "booting".to_owned());
+                wrong = Some(format!("not done after {} s, during: {during}", limit.as_secs()));
+                break;
+            }
+        }
+    }
+    if wrong.is_none() && !told.done {
+        let during = told.running.clone().unwrap_or_else(|| "booting".to_owned());
+        wrong = Some(format!("the machine ended before its last check, during: {during}"));
+    }
+    Ok(Run { told, took: started.elapsed(), wrong, tail: tail.into() })
+}
+
+/// The emulator, ended when dropped.
+struct Emulator(Child);
+
+impl Emulator {
+    fn start(kernel: &Path, initramfs: &Path) -> Result<Self> {
+        let mut command = Command::new(QEMU);
+        command
+            .args(["-machine", "q35,accel=tcg", "-cpu", "max", "-smp", "2", "-m", MEMORY])
+            .args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"])
+            .arg("-kernel")
+            .arg(kernel)
+            .arg("-initrd")
+            .arg(initramfs)
+            .args(["-append", "console=ttyS0 rdinit=/init panic=-1 loglevel=4 mitigations=off"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit());
+        match command.spawn() {
+            Ok(child) => Ok(Self(child)),
+            Err(error) => bail!("cannot start `{}`: {error}", shell::show(&command)),
+        }
+    }
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        // It has ended by itself, unless its time was up or reading its console failed.
+        let _ended = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
+
+/// A line of the console without what steers a terminal.
+fn plain(line: &[u8]) -> String {
+    let text = String::from_utf8_lossy(line);
+    text.chars().filter(|c| *c == '\t' || !c.is_control()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_the_console_steers_the_terminal() {
+        assert_eq!(plain(b"\x1bc\x1b[2Jhello\tthere\r"), "c[2Jhello\tthere");
+    }
+}

@@ -1,0 +1,175 @@
+//! `cargo xtask vm-test`: the gate on kernels other than this machine's, in virtual machines that
+//! are emulated in software. Needs no rights; leaves nothing behind but what is below
+//! `target/vm-test`: kernels, consoles, and the table of results.
+
+use std::{
+    fs,
+    num::NonZero,
+    path::{Path, PathBuf},
+    sync::Mutex,
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+
+use self::{
+    kernels::{CHOICES, Choice, Kernel},
+    progress::Progress,
+    report::Machine,
+};
+use crate::{setup, shell, test};
+
+mod checks;
+mod console;
+mod image;
+mod kernels;
+mod machine;
+mod modules;
+mod packages;
+mod progress;
+mod report;
+
+/// How long a machine may take from start to power-off.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// Which kernels.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Only this kernel; may be given more than once
+    #[arg(long, value_parser = CHOICES.map(|choice| choice.label))]
+    kernel: Vec<String>,
+    /// The reduced matrix that every change is tested with
+    #[arg(long, conflicts_with = "kernel")]
+    quick: bool,
+    /// Only this check; may be given more than once
+    #[arg(long, value_parser = checks::names())]
+    only: Vec<String>,
+}
+
+/// Builds, fetches the kernels, boots them, tells.
+pub(crate) fn run(options: Options) -> Result<()> {
+    let Options { kernel, quick, only } = options;
+    setup::ensure(setup::Purpose::VirtualMachines)?;
+    let chosen = CHOICES.into_iter().filter(|choice| {
+        if kernel.is_empty() {
+            !quick || choice.quick
+        } else {
+            kernel.iter().any(|label| label == choice.label)
+        }
+    });
+    let scratch = shell::target().join("vm-test");
+    fs::create_dir_all(&scratch).context("making target/vm-test")?;
+    let archives = kernels::archives()?;
+    let kernels = chosen
+        .map(|choice: Choice| kernels::provide(choice, &archives, &scratch))
+        .collect::<Result<Vec<_>>>()?;
+    let base = image::base(&programs()?, &scratch)?;
+    let machines = boot_all(&kernels, &only, &base, &scratch)?;
+    let result = scratch.join("result.json");
+    let text = serde_json::to_string_pretty(&report::json(&machines)).context("writing JSON")?;
+    fs::write(&result, text + "\n").context("writing the result")?;
+    println!("\n{}", report::table(&machines));
+    println!("  consoles and result.json are below {}", scratch.display());
+    let failed = machines.iter().filter(|machine| !machine.wrong().is_empty()).count();
+    if failed > 0 {
+        bail!("{failed} of {} kernels: not everything is as it should be", machines.len());
+    }
+    Ok(())
+}
+
+/// Boots each kernel, as many at a time as there are processors, and shows how they get on.
+fn boot_all(
+    kernels: &[Kernel],
+    only: &[String],
+    base: &Path,
+    scratch: &Path,
+) -> Result<Vec<Machine>> {
+    let at_once = thread::available_parallelism().map_or(1, NonZero::get).min(kernels.len());
+    let progress = Progress::new();
+    let waiting = Mutex::new(kernels.iter());
+    let next = || waiting.lock().ok()?.next();
+    let mut machines = thread::scope(|scope| {
+        let workers: Vec<_> = (0..at_once)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut done = Vec::new();
+                    while let Some(kernel) = next() {
+                        done.push(boot(kernel, only, base, scratch, &progress)?);
+                    }
+                    Ok(done)
+                })
+            })
+            .collect();
+        let mut machines = Vec::new();
+        for worker in workers {
+            let done: Result<Vec<Machine>> =
+                worker.join().unwrap_or_else(|_| bail!("the run of a machine panicked"));
+            machines.extend(done?);
+        }
+        anyhow::Ok(machines)
+    })?;
+    machines.sort_by_key(|machine| CHOICES.iter().position(|one| one.label == machine.label));
+    Ok(machines)
+}
+
+fn boot(
+    kernel: &Kernel,
+    only: &[String],
+    base: &Path,
+    scratch: &Path,
+    progress: &Progress,
+) -> Result<Machine> {
+    let Kernel { label, version, image, .. } = kernel;
+    let directory = scratch.join("machines").join(label);
+    fs::create_dir_all(&directory).context("making a directory for a machine")?;
+    let mut steps = checks::steps(version);
+    steps.retain(|step| only.is_empty() || only.iter().any(|name| name == step.name));
+    let initramfs = image::complete(base, kernel, &steps, &directory)?;
+    let bar = progress.machine(label);
+    let mut told_of = 0;
+    let run = machine::run(image, &initramfs, &directory.join("console"), LIMIT, |told| {
+        for name in told.order.iter().skip(told_of) {
+            if let Some(ended) = told.checks.get(name) {
+                progress.say(&bar, &format!("{label:>6}  {}", report::sentence(name, ended)));
+            }
+        }
+        told_of = told.order.len();
+        bar.set_message(told.running.clone().unwrap_or_default());
+    })?;
+    bar.finish_and_clear();
+    let machine = Machine {
+        label,
+        version: version.clone(),
+        took: run.took,
+        steps,
+        told: run.told,
+        broke_off: run.wrong,
+    };
+    let wrong = machine.wrong();
+    if !wrong.is_empty() {
+        let mut text = format!("{label:>6}  the end of its console:\n");
+        run.tail.iter().for_each(|line| text += &format!("        | {line}\n"));
+        wrong.iter().for_each(|what| text += &format!("{label:>6}  ✗ {what}\n"));
+        progress.say(&bar, text.trim_end());
+    }
+    Ok(machine)
+}
+
+/// What runs inside, as `cargo xtask test` builds it.
+fn programs() -> Result<Vec<(PathBuf, String)>> {
+    let mut programs: Vec<_> = test::build()?
+        .into_iter()
+        .filter(|program| program.package == test::ROOT_PACKAGE && program.kind == "test")
+        .filter_map(|program| {
+            let directory = program.source.parent()?.file_name()?;
+            let name = directory.to_str()?.to_owned();
+            ["kernel", "lifecycle"].contains(&name.as_str()).then_some((program.executable, name))
+        })
+        .collect();
+    for name in ["jit-agent", "jitctl"] {
+        programs.push((shell::target().join("debug").join(name), name.to_owned()));
+    }
+    Ok(programs)
+}

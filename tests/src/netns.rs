@@ -6,7 +6,7 @@
 use std::{
     fs,
     fs::File,
-    net::IpAddr,
+    net::{IpAddr, UdpSocket},
     os::fd::AsFd as _,
     panic,
     path::{Path, PathBuf},
@@ -16,12 +16,16 @@ use std::{
         atomic::{AtomicU32, Ordering},
     },
     thread,
+    time::{Duration, Instant},
 };
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 const DIRECTORY: &str = "/run/netns";
 const PREFIX: &str = "jt-";
+
+/// Longest wait for an address to be usable.
+const SETTLED: Duration = Duration::from_secs(5);
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 static SWEEP: Once = Once::new();
@@ -101,9 +105,26 @@ impl Namespace {
         if address.contains(':') {
             self.sysctl(&format!("ipv6/conf/{interface}/accept_dad"), "0");
             self.ip(&["addr", "add", address, "dev", interface, "nodad"]);
+            if interface == "lo" {
+                self.wait_until_reachable(address);
+            }
         } else {
             self.ip(&["addr", "add", address, "dev", interface]);
         }
+    }
+
+    /// The kernel makes the route to an IPv6 address of its own a moment after the address.
+    fn wait_until_reachable(&self, address: &str) {
+        let (address, _) = address.split_once('/').expect("address/length");
+        let address: IpAddr = address.parse().expect("an address");
+        let end = Instant::now() + SETTLED;
+        let reachable = || UdpSocket::bind((address, 0))?.connect((address, 9));
+        self.run(|| {
+            while let Err(error) = reachable() {
+                assert!(Instant::now() < end, "no route to the own address {address}: {error}");
+                thread::sleep(Duration::from_millis(1));
+            }
+        });
     }
 
     /// Index of an interface inside.

@@ -56,6 +56,14 @@ impl Add<Duration> for WallTime {
     }
 }
 
+impl Add<Duration> for BootNanos {
+    type Output = Self;
+
+    fn add(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
+    }
+}
+
 /// RFC 3339, seconds, UTC; far years as the plain number.
 impl fmt::Display for WallTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,13 +5,14 @@
 //! questions over one that is served first.
 
 mod command;
+mod life;
 mod policy;
 mod record;
 pub(crate) mod report;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use jit_common::{Event, Settings};
+use jit_common::{Event, Reason, Settings};
 use jit_proto::v1::{self, event::What};
 
 pub use command::{GateHandle, PolicyAnswer, PolicyRequest, Requests, channel};
@@ -25,10 +26,10 @@ use crate::{
     datapath::{Coverage, Datapath, DatapathError, InterfaceState, LinkChange},
     grant::{self, GrantId, VerifiedGrant},
     journal::Journal,
-    ledger::{Admission, Change, Ledger, Stage},
+    ledger::{Admission, Change, Ledger},
     reconcile::{Entries, EntryKey, plan},
     refusal::{Refusal, Refused},
-    store::{Store, StoreError, Stored, StoredGrant, Transaction},
+    store::{Store, StoreError, Stored, Transaction},
 };
 
 /// How often coverage is read back from the kernel, and everything that failed is tried again.
@@ -64,6 +65,10 @@ pub struct Gate<D> {
     next_floor: BootNanos,
     /// Revocations and ends that the disk has not taken yet.
     owed: Transaction,
+    /// Grants of which the disk does not know yet where they stand.
+    owed_lives: BTreeSet<GrantId>,
+    /// Up to which slot grants with a limit were looked at.
+    looked_at: u32,
     /// Wall clock minus boot clock, milliseconds.
     offset: i64,
     alarms: Alarms,
@@ -152,6 +157,8 @@ impl<D: Datapath> Gate<D> {
             floor: stored.floor.unwrap_or(WallTime(0)),
             next_floor: now.boot,
             owed: Transaction::default(),
+            owed_lives: BTreeSet::new(),
+            looked_at: 0,
             offset: clock_offset(now),
             alarms: Alarms::default(),
             started: now.wall,
@@ -168,7 +175,8 @@ impl<D: Datapath> Gate<D> {
     }
 
     fn put_in_force(&mut self, stored: Stored, now: Now) -> Result<(), StartError> {
-        let Stored { grants, tombstones, policies, policies_lost, floor: _, damaged } = stored;
+        let Stored { grants, lives, tombstones, policies, policies_lost, floor: _, damaged } =
+            stored;
         if let Some((file, why)) = damaged {
             let text = format!("the database was damaged ({why}) and kept as {}", file.display());
             tracing::error!("{text}: the gate starts without stored grants");
@@ -178,7 +186,8 @@ impl<D: Datapath> Gate<D> {
         self.installed = self.datapath.entries()?;
         self.restore_policies(policies, policies_lost, now);
         self.exempt(now, &mut Vec::new()).map_err(StartError::Exemptions)?;
-        self.restore(grants, tombstones, now);
+        self.restore(grants, &lives, tombstones, now);
+        self.adopt_lingering(now);
         self.apply_policy()?;
         self.reconcile_all()?;
         self.interfaces = self.datapath.cover(&self.coverage())?;
@@ -230,6 +239,16 @@ impl<D: Datapath> Gate<D> {
                 Ok(accepted)
             })
             .collect();
+        fresh.retain(|(id, _)| match self.count_anew(*id) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::error!(grant = %id, "{error}: the grant is refused");
+                self.ledger.forget(*id, &mut touched);
+                let refused = Refused::new(refusal_of(&error), error.to_string());
+                replace(&mut outcomes, *id, &refused);
+                false
+            }
+        });
         if !fresh.is_empty() {
             // In the audit first: what stands in the database opens again after a crash.
             let recorded = self.record_accepted(fresh.iter().map(|(id, _)| id), by, now);
@@ -324,6 +343,8 @@ impl<D: Datapath> Gate<D> {
             if self.clock_moved(now) {
                 let sooner = self.ledger.clock_was_set(now, &mut touched);
                 if !sooner.is_empty() {
+                    self.owed_lives.extend(&sooner);
+                    self.next_floor = now.boot;
                     let grants = sooner.len();
                     tracing::warn!(grants, "the wall clock was set forward: these end sooner");
                 }
@@ -331,12 +352,14 @@ impl<D: Datapath> Gate<D> {
             }
         }
         let datapath = &self.datapath;
-        let hits = |slot| datapath.hits(slot);
-        let changes = self.ledger.advance(now, trusted, hits, &mut touched);
+        let hits = |slot| datapath.slot(slot).hits;
+        let unseen = self.config.policy.longest_ahead();
+        let changes = self.ledger.advance(now, trusted, unseen, hits, &mut touched);
         self.record_changes(&changes, now);
         for change in &changes {
             match change {
                 Change::Activated(id) => {
+                    self.owed_lives.insert(*id);
                     self.tell_grant("activated", *id, "", "agent", "", now);
                     tracing::info!(grant = %id, "grant activated");
                 }
@@ -345,6 +368,7 @@ impl<D: Datapath> Gate<D> {
                     self.tell_grant("expired", *id, "", "agent", "", now);
                     tracing::info!(grant = %id, "grant expired");
                 }
+                Change::Replaced(replacement) => self.tell_replacement(Some(*replacement), now),
             }
         }
         touched.extend(self.dirty.iter().copied());
@@ -360,6 +384,12 @@ impl<D: Datapath> Gate<D> {
         self.settle_audit(now);
         let ahead = [self.ledger.next_change(now, trusted), self.policy_wake(now), Some(TICK)];
         ahead.into_iter().flatten().min().unwrap_or(TICK)
+    }
+
+    /// Looks after what nobody tells of; every [`TICK`].
+    pub fn tick(&mut self, now: Now) {
+        self.check_coverage(now);
+        self.look_at_limits(now);
     }
 
     /// Reads back what is on the interfaces, and restores what is missing.
@@ -385,6 +415,9 @@ impl<D: Datapath> Gate<D> {
     /// A packet event from the kernel.
     pub fn saw_packet(&mut self, event: &Event, now: Now) {
         self.record_packet(event, now);
+        if event.reason == Reason::Granted as u8 {
+            self.count(event.slot, now);
+        }
         self.journal.add(now.wall.0, What::Packet(self.packet_event(event)));
     }
 
@@ -416,7 +449,8 @@ impl<D: Datapath> Gate<D> {
     }
 
     fn persist(&mut self, fresh: &[(GrantId, v1::Envelope)], now: Now) -> Result<(), StoreError> {
-        let put = fresh.iter().map(|(id, envelope)| (*id, self.stored(*id, envelope))).collect();
+        let put = fresh.iter().map(|(id, envelope)| (*id, envelope.into())).collect();
+        self.owed_lives.extend(fresh.iter().map(|(id, _)| *id));
         let result = self.settle(Transaction { put, ..Transaction::default() }, now);
         if result.is_err() {
             // A commit that failed may be on the disk all the same: the next one takes it back.
@@ -428,7 +462,7 @@ impl<D: Datapath> Gate<D> {
     /// Commits a transaction together with everything that the disk still owes. What does not come
     /// through is owed on, except what `more` puts.
     fn settle(&mut self, more: Transaction, now: Now) -> Result<(), StoreError> {
-        let Transaction { put, remove, tombstones, policies, floor: _ } = more;
+        let Transaction { put, lives: _, remove, tombstones, policies, floor: _ } = more;
         // A grant that was taken back may have been pushed again.
         self.owed.remove.retain(|id| put.iter().all(|(other, _)| other != id));
         self.owed.remove.extend(remove);
@@ -437,32 +471,26 @@ impl<D: Datapath> Gate<D> {
             self.owed.policies = policies;
         }
         let floor = if self.clock_is_trusted(now) { self.rise(now) } else { self.floor };
-        let whole = Transaction { put, floor: Some(floor), ..std::mem::take(&mut self.owed) };
+        let lives = self.owed_lives.iter().filter_map(|id| Some((*id, self.life(*id)?))).collect();
+        let owed = std::mem::take(&mut self.owed);
+        let whole = Transaction { put, lives, floor: Some(floor), ..owed };
         let result = self.store.commit(&whole);
         match &result {
-            Ok(()) => self.alarms.storage = None,
+            Ok(()) => {
+                self.alarms.storage = None;
+                self.owed_lives.clear();
+            }
             Err(error) => {
                 self.alarms.storage = Some(error.to_string());
                 self.next_floor = BootNanos(now.boot.0.saturating_add(RETRY_NANOS));
-                self.owed = Transaction { put: Vec::new(), ..whole };
+                self.owed = Transaction { put: Vec::new(), lives: Vec::new(), ..whole };
             }
         }
         result
     }
 
-    fn stored(&self, id: GrantId, envelope: &v1::Envelope) -> StoredGrant {
-        let active = self.ledger.grant(id).and_then(|record| match record.stage {
-            Stage::Active { deadline, .. } => Some(deadline.0),
-            Stage::Expired | Stage::Revoked | Stage::Scheduled { .. } => None,
-        });
-        StoredGrant {
-            envelope: Some(envelope.clone()),
-            boot_id: active.map(|_| self.boot_id.clone()).unwrap_or_default(),
-            deadline: active.unwrap_or_default(),
-        }
-    }
-
-    /// Opens what was persisted; what the kernel does not take is taken back, one by one.
+    /// Opens what was persisted, and closes what it replaces; what the kernel does not take is taken
+    /// back, one by one.
     fn open(
         &mut self,
         fresh: &[(GrantId, v1::Envelope)],
@@ -472,20 +500,20 @@ impl<D: Datapath> Gate<D> {
     ) {
         for (id, _) in fresh {
             let Some(record) = self.ledger.grant(*id) else { continue };
-            let slot = match record.stage {
-                Stage::Active { slot, .. } | Stage::Scheduled { slot } => slot,
-                Stage::Expired | Stage::Revoked => continue,
-            };
-            let keys: Vec<_> =
+            let mut keys: Vec<_> =
                 record.grant.entries().map(|(port, source)| EntryKey { port, source }).collect();
-            let result = self.datapath.open_slot(slot, 0).and_then(|()| self.try_write(&keys));
-            let Err(error) = result else { continue };
-            tracing::error!(grant = %id, "{error}: the grant is taken back");
-            let refusal = match error {
-                DatapathError::Map { full: true, .. } => Refusal::Capacity,
-                _ => Refusal::Storage,
+            let before = record.grant.replaces().and_then(|old| self.ledger.grant(old)).cloned();
+            let replacement = self.replace_by(*id, now, &mut keys);
+            let Err(error) = self.try_write(&keys) else {
+                self.tell_replacement(replacement, now);
+                continue;
             };
+            tracing::error!(grant = %id, "{error}: the grant is taken back");
+            let refusal = refusal_of(&error);
             self.ledger.forget(*id, touched);
+            if let Some(replacement) = replacement {
+                self.ledger.take_back(replacement, before, touched);
+            }
             touched.extend(keys);
             let remove = Transaction { remove: vec![*id], ..Transaction::default() };
             if let Err(error) = self.settle(remove, now) {
@@ -493,65 +521,10 @@ impl<D: Datapath> Gate<D> {
             }
             replace(outcomes, *id, &Refused::new(refusal, error.to_string()));
         }
-    }
-
-    fn restore(
-        &mut self,
-        grants: Vec<(GrantId, StoredGrant)>,
-        tombstones: Vec<(GrantId, WallTime)>,
-        now: Now,
-    ) {
-        for (id, until) in tombstones {
-            self.ledger.restore_tombstone(id, until);
-        }
-        let trusted = self.clock_is_trusted(now);
-        if !trusted {
-            tracing::error!(
-                "this host's clock says {}, but it has been {} before: grants of an earlier boot \
-                 stay closed until it is right",
-                now.wall,
-                self.floor
-            );
-        }
-        // Between the floor and a clock that is a little behind it, the later one counts.
-        let now = Now { wall: now.wall.max(self.floor), ..now };
-        let mut transaction = Transaction::default();
-        for (id, stored) in grants {
-            let deadline = stored.deadline_in(&self.boot_id);
-            if deadline.is_none() && !trusted {
-                continue;
-            }
-            let Some(envelope) = &stored.envelope else { continue };
-            // What was open once is not judged anew by a policy that came later: it stays until its
-            // end, as it would without the restart.
-            let judged = if stored.boot_id.is_empty() {
-                self.verify(envelope, now)
-            } else {
-                grant::verify(envelope, &self.config.keyring, &self.config.host)
-            };
-            let result =
-                judged.and_then(|grant| self.ledger.restore(grant, deadline, now, &mut Vec::new()));
-            match result {
-                Ok(Some(Admission::Active)) if deadline.is_none() => {
-                    transaction.put.push((id, self.stored(id, envelope)));
-                }
-                Ok(Some(_)) => {}
-                Ok(None) | Err(Refused { refusal: Refusal::Expired, .. }) => {
-                    transaction.remove.push(id);
-                    let record = Record::new(EventCode::GrantExpired).by("agent").grant(id);
-                    self.record(record.detail("its end came while no agent was running"), now);
-                }
-                Err(refused) => {
-                    tracing::warn!(grant = %id, "stored grant not restored: {refused}");
-                    let record = Record::new(EventCode::GrantRefused).by("agent").grant(id);
-                    let record = record.reason(refused.refusal.word());
-                    let detail = format!("not restored at start: {}", refused.detail);
-                    self.record(record.detail(&detail), now);
-                }
-            }
-        }
-        if let Err(error) = self.settle(transaction, now) {
-            tracing::error!("{error}");
+        if !self.owed.remove.is_empty()
+            && let Err(error) = self.settle(Transaction::default(), now)
+        {
+            tracing::error!("{error}: what was replaced is tried to be forgotten again");
         }
     }
 
@@ -701,6 +674,14 @@ impl<D: Datapath> Gate<D> {
 /// Wall clock minus boot clock, milliseconds: it changes when the wall clock is set.
 fn clock_offset(now: Now) -> i64 {
     now.wall.0.saturating_sub(i64::try_from(now.boot.0 / 1_000_000).unwrap_or(i64::MAX))
+}
+
+/// The word for a grant that the kernel did not take.
+const fn refusal_of(error: &DatapathError) -> Refusal {
+    match error {
+        DatapathError::Map { full: true, .. } => Refusal::Capacity,
+        _ => Refusal::Storage,
+    }
 }
 
 /// Turns the accepted outcome of a grant into a refusal.

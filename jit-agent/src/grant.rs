@@ -3,9 +3,9 @@
 //! Nothing is decoded before a signature over the exact bytes is good, and nothing but
 //! [`verify`] makes a `VerifiedGrant`. The host's own policy (steps 6 to 8) is `policy`'s.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, num::NonZeroU32, str::FromStr};
 
-use jit_common::{PortKey, Protocol};
+use jit_common::{MAX_CONNECTIONS, PortKey, Protocol};
 use jit_proto::v1;
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
@@ -147,6 +147,8 @@ pub struct VerifiedGrant {
     not_before: WallTime,
     not_after: WallTime,
     sessions: Option<Sessions>,
+    limit: Option<NonZeroU32>,
+    replaces: Option<GrantId>,
     signers: Vec<String>,
     keys: Vec<KeyId>,
     digest: [u8; 32],
@@ -184,9 +186,20 @@ impl VerifiedGrant {
         self.not_after
     }
 
-    /// What it asks for its sessions at the end; `None`: as the port's rule says.
+    /// What it asks for its sessions at the end; `None`: as the port's rule says. Only
+    /// [`Sessions::Cut`] changes anything: a grant is never laxer than the port.
     pub const fn sessions(&self) -> Option<Sessions> {
         self.sessions
+    }
+
+    /// Most connections that it lets in, up to [`MAX_CONNECTIONS`]; `None`: any number.
+    pub const fn limit(&self) -> Option<NonZeroU32> {
+        self.limit
+    }
+
+    /// The grant that ends when this one begins.
+    pub const fn replaces(&self) -> Option<GrantId> {
+        self.replaces
     }
 
     /// Names of the distinct keys whose signatures are good, in the order of the configuration.
@@ -288,6 +301,8 @@ fn decode(payload: &[u8], signers: &[&Signer]) -> Result<VerifiedGrant, Refused>
         Ok(v1::Sessions::Drain) => Some(Sessions::Drain),
         Err(_) => return Err(malformed(format!("sessions: unknown value {}", message.sessions))),
     };
+    let limit = limit(message.max_connections, &ports).map_err(malformed)?;
+    let replaces = replaced(id, &message.replaces).map_err(malformed)?;
     Ok(VerifiedGrant {
         id,
         sources,
@@ -296,6 +311,8 @@ fn decode(payload: &[u8], signers: &[&Signer]) -> Result<VerifiedGrant, Refused>
         not_before: WallTime(message.not_before_ms),
         not_after: WallTime(message.not_after_ms),
         sessions,
+        limit,
+        replaces,
         signers: signers.iter().map(|signer| signer.id.clone()).collect(),
         keys: signers.iter().map(|signer| signer.key_id()).collect(),
         digest: Sha256::digest(payload).into(),
@@ -325,6 +342,29 @@ fn check_texts(grant: &v1::Grant) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+fn limit(most: u32, ports: &[PortRange]) -> Result<Option<NonZeroU32>, String> {
+    let Some(limit) = NonZeroU32::new(most) else { return Ok(None) };
+    if most > MAX_CONNECTIONS {
+        return Err(format!("max_connections is {most}; at most {MAX_CONNECTIONS}"));
+    }
+    match ports.iter().find(|range| range.protocol == Protocol::Udp) {
+        Some(range) => Err(format!("max_connections with {range}: UDP has no connections")),
+        None => Ok(Some(limit)),
+    }
+}
+
+fn replaced(own: GrantId, id: &[u8]) -> Result<Option<GrantId>, String> {
+    if id.is_empty() {
+        return Ok(None);
+    }
+    match GrantId::from_bytes(id) {
+        None => Err(format!("replaces has {} bytes, not 16", id.len())),
+        Some(id) if id.0 == [0; 16] => Err("replaces is all zero".into()),
+        Some(id) if id == own => Err("it replaces itself".into()),
+        Some(id) => Ok(Some(id)),
+    }
 }
 
 /// The range that a message means.

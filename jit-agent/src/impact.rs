@@ -122,6 +122,7 @@ pub fn refused_grant(record: &Record, refused: &Refused) -> v1::RefusedGrant {
         grant_id: record.grant.id().0.to_vec().into(),
         requester: record.grant.message().requester.clone(),
         state: match record.stage {
+            Stage::Exhausted { .. } => v1::State::Exhausted,
             Stage::Scheduled { .. } => v1::State::Scheduled,
             _ => v1::State::Active,
         }

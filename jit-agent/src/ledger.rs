@@ -1,4 +1,5 @@
-//! The state machine of grants: admit, activate, expire, revoke, and what the kernel should hold.
+//! The state machine of grants: admit, activate, use up, replace, expire, revoke, and what the
+//! kernel should hold.
 //!
 //! Pure: time is an argument, nothing is written anywhere. The gate persists and writes what comes
 //! out, in that order, and takes an admission back ([`Ledger::forget`]) when that fails.
@@ -12,11 +13,11 @@ use std::{
 use jit_common::PortKey;
 
 use crate::{
-    claims::{Capacity, Claims},
+    claims::{Capacity, Claims, EXEMPT_SLOT, Held, Kind},
     clock::{BootNanos, Now, SKEW, WallTime},
-    grant::{GrantId, VerifiedGrant},
+    grant::{GrantId, Sessions, VerifiedGrant},
     prefix::SourcePrefix,
-    reconcile::{Entry, EntryKey},
+    reconcile::{Claim, Entry, EntryKey},
     refusal::{Refusal, Refused},
 };
 
@@ -29,8 +30,12 @@ const MAX_TOMBSTONES: usize = 1 << 20;
 const SWEEP: Duration = Duration::from_secs(60);
 /// Deadline of what has not begun: over at every time.
 const NOT_YET: BootNanos = BootNanos(0);
-/// Slot of exemptions, whose connections belong to no grant.
-pub const EXEMPT_SLOT: u32 = 0;
+/// How long a grant that is used up keeps its places from others that have a limit, too: the
+/// handshake of its last connection needs them.
+const HANDSHAKE: Duration = Duration::from_secs(2);
+/// How long the kernel is told that the sessions of an ended grant are cut, on a port whose own rule
+/// would let them live on. What the sockets of this host do not tell, an idle peer may still try.
+const LINGER: Duration = Duration::from_secs(24 * 3600);
 
 /// Where a grant stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,8 +47,19 @@ pub enum Stage {
         /// Where its connections are counted.
         slot: u32,
     },
+    /// It has let in as many connections as it may; they live on until the deadline.
+    Exhausted {
+        /// Another grant with a limit may have its places.
+        aside: bool,
+        /// Its end on the boot clock.
+        deadline: BootNanos,
+        /// Where its connections were counted.
+        slot: u32,
+    },
     /// Over.
     Expired,
+    /// Another grant began in its stead.
+    Replaced,
     /// Closed before its end.
     Revoked,
     /// Its window has not begun. Its places in the kernel's tables are taken already, with a deadline
@@ -55,12 +71,21 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// Its slot and the deadline that its claims carry, while it has any.
-    const fn claim(self) -> Option<Entry> {
+    /// Where its connections are counted, until it is over.
+    pub const fn slot(self) -> Option<u32> {
         match self {
-            Self::Active { deadline, slot } => Some(Entry { deadline, slot }),
-            Self::Scheduled { slot } => Some(Entry { deadline: NOT_YET, slot }),
-            Self::Expired | Self::Revoked => None,
+            Self::Active { slot, .. } | Self::Exhausted { slot, .. } | Self::Scheduled { slot } => {
+                Some(slot)
+            }
+            Self::Expired | Self::Replaced | Self::Revoked => None,
+        }
+    }
+
+    /// Its end on the boot clock, once it has begun and until it is over.
+    pub const fn deadline(self) -> Option<BootNanos> {
+        match self {
+            Self::Active { deadline, .. } | Self::Exhausted { deadline, .. } => Some(deadline),
+            Self::Expired | Self::Replaced | Self::Revoked | Self::Scheduled { .. } => None,
         }
     }
 }
@@ -72,8 +97,45 @@ pub struct Record {
     pub grant: Arc<VerifiedGrant>,
     /// Where it stands.
     pub stage: Stage,
-    /// Connections it let in, counted when it ended; while it is active the kernel knows.
+    /// Connections that it let in and that the kernel does not count: those before a reboot, and all
+    /// of them once it is over.
     pub hits: u64,
+}
+
+impl Record {
+    /// Connections that it may still let in, of those that the kernel is to count; zero for any
+    /// number.
+    pub fn limit(&self) -> u32 {
+        self.grant.limit().map_or(0, |limit| {
+            limit.get().saturating_sub(u32::try_from(self.hits).unwrap_or(u32::MAX))
+        })
+    }
+
+    /// What it claims at each of its places, until it is over.
+    fn held(&self) -> Option<Held> {
+        let limited = match self.stage {
+            Stage::Exhausted { aside: true, .. } => Kind::UsedUp,
+            _ => Kind::Limited,
+        };
+        let kind = if self.grant.limit().is_some() { limited } else { Kind::Unlimited };
+        let deadline = self.stage.deadline().unwrap_or(NOT_YET);
+        let claim = Claim { deadline, cut: self.cuts(), slot: self.stage.slot()? };
+        Some(Held { claim, kind })
+    }
+
+    /// The same with all its connections.
+    fn counted(self, hits: impl FnOnce(u32) -> u64) -> Self {
+        let counted = self.stage.slot().map_or(0, hits);
+        Self { hits: self.hits.saturating_add(counted), ..self }
+    }
+
+    fn cuts(&self) -> bool {
+        self.grant.sessions() == Some(Sessions::Cut)
+    }
+
+    fn keys(&self) -> impl Iterator<Item = EntryKey> + '_ {
+        self.grant.entries().map(|(port, source)| EntryKey { port, source })
+    }
 }
 
 /// What an admission was.
@@ -98,6 +160,17 @@ impl Admission {
     }
 }
 
+/// What an earlier run knew of a stored grant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Life {
+    /// Its end, if it had begun in this same boot.
+    pub deadline: Option<BootNanos>,
+    /// Its slot, if the kernel still counts it there.
+    pub slot: Option<u32>,
+    /// As [`Record::hits`].
+    pub hits: u64,
+}
+
 /// A change of a grant, for the store, the record and the watchers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -105,6 +178,35 @@ pub enum Change {
     Activated(GrantId),
     /// Over.
     Expired(GrantId),
+    /// Another one began in its stead.
+    Replaced(Replacement),
+}
+
+/// A grant, seen or not, that ended because another began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Replacement {
+    /// The one that began.
+    pub by: GrantId,
+    /// Whether there was anything to end.
+    pub ended: bool,
+    /// The one that ended.
+    pub id: GrantId,
+    /// Until when it stays refused.
+    pub until: WallTime,
+}
+
+/// How long an id stays refused: by both clocks, so that a wall clock that is wrong for a while does
+/// not bring a grant back.
+#[derive(Clone, Copy, Debug)]
+struct Tombstone {
+    until: WallTime,
+    boot: BootNanos,
+}
+
+impl Tombstone {
+    fn new(until: WallTime, now: Now) -> Self {
+        Self { until, boot: now.deadline(until) }
+    }
 }
 
 /// All grants that this host holds.
@@ -112,21 +214,29 @@ pub enum Change {
 pub struct Ledger {
     grants: HashMap<GrantId, Record>,
     ended: VecDeque<Record>,
-    /// Revoked ids and until when they stay refused.
-    tombstones: HashMap<GrantId, WallTime>,
+    /// Ids that were revoked or replaced, and until when they stay refused.
+    tombstones: HashMap<GrantId, Tombstone>,
     /// When tombstones that are over are next looked for.
     next_sweep: WallTime,
     claims: Claims,
     /// With the end that each was given on the wall clock.
-    exemptions: Vec<(EntryKey, Entry, Option<WallTime>)>,
+    exemptions: Vec<(EntryKey, Held, Option<WallTime>)>,
     ends: BTreeSet<(BootNanos, GrantId)>,
     begins: BTreeSet<(WallTime, GrantId)>,
-    free_slots: Vec<u32>,
+    /// Grants that are used up, and when others may have their places.
+    handshakes: BTreeSet<(BootNanos, GrantId)>,
+    /// Claims of grants that are over and whose sessions are cut, and how long they stay.
+    lingering: HashMap<EntryKey, (BootNanos, Held)>,
+    lingers: BTreeSet<(BootNanos, EntryKey)>,
+    /// Oldest first: a slot rests before it is used again. May hold slots that are in use.
+    free_slots: VecDeque<u32>,
     owners: HashMap<u32, GrantId>,
+    /// Slots of grants that have a limit and are not used up.
+    limited: BTreeSet<u32>,
 }
 
 impl Ledger {
-    /// An empty ledger; `slots` is the length of the kernel's table of hits.
+    /// An empty ledger; `slots` is the length of the kernel's table of slots.
     pub fn new(capacity: Capacity, slots: u32) -> Self {
         Self {
             grants: HashMap::new(),
@@ -137,12 +247,17 @@ impl Ledger {
             exemptions: Vec::new(),
             ends: BTreeSet::new(),
             begins: BTreeSet::new(),
-            free_slots: (EXEMPT_SLOT + 1..slots).rev().collect(),
+            handshakes: BTreeSet::new(),
+            lingering: HashMap::new(),
+            lingers: BTreeSet::new(),
+            free_slots: (EXEMPT_SLOT + 1..slots).collect(),
             owners: HashMap::new(),
+            limited: BTreeSet::new(),
         }
     }
 
     /// Steps 9 and 10: the id, and room; then the grant is in, and active if its window has begun.
+    /// What it replaces is still there: that is [`Ledger::replace`]'s.
     ///
     /// Keys whose desired entry changed go to `touched`.
     pub fn admit(
@@ -151,9 +266,42 @@ impl Ledger {
         now: Now,
         touched: &mut Vec<EntryKey>,
     ) -> Result<Admission, Refused> {
+        self.take_in(grant, Life::default(), now, touched)
+    }
+
+    /// Puts a stored grant back, with what an earlier run knew of it. The deadline never moves back:
+    /// a wall clock that was set meanwhile may only shorten it. A grant that is over is not put back.
+    pub fn restore(
+        &mut self,
+        grant: VerifiedGrant,
+        life: Life,
+        now: Now,
+        touched: &mut Vec<EntryKey>,
+    ) -> Result<Option<Admission>, Refused> {
+        let fresh = now.deadline(grant.not_after());
+        let deadline = life.deadline.map_or(fresh, |stored| stored.min(fresh));
+        if deadline <= now.boot {
+            return Ok(None);
+        }
+        let id = grant.id();
+        let admission = self.take_in(grant, life, now, touched)?;
+        if admission == Admission::Active {
+            self.activate(id, deadline, touched);
+        }
+        Ok(Some(admission))
+    }
+
+    fn take_in(
+        &mut self,
+        grant: VerifiedGrant,
+        life: Life,
+        now: Now,
+        touched: &mut Vec<EntryKey>,
+    ) -> Result<Admission, Refused> {
         let id = grant.id();
         if self.tombstones.contains_key(&id) {
-            return Err(Refused::new(Refusal::Revoked, "this grant was revoked").of(id));
+            let detail = "this grant was revoked, or another one replaced it";
+            return Err(Refused::new(Refusal::Revoked, detail).of(id));
         }
         let known = self.grants.get(&id).map(|record| &record.grant);
         if let Some(known) =
@@ -165,45 +313,25 @@ impl Ledger {
             let detail = "another grant with this id and other content is known";
             return Err(Refused::new(Refusal::IdConflict, detail).of(id));
         }
-        let slot = self.room_for(&grant).map_err(|refused| refused.of(id))?;
         let (begin, end) = (grant.not_before(), grant.not_after());
         let scheduled = begin > now.wall;
-        let stage = Stage::Scheduled { slot };
-        for (port, source) in grant.entries() {
-            let entry = Entry { deadline: NOT_YET, slot };
-            self.claims.add(EntryKey { port, source }, entry, touched);
+        let slot = self
+            .room_for(&grant, scheduled, life.slot, touched)
+            .map_err(|refused| refused.of(id))?;
+        if grant.limit().is_some() {
+            self.limited.insert(slot);
         }
+        let stage = Stage::Scheduled { slot };
+        let record = Record { grant: Arc::new(grant), stage, hits: life.hits };
+        self.claim(&record, touched);
         self.owners.insert(slot, id);
-        self.grants.insert(id, Record { grant: Arc::new(grant), stage, hits: 0 });
+        self.grants.insert(id, record);
         if scheduled {
             self.begins.insert((begin, id));
             return Ok(Admission::Scheduled);
         }
         self.activate(id, now.deadline(end), touched);
         Ok(Admission::Active)
-    }
-
-    /// Puts a stored grant back, with the deadline it had when it was activated in this same boot
-    /// (`None` otherwise). The deadline never moves back: a wall clock that was set meanwhile may
-    /// only shorten it. A grant that is over is not put back.
-    pub fn restore(
-        &mut self,
-        grant: VerifiedGrant,
-        deadline: Option<BootNanos>,
-        now: Now,
-        touched: &mut Vec<EntryKey>,
-    ) -> Result<Option<Admission>, Refused> {
-        let fresh = now.deadline(grant.not_after());
-        let deadline = deadline.map_or(fresh, |stored| stored.min(fresh));
-        if deadline <= now.boot {
-            return Ok(None);
-        }
-        let id = grant.id();
-        let admission = self.admit(grant, now, touched)?;
-        if admission == Admission::Active {
-            self.activate(id, deadline, touched);
-        }
-        Ok(Some(admission))
     }
 
     /// Takes an admission back, as if it had never been.
@@ -223,38 +351,99 @@ impl Ledger {
         hits: impl FnOnce(u32) -> u64,
         touched: &mut Vec<EntryKey>,
     ) -> Result<(bool, WallTime), Refused> {
-        let known_end = self.grants.get(&id).map(|record| record.grant.not_after());
-        let until = known_end.unwrap_or(now.wall + unseen) + SKEW;
-        let kept = self.tombstones.get(&id).copied().map_or(until, |old| old.max(until));
-        // A known grant is always closed; only ids nobody has seen compete for room.
-        if known_end.is_none()
-            && self.tombstones.len() >= MAX_TOMBSTONES
-            && !self.tombstones.contains_key(&id)
-        {
-            let detail = format!("{MAX_TOMBSTONES} revoked ids are held already");
-            return Err(Refused::new(Refusal::Capacity, detail).of(id));
+        self.end_early(id, Stage::Revoked, now, unseen, hits, touched)
+    }
+
+    /// Ends what a grant that has begun replaces, if it replaces anything and that has not been done.
+    pub fn replace(
+        &mut self,
+        by: GrantId,
+        now: Now,
+        unseen: Duration,
+        hits: impl FnOnce(u32) -> u64,
+        touched: &mut Vec<EntryKey>,
+    ) -> Option<Replacement> {
+        let record = self.grants.get(&by)?;
+        record.stage.deadline()?;
+        let id = record.grant.replaces()?;
+        self.replace_id(id, by, now, unseen, hits, touched)
+    }
+
+    /// Ends a grant, seen or not, in whose stead another began, unless it is ended already.
+    pub fn replace_id(
+        &mut self,
+        id: GrantId,
+        by: GrantId,
+        now: Now,
+        unseen: Duration,
+        hits: impl FnOnce(u32) -> u64,
+        touched: &mut Vec<EntryKey>,
+    ) -> Option<Replacement> {
+        if self.tombstones.contains_key(&id) && !self.grants.contains_key(&id) {
+            return None;
         }
-        self.tombstones.insert(id, kept);
-        let Some(record) = self.grants.remove(&id) else {
-            return Ok((false, kept));
-        };
-        let hits = record.stage.claim().map_or(0, |claim| hits(claim.slot));
-        self.release(&record, touched);
-        self.remember(Record { stage: Stage::Revoked, hits, ..record });
-        Ok((true, kept))
+        let (ended, until) =
+            self.end_early(id, Stage::Replaced, now, unseen, hits, touched).ok()?;
+        Some(Replacement { by, ended, id, until })
+    }
+
+    /// Takes a replacement back, at once: the successor could not be opened. `before` is what it
+    /// ended.
+    pub fn take_back(
+        &mut self,
+        replacement: Replacement,
+        before: Option<Record>,
+        touched: &mut Vec<EntryKey>,
+    ) {
+        let id = replacement.id;
+        self.tombstones.remove(&id);
+        let Some(before) = before else { return };
+        let Some(slot) = before.stage.slot() else { return };
+        for key in before.keys() {
+            self.stop_lingering(key, touched);
+        }
+        self.ended.retain(|record| record.grant.id() != id);
+        self.owners.insert(slot, id);
+        if before.grant.limit().is_some() {
+            self.limited.insert(slot);
+        }
+        if let Some(deadline) = before.stage.deadline() {
+            self.ends.insert((deadline, id));
+        } else {
+            self.begins.insert((before.grant.not_before(), id));
+        }
+        self.claim(&before, touched);
+        self.grants.insert(id, before);
     }
 
     /// Puts a stored tombstone back.
-    pub fn restore_tombstone(&mut self, id: GrantId, until: WallTime) {
-        self.tombstones.insert(id, until);
+    pub fn restore_tombstone(&mut self, id: GrantId, until: WallTime, now: Now) {
+        self.tombstones.insert(id, Tombstone::new(until, now));
     }
 
-    /// Lets time pass: activates what has begun, if the wall clock is trusted, and ends what is over. `hits` reads the kernel's
-    /// count of a slot. The kernel has let nobody in since the deadline; this only cleans up.
+    /// Takes note of what the kernel counted in a slot. Returns the grant that has just been used up.
+    pub fn count(&mut self, slot: u32, hits: u64, now: Now) -> Option<GrantId> {
+        let id = *self.owners.get(&slot)?;
+        let record = self.grants.get_mut(&id)?;
+        let limit = record.grant.limit()?;
+        let Stage::Active { deadline, slot } = record.stage else { return None };
+        if record.hits.saturating_add(hits) < u64::from(limit.get()) {
+            return None;
+        }
+        record.stage = Stage::Exhausted { aside: false, deadline, slot };
+        self.limited.remove(&slot);
+        self.handshakes.insert((now.boot + HANDSHAKE, id));
+        Some(id)
+    }
+
+    /// Lets time pass: activates what has begun, if the wall clock is trusted, and ends what is over
+    /// or replaced. `hits` reads the kernel's count of a slot, `unseen` is as in [`Ledger::revoke`].
+    /// The kernel has let nobody in since the deadline; this only cleans up.
     pub fn advance(
         &mut self,
         now: Now,
         trusted: bool,
+        unseen: Duration,
         mut hits: impl FnMut(u32) -> u64,
         touched: &mut Vec<EntryKey>,
     ) -> Vec<Change> {
@@ -268,6 +457,8 @@ impl Ledger {
             let deadline = now.deadline(record.grant.not_after());
             self.activate(id, deadline, touched);
             changes.push(Change::Activated(id));
+            let replacement = self.replace(id, now, unseen, &mut hits, touched);
+            changes.extend(replacement.map(Change::Replaced));
         }
         while let Some((end, id)) = self.ends.pop_first() {
             if end > now.boot {
@@ -275,14 +466,23 @@ impl Ledger {
                 break;
             }
             if let Some(record) = self.grants.remove(&id) {
-                let hits = record.stage.claim().map_or(0, |claim| hits(claim.slot));
+                let record = record.counted(&mut hits);
                 self.release(&record, touched);
-                self.remember(Record { stage: Stage::Expired, hits, ..record });
+                self.linger(&record, end, now, touched);
+                self.remember(Record { stage: Stage::Expired, ..record });
             }
             changes.push(Change::Expired(id));
         }
+        self.settle_handshakes(now, touched);
+        while let Some((until, key)) = self.lingers.first().copied() {
+            if until > now.boot {
+                break;
+            }
+            self.stop_lingering(key, touched);
+        }
         if trusted && now.wall >= self.next_sweep {
-            self.tombstones.retain(|_, until| *until > now.wall);
+            self.tombstones
+                .retain(|_, tombstone| tombstone.until > now.wall || tombstone.boot > now.boot);
             self.next_sweep = now.wall + SWEEP;
         }
         changes
@@ -295,7 +495,10 @@ impl Ledger {
             .iter()
             .filter_map(|(id, record)| {
                 let fresh = now.deadline(record.grant.not_after());
-                matches!(record.stage, Stage::Active { deadline, .. } if fresh < deadline)
+                record
+                    .stage
+                    .deadline()
+                    .is_some_and(|deadline| fresh < deadline)
                     .then_some((*id, fresh))
             })
             .collect();
@@ -304,14 +507,14 @@ impl Ledger {
         }
         // Removed first, all of them: they share a slot, and two may stand at one place.
         let exemptions = std::mem::take(&mut self.exemptions);
-        for (key, entry, _) in &exemptions {
-            self.claims.remove(*key, entry.slot, touched);
+        for (key, held, _) in &exemptions {
+            self.claims.remove(*key, *held, touched);
         }
-        for (key, Entry { deadline, slot }, until) in exemptions {
-            let fresh = until.map_or(deadline, |until| now.deadline(until));
-            let entry = Entry { deadline: deadline.min(fresh), slot };
-            self.claims.add(key, entry, touched);
-            self.exemptions.push((key, entry, until));
+        for (key, held, until) in exemptions {
+            let fresh = until.map_or(held.claim.deadline, |until| now.deadline(until));
+            let held = exempt(held.claim.deadline.min(fresh));
+            self.claims.add(key, held, touched);
+            self.exemptions.push((key, held, until));
         }
         sooner.into_iter().map(|(id, _)| id).collect()
     }
@@ -323,8 +526,8 @@ impl Ledger {
         now: Now,
         touched: &mut Vec<EntryKey>,
     ) -> Result<(), Refused> {
-        for (key, entry, _) in std::mem::take(&mut self.exemptions) {
-            self.claims.remove(key, entry.slot, touched);
+        for (key, held, _) in std::mem::take(&mut self.exemptions) {
+            self.claims.remove(key, held, touched);
         }
         for (port, source, until) in exemptions {
             let deadline = until.map_or(BootNanos(u64::MAX), |until| now.deadline(until));
@@ -332,15 +535,28 @@ impl Ledger {
                 continue;
             }
             let key = EntryKey { port, source };
-            self.claims.fits([key]).map_err(|full| {
+            if self.claims.fits([key], []).is_err() {
+                self.stop_all_lingering(touched);
+            }
+            self.claims.fits([key], []).map_err(|full| {
                 let detail = format!("no room for exemptions: {} {}", full.most, full.table);
                 Refused::new(Refusal::Capacity, detail)
             })?;
-            let entry = Entry { deadline, slot: EXEMPT_SLOT };
-            self.claims.add(key, entry, touched);
-            self.exemptions.push((key, entry, until));
+            let held = exempt(deadline);
+            self.claims.add(key, held, touched);
+            self.exemptions.push((key, held, until));
         }
         Ok(())
+    }
+
+    /// Takes over what an earlier run left in the kernel: whose sessions were to be cut stays so.
+    pub fn adopt(&mut self, key: EntryKey, entry: Entry, now: Now, touched: &mut Vec<EntryKey>) {
+        let cut = entry.claims().into_iter().filter(|claim| claim.cut && claim.is_some());
+        if let Some(claim) = cut.max()
+            && self.claims.fits([key], []).is_ok()
+        {
+            self.linger_at(key, claim.deadline.min(now.boot), now, touched);
+        }
     }
 
     /// Scheduled grants whose window has begun: [`Ledger::advance`] would activate them.
@@ -352,12 +568,13 @@ impl Ledger {
     /// When [`Ledger::advance`] has something to do next; `None` when nothing is ahead.
     pub fn next_change(&self, now: Now, trusted: bool) -> Option<Duration> {
         let end = self.ends.first().map(|(end, _)| now.until(*end));
+        let handshake = self.handshakes.first().map(|(over, _)| now.until(*over));
         let begin = self
             .begins
             .first()
             .filter(|_| trusted)
             .map(|(begin, _)| begin.since(now.wall).unwrap_or(Duration::ZERO));
-        [end, begin].into_iter().flatten().min()
+        [end, handshake, begin].into_iter().flatten().min()
     }
 
     /// What should stand at this key.
@@ -380,6 +597,11 @@ impl Ledger {
         self.owners.get(&slot).copied()
     }
 
+    /// Slots behind this one of grants that have a limit and are not used up, in their order.
+    pub fn limited_behind(&self, slot: u32) -> impl Iterator<Item = u32> + '_ {
+        self.limited.range(slot.saturating_add(1)..).copied()
+    }
+
     /// One live or scheduled grant.
     pub fn grant(&self, id: GrantId) -> Option<&Record> {
         self.grants.get(&id)
@@ -391,48 +613,181 @@ impl Ledger {
     }
 
     /// Grants that are over, oldest first.
-    pub fn ended(&self) -> impl Iterator<Item = &Record> {
+    pub fn ended(&self) -> impl DoubleEndedIterator<Item = &Record> {
         self.ended.iter()
     }
 
-    /// Takes a slot, if there is room in the tables.
-    fn room_for(&mut self, grant: &VerifiedGrant) -> Result<u32, Refused> {
+    fn end_early(
+        &mut self,
+        id: GrantId,
+        stage: Stage,
+        now: Now,
+        unseen: Duration,
+        hits: impl FnOnce(u32) -> u64,
+        touched: &mut Vec<EntryKey>,
+    ) -> Result<(bool, WallTime), Refused> {
+        let known_end = self.grants.get(&id).map(|record| record.grant.not_after());
+        let until = known_end.unwrap_or(now.wall + unseen) + SKEW;
+        let kept = self.tombstones.get(&id).map_or(until, |old| old.until.max(until));
+        // A known grant is always closed; only ids nobody has seen compete for room.
+        if known_end.is_none()
+            && self.tombstones.len() >= MAX_TOMBSTONES
+            && !self.tombstones.contains_key(&id)
+        {
+            let detail = format!("{MAX_TOMBSTONES} revoked ids are held already");
+            return Err(Refused::new(Refusal::Capacity, detail).of(id));
+        }
+        self.tombstones.insert(id, Tombstone::new(kept, now));
+        let Some(record) = self.grants.remove(&id) else {
+            return Ok((false, kept));
+        };
+        let record = record.counted(hits);
+        self.release(&record, touched);
+        self.linger(&record, now.boot, now, touched);
+        self.remember(Record { stage, ..record });
+        Ok((true, kept))
+    }
+
+    /// Takes a slot, if there is room in the tables. What is only there for sessions of the past
+    /// makes room.
+    fn room_for(
+        &mut self,
+        grant: &VerifiedGrant,
+        scheduled: bool,
+        slot: Option<u32>,
+        touched: &mut Vec<EntryKey>,
+    ) -> Result<u32, Refused> {
+        if self.fits(grant, scheduled).is_err() {
+            self.stop_all_lingering(touched);
+        }
+        self.fits(grant, scheduled)?;
+        if let Some(slot) = slot.filter(|slot| !self.owners.contains_key(slot)) {
+            return Ok(slot);
+        }
+        while let Some(slot) = self.free_slots.pop_front() {
+            if !self.owners.contains_key(&slot) {
+                return Ok(slot);
+            }
+        }
+        let detail = format!("no room: {} grants are held", self.owners.len());
+        Err(Refused::new(Refusal::Capacity, detail))
+    }
+
+    fn fits(&self, grant: &VerifiedGrant, scheduled: bool) -> Result<(), Refused> {
         let keys = grant.entries().map(|(port, source)| EntryKey { port, source });
-        self.claims.fits(keys).map_err(|full| {
+        let leaves = grant.replaces().filter(|_| !scheduled).and_then(|id| self.grants.get(&id));
+        let leaving = leaves.into_iter().flat_map(Record::keys);
+        self.claims.fits(keys, leaving).map_err(|full| {
             let detail = format!("no room: all {} {} are in use", full.most, full.table);
-            Refused::new(Refusal::Capacity, detail)
-        })?;
-        self.free_slots.pop().ok_or_else(|| {
-            let detail = format!("no room: {} grants are held", self.owners.len());
             Refused::new(Refusal::Capacity, detail)
         })
     }
 
-    /// Makes a grant active until a deadline, or gives an active one another.
-    fn activate(&mut self, id: GrantId, deadline: BootNanos, touched: &mut Vec<EntryKey>) {
+    fn claim(&mut self, record: &Record, touched: &mut Vec<EntryKey>) {
+        let Some(held) = record.held() else { return };
+        for key in record.keys() {
+            self.claims.add(key, held, touched);
+        }
+    }
+
+    /// Gives a grant another stage; its claims follow.
+    fn stage(&mut self, id: GrantId, stage: Stage, touched: &mut Vec<EntryKey>) {
         let Some(record) = self.grants.get_mut(&id) else { return };
-        let Some(Entry { deadline: old, slot }) = record.stage.claim() else { return };
-        record.stage = Stage::Active { deadline, slot };
-        self.ends.remove(&(old, id));
+        let old = record.held();
+        record.stage = stage;
+        if let (Some(old), Some(new)) = (old, record.held()) {
+            for key in record.keys() {
+                self.claims.exchange(key, old, new, touched);
+            }
+        }
+    }
+
+    /// Makes a grant active until a deadline, or gives one that has begun another.
+    fn activate(&mut self, id: GrantId, deadline: BootNanos, touched: &mut Vec<EntryKey>) {
+        let Some(record) = self.grants.get(&id) else { return };
+        let old = record.stage.deadline();
+        let stage = match record.stage {
+            Stage::Exhausted { aside, slot, .. } => Stage::Exhausted { aside, deadline, slot },
+            stage => match stage.slot() {
+                Some(slot) => Stage::Active { deadline, slot },
+                None => return,
+            },
+        };
+        if let Some(old) = old {
+            self.ends.remove(&(old, id));
+        }
         self.ends.insert((deadline, id));
-        for (port, source) in record.grant.entries() {
-            let key = EntryKey { port, source };
-            self.claims.remove(key, slot, touched);
-            self.claims.add(key, Entry { deadline, slot }, touched);
+        self.stage(id, stage, touched);
+    }
+
+    /// Whose last handshake has had its time gives its places to others that have a limit.
+    fn settle_handshakes(&mut self, now: Now, touched: &mut Vec<EntryKey>) {
+        while let Some((over, id)) = self.handshakes.first().copied() {
+            if over > now.boot {
+                break;
+            }
+            self.handshakes.pop_first();
+            let stage = self.grants.get(&id).map(|record| record.stage);
+            if let Some(Stage::Exhausted { deadline, slot, .. }) = stage {
+                self.stage(id, Stage::Exhausted { aside: true, deadline, slot }, touched);
+            }
         }
     }
 
     /// Gives back what a grant that leaves `grants` held.
     fn release(&mut self, record: &Record, touched: &mut Vec<EntryKey>) {
         let id = record.grant.id();
-        let Some(Entry { deadline, slot }) = record.stage.claim() else { return };
-        self.ends.remove(&(deadline, id));
-        self.begins.remove(&(record.grant.not_before(), id));
-        for (port, source) in record.grant.entries() {
-            self.claims.remove(EntryKey { port, source }, slot, touched);
+        let (Some(held), Some(slot)) = (record.held(), record.stage.slot()) else { return };
+        if let Some(deadline) = record.stage.deadline() {
+            self.ends.remove(&(deadline, id));
         }
+        self.begins.remove(&(record.grant.not_before(), id));
+        for key in record.keys() {
+            self.claims.remove(key, held, touched);
+        }
+        self.limited.remove(&slot);
         self.owners.remove(&slot);
-        self.free_slots.push(slot);
+        self.free_slots.push_back(slot);
+    }
+
+    /// What a grant that ended says about the sessions that it let in: cut, they stay so; else
+    /// whatever was said before about the same places is over.
+    fn linger(&mut self, record: &Record, end: BootNanos, now: Now, touched: &mut Vec<EntryKey>) {
+        if record.stage.deadline().is_none() {
+            return;
+        }
+        for key in record.keys() {
+            if record.cuts() {
+                if self.claims.fits([key], []).is_ok() {
+                    self.linger_at(key, end, now, touched);
+                }
+            } else {
+                self.stop_lingering(key, touched);
+            }
+        }
+    }
+
+    fn linger_at(&mut self, key: EntryKey, end: BootNanos, now: Now, touched: &mut Vec<EntryKey>) {
+        self.stop_lingering(key, touched);
+        let claim = Claim { deadline: end, cut: true, slot: EXEMPT_SLOT };
+        let held = Held { claim, kind: Kind::Unlimited };
+        let until = now.boot + LINGER;
+        self.claims.add(key, held, touched);
+        self.lingering.insert(key, (until, held));
+        self.lingers.insert((until, key));
+    }
+
+    fn stop_lingering(&mut self, key: EntryKey, touched: &mut Vec<EntryKey>) {
+        if let Some((until, held)) = self.lingering.remove(&key) {
+            self.lingers.remove(&(until, key));
+            self.claims.remove(key, held, touched);
+        }
+    }
+
+    fn stop_all_lingering(&mut self, touched: &mut Vec<EntryKey>) {
+        while let Some((_, key)) = self.lingers.first().copied() {
+            self.stop_lingering(key, touched);
+        }
     }
 
     fn remember(&mut self, record: Record) {
@@ -441,4 +796,9 @@ impl Ledger {
         }
         self.ended.push_back(record);
     }
+}
+
+const fn exempt(deadline: BootNanos) -> Held {
+    let claim = Claim { deadline, cut: false, slot: EXEMPT_SLOT };
+    Held { claim, kind: Kind::Unlimited }
 }

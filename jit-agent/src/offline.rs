@@ -2,13 +2,14 @@
 
 use std::{collections::BTreeMap, path::Path};
 
+use jit_common::Slot;
 use jit_proto::v1;
 
 use crate::{
     clock::Now,
     datapath::{DatapathError, view::View},
     gate::report::{drops, interface, one_port},
-    reconcile::{Entry, EntryKey},
+    reconcile::{Claim, EntryKey},
 };
 
 /// The status that the pins tell; without pins: not enforcing. `agent` says what became of it, as in
@@ -27,7 +28,7 @@ pub fn status(pins: &Path, agent: &str, now: Now) -> Result<v1::StatusResponse, 
         )];
         return Ok(status);
     };
-    let View { interfaces, ports, entries, hits, counters, settings } = view;
+    let View { interfaces, ports, entries, slots, counters, settings } = view;
     let observes = settings.observe != 0;
     let attached = interfaces.iter().any(|interface| interface.hook.is_some());
     status.state = if attached && !observes { "degraded" } else { "not_enforcing" }.into();
@@ -57,7 +58,7 @@ pub fn status(pins: &Path, agent: &str, now: Now) -> Result<v1::StatusResponse, 
             exemptions: Vec::new(),
         })
         .collect();
-    status.grants = live_entries(&entries, &hits, now);
+    status.grants = live_entries(&entries, &slots, now);
     status.drops = Some(drops(&counters));
     Ok(status)
 }
@@ -65,24 +66,34 @@ pub fn status(pins: &Path, agent: &str, now: Now) -> Result<v1::StatusResponse, 
 /// What is open now; who asked and why is in the database, which only the agent reads.
 fn live_entries(
     entries: &crate::reconcile::Entries,
-    hits: &BTreeMap<u32, u64>,
+    slots: &BTreeMap<u32, Slot>,
     now: Now,
 ) -> Vec<v1::GrantState> {
-    let mut live: Vec<(&EntryKey, &Entry)> =
-        entries.iter().filter(|(_, entry)| entry.deadline > now.boot).collect();
-    live.sort_unstable_by_key(|(key, entry)| (entry.slot, **key));
+    let mut live: Vec<(&EntryKey, Claim)> = entries
+        .iter()
+        .flat_map(|(key, entry)| entry.claims().map(|claim| (key, claim)))
+        .filter(|(_, claim)| claim.deadline > now.boot)
+        .collect();
+    live.sort_unstable_by_key(|(key, claim)| (claim.slot, **key));
+    let counted = |claim: &Claim| slots.get(&claim.slot).copied().unwrap_or_default();
     live.into_iter()
-        .map(|(key, entry)| v1::GrantState {
+        .map(|(key, claim)| (key, claim, counted(&claim)))
+        .map(|(key, claim, Slot { hits, limit, generation: _ })| v1::GrantState {
             grant: Some(v1::Grant {
                 sources: vec![(&key.source).into()],
                 ports: vec![one_port(key.port)],
                 requester: "(in the kernel)".into(),
+                max_connections: limit,
                 ..v1::Grant::default()
             }),
-            state: v1::State::Active.into(),
+            state: if limit > 0 && hits >= u64::from(limit) {
+                v1::State::Exhausted.into()
+            } else {
+                v1::State::Active.into()
+            },
             signers: Vec::new(),
-            left_ms: i64::try_from(now.until(entry.deadline).as_millis()).unwrap_or(i64::MAX),
-            hits: hits.get(&entry.slot).copied().unwrap_or(0),
+            left_ms: i64::try_from(now.until(claim.deadline).as_millis()).unwrap_or(i64::MAX),
+            hits,
         })
         .collect()
 }

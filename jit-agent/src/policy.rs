@@ -164,7 +164,6 @@ impl Policy {
         let sections = self.sections_of(grant)?;
         self.check_lifetime(&sections, lifetime)?;
         for section in &sections {
-            section.check_sessions(grant.sessions())?;
             for source in grant.sources() {
                 section.check_source(source)?;
             }
@@ -289,19 +288,6 @@ fn check_times(grant: &VerifiedGrant, now: Now) -> Result<Duration, Refused> {
 }
 
 impl PortPolicy {
-    /// A grant is never laxer than the port. Stricter it cannot be in this version, and to ignore that
-    /// would leave more open than was signed.
-    fn check_sessions(&self, asked: Option<Sessions>) -> Result<(), Refused> {
-        if asked == Some(Sessions::Cut) && self.sessions == Sessions::Drain {
-            let detail = format!(
-                "it asks for sessions `cut`, but {} has `drain`, and a grant cannot change that",
-                self.range
-            );
-            return Err(Refused::new(Refusal::Malformed, detail));
-        }
-        Ok(())
-    }
-
     /// Step 7 for one source.
     fn check_source(&self, source: &SourcePrefix) -> Result<(), Refused> {
         if !self.sources.iter().any(|allowed| allowed.contains(source)) {

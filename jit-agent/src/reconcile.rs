@@ -15,13 +15,51 @@ pub struct EntryKey {
     pub source: SourcePrefix,
 }
 
-/// What stands there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// The grant is dead at this time.
+/// Until when one grant lets in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Claim {
+    /// The grant is dead at this time; zero: there is none.
     pub deadline: BootNanos,
+    /// Its sessions end with it, whatever the port's rule says.
+    pub cut: bool,
     /// Where its connections are counted.
     pub slot: u32,
+}
+
+impl Claim {
+    /// No grant.
+    pub const NONE: Self = Self { deadline: BootNanos(0), cut: false, slot: 0 };
+
+    /// Whether there is a grant, live or over.
+    pub fn is_some(&self) -> bool {
+        self.deadline != Self::NONE.deadline
+    }
+}
+
+/// What stands there: of the grants that cover the place, the one without a limit that lasts
+/// longest, and one with a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// For any number of connections.
+    pub unlimited: Claim,
+    /// For as many as its slot says.
+    pub limited: Claim,
+}
+
+impl Entry {
+    /// A place that is taken and lets nobody in.
+    pub const CLOSED: Self = Self { unlimited: Claim::NONE, limited: Claim::NONE };
+
+    /// Both claims.
+    pub const fn claims(&self) -> [Claim; 2] {
+        [self.unlimited, self.limited]
+    }
+
+    /// Whether it lets in less than `old` for any of the two.
+    fn closes(&self, old: &Self) -> bool {
+        self.unlimited.deadline < old.unlimited.deadline
+            || self.limited.deadline < old.limited.deadline
+    }
 }
 
 /// One write.
@@ -50,7 +88,7 @@ pub fn plan(
             (Some(_), None) => closings.push(Write::Remove(key)),
             (None, Some(entry)) => openings.push(Write::Set(key, entry)),
             (Some(old), Some(entry)) if *old == entry => {}
-            (Some(old), Some(entry)) if entry.deadline < old.deadline => {
+            (Some(old), Some(entry)) if entry.closes(old) => {
                 closings.push(Write::Set(key, entry));
             }
             (Some(_), Some(entry)) => openings.push(Write::Set(key, entry)),
@@ -72,7 +110,8 @@ mod tests {
     }
 
     fn entry(deadline: u64) -> Entry {
-        Entry { deadline: BootNanos(deadline), slot: 1 }
+        let unlimited = Claim { deadline: BootNanos(deadline), cut: false, slot: 1 };
+        Entry { unlimited, ..Entry::CLOSED }
     }
 
     #[test]

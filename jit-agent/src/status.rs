@@ -116,8 +116,10 @@ pub fn grants_text(grants: &[v1::GrantState], style: Style) -> String {
     let count = |state| grants.iter().filter(|grant| grant.state() == state).count();
     let mut counts = vec![format!("{} live", count(v1::State::Active))];
     for (state, word) in [
+        (v1::State::Exhausted, "exhausted"),
         (v1::State::Scheduled, "scheduled"),
         (v1::State::Expired, "expired"),
+        (v1::State::Replaced, "replaced"),
         (v1::State::Revoked, "revoked"),
     ] {
         match count(state) {
@@ -426,7 +428,8 @@ fn grant_row(state: &v1::GrantState) -> [String; 7] {
     let sources: Vec<_> = grant.sources.iter().map(source_text).collect();
     let ports: Vec<_> = grant.ports.iter().map(|range| range_text(Some(range))).collect();
     let left = match state.state() {
-        v1::State::Active => duration(state.left_ms),
+        v1::State::Active | v1::State::Exhausted => duration(state.left_ms),
+        v1::State::Replaced => "replaced".into(),
         v1::State::Scheduled => format!("in {}", duration(grant.not_before_ms - now_ms())),
         v1::State::Expired => "expired".into(),
         v1::State::Revoked => "revoked".into(),
@@ -439,7 +442,10 @@ fn grant_row(state: &v1::GrantState) -> [String; 7] {
         listed(&sources),
         listed(&ports),
         left,
-        state.hits.to_string(),
+        match grant.max_connections {
+            0 => state.hits.to_string(),
+            most => format!("{}/{most}", state.hits),
+        },
         clean(&grant.requester, WIDTH),
         clean(why.trim(), WIDTH),
     ]
@@ -451,7 +457,9 @@ fn grant_json(state: &v1::GrantState) -> Value {
         "id": id_text(&grant.id),
         "state": match state.state() {
             v1::State::Active => "active",
+            v1::State::Exhausted => "exhausted",
             v1::State::Expired => "expired",
+            v1::State::Replaced => "replaced",
             v1::State::Revoked => "revoked",
             v1::State::Scheduled => "scheduled",
             v1::State::Unspecified => "unknown",
@@ -464,6 +472,10 @@ fn grant_json(state: &v1::GrantState) -> Value {
         "not_after": time(grant.not_after_ms),
         "left_ms": state.left_ms,
         "hits": state.hits,
+        "max_connections": (grant.max_connections > 0).then_some(grant.max_connections),
+        "sessions": (grant.sessions() != v1::Sessions::Unspecified)
+            .then(|| sessions_word(grant.sessions())),
+        "replaces": (!grant.replaces.is_empty()).then(|| id_text(&grant.replaces)),
         "requester": grant.requester,
         "approvers": grant.approvers,
         "justification": grant.justification,

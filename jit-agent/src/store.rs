@@ -7,6 +7,7 @@
 mod copy;
 
 use std::{
+    collections::HashMap,
     fs,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
@@ -17,12 +18,13 @@ use prost::Message;
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 
 use crate::{
-    clock::{BootNanos, WallTime},
+    clock::WallTime,
     grant::GrantId,
     sys::{self, FileError},
 };
 
 const GRANTS: TableDefinition<'_, [u8; 16], &[u8]> = TableDefinition::new("grants");
+const LIVES: TableDefinition<'_, [u8; 16], &[u8]> = TableDefinition::new("lives");
 const TOMBSTONES: TableDefinition<'_, [u8; 16], i64> = TableDefinition::new("tombstones");
 const CLOCK: TableDefinition<'_, &str, i64> = TableDefinition::new("clock");
 const POLICIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("policies");
@@ -40,25 +42,45 @@ pub struct Store {
     path: PathBuf,
 }
 
-/// A stored grant: the envelope as received, and its deadline if it was activated.
+/// A stored grant.
 #[derive(Clone, PartialEq, Message)]
 pub struct StoredGrant {
     /// Exactly what was verified; verified again at start.
     #[prost(message, optional, tag = "1")]
     pub envelope: Option<v1::Envelope>,
-    /// Boot in which `deadline` means something; empty while scheduled.
-    #[prost(string, tag = "2")]
-    pub boot_id: String,
-    /// CLOCK_BOOTTIME nanoseconds.
-    #[prost(uint64, tag = "3")]
-    pub deadline: u64,
 }
 
-impl StoredGrant {
-    /// The deadline, if it was set in this boot.
-    pub fn deadline_in(&self, boot_id: &str) -> Option<BootNanos> {
-        (!self.boot_id.is_empty() && self.boot_id == boot_id).then_some(BootNanos(self.deadline))
+impl From<&v1::Envelope> for StoredGrant {
+    fn from(envelope: &v1::Envelope) -> Self {
+        Self { envelope: Some(envelope.clone()) }
     }
+}
+
+/// Where a stored grant stands. Written anew whenever that changes; without it a grant is as if it
+/// had just been pushed.
+#[derive(Clone, PartialEq, Message)]
+pub struct StoredLife {
+    /// Boot in which deadline, slot and generation mean something.
+    #[prost(string, tag = "1")]
+    pub boot_id: String,
+    /// CLOCK_BOOTTIME nanoseconds; zero until it begins.
+    #[prost(uint64, tag = "2")]
+    pub deadline: u64,
+    /// Where the kernel counts its connections.
+    #[prost(uint32, tag = "3")]
+    pub slot: u32,
+    /// Of that slot: it is still the same while this is.
+    #[prost(uint32, tag = "4")]
+    pub generation: u32,
+    /// Connections that it had let in before the slot was opened for it.
+    #[prost(uint64, tag = "5")]
+    pub before: u64,
+    /// All connections that it is known to have let in.
+    #[prost(uint64, tag = "6")]
+    pub hits: u64,
+    /// It has begun, in this boot or an earlier one.
+    #[prost(bool, tag = "7")]
+    pub began: bool,
 }
 
 /// The policies that were pushed: what is in force for good, and what waits for a confirmation.
@@ -86,6 +108,8 @@ pub struct StoredPolicies {
 pub struct Transaction {
     /// Grants to write.
     pub put: Vec<(GrantId, StoredGrant)>,
+    /// Where grants stand.
+    pub lives: Vec<(GrantId, StoredLife)>,
     /// Grants to take away.
     pub remove: Vec<GrantId>,
     /// Revoked ids, and until when they stay refused.
@@ -101,6 +125,8 @@ pub struct Transaction {
 pub struct Stored {
     /// Grants, unverified.
     pub grants: Vec<(GrantId, StoredGrant)>,
+    /// Where they stand.
+    pub lives: HashMap<GrantId, StoredLife>,
     /// Revoked ids.
     pub tombstones: Vec<(GrantId, WallTime)>,
     /// The pushed policies, unverified; `None`: there were none.
@@ -191,7 +217,7 @@ impl Store {
     }
 
     fn try_commit(&self, transaction: &Transaction) -> Result<(), redb::Error> {
-        let Transaction { put, remove, tombstones, policies, floor } = transaction;
+        let Transaction { put, lives, remove, tombstones, policies, floor } = transaction;
         let database = self.database.as_ref().ok_or(redb::Error::PreviousIo)?;
         let write = database.begin_write()?;
         {
@@ -199,8 +225,13 @@ impl Store {
             for (id, stored) in put {
                 grants.insert(id.0, stored.encode_to_vec().as_slice())?;
             }
+            let mut table = write.open_table(LIVES)?;
+            for (id, life) in lives {
+                table.insert(id.0, life.encode_to_vec().as_slice())?;
+            }
             for id in remove {
                 grants.remove(id.0)?;
+                table.remove(id.0)?;
             }
             let mut table = write.open_table(TOMBSTONES)?;
             for (id, until) in tombstones {
@@ -275,6 +306,7 @@ fn read(database: &Database) -> Result<Stored, redb::Error> {
     // The tables exist from here on, so that reading needs no cases.
     let write = database.begin_write()?;
     write.open_table(GRANTS)?;
+    write.open_table(LIVES)?;
     write.open_table(TOMBSTONES)?;
     write.open_table(CLOCK)?;
     write.open_table(POLICIES)?;
@@ -286,6 +318,12 @@ fn read(database: &Database) -> Result<Stored, redb::Error> {
         // What does not decode opens nothing; it is left out and overwritten in time.
         if let Ok(grant) = StoredGrant::decode(bytes.value()) {
             stored.grants.push((GrantId(id.value()), grant));
+        }
+    }
+    for item in read.open_table(LIVES)?.iter()? {
+        let (id, bytes) = item?;
+        if let Ok(life) = StoredLife::decode(bytes.value()) {
+            stored.lives.insert(GrantId(id.value()), life);
         }
     }
     for item in read.open_table(TOMBSTONES)?.iter()? {
@@ -312,10 +350,12 @@ mod tests {
         let state = directory.path().join("state");
         let (mut store, stored) = Store::open(&state).unwrap();
         assert!(stored.grants.is_empty() && stored.floor.is_none());
-        let grant = StoredGrant { boot_id: "b".into(), deadline: 7, ..StoredGrant::default() };
+        let grant = StoredGrant { envelope: Some(v1::Envelope::default()) };
+        let life = StoredLife { boot_id: "b".into(), deadline: 7, ..StoredLife::default() };
         let floor = Some(WallTime(1000));
         let put = vec![(id(1), grant.clone()), (id(2), grant.clone())];
-        store.commit(&Transaction { put, floor, ..Transaction::default() }).unwrap();
+        let lives = vec![(id(1), life.clone()), (id(2), life.clone())];
+        store.commit(&Transaction { put, lives, floor, ..Transaction::default() }).unwrap();
         let transaction = Transaction {
             remove: vec![id(2)],
             tombstones: vec![(id(2), WallTime(5000))],
@@ -326,6 +366,7 @@ mod tests {
         drop(store);
         let (_, stored) = Store::open(&state).unwrap();
         assert_eq!(stored.grants, [(id(1), grant)]);
+        assert_eq!(stored.lives, [(id(1), life)].into());
         assert_eq!(stored.tombstones, [(id(2), WallTime(5000))]);
         assert_eq!(stored.floor, floor);
     }

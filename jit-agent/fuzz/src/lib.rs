@@ -19,7 +19,7 @@ use jit_agent::{
     grant::{self, GrantId, MAX_ENTRIES, VerifiedGrant},
     impact::Impact,
     proposal,
-    store::{Store, StoreError, StoredGrant, Transaction},
+    store::{Store, StoreError, StoredGrant, StoredLife, Transaction},
 };
 use jit_common::{Family, PortKey, Protocol};
 use jit_proto::v1;
@@ -297,12 +297,19 @@ fn good_database() -> Vec<u8> {
 }
 
 fn one_grant(byte: u8) -> Transaction {
-    let stored = StoredGrant {
-        envelope: Some(signed(&[byte; 40])),
+    let id = GrantId([byte; 16]);
+    let life = StoredLife {
         boot_id: "boot".into(),
         deadline: NOW.boot.0,
+        slot: u32::from(byte),
+        generation: 1,
+        ..StoredLife::default()
     };
-    Transaction { put: vec![(GrantId([byte; 16]), stored)], ..Transaction::default() }
+    Transaction {
+        put: vec![(id, StoredGrant::from(&signed(&[byte; 40])))],
+        lives: vec![(id, life)],
+        ..Transaction::default()
+    }
 }
 
 fn database(directory: &Path) -> PathBuf {

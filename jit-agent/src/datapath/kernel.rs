@@ -11,7 +11,7 @@ use aya::{
     maps::{MapData, RingBuf},
     programs::{ProgramError, Xdp},
 };
-use jit_common::{PortKey, PortRule, Settings, map};
+use jit_common::{PortKey, PortRule, Settings, Slot, map};
 
 use crate::{
     config::Limits,
@@ -107,8 +107,8 @@ impl Datapath for KernelDatapath {
         self.maps.set_settings(settings)
     }
 
-    fn hits(&self, slot: u32) -> u64 {
-        self.maps.hits(slot)
+    fn slot(&self, slot: u32) -> Slot {
+        self.maps.slot(slot)
     }
 
     fn open_slot(&mut self, slot: u32, limit: u32) -> Result<(), DatapathError> {

@@ -16,7 +16,7 @@ use crate::{
     clock::BootNanos,
     datapath::{Counters, DatapathError, pins::Pins},
     prefix::{SourcePrefix, bits},
-    reconcile::{Entries, Entry, EntryKey, Write},
+    reconcile::{Claim, Entries, Entry, EntryKey, Write},
 };
 
 const BPF_NOEXIST: u64 = 1;
@@ -206,9 +206,9 @@ impl Maps {
         self.settings.get(&0, 0).map_err(failed("read", map::SETTINGS))
     }
 
-    /// Connections counted in a slot; zero when it cannot be read.
-    pub fn hits(&self, slot: u32) -> u64 {
-        self.slots.get(&slot, 0).map_or(0, |counted| counted.hits)
+    /// What is counted in a slot; all zero when it cannot be read.
+    pub fn slot(&self, slot: u32) -> Slot {
+        self.slots.get(&slot, 0).unwrap_or_default()
     }
 
     /// Counts a slot from zero, for its next grant: with at most so many connections, zero for any
@@ -269,13 +269,21 @@ impl Maps {
 
 impl From<GrantEntry> for Entry {
     fn from(entry: GrantEntry) -> Self {
-        Self { deadline: BootNanos(entry.unlimited.deadline), slot: entry.unlimited.slot }
+        let claim = |claim: jit_common::Claim| {
+            let jit_common::Claim { deadline, slot, cut, reserved: _ } = claim;
+            Claim { deadline: BootNanos(deadline), cut: cut != 0, slot }
+        };
+        Self { unlimited: claim(entry.unlimited), limited: claim(entry.limited) }
     }
 }
 
 impl From<Entry> for GrantEntry {
     fn from(entry: Entry) -> Self {
-        Self::until(entry.deadline.0, entry.slot)
+        let claim = |claim: Claim| {
+            let Claim { deadline, cut, slot } = claim;
+            jit_common::Claim { cut: u8::from(cut), ..jit_common::Claim::until(deadline.0, slot) }
+        };
+        Self { unlimited: claim(entry.unlimited), limited: claim(entry.limited) }
     }
 }
 

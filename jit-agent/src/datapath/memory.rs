@@ -8,8 +8,8 @@ use std::{
 };
 
 use jit_common::{
-    Address, ConnectionKey, Family, Flow, GrantEntry, HostKey, PortKey, PortRule, PrefixV4,
-    PrefixV6, Segment, Session, Settings, Slot, Tables, Ticket,
+    Address, ConnectionKey, Decision, Family, Flow, Frame, GrantEntry, HostKey, Link, PortKey,
+    PortRule, PrefixV4, PrefixV6, Reason, Segment, Session, Settings, Slot, Tables, Ticket, decide,
 };
 
 use crate::{
@@ -112,9 +112,71 @@ pub struct MemoryDatapath {
 struct Inner {
     entries: Entries,
     rules: BTreeMap<PortKey, PortRule>,
-    hits: BTreeMap<u32, u64>,
+    slots: BTreeMap<u32, Slot>,
+    connections: BTreeMap<ConnectionKey, u32>,
+    taken: BTreeMap<(u32, u32), u32>,
     writes: Vec<Write>,
     refuse: Option<bool>,
+    refuse_openings: bool,
+}
+
+impl Inner {
+    fn refused(&self) -> Result<(), DatapathError> {
+        let Some(full) = self.refuse else { return Ok(()) };
+        let cause = "refused by the test".to_owned();
+        Err(DatapathError::Map { verb: "write to", table: "entries", cause, full })
+    }
+}
+
+/// A TCP segment that would open a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Syn {
+    /// Who sends it.
+    pub source: Address,
+    /// From which port.
+    pub source_port: u16,
+    /// To which port, of TCP.
+    pub port: PortKey,
+    /// Its sequence number: one that is sent again has the same.
+    pub sequence: u32,
+}
+
+impl Syn {
+    /// As an IP packet to an address of this host.
+    fn packet(&self) -> Vec<u8> {
+        let Self { source, source_port, port, sequence } = self;
+        let mut packet = match source.family {
+            Family::V4 => {
+                let mut head = vec![0x45, 0, 0, 40, 0, 0, 0, 0, 64, port.protocol as u8, 0, 0];
+                head.extend(source.first_four());
+                head.extend([198, 51, 100, 1]);
+                head
+            }
+            Family::V6 => {
+                let mut head = vec![0x60, 0, 0, 0, 0, 20, port.protocol as u8, 64];
+                head.extend(source.bytes);
+                head.extend([0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+                head
+            }
+        };
+        packet.extend(source_port.to_be_bytes());
+        packet.extend(port.port.to_be_bytes());
+        packet.extend(sequence.to_be_bytes());
+        packet.extend([0, 0, 0, 0, 0x50, 0x02, 0, 0, 0, 0, 0, 0]);
+        packet
+    }
+
+    fn judged(&self, tables: &MemoryTables, now: BootNanos) -> Decision {
+        decide(&Bytes(self.packet()), Link::Ip, tables, || now.0)
+    }
+}
+
+struct Bytes(Vec<u8>);
+
+impl Frame for Bytes {
+    fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.0.get(offset..)?.first_chunk().copied()
+    }
 }
 
 impl MemoryDatapath {
@@ -123,17 +185,24 @@ impl MemoryDatapath {
         std::mem::take(&mut self.lock().writes)
     }
 
-    /// What the kernel would decide about a SYN: the decision's own lookups over these entries.
+    /// What the kernel would decide about a SYN: the decision itself over these entries. Nothing is
+    /// counted.
     pub fn opens(&self, port: PortKey, source: Address, now: BootNanos) -> bool {
+        let syn = Syn { source, source_port: 40_000, port, sequence: 1 };
+        syn.judged(&self.tables(), now).reason == Reason::Granted
+    }
+
+    /// Lets the decision see a SYN, counts it as the kernel does, and says whether it got in.
+    pub fn connect(&self, syn: &Syn, now: BootNanos) -> bool {
         let tables = self.tables();
-        let live = |grant: Option<&GrantEntry>| {
-            grant.is_some_and(|grant| grant.unlimited.live(now.0) || grant.limited.live(now.0))
-        };
-        live(tables.host_grant(&HostKey::new(source, port)))
-            || live(match source.family {
-                Family::V4 => tables.prefix_grant_v4(PrefixV4::new(source.first_four(), port)),
-                Family::V6 => tables.prefix_grant_v6(PrefixV6::new(source.bytes, port)),
-            })
+        let Decision { reason, slot, fresh, .. } = syn.judged(&tables, now);
+        let mut inner = self.lock();
+        inner.connections = tables.connections.into_inner();
+        inner.taken = tables.taken.into_inner();
+        if reason == Reason::Granted && fresh {
+            inner.slots.entry(slot).or_default().hits += 1;
+        }
+        reason == Reason::Granted
     }
 
     /// From now on writes fail, as in a full table (`Some(true)`) or otherwise (`Some(false)`).
@@ -141,15 +210,26 @@ impl MemoryDatapath {
         self.lock().refuse = full;
     }
 
+    /// From now on entries that are not there yet do not fit, as in a full table.
+    pub fn refuse_openings(&self, refuse: bool) {
+        self.lock().refuse_openings = refuse;
+    }
+
     /// Counts connections in a slot.
     pub fn count(&self, slot: u32, hits: u64) {
-        *self.lock().hits.entry(slot).or_default() += hits;
+        self.lock().slots.entry(slot).or_default().hits += hits;
     }
 
     /// The entries as the decision sees them.
     pub fn tables(&self) -> MemoryTables {
         let inner = self.lock();
-        let mut tables = MemoryTables { ports: inner.rules.clone(), ..MemoryTables::default() };
+        let mut tables = MemoryTables {
+            ports: inner.rules.clone(),
+            slots: inner.slots.clone(),
+            connections: inner.connections.clone().into(),
+            taken: inner.taken.clone().into(),
+            ..MemoryTables::default()
+        };
         for (EntryKey { port, source }, entry) in &inner.entries {
             let entry = GrantEntry::from(*entry);
             if source.is_host() {
@@ -173,9 +253,14 @@ impl Datapath for MemoryDatapath {
 
     fn write(&mut self, write: &Write) -> Result<(), DatapathError> {
         let mut inner = self.lock();
-        if let Some(full) = inner.refuse {
+        inner.refused()?;
+        if let Write::Set(key, _) = write
+            && inner.refuse_openings
+            && !inner.entries.contains_key(key)
+        {
             let cause = "refused by the test".to_owned();
-            return Err(DatapathError::Map { verb: "write to", table: "entries", cause, full });
+            let table = "entries";
+            return Err(DatapathError::Map { verb: "write to", table, cause, full: true });
         }
         inner.writes.push(*write);
         match *write {
@@ -194,12 +279,18 @@ impl Datapath for MemoryDatapath {
         Ok(())
     }
 
-    fn hits(&self, slot: u32) -> u64 {
-        self.lock().hits.get(&slot).copied().unwrap_or(0)
+    fn slot(&self, slot: u32) -> Slot {
+        self.lock().slots.get(&slot).copied().unwrap_or_default()
     }
 
-    fn open_slot(&mut self, slot: u32, _: u32) -> Result<(), DatapathError> {
-        self.lock().hits.remove(&slot);
+    fn open_slot(&mut self, slot: u32, limit: u32) -> Result<(), DatapathError> {
+        let mut inner = self.lock();
+        inner.refused()?;
+        let counted = inner.slots.entry(slot).or_default();
+        let generation = counted.generation.wrapping_add(1);
+        *counted = Slot { hits: 0, limit, generation };
+        inner.connections.retain(|key, _| key.slot != slot);
+        inner.taken.retain(|(other, _), _| *other != slot);
         Ok(())
     }
 

@@ -13,7 +13,7 @@ pub mod view;
 
 use std::{collections::BTreeMap, io, path::PathBuf};
 
-use jit_common::{COUNTERS, Counter, PortCounters, PortKey, PortRule, Reason, Settings};
+use jit_common::{COUNTERS, Counter, PortCounters, PortKey, PortRule, Reason, Settings, Slot};
 
 use crate::{
     clock::WallTime,
@@ -32,8 +32,8 @@ pub trait Datapath: Send {
     fn protect(&mut self, rules: &BTreeMap<PortKey, PortRule>) -> Result<(), DatapathError>;
     /// Settings of the whole gate.
     fn settings(&mut self, settings: Settings) -> Result<(), DatapathError>;
-    /// Connections counted in a slot.
-    fn hits(&self, slot: u32) -> u64;
+    /// What is counted in a slot; all zero when it cannot be read.
+    fn slot(&self, slot: u32) -> Slot;
     /// Counts a slot from zero, for its next grant: with at most so many connections, zero for any
     /// number.
     fn open_slot(&mut self, slot: u32, limit: u32) -> Result<(), DatapathError>;

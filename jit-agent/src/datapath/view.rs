@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use jit_common::{PortKey, PortRule, Settings};
+use jit_common::{PortKey, PortRule, Settings, Slot};
 
 use crate::{
     datapath::{
@@ -21,8 +21,8 @@ pub struct View {
     pub ports: BTreeMap<PortKey, PortRule>,
     /// The grant tables.
     pub entries: Entries,
-    /// Connections by slot, for the slots in `entries`.
-    pub hits: BTreeMap<u32, u64>,
+    /// What is counted, for the slots in `entries`.
+    pub slots: BTreeMap<u32, Slot>,
     /// Counters.
     pub counters: Counters,
     /// Settings.
@@ -38,12 +38,16 @@ impl View {
         }
         let maps = Maps::from_pins(&pins)?;
         let entries = maps.entries()?;
-        let hits = entries.values().map(|entry| (entry.slot, maps.hits(entry.slot))).collect();
+        let claims = entries.values().flat_map(|entry| entry.claims());
+        let slots = claims
+            .filter(|claim| claim.is_some())
+            .map(|claim| (claim.slot, maps.slot(claim.slot)))
+            .collect();
         Ok(Some(Self {
             interfaces: interfaces(&pins)?,
             ports: maps.protected()?,
             entries,
-            hits,
+            slots,
             counters: maps.counters()?,
             settings: maps.settings()?,
         }))

@@ -23,6 +23,8 @@ use crate::{
 const QUEUE: usize = 64;
 /// Envelopes admitted in one go; between two goes revocations are served.
 const MAX_ENVELOPES: usize = 256;
+/// Events looked at in one go.
+const MAX_EVENTS: usize = 255;
 
 /// How the rest of the agent speaks to the gate.
 #[derive(Clone, Debug)]
@@ -243,14 +245,20 @@ impl<D: Datapath> Gate<D> {
                     // Whoever asked may be gone; what was accepted stays accepted.
                     drop(reply.send(self.push(envelopes, &by, clock())));
                 }
-                Some(event) = requests.events.recv() => self.saw_packet(&event, clock()),
+                Some(event) = requests.events.recv() => {
+                    // What came together goes to the disk together.
+                    let more = std::iter::from_fn(|| requests.events.try_recv().ok());
+                    for event in std::iter::once(event).chain(more.take(MAX_EVENTS)) {
+                        self.saw_packet(&event, clock());
+                    }
+                }
                 Some(Denial { by, asked }) = requests.denials.recv() => {
                     self.saw_denial(&by, asked, clock());
                 }
                 () = sleep_until(wake) => {}
             }
             if Instant::now() >= next_check {
-                self.check_coverage(clock());
+                self.tick(clock());
                 alive();
                 next_check = Instant::now() + TICK;
             }

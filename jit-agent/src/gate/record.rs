@@ -10,12 +10,13 @@ use jit_proto::v1::{self, event::What};
 
 use crate::{
     audit::{Audit, AuditError, EventCode, Record, Tip, quota::Quota},
+    claims::EXEMPT_SLOT,
     clock::{BootNanos, Now},
     config::Config,
     datapath::{Datapath, LinkChange},
     gate::{Gate, report::address},
     grant::GrantId,
-    ledger::{Admission, Change, EXEMPT_SLOT, Stage},
+    ledger::{Admission, Change, Replacement, Stage},
     refusal::{Refusal, Refused},
 };
 
@@ -194,6 +195,30 @@ impl<D: Datapath> Gate<D> {
         found.map_or_else(String::new, |found| found.grant.message().requester.clone())
     }
 
+    /// A grant that ended because another began, or an id that is refused from now on.
+    pub(super) fn record_replaced(&mut self, replacement: &Replacement, now: Now) {
+        let Replacement { by, ended, id, until: _ } = replacement;
+        let mut record = Record::new(EventCode::GrantReplaced).by("agent").grant(*id);
+        record = record.with("replaced_by", by.to_string()).with("ended", *ended);
+        if *ended && let Some(found) = self.ledger.ended().rev().find(|r| r.grant.id() == *id) {
+            let requester = &found.grant.message().requester;
+            record = record.text("requester", requester).with("connections", found.hits);
+        }
+        self.recorder.audit.append(record, now);
+    }
+
+    /// A grant that has let in as many connections as it may.
+    pub(super) fn record_exhausted(&mut self, id: GrantId, now: Now) {
+        let record = Record::new(EventCode::GrantExhausted).by("agent").grant(id);
+        let record = match self.ledger.grant(id) {
+            Some(found) => record
+                .text("requester", &found.grant.message().requester)
+                .with("connections", found.grant.message().max_connections),
+            None => record,
+        };
+        self.recorder.audit.append(record, now);
+    }
+
     /// What time did to grants.
     pub(super) fn record_changes(&mut self, changes: &[Change], now: Now) {
         if changes.is_empty() {
@@ -225,6 +250,8 @@ impl<D: Datapath> Gate<D> {
                         None => record,
                     }
                 }
+                // Told where it is carried out.
+                Change::Replaced(_) => continue,
             };
             self.recorder.audit.append(record.by("agent"), now);
         }
@@ -376,7 +403,7 @@ impl<'a, D: Datapath> Counted<'a, D> {
     }
 
     pub(super) fn hits(&self, slot: u32) -> u64 {
-        let hits = self.datapath.hits(slot);
+        let hits = self.datapath.slot(slot).hits;
         self.last.set(hits);
         hits
     }

@@ -87,10 +87,14 @@ impl<D: Datapath> Gate<D> {
 
     fn grant_state(&self, record: &Record, now: Now) -> v1::GrantState {
         let Record { grant, stage, hits } = record;
+        let counted = stage.slot().map_or(0, |slot| self.datapath.slot(slot).hits);
+        let counted = hits.saturating_add(counted);
         let (state, left, hits) = match stage {
-            Stage::Active { deadline, slot } => {
-                (v1::State::Active, now.until(*deadline), self.datapath.hits(*slot))
+            Stage::Active { deadline, .. } => (v1::State::Active, now.until(*deadline), counted),
+            Stage::Exhausted { deadline, .. } => {
+                (v1::State::Exhausted, now.until(*deadline), counted)
             }
+            Stage::Replaced => (v1::State::Replaced, Default::default(), *hits),
             Stage::Expired => (v1::State::Expired, Default::default(), *hits),
             Stage::Revoked => (v1::State::Revoked, Default::default(), *hits),
             Stage::Scheduled { .. } => {

@@ -1,63 +1,15 @@
 //! The gate with a real database and a datapath in memory: what is answered is true.
 
-use std::sync::Arc;
-
 use jit_agent::{
-    app::audit_settings,
-    audit::Audit,
-    datapath::memory::MemoryDatapath,
-    gate::{Gate, Target},
-    grant::GrantId,
-    journal::Journal,
-    ledger::Admission,
+    datapath::memory::MemoryDatapath, gate::Target, grant::GrantId, ledger::Admission,
     refusal::Refusal,
-    store::Store,
 };
 use jit_proto::v1;
-use tempfile::TempDir;
 
-use crate::support::{MINUTE, NOW, SSH, config, envelope, grant, later, v4};
-
-struct Host {
-    directory: TempDir,
-    kernel: MemoryDatapath,
-    gate: Option<Gate<MemoryDatapath>>,
-}
-
-impl Host {
-    fn start() -> Self {
-        let (directory, _) = config("");
-        let mut host = Self { directory, kernel: MemoryDatapath::default(), gate: None };
-        host.restart("boot-1", NOW);
-        host
-    }
-
-    /// As after kill -9: the kernel's tables and the disk stay, all else is new.
-    fn restart(&mut self, boot: &str, now: jit_agent::clock::Now) {
-        self.gate = None;
-        let (_keys, config) = config("");
-        let state = self.directory.path().join("state");
-        let store = Store::open(&state).unwrap();
-        let audit = Audit::open(&state, audit_settings(&config), now).unwrap();
-        let journal = Arc::new(Journal::new("test".into()));
-        let gate =
-            Gate::start(config, self.kernel.clone(), store, audit, journal, boot.into(), now);
-        self.gate = Some(gate.unwrap());
-    }
-
-    fn gate(&mut self) -> &mut Gate<MemoryDatapath> {
-        self.gate.as_mut().unwrap()
-    }
-
-    fn push(&mut self, grant: &v1::Grant) -> Result<Admission, Refusal> {
-        let outcome = self.gate().push(vec![envelope(grant)], "test", NOW).remove(0);
-        outcome.map(|accepted| accepted.admission).map_err(|refused| refused.refusal)
-    }
-
-    fn opens(&self, millis: i64) -> bool {
-        self.kernel.opens(SSH, v4("203.0.113.7"), later(millis).boot)
-    }
-}
+use crate::{
+    host::Host,
+    support::{MINUTE, NOW, SSH, envelope, grant, later, v4},
+};
 
 #[test]
 fn what_was_accepted_survives_a_restart_with_the_same_end() {

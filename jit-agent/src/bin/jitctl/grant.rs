@@ -63,6 +63,13 @@ pub(crate) struct GrantArgs {
     /// Sessions that are open at the end [default: as the port's rule says]
     #[arg(long, value_enum)]
     sessions: Option<SessionsArg>,
+    /// Let in so many connections and no more: 1 for a one-shot grant. TCP ports only
+    /// [default: any number]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    max_connections: Option<u32>,
+    /// End this grant when the new one begins, to shorten or narrow it
+    #[arg(long, value_name = "ULID")]
+    replaces: Option<GrantId>,
     /// Id of the grant [default: a new one]
     #[arg(long, value_name = "ULID")]
     id: Option<GrantId>,
@@ -131,6 +138,12 @@ fn build(
             text::moment(not_after_ms)
         )));
     }
+    let udp = args.port.iter().any(|range| range.protocol == Protocol::Udp);
+    if args.max_connections.is_some() && udp {
+        return Err(Failure::usage(
+            "--max-connections counts TCP connections; leave it out for UDP ports",
+        ));
+    }
     let requester = match &args.requester {
         Some(requester) => required("--requester", requester)?,
         None => default_requester().ok_or_else(|| {
@@ -157,6 +170,8 @@ fn build(
             Some(SessionsArg::Drain) => v1::Sessions::Drain,
         }
         .into(),
+        max_connections: args.max_connections.unwrap_or(0),
+        replaces: args.replaces.map_or_else(Vec::new, |id| id.0.to_vec()).into(),
     })
 }
 
@@ -322,6 +337,8 @@ mod tests {
             "li@example.org",
             "--sessions",
             "cut",
+            "--replaces",
+            "01J9W7K3AAAAAAAAAAAAAAAAAA",
         ])
         .unwrap();
         let now = NOW.parse::<Timestamp>().unwrap().as_millisecond();
@@ -339,6 +356,22 @@ mod tests {
         assert_eq!(grant.requester, "ana@build");
         assert_eq!(grant.approvers, ["li@example.org"]);
         assert_eq!(grant.sessions(), v1::Sessions::Cut);
+        let replaced = "01J9W7K3AAAAAAAAAAAAAAAAAA".parse::<GrantId>().unwrap();
+        assert_eq!((grant.max_connections, grant.replaces.as_ref()), (0, &replaced.0[..]));
+    }
+
+    #[test]
+    fn a_limit_is_from_1_to_1024_and_for_tcp() {
+        assert_eq!(built(&["--max-connections", "1"]).unwrap().max_connections, 1);
+        let most = jit_common::MAX_CONNECTIONS.to_string();
+        assert_eq!(built(&["--max-connections", &most]).unwrap().max_connections, 1024);
+        let source = ["--source", "203.0.113.7"];
+        for bad in ["0", "1025", "-1", "x"] {
+            let line = [&source[..], &["--port", "22", "--max-connections", bad]].concat();
+            assert!(parse(&line).is_err(), "{bad}");
+        }
+        let udp = built(&["--port", "3478/udp", "--max-connections", "1"]).unwrap_err();
+        assert_eq!(udp.exit, Exit::Usage);
     }
 
     #[test]

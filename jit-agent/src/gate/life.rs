@@ -1,0 +1,233 @@
+//! Where grants stand, over restarts and reboots: slots and what they counted, what is used up, what
+//! another grant replaced.
+
+use std::collections::{BTreeSet, HashMap};
+
+use jit_common::Slot;
+
+use crate::{
+    audit::{EventCode, Record},
+    clock::{BootNanos, Now, WallTime},
+    datapath::{Datapath, DatapathError},
+    gate::Gate,
+    grant::{self, GrantId},
+    ledger::{Life, Replacement},
+    reconcile::EntryKey,
+    refusal::{Refusal, Refused},
+    store::{StoredGrant, StoredLife, Transaction},
+};
+
+/// Slots of grants with a limit that are looked at in a tick: an event may have been lost.
+const LOOKS: usize = 512;
+
+impl<D: Datapath> Gate<D> {
+    /// Puts back what was stored.
+    pub(super) fn restore(
+        &mut self,
+        mut grants: Vec<(GrantId, StoredGrant)>,
+        lives: &HashMap<GrantId, StoredLife>,
+        tombstones: Vec<(GrantId, WallTime)>,
+        now: Now,
+    ) {
+        for (id, until) in tombstones {
+            self.ledger.restore_tombstone(id, until, now);
+        }
+        let trusted = self.clock_is_trusted(now);
+        if !trusted {
+            tracing::error!(
+                "this host's clock says {}, but it has been {} before: grants of an earlier boot \
+                 stay closed until it is right",
+                now.wall,
+                self.floor
+            );
+        }
+        // Between the floor and a clock that is a little behind it, the later one counts.
+        let now = Now { wall: now.wall.max(self.floor), ..now };
+        // First whoever has a slot: the others take what is left.
+        let slot_kept = |id: &GrantId| lives.get(id).and_then(|life| self.slot_kept(life));
+        grants.sort_by_cached_key(|(id, _)| (slot_kept(id).is_none(), *id));
+        let mut replaced = BTreeSet::new();
+        for (id, stored) in grants {
+            let life = lives.get(&id).cloned().unwrap_or_default();
+            if let Some(old) = self.restore_one(id, &stored, &life, trusted, now) {
+                replaced.insert((old, id));
+            }
+        }
+        for (old, by) in replaced {
+            let unseen = self.config.policy.longest_ahead();
+            let hits = |slot| self.datapath.slot(slot).hits;
+            let replacement = self.ledger.replace_id(old, by, now, unseen, hits, &mut Vec::new());
+            self.tell_replacement(replacement, now);
+        }
+        if let Err(error) = self.settle(Transaction::default(), now) {
+            tracing::error!("{error}");
+        }
+    }
+
+    /// Puts one grant back; returns which other one ended when it began.
+    fn restore_one(
+        &mut self,
+        id: GrantId,
+        stored: &StoredGrant,
+        life: &StoredLife,
+        trusted: bool,
+        now: Now,
+    ) -> Option<GrantId> {
+        let same_boot = life.boot_id == self.boot_id;
+        let deadline = (same_boot && life.deadline != 0).then_some(BootNanos(life.deadline));
+        if deadline.is_none() && !trusted {
+            return None;
+        }
+        let envelope = stored.envelope.as_ref()?;
+        let mut replaces = None;
+        let kept = self.slot_kept(life);
+        let known = Life {
+            deadline,
+            slot: kept,
+            hits: if kept.is_some() { life.before } else { life.hits },
+        };
+        let verified = grant::verify(envelope, &self.config.keyring, &self.config.host);
+        let result = verified.and_then(|grant| {
+            replaces = grant.replaces().filter(|_| grant.not_before() <= now.wall);
+            // What was open once is not judged anew by a policy that came later: it stays until its
+            // end, as it would without the restart.
+            if !life.began {
+                self.config.policy.check(&grant, &self.config.keyring, now)?;
+            }
+            self.ledger.restore(grant, known, now, &mut Vec::new())
+        });
+        match result {
+            Ok(Some(_)) => self.resume(id, kept, now),
+            Ok(None) | Err(Refused { refusal: Refusal::Expired, .. }) => {
+                self.owed.remove.push(id);
+                let record = Record::new(EventCode::GrantExpired).by("agent").grant(id);
+                self.record(record.detail("its end came while no agent was running"), now);
+            }
+            Err(refused) => {
+                tracing::warn!(grant = %id, "stored grant not restored: {refused}");
+                let record = Record::new(EventCode::GrantRefused).by("agent").grant(id);
+                let record = record.reason(refused.refusal.word());
+                let detail = format!("not restored at start: {}", refused.detail);
+                self.record(record.detail(&detail), now);
+            }
+        }
+        replaces
+    }
+
+    /// Goes on counting where the kernel does, or starts anew with the connections that are left.
+    fn resume(&mut self, id: GrantId, kept: Option<u32>, now: Now) {
+        let Some(slot) = self.ledger.grant(id).and_then(|record| record.stage.slot()) else {
+            return;
+        };
+        if kept != Some(slot)
+            && let Err(error) = self.count_anew(id)
+        {
+            tracing::error!(grant = %id, "{error}: stored grant not restored");
+            self.ledger.forget(id, &mut Vec::new());
+            return;
+        }
+        self.owed_lives.insert(id);
+        let hits = self.datapath.slot(slot).hits;
+        self.ledger.count(slot, hits, now);
+    }
+
+    /// The slot that the kernel still counts this grant in.
+    fn slot_kept(&self, life: &StoredLife) -> Option<u32> {
+        let StoredLife { boot_id, slot, generation, .. } = life;
+        let same = *boot_id == self.boot_id
+            && *generation != 0
+            && self.datapath.slot(*slot).generation == *generation
+            && self.ledger.owner(*slot).is_none();
+        same.then_some(*slot)
+    }
+
+    /// Starts the slot of a grant. Nothing leads there yet.
+    pub(super) fn count_anew(&mut self, id: GrantId) -> Result<(), DatapathError> {
+        let Some(record) = self.ledger.grant(id) else { return Ok(()) };
+        match record.stage.slot() {
+            Some(slot) => self.datapath.open_slot(slot, record.limit()),
+            None => Ok(()),
+        }
+    }
+
+    /// What the disk is to know of a grant.
+    pub(super) fn life(&self, id: GrantId) -> Option<StoredLife> {
+        let record = self.ledger.grant(id)?;
+        let slot = record.stage.slot()?;
+        let Slot { hits, limit: _, generation } = self.datapath.slot(slot);
+        Some(StoredLife {
+            boot_id: self.boot_id.clone(),
+            deadline: record.stage.deadline().map_or(0, |deadline| deadline.0),
+            slot,
+            generation,
+            before: record.hits,
+            began: record.stage.deadline().is_some(),
+            hits: record.hits.saturating_add(hits),
+        })
+    }
+
+    /// The sessions of grants that were over before this run, and wanted them cut, stay so.
+    pub(super) fn adopt_lingering(&mut self, now: Now) {
+        for (key, entry) in &self.installed {
+            self.ledger.adopt(*key, *entry, now, &mut Vec::new());
+        }
+    }
+
+    /// A connection was let in: of a grant with a limit the disk learns of it soon, so that a reboot
+    /// does not give it back.
+    pub(super) fn count(&mut self, slot: u32, now: Now) {
+        let Some(id) = self.ledger.owner(slot) else { return };
+        if self.ledger.grant(id).is_none_or(|record| record.grant.limit().is_none()) {
+            return;
+        }
+        self.owed_lives.insert(id);
+        self.next_floor = now.boot;
+        let hits = self.datapath.slot(slot).hits;
+        if let Some(id) = self.ledger.count(slot, hits, now) {
+            self.record_exhausted(id, now);
+            self.tell_grant("exhausted", id, "", "agent", "", now);
+            tracing::info!(grant = %id, "grant used up: no more connections");
+        }
+    }
+
+    /// Looks at some of the grants that have a limit: the event of a connection may have been lost.
+    pub(super) fn look_at_limits(&mut self, now: Now) {
+        let slots: Vec<u32> = self.ledger.limited_behind(self.looked_at).take(LOOKS).collect();
+        self.looked_at = if slots.len() < LOOKS { 0 } else { slots.last().copied().unwrap_or(0) };
+        for slot in slots {
+            let Some(record) = self.ledger.owner(slot).and_then(|id| self.ledger.grant(id)) else {
+                continue;
+            };
+            let left = u64::from(record.limit());
+            if self.datapath.slot(slot).hits >= left {
+                self.count(slot, now);
+            }
+        }
+    }
+
+    /// Ends what a grant that has begun replaces.
+    pub(super) fn replace_by(
+        &mut self,
+        by: GrantId,
+        now: Now,
+        touched: &mut Vec<EntryKey>,
+    ) -> Option<Replacement> {
+        let unseen = self.config.policy.longest_ahead();
+        let hits = |slot| self.datapath.slot(slot).hits;
+        self.ledger.replace(by, now, unseen, hits, touched)
+    }
+
+    /// What was replaced is forgotten on the disk and refused from now on.
+    pub(super) fn tell_replacement(&mut self, replacement: Option<Replacement>, now: Now) {
+        let Some(replacement) = replacement else { return };
+        let Replacement { by, ended, id, until } = replacement;
+        self.owed.tombstones.push((id, until));
+        self.owed.remove.push(id);
+        self.next_floor = now.boot;
+        self.record_replaced(&replacement, now);
+        if ended {
+            tracing::info!(grant = %id, %by, "grant replaced");
+            self.tell_grant("replaced", id, "", "agent", &format!("by {by}"), now);
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! A gate with a real database and a datapath in memory, that can be killed.
+
+use std::sync::Arc;
+
+use jit_agent::{
+    app::audit_settings, audit::Audit, clock::Now, datapath::memory::MemoryDatapath, gate::Gate,
+    journal::Journal, ledger::Admission, refusal::Refusal, store::Store,
+};
+use jit_proto::v1;
+use tempfile::TempDir;
+
+use crate::support::{NOW, SSH, config, envelope, later, v4};
+
+pub(crate) struct Host {
+    pub(crate) directory: TempDir,
+    pub(crate) kernel: MemoryDatapath,
+    pub(crate) gate: Option<Gate<MemoryDatapath>>,
+    extra: String,
+}
+
+impl Host {
+    pub(crate) fn start() -> Self {
+        Self::with("")
+    }
+
+    /// With more in its configuration.
+    pub(crate) fn with(extra: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let kernel = MemoryDatapath::default();
+        let mut host = Self { directory, kernel, gate: None, extra: extra.to_owned() };
+        host.restart("boot-1", NOW);
+        host
+    }
+
+    /// As after kill -9: the kernel's tables and the disk stay, all else is new.
+    pub(crate) fn restart(&mut self, boot: &str, now: Now) {
+        self.gate = None;
+        let (_keys, config) = config(&self.extra);
+        let state = self.directory.path().join("state");
+        let store = Store::open(&state).unwrap();
+        let audit = Audit::open(&state, audit_settings(&config), now).unwrap();
+        let journal = Arc::new(Journal::new("test".into()));
+        let gate =
+            Gate::start(config, self.kernel.clone(), store, audit, journal, boot.into(), now);
+        self.gate = Some(gate.unwrap());
+    }
+
+    pub(crate) fn gate(&mut self) -> &mut Gate<MemoryDatapath> {
+        self.gate.as_mut().unwrap()
+    }
+
+    pub(crate) fn push(&mut self, grant: &v1::Grant) -> Result<Admission, Refusal> {
+        self.push_at(grant, NOW)
+    }
+
+    pub(crate) fn push_at(&mut self, grant: &v1::Grant, now: Now) -> Result<Admission, Refusal> {
+        let outcome = self.gate().push(vec![envelope(grant)], "test", now).remove(0);
+        outcome.map(|accepted| accepted.admission).map_err(|refused| refused.refusal)
+    }
+
+    pub(crate) fn opens(&self, millis: i64) -> bool {
+        self.kernel.opens(SSH, v4("203.0.113.7"), later(millis).boot)
+    }
+}

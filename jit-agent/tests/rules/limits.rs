@@ -1,0 +1,233 @@
+//! Grants for a number of connections: counted by the decision itself, used up, over restarts and
+//! reboots; and slots, which stay with their grant.
+
+use jit_agent::{
+    clock::{BootNanos, Now},
+    datapath::{
+        Datapath as _,
+        memory::{MemoryDatapath, Syn},
+    },
+    gate::Target,
+    ledger::Admission,
+    refusal::Refusal,
+};
+use jit_common::{Event, Reason, Segment};
+use jit_proto::v1;
+
+use crate::{
+    host::Host,
+    support::{MINUTE, NOW, SSH, grant, later, port, v4},
+};
+
+const SOURCE: &str = "203.0.113.7";
+
+fn limited(id: u8, source: &str, most: u32) -> v1::Grant {
+    v1::Grant { max_connections: most, ..grant(id, &[source]) }
+}
+
+impl Host {
+    /// A new connection from this port; the kernel tells of it when it gets in.
+    fn connects(&mut self, source_port: u16, now: Now) -> bool {
+        let syn = Syn { source: v4(SOURCE), source_port, port: SSH, sequence: 7 };
+        let gets_in = self.kernel.connect(&syn, now.boot);
+        if gets_in {
+            self.tell_connections(now);
+        }
+        gets_in
+    }
+
+    /// The events of a connection in every slot that lets anybody in.
+    fn tell_connections(&mut self, now: Now) {
+        let segment = Segment {
+            source: v4(SOURCE),
+            destination: v4("198.51.100.1"),
+            source_port: 40_000,
+            port: SSH,
+            opens: true,
+            sequence: 7,
+        };
+        for slot in 1..8 {
+            let event = Event::new(now.boot.0, 1, false, slot, Reason::Granted, &segment);
+            self.gate().saw_packet(&event, now);
+        }
+    }
+
+    fn state(&mut self, id: u8, now: Now) -> (v1::State, u64) {
+        let listed = self.gate().list(true, now);
+        let found =
+            listed.iter().find(|state| state.grant.as_ref().unwrap().id.first() == Some(&id));
+        found.map(|state| (state.state(), state.hits)).unwrap()
+    }
+}
+
+#[test]
+fn a_one_shot_grant_lets_one_connection_in() {
+    let mut host = Host::start();
+    assert_eq!(host.push(&limited(1, SOURCE, 1)), Ok(Admission::Active));
+    assert_eq!(host.state(1, NOW), (v1::State::Active, 0));
+    assert!(host.connects(40_000, NOW));
+    assert_eq!(host.state(1, NOW), (v1::State::Exhausted, 1));
+    assert!(host.connects(40_000, NOW), "the same SYN again is the same connection");
+    assert!(!host.connects(40_001, NOW));
+    assert_eq!(host.state(1, NOW), (v1::State::Exhausted, 1));
+    // Its sessions are carried until its end: the entry stands.
+    host.gate().advance(later(5_000));
+    let tables = host.kernel.tables();
+    assert_eq!(tables.hosts.values().filter(|entry| entry.limited.deadline != 0).count(), 1);
+    host.gate().advance(later(10 * MINUTE));
+    assert_eq!(host.state(1, later(10 * MINUTE)), (v1::State::Expired, 1));
+    assert!(host.kernel.tables().hosts.is_empty());
+}
+
+#[test]
+fn a_limit_never_shortens_a_grant_without_one() {
+    let mut host = Host::start();
+    host.push(&grant(1, &[SOURCE])).unwrap();
+    host.push(&v1::Grant { not_after_ms: NOW.wall.0 + 20 * MINUTE, ..limited(2, SOURCE, 1) })
+        .unwrap();
+    for source_port in 0..5 {
+        assert!(host.connects(40_000 + source_port, NOW));
+    }
+    assert_eq!(host.state(2, NOW), (v1::State::Active, 0), "what needs no limit uses none up");
+    let after = later(11 * MINUTE);
+    host.gate().advance(after);
+    assert!(host.connects(41_000, after) && !host.connects(41_001, after));
+}
+
+#[test]
+fn grants_with_limits_add_up() {
+    for (first, second) in
+        [(SOURCE, SOURCE), (SOURCE, "203.0.113.0/24"), ("203.0.113.0/24", SOURCE)]
+    {
+        let mut host = Host::start();
+        host.push(&limited(1, first, 1)).unwrap();
+        host.push(&v1::Grant { not_after_ms: NOW.wall.0 + 9 * MINUTE, ..limited(2, second, 2) })
+            .unwrap();
+        let mut connections = 0;
+        for second in 0..20_i64 {
+            let now = later(second * 1_000);
+            host.gate().advance(now);
+            connections += u32::from(host.connects(40_000 + u16::try_from(second).unwrap(), now));
+        }
+        assert_eq!(connections, 3, "{first} {second}");
+    }
+}
+
+#[test]
+fn the_last_handshake_keeps_its_place_for_a_moment() {
+    let mut host = Host::start();
+    let slot_at = |host: &Host| host.kernel.tables().hosts.values().next().unwrap().limited.slot;
+    host.push(&limited(1, SOURCE, 1)).unwrap();
+    host.push(&v1::Grant { not_after_ms: NOW.wall.0 + MINUTE, ..limited(2, SOURCE, 1) }).unwrap();
+    assert_eq!(slot_at(&host), 1, "the one that lasts longest comes first");
+    assert!(host.connects(40_000, NOW));
+    host.gate().advance(later(1_900));
+    assert_eq!(slot_at(&host), 1);
+    assert!(host.connects(40_000, later(1_900)), "its SYN again");
+    assert!(host.gate().advance(later(1_900)).as_millis() <= 100);
+    host.gate().advance(later(2_000));
+    assert_eq!(slot_at(&host), 2);
+    // When the second is over, the sessions of the first are carried again, and nothing else.
+    host.gate().advance(later(MINUTE));
+    assert_eq!(slot_at(&host), 1);
+    assert!(!host.connects(40_001, later(MINUTE)));
+}
+
+#[test]
+fn what_no_event_told_of_is_found_in_the_tick() {
+    let mut host = Host::start();
+    host.push(&limited(1, SOURCE, 2)).unwrap();
+    host.kernel.count(1, 2);
+    assert_eq!(host.state(1, NOW), (v1::State::Active, 2));
+    host.gate().tick(NOW);
+    assert_eq!(host.state(1, NOW), (v1::State::Exhausted, 2));
+}
+
+#[test]
+fn after_a_restart_a_slot_goes_on_counting_for_its_grant() {
+    let mut host = Host::start();
+    host.push(&limited(1, SOURCE, 2)).unwrap();
+    host.push(&grant(2, &["203.0.113.8"])).unwrap();
+    assert!(host.connects(40_000, NOW));
+    host.kernel.count(2, 5);
+    host.kernel.take_writes();
+    host.restart("boot-1", later(MINUTE));
+    assert_eq!(host.kernel.take_writes(), [], "nothing is written again");
+    assert_eq!(host.state(1, later(MINUTE)), (v1::State::Active, 1));
+    assert_eq!(host.state(2, later(MINUTE)), (v1::State::Active, 5));
+    assert!(host.connects(40_000, later(MINUTE)), "the connection is known");
+    assert!(host.connects(40_001, later(MINUTE)));
+    assert!(!host.connects(40_002, later(MINUTE)));
+    host.restart("boot-1", later(2 * MINUTE));
+    assert_eq!(host.state(1, later(2 * MINUTE)), (v1::State::Exhausted, 2));
+    assert!(!host.connects(40_003, later(2 * MINUTE)));
+}
+
+#[test]
+fn after_a_reboot_only_the_connections_are_left_that_were_not_used() {
+    for used in 0..=3_u16 {
+        let mut host = Host::start();
+        host.push(&limited(1, SOURCE, 3)).unwrap();
+        for source_port in 0..used {
+            assert!(host.connects(40_000 + source_port, NOW));
+        }
+        host.gate().advance(NOW);
+        for boot in 2..4_u8 {
+            host.kernel = MemoryDatapath::default();
+            let now = Now { boot: BootNanos(u64::from(boot)), ..later(MINUTE) };
+            host.restart(&format!("boot-{boot}"), now);
+            let state = if used == 3 { v1::State::Exhausted } else { v1::State::Active };
+            assert_eq!(host.state(1, now), (state, u64::from(used)));
+        }
+        let now = Now { boot: BootNanos(4), ..later(MINUTE) };
+        let more = (0..5).filter(|n| host.connects(50_000 + n, now)).count();
+        assert_eq!(more, usize::from(3 - used));
+    }
+}
+
+#[test]
+fn tables_that_were_lost_give_no_connection_back() {
+    let mut host = Host::start();
+    host.push(&limited(1, SOURCE, 1)).unwrap();
+    assert!(host.connects(40_000, NOW));
+    host.gate().advance(NOW);
+    // Detached and started again: the same boot, other tables.
+    host.kernel = MemoryDatapath::default();
+    host.restart("boot-1", later(1));
+    assert_eq!(host.state(1, later(1)), (v1::State::Exhausted, 1));
+    assert!(!host.connects(40_001, later(1)));
+}
+
+#[test]
+fn a_slot_that_had_another_grant_starts_from_zero() {
+    let mut host = Host::start();
+    host.push(&limited(1, SOURCE, 1)).unwrap();
+    assert!(host.connects(40_000, NOW));
+    let generation = host.kernel.slot(1).generation;
+    host.gate().revoke(&Target::All, "test", "", NOW);
+    assert_eq!(host.state(1, NOW), (v1::State::Revoked, 1));
+    // Killed when the slot was opened for the next grant, which the disk never saw.
+    host.kernel.clone().open_slot(1, 7).unwrap();
+    assert_ne!(host.kernel.slot(1).generation, generation);
+    host.restart("boot-1", NOW);
+    host.push(&limited(2, SOURCE, 1)).unwrap();
+    assert!(host.connects(40_000, NOW), "the same ports as a connection of the grant before");
+    assert_eq!(host.state(2, NOW), (v1::State::Exhausted, 1));
+}
+
+#[test]
+fn a_limit_is_for_tcp_and_not_above_1024() {
+    let mut host = Host::start();
+    let udp = v1::PortRange { protocol: v1::Protocol::Udp.into(), first: 22, last: 22 };
+    for (grant, expected) in [
+        (limited(1, SOURCE, 1024), Ok(Admission::Active)),
+        (limited(2, SOURCE, 1025), Err(Refusal::Malformed)),
+        (limited(3, SOURCE, u32::MAX), Err(Refusal::Malformed)),
+        (
+            v1::Grant { ports: vec![port(22), udp], ..limited(4, SOURCE, 1) },
+            Err(Refusal::Malformed),
+        ),
+    ] {
+        assert_eq!(host.push(&grant), expected, "{}", grant.max_connections);
+    }
+}

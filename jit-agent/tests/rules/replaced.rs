@@ -1,0 +1,175 @@
+//! Grants that end when another begins, and grants that cut their sessions.
+
+use jit_agent::{gate::Target, grant::GrantId, ledger::Admission, refusal::Refusal};
+use jit_common::{Address, HostKey};
+use jit_proto::v1;
+
+use crate::{
+    host::Host,
+    support::{MINUTE, NOW, SSH, grant, later, v4},
+};
+
+const SOURCE: &str = "203.0.113.7";
+
+fn replacing(id: u8, old: u8, source: &str) -> v1::Grant {
+    v1::Grant { replaces: vec![old; 16].into(), ..grant(id, &[source]) }
+}
+
+impl Host {
+    fn stands(&mut self, id: u8) -> Option<v1::State> {
+        let listed = self.gate().list(true, NOW);
+        let found =
+            listed.iter().find(|state| state.grant.as_ref().unwrap().id.first() == Some(&id));
+        found.map(v1::GrantState::state)
+    }
+}
+
+#[test]
+fn a_successor_shortens_what_it_replaces() {
+    let mut host = Host::start();
+    host.push(&grant(1, &[SOURCE])).unwrap();
+    let shorter = v1::Grant { not_after_ms: NOW.wall.0 + MINUTE, ..replacing(2, 1, SOURCE) };
+    assert_eq!(host.push(&shorter), Ok(Admission::Active));
+    assert_eq!(host.stands(1), Some(v1::State::Replaced));
+    assert!(host.opens(MINUTE - 1) && !host.opens(MINUTE));
+    assert_eq!(host.push(&grant(1, &[SOURCE])), Err(Refusal::Revoked), "nobody brings it back");
+    host.restart("boot-1", NOW);
+    assert!(host.opens(MINUTE - 1) && !host.opens(MINUTE));
+    assert_eq!(host.push(&grant(1, &[SOURCE])), Err(Refusal::Revoked));
+}
+
+#[test]
+fn what_is_replaced_lives_until_its_successor_begins() {
+    let mut host = Host::start();
+    host.push(&grant(1, &[SOURCE])).unwrap();
+    let next = v1::Grant { not_before_ms: NOW.wall.0 + MINUTE, ..replacing(2, 1, "203.0.113.9") };
+    assert_eq!(host.push(&next), Ok(Admission::Scheduled));
+    host.gate().advance(later(MINUTE - 1));
+    assert!(host.opens(MINUTE - 1));
+    assert_eq!(host.stands(1), Some(v1::State::Active));
+    host.gate().advance(later(MINUTE));
+    assert!(!host.opens(MINUTE));
+    assert_eq!(host.stands(1), Some(v1::State::Replaced));
+    host.restart("boot-1", later(MINUTE));
+    assert!(!host.opens(MINUTE));
+}
+
+#[test]
+fn a_successor_that_is_revoked_before_it_begins_replaces_nothing() {
+    let mut host = Host::start();
+    host.push(&grant(1, &[SOURCE])).unwrap();
+    let next = v1::Grant { not_before_ms: NOW.wall.0 + MINUTE, ..replacing(2, 1, SOURCE) };
+    host.push(&next).unwrap();
+    host.gate().revoke(&Target::Ids(vec![GrantId([2; 16])]), "test", "", NOW);
+    host.gate().advance(later(2 * MINUTE));
+    assert!(host.opens(2 * MINUTE));
+}
+
+#[test]
+fn a_grant_that_comes_after_its_successor_is_refused() {
+    let mut host = Host::start();
+    host.push(&replacing(2, 1, "203.0.113.9")).unwrap();
+    assert_eq!(host.push(&grant(1, &[SOURCE])), Err(Refusal::Revoked));
+    host.restart("boot-1", NOW);
+    assert_eq!(host.push(&grant(1, &[SOURCE])), Err(Refusal::Revoked));
+    assert!(!host.opens(0));
+}
+
+#[test]
+fn a_successor_that_does_not_get_in_leaves_the_first_as_it_was() {
+    let mut host = Host::start();
+    host.push(&grant(1, &[SOURCE])).unwrap();
+    host.kernel.count(1, 3);
+    host.kernel.refuse_openings(true);
+    assert_eq!(host.push(&replacing(2, 1, "203.0.113.9")), Err(Refusal::Capacity));
+    host.kernel.refuse_openings(false);
+    host.gate().advance(NOW);
+    assert!(host.opens(0));
+    assert_eq!(host.stands(1), Some(v1::State::Active));
+    assert_eq!(host.gate().list(false, NOW)[0].hits, 3);
+    assert_eq!(host.push(&grant(1, &[SOURCE])), Ok(Admission::Known));
+    host.restart("boot-1", NOW);
+    assert!(host.opens(0));
+    assert_eq!(host.gate().list(false, NOW).len(), 1);
+}
+
+#[test]
+fn in_full_tables_a_successor_takes_the_place_of_the_first() {
+    let mut host = Host::with("[limits]\nhosts = 4\nprefixes = 1\n");
+    for id in 1..=4 {
+        host.push(&grant(id, &[&format!("203.0.113.{id}")])).unwrap();
+    }
+    assert_eq!(host.push(&grant(5, &["203.0.113.5"])), Err(Refusal::Capacity));
+    assert_eq!(host.push(&replacing(6, 2, "203.0.113.6")), Ok(Admission::Active));
+    assert!(host.kernel.opens(SSH, v4("203.0.113.6"), NOW.boot));
+    assert!(!host.kernel.opens(SSH, v4("203.0.113.2"), NOW.boot));
+    assert_eq!(host.kernel.tables().hosts.len(), 4);
+}
+
+#[test]
+fn a_successor_has_an_id_of_another_grant() {
+    let mut host = Host::start();
+    for replaces in [vec![1; 16], vec![0; 16], vec![2; 15], vec![2; 17]] {
+        let grant = v1::Grant { replaces: replaces.into(), ..grant(1, &[SOURCE]) };
+        assert_eq!(host.push(&grant), Err(Refusal::Malformed));
+    }
+}
+
+fn cutting(id: u8, source: &str) -> v1::Grant {
+    v1::Grant { sessions: v1::Sessions::Cut.into(), ..grant(id, &[source]) }
+}
+
+/// What the kernel knows of the last grant that covered the source: its end, and whether it cuts.
+fn last(host: &Host) -> Option<(u64, bool)> {
+    let address: Address = v4(SOURCE);
+    let tables = host.kernel.tables();
+    let entry = tables.hosts.get(&HostKey::new(address, SSH))?.unlimited;
+    Some((entry.deadline, entry.cut != 0))
+}
+
+#[test]
+fn a_grant_that_cuts_its_sessions_says_so_in_the_kernel_also_behind_its_end() {
+    let mut host = Host::start();
+    host.push(&cutting(1, SOURCE)).unwrap();
+    let end = later(10 * MINUTE);
+    assert_eq!(last(&host), Some((end.boot.0, true)));
+    host.gate().advance(end);
+    assert_eq!(last(&host), Some((end.boot.0, true)), "closed, and its sessions are cut");
+    assert!(!host.opens(10 * MINUTE));
+    // Over a restart, for a day.
+    host.restart("boot-1", later(11 * MINUTE));
+    assert_eq!(last(&host), Some((end.boot.0, true)));
+    host.gate().advance(later(25 * 60 * MINUTE));
+    assert_eq!(last(&host), None);
+}
+
+#[test]
+fn a_revoked_grant_cuts_its_sessions_at_once() {
+    let mut host = Host::start();
+    host.push(&cutting(1, SOURCE)).unwrap();
+    host.gate().revoke(&Target::All, "test", "", later(MINUTE));
+    assert_eq!(last(&host), Some((later(MINUTE).boot.0, true)));
+    assert!(!host.opens(MINUTE));
+}
+
+#[test]
+fn whoever_covered_the_source_last_decides_about_sessions() {
+    let mut host = Host::start();
+    host.push(&cutting(1, SOURCE)).unwrap();
+    let longer = v1::Grant { not_after_ms: NOW.wall.0 + 20 * MINUTE, ..grant(2, &[SOURCE]) };
+    host.push(&longer).unwrap();
+    host.gate().advance(later(10 * MINUTE));
+    assert_eq!(last(&host), Some((later(20 * MINUTE).boot.0, false)));
+    host.gate().advance(later(20 * MINUTE));
+    assert_eq!(last(&host), None, "the port's own rule is all that is left");
+}
+
+#[test]
+fn what_lingers_for_sessions_makes_room_for_grants() {
+    let mut host = Host::with("[limits]\nhosts = 1\nprefixes = 1\n");
+    host.push(&cutting(1, SOURCE)).unwrap();
+    host.gate().revoke(&Target::All, "test", "", NOW);
+    assert!(last(&host).is_some());
+    assert_eq!(host.push(&grant(2, &["203.0.113.9"])), Ok(Admission::Active));
+    assert_eq!(last(&host), None);
+}

@@ -87,6 +87,37 @@ mod tests {
         assert!(!Address::v4([0, 0, 0, 0]).is_bad_tcp_source());
     }
 
+    /// Wherever two bits stand, and however they might cancel.
+    #[test]
+    fn every_bit_of_the_address_counts() {
+        for one in 0..16 {
+            for other in 0..16 {
+                let mut bytes = [0; 16];
+                bytes[one] = 1;
+                bytes[other] = 1;
+                assert!(!Address::v6(bytes).is_bad_tcp_source(), "{bytes:?}");
+                let mut mapped = bytes;
+                mapped[10] = 0xff;
+                mapped[11] = 0xff;
+                let bad = one > 9 && other > 9;
+                assert_eq!(Address::v6(mapped).is_bad_tcp_source(), bad, "{mapped:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn loopback_is_one_network_of_ipv4_and_one_address_of_ipv6() {
+        for (loopback, other) in [
+            (Address::v4([127, 0, 0, 1]), Address::v4([126, 0, 0, 1])),
+            (Address::v4([127, 255, 255, 255]), Address::v4([128, 0, 0, 1])),
+            (v6("::1"), v6("::2")),
+            (v6("::1"), v6("7f00::1")),
+        ] {
+            assert!(loopback.is_loopback(), "{loopback:?}");
+            assert!(!other.is_loopback(), "{other:?}");
+        }
+    }
+
     #[test]
     fn a_mapped_address_is_not_the_ipv4_address() {
         assert_ne!(v6("::ffff:192.0.2.1"), Address::v4([192, 0, 2, 1]));

@@ -7,12 +7,14 @@
 )]
 
 mod cases;
+mod collateral;
 mod comparison;
 mod features;
 mod fixture;
 mod frame_table;
 mod generate;
 mod grants;
+mod hook;
 mod limited;
 mod oracle;
 mod sessions;

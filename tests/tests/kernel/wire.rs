@@ -6,13 +6,11 @@
 //! exactly what it did without.
 
 use std::{
-    any::Any,
     collections::BTreeMap,
     net::{IpAddr, SocketAddr, TcpListener},
     time::Duration,
 };
 
-use aya::programs::XdpMode;
 use jit_agent::datapath::{memory::MemoryTables, object::PROGRAM_TC};
 use jit_common::{HostKey, Protocol, Reason};
 use jit_tests::{
@@ -29,6 +27,7 @@ use crate::{
         CLIENT_V4, CLIENT_V6, CLOSED, HOUR, OPEN, SERVER_V4, SERVER_V6, address, closed, granted,
         on_host, until, v4, v6,
     },
+    hook::{Attached, Hook},
 };
 
 const TCP: u8 = Protocol::Tcp as u8;
@@ -52,18 +51,6 @@ struct Sequence {
 
 /// TCP flags of the first answer from the port that a sequence is sent to.
 type Answers = BTreeMap<String, Option<u8>>;
-
-/// Where a program is attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Hook {
-    Native,
-    Generic,
-    Tc,
-}
-
-impl Hook {
-    const ALL: [Self; 3] = [Self::Native, Self::Generic, Self::Tc];
-}
 
 #[test]
 fn natively_attached_a_frame_is_answered_as_without_a_gate_or_not_at_all() {
@@ -359,23 +346,12 @@ impl Field {
     }
 
     /// Attaches the program that the agent would choose.
-    fn attach(&mut self, hook: Hook) -> Box<dyn Any + Send> {
-        let program = match hook {
-            Hook::Native => xdp_programs().last().unwrap(),
-            Hook::Generic => xdp_programs().next().unwrap(),
-            Hook::Tc => PROGRAM_TC,
-        };
-        self.attach_program(program, hook)
+    fn attach(&mut self, hook: Hook) -> Attached {
+        self.attach_program(hook.program(), hook)
     }
 
-    fn attach_program(&mut self, program: &str, hook: Hook) -> Box<dyn Any + Send> {
-        let index = self.host.index("host0");
-        let kernel = &mut self.kernel;
-        self.host.run(|| match hook {
-            Hook::Native => Box::new(kernel.attach(program, index, XdpMode::Driver)),
-            Hook::Generic => Box::new(kernel.attach(program, index, XdpMode::Skb)),
-            Hook::Tc => kernel.attach_tc("host0"),
-        })
+    fn attach_program(&mut self, program: &str, hook: Hook) -> Attached {
+        hook.attach(&mut self.kernel, program, &self.host, "host0")
     }
 
     fn serve_tcp(&self, ports: &[u16]) {

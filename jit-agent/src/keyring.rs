@@ -182,6 +182,7 @@ mod tests {
     use p256::pkcs8::LineEnding;
 
     use super::*;
+    use crate::refusal::Refusal;
 
     fn ed25519(seed: u8) -> (SigningKey, Signer) {
         let key = SigningKey::from_bytes(&[seed; 32]);
@@ -236,6 +237,7 @@ mod tests {
             let pem = format!("-----BEGIN PUBLIC KEY-----\n{body}\n-----END PUBLIC KEY-----\n");
             let error = Signer::from_pem("w".into(), Duration::ZERO, &pem).unwrap_err();
             assert!(matches!(error, KeyError::Weak), "{hex_key}: {error}");
+            assert!(error.to_string().starts_with(Refusal::WeakKey.word()), "{error}");
         }
     }
 

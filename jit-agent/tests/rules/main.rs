@@ -14,4 +14,5 @@ mod policies;
 mod replaced;
 mod signers;
 mod support;
+mod threat_model;
 mod verification;

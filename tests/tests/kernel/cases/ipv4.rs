@@ -63,6 +63,9 @@ fn lengths() -> Vec<Case> {
         malformed("header length 15 in a short frame", "RFC 791: behind the end", |port| {
             v4().words(15).total(0).tcp(&Tcp::syn(port))
         }),
+        malformed("header length 15 of a short ping", "RFC 791: behind the end", |_| {
+            v4().words(15).total(0).carry(ICMP, &[0; 8])
+        }),
         malformed("version 0", "RFC 791 section 3.1", |port| {
             Ipv4 { version: 0, ..v4() }.tcp(&Tcp::syn(port))
         }),

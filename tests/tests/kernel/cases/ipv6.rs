@@ -148,6 +148,9 @@ fn lengths() -> Vec<Case> {
         malformed("header length behind the frame", "RFC 8200 section 4", |port| {
             v6().chain(&[Extension::destination().length(200)]).tcp(&Tcp::syn(port))
         }),
+        malformed("header length behind the frame of no packet", "RFC 8200 section 4", |_| {
+            v6().length(0).chain(&[Extension::destination().length(200)]).carry(59, &[0; 8])
+        }),
         malformed("authentication header behind the frame", "RFC 4302", |port| {
             v6().chain(&[Extension::authentication().length(255)]).tcp(&Tcp::syn(port))
         }),

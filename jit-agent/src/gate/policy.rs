@@ -12,11 +12,13 @@ use crate::{
     commit::{Commit, CommitError, DEFAULT_WINDOW, MAX_WINDOW, Pending, Standing, Versioned},
     config::Config,
     datapath::Datapath,
+    envelope::PayloadType,
     gate::{Gate, Target},
     grant::GrantId,
     impact::{Impact, refused_grant},
+    keyring::Keyring,
     ledger::Stage,
-    policy::Policy,
+    policy::{Policy, PortPolicy},
     proposal::{self, Proposal, VerifiedPolicy},
     reconcile::EntryKey,
     refusal::{Refusal, Refused},
@@ -475,8 +477,11 @@ impl<D: Datapath> Gate<D> {
     pub(super) fn recheck_scheduled(&mut self, only_due: bool, now: Now) {
         let Config { policy, keyring, .. } = &self.config;
         let judge = |record: &crate::ledger::Record| {
+            if !matches!(record.stage, Stage::Scheduled { .. }) {
+                return None;
+            }
             let refused = policy.check(&record.grant, keyring, now).err()?;
-            matches!(record.stage, Stage::Scheduled { .. }).then(|| (record.grant.id(), refused))
+            Some((record.grant.id(), refused))
         };
         let refused: Vec<_> = if only_due {
             self.ledger.due(now).filter_map(judge).collect()
@@ -512,27 +517,23 @@ impl<D: Datapath> Gate<D> {
         let Config { keyring, host, .. } = &self.config;
         let policy = proposal::verify(envelope, keyring, host)?;
         let approvals = policy.approvals(keyring, now)?;
-        let standing = self.check_proposal(policy.proposal(), Some(policy.digest()), now)?;
-        let needed = self.config.ceiling.as_ref().map_or(1, |ceiling| ceiling.policy_approvals);
-        if approvals < needed {
-            let detail = format!(
-                "[ceiling] policy_approvals asks for {needed} distinct keys; there are {approvals}"
-            );
-            return Err(Refused::new(Refusal::ApprovalsMissing, detail));
-        }
+        let signed = Some((policy.digest(), approvals));
+        let standing = self.check_proposal(policy.proposal(), signed, now)?;
         Ok((policy, standing))
     }
 
+    /// Steps 6 to 9: times, ceiling, threshold, version. `signed`: digest and number of approvals,
+    /// unless it is not signed yet.
     fn check_proposal(
         &self,
         proposal: &Proposal,
-        digest: Option<&[u8; 32]>,
+        signed: Option<(&[u8; 32], usize)>,
         now: Now,
     ) -> Result<Standing, Refused> {
         let beyond = |detail: String| Err(Refused::new(Refusal::Ceiling, detail));
         // Pushed again after a time-out, perhaps a long one: the answer is the same.
-        let standing =
-            self.policies.commit.standing(proposal.version(), digest.unwrap_or(&[0; 32]));
+        let digest = signed.map_or(&[0; 32], |(digest, _)| digest);
+        let standing = self.policies.commit.standing(proposal.version(), digest);
         if standing == Ok(Standing::Known) {
             return Ok(Standing::Known);
         }
@@ -542,7 +543,6 @@ impl<D: Datapath> Gate<D> {
             return beyond("this host has no [ceiling], and so takes no policies".into());
         };
         ceiling.check(proposal.sections(), &self.policies.file)?;
-        let signers = keyring.signers_of(crate::envelope::PayloadType::Grant).count();
         for section in proposal.sections() {
             if let Some(port) = self.spared().filter(|port| section.range.has(*port)) {
                 return beyond(format!(
@@ -551,12 +551,16 @@ impl<D: Datapath> Gate<D> {
                     port.port
                 ));
             }
-            if section.approvals > signers {
-                return beyond(format!(
-                    "{}: approvals is {}, but this host trusts {signers} keys that sign grants",
-                    section.range, section.approvals
-                ));
-            }
+        }
+        if let Some(detail) = never_met(proposal.sections(), keyring) {
+            return beyond(detail);
+        }
+        let needed = ceiling.policy_approvals;
+        if let Some((_, approvals)) = signed.filter(|(_, approvals)| *approvals < needed) {
+            let detail = format!(
+                "[ceiling] policy_approvals asks for {needed} distinct keys; there are {approvals}"
+            );
+            return Err(Refused::new(Refusal::ApprovalsMissing, detail));
         }
         standing.map_err(refuse)
     }
@@ -633,6 +637,10 @@ impl<D: Datapath> Gate<D> {
                 ));
             }
         }
+        // The file's own sections are checked when it is read.
+        if let Some(detail) = never_met(self.config.policy.sections(), &self.config.keyring) {
+            problems.push(format!("{detail}: no grant can open it"));
+        }
         self.policies.problems = problems;
     }
 
@@ -696,6 +704,16 @@ impl<D: Datapath> Gate<D> {
 fn spared(config: &Config) -> Option<PortKey> {
     let listen = config.control.as_ref()?.listen;
     Some(PortKey { protocol: Protocol::Tcp, port: listen.port() })
+}
+
+/// The first section that asks for more approvals than there are keys.
+fn never_met(sections: &[PortPolicy], keyring: &Keyring) -> Option<String> {
+    let signers = keyring.signers_of(PayloadType::Grant).count();
+    let section = sections.iter().find(|section| section.approvals > signers)?;
+    Some(format!(
+        "{}: approvals is {}, but this host trusts {signers} keys that sign grants",
+        section.range, section.approvals
+    ))
 }
 
 fn refuse(error: CommitError) -> Refused {

@@ -670,6 +670,22 @@ fn a_reload_never_opens_what_a_policy_closed() {
 }
 
 #[test]
+fn a_port_that_asks_for_more_keys_than_are_left_is_told() {
+    let third = "[[signer]]\nid = \"third\"\npublic_key = \"4.pem\"\n";
+    let mut host = Host::with(&[third, RELEASE, CEILING].concat());
+    let mut strict = policy(1, &[]);
+    strict.ports[0].approvals = 3;
+    assert_eq!(host.push(&strict, NOW), Ok("ok".into()));
+    let told = |host: &mut Host| {
+        let problems = host.gate().status(NOW).problems;
+        problems.iter().any(|line| line.contains("no grant can open it"))
+    };
+    assert!(!told(&mut host));
+    host.reload(&[RELEASE, CEILING].concat(), seconds(1)).unwrap();
+    assert!(told(&mut host) && host.is_armed(SSH));
+}
+
+#[test]
 fn a_damaged_database_does_not_open_what_a_policy_closed() {
     let mut host = Host::start();
     host.push(&policy(1, &[section(8080)]), NOW).unwrap();

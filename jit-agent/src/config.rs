@@ -84,6 +84,8 @@ pub struct Gate {
     pub interfaces: InterfaceFilter,
     /// How.
     pub hook: HookChoice,
+    /// Whether look-ups of listening sockets are guarded too.
+    pub socket_guard: bool,
 }
 
 /// Which interfaces are gated.
@@ -429,10 +431,8 @@ fn check_gate(raw: raw::Gate) -> Result<Gate, String> {
             return Err("[gate] hook: \"tc\" is not in this version; use \"auto\"".into());
         }
     };
-    if socket_guard == Some(true) {
-        return Err("[gate] socket_guard: not in this version; leave it out".into());
-    }
-    Ok(Gate { observe, interfaces: InterfaceFilter { include, exclude }, hook })
+    let interfaces = InterfaceFilter { include, exclude };
+    Ok(Gate { observe, interfaces, hook, socket_guard: socket_guard.unwrap_or(true) })
 }
 
 fn check_port(raw: raw::Port, signers: usize) -> Result<PortPolicy, String> {

@@ -23,7 +23,7 @@ use crate::{
     audit::{Audit, EventCode, Record},
     clock::{BootNanos, Now, SKEW, WallTime},
     config::Config,
-    datapath::{Coverage, Datapath, DatapathError, InterfaceState, LinkChange},
+    datapath::{Coverage, Datapath, DatapathError, InterfaceState, LinkChange, guard::GuardState},
     grant::{self, GrantId, VerifiedGrant},
     journal::Journal,
     ledger::{Admission, Change, Ledger},
@@ -60,6 +60,7 @@ pub struct Gate<D> {
     /// Keys whose write failed, to be tried again.
     dirty: BTreeSet<EntryKey>,
     interfaces: Vec<InterfaceState>,
+    guard: GuardState,
     floor: WallTime,
     /// When the floor is next written to the disk.
     next_floor: BootNanos,
@@ -154,6 +155,7 @@ impl<D: Datapath> Gate<D> {
             installed: Entries::new(),
             dirty: BTreeSet::new(),
             interfaces: Vec::new(),
+            guard: GuardState::default(),
             floor: stored.floor.unwrap_or(WallTime(0)),
             next_floor: now.boot,
             owed: Transaction::default(),
@@ -191,7 +193,9 @@ impl<D: Datapath> Gate<D> {
         self.apply_policy()?;
         self.reconcile_all()?;
         self.interfaces = self.datapath.cover(&self.coverage())?;
+        self.guard = self.datapath.guard(self.config.gate.socket_guard);
         self.tell_links(now);
+        self.tell_guard(now);
         self.settle_audit(now);
         Ok(())
     }
@@ -408,6 +412,8 @@ impl<D: Datapath> Gate<D> {
                 self.alarms.coverage = Some(text);
             }
         }
+        self.guard = self.datapath.guard(self.config.gate.socket_guard);
+        self.tell_guard(now);
         self.recorder.audit.check(now);
         self.record_alarms(now);
     }
@@ -615,25 +621,39 @@ impl<D: Datapath> Gate<D> {
     }
 
     fn tell_links(&mut self, now: Now) {
-        for InterfaceState { name, hook, note, change, .. } in &self.interfaces {
-            let Some(change) = change else { continue };
-            self.recorder.link(*change, name, hook.map_or("none", |hook| hook.word()), note, now);
-            let hook = hook.map_or("none", |hook| hook.word());
-            match change {
-                LinkChange::Restored => {
-                    tracing::warn!(interface = name, hook, "the gate was missing: restored");
-                }
-                LinkChange::Adopted | LinkChange::Attached => {
-                    tracing::info!(interface = name, hook, note, "gate {}", change.word());
-                }
+        for state in std::mem::take(&mut self.interfaces) {
+            let InterfaceState { name, hook, note, change, .. } = &state;
+            if let Some(change) = change {
+                self.tell_link(*change, name, hook.map_or("none", |hook| hook.word()), note, now);
             }
-            let event = v1::GateEvent {
-                kind: change.word().into(),
-                interface: name.clone(),
-                detail: format!("{hook} {note}").trim_end().to_owned(),
-            };
-            self.journal.add(now.wall.0, What::Gate(event));
+            self.interfaces.push(state);
         }
+    }
+
+    fn tell_guard(&mut self, now: Now) {
+        let GuardState { note, change, .. } = &self.guard;
+        if let Some(change) = *change {
+            let note = note.clone();
+            self.tell_link(change, "network namespace", "socket_guard", &note, now);
+        }
+    }
+
+    fn tell_link(&mut self, change: LinkChange, name: &str, hook: &str, note: &str, now: Now) {
+        self.recorder.link(change, name, hook, note, now);
+        match change {
+            LinkChange::Restored => {
+                tracing::warn!(interface = name, hook, "the gate was missing: restored");
+            }
+            LinkChange::Adopted | LinkChange::Attached => {
+                tracing::info!(interface = name, hook, note, "gate {}", change.word());
+            }
+        }
+        let event = v1::GateEvent {
+            kind: change.word().into(),
+            interface: name.to_owned(),
+            detail: format!("{hook} {note}").trim_end().to_owned(),
+        };
+        self.journal.add(now.wall.0, What::Gate(event));
     }
 
     fn tell_outcomes(&mut self, outcomes: &[Result<Accepted, Refused>], by: &str, now: Now) {

@@ -14,7 +14,10 @@ use jit_agent::{
     audit::{self, Audit, EventCode, Record},
     client,
     config::{Config, DEFAULT_PATH},
-    datapath::{DatapathError, pins::Pins},
+    datapath::{
+        DatapathError,
+        pins::{Pins, Removed},
+    },
     offline,
     status::{self, Style},
     sys,
@@ -224,12 +227,16 @@ fn detach(config: &Path, yes: bool) -> Result<ExitCode> {
     let record = Record::new(EventCode::GateDetached).by(&by);
     let detail = "every protected port is open to everybody; asked for on the command line";
     record_detach(config, record.with("done", true).detail(detail));
-    let links = pins.remove().map_err(AppError::from).inspect_err(|error| {
+    let Removed { interfaces, guard } = pins.remove().map_err(AppError::from).inspect_err(|error| {
         let record = Record::new(EventCode::GateDetached).by(&by).with("done", false);
         record_detach(config, record.detail(&error.to_string()));
     })?;
-    tracing::warn!(links, "gate detached");
-    print(&format!("the gate is gone from {links} interfaces: protected ports are open to all\n"));
+    let interfaces = interfaces.len();
+    tracing::warn!(interfaces, guard, "gate detached");
+    let guard = if guard { " and the socket guard is off" } else { "" };
+    print(&format!(
+        "the gate is gone from {interfaces} interfaces{guard}: protected ports are open to all\n"
+    ));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -8,7 +8,7 @@ use jit_proto::v1;
 use crate::{
     clock::Now,
     datapath::{DatapathError, view::View},
-    gate::report::{drops, interface, one_port},
+    gate::report::{drops, guard as guard_message, interface, one_port},
     reconcile::{Claim, EntryKey},
 };
 
@@ -28,9 +28,9 @@ pub fn status(pins: &Path, agent: &str, now: Now) -> Result<v1::StatusResponse, 
         )];
         return Ok(status);
     };
-    let View { interfaces, ports, entries, slots, counters, settings } = view;
+    let View { interfaces, guard, ports, entries, slots, counters, settings } = view;
     let observes = settings.observe != 0;
-    let attached = interfaces.iter().any(|interface| interface.hook.is_some());
+    let attached = guard.attached || interfaces.iter().any(|interface| interface.hook.is_some());
     status.state = if attached && !observes { "degraded" } else { "not_enforcing" }.into();
     status.problems.push(if attached {
         format!(
@@ -46,7 +46,9 @@ pub fn status(pins: &Path, agent: &str, now: Now) -> Result<v1::StatusResponse, 
     if observes {
         status.mode = "observe".into();
     }
+    status.problems.extend(guard.problem());
     status.interfaces = interfaces.iter().map(interface).collect();
+    status.guard = Some(guard_message(&guard));
     status.ports = ports
         .iter()
         .map(|(port, rule)| v1::Port {

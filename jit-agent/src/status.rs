@@ -80,7 +80,9 @@ pub fn text(status: &v1::StatusResponse, style: Style) -> String {
         line(&mut out, format_args!("{}  {}", style.paint(colour, "problem"), clean(problem, 400)));
     }
     let interfaces: Vec<_> = status.interfaces.iter().map(interface_text).collect();
-    line(&mut out, format_args!("gate     {}", or_none(&interfaces.join("    "))));
+    let guard = status.guard.as_ref().map_or("", guard_text);
+    let gate = format!("{}{guard}", or_none(&interfaces.join("    ")));
+    line(&mut out, format_args!("gate     {gate}"));
     let ports: Vec<_> = status.ports.iter().map(port_text).collect();
     line(&mut out, format_args!("ports    {}", or_none(&ports.join("     "))));
     if let Some(policy) = status.policy.as_ref().filter(|policy| policy.version != 0) {
@@ -176,6 +178,7 @@ pub fn json(status: &v1::StatusResponse) -> Value {
         soon,
         started_at_ms,
         policy,
+        guard,
     } = status;
     let drops = drops.clone().unwrap_or_default();
     json!({
@@ -193,6 +196,12 @@ pub fn json(status: &v1::StatusResponse) -> Value {
             "since": time(interface.since_ms),
             "note": interface.note,
         })).collect::<Vec<_>>(),
+        "socket_guard": guard.as_ref().map(|guard| json!({
+            "wanted": guard.wanted,
+            "attached": guard.attached,
+            "since": time(guard.since_ms),
+            "note": guard.note,
+        })),
         "ports": ports.iter().map(|port| json!({
             "port": range_text(port.range.as_ref()),
             "mode": port.mode,
@@ -211,6 +220,7 @@ pub fn json(status: &v1::StatusResponse) -> Value {
             "observed": drops.observed,
             "events_suppressed": drops.events_suppressed,
             "events_lost": drops.events_lost,
+            "by_socket_guard": drops.guard,
         },
         "control": control.as_ref().map(|control| json!({
             "listen": control.listen,
@@ -407,6 +417,14 @@ fn interface_text(interface: &v1::Interface) -> String {
     let note = clean(&interface.note, 120);
     let note = if note.is_empty() { note } else { format!(" ({note})") };
     format!("{}  {hook}{note}", clean(&interface.name, 20))
+}
+
+fn guard_text(guard: &v1::SocketGuard) -> &'static str {
+    match (guard.attached, guard.wanted) {
+        (true, _) => "    socket guard",
+        (false, true) => "    NO SOCKET GUARD",
+        (false, false) => "    socket guard off",
+    }
 }
 
 fn port_text(port: &v1::Port) -> String {

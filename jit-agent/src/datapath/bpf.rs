@@ -36,6 +36,15 @@ pub struct LinkInfo {
     pub program: u32,
 }
 
+/// What the kernel says of a link of a socket guard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GuardInfo {
+    /// Inode of the network namespace that it is on; zero when it is detached.
+    pub namespace: u64,
+    /// Id of the program it runs.
+    pub program: u32,
+}
+
 /// Attaches an XDP program by a link.
 pub fn attach_xdp(program: impl AsFd, interface: u32, hook: Hook) -> io::Result<OwnedFd> {
     let mut attr = zeroed();
@@ -46,6 +55,16 @@ pub fn attach_xdp(program: impl AsFd, interface: u32, hook: Hook) -> io::Result<
         Hook::XdpGeneric => XDP_FLAGS_SKB_MODE,
         Hook::XdpNative => XDP_FLAGS_DRV_MODE,
     };
+    let fd = call(bpf_cmd::BPF_LINK_CREATE, &mut attr)?;
+    Ok(own(fd))
+}
+
+/// Attaches a socket guard to a network namespace by a link.
+pub fn attach_guard(program: impl AsFd, namespace: impl AsFd) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    attr.link_create.__bindgen_anon_1.prog_fd = number(program.as_fd());
+    attr.link_create.__bindgen_anon_2.target_fd = number(namespace.as_fd());
+    attr.link_create.attach_type = bpf_attach_type::BPF_SK_LOOKUP as u32;
     let fd = call(bpf_cmd::BPF_LINK_CREATE, &mut attr)?;
     Ok(own(fd))
 }
@@ -93,6 +112,26 @@ pub fn open_pin(path: &Path) -> io::Result<OwnedFd> {
 
 /// Reads back where an XDP link is and what it runs; an error when it is another kind of object.
 pub fn link_info(link: impl AsFd) -> io::Result<LinkInfo> {
+    let info = info_of(link, bpf_link_type::BPF_LINK_TYPE_XDP, "not an XDP link")?;
+    // SAFETY: the kernel fills this member for links of the type checked above.
+    let interface = unsafe { info.__bindgen_anon_1.xdp.ifindex };
+    Ok(LinkInfo { interface, program: info.prog_id })
+}
+
+/// Reads back where a link of a socket guard is and what it runs; an error when it is another kind
+/// of object.
+pub fn guard_info(link: impl AsFd) -> io::Result<GuardInfo> {
+    let what = "not a link of a socket guard";
+    let info = info_of(link, bpf_link_type::BPF_LINK_TYPE_NETNS, what)?;
+    // SAFETY: the kernel fills this member for links of the type checked above.
+    let netns = unsafe { info.__bindgen_anon_1.netns };
+    if netns.attach_type != bpf_attach_type::BPF_SK_LOOKUP as u32 {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    }
+    Ok(GuardInfo { namespace: netns.netns_ino.into(), program: info.prog_id })
+}
+
+fn info_of(link: impl AsFd, kind: bpf_link_type, otherwise: &str) -> io::Result<bpf_link_info> {
     // SAFETY: `bpf_link_info` is made of integers; all zero is valid.
     let mut info: bpf_link_info = unsafe { mem::zeroed() };
     let mut attr = zeroed();
@@ -100,12 +139,10 @@ pub fn link_info(link: impl AsFd) -> io::Result<LinkInfo> {
     attr.info.info_len = u32::try_from(size_of::<bpf_link_info>()).unwrap_or(u32::MAX);
     attr.info.info = (&raw mut info) as u64;
     call(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
-    if info.type_ != bpf_link_type::BPF_LINK_TYPE_XDP as u32 {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "not an XDP link"));
+    if info.type_ != kind as u32 {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, otherwise));
     }
-    // SAFETY: the kernel fills this member for links of the type checked above.
-    let interface = unsafe { info.__bindgen_anon_1.xdp.ifindex };
-    Ok(LinkInfo { interface, program: info.prog_id })
+    Ok(info)
 }
 
 /// Waits for the records of the events' ring buffer.

@@ -19,6 +19,7 @@ use crate::{
         Counters, Coverage, Datapath, DatapathError, InterfaceState,
         attach::Links,
         bpf::Logger,
+        guard::{Guard, GuardState},
         maps::Maps,
         object::{OBJECT, PROGRAM_XDP, PROGRAM_XDP_FRAGS},
         pins::{Pins, chain, layouts},
@@ -38,6 +39,7 @@ pub struct KernelDatapath {
     program_id: u32,
     maps: Maps,
     links: Links,
+    guard: Guard,
     _lock: DirectoryLock,
 }
 
@@ -73,8 +75,9 @@ impl KernelDatapath {
             .then(|| aya_log::EbpfLogger::init(&mut object))
             .transpose()
             .map_err(|error| DatapathError::Load(chain(&error)))?;
+        let guard = Guard::load(&mut object, pins.clone());
         let links = Links::new(pins);
-        let datapath = Self { object, program, program_id, maps, links, _lock: lock };
+        let datapath = Self { object, program, program_id, maps, links, guard, _lock: lock };
         Ok((datapath, KernelEvents { events, log }))
     }
 
@@ -125,6 +128,10 @@ impl Datapath for KernelDatapath {
             .try_clone_to_owned()
             .map_err(|error| DatapathError::Sys { verb: "duplicate a descriptor", error })?;
         self.links.cover(want, program.as_fd(), self.program_id)
+    }
+
+    fn guard(&mut self, want: bool) -> GuardState {
+        self.guard.keep(want, &self.object)
     }
 }
 

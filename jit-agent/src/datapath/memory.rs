@@ -14,7 +14,7 @@ use jit_common::{
 
 use crate::{
     clock::BootNanos,
-    datapath::{Counters, Coverage, Datapath, DatapathError, InterfaceState},
+    datapath::{Counters, Coverage, Datapath, DatapathError, InterfaceState, guard::GuardState},
     prefix::masked,
     reconcile::{Entries, EntryKey, Write},
 };
@@ -300,5 +300,9 @@ impl Datapath for MemoryDatapath {
 
     fn cover(&mut self, _: &Coverage) -> Result<Vec<InterfaceState>, DatapathError> {
         Ok(Vec::new())
+    }
+
+    fn guard(&mut self, want: bool) -> GuardState {
+        GuardState { wanted: want, attached: want, ..GuardState::default() }
     }
 }

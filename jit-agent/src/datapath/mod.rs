@@ -4,6 +4,7 @@
 
 pub mod attach;
 pub mod bpf;
+pub mod guard;
 pub mod kernel;
 pub mod maps;
 pub mod memory;
@@ -14,6 +15,8 @@ pub mod view;
 use std::{collections::BTreeMap, io, path::PathBuf};
 
 use jit_common::{COUNTERS, Counter, PortCounters, PortKey, PortRule, Reason, Settings, Slot};
+
+use guard::GuardState;
 
 use crate::{
     clock::WallTime,
@@ -41,6 +44,8 @@ pub trait Datapath: Send {
     fn counters(&self) -> Result<Counters, DatapathError>;
     /// Brings the programs onto every interface that the filter names, and tells what is where.
     fn cover(&mut self, want: &Coverage) -> Result<Vec<InterfaceState>, DatapathError>;
+    /// Brings the socket guard into force, or takes it off, and tells what is there.
+    fn guard(&mut self, want: bool) -> GuardState;
 }
 
 /// Which interfaces are to be gated, and how.

@@ -4,6 +4,7 @@
 //! anything is touched. The version of the layouts is part of the path.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -22,6 +23,8 @@ use crate::{
 };
 
 const NO_PREALLOC: u32 = 1;
+/// Name of the pin of the socket guard's link.
+const GUARD: &str = "socket_guard";
 /// Bytes of the events' ring buffer; as in the object.
 const EVENT_BYTES: u32 = 256 * 1024;
 /// Connections of all grants with a limit together; one that finds no room is denied.
@@ -44,6 +47,15 @@ pub struct Layout {
     /// Entries; for the ring buffer bytes.
     pub entries: u32,
     flags: u32,
+}
+
+/// What [`Pins::remove`] took off.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Interfaces that had a gate, by index.
+    pub interfaces: BTreeSet<u32>,
+    /// There was a socket guard.
+    pub guard: bool,
 }
 
 impl Pins {
@@ -70,6 +82,11 @@ impl Pins {
     /// The pin of the link on an interface; names may have dots, which bpffs refuses, so the index.
     pub fn link(&self, interface: u32, hook: Hook) -> PathBuf {
         self.links().join(format!("{}-{interface}", hook.word()))
+    }
+
+    /// The pin of the socket guard's link.
+    pub fn guard(&self) -> PathBuf {
+        self.links().join(GUARD)
     }
 
     /// Hook and interface of the link that a pin's name tells of.
@@ -123,9 +140,10 @@ impl Pins {
         Ok(())
     }
 
-    /// Removes every pin of every version: links first, which opens the gate. Says how many links.
-    pub fn remove(&self) -> Result<usize, DatapathError> {
-        let mut links = 0;
+    /// Removes every pin of every version: links first, which opens the gate. Says what was
+    /// attached.
+    pub fn remove(&self) -> Result<Removed, DatapathError> {
+        let mut removed = Removed::default();
         for version in list(&self.root)? {
             for kind in ["links", "maps"] {
                 let directory = version.join(kind);
@@ -136,14 +154,19 @@ impl Pins {
                             .map_err(failed("detach a link"))?;
                     }
                     fs::remove_file(&pin).map_err(failed("remove a pin"))?;
-                    links += usize::from(kind == "links");
+                    if kind == "links" {
+                        match Self::parse_link(&pin) {
+                            Some((_, index)) => drop(removed.interfaces.insert(index)),
+                            None => removed.guard = true,
+                        }
+                    }
                 }
                 remove_directory(&directory)?;
             }
             remove_directory(&version)?;
         }
         remove_directory(&self.root)?;
-        Ok(links)
+        Ok(removed)
     }
 
     fn version(&self) -> PathBuf {

@@ -6,7 +6,8 @@ use jit_common::{PortKey, PortRule, Settings, Slot};
 
 use crate::{
     datapath::{
-        Counters, DatapathError, InterfaceState, attach::pinned_since, bpf, maps::Maps, pins::Pins,
+        Counters, DatapathError, InterfaceState, attach::pinned_since, bpf, guard::GuardState,
+        maps::Maps, pins::Pins,
     },
     reconcile::Entries,
     sys,
@@ -17,6 +18,8 @@ use crate::{
 pub struct View {
     /// Interfaces with a link of ours that is really attached.
     pub interfaces: Vec<InterfaceState>,
+    /// The socket guard.
+    pub guard: GuardState,
     /// Protected ports.
     pub ports: BTreeMap<PortKey, PortRule>,
     /// The grant tables.
@@ -45,6 +48,7 @@ impl View {
             .collect();
         Ok(Some(Self {
             interfaces: interfaces(&pins)?,
+            guard: GuardState::of_pin(&pins),
             ports: maps.protected()?,
             entries,
             slots,

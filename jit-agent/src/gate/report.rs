@@ -6,7 +6,7 @@ use jit_proto::v1;
 use crate::{
     clock::Now,
     config::Config,
-    datapath::{Counters, Datapath, InterfaceState},
+    datapath::{Counters, Datapath, InterfaceState, guard::GuardState},
     gate::{Alarms, Gate},
     grant::{PortRange, Sessions},
     ledger::{Record, Stage},
@@ -28,12 +28,13 @@ impl<D: Datapath> Gate<D> {
         let (last_push_ms, last_controller) =
             self.last_push.as_ref().map_or((0, String::new()), |(time, by)| (time.0, by.clone()));
         v1::StatusResponse {
-            state: state(gate.observe, &self.interfaces, &problems).into(),
+            state: state(gate.observe, &self.interfaces, &self.guard, &problems).into(),
             problems,
             version: env!("CARGO_PKG_VERSION").into(),
             host: host.clone(),
             mode: if gate.observe { "observe" } else { "enforce" }.into(),
             interfaces: self.interfaces.iter().map(interface).collect(),
+            guard: Some(guard(&self.guard)),
             ports: policy.sections().iter().map(port).collect(),
             grants: self.list(false, now),
             drops: Some(drops(&counters)),
@@ -146,6 +147,9 @@ impl<D: Datapath> Gate<D> {
         for (index, text) in self.policies.problems.iter().enumerate() {
             add(format!("policy {index}"), text.clone());
         }
+        if let Some(text) = self.guard.problem() {
+            add("socket_guard".into(), text);
+        }
         for section in self.config.policy.sections().iter().filter(|section| section.observe) {
             let range = section.range;
             let text = format!("{range} is in observe mode: everybody gets in");
@@ -176,9 +180,11 @@ impl<D: Datapath> Gate<D> {
 pub(crate) fn state(
     observe: bool,
     interfaces: &[InterfaceState],
+    guard: &GuardState,
     problems: &[String],
 ) -> &'static str {
-    if observe || interfaces.iter().all(|interface| interface.hook.is_none()) {
+    let gated = guard.attached || interfaces.iter().any(|interface| interface.hook.is_some());
+    if observe || !gated {
         "not_enforcing"
     } else if problems.is_empty() {
         "enforcing"
@@ -196,6 +202,17 @@ pub(crate) fn interface(state: &InterfaceState) -> v1::Interface {
         since_ms: since.map_or(0, |since| since.0),
         note: note.clone(),
         attached: hook.is_some(),
+    }
+}
+
+/// The socket guard as a message.
+pub(crate) fn guard(state: &GuardState) -> v1::SocketGuard {
+    let GuardState { wanted, attached, since, note, change: _ } = state;
+    v1::SocketGuard {
+        wanted: *wanted,
+        attached: *attached,
+        since_ms: since.map_or(0, |since| since.0),
+        note: note.clone(),
     }
 }
 
@@ -222,6 +239,7 @@ pub(crate) fn drops(counters: &Counters) -> v1::Drops {
         observed: counters.total(Counter::Observed),
         events_suppressed: counters.total(Counter::EventsSuppressed),
         events_lost: counters.total(Counter::EventsLost),
+        guard: counters.total(Counter::Guard),
     }
 }
 

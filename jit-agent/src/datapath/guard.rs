@@ -1,0 +1,239 @@
+//! The socket guard: a program that the kernel asks when it looks for a listening socket, on the
+//! network namespace that the agent runs in.
+//!
+//! It sees no packets, so nothing in a packet can hide from it, and it does not matter by which way
+//! one came: tunnel, redirect, an interface without a gate. It is a second gate beside the programs
+//! on the interfaces and never in place of them: what this host forwards it does not see. So what
+//! goes wrong here is told and tried again, and takes nothing else down.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
+    path::Path,
+};
+
+use aya::{
+    Ebpf,
+    programs::{ProgramError, ProgramType, SkLookup},
+    sys::is_program_supported,
+};
+
+use crate::{
+    clock::WallTime,
+    datapath::{
+        DatapathError, LinkChange,
+        attach::pinned_since,
+        bpf,
+        object::{PROGRAM_GUARD, PROGRAM_GUARD_LEGACY},
+        pins::{Pins, chain},
+    },
+};
+
+/// The network namespace of the calling thread.
+const NAMESPACE: &str = "/proc/thread-self/ns/net";
+/// Where the kernel does not tell the interface of a look-up.
+const BY_ADDRESS: &str = "this kernel does not tell the interface (before 5.17): loopback is told \
+                          by its addresses";
+
+/// The socket guard, and whether it is in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GuardState {
+    /// The configuration wants it.
+    pub wanted: bool,
+    /// The kernel says that our program is on this network namespace.
+    pub attached: bool,
+    /// Since when.
+    pub since: Option<WallTime>,
+    /// Why it is not in force, or what is to be known about it.
+    pub note: String,
+    /// What [`Guard::keep`] had to do about it just now.
+    pub change: Option<LinkChange>,
+}
+
+/// The loaded program.
+#[derive(Clone, Copy, Debug)]
+pub struct GuardProgram {
+    /// Its name in the object.
+    name: &'static str,
+    /// The kernel's id of it.
+    id: u32,
+}
+
+/// The guard of this agent.
+#[derive(Debug)]
+pub struct Guard {
+    pins: Pins,
+    program: Result<GuardProgram, String>,
+    link: Option<OwnedFd>,
+    /// It was in force since the start.
+    kept: bool,
+}
+
+impl Guard {
+    /// Loads the program that this kernel takes; attaches nothing.
+    pub fn load(object: &mut Ebpf, pins: Pins) -> Self {
+        Self { pins, program: load(object), link: None, kept: false }
+    }
+
+    /// Brings the guard into force, or takes it off: adopts a pinned link by swapping its program,
+    /// makes what is missing, and reads back from the kernel what is there.
+    pub fn keep(&mut self, want: bool, object: &Ebpf) -> GuardState {
+        let result = if want { self.attach(object) } else { self.detach().map(|()| None) };
+        let change = match result {
+            Ok(change) => change,
+            Err(note) => return GuardState { wanted: want, note, ..GuardState::default() },
+        };
+        let legacy = |program: &GuardProgram| program.name == PROGRAM_GUARD_LEGACY;
+        let attached = self.link.is_some();
+        self.kept |= attached;
+        GuardState {
+            wanted: want,
+            attached,
+            since: attached.then(|| pinned_since(&self.pins.guard())).flatten(),
+            note: if attached && self.program.as_ref().is_ok_and(legacy) {
+                BY_ADDRESS.into()
+            } else {
+                String::new()
+            },
+            change,
+        }
+    }
+
+    fn attach(&mut self, object: &Ebpf) -> Result<Option<LinkChange>, String> {
+        let GuardProgram { name, id } = self.program.clone()?;
+        let program: &SkLookup = object
+            .program(name)
+            .and_then(|program| program.try_into().ok())
+            .ok_or_else(|| "the program is not loaded".to_owned())?;
+        let program = program.fd().map_err(|error| chain(&error))?.as_fd();
+        let namespace = File::open(NAMESPACE).map_err(|error| failed("open", NAMESPACE, &error))?;
+        let inode =
+            namespace.metadata().map_err(|error| failed("look at", NAMESPACE, &error))?.ino();
+        let pin = self.pins.guard();
+        if self.link.is_none() {
+            self.link = open(&pin)?;
+        }
+        if let Some(link) = &self.link {
+            let info = bpf::guard_info(link);
+            match info {
+                Ok(info) if info.namespace == inode => {
+                    let mut change = None;
+                    if info.program != id {
+                        bpf::update_link(link, program)
+                            .map_err(|error| format!("cannot swap its program: {error}"))?;
+                        change = Some(if self.kept {
+                            LinkChange::Restored
+                        } else {
+                            LinkChange::Adopted
+                        });
+                    }
+                    if fs::symlink_metadata(&pin).is_err() {
+                        pinned(&self.pins, link)?;
+                        change = Some(LinkChange::Restored);
+                    }
+                    return Ok(change);
+                }
+                // Detached, of another namespace, or no such link at all.
+                Ok(_) | Err(_) => self.link = None,
+            }
+        }
+        let link = bpf::attach_guard(program, &namespace).map_err(|error| {
+            format!("the kernel refuses to attach it to this network namespace: {error}")
+        })?;
+        // The new one is in force: the pin of one that is not may go.
+        remove(&pin)?;
+        pinned(&self.pins, &link)?;
+        self.link = Some(link);
+        Ok(Some(if self.kept { LinkChange::Restored } else { LinkChange::Attached }))
+    }
+
+    fn detach(&mut self) -> Result<(), String> {
+        let pin = self.pins.guard();
+        let Some(link) = self.link.take().map_or_else(|| open(&pin), |link| Ok(Some(link)))? else {
+            return Ok(());
+        };
+        bpf::detach_link(link).map_err(|error| format!("cannot take it off: {error}"))?;
+        tracing::warn!("socket guard removed: [gate] socket_guard is off");
+        self.kept = false;
+        remove(&pin)
+    }
+}
+
+impl GuardState {
+    /// What the pin tells, when no agent does.
+    pub fn of_pin(pins: &Pins) -> Self {
+        let pin = pins.guard();
+        let Ok(Some(link)) = open(&pin) else { return Self::default() };
+        let attached = bpf::guard_info(link).is_ok_and(|info| info.namespace != 0);
+        Self {
+            wanted: true,
+            attached,
+            since: pinned_since(&pin),
+            note: if attached { String::new() } else { "the link is detached".into() },
+            change: None,
+        }
+    }
+
+    /// Why what is wanted is not in force.
+    pub fn problem(&self) -> Option<String> {
+        (self.wanted && !self.attached).then(|| {
+            format!(
+                "the socket guard is not in force: {}: what comes by a tunnel, a port redirect or \
+                 an interface without a gate is not stopped",
+                self.note
+            )
+        })
+    }
+}
+
+/// Loads the guard that knows the interface, or the other where the kernel does not tell (before
+/// 5.17).
+fn load(object: &mut Ebpf) -> Result<GuardProgram, String> {
+    let mut refused = String::new();
+    for name in [PROGRAM_GUARD, PROGRAM_GUARD_LEGACY] {
+        let program: Result<&mut SkLookup, ProgramError> =
+            object.program_mut(name).ok_or(ProgramError::NotLoaded).and_then(TryInto::try_into);
+        let loaded = program.and_then(|program| {
+            program.load()?;
+            Ok(program.info()?.id())
+        });
+        match loaded {
+            Ok(id) => return Ok(GuardProgram { name, id }),
+            Err(error) => refused = chain(&error),
+        }
+    }
+    Err(match is_program_supported(ProgramType::SkLookup) {
+        Ok(false) => "this kernel has none (sk_lookup, Linux 5.9)".into(),
+        _ => format!("the kernel refuses the program: {refused}"),
+    })
+}
+
+fn open(pin: &Path) -> Result<Option<OwnedFd>, String> {
+    match bpf::open_pin(pin) {
+        Ok(fd) => Ok(Some(fd)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed("open", &pin.display().to_string(), &error)),
+    }
+}
+
+fn pinned(pins: &Pins, link: &OwnedFd) -> Result<(), String> {
+    pins.prepare().map_err(|error: DatapathError| error.to_string())?;
+    bpf::pin(link, &pins.guard()).map_err(|error| format!("cannot pin its link: {error}"))
+}
+
+fn remove(pin: &Path) -> Result<(), String> {
+    match fs::remove_file(pin) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(failed("remove", &pin.display().to_string(), &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn failed(verb: &str, what: &str, error: &io::Error) -> String {
+    format!("cannot {verb} {what}: {error}")
+}

@@ -227,10 +227,11 @@ fn detach(config: &Path, yes: bool) -> Result<ExitCode> {
     let record = Record::new(EventCode::GateDetached).by(&by);
     let detail = "every protected port is open to everybody; asked for on the command line";
     record_detach(config, record.with("done", true).detail(detail));
-    let Removed { interfaces, guard } = pins.remove().map_err(AppError::from).inspect_err(|error| {
-        let record = Record::new(EventCode::GateDetached).by(&by).with("done", false);
-        record_detach(config, record.detail(&error.to_string()));
-    })?;
+    let Removed { interfaces, guard } =
+        pins.remove().map_err(AppError::from).inspect_err(|error| {
+            let record = Record::new(EventCode::GateDetached).by(&by).with("done", false);
+            record_detach(config, record.detail(&error.to_string()));
+        })?;
     let interfaces = interfaces.len();
     tracing::warn!(interfaces, guard, "gate detached");
     let guard = if guard { " and the socket guard is off" } else { "" };

@@ -5,7 +5,7 @@
 //! sessions nor what is forwarded; the packet gate does.
 
 use crate::{
-    Address, HostKey, PortKey, Protocol, Reason,
+    Address, Family, HostKey, PortKey, Protocol, Reason,
     decide::{Decision, Segment, Tables, Ticket, ask, limited, prefix_grant, unlimited},
 };
 
@@ -21,7 +21,8 @@ pub struct Lookup {
     /// The port behind all redirects.
     pub port: PortKey,
     /// It came in by the loopback interface: the host speaks to itself. `None`: the kernel does not
-    /// tell (before 5.17); then the addresses do.
+    /// tell (before 5.17). A packet from one of the host's own IPv4 addresses is told to come in by
+    /// the interface that has the address, so that the addresses have to be looked at as well.
     pub loopback: Option<bool>,
 }
 
@@ -37,14 +38,14 @@ pub fn guard<T: Tables>(
     now: impl FnOnce() -> u64,
 ) -> Option<Decision> {
     let Lookup { source, destination, source_port, port, loopback } = *lookup;
-    let own = match loopback {
-        Some(loopback) => loopback,
-        None => source.bytes == destination.bytes || source.is_loopback(),
-    };
+    let tcp = matches!(port.protocol, Protocol::Tcp);
+    // Who claims to be the host itself gets no answer, and over IPv4 is not even heard; only an IPv6
+    // datagram would come in.
+    let itself = source.bytes == destination.bytes && (tcp || matches!(source.family, Family::V4));
+    let own = loopback == Some(true) || itself || source.is_loopback();
     if own || !tables.protected(port) {
         return None;
     }
-    let tcp = matches!(port.protocol, Protocol::Tcp);
     let segment = Segment { source, destination, source_port, port, opens: tcp, sequence: 0 };
     if tcp && source.is_bad_tcp_source() {
         return Some(Decision::of(Reason::BadSource, segment));
@@ -187,17 +188,24 @@ mod tests {
     }
 
     #[test]
-    fn without_the_interface_only_addresses_tell_the_host_itself() {
-        let of = |source, destination| Lookup { source, destination, loopback: None, ..lookup(22) };
-        let local = Address::v4([127, 0, 0, 9]);
-        let local_v6 = Address::v6(1_u128.to_be_bytes());
-        for own in [of(SERVER, SERVER), of(local, SERVER), of(local_v6, local_v6)] {
-            assert_eq!(judge(&own, &CLOSED), None, "{own:?}");
+    fn addresses_tell_the_host_itself() {
+        for loopback in [None, Some(false)] {
+            let of = |source, destination| Lookup { source, destination, loopback, ..lookup(22) };
+            let local = Address::v4([127, 0, 0, 9]);
+            let local_v6 = Address::v6(1_u128.to_be_bytes());
+            let global_v6 = Address::v6([0x20; 16]);
+            for (source, destination) in
+                [(SERVER, SERVER), (local, SERVER), (local_v6, local_v6), (global_v6, global_v6)]
+            {
+                assert_eq!(judge(&of(source, destination), &CLOSED), None, "{source:?}");
+            }
+            assert_eq!(judge(&of(CLIENT, SERVER), &CLOSED), Some(Reason::Denied));
+            let port = PortKey { protocol: Protocol::Udp, port: 22 };
+            let datagram = |source| Lookup { port, ..of(source, source) };
+            assert_eq!(judge(&datagram(SERVER), &CLOSED), None);
+            assert_eq!(judge(&datagram(local_v6), &CLOSED), None);
+            assert_eq!(judge(&datagram(global_v6), &CLOSED), Some(Reason::Denied));
         }
-        assert_eq!(judge(&of(CLIENT, SERVER), &CLOSED), Some(Reason::Denied));
-        // Where the kernel tells the interface, addresses prove nothing.
-        let claimed = Lookup { source: local, ..lookup(22) };
-        assert_eq!(judge(&claimed, &CLOSED), Some(Reason::Denied));
     }
 
     #[test]

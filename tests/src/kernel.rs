@@ -22,7 +22,7 @@ use aya::{
         lpm_trie::{Key, LpmTrie},
     },
     programs::{
-        Program, TestRun, TestRunOptions, TestRunResult, Xdp, XdpMode,
+        Program, ProgramFd, SkLookup, TestRun, TestRunOptions, TestRunResult, Xdp, XdpMode,
         links::{FdLink, LinkType},
         tc::{self, TcAttachType},
     },
@@ -312,6 +312,14 @@ impl Loaded {
     pub fn reslot(&mut self, slot: u32, counted: Slot) {
         self.counted.insert(slot);
         self.slots.set(slot, counted, 0).expect("write a slot");
+    }
+
+    /// The loaded socket guard.
+    pub fn guard(&self) -> &ProgramFd {
+        let name = if has(PROGRAM_GUARD) { PROGRAM_GUARD } else { PROGRAM_GUARD_LEGACY };
+        let program: &SkLookup =
+            self.ebpf.program(name).expect("program").try_into().expect("a socket guard");
+        program.fd().expect("a loaded program")
     }
 
     /// Forgets which SYN each CPU counted last, so that the same one counts again.

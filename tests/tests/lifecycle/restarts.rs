@@ -241,7 +241,7 @@ fn a_gate_that_somebody_takes_off_comes_back() {
     assert!(!site.stranger_opens(0, 22), "the agent holds the links as well");
     wait_for(|| {
         let pins = std::fs::read_dir(site.pins().join(format!("v{ABI_VERSION}/links")));
-        pins.is_ok_and(|pins| pins.count() == 2)
+        pins.is_ok_and(|pins| pins.count() == 3)
     });
     site.end(Signal::KILL);
     assert!(!site.stranger_opens(0, 22));

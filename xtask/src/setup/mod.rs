@@ -117,6 +117,12 @@ const NEEDS: &[Need] = &[
         provide: |_| apt::install("scoring the unit (systemd is not started)", &["systemd"]),
     },
     Need {
+        name: "nft",
+        from: Purpose::Test,
+        find: || system::find_program("nft"),
+        provide: |_| apt::install("redirecting ports in network namespaces", &["nftables"]),
+    },
+    Need {
         name: "python for the independent client",
         from: Purpose::Test,
         find: system::find_client_python,

@@ -97,6 +97,10 @@ fn a_controller_may_do_only_what_its_table_says() {
     let nobody = |arguments: &[&str]| call(&site, "pki/ca.pem", "pki", "nobody", arguments);
     assert_refused(&nobody(&["list"]), 77, "not_permitted");
     site.assert_closed_to_all();
+    let output = site.run(&["audit", "show", "--code", "N001", "--json"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    let of = |who: &str| text.lines().filter(|line| line.contains(who)).count();
+    assert!(of(READER) == 2 && of("spiffe://example.org/x") >= 1, "each is audited: {text}");
 }
 
 #[test]

@@ -6,6 +6,7 @@
     reason = "a test that meets the unexpected panics"
 )]
 
+mod audit;
 mod connections;
 mod controllers;
 mod refusals;

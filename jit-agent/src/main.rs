@@ -18,7 +18,7 @@ use jit_agent::{
         DatapathError,
         pins::{Pins, Removed},
     },
-    offline,
+    offline, printable,
     status::{self, Style},
     sys,
     tls::Material,
@@ -110,7 +110,7 @@ async fn main() -> ExitCode {
         Command::Detach { yes } => detach(config, yes),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("jit-agent: {error:#}");
+        eprintln!("jit-agent: {}", printable::clean_lines(&format!("{error:#}")));
         exit_code(&error).into()
     })
 }
@@ -158,7 +158,7 @@ async fn ask_status(socket: &Path) -> Result<v1::StatusResponse, AskError> {
 
 fn show_status(status: &v1::StatusResponse, json: bool) -> Result<ExitCode> {
     if json {
-        print(&format!("{:#}\n", status::json(status)));
+        print(&format!("{}\n", printable::json_pretty(&status::json(status))));
     } else {
         print(&status::text(status, Style::of_stdout()));
     }
@@ -177,7 +177,7 @@ async fn print_grants(config: &Path, all: bool, json: bool) -> Result<ExitCode> 
     let request = v1::ListRequest { include_ended: all };
     let grants = client.list(request).await.context("cannot list the grants")?.into_inner().grants;
     if json {
-        print(&format!("{:#}\n", status::grants_json(&grants)));
+        print(&format!("{}\n", printable::json_pretty(&status::grants_json(&grants))));
     } else {
         print(&status::grants_text(&grants, Style::of_stdout()));
     }

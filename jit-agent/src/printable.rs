@@ -45,6 +45,12 @@ pub fn clean(text: &str, most: usize) -> String {
     out
 }
 
+/// Text of several lines for a terminal, such as an error that quotes a file: hostile letters escaped,
+/// newlines kept.
+pub fn clean_lines(text: &str) -> String {
+    text.split('\n').map(|line| clean(line, usize::MAX)).collect::<Vec<_>>().join("\n")
+}
+
 /// The same JSON, with hostile letters as `\uXXXX`: it reads back as the same value. (JSON text has
 /// them only inside strings. Newlines between tokens, as pretty JSON has them, stay.)
 pub fn escape_json(json: String) -> String {
@@ -90,6 +96,7 @@ mod tests {
         assert!(safe.is_ascii() && !safe.contains(char::is_control), "{safe}");
         assert_eq!(clean("Ana Müller 山田 Ωmega", 1000), "Ana Müller 山田 Ωmega");
         assert_eq!(clean("abcdef", 3), "abc…");
+        assert_eq!(clean_lines("a\x1b[2J\nb\r\n"), "a\\u{1b}[2J\nb\\r\n");
     }
 
     #[test]

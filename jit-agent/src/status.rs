@@ -65,13 +65,13 @@ pub fn text(status: &v1::StatusResponse, style: Style) -> String {
         1 => YELLOW,
         _ => RED,
     };
-    let state = status.state.replace('_', " ").to_uppercase();
+    let state = clean(&status.state, 40).replace('_', " ").to_uppercase();
     let mode = if status.mode == "observe" { " (observe mode: nothing is dropped)" } else { "" };
     line(
         &mut out,
         format_args!(
             "{}  {}  {}{mode}",
-            style.paint(BOLD, &format!("jit-agent {}", status.version)),
+            style.paint(BOLD, &format!("jit-agent {}", clean(&status.version, 40))),
             clean(&status.host, 100),
             style.paint(colour, &state)
         ),
@@ -104,7 +104,10 @@ pub fn text(status: &v1::StatusResponse, style: Style) -> String {
             let ago = now_ms() - control.last_push_ms;
             format!("last push {} ago by {}", duration(ago), clean(&control.last_controller, 100))
         };
-        line(&mut out, format_args!("control  listening on {}, {push}", control.listen));
+        line(
+            &mut out,
+            format_args!("control  listening on {}, {push}", clean(&control.listen, 100)),
+        );
     }
     for soon in &status.soon {
         line(&mut out, format_args!("{}     {}", style.paint(YELLOW, "soon"), clean(soon, 200)));
@@ -337,7 +340,8 @@ pub fn event_text(event: &v1::Event) -> String {
         }
         None => "unknown event".to_owned(),
     };
-    format!("{} {}", WallTime(event.time_ms), what.trim_end())
+    // Some of it is cleaned above, where it is cut to a length.
+    format!("{} {}", WallTime(event.time_ms), clean(what.trim_end(), usize::MAX))
 }
 
 /// One event as JSON.
@@ -436,7 +440,7 @@ fn port_text(port: &v1::Port) -> String {
     format!(
         "{} {} {}{forwarded}{most}",
         range_text(port.range.as_ref()),
-        port.mode,
+        clean(&port.mode, 20),
         sessions_word(port.sessions())
     )
 }
@@ -539,7 +543,7 @@ fn drops_text(drops: Option<&v1::Drops>) -> String {
     let reasons: Vec<_> = drops
         .by_reason
         .iter()
-        .map(|counter| format!("{} {}", counter.reason, thousands(counter.packets)))
+        .map(|counter| format!("{} {}", clean(&counter.reason, 40), thousands(counter.packets)))
         .collect();
     if !reasons.is_empty() {
         let _never = write!(text, ": {}", reasons.join(", "));
@@ -670,6 +674,74 @@ mod tests {
         assert!(!text.contains('\x1b') && !text.contains('\u{202e}'), "{text:?}");
         assert_eq!(text.lines().count(), 3);
         assert!(text.lines().all(|line| line.chars().count() < 200));
+    }
+
+    /// An agent that is not what it says is as little trusted as a grant.
+    #[test]
+    fn no_field_of_an_answer_or_an_event_can_rewrite_the_screen() {
+        use v1::event::What;
+        let bad = || "x\x1b[2J\n\u{9b}\u{202e}\u{2028}y".to_owned();
+        let counter = v1::Counter { reason: bad(), packets: 1 };
+        let answer = v1::StatusResponse {
+            state: bad(),
+            problems: vec![bad()],
+            version: bad(),
+            host: bad(),
+            mode: bad(),
+            interfaces: vec![v1::Interface {
+                name: bad(),
+                hook: bad(),
+                note: bad(),
+                ..Default::default()
+            }],
+            ports: vec![v1::Port { mode: bad(), terminates: bad(), ..Default::default() }],
+            drops: Some(v1::Drops { by_reason: vec![counter], ..Default::default() }),
+            control: Some(v1::Control {
+                listen: bad(),
+                last_controller: bad(),
+                last_push_ms: 1,
+                ..Default::default()
+            }),
+            soon: vec![bad()],
+            policy: Some(v1::PolicyState {
+                version: 1,
+                author: bad(),
+                justification: bad(),
+                signers: vec![bad()],
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let shown = text(&answer, Style::Plain);
+        let hostile =
+            |text: &str| text.lines().any(|line| line.contains(crate::printable::is_hostile));
+        assert!(!hostile(&shown), "{shown:?}");
+        assert!(!hostile(&crate::printable::json_pretty(&json(&answer))));
+        for what in [
+            What::Grant(v1::GrantEvent {
+                kind: bad(),
+                reason: bad(),
+                by: bad(),
+                detail: bad(),
+                ..Default::default()
+            }),
+            What::Packet(v1::PacketEvent { reason: bad(), ..Default::default() }),
+            What::Gate(v1::GateEvent { kind: bad(), interface: bad(), detail: bad() }),
+            What::AuditHead(v1::AuditHead { signed: bad(), ..Default::default() }),
+            What::Policy(v1::PolicyEvent {
+                kind: bad(),
+                reason: bad(),
+                by: bad(),
+                detail: bad(),
+                ..Default::default()
+            }),
+        ] {
+            let event = v1::Event { what: Some(what), cursor: bad(), ..Default::default() };
+            let line = event_text(&event);
+            assert!(!line.contains(crate::printable::is_hostile), "{line:?}");
+            let json = crate::printable::json_line(&event_json(&event));
+            assert!(!json.contains(crate::printable::is_hostile), "{json:?}");
+        }
     }
 
     #[test]

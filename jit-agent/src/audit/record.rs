@@ -35,20 +35,31 @@ impl Record {
             Admission::Scheduled => EventCode::GrantScheduled,
             Admission::Active | Admission::Known => EventCode::GrantAdmitted,
         };
+        Self::of_grant(code, grant)
+    }
+
+    /// Something that happened to a grant, with all that the grant says.
+    pub fn of_grant(code: EventCode, grant: &VerifiedGrant) -> Self {
         let message = grant.message();
         let texts = |items: Vec<String>| Value::from(items);
-        Self::new(code)
+        let record = Self::new(code)
             .grant(grant.id())
             .text("requester", &message.requester)
             .with("sources", texts(grant.sources().iter().map(ToString::to_string).collect()))
             .with("ports", texts(grant.ports().iter().map(ToString::to_string).collect()))
             .with("not_before", grant.not_before().to_string())
             .with("not_after", grant.not_after().to_string())
+            .text("sessions", grant.sessions().map_or("", |sessions| sessions.word()))
+            .text("replaces", &grant.replaces().map_or_else(String::new, |id| id.to_string()))
             .text("why", &message.justification)
             .text("ticket", &message.ticket)
             .with("approvers", message.approvers.clone())
             .with("signers", grant.signers().to_vec())
-            .with("digest", hex::encode(grant.digest()))
+            .with("digest", hex::encode(grant.digest()));
+        match message.max_connections {
+            0 => record,
+            most => record.with("max_connections", most),
+        }
     }
 
     /// What happened.

@@ -11,7 +11,7 @@ use crate::{
     datapath::{Datapath, DatapathError},
     gate::Gate,
     grant::{self, GrantId},
-    ledger::{Life, Replacement},
+    ledger::{Admission, Life, Replacement},
     reconcile::EntryKey,
     refusal::{Refusal, Refused},
     store::{StoredGrant, StoredLife, Transaction},
@@ -97,7 +97,12 @@ impl<D: Datapath> Gate<D> {
             self.ledger.restore(grant, known, now, &mut Vec::new())
         });
         match result {
-            Ok(Some(_)) => self.resume(id, kept, now),
+            Ok(Some(admission)) => {
+                self.resume(id, kept, now);
+                if deadline.is_none() && admission == Admission::Active {
+                    self.record_reopened(id, now);
+                }
+            }
             Ok(None) | Err(Refused { refusal: Refusal::Expired, .. }) => {
                 self.owed.remove.push(id);
                 let record = Record::new(EventCode::GrantExpired).by("agent").grant(id);
@@ -123,6 +128,9 @@ impl<D: Datapath> Gate<D> {
             && let Err(error) = self.count_anew(id)
         {
             tracing::error!(grant = %id, "{error}: stored grant not restored");
+            let record = Record::new(EventCode::GrantRefused).by("agent").grant(id);
+            let detail = format!("not restored at start: {error}");
+            self.record(record.reason(Refusal::Storage.word()).detail(&detail), now);
             self.ledger.forget(id, &mut Vec::new());
             return;
         }

@@ -219,6 +219,23 @@ impl<D: Datapath> Gate<D> {
         self.recorder.audit.append(record, now);
     }
 
+    /// A grant that opens at the agent's start, because its window began while there was no agent, or
+    /// because the machine was started again.
+    pub(super) fn record_reopened(&mut self, id: GrantId, now: Now) {
+        let Some(found) = self.ledger.grant(id) else { return };
+        let record = Record::of_grant(EventCode::GrantActivated, &found.grant).by("agent");
+        self.record(record.detail("from the database, at the agent's start"), now);
+    }
+
+    /// Connections that the kernel told of, but the gate had no time to hear.
+    pub(super) fn record_missed(&mut self, count: u64, now: Now) {
+        if count > 0 {
+            let record = Record::new(EventCode::ConnectionsSummed).by("agent");
+            let detail = "more came at once than the agent could take in one by one";
+            self.record(record.with("count", count).detail(detail), now);
+        }
+    }
+
     /// What time did to grants.
     pub(super) fn record_changes(&mut self, changes: &[Change], now: Now) {
         if changes.is_empty() {

@@ -90,6 +90,106 @@ fn a_kernel_that_refuses_takes_the_grant_back_everywhere() {
 }
 
 #[test]
+fn without_an_audit_nothing_new_opens_and_everything_closes() {
+    let mut host = Host::start();
+    host.push(&grant(1, &["203.0.113.7"])).unwrap();
+    host.gate = None;
+    // A file where the audit's directory should be: nothing can be written.
+    let audit = host.directory.path().join("state/audit");
+    std::fs::rename(&audit, audit.with_extension("aside")).unwrap();
+    std::fs::write(&audit, "").unwrap();
+    host.restart("boot-1", NOW);
+    assert!(host.opens(0), "what was in force stays");
+    assert_eq!(host.push(&grant(2, &["203.0.113.8"])), Err(Refusal::Storage));
+    assert!(!host.kernel.opens(SSH, v4("203.0.113.8"), NOW.boot));
+    assert!(host.gate().status(NOW).problems.iter().any(|problem| problem.contains("audit")));
+    assert_eq!(host.gate().revoke(&Target::All, "test", "", NOW).ended, 1);
+    assert!(!host.opens(0));
+    std::fs::remove_file(&audit).unwrap();
+    std::fs::rename(audit.with_extension("aside"), &audit).unwrap();
+    assert_eq!(host.push(&grant(3, &["203.0.113.9"])), Ok(Admission::Active));
+    let codes = host.codes();
+    assert_eq!(codes.iter().filter(|code| *code == "G001").count(), 2, "{codes:?}");
+    assert!(codes.contains(&"G006".to_owned()), "told when it could be: {codes:?}");
+}
+
+#[test]
+fn a_grant_that_the_kernel_refuses_is_told_as_refused() {
+    let mut host = Host::start();
+    host.kernel.refuse(Some(true));
+    host.push(&grant(1, &["203.0.113.7"])).unwrap_err();
+    let codes = host.codes();
+    let ours: Vec<_> = codes.iter().filter(|code| code.starts_with('G')).collect();
+    assert_eq!(ours, ["G004"]);
+}
+
+#[test]
+fn what_opens_again_after_a_reboot_is_told_with_its_reason() {
+    let mut host = Host::start();
+    host.push(&grant(1, &["203.0.113.7"])).unwrap();
+    host.kernel = MemoryDatapath::default();
+    host.restart("boot-2", later(MINUTE));
+    host.restart("boot-2", later(MINUTE));
+    let codes = host.codes();
+    assert_eq!(codes.iter().filter(|code| *code == "G003").count(), 1, "{codes:?}");
+    host.restart("boot-2", later(20 * MINUTE));
+    assert!(host.codes().contains(&"G005".to_owned()), "it ended while no agent was running");
+}
+
+#[test]
+fn connections_of_a_grant_are_told_one_by_one_and_then_as_sums_and_drops_never() {
+    use jit_common::{Event, Reason};
+    let mut host = Host::start();
+    host.push(&grant(1, &["203.0.113.7"])).unwrap();
+    let mut event = Event {
+        time: 0,
+        source: [0; 16],
+        destination: [0; 16],
+        interface: 1,
+        slot: 1,
+        port: 22,
+        source_port: 50_000,
+        family: 4,
+        protocol: 6,
+        reason: Reason::Granted as u8,
+        observed: 0,
+        reserved: [0; 8],
+    };
+    event.source[..4].copy_from_slice(&[203, 0, 113, 7]);
+    for _ in 0..1_000 {
+        host.gate().saw_packet(&event, NOW);
+    }
+    let denied = Event { reason: Reason::Denied as u8, slot: 0, ..event };
+    let exempted = Event { slot: 0, ..event };
+    for _ in 0..1_000 {
+        host.gate().saw_packet(&denied, NOW);
+        host.gate().saw_packet(&exempted, NOW);
+    }
+    host.gate().advance(later(2 * MINUTE));
+    let count = |host: &mut Host, code: &str| host.codes().iter().filter(|c| *c == code).count();
+    assert_eq!((count(&mut host, "C001"), count(&mut host, "C002")), (60, 1));
+    let sum = host.records().into_iter().find(|record| record["code"] == "C002").unwrap();
+    assert_eq!((&sum["count"], &sum["source"]), (&940.into(), &"203.0.113.7".into()));
+}
+
+#[test]
+fn refusals_without_end_do_not_fill_the_audit() {
+    let mut host = Host::start();
+    for _ in 0..50 {
+        let bad = v1::Envelope { payload_type: "x".repeat(10_000), ..v1::Envelope::default() };
+        host.gate().push(vec![bad; 100], "spiffe://example.org/stolen", NOW);
+    }
+    host.gate().advance(later(2 * MINUTE));
+    let size = std::fs::metadata(host.directory.path().join("state/audit/audit.jsonl"));
+    assert!(size.unwrap().len() < 512 * 1024);
+    let records = host.records();
+    let told = records.iter().filter(|record| record["code"] == "G004").count();
+    let sum = records.iter().find(|record| record["code"] == "L007").unwrap();
+    assert_eq!(u64::try_from(told).unwrap() + sum["count"].as_u64().unwrap(), 5_000);
+    assert_eq!(sum["by"], "spiffe://example.org/stolen");
+}
+
+#[test]
 fn a_closing_that_fails_is_tried_again_and_told() {
     let mut host = Host::start();
     host.push(&grant(1, &["203.0.113.7"])).unwrap();

@@ -3,8 +3,15 @@
 use std::sync::Arc;
 
 use jit_agent::{
-    app::audit_settings, audit::Audit, clock::Now, datapath::memory::MemoryDatapath, gate::Gate,
-    journal::Journal, ledger::Admission, refusal::Refusal, store::Store,
+    app::audit_settings,
+    audit::{Audit, EventCode, Record, verify},
+    clock::Now,
+    datapath::memory::MemoryDatapath,
+    gate::Gate,
+    journal::Journal,
+    ledger::Admission,
+    refusal::Refusal,
+    store::Store,
 };
 use jit_proto::v1;
 use tempfile::TempDir;
@@ -56,6 +63,22 @@ impl Host {
     pub(crate) fn push_at(&mut self, grant: &v1::Grant, now: Now) -> Result<Admission, Refusal> {
         let outcome = self.gate().push(vec![envelope(grant)], "test", now).remove(0);
         outcome.map(|accepted| accepted.admission).map_err(|refused| refused.refusal)
+    }
+
+    /// What is in the audit; it must be whole.
+    pub(crate) fn records(&mut self) -> Vec<serde_json::Value> {
+        self.gate().record(Record::new(EventCode::AlarmCleared), NOW);
+        self.gate().advance(NOW);
+        let state = self.directory.path().join("state");
+        let text = std::fs::read_to_string(state.join("audit/audit.jsonl")).unwrap();
+        let report = verify::verify(&state, &verify::Options::default()).unwrap();
+        assert!(report.is_good(), "{report:#?}");
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Codes of it, in their order.
+    pub(crate) fn codes(&mut self) -> Vec<String> {
+        self.records().iter().map(|record| record["code"].as_str().unwrap().to_owned()).collect()
     }
 
     pub(crate) fn opens(&self, millis: i64) -> bool {

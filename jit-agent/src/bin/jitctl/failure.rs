@@ -2,6 +2,8 @@
 
 use std::{fmt, process::ExitCode};
 
+use jit_agent::printable::clean_lines;
+
 /// Exit codes, after sysexits.h; stable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -79,8 +81,8 @@ impl Failure {
             return;
         }
         match self.exit {
-            Exit::Refused => eprintln!("{self}"),
-            _ => eprintln!("jitctl: {self}"),
+            Exit::Refused => eprintln!("{}", clean_lines(&self.message)),
+            _ => eprintln!("jitctl: {}", clean_lines(&self.message)),
         }
     }
 }

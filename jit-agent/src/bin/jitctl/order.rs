@@ -91,7 +91,7 @@ pub(crate) fn revoke(agent_args: &AgentArgs, args: &RevokeArgs) -> Result<Exit, 
 pub(crate) fn list(agent_args: &AgentArgs, args: &ListArgs) -> Result<Exit, Failure> {
     let grants = agent::with(agent_args, async |agent| agent.list(args.all).await)?;
     if args.json {
-        text::print(&format!("{:#}\n", status::grants_json(&grants)))?;
+        text::print_pretty(&status::grants_json(&grants))?;
     } else {
         text::print(&status::grants_text(&grants, Style::of_stdout()))?;
     }
@@ -102,7 +102,7 @@ pub(crate) fn list(agent_args: &AgentArgs, args: &ListArgs) -> Result<Exit, Fail
 pub(crate) fn status(agent_args: &AgentArgs, args: &StatusArgs) -> Result<Exit, Failure> {
     let status = agent::with(agent_args, async |agent| agent.status().await)?;
     if args.json {
-        text::print(&format!("{:#}\n", status::json(&status)))?;
+        text::print_pretty(&status::json(&status))?;
     } else {
         text::print(&status::text(&status, Style::of_stdout()))?;
     }

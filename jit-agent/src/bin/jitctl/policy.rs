@@ -160,7 +160,7 @@ fn show(agent_args: &AgentArgs, args: &ShowArgs) -> Result<Exit, Failure> {
             map.insert("host".into(), json!(host));
             map.insert("ports".into(), ports.iter().map(section::json).collect());
         }
-        text::print(&format!("{value:#}\n"))?;
+        text::print_pretty(&value)?;
         return Ok(Exit::Success);
     }
     let mut out = String::new();
@@ -225,10 +225,7 @@ fn diff(agent_args: &AgentArgs, args: &DiffArgs) -> Result<Exit, Failure> {
     let v1::DiffPolicyResponse { reason, detail, changes } = answer;
     if args.json {
         let changes = changes.as_ref().map(changes::json);
-        text::print(&format!(
-            "{:#}\n",
-            json!({ "reason": reason, "detail": detail, "changes": changes })
-        ))?;
+        text::print_pretty(&json!({ "reason": reason, "detail": detail, "changes": changes }))?;
     } else if let Some(changes) = &changes {
         text::print(&changes::text(changes))?;
     }
@@ -271,19 +268,16 @@ fn push(agent_args: &AgentArgs, args: &PushArgs) -> Result<Exit, Failure> {
     let v1::PushPolicyResponse { reason, version, confirm_left_ms, changes, revoked, warning } =
         &answer;
     if args.json {
-        text::print(&format!(
-            "{:#}\n",
-            json!({
-                "agent": name,
-                "reason": reason,
-                "version": version,
-                "confirm_left_ms": pending.then_some(confirm_left_ms),
-                "confirmed": confirmed,
-                "changes": changes.as_ref().map(changes::json),
-                "revoked": revoked,
-                "warning": warning,
-            })
-        ))?;
+        text::print_pretty(&json!({
+            "agent": name,
+            "reason": reason,
+            "version": version,
+            "confirm_left_ms": pending.then_some(confirm_left_ms),
+            "confirmed": confirmed,
+            "changes": changes.as_ref().map(changes::json),
+            "revoked": revoked,
+            "warning": warning,
+        }))?;
     } else {
         let mut out = changes.as_ref().map(changes::text).unwrap_or_default();
         let known = if reason == "known" { ", as it was before" } else { "" };

@@ -6,7 +6,7 @@ use std::{
 };
 
 use jiff::{Span, SpanRelativeTo, Timestamp};
-use jit_agent::status::clean;
+use jit_agent::printable::{clean, json_line, json_pretty};
 
 use crate::failure::Failure;
 
@@ -24,7 +24,12 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
 
 /// Writes a JSON document and a newline to standard output.
 pub(crate) fn print_json(value: &serde_json::Value) -> Result<(), Failure> {
-    print(&format!("{value}\n"))
+    print(&format!("{}\n", json_line(value)))
+}
+
+/// The same on many lines.
+pub(crate) fn print_pretty(value: &serde_json::Value) -> Result<(), Failure> {
+    print(&format!("{}\n", json_pretty(value)))
 }
 
 /// Parses `90d`, `1h30m`, `45s`, `2h 5min`; a day is 24 hours. Zero and less are refused.

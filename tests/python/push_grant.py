@@ -50,7 +50,8 @@ def compile_protocol(proto, into):
     standard = pathlib.Path(grpc_tools.__file__).parent / "_proto"
     arguments = ["protoc", f"-I{proto}", f"-I{into}", f"-I{standard}"]
     arguments += [f"--python_out={into}", f"--grpc_python_out={into}"]
-    arguments += ["jit/v1/grant.proto", "jit/v1/agent.proto", "error_details.proto"]
+    arguments += sorted(str(file.relative_to(proto)) for file in proto.glob("jit/v1/*.proto"))
+    arguments += ["error_details.proto"]
     if protoc.main(arguments) != 0:
         sys.exit(f"the .proto files in {proto} do not compile")
     sys.path.insert(0, str(into))

@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod build;
 mod coverage;
+mod debian;
 mod demo;
 mod fuzz;
 mod mutants;

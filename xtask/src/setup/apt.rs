@@ -1,12 +1,14 @@
 //! Debian's packages. Never removes one to make room for another.
 
-use std::sync::Once;
+use std::{process::Command, sync::Once};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
+use super::backports;
 use crate::shell;
 
 static UPDATED: Once = Once::new();
+const OPTIONS: [&str; 1] = ["--no-install-recommends"];
 
 /// Whether this is a machine with Debian's packages.
 pub(super) fn available() -> bool {
@@ -23,10 +25,26 @@ pub(super) fn install(reason: &str, packages: &[&str]) -> Result<()> {
         );
     }
     update(reason);
-    let mut apt = shell::program(
-        "apt-get",
-        ["install", "--yes", "--no-install-recommends", "--no-remove"].iter().chain(packages),
-    );
+    let plain = shell::program("apt-get", [] as [&str; 0]);
+    let Err(refused) = run(reason, plain, packages) else { return Ok(()) };
+    // What stands in the way is told by trying it without the prohibition to remove.
+    let mut trial = shell::program("apt-get", ["install", "--simulate", "--yes"]);
+    trial.args(OPTIONS).args(packages);
+    let removed = backports::removed(&shell::answer(&mut trial).unwrap_or_default());
+    if removed.is_empty() {
+        return Err(refused);
+    }
+    let would = format!("apt would have to remove {}, and nothing is removed", removed.join(", "));
+    if !backports::from_backports(&removed) {
+        return Err(refused.context(would));
+    }
+    println!("  {would}: trying backports, where it came from");
+    backports::command().and_then(|apt| run(reason, apt, packages)).context(would)
+}
+
+/// Installs with this apt.
+fn run(reason: &str, mut apt: Command, packages: &[&str]) -> Result<()> {
+    apt.args(["install", "--yes", "--no-remove"]).args(OPTIONS).args(packages);
     apt.env("DEBIAN_FRONTEND", "noninteractive");
     let mut apt = shell::as_root(&format!("{reason}: apt-get install"), apt)?;
     shell::long(&format!("apt-get install {}", packages.join(" ")), &mut apt)

@@ -5,6 +5,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 
 mod apt;
+mod backports;
 mod compiler;
 mod system;
 mod tools;

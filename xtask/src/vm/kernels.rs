@@ -10,16 +10,14 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::packages::{self, ARCHIVE_FORMAT, Archives, Package};
-use crate::shell;
+use super::packages::{self, Package};
+use crate::{
+    debian::{self, Archives},
+    shell,
+};
 
 /// The package that depends on the newest kernel for virtual machines.
 const NEWEST: &str = "linux-image-cloud-amd64";
-/// Where the keys that Debian signs its archive with are, by the two names that it had.
-const KEYRINGS: [&str; 2] = [
-    "/usr/share/keyrings/debian-archive-keyring.gpg",
-    "/usr/share/keyrings/debian-archive-keyring.pgp",
-];
 /// More packages than any kernel is made of.
 const MOST_PACKAGES: usize = 16;
 
@@ -55,24 +53,6 @@ pub(super) struct Kernel {
     pub(super) image: PathBuf,
     /// Directory of its modules.
     pub(super) modules: PathBuf,
-}
-
-/// The machine's archives of Debian; asks apt to fetch its lists when it has none yet.
-pub(super) fn archives() -> Result<Archives> {
-    let ask = || {
-        let arguments = ["indextargets", "--format", ARCHIVE_FORMAT, "Created-By: Packages"];
-        let listed = shell::answer(&mut shell::program("apt-get", arguments))?;
-        packages::archives(&listed)
-    };
-    if let Some(archives) = ask() {
-        return Ok(archives);
-    }
-    let update = shell::program("apt-get", ["update"]);
-    let mut update = shell::as_root("apt has no lists of packages yet", update)?;
-    shell::long("apt-get update", &mut update)?;
-    ask().context(
-        "no archive of Debian is among apt's sources: the kernels of the matrix come from there",
-    )
 }
 
 /// Finds, downloads and unpacks one, unless an earlier run has.
@@ -118,15 +98,10 @@ impl Apt {
         for part in ["etc/preferences.d", "state/lists/partial", "cache/archives/partial"] {
             fs::create_dir_all(directory.join(part)).context("making apt's directories")?;
         }
-        let keyring = KEYRINGS
-            .iter()
-            .find(|path| Path::new(path).exists())
-            .context("Debian's keyring is missing: install the package debian-archive-keyring")?;
         let Choice { suite, updated, .. } = choice;
-        let mut sources = format!("deb [signed-by={keyring}] {} {suite} main\n", archives.main);
-        if let Some(security) = archives.security.as_ref().filter(|_| updated) {
-            sources += &format!("deb [signed-by={keyring}] {security} {suite}-security main\n");
-        }
+        let updates = format!("{suite}-security");
+        let updates = updated.then_some(updates.as_str());
+        let sources = archives.sources(&[suite], updates.as_slice())?;
         let configuration = directory.join("apt.conf");
         let path = directory.display();
         let own = format!(
@@ -139,7 +114,7 @@ impl Apt {
         for (file, text) in [
             ("sources", sources.as_str()),
             ("status", ""),
-            ("apt.conf", &format!("{}{own}", acquisition())),
+            ("apt.conf", &format!("{}{own}", debian::acquisition())),
         ] {
             fs::write(directory.join(file), text).context("writing apt's configuration")?;
         }
@@ -174,15 +149,6 @@ impl Apt {
         ensure!(!names.is_empty(), "{NEWEST} {version} names no kernel");
         Ok((version, names))
     }
-}
-
-/// How this machine fetches: its proxy, and what it thinks of old lists.
-fn acquisition() -> String {
-    let dump = shell::answer(&mut shell::program("apt-config", ["dump"])).unwrap_or_default();
-    dump.lines()
-        .filter(|line| line.starts_with("Acquire::") && !line.contains("::IndexTargets"))
-        .flat_map(|line| [line, "\n"])
-        .collect()
 }
 
 /// Finds image and modules in what was unpacked. They moved from one release to the next.

@@ -19,7 +19,7 @@ use self::{
     progress::Progress,
     report::Machine,
 };
-use crate::{setup, shell, test};
+use crate::{debian::Archives, setup, shell, test};
 
 mod checks;
 mod console;
@@ -61,7 +61,8 @@ pub(crate) fn run(options: Options) -> Result<()> {
     });
     let scratch = shell::target().join("vm-test");
     fs::create_dir_all(&scratch).context("making target/vm-test")?;
-    let archives = kernels::archives()?;
+    let archives =
+        Archives::find().context("the kernels of the matrix come from Debian's archive")?;
     let kernels = chosen
         .map(|choice: Choice| kernels::provide(choice, &archives, &scratch))
         .collect::<Result<Vec<_>>>()?;

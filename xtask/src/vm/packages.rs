@@ -1,29 +1,4 @@
-//! What apt says of archives and packages, read. Runs nothing.
-
-/// How apt is asked to list the archives of the machine, for [`archives`].
-pub(super) const ARCHIVE_FORMAT: &str = "$(ORIGIN)|$(LABEL)|$(REPO_URI)";
-
-/// Where Debian's packages come from on this machine.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Archives {
-    /// The archive itself.
-    pub(super) main: String,
-    /// Its security updates, where the machine takes them from an archive of their own.
-    pub(super) security: Option<String>,
-}
-
-/// Picks Debian's archives out of what `apt-get indextargets` lists in [`ARCHIVE_FORMAT`]. `None`
-/// without one: then the machine has other archives, or has never fetched its lists.
-pub(super) fn archives(listed: &str) -> Option<Archives> {
-    let of = |wanted: &str| {
-        listed.lines().find_map(|line| {
-            let mut fields = line.trim().split('|');
-            let debian = fields.next() == Some("Debian") && fields.next() == Some(wanted);
-            fields.next().filter(|uri| debian && !uri.is_empty()).map(str::to_owned)
-        })
-    };
-    Some(Archives { main: of("Debian")?, security: of("Debian-Security") })
-}
+//! What apt says of packages, read. Runs nothing.
 
 /// One package as `apt-cache show` prints it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -71,23 +46,6 @@ pub(super) fn kernel_number(release: &str) -> Option<(u32, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn debians_archives_are_found_among_others() {
-        let listed = "Google, Inc.|x|https://example.org/apt/\n\
-                      Debian|Debian|http://mirror.example.net/debian/\n\
-                      Debian|Debian|http://other.example.net/debian/\n\
-                      Debian|Debian-Security|http://mirror.example.net/debian-security/\n";
-        let expected = Archives {
-            main: "http://mirror.example.net/debian/".to_owned(),
-            security: Some("http://mirror.example.net/debian-security/".to_owned()),
-        };
-        assert_eq!(archives(listed), Some(expected));
-        let alone = archives("Debian|Debian|http://mirror.example.net/debian/\n");
-        assert_eq!(alone.and_then(|archives| archives.security), None);
-        assert_eq!(archives(""), None);
-        assert_eq!(archives("Ubuntu|Ubuntu|http://mirror.example.net/ubuntu/"), None);
-    }
 
     #[test]
     fn only_siblings_of_the_same_version_are_followed() {

@@ -126,7 +126,8 @@ pub async fn run(path: &Path, debug: bool) -> Result<(), AppError> {
         tasks.spawn(read_log(log));
     }
     let service = Service::new(handle.clone());
-    service.set_controllers(&config.controllers);
+    let authorities = material.as_ref().map(|material| material.authorities.clone());
+    service.set_controllers(&config.controllers, authorities);
     service.set_certificate_end(material.as_ref().map(|material| material.not_after));
     tasks.spawn(serve_unix(unix, service.clone()));
     let trust = serve_controllers(tcp, material, &service, &mut tasks);
@@ -278,7 +279,8 @@ async fn reload(
         Ok(Err(error)) => return tracing::error!("reload: nothing changed: {error}"),
         Err(gone) => return tracing::error!("reload: {gone}"),
     }
-    service.set_controllers(&controllers);
+    let authorities = material.as_ref().map(|material| material.authorities.clone());
+    service.set_controllers(&controllers, authorities);
     if let (Some(sender), Some(material)) = (sender, material) {
         service.set_certificate_end(Some(material.not_after));
         sender.send_replace(material.config);

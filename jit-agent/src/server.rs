@@ -29,6 +29,7 @@ use crate::{
     gate::{Accepted, GateHandle, Target},
     grant::GrantId,
     refusal::{Refusal, Refused},
+    tls::Authorities,
 };
 
 /// Largest request: a batch of a few thousand grants.
@@ -57,9 +58,10 @@ impl Service {
         Self { authority: Authority::new(gate.clone()), gate, certificate: Arc::default() }
     }
 
-    /// From here on these are the controllers, also on connections and streams that are open.
-    pub fn set_controllers(&self, controllers: &[Controller]) {
-        self.authority.replace(controllers);
+    /// From here on these are the controllers, and these authorities vouch for them, also on
+    /// connections and streams that are open.
+    pub fn set_controllers(&self, controllers: &[Controller], authorities: Option<Authorities>) {
+        self.authority.replace(controllers, authorities);
     }
 
     /// Tells when the agent's certificate ends.

@@ -1,11 +1,11 @@
 //! TLS 1.3 with client certificates (rustls), and the names in a controller's certificate.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use rustls::{
     RootCertStore, ServerConfig,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
-    server::WebPkiClientVerifier,
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject as _},
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
@@ -23,8 +23,31 @@ const ALPN: &[u8] = b"h2";
 pub struct Material {
     /// For the handshakes.
     pub config: Arc<ServerConfig>,
+    /// Judges the controllers' certificates.
+    pub authorities: Authorities,
     /// End of the agent's own certificate.
     pub not_after: WallTime,
+}
+
+/// Whose certificates are accepted.
+#[derive(Clone, Debug)]
+pub struct Authorities(Arc<dyn ClientCertVerifier>);
+
+impl Authorities {
+    /// Why a certificate, followed by what leads to an authority, is not accepted at this moment;
+    /// `None` when it is.
+    pub fn objection(&self, chain: &[CertificateDer<'_>], now: WallTime) -> Option<String> {
+        let Some((certificate, intermediates)) = chain.split_first() else {
+            return Some("there is none".into());
+        };
+        let now = Duration::from_millis(u64::try_from(now.0).unwrap_or(0));
+        let now = UnixTime::since_unix_epoch(now);
+        let Self(verifier) = self;
+        verifier
+            .verify_client_cert(certificate, intermediates, now)
+            .err()
+            .map(|error| error.to_string())
+    }
 }
 
 /// Why certificates or keys are not taken.
@@ -76,13 +99,13 @@ impl Material {
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| content("key", key, &error.to_string()))?
-            .with_client_cert_verifier(verifier)
+            .with_client_cert_verifier(Arc::clone(&verifier))
             .with_single_cert(chain, private)
             .map_err(|error| {
                 content("key", key, &format!("does not fit the certificate: {error}"))
             })?;
         config.alpn_protocols = vec![ALPN.to_vec()];
-        Ok(Self { config: Arc::new(config), not_after })
+        Ok(Self { config: Arc::new(config), authorities: Authorities(verifier), not_after })
     }
 }
 
@@ -123,4 +146,48 @@ fn read(key: &'static str, path: &Path) -> Result<String, TlsError> {
 
 fn content(key: &'static str, path: &Path, cause: &str) -> TlsError {
     TlsError::Content { key, path: path.display().to_string(), cause: cause.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+
+    use super::*;
+
+    fn authority(name: &str) -> (CertificateDer<'static>, Issuer<'static, KeyPair>) {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap().der().clone();
+        (certificate, Issuer::new(params, key))
+    }
+
+    fn trusting(root: &CertificateDer<'static>) -> Authorities {
+        let mut roots = RootCertStore::empty();
+        roots.add(root.clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+        Authorities(verifier.build().unwrap())
+    }
+
+    #[test]
+    fn a_certificate_counts_until_its_end_and_under_its_authority_alone() {
+        let (ours, issuer) = authority("ours");
+        let (theirs, _) = authority("theirs");
+        let mut params = CertificateParams::new(vec!["controller.example.org".into()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(2026, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2026, 2, 1);
+        let key = KeyPair::generate().unwrap();
+        let chain = [params.signed_by(&key, &issuer).unwrap().der().clone()];
+        let at = |day: &str| WallTime(day.parse::<jiff::Timestamp>().unwrap().as_millisecond());
+        let (before, inside, after) =
+            (at("2025-12-31T00:00:00Z"), at("2026-01-15T00:00:00Z"), at("2026-02-01T00:00:01Z"));
+        let authorities = trusting(&ours);
+        assert_eq!(authorities.objection(&chain, inside), None);
+        assert!(authorities.objection(&chain, before).is_some());
+        assert!(authorities.objection(&chain, after).is_some());
+        assert!(authorities.objection(&[], inside).is_some());
+        assert!(trusting(&theirs).objection(&chain, inside).is_some());
+    }
 }

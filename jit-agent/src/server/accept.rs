@@ -151,9 +151,10 @@ async fn handshake(
 }
 
 fn identify(stream: &TlsStream<TcpStream>, connected: BootNanos) -> Caller {
-    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let names = certificate.map(tls::names).unwrap_or_default();
-    Caller { who: Who::Certificate(names), connected }
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let names = chain.first().map(tls::names).unwrap_or_default();
+    let chain = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
+    Caller { who: Who::Certificate { names, chain }, connected }
 }
 
 fn identify_local(stream: &UnixStream, connected: BootNanos) -> Option<Caller> {

@@ -1,7 +1,8 @@
-//! What a peer may do, by the table of controllers as it stands at each call: whoever is taken out of
-//! it keeps nothing, also on connections and streams that are open.
+//! What a peer may do, by the controllers and the authorities as they stand at each call: whoever is
+//! taken out, whose certificate ends or whose authority goes keeps nothing, also on connections and
+//! streams that are open.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 use tonic::{Request, Status};
@@ -11,10 +12,15 @@ use crate::{
     gate::GateHandle,
     refusal::{Refusal, Refused},
     server::{
-        peer::{Caller, Identity},
+        peer::{Caller, Identity, Who},
         refused_status,
     },
+    sys,
+    tls::Authorities,
 };
+
+/// How often the certificate behind an open stream is looked at: it may have ended.
+const LOOK: Duration = Duration::from_secs(60);
 
 /// What a call needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,23 +52,30 @@ impl May {
     }
 }
 
-/// The table of controllers, and who hears of what is denied.
+/// Who is believed to be whom, and what each may do.
+#[derive(Clone, Debug, Default)]
+struct Table {
+    controllers: Arc<[Controller]>,
+    authorities: Option<Authorities>,
+}
+
+/// The table in force, and who hears of what is denied.
 #[derive(Clone, Debug)]
 pub(super) struct Authority {
     gate: GateHandle,
-    table: Arc<watch::Sender<Arc<[Controller]>>>,
+    table: Arc<watch::Sender<Table>>,
 }
 
 impl Authority {
     /// Nobody but local peers may do anything.
     pub(super) fn new(gate: GateHandle) -> Self {
-        let (table, _) = watch::channel(Arc::from([]));
+        let (table, _) = watch::channel(Table::default());
         Self { gate, table: Arc::new(table) }
     }
 
-    /// From here on this is the table.
-    pub(super) fn replace(&self, controllers: &[Controller]) {
-        self.table.send_replace(controllers.into());
+    /// From here on these are the controllers, and these authorities say who is one.
+    pub(super) fn replace(&self, controllers: &[Controller], authorities: Option<Authorities>) {
+        self.table.send_replace(Table { controllers: controllers.into(), authorities });
     }
 
     /// The peer's name, if it may do this.
@@ -100,15 +113,26 @@ impl Authority {
             if !may.is_in(identity.may) {
                 return self.deny(&identity, may.word());
             }
-            if table.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
+            // The sender lives as long as `self`.
+            drop(tokio::time::timeout(LOOK, table.changed()).await);
         }
     }
 
     fn identity(&self, caller: &Caller) -> Identity {
-        let table = Arc::clone(&self.table.borrow());
-        caller.identity(&table)
+        let Table { controllers, authorities } = self.table.borrow().clone();
+        let identity = caller.identity(&controllers);
+        let Who::Certificate { chain, .. } = &caller.who else { return identity };
+        let objection = match &authorities {
+            Some(authorities) => authorities.objection(chain, sys::now().wall),
+            None => Some("the configuration has no [control]".into()),
+        };
+        match objection {
+            Some(why) => Identity {
+                name: format!("{} (certificate no longer accepted: {why})", identity.name),
+                may: Permissions::default(),
+            },
+            None => identity,
+        }
     }
 
     fn deny(&self, identity: &Identity, what: &'static str) -> Status {

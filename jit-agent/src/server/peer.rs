@@ -3,9 +3,11 @@
 use std::{
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
+use rustls::pki_types::CertificateDer;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::OwnedSemaphorePermit,
@@ -30,8 +32,14 @@ pub struct Caller {
 /// How a peer is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Who {
-    /// The subject alternative names of its certificate.
-    Certificate(Vec<String>),
+    /// A certificate.
+    Certificate {
+        /// Its subject alternative names.
+        names: Vec<String>,
+        /// Itself, then what leads to an authority: accepted when the connection was made, and to
+        /// be accepted at each call.
+        chain: Arc<[CertificateDer<'static>]>,
+    },
     /// The user of a process on this machine, and the agent's own.
     Local {
         /// The peer's.
@@ -45,7 +53,7 @@ impl Caller {
     /// Its name, and what it may do by this table.
     pub fn identity(&self, controllers: &[Controller]) -> Identity {
         match &self.who {
-            Who::Certificate(names) => Identity::of_certificate(names, controllers),
+            Who::Certificate { names, .. } => Identity::of_certificate(names, controllers),
             Who::Local { uid, own } => Identity::of_local(*uid, *own),
         }
     }

@@ -350,6 +350,30 @@ fn a_controller_that_is_taken_out_keeps_nothing_on_open_connections() {
 }
 
 #[test]
+fn an_authority_that_goes_takes_its_certificates_off_open_connections() {
+    let controlled = Controlled::new();
+    controlled.site.client.run(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let mut client = runtime.block_on(connect(&controlled));
+        let mut list = || runtime.block_on(client.list(v1::ListRequest::default()));
+        list().unwrap();
+        let with = |authority: &str| {
+            edit(&controlled, |text| {
+                let (before, after) = text.split_once("client_ca = \"").unwrap();
+                let (_, after) = after.split_once('"').unwrap();
+                format!("{before}client_ca = \"{authority}\"{after}")
+            });
+        };
+        with("other/ca.pem");
+        let refused = list().unwrap_err();
+        assert!(refused.message().starts_with("not_permitted: "), "{refused}");
+        assert!(refused.message().contains("certificate no longer accepted"), "{refused}");
+        with("pki/ca.pem");
+        list().unwrap();
+    });
+}
+
+#[test]
 fn a_signing_key_is_exchanged_without_a_restart() {
     let controlled = Controlled::new();
     let site = &controlled.site;

@@ -224,6 +224,20 @@ fn judge<T: Tables>(segment: Segment, tables: &T, now: u64) -> Decision {
     }
 }
 
+/// Whether an established session of a source is over: no grant covers it any more, and the port, or
+/// the grant that covered the source last, wants sessions cut. It is what [`decide`] says about the
+/// session's segments, for whoever has the socket and no segment.
+pub fn session_is_over(
+    host: Option<&GrantEntry>,
+    prefix: Option<&GrantEntry>,
+    rule: PortRule,
+    now: u64,
+) -> bool {
+    let live = |entry| unlimited(entry, now).or(limited(entry, now)).is_some();
+    let drain = rule.drain != 0 && !ends_cut(host, prefix);
+    !live(host) && !live(prefix) && !drain
+}
+
 /// What a grant with a limit says, if there is one.
 #[inline(always)]
 pub(crate) fn ask<T: Tables>(slot: Option<u32>, segment: &Segment, tables: &T) -> Ticket {
@@ -408,6 +422,34 @@ mod tests {
             let granted = One { host: until(u64::MAX, 1), rule, session, ..One::default() };
             assert_eq!(of_ip(segment(ACK), &granted).reason, Reason::Granted);
         }
+    }
+
+    /// Every pair of entries, rule and family: the socket's end and the segment's say the same.
+    #[test]
+    fn a_session_is_over_exactly_when_its_segments_are_dropped() {
+        let claims = || {
+            [0, NOW, NOW + 1]
+                .into_iter()
+                .flat_map(|deadline| [0, 1].map(|cut| Claim { cut, ..Claim::until(deadline, 1) }))
+        };
+        let entries = || {
+            let pairs = claims().flat_map(|unlimited| {
+                claims().map(move |limited| Some(GrantEntry { unlimited, limited }))
+            });
+            core::iter::once(None).chain(pairs)
+        };
+        let (mut over, mut lives) = (0, 0);
+        for (host, prefix) in entries().flat_map(|host| entries().map(move |other| (host, other))) {
+            for rule in [(0, 0), (1, 0), (0, 1), (1, 1)] {
+                let rule = PortRule { drain: rule.0, forwarded: rule.1, ..PortRule::default() };
+                let tables = One { host, prefix_v4: prefix, rule, session: true, ..One::default() };
+                let dropped = of_ip(segment(ACK), &tables).reason == Reason::Expired;
+                let ended = session_is_over(host.as_ref(), prefix.as_ref(), rule, NOW);
+                assert_eq!(ended, dropped, "{host:?} {prefix:?} {rule:?}");
+                *(if ended { &mut over } else { &mut lives }) += 1;
+            }
+        }
+        assert!(over > 500 && lives > 500, "{over} {lives}");
     }
 
     #[test]

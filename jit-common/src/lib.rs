@@ -18,7 +18,7 @@ mod reason;
 mod tables;
 
 pub use address::{Address, Family};
-pub use decide::{Decision, Link, Segment, Session, Tables, Ticket, decide};
+pub use decide::{Decision, Link, Segment, Session, Tables, Ticket, decide, session_is_over};
 pub use event::{EVENT_BYTES, Event, EventKind};
 pub use guard::{Lookup, guard};
 pub use headers::{Frame, MAX_EXTENSION_HEADERS, MAX_VLAN_TAGS};

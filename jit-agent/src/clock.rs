@@ -11,7 +11,7 @@ use std::{fmt, ops::Add, time::Duration};
 pub struct WallTime(pub i64);
 
 /// Boot clock: nanoseconds of CLOCK_BOOTTIME, which counts through suspend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BootNanos(pub u64);
 
 /// Both clocks, read together.

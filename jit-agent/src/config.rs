@@ -323,6 +323,11 @@ impl InterfaceFilter {
         any(&self.include) && !any(&self.exclude)
     }
 
+    /// Whether every interface is gated, whatever its name.
+    pub fn is_all(&self) -> bool {
+        self.exclude.is_empty() && self.include.iter().any(|pattern| pattern.as_str() == "*")
+    }
+
     /// Names that stand in `interfaces` without a wildcard: they must exist.
     pub fn exact_names(&self) -> impl Iterator<Item = &str> {
         self.include

@@ -5,6 +5,7 @@
 //! questions over one that is served first.
 
 mod command;
+mod cut;
 mod life;
 mod policy;
 mod record;
@@ -27,7 +28,7 @@ use crate::{
     grant::{self, GrantId, VerifiedGrant},
     journal::Journal,
     ledger::{Admission, Change, Ledger},
-    reconcile::{Entries, EntryKey, plan},
+    reconcile::{Entries, EntryKey, Write, plan},
     refusal::{Refusal, Refused},
     store::{Store, StoreError, Stored, Transaction},
 };
@@ -72,6 +73,8 @@ pub struct Gate<D> {
     looked_at: u32,
     /// Wall clock minus boot clock, milliseconds.
     offset: i64,
+    /// What may have ended that sessions were open by.
+    ending: cut::Ending,
     alarms: Alarms,
     started: WallTime,
     last_push: Option<(WallTime, String)>,
@@ -162,6 +165,7 @@ impl<D: Datapath> Gate<D> {
             owed_lives: BTreeSet::new(),
             looked_at: 0,
             offset: clock_offset(now),
+            ending: cut::Ending::default(),
             alarms: Alarms::default(),
             started: now.wall,
             last_push: None,
@@ -196,6 +200,9 @@ impl<D: Datapath> Gate<D> {
         self.guard = self.datapath.guard(self.config.gate.socket_guard);
         self.tell_links(now);
         self.tell_guard(now);
+        // What was to be cut while no agent was running is cut now.
+        self.ending.anywhere();
+        self.end_sessions(now);
         self.settle_audit(now);
         Ok(())
     }
@@ -377,6 +384,7 @@ impl<D: Datapath> Gate<D> {
         }
         touched.extend(self.dirty.iter().copied());
         self.write(&touched);
+        let next_look = self.end_sessions(now);
         // The floor goes to the disk from time to time: after a reboot with a clock set back, a grant
         // may not last longer than it had left. So does what the disk did not take before.
         if !changes.is_empty() || now.boot >= self.next_floor {
@@ -386,7 +394,8 @@ impl<D: Datapath> Gate<D> {
             }
         }
         self.settle_audit(now);
-        let ahead = [self.ledger.next_change(now, trusted), self.policy_wake(now), Some(TICK)];
+        let ahead =
+            [self.ledger.next_change(now, trusted), self.policy_wake(now), next_look, Some(TICK)];
         ahead.into_iter().flatten().min().unwrap_or(TICK)
     }
 
@@ -542,6 +551,7 @@ impl<D: Datapath> Gate<D> {
             grant_events: GRANT_EVENTS,
             reserved: 0,
         };
+        self.ending.anywhere();
         self.datapath.settings(settings)?;
         self.datapath.protect(&self.config.policy.rules().collect())
     }
@@ -588,10 +598,11 @@ impl<D: Datapath> Gate<D> {
                 }
                 continue;
             }
-            match write {
-                crate::reconcile::Write::Remove(key) => self.installed.remove(&key),
-                crate::reconcile::Write::Set(key, entry) => self.installed.insert(key, entry),
+            let before = match write {
+                Write::Remove(key) => self.installed.remove(&key),
+                Write::Set(key, entry) => self.installed.insert(key, entry),
             };
+            self.ending.wrote(&write, before.as_ref());
         }
         first
     }

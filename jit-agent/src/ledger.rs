@@ -549,6 +549,17 @@ impl Ledger {
         Ok(())
     }
 
+    /// Where exemptions ended after one time and not after another.
+    pub fn exemptions_ended(
+        &self,
+        after: BootNanos,
+        until: BootNanos,
+    ) -> impl Iterator<Item = EntryKey> + '_ {
+        let ended =
+            move |held: &Held| (after < held.claim.deadline) & (held.claim.deadline <= until);
+        self.exemptions.iter().filter(move |(_, held, _)| ended(held)).map(|(key, ..)| *key)
+    }
+
     /// Takes over what an earlier run left in the kernel: whose sessions were to be cut stays so.
     pub fn adopt(&mut self, key: EntryKey, entry: Entry, now: Now, touched: &mut Vec<EntryKey>) {
         let cut = entry.claims().into_iter().filter(|claim| claim.cut && claim.is_some());
@@ -574,7 +585,9 @@ impl Ledger {
             .first()
             .filter(|_| trusted)
             .map(|(begin, _)| begin.since(now.wall).unwrap_or(Duration::ZERO));
-        [end, handshake, begin].into_iter().flatten().min()
+        let ahead = self.exemptions.iter().map(|(_, held, _)| held.claim.deadline);
+        let exemption = ahead.filter(|end| *end > now.boot).min().map(|end| now.until(end));
+        [end, handshake, begin, exemption].into_iter().flatten().min()
     }
 
     /// What should stand at this key.

@@ -18,6 +18,7 @@ pub mod journal;
 pub mod keyring;
 pub mod ledger;
 pub mod mandate;
+pub mod net;
 pub mod offline;
 pub mod policy;
 pub mod prefix;

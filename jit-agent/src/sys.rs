@@ -1,11 +1,13 @@
 //! Small calls into the operating system: clocks, trusted files, capabilities, locks, interfaces.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
+use jit_common::Address;
 use rustix::{
     fs::{FlockOperation, Mode, OFlags},
     process::geteuid,
@@ -216,4 +218,18 @@ pub fn interfaces() -> io::Result<Vec<NetworkInterface>> {
         });
     }
     Ok(interfaces)
+}
+
+/// This host's addresses, in this process's network namespace.
+pub fn addresses() -> io::Result<BTreeSet<Address>> {
+    let mut addresses = BTreeSet::new();
+    for interface in nix::ifaddrs::getifaddrs()? {
+        let Some(storage) = interface.address else { continue };
+        if let Some(v4) = storage.as_sockaddr_in() {
+            addresses.insert(Address::v4(v4.ip().octets()));
+        } else if let Some(v6) = storage.as_sockaddr_in6() {
+            addresses.insert(Address::v6(v6.ip().octets()));
+        }
+    }
+    Ok(addresses)
 }

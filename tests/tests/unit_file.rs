@@ -100,7 +100,12 @@ fn nothing_keeps_the_agent_from_the_hosts_interfaces() {
         assert_eq!(values(&unit, setting), ["no"], "{setting}");
     }
     let families = words(&unit, "RestrictAddressFamilies");
+    // Netlink tells of interfaces, and destroys the sockets of sessions that are cut.
     assert_eq!(families, ["AF_INET", "AF_INET6", "AF_NETLINK", "AF_UNIX"]);
+    let calls = words(&unit, "SystemCallFilter");
+    assert!(
+        calls.contains(&"@system-service") && !calls.iter().any(|call| call.contains("network"))
+    );
 }
 
 #[test]

@@ -18,6 +18,7 @@ use jit_agent::{
     envelope::{GRANT_TYPE, MAX_ENVELOPE_BYTES, POLICY_TYPE, pre_authentication_encoding},
     grant::{self, GrantId, MAX_ENTRIES, VerifiedGrant},
     impact::Impact,
+    net::sock_diag as diag,
     proposal,
     store::{Store, StoreError, StoredGrant, StoredLife, Transaction},
 };
@@ -31,11 +32,12 @@ use tempfile::TempDir;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets of this crate.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 6] = [
     ("config", config),
     ("envelope", envelope),
     ("grant", grant),
     ("policy", policy),
+    ("sock_diag", sock_diag),
     ("store", store),
 ];
 
@@ -319,4 +321,33 @@ fn database(directory: &Path) -> PathBuf {
 /// In memory where there is such a place: the disk's syncs are not what is tried here.
 fn scratch() -> TempDir {
     TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).expect("a directory")
+}
+
+/// What the kernel says about sockets: the number of the request, then the messages. Whatever is read
+/// out of it was in it, and is named to the kernel with the kernel's own words.
+pub fn sock_diag(input: &[u8]) {
+    let Some((head, datagram)) = input.split_first_chunk() else { return };
+    let sequence = u32::from_ne_bytes(*head);
+    let mut sockets = Vec::new();
+    let answer = diag::read(datagram, sequence, |socket| sockets.push(socket));
+    // A message that names a socket has a header of 16 bytes, and its name ends 52 bytes behind it.
+    assert!(sockets.len() * 68 <= datagram.len(), "{answer:?}");
+    for socket in &sockets {
+        let request = diag::destroy_request(socket, sequence);
+        // Behind the message's header and the request's own: local port, peer's port, the rest.
+        let family = *request.get(16).expect("a request has a family");
+        let name = request.get(24..).expect("a request has a name");
+        let told = datagram
+            .windows(52)
+            .any(|body| body.first() == Some(&family) && body.get(4..) == Some(name));
+        assert!(told && matches!(family, 2 | 10), "{socket:?}");
+        let ports = [socket.port.to_be_bytes(), socket.peer_port.to_be_bytes()].concat();
+        assert!(name.starts_with(&ports), "{socket:?}");
+        // On the wire there is no such address: it is an IPv4 one.
+        assert!(!matches!(socket.peer.bytes, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ..]
+            if socket.peer.family == Family::V6));
+    }
+    let mut again = Vec::new();
+    let second = diag::read(datagram, sequence, |socket| again.push(socket));
+    assert_eq!((sockets, answer.is_ok()), (again, second.is_ok()));
 }

@@ -47,7 +47,7 @@ codes! {
     Connection => "C001", "connection";
     /// How many more connections there were in a minute than are told one by one.
     ConnectionsSummed => "C002", "connections_summed";
-    /// An established connection was ended together with its grant.
+    /// Established connections of a source were ended together with their grant.
     ConnectionCut => "C003", "connection_cut";
     /// A grant was accepted and opens now.
     GrantAdmitted => "G001", "grant_admitted";

@@ -14,11 +14,13 @@ use aya::{
 use jit_common::{PortKey, PortRule, Settings, Slot, map};
 
 use crate::{
+    clock::BootNanos,
     config::Limits,
     datapath::{
         Counters, Coverage, Datapath, DatapathError, InterfaceState,
         attach::Links,
         bpf::Logger,
+        cut::{self, Cut, Sessions},
         guard::{Guard, GuardState},
         maps::Maps,
         object::{OBJECT, PROGRAM_XDP, PROGRAM_XDP_FRAGS},
@@ -132,6 +134,10 @@ impl Datapath for KernelDatapath {
 
     fn guard(&mut self, want: bool) -> GuardState {
         self.guard.keep(want, &self.object)
+    }
+
+    fn cut(&mut self, among: &Sessions, now: BootNanos) -> Cut {
+        cut::cut(&self.maps, among, now)
     }
 }
 

@@ -109,6 +109,29 @@ impl Maps {
         Ok(entries)
     }
 
+    /// The entries for one source at a port, by its address and by its longest prefix: what the
+    /// programs find.
+    pub fn covering(
+        &self,
+        source: Address,
+        port: PortKey,
+    ) -> Result<[Option<GrantEntry>; 2], DatapathError> {
+        let host = self.hosts.get(&HostKey::new(source, port), 0);
+        let (table, prefix) = match source.family {
+            Family::V4 => {
+                let data = PrefixV4::new(source.first_four(), port);
+                let key = Key::new(PrefixV4::HEAD_BITS + u32::from(bits(Family::V4)), data);
+                (map::PREFIX_GRANTS_V4, self.prefixes_v4.get(&key, 0))
+            }
+            Family::V6 => {
+                let data = PrefixV6::new(source.bytes, port);
+                let key = Key::new(PrefixV6::HEAD_BITS + u32::from(bits(Family::V6)), data);
+                (map::PREFIX_GRANTS_V6, self.prefixes_v6.get(&key, 0))
+            }
+        };
+        Ok([found(host, map::HOST_GRANTS)?, found(prefix, table)?])
+    }
+
     /// Carries out one write. To remove what is not there is no error.
     pub fn write(&mut self, write: &Write) -> Result<(), DatapathError> {
         let (key, entry) = match write {
@@ -307,6 +330,16 @@ fn prefix_entry(
         PortKey { protocol: Protocol::from_number(protocol)?, port: u16::from_be_bytes(port) };
     let source = SourcePrefix::new(address, u8::try_from(length?).ok()?).ok()?;
     Some(EntryKey { port, source })
+}
+
+/// What is not there is no error.
+fn found<T>(read: Result<T, MapError>, table: &'static str) -> Result<Option<T>, DatapathError> {
+    match read {
+        Ok(value) => Ok(Some(value)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) if errno(&error) == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(failed("read", table)(error)),
+    }
 }
 
 /// To remove what is not there is no error.

@@ -9,13 +9,19 @@ use std::{
 
 use jit_common::{
     Address, ConnectionKey, Decision, Family, Flow, Frame, GrantEntry, HostKey, Link, PortKey,
-    PortRule, PrefixV4, PrefixV6, Reason, Segment, Session, Settings, Slot, Tables, Ticket, decide,
+    PortRule, PrefixV4, PrefixV6, Protocol, Reason, Segment, Session, Settings, Slot, Tables,
+    Ticket, decide, session_is_over,
 };
 
 use crate::{
     clock::BootNanos,
-    datapath::{Counters, Coverage, Datapath, DatapathError, InterfaceState, guard::GuardState},
-    prefix::masked,
+    datapath::{
+        Counters, Coverage, Datapath, DatapathError, InterfaceState,
+        cut::{Cut, Sessions},
+        guard::GuardState,
+    },
+    net::sock_diag::DiagError,
+    prefix::{bits, masked},
     reconcile::{Entries, EntryKey, Write},
 };
 
@@ -98,7 +104,7 @@ impl Tables for MemoryTables {
 }
 
 fn port_key(protocol: u8, port: [u8; 2]) -> Option<PortKey> {
-    let protocol = jit_common::Protocol::from_number(protocol)?;
+    let protocol = Protocol::from_number(protocol)?;
     Some(PortKey { protocol, port: u16::from_be_bytes(port) })
 }
 
@@ -118,6 +124,9 @@ struct Inner {
     writes: Vec<Write>,
     refuse: Option<bool>,
     refuse_openings: bool,
+    /// Sockets of sessions: peer, its port, port here.
+    sockets: BTreeSet<(Address, u16, u16)>,
+    keeps_sockets: bool,
 }
 
 impl Inner {
@@ -215,6 +224,21 @@ impl MemoryDatapath {
         self.lock().refuse_openings = refuse;
     }
 
+    /// There is the socket of a session: peer, its port, port here.
+    pub fn open_socket(&self, peer: Address, peer_port: u16, port: u16) {
+        self.lock().sockets.insert((peer, peer_port, port));
+    }
+
+    /// The sockets of sessions that are there still.
+    pub fn sockets(&self) -> BTreeSet<(Address, u16, u16)> {
+        self.lock().sockets.clone()
+    }
+
+    /// From now on no socket can be destroyed, as by a kernel that was built without.
+    pub fn keep_sockets(&self, keep: bool) {
+        self.lock().keeps_sockets = keep;
+    }
+
     /// Counts connections in a slot.
     pub fn count(&self, slot: u32, hits: u64) {
         self.lock().slots.entry(slot).or_default().hits += hits;
@@ -304,5 +328,27 @@ impl Datapath for MemoryDatapath {
 
     fn guard(&mut self, want: bool) -> GuardState {
         GuardState { wanted: want, attached: want, ..GuardState::default() }
+    }
+
+    fn cut(&mut self, among: &Sessions, now: BootNanos) -> Cut {
+        let tables = self.tables();
+        let mut inner = self.lock();
+        let mut cut = Cut::default();
+        if inner.keeps_sockets {
+            cut.problem = Some(DiagError::NoDestroy.into());
+            return cut;
+        }
+        inner.sockets.retain(|(peer, _, number)| {
+            let Some(rule) = among.rule(*peer, *number) else { return true };
+            let port = PortKey { protocol: Protocol::Tcp, port: *number };
+            let host = tables.hosts.get(&HostKey::new(*peer, port));
+            let prefix = tables.longest(port, *peer, bits(peer.family));
+            let over = session_is_over(host, prefix, rule, now.0);
+            if over {
+                *cut.ended.entry((*peer, *number)).or_default() += 1;
+            }
+            !over
+        });
+        cut
     }
 }

@@ -4,6 +4,7 @@
 
 pub mod attach;
 pub mod bpf;
+pub mod cut;
 pub mod guard;
 pub mod kernel;
 pub mod maps;
@@ -16,10 +17,11 @@ use std::{collections::BTreeMap, io, path::PathBuf};
 
 use jit_common::{COUNTERS, Counter, PortCounters, PortKey, PortRule, Reason, Settings, Slot};
 
+use cut::{Cut, Sessions};
 use guard::GuardState;
 
 use crate::{
-    clock::WallTime,
+    clock::{BootNanos, WallTime},
     config::{HookChoice, InterfaceFilter},
     reconcile::{Entries, Write},
     sys::FileError,
@@ -46,6 +48,8 @@ pub trait Datapath: Send {
     fn cover(&mut self, want: &Coverage) -> Result<Vec<InterfaceState>, DatapathError>;
     /// Brings the socket guard into force, or takes it off, and tells what is there.
     fn guard(&mut self, want: bool) -> GuardState;
+    /// Ends the sessions among these that are over, so that both ends hear it.
+    fn cut(&mut self, among: &Sessions, now: BootNanos) -> Cut;
 }
 
 /// Which interfaces are to be gated, and how.

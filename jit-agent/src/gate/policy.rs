@@ -55,6 +55,13 @@ pub(super) struct Policies {
     pub(super) problems: Vec<String>,
 }
 
+impl Policies {
+    /// Whether the one in force waits to be confirmed.
+    pub(super) const fn waits(&self) -> bool {
+        self.commit.pending().is_some()
+    }
+}
+
 /// A policy to put in force.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PolicyPush {
@@ -190,6 +197,8 @@ impl<D: Datapath> Gate<D> {
             self.take_back(before);
             return Err(refused);
         }
+        // Sessions that only waited for this.
+        self.ending.anywhere();
         tracing::info!(version, by, "policy confirmed");
         self.record(Record::new(EventCode::PolicyConfirmed).by(by).with("version", version), now);
         self.tell_policy("confirmed", version, "", by, "", now);

@@ -124,6 +124,7 @@ impl<D: Datapath> Gate<D> {
             ("database", damaged.as_deref()),
             ("kernel", kernel.as_deref()),
             ("storage", storage.as_deref()),
+            ("sessions", self.ending.problem.as_deref()),
             ("audit", audit.problem()),
             ("audit_damaged", audit.damage()),
         ]

@@ -12,6 +12,7 @@ mod ledger;
 mod limits;
 mod policies;
 mod replaced;
+mod sessions;
 mod signers;
 mod support;
 mod threat_model;

@@ -164,6 +164,26 @@ fn seconds(seconds: i64) -> Now {
     later(seconds * 1000)
 }
 
+/// What a policy shuts out goes on if it returns: nothing is cut before somebody says that it stays.
+#[test]
+fn a_policy_that_waits_cuts_no_session_and_one_that_stays_does() {
+    for confirmed in [false, true] {
+        let mut host = Host::start();
+        let peer = v4("203.0.113.9");
+        host.kernel.open_socket(peer, 40_000, 8080);
+        let cutting = v1::PolicyPort { sessions: v1::Sessions::Cut.into(), ..section(8080) };
+        assert_eq!(host.push(&policy(1, &[cutting]), NOW), Ok("pending".into()));
+        host.gate().advance(seconds(10));
+        assert_eq!(host.kernel.sockets().len(), 1, "it waits");
+        if confirmed {
+            host.confirm(1, seconds(11), seconds(11)).unwrap();
+        }
+        host.gate().advance(seconds(121));
+        assert_eq!(host.is_armed(HTTP), confirmed);
+        assert_eq!(host.kernel.sockets().is_empty(), confirmed);
+    }
+}
+
 #[test]
 fn an_armed_port_is_open_again_unless_it_is_confirmed_in_time() {
     let mut host = Host::start();

@@ -11,3 +11,4 @@ mod connections;
 mod controllers;
 mod refusals;
 mod restarts;
+mod sessions;

@@ -1,0 +1,114 @@
+//! Ends sessions that are over: the sockets of this host whose peer no grant covers any more.
+//!
+//! The packet gate drops their segments from the deadline on by itself, with the agent dead too; here
+//! both ends are told. A socket's last word, the RST, goes outwards, where no gate is. Sockets in other
+//! network namespaces, behind a `forwarded` port for one, are out of reach.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
+};
+
+use jit_common::{Address, PortKey, PortRule, Protocol, session_is_over};
+
+use crate::{
+    clock::BootNanos,
+    datapath::{DatapathError, maps::Maps},
+    net::sock_diag::{DiagError, SockDiag, Socket},
+    prefix::{SourcePrefix, bits},
+    reconcile::EntryKey,
+    sys,
+};
+
+/// Sockets that are destroyed in one go, so that nothing waits long behind it.
+pub const MOST: usize = 1024;
+
+/// Which sessions are looked at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sessions {
+    /// Those at these ports of TCP, by the rule of each.
+    pub ports: BTreeMap<u16, PortRule>,
+    /// Only those whose peer one of these covers; `None`: all.
+    pub of: Option<BTreeSet<EntryKey>>,
+}
+
+/// What was ended.
+#[derive(Debug, Default)]
+pub struct Cut {
+    /// How many sessions, by peer and port.
+    pub ended: BTreeMap<(Address, u16), u32>,
+    /// There are more than [`MOST`]: call again.
+    pub more: bool,
+    /// Why not all.
+    pub problem: Option<CutError>,
+}
+
+/// Why a session that is over may be there still.
+#[derive(Debug, thiserror::Error)]
+pub enum CutError {
+    /// The tables that tell whether it is over.
+    #[error(transparent)]
+    Datapath(#[from] DatapathError),
+    /// The sockets.
+    #[error(transparent)]
+    Diag(#[from] DiagError),
+}
+
+impl Sessions {
+    /// The rule for a session of this peer, if it is looked at.
+    pub fn rule(&self, peer: Address, port: u16) -> Option<PortRule> {
+        let rule = *self.ports.get(&port)?;
+        let Some(keys) = &self.of else { return Some(rule) };
+        let source = SourcePrefix::new(peer, bits(peer.family)).ok()?;
+        let port = PortKey { protocol: Protocol::Tcp, port };
+        keys.iter().any(|key| key.port == port && key.source.contains(&source)).then_some(rule)
+    }
+
+    /// From the lowest port to the highest.
+    fn range(&self) -> Option<RangeInclusive<u16>> {
+        Some(*self.ports.first_key_value()?.0..=*self.ports.last_key_value()?.0)
+    }
+}
+
+/// Ends what is over among these.
+pub fn cut(maps: &Maps, among: &Sessions, now: BootNanos) -> Cut {
+    let mut cut = Cut::default();
+    cut.problem = end(maps, among, now, &mut cut).err();
+    cut
+}
+
+fn end(maps: &Maps, among: &Sessions, now: BootNanos, cut: &mut Cut) -> Result<(), CutError> {
+    let Some(range) = among.range() else { return Ok(()) };
+    let mut diag = SockDiag::open()?;
+    diag.probe()?;
+    let own = sys::addresses()
+        .map_err(|error| DatapathError::Sys { verb: "list this host's addresses", error })?;
+    let mut over: Vec<Socket> = Vec::new();
+    let mut unread = Ok(());
+    diag.list(range, |socket| {
+        let Socket { peer, port, .. } = socket;
+        // The host that speaks to itself needs no grant.
+        if peer.is_loopback() || own.contains(&peer) {
+            return;
+        }
+        let Some(rule) = among.rule(peer, port) else { return };
+        match maps.covering(peer, PortKey { protocol: Protocol::Tcp, port }) {
+            Ok([host, prefix]) => {
+                if session_is_over(host.as_ref(), prefix.as_ref(), rule, now.0) {
+                    cut.more |= over.len() >= MOST;
+                    if !cut.more {
+                        over.push(socket);
+                    }
+                }
+            }
+            // What cannot be read says nothing against a session.
+            Err(error) => unread = Err(error),
+        }
+    })?;
+    for socket in &over {
+        if diag.destroy(socket)? {
+            *cut.ended.entry((socket.peer, socket.port)).or_default() += 1;
+        }
+    }
+    Ok(unread?)
+}

@@ -1,0 +1,195 @@
+//! When sessions are looked through for those that are over, and what is told of it.
+//!
+//! The datapath decides about each session by what stands in the kernel's tables, so nothing is
+//! remembered here but that something may have ended. A session that is just being opened while its
+//! grant ends may not have its socket yet: there is a second look a tick later.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use jit_common::{Address, PortRule, Protocol};
+
+use crate::{
+    audit::{EventCode, Record},
+    clock::{BootNanos, Now},
+    datapath::{
+        Datapath,
+        cut::{Cut, CutError, Sessions},
+    },
+    gate::{Gate, TICK, report::address},
+    net::sock_diag::DiagError,
+    reconcile::{Entry, EntryKey, Write},
+};
+
+/// Places in the grant tables that are remembered at most until the next look.
+const MOST_ENDED: usize = 4096;
+/// Least time between two looks.
+const REST: Duration = Duration::from_millis(50);
+/// Peers and ports that are told one by one after a look.
+const TOLD: usize = 64;
+
+/// What may have ended since the last look.
+#[derive(Debug, Default)]
+pub(super) struct Ending {
+    fresh: Places,
+    /// Was looked at, and is to be once more at this time.
+    again: Option<(BootNanos, Places)>,
+    /// Exemptions that ended until then were seen.
+    exemptions: BootNanos,
+    /// No look before this.
+    rest: BootNanos,
+    /// Why sessions that are over may be open still.
+    pub(super) problem: Option<String>,
+}
+
+/// Where sessions may be over.
+#[derive(Clone, Debug, Default)]
+struct Places {
+    /// Here.
+    of: BTreeSet<EntryKey>,
+    /// Anywhere: what the ports want may be another.
+    anywhere: bool,
+}
+
+impl Places {
+    fn is_empty(&self) -> bool {
+        self.of.is_empty() && !self.anywhere
+    }
+
+    fn join(&mut self, other: Self) {
+        self.of.extend(other.of);
+        self.anywhere |= other.anywhere;
+        if self.of.len() > MOST_ENDED {
+            self.of.clear();
+            self.anywhere = true;
+        }
+    }
+}
+
+impl Ending {
+    /// Sessions may be over anywhere: at the start, or because the rules of ports are others.
+    pub(super) fn anywhere(&mut self) {
+        self.fresh.anywhere = true;
+    }
+
+    /// Takes note of a write. What opens a place that was closed ends nothing.
+    pub(super) fn wrote(&mut self, write: &Write, before: Option<&Entry>) {
+        match write {
+            Write::Remove(key) => self.at(*key),
+            Write::Set(key, _) if before.is_some() => self.at(*key),
+            Write::Set(..) => {}
+        }
+    }
+
+    fn at(&mut self, key: EntryKey) {
+        if key.port.protocol == Protocol::Tcp {
+            self.fresh.join(Places { of: BTreeSet::from([key]), anywhere: false });
+        }
+    }
+
+    /// When the next look is due; `None`: nothing may have ended.
+    fn due(&self) -> Option<BootNanos> {
+        let fresh = (!self.fresh.is_empty()).then_some(self.rest);
+        let again = self.again.as_ref().map(|(at, _)| *at);
+        fresh.into_iter().chain(again).min()
+    }
+
+    /// Where to look at this time.
+    fn take(&mut self, now: BootNanos) -> Places {
+        let mut places = std::mem::take(&mut self.fresh);
+        let fresh = !places.is_empty();
+        if let Some((_, before)) = self.again.take() {
+            places.join(before);
+        }
+        if fresh {
+            self.again = Some((now + TICK, places.clone()));
+        }
+        self.rest = now + REST;
+        places
+    }
+}
+
+impl<D: Datapath> Gate<D> {
+    /// Ends sessions that are over, if any may be. Returns how long until the next look.
+    pub(super) fn end_sessions(&mut self, now: Now) -> Option<Duration> {
+        let since = std::mem::replace(&mut self.ending.exemptions, now.boot);
+        for key in self.ledger.exemptions_ended(since, now.boot) {
+            self.ending.at(key);
+        }
+        if self.ending.due().is_some_and(|due| due <= now.boot) {
+            self.look_at_sessions(now);
+        }
+        self.ending.due().map(|due| now.until(due))
+    }
+
+    fn look_at_sessions(&mut self, now: Now) {
+        let places = self.ending.take(now.boot);
+        let ports = self.cutting_ports();
+        if ports.is_empty() {
+            self.ending.problem = None;
+            return;
+        }
+        // While a policy waits to be confirmed, what was open before it came is only held up: it
+        // goes on if the policy returns. And without the socket guard, a session that came by an
+        // interface without a gate is nobody's business unless it was a grant's.
+        let gate = &self.config.gate;
+        let all = !self.policies.waits() && (gate.socket_guard || gate.interfaces.is_all());
+        let of = (!places.anywhere || !all).then(|| places.of.clone());
+        let Cut { ended, more, problem } = self.datapath.cut(&Sessions { ports, of }, now.boot);
+        self.tell_cut(&ended, now);
+        let text = problem.as_ref().map(ToString::to_string);
+        if let Some(text) = &text
+            && self.ending.problem.as_ref() != Some(text)
+        {
+            tracing::error!("sessions that are over may be open still: {text}");
+        }
+        self.ending.problem = text;
+        match problem {
+            None if more => self.ending.fresh.join(places),
+            None => {}
+            // There is no use in trying again.
+            Some(CutError::Diag(DiagError::NoDestroy)) => self.ending.again = None,
+            Some(_) => self.ending.again = Some((now.boot + TICK, places)),
+        }
+    }
+
+    /// Ports of TCP at which sessions may end with their grants: by their rule, or by a grant's own.
+    fn cutting_ports(&self) -> BTreeMap<u16, PortRule> {
+        if self.config.gate.observe {
+            return BTreeMap::new();
+        }
+        let by_grant: BTreeSet<_> = self
+            .installed
+            .iter()
+            .filter(|(_, entry)| entry.claims().iter().any(|claim| claim.cut && claim.is_some()))
+            .map(|(key, _)| key.port)
+            .collect();
+        let rules = self.config.policy.rules().filter(|(port, rule)| {
+            port.protocol == Protocol::Tcp
+                && rule.observe == 0
+                && (rule.drain == 0 || by_grant.contains(port))
+        });
+        rules.map(|(port, rule)| (port.port, rule)).collect()
+    }
+
+    fn tell_cut(&mut self, ended: &BTreeMap<(Address, u16), u32>, now: Now) {
+        for ((peer, port), sessions) in ended.iter().take(TOLD) {
+            let source = address(peer.family as u8, &peer.bytes);
+            tracing::info!(source, port, sessions, "sessions cut");
+            let record = Record::new(EventCode::ConnectionCut)
+                .by("agent")
+                .with("source", source)
+                .with("port", format!("{port}/tcp"))
+                .with("sessions", *sessions);
+            self.record(record, now);
+        }
+        let rest: u32 = ended.values().skip(TOLD).sum();
+        if rest > 0 {
+            tracing::info!(sessions = rest, "sessions cut");
+            let record = Record::new(EventCode::ConnectionCut).by("agent");
+            self.record(record.with("sessions", rest).detail("of many more peers"), now);
+        }
+    }
+}

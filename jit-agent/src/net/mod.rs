@@ -1,0 +1,3 @@
+//! What the kernel tells and does over netlink.
+
+pub mod sock_diag;

@@ -1,0 +1,464 @@
+//! TCP sockets of this network namespace: listed, and destroyed so that both ends hear it, by
+//! NETLINK_SOCK_DIAG (sock_diag(7), `linux/sock_diag.h`, `linux/inet_diag.h`).
+//!
+//! Building and reading messages is pure; only [`SockDiag`] speaks to the kernel. The crate
+//! netlink-packet-sock-diag is not used: it cannot send the kernel the filter by port, and three
+//! messages of a fixed form are all that is needed.
+
+use std::{io, ops::RangeInclusive, time::Duration};
+
+use jit_common::Address;
+use rustix::{
+    fd::OwnedFd,
+    io::Errno,
+    net::{
+        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, netlink, recv, send,
+        socket_with,
+        sockopt::{Timeout, set_socket_timeout},
+    },
+};
+
+/// Message types (`linux/netlink.h`, `linux/sock_diag.h`).
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const SOCK_DESTROY: u16 = 21;
+/// Message flags (`linux/netlink.h`).
+const NLM_F_REQUEST: u16 = 0x1;
+const NLM_F_ACK: u16 = 0x4;
+const NLM_F_DUMP: u16 = 0x300;
+/// Attribute with a filter, and its conditions "source port at least" and "at most"
+/// (`linux/inet_diag.h`). The kernel calls the local end the source.
+const INET_DIAG_REQ_BYTECODE: u16 = 1;
+const INET_DIAG_BC_S_GE: u8 = 2;
+const INET_DIAG_BC_S_LE: u8 = 3;
+
+/// Bytes of `nlmsghdr`, of `inet_diag_req_v2`, of `inet_diag_sockid`, and where the last begins in
+/// `inet_diag_msg`.
+const HEADER: usize = 16;
+const REQUEST: usize = 56;
+const ID: usize = 48;
+const ID_AT: usize = 4;
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+const IPPROTO_TCP: u8 = 6;
+
+/// States of sockets that a peer opened and has not closed (`net/tcp_states.h`): established,
+/// syn-recv, fin-wait 1 and 2, close-wait, last-ack, closing, and the half-open requests that count
+/// as syn-recv. Not: listening, connecting (syn-sent is this host's own doing), time-wait (nothing
+/// that could carry data is left).
+const STATES: u32 = 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11 | 1 << 12;
+
+/// More than a message of the kernel's dumps has (32 KiB).
+const BUFFER: usize = 65_536;
+/// Longest wait for the kernel, which answers at once.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A TCP socket with a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Socket {
+    /// The peer's address; an IPv4 one also when the socket is a dual-stack listener's.
+    pub peer: Address,
+    /// The peer's port, host byte order.
+    pub peer_port: u16,
+    /// The address here, likewise.
+    pub local: Address,
+    /// The port here, host byte order.
+    pub port: u16,
+    /// How the kernel names it.
+    family: u8,
+    id: [u8; ID],
+}
+
+/// Whether the kernel has said all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// That was the end.
+    Done,
+    /// More comes.
+    More,
+}
+
+/// Why the sockets cannot be looked through, or one not destroyed.
+#[derive(Debug, thiserror::Error)]
+pub enum DiagError {
+    /// What came is no answer of this protocol.
+    #[error("the kernel's answer about sockets is malformed ({0} bytes)")]
+    Malformed(usize),
+    /// The kernel was built without CONFIG_INET_DIAG_DESTROY.
+    #[error(
+        "this kernel cannot destroy sockets (CONFIG_INET_DIAG_DESTROY): the peer of a session that \
+         is cut hears nothing more, and neither does the service, until a time-out of its own"
+    )]
+    NoDestroy,
+    /// A call or request that failed.
+    #[error("cannot {verb}: {error}")]
+    Sys {
+        /// What was tried.
+        verb: &'static str,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+/// Asks for all sockets of one family with a local port in a range. `sequence` comes back in the
+/// answers.
+pub fn list_request(v6: bool, ports: RangeInclusive<u16>, sequence: u32) -> Vec<u8> {
+    /// Two conditions, each an operation with a port behind it.
+    const FILTER: u16 = 16;
+    let mut request = header(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, sequence);
+    request.extend([if v6 { AF_INET6 } else { AF_INET }, IPPROTO_TCP, 0, 0]);
+    request.extend(STATES.to_ne_bytes());
+    request.extend([0; ID]);
+    request.extend((4 + FILTER).to_ne_bytes());
+    request.extend(INET_DIAG_REQ_BYTECODE.to_ne_bytes());
+    // Where to go on if it holds, and if not: a jump to four bytes behind the end says no.
+    for (condition, port, left) in
+        [(INET_DIAG_BC_S_GE, *ports.start(), FILTER), (INET_DIAG_BC_S_LE, *ports.end(), FILTER / 2)]
+    {
+        request.extend([condition, 8]);
+        request.extend((left + 4).to_ne_bytes());
+        request.extend([0, 0]);
+        request.extend(port.to_ne_bytes());
+    }
+    finished(request)
+}
+
+/// Asks the kernel to destroy this very socket, not another one that has its place meanwhile.
+pub fn destroy_request(socket: &Socket, sequence: u32) -> Vec<u8> {
+    destroy(socket.family, &socket.id, sequence)
+}
+
+/// Asks to destroy a socket that there is not: the kernel answers whether it could.
+pub fn probe_request(sequence: u32) -> Vec<u8> {
+    destroy(AF_INET, &[0; ID], sequence)
+}
+
+/// Reads what the kernel sent: `seen` gets every socket. Answers to other requests are passed over.
+pub fn read(
+    datagram: &[u8],
+    sequence: u32,
+    mut seen: impl FnMut(Socket),
+) -> Result<Answer, DiagError> {
+    let malformed = || DiagError::Malformed(datagram.len());
+    let mut rest = datagram;
+    while !rest.is_empty() {
+        let length = u32::from_ne_bytes(*rest.first_chunk().ok_or_else(malformed)?);
+        let length = usize::try_from(length).map_err(|_| malformed())?;
+        let message = rest.get(..length).filter(|message| message.len() >= HEADER);
+        let (head, body) = message.ok_or_else(malformed)?.split_at(HEADER);
+        // The next one begins at a multiple of four.
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        if bytes(head, 8).map(u32::from_ne_bytes) != Some(sequence) {
+            continue;
+        }
+        match bytes(head, 4).map(u16::from_ne_bytes) {
+            Some(SOCK_DIAG_BY_FAMILY) => {
+                if let Some(socket) = Socket::read(body).ok_or_else(malformed)? {
+                    seen(socket);
+                }
+            }
+            Some(NLMSG_ERROR) => {
+                let code = bytes(body, 0).map(i32::from_ne_bytes).ok_or_else(malformed)?;
+                return refused(code).map(|()| Answer::Done);
+            }
+            Some(NLMSG_DONE) => {
+                // With what became of the dump, on kernels that tell.
+                let code = bytes(body, 0).map_or(0, i32::from_ne_bytes);
+                return refused(code).map(|()| Answer::Done);
+            }
+            _ => {}
+        }
+    }
+    Ok(Answer::More)
+}
+
+impl Socket {
+    /// From an `inet_diag_msg`; `None` inside for a family that is neither IPv4 nor IPv6.
+    fn read(body: &[u8]) -> Option<Option<Self>> {
+        let family = *body.first()?;
+        let id: [u8; ID] = bytes(body, ID_AT)?;
+        let port = |at| bytes(&id, at).map(u16::from_be_bytes);
+        let (port, peer_port) = (port(0)?, port(2)?);
+        let (local, peer): ([u8; 16], [u8; 16]) = (bytes(&id, 4)?, bytes(&id, 20)?);
+        let address = match family {
+            AF_INET => first_four,
+            AF_INET6 => unmapped,
+            _ => return Some(None),
+        };
+        let (peer, local) = (address(peer), address(local));
+        Some(Some(Self { peer, peer_port, local, port, family, id }))
+    }
+}
+
+/// A conversation with the kernel.
+#[derive(Debug)]
+pub struct SockDiag {
+    socket: OwnedFd,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+impl SockDiag {
+    /// Opens it, in the network namespace of the calling thread.
+    pub fn open() -> Result<Self, DiagError> {
+        let open = || -> Result<OwnedFd, Errno> {
+            let socket = socket_with(
+                AddressFamily::NETLINK,
+                SocketType::RAW,
+                SocketFlags::CLOEXEC,
+                Some(netlink::SOCK_DIAG),
+            )?;
+            set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
+            // To the kernel alone: then it takes messages from nobody else.
+            connect(&socket, &netlink::SocketAddrNetlink::new(0, 0))?;
+            Ok(socket)
+        };
+        let socket = open().map_err(failed("open a socket of NETLINK_SOCK_DIAG"))?;
+        Ok(Self { socket, sequence: 0, buffer: vec![0; BUFFER] })
+    }
+
+    /// Fails with [`DiagError::NoDestroy`] where the kernel cannot destroy sockets.
+    pub fn probe(&mut self) -> Result<(), DiagError> {
+        let sequence = self.next();
+        self.ask(&probe_request(sequence), sequence, |_| {}).or_else(unless_gone).map(drop)
+    }
+
+    /// Every socket with a local port in this range.
+    pub fn list(
+        &mut self,
+        ports: RangeInclusive<u16>,
+        mut seen: impl FnMut(Socket),
+    ) -> Result<(), DiagError> {
+        for v6 in [false, true] {
+            let sequence = self.next();
+            self.ask(&list_request(v6, ports.clone(), sequence), sequence, &mut seen)?;
+        }
+        Ok(())
+    }
+
+    /// Destroys a socket: the peer gets a RST, the process an error. `false`: it was gone already.
+    pub fn destroy(&mut self, socket: &Socket) -> Result<bool, DiagError> {
+        let sequence = self.next();
+        self.ask(&destroy_request(socket, sequence), sequence, |_| {}).or_else(unless_gone)
+    }
+
+    fn next(&mut self) -> u32 {
+        self.sequence = self.sequence.wrapping_add(1);
+        self.sequence
+    }
+
+    /// `true`, for [`unless_gone`].
+    fn ask(
+        &mut self,
+        request: &[u8],
+        sequence: u32,
+        mut seen: impl FnMut(Socket),
+    ) -> Result<bool, DiagError> {
+        send(&self.socket, request, SendFlags::empty())
+            .map_err(failed("ask the kernel about sockets"))?;
+        loop {
+            let (length, _) = recv(&self.socket, &mut self.buffer[..], RecvFlags::empty())
+                .map_err(failed("hear from the kernel about sockets"))?;
+            let datagram = self.buffer.get(..length).unwrap_or_default();
+            if read(datagram, sequence, &mut seen)? == Answer::Done {
+                return Ok(true);
+            }
+        }
+    }
+}
+
+fn header(kind: u16, flags: u16, sequence: u32) -> Vec<u8> {
+    let mut message = Vec::with_capacity(HEADER + REQUEST + 20);
+    // The length, which `finished` fills in.
+    message.extend([0; 4]);
+    message.extend(kind.to_ne_bytes());
+    message.extend(flags.to_ne_bytes());
+    message.extend(sequence.to_ne_bytes());
+    // To the kernel, from whoever the socket is.
+    message.extend([0; 4]);
+    message
+}
+
+fn finished(mut message: Vec<u8>) -> Vec<u8> {
+    let length = u32::try_from(message.len()).unwrap_or(u32::MAX).to_ne_bytes();
+    if let Some(head) = message.first_chunk_mut() {
+        *head = length;
+    }
+    message
+}
+
+fn destroy(family: u8, id: &[u8; ID], sequence: u32) -> Vec<u8> {
+    let mut request = header(SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, sequence);
+    request.extend([family, IPPROTO_TCP, 0, 0]);
+    request.extend(STATES.to_ne_bytes());
+    request.extend(id);
+    finished(request)
+}
+
+fn bytes<const N: usize>(from: &[u8], at: usize) -> Option<[u8; N]> {
+    from.get(at..)?.first_chunk().copied()
+}
+
+fn first_four(bytes: [u8; 16]) -> Address {
+    let [a, b, c, d, ..] = bytes;
+    Address::v4([a, b, c, d])
+}
+
+/// An IPv4 peer of an IPv6 socket is told as `::ffff:a.b.c.d` (RFC 4291 section 2.5.5.2); on the
+/// wire, and for grants, it is an IPv4 one.
+fn unmapped(bytes: [u8; 16]) -> Address {
+    match bytes {
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] => Address::v4([a, b, c, d]),
+        _ => Address::v6(bytes),
+    }
+}
+
+/// The kernel's error codes are negative; zero says yes.
+fn refused(code: i32) -> Result<(), DiagError> {
+    match code.saturating_neg() {
+        0 => Ok(()),
+        libc::EOPNOTSUPP => Err(DiagError::NoDestroy),
+        code => Err(DiagError::Sys {
+            verb: "list or destroy sockets",
+            error: io::Error::from_raw_os_error(code),
+        }),
+    }
+}
+
+/// Whoever closed by itself meanwhile: there is no such socket, another one is in its place, or it is
+/// closed already.
+fn unless_gone(error: DiagError) -> Result<bool, DiagError> {
+    match &error {
+        DiagError::Sys { error: cause, .. }
+            if matches!(cause.raw_os_error(), Some(libc::ENOENT | libc::ESTALE)) =>
+        {
+            Ok(false)
+        }
+        _ => Err(error),
+    }
+}
+
+fn failed(verb: &'static str) -> impl Fn(Errno) -> DiagError {
+    move |error| DiagError::Sys { verb, error: error.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEQUENCE: u32 = 7;
+
+    fn message(kind: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
+        let mut message = header(kind, 0, sequence);
+        message.extend(body);
+        let mut message = finished(message);
+        message.resize(message.len().next_multiple_of(4), 0);
+        message
+    }
+
+    /// An `inet_diag_msg` of an established socket from port 22.
+    fn established(family: u8, local: &[u8], peer: &[u8]) -> Vec<u8> {
+        let mut body = vec![family, 1, 0, 0];
+        body.extend(22_u16.to_be_bytes());
+        body.extend(40_000_u16.to_be_bytes());
+        for address in [local, peer] {
+            body.extend(address);
+            body.resize(body.len() + 16 - address.len(), 0);
+        }
+        body.extend([0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
+        body.resize(72, 0);
+        body
+    }
+
+    fn mapped(v4: [u8; 4]) -> [u8; 16] {
+        std::net::Ipv4Addr::from(v4).to_ipv6_mapped().octets()
+    }
+
+    fn sockets(datagram: &[u8]) -> (Vec<Socket>, Result<Answer, DiagError>) {
+        let mut sockets = Vec::new();
+        let answer = read(datagram, SEQUENCE, |socket| sockets.push(socket));
+        (sockets, answer)
+    }
+
+    #[test]
+    fn an_ipv4_peer_is_one_on_both_kinds_of_socket() {
+        let (local, peer) = ([198, 51, 100, 1], [192, 0, 2, 7]);
+        let datagram = [
+            message(SOCK_DIAG_BY_FAMILY, SEQUENCE, &established(AF_INET, &local, &peer)),
+            message(
+                SOCK_DIAG_BY_FAMILY,
+                SEQUENCE,
+                &established(AF_INET6, &mapped(local), &mapped(peer)),
+            ),
+        ]
+        .concat();
+        let (sockets, answer) = sockets(&datagram);
+        assert!(matches!(answer, Ok(Answer::More)));
+        assert_eq!(sockets.len(), 2);
+        for socket in sockets {
+            assert_eq!((socket.peer, socket.peer_port), (Address::v4(peer), 40_000));
+            assert_eq!((socket.local, socket.port), (Address::v4(local), 22));
+        }
+    }
+
+    /// The cookie goes with it, so that no other socket of the same 4-tuple is hit.
+    #[test]
+    fn a_socket_is_destroyed_by_the_name_that_the_kernel_gave() {
+        let peer = [0x20, 1, 0x0d, 0xb8, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7];
+        let body = established(AF_INET6, &[0x20; 16], &peer);
+        let (sockets, _) = sockets(&message(SOCK_DIAG_BY_FAMILY, SEQUENCE, &body));
+        let request = destroy_request(&sockets[0], 9);
+        assert_eq!(request.len(), HEADER + REQUEST);
+        assert_eq!(request[..4], 72_u32.to_ne_bytes());
+        assert_eq!(request[4..6], SOCK_DESTROY.to_ne_bytes());
+        assert_eq!(request[8..12], 9_u32.to_ne_bytes());
+        assert_eq!(request[16..18], [AF_INET6, IPPROTO_TCP]);
+        assert_eq!(request[24..], body[4..52]);
+    }
+
+    #[test]
+    fn what_belongs_to_another_request_is_passed_over() {
+        let body = established(AF_INET, &[198, 51, 100, 1], &[192, 0, 2, 7]);
+        let datagram = [
+            message(SOCK_DIAG_BY_FAMILY, SEQUENCE - 1, &body),
+            message(NLMSG_DONE, SEQUENCE - 1, &[0; 4]),
+            message(SOCK_DIAG_BY_FAMILY, SEQUENCE, &established(1, &[], &[])),
+            message(NLMSG_DONE, SEQUENCE, &[0; 4]),
+            message(SOCK_DIAG_BY_FAMILY, SEQUENCE, &body),
+        ]
+        .concat();
+        let (sockets, answer) = sockets(&datagram);
+        assert!(sockets.is_empty() && matches!(answer, Ok(Answer::Done)));
+    }
+
+    #[test]
+    fn a_kernel_that_cannot_destroy_is_told_from_a_socket_that_is_gone() {
+        let answer = |code: i32| {
+            let (_, answer) = sockets(&message(NLMSG_ERROR, SEQUENCE, &(-code).to_ne_bytes()));
+            answer.map(|_| true).or_else(unless_gone)
+        };
+        for code in [0, libc::ENOENT, libc::ESTALE] {
+            assert!(answer(code).is_ok(), "{code}");
+        }
+        assert!(matches!(answer(libc::EOPNOTSUPP), Err(DiagError::NoDestroy)));
+        assert!(matches!(answer(libc::EPERM), Err(DiagError::Sys { .. })));
+        assert!(matches!(answer(-i32::MAX), Err(DiagError::Sys { .. })));
+    }
+
+    #[test]
+    fn every_cut_of_an_answer_is_malformed_or_shorter() {
+        let body = established(AF_INET, &[198, 51, 100, 1], &[192, 0, 2, 7]);
+        let whole =
+            [message(SOCK_DIAG_BY_FAMILY, SEQUENCE, &body), message(NLMSG_DONE, SEQUENCE, &[0; 4])]
+                .concat();
+        for length in 0..whole.len() {
+            let (sockets, answer) = sockets(&whole[..length]);
+            assert_eq!(sockets.len(), usize::from(length >= HEADER + 72), "{length}");
+            let between = length == 0 || length == HEADER + 72;
+            assert_eq!(matches!(answer, Ok(Answer::More)), between, "{length}: {answer:?}");
+            assert!(between || matches!(answer, Err(DiagError::Malformed(_))), "{length}");
+        }
+    }
+}

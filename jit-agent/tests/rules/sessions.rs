@@ -1,0 +1,182 @@
+//! Sessions that end with their grants: when, which, and what is told of it.
+
+use std::collections::BTreeSet;
+
+use jit_agent::{clock::Now, gate::Target};
+use jit_common::Address;
+use jit_proto::v1;
+
+use crate::{
+    host::Host,
+    support::{MINUTE, NOW, grant, later, v4},
+};
+
+const CLIENT: &str = "203.0.113.7";
+const STRANGER: &str = "203.0.113.9";
+/// Port 22 drains, this one cuts.
+const CUT: u16 = 2222;
+const SECTION: &str = "[[port]]\nport = 2222\nprotocol = \"tcp\"\nsessions = \"cut\"\n\
+                       sources = [\"0.0.0.0/0\"]\n";
+
+fn host() -> Host {
+    Host::with(SECTION)
+}
+
+/// A grant for both ports.
+fn both(id: u8, sources: &[&str]) -> v1::Grant {
+    let ports = vec![crate::support::port(22), crate::support::port(CUT.into())];
+    v1::Grant { ports, ..grant(id, sources) }
+}
+
+impl Host {
+    /// A session of each address at both ports.
+    fn sessions(&mut self, peers: &[&str]) {
+        for peer in peers {
+            for port in [22, CUT] {
+                self.kernel.open_socket(v4(peer), 40_000, port);
+            }
+        }
+    }
+
+    fn left(&self) -> BTreeSet<(Address, u16)> {
+        self.kernel.sockets().into_iter().map(|(peer, _, port)| (peer, port)).collect()
+    }
+
+    /// Whether the session of an address at the port that cuts is there.
+    fn lives(&self, peer: &str) -> bool {
+        assert!(self.left().contains(&(v4(peer), 22)), "whatever happens, port 22 drains");
+        self.left().contains(&(v4(peer), CUT))
+    }
+
+    fn advance(&mut self, now: Now) {
+        self.gate().advance(now);
+    }
+}
+
+#[test]
+fn a_session_ends_with_its_grant_however_that_ends() {
+    type End = fn(&mut Host) -> Now;
+    let ends: [(&str, End); 4] = [
+        ("expired", |_| later(10 * MINUTE)),
+        ("revoked", |host| {
+            host.gate().revoke(&Target::All, "test", "", later(MINUTE));
+            later(MINUTE)
+        }),
+        ("replaced", |host| {
+            let replaces = vec![1; 16].into();
+            host.push(&v1::Grant { replaces, ..both(2, &[STRANGER]) }).unwrap();
+            later(MINUTE)
+        }),
+        ("clock set forward", |_| Now { boot: later(MINUTE).boot, ..later(10 * MINUTE) }),
+    ];
+    for (how, end) in ends {
+        let mut host = host();
+        host.push(&both(1, &[CLIENT])).unwrap();
+        host.sessions(&[CLIENT]);
+        host.advance(later(MINUTE / 2));
+        assert!(host.lives(CLIENT), "{how}");
+        let now = end(&mut host);
+        host.advance(now);
+        assert!(!host.lives(CLIENT), "{how}");
+        let told = host.codes().iter().filter(|code| *code == "C003").count();
+        assert_eq!(told, 1, "{how}");
+    }
+}
+
+#[test]
+fn what_another_grant_or_an_exemption_covers_is_kept() {
+    let exempt = format!(
+        "{SECTION}exempt = [{{ source = \"{STRANGER}\", reason = \"probe\", owner = \"netops\", \
+         until = \"2026-06-01T00:01:00Z\" }}]\n"
+    );
+    let mut host = Host::with(&exempt);
+    host.push(&both(1, &[CLIENT])).unwrap();
+    host.push(&both(2, &["203.0.113.0/29"])).unwrap();
+    host.sessions(&[CLIENT, STRANGER]);
+    host.gate().revoke(&Target::Ids(vec![jit_agent::grant::GrantId([1; 16])]), "test", "", NOW);
+    host.advance(later(MINUTE - 100));
+    assert!(host.lives(CLIENT) && host.lives(STRANGER));
+    // Nobody pushes or revokes anything: time alone ends the exemption.
+    host.advance(later(MINUTE));
+    assert!(host.lives(CLIENT) && !host.lives(STRANGER));
+}
+
+#[test]
+fn what_was_over_while_no_agent_ran_is_cut_at_its_start() {
+    let mut host = host();
+    host.push(&both(1, &[CLIENT])).unwrap();
+    host.sessions(&[CLIENT, STRANGER]);
+    host.restart("boot-1", later(MINUTE));
+    assert!(host.lives(CLIENT) && !host.lives(STRANGER), "whom no grant covers");
+    host.restart("boot-1", later(10 * MINUTE));
+    assert!(!host.lives(CLIENT));
+}
+
+#[test]
+fn a_session_that_was_just_being_opened_is_found_by_the_second_look() {
+    let mut host = host();
+    host.push(&both(1, &[CLIENT])).unwrap();
+    host.advance(later(MINUTE - 100));
+    host.gate().revoke(&Target::All, "test", "", later(MINUTE));
+    host.advance(later(MINUTE));
+    host.sessions(&[CLIENT]);
+    host.advance(later(MINUTE + 1_000));
+    assert!(host.lives(CLIENT), "nothing to look for in between");
+    host.advance(later(MINUTE + 2_000));
+    assert!(!host.lives(CLIENT));
+}
+
+#[test]
+fn a_kernel_that_cannot_destroy_sockets_is_told_until_nothing_needs_it() {
+    let mut host = host();
+    host.kernel.keep_sockets(true);
+    host.push(&both(1, &[CLIENT])).unwrap();
+    host.sessions(&[CLIENT]);
+    host.gate().revoke(&Target::All, "test", "", NOW);
+    host.advance(later(100));
+    assert!(host.lives(CLIENT));
+    let told = |host: &mut Host| {
+        let problems = host.gate().status(NOW).problems;
+        problems.iter().any(|problem| problem.contains("CONFIG_INET_DIAG_DESTROY"))
+    };
+    assert!(told(&mut host));
+    host.restart("boot-1", NOW);
+    assert!(told(&mut host), "at the start");
+    let mut without = Host::start();
+    without.kernel.keep_sockets(true);
+    without.restart("boot-1", NOW);
+    assert!(!told(&mut without), "no port cuts");
+}
+
+/// Whoever leaves an interface out and has no socket guard has sessions that are nobody's business.
+#[test]
+fn without_the_guard_what_comes_by_other_interfaces_is_left_alone_unless_a_grant_covered_it() {
+    let partial = format!("[gate]\nsocket_guard = false\ninterfaces = [\"eth0\"]\n{SECTION}");
+    let mut host = Host::with(&partial);
+    host.push(&both(1, &[CLIENT])).unwrap();
+    host.sessions(&[CLIENT, STRANGER]);
+    host.restart("boot-1", NOW);
+    host.gate().revoke(&Target::All, "test", "", NOW);
+    host.advance(later(MINUTE));
+    assert!(!host.lives(CLIENT) && host.lives(STRANGER));
+    let whole = format!("[gate]\nsocket_guard = false\ninterfaces = [\"*\"]\n{SECTION}");
+    let mut host = Host::with(&whole);
+    host.sessions(&[STRANGER]);
+    host.restart("boot-1", NOW);
+    assert!(!host.lives(STRANGER));
+}
+
+#[test]
+fn observing_cuts_nothing() {
+    for observing in [
+        format!("[gate]\nmode = \"observe\"\n{SECTION}"),
+        SECTION.replace("protocol", "mode = \"observe\"\nprotocol"),
+    ] {
+        let mut host = Host::with(&observing);
+        host.push(&both(1, &[CLIENT])).unwrap();
+        host.sessions(&[CLIENT, STRANGER]);
+        host.gate().revoke(&Target::All, "test", "", NOW);
+        host.restart("boot-1", later(MINUTE));
+        assert!(host.lives(CLIENT) && host.lives(STRANGER), "{observing}");
+    }
+}

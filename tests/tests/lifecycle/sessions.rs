@@ -1,0 +1,285 @@
+//! What becomes of sessions at the end of their grant: cut, both ends hear it; drained, they live on.
+//! With real sockets: what the host's kernel lists is what counts.
+
+use std::{
+    io::{ErrorKind, Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    time::{Duration, Instant},
+};
+
+use jit_proto::v1;
+use jit_tests::{
+    agent::{CLIENT, PATIENCE, Site, TO_CLIENT, address},
+    netns::Namespace,
+    sockets,
+};
+use rustix::process::Signal;
+
+const LONG: Duration = Duration::from_secs(600);
+/// How soon the peer must hear of the end.
+const HEARD: Duration = Duration::from_secs(2);
+/// A port whose sessions are cut, and one whose are drained.
+const CUT: u16 = 2222;
+const DRAIN: u16 = 2223;
+
+/// A host with both ports; the agent runs.
+fn site() -> Site {
+    let mut site = Site::new();
+    let section = |port, sessions| {
+        format!(
+            "[[port]]\nport = {port}\nprotocol = \"tcp\"\nsessions = \"{sessions}\"\n\
+             sources = [\"0.0.0.0/0\", \"::/0\"]\n"
+        )
+    };
+    site.configure(&[section(CUT, "cut"), section(DRAIN, "drain")].concat());
+    site.start();
+    site
+}
+
+/// A grant for both ports.
+fn grant(site: &Site, sources: &[&str], lasts: Duration) -> v1::Grant {
+    let ports = [CUT, DRAIN].map(|port| v1::PortRange {
+        protocol: v1::Protocol::Tcp.into(),
+        first: port.into(),
+        last: port.into(),
+    });
+    v1::Grant { ports: ports.into(), ..site.grant(sources, lasts) }
+}
+
+fn admit(site: &Site, sources: &[&str], lasts: Duration) -> v1::Outcome {
+    site.push(site.sign(&grant(site, sources, lasts))).expect("an accepted grant")
+}
+
+fn revoke(site: &Site, outcome: &v1::Outcome) {
+    let what = Some(v1::revoke_request::What::GrantId(outcome.grant_id.clone()));
+    let request = v1::RevokeRequest { what, reason: "test".into() };
+    let answer = site.call(async |mut client| client.revoke(request).await).unwrap();
+    assert_eq!(answer.into_inner().revoked, 1);
+}
+
+/// Both ends of a session.
+struct Session {
+    client: TcpStream,
+    server: TcpStream,
+}
+
+impl Session {
+    fn open(site: &Site, listener: &TcpListener, family: usize, port: u16) -> Self {
+        let client = site.client.run(|| {
+            let address = address(TO_CLIENT, family, port);
+            TcpStream::connect_timeout(&address, PATIENCE).expect("a connection")
+        });
+        let (server, _) = listener.accept().unwrap();
+        let mut session = Self { client, server };
+        assert!(session.carries(), "a session that was just opened");
+        session
+    }
+
+    /// Whether a byte comes in from the client within a moment.
+    fn carries(&mut self) -> bool {
+        self.server.set_read_timeout(Some(sockets::SILENCE)).unwrap();
+        self.client.write_all(b"x").is_ok() && self.server.read(&mut [0]).is_ok_and(|n| n == 1)
+    }
+
+    /// Fails unless both ends hear within time that it is over. Returns how soon the peer did.
+    #[track_caller]
+    fn assert_cut_within(&mut self, time: Duration) -> Duration {
+        let began = Instant::now();
+        self.client.set_read_timeout(Some(time)).unwrap();
+        let heard = self.client.read(&mut [0]).expect_err("no end of file").kind();
+        assert_eq!(heard, ErrorKind::ConnectionReset, "the peer, in {:?}", began.elapsed());
+        let took = began.elapsed();
+        self.server.set_read_timeout(Some(time)).unwrap();
+        // What came in before is there still.
+        let error = loop {
+            match self.server.read(&mut [0; 64]) {
+                Ok(1..) => {}
+                Ok(0) => panic!("the service sees an ordinary end"),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), ErrorKind::ConnectionAborted, "the service");
+        took
+    }
+}
+
+fn listen(site: &Site, port: u16) -> TcpListener {
+    site.host.run(|| TcpListener::bind(("::", port)).unwrap())
+}
+
+/// TCP sockets of a namespace with this local port, in these states of `/proc/net/tcp`.
+fn sockets_of(namespace: &Namespace, port: u16, states: &[&str]) -> usize {
+    let local = format!(":{port:04X}");
+    let tables = namespace.run(|| {
+        ["tcp", "tcp6"]
+            .map(|table| std::fs::read_to_string(format!("/proc/thread-self/net/{table}")).unwrap())
+    });
+    let lines = tables.iter().flat_map(|table| table.lines().skip(1));
+    lines
+        .filter(|line| {
+            let words: Vec<_> = line.split_whitespace().collect();
+            words[1].ends_with(&local) && states.contains(&words[3])
+        })
+        .count()
+}
+
+/// Everything but listening and time-wait.
+fn open_sockets(namespace: &Namespace, port: u16) -> usize {
+    sockets_of(namespace, port, &["01", "02", "03", "04", "05", "08", "09", "0B", "0C"])
+}
+
+/// The records of sessions that were cut: how many in all.
+fn told(site: &Site) -> u64 {
+    let output = site.run(&["audit", "show", "--json", "--code", "C003"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .map(|record| record["sessions"].as_u64().unwrap())
+        .sum()
+}
+
+#[test]
+fn at_a_revocation_both_ends_of_a_cut_session_hear_it_and_drained_ones_live_on() {
+    let site = site();
+    let (cutting, draining) = (listen(&site, CUT), listen(&site, DRAIN));
+    admit(&site, &CLIENT, LONG);
+    let mut cut = [0, 1].map(|family| Session::open(&site, &cutting, family, CUT));
+    let mut drained = [0, 1].map(|family| Session::open(&site, &draining, family, DRAIN));
+    assert_eq!(open_sockets(&site.host, CUT), 2);
+    let began = Instant::now();
+    assert_eq!(site.revoke_all(), 1);
+    for session in &mut cut {
+        session.assert_cut_within(HEARD);
+    }
+    println!("both ends heard of the revocation within {:?}", began.elapsed());
+    assert_eq!(open_sockets(&site.host, CUT), 0);
+    for session in &mut drained {
+        assert!(session.carries(), "a drained session lives on");
+    }
+    assert_eq!(told(&site), 2);
+    let (status, code) = site.status();
+    assert_eq!((code, &status["problems"]), (0, &serde_json::json!([])), "{status:#}");
+}
+
+#[test]
+fn at_its_end_a_grant_takes_cut_sessions_with_it() {
+    let site = site();
+    let cutting = listen(&site, CUT);
+    let lasts = Duration::from_secs(2);
+    admit(&site, &CLIENT, lasts);
+    let granted = Instant::now();
+    let mut sessions = [0, 1].map(|family| Session::open(&site, &cutting, family, CUT));
+    for session in &mut sessions {
+        session.assert_cut_within(lasts + HEARD);
+    }
+    let took = granted.elapsed().saturating_sub(lasts);
+    println!("both ends heard of the end within {took:?}");
+    assert!(took < HEARD, "{took:?}");
+    assert_eq!(open_sockets(&site.host, CUT), 0);
+}
+
+/// The kernel alone stops what comes in; whoever starts the agent again cuts what was to be cut.
+#[test]
+fn with_the_agent_dead_no_byte_comes_in_after_the_end_and_its_start_cuts() {
+    let mut site = site();
+    let (cutting, draining) = (listen(&site, CUT), listen(&site, DRAIN));
+    let lasts = Duration::from_secs(2);
+    let granted = Instant::now();
+    admit(&site, &CLIENT, lasts);
+    let mut cut = [0, 1].map(|family| Session::open(&site, &cutting, family, CUT));
+    let mut drained = Session::open(&site, &draining, 0, DRAIN);
+    site.end(Signal::KILL);
+    for session in &mut cut {
+        assert!(granted.elapsed() > lasts || session.carries(), "open until its end");
+    }
+    std::thread::sleep((lasts + Duration::from_millis(100)).saturating_sub(granted.elapsed()));
+    for session in &mut cut {
+        assert!(!session.carries(), "no byte comes in");
+    }
+    assert!(drained.carries());
+    assert_eq!(sockets_of(&site.host, CUT, &["01"]), 2, "nobody is there to end them");
+    site.start();
+    for session in &mut cut {
+        session.assert_cut_within(HEARD);
+    }
+    assert_eq!(open_sockets(&site.host, CUT), 0);
+    assert!(drained.carries());
+    assert_eq!(told(&site), 2);
+}
+
+#[test]
+fn a_session_that_another_grant_covers_is_kept_until_that_one_ends() {
+    let mut site = site();
+    let cutting = listen(&site, CUT);
+    let narrow = admit(&site, &CLIENT, LONG);
+    let mut sessions = [0, 1].map(|family| Session::open(&site, &cutting, family, CUT));
+    let wide = admit(&site, &["198.51.100.0/24", "2001:db8:1::/64"], LONG);
+    revoke(&site, &narrow);
+    site.end(Signal::KILL);
+    site.start();
+    for session in &mut sessions {
+        assert!(session.carries(), "covered by the other");
+    }
+    assert_eq!(told(&site), 0);
+    revoke(&site, &wide);
+    for session in &mut sessions {
+        session.assert_cut_within(HEARD);
+    }
+    assert_eq!(told(&site), 2);
+}
+
+#[test]
+fn a_grant_may_cut_its_own_sessions_where_the_port_drains() {
+    let site = site();
+    let draining = listen(&site, DRAIN);
+    let lasts = Duration::from_secs(2);
+    let cut = v1::Sessions::Cut.into();
+    let own = v1::Grant { sessions: cut, ..grant(&site, &[CLIENT[0]], lasts) };
+    site.push(site.sign(&own)).unwrap();
+    admit(&site, &[CLIENT[1]], lasts);
+    let [mut v4, mut v6] = [0, 1].map(|family| Session::open(&site, &draining, family, DRAIN));
+    v4.assert_cut_within(lasts + HEARD);
+    assert!(v6.carries(), "whose grant said nothing is drained");
+}
+
+/// Half-open requests and closing sessions go, too; what only waits out its time does not, and nothing
+/// that the host has with itself.
+#[test]
+fn the_host_with_itself_and_what_only_waits_out_its_time_is_left_alone() {
+    let site = site();
+    let cutting = listen(&site, CUT);
+    admit(&site, &CLIENT, LONG);
+    let mut own =
+        [("127.0.0.1", 0), ("::1", 1), (TO_CLIENT[0], 2), (TO_CLIENT[1], 3)].map(|(address, _)| {
+            let client = site.host.run(|| {
+                TcpStream::connect(SocketAddr::new(address.parse().unwrap(), CUT)).unwrap()
+            });
+            Session { client, server: cutting.accept().unwrap().0 }
+        });
+    // The server closes first: its end waits out its time.
+    let Session { client, server } = Session::open(&site, &cutting, 0, CUT);
+    drop(server);
+    drop(client);
+    wait_until(|| sockets_of(&site.host, CUT, &["06"]) == 1);
+    // And a session that the client has closed, and the service has not.
+    let mut closing = Session::open(&site, &cutting, 1, CUT);
+    closing.client.shutdown(std::net::Shutdown::Write).unwrap();
+    wait_until(|| sockets_of(&site.host, CUT, &["08"]) == 1);
+    assert_eq!(site.revoke_all(), 1);
+    closing.client.set_read_timeout(Some(HEARD)).unwrap();
+    let heard = closing.client.read(&mut [0]).unwrap_err().kind();
+    assert_eq!(heard, ErrorKind::ConnectionReset);
+    assert_eq!(sockets_of(&site.host, CUT, &["06"]), 1, "time-wait");
+    for session in &mut own {
+        assert!(session.carries());
+    }
+    assert_eq!(told(&site), 1);
+}
+
+fn wait_until(condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + HEARD;
+    while !condition() {
+        assert!(Instant::now() < deadline, "it did not happen within {HEARD:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

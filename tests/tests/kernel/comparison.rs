@@ -40,12 +40,12 @@ use crate::{
 };
 
 const FRAMES: usize = 1_000_000;
-/// Look-ups of the socket guard, and those for each set of tables.
+/// Look-ups of the socket guard.
 const LOOKUPS: usize = 30_000;
-const LOOKUP_BATCH: usize = 1_000;
 const SEED: u64 = 0x6a69_7467_6174_6531;
-/// Frames for each set of tables.
+/// Frames for each set of tables, and the fewest sets.
 const BATCH: usize = 25_000;
+const SETS: usize = 40;
 /// Slots of grants.
 const SLOTS: usize = 8;
 
@@ -79,8 +79,7 @@ struct Seen {
 
 #[test]
 fn host_and_kernel_agree_on_generated_frames() {
-    let frames = number("JIT_TEST_FRAMES")
-        .map_or(FRAMES, |frames| usize::try_from(frames).expect("a number of frames"));
+    let frames = wanted().unwrap_or(FRAMES);
     let seed = number("JIT_TEST_SEED").unwrap_or(SEED);
     println!("JIT_TEST_SEED={seed}, {frames} frames");
     let namespace = Namespace::new();
@@ -110,12 +109,13 @@ fn host_and_kernel_agree_on_generated_look_ups() {
     let mut random = Random::new(seed);
     let mut kernel = Kernel::load();
     let mut seen: BTreeMap<Option<Reason>, usize> = BTreeMap::new();
-    for _ in 0..LOOKUPS / LOOKUP_BATCH {
+    let lookups = wanted().unwrap_or(LOOKUPS).min(LOOKUPS);
+    for _ in 0..SETS {
         let tables = tables(&mut random, &[]);
         let settings = Settings { observe: u32::from(random.chance(10)), ..Settings::default() };
         kernel.fill(&tables);
         kernel.set(settings);
-        for _ in 0..LOOKUP_BATCH {
+        for _ in 0..lookups / SETS {
             let lookup = lookup(&mut random);
             for program in guards() {
                 // The one for older kernels cannot know about the interface.
@@ -136,7 +136,7 @@ fn host_and_kernel_agree_on_generated_look_ups() {
         }
     }
     println!("{seen:?}");
-    let enough = |reason| seen.get(&reason).is_some_and(|count| *count > LOOKUPS / 100);
+    let enough = |reason| seen.get(&reason).is_some_and(|count| *count > lookups / 100);
     for reason in [None, Some(Reason::BadSource), Some(Reason::Denied), Some(Reason::Granted)] {
         assert!(enough(reason), "{reason:?} of {seen:?}");
     }
@@ -182,7 +182,7 @@ fn compare(frames: usize, seed: u64) -> Seen {
     println!("{} of them made of the table's rows", derived.len());
     let mut left = frames;
     while left > 0 {
-        let count = left.min(BATCH);
+        let count = left.min(BATCH).min(frames.div_ceil(SETS));
         left -= count;
         let tables = tables(&mut random, &tuples);
         let settings = Settings { observe: u32::from(random.chance(10)), ..Settings::default() };
@@ -393,6 +393,11 @@ fn claim(random: &mut Random) -> Claim {
 
 fn addresses() -> Vec<IpAddr> {
     ADDRESSES.iter().map(|text| text.parse().expect("an address")).collect()
+}
+
+/// How many frames and look-ups, where somebody said so.
+fn wanted() -> Option<usize> {
+    number("JIT_TEST_FRAMES").map(|frames| usize::try_from(frames).expect("a number of frames"))
 }
 
 fn number(variable: &str) -> Option<u64> {

@@ -32,7 +32,7 @@ mod progress;
 mod report;
 
 /// How long a machine may take from start to power-off.
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_secs(1_200);
 
 /// Which kernels.
 #[derive(Args)]

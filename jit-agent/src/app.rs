@@ -110,7 +110,7 @@ pub async fn run(path: &Path, debug: bool) -> Result<(), AppError> {
     sys::private_directory(&config.paths.runtime, 0o750)?;
     // The lock comes with the pins: from here on no other agent runs on this gate.
     let (datapath, kernel) = KernelDatapath::load(config.paths.pins.clone(), config.limits, debug)?;
-    let stored = Store::open(&config.paths.state)?;
+    let stored = Store::open(&config.paths.state, sys::now().wall)?;
     let audit = Audit::open(&config.paths.state, audit_settings(&config), sys::now())?;
     let (unix, tcp) = bind(&config)?;
     let mut signals = Signals::new()?;

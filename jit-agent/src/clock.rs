@@ -7,7 +7,7 @@
 use std::{fmt, ops::Add, time::Duration};
 
 /// Wall clock: milliseconds since the Unix epoch, UTC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WallTime(pub i64);
 
 /// Boot clock: nanoseconds of CLOCK_BOOTTIME, which counts through suspend.

@@ -30,7 +30,7 @@ use crate::{
     ledger::{Admission, Change, Ledger},
     reconcile::{Entries, EntryKey, Write, plan},
     refusal::{Refusal, Refused},
-    store::{Store, StoreError, Stored, Transaction},
+    store::{Damage, Store, StoreError, Stored, Transaction},
 };
 
 /// How often coverage is read back from the kernel, and everything that failed is tried again.
@@ -63,6 +63,8 @@ pub struct Gate<D> {
     interfaces: Vec<InterfaceState>,
     guard: GuardState,
     floor: WallTime,
+    /// What was revoked before this moment is not known any more.
+    lost_before: WallTime,
     /// When the floor is next written to the disk.
     next_floor: BootNanos,
     /// Revocations and ends that the disk has not taken yet.
@@ -160,6 +162,7 @@ impl<D: Datapath> Gate<D> {
             interfaces: Vec::new(),
             guard: GuardState::default(),
             floor: stored.floor.unwrap_or(WallTime(0)),
+            lost_before: stored.lost_before.unwrap_or(WallTime(i64::MIN)),
             next_floor: now.boot,
             owed: Transaction::default(),
             owed_lives: BTreeSet::new(),
@@ -181,18 +184,23 @@ impl<D: Datapath> Gate<D> {
     }
 
     fn put_in_force(&mut self, stored: Stored, now: Now) -> Result<(), StartError> {
-        let Stored { grants, lives, tombstones, policies, policies_lost, floor: _, damaged } =
+        let Stored { grants, lives, tombstones, boot_id, policies, policies_lost, damaged, .. } =
             stored;
-        if let Some((file, why)) = damaged {
-            let text = format!("the database was damaged ({why}) and kept as {}", file.display());
-            tracing::error!("{text}: the gate starts without stored grants");
+        if let Some(Damage { kept, why }) = damaged {
+            let kept = kept.map(|file| format!(", and kept as {}", file.display()));
+            let kept = kept.unwrap_or_default();
+            let text = format!(
+                "the database was damaged ({why}){kept}: grants issued before {} are refused",
+                self.lost_before
+            );
+            tracing::error!("{text}; the gate starts without stored grants");
             self.record(Record::new(EventCode::DatabaseDamaged).by("agent").detail(&text), now);
             self.alarms.damaged = Some(text);
         }
         self.installed = self.datapath.entries()?;
         self.restore_policies(policies, policies_lost, now);
         self.exempt(now, &mut Vec::new()).map_err(StartError::Exemptions)?;
-        self.restore(grants, &lives, tombstones, now);
+        self.restore(grants, &lives, tombstones, boot_id.as_deref(), now);
         self.adopt_lingering(now);
         self.apply_policy()?;
         self.reconcile_all()?;
@@ -302,11 +310,13 @@ impl<D: Datapath> Gate<D> {
         let mut revoked = Revoked::default();
         let mut touched = Vec::new();
         let unseen = self.config.policy.longest_ahead();
+        // By a clock that is behind, an id would not stay refused for long enough.
+        let seen = Now { wall: now.wall.max(self.floor), ..now };
         for id in ids {
             let requester = self.requester(id);
             let counted = Counted::new(&self.datapath);
             let hits = |slot| counted.hits(slot);
-            match self.ledger.revoke(id, now, unseen, hits, &mut touched) {
+            match self.ledger.revoke(id, seen, unseen, hits, &mut touched) {
                 Ok((ended, until)) => {
                     let record = Record::new(EventCode::GrantRevoked)
                         .by(by)
@@ -353,6 +363,11 @@ impl<D: Datapath> Gate<D> {
             let before = self.offset;
             if self.clock_moved(now) {
                 let sooner = self.ledger.clock_was_set(now, &mut touched);
+                let refused_longer = self.ledger.tombstones_follow(now);
+                if !refused_longer.is_empty() {
+                    self.owed.tombstones.extend(refused_longer);
+                    self.next_floor = now.boot;
+                }
                 if !sooner.is_empty() {
                     self.owed_lives.extend(&sooner);
                     self.next_floor = now.boot;
@@ -379,6 +394,7 @@ impl<D: Datapath> Gate<D> {
                     self.tell_grant("expired", *id, "", "agent", "", now);
                     tracing::info!(grant = %id, "grant expired");
                 }
+                Change::Forgotten(id) => self.owed.forget.push(*id),
                 Change::Replaced(replacement) => self.tell_replacement(Some(*replacement), now),
             }
         }
@@ -452,6 +468,15 @@ impl<D: Datapath> Gate<D> {
         }
         let grant = self.verify(envelope, now)?;
         let (id, not_after) = (grant.id(), grant.not_after());
+        if grant.issued_at() < self.lost_before {
+            let detail = format!(
+                "issued {}, and what was revoked before {} is lost with a database that was \
+                 damaged: push a new grant",
+                grant.issued_at(),
+                self.lost_before
+            );
+            return Err(Refused::new(Refusal::Revoked, detail).of(id));
+        }
         let admission = self.ledger.admit(grant, now, touched)?;
         Ok(Accepted { admission, id, not_after })
     }
@@ -477,11 +502,21 @@ impl<D: Datapath> Gate<D> {
     /// Commits a transaction together with everything that the disk still owes. What does not come
     /// through is owed on, except what `more` puts.
     fn settle(&mut self, more: Transaction, now: Now) -> Result<(), StoreError> {
-        let Transaction { put, lives: _, remove, tombstones, policies, floor: _ } = more;
+        let Transaction {
+            put,
+            lives: _,
+            remove,
+            tombstones,
+            forget,
+            boot_id: _,
+            policies,
+            floor: _,
+        } = more;
         // A grant that was taken back may have been pushed again.
         self.owed.remove.retain(|id| put.iter().all(|(other, _)| other != id));
         self.owed.remove.extend(remove);
         self.owed.tombstones.extend(tombstones);
+        self.owed.forget.extend(forget);
         if policies.is_some() {
             self.owed.policies = policies;
         }

@@ -28,6 +28,8 @@ const MAX_TOMBSTONES: usize = 1 << 20;
 
 /// How often tombstones that are over are looked for.
 const SWEEP: Duration = Duration::from_secs(60);
+/// By how much a clock must have been set for tombstones to follow: they have [`SKEW`] to spare.
+const STEP: Duration = Duration::from_secs(1);
 /// Deadline of what has not begun: over at every time.
 const NOT_YET: BootNanos = BootNanos(0);
 /// How long a grant that is used up keeps its places from others that have a limit, too: the
@@ -178,6 +180,8 @@ pub enum Change {
     Activated(GrantId),
     /// Over.
     Expired(GrantId),
+    /// Revoked or replaced once, and by both clocks no longer to be refused.
+    Forgotten(GrantId),
     /// Another one began in its stead.
     Replaced(Replacement),
 }
@@ -192,20 +196,31 @@ pub struct Replacement {
     /// The one that ended.
     pub id: GrantId,
     /// Until when it stays refused.
-    pub until: WallTime,
+    pub until: Tombstone,
 }
 
-/// How long an id stays refused: by both clocks, so that a wall clock that is wrong for a while does
-/// not bring a grant back.
-#[derive(Clone, Copy, Debug)]
-struct Tombstone {
-    until: WallTime,
-    boot: BootNanos,
+/// How long an id stays refused: until both clocks say that it is over, so that a wall clock that is
+/// wrong for a while does not bring a grant back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tombstone {
+    /// By the wall clock.
+    pub until: WallTime,
+    /// By the boot clock of this boot.
+    pub boot: BootNanos,
 }
 
 impl Tombstone {
-    fn new(until: WallTime, now: Now) -> Self {
+    /// Over when the wall clock will read `until`, if nobody sets it.
+    pub fn new(until: WallTime, now: Now) -> Self {
         Self { until, boot: now.deadline(until) }
+    }
+
+    fn is_over(&self, now: Now) -> bool {
+        self.until <= now.wall && self.boot <= now.boot
+    }
+
+    fn later(self, other: Self) -> Self {
+        Self { until: self.until.max(other.until), boot: self.boot.max(other.boot) }
     }
 }
 
@@ -350,7 +365,7 @@ impl Ledger {
         unseen: Duration,
         hits: impl FnOnce(u32) -> u64,
         touched: &mut Vec<EntryKey>,
-    ) -> Result<(bool, WallTime), Refused> {
+    ) -> Result<(bool, Tombstone), Refused> {
         self.end_early(id, Stage::Revoked, now, unseen, hits, touched)
     }
 
@@ -417,8 +432,13 @@ impl Ledger {
     }
 
     /// Puts a stored tombstone back.
-    pub fn restore_tombstone(&mut self, id: GrantId, until: WallTime, now: Now) {
-        self.tombstones.insert(id, Tombstone::new(until, now));
+    pub fn restore_tombstone(&mut self, id: GrantId, tombstone: Tombstone) {
+        self.tombstones.insert(id, tombstone);
+    }
+
+    /// Revoked and replaced ids, and until when they stay refused.
+    pub fn tombstones(&self) -> impl Iterator<Item = (GrantId, Tombstone)> + '_ {
+        self.tombstones.iter().map(|(id, tombstone)| (*id, *tombstone))
     }
 
     /// Takes note of what the kernel counted in a slot. Returns the grant that has just been used up.
@@ -481,8 +501,8 @@ impl Ledger {
             self.stop_lingering(key, touched);
         }
         if trusted && now.wall >= self.next_sweep {
-            self.tombstones
-                .retain(|_, tombstone| tombstone.until > now.wall || tombstone.boot > now.boot);
+            let over = self.tombstones.extract_if(|_, tombstone| tombstone.is_over(now));
+            changes.extend(over.map(|(id, _)| Change::Forgotten(id)));
             self.next_sweep = now.wall + SWEEP;
         }
         changes
@@ -517,6 +537,20 @@ impl Ledger {
             self.exemptions.push((key, held, until));
         }
         sooner.into_iter().map(|(id, _)| id).collect()
+    }
+
+    /// The wall clock was set: ids stay refused for as long as they were to be, also when the disk
+    /// tells the next boot only what the wall clock will read then. Returns those that changed.
+    pub fn tombstones_follow(&mut self, now: Now) -> Vec<(GrantId, Tombstone)> {
+        let mut changed = Vec::new();
+        for (id, tombstone) in &mut self.tombstones {
+            let until = now.wall + now.until(tombstone.boot);
+            if until.since(tombstone.until).is_some_and(|more| more > STEP) {
+                tombstone.until = until;
+                changed.push((*id, *tombstone));
+            }
+        }
+        changed
     }
 
     /// Replaces the exemptions: sources that are let in without a grant.
@@ -638,10 +672,11 @@ impl Ledger {
         unseen: Duration,
         hits: impl FnOnce(u32) -> u64,
         touched: &mut Vec<EntryKey>,
-    ) -> Result<(bool, WallTime), Refused> {
+    ) -> Result<(bool, Tombstone), Refused> {
         let known_end = self.grants.get(&id).map(|record| record.grant.not_after());
         let until = known_end.unwrap_or(now.wall + unseen) + SKEW;
-        let kept = self.tombstones.get(&id).map_or(until, |old| old.until.max(until));
+        let fresh = Tombstone::new(until, now);
+        let kept = self.tombstones.get(&id).map_or(fresh, |old| old.later(fresh));
         // A known grant is always closed; only ids nobody has seen compete for room.
         if known_end.is_none()
             && self.tombstones.len() >= MAX_TOMBSTONES
@@ -650,7 +685,7 @@ impl Ledger {
             let detail = format!("{MAX_TOMBSTONES} revoked ids are held already");
             return Err(Refused::new(Refusal::Capacity, detail).of(id));
         }
-        self.tombstones.insert(id, Tombstone::new(kept, now));
+        self.tombstones.insert(id, kept);
         let Some(record) = self.grants.remove(&id) else {
             return Ok((false, kept));
         };

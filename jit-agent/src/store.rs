@@ -1,45 +1,65 @@
 //! What survives the agent: grants as they were received, revoked ids, and the latest wall time.
 //!
 //! An embedded transactional database (redb), one synced transaction for each answer. What is read
-//! back is verified again by the gate; a file that cannot be read is kept aside for a person, and
-//! the gate starts closed.
+//! back is verified again by the gate; a file that cannot be read, or that is older than the last
+//! revocation, is kept aside for a person, and the gate starts closed. What was revoked is then not
+//! known any more: grants issued before are refused ([`Stored::lost_before`]).
 
 mod copy;
+mod witness;
 
 use std::{
     collections::HashMap,
-    fs,
+    fmt, fs,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use jit_proto::v1;
 use prost::Message;
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use redb::{
+    Database, ReadableDatabase as _, ReadableTable as _, StorageBackend as _, TableDefinition,
+    backends::InMemoryBackend,
+};
+use witness::Witness;
 
 use crate::{
-    clock::WallTime,
+    clock::{BootNanos, SKEW, WallTime},
     grant::GrantId,
+    ledger::Tombstone,
     sys::{self, FileError},
 };
 
 const GRANTS: TableDefinition<'_, [u8; 16], &[u8]> = TableDefinition::new("grants");
 const LIVES: TableDefinition<'_, [u8; 16], &[u8]> = TableDefinition::new("lives");
-const TOMBSTONES: TableDefinition<'_, [u8; 16], i64> = TableDefinition::new("tombstones");
-const CLOCK: TableDefinition<'_, &str, i64> = TableDefinition::new("clock");
+const TOMBSTONES: TableDefinition<'_, [u8; 16], (i64, u64)> = TableDefinition::new("tombstones");
+const BOOT: TableDefinition<'_, &str, &str> = TableDefinition::new("boot");
+const NUMBERS: TableDefinition<'_, &str, i64> = TableDefinition::new("numbers");
 const POLICIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("policies");
 const PUSHED: &str = "pushed";
+const ID: &str = "id";
 const FLOOR: &str = "floor";
+const LOST_BEFORE: &str = "lost_before";
+const CLOSINGS: &str = "closings";
 const FILE: &str = "grants.redb";
 /// The database's page cache, bytes: the ledger is in memory, so hardly anything is read twice.
 const CACHE_BYTES: usize = 4 * 1024 * 1024;
 
+/// Opens a database file, or makes it. The plain one is [`redb::Builder::create`].
+pub type Opener =
+    Arc<dyn Fn(&redb::Builder, &Path) -> Result<Database, redb::DatabaseError> + Send + Sync>;
+
 /// The open database.
-#[derive(Debug)]
 pub struct Store {
     /// `None` after an I/O error, until it could be opened again.
     database: Option<Database>,
     path: PathBuf,
+    opener: Opener,
+    /// What the database has; a file with less is an older one.
+    reached: Witness,
+    /// What the file beside it says; `None`: not known.
+    witnessed: Option<Witness>,
 }
 
 /// A stored grant.
@@ -113,7 +133,11 @@ pub struct Transaction {
     /// Grants to take away.
     pub remove: Vec<GrantId>,
     /// Revoked ids, and until when they stay refused.
-    pub tombstones: Vec<(GrantId, WallTime)>,
+    pub tombstones: Vec<(GrantId, Tombstone)>,
+    /// Revoked ids that need not be refused any more.
+    pub forget: Vec<GrantId>,
+    /// The boot that boot times of tombstones mean, if it is another one.
+    pub boot_id: Option<String>,
     /// The pushed policies, if they changed.
     pub policies: Option<StoredPolicies>,
     /// Wall time now; the floor only rises.
@@ -128,15 +152,30 @@ pub struct Stored {
     /// Where they stand.
     pub lives: HashMap<GrantId, StoredLife>,
     /// Revoked ids.
-    pub tombstones: Vec<(GrantId, WallTime)>,
+    pub tombstones: Vec<(GrantId, Tombstone)>,
+    /// The boot that their boot times mean.
+    pub boot_id: Option<String>,
     /// The pushed policies, unverified; `None`: there were none.
     pub policies: Option<StoredPolicies>,
     /// There were pushed policies, and both copies of them are lost: why.
     pub policies_lost: Option<String>,
     /// The latest wall time ever seen.
     pub floor: Option<WallTime>,
-    /// A file that could not be read, where it was put, and why.
-    pub damaged: Option<(PathBuf, String)>,
+    /// Revocations before this moment are lost, with a database that was damaged: a grant that was
+    /// issued earlier may be a revoked one.
+    pub lost_before: Option<WallTime>,
+    /// A database was lost just now.
+    pub damaged: Option<Damage>,
+    closings: u64,
+}
+
+/// A database that was lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Where the file is kept for a person; `None`: there was none any more.
+    pub kept: Option<PathBuf>,
+    /// What is wrong with it.
+    pub why: String,
 }
 
 /// Why the disk did not take it.
@@ -160,64 +199,166 @@ pub enum StoreError {
     Write(#[from] Box<redb::Error>),
 }
 
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { database, path, opener: _, reached, witnessed } = self;
+        let mut shown = f.debug_struct("Store");
+        shown.field("open", &database.is_some()).field("path", path);
+        shown.field("reached", reached).field("witnessed", witnessed).finish_non_exhaustive()
+    }
+}
+
 impl Store {
-    /// Opens the database in a directory and reads everything.
-    pub fn open(directory: &Path) -> Result<(Self, Stored), StoreError> {
+    /// Opens the database in a directory and reads everything. `now` is when a damage is found.
+    pub fn open(directory: &Path, now: WallTime) -> Result<(Self, Stored), StoreError> {
+        Self::open_by(directory, now, Arc::new(|builder, path| builder.create(path)))
+    }
+
+    /// The same with another way to open the file.
+    pub fn open_by(
+        directory: &Path,
+        now: WallTime,
+        opener: Opener,
+    ) -> Result<(Self, Stored), StoreError> {
         sys::private_directory(directory, 0o700)?;
         let path = directory.join(FILE);
-        let first = match open_and_read(&path) {
-            Ok((store, stored)) => return Ok((store, with_copy(stored, directory))),
+        let witnessed = witness::read(directory);
+        let witness = witnessed.unwrap_or_default();
+        let existed = path.exists();
+        let why = match open_and_read(&path, &opener) {
+            Ok((database, stored)) if stored.closings >= witness.closings => {
+                return Ok(Self::with(database, stored, path, opener, witnessed));
+            }
+            Ok((database, _)) => {
+                close(Some(database));
+                let older = "it is an older one: revocations that were answered are not in it";
+                if existed { older } else { "it is gone" }.to_owned()
+            }
             Err(OpenError::Busy(cause)) => {
                 return Err(StoreError::Database { verb: "open", path, cause });
             }
+            Err(OpenError::Disk(cause)) => {
+                // The disk takes nothing now, and may later: what is on it counts all the same.
+                let stored = read_in_memory(&path)
+                    .filter(|stored| stored.closings >= witness.closings)
+                    .ok_or(StoreError::Database { verb: "open", path: path.clone(), cause })?;
+                return Ok(Self::with(None, stored, path, opener, witnessed));
+            }
             Err(OpenError::Damaged(cause)) => cause,
         };
-        let aside = directory.join(format!("{FILE}.damaged-{}", sys::now().wall.0));
-        let moved = fs::rename(&path, &aside);
-        moved.map_err(|error| FileError::Io { verb: "move aside", path: path.clone(), error })?;
-        match open_and_read(&path) {
-            Ok((store, stored)) => {
-                let stored = Stored { damaged: Some((aside, first)), ..stored };
-                Ok((store, with_copy(stored, directory)))
-            }
-            Err(OpenError::Busy(cause) | OpenError::Damaged(cause)) => {
-                Err(StoreError::Database { verb: "create", path, cause })
-            }
+        let kept = existed.then(|| directory.join(format!("{FILE}.damaged-{}", now.0)));
+        if let Some(kept) = &kept {
+            let moved = fs::rename(&path, kept);
+            moved.map_err(|error| FileError::Io {
+                verb: "move aside",
+                path: path.clone(),
+                error,
+            })?;
         }
+        let (database, _) = match open_and_read(&path, &opener) {
+            Ok(opened) => opened,
+            Err(OpenError::Busy(cause) | OpenError::Damaged(cause) | OpenError::Disk(cause)) => {
+                return Err(StoreError::Database { verb: "create", path, cause });
+            }
+        };
+        // A clock that is behind must not make grants of the past good again.
+        let floor = now.max(witness.floor);
+        let stored = Stored {
+            floor: Some(floor),
+            lost_before: Some(floor + SKEW),
+            damaged: Some(Damage { kept, why }),
+            closings: witness.closings.saturating_add(1),
+            ..Stored::default()
+        };
+        let begun = begin(&database, &stored);
+        begun.map_err(|error| StoreError::Write(Box::new(error)))?;
+        Ok(Self::with(Some(database), stored, path, opener, witnessed))
+    }
+
+    fn with(
+        database: impl Into<Option<Database>>,
+        stored: Stored,
+        path: PathBuf,
+        opener: Opener,
+        witnessed: Option<Witness>,
+    ) -> (Self, Stored) {
+        let floor = stored.floor.unwrap_or(WallTime(0));
+        let reached = Witness { closings: stored.closings, floor };
+        let stored = match path.parent() {
+            Some(directory) => with_copy(stored, directory),
+            None => stored,
+        };
+        (Self { database: database.into(), path, opener, reached, witnessed }, stored)
     }
 
     /// Writes a transaction and syncs it to the disk.
     pub fn commit(&mut self, transaction: &Transaction) -> Result<(), StoreError> {
         if self.database.is_none() {
             // After an I/O error the library wants the file opened anew.
-            self.database =
-                open_and_read(&self.path).ok().and_then(|(mut store, _)| store.database.take());
+            self.database = match open_and_read(&self.path, &self.opener) {
+                Ok((database, stored)) if stored.closings >= self.reached.closings => {
+                    Some(database)
+                }
+                Ok((database, _)) => {
+                    close(Some(database));
+                    let cause = "it lost what it had; restart the agent".to_owned();
+                    let path = self.path.clone();
+                    return Err(StoreError::Database { verb: "open again", path, cause });
+                }
+                Err(
+                    OpenError::Busy(cause) | OpenError::Damaged(cause) | OpenError::Disk(cause),
+                ) => {
+                    let path = self.path.clone();
+                    return Err(StoreError::Database { verb: "open again", path, cause });
+                }
+            };
         }
-        let result = catch_unwind(AssertUnwindSafe(|| self.try_commit(transaction)));
+        let mut reached = self.reached;
+        reached.closings += u64::from(!transaction.tombstones.is_empty());
+        reached.floor = reached.floor.max(transaction.floor.unwrap_or(reached.floor));
+        let result = catch_unwind(AssertUnwindSafe(|| self.try_commit(transaction, reached)));
         let result = result.unwrap_or_else(|_| {
             Err(redb::Error::Corrupted("the database library panicked".into()))
         });
         if matches!(result, Err(redb::Error::Io(_) | redb::Error::PreviousIo)) {
             self.close();
         }
-        if let (Ok(()), Some(policies), Some(directory)) =
-            (&result, &transaction.policies, self.path.parent())
-            && let Err(error) = copy::write(directory, policies)
-        {
-            tracing::error!("cannot write the second copy of the policies: {error}");
+        if result.is_ok() {
+            self.reached = reached;
+            self.write_beside(transaction);
         }
         result.map_err(|error| StoreError::Write(Box::new(error)))
     }
 
-    /// Lets go of the file. The library writes while it closes, and may panic over damage that was
-    /// not seen until then: nothing that was answered depends on that.
-    fn close(&mut self) {
-        let database = self.database.take();
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(database)));
+    /// What is kept beside the database, in case it is damaged one day.
+    fn write_beside(&mut self, transaction: &Transaction) {
+        let Some(directory) = self.path.parent() else { return };
+        if let Some(policies) = &transaction.policies
+            && let Err(error) = copy::write(directory, policies)
+        {
+            tracing::error!("cannot write the second copy of the policies: {error}");
+        }
+        if self.reached.is_due(self.witnessed) {
+            match witness::write(directory, self.reached) {
+                Ok(()) => self.witnessed = Some(self.reached),
+                Err(error) => {
+                    self.witnessed = None;
+                    tracing::error!(
+                        "cannot write the witness of the database: {error}: an older copy of the \
+                         database in its place would not be noticed"
+                    );
+                }
+            }
+        }
     }
 
-    fn try_commit(&self, transaction: &Transaction) -> Result<(), redb::Error> {
-        let Transaction { put, lives, remove, tombstones, policies, floor } = transaction;
+    fn close(&mut self) {
+        close(self.database.take());
+    }
+
+    fn try_commit(&self, transaction: &Transaction, reached: Witness) -> Result<(), redb::Error> {
+        let Transaction { put, lives, remove, tombstones, forget, boot_id, policies, floor: _ } =
+            transaction;
         let database = self.database.as_ref().ok_or(redb::Error::PreviousIo)?;
         let write = database.begin_write()?;
         {
@@ -234,21 +375,22 @@ impl Store {
                 table.remove(id.0)?;
             }
             let mut table = write.open_table(TOMBSTONES)?;
-            for (id, until) in tombstones {
-                table.insert(id.0, until.0)?;
+            for id in forget {
+                table.remove(id.0)?;
+            }
+            for (id, Tombstone { until, boot }) in tombstones {
+                table.insert(id.0, (until.0, boot.0))?;
+            }
+            if let Some(boot_id) = boot_id {
+                write.open_table(BOOT)?.insert(ID, boot_id.as_str())?;
             }
             if let Some(policies) = policies {
                 let bytes = policies.encode_to_vec();
                 write.open_table(POLICIES)?.insert(PUSHED, bytes.as_slice())?;
             }
-            if let Some(floor) = floor {
-                let mut clock = write.open_table(CLOCK)?;
-                let old = clock.get(FLOOR)?.map(|value| value.value());
-                if old.is_none_or(|old| old < floor.0) {
-                    clock.insert(FLOOR, floor.0)?;
-                }
-                table.retain(|_, until| until > floor.0)?;
-            }
+            let mut numbers = write.open_table(NUMBERS)?;
+            numbers.insert(FLOOR, reached.floor.0)?;
+            numbers.insert(CLOSINGS, i64::try_from(reached.closings).unwrap_or(i64::MAX))?;
         }
         write.commit()?;
         Ok(())
@@ -259,6 +401,28 @@ impl Drop for Store {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+/// Lets go of the file. The library writes while it closes, and may panic over damage that was not
+/// seen until then: nothing that was answered depends on that.
+fn close(database: Option<Database>) {
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(database)));
+}
+
+/// The first content of a database in place of one that was lost.
+fn begin(database: &Database, stored: &Stored) -> Result<(), redb::Error> {
+    let write = database.begin_write()?;
+    {
+        let mut numbers = write.open_table(NUMBERS)?;
+        for (name, time) in [(FLOOR, stored.floor), (LOST_BEFORE, stored.lost_before)] {
+            if let Some(time) = time {
+                numbers.insert(name, time.0)?;
+            }
+        }
+        numbers.insert(CLOSINGS, i64::try_from(stored.closings).unwrap_or(i64::MAX))?;
+    }
+    write.commit()?;
+    Ok(())
 }
 
 /// Fills in what the database does not have from the second copy.
@@ -273,16 +437,25 @@ fn with_copy(mut stored: Stored, directory: &Path) -> Stored {
 }
 
 enum OpenError {
-    /// Another process has it, or the disk does not answer: the file itself may be good.
+    /// Another process has it.
     Busy(String),
     Damaged(String),
+    /// The disk does not take or give it: the file itself may be good.
+    Disk(String),
 }
 
-fn open_and_read(path: &Path) -> Result<(Store, Stored), OpenError> {
+fn builder() -> redb::Builder {
+    let mut builder = redb::Builder::new();
+    // Every page against its checksum: what was flipped while no agent ran is damage, not content.
+    builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
+    builder
+}
+
+fn open_and_read(path: &Path, opener: &Opener) -> Result<(Database, Stored), OpenError> {
     let result = catch_unwind(AssertUnwindSafe(|| -> Result<_, redb::Error> {
-        let database = redb::Builder::new().set_cache_size(CACHE_BYTES).create(path)?;
+        let database = opener(&builder(), path)?;
         let stored = read(&database)?;
-        Ok((Store { database: Some(database), path: path.to_owned() }, stored))
+        Ok((database, stored))
     }));
     match result {
         Ok(Ok(opened)) => Ok(opened),
@@ -295,11 +468,23 @@ fn open_and_read(path: &Path) -> Result<(Store, Stored), OpenError> {
                 std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof
             ) =>
         {
-            Err(OpenError::Busy(error.to_string()))
+            Err(OpenError::Disk(error.to_string()))
         }
         Ok(Err(error)) => Err(OpenError::Damaged(error.to_string())),
         Err(_) => Err(OpenError::Damaged("its content makes no sense".into())),
     }
+}
+
+/// Reads a database that cannot be written where it is.
+fn read_in_memory(path: &Path) -> Option<Stored> {
+    let bytes = fs::read(path).ok()?;
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        let memory = InMemoryBackend::new();
+        memory.set_len(u64::try_from(bytes.len()).ok()?).ok()?;
+        memory.write(0, &bytes).ok()?;
+        read(&builder().create_with_backend(memory).ok()?).ok()
+    }));
+    result.ok().flatten()
 }
 
 fn read(database: &Database) -> Result<Stored, redb::Error> {
@@ -308,7 +493,8 @@ fn read(database: &Database) -> Result<Stored, redb::Error> {
     write.open_table(GRANTS)?;
     write.open_table(LIVES)?;
     write.open_table(TOMBSTONES)?;
-    write.open_table(CLOCK)?;
+    write.open_table(BOOT)?;
+    write.open_table(NUMBERS)?;
     write.open_table(POLICIES)?;
     write.commit()?;
     let read = database.begin_read()?;
@@ -327,18 +513,30 @@ fn read(database: &Database) -> Result<Stored, redb::Error> {
         }
     }
     for item in read.open_table(TOMBSTONES)?.iter()? {
-        let (id, until) = item?;
-        stored.tombstones.push((GrantId(id.value()), WallTime(until.value())));
+        let (id, tombstone) = item?;
+        let (until, boot) = tombstone.value();
+        let tombstone = Tombstone { until: WallTime(until), boot: BootNanos(boot) };
+        stored.tombstones.push((GrantId(id.value()), tombstone));
     }
+    stored.boot_id = read.open_table(BOOT)?.get(ID)?.map(|id| id.value().to_owned());
     let policies = read.open_table(POLICIES)?.get(PUSHED)?;
     stored.policies = policies.and_then(|bytes| StoredPolicies::decode(bytes.value()).ok());
-    stored.floor = read.open_table(CLOCK)?.get(FLOOR)?.map(|value| WallTime(value.value()));
+    let numbers = read.open_table(NUMBERS)?;
+    let number = |name: &str| -> Result<_, redb::Error> {
+        Ok(numbers.get(name)?.map(|value| value.value()))
+    };
+    stored.floor = number(FLOOR)?.map(WallTime);
+    stored.lost_before = number(LOST_BEFORE)?.map(WallTime);
+    stored.closings = number(CLOSINGS)?.and_then(|count| u64::try_from(count).ok()).unwrap_or(0);
     Ok(stored)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const NOW: WallTime = WallTime(1_000);
+    const TOMBSTONE: Tombstone = Tombstone { until: WallTime(5_000), boot: BootNanos(7) };
 
     fn id(byte: u8) -> GrantId {
         GrantId([byte; 16])
@@ -348,7 +546,7 @@ mod tests {
     fn what_was_committed_is_there_again_and_the_floor_only_rises() {
         let directory = tempfile::tempdir().unwrap();
         let state = directory.path().join("state");
-        let (mut store, stored) = Store::open(&state).unwrap();
+        let (mut store, stored) = Store::open(&state, NOW).unwrap();
         assert!(stored.grants.is_empty() && stored.floor.is_none());
         let grant = StoredGrant { envelope: Some(v1::Envelope::default()) };
         let life = StoredLife { boot_id: "b".into(), deadline: 7, ..StoredLife::default() };
@@ -358,16 +556,16 @@ mod tests {
         store.commit(&Transaction { put, lives, floor, ..Transaction::default() }).unwrap();
         let transaction = Transaction {
             remove: vec![id(2)],
-            tombstones: vec![(id(2), WallTime(5000))],
+            tombstones: vec![(id(2), TOMBSTONE)],
             floor: Some(WallTime(900)),
             ..Transaction::default()
         };
         store.commit(&transaction).unwrap();
         drop(store);
-        let (_, stored) = Store::open(&state).unwrap();
+        let (_, stored) = Store::open(&state, NOW).unwrap();
         assert_eq!(stored.grants, [(id(1), grant)]);
         assert_eq!(stored.lives, [(id(1), life)].into());
-        assert_eq!(stored.tombstones, [(id(2), WallTime(5000))]);
+        assert_eq!(stored.tombstones, [(id(2), TOMBSTONE)]);
         assert_eq!(stored.floor, floor);
     }
 
@@ -375,8 +573,8 @@ mod tests {
     fn a_second_owner_is_refused_and_the_file_stays() {
         let directory = tempfile::tempdir().unwrap();
         let state = directory.path().join("state");
-        let (_store, _) = Store::open(&state).unwrap();
-        let error = Store::open(&state).unwrap_err();
+        let (_store, _) = Store::open(&state, NOW).unwrap();
+        let error = Store::open(&state, NOW).unwrap_err();
         assert!(matches!(error, StoreError::Database { verb: "open", .. }), "{error}");
         assert!(state.join(FILE).exists());
     }
@@ -388,8 +586,8 @@ mod tests {
         fs::create_dir(&state).unwrap();
         for garbage in [&b"not a database"[..], &[0; 8192]] {
             fs::write(state.join(FILE), garbage).unwrap();
-            let (_store, stored) = Store::open(&state).unwrap();
-            let (aside, _) = stored.damaged.unwrap();
+            let (_store, stored) = Store::open(&state, NOW).unwrap();
+            let aside = stored.damaged.unwrap().kept.unwrap();
             assert_eq!(fs::read(&aside).unwrap(), garbage);
             assert!(stored.grants.is_empty());
             fs::remove_file(aside).unwrap();

@@ -18,9 +18,10 @@ use jit_agent::{
     envelope::{GRANT_TYPE, MAX_ENVELOPE_BYTES, POLICY_TYPE, pre_authentication_encoding},
     grant::{self, GrantId, MAX_ENTRIES, VerifiedGrant},
     impact::Impact,
+    ledger::Tombstone,
     net::sock_diag as diag,
     proposal,
-    store::{Store, StoreError, StoredGrant, StoredLife, Transaction},
+    store::{Damage, Store, StoreError, StoredGrant, StoredLife, Transaction},
 };
 use jit_common::{Family, PortKey, Protocol};
 use jit_proto::v1;
@@ -257,7 +258,7 @@ pub fn store(input: &[u8]) {
     fs::create_dir(directory.path().join("state")).expect("make the state directory");
     fs::write(&path, &bytes).expect("write the database");
     let state = directory.path().join("state");
-    let (mut opened, stored) = match Store::open(&state) {
+    let (mut opened, stored) = match Store::open(&state, NOW.wall) {
         Ok(opened) => opened,
         // It says which file and why, and the agent does not start: nothing opens.
         Err(error @ StoreError::Database { .. }) => {
@@ -265,8 +266,8 @@ pub fn store(input: &[u8]) {
         }
         Err(error) => panic!("{error}"),
     };
-    if let Some((aside, why)) = stored.damaged {
-        assert!(!why.is_empty() && aside.exists());
+    if let Some(Damage { kept, why }) = stored.damaged {
+        assert!(!why.is_empty() && kept.is_none_or(|kept| kept.exists()));
         assert!(stored.grants.is_empty() && stored.tombstones.is_empty());
     }
     // "Accepted" means durable: what the commit took is there when the file is opened again.
@@ -274,7 +275,7 @@ pub fn store(input: &[u8]) {
         return;
     }
     drop(opened);
-    let Ok((_, again)) = Store::open(&state) else { return };
+    let Ok((_, again)) = Store::open(&state, NOW.wall) else { return };
     let kept =
         again.damaged.is_some() || again.grants.iter().any(|(id, _)| *id == GrantId([9; 16]));
     assert!(kept, "a grant that was accepted is gone without a word");
@@ -283,13 +284,13 @@ pub fn store(input: &[u8]) {
 fn good_database() -> Vec<u8> {
     let directory = scratch();
     let state = directory.path().join("state");
-    let (mut store, _) = Store::open(&state).expect("a new database");
+    let (mut store, _) = Store::open(&state, NOW.wall).expect("a new database");
     for byte in 1..=3 {
         store.commit(&one_grant(byte)).expect("a commit");
     }
     let revoked = Transaction {
         remove: vec![GrantId([2; 16])],
-        tombstones: vec![(GrantId([2; 16]), WallTime(NOW.wall.0 + 1_000))],
+        tombstones: vec![(GrantId([2; 16]), Tombstone::new(WallTime(NOW.wall.0 + 1_000), NOW))],
         floor: Some(NOW.wall),
         ..Transaction::default()
     };

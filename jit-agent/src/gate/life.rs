@@ -7,11 +7,11 @@ use jit_common::Slot;
 
 use crate::{
     audit::{EventCode, Record},
-    clock::{BootNanos, Now, WallTime},
+    clock::{BootNanos, Now},
     datapath::{Datapath, DatapathError},
     gate::Gate,
     grant::{self, GrantId},
-    ledger::{Admission, Life, Replacement},
+    ledger::{Admission, Life, Replacement, Tombstone},
     reconcile::EntryKey,
     refusal::{Refusal, Refused},
     store::{StoredGrant, StoredLife, Transaction},
@@ -26,11 +26,19 @@ impl<D: Datapath> Gate<D> {
         &mut self,
         mut grants: Vec<(GrantId, StoredGrant)>,
         lives: &HashMap<GrantId, StoredLife>,
-        tombstones: Vec<(GrantId, WallTime)>,
+        tombstones: Vec<(GrantId, Tombstone)>,
+        stored_boot: Option<&str>,
         now: Now,
     ) {
-        for (id, until) in tombstones {
-            self.ledger.restore_tombstone(id, until, now);
+        let same_boot = stored_boot == Some(self.boot_id.as_str());
+        for (id, tombstone) in tombstones {
+            let fresh = Tombstone::new(tombstone.until, now);
+            self.ledger.restore_tombstone(id, if same_boot { tombstone } else { fresh });
+        }
+        if !same_boot {
+            // What the disk knows by the boot clock is of another one.
+            self.owed.boot_id = Some(self.boot_id.clone());
+            self.owed.tombstones.extend(self.ledger.tombstones());
         }
         let trusted = self.clock_is_trusted(now);
         if !trusted {

@@ -268,7 +268,7 @@ impl<D: Datapath> Gate<D> {
                     }
                 }
                 // Told where it is carried out.
-                Change::Replaced(_) => continue,
+                Change::Forgotten(_) | Change::Replaced(_) => continue,
             };
             self.recorder.audit.append(record.by("agent"), now);
         }

@@ -44,7 +44,7 @@ impl Host {
         self.gate = None;
         let (_keys, config) = config(&self.extra);
         let state = self.directory.path().join("state");
-        let store = Store::open(&state).unwrap();
+        let store = Store::open(&state, now.wall).unwrap();
         let audit = Audit::open(&state, audit_settings(&config), now).unwrap();
         let journal = Arc::new(Journal::new("test".into()));
         let gate =

@@ -14,6 +14,7 @@ mod policies;
 mod replaced;
 mod sessions;
 mod signers;
+mod storage;
 mod support;
 mod threat_model;
 mod verification;

@@ -54,7 +54,7 @@ impl Host {
         self.gate = None;
         let (_keys, config) = try_config(&self.extra).unwrap();
         let state = self.directory.path().join("state");
-        let store = Store::open(&state).unwrap();
+        let store = Store::open(&state, now.wall).unwrap();
         let audit = Audit::open(&state, audit_settings(&config), now).unwrap();
         let journal = Arc::new(Journal::new("test".into()));
         let gate =

@@ -1,6 +1,6 @@
 //! Keys, grants and envelopes as a controller would make them.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::OnceLock, time::Duration};
 
 use ed25519_dalek::{Signer as _, SigningKey, pkcs8::EncodePublicKey as _};
 use jit_agent::{
@@ -123,7 +123,8 @@ pub(crate) fn try_config(extra: &str) -> Result<(tempfile::TempDir, Config), Str
 }
 
 pub(crate) fn verified(grant: &v1::Grant) -> VerifiedGrant {
-    let (_directory, config) = config("");
+    static CONFIG: OnceLock<Config> = OnceLock::new();
+    let config = CONFIG.get_or_init(|| config("").1);
     grant::verify(&envelope(grant), &config.keyring, HOST).unwrap()
 }
 

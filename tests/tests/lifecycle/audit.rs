@@ -6,8 +6,8 @@ use std::{
     fs,
     io::{BufRead as _, BufReader},
     net::Ipv4Addr,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
+    path::Path,
+    process::Stdio,
     thread,
     time::{Duration, Instant},
 };
@@ -15,6 +15,7 @@ use std::{
 use jit_proto::v1;
 use jit_tests::{
     agent::{CLIENT, HOST, STRANGER, Site, TO_CLIENT, TO_STRANGER},
+    disk::Disk,
     frames::{Ipv4, Macs, Tcp},
     raw::Wire,
 };
@@ -203,52 +204,6 @@ fn ten_thousand_denied_syns_do_not_grow_the_audit() {
     });
     assert_eq!(shown(&site, &[]), before, "nothing was added");
     assert_whole(&site);
-}
-
-/// A small file system of its own for the agent's state.
-struct Disk {
-    path: PathBuf,
-}
-
-impl Disk {
-    fn mount(path: PathBuf) -> Self {
-        fs::create_dir(&path).unwrap();
-        let disk = Self { path };
-        disk.run("mount", &["-t", "tmpfs", "-o", "size=8m,mode=700", "none"]);
-        disk
-    }
-
-    fn run(&self, program: &str, arguments: &[&str]) {
-        let status = Command::new(program).args(arguments).arg(&self.path).status().unwrap();
-        assert!(status.success(), "{program}");
-    }
-
-    /// Takes all the room that there is.
-    fn fill(&self) {
-        let mut size = 1 << 20;
-        let mut content = Vec::new();
-        while size > 0 {
-            content.resize(content.len() + size, 0);
-            if fs::write(self.path.join("ballast"), &content).is_err() {
-                content.truncate(content.len() - size);
-                fs::write(self.path.join("ballast"), &content).unwrap();
-                size /= 2;
-            }
-            if size < 256 {
-                break;
-            }
-        }
-    }
-
-    fn make_room(&self) {
-        fs::remove_file(self.path.join("ballast")).unwrap();
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _done = Command::new("umount").arg("--lazy").arg(&self.path).status();
-    }
 }
 
 #[test]

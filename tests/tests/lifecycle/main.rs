@@ -12,3 +12,4 @@ mod controllers;
 mod refusals;
 mod restarts;
 mod sessions;
+mod storage;

@@ -1,0 +1,135 @@
+//! Disks that are full or read-only, and databases that are damaged, under a real agent.
+
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
+
+use jit_proto::v1;
+use jit_tests::{
+    agent::{CLIENT, STRANGER, Site},
+    disk::Disk,
+};
+use rustix::process::Signal;
+
+const LONG: Duration = Duration::from_secs(600);
+
+fn wait_for(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what}: it did not happen within 20 s");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn revoke_all(site: &Site) -> v1::RevokeResponse {
+    let what = Some(v1::revoke_request::What::All(true));
+    let request = v1::RevokeRequest { what, reason: "test".into() };
+    site.call(async |mut client| client.revoke(request).await).unwrap().into_inner()
+}
+
+/// Fails unless a new grant is refused with `storage`, and `status` has an alarm of the database.
+#[track_caller]
+fn assert_nothing_new_opens(site: &Site) {
+    let refused = site.push(site.envelope(&[STRANGER[0]], LONG)).unwrap_err();
+    assert!(refused.message().starts_with("storage"), "{refused}");
+    assert!(!site.stranger_opens(0, 22));
+    let (status, code) = site.status();
+    let problems = status["problems"].to_string();
+    assert!(code == 1 && problems.contains("database"), "{code}: {problems}");
+}
+
+/// Fails unless all is well again, and what was revoked stays so over a kill -9.
+#[track_caller]
+fn assert_well_again(site: &mut Site, revoked: v1::Envelope) {
+    wait_for("no alarm", || site.status().1 == 0);
+    site.end(Signal::KILL);
+    site.start();
+    site.assert_closed_to_all();
+    let replay = site.push(revoked).unwrap_err();
+    assert!(replay.message().starts_with("revoked"), "{replay}");
+    site.admit(&CLIENT, LONG);
+    site.assert_open_to_the_client_alone();
+}
+
+#[test]
+fn a_full_disk_holds_up_no_revocation_and_loses_none_once_there_is_room() {
+    let mut site = Site::new();
+    let disk = Disk::mount(site.path("state"));
+    site.start();
+    let envelope = site.envelope(&CLIENT, LONG);
+    site.push(envelope.clone()).unwrap();
+    disk.fill();
+    assert_nothing_new_opens(&site);
+    site.assert_open_to_the_client_alone();
+    // Killed on the full disk: it starts all the same, what was open is, and closes when told to.
+    site.end(Signal::KILL);
+    site.start();
+    site.assert_open_to_the_client_alone();
+    assert_nothing_new_opens(&site);
+    let revoked = revoke_all(&site);
+    assert_eq!(revoked.revoked, 1);
+    site.assert_closed_to_all();
+    println!("the answer on a full disk: {:?}", revoked.warning);
+    if revoked.warning.is_empty() {
+        // Answered as durable: so it is.
+        site.end(Signal::KILL);
+        site.start();
+        site.assert_closed_to_all();
+    }
+    disk.make_room();
+    assert_well_again(&mut site, envelope);
+    drop(site);
+    drop(disk);
+}
+
+#[test]
+fn on_a_read_only_disk_the_agent_starts_and_closes() {
+    let mut site = Site::new();
+    let disk = Disk::mount(site.path("state"));
+    site.start();
+    let envelope = site.envelope(&CLIENT, LONG);
+    site.push(envelope.clone()).unwrap();
+    site.end(Signal::KILL);
+    disk.read_only(true);
+    site.start();
+    site.assert_open_to_the_client_alone();
+    assert_nothing_new_opens(&site);
+    let revoked = revoke_all(&site);
+    assert_eq!(revoked.revoked, 1);
+    assert!(revoked.warning.contains("not durable"), "{}", revoked.warning);
+    site.assert_closed_to_all();
+    disk.read_only(false);
+    assert_well_again(&mut site, envelope);
+    drop(site);
+    drop(disk);
+}
+
+#[test]
+fn a_damaged_database_is_kept_aside_and_told_and_nothing_of_the_past_opens() {
+    let mut site = Site::new();
+    site.start();
+    let envelope = site.envelope(&CLIENT, LONG);
+    site.push(envelope.clone()).unwrap();
+    assert_eq!(site.revoke_all(), 1);
+    site.end(Signal::KILL);
+    let database = site.path("state/grants.redb");
+    let mut bytes = fs::read(&database).unwrap();
+    let pages = bytes.len() / 4096;
+    bytes[..2 * 4096].fill(0xff);
+    fs::write(&database, &bytes).unwrap();
+    assert!(pages > 2);
+    site.start();
+    site.assert_closed_to_all();
+    let replay = site.push(envelope).unwrap_err();
+    assert!(replay.message().starts_with("revoked"), "{replay}");
+    assert!(replay.message().contains("damaged"), "{replay}");
+    let (status, code) = site.status();
+    assert_eq!(code, 1);
+    assert!(status["problems"].to_string().contains("grants.redb.damaged-"), "{status:#}");
+    let kept = fs::read_dir(site.path("state")).unwrap().flatten();
+    let kept: Vec<_> =
+        kept.filter(|file| file.file_name().to_string_lossy().contains(".damaged-")).collect();
+    assert_eq!(kept.len(), 1);
+    assert_eq!(fs::read(kept[0].path()).unwrap(), bytes);
+}

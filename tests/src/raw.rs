@@ -37,6 +37,42 @@ impl Wire {
         assert_eq!(sent, frame.len(), "a frame is sent whole");
     }
 
+    /// Sends many frames, with few calls. Those for which the peer has no room are lost, as on a wire
+    /// that is too fast.
+    pub fn send_all(&self, frames: &[Vec<u8>]) {
+        let mut parts: Vec<libc::iovec> = frames
+            .iter()
+            .map(|frame| libc::iovec {
+                // The kernel only reads.
+                iov_base: frame.as_ptr().cast_mut().cast(),
+                iov_len: frame.len(),
+            })
+            .collect();
+        let mut messages: Vec<libc::mmsghdr> = parts
+            .iter_mut()
+            .map(|part| {
+                // SAFETY: all zero is a valid header of a message without anything.
+                let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
+                message.msg_hdr.msg_iov = part;
+                message.msg_hdr.msg_iovlen = 1;
+                message
+            })
+            .collect();
+        let mut rest = messages.as_mut_slice();
+        while !rest.is_empty() {
+            let count = u32::try_from(rest.len()).expect("a batch is small");
+            // SAFETY: so many headers, each with one part of a frame, all of which live during the call.
+            let sent =
+                unsafe { libc::sendmmsg(self.socket.as_raw_fd(), rest.as_mut_ptr(), count, 0) };
+            let sent = usize::try_from(sent).unwrap_or_else(|_| {
+                let error = io::Error::last_os_error();
+                assert_eq!(error.raw_os_error(), Some(libc::ENOBUFS), "send frames: {error}");
+                1
+            });
+            rest = rest.get_mut(sent..).unwrap_or_default();
+        }
+    }
+
     /// The first incoming frame that `wanted` accepts, or `None` when none came in time.
     pub fn receive(
         &self,

@@ -3,6 +3,9 @@
 //! The packet gate drops their segments from the deadline on by itself, with the agent dead too; here
 //! both ends are told. A socket's last word, the RST, goes outwards, where no gate is. Sockets in other
 //! network namespaces, behind a `forwarded` port for one, are out of reach.
+//!
+//! Handshakes that are not finished end with their grant at every port: to the socket guard they do
+//! not show any more, and behind an interface without a gate they would open.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,6 +31,8 @@ pub const MOST: usize = 1024;
 pub struct Sessions {
     /// Those at these ports of TCP, by the rule of each.
     pub ports: BTreeMap<u16, PortRule>,
+    /// Only handshakes that are not finished: no session can be over.
+    pub half_open: bool,
     /// Only those whose peer one of these covers; `None`: all.
     pub of: Option<BTreeSet<EntryKey>>,
 }
@@ -35,7 +40,7 @@ pub struct Sessions {
 /// What was ended.
 #[derive(Debug, Default)]
 pub struct Cut {
-    /// How many sessions, by peer and port.
+    /// How many, by peer and port.
     pub ended: BTreeMap<(Address, u16), u32>,
     /// There are more than [`MOST`]: call again.
     pub more: bool,
@@ -55,9 +60,11 @@ pub enum CutError {
 }
 
 impl Sessions {
-    /// The rule for a session of this peer, if it is looked at.
-    pub fn rule(&self, peer: Address, port: u16) -> Option<PortRule> {
+    /// The rule for a session of this peer, if it is looked at. A handshake that is not finished is
+    /// no session yet: nowhere it outlives its grant.
+    pub fn rule(&self, peer: Address, port: u16, half_open: bool) -> Option<PortRule> {
         let rule = *self.ports.get(&port)?;
+        let rule = if half_open { PortRule { drain: 0, ..rule } } else { rule };
         let Some(keys) = &self.of else { return Some(rule) };
         let source = SourcePrefix::new(peer, bits(peer.family)).ok()?;
         let port = PortKey { protocol: Protocol::Tcp, port };
@@ -85,13 +92,13 @@ fn end(maps: &Maps, among: &Sessions, now: BootNanos, cut: &mut Cut) -> Result<(
         .map_err(|error| DatapathError::Sys { verb: "list this host's addresses", error })?;
     let mut over: Vec<Socket> = Vec::new();
     let mut unread = Ok(());
-    diag.list(range, |socket| {
-        let Socket { peer, port, .. } = socket;
+    diag.list(range, among.half_open, |socket| {
+        let Socket { peer, port, half_open, .. } = socket;
         // The host that speaks to itself needs no grant.
         if peer.is_loopback() || own.contains(&peer) {
             return;
         }
-        let Some(rule) = among.rule(peer, port) else { return };
+        let Some(rule) = among.rule(peer, port, half_open) else { return };
         match maps.covering(peer, PortKey { protocol: Protocol::Tcp, port }) {
             Ok([host, prefix]) => {
                 if session_is_over(host.as_ref(), prefix.as_ref(), rule, now.0) {

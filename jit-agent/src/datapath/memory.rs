@@ -339,7 +339,7 @@ impl Datapath for MemoryDatapath {
             return cut;
         }
         inner.sockets.retain(|(peer, _, number)| {
-            let Some(rule) = among.rule(*peer, *number) else { return true };
+            let Some(rule) = among.rule(*peer, *number, false) else { return true };
             let port = PortKey { protocol: Protocol::Tcp, port: *number };
             let host = tables.hosts.get(&HostKey::new(*peer, port));
             let prefix = tables.longest(port, *peer, bits(peer.family));

@@ -126,19 +126,20 @@ impl<D: Datapath> Gate<D> {
 
     fn look_at_sessions(&mut self, now: Now) {
         let places = self.ending.take(now.boot);
-        let ports = self.cutting_ports();
-        if ports.is_empty() {
-            self.ending.problem = None;
-            return;
-        }
+        let (ports, half_open) = self.looked_at_ports();
         // While a policy waits to be confirmed, what was open before it came is only held up: it
         // goes on if the policy returns. And without the socket guard, a session that came by an
         // interface without a gate is nobody's business unless it was a grant's.
         let gate = &self.config.gate;
         let all = !self.policies.waits() && (gate.socket_guard || gate.interfaces.is_all());
         let of = (!places.anywhere || !all).then(|| places.of.clone());
-        let Cut { ended, more, problem } = self.datapath.cut(&Sessions { ports, of }, now.boot);
+        let among = Sessions { ports, half_open, of };
+        let Cut { ended, more, problem } = self.datapath.cut(&among, now.boot);
         self.tell_cut(&ended, now);
+        // Where only handshakes end the packet gate sees to them.
+        let problem = problem.filter(|problem| {
+            !half_open || !matches!(problem, CutError::Diag(DiagError::NoDestroy))
+        });
         let text = problem.as_ref().map(ToString::to_string);
         if let Some(text) = &text
             && self.ending.problem.as_ref() != Some(text)
@@ -155,23 +156,24 @@ impl<D: Datapath> Gate<D> {
         }
     }
 
-    /// Ports of TCP at which sessions may end with their grants: by their rule, or by a grant's own.
-    fn cutting_ports(&self) -> BTreeMap<u16, PortRule> {
+    /// Ports of TCP at which something may end with a grant, and whether that is handshakes alone:
+    /// no port and no grant has sessions that end.
+    fn looked_at_ports(&self) -> (BTreeMap<u16, PortRule>, bool) {
         if self.config.gate.observe {
-            return BTreeMap::new();
+            return (BTreeMap::new(), true);
         }
-        let by_grant: BTreeSet<_> = self
-            .installed
-            .iter()
-            .filter(|(_, entry)| entry.claims().iter().any(|claim| claim.cut && claim.is_some()))
-            .map(|(key, _)| key.port)
+        let rules = self.config.policy.rules();
+        let ports: BTreeMap<_, _> = rules
+            .filter(|(port, rule)| port.protocol == Protocol::Tcp && rule.observe == 0)
+            .map(|(port, rule)| (port.port, rule))
             .collect();
-        let rules = self.config.policy.rules().filter(|(port, rule)| {
-            port.protocol == Protocol::Tcp
-                && rule.observe == 0
-                && (rule.drain == 0 || by_grant.contains(port))
-        });
-        rules.map(|(port, rule)| (port.port, rule)).collect()
+        let by_port = ports.values().any(|rule| rule.drain == 0);
+        let by_grant = || {
+            let claims = self.installed.values().flat_map(Entry::claims);
+            claims.into_iter().any(|claim| claim.cut && claim.is_some())
+        };
+        let half_open = !by_port && !by_grant();
+        (ports, half_open)
     }
 
     fn tell_cut(&mut self, ended: &BTreeMap<(Address, u16), u32>, now: Now) {

@@ -44,11 +44,14 @@ const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const IPPROTO_TCP: u8 = 6;
 
-/// States of sockets that a peer opened and has not closed (`net/tcp_states.h`): established,
-/// syn-recv, fin-wait 1 and 2, close-wait, last-ack, closing, and the half-open requests that count
-/// as syn-recv. Not: listening, connecting (syn-sent is this host's own doing), time-wait (nothing
-/// that could carry data is left).
-const STATES: u32 = 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11 | 1 << 12;
+/// State of a request whose handshake is not finished (`net/tcp_states.h`: syn-recv).
+const SYN_RECV: u8 = 3;
+/// A bit for each state of such requests: syn-recv, and new-syn-recv as which the kernel keeps them.
+const HALF_OPEN: u32 = 1 << SYN_RECV | 1 << 12;
+/// Likewise of sockets that a peer opened and has not closed: established, fin-wait 1 and 2,
+/// close-wait, last-ack, closing. Not: listening, connecting (syn-sent is this host's own doing),
+/// time-wait (nothing that could carry data is left).
+const OPEN: u32 = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
 
 /// More than a message of the kernel's dumps has (32 KiB).
 const BUFFER: usize = 65_536;
@@ -66,6 +69,8 @@ pub struct Socket {
     pub local: Address,
     /// The port here, host byte order.
     pub port: u16,
+    /// The handshake is not finished.
+    pub half_open: bool,
     /// How the kernel names it.
     family: u8,
     id: [u8; ID],
@@ -102,14 +107,19 @@ pub enum DiagError {
     },
 }
 
-/// Asks for all sockets of one family with a local port in a range. `sequence` comes back in the
-/// answers.
-pub fn list_request(v6: bool, ports: RangeInclusive<u16>, sequence: u32) -> Vec<u8> {
+/// Asks for all sockets of one family with a local port in a range; or only for those half open.
+/// `sequence` comes back in the answers.
+pub fn list_request(
+    v6: bool,
+    ports: RangeInclusive<u16>,
+    half_open: bool,
+    sequence: u32,
+) -> Vec<u8> {
     /// Two conditions, each an operation with a port behind it.
     const FILTER: u16 = 16;
     let mut request = header(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, sequence);
     request.extend([if v6 { AF_INET6 } else { AF_INET }, IPPROTO_TCP, 0, 0]);
-    request.extend(STATES.to_ne_bytes());
+    request.extend((if half_open { HALF_OPEN } else { HALF_OPEN | OPEN }).to_ne_bytes());
     request.extend([0; ID]);
     request.extend((4 + FILTER).to_ne_bytes());
     request.extend(INET_DIAG_REQ_BYTECODE.to_ne_bytes());
@@ -177,7 +187,7 @@ pub fn read(
 impl Socket {
     /// From an `inet_diag_msg`; `None` inside for a family that is neither IPv4 nor IPv6.
     fn read(body: &[u8]) -> Option<Option<Self>> {
-        let family = *body.first()?;
+        let [family, state] = bytes(body, 0)?;
         let id: [u8; ID] = bytes(body, ID_AT)?;
         let port = |at| bytes(&id, at).map(u16::from_be_bytes);
         let (port, peer_port) = (port(0)?, port(2)?);
@@ -188,7 +198,8 @@ impl Socket {
             _ => return Some(None),
         };
         let (peer, local) = (address(peer), address(local));
-        Some(Some(Self { peer, peer_port, local, port, family, id }))
+        let half_open = state == SYN_RECV;
+        Some(Some(Self { peer, peer_port, local, port, half_open, family, id }))
     }
 }
 
@@ -225,15 +236,16 @@ impl SockDiag {
         self.ask(&probe_request(sequence), sequence, |_| {}).or_else(unless_gone).map(drop)
     }
 
-    /// Every socket with a local port in this range.
+    /// Every socket with a local port in this range, or only those half open.
     pub fn list(
         &mut self,
         ports: RangeInclusive<u16>,
+        half_open: bool,
         mut seen: impl FnMut(Socket),
     ) -> Result<(), DiagError> {
         for v6 in [false, true] {
             let sequence = self.next();
-            self.ask(&list_request(v6, ports.clone(), sequence), sequence, &mut seen)?;
+            self.ask(&list_request(v6, ports.clone(), half_open, sequence), sequence, &mut seen)?;
         }
         Ok(())
     }
@@ -292,7 +304,8 @@ fn finished(mut message: Vec<u8>) -> Vec<u8> {
 fn destroy(family: u8, id: &[u8; ID], sequence: u32) -> Vec<u8> {
     let mut request = header(SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, sequence);
     request.extend([family, IPPROTO_TCP, 0, 0]);
-    request.extend(STATES.to_ne_bytes());
+    // The states, of which the kernel takes no notice here.
+    request.extend((HALF_OPEN | OPEN).to_ne_bytes());
     request.extend(id);
     finished(request)
 }

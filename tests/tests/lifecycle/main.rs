@@ -9,6 +9,7 @@
 mod audit;
 mod connections;
 mod controllers;
+mod handshakes;
 mod refusals;
 mod restarts;
 mod sessions;

@@ -19,25 +19,30 @@ const LONG: Duration = Duration::from_secs(600);
 /// How soon the peer must hear of the end.
 const HEARD: Duration = Duration::from_secs(2);
 /// A port whose sessions are cut, and one whose are drained.
-const CUT: u16 = 2222;
-const DRAIN: u16 = 2223;
+pub(crate) const CUT: u16 = 2222;
+pub(crate) const DRAIN: u16 = 2223;
 
-/// A host with both ports; the agent runs.
-fn site() -> Site {
-    let mut site = Site::new();
+/// Both ports, for the configuration.
+pub(crate) fn sections() -> String {
     let section = |port, sessions| {
         format!(
             "[[port]]\nport = {port}\nprotocol = \"tcp\"\nsessions = \"{sessions}\"\n\
              sources = [\"0.0.0.0/0\", \"::/0\"]\n"
         )
     };
-    site.configure(&[section(CUT, "cut"), section(DRAIN, "drain")].concat());
+    [section(CUT, "cut"), section(DRAIN, "drain")].concat()
+}
+
+/// A host with both ports; the agent runs.
+fn site() -> Site {
+    let mut site = Site::new();
+    site.configure(&sections());
     site.start();
     site
 }
 
 /// A grant for both ports.
-fn grant(site: &Site, sources: &[&str], lasts: Duration) -> v1::Grant {
+pub(crate) fn grant(site: &Site, sources: &[&str], lasts: Duration) -> v1::Grant {
     let ports = [CUT, DRAIN].map(|port| v1::PortRange {
         protocol: v1::Protocol::Tcp.into(),
         first: port.into(),
@@ -103,12 +108,12 @@ impl Session {
     }
 }
 
-fn listen(site: &Site, port: u16) -> TcpListener {
+pub(crate) fn listen(site: &Site, port: u16) -> TcpListener {
     site.host.run(|| TcpListener::bind(("::", port)).unwrap())
 }
 
 /// TCP sockets of a namespace with this local port, in these states of `/proc/net/tcp`.
-fn sockets_of(namespace: &Namespace, port: u16, states: &[&str]) -> usize {
+pub(crate) fn sockets_of(namespace: &Namespace, port: u16, states: &[&str]) -> usize {
     let local = format!(":{port:04X}");
     let tables = namespace.run(|| {
         ["tcp", "tcp6"]
@@ -276,7 +281,7 @@ fn the_host_with_itself_and_what_only_waits_out_its_time_is_left_alone() {
     assert_eq!(told(&site), 1);
 }
 
-fn wait_until(condition: impl Fn() -> bool) {
+pub(crate) fn wait_until(condition: impl Fn() -> bool) {
     let deadline = Instant::now() + HEARD;
     while !condition() {
         assert!(Instant::now() < deadline, "it did not happen within {HEARD:?}");

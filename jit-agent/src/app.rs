@@ -25,6 +25,7 @@ use crate::{
     datapath::{DatapathError, bpf, kernel::KernelDatapath},
     gate::{Gate, GateHandle, StartError, channel},
     journal::Journal,
+    net::watch::LinkWatch,
     server::{self, Service, Trust},
     store::{Store, StoreError},
     sys::{self, FileError},
@@ -114,6 +115,12 @@ pub async fn run(path: &Path, debug: bool) -> Result<(), AppError> {
     let audit = Audit::open(&config.paths.state, audit_settings(&config), sys::now())?;
     let (unix, tcp) = bind(&config)?;
     let mut signals = Signals::new()?;
+    // Before the gate looks at the links: what changes from then on is told.
+    let links = LinkWatch::open().map_err(|error| AppError::Listen {
+        verb: "listen for",
+        place: "changes of the network interfaces (netlink)".into(),
+        error,
+    })?;
     let now = sys::now();
     let journal = Arc::new(Journal::new(format!("{:x}", now.wall.0)));
     let gate =
@@ -125,6 +132,11 @@ pub async fn run(path: &Path, debug: bool) -> Result<(), AppError> {
     if let Some(log) = kernel.log {
         tasks.spawn(read_log(log));
     }
+    let watching = spawn_watch(links, handle.clone());
+    tasks.spawn(async {
+        let _ended = watching.await;
+        "the watch over the network interfaces"
+    });
     let service = Service::new(handle.clone());
     let authorities = material.as_ref().map(|material| material.authorities.clone());
     service.set_controllers(&config.controllers, authorities);
@@ -207,6 +219,18 @@ fn spawn_gate(
             Ok(runtime) => runtime.block_on(gate.run(requests, sys::now, alive)),
             Err(error) => tracing::error!("cannot start the gate's runtime: {error}"),
         }
+    });
+    ended
+}
+
+/// The kernel's messages about links are waited for on a thread: however busy the rest is, the gate
+/// hears of a new one at once.
+fn spawn_watch(links: LinkWatch, gate: GateHandle) -> oneshot::Receiver<()> {
+    let (sender, ended) = oneshot::channel::<()>();
+    thread::spawn(move || {
+        let _sender = sender;
+        let error = links.run(|| gate.saw_links());
+        tracing::error!("cannot listen for changes of the network interfaces any more: {error}");
     });
     ended
 }

@@ -7,6 +7,7 @@
 mod command;
 mod cut;
 mod life;
+mod looks;
 mod policy;
 mod record;
 pub(crate) mod report;
@@ -33,7 +34,8 @@ use crate::{
     store::{Damage, Store, StoreError, Stored, Transaction},
 };
 
-/// How often coverage is read back from the kernel, and everything that failed is tried again.
+/// How often coverage is read back from the kernel though nobody told of a change, and everything that
+/// failed is tried again.
 pub const TICK: Duration = Duration::from_secs(2);
 /// A wall clock that moved against the boot clock by more than this was set.
 const CLOCK_STEP_MS: u64 = 50;
@@ -421,8 +423,17 @@ impl<D: Datapath> Gate<D> {
         self.look_at_limits(now);
     }
 
-    /// Reads back what is on the interfaces, and restores what is missing.
+    /// Reads back what is on the interfaces and the socket guard, and restores what is missing.
     pub fn check_coverage(&mut self, now: Now) {
+        self.guard = self.datapath.guard(self.config.gate.socket_guard);
+        self.tell_guard(now);
+        self.recorder.audit.check(now);
+        let _new_gaps = self.cover_links(now);
+    }
+
+    /// The same for the interfaces alone. Whether one has no gate that was not told of before.
+    pub(crate) fn cover_links(&mut self, now: Now) -> bool {
+        let before = ungated(&self.interfaces);
         match self.datapath.cover(&self.coverage()) {
             Ok(interfaces) => {
                 self.alarms.coverage = None;
@@ -437,10 +448,8 @@ impl<D: Datapath> Gate<D> {
                 self.alarms.coverage = Some(text);
             }
         }
-        self.guard = self.datapath.guard(self.config.gate.socket_guard);
-        self.tell_guard(now);
-        self.recorder.audit.check(now);
         self.record_alarms(now);
+        ungated(&self.interfaces).difference(&before).next().is_some()
     }
 
     /// A packet event from the kernel.
@@ -735,6 +744,12 @@ impl<D: Datapath> Gate<D> {
         };
         self.journal.add(now.wall.0, What::Grant(event));
     }
+}
+
+/// Indices of the interfaces without a gate.
+fn ungated(interfaces: &[InterfaceState]) -> BTreeSet<u32> {
+    let without = interfaces.iter().filter(|state| state.hook.is_none());
+    without.map(|state| state.index).collect()
 }
 
 /// Wall clock minus boot clock, milliseconds: it changes when the wall clock is set.

@@ -1,4 +1,4 @@
-//! Small calls into the operating system: clocks, trusted files, capabilities, locks, interfaces.
+//! Small calls into the operating system: clocks, trusted files, capabilities, locks, addresses.
 
 use std::{
     collections::BTreeSet,
@@ -19,8 +19,6 @@ use crate::clock::{BootNanos, Now, WallTime};
 
 /// `f_type` of a BPF file system (BPF_FS_MAGIC, uapi/linux/magic.h).
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
-/// `ARPHRD_ETHER` of `linux/if_arp.h`.
-const HARDWARE_ETHERNET: u16 = 1;
 
 /// A file or directory that is not safe to use.
 #[derive(Debug, thiserror::Error)]
@@ -187,37 +185,6 @@ pub fn missing_capabilities() -> Vec<&'static str> {
     .into_iter()
     .filter_map(|(capability, name)| (!effective.contains(capability)).then_some(name))
     .collect()
-}
-
-/// A network interface of this process's network namespace.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NetworkInterface {
-    /// Index.
-    pub index: u32,
-    /// Name.
-    pub name: String,
-    /// Frames start with an Ethernet header.
-    pub ethernet: bool,
-    /// It is a loopback.
-    pub loopback: bool,
-}
-
-/// All interfaces, by netlink: `/sys/class/net` would show another namespace's.
-pub fn interfaces() -> io::Result<Vec<NetworkInterface>> {
-    let mut interfaces: Vec<NetworkInterface> = Vec::new();
-    for address in nix::ifaddrs::getifaddrs()? {
-        let Some(link) = address.address.as_ref().and_then(|address| address.as_link_addr()) else {
-            continue;
-        };
-        let Ok(index) = u32::try_from(link.ifindex()) else { continue };
-        interfaces.push(NetworkInterface {
-            index,
-            ethernet: link.hatype() == HARDWARE_ETHERNET,
-            loopback: address.flags.contains(nix::net::if_::InterfaceFlags::IFF_LOOPBACK),
-            name: address.interface_name,
-        });
-    }
-    Ok(interfaces)
 }
 
 /// This host's addresses, in this process's network namespace.

@@ -19,7 +19,11 @@ use jit_agent::{
     grant::{self, GrantId, MAX_ENTRIES, VerifiedGrant},
     impact::Impact,
     ledger::Tombstone,
-    net::sock_diag as diag,
+    net::{
+        message::{Content, LinkInfo, messages},
+        sock_diag as diag,
+        watch::tells_of_links,
+    },
     proposal,
     store::{Damage, Store, StoreError, StoredGrant, StoredLife, Transaction},
 };
@@ -33,10 +37,11 @@ use tempfile::TempDir;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets of this crate.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     ("config", config),
     ("envelope", envelope),
     ("grant", grant),
+    ("netlink", netlink),
     ("policy", policy),
     ("sock_diag", sock_diag),
     ("store", store),
@@ -237,6 +242,40 @@ fn check_grant(taken: &VerifiedGrant, payload: &[u8]) {
         let text = source.to_string();
         assert_eq!(text.parse().ok(), Some(*source), "{text} reads as it was written");
     }
+}
+
+/// Any bytes as a datagram of route netlink: each message is where its predecessor's length says,
+/// what is told of a link can be true, and what nobody understands counts as a change.
+pub fn netlink(input: &[u8]) {
+    let mut at = 0_usize;
+    let mut told = false;
+    let mut ended = false;
+    for message in messages(input) {
+        assert!(!ended, "after an error there is no more");
+        let Ok(message) = message else {
+            (told, ended) = (true, true);
+            continue;
+        };
+        let header = input.get(at..).and_then(|rest| rest.first_chunk::<8>()).expect("a header");
+        let [a, b, c, d, kind @ .., _, _] = *header;
+        let length = usize::try_from(u32::from_ne_bytes([a, b, c, d])).expect("a length");
+        assert!(length >= 16 && at + length <= input.len());
+        at += length.next_multiple_of(4);
+        let kind = u16::from_ne_bytes(kind);
+        match message.content {
+            Content::Changed(link) | Content::Gone(link) => {
+                assert!(kind == 16 || kind == 17);
+                told = true;
+                let LinkInfo { index, name, .. } = link;
+                assert!(i32::try_from(index).is_ok_and(|index| index > 0));
+                assert!(!name.is_empty() && !name.contains('\0'));
+            }
+            Content::Overrun => told = true,
+            Content::Done(_) | Content::Other | Content::Refused(_) => {}
+        }
+    }
+    assert!(ended || at >= input.len(), "everything was read");
+    assert_eq!(tells_of_links(input), told);
 }
 
 /// A good database with bytes changed (three bytes where, one what, again and again; an odd rest

@@ -16,7 +16,7 @@ use crate::{
     clock::WallTime,
     config::HookChoice,
     datapath::{Coverage, DatapathError, Hook, InterfaceState, LinkChange, bpf, pins::Pins},
-    sys::{self, NetworkInterface},
+    net::links::{self, NetworkInterface},
 };
 
 /// A link of ours.
@@ -53,7 +53,7 @@ impl Links {
         program: impl AsFd + Copy,
         program_id: u32,
     ) -> Result<Vec<InterfaceState>, DatapathError> {
-        let all = sys::interfaces()
+        let all = links::interfaces()
             .map_err(|error| DatapathError::Sys { verb: "list the interfaces", error })?;
         let missing: Vec<_> = want
             .filter

@@ -9,8 +9,8 @@ use crate::{
         Counters, DatapathError, InterfaceState, attach::pinned_since, bpf, guard::GuardState,
         maps::Maps, pins::Pins,
     },
+    net::links,
     reconcile::Entries,
-    sys,
 };
 
 /// Everything that the pins tell.
@@ -59,7 +59,7 @@ impl View {
 }
 
 fn interfaces(pins: &Pins) -> Result<Vec<InterfaceState>, DatapathError> {
-    let names = sys::interfaces()
+    let names = links::interfaces()
         .map_err(|error| DatapathError::Sys { verb: "list the interfaces", error })?;
     let mut states = Vec::new();
     for pin in pins.all_links()? {

@@ -8,7 +8,7 @@ use std::sync::{
 use jit_common::{Event, Reason};
 use jit_proto::v1;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot},
     time::{Instant, sleep_until},
 };
 
@@ -17,7 +17,7 @@ use crate::{
     clock::{BootNanos, Now},
     config::Config,
     datapath::Datapath,
-    gate::{Accepted, Gate, PolicyDraft, PolicyPush, Revoked, TICK, Target},
+    gate::{Accepted, Gate, PolicyDraft, PolicyPush, Revoked, TICK, Target, looks::Looks},
     journal::Journal,
     refusal::Refused,
 };
@@ -39,6 +39,7 @@ pub struct GateHandle {
     /// Connections that were let in and found no place in `events`.
     missed: Arc<AtomicU64>,
     denials: mpsc::Sender<Denial>,
+    links: Arc<Notify>,
     journal: Arc<Journal>,
 }
 
@@ -51,6 +52,7 @@ pub struct Requests {
     events: mpsc::Receiver<Event>,
     missed: Arc<AtomicU64>,
     denials: mpsc::Receiver<Denial>,
+    links: Arc<Notify>,
 }
 
 /// The gate's task has ended.
@@ -130,8 +132,18 @@ pub fn channel(journal: Arc<Journal>) -> (GateHandle, Requests) {
     let (events, event_requests) = mpsc::channel(QUEUE * 16);
     let missed = Arc::<AtomicU64>::default();
     let (denials, denial_requests) = mpsc::channel(QUEUE);
+    let links = Arc::<Notify>::default();
     (
-        GateHandle { urgent, reads, pushes, events, missed: Arc::clone(&missed), denials, journal },
+        GateHandle {
+            urgent,
+            reads,
+            pushes,
+            events,
+            missed: Arc::clone(&missed),
+            denials,
+            links: Arc::clone(&links),
+            journal,
+        },
         Requests {
             urgent: urgent_requests,
             reads: read_requests,
@@ -139,6 +151,7 @@ pub fn channel(journal: Arc<Journal>) -> (GateHandle, Requests) {
             events: event_requests,
             missed,
             denials: denial_requests,
+            links,
         },
     )
 }
@@ -215,6 +228,11 @@ impl GateHandle {
         &self.journal
     }
 
+    /// Tells that links have changed. Any number of times is once, until the gate has looked.
+    pub fn saw_links(&self) {
+        self.links.notify_one();
+    }
+
     /// Tells of a packet; dropped when the gate has no time for it, as the kernel does.
     pub fn saw_packet(&self, event: Event) {
         if self.events.try_send(event).is_err() && event.reason == Reason::Granted as u8 {
@@ -238,9 +256,12 @@ impl<D: Datapath> Gate<D> {
     /// `alive` is called at least every two ticks (the watchdog).
     pub async fn run(mut self, mut requests: Requests, clock: impl Fn() -> Now, alive: impl Fn()) {
         let mut next_check = Instant::now() + TICK;
+        let mut looks = Looks::default();
         loop {
             let quiet = self.advance(clock());
-            let wake = (Instant::now() + quiet).min(next_check);
+            let began = Instant::now();
+            let look = looks.due(began).unwrap_or(next_check);
+            let wake = (began + quiet).min(next_check).min(look);
             while let Ok(request) = requests.urgent.try_recv() {
                 self.serve(request, clock());
             }
@@ -266,7 +287,13 @@ impl<D: Datapath> Gate<D> {
                 Some(Denial { by, asked }) = requests.denials.recv() => {
                     self.saw_denial(&by, asked, clock());
                 }
+                () = requests.links.notified() => looks.want(),
                 () = sleep_until(wake) => {}
+            }
+            let began = Instant::now();
+            if looks.due(began).is_some_and(|due| due <= began) {
+                let failed = self.cover_links(clock());
+                looks.looked(began, Instant::now(), failed);
             }
             if Instant::now() >= next_check {
                 self.record_missed(requests.missed.swap(0, Ordering::Relaxed), clock());

@@ -1,3 +1,6 @@
 //! What the kernel tells and does over netlink.
 
+pub mod links;
+pub mod message;
 pub mod sock_diag;
+pub mod watch;

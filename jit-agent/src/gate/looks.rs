@@ -1,0 +1,96 @@
+//! When the gate looks at its links: at once when something about them changed, but never so often
+//! that it has no time for anything else. Pure: time is an argument.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Between two looks passes this many times what the first took: at most a quarter of the gate's
+/// time goes into them, however many links come and go.
+const REST: u32 = 3;
+/// But a change is not left alone for longer than this.
+const LONGEST_REST: Duration = Duration::from_millis(500);
+/// When a gate could not be put on a link, which is just going or whose last gate is just being taken
+/// off by the kernel: tried once more after this, then every tick.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// What was told of links, and when they were looked at. Any number of changes is one look.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Looks {
+    wanted: bool,
+    not_before: Option<Instant>,
+}
+
+impl Looks {
+    /// Something changed.
+    pub(super) const fn want(&mut self) {
+        self.wanted = true;
+    }
+
+    /// When the next look is due, if one is.
+    pub(super) fn due(&self, now: Instant) -> Option<Instant> {
+        self.wanted.then(|| self.not_before.map_or(now, |not_before| not_before.max(now)))
+    }
+
+    /// A look began and ended; `failed`: something is missing that was not missing before.
+    pub(super) fn looked(&mut self, began: Instant, ended: Instant, failed: bool) {
+        let rest = (ended.saturating_duration_since(began) * REST).min(LONGEST_REST);
+        let rest = if failed { rest.max(AGAIN) } else { rest };
+        *self = Self { wanted: failed, not_before: Some(ended + rest) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn the_first_change_is_looked_at_at_once_and_a_burst_once() {
+        let now = Instant::now();
+        let mut looks = Looks::default();
+        assert_eq!(looks.due(now), None);
+        for _ in 0..1_000 {
+            looks.want();
+        }
+        assert_eq!(looks.due(now), Some(now));
+        looks.looked(now, now + 5 * MS, false);
+        assert_eq!(looks.due(now + 5 * MS), None);
+    }
+
+    #[test]
+    fn under_a_storm_of_changes_looks_take_a_quarter_of_the_time_at_most() {
+        for took in [MS / 10, MS, 40 * MS] {
+            let began = Instant::now();
+            let (mut now, mut looking) = (began, Duration::ZERO);
+            let mut looks = Looks::default();
+            for _ in 0..100 {
+                looks.want();
+                now = looks.due(now).unwrap_or(now);
+                looks.looked(now, now + took, false);
+                (now, looking) = (now + took, looking + took);
+            }
+            assert!(looking * 4 <= now - began + 4 * took, "{looking:?} of {:?}", now - began);
+        }
+    }
+
+    #[test]
+    fn after_the_slowest_look_a_change_waits_half_a_second_at_most() {
+        let now = Instant::now();
+        let mut looks = Looks::default();
+        looks.looked(now, now + 9_000 * MS, false);
+        looks.want();
+        assert_eq!(looks.due(now), Some(now + 9_500 * MS));
+    }
+
+    #[test]
+    fn what_failed_is_tried_once_more_soon() {
+        let now = Instant::now();
+        let mut looks = Looks::default();
+        looks.looked(now, now + MS, true);
+        assert_eq!(looks.due(now + MS), Some(now + 101 * MS));
+        looks.looked(now + 101 * MS, now + 102 * MS, false);
+        assert_eq!(looks.due(now + 102 * MS), None);
+    }
+}

@@ -1,0 +1,313 @@
+//! Messages of route netlink about links, read from what the kernel sends. Pure, and never a panic:
+//! what does not fit is an error.
+//!
+//! A parser of its own instead of a crate: of hundreds of attributes one is needed, and what the
+//! agent reads as root is small enough to be fuzzed. Layouts are those of `linux/netlink.h` and
+//! `linux/rtnetlink.h`, numbers in the host's byte order.
+
+/// `struct nlmsghdr`: length, type, flags, sequence, port; and its alignment (`NLMSG_ALIGN`).
+const HEADER: usize = 16;
+const ALIGNMENT: usize = 4;
+/// `struct ifinfomsg`: family, padding, hardware type, index, flags, change.
+const LINK_HEADER: usize = 16;
+/// `struct rtattr`: length and type.
+const ATTRIBUTE_HEADER: usize = 4;
+/// The upper bits of an attribute's type: nested, big-endian (`NLA_TYPE_MASK` without them).
+const ATTRIBUTE_TYPE: u16 = 0x3fff;
+
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const NLMSG_OVERRUN: u16 = 4;
+const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
+/// The tables changed while they were listed: something may be missing.
+const NLM_F_DUMP_INTR: u16 = 0x10;
+const IFLA_IFNAME: u16 = 3;
+/// The family of messages about a link itself; others are about its place in a bridge, for one.
+const AF_UNSPEC: u8 = 0;
+
+/// One message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// The list that it belongs to may be incomplete, because something changed meanwhile.
+    pub interrupted: bool,
+    /// What it says.
+    pub content: Content,
+}
+
+/// What a message says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// A link is there: new, or something about it changed.
+    Changed(LinkInfo),
+    /// The list is complete, or ended with this `errno`.
+    Done(i32),
+    /// A link is gone: deleted, or moved to another network namespace.
+    Gone(LinkInfo),
+    /// What is not about a link itself.
+    Other,
+    /// Messages were lost.
+    Overrun,
+    /// The answer to a request: this `errno`, zero when it was done.
+    Refused(i32),
+}
+
+/// What is read of a link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkInfo {
+    /// Its index.
+    pub index: u32,
+    /// Its hardware type, `ARPHRD_*` of `linux/if_arp.h`.
+    pub hardware: u16,
+    /// `IFF_*` of `linux/if.h`.
+    pub flags: u32,
+    /// Its name.
+    pub name: String,
+}
+
+/// Bytes that are no netlink messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// An attribute is longer than its message, or shorter than its own header.
+    #[error("the length of an attribute does not fit")]
+    Attribute,
+    /// An index that is no interface's.
+    #[error("an interface with index {0}")]
+    Index(i32),
+    /// A message is longer than what was received, or shorter than its own header.
+    #[error("the length of a message does not fit")]
+    Length,
+    /// A link without a name.
+    #[error("a link without a name")]
+    Name,
+}
+
+/// The messages of one datagram, in their order. After an error there are no more.
+pub fn messages(datagram: &[u8]) -> impl Iterator<Item = Result<Message, Malformed>> {
+    let mut rest = datagram;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let taken = take(rest);
+        rest = taken.as_ref().map_or(&[], |(_, rest)| *rest);
+        Some(taken.map(|(message, _)| message))
+    })
+}
+
+/// A request for all links, without their statistics.
+pub fn list_request() -> [u8; HEADER + LINK_HEADER + 8] {
+    const RTM_GETLINK: u16 = 18;
+    /// `NLM_F_REQUEST | NLM_F_DUMP`.
+    const FLAGS: u16 = 0x01 | 0x300;
+    const IFLA_EXT_MASK: u16 = 29;
+    const RTEXT_FILTER_SKIP_STATS: u32 = 8;
+    let mut request = [0; HEADER + LINK_HEADER + 8];
+    let fields: [(usize, &[u8]); 6] = [
+        (0, &40_u32.to_ne_bytes()),
+        (4, &RTM_GETLINK.to_ne_bytes()),
+        (6, &FLAGS.to_ne_bytes()),
+        (HEADER + LINK_HEADER, &8_u16.to_ne_bytes()),
+        (HEADER + LINK_HEADER + 2, &IFLA_EXT_MASK.to_ne_bytes()),
+        (HEADER + LINK_HEADER + 4, &RTEXT_FILTER_SKIP_STATS.to_ne_bytes()),
+    ];
+    for (at, bytes) in fields {
+        for (to, from) in request.iter_mut().skip(at).zip(bytes) {
+            *to = *from;
+        }
+    }
+    request
+}
+
+/// The first message, and what comes behind it.
+fn take(bytes: &[u8]) -> Result<(Message, &[u8]), Malformed> {
+    let length = u32::from_ne_bytes(field(bytes, 0).ok_or(Malformed::Length)?);
+    let length = usize::try_from(length).map_err(|_| Malformed::Length)?;
+    let kind = u16::from_ne_bytes(field(bytes, 4).ok_or(Malformed::Length)?);
+    let flags = u16::from_ne_bytes(field(bytes, 6).ok_or(Malformed::Length)?);
+    // Below the header's own length there is no such range.
+    let body = bytes.get(HEADER..length).ok_or(Malformed::Length)?;
+    let rest = bytes.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
+    let interrupted = flags & NLM_F_DUMP_INTR != 0;
+    Ok((Message { interrupted, content: content(kind, body)? }, rest))
+}
+
+fn content(kind: u16, body: &[u8]) -> Result<Content, Malformed> {
+    let number = || field(body, 0).map(i32::from_ne_bytes).ok_or(Malformed::Length);
+    Ok(match kind {
+        NLMSG_DONE => Content::Done(number().map_or(0, i32::saturating_neg)),
+        NLMSG_ERROR => Content::Refused(number()?.saturating_neg()),
+        NLMSG_OVERRUN => Content::Overrun,
+        RTM_NEWLINK | RTM_DELLINK => {
+            if field(body, 0).is_some_and(|[family]| family != AF_UNSPEC) {
+                return Ok(Content::Other);
+            }
+            let link = link(body)?;
+            if kind == RTM_NEWLINK { Content::Changed(link) } else { Content::Gone(link) }
+        }
+        _ => Content::Other,
+    })
+}
+
+fn link(body: &[u8]) -> Result<LinkInfo, Malformed> {
+    let hardware = u16::from_ne_bytes(field(body, 2).ok_or(Malformed::Length)?);
+    let index = i32::from_ne_bytes(field(body, 4).ok_or(Malformed::Length)?);
+    let flags = u32::from_ne_bytes(field(body, 8).ok_or(Malformed::Length)?);
+    let index =
+        u32::try_from(index).ok().filter(|index| *index > 0).ok_or(Malformed::Index(index))?;
+    let name = name(body.get(LINK_HEADER..).ok_or(Malformed::Length)?)?;
+    Ok(LinkInfo { index, hardware, flags, name })
+}
+
+/// The name among a link's attributes, up to its NUL.
+fn name(mut attributes: &[u8]) -> Result<String, Malformed> {
+    while !attributes.is_empty() {
+        let length = u16::from_ne_bytes(field(attributes, 0).ok_or(Malformed::Attribute)?);
+        let kind = u16::from_ne_bytes(field(attributes, 2).ok_or(Malformed::Attribute)?);
+        let length = usize::from(length);
+        let value = attributes.get(ATTRIBUTE_HEADER..length).ok_or(Malformed::Attribute)?;
+        if kind & ATTRIBUTE_TYPE == IFLA_IFNAME {
+            let name = value.split(|byte| *byte == 0).next().unwrap_or_default();
+            if name.is_empty() {
+                break;
+            }
+            return Ok(String::from_utf8_lossy(name).into_owned());
+        }
+        attributes = attributes.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
+    }
+    Err(Malformed::Name)
+}
+
+fn field<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+    bytes.get(at..)?.first_chunk().copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::slice::from_ref;
+
+    use super::*;
+
+    /// A message with its header.
+    fn message(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(HEADER + body.len()).unwrap();
+        let mut bytes = length.to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(flags.to_ne_bytes());
+        bytes.extend([0; 8]);
+        bytes.extend(body);
+        bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
+        bytes
+    }
+
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(ATTRIBUTE_HEADER + value.len()).unwrap();
+        let mut bytes = length.to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(value);
+        bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
+        bytes
+    }
+
+    fn body(family: u8, index: i32, attributes: &[Vec<u8>]) -> Vec<u8> {
+        let mut bytes = vec![family, 0];
+        bytes.extend(1_u16.to_ne_bytes());
+        bytes.extend(index.to_ne_bytes());
+        bytes.extend(0x1003_u32.to_ne_bytes());
+        bytes.extend(u32::MAX.to_ne_bytes());
+        bytes.extend(attributes.concat());
+        bytes
+    }
+
+    fn eth0() -> LinkInfo {
+        LinkInfo { index: 7, hardware: 1, flags: 0x1003, name: "eth0".into() }
+    }
+
+    fn contents(datagram: &[u8]) -> Vec<Result<Content, Malformed>> {
+        messages(datagram).map(|message| message.map(|message| message.content)).collect()
+    }
+
+    #[test]
+    fn a_link_is_read_whatever_stands_around_its_name() {
+        let mtu = attribute(4, &9000_u32.to_ne_bytes());
+        for name in [&b"eth0\0"[..], b"eth0", b"eth0\0\0\0rest"] {
+            let name = attribute(IFLA_IFNAME, name);
+            for attributes in [vec![name.clone()], vec![mtu.clone(), name.clone(), mtu.clone()]] {
+                let body = body(AF_UNSPEC, 7, &attributes);
+                assert_eq!(
+                    contents(&message(RTM_NEWLINK, 0, &body)),
+                    [Ok(Content::Changed(eth0()))]
+                );
+                assert_eq!(contents(&message(RTM_DELLINK, 0, &body)), [Ok(Content::Gone(eth0()))]);
+            }
+        }
+    }
+
+    #[test]
+    fn messages_come_in_their_order_and_tell_of_an_interrupted_list() {
+        let link = body(AF_UNSPEC, 7, &[attribute(IFLA_IFNAME, b"eth0\0")]);
+        let bridged = body(7, 7, &[]);
+        let datagram = [
+            message(RTM_NEWLINK, NLM_F_DUMP_INTR, &link),
+            message(RTM_DELLINK, 0, &bridged),
+            message(NLMSG_OVERRUN, 0, &[]),
+            message(NLMSG_ERROR, 0, &(-1_i32).to_ne_bytes()),
+            message(NLMSG_DONE, 0, &0_i32.to_ne_bytes()),
+            message(NLMSG_DONE, 0, &[]),
+            message(24, 0, &[1, 2, 3]),
+        ]
+        .concat();
+        let all: Vec<_> = messages(&datagram).map(Result::unwrap).collect();
+        let expected = [
+            Content::Changed(eth0()),
+            Content::Other,
+            Content::Overrun,
+            Content::Refused(1),
+            Content::Done(0),
+            Content::Done(0),
+            Content::Other,
+        ];
+        assert!(all.iter().map(|message| &message.content).eq(&expected), "{all:?}");
+        assert!(all[0].interrupted && !all[1].interrupted);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_an_error_and_the_end() {
+        let name = attribute(IFLA_IFNAME, b"eth0\0");
+        let good = message(RTM_NEWLINK, 0, &body(AF_UNSPEC, 7, from_ref(&name)));
+        let cases = [
+            (message(RTM_NEWLINK, 0, &body(AF_UNSPEC, 0, from_ref(&name))), Malformed::Index(0)),
+            (message(RTM_NEWLINK, 0, &body(AF_UNSPEC, -1, &[name])), Malformed::Index(-1)),
+            (message(RTM_NEWLINK, 0, &body(AF_UNSPEC, 7, &[])), Malformed::Name),
+            (
+                message(RTM_NEWLINK, 0, &body(AF_UNSPEC, 7, &[attribute(IFLA_IFNAME, b"\0")])),
+                Malformed::Name,
+            ),
+            (message(RTM_NEWLINK, 0, &[0; 8]), Malformed::Length),
+            (message(NLMSG_ERROR, 0, &[0; 2]), Malformed::Length),
+            (
+                message(RTM_NEWLINK, 0, &body(AF_UNSPEC, 7, &[vec![3, 0, 3, 0]])),
+                Malformed::Attribute,
+            ),
+            (
+                message(RTM_NEWLINK, 0, &body(AF_UNSPEC, 7, &[vec![200, 0, 4, 0]])),
+                Malformed::Attribute,
+            ),
+            (vec![0; 16], Malformed::Length),
+            (vec![15, 0, 0, 0], Malformed::Length),
+        ];
+        for (bytes, expected) in cases {
+            let datagram = [good.clone(), bytes, good.clone()].concat();
+            let told = contents(&datagram);
+            assert_eq!(told, [Ok(Content::Changed(eth0())), Err(expected)], "{datagram:?}");
+        }
+    }
+
+    #[test]
+    fn a_message_cut_anywhere_is_an_error() {
+        let whole = message(RTM_NEWLINK, 0, &body(AF_UNSPEC, 7, &[attribute(IFLA_IFNAME, b"e\0")]));
+        for length in 1..whole.len() {
+            assert_eq!(contents(&whole[..length]), [Err(Malformed::Length)], "{length} bytes");
+        }
+    }
+}

@@ -15,3 +15,4 @@ pub mod programs;
 pub mod random;
 pub mod raw;
 pub mod sockets;
+pub mod tun;

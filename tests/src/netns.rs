@@ -6,11 +6,12 @@
 use std::{
     fs,
     fs::File,
+    io::Write as _,
     net::{IpAddr, UdpSocket},
     os::fd::AsFd as _,
     panic,
     path::{Path, PathBuf},
-    process::{Child, Command},
+    process::{Child, Command, Stdio},
     sync::{
         Once,
         atomic::{AtomicU32, Ordering},
@@ -58,6 +59,23 @@ impl Namespace {
     #[track_caller]
     pub fn ip(&self, arguments: &[&str]) {
         command("ip", &[&["-n", &self.name], arguments].concat());
+    }
+
+    /// Runs many commands of `ip`, a line each, in one process.
+    #[track_caller]
+    pub fn ip_batch(&self, lines: &str) {
+        let mut child = Command::new("ip")
+            .args(["-n", &self.name, "-batch", "-"])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("run ip");
+        let mut input = child.stdin.take().expect("its input is a pipe");
+        input.write_all(lines.as_bytes()).expect("write to ip");
+        drop(input);
+        let output = child.wait_with_output().expect("wait for ip");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "ip -batch:\n{lines}{errors}");
     }
 
     /// Runs `body` on a thread of its own inside the namespace and hands its value or panic on.

@@ -1,0 +1,61 @@
+//! A wire of raw IP packets between two namespaces: a tun device in each, and a thread that carries
+//! packets across. Their interfaces have no Ethernet header.
+//!
+//! `unsafe` here is the request that makes a tun device (TUNSETIFF), which no safe library offers.
+
+use std::{
+    ffi::c_short,
+    fs::{File, OpenOptions},
+    io::{self, Read as _, Write as _},
+    os::fd::AsRawFd as _,
+    thread,
+};
+
+use crate::netns::Namespace;
+
+/// Larger than any packet.
+const BUFFER: usize = 70_000;
+
+/// `struct ifreq` as TUNSETIFF reads it.
+#[repr(C)]
+struct Request {
+    name: [u8; 16],
+    flags: c_short,
+    padding: [u8; 22],
+}
+
+/// Makes interface `name` in both namespaces; what one sends the other receives, until one of them
+/// is gone.
+pub fn connect(name: &str, one: &Namespace, other: &Namespace) {
+    let [one, other] = [one, other].map(|namespace| {
+        namespace.run(|| device(name)).unwrap_or_else(|error| panic!("tun device {name}: {error}"))
+    });
+    let back = [&one, &other].map(|file| file.try_clone().expect("a second handle"));
+    let [one_back, other_back] = back;
+    thread::spawn(move || carry(one, other_back));
+    thread::spawn(move || carry(other, one_back));
+}
+
+fn device(name: &str) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
+    let flags = c_short::try_from(libc::IFF_TUN | libc::IFF_NO_PI).expect("two small flags");
+    let mut request = Request { name: [0; 16], flags, padding: [0; 22] };
+    for (to, from) in request.name.iter_mut().zip(name.bytes().take(15)) {
+        *to = from;
+    }
+    // SAFETY: the descriptor is open, and the pointer is that of a live, whole `struct ifreq`.
+    let made = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+    if made < 0 { Err(io::Error::last_os_error()) } else { Ok(file) }
+}
+
+/// Ends when either device is gone. A packet that the other side does not take, because it is down,
+/// is lost, as on a wire.
+fn carry(mut from: File, mut to: File) {
+    let mut packet = vec![0; BUFFER];
+    while let Ok(length @ 1..) = from.read(&mut packet) {
+        match to.write(packet.get(..length).unwrap_or_default()) {
+            Err(error) if error.raw_os_error() == Some(libc::EBADFD) => return,
+            _ => {}
+        }
+    }
+}

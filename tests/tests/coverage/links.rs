@@ -1,0 +1,207 @@
+//! The watch over the links itself: what it tells, what it costs, and how soon the gate is in force.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use jit_agent::net::{
+    links::{self, NetworkInterface},
+    message::{Content, messages},
+    watch::LinkWatch,
+};
+use jit_tests::{agent::Site, netns::Namespace};
+use rustix::net::{
+    AddressFamily, RecvFlags, SocketFlags, SocketType, bind,
+    netlink::SocketAddrNetlink,
+    recv, socket_with,
+    sockopt::{Timeout, set_socket_timeout},
+};
+
+use crate::path::{Gate, PROMISED, is_pinned};
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[test]
+fn every_change_of_a_link_is_told() {
+    let (namespace, other) = (Namespace::new(), Namespace::new());
+    let told = watch(&namespace);
+    let away = format!("link set v0 netns {}", other.name());
+    let back = format!("link set v0 netns {}", namespace.name());
+    for change in [
+        "link add b0 type bridge",
+        "link set b0 up",
+        "link set b0 mtu 1400",
+        "link set b0 down",
+        "link set b0 name b1",
+        "link delete b1",
+        "link add v0 type veth peer name v1",
+        &away,
+        &back,
+        "link delete v0",
+    ] {
+        while told.try_recv().is_ok() {}
+        let place = if change == back { &other } else { &namespace };
+        place.ip_batch(&format!("{change}\n"));
+        assert_eq!(told.recv_timeout(PATIENCE), Ok(()), "{change}");
+    }
+}
+
+/// The kernel drops what does not fit into the queue: the next who reads is told so.
+#[test]
+fn messages_that_were_lost_are_told_as_a_change() {
+    let namespace = Namespace::new();
+    let watch = namespace.run(|| LinkWatch::open().unwrap());
+    let mut lines = String::new();
+    for number in 0..200 {
+        writeln!(lines, "link add v{number} type veth peer name w{number}").unwrap();
+    }
+    namespace.ip_batch(&lines);
+    let (sender, told) = mpsc::channel();
+    thread::spawn(move || {
+        let error = watch.run(|| {
+            let _gone = sender.send(());
+        });
+        panic!("the watch ended: {error}");
+    });
+    assert_eq!(told.recv_timeout(PATIENCE), Ok(()));
+    while told.recv_timeout(Duration::from_millis(200)).is_ok() {}
+    namespace.ip(&["link", "delete", "v7"]);
+    assert_eq!(told.recv_timeout(PATIENCE), Ok(()), "it goes on after the loss");
+}
+
+#[test]
+fn hundreds_of_interfaces_are_listed_whole_while_others_come_and_go() {
+    let namespace = Namespace::new();
+    let mut lines = String::new();
+    for number in 0..150 {
+        writeln!(lines, "link add v{number} type veth peer name w{number}").unwrap();
+    }
+    namespace.ip_batch(&lines);
+    let mut churn = String::new();
+    for number in 0..100 {
+        writeln!(churn, "link add x{number} type bridge").unwrap();
+    }
+    for number in 0..100 {
+        writeln!(churn, "link delete x{number}").unwrap();
+    }
+    let began = Instant::now();
+    let (lists, longest) = thread::scope(|scope| {
+        let churning = scope.spawn(|| namespace.ip_batch(&churn));
+        namespace.run(|| {
+            let (mut lists, mut longest) = (0, Duration::ZERO);
+            while lists < 10 || !churning.is_finished() {
+                let asked = Instant::now();
+                let all = links::interfaces().unwrap();
+                longest = longest.max(asked.elapsed());
+                let names: BTreeMap<_, _> =
+                    all.iter().map(|interface| (interface.name.as_str(), interface)).collect();
+                for number in 0..150 {
+                    for end in ["v", "w"] {
+                        let name = format!("{end}{number}");
+                        let interface = names.get(name.as_str());
+                        assert!(interface.is_some_and(|found| found.ethernet), "{name} is missing");
+                    }
+                }
+                assert!(names["lo"].loopback);
+                lists += 1;
+            }
+            (lists, longest)
+        })
+    });
+    println!("{lists} lists of over 300 links in {:.1?}, longest {longest:.1?}", began.elapsed());
+}
+
+/// From the kernel's message about a new link to the gate on it, as another listener sees both.
+#[test]
+fn a_new_link_is_gated_within_a_second_of_its_message() {
+    const LINKS: usize = 50;
+    for others in [0, 200] {
+        let mut site = Site::new();
+        let mut lines = String::new();
+        for number in 0..others / 2 {
+            writeln!(lines, "link add v{number} type veth peer name w{number}").unwrap();
+        }
+        site.host.ip_batch(&lines);
+        Gate::PACKETS.configure(&site);
+        site.start();
+        let appeared = listen(&site.host);
+        let mut times = Vec::new();
+        for number in 0..LINKS {
+            let name = format!("n{number}");
+            site.host.ip(&[
+                "link",
+                "add",
+                &name,
+                "type",
+                "veth",
+                "peer",
+                "name",
+                &name,
+                "netns",
+                site.stranger.name(),
+            ]);
+            let (at, index) = loop {
+                let (at, NetworkInterface { index, name: new, .. }) =
+                    appeared.recv_timeout(PATIENCE).unwrap();
+                if new == name {
+                    break (at, index);
+                }
+            };
+            while !is_pinned(&site, index) {
+                assert!(at.elapsed() < PROMISED, "{name} is not gated in time\n{}", site.log());
+                thread::sleep(Duration::from_micros(100));
+            }
+            times.push(at.elapsed());
+        }
+        times.sort_unstable();
+        println!(
+            "beside {others} interfaces, from RTM_NEWLINK to the pinned gate, {LINKS} times: \
+             median {:.1?}, longest {:.1?}",
+            times[LINKS / 2],
+            times[LINKS - 1]
+        );
+    }
+}
+
+/// What a watch in this namespace tells.
+fn watch(namespace: &Namespace) -> mpsc::Receiver<()> {
+    let watch = namespace.run(|| LinkWatch::open().unwrap());
+    let (sender, told) = mpsc::channel();
+    thread::spawn(move || {
+        watch.run(|| {
+            let _gone = sender.send(());
+        })
+    });
+    told
+}
+
+/// Links that appear in this namespace, by a listener beside the agent's.
+fn listen(namespace: &Namespace) -> mpsc::Receiver<(Instant, NetworkInterface)> {
+    const GROUP_LINK: u32 = 1;
+    let socket = namespace.run(|| {
+        let flags = SocketFlags::CLOEXEC;
+        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None).unwrap();
+        bind(&socket, &SocketAddrNetlink::new(0, GROUP_LINK)).unwrap();
+        socket
+    });
+    set_socket_timeout(&socket, Timeout::Recv, Some(4 * PATIENCE)).unwrap();
+    let (sender, appeared) = mpsc::channel();
+    thread::spawn(move || {
+        let mut buffer = vec![0; 65_536];
+        while let Ok((_, length)) = recv(&socket, buffer.as_mut_slice(), RecvFlags::empty()) {
+            let at = Instant::now();
+            for message in messages(&buffer[..length]) {
+                if let Content::Changed(link) = message.unwrap().content
+                    && sender.send((at, link.into())).is_err()
+                {
+                    return;
+                }
+            }
+        }
+    });
+    appeared
+}

@@ -1,0 +1,14 @@
+//! Every interface is gated, whatever kind it is and whenever it came: with a real agent, closed
+//! without a grant, open with one, over both families. Each way is first shown to be one.
+#![expect(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a test that meets the unexpected panics"
+)]
+
+mod forwarded;
+mod links;
+mod moves;
+mod path;
+mod storm;
+mod ways;

@@ -1,0 +1,207 @@
+//! 200 interfaces are created and destroyed while a stranger tries to connect by each of them.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{IpAddr, SocketAddr, TcpStream},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use jit_tests::agent::Site;
+use rustix::process::Signal;
+
+use crate::path::{Gate, LONG};
+
+/// Interfaces that are there at the same time.
+const ALIVE: u32 = 8;
+/// An attempt over veth is answered in well under a millisecond, or never.
+const ATTEMPT: Duration = Duration::from_millis(20);
+/// An interface lives until it was tried so often, if that happens in time.
+const ENOUGH: u32 = 3;
+const SETTLED: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// Attempts to connect, and how many opened.
+struct Knocked {
+    tried: u32,
+    opened: u32,
+    /// Interfaces by which at least one attempt was made.
+    interfaces: u32,
+}
+
+#[test]
+fn two_hundred_interfaces_that_come_and_go_open_nothing() {
+    let mut site = Site::new();
+    let ways = storm(&site, 20);
+    assert!(ways.opened >= 40, "without an agent each is open: {} opened", ways.opened);
+    site.start();
+    let closed = storm(&site, 200);
+    println!("{} attempts by {} interfaces", closed.tried, closed.interfaces);
+    assert_eq!(closed.opened, 0, "of {} attempts\n{}", closed.tried, site.log());
+    assert!(closed.tried >= 500, "too few attempts to tell: {}", closed.tried);
+    assert!(closed.interfaces >= 150, "{} interfaces were tried", closed.interfaces);
+    // The agent came through it, holds nothing of what is gone, and opens to whom it should.
+    let (status, code) = site.status();
+    assert_eq!((status["state"].as_str(), code), (Some("enforcing"), 0), "{status:#}");
+    assert_eq!(status["interfaces"].as_array().unwrap().len(), 2, "{status:#}");
+    site.admit(&["198.18.0.0/24", "2001:db8:18::/48"], LONG);
+    let granted = storm(&site, 20);
+    assert!(granted.opened >= 40, "with a grant each is open: {} opened", granted.opened);
+    site.revoke_all();
+    assert_eq!(storm(&site, 20).opened, 0, "and closed without it");
+    site.end(Signal::TERM);
+}
+
+/// The packet gate by itself stands there a moment after an interface came: how much gets through in
+/// that moment is printed, and what stays is closed.
+#[test]
+fn without_the_guard_interfaces_that_come_and_stay_are_closed() {
+    let mut site = Site::new();
+    Gate::PACKETS.configure(&site);
+    site.start();
+    let knocked = storm(&site, 50);
+    println!("without the guard: {} of {} attempts opened", knocked.opened, knocked.tried);
+    create(&site, 1);
+    crate::path::wait_until_gated(&site, "w1");
+    let attempt = |address| site.stranger.run(|| TcpStream::connect_timeout(&address, ATTEMPT));
+    assert!(addresses(1).into_iter().all(|address| attempt(address).is_err()));
+}
+
+/// Creates and destroys so many interfaces, a few at a time, while the stranger knocks.
+fn storm(site: &Site, interfaces: u32) -> Knocked {
+    let began = Instant::now();
+    let knocking = Knocking::default();
+    thread::scope(|scope| {
+        for family in [0, 1, 0, 1] {
+            let knocking = &knocking;
+            scope.spawn(move || site.stranger.run(|| knocking.knock(family)));
+        }
+        // Also when this ends by a panic.
+        let _end = End(&knocking.done);
+        for number in 1..=interfaces + ALIVE {
+            assert!(began.elapsed() < LONGEST, "{number} interfaces took too long");
+            if number <= interfaces {
+                // Knocked at from the first moment, also before it is whole.
+                knocking.alive.lock().unwrap().insert(number, 0);
+                create(site, number);
+            }
+            if let Some(old) = number.checked_sub(ALIVE).filter(|old| *old > 0) {
+                let enough = Instant::now() + SETTLED;
+                while knocking.alive.lock().unwrap()[&old] < ENOUGH && Instant::now() < enough {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                let attempts = knocking.alive.lock().unwrap().remove(&old);
+                knocking.interfaces.fetch_add(attempts.unwrap().min(1), Ordering::Relaxed);
+                site.host.ip(&["link", "delete", &format!("w{old}")]);
+            }
+        }
+    });
+    println!("{interfaces} interfaces in {:.1?}", began.elapsed());
+    let Knocking { tried, opened, interfaces, .. } = knocking;
+    Knocked {
+        tried: tried.into_inner(),
+        opened: opened.into_inner(),
+        interfaces: interfaces.into_inner(),
+    }
+}
+
+/// What the stranger's threads and the one that makes interfaces share.
+#[derive(Default)]
+struct Knocking {
+    /// Attempts by each interface that is there.
+    alive: Mutex<BTreeMap<u32, u32>>,
+    tried: AtomicU32,
+    opened: AtomicU32,
+    interfaces: AtomicU32,
+    done: AtomicBool,
+}
+
+impl Knocking {
+    /// Every other time at the youngest, else at each in turn.
+    fn knock(&self, family: usize) {
+        for turn in 0.. {
+            if self.done.load(Ordering::Relaxed) {
+                return;
+            }
+            let number = {
+                let alive = self.alive.lock().unwrap();
+                let turn = if turn % 2 == 0 { 0 } else { turn % alive.len().max(1) };
+                alive.keys().rev().nth(turn).copied()
+            };
+            let Some(number) = number else {
+                thread::yield_now();
+                continue;
+            };
+            let opened = match TcpStream::connect_timeout(&addresses(number)[family], ATTEMPT) {
+                Ok(_) => true,
+                Err(error) if is_answered(&error) => false,
+                // Not there yet, or not any more.
+                Err(_) => {
+                    thread::sleep(Duration::from_micros(200));
+                    continue;
+                }
+            };
+            self.tried.fetch_add(1, Ordering::Relaxed);
+            self.opened.fetch_add(u32::from(opened), Ordering::Relaxed);
+            if let Some(attempts) = self.alive.lock().unwrap().get_mut(&number) {
+                *attempts += 1;
+            }
+        }
+    }
+}
+
+/// A SYN went out: it was refused, or nobody answered in time.
+fn is_answered(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::TimedOut)
+}
+
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The host's addresses on interface `number`. Those of 64 interfaces in turn lie in one /24, all in
+/// one /48.
+fn addresses(number: u32) -> [SocketAddr; 2] {
+    [address_v4(number, 1), address_v6(number, 1)].map(|text| {
+        let address: IpAddr = text.parse().unwrap();
+        SocketAddr::new(address, 22)
+    })
+}
+
+fn address_v4(number: u32, end: u32) -> String {
+    format!("198.18.0.{}", number % 64 * 4 + end)
+}
+
+fn address_v6(number: u32, end: u32) -> String {
+    format!("2001:db8:18:{number:x}::{end}")
+}
+
+/// Interface `w<number>` between host and stranger.
+fn create(site: &Site, number: u32) {
+    let name = format!("w{number}");
+    site.host.ip_batch(&format!(
+        "link add {name} type veth peer name {name} netns {}\n\
+         addr add {}/30 dev {name}\n\
+         addr add {}/64 dev {name} nodad\n\
+         link set {name} up\n",
+        site.stranger.name(),
+        address_v4(number, 1),
+        address_v6(number, 1),
+    ));
+    site.stranger.ip_batch(&format!(
+        "addr add {}/30 dev {name}\n\
+         addr add {}/64 dev {name} nodad\n\
+         link set {name} up\n",
+        address_v4(number, 2),
+        address_v6(number, 2),
+    ));
+}

@@ -98,12 +98,16 @@ pub struct InterfaceFilter {
 /// How the programs are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HookChoice {
-    /// The best that works: native XDP, then generic XDP.
+    /// The best that works: native XDP, TC, generic XDP, else the socket guard alone.
     Auto,
+    /// A classifier of a clsact qdisc, also where the kernel has links for TC.
+    Clsact,
     /// Generic XDP only.
     Generic,
     /// Native XDP only.
     Native,
+    /// TC: by a link, or by a classifier where the kernel has none (before 6.6).
+    Tc,
 }
 
 /// The listening port for controllers.
@@ -430,11 +434,10 @@ fn check_gate(raw: raw::Gate) -> Result<Gate, String> {
     let exclude = patterns("exclude", exclude)?;
     let hook = match hook {
         None | Some(raw::Hook::Auto) => HookChoice::Auto,
+        Some(raw::Hook::Clsact) => HookChoice::Clsact,
         Some(raw::Hook::Generic) => HookChoice::Generic,
         Some(raw::Hook::Native) => HookChoice::Native,
-        Some(raw::Hook::Tc) => {
-            return Err("[gate] hook: \"tc\" is not in this version; use \"auto\"".into());
-        }
+        Some(raw::Hook::Tc) => HookChoice::Tc,
     };
     let interfaces = InterfaceFilter { include, exclude };
     Ok(Gate { observe, interfaces, hook, socket_guard: socket_guard.unwrap_or(true) })

@@ -677,8 +677,8 @@ impl<D: Datapath> Gate<D> {
 
     fn tell_links(&mut self, now: Now) {
         for state in std::mem::take(&mut self.interfaces) {
-            let InterfaceState { name, hook, note, change, .. } = &state;
-            if let Some(change) = change {
+            let InterfaceState { name, hook, note, changes, .. } = &state;
+            for change in changes {
                 self.tell_link(*change, name, hook.map_or("none", |hook| hook.word()), note, now);
             }
             self.interfaces.push(state);
@@ -698,6 +698,10 @@ impl<D: Datapath> Gate<D> {
         match change {
             LinkChange::Restored => {
                 tracing::warn!(interface = name, hook, "the gate was missing: restored");
+            }
+            LinkChange::Lost => tracing::error!(interface = name, hook, note, "the gate is lost"),
+            LinkChange::SteppedDown => {
+                tracing::warn!(interface = name, hook, note, "not by the best hook");
             }
             LinkChange::Adopted | LinkChange::Attached => {
                 tracing::info!(interface = name, hook, note, "gate {}", change.word());

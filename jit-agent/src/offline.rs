@@ -47,7 +47,7 @@ pub fn status(pins: &Path, agent: &str, now: Now) -> Result<v1::StatusResponse, 
         status.mode = "observe".into();
     }
     status.problems.extend(guard.problem());
-    status.interfaces = interfaces.iter().map(interface).collect();
+    status.interfaces = interfaces.iter().map(|state| interface(state, &guard)).collect();
     status.guard = Some(guard_message(&guard));
     status.ports = ports
         .iter()

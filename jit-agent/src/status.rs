@@ -9,7 +9,7 @@ use jit_proto::v1;
 use serde_json::{Value, json};
 
 pub use crate::printable::clean;
-use crate::{clock::WallTime, grant::GrantId, prefix::SourcePrefix};
+use crate::{clock::WallTime, datapath::Hook, grant::GrantId, prefix::SourcePrefix};
 
 /// Whether to use colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -414,9 +414,8 @@ fn or_none(text: &str) -> &str {
 
 fn interface_text(interface: &v1::Interface) -> String {
     let hook = match interface.hook.as_str() {
-        "xdp_native" => "native XDP",
-        "xdp_generic" => "generic XDP",
-        _ => "NOT GATED",
+        "guard_only" => "SOCKET GUARD ONLY",
+        word => Hook::from_word(word).map_or("NOT GATED", Hook::name),
     };
     let note = clean(&interface.note, 120);
     let note = if note.is_empty() { note } else { format!(" ({note})") };

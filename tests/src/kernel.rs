@@ -322,6 +322,13 @@ impl Loaded {
         program.fd().expect("a loaded program")
     }
 
+    /// The XDP program without multi-buffer support.
+    pub fn xdp(&self) -> &ProgramFd {
+        let program: &Xdp =
+            self.ebpf.program(PROGRAM_XDP).expect("program").try_into().expect("an XDP program");
+        program.fd().expect("a loaded program")
+    }
+
     /// Forgets which SYN each CPU counted last, so that the same one counts again.
     pub fn forget_counted(&mut self) {
         let nothing = PerCpuValues::try_from(vec![LastCounted::default(); cpus()]);

@@ -4,6 +4,7 @@
 //! when dropped; nothing is skipped.
 
 pub mod agent;
+pub mod cable;
 pub mod disk;
 pub mod empty;
 pub mod frames;

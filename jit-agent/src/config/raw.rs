@@ -54,6 +54,7 @@ pub(super) enum Mode {
 #[serde(rename_all = "lowercase")]
 pub(super) enum Hook {
     Auto,
+    Clsact,
     Generic,
     Native,
     Tc,

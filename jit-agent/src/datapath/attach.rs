@@ -1,294 +1,515 @@
-//! Links: the programs on the interfaces.
+//! The programs on the interfaces.
 //!
-//! A link that is pinned stays in force with the agent dead. Only real links are made, in a mode
-//! chosen here; whether one is attached is read back from the kernel, never taken from a pin's
-//! existence.
+//! What is attached outlives the agent: a link by its pin, a clsact classifier by itself, with a pin
+//! of its program to tell since when. By which hook is decided by [`ladder`]; what is in force is
+//! what the kernel says ([`readback`]). A better hook is taken at a start or when the configuration
+//! changes, never in between: to attach native XDP resets some network cards. What is to go goes
+//! after what takes its place is in force.
 
 use std::{
     collections::BTreeMap,
     fs, io,
-    os::fd::{AsFd, OwnedFd},
-    path::PathBuf,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
     time::UNIX_EPOCH,
 };
 
 use crate::{
     clock::WallTime,
     config::HookChoice,
-    datapath::{Coverage, DatapathError, Hook, InterfaceState, LinkChange, bpf, pins::Pins},
-    net::links::{self, NetworkInterface},
+    datapath::{
+        Coverage, DatapathError, Drift, Hook, InterfaceState, LinkChange, bpf, ladder,
+        pins::Pins,
+        programs::{Program, Programs},
+        readback::{self, Found},
+        rtnetlink::{self, Classifier, Device},
+    },
 };
 
-/// A link of ours.
+/// Said of a TC program that is not the first.
+const BEHIND: &str = "another TC program runs before it and may let packets pass it by";
+
+/// A program of ours on an interface.
 #[derive(Debug)]
-struct Link {
-    fd: OwnedFd,
+struct Attachment {
+    /// The link; `None`: a classifier, which the kernel keeps by itself.
+    link: Option<OwnedFd>,
     pin: PathBuf,
-    hook: Hook,
+    /// Id of its program, when this run put it there.
+    program: Option<u32>,
     /// Why not a better hook.
     note: String,
+    /// Better hooks were tried in this run.
+    settled: bool,
 }
 
-/// All links of this agent, by interface index.
+/// What is known of an interface from one look to the next.
+#[derive(Clone, Debug)]
+struct Seen {
+    name: String,
+    gated: bool,
+}
+
+/// What was found of an attachment, and done about it.
+enum Kept {
+    /// In force, as it was.
+    Same,
+    /// An earlier run's: it has our program now.
+    Adopted,
+    /// Somebody had changed it.
+    Repaired,
+    /// It is not in force.
+    Lost(&'static str),
+}
+
+/// All attachments of this agent.
 #[derive(Debug)]
 pub struct Links {
     pins: Pins,
-    links: BTreeMap<u32, Link>,
-    /// Interfaces that had a link of ours since the start.
-    covered: BTreeMap<u32, String>,
+    held: BTreeMap<(u32, Hook), Attachment>,
+    seen: BTreeMap<u32, Seen>,
+    /// The choice that attachments were made by; `None` before the first look.
+    choice: Option<HookChoice>,
 }
 
 impl Links {
-    /// No links yet; pinned ones are adopted by [`Links::cover`].
-    pub fn new(pins: Pins) -> Self {
-        Self { pins, links: BTreeMap::new(), covered: BTreeMap::new() }
+    /// No attachments yet; what is pinned is adopted by [`Links::cover`].
+    pub const fn new(pins: Pins) -> Self {
+        Self { pins, held: BTreeMap::new(), seen: BTreeMap::new(), choice: None }
     }
 
-    /// Brings `program` onto every interface that is wanted: adopts pinned links by swapping their
-    /// program, makes what is missing, removes what belongs to no wanted interface. On an error
-    /// the links that this call made are gone again.
+    /// Brings a program onto every interface that is wanted: adopts what earlier runs left by
+    /// swapping the program, makes what is missing, removes what belongs to no wanted interface.
+    /// On an error nothing of what the first call made remains.
     pub fn cover(
         &mut self,
         want: &Coverage,
-        program: impl AsFd + Copy,
-        program_id: u32,
+        programs: &mut Programs,
     ) -> Result<Vec<InterfaceState>, DatapathError> {
-        let all = links::interfaces()
-            .map_err(|error| DatapathError::Sys { verb: "list the interfaces", error })?;
+        let devices = devices()?;
         let missing: Vec<_> = want
             .filter
             .exact_names()
-            .filter(|name| all.iter().all(|interface| interface.name != *name))
+            .filter(|name| devices.iter().all(|device| device.name != *name))
             .map(str::to_owned)
             .collect();
-        if let Some(name) = missing.first().filter(|_| self.covered.is_empty()) {
+        let first = self.choice.is_none();
+        if let Some(name) = missing.first().filter(|_| first) {
             return Err(DatapathError::UnknownInterface(name.clone()));
         }
-        let wanted: Vec<_> = all
-            .into_iter()
-            .filter(|interface| !interface.loopback && want.filter.matches(&interface.name))
+        if first {
+            self.adopt(&devices)?;
+        } else if self.choice != Some(want.hook) {
+            self.held.values_mut().for_each(|attachment| attachment.settled = false);
+        }
+        let wanted: Vec<_> = devices
+            .iter()
+            .filter(|device| !device.loopback && want.filter.matches(&device.name))
             .collect();
-        self.adopt_pins()?;
-        self.drop_others(&wanted)?;
+        self.drop_others(&wanted, &devices)?;
         let mut states = Vec::new();
-        let mut made = Vec::new();
-        for interface in &wanted {
-            match self.cover_one(interface, want.hook, program, program_id) {
-                Ok(state) => {
-                    if state.change == Some(LinkChange::Attached) {
-                        made.push(interface.index);
-                    }
-                    states.push(state);
-                }
-                Err(error) if self.covered.is_empty() => {
-                    for index in made {
-                        self.unpin(index)?;
-                    }
+        for device in wanted {
+            match self.cover_one(device, want.hook, programs) {
+                Ok(state) => states.push(state),
+                Err(error) if first => {
+                    self.take_back(&states)?;
                     return Err(error);
                 }
                 // Once the gate is in force one interface that fails does not undo the others.
-                Err(error) => {
-                    states.push(ungated(&interface.name, interface.index, &error.to_string()));
-                }
+                Err(error) => states.push(self.ungated(device, &error.to_string())),
             }
         }
-        states.extend(missing.iter().map(|name| ungated(name, 0, "there is no such interface")));
-        for state in &states {
-            if state.hook.is_some() {
-                self.covered.insert(state.index, state.name.clone());
-            }
-        }
+        self.choice = Some(want.hook);
+        states.extend(missing.into_iter().map(|name| InterfaceState {
+            name,
+            index: 0,
+            hook: None,
+            since: None,
+            note: "there is no such interface".into(),
+            changes: Vec::new(),
+        }));
         Ok(states)
+    }
+
+    /// What is not as this run left it, by the kernel's word; changes nothing.
+    pub fn drift(&self) -> Result<Vec<Drift>, DatapathError> {
+        let devices = devices()?;
+        let mut drifts = Vec::new();
+        for ((index, hook), attachment) in &self.held {
+            // An interface that is gone needs no gate.
+            let Some(device) = devices.iter().find(|device| device.index == *index) else {
+                continue;
+            };
+            let found = readback::read(device, *hook, attachment.link.as_ref(), &self.pins.owner());
+            let (gated, what) = match found {
+                Ok(Found::InForce { program, .. }) if attachment.program != Some(program) => {
+                    (false, "it runs another program".into())
+                }
+                Ok(Found::InForce { .. }) if !exists(&attachment.pin) => {
+                    (true, "its pin is gone: it would end with the agent".into())
+                }
+                Ok(Found::InForce { .. }) => continue,
+                Ok(Found::Lost(why)) => (false, why.to_owned()),
+                Err(error) => (false, format!("cannot read back what is on it: {error}")),
+            };
+            drifts.push(Drift { interface: device.name.clone(), index: *index, gated, what });
+        }
+        Ok(drifts)
     }
 
     fn cover_one(
         &mut self,
-        interface: &NetworkInterface,
+        device: &Device,
         choice: HookChoice,
-        program: impl AsFd + Copy,
-        program_id: u32,
+        programs: &mut Programs,
     ) -> Result<InterfaceState, DatapathError> {
-        let NetworkInterface { index, name, ethernet, .. } = interface;
-        if !ethernet {
-            let note = "no Ethernet header: XDP does not apply to this device";
-            return Ok(ungated(name, *index, note));
-        }
-        let mut change = None;
-        if let Some(link) = self.links.get(index) {
-            match bpf::link_info(&link.fd) {
-                Ok(info) if info.interface == *index => {
-                    if info.program != program_id {
-                        bpf::update_link(&link.fd, program).map_err(|error| {
-                            DatapathError::Attach {
-                                interface: name.clone(),
-                                hook: link.hook.word(),
-                                cause: format!("cannot swap the program on the link: {error}"),
-                            }
-                        })?;
-                        change = Some(LinkChange::Adopted);
-                    }
-                    if fs::symlink_metadata(&link.pin).is_err() {
-                        self.repin(*index, name)?;
-                        change = Some(LinkChange::Restored);
-                    }
+        let index = device.index;
+        let (mut adopted, mut repaired, mut lost) = (false, false, None);
+        for hook in self.hooks(index) {
+            match self.keep(device, hook, programs)? {
+                Kept::Same => {}
+                Kept::Adopted => adopted = true,
+                Kept::Repaired => repaired = true,
+                Kept::Lost(why) => {
+                    self.release(index, hook)?;
+                    lost = Some(why);
                 }
-                Ok(_) | Err(_) => self.unpin(*index)?,
             }
         }
-        if !self.links.contains_key(index) {
-            let link = self.make(interface, choice, program)?;
-            self.links.insert(*index, link);
-            let again = self.covered.contains_key(index);
-            change = Some(if again { LinkChange::Restored } else { LinkChange::Attached });
-        }
-        let Some(link) = self.links.get(index) else {
-            return Ok(ungated(name, *index, "not attached"));
+        let rungs = ladder::rungs(choice, device.header);
+        let mut current = self.hooks(index).first().copied();
+        let settled = |hook: &Hook| self.held.get(&(index, *hook)).is_some_and(|held| held.settled);
+        let candidates = match current {
+            Some(hook) if settled(&hook) => &[],
+            Some(hook) => ladder::better(rungs, hook),
+            None => rungs,
         };
+        let mut refused: Vec<String> = ladder::unread(device.header).into_iter().collect();
+        let mut made = false;
+        for hook in candidates {
+            match self.make(device, *hook, programs) {
+                Ok(attachment) => {
+                    self.held.insert((index, *hook), attachment);
+                    current = Some(*hook);
+                    made = true;
+                    break;
+                }
+                Err(why) => refused.push(why),
+            }
+        }
+        let note = refused.join("; ");
+        let Some(hook) = current else {
+            if choice != HookChoice::Auto && self.choice.is_none() && !rungs.is_empty() {
+                let hook = rungs.last().map_or("none", |hook| hook.word());
+                let interface = device.name.clone();
+                return Err(DatapathError::Attach { interface, hook, cause: note });
+            }
+            return Ok(self.ungated(device, &note));
+        };
+        for other in self.hooks(index) {
+            if other != hook {
+                self.release(index, other)?;
+            }
+        }
+        let stepped_down = made && rungs.first() != Some(&hook);
+        let before = self.seen.get(&index);
+        let mut changes = Vec::new();
+        if before.is_some_and(|seen| seen.gated) && (repaired || lost.is_some()) {
+            changes.extend([LinkChange::Lost, LinkChange::Restored]);
+        } else if before.is_some_and(|seen| !seen.gated) {
+            changes.push(LinkChange::Restored);
+        } else if made {
+            changes.push(LinkChange::Attached);
+        } else if adopted {
+            changes.push(LinkChange::Adopted);
+        }
+        changes.extend(stepped_down.then_some(LinkChange::SteppedDown));
+        if changes.contains(&LinkChange::Lost) {
+            let name = &device.name;
+            tracing::warn!(interface = name, "the gate was lost: {}", lost.unwrap_or("changed"));
+        }
+        self.seen.insert(index, Seen { name: device.name.clone(), gated: true });
+        let behind = made && self.is_behind(device, hook);
+        let Some(attachment) = self.held.get_mut(&(index, hook)) else {
+            return Ok(self.ungated(device, "not attached"));
+        };
+        if !attachment.settled {
+            attachment.settled = true;
+            attachment.note = note;
+            if behind {
+                attachment.note = join(&attachment.note, BEHIND);
+            }
+        }
         Ok(InterfaceState {
-            name: name.clone(),
-            index: *index,
-            hook: Some(link.hook),
-            since: pinned_since(&link.pin),
-            note: link.note.clone(),
-            change,
+            name: device.name.clone(),
+            index,
+            hook: Some(hook),
+            since: pinned_since(&attachment.pin),
+            note: attachment.note.clone(),
+            changes,
         })
     }
 
-    /// Attaches and pins, by the best hook that works.
-    fn make(
-        &self,
-        interface: &NetworkInterface,
-        choice: HookChoice,
-        program: impl AsFd + Copy,
-    ) -> Result<Link, DatapathError> {
-        let hooks: &[Hook] = match choice {
-            HookChoice::Auto => &[Hook::XdpNative, Hook::XdpGeneric],
-            HookChoice::Generic => &[Hook::XdpGeneric],
-            HookChoice::Native => &[Hook::XdpNative],
-        };
-        let mut note = String::new();
-        let mut refused = None;
-        for hook in hooks {
-            let attach = |cause: String| DatapathError::Attach {
-                interface: interface.name.clone(),
-                hook: hook.word(),
-                cause,
-            };
-            match bpf::attach_xdp(program, interface.index, *hook) {
-                Ok(fd) => {
-                    let pin = self.pins.link(interface.index, *hook);
-                    bpf::pin(&fd, &pin)
-                        .map_err(|error| attach(format!("cannot pin the link: {error}")))?;
-                    return Ok(Link { fd, pin, hook: *hook, note });
-                }
-                Err(error) if is_occupied(&error) => {
-                    return Err(attach(
-                        "another XDP program is attached there already (`ip link show` names it); \
-                         it is never removed: detach it, or exclude the interface"
-                            .into(),
-                    ));
-                }
-                Err(error) => {
-                    note = format!("{} refused: {error}", hook.word());
-                    refused = Some(attach(error.to_string()));
-                }
-            }
-        }
-        Err(refused.unwrap_or_else(|| DatapathError::Attach {
-            interface: interface.name.clone(),
-            hook: "none",
-            cause: "no hook to try".into(),
-        }))
+    /// The hooks that attachments of ours to an interface have, best first.
+    fn hooks(&self, index: u32) -> Vec<Hook> {
+        let all = self.held.range((index, Hook::XdpNative)..=(index, Hook::XdpGeneric));
+        all.map(|((_, hook), _)| *hook).collect()
     }
 
-    /// Opens pinned links that are not held yet.
-    fn adopt_pins(&mut self) -> Result<(), DatapathError> {
+    /// Reads an attachment back, gives it our program if it has another, and pins it again if the
+    /// pin is gone.
+    fn keep(
+        &mut self,
+        device: &Device,
+        hook: Hook,
+        programs: &mut Programs,
+    ) -> Result<Kept, DatapathError> {
+        let owner = self.pins.owner();
+        let failed = |cause: String| DatapathError::Attach {
+            interface: device.name.clone(),
+            hook: hook.word(),
+            cause,
+        };
+        let Some(attachment) = self.held.get_mut(&(device.index, hook)) else {
+            return Ok(Kept::Lost("there is none"));
+        };
+        let read = |device: &Device, link: Option<&OwnedFd>| {
+            readback::read(device, hook, link, &owner)
+                .map_err(|error| failed(format!("cannot read back what is on it: {error}")))
+        };
+        let (runs, classifier) = match read(device, attachment.link.as_ref())? {
+            Found::Lost(why) => return Ok(Kept::Lost(why)),
+            Found::InForce { program, classifier, .. } => (program, classifier),
+        };
+        let program = programs.get(hook, device.header).map_err(&failed)?;
+        let ours_before = attachment.program == Some(program.id);
+        let mut kept = Kept::Same;
+        if runs != program.id {
+            swap(device, attachment.link.as_ref(), classifier.as_ref(), &program)
+                .map_err(|error| failed(format!("cannot swap its program: {error}")))?;
+            let now = rtnetlink::device(device.index)
+                .map_err(|error| failed(format!("cannot look at it: {error}")))?;
+            let found = now.map(|device| read(&device, attachment.link.as_ref())).transpose()?;
+            if !matches!(found, Some(Found::InForce { program: id, .. }) if id == program.id) {
+                return Ok(Kept::Lost("it is on another interface"));
+            }
+            if hook.link().is_none() {
+                repin(&self.pins, hook, attachment, &program).map_err(&failed)?;
+            }
+            kept = if ours_before { Kept::Repaired } else { Kept::Adopted };
+        }
+        attachment.program = Some(program.id);
+        if !exists(&attachment.pin) {
+            repin(&self.pins, hook, attachment, &program).map_err(&failed)?;
+            kept = Kept::Repaired;
+        }
+        Ok(kept)
+    }
+
+    /// Attaches and pins by one hook, or says why not.
+    fn make(
+        &self,
+        device: &Device,
+        hook: Hook,
+        programs: &mut Programs,
+    ) -> Result<Attachment, String> {
+        let program = programs
+            .get(hook, device.header)
+            .map_err(|error| format!("{}: the kernel refuses the program: {error}", hook.name()))?;
+        let refused = |error: io::Error| ladder::refused(hook, device, &error);
+        let link = match hook.link() {
+            Some(kind) => Some(bpf::attach(&program.fd, device.index, kind).map_err(refused)?),
+            None => {
+                rtnetlink::add_classifier(device.index, &program.fd, &self.pins.owner())
+                    .map_err(refused)?;
+                None
+            }
+        };
+        let pin = self.pins.link(device.index, hook);
+        let attachment = Attachment {
+            link,
+            pin,
+            program: Some(program.id),
+            note: String::new(),
+            settled: false,
+        };
+        repin(&self.pins, hook, &attachment, &program).inspect_err(|_| {
+            // A link goes with its last descriptor.
+            if attachment.link.is_none() {
+                drop(self.remove_classifier(device.index));
+            }
+        })?;
+        Ok(attachment)
+    }
+
+    fn is_behind(&self, device: &Device, hook: Hook) -> bool {
+        let link = self.held.get(&(device.index, hook)).and_then(|held| held.link.as_ref());
+        let found = readback::read(device, hook, link, &self.pins.owner());
+        matches!(found, Ok(Found::InForce { behind: true, .. }))
+    }
+
+    /// Opens what earlier runs left. Classifiers are looked for on every interface: they stay
+    /// without their pins.
+    fn adopt(&mut self, devices: &[Device]) -> Result<(), DatapathError> {
         for pin in self.pins.all_links()? {
             let Some((hook, index)) = Pins::parse_link(&pin) else { continue };
-            if self.links.contains_key(&index) {
+            if hook.link().is_none() {
                 continue;
             }
             match bpf::open_pin(&pin) {
-                Ok(fd) => {
-                    let note = match hook {
-                        Hook::XdpGeneric => "attached by an earlier run".to_owned(),
-                        Hook::XdpNative => String::new(),
-                    };
-                    self.links.insert(index, Link { fd, pin, hook, note });
-                }
+                Ok(link) => self.hold(index, hook, Some(link)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {
                     return Err(DatapathError::Sys { verb: "open a pinned link", error });
                 }
             }
         }
+        for device in devices {
+            if self.classifier(device.index)?.is_some() {
+                self.hold(device.index, Hook::Clsact, None);
+            }
+        }
         Ok(())
     }
 
-    /// Lets go of links whose interface is gone or no longer wanted.
-    fn drop_others(&mut self, wanted: &[NetworkInterface]) -> Result<(), DatapathError> {
-        let others: Vec<u32> = self
-            .links
+    fn hold(&mut self, index: u32, hook: Hook, link: Option<OwnedFd>) {
+        let pin = self.pins.link(index, hook);
+        let attachment =
+            Attachment { link, pin, program: None, note: String::new(), settled: false };
+        self.held.insert((index, hook), attachment);
+    }
+
+    /// Lets go of what is on interfaces that are gone or no longer wanted.
+    fn drop_others(&mut self, wanted: &[&Device], all: &[Device]) -> Result<(), DatapathError> {
+        let others: Vec<(u32, Hook)> = self
+            .held
             .keys()
             .copied()
-            .filter(|index| wanted.iter().all(|interface| interface.index != *index))
+            .filter(|(index, _)| wanted.iter().all(|device| device.index != *index))
             .collect();
-        for index in others {
-            let gone = self
-                .links
-                .get(&index)
-                .is_none_or(|link| !matches!(bpf::link_info(&link.fd), Ok(i) if i.interface != 0));
+        for (index, hook) in others {
+            let gone = all.iter().all(|device| device.index != index);
+            let name = self.seen.get(&index).map_or("", |seen| seen.name.as_str());
             tracing::warn!(
-                interface = index,
+                interface = name,
+                index,
                 "gate removed: the interface is {}",
                 if gone { "gone" } else { "no longer in the configuration" }
             );
-            self.unpin(index)?;
-            self.covered.remove(&index);
+            self.release(index, hook)?;
         }
+        self.seen.retain(|index, _| wanted.iter().any(|device| device.index == *index));
         Ok(())
     }
 
-    fn unpin(&mut self, index: u32) -> Result<(), DatapathError> {
-        let Some(link) = self.links.remove(&index) else { return Ok(()) };
-        match fs::remove_file(&link.pin) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(DatapathError::Sys { verb: "remove the pin of a link", error })
+    /// Undoes what the first look made.
+    fn take_back(&mut self, states: &[InterfaceState]) -> Result<(), DatapathError> {
+        for InterfaceState { index, hook, changes, .. } in states {
+            if let Some(hook) = hook.filter(|_| changes.contains(&LinkChange::Attached)) {
+                self.release(*index, hook)?;
             }
-            _ => Ok(()),
         }
+        self.seen.clear();
+        Ok(())
     }
 
-    fn repin(&self, index: u32, name: &str) -> Result<(), DatapathError> {
-        let Some(link) = self.links.get(&index) else { return Ok(()) };
-        self.pins.prepare()?;
-        bpf::pin(&link.fd, &link.pin).map_err(|error| DatapathError::Attach {
-            interface: name.to_owned(),
-            hook: link.hook.word(),
-            cause: format!("cannot pin the link again: {error}"),
-        })
+    /// Takes an attachment off, with its pin.
+    fn release(&mut self, index: u32, hook: Hook) -> Result<(), DatapathError> {
+        let Some(attachment) = self.held.remove(&(index, hook)) else { return Ok(()) };
+        match attachment.link {
+            Some(link) => bpf::detach_link(link)
+                .map_err(|error| DatapathError::Sys { verb: "detach a link", error })?,
+            None => self.remove_classifier(index)?,
+        }
+        remove(&attachment.pin)
+            .map_err(|error| DatapathError::Sys { verb: "remove the pin of a link", error })
+    }
+
+    fn classifier(&self, index: u32) -> Result<Option<Classifier>, DatapathError> {
+        rtnetlink::classifiers(index, &self.pins.owner())
+            .map(|found| found.ours)
+            .map_err(|error| DatapathError::Sys { verb: "list the classifiers", error })
+    }
+
+    fn remove_classifier(&self, index: u32) -> Result<(), DatapathError> {
+        let Some(classifier) = self.classifier(index)? else { return Ok(()) };
+        rtnetlink::remove_classifier(index, &classifier)
+            .map_err(|error| DatapathError::Sys { verb: "remove a classifier", error })
+    }
+
+    /// An interface that is left to the socket guard, if there is one.
+    fn ungated(&mut self, device: &Device, note: &str) -> InterfaceState {
+        let Device { index, name, .. } = device;
+        let now = Seen { name: name.clone(), gated: false };
+        let change = match self.seen.insert(*index, now) {
+            Some(before) if before.gated => Some(LinkChange::Lost),
+            Some(_) => None,
+            None => Some(LinkChange::SteppedDown),
+        };
+        InterfaceState {
+            name: name.clone(),
+            index: *index,
+            hook: None,
+            since: None,
+            note: note.to_owned(),
+            changes: change.into_iter().collect(),
+        }
     }
 }
 
-fn ungated(name: &str, index: u32, note: &str) -> InterfaceState {
-    InterfaceState {
-        name: name.to_owned(),
-        index,
-        hook: None,
-        since: None,
-        note: note.to_owned(),
-        change: None,
+/// The interfaces of this network namespace.
+pub fn devices() -> Result<Vec<Device>, DatapathError> {
+    rtnetlink::devices().map_err(|error| DatapathError::Sys { verb: "list the interfaces", error })
+}
+
+/// Gives an attachment another program.
+fn swap(
+    device: &Device,
+    link: Option<&OwnedFd>,
+    classifier: Option<&Classifier>,
+    program: &Program,
+) -> io::Result<()> {
+    match (link, classifier) {
+        (Some(link), _) => bpf::update_link(link, &program.fd),
+        (None, Some(old)) => rtnetlink::replace_classifier(device.index, old, &program.fd),
+        (None, None) => Err(io::ErrorKind::NotFound.into()),
     }
+}
+
+/// Pins an attachment, in place of whatever is pinned there.
+fn repin(
+    pins: &Pins,
+    hook: Hook,
+    attachment: &Attachment,
+    program: &Program,
+) -> Result<(), String> {
+    let Attachment { link, pin, .. } = attachment;
+    pins.prepare().map_err(|error| error.to_string())?;
+    let pinned = remove(pin).and_then(|()| match link {
+        Some(link) => bpf::pin(link, pin),
+        None => bpf::pin(&program.fd, pin),
+    });
+    pinned.map_err(|error| format!("{}: cannot pin it: {error}", hook.name()))
+}
+
+fn exists(pin: &Path) -> bool {
+    fs::symlink_metadata(pin).is_ok()
+}
+
+fn remove(pin: &Path) -> io::Result<()> {
+    match fs::remove_file(pin) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn join(first: &str, second: &str) -> String {
+    if first.is_empty() { second.to_owned() } else { format!("{first}; {second}") }
 }
 
 /// When a pin was made.
-pub fn pinned_since(pin: &std::path::Path) -> Option<WallTime> {
+pub fn pinned_since(pin: &Path) -> Option<WallTime> {
     let made = fs::symlink_metadata(pin).ok()?.modified().ok()?;
     let since = made.duration_since(UNIX_EPOCH).ok()?;
     i64::try_from(since.as_millis()).ok().map(WallTime)
-}
-
-/// What the kernel answers when another program is there: by a link, natively, or generically.
-fn is_occupied(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST))
 }

@@ -16,24 +16,48 @@ use std::{
 
 use aya::maps::{MapData, RingBuf};
 use aya_obj::generated::{
-    XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info,
-    bpf_link_type,
+    BPF_F_BEFORE, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type, bpf_attr, bpf_cmd,
+    bpf_link_info, bpf_link_type,
 };
 
 use tokio::io::{Interest, unix::AsyncFd};
 
-use crate::datapath::Hook;
+/// Most programs at one place of an interface (`BPF_MPROG_MAX` of the kernel).
+const MOST_PROGRAMS: usize = 64;
 
 /// Reads what the kernel programs log.
 pub type Logger = aya_log::EbpfLogger<&'static dyn log::Log>;
 
+/// What a link to an interface is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkKind {
+    /// Generic XDP.
+    XdpGeneric,
+    /// Native XDP.
+    XdpNative,
+    /// TC ingress by tcx (Linux 6.6+), in front of what is there.
+    Tcx,
+}
+
 /// What the kernel says of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkInfo {
-    /// Index of the interface it is on; zero when it is detached or the interface is gone.
+    /// The kernel's id of it.
+    pub id: u32,
+    /// Index of the interface it is on, in whatever network namespace that is; zero when it is
+    /// detached or the interface is gone.
     pub interface: u32,
     /// Id of the program it runs.
     pub program: u32,
+}
+
+/// A program at the tcx ingress of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcxProgram {
+    /// Its id.
+    pub program: u32,
+    /// Id of the link that it is there by; zero: by none.
+    pub link: u32,
 }
 
 /// What the kernel says of a link of a socket guard.
@@ -45,18 +69,43 @@ pub struct GuardInfo {
     pub program: u32,
 }
 
-/// Attaches an XDP program by a link.
-pub fn attach_xdp(program: impl AsFd, interface: u32, hook: Hook) -> io::Result<OwnedFd> {
+/// Attaches a program to an interface by a link.
+pub fn attach(program: impl AsFd, interface: u32, kind: LinkKind) -> io::Result<OwnedFd> {
+    let (attach_type, flags) = match kind {
+        LinkKind::XdpGeneric => (bpf_attach_type::BPF_XDP, XDP_FLAGS_SKB_MODE),
+        LinkKind::XdpNative => (bpf_attach_type::BPF_XDP, XDP_FLAGS_DRV_MODE),
+        // Before no program in particular: before all of them.
+        LinkKind::Tcx => (bpf_attach_type::BPF_TCX_INGRESS, BPF_F_BEFORE),
+    };
     let mut attr = zeroed();
     attr.link_create.__bindgen_anon_1.prog_fd = number(program.as_fd());
     attr.link_create.__bindgen_anon_2.target_ifindex = interface;
-    attr.link_create.attach_type = bpf_attach_type::BPF_XDP as u32;
-    attr.link_create.flags = match hook {
-        Hook::XdpGeneric => XDP_FLAGS_SKB_MODE,
-        Hook::XdpNative => XDP_FLAGS_DRV_MODE,
-    };
+    attr.link_create.attach_type = attach_type as u32;
+    attr.link_create.flags = flags;
     let fd = call(bpf_cmd::BPF_LINK_CREATE, &mut attr)?;
     Ok(own(fd))
+}
+
+/// The programs at the tcx ingress of an interface, first to last.
+pub fn tcx_programs(interface: u32) -> io::Result<Vec<TcxProgram>> {
+    let mut programs = [0_u32; MOST_PROGRAMS];
+    let mut links = [0_u32; MOST_PROGRAMS];
+    let mut attr = zeroed();
+    attr.query.__bindgen_anon_1.target_ifindex = interface;
+    attr.query.attach_type = bpf_attach_type::BPF_TCX_INGRESS as u32;
+    attr.query.prog_ids = programs.as_mut_ptr() as u64;
+    attr.query.link_ids = links.as_mut_ptr() as u64;
+    attr.query.__bindgen_anon_2.count = u32::try_from(MOST_PROGRAMS).unwrap_or(u32::MAX);
+    call(bpf_cmd::BPF_PROG_QUERY, &mut attr)?;
+    // SAFETY: this member is the one that BPF_PROG_QUERY writes.
+    let count = unsafe { attr.query.__bindgen_anon_2.count };
+    let count = usize::try_from(count).unwrap_or(MOST_PROGRAMS);
+    Ok(programs
+        .into_iter()
+        .zip(links)
+        .take(count)
+        .map(|(program, link)| TcxProgram { program, link })
+        .collect())
 }
 
 /// Attaches a socket guard to a network namespace by a link.
@@ -110,12 +159,20 @@ pub fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     Ok(own(fd))
 }
 
-/// Reads back where an XDP link is and what it runs; an error when it is another kind of object.
-pub fn link_info(link: impl AsFd) -> io::Result<LinkInfo> {
-    let info = info_of(link, bpf_link_type::BPF_LINK_TYPE_XDP, "not an XDP link")?;
-    // SAFETY: the kernel fills this member for links of the type checked above.
-    let interface = unsafe { info.__bindgen_anon_1.xdp.ifindex };
-    Ok(LinkInfo { interface, program: info.prog_id })
+/// Reads back where a link is and what it runs; an error when it is another kind of object.
+pub fn link_info(link: impl AsFd, kind: LinkKind) -> io::Result<LinkInfo> {
+    let xdp = kind != LinkKind::Tcx;
+    let (of_type, otherwise) = if xdp {
+        (bpf_link_type::BPF_LINK_TYPE_XDP, "not an XDP link")
+    } else {
+        (bpf_link_type::BPF_LINK_TYPE_TCX, "not a tcx link")
+    };
+    let info = info_of(link, of_type, otherwise)?;
+    // SAFETY: the kernel fills the member for links of the type checked above.
+    let interface = unsafe {
+        if xdp { info.__bindgen_anon_1.xdp.ifindex } else { info.__bindgen_anon_1.tcx.ifindex }
+    };
+    Ok(LinkInfo { id: info.id, interface, program: info.prog_id })
 }
 
 /// Reads back where a link of a socket guard is and what it runs; an error when it is another kind

@@ -1,15 +1,10 @@
 //! The real datapath: loads the object, adopts or creates the pinned tables, attaches.
 
-use std::{
-    collections::BTreeMap,
-    os::fd::{AsFd as _, BorrowedFd},
-    path::PathBuf,
-};
+use std::{collections::BTreeMap, path::PathBuf};
 
 use aya::{
     Ebpf, EbpfLoader,
     maps::{MapData, RingBuf},
-    programs::{ProgramError, Xdp},
 };
 use jit_common::{PortKey, PortRule, Settings, Slot, map};
 
@@ -17,14 +12,15 @@ use crate::{
     clock::BootNanos,
     config::Limits,
     datapath::{
-        Counters, Coverage, Datapath, DatapathError, InterfaceState,
+        Counters, Coverage, Datapath, DatapathError, Drift, InterfaceState,
         attach::Links,
         bpf::Logger,
         cut::{self, Cut, Sessions},
         guard::{Guard, GuardState},
         maps::Maps,
-        object::{OBJECT, PROGRAM_XDP, PROGRAM_XDP_FRAGS},
+        object::OBJECT,
         pins::{Pins, chain, layouts},
+        programs::Programs,
     },
     reconcile::{Entries, Write},
     sys::{self, DirectoryLock},
@@ -36,9 +32,7 @@ const LOG_OFF: u8 = 0;
 
 /// The loaded programs with their tables and links.
 pub struct KernelDatapath {
-    object: Ebpf,
-    program: &'static str,
-    program_id: u32,
+    programs: Programs,
     maps: Maps,
     links: Links,
     guard: Guard,
@@ -66,7 +60,6 @@ impl KernelDatapath {
             .ok_or_else(|| DatapathError::Locked(pins.root().to_owned()))?;
         pins.check(limits)?;
         let mut object = load_object(&pins, limits, debug)?;
-        let (program, program_id) = load_program(&mut object)?;
         let take = |object: &mut Ebpf, name| {
             object.take_map(name).ok_or_else(|| DatapathError::Load(format!("no map {name}")))
         };
@@ -78,20 +71,12 @@ impl KernelDatapath {
             .transpose()
             .map_err(|error| DatapathError::Load(chain(&error)))?;
         let guard = Guard::load(&mut object, pins.clone());
+        let mut programs = Programs::new(object);
+        // One that it refuses is stepped down from; all of them are another matter.
+        programs.xdp().or_else(|cause| programs.tc().map_err(|_| DatapathError::Load(cause)))?;
         let links = Links::new(pins);
-        let datapath = Self { object, program, program_id, maps, links, guard, _lock: lock };
+        let datapath = Self { programs, maps, links, guard, _lock: lock };
         Ok((datapath, KernelEvents { events, log }))
-    }
-
-    fn program_fd(&self) -> Result<BorrowedFd<'_>, DatapathError> {
-        let gone = || DatapathError::Load("the program is not loaded".into());
-        let program: &Xdp = self
-            .object
-            .program(self.program)
-            .ok_or_else(gone)?
-            .try_into()
-            .map_err(|_: ProgramError| gone())?;
-        Ok(program.fd().map_err(|_| gone())?.as_fd())
     }
 }
 
@@ -125,15 +110,15 @@ impl Datapath for KernelDatapath {
     }
 
     fn cover(&mut self, want: &Coverage) -> Result<Vec<InterfaceState>, DatapathError> {
-        let program = self
-            .program_fd()?
-            .try_clone_to_owned()
-            .map_err(|error| DatapathError::Sys { verb: "duplicate a descriptor", error })?;
-        self.links.cover(want, program.as_fd(), self.program_id)
+        self.links.cover(want, &mut self.programs)
+    }
+
+    fn drift(&self) -> Result<Vec<Drift>, DatapathError> {
+        self.links.drift()
     }
 
     fn guard(&mut self, want: bool) -> GuardState {
-        self.guard.keep(want, &self.object)
+        self.guard.keep(want, self.programs.object())
     }
 
     fn cut(&mut self, among: &Sessions, now: BootNanos) -> Cut {
@@ -155,26 +140,4 @@ fn load_object(pins: &Pins, limits: Limits, debug: bool) -> Result<Ebpf, Datapat
         loader.map_max_entries(layout.name, layout.entries);
     }
     loader.load(OBJECT).map_err(|error| DatapathError::Load(chain(&error)))
-}
-
-/// Loads the program for multi-buffer frames, or the other where the kernel does not know them
-/// (before 5.18): features are probed, versions never compared.
-fn load_program(object: &mut Ebpf) -> Result<(&'static str, u32), DatapathError> {
-    let mut refused = None;
-    for name in [PROGRAM_XDP_FRAGS, PROGRAM_XDP] {
-        let missing = || DatapathError::Load(format!("no program {name} in the object"));
-        let program: &mut Xdp = object
-            .program_mut(name)
-            .ok_or_else(missing)?
-            .try_into()
-            .map_err(|_: ProgramError| missing())?;
-        match program.load() {
-            Ok(()) => {
-                let info = program.info().map_err(|error| DatapathError::Load(chain(&error)))?;
-                return Ok((name, info.id()));
-            }
-            Err(error) => refused = Some(chain(&error)),
-        }
-    }
-    Err(DatapathError::Load(refused.unwrap_or_default()))
 }

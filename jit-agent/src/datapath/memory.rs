@@ -16,7 +16,7 @@ use jit_common::{
 use crate::{
     clock::BootNanos,
     datapath::{
-        Counters, Coverage, Datapath, DatapathError, InterfaceState,
+        Counters, Coverage, Datapath, DatapathError, Drift, InterfaceState,
         cut::{Cut, Sessions},
         guard::GuardState,
     },
@@ -323,6 +323,10 @@ impl Datapath for MemoryDatapath {
     }
 
     fn cover(&mut self, _: &Coverage) -> Result<Vec<InterfaceState>, DatapathError> {
+        Ok(Vec::new())
+    }
+
+    fn drift(&self) -> Result<Vec<Drift>, DatapathError> {
         Ok(Vec::new())
     }
 

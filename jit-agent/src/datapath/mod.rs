@@ -7,16 +7,21 @@ pub mod bpf;
 pub mod cut;
 pub mod guard;
 pub mod kernel;
+pub mod ladder;
 pub mod maps;
 pub mod memory;
 pub mod object;
 pub mod pins;
+pub mod programs;
+pub mod readback;
+pub mod rtnetlink;
 pub mod view;
 
 use std::{collections::BTreeMap, io, path::PathBuf};
 
 use jit_common::{COUNTERS, Counter, PortCounters, PortKey, PortRule, Reason, Settings, Slot};
 
+use bpf::LinkKind;
 use cut::{Cut, Sessions};
 use guard::GuardState;
 
@@ -46,6 +51,8 @@ pub trait Datapath: Send {
     fn counters(&self) -> Result<Counters, DatapathError>;
     /// Brings the programs onto every interface that the filter names, and tells what is where.
     fn cover(&mut self, want: &Coverage) -> Result<Vec<InterfaceState>, DatapathError>;
+    /// What is not as the last [`Datapath::cover`] left it, by the kernel's word; changes nothing.
+    fn drift(&self) -> Result<Vec<Drift>, DatapathError>;
     /// Brings the socket guard into force, or takes it off, and tells what is there.
     fn guard(&mut self, want: bool) -> GuardState;
     /// Ends the sessions among these that are over, so that both ends hear it.
@@ -61,27 +68,56 @@ pub struct Coverage {
     pub hook: HookChoice,
 }
 
-/// The hook that a program is attached by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The hook that a program is attached by; better ones first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Hook {
-    /// Generic XDP, in the stack.
-    XdpGeneric,
     /// Native XDP, in the driver.
     XdpNative,
+    /// TC ingress by a link (Linux 6.6+).
+    Tcx,
+    /// TC ingress by a classifier of a clsact qdisc.
+    Clsact,
+    /// Generic XDP, in the stack.
+    XdpGeneric,
 }
 
 impl Hook {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::XdpNative, Self::Tcx, Self::Clsact, Self::XdpGeneric];
+
     /// The stable word.
     pub const fn word(self) -> &'static str {
         match self {
-            Self::XdpGeneric => "xdp_generic",
             Self::XdpNative => "xdp_native",
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+            Self::XdpGeneric => "xdp_generic",
+        }
+    }
+
+    /// For people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::XdpNative => "native XDP",
+            Self::Tcx => "TC (tcx)",
+            Self::Clsact => "TC (clsact)",
+            Self::XdpGeneric => "generic XDP",
         }
     }
 
     /// The hook with this word.
     pub fn from_word(word: &str) -> Option<Self> {
-        [Self::XdpGeneric, Self::XdpNative].into_iter().find(|hook| hook.word() == word)
+        Self::ALL.into_iter().find(|hook| hook.word() == word)
+    }
+
+    /// The kind of link it is attached by; `None`: by none.
+    pub const fn link(self) -> Option<LinkKind> {
+        match self {
+            Self::XdpNative => Some(LinkKind::XdpNative),
+            Self::Tcx => Some(LinkKind::Tcx),
+            Self::Clsact => None,
+            Self::XdpGeneric => Some(LinkKind::XdpGeneric),
+        }
     }
 }
 
@@ -98,8 +134,21 @@ pub struct InterfaceState {
     pub since: Option<WallTime>,
     /// Why the hook is not better, or what is wrong.
     pub note: String,
-    /// What [`Datapath::cover`] had to do about it just now.
-    pub change: Option<LinkChange>,
+    /// What happened to it since the last [`Datapath::cover`], in this order.
+    pub changes: Vec<LinkChange>,
+}
+
+/// An attachment that somebody changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drift {
+    /// Name of the interface.
+    pub interface: String,
+    /// Its index.
+    pub index: u32,
+    /// Our program is in force all the same.
+    pub gated: bool,
+    /// What is wrong.
+    pub what: String,
 }
 
 /// What happened to a link.
@@ -109,8 +158,12 @@ pub enum LinkChange {
     Adopted,
     /// A new link.
     Attached,
-    /// It was gone, though we had attached it, and is back.
+    /// It was gone, though we had attached it.
+    Lost,
+    /// It was gone and is back.
     Restored,
+    /// It is by a worse hook than the best one, or by none.
+    SteppedDown,
 }
 
 impl LinkChange {
@@ -119,7 +172,9 @@ impl LinkChange {
         match self {
             Self::Adopted => "adopted",
             Self::Attached => "attached",
+            Self::Lost => "lost",
             Self::Restored => "restored",
+            Self::SteppedDown => "stepped_down",
         }
     }
 }

@@ -18,7 +18,7 @@ use jit_common::{
 
 use crate::{
     config::Limits,
-    datapath::{DatapathError, Hook, bpf},
+    datapath::{DatapathError, Hook, bpf, rtnetlink},
     sys,
 };
 
@@ -84,6 +84,16 @@ impl Pins {
         self.links().join(format!("{}-{interface}", hook.word()))
     }
 
+    /// Name of our classifiers: `tc filter show` tells whose they are.
+    pub fn owner(&self) -> String {
+        let mut name = format!("jit-agent {}", self.root.display());
+        // The kernel takes 255 bytes.
+        while name.len() > 255 {
+            name.pop();
+        }
+        name
+    }
+
     /// The pin of the socket guard's link.
     pub fn guard(&self) -> PathBuf {
         self.links().join(GUARD)
@@ -144,11 +154,13 @@ impl Pins {
     /// attached.
     pub fn remove(&self) -> Result<Removed, DatapathError> {
         let mut removed = Removed::default();
+        self.remove_classifiers(&mut removed)?;
         for version in list(&self.root)? {
             for kind in ["links", "maps"] {
                 let directory = version.join(kind);
                 for pin in list(&directory)? {
-                    if kind == "links" {
+                    let hook = Self::parse_link(&pin).map(|(hook, _)| hook);
+                    if kind == "links" && hook != Some(Hook::Clsact) {
                         bpf::open_pin(&pin)
                             .and_then(bpf::detach_link)
                             .map_err(failed("detach a link"))?;
@@ -167,6 +179,21 @@ impl Pins {
         }
         remove_directory(&self.root)?;
         Ok(removed)
+    }
+
+    /// Classifiers need no pin to stay.
+    fn remove_classifiers(&self, removed: &mut Removed) -> Result<(), DatapathError> {
+        let owner = self.owner();
+        for device in rtnetlink::devices().map_err(failed("list the interfaces"))? {
+            let found = rtnetlink::classifiers(device.index, &owner)
+                .map_err(failed("list the classifiers"))?;
+            if let Some(classifier) = found.ours {
+                rtnetlink::remove_classifier(device.index, &classifier)
+                    .map_err(failed("remove a classifier"))?;
+                removed.interfaces.insert(device.index);
+            }
+        }
+        Ok(())
     }
 
     fn version(&self) -> PathBuf {

@@ -1,15 +1,19 @@
 //! What the kernel enforces now, read from the pins: for `status` when the agent is dead.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, os::fd::OwnedFd, path::Path};
 
 use jit_common::{PortKey, PortRule, Settings, Slot};
 
 use crate::{
     datapath::{
-        Counters, DatapathError, InterfaceState, attach::pinned_since, bpf, guard::GuardState,
-        maps::Maps, pins::Pins,
+        Counters, DatapathError, InterfaceState,
+        attach::{devices, pinned_since},
+        bpf,
+        guard::GuardState,
+        maps::Maps,
+        pins::Pins,
+        readback::{self, Found},
     },
-    net::links,
     reconcile::Entries,
 };
 
@@ -59,25 +63,25 @@ impl View {
 }
 
 fn interfaces(pins: &Pins) -> Result<Vec<InterfaceState>, DatapathError> {
-    let names = links::interfaces()
-        .map_err(|error| DatapathError::Sys { verb: "list the interfaces", error })?;
+    let devices = devices()?;
     let mut states = Vec::new();
     for pin in pins.all_links()? {
         let Some((hook, index)) = Pins::parse_link(&pin) else { continue };
-        let attached = bpf::open_pin(&pin)
-            .and_then(bpf::link_info)
-            .is_ok_and(|info| info.interface == index && index != 0);
-        let name = names
-            .iter()
-            .find(|interface| interface.index == index)
-            .map_or_else(|| format!("interface {index}"), |interface| interface.name.clone());
+        let device = devices.iter().find(|device| device.index == index);
+        let link: Option<OwnedFd> = bpf::open_pin(&pin).ok();
+        let note = match device.map(|d| readback::read(d, hook, link.as_ref(), &pins.owner())) {
+            None => "the interface is gone".into(),
+            Some(Ok(Found::InForce { .. })) => String::new(),
+            Some(Ok(Found::Lost(why))) => why.into(),
+            Some(Err(error)) => format!("cannot read back what is on it: {error}"),
+        };
         states.push(InterfaceState {
-            name,
+            name: device.map_or_else(|| format!("interface {index}"), |device| device.name.clone()),
             index,
-            hook: attached.then_some(hook),
+            hook: note.is_empty().then_some(hook),
             since: pinned_since(&pin),
-            note: if attached { String::new() } else { "the link is detached".into() },
-            change: None,
+            note,
+            changes: Vec::new(),
         });
     }
     Ok(states)

@@ -103,7 +103,9 @@ impl Recorder {
         let code = match change {
             LinkChange::Adopted => EventCode::GateAdopted,
             LinkChange::Attached => EventCode::GateAttached,
+            LinkChange::Lost => EventCode::GateLost,
             LinkChange::Restored => EventCode::GateRestored,
+            LinkChange::SteppedDown => EventCode::GateSteppedDown,
         };
         let record = Record::new(code).by("agent").with("interface", name).with("hook", hook);
         self.audit.append(record.detail(note), now);

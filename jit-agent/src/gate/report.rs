@@ -6,7 +6,7 @@ use jit_proto::v1;
 use crate::{
     clock::Now,
     config::Config,
-    datapath::{Counters, Datapath, InterfaceState, guard::GuardState},
+    datapath::{Counters, Datapath, Drift, InterfaceState, guard::GuardState},
     gate::{Alarms, Gate},
     grant::{PortRange, Sessions},
     ledger::{Record, Stage},
@@ -23,17 +23,19 @@ impl<D: Datapath> Gate<D> {
         };
         let mut problems = self.problems(now);
         problems.extend(counter_problem);
+        let (interfaces, drift) = self.kernels_word();
+        problems.extend(drift);
         let (hosts, prefixes) = self.ledger.claims().used();
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let (last_push_ms, last_controller) =
             self.last_push.as_ref().map_or((0, String::new()), |(time, by)| (time.0, by.clone()));
         v1::StatusResponse {
-            state: state(gate.observe, &self.interfaces, &self.guard, &problems).into(),
+            state: state(gate.observe, &interfaces, &self.guard, &problems).into(),
             problems,
             version: env!("CARGO_PKG_VERSION").into(),
             host: host.clone(),
             mode: if gate.observe { "observe" } else { "enforce" }.into(),
-            interfaces: self.interfaces.iter().map(interface).collect(),
+            interfaces: interfaces.iter().map(|state| interface(state, &self.guard)).collect(),
             guard: Some(guard(&self.guard)),
             ports: policy.sections().iter().map(port).collect(),
             grants: self.list(false, now),
@@ -111,6 +113,28 @@ impl<D: Datapath> Gate<D> {
         }
     }
 
+    /// The interfaces as the kernel says now, and what somebody changed: it is put right soon, but
+    /// until then it is not called protected.
+    fn kernels_word(&self) -> (Vec<InterfaceState>, Vec<String>) {
+        let mut interfaces = self.interfaces.clone();
+        let mut problems = Vec::new();
+        match self.datapath.drift() {
+            Ok(drifts) => {
+                for Drift { interface, index, gated, what } in drifts {
+                    for state in interfaces.iter_mut().filter(|state| state.index == index) {
+                        if !gated {
+                            state.hook = None;
+                            what.clone_into(&mut state.note);
+                        }
+                    }
+                    problems.push(format!("{interface}: {what}"));
+                }
+            }
+            Err(error) => problems.push(error.to_string()),
+        }
+        (interfaces, problems)
+    }
+
     fn problems(&self, now: Now) -> Vec<String> {
         self.problems_by_name(now).into_iter().map(|(_, text)| text).collect()
     }
@@ -142,7 +166,12 @@ impl<D: Datapath> Gate<D> {
         }
         for InterfaceState { name, hook, note, .. } in &self.interfaces {
             if hook.is_none() {
-                add(format!("interface {name}"), format!("{name} is not gated: {note}"));
+                let is = if self.guard.attached {
+                    "is left to the socket guard, which does not see what this host forwards"
+                } else {
+                    "is not gated"
+                };
+                add(format!("interface {name}"), format!("{name} {is}: {note}"));
             }
         }
         for (index, text) in self.policies.problems.iter().enumerate() {
@@ -194,12 +223,13 @@ pub(crate) fn state(
     }
 }
 
-pub(crate) fn interface(state: &InterfaceState) -> v1::Interface {
-    let InterfaceState { name, index, hook, since, note, change: _ } = state;
+pub(crate) fn interface(state: &InterfaceState, guard: &GuardState) -> v1::Interface {
+    let InterfaceState { name, index, hook, since, note, changes: _ } = state;
+    let none = if guard.attached { "guard_only" } else { "none" };
     v1::Interface {
         name: name.clone(),
         index: *index,
-        hook: hook.map_or("none", |hook| hook.word()).into(),
+        hook: hook.map_or(none, |hook| hook.word()).into(),
         since_ms: since.map_or(0, |since| since.0),
         note: note.clone(),
         attached: hook.is_some(),

@@ -102,12 +102,13 @@ fn a_pin_directory_that_others_can_write_is_refused() {
 }
 
 #[test]
-fn another_xdp_program_is_never_removed() {
+fn beside_another_xdp_program_native_xdp_that_was_asked_for_is_refused() {
     use aya::programs::XdpMode;
     let site = Site::new();
     let mut foreign = jit_tests::kernel::Kernel::load();
     let index = site.host.index("s0");
     let _link = site.host.run(|| foreign.attach("jit_gate", index, XdpMode::Driver));
+    site.configure_gate("[\"*\"]", "native");
     refuses(&site, 69, &["s0", "another XDP program"]);
     // c0 came first and was taken back: the client still connects (checked above).
 }

@@ -1,0 +1,120 @@
+//! Which hooks are tried on an interface, best first, and what is said of those that do not work.
+//!
+//! Native XDP is first: it drops in the driver. TC comes before generic XDP, which copies every
+//! packet that is not in one piece. Where frames have no Ethernet header there is no XDP.
+
+use std::io;
+
+use crate::{
+    config::HookChoice,
+    datapath::{
+        Hook,
+        rtnetlink::{Device, Header},
+    },
+};
+
+/// The hooks to try, best first; empty when no program reads the frames of such an interface.
+pub const fn rungs(choice: HookChoice, header: Header) -> &'static [Hook] {
+    match (header, choice) {
+        (Header::Unknown(_), _) => &[],
+        (Header::Ethernet, HookChoice::Auto) => {
+            &[Hook::XdpNative, Hook::Tcx, Hook::Clsact, Hook::XdpGeneric]
+        }
+        (Header::Ethernet, HookChoice::Native) => &[Hook::XdpNative],
+        (Header::Ethernet, HookChoice::Generic) => &[Hook::XdpGeneric],
+        (_, HookChoice::Clsact) => &[Hook::Clsact],
+        (Header::Ethernet, HookChoice::Tc) | (Header::None, _) => &[Hook::Tcx, Hook::Clsact],
+    }
+}
+
+/// The hooks to try instead of one that is there: better ones, or any when it is not among them.
+pub fn better(rungs: &'static [Hook], than: Hook) -> &'static [Hook] {
+    let place = rungs.iter().position(|hook| *hook == than).unwrap_or(rungs.len());
+    rungs.get(..place).unwrap_or_default()
+}
+
+/// Why no hook is tried on frames that begin like this.
+pub fn unread(header: Header) -> Option<String> {
+    match header {
+        Header::Ethernet | Header::None => None,
+        Header::Unknown(kind) => Some(format!(
+            "its frames (ARPHRD {kind}) begin with a header that the gate does not read: exclude it \
+             if it carries no IP"
+        )),
+    }
+}
+
+/// Why the kernel did not take a program by a hook.
+pub fn refused(hook: Hook, device: &Device, error: &io::Error) -> String {
+    let name = hook.name();
+    let there = match hook {
+        Hook::XdpNative | Hook::XdpGeneric => device.native.or(device.generic),
+        Hook::Tcx | Hook::Clsact => None,
+    };
+    match (error.raw_os_error(), there) {
+        (Some(libc::EBUSY | libc::EEXIST), Some(program)) => {
+            format!("{name}: another XDP program (id {program}) is there and stays")
+        }
+        (Some(libc::EINVAL), _) if hook == Hook::Tcx => {
+            format!("{name}: this kernel has none (Linux 6.6)")
+        }
+        (Some(libc::EOPNOTSUPP), _) if hook == Hook::XdpNative => {
+            format!("{name}: the driver has none")
+        }
+        _ if hook == Hook::XdpNative => format!("{name} refused at MTU {}: {error}", device.mtu),
+        _ => format!("{name} refused: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CHOICES: [HookChoice; 5] = [
+        HookChoice::Auto,
+        HookChoice::Clsact,
+        HookChoice::Generic,
+        HookChoice::Native,
+        HookChoice::Tc,
+    ];
+
+    #[test]
+    fn every_choice_has_a_hook_and_xdp_needs_an_ethernet_header() {
+        for choice in CHOICES {
+            assert!(!rungs(choice, Header::Ethernet).is_empty());
+            let bare = rungs(choice, Header::None);
+            assert!(!bare.is_empty());
+            assert!(bare.iter().all(|hook| matches!(hook, Hook::Tcx | Hook::Clsact)));
+            assert!(rungs(choice, Header::Unknown(280)).is_empty());
+        }
+        assert_eq!(unread(Header::Ethernet), None);
+        assert!(unread(Header::Unknown(280)).is_some_and(|why| why.contains("280")));
+    }
+
+    #[test]
+    fn better_is_what_comes_first_or_all_of_another_choice() {
+        let auto = rungs(HookChoice::Auto, Header::Ethernet);
+        assert_eq!(better(auto, Hook::XdpNative), &[]);
+        assert_eq!(better(auto, Hook::Clsact), &[Hook::XdpNative, Hook::Tcx]);
+        assert_eq!(better(rungs(HookChoice::Native, Header::Ethernet), Hook::Tcx).len(), 1);
+    }
+
+    #[test]
+    fn what_was_refused_is_said_so_that_somebody_can_act() {
+        let device = Device {
+            index: 2,
+            name: "eth0".into(),
+            header: Header::Ethernet,
+            loopback: false,
+            mtu: 9_001,
+            native: Some(7),
+            generic: None,
+        };
+        let said = |hook, code| refused(hook, &device, &io::Error::from_raw_os_error(code));
+        assert!(said(Hook::XdpNative, libc::EBUSY).contains("(id 7) is there and stays"));
+        assert!(said(Hook::XdpNative, libc::EINVAL).contains("MTU 9001"));
+        assert!(said(Hook::XdpNative, libc::EOPNOTSUPP).contains("the driver has none"));
+        assert!(said(Hook::Tcx, libc::EINVAL).contains("Linux 6.6"));
+        assert!(said(Hook::Clsact, libc::EPERM).contains("TC (clsact) refused"));
+    }
+}

@@ -1,0 +1,347 @@
+//! What the kernel tells by rtnetlink: the interfaces with the XDP programs that run on them, and
+//! the classifiers of a clsact qdisc; and the requests that put a classifier there and take it off.
+//!
+//! Of an answer only what is needed is read, so that an attribute that nobody here knows cannot
+//! hide an interface.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd as _},
+};
+
+use netlink_packet_core::{
+    DecodeError, ErrorBuffer, ErrorMessage, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR,
+    NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer,
+    NetlinkMessage, NlasIterator, Parseable as _,
+};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{LinkFlags, LinkHeader, LinkLayerType, LinkMessage, LinkXdp},
+    tc::{
+        TcAttribute, TcBpfFlags, TcFilterBpf, TcFilterBpfOption, TcHandle, TcHeader, TcMessage,
+        TcOption,
+    },
+};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+
+/// Largest answer: the kernel fills at most 32 KiB at once, one interface alone may need more.
+const ROOM: usize = 256 * 1024;
+/// How often a list is asked for again that changed while it was read.
+const RETRIES: u32 = 20;
+/// Sizes of `struct ifinfomsg` and `struct tcmsg`, in front of the attributes.
+const LINK_HEADER: usize = 16;
+const TC_HEADER: usize = 20;
+/// Attributes of `linux/if_link.h` and `linux/rtnetlink.h`.
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFLA_XDP: u16 = 43;
+const TCA_KIND: u16 = 1;
+const TCA_OPTIONS: u16 = 2;
+/// `ETH_P_ALL` in network byte order: classifiers see every protocol.
+const EVERY_PROTOCOL: u32 = 0x0003_u16.to_be() as u32;
+/// Our classifiers' handle ("ji").
+const HANDLE: TcHandle = TcHandle { major: 0, minor: 0x6a69 };
+/// Where our classifiers are hooked in: the ingress half of a clsact qdisc.
+const INGRESS: TcHandle = TcHandle { major: u16::MAX, minor: TcHandle::MIN_INGRESS };
+/// Priorities that are tried: another kind of classifier may hold one.
+const PRIORITIES: std::ops::RangeInclusive<u32> = 1..=8;
+
+/// What is in front of the IP header of a frame as the kernel programs see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Header {
+    /// An Ethernet header.
+    Ethernet,
+    /// Nothing (tun, WireGuard, ipip, sit, GRE, PPP).
+    None,
+    /// Something that the programs do not read; the number is `ARPHRD_*` of `linux/if_arp.h`.
+    Unknown(u16),
+}
+
+/// An interface of this network namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Index.
+    pub index: u32,
+    /// Name.
+    pub name: String,
+    /// What its frames begin with.
+    pub header: Header,
+    /// It is a loopback.
+    pub loopback: bool,
+    /// Largest packet, bytes.
+    pub mtu: u32,
+    /// Id of the program that runs as native XDP.
+    pub native: Option<u32>,
+    /// Id of the program that runs as generic XDP.
+    pub generic: Option<u32>,
+}
+
+/// A BPF classifier at the ingress of an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Classifier {
+    handle: TcHandle,
+    /// Priority and protocol, as the kernel writes them.
+    info: u32,
+    /// Name; of ours it tells whose it is.
+    pub name: String,
+    /// Id of its program.
+    pub program: u32,
+}
+
+/// The classifiers at the ingress of an interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Classifiers {
+    /// Ours.
+    pub ours: Option<Classifier>,
+    /// Others run before ours.
+    pub behind: bool,
+}
+
+/// All interfaces of this network namespace.
+pub fn devices() -> io::Result<Vec<Device>> {
+    let answers = ask(RouteNetlinkMessage::GetLink(LinkMessage::default()), NLM_F_DUMP)?;
+    answers.iter().map(|answer| read_device(answer).map_err(unreadable)).collect()
+}
+
+/// One interface, by index; `None`: there is none.
+pub fn device(index: u32) -> io::Result<Option<Device>> {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    match ask(RouteNetlinkMessage::GetLink(message), NLM_F_ACK) {
+        Ok(answers) => {
+            answers.first().map(|answer| read_device(answer)).transpose().map_err(unreadable)
+        }
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The classifiers at an interface's ingress; ours is the one with this name.
+pub fn classifiers(index: u32, owner: &str) -> io::Result<Classifiers> {
+    let message = RouteNetlinkMessage::GetTrafficFilter(filter(index, TcHandle::UNSPEC, 0)?);
+    let mut found = Classifiers::default();
+    for answer in ask(message, NLM_F_DUMP)? {
+        match read_classifier(&answer).map_err(unreadable)? {
+            Read::Bpf(classifier) if classifier.name == owner => {
+                found.ours.get_or_insert(classifier);
+            }
+            Read::Bpf(_) | Read::Other if found.ours.is_none() => found.behind = true,
+            Read::Bpf(_) | Read::Other | Read::Head => {}
+        }
+    }
+    found.behind &= found.ours.is_some();
+    Ok(found)
+}
+
+/// Puts a program at an interface's ingress as the first classifier; no two of a name.
+pub fn add_classifier(index: u32, program: impl AsFd, owner: &str) -> io::Result<()> {
+    let mut qdisc = TcMessage::with_index(number(index)?);
+    qdisc.header.handle = TcHandle { major: u16::MAX, minor: 0 };
+    qdisc.header.parent = TcHandle::CLSACT;
+    qdisc.attributes.push(TcAttribute::Kind("clsact".into()));
+    let create = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
+    match ask(RouteNetlinkMessage::NewQueueDiscipline(qdisc), create) {
+        Err(error) if error.raw_os_error() != Some(libc::EEXIST) => return Err(error),
+        _ => {}
+    }
+    let mut refused = io::Error::from_raw_os_error(libc::EEXIST);
+    for priority in PRIORITIES {
+        let info = priority << 16 | EVERY_PROTOCOL;
+        let message = with_program(filter(index, HANDLE, info)?, &program, owner)?;
+        match ask(RouteNetlinkMessage::NewTrafficFilter(message), create) {
+            Ok(_) => return Ok(()),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EEXIST | libc::EINVAL)) => {
+                refused = error;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(refused)
+}
+
+/// Replaces the program of a classifier of ours; no packet sees a gap.
+pub fn replace_classifier(index: u32, old: &Classifier, program: impl AsFd) -> io::Result<()> {
+    let message = with_program(filter(index, old.handle, old.info)?, program, &old.name)?;
+    let replace = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
+    ask(RouteNetlinkMessage::NewTrafficFilter(message), replace).map(drop)
+}
+
+/// Takes a classifier off; one that is gone is no error.
+pub fn remove_classifier(index: u32, old: &Classifier) -> io::Result<()> {
+    let mut message = filter(index, old.handle, old.info)?;
+    message.attributes.push(TcAttribute::Kind(TcFilterBpf::KIND.into()));
+    match ask(RouteNetlinkMessage::DelTrafficFilter(message), NLM_F_ACK) {
+        Err(error) if !matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => {
+            Err(error)
+        }
+        _ => Ok(()),
+    }
+}
+
+fn filter(index: u32, handle: TcHandle, info: u32) -> io::Result<TcMessage> {
+    let mut message = TcMessage::with_index(number(index)?);
+    message.header = TcHeader { handle, parent: INGRESS, info, ..message.header };
+    Ok(message)
+}
+
+fn with_program(mut message: TcMessage, program: impl AsFd, owner: &str) -> io::Result<TcMessage> {
+    let fd = u32::try_from(program.as_fd().as_raw_fd()).map_err(io::Error::other)?;
+    let options = [
+        TcFilterBpfOption::ProgFd(fd),
+        TcFilterBpfOption::ProgName(owner.into()),
+        TcFilterBpfOption::Flags(TcBpfFlags::DirectAction),
+    ];
+    message.attributes = vec![
+        TcAttribute::Kind(TcFilterBpf::KIND.into()),
+        TcAttribute::Options(options.map(TcOption::Bpf).into()),
+    ];
+    Ok(message)
+}
+
+fn read_device(bytes: &[u8]) -> Result<Device, DecodeError> {
+    let LinkHeader { index, link_layer_type, flags, .. } = LinkHeader::parse(bytes)?;
+    let mut device = Device {
+        index,
+        name: String::new(),
+        header: header(link_layer_type),
+        loopback: flags.contains(LinkFlags::Loopback),
+        mtu: 0,
+        native: None,
+        generic: None,
+    };
+    for attribute in NlasIterator::new(bytes.get(LINK_HEADER..).unwrap_or_default()) {
+        let attribute = attribute?;
+        let value = attribute.value();
+        match attribute.kind() {
+            IFLA_IFNAME => device.name = text(value),
+            IFLA_MTU => device.mtu = value.try_into().map_or(0, u32::from_ne_bytes),
+            IFLA_XDP => {
+                for nested in NlasIterator::new(value) {
+                    match LinkXdp::parse(&nested?)? {
+                        LinkXdp::DrvProgId(id) => device.native = Some(id),
+                        LinkXdp::SkbProgId(id) => device.generic = Some(id),
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(device)
+}
+
+fn header(kind: LinkLayerType) -> Header {
+    match kind {
+        LinkLayerType::Ether => Header::Ethernet,
+        LinkLayerType::None
+        | LinkLayerType::Ip6gre
+        | LinkLayerType::Ipgre
+        | LinkLayerType::Ppp
+        | LinkLayerType::Rawip
+        | LinkLayerType::Sit
+        | LinkLayerType::Sixlowpan
+        | LinkLayerType::Tunnel
+        | LinkLayerType::Tunnel6 => Header::None,
+        other => Header::Unknown(other.into()),
+    }
+}
+
+/// One answer of a list of classifiers.
+enum Read {
+    /// A BPF classifier.
+    Bpf(Classifier),
+    /// The head of a priority, which is no classifier.
+    Head,
+    /// A classifier of another kind.
+    Other,
+}
+
+fn read_classifier(bytes: &[u8]) -> Result<Read, DecodeError> {
+    let TcHeader { handle, info, .. } = TcHeader::parse(bytes)?;
+    if handle == TcHandle::UNSPEC {
+        return Ok(Read::Head);
+    }
+    let mut kind = String::new();
+    let mut classifier = Classifier { handle, info, name: String::new(), program: 0 };
+    for attribute in NlasIterator::new(bytes.get(TC_HEADER..).unwrap_or_default()) {
+        let attribute = attribute?;
+        match attribute.kind() {
+            TCA_KIND => kind = text(attribute.value()),
+            TCA_OPTIONS if kind == TcFilterBpf::KIND => {
+                for option in NlasIterator::new(attribute.value()) {
+                    let option = option?;
+                    match TcFilterBpfOption::parse(&option)? {
+                        TcFilterBpfOption::ProgName(name) => classifier.name = name,
+                        TcFilterBpfOption::ProgId(id) => classifier.program = id,
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(if kind == TcFilterBpf::KIND { Read::Bpf(classifier) } else { Read::Other })
+}
+
+/// Asks, and gives the answers' bytes. A list that changed while it was read is asked for again.
+fn ask(message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<Vec<u8>>> {
+    let mut request = NetlinkMessage::from(message);
+    request.header.flags = NLM_F_REQUEST | flags;
+    request.finalize();
+    let mut bytes = vec![0; request.buffer_len()];
+    request.serialize(&mut bytes);
+    for _ in 0..RETRIES {
+        if let Some(answers) = ask_once(&bytes)? {
+            return Ok(answers);
+        }
+    }
+    Err(io::Error::other("the list changed again and again while it was read"))
+}
+
+fn ask_once(request: &[u8]) -> io::Result<Option<Vec<Vec<u8>>>> {
+    let socket = Socket::new(NETLINK_ROUTE)?;
+    socket.send_to(request, &SocketAddr::new(0, 0), 0)?;
+    let mut answers = Vec::new();
+    let mut whole = true;
+    loop {
+        let mut buffer = Vec::with_capacity(ROOM);
+        let length = socket.recv(&mut buffer, libc::MSG_TRUNC)?;
+        if length > buffer.len() {
+            return Err(io::Error::other(format!("an answer of {length} bytes does not fit")));
+        }
+        let mut rest = buffer.as_slice();
+        while !rest.is_empty() {
+            let message = NetlinkBuffer::new_checked(rest).map_err(unreadable)?;
+            whole &= message.flags() & NLM_F_DUMP_INTR == 0;
+            match message.message_type() {
+                NLMSG_DONE => return Ok(whole.then_some(answers)),
+                NLMSG_ERROR => {
+                    let error = ErrorBuffer::new_checked(&message.payload())
+                        .and_then(|buffer| ErrorMessage::parse(&buffer))
+                        .map_err(unreadable)?;
+                    return if error.code.is_none() {
+                        Ok(Some(answers))
+                    } else {
+                        Err(error.to_io())
+                    };
+                }
+                _ => answers.push(message.payload().to_vec()),
+            }
+            let length = usize::try_from(message.length()).map_err(io::Error::other)?;
+            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        }
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
+}
+
+fn number(index: u32) -> io::Result<i32> {
+    i32::try_from(index).map_err(io::Error::other)
+}
+
+fn unreadable(error: DecodeError) -> io::Error {
+    io::Error::other(format!("an answer of the kernel cannot be read: {error}"))
+}

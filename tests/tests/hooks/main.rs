@@ -1,0 +1,10 @@
+//! By which hook the gate is on an interface, beside whose programs, and what happens when somebody
+//! takes it off.
+#![expect(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a test that meets the unexpected panics"
+)]
+
+mod foreign;
+mod rungs;

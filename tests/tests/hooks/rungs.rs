@@ -1,0 +1,226 @@
+//! Each hook closes, and opens with a grant; a worse one than the best is said to be one, with why;
+//! a restart keeps what is there, without a gap; `detach` takes every kind off.
+
+use std::{process::Command, time::Duration};
+
+use jit_tests::{
+    agent::{CLIENT, PATIENCE, Site, opens},
+    cable,
+    netns::Namespace,
+};
+use rustix::process::Signal;
+use serde_json::Value;
+
+const LONG: Duration = Duration::from_secs(600);
+
+/// The state of an interface, as `status --json` tells it.
+pub(crate) fn interface(site: &Site, name: &str) -> Value {
+    let (status, _) = site.status();
+    let interfaces = status["interfaces"].as_array().unwrap();
+    interfaces
+        .iter()
+        .find(|interface| interface["name"] == name)
+        .unwrap_or_else(|| panic!("no {name}: {status:#}"))
+        .clone()
+}
+
+/// Events with this code in the audit, each as JSON text.
+pub(crate) fn events(site: &Site, code: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(site.path("state/audit/audit.jsonl")).unwrap();
+    let marked = format!("\"{code}\"");
+    text.lines().filter(|line| line.contains(&marked)).map(str::to_owned).collect()
+}
+
+/// What `tc` shows at the ingress of an interface.
+pub(crate) fn classifiers(namespace: &Namespace, interface: &str) -> String {
+    let output = Command::new("nsenter")
+        .arg(format!("--net=/run/netns/{}", namespace.name()))
+        .args(["tc", "filter", "show", "dev", interface, "ingress"])
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Over both families: closed, open with a grant, closed again; also with the agent killed, after a
+/// restart, and after `detach` as if there had been no gate.
+fn holds_by(hook: &str, reported: &str) {
+    let mut site = Site::new();
+    site.configure_gate("[\"*\"]", hook);
+    let config = std::fs::read_to_string(site.config()).unwrap();
+    // Without the guard: it would hide a gate that lets everything in.
+    site.write_config(&config.replace("[gate]", "[gate]\nsocket_guard = false"));
+    site.serve(80);
+    site.start();
+    let (status, code) = site.status();
+    assert_eq!((status["state"].as_str(), code), (Some("enforcing"), 0), "{status:#}");
+    for name in ["c0", "s0"] {
+        let state = interface(&site, name);
+        assert_eq!((&state["hook"], &state["attached"]), (&reported.into(), &true.into()));
+        assert!(state["since"].is_string(), "{state:#}");
+    }
+    site.assert_closed_to_all();
+    site.admit(&CLIENT, LONG);
+    site.assert_open_to_the_client_alone();
+    assert!(site.stranger_opens(0, 80) && site.stranger_opens(1, 80), "unprotected port");
+    site.end(Signal::KILL);
+    site.assert_open_to_the_client_alone();
+    assert_eq!(interface(&site, "s0")["hook"], reported, "read from the kernel");
+    site.start();
+    assert_eq!(interface(&site, "s0")["hook"], reported);
+    assert_eq!(events(&site, "A001").len(), 2, "a restart attaches nothing");
+    assert_eq!(events(&site, "A002").len(), 2, "but adopts");
+    assert!(events(&site, "A003").is_empty() && events(&site, "A004").is_empty());
+    site.assert_open_to_the_client_alone();
+    assert_eq!(site.revoke_all(), 1);
+    site.assert_closed_to_all();
+    site.end(Signal::TERM);
+    let output = site.run(&["detach", "--yes"]);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("gone from 2 interfaces"), "{said}");
+    assert!(site.client_opens(0, 22) && site.stranger_opens(1, 22));
+    assert!(!site.pins().exists());
+}
+
+#[test]
+fn native_xdp_holds() {
+    holds_by("native", "xdp_native");
+    holds_by("auto", "xdp_native");
+}
+
+#[test]
+fn generic_xdp_holds() {
+    holds_by("generic", "xdp_generic");
+}
+
+#[test]
+fn tc_by_a_link_holds() {
+    holds_by("tc", "tcx");
+}
+
+#[test]
+fn tc_by_a_classifier_holds() {
+    holds_by("clsact", "clsact");
+}
+
+/// A site whose client is reached by a tun device as well; `kind` as of [`cable::lay`].
+fn with_tun(kind: u16) -> Site {
+    let site = Site::new();
+    cable::lay(
+        (&site.host, "t0", &["192.0.2.1/24", "2001:db8:9::1/64"]),
+        (&site.client, "t0", &["192.0.2.2/24", "2001:db8:9::2/64"]),
+        kind,
+    );
+    site
+}
+
+fn client_opens_by_tun(site: &Site) -> [bool; 2] {
+    ["192.0.2.1:22", "[2001:db8:9::1]:22"]
+        .map(|address| site.client.run(|| opens(address.parse().unwrap(), PATIENCE)))
+}
+
+fn a_tun_device_is_gated_by(hook: &str, reported: &str) {
+    let mut site = with_tun(0);
+    let config = site.base("[\"*\"]", hook);
+    site.write_config(&config.replace("[gate]", "[gate]\nsocket_guard = false"));
+    assert_eq!(client_opens_by_tun(&site), [true; 2], "open without a gate");
+    site.start();
+    let state = interface(&site, "t0");
+    assert_eq!(state["hook"], reported, "{state:#}");
+    assert_eq!(client_opens_by_tun(&site), [false; 2]);
+    site.admit(&["192.0.2.2", "2001:db8:9::2"], LONG);
+    assert_eq!(client_opens_by_tun(&site), [true; 2]);
+    site.revoke_all();
+    assert_eq!(client_opens_by_tun(&site), [false; 2]);
+}
+
+#[test]
+fn a_device_without_an_ethernet_header_is_gated_by_tc() {
+    a_tun_device_is_gated_by("auto", "tcx");
+    a_tun_device_is_gated_by("native", "tcx");
+    a_tun_device_is_gated_by("clsact", "clsact");
+}
+
+#[test]
+fn a_device_with_an_unknown_header_is_left_to_the_guard_and_said_to_be() {
+    // ARPHRD_IEEE1394
+    let mut site = with_tun(24);
+    site.start();
+    let (status, code) = site.status();
+    assert_eq!((status["state"].as_str(), code), (Some("degraded"), 1), "{status:#}");
+    let state = interface(&site, "t0");
+    assert_eq!((&state["hook"], &state["attached"]), (&"guard_only".into(), &false.into()));
+    assert!(state["note"].as_str().unwrap().contains("ARPHRD 24"), "{state:#}");
+    assert!(status["problems"].to_string().contains("t0 is left to the socket guard"));
+    let text = String::from_utf8(site.run(&["status"]).stdout).unwrap();
+    assert!(text.contains("t0  SOCKET GUARD ONLY (its frames"), "{text}");
+    let told = events(&site, "A005");
+    assert!(told.len() == 1 && told[0].contains("\"t0\""), "{told:?}");
+    assert_eq!(client_opens_by_tun(&site), [false; 2]);
+    site.admit(&["192.0.2.2", "2001:db8:9::2"], LONG);
+    assert_eq!(client_opens_by_tun(&site), [true; 2]);
+}
+
+#[test]
+fn a_device_without_native_xdp_steps_down_and_says_why() {
+    let mut site = Site::new();
+    for (namespace, name, remote, address) in [
+        (&site.host, "c0", "198.51.100.2", "192.0.2.1/24"),
+        (&site.client, "p0", "198.51.100.1", "192.0.2.2/24"),
+    ] {
+        namespace.ip(&[
+            "link", "add", "x0", "type", "vxlan", "id", "4", "dstport", "4789", "remote", remote,
+            "dev", name,
+        ]);
+        namespace.address("x0", address);
+        namespace.ip(&["link", "set", "x0", "up"]);
+    }
+    let config = site.base("[\"*\"]", "auto");
+    site.write_config(&config.replace("[gate]", "[gate]\nsocket_guard = false"));
+    let opens = |site: &Site| site.client.run(|| opens("192.0.2.1:22".parse().unwrap(), PATIENCE));
+    assert!(opens(&site), "open without a gate");
+    site.start();
+    let (status, code) = site.status();
+    assert_eq!((status["state"].as_str(), code), (Some("enforcing"), 0), "{status:#}");
+    let state = interface(&site, "x0");
+    assert_eq!(state["hook"], "tcx", "{state:#}");
+    assert!(state["note"].as_str().unwrap().starts_with("native XDP: the driver has none"));
+    let told = events(&site, "A005");
+    assert!(told.len() == 1 && told[0].contains("\"x0\"") && told[0].contains("the driver"));
+    let text = String::from_utf8(site.run(&["status"]).stdout).unwrap();
+    assert!(text.contains("x0  TC (tcx) (native XDP: the driver has none)"), "{text}");
+    assert!(!opens(&site));
+    site.admit(&["192.0.2.2"], LONG);
+    assert!(opens(&site));
+}
+
+#[test]
+fn a_hook_that_was_asked_for_and_does_not_work_is_refused_at_the_start() {
+    let site = Site::new();
+    site.host.ip(&["link", "add", "b0", "type", "bridge"]);
+    site.configure_gate("[\"*\"]", "native");
+    let output = site.run(&["run"]);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(69), "{errors}");
+    assert!(errors.contains("b0") && errors.contains("the driver has none"), "{errors}");
+    assert!(site.client_opens(0, 22), "nothing is half-attached");
+}
+
+#[test]
+fn another_choice_is_taken_at_a_reload_without_a_gap() {
+    let mut site = Site::new();
+    let config = site.base("[\"*\"]", "tc").replace("[gate]", "[gate]\nsocket_guard = false");
+    site.write_config(&config);
+    site.start();
+    for (choice, reported) in [("clsact", "clsact"), ("native", "xdp_native"), ("tc", "tcx")] {
+        site.write_config(&config.replace("\"tc\"", &format!("\"{choice}\"")));
+        site.signal(Signal::HUP);
+        let began = std::time::Instant::now();
+        while interface(&site, "s0")["hook"] != reported {
+            assert!(began.elapsed() < Duration::from_secs(5), "{choice}: {}", site.log());
+            assert!(!site.stranger_opens(0, 22), "a gap on the way to {choice}");
+        }
+        site.assert_closed_to_all();
+        assert_eq!(classifiers(&site.host, "s0").contains("jit-agent"), choice == "clsact");
+    }
+    assert!(events(&site, "A003").is_empty(), "nothing was lost");
+}

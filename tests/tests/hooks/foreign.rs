@@ -61,7 +61,7 @@ fn beside_another_xdp_program_the_gate_is_by_tc_and_says_so() {
 
 #[test]
 fn the_kernel_refuses_to_take_the_gate_off_an_interface() {
-    for (hook, kinds) in [("native", ["xdp", "xdpdrv"]), ("generic", ["xdp", "xdpgeneric"])] {
+    for (hook, kinds) in [("native", &["xdp", "xdpdrv"][..]), ("generic", &["xdpgeneric"])] {
         let mut site = without_guard(hook);
         site.start();
         for kind in kinds {

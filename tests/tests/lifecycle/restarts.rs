@@ -24,6 +24,15 @@ struct Knocking {
     refused: AtomicU32,
 }
 
+/// Says so when it is dropped.
+struct Finished<'a>(&'a AtomicBool);
+
+impl Drop for Finished<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn knock_while(site: &mut Site, body: impl FnOnce(&mut Site)) -> Knocking {
     let counts = Knocking {
         tried: AtomicU32::new(0),
@@ -67,8 +76,9 @@ fn knock_while(site: &mut Site, body: impl FnOnce(&mut Site)) -> Knocking {
                 thread::sleep(Duration::from_millis(5));
             }
         });
+        // Also when the body panics: the scope waits for its threads.
+        let _finished = Finished(&done);
         body(site);
-        done.store(true, Ordering::Relaxed);
     });
     counts
 }

@@ -4,7 +4,6 @@
 //! when dropped; nothing is skipped.
 
 pub mod agent;
-pub mod cable;
 pub mod disk;
 pub mod empty;
 pub mod frames;

@@ -1,7 +1,7 @@
 //! A wire of raw IP packets between two namespaces: a tun device in each, and a thread that carries
 //! packets across. Their interfaces have no Ethernet header.
 //!
-//! `unsafe` here is the request that makes a tun device (TUNSETIFF), which no safe library offers.
+//! `unsafe` here is the request that makes a tun device (TUNSETIFF, TUNSETLINK), which no safe library offers.
 
 use std::{
     ffi::c_short,
@@ -27,8 +27,15 @@ struct Request {
 /// Makes interface `name` in both namespaces; what one sends the other receives, until one of them
 /// is gone.
 pub fn connect(name: &str, one: &Namespace, other: &Namespace) {
+    connect_as(name, one, other, libc::ARPHRD_NONE);
+}
+
+/// The same with devices that say they are of this kind (`ARPHRD_*`).
+pub fn connect_as(name: &str, one: &Namespace, other: &Namespace, kind: u16) {
     let [one, other] = [one, other].map(|namespace| {
-        namespace.run(|| device(name)).unwrap_or_else(|error| panic!("tun device {name}: {error}"))
+        namespace
+            .run(|| device(name, kind))
+            .unwrap_or_else(|error| panic!("tun device {name}: {error}"))
     });
     let back = [&one, &other].map(|file| file.try_clone().expect("a second handle"));
     let [one_back, other_back] = back;
@@ -36,7 +43,7 @@ pub fn connect(name: &str, one: &Namespace, other: &Namespace) {
     thread::spawn(move || carry(other, one_back));
 }
 
-fn device(name: &str) -> io::Result<File> {
+fn device(name: &str, kind: u16) -> io::Result<File> {
     let file = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
     let flags = c_short::try_from(libc::IFF_TUN | libc::IFF_NO_PI).expect("two small flags");
     let mut request = Request { name: [0; 16], flags, padding: [0; 22] };
@@ -45,7 +52,12 @@ fn device(name: &str) -> io::Result<File> {
     }
     // SAFETY: the descriptor is open, and the pointer is that of a live, whole `struct ifreq`.
     let made = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
-    if made < 0 { Err(io::Error::last_os_error()) } else { Ok(file) }
+    if made < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the argument is a number.
+    let set = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETLINK, libc::c_ulong::from(kind)) };
+    if set < 0 { Err(io::Error::last_os_error()) } else { Ok(file) }
 }
 
 /// Ends when either device is gone. A packet that the other side does not take, because it is down,

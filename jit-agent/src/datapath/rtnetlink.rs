@@ -5,6 +5,7 @@
 //! hide an interface.
 
 use std::{
+    collections::BTreeMap,
     io,
     os::fd::{AsFd, AsRawFd as _},
 };
@@ -16,7 +17,9 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    link::{LinkFlags, LinkHeader, LinkLayerType, LinkMessage, LinkXdp},
+    link::{
+        LinkAttribute, LinkExtentMask, LinkFlags, LinkHeader, LinkLayerType, LinkMessage, LinkXdp,
+    },
     tc::{
         TcAttribute, TcBpfFlags, TcFilterBpf, TcFilterBpfOption, TcHandle, TcHeader, TcMessage,
         TcOption,
@@ -27,7 +30,7 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 /// Largest answer: the kernel fills at most 32 KiB at once, one interface alone may need more.
 const ROOM: usize = 256 * 1024;
 /// How often a list is asked for again that changed while it was read.
-const RETRIES: u32 = 20;
+const RETRIES: u32 = 8;
 /// Sizes of `struct ifinfomsg` and `struct tcmsg`, in front of the attributes.
 const LINK_HEADER: usize = 16;
 const TC_HEADER: usize = 20;
@@ -99,8 +102,14 @@ pub struct Classifiers {
 
 /// All interfaces of this network namespace.
 pub fn devices() -> io::Result<Vec<Device>> {
-    let answers = ask(RouteNetlinkMessage::GetLink(LinkMessage::default()), NLM_F_DUMP)?;
-    answers.iter().map(|answer| read_device(answer).map_err(unreadable)).collect()
+    let mut request = LinkMessage::default();
+    request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    let mut devices = BTreeMap::new();
+    for answer in ask(RouteNetlinkMessage::GetLink(request), NLM_F_DUMP)? {
+        let device = read_device(&answer).map_err(unreadable)?;
+        devices.insert(device.index, device);
+    }
+    Ok(devices.into_values().collect())
 }
 
 /// One interface, by index; `None`: there is none.
@@ -283,22 +292,28 @@ fn read_classifier(bytes: &[u8]) -> Result<Read, DecodeError> {
     Ok(if kind == TcFilterBpf::KIND { Read::Bpf(classifier) } else { Read::Other })
 }
 
-/// Asks, and gives the answers' bytes. A list that changed while it was read is asked for again.
+/// Asks, and gives the answers' bytes. A list that changed while it was read is asked for again; if it
+/// changes too fast, everything that was seen is given: an interface that is gone by then does no
+/// harm, one that is missing would.
 fn ask(message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<Vec<u8>>> {
     let mut request = NetlinkMessage::from(message);
     request.header.flags = NLM_F_REQUEST | flags;
     request.finalize();
     let mut bytes = vec![0; request.buffer_len()];
     request.serialize(&mut bytes);
+    let mut seen = Vec::new();
     for _ in 0..RETRIES {
-        if let Some(answers) = ask_once(&bytes)? {
+        let (whole, answers) = ask_once(&bytes)?;
+        if whole {
             return Ok(answers);
         }
+        seen.extend(answers);
     }
-    Err(io::Error::other("the list changed again and again while it was read"))
+    Ok(seen)
 }
 
-fn ask_once(request: &[u8]) -> io::Result<Option<Vec<Vec<u8>>>> {
+/// The answers, and whether nothing changed meanwhile.
+fn ask_once(request: &[u8]) -> io::Result<(bool, Vec<Vec<u8>>)> {
     let socket = Socket::new(NETLINK_ROUTE)?;
     socket.send_to(request, &SocketAddr::new(0, 0), 0)?;
     let mut answers = Vec::new();
@@ -314,13 +329,13 @@ fn ask_once(request: &[u8]) -> io::Result<Option<Vec<Vec<u8>>>> {
             let message = NetlinkBuffer::new_checked(rest).map_err(unreadable)?;
             whole &= message.flags() & NLM_F_DUMP_INTR == 0;
             match message.message_type() {
-                NLMSG_DONE => return Ok(whole.then_some(answers)),
+                NLMSG_DONE => return Ok((whole, answers)),
                 NLMSG_ERROR => {
                     let error = ErrorBuffer::new_checked(&message.payload())
                         .and_then(|buffer| ErrorMessage::parse(&buffer))
                         .map_err(unreadable)?;
                     return if error.code.is_none() {
-                        Ok(Some(answers))
+                        Ok((whole, answers))
                     } else {
                         Err(error.to_io())
                     };

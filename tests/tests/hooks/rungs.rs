@@ -5,8 +5,8 @@ use std::{process::Command, time::Duration};
 
 use jit_tests::{
     agent::{CLIENT, PATIENCE, Site, opens},
-    cable,
     netns::Namespace,
+    tun,
 };
 use rustix::process::Signal;
 use serde_json::Value;
@@ -102,14 +102,19 @@ fn tc_by_a_classifier_holds() {
     holds_by("clsact", "clsact");
 }
 
-/// A site whose client is reached by a tun device as well; `kind` as of [`cable::lay`].
+/// A site whose client is reached by a tun device as well, of this kind (`ARPHRD_*`).
 fn with_tun(kind: u16) -> Site {
     let site = Site::new();
-    cable::lay(
-        (&site.host, "t0", &["192.0.2.1/24", "2001:db8:9::1/64"]),
-        (&site.client, "t0", &["192.0.2.2/24", "2001:db8:9::2/64"]),
-        kind,
-    );
+    tun::connect_as("t0", &site.host, &site.client, kind);
+    for (namespace, addresses) in [
+        (&site.host, ["192.0.2.1/24", "2001:db8:9::1/64"]),
+        (&site.client, ["192.0.2.2/24", "2001:db8:9::2/64"]),
+    ] {
+        for address in addresses {
+            namespace.address("t0", address);
+        }
+        namespace.ip(&["link", "set", "t0", "up"]);
+    }
     site
 }
 
@@ -119,7 +124,7 @@ fn client_opens_by_tun(site: &Site) -> [bool; 2] {
 }
 
 fn a_tun_device_is_gated_by(hook: &str, reported: &str) {
-    let mut site = with_tun(0);
+    let mut site = with_tun(libc::ARPHRD_NONE);
     let config = site.base("[\"*\"]", hook);
     site.write_config(&config.replace("[gate]", "[gate]\nsocket_guard = false"));
     assert_eq!(client_opens_by_tun(&site), [true; 2], "open without a gate");
@@ -142,8 +147,7 @@ fn a_device_without_an_ethernet_header_is_gated_by_tc() {
 
 #[test]
 fn a_device_with_an_unknown_header_is_left_to_the_guard_and_said_to_be() {
-    // ARPHRD_IEEE1394
-    let mut site = with_tun(24);
+    let mut site = with_tun(libc::ARPHRD_IEEE1394);
     site.start();
     let (status, code) = site.status();
     assert_eq!((status["state"].as_str(), code), (Some("degraded"), 1), "{status:#}");

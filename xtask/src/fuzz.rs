@@ -37,6 +37,15 @@ struct Target {
     name: String,
 }
 
+/// How the targets are built.
+#[derive(Clone, Copy)]
+enum Profile {
+    /// To run for long.
+    Optimised,
+    /// To be built quickly. Checks arithmetic, which the other does not.
+    Quick,
+}
+
 /// The crates with fuzz targets.
 const CRATES: [&str; 2] = ["jit-common", "jit-agent"];
 /// What is not a target of libFuzzer.
@@ -44,6 +53,11 @@ const FRAMES: &str = "frames";
 /// Most memory of one target, MiB. A page of the database whose size field is damaged costs the
 /// library up to 4 GiB.
 const MEMORY: u32 = 6 * 1024;
+
+/// Every target for a moment, for `cargo xtask test`.
+pub(crate) fn smoke() -> Result<()> {
+    run(Options { target: None, seconds: 0, frames: 0, smoke: true })
+}
 
 /// Runs them one after the other; ends with the first input that fails.
 pub(crate) fn run(options: Options) -> Result<()> {
@@ -68,14 +82,16 @@ pub(crate) fn run(options: Options) -> Result<()> {
         setup::ensure(setup::Purpose::Fuzz)?;
     }
 
+    // Two seconds are not worth the minutes that optimising takes.
+    let profile = if smoke { Profile::Quick } else { Profile::Optimised };
     for krate in CRATES {
         let of_it: Vec<_> = targets.iter().filter(|target| target.krate == krate).collect();
         if !of_it.is_empty() {
-            build(krate, &of_it)?;
+            build(krate, &of_it, profile)?;
         }
     }
     for target in &targets {
-        target.run(seconds)?;
+        target.run(seconds, profile)?;
     }
     if compares {
         compare(frames)?;
@@ -97,9 +113,12 @@ fn targets_of(krate: &'static str) -> Result<Vec<Target>> {
     Ok(names.into_iter().map(|name| Target { krate, name }).collect())
 }
 
-fn build(krate: &str, targets: &[&Target]) -> Result<()> {
+fn build(krate: &str, targets: &[&Target], profile: Profile) -> Result<()> {
     let mut cargo = shell::cargo(["fuzz", "build", "--sanitizer", "none", "--fuzz-dir"]);
     cargo.arg(fuzz_directory(krate)).arg("--target-dir").arg(fuzz_target_directory());
+    if matches!(profile, Profile::Quick) {
+        cargo.arg("--dev");
+    }
     if let [target] = targets {
         cargo.arg(&target.name);
     }
@@ -109,7 +128,7 @@ fn build(krate: &str, targets: &[&Target]) -> Result<()> {
 }
 
 impl Target {
-    fn run(&self, seconds: u32) -> Result<()> {
+    fn run(&self, seconds: u32, profile: Profile) -> Result<()> {
         let Self { krate, name } = self;
         let corpus = fuzz_directory(krate).join("corpus").join(name);
         let grown = fuzz_target_directory().join("grown").join(name);
@@ -119,7 +138,7 @@ impl Target {
                 .with_context(|| format!("making {}", directory.display()))?;
         }
         let before = files(&failed);
-        let mut program = shell::program(self.executable()?, [] as [&str; 0]);
+        let mut program = shell::program(self.executable(profile)?, [] as [&str; 0]);
         program
             .arg(format!("-max_total_time={seconds}"))
             .arg(format!("-rss_limit_mb={MEMORY}"))
@@ -138,10 +157,14 @@ impl Target {
         Err(error)
     }
 
-    fn executable(&self) -> Result<PathBuf> {
+    fn executable(&self, profile: Profile) -> Result<PathBuf> {
         let host = shell::answer(&mut shell::program("rustc", ["--print", "host-tuple"]));
         let host = host.context("rustc does not say what it compiles for")?;
-        let path = fuzz_target_directory().join(host).join("release").join(&self.name);
+        let directory = match profile {
+            Profile::Optimised => "release",
+            Profile::Quick => "debug",
+        };
+        let path = fuzz_target_directory().join(host).join(directory).join(&self.name);
         ensure!(path.is_file(), "cargo fuzz did not build {}", path.display());
         Ok(path)
     }

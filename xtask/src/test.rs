@@ -1,4 +1,5 @@
-//! `cargo xtask test`: formatting, lints, licences, then every test, those in `tests/` as root.
+//! `cargo xtask test`: formatting, lints, licences, then every test, those in `tests/` as root, the
+//! fuzz targets for a moment, and what matters there on other kernels.
 //!
 //! One `cargo build --all-targets` makes all programs, and each test program is run from here:
 //! nothing is compiled twice, only the tests that need root get it, and a program that should hold
@@ -16,7 +17,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde_json::Value;
 
-use crate::{setup, shell, test_output::Tally};
+use crate::{fuzz, setup, shell, test_output::Tally, vm};
 
 /// The package whose tests need root, namespaces and the kernel.
 pub(crate) const ROOT_PACKAGE: &str = "jit-tests";
@@ -32,6 +33,9 @@ pub(crate) struct Options {
     /// Only tests, no formatting, lints or licences
     #[arg(long)]
     only_tests: bool,
+    /// Leave out the virtual machines and the fuzz targets; says so, and ends as a failure
+    #[arg(long)]
+    no_machines: bool,
     /// Only tests with this in their name
     name: Option<String>,
 }
@@ -51,7 +55,7 @@ pub(crate) struct TestProgram {
 
 /// Checks everything; fails when anything is not as it should be.
 pub(crate) fn run(options: Options) -> Result<()> {
-    let Options { no_root, only_tests, name } = options;
+    let Options { no_root, only_tests, no_machines, name } = options;
     let started = Instant::now();
     setup::ensure(setup::Purpose::Test)?;
 
@@ -80,6 +84,21 @@ pub(crate) fn run(options: Options) -> Result<()> {
         for program in root_only {
             run_program(program, name.as_deref(), true, &mut total, &mut wrong)?;
         }
+    }
+
+    if no_machines {
+        wrong.push("virtual machines and fuzz targets were left out (--no-machines)".to_owned());
+    } else if name.is_none() {
+        heading("other kernels, in virtual machines");
+        match vm::reduced(&programs) {
+            Ok((tally, amiss)) => {
+                total.add(tally);
+                wrong.extend(amiss);
+            }
+            Err(error) => keep(&mut wrong, Err(error.context("other kernels"))),
+        }
+        heading("fuzz targets");
+        keep(&mut wrong, fuzz::smoke().context("fuzz targets"));
     }
 
     heading("summary");

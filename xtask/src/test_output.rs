@@ -2,7 +2,7 @@
 //! failed. Judges nothing: see `test`.
 
 /// What one test program, or several together, said.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     /// Tests that passed.
     pub(crate) passed: usize,

@@ -108,7 +108,17 @@ const TESTS: &[Tests] = &[
         names: &["connections::a_grant_ends_on_time"],
         seconds: 300,
     },
-    Tests { name: "restart", program: "lifecycle", names: &["restarts::"], seconds: 300 },
+    Tests {
+        name: "restart",
+        program: "lifecycle",
+        // Those that need no speed.
+        names: &[
+            "restarts::sigterm_detaches_nothing",
+            "restarts::what_was_pushed_and_revoked",
+            "restarts::with_the_agent_dead",
+        ],
+        seconds: 300,
+    },
 ];
 
 /// The names of all steps.

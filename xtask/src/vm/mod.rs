@@ -19,7 +19,12 @@ use self::{
     progress::Progress,
     report::Machine,
 };
-use crate::{debian::Archives, setup, shell, test};
+use crate::{
+    debian::Archives,
+    setup, shell,
+    test::{self, TestProgram},
+    test_output::Tally,
+};
 
 mod checks;
 mod console;
@@ -51,7 +56,6 @@ pub(crate) struct Options {
 /// Builds, fetches the kernels, boots them, tells.
 pub(crate) fn run(options: Options) -> Result<()> {
     let Options { kernel, quick, only } = options;
-    setup::ensure(setup::Purpose::VirtualMachines)?;
     let chosen = CHOICES.into_iter().filter(|choice| {
         if kernel.is_empty() {
             !quick || choice.quick
@@ -59,6 +63,34 @@ pub(crate) fn run(options: Options) -> Result<()> {
             kernel.iter().any(|label| label == choice.label)
         }
     });
+    setup::ensure(setup::Purpose::VirtualMachines)?;
+    let machines = matrix(chosen, &only, &test::build()?)?;
+    let failed = machines.iter().filter(|machine| !machine.wrong().is_empty()).count();
+    if failed > 0 {
+        bail!("{failed} of {} kernels: not everything is as it should be", machines.len());
+    }
+    Ok(())
+}
+
+/// The reduced matrix for `cargo xtask test`, with programs that it has built. What the tests in
+/// the machines came to, and all that is wrong.
+pub(crate) fn reduced(programs: &[TestProgram]) -> Result<(Tally, Vec<String>)> {
+    setup::ensure(setup::Purpose::VirtualMachines)?;
+    let machines = matrix(CHOICES.into_iter().filter(|choice| choice.quick), &[], programs)?;
+    let mut total = Tally::default();
+    let mut wrong = Vec::new();
+    for machine in &machines {
+        total.add(machine.tests());
+        wrong.extend(machine.wrong().iter().map(|what| format!("{}: {what}", machine.label)));
+    }
+    Ok((total, wrong))
+}
+
+fn matrix(
+    chosen: impl Iterator<Item = Choice>,
+    only: &[String],
+    programs: &[TestProgram],
+) -> Result<Vec<Machine>> {
     let scratch = shell::target().join("vm-test");
     fs::create_dir_all(&scratch).context("making target/vm-test")?;
     let archives =
@@ -66,18 +98,14 @@ pub(crate) fn run(options: Options) -> Result<()> {
     let kernels = chosen
         .map(|choice: Choice| kernels::provide(choice, &archives, &scratch))
         .collect::<Result<Vec<_>>>()?;
-    let base = image::base(&programs()?, &scratch)?;
-    let machines = boot_all(&kernels, &only, &base, &scratch)?;
+    let base = image::base(&inside(programs), &scratch)?;
+    let machines = boot_all(&kernels, only, &base, &scratch)?;
     let result = scratch.join("result.json");
     let text = serde_json::to_string_pretty(&report::json(&machines)).context("writing JSON")?;
     fs::write(&result, text + "\n").context("writing the result")?;
     println!("\n{}", report::table(&machines));
     println!("  consoles and result.json are below {}", scratch.display());
-    let failed = machines.iter().filter(|machine| !machine.wrong().is_empty()).count();
-    if failed > 0 {
-        bail!("{failed} of {} kernels: not everything is as it should be", machines.len());
-    }
-    Ok(())
+    Ok(machines)
 }
 
 /// Boots each kernel, as many at a time as there are processors, and shows how they get on.
@@ -158,19 +186,18 @@ fn boot(
     Ok(machine)
 }
 
-/// What runs inside, as `cargo xtask test` builds it.
-fn programs() -> Result<Vec<(PathBuf, String)>> {
-    let mut programs: Vec<_> = test::build()?
-        .into_iter()
+/// What runs inside, of all that was built.
+fn inside(programs: &[TestProgram]) -> Vec<(PathBuf, String)> {
+    let tests = programs
+        .iter()
         .filter(|program| program.package == test::ROOT_PACKAGE && program.kind == "test")
         .filter_map(|program| {
             let directory = program.source.parent()?.file_name()?;
             let name = directory.to_str()?.to_owned();
-            ["kernel", "lifecycle"].contains(&name.as_str()).then_some((program.executable, name))
-        })
-        .collect();
-    for name in ["jit-agent", "jitctl"] {
-        programs.push((shell::target().join("debug").join(name), name.to_owned()));
-    }
-    Ok(programs)
+            let runs = ["kernel", "lifecycle"].contains(&name.as_str());
+            runs.then(|| (program.executable.clone(), name))
+        });
+    let product = ["jit-agent", "jitctl"]
+        .map(|name| (shell::target().join("debug").join(name), name.to_owned()));
+    tests.chain(product).collect()
 }

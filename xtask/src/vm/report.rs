@@ -9,6 +9,7 @@ use super::{
     checks::{FEATURES, FEATURES_STEP, Step},
     console::{Ended, Told},
 };
+use crate::test_output::Tally;
 
 /// Exit code of a program that was killed when its time was up.
 const KILLED: i32 = 137;
@@ -55,6 +56,17 @@ impl Machine {
             }
         }
         wrong
+    }
+
+    /// What the tests in it came to, each by the name of the kernel that it ran on.
+    pub(super) fn tests(&self) -> Tally {
+        let mut total = Tally::default();
+        for Ended { tests, .. } in self.told.checks.values() {
+            let failures = tests.failures.iter().map(|name| format!("{}: {name}", self.label));
+            // Those that are left out are so because they are not about the kernel.
+            total.add(Tally { skipped: 0, failures: failures.collect(), ..tests.clone() });
+        }
+        total
     }
 
     fn json(&self) -> Value {
@@ -253,6 +265,15 @@ mod tests {
         }
         let broken = run("7.2.13-1", &features(true), &[begin]).wrong();
         assert_eq!(broken, ["broke off", "load: did not end"]);
+    }
+
+    #[test]
+    fn tests_count_with_the_name_of_their_kernel() {
+        let failed = "test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 3 filtered";
+        let lines = ["@vm begin load", "test a ... FAILED", failed, "@vm end load 101 9"];
+        let tests = run("7.2.13-1", &features(true), &lines).tests();
+        assert_eq!((tests.passed, tests.failed, tests.skipped), (2, 2, 0));
+        assert_eq!(tests.failures, ["5.10: a"]);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! Ending the agent detaches nothing.
 
 use std::{
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     thread,
@@ -27,6 +28,7 @@ use crate::{
     journal::Journal,
     net::watch::LinkWatch,
     server::{self, Service, Trust},
+    steps,
     store::{Store, StoreError},
     sys::{self, FileError},
     tls::{Material, TlsError},
@@ -46,7 +48,7 @@ pub enum AppError {
         /// On what.
         place: String,
         /// Why.
-        error: std::io::Error,
+        error: io::Error,
     },
     /// Capabilities.
     #[error(
@@ -129,6 +131,10 @@ pub async fn run(path: &Path, debug: bool) -> Result<(), AppError> {
     let ended = spawn_gate(gate, requests);
     let mut tasks = JoinSet::new();
     tasks.spawn(read_events(kernel.events, handle.clone()));
+    let told = handle.clone();
+    if let Err(error) = steps::watch(move || told.clock_was_set()) {
+        tracing::warn!("cannot watch for a clock that is set: {error}; the gate looks every 2 s");
+    }
     if let Some(log) = kernel.log {
         tasks.spawn(read_log(log));
     }
@@ -375,7 +381,7 @@ pub fn host(config: &Path) -> String {
 pub fn unreadable(config: &Path) -> Option<String> {
     let cause = match std::fs::read_to_string(config) {
         Ok(text) => text.parse::<toml::Table>().err()?.message().to_owned(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
         Err(error) => error.to_string(),
     };
     Some(format!("{} cannot be read ({cause}); the default paths are looked at", config.display()))

@@ -65,6 +65,8 @@ pub struct Gate<D> {
     interfaces: Vec<InterfaceState>,
     guard: GuardState,
     floor: WallTime,
+    /// Stored grants of an earlier boot, which wait for a clock that is trusted.
+    held_back: Vec<life::Kept>,
     /// What was revoked before this moment is not known any more.
     lost_before: WallTime,
     /// When the floor is next written to the disk.
@@ -164,6 +166,7 @@ impl<D: Datapath> Gate<D> {
             interfaces: Vec::new(),
             guard: GuardState::default(),
             floor: stored.floor.unwrap_or(WallTime(0)),
+            held_back: Vec::new(),
             lost_before: stored.lost_before.unwrap_or(WallTime(i64::MIN)),
             next_floor: now.boot,
             owed: Transaction::default(),
@@ -202,7 +205,7 @@ impl<D: Datapath> Gate<D> {
         self.installed = self.datapath.entries()?;
         self.restore_policies(policies, policies_lost, now);
         self.exempt(now, &mut Vec::new()).map_err(StartError::Exemptions)?;
-        self.restore(grants, &lives, tombstones, boot_id.as_deref(), now);
+        self.restore(grants, lives, tombstones, boot_id.as_deref(), now);
         self.adopt_lingering(now);
         self.apply_policy()?;
         self.reconcile_all()?;
@@ -248,6 +251,7 @@ impl<D: Datapath> Gate<D> {
         by: &str,
         now: Now,
     ) -> Vec<Result<Accepted, Refused>> {
+        self.restore_held_back(now);
         let mut touched = Vec::new();
         let mut fresh: Vec<(GrantId, v1::Envelope)> = Vec::new();
         let mut outcomes: Vec<_> = envelopes
@@ -299,14 +303,23 @@ impl<D: Datapath> Gate<D> {
 
     /// Closes. Takes effect in the kernel whatever the disk says.
     pub fn revoke(&mut self, target: &Target, by: &str, why: &str, now: Now) -> Revoked {
+        let held = self.held_back.iter();
         let ids: Vec<GrantId> = match target {
-            Target::All => self.ledger.grants().map(|record| record.grant.id()).collect(),
+            Target::All => self
+                .ledger
+                .grants()
+                .map(|record| record.grant.id())
+                .chain(held.map(|kept| kept.id))
+                .collect(),
             Target::Ids(ids) => ids.clone(),
             Target::Requester(name) => self
                 .ledger
                 .grants()
                 .filter(|record| record.grant.message().requester == *name)
                 .map(|record| record.grant.id())
+                .chain(
+                    held.filter(|kept| kept.requester().as_ref() == Some(name)).map(|kept| kept.id),
+                )
                 .collect(),
         };
         let mut revoked = Revoked::default();
@@ -320,6 +333,9 @@ impl<D: Datapath> Gate<D> {
             let hits = |slot| counted.hits(slot);
             match self.ledger.revoke(id, seen, unseen, hits, &mut touched) {
                 Ok((ended, until)) => {
+                    let held = self.held_back.len();
+                    self.held_back.retain(|kept| kept.id != id);
+                    let ended = ended || self.held_back.len() < held;
                     let record = Record::new(EventCode::GrantRevoked)
                         .by(by)
                         .grant(id)
@@ -356,6 +372,7 @@ impl<D: Datapath> Gate<D> {
     /// Lets time pass, and tries again what failed. Returns how long nothing needs to be done.
     pub fn advance(&mut self, now: Now) -> Duration {
         self.return_policy(now);
+        self.restore_held_back(now);
         let mut touched = Vec::new();
         let trusted = self.clock_is_trusted(now);
         self.record_clock(trusted, now);
@@ -607,6 +624,12 @@ impl<D: Datapath> Gate<D> {
         let keys: BTreeSet<EntryKey> =
             desired.keys().chain(self.installed.keys()).copied().collect();
         self.try_write(&keys.into_iter().collect::<Vec<_>>())
+    }
+
+    /// The same for what comes back while the gate is in force.
+    fn write_all(&mut self) {
+        let keys: Vec<_> = self.ledger.all_desired().map(|(key, _)| key).collect();
+        self.write(&keys);
     }
 
     /// Writes what the touched keys need; what fails is kept to be tried again.

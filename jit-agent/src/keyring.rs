@@ -51,8 +51,12 @@ pub enum KeyError {
          `openssl pkey -pubout` prints it)"
     )]
     Unsupported,
-    /// A small-order point: forged signatures would verify under it.
-    #[error("weak_key: an Ed25519 key of small order, under which signatures can be forged")]
+    /// A small-order point: forged signatures would verify under it. Or another encoding of a point
+    /// than its own: one key would be two.
+    #[error(
+        "weak_key: an Ed25519 key of small order or in a second encoding, under which signatures \
+         can be forged or counted twice"
+    )]
     Weak,
     /// The same key under two names would count as two approvals.
     #[error("the same key as signer `{0}`; a key may be listed once")]
@@ -67,7 +71,7 @@ impl Signer {
             return Err(KeyError::Unsupported);
         }
         let key = if let Ok(key) = ed25519_dalek::VerifyingKey::from_public_key_der(&der) {
-            if key.is_weak() {
+            if key.is_weak() || !is_canonical(key.as_bytes()) {
                 return Err(KeyError::Weak);
             }
             PublicKey::Ed25519(key)
@@ -170,6 +174,13 @@ impl Keyring {
     }
 }
 
+/// Whether the y coordinate is below the field's prime, 2^255 - 19 (RFC 8032 section 5.1.3); the
+/// highest bit is the sign of x. A sign of x = 0 is left: both such points are of small order.
+fn is_canonical(encoded: &[u8; 32]) -> bool {
+    let [low, middle @ .., high] = encoded;
+    *low < 0xed || middle.iter().any(|byte| *byte != 0xff) || high & 0x7f != 0x7f
+}
+
 /// Label and content of the first PEM document in a text.
 fn pem_document(pem: &str) -> Option<(String, Vec<u8>)> {
     let (_, document) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).ok()?;
@@ -230,6 +241,19 @@ mod tests {
             "0100000000000000000000000000000000000000000000000000000000000000",
             "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
             "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+            // The identity with a sign, orders 2 and 4, the other points of order 8.
+            "0100000000000000000000000000000000000000000000000000000000000080",
+            "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+            "0000000000000000000000000000000000000000000000000000000000000000",
+            "0000000000000000000000000000000000000000000000000000000000000080",
+            "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc85",
+            "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+            "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa",
+            // The other encodings of y = 0 and 1, and of points that are of no small order.
+            "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+            "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+            "f0ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+            "f1ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
         ] {
             let mut der = hex::decode("302a300506032b6570032100").unwrap();
             der.extend(hex::decode(hex_key).unwrap());

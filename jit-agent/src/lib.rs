@@ -28,6 +28,7 @@ pub mod reconcile;
 pub mod refusal;
 pub mod server;
 pub mod status;
+pub mod steps;
 pub mod store;
 pub mod sys;
 pub mod tls;

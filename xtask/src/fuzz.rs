@@ -18,7 +18,8 @@ use crate::{setup, shell};
 #[derive(Args)]
 pub(crate) struct Options {
     /// One of the targets, or `frames`: generated frames through the host's decision and every
-    /// loaded program (as root). Without it: all of them
+    /// loaded program (as root), or `sequences`: random lives of the ledger beside a model, and the
+    /// database damaged everywhere. Without it: all of them
     target: Option<String>,
     /// Seconds for each target
     #[arg(long, default_value_t = 60)]
@@ -26,8 +27,11 @@ pub(crate) struct Options {
     /// Frames to compare
     #[arg(long, default_value_t = 10_000_000)]
     frames: u32,
-    /// Two seconds a target, and no frames: the tests compare a million
-    #[arg(long, conflicts_with_all = ["seconds", "frames"])]
+    /// Lives of the ledger
+    #[arg(long, default_value_t = 1_000_000)]
+    sequences: u32,
+    /// Two seconds a target, and neither frames nor sequences: the tests have enough of them
+    #[arg(long, conflicts_with_all = ["seconds", "frames", "sequences"])]
     smoke: bool,
 }
 
@@ -50,6 +54,7 @@ enum Profile {
 const CRATES: [&str; 2] = ["jit-common", "jit-agent"];
 /// What is not a target of libFuzzer.
 const FRAMES: &str = "frames";
+const SEQUENCES: &str = "sequences";
 /// Most memory of one target, MiB. A page of the database whose size field is damaged costs the
 /// library up to 4 GiB.
 const MEMORY: u32 = 6 * 1024;
@@ -61,18 +66,19 @@ pub(crate) fn smoke() -> Result<()> {
 
 /// Runs them one after the other; ends with the first input that fails.
 pub(crate) fn run(options: Options) -> Result<()> {
-    let Options { target: wanted, seconds, frames, smoke } = options;
+    let Options { target: wanted, seconds, frames, sequences, smoke } = options;
     let seconds = if smoke { 2 } else { seconds };
     let mut targets = Vec::new();
     for krate in CRATES {
         targets.extend(targets_of(krate)?);
     }
-    let compares = !smoke && wanted.as_deref().is_none_or(|name| name == FRAMES);
+    let wants = |name| !smoke && wanted.as_deref().is_none_or(|wanted| wanted == name);
+    let (compares, lives) = (wants(FRAMES), wants(SEQUENCES));
     if let Some(name) = &wanted {
         let names: Vec<_> = targets.iter().map(|target| target.name.clone()).collect();
         ensure!(
-            compares || names.contains(name),
-            "there is no target {name:?}; there are {FRAMES}, {}",
+            compares || lives || names.contains(name),
+            "there is no target {name:?}; there are {FRAMES}, {SEQUENCES}, {}",
             names.join(", ")
         );
         targets.retain(|target| target.name == *name);
@@ -92,6 +98,9 @@ pub(crate) fn run(options: Options) -> Result<()> {
     }
     for target in &targets {
         target.run(seconds, profile)?;
+    }
+    if lives {
+        live(sequences)?;
     }
     if compares {
         compare(frames)?;
@@ -183,6 +192,22 @@ fn compare(frames: u32) -> Result<()> {
     test.env("JIT_TEST_SEED", seed.to_string());
     let mut test = shell::as_root("programs are loaded and namespaces made", test)?;
     shell::long(&format!("{frames} frames, host against kernel, seed {seed}"), &mut test)
+}
+
+/// Random lives of the ledger, and every damage of a database, by the tests that do it with fewer.
+fn live(sequences: u32) -> Result<()> {
+    let test = ["test", "--package", "jit-agent", "--test", "rules"];
+    shell::long("building the ledger's tests", shell::cargo(test).arg("--no-run"))?;
+    // Others each time; a failure prints the seed.
+    let seed = jiff::Timestamp::now().as_second();
+    let mut lives = shell::cargo(test);
+    lives.args(["--", "--nocapture", "never_opens_more_than_the_model"]);
+    lives.env("JIT_TEST_SEQUENCES", sequences.to_string()).env("JIT_TEST_SEED", seed.to_string());
+    shell::long(&format!("{sequences} lives of the ledger, seed {seed}"), &mut lives)?;
+    let mut damages = shell::cargo(test);
+    damages.args(["--", "--nocapture", "starts_closed_or_with_its_last_good_state"]);
+    damages.env("JIT_TEST_EVERY_CUT", "1");
+    shell::long("a database cut at every byte, and every bit of it flipped", &mut damages)
 }
 
 fn fuzz_directory(krate: &str) -> PathBuf {

@@ -40,6 +40,8 @@ pub struct GateHandle {
     missed: Arc<AtomicU64>,
     denials: mpsc::Sender<Denial>,
     links: Arc<Notify>,
+    /// The wall clock was set.
+    stepped: Arc<Notify>,
     journal: Arc<Journal>,
 }
 
@@ -53,6 +55,7 @@ pub struct Requests {
     missed: Arc<AtomicU64>,
     denials: mpsc::Receiver<Denial>,
     links: Arc<Notify>,
+    stepped: Arc<Notify>,
 }
 
 /// The gate's task has ended.
@@ -133,6 +136,7 @@ pub fn channel(journal: Arc<Journal>) -> (GateHandle, Requests) {
     let missed = Arc::<AtomicU64>::default();
     let (denials, denial_requests) = mpsc::channel(QUEUE);
     let links = Arc::<Notify>::default();
+    let stepped = Arc::<Notify>::default();
     (
         GateHandle {
             urgent,
@@ -142,6 +146,7 @@ pub fn channel(journal: Arc<Journal>) -> (GateHandle, Requests) {
             missed: Arc::clone(&missed),
             denials,
             links: Arc::clone(&links),
+            stepped: Arc::clone(&stepped),
             journal,
         },
         Requests {
@@ -152,6 +157,7 @@ pub fn channel(journal: Arc<Journal>) -> (GateHandle, Requests) {
             missed,
             denials: denial_requests,
             links,
+            stepped,
         },
     )
 }
@@ -223,6 +229,11 @@ impl GateHandle {
         let _full = self.denials.try_send(Denial { by: by.to_owned(), asked });
     }
 
+    /// Tells that the wall clock was set.
+    pub fn clock_was_set(&self) {
+        self.stepped.notify_one();
+    }
+
     /// Events of grants, links and packets.
     pub fn journal(&self) -> &Arc<Journal> {
         &self.journal
@@ -288,6 +299,8 @@ impl<D: Datapath> Gate<D> {
                     self.saw_denial(&by, asked, clock());
                 }
                 () = requests.links.notified() => looks.want(),
+                // The clock is looked at before anything else is done.
+                () = requests.stepped.notified() => {}
                 () = sleep_until(wake) => {}
             }
             let began = Instant::now();

@@ -4,6 +4,8 @@
 use std::collections::{BTreeSet, HashMap};
 
 use jit_common::Slot;
+use jit_proto::v1;
+use prost::Message as _;
 
 use crate::{
     audit::{EventCode, Record},
@@ -20,12 +22,28 @@ use crate::{
 /// Slots of grants with a limit that are looked at in a tick: an event may have been lost.
 const LOOKS: usize = 512;
 
+/// A grant as the disk has it.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) id: GrantId,
+    grant: StoredGrant,
+    life: StoredLife,
+}
+
+impl Kept {
+    /// Who asked for it, as the controller said; not verified.
+    pub(super) fn requester(&self) -> Option<String> {
+        let envelope = self.grant.envelope.as_ref()?;
+        v1::Grant::decode(&*envelope.payload).ok().map(|grant| grant.requester)
+    }
+}
+
 impl<D: Datapath> Gate<D> {
     /// Puts back what was stored.
     pub(super) fn restore(
         &mut self,
-        mut grants: Vec<(GrantId, StoredGrant)>,
-        lives: &HashMap<GrantId, StoredLife>,
+        grants: Vec<(GrantId, StoredGrant)>,
+        mut lives: HashMap<GrantId, StoredLife>,
         tombstones: Vec<(GrantId, Tombstone)>,
         stored_boot: Option<&str>,
         now: Now,
@@ -40,8 +58,7 @@ impl<D: Datapath> Gate<D> {
             self.owed.boot_id = Some(self.boot_id.clone());
             self.owed.tombstones.extend(self.ledger.tombstones());
         }
-        let trusted = self.clock_is_trusted(now);
-        if !trusted {
+        if !self.clock_is_trusted(now) {
             tracing::error!(
                 "this host's clock says {}, but it has been {} before: grants of an earlier boot \
                  stay closed until it is right",
@@ -49,22 +66,45 @@ impl<D: Datapath> Gate<D> {
                 self.floor
             );
         }
-        // Between the floor and a clock that is a little behind it, the later one counts.
-        let now = Now { wall: now.wall.max(self.floor), ..now };
+        let kept = grants.into_iter().map(|(id, grant)| {
+            let life = lives.remove(&id).unwrap_or_default();
+            Kept { id, grant, life }
+        });
+        self.restore_grants(kept.collect(), now);
+    }
+
+    /// The clock has become right: what waited for that is put back.
+    pub(super) fn restore_held_back(&mut self, now: Now) {
+        if self.held_back.is_empty() || !self.clock_is_trusted(now) {
+            return;
+        }
+        let held = std::mem::take(&mut self.held_back);
+        tracing::info!(
+            grants = held.len(),
+            "the clock is right: grants of an earlier boot are back"
+        );
+        self.restore_grants(held, now);
+        self.write_all();
+    }
+
+    fn restore_grants(&mut self, mut grants: Vec<Kept>, now: Now) {
+        let trusted = self.clock_is_trusted(now);
+        // Of the floor and a clock that is a little behind it, the later one says what is over.
+        let late = Now { wall: now.wall.max(self.floor), ..now };
         // First whoever has a slot: the others take what is left.
-        let slot_kept = |id: &GrantId| lives.get(id).and_then(|life| self.slot_kept(life));
-        grants.sort_by_cached_key(|(id, _)| (slot_kept(id).is_none(), *id));
+        grants.sort_by_cached_key(|kept| (self.slot_kept(&kept.life).is_none(), kept.id));
         let mut replaced = BTreeSet::new();
-        for (id, stored) in grants {
-            let life = lives.get(&id).cloned().unwrap_or_default();
-            if let Some(old) = self.restore_one(id, &stored, &life, trusted, now) {
-                replaced.insert((old, id));
+        for kept in grants {
+            if !trusted && self.deadline_kept(&kept.life).is_none() {
+                self.held_back.push(kept);
+            } else if let Some(old) = self.restore_one(&kept, [now, late]) {
+                replaced.insert((old, kept.id));
             }
         }
         for (old, by) in replaced {
             let unseen = self.config.policy.longest_ahead();
             let hits = |slot| self.datapath.slot(slot).hits;
-            let replacement = self.ledger.replace_id(old, by, now, unseen, hits, &mut Vec::new());
+            let replacement = self.ledger.replace_id(old, by, late, unseen, hits, &mut Vec::new());
             self.tell_replacement(replacement, now);
         }
         if let Err(error) = self.settle(Transaction::default(), now) {
@@ -72,21 +112,22 @@ impl<D: Datapath> Gate<D> {
         }
     }
 
-    /// Puts one grant back; returns which other one ended when it began.
+    /// The end that a grant was given in this same boot.
+    fn deadline_kept(&self, life: &StoredLife) -> Option<BootNanos> {
+        let same_boot = life.boot_id == self.boot_id;
+        (same_boot && life.deadline != 0).then_some(BootNanos(life.deadline))
+    }
+
+    /// Puts one grant back; returns which other one ended when it began. Of the two times the second
+    /// is not before the floor: what has not begun begins by the first, what has ends by the second.
     fn restore_one(
         &mut self,
-        id: GrantId,
-        stored: &StoredGrant,
-        life: &StoredLife,
-        trusted: bool,
-        now: Now,
+        Kept { id, grant, life }: &Kept,
+        [now, late]: [Now; 2],
     ) -> Option<GrantId> {
-        let same_boot = life.boot_id == self.boot_id;
-        let deadline = (same_boot && life.deadline != 0).then_some(BootNanos(life.deadline));
-        if deadline.is_none() && !trusted {
-            return None;
-        }
-        let envelope = stored.envelope.as_ref()?;
+        let id = *id;
+        let deadline = self.deadline_kept(life);
+        let envelope = grant.envelope.as_ref()?;
         let mut replaces = None;
         let kept = self.slot_kept(life);
         let known = Life {
@@ -96,13 +137,18 @@ impl<D: Datapath> Gate<D> {
         };
         let verified = grant::verify(envelope, &self.config.keyring, &self.config.host);
         let result = verified.and_then(|grant| {
-            replaces = grant.replaces().filter(|_| grant.not_before() <= now.wall);
+            let begins = life.began || grant.not_before() <= now.wall;
+            replaces = grant.replaces().filter(|_| begins);
+            let at = if begins { late } else { now };
+            if grant.not_after() <= late.wall {
+                return Ok(None);
+            }
             // What was open once is not judged anew by a policy that came later: it stays until its
             // end, as it would without the restart.
             if !life.began {
-                self.config.policy.check(&grant, &self.config.keyring, now)?;
+                self.config.policy.check(&grant, &self.config.keyring, at)?;
             }
-            self.ledger.restore(grant, known, now, &mut Vec::new())
+            self.ledger.restore(grant, known, at, &mut Vec::new())
         });
         match result {
             Ok(Some(admission)) => {

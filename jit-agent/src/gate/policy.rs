@@ -490,7 +490,8 @@ impl<D: Datapath> Gate<D> {
                 return None;
             }
             let refused = policy.check(&record.grant, keyring, now).err()?;
-            Some((record.grant.id(), refused))
+            // Begun and over while nobody looked: it opens nothing, and ends what it replaces.
+            (refused.refusal != Refusal::Expired).then_some((record.grant.id(), refused))
         };
         let refused: Vec<_> = if only_due {
             self.ledger.due(now).filter_map(judge).collect()

@@ -32,10 +32,19 @@ impl Host {
 
     /// With more in its configuration.
     pub(crate) fn with(extra: &str) -> Self {
+        Self::first(extra, NOW)
+    }
+
+    /// With other clocks.
+    pub(crate) fn at(now: Now) -> Self {
+        Self::first("", now)
+    }
+
+    fn first(extra: &str, now: Now) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let kernel = MemoryDatapath::default();
         let mut host = Self { directory, kernel, gate: None, extra: extra.to_owned() };
-        host.restart("boot-1", NOW);
+        host.restart("boot-1", now);
         host
     }
 

@@ -7,6 +7,7 @@
 )]
 
 mod audit;
+mod clock;
 mod connections;
 mod controllers;
 mod handshakes;

@@ -1,0 +1,548 @@
+//! Random lives of a host: pushes, revocations, replacements, clocks that are set, restarts and
+//! reboots, beside a model of the rules that is written down a second time. Never is more open than
+//! the model says; while nobody sets the clock, nothing else than it says.
+//!
+//! The ledger alone lives through ten thousand (`JIT_TEST_SEQUENCES` asks for more, `JIT_TEST_SEED`
+//! for others), the gate with its database and audit through a hundred.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
+
+use jit_agent::{
+    claims::Capacity,
+    clock::{BootNanos, Now, SKEW, WallTime},
+    datapath::memory::MemoryDatapath,
+    gate::Target,
+    grant::{GrantId, VerifiedGrant},
+    ledger::{Change, Ledger, Life, Tombstone},
+    prefix::SourcePrefix,
+    reconcile::{Entries, EntryKey, Write, plan},
+};
+use jit_proto::v1;
+use prost::Message as _;
+
+use crate::{
+    host::Host,
+    support::{NOW, SSH, envelope, grant, v4, verified},
+};
+
+const UNSEEN: Duration = Duration::from_secs(8 * 24 * 3600);
+const IDS: u8 = 6;
+const SOURCES: [&str; 5] = ["10.0.0.0/8", "10.1.2.0/24", "10.1.2.0/25", "10.1.2.3", "10.1.2.130"];
+const ASKED: [&str; 4] = ["10.9.9.9", "10.1.2.3", "10.1.2.4", "10.1.2.130"];
+/// All times are multiples of this, milliseconds.
+const UNIT: i64 = 10_000;
+
+/// Numbers from a seed (splitmix64), so that a failure can be lived again.
+struct Random(u64);
+
+impl Random {
+    fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let bits = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bits ^ (bits >> 31)
+    }
+
+    fn below(&mut self, end: i64) -> i64 {
+        i64::try_from(self.bits() >> 33).unwrap() % end
+    }
+
+    fn id(&mut self) -> u8 {
+        u8::try_from(1 + self.below(IDS.into())).unwrap()
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Advance {
+        millis: i64,
+    },
+    Push {
+        id: u8,
+        source: &'static str,
+        from: i64,
+        lasts: i64,
+        replaces: Option<u8>,
+    },
+    /// The clock is set by so much.
+    Set {
+        millis: i64,
+    },
+    PushAgain {
+        id: u8,
+    },
+    Reboot,
+    Restart,
+    Revoke {
+        id: u8,
+    },
+}
+
+fn step(random: &mut Random, sets_clocks: bool) -> Step {
+    match random.below(if sets_clocks { 19 } else { 16 }) {
+        0..6 => Step::Push {
+            id: random.id(),
+            source: SOURCES[usize::try_from(random.below(5)).unwrap()],
+            from: random.below(4) * UNIT,
+            lasts: (1 + random.below(9)) * UNIT,
+            replaces: (random.below(3) == 0).then(|| random.id()),
+        },
+        6..8 => Step::PushAgain { id: random.id() },
+        8..12 => Step::Advance { millis: random.below(5) * UNIT },
+        12..14 => Step::Revoke { id: random.id() },
+        14 => Step::Restart,
+        15 => Step::Reboot,
+        16 | 17 => Step::Set { millis: (random.below(17) - 8) * UNIT },
+        _ => Step::Set { millis: (random.below(3) - 1) * 3_600_000 },
+    }
+}
+
+/// The rules, as short as they can be said. Times in milliseconds; the boot clock runs on over
+/// reboots.
+#[derive(Default)]
+struct Model {
+    grants: BTreeMap<u8, Modelled>,
+    refused: BTreeSet<u8>,
+    /// Ids that were accepted since the last start: they are known, whatever comes under them.
+    known: BTreeSet<u8>,
+    floor: i64,
+}
+
+#[derive(Clone)]
+struct Modelled {
+    source: SourcePrefix,
+    begin: i64,
+    end: i64,
+    replaces: Option<u8>,
+    /// On the boot clock, while it is open.
+    open_until: Option<i64>,
+    begun: bool,
+    /// Held back after a reboot with a clock that was not trusted.
+    held_back: bool,
+}
+
+impl Model {
+    fn trusts(&self, wall: i64) -> bool {
+        wall + 60_000 >= self.floor
+    }
+
+    fn pass(&mut self, wall: i64, boot: i64) {
+        self.grants.retain(|_, grant| grant.open_until.is_none_or(|until| until > boot));
+        self.look(wall, boot);
+        if !self.trusts(wall) {
+            return;
+        }
+        self.floor = self.floor.max(wall);
+        loop {
+            let due = |(_, grant): &(&u8, &mut Modelled)| {
+                !grant.held_back && grant.open_until.is_none() && grant.begin <= wall
+            };
+            let first = self.grants.iter_mut().filter(due).min_by_key(|(_, grant)| grant.begin);
+            let Some((_, grant)) = first else { break };
+            grant.open_until = Some(boot + (grant.end - wall));
+            grant.begun = true;
+            if let Some(old) = grant.replaces {
+                self.refused.insert(old);
+                self.grants.remove(&old);
+            }
+        }
+        self.grants.retain(|_, grant| grant.open_until.is_none_or(|until| until > boot));
+    }
+
+    fn push(&mut self, id: u8, fresh: Modelled, wall: i64, boot: i64) {
+        self.look(wall, boot);
+        let new = !self.refused.contains(&id) && !self.known.contains(&id);
+        if self.trusts(wall) && new && fresh.end > wall {
+            self.grants.insert(id, fresh);
+            self.known.insert(id);
+        }
+    }
+
+    fn clock_was_set(&mut self, wall: i64, boot: i64) {
+        if self.trusts(wall) {
+            for grant in self.grants.values_mut() {
+                grant.open_until = grant.open_until.map(|until| until.min(boot + grant.end - wall));
+            }
+        }
+    }
+
+    fn start(&mut self, reboot: bool, wall: i64, boot: i64) {
+        let trusted = self.trusts(wall);
+        // An end is judged by the later of clock and floor, a beginning by the clock.
+        let late = wall.max(self.floor);
+        for grant in self.grants.values_mut() {
+            let until = boot + grant.end - late;
+            if reboot || grant.held_back || grant.open_until.is_none() {
+                grant.held_back = !trusted;
+                grant.open_until = (trusted && grant.begun).then_some(until);
+            } else {
+                grant.open_until = grant.open_until.map(|old| old.min(until));
+            }
+        }
+        self.grants.retain(|_, grant| grant.held_back || grant.end > late);
+        self.known = self.grants.keys().copied().collect();
+    }
+
+    /// What waited for a clock that is right is back when it is.
+    fn look(&mut self, wall: i64, boot: i64) {
+        if self.trusts(wall) && self.grants.values().any(|grant| grant.held_back) {
+            self.start(false, wall, boot);
+        }
+    }
+
+    fn covers(&self, source: &str, boot: i64) -> bool {
+        let host = SourcePrefix::new(v4(source), 32).unwrap();
+        self.grants.values().any(|grant| {
+            grant.open_until.is_some_and(|until| until > boot) && grant.source.contains(&host)
+        })
+    }
+}
+
+/// What is lived through.
+trait World {
+    fn push(&mut self, grant: &v1::Grant, now: Now);
+    fn revoke(&mut self, id: u8, now: Now);
+    fn pass(&mut self, now: Now);
+    fn start(&mut self, reboot: bool, now: Now);
+    fn opens(&self, source: &str, now: Now) -> bool;
+}
+
+/// The ledger alone, with what the disk and the kernel hold.
+struct Alone {
+    ledger: Ledger,
+    kernel: Entries,
+    grants: BTreeMap<GrantId, VerifiedGrant>,
+    /// Deadlines, and the boot that they mean.
+    lives: BTreeMap<GrantId, (BootNanos, u32)>,
+    tombstones: Vec<(GrantId, Tombstone)>,
+    boot: u32,
+    floor: WallTime,
+    offset: i64,
+    held_back: bool,
+}
+
+impl Alone {
+    fn new() -> Self {
+        Self {
+            ledger: empty(),
+            kernel: Entries::new(),
+            grants: BTreeMap::new(),
+            lives: BTreeMap::new(),
+            tombstones: Vec::new(),
+            boot: 1,
+            floor: NOW.wall,
+            offset: offset(NOW),
+            held_back: false,
+        }
+    }
+
+    fn trusts(&self, now: Now) -> bool {
+        now.wall + SKEW >= self.floor
+    }
+
+    /// Writes what the ledger says to the kernel and to the disk.
+    fn settle(&mut self, touched: Vec<EntryKey>) {
+        let desired: HashMap<_, _> =
+            touched.into_iter().map(|key| (key, self.ledger.desired(&key))).collect();
+        for write in plan(desired, &self.kernel) {
+            match write {
+                Write::Remove(key) => self.kernel.remove(&key),
+                Write::Set(key, entry) => self.kernel.insert(key, entry),
+            };
+        }
+        self.tombstones = self.ledger.tombstones().collect();
+        for record in self.ledger.grants() {
+            if let Some(deadline) = record.stage.deadline() {
+                self.lives.insert(record.grant.id(), (deadline, self.boot));
+            }
+        }
+    }
+
+    fn forget(&mut self, id: GrantId) {
+        self.grants.remove(&id);
+        self.lives.remove(&id);
+    }
+
+    /// Puts back what the disk has, as far as the clock allows.
+    fn restore(&mut self, now: Now) {
+        let trusted = self.trusts(now);
+        let seen = Now { wall: now.wall.max(self.floor), ..now };
+        self.held_back = false;
+        let mut replaced = Vec::new();
+        for (id, grant) in self.grants.clone() {
+            let begun = self.lives.contains_key(&id);
+            let life = self.lives.get(&id).filter(|(_, boot)| *boot == self.boot);
+            if self.ledger.grant(id).is_some() {
+                continue;
+            }
+            if life.is_none() && !trusted {
+                self.held_back = true;
+                continue;
+            }
+            let life = Life { deadline: life.map(|(deadline, _)| *deadline), ..Life::default() };
+            let begins = begun || grant.not_before() <= now.wall;
+            replaced.extend(grant.replaces().filter(|_| begins).map(|old| (old, id)));
+            let at = if begins { seen } else { now };
+            if grant.not_after() <= seen.wall {
+                self.forget(id);
+                continue;
+            }
+            match self.ledger.restore(grant, life, at, &mut Vec::new()) {
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => self.forget(id),
+            }
+        }
+        for (old, by) in replaced {
+            self.ledger.replace_id(old, by, seen, UNSEEN, |_| 0, &mut Vec::new());
+            self.forget(old);
+        }
+    }
+
+    /// The clock may have become right.
+    fn look(&mut self, now: Now) {
+        if self.held_back && self.trusts(now) {
+            self.restore(now);
+            self.settle(self.ledger.all_desired().map(|(key, _)| key).collect());
+        }
+    }
+
+    fn replace(&mut self, by: GrantId, now: Now, touched: &mut Vec<EntryKey>) {
+        if let Some(replacement) = self.ledger.replace(by, now, UNSEEN, |_| 0, touched) {
+            self.forget(replacement.id);
+        }
+    }
+}
+
+impl World for Alone {
+    fn push(&mut self, grant: &v1::Grant, now: Now) {
+        self.look(now);
+        if !self.trusts(now) || grant.not_after_ms <= now.wall.0 {
+            return;
+        }
+        let mut touched = Vec::new();
+        let grant = kept(grant);
+        let id = grant.id();
+        if self.ledger.admit(grant.clone(), now, &mut touched).is_ok() {
+            if self.ledger.grant(id).is_some() {
+                self.grants.insert(id, grant);
+            }
+            self.replace(id, now, &mut touched);
+        }
+        self.settle(touched);
+    }
+
+    fn revoke(&mut self, id: u8, now: Now) {
+        let mut touched = Vec::new();
+        let id = GrantId([id; 16]);
+        let seen = Now { wall: now.wall.max(self.floor), ..now };
+        self.ledger.revoke(id, seen, UNSEEN, |_| 0, &mut touched).unwrap();
+        self.forget(id);
+        self.settle(touched);
+    }
+
+    fn pass(&mut self, now: Now) {
+        self.look(now);
+        let mut touched = Vec::new();
+        let trusted = self.trusts(now);
+        if trusted {
+            self.floor = self.floor.max(now.wall);
+            if offset(now) != self.offset {
+                self.offset = offset(now);
+                self.ledger.clock_was_set(now, &mut touched);
+                self.ledger.tombstones_follow(now);
+            }
+        }
+        for change in self.ledger.advance(now, trusted, UNSEEN, |_| 0, &mut touched) {
+            match change {
+                Change::Expired(id) => self.forget(id),
+                Change::Replaced(replacement) => self.forget(replacement.id),
+                Change::Activated(_) | Change::Forgotten(_) => {}
+            }
+        }
+        self.settle(touched);
+    }
+
+    fn start(&mut self, reboot: bool, now: Now) {
+        self.ledger = empty();
+        if reboot {
+            self.boot += 1;
+            self.kernel.clear();
+        }
+        for (id, tombstone) in std::mem::take(&mut self.tombstones) {
+            let fresh = Tombstone::new(tombstone.until, now);
+            self.ledger.restore_tombstone(id, if reboot { fresh } else { tombstone });
+        }
+        self.restore(now);
+        self.offset = offset(now);
+        let keys = self.kernel.keys().copied().chain(self.ledger.all_desired().map(|(key, _)| key));
+        let keys = keys.collect();
+        self.settle(keys);
+    }
+
+    /// As the kernel looks: the addresses first, then the longest prefix alone.
+    fn opens(&self, source: &str, now: Now) -> bool {
+        let host = SourcePrefix::new(v4(source), 32).unwrap();
+        let entry = |length| {
+            self.kernel.get(&EntryKey { port: SSH, source: host.widened(length) }).copied()
+        };
+        let live = |entry: jit_agent::reconcile::Entry| entry.unlimited.deadline > now.boot;
+        entry(32).is_some_and(live) || (0..32).rev().find_map(entry).is_some_and(live)
+    }
+}
+
+/// The gate with its database and its audit.
+struct Whole {
+    host: Host,
+    boot: u32,
+}
+
+impl World for Whole {
+    fn push(&mut self, grant: &v1::Grant, now: Now) {
+        drop(self.host.gate().push(vec![envelope(grant)], "test", now));
+    }
+
+    fn revoke(&mut self, id: u8, now: Now) {
+        let revoked = self.host.gate().revoke(&Target::Ids(vec![GrantId([id; 16])]), "", "", now);
+        assert_eq!(revoked.warning, "");
+    }
+
+    fn pass(&mut self, now: Now) {
+        self.host.gate().advance(now);
+    }
+
+    fn start(&mut self, reboot: bool, now: Now) {
+        if reboot {
+            self.boot += 1;
+            self.host.kernel = MemoryDatapath::default();
+        }
+        self.host.restart(&format!("boot-{}", self.boot), now);
+    }
+
+    fn opens(&self, source: &str, now: Now) -> bool {
+        self.host.kernel.opens(SSH, v4(source), now.boot)
+    }
+}
+
+fn empty() -> Ledger {
+    Ledger::new(Capacity { hosts: 64, prefixes: 64 }, 64)
+}
+
+fn offset(now: Now) -> i64 {
+    now.wall.0 - i64::try_from(now.boot.0 / 1_000_000).unwrap()
+}
+
+/// Verified once: the same few grants come again and again.
+fn kept(grant: &v1::Grant) -> VerifiedGrant {
+    thread_local! {
+        static KEPT: std::cell::RefCell<HashMap<Vec<u8>, VerifiedGrant>> = HashMap::new().into();
+    }
+    KEPT.with_borrow_mut(|kept| {
+        kept.entry(grant.encode_to_vec()).or_insert_with(|| verified(grant)).clone()
+    })
+}
+
+/// Lives one life in a world and beside it in the model.
+fn live(world: &mut impl World, seed: u64) {
+    let mut random = Random(seed);
+    let sets_clocks = random.below(2) == 0;
+    let mut model = Model { floor: NOW.wall.0, ..Model::default() };
+    // First content under each id, and the latest end.
+    let mut pushed: BTreeMap<u8, (v1::Grant, Modelled, i64)> = BTreeMap::new();
+    let (mut wall, mut boot) = (NOW.wall.0, 0_i64);
+    let mut lived = Vec::new();
+    for _ in 0..4 + random.below(16) {
+        let step = step(&mut random, sets_clocks);
+        lived.push(step.clone());
+        let at = |wall: i64, boot: i64| Now {
+            wall: WallTime(wall),
+            boot: BootNanos(NOW.boot.0 + u64::try_from(boot).unwrap() * 1_000_000),
+        };
+        match step {
+            Step::Advance { millis } => (wall, boot) = (wall + millis, boot + millis),
+            Step::Set { millis } => {
+                wall += millis;
+                model.clock_was_set(wall, boot);
+            }
+            Step::Push { id, source, from, lasts, replaces } => {
+                let replaces = replaces.filter(|old| *old != id);
+                let (begin, end) = (wall + from, wall + from + lasts);
+                // An id may be used anew when nothing under it could be replayed; nobody does.
+                if pushed.get(&id).is_some_and(|(_, _, last)| last + 60_000 <= wall) {
+                    continue;
+                }
+                let message = v1::Grant {
+                    issued_at_ms: wall,
+                    not_before_ms: begin,
+                    not_after_ms: end,
+                    replaces: replaces.map(|old| vec![old; 16].into()).unwrap_or_default(),
+                    ..grant(id, &[source])
+                };
+                let source = source.parse().unwrap();
+                let fresh = Modelled {
+                    source,
+                    begin,
+                    end,
+                    replaces,
+                    open_until: None,
+                    begun: false,
+                    held_back: false,
+                };
+                world.push(&message, at(wall, boot));
+                model.push(id, fresh.clone(), wall, boot);
+                let (_, _, last) = pushed.entry(id).or_insert((message, fresh, end));
+                *last = end.max(*last);
+            }
+            Step::PushAgain { id } => {
+                if let Some((message, fresh, _)) = pushed.get(&id) {
+                    world.push(message, at(wall, boot));
+                    model.push(id, fresh.clone(), wall, boot);
+                }
+            }
+            Step::Revoke { id } => {
+                world.revoke(id, at(wall, boot));
+                model.refused.insert(id);
+                model.grants.remove(&id);
+            }
+            Step::Restart => {
+                model.start(false, wall, boot);
+                world.start(false, at(wall, boot));
+            }
+            Step::Reboot => {
+                model.start(true, wall, boot);
+                world.start(true, at(wall, boot));
+            }
+        }
+        world.pass(at(wall, boot));
+        model.pass(wall, boot);
+        for source in ASKED {
+            let (opens, covered) =
+                (world.opens(source, at(wall, boot)), model.covers(source, boot));
+            let told = || format!("seed {seed}, {source}: {lived:?}");
+            assert!(!opens || covered, "open beyond the model, {}", told());
+            assert!(sets_clocks || opens == covered, "closed beyond the model, {}", told());
+        }
+    }
+}
+
+fn number(name: &str, usual: u64) -> u64 {
+    std::env::var(name).map_or(usual, |text| text.parse().expect("a number"))
+}
+
+#[test]
+fn the_ledger_never_opens_more_than_the_model() {
+    let (count, seed) = (number("JIT_TEST_SEQUENCES", 10_000), number("JIT_TEST_SEED", 1));
+    for number in 0..count {
+        live(&mut Alone::new(), seed.wrapping_mul(1_000_003).wrapping_add(number));
+    }
+    println!("{count} sequences");
+}
+
+#[test]
+fn the_gate_never_opens_more_than_the_model() {
+    for seed in 0..100 {
+        live(&mut Whole { host: Host::start(), boot: 1 }, seed);
+    }
+}

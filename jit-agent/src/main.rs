@@ -209,9 +209,13 @@ fn detach(config: &Path, yes: bool) -> Result<ExitCode> {
         return Err(Unreadable(why).into());
     }
     let pins = Pins::new(&app::paths(config).pins);
-    if !pins.root().exists() {
+    if !pins.root().exists() && pins.classifiers().map_err(AppError::from)?.is_empty() {
         print(&format!("nothing is pinned in {}: there is no gate\n", pins.root().display()));
         return Ok(ExitCode::SUCCESS);
+    }
+    if !pins.root().exists() {
+        // Classifiers of a gate whose pins somebody removed.
+        pins.prepare().map_err(AppError::from)?;
     }
     let _lock = sys::lock_directory(pins.root()).map_err(AppError::from)?.ok_or_else(|| {
         anyhow::anyhow!(

@@ -155,7 +155,16 @@ pub fn is_bpffs(path: &Path) -> bool {
 /// An exclusive lock on a directory, held until it is dropped or the process ends.
 #[derive(Debug)]
 pub struct DirectoryLock {
-    _directory: rustix::fd::OwnedFd,
+    directory: rustix::fd::OwnedFd,
+}
+
+impl DirectoryLock {
+    /// Whether the directory with this path is the one that is locked.
+    pub fn is_on(&self, path: &Path) -> bool {
+        let place = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
+        let locked = rustix::fs::fstat(&self.directory).map(place);
+        locked.is_ok() && locked == rustix::fs::lstat(path).map(place)
+    }
 }
 
 /// Locks a directory; `None` when another process holds it.
@@ -168,7 +177,7 @@ pub fn lock_directory(path: &Path) -> Result<Option<DirectoryLock>, FileError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = rustix::fs::open(path, flags, Mode::empty()).map_err(io)?;
     match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(DirectoryLock { _directory: directory })),
+        Ok(()) => Ok(Some(DirectoryLock { directory })),
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
         Err(error) => Err(io(error)),
     }

@@ -41,6 +41,8 @@ struct Attachment {
     note: String,
     /// Better hooks were tried in this run.
     settled: bool,
+    /// Somebody else's program runs before it.
+    behind: bool,
 }
 
 /// What is known of an interface from one look to the next.
@@ -126,6 +128,7 @@ impl Links {
             hook: None,
             since: None,
             note: "there is no such interface".into(),
+            behind: false,
             changes: Vec::new(),
         }));
         Ok(states)
@@ -141,7 +144,7 @@ impl Links {
                 continue;
             };
             let found = readback::read(device, *hook, attachment.link.as_ref(), &self.pins.owner());
-            let (gated, what) = match found {
+            let (gated, why) = match found {
                 Ok(Found::InForce { program, .. }) if attachment.program != Some(program) => {
                     (false, "it runs another program".into())
                 }
@@ -152,7 +155,7 @@ impl Links {
                 Ok(Found::Lost(why)) => (false, why.to_owned()),
                 Err(error) => (false, format!("cannot read back what is on it: {error}")),
             };
-            drifts.push(Drift { interface: device.name.clone(), index: *index, gated, what });
+            drifts.push(Drift { what: device.name.clone(), index: *index, gated, why });
         }
         Ok(drifts)
     }
@@ -214,7 +217,7 @@ impl Links {
         let stepped_down = made && rungs.first() != Some(&hook);
         let before = self.seen.get(&index);
         let mut changes = Vec::new();
-        if before.is_some_and(|seen| seen.gated) && (repaired || lost.is_some()) {
+        if lost.is_some() || (before.is_some_and(|seen| seen.gated) && repaired) {
             changes.extend([LinkChange::Lost, LinkChange::Restored]);
         } else if before.is_some_and(|seen| !seen.gated) {
             changes.push(LinkChange::Restored);
@@ -236,16 +239,19 @@ impl Links {
         if !attachment.settled {
             attachment.settled = true;
             attachment.note = note;
-            if behind {
-                attachment.note = join(&attachment.note, BEHIND);
-            }
         }
+        attachment.behind |= behind;
         Ok(InterfaceState {
             name: device.name.clone(),
             index,
             hook: Some(hook),
             since: pinned_since(&attachment.pin),
-            note: attachment.note.clone(),
+            note: if attachment.behind {
+                join(&attachment.note, BEHIND)
+            } else {
+                attachment.note.clone()
+            },
+            behind: attachment.behind,
             changes,
         })
     }
@@ -279,7 +285,10 @@ impl Links {
         };
         let (runs, classifier) = match read(device, attachment.link.as_ref())? {
             Found::Lost(why) => return Ok(Kept::Lost(why)),
-            Found::InForce { program, classifier, .. } => (program, classifier),
+            Found::InForce { program, classifier, behind } => {
+                attachment.behind = behind;
+                (program, classifier)
+            }
         };
         let program = programs.get(hook, device.header).map_err(&failed)?;
         let ours_before = attachment.program == Some(program.id);
@@ -332,6 +341,7 @@ impl Links {
             program: Some(program.id),
             note: String::new(),
             settled: false,
+            behind: false,
         };
         repin(&self.pins, hook, &attachment, &program).inspect_err(|_| {
             // A link goes with its last descriptor.
@@ -374,8 +384,9 @@ impl Links {
 
     fn hold(&mut self, index: u32, hook: Hook, link: Option<OwnedFd>) {
         let pin = self.pins.link(index, hook);
+        let note = String::new();
         let attachment =
-            Attachment { link, pin, program: None, note: String::new(), settled: false };
+            Attachment { link, pin, program: None, note, settled: false, behind: false };
         self.held.insert((index, hook), attachment);
     }
 
@@ -452,6 +463,7 @@ impl Links {
             hook: None,
             since: None,
             note: note.to_owned(),
+            behind: false,
             changes: change.into_iter().collect(),
         }
     }

@@ -1,6 +1,6 @@
 //! The real datapath: loads the object, adopts or creates the pinned tables, attaches.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, os::fd::OwnedFd, path::PathBuf};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -36,7 +36,10 @@ pub struct KernelDatapath {
     maps: Maps,
     links: Links,
     guard: Guard,
-    _lock: DirectoryLock,
+    pins: Pins,
+    /// The pinned tables, by name.
+    tables: Vec<(&'static str, OwnedFd)>,
+    lock: DirectoryLock,
 }
 
 /// The channels on which the kernel programs speak.
@@ -74,8 +77,9 @@ impl KernelDatapath {
         let mut programs = Programs::new(object);
         // One that it refuses is stepped down from; all of them are another matter.
         programs.xdp().or_else(|cause| programs.tc().map_err(|_| DatapathError::Load(cause)))?;
-        let links = Links::new(pins);
-        let datapath = Self { programs, maps, links, guard, _lock: lock };
+        let tables = pins.hold_tables(limits)?;
+        let links = Links::new(pins.clone());
+        let datapath = Self { programs, maps, links, guard, pins, tables, lock };
         Ok((datapath, KernelEvents { events, log }))
     }
 }
@@ -113,8 +117,28 @@ impl Datapath for KernelDatapath {
         self.links.cover(want, &mut self.programs)
     }
 
+    fn keep_tables(&mut self) -> Result<Vec<&'static str>, DatapathError> {
+        let restored = self.pins.restore_tables(&self.tables)?;
+        // In a directory that was made anew another agent would find no lock.
+        let root = self.pins.root();
+        if !self.lock.is_on(root) {
+            self.lock =
+                sys::lock_directory(root)?.ok_or_else(|| DatapathError::Locked(root.to_owned()))?;
+        }
+        Ok(restored)
+    }
+
     fn drift(&self) -> Result<Vec<Drift>, DatapathError> {
-        self.links.drift()
+        let mut drifts = self.links.drift()?;
+        if !self.pins.missing(&self.tables).is_empty() {
+            drifts.push(Drift {
+                what: "the tables".into(),
+                index: 0,
+                gated: true,
+                why: "their pins are gone: a start of the agent would begin with empty ones".into(),
+            });
+        }
+        Ok(drifts)
     }
 
     fn guard(&mut self, want: bool) -> GuardState {

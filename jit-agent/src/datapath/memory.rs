@@ -326,6 +326,10 @@ impl Datapath for MemoryDatapath {
         Ok(Vec::new())
     }
 
+    fn keep_tables(&mut self) -> Result<Vec<&'static str>, DatapathError> {
+        Ok(Vec::new())
+    }
+
     fn drift(&self) -> Result<Vec<Drift>, DatapathError> {
         Ok(Vec::new())
     }

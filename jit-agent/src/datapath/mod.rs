@@ -53,6 +53,8 @@ pub trait Datapath: Send {
     fn cover(&mut self, want: &Coverage) -> Result<Vec<InterfaceState>, DatapathError>;
     /// What is not as the last [`Datapath::cover`] left it, by the kernel's word; changes nothing.
     fn drift(&self) -> Result<Vec<Drift>, DatapathError>;
+    /// Pins tables again whose pins are gone, and tells which.
+    fn keep_tables(&mut self) -> Result<Vec<&'static str>, DatapathError>;
     /// Brings the socket guard into force, or takes it off, and tells what is there.
     fn guard(&mut self, want: bool) -> GuardState;
     /// Ends the sessions among these that are over, so that both ends hear it.
@@ -134,6 +136,8 @@ pub struct InterfaceState {
     pub since: Option<WallTime>,
     /// Why the hook is not better, or what is wrong.
     pub note: String,
+    /// Somebody else's program runs before ours and may let packets pass it by.
+    pub behind: bool,
     /// What happened to it since the last [`Datapath::cover`], in this order.
     pub changes: Vec<LinkChange>,
 }
@@ -141,14 +145,14 @@ pub struct InterfaceState {
 /// An attachment that somebody changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Drift {
-    /// Name of the interface.
-    pub interface: String,
-    /// Its index.
+    /// Name of the interface, or what else it is.
+    pub what: String,
+    /// The interface's index; zero: it is none.
     pub index: u32,
     /// Our program is in force all the same.
     pub gated: bool,
     /// What is wrong.
-    pub what: String,
+    pub why: String,
 }
 
 /// What happened to a link.

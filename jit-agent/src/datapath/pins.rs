@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeSet,
     fs, io,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
 
@@ -18,7 +19,10 @@ use jit_common::{
 
 use crate::{
     config::Limits,
-    datapath::{DatapathError, Hook, bpf, rtnetlink},
+    datapath::{
+        DatapathError, Hook, bpf,
+        rtnetlink::{self, Classifier},
+    },
     sys,
 };
 
@@ -150,11 +154,54 @@ impl Pins {
         Ok(())
     }
 
+    /// Opens every pinned table, to pin it again should its pin be removed.
+    pub fn hold_tables(
+        &self,
+        limits: Limits,
+    ) -> Result<Vec<(&'static str, OwnedFd)>, DatapathError> {
+        layouts(limits)
+            .into_iter()
+            .map(|layout| {
+                bpf::open_pin(&self.map(layout.name))
+                    .map(|table| (layout.name, table))
+                    .map_err(failed("open a pinned table"))
+            })
+            .collect()
+    }
+
+    /// Those whose pins are gone.
+    pub fn missing<'a>(
+        &self,
+        tables: &'a [(&'static str, OwnedFd)],
+    ) -> Vec<&'a (&'static str, OwnedFd)> {
+        let gone = |name| fs::symlink_metadata(self.map(name)).is_err();
+        tables.iter().filter(|(name, _)| gone(name)).collect()
+    }
+
+    /// Pins them again; says which.
+    pub fn restore_tables(
+        &self,
+        tables: &[(&'static str, OwnedFd)],
+    ) -> Result<Vec<&'static str>, DatapathError> {
+        let missing = self.missing(tables);
+        if !missing.is_empty() {
+            self.prepare()?;
+        }
+        for (name, table) in &missing {
+            bpf::pin(table, &self.map(name)).map_err(failed("pin a table again"))?;
+        }
+        Ok(missing.into_iter().map(|(name, _)| *name).collect())
+    }
+
     /// Removes every pin of every version: links first, which opens the gate. Says what was
     /// attached.
     pub fn remove(&self) -> Result<Removed, DatapathError> {
         let mut removed = Removed::default();
-        self.remove_classifiers(&mut removed)?;
+        for (index, classifier) in self.classifiers()? {
+            rtnetlink::remove_classifier(index, &classifier)
+                .map_err(failed("remove a classifier"))?;
+            removed.interfaces.insert(index);
+        }
         for version in list(&self.root)? {
             for kind in ["links", "maps"] {
                 let directory = version.join(kind);
@@ -181,19 +228,16 @@ impl Pins {
         Ok(removed)
     }
 
-    /// Classifiers need no pin to stay.
-    fn remove_classifiers(&self, removed: &mut Removed) -> Result<(), DatapathError> {
+    /// Our classifiers, by interface: they need no pin to stay.
+    pub fn classifiers(&self) -> Result<Vec<(u32, Classifier)>, DatapathError> {
         let owner = self.owner();
+        let mut all = Vec::new();
         for device in rtnetlink::devices().map_err(failed("list the interfaces"))? {
             let found = rtnetlink::classifiers(device.index, &owner)
                 .map_err(failed("list the classifiers"))?;
-            if let Some(classifier) = found.ours {
-                rtnetlink::remove_classifier(device.index, &classifier)
-                    .map_err(failed("remove a classifier"))?;
-                removed.interfaces.insert(device.index);
-            }
+            all.extend(found.ours.map(|classifier| (device.index, classifier)));
         }
-        Ok(())
+        Ok(all)
     }
 
     fn version(&self) -> PathBuf {

@@ -81,6 +81,7 @@ fn interfaces(pins: &Pins) -> Result<Vec<InterfaceState>, DatapathError> {
             hook: note.is_empty().then_some(hook),
             since: pinned_since(&pin),
             note,
+            behind: false,
             changes: Vec::new(),
         });
     }

@@ -6,7 +6,7 @@ use jit_proto::v1;
 use crate::{
     clock::Now,
     config::Config,
-    datapath::{Counters, Datapath, Drift, InterfaceState, guard::GuardState},
+    datapath::{Counters, Datapath, DatapathError, Drift, InterfaceState, guard::GuardState},
     gate::{Alarms, Gate},
     grant::{PortRange, Sessions},
     ledger::{Record, Stage},
@@ -16,6 +16,21 @@ use crate::{
 impl<D: Datapath> Gate<D> {
     /// Everything for `status`.
     pub fn status(&self, now: Now) -> v1::StatusResponse {
+        self.status_with(self.datapath.drift(), now)
+    }
+
+    /// The same for somebody who asks: what somebody changed is put right, but told as it was found.
+    pub(super) fn answer_status(&mut self, now: Now) -> v1::StatusResponse {
+        let drift = self.datapath.drift();
+        self.check_coverage(now);
+        self.status_with(drift, now)
+    }
+
+    fn status_with(
+        &self,
+        drift: Result<Vec<Drift>, DatapathError>,
+        now: Now,
+    ) -> v1::StatusResponse {
         let Config { host, gate, policy, control, limits, .. } = &self.config;
         let (counters, counter_problem) = match self.datapath.counters() {
             Ok(counters) => (counters, None),
@@ -23,7 +38,7 @@ impl<D: Datapath> Gate<D> {
         };
         let mut problems = self.problems(now);
         problems.extend(counter_problem);
-        let (interfaces, drift) = self.kernels_word();
+        let (interfaces, drift) = self.with_drift(drift);
         problems.extend(drift);
         let (hosts, prefixes) = self.ledger.claims().used();
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
@@ -113,21 +128,23 @@ impl<D: Datapath> Gate<D> {
         }
     }
 
-    /// The interfaces as the kernel says now, and what somebody changed: it is put right soon, but
-    /// until then it is not called protected.
-    fn kernels_word(&self) -> (Vec<InterfaceState>, Vec<String>) {
+    /// The interfaces, and what somebody changed about them: what was found is not called protected.
+    fn with_drift(
+        &self,
+        drift: Result<Vec<Drift>, DatapathError>,
+    ) -> (Vec<InterfaceState>, Vec<String>) {
         let mut interfaces = self.interfaces.clone();
         let mut problems = Vec::new();
-        match self.datapath.drift() {
+        match drift {
             Ok(drifts) => {
-                for Drift { interface, index, gated, what } in drifts {
+                for Drift { what, index, gated, why } in drifts {
                     for state in interfaces.iter_mut().filter(|state| state.index == index) {
                         if !gated {
                             state.hook = None;
-                            what.clone_into(&mut state.note);
+                            why.clone_into(&mut state.note);
                         }
                     }
-                    problems.push(format!("{interface}: {what}"));
+                    problems.push(format!("{what}: {why}"));
                 }
             }
             Err(error) => problems.push(error.to_string()),
@@ -141,12 +158,13 @@ impl<D: Datapath> Gate<D> {
 
     /// What is wrong: a name that stays while the text may change, and the text.
     pub(super) fn problems_by_name(&self, now: Now) -> Vec<(String, String)> {
-        let Alarms { coverage, damaged, kernel, storage } = &self.alarms;
+        let Alarms { coverage, damaged, kernel, pins, storage } = &self.alarms;
         let audit = &self.recorder.audit;
         let mut problems: Vec<(String, String)> = [
             ("coverage", coverage.as_deref()),
             ("database", damaged.as_deref()),
             ("kernel", kernel.as_deref()),
+            ("pins", pins.as_deref()),
             ("storage", storage.as_deref()),
             ("sessions", self.ending.problem.as_deref()),
             ("audit", audit.problem()),
@@ -164,7 +182,10 @@ impl<D: Datapath> Gate<D> {
             );
             add("clock".into(), text);
         }
-        for InterfaceState { name, hook, note, .. } in &self.interfaces {
+        for InterfaceState { name, hook, note, behind, .. } in &self.interfaces {
+            if *behind {
+                add(format!("passed by {name}"), format!("{name}: {note}"));
+            }
             if hook.is_none() {
                 let is = if self.guard.attached {
                     "is left to the socket guard, which does not see what this host forwards"
@@ -224,7 +245,7 @@ pub(crate) fn state(
 }
 
 pub(crate) fn interface(state: &InterfaceState, guard: &GuardState) -> v1::Interface {
-    let InterfaceState { name, index, hook, since, note, changes: _ } = state;
+    let InterfaceState { name, index, hook, since, note, behind: _, changes: _ } = state;
     let none = if guard.attached { "guard_only" } else { "none" };
     v1::Interface {
         name: name.clone(),

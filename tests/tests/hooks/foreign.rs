@@ -115,6 +115,9 @@ fn other_classifiers_stay_where_they_are() {
     assert!(shown.contains("u32") && shown.contains("jit-agent"), "{shown}");
     let note = interface(&site, "s0")["note"].as_str().unwrap().to_owned();
     assert!(note.contains("another TC program runs before it"), "{note}");
+    let (status, code) = site.status();
+    assert_eq!(code, 1, "what may be passed by is not called protected: {status:#}");
+    assert!(status["problems"].to_string().contains("s0: another TC program"), "{status:#}");
     site.end(rustix::process::Signal::TERM);
     assert_eq!(site.run(&["detach", "--yes"]).status.code(), Some(0));
     let shown = classifiers(&site.host, "s0");

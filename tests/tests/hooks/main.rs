@@ -6,5 +6,6 @@
     reason = "a test that meets the unexpected panics"
 )]
 
+mod drift;
 mod foreign;
 mod rungs;

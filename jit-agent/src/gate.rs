@@ -465,7 +465,7 @@ impl<D: Datapath> Gate<D> {
         }
     }
 
-    /// The same for the interfaces alone. Whether one has no gate that was not told of before.
+    /// Reads back the interfaces alone. Whether one has no gate that was not told of before.
     pub(crate) fn cover_links(&mut self, now: Now) -> bool {
         let before = ungated(&self.interfaces);
         match self.datapath.cover(&self.coverage()) {

@@ -20,7 +20,7 @@ use jit_agent::{
     impact::Impact,
     ledger::Tombstone,
     net::{
-        message::{Content, LinkInfo, messages},
+        message::{LinkInfo, Message, messages},
         sock_diag as diag,
         watch::tells_of_links,
     },
@@ -262,16 +262,16 @@ pub fn netlink(input: &[u8]) {
         assert!(length >= 16 && at + length <= input.len());
         at += length.next_multiple_of(4);
         let kind = u16::from_ne_bytes(kind);
-        match message.content {
-            Content::Changed(link) | Content::Gone(link) => {
+        match message {
+            Message::Changed(link) | Message::Gone(link) => {
                 assert!(kind == 16 || kind == 17);
                 told = true;
-                let LinkInfo { index, name, .. } = link;
+                let LinkInfo { index, name } = link;
                 assert!(i32::try_from(index).is_ok_and(|index| index > 0));
                 assert!(!name.is_empty() && !name.contains('\0'));
             }
-            Content::Overrun => told = true,
-            Content::Done(_) | Content::Other | Content::Refused(_) => {}
+            Message::Overrun => told = true,
+            Message::Other => {}
         }
     }
     assert!(ended || at >= input.len(), "everything was read");

@@ -112,7 +112,8 @@ impl Links {
         let mut states = Vec::new();
         for device in wanted {
             match self.cover_one(device, want.hook, programs) {
-                Ok(state) => states.push(state),
+                Ok(state) => states.extend(state),
+                Err(_) if is_gone(device) => self.forget(device.index)?,
                 Err(error) if first => {
                     self.take_back(&states)?;
                     return Err(error);
@@ -155,17 +156,21 @@ impl Links {
                 Ok(Found::Lost(why)) => (false, why.to_owned()),
                 Err(error) => (false, format!("cannot read back what is on it: {error}")),
             };
+            if !gated && is_gone(device) {
+                continue;
+            }
             drifts.push(Drift { what: device.name.clone(), index: *index, gated, why });
         }
         Ok(drifts)
     }
 
+    /// `None`: the interface has gone since it was listed.
     fn cover_one(
         &mut self,
         device: &Device,
         choice: HookChoice,
         programs: &mut Programs,
-    ) -> Result<InterfaceState, DatapathError> {
+    ) -> Result<Option<InterfaceState>, DatapathError> {
         let index = device.index;
         let (mut adopted, mut repaired, mut lost) = (false, false, None);
         for hook in self.hooks(index) {
@@ -173,6 +178,7 @@ impl Links {
                 Kept::Same => {}
                 Kept::Adopted => adopted = true,
                 Kept::Repaired => repaired = true,
+                Kept::Lost(_) if is_gone(device) => return self.forget(index).map(|()| None),
                 Kept::Lost(why) => {
                     self.release(index, hook)?;
                     lost = Some(why);
@@ -197,6 +203,7 @@ impl Links {
                     made = true;
                     break;
                 }
+                Err(_) if is_gone(device) => return self.forget(index).map(|()| None),
                 Err(why) => refused.push(why),
             }
         }
@@ -207,7 +214,7 @@ impl Links {
                 let interface = device.name.clone();
                 return Err(DatapathError::Attach { interface, hook, cause: note });
             }
-            return Ok(self.ungated(device, &note));
+            return Ok(Some(self.ungated(device, &note)));
         };
         for other in self.hooks(index) {
             if other != hook {
@@ -234,14 +241,14 @@ impl Links {
         self.seen.insert(index, Seen { name: device.name.clone(), gated: true });
         let behind = made && self.is_behind(device, hook);
         let Some(attachment) = self.held.get_mut(&(index, hook)) else {
-            return Ok(self.ungated(device, "not attached"));
+            return Ok(Some(self.ungated(device, "not attached")));
         };
         if !attachment.settled {
             attachment.settled = true;
             attachment.note = note;
         }
         attachment.behind |= behind;
-        Ok(InterfaceState {
+        Ok(Some(InterfaceState {
             name: device.name.clone(),
             index,
             hook: Some(hook),
@@ -253,7 +260,7 @@ impl Links {
             },
             behind: attachment.behind,
             changes,
-        })
+        }))
     }
 
     /// The hooks that attachments of ours to an interface have, best first.
@@ -424,6 +431,15 @@ impl Links {
         Ok(())
     }
 
+    /// Lets go of whatever was on an interface that is gone.
+    fn forget(&mut self, index: u32) -> Result<(), DatapathError> {
+        for hook in self.hooks(index) {
+            self.release(index, hook)?;
+        }
+        self.seen.remove(&index);
+        Ok(())
+    }
+
     /// Takes an attachment off, with its pin.
     fn release(&mut self, index: u32, hook: Hook) -> Result<(), DatapathError> {
         let Some(attachment) = self.held.remove(&(index, hook)) else { return Ok(()) };
@@ -467,6 +483,11 @@ impl Links {
             changes: change.into_iter().collect(),
         }
     }
+}
+
+/// Whether an interface is not there any more, by the kernel's word.
+fn is_gone(device: &Device) -> bool {
+    matches!(rtnetlink::device(device.index), Ok(None))
 }
 
 /// The interfaces of this network namespace.

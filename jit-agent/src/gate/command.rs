@@ -307,6 +307,7 @@ impl<D: Datapath> Gate<D> {
             if looks.due(began).is_some_and(|due| due <= began) {
                 let failed = self.cover_links(clock());
                 looks.looked(began, Instant::now(), failed);
+                tracing::debug!(took = ?began.elapsed(), failed, "looked at the links");
             }
             if Instant::now() >= next_check {
                 self.record_missed(requests.missed.swap(0, Ordering::Relaxed), clock());

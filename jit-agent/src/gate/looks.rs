@@ -9,7 +9,7 @@ use tokio::time::Instant;
 /// time goes into them, however many links come and go.
 const REST: u32 = 3;
 /// But a change is not left alone for longer than this.
-const LONGEST_REST: Duration = Duration::from_millis(500);
+const LONGEST_REST: Duration = Duration::from_millis(250);
 /// When a gate could not be put on a link, which is just going or whose last gate is just being taken
 /// off by the kernel: tried once more after this, then every tick.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -76,12 +76,12 @@ mod tests {
     }
 
     #[test]
-    fn after_the_slowest_look_a_change_waits_half_a_second_at_most() {
+    fn after_the_slowest_look_a_change_waits_a_quarter_of_a_second_at_most() {
         let now = Instant::now();
         let mut looks = Looks::default();
         looks.looked(now, now + 9_000 * MS, false);
         looks.want();
-        assert_eq!(looks.due(now), Some(now + 9_500 * MS));
+        assert_eq!(looks.due(now), Some(now + 9_250 * MS));
     }
 
     #[test]

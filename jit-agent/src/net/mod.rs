@@ -1,6 +1,5 @@
 //! What the kernel tells and does over netlink.
 
-pub mod links;
 pub mod message;
 pub mod sock_diag;
 pub mod watch;

@@ -8,13 +8,13 @@ use std::{io, ops::ControlFlow};
 use rustix::{
     fd::OwnedFd,
     io::Errno,
-    net::{RecvFlags, recv},
+    net::{
+        AddressFamily, RecvFlags, SocketFlags, SocketType, bind, netlink::SocketAddrNetlink, recv,
+        socket_with,
+    },
 };
 
-use crate::net::{
-    links,
-    message::{Content, messages},
-};
+use crate::net::message::{Message, messages};
 
 /// `RTMGRP_LINK` of `linux/rtnetlink.h`: links of this network namespace.
 const GROUP_LINK: u32 = 1;
@@ -32,7 +32,11 @@ pub struct LinkWatch {
 impl LinkWatch {
     /// Begins to listen: what changes from now on is told by [`LinkWatch::run`].
     pub fn open() -> io::Result<Self> {
-        Ok(Self { socket: links::socket(GROUP_LINK)? })
+        let flags = SocketFlags::CLOEXEC;
+        // No protocol: NETLINK_ROUTE.
+        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
+        bind(&socket, &SocketAddrNetlink::new(0, GROUP_LINK))?;
+        Ok(Self { socket })
     }
 
     /// Calls `changed` after each burst of changes. Blocks; returns why it cannot listen any more.
@@ -78,13 +82,26 @@ fn judge(received: Result<Option<&[u8]>, Errno>) -> ControlFlow<Errno, bool> {
 
 /// Whether a datagram may tell of a change.
 pub fn tells_of_links(datagram: &[u8]) -> bool {
-    messages(datagram).any(|message| match message {
-        Ok(message) => match message.content {
-            Content::Changed(_) | Content::Gone(_) | Content::Overrun => true,
-            Content::Done(_) | Content::Other | Content::Refused(_) => false,
-        },
-        Err(_) => true,
-    })
+    let mut tells = false;
+    for message in messages(datagram) {
+        tells |= match message {
+            Ok(Message::Changed(link)) => {
+                tracing::debug!(interface = link.name, index = link.index, "link changed");
+                true
+            }
+            Ok(Message::Gone(link)) => {
+                tracing::debug!(interface = link.name, index = link.index, "link gone");
+                true
+            }
+            Ok(Message::Overrun) => true,
+            Ok(Message::Other) => false,
+            Err(error) => {
+                tracing::debug!("a message about links is not understood: {error}");
+                true
+            }
+        };
+    }
+    tells
 }
 
 #[cfg(test)]

@@ -8,10 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jit_agent::net::{
-    links::{self, NetworkInterface},
-    message::{Content, messages},
-    watch::LinkWatch,
+use jit_agent::{
+    datapath::{attach::devices, rtnetlink::Header},
+    net::{
+        message::{LinkInfo, Message, messages},
+        watch::LinkWatch,
+    },
 };
 use jit_tests::{agent::Site, netns::Namespace};
 use rustix::net::{
@@ -95,7 +97,7 @@ fn hundreds_of_interfaces_are_listed_whole_while_others_come_and_go() {
             let (mut lists, mut longest) = (0, Duration::ZERO);
             while lists < 10 || !churning.is_finished() {
                 let asked = Instant::now();
-                let all = links::interfaces().unwrap();
+                let all = devices().unwrap();
                 longest = longest.max(asked.elapsed());
                 let names: BTreeMap<_, _> =
                     all.iter().map(|interface| (interface.name.as_str(), interface)).collect();
@@ -103,7 +105,10 @@ fn hundreds_of_interfaces_are_listed_whole_while_others_come_and_go() {
                     for end in ["v", "w"] {
                         let name = format!("{end}{number}");
                         let interface = names.get(name.as_str());
-                        assert!(interface.is_some_and(|found| found.ethernet), "{name} is missing");
+                        assert!(
+                            interface.is_some_and(|found| found.header == Header::Ethernet),
+                            "{name} is missing"
+                        );
                     }
                 }
                 assert!(names["lo"].loopback);
@@ -145,8 +150,7 @@ fn a_new_link_is_gated_within_a_second_of_its_message() {
                 site.stranger.name(),
             ]);
             let (at, index) = loop {
-                let (at, NetworkInterface { index, name: new, .. }) =
-                    appeared.recv_timeout(PATIENCE).unwrap();
+                let (at, LinkInfo { index, name: new }) = appeared.recv_timeout(PATIENCE).unwrap();
                 if new == name {
                     break (at, index);
                 }
@@ -180,7 +184,7 @@ fn watch(namespace: &Namespace) -> mpsc::Receiver<()> {
 }
 
 /// Links that appear in this namespace, by a listener beside the agent's.
-fn listen(namespace: &Namespace) -> mpsc::Receiver<(Instant, NetworkInterface)> {
+fn listen(namespace: &Namespace) -> mpsc::Receiver<(Instant, LinkInfo)> {
     const GROUP_LINK: u32 = 1;
     let socket = namespace.run(|| {
         let flags = SocketFlags::CLOEXEC;
@@ -195,8 +199,8 @@ fn listen(namespace: &Namespace) -> mpsc::Receiver<(Instant, NetworkInterface)> 
         while let Ok((_, length)) = recv(&socket, buffer.as_mut_slice(), RecvFlags::empty()) {
             let at = Instant::now();
             for message in messages(&buffer[..length]) {
-                if let Content::Changed(link) = message.unwrap().content
-                    && sender.send((at, link.into())).is_err()
+                if let Message::Changed(link) = message.unwrap()
+                    && sender.send((at, link)).is_err()
                 {
                     return;
                 }

@@ -1,13 +1,14 @@
 //! Interfaces that come, are renamed, move to another network namespace and back, or change while the
 //! agent runs. `status` is not asked on the way: it would make the agent look.
 
-use std::thread;
+use std::{process::Command, thread};
 
 use jit_tests::{
     agent::{STRANGER, Site, TO_STRANGER, carries, opens},
     netns::Namespace,
     sockets,
 };
+use rustix::process::Signal;
 
 use crate::path::{self, Gate, PROMISED, Path, connect, is_pinned, serve, wait_until_gated};
 
@@ -122,6 +123,31 @@ fn an_interface_whose_mtu_changes_stays_gated_and_keeps_its_sessions() {
     site.revoke_all();
     thread::sleep(PROMISED);
     path.assert_closed(&site, "with another MTU");
+}
+
+/// What is listed may be gone before a program is on it.
+#[test]
+fn the_agent_starts_while_interfaces_come_and_go() {
+    let mut site = Site::new();
+    for round in 0..3 {
+        let changes = site.path("changes");
+        let lines: String = (0..1_000)
+            .map(|number| {
+                let name = format!("x{round}n{number}");
+                format!("link add {name} type veth peer name y{number}\nlink delete {name}\n")
+            })
+            .collect();
+        std::fs::write(&changes, lines).unwrap();
+        let batch = ["-n", site.host.name(), "-batch"];
+        let mut changing = Command::new("ip").args(batch).arg(&changes).spawn().unwrap();
+        site.start();
+        let ended = changing.try_wait().unwrap();
+        changing.kill().unwrap();
+        changing.wait().unwrap();
+        assert_eq!(ended, None, "they came and went all the time");
+        site.assert_closed_to_all();
+        site.end(Signal::TERM);
+    }
 }
 
 /// With its addresses, by way of "down": older kernels rename no interface that is up.

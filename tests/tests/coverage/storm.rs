@@ -49,6 +49,7 @@ fn two_hundred_interfaces_that_come_and_go_open_nothing() {
     let (status, code) = site.status();
     assert_eq!((status["state"].as_str(), code), (Some("enforcing"), 0), "{status:#}");
     assert_eq!(status["interfaces"].as_array().unwrap().len(), 2, "{status:#}");
+    assert!(!site.log().contains("is lost"), "what was deleted was not lost\n{}", site.log());
     site.admit(&["198.18.0.0/24", "2001:db8:18::/48"], LONG);
     let granted = storm(&site, 20);
     assert!(granted.opened >= 40, "with a grant each is open: {} opened", granted.opened);

@@ -13,10 +13,10 @@ use jit_common::{Address, GrantEntry, HostKey, PortKey, PortRule, Protocol, Sett
 use jit_proto::v1;
 use jit_tests::{
     agent::{CLIENT, Site, opens},
-    empty,
     frames::{Ipv4, Ipv6, Tcp},
     kernel::{Kernel, all_programs, xdp_programs},
     programs::binary,
+    sys,
 };
 
 const SSH: PortKey = PortKey { protocol: Protocol::Tcp, port: 22 };
@@ -69,7 +69,7 @@ fn packets() {
         // The least of several: what else the machine does only ever adds.
         let (mut gate, mut empty) = (f64::MAX, f64::MAX);
         for _ in 0..5 {
-            empty = empty.min(empty::nanos(&sample, REPEAT));
+            empty = empty.min(sys::empty_nanos(&sample, REPEAT));
             gate = gate.min(kernel.nanos(program, &packet.frame(), REPEAT));
         }
         println!("| {name} | {gate:.0} | {:.1} |", gate / empty);

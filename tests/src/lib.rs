@@ -5,7 +5,6 @@
 
 pub mod agent;
 pub mod disk;
-pub mod empty;
 pub mod frames;
 mod guard_run;
 pub mod kernel;
@@ -15,4 +14,5 @@ pub mod programs;
 pub mod random;
 pub mod raw;
 pub mod sockets;
+pub mod sys;
 pub mod tun;

@@ -23,6 +23,8 @@ use aya_obj::generated::{
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// Most programs at one place of an interface (`BPF_MPROG_MAX` of the kernel).
+/// Its index, in every network namespace.
+const LOOPBACK: u32 = 1;
 const MOST_PROGRAMS: usize = 64;
 
 /// Reads what the kernel programs log.
@@ -84,6 +86,14 @@ pub fn attach(program: impl AsFd, interface: u32, kind: LinkKind) -> io::Result<
     attr.link_create.flags = flags;
     let fd = call(bpf_cmd::BPF_LINK_CREATE, &mut attr)?;
     Ok(own(fd))
+}
+
+/// Whether the kernel attaches XDP programs by links (Linux 5.9, commit aa8d3a716b59). Loopback has no
+/// driver that could run one: with links the kernel says so (EOPNOTSUPP), without it does not know
+/// what it is asked for (EINVAL). Nothing is attached either way.
+pub fn has_xdp_links(program: impl AsFd) -> bool {
+    let asked = attach(program, LOOPBACK, LinkKind::XdpNative);
+    asked.map(drop).map_err(|error| error.raw_os_error()) != Err(Some(libc::EINVAL))
 }
 
 /// The programs at the tcx ingress of an interface, first to last.

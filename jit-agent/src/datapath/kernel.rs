@@ -14,7 +14,7 @@ use crate::{
     datapath::{
         Counters, Coverage, Datapath, DatapathError, Drift, InterfaceState,
         attach::Links,
-        bpf::Logger,
+        bpf::{self, Logger},
         cut::{self, Cut, Sessions},
         guard::{Guard, GuardState},
         maps::Maps,
@@ -76,7 +76,13 @@ impl KernelDatapath {
         let guard = Guard::load(&mut object, pins.clone());
         let mut programs = Programs::new(object);
         // One that it refuses is stepped down from; all of them are another matter.
-        programs.xdp().or_else(|cause| programs.tc().map_err(|_| DatapathError::Load(cause)))?;
+        match programs.xdp() {
+            Ok(program) if !bpf::has_xdp_links(&program.fd) => {
+                return Err(DatapathError::NoXdpLinks);
+            }
+            Ok(_) => {}
+            Err(cause) => drop(programs.tc().map_err(|_| DatapathError::Load(cause))?),
+        }
         let tables = pins.hold_tables(limits)?;
         let links = Links::new(pins.clone());
         let datapath = Self { programs, maps, links, guard, pins, tables, lock };

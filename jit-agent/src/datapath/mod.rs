@@ -252,6 +252,12 @@ pub enum DatapathError {
         .0.display()
     )]
     NoBpffs(PathBuf),
+    /// The kernel attaches XDP programs only so that any tool can take them off.
+    #[error(
+        "this kernel has no XDP links (Linux 5.9 and newer have them): any tool could take the gate \
+         off an interface, so nothing is attached; update the kernel"
+    )]
+    NoXdpLinks,
     /// A pin that is not ours.
     #[error("pinned table {}: {what}; `jit-agent detach` removes what an earlier version left", path.display())]
     Pin {

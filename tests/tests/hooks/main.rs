@@ -8,4 +8,5 @@
 
 mod drift;
 mod foreign;
+mod kernels;
 mod rungs;

@@ -11,6 +11,8 @@ use jit_tests::{
 use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::kernels::best_tc;
+
 const LONG: Duration = Duration::from_secs(600);
 
 /// The state of an interface, as `status --json` tells it.
@@ -43,7 +45,7 @@ pub(crate) fn classifiers(namespace: &Namespace, interface: &str) -> String {
 
 /// Over both families: closed, open with a grant, closed again; also with the agent killed, after a
 /// restart, and after `detach` as if there had been no gate.
-fn holds_by(hook: &str, reported: &str) {
+pub(crate) fn holds_by(hook: &str, reported: &str) {
     let mut site = Site::new();
     site.configure_gate("[\"*\"]", hook);
     let config = std::fs::read_to_string(site.config()).unwrap();
@@ -140,8 +142,8 @@ fn a_tun_device_is_gated_by(hook: &str, reported: &str) {
 
 #[test]
 fn a_device_without_an_ethernet_header_is_gated_by_tc() {
-    a_tun_device_is_gated_by("auto", "tcx");
-    a_tun_device_is_gated_by("native", "tcx");
+    a_tun_device_is_gated_by("auto", best_tc());
+    a_tun_device_is_gated_by("native", best_tc());
     a_tun_device_is_gated_by("clsact", "clsact");
 }
 

@@ -15,6 +15,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use self::{
+    checks::Step,
     kernels::{CHOICES, Choice, Kernel},
     progress::Progress,
     report::Machine,
@@ -53,6 +54,22 @@ pub(crate) struct Options {
     only: Vec<String>,
 }
 
+/// What is run in each machine.
+struct Steps {
+    /// These alone; none: all.
+    only: Vec<String>,
+    /// Those of the reduced run.
+    reduced: bool,
+}
+
+impl Steps {
+    fn of(&self, version: &str) -> Vec<Step> {
+        let mut steps = checks::steps(version, self.reduced && self.only.is_empty());
+        steps.retain(|step| self.only.is_empty() || self.only.iter().any(|name| name == step.name));
+        steps
+    }
+}
+
 /// Builds, fetches the kernels, boots them, tells.
 pub(crate) fn run(options: Options) -> Result<()> {
     let Options { kernel, quick, only } = options;
@@ -64,7 +81,7 @@ pub(crate) fn run(options: Options) -> Result<()> {
         }
     });
     setup::ensure(setup::Purpose::VirtualMachines)?;
-    let machines = matrix(chosen, &only, &test::build()?)?;
+    let machines = matrix(chosen, &Steps { only, reduced: quick }, &test::build()?)?;
     let failed = machines.iter().filter(|machine| !machine.wrong().is_empty()).count();
     if failed > 0 {
         bail!("{failed} of {} kernels: not everything is as it should be", machines.len());
@@ -76,7 +93,8 @@ pub(crate) fn run(options: Options) -> Result<()> {
 /// the machines came to, and all that is wrong.
 pub(crate) fn reduced(programs: &[TestProgram]) -> Result<(Tally, Vec<String>)> {
     setup::ensure(setup::Purpose::VirtualMachines)?;
-    let machines = matrix(CHOICES.into_iter().filter(|choice| choice.quick), &[], programs)?;
+    let quick = CHOICES.into_iter().filter(|choice| choice.quick);
+    let machines = matrix(quick, &Steps { only: Vec::new(), reduced: true }, programs)?;
     let mut total = Tally::default();
     let mut wrong = Vec::new();
     for machine in &machines {
@@ -88,7 +106,7 @@ pub(crate) fn reduced(programs: &[TestProgram]) -> Result<(Tally, Vec<String>)> 
 
 fn matrix(
     chosen: impl Iterator<Item = Choice>,
-    only: &[String],
+    steps: &Steps,
     programs: &[TestProgram],
 ) -> Result<Vec<Machine>> {
     let scratch = shell::target().join("vm-test");
@@ -99,7 +117,7 @@ fn matrix(
         .map(|choice: Choice| kernels::provide(choice, &archives, &scratch))
         .collect::<Result<Vec<_>>>()?;
     let base = image::base(&inside(programs), &scratch)?;
-    let machines = boot_all(&kernels, only, &base, &scratch)?;
+    let machines = boot_all(&kernels, steps, &base, &scratch)?;
     let result = scratch.join("result.json");
     let text = serde_json::to_string_pretty(&report::json(&machines)).context("writing JSON")?;
     fs::write(&result, text + "\n").context("writing the result")?;
@@ -111,7 +129,7 @@ fn matrix(
 /// Boots each kernel, as many at a time as there are processors, and shows how they get on.
 fn boot_all(
     kernels: &[Kernel],
-    only: &[String],
+    steps: &Steps,
     base: &Path,
     scratch: &Path,
 ) -> Result<Vec<Machine>> {
@@ -125,7 +143,7 @@ fn boot_all(
                 scope.spawn(|| {
                     let mut done = Vec::new();
                     while let Some(kernel) = next() {
-                        done.push(boot(kernel, only, base, scratch, &progress)?);
+                        done.push(boot(kernel, steps, base, scratch, &progress)?);
                     }
                     Ok(done)
                 })
@@ -145,7 +163,7 @@ fn boot_all(
 
 fn boot(
     kernel: &Kernel,
-    only: &[String],
+    steps: &Steps,
     base: &Path,
     scratch: &Path,
     progress: &Progress,
@@ -153,8 +171,7 @@ fn boot(
     let Kernel { label, version, image, .. } = kernel;
     let directory = scratch.join("machines").join(label);
     fs::create_dir_all(&directory).context("making a directory for a machine")?;
-    let mut steps = checks::steps(version);
-    steps.retain(|step| only.is_empty() || only.iter().any(|name| name == step.name));
+    let steps = steps.of(version);
     let initramfs = image::complete(base, kernel, &steps, &directory)?;
     let bar = progress.machine(label);
     let mut told_of = 0;
@@ -194,7 +211,7 @@ fn inside(programs: &[TestProgram]) -> Vec<(PathBuf, String)> {
         .filter_map(|program| {
             let directory = program.source.parent()?.file_name()?;
             let name = directory.to_str()?.to_owned();
-            let runs = ["kernel", "lifecycle"].contains(&name.as_str());
+            let runs = ["guard", "hooks", "kernel", "lifecycle"].contains(&name.as_str());
             runs.then(|| (program.executable.clone(), name))
         });
     let product = ["jit-agent", "jitctl"]

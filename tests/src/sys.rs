@@ -1,0 +1,95 @@
+//! The only unsafe code of the harness: bpf(2) for an XDP program of two instructions, `return
+//! XDP_PASS`, which no library loads; and a kernel that lacks links, by seccomp(2).
+
+use std::{
+    io, mem,
+    os::{
+        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+        unix::process::CommandExt as _,
+    },
+    process::Command,
+};
+
+use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_prog_type};
+
+/// `r0 = XDP_PASS; exit` (RFC 9669 sections 4.1 and 4.3).
+const INSTRUCTIONS: [u64; 2] = [0x0000_0002_0000_00b7, 0x0000_0000_0000_0095];
+
+/// Nanoseconds a run of the two instructions takes over a frame, the mean of so many.
+pub fn empty_nanos(frame: &[u8], repeat: u32) -> f64 {
+    let program = load();
+    let mut attr = zeroed();
+    // SAFETY: this member is the one that BPF_PROG_TEST_RUN reads and writes.
+    let test = unsafe { &mut attr.test };
+    test.prog_fd = u32::try_from(program.as_raw_fd()).expect("a descriptor");
+    test.data_in = frame.as_ptr() as u64;
+    test.data_size_in = u32::try_from(frame.len()).expect("a short frame");
+    test.repeat = repeat;
+    call(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr);
+    // SAFETY: as above.
+    f64::from(unsafe { attr.test.duration })
+}
+
+/// Starts the command on a kernel that answers `BPF_LINK_CREATE` as those without links do: EINVAL.
+/// All else is as it is. The filter is cBPF (Linux, Documentation/userspace-api/seccomp_filter.rst).
+pub fn without_links(command: &mut Command) {
+    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    let step = |code, unequal, k| libc::sock_filter { code, jt: 0, jf: unequal, k };
+    let number = u32::try_from(libc::SYS_bpf).expect("the number of a system call");
+    let refusal = u32::try_from(libc::EINVAL).expect("an error's number");
+    let mut filter = [
+        // The number of the system call, then the lower half of its first argument.
+        step(LOAD, 0, 0),
+        step(EQUAL, 3, number),
+        step(LOAD, 0, 16),
+        step(EQUAL, 1, bpf_cmd::BPF_LINK_CREATE as u32),
+        step(RETURN, 0, libc::SECCOMP_RET_ERRNO | refusal),
+        step(RETURN, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let install = move || {
+        let program = libc::sock_fprog {
+            len: u16::try_from(filter.len()).unwrap_or_default(),
+            filter: filter.as_mut_ptr(),
+        };
+        // SAFETY: prctl(2) reads its arguments and `program`, which lives until it returns.
+        let results = unsafe {
+            [
+                libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
+                libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program),
+            ]
+        };
+        if results == [0, 0] { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
+    // SAFETY: between fork and exec it makes two system calls, and allocates nothing.
+    unsafe { command.pre_exec(install) };
+}
+
+fn load() -> OwnedFd {
+    let mut attr = zeroed();
+    // SAFETY: this member is the one that BPF_PROG_LOAD reads.
+    let load = unsafe { &mut attr.__bindgen_anon_3 };
+    load.prog_type = bpf_prog_type::BPF_PROG_TYPE_XDP as u32;
+    load.insns = INSTRUCTIONS.as_ptr() as u64;
+    load.insn_cnt = 2;
+    load.license = c"GPL".as_ptr() as u64;
+    let fd = call(bpf_cmd::BPF_PROG_LOAD, &mut attr);
+    // SAFETY: the kernel has just returned this descriptor, and nobody else has it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+fn zeroed() -> bpf_attr {
+    // SAFETY: a union of integers; all zero is valid.
+    unsafe { mem::zeroed() }
+}
+
+fn call(command: bpf_cmd, attr: &mut bpf_attr) -> i32 {
+    // SAFETY: `attr` is a whole `bpf_attr`; the pointers in it are of values that live longer.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, command as libc::c_long, &raw mut *attr, size_of::<bpf_attr>())
+    };
+    let result = i32::try_from(result).expect("a descriptor or an error");
+    assert!(result >= 0, "bpf: {}", io::Error::last_os_error());
+    result
+}

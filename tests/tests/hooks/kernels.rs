@@ -1,0 +1,88 @@
+//! What a kernel lacks: the next best hook holds and what is missing is told by its name, by `status`
+//! and in the audit; without XDP links nothing is attached. In the virtual machines of `cargo xtask
+//! vm-test` this runs on kernels that do lack it.
+
+use std::time::Duration;
+
+use jit_tests::{
+    agent::{CLIENT, Site},
+    lacks::{FRAGS, INGRESS_IFINDEX, TCX, kernel_lacks},
+    sys,
+};
+
+use crate::rungs::{events, holds_by, interface};
+
+const LONG: Duration = Duration::from_secs(600);
+const NO_TCX: &str = "TC (tcx): this kernel has none (Linux 6.6)";
+
+/// What `tc` means on this kernel.
+pub(crate) fn best_tc() -> &'static str {
+    if kernel_lacks(TCX) { "clsact" } else { "tcx" }
+}
+
+#[test]
+fn the_best_tc_hook_of_the_kernel_holds_and_a_missing_one_is_named() {
+    holds_by("tc", best_tc());
+    let mut site = Site::new();
+    site.configure_gate("[\"*\"]", "tc");
+    site.start();
+    let lacks = kernel_lacks(TCX);
+    let state = interface(&site, "s0");
+    assert_eq!(state["note"].as_str().unwrap().contains(NO_TCX), lacks, "{state:#}");
+    let text = String::from_utf8(site.run(&["status"]).stdout).unwrap();
+    assert_eq!(text.contains(NO_TCX), lacks, "{text}");
+    let told = events(&site, "A005");
+    assert_eq!(told.len(), if lacks { 2 } else { 0 }, "{told:?}");
+    assert!(told.iter().all(|event| event.contains(NO_TCX)), "{told:?}");
+    assert_eq!(site.status().1, 0, "the next best is no failure");
+}
+
+/// Above one page frames come in fragments, which XDP takes from Linux 5.18 on.
+#[test]
+fn frames_of_nine_thousand_bytes_are_gated_by_the_best_hook_that_takes_them() {
+    let mut site = Site::new();
+    site.host.ip(&["link", "set", "c0", "mtu", "9000"]);
+    site.client.ip(&["link", "set", "p0", "mtu", "9000"]);
+    let config = site.base("[\"*\"]", "auto");
+    site.write_config(&config.replace("[gate]", "[gate]\nsocket_guard = false"));
+    assert!(site.client_opens(0, 22) && site.client_opens(1, 22), "open without a gate");
+    site.start();
+    let lacks = kernel_lacks(FRAGS);
+    let state = interface(&site, "c0");
+    assert_eq!(state["hook"], if lacks { best_tc() } else { "xdp_native" }, "{state:#}");
+    let note = state["note"].as_str().unwrap();
+    assert_eq!(note.contains("native XDP refused at MTU 9000"), lacks, "{state:#}");
+    assert_eq!(note.is_empty(), !lacks, "{state:#}");
+    assert_eq!(interface(&site, "s0")["hook"], "xdp_native", "the other one is as it was");
+    site.assert_closed_to_all();
+    site.admit(&CLIENT, LONG);
+    site.assert_open_to_the_client_alone();
+}
+
+#[test]
+fn a_guard_that_tells_loopback_by_its_addresses_says_so() {
+    let mut site = Site::new();
+    site.configure_gate("[\"c0\"]", "auto");
+    site.start();
+    let guard = site.status().0["socket_guard"].clone();
+    assert_eq!(guard["attached"], true, "{guard:#}");
+    let note = guard["note"].as_str().unwrap();
+    assert_eq!(note.contains("before 5.17"), kernel_lacks(INGRESS_IFINDEX), "{guard:#}");
+    assert!(!site.stranger_opens(0, 22) && !site.stranger_opens(1, 22));
+}
+
+#[test]
+fn a_kernel_without_xdp_links_is_refused_in_a_clear_sentence_and_nothing_is_attached() {
+    let site = Site::new();
+    let mut command = site.command(&["run"]);
+    sys::without_links(&mut command);
+    let output = site.host.run(|| command.output().unwrap());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(69), "{said}");
+    assert!(
+        said.contains("this kernel has no XDP links (Linux 5.9 and newer have them)"),
+        "{said}"
+    );
+    assert!(said.contains("nothing is attached; update the kernel"), "{said}");
+    assert!(site.client_opens(0, 22) && site.stranger_opens(1, 22), "and nothing is");
+}

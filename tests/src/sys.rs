@@ -33,9 +33,10 @@ pub fn empty_nanos(frame: &[u8], repeat: u32) -> f64 {
 /// Starts the command on a kernel that answers `BPF_LINK_CREATE` as those without links do: EINVAL.
 /// All else is as it is. The filter is cBPF (Linux, Documentation/userspace-api/seccomp_filter.rst).
 pub fn without_links(command: &mut Command) {
-    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-    const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    // BPF_LD | BPF_W | BPF_ABS, BPF_JMP | BPF_JEQ | BPF_K, BPF_RET | BPF_K.
+    const LOAD: u16 = 0x20;
+    const EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
     let step = |code, unequal, k| libc::sock_filter { code, jt: 0, jf: unequal, k };
     let number = u32::try_from(libc::SYS_bpf).expect("the number of a system call");
     let refusal = u32::try_from(libc::EINVAL).expect("an error's number");

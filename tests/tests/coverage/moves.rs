@@ -46,6 +46,29 @@ fn an_interface_that_appears_is_gated_within_a_second_without_the_guard() {
 }
 
 #[test]
+fn an_interface_that_appears_with_the_agent_dead_is_closed_and_gated_at_its_start() {
+    let mut site = Site::new();
+    connect(&site, "n0", "p9", &PATH);
+    PATH.assert_open(&site, "without an agent");
+    site.host.ip(&["link", "delete", "n0"]);
+    site.start();
+    site.admit(&PATH.from, path::LONG);
+    site.end(Signal::KILL);
+    connect(&site, "n0", "p9", &PATH);
+    PATH.assert_open(&site, "with a grant from before, by the guard alone");
+    site.start();
+    wait_until_gated(&site, "n0");
+    assert_eq!(site.revoke_all(), 1);
+    site.end(Signal::KILL);
+    PATH.assert_closed(&site, "with the agent dead");
+    site.host.ip(&["link", "delete", "n0"]);
+    connect(&site, "n0", "p9", &PATH);
+    PATH.assert_closed(&site, "by the guard alone");
+    site.start();
+    PATH.assert_gated(&site, "after the next start");
+}
+
+#[test]
 fn an_interface_that_is_renamed_is_gated_by_its_new_name() {
     let mut site = Site::new();
     connect(&site, "n0", "p9", &PATH);

@@ -25,8 +25,13 @@ fn main() -> Result<()> {
     if skipped {
         println!("cargo::rustc-cfg=jit_agent_no_object");
     }
-    let package =
-        Package { name: "jit-agent-ebpf", root_dir: "../jit-agent-ebpf", ..Package::default() };
+    let next_abi = env::var_os("CARGO_FEATURE_NEXT_ABI").map(|_| "next-abi");
+    let package = Package {
+        name: "jit-agent-ebpf",
+        root_dir: "../jit-agent-ebpf",
+        features: next_abi.as_slice(),
+        ..Package::default()
+    };
     // What the inner cargo says reaches the user as warnings: let it be only those.
     // SAFETY: the build script has one thread.
     unsafe { env::set_var("CARGO_TERM_QUIET", "true") };

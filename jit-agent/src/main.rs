@@ -90,7 +90,7 @@ enum Command {
 }
 
 #[tokio::main(worker_threads = 2)]
-async fn main() -> ExitCode {
+pub(crate) async fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {

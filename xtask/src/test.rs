@@ -66,6 +66,9 @@ pub(crate) fn run(options: Options) -> Result<()> {
 
     heading("build");
     let programs = build()?;
+    if !no_root {
+        build_next()?;
+    }
     let (root_only, plain): (Vec<_>, Vec<_>) =
         programs.iter().partition(|program| program.package == ROOT_PACKAGE);
 
@@ -156,6 +159,22 @@ fn lint_host(clippy: &mut Command) -> Result<()> {
         bail!("the kernel programs were built with warnings");
     }
     Ok(())
+}
+
+/// Builds the agent with the next version of the tables' layouts, beside the other programs.
+fn build_next() -> Result<()> {
+    // With the tests' package, so that dependencies have the features that they have for it.
+    shell::visible(&mut shell::cargo([
+        "build",
+        "--package",
+        "jit-agent",
+        "--package",
+        ROOT_PACKAGE,
+        "--bin",
+        "jit-agent-next",
+        "--features",
+        "jit-agent/next-abi",
+    ]))
 }
 
 /// Builds all programs and all test programs, and lists the latter.

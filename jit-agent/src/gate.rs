@@ -214,6 +214,7 @@ impl<D: Datapath> Gate<D> {
         self.guard = self.datapath.guard(self.config.gate.socket_guard);
         self.tell_links(now);
         self.tell_guard(now);
+        self.retire();
         // What was to be cut while no agent was running is cut now.
         self.ending.anywhere();
         self.end_sessions(now);
@@ -446,6 +447,7 @@ impl<D: Datapath> Gate<D> {
         self.guard = self.datapath.guard(self.config.gate.socket_guard);
         self.tell_guard(now);
         self.keep_tables(now);
+        self.retire();
         self.recorder.audit.check(now);
         let _new_gaps = self.cover_links(now);
     }
@@ -709,6 +711,17 @@ impl<D: Datapath> Gate<D> {
             self.offset = offset;
         }
         moved
+    }
+
+    /// What another version of the agent left has done its part.
+    fn retire(&mut self) {
+        let error = self.datapath.retire().err().map(|error| error.to_string());
+        if let Some(text) = &error
+            && self.alarms.pins != error
+        {
+            tracing::error!("cannot remove the pins of another version: {text}");
+        }
+        self.alarms.pins = error;
     }
 
     fn coverage(&self) -> Coverage {

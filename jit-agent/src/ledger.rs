@@ -296,6 +296,11 @@ impl Ledger {
         let fresh = now.deadline(grant.not_after());
         let deadline = life.deadline.map_or(fresh, |stored| stored.min(fresh));
         if deadline <= now.boot {
+            // Its sessions may be there still, and these tables may not know of it.
+            let over = Record { grant: Arc::new(grant), stage: Stage::Expired, hits: life.hits };
+            if life.deadline.is_some() && over.cuts() {
+                self.linger_over(&over, deadline, now, touched);
+            }
             return Ok(None);
         }
         let id = grant.id();
@@ -801,9 +806,18 @@ impl Ledger {
     /// What a grant that ended says about the sessions that it let in: cut, they stay so; else
     /// whatever was said before about the same places is over.
     fn linger(&mut self, record: &Record, end: BootNanos, now: Now, touched: &mut Vec<EntryKey>) {
-        if record.stage.deadline().is_none() {
-            return;
+        if record.stage.deadline().is_some() {
+            self.linger_over(record, end, now, touched);
         }
+    }
+
+    fn linger_over(
+        &mut self,
+        record: &Record,
+        end: BootNanos,
+        now: Now,
+        touched: &mut Vec<EntryKey>,
+    ) {
         for key in record.keys() {
             if record.cuts() {
                 if self.claims.fits([key], []).is_ok() {

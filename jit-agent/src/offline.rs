@@ -2,12 +2,15 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use jit_common::Slot;
+use jit_common::{ABI_VERSION, Slot};
 use jit_proto::v1;
 
 use crate::{
     clock::Now,
-    datapath::{DatapathError, view::View},
+    datapath::{
+        DatapathError,
+        view::{Foreign, View},
+    },
     gate::report::{drops, guard as guard_message, interface, one_port},
     reconcile::{Claim, EntryKey},
 };
@@ -21,6 +24,9 @@ pub fn status(pins: &Path, agent: &str, now: Now) -> Result<v1::StatusResponse, 
         ..v1::StatusResponse::default()
     };
     let Some(view) = View::read(pins)? else {
+        if let Some(foreign) = Foreign::read(pins)? {
+            return Ok(of_another_version(foreign, agent, status));
+        }
         status.state = "not_enforcing".into();
         status.problems = vec![format!(
             "{agent} and nothing is pinned: every port is open; start it with `systemctl start \
@@ -63,6 +69,24 @@ pub fn status(pins: &Path, agent: &str, now: Now) -> Result<v1::StatusResponse, 
     status.grants = live_entries(&entries, &slots, now);
     status.drops = Some(drops(&counters));
     Ok(status)
+}
+
+/// Another version's gate: where it is can be told, not what its tables say.
+fn of_another_version(
+    foreign: Foreign,
+    agent: &str,
+    mut status: v1::StatusResponse,
+) -> v1::StatusResponse {
+    let Foreign { version, interfaces, guard } = foreign;
+    let attached = guard.attached || interfaces.iter().any(|interface| interface.hook.is_some());
+    status.state = if attached { "degraded" } else { "not_enforcing" }.into();
+    status.problems.push(format!(
+        "{agent}: another version of it (layouts {version}, here {ABI_VERSION}) pinned the gate, and \
+         what its tables hold this one cannot read; `systemctl start jit-agent` takes it over"
+    ));
+    status.interfaces = interfaces.iter().map(|state| interface(state, &guard)).collect();
+    status.guard = Some(guard_message(&guard));
+    status
 }
 
 /// What is open now; who asked and why is in the database, which only the agent reads.

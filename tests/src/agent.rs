@@ -63,6 +63,7 @@ pub struct Site {
     directory: TempDir,
     pins: PathBuf,
     agent: Option<Child>,
+    program: PathBuf,
     key: SigningKey,
 }
 
@@ -99,7 +100,8 @@ impl Site {
             .to_public_key_pem(ed25519_dalek::pkcs8::spki::der::pem::LineEnding::LF)
             .expect("a public key in PEM");
         fs::write(directory.path().join("signer.pem"), pem).expect("write the signer's key");
-        let site = Self { host, client, stranger, directory, pins, agent: None, key };
+        let program = binary("jit-agent");
+        let site = Self { host, client, stranger, directory, pins, agent: None, program, key };
         site.configure("");
         site.serve(22);
         site
@@ -156,6 +158,11 @@ pins = "{}"
         self.directory.path().join(name)
     }
 
+    /// From now on this is the agent: another build of it.
+    pub fn use_program(&mut self, program: PathBuf) {
+        self.program = program;
+    }
+
     /// The pin directory.
     pub fn pins(&self) -> &Path {
         &self.pins
@@ -208,7 +215,7 @@ pins = "{}"
 
     /// A command line of the agent.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(binary("jit-agent"));
+        let mut command = Command::new(&self.program);
         command.args(arguments).arg("--config").arg(self.config()).env("NO_COLOR", "1");
         command
     }

@@ -317,7 +317,10 @@ impl Links {
         attachment.program = Some(program.id);
         if !exists(&attachment.pin) {
             repin(&self.pins, hook, attachment, &program).map_err(&failed)?;
-            kept = Kept::Repaired;
+            // One that has just been adopted had its pin elsewhere.
+            if !matches!(kept, Kept::Adopted) {
+                kept = Kept::Repaired;
+            }
         }
         Ok(kept)
     }
@@ -368,9 +371,14 @@ impl Links {
     /// Opens what earlier runs left. Classifiers are looked for on every interface: they stay
     /// without their pins.
     fn adopt(&mut self, devices: &[Device]) -> Result<(), DatapathError> {
-        for pin in self.pins.all_links()? {
+        let mut pins = self.pins.all_links()?;
+        // What another version of the agent left, too; its pins go when all is in force.
+        for other in self.pins.others()? {
+            pins.extend(other.all_links()?);
+        }
+        for pin in pins {
             let Some((hook, index)) = Pins::parse_link(&pin) else { continue };
-            if hook.link().is_none() {
+            if hook.link().is_none() || self.held.contains_key(&(index, hook)) {
                 continue;
             }
             match bpf::open_pin(&pin) {

@@ -62,6 +62,15 @@ pub struct TcxProgram {
     pub link: u32,
 }
 
+/// What the kernel says of a link of any kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AnyLinkInfo {
+    /// The kernel's id of it.
+    pub id: u32,
+    /// It is on something.
+    pub attached: bool,
+}
+
 /// What the kernel says of a link of a socket guard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuardInfo {
@@ -198,7 +207,35 @@ pub fn guard_info(link: impl AsFd) -> io::Result<GuardInfo> {
     Ok(GuardInfo { namespace: netns.netns_ino.into(), program: info.prog_id })
 }
 
+/// Reads back which link it is and whether it is attached to anything; of the kinds that the agent
+/// makes.
+pub fn any_link_info(link: impl AsFd) -> io::Result<AnyLinkInfo> {
+    let info = any_info(link)?;
+    let is = |kind: bpf_link_type| info.type_ == kind as u32;
+    // SAFETY: the kernel fills the member of the type that is looked at.
+    let place = unsafe {
+        if is(bpf_link_type::BPF_LINK_TYPE_XDP) {
+            info.__bindgen_anon_1.xdp.ifindex
+        } else if is(bpf_link_type::BPF_LINK_TYPE_TCX) {
+            info.__bindgen_anon_1.tcx.ifindex
+        } else if is(bpf_link_type::BPF_LINK_TYPE_NETNS) {
+            info.__bindgen_anon_1.netns.netns_ino
+        } else {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "not a link of the agent's"));
+        }
+    };
+    Ok(AnyLinkInfo { id: info.id, attached: place != 0 })
+}
+
 fn info_of(link: impl AsFd, kind: bpf_link_type, otherwise: &str) -> io::Result<bpf_link_info> {
+    let info = any_info(link)?;
+    if info.type_ != kind as u32 {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, otherwise));
+    }
+    Ok(info)
+}
+
+fn any_info(link: impl AsFd) -> io::Result<bpf_link_info> {
     // SAFETY: `bpf_link_info` is made of integers; all zero is valid.
     let mut info: bpf_link_info = unsafe { mem::zeroed() };
     let mut attr = zeroed();
@@ -206,9 +243,6 @@ fn info_of(link: impl AsFd, kind: bpf_link_type, otherwise: &str) -> io::Result<
     attr.info.info_len = u32::try_from(size_of::<bpf_link_info>()).unwrap_or(u32::MAX);
     attr.info.info = (&raw mut info) as u64;
     call(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
-    if info.type_ != kind as u32 {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, otherwise));
-    }
     Ok(info)
 }
 

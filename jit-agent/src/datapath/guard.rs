@@ -117,6 +117,17 @@ impl Guard {
         if self.link.is_none() {
             self.link = open(&pin)?;
         }
+        let mut moved = false;
+        if self.link.is_none() {
+            // Another version's, whose pin goes when all is in force.
+            for other in self.pins.others().map_err(|error| error.to_string())? {
+                if let Some(link) = open(&other.guard())? {
+                    self.link = Some(link);
+                    moved = true;
+                    break;
+                }
+            }
+        }
         if let Some(link) = &self.link {
             let info = bpf::guard_info(link);
             match info {
@@ -133,7 +144,7 @@ impl Guard {
                     }
                     if fs::symlink_metadata(&pin).is_err() {
                         pinned(&self.pins, link)?;
-                        change = Some(LinkChange::Restored);
+                        change = change.filter(|_| moved).or(Some(LinkChange::Restored));
                     }
                     return Ok(change);
                 }
@@ -152,14 +163,17 @@ impl Guard {
     }
 
     fn detach(&mut self) -> Result<(), String> {
-        let pin = self.pins.guard();
-        let Some(link) = self.link.take().map_or_else(|| open(&pin), |link| Ok(Some(link)))? else {
-            return Ok(());
-        };
-        bpf::detach_link(link).map_err(|error| format!("cannot take it off: {error}"))?;
-        tracing::warn!("socket guard removed: [gate] socket_guard is off");
+        let others = self.pins.others().map_err(|error| error.to_string())?;
+        let pins = others.iter().map(Pins::guard).chain([self.pins.guard()]);
+        let mut held = self.link.take();
+        for pin in pins {
+            let Some(link) = open(&pin)? else { continue };
+            held = None;
+            take_off(link)?;
+            remove(&pin)?;
+        }
         self.kept = false;
-        remove(&pin)
+        held.map_or(Ok(()), take_off)
     }
 }
 
@@ -218,6 +232,12 @@ fn open(pin: &Path) -> Result<Option<OwnedFd>, String> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(failed("open", &pin.display().to_string(), &error)),
     }
+}
+
+fn take_off(link: OwnedFd) -> Result<(), String> {
+    bpf::detach_link(link).map_err(|error| format!("cannot take it off: {error}"))?;
+    tracing::warn!("socket guard removed: [gate] socket_guard is off");
+    Ok(())
 }
 
 fn pinned(pins: &Pins, link: &OwnedFd) -> Result<(), String> {

@@ -58,9 +58,8 @@ impl KernelDatapath {
         debug: bool,
     ) -> Result<(Self, KernelEvents), DatapathError> {
         let pins = Pins::new(&pins);
+        let lock = pins.lock()?;
         pins.prepare()?;
-        let lock = sys::lock_directory(pins.root())?
-            .ok_or_else(|| DatapathError::Locked(pins.root().to_owned()))?;
         pins.check(limits)?;
         let mut object = load_object(&pins, limits, debug)?;
         let take = |object: &mut Ebpf, name| {
@@ -149,6 +148,10 @@ impl Datapath for KernelDatapath {
 
     fn guard(&mut self, want: bool) -> GuardState {
         self.guard.keep(want, self.programs.object())
+    }
+
+    fn retire(&mut self) -> Result<(), DatapathError> {
+        self.pins.retire()
     }
 
     fn cut(&mut self, among: &Sessions, now: BootNanos) -> Cut {

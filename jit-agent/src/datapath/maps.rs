@@ -238,7 +238,12 @@ impl Maps {
     /// number. Those of the grant before are forgotten.
     pub fn open_slot(&mut self, slot: u32, limit: u32) -> Result<(), DatapathError> {
         let old = self.slots.get(&slot, 0).map_err(failed("read", map::SLOTS))?;
-        let generation = old.generation.wrapping_add(1);
+        let generation = match old.generation {
+            // Of no earlier grant: a number that the slots of other tables do not have by chance, in
+            // case the disk remembers those.
+            0 => fresh_generation()?,
+            generation => generation.wrapping_add(1),
+        };
         let counted = Slot { hits: 0, limit, generation };
         self.slots.set(slot, counted, 0).map_err(failed("write to", map::SLOTS))?;
         for number in 0..old.limit.min(MAX_CONNECTIONS) {
@@ -330,6 +335,14 @@ fn prefix_entry(
         PortKey { protocol: Protocol::from_number(protocol)?, port: u16::from_be_bytes(port) };
     let source = SourcePrefix::new(address, u8::try_from(length?).ok()?).ok()?;
     Some(EntryKey { port, source })
+}
+
+/// Any number but zero.
+fn fresh_generation() -> Result<u32, DatapathError> {
+    let mut bytes = [0; 4];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(|error| DatapathError::Sys { verb: "read random bytes", error: error.into() })?;
+    Ok(u32::from_ne_bytes(bytes).max(1))
 }
 
 /// What is not there is no error.

@@ -338,6 +338,10 @@ impl Datapath for MemoryDatapath {
         GuardState { wanted: want, attached: want, ..GuardState::default() }
     }
 
+    fn retire(&mut self) -> Result<(), DatapathError> {
+        Ok(())
+    }
+
     fn cut(&mut self, among: &Sessions, now: BootNanos) -> Cut {
         let tables = self.tables();
         let mut inner = self.lock();

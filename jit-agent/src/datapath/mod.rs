@@ -57,6 +57,8 @@ pub trait Datapath: Send {
     fn keep_tables(&mut self) -> Result<Vec<&'static str>, DatapathError>;
     /// Brings the socket guard into force, or takes it off, and tells what is there.
     fn guard(&mut self, want: bool) -> GuardState;
+    /// Removes what another version of the agent pinned, where ours is in force in its place.
+    fn retire(&mut self) -> Result<(), DatapathError>;
     /// Ends the sessions among these that are over, so that both ends hear it.
     fn cut(&mut self, among: &Sessions, now: BootNanos) -> Cut;
 }

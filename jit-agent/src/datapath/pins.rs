@@ -1,7 +1,10 @@
 //! Where things are pinned, and whether what is pinned there is ours.
 //!
 //! aya opens a pinned map without comparing it with the declaration, so that is done here, before
-//! anything is touched. The version of the layouts is part of the path.
+//! anything is touched. The version of the layouts is part of the path: an agent that finds another
+//! version's pins, an older or a newer one's, puts its own programs on those links once its own tables
+//! are filled, and then removes the other's pins. Wherever that is broken off, every link runs a
+//! program whose tables hold.
 
 use std::{
     collections::BTreeSet,
@@ -23,7 +26,7 @@ use crate::{
         DatapathError, Hook, bpf,
         rtnetlink::{self, Classifier},
     },
-    sys,
+    sys::{self, DirectoryLock},
 };
 
 const NO_PREALLOC: u32 = 1;
@@ -34,10 +37,11 @@ const EVENT_BYTES: u32 = 256 * 1024;
 /// Connections of all grants with a limit together; one that finds no room is denied.
 const CONNECTIONS: u32 = 65_536;
 
-/// Paths below the pin directory.
+/// Paths below the pin directory, of one version of the layouts.
 #[derive(Clone, Debug)]
 pub struct Pins {
     root: PathBuf,
+    version: u32,
 }
 
 /// Layout of one pinned table.
@@ -65,7 +69,22 @@ pub struct Removed {
 impl Pins {
     /// Pins below this directory.
     pub fn new(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+        Self { root: root.to_owned(), version: ABI_VERSION }
+    }
+
+    /// Those of other versions that are there, the newest first.
+    pub fn others(&self) -> Result<Vec<Self>, DatapathError> {
+        let number = |path: &PathBuf| path.file_name()?.to_str()?.strip_prefix('v')?.parse().ok();
+        let mut versions: Vec<u32> = list(&self.root)?.iter().filter_map(number).collect();
+        versions.retain(|version| *version != self.version);
+        versions.sort_unstable_by(|one, other| other.cmp(one));
+        let root = &self.root;
+        Ok(versions.into_iter().map(|version| Self { root: root.clone(), version }).collect())
+    }
+
+    /// The version of the layouts.
+    pub const fn layout_version(&self) -> u32 {
+        self.version
     }
 
     /// The directory itself.
@@ -119,12 +138,18 @@ impl Pins {
         self.version().exists()
     }
 
+    /// Takes the pins of all versions for this process. Nothing is below the directory that was not
+    /// there before.
+    pub fn lock(&self) -> Result<DirectoryLock, DatapathError> {
+        self.check_place()?;
+        sys::private_directory(&self.root, 0o700)?;
+        let lock = sys::lock_directory(&self.root)?;
+        lock.ok_or_else(|| DatapathError::Locked(self.root.clone()))
+    }
+
     /// Creates the directories, or checks that those that are there are ours alone.
     pub fn prepare(&self) -> Result<(), DatapathError> {
-        let parent = self.root.parent().unwrap_or(Path::new("/"));
-        if !sys::is_bpffs(parent) && !sys::is_bpffs(&self.root) {
-            return Err(DatapathError::NoBpffs(self.root.clone()));
-        }
+        self.check_place()?;
         for directory in
             [self.root.clone(), self.version(), self.version().join("maps"), self.links()]
         {
@@ -133,8 +158,21 @@ impl Pins {
         Ok(())
     }
 
-    /// Compares every pinned table with what this version declares.
+    /// Compares every pinned table with what this version declares; of another version's pins, whether
+    /// their kind is known.
     pub fn check(&self, limits: Limits) -> Result<(), DatapathError> {
+        for other in self.others()? {
+            for path in other.all_links()? {
+                if path != other.guard() && Self::parse_link(&path).is_none() {
+                    let what = format!(
+                        "version {} of jit-agent's layouts pinned it, and this version does not \
+                         know what it is; start that one, or take the gate off first",
+                        other.version
+                    );
+                    return Err(DatapathError::Pin { path, what });
+                }
+            }
+        }
         for layout in layouts(limits) {
             let path = self.map(layout.name);
             let metadata = match fs::symlink_metadata(&path) {
@@ -240,8 +278,57 @@ impl Pins {
         Ok(all)
     }
 
+    fn check_place(&self) -> Result<(), DatapathError> {
+        let parent = self.root.parent().unwrap_or(Path::new("/"));
+        if !sys::is_bpffs(parent) && !sys::is_bpffs(&self.root) {
+            return Err(DatapathError::NoBpffs(self.root.clone()));
+        }
+        Ok(())
+    }
+
+    /// Removes what other versions pinned, where this version's is in force in its place. Called when
+    /// all that is wanted is attached; what has no successor stays.
+    pub fn retire(&self) -> Result<(), DatapathError> {
+        for other in self.others()? {
+            for pin in other.all_links()? {
+                other.retire_link(&pin, self)?;
+            }
+            if other.all_links()?.is_empty() {
+                for pin in list(&other.version().join("maps"))? {
+                    fs::remove_file(&pin).map_err(failed("remove a pin"))?;
+                }
+                remove_directory(&other.version().join("maps"))?;
+                remove_directory(&other.links())?;
+                remove_directory(&other.version())?;
+                tracing::info!(version = other.version, "pins of another version removed");
+            }
+        }
+        Ok(())
+    }
+
+    fn retire_link(&self, pin: &Path, by: &Self) -> Result<(), DatapathError> {
+        let gone = || fs::remove_file(pin).map_err(failed("remove a pin"));
+        let (own, succeeded) = match Self::parse_link(pin) {
+            Some((hook, _)) if hook.link().is_none() => return gone(),
+            Some((hook, index)) => {
+                let of_it = |pin: &PathBuf| Self::parse_link(pin).is_some_and(|(_, i)| i == index);
+                (by.link(index, hook), by.all_links()?.iter().any(of_it))
+            }
+            None => (by.guard(), by.guard().exists()),
+        };
+        let look = failed("look at a pinned link");
+        let link = bpf::open_pin(pin).map_err(&look)?;
+        let info = bpf::any_link_info(&link).map_err(&look)?;
+        let same = bpf::open_pin(&own).and_then(bpf::any_link_info).is_ok_and(|o| o.id == info.id);
+        if !same && (succeeded || !info.attached) {
+            bpf::detach_link(link).map_err(failed("detach a link"))?;
+        }
+        // What has no successor and holds stays.
+        if same || succeeded || !info.attached { gone() } else { Ok(()) }
+    }
+
     fn version(&self) -> PathBuf {
-        self.root.join(format!("v{ABI_VERSION}"))
+        self.root.join(format!("v{}", self.version))
     }
 }
 

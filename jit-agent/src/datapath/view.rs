@@ -36,6 +36,29 @@ pub struct View {
     pub settings: Settings,
 }
 
+/// What the pins of another version of the agent tell, whose tables have another layout.
+#[derive(Debug)]
+pub struct Foreign {
+    /// Version of the layouts.
+    pub version: u32,
+    /// As in [`View`].
+    pub interfaces: Vec<InterfaceState>,
+    /// As in [`View`].
+    pub guard: GuardState,
+}
+
+impl Foreign {
+    /// Reads the pins of the newest of other versions; `None` when there are none.
+    pub fn read(pins: &Path) -> Result<Option<Self>, DatapathError> {
+        let Some(other) = Pins::new(pins).others()?.into_iter().next() else { return Ok(None) };
+        Ok(Some(Self {
+            version: other.layout_version(),
+            interfaces: interfaces(&other)?,
+            guard: GuardState::of_pin(&other),
+        }))
+    }
+}
+
 impl View {
     /// Reads the pins; `None` when there are none.
     pub fn read(pins: &Path) -> Result<Option<Self>, DatapathError> {

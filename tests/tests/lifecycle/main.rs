@@ -15,3 +15,4 @@ mod refusals;
 mod restarts;
 mod sessions;
 mod storage;
+mod upgrades;

@@ -17,11 +17,11 @@ const ATTEMPT: Duration = Duration::from_millis(4);
 const GRANTED: Duration = Duration::from_millis(900);
 
 /// Attempts of a stranger and a granted client, while `body` runs.
-struct Knocking {
-    tried: AtomicU32,
-    opened: AtomicU32,
-    granted: AtomicU32,
-    refused: AtomicU32,
+pub(crate) struct Knocking {
+    pub(crate) tried: AtomicU32,
+    pub(crate) opened: AtomicU32,
+    pub(crate) granted: AtomicU32,
+    pub(crate) refused: AtomicU32,
 }
 
 /// Says so when it is dropped.
@@ -33,7 +33,7 @@ impl Drop for Finished<'_> {
     }
 }
 
-fn knock_while(site: &mut Site, body: impl FnOnce(&mut Site)) -> Knocking {
+pub(crate) fn knock_while(site: &mut Site, body: impl FnOnce(&mut Site, &Knocking)) -> Knocking {
     let counts = Knocking {
         tried: AtomicU32::new(0),
         opened: AtomicU32::new(0),
@@ -78,7 +78,7 @@ fn knock_while(site: &mut Site, body: impl FnOnce(&mut Site)) -> Knocking {
         });
         // Also when the body panics: the scope waits for its threads.
         let _finished = Finished(&done);
-        body(site);
+        body(site, &counts);
     });
     counts
 }
@@ -89,7 +89,7 @@ fn ten_restarts_open_nothing_to_a_stranger_and_lose_nothing_granted() {
     site.start();
     site.admit(&CLIENT, LONG);
     let began = Instant::now();
-    let counts = knock_while(&mut site, |site| {
+    let counts = knock_while(&mut site, |site, _| {
         for restart in 0..10 {
             let asked = Instant::now();
             let left = left_ms(site);
@@ -121,7 +121,7 @@ fn kill_9_under_a_stream_of_syns_opens_nothing_and_loses_nothing() {
     let mut site = Site::new();
     site.start();
     site.admit(&CLIENT, LONG);
-    let counts = knock_while(&mut site, |site| {
+    let counts = knock_while(&mut site, |site, _| {
         thread::sleep(Duration::from_millis(300));
         site.end(Signal::KILL);
         thread::sleep(Duration::from_millis(1_000));

@@ -63,13 +63,13 @@ fn revoke(site: &Site, outcome: &v1::Outcome) {
 }
 
 /// Both ends of a session.
-struct Session {
+pub(crate) struct Session {
     client: TcpStream,
     server: TcpStream,
 }
 
 impl Session {
-    fn open(site: &Site, listener: &TcpListener, family: usize, port: u16) -> Self {
+    pub(crate) fn open(site: &Site, listener: &TcpListener, family: usize, port: u16) -> Self {
         let client = site.client.run(|| {
             let address = address(TO_CLIENT, family, port);
             TcpStream::connect_timeout(&address, PATIENCE).expect("a connection")
@@ -88,7 +88,7 @@ impl Session {
 
     /// Fails unless both ends hear within time that it is over. Returns how soon the peer did.
     #[track_caller]
-    fn assert_cut_within(&mut self, time: Duration) -> Duration {
+    pub(crate) fn assert_cut_within(&mut self, time: Duration) -> Duration {
         let began = Instant::now();
         self.client.set_read_timeout(Some(time)).unwrap();
         let heard = self.client.read(&mut [0]).expect_err("no end of file").kind();

@@ -1,0 +1,209 @@
+//! Another build of the agent takes over, and back: with the same tables, and with tables of another
+//! layout, below another directory of pins. Under attempts to get in, and broken off anywhere.
+
+use std::{
+    fs,
+    path::PathBuf,
+    sync::atomic::Ordering,
+    thread,
+    time::{Duration, Instant},
+};
+
+use jit_common::ABI_VERSION;
+use jit_proto::v1;
+use jit_tests::{
+    agent::{CLIENT, Site},
+    programs::{binary, next_agent},
+};
+use rustix::process::Signal;
+
+use crate::{
+    restarts::{Knocking, knock_while},
+    sessions::{Session, listen},
+};
+
+const LONG: Duration = Duration::from_secs(600);
+/// Attempts of a stranger in each test, the fewest restarts, and the longest time for them.
+const ATTEMPTS: u32 = 10_000;
+const RESTARTS: u32 = 6;
+const TIME: Duration = Duration::from_secs(240);
+/// Moments at which a takeover is broken off.
+const MOMENTS: u32 = 12;
+
+/// Directories of versions below the pins.
+fn versions(site: &Site) -> Vec<String> {
+    let entries = fs::read_dir(site.pins()).unwrap();
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// This version's, and the next one's.
+fn version(next: bool) -> String {
+    format!("v{}", if next { ABI_VERSION + 1 } else { ABI_VERSION })
+}
+
+fn program(next: bool) -> PathBuf {
+    if next { next_agent() } else { binary("jit-agent") }
+}
+
+/// Restarts with these builds in turn, until there were attempts enough; nobody may get in who may
+/// not, and nobody be refused who may.
+fn nothing_opens_and_nothing_is_refused_while(what: &str, next: impl Fn(u32) -> bool) {
+    let mut site = Site::new();
+    site.start();
+    site.admit(&CLIENT, LONG);
+    let (began, mut restarts) = (Instant::now(), 0);
+    let counts = knock_while(&mut site, |site, counts| {
+        while restarts < RESTARTS || counts.tried.load(Ordering::Relaxed) < ATTEMPTS {
+            assert!(began.elapsed() < TIME, "{restarts} restarts");
+            restarts += 1;
+            site.end(if restarts % 2 == 0 { Signal::KILL } else { Signal::TERM });
+            site.use_program(program(next(restarts)));
+            site.start();
+            assert_eq!(versions(site), [version(next(restarts))], "and nothing of another");
+            let (status, code) = site.status();
+            assert_eq!((status["state"].as_str(), code), (Some("enforcing"), 0), "{status:#}");
+        }
+    });
+    let Knocking { tried, opened, granted, refused } = counts;
+    println!(
+        "{what}: {restarts} restarts in {:?}; without a grant {tried:?} attempts, {opened:?} opened; \
+         with one {granted:?} opened, {refused:?} refused",
+        began.elapsed()
+    );
+    assert!(granted.into_inner() > 50, "too few granted connections to tell");
+    assert_eq!((opened.into_inner(), refused.into_inner()), (0, 0));
+}
+
+#[test]
+fn ten_thousand_attempts_during_upgrades_open_nothing_and_lose_nothing_granted() {
+    nothing_opens_and_nothing_is_refused_while("the same layout", |_| false);
+}
+
+#[test]
+fn ten_thousand_attempts_during_changes_of_the_layout_open_nothing_and_lose_nothing_granted() {
+    nothing_opens_and_nothing_is_refused_while("another layout and back", |restart| {
+        restart % 2 == 1
+    });
+}
+
+/// Wherever a takeover is broken off, the gate is closed as it was, and either build goes on from
+/// there.
+#[test]
+fn a_takeover_that_is_killed_anywhere_leaves_the_gate_closed_and_the_next_start_finishes_it() {
+    let mut site = Site::new();
+    site.start();
+    site.admit(&CLIENT, LONG);
+    // How long one takes.
+    site.end(Signal::KILL);
+    site.use_program(program(true));
+    let began = Instant::now();
+    site.start();
+    let whole = began.elapsed();
+    let mut seen = Vec::new();
+    for moment in 0..MOMENTS {
+        let forward = moment % 2 == 1;
+        site.end(Signal::KILL);
+        site.use_program(program(forward));
+        site.spawn();
+        thread::sleep(whole * moment / MOMENTS);
+        site.end(Signal::KILL);
+        seen.push(versions(&site));
+        site.assert_open_to_the_client_alone();
+        // The same build goes on, or the one before comes back.
+        let finishes = if moment % 4 < 2 { forward } else { !forward };
+        site.use_program(program(finishes));
+        site.start();
+        assert_eq!(versions(&site), [version(finishes)], "moment {moment}");
+        site.assert_open_to_the_client_alone();
+    }
+    println!("a takeover takes {whole:?}; pins when it was killed: {seen:?}");
+}
+
+#[test]
+fn two_agents_of_different_versions_are_one_too_many() {
+    let mut site = Site::new();
+    site.start();
+    site.use_program(program(true));
+    let second = site.run(&["run"]);
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert!(!second.status.success() && said.contains("another jit-agent holds"), "{said}");
+    assert_eq!(versions(&site), [version(false)]);
+}
+
+/// What a grant has used up is on the disk, and its sessions that were to be cut are, too.
+#[test]
+fn what_was_counted_and_what_was_to_be_cut_outlives_a_change_of_the_layout() {
+    let mut site = Site::new();
+    site.serve(2222);
+    site.configure(
+        "[[port]]\nport = 2223\nprotocol = \"tcp\"\nsources = [\"0.0.0.0/0\", \"::/0\"]\n",
+    );
+    site.start();
+    let twice = v1::Grant { max_connections: 2, ..site.grant(&[CLIENT[0]], LONG) };
+    site.push(site.sign(&twice)).unwrap();
+    assert!(site.client_opens(0, 22));
+    let used = |site: &Site| site.status().0["grants"][0]["hits"].as_u64();
+    assert_eq!(used(&site), Some(1));
+    let draining = listen(&site, 2223);
+    let lasts = Duration::from_secs(3);
+    let port = v1::PortRange { protocol: v1::Protocol::Tcp.into(), first: 2223, last: 2223 };
+    let own = v1::Grant {
+        ports: vec![port],
+        sessions: v1::Sessions::Cut.into(),
+        ..site.grant(&[CLIENT[1]], lasts)
+    };
+    let granted = Instant::now();
+    site.push(site.sign(&own)).unwrap();
+    let mut session = Session::open(&site, &draining, 1, 2223);
+    site.end(Signal::TERM);
+    thread::sleep((lasts + Duration::from_millis(100)).saturating_sub(granted.elapsed()));
+    site.use_program(program(true));
+    site.start();
+    session.assert_cut_within(Duration::from_secs(2));
+    assert_eq!(used(&site), Some(1));
+    assert!(site.client_opens(0, 22), "the second of two");
+    assert!(!site.client_opens(0, 22), "a third");
+    site.end(Signal::TERM);
+    site.use_program(program(false));
+    site.start();
+    assert!(!site.client_opens(0, 22), "nor back");
+}
+
+#[test]
+fn with_the_agent_dead_another_version_tells_whose_gate_it_is() {
+    let mut site = Site::new();
+    site.use_program(program(true));
+    site.start();
+    site.end(Signal::KILL);
+    site.use_program(program(false));
+    let (status, code) = site.status();
+    assert_eq!((status["state"].as_str(), code), (Some("degraded"), 1), "{status:#}");
+    assert!(status["problems"][0].as_str().unwrap().contains("another version"), "{status:#}");
+    assert_eq!(status["interfaces"].as_array().unwrap().len(), 2, "{status:#}");
+    assert_eq!(status["socket_guard"]["attached"], true, "{status:#}");
+    site.assert_closed_to_all();
+    assert_eq!(site.run(&["detach", "--yes"]).status.code(), Some(0), "that, too");
+    assert!(site.stranger_opens(0, 22) && !site.pins().exists());
+}
+
+/// A version that pinned what this one does not know is not taken over by halves.
+#[test]
+fn pins_of_a_kind_that_is_not_known_are_refused_in_one_sentence_and_stay_in_force() {
+    let mut site = Site::new();
+    site.start();
+    site.end(Signal::KILL);
+    let unknown = site.pins().join("v99/links/hook_of_tomorrow-3");
+    fs::create_dir_all(unknown.parent().unwrap()).unwrap();
+    fs::hard_link(site.pins().join(version(false)).join("links/socket_guard"), &unknown).unwrap();
+    let refused = site.run(&["run"]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(78), "{said}");
+    assert!(said.contains("hook_of_tomorrow-3") && said.contains("version 99"), "{said}");
+    site.assert_closed_to_all();
+    fs::remove_file(&unknown).unwrap();
+    site.start();
+    assert_eq!(versions(&site), [version(false)]);
+}

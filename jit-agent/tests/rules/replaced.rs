@@ -173,3 +173,20 @@ fn what_lingers_for_sessions_makes_room_for_grants() {
     assert_eq!(host.push(&grant(2, &["203.0.113.9"])), Ok(Admission::Active));
     assert_eq!(last(&host), None);
 }
+
+/// As after a change of the tables' layout: the disk alone remembers.
+#[test]
+fn a_grant_that_ended_with_no_agent_cuts_its_sessions_also_in_tables_that_never_knew_it() {
+    let mut host = Host::start();
+    host.push(&cutting(1, SOURCE)).unwrap();
+    host.kernel = jit_agent::datapath::memory::MemoryDatapath::default();
+    let end = later(10 * MINUTE);
+    host.restart("boot-1", end);
+    assert_eq!(last(&host), Some((end.boot.0, true)));
+    // After a reboot there are no sessions of before.
+    let mut host = Host::start();
+    host.push(&cutting(1, SOURCE)).unwrap();
+    host.kernel = jit_agent::datapath::memory::MemoryDatapath::default();
+    host.restart("boot-2", end);
+    assert_eq!(last(&host), None);
+}

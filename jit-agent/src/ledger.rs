@@ -296,10 +296,8 @@ impl Ledger {
         let fresh = now.deadline(grant.not_after());
         let deadline = life.deadline.map_or(fresh, |stored| stored.min(fresh));
         if deadline <= now.boot {
-            // Its sessions may be there still, and these tables may not know of it.
-            let over = Record { grant: Arc::new(grant), stage: Stage::Expired, hits: life.hits };
-            if life.deadline.is_some() && over.cuts() {
-                self.linger_over(&over, deadline, now, touched);
+            if life.deadline.is_some() {
+                self.ended_unseen(grant, deadline, now, touched);
             }
             return Ok(None);
         }
@@ -309,6 +307,21 @@ impl Ledger {
             self.activate(id, deadline, touched);
         }
         Ok(Some(admission))
+    }
+
+    /// Of a stored grant that began in this boot and is over: its sessions may be there still, and
+    /// the kernel's tables may not know of it, because they are new.
+    pub fn ended_unseen(
+        &mut self,
+        grant: VerifiedGrant,
+        end: BootNanos,
+        now: Now,
+        touched: &mut Vec<EntryKey>,
+    ) {
+        let over = Record { grant: Arc::new(grant), stage: Stage::Expired, hits: 0 };
+        if over.cuts() {
+            self.linger_over(&over, end.min(now.boot), now, touched);
+        }
     }
 
     fn take_in(

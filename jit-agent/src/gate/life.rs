@@ -141,6 +141,9 @@ impl<D: Datapath> Gate<D> {
             replaces = grant.replaces().filter(|_| begins);
             let at = if begins { late } else { now };
             if grant.not_after() <= late.wall {
+                if let Some(end) = deadline {
+                    self.ledger.ended_unseen(grant, end, now, &mut Vec::new());
+                }
                 return Ok(None);
             }
             // What was open once is not judged anew by a policy that came later: it stays until its

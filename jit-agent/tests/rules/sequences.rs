@@ -85,7 +85,7 @@ fn step(random: &mut Random, sets_clocks: bool) -> Step {
     match random.below(if sets_clocks { 19 } else { 16 }) {
         0..6 => Step::Push {
             id: random.id(),
-            source: SOURCES[usize::try_from(random.below(5)).unwrap()],
+            source: SOURCES.get(usize::try_from(random.below(5)).unwrap()).unwrap(),
             from: random.below(4) * UNIT,
             lasts: (1 + random.below(9)) * UNIT,
             replaces: (random.below(3) == 0).then(|| random.id()),

@@ -44,8 +44,8 @@ pub const CLIENT: [&str; 2] = ["198.51.100.2", "2001:db8:1::2"];
 pub const STRANGER: [&str; 2] = ["203.0.113.2", "2001:db8:2::2"];
 /// How long a connection that should open may take; a closed one takes all of it.
 pub const PATIENCE: Duration = Duration::from_millis(700);
-/// Longest wait for the agent to start or stop.
-const START: Duration = Duration::from_secs(20);
+/// Longest wait for the agent to start or stop, on an emulated machine as well.
+const START: Duration = Duration::from_secs(60);
 
 const BPF: &str = "/sys/fs/bpf";
 const PINS: &str = "jit-test-";

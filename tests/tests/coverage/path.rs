@@ -48,9 +48,12 @@ impl Gate<'_> {
 impl Path {
     /// What greets behind the way, if anything does, in each family.
     pub(crate) fn greetings(&self, site: &Site, within: Duration) -> [Option<[u8; 2]>; 2] {
-        [0, 1].map(|family| {
-            let to = address(self.to, family, 22);
-            site.stranger.run(|| greeting(to, within))
+        thread::scope(|scope| {
+            let attempts = [0, 1].map(|family| {
+                let to = address(self.to, family, 22);
+                scope.spawn(move || site.stranger.run(|| greeting(to, within)))
+            });
+            attempts.map(|attempt| attempt.join().unwrap())
         })
     }
 

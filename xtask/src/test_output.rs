@@ -14,6 +14,8 @@ pub(crate) struct Tally {
     pub(crate) failures: Vec<String>,
     /// Programs that came to their closing line.
     pub(crate) closed: usize,
+    /// The test that was named last.
+    pub(crate) running: String,
 }
 
 impl Tally {
@@ -22,10 +24,15 @@ impl Tally {
         let line = without_colours(line);
         let line = line.trim();
         if let Some(rest) = line.strip_prefix("test ")
-            && let Some((name, verdict)) = rest.rsplit_once(" ... ")
-            && verdict.starts_with("FAILED")
+            && let Some((name, verdict)) = rest.rsplit_once(" ...")
         {
-            self.failures.push(name.to_owned());
+            self.running = name.to_owned();
+            if verdict.trim_start().starts_with("FAILED") {
+                self.failures.push(name.to_owned());
+            }
+        } else if line == "FAILED" {
+            // One test at a time, and what it printed came in between.
+            self.failures.push(self.running.clone());
         }
         if let Some(rest) = line.strip_prefix("test result: ") {
             self.closed += 1;
@@ -42,7 +49,7 @@ impl Tally {
 
     /// Adds what another program said.
     pub(crate) fn add(&mut self, other: Self) {
-        let Self { passed, failed, skipped, failures, closed } = other;
+        let Self { passed, failed, skipped, failures, closed, running: _ } = other;
         self.passed += passed;
         self.failed += failed;
         self.skipped += skipped;
@@ -96,9 +103,16 @@ mod tests {
             skipped: 3,
             failures: vec!["a::c".to_owned()],
             closed: 1,
+            running: "a::c".to_owned(),
         };
         assert_eq!(tally, expected);
         assert_eq!(tally.known(), 9);
+    }
+
+    #[test]
+    fn a_verdict_may_stand_behind_what_its_test_printed() {
+        let tally = tally(&["test a ... ok", "test b ... ", "thread 'b' panicked", "FAILED"]);
+        assert_eq!(tally.failures, ["b"]);
     }
 
     #[test]

@@ -4,7 +4,10 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use jit_common::{
@@ -114,8 +117,36 @@ pub struct MemoryDatapath {
     inner: Arc<Mutex<Inner>>,
 }
 
+/// Calls until everything ends, as when the process is killed: later ones have no effect.
+#[derive(Debug)]
+pub struct Fuse(AtomicU64);
+
+impl Fuse {
+    /// Blows behind so many calls.
+    pub fn new(calls: u64) -> Arc<Self> {
+        Arc::new(Self(AtomicU64::new(calls.saturating_add(1))))
+    }
+
+    /// Blows behind so many calls from now on.
+    pub fn set(&self, calls: u64) {
+        self.0.store(calls.saturating_add(1), Ordering::Relaxed);
+    }
+
+    /// Counts a call; false when there are no more.
+    pub fn burn(&self) -> bool {
+        let left = |left: u64| Some(left.saturating_sub(1));
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left).is_ok_and(|left| left > 1)
+    }
+
+    /// Whether a call came that had no effect.
+    pub fn is_blown(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 0
+    }
+}
+
 #[derive(Debug, Default)]
 struct Inner {
+    fuse: Option<Arc<Fuse>>,
     entries: Entries,
     rules: BTreeMap<PortKey, PortRule>,
     slots: BTreeMap<u32, Slot>,
@@ -131,7 +162,8 @@ struct Inner {
 
 impl Inner {
     fn refused(&self) -> Result<(), DatapathError> {
-        let Some(full) = self.refuse else { return Ok(()) };
+        let blown = self.fuse.as_ref().is_some_and(|fuse| !fuse.burn());
+        let Some(full) = self.refuse.or(blown.then_some(false)) else { return Ok(()) };
         let cause = "refused by the test".to_owned();
         Err(DatapathError::Map { verb: "write to", table: "entries", cause, full })
     }
@@ -217,6 +249,11 @@ impl MemoryDatapath {
     /// From now on writes fail, as in a full table (`Some(true)`) or otherwise (`Some(false)`).
     pub fn refuse(&self, full: Option<bool>) {
         self.lock().refuse = full;
+    }
+
+    /// From now on writes count towards the end of everything.
+    pub fn fuse(&self, fuse: Option<Arc<Fuse>>) {
+        self.lock().fuse = fuse;
     }
 
     /// From now on entries that are not there yet do not fit, as in a full table.

@@ -11,7 +11,7 @@ use jit_agent::{
     journal::Journal,
     ledger::Admission,
     refusal::Refusal,
-    store::Store,
+    store::{Opener, Store},
 };
 use jit_proto::v1;
 use tempfile::TempDir;
@@ -50,10 +50,15 @@ impl Host {
 
     /// As after kill -9: the kernel's tables and the disk stay, all else is new.
     pub(crate) fn restart(&mut self, boot: &str, now: Now) {
+        self.restart_by(boot, now, Arc::new(|builder, path| builder.create(path)));
+    }
+
+    /// The same with another way to open the database.
+    pub(crate) fn restart_by(&mut self, boot: &str, now: Now, opener: Opener) {
         self.gate = None;
         let (_keys, config) = config(&self.extra);
         let state = self.directory.path().join("state");
-        let store = Store::open(&state, now.wall).unwrap();
+        let store = Store::open_by(&state, now.wall, opener).unwrap();
         let audit = Audit::open(&state, audit_settings(&config), now).unwrap();
         let journal = Arc::new(Journal::new("test".into()));
         let gate =

@@ -4,6 +4,7 @@
 
 mod audit;
 mod commit;
+mod crashes;
 mod documentation;
 mod gate;
 mod host;

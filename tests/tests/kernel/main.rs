@@ -9,6 +9,7 @@
 mod cases;
 mod collateral;
 mod comparison;
+mod covers;
 mod features;
 mod fixture;
 mod frame_table;

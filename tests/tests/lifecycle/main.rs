@@ -10,6 +10,7 @@ mod audit;
 mod clock;
 mod connections;
 mod controllers;
+mod crashes;
 mod handshakes;
 mod refusals;
 mod restarts;

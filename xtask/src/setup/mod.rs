@@ -124,6 +124,12 @@ const NEEDS: &[Need] = &[
         provide: |_| apt::install("redirecting ports in network namespaces", &["nftables"]),
     },
     Need {
+        name: "strace",
+        from: Purpose::Test,
+        find: || system::find_program("strace"),
+        provide: |_| apt::install("killing the agent at a system call", &["strace"]),
+    },
+    Need {
         name: "python for the independent client",
         from: Purpose::Test,
         find: system::find_client_python,

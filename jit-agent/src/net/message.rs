@@ -212,7 +212,8 @@ mod tests {
                 message(RTM_NEWLINK, &body(AF_UNSPEC, 7, &[attribute(IFLA_IFNAME, b"\0")])),
                 Malformed::Name,
             ),
-            (message(RTM_NEWLINK, &[0; 8]), Malformed::Length),
+            (message(RTM_NEWLINK, &[0; 4]), Malformed::Length),
+            (message(RTM_NEWLINK, &[0, 0, 0, 0, 7, 0, 0, 0]), Malformed::Length),
             (message(RTM_NEWLINK, &body(AF_UNSPEC, 7, &[vec![3, 0, 3, 0]])), Malformed::Attribute),
             (
                 message(RTM_NEWLINK, &body(AF_UNSPEC, 7, &[vec![200, 0, 4, 0]])),

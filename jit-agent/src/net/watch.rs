@@ -117,4 +117,11 @@ mod tests {
         assert_eq!(judge(Err(Errno::INTR)), ControlFlow::Continue(false));
         assert_eq!(judge(Err(Errno::BADF)), ControlFlow::Break(Errno::BADF));
     }
+
+    #[test]
+    fn a_watch_that_cannot_listen_any_more_ends_and_says_why() {
+        let socket = std::fs::File::open("/dev/null").unwrap().into();
+        let error = LinkWatch { socket }.run(|| {});
+        assert_eq!(error.raw_os_error(), Some(Errno::NOTSOCK.raw_os_error()));
+    }
 }

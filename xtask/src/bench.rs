@@ -13,7 +13,7 @@ pub(crate) struct Options {}
 /// Measures and prints a table.
 pub(crate) fn run(Options {}: Options) -> Result<()> {
     setup::ensure(setup::Purpose::Test)?;
-    let build = ["bench", "--package", "jit-tests", "--bench", "figures"];
+    let build = ["bench", "--package", "jit-tests", "--bench", "figures", "--bench", "ledger"];
     shell::visible(&mut shell::cargo([&build[..], &["--no-run"]].concat()))?;
     let reason = "the figures are taken on this machine's kernel, in network namespaces";
     shell::visible(&mut shell::as_root(reason, shell::cargo(build))?)

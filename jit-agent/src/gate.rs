@@ -93,6 +93,7 @@ struct Alarms {
     damaged: Option<String>,
     kernel: Option<String>,
     pins: Option<String>,
+    retired: Option<String>,
     storage: Option<String>,
 }
 
@@ -463,7 +464,13 @@ impl<D: Datapath> Gate<D> {
                     }
                 }
             }
-            Err(error) => self.alarms.pins = Some(error.to_string()),
+            Err(error) => {
+                let text = Some(error.to_string());
+                if self.alarms.pins != text {
+                    tracing::error!("cannot look after the pins of the tables: {error}");
+                }
+                self.alarms.pins = text;
+            }
         }
     }
 
@@ -717,11 +724,11 @@ impl<D: Datapath> Gate<D> {
     fn retire(&mut self) {
         let error = self.datapath.retire().err().map(|error| error.to_string());
         if let Some(text) = &error
-            && self.alarms.pins != error
+            && self.alarms.retired != error
         {
             tracing::error!("cannot remove the pins of another version: {text}");
         }
-        self.alarms.pins = error;
+        self.alarms.retired = error;
     }
 
     fn coverage(&self) -> Coverage {

@@ -282,7 +282,10 @@ impl Store {
         opener: Opener,
         witnessed: Option<Witness>,
     ) -> (Self, Stored) {
-        let floor = stored.floor.unwrap_or(WallTime(0));
+        // A copy of the database from before may know of an earlier time than the witness.
+        let witness_floor = witnessed.unwrap_or_default().floor;
+        let floor = stored.floor.unwrap_or(WallTime(0)).max(witness_floor);
+        let stored = Stored { floor: (floor > WallTime(0)).then_some(floor), ..stored };
         let reached = Witness { closings: stored.closings, floor };
         let stored = match path.parent() {
             Some(directory) => with_copy(stored, directory),

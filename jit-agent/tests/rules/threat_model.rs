@@ -24,6 +24,19 @@ fn every_test_and_row_that_the_threat_model_names_exists() {
     assert!(named >= 90, "{named} names");
 }
 
+/// Two versions of a row, left by a merge, would both read as rows.
+#[test]
+fn no_page_holds_what_a_merge_left() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    for file in std::fs::read_dir(docs).unwrap() {
+        let path = file.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let marks = ["<".repeat(7), "=".repeat(7), ">".repeat(7)];
+        let left = text.lines().find(|line| marks.iter().any(|mark| line.starts_with(mark)));
+        assert_eq!(left, None, "{}", path.display());
+    }
+}
+
 /// Each evasion has an answer that a test shows.
 #[test]
 fn every_line_of_the_threat_model_names_a_test() {

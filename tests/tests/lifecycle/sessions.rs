@@ -171,8 +171,8 @@ fn at_its_end_a_grant_takes_cut_sessions_with_it() {
     let site = site();
     let cutting = listen(&site, CUT);
     let lasts = Duration::from_secs(2);
-    admit(&site, &CLIENT, lasts);
     let granted = Instant::now();
+    admit(&site, &CLIENT, lasts);
     let mut sessions = [0, 1].map(|family| Session::open(&site, &cutting, family, CUT));
     for session in &mut sessions {
         session.assert_cut_within(lasts + HEARD);
@@ -279,6 +279,35 @@ fn the_host_with_itself_and_what_only_waits_out_its_time_is_left_alone() {
         assert!(session.carries());
     }
     assert_eq!(told(&site), 1);
+}
+
+/// More than the agent ends in one go, so that nothing waits long behind it.
+#[test]
+fn however_many_sessions_there_are_all_of_them_are_cut_in_time() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
+    let site = site();
+    let cutting = listen(&site, CUT);
+    admit(&site, &CLIENT, LONG);
+    let count = 2 * jit_agent::datapath::cut::MOST + 100;
+    let mut sessions: Vec<_> = (0..count)
+        .map(|number| {
+            let address = address(TO_CLIENT, number % 2, CUT);
+            let client = site.client.run(|| TcpStream::connect_timeout(&address, PATIENCE));
+            Session { client: client.unwrap(), server: cutting.accept().unwrap().0 }
+        })
+        .collect();
+    assert_eq!(sockets_of(&site.host, CUT, &["01"]), count);
+    let began = Instant::now();
+    assert_eq!(site.revoke_all(), 1);
+    for session in &mut sessions {
+        let left = HEARD.saturating_sub(began.elapsed());
+        session.assert_cut_within(left.max(Duration::from_millis(1)));
+    }
+    println!("{count} sessions cut within {:?}", began.elapsed());
+    assert_eq!(open_sockets(&site.host, CUT), 0);
+    assert_eq!(told(&site), u64::try_from(count).unwrap());
 }
 
 pub(crate) fn wait_until(condition: impl Fn() -> bool) {

@@ -5,6 +5,7 @@ use jit_agent::{
     refusal::Refusal,
 };
 use jit_proto::v1;
+use prost::Message as _;
 
 use crate::{
     host::Host,
@@ -261,4 +262,25 @@ fn hits_belong_to_the_grant_that_let_them_in() {
     // The next grant in the slot starts at zero.
     host.push(&grant(2, &["203.0.113.7"])).unwrap();
     assert_eq!(host.gate().list(false, NOW)[0].hits, 0);
+}
+
+#[test]
+fn whatever_byte_of_an_envelope_is_flipped_the_tables_stay_as_they_are() {
+    let mut host = Host::start();
+    host.push(&grant(1, &["203.0.113.7"])).unwrap();
+    host.kernel.take_writes();
+    let bytes = envelope(&grant(2, &["203.0.113.8"])).encode_to_vec();
+    for at in 0..bytes.len() {
+        let mut bytes = bytes.clone();
+        *bytes.get_mut(at).unwrap() ^= 0x55;
+        let Ok(flipped) = v1::Envelope::decode(bytes.as_slice()) else { continue };
+        let outcome = host.gate().push(vec![flipped], "test", NOW).remove(0);
+        assert!(outcome.is_err(), "byte {at}: {outcome:?}");
+        assert_eq!(host.kernel.take_writes(), [], "byte {at}");
+    }
+    assert_eq!(host.gate().list(true, NOW).len(), 1);
+    host.restart("boot-1", NOW);
+    assert_eq!(host.gate().list(true, NOW).len(), 1, "nothing on the disk either");
+    // The same envelope as it was sent gets in.
+    assert_eq!(host.push(&grant(2, &["203.0.113.8"])), Ok(Admission::Active));
 }

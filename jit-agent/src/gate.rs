@@ -42,6 +42,8 @@ const CLOCK_STEP_MS: u64 = 50;
 /// How often the floor is written, and how soon after an error, boot nanoseconds.
 const FLOOR_NANOS: u64 = 60_000_000_000;
 const RETRY_NANOS: u64 = 2_000_000_000;
+/// Grants that one event logs one by one.
+const LOGGED: usize = 100;
 /// Events a second and CPU for dropped packets.
 const DROP_EVENTS: u32 = 128;
 /// Events a second and CPU for connections let in.
@@ -330,6 +332,7 @@ impl<D: Datapath> Gate<D> {
         let unseen = self.config.policy.longest_ahead();
         // By a clock that is behind, an id would not stay refused for long enough.
         let seen = Now { wall: now.wall.max(self.floor), ..now };
+        let each = ids.len() <= LOGGED;
         for id in ids {
             let requester = self.requester(id);
             let counted = Counted::new(&self.datapath);
@@ -351,12 +354,17 @@ impl<D: Datapath> Gate<D> {
                     self.owed.remove.push(id);
                     if ended {
                         revoked.ended += 1;
-                        tracing::info!(grant = %id, by, why, "grant revoked");
+                        if each {
+                            tracing::info!(grant = %id, by, why, "grant revoked");
+                        }
                     }
                     self.tell_grant("revoked", id, "", by, why, now);
                 }
                 Err(refused) => revoked.warning = refused.to_string(),
             }
+        }
+        if !each {
+            tracing::info!(grants = revoked.ended, by, why, "grants revoked; the audit names each");
         }
         // Closed first: to close is safe whatever becomes of the disk, and a slow one must not hold
         // it up. Answered only when both are done.
@@ -404,17 +412,26 @@ impl<D: Datapath> Gate<D> {
         let unseen = self.config.policy.longest_ahead();
         let changes = self.ledger.advance(now, trusted, unseen, hits, &mut touched);
         self.record_changes(&changes, now);
+        let each = changes.len() <= LOGGED;
+        if !each {
+            let changes = changes.len();
+            tracing::info!(changes, "grants begun or expired; the audit names each");
+        }
         for change in &changes {
             match change {
                 Change::Activated(id) => {
                     self.owed_lives.insert(*id);
                     self.tell_grant("activated", *id, "", "agent", "", now);
-                    tracing::info!(grant = %id, "grant activated");
+                    if each {
+                        tracing::info!(grant = %id, "grant activated");
+                    }
                 }
                 Change::Expired(id) => {
                     self.owed.remove.push(*id);
                     self.tell_grant("expired", *id, "", "agent", "", now);
-                    tracing::info!(grant = %id, "grant expired");
+                    if each {
+                        tracing::info!(grant = %id, "grant expired");
+                    }
                 }
                 Change::Forgotten(id) => self.owed.forget.push(*id),
                 Change::Replaced(replacement) => self.tell_replacement(Some(*replacement), now),

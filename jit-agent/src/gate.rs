@@ -5,6 +5,7 @@
 //! questions over one that is served first.
 
 mod command;
+mod coverage;
 mod cut;
 mod life;
 mod looks;
@@ -25,7 +26,7 @@ use crate::{
     audit::{Audit, EventCode, Record},
     clock::{BootNanos, Now, SKEW, WallTime},
     config::Config,
-    datapath::{Coverage, Datapath, DatapathError, InterfaceState, LinkChange, guard::GuardState},
+    datapath::{Datapath, DatapathError, InterfaceState, guard::GuardState},
     grant::{self, GrantId, VerifiedGrant},
     journal::Journal,
     ledger::{Admission, Change, Ledger},
@@ -73,6 +74,8 @@ pub struct Gate<D> {
     lost_before: WallTime,
     /// When the floor is next written to the disk.
     next_floor: BootNanos,
+    /// When the programs are next tried on frames.
+    next_self_test: BootNanos,
     /// Revocations and ends that the disk has not taken yet.
     owed: Transaction,
     /// Grants of which the disk does not know yet where they stand.
@@ -94,6 +97,7 @@ struct Alarms {
     coverage: Option<String>,
     damaged: Option<String>,
     kernel: Option<String>,
+    misjudged: Option<String>,
     pins: Option<String>,
     retired: Option<String>,
     storage: Option<String>,
@@ -173,6 +177,7 @@ impl<D: Datapath> Gate<D> {
             held_back: Vec::new(),
             lost_before: stored.lost_before.unwrap_or(WallTime(i64::MIN)),
             next_floor: now.boot,
+            next_self_test: now.boot,
             owed: Transaction::default(),
             owed_lives: BTreeSet::new(),
             looked_at: 0,
@@ -457,59 +462,8 @@ impl<D: Datapath> Gate<D> {
     /// Looks after what nobody tells of; every [`TICK`].
     pub fn tick(&mut self, now: Now) {
         self.check_coverage(now);
+        self.self_test(now);
         self.look_at_limits(now);
-    }
-
-    /// Reads back what is on the interfaces and the socket guard, and restores what is missing.
-    pub fn check_coverage(&mut self, now: Now) {
-        self.guard = self.datapath.guard(self.config.gate.socket_guard);
-        self.tell_guard(now);
-        self.keep_tables(now);
-        self.retire();
-        self.recorder.audit.check(now);
-        let _new_gaps = self.cover_links(now);
-    }
-
-    fn keep_tables(&mut self, now: Now) {
-        match self.datapath.keep_tables() {
-            Ok(restored) => {
-                self.alarms.pins = None;
-                if !restored.is_empty() {
-                    let names = restored.join(" ");
-                    for change in [LinkChange::Lost, LinkChange::Restored] {
-                        self.tell_link(change, "tables", "pins", &names, now);
-                    }
-                }
-            }
-            Err(error) => {
-                let text = Some(error.to_string());
-                if self.alarms.pins != text {
-                    tracing::error!("cannot look after the pins of the tables: {error}");
-                }
-                self.alarms.pins = text;
-            }
-        }
-    }
-
-    /// Reads back the interfaces alone. Whether one has no gate that was not told of before.
-    pub(crate) fn cover_links(&mut self, now: Now) -> bool {
-        let before = ungated(&self.interfaces);
-        match self.datapath.cover(&self.coverage()) {
-            Ok(interfaces) => {
-                self.alarms.coverage = None;
-                self.interfaces = interfaces;
-                self.tell_links(now);
-            }
-            Err(error) => {
-                let text = error.to_string();
-                if self.alarms.coverage.as_deref() != Some(&text) {
-                    tracing::error!("cannot check the interfaces: {text}");
-                }
-                self.alarms.coverage = Some(text);
-            }
-        }
-        self.record_alarms(now);
-        ungated(&self.interfaces).difference(&before).next().is_some()
     }
 
     /// A packet event from the kernel.
@@ -737,61 +691,6 @@ impl<D: Datapath> Gate<D> {
         moved
     }
 
-    /// What another version of the agent left has done its part.
-    fn retire(&mut self) {
-        let error = self.datapath.retire().err().map(|error| error.to_string());
-        if let Some(text) = &error
-            && self.alarms.retired != error
-        {
-            tracing::error!("cannot remove the pins of another version: {text}");
-        }
-        self.alarms.retired = error;
-    }
-
-    fn coverage(&self) -> Coverage {
-        Coverage { filter: self.config.gate.interfaces.clone(), hook: self.config.gate.hook }
-    }
-
-    fn tell_links(&mut self, now: Now) {
-        for state in std::mem::take(&mut self.interfaces) {
-            let InterfaceState { name, hook, note, changes, .. } = &state;
-            for change in changes {
-                self.tell_link(*change, name, hook.map_or("none", |hook| hook.word()), note, now);
-            }
-            self.interfaces.push(state);
-        }
-    }
-
-    fn tell_guard(&mut self, now: Now) {
-        let GuardState { note, change, .. } = &self.guard;
-        if let Some(change) = *change {
-            let note = note.clone();
-            self.tell_link(change, "network namespace", "socket_guard", &note, now);
-        }
-    }
-
-    fn tell_link(&mut self, change: LinkChange, name: &str, hook: &str, note: &str, now: Now) {
-        self.recorder.link(change, name, hook, note, now);
-        match change {
-            LinkChange::Restored => {
-                tracing::warn!(interface = name, hook, "the gate was missing: restored");
-            }
-            LinkChange::Lost => tracing::error!(interface = name, hook, note, "the gate is lost"),
-            LinkChange::SteppedDown => {
-                tracing::warn!(interface = name, hook, note, "not by the best hook");
-            }
-            LinkChange::Adopted | LinkChange::Attached => {
-                tracing::info!(interface = name, hook, note, "gate {}", change.word());
-            }
-        }
-        let event = v1::GateEvent {
-            kind: change.word().into(),
-            interface: name.to_owned(),
-            detail: format!("{hook} {note}").trim_end().to_owned(),
-        };
-        self.journal.add(now.wall.0, What::Gate(event));
-    }
-
     fn tell_outcomes(&mut self, outcomes: &[Result<Accepted, Refused>], by: &str, now: Now) {
         for outcome in outcomes {
             match outcome {
@@ -825,12 +724,6 @@ impl<D: Datapath> Gate<D> {
         };
         self.journal.add(now.wall.0, What::Grant(event));
     }
-}
-
-/// Indices of the interfaces without a gate.
-fn ungated(interfaces: &[InterfaceState]) -> BTreeSet<u32> {
-    let without = interfaces.iter().filter(|state| state.hook.is_none());
-    without.map(|state| state.index).collect()
 }
 
 /// Wall clock minus boot clock, milliseconds: it changes when the wall clock is set.

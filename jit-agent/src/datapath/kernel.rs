@@ -21,6 +21,7 @@ use crate::{
         object::OBJECT,
         pins::{Pins, chain, layouts},
         programs::Programs,
+        selftest::{Probe, SHARED, Twin},
     },
     reconcile::{Entries, Write},
     sys::{self, DirectoryLock},
@@ -36,6 +37,10 @@ pub struct KernelDatapath {
     maps: Maps,
     links: Links,
     guard: Guard,
+    /// For the self-test; made when it is first run.
+    twin: Option<Twin>,
+    limits: Limits,
+    debug: bool,
     pins: Pins,
     /// The pinned tables, by name.
     tables: Vec<(&'static str, OwnedFd)>,
@@ -61,7 +66,8 @@ impl KernelDatapath {
         let lock = pins.lock()?;
         pins.prepare()?;
         pins.check(limits)?;
-        let mut object = load_object(&pins, limits, debug)?;
+        let mut object =
+            load_object(&pins, limits, debug, &layouts(limits).map(|layout| layout.name))?;
         let take = |object: &mut Ebpf, name| {
             object.take_map(name).ok_or_else(|| DatapathError::Load(format!("no map {name}")))
         };
@@ -84,7 +90,8 @@ impl KernelDatapath {
         }
         let tables = pins.hold_tables(limits)?;
         let links = Links::new(pins.clone());
-        let datapath = Self { programs, maps, links, guard, pins, tables, lock };
+        let datapath =
+            Self { programs, maps, links, guard, twin: None, limits, debug, pins, tables, lock };
         Ok((datapath, KernelEvents { events, log }))
     }
 }
@@ -120,6 +127,20 @@ impl Datapath for KernelDatapath {
 
     fn cover(&mut self, want: &Coverage) -> Result<Vec<InterfaceState>, DatapathError> {
         self.links.cover(want, &mut self.programs)
+    }
+
+    fn self_test(&mut self, probes: &[Probe]) -> Vec<String> {
+        let twin = match &mut self.twin {
+            Some(twin) => twin,
+            none => match load_object(&self.pins, self.limits, self.debug, &SHARED) {
+                Ok(object) => none.insert(Twin::new(object)),
+                Err(error) => return vec![format!("the programs cannot be tried: {error}")],
+            },
+        };
+        self.programs
+            .loaded()
+            .flat_map(|program| twin.judge(program.name, program.tag, probes))
+            .collect()
     }
 
     fn keep_tables(&mut self) -> Result<Vec<&'static str>, DatapathError> {
@@ -159,7 +180,13 @@ impl Datapath for KernelDatapath {
     }
 }
 
-fn load_object(pins: &Pins, limits: Limits, debug: bool) -> Result<Ebpf, DatapathError> {
+/// Loads the object over these pinned tables, the others of its own.
+fn load_object(
+    pins: &Pins,
+    limits: Limits,
+    debug: bool,
+    pinned: &[&str],
+) -> Result<Ebpf, DatapathError> {
     if OBJECT.is_empty() {
         return Err(DatapathError::Load(
             "this binary was built without them (AYA_BUILD_SKIP=1); build it again without".into(),
@@ -169,6 +196,9 @@ fn load_object(pins: &Pins, limits: Limits, debug: bool) -> Result<Ebpf, Datapat
     let level = if debug { LOG_DEBUG } else { LOG_OFF };
     loader.override_global("AYA_LOG_LEVEL", &level, true);
     for layout in layouts(limits) {
+        if !pinned.contains(&layout.name) {
+            continue;
+        }
         loader.map_pin_path(layout.name, pins.map(layout.name));
         loader.map_max_entries(layout.name, layout.entries);
     }

@@ -22,6 +22,7 @@ use crate::{
         Counters, Coverage, Datapath, DatapathError, Drift, InterfaceState,
         cut::{Cut, Sessions},
         guard::GuardState,
+        selftest::Probe,
     },
     net::sock_diag::DiagError,
     prefix::{bits, masked},
@@ -184,7 +185,7 @@ pub struct Syn {
 
 impl Syn {
     /// As an IP packet to an address of this host.
-    fn packet(&self) -> Vec<u8> {
+    pub fn packet(&self) -> Vec<u8> {
         let Self { source, source_port, port, sequence } = self;
         let mut packet = match source.family {
             Family::V4 => {
@@ -361,6 +362,16 @@ impl Datapath for MemoryDatapath {
 
     fn cover(&mut self, _: &Coverage) -> Result<Vec<InterfaceState>, DatapathError> {
         Ok(Vec::new())
+    }
+
+    fn self_test(&mut self, probes: &[Probe]) -> Vec<String> {
+        let tables = self.tables();
+        let judged = |probe: &Probe| {
+            let dropped =
+                decide(&Bytes(probe.frame()), Link::Ethernet, &tables, || 0).reason.drops();
+            probe.wrong("the decision", dropped)
+        };
+        probes.iter().filter_map(judged).collect()
     }
 
     fn keep_tables(&mut self) -> Result<Vec<&'static str>, DatapathError> {

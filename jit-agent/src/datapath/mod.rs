@@ -15,6 +15,7 @@ pub mod pins;
 pub mod programs;
 pub mod readback;
 pub mod rtnetlink;
+pub mod selftest;
 pub mod view;
 
 use std::{collections::BTreeMap, io, path::PathBuf};
@@ -24,6 +25,7 @@ use jit_common::{COUNTERS, Counter, PortCounters, PortKey, PortRule, Reason, Set
 use bpf::LinkKind;
 use cut::{Cut, Sessions};
 use guard::GuardState;
+use selftest::Probe;
 
 use crate::{
     clock::{BootNanos, WallTime},
@@ -53,6 +55,9 @@ pub trait Datapath: Send {
     fn cover(&mut self, want: &Coverage) -> Result<Vec<InterfaceState>, DatapathError>;
     /// What is not as the last [`Datapath::cover`] left it, by the kernel's word; changes nothing.
     fn drift(&self) -> Result<Vec<Drift>, DatapathError>;
+    /// Tries the loaded programs on frames, over the tables in force, and tells each wrong answer.
+    /// Nothing is counted.
+    fn self_test(&mut self, probes: &[Probe]) -> Vec<String>;
     /// Pins tables again whose pins are gone, and tells which.
     fn keep_tables(&mut self) -> Result<Vec<&'static str>, DatapathError>;
     /// Brings the socket guard into force, or takes it off, and tells what is there.

@@ -29,6 +29,8 @@ pub struct Program {
     pub id: u32,
     /// Its name in the object.
     pub name: &'static str,
+    /// The kernel's tag of its instructions.
+    pub tag: u64,
 }
 
 /// The object with its programs, loaded or not.
@@ -69,6 +71,11 @@ impl Programs {
         self.load(PROGRAM_TC)
     }
 
+    /// Those that are loaded.
+    pub fn loaded(&self) -> impl Iterator<Item = &Program> {
+        self.loaded.values().flatten()
+    }
+
     fn load(&mut self, name: &'static str) -> Result<Program, String> {
         let Self { object, loaded } = self;
         loaded.entry(name).or_insert_with(|| load(object, name)).clone()
@@ -91,5 +98,6 @@ fn load(object: &mut Ebpf, name: &'static str) -> Result<Program, String> {
         _ => return Err("it is no program for interfaces".into()),
     };
     let fd = fd.map_err(|error| format!("cannot duplicate a descriptor: {error}"))?;
-    Ok(Program { fd: Arc::new(fd), id: info.map_err(cause)?.id(), name })
+    let info = info.map_err(cause)?;
+    Ok(Program { fd: Arc::new(fd), id: info.id(), name, tag: info.tag() })
 }

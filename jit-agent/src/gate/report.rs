@@ -158,7 +158,7 @@ impl<D: Datapath> Gate<D> {
 
     /// What is wrong: a name that stays while the text may change, and the text.
     pub(super) fn problems_by_name(&self, now: Now) -> Vec<(String, String)> {
-        let Alarms { coverage, damaged, kernel, pins, retired, storage } = &self.alarms;
+        let Alarms { coverage, damaged, kernel, misjudged, pins, retired, storage } = &self.alarms;
         let audit = &self.recorder.audit;
         let mut problems: Vec<(String, String)> = [
             ("coverage", coverage.as_deref()),
@@ -166,6 +166,7 @@ impl<D: Datapath> Gate<D> {
             ("kernel", kernel.as_deref()),
             ("pins", pins.as_deref()),
             ("pins of another version", retired.as_deref()),
+            ("self_test", misjudged.as_deref()),
             ("storage", storage.as_deref()),
             ("sessions", self.ending.problem.as_deref()),
             ("audit", audit.problem()),

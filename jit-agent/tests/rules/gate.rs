@@ -1,7 +1,12 @@
 //! The gate with a real database and a datapath in memory: what is answered is true.
 
+use std::collections::BTreeMap;
+
 use jit_agent::{
-    datapath::memory::MemoryDatapath, gate::Target, grant::GrantId, ledger::Admission,
+    datapath::{Datapath as _, memory::MemoryDatapath},
+    gate::Target,
+    grant::GrantId,
+    ledger::Admission,
     refusal::Refusal,
 };
 use jit_proto::v1;
@@ -283,4 +288,33 @@ fn whatever_byte_of_an_envelope_is_flipped_the_tables_stay_as_they_are() {
     assert_eq!(host.gate().list(true, NOW).len(), 1, "nothing on the disk either");
     // The same envelope as it was sent gets in.
     assert_eq!(host.push(&grant(2, &["203.0.113.8"])), Ok(Admission::Active));
+}
+
+#[test]
+fn a_table_that_somebody_emptied_is_found_by_the_self_test_and_filled_again() {
+    let mut host = Host::start();
+    let said = |host: &mut Host, seconds: i64| {
+        let now = later(seconds * 1_000);
+        host.gate().tick(now);
+        host.gate().status(now).problems.join("; ")
+    };
+    assert!(!said(&mut host, 0).contains("lets pass"));
+    host.kernel.protect(&BTreeMap::new()).unwrap();
+    assert!(!said(&mut host, 9).contains("lets pass"), "not looked at yet");
+    let found = said(&mut host, 10);
+    for sender in ["192.0.2.77", "2001:db8:77::77"] {
+        let sentence = format!("the decision lets pass a SYN from {sender} to port 22");
+        assert!(found.contains(&sentence), "{found}");
+    }
+    assert!(!said(&mut host, 20).contains("lets pass"), "filled again");
+}
+
+#[test]
+fn the_self_test_expects_no_drop_where_a_grant_lets_its_senders_in() {
+    let mut host = Host::start();
+    host.push(&grant(1, &["192.0.0.0/8", "198.0.0.0/8", "203.0.0.0/8", "2001:db8:77::/64"]))
+        .unwrap();
+    host.gate().tick(NOW);
+    let problems = host.gate().status(NOW).problems.join("; ");
+    assert!(!problems.contains("the decision"), "{problems}");
 }

@@ -10,3 +10,4 @@ mod drift;
 mod foreign;
 mod kernels;
 mod rungs;
+mod selftest;

@@ -1,0 +1,67 @@
+//! The programs tried on frames: a table that somebody emptied is found out, though every program is
+//! where it should be; and nothing of it is counted.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use aya::maps::{Array, Map, MapData};
+use jit_common::{ABI_VERSION, PROTECTED_WORDS, map};
+use jit_tests::{agent::Site, tun};
+
+use crate::rungs::events;
+
+/// Twice the time between two self-tests, and then some.
+const FOUND: Duration = Duration::from_secs(25);
+
+/// Makes every port unprotected, behind the agent's back.
+fn unprotect_all(site: &Site) {
+    let pin = site.pins().join(format!("v{ABI_VERSION}/maps/{}", map::PROTECTED));
+    let table = Map::from_map_data(MapData::from_pin(pin).unwrap()).unwrap();
+    let mut words: Array<MapData, u64> = table.try_into().unwrap();
+    for word in 0..PROTECTED_WORDS {
+        words.set(word, 0, 0).unwrap();
+    }
+}
+
+fn wait_for(site: &Site, code: &str, count: usize) {
+    let began = Instant::now();
+    let told = || events(site, code).iter().filter(|event| event.contains("self_test")).count();
+    while told() < count {
+        assert!(began.elapsed() < FOUND, "no {code}:\n{}", site.log());
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_table_that_was_emptied_is_found_out_and_filled_again() {
+    for (hook, programs) in [
+        ("native", ["jit_gate_frags", "jit_gate_tc_l3"]),
+        ("clsact", ["jit_gate_tc", "jit_gate_tc_l3"]),
+    ] {
+        let mut site = Site::new();
+        tun::connect("t0", &site.host, &site.client);
+        site.host.ip(&["link", "set", "t0", "up"]);
+        site.configure_gate("[\"*\"]", hook);
+        site.start();
+        unprotect_all(&site);
+        wait_for(&site, "S003", 1);
+        let raised = events(&site, "S003").join("\n");
+        for program in programs {
+            let said = format!("{program} lets pass a SYN from 192.0.2.77 to port 22");
+            assert!(raised.contains(&said), "{raised}");
+        }
+        assert!(raised.contains("2001:db8:77::77"), "both families: {raised}");
+        let (status, code) = site.status();
+        assert_eq!((status["state"].as_str(), code), (Some("degraded"), 1), "{status:#}");
+        assert!(status["problems"].to_string().contains("lets pass a SYN"), "{status:#}");
+        wait_for(&site, "S004", 1);
+        let (status, code) = site.status();
+        assert_eq!(code, 0, "{status:#}");
+        // Three self-tests at least were run by now, each of two dropped frames a program.
+        assert_eq!(status["dropped"]["by_reason"], serde_json::json!({}), "{status:#}");
+        assert_eq!(status["dropped"]["by_port"], serde_json::json!({}), "{status:#}");
+        site.assert_closed_to_all();
+    }
+}

@@ -1,10 +1,10 @@
 //! The real datapath: loads the object, adopts or creates the pinned tables, attaches.
 
-use std::{collections::BTreeMap, os::fd::OwnedFd, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf};
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{MapData, RingBuf},
+    maps::{Map, MapData, RingBuf},
 };
 use jit_common::{PortKey, PortRule, Settings, Slot, map};
 
@@ -19,7 +19,7 @@ use crate::{
         guard::{Guard, GuardState},
         maps::Maps,
         object::OBJECT,
-        pins::{Pins, chain, layouts},
+        pins::{Pins, Table, chain, layouts},
         programs::Programs,
         selftest::{Probe, SHARED, Twin},
     },
@@ -43,7 +43,7 @@ pub struct KernelDatapath {
     debug: bool,
     pins: Pins,
     /// The pinned tables, by name.
-    tables: Vec<(&'static str, OwnedFd)>,
+    tables: Vec<Table>,
     lock: DirectoryLock,
 }
 
@@ -130,10 +130,16 @@ impl Datapath for KernelDatapath {
     }
 
     fn self_test(&mut self, probes: &[Probe]) -> Vec<String> {
+        // Of tables that are not in force nothing could be learnt; that they are not pinned is
+        // told and put right elsewhere.
+        if self.twin.is_none() && !self.pins.missing(&self.tables).is_empty() {
+            return Vec::new();
+        }
         let twin = match &mut self.twin {
             Some(twin) => twin,
             none => match load_object(&self.pins, self.limits, self.debug, &SHARED) {
-                Ok(object) => none.insert(Twin::new(object)),
+                Ok(object) if shares(&object, &self.tables) => none.insert(Twin::new(object)),
+                Ok(_) => return Vec::new(),
                 Err(error) => return vec![format!("the programs cannot be tried: {error}")],
             },
         };
@@ -178,6 +184,19 @@ impl Datapath for KernelDatapath {
     fn cut(&mut self, among: &Sessions, now: BootNanos) -> Cut {
         cut::cut(&self.maps, among, now)
     }
+}
+
+/// Whether the tables that a self-test needs are those in force, not new ones because a pin was gone.
+fn shares(object: &Ebpf, tables: &[Table]) -> bool {
+    SHARED.iter().all(|name| {
+        let in_force = tables.iter().find(|table| table.name == *name).map(|table| table.id);
+        let shared = match object.map(name) {
+            Some(Map::Array(data) | Map::HashMap(data) | Map::LpmTrie(data)) => data.info().ok(),
+            _ => None,
+        };
+        let shared = shared.map(|info| info.id());
+        shared.is_some() && shared == in_force
+    })
 }
 
 /// Loads the object over these pinned tables, the others of its own.

@@ -57,6 +57,16 @@ pub struct Layout {
     flags: u32,
 }
 
+/// A table that is in force.
+#[derive(Debug)]
+pub struct Table {
+    /// Name of map and pin.
+    pub name: &'static str,
+    fd: OwnedFd,
+    /// The kernel's id of it.
+    pub id: u32,
+}
+
 /// What [`Pins::remove`] took off.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Removed {
@@ -193,42 +203,43 @@ impl Pins {
     }
 
     /// Opens every pinned table, to pin it again should its pin be removed.
-    pub fn hold_tables(
-        &self,
-        limits: Limits,
-    ) -> Result<Vec<(&'static str, OwnedFd)>, DatapathError> {
+    pub fn hold_tables(&self, limits: Limits) -> Result<Vec<Table>, DatapathError> {
         layouts(limits)
             .into_iter()
-            .map(|layout| {
-                bpf::open_pin(&self.map(layout.name))
-                    .map(|table| (layout.name, table))
-                    .map_err(failed("open a pinned table"))
+            .map(|Layout { name, .. }| {
+                let path = self.map(name);
+                let fd = bpf::open_pin(&path).map_err(failed("open a pinned table"))?;
+                let id = map_id(&path).ok_or_else(|| DatapathError::Pin {
+                    path: path.clone(),
+                    what: "it is no table".into(),
+                })?;
+                Ok(Table { name, fd, id })
             })
             .collect()
     }
 
-    /// Those whose pins are gone.
-    pub fn missing<'a>(
-        &self,
-        tables: &'a [(&'static str, OwnedFd)],
-    ) -> Vec<&'a (&'static str, OwnedFd)> {
-        let gone = |name| fs::symlink_metadata(self.map(name)).is_err();
-        tables.iter().filter(|(name, _)| gone(name)).collect()
+    /// Those whose pins are gone, or are another table's.
+    pub fn missing<'a>(&self, tables: &'a [Table]) -> Vec<&'a Table> {
+        tables.iter().filter(|table| map_id(&self.map(table.name)) != Some(table.id)).collect()
     }
 
     /// Pins them again; says which.
-    pub fn restore_tables(
-        &self,
-        tables: &[(&'static str, OwnedFd)],
-    ) -> Result<Vec<&'static str>, DatapathError> {
+    pub fn restore_tables(&self, tables: &[Table]) -> Result<Vec<&'static str>, DatapathError> {
         let missing = self.missing(tables);
         if !missing.is_empty() {
             self.prepare()?;
         }
-        for (name, table) in &missing {
-            bpf::pin(table, &self.map(name)).map_err(failed("pin a table again"))?;
+        for table in &missing {
+            let path = self.map(table.name);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(failed("remove a pin")(error));
+                }
+                _ => {}
+            }
+            bpf::pin(&table.fd, &path).map_err(failed("pin a table again"))?;
         }
-        Ok(missing.into_iter().map(|(name, _)| *name).collect())
+        Ok(missing.into_iter().map(|table| table.name).collect())
     }
 
     /// Removes every pin of every version: links first, which opens the gate. Says what was
@@ -415,6 +426,11 @@ impl Layout {
         .find(|(_, is, want)| is != want)
         .map(|(what, is, want)| format!("its {what} is {is}, this configuration needs {want}"))
     }
+}
+
+/// The kernel's id of the table that is pinned there, if one is.
+fn map_id(pin: &Path) -> Option<u32> {
+    MapInfo::from_pin(pin).ok().map(|info| info.id())
 }
 
 fn list(directory: &Path) -> Result<Vec<PathBuf>, DatapathError> {

@@ -153,7 +153,8 @@ fn pins_that_are_removed_come_back_with_the_tables_that_they_were() {
             code == 1 && said.contains("the tables: their pins are gone")
         });
         assert!(found, "status never said so");
-        assert_eq!(site.status().1, 0);
+        let (status, code) = site.status();
+        assert_eq!(code, 0, "{status:#}\n{}", site.log());
         assert_eq!(pinned(&site), before);
         let told = events(&site, "A003");
         assert!(told.iter().any(|event| event.contains("HOST_GRANTS")), "{told:?}");

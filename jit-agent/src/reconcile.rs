@@ -55,6 +55,16 @@ impl Entry {
         [self.unlimited, self.limited]
     }
 
+    /// Whether sessions that `old` covered may be over under this: not where each claim is the same
+    /// or only lasts longer.
+    pub fn may_end(&self, old: &Self) -> bool {
+        let [unlimited, limited] = self.claims();
+        [(unlimited, old.unlimited), (limited, old.limited)].into_iter().any(|(new, old)| {
+            let longer = new.deadline > old.deadline && (old.cut || !new.cut || !old.is_some());
+            new != old && !longer
+        })
+    }
+
     /// Whether it lets in less than `old` for any of the two.
     fn closes(&self, old: &Self) -> bool {
         self.unlimited.deadline < old.unlimited.deadline

@@ -8,8 +8,9 @@
 //! not show any more, and behind an interface without a gate they would open.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     ops::RangeInclusive,
+    time::{Duration, Instant},
 };
 
 use jit_common::{Address, PortKey, PortRule, Protocol, session_is_over};
@@ -34,7 +35,21 @@ pub struct Sessions {
     /// Only handshakes that are not finished: no session can be over.
     pub half_open: bool,
     /// Only those whose peer one of these covers; `None`: all.
-    pub of: Option<BTreeSet<EntryKey>>,
+    pub of: Option<Covers>,
+}
+
+/// Places in the grant tables of TCP ports, to be found by the peers that they cover.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Covers {
+    ports: BTreeMap<u16, Sources>,
+    len: usize,
+}
+
+/// The sources of one port, and the lengths of prefixes among them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Sources {
+    lengths: BTreeSet<u8>,
+    prefixes: HashSet<SourcePrefix>,
 }
 
 /// What was ended.
@@ -44,6 +59,8 @@ pub struct Cut {
     pub ended: BTreeMap<(Address, u16), u32>,
     /// There are more than [`MOST`]: call again.
     pub more: bool,
+    /// How long it took.
+    pub took: Duration,
     /// Why not all.
     pub problem: Option<CutError>,
 }
@@ -65,10 +82,7 @@ impl Sessions {
     pub fn rule(&self, peer: Address, port: u16, half_open: bool) -> Option<PortRule> {
         let rule = *self.ports.get(&port)?;
         let rule = if half_open { PortRule { drain: 0, ..rule } } else { rule };
-        let Some(keys) = &self.of else { return Some(rule) };
-        let source = SourcePrefix::new(peer, bits(peer.family)).ok()?;
-        let port = PortKey { protocol: Protocol::Tcp, port };
-        keys.iter().any(|key| key.port == port && key.source.contains(&source)).then_some(rule)
+        self.of.as_ref().is_none_or(|covers| covers.covers(peer, port)).then_some(rule)
     }
 
     /// From the lowest port to the highest.
@@ -77,10 +91,54 @@ impl Sessions {
     }
 }
 
+impl Covers {
+    /// Adds a place; one of another protocol has no sessions.
+    pub fn insert(&mut self, key: EntryKey) {
+        let EntryKey { port: PortKey { protocol, port }, source } = key;
+        if protocol == Protocol::Tcp {
+            self.insert_source(port, source);
+        }
+    }
+
+    /// Adds all of another's.
+    pub fn extend(&mut self, other: &Self) {
+        for (port, sources) in &other.ports {
+            for source in &sources.prefixes {
+                self.insert_source(*port, *source);
+            }
+        }
+    }
+
+    /// How many there are.
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is none.
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    fn insert_source(&mut self, port: u16, source: SourcePrefix) {
+        let sources = self.ports.entry(port).or_default();
+        sources.lengths.insert(source.length());
+        self.len += usize::from(sources.prefixes.insert(source));
+    }
+
+    /// Whether one of them covers this peer at this port: one look for each length.
+    fn covers(&self, peer: Address, port: u16) -> bool {
+        let Some(Sources { lengths, prefixes }) = self.ports.get(&port) else { return false };
+        let Ok(host) = SourcePrefix::new(peer, bits(peer.family)) else { return false };
+        lengths.iter().any(|length| prefixes.contains(&host.widened(*length)))
+    }
+}
+
 /// Ends what is over among these.
 pub fn cut(maps: &Maps, among: &Sessions, now: BootNanos) -> Cut {
+    let began = Instant::now();
     let mut cut = Cut::default();
     cut.problem = end(maps, among, now, &mut cut).err();
+    cut.took = began.elapsed();
     cut
 }
 

@@ -8,6 +8,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use jit_common::{
@@ -159,6 +160,9 @@ struct Inner {
     /// Sockets of sessions: peer, its port, port here.
     sockets: BTreeSet<(Address, u16, u16)>,
     keeps_sockets: bool,
+    /// Looks at sockets since the test asked last, and how long each takes.
+    looks: u32,
+    look_takes: Duration,
 }
 
 impl Inner {
@@ -277,6 +281,16 @@ impl MemoryDatapath {
         self.lock().keeps_sockets = keep;
     }
 
+    /// From now on each look at the sockets takes so long.
+    pub fn looks_take(&self, time: Duration) {
+        self.lock().look_takes = time;
+    }
+
+    /// How often the sockets were looked at since the last call.
+    pub fn take_looks(&self) -> u32 {
+        std::mem::take(&mut self.lock().looks)
+    }
+
     /// Counts connections in a slot.
     pub fn count(&self, slot: u32, hits: u64) {
         self.lock().slots.entry(slot).or_default().hits += hits;
@@ -393,7 +407,8 @@ impl Datapath for MemoryDatapath {
     fn cut(&mut self, among: &Sessions, now: BootNanos) -> Cut {
         let tables = self.tables();
         let mut inner = self.lock();
-        let mut cut = Cut::default();
+        inner.looks += 1;
+        let mut cut = Cut { took: inner.look_takes, ..Cut::default() };
         if inner.keeps_sockets {
             cut.problem = Some(DiagError::NoDestroy.into());
             return cut;

@@ -5,7 +5,7 @@
 //! grant ends may not have its socket yet: there is a second look a tick later.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, VecDeque},
     time::Duration,
 };
 
@@ -16,17 +16,19 @@ use crate::{
     clock::{BootNanos, Now},
     datapath::{
         Datapath,
-        cut::{Cut, CutError, Sessions},
+        cut::{Covers, Cut, CutError, Sessions},
     },
     gate::{Gate, TICK, report::address},
     net::sock_diag::DiagError,
     reconcile::{Entry, EntryKey, Write},
 };
 
-/// Places in the grant tables that are remembered at most until the next look.
-const MOST_ENDED: usize = 4096;
-/// Least time between two looks.
+/// Places that are remembered at most: as many as the tables hold at most.
+const MOST_ENDED: usize = 1 << 23;
+/// Between two looks passes at least this, and [`RESTS`] times what the first took: at most a quarter
+/// of the gate's time goes into them, whatever ends.
 const REST: Duration = Duration::from_millis(50);
+const RESTS: u32 = 3;
 /// Peers and ports that are told one by one after a look.
 const TOLD: usize = 64;
 
@@ -34,8 +36,8 @@ const TOLD: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct Ending {
     fresh: Places,
-    /// Was looked at, and is to be once more at this time.
-    again: Option<(BootNanos, Places)>,
+    /// Was looked at, and is to be once more at these times, the earliest first.
+    again: VecDeque<(BootNanos, Places)>,
     /// Exemptions that ended until then were seen.
     exemptions: BootNanos,
     /// No look before this.
@@ -48,7 +50,7 @@ pub(super) struct Ending {
 #[derive(Clone, Debug, Default)]
 struct Places {
     /// Here.
-    of: BTreeSet<EntryKey>,
+    of: Covers,
     /// Anywhere: what the ports want may be another.
     anywhere: bool,
 }
@@ -58,12 +60,13 @@ impl Places {
         self.of.is_empty() && !self.anywhere
     }
 
-    fn join(&mut self, other: Self) {
-        self.of.extend(other.of);
+    fn join(&mut self, other: &Self) {
         self.anywhere |= other.anywhere;
-        if self.of.len() > MOST_ENDED {
-            self.of.clear();
-            self.anywhere = true;
+        // What is there is kept: where `anywhere` is more than is looked at, it is all there is.
+        if self.of.len() < MOST_ENDED {
+            self.of.extend(&other.of);
+        } else {
+            self.anywhere |= !other.of.is_empty();
         }
     }
 }
@@ -74,40 +77,48 @@ impl Ending {
         self.fresh.anywhere = true;
     }
 
-    /// Takes note of a write. What opens a place that was closed ends nothing.
+    /// Takes note of a write. What opens a place, or lets it be open for longer, ends nothing.
     pub(super) fn wrote(&mut self, write: &Write, before: Option<&Entry>) {
-        match write {
-            Write::Remove(key) => self.at(*key),
-            Write::Set(key, _) if before.is_some() => self.at(*key),
-            Write::Set(..) => {}
+        match (write, before) {
+            (Write::Remove(key), _) => self.at(*key),
+            (Write::Set(key, entry), Some(before)) if entry.may_end(before) => self.at(*key),
+            (Write::Set(..), _) => {}
         }
     }
 
     fn at(&mut self, key: EntryKey) {
-        if key.port.protocol == Protocol::Tcp {
-            self.fresh.join(Places { of: BTreeSet::from([key]), anywhere: false });
+        if self.fresh.of.len() < MOST_ENDED {
+            self.fresh.of.insert(key);
+        } else {
+            self.fresh.anywhere = true;
         }
     }
 
     /// When the next look is due; `None`: nothing may have ended.
     fn due(&self) -> Option<BootNanos> {
         let fresh = (!self.fresh.is_empty()).then_some(self.rest);
-        let again = self.again.as_ref().map(|(at, _)| *at);
+        let again = self.again.front().map(|(at, _)| self.rest.max(*at));
         fresh.into_iter().chain(again).min()
     }
 
     /// Where to look at this time.
     fn take(&mut self, now: BootNanos) -> Places {
         let mut places = std::mem::take(&mut self.fresh);
-        let fresh = !places.is_empty();
-        if let Some((_, before)) = self.again.take() {
-            places.join(before);
+        if !places.is_empty() {
+            self.again.push_back((now + TICK, places.clone()));
         }
-        if fresh {
-            self.again = Some((now + TICK, places.clone()));
+        while let Some((_, before)) = self.again.pop_front_if(|(at, _)| *at <= now) {
+            places.join(&before);
         }
-        self.rest = now + REST;
         places
+    }
+
+    /// To be looked at once more, because it failed.
+    fn retry(&mut self, places: Places, now: BootNanos) {
+        match self.again.back_mut() {
+            Some((_, last)) => last.join(&places),
+            None => self.again.push_back((now + TICK, places)),
+        }
     }
 }
 
@@ -134,7 +145,8 @@ impl<D: Datapath> Gate<D> {
         let all = !self.policies.waits() && (gate.socket_guard || gate.interfaces.is_all());
         let of = (!places.anywhere || !all).then(|| places.of.clone());
         let among = Sessions { ports, half_open, of };
-        let Cut { ended, more, problem } = self.datapath.cut(&among, now.boot);
+        let Cut { ended, more, took, problem } = self.datapath.cut(&among, now.boot);
+        self.ending.rest = now.boot + took + REST.max(took * RESTS);
         self.tell_cut(&ended, now);
         // Where only handshakes end the packet gate sees to them.
         let problem = problem.filter(|problem| {
@@ -148,11 +160,11 @@ impl<D: Datapath> Gate<D> {
         }
         self.ending.problem = text;
         match problem {
-            None if more => self.ending.fresh.join(places),
+            None if more => self.ending.fresh.join(&places),
             None => {}
             // There is no use in trying again.
-            Some(CutError::Diag(DiagError::NoDestroy)) => self.ending.again = None,
-            Some(_) => self.ending.again = Some((now.boot + TICK, places)),
+            Some(CutError::Diag(DiagError::NoDestroy)) => self.ending.again.clear(),
+            Some(_) => self.ending.retry(places, now.boot),
         }
     }
 

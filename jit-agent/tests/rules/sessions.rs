@@ -180,3 +180,88 @@ fn observing_cuts_nothing() {
         assert!(host.lives(CLIENT) && host.lives(STRANGER), "{observing}");
     }
 }
+
+/// Without the guard only the places of grants say where to look: none of many may be lost.
+#[test]
+fn however_many_places_end_at_once_all_their_sessions_end() {
+    const PORTS: std::ops::Range<u16> = 2222..2272;
+    let section = SECTION.replace("port = 2222", "port = \"2222-2271\"");
+    let mut host =
+        Host::with(&format!("[gate]\nsocket_guard = false\ninterfaces = [\"eth0\"]\n{section}"));
+    let peers: Vec<String> = (1..=160).map(|last| format!("203.0.113.{last}")).collect();
+    let range = v1::PortRange { last: u32::from(PORTS.end) - 1, ..crate::support::port(2222) };
+    for (id, peers) in (1..).zip(peers.chunks(80)) {
+        let sources: Vec<&str> = peers.iter().map(String::as_str).collect();
+        let ports = vec![range.clone()];
+        host.push(&v1::Grant { ports, ..grant(id, &sources) }).unwrap();
+    }
+    host.advance(later(MINUTE / 2));
+    let stranger = v4("203.0.113.200");
+    for port in PORTS {
+        host.kernel.open_socket(stranger, 40_000, port);
+        for peer in &peers {
+            host.kernel.open_socket(v4(peer), 40_000, port);
+        }
+    }
+    host.gate().revoke(&Target::All, "test", "", later(MINUTE));
+    host.advance(later(MINUTE));
+    let left = host.left();
+    assert_eq!(left.len(), PORTS.len(), "nobody had a grant for the stranger's");
+    assert!(left.iter().all(|(peer, _)| *peer == stranger), "{left:?}");
+}
+
+#[test]
+fn what_only_lasts_longer_is_no_reason_to_look_at_the_sockets() {
+    let mut host = host();
+    host.push(&both(1, &[CLIENT])).unwrap();
+    host.advance(later(1_000));
+    host.advance(later(4_000));
+    host.kernel.take_looks();
+    // Renewed, with and without a limit to its connections.
+    for (id, max_connections) in [(2, 0), (3, 5)] {
+        let ends = NOW.wall.0 + i64::from(id) * 10 * MINUTE;
+        let longer = v1::Grant { not_after_ms: ends, max_connections, ..both(id, &[CLIENT]) };
+        host.push_at(&longer, later(i64::from(id) * 10_000)).unwrap();
+        host.advance(later(i64::from(id) * 10_000));
+        host.advance(later(i64::from(id) * 10_000 + 4_000));
+    }
+    assert_eq!(host.kernel.take_looks(), 0);
+    // The end of the one that lasts longest leaves another: looked at, and kept.
+    host.sessions(&[CLIENT]);
+    let last = Target::Ids(vec![jit_agent::grant::GrantId([3; 16])]);
+    host.gate().revoke(&last, "test", "", later(40_000));
+    host.advance(later(40_000));
+    assert!(host.lives(CLIENT));
+    assert_eq!(host.kernel.take_looks(), 1);
+    host.advance(later(42_000));
+    assert_eq!(host.kernel.take_looks(), 1, "once more a tick later");
+}
+
+#[test]
+fn slow_looks_leave_three_quarters_of_the_time_to_everything_else() {
+    const TOOK: i64 = 200;
+    let mut host = host();
+    host.kernel.looks_take(std::time::Duration::from_millis(TOOK.unsigned_abs()));
+    for id in 1..=40 {
+        host.push(&both(id, &[CLIENT])).unwrap();
+    }
+    host.advance(later(MINUTE));
+    host.advance(later(2 * MINUTE));
+    host.kernel.take_looks();
+    // One ends every tenth of a second: what each look takes is time that passes.
+    let (mut now, mut looks) = (3 * MINUTE, 0);
+    for id in 1..=40 {
+        let one = Target::Ids(vec![jit_agent::grant::GrantId([id; 16])]);
+        host.push_at(&both(id + 100, &[STRANGER]), later(now)).unwrap();
+        let other = Target::Ids(vec![jit_agent::grant::GrantId([id + 100; 16])]);
+        host.gate().revoke(&one, "test", "", later(now));
+        host.gate().revoke(&other, "test", "", later(now));
+        host.advance(later(now));
+        let seen = host.kernel.take_looks();
+        assert!(seen < 2);
+        looks += i64::from(seen);
+        now += 100 + i64::from(seen) * TOOK;
+    }
+    let all = now - 3 * MINUTE;
+    assert!(looks > 4 && looks * TOOK * 4 <= all + 4 * TOOK, "{looks} looks in {all} ms");
+}

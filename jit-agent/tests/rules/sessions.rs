@@ -192,7 +192,7 @@ fn however_many_places_end_at_once_all_their_sessions_end() {
     let range = v1::PortRange { last: u32::from(PORTS.end) - 1, ..crate::support::port(2222) };
     for (id, peers) in (1..).zip(peers.chunks(80)) {
         let sources: Vec<&str> = peers.iter().map(String::as_str).collect();
-        let ports = vec![range.clone()];
+        let ports = vec![range];
         host.push(&v1::Grant { ports, ..grant(id, &sources) }).unwrap();
     }
     host.advance(later(MINUTE / 2));

@@ -1,7 +1,7 @@
 //! `jit-agent`: the daemon, and the command line of the engineer on call.
 
 use std::{
-    io::{IsTerminal as _, Write as _},
+    io::{ErrorKind, IsTerminal as _, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -128,9 +128,13 @@ async fn print_status(config: &Path, json: bool) -> Result<ExitCode> {
         Ok(Ok(status)) => return show_status(&status, json),
         Ok(Err(AskError::Denied(error))) => return Err(denied(&paths.socket(), error)),
         Ok(Err(AskError::NotThere)) => "the agent is not running",
+        Ok(Err(AskError::Closed)) => client::CLOSED,
         Ok(Err(AskError::NoAnswer)) | Err(_) => "the agent does not answer",
     };
     let missing = sys::missing_capabilities();
+    if agent == client::CLOSED && missing.contains(&"CAP_BPF") {
+        anyhow::bail!("{agent}");
+    }
     anyhow::ensure!(
         !missing.contains(&"CAP_BPF"),
         Denied("no agent answers, and to read what the kernel enforces needs root")
@@ -142,6 +146,7 @@ async fn print_status(config: &Path, json: bool) -> Result<ExitCode> {
 }
 
 enum AskError {
+    Closed,
     Denied(std::io::Error),
     NoAnswer,
     NotThere,
@@ -149,11 +154,15 @@ enum AskError {
 
 async fn ask_status(socket: &Path) -> Result<v1::StatusResponse, AskError> {
     let mut client = client::connect(socket).await.map_err(|error| match error.kind() {
-        std::io::ErrorKind::PermissionDenied => AskError::Denied(error),
-        _ => AskError::NotThere,
+        ErrorKind::PermissionDenied => AskError::Denied(error),
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused => AskError::NotThere,
+        ErrorKind::Other => AskError::Closed,
+        _ => AskError::NoAnswer,
     })?;
     let answer = client.status(v1::StatusRequest {}).await;
-    answer.map(tonic::Response::into_inner).map_err(|_| AskError::NoAnswer)
+    answer.map(tonic::Response::into_inner).map_err(|status| {
+        if client::is_closed(&status) { AskError::Closed } else { AskError::NoAnswer }
+    })
 }
 
 fn show_status(status: &v1::StatusResponse, json: bool) -> Result<ExitCode> {
@@ -168,14 +177,22 @@ fn show_status(status: &v1::StatusResponse, json: bool) -> Result<ExitCode> {
 async fn print_grants(config: &Path, all: bool, json: bool) -> Result<ExitCode> {
     let socket = app::paths(config).socket();
     let mut client = client::connect(&socket).await.map_err(|error| match error.kind() {
-        std::io::ErrorKind::PermissionDenied => denied(&socket, error),
+        ErrorKind::PermissionDenied => denied(&socket, error),
+        ErrorKind::Other => anyhow::anyhow!("{}", client::CLOSED),
         _ => anyhow::anyhow!(
             "no agent answers on {}: {error}; `jit-agent status` reads what the kernel enforces",
             socket.display()
         ),
     })?;
     let request = v1::ListRequest { include_ended: all };
-    let grants = client.list(request).await.context("cannot list the grants")?.into_inner().grants;
+    let answer = client.list(request).await.map_err(|status| {
+        if client::is_closed(&status) {
+            anyhow::anyhow!("{}", client::CLOSED)
+        } else {
+            status.into()
+        }
+    });
+    let grants = answer.context("cannot list the grants")?.into_inner().grants;
     if json {
         print(&format!("{}\n", printable::json_pretty(&status::grants_json(&grants))));
     } else {

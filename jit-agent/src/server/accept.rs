@@ -33,8 +33,10 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Connections in all, and from one address. Silent ones are dropped by the handshake's time-out.
 const MAX_CONNECTIONS: usize = 512;
 const MAX_PER_SOURCE: usize = 32;
-/// Local connections.
-const MAX_LOCAL: usize = 16;
+/// Local connections of root and the agent's own user, who may close; and of all others, who may
+/// look: these cannot take the places of those.
+const MAX_LOCAL_TRUSTED: usize = 16;
+const MAX_LOCAL_OTHERS: usize = 16;
 /// Connections that the kernel holds until they are accepted.
 const BACKLOG: u32 = 1024;
 /// After an error of accept (no descriptors left), do not spin.
@@ -117,7 +119,7 @@ pub async fn serve_unix(
     service: Service,
 ) -> Result<(), tonic::transport::Error> {
     let (sender, connections) = mpsc::channel(16);
-    let all = Arc::new(Semaphore::new(MAX_LOCAL));
+    let places = LocalPlaces::default();
     tokio::spawn(async move {
         while !sender.is_closed() {
             let accepted = listener.accept().await;
@@ -130,11 +132,11 @@ pub async fn serve_unix(
                     continue;
                 }
             };
-            let Ok(permit) = Arc::clone(&all).try_acquire_owned() else { continue };
-            if let Some(caller) = identify_local(&stream, connected) {
-                let peer = Peer::new(stream, caller, vec![permit]);
-                let _closed = sender.send(Ok::<_, io::Error>(peer)).await;
-            }
+            let Some(caller) = identify_local(&stream, connected) else { continue };
+            // Closed at once: the command line says what that means.
+            let Some(permit) = places.permit(&caller.who) else { continue };
+            let peer = Peer::new(stream, caller, vec![permit]);
+            let _closed = sender.send(Ok::<_, io::Error>(peer)).await;
         }
     });
     service.router().serve_with_incoming(ReceiverStream::new(connections)).await
@@ -172,6 +174,27 @@ fn network(source: IpAddr) -> IpAddr {
     }
 }
 
+/// The places of local connections.
+#[derive(Debug)]
+struct LocalPlaces {
+    trusted: Arc<Semaphore>,
+    others: Arc<Semaphore>,
+}
+
+impl Default for LocalPlaces {
+    fn default() -> Self {
+        let places = |most| Arc::new(Semaphore::new(most));
+        Self { trusted: places(MAX_LOCAL_TRUSTED), others: places(MAX_LOCAL_OTHERS) }
+    }
+}
+
+impl LocalPlaces {
+    fn permit(&self, who: &Who) -> Option<OwnedSemaphorePermit> {
+        let places = if who.is_trusted() { &self.trusted } else { &self.others };
+        Arc::clone(places).try_acquire_owned().ok()
+    }
+}
+
 /// Connections by source network.
 #[derive(Debug, Default)]
 struct Sources {
@@ -187,5 +210,24 @@ impl Sources {
         let semaphore =
             sources.entry(source).or_insert_with(|| Arc::new(Semaphore::new(MAX_PER_SOURCE)));
         Arc::clone(semaphore).try_acquire_owned().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_leave_the_places_of_root_and_of_the_agents_user_free() {
+        let places = LocalPlaces::default();
+        let local = |uid| Who::Local { uid, own: 990 };
+        let mut others: Vec<_> =
+            (1_000..).take(MAX_LOCAL_OTHERS).map(|uid| places.permit(&local(uid))).collect();
+        assert!(others.iter().all(Option::is_some));
+        assert!(places.permit(&local(65_534)).is_none(), "all of theirs are taken");
+        let root = places.permit(&local(0));
+        assert!(root.is_some() && places.permit(&local(990)).is_some());
+        others.pop();
+        assert!(places.permit(&local(65_534)).is_some(), "one became free");
     }
 }

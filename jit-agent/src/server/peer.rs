@@ -49,12 +49,19 @@ pub enum Who {
     },
 }
 
+impl Who {
+    /// Root, or the agent's own user: so says the kernel; they may close.
+    pub const fn is_trusted(&self) -> bool {
+        matches!(self, Self::Local { uid, own } if *uid == 0 || *uid == *own)
+    }
+}
+
 impl Caller {
     /// Its name, and what it may do by this table.
     pub fn identity(&self, controllers: &[Controller]) -> Identity {
         match &self.who {
             Who::Certificate { names, .. } => Identity::of_certificate(names, controllers),
-            Who::Local { uid, own } => Identity::of_local(*uid, *own),
+            Who::Local { uid, .. } => Identity::of_local(*uid, self.who.is_trusted()),
         }
     }
 }
@@ -83,8 +90,7 @@ impl Identity {
 
     /// A process on this machine: root and the agent's own user may close and push (what they push
     /// must be signed all the same); whoever else can open the socket may read.
-    pub fn of_local(uid: u32, own: u32) -> Self {
-        let trusted = uid == 0 || uid == own;
+    pub fn of_local(uid: u32, trusted: bool) -> Self {
         Self {
             name: format!("local uid {uid}"),
             may: Permissions { grant: trusted, policy: trusted, read: true, revoke: trusted },
@@ -172,9 +178,12 @@ mod tests {
 
     #[test]
     fn only_root_and_the_agents_user_may_close_locally() {
-        assert!(Identity::of_local(0, 990).may.revoke);
-        assert!(Identity::of_local(990, 990).may.revoke);
-        let other = Identity::of_local(1000, 990).may;
+        let may = |uid| {
+            let who = Who::Local { uid, own: 990 };
+            Caller { who, connected: BootNanos(0) }.identity(&[]).may
+        };
+        assert!(may(0).revoke && may(990).revoke);
+        let other = may(1000);
         assert_eq!(other, Permissions { read: true, ..Permissions::default() });
     }
 }

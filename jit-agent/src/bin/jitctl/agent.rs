@@ -3,6 +3,7 @@
 use std::{ffi::OsString, time::Duration};
 
 use hyper_util::rt::TokioIo;
+use jit_agent::client;
 use jit_proto::v1::{self, jit_agent_client::JitAgentClient};
 use tonic::{
     Code, Response, Status, Streaming,
@@ -72,7 +73,11 @@ impl Agent {
             Way::Tls(_) => format!("https://{way}"),
         };
         let unusable = |error: tonic::transport::Error| {
-            Failure::unavailable(format!("cannot talk to the agent at {way}: {error}"))
+            let why = match &way {
+                Way::Socket(_) => client::CLOSED.to_owned(),
+                Way::Tls(_) => error.to_string(),
+            };
+            Failure::unavailable(format!("cannot talk to the agent at {way}: {why}"))
         };
         let endpoint = Endpoint::from_shared(uri)
             .map_err(unusable)?
@@ -244,6 +249,10 @@ fn refusal(status: &Status) -> Option<Failure> {
 
 fn plain_failure(way: &Way, what: &str, status: &Status) -> Failure {
     let message = text::printable(status.message());
+    if matches!(way, Way::Socket(_)) && client::is_closed(status) {
+        let closed = client::CLOSED;
+        return Failure::unavailable(format!("no answer to {what} at {way}: {closed}"));
+    }
     match status.code() {
         Code::PermissionDenied | Code::Unauthenticated => {
             Failure::refused("not_permitted", &message)

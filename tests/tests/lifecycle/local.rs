@@ -1,0 +1,111 @@
+//! Local connections: who may only look cannot keep out who must close.
+
+use std::{
+    fs,
+    io::Read as _,
+    os::unix::{
+        fs::{PermissionsExt as _, chown},
+        net::UnixStream,
+    },
+    path::Path,
+    process::Command,
+    thread,
+    time::Duration,
+};
+
+use jit_tests::{
+    agent::{CLIENT, Site},
+    programs::binary,
+};
+use rustix::{
+    fs::{Gid, Uid},
+    thread::{set_thread_res_gid, set_thread_res_uid},
+};
+
+/// A member of the socket's group (`nobody`).
+const MEMBER: u32 = 65_534;
+/// Places of each kind.
+const PLACES: usize = 16;
+const LONG: Duration = Duration::from_secs(600);
+
+/// Connections on which nothing is said, by this user.
+fn silent(socket: &Path, user: u32, count: usize) -> Vec<UnixStream> {
+    // The credentials of this thread alone.
+    let connecting = || {
+        let (uid, gid) = (Uid::from_raw(user), Gid::from_raw(user));
+        set_thread_res_gid(gid, gid, gid).unwrap();
+        set_thread_res_uid(uid, uid, uid).unwrap();
+        (0..count).map(|_| UnixStream::connect(socket).unwrap()).collect()
+    };
+    thread::scope(|scope| scope.spawn(connecting).join().unwrap())
+}
+
+/// Whether the agent keeps a connection: it says nothing before it is asked.
+fn is_kept(stream: &mut UnixStream) -> bool {
+    stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let read = stream.read(&mut [0; 1]);
+    !matches!(read, Ok(0)) && !matches!(&read, Err(error) if error.raw_os_error() == Some(104))
+}
+
+fn revoke(site: &Site) -> (bool, String) {
+    let output = Command::new(binary("jitctl"))
+        .arg("--socket")
+        .arg(site.path("run/agent.sock"))
+        .args(["revoke", "--all", "--yes", "--reason", "test"])
+        .output()
+        .unwrap();
+    (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+fn started() -> Site {
+    let mut site = Site::new();
+    site.start();
+    site.admit(&CLIENT, LONG);
+    site
+}
+
+#[test]
+fn a_member_of_the_group_who_holds_all_places_keeps_root_from_nothing() {
+    let site = started();
+    let socket = site.path("run/agent.sock");
+    for directory in [site.path(""), site.path("run")] {
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o711)).unwrap();
+    }
+    chown(&socket, None, Some(MEMBER)).unwrap();
+    let mut held = silent(&socket, MEMBER, PLACES + 4);
+    assert!(!is_kept(held.last_mut().unwrap()), "a place more than there are");
+    assert!(is_kept(held.first_mut().unwrap()), "the first has one");
+    let (status, code) = site.status();
+    assert_eq!((status["state"].as_str(), code), (Some("enforcing"), 0), "{status:#}");
+    assert_eq!(revoke(&site), (true, String::new()));
+    site.assert_closed_to_all();
+    drop(held);
+}
+
+#[test]
+fn where_no_place_is_left_the_command_line_says_so() {
+    let site = started();
+    // The connections of before end soon, not at once.
+    let mut held = Vec::new();
+    let said = loop {
+        held.extend(silent(&site.path("run/agent.sock"), 0, PLACES));
+        let said = String::from_utf8(site.run(&["status"]).stdout).unwrap();
+        if said.contains("no free place") {
+            break said;
+        }
+        assert!(held.len() < 10 * PLACES, "{said}");
+    };
+    assert!(!said.contains("is not running"), "{said}");
+    let output = site.run(&["grants"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("no free place"), "{said}");
+    let (done, said) = revoke(&site);
+    assert!(!done && said.contains("no free place"), "{said}");
+    drop(held);
+    // A connection that ended is noticed soon.
+    let deadline = std::time::Instant::now() + Duration::from_secs(5);
+    while !revoke(&site).0 {
+        assert!(std::time::Instant::now() < deadline, "places do not become free");
+    }
+    site.assert_closed_to_all();
+}

@@ -11,7 +11,7 @@ use crate::{
         DatapathError,
         view::{Foreign, View},
     },
-    gate::report::{drops, guard as guard_message, interface, one_port},
+    gate::report::{drops, guard_message, interface, one_port},
     reconcile::{Claim, EntryKey},
 };
 
@@ -52,7 +52,7 @@ pub fn status(pins: &Path, agent: &str, now: Now) -> Result<v1::StatusResponse, 
     if observes {
         status.mode = "observe".into();
     }
-    status.problems.extend(guard.problem());
+    status.problems.extend(guard.problem().map(|(_, text)| text));
     status.interfaces = interfaces.iter().map(|state| interface(state, &guard)).collect();
     status.guard = Some(guard_message(&guard));
     status.ports = ports

@@ -22,9 +22,9 @@ use aya_obj::generated::{
 
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// Most programs at one place of an interface (`BPF_MPROG_MAX` of the kernel).
 /// Its index, in every network namespace.
 const LOOPBACK: u32 = 1;
+/// Most programs at one place of an interface (`BPF_MPROG_MAX` of the kernel).
 const MOST_PROGRAMS: usize = 64;
 
 /// Reads what the kernel programs log.
@@ -135,6 +135,22 @@ pub fn attach_guard(program: impl AsFd, namespace: impl AsFd) -> io::Result<Owne
     attr.link_create.attach_type = bpf_attach_type::BPF_SK_LOOKUP as u32;
     let fd = call(bpf_cmd::BPF_LINK_CREATE, &mut attr)?;
     Ok(own(fd))
+}
+
+/// The socket guards and other programs that are asked for look-ups in a network namespace.
+pub fn lookup_programs(namespace: impl AsFd) -> io::Result<Vec<u32>> {
+    // As many as there may be (`netns_bpf_max_progs` of the kernel).
+    let mut programs = [0_u32; MOST_PROGRAMS];
+    let mut attr = zeroed();
+    attr.query.__bindgen_anon_1.target_fd = number(namespace.as_fd());
+    attr.query.attach_type = bpf_attach_type::BPF_SK_LOOKUP as u32;
+    attr.query.prog_ids = programs.as_mut_ptr() as u64;
+    attr.query.__bindgen_anon_2.prog_cnt = u32::try_from(MOST_PROGRAMS).unwrap_or(u32::MAX);
+    call(bpf_cmd::BPF_PROG_QUERY, &mut attr)?;
+    // SAFETY: this member is the one that BPF_PROG_QUERY writes.
+    let count = unsafe { attr.query.__bindgen_anon_2.prog_cnt };
+    let count = usize::try_from(count).unwrap_or(MOST_PROGRAMS);
+    Ok(programs.into_iter().take(count).collect())
 }
 
 /// Replaces the program of a link; no packet sees a gap.

@@ -25,7 +25,7 @@ use aya::{
 use crate::{
     clock::WallTime,
     datapath::{
-        DatapathError, LinkChange,
+        DatapathError, Drift, LinkChange,
         attach::pinned_since,
         bpf,
         object::{PROGRAM_GUARD, PROGRAM_GUARD_LEGACY},
@@ -35,6 +35,8 @@ use crate::{
 
 /// The network namespace of the calling thread.
 const NAMESPACE: &str = "/proc/thread-self/ns/net";
+/// What it is called where something is wrong with it.
+pub const NAME: &str = "the socket guard";
 /// Where the kernel does not tell the interface of a look-up.
 const BY_ADDRESS: &str = "this kernel does not tell the interface (before 5.17): loopback is told \
                           by its addresses";
@@ -50,8 +52,10 @@ pub struct GuardState {
     pub since: Option<WallTime>,
     /// Why it is not in force, or what is to be known about it.
     pub note: String,
-    /// What [`Guard::keep`] had to do about it just now.
-    pub change: Option<LinkChange>,
+    /// Ids of other programs that the kernel asks for the same look-ups.
+    pub others: Vec<u32>,
+    /// What happened to it since the last [`Guard::keep`], in this order.
+    pub changes: Vec<LinkChange>,
 }
 
 /// The loaded program.
@@ -71,22 +75,24 @@ pub struct Guard {
     link: Option<OwnedFd>,
     /// It was in force since the start.
     kept: bool,
+    /// That it is so no more was told.
+    lost: bool,
 }
 
 impl Guard {
     /// Loads the program that this kernel takes; attaches nothing.
     pub fn load(object: &mut Ebpf, pins: Pins) -> Self {
-        Self { pins, program: load(object), link: None, kept: false }
+        Self { pins, program: load(object), link: None, kept: false, lost: false }
     }
 
     /// Brings the guard into force, or takes it off: adopts a pinned link by swapping its program,
     /// makes what is missing, and reads back from the kernel what is there.
     pub fn keep(&mut self, want: bool, object: &Ebpf) -> GuardState {
         let result = if want { self.attach(object) } else { self.detach().map(|()| None) };
-        let change = match result {
-            Ok(change) => change,
-            Err(note) => return GuardState { wanted: want, note, ..GuardState::default() },
-        };
+        let changes = self.changes(want, &result);
+        if let Err(note) = result {
+            return GuardState { wanted: want, note, changes, ..GuardState::default() };
+        }
         let legacy = |program: &GuardProgram| program.name == PROGRAM_GUARD_LEGACY;
         let attached = self.link.is_some();
         self.kept |= attached;
@@ -99,8 +105,48 @@ impl Guard {
             } else {
                 String::new()
             },
-            change,
+            others: match (&self.link, &self.program) {
+                (Some(_), Ok(program)) => others(program.id),
+                _ => Vec::new(),
+            },
+            changes,
         }
+    }
+
+    /// What to tell: what comes back was lost first.
+    fn changes(
+        &mut self,
+        want: bool,
+        result: &Result<Option<LinkChange>, String>,
+    ) -> Vec<LinkChange> {
+        let Ok(change) = result else {
+            if !want || !self.kept || self.lost {
+                return Vec::new();
+            }
+            self.lost = true;
+            return vec![LinkChange::Lost];
+        };
+        match (change, std::mem::take(&mut self.lost)) {
+            (Some(LinkChange::Restored), false) => vec![LinkChange::Lost, LinkChange::Restored],
+            (None, true) if want => vec![LinkChange::Restored],
+            (change, _) => change.iter().copied().collect(),
+        }
+    }
+
+    /// What is not as the last [`Guard::keep`] left it, by the kernel's word; changes nothing.
+    pub fn drift(&self) -> Option<Drift> {
+        let link = self.link.as_ref().filter(|_| self.kept)?;
+        let ours = |id| self.program.as_ref().is_ok_and(|program| program.id == id);
+        let (gated, why) = match bpf::guard_info(link) {
+            Err(error) => (false, format!("cannot read back its link: {error}")),
+            Ok(info) if info.namespace == 0 => (false, "its link was detached".into()),
+            Ok(info) if !ours(info.program) => (false, "it runs another program".into()),
+            Ok(_) if fs::symlink_metadata(self.pins.guard()).is_err() => {
+                (true, "its pin is gone: it would end with the agent".into())
+            }
+            Ok(_) => return None,
+        };
+        Some(Drift { what: NAME.into(), index: 0, gated, why })
     }
 
     fn attach(&mut self, object: &Ebpf) -> Result<Option<LinkChange>, String> {
@@ -182,26 +228,56 @@ impl GuardState {
     pub fn of_pin(pins: &Pins) -> Self {
         let pin = pins.guard();
         let Ok(Some(link)) = open(&pin) else { return Self::default() };
-        let attached = bpf::guard_info(link).is_ok_and(|info| info.namespace != 0);
+        let info = bpf::guard_info(link).ok().filter(|info| info.namespace != 0);
+        let attached = info.is_some();
+        // Of another namespace than that of who asks: what is there cannot be seen from here.
+        let here = info.filter(|info| {
+            fs::metadata(NAMESPACE).is_ok_and(|namespace| namespace.ino() == info.namespace)
+        });
         Self {
             wanted: true,
             attached,
             since: pinned_since(&pin),
             note: if attached { String::new() } else { "the link is detached".into() },
-            change: None,
+            others: here.map(|info| others(info.program)).unwrap_or_default(),
+            changes: Vec::new(),
         }
     }
 
-    /// Why what is wanted is not in force.
-    pub fn problem(&self) -> Option<String> {
-        (self.wanted && !self.attached).then(|| {
-            format!(
-                "the socket guard is not in force: {}: what comes by a tunnel, a port redirect or \
-                 an interface without a gate is not stopped",
+    /// Why what is wanted is not in force, or not alone: a name that stays, and the text.
+    pub fn problem(&self) -> Option<(&'static str, String)> {
+        if !self.wanted {
+            return None;
+        }
+        if !self.attached {
+            let text = format!(
+                "{NAME} is not in force: {}: what comes by a tunnel, a port redirect or an \
+                 interface without a gate is not stopped",
                 self.note
-            )
+            );
+            return Some(("socket_guard", text));
+        }
+        let ids: Vec<_> = self.others.iter().map(u32::to_string).collect();
+        (!ids.is_empty()).then(|| {
+            let text = format!(
+                "beside {NAME} the kernel asks other programs where a connection goes (sk_lookup, \
+                 id {}): one that selects a socket is followed, whatever the guard says, and what \
+                 comes so by a tunnel, a port redirect or an interface without a gate is not \
+                 stopped; `bpftool prog show` tells whose they are",
+                ids.join(", ")
+            );
+            ("socket_guard_overruled", text)
         })
     }
+}
+
+/// Ids of the programs beside ours on the network namespace of the calling thread; none where the
+/// kernel does not tell.
+fn others(ours: u32) -> Vec<u32> {
+    let programs = File::open(NAMESPACE).and_then(bpf::lookup_programs);
+    let mut programs = programs.unwrap_or_default();
+    programs.retain(|program| *program != ours);
+    programs
 }
 
 /// Loads the guard that knows the interface, or the other where the kernel does not tell (before

@@ -173,6 +173,7 @@ impl Datapath for KernelDatapath {
                 why: "their pins are gone: a start of the agent would begin with empty ones".into(),
             });
         }
+        drifts.extend(self.guard.drift());
         Ok(drifts)
     }
 

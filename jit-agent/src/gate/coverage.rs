@@ -151,9 +151,8 @@ impl<D: Datapath> Gate<D> {
     }
 
     pub(super) fn tell_guard(&mut self, now: Now) {
-        let GuardState { note, change, .. } = &self.guard;
-        if let Some(change) = *change {
-            let note = note.clone();
+        let GuardState { note, changes, .. } = self.guard.clone();
+        for change in changes {
             self.tell_link(change, "network namespace", "socket_guard", &note, now);
         }
     }

@@ -6,7 +6,10 @@ use jit_proto::v1;
 use crate::{
     clock::Now,
     config::Config,
-    datapath::{Counters, Datapath, DatapathError, Drift, InterfaceState, guard::GuardState},
+    datapath::{
+        Counters, Datapath, DatapathError, Drift, InterfaceState,
+        guard::{self, GuardState},
+    },
     gate::{Alarms, Gate},
     grant::{PortRange, Sessions},
     ledger::{Record, Stage},
@@ -38,20 +41,20 @@ impl<D: Datapath> Gate<D> {
         };
         let mut problems = self.problems(now);
         problems.extend(counter_problem);
-        let (interfaces, drift) = self.with_drift(drift);
+        let (interfaces, guard, drift) = self.with_drift(drift);
         problems.extend(drift);
         let (hosts, prefixes) = self.ledger.claims().used();
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let (last_push_ms, last_controller) =
             self.last_push.as_ref().map_or((0, String::new()), |(time, by)| (time.0, by.clone()));
         v1::StatusResponse {
-            state: state(gate.observe, &interfaces, &self.guard, &problems).into(),
+            state: state(gate.observe, &interfaces, &guard, &problems).into(),
             problems,
             version: env!("CARGO_PKG_VERSION").into(),
             host: host.clone(),
             mode: if gate.observe { "observe" } else { "enforce" }.into(),
-            interfaces: interfaces.iter().map(|state| interface(state, &self.guard)).collect(),
-            guard: Some(guard(&self.guard)),
+            interfaces: interfaces.iter().map(|state| interface(state, &guard)).collect(),
+            guard: Some(guard_message(&guard)),
             ports: policy.sections().iter().map(port).collect(),
             grants: self.list(false, now),
             drops: Some(drops(&counters)),
@@ -128,17 +131,23 @@ impl<D: Datapath> Gate<D> {
         }
     }
 
-    /// The interfaces, and what somebody changed about them: what was found is not called protected.
+    /// Interfaces and guard, and what somebody changed about them: what was found is not called protected.
     fn with_drift(
         &self,
         drift: Result<Vec<Drift>, DatapathError>,
-    ) -> (Vec<InterfaceState>, Vec<String>) {
-        let mut interfaces = self.interfaces.clone();
+    ) -> (Vec<InterfaceState>, GuardState, Vec<String>) {
+        let (mut interfaces, mut guard) = (self.interfaces.clone(), self.guard.clone());
         let mut problems = Vec::new();
         match drift {
             Ok(drifts) => {
                 for Drift { what, index, gated, why } in drifts {
-                    for state in interfaces.iter_mut().filter(|state| state.index == index) {
+                    if what == guard::NAME && !gated {
+                        guard.attached = false;
+                        why.clone_into(&mut guard.note);
+                    }
+                    for state in
+                        interfaces.iter_mut().filter(|state| state.index == index && index != 0)
+                    {
                         if !gated {
                             state.hook = None;
                             why.clone_into(&mut state.note);
@@ -149,7 +158,7 @@ impl<D: Datapath> Gate<D> {
             }
             Err(error) => problems.push(error.to_string()),
         }
-        (interfaces, problems)
+        (interfaces, guard, problems)
     }
 
     fn problems(&self, now: Now) -> Vec<String> {
@@ -200,8 +209,8 @@ impl<D: Datapath> Gate<D> {
         for (index, text) in self.policies.problems.iter().enumerate() {
             add(format!("policy {index}"), text.clone());
         }
-        if let Some(text) = self.guard.problem() {
-            add("socket_guard".into(), text);
+        if let Some((name, text)) = self.guard.problem() {
+            add(name.into(), text);
         }
         for section in self.config.policy.sections().iter().filter(|section| section.observe) {
             let range = section.range;
@@ -260,8 +269,8 @@ pub(crate) fn interface(state: &InterfaceState, guard: &GuardState) -> v1::Inter
 }
 
 /// The socket guard as a message.
-pub(crate) fn guard(state: &GuardState) -> v1::SocketGuard {
-    let GuardState { wanted, attached, since, note, change: _ } = state;
+pub(crate) fn guard_message(state: &GuardState) -> v1::SocketGuard {
+    let GuardState { wanted, attached, since, note, others: _, changes: _ } = state;
     v1::SocketGuard {
         wanted: *wanted,
         attached: *attached,

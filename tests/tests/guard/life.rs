@@ -96,10 +96,64 @@ fn a_guard_that_is_detached_comes_back_and_is_told() {
     let took = wait_for(&site, || !stranger_opens(&site));
     println!("restored after {took:?}");
     wait_for(&site, || site.log().contains("the gate was missing: restored"));
+    let audit = || fs::read_to_string(site.path("state/audit/audit.jsonl")).unwrap();
+    let told = |code: &str| {
+        let code = format!("\"{code}\"");
+        let of_guard = |line: &&str| line.contains(&code) && line.contains("socket_guard");
+        audit().lines().filter(of_guard).count()
+    };
+    wait_for(&site, || told("A004") == 1);
+    assert_eq!(told("A003"), 1, "it was lost first: {}", audit());
     assert_eq!(bpf::guard_info(&link).unwrap().namespace, 0, "another link");
     site.end(Signal::KILL);
     assert!(!stranger_opens(&site), "it is pinned");
     assert_eq!(guard(&site)["attached"], true);
+}
+
+/// Who asks at once is told what was found, and has it restored.
+#[test]
+fn a_guard_that_is_detached_is_not_called_attached() {
+    let mut site = ungated("");
+    site.start();
+    // The agent may look at the same moment; then nobody is told.
+    let found = (0..5).any(|_| {
+        bpf::detach_link(bpf::open_pin(&pin(&site)).unwrap()).unwrap();
+        let (status, code) = site.status();
+        let said = status["problems"].to_string().contains("socket guard: its link was detached");
+        assert_eq!(said, code == 1, "{status:#}");
+        said && status["socket_guard"]["attached"] == false
+    });
+    assert!(found, "status never said that it was detached");
+    let (status, code) = site.status();
+    assert_eq!((&status["socket_guard"]["attached"], code), (&true.into(), 0), "{status:#}");
+    assert!(!stranger_opens(&site));
+}
+
+/// A program that selects a socket is followed by the kernel, whatever the guard says.
+#[test]
+fn another_program_that_is_asked_for_sockets_is_told_by_its_number() {
+    let mut site = ungated("");
+    site.start();
+    assert_eq!(site.status().1, 0);
+    let kernel = Kernel::load();
+    let foreign = site.host.run(|| {
+        let namespace = fs::File::open("/proc/thread-self/ns/net").unwrap();
+        bpf::attach_guard(kernel.guard(), &namespace).unwrap()
+    });
+    let id = bpf::guard_info(&foreign).unwrap().program;
+    let told = |site: &Site| {
+        let (status, code) = site.status();
+        let problems = status["problems"].to_string();
+        assert_eq!((status["socket_guard"]["attached"].as_bool(), code), (Some(true), 1));
+        problems.contains(&format!("sk_lookup, id {id})"))
+    };
+    assert!(told(&site));
+    site.end(Signal::KILL);
+    assert!(told(&site), "also with the agent dead");
+    site.start();
+    assert!(told(&site));
+    bpf::detach_link(&foreign).unwrap();
+    assert_eq!(site.status().1, 0, "it is gone");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
+    fs,
     sync::mpsc,
     thread,
     time::{Duration, Instant},
@@ -20,7 +21,7 @@ use rustix::net::{
     AddressFamily, RecvFlags, SocketFlags, SocketType, bind,
     netlink::SocketAddrNetlink,
     recv, socket_with,
-    sockopt::{Timeout, set_socket_timeout},
+    sockopt::{Timeout, set_socket_recv_buffer_size, set_socket_timeout},
 };
 
 use crate::path::{Gate, PROMISED, is_pinned};
@@ -57,11 +58,14 @@ fn every_change_of_a_link_is_told() {
 fn messages_that_were_lost_are_told_as_a_change() {
     let namespace = Namespace::new();
     let watch = namespace.run(|| LinkWatch::open().unwrap());
+    // As small as the kernel makes it.
+    set_socket_recv_buffer_size(&watch, 1).unwrap();
     let mut lines = String::new();
     for number in 0..200 {
         writeln!(lines, "link add v{number} type veth peer name w{number}").unwrap();
     }
     namespace.ip_batch(&lines);
+    assert!(dropped(&namespace) > 0, "nothing was lost");
     let (sender, told) = mpsc::channel();
     thread::spawn(move || {
         let error = watch.run(|| {
@@ -157,7 +161,7 @@ fn a_new_link_is_gated_within_a_second_of_its_message() {
             };
             while !is_pinned(&site, index) {
                 assert!(at.elapsed() < PROMISED, "{name} is not gated in time\n{}", site.log());
-                thread::sleep(Duration::from_micros(100));
+                thread::sleep(Duration::from_millis(1));
             }
             times.push(at.elapsed());
         }
@@ -169,6 +173,14 @@ fn a_new_link_is_gated_within_a_second_of_its_message() {
             times[LINKS - 1]
         );
     }
+}
+
+/// Messages that the kernel dropped at netlink sockets of this namespace (netlink(7)).
+fn dropped(namespace: &Namespace) -> u64 {
+    let sockets = namespace.run(|| fs::read_to_string("/proc/thread-self/net/netlink").unwrap());
+    let mut lines = sockets.lines().map(str::split_whitespace);
+    let column = lines.next().unwrap().position(|name| name == "Drops").unwrap();
+    lines.map(|mut line| line.nth(column).unwrap().parse::<u64>().unwrap()).sum()
 }
 
 /// What a watch in this namespace tells.

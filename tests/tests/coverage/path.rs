@@ -135,7 +135,7 @@ pub(crate) fn wait_until_gated(site: &Site, interface: &str) -> Duration {
     let index = site.host.index(interface);
     while !is_pinned(site, index) {
         assert!(began.elapsed() < PROMISED, "{interface} is not gated in time\n{}", site.log());
-        thread::sleep(Duration::from_micros(200));
+        thread::sleep(Duration::from_millis(1));
     }
     began.elapsed()
 }

@@ -19,6 +19,8 @@ use crate::clock::{BootNanos, Now, WallTime};
 
 /// `f_type` of a BPF file system (BPF_FS_MAGIC, uapi/linux/magic.h).
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+/// How often this host's addresses are listed at most.
+const LISTS: u32 = 16;
 
 /// A file or directory that is not safe to use.
 #[derive(Debug, thiserror::Error)]
@@ -198,14 +200,57 @@ pub fn missing_capabilities() -> Vec<&'static str> {
 
 /// This host's addresses, in this process's network namespace.
 pub fn addresses() -> io::Result<BTreeSet<Address>> {
-    let mut addresses = BTreeSet::new();
-    for interface in nix::ifaddrs::getifaddrs()? {
-        let Some(storage) = interface.address else { continue };
-        if let Some(v4) = storage.as_sockaddr_in() {
-            addresses.insert(Address::v4(v4.ip().octets()));
-        } else if let Some(v6) = storage.as_sockaddr_in6() {
-            addresses.insert(Address::v6(v6.ip().octets()));
+    settled(|| {
+        let interfaces = nix::ifaddrs::getifaddrs()?;
+        let storages = interfaces.filter_map(|interface| interface.address);
+        let addresses = storages.filter_map(|storage| {
+            let v4 = storage.as_sockaddr_in().map(|v4| Address::v4(v4.ip().octets()));
+            v4.or_else(|| Some(Address::v6(storage.as_sockaddr_in6()?.ip().octets())))
+        });
+        Ok(addresses.collect())
+    })
+}
+
+/// All that is listed, until a list has nothing new: while interfaces come and go the kernel may
+/// leave some out, and the C library does not tell. One that is gone by the end does no harm.
+fn settled(
+    mut list: impl FnMut() -> io::Result<BTreeSet<Address>>,
+) -> io::Result<BTreeSet<Address>> {
+    let mut all = list()?;
+    for _ in 0..LISTS {
+        let before = all.len();
+        all.extend(list()?);
+        if all.len() == before {
+            return Ok(all);
         }
     }
-    Ok(addresses)
+    Err(io::Error::other("they change faster than they can be read"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listed(lists: &[&[u8]]) -> io::Result<Vec<u8>> {
+        let mut lists = lists.iter().cycle();
+        let all = settled(|| {
+            let list = lists.next().into_iter().copied().flatten();
+            Ok(list.map(|last| Address::v4([192, 0, 2, *last])).collect())
+        });
+        all.map(|all| all.iter().map(|address| address.bytes[3]).collect())
+    }
+
+    #[test]
+    fn an_address_that_one_list_leaves_out_is_there() {
+        assert_eq!(listed(&[&[1, 2]]).unwrap(), [1, 2]);
+        assert_eq!(listed(&[&[1], &[1, 2], &[1, 2]]).unwrap(), [1, 2]);
+        assert_eq!(listed(&[&[2, 3], &[1, 3], &[3]]).unwrap(), [1, 2, 3]);
+    }
+
+    #[test]
+    fn addresses_that_never_settle_are_an_error() {
+        let lists: Vec<[u8; 1]> = (0..=255).map(|last| [last]).collect();
+        let lists: Vec<&[u8]> = lists.iter().map(<[u8; 1]>::as_slice).collect();
+        assert!(listed(&lists).is_err());
+    }
 }

@@ -1,5 +1,5 @@
 //! The only unsafe code of the harness: bpf(2) for an XDP program of two instructions, `return
-//! XDP_PASS`, which no library loads; and a kernel that lacks links, by seccomp(2).
+//! XDP_PASS`, which no library loads; a kernel that lacks links, by seccomp(2); and adjtimex(2).
 
 use std::{
     io, mem,
@@ -28,6 +28,20 @@ pub fn empty_nanos(frame: &[u8], repeat: u32) -> f64 {
     call(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr);
     // SAFETY: as above.
     f64::from(unsafe { attr.test.duration })
+}
+
+/// Sets the clock to what it shows and a nanosecond, in one step, so that no time is lost however long
+/// this thread waits for a processor (adjtimex(2)). By nothing at all would be no step: the kernel
+/// compares.
+pub fn set_clock_ahead_by_a_nanosecond() -> io::Result<()> {
+    // SAFETY: a structure of numbers.
+    let mut step: libc::timex = unsafe { mem::zeroed() };
+    step.modes = libc::ADJ_SETOFFSET | libc::ADJ_NANO;
+    // With ADJ_NANO these are nanoseconds.
+    step.time.tv_usec = 1;
+    // SAFETY: adjtimex(2) reads and writes the structure, which lives until it returns.
+    let state = unsafe { libc::adjtimex(&raw mut step) };
+    if state < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Starts the command on a kernel that answers `BPF_LINK_CREATE` as those without links do: EINVAL.

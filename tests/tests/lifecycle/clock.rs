@@ -1,17 +1,15 @@
-//! The machine's own clock, set to what it shows: the kernel tells of that as of any other step.
+//! The machine's own clock, set ahead by a nanosecond: the kernel tells of that as of any other step.
 
 use std::{sync::mpsc, time::Duration};
 
-use rustix::time::{ClockId, clock_gettime, clock_settime};
+use jit_tests::sys::set_clock_ahead_by_a_nanosecond;
 
 #[test]
 fn a_clock_that_is_set_is_told_at_once_each_time() {
     let (told, steps) = mpsc::channel();
     jit_agent::steps::watch(move || told.send(()).unwrap_or_default()).unwrap();
     for _ in 0..3 {
-        let now = clock_gettime(ClockId::Realtime);
-        clock_settime(ClockId::Realtime, now)
-            .expect("set the clock to what it shows (CAP_SYS_TIME)");
+        set_clock_ahead_by_a_nanosecond().expect("set the clock (CAP_SYS_TIME)");
         steps
             .recv_timeout(Duration::from_secs(5))
             .expect("the kernel tells that the clock was set");

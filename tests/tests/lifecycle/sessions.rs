@@ -189,13 +189,15 @@ fn with_the_agent_dead_no_byte_comes_in_after_the_end_and_its_start_cuts() {
     let mut site = site();
     let (cutting, draining) = (listen(&site, CUT), listen(&site, DRAIN));
     let lasts = Duration::from_secs(2);
-    let granted = Instant::now();
+    let before = Instant::now();
     admit(&site, &CLIENT, lasts);
+    let granted = Instant::now();
     let mut cut = [0, 1].map(|family| Session::open(&site, &cutting, family, CUT));
     let mut drained = Session::open(&site, &draining, 0, DRAIN);
     site.end(Signal::KILL);
     for session in &mut cut {
-        assert!(granted.elapsed() > lasts || session.carries(), "open until its end");
+        // On a slow machine the byte itself may come behind the end.
+        assert!(session.carries() || before.elapsed() > lasts, "open until its end");
     }
     std::thread::sleep((lasts + Duration::from_millis(100)).saturating_sub(granted.elapsed()));
     for session in &mut cut {

@@ -52,6 +52,8 @@ pub struct GuardState {
     pub since: Option<WallTime>,
     /// Why it is not in force, or what is to be known about it.
     pub note: String,
+    /// In its place another version's is in force, with tables of these layouts, which nobody fills.
+    pub held_by: Option<u32>,
     /// Ids of other programs that the kernel asks for the same look-ups.
     pub others: Vec<u32>,
     /// What happened to it since the last [`Guard::keep`], in this order.
@@ -91,7 +93,8 @@ impl Guard {
         let result = if want { self.attach(object) } else { self.detach().map(|()| None) };
         let changes = self.changes(want, &result);
         if let Err(note) = result {
-            return GuardState { wanted: want, note, changes, ..GuardState::default() };
+            let held_by = if want { self.held_by() } else { None };
+            return GuardState { wanted: want, note, held_by, changes, ..GuardState::default() };
         }
         let legacy = |program: &GuardProgram| program.name == PROGRAM_GUARD_LEGACY;
         let attached = self.link.is_some();
@@ -109,6 +112,7 @@ impl Guard {
                 (Some(_), Ok(program)) => others(program.id),
                 _ => Vec::new(),
             },
+            held_by: None,
             changes,
         }
     }
@@ -147,6 +151,13 @@ impl Guard {
             Ok(_) => return None,
         };
         Some(Drift { what: NAME.into(), index: 0, gated, why })
+    }
+
+    /// Version of the layouts of another agent's guard that is in force.
+    fn held_by(&self) -> Option<u32> {
+        let others = self.pins.others().unwrap_or_default();
+        let holds = others.into_iter().find(|other| GuardState::of_pin(other).attached);
+        holds.map(|other| other.layout_version())
     }
 
     fn attach(&mut self, object: &Ebpf) -> Result<Option<LinkChange>, String> {
@@ -240,6 +251,7 @@ impl GuardState {
             since: pinned_since(&pin),
             note: if attached { String::new() } else { "the link is detached".into() },
             others: here.map(|info| others(info.program)).unwrap_or_default(),
+            held_by: None,
             changes: Vec::new(),
         }
     }
@@ -250,11 +262,19 @@ impl GuardState {
             return None;
         }
         if !self.attached {
-            let text = format!(
-                "{NAME} is not in force: {}: what comes by a tunnel, a port redirect or an \
-                 interface without a gate is not stopped",
-                self.note
-            );
+            let note = &self.note;
+            let text = match self.held_by {
+                Some(version) => format!(
+                    "{NAME} is not in force: {note}: that of another version (layouts {version}) \
+                     holds, which knows only the grants from before this one's start and refuses \
+                     all newer ones; go back to that version, or take it off with `[gate] \
+                     socket_guard = false` and a reload"
+                ),
+                None => format!(
+                    "{NAME} is not in force: {note}: what comes by a tunnel, a port redirect or an \
+                     interface without a gate is not stopped"
+                ),
+            };
             return Some(("socket_guard", text));
         }
         let ids: Vec<_> = self.others.iter().map(u32::to_string).collect();

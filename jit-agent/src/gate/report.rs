@@ -270,7 +270,7 @@ pub(crate) fn interface(state: &InterfaceState, guard: &GuardState) -> v1::Inter
 
 /// The socket guard as a message.
 pub(crate) fn guard_message(state: &GuardState) -> v1::SocketGuard {
-    let GuardState { wanted, attached, since, note, others: _, changes: _ } = state;
+    let GuardState { wanted, attached, since, note, others: _, held_by: _, changes: _ } = state;
     v1::SocketGuard {
         wanted: *wanted,
         attached: *attached,

@@ -8,11 +8,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jit_agent::datapath::bpf;
+use aya::{EbpfLoader, programs::SkLookup};
+use jit_agent::datapath::{
+    bpf,
+    guard::Guard,
+    object::{OBJECT, PROGRAM_GUARD, PROGRAM_GUARD_LEGACY},
+    pins::Pins,
+};
 use jit_common::ABI_VERSION;
 use jit_tests::{
     agent::{PATIENCE, STRANGER, Site, TO_STRANGER, address, opens},
     kernel::Kernel,
+    programs::next_agent,
 };
 use rustix::process::Signal;
 use serde_json::Value;
@@ -245,4 +252,30 @@ fn a_guard_that_the_kernel_refuses_leaves_the_rest_in_force_and_is_tried_again()
     assert_eq!(guard(&site)["attached"], true);
     let address: SocketAddr = address(TO_STRANGER, 1, 22);
     assert!(!site.stranger.run(|| opens(address, PATIENCE)));
+}
+
+/// After an upgrade whose guard the kernel refuses, here because the programs are loaded already.
+#[test]
+fn another_versions_guard_that_holds_is_told_as_what_it_is_and_can_be_taken_off() {
+    let mut site = ungated("");
+    site.use_program(next_agent());
+    site.start();
+    site.end(Signal::KILL);
+    let pins = Pins::new(site.pins());
+    site.host.run(|| {
+        let mut object = EbpfLoader::new().load(OBJECT).unwrap();
+        for name in [PROGRAM_GUARD, PROGRAM_GUARD_LEGACY] {
+            let program: &mut SkLookup = object.program_mut(name).unwrap().try_into().unwrap();
+            program.load().unwrap();
+        }
+        let mut guard = Guard::load(&mut object, pins);
+        let state = guard.keep(true, &object);
+        assert_eq!((state.attached, state.held_by), (false, Some(ABI_VERSION + 1)), "{state:?}");
+        let (_, problem) = state.problem().unwrap();
+        assert!(problem.contains("that of another version"), "{problem}");
+        assert!(!stranger_opens(&site), "it holds");
+        let off = guard.keep(false, &object);
+        assert_eq!((off.attached, off.held_by, off.problem()), (false, None, None));
+    });
+    assert!(stranger_opens(&site), "as is said to take it off");
 }

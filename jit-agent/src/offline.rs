@@ -23,10 +23,16 @@ pub fn status(pins: &Path, agent: &str, now: Now) -> Result<v1::StatusResponse, 
         mode: "enforce".into(),
         ..v1::StatusResponse::default()
     };
-    let Some(view) = View::read(pins)? else {
-        if let Some(foreign) = Foreign::read(pins)? {
-            return Ok(of_another_version(foreign, agent, status));
-        }
+    // Before a takeover has swapped the first program the tables of its version are there, whole or
+    // not, and the gate is still the other's.
+    let own = View::read(pins);
+    if !own.as_ref().is_ok_and(|view| view.as_ref().is_some_and(View::attached))
+        && let Some(foreign) = Foreign::read(pins)?
+        && (foreign.attached() || matches!(own, Ok(None)))
+    {
+        return Ok(of_another_version(foreign, agent, status));
+    }
+    let Some(view) = own? else {
         status.state = "not_enforcing".into();
         status.problems = vec![format!(
             "{agent} and nothing is pinned: every port is open; start it with `systemctl start \
@@ -34,9 +40,9 @@ pub fn status(pins: &Path, agent: &str, now: Now) -> Result<v1::StatusResponse, 
         )];
         return Ok(status);
     };
+    let attached = view.attached();
     let View { interfaces, guard, ports, entries, slots, counters, settings } = view;
     let observes = settings.observe != 0;
-    let attached = guard.attached || interfaces.iter().any(|interface| interface.hook.is_some());
     status.state = if attached && !observes { "degraded" } else { "not_enforcing" }.into();
     status.problems.push(if attached {
         format!(
@@ -77,8 +83,8 @@ fn of_another_version(
     agent: &str,
     mut status: v1::StatusResponse,
 ) -> v1::StatusResponse {
+    let attached = foreign.attached();
     let Foreign { version, interfaces, guard } = foreign;
-    let attached = guard.attached || interfaces.iter().any(|interface| interface.hook.is_some());
     status.state = if attached { "degraded" } else { "not_enforcing" }.into();
     status.problems.push(format!(
         "{agent}: another version of it (layouts {version}, here {ABI_VERSION}) pinned the gate, and \

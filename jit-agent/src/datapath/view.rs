@@ -48,18 +48,34 @@ pub struct Foreign {
 }
 
 impl Foreign {
-    /// Reads the pins of the newest of other versions; `None` when there are none.
+    /// Reads the pins of other versions: of the newest that holds a gate, else of the newest; `None`
+    /// when there are none.
     pub fn read(pins: &Path) -> Result<Option<Self>, DatapathError> {
-        let Some(other) = Pins::new(pins).others()?.into_iter().next() else { return Ok(None) };
-        Ok(Some(Self {
-            version: other.layout_version(),
-            interfaces: interfaces(&other)?,
-            guard: GuardState::of_pin(&other),
-        }))
+        let mut newest = None;
+        for other in Pins::new(pins).others()? {
+            let version = other.layout_version();
+            let (interfaces, guard) = (interfaces(&other)?, GuardState::of_pin(&other));
+            let foreign = Self { version, interfaces, guard };
+            if foreign.attached() {
+                return Ok(Some(foreign));
+            }
+            newest = newest.or(Some(foreign));
+        }
+        Ok(newest)
+    }
+
+    /// Whether a program is in force.
+    pub fn attached(&self) -> bool {
+        attached(&self.interfaces, &self.guard)
     }
 }
 
 impl View {
+    /// Whether a program is in force.
+    pub fn attached(&self) -> bool {
+        attached(&self.interfaces, &self.guard)
+    }
+
     /// Reads the pins; `None` when there are none.
     pub fn read(pins: &Path) -> Result<Option<Self>, DatapathError> {
         let pins = Pins::new(pins);
@@ -83,6 +99,10 @@ impl View {
             settings: maps.settings()?,
         }))
     }
+}
+
+fn attached(interfaces: &[InterfaceState], guard: &GuardState) -> bool {
+    guard.attached || interfaces.iter().any(|interface| interface.hook.is_some())
 }
 
 fn interfaces(pins: &Pins) -> Result<Vec<InterfaceState>, DatapathError> {

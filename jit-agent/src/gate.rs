@@ -13,7 +13,11 @@ mod policy;
 mod record;
 pub(crate) mod report;
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use jit_common::{Event, Reason, Settings};
 use jit_proto::v1::{self, event::What};
@@ -80,6 +84,8 @@ pub struct Gate<D> {
     owed: Transaction,
     /// Grants of which the disk does not know yet where they stand.
     owed_lives: BTreeSet<GrantId>,
+    /// Grants that another version's gate, which may be in force still, counts as well.
+    carried: BTreeMap<GrantId, life::Carried>,
     /// Up to which slot grants with a limit were looked at.
     looked_at: u32,
     /// Wall clock minus boot clock, milliseconds.
@@ -180,6 +186,7 @@ impl<D: Datapath> Gate<D> {
             next_self_test: now.boot,
             owed: Transaction::default(),
             owed_lives: BTreeSet::new(),
+            carried: BTreeMap::new(),
             looked_at: 0,
             offset: clock_offset(now),
             ending: cut::Ending::default(),
@@ -222,7 +229,7 @@ impl<D: Datapath> Gate<D> {
         self.guard = self.datapath.guard(self.config.gate.socket_guard);
         self.tell_links(now);
         self.tell_guard(now);
-        self.retire();
+        self.retire(now);
         // What was to be cut while no agent was running is cut now.
         self.ending.anywhere();
         self.end_sessions(now);

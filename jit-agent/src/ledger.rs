@@ -291,6 +291,14 @@ impl Ledger {
         Some(id)
     }
 
+    /// A grant let in so many more than its slot tells: what remains of its limit, if it has one.
+    pub fn count_elsewhere(&mut self, id: GrantId, hits: u64) -> Option<u32> {
+        let record = self.grants.get_mut(&id)?;
+        record.hits = record.hits.saturating_add(hits);
+        record.grant.limit()?;
+        Some(record.limit())
+    }
+
     /// Lets time pass: activates what has begun, if the wall clock is trusted, and ends what is over
     /// or replaced. `hits` reads the kernel's count of a slot, `unseen` is as in [`Ledger::revoke`].
     /// The kernel has let nobody in since the deadline; this only cleans up.

@@ -12,12 +12,12 @@ use crate::{
     clock::BootNanos,
     config::Limits,
     datapath::{
-        Counters, Coverage, Datapath, DatapathError, Drift, InterfaceState,
+        Counters, Coverage, Datapath, DatapathError, Drift, Elsewhere, InterfaceState,
         attach::Links,
         bpf::{self, Logger},
         cut::{self, Cut, Sessions},
         guard::{Guard, GuardState},
-        maps::Maps,
+        maps::{ForeignSlots, Maps},
         object::OBJECT,
         pins::{Pins, Table, chain, layouts},
         programs::Programs,
@@ -42,6 +42,8 @@ pub struct KernelDatapath {
     limits: Limits,
     debug: bool,
     pins: Pins,
+    /// What other versions counted.
+    foreign: Vec<ForeignSlots>,
     /// The pinned tables, by name.
     tables: Vec<Table>,
     lock: DirectoryLock,
@@ -89,9 +91,21 @@ impl KernelDatapath {
             Err(cause) => drop(programs.tc().map_err(|_| DatapathError::Load(cause))?),
         }
         let tables = pins.hold_tables(limits)?;
+        let foreign = pins.others()?.into_iter().map(ForeignSlots::open).collect();
         let links = Links::new(pins.clone());
-        let datapath =
-            Self { programs, maps, links, guard, twin: None, limits, debug, pins, tables, lock };
+        let datapath = Self {
+            programs,
+            maps,
+            links,
+            guard,
+            twin: None,
+            limits,
+            debug,
+            pins,
+            foreign,
+            tables,
+            lock,
+        };
         Ok((datapath, KernelEvents { events, log }))
     }
 }
@@ -115,6 +129,21 @@ impl Datapath for KernelDatapath {
 
     fn slot(&self, slot: u32) -> Slot {
         self.maps.slot(slot)
+    }
+
+    fn elsewhere(&self, slot: u32, generation: u32) -> Elsewhere {
+        let counted = self.foreign.iter().map(|foreign| foreign.counted(slot, generation));
+        counted.fold(Elsewhere::Nowhere, |known, more| match (known, more) {
+            (Elsewhere::Counted(known), Elsewhere::Counted(more)) => {
+                Elsewhere::Counted(known.saturating_add(more))
+            }
+            (known @ Elsewhere::Counted(_), _) | (known, Elsewhere::Nowhere) => known,
+            (_, more) => more,
+        })
+    }
+
+    fn lower_limit(&mut self, slot: u32, limit: u32) -> Result<(), DatapathError> {
+        self.maps.lower_limit(slot, limit)
     }
 
     fn open_slot(&mut self, slot: u32, limit: u32) -> Result<(), DatapathError> {

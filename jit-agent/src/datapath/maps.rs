@@ -14,7 +14,7 @@ use jit_common::{
 
 use crate::{
     clock::BootNanos,
-    datapath::{Counters, DatapathError, pins::Pins},
+    datapath::{Counters, DatapathError, Elsewhere, pins::Pins},
     prefix::{SourcePrefix, bits},
     reconcile::{Claim, Entries, Entry, EntryKey, Write},
 };
@@ -262,6 +262,14 @@ impl Maps {
         Ok(())
     }
 
+    /// Lets the grant in a slot have fewer connections. One that is counted at this very moment may
+    /// be missing in the count; its place is taken all the same.
+    pub fn lower_limit(&mut self, slot: u32, limit: u32) -> Result<(), DatapathError> {
+        let old = self.slots.get(&slot, 0).map_err(failed("read", map::SLOTS))?;
+        let lower = Slot { limit: limit.min(old.limit), ..old };
+        self.slots.set(slot, lower, 0).map_err(failed("write to", map::SLOTS))
+    }
+
     /// All counters, summed over the CPUs.
     pub fn counters(&self) -> Result<Counters, DatapathError> {
         let mut counters = Counters::default();
@@ -291,6 +299,33 @@ impl Maps {
         match self.port_counters.insert(port.index(), zero, BPF_NOEXIST) {
             Err(error) if errno(&error) == Some(libc::EEXIST) => Ok(()),
             other => other.map_err(failed("write to", map::PORT_COUNTERS)),
+        }
+    }
+}
+
+/// The slots of another version's tables, if they have the form that is known here.
+pub struct ForeignSlots {
+    pins: Pins,
+    slots: Option<Array<MapData, Slot>>,
+}
+
+impl ForeignSlots {
+    /// From the pin of that version.
+    pub fn open(pins: Pins) -> Self {
+        let path = pins.map(map::SLOTS);
+        let map = MapData::from_pin(path).and_then(Map::from_map_data).ok();
+        // Fails for another kind of table, and for other sizes of key or value.
+        Self { pins, slots: map.and_then(|map| map.try_into().ok()) }
+    }
+
+    /// What is counted there for a slot's grant.
+    pub fn counted(&self, slot: u32, generation: u32) -> Elsewhere {
+        if !self.pins.exist() {
+            return Elsewhere::Nowhere;
+        }
+        match self.slots.as_ref().and_then(|slots| slots.get(&slot, 0).ok()) {
+            Some(counted) if counted.generation == generation => Elsewhere::Counted(counted.hits),
+            _ => Elsewhere::Unknown,
         }
     }
 }

@@ -20,7 +20,7 @@ use jit_common::{
 use crate::{
     clock::BootNanos,
     datapath::{
-        Counters, Coverage, Datapath, DatapathError, Drift, InterfaceState,
+        Counters, Coverage, Datapath, DatapathError, Drift, Elsewhere, InterfaceState,
         cut::{Cut, Sessions},
         guard::GuardState,
         selftest::Probe,
@@ -160,6 +160,9 @@ struct Inner {
     /// Sockets of sessions: peer, its port, port here.
     sockets: BTreeSet<(Address, u16, u16)>,
     keeps_sockets: bool,
+    /// Of another version, whose tables are there; inside nothing where they cannot be read.
+    elsewhere: Option<Option<BTreeMap<u32, Slot>>>,
+    hits_elsewhere: u64,
     /// Looks at sockets since the test asked last, and how long each takes.
     looks: u32,
     look_takes: Duration,
@@ -291,6 +294,21 @@ impl MemoryDatapath {
         std::mem::take(&mut self.lock().looks)
     }
 
+    /// The tables become another version's, whose layout is known or not: new ones are empty.
+    pub fn change_layout(&self, known: bool) {
+        let mut inner = self.lock();
+        let slots = std::mem::take(&mut inner.slots);
+        inner.elsewhere = Some(known.then_some(slots));
+        inner.entries.clear();
+        inner.connections.clear();
+        inner.taken.clear();
+    }
+
+    /// Until ours is attached the other version's gate lets in so many more, and counts them.
+    pub fn count_elsewhere(&self, hits: u64) {
+        self.lock().hits_elsewhere = hits;
+    }
+
     /// Counts connections in a slot.
     pub fn count(&self, slot: u32, hits: u64) {
         self.lock().slots.entry(slot).or_default().hits += hits;
@@ -359,11 +377,30 @@ impl Datapath for MemoryDatapath {
         self.lock().slots.get(&slot).copied().unwrap_or_default()
     }
 
+    fn elsewhere(&self, slot: u32, generation: u32) -> Elsewhere {
+        let inner = self.lock();
+        let Some(elsewhere) = &inner.elsewhere else { return Elsewhere::Nowhere };
+        match elsewhere.as_ref().and_then(|slots| slots.get(&slot)) {
+            Some(counted) if counted.generation == generation => Elsewhere::Counted(counted.hits),
+            _ => Elsewhere::Unknown,
+        }
+    }
+
+    fn lower_limit(&mut self, slot: u32, limit: u32) -> Result<(), DatapathError> {
+        let mut inner = self.lock();
+        inner.refused()?;
+        inner.slots.entry(slot).or_default().limit = limit;
+        Ok(())
+    }
+
     fn open_slot(&mut self, slot: u32, limit: u32) -> Result<(), DatapathError> {
         let mut inner = self.lock();
         inner.refused()?;
+        // Tables of another layout have other generations.
+        let foreign = inner.elsewhere.is_some();
         let counted = inner.slots.entry(slot).or_default();
-        let generation = counted.generation.wrapping_add(1);
+        let first = if foreign { 1000 } else { 0 };
+        let generation = counted.generation.max(first).wrapping_add(1);
         *counted = Slot { hits: 0, limit, generation };
         inner.connections.retain(|key, _| key.slot != slot);
         inner.taken.retain(|(other, _), _| *other != slot);
@@ -375,6 +412,11 @@ impl Datapath for MemoryDatapath {
     }
 
     fn cover(&mut self, _: &Coverage) -> Result<Vec<InterfaceState>, DatapathError> {
+        let mut inner = self.lock();
+        let more = std::mem::take(&mut inner.hits_elsewhere);
+        for slot in inner.elsewhere.iter_mut().flatten().flat_map(BTreeMap::values_mut) {
+            slot.hits += more;
+        }
         Ok(Vec::new())
     }
 
@@ -401,6 +443,7 @@ impl Datapath for MemoryDatapath {
     }
 
     fn retire(&mut self) -> Result<(), DatapathError> {
+        self.lock().elsewhere = None;
         Ok(())
     }
 

@@ -46,6 +46,13 @@ pub trait Datapath: Send {
     fn settings(&mut self, settings: Settings) -> Result<(), DatapathError>;
     /// What is counted in a slot; all zero when it cannot be read.
     fn slot(&self, slot: u32) -> Slot;
+    /// What the tables of other versions of the agent, whose gate may be in force still, count of a
+    /// grant that they know by this slot and generation.
+    fn elsewhere(&self, _slot: u32, _generation: u32) -> Elsewhere {
+        Elsewhere::Nowhere
+    }
+    /// Lets the grant in a slot have fewer connections than it was opened for.
+    fn lower_limit(&mut self, slot: u32, limit: u32) -> Result<(), DatapathError>;
     /// Counts a slot from zero, for its next grant: with at most so many connections, zero for any
     /// number.
     fn open_slot(&mut self, slot: u32, limit: u32) -> Result<(), DatapathError>;
@@ -66,6 +73,17 @@ pub trait Datapath: Send {
     fn retire(&mut self) -> Result<(), DatapathError>;
     /// Ends the sessions among these that are over, so that both ends hear it.
     fn cut(&mut self, among: &Sessions, now: BootNanos) -> Cut;
+}
+
+/// What is counted in another version's tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Elsewhere {
+    /// There are none.
+    Nowhere,
+    /// There are some, and none that can be read knows the grant.
+    Unknown,
+    /// So many connections.
+    Counted(u64),
 }
 
 /// Which interfaces are to be gated, and how.

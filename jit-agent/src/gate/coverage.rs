@@ -28,7 +28,7 @@ impl<D: Datapath> Gate<D> {
         self.guard = self.datapath.guard(self.config.gate.socket_guard);
         self.tell_guard(now);
         self.keep_tables(now);
-        self.retire();
+        self.retire(now);
         self.recorder.audit.check(now);
         let _new_gaps = self.cover_links(now);
     }
@@ -55,8 +55,9 @@ impl<D: Datapath> Gate<D> {
         }
     }
 
-    /// What another version of the agent left has done its part.
-    pub(super) fn retire(&mut self) {
+    /// What another version of the agent left has done its part, once what it counted is known.
+    pub(super) fn retire(&mut self, now: Now) {
+        self.count_carried(now);
         let error = self.datapath.retire().err().map(|error| error.to_string());
         if let Some(text) = &error
             && self.alarms.retired != error
@@ -64,6 +65,7 @@ impl<D: Datapath> Gate<D> {
             tracing::error!("cannot remove the pins of another version: {text}");
         }
         self.alarms.retired = error;
+        self.count_carried(now);
     }
 
     /// Reads back the interfaces alone. Whether one has no gate that was not told of before.

@@ -10,7 +10,7 @@ use prost::Message as _;
 use crate::{
     audit::{EventCode, Record},
     clock::{BootNanos, Now},
-    datapath::{Datapath, DatapathError},
+    datapath::{Datapath, DatapathError, Elsewhere},
     gate::Gate,
     grant::{self, GrantId},
     ledger::{Admission, Life, Replacement, Tombstone},
@@ -28,6 +28,17 @@ pub(super) struct Kept {
     pub(super) id: GrantId,
     grant: StoredGrant,
     life: StoredLife,
+}
+
+/// Where the tables of another version count a grant.
+#[derive(Debug)]
+pub(super) struct Carried {
+    slot: u32,
+    generation: u32,
+    /// Connections before those.
+    before: u64,
+    /// How many of them are known.
+    hits: u64,
 }
 
 impl Kept {
@@ -130,11 +141,16 @@ impl<D: Datapath> Gate<D> {
         let envelope = grant.envelope.as_ref()?;
         let mut replaces = None;
         let kept = self.slot_kept(life);
-        let known = Life {
-            deadline,
-            slot: kept,
-            hits: if kept.is_some() { life.before } else { life.hits },
+        let (before, hits) = (life.before, life.hits);
+        let elsewhere = self.elsewhere(life, kept);
+        let carried = match elsewhere {
+            Elsewhere::Counted(hits) => {
+                let StoredLife { slot, generation, .. } = *life;
+                Some(Carried { slot, generation, before, hits })
+            }
+            Elsewhere::Nowhere | Elsewhere::Unknown => None,
         };
+        let counted = carried.as_ref().map_or(0, |carried| before.saturating_add(carried.hits));
         let verified = grant::verify(envelope, &self.config.keyring, &self.config.host);
         let result = verified.and_then(|grant| {
             let begins = life.began || grant.not_before() <= now.wall;
@@ -151,11 +167,24 @@ impl<D: Datapath> Gate<D> {
             if !life.began {
                 self.config.policy.check(&grant, &self.config.keyring, at)?;
             }
+            let known = Life {
+                deadline,
+                slot: kept,
+                hits: match (kept, elsewhere) {
+                    (Some(_), _) => before,
+                    // How many it let in cannot be known: it may not let in one too many.
+                    (None, Elsewhere::Unknown) => {
+                        hits.max(grant.limit().map_or(0, |limit| limit.get().into()))
+                    }
+                    (None, _) => hits.max(counted),
+                },
+            };
             self.ledger.restore(grant, known, at, &mut Vec::new())
         });
         match result {
             Ok(Some(admission)) => {
                 self.resume(id, kept, now);
+                self.carried.extend(carried.map(|carried| (id, carried)));
                 if deadline.is_none() && admission == Admission::Active {
                     self.record_reopened(id, now);
                 }
@@ -206,6 +235,59 @@ impl<D: Datapath> Gate<D> {
         same.then_some(*slot)
     }
 
+    /// What another version's tables count of a grant that had a slot in this boot.
+    fn elsewhere(&self, life: &StoredLife, kept: Option<u32>) -> Elsewhere {
+        let StoredLife { boot_id, slot, generation, .. } = life;
+        if kept.is_some() || *boot_id != self.boot_id || *generation == 0 {
+            return Elsewhere::Nowhere;
+        }
+        self.datapath.elsewhere(*slot, *generation)
+    }
+
+    /// Takes over what another version's gate let in since its tables were read last. When they are
+    /// gone the disk gets to know where it is counted from now on.
+    pub(super) fn count_carried(&mut self, now: Now) {
+        if self.carried.is_empty() {
+            return;
+        }
+        let mut carried = std::mem::take(&mut self.carried);
+        carried.retain(|id, Carried { slot, generation, hits, .. }| {
+            match self.datapath.elsewhere(*slot, *generation) {
+                Elsewhere::Nowhere => {
+                    self.owed_lives.insert(*id);
+                    false
+                }
+                Elsewhere::Unknown => true,
+                Elsewhere::Counted(all) => {
+                    let more = all.saturating_sub(*hits);
+                    *hits = all;
+                    self.count_more(*id, more, now);
+                    true
+                }
+            }
+        });
+        self.carried = carried;
+        if self.carried.is_empty()
+            && let Err(error) = self.settle(Transaction::default(), now)
+        {
+            tracing::error!("{error}");
+        }
+    }
+
+    fn count_more(&mut self, id: GrantId, more: u64, now: Now) {
+        if more == 0 {
+            return;
+        }
+        let limit = self.ledger.count_elsewhere(id, more);
+        let slot = self.ledger.grant(id).and_then(|record| record.stage.slot());
+        if let (Some(slot), Some(limit)) = (slot, limit) {
+            if let Err(error) = self.datapath.lower_limit(slot, limit) {
+                tracing::error!(grant = %id, "{error}: it may let in {more} too many");
+            }
+            self.count(slot, now);
+        }
+    }
+
     /// Starts the slot of a grant. Nothing leads there yet.
     pub(super) fn count_anew(&mut self, id: GrantId) -> Result<(), DatapathError> {
         let Some(record) = self.ledger.grant(id) else { return Ok(()) };
@@ -220,12 +302,17 @@ impl<D: Datapath> Gate<D> {
         let record = self.ledger.grant(id)?;
         let slot = record.stage.slot()?;
         let Slot { hits, limit: _, generation } = self.datapath.slot(slot);
+        // Should this takeover be broken off, either version must find what the other's gate counts.
+        let (slot, generation, before) = match self.carried.get(&id) {
+            Some(Carried { slot, generation, before, .. }) => (*slot, *generation, *before),
+            None => (slot, generation, record.hits),
+        };
         Some(StoredLife {
             boot_id: self.boot_id.clone(),
             deadline: record.stage.deadline().map_or(0, |deadline| deadline.0),
             slot,
             generation,
-            before: record.hits,
+            before,
             began: record.stage.deadline().is_some(),
             hits: record.hits.saturating_add(hits),
         })

@@ -231,3 +231,66 @@ fn a_limit_is_for_tcp_and_not_above_1024() {
         assert_eq!(host.push(&grant), expected, "{}", grant.max_connections);
     }
 }
+
+/// A connection that only the kernel has counted: no agent ran.
+fn unseen(host: &Host, source_port: u16) -> bool {
+    let syn = Syn { source: v4(SOURCE), source_port, port: SSH, sequence: 7 };
+    host.kernel.connect(&syn, NOW.boot)
+}
+
+#[test]
+fn what_another_versions_tables_counted_is_used_up() {
+    for (before, during) in [(1, 0), (0, 1), (1, 1)] {
+        let mut host = Host::start();
+        host.push(&limited(1, SOURCE, 3)).unwrap();
+        for source_port in 0..before {
+            assert!(unseen(&host, 40_000 + source_port));
+        }
+        host.kernel.change_layout(true);
+        host.kernel.count_elsewhere(during);
+        host.restart("boot-1", NOW);
+        let used = u64::from(before) + during;
+        assert_eq!(host.state(1, NOW), (v1::State::Active, used), "{before} and {during}");
+        // The next run counts on from there.
+        host.restart("boot-1", NOW);
+        assert_eq!(host.state(1, NOW), (v1::State::Active, used), "{before} and {during}");
+        let mut left = 3 - used;
+        for source_port in 41_000.. {
+            if !host.connects(source_port, NOW) {
+                break;
+            }
+            left = left.checked_sub(1).expect("no more than the limit");
+        }
+        assert_eq!(left, 0, "{before} and {during}");
+    }
+}
+
+#[test]
+fn a_takeover_that_uses_a_grant_up_ends_it() {
+    let mut host = Host::start();
+    host.push(&limited(1, SOURCE, 1)).unwrap();
+    host.kernel.change_layout(true);
+    host.kernel.count_elsewhere(1);
+    host.restart("boot-1", NOW);
+    assert_eq!(host.state(1, NOW), (v1::State::Exhausted, 1));
+    assert!(!host.connects(40_000, NOW));
+}
+
+#[test]
+fn what_tables_that_cannot_be_read_may_have_counted_is_used_up() {
+    let mut host = Host::start();
+    host.push(&limited(1, SOURCE, 3)).unwrap();
+    host.push(&grant(2, &["203.0.113.9"])).unwrap();
+    host.kernel.change_layout(false);
+    host.restart("boot-1", NOW);
+    assert_eq!(host.state(1, NOW).0, v1::State::Exhausted);
+    assert!(!host.connects(40_000, NOW));
+    assert_eq!(host.state(2, NOW), (v1::State::Active, 0), "without a limit");
+    assert!(host.kernel.opens(SSH, v4("203.0.113.9"), NOW.boot));
+    // A grant of an earlier boot was counted by no gate of this one.
+    let mut host = Host::start();
+    host.push(&limited(1, SOURCE, 3)).unwrap();
+    host.kernel.change_layout(false);
+    host.restart("boot-2", NOW);
+    assert!(host.connects(40_000, NOW));
+}

@@ -102,24 +102,38 @@ fn a_takeover_that_is_killed_anywhere_leaves_the_gate_closed_and_the_next_start_
     let began = Instant::now();
     site.start();
     let whole = began.elapsed();
-    let mut seen = Vec::new();
+    let (mut seen, mut current) = (Vec::new(), true);
     for moment in 0..MOMENTS {
-        let forward = moment % 2 == 1;
+        let forward = !current;
         site.end(Signal::KILL);
         site.use_program(program(forward));
         site.spawn();
-        thread::sleep(whole * moment / MOMENTS);
+        // At any moment; or soon after the first pin of the new version.
+        let delay = if moment % 2 == 0 {
+            whole * moment / MOMENTS
+        } else {
+            let began = Instant::now();
+            while versions(&site).len() < 2 {
+                assert!(began.elapsed() < TIME, "no pins of a second version");
+                thread::sleep(Duration::from_millis(1));
+            }
+            whole / 2 * (moment / 2) / MOMENTS
+        };
+        thread::sleep(delay);
         site.end(Signal::KILL);
         seen.push(versions(&site));
+        let (status, _) = site.status();
+        assert_eq!(status["state"], "degraded", "moment {moment}: {status:#}");
         site.assert_open_to_the_client_alone();
         // The same build goes on, or the one before comes back.
-        let finishes = if moment % 4 < 2 { forward } else { !forward };
-        site.use_program(program(finishes));
+        current = if moment % 4 < 2 { forward } else { current };
+        site.use_program(program(current));
         site.start();
-        assert_eq!(versions(&site), [version(finishes)], "moment {moment}");
+        assert_eq!(versions(&site), [version(current)], "moment {moment}");
         site.assert_open_to_the_client_alone();
     }
     println!("a takeover takes {whole:?}; pins when it was killed: {seen:?}");
+    assert!(seen.iter().any(|pins| pins.len() == 2), "none in the middle: {seen:?}");
 }
 
 #[test]
@@ -170,6 +184,27 @@ fn what_was_counted_and_what_was_to_be_cut_outlives_a_change_of_the_layout() {
     site.use_program(program(false));
     site.start();
     assert!(!site.client_opens(0, 22), "nor back");
+}
+
+/// What the kernel alone has counted, with no agent to see it, is in the old tables.
+#[test]
+fn connections_that_no_agent_saw_are_counted_by_another_layout() {
+    let mut site = Site::new();
+    site.start();
+    for (source, limit) in CLIENT.into_iter().zip([1, 2]) {
+        let grant = v1::Grant { max_connections: limit, ..site.grant(&[source], LONG) };
+        site.push(site.sign(&grant)).unwrap();
+    }
+    site.end(Signal::KILL);
+    assert!(site.client_opens(0, 22) && site.client_opens(1, 22), "the kernel lets in");
+    site.use_program(program(true));
+    site.start();
+    assert!(!site.client_opens(0, 22), "the second of one");
+    assert!(site.client_opens(1, 22), "the second of two");
+    site.end(Signal::KILL);
+    site.use_program(program(false));
+    site.start();
+    assert!(!site.client_opens(0, 22) && !site.client_opens(1, 22), "nor back");
 }
 
 #[test]

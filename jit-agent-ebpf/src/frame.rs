@@ -1,6 +1,8 @@
 //! Packet bytes in BPF.
 
 use aya_ebpf::{
+    bindings::bpf_hdr_start_off::BPF_HDR_START_NET,
+    helpers::generated::bpf_skb_load_bytes_relative,
     macros::map,
     maps::PerCpuArray,
     programs::{TcContext, XdpContext},
@@ -10,6 +12,10 @@ use jit_common::Frame;
 /// Behind the last byte of the longest header chain that the parser walks (16,460): an offset that
 /// went through [`Frame::forget`] needs a bound again.
 const OFFSET_MASK: usize = 0x7fff;
+
+/// Most bytes of a packet in front of its network header: an outer header with its options, and a
+/// little more.
+const MOST_BEFORE_NETWORK: usize = 128;
 
 #[map]
 static SCRATCH: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
@@ -64,6 +70,59 @@ impl Frame for TcFrame<'_> {
     #[inline(always)]
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         self.ctx.load(offset & OFFSET_MASK).ok()
+    }
+
+    #[inline(always)]
+    fn forget(&self, value: usize) -> usize {
+        forget(value)
+    }
+}
+
+/// A packet in the stack, from its network header on. What is in front of it on a device without an
+/// Ethernet header depends on the kind of device and on the kernel: nothing (tun, WireGuard), the
+/// outer header (GRE without a remote), or what is left of the device below (xfrm, vti).
+pub(crate) struct NetworkFrame<'a> {
+    ctx: &'a TcContext,
+}
+
+impl<'a> NetworkFrame<'a> {
+    /// The packet of this invocation.
+    #[inline(always)]
+    pub(crate) fn new(ctx: &'a TcContext) -> Self {
+        Self { ctx }
+    }
+
+    /// Reads from the packet's linear part only.
+    #[inline(always)]
+    fn load_linear<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        let mut bytes = [0_u8; N];
+        // SAFETY: the kernel hands a valid context in, and writes at most `N` bytes to `bytes`.
+        let failed = unsafe {
+            bpf_skb_load_bytes_relative(
+                self.ctx.skb.skb.cast(),
+                offset as u32,
+                bytes.as_mut_ptr().cast(),
+                N as u32,
+                BPF_HDR_START_NET,
+            )
+        };
+        (failed == 0).then_some(bytes)
+    }
+}
+
+impl Frame for NetworkFrame<'_> {
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        let offset = offset & OFFSET_MASK;
+        if let Some(bytes) = self.load_linear(offset) {
+            return Some(bytes);
+        }
+        // The bytes may lie behind the linear part: the kernel gathers them there. What is not in
+        // the packet at all is not there afterwards either.
+        let wanted = (offset + N + MOST_BEFORE_NETWORK) as u32;
+        let length = self.ctx.len();
+        let _refused = self.ctx.pull_data(if length < wanted { length } else { wanted });
+        self.load_linear(offset)
     }
 
     #[inline(always)]

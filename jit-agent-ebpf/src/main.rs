@@ -19,11 +19,11 @@ use aya_ebpf::{
     macros::{classifier, sk_lookup, xdp},
     programs::{SkLookupContext, TcContext, XdpContext},
 };
-use jit_common::{Decision, Link, decide};
+use jit_common::{Counter, Decision, Frame, Link, Reason, decide};
 
 use crate::{
-    frame::{TcFrame, XdpFrame},
-    tables::{KernelTables, boot_nanos, record},
+    frame::{NetworkFrame, TcFrame, XdpFrame},
+    tables::{KernelTables, boot_nanos, count, record},
 };
 
 /// `TC_ACT_SHOT`, likewise `TCX_DROP`, and `TC_ACT_UNSPEC`, likewise `TCX_NEXT`: whoever comes next
@@ -51,14 +51,24 @@ fn jit_gate_frags(ctx: XdpContext) -> u32 {
 fn jit_gate_tc(ctx: TcContext) -> i32 {
     // SAFETY: the kernel hands a valid context in.
     let untagged = unsafe { (*ctx.skb.skb).vlan_present } != 0;
-    tc(&ctx, if untagged { Link::EthernetUntagged } else { Link::Ethernet })
+    let link = if untagged { Link::EthernetUntagged } else { Link::Ethernet };
+    tc(&ctx, &TcFrame::new(&ctx), link)
 }
 
-/// TC ingress of a device without one (tun, WireGuard, ipip).
+/// TC ingress of a device without one (tun, WireGuard, ipip, GRE).
 #[classifier]
 #[inline(always)]
 fn jit_gate_tc_l3(ctx: TcContext) -> i32 {
-    tc(&ctx, Link::Ip)
+    // SAFETY: the kernel hands a valid context in.
+    let protocol = u16::from_be(unsafe { (*ctx.skb.skb).protocol } as u16);
+    let link = Link::Network(protocol);
+    // Here and not in the decision: Linux 5.10's verifier does not see that such a packet has no
+    // segment that would be counted.
+    if !link.is_ip() {
+        count(Counter::Reason(Reason::NotIp));
+        return TC_NEXT;
+    }
+    tc(&ctx, &NetworkFrame::new(&ctx), link)
 }
 
 /// Socket guard (Linux 5.17+, which tells the interface).
@@ -85,8 +95,8 @@ fn xdp(ctx: &XdpContext) -> u32 {
 }
 
 #[inline(always)]
-fn tc(ctx: &TcContext, link: Link) -> i32 {
-    let decision = decide(&TcFrame::new(ctx), link, &KernelTables::new(ctx), boot_nanos);
+fn tc<F: Frame>(ctx: &TcContext, frame: &F, link: Link) -> i32 {
+    let decision = decide(frame, link, &KernelTables::new(ctx), boot_nanos);
     // SAFETY: the kernel hands a valid context in.
     let interface = unsafe { (*ctx.skb.skb).ifindex };
     let dropped = record(&decision, interface);

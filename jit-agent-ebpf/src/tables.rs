@@ -291,7 +291,7 @@ fn port_observes(port: PortKey) -> bool {
 }
 
 #[inline(always)]
-fn count(counter: Counter) {
+pub(crate) fn count(counter: Counter) {
     if let Some(packets) = COUNTERS.get_ptr_mut(counter.index()) {
         // SAFETY: a valid, aligned pointer to this CPU's own counter.
         unsafe { *packets += 1 };

@@ -15,8 +15,32 @@ pub enum Link {
     Ethernet,
     /// The same, of which the kernel has taken the outermost tag off already (`skb_vlan_untag`).
     EthernetUntagged,
-    /// The IP header itself (tun, WireGuard, ipip).
-    Ip,
+    /// The network header itself (tun, WireGuard, ipip), of this protocol (an ethertype, IEEE
+    /// 802.3): the device tells, not the frame.
+    Network(u16),
+}
+
+impl Link {
+    /// Whether an IP packet may be behind it: an Ethernet header says so itself.
+    #[inline(always)]
+    pub const fn is_ip(self) -> bool {
+        match self {
+            Self::Ethernet | Self::EthernetUntagged => true,
+            Self::Network(protocol) => {
+                protocol == headers::ETHERTYPE_IPV4 || protocol == headers::ETHERTYPE_IPV6
+            }
+        }
+    }
+
+    /// Of a packet that begins with an IP header whose first byte is this: what the version in it
+    /// says (RFC 791 section 3.1, RFC 8200 section 3). For whoever has no device to ask.
+    pub const fn of_ip(first: u8) -> Self {
+        Self::Network(match first >> 4 {
+            4 => headers::ETHERTYPE_IPV4,
+            6 => headers::ETHERTYPE_IPV6,
+            _ => 0,
+        })
+    }
 }
 
 /// State of the TCP session that a segment's 4-tuple belongs to, on this host.
@@ -142,7 +166,7 @@ fn protected_segment<F: Frame, T: Tables>(
     let network = match link {
         Link::Ethernet => headers::ethernet(frame, MAX_VLAN_TAGS)?,
         Link::EthernetUntagged => headers::ethernet(frame, MAX_VLAN_TAGS - 1)?,
-        Link::Ip => headers::bare_ip(frame)?,
+        Link::Network(protocol) => headers::bare(frame, protocol)?,
     };
     let transport = match network {
         Network::V4(at) => headers::ipv4(frame, at)?,
@@ -361,9 +385,10 @@ mod tests {
     }
 
     fn of_ip(packet: Vec<u8>, tables: &One) -> Decision {
-        decide(&Bytes(packet), Link::Ip, tables, || NOW)
+        decide(&Bytes(packet), V4, tables, || NOW)
     }
 
+    const V4: Link = Link::of_ip(0x45);
     const SYN: u8 = 0x02;
     const ACK: u8 = 0x10;
 
@@ -462,14 +487,14 @@ mod tests {
         let mut packet = segment(SYN);
         packet[23] = 80;
         let tables = One::default();
-        let decision = decide(&Bytes(packet), Link::Ip, &tables, clock);
+        let decision = decide(&Bytes(packet), V4, &tables, clock);
         assert_eq!((decision.reason, read.get()), (Reason::Unprotected, 0));
-        let decision = decide(&Bytes(segment(SYN)), Link::Ip, &tables, clock);
+        let decision = decide(&Bytes(segment(SYN)), V4, &tables, clock);
         assert_eq!((decision.reason, read.get()), (Reason::Denied, 1));
     }
 
     #[test]
-    fn the_version_decides_where_there_is_no_ethernet_header() {
+    fn the_device_tells_the_protocol_where_there_is_no_ethernet_header() {
         let tables = One::default();
         assert_eq!(of_ip(Vec::new(), &tables).reason, Reason::Malformed);
         for version in [0, 1, 5, 6, 7, 15_u8] {
@@ -478,12 +503,15 @@ mod tests {
             let reason = of_ip(packet, &tables).reason;
             assert!(reason.drops(), "version {version}: {reason:?}");
         }
-        // An ARP request is not IP, and behind an IP device it is nothing.
+        // An ARP request is not IP, and no IPv4 packet.
         let mut ethernet = std::vec![0; 12];
         ethernet.extend([0x08, 0x06, 0, 1]);
         let arp = decide(&Bytes(ethernet.clone()), Link::Ethernet, &tables, || NOW);
         assert_eq!(arp.reason, Reason::NotIp);
         assert_eq!(of_ip(ethernet, &tables).reason, Reason::Malformed);
+        // MPLS in GRE is none of the gate's business, whatever it looks like.
+        let mpls = decide(&Bytes(segment(SYN)), Link::Network(0x8847), &tables, || NOW);
+        assert_eq!(mpls.reason, Reason::NotIp);
     }
 
     #[test]
@@ -607,7 +635,7 @@ mod tests {
         let mut datagram = segment(SYN);
         datagram[9] = 17;
         let limited = Udp(One { host: both(NOW, LATER, 1), ..One::default() });
-        let decide = |tables: &Udp| decide(&Bytes(datagram.clone()), Link::Ip, tables, || NOW);
+        let decide = |tables: &Udp| decide(&Bytes(datagram.clone()), V4, tables, || NOW);
         assert_eq!(decide(&limited).reason, Reason::Denied);
         let unlimited = Udp(One { host: both(LATER, 0, 1), ..One::default() });
         let decision = decide(&unlimited);

@@ -27,8 +27,8 @@ pub trait Frame {
     }
 }
 
-const ETHERTYPE_IPV4: u16 = 0x0800;
-const ETHERTYPE_IPV6: u16 = 0x86dd;
+pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800;
+pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ETHERTYPE_VLAN: u16 = 0x8100;
 const ETHERTYPE_QINQ: u16 = 0x88a8;
 
@@ -107,13 +107,18 @@ pub(crate) fn ethernet<F: Frame>(frame: &F, most_tags: usize) -> Result<Network,
     }
 }
 
-/// For devices without an Ethernet header (tun, WireGuard): the version nibble decides.
+/// For devices without an Ethernet header (tun, WireGuard): the frame begins with the network header
+/// of this protocol (an ethertype).
 #[inline(always)]
-pub(crate) fn bare_ip<F: Frame>(frame: &F) -> Result<Network, Reason> {
+pub(crate) fn bare<F: Frame>(frame: &F, protocol: u16) -> Result<Network, Reason> {
+    if protocol != ETHERTYPE_IPV4 && protocol != ETHERTYPE_IPV6 {
+        return Err(Reason::NotIp);
+    }
+    // As Linux does, each protocol's receiver wants its own version.
     let [first] = frame.load(0).ok_or(Reason::Malformed)?;
-    match first >> 4 {
-        4 => Ok(Network::V4(0)),
-        6 => Ok(Network::V6(0)),
+    match (protocol, first >> 4) {
+        (ETHERTYPE_IPV4, 4) => Ok(Network::V4(0)),
+        (ETHERTYPE_IPV6, 6) => Ok(Network::V6(0)),
         _ => Err(Reason::Malformed),
     }
 }

@@ -187,7 +187,8 @@ fn a_packet_ends_the_same_on_a_device_without_ethernet_header() {
         }
         compared += 1;
         for tables in [CLOSED, GRANTED, UNPROTECTED] {
-            let bare = decide(&Bytes(&frame[ETHERNET..]), Link::Ip, &tables, || NOW);
+            let (packet, link) = (&frame[ETHERNET..], Link::of_ip(frame[ETHERNET]));
+            let bare = decide(&Bytes(packet), link, &tables, || NOW);
             assert_eq!(bare, judge(&frame, tables), "{name}");
         }
     }

@@ -184,7 +184,7 @@ fn the_decision_is_the_models_in_every_situation() {
                         let (rule, session) = (*rule, *session);
                         let situation = Situation { rule, host, prefix, session, tickets };
                         let Decision { reason, segment, slot, fresh, counted } =
-                            decide(packet, Link::Ip, &situation, || NOW);
+                            decide(packet, Link::of_ip(0x45), &situation, || NOW);
                         assert!(segment.is_some());
                         let expected = model(&situation, *flags);
                         let got = (reason, slot, fresh, counted);
@@ -220,10 +220,10 @@ fn a_segment_has_its_sequence_number_and_a_datagram_none() {
     };
     let mut syn = packet(Some(SYN));
     syn.0[24..28].copy_from_slice(&[1, 2, 3, 4]);
-    let segment = decide(&syn, Link::Ip, &tables, || NOW).segment;
+    let segment = decide(&syn, Link::of_ip(0x45), &tables, || NOW).segment;
     assert_eq!(segment.map(|segment| (segment.sequence, segment.opens)), Some((0x0102_0304, true)));
     let mut datagram = packet(None);
     datagram.0[24..28].copy_from_slice(&[0, 20, 3, 4]);
-    let segment = decide(&datagram, Link::Ip, &tables, || NOW).segment;
+    let segment = decide(&datagram, Link::of_ip(0x45), &tables, || NOW).segment;
     assert_eq!(segment.map(|segment| (segment.sequence, segment.opens)), Some((0, false)));
 }

@@ -216,7 +216,9 @@ impl Syn {
     }
 
     fn judged(&self, tables: &MemoryTables, now: BootNanos) -> Decision {
-        decide(&Bytes(self.packet()), Link::Ip, tables, || now.0)
+        let packet = self.packet();
+        let link = Link::of_ip(packet.first().copied().unwrap_or_default());
+        decide(&Bytes(packet), link, tables, || now.0)
     }
 }
 

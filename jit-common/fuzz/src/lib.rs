@@ -134,7 +134,8 @@ impl Frame for Bytes<'_> {
 pub fn decide_frame(input: &[u8]) {
     let Some((situation, frame)) = input.split_first_chunk() else { return };
     let situation = Situation::of(*situation);
-    for link in [Link::Ethernet, Link::EthernetUntagged, Link::Ip] {
+    let bare = frame.first().copied().unwrap_or_default();
+    for link in [Link::Ethernet, Link::EthernetUntagged, Link::of_ip(bare)] {
         let judge = |situation: Situation| decide(&Bytes(frame), link, &situation, || NOW);
         let decision = judge(situation);
         assert_eq!(decision, judge(situation), "a decision depends on nothing else");

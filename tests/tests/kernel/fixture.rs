@@ -132,6 +132,14 @@ pub(crate) fn on_host(frame: &[u8], tables: &MemoryTables, now: u64) -> Decision
     decide(&Slice(frame), Link::Ethernet, tables, || now)
 }
 
+/// The same about what is behind the Ethernet header, which said its protocol.
+pub(crate) fn behind_ethernet(frame: &[u8], tables: &MemoryTables, now: u64) -> Option<Decision> {
+    let (header, packet) = frame.split_first_chunk::<14>()?;
+    let [.., high, low] = *header;
+    let link = Link::Network(u16::from_be_bytes([high, low]));
+    Some(decide(&Slice(packet), link, tables, || now))
+}
+
 /// For messages: the frame as hex.
 pub(crate) fn hex(frame: &[u8]) -> String {
     frame.iter().map(|byte| format!("{byte:02x}")).collect()

@@ -3,7 +3,10 @@
 
 use std::{collections::BTreeSet, env, fs, path::Path};
 
-use jit_agent::datapath::{memory::MemoryTables, object::PROGRAM_XDP_FRAGS};
+use jit_agent::datapath::{
+    memory::MemoryTables,
+    object::{PROGRAM_TC, PROGRAM_TC_L3, PROGRAM_XDP_FRAGS},
+};
 use jit_common::{Protocol, Reason, Settings};
 use jit_tests::{
     frames::{Tcp, flag},
@@ -12,7 +15,7 @@ use jit_tests::{
 
 use crate::{
     cases::{self, Case},
-    fixture::{CLOSED, Ip, OPEN, closed, granted, hex, on_host, tcp, udp},
+    fixture::{CLOSED, Ip, OPEN, behind_ethernet, closed, granted, hex, on_host, tcp, udp},
 };
 
 /// The table never becomes shorter than this.
@@ -71,6 +74,30 @@ fn the_committed_table_says_what_the_rows_say() {
         assert_eq!(committed, row, "JIT_WRITE_TABLE=1 writes {COMMITTED_AT} anew");
     }
     assert_eq!(COMMITTED.lines().count(), table.lines().count());
+}
+
+/// The program for devices without an Ethernet header begins at the network header: a test run puts
+/// that behind the Ethernet header, and the protocol is what the header said.
+#[test]
+fn without_an_ethernet_header_the_kernel_gives_the_hosts_answer() {
+    let mut kernel = Kernel::load();
+    let (mut compared, mut dropped) = (0, 0);
+    for (tables, grants) in [(closed(), "none"), (granted(boot_nanos()), "some")] {
+        kernel.fill(&tables);
+        for case in runnable() {
+            let frame = (case.frame)(CLOSED);
+            if !runs(PROGRAM_TC, &frame) {
+                continue;
+            }
+            let expected = behind_ethernet(&frame, &tables, boot_nanos()).unwrap().reason;
+            let outcome = kernel.run(PROGRAM_TC_L3, &frame);
+            assert_eq!(outcome.reason, expected, "grants: {grants}: {}", case.name);
+            assert_eq!(outcome.dropped, expected.drops(), "grants: {grants}: {}", case.name);
+            compared += 1;
+            dropped += u32::from(outcome.dropped);
+        }
+    }
+    assert!(compared >= 500 && dropped >= 300, "{compared} compared, {dropped} dropped");
 }
 
 #[test]

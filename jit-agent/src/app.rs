@@ -92,7 +92,7 @@ impl AppError {
                 CONFIGURATION
             }
             Self::Datapath(error) | Self::Start(StartError::Datapath(error)) => match error {
-                DatapathError::UnknownInterface(_) | DatapathError::Pin { .. } => CONFIGURATION,
+                DatapathError::Pin { .. } => CONFIGURATION,
                 DatapathError::File(FileError::Untrusted { .. }) => PERMISSION,
                 _ => UNAVAILABLE,
             },

@@ -227,6 +227,7 @@ impl<D: Datapath> Gate<D> {
         self.reconcile_all()?;
         self.interfaces = self.datapath.cover(&self.coverage())?;
         self.guard = self.datapath.guard(self.config.gate.socket_guard);
+        self.something_holds()?;
         self.tell_links(now);
         self.tell_guard(now);
         self.retire(now);
@@ -235,6 +236,21 @@ impl<D: Datapath> Gate<D> {
         self.end_sessions(now);
         self.settle_audit(now);
         Ok(())
+    }
+
+    /// One interface without a gate is told, and the others hold; where nothing holds there is no gate
+    /// to speak of. Interfaces that are not there yet are waited for.
+    fn something_holds(&self) -> Result<(), DatapathError> {
+        let there = || self.interfaces.iter().filter(|interface| interface.index != 0);
+        let holds = self.guard.attached || there().any(|interface| interface.hook.is_some());
+        match there().next() {
+            Some(InterfaceState { name, note, .. }) if !holds => Err(DatapathError::Attach {
+                interface: name.clone(),
+                hook: "no hook",
+                cause: note.clone(),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Takes another configuration: policy, keys, mode and interfaces. Live grants stay as they are;

@@ -82,7 +82,8 @@ impl Links {
 
     /// Brings a program onto every interface that is wanted: adopts what earlier runs left by
     /// swapping the program, makes what is missing, removes what belongs to no wanted interface.
-    /// On an error nothing of what the first call made remains.
+    /// An interface that fails, or that is not there, undoes nothing on the others: its state says
+    /// what is wrong.
     pub fn cover(
         &mut self,
         want: &Coverage,
@@ -96,9 +97,6 @@ impl Links {
             .map(str::to_owned)
             .collect();
         let first = self.choice.is_none();
-        if let Some(name) = missing.first().filter(|_| first) {
-            return Err(DatapathError::UnknownInterface(name.clone()));
-        }
         if first {
             self.adopt(&devices)?;
         } else if self.choice != Some(want.hook) {
@@ -114,11 +112,6 @@ impl Links {
             match self.cover_one(device, want.hook, programs) {
                 Ok(state) => states.extend(state),
                 Err(_) if is_gone(device) => self.forget(device.index)?,
-                Err(error) if first => {
-                    self.take_back(&states)?;
-                    return Err(error);
-                }
-                // Once the gate is in force one interface that fails does not undo the others.
                 Err(error) => states.push(self.ungated(device, &error.to_string())),
             }
         }
@@ -128,7 +121,7 @@ impl Links {
             index: 0,
             hook: None,
             since: None,
-            note: "there is no such interface".into(),
+            note: "there is no such interface (`ip link` lists them)".into(),
             behind: false,
             changes: Vec::new(),
         }));
@@ -185,7 +178,7 @@ impl Links {
                 }
             }
         }
-        let rungs = ladder::rungs(choice, device.header);
+        let rungs = ladder::rungs(choice, device);
         let mut current = self.hooks(index).first().copied();
         let settled = |hook: &Hook| self.held.get(&(index, *hook)).is_some_and(|held| held.settled);
         let candidates = match current {
@@ -193,9 +186,19 @@ impl Links {
             Some(hook) => ladder::better(rungs, hook),
             None => rungs,
         };
-        let mut refused: Vec<String> = ladder::unread(device.header).into_iter().collect();
+        let mut refused: Vec<String> = ladder::left_out(choice, device).into_iter().collect();
         let mut made = false;
         for hook in candidates {
+            if let Some(held) = current.filter(|held| ladder::exclude(*held, *hook)) {
+                match self.stand_in(device, programs) {
+                    Ok(tc) => (current, made) = (Some(tc), true),
+                    Err(why) => {
+                        refused.push(why);
+                        continue;
+                    }
+                }
+                self.release(index, held)?;
+            }
             match self.make(device, *hook, programs) {
                 Ok(attachment) => {
                     self.held.insert((index, *hook), attachment);
@@ -209,11 +212,6 @@ impl Links {
         }
         let note = refused.join("; ");
         let Some(hook) = current else {
-            if choice != HookChoice::Auto && self.choice.is_none() && !rungs.is_empty() {
-                let hook = rungs.last().map_or("none", |hook| hook.word());
-                let interface = device.name.clone();
-                return Err(DatapathError::Attach { interface, hook, cause: note });
-            }
             return Ok(Some(self.ungated(device, &note)));
         };
         for other in self.hooks(index) {
@@ -334,7 +332,7 @@ impl Links {
     ) -> Result<Attachment, String> {
         let program = programs
             .get(hook, device.header)
-            .map_err(|error| format!("{}: the kernel refuses the program: {error}", hook.name()))?;
+            .map_err(|error| format!("{}: {}", hook.name(), ladder::unloaded(&error)))?;
         let refused = |error: io::Error| ladder::refused(hook, device, &error);
         let link = match hook.link() {
             Some(kind) => Some(bpf::attach(&program.fd, device.index, kind).map_err(refused)?),
@@ -360,6 +358,22 @@ impl Links {
             }
         })?;
         Ok(attachment)
+    }
+
+    /// Puts the gate by TC where XDP in one mode is to follow XDP in the other: the two cannot be on an
+    /// interface at once, and there is to be no moment without a gate.
+    fn stand_in(&mut self, device: &Device, programs: &mut Programs) -> Result<Hook, String> {
+        let mut refused = Vec::new();
+        for hook in [Hook::Tcx, Hook::Clsact] {
+            match self.make(device, hook, programs) {
+                Ok(attachment) => {
+                    self.held.insert((device.index, hook), attachment);
+                    return Ok(hook);
+                }
+                Err(why) => refused.push(why),
+            }
+        }
+        Err(format!("the mode of XDP cannot be changed without a gap: {}", refused.join("; ")))
     }
 
     fn is_behind(&self, device: &Device, hook: Hook) -> bool {
@@ -428,17 +442,6 @@ impl Links {
         Ok(())
     }
 
-    /// Undoes what the first look made.
-    fn take_back(&mut self, states: &[InterfaceState]) -> Result<(), DatapathError> {
-        for InterfaceState { index, hook, changes, .. } in states {
-            if let Some(hook) = hook.filter(|_| changes.contains(&LinkChange::Attached)) {
-                self.release(*index, hook)?;
-            }
-        }
-        self.seen.clear();
-        Ok(())
-    }
-
     /// Lets go of whatever was on an interface that is gone.
     fn forget(&mut self, index: u32) -> Result<(), DatapathError> {
         for hook in self.hooks(index) {
@@ -448,16 +451,18 @@ impl Links {
         Ok(())
     }
 
-    /// Takes an attachment off, with its pin.
+    /// Takes an attachment off, with its pin. One that the kernel keeps is held on.
     fn release(&mut self, index: u32, hook: Hook) -> Result<(), DatapathError> {
-        let Some(attachment) = self.held.remove(&(index, hook)) else { return Ok(()) };
-        match attachment.link {
+        let Some(attachment) = self.held.get(&(index, hook)) else { return Ok(()) };
+        match &attachment.link {
             Some(link) => bpf::detach_link(link)
                 .map_err(|error| DatapathError::Sys { verb: "detach a link", error })?,
             None => self.remove_classifier(index)?,
         }
         remove(&attachment.pin)
-            .map_err(|error| DatapathError::Sys { verb: "remove the pin of a link", error })
+            .map_err(|error| DatapathError::Sys { verb: "remove the pin of a link", error })?;
+        self.held.remove(&(index, hook));
+        Ok(())
     }
 
     fn classifier(&self, index: u32) -> Result<Option<Classifier>, DatapathError> {

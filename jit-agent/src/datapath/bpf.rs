@@ -22,7 +22,7 @@ use aya_obj::generated::{
 
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// Its index, in every network namespace.
+/// The loopback interface: its index, in every network namespace.
 const LOOPBACK: u32 = 1;
 /// Most programs at one place of an interface (`BPF_MPROG_MAX` of the kernel).
 const MOST_PROGRAMS: usize = 64;

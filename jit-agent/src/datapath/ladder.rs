@@ -14,9 +14,12 @@ use crate::{
 };
 
 /// The hooks to try, best first; empty when no program reads the frames of such an interface.
-pub const fn rungs(choice: HookChoice, header: Header) -> &'static [Hook] {
-    match (header, choice) {
+pub const fn rungs(choice: HookChoice, device: &Device) -> &'static [Hook] {
+    match (device.header, choice) {
         (Header::Unknown(_), _) => &[],
+        (Header::Ethernet, HookChoice::Auto) if device.bond => {
+            &[Hook::Tcx, Hook::Clsact, Hook::XdpGeneric]
+        }
         (Header::Ethernet, HookChoice::Auto) => {
             &[Hook::XdpNative, Hook::Tcx, Hook::Clsact, Hook::XdpGeneric]
         }
@@ -33,15 +36,33 @@ pub fn better(rungs: &'static [Hook], than: Hook) -> &'static [Hook] {
     rungs.get(..place).unwrap_or_default()
 }
 
-/// Why no hook is tried on frames that begin like this.
-pub fn unread(header: Header) -> Option<String> {
-    match header {
+/// Why hooks are left out that others would be tried on.
+pub fn left_out(choice: HookChoice, device: &Device) -> Option<String> {
+    match device.header {
+        Header::Ethernet if device.bond && matches!(choice, HookChoice::Auto) => Some(
+            "native XDP on a bond would keep interfaces with XDP of their own out of it".into(),
+        ),
         Header::Ethernet | Header::None => None,
         Header::Unknown(kind) => Some(format!(
             "its frames (ARPHRD {kind}) begin with a header that the gate does not read: exclude it \
              if it carries no IP"
         )),
     }
+}
+
+/// Whether two hooks cannot be on an interface at once.
+pub const fn exclude(one: Hook, other: Hook) -> bool {
+    matches!(
+        (one, other),
+        (Hook::XdpNative, Hook::XdpGeneric) | (Hook::XdpGeneric, Hook::XdpNative)
+    )
+}
+
+/// Why a program is not in the kernel: without the verifier's log, which `RUST_LOG=debug` shows.
+pub fn unloaded(error: &str) -> String {
+    tracing::debug!("a program is refused: {error}");
+    let cause = error.split("Verifier output").next().unwrap_or_default();
+    format!("the kernel refuses the program: {}", cause.trim_end_matches(['.', ' ', ':']))
 }
 
 /// Why the kernel did not take a program by a hook.
@@ -78,38 +99,63 @@ mod tests {
         HookChoice::Tc,
     ];
 
-    #[test]
-    fn every_choice_has_a_hook_and_xdp_needs_an_ethernet_header() {
-        for choice in CHOICES {
-            assert!(!rungs(choice, Header::Ethernet).is_empty());
-            let bare = rungs(choice, Header::None);
-            assert!(!bare.is_empty());
-            assert!(bare.iter().all(|hook| matches!(hook, Hook::Tcx | Hook::Clsact)));
-            assert!(rungs(choice, Header::Unknown(280)).is_empty());
-        }
-        assert_eq!(unread(Header::Ethernet), None);
-        assert!(unread(Header::Unknown(280)).is_some_and(|why| why.contains("280")));
-    }
-
-    #[test]
-    fn better_is_what_comes_first_or_all_of_another_choice() {
-        let auto = rungs(HookChoice::Auto, Header::Ethernet);
-        assert_eq!(better(auto, Hook::XdpNative), &[]);
-        assert_eq!(better(auto, Hook::Clsact), &[Hook::XdpNative, Hook::Tcx]);
-        assert_eq!(better(rungs(HookChoice::Native, Header::Ethernet), Hook::Tcx).len(), 1);
-    }
-
-    #[test]
-    fn what_was_refused_is_said_so_that_somebody_can_act() {
-        let device = Device {
+    fn device(header: Header) -> Device {
+        Device {
             index: 2,
             name: "eth0".into(),
-            header: Header::Ethernet,
+            header,
+            bond: false,
             loopback: false,
             mtu: 9_001,
             native: Some(7),
             generic: None,
-        };
+        }
+    }
+
+    #[test]
+    fn every_choice_has_a_hook_and_xdp_needs_an_ethernet_header() {
+        for choice in CHOICES {
+            assert!(!rungs(choice, &device(Header::Ethernet)).is_empty());
+            let bare = rungs(choice, &device(Header::None));
+            assert!(!bare.is_empty());
+            assert!(bare.iter().all(|hook| matches!(hook, Hook::Tcx | Hook::Clsact)));
+            let unknown = device(Header::Unknown(280));
+            assert!(rungs(choice, &unknown).is_empty());
+            assert!(left_out(choice, &unknown).is_some_and(|why| why.contains("280")));
+            assert_eq!(left_out(choice, &device(Header::Ethernet)), None);
+        }
+    }
+
+    #[test]
+    fn a_bond_gets_native_xdp_only_when_it_is_asked_for() {
+        let bond = Device { bond: true, ..device(Header::Ethernet) };
+        assert!(!rungs(HookChoice::Auto, &bond).contains(&Hook::XdpNative));
+        assert!(left_out(HookChoice::Auto, &bond).is_some_and(|why| why.contains("bond")));
+        assert_eq!(rungs(HookChoice::Native, &bond), [Hook::XdpNative]);
+        assert_eq!(left_out(HookChoice::Native, &bond), None);
+    }
+
+    #[test]
+    fn better_is_what_comes_first_or_all_of_another_choice() {
+        let ethernet = device(Header::Ethernet);
+        let auto = rungs(HookChoice::Auto, &ethernet);
+        assert_eq!(better(auto, Hook::XdpNative), &[]);
+        assert_eq!(better(auto, Hook::Clsact), &[Hook::XdpNative, Hook::Tcx]);
+        assert_eq!(better(rungs(HookChoice::Native, &ethernet), Hook::Tcx).len(), 1);
+    }
+
+    #[test]
+    fn the_verifiers_log_is_no_reason_for_people() {
+        let error = "the BPF_PROG_LOAD syscall returned Permission denied (os error 13). Verifier \
+                     output: 0: (bf) r9 = r1";
+        let said = "the kernel refuses the program: the BPF_PROG_LOAD syscall returned Permission \
+                    denied (os error 13)";
+        assert_eq!(unloaded(error), said);
+    }
+
+    #[test]
+    fn what_was_refused_is_said_so_that_somebody_can_act() {
+        let device = device(Header::Ethernet);
         let said = |hook, code| refused(hook, &device, &io::Error::from_raw_os_error(code));
         assert!(said(Hook::XdpNative, libc::EBUSY).contains("(id 7) is there and stays"));
         assert!(said(Hook::XdpNative, libc::EINVAL).contains("MTU 9001"));

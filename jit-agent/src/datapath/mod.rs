@@ -299,7 +299,4 @@ pub enum DatapathError {
         /// Why.
         error: io::Error,
     },
-    /// An interface that the configuration names does not exist.
-    #[error("[gate] interfaces: there is no interface {0:?}; `ip link` lists them")]
-    UnknownInterface(String),
 }

@@ -57,6 +57,9 @@ pub fn read(device: &Device, hook: Hook, link: Option<&OwnedFd>, owner: &str) ->
 
 fn classifier(device: &Device, owner: &str) -> io::Result<Found> {
     let rtnetlink::Classifiers { ours, behind } = rtnetlink::classifiers(device.index, owner)?;
+    // Those by links run first. A kernel that has none says so.
+    let links = bpf::tcx_programs(device.index).unwrap_or_default();
+    let behind = behind || !links.is_empty();
     Ok(ours.map_or(Found::Lost("its classifier was taken off"), |ours| Found::InForce {
         program: ours.program,
         classifier: Some(ours),

@@ -8,6 +8,7 @@ use std::{
     collections::BTreeMap,
     io,
     os::fd::{AsFd, AsRawFd as _},
+    time::Duration,
 };
 
 use netlink_packet_core::{
@@ -26,9 +27,12 @@ use netlink_packet_route::{
     },
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 /// Largest answer: the kernel fills at most 32 KiB at once, one interface alone may need more.
 const ROOM: usize = 256 * 1024;
+/// Longest wait for the kernel, which answers at once.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// How often a list is asked for again that changed while it was read.
 const RETRIES: u32 = 8;
 /// Sizes of `struct ifinfomsg` and `struct tcmsg`, in front of the attributes.
@@ -37,6 +41,8 @@ const TC_HEADER: usize = 20;
 /// Attributes of `linux/if_link.h` and `linux/rtnetlink.h`.
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_KIND: u16 = 1;
 const IFLA_XDP: u16 = 43;
 const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
@@ -69,6 +75,9 @@ pub struct Device {
     pub name: String,
     /// What its frames begin with.
     pub header: Header,
+    /// It is a bond, which takes no interface with an XDP program once it has one itself
+    /// (`bond_enslave` in `drivers/net/bonding/bond_main.c`).
+    pub bond: bool,
     /// It is a loopback.
     pub loopback: bool,
     /// Largest packet, bytes.
@@ -142,8 +151,12 @@ pub fn classifiers(index: u32, owner: &str) -> io::Result<Classifiers> {
     Ok(found)
 }
 
-/// Puts a program at an interface's ingress as the first classifier; no two of a name.
+/// Puts a program at an interface's ingress as the first classifier, or in place of the one of this
+/// name that is there.
 pub fn add_classifier(index: u32, program: impl AsFd, owner: &str) -> io::Result<()> {
+    if let Some(old) = classifiers(index, owner)?.ours {
+        return replace_classifier(index, &old, program);
+    }
     let mut qdisc = TcMessage::with_index(number(index)?);
     qdisc.header.handle = TcHandle { major: u16::MAX, minor: 0 };
     qdisc.header.parent = TcHandle::CLSACT;
@@ -213,6 +226,7 @@ fn read_device(bytes: &[u8]) -> Result<Device, DecodeError> {
         index,
         name: String::new(),
         header: header(link_layer_type),
+        bond: false,
         loopback: flags.contains(LinkFlags::Loopback),
         mtu: 0,
         native: None,
@@ -224,6 +238,14 @@ fn read_device(bytes: &[u8]) -> Result<Device, DecodeError> {
         match attribute.kind() {
             IFLA_IFNAME => device.name = text(value),
             IFLA_MTU => device.mtu = value.try_into().map_or(0, u32::from_ne_bytes),
+            IFLA_LINKINFO => {
+                for nested in NlasIterator::new(value) {
+                    let nested = nested?;
+                    if nested.kind() == IFLA_INFO_KIND {
+                        device.bond = text(nested.value()) == "bond";
+                    }
+                }
+            }
             IFLA_XDP => {
                 for nested in NlasIterator::new(value) {
                     match LinkXdp::parse(&nested?)? {
@@ -315,6 +337,7 @@ fn ask(message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<Vec<u8>>> {
 /// The answers, and whether nothing changed meanwhile.
 fn ask_once(request: &[u8]) -> io::Result<(bool, Vec<Vec<u8>>)> {
     let socket = Socket::new(NETLINK_ROUTE)?;
+    set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
     socket.send_to(request, &SocketAddr::new(0, 0), 0)?;
     let mut answers = Vec::new();
     let mut whole = true;

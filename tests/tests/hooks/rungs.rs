@@ -200,15 +200,59 @@ fn a_device_without_native_xdp_steps_down_and_says_why() {
 }
 
 #[test]
-fn a_hook_that_was_asked_for_and_does_not_work_is_refused_at_the_start() {
+fn a_hook_that_was_asked_for_and_does_not_work_is_told_and_the_others_hold() {
+    let mut site = Site::new();
+    site.host.ip(&["link", "add", "b0", "type", "bridge"]);
+    let config = site.base("[\"*\"]", "native").replace("[gate]", "[gate]\nsocket_guard = false");
+    site.write_config(&config);
+    site.start();
+    site.assert_closed_to_all();
+    let (status, code) = site.status();
+    assert_eq!((status["state"].as_str(), code), (Some("degraded"), 1), "{status:#}");
+    let problems = status["problems"].to_string();
+    assert!(problems.contains("b0 is not gated") && problems.contains("has none"), "{problems}");
+}
+
+#[test]
+fn an_interface_that_is_named_and_not_there_is_told_and_the_others_hold() {
+    let mut site = Site::new();
+    let config = site.base("[\"c0\", \"s0\", \"late0\"]", "auto");
+    site.write_config(&config.replace("[gate]", "[gate]\nsocket_guard = false"));
+    site.start();
+    site.assert_closed_to_all();
+    let (status, code) = site.status();
+    assert_eq!((status["state"].as_str(), code), (Some("degraded"), 1), "{status:#}");
+    let problems = status["problems"].to_string();
+    assert!(problems.contains("late0") && problems.contains("no such interface"), "{problems}");
+}
+
+#[test]
+fn where_nothing_holds_the_agent_says_so_and_ends() {
     let site = Site::new();
     site.host.ip(&["link", "add", "b0", "type", "bridge"]);
-    site.configure_gate("[\"*\"]", "native");
+    let config = site.base("[\"b0\"]", "native").replace("[gate]", "[gate]\nsocket_guard = false");
+    site.write_config(&config);
     let output = site.run(&["run"]);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(69), "{errors}");
     assert!(errors.contains("b0") && errors.contains("the driver has none"), "{errors}");
-    assert!(site.client_opens(0, 22), "nothing is half-attached");
+}
+
+/// A better hook is tried at each start; one that does not come must not cost the one that is there.
+#[test]
+fn a_start_that_asks_for_more_than_there_is_keeps_what_there_was() {
+    let mut site = Site::new();
+    site.host.ip(&["link", "add", "b0", "type", "bridge"]);
+    let config = site.base("[\"*\"]", "tc").replace("[gate]", "[gate]\nsocket_guard = false");
+    site.write_config(&config);
+    site.start();
+    assert_eq!(interface(&site, "b0")["hook"], best_tc());
+    site.end(Signal::TERM);
+    site.write_config(&config.replace("\"tc\"", "\"native\""));
+    site.start();
+    site.assert_closed_to_all();
+    assert_eq!(interface(&site, "s0")["hook"], "xdp_native");
+    assert_eq!(interface(&site, "b0")["hook"], best_tc());
 }
 
 #[test]
@@ -217,7 +261,14 @@ fn another_choice_is_taken_at_a_reload_without_a_gap() {
     let config = site.base("[\"*\"]", "tc").replace("[gate]", "[gate]\nsocket_guard = false");
     site.write_config(&config);
     site.start();
-    for (choice, reported) in [("clsact", "clsact"), ("native", "xdp_native"), ("tc", "tcx")] {
+    for (choice, reported) in [
+        ("clsact", "clsact"),
+        ("generic", "xdp_generic"),
+        ("native", "xdp_native"),
+        ("generic", "xdp_generic"),
+        ("auto", "xdp_native"),
+        ("tc", best_tc()),
+    ] {
         site.write_config(&config.replace("\"tc\"", &format!("\"{choice}\"")));
         site.signal(Signal::HUP);
         let began = std::time::Instant::now();

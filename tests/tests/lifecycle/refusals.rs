@@ -102,15 +102,20 @@ fn a_pin_directory_that_others_can_write_is_refused() {
 }
 
 #[test]
-fn beside_another_xdp_program_native_xdp_that_was_asked_for_is_refused() {
+fn beside_another_xdp_program_native_xdp_that_was_asked_for_is_told_and_the_others_hold() {
     use aya::programs::XdpMode;
-    let site = Site::new();
+    let mut site = Site::new();
     let mut foreign = jit_tests::kernel::Kernel::load();
     let index = site.host.index("s0");
     let _link = site.host.run(|| foreign.attach("jit_gate", index, XdpMode::Driver));
     site.configure_gate("[\"*\"]", "native");
-    refuses(&site, 69, &["s0", "another XDP program"]);
-    // c0 came first and was taken back: the client still connects (checked above).
+    site.start();
+    let (status, code) = site.status();
+    assert_eq!(code, 1, "{status:#}");
+    let problems = status["problems"].to_string();
+    assert!(problems.contains("s0 is left to the socket guard"), "{problems}");
+    assert!(problems.contains("another XDP program"), "{problems}");
+    assert!(!site.client_opens(0, 22) && !site.client_opens(1, 22));
 }
 
 #[test]

@@ -72,7 +72,11 @@ fn what_the_readme_points_to_is_there() {
         .collect();
     assert!(links.len() > 8);
     for link in links {
-        assert!(root.join(link).exists(), "{link}");
+        let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+        let text = std::fs::read(root.join(file)).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text).to_lowercase().replace(' ', "-");
+        assert!(root.join(file).exists(), "{link}");
+        assert!(heading.is_empty() || text.contains(&format!("#-{heading}\n")), "{link}");
     }
     let files = README.split_whitespace().filter(|word| word.starts_with("jit-agent/packaging/"));
     for file in files {

@@ -512,6 +512,10 @@ mod tests {
         // MPLS in GRE is none of the gate's business, whatever it looks like.
         let mpls = decide(&Bytes(segment(SYN)), Link::Network(0x8847), &tables, || NOW);
         assert_eq!(mpls.reason, Reason::NotIp);
+        for (protocol, is_ip) in [(0x0800, true), (0x86dd, true), (0x8847, false), (0, false)] {
+            assert_eq!(Link::Network(protocol).is_ip(), is_ip, "{protocol:#06x}");
+        }
+        assert!(Link::Ethernet.is_ip() && Link::EthernetUntagged.is_ip());
     }
 
     #[test]

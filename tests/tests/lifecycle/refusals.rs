@@ -58,13 +58,6 @@ fn a_configuration_that_others_can_write_is_refused() {
 }
 
 #[test]
-fn an_unknown_interface_is_refused_by_name() {
-    let site = Site::new();
-    site.configure_gate("[\"c0\", \"eth77\"]", "auto");
-    refuses(&site, 78, &["eth77"]);
-}
-
-#[test]
 fn a_missing_capability_is_named() {
     let site = Site::new();
     for (drop, name) in

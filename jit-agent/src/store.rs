@@ -366,22 +366,25 @@ impl Store {
         let write = database.begin_write()?;
         {
             let mut grants = write.open_table(GRANTS)?;
-            for (id, stored) in put {
+            for (id, stored) in in_order(put, |(id, _)| *id) {
                 grants.insert(id.0, stored.encode_to_vec().as_slice())?;
             }
             let mut table = write.open_table(LIVES)?;
-            for (id, life) in lives {
+            for (id, life) in in_order(lives, |(id, _)| *id) {
                 table.insert(id.0, life.encode_to_vec().as_slice())?;
             }
-            for id in remove {
+            let remove = in_order(remove, |id| *id);
+            for id in &remove {
                 grants.remove(id.0)?;
+            }
+            for id in &remove {
                 table.remove(id.0)?;
             }
             let mut table = write.open_table(TOMBSTONES)?;
             for id in forget {
                 table.remove(id.0)?;
             }
-            for (id, Tombstone { until, boot }) in tombstones {
+            for (id, Tombstone { until, boot }) in in_order(tombstones, |(id, _)| *id) {
                 table.insert(id.0, (until.0, boot.0))?;
             }
             if let Some(boot_id) = boot_id {
@@ -404,6 +407,14 @@ impl Drop for Store {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+/// The same in the order of the tables, whose pages are then read and written once each; of two with
+/// the same id the later one comes later.
+fn in_order<T>(items: &[T], id: impl Fn(&T) -> GrantId) -> Vec<&T> {
+    let mut sorted: Vec<&T> = items.iter().collect();
+    sorted.sort_by_key(|item| id(item));
+    sorted
 }
 
 /// Lets go of the file. The library writes while it closes, and may panic over damage that was not

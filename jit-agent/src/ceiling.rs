@@ -1,25 +1,33 @@
 //! The most that a pushed policy may ask for: `[ceiling]` of the host's own configuration.
 //!
 //! What the file itself says about a port is always allowed for that port; the ceiling says what may
-//! be laxer than that. So an empty `[ceiling]` lets a policy only tighten. The alternative, a ceiling
-//! that stands alone, would make every host repeat its `[[port]]` sections in it.
+//! be laxer than that. A key that it does not have says nothing: so an empty `[ceiling]` lets a policy
+//! only tighten. The alternative, a ceiling that stands alone, would make every host repeat its
+//! `[[port]]` sections in it. Only a port that the file does not have, and `arm` lists, is held to
+//! defaults where a key is missing: there is nothing else to hold it to.
 
 use std::{collections::BTreeMap, time::Duration};
 
-use jit_common::PortKey;
+use jit_common::{Family, PortKey};
 
 use crate::{
     grant::{PortRange, Sessions},
     policy::{Exemption, Policy, PortPolicy},
     prefix::SourcePrefix,
+    proposal::{DEFAULT_WIDEST_V4, DEFAULT_WIDEST_V6},
     refusal::{Refusal, Refused},
 };
 
-/// A `[ceiling]`.
+/// Longest grant of a port that does not say (Microsoft Defender's default).
+pub const DEFAULT_PORT_DURATION: Duration = Duration::from_secs(3 * 3600);
+/// Approvals that a port asks for which does not say.
+pub const DEFAULT_APPROVALS: usize = 1;
+
+/// A `[ceiling]`. What is `None` lets no port of the file be laxer than the file says.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ceiling {
     /// Fewest approvals that a port may ask for.
-    pub approvals: usize,
+    pub approvals: Option<usize>,
     /// Ports that a policy may protect although the file does not.
     pub arm: Vec<PortRange>,
     /// Ports of the file that a policy may leave open.
@@ -31,7 +39,7 @@ pub struct Ceiling {
     /// Whether a port may have `terminates = "forwarded"`.
     pub forwarded: bool,
     /// The longest grant that a port may allow.
-    pub max_duration: Duration,
+    pub max_duration: Option<Duration>,
     /// Whether a port may be in observe mode.
     pub observe: bool,
     /// Good signatures by distinct keys that a policy itself needs.
@@ -39,9 +47,9 @@ pub struct Ceiling {
     /// The widest sources that a port may allow.
     pub sources: Vec<SourcePrefix>,
     /// Shortest IPv4 prefix that a port may allow to a grant, bits.
-    pub widest_v4: u8,
+    pub widest_v4: Option<u8>,
     /// Likewise for IPv6.
-    pub widest_v6: u8,
+    pub widest_v6: Option<u8>,
 }
 
 impl Ceiling {
@@ -100,19 +108,27 @@ impl Ceiling {
         if section.forwarded && !self.forwarded && !own_is(|own| own.forwarded) {
             return Err("terminates is forwarded".into());
         }
-        let longest = own.map_or(Duration::ZERO, |own| own.max_duration).max(self.max_duration);
+        let longest = laxest(
+            own.map(|own| own.max_duration),
+            self.max_duration,
+            DEFAULT_PORT_DURATION,
+            Duration::max,
+        );
         if section.max_duration > longest {
             return Err(format!(
                 "max_duration is {:.0?}; at most {longest:.0?}",
                 section.max_duration
             ));
         }
-        let fewest = own.map_or(usize::MAX, |own| own.approvals).min(self.approvals);
+        let own_approvals = own.map(|own| own.approvals);
+        let fewest = laxest(own_approvals, self.approvals, DEFAULT_APPROVALS, usize::min);
         if section.approvals < fewest {
             return Err(format!("approvals is {}; at least {fewest}", section.approvals));
         }
-        let widest_v4 = own.map_or(u8::MAX, |own| own.widest_v4).min(self.widest_v4);
-        let widest_v6 = own.map_or(u8::MAX, |own| own.widest_v6).min(self.widest_v6);
+        let own_v4 = own.map(|own| own.widest_v4);
+        let own_v6 = own.map(|own| own.widest_v6);
+        let widest_v4 = laxest(own_v4, self.widest_v4, DEFAULT_WIDEST_V4, u8::min);
+        let widest_v6 = laxest(own_v6, self.widest_v6, DEFAULT_WIDEST_V6, u8::min);
         for (key, asked, widest) in [
             ("widest_v4", section.widest_v4, widest_v4),
             ("widest_v6", section.widest_v6, widest_v6),
@@ -135,7 +151,8 @@ impl Ceiling {
     }
 
     /// An exemption that stands in the file is always allowed; another one needs `exemptions`, and is
-    /// no wider than a grant could be.
+    /// no wider than the ceiling's `widest_v4` or `widest_v6`: where it does not say, than both the
+    /// port's own and the default, because nobody signs for who comes in by it.
     fn check_exemption(
         &self,
         exemption: &Exemption,
@@ -148,10 +165,11 @@ impl Ceiling {
         if !self.exemptions {
             return Err(format!("it exempts {source}"));
         }
-        let widest = match source.address().family {
-            jit_common::Family::V4 => self.widest_v4,
-            jit_common::Family::V6 => self.widest_v6,
+        let (given, own, default) = match source.address().family {
+            Family::V4 => (self.widest_v4, own.map(|own| own.widest_v4), DEFAULT_WIDEST_V4),
+            Family::V6 => (self.widest_v6, own.map(|own| own.widest_v6), DEFAULT_WIDEST_V6),
         };
+        let widest = given.unwrap_or_else(|| own.unwrap_or(default).max(default));
         let inside = self.sources.iter().any(|allowed| allowed.contains(source));
         if !inside || source.length() < widest {
             return Err(format!("it exempts {source}, outside sources or wider than widest_v4/v6"));
@@ -208,10 +226,10 @@ impl Ceiling {
                 range: *range,
                 observe: false,
                 sources: self.sources.clone(),
-                widest_v4: self.widest_v4,
-                widest_v6: self.widest_v6,
-                max_duration: self.max_duration,
-                approvals: self.approvals,
+                widest_v4: self.widest_v4.unwrap_or(DEFAULT_WIDEST_V4),
+                widest_v6: self.widest_v6.unwrap_or(DEFAULT_WIDEST_V6),
+                max_duration: self.max_duration.unwrap_or(DEFAULT_PORT_DURATION),
+                approvals: self.approvals.unwrap_or(DEFAULT_APPROVALS),
                 sessions: if self.drain { Sessions::Drain } else { Sessions::Cut },
                 forwarded: self.forwarded,
                 exemptions: Vec::new(),
@@ -221,6 +239,16 @@ impl Ceiling {
         let own = Self { disarm: Vec::new(), ..self.clone() };
         let armed = own.in_force(&sections, &Policy::default(), spared);
         own.in_force(file.sections(), &armed, spared).with_max_duration(file.max_duration())
+    }
+}
+
+/// The laxer of what the file says of a port and what the ceiling does; the default counts for a port
+/// that the file does not have.
+fn laxest<T>(own: Option<T>, ceiling: Option<T>, default: T, laxer: fn(T, T) -> T) -> T {
+    match (own, ceiling) {
+        (Some(own), Some(ceiling)) => laxer(own, ceiling),
+        (Some(one), None) | (None, Some(one)) => one,
+        (None, None) => default,
     }
 }
 

@@ -18,7 +18,7 @@ use glob::Pattern;
 use jit_common::{Family, PortKey, Protocol};
 
 use crate::{
-    ceiling::Ceiling,
+    ceiling::{Ceiling, DEFAULT_APPROVALS, DEFAULT_PORT_DURATION},
     claims::Capacity,
     clock::WallTime,
     envelope::PayloadType,
@@ -35,8 +35,6 @@ use crate::{
 pub const DEFAULT_PATH: &str = "/etc/jit-agent/config.toml";
 /// No grant is longer than this unless `[limits] max_duration` says so.
 const DEFAULT_MAX_DURATION: Duration = Duration::from_secs(24 * 3600);
-/// Longest grant of a port that does not say (Microsoft Defender's default).
-const DEFAULT_PORT_DURATION: Duration = Duration::from_secs(3 * 3600);
 /// Kernel table sizes that do not say.
 const DEFAULT_HOSTS: u32 = 131_072;
 const DEFAULT_PREFIXES: u32 = 16_384;
@@ -477,21 +475,23 @@ fn check_port(raw: raw::Port, signers: usize) -> Result<PortPolicy, String> {
     let max_duration = max_duration
         .map_or(Ok(DEFAULT_PORT_DURATION), |text| duration("max_duration", &text))
         .map_err(at)?;
-    let approvals = approvals.unwrap_or(1);
-    if approvals == 0 || usize::from(approvals) > signers {
+    let approvals = approvals.map_or(DEFAULT_APPROVALS, usize::from);
+    if approvals == 0 || approvals > signers {
         return Err(at(format!(
             "approvals: {approvals}, but there are {signers} [[signer]] keys that sign grants; from 1 \
              to that"
         )));
     }
+    let widest_v4 = width("widest_v4", widest_v4, Family::V4).map_err(at)?;
+    let widest_v6 = width("widest_v6", widest_v6, Family::V6).map_err(at)?;
     Ok(PortPolicy {
         range,
         observe: mode.is_some_and(|mode| mode == raw::Mode::Observe),
         sources,
-        widest_v4: width("widest_v4", widest_v4, DEFAULT_WIDEST_V4, Family::V4).map_err(at)?,
-        widest_v6: width("widest_v6", widest_v6, DEFAULT_WIDEST_V6, Family::V6).map_err(at)?,
+        widest_v4: widest_v4.unwrap_or(DEFAULT_WIDEST_V4),
+        widest_v6: widest_v6.unwrap_or(DEFAULT_WIDEST_V6),
         max_duration,
-        approvals: usize::from(approvals),
+        approvals,
         sessions: match sessions {
             None | Some(raw::Sessions::Drain) => Sessions::Drain,
             Some(raw::Sessions::Cut) => Sessions::Cut,
@@ -532,33 +532,33 @@ fn check_ceiling(raw: raw::Ceiling, keyring: &Keyring) -> Result<Ceiling, String
              signs = [\"policy\"]; from 1 to that"
         )));
     }
-    let approvals = approvals.map_or(1, usize::from);
-    if approvals == 0 {
+    if approvals == Some(0) {
         return Err(at("approvals: 0 would let a port open without a signature".into()));
     }
     Ok(Ceiling {
-        approvals,
+        approvals: approvals.map(usize::from),
         arm: each("arm", &arm).map_err(at)?,
         disarm: each("disarm", &disarm).map_err(at)?,
         drain,
         exemptions,
         forwarded,
         max_duration: max_duration
-            .map_or(Ok(DEFAULT_PORT_DURATION), |text| duration("max_duration", &text))
+            .map(|text| duration("max_duration", &text))
+            .transpose()
             .map_err(at)?,
         observe,
         policy_approvals,
         sources: each("sources", &sources).map_err(at)?,
-        widest_v4: width("widest_v4", widest_v4, DEFAULT_WIDEST_V4, Family::V4).map_err(at)?,
-        widest_v6: width("widest_v6", widest_v6, DEFAULT_WIDEST_V6, Family::V6).map_err(at)?,
+        widest_v4: width("widest_v4", widest_v4, Family::V4).map_err(at)?,
+        widest_v6: width("widest_v6", widest_v6, Family::V6).map_err(at)?,
     })
 }
 
-fn width(key: &str, value: Option<u8>, default: u8, family: Family) -> Result<u8, String> {
+fn width(key: &str, value: Option<u8>, family: Family) -> Result<Option<u8>, String> {
     let most = crate::prefix::bits(family);
-    match value.unwrap_or(default) {
-        width if width <= most => Ok(width),
-        width => Err(format!("{key}: {width} is more than {most}")),
+    match value {
+        Some(width) if width > most => Err(format!("{key}: {width} is more than {most}")),
+        width => Ok(width),
     }
 }
 

@@ -140,18 +140,18 @@ proptest! {
             .map(|(first, more)| PortRange { protocol: Protocol::Tcp, first, last: first + more })
             .collect();
         let ceiling = Ceiling {
-            approvals: 1,
+            approvals: None,
             arm: Vec::new(),
             disarm: disarm.clone(),
             drain: true,
             exemptions: true,
             forwarded: false,
-            max_duration: HOUR,
+            max_duration: None,
             observe: true,
             policy_approvals: 1,
             sources: Vec::new(),
-            widest_v4: 24,
-            widest_v6: 48,
+            widest_v4: None,
+            widest_v6: None,
         };
         let spared = spared.map(|port| PortKey { protocol: Protocol::Tcp, port });
         let in_force = ceiling.in_force(pushed.sections(), &file, spared);

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that meets the unexpected panics")]
 
 mod audit;
+mod ceiling;
 mod commit;
 mod crashes;
 mod documentation;

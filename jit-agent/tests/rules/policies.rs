@@ -21,27 +21,27 @@ use tempfile::TempDir;
 
 use crate::support::{HOST, MINUTE, NOW, SSH, envelope, grant, later, port, sign, try_config, v4};
 
-const HTTP: PortKey = PortKey { protocol: Protocol::Tcp, port: 8080 };
-const RDP: PortKey = PortKey { protocol: Protocol::Tcp, port: 3389 };
+pub(crate) const HTTP: PortKey = PortKey { protocol: Protocol::Tcp, port: 8080 };
+pub(crate) const RDP: PortKey = PortKey { protocol: Protocol::Tcp, port: 3389 };
 /// Of the signers, 3 signs policies and nothing else.
-const RELEASE: &str =
+pub(crate) const RELEASE: &str =
     "[[signer]]\nid = \"release\"\npublic_key = \"3.pem\"\nsigns = [\"policy\"]\n";
-const CEILING: &str = "[ceiling]\narm = [\"8000-8100\", \"53/udp\"]\ndisarm = [\"3389\"]\n\
+pub(crate) const CEILING: &str = "[ceiling]\narm = [\"8000-8100\", \"53/udp\"]\ndisarm = [\"3389\"]\n\
                        sources = [\"10.0.0.0/8\", \"2001:db8::/32\"]\ndrain = true\nexemptions = true\n";
 
-struct Host {
+pub(crate) struct Host {
     directory: TempDir,
     kernel: MemoryDatapath,
     gate: Option<Gate<MemoryDatapath>>,
-    extra: String,
+    pub(crate) extra: String,
 }
 
 impl Host {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::with(&[RELEASE, CEILING].concat())
     }
 
-    fn with(extra: &str) -> Self {
+    pub(crate) fn with(extra: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let kernel = MemoryDatapath::default();
         let mut host = Self { directory, kernel, gate: None, extra: extra.to_owned() };
@@ -50,7 +50,7 @@ impl Host {
     }
 
     /// As after kill -9: the kernel's tables and the disk stay, all else is new.
-    fn restart(&mut self, boot: &str, now: Now) {
+    pub(crate) fn restart(&mut self, boot: &str, now: Now) {
         self.gate = None;
         let (_keys, config) = try_config(&self.extra).unwrap();
         let state = self.directory.path().join("state");
@@ -62,17 +62,17 @@ impl Host {
         self.gate = Some(gate.unwrap());
     }
 
-    fn reload(&mut self, extra: &str, now: Now) -> Result<(), String> {
+    pub(crate) fn reload(&mut self, extra: &str, now: Now) -> Result<(), String> {
         let (_keys, config) = try_config(extra)?;
         self.extra = extra.to_owned();
         self.gate().reconfigure(config, now)
     }
 
-    fn gate(&mut self) -> &mut Gate<MemoryDatapath> {
+    pub(crate) fn gate(&mut self) -> &mut Gate<MemoryDatapath> {
         self.gate.as_mut().unwrap()
     }
 
-    fn push_with(
+    pub(crate) fn push_with(
         &mut self,
         push: PolicyPush,
         now: Now,
@@ -84,35 +84,40 @@ impl Host {
         pushed.map_err(|refused| (refused.refusal, refused.detail))
     }
 
-    fn push(&mut self, policy: &v1::Policy, now: Now) -> Result<String, Refusal> {
+    pub(crate) fn push(&mut self, policy: &v1::Policy, now: Now) -> Result<String, Refusal> {
         let push = PolicyPush { envelope: signed(policy), ..PolicyPush::default() };
         self.push_with(push, now).map(|answer| answer.reason).map_err(|(refusal, _)| refusal)
     }
 
-    fn confirm(&mut self, version: u64, connected: Now, now: Now) -> Result<String, Refusal> {
+    pub(crate) fn confirm(
+        &mut self,
+        version: u64,
+        connected: Now,
+        now: Now,
+    ) -> Result<String, Refusal> {
         let answer = self.gate().confirm_policy(version, connected.boot, "test", now);
         answer.map(|answer| answer.reason).map_err(|refused| refused.refusal)
     }
 
-    fn diff(&mut self, policy: &v1::Policy) -> v1::DiffPolicyResponse {
+    pub(crate) fn diff(&mut self, policy: &v1::Policy) -> v1::DiffPolicyResponse {
         self.gate().diff_policy(&PolicyDraft::Message(Box::new(policy.clone())), NOW)
     }
 
-    fn is_armed(&self, port: PortKey) -> bool {
+    pub(crate) fn is_armed(&self, port: PortKey) -> bool {
         let tables = self.kernel.tables();
         tables.protected(port) && tables.rule(port).observe == 0
     }
 
-    fn version(&mut self, now: Now) -> u64 {
+    pub(crate) fn version(&mut self, now: Now) -> u64 {
         self.gate().show_policy(now).state.unwrap().version
     }
 
-    fn opens(&self, port: PortKey, source: &str, now: Now) -> bool {
+    pub(crate) fn opens(&self, port: PortKey, source: &str, now: Now) -> bool {
         self.kernel.opens(port, v4(source), now.boot)
     }
 }
 
-fn section(number: u32) -> v1::PolicyPort {
+pub(crate) fn section(number: u32) -> v1::PolicyPort {
     let source = |text: &str| {
         let prefix: jit_agent::prefix::SourcePrefix = text.parse().unwrap();
         v1::Source::from(&prefix)
@@ -132,7 +137,7 @@ fn section(number: u32) -> v1::PolicyPort {
 }
 
 /// The file's ports, near enough, and these.
-fn policy(version: u64, more: &[v1::PolicyPort]) -> v1::Policy {
+pub(crate) fn policy(version: u64, more: &[v1::PolicyPort]) -> v1::Policy {
     let ssh = v1::PolicyPort { sources: section(22).sources, ..section(22) };
     let rdp = v1::PolicyPort { approvals: 2, ..section(3389) };
     v1::Policy {
@@ -146,11 +151,11 @@ fn policy(version: u64, more: &[v1::PolicyPort]) -> v1::Policy {
     }
 }
 
-fn signed(policy: &v1::Policy) -> v1::Envelope {
+pub(crate) fn signed(policy: &v1::Policy) -> v1::Envelope {
     sign(POLICY_TYPE, &policy.encode_to_vec(), &[3])
 }
 
-fn exemption(source: &str, until_ms: i64) -> v1::Exemption {
+pub(crate) fn exemption(source: &str, until_ms: i64) -> v1::Exemption {
     let prefix: jit_agent::prefix::SourcePrefix = source.parse().unwrap();
     v1::Exemption {
         source: Some((&prefix).into()),
@@ -160,7 +165,7 @@ fn exemption(source: &str, until_ms: i64) -> v1::Exemption {
     }
 }
 
-fn seconds(seconds: i64) -> Now {
+pub(crate) fn seconds(seconds: i64) -> Now {
     later(seconds * 1000)
 }
 
@@ -326,89 +331,6 @@ fn a_version_only_rises_also_over_restarts() {
     host.push(&policy(7, &[]), seconds(3)).unwrap();
     assert_eq!(host.push(&policy(5, &[]), seconds(4)), Err(Refusal::StaleVersion), "a replay");
     assert_eq!(host.push(&policy(6, &[]), seconds(4)), Err(Refusal::StaleVersion));
-}
-
-#[test]
-fn a_policy_within_the_ceiling_is_taken_and_each_excess_named() {
-    let change = |change: fn(&mut v1::PolicyPort)| {
-        let mut changed = section(8080);
-        change(&mut changed);
-        policy(1, &[changed])
-    };
-    let without = |index: usize| {
-        let mut policy = policy(1, &[]);
-        policy.ports.remove(index);
-        policy
-    };
-    let mut long_ssh = policy(1, &[]);
-    long_ssh.ports[0].max_duration_ms = 180 * MINUTE;
-    let mut wide_ssh = policy(1, &[]);
-    wide_ssh.ports[0].sources = change(|_| ()).ports[0].sources.clone();
-    let any: jit_agent::prefix::SourcePrefix = "0.0.0.0/0".parse().unwrap();
-    wide_ssh.ports[0].sources.push((&any).into());
-    let mut longer_ssh = long_ssh.clone();
-    longer_ssh.ports[0].max_duration_ms += 1000;
-    let mut lax_rdp = policy(1, &[]);
-    lax_rdp.ports[1].approvals = 1;
-    for (policy, excess) in [
-        (change(|_| ()), ""),
-        (without(1), ""),
-        (long_ssh, ""),
-        (wide_ssh, ""),
-        (without(0), "22/tcp is protected"),
-        (policy(1, &[section(7999)]), "7999/tcp is not protected"),
-        (policy(1, &[section(53)]), "53/tcp is not protected"),
-        (longer_ssh, "22/tcp: max_duration"),
-        (change(|port| port.max_duration_ms = 180 * MINUTE), ""),
-        (change(|port| port.max_duration_ms = 181 * MINUTE), "8080/tcp: max_duration"),
-        (change(|port| port.mode = v1::Mode::Observe.into()), "8080/tcp: mode"),
-        (change(|port| port.terminates = v1::Terminates::Forwarded.into()), "8080/tcp: terminates"),
-        (change(|port| port.widest_v4 = Some(23)), "8080/tcp: widest_v4"),
-        (change(|port| port.widest_v6 = Some(47)), "8080/tcp: widest_v6"),
-        (change(|port| port.sources[0].prefix_length = 7), "8080/tcp: sources"),
-        (change(|port| port.exemptions = vec![exemption("10.1.0.0/24", 0)]), ""),
-        (change(|port| port.exemptions = vec![exemption("10.1.0.0/23", 0)]), "exempts 10.1.0.0/23"),
-        (change(|port| port.exemptions = vec![exemption("192.0.2.1", 0)]), "exempts 192.0.2.1"),
-        (change(|port| port.approvals = 3), "trusts 2 keys"),
-    ] {
-        let mut host = Host::start();
-        let expected = host.diff(&policy);
-        let push = PolicyPush { envelope: signed(&policy), ..PolicyPush::default() };
-        match host.push_with(push, NOW) {
-            Ok(_) => assert_eq!((excess, expected.reason.as_str()), ("", "ok"), "{policy:?}"),
-            Err((refusal, detail)) => {
-                assert_eq!(refusal, Refusal::Ceiling, "{detail}");
-                assert!(!excess.is_empty() && detail.contains(excess), "{excess}: {detail}");
-                assert_eq!((expected.reason, expected.detail), ("ceiling".into(), detail));
-                assert_eq!(host.version(NOW), 0);
-                assert!(!host.is_armed(HTTP) && host.is_armed(SSH) && host.is_armed(RDP));
-            }
-        }
-    }
-    // Two approvals on 3389 are the file's own; the ceiling's one is enough here.
-    let mut host = Host::start();
-    assert_eq!(host.push(&lax_rdp, NOW), Ok("ok".into()));
-    // An empty ceiling lets a policy tighten, and no more.
-    let mut host = Host::with(&[RELEASE, "[ceiling]\napprovals = 2\n"].concat());
-    assert_eq!(host.push(&lax_rdp, NOW), Err(Refusal::Ceiling));
-    assert_eq!(host.push(&policy(1, &[section(8080)]), NOW), Err(Refusal::Ceiling));
-    // And without one there is no way in.
-    let mut host = Host::with(RELEASE);
-    assert_eq!(host.push(&policy(1, &[]), NOW), Err(Refusal::Ceiling));
-}
-
-#[test]
-fn the_agents_own_port_is_never_armed() {
-    let control = "[control]\nlisten = \"127.0.0.1:8080\"\ncertificate = \"a\"\nkey = \"b\"\n\
-                   client_ca = \"c\"\n";
-    let mut host = Host::with(&[RELEASE, CEILING, control].concat());
-    assert_eq!(host.push(&policy(1, &[section(8080)]), NOW), Err(Refusal::Ceiling));
-    assert_eq!(host.push(&policy(1, &[section(8081)]), NOW), Ok("pending".into()));
-    // Nor when the agent listens elsewhere after a restart.
-    host.confirm(1, seconds(1), seconds(1)).unwrap();
-    host.extra = host.extra.replace("8080", "8081");
-    host.restart("boot-1", seconds(2));
-    assert!(!host.is_armed(PortKey { port: 8081, ..HTTP }) && host.is_armed(SSH));
 }
 
 #[test]
@@ -639,22 +561,6 @@ fn live_grants_stay_until_their_end_unless_strict() {
     assert!(!host.opens(SSH, "203.0.113.7", NOW));
     let again = host.gate().push(vec![envelope(&grant)], "test", NOW).remove(0);
     assert_eq!(again.unwrap_err().refusal, Refusal::SourceNotAllowed);
-}
-
-#[test]
-fn the_host_has_the_last_word_without_a_ceiling() {
-    let mut host = Host::start();
-    host.push(&policy(1, &[section(8080)]), NOW).unwrap();
-    host.confirm(1, seconds(1), seconds(1)).unwrap();
-    host.reload(RELEASE, seconds(2)).unwrap();
-    assert!(!host.is_armed(HTTP) && host.is_armed(SSH) && host.is_armed(RDP));
-    assert_eq!(host.version(seconds(2)), 0);
-    // It does not come back with a ceiling, and its version stays used.
-    host.restart("boot-1", seconds(3));
-    let whole = [RELEASE, CEILING].concat();
-    host.reload(&whole, seconds(4)).unwrap();
-    assert!(!host.is_armed(HTTP));
-    assert_eq!(host.push(&policy(1, &[section(8080)]), seconds(5)), Err(Refusal::StaleVersion));
 }
 
 #[test]

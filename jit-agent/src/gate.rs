@@ -523,8 +523,14 @@ impl<D: Datapath> Gate<D> {
             );
             return Err(Refused::new(Refusal::Revoked, detail).of(id));
         }
-        let admission = self.ledger.admit(grant, now, touched)?;
-        Ok(Accepted { admission, id, not_after })
+        let admitted = self.ledger.admit(grant, now, touched);
+        if admitted.as_ref().is_err_and(|refused| refused.refusal == Refusal::Revoked)
+            && let Some(longer) = self.ledger.refuse_longer(id, not_after, now)
+        {
+            self.owed.tombstones.push((id, longer));
+            self.next_floor = now.boot;
+        }
+        Ok(Accepted { admission: admitted?, id, not_after })
     }
 
     fn verify(&self, envelope: &v1::Envelope, now: Now) -> Result<VerifiedGrant, Refused> {

@@ -204,6 +204,21 @@ impl Ledger {
         self.end_early(id, Stage::Revoked, now, unseen, hits, touched)
     }
 
+    /// A grant was refused because its id is: other content than what was revoked under that id, when
+    /// it ends later. It stays refused until then; returns that, if it is longer than before.
+    pub fn refuse_longer(
+        &mut self,
+        id: GrantId,
+        not_after: WallTime,
+        now: Now,
+    ) -> Option<Tombstone> {
+        let tombstone = self.tombstones.get_mut(&id)?;
+        let until = not_after + SKEW;
+        until.since(tombstone.until)?;
+        *tombstone = tombstone.later(Tombstone::new(until, now));
+        Some(*tombstone)
+    }
+
     /// Ends what a grant that has begun replaces, if it replaces anything and that has not been done.
     pub fn replace(
         &mut self,

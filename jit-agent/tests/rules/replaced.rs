@@ -76,6 +76,30 @@ fn a_grant_that_comes_after_its_successor_is_refused() {
 }
 
 #[test]
+fn an_id_stays_refused_until_the_last_grant_that_was_refused_for_it_is_over() {
+    let lasts = |millis| v1::Grant { not_after_ms: NOW.wall.0 + millis, ..grant(1, &[SOURCE]) };
+    let mut host = Host::start();
+    host.push(&lasts(10 * MINUTE)).unwrap();
+    host.push(&replacing(2, 1, "203.0.113.9")).unwrap();
+    // Other content under the id that was replaced. It is refused now, and for all of its time.
+    let longer = lasts(30 * MINUTE);
+    assert_eq!(host.push(&longer), Err(Refusal::Revoked));
+    host.gate().advance(later(12 * MINUTE));
+    assert_eq!(host.push_at(&longer, later(12 * MINUTE)), Err(Refusal::Revoked));
+    for boot in ["boot-1", "boot-2"] {
+        host.restart(boot, later(20 * MINUTE));
+        host.gate().advance(later(20 * MINUTE));
+        assert_eq!(host.push_at(&longer, later(20 * MINUTE)), Err(Refusal::Revoked), "{boot}");
+    }
+    assert!(!host.opens(20 * MINUTE));
+    // When nothing under it can be replayed any more, the id is nobody's.
+    host.gate().advance(later(32 * MINUTE));
+    let fresh = lasts(40 * MINUTE);
+    assert_eq!(host.push_at(&fresh, later(32 * MINUTE)), Ok(Admission::Active));
+    assert!(host.opens(32 * MINUTE));
+}
+
+#[test]
 fn a_successor_that_does_not_get_in_leaves_the_first_as_it_was() {
     let mut host = Host::start();
     host.push(&grant(1, &[SOURCE])).unwrap();

@@ -313,7 +313,7 @@ mod tests {
     use crate::Claim;
 
     const CLIENT: [u8; 4] = [192, 0, 2, 7];
-    const PORT: PortKey = PortKey { protocol: Protocol::Tcp, port: 22 };
+    const CLIENT_V6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7];
     const NOW: u64 = 1_000;
 
     struct Bytes(Vec<u8>);
@@ -332,8 +332,17 @@ mod tests {
         prefix_v4: Option<GrantEntry>,
         prefix_v6: Option<GrantEntry>,
         session: bool,
+        /// What is asked about is UDP, not TCP.
+        udp: bool,
         /// What grants with a limit say, by slot.
         tickets: Vec<Ticket>,
+    }
+
+    impl One {
+        const fn port(&self) -> PortKey {
+            let protocol = if self.udp { Protocol::Udp } else { Protocol::Tcp };
+            PortKey { protocol, port: 22 }
+        }
     }
 
     fn until(deadline: u64, slot: u32) -> Option<GrantEntry> {
@@ -350,16 +359,18 @@ mod tests {
         }
 
         fn host_grant(&self, key: &HostKey) -> Option<&GrantEntry> {
-            assert_eq!((key.port, key.protocol), ([0, 22], 6));
+            let clients = [Address::v4(CLIENT), Address::v6(CLIENT_V6)];
+            assert!(clients.iter().any(|client| *key == HostKey::new(*client, self.port())));
             self.host.as_ref()
         }
 
         fn prefix_grant_v4(&self, data: PrefixV4) -> Option<&GrantEntry> {
-            assert_eq!(data, PrefixV4::new(CLIENT, PORT));
+            assert_eq!(data, PrefixV4::new(CLIENT, self.port()));
             self.prefix_v4.as_ref()
         }
 
-        fn prefix_grant_v6(&self, _: PrefixV6) -> Option<&GrantEntry> {
+        fn prefix_grant_v6(&self, data: PrefixV6) -> Option<&GrantEntry> {
+            assert_eq!(data, PrefixV6::new(CLIENT_V6, self.port()));
             self.prefix_v6.as_ref()
         }
 
@@ -422,6 +433,17 @@ mod tests {
     fn a_prefix_of_the_other_family_covers_nothing() {
         let tables = One { prefix_v6: until(u64::MAX, 3), ..One::default() };
         assert_eq!(of_ip(segment(SYN), &tables).reason, Reason::Denied);
+
+        let mut packet = std::vec![0x60, 0, 0, 0, 0, 20, 6, 64];
+        packet.extend(CLIENT_V6);
+        packet.extend([0; 16]);
+        packet.extend(&segment(SYN)[20..]);
+        let decide =
+            |tables: &One| decide(&Bytes(packet.clone()), Link::of_ip(0x60), tables, || NOW);
+        let decision = decide(&tables);
+        assert_eq!((decision.reason, decision.slot), (Reason::Granted, 3));
+        let tables = One { prefix_v4: until(u64::MAX, 2), ..One::default() };
+        assert_eq!(decide(&tables).reason, Reason::Denied);
     }
 
     #[test]
@@ -612,37 +634,14 @@ mod tests {
 
     #[test]
     fn datagrams_are_let_in_by_grants_without_a_limit_alone() {
-        struct Udp(One);
-        impl Tables for Udp {
-            fn protected(&self, _: PortKey) -> bool {
-                true
-            }
-            fn rule(&self, _: PortKey) -> PortRule {
-                PortRule::default()
-            }
-            fn host_grant(&self, _: &HostKey) -> Option<&GrantEntry> {
-                self.0.host.as_ref()
-            }
-            fn prefix_grant_v4(&self, _: PrefixV4) -> Option<&GrantEntry> {
-                None
-            }
-            fn prefix_grant_v6(&self, _: PrefixV6) -> Option<&GrantEntry> {
-                None
-            }
-            fn session(&self, _: &Segment) -> Session {
-                Session::Established
-            }
-            fn ticket(&self, _: u32, _: &Segment) -> Ticket {
-                Ticket::Fresh
-            }
-        }
         let mut datagram = segment(SYN);
         datagram[9] = 17;
-        let limited = Udp(One { host: both(NOW, LATER, 1), ..One::default() });
-        let decide = |tables: &Udp| decide(&Bytes(datagram.clone()), V4, tables, || NOW);
-        assert_eq!(decide(&limited).reason, Reason::Denied);
-        let unlimited = Udp(One { host: both(LATER, 0, 1), ..One::default() });
-        let decision = decide(&unlimited);
+        // There would be a place, but nobody asks.
+        let tickets = std::vec![Ticket::Fresh; 8];
+        let limited = One { host: both(NOW, LATER, 1), tickets, udp: true, ..One::default() };
+        assert_eq!(of_ip(datagram.clone(), &limited).reason, Reason::Denied);
+        let unlimited = One { host: both(LATER, 0, 1), udp: true, ..One::default() };
+        let decision = of_ip(datagram, &unlimited);
         assert_eq!((decision.reason, decision.fresh), (Reason::Granted, false));
     }
 

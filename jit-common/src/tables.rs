@@ -442,12 +442,6 @@ impl Counter {
     }
 }
 
-impl From<Family> for u8 {
-    fn from(family: Family) -> Self {
-        family as Self
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -485,6 +479,39 @@ mod tests {
             seen[index] = true;
         }
         assert!(seen.iter().all(|seen| *seen));
+    }
+
+    #[test]
+    fn a_flow_owns_the_segments_of_its_connection_alone() {
+        let segment = Segment {
+            source: Address::v4([192, 0, 2, 1]),
+            destination: Address::v4([198, 51, 100, 1]),
+            source_port: 40_000,
+            port: PortKey { protocol: Protocol::Tcp, port: 22 },
+            sequence: 1,
+            opens: true,
+        };
+        let flow = Flow::of(&segment);
+        assert!(flow.owns(&segment));
+        assert!(flow.owns(&Segment { sequence: 2, opens: false, ..segment }));
+        let other = Address::v4([192, 0, 2, 2]);
+        let family = Address { family: Family::V6, ..segment.source };
+        for stranger in [
+            Segment { source: other, ..segment },
+            Segment { source: family, ..segment },
+            Segment { destination: other, ..segment },
+            Segment { source_port: 40_001, ..segment },
+            Segment { port: PortKey { port: 23, ..segment.port }, ..segment },
+        ] {
+            assert!(!flow.owns(&stranger) && flow != Flow::of(&stranger), "{stranger:?}");
+        }
+        assert!(!Flow::default().owns(&segment));
+    }
+
+    #[test]
+    fn counters_begin_at_nothing() {
+        let PortCounters { packets, observed } = PortCounters::default();
+        assert!(packets.iter().chain([&observed]).all(|count| *count == 0));
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod replaced;
 mod sequences;
 mod sessions;
 mod signers;
+mod status;
 mod storage;
 mod support;
 mod threat_model;

@@ -1,0 +1,490 @@
+//! The screen that is read at 3 a.m., and the JSON that scripts read: one answer with everything in
+//! it, word for word.
+
+use jit_agent::{
+    clock::WallTime,
+    refusal::{Refusal, Refused},
+    status::{self, Style},
+};
+use jit_proto::v1::{self, event::What};
+use serde_json::{Value, json};
+
+use crate::support::{MINUTE, NOW, grant, port};
+
+const HOUR: i64 = 60 * MINUTE;
+/// A time on the screen that no clock reaches.
+const FAR: i64 = 4_102_444_800_000;
+
+fn udp(first: u32, last: u32) -> v1::PortRange {
+    v1::PortRange { protocol: v1::Protocol::Udp.into(), first, last }
+}
+
+fn source(text: &str) -> v1::Source {
+    let prefix: jit_agent::prefix::SourcePrefix = text.parse().unwrap();
+    v1::Source::from(&prefix)
+}
+
+fn counter(reason: &str, packets: u64) -> v1::Counter {
+    v1::Counter { reason: reason.into(), packets }
+}
+
+fn exemption(text: &str, until_ms: i64) -> v1::Exemption {
+    v1::Exemption {
+        source: Some(source(text)),
+        reason: "scanner".into(),
+        owner: "sec".into(),
+        until_ms,
+    }
+}
+
+fn of(grant: v1::Grant, state: v1::State, left_ms: i64, hits: u64) -> v1::GrantState {
+    let signers = vec!["prod".into()];
+    v1::GrantState { grant: Some(grant), state: state.into(), signers, left_ms, hits }
+}
+
+/// One grant in each state.
+fn grants() -> Vec<v1::GrantState> {
+    let wide = v1::Grant {
+        ports: vec![port(22), udp(5_985, 5_986)],
+        approvers: vec!["bo@example.org".into()],
+        ticket: "INC-7".into(),
+        sessions: v1::Sessions::Cut.into(),
+        ..grant(1, &["203.0.113.7/32", "2001:db8::/64"])
+    };
+    let few = v1::Grant { max_connections: 3, ..grant(2, &["203.0.113.0/24"]) };
+    let next = v1::Grant {
+        not_before_ms: now() + 30 * MINUTE + MINUTE / 2,
+        replaces: vec![2; 16].into(),
+        ..grant(3, &["203.0.113.8/32"])
+    };
+    let plain = |id| grant(id, &["203.0.113.9/32"]);
+    vec![
+        of(wide, v1::State::Active, 62 * MINUTE, 12),
+        of(few, v1::State::Exhausted, 5 * MINUTE, 3),
+        of(next, v1::State::Scheduled, 0, 0),
+        of(plain(4), v1::State::Expired, 0, 1),
+        of(plain(5), v1::State::Replaced, 0, 1),
+        of(plain(6), v1::State::Revoked, 0, 1),
+        of(
+            v1::Grant { id: vec![7; 3].into(), ..v1::Grant::default() },
+            v1::State::Unspecified,
+            0,
+            0,
+        ),
+    ]
+}
+
+fn now() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    i64::try_from(since.as_millis()).unwrap()
+}
+
+fn everything() -> v1::StatusResponse {
+    let interface = |name: &str, hook: &str, note: &str| v1::Interface {
+        name: name.into(),
+        index: 2,
+        hook: hook.into(),
+        since_ms: NOW.wall.0,
+        note: note.into(),
+        attached: hook != "none",
+    };
+    v1::StatusResponse {
+        state: "degraded".into(),
+        problems: vec!["eth1 has no gate: run `jit-agent check`".into()],
+        version: "0.1.0".into(),
+        host: "web-1".into(),
+        mode: "observe".into(),
+        interfaces: vec![
+            interface("eth0", "xdp_native", ""),
+            interface("tun0", "tcx", "no Ethernet header"),
+            interface("wg0", "guard_only", ""),
+            interface("eth1", "none", ""),
+        ],
+        ports: vec![
+            v1::Port {
+                range: Some(port(22)),
+                mode: "enforce".into(),
+                sessions: v1::Sessions::Drain.into(),
+                terminates: "host".into(),
+                max_duration_ms: 3 * HOUR,
+                exemptions: vec![
+                    exemption("198.51.100.0/24", 0),
+                    exemption("198.51.100.1/32", FAR),
+                    exemption("198.51.100.2/32", NOW.wall.0 - HOUR * 24 * 365),
+                ],
+            },
+            v1::Port {
+                range: Some(udp(500, 501)),
+                mode: "observe".into(),
+                sessions: v1::Sessions::Cut.into(),
+                terminates: "forwarded".into(),
+                ..v1::Port::default()
+            },
+        ],
+        grants: grants(),
+        drops: Some(v1::Drops {
+            by_reason: vec![counter("denied", 1_234_567), counter("malformed", 2)],
+            by_port: vec![
+                v1::PortCounter {
+                    protocol: v1::Protocol::Udp.into(),
+                    port: 500,
+                    by_reason: vec![counter("denied", 7)],
+                },
+                v1::PortCounter {
+                    protocol: v1::Protocol::Tcp.into(),
+                    port: 22,
+                    by_reason: vec![counter("denied", 1_234_560), counter("granted", 99)],
+                },
+                v1::PortCounter {
+                    protocol: v1::Protocol::Tcp.into(),
+                    port: 3_389,
+                    by_reason: vec![counter("granted", 5)],
+                },
+            ],
+            observed: 1_000,
+            events_suppressed: 4,
+            events_lost: 5,
+            guard: 6,
+        }),
+        control: Some(v1::Control {
+            listen: "[::]:8443".into(),
+            certificate_not_after_ms: FAR,
+            last_push_ms: now() - 2 * HOUR - MINUTE / 2,
+            last_controller: "spiffe://example.org/hub".into(),
+        }),
+        capacity: Some(v1::Capacity {
+            host_entries: 1,
+            host_entries_max: 2,
+            prefix_entries: 3,
+            prefix_entries_max: 4,
+        }),
+        soon: vec!["the certificate ends in 6 days".into()],
+        started_at_ms: NOW.wall.0,
+        policy: Some(policy(0)),
+        guard: Some(v1::SocketGuard {
+            wanted: true,
+            attached: true,
+            since_ms: NOW.wall.0,
+            note: "all namespaces of this host".into(),
+        }),
+    }
+}
+
+fn policy(confirm_left_ms: i64) -> v1::PolicyState {
+    v1::PolicyState {
+        version: 8,
+        highest_version: 9,
+        signers: vec!["policy-1".into(), "policy-2".into()],
+        author: "kim@example.org".into(),
+        justification: "audit".into(),
+        issued_at_ms: NOW.wall.0,
+        confirm_left_ms,
+        previous_version: 7,
+        accepts_policies: true,
+    }
+}
+
+#[test]
+fn the_screen_word_for_word() {
+    let screen = "\
+jit-agent 0.1.0  web-1  DEGRADED (observe mode: nothing is dropped)
+problem  eth1 has no gate: run `jit-agent check`
+gate     eth0  native XDP    tun0  TC (tcx) (no Ethernet header)    wg0  SOCKET GUARD ONLY    \
+eth1  NOT GATED    socket guard
+ports    22/tcp enforce drain <=3h     500-501/udp observe cut forwarded
+policy   version 8 of kim@example.org signed by policy-1, policy-2
+exempt   22/tcp 198.51.100.0/24  scanner (owner sec)
+exempt   22/tcp 198.51.100.1  scanner (owner sec, until 2100-01-01T00:00:00Z)
+exempt   22/tcp 198.51.100.2  scanner (owner sec, over since 2025-06-01T00:00:00Z)
+grants   1 live, 1 exhausted, 1 scheduled, 1 expired, 1 replaced, 1 revoked
+  ID                          SOURCE          PORT           LEFT  HITS  REQUESTER        WHY
+  01040G2081040G2081040G2081  203.0.113.7 +1  22/tcp +1     1h02m    12  ana@example.org  \
+INC-7 disk full
+  02081040G2081040G2081040G2  203.0.113.0/24  22/tcp        5m00s   3/3  ana@example.org  disk full
+  030C1G60R30C1G60R30C1G60R3  203.0.113.8     22/tcp       in 30m     0  ana@example.org  disk full
+  040G2081040G2081040G208104  203.0.113.9     22/tcp      expired     1  ana@example.org  disk full
+  050M2GA1850M2GA1850M2GA185  203.0.113.9     22/tcp     replaced     1  ana@example.org  disk full
+  060R30C1G60R30C1G60R30C1G6  203.0.113.9     22/tcp      revoked     1  ana@example.org  disk full
+  070707                      none            none              ?     0
+dropped  1,234,569 packets (22/tcp 1,234,560; 500/udp 7): denied 1,234,567, malformed 2; \
+1,000 of them only observed
+control  listening on [::]:8443, last push 2h ago by spiffe://example.org/hub
+soon     the certificate ends in 6 days
+";
+    assert_eq!(status::text(&everything(), Style::Plain), screen);
+}
+
+#[test]
+fn an_agent_that_knows_nothing_has_a_screen_all_the_same() {
+    let screen = "jit-agent     \ngate     none\nports    none\ngrants   0 live\n\
+                  dropped  0 packets\n";
+    assert_eq!(status::text(&v1::StatusResponse::default(), Style::Plain), screen);
+}
+
+#[test]
+fn the_state_is_a_colour_and_an_exit_code() {
+    for (state, code, colour) in
+        [("enforcing", 0, "32"), ("degraded", 1, "33"), ("not_enforcing", 2, "31"), ("", 2, "31")]
+    {
+        let answer = v1::StatusResponse { state: state.into(), ..Default::default() };
+        assert_eq!(status::exit_code(&answer), code, "{state}");
+        let word = state.replace('_', " ").to_uppercase();
+        let painted = format!("\x1b[1;{colour}m{word}\x1b[0m");
+        assert!(status::text(&answer, Style::Colour).contains(&painted), "{state}");
+    }
+}
+
+#[test]
+fn the_guard_and_the_controller_each_have_their_words() {
+    for (wanted, attached, words) in [
+        (true, true, "none    socket guard\n"),
+        (false, true, "none    socket guard\n"),
+        (true, false, "none    NO SOCKET GUARD\n"),
+        (false, false, "none    socket guard off\n"),
+    ] {
+        let guard = Some(v1::SocketGuard { wanted, attached, ..Default::default() });
+        let answer = v1::StatusResponse { guard, ..Default::default() };
+        let screen = status::text(&answer, Style::Plain);
+        assert!(screen.contains(words), "{screen}");
+    }
+    let control = Some(v1::Control { listen: "[::]:8443".into(), ..Default::default() });
+    let answer = v1::StatusResponse { control, ..Default::default() };
+    let words = "control  listening on [::]:8443, no push since the start\n";
+    assert!(status::text(&answer, Style::Plain).contains(words));
+}
+
+#[test]
+fn the_json_value_for_value() {
+    let mut shown = status::json(&everything());
+    let grants = shown["grants"].take();
+    assert!(shown["control"]["last_push"].take().is_string());
+    let time = "2026-06-01T00:00:00Z";
+    let interface = |name: &str, hook: &str, note: &str, attached: bool| {
+        json!({
+            "name": name, "index": 2, "hook": hook, "note": note, "attached": attached,
+            "since": time,
+        })
+    };
+    let exemption = |source: &str, until: Value| json!({ "source": source, "reason": "scanner", "owner": "sec", "until": until });
+    let expected = json!({
+        "state": "degraded",
+        "problems": ["eth1 has no gate: run `jit-agent check`"],
+        "soon": ["the certificate ends in 6 days"],
+        "version": "0.1.0",
+        "host": "web-1",
+        "mode": "observe",
+        "started_at": time,
+        "interfaces": [
+            interface("eth0", "xdp_native", "", true),
+            interface("tun0", "tcx", "no Ethernet header", true),
+            interface("wg0", "guard_only", "", true),
+            interface("eth1", "none", "", false),
+        ],
+        "socket_guard": {
+            "wanted": true, "attached": true, "since": time,
+            "note": "all namespaces of this host",
+        },
+        "ports": [
+            {
+                "port": "22/tcp", "mode": "enforce", "sessions": "drain", "terminates": "host",
+                "max_duration_s": 10_800,
+                "exemptions": [
+                    exemption("198.51.100.0/24", Value::Null),
+                    exemption("198.51.100.1", json!("2100-01-01T00:00:00Z")),
+                    exemption("198.51.100.2", json!("2025-06-01T00:00:00Z")),
+                ],
+            },
+            {
+                "port": "500-501/udp", "mode": "observe", "sessions": "cut",
+                "terminates": "forwarded", "max_duration_s": 0, "exemptions": [],
+            },
+        ],
+        "grants": null,
+        "dropped": {
+            "by_reason": { "denied": 1_234_567, "malformed": 2 },
+            "by_port": {
+                "22/tcp": { "denied": 1_234_560, "granted": 99 },
+                "3389/tcp": { "granted": 5 },
+                "500/udp": { "denied": 7 },
+            },
+            "observed": 1_000,
+            "events_suppressed": 4,
+            "events_lost": 5,
+            "by_socket_guard": 6,
+        },
+        "control": {
+            "listen": "[::]:8443", "certificate_not_after": "2100-01-01T00:00:00Z",
+            "last_push": null, "last_controller": "spiffe://example.org/hub",
+        },
+        "capacity": {
+            "host_entries": 1, "host_entries_max": 2, "prefix_entries": 3,
+            "prefix_entries_max": 4,
+        },
+        "policy": status::policy_json(&policy(0)),
+    });
+    assert_eq!(shown, expected);
+    assert_eq!(grants, status::grants_json(&self::grants()));
+}
+
+#[test]
+fn a_grant_value_for_value() {
+    let shown = status::grants_json(&grants());
+    let states: Vec<_> = shown.as_array().unwrap().iter().map(|grant| &grant["state"]).collect();
+    assert_eq!(
+        states,
+        ["active", "exhausted", "scheduled", "expired", "replaced", "revoked", "unknown"]
+    );
+    let expected = json!({
+        "id": status::id_text(&[1; 16]),
+        "state": "active",
+        "sources": ["203.0.113.7", "2001:db8::/64"],
+        "ports": ["22/tcp", "5985-5986/udp"],
+        "hosts": ["web-1"],
+        "issued_at": "2026-06-01T00:00:00Z",
+        "not_before": "2026-06-01T00:00:00Z",
+        "not_after": "2026-06-01T00:10:00Z",
+        "left_ms": 3_720_000,
+        "hits": 12,
+        "max_connections": null,
+        "sessions": "cut",
+        "replaces": null,
+        "requester": "ana@example.org",
+        "approvers": ["bo@example.org"],
+        "justification": "disk full",
+        "ticket": "INC-7",
+        "signers": ["prod"],
+    });
+    assert_eq!(shown[0], expected);
+    assert_eq!(shown[1]["max_connections"], 3);
+    assert_eq!(shown[2]["replaces"], status::id_text(&[2; 16]));
+    assert_eq!(shown[6]["id"], "070707");
+}
+
+#[test]
+fn a_policy_that_waits_says_for_how_long() {
+    let [settled, waits] = [policy(0), policy(MINUTE)].map(|policy| status::policy_json(&policy));
+    let expected = json!({
+        "version": 8,
+        "highest_version": 9,
+        "signers": ["policy-1", "policy-2"],
+        "author": "kim@example.org",
+        "justification": "audit",
+        "issued_at": "2026-06-01T00:00:00Z",
+        "confirm_left_ms": null,
+        "previous_version": null,
+        "accepts_policies": true,
+    });
+    assert_eq!(settled, expected);
+    assert_eq!(waits["confirm_left_ms"], MINUTE);
+    assert_eq!(waits["previous_version"], 7);
+}
+
+#[test]
+fn each_kind_of_event_is_a_line_and_an_object() {
+    let id = vec![1; 16];
+    let text = status::id_text(&id);
+    let packet = v1::PacketEvent {
+        reason: "granted".into(),
+        source: vec![203, 0, 113, 7].into(),
+        destination: vec![198, 51, 100, 1].into(),
+        source_port: 40_000,
+        protocol: v1::Protocol::Tcp.into(),
+        port: 22,
+        grant_id: id.clone().into(),
+        observed: false,
+        interface_index: 2,
+    };
+    let dropped = v1::PacketEvent {
+        reason: "denied".into(),
+        grant_id: Vec::new().into(),
+        observed: true,
+        ..packet.clone()
+    };
+    let grant = v1::GrantEvent {
+        kind: "refused".into(),
+        grant_id: id.into(),
+        reason: "expired".into(),
+        by: "local".into(),
+        detail: "over".into(),
+    };
+    let policy = v1::PolicyEvent {
+        kind: "applied".into(),
+        version: 8,
+        reason: String::new(),
+        by: "hub".into(),
+        detail: "closes 3389/tcp".into(),
+    };
+    let gate =
+        v1::GateEvent { kind: "lost".into(), interface: "eth0".into(), detail: "detached".into() };
+    let head = v1::AuditHead { seq: 5, hash: vec![0xab, 0xcd].into(), signed: "{}".into() };
+    for (what, line, object) in [
+        (
+            Some(What::Grant(grant)),
+            format!("grant refused {text} by local expired over"),
+            json!({ "grant": {
+                "kind": "refused", "grant_id": text, "reason": "expired", "by": "local",
+                "detail": "over",
+            }}),
+        ),
+        (
+            Some(What::Packet(packet)),
+            format!("packet granted 203.0.113.7 -> 22/tcp {text}"),
+            json!({ "packet": {
+                "reason": "granted", "source": "203.0.113.7", "destination": "198.51.100.1",
+                "source_port": 40_000, "port": "22/tcp", "grant_id": text, "observed": false,
+                "interface_index": 2,
+            }}),
+        ),
+        (
+            Some(What::Packet(dropped)),
+            "packet denied 203.0.113.7 -> 22/tcp (observed: it passed)".into(),
+            json!({ "packet": {
+                "reason": "denied", "source": "203.0.113.7", "destination": "198.51.100.1",
+                "source_port": 40_000, "port": "22/tcp", "grant_id": null, "observed": true,
+                "interface_index": 2,
+            }}),
+        ),
+        (
+            Some(What::AuditHead(head)),
+            "audit head 5:abcd".into(),
+            json!({ "audit_head": { "head": "5:abcd", "signed": "{}" }}),
+        ),
+        (
+            Some(What::Gap(v1::Gap { missed: 0 })),
+            "gap: an unknown number of events".into(),
+            json!({ "gap": { "missed": 0 }}),
+        ),
+        (
+            Some(What::Gap(v1::Gap { missed: 3 })),
+            "gap: 3 events are no longer held".into(),
+            json!({ "gap": { "missed": 3 }}),
+        ),
+        (
+            Some(What::Policy(policy)),
+            "policy applied version 8 by hub closes 3389/tcp".into(),
+            json!({ "policy": {
+                "kind": "applied", "version": 8, "reason": "", "by": "hub",
+                "detail": "closes 3389/tcp",
+            }}),
+        ),
+        (
+            Some(What::Gate(gate)),
+            "gate lost eth0 detached".into(),
+            json!({ "gate": { "kind": "lost", "interface": "eth0", "detail": "detached" }}),
+        ),
+        (None, "unknown event".into(), json!({ "unknown": null })),
+    ] {
+        let event = v1::Event { cursor: "c1".into(), time_ms: NOW.wall.0, what };
+        assert_eq!(status::event_text(&event), format!("{} {line}", WallTime(NOW.wall.0)));
+        let mut object = object;
+        object["cursor"] = "c1".into();
+        object["time"] = WallTime(NOW.wall.0).to_string().into();
+        assert_eq!(status::event_json(&event), object);
+    }
+}
+
+#[test]
+fn a_refusal_reads_as_its_word_and_why() {
+    let refused = Refused::new(Refusal::Expired, "the window ended at noon");
+    assert_eq!(refused.to_string(), "expired: the window ended at noon");
+}

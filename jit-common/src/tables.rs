@@ -4,7 +4,7 @@
 //! asserted; a change of any layout raises [`ABI_VERSION`], which is part of the pin path. Ports
 //! inside keys are in network byte order, as longest-prefix matching needs them.
 
-use crate::{Address, Family, Reason, Segment};
+use crate::{Address, Reason, Segment};
 
 /// Version of every layout in this file and in `event.rs`; part of the pin path.
 pub const ABI_VERSION: u32 = if cfg!(feature = "next-abi") { 3 } else { 2 };
@@ -445,6 +445,7 @@ impl Counter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Family;
 
     #[test]
     fn every_port_has_its_own_bit_and_index() {

@@ -18,8 +18,8 @@ use crate::{setup, shell};
 #[derive(Args)]
 pub(crate) struct Options {}
 
-/// What the paths below the workspace begin with (a file, a directory, or a module with all in it), and the least part of its lines,
-/// in percent.
+/// What the paths below the workspace begin with (a file, a directory, or a module with all that is
+/// in it), and the least part of the lines, in percent.
 const BOUNDS: &[(&str, f64)] = &[
     ("jit-common/src/", 98.0),
     ("jit-agent/src/audit/chain.rs", 90.0),

@@ -377,6 +377,19 @@ pub fn host(config: &Path) -> String {
     id.unwrap_or_default().to_owned()
 }
 
+/// The file itself and the key and certificate files that it names, as far as it can be read.
+pub fn files(config: &Path) -> Vec<PathBuf> {
+    let table = table(config);
+    let directory = config.parent().unwrap_or(Path::new("."));
+    let control = table.get("control").into_iter();
+    let of_control = ["certificate", "key", "client_ca"];
+    let control = control.flat_map(|control| of_control.map(|key| control.get(key)));
+    let signers = table.get("signer").and_then(toml::Value::as_array).into_iter().flatten();
+    let named = control.chain(signers.map(|signer| signer.get("public_key"))).flatten();
+    let named = named.filter_map(toml::Value::as_str).map(|name| directory.join(name));
+    std::iter::once(config.to_owned()).chain(named).collect()
+}
+
 /// Why the paths may not be the agent's: the file is there, but cannot be read or is no TOML.
 pub fn unreadable(config: &Path) -> Option<String> {
     let cause = match std::fs::read_to_string(config) {

@@ -306,13 +306,7 @@ impl Audit {
     /// process has written, or else with the signed head.
     fn reopen(&mut self, known: Option<(u64, Tip)>, now: Now) -> Result<(), AuditError> {
         sys::private_directory(&self.state, 0o700)?;
-        let new = !self.directory.exists();
         sys::private_directory(&self.directory, 0o700)?;
-        if new {
-            let path = &self.directory;
-            let opened = File::open(path).map_err(io("open", path))?;
-            sys::give_to_owner_of_directory(&opened, path).map_err(io("give away", path))?;
-        }
         let lock = sys::lock_directory(&self.directory)?
             .ok_or_else(|| AuditError::Busy(self.directory.clone()))?;
         let (key, origin) = HostKey::open(&self.state)?;
@@ -530,8 +524,8 @@ fn create(
         }
         let mut file =
             OpenOptions::new().read(true).append(true).create_new(true).mode(0o600).open(path)?;
-        let written = sys::give_to_owner_of_directory(&file, path)
-            .and_then(|()| file.write_all(&bytes))
+        let written = file
+            .write_all(&bytes)
             .and_then(|()| file.sync_all())
             .and_then(|()| sys::sync_directory_of(path));
         if let Err(error) = written {
@@ -567,7 +561,6 @@ fn keep_torn(
         file.read_exact_at(&mut torn, ends.whole)?;
         let mut copy =
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
-        sys::give_to_owner_of_directory(&copy, &aside)?;
         copy.write_all(&torn)?;
         file.set_len(ends.whole)
     };
@@ -588,10 +581,7 @@ fn write_head(directory: &Path, signed: &SignedHead) -> Result<(), AuditError> {
     let write = || -> io::Result<()> {
         let file = match OpenOptions::new().write(true).open(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                let file =
-                    OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-                sys::give_to_owner_of_directory(&file, &path)?;
-                file
+                OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?
             }
             file => file?,
         };

@@ -191,7 +191,6 @@ fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
         }
         let mut file =
             fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
-        sys::give_to_owner_of_directory(&file, path)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&beside, path)?;

@@ -20,6 +20,7 @@ pub mod ledger;
 pub mod mandate;
 pub mod net;
 pub mod offline;
+pub mod owner;
 pub mod policy;
 pub mod prefix;
 pub mod printable;

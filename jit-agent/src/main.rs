@@ -18,7 +18,9 @@ use jit_agent::{
         DatapathError,
         pins::{Pins, Removed},
     },
-    offline, printable,
+    offline,
+    owner::Owner,
+    printable,
     status::{self, Style},
     sys,
     tls::Material,
@@ -137,7 +139,7 @@ async fn print_status(config: &Path, json: bool) -> Result<ExitCode> {
     }
     anyhow::ensure!(
         !missing.contains(&"CAP_BPF"),
-        Denied("no agent answers, and to read what the kernel enforces needs root")
+        Denied("no agent answers, and to read what the kernel enforces needs root".into())
     );
     let mut status = offline::status(&paths.pins, agent, sys::now())?;
     status.host = app::host(config);
@@ -202,8 +204,26 @@ async fn print_grants(config: &Path, all: bool, json: bool) -> Result<ExitCode> 
 }
 
 fn check(path: &Path) -> Result<ExitCode> {
-    let config = Config::read(path).map_err(AppError::from)?;
-    config.control.as_ref().map(Material::read).transpose().map_err(AppError::from)?;
+    let read = || -> Result<Config, AppError> {
+        let config = Config::read(path)?;
+        config.control.as_ref().map(Material::read).transpose()?;
+        Ok(config)
+    };
+    // Root sees more than the service will.
+    let config = match Owner::of(&app::paths(path).state) {
+        None => read()?,
+        Some(owner) => {
+            let denied = owner.unreadable(app::files(path))?;
+            if let Some(first) = denied.first() {
+                let all: Vec<_> = denied.iter().map(|path| path.display().to_string()).collect();
+                let (all, first) = (all.join(" "), first.display());
+                anyhow::bail!(Denied(format!(
+                    "the service runs as {owner}, which may not read {all}: give them to its group                      as in `chgrp jit-agent {first} && chmod g+r {first}`, and their directories,                      with g+x"
+                )));
+            }
+            owner.act(read)?.with_context(|| format!("as the service sees it, as {owner}"))?
+        }
+    };
     let ports: Vec<_> =
         config.policy.sections().iter().map(|section| section.range.to_string()).collect();
     print(&format!(
@@ -226,12 +246,14 @@ fn detach(config: &Path, yes: bool) -> Result<ExitCode> {
         return Err(Unreadable(why).into());
     }
     let pins = Pins::new(&app::paths(config).pins);
-    if !pins.root().exists() && pins.classifiers().map_err(AppError::from)?.is_empty() {
+    let empty = pins.is_empty().map_err(AppError::from)?;
+    if empty && pins.classifiers().map_err(AppError::from)?.is_empty() {
         print(&format!("nothing is pinned in {}: there is no gate\n", pins.root().display()));
         return Ok(ExitCode::SUCCESS);
     }
-    if !pins.root().exists() {
-        // Classifiers of a gate whose pins somebody removed.
+    // Classifiers of a gate whose pins somebody removed, with their directory.
+    let made = !pins.root().exists();
+    if made {
         pins.prepare().map_err(AppError::from)?;
     }
     let _lock = sys::lock_directory(pins.root()).map_err(AppError::from)?.ok_or_else(|| {
@@ -253,6 +275,10 @@ fn detach(config: &Path, yes: bool) -> Result<ExitCode> {
             let record = Record::new(EventCode::GateDetached).by(&by).with("done", false);
             record_detach(config, record.detail(&error.to_string()));
         })?;
+    if made {
+        // It is root's, and of no use to the service's user: systemd-tmpfiles makes the right one.
+        drop(std::fs::remove_dir(pins.root()));
+    }
     let interfaces = interfaces.len();
     tracing::warn!(interfaces, guard, "gate detached");
     let guard = if guard { " and the socket guard is off" } else { "" };
@@ -262,18 +288,21 @@ fn detach(config: &Path, yes: bool) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Puts a record into the audit of the agent that is not running. What must be opened is opened also
-/// when that fails, with a warning.
+/// Puts a record into the audit of the agent that is not running, as the user whose audit it is. What
+/// must be opened is opened also when that fails, with a warning.
 fn record_detach(config: &Path, record: Record) {
     let (state, now) = (app::paths(config).state, sys::now());
     // Without limits: a new file is for the agent to begin.
     let settings = audit::Settings { host: app::host(config), max_size: u64::MAX, keep: u32::MAX };
-    let written = Audit::open(&state, settings, now).map_err(|error| error.to_string()).and_then(
-        |mut audit| {
-            audit.append(record, now);
-            audit.sync(now).map_err(|error| error.to_string())
-        },
-    );
+    let write = || -> Result<()> {
+        let mut audit = Audit::open(&state, settings, now)?;
+        audit.append(record, now);
+        Ok(audit.sync(now)?)
+    };
+    let written = match Owner::of(&state) {
+        Some(owner) => owner.act(write).map_err(anyhow::Error::from).flatten(),
+        None => write(),
+    };
     if let Err(error) = written {
         eprintln!("jit-agent: warning: this is not in the audit: {error}");
     }
@@ -319,7 +348,7 @@ fn print(text: &str) {
 
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-struct Denied(&'static str);
+struct Denied(String);
 
 /// A configuration that does not tell where the pins are.
 #[derive(Debug, thiserror::Error)]
@@ -327,7 +356,7 @@ struct Denied(&'static str);
 struct Unreadable(String);
 
 fn denied(socket: &Path, error: std::io::Error) -> anyhow::Error {
-    anyhow::Error::new(Denied("permission denied; use sudo, or join the group jit-agent"))
+    anyhow::Error::new(Denied("permission denied; use sudo, or join the group jit-agent".into()))
         .context(format!("cannot open {}: {error}", socket.display()))
 }
 

@@ -132,17 +132,6 @@ pub fn check_trusted(path: &Path, metadata: &fs::Metadata) -> Result<(), FileErr
     Ok(())
 }
 
-/// Gives a new file to the owner of the directory that it is in: what root makes beside the agent's
-/// own files, `jit-agent detach` for one, must not lock the agent out of them.
-pub fn give_to_owner_of_directory(file: &fs::File, path: &Path) -> io::Result<()> {
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    let metadata = fs::metadata(directory)?;
-    if geteuid().is_root() && metadata.uid() != 0 {
-        std::os::unix::fs::fchown(file, Some(metadata.uid()), Some(metadata.gid()))?;
-    }
-    Ok(())
-}
-
 /// Makes creations and renamings in a path's directory durable.
 pub fn sync_directory_of(path: &Path) -> io::Result<()> {
     fs::File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()

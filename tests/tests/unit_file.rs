@@ -109,6 +109,33 @@ fn nothing_keeps_the_agent_from_the_hosts_interfaces() {
 }
 
 #[test]
+fn memory_is_bounded_well_above_what_full_tables_take() {
+    let unit = packaging("jit-agent.service");
+    let gibibytes = |setting: &str| {
+        let values = values(&unit, setting);
+        let number = values.first().and_then(|value| value.strip_suffix('G'));
+        number.and_then(|number| number.parse::<u64>().ok()).expect("a number of GiB")
+    };
+    // Bytes that a grant was measured to take, and the grants that the default tables can hold.
+    let full =
+        1700 * u64::from(jit_agent::config::Limits { hosts: 131_072, prefixes: 16_384 }.slots());
+    assert!(gibibytes("MemoryHigh") << 30 > full * 3 / 2);
+    assert!(gibibytes("MemoryMax") << 30 > full * 3);
+}
+
+#[test]
+fn what_the_unit_says_to_read_is_what_the_readme_installs() {
+    let unit = packaging("jit-agent.service");
+    let readme = packaging("../../README.md");
+    for page in words(&unit, "Documentation") {
+        let name = page.strip_prefix("file:/usr/share/doc/jit-agent/").expect("an installed file");
+        assert!(!packaging(&format!("../docs/{name}")).is_empty());
+        assert!(readme.contains("jit-agent/docs/*.md /usr/share/doc/jit-agent/"));
+    }
+    assert!(!words(&unit, "Documentation").is_empty());
+}
+
+#[test]
 fn gate_comes_before_the_network() {
     let unit = packaging("jit-agent.service");
     assert_eq!(values(&unit, "Type"), ["notify"]);

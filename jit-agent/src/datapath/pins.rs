@@ -242,8 +242,14 @@ impl Pins {
         Ok(missing.into_iter().map(|table| table.name).collect())
     }
 
+    /// Whether nothing at all is pinned here, of no version.
+    pub fn is_empty(&self) -> Result<bool, DatapathError> {
+        Ok(list(&self.root)?.is_empty())
+    }
+
     /// Removes every pin of every version: links first, which opens the gate. Says what was
-    /// attached.
+    /// attached. The directory itself stays: systemd-tmpfiles made it, and without it the service
+    /// does not start.
     pub fn remove(&self) -> Result<Removed, DatapathError> {
         let mut removed = Removed::default();
         for (index, classifier) in self.classifiers()? {
@@ -252,8 +258,10 @@ impl Pins {
             removed.interfaces.insert(index);
         }
         for version in list(&self.root)? {
+            own_directory(&version)?;
             for kind in ["links", "maps"] {
                 let directory = version.join(kind);
+                own_directory(&directory)?;
                 for pin in list(&directory)? {
                     let hook = Self::parse_link(&pin).map(|(hook, _)| hook);
                     if kind == "links" && hook != Some(Hook::Clsact) {
@@ -273,7 +281,6 @@ impl Pins {
             }
             remove_directory(&version)?;
         }
-        remove_directory(&self.root)?;
         Ok(removed)
     }
 
@@ -443,15 +450,20 @@ fn list(directory: &Path) -> Result<Vec<PathBuf>, DatapathError> {
     }
 }
 
-/// A directory that is gone, or that is systemd-tmpfiles' to keep, is no error.
+/// Refuses a link in place of a directory: root, who removes what is in it, does not follow where the
+/// service's user leads.
+fn own_directory(path: &Path) -> Result<(), DatapathError> {
+    if fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.is_dir()) {
+        let what = "it is no directory: jit-agent did not make it; look at it, and remove it";
+        return Err(DatapathError::Pin { path: path.to_owned(), what: what.into() });
+    }
+    Ok(())
+}
+
+/// A directory that is gone is no error.
 fn remove_directory(directory: &Path) -> Result<(), DatapathError> {
     match fs::remove_dir(directory) {
-        Err(error)
-            if !matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
-            ) =>
-        {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(failed("remove a pin directory")(error))
         }
         _ => Ok(()),

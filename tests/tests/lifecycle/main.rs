@@ -12,6 +12,7 @@ mod connections;
 mod controllers;
 mod crashes;
 mod handshakes;
+mod installed;
 mod local;
 mod refusals;
 mod restarts;

@@ -162,8 +162,38 @@ fn sigterm_detaches_nothing_and_detach_opens() {
     assert_eq!((status["state"].as_str(), code), (Some("degraded"), 1), "{status:#}");
     assert_eq!(site.run(&["detach", "--yes"]).status.code(), Some(0));
     assert!(site.client_opens(0, 22) && site.stranger_opens(1, 22));
-    assert!(!site.pins().exists());
+    // The directory is systemd-tmpfiles' to make, and the unit needs it.
+    assert_eq!(std::fs::read_dir(site.pins()).unwrap().count(), 0);
     assert_eq!(site.status().1, 2);
+    let again = site.run(&["detach", "--yes"]);
+    assert_eq!(again.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&again.stdout).contains("nothing is pinned"), "{again:?}");
+    // What the tables could not be changed to while they were in use.
+    site.configure("[limits]\nhosts = 77\n");
+    site.start();
+    site.assert_closed_to_all();
+}
+
+/// Somebody removed everything below and the directory too: classifiers stay, as they need no pin.
+#[test]
+fn detach_takes_classifiers_off_whose_pins_are_gone_and_leaves_no_directory_of_roots() {
+    let mut site = Site::new();
+    site.configure_gate("[\"*\"]", "clsact");
+    site.start();
+    site.end(Signal::TERM);
+    let version = site.pins().join(format!("v{ABI_VERSION}"));
+    for kind in ["links", "maps"] {
+        for pin in std::fs::read_dir(version.join(kind)).unwrap().flatten() {
+            std::fs::remove_file(pin.path()).unwrap();
+        }
+        std::fs::remove_dir(version.join(kind)).unwrap();
+    }
+    std::fs::remove_dir(&version).unwrap();
+    std::fs::remove_dir(site.pins()).unwrap();
+    site.assert_closed_to_all();
+    assert_eq!(site.run(&["detach", "--yes"]).status.code(), Some(0));
+    assert!(site.client_opens(0, 22) && site.stranger_opens(1, 22));
+    assert!(!site.pins().exists());
 }
 
 #[test]

@@ -645,17 +645,18 @@ impl<D: Datapath> Gate<D> {
 
     /// Makes the kernel's grant tables what the ledger says, all of them.
     fn reconcile_all(&mut self) -> Result<(), DatapathError> {
-        let desired: Entries =
-            self.ledger.all_desired().filter_map(|(key, entry)| Some((key, entry?))).collect();
-        let keys: BTreeSet<EntryKey> =
-            desired.keys().chain(self.installed.keys()).copied().collect();
-        self.try_write(&keys.into_iter().collect::<Vec<_>>())
+        self.try_write(&self.all_keys())
     }
 
-    /// The same for what comes back while the gate is in force.
+    /// The same while the gate is in force.
     fn write_all(&mut self) {
-        let keys: Vec<_> = self.ledger.all_desired().map(|(key, _)| key).collect();
-        self.write(&keys);
+        self.write(&self.all_keys());
+    }
+
+    /// Wherever something stands in the kernel, or should.
+    fn all_keys(&self) -> Vec<EntryKey> {
+        let desired = self.ledger.all_desired().map(|(key, _)| key);
+        desired.chain(self.installed.keys().copied()).collect()
     }
 
     /// Writes what the touched keys need; what fails is kept to be tried again.

@@ -267,6 +267,11 @@ impl Alone {
         }
     }
 
+    fn settle_all(&mut self) {
+        let desired = self.ledger.all_desired().map(|(key, _)| key);
+        self.settle(desired.chain(self.kernel.keys().copied()).collect());
+    }
+
     fn forget(&mut self, id: GrantId) {
         self.grants.remove(&id);
         self.lives.remove(&id);
@@ -311,7 +316,7 @@ impl Alone {
     fn look(&mut self, now: Now) {
         if self.held_back && self.trusts(now) {
             self.restore(now);
-            self.settle(self.ledger.all_desired().map(|(key, _)| key).collect());
+            self.settle_all();
         }
     }
 
@@ -387,9 +392,7 @@ impl World for Alone {
         }
         self.restore(now);
         self.offset = offset(now);
-        let keys = self.kernel.keys().copied().chain(self.ledger.all_desired().map(|(key, _)| key));
-        let keys = keys.collect();
-        self.settle(keys);
+        self.settle_all();
     }
 
     /// As the kernel looks: the addresses first, then the longest prefix alone.
@@ -481,7 +484,7 @@ fn live(world: &mut impl World, seed: u64) {
                 let (begin, end) = (wall + from, wall + from + lasts);
                 // An id may be used anew when nothing under it could be replayed; nobody does.
                 let last = pushed.get(&id).and_then(|(_, _, last)| *last);
-                if last.is_some_and(|last| last + 60_000 <= wall) {
+                if last.is_some_and(|last| last + 60_000 <= wall.max(model.floor)) {
                     continue;
                 }
                 let message = v1::Grant {
@@ -552,13 +555,15 @@ fn the_ledger_never_opens_more_than_the_model() {
     println!("{count} sequences");
 }
 
-/// An id that was replaced by a grant of which the window had passed unseen was taken again, with a
-/// content that had been refused before.
+/// What a million lives found. The first: an id that was replaced was taken again, with a content that
+/// had been refused before. The second: what came back when the clock was right replaced a grant, which
+/// the kernel was not told.
 #[test]
 fn a_life_that_went_wrong_once_stays_right() {
-    let seed = 77_043_569;
-    live(&mut Alone::new(), seed);
-    live(&mut Whole { host: Host::start(), boot: 1 }, seed);
+    for seed in [77_043_569, 900_201_457] {
+        live(&mut Alone::new(), seed);
+        live(&mut Whole { host: Host::start(), boot: 1 }, seed);
+    }
 }
 
 #[test]

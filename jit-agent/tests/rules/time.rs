@@ -179,3 +179,23 @@ fn what_a_wrong_clock_held_back_is_there_when_it_is_right_and_revoked_meanwhile_
         }
     }
 }
+
+#[test]
+fn what_comes_back_when_the_clock_is_right_closes_what_it_replaces() {
+    let mut host = Host::start();
+    host.push(&grant(1, &["203.0.113.7"])).unwrap();
+    let next = v1::Grant {
+        not_before_ms: NOW.wall.0 + 2 * MINUTE,
+        replaces: vec![1; 16].into(),
+        ..grant(2, &["203.0.113.9"])
+    };
+    host.push(&next).unwrap();
+    let opens = |host: &Host, source: &str| host.kernel.opens(SSH, v4(source), later(MINUTE).boot);
+    let behind = set(later(MINUTE), -DAY);
+    host.restart("boot-1", behind);
+    host.gate().advance(behind);
+    assert!(opens(&host, "203.0.113.7") && !opens(&host, "203.0.113.9"), "held back");
+    // Not a minute later: what closes is the successor, and no deadline.
+    host.gate().advance(set(later(MINUTE), MINUTE));
+    assert!(!opens(&host, "203.0.113.7") && opens(&host, "203.0.113.9"));
+}

@@ -176,6 +176,18 @@ impl Model {
     }
 
     fn start(&mut self, reboot: bool, wall: i64, boot: i64) {
+        self.restore(reboot, wall, boot);
+        self.known.clear();
+        self.know();
+    }
+
+    /// Whatever is held and does not wait is known.
+    fn know(&mut self) {
+        let here = self.grants.iter().filter(|(_, grant)| !grant.held_back);
+        self.known.extend(here.map(|(id, _)| *id));
+    }
+
+    fn restore(&mut self, reboot: bool, wall: i64, boot: i64) {
         let trusted = self.trusts(wall);
         // An end is judged by the later of clock and floor, a beginning by the clock.
         let late = wall.max(self.floor);
@@ -189,13 +201,13 @@ impl Model {
             }
         }
         self.grants.retain(|_, grant| grant.held_back || grant.end > late);
-        self.known = self.grants.keys().copied().collect();
     }
 
     /// What waited for a clock that is right is back when it is.
     fn look(&mut self, wall: i64, boot: i64) {
         if self.trusts(wall) && self.grants.values().any(|grant| grant.held_back) {
-            self.start(false, wall, boot);
+            self.restore(false, wall, boot);
+            self.know();
         }
     }
 

@@ -1,8 +1,8 @@
 //! The single writer: owns ledger, datapath and database, and keeps them in step.
 //!
 //! An admission is written to the disk, then to the kernel, then answered; a revocation to the kernel,
-//! then to the disk, so that it closes also when the disk does not take it. Commands come in over channels, revocations and
-//! questions over one that is served first.
+//! then to the disk, so that it closes also when the disk does not take it. Commands come in over
+//! channels, revocations and questions over one that is served first.
 
 mod command;
 mod coverage;
@@ -12,6 +12,7 @@ mod looks;
 mod policy;
 mod record;
 pub(crate) mod report;
+mod revocation;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,7 +25,8 @@ use jit_proto::v1::{self, event::What};
 
 pub use command::{GateHandle, PolicyAnswer, PolicyRequest, Requests, channel};
 pub use policy::{PolicyDraft, PolicyPush};
-use record::{Counted, Recorder};
+use record::Recorder;
+pub use revocation::{Revoked, Target};
 
 use crate::{
     audit::{Audit, EventCode, Record},
@@ -33,7 +35,7 @@ use crate::{
     datapath::{Datapath, DatapathError, InterfaceState, guard::GuardState},
     grant::{self, GrantId, VerifiedGrant},
     journal::Journal,
-    ledger::{Admission, Change, Ledger},
+    ledger::{Admission, Change, Ledger, Tombstone},
     reconcile::{Entries, EntryKey, Write, plan},
     refusal::{Refusal, Refused},
     store::{Damage, Store, StoreError, Stored, Transaction},
@@ -82,6 +84,8 @@ pub struct Gate<D> {
     next_self_test: BootNanos,
     /// Revocations and ends that the disk has not taken yet.
     owed: Transaction,
+    /// Revocations of those that the reserve did not take either.
+    unkept: Vec<(GrantId, Tombstone)>,
     /// Grants of which the disk does not know yet where they stand.
     owed_lives: BTreeSet<GrantId>,
     /// Grants that another version's gate, which may be in force still, counts as well.
@@ -118,26 +122,6 @@ pub struct Accepted {
     pub id: GrantId,
     /// Its end.
     pub not_after: WallTime,
-}
-
-/// What to revoke.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// Everything.
-    All,
-    /// These grants, known or not.
-    Ids(Vec<GrantId>),
-    /// All grants of a requester.
-    Requester(String),
-}
-
-/// What a revocation did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Revoked {
-    /// Grants that it ended.
-    pub ended: u32,
-    /// What is wrong all the same.
-    pub warning: String,
 }
 
 /// Why the gate cannot be put in force.
@@ -185,6 +169,7 @@ impl<D: Datapath> Gate<D> {
             next_floor: now.boot,
             next_self_test: now.boot,
             owed: Transaction::default(),
+            unkept: Vec::new(),
             owed_lives: BTreeSet::new(),
             carried: BTreeMap::new(),
             looked_at: 0,
@@ -332,80 +317,6 @@ impl<D: Datapath> Gate<D> {
         self.tell_outcomes(&outcomes, by, now);
         self.settle_audit(now);
         outcomes
-    }
-
-    /// Closes. Takes effect in the kernel whatever the disk says.
-    pub fn revoke(&mut self, target: &Target, by: &str, why: &str, now: Now) -> Revoked {
-        let held = self.held_back.iter();
-        let ids: Vec<GrantId> = match target {
-            Target::All => self
-                .ledger
-                .grants()
-                .map(|record| record.grant.id())
-                .chain(held.map(|kept| kept.id))
-                .collect(),
-            Target::Ids(ids) => ids.clone(),
-            Target::Requester(name) => self
-                .ledger
-                .grants()
-                .filter(|record| record.grant.message().requester == *name)
-                .map(|record| record.grant.id())
-                .chain(
-                    held.filter(|kept| kept.requester().as_ref() == Some(name)).map(|kept| kept.id),
-                )
-                .collect(),
-        };
-        let mut revoked = Revoked::default();
-        let mut touched = Vec::new();
-        let unseen = self.config.policy.longest_ahead();
-        // By a clock that is behind, an id would not stay refused for long enough.
-        let seen = Now { wall: now.wall.max(self.floor), ..now };
-        let each = ids.len() <= LOGGED;
-        for id in ids {
-            let requester = self.requester(id);
-            let counted = Counted::new(&self.datapath);
-            let hits = |slot| counted.hits(slot);
-            match self.ledger.revoke(id, seen, unseen, hits, &mut touched) {
-                Ok((ended, until)) => {
-                    let held = self.held_back.len();
-                    self.held_back.retain(|kept| kept.id != id);
-                    let ended = ended || self.held_back.len() < held;
-                    let record = Record::new(EventCode::GrantRevoked)
-                        .by(by)
-                        .grant(id)
-                        .text("requester", &requester)
-                        .text("why", why)
-                        .with("ended", ended)
-                        .with("connections", counted.last());
-                    self.record_revoked(record, ended, by, now);
-                    self.owed.tombstones.push((id, until));
-                    self.owed.remove.push(id);
-                    if ended {
-                        revoked.ended += 1;
-                        if each {
-                            tracing::info!(grant = %id, by, why, "grant revoked");
-                        }
-                    }
-                    self.tell_grant("revoked", id, "", by, why, now);
-                }
-                Err(refused) => revoked.warning = refused.to_string(),
-            }
-        }
-        if !each {
-            tracing::info!(grants = revoked.ended, by, why, "grants revoked; the audit names each");
-        }
-        // Closed first: to close is safe whatever becomes of the disk, and a slow one must not hold
-        // it up. Answered only when both are done.
-        self.write(&touched);
-        if let Err(error) = self.settle(Transaction::default(), now) {
-            tracing::error!("{error}: the revocation would not survive a restart");
-            revoked.warning = format!("closed, but not durable: {error}");
-        }
-        if !self.dirty.is_empty() {
-            revoked.warning = self.alarms.kernel.clone().unwrap_or_default();
-        }
-        self.settle_audit(now);
-        revoked
     }
 
     /// Lets time pass, and tries again what failed. Returns how long nothing needs to be done.
@@ -581,6 +492,7 @@ impl<D: Datapath> Gate<D> {
             Ok(()) => {
                 self.alarms.storage = None;
                 self.owed_lives.clear();
+                self.unkept.clear();
             }
             Err(error) => {
                 self.alarms.storage = Some(error.to_string());

@@ -3,14 +3,16 @@
 //! An embedded transactional database (redb), one synced transaction for each answer. What is read
 //! back is verified again by the gate; a file that cannot be read, or that is older than the last
 //! revocation, is kept aside for a person, and the gate starts closed. What was revoked is then not
-//! known any more: grants issued before are refused ([`Stored::lost_before`]).
+//! known any more: grants issued before are refused ([`Stored::lost_before`]). A revocation that a full
+//! disk does not let into the database is kept in the reserve beside it ([`Store::keep`]).
 
 mod copy;
+mod reserve;
 mod witness;
 
 use std::{
     collections::HashMap,
-    fmt, fs,
+    fmt, fs, io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::Arc,
@@ -22,6 +24,7 @@ use redb::{
     Database, ReadableDatabase as _, ReadableTable as _, StorageBackend as _, TableDefinition,
     backends::InMemoryBackend,
 };
+use reserve::Reserve;
 use witness::Witness;
 
 use crate::{
@@ -60,6 +63,9 @@ pub struct Store {
     reached: Witness,
     /// What the file beside it says; `None`: not known.
     witnessed: Option<Witness>,
+    reserve: Reserve,
+    /// What the reserve holds, for the database.
+    unsettled: Transaction,
 }
 
 /// A stored grant.
@@ -201,10 +207,11 @@ pub enum StoreError {
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { database, path, opener: _, reached, witnessed } = self;
+        let Self { database, path, opener: _, reached, witnessed, reserve: _, unsettled } = self;
         let mut shown = f.debug_struct("Store");
         shown.field("open", &database.is_some()).field("path", path);
-        shown.field("reached", reached).field("witnessed", witnessed).finish_non_exhaustive()
+        shown.field("reached", reached).field("witnessed", witnessed);
+        shown.field("unsettled", unsettled).finish_non_exhaustive()
     }
 }
 
@@ -225,9 +232,17 @@ impl Store {
         let witnessed = witness::read(directory);
         let witness = witnessed.unwrap_or_default();
         let existed = path.exists();
+        let (reserve, spoilt) = match Reserve::read(directory) {
+            Ok(reserve) => (reserve, None),
+            Err(why) => (Reserve::new(directory), Some(why)),
+        };
         let why = match open_and_read(&path, &opener) {
+            Ok((database, _)) if let Some(why) = &spoilt => {
+                close(Some(database));
+                format!("revocations that were answered are not known: {why}")
+            }
             Ok((database, stored)) if stored.closings >= witness.closings => {
-                return Ok(Self::with(database, stored, path, opener, witnessed));
+                return Ok(Self::with(database, stored, path, opener, witnessed, reserve));
             }
             Ok((database, _)) => {
                 close(Some(database));
@@ -240,20 +255,22 @@ impl Store {
             Err(OpenError::Disk(cause)) => {
                 // The disk takes nothing now, and may later: what is on it counts all the same.
                 let stored = read_in_memory(&path)
-                    .filter(|stored| stored.closings >= witness.closings)
+                    .filter(|stored| stored.closings >= witness.closings && spoilt.is_none())
                     .ok_or(StoreError::Database { verb: "open", path: path.clone(), cause })?;
-                return Ok(Self::with(None, stored, path, opener, witnessed));
+                return Ok(Self::with(None, stored, path, opener, witnessed, reserve));
             }
             Err(OpenError::Damaged(cause)) => cause,
         };
         let kept = existed.then(|| directory.join(format!("{FILE}.damaged-{}", now.0)));
         if let Some(kept) = &kept {
-            let moved = fs::rename(&path, kept);
-            moved.map_err(|error| FileError::Io {
-                verb: "move aside",
-                path: path.clone(),
-                error,
-            })?;
+            move_aside(&path, kept)?;
+        }
+        if spoilt.is_some() {
+            let file = reserve::FILE;
+            move_aside(
+                &directory.join(file),
+                &directory.join(format!("{file}.damaged-{}", now.0)),
+            )?;
         }
         let (database, _) = match open_and_read(&path, &opener) {
             Ok(opened) => opened,
@@ -272,7 +289,7 @@ impl Store {
         };
         let begun = begin(&database, &stored);
         begun.map_err(|error| StoreError::Write(Box::new(error)))?;
-        Ok(Self::with(Some(database), stored, path, opener, witnessed))
+        Ok(Self::with(Some(database), stored, path, opener, witnessed, reserve))
     }
 
     fn with(
@@ -281,21 +298,59 @@ impl Store {
         path: PathBuf,
         opener: Opener,
         witnessed: Option<Witness>,
+        mut reserve: Reserve,
     ) -> (Self, Stored) {
         // A copy of the database from before may know of an earlier time than the witness.
         let witness_floor = witnessed.unwrap_or_default().floor;
         let floor = stored.floor.unwrap_or(WallTime(0)).max(witness_floor);
         let stored = Stored { floor: (floor > WallTime(0)).then_some(floor), ..stored };
         let reached = Witness { closings: stored.closings, floor };
-        let stored = match path.parent() {
+        let mut stored = match path.parent() {
             Some(directory) => with_copy(stored, directory),
             None => stored,
         };
-        (Self { database: database.into(), path, opener, reached, witnessed }, stored)
+        reserve.prepare();
+        let unsettled = take_reserve(&mut stored, &reserve);
+        let database = database.into();
+        (Self { database, path, opener, reached, witnessed, reserve, unsettled }, stored)
     }
 
-    /// Writes a transaction and syncs it to the disk.
+    /// Writes a transaction and syncs it to the disk, behind what the reserve holds.
     pub fn commit(&mut self, transaction: &Transaction) -> Result<(), StoreError> {
+        if !self.reserve.is_empty() {
+            let unsettled = std::mem::take(&mut self.unsettled);
+            let settled = self.commit_one(&unsettled);
+            self.unsettled = unsettled;
+            settled?;
+            // Before anything new is in the database, of which it could say that it is revoked.
+            let path = || self.path.with_file_name(reserve::FILE);
+            let cleared = self.reserve.clear();
+            cleared.map_err(|error| FileError::Io { verb: "write to", path: path(), error })?;
+            self.unsettled = Transaction::default();
+        }
+        self.commit_one(transaction)?;
+        self.reserve.prepare();
+        Ok(())
+    }
+
+    /// Keeps revoked ids on the disk although the database does not take them: what it has of them is
+    /// not stored any more. With `all`, they are all that the database has.
+    ///
+    /// # Errors
+    /// Why that is not on the disk either.
+    pub fn keep(&mut self, closed: &[(GrantId, Tombstone)], all: bool) -> io::Result<()> {
+        self.reserve.keep(closed, all)?;
+        self.unsettled.remove.extend(closed.iter().map(|(id, _)| *id));
+        self.unsettled.tombstones.extend(closed);
+        Ok(())
+    }
+
+    /// Why [`Store::keep`] would fail.
+    pub fn reserve_problem(&self) -> Option<&str> {
+        self.reserve.problem()
+    }
+
+    fn commit_one(&mut self, transaction: &Transaction) -> Result<(), StoreError> {
         if self.database.is_none() {
             // After an I/O error the library wants the file opened anew.
             self.database = match open_and_read(&self.path, &self.opener) {
@@ -450,6 +505,35 @@ fn with_copy(mut stored: Stored, directory: &Path) -> Stored {
     stored
 }
 
+/// Takes out of what was stored whatever the reserve says is revoked; returns what the database is to
+/// know of that.
+fn take_reserve(stored: &mut Stored, reserve: &Reserve) -> Transaction {
+    if reserve.is_empty() {
+        return Transaction::default();
+    }
+    let closed: HashMap<_, _> = reserve.closed(stored.grants.iter().map(|(id, _)| *id)).collect();
+    stored.grants.retain(|(id, _)| !closed.contains_key(id));
+    stored.lives.retain(|id, _| !closed.contains_key(id));
+    let mut tombstones: HashMap<_, _> =
+        std::mem::take(&mut stored.tombstones).into_iter().collect();
+    for (id, tombstone) in &closed {
+        let kept = tombstones.entry(*id).or_insert(*tombstone);
+        *kept = kept.later(*tombstone);
+    }
+    let remove = closed.keys().copied().collect();
+    let settled = closed.keys().filter_map(|id| Some((*id, *tombstones.get(id)?))).collect();
+    stored.tombstones = tombstones.into_iter().collect();
+    Transaction { remove, tombstones: settled, ..Transaction::default() }
+}
+
+fn move_aside(path: &Path, aside: &Path) -> Result<(), FileError> {
+    fs::rename(path, aside).map_err(|error| FileError::Io {
+        verb: "move aside",
+        path: path.to_owned(),
+        error,
+    })
+}
+
 enum OpenError {
     /// Another process has it.
     Busy(String),
@@ -479,7 +563,7 @@ fn open_and_read(path: &Path, opener: &Opener) -> Result<(Database, Stored), Ope
         Ok(Err(redb::Error::Io(error)))
             if !matches!(
                 error.kind(),
-                std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof
+                io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
             ) =>
         {
             Err(OpenError::Disk(error.to_string()))

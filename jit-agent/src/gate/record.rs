@@ -191,12 +191,6 @@ impl<D: Datapath> Gate<D> {
         self.settle_audit(now);
     }
 
-    /// Who asked for a grant; empty when it is not held.
-    pub(super) fn requester(&self, id: GrantId) -> String {
-        let found = self.ledger.grant(id);
-        found.map_or_else(String::new, |found| found.grant.message().requester.clone())
-    }
-
     /// A grant that ended because another began, or an id that is refused from now on.
     pub(super) fn record_replaced(&mut self, replacement: &Replacement, now: Now) {
         let Replacement { by, ended, id, until: _ } = replacement;

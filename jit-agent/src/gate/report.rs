@@ -175,6 +175,7 @@ impl<D: Datapath> Gate<D> {
             ("kernel", kernel.as_deref()),
             ("pins", pins.as_deref()),
             ("pins of another version", retired.as_deref()),
+            ("reserve", self.store.reserve_problem()),
             ("self_test", misjudged.as_deref()),
             ("storage", storage.as_deref()),
             ("sessions", self.ending.problem.as_deref()),

@@ -192,7 +192,8 @@ impl Tombstone {
         self.until <= now.wall && self.boot <= now.boot
     }
 
-    pub(super) fn later(self, other: Self) -> Self {
+    /// Over when both are.
+    pub fn later(self, other: Self) -> Self {
         Self { until: self.until.max(other.until), boot: self.boot.max(other.boot) }
     }
 }

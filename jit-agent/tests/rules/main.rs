@@ -7,6 +7,7 @@ mod ceiling;
 mod commit;
 mod crashes;
 mod documentation;
+mod full;
 mod gate;
 mod host;
 mod impact;

@@ -53,13 +53,16 @@ fn assert_well_again(site: &mut Site, revoked: v1::Envelope) {
 }
 
 #[test]
-fn a_full_disk_holds_up_no_revocation_and_loses_none_once_there_is_room() {
+fn a_full_disk_holds_up_no_revocation_and_loses_none() {
     let mut site = Site::new();
     let disk = Disk::mount(site.path("state"));
     site.start();
     let envelope = site.envelope(&CLIENT, LONG);
     site.push(envelope.clone()).unwrap();
     disk.fill();
+    // What room the files themselves have left is soon taken.
+    let pushes = |number| site.push(site.envelope(&[&format!("203.0.113.{number}")], LONG)).is_ok();
+    let more = (1..255).take_while(|number| pushes(*number)).count();
     assert_nothing_new_opens(&site);
     site.assert_open_to_the_client_alone();
     // Killed on the full disk: it starts all the same, what was open is, and closes when told to.
@@ -68,17 +71,45 @@ fn a_full_disk_holds_up_no_revocation_and_loses_none_once_there_is_room() {
     site.assert_open_to_the_client_alone();
     assert_nothing_new_opens(&site);
     let revoked = revoke_all(&site);
-    assert_eq!(revoked.revoked, 1);
+    let held = u32::try_from(1 + more).unwrap();
+    assert_eq!((revoked.revoked, revoked.warning.as_str()), (held, ""));
     site.assert_closed_to_all();
-    println!("the answer on a full disk: {:?}", revoked.warning);
-    if revoked.warning.is_empty() {
-        // Answered as durable: so it is.
+    // Answered as durable: so it is, before there is room.
+    for _ in 0..2 {
         site.end(Signal::KILL);
         site.start();
         site.assert_closed_to_all();
+        assert_eq!(site.status().0["grants"].as_array().map(Vec::len), Some(0));
+        let replay = site.push(envelope.clone()).unwrap_err();
+        assert!(replay.message().starts_with("revoked"), "{replay}");
     }
     disk.make_room();
     assert_well_again(&mut site, envelope);
+    drop(site);
+    drop(disk);
+}
+
+#[test]
+fn without_its_reserve_a_full_disk_is_an_alarm_until_there_is_room() {
+    let mut site = Site::new();
+    let disk = Disk::mount(site.path("state"));
+    site.start();
+    let envelope = site.envelope(&CLIENT, LONG);
+    site.push(envelope.clone()).unwrap();
+    site.end(Signal::KILL);
+    fs::remove_file(site.path("state/grants.reserve")).unwrap();
+    disk.fill();
+    site.start();
+    let problems = site.status().0["problems"].to_string();
+    assert!(problems.contains("cannot make") && problems.contains("grants.reserve"), "{problems}");
+    assert_nothing_new_opens(&site);
+    let revoked = revoke_all(&site);
+    assert_eq!(revoked.revoked, 1);
+    site.assert_closed_to_all();
+    println!("the answer without a reserve: {:?}", revoked.warning);
+    disk.make_room();
+    assert_well_again(&mut site, envelope);
+    assert_eq!(fs::metadata(site.path("state/grants.reserve")).unwrap().len(), 256 * 1024);
     drop(site);
     drop(disk);
 }

@@ -125,8 +125,9 @@ pub async fn run(path: &Path, debug: bool) -> Result<(), AppError> {
     })?;
     let now = sys::now();
     let journal = Arc::new(Journal::new(format!("{:x}", now.wall.0)));
-    let gate =
+    let mut gate =
         Gate::start(config.clone(), datapath, stored, audit, Arc::clone(&journal), boot_id, now)?;
+    gate.set_certificate_end(material.as_ref().map(|material| material.not_after), now);
     let (handle, requests) = channel(journal);
     let ended = spawn_gate(gate, requests);
     let mut tasks = JoinSet::new();
@@ -146,7 +147,6 @@ pub async fn run(path: &Path, debug: bool) -> Result<(), AppError> {
     let service = Service::new(handle.clone());
     let authorities = material.as_ref().map(|material| material.authorities.clone());
     service.set_controllers(&config.controllers, authorities);
-    service.set_certificate_end(material.as_ref().map(|material| material.not_after));
     tasks.spawn(serve_unix(unix, service.clone()));
     let trust = serve_controllers(tcp, material, &service, &mut tasks);
     tracing::info!(host = config.host, "the gate is in force");
@@ -312,7 +312,7 @@ async fn reload(
     let authorities = material.as_ref().map(|material| material.authorities.clone());
     service.set_controllers(&controllers, authorities);
     if let (Some(sender), Some(material)) = (sender, material) {
-        service.set_certificate_end(Some(material.not_after));
+        let _gone = gate.set_certificate_end(Some(material.not_after)).await;
         sender.send_replace(material.config);
     }
     tracing::info!("reloaded");

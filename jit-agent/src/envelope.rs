@@ -8,6 +8,7 @@ use prost::Message as _;
 
 use crate::{
     keyring::{Keyring, Signer},
+    printable::clean,
     refusal::{Refusal, Refused},
 };
 
@@ -66,7 +67,8 @@ pub fn open<'k>(
         return refuse(Refusal::TooLarge, detail);
     }
     if payload_type != expected.name() {
-        let detail = format!("payload type {payload_type:?}; expected {:?}", expected.name());
+        let said = clean(payload_type, 100);
+        let detail = format!("payload type \"{said}\"; expected \"{}\"", expected.name());
         return refuse(Refusal::BadType, detail);
     }
     let message = pre_authentication_encoding(payload_type, payload);

@@ -99,6 +99,8 @@ pub struct Gate<D> {
     alarms: Alarms,
     started: WallTime,
     last_push: Option<(WallTime, String)>,
+    /// End of the certificate that controllers see.
+    certificate_end: Option<WallTime>,
 }
 
 /// What is wrong, for `status`.
@@ -178,6 +180,7 @@ impl<D: Datapath> Gate<D> {
             alarms: Alarms::default(),
             started: now.wall,
             last_push: None,
+            certificate_end: None,
         };
         gate.record_start(now);
         match gate.put_in_force(stored, now) {
@@ -236,6 +239,12 @@ impl<D: Datapath> Gate<D> {
             }),
             _ => Ok(()),
         }
+    }
+
+    /// From here on controllers see a certificate that ends then; none: nobody is listened to.
+    pub fn set_certificate_end(&mut self, end: Option<WallTime>, now: Now) {
+        self.certificate_end = end;
+        self.record_alarms(now);
     }
 
     /// Takes another configuration: policy, keys, mode and interfaces. Live grants stay as they are;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::grant::GrantId;
+use crate::{grant::GrantId, printable::clean};
 
 macro_rules! refusals {
     ($($(#[$doc:meta])* $name:ident => $word:literal,)*) => {
@@ -76,6 +76,9 @@ refusals! {
     WrongHost => "wrong_host",
 }
 
+/// Longest detail, in characters.
+const MAX_DETAIL: usize = 1_000;
+
 /// A refusal with what a person needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
@@ -88,9 +91,10 @@ pub struct Refused {
 }
 
 impl Refused {
-    /// A refusal before the id is known.
+    /// A refusal before the id is known. The detail, which may quote what came from outside, is cut
+    /// to a length that logs, journal and answers can hold.
     pub fn new(refusal: Refusal, detail: impl Into<String>) -> Self {
-        Self { refusal, detail: detail.into(), id: None }
+        Self { refusal, detail: clean(&detail.into(), MAX_DETAIL), id: None }
     }
 
     /// The same, for this grant.

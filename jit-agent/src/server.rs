@@ -3,6 +3,7 @@
 
 mod accept;
 mod authority;
+mod call;
 mod peer;
 mod policy;
 
@@ -15,16 +16,24 @@ use jit_proto::v1::{
 };
 use tokio::sync::oneshot;
 use tonic::{
-    Code, Request, Response, Status, service::interceptor::InterceptedService, transport::Server,
+    Code, Request, Response, Status,
+    body::Body,
+    codegen::http,
+    service::interceptor::InterceptedService,
+    transport::{Server, server::Router},
 };
 use tonic_types::{ErrorDetails, StatusExt as _};
+use tower::{
+    layer::util::{Identity as Bare, Stack},
+    util::MapRequestLayer,
+};
 
 pub use accept::{Trust, bind_tcp, bind_unix, serve_tcp, serve_unix};
 use authority::{Authority, May, caller};
+use call::Call;
 pub use peer::{Caller, Identity, Peer, Who};
 
 use crate::{
-    clock::WallTime,
     config::Controller,
     gate::{Accepted, GateHandle, Target},
     grant::GrantId,
@@ -43,19 +52,20 @@ const ERROR_DOMAIN: &str = "jit-agent";
 /// Bytes of a control-plane text that is kept.
 const MAX_REASON_BYTES: usize = 1024;
 
+/// What notes on each request which call it is.
+type Mark = fn(http::Request<Body>) -> http::Request<Body>;
+
 /// The service.
 #[derive(Clone, Debug)]
 pub struct Service {
     gate: GateHandle,
     authority: Authority,
-    /// End of the agent's certificate, for `status`.
-    certificate: Arc<std::sync::Mutex<Option<WallTime>>>,
 }
 
 impl Service {
     /// A service in front of a gate.
     pub fn new(gate: GateHandle) -> Self {
-        Self { authority: Authority::new(gate.clone()), gate, certificate: Arc::default() }
+        Self { authority: Authority::new(gate.clone()), gate }
     }
 
     /// From here on these are the controllers, and these authorities vouch for them, also on
@@ -64,13 +74,9 @@ impl Service {
         self.authority.replace(controllers, authorities);
     }
 
-    /// Tells when the agent's certificate ends.
-    pub fn set_certificate_end(&self, not_after: Option<WallTime>) {
-        *self.certificate.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = not_after;
-    }
-
     /// The HTTP/2 server with its bounds, which serves connections from anywhere.
-    pub fn router(self) -> tonic::transport::server::Router {
+    fn router(self) -> Router<Stack<MapRequestLayer<Mark>, Bare>> {
+        let mark: Mark = Call::mark;
         let authority = self.authority.clone();
         Server::builder()
             .max_concurrent_streams(MAX_STREAMS)
@@ -80,11 +86,12 @@ impl Service {
             .http2_max_header_list_size(16 * 1024)
             .http2_max_pending_accept_reset_streams(Some(20))
             .max_connection_age(Duration::from_secs(24 * 3600))
+            .layer(MapRequestLayer::new(mark))
             .add_service(InterceptedService::new(
                 JitAgentServer::new(self)
                     .max_decoding_message_size(MAX_MESSAGE_BYTES)
                     .max_encoding_message_size(usize::MAX),
-                move |request| authority.known_peer(request),
+                move |request| authority.may_call(request),
             ))
     }
 }
@@ -184,19 +191,7 @@ impl JitAgent for Service {
         request: Request<v1::StatusRequest>,
     ) -> Result<Response<v1::StatusResponse>, Status> {
         self.authority.authorize(&request, May::Read)?;
-        let mut status = self.gate.status().await.map_err(gone)?;
-        let end = *self.certificate.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let (Some(control), Some(end)) = (&mut status.control, end) {
-            control.certificate_not_after_ms = end.0;
-            let now = crate::sys::now().wall;
-            let days = (end.0 - now.0) / 86_400_000;
-            if end <= now {
-                status.soon.push(format!("the agent's certificate ended at {end}"));
-            } else if days < 14 {
-                status.soon.push(format!("the agent's certificate ends in {days} days ({end})"));
-            }
-        }
-        Ok(Response::new(status))
+        Ok(Response::new(self.gate.status().await.map_err(gone)?))
     }
 
     async fn watch(

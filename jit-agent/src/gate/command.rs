@@ -14,7 +14,7 @@ use tokio::{
 
 use crate::{
     audit::Record,
-    clock::{BootNanos, Now},
+    clock::{BootNanos, Now, WallTime},
     config::Config,
     datapath::Datapath,
     gate::{Accepted, Gate, PolicyDraft, PolicyPush, Revoked, TICK, Target, looks::Looks},
@@ -66,6 +66,7 @@ pub struct Gone;
 /// What is served before anything else.
 #[derive(Debug)]
 enum Urgent {
+    Certificate { end: Option<WallTime>, reply: oneshot::Sender<()> },
     Configure { config: Box<Config>, reply: oneshot::Sender<Result<(), String>> },
     Record { record: Box<Record>, reply: oneshot::Sender<()> },
     Revoke { target: Target, by: String, why: String, reply: oneshot::Sender<Revoked> },
@@ -205,6 +206,11 @@ impl GateHandle {
         ask(&self.reads, |reply| Read::Policy { request, by, reply }).await
     }
 
+    /// Tells when the certificate ends that controllers see.
+    pub async fn set_certificate_end(&self, end: Option<WallTime>) -> Result<(), Gone> {
+        ask(&self.urgent, |reply| Urgent::Certificate { end, reply }).await
+    }
+
     /// Takes another configuration.
     pub async fn reconfigure(&self, config: Config) -> Result<Result<(), String>, Gone> {
         let config = Box::new(config);
@@ -273,7 +279,8 @@ impl<D: Datapath> Gate<D> {
             let began = Instant::now();
             let look = looks.due(began).unwrap_or(next_check);
             let wake = (began + quiet).min(next_check).min(look);
-            while let Ok(request) = requests.urgent.try_recv() {
+            // However fast they come, time passes, and the others are served.
+            for request in std::iter::from_fn(|| requests.urgent.try_recv().ok()).take(QUEUE) {
                 self.serve(request, clock());
             }
             // Among the others chance decides, so that no kind of request starves another.
@@ -321,6 +328,10 @@ impl<D: Datapath> Gate<D> {
     fn serve(&mut self, request: Urgent, now: Now) {
         // Whoever asked may be gone.
         match request {
+            Urgent::Certificate { end, reply } => {
+                self.set_certificate_end(end, now);
+                let _gone = reply.send(());
+            }
             Urgent::Configure { config, reply } => {
                 drop(reply.send(self.reconfigure(*config, now)));
             }

@@ -195,6 +195,8 @@ impl<D: Datapath> Gate<D> {
                 self.record(record.detail("its end came while no agent was running"), now);
             }
             Err(refused) => {
+                // What the audit calls refused does not come back by itself at a later start.
+                self.owed.remove.push(id);
                 tracing::warn!(grant = %id, "stored grant not restored: {refused}");
                 let record = Record::new(EventCode::GrantRefused).by("agent").grant(id);
                 let record = record.reason(refused.refusal.word());

@@ -1,5 +1,7 @@
 //! What the gate tells about itself: messages for `status`, `list` and watchers.
 
+use std::time::Duration;
+
 use jit_common::{Counter, Event, PortCounters, PortKey, Protocol, Reason};
 use jit_proto::v1;
 
@@ -15,6 +17,9 @@ use crate::{
     ledger::{Record, Stage},
     policy::PortPolicy,
 };
+
+/// A certificate that ends sooner is to be renewed.
+const RENEW_WITHIN: Duration = Duration::from_secs(14 * 86_400);
 
 impl<D: Datapath> Gate<D> {
     /// Everything for `status`.
@@ -60,7 +65,7 @@ impl<D: Datapath> Gate<D> {
             drops: Some(drops(&counters)),
             control: control.as_ref().map(|control| v1::Control {
                 listen: control.listen.to_string(),
-                certificate_not_after_ms: 0,
+                certificate_not_after_ms: self.certificate_end.map_or(0, |end| end.0),
                 last_push_ms,
                 last_controller,
             }),
@@ -70,7 +75,7 @@ impl<D: Datapath> Gate<D> {
                 prefix_entries: count(prefixes),
                 prefix_entries_max: limits.prefixes.saturating_mul(2),
             }),
-            soon: [self.soon(hosts, prefixes), self.policy_soon(now)].concat(),
+            soon: [self.soon(hosts, prefixes, now), self.policy_soon(now)].concat(),
             started_at_ms: self.started.0,
             policy: Some(self.policy_state(now)),
         }
@@ -194,6 +199,13 @@ impl<D: Datapath> Gate<D> {
             );
             add("clock".into(), text);
         }
+        if let Some(end) = self.certificate_end.filter(|end| *end <= now.wall) {
+            let text = format!(
+                "the agent's certificate ended at {end}: no controller can connect, so nothing new \
+                 opens and nothing is revoked from there; renew it, then `systemctl reload jit-agent`"
+            );
+            add("certificate".into(), text);
+        }
         for InterfaceState { name, hook, note, behind, .. } in &self.interfaces {
             if *behind {
                 add(format!("passed by {name}"), format!("{name}: {note}"));
@@ -228,14 +240,23 @@ impl<D: Datapath> Gate<D> {
         problems
     }
 
-    fn soon(&self, hosts: usize, prefixes: usize) -> Vec<String> {
+    fn soon(&self, hosts: usize, prefixes: usize, now: Now) -> Vec<String> {
         let most = |entries: u32| usize::try_from(entries).unwrap_or(usize::MAX);
         let limits = self.config.limits;
-        [("addresses", hosts, most(limits.hosts)), ("prefixes", prefixes, most(limits.prefixes))]
-            .into_iter()
-            .filter(|(_, used, most)| used.saturating_mul(10) >= most.saturating_mul(9))
-            .map(|(what, used, most)| format!("{used} of {most} {what} are in use ([limits])"))
-            .collect()
+        let certificate = self.certificate_end.and_then(|end| {
+            let left = Duration::from_millis(u64::try_from(end.0 - now.wall.0).unwrap_or(0));
+            let soon = end > now.wall && left < RENEW_WITHIN;
+            let left = crate::status::duration_text(left);
+            soon.then(|| format!("the agent's certificate ends in {left} ({end})"))
+        });
+        let full = [
+            ("addresses", hosts, most(limits.hosts)),
+            ("prefixes", prefixes, most(limits.prefixes)),
+        ]
+        .into_iter()
+        .filter(|(_, used, most)| used.saturating_mul(10) >= most.saturating_mul(9))
+        .map(|(what, used, most)| format!("{used} of {most} {what} are in use ([limits])"));
+        full.chain(certificate).collect()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Accepting connections, bounded in number and time before anything is believed of them.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     fs, io,
     net::{IpAddr, SocketAddr},
     os::unix::fs::PermissionsExt as _,
@@ -14,6 +14,7 @@ use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    task::AbortHandle,
     time::timeout,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
@@ -30,7 +31,9 @@ use crate::{
 
 /// A TLS handshake that takes longer is cut off.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// Connections in all, and from one address. Silent ones are dropped by the handshake's time-out.
+/// Handshakes at once: nothing is known of those peers yet, so they take no place of a connection.
+const MAX_HANDSHAKES: usize = 256;
+/// Connections that came with a good certificate, in all, and from one address.
 const MAX_CONNECTIONS: usize = 512;
 const MAX_PER_SOURCE: usize = 32;
 /// Local connections of root and the agent's own user, who may close; and of all others, who may
@@ -78,8 +81,9 @@ pub async fn serve_tcp(
 ) -> Result<(), tonic::transport::Error> {
     let (sender, connections) = mpsc::channel(16);
     let all = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let sources = Sources::default();
+    let sources = Arc::new(Sources::default());
     tokio::spawn(async move {
+        let mut handshakes = Handshakes::default();
         while !sender.is_closed() {
             let (stream, address) = match listener.accept().await {
                 Ok(accepted) => accepted,
@@ -92,22 +96,25 @@ pub async fn serve_tcp(
             let connected = sys::now().boot;
             let source = address.ip().to_canonical();
             let network = network(source);
-            // Over a limit: closed at once; well-behaved peers try again.
-            let Ok(permit) = Arc::clone(&all).try_acquire_owned() else { continue };
-            let Some(of_source) = sources.permit(network) else { continue };
-            let permits = vec![permit, of_source];
             let config = trust.borrow().clone();
-            let sender = sender.clone();
-            tokio::spawn(async move {
-                match handshake(stream, config).await {
-                    Ok(stream) => {
-                        let caller = identify(&stream, connected);
-                        let peer = Peer::new(stream, caller, permits);
-                        let _closed = sender.send(Ok::<_, io::Error>(peer)).await;
+            let (sender, all, sources) = (sender.clone(), Arc::clone(&all), Arc::clone(&sources));
+            let task = tokio::spawn(async move {
+                let stream = match handshake(stream, config).await {
+                    Ok(stream) => stream,
+                    Err(error) => {
+                        return tracing::info!(%source, "TLS handshake failed: {error}");
                     }
-                    Err(error) => tracing::info!(%source, "TLS handshake failed: {error}"),
-                }
+                };
+                // Over a limit: closed at once; well-behaved peers try again.
+                let of_source = sources.permit(network);
+                let (Ok(of_all), Some(of_source)) = (all.try_acquire_owned(), of_source) else {
+                    return tracing::warn!(%source, "too many connections: one more is closed");
+                };
+                let caller = identify(&stream, connected);
+                let peer = Peer::new(stream, caller, vec![of_all, of_source]);
+                let _closed = sender.send(Ok::<_, io::Error>(peer)).await;
             });
+            handshakes.add(network, task.abort_handle());
         }
     });
     service.router().serve_with_incoming(ReceiverStream::new(connections)).await
@@ -195,6 +202,35 @@ impl LocalPlaces {
     }
 }
 
+/// The handshakes that have not ended, oldest first.
+#[derive(Debug, Default)]
+struct Handshakes(VecDeque<(IpAddr, AbortHandle)>);
+
+impl Handshakes {
+    /// One more. When there are too many, the oldest of the network that has most of them is cut off:
+    /// who holds many that say nothing loses them, and a newcomer has its turn.
+    fn add(&mut self, network: IpAddr, task: AbortHandle) {
+        let Self(running) = self;
+        running.retain(|(_, task)| !task.is_finished());
+        if running.len() >= MAX_HANDSHAKES
+            && let Some((_, oldest)) = busiest(running).and_then(|at| running.remove(at))
+        {
+            oldest.abort();
+        }
+        running.push_back((network, task));
+    }
+}
+
+/// Where the first one of the network stands that occurs most often.
+fn busiest<T>(of: &VecDeque<(IpAddr, T)>) -> Option<usize> {
+    let mut counts = HashMap::new();
+    for (network, _) in of {
+        *counts.entry(*network).or_insert(0_usize) += 1;
+    }
+    let most = counts.values().copied().max()?;
+    of.iter().position(|(network, _)| counts.get(network) == Some(&most))
+}
+
 /// Connections by source network.
 #[derive(Debug, Default)]
 struct Sources {
@@ -216,6 +252,21 @@ impl Sources {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_has_most_handshakes_loses_the_oldest_of_them() {
+        let [one, two, three] = [1, 2, 3].map(|last| IpAddr::from([192, 0, 2, last]));
+        for (networks, expected) in [
+            (&[][..], None),
+            (&[one], Some(0)),
+            (&[one, two, two], Some(1)),
+            (&[two, one, three, three, one], Some(1)),
+            (&[three, one, two, one], Some(1)),
+        ] {
+            let of = networks.iter().map(|network| (*network, ())).collect();
+            assert_eq!(busiest(&of), expected, "{networks:?}");
+        }
+    }
 
     #[test]
     fn others_leave_the_places_of_root_and_of_the_agents_user_free() {

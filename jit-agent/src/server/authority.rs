@@ -12,6 +12,7 @@ use crate::{
     gate::GateHandle,
     refusal::{Refusal, Refused},
     server::{
+        call::Call,
         peer::{Caller, Identity, Who},
         refused_status,
     },
@@ -96,11 +97,11 @@ impl Authority {
         Err(self.deny(&identity, any.first().map_or("", |may| may.word())))
     }
 
-    /// Turns a peer that may do nothing away before a byte of its request is read, so that none of it
-    /// is held in memory.
-    pub(super) fn known_peer(&self, request: Request<()>) -> Result<Request<()>, Status> {
-        if self.identity(caller(&request)?).may == Permissions::default() {
-            self.authorize(&request, May::Read)?;
+    /// Turns a peer away that may not make this call before a byte of its request is read, so that
+    /// none of it is held in memory. Nobody needs anything for a call that does not exist.
+    pub(super) fn may_call(&self, request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(call) = Call::noted(&request) {
+            self.authorize_any(&request, call.needs)?;
         }
         Ok(request)
     }

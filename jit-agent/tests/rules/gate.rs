@@ -1,9 +1,10 @@
 //! The gate with a real database and a datapath in memory: what is answered is true.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use jit_agent::{
     datapath::{Datapath as _, memory::MemoryDatapath},
+    envelope::GRANT_TYPE,
     gate::Target,
     grant::GrantId,
     ledger::Admission,
@@ -14,7 +15,7 @@ use prost::Message as _;
 
 use crate::{
     host::Host,
-    support::{MINUTE, NOW, SSH, envelope, grant, later, v4},
+    support::{MINUTE, NOW, SSH, envelope, grant, later, sign, v4},
 };
 
 #[test]
@@ -40,6 +41,61 @@ fn a_revocation_survives_a_restart() {
     host.restart("boot-1", NOW);
     assert!(!host.opens(0));
     assert_eq!(host.push(&grant(1, &["203.0.113.7"])), Err(Refusal::Revoked));
+}
+
+#[test]
+fn a_stored_grant_that_a_start_refuses_does_not_come_back_at_a_later_one() {
+    let third = "[[signer]]\nid = \"third\"\npublic_key = \"3.pem\"\n";
+    let mut host = Host::with(third);
+    let envelope = sign(GRANT_TYPE, &grant(1, &["203.0.113.7"]).encode_to_vec(), &[3]);
+    let outcome = host.gate().push(vec![envelope.clone()], "test", NOW).remove(0);
+    assert!(outcome.is_ok() && host.opens(0), "{outcome:?}");
+    host.extra.clear();
+    host.restart("boot-1", NOW);
+    assert!(!host.opens(0));
+    let refused = host.records().into_iter().find(|record| record["code"] == "G004").unwrap();
+    assert_eq!(refused["reason"], "bad_signature");
+    host.extra = third.to_owned();
+    host.restart("boot-1", NOW);
+    assert!(!host.opens(0), "what the audit calls refused stays closed");
+    // The controller may push it again.
+    let outcome = host.gate().push(vec![envelope], "test", NOW).remove(0);
+    assert!(outcome.is_ok() && host.opens(0), "{outcome:?}");
+}
+
+#[test]
+fn a_certificate_that_ends_is_told_before_and_is_a_problem_after() {
+    let mut host = Host::with(
+        "[control]\nlisten = \"[::]:7443\"\ncertificate = \"1.pem\"\nkey = \"1.pem\"\n\
+         client_ca = \"1.pem\"\n",
+    );
+    let end = NOW.wall + Duration::from_secs(20 * 86_400);
+    host.gate().set_certificate_end(Some(end), NOW);
+    let mut asked = |days: i64| {
+        let now = later(days * 24 * 60 * MINUTE);
+        host.gate().tick(now);
+        let status = host.gate().status(now);
+        (status.problems.join("; "), status.soon.join("; "), status.control.unwrap_or_default())
+    };
+    let (problems, soon, control) = asked(1);
+    assert!(!problems.contains("certificate") && !soon.contains("certificate"));
+    assert_eq!(control.certificate_not_after_ms, end.0);
+    let (problems, soon, _) = asked(19);
+    assert!(!problems.contains("certificate"), "{problems}");
+    assert!(soon.contains("the agent's certificate ends in 1d"), "{soon}");
+    let (problems, soon, _) = asked(20);
+    assert!(problems.contains("no controller can connect"), "{problems}");
+    assert!(problems.contains("systemctl reload jit-agent"), "{problems}");
+    assert!(!soon.contains("certificate"), "{soon}");
+    let alarms = |host: &mut Host, code: &str| {
+        let of =
+            |record: &serde_json::Value| record["code"] == code && record["alarm"] == "certificate";
+        host.records().iter().filter(|record| of(record)).count()
+    };
+    assert_eq!((alarms(&mut host, "S003"), alarms(&mut host, "S004")), (1, 0));
+    let now = later(20 * 24 * 60 * MINUTE);
+    host.gate().set_certificate_end(Some(now.wall + Duration::from_secs(86_400 * 90)), now);
+    assert_eq!((alarms(&mut host, "S003"), alarms(&mut host, "S004")), (1, 1));
 }
 
 #[test]

@@ -22,7 +22,8 @@ pub(crate) struct Host {
     pub(crate) directory: TempDir,
     pub(crate) kernel: MemoryDatapath,
     pub(crate) gate: Option<Gate<MemoryDatapath>>,
-    extra: String,
+    /// More of its configuration, from the next start on.
+    pub(crate) extra: String,
 }
 
 impl Host {

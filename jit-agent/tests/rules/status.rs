@@ -487,4 +487,6 @@ fn each_kind_of_event_is_a_line_and_an_object() {
 fn a_refusal_reads_as_its_word_and_why() {
     let refused = Refused::new(Refusal::Expired, "the window ended at noon");
     assert_eq!(refused.to_string(), "expired: the window ended at noon");
+    let endless = Refused::new(Refusal::Malformed, "x\u{1}".repeat(1_000_000));
+    assert!(endless.detail.len() < 8_000 && endless.detail.ends_with('…'));
 }

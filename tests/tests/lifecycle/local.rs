@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jit_proto::v1;
 use jit_tests::{
     agent::{CLIENT, Site},
     programs::binary,
@@ -109,4 +110,27 @@ fn where_no_place_is_left_the_command_line_says_so() {
         assert!(Instant::now() < deadline, "places do not become free");
     }
     site.assert_closed_to_all();
+}
+
+#[test]
+fn a_request_is_read_no_further_than_its_call_needs() {
+    let site = started();
+    let bytes = |count: usize| v1::Envelope {
+        payload: vec![0; count].into(),
+        ..site.envelope(&CLIENT, LONG)
+    };
+    // Read and judged; more than any envelope may have; more than is read of it at all.
+    let [judged, unread] = [300_000, 3_000_000].map(|count| site.push(bytes(count)).unwrap_err());
+    assert!(judged.message().starts_with("too_large: "), "{judged:?}");
+    assert!(unread.message().contains("length limit exceeded"), "{unread:?}");
+    // A question is short; what is behind it is not read, though the fields are ours.
+    let what = v1::diff_policy_request::What::Envelope(bytes(3_000_000));
+    let draft = v1::DiffPolicyRequest { what: Some(what) };
+    let unread = site.call(async |mut client| client.diff_policy(draft).await).unwrap_err();
+    assert!(unread.message().contains("length limit exceeded"), "{unread:?}");
+    let cursor = "x".repeat(20_000);
+    let watch = v1::WatchRequest { cursor };
+    let unread = site.call(async |mut client| client.watch(watch).await.map(drop)).unwrap_err();
+    assert!(unread.message().contains("length limit exceeded"), "{unread:?}");
+    assert_eq!(site.status().1, 0);
 }

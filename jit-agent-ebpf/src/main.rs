@@ -110,6 +110,9 @@ fn guard(ctx: &SkLookupContext, looked_up: Option<lookup::LookedUp>) -> u32 {
         return sk_action::SK_PASS;
     };
     let lookup::LookedUp { lookup, interface } = looked_up;
+    if tables::asked_by_the_packet_gate(&lookup) {
+        return sk_action::SK_DROP;
+    }
     match jit_common::guard(&lookup, &KernelTables::new(ctx), boot_nanos) {
         Some(decision) if tables::record_guard(&decision, interface) => sk_action::SK_DROP,
         _ => sk_action::SK_PASS,

@@ -12,9 +12,9 @@ use aya_ebpf::{
 };
 use jit_common::{
     Budget, COUNTERS as COUNTER_COUNT, ConnectionKey, Counter, Decision, Event, EventKind, Family,
-    Flow, GrantEntry, HostKey, LastCounted, PROTECTED_WORDS, PlaceKey, PortCounters, PortKey,
-    PortRule, PrefixV4, PrefixV6, RULE_SLOTS, Reason, Segment, Session, Settings, Slot, Tables,
-    Ticket,
+    Flow, GrantEntry, Handshake, HostKey, LastCounted, Lookup, PROTECTED_WORDS, PlaceKey,
+    PortCounters, PortKey, PortRule, PrefixV4, PrefixV6, RULE_SLOTS, Reason, Segment, Session,
+    Settings, Slot, Tables, Ticket,
 };
 
 const NO_PREALLOC: u32 = 1;
@@ -35,12 +35,13 @@ static EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
 static EVENT_BUDGET: PerCpuArray<Budget> = PerCpuArray::with_max_entries(EventKind::COUNT, 0);
 // The agent sets the sizes of these at load, from its configuration.
 #[map]
-static CONNECTIONS: HashMap<ConnectionKey, u32> = HashMap::with_max_entries(1024, NO_PREALLOC);
+static CONNECTIONS: HashMap<ConnectionKey, Handshake> =
+    HashMap::with_max_entries(1024, NO_PREALLOC);
 #[map]
 static HOST_GRANTS: HashMap<HostKey, GrantEntry> = HashMap::with_max_entries(1024, NO_PREALLOC);
-/// Room for a `bpf_sock_tuple`, and for one key, which the stack (512 bytes) has not.
 #[map]
-static TUPLE: PerCpuArray<[u8; 36]> = PerCpuArray::with_max_entries(1, 0);
+static QUESTION: PerCpuArray<Question> = PerCpuArray::with_max_entries(1, 0);
+/// Room for one key, which the stack (512 bytes) has not.
 #[map]
 static CONNECTION_KEY: PerCpuArray<ConnectionKey> = PerCpuArray::with_max_entries(1, 0);
 #[map]
@@ -62,6 +63,25 @@ static PROTECTED: Array<u64> = Array::with_max_entries(PROTECTED_WORDS, 0);
 static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 #[map]
 static SLOTS: Array<Slot> = Array::with_max_entries(1024, 0);
+
+/// What this CPU asks the kernel for a session by.
+///
+/// Where there is no session the kernel goes on to the listening sockets and runs the socket guard
+/// for that, inside the call. The guard must not count it, nor take a place: nothing has been let in.
+/// So it is told that it is asked by the packet gate, and by whose ports, and answers that nobody
+/// listens, which to the packet gate is the same as a listener.
+///
+/// A guard run for another packet may come in between: where the packet gate runs in a process's
+/// context (a test run), or under PREEMPT_RT. It takes itself for asked only if that packet has the same
+/// ports, and then refuses: the peer hears RST. Nothing is let in by mistake.
+#[repr(C)]
+struct Question {
+    /// [`ports_asked`]; zero: nothing is asked.
+    ports: u64,
+    /// A `bpf_sock_tuple`.
+    tuple: [u8; 36],
+    reserved: [u8; 4],
+}
 
 /// CLOCK_BOOTTIME in nanoseconds.
 #[inline(always)]
@@ -114,11 +134,11 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn session(&self, segment: &Segment) -> Session {
-        let Some(tuple) = TUPLE.get_ptr_mut(0) else {
+        let Some(question) = QUESTION.get_ptr_mut(0) else {
             return Session::None;
         };
-        // SAFETY: a valid pointer to this CPU's own memory.
-        let tuple = unsafe { &mut *tuple };
+        // SAFETY: a valid, aligned pointer to this CPU's own memory.
+        let tuple = unsafe { &mut (*question).tuple };
         let sport = segment.source_port.to_be_bytes();
         let dport = segment.port.port.to_be_bytes();
         let bytes: u32 = match segment.source.family {
@@ -137,9 +157,11 @@ impl Tables for KernelTables {
                 36
             }
         };
-        // SAFETY: the tuple is on the stack and as long as `bytes` says; the verifier checks that
-        // the socket is compared with null and released on every path.
+        // SAFETY: the question is this CPU's, its tuple as long as `bytes` says; the verifier checks
+        // that the socket is compared with null and released on every path.
         unsafe {
+            let asked = &raw mut (*question).ports;
+            asked.write_volatile(ports_asked(segment.source_port, segment.port));
             let socket: *mut bpf_sock = bpf_skc_lookup_tcp(
                 self.ctx,
                 tuple.as_mut_ptr().cast::<bpf_sock_tuple>(),
@@ -147,6 +169,7 @@ impl Tables for KernelTables {
                 BPF_F_CURRENT_NETNS as u64,
                 0,
             );
+            asked.write_volatile(0);
             if socket.is_null() {
                 return Session::None;
             }
@@ -159,42 +182,126 @@ impl Tables for KernelTables {
         }
     }
 
-    /// A place is taken by an insertion that fails where another CPU was faster. (An atomic counter
-    /// that tells its old value needs Linux 5.12.)
     #[inline(always)]
     fn ticket(&self, slot: u32, segment: &Segment) -> Ticket {
-        let Some(counted) = SLOTS.get_ptr_mut(slot) else {
+        let Some(connection) = Connection::of(slot, segment) else {
             return Ticket::Refused;
         };
-        // SAFETY: a valid pointer into the map. Limit and generation are written by the agent before
-        // the entry that leads here.
-        let Slot { hits, limit, generation } = unsafe { *counted };
-        let Some(key) = CONNECTION_KEY.get_ptr_mut(0) else {
-            return Ticket::Refused;
-        };
-        // SAFETY: a valid, aligned pointer to this CPU's own memory.
-        let key = unsafe { &mut *key };
-        *key = ConnectionKey { flow: Flow::of(segment), slot, generation };
-        // SAFETY: a value of four bytes is read whole.
-        if let Some(sequence) = unsafe { CONNECTIONS.get(&*key) } {
-            if !segment.opens || *sequence == segment.sequence {
+        if let Some(handshake) = connection.handshake() {
+            if !segment.opens {
+                *handshake = handshake.answered();
+                return Ticket::Known;
+            }
+            if handshake.repeats(segment.sequence) {
                 return Ticket::Known;
             }
         }
         if !segment.opens {
             return Ticket::Refused;
         }
+        connection.take(Handshake::of_syn(segment.sequence))
+    }
+
+    #[inline(always)]
+    fn look(&self, slot: u32, segment: &Segment, fresh: bool) -> Ticket {
+        let Some(connection) = Connection::of(slot, segment) else {
+            return Ticket::Refused;
+        };
+        if fresh {
+            return connection.take(Handshake::of_look());
+        }
+        let Some(handshake) = connection.handshake() else {
+            return Ticket::Refused;
+        };
+        let Some(looked) = handshake.looked() else {
+            return Ticket::Refused;
+        };
+        *handshake = looked;
+        Ticket::Known
+    }
+
+    /// Most segments find nothing: only the first one behind a handshake takes the table's lock.
+    #[inline(always)]
+    fn settle(&self, slot: u32, segment: &Segment) {
+        if let Some(connection) = Connection::of(slot, segment) {
+            if connection.handshake().is_some() {
+                // What is gone already is as good.
+                let _ = CONNECTIONS.remove(connection.key);
+            }
+        }
+    }
+}
+
+/// Whether a look-up is the packet gate's own question for a session: [`Question`].
+#[inline(always)]
+pub(crate) fn asked_by_the_packet_gate(lookup: &Lookup) -> bool {
+    let Some(question) = QUESTION.get_ptr(0) else {
+        return false;
+    };
+    // SAFETY: a valid, aligned pointer to this CPU's own memory.
+    let asked = unsafe { (&raw const (*question).ports).read_volatile() };
+    asked == ports_asked(lookup.source_port, lookup.port)
+}
+
+/// A number for both ports of a look-up, never zero.
+#[inline(always)]
+fn ports_asked(source_port: u16, port: PortKey) -> u64 {
+    (port.protocol as u64) << 32 | (source_port as u64) << 16 | port.port as u64
+}
+
+/// A connection among those of a grant with a limit.
+struct Connection {
+    counted: *mut Slot,
+    key: &'static ConnectionKey,
+}
+
+impl Connection {
+    /// The segment's, as this slot's grant would count it.
+    #[inline(always)]
+    fn of(slot: u32, segment: &Segment) -> Option<Self> {
+        let counted = SLOTS.get_ptr_mut(slot)?;
+        // SAFETY: a valid pointer into the map. Limit and generation are written by the agent before
+        // the entry that leads here.
+        let generation = unsafe { (*counted).generation };
+        let key = CONNECTION_KEY.get_ptr_mut(0)?;
+        // SAFETY: a valid, aligned pointer to this CPU's own memory, which nothing else writes to
+        // while the connection is in use.
+        let key = unsafe { &mut *key };
+        *key = ConnectionKey { flow: Flow::of(segment), slot, generation };
+        Some(Self { counted, key })
+    }
+
+    /// What is known of its handshake.
+    #[inline(always)]
+    fn handshake(&self) -> Option<&'static mut Handshake> {
+        let handshake = CONNECTIONS.get_ptr_mut(self.key)?;
+        // SAFETY: a value of four bytes is read and written whole, and its memory stays mapped until
+        // the program ends (RCU). Two CPUs at once may lose one of two notes: it is one look-up more.
+        Some(unsafe { &mut *handshake })
+    }
+
+    /// A place is taken by an insertion that fails where another CPU was faster. (An atomic counter
+    /// that tells its old value needs Linux 5.12.) One that finds no room for its handshake is given
+    /// back.
+    #[inline(always)]
+    fn take(&self, handshake: Handshake) -> Ticket {
+        let Self { counted, key } = *self;
+        // SAFETY: as in `of`.
+        let Slot { hits, limit, generation } = unsafe { *counted };
         for attempt in 0..ATTEMPTS {
             let number = hits as u32 + attempt;
             if number >= limit {
                 break;
             }
-            let place = PlaceKey { slot, generation, number };
+            let place = PlaceKey { slot: key.slot, generation, number };
             if PLACES.insert(place, &key.flow, BPF_NOEXIST).is_ok() {
+                if CONNECTIONS.insert(key, handshake, 0).is_err() {
+                    let _ = PLACES.remove(place);
+                    break;
+                }
                 // SAFETY: a valid pointer, aligned to 8 bytes; `hits` is the first field.
                 unsafe { atomic_increment(counted.cast()) };
-                let kept = CONNECTIONS.insert(&*key, segment.sequence, 0).is_ok();
-                return if kept { Ticket::Fresh } else { Ticket::Refused };
+                return Ticket::Fresh;
             }
         }
         Ticket::Refused

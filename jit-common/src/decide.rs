@@ -70,7 +70,7 @@ pub struct Segment {
     pub sequence: u32,
 }
 
-/// What a grant with a limit says to a segment that belongs to no established session.
+/// What a grant with a limit says to what belongs to no established session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ticket {
     /// A new connection; it is counted now.
@@ -96,10 +96,16 @@ pub trait Tables {
     fn prefix_grant_v6(&self, data: PrefixV6) -> Option<&GrantEntry>;
     /// The state of the TCP session with the segment's own 4-tuple in this network namespace.
     fn session(&self, segment: &Segment) -> Session;
-    /// Finds the segment among the connections of a grant with a limit. Only a SYN can be
-    /// [`Ticket::Fresh`], and is counted by being found so: two packets at once must not take the
-    /// same place.
+    /// Finds the segment among the connections of a grant with a limit whose handshake goes on, and
+    /// notes what it adds to that. Only a SYN can be [`Ticket::Fresh`], and is counted by being found
+    /// so: two packets at once must not take the same place.
     fn ticket(&self, slot: u32, segment: &Segment) -> Ticket;
+    /// The same for a look-up of a listening socket, which does not tell what segment it is for: it
+    /// is of a connection that was counted, or, `fresh`, takes a place for another one.
+    fn look(&self, slot: u32, segment: &Segment, fresh: bool) -> Ticket;
+    /// The segment's handshake is over, if its connection was counted by a grant with a limit: only
+    /// its session is known from now on.
+    fn settle(&self, slot: u32, segment: &Segment);
 }
 
 /// The outcome for one packet.
@@ -227,6 +233,12 @@ fn judge<T: Tables>(segment: Segment, tables: &T, now: u64) -> Decision {
         };
         if let Some(reason) = without_grant {
             if let Some(slot) = limited_host.or(limited_prefix) {
+                if let Some(slot) = limited_host {
+                    tables.settle(slot, &segment);
+                }
+                if let Some(slot) = limited_prefix {
+                    tables.settle(slot, &segment);
+                }
                 return Decision::granted(segment, slot, false);
             }
             let drain = drain != 0 && !ends_cut(host, prefix);
@@ -264,7 +276,7 @@ pub fn session_is_over(
 
 /// What a grant with a limit says, if there is one.
 #[inline(always)]
-pub(crate) fn ask<T: Tables>(slot: Option<u32>, segment: &Segment, tables: &T) -> Ticket {
+fn ask<T: Tables>(slot: Option<u32>, segment: &Segment, tables: &T) -> Ticket {
     match slot {
         Some(slot) => tables.ticket(slot, segment),
         None => Ticket::Refused,
@@ -306,7 +318,7 @@ fn last(entry: Option<&GrantEntry>) -> (u64, bool) {
 mod tests {
     extern crate std;
 
-    use core::cell::Cell;
+    use core::cell::{Cell, RefCell};
     use std::vec::Vec;
 
     use super::*;
@@ -336,6 +348,8 @@ mod tests {
         udp: bool,
         /// What grants with a limit say, by slot.
         tickets: Vec<Ticket>,
+        /// Slots in which a handshake was over.
+        settled: RefCell<Vec<u32>>,
     }
 
     impl One {
@@ -382,6 +396,15 @@ mod tests {
         fn ticket(&self, slot: u32, segment: &Segment) -> Ticket {
             assert!(segment.opens || !self.session);
             self.tickets.get(slot as usize).copied().unwrap_or(Ticket::Refused)
+        }
+
+        fn look(&self, _: u32, _: &Segment, _: bool) -> Ticket {
+            unreachable!("a packet is no look-up")
+        }
+
+        fn settle(&self, slot: u32, segment: &Segment) {
+            assert!(!segment.opens && (self.session || self.rule.forwarded != 0));
+            self.settled.borrow_mut().push(slot);
         }
     }
 
@@ -629,6 +652,10 @@ mod tests {
             let prefix = One { host: both(0, 0, 1), prefix_v4: both(0, LATER, 2), ..host };
             let decision = of_ip(segment(ACK), &prefix);
             assert_eq!((decision.reason, decision.slot), (Reason::Granted, 5));
+            assert_eq!(*prefix.settled.borrow(), [4, 5]);
+            let both = One { host: both(0, LATER, 1), settled: RefCell::default(), ..prefix };
+            assert_eq!(of_ip(segment(ACK), &both).slot, 4);
+            assert_eq!(*both.settled.borrow(), [4, 5], "whichever counted it");
         }
     }
 

@@ -6,7 +6,7 @@
 
 use crate::{
     Address, Family, HostKey, PortKey, Protocol, Reason,
-    decide::{Decision, Segment, Tables, Ticket, ask, limited, prefix_grant, unlimited},
+    decide::{Decision, Segment, Tables, Ticket, limited, prefix_grant, unlimited},
 };
 
 /// A look-up of a listening socket, as the socket guard sees it.
@@ -29,8 +29,10 @@ pub struct Lookup {
 /// Decides about a look-up of a listening socket; `None`: nothing that the guard looks at.
 ///
 /// A grant with a limit has a place for a connection that the packet gate counted, and for one that
-/// came past it (by a tunnel or a redirect) while any is left. What belongs to no SYN, the last step
-/// of a handshake with SYN cookies, was counted before or is refused.
+/// came past it (by a tunnel or a redirect) while any is left. A look-up tells neither flags nor
+/// sequence number, so of each connection that was counted a few pass: [`Handshake::looked`].
+///
+/// [`Handshake::looked`]: crate::Handshake::looked
 #[inline(always)]
 pub fn guard<T: Tables>(
     lookup: &Lookup,
@@ -61,24 +63,15 @@ pub fn guard<T: Tables>(
         return Some(Decision::of(Reason::Denied, segment));
     }
     let (host, prefix) = (limited(host, now), limited(prefix, now));
-    // Whatever its sequence number was: the look-up does not tell.
-    let known = Segment { opens: false, ..segment };
-    if ask(host, &known, tables) == Ticket::Known {
-        return Some(Decision::granted(segment, host.unwrap_or_default(), false));
+    for fresh in [false, true] {
+        for slot in [host, prefix].into_iter().flatten() {
+            match tables.look(slot, &segment, fresh) {
+                Ticket::Refused => {}
+                ticket => return Some(Decision::ticket(segment, slot, ticket)),
+            }
+        }
     }
-    if ask(prefix, &known, tables) == Ticket::Known {
-        return Some(Decision::granted(segment, prefix.unwrap_or_default(), false));
-    }
-    let mut slot = host.unwrap_or_default();
-    let mut ticket = ask(host, &segment, tables);
-    if ticket == Ticket::Refused {
-        slot = prefix.unwrap_or_default();
-        ticket = ask(prefix, &segment, tables);
-    }
-    Some(match ticket {
-        Ticket::Refused => Decision::of(Reason::Denied, segment),
-        ticket => Decision::ticket(segment, slot, ticket),
-    })
+    Some(Decision::of(Reason::Denied, segment))
 }
 
 #[cfg(test)]
@@ -93,7 +86,7 @@ mod tests {
     struct One {
         host: Option<GrantEntry>,
         prefix: Option<GrantEntry>,
-        /// What grants with a limit say: slot, to a segment that opens or not.
+        /// What grants with a limit say: slot, asked for a new place or not.
         tickets: [((u32, bool), Ticket); 1],
     }
 
@@ -116,9 +109,15 @@ mod tests {
         fn session(&self, _: &Segment) -> Session {
             unreachable!("the guard asks for no session")
         }
-        fn ticket(&self, slot: u32, segment: &Segment) -> Ticket {
+        fn ticket(&self, _: u32, _: &Segment) -> Ticket {
+            unreachable!("the guard sees no segments")
+        }
+        fn look(&self, slot: u32, _: &Segment, fresh: bool) -> Ticket {
             let [(asked, ticket)] = self.tickets;
-            if asked == (slot, segment.opens) { ticket } else { Ticket::Refused }
+            if asked == (slot, fresh) { ticket } else { Ticket::Refused }
+        }
+        fn settle(&self, _: u32, _: &Segment) {
+            unreachable!("the guard sees no sessions")
         }
     }
 

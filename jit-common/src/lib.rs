@@ -24,7 +24,7 @@ pub use guard::{Lookup, guard};
 pub use headers::{Frame, MAX_EXTENSION_HEADERS, MAX_VLAN_TAGS};
 pub use reason::Reason;
 pub use tables::{
-    ABI_VERSION, Budget, COUNTERS, Claim, ConnectionKey, Counter, Flow, GrantEntry, HostKey,
-    LastCounted, MAX_CONNECTIONS, PROTECTED_WORDS, PlaceKey, PortCounters, PortKey, PortRule,
-    PrefixV4, PrefixV6, Protocol, RULE_SLOTS, Settings, Slot, map,
+    ABI_VERSION, Budget, COUNTERS, Claim, ConnectionKey, Counter, Flow, GrantEntry, Handshake,
+    HostKey, LastCounted, MAX_CONNECTIONS, PROTECTED_WORDS, PlaceKey, PortCounters, PortKey,
+    PortRule, PrefixV4, PrefixV6, Protocol, RULE_SLOTS, Settings, Slot, map,
 };

@@ -11,8 +11,8 @@ pub const ABI_VERSION: u32 = if cfg!(feature = "next-abi") { 3 } else { 2 };
 
 /// Map names: of the statics in the object, of the pins, and in `bpftool map`.
 pub mod map {
-    /// Hash [`crate::ConnectionKey`] -> u32, the SYN's sequence number: what grants with a limit let
-    /// in.
+    /// Hash [`crate::ConnectionKey`] -> [`crate::Handshake`]: what grants with a limit let in, until
+    /// it is a session.
     pub const CONNECTIONS: &str = "CONNECTIONS";
     /// Per-CPU array by [`crate::Counter`].
     pub const COUNTERS: &str = "COUNTERS";
@@ -339,9 +339,8 @@ impl Flow {
     }
 }
 
-/// A connection that a grant with a limit let in. The table holds the sequence number of its SYN,
-/// which a SYN that is sent again repeats (RFC 9293 section 3.8.1), and a new connection between the
-/// same ports does not.
+/// A connection that a grant with a limit let in, and whose handshake goes on. Its place stays taken
+/// also when it is forgotten here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct ConnectionKey {
@@ -353,6 +352,58 @@ pub struct ConnectionKey {
     pub generation: u32,
 }
 const _: () = assert!(size_of::<ConnectionKey>() == 48);
+
+/// How far the handshake of a connection is that a grant with a limit let in.
+///
+/// It holds the sequence number of the SYN without its last three bits: a SYN that is sent again
+/// repeats it (RFC 9293 section 3.8.1), a new connection between the same ports does not. Two SYNs
+/// that differ in these bits alone are for the stack, too, one request, until it is answered. In
+/// their place stand whether the peer answered, and how many look-ups the socket guard let pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Handshake(u32);
+
+impl Handshake {
+    const ANSWERED: u32 = 0b001;
+    const LOOK: u32 = 0b010;
+    const ALL_LOOKS: u32 = 0b110;
+    const SEQUENCE: u32 = !0b111;
+
+    /// Begun by a SYN that the packet gate saw.
+    #[inline(always)]
+    pub const fn of_syn(sequence: u32) -> Self {
+        Self(sequence & Self::SEQUENCE)
+    }
+
+    /// Begun by a look-up, which tells no sequence number: no SYN repeats it.
+    #[inline(always)]
+    pub const fn of_look() -> Self {
+        Self(Self::ANSWERED | Self::LOOK)
+    }
+
+    /// Whether a SYN with this sequence number is the first one again.
+    #[inline(always)]
+    pub const fn repeats(self, sequence: u32) -> bool {
+        self.0 & (Self::SEQUENCE | Self::ANSWERED) == sequence & Self::SEQUENCE
+    }
+
+    /// The peer sent something else than a SYN: another SYN is another connection.
+    #[inline(always)]
+    pub const fn answered(self) -> Self {
+        Self(self.0 | Self::ANSWERED)
+    }
+
+    /// One look-up more is let pass: of three the socket guard takes for granted that they are of the
+    /// SYN, of the SYN sent again, and of the last step of a handshake with SYN cookies. `None`: a
+    /// fourth is of another connection.
+    #[inline(always)]
+    pub const fn looked(self) -> Option<Self> {
+        if self.0 & Self::ALL_LOOKS == Self::ALL_LOOKS {
+            return None;
+        }
+        Some(Self(self.0 + Self::LOOK))
+    }
+}
 
 /// The SYN that a CPU counted last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -463,6 +514,24 @@ mod tests {
             assert!(word < PROTECTED_WORDS);
         }
         assert_eq!(PortKey::from_index(RULE_SLOTS), None);
+    }
+
+    #[test]
+    fn a_handshake_knows_its_syn_until_it_is_answered_and_three_look_ups() {
+        let begun = Handshake::of_syn(0xffff_fff9);
+        assert!(begun.repeats(0xffff_fff9) && begun.repeats(0xffff_ffff));
+        assert!(!begun.repeats(0xffff_fff7) && !begun.repeats(0));
+        let looks = |first: Handshake| {
+            core::iter::successors(Some(first), |last| last.looked()).skip(1).count()
+        };
+        assert_eq!((looks(begun), looks(begun.answered()), looks(Handshake::of_look())), (3, 3, 2));
+        let looked = begun.looked().and_then(Handshake::looked).and_then(Handshake::looked);
+        assert!(looked.is_some_and(|begun| begun.repeats(0xffff_fff9)));
+        let answered = begun.answered();
+        assert_eq!(answered.answered(), answered);
+        for sequence in [0, 1, 7, 0xffff_fff9] {
+            assert!(!answered.repeats(sequence) && !Handshake::of_look().repeats(sequence));
+        }
     }
 
     #[test]

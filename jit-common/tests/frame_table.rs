@@ -75,6 +75,14 @@ impl Tables for Port22 {
     fn ticket(&self, slot: u32, segment: &Segment) -> Ticket {
         panic!("no grant here has a limit: slot {slot}, {segment:?}")
     }
+
+    fn look(&self, slot: u32, segment: &Segment, _: bool) -> Ticket {
+        panic!("no grant here has a limit: slot {slot}, {segment:?}")
+    }
+
+    fn settle(&self, slot: u32, segment: &Segment) {
+        panic!("no grant here has a limit: slot {slot}, {segment:?}")
+    }
 }
 
 struct Bytes<'a>(&'a [u8]);

@@ -60,6 +60,14 @@ impl Tables for Situation {
             _ => panic!("slot {slot} has no limit"),
         }
     }
+
+    fn look(&self, _: u32, segment: &Segment, _: bool) -> Ticket {
+        panic!("a packet is no look-up: {segment:?}")
+    }
+
+    fn settle(&self, slot: u32, _: &Segment) {
+        assert!([2, 4].contains(&slot), "slot {slot} has no limit");
+    }
 }
 
 struct Packet([u8; 40]);

@@ -12,9 +12,9 @@ use std::{
 };
 
 use jit_common::{
-    Address, ConnectionKey, Decision, Family, Flow, Frame, GrantEntry, HostKey, Link, PortKey,
-    PortRule, PrefixV4, PrefixV6, Protocol, Reason, Segment, Session, Settings, Slot, Tables,
-    Ticket, decide, session_is_over,
+    Address, ConnectionKey, Decision, Family, Flow, Frame, GrantEntry, Handshake, HostKey, Link,
+    PortKey, PortRule, PrefixV4, PrefixV6, Protocol, Reason, Segment, Session, Settings, Slot,
+    Tables, Ticket, decide, session_is_over,
 };
 
 use crate::{
@@ -43,8 +43,8 @@ pub struct MemoryTables {
     pub sessions: BTreeSet<(Address, u16, Address, u16)>,
     /// Limits of the grants that have one, by slot.
     pub slots: BTreeMap<u32, Slot>,
-    /// What those grants let in, with the sequence number of the SYN.
-    pub connections: RefCell<BTreeMap<ConnectionKey, u32>>,
+    /// What those grants let in, until it is a session.
+    pub connections: RefCell<BTreeMap<ConnectionKey, Handshake>>,
     /// How many each of them let in, by slot and generation.
     pub taken: RefCell<BTreeMap<(u32, u32), u32>>,
 }
@@ -55,6 +55,24 @@ impl MemoryTables {
         (0..=max)
             .rev()
             .find_map(|length| self.prefixes.get(&(port, masked(address, length), length)))
+    }
+
+    fn key(&self, slot: u32, segment: &Segment) -> ConnectionKey {
+        let generation = self.slots.get(&slot).map_or(0, |slot| slot.generation);
+        ConnectionKey { flow: Flow::of(segment), slot, generation }
+    }
+
+    /// A place for a new connection, if there is one.
+    fn take(&self, slot: u32, segment: &Segment, handshake: Handshake) -> Ticket {
+        let Slot { limit, generation, .. } = self.slots.get(&slot).copied().unwrap_or_default();
+        let mut taken = self.taken.borrow_mut();
+        let taken = taken.entry((slot, generation)).or_default();
+        if *taken >= limit {
+            return Ticket::Refused;
+        }
+        *taken += 1;
+        self.connections.borrow_mut().insert(self.key(slot, segment), handshake);
+        Ticket::Fresh
     }
 }
 
@@ -87,24 +105,36 @@ impl Tables for MemoryTables {
     }
 
     fn ticket(&self, slot: u32, segment: &Segment) -> Ticket {
-        let Slot { limit, generation, .. } = self.slots.get(&slot).copied().unwrap_or_default();
-        let key = ConnectionKey { flow: Flow::of(segment), slot, generation };
-        let mut connections = self.connections.borrow_mut();
-        match connections.get(&key) {
-            Some(sequence) if !segment.opens || *sequence == segment.sequence => {
+        if let Some(handshake) = self.connections.borrow_mut().get_mut(&self.key(slot, segment)) {
+            if !segment.opens {
+                *handshake = handshake.answered();
                 return Ticket::Known;
             }
-            _ if !segment.opens => return Ticket::Refused,
-            _ => {}
+            if handshake.repeats(segment.sequence) {
+                return Ticket::Known;
+            }
         }
-        let mut taken = self.taken.borrow_mut();
-        let taken = taken.entry((slot, generation)).or_default();
-        if *taken >= limit {
+        if !segment.opens {
             return Ticket::Refused;
         }
-        *taken += 1;
-        connections.insert(key, segment.sequence);
-        Ticket::Fresh
+        self.take(slot, segment, Handshake::of_syn(segment.sequence))
+    }
+
+    fn look(&self, slot: u32, segment: &Segment, fresh: bool) -> Ticket {
+        if fresh {
+            return self.take(slot, segment, Handshake::of_look());
+        }
+        let mut connections = self.connections.borrow_mut();
+        let Some(known) = connections.get_mut(&self.key(slot, segment)) else {
+            return Ticket::Refused;
+        };
+        let Some(looked) = known.looked() else { return Ticket::Refused };
+        *known = looked;
+        Ticket::Known
+    }
+
+    fn settle(&self, slot: u32, segment: &Segment) {
+        self.connections.borrow_mut().remove(&self.key(slot, segment));
     }
 }
 
@@ -152,7 +182,7 @@ struct Inner {
     entries: Entries,
     rules: BTreeMap<PortKey, PortRule>,
     slots: BTreeMap<u32, Slot>,
-    connections: BTreeMap<ConnectionKey, u32>,
+    connections: BTreeMap<ConnectionKey, Handshake>,
     taken: BTreeMap<(u32, u32), u32>,
     writes: Vec<Write>,
     refuse: Option<bool>,

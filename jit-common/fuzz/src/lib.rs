@@ -119,6 +119,22 @@ impl Tables for Situation {
             (false, _) => Ticket::Refused,
         }
     }
+
+    fn look(&self, slot: u32, segment: &Segment, fresh: bool) -> Ticket {
+        let Segment { source: _, destination: _, source_port: _, port, opens, sequence } = *segment;
+        assert!([4, 6].contains(&slot), "slot {slot} has no limit");
+        assert_eq!((port.protocol, opens, sequence), (Protocol::Tcp, true, 0));
+        match (self.known, self.places) {
+            (true, _) if !fresh => Ticket::Known,
+            (_, true) if fresh => Ticket::Fresh,
+            _ => Ticket::Refused,
+        }
+    }
+
+    fn settle(&self, slot: u32, segment: &Segment) {
+        assert!([4, 6].contains(&slot) && !segment.opens, "{slot}");
+        assert_eq!(segment.port.protocol, Protocol::Tcp);
+    }
 }
 
 struct Bytes<'a>(&'a [u8]);

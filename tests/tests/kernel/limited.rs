@@ -7,14 +7,18 @@ use std::{
 };
 
 use jit_agent::datapath::memory::MemoryTables;
-use jit_common::{Claim, GrantEntry, HostKey, Reason, Settings, Slot};
+use jit_common::{Claim, GrantEntry, HostKey, Lookup, Reason, Settings, Slot};
 use jit_tests::{
     frames::{Tcp, flag},
-    kernel::{Kernel, boot_nanos, programs, runs},
+    kernel::{Kernel, boot_nanos, guards, programs, runs},
+    lacks,
 };
 
-use crate::fixture::{
-    CLIENT_V4, CLIENT_V6, CLOSED, DRAIN, HOUR, Ip, address, closed, on_host, tcp,
+use crate::{
+    fixture::{
+        CLIENT_V4, CLIENT_V6, CLOSED, DRAIN, HOUR, Ip, SERVER_V4, address, closed, on_host, tcp,
+    },
+    sessions::{listener, loopback},
 };
 
 /// Where the grant for the client's address is counted, and that for its network.
@@ -25,33 +29,116 @@ const NETWORK: u32 = 8;
 fn each_connection_counts_once_and_the_last_one_leaves_no_room() {
     for ip in Ip::BOTH {
         for program in programs() {
-            let tables = limited(&[(HOST, 2)]);
-            let mut kernel = loaded(&tables);
-            for (source_port, sequence, flags, expected) in [
-                (40_000, 1, flag::ACK, Reason::NoSession),
-                (40_000, 1, flag::SYN, Reason::Granted),
-                (40_000, 1, flag::SYN, Reason::Granted),
-                (40_000, 2, flag::ACK, Reason::Granted),
-                (40_001, 1, flag::ACK, Reason::NoSession),
-                // The same ports again, but not the same connection.
-                (40_000, 9, flag::SYN, Reason::Granted),
-                (40_001, 1, flag::SYN, Reason::Denied),
-                (40_000, 10, flag::SYN, Reason::Denied),
-                (40_000, 9, flag::SYN | 0xc0, Reason::Granted),
-                (40_001, 1, flag::ACK, Reason::NoSession),
-                (40_000, 10, flag::ACK, Reason::Granted),
+            each_connection_counts_once(ip, program, &mut Kernel::load());
+        }
+    }
+}
+
+/// The packet gate's questions for sessions come by the guard where somebody listens.
+#[test]
+fn each_connection_counts_once_with_the_guard_attached_too() {
+    for ip in Ip::BOTH {
+        for (guard, program) in guards().flat_map(|guard| programs().map(move |name| (guard, name)))
+        {
+            loopback().run(|| {
+                let _listener = listener(ip, CLOSED);
+                let mut kernel = Kernel::load();
+                let _guard = kernel.attach_guard(guard);
+                each_connection_counts_once(ip, program, &mut kernel);
+            });
+        }
+    }
+}
+
+fn each_connection_counts_once(ip: Ip, program: &str, kernel: &mut Kernel) {
+    let tables = limited(&[(HOST, 2)]);
+    fill(kernel, &tables);
+    for (source_port, sequence, flags, expected) in [
+        (40_000, 1, flag::ACK, Reason::NoSession),
+        (40_000, 1, flag::SYN, Reason::Granted),
+        (40_000, 1, flag::SYN, Reason::Granted),
+        (40_000, 2, flag::ACK, Reason::Granted),
+        (40_001, 1, flag::ACK, Reason::NoSession),
+        // The same ports again, but not the same connection.
+        (40_000, 9, flag::SYN, Reason::Granted),
+        (40_001, 1, flag::SYN, Reason::Denied),
+        (40_000, 20, flag::SYN, Reason::Denied),
+        (40_000, 9, flag::SYN | 0xc0, Reason::Granted),
+        (40_001, 1, flag::ACK, Reason::NoSession),
+        (40_000, 10, flag::ACK, Reason::Granted),
+    ] {
+        let segment = Tcp { sequence, ..Tcp::with_flags(CLOSED, flags).from_port(source_port) };
+        let frame = ip.tcp(&segment).frame();
+        let what = format!("{program} {ip:?} {source_port} {sequence} {flags:#x}");
+        assert_eq!(on_host(&frame, &tables, boot_nanos()).reason, expected, "host {what}");
+        assert_eq!(kernel.run(program, &frame).reason, expected, "{what}");
+    }
+    assert_eq!(kernel.hits(HOST), 2, "{program}");
+    let events = kernel.events();
+    let granted = |event: &&jit_common::Event| event.reason == Reason::Granted as u8;
+    assert_eq!(events.iter().filter(granted).count(), 2, "{program}: one event for each");
+}
+
+#[test]
+fn a_syn_that_is_sent_again_behind_its_handshake_is_a_new_connection() {
+    for ip in Ip::BOTH {
+        for program in programs() {
+            let tables = limited(&[(HOST, 1)]);
+            let kernel = loaded(&tables);
+            for (sequence, flags, expected) in [
+                (70, flag::SYN, Reason::Granted),
+                // The answer was lost.
+                (70, flag::SYN, Reason::Granted),
+                (71, flag::ACK, Reason::Granted),
+                (70, flag::SYN, Reason::Denied),
+                (71, flag::SYN, Reason::Denied),
+                (0, flag::SYN, Reason::Denied),
+                // The last step was lost.
+                (71, flag::ACK, Reason::Granted),
             ] {
-                let segment =
-                    Tcp { sequence, ..Tcp::with_flags(CLOSED, flags).from_port(source_port) };
+                let segment = Tcp { sequence, ..Tcp::with_flags(CLOSED, flags) };
                 let frame = ip.tcp(&segment).frame();
-                let what = format!("{program} {ip:?} {source_port} {sequence} {flags:#x}");
+                let what = format!("{program} {ip:?} {sequence} {flags:#x}");
                 assert_eq!(on_host(&frame, &tables, boot_nanos()).reason, expected, "host {what}");
                 assert_eq!(kernel.run(program, &frame).reason, expected, "{what}");
             }
-            assert_eq!(kernel.hits(HOST), 2, "{program}");
-            let events = kernel.events();
-            let granted = |event: &&jit_common::Event| event.reason == Reason::Granted as u8;
-            assert_eq!(events.iter().filter(granted).count(), 2, "{program}: one event for each");
+            assert_eq!(kernel.hits(HOST), 1, "{program}");
+        }
+    }
+}
+
+/// What the guard cannot tell from a SYN that is sent again, or from the last step of a handshake
+/// with SYN cookies, it lets pass a few times.
+#[test]
+fn the_guard_lets_a_connection_that_was_counted_pass_a_few_times() {
+    if lacks::kernel_lacks(lacks::GUARD_TEST_RUN) {
+        return;
+    }
+    for guard in guards() {
+        for seen_by_the_packet_gate in [false, true] {
+            let tables = limited(&[(HOST, 2)]);
+            let kernel = loaded(&tables);
+            let (source, destination) = (address(CLIENT_V4.into()), address(SERVER_V4.into()));
+            let lookup = |source_port| {
+                let port = tcp(CLOSED);
+                Lookup { source, destination, source_port, port, loopback: None }
+            };
+            if seen_by_the_packet_gate {
+                let frame = Ip::V4.tcp(&Tcp::syn(CLOSED)).frame();
+                assert!(!kernel.drops(programs().next().unwrap(), &frame));
+                on_host(&frame, &tables, boot_nanos());
+            }
+            let same = lookup(Tcp::syn(CLOSED).source_port);
+            let passed = (0..20).take_while(|_| !kernel.refuses(guard, &same)).count();
+            // Both places, each for three look-ups.
+            assert_eq!(passed, 6, "{guard} {seen_by_the_packet_gate}");
+            assert_eq!(kernel.hits(HOST), 2, "{guard}");
+            let told = |_: &usize| {
+                let decision = jit_common::guard(&same, &tables, boot_nanos).unwrap();
+                !decision.reason.drops()
+            };
+            assert_eq!((0..20).take_while(told).count(), 6, "host");
+            assert!(kernel.refuses(guard, &lookup(9)), "{guard}: others neither");
         }
     }
 }
@@ -178,7 +265,11 @@ fn limited(grants: &[(u32, u32)]) -> MemoryTables {
 
 fn loaded(tables: &MemoryTables) -> Kernel {
     let mut kernel = Kernel::load();
+    fill(&mut kernel, tables);
+    kernel
+}
+
+fn fill(kernel: &mut Kernel, tables: &MemoryTables) {
     kernel.fill(tables);
     kernel.set(Settings { grant_events: 1_000_000, ..Settings::default() });
-    kernel
 }

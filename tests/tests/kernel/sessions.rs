@@ -2,15 +2,17 @@
 //! through both programs, and the same sessions as plain data on the host.
 
 use std::{
-    io::Read as _,
+    io::{ErrorKind, Read as _},
     net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    thread,
+    time::{Duration, Instant},
 };
 
-use jit_agent::datapath::memory::MemoryTables;
-use jit_common::Reason;
+use jit_agent::datapath::{memory::MemoryTables, object::PROGRAM_GUARD_LEGACY};
+use jit_common::{Claim, Counter, Event, GrantEntry, HostKey, Reason, Settings, Slot};
 use jit_tests::{
     frames::{Macs, Tcp, flag},
-    kernel::{Kernel, boot_nanos, programs},
+    kernel::{Kernel, boot_nanos, difference, guards, programs},
     netns::Namespace,
     raw::Wire,
     sockets::{self, PATIENCE},
@@ -18,8 +20,8 @@ use jit_tests::{
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
 
 use crate::fixture::{
-    CLIENT_V4, CLIENT_V6, CLOSED, DRAIN, FORWARDED_CUT, FORWARDED_DRAIN, Ip, SERVER_V4, SERVER_V6,
-    address, closed, granted, hex, on_host,
+    CLIENT_V4, CLIENT_V6, CLOSED, DRAIN, FORWARDED_CUT, FORWARDED_DRAIN, HOUR, Ip, SERVER_V4,
+    SERVER_V6, address, closed, granted, hex, on_host, tcp,
 };
 
 const SOURCE_PORT: u16 = 40_000;
@@ -45,6 +47,50 @@ fn an_established_session_lives_on_in_drain_and_ends_in_cut() {
                 remember(&mut covered, ip, port);
                 let ack = Tcp::with_flags(port, flag::ACK);
                 check(&mut kernel, &covered, ip, ack, Reason::Granted);
+            });
+        }
+    }
+}
+
+/// The place of a connection whose session is there stays taken, and nothing else opens in its name:
+/// neither its SYN nor the cookie that its handshake ended with.
+#[test]
+fn a_session_under_a_grant_with_a_limit_has_used_its_place_up() {
+    const SLOT: u32 = 5;
+    for ip in Ip::BOTH {
+        for program in programs() {
+            loopback().run(|| {
+                let listener = listener(ip, CLOSED);
+                let mut tables = closed();
+                let client = address(end(ip, false, 0).ip());
+                let limited = Claim::until(boot_nanos() + HOUR, SLOT);
+                let entry = GrantEntry { limited, ..GrantEntry::default() };
+                tables.hosts.insert(HostKey::new(client, tcp(CLOSED)), entry);
+                tables.slots.insert(SLOT, Slot { hits: 0, limit: 1, generation: 1 });
+                let mut kernel = Kernel::load();
+                kernel.fill(&tables);
+                let check = |tables: &MemoryTables, flags, expected| {
+                    let segment = Tcp { sequence: 70, ..Tcp::with_flags(CLOSED, flags) };
+                    let frame = ip.tcp(&segment).frame();
+                    let host = on_host(&frame, tables, boot_nanos()).reason;
+                    assert_eq!(host, expected, "host, {ip:?} {flags:#x}");
+                    assert_eq!(kernel.run(program, &frame).reason, expected, "{program} {ip:?}");
+                };
+                check(&tables, flag::SYN, Reason::Granted);
+                check(&tables, flag::ACK, Reason::Granted);
+                check(&tables, flag::ACK, Reason::Granted);
+                let streams = session(ip, listener, CLOSED);
+                remember(&mut tables, ip, CLOSED);
+                check(&tables, flag::ACK, Reason::Granted);
+                check(&tables, flag::ACK, Reason::Granted);
+                for stream in [streams.0, streams.1] {
+                    // No TIME_WAIT.
+                    rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
+                }
+                tables.sessions.clear();
+                check(&tables, flag::ACK, Reason::NoSession);
+                check(&tables, flag::SYN, Reason::Denied);
+                assert_eq!(kernel.hits(SLOT), 1);
             });
         }
     }
@@ -149,6 +195,63 @@ fn a_half_open_request_is_no_session() {
     }
 }
 
+/// The packet gate's question for a session comes by the socket guard, too, where there is a listener
+/// and no session: nobody asks for a place there, and nothing is counted twice.
+#[test]
+fn a_stray_segment_is_counted_once_and_takes_no_place_with_the_guard_attached() {
+    const SLOT: u32 = 5;
+    for ip in Ip::BOTH {
+        for (guard, program) in guards().flat_map(|guard| programs().map(move |name| (guard, name)))
+        {
+            loopback().run(|| {
+                let _listener = listener(ip, CLOSED);
+                let mut kernel = Kernel::load();
+                let _guard = kernel.attach_guard(guard);
+                let mut tables = closed();
+                let events = 1_000;
+                let settings =
+                    Settings { drop_events: events, grant_events: events, ..Settings::default() };
+                let stray = ip.tcp(&Tcp::with_flags(CLOSED, flag::ACK)).frame();
+                let client = address(end(ip, false, 0).ip());
+                let limited = Claim::until(boot_nanos() + HOUR, SLOT);
+                let entry = GrantEntry { limited, ..GrantEntry::default() };
+                for granted in [false, true] {
+                    if granted {
+                        tables.hosts.insert(HostKey::new(client, tcp(CLOSED)), entry);
+                        tables.slots.insert(SLOT, Slot { hits: 0, limit: 1, generation: 1 });
+                    }
+                    kernel.fill(&tables);
+                    kernel.set(settings);
+                    let before = kernel.counters();
+                    for _ in 0..3 {
+                        assert!(kernel.drops(program, &stray), "{guard} {program} {ip:?}");
+                    }
+                    let moved = difference(&before, &kernel.counters());
+                    let counted = |counter: Counter| moved[counter.index() as usize];
+                    assert_eq!(counted(Counter::Reason(Reason::NoSession)), 3, "{moved:?}");
+                    assert_eq!(moved.iter().sum::<u64>(), 3, "and nothing else: {moved:?}");
+                    let events = kernel.events();
+                    let right = |event: &Event| event.reason == Reason::NoSession as u8;
+                    assert!(events.len() == 3 && events.iter().all(right), "{events:?}");
+                }
+                assert_eq!(kernel.hits(SLOT), 0, "{guard} {program} {ip:?}");
+                // Other look-ups are still the guard's.
+                let connects = || {
+                    let (from, to) = (end(ip, false, 0), end(ip, true, CLOSED));
+                    sockets::connect_from(from, to, PATIENCE).map_err(|error| error.kind())
+                };
+                kernel.fill(&closed());
+                let before = kernel.counters();
+                // Loopback is exempt by its interface, where the kernel tells that.
+                let own = guard != PROGRAM_GUARD_LEGACY;
+                assert_eq!(connects().is_ok(), own, "{guard}");
+                let moved = difference(&before, &kernel.counters());
+                assert_eq!(moved[Counter::Guard.index() as usize], u64::from(!own), "{guard}");
+            });
+        }
+    }
+}
+
 /// The same reason from the host's decision and from both programs, which look in the calling
 /// thread's namespace.
 fn check(kernel: &mut Kernel, tables: &MemoryTables, ip: Ip, segment: Tcp, expected: Reason) {
@@ -165,7 +268,7 @@ fn check(kernel: &mut Kernel, tables: &MemoryTables, ip: Ip, segment: Tcp, expec
 }
 
 /// A namespace in which client and server are both at home.
-fn loopback() -> Namespace {
+pub(crate) fn loopback() -> Namespace {
     let namespace = Namespace::new();
     for (address, length) in
         [("192.0.2.7", 32), ("198.51.100.1", 32), ("2001:db8:7::7", 128), ("2001:db8:1::1", 128)]
@@ -194,14 +297,25 @@ fn neighbours() -> (Namespace, Namespace) {
     (server, client)
 }
 
-fn listener(ip: Ip, port: u16) -> TcpListener {
+pub(crate) fn listener(ip: Ip, port: u16) -> TcpListener {
     sockets::listen(end(ip, true, port))
 }
 
 /// Both ends of a session from the client's [`SOURCE_PORT`].
 fn session(ip: Ip, listener: TcpListener, port: u16) -> (TcpStream, TcpStream) {
-    let client =
-        sockets::connect_from(end(ip, false, SOURCE_PORT), end(ip, true, port), PATIENCE).unwrap();
+    let (from, to) = (end(ip, false, SOURCE_PORT), end(ip, true, port));
+    let began = Instant::now();
+    let client = loop {
+        match sockets::connect_from(from, to, PATIENCE) {
+            Ok(client) => break client,
+            // The kernel makes the routes to its own IPv6 addresses a moment after these.
+            Err(error) if error.kind() == ErrorKind::NetworkUnreachable => {
+                assert!(began.elapsed() < PATIENCE, "{from} to {to}: {error}");
+                thread::yield_now();
+            }
+            Err(error) => panic!("{from} to {to}: {error}"),
+        }
+    };
     let (server, _) = listener.accept().unwrap();
     server.set_read_timeout(Some(PATIENCE)).unwrap();
     (client, server)

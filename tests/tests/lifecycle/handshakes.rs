@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jit_proto::v1;
 use jit_tests::{
     agent::{Site, TO_CLIENT},
     frames::{Ipv4, Ipv6, Macs, Packet, Tcp, flag},
@@ -166,6 +167,41 @@ fn a_cookie_from_before_a_revocation_opens_nothing_however_often_it_is_shown() {
             assert!(accepts(&listener), "{interfaces} {family}: without a gate");
             ghost.reset(family, from, DRAIN);
             site.start();
+        }
+    }
+}
+
+/// A guest who sends the packets of his one connection again, after it is closed: the SYN, and the
+/// last step, which with SYN cookies opens a connection by itself. The socket guard alone, which is
+/// told neither flags nor sequence numbers, lets three look-ups pass for each connection.
+#[test]
+fn a_one_shot_grant_lets_no_more_in_however_often_its_packets_are_repeated() {
+    for (interfaces, most) in [("[\"*\"]", 1), ("[\"s0\"]", 3)] {
+        let site = site(interfaces);
+        let ghost = Ghost::new(&site);
+        let listener = listen(&site, DRAIN);
+        let mut from = 40_000;
+        for (cookies, family) in [("0", 0), ("0", 1), ("2", 0), ("2", 1)] {
+            site.host.sysctl("ipv4/tcp_syncookies", cookies);
+            let case = format!("{interfaces} syncookies {cookies} {family}");
+            from += 1;
+            let one = v1::Grant { max_connections: 1, ..grant(&site, &GHOST, LONG) };
+            site.push(site.sign(&one)).unwrap();
+            let mut connections = 0;
+            let mut answer = ghost.ask(family, from, DRAIN).expect("an answer while granted");
+            for _ in 0..5 {
+                ghost.finish(family, from, DRAIN, answer);
+                if accepts(&listener) {
+                    connections += 1;
+                    ghost.reset(family, from, DRAIN);
+                    wait_until(|| sockets_of(&site.host, DRAIN, &["01", "04", "05", "08"]) == 0);
+                }
+                // The same SYN, sequence number and all.
+                answer = ghost.ask(family, from, DRAIN).unwrap_or(answer);
+            }
+            assert!((1..=most).contains(&connections), "{case}: {connections}");
+            assert!(ghost.ask(family, from + 10_000, DRAIN).is_none(), "{case}");
+            site.revoke_all();
         }
     }
 }

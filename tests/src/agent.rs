@@ -168,6 +168,12 @@ pins = "{}"
         &self.pins
     }
 
+    /// Whether the pin directory is there, and nothing in it: as systemd-tmpfiles makes it, and as
+    /// `detach` leaves it.
+    pub fn holds_no_pins(&self) -> bool {
+        fs::read_dir(&self.pins).is_ok_and(|mut pins| pins.next().is_none())
+    }
+
     /// Starts the agent and waits until it answers.
     pub fn start(&mut self) {
         self.spawn();

@@ -80,7 +80,7 @@ pub(crate) fn holds_by(hook: &str, reported: &str) {
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(said.contains("gone from 2 interfaces"), "{said}");
     assert!(site.client_opens(0, 22) && site.stranger_opens(1, 22));
-    assert!(!site.pins().exists());
+    assert!(site.holds_no_pins());
 }
 
 #[test]

@@ -213,6 +213,7 @@ impl<D: Datapath> Gate<D> {
         self.adopt_lingering(now);
         self.apply_policy()?;
         self.reconcile_all()?;
+        self.close_slots_of_the_past();
         self.interfaces = self.datapath.cover(&self.coverage())?;
         self.guard = self.datapath.guard(self.config.gate.socket_guard);
         self.something_holds()?;
@@ -387,6 +388,7 @@ impl<D: Datapath> Gate<D> {
         }
         touched.extend(self.dirty.iter().copied());
         self.write(&touched);
+        let more_to_close = self.close_slots();
         let next_look = self.end_sessions(now);
         // The floor goes to the disk from time to time: after a reboot with a clock set back, a grant
         // may not last longer than it had left. So does what the disk did not take before.
@@ -397,8 +399,8 @@ impl<D: Datapath> Gate<D> {
             }
         }
         self.settle_audit(now);
-        let ahead =
-            [self.ledger.next_change(now, trusted), self.policy_wake(now), next_look, Some(TICK)];
+        let next_change = self.ledger.next_change(now, trusted);
+        let ahead = [next_change, self.policy_wake(now), next_look, more_to_close, Some(TICK)];
         ahead.into_iter().flatten().min().unwrap_or(TICK)
     }
 

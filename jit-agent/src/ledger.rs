@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use jit_common::PortKey;
+use jit_common::{MAX_PLACES, PortKey};
 
 pub use record::{Admission, Change, Life, Record, Replacement, Stage, Tombstone};
 
@@ -65,6 +65,10 @@ pub struct Ledger {
     owners: HashMap<u32, GrantId>,
     /// Slots of grants that have a limit and are not used up.
     limited: BTreeSet<u32>,
+    /// Connections that all grants with a limit may let in together.
+    places: u32,
+    /// Slots of grants with a limit that are over, whose connections are still in the kernel.
+    closed: Vec<u32>,
 }
 
 impl Ledger {
@@ -85,6 +89,8 @@ impl Ledger {
             free_slots: (EXEMPT_SLOT + 1..slots).collect(),
             owners: HashMap::new(),
             limited: BTreeSet::new(),
+            places: 0,
+            closed: Vec::new(),
         }
     }
 
@@ -175,6 +181,7 @@ impl Ledger {
         let record = Record { grant: Arc::new(grant), stage, hits: life.hits };
         self.claim(&record, touched);
         self.owners.insert(slot, id);
+        self.places += record.places();
         self.grants.insert(id, record);
         if scheduled {
             self.begins.insert((begin, id));
@@ -269,6 +276,7 @@ impl Ledger {
         }
         self.ended.retain(|record| record.grant.id() != id);
         self.owners.insert(slot, id);
+        self.places += before.places();
         if before.grant.limit().is_some() {
             self.limited.insert(slot);
         }
@@ -507,6 +515,12 @@ impl Ledger {
         self.limited.range(slot.saturating_add(1)..).copied()
     }
 
+    /// A slot of a grant with a limit that is over, and that no other grant has got since: the
+    /// kernel may forget its connections. Each is told once.
+    pub fn next_closed(&mut self) -> Option<u32> {
+        std::iter::from_fn(|| self.closed.pop()).find(|slot| !self.owners.contains_key(slot))
+    }
+
     /// One live or scheduled grant.
     pub fn grant(&self, id: GrantId) -> Option<&Record> {
         self.grants.get(&id)
@@ -582,6 +596,14 @@ impl Ledger {
     fn fits(&self, grant: &VerifiedGrant, scheduled: bool) -> Result<(), Refused> {
         let keys = grant.entries().map(|(port, source)| EntryKey { port, source });
         let leaves = grant.replaces().filter(|_| !scheduled).and_then(|id| self.grants.get(&id));
+        let places = self.places - leaves.map_or(0, Record::places);
+        if grant.limit().is_some_and(|limit| limit.get() > MAX_PLACES.saturating_sub(places)) {
+            let detail = format!(
+                "no room: of the {MAX_PLACES} connections that grants with a limit may have together, \
+                 {places} are given out"
+            );
+            return Err(Refused::new(Refusal::Capacity, detail));
+        }
         let leaving = leaves.into_iter().flat_map(Record::keys);
         self.claims.fits(keys, leaving).map_err(|full| {
             let detail = format!("no room: all {} {} are in use", full.most, full.table);
@@ -654,6 +676,10 @@ impl Ledger {
         self.limited.remove(&slot);
         self.owners.remove(&slot);
         self.free_slots.push_back(slot);
+        self.places -= record.places();
+        if record.grant.limit().is_some() {
+            self.closed.push(slot);
+        }
     }
 
     /// What a grant that ended says about the sessions that it let in: cut, they stay so; else

@@ -268,6 +268,8 @@ impl GrantEntry {
 
 /// Most connections that a grant with a limit can have.
 pub const MAX_CONNECTIONS: u32 = 1024;
+/// Most connections of all grants with a limit together.
+pub const MAX_PLACES: u32 = 65_536;
 
 /// What is counted for one grant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -150,6 +150,14 @@ impl Datapath for KernelDatapath {
         self.maps.open_slot(slot, limit)
     }
 
+    fn close_slot(&mut self, slot: u32) -> Result<(), DatapathError> {
+        self.maps.close_slot(slot)
+    }
+
+    fn close_slots_but(&mut self, held: &dyn Fn(u32) -> bool) -> Result<(), DatapathError> {
+        self.maps.close_slots_but(held)
+    }
+
     fn counters(&self) -> Result<Counters, DatapathError> {
         self.maps.counters()
     }

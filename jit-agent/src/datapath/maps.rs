@@ -246,13 +246,41 @@ impl Maps {
         };
         let counted = Slot { hits: 0, limit, generation };
         self.slots.set(slot, counted, 0).map_err(failed("write to", map::SLOTS))?;
-        for number in 0..old.limit.min(MAX_CONNECTIONS) {
-            let generation = old.generation;
+        self.forget_connections(slot, old)
+    }
+
+    /// Forgets the connections of a slot's grant. What is counted stays.
+    pub fn close_slot(&mut self, slot: u32) -> Result<(), DatapathError> {
+        let counted = self.slots.get(&slot, 0).map_err(failed("read", map::SLOTS))?;
+        self.forget_connections(slot, counted)
+    }
+
+    /// Forgets the connections in all slots but these, and in these all but the present grant's.
+    pub fn close_slots_but(&mut self, held: &dyn Fn(u32) -> bool) -> Result<(), DatapathError> {
+        let over = |slot, generation| !held(slot) || self.slot(slot).generation != generation;
+        let keys = self.connections.keys().filter_map(Result::ok);
+        let connections: Vec<_> = keys.filter(|key| over(key.slot, key.generation)).collect();
+        let keys = self.places.keys().filter_map(Result::ok);
+        let places: Vec<_> = keys.filter(|key| over(key.slot, key.generation)).collect();
+        for key in connections {
+            gone(self.connections.remove(&key), map::CONNECTIONS)?;
+        }
+        for key in places {
+            gone(self.places.remove(&key), map::PLACES)?;
+        }
+        Ok(())
+    }
+
+    fn forget_connections(&mut self, slot: u32, counted: Slot) -> Result<(), DatapathError> {
+        let Slot { hits, limit, generation } = counted;
+        // The limit may have been lowered behind them.
+        let most = limit.max(u32::try_from(hits).unwrap_or(u32::MAX)).min(MAX_CONNECTIONS);
+        for number in 0..if limit == 0 { 0 } else { most } {
             let place = PlaceKey { slot, generation, number };
             let flow = match self.places.get(&place, 0) {
                 Ok(flow) => flow,
-                // Numbers have no gaps.
-                Err(MapError::KeyNotFound) => break,
+                // Never taken, or given back: there may be others behind it.
+                Err(MapError::KeyNotFound) => continue,
                 Err(error) => return Err(failed("read", map::PLACES)(error)),
             };
             let connection = ConnectionKey { flow, slot, generation };

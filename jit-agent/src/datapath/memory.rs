@@ -439,6 +439,18 @@ impl Datapath for MemoryDatapath {
         Ok(())
     }
 
+    fn close_slot(&mut self, slot: u32) -> Result<(), DatapathError> {
+        self.close_slots_but(&|other| other != slot)
+    }
+
+    fn close_slots_but(&mut self, held: &dyn Fn(u32) -> bool) -> Result<(), DatapathError> {
+        let mut inner = self.lock();
+        inner.refused()?;
+        inner.connections.retain(|key, _| held(key.slot));
+        inner.taken.retain(|(slot, _), _| held(*slot));
+        Ok(())
+    }
+
     fn counters(&self) -> Result<Counters, DatapathError> {
         Ok(Counters::default())
     }

@@ -56,6 +56,10 @@ pub trait Datapath: Send {
     /// Counts a slot from zero, for its next grant: with at most so many connections, zero for any
     /// number.
     fn open_slot(&mut self, slot: u32, limit: u32) -> Result<(), DatapathError>;
+    /// Forgets the connections of a slot's grant, which is over: others need their places.
+    fn close_slot(&mut self, slot: u32) -> Result<(), DatapathError>;
+    /// The same for all slots but these: what ended while no agent was running.
+    fn close_slots_but(&mut self, held: &dyn Fn(u32) -> bool) -> Result<(), DatapathError>;
     /// All counters.
     fn counters(&self) -> Result<Counters, DatapathError>;
     /// Brings the programs onto every interface that the filter names, and tells what is where.

@@ -16,8 +16,8 @@ use std::{
 use aya::maps::{MapInfo, MapType};
 use jit_common::{
     ABI_VERSION, Budget, COUNTERS, ConnectionKey, EventKind, Flow, GrantEntry, HostKey,
-    LastCounted, PROTECTED_WORDS, PlaceKey, PortCounters, PortRule, PrefixV4, PrefixV6, RULE_SLOTS,
-    Settings, Slot, map,
+    LastCounted, MAX_PLACES, PROTECTED_WORDS, PlaceKey, PortCounters, PortRule, PrefixV4, PrefixV6,
+    RULE_SLOTS, Settings, Slot, map,
 };
 
 use crate::{
@@ -34,8 +34,6 @@ const NO_PREALLOC: u32 = 1;
 const GUARD: &str = "socket_guard";
 /// Bytes of the events' ring buffer; as in the object.
 const EVENT_BYTES: u32 = 256 * 1024;
-/// Connections of all grants with a limit together; one that finds no room is denied.
-const CONNECTIONS: u32 = 65_536;
 
 /// Paths below the pin directory, of one version of the layouts.
 #[derive(Clone, Debug)]
@@ -372,7 +370,7 @@ pub fn layouts(limits: Limits) -> [Layout; 14] {
             MapType::Hash,
             size_of::<ConnectionKey>(),
             4,
-            CONNECTIONS,
+            MAX_PLACES,
             NO_PREALLOC,
         ),
         layout(map::HOST_GRANTS, MapType::Hash, size_of::<HostKey>(), grant, hosts, NO_PREALLOC),
@@ -382,7 +380,7 @@ pub fn layouts(limits: Limits) -> [Layout; 14] {
             MapType::Hash,
             size_of::<PlaceKey>(),
             size_of::<Flow>(),
-            CONNECTIONS,
+            MAX_PLACES,
             NO_PREALLOC,
         ),
         layout(

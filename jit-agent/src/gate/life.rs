@@ -1,7 +1,10 @@
 //! Where grants stand, over restarts and reboots: slots and what they counted, what is used up, what
 //! another grant replaced.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 use jit_common::Slot;
 use jit_proto::v1;
@@ -21,6 +24,9 @@ use crate::{
 
 /// Slots of grants with a limit that are looked at in a tick: an event may have been lost.
 const LOOKS: usize = 512;
+
+/// Slots of grants that are over that are cleared at a time.
+const CLOSES: usize = 1024;
 
 /// A grant as the disk has it.
 #[derive(Debug)]
@@ -296,6 +302,27 @@ impl<D: Datapath> Gate<D> {
         match record.stage.slot() {
             Some(slot) => self.datapath.open_slot(slot, record.limit()),
             None => Ok(()),
+        }
+    }
+
+    /// Connections of grants with a limit that are over make room for those of others: some at a
+    /// time, and at once again where there are more.
+    pub(super) fn close_slots(&mut self) -> Option<Duration> {
+        for _ in 0..CLOSES {
+            let slot = self.ledger.next_closed()?;
+            if let Err(error) = self.datapath.close_slot(slot) {
+                tracing::warn!(slot, "{error}: its connections take room until the next start");
+            }
+        }
+        Some(Duration::ZERO)
+    }
+
+    /// Likewise of grants that ended while no agent was running.
+    pub(super) fn close_slots_of_the_past(&mut self) {
+        let ledger = &self.ledger;
+        let held = |slot| ledger.owner(slot).is_some();
+        if let Err(error) = self.datapath.close_slots_but(&held) {
+            tracing::warn!("{error}: connections of grants that are over take room");
         }
     }
 

@@ -1,6 +1,6 @@
 //! A grant and where it stands; what happens to it, and what is left of it when it was revoked.
 
-use std::sync::Arc;
+use std::{num::NonZeroU32, sync::Arc};
 
 use crate::{
     claims::{Held, Kind},
@@ -84,6 +84,11 @@ impl Record {
         self.grant.limit().map_or(0, |limit| {
             limit.get().saturating_sub(u32::try_from(self.hits).unwrap_or(u32::MAX))
         })
+    }
+
+    /// Places that are kept for its connections, until it is over.
+    pub(super) fn places(&self) -> u32 {
+        self.grant.limit().map_or(0, NonZeroU32::get)
     }
 
     /// What it claims at each of its places, until it is over.

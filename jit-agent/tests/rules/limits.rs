@@ -8,10 +8,11 @@ use jit_agent::{
         memory::{MemoryDatapath, Syn},
     },
     gate::Target,
+    grant::GrantId,
     ledger::Admission,
     refusal::Refusal,
 };
-use jit_common::{Event, Reason, Segment};
+use jit_common::{Event, MAX_CONNECTIONS, MAX_PLACES, Reason, Segment};
 use jit_proto::v1;
 
 use crate::{
@@ -229,6 +230,57 @@ fn a_limit_is_for_tcp_and_not_above_1024() {
         ),
     ] {
         assert_eq!(host.push(&grant), expected, "{}", grant.max_connections);
+    }
+}
+
+/// What all grants with a limit may let in together has room in the kernel: a grant for which there
+/// is none is refused, and says so; one that ends makes room.
+#[test]
+fn no_more_connections_are_given_out_than_the_kernel_has_room_for() {
+    let mut host = Host::start();
+    let last = u8::try_from(MAX_PLACES / MAX_CONNECTIONS).unwrap();
+    let many = |id: u8, most| limited(id, &format!("203.0.113.{id}"), most);
+    for id in 1..=last {
+        assert_eq!(host.push(&many(id, MAX_CONNECTIONS)), Ok(Admission::Active), "{id}");
+    }
+    assert_eq!(host.push(&many(100, 1)), Err(Refusal::Capacity));
+    assert_eq!(host.push(&grant(101, &["203.0.113.101"])), Ok(Admission::Active), "no limit");
+    // In the place of one that it replaces there is room, and no more than that.
+    let successor = |id, most| v1::Grant { replaces: many(1, 1).id, ..many(id, most) };
+    assert_eq!(host.push(&successor(102, MAX_CONNECTIONS)), Ok(Admission::Active));
+    assert_eq!(host.push(&many(103, 1)), Err(Refusal::Capacity));
+    host.restart("boot-1", NOW);
+    assert_eq!(host.push(&many(103, 1)), Err(Refusal::Capacity), "restored ones count");
+    let one = Target::Ids(vec![GrantId(many(2, 1).id.as_ref().try_into().unwrap())]);
+    host.gate().revoke(&one, "test", "", NOW);
+    assert_eq!(host.push(&many(104, MAX_CONNECTIONS - 1)), Ok(Admission::Active));
+    assert_eq!(host.push(&many(105, 2)), Err(Refusal::Capacity));
+    assert_eq!(host.push(&many(105, 1)), Ok(Admission::Active));
+}
+
+#[test]
+fn connections_of_a_grant_that_is_over_take_no_room() {
+    let taken = |host: &Host| host.kernel.tables().taken.borrow().len();
+    for over in ["revoked", "expired", "replaced", "unseen"] {
+        let mut host = Host::start();
+        host.push(&limited(1, SOURCE, 2)).unwrap();
+        host.push(&limited(2, "203.0.113.8", 1)).unwrap();
+        assert!(host.connects(40_000, NOW) && taken(&host) == 1);
+        let mut now = NOW;
+        match over {
+            "revoked" => _ = host.gate().revoke(&Target::All, "test", "", NOW),
+            "expired" => now = later(10 * MINUTE),
+            "replaced" => {
+                let next = v1::Grant { replaces: limited(1, SOURCE, 1).id, ..grant(3, &[SOURCE]) };
+                host.push(&next).unwrap();
+            }
+            _ => host.restart("boot-1", later(10 * MINUTE)),
+        }
+        if over != "unseen" {
+            assert_eq!(taken(&host), 1, "{over}");
+            host.gate().advance(now);
+        }
+        assert_eq!(taken(&host), 0, "{over}");
     }
 }
 

@@ -13,6 +13,7 @@ mod controllers;
 mod crashes;
 mod handshakes;
 mod installed;
+mod limits;
 mod local;
 mod refusals;
 mod restarts;

@@ -172,6 +172,27 @@ mod tests {
     }
 
     #[test]
+    fn a_controller_is_known_by_uris_and_dns_names_alone() {
+        let named = |alternative: Vec<rcgen::SanType>| {
+            let mut params = CertificateParams::new(Vec::new()).unwrap();
+            params.distinguished_name.push(rcgen::DnType::CommonName, "spiffe://example.org/cn");
+            params.subject_alt_names = alternative;
+            let key = KeyPair::generate().unwrap();
+            names(params.self_signed(&key).unwrap().der())
+        };
+        let ia5 = |text: &str| text.try_into().unwrap();
+        let all = named(vec![
+            rcgen::SanType::Rfc822Name(ia5("ana@example.org")),
+            rcgen::SanType::URI(ia5("spiffe://example.org/controller")),
+            rcgen::SanType::IpAddress([192, 0, 2, 7].into()),
+            rcgen::SanType::DnsName(ia5("controller.example.org")),
+        ]);
+        assert_eq!(all, ["spiffe://example.org/controller", "controller.example.org"]);
+        assert!(named(Vec::new()).is_empty(), "the subject's name is nobody's");
+        assert!(names(&CertificateDer::from(&b"no certificate"[..])).is_empty());
+    }
+
+    #[test]
     fn a_certificate_counts_until_its_end_and_under_its_authority_alone() {
         let (ours, issuer) = authority("ours");
         let (theirs, _) = authority("theirs");

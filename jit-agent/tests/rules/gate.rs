@@ -1,12 +1,13 @@
 //! The gate with a real database and a datapath in memory: what is answered is true.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{cell::Cell, collections::BTreeMap, sync::Arc, time::Duration};
 
 use jit_agent::{
     datapath::{Datapath as _, memory::MemoryDatapath},
     envelope::GRANT_TYPE,
-    gate::Target,
+    gate::{Target, channel},
     grant::GrantId,
+    journal::Journal,
     ledger::Admission,
     refusal::Refusal,
 };
@@ -373,4 +374,39 @@ fn the_self_test_expects_no_drop_where_a_grant_lets_its_senders_in() {
     host.gate().tick(NOW);
     let problems = host.gate().status(NOW).problems.join("; ");
     assert!(!problems.contains("the decision"), "{problems}");
+}
+
+#[test]
+fn a_revocation_waits_for_one_batch_at_most_whatever_is_asked_before_it() {
+    const BATCHES: u8 = 40;
+    let mut host = Host::start();
+    host.push(&grant(1, &["203.0.113.7"])).unwrap();
+    let (handle, requests) = channel(Arc::new(Journal::new("test".into())));
+    let gate = host.gate.take().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(async {
+        let answered = Cell::new(0);
+        let pushes = futures_util::future::join_all((0..BATCHES).map(|batch| {
+            let (handle, answered) = (handle.clone(), &answered);
+            async move {
+                let grants =
+                    (0..6_u8).map(|id| envelope(&grant(10 + batch * 6 + id, &["10.0.0.1"])));
+                let outcomes = handle.push(grants.collect(), "test").await.unwrap();
+                assert!(outcomes.iter().all(Result::is_ok));
+                answered.set(answered.get() + 1);
+            }
+        }));
+        let revocation = async {
+            // All of the pushes wait by now.
+            tokio::task::yield_now().await;
+            let before = answered.get();
+            let revoked = handle.revoke(Target::Ids(vec![GrantId([1; 16])]), "test", "").await;
+            assert_eq!(revoked.unwrap().ended, 1);
+            assert!(answered.get() <= before + 1, "{} after {before}", answered.get());
+            assert!(!host.opens(0));
+            drop(handle);
+        };
+        tokio::join!(gate.run(requests, || NOW, || ()), pushes, revocation);
+        assert_eq!(answered.get(), BATCHES);
+    });
 }

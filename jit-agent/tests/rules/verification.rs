@@ -9,7 +9,10 @@ use jit_agent::{
 use jit_proto::v1;
 use prost::Message as _;
 
-use crate::support::{HOST, MINUTE, NOW, config, envelope, grant as good, key, port, sign, signer};
+use crate::{
+    host::Host,
+    support::{HOST, MINUTE, NOW, config, envelope, grant as good, key, port, sign, signer},
+};
 
 /// Everything before the ledger.
 fn check(envelope: &v1::Envelope) -> Result<VerifiedGrant, Refused> {
@@ -28,6 +31,60 @@ fn a_good_grant_is_verified_with_its_signers() {
     let grant = check(&envelope(&good(1, &["203.0.113.7", "2001:db8:7::/64"]))).unwrap();
     assert_eq!(grant.signers(), ["prod"]);
     assert_eq!(grant.entries().count(), 2);
+}
+
+/// Wrong in everything that is looked at from this step on, and right before.
+fn wrong_from(step: usize) -> v1::Envelope {
+    let wrong = |number: usize| step <= number;
+    let source = if wrong(6) { "198.51.100.1" } else { "203.0.113.0/24" };
+    let grant = v1::Grant {
+        id: vec![if wrong(8) { 1 } else { 2 }; 16].into(),
+        hosts: vec![if wrong(4) { "web-2" } else { HOST }.into()],
+        not_before_ms: NOW.wall.0 - MINUTE / 4,
+        not_after_ms: NOW.wall.0 + if wrong(5) { -1 } else { MINUTE / 2 },
+        ports: vec![port(if wrong(6) { 3390 } else { 3389 })],
+        ..good(1, &[if wrong(9) { source } else { "203.0.113.9" }])
+    };
+    let mut payload = grant.encode_to_vec();
+    if wrong(3) {
+        payload.push(0xff);
+    }
+    let payload_type = if wrong(1) { "text/plain" } else { GRANT_TYPE };
+    let seeds = match step {
+        0 => &[9; 9][..],
+        1 | 2 => &[9],
+        3..8 => &[1],
+        _ => &[1, 2],
+    };
+    sign(payload_type, &payload, seeds)
+}
+
+#[test]
+fn the_first_step_that_fails_names_itself() {
+    let mut host = Host::with("[limits]\nhosts = 1\nprefixes = 1\n");
+    host.push(&good(1, &["203.0.113.9"])).unwrap();
+    host.push(&good(3, &["198.51.100.0/24"])).unwrap();
+    let mut word = |step| {
+        let outcome = host.gate().push(vec![wrong_from(step)], "test", NOW).remove(0);
+        outcome.map(|_| ()).map_err(|refused| refused.refusal)
+    };
+    for (step, expected) in [
+        Refusal::TooLarge,
+        Refusal::BadType,
+        Refusal::BadSignature,
+        Refusal::Malformed,
+        Refusal::WrongHost,
+        Refusal::Expired,
+        Refusal::PortNotProtected,
+        Refusal::ApprovalsMissing,
+        Refusal::IdConflict,
+        Refusal::Capacity,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        assert_eq!(word(step), Err(expected), "step {step}");
+    }
 }
 
 #[test]

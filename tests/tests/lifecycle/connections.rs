@@ -2,6 +2,7 @@
 
 use std::{net::TcpStream, thread, time::Duration};
 
+use jit_proto::v1;
 use jit_tests::agent::{CLIENT, PATIENCE, STRANGER, Site, TO_CLIENT, address, carries};
 use rustix::process::Signal;
 
@@ -178,7 +179,7 @@ fn every_connection_under_a_grant_is_counted_and_told() {
     let mut site = Site::new();
     site.start();
     let outcome = site.admit(&CLIENT, LONG);
-    let watch = jit_proto::v1::WatchRequest::default();
+    let watch = v1::WatchRequest::default();
     let granted = site
         .call(async |mut client| {
             let mut events = client.watch(watch).await?.into_inner();
@@ -186,7 +187,7 @@ fn every_connection_under_a_grant_is_counted_and_told() {
             loop {
                 let next = tokio::time::timeout(Duration::from_secs(5), events.message());
                 let event = next.await.expect("an event within 5 s")?.expect("no end");
-                if let Some(jit_proto::v1::event::What::Packet(packet)) = event.what {
+                if let Some(v1::event::What::Packet(packet)) = event.what {
                     return Ok(packet);
                 }
             }
@@ -205,4 +206,25 @@ fn session(site: &Site) -> TcpStream {
     std::io::Read::read_exact(&mut stream, &mut greeting).unwrap();
     assert!(carries(&mut stream));
     stream
+}
+
+#[test]
+fn a_revocation_in_a_batch_is_held_up_by_no_bad_grant_beside_it() {
+    let mut site = Site::new();
+    site.start();
+    let id = site.admit(&CLIENT, LONG).grant_id;
+    site.assert_open_to_the_client_alone();
+    let mut bad = site.envelope(&CLIENT, LONG);
+    bad.signatures.clear();
+    let good = site.envelope(&[STRANGER[0]], LONG);
+    let request = v1::PushBatchRequest {
+        envelopes: vec![bad, v1::Envelope::default(), good],
+        revoke_ids: vec![b"no id".to_vec().into(), id],
+    };
+    let answer = site.call(async |mut client| client.push_batch(request).await).unwrap();
+    let v1::PushBatchResponse { outcomes, revoked, warning } = answer.into_inner();
+    assert_eq!((revoked, warning.contains("no grant ids")), (1, true), "{warning}");
+    let reasons: Vec<_> = outcomes.iter().map(|outcome| outcome.reason.as_str()).collect();
+    assert_eq!(reasons, ["bad_signature", "bad_type", "ok"]);
+    assert!(!site.client_opens(0, 22) && site.stranger_opens(0, 22));
 }

@@ -216,6 +216,7 @@ impl<D: Datapath> Gate<D> {
         self.close_slots_of_the_past();
         self.interfaces = self.datapath.cover(&self.coverage())?;
         self.guard = self.datapath.guard(self.config.gate.socket_guard);
+        self.count_carried(now);
         self.something_holds()?;
         self.tell_links(now);
         self.tell_guard(now);

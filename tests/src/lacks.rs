@@ -32,6 +32,11 @@ pub fn kernel_lacks(feature: &str) -> bool {
     all().iter().any(|lacking| lacking == feature)
 }
 
+/// Whether anything is known about it: then what is not named is there.
+pub fn is_told() -> bool {
+    env::var_os(VARIABLE).is_some()
+}
+
 /// All that it is known to lack.
 pub fn all() -> Vec<String> {
     let named = env::var(VARIABLE).unwrap_or_default();

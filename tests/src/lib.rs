@@ -16,3 +16,4 @@ pub mod raw;
 pub mod sockets;
 pub mod sys;
 pub mod tun;
+pub mod wireguard;

@@ -142,8 +142,8 @@ impl Datapath for KernelDatapath {
         })
     }
 
-    fn lower_limit(&mut self, slot: u32, limit: u32) -> Result<(), DatapathError> {
-        self.maps.lower_limit(slot, limit)
+    fn set_limit(&mut self, slot: u32, limit: u32) -> Result<(), DatapathError> {
+        self.maps.set_limit(slot, limit)
     }
 
     fn open_slot(&mut self, slot: u32, limit: u32) -> Result<(), DatapathError> {

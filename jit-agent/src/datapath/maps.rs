@@ -290,12 +290,11 @@ impl Maps {
         Ok(())
     }
 
-    /// Lets the grant in a slot have fewer connections. One that is counted at this very moment may
+    /// Lets the grant in a slot have so many connections. One that is counted at this very moment may
     /// be missing in the count; its place is taken all the same.
-    pub fn lower_limit(&mut self, slot: u32, limit: u32) -> Result<(), DatapathError> {
+    pub fn set_limit(&mut self, slot: u32, limit: u32) -> Result<(), DatapathError> {
         let old = self.slots.get(&slot, 0).map_err(failed("read", map::SLOTS))?;
-        let lower = Slot { limit: limit.min(old.limit), ..old };
-        self.slots.set(slot, lower, 0).map_err(failed("write to", map::SLOTS))
+        self.slots.set(slot, Slot { limit, ..old }, 0).map_err(failed("write to", map::SLOTS))
     }
 
     /// All counters, summed over the CPUs.

@@ -193,6 +193,9 @@ struct Inner {
     /// Of another version, whose tables are there; inside nothing where they cannot be read.
     elsewhere: Option<Option<BTreeMap<u32, Slot>>>,
     hits_elsewhere: u64,
+    /// Who comes while ours is being attached, and how many of them got in.
+    comes_meanwhile: Vec<(Syn, BootNanos)>,
+    let_in_meanwhile: u32,
     /// Looks at sockets since the test asked last, and how long each takes.
     looks: u32,
     look_takes: Duration,
@@ -341,6 +344,16 @@ impl MemoryDatapath {
         self.lock().hits_elsewhere = hits;
     }
 
+    /// This one comes when ours is attached and the other version's may be in force as well.
+    pub fn come_meanwhile(&self, syn: Syn, now: BootNanos) {
+        self.lock().comes_meanwhile.push((syn, now));
+    }
+
+    /// How many of those got in.
+    pub fn let_in_meanwhile(&self) -> u32 {
+        self.lock().let_in_meanwhile
+    }
+
     /// Counts connections in a slot.
     pub fn count(&self, slot: u32, hits: u64) {
         self.lock().slots.entry(slot).or_default().hits += hits;
@@ -418,7 +431,7 @@ impl Datapath for MemoryDatapath {
         }
     }
 
-    fn lower_limit(&mut self, slot: u32, limit: u32) -> Result<(), DatapathError> {
+    fn set_limit(&mut self, slot: u32, limit: u32) -> Result<(), DatapathError> {
         let mut inner = self.lock();
         inner.refused()?;
         inner.slots.entry(slot).or_default().limit = limit;
@@ -456,7 +469,10 @@ impl Datapath for MemoryDatapath {
     }
 
     fn cover(&mut self, _: &Coverage) -> Result<Vec<InterfaceState>, DatapathError> {
+        let come = std::mem::take(&mut self.lock().comes_meanwhile);
+        let opened = come.iter().filter(|(syn, now)| self.connect(syn, *now)).count();
         let mut inner = self.lock();
+        inner.let_in_meanwhile = u32::try_from(opened).unwrap_or(u32::MAX);
         let more = std::mem::take(&mut inner.hits_elsewhere);
         for slot in inner.elsewhere.iter_mut().flatten().flat_map(BTreeMap::values_mut) {
             slot.hits += more;

@@ -51,10 +51,10 @@ pub trait Datapath: Send {
     fn elsewhere(&self, _slot: u32, _generation: u32) -> Elsewhere {
         Elsewhere::Nowhere
     }
-    /// Lets the grant in a slot have fewer connections than it was opened for.
-    fn lower_limit(&mut self, slot: u32, limit: u32) -> Result<(), DatapathError>;
-    /// Counts a slot from zero, for its next grant: with at most so many connections, zero for any
-    /// number.
+    /// Lets the grant in a slot have so many connections instead of those that it was opened for.
+    fn set_limit(&mut self, slot: u32, limit: u32) -> Result<(), DatapathError>;
+    /// Counts a slot from zero, for its next grant: with at most so many connections. Zero is none for
+    /// a grant with a limit; of others nothing is counted against it.
     fn open_slot(&mut self, slot: u32, limit: u32) -> Result<(), DatapathError>;
     /// Forgets the connections of a slot's grant, which is over: others need their places.
     fn close_slot(&mut self, slot: u32) -> Result<(), DatapathError>;

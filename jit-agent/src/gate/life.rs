@@ -45,6 +45,9 @@ pub(super) struct Carried {
     before: u64,
     /// How many of them are known.
     hits: u64,
+    /// Our own tables let in none while the other gate may, so that together they never let in more
+    /// than the limit.
+    held: bool,
 }
 
 impl Kept {
@@ -152,7 +155,7 @@ impl<D: Datapath> Gate<D> {
         let carried = match elsewhere {
             Elsewhere::Counted(hits) => {
                 let StoredLife { slot, generation, .. } = *life;
-                Some(Carried { slot, generation, before, hits })
+                Some(Carried { slot, generation, before, hits, held: true })
             }
             Elsewhere::Nowhere | Elsewhere::Unknown => None,
         };
@@ -189,7 +192,7 @@ impl<D: Datapath> Gate<D> {
         });
         match result {
             Ok(Some(admission)) => {
-                self.resume(id, kept, now);
+                self.resume(id, kept, carried.is_some(), now);
                 self.carried.extend(carried.map(|carried| (id, carried)));
                 if deadline.is_none() && admission == Admission::Active {
                     self.record_reopened(id, now);
@@ -213,13 +216,18 @@ impl<D: Datapath> Gate<D> {
         replaces
     }
 
-    /// Goes on counting where the kernel does, or starts anew with the connections that are left.
-    fn resume(&mut self, id: GrantId, kept: Option<u32>, now: Now) {
+    /// Goes on counting where the kernel does, or starts anew with the connections that are left: with
+    /// none of them while another gate counts as well.
+    fn resume(&mut self, id: GrantId, kept: Option<u32>, held: bool, now: Now) {
         let Some(slot) = self.ledger.grant(id).and_then(|record| record.stage.slot()) else {
             return;
         };
+        let start = |gate: &mut Self| match held {
+            true => gate.datapath.open_slot(slot, 0),
+            false => gate.count_anew(id),
+        };
         if kept != Some(slot)
-            && let Err(error) = self.count_anew(id)
+            && let Err(error) = start(self)
         {
             tracing::error!(grant = %id, "{error}: stored grant not restored");
             let record = Record::new(EventCode::GrantRefused).by("agent").grant(id);
@@ -252,29 +260,33 @@ impl<D: Datapath> Gate<D> {
         self.datapath.elsewhere(*slot, *generation)
     }
 
-    /// Takes over what another version's gate let in since its tables were read last. When they are
-    /// gone the disk gets to know where it is counted from now on.
+    /// Takes over what another version's gate let in since its tables were read last; what is left of
+    /// a limit may be used from now on. When those tables are gone the disk gets to know where it is
+    /// counted. Called only when our gate is in force in place of the other.
     pub(super) fn count_carried(&mut self, now: Now) {
         if self.carried.is_empty() {
             return;
         }
-        let mut carried = std::mem::take(&mut self.carried);
-        carried.retain(|id, Carried { slot, generation, hits, .. }| {
-            match self.datapath.elsewhere(*slot, *generation) {
-                Elsewhere::Nowhere => {
-                    self.owed_lives.insert(*id);
-                    false
-                }
-                Elsewhere::Unknown => true,
-                Elsewhere::Counted(all) => {
-                    let more = all.saturating_sub(*hits);
-                    *hits = all;
-                    self.count_more(*id, more, now);
-                    true
-                }
+        let mut all = std::mem::take(&mut self.carried);
+        all.retain(|id, carried| {
+            let elsewhere = self.datapath.elsewhere(carried.slot, carried.generation);
+            let counted = match elsewhere {
+                Elsewhere::Counted(hits) => hits,
+                Elsewhere::Nowhere => carried.hits,
+                Elsewhere::Unknown => return true,
+            };
+            let more = counted.saturating_sub(carried.hits);
+            carried.hits = counted;
+            if more > 0 || carried.held {
+                carried.held = !self.count_more(*id, more, now);
             }
+            let gone = elsewhere == Elsewhere::Nowhere && !carried.held;
+            if gone {
+                self.owed_lives.insert(*id);
+            }
+            !gone
         });
-        self.carried = carried;
+        self.carried = all;
         if self.carried.is_empty()
             && let Err(error) = self.settle(Transaction::default(), now)
         {
@@ -282,18 +294,17 @@ impl<D: Datapath> Gate<D> {
         }
     }
 
-    fn count_more(&mut self, id: GrantId, more: u64, now: Now) {
-        if more == 0 {
-            return;
-        }
+    /// Whether the kernel knows what is left.
+    fn count_more(&mut self, id: GrantId, more: u64, now: Now) -> bool {
         let limit = self.ledger.count_elsewhere(id, more);
         let slot = self.ledger.grant(id).and_then(|record| record.stage.slot());
-        if let (Some(slot), Some(limit)) = (slot, limit) {
-            if let Err(error) = self.datapath.lower_limit(slot, limit) {
-                tracing::error!(grant = %id, "{error}: it may let in {more} too many");
-            }
-            self.count(slot, now);
+        let (Some(slot), Some(limit)) = (slot, limit) else { return true };
+        if let Err(error) = self.datapath.set_limit(slot, limit) {
+            tracing::error!(grant = %id, "what another version counted of it: {error}");
+            return false;
         }
+        self.count(slot, now);
+        true
     }
 
     /// Starts the slot of a grant. Nothing leads there yet.

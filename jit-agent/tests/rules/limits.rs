@@ -317,6 +317,37 @@ fn what_another_versions_tables_counted_is_used_up() {
     }
 }
 
+/// While both gates are in force only the one that was there lets anybody in.
+#[test]
+fn two_gates_at_once_let_in_no_more_than_the_limit() {
+    for during in 0..=3 {
+        let mut host = Host::start();
+        host.push(&limited(1, SOURCE, 3)).unwrap();
+        host.kernel.change_layout(true);
+        host.kernel.count_elsewhere(during);
+        for source_port in 40_000..40_003 {
+            let syn = Syn { source: v4(SOURCE), source_port, port: SSH, sequence: 7 };
+            host.kernel.come_meanwhile(syn, NOW.boot);
+        }
+        host.restart("boot-1", NOW);
+        assert_eq!(host.kernel.let_in_meanwhile(), 0, "{during}");
+        let after = (41_000..41_005).filter(|port| host.connects(*port, NOW)).count();
+        assert_eq!(after as u64, 3 - during, "{during}: what is left, and after that nothing");
+    }
+}
+
+/// Who has no limit is not held back.
+#[test]
+fn a_grant_without_a_limit_opens_while_two_gates_are_in_force() {
+    let mut host = Host::start();
+    host.push(&grant(1, &[SOURCE])).unwrap();
+    host.kernel.change_layout(true);
+    let syn = Syn { source: v4(SOURCE), source_port: 40_000, port: SSH, sequence: 7 };
+    host.kernel.come_meanwhile(syn, NOW.boot);
+    host.restart("boot-1", NOW);
+    assert_eq!(host.kernel.let_in_meanwhile(), 1);
+}
+
 #[test]
 fn a_takeover_that_uses_a_grant_up_ends_it() {
     let mut host = Host::start();

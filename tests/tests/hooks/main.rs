@@ -11,3 +11,4 @@ mod foreign;
 mod kernels;
 mod rungs;
 mod selftest;
+mod tunnels;

@@ -87,6 +87,7 @@ const TESTS: &[Tests] = &[
     Tests { name: "tc", program: "hooks", names: &["kernels::the_best_tc_hook"] },
     Tests { name: "clsact", program: "hooks", names: &["rungs::tc_by_a_classifier"] },
     Tests { name: "tun", program: "hooks", names: &["rungs::a_device_without_an_ethernet_header"] },
+    Tests { name: "tunnels", program: "hooks", names: &["tunnels::"] },
     Tests {
         name: "mtu_9000",
         program: "hooks",

@@ -15,10 +15,17 @@ use crate::shell;
 /// What a kernel has built in, or does not have, is left out.
 pub(super) const WANTED: &[&str] = &[
     "af_packet",
+    "authenc",
     "bridge",
     "cls_bpf",
+    "crypto_null",
     "dummy",
+    "esp4",
     "inet_diag",
+    "ip6_gre",
+    "ip6_tunnel",
+    "ip_gre",
+    "ipip",
     "macvlan",
     "nf_nat",
     "nf_tables",
@@ -26,11 +33,15 @@ pub(super) const WANTED: &[&str] = &[
     "nft_nat",
     "nft_redir",
     "sch_ingress",
+    "sit",
     "tcp_diag",
     "tun",
     "udp_diag",
     "veth",
     "vxlan",
+    "wireguard",
+    "xfrm_interface",
+    "xfrm_user",
 ];
 
 /// More modules than these can depend on.

@@ -1,0 +1,175 @@
+//! Keys and peer of a WireGuard device, by generic netlink, as `wg set` gives them (`linux/genetlink.h`,
+//! `linux/wireguard.h`): the machines that have the device do not have the tool.
+
+use std::net::SocketAddrV4;
+
+use rustix::{
+    fd::OwnedFd,
+    net::{
+        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, netlink, recv, send,
+        socket_with,
+    },
+};
+
+use crate::netns::Namespace;
+
+const NLM_F_REQUEST: u16 = 0x1;
+const NLM_F_ACK: u16 = 0x4;
+const NLMSG_ERROR: u16 = 2;
+/// The type of attributes that hold others.
+const NESTED: u16 = 1 << 15;
+
+/// Who tells the numbers of the other families.
+const GENL_ID_CTRL: u16 = 16;
+const CTRL_CMD_GETFAMILY: u8 = 3;
+const CTRL_ATTR_FAMILY_ID: u16 = 1;
+const CTRL_ATTR_FAMILY_NAME: u16 = 2;
+
+const WG_CMD_SET_DEVICE: u8 = 1;
+const WGDEVICE_A_IFNAME: u16 = 2;
+const WGDEVICE_A_PRIVATE_KEY: u16 = 3;
+const WGDEVICE_A_LISTEN_PORT: u16 = 6;
+const WGDEVICE_A_PEERS: u16 = 8 | NESTED;
+const WGPEER_A_PUBLIC_KEY: u16 = 1;
+const WGPEER_A_ENDPOINT: u16 = 4;
+const WGPEER_A_ALLOWEDIPS: u16 = 9 | NESTED;
+const WGALLOWEDIP_A_FAMILY: u16 = 1;
+const WGALLOWEDIP_A_IPADDR: u16 = 2;
+const WGALLOWEDIP_A_CIDR_MASK: u16 = 3;
+
+/// Bytes of `nlmsghdr` and of `genlmsghdr`.
+const HEADER: usize = 16;
+const GENERIC: usize = 4;
+
+/// A pair of keys, which everybody may know.
+#[derive(Clone, Copy, Debug)]
+pub struct Pair {
+    private: [u8; 32],
+    /// X25519 of it and the base point (RFC 7748 section 6.1).
+    public: [u8; 32],
+}
+
+/// One for each end.
+pub const PAIRS: [Pair; 2] = [
+    Pair {
+        private: [1; 32],
+        public: [
+            0xa4, 0xe0, 0x92, 0x92, 0xb6, 0x51, 0xc2, 0x78, 0xb9, 0x77, 0x2c, 0x56, 0x9f, 0x5f,
+            0xa9, 0xbb, 0x13, 0xd9, 0x06, 0xb4, 0x6a, 0xb6, 0x8c, 0x9d, 0xf9, 0xdc, 0x2b, 0x44,
+            0x09, 0xf8, 0xa2, 0x09,
+        ],
+    },
+    Pair {
+        private: [2; 32],
+        public: [
+            0xce, 0x8d, 0x3a, 0xd1, 0xcc, 0xb6, 0x33, 0xec, 0x7b, 0x70, 0xc1, 0x78, 0x14, 0xa5,
+            0xc7, 0x6e, 0xcd, 0x02, 0x96, 0x85, 0x05, 0x0d, 0x34, 0x47, 0x45, 0xba, 0x05, 0x87,
+            0x0e, 0x58, 0x7d, 0x59,
+        ],
+    },
+];
+
+/// Gives a device its key and port, and the peer at `to` that it carries everything for.
+pub fn set(
+    namespace: &Namespace,
+    device: &str,
+    own: Pair,
+    port: u16,
+    peer: Pair,
+    to: SocketAddrV4,
+) {
+    let allowed = [
+        (libc::AF_INET, [0; 4].as_slice()), // 0.0.0.0/0
+        (libc::AF_INET6, &[0; 16]),         // ::/0
+    ];
+    let allowed = allowed.map(|(family, address)| {
+        let family = u16::try_from(family).expect("a small number");
+        let parts = [
+            attribute(WGALLOWEDIP_A_FAMILY, &family.to_ne_bytes()),
+            attribute(WGALLOWEDIP_A_IPADDR, address),
+            attribute(WGALLOWEDIP_A_CIDR_MASK, &[0]),
+        ];
+        attribute(NESTED, &parts.concat())
+    });
+    let peer = [
+        attribute(WGPEER_A_PUBLIC_KEY, &peer.public),
+        attribute(WGPEER_A_ENDPOINT, &endpoint(to)),
+        attribute(WGPEER_A_ALLOWEDIPS, &allowed.concat()),
+    ];
+    let all = [
+        attribute(WGDEVICE_A_IFNAME, format!("{device}\0").as_bytes()),
+        attribute(WGDEVICE_A_PRIVATE_KEY, &own.private),
+        attribute(WGDEVICE_A_LISTEN_PORT, &port.to_ne_bytes()),
+        attribute(WGDEVICE_A_PEERS, &attribute(NESTED, &peer.concat())),
+    ];
+    namespace.run(|| {
+        let socket = open();
+        let family = family(&socket, "wireguard");
+        ask(&socket, family, WG_CMD_SET_DEVICE, &all.concat(), NLM_F_ACK);
+    });
+}
+
+/// `struct sockaddr_in`.
+fn endpoint(to: SocketAddrV4) -> Vec<u8> {
+    let family = u16::try_from(libc::AF_INET).expect("a small number");
+    let parts: [&[u8]; 4] =
+        [&family.to_ne_bytes(), &to.port().to_be_bytes(), &to.ip().octets(), &[0; 8]];
+    parts.concat()
+}
+
+fn open() -> OwnedFd {
+    let kind = (AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC);
+    let socket = socket_with(kind.0, kind.1, kind.2, Some(netlink::GENERIC));
+    let socket = socket.expect("a socket of generic netlink");
+    connect(&socket, &netlink::SocketAddrNetlink::new(0, 0)).expect("connect it to the kernel");
+    socket
+}
+
+/// The number of a family.
+fn family(socket: &OwnedFd, name: &str) -> u16 {
+    let name = attribute(CTRL_ATTR_FAMILY_NAME, format!("{name}\0").as_bytes());
+    let answer = ask(socket, GENL_ID_CTRL, CTRL_CMD_GETFAMILY, &name, 0);
+    let mut rest = answer.get(HEADER + GENERIC..).expect("a family");
+    loop {
+        let length = usize::from(number(rest, 0));
+        if number(rest, 2) == CTRL_ATTR_FAMILY_ID {
+            return number(rest, 4);
+        }
+        rest = rest.get(length.next_multiple_of(4)..).expect("the number of a family");
+    }
+}
+
+/// Sends a request and returns the first answer, which is no error.
+fn ask(socket: &OwnedFd, kind: u16, command: u8, attributes: &[u8], flags: u16) -> Vec<u8> {
+    let length = u32::try_from(HEADER + GENERIC + attributes.len()).expect("a short message");
+    let parts: [&[u8]; 6] = [
+        &length.to_ne_bytes(),
+        &kind.to_ne_bytes(),
+        &(NLM_F_REQUEST | flags).to_ne_bytes(),
+        &[0; 8], // sequence and port
+        &[command, 1, 0, 0],
+        attributes,
+    ];
+    send(socket, &parts.concat(), SendFlags::empty()).expect("ask the kernel");
+    let mut answer = vec![0; 8192];
+    let (length, _) =
+        recv(socket, &mut answer[..], RecvFlags::empty()).expect("the kernel's answer");
+    answer.truncate(length);
+    if number(&answer, 4) == NLMSG_ERROR {
+        let code = answer.get(HEADER..).and_then(|body| body.first_chunk()).expect("a code");
+        assert_eq!(i32::from_ne_bytes(*code), 0, "generic netlink refuses command {command}");
+    }
+    answer
+}
+
+fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(4 + value.len()).expect("a short attribute");
+    let mut bytes = [&length.to_ne_bytes(), &kind.to_ne_bytes(), value].concat();
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+fn number(bytes: &[u8], at: usize) -> u16 {
+    let bytes = bytes.get(at..).and_then(|rest| rest.first_chunk()).expect("a whole answer");
+    u16::from_ne_bytes(*bytes)
+}

@@ -3,8 +3,12 @@
 
 use std::{
     fs,
-    path::PathBuf,
-    sync::atomic::Ordering,
+    net::{SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -12,7 +16,7 @@ use std::{
 use jit_common::ABI_VERSION;
 use jit_proto::v1;
 use jit_tests::{
-    agent::{CLIENT, Site},
+    agent::{CLIENT, Site, TO_CLIENT},
     programs::{binary, next_agent},
 };
 use rustix::process::Signal;
@@ -205,6 +209,69 @@ fn connections_that_no_agent_saw_are_counted_by_another_layout() {
     site.use_program(program(false));
     site.start();
     assert!(!site.client_opens(0, 22) && !site.client_opens(1, 22), "nor back");
+}
+
+/// Each gate counts for itself, and for a moment one is in force on the client's interface and the
+/// other on the stranger's, which comes last of many.
+#[test]
+fn a_limit_holds_while_the_layout_changes_under_attempts() {
+    const ROUNDS: u32 = 4;
+    const LIMIT: u32 = 20;
+    const FROM: &str = "192.0.2.2";
+    const TO: &str = "192.0.2.1";
+    let mut site = Site::new();
+    // That of the old version counts what comes by either interface, until it goes.
+    let config = site.base("[\"*\"]", "auto");
+    site.write_config(&config.replace("[gate]", "[gate]\nsocket_guard = false"));
+    let pair = |number| format!("link add d{number} type veth peer name e{number}\n");
+    let many: String = (0..20).map(pair).collect();
+    site.host.ip_batch(&many);
+    let (ours, theirs) = (format!("{TO}/24"), format!("{FROM}/24"));
+    site.host.connect("z0", &[&ours], &site.stranger, "p1", &[&theirs]);
+    site.start();
+    let mut told = Vec::new();
+    for round in 0..ROUNDS {
+        let next = round % 2 == 0;
+        let grant = v1::Grant { max_connections: LIMIT, ..site.grant(&[CLIENT[0], FROM], LONG) };
+        site.push(site.sign(&grant)).unwrap();
+        site.end(Signal::KILL);
+        let over = Arc::new(AtomicBool::new(false));
+        let links = site.pins().join(version(next)).join("links");
+        let knocking = [(&site.client, TO_CLIENT[0]), (&site.stranger, TO)].map(|(from, to)| {
+            let (links, over) = (links.clone(), Arc::clone(&over));
+            let to = SocketAddr::new(to.parse().unwrap(), 22);
+            from.spawn(move || knock_from_the_first_link_on(to, &links, &over))
+        });
+        site.use_program(program(next));
+        site.start();
+        over.store(true, Ordering::Relaxed);
+        told.push(knocking.map(|thread| thread.join().unwrap()));
+        assert_eq!(site.revoke_all(), 1);
+    }
+    println!("of {LIMIT}, opened to the client and to the stranger: {told:?}");
+    assert!(told.iter().all(|opened| opened.iter().sum::<u32>() <= LIMIT), "{told:?}");
+    assert!(told.iter().all(|opened| opened.iter().sum::<u32>() >= LIMIT / 2), "{told:?}");
+}
+
+/// Knocks from the first link of the new version on, until the takeover is over and nothing opens any
+/// more; says how often it opened.
+fn knock_from_the_first_link_on(to: SocketAddr, links: &Path, over: &AtomicBool) -> u32 {
+    let began = Instant::now();
+    let any = || fs::read_dir(links).is_ok_and(|mut entries| entries.next().is_some());
+    while !any() && !over.load(Ordering::Relaxed) {
+        assert!(began.elapsed() < TIME, "no takeover");
+        thread::sleep(Duration::from_micros(200));
+    }
+    let mut opened = 0;
+    loop {
+        let last = over.load(Ordering::Relaxed);
+        let open = TcpStream::connect_timeout(&to, Duration::from_millis(5)).is_ok();
+        opened += u32::from(open);
+        if last && !open {
+            return opened;
+        }
+        assert!(began.elapsed() < TIME, "it goes on opening");
+    }
 }
 
 #[test]

@@ -63,6 +63,8 @@ pub struct Ledger {
     /// Oldest first: a slot rests before it is used again. May hold slots that are in use.
     free_slots: VecDeque<u32>,
     owners: HashMap<u32, GrantId>,
+    /// Slots and whose they were last, newest last.
+    former: VecDeque<(u32, GrantId)>,
     /// Slots of grants that have a limit and are not used up.
     limited: BTreeSet<u32>,
     /// Connections that all grants with a limit may let in together.
@@ -88,6 +90,7 @@ impl Ledger {
             lingers: BTreeSet::new(),
             free_slots: (EXEMPT_SLOT + 1..slots).collect(),
             owners: HashMap::new(),
+            former: VecDeque::new(),
             limited: BTreeSet::new(),
             places: 0,
             closed: Vec::new(),
@@ -510,6 +513,16 @@ impl Ledger {
         self.owners.get(&slot).copied()
     }
 
+    /// The grant that a connection in a slot was counted for: the owner, or whose it was last.
+    pub fn counted_for(&self, slot: u32) -> Option<&Record> {
+        let former = || self.former.iter().rev().find(|(other, _)| *other == slot);
+        if let Some(id) = self.owner(slot) {
+            return self.grants.get(&id);
+        }
+        let (_, id) = former()?;
+        self.ended.iter().rev().find(|record| record.grant.id() == *id)
+    }
+
     /// Slots behind this one of grants that have a limit and are not used up, in their order.
     pub fn limited_behind(&self, slot: u32) -> impl Iterator<Item = u32> + '_ {
         self.limited.range(slot.saturating_add(1)..).copied()
@@ -675,6 +688,10 @@ impl Ledger {
         }
         self.limited.remove(&slot);
         self.owners.remove(&slot);
+        if self.former.len() >= MAX_ENDED {
+            self.former.pop_front();
+        }
+        self.former.push_back((slot, id));
         self.free_slots.push_back(slot);
         self.places -= record.places();
         if record.grant.limit().is_some() {

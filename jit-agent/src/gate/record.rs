@@ -278,7 +278,8 @@ impl<D: Datapath> Gate<D> {
         if event.reason != Reason::Granted as u8 || *slot == EXEMPT_SLOT {
             return;
         }
-        let grant = self.ledger.owner(*slot);
+        let found = self.ledger.counted_for(*slot);
+        let grant = found.map(|found| found.grant.id());
         let source = address(*family, source);
         let protocol = Protocol::from_number(*protocol).map_or("?", Protocol::word);
         let port = format!("{port}/{protocol}");
@@ -286,11 +287,9 @@ impl<D: Datapath> Gate<D> {
             return;
         }
         let mut record = Record::new(EventCode::Connection);
-        if let Some(id) = grant {
-            record = record.grant(id);
-            if let Some(found) = self.ledger.grant(id) {
-                record = record.text("requester", &found.grant.message().requester);
-            }
+        if let Some(found) = found {
+            let requester = &found.grant.message().requester;
+            record = record.grant(found.grant.id()).text("requester", requester);
         }
         let name = self.interfaces.iter().find(|state| state.index == *interface);
         let record = record

@@ -97,7 +97,7 @@ impl<D: Datapath> Gate<D> {
     pub(super) fn packet_event(&self, event: &Event) -> v1::PacketEvent {
         let address = |bytes: &[u8; 16]| address_bytes(event.family, bytes).to_vec();
         let granted = event.reason == Reason::Granted as u8;
-        let grant = granted.then(|| self.ledger.owner(event.slot)).flatten();
+        let grant = granted.then(|| self.ledger.counted_for(event.slot)).flatten();
         v1::PacketEvent {
             reason: Reason::from_number(event.reason).map_or("", Reason::word).into(),
             source: address(&event.source).into(),
@@ -105,7 +105,7 @@ impl<D: Datapath> Gate<D> {
             source_port: event.source_port.into(),
             protocol: protocol(event.protocol),
             port: event.port.into(),
-            grant_id: grant.map(|id| id.0.to_vec()).unwrap_or_default().into(),
+            grant_id: grant.map(|found| found.grant.id().0.to_vec()).unwrap_or_default().into(),
             observed: event.observed != 0,
             interface_index: event.interface,
         }

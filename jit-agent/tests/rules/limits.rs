@@ -233,6 +233,29 @@ fn a_limit_is_for_tcp_and_not_above_1024() {
     }
 }
 
+/// The event of a connection from just before the end is read behind it.
+#[test]
+fn a_connection_is_told_with_its_grant_also_when_that_is_over_by_then() {
+    for revoked in [false, true] {
+        let mut host = Host::start();
+        host.push(&grant(1, &[SOURCE])).unwrap();
+        let now = if revoked { NOW } else { later(10 * MINUTE) };
+        if revoked {
+            host.gate().revoke(&Target::All, "test", "", NOW);
+        } else {
+            host.gate().advance(now);
+        }
+        host.tell_connections(now);
+        let records = host.records();
+        let told: Vec<_> = records.iter().filter(|record| record["code"] == "C001").collect();
+        // One is of that grant; nobody had the other slots.
+        assert_eq!(told.len(), 7);
+        let of_grant: Vec<_> = told.iter().filter(|record| record["grant"].is_string()).collect();
+        assert_eq!(of_grant.len(), 1, "revoked {revoked}");
+        assert_eq!(of_grant[0]["requester"], "ana@example.org");
+    }
+}
+
 /// What all grants with a limit may let in together has room in the kernel: a grant for which there
 /// is none is refused, and says so; one that ends makes room.
 #[test]

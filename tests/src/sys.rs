@@ -1,5 +1,5 @@
 //! The only unsafe code of the harness: bpf(2) for an XDP program of two instructions, `return
-//! XDP_PASS`, which no library loads; a kernel that lacks links, by seccomp(2); and adjtimex(2).
+//! XDP_PASS`, which no library loads; a kernel that lacks something, by seccomp(2); and adjtimex(2).
 
 use std::{
     io, mem,
@@ -45,24 +45,39 @@ pub fn set_clock_ahead_by_a_nanosecond() -> io::Result<()> {
 }
 
 /// Starts the command on a kernel that answers `BPF_LINK_CREATE` as those without links do: EINVAL.
-/// All else is as it is. The filter is cBPF (Linux, Documentation/userspace-api/seccomp_filter.rst).
 pub fn without_links(command: &mut Command) {
+    refuse(command, libc::SYS_bpf, &[(0, bpf_cmd::BPF_LINK_CREATE as u32)], libc::EINVAL);
+}
+
+/// Starts the command on a kernel that tells nothing of its sockets and destroys none
+/// (`CONFIG_INET_DIAG` is off): it knows no such protocol.
+pub fn without_sock_diag(command: &mut Command) {
+    let [family, protocol] = [libc::AF_NETLINK, libc::NETLINK_SOCK_DIAG]
+        .map(|number| u32::try_from(number).expect("a small number"));
+    refuse(command, libc::SYS_socket, &[(0, family), (2, protocol)], libc::EPROTONOSUPPORT);
+}
+
+/// Starts the command where a system call fails if these arguments, by place, have these values in
+/// their lower halves. All else is as it is. The filter is cBPF (Linux,
+/// Documentation/userspace-api/seccomp_filter.rst).
+fn refuse(command: &mut Command, call: libc::c_long, arguments: &[(u32, u32)], error: i32) {
     // BPF_LD | BPF_W | BPF_ABS, BPF_JMP | BPF_JEQ | BPF_K, BPF_RET | BPF_K.
     const LOAD: u16 = 0x20;
     const EQUAL: u16 = 0x15;
     const RETURN: u16 = 0x06;
     let step = |code, unequal, k| libc::sock_filter { code, jt: 0, jf: unequal, k };
-    let number = u32::try_from(libc::SYS_bpf).expect("the number of a system call");
-    let refusal = u32::try_from(libc::EINVAL).expect("an error's number");
-    let mut filter = [
-        // The number of the system call, then the lower half of its first argument.
-        step(LOAD, 0, 0),
-        step(EQUAL, 3, number),
-        step(LOAD, 0, 16),
-        step(EQUAL, 1, bpf_cmd::BPF_LINK_CREATE as u32),
-        step(RETURN, 0, libc::SECCOMP_RET_ERRNO | refusal),
-        step(RETURN, 0, libc::SECCOMP_RET_ALLOW),
-    ];
+    let number = u32::try_from(call).expect("the number of a system call");
+    // Where `struct seccomp_data` has the number of the call, and each argument.
+    let places = arguments.iter().map(|(place, value)| (16 + 8 * place, *value));
+    let compared: Vec<_> = [(0, number)].into_iter().chain(places).collect();
+    let mut filter = Vec::new();
+    for (left, (offset, value)) in (0..compared.len()).rev().zip(compared) {
+        let to_the_end = u8::try_from(2 * left + 1).expect("a short filter");
+        filter.extend([step(LOAD, 0, offset), step(EQUAL, to_the_end, value)]);
+    }
+    let refusal = u32::try_from(error).expect("an error's number");
+    filter.push(step(RETURN, 0, libc::SECCOMP_RET_ERRNO | refusal));
+    filter.push(step(RETURN, 0, libc::SECCOMP_RET_ALLOW));
     let install = move || {
         let program = libc::sock_fprog {
             len: u16::try_from(filter.len()).unwrap_or_default(),

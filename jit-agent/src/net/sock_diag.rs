@@ -361,6 +361,7 @@ fn failed(verb: &'static str) -> impl Fn(Errno) -> DiagError {
 mod tests {
     use super::*;
 
+    const AF_UNIX: u8 = 1;
     const SEQUENCE: u32 = 7;
 
     fn message(kind: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
@@ -393,6 +394,17 @@ mod tests {
         let mut sockets = Vec::new();
         let answer = read(datagram, SEQUENCE, |socket| sockets.push(socket));
         (sockets, answer)
+    }
+
+    /// UNIX sockets cannot be destroyed by any kernel: it answers for them as one without
+    /// CONFIG_INET_DIAG_DESTROY does for TCP (`__sock_diag_cmd` in `net/core/sock_diag.c`).
+    #[test]
+    fn a_kernel_that_destroys_no_such_sockets_is_understood() {
+        let mut diag = SockDiag::open().unwrap();
+        let sequence = diag.next();
+        let request = destroy(AF_UNIX, &[0; ID], sequence);
+        let answer = diag.ask(&request, sequence, |_| {}).or_else(unless_gone);
+        assert!(matches!(answer, Err(DiagError::NoDestroy)), "{answer:?}");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::{
     io::{ErrorKind, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
+    process::Stdio,
     time::{Duration, Instant},
 };
 
@@ -11,7 +12,7 @@ use jit_proto::v1;
 use jit_tests::{
     agent::{CLIENT, PATIENCE, Site, TO_CLIENT, address},
     netns::Namespace,
-    sockets,
+    sockets, sys,
 };
 use rustix::process::Signal;
 
@@ -181,6 +182,36 @@ fn at_its_end_a_grant_takes_cut_sessions_with_it() {
     println!("both ends heard of the end within {took:?}");
     assert!(took < HEARD, "{took:?}");
     assert_eq!(open_sockets(&site.host, CUT), 0);
+}
+
+/// Nobody can tell both ends, and the agent says so; the gate ends what is over by itself.
+#[test]
+fn where_the_kernel_tells_nothing_of_sockets_the_gate_alone_cuts_and_status_says_so() {
+    let mut site = Site::new();
+    site.configure(&sections());
+    let mut command = site.command(&["run"]);
+    sys::without_sock_diag(&mut command);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let agent = site.host.start(&mut command);
+    site.adopt_process(agent);
+    let told = |site: &Site| {
+        let (status, code) = site.status();
+        let said = "cannot open a socket of NETLINK_SOCK_DIAG: Protocol not supported";
+        code == 1 && status["problems"].to_string().contains(said)
+    };
+    assert!(told(&site), "from the start");
+    let (cutting, draining) = (listen(&site, CUT), listen(&site, DRAIN));
+    admit(&site, &CLIENT, LONG);
+    let mut cut = [0, 1].map(|family| Session::open(&site, &cutting, family, CUT));
+    let mut drained = Session::open(&site, &draining, 0, DRAIN);
+    assert_eq!(site.revoke_all(), 1);
+    for session in &mut cut {
+        assert!(!session.carries(), "no byte comes in");
+    }
+    assert!(drained.carries(), "a drained session lives on");
+    assert_eq!(open_sockets(&site.host, CUT), 2, "and nobody destroyed them");
+    assert!(!site.client_opens(0, CUT) && !site.client_opens(1, CUT));
+    assert!(told(&site));
 }
 
 /// The kernel alone stops what comes in; whoever starts the agent again cuts what was to be cut.

@@ -22,7 +22,7 @@ use tokio::{
 
 use crate::{
     audit::{self, Audit, EventCode, Record},
-    config::{self, Config, ConfigError, Paths},
+    config::{self, Config, ConfigError, InterfaceFilter, Paths},
     datapath::{DatapathError, bpf, kernel::KernelDatapath},
     gate::{Gate, GateHandle, StartError, channel},
     journal::Journal,
@@ -375,6 +375,17 @@ pub fn host(config: &Path) -> String {
     let table = table(config);
     let id = table.get("host").and_then(|host| host.get("id")).and_then(toml::Value::as_str);
     id.unwrap_or_default().to_owned()
+}
+
+/// Which interfaces are to be gated, likewise; all, when the file does not tell.
+pub fn interfaces(config: &Path) -> InterfaceFilter {
+    let table = table(config);
+    let globs = |key: &str| {
+        let list = table.get("gate").and_then(|gate| gate.get(key))?.as_array()?;
+        Some(list.iter().filter_map(toml::Value::as_str).map(str::to_owned).collect::<Vec<_>>())
+    };
+    let exclude = globs("exclude").unwrap_or_default();
+    InterfaceFilter::new(globs("interfaces"), &exclude).unwrap_or_default()
 }
 
 /// The file itself and the key and certificate files that it names, as far as it can be read.

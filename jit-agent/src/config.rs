@@ -318,7 +318,36 @@ impl FromStr for PolicyFile {
     }
 }
 
+impl Default for InterfaceFilter {
+    /// Every interface.
+    fn default() -> Self {
+        let all = Pattern::new("*").expect("a star is a glob");
+        Self { include: vec![all], exclude: Vec::new() }
+    }
+}
+
 impl InterfaceFilter {
+    /// From the globs of `[gate] interfaces` (all, when it does not say) and `exclude`.
+    ///
+    /// # Errors
+    /// A glob that is none, or no interface at all.
+    pub fn new(interfaces: Option<Vec<String>>, exclude: &[String]) -> Result<Self, String> {
+        let patterns = |key: &str, globs: &[String]| {
+            let pattern = |glob: &String| {
+                Pattern::new(glob).map_err(|error| format!("[gate] {key}: {glob:?}: {error}"))
+            };
+            globs.iter().map(pattern).collect::<Result<Vec<_>, _>>()
+        };
+        let include = match interfaces {
+            Some(globs) => patterns("interfaces", &globs)?,
+            None => Self::default().include,
+        };
+        if include.is_empty() {
+            return Err("[gate] interfaces is empty: nothing would be gated; [\"*\"] is all".into());
+        }
+        Ok(Self { include, exclude: patterns("exclude", exclude)? })
+    }
+
     /// Whether an interface of this name is gated.
     pub fn matches(&self, name: &str) -> bool {
         let any = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(name));
@@ -417,19 +446,7 @@ fn moment(key: &str, text: Option<String>) -> Result<Option<WallTime>, String> {
 fn check_gate(raw: raw::Gate) -> Result<Gate, String> {
     let raw::Gate { mode, interfaces, exclude, hook, socket_guard } = raw;
     let observe = mode.is_some_and(|mode| mode == raw::Mode::Observe);
-    let patterns = |key: &str, globs: Vec<String>| {
-        globs
-            .iter()
-            .map(|glob| {
-                Pattern::new(glob).map_err(|error| format!("[gate] {key}: {glob:?}: {error}"))
-            })
-            .collect::<Result<Vec<_>, _>>()
-    };
-    let include = patterns("interfaces", interfaces.unwrap_or_else(|| vec!["*".into()]))?;
-    if include.is_empty() {
-        return Err("[gate] interfaces is empty: nothing would be gated; [\"*\"] is all".into());
-    }
-    let exclude = patterns("exclude", exclude)?;
+    let interfaces = InterfaceFilter::new(interfaces, &exclude)?;
     let hook = match hook {
         None | Some(raw::Hook::Auto) => HookChoice::Auto,
         Some(raw::Hook::Clsact) => HookChoice::Clsact,
@@ -437,7 +454,6 @@ fn check_gate(raw: raw::Gate) -> Result<Gate, String> {
         Some(raw::Hook::Native) => HookChoice::Native,
         Some(raw::Hook::Tc) => HookChoice::Tc,
     };
-    let interfaces = InterfaceFilter { include, exclude };
     Ok(Gate { observe, interfaces, hook, socket_guard: socket_guard.unwrap_or(true) })
 }
 

@@ -141,7 +141,7 @@ async fn print_status(config: &Path, json: bool) -> Result<ExitCode> {
         !missing.contains(&"CAP_BPF"),
         Denied("no agent answers, and to read what the kernel enforces needs root".into())
     );
-    let mut status = offline::status(&paths.pins, agent, sys::now())?;
+    let mut status = offline::status(&paths.pins, &app::interfaces(config), agent, sys::now())?;
     status.host = app::host(config);
     status.problems.extend(app::unreadable(config));
     show_status(&status, json)

@@ -2,22 +2,30 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use jit_common::{ABI_VERSION, Slot};
+use jit_common::{ABI_VERSION, PortKey, Slot};
 use jit_proto::v1;
 
 use crate::{
-    clock::Now,
+    claims::EXEMPT_SLOT,
+    clock::{BootNanos, Now},
+    config::InterfaceFilter,
     datapath::{
-        DatapathError,
+        DatapathError, InterfaceState,
+        guard::GuardState,
         view::{Foreign, View},
     },
-    gate::report::{drops, guard_message, interface, one_port},
-    reconcile::{Claim, EntryKey},
+    gate::report::{drops, guard_message, interface, one_port, ungated},
+    reconcile::{Claim, Entries, EntryKey},
 };
 
 /// The status that the pins tell; without pins: not enforcing. `agent` says what became of it, as in
-/// "the agent is not running".
-pub fn status(pins: &Path, agent: &str, now: Now) -> Result<v1::StatusResponse, DatapathError> {
+/// "the agent is not running"; `wanted` are the interfaces that the configuration wants gated.
+pub fn status(
+    pins: &Path,
+    wanted: &InterfaceFilter,
+    agent: &str,
+    now: Now,
+) -> Result<v1::StatusResponse, DatapathError> {
     let mut status = v1::StatusResponse {
         version: env!("CARGO_PKG_VERSION").into(),
         mode: "enforce".into(),
@@ -25,9 +33,9 @@ pub fn status(pins: &Path, agent: &str, now: Now) -> Result<v1::StatusResponse, 
     };
     // Before a takeover has swapped the first program the tables of its version are there, whole or
     // not, and the gate is still the other's.
-    let own = View::read(pins);
+    let own = View::read(pins, wanted);
     if !own.as_ref().is_ok_and(|view| view.as_ref().is_some_and(View::attached))
-        && let Some(foreign) = Foreign::read(pins)?
+        && let Some(foreign) = Foreign::read(pins, wanted)?
         && (foreign.attached() || matches!(own, Ok(None)))
     {
         return Ok(of_another_version(foreign, agent, status));
@@ -59,6 +67,7 @@ pub fn status(pins: &Path, agent: &str, now: Now) -> Result<v1::StatusResponse, 
         status.mode = "observe".into();
     }
     status.problems.extend(guard.problem().map(|(_, text)| text));
+    status.problems.extend(gaps(&interfaces, &guard));
     status.interfaces = interfaces.iter().map(|state| interface(state, &guard)).collect();
     status.guard = Some(guard_message(&guard));
     status.ports = ports
@@ -69,7 +78,7 @@ pub fn status(pins: &Path, agent: &str, now: Now) -> Result<v1::StatusResponse, 
             sessions: if rule.drain != 0 { v1::Sessions::Drain } else { v1::Sessions::Cut }.into(),
             terminates: if rule.forwarded != 0 { "forwarded" } else { "host" }.into(),
             max_duration_ms: 0,
-            exemptions: Vec::new(),
+            exemptions: exemptions(&entries, *port, now),
         })
         .collect();
     status.grants = live_entries(&entries, &slots, now);
@@ -90,22 +99,41 @@ fn of_another_version(
         "{agent}: another version of it (layouts {version}, here {ABI_VERSION}) pinned the gate, and \
          what its tables hold this one cannot read; `systemctl start jit-agent` takes it over"
     ));
+    status.problems.extend(gaps(&interfaces, &guard));
     status.interfaces = interfaces.iter().map(|state| interface(state, &guard)).collect();
     status.guard = Some(guard_message(&guard));
     status
 }
 
+/// What is wrong with each interface that should have a program and has none.
+fn gaps(interfaces: &[InterfaceState], guard: &GuardState) -> Vec<String> {
+    let without = interfaces.iter().filter(|state| state.hook.is_none());
+    without.map(|state| ungated(&state.name, &state.note, guard)).collect()
+}
+
+/// Sources that need no grant on this port; why and whose they are is in the configuration or policy.
+fn exemptions(entries: &Entries, port: PortKey, now: Now) -> Vec<v1::Exemption> {
+    let of_port = |(key, claim): &(&EntryKey, Claim)| key.port == port && claim.slot == EXEMPT_SLOT;
+    let mut exempt: Vec<_> = live_claims(entries, now).filter(of_port).collect();
+    exempt.sort_unstable_by_key(|(key, _)| **key);
+    exempt
+        .into_iter()
+        .map(|(key, claim)| v1::Exemption {
+            source: Some((&key.source).into()),
+            reason: "(in the kernel)".into(),
+            owner: String::new(),
+            until_ms: match claim.deadline {
+                BootNanos(u64::MAX) => 0,
+                deadline => (now.wall + now.until(deadline)).0,
+            },
+        })
+        .collect()
+}
+
 /// What is open now; who asked and why is in the database, which only the agent reads.
-fn live_entries(
-    entries: &crate::reconcile::Entries,
-    slots: &BTreeMap<u32, Slot>,
-    now: Now,
-) -> Vec<v1::GrantState> {
-    let mut live: Vec<(&EntryKey, Claim)> = entries
-        .iter()
-        .flat_map(|(key, entry)| entry.claims().map(|claim| (key, claim)))
-        .filter(|(_, claim)| claim.deadline > now.boot)
-        .collect();
+fn live_entries(entries: &Entries, slots: &BTreeMap<u32, Slot>, now: Now) -> Vec<v1::GrantState> {
+    let mut live: Vec<(&EntryKey, Claim)> =
+        live_claims(entries, now).filter(|(_, claim)| claim.slot != EXEMPT_SLOT).collect();
     live.sort_unstable_by_key(|(key, claim)| (claim.slot, **key));
     let counted = |claim: &Claim| slots.get(&claim.slot).copied().unwrap_or_default();
     live.into_iter()
@@ -128,4 +156,11 @@ fn live_entries(
             hits,
         })
         .collect()
+}
+
+/// What lets somebody in now.
+fn live_claims(entries: &Entries, now: Now) -> impl Iterator<Item = (&EntryKey, Claim)> {
+    let claims =
+        entries.iter().flat_map(|(key, entry)| entry.claims().map(move |claim| (key, claim)));
+    claims.filter(move |(_, claim)| claim.deadline > now.boot)
 }

@@ -134,7 +134,12 @@ pub fn exemption_text(exemption: &v1::Exemption) -> String {
         until if *until <= now_ms() => format!(", over since {}", WallTime(*until)),
         until => format!(", until {}", WallTime(*until)),
     };
-    format!("{source}  {} (owner {}{until})", clean(reason, WIDTH), clean(owner, WIDTH))
+    let reason = clean(reason, WIDTH);
+    // Of what the kernel holds alone the owner is not known.
+    if owner.is_empty() {
+        return format!("{source}  {reason}{until}");
+    }
+    format!("{source}  {reason} (owner {}{until})", clean(owner, WIDTH))
 }
 
 fn exemptions(ports: &[v1::Port]) -> impl Iterator<Item = (String, &v1::Exemption)> {

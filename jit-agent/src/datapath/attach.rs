@@ -16,7 +16,7 @@ use std::{
 
 use crate::{
     clock::WallTime,
-    config::HookChoice,
+    config::{HookChoice, InterfaceFilter},
     datapath::{
         Coverage, DatapathError, Drift, Hook, InterfaceState, LinkChange, bpf, ladder,
         pins::Pins,
@@ -90,12 +90,7 @@ impl Links {
         programs: &mut Programs,
     ) -> Result<Vec<InterfaceState>, DatapathError> {
         let devices = devices()?;
-        let missing: Vec<_> = want
-            .filter
-            .exact_names()
-            .filter(|name| devices.iter().all(|device| device.name != *name))
-            .map(str::to_owned)
-            .collect();
+        let missing = missing(&want.filter, &devices);
         let first = self.choice.is_none();
         if first {
             self.adopt(&devices)?;
@@ -116,15 +111,7 @@ impl Links {
             }
         }
         self.choice = Some(want.hook);
-        states.extend(missing.into_iter().map(|name| InterfaceState {
-            name,
-            index: 0,
-            hook: None,
-            since: None,
-            note: "there is no such interface (`ip link` lists them)".into(),
-            behind: false,
-            changes: Vec::new(),
-        }));
+        states.extend(missing);
         Ok(states)
     }
 
@@ -486,16 +473,17 @@ impl Links {
             Some(_) => None,
             None => Some(LinkChange::SteppedDown),
         };
-        InterfaceState {
-            name: name.clone(),
-            index: *index,
-            hook: None,
-            since: None,
-            note: note.to_owned(),
-            behind: false,
-            changes: change.into_iter().collect(),
-        }
+        let changes = change.into_iter().collect();
+        InterfaceState { changes, ..InterfaceState::without(name, *index, note) }
     }
+}
+
+/// Interfaces that are named and not there.
+pub(super) fn missing(filter: &InterfaceFilter, devices: &[Device]) -> Vec<InterfaceState> {
+    let is_there = |name: &&str| devices.iter().any(|device| device.name == *name);
+    let names = filter.exact_names().filter(|name| !is_there(name));
+    let note = "there is no such interface (`ip link` lists them)";
+    names.map(|name| InterfaceState::without(name, 0, note)).collect()
 }
 
 /// Whether an interface is not there any more, by the kernel's word.

@@ -171,6 +171,21 @@ pub struct InterfaceState {
     pub changes: Vec<LinkChange>,
 }
 
+impl InterfaceState {
+    /// Of an interface without a program of ours, and why.
+    pub(crate) fn without(name: &str, index: u32, note: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            index,
+            hook: None,
+            since: None,
+            note: note.to_owned(),
+            behind: false,
+            changes: Vec::new(),
+        }
+    }
+}
+
 /// An attachment that somebody changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Drift {

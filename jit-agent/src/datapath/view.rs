@@ -5,9 +5,10 @@ use std::{collections::BTreeMap, os::fd::OwnedFd, path::Path};
 use jit_common::{PortKey, PortRule, Settings, Slot};
 
 use crate::{
+    config::InterfaceFilter,
     datapath::{
-        Counters, DatapathError, InterfaceState,
-        attach::{devices, pinned_since},
+        Counters, DatapathError, Hook, InterfaceState,
+        attach::{self, devices, pinned_since},
         bpf,
         guard::GuardState,
         maps::Maps,
@@ -20,7 +21,8 @@ use crate::{
 /// Everything that the pins tell.
 #[derive(Debug)]
 pub struct View {
-    /// Interfaces with a link of ours that is really attached.
+    /// Interfaces that have a pin of ours or should have one, and whether a program of ours is really
+    /// attached.
     pub interfaces: Vec<InterfaceState>,
     /// The socket guard.
     pub guard: GuardState,
@@ -50,11 +52,11 @@ pub struct Foreign {
 impl Foreign {
     /// Reads the pins of other versions: of the newest that holds a gate, else of the newest; `None`
     /// when there are none.
-    pub fn read(pins: &Path) -> Result<Option<Self>, DatapathError> {
+    pub fn read(pins: &Path, wanted: &InterfaceFilter) -> Result<Option<Self>, DatapathError> {
         let mut newest = None;
         for other in Pins::new(pins).others()? {
             let version = other.layout_version();
-            let (interfaces, guard) = (interfaces(&other)?, GuardState::of_pin(&other));
+            let (interfaces, guard) = (interfaces(&other, wanted)?, GuardState::of_pin(&other));
             let foreign = Self { version, interfaces, guard };
             if foreign.attached() {
                 return Ok(Some(foreign));
@@ -77,7 +79,7 @@ impl View {
     }
 
     /// Reads the pins; `None` when there are none.
-    pub fn read(pins: &Path) -> Result<Option<Self>, DatapathError> {
+    pub fn read(pins: &Path, wanted: &InterfaceFilter) -> Result<Option<Self>, DatapathError> {
         let pins = Pins::new(pins);
         if !pins.exist() {
             return Ok(None);
@@ -90,7 +92,7 @@ impl View {
             .map(|claim| (claim.slot, maps.slot(claim.slot)))
             .collect();
         Ok(Some(Self {
-            interfaces: interfaces(&pins)?,
+            interfaces: interfaces(&pins, wanted)?,
             guard: GuardState::of_pin(&pins),
             ports: maps.protected()?,
             entries,
@@ -105,28 +107,43 @@ fn attached(interfaces: &[InterfaceState], guard: &GuardState) -> bool {
     guard.attached || interfaces.iter().any(|interface| interface.hook.is_some())
 }
 
-fn interfaces(pins: &Pins) -> Result<Vec<InterfaceState>, DatapathError> {
+fn interfaces(pins: &Pins, wanted: &InterfaceFilter) -> Result<Vec<InterfaceState>, DatapathError> {
     let devices = devices()?;
     let mut states = Vec::new();
     for pin in pins.all_links()? {
         let Some((hook, index)) = Pins::parse_link(&pin) else { continue };
-        let device = devices.iter().find(|device| device.index == index);
+        // An interface that is gone needs no gate.
+        let Some(device) = devices.iter().find(|device| device.index == index) else { continue };
         let link: Option<OwnedFd> = bpf::open_pin(&pin).ok();
-        let note = match device.map(|d| readback::read(d, hook, link.as_ref(), &pins.owner())) {
-            None => "the interface is gone".into(),
-            Some(Ok(Found::InForce { .. })) => String::new(),
-            Some(Ok(Found::Lost(why))) => why.into(),
-            Some(Err(error)) => format!("cannot read back what is on it: {error}"),
+        let note = match readback::read(device, hook, link.as_ref(), &pins.owner()) {
+            Ok(Found::InForce { .. }) => String::new(),
+            Ok(Found::Lost(why)) => why.into(),
+            Err(error) => format!("cannot read back what is on it: {error}"),
         };
         states.push(InterfaceState {
-            name: device.map_or_else(|| format!("interface {index}"), |device| device.name.clone()),
-            index,
             hook: note.is_empty().then_some(hook),
             since: pinned_since(&pin),
-            note,
-            behind: false,
-            changes: Vec::new(),
+            ..InterfaceState::without(&device.name, index, &note)
         });
     }
+    // Of several pins of one interface that of another mode may be left over.
+    let gated: Vec<_> = states.iter().filter(|s| s.hook.is_some()).map(|s| s.index).collect();
+    states.retain(|state| state.hook.is_some() || !gated.contains(&state.index));
+    for device in devices.iter().filter(|device| !device.loopback && wanted.matches(&device.name)) {
+        if states.iter().any(|state| state.index == device.index) {
+            continue;
+        }
+        // A classifier stays without its pin.
+        let found = readback::read(device, Hook::Clsact, None, &pins.owner());
+        let hook = matches!(found, Ok(Found::InForce { .. })).then_some(Hook::Clsact);
+        let note =
+            if hook.is_some() { "its pin is gone" } else { "no program of jit-agent is on it" };
+        states.push(InterfaceState {
+            hook,
+            ..InterfaceState::without(&device.name, device.index, note)
+        });
+    }
+    states.sort_by_key(|state| state.index);
+    states.extend(attach::missing(wanted, &devices));
     Ok(states)
 }

@@ -211,12 +211,7 @@ impl<D: Datapath> Gate<D> {
                 add(format!("passed by {name}"), format!("{name}: {note}"));
             }
             if hook.is_none() {
-                let is = if self.guard.attached {
-                    "is left to the socket guard, which does not see what this host forwards"
-                } else {
-                    "is not gated"
-                };
-                add(format!("interface {name}"), format!("{name} {is}: {note}"));
+                add(format!("interface {name}"), ungated(name, note, &self.guard));
             }
         }
         for (index, text) in self.policies.problems.iter().enumerate() {
@@ -258,6 +253,16 @@ impl<D: Datapath> Gate<D> {
         .map(|(what, used, most)| format!("{used} of {most} {what} are in use ([limits])"));
         full.chain(certificate).collect()
     }
+}
+
+/// What is wrong with an interface that has no program.
+pub(crate) fn ungated(name: &str, note: &str, guard: &GuardState) -> String {
+    let is = if guard.attached {
+        "is left to the socket guard, which does not see what this host forwards"
+    } else {
+        "is not gated"
+    };
+    format!("{name} {is}: {note}")
 }
 
 /// `enforcing`, `degraded` or `not_enforcing`.

@@ -11,6 +11,7 @@ mod clock;
 mod connections;
 mod controllers;
 mod crashes;
+mod dead;
 mod handshakes;
 mod installed;
 mod limits;

@@ -221,7 +221,8 @@ fn judge<T: Tables>(segment: Segment, tables: &T, now: u64) -> Decision {
     if port.protocol == Protocol::Udp {
         return Decision::of(Reason::Denied, segment);
     }
-    let (limited_host, limited_prefix) = (limited(host, now), limited(prefix, now));
+    let limited_host = MaybeSlot::new(limited(host, now));
+    let limited_prefix = MaybeSlot::new(limited(prefix, now));
     if !opens {
         let PortRule { drain, forwarded, .. } = tables.rule(port);
         let without_grant = if forwarded != 0 {
@@ -232,11 +233,11 @@ fn judge<T: Tables>(segment: Segment, tables: &T, now: u64) -> Decision {
             None
         };
         if let Some(reason) = without_grant {
-            if let Some(slot) = limited_host.or(limited_prefix) {
-                if let Some(slot) = limited_host {
+            if let Some(slot) = limited_host.or(limited_prefix).get() {
+                if let Some(slot) = limited_host.get() {
                     tables.settle(slot, &segment);
                 }
-                if let Some(slot) = limited_prefix {
+                if let Some(slot) = limited_prefix.get() {
                     tables.settle(slot, &segment);
                 }
                 return Decision::granted(segment, slot, false);
@@ -247,16 +248,41 @@ fn judge<T: Tables>(segment: Segment, tables: &T, now: u64) -> Decision {
     }
     // What is left opens a connection, by a SYN or as the last step of a handshake, and only a grant
     // with a limit can have a place for it.
-    let mut slot = limited_host.unwrap_or_default();
-    let mut ticket = ask(limited_host, &segment, tables);
+    let mut slot = limited_host.get().unwrap_or_default();
+    let mut ticket = ask(limited_host.get(), &segment, tables);
     if ticket == Ticket::Refused {
-        slot = limited_prefix.unwrap_or_default();
-        ticket = ask(limited_prefix, &segment, tables);
+        slot = limited_prefix.get().unwrap_or_default();
+        ticket = ask(limited_prefix.get(), &segment, tables);
     }
     match ticket {
         Ticket::Refused if opens => Decision::of(Reason::Denied, segment),
         Ticket::Refused => Decision::of(Reason::NoSession, segment),
         ticket => Decision::ticket(segment, slot, ticket),
+    }
+}
+
+/// A slot or none, in one number. Of an `Option` that is `None` the compiler may carry about the slot
+/// that nobody wrote, which the verifiers of Linux before 6.3 refuse ("invalid read from stack").
+#[derive(Clone, Copy)]
+struct MaybeSlot(u64);
+
+impl MaybeSlot {
+    /// No `u32`.
+    const NONE: u64 = u64::MAX;
+
+    #[inline(always)]
+    fn new(slot: Option<u32>) -> Self {
+        Self(slot.map_or(Self::NONE, u64::from))
+    }
+
+    #[inline(always)]
+    const fn or(self, other: Self) -> Self {
+        if self.0 == Self::NONE { other } else { self }
+    }
+
+    #[inline(always)]
+    fn get(self) -> Option<u32> {
+        u32::try_from(self.0).ok()
     }
 }
 

@@ -218,7 +218,9 @@ fn check(path: &Path) -> Result<ExitCode> {
                 let all: Vec<_> = denied.iter().map(|path| path.display().to_string()).collect();
                 let (all, first) = (all.join(" "), first.display());
                 anyhow::bail!(Denied(format!(
-                    "the service runs as {owner}, which may not read {all}: give them to its group                      as in `chgrp jit-agent {first} && chmod g+r {first}`, and their directories,                      with g+x"
+                    "the service runs as {owner}, which may not read {all}: give each to its group, as \
+                     in `chgrp jit-agent {first} && chmod g+r {first}`, and their directories with \
+                     g+x"
                 )));
             }
             owner.act(read)?.with_context(|| format!("as the service sees it, as {owner}"))?

@@ -8,13 +8,15 @@ use aya_ebpf::{
     cty::c_void,
     helpers::{bpf_ktime_get_boot_ns, bpf_sk_release, bpf_skc_lookup_tcp},
     macros::map,
-    maps::{Array, HashMap, LpmTrie, PerCpuArray, PerCpuHashMap, RingBuf, lpm_trie::Key},
+    maps::{
+        Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, lpm_trie::Key,
+    },
 };
 use jit_common::{
     Budget, COUNTERS as COUNTER_COUNT, ConnectionKey, Counter, Decision, Event, EventKind, Family,
-    Flow, GrantEntry, Handshake, HostKey, LastCounted, Lookup, PROTECTED_WORDS, PlaceKey,
-    PortCounters, PortKey, PortRule, PrefixV4, PrefixV6, RULE_SLOTS, Reason, Segment, Session,
-    Settings, Slot, Tables, Ticket,
+    Flow, GrantEntry, Handshake, HostKey, LAST_COUNTED as LAST_COUNTED_ENTRIES, LastCounted,
+    Lookup, PROTECTED_WORDS, PlaceKey, PortCounters, PortKey, PortRule, PrefixV4, PrefixV6,
+    Protocol, RULE_SLOTS, Reason, Segment, Session, Settings, Slot, Tables, Ticket,
 };
 
 const NO_PREALLOC: u32 = 1;
@@ -45,7 +47,8 @@ static QUESTION: PerCpuArray<Question> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static CONNECTION_KEY: PerCpuArray<ConnectionKey> = PerCpuArray::with_max_entries(1, 0);
 #[map]
-static LAST_COUNTED: PerCpuArray<LastCounted> = PerCpuArray::with_max_entries(1, 0);
+static LAST_COUNTED: LruHashMap<ConnectionKey, LastCounted> =
+    LruHashMap::with_max_entries(LAST_COUNTED_ENTRIES, 0);
 #[map]
 static PLACES: HashMap<PlaceKey, Flow> = HashMap::with_max_entries(1024, NO_PREALLOC);
 #[map]
@@ -330,25 +333,21 @@ pub(crate) fn record(decision: &Decision, interface: u32) -> bool {
         tell(EventKind::Drop, interface, observed, *slot, *reason, segment);
     } else if *counted {
         tell(EventKind::Connection, interface, false, *slot, *reason, segment);
-    } else if *fresh && !counted_just_now(segment, *slot) {
-        if let Some(counted) = SLOTS.get_ptr_mut(*slot) {
-            // SAFETY: a valid pointer into the map, aligned to 8 bytes; `hits` is the first field.
-            unsafe { atomic_increment(counted.cast()) };
-        }
+    } else if *fresh && !counted_lately(segment, *slot, LastCounted::SYN, true) {
         tell(EventKind::Connection, interface, false, *slot, *reason, segment);
     }
     reason.drops() && !observed
 }
 
-/// Counts what the socket guard decided, and says whether it refuses. What observe mode lets pass,
-/// and what a grant without a limit lets in, was counted where the packet was seen.
+/// Counts what the socket guard decided, and says whether it refuses. What observe mode lets pass
+/// was counted where the packet was seen.
 #[inline(always)]
 pub(crate) fn record_guard(decision: &Decision, interface: u32) -> bool {
-    let Decision { reason, segment, slot, counted, .. } = decision;
+    let Decision { reason, segment, slot, fresh, counted } = decision;
     let Some(segment) = segment else {
         return false;
     };
-    if *counted {
+    if *counted || *fresh && !counted_lately(segment, *slot, LastCounted::LOOK, false) {
         tell(EventKind::Connection, interface, false, *slot, *reason, segment);
     }
     if !reason.drops() {
@@ -364,21 +363,34 @@ pub(crate) fn record_guard(decision: &Decision, interface: u32) -> bool {
     true
 }
 
-/// Whether this CPU counted the same SYN last: one that is sent again, or that comes by two devices
-/// of a stack (a bridge and its port), is one connection.
+/// Counts what a grant without a limit lets in, unless that was done a moment ago: a SYN that is sent
+/// again, or that comes by two devices of a stack (a bridge and its port), is one connection, and so
+/// is its look-up; a UDP flow is told once a minute.
 #[inline(always)]
-fn counted_just_now(segment: &Segment, slot: u32) -> bool {
-    let Some(last) = LAST_COUNTED.get_ptr_mut(0) else {
+fn counted_lately(segment: &Segment, slot: u32, within: u64, same_sequence: bool) -> bool {
+    let Some(connection) = Connection::of(slot, segment) else {
         return false;
     };
-    // SAFETY: a valid, aligned pointer to this CPU's own memory.
-    let last = unsafe { &mut *last };
-    if last.slot == slot && last.sequence == segment.sequence && last.flow.owns(segment) {
-        return true;
+    let datagram = matches!(segment.port.protocol, Protocol::Udp);
+    let within = if datagram { LastCounted::DATAGRAM } else { within };
+    let now = boot_nanos();
+    let protocol = segment.port.protocol as u8;
+    if let Some(last) = LAST_COUNTED.get_ptr(connection.key) {
+        // SAFETY: a valid, aligned pointer into the map. Should the entry become another's meanwhile,
+        // one connection is told twice or not at all.
+        let last = unsafe { &*last };
+        if last.protocol == protocol
+            && now.wrapping_sub(last.time) < within
+            && (!same_sequence || last.sequence == segment.sequence)
+        {
+            return true;
+        }
     }
-    last.flow = Flow::of(segment);
-    last.slot = slot;
-    last.sequence = segment.sequence;
+    let last = LastCounted { time: now, sequence: segment.sequence, protocol, reserved: [0; 3] };
+    // Where it finds no room it is told again.
+    let _ = LAST_COUNTED.insert(connection.key, last, 0);
+    // SAFETY: a valid pointer into the map, aligned to 8 bytes; `hits` is the first field.
+    unsafe { atomic_increment(connection.counted.cast()) };
     false
 }
 
@@ -446,6 +458,7 @@ fn tell(
         *budget = Budget { window: now, used: 0 };
     }
     if budget.used >= u64::from(allowed) {
+        untold(kind);
         return count(Counter::EventsSuppressed);
     }
     budget.used += 1;
@@ -454,7 +467,18 @@ fn tell(
             event.write(Event::new(now, interface, observed, slot, reason, segment));
             event.submit(0);
         }
-        None => count(Counter::EventsLost),
+        None => {
+            untold(kind);
+            count(Counter::EventsLost);
+        }
+    }
+}
+
+/// What is dropped is counted elsewhere; a connection that was let in must not go unnoticed.
+#[inline(always)]
+fn untold(kind: EventKind) {
+    if matches!(kind, EventKind::Connection) {
+        count(Counter::Untold);
     }
 }
 

@@ -224,6 +224,7 @@ impl<D: Datapath> Gate<D> {
         // What was to be cut while no agent was running is cut now.
         self.ending.anywhere();
         self.end_sessions(now);
+        self.record_untold(now);
         self.settle_audit(now);
         Ok(())
     }
@@ -410,6 +411,7 @@ impl<D: Datapath> Gate<D> {
         self.check_coverage(now);
         self.self_test(now);
         self.look_at_limits(now);
+        self.record_untold(now);
     }
 
     /// A packet event from the kernel.

@@ -117,8 +117,8 @@ pub struct Decision {
     pub segment: Option<Segment>,
     /// Slot of the grant that covers it; zero unless the reason is [`Reason::Granted`].
     pub slot: u32,
-    /// It opens a connection that its grant lets in; of a grant with a limit, not one that was
-    /// counted before.
+    /// It opens a connection that its grant lets in, or is a datagram, which may; of a grant with a
+    /// limit, not one that was counted before.
     pub fresh: bool,
     /// The connection was counted by [`Tables::ticket`].
     pub counted: bool,
@@ -210,13 +210,14 @@ pub(crate) fn prefix_grant<T: Tables>(
 #[inline(always)]
 fn judge<T: Tables>(segment: Segment, tables: &T, now: u64) -> Decision {
     let Segment { source, port, opens, .. } = segment;
+    let fresh = opens || port.protocol == Protocol::Udp;
     let host = tables.host_grant(&HostKey::new(source, port));
     if let Some(slot) = unlimited(host, now) {
-        return Decision::granted(segment, slot, opens);
+        return Decision::granted(segment, slot, fresh);
     }
     let prefix = prefix_grant(source, port, tables);
     if let Some(slot) = unlimited(prefix, now) {
-        return Decision::granted(segment, slot, opens);
+        return Decision::granted(segment, slot, fresh);
     }
     if port.protocol == Protocol::Udp {
         return Decision::of(Reason::Denied, segment);
@@ -695,7 +696,7 @@ mod tests {
         assert_eq!(of_ip(datagram.clone(), &limited).reason, Reason::Denied);
         let unlimited = One { host: both(LATER, 0, 1), udp: true, ..One::default() };
         let decision = of_ip(datagram, &unlimited);
-        assert_eq!((decision.reason, decision.fresh), (Reason::Granted, false));
+        assert_eq!((decision.reason, decision.fresh), (Reason::Granted, true));
     }
 
     #[test]

@@ -11,7 +11,7 @@ pub const EVENT_BYTES: usize = 64;
 pub enum EventKind {
     /// A packet to a protected port was dropped (or would have been, in observe mode).
     Drop = 0,
-    /// A SYN was let in under a grant.
+    /// A connection, or the first datagram of a UDP flow, was let in under a grant.
     Connection = 1,
 }
 

@@ -56,8 +56,8 @@ pub fn guard<T: Tables>(
     let host = tables.host_grant(&HostKey::new(source, port));
     let prefix = prefix_grant(source, port, tables);
     if let Some(slot) = unlimited(host, now).or(unlimited(prefix, now)) {
-        // The packet gate counts it, where it sees it.
-        return Some(Decision::granted(segment, slot, false));
+        // Fresh, unless the packet gate counted it a moment ago.
+        return Some(Decision::granted(segment, slot, true));
     }
     if !tcp {
         return Some(Decision::of(Reason::Denied, segment));

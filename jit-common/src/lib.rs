@@ -25,6 +25,6 @@ pub use headers::{Frame, MAX_EXTENSION_HEADERS, MAX_VLAN_TAGS};
 pub use reason::Reason;
 pub use tables::{
     ABI_VERSION, Budget, COUNTERS, Claim, ConnectionKey, Counter, Flow, GrantEntry, Handshake,
-    HostKey, LastCounted, MAX_CONNECTIONS, MAX_PLACES, PROTECTED_WORDS, PlaceKey, PortCounters,
-    PortKey, PortRule, PrefixV4, PrefixV6, Protocol, RULE_SLOTS, Settings, Slot, map,
+    HostKey, LAST_COUNTED, LastCounted, MAX_CONNECTIONS, MAX_PLACES, PROTECTED_WORDS, PlaceKey,
+    PortCounters, PortKey, PortRule, PrefixV4, PrefixV6, Protocol, RULE_SLOTS, Settings, Slot, map,
 };

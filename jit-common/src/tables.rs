@@ -7,7 +7,7 @@
 use crate::{Address, Reason, Segment};
 
 /// Version of every layout in this file and in `event.rs`; part of the pin path.
-pub const ABI_VERSION: u32 = if cfg!(feature = "next-abi") { 3 } else { 2 };
+pub const ABI_VERSION: u32 = if cfg!(feature = "next-abi") { 4 } else { 3 };
 
 /// Map names: of the statics in the object, of the pins, and in `bpftool map`.
 pub mod map {
@@ -22,7 +22,8 @@ pub mod map {
     pub const EVENT_BUDGET: &str = "EVENT_BUDGET";
     /// Hash [`crate::HostKey`] -> [`crate::GrantEntry`].
     pub const HOST_GRANTS: &str = "HOST_GRANTS";
-    /// Per-CPU array of one [`crate::LastCounted`].
+    /// LRU hash [`crate::ConnectionKey`] -> [`crate::LastCounted`]: what grants without a limit let in
+    /// lately.
     pub const LAST_COUNTED: &str = "LAST_COUNTED";
     /// Hash [`crate::PlaceKey`] -> [`crate::Flow`]: who took the places of grants with a limit.
     pub const PLACES: &str = "PLACES";
@@ -275,7 +276,8 @@ pub const MAX_PLACES: u32 = 65_536;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Slot {
-    /// Connections let in; a SYN that is sent again counts once for a grant with a limit.
+    /// Connections let in, and UDP flows, those that go on once a minute; a SYN that is sent again
+    /// counts once for a grant with a limit.
     pub hits: u64,
     /// Most connections, up to [`MAX_CONNECTIONS`]; zero for a grant without a limit.
     pub limit: u32,
@@ -407,18 +409,34 @@ impl Handshake {
     }
 }
 
-/// The SYN that a CPU counted last.
+/// Flows of grants without a limit that are remembered, so that each is told once; of those beyond,
+/// some are told again.
+pub const LAST_COUNTED: u32 = 16_384;
+
+/// When a flow was counted last for a grant without a limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct LastCounted {
-    /// Who with whom.
-    pub flow: Flow,
-    /// Index into the table of slots.
-    pub slot: u32,
-    /// Sequence number, host byte order.
+    /// CLOCK_BOOTTIME nanoseconds.
+    pub time: u64,
+    /// Sequence number of the SYN, host byte order; zero for UDP, and where a look-up was counted.
     pub sequence: u32,
+    /// IANA number, 6 or 17.
+    pub protocol: u8,
+    /// Always zero.
+    pub reserved: [u8; 3],
 }
-const _: () = assert!(size_of::<LastCounted>() == 48);
+const _: () = assert!(size_of::<LastCounted>() == 16);
+
+impl LastCounted {
+    /// How long a SYN with the same sequence number is the same connection: until behind the first
+    /// time that it is sent again, after one second (RFC 6298 section 2).
+    pub const SYN: u64 = 2_000_000_000;
+    /// How long a look-up, which tells no sequence number, is of a connection that was counted.
+    pub const LOOK: u64 = 3_000_000_000;
+    /// How long a UDP flow is told once.
+    pub const DATAGRAM: u64 = 60_000_000_000;
+}
 
 /// Settings of the whole gate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -476,10 +494,14 @@ pub enum Counter {
     EventsLost,
     /// Look-ups of a listening socket that the socket guard refused, or would have in observe mode.
     Guard,
+    /// Connections let in of which no event told: the rate limit, or a full ring buffer.
+    Untold,
+    /// How many of them the audit has; the agent alone writes it.
+    UntoldRecorded,
 }
 
-/// Length of the table of counters: the last reason's number, and four more behind it.
-pub const COUNTERS: u32 = Reason::Unprotected as u32 + 5;
+/// Length of the table of counters: the last reason's number, and six more behind it.
+pub const COUNTERS: u32 = Reason::Unprotected as u32 + 7;
 
 impl Counter {
     /// Index into the table, below [`COUNTERS`].
@@ -487,10 +509,12 @@ impl Counter {
     pub const fn index(self) -> u32 {
         match self {
             Self::Reason(reason) => reason as u32,
-            Self::Observed => COUNTERS - 4,
-            Self::EventsSuppressed => COUNTERS - 3,
-            Self::EventsLost => COUNTERS - 2,
-            Self::Guard => COUNTERS - 1,
+            Self::Observed => COUNTERS - 6,
+            Self::EventsSuppressed => COUNTERS - 5,
+            Self::EventsLost => COUNTERS - 4,
+            Self::Guard => COUNTERS - 3,
+            Self::Untold => COUNTERS - 2,
+            Self::UntoldRecorded => COUNTERS - 1,
         }
     }
 }
@@ -544,6 +568,8 @@ mod tests {
             Counter::EventsSuppressed,
             Counter::EventsLost,
             Counter::Guard,
+            Counter::Untold,
+            Counter::UntoldRecorded,
         ]);
         for counter in all {
             let index = counter.index() as usize;

@@ -101,7 +101,7 @@ fn model(situation: &Situation, flags: Option<u8>) -> Outcome {
     let opens = flags.is_some_and(|flags| flags & (SYN | ACK) == SYN);
     // A grant without a limit lets everything in.
     if let Some((claim, _)) = live().find(|(_, ticket)| ticket.is_none()) {
-        return (Reason::Granted, claim.slot, opens, false);
+        return (Reason::Granted, claim.slot, opens || flags.is_none(), false);
     }
     // Datagrams have no connections that could be counted.
     if flags.is_none() {

@@ -164,7 +164,7 @@ pub struct Loaded {
     counters: PerCpuArray<MapData, u64>,
     events: RingBuf<MapData>,
     hosts: HashMap<MapData, HostKey, GrantEntry>,
-    last_counted: PerCpuArray<MapData, LastCounted>,
+    last_counted: HashMap<MapData, ConnectionKey, LastCounted>,
     places: HashMap<MapData, PlaceKey, Flow>,
     port_counters: PerCpuHashMap<MapData, u32, PortCounters>,
     port_rules: Array<MapData, PortRule>,
@@ -212,7 +212,7 @@ impl Loaded {
             counters: take(map::COUNTERS).try_into().expect("per-CPU array"),
             events: take(map::EVENTS).try_into().expect("ring buffer"),
             hosts: take(map::HOST_GRANTS).try_into().expect("hash"),
-            last_counted: take(map::LAST_COUNTED).try_into().expect("per-CPU array"),
+            last_counted: take(map::LAST_COUNTED).try_into().expect("hash"),
             places: take(map::PLACES).try_into().expect("hash"),
             port_counters: take(map::PORT_COUNTERS).try_into().expect("per-CPU hash"),
             port_rules: take(map::PORT_RULES).try_into().expect("array"),
@@ -329,11 +329,21 @@ impl Loaded {
         program.fd().expect("a loaded program")
     }
 
-    /// Forgets which SYN each CPU counted last, so that the same one counts again.
+    /// Forgets what was counted lately, so that the same counts again.
     pub fn forget_counted(&mut self) {
-        let nothing = PerCpuValues::try_from(vec![LastCounted::default(); cpus()]);
-        let nothing = nothing.expect("as many values as CPUs");
-        self.last_counted.set(0, nothing, 0).expect("clear what was counted last");
+        let keys: Vec<_> = self.last_counted.keys().collect::<Result<_, _>>().expect("read keys");
+        for key in keys {
+            self.last_counted.remove(&key).expect("forget what was counted");
+        }
+    }
+
+    /// Lets so many nanoseconds pass for what was counted.
+    pub fn age_counted(&mut self, nanos: u64) {
+        let counted: Vec<_> = self.last_counted.iter().collect::<Result<_, _>>().expect("read it");
+        for (key, last) in counted {
+            let last = LastCounted { time: last.time.wrapping_sub(nanos), ..last };
+            self.last_counted.insert(key, last, 0).expect("write it back");
+        }
     }
 
     /// Runs a program over a frame and finds out why it answered as it did.

@@ -158,6 +158,10 @@ impl Datapath for KernelDatapath {
         self.maps.close_slots_but(held)
     }
 
+    fn take_untold(&mut self) -> Result<u64, DatapathError> {
+        self.maps.take_untold()
+    }
+
     fn counters(&self) -> Result<Counters, DatapathError> {
         self.maps.counters()
     }

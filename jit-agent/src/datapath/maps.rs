@@ -4,10 +4,11 @@
 use std::{collections::BTreeMap, fmt::Display, path::Path};
 
 use aya::maps::{
-    Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, lpm_trie::Key,
+    Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues,
+    lpm_trie::Key,
 };
 use jit_common::{
-    Address, COUNTERS, ConnectionKey, Family, Flow, GrantEntry, HostKey, MAX_CONNECTIONS,
+    Address, COUNTERS, ConnectionKey, Counter, Family, Flow, GrantEntry, HostKey, MAX_CONNECTIONS,
     PROTECTED_WORDS, PlaceKey, PortCounters, PortKey, PortRule, PrefixV4, PrefixV6, Protocol,
     Settings, Slot, map,
 };
@@ -297,6 +298,26 @@ impl Maps {
         self.slots.set(slot, Slot { limit, ..old }, 0).map_err(failed("write to", map::SLOTS))
     }
 
+    /// Connections of which no event told, since this was last asked. What was asked for is noted
+    /// beside the count, so that it is told once, whoever asks next.
+    pub fn take_untold(&mut self) -> Result<u64, DatapathError> {
+        let sum = |counter: Counter| {
+            let values = self.counters.get(&counter.index(), 0);
+            values.map(|values| values.iter().sum::<u64>()).map_err(failed("read", map::COUNTERS))
+        };
+        let (all, recorded) = (sum(Counter::Untold)?, sum(Counter::UntoldRecorded)?);
+        let more = all.saturating_sub(recorded);
+        if more > 0 {
+            let mut values = vec![0; cpus()?];
+            values.first_mut().into_iter().for_each(|first| *first = all);
+            let values = PerCpuValues::try_from(values)
+                .map_err(|error| DatapathError::Sys { verb: "count the CPUs", error })?;
+            let index = Counter::UntoldRecorded.index();
+            self.counters.set(index, values, 0).map_err(failed("write to", map::COUNTERS))?;
+        }
+        Ok(more)
+    }
+
     /// All counters, summed over the CPUs.
     pub fn counters(&self) -> Result<Counters, DatapathError> {
         let mut counters = Counters::default();
@@ -319,9 +340,7 @@ impl Maps {
 
     /// Makes room for a port's counters, keeping those that are there.
     fn count_port(&mut self, port: PortKey) -> Result<(), DatapathError> {
-        let cpus = aya::util::nr_cpus()
-            .map_err(|(_, error)| DatapathError::Sys { verb: "count the CPUs", error })?;
-        let zero = aya::maps::PerCpuValues::try_from(vec![PortCounters::default(); cpus])
+        let zero = PerCpuValues::try_from(vec![PortCounters::default(); cpus()?])
             .map_err(|error| DatapathError::Sys { verb: "count the CPUs", error })?;
         match self.port_counters.insert(port.index(), zero, BPF_NOEXIST) {
             Err(error) if errno(&error) == Some(libc::EEXIST) => Ok(()),
@@ -375,6 +394,11 @@ impl From<Entry> for GrantEntry {
         };
         Self { unlimited: claim(entry.unlimited), limited: claim(entry.limited) }
     }
+}
+
+/// Values of a per-CPU table.
+fn cpus() -> Result<usize, DatapathError> {
+    aya::util::nr_cpus().map_err(|(_, error)| DatapathError::Sys { verb: "count the CPUs", error })
 }
 
 fn host_entry(key: &HostKey) -> Option<EntryKey> {

@@ -193,6 +193,7 @@ struct Inner {
     /// Of another version, whose tables are there; inside nothing where they cannot be read.
     elsewhere: Option<Option<BTreeMap<u32, Slot>>>,
     hits_elsewhere: u64,
+    untold: u64,
     /// Who comes while ours is being attached, and how many of them got in.
     comes_meanwhile: Vec<(Syn, BootNanos)>,
     let_in_meanwhile: u32,
@@ -354,6 +355,11 @@ impl MemoryDatapath {
         self.lock().let_in_meanwhile
     }
 
+    /// So many connections were let in without an event.
+    pub fn let_in_untold(&self, connections: u64) {
+        self.lock().untold += connections;
+    }
+
     /// Counts connections in a slot.
     pub fn count(&self, slot: u32, hits: u64) {
         self.lock().slots.entry(slot).or_default().hits += hits;
@@ -462,6 +468,10 @@ impl Datapath for MemoryDatapath {
         inner.connections.retain(|key, _| held(key.slot));
         inner.taken.retain(|(slot, _), _| held(*slot));
         Ok(())
+    }
+
+    fn take_untold(&mut self) -> Result<u64, DatapathError> {
+        Ok(std::mem::take(&mut self.lock().untold))
     }
 
     fn counters(&self) -> Result<Counters, DatapathError> {

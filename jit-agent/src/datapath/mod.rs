@@ -60,6 +60,9 @@ pub trait Datapath: Send {
     fn close_slot(&mut self, slot: u32) -> Result<(), DatapathError>;
     /// The same for all slots but these: what ended while no agent was running.
     fn close_slots_but(&mut self, held: &dyn Fn(u32) -> bool) -> Result<(), DatapathError>;
+    /// Connections that were let in and of which no event told, since this was last asked: by this
+    /// run of the agent or by another.
+    fn take_untold(&mut self) -> Result<u64, DatapathError>;
     /// All counters.
     fn counters(&self) -> Result<Counters, DatapathError>;
     /// Brings the programs onto every interface that the filter names, and tells what is where.

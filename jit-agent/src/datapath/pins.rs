@@ -16,8 +16,8 @@ use std::{
 use aya::maps::{MapInfo, MapType};
 use jit_common::{
     ABI_VERSION, Budget, COUNTERS, ConnectionKey, EventKind, Flow, GrantEntry, HostKey,
-    LastCounted, MAX_PLACES, PROTECTED_WORDS, PlaceKey, PortCounters, PortRule, PrefixV4, PrefixV6,
-    RULE_SLOTS, Settings, Slot, map,
+    LAST_COUNTED, LastCounted, MAX_PLACES, PROTECTED_WORDS, PlaceKey, PortCounters, PortRule,
+    PrefixV4, PrefixV6, RULE_SLOTS, Settings, Slot, map,
 };
 
 use crate::{
@@ -374,7 +374,14 @@ pub fn layouts(limits: Limits) -> [Layout; 14] {
             NO_PREALLOC,
         ),
         layout(map::HOST_GRANTS, MapType::Hash, size_of::<HostKey>(), grant, hosts, NO_PREALLOC),
-        layout(map::LAST_COUNTED, MapType::PerCpuArray, index, size_of::<LastCounted>(), 1, 0),
+        layout(
+            map::LAST_COUNTED,
+            MapType::LruHash,
+            size_of::<ConnectionKey>(),
+            size_of::<LastCounted>(),
+            LAST_COUNTED,
+            0,
+        ),
         layout(
             map::PLACES,
             MapType::Hash,

@@ -232,6 +232,20 @@ impl<D: Datapath> Gate<D> {
         }
     }
 
+    /// Connections that the kernel could not tell of one by one.
+    pub(super) fn record_untold(&mut self, now: Now) {
+        match self.datapath.take_untold() {
+            Ok(0) => {}
+            Ok(count) => {
+                let record = Record::new(EventCode::ConnectionsSummed).by("agent");
+                let detail =
+                    "more came at once than the kernel tells of one by one, or no agent listened";
+                self.record(record.with("count", count).detail(detail), now);
+            }
+            Err(error) => tracing::warn!("{error}: connections may be missing in the audit"),
+        }
+    }
+
     /// What time did to grants.
     pub(super) fn record_changes(&mut self, changes: &[Change], now: Now) {
         if changes.is_empty() {

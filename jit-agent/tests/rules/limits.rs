@@ -233,6 +233,25 @@ fn a_limit_is_for_tcp_and_not_above_1024() {
     }
 }
 
+#[test]
+fn connections_that_no_event_told_of_are_in_the_audit_once() {
+    let mut host = Host::start();
+    let sums = |host: &mut Host| {
+        let records = host.records().into_iter().filter(|record| record["code"] == "C002");
+        records.map(|record| record["count"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    host.gate().tick(NOW);
+    assert!(sums(&mut host).is_empty());
+    host.kernel.let_in_untold(7);
+    host.gate().tick(NOW);
+    host.gate().tick(NOW);
+    assert_eq!(sums(&mut host), [7]);
+    // While no agent was running.
+    host.kernel.let_in_untold(2);
+    host.restart("boot-1", NOW);
+    assert_eq!(sums(&mut host), [7, 2]);
+}
+
 /// The event of a connection from just before the end is read behind it.
 #[test]
 fn a_connection_is_told_with_its_grant_also_when_that_is_over_by_then() {

@@ -66,6 +66,7 @@ fn an_interface_without_a_gate_is_closed_by_the_guard_alone() {
         assert!(status["dropped"]["by_port"]["22/tcp"]["denied"].as_u64().unwrap() >= 2);
         site.admit(&STRANGER, LONG);
         assert!(site.stranger_opens(family, 22));
+        assert_eq!(site.status().0["grants"][0]["hits"], 1, "counted, though no program saw it");
         assert!(!site.client_opens(family, 22));
         site.revoke_all();
         assert_eq!(knock(&site.stranger, to_stranger), Answer::Reset);
@@ -190,6 +191,7 @@ fn datagrams_to_a_protected_port_are_closed_by_the_guard() {
     }];
     site.push(site.sign(&grant)).unwrap();
     assert!(arrives(&site, 0, PORT) && arrives(&site, 1, PORT));
+    assert_eq!(site.status().0["grants"][0]["hits"], 2, "two flows");
 }
 
 #[test]

@@ -156,7 +156,7 @@ fn every_denied_frame_is_one_event_and_counts_for_its_port() {
 }
 
 #[test]
-fn only_a_granted_opening_is_a_hit() {
+fn only_a_granted_opening_or_datagram_is_a_hit() {
     let mut kernel = Kernel::load();
     let tables = granted(boot_nanos());
     kernel.fill(&tables);
@@ -165,7 +165,9 @@ fn only_a_granted_opening_is_a_hit() {
         let frame = (case.frame)(CLOSED);
         let decision = on_host(&frame, &tables, boot_nanos());
         let opens = decision.reason == Reason::Granted
-            && decision.segment.is_some_and(|segment| segment.opens);
+            && decision
+                .segment
+                .is_some_and(|segment| segment.opens || segment.port.protocol == Protocol::Udp);
         for program in programs().filter(|program| runs(program, &frame)) {
             let before = kernel.hits(3);
             kernel.forget_counted();

@@ -9,6 +9,7 @@
 mod cases;
 mod collateral;
 mod comparison;
+mod counted;
 mod covers;
 mod features;
 mod fixture;

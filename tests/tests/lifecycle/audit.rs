@@ -26,7 +26,7 @@ const LONG: Duration = Duration::from_secs(600);
 const SYNS: u32 = 10_000;
 
 /// Records as `audit show --json` prints them.
-fn shown(site: &Site, arguments: &[&str]) -> Vec<Value> {
+pub(crate) fn shown(site: &Site, arguments: &[&str]) -> Vec<Value> {
     let output = site.run(&[&["audit", "show", "--json"], arguments].concat());
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).unwrap();

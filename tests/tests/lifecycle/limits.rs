@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use aya::maps::{HashMap, Map, MapData};
-use jit_common::{ABI_VERSION, ConnectionKey, Flow, PlaceKey, map};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
+use jit_common::{ABI_VERSION, ConnectionKey, Counter, Flow, PlaceKey, Settings, map};
 use jit_proto::v1;
 use jit_tests::agent::{CLIENT, Site};
 use rustix::process::Signal;
 
-use crate::sessions::wait_until;
+use crate::{audit::shown, sessions::wait_until};
 
 const LONG: Duration = Duration::from_secs(600);
 
@@ -28,6 +28,34 @@ fn kept(site: &Site) -> (usize, usize) {
 fn admit(site: &Site, most: u32, lasts: Duration) {
     let grant = v1::Grant { max_connections: most, ..site.grant(&CLIENT, lasts) };
     site.push(site.sign(&grant)).unwrap();
+}
+
+/// More connections than the kernel tells of, because nobody reads: they are in the audit of the next
+/// run, once.
+#[test]
+fn connections_that_the_kernel_could_not_tell_of_are_in_the_audit() {
+    let mut site = Site::new();
+    site.start();
+    let counters: PerCpuArray<MapData, u64> = table(&site, map::COUNTERS).try_into().unwrap();
+    let untold = |counters: &PerCpuArray<MapData, u64>| {
+        counters.get(&Counter::Untold.index(), 0).unwrap().iter().sum::<u64>()
+    };
+    site.admit(&CLIENT, LONG);
+    site.end(Signal::KILL);
+    // The settings of a gate that tells of no connection.
+    let mut settings: Array<MapData, Settings> = table(&site, map::SETTINGS).try_into().unwrap();
+    settings.set(0, Settings::default(), 0).unwrap();
+    assert!(site.client_opens(0, 22) && site.client_opens(1, 22));
+    assert_eq!(untold(&counters), 2);
+    for _ in 0..2 {
+        site.start();
+        let sums = || {
+            let sums = shown(&site, &["--code", "C002"]);
+            sums.iter().map(|record| record["count"].as_u64()).collect::<Vec<_>>()
+        };
+        assert_eq!(sums(), [Some(2)]);
+        site.end(Signal::KILL);
+    }
 }
 
 #[test]

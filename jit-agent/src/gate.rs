@@ -84,6 +84,8 @@ pub struct Gate<D> {
     next_self_test: BootNanos,
     /// Revocations and ends that the disk has not taken yet.
     owed: Transaction,
+    /// What was revoked last. Freed behind the answer: of very many grants that takes its time.
+    over: Vec<revocation::Closed>,
     /// Revocations of those that the reserve did not take either.
     unkept: Vec<(GrantId, Tombstone)>,
     /// Grants of which the disk does not know yet where they stand.
@@ -171,6 +173,7 @@ impl<D: Datapath> Gate<D> {
             next_floor: now.boot,
             next_self_test: now.boot,
             owed: Transaction::default(),
+            over: Vec::new(),
             unkept: Vec::new(),
             owed_lives: BTreeSet::new(),
             carried: BTreeMap::new(),
@@ -333,6 +336,7 @@ impl<D: Datapath> Gate<D> {
 
     /// Lets time pass, and tries again what failed. Returns how long nothing needs to be done.
     pub fn advance(&mut self, now: Now) -> Duration {
+        self.over = Vec::new();
         self.return_policy(now);
         self.restore_held_back(now);
         let mut touched = Vec::new();

@@ -34,10 +34,19 @@ fn main() {
         println!("not a measurement without --bench");
         return;
     }
-    verifications();
+    // One of them by its name, or all.
+    let wanted: Vec<_> = std::env::args().skip(1).filter(|name| !name.starts_with("--")).collect();
+    let wants = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
+    if wants("verifications") {
+        verifications();
+    }
     println!("\n| {MANY} grants | |\n|---|---|");
-    revoked_at_once();
-    over_at_once();
+    if wants("revoked") {
+        revoked_at_once();
+    }
+    if wants("over") {
+        over_at_once();
+    }
 }
 
 /// Envelopes a second that one core verifies, decodes and holds to the policy.

@@ -37,7 +37,8 @@ pub struct Revoked {
 }
 
 /// One id that is refused from now on.
-struct Closed {
+#[derive(Debug)]
+pub(super) struct Closed {
     id: GrantId,
     /// What was held under it, unless that waits for a clock that is right.
     grant: Option<Arc<VerifiedGrant>>,
@@ -63,6 +64,7 @@ impl<D: Datapath> Gate<D> {
         }
         self.tell_revoked(&closed, by, why, now);
         self.settle_audit(now);
+        self.over = closed;
         Revoked { ended, warning }
     }
 

@@ -46,6 +46,9 @@ static QUESTION: PerCpuArray<Question> = PerCpuArray::with_max_entries(1, 0);
 /// Room for one key, which the stack (512 bytes) has not.
 #[map]
 static CONNECTION_KEY: PerCpuArray<ConnectionKey> = PerCpuArray::with_max_entries(1, 0);
+/// Room for one value, likewise.
+#[map]
+static COUNTED_NOW: PerCpuArray<LastCounted> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static LAST_COUNTED: LruHashMap<ConnectionKey, LastCounted> =
     LruHashMap::with_max_entries(LAST_COUNTED_ENTRIES, 0);
@@ -270,7 +273,14 @@ impl Connection {
         // SAFETY: a valid, aligned pointer to this CPU's own memory, which nothing else writes to
         // while the connection is in use.
         let key = unsafe { &mut *key };
-        *key = ConnectionKey { flow: Flow::of(segment), slot, generation };
+        // Field by field: a whole key would be made on the stack first.
+        key.flow.source = segment.source.bytes;
+        key.flow.destination = segment.destination.bytes;
+        key.flow.source_port = segment.source_port;
+        key.flow.port = segment.port.port;
+        key.flow.family = segment.source.family as u8;
+        key.slot = slot;
+        key.generation = generation;
         Some(Self { counted, key })
     }
 
@@ -331,9 +341,7 @@ pub(crate) fn record(decision: &Decision, interface: u32) -> bool {
             count(Counter::Observed);
         }
         tell(EventKind::Drop, interface, observed, *slot, *reason, segment);
-    } else if *counted {
-        tell(EventKind::Connection, interface, false, *slot, *reason, segment);
-    } else if *fresh && !counted_lately(segment, *slot, LastCounted::SYN, true) {
+    } else if *counted || *fresh && !counted_lately(segment, *slot, LastCounted::SYN, true) {
         tell(EventKind::Connection, interface, false, *slot, *reason, segment);
     }
     reason.drops() && !observed
@@ -371,24 +379,29 @@ fn counted_lately(segment: &Segment, slot: u32, within: u64, same_sequence: bool
     let Some(connection) = Connection::of(slot, segment) else {
         return false;
     };
-    let datagram = matches!(segment.port.protocol, Protocol::Udp);
-    let within = if datagram { LastCounted::DATAGRAM } else { within };
-    let now = boot_nanos();
-    let protocol = segment.port.protocol as u8;
+    let Some(this) = COUNTED_NOW.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: a valid, aligned pointer to this CPU's own memory.
+    let this = unsafe { &mut *this };
+    this.time = boot_nanos();
+    this.sequence = segment.sequence;
+    this.protocol = segment.port.protocol as u8;
     if let Some(last) = LAST_COUNTED.get_ptr(connection.key) {
         // SAFETY: a valid, aligned pointer into the map. Should the entry become another's meanwhile,
         // one connection is told twice or not at all.
         let last = unsafe { &*last };
-        if last.protocol == protocol
-            && now.wrapping_sub(last.time) < within
-            && (!same_sequence || last.sequence == segment.sequence)
+        let datagram = this.protocol == Protocol::Udp as u8;
+        let within = if datagram { LastCounted::DATAGRAM } else { within };
+        if last.protocol == this.protocol
+            && this.time.wrapping_sub(last.time) < within
+            && (!same_sequence || last.sequence == this.sequence)
         {
             return true;
         }
     }
-    let last = LastCounted { time: now, sequence: segment.sequence, protocol, reserved: [0; 3] };
     // Where it finds no room it is told again.
-    let _ = LAST_COUNTED.insert(connection.key, last, 0);
+    let _ = LAST_COUNTED.insert(connection.key, &*this, 0);
     // SAFETY: a valid pointer into the map, aligned to 8 bytes; `hits` is the first field.
     unsafe { atomic_increment(connection.counted.cast()) };
     false

@@ -90,6 +90,7 @@ fn xdp(ctx: &XdpContext) -> u32 {
     let tables = KernelTables::new(ctx);
     let decision = decide(&XdpFrame::new(ctx), Link::Ethernet, &tables, boot_nanos);
     let dropped = record(&decision, ctx.ingress_ifindex() as u32);
+    debug(ctx, &decision);
     if dropped { xdp_action::XDP_DROP } else { xdp_action::XDP_PASS }
 }
 
@@ -99,6 +100,7 @@ fn tc<F: Frame>(ctx: &TcContext, frame: &F, link: Link) -> i32 {
     // SAFETY: the kernel hands a valid context in.
     let interface = unsafe { (*ctx.skb.skb).ifindex };
     let dropped = record(&decision, interface);
+    debug(ctx, &decision);
     if dropped { TC_DROP } else { TC_NEXT }
 }
 
@@ -112,20 +114,12 @@ fn guard(ctx: &SkLookupContext, looked_up: Option<lookup::LookedUp>) -> u32 {
         return sk_action::SK_DROP;
     }
     match jit_common::guard(&lookup, &KernelTables::new(ctx), boot_nanos) {
-        Some(decision) => {
-            debug(ctx, &decision);
-            if tables::record_guard(&decision, interface) {
-                sk_action::SK_DROP
-            } else {
-                sk_action::SK_PASS
-            }
-        }
-        None => sk_action::SK_PASS,
+        Some(decision) if tables::record_guard(&decision, interface) => sk_action::SK_DROP,
+        _ => sk_action::SK_PASS,
     }
 }
 
-/// One line for each look-up that the guard judges; off unless the agent runs at debug level. The
-/// packet gate has none: the call would take more stack than Linux before 6.12 has left for it.
+/// One line for each packet that is dropped or let in; off unless the agent runs at debug level.
 #[inline(always)]
 fn debug<C: EbpfContext>(ctx: &C, decision: &Decision) {
     if let Some(segment) = &decision.segment {

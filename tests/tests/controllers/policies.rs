@@ -71,9 +71,9 @@ fn edit(controlled: &Controlled, change: impl FnOnce(String) -> String) {
 
 #[track_caller]
 fn wait_for(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !condition() {
-        assert!(Instant::now() < deadline, "{what} did not happen within 20 s");
+        assert!(Instant::now() < deadline, "{what} did not happen within 60 s");
         thread::sleep(Duration::from_millis(50));
     }
 }
@@ -101,7 +101,7 @@ fn a_port_armed_by_a_push_is_open_again_when_nobody_confirms() {
     let controlled = controlled();
     assert!(is_open(&controlled));
     let began = Instant::now();
-    let answer = push(&controlled, "--confirm-within 6s");
+    let answer = push(&controlled, "--confirm-within 12s");
     assert_eq!(answer["reason"], "pending");
     assert_eq!(answer["changes"]["closed"][0], "22/tcp");
     assert!(!is_open(&controlled));
@@ -109,7 +109,7 @@ fn a_port_armed_by_a_push_is_open_again_when_nobody_confirms() {
     wait_for("the return", || controlled.site.stranger_opens(0, 22));
     let after = began.elapsed();
     assert!(is_open(&controlled));
-    assert!((Duration::from_secs(6)..Duration::from_secs(16)).contains(&after), "{after:?}");
+    assert!((Duration::from_secs(12)..Duration::from_secs(30)).contains(&after), "{after:?}");
     let state = shown(&controlled);
     assert_eq!((&state["version"], &state["highest_version"]), (&0.into(), &1.into()));
     controlled.jitctl("policy confirm --version 1").fails(77, "refused: nothing_pending: ");
@@ -125,7 +125,7 @@ fn a_port_armed_by_a_push_is_open_again_when_nobody_confirms() {
 fn it_is_open_again_also_when_the_agent_is_killed_inside_the_window() {
     let mut controlled = controlled();
     let began = Instant::now();
-    push(&controlled, "--confirm-within 8s");
+    push(&controlled, "--confirm-within 20s");
     controlled.site.end(Signal::KILL);
     assert!(!is_open(&controlled), "the kernel holds it meanwhile");
     controlled.site.start();
@@ -134,7 +134,7 @@ fn it_is_open_again_also_when_the_agent_is_killed_inside_the_window() {
     wait_for("the return", || controlled.site.stranger_opens(0, 22));
     let after = began.elapsed();
     assert!(is_open(&controlled));
-    assert!((Duration::from_secs(8)..Duration::from_secs(18)).contains(&after), "{after:?}");
+    assert!((Duration::from_secs(20)..Duration::from_secs(40)).contains(&after), "{after:?}");
     // And when the time ends while no agent is there.
     push(&controlled, "--confirm-within 1s");
     controlled.site.end(Signal::KILL);
@@ -147,10 +147,10 @@ fn it_is_open_again_also_when_the_agent_is_killed_inside_the_window() {
 #[test]
 fn a_confirmed_policy_stays() {
     let mut controlled = controlled();
-    push(&controlled, "--confirm-within 2s");
+    push(&controlled, "--confirm-within 10s");
     assert_eq!(controlled.jitctl("policy confirm").good().lines().count(), 1);
     controlled.site.end(Signal::KILL);
-    thread::sleep(Duration::from_millis(2500));
+    thread::sleep(Duration::from_millis(10_500));
     controlled.site.start();
     assert!(!is_open(&controlled));
     assert!(controlled.jitctl("policy confirm --version 1").good().contains("already"));

@@ -9,7 +9,7 @@ use crate::{
     config::HookChoice,
     datapath::{
         Hook,
-        rtnetlink::{Device, Header},
+        rtnetlink::{Device, Header, Unfit},
     },
 };
 
@@ -17,7 +17,7 @@ use crate::{
 pub const fn rungs(choice: HookChoice, device: &Device) -> &'static [Hook] {
     match (device.header, choice) {
         (Header::Unknown(_), _) => &[],
-        (Header::Ethernet, HookChoice::Auto) if device.bond => {
+        (Header::Ethernet, HookChoice::Auto) if device.unfit.is_some() => {
             &[Hook::Tcx, Hook::Clsact, Hook::XdpGeneric]
         }
         (Header::Ethernet, HookChoice::Auto) => {
@@ -39,9 +39,17 @@ pub fn better(rungs: &'static [Hook], than: Hook) -> &'static [Hook] {
 /// Why hooks are left out that others would be tried on.
 pub fn left_out(choice: HookChoice, device: &Device) -> Option<String> {
     match device.header {
-        Header::Ethernet if device.bond && matches!(choice, HookChoice::Auto) => Some(
-            "native XDP on a bond would keep interfaces with XDP of their own out of it".into(),
-        ),
+        Header::Ethernet if matches!(choice, HookChoice::Auto) => device.unfit.map(|why| {
+            match why {
+                Unfit::Bond => {
+                    "native XDP on a bond would keep interfaces with XDP of their own out of it"
+                }
+                Unfit::HyperV => {
+                    "hv_netvsc hands native XDP to a virtual function, which may not run it"
+                }
+            }
+            .into()
+        }),
         Header::Ethernet | Header::None => None,
         Header::Unknown(kind) => Some(format!(
             "its frames (ARPHRD {kind}) begin with a header that the gate does not read: exclude it \
@@ -104,7 +112,7 @@ mod tests {
             index: 2,
             name: "eth0".into(),
             header,
-            bond: false,
+            unfit: None,
             loopback: false,
             mtu: 9_001,
             native: Some(7),
@@ -127,12 +135,14 @@ mod tests {
     }
 
     #[test]
-    fn a_bond_gets_native_xdp_only_when_it_is_asked_for() {
-        let bond = Device { bond: true, ..device(Header::Ethernet) };
-        assert!(!rungs(HookChoice::Auto, &bond).contains(&Hook::XdpNative));
-        assert!(left_out(HookChoice::Auto, &bond).is_some_and(|why| why.contains("bond")));
-        assert_eq!(rungs(HookChoice::Native, &bond), [Hook::XdpNative]);
-        assert_eq!(left_out(HookChoice::Native, &bond), None);
+    fn a_bond_and_hyper_v_get_native_xdp_only_when_it_is_asked_for() {
+        for (unfit, word) in [(Unfit::Bond, "bond"), (Unfit::HyperV, "hv_netvsc")] {
+            let device = Device { unfit: Some(unfit), ..device(Header::Ethernet) };
+            assert!(!rungs(HookChoice::Auto, &device).contains(&Hook::XdpNative));
+            assert!(left_out(HookChoice::Auto, &device).is_some_and(|why| why.contains(word)));
+            assert_eq!(rungs(HookChoice::Native, &device), [Hook::XdpNative]);
+            assert_eq!(left_out(HookChoice::Native, &device), None);
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use std::{
     collections::BTreeMap,
-    io,
+    fs, io,
     os::fd::{AsFd, AsRawFd as _},
     time::Duration,
 };
@@ -66,6 +66,19 @@ pub enum Header {
     Unknown(u16),
 }
 
+/// An interface on top of another one, which does not do with native XDP what one would think. TC on it
+/// sees what comes in by the other one, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unfit {
+    /// A bond takes no interface with an XDP program once it has one itself (`bond_enslave` in
+    /// `drivers/net/bonding/bond_main.c`).
+    Bond,
+    /// Azure's `hv_netvsc` hands the program to the virtual function below it and calls that done also
+    /// where the function's driver cannot run it (`netvsc_vf_setxdp` in
+    /// `drivers/net/hyperv/netvsc_bpf.c`).
+    HyperV,
+}
+
 /// An interface of this network namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
@@ -75,9 +88,8 @@ pub struct Device {
     pub name: String,
     /// What its frames begin with.
     pub header: Header,
-    /// It is a bond, which takes no interface with an XDP program once it has one itself
-    /// (`bond_enslave` in `drivers/net/bonding/bond_main.c`).
-    pub bond: bool,
+    /// Why native XDP is not for it, although it would take a program.
+    pub unfit: Option<Unfit>,
     /// It is a loopback.
     pub loopback: bool,
     /// Largest packet, bytes.
@@ -115,7 +127,7 @@ pub fn devices() -> io::Result<Vec<Device>> {
     request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
     let mut devices = BTreeMap::new();
     for answer in ask(RouteNetlinkMessage::GetLink(request), NLM_F_DUMP)? {
-        let device = read_device(&answer).map_err(unreadable)?;
+        let device = with_driver(read_device(&answer).map_err(unreadable)?);
         devices.insert(device.index, device);
     }
     Ok(devices.into_values().collect())
@@ -127,7 +139,8 @@ pub fn device(index: u32) -> io::Result<Option<Device>> {
     message.header.index = index;
     match ask(RouteNetlinkMessage::GetLink(message), NLM_F_ACK) {
         Ok(answers) => {
-            answers.first().map(|answer| read_device(answer)).transpose().map_err(unreadable)
+            let device = answers.first().map(|answer| read_device(answer)).transpose();
+            device.map(|device| device.map(with_driver)).map_err(unreadable)
         }
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
         Err(error) => Err(error),
@@ -220,13 +233,20 @@ fn with_program(mut message: TcMessage, program: impl AsFd, owner: &str) -> io::
     Ok(message)
 }
 
+/// What only sysfs tells: the driver of a device of a bus. (Netlink has the bus since Linux 5.14.)
+fn with_driver(device: Device) -> Device {
+    let driver = fs::read_link(format!("/sys/class/net/{}/device/driver", device.name));
+    let hyper_v = driver.is_ok_and(|driver| driver.ends_with("hv_netvsc"));
+    Device { unfit: device.unfit.or(hyper_v.then_some(Unfit::HyperV)), ..device }
+}
+
 fn read_device(bytes: &[u8]) -> Result<Device, DecodeError> {
     let LinkHeader { index, link_layer_type, flags, .. } = LinkHeader::parse(bytes)?;
     let mut device = Device {
         index,
         name: String::new(),
         header: header(link_layer_type),
-        bond: false,
+        unfit: None,
         loopback: flags.contains(LinkFlags::Loopback),
         mtu: 0,
         native: None,
@@ -242,7 +262,7 @@ fn read_device(bytes: &[u8]) -> Result<Device, DecodeError> {
                 for nested in NlasIterator::new(value) {
                     let nested = nested?;
                     if nested.kind() == IFLA_INFO_KIND {
-                        device.bond = text(nested.value()) == "bond";
+                        device.unfit = (text(nested.value()) == "bond").then_some(Unfit::Bond);
                     }
                 }
             }

@@ -21,17 +21,22 @@ use tokio::{
 };
 
 use crate::{
-    audit::{self, Audit, EventCode, Record},
     config::{self, Config, ConfigError, InterfaceFilter, Paths},
-    datapath::{DatapathError, bpf, kernel::KernelDatapath},
-    gate::{Gate, GateHandle, StartError, channel},
-    journal::Journal,
-    net::watch::LinkWatch,
-    server::{self, Service, Trust},
-    steps,
-    store::{Store, StoreError},
-    sys::{self, FileError},
-    tls::{Material, TlsError},
+    control::{
+        server::{self, Service, Trust},
+        tls::{Material, TlsError},
+    },
+    disk::{
+        audit::{self, Audit, EventCode, Record},
+        store::{Store, StoreError},
+    },
+    gate::{Gate, GateHandle, StartError, channel, journal::Journal},
+    kernel::{
+        clock_watch,
+        datapath::{DatapathError, bpf, kernel::KernelDatapath},
+        netlink::watch::LinkWatch,
+    },
+    system::sys::{self, FileError},
 };
 
 /// How long the audit's last record may take.
@@ -133,7 +138,7 @@ pub async fn run(path: &Path, debug: bool) -> Result<(), AppError> {
     let mut tasks = JoinSet::new();
     tasks.spawn(read_events(kernel.events, handle.clone()));
     let told = handle.clone();
-    if let Err(error) = steps::watch(move || told.clock_was_set()) {
+    if let Err(error) = clock_watch::watch(move || told.clock_was_set()) {
         tracing::warn!("cannot watch for a clock that is set: {error}; the gate looks every 2 s");
     }
     if let Some(log) = kernel.log {

@@ -18,17 +18,19 @@ use glob::Pattern;
 use jit_common::{Family, PortKey, Protocol};
 
 use crate::{
-    ceiling::{Ceiling, DEFAULT_APPROVALS, DEFAULT_PORT_DURATION},
-    claims::Capacity,
-    clock::WallTime,
-    envelope::PayloadType,
-    grant::{PortRange, Sessions},
-    keyring::{Keyring, Signer},
-    mandate::Mandate,
-    policy::{Exemption, Policy, PortPolicy},
     prefix::SourcePrefix,
-    proposal::{DEFAULT_WIDEST_V4, DEFAULT_WIDEST_V6},
-    sys,
+    rules::{
+        ceiling::{Ceiling, DEFAULT_APPROVALS, DEFAULT_PORT_DURATION},
+        claims::Capacity,
+        clock::WallTime,
+        envelope::PayloadType,
+        grant::{PortRange, Sessions},
+        keyring::{Keyring, Signer},
+        mandate::Mandate,
+        policy::{Exemption, Policy, PortPolicy},
+        proposal::{DEFAULT_WIDEST_V4, DEFAULT_WIDEST_V6},
+    },
+    system::sys,
 };
 
 /// Default place of the configuration.

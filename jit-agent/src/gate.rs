@@ -7,11 +7,12 @@
 mod command;
 mod coverage;
 mod cut;
-mod life;
+pub mod journal;
 mod looks;
 mod policy;
 mod record;
 pub(crate) mod report;
+mod restore;
 mod revocation;
 
 use std::{
@@ -29,16 +30,20 @@ use record::Recorder;
 pub use revocation::{Revoked, Target};
 
 use crate::{
-    audit::{Audit, EventCode, Record},
-    clock::{BootNanos, Now, SKEW, WallTime},
     config::Config,
-    datapath::{Datapath, DatapathError, InterfaceState, guard::GuardState},
-    grant::{self, GrantId, VerifiedGrant},
-    journal::Journal,
-    ledger::{Admission, Change, Ledger, Tombstone},
-    reconcile::{Entries, EntryKey, Write, plan},
-    refusal::{Refusal, Refused},
-    store::{Damage, Store, StoreError, Stored, Transaction},
+    disk::{
+        audit::{Audit, EventCode, Record},
+        store::{Damage, Store, StoreError, Stored, Transaction},
+    },
+    gate::journal::Journal,
+    kernel::datapath::{Datapath, DatapathError, InterfaceState, guard::GuardState},
+    rules::{
+        clock::{BootNanos, Now, SKEW, WallTime},
+        grant::{self, GrantId, VerifiedGrant},
+        ledger::{Admission, Change, Ledger, Tombstone},
+        reconcile::{Entries, EntryKey, Write, plan},
+        refusal::{Refusal, Refused},
+    },
 };
 
 /// How often coverage is read back from the kernel though nobody told of a change, and everything that
@@ -75,7 +80,7 @@ pub struct Gate<D> {
     guard: GuardState,
     floor: WallTime,
     /// Stored grants of an earlier boot, which wait for a clock that is trusted.
-    held_back: Vec<life::Kept>,
+    held_back: Vec<restore::Kept>,
     /// What was revoked before this moment is not known any more.
     lost_before: WallTime,
     /// When the floor is next written to the disk.
@@ -91,7 +96,7 @@ pub struct Gate<D> {
     /// Grants of which the disk does not know yet where they stand.
     owed_lives: BTreeSet<GrantId>,
     /// Grants that another version's gate, which may be in force still, counts as well.
-    carried: BTreeMap<GrantId, life::Carried>,
+    carried: BTreeMap<GrantId, restore::Carried>,
     /// Up to which slot grants with a limit were looked at.
     looked_at: u32,
     /// Wall clock minus boot clock, milliseconds.

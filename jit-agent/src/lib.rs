@@ -1,35 +1,23 @@
 //! jit-agent: ports closed in the kernel, opened by signed, time-limited grants.
+//!
+//! The folders are the layers. A layer imports only from those to its left:
+//!
+//! ```text
+//! rules <- kernel, disk <- gate <- control, oncall <- app, main
+//! ```
+//!
+//! `system` and `config` serve all of them but `rules`.
 
 pub mod app;
-pub mod audit;
-pub mod ceiling;
-pub mod claims;
 pub mod client;
-pub mod clock;
-pub mod commit;
 pub mod config;
-pub mod datapath;
-pub mod envelope;
+pub mod control;
+pub mod disk;
 pub mod gate;
-pub mod grant;
-pub mod host_key;
-pub mod impact;
-pub mod journal;
-pub mod keyring;
-pub mod ledger;
-pub mod mandate;
-pub mod net;
-pub mod offline;
-pub mod owner;
-pub mod policy;
+pub mod kernel;
+pub mod oncall;
 pub mod prefix;
 pub mod printable;
-pub mod proposal;
-pub mod reconcile;
-pub mod refusal;
-pub mod server;
+pub mod rules;
 pub mod status;
-pub mod steps;
-pub mod store;
-pub mod sys;
-pub mod tls;
+pub mod system;

@@ -11,19 +11,18 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use jit_agent::{
     app::{self, AppError},
-    audit::{self, Audit, EventCode, Record},
     client,
     config::{Config, DEFAULT_PATH},
-    datapath::{
+    control::tls::Material,
+    disk::audit::{self, Audit, EventCode, Record},
+    kernel::datapath::{
         DatapathError,
         pins::{Pins, Removed},
     },
-    offline,
-    owner::Owner,
+    oncall::offline,
     printable,
     status::{self, Style},
-    sys,
-    tls::Material,
+    system::{owner::Owner, sys},
 };
 use jit_proto::v1;
 use tracing_subscriber::EnvFilter;

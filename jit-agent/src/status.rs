@@ -18,7 +18,7 @@ pub use self::{
     words::{duration_text, id_text, ranges_text, source_text},
 };
 pub use crate::printable::clean;
-use crate::{clock::WallTime, datapath::Hook};
+use crate::{kernel::datapath::Hook, rules::clock::WallTime};
 
 mod event;
 mod grants;

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jit_agent::datapath::memory::MemoryTables;
+use jit_agent::kernel::datapath::memory::MemoryTables;
 use jit_common::{Address, GrantEntry, HostKey, PortKey, PortRule, Protocol, Settings};
 use jit_proto::v1;
 use jit_tests::{

@@ -12,8 +12,11 @@ use std::{
 use ed25519_dalek::{Signer as _, SigningKey, pkcs8::EncodePublicKey as _};
 use jit_agent::{
     config::Config,
-    envelope::{GRANT_TYPE, pre_authentication_encoding},
-    grant, sys,
+    rules::{
+        envelope::{GRANT_TYPE, pre_authentication_encoding},
+        grant,
+    },
+    system::sys,
 };
 use jit_proto::v1;
 use jit_tests::agent::{HOST, Site};

@@ -18,8 +18,8 @@ use std::{
 use ed25519_dalek::{Signer as _, SigningKey, pkcs8::EncodePublicKey as _};
 use jit_agent::{
     client,
-    envelope::{GRANT_TYPE, pre_authentication_encoding},
     prefix::SourcePrefix,
+    rules::envelope::{GRANT_TYPE, pre_authentication_encoding},
 };
 use jit_proto::v1;
 use prost::Message as _;
@@ -265,7 +265,7 @@ pins = "{}"
 
     /// The grant alone.
     pub fn grant(&self, sources: &[&str], lasts: Duration) -> v1::Grant {
-        let now = jit_agent::sys::now().wall.0;
+        let now = jit_agent::system::sys::now().wall.0;
         let mut id = vec![0; 16];
         rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())
             .expect("random bytes");

@@ -28,7 +28,7 @@ use aya::{
     },
     util::nr_cpus,
 };
-use jit_agent::datapath::{
+use jit_agent::kernel::datapath::{
     memory::MemoryTables,
     object::{
         OBJECT, PROGRAM_GUARD, PROGRAM_GUARD_LEGACY, PROGRAM_TC, PROGRAM_TC_L3, PROGRAM_XDP,

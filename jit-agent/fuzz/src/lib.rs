@@ -13,19 +13,21 @@ use std::{
 
 use ed25519_dalek::{Signer as _, SigningKey, pkcs8::EncodePublicKey as _};
 use jit_agent::{
-    clock::{BootNanos, Now, WallTime},
     config::Config,
-    envelope::{GRANT_TYPE, MAX_ENVELOPE_BYTES, POLICY_TYPE, pre_authentication_encoding},
-    grant::{self, GrantId, MAX_ENTRIES, VerifiedGrant},
-    impact::Impact,
-    ledger::Tombstone,
-    net::{
+    disk::store::{Damage, Store, StoreError, StoredGrant, StoredLife, Transaction},
+    kernel::netlink::{
         message::{LinkInfo, Message, messages},
         sock_diag as diag,
         watch::tells_of_links,
     },
-    proposal,
-    store::{Damage, Store, StoreError, StoredGrant, StoredLife, Transaction},
+    rules::{
+        clock::{BootNanos, Now, WallTime},
+        envelope::{GRANT_TYPE, MAX_ENVELOPE_BYTES, POLICY_TYPE, pre_authentication_encoding},
+        grant::{self, GrantId, MAX_ENTRIES, VerifiedGrant},
+        impact::Impact,
+        ledger::Tombstone,
+        proposal,
+    },
 };
 use jit_common::{Family, PortKey, Protocol};
 use jit_proto::v1;

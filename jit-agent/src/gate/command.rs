@@ -13,13 +13,17 @@ use tokio::{
 };
 
 use crate::{
-    audit::Record,
-    clock::{BootNanos, Now, WallTime},
     config::Config,
-    datapath::Datapath,
-    gate::{Accepted, Gate, PolicyDraft, PolicyPush, Revoked, TICK, Target, looks::Looks},
-    journal::Journal,
-    refusal::Refused,
+    disk::audit::Record,
+    gate::{
+        Accepted, Gate, PolicyDraft, PolicyPush, Revoked, TICK, Target, journal::Journal,
+        looks::Looks,
+    },
+    kernel::datapath::Datapath,
+    rules::{
+        clock::{BootNanos, Now, WallTime},
+        refusal::Refused,
+    },
 };
 
 /// Commands that wait at most; who sends more waits.

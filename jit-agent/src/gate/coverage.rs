@@ -7,12 +7,12 @@ use jit_common::{Address, PortKey, Protocol};
 use jit_proto::v1::{self, event::What};
 
 use crate::{
-    clock::{BootNanos, Now},
-    datapath::{
+    gate::Gate,
+    kernel::datapath::{
         Coverage, Datapath, InterfaceState, LinkChange, guard::GuardState, selftest::Probe,
     },
-    gate::Gate,
     prefix::{SourcePrefix, bits},
+    rules::clock::{BootNanos, Now},
 };
 
 /// How often the programs are tried on frames, boot nanoseconds.

@@ -12,15 +12,19 @@ use std::{
 use jit_common::{Address, PortRule, Protocol};
 
 use crate::{
-    audit::{EventCode, Record},
-    clock::{BootNanos, Now},
-    datapath::{
-        Datapath,
-        cut::{Covers, Cut, CutError, Sessions},
-    },
+    disk::audit::{EventCode, Record},
     gate::{Gate, TICK, report::address},
-    net::sock_diag::DiagError,
-    reconcile::{Entry, EntryKey, Write},
+    kernel::{
+        datapath::{
+            Datapath,
+            cut::{Covers, Cut, CutError, Sessions},
+        },
+        netlink::sock_diag::DiagError,
+    },
+    rules::{
+        clock::{BootNanos, Now},
+        reconcile::{Entry, EntryKey, Write},
+    },
 };
 
 /// Places that are remembered at most: as many as the tables hold at most.

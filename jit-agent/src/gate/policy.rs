@@ -7,22 +7,26 @@ use jit_common::{PortKey, Protocol};
 use jit_proto::v1::{self, event::What};
 
 use crate::{
-    audit::{EventCode, Record},
-    clock::{BootNanos, Now},
-    commit::{Commit, CommitError, DEFAULT_WINDOW, MAX_WINDOW, Pending, Standing, Versioned},
     config::Config,
-    datapath::Datapath,
-    envelope::PayloadType,
+    disk::{
+        audit::{EventCode, Record},
+        store::{StoredPolicies, Transaction},
+    },
     gate::{Gate, Target},
-    grant::GrantId,
-    impact::{Impact, refused_grant},
-    keyring::Keyring,
-    ledger::Stage,
-    policy::{Policy, PortPolicy},
-    proposal::{self, Proposal, VerifiedPolicy},
-    reconcile::EntryKey,
-    refusal::{Refusal, Refused},
-    store::{StoredPolicies, Transaction},
+    kernel::datapath::Datapath,
+    rules::{
+        clock::{BootNanos, Now},
+        commit::{Commit, CommitError, DEFAULT_WINDOW, MAX_WINDOW, Pending, Standing, Versioned},
+        envelope::PayloadType,
+        grant::GrantId,
+        impact::{Impact, refused_grant},
+        keyring::Keyring,
+        ledger::Stage,
+        policy::{Policy, PortPolicy},
+        proposal::{self, Proposal, VerifiedPolicy},
+        reconcile::EntryKey,
+        refusal::{Refusal, Refused},
+    },
 };
 
 /// A pushed policy and the envelope that it came in.
@@ -485,7 +489,7 @@ impl<D: Datapath> Gate<D> {
     /// never been: `only_due`, those whose window has begun.
     pub(super) fn recheck_scheduled(&mut self, only_due: bool, now: Now) {
         let Config { policy, keyring, .. } = &self.config;
-        let judge = |record: &crate::ledger::Record| {
+        let judge = |record: &crate::rules::ledger::Record| {
             if !matches!(record.stage, Stage::Scheduled { .. }) {
                 return None;
             }

@@ -9,15 +9,17 @@ use jit_common::{Event, Protocol, Reason};
 use jit_proto::v1::{self, event::What};
 
 use crate::{
-    audit::{Audit, AuditError, EventCode, Record, Tip, quota::Quota},
-    claims::EXEMPT_SLOT,
-    clock::{BootNanos, Now},
     config::Config,
-    datapath::{Datapath, LinkChange},
+    disk::audit::{Audit, AuditError, EventCode, Record, Tip, quota::Quota},
     gate::{Gate, report::address},
-    grant::GrantId,
-    ledger::{Admission, Change, Replacement, Stage},
-    refusal::{Refusal, Refused},
+    kernel::datapath::{Datapath, LinkChange},
+    rules::{
+        claims::EXEMPT_SLOT,
+        clock::{BootNanos, Now},
+        grant::GrantId,
+        ledger::{Admission, Change, Replacement, Stage},
+        refusal::{Refusal, Refused},
+    },
 };
 
 /// Refusals that are told one by one in a minute, of all peers together.
@@ -138,8 +140,8 @@ impl Recorder {
     }
 }
 
-fn with_sum(record: Record, sum: crate::audit::quota::Sum) -> Record {
-    let crate::audit::quota::Sum { count, first, last } = sum;
+fn with_sum(record: Record, sum: crate::disk::audit::quota::Sum) -> Record {
+    let crate::disk::audit::quota::Sum { count, first, last } = sum;
     record.with("count", count).with("first", first.to_string()).with("last", last.to_string())
 }
 

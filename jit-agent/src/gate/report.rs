@@ -6,16 +6,18 @@ use jit_common::{Counter, Event, PortCounters, PortKey, Protocol, Reason};
 use jit_proto::v1;
 
 use crate::{
-    clock::Now,
     config::Config,
-    datapath::{
+    gate::{Alarms, Gate},
+    kernel::datapath::{
         Counters, Datapath, DatapathError, Drift, InterfaceState,
         guard::{self, GuardState},
     },
-    gate::{Alarms, Gate},
-    grant::{PortRange, Sessions},
-    ledger::{Record, Stage},
-    policy::PortPolicy,
+    rules::{
+        clock::Now,
+        grant::{PortRange, Sessions},
+        ledger::{Record, Stage},
+        policy::PortPolicy,
+    },
 };
 
 /// A certificate that ends sooner is to be renewed.

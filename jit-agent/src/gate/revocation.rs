@@ -5,15 +5,19 @@
 use std::{collections::HashSet, sync::Arc};
 
 use crate::{
-    audit::{EventCode, Record},
-    clock::Now,
-    datapath::Datapath,
+    disk::{
+        audit::{EventCode, Record},
+        store::Transaction,
+    },
     gate::{Gate, LOGGED, record::Counted},
-    grant::{GrantId, VerifiedGrant},
-    ledger::Tombstone,
-    reconcile::EntryKey,
-    refusal::Refused,
-    store::Transaction,
+    kernel::datapath::Datapath,
+    rules::{
+        clock::Now,
+        grant::{GrantId, VerifiedGrant},
+        ledger::Tombstone,
+        reconcile::EntryKey,
+        refusal::Refused,
+    },
 };
 
 /// What to revoke.

@@ -7,7 +7,7 @@ use super::{
     clean,
     words::{address_text, id_text, protocol_word, time},
 };
-use crate::clock::WallTime;
+use crate::rules::clock::WallTime;
 
 /// One event on one line.
 pub fn event_text(event: &v1::Event) -> String {

@@ -5,7 +5,10 @@ use std::{fmt::Write as _, time::Duration};
 use jit_proto::v1;
 use serde_json::{Value, json};
 
-use crate::{clock::WallTime, grant::GrantId, prefix::SourcePrefix};
+use crate::{
+    prefix::SourcePrefix,
+    rules::{clock::WallTime, grant::GrantId},
+};
 
 /// Longest free text in a table, characters.
 pub(super) const WIDTH: usize = 40;
@@ -100,5 +103,5 @@ pub(super) fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
 }
 
 pub(super) fn now_ms() -> i64 {
-    crate::sys::now().wall.0
+    crate::system::sys::now().wall.0
 }

@@ -6,12 +6,11 @@ use std::{
 };
 
 use jit_agent::{
-    audit::{
+    disk::audit::{
         Audit, EventCode, Record, Settings, Tip,
         verify::{self, Options, Report},
     },
-    grant::GrantId,
-    ledger::Admission,
+    rules::{grant::GrantId, ledger::Admission},
 };
 use proptest::prelude::*;
 use serde_json::Value;

@@ -1,6 +1,6 @@
 //! What `[ceiling]` of the host's own file lets a pushed policy do, whoever signed it.
 
-use jit_agent::{gate::PolicyPush, refusal::Refusal};
+use jit_agent::{gate::PolicyPush, rules::refusal::Refusal};
 use jit_common::PortKey;
 use jit_proto::v1;
 

@@ -1,6 +1,6 @@
 //! Which pushed policy is in force, against the plain reading of a history.
 
-use jit_agent::{
+use jit_agent::rules::{
     clock::{BootNanos, Now, WallTime},
     commit::{Commit, CommitError, Standing, Versioned},
 };

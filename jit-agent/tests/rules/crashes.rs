@@ -11,11 +11,10 @@ use std::{
 };
 
 use jit_agent::{
-    datapath::memory::{Fuse, MemoryDatapath},
+    disk::store::Opener,
     gate::{Gate, Target},
-    grant::GrantId,
-    refusal::Refusal,
-    store::Opener,
+    kernel::datapath::memory::{Fuse, MemoryDatapath},
+    rules::{grant::GrantId, refusal::Refusal},
 };
 use jit_proto::v1;
 use redb::{StorageBackend, backends::FileBackend};

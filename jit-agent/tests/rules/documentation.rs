@@ -2,7 +2,11 @@
 
 use std::path::Path;
 
-use jit_agent::{audit::EventCode, config::Config, grant, ledger::Admission, refusal::Refusal};
+use jit_agent::{
+    config::Config,
+    disk::audit::EventCode,
+    rules::{grant, ledger::Admission, refusal::Refusal},
+};
 use jit_common::Reason;
 
 use crate::support::{self, HOST, NOW};

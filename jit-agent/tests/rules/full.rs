@@ -12,11 +12,9 @@ use std::{
 };
 
 use jit_agent::{
+    disk::store::Opener,
     gate::{Revoked, Target},
-    grant::GrantId,
-    ledger::Admission,
-    refusal::Refusal,
-    store::Opener,
+    rules::{grant::GrantId, ledger::Admission, refusal::Refusal},
 };
 use redb::{StorageBackend, backends::FileBackend};
 

@@ -3,13 +3,9 @@
 use std::{cell::Cell, collections::BTreeMap, sync::Arc, time::Duration};
 
 use jit_agent::{
-    datapath::{Datapath as _, memory::MemoryDatapath},
-    envelope::GRANT_TYPE,
-    gate::{Target, channel},
-    grant::GrantId,
-    journal::Journal,
-    ledger::Admission,
-    refusal::Refusal,
+    gate::{Target, channel, journal::Journal},
+    kernel::datapath::{Datapath as _, memory::MemoryDatapath},
+    rules::{envelope::GRANT_TYPE, grant::GrantId, ledger::Admission, refusal::Refusal},
 };
 use jit_proto::v1;
 use prost::Message as _;
@@ -117,11 +113,15 @@ fn after_a_reboot_a_grant_lasts_no_longer_than_it_had_left() {
     host.push(&grant(1, &["203.0.113.7"])).unwrap();
     // Another boot: the boot clock starts anew, the kernel's tables are empty.
     host.kernel = MemoryDatapath::default();
-    let early = jit_agent::clock::BootNanos(5_000_000_000);
-    let now = jit_agent::clock::Now { wall: later(4 * MINUTE).wall, boot: early };
+    let early = jit_agent::rules::clock::BootNanos(5_000_000_000);
+    let now = jit_agent::rules::clock::Now { wall: later(4 * MINUTE).wall, boot: early };
     host.restart("boot-2", now);
-    let end = jit_agent::clock::BootNanos(early.0 + 6 * 60_000_000_000);
-    assert!(host.kernel.opens(SSH, v4("203.0.113.7"), jit_agent::clock::BootNanos(end.0 - 1)));
+    let end = jit_agent::rules::clock::BootNanos(early.0 + 6 * 60_000_000_000);
+    assert!(host.kernel.opens(
+        SSH,
+        v4("203.0.113.7"),
+        jit_agent::rules::clock::BootNanos(end.0 - 1)
+    ));
     assert!(!host.kernel.opens(SSH, v4("203.0.113.7"), end));
 }
 
@@ -130,8 +130,8 @@ fn a_clock_behind_its_floor_opens_nothing() {
     let mut host = Host::start();
     host.push(&grant(1, &["203.0.113.7"])).unwrap();
     host.kernel = MemoryDatapath::default();
-    let behind = jit_agent::clock::WallTime(NOW.wall.0 - 2 * MINUTE);
-    let now = jit_agent::clock::Now { wall: behind, ..NOW };
+    let behind = jit_agent::rules::clock::WallTime(NOW.wall.0 - 2 * MINUTE);
+    let now = jit_agent::rules::clock::Now { wall: behind, ..NOW };
     host.restart("boot-2", now);
     assert!(!host.opens(0));
     let outcome = host.gate().push(vec![envelope(&grant(2, &["203.0.113.7"]))], "test", now);

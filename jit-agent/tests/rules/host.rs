@@ -4,14 +4,13 @@ use std::sync::Arc;
 
 use jit_agent::{
     app::audit_settings,
-    audit::{Audit, EventCode, Record, verify},
-    clock::Now,
-    datapath::memory::MemoryDatapath,
-    gate::Gate,
-    journal::Journal,
-    ledger::Admission,
-    refusal::Refusal,
-    store::{Opener, Store},
+    disk::{
+        audit::{Audit, EventCode, Record, verify},
+        store::{Opener, Store},
+    },
+    gate::{Gate, journal::Journal},
+    kernel::datapath::memory::MemoryDatapath,
+    rules::{clock::Now, ledger::Admission, refusal::Refusal},
 };
 use jit_proto::v1;
 use tempfile::TempDir;

@@ -4,12 +4,14 @@
 use std::time::Duration;
 
 use jit_agent::{
-    ceiling::Ceiling,
-    clock::WallTime,
-    grant::{PortRange, Sessions},
-    impact::Impact,
-    policy::{Exemption, Policy, PortPolicy},
     prefix::SourcePrefix,
+    rules::{
+        ceiling::Ceiling,
+        clock::WallTime,
+        grant::{PortRange, Sessions},
+        impact::Impact,
+        policy::{Exemption, Policy, PortPolicy},
+    },
 };
 use jit_common::{PortKey, Protocol};
 use proptest::prelude::*;

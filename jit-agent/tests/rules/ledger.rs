@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use jit_agent::{
+use jit_agent::rules::{
     claims::Capacity,
     clock::{BootNanos, Now},
     grant::GrantId,
@@ -53,7 +53,7 @@ impl World {
     }
 
     /// Only the touched keys are written, as the gate does.
-    fn sync(&mut self, touched: &[jit_agent::reconcile::EntryKey]) {
+    fn sync(&mut self, touched: &[jit_agent::rules::reconcile::EntryKey]) {
         let desired = touched.iter().map(|key| (*key, self.ledger.desired(key)));
         for write in plan(desired.collect::<HashMap<_, _>>(), &self.kernel) {
             match write {
@@ -68,10 +68,11 @@ impl World {
         let address = v4(source);
         let host = jit_agent::prefix::SourcePrefix::new(address, 32).unwrap();
         let entry = |length| {
-            let key = jit_agent::reconcile::EntryKey { port: SSH, source: host.widened(length) };
+            let key =
+                jit_agent::rules::reconcile::EntryKey { port: SSH, source: host.widened(length) };
             self.kernel.get(&key).copied()
         };
-        let live = |entry: jit_agent::reconcile::Entry| entry.unlimited.deadline > now;
+        let live = |entry: jit_agent::rules::reconcile::Entry| entry.unlimited.deadline > now;
         entry(32).is_some_and(live) || (0..32).rev().find_map(entry).is_some_and(live)
     }
 }
@@ -196,7 +197,7 @@ fn a_wall_clock_that_is_set_only_shortens() {
     world.admit(&until(1, "203.0.113.7", 60_000), NOW).unwrap();
     for (wall_step, ends) in [(-3_600_000, 60_000), (50_000, 10_000), (-3_600_000, 10_000)] {
         let stepped =
-            Now { wall: jit_agent::clock::WallTime(NOW.wall.0 + wall_step), boot: NOW.boot };
+            Now { wall: jit_agent::rules::clock::WallTime(NOW.wall.0 + wall_step), boot: NOW.boot };
         let mut touched = Vec::new();
         world.ledger.clock_was_set(stepped, &mut touched);
         world.sync(&touched);

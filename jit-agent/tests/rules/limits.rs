@@ -2,15 +2,17 @@
 //! reboots; and slots, which stay with their grant.
 
 use jit_agent::{
-    clock::{BootNanos, Now},
-    datapath::{
+    gate::Target,
+    kernel::datapath::{
         Datapath as _,
         memory::{MemoryDatapath, Syn},
     },
-    gate::Target,
-    grant::GrantId,
-    ledger::Admission,
-    refusal::Refusal,
+    rules::{
+        clock::{BootNanos, Now},
+        grant::GrantId,
+        ledger::Admission,
+        refusal::Refusal,
+    },
 };
 use jit_common::{Event, MAX_CONNECTIONS, MAX_PLACES, Reason, Segment};
 use jit_proto::v1;

@@ -5,14 +5,14 @@ use std::{sync::Arc, time::Duration};
 
 use jit_agent::{
     app::audit_settings,
-    audit::Audit,
-    clock::{BootNanos, Now, WallTime},
-    datapath::memory::MemoryDatapath,
-    envelope::{GRANT_TYPE, POLICY_TYPE},
-    gate::{Gate, PolicyDraft, PolicyPush},
-    journal::Journal,
-    refusal::Refusal,
-    store::Store,
+    disk::{audit::Audit, store::Store},
+    gate::{Gate, PolicyDraft, PolicyPush, journal::Journal},
+    kernel::datapath::memory::MemoryDatapath,
+    rules::{
+        clock::{BootNanos, Now, WallTime},
+        envelope::{GRANT_TYPE, POLICY_TYPE},
+        refusal::Refusal,
+    },
 };
 use jit_common::{PortKey, Protocol, Tables as _};
 use jit_proto::v1;
@@ -735,7 +735,7 @@ fn a_dated_exemption_ends_on_time_also_when_the_clock_was_wrong() {
 
 #[test]
 fn a_policy_as_a_message_and_as_a_section_are_the_same() {
-    use jit_agent::{config::PolicyFile, policy::PortPolicy};
+    use jit_agent::{config::PolicyFile, rules::policy::PortPolicy};
     let text = r#"
         version = 7
         hosts = ["web-1"]

@@ -1,6 +1,9 @@
 //! Grants that end when another begins, and grants that cut their sessions.
 
-use jit_agent::{gate::Target, grant::GrantId, ledger::Admission, refusal::Refusal};
+use jit_agent::{
+    gate::Target,
+    rules::{grant::GrantId, ledger::Admission, refusal::Refusal},
+};
 use jit_common::{Address, HostKey};
 use jit_proto::v1;
 
@@ -203,14 +206,14 @@ fn what_lingers_for_sessions_makes_room_for_grants() {
 fn a_grant_that_ended_with_no_agent_cuts_its_sessions_also_in_tables_that_never_knew_it() {
     let mut host = Host::start();
     host.push(&cutting(1, SOURCE)).unwrap();
-    host.kernel = jit_agent::datapath::memory::MemoryDatapath::default();
+    host.kernel = jit_agent::kernel::datapath::memory::MemoryDatapath::default();
     let end = later(10 * MINUTE);
     host.restart("boot-1", end);
     assert_eq!(last(&host), Some((end.boot.0, true)));
     // After a reboot there are no sessions of before.
     let mut host = Host::start();
     host.push(&cutting(1, SOURCE)).unwrap();
-    host.kernel = jit_agent::datapath::memory::MemoryDatapath::default();
+    host.kernel = jit_agent::kernel::datapath::memory::MemoryDatapath::default();
     host.restart("boot-2", end);
     assert_eq!(last(&host), None);
 }

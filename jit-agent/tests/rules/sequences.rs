@@ -12,15 +12,17 @@ use std::{
 };
 
 use jit_agent::{
-    claims::Capacity,
-    clock::{BootNanos, Now, SKEW, WallTime},
-    datapath::memory::MemoryDatapath,
     gate::Target,
-    grant::{GrantId, VerifiedGrant},
-    ledger::{Change, Ledger, Life, Tombstone},
+    kernel::datapath::memory::MemoryDatapath,
     prefix::SourcePrefix,
-    reconcile::{Entries, EntryKey, Write, plan},
-    refusal::Refusal,
+    rules::{
+        claims::Capacity,
+        clock::{BootNanos, Now, SKEW, WallTime},
+        grant::{GrantId, VerifiedGrant},
+        ledger::{Change, Ledger, Life, Tombstone},
+        reconcile::{Entries, EntryKey, Write, plan},
+        refusal::Refusal,
+    },
 };
 use jit_proto::v1;
 use prost::Message as _;
@@ -413,7 +415,7 @@ impl World for Alone {
         let entry = |length| {
             self.kernel.get(&EntryKey { port: SSH, source: host.widened(length) }).copied()
         };
-        let live = |entry: jit_agent::reconcile::Entry| entry.unlimited.deadline > now.boot;
+        let live = |entry: jit_agent::rules::reconcile::Entry| entry.unlimited.deadline > now.boot;
         entry(32).is_some_and(live) || (0..32).rev().find_map(entry).is_some_and(live)
     }
 }

@@ -2,9 +2,11 @@
 
 use jit_agent::{
     config::Config,
-    envelope::GRANT_TYPE,
-    grant,
-    refusal::{Refusal, Refused},
+    rules::{
+        envelope::GRANT_TYPE,
+        grant,
+        refusal::{Refusal, Refused},
+    },
 };
 use jit_proto::v1;
 use prost::Message as _;

@@ -2,8 +2,10 @@
 //! it, word for word.
 
 use jit_agent::{
-    clock::WallTime,
-    refusal::{Refusal, Refused},
+    rules::{
+        clock::WallTime,
+        refusal::{Refusal, Refused},
+    },
     status::{self, Style},
 };
 use jit_proto::v1::{self, event::What};

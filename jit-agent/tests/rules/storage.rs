@@ -10,12 +10,14 @@ use std::{
 };
 
 use jit_agent::{
-    clock::{Now, SKEW, WallTime},
+    disk::store::{Store, Stored, StoredGrant, StoredLife, Transaction},
     gate::Target,
-    grant::GrantId,
-    ledger::{Admission, Tombstone},
-    refusal::Refusal,
-    store::{Store, Stored, StoredGrant, StoredLife, Transaction},
+    rules::{
+        clock::{Now, SKEW, WallTime},
+        grant::GrantId,
+        ledger::{Admission, Tombstone},
+        refusal::Refusal,
+    },
 };
 use tempfile::TempDir;
 
@@ -273,7 +275,7 @@ fn a_damaged_database_does_not_make_a_clock_that_is_behind_a_good_one() {
 #[test]
 fn a_disk_that_takes_nothing_at_start_does_not_keep_the_gate_from_closing() {
     let state = good_state();
-    let refuse: jit_agent::store::Opener =
+    let refuse: jit_agent::disk::store::Opener =
         std::sync::Arc::new(|_, _| Err(std::io::Error::from_raw_os_error(28).into()));
     let (mut store, stored) = Store::open_by(state.path(), NOW.wall, refuse).unwrap();
     assert!(stored.damaged.is_none() && stored.grants.len() == 2 && stored.tombstones.len() == 1);
@@ -282,7 +284,7 @@ fn a_disk_that_takes_nothing_at_start_does_not_keep_the_gate_from_closing() {
     assert!(error.to_string().contains("open again"), "{error}");
     // Nothing at all can be read either: then it does not start, and the file stays.
     let empty = scratch();
-    let refuse: jit_agent::store::Opener =
+    let refuse: jit_agent::disk::store::Opener =
         std::sync::Arc::new(|_, _| Err(std::io::Error::from_raw_os_error(5).into()));
     Store::open_by(empty.path(), NOW.wall, refuse).unwrap_err();
 }

@@ -4,11 +4,13 @@ use std::{path::PathBuf, sync::OnceLock, time::Duration};
 
 use ed25519_dalek::{Signer as _, SigningKey, pkcs8::EncodePublicKey as _};
 use jit_agent::{
-    clock::{BootNanos, Now, WallTime},
     config::Config,
-    envelope::{GRANT_TYPE, pre_authentication_encoding},
-    grant::{self, VerifiedGrant},
-    keyring::Signer,
+    rules::{
+        clock::{BootNanos, Now, WallTime},
+        envelope::{GRANT_TYPE, pre_authentication_encoding},
+        grant::{self, VerifiedGrant},
+        keyring::Signer,
+    },
 };
 use jit_common::{Address, PortKey, Protocol};
 use jit_proto::v1;

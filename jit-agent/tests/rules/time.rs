@@ -3,12 +3,13 @@
 use std::sync::{Arc, Mutex};
 
 use jit_agent::{
-    clock::{Now, WallTime},
-    datapath::memory::MemoryDatapath,
-    gate::{Target, channel},
-    grant::GrantId,
-    journal::Journal,
-    refusal::Refusal,
+    gate::{Target, channel, journal::Journal},
+    kernel::datapath::memory::MemoryDatapath,
+    rules::{
+        clock::{Now, WallTime},
+        grant::GrantId,
+        refusal::Refusal,
+    },
 };
 use jit_proto::v1;
 

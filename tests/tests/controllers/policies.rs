@@ -384,13 +384,13 @@ fn a_signing_key_is_exchanged_without_a_restart() {
     };
     let [v4, v6] = CLIENT;
     grant("signer.key", v4, "").good();
-    let soon = jit_agent::clock::WallTime(jit_agent::sys::now().wall.0 + 5_000);
+    let soon = jit_agent::rules::clock::WallTime(jit_agent::system::sys::now().wall.0 + 5_000);
     grant("signer.key", v6, &format!("--from {soon}")).good();
     let pid = site.pid();
     edit(&controlled, |text| text.replace("signer.pub.pem", "next.pub.pem"));
     assert!(site.client_opens(0, 22), "what was accepted stays");
     grant("signer.key", v4, "").fails(77, "refused: unknown_key: ");
-    let left = 5_500 - (jit_agent::sys::now().wall.0 - (soon.0 - 5_000));
+    let left = 5_500 - (jit_agent::system::sys::now().wall.0 - (soon.0 - 5_000));
     thread::sleep(Duration::from_millis(u64::try_from(left.max(0)).unwrap()));
     assert!(!site.client_opens(1, 22), "what had not begun does not");
     grant("next.key", v6, "").good();

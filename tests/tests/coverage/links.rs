@@ -9,9 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jit_agent::{
+use jit_agent::kernel::{
     datapath::{attach::devices, rtnetlink::Header},
-    net::{
+    netlink::{
         message::{LinkInfo, Message, messages},
         watch::LinkWatch,
     },

@@ -9,7 +9,7 @@ use std::{
 };
 
 use aya::{EbpfLoader, programs::SkLookup};
-use jit_agent::datapath::{
+use jit_agent::kernel::datapath::{
     bpf,
     guard::Guard,
     object::{OBJECT, PROGRAM_GUARD, PROGRAM_GUARD_LEGACY},

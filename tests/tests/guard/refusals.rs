@@ -1,7 +1,7 @@
 //! What a refusal of the loaded guards leaves behind: counters, an event, and in observe mode nothing
 //! but the count. (That they decide as the host does is in `tests/kernel/comparison.rs`.)
 
-use jit_agent::datapath::memory::MemoryTables;
+use jit_agent::kernel::datapath::memory::MemoryTables;
 use jit_common::{Address, Counter, Lookup, PortKey, PortRule, Protocol, Reason, Settings};
 use jit_tests::{
     kernel::{Kernel, difference, guards},

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jit_agent::datapath::bpf;
+use jit_agent::kernel::datapath::bpf;
 use jit_common::ABI_VERSION;
 use jit_tests::{
     agent::{CLIENT, PATIENCE, Site, opens},

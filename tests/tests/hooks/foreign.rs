@@ -70,7 +70,7 @@ fn the_kernel_refuses_to_take_the_gate_off_an_interface() {
             // A program that is pinned, as other people's tools load theirs.
             let pin = site.pins().join("foreign");
             let foreign = Kernel::load();
-            jit_agent::datapath::bpf::pin(foreign.xdp(), &pin).unwrap();
+            jit_agent::kernel::datapath::bpf::pin(foreign.xdp(), &pin).unwrap();
             for force in ["", "-force "] {
                 let line = format!("ip {force}link set dev s0 {kind} pinned {}", pin.display());
                 let (done, said) = run(&site.host, &line);
@@ -83,7 +83,7 @@ fn the_kernel_refuses_to_take_the_gate_off_an_interface() {
         let foreign = Kernel::load();
         let index = site.host.index("s0");
         let refused = site.host.run(|| {
-            use jit_agent::datapath::bpf::{LinkKind, attach};
+            use jit_agent::kernel::datapath::bpf::{LinkKind, attach};
             [LinkKind::XdpNative, LinkKind::XdpGeneric]
                 .map(|kind| attach(foreign.xdp(), index, kind).unwrap_err().raw_os_error())
         });

@@ -16,7 +16,7 @@ use std::{
 };
 
 use jit_agent::{
-    datapath::{memory::MemoryTables, object::PROGRAM_GUARD},
+    kernel::datapath::{memory::MemoryTables, object::PROGRAM_GUARD},
     prefix::masked,
 };
 use jit_common::{

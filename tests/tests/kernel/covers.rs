@@ -4,11 +4,13 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use jit_agent::{
-    claims::{Capacity, Claims, Held, Kind},
-    clock::BootNanos,
-    datapath::{Datapath as _, memory::MemoryDatapath},
+    kernel::datapath::{Datapath as _, memory::MemoryDatapath},
     prefix::SourcePrefix,
-    reconcile::{Claim, EntryKey, Write},
+    rules::{
+        claims::{Capacity, Claims, Held, Kind},
+        clock::BootNanos,
+        reconcile::{Claim, EntryKey, Write},
+    },
 };
 use jit_common::{PortKey, PortRule, Protocol, Reason};
 use jit_tests::{

@@ -14,7 +14,7 @@ use aya::{
         tc::{NlOptions, TcAttachOptions, qdisc_add_clsact},
     },
 };
-use jit_agent::datapath::object::{
+use jit_agent::kernel::datapath::object::{
     OBJECT, PROGRAM_GUARD, PROGRAM_GUARD_LEGACY, PROGRAM_TC, PROGRAM_XDP, PROGRAM_XDP_FRAGS,
 };
 use jit_tests::{lacks, netns::Namespace};
@@ -130,6 +130,6 @@ fn verified(ebpf: &Ebpf) -> Answer {
 
 /// An error with its causes, without the verifier's log.
 fn said(error: &dyn std::error::Error) -> String {
-    let text = jit_agent::datapath::pins::chain(error);
+    let text = jit_agent::kernel::datapath::pins::chain(error);
     text.lines().next().unwrap_or_default().to_owned()
 }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use jit_agent::datapath::memory::MemoryTables;
+use jit_agent::kernel::datapath::memory::MemoryTables;
 use jit_common::{
     Address, Decision, Frame, GrantEntry, HostKey, Link, PortKey, PortRule, Protocol, decide,
 };

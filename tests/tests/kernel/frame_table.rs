@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, env, fs, path::Path};
 
-use jit_agent::datapath::{
+use jit_agent::kernel::datapath::{
     memory::MemoryTables,
     object::{PROGRAM_TC, PROGRAM_TC_L3, PROGRAM_XDP_FRAGS},
 };

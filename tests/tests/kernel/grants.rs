@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use jit_agent::datapath::memory::MemoryTables;
+use jit_agent::kernel::datapath::memory::MemoryTables;
 use jit_common::{GrantEntry, HostKey, PortKey, Reason, Settings};
 use jit_tests::{
     frames::{Ipv4, Ipv6, Tcp, Udp, flag},

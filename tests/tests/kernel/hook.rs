@@ -3,7 +3,7 @@
 use std::any::Any;
 
 use aya::programs::XdpMode;
-use jit_agent::datapath::object::PROGRAM_TC;
+use jit_agent::kernel::datapath::object::PROGRAM_TC;
 use jit_tests::{
     kernel::{Kernel, xdp_programs},
     netns::Namespace,

@@ -6,7 +6,7 @@ use std::{
     thread,
 };
 
-use jit_agent::datapath::memory::MemoryTables;
+use jit_agent::kernel::datapath::memory::MemoryTables;
 use jit_common::{Claim, GrantEntry, HostKey, Lookup, Reason, Settings, Slot};
 use jit_tests::{
     frames::{Tcp, flag},

@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use etherparse::{EtherType, LinkExtSlice, NetSlice, SlicedPacket, TransportSlice};
-use jit_agent::datapath::memory::MemoryTables;
+use jit_agent::kernel::datapath::memory::MemoryTables;
 use jit_common::{Address, GrantEntry, HostKey, PortKey, Protocol};
 
 use crate::fixture::address;

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jit_agent::datapath::{memory::MemoryTables, object::PROGRAM_GUARD_LEGACY};
+use jit_agent::kernel::datapath::{memory::MemoryTables, object::PROGRAM_GUARD_LEGACY};
 use jit_common::{Claim, Counter, Event, GrantEntry, HostKey, Reason, Settings, Slot};
 use jit_tests::{
     frames::{Macs, Tcp, flag},

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use jit_agent::datapath::{memory::MemoryTables, object::PROGRAM_TC};
+use jit_agent::kernel::datapath::{memory::MemoryTables, object::PROGRAM_TC};
 use jit_common::{HostKey, Protocol, Reason};
 use jit_tests::{
     frames::{Extension, Ipv4, Ipv6, Macs, Packet, Tcp, flag},

@@ -323,7 +323,7 @@ fn however_many_sessions_there_are_all_of_them_are_cut_in_time() {
     let site = site();
     let cutting = listen(&site, CUT);
     admit(&site, &CLIENT, LONG);
-    let count = 2 * jit_agent::datapath::cut::MOST + 100;
+    let count = 2 * jit_agent::kernel::datapath::cut::MOST + 100;
     let mut sessions: Vec<_> = (0..count)
         .map(|number| {
             let address = address(TO_CLIENT, number % 2, CUT);

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
-use jit_agent::grant::GrantId;
+use jit_agent::rules::grant::GrantId;
 
 use crate::{grant::GrantArgs, keygen::KeygenArgs, pki::PkiArgs, policy::PolicyArgs, text};
 

@@ -9,9 +9,11 @@ use std::{
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 use jit_agent::{
-    envelope::{GRANT_TYPE, MAX_ENVELOPE_BYTES, MAX_SIGNATURES},
-    grant::{GrantId, PortRange},
     prefix::SourcePrefix,
+    rules::{
+        envelope::{GRANT_TYPE, MAX_ENVELOPE_BYTES, MAX_SIGNATURES},
+        grant::{GrantId, PortRange},
+    },
 };
 use jit_common::Protocol;
 use jit_proto::v1;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use jit_agent::{
-    grant::GrantId,
+    rules::grant::GrantId,
     status::{self, Style},
 };
 use jit_proto::v1::{self, revoke_request::What};

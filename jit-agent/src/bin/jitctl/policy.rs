@@ -12,9 +12,11 @@ use std::{
 use clap::{ArgGroup, Args, Subcommand};
 use jiff::Timestamp;
 use jit_agent::{
-    commit::MAX_WINDOW,
     config::PolicyFile,
-    envelope::{MAX_ENVELOPE_BYTES, POLICY_TYPE},
+    rules::{
+        commit::MAX_WINDOW,
+        envelope::{MAX_ENVELOPE_BYTES, POLICY_TYPE},
+    },
     status,
 };
 use jit_proto::v1::{self, diff_policy_request::What};

@@ -4,7 +4,7 @@
 //! cloud key service) signs the same bytes, see docs/signing.md. Never re-encodes a payload.
 
 use ed25519_dalek::{Signer as _, ed25519::KeypairBytes, pkcs8::spki::EncodePublicKey};
-use jit_agent::envelope::pre_authentication_encoding;
+use jit_agent::rules::envelope::pre_authentication_encoding;
 use jit_proto::v1;
 use p256::pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _, LineEnding};
 use rustls::crypto::{GetRandomFailed, SecureRandom};
@@ -159,7 +159,7 @@ pub(crate) fn seal(payload_type: &str, payload: Vec<u8>, keys: &[SigningKey]) ->
 mod tests {
     use std::time::Duration;
 
-    use jit_agent::{
+    use jit_agent::rules::{
         envelope::GRANT_TYPE,
         keyring::{Keyring, Signer},
     };

@@ -3,7 +3,7 @@
 
 use std::{fmt::Write as _, path::Path};
 
-use jit_agent::envelope::{GRANT_TYPE, pre_authentication_encoding};
+use jit_agent::rules::envelope::{GRANT_TYPE, pre_authentication_encoding};
 use jit_proto::v1;
 use prost::Message as _;
 
@@ -37,7 +37,7 @@ fn the_page_shows_what_the_code_produces() {
 /// A grant's fields in the order of their numbers, one message each.
 fn fields() -> Vec<(&'static str, v1::Grant)> {
     let empty = v1::Grant::default;
-    let id = "01KPEXAMP1E000000000000001".parse::<jit_agent::grant::GrantId>().unwrap();
+    let id = "01KPEXAMP1E000000000000001".parse::<jit_agent::rules::grant::GrantId>().unwrap();
     let source = v1::Source { address: vec![203, 0, 113, 7].into(), prefix_length: 32 };
     let port = v1::PortRange { protocol: v1::Protocol::Tcp.into(), first: 22, last: 22 };
     vec![

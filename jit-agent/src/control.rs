@@ -1,0 +1,5 @@
+//! The control plane: gRPC for controllers and for the local command line. It decides who may ask;
+//! what is granted is decided by the gate.
+
+pub mod server;
+pub mod tls;

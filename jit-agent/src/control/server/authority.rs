@@ -1,0 +1,163 @@
+//! What a peer may do, by the controllers and the authorities as they stand at each call: whoever is
+//! taken out, whose certificate ends or whose authority goes keeps nothing, also on connections and
+//! streams that are open.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::watch;
+use tonic::{Request, Status};
+
+use crate::{
+    config::{Controller, Permissions},
+    control::{
+        server::{
+            call::Call,
+            peer::{Caller, Identity, Who},
+            refused_status,
+        },
+        tls::Authorities,
+    },
+    gate::GateHandle,
+    rules::refusal::{Refusal, Refused},
+    system::sys,
+};
+
+/// How often the certificate behind an open stream is looked at: it may have ended.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// What a call needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum May {
+    Grant,
+    Policy,
+    Read,
+    Revoke,
+}
+
+impl May {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Grant => "grant",
+            Self::Policy => "policy",
+            Self::Read => "read",
+            Self::Revoke => "revoke",
+        }
+    }
+
+    const fn is_in(self, permissions: Permissions) -> bool {
+        let Permissions { grant, policy, read, revoke } = permissions;
+        match self {
+            Self::Grant => grant,
+            Self::Policy => policy,
+            Self::Read => read,
+            Self::Revoke => revoke,
+        }
+    }
+}
+
+/// Who is believed to be whom, and what each may do.
+#[derive(Clone, Debug, Default)]
+struct Table {
+    controllers: Arc<[Controller]>,
+    authorities: Option<Authorities>,
+}
+
+/// The table in force, and who hears of what is denied.
+#[derive(Clone, Debug)]
+pub(super) struct Authority {
+    gate: GateHandle,
+    table: Arc<watch::Sender<Table>>,
+}
+
+impl Authority {
+    /// Nobody but local peers may do anything.
+    pub(super) fn new(gate: GateHandle) -> Self {
+        let (table, _) = watch::channel(Table::default());
+        Self { gate, table: Arc::new(table) }
+    }
+
+    /// From here on these are the controllers, and these authorities say who is one.
+    pub(super) fn replace(&self, controllers: &[Controller], authorities: Option<Authorities>) {
+        self.table.send_replace(Table { controllers: controllers.into(), authorities });
+    }
+
+    /// The peer's name, if it may do this.
+    pub(super) fn authorize<T>(&self, request: &Request<T>, may: May) -> Result<String, Status> {
+        self.authorize_any(request, &[may])
+    }
+
+    /// The peer's name, if it may do one of these.
+    pub(super) fn authorize_any<T>(
+        &self,
+        request: &Request<T>,
+        any: &[May],
+    ) -> Result<String, Status> {
+        let identity = self.identity(caller(request)?);
+        if any.iter().any(|may| may.is_in(identity.may)) {
+            return Ok(identity.name);
+        }
+        Err(self.deny(&identity, any.first().map_or("", |may| may.word())))
+    }
+
+    /// Turns a peer away that may not make this call before a byte of its request is read, so that
+    /// none of it is held in memory. Nobody needs anything for a call that does not exist.
+    pub(super) fn may_call(&self, request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(call) = Call::noted(&request) {
+            self.authorize_any(&request, call.needs)?;
+        }
+        Ok(request)
+    }
+
+    /// Waits until the peer may not do this any more; tells why.
+    pub(super) async fn lost(&self, caller: Caller, may: May) -> Status {
+        let mut table = self.table.subscribe();
+        loop {
+            let identity = self.identity(&caller);
+            if !may.is_in(identity.may) {
+                return self.deny(&identity, may.word());
+            }
+            // The sender lives as long as `self`.
+            drop(tokio::time::timeout(LOOK, table.changed()).await);
+        }
+    }
+
+    fn identity(&self, caller: &Caller) -> Identity {
+        let Table { controllers, authorities } = self.table.borrow().clone();
+        let identity = caller.identity(&controllers);
+        let Who::Certificate { chain, .. } = &caller.who else { return identity };
+        let objection = match &authorities {
+            Some(authorities) => authorities.objection(chain, sys::now().wall),
+            None => Some("the configuration has no [control]".into()),
+        };
+        match objection {
+            Some(why) => Identity {
+                name: format!("{} (certificate no longer accepted: {why})", identity.name),
+                may: Permissions::default(),
+            },
+            None => identity,
+        }
+    }
+
+    fn deny(&self, identity: &Identity, what: &'static str) -> Status {
+        let Identity { name, may } = identity;
+        tracing::warn!(by = name, reason = "not_permitted", "refused: it needs {what:?}");
+        self.gate.saw_denial(name, what);
+        let may = match may.to_string() {
+            none if none.is_empty() => "nothing".to_owned(),
+            some => some,
+        };
+        let detail = format!(
+            "{name} may do: {may}; this needs {what:?}. A [[controller]] section of the agent's \
+             configuration says who may do what"
+        );
+        refused_status(&Refused::new(Refusal::NotPermitted, detail))
+    }
+}
+
+/// Who is at the other end of a call.
+pub(super) fn caller<T>(request: &Request<T>) -> Result<&Caller, Status> {
+    request
+        .extensions()
+        .get::<Caller>()
+        .ok_or_else(|| Status::internal("a connection without a caller"))
+}

@@ -1,0 +1,82 @@
+//! What is known of a call before its request is read: who may make it, and how large it may be.
+
+use http_body_util::Limited;
+use tonic::{Request, body::Body, codegen::http};
+
+use super::{MAX_MESSAGE_BYTES, authority::May};
+use crate::rules::envelope::MAX_ENVELOPE_BYTES;
+
+/// Room for one envelope and what stands around it.
+const ONE_ENVELOPE: usize = 2 * MAX_ENVELOPE_BYTES;
+/// A question; a cursor is the longest part of any.
+const QUESTION: usize = 16 * 1024;
+
+/// A method of the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Call {
+    /// One of these is needed.
+    pub(super) needs: &'static [May],
+    /// Most bytes of its request, as they come in.
+    largest: usize,
+}
+
+impl Call {
+    /// The call that a path stands for (gRPC over HTTP/2: `/package.Service/Method`). Of one that
+    /// does not exist nothing is read.
+    fn of(path: &str) -> Option<Self> {
+        let (needs, largest): (&[May], _) = match path.strip_prefix("/jit.v1.JitAgent/")? {
+            "Push" => (&[May::Grant], ONE_ENVELOPE),
+            "PushBatch" => (&[May::Grant], MAX_MESSAGE_BYTES),
+            "Revoke" => (&[May::Revoke], MAX_MESSAGE_BYTES),
+            "List" | "Status" | "Watch" => (&[May::Read], QUESTION),
+            "ShowPolicy" => (&[May::Read, May::Policy], QUESTION),
+            "DiffPolicy" | "PushPolicy" => (&[May::Policy], ONE_ENVELOPE),
+            "ConfirmPolicy" => (&[May::Policy], QUESTION),
+            _ => return None,
+        };
+        Some(Self { needs, largest })
+    }
+
+    /// Notes on a request which call it is, and lets no more of it in than that needs.
+    pub(super) fn mark(request: http::Request<Body>) -> http::Request<Body> {
+        let call = Self::of(request.uri().path());
+        let largest = call.map_or(0, |call| call.largest);
+        let mut request = request.map(|body| Body::new(Limited::new(body, largest)));
+        if let Some(call) = call {
+            request.extensions_mut().insert(call);
+        }
+        request
+    }
+
+    /// The call that was noted.
+    pub(super) fn noted<T>(request: &Request<T>) -> Option<Self> {
+        request.extensions().get().copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The service as it is defined: every method has its place here, so none is read unseen.
+    #[test]
+    fn every_method_of_the_service_is_known() {
+        let definition = include_str!("../../../../proto/jit/v1/agent.proto");
+        let methods: Vec<_> = definition
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("rpc ")?.split('(').next())
+            .collect();
+        assert_eq!(methods.len(), 10, "{methods:?}");
+        for method in methods {
+            let call = Call::of(&format!("/jit.v1.JitAgent/{method}"));
+            assert!(
+                call.is_some_and(|call| !call.needs.is_empty() && call.largest > 0),
+                "{method}"
+            );
+        }
+        for path in ["", "/", "/jit.v1.JitAgent", "/jit.v1.JitAgent/push", "/jit.v2.JitAgent/Push"]
+        {
+            assert_eq!(Call::of(path), None, "{path}");
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Who is at the other end of a connection, and what that peer may do.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use rustls::pki_types::CertificateDer;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::OwnedSemaphorePermit,
+};
+use tonic::transport::server::Connected;
+
+use crate::{
+    config::{Controller, Permissions},
+    rules::clock::BootNanos,
+};
+
+/// Who is at the other end, as the connection showed when it was made. What that peer may do is looked
+/// up at each call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// What the connection showed.
+    pub who: Who,
+    /// When the connection was accepted.
+    pub connected: BootNanos,
+}
+
+/// How a peer is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// A certificate.
+    Certificate {
+        /// Its subject alternative names.
+        names: Vec<String>,
+        /// Itself, then what leads to an authority: accepted when the connection was made, and to
+        /// be accepted at each call.
+        chain: Arc<[CertificateDer<'static>]>,
+    },
+    /// The user of a process on this machine, and the agent's own.
+    Local {
+        /// The peer's.
+        uid: u32,
+        /// The agent's.
+        own: u32,
+    },
+}
+
+impl Who {
+    /// Root, or the agent's own user: so says the kernel; they may close.
+    pub const fn is_trusted(&self) -> bool {
+        matches!(self, Self::Local { uid, own } if *uid == 0 || *uid == *own)
+    }
+}
+
+impl Caller {
+    /// Its name, and what it may do by this table.
+    pub fn identity(&self, controllers: &[Controller]) -> Identity {
+        match &self.who {
+            Who::Certificate { names, .. } => Identity::of_certificate(names, controllers),
+            Who::Local { uid, .. } => Identity::of_local(*uid, self.who.is_trusted()),
+        }
+    }
+}
+
+/// Who is at the other end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// A controller's name, or `local uid N`.
+    pub name: String,
+    /// What it may do.
+    pub may: Permissions,
+}
+
+impl Identity {
+    /// The controller that one of these certificate names stands for; a stranger with a good
+    /// certificate may do nothing.
+    pub fn of_certificate(names: &[String], controllers: &[Controller]) -> Self {
+        controllers.iter().find(|controller| names.contains(&controller.identity)).map_or_else(
+            || Self {
+                name: format!("unknown controller {}", names.join(", ")),
+                may: Permissions::default(),
+            },
+            |controller| Self { name: controller.identity.clone(), may: controller.may },
+        )
+    }
+
+    /// A process on this machine: root and the agent's own user may close and push (what they push
+    /// must be signed all the same); whoever else can open the socket may read.
+    pub fn of_local(uid: u32, trusted: bool) -> Self {
+        Self {
+            name: format!("local uid {uid}"),
+            may: Permissions { grant: trusted, policy: trusted, read: true, revoke: trusted },
+        }
+    }
+}
+
+/// A connection that knows its peer and counts against the limits until it is dropped.
+#[derive(Debug)]
+pub struct Peer<S> {
+    stream: S,
+    caller: Caller,
+    _permits: Vec<OwnedSemaphorePermit>,
+}
+
+impl<S> Peer<S> {
+    /// A connection of this peer.
+    pub fn new(stream: S, caller: Caller, permits: Vec<OwnedSemaphorePermit>) -> Self {
+        Self { stream, caller, _permits: permits }
+    }
+}
+
+impl<S> Connected for Peer<S> {
+    type ConnectInfo = Caller;
+
+    fn connect_info(&self) -> Caller {
+        self.caller.clone()
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Peer<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Peer<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_good_certificate_that_is_not_in_the_table_may_do_nothing() {
+        let may = Permissions { grant: true, ..Permissions::default() };
+        let table = [Controller { identity: "spiffe://example.org/c".into(), may }];
+        let known =
+            Identity::of_certificate(&["other".into(), "spiffe://example.org/c".into()], &table);
+        assert_eq!((known.name.as_str(), known.may), ("spiffe://example.org/c", may));
+        let stranger = Identity::of_certificate(&["spiffe://example.org/c2".into()], &table);
+        assert_eq!(stranger.may, Permissions::default());
+    }
+
+    #[test]
+    fn only_root_and_the_agents_user_may_close_locally() {
+        let may = |uid| {
+            let who = Who::Local { uid, own: 990 };
+            Caller { who, connected: BootNanos(0) }.identity(&[]).may
+        };
+        assert!(may(0).revoke && may(990).revoke);
+        let other = may(1000);
+        assert_eq!(other, Permissions { read: true, ..Permissions::default() });
+    }
+}

@@ -1,0 +1,5 @@
+//! What outlives a restart: the database (`store`), the audit, and the key that signs the audit.
+
+pub mod audit;
+pub mod host_key;
+pub mod store;

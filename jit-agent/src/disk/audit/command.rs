@@ -1,0 +1,306 @@
+//! `jit-agent audit verify | show | follow`: for people, and with the agent dead as well.
+
+use std::{
+    collections::VecDeque,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use clap::{Args, Subcommand};
+
+use crate::{
+    disk::audit::{
+        chain::Tip,
+        code::EventCode,
+        files::directory,
+        head::SignedHead,
+        read::Reader,
+        show::{self, Filter, Shown},
+        verify::{self, Options},
+    },
+    printable::{clean, json_pretty},
+    rules::{clock::WallTime, grant::GrantId},
+    status::Style,
+    system::sys,
+};
+
+/// How often `follow` looks for new lines.
+const POLL: Duration = Duration::from_millis(200);
+/// Lines that `follow` begins with.
+const BEFORE: usize = 10;
+
+/// What to do with the audit.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Was a line changed, left out, added or moved? Names file and line. Exit code 0: nothing was;
+    /// 1: something is wrong.
+    Verify(VerifyArgs),
+    /// The records, oldest first.
+    Show(ShowArgs),
+    /// New records as they come, over rotations.
+    Follow(FilterArgs),
+}
+
+/// What `verify` compares with.
+#[derive(Args, Clone, Debug, Default)]
+pub struct VerifyArgs {
+    /// As JSON (docs/json.md).
+    #[arg(long)]
+    pub json: bool,
+    /// The host's public key as it was kept elsewhere (host.pub.pem); may be given more than once.
+    #[arg(long, value_name = "FILE")]
+    pub key: Vec<PathBuf>,
+    /// A head that was kept elsewhere: SEQ:HASH, or a copy of audit.head; may be given more than once.
+    #[arg(long, value_name = "HEAD")]
+    pub against: Vec<String>,
+}
+
+/// What `show` shows.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ShowArgs {
+    /// Only the last so many.
+    #[arg(long, value_name = "NUMBER")]
+    pub last: Option<usize>,
+    /// Which records.
+    #[command(flatten)]
+    pub filter: FilterArgs,
+}
+
+/// Which records are shown, and how.
+#[derive(Args, Clone, Debug, Default)]
+pub struct FilterArgs {
+    /// As JSON, a line each, as it stands in the file.
+    #[arg(long)]
+    pub json: bool,
+    /// Not older than this: 45m, 7d, 2026-06-01 or 2026-06-01T12:00:00Z.
+    #[arg(long, value_name = "WHEN", value_parser = parse_since)]
+    pub since: Option<Since>,
+    /// About this grant.
+    #[arg(long, value_name = "ID")]
+    pub grant: Option<GrantId>,
+    /// About grants of this person.
+    #[arg(long, value_name = "NAME")]
+    pub requester: Option<String>,
+    /// Of this kind: G001 or grant_admitted; may be given more than once.
+    #[arg(long, value_name = "CODE", value_parser = parse_code)]
+    pub code: Vec<EventCode>,
+}
+
+/// A moment, or how long ago.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Since {
+    /// So long ago.
+    Ago(Duration),
+    /// At this moment.
+    At(WallTime),
+}
+
+/// Why nothing can be said.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {verb} the audit in {}: {error}{hint}", directory.display())]
+pub struct CommandError {
+    verb: &'static str,
+    directory: PathBuf,
+    error: io::Error,
+    hint: &'static str,
+}
+
+impl CommandError {
+    fn new(verb: &'static str, directory: &Path, error: io::Error) -> Self {
+        let hint = match error.kind() {
+            io::ErrorKind::PermissionDenied => "; use sudo",
+            io::ErrorKind::NotFound => "; `[paths] state` says where it is",
+            _ => "",
+        };
+        Self { verb, directory: directory.to_owned(), error, hint }
+    }
+
+    /// The process's exit code (sysexits.h): 77 permission, otherwise 69 unavailable.
+    pub fn exit_code(&self) -> u8 {
+        if self.error.kind() == io::ErrorKind::PermissionDenied { 77 } else { 69 }
+    }
+}
+
+/// Runs a command on the audit in a state directory; the exit code comes back.
+pub fn run(state: &Path, command: &Command) -> Result<u8, CommandError> {
+    let directory = directory(state);
+    let failed = |verb| {
+        let directory = directory.clone();
+        move |error| CommandError::new(verb, &directory, error)
+    };
+    match command {
+        Command::Verify(args) => {
+            let against = args.against.iter().map(|text| kept_head(text)).collect::<Result<_, _>>();
+            let options =
+                Options { keys: args.key.clone(), against: against.map_err(failed("verify"))? };
+            let report = verify::verify(state, &options).map_err(failed("verify"))?;
+            let text = if args.json {
+                format!("{}\n", json_pretty(&verify::json(&report)))
+            } else {
+                verify::text(&report, &directory, Style::of_stdout())
+            };
+            unless_closed(io::stdout().write_all(text.as_bytes())).map_err(failed("verify"))?;
+            Ok(u8::from(!report.is_good()))
+        }
+        Command::Show(args) => {
+            unless_closed(show_all(&directory, args)).map_err(failed("show"))?;
+            Ok(0)
+        }
+        Command::Follow(args) => {
+            unless_closed(follow(&directory, args)).map_err(failed("follow"))?;
+            Ok(0)
+        }
+    }
+}
+
+fn show_all(directory: &Path, args: &ShowArgs) -> io::Result<()> {
+    let mut reader = Reader::from_the_start(directory)?;
+    let mut filter = args.filter.filter();
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let mut kept = VecDeque::new();
+    while let Some(line) = reader.next_line()? {
+        let Some(text) = args.filter.render(&line, &mut filter) else { continue };
+        match args.last {
+            None => writeln!(out, "{text}")?,
+            Some(last) => {
+                kept.push_back(text);
+                if kept.len() > last {
+                    kept.pop_front();
+                }
+            }
+        }
+    }
+    for text in kept {
+        writeln!(out, "{text}")?;
+    }
+    out.flush()
+}
+
+fn follow(directory: &Path, args: &FilterArgs) -> io::Result<()> {
+    let mut reader = if args.since.is_some() {
+        Reader::from_the_start(directory)?
+    } else {
+        Reader::from_the_newest(directory)?
+    };
+    let mut filter = args.filter();
+    // Without a moment to begin at: the last few that are there.
+    let most = if args.since.is_some() { usize::MAX } else { BEFORE };
+    let mut kept = VecDeque::new();
+    while let Some(line) = reader.next_line()? {
+        kept.extend(args.render(&line, &mut filter));
+        if kept.len() > most {
+            kept.pop_front();
+        }
+    }
+    let mut out = io::stdout().lock();
+    for text in kept {
+        writeln!(out, "{text}")?;
+    }
+    loop {
+        out.flush()?;
+        match reader.next_line()? {
+            Some(line) => {
+                if let Some(text) = args.render(&line, &mut filter) {
+                    writeln!(out, "{text}")?;
+                }
+            }
+            None => thread::sleep(POLL),
+        }
+    }
+}
+
+impl FilterArgs {
+    fn filter(&self) -> Filter {
+        let now = sys::now().wall;
+        let since = self.since.map(|since| match since {
+            Since::At(moment) => moment,
+            Since::Ago(ago) => {
+                let millis = i64::try_from(ago.as_millis()).unwrap_or(i64::MAX);
+                WallTime(now.0.saturating_sub(millis))
+            }
+        });
+        Filter {
+            since,
+            codes: self.code.clone(),
+            grant: self.grant,
+            requester: self.requester.clone(),
+            ..Filter::default()
+        }
+    }
+
+    /// A line as it is asked for, if it is.
+    fn render(&self, raw: &[u8], filter: &mut Filter) -> Option<String> {
+        let line = Shown::parse(raw);
+        filter.wants(&line).then(|| {
+            if self.json {
+                show::json(&line, raw)
+            } else {
+                show::text(&line, raw, Style::of_stdout())
+            }
+        })
+    }
+}
+
+/// Who reads may go away (`| head`): that is no error.
+fn unless_closed(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}
+
+fn kept_head(text: &str) -> io::Result<Tip> {
+    if let Ok(tip) = text.parse() {
+        return Ok(tip);
+    }
+    let wrong = |why: String| io::Error::new(io::ErrorKind::InvalidInput, why);
+    let content = std::fs::read_to_string(text).map_err(|error| {
+        wrong(format!("--against {}: neither SEQ:HASH nor a file: {error}", clean(text, 200)))
+    })?;
+    SignedHead::parse(&content)
+        .and_then(|signed| signed.tip())
+        .ok_or_else(|| wrong(format!("--against {}: no signed head", clean(text, 200))))
+}
+
+fn parse_code(text: &str) -> Result<EventCode, String> {
+    EventCode::parse(text).ok_or_else(|| {
+        let codes: Vec<_> = EventCode::ALL.iter().map(|code| code.code()).collect();
+        format!("{text:?} is no code; there are {}", codes.join(" "))
+    })
+}
+
+fn parse_since(text: &str) -> Result<Since, String> {
+    if let Ok(moment) = text.parse::<jiff::Timestamp>() {
+        return Ok(Since::At(WallTime(moment.as_millisecond())));
+    }
+    if let Ok(date) = text.parse::<jiff::civil::Date>()
+        && let Ok(midnight) = jiff::tz::TimeZone::UTC.to_timestamp(date.at(0, 0, 0, 0))
+    {
+        return Ok(Since::At(WallTime(midnight.as_millisecond())));
+    }
+    text.parse::<jiff::Span>()
+        .ok()
+        .and_then(|span| span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).ok())
+        .and_then(|duration| Duration::try_from(duration).ok())
+        .map(Since::Ago)
+        .ok_or_else(|| format!("{text:?} is neither a time like 2026-06-01T12:00:00Z nor like 45m"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_are_read_as_people_write_them() {
+        let at = |millis| Ok(Since::At(WallTime(millis)));
+        assert_eq!(parse_since("2026-06-01T00:00:01Z"), at(1_780_272_001_000));
+        assert_eq!(parse_since("2026-06-01"), at(1_780_272_000_000));
+        assert_eq!(parse_since("45m"), Ok(Since::Ago(Duration::from_secs(2700))));
+        assert_eq!(parse_since("7d"), Ok(Since::Ago(Duration::from_secs(7 * 86_400))));
+        assert!(parse_since("yesterday").is_err());
+        assert_eq!(parse_code("g001"), Ok(EventCode::GrantAdmitted));
+        assert!(parse_code("X999").unwrap_err().contains("G001"));
+    }
+}

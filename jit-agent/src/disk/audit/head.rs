@@ -1,0 +1,154 @@
+//! Heads: where the chain ends, signed with the host's key.
+//!
+//! A chain alone does not show that its end was cut off, or that all of it was made anew. A signed
+//! head does, to whoever holds one: `audit.head` beside the files, the first record of the file that
+//! follows, and copies that were shipped off the host.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    disk::{
+        audit::{chain::Tip, record::rfc3339},
+        host_key::{HostKey, HostPublicKey},
+    },
+    printable::escape_json,
+    rules::{clock::WallTime, envelope::pre_authentication_encoding},
+};
+
+/// DSSE payload type of a head: it is inside what is signed.
+const HEAD_TYPE: &str = "application/vnd.jit-agent.audit-head.v1";
+
+/// Where a chain ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Whose audit it is.
+    pub host: String,
+    /// Number of the file that the last record stands in.
+    pub file: u64,
+    /// The last record.
+    pub tip: Tip,
+    /// When it was signed.
+    pub time: WallTime,
+}
+
+/// A head and its signature, as it is written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SignedHead {
+    host: String,
+    file: u64,
+    seq: u64,
+    hash: String,
+    time_ms: i64,
+    time: String,
+    key: String,
+    signature: String,
+}
+
+impl Head {
+    /// Signs it.
+    pub fn sign(&self, key: &HostKey) -> SignedHead {
+        let Self { host, file, tip, time } = self;
+        SignedHead {
+            host: host.clone(),
+            file: *file,
+            seq: tip.seq,
+            hash: tip.hash.to_string(),
+            time_ms: time.0,
+            time: rfc3339(*time),
+            key: key.id().to_owned(),
+            signature: hex::encode(key.sign(&self.message())),
+        }
+    }
+
+    /// The bytes that are signed: DSSE's encoding of host, file, number, hash and time, a line each.
+    /// The host's id comes last, so that none can pretend to be several fields.
+    fn message(&self) -> Vec<u8> {
+        let Self { host, file, tip, time } = self;
+        let text = format!("{file}\n{}\n{}\n{}\n{host}", tip.seq, tip.hash, time.0);
+        pre_authentication_encoding(HEAD_TYPE, text.as_bytes())
+    }
+}
+
+impl SignedHead {
+    /// Reads one; spaces around it are allowed.
+    pub fn parse(text: &str) -> Option<Self> {
+        serde_json::from_str(text.trim()).ok()
+    }
+
+    /// The record that it names, whoever signed it.
+    pub fn tip(&self) -> Option<Tip> {
+        Some(Tip { seq: self.seq, hash: self.hash.parse().ok()? })
+    }
+
+    /// One line of JSON.
+    pub fn to_line(&self) -> String {
+        escape_json(serde_json::to_string(self).unwrap_or_default())
+    }
+
+    /// What it says, if one of these keys has signed it.
+    pub fn verify(&self, keys: &[HostPublicKey]) -> Result<Head, String> {
+        let Self { host, file, seq, hash, time_ms, time: _, key, signature } = self;
+        let head = Head {
+            host: host.clone(),
+            file: *file,
+            tip: Tip { seq: *seq, hash: hash.parse()? },
+            time: WallTime(*time_ms),
+        };
+        let mut bytes = [0; 64];
+        hex::decode_to_slice(signature, &mut bytes)
+            .map_err(|_| "its signature is not 128 hex digits".to_owned())?;
+        let message = head.message();
+        let named: Vec<_> = keys.iter().filter(|known| known.id() == key).collect();
+        if named.is_empty() {
+            return Err(format!("it is signed with a key that is not known here ({key:?})"));
+        }
+        if named.iter().any(|known| known.verifies(&message, &bytes)) {
+            Ok(head)
+        } else {
+            Err("its signature is not good".to_owned())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::audit::chain::LineHash;
+
+    fn signed() -> (SignedHead, Head, Vec<HostPublicKey>) {
+        let state = tempfile::tempdir().unwrap();
+        let (key, _) = HostKey::open(state.path()).unwrap();
+        let tip = Tip { seq: 42, hash: LineHash::of(b"last") };
+        let head = Head { host: "web\n1".into(), file: 3, tip, time: WallTime(1_000) };
+        (head.sign(&key), head, vec![key.public()])
+    }
+
+    #[test]
+    fn a_head_reads_back_and_is_good() {
+        let (signed, head, keys) = signed();
+        let line = signed.to_line();
+        assert!(!line.contains('\n'));
+        let read = SignedHead::parse(&format!("{line}    \n")).unwrap();
+        assert_eq!(read.verify(&keys), Ok(head));
+        assert!(read.verify(&[]).unwrap_err().contains("not known"));
+    }
+
+    #[test]
+    fn no_field_of_a_head_can_be_changed() {
+        let (signed, _, keys) = signed();
+        let hash = LineHash::of(b"other").to_string();
+        for changed in [
+            SignedHead { host: "web-2".into(), ..signed.clone() },
+            SignedHead { file: 4, ..signed.clone() },
+            SignedHead { seq: 41, ..signed.clone() },
+            SignedHead { hash, ..signed.clone() },
+            SignedHead { time_ms: 1_001, ..signed.clone() },
+            SignedHead { signature: signed.signature.replace('a', "b"), ..signed.clone() },
+        ] {
+            if changed != signed {
+                assert!(changed.verify(&keys).is_err(), "{changed:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,384 @@
+//! Which lines of one file are not what was written: the decision, without any file.
+//!
+//! Two things are known of every record: its number, and the hash that the next one carries of it.
+//! Numbers show what is missing, twice or out of place; hashes show what was changed. A broken link
+//! between two lines alone does not tell which of them is to blame, so each is asked for its own
+//! witness: the line behind it, and for the last one the signed head.
+
+use crate::disk::audit::chain::{LineHash, Tip};
+
+/// A line as it was found.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Entry {
+    /// A record.
+    Record { seq: u64, prev: Option<LineHash>, hash: LineHash },
+    /// No record at all.
+    Garbage { hash: LineHash },
+}
+
+/// Something that is wrong, at a line; the first has number 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Fault {
+    pub(super) line: usize,
+    pub(super) seq: u64,
+    pub(super) what: String,
+}
+
+/// What is known of where the file ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// With this record, neither earlier nor later.
+    At(Tip),
+    /// Not before this record.
+    AtLeast(Tip),
+    /// Nothing.
+    Unknown,
+}
+
+impl End {
+    const fn tip(self) -> Option<Tip> {
+        match self {
+            Self::At(tip) | Self::AtLeast(tip) => Some(tip),
+            Self::Unknown => None,
+        }
+    }
+}
+
+/// A record in its right place, wherever its line is.
+#[derive(Clone, Copy, Debug)]
+struct Placed {
+    line: usize,
+    seq: u64,
+    /// `None`: not to be compared, because the line was found wrong already.
+    prev: Option<LineHash>,
+    hash: LineHash,
+    sound: bool,
+}
+
+/// The records of one file, judged.
+#[derive(Debug)]
+pub(super) struct Judgement {
+    /// What is wrong, in the order of lines.
+    pub(super) faults: Vec<Fault>,
+    /// The last record.
+    pub(super) tip: Option<Tip>,
+    placed: Vec<Placed>,
+}
+
+impl Judgement {
+    /// Judges the lines of a file that go on behind `before`, when that is known.
+    pub(super) fn new(entries: &[Entry], before: Option<Tip>, end: End) -> Self {
+        let first = entries.iter().find_map(|entry| match entry {
+            Entry::Record { seq, .. } => Some(*seq),
+            Entry::Garbage { .. } => None,
+        });
+        let start = before.map(|tip| tip.seq.saturating_add(1)).or(first).unwrap_or(1);
+        let (placed, mut faults) = place(entries, start, end.tip().map(|tip| tip.seq));
+        let tip = placed.last().map(|last| Tip { seq: last.seq, hash: last.hash });
+        check_end(&placed, start, end, entries.len(), &mut faults);
+        check_links(&placed, before, end, &mut faults);
+        faults.sort_by_key(|fault| fault.line);
+        Self { faults, tip, placed }
+    }
+
+    /// The hash of a record, by its number.
+    pub(super) fn hash_of(&self, seq: u64) -> Option<LineHash> {
+        let index = self.placed.binary_search_by_key(&seq, |placed| placed.seq).ok()?;
+        self.placed.get(index).map(|placed| placed.hash)
+    }
+
+    /// Number of the first record.
+    pub(super) fn first_seq(&self) -> Option<u64> {
+        self.placed.first().map(|placed| placed.seq)
+    }
+}
+
+/// Puts the lines into the order of their numbers; `last` is the number of the last one.
+fn place(entries: &[Entry], start: u64, last: Option<u64>) -> (Vec<Placed>, Vec<Fault>) {
+    let number = |index: usize| match entries.get(index) {
+        Some(Entry::Record { seq, .. }) => Some(*seq),
+        Some(Entry::Garbage { .. }) | None => None,
+    };
+    let mut placed = Vec::with_capacity(entries.len());
+    let mut faults = Vec::new();
+    let mut expected = start;
+    let mut index = 0;
+    while let Some(entry) = entries.get(index) {
+        let line = index + 1;
+        let (next, second) = (number(index + 1), number(index + 2));
+        let alone = index + 1 == entries.len();
+        let mut fault = |what: String| faults.push(Fault { line, seq: expected, what });
+        let (seq, prev, hash) = match *entry {
+            Entry::Record { seq, prev, hash } => (seq, prev, hash),
+            Entry::Garbage { hash } => {
+                fault("this line is no record: it was changed".to_owned());
+                placed.push(Placed { line, seq: expected, prev: None, hash, sound: false });
+                expected = expected.saturating_add(1);
+                index += 1;
+                continue;
+            }
+        };
+        let following = expected.saturating_add(1);
+        if seq == expected {
+            if prev.is_none() {
+                fault(format!("record {seq} has no good \"prev\": it was changed"));
+            }
+            placed.push(Placed { line, seq, prev, hash, sound: prev.is_some() });
+            expected = following;
+        } else if seq == following
+            && next == Some(expected)
+            && second.is_none_or(|second| second == following.saturating_add(1))
+        {
+            fault(format!(
+                "records {expected} and {seq}: lines {line} and {} are swapped",
+                line + 1
+            ));
+            if let Some(Entry::Record { seq, prev, hash }) = entries.get(index + 1) {
+                let (seq, prev, hash) = (*seq, *prev, *hash);
+                placed.push(Placed { line: line + 1, seq, prev, hash, sound: true });
+            }
+            placed.push(Placed { line, seq, prev, hash, sound: true });
+            expected = following.saturating_add(1);
+            index += 1;
+        } else if next == Some(following) || (alone && last == Some(expected)) {
+            fault(format!(
+                "this line says that it is record {seq}, but {expected} belongs here: it was changed"
+            ));
+            placed.push(Placed { line, seq: expected, prev: None, hash, sound: false });
+            expected = following;
+        } else if next == Some(expected) || seq < expected {
+            fault(format!("record {seq} does not belong here: it was put in, copied or moved"));
+        } else {
+            fault(missing(expected, seq - 1, "before this line"));
+            placed.push(Placed { line, seq, prev, hash, sound: prev.is_some() });
+            expected = seq.saturating_add(1);
+        }
+        index += 1;
+    }
+    (placed, faults)
+}
+
+/// Whether the file ends where it should.
+fn check_end(placed: &[Placed], start: u64, end: End, lines: usize, faults: &mut Vec<Fault>) {
+    let Some(tip) = end.tip() else { return };
+    let last = placed.last().map_or(start.saturating_sub(1), |last| last.seq);
+    if last < tip.seq {
+        let what = missing(last.saturating_add(1), tip.seq, "at the end");
+        faults.push(Fault { line: lines + 1, seq: last.saturating_add(1), what });
+    } else if last > tip.seq && matches!(end, End::At(_)) {
+        let added = placed.iter().find(|placed| placed.seq > tip.seq);
+        let what = format!("the file ended with record {}: what follows was added", tip.seq);
+        faults.push(Fault { line: added.map_or(lines, |added| added.line), seq: last, what });
+    }
+}
+
+/// Looks for records whose hash is not the one that their witness has. From the end: who is not
+/// sound is no witness.
+fn check_links(placed: &[Placed], before: Option<Tip>, end: End, faults: &mut Vec<Fault>) {
+    let changed = |record: &Placed, witness: &str| Fault {
+        line: record.line,
+        seq: record.seq,
+        what: format!("record {} was changed: {witness} has another hash of it", record.seq),
+    };
+    // The record behind, and whether its own hash is confirmed; `None`: nobody can tell.
+    let mut behind: Option<(Placed, Option<bool>)> = None;
+    for record in placed.iter().rev() {
+        let signed = end.tip().filter(|tip| tip.seq == record.seq);
+        let mut confirmed = signed.map(|tip| tip.hash == record.hash);
+        if confirmed == Some(false) && record.sound {
+            faults.push(changed(record, "the signed head"));
+        }
+        if let Some((next, next_confirmed)) = behind
+            && next.seq == record.seq.saturating_add(1)
+            && let Some(prev) = next.prev
+        {
+            match (prev == record.hash, next_confirmed) {
+                (true, _) => confirmed = confirmed.or(Some(true)),
+                (false, _) if confirmed.is_some() || !record.sound => {
+                    // Judged already. A record that is confirmed accuses the one behind it.
+                    if confirmed == Some(true) && next_confirmed.is_none() {
+                        faults.push(changed(&next, "the record before"));
+                    }
+                }
+                (false, Some(true)) => {
+                    confirmed = Some(false);
+                    faults.push(changed(record, "the next record"));
+                }
+                // The one behind was found changed: it may be its "prev" that was.
+                (false, Some(false)) => {}
+                (false, None) => {
+                    confirmed = Some(false);
+                    let what = format!(
+                        "record {} or {} was changed: they do not fit together, and no signed head \
+                         covers them yet",
+                        record.seq, next.seq
+                    );
+                    faults.push(Fault { line: record.line, seq: record.seq, what });
+                }
+            }
+        }
+        if !record.sound {
+            confirmed = Some(false);
+        }
+        behind = Some((*record, confirmed));
+    }
+    if let (Some(tip), Some((first, confirmed))) = (before, behind)
+        && first.seq == tip.seq.saturating_add(1)
+        && first.prev.is_some_and(|prev| prev != tip.hash)
+        && confirmed != Some(false)
+    {
+        let what = format!("record {} does not follow on record {}", first.seq, tip.seq);
+        faults.push(Fault { line: first.line, seq: first.seq, what });
+    }
+}
+
+fn missing(first: u64, last: u64, place: &str) -> String {
+    if first == last {
+        format!("record {first} is missing {place}")
+    } else {
+        format!("records {first} to {last} are missing {place}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A line as a test changes it: number, hash of the one before, content.
+    type Line = (u64, LineHash, u64);
+
+    fn hash(line: Line) -> LineHash {
+        LineHash::of(format!("{line:?}").as_bytes())
+    }
+
+    fn chain(length: u64) -> Vec<Line> {
+        let mut prev = LineHash::ZERO;
+        (1..=length)
+            .map(|seq| {
+                let line = (seq, prev, 0);
+                prev = hash(line);
+                line
+            })
+            .collect()
+    }
+
+    fn end_of(lines: &[Line]) -> End {
+        End::AtLeast(lines.last().map_or(Tip::START, |line| Tip { seq: line.0, hash: hash(*line) }))
+    }
+
+    fn faults(lines: &[Line], end: End) -> Vec<usize> {
+        let entries: Vec<_> = lines
+            .iter()
+            .map(|line| Entry::Record { seq: line.0, prev: Some(line.1), hash: hash(*line) })
+            .collect();
+        let judgement = Judgement::new(&entries, Some(Tip::START), end);
+        judgement.faults.into_iter().map(|fault| fault.line).collect()
+    }
+
+    #[test]
+    fn a_whole_chain_has_no_fault() {
+        for length in 0..5 {
+            let lines = chain(length);
+            assert_eq!(faults(&lines, end_of(&lines)), Vec::<usize>::new());
+            assert_eq!(faults(&lines, End::Unknown), Vec::<usize>::new());
+        }
+    }
+
+    #[test]
+    fn whatever_is_done_to_one_line_that_line_is_named() {
+        let good = chain(7);
+        let end = end_of(&good);
+        for index in 0..good.len() {
+            let line = index + 1;
+            let mut content = good.clone();
+            content[index].2 = 1;
+            assert_eq!(faults(&content, end), [line], "content of {line}");
+            let mut prev = good.clone();
+            prev[index].1 = LineHash::of(b"forged");
+            assert_eq!(faults(&prev, end), [line], "prev of {line}");
+            for seq in [0, 3, 900] {
+                let mut number = good.clone();
+                number[index].0 = seq;
+                if number != good {
+                    assert_eq!(faults(&number, end), [line], "number of {line}: {seq}");
+                }
+            }
+            let mut deleted = good.clone();
+            deleted.remove(index);
+            assert_eq!(faults(&deleted, end), [line], "deleted {line}");
+            let mut twice = good.clone();
+            twice.insert(index, good[index]);
+            assert_eq!(faults(&twice, end), [line + 1], "twice {line}");
+            let mut cut = good.clone();
+            cut.truncate(index);
+            assert_eq!(faults(&cut, end), [line], "cut before {line}");
+            if index > 0 {
+                let mut swapped = good.clone();
+                swapped.swap(index - 1, index);
+                assert_eq!(faults(&swapped, end), [line - 1], "swapped {line}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_chain_that_was_made_anew_does_not_end_with_the_signed_head() {
+        let good = chain(7);
+        let mut forged = good.clone();
+        forged[3].2 = 1;
+        for index in 4..forged.len() {
+            forged[index].1 = hash(forged[index - 1]);
+        }
+        assert_eq!(faults(&forged, end_of(&good)), [7]);
+        assert_eq!(
+            faults(&forged, End::Unknown),
+            Vec::<usize>::new(),
+            "that is why heads are kept elsewhere"
+        );
+    }
+
+    #[test]
+    fn lines_behind_the_head_are_judged_by_their_chain() {
+        let good = chain(7);
+        let end = end_of(&good[..5]);
+        assert_eq!(faults(&good, end), Vec::<usize>::new());
+        let mut changed = good.clone();
+        changed[5].2 = 1;
+        assert_eq!(faults(&changed, end), [6]);
+        let mut forged = good.clone();
+        forged[4].2 = 1;
+        assert_eq!(faults(&forged, end), [5]);
+        let at = End::At(Tip { seq: 5, hash: hash(good[4]) });
+        assert_eq!(faults(&good, at), [6], "a full file gets no more lines");
+    }
+
+    fn forgery() -> impl Strategy<Value = (usize, usize, u8, u64)> {
+        (0..12_usize, 0..12_usize, 0..6_u8, 1..20_u64)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        /// No mixture of deletions, copies, swaps and changes goes unseen.
+        #[test]
+        fn no_mixture_of_changes_goes_unseen(forgeries in prop::collection::vec(forgery(), 1..5)) {
+            let good = chain(12);
+            let mut lines = good.clone();
+            for (index, other, what, value) in forgeries {
+                if index >= lines.len() || other >= lines.len() {
+                    continue;
+                }
+                match what {
+                    0 => { lines.remove(index); }
+                    1 => lines.insert(other, lines[index]),
+                    2 => lines.swap(index, other),
+                    3 => lines[index].0 = value,
+                    4 => lines[index].2 = value,
+                    _ => lines[index].1 = LineHash::of(&value.to_be_bytes()),
+                }
+            }
+            prop_assert_eq!(faults(&lines, end_of(&good)).is_empty(), lines == good);
+        }
+    }
+}

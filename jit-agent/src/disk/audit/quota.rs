@@ -1,0 +1,113 @@
+//! How much is told one by one: what a peer can repeat without end must not push the history out of
+//! the files.
+//!
+//! In each minute so many records of a kind are told; the rest is counted and told as sums. Pure:
+//! time is an argument.
+
+use std::collections::BTreeMap;
+
+use crate::rules::clock::{BootNanos, Now, WallTime};
+
+/// Length of a window, boot nanoseconds.
+const WINDOW_NANOS: u64 = 60_000_000_000;
+/// Sums that are kept apart; what is beyond them goes into one without a key.
+const MAX_SUMS: usize = 1024;
+
+/// A quota. `B` is what has a budget of its own, `K` what is summed apart.
+#[derive(Debug)]
+pub(crate) struct Quota<B, K> {
+    each: u32,
+    window: Option<BootNanos>,
+    used: BTreeMap<B, u32>,
+    sums: BTreeMap<Option<K>, Sum>,
+}
+
+/// What was not told one by one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sum {
+    /// How many.
+    pub(crate) count: u64,
+    /// The first.
+    pub(crate) first: WallTime,
+    /// The last.
+    pub(crate) last: WallTime,
+}
+
+impl<B: Ord, K: Ord> Quota<B, K> {
+    /// So many in each minute for each `B`.
+    pub(crate) const fn new(each: u32) -> Self {
+        Self { each, window: None, used: BTreeMap::new(), sums: BTreeMap::new() }
+    }
+
+    /// Whether this one is told by itself; otherwise it is counted under `key`.
+    pub(crate) fn take(&mut self, budget: B, key: K, now: Now) -> bool {
+        self.window.get_or_insert(now.boot);
+        // What has a budget may be many as well: with too many of them, all are summed.
+        let many = self.used.len() >= MAX_SUMS && !self.used.contains_key(&budget);
+        let used = if many { None } else { Some(self.used.entry(budget).or_default()) };
+        if let Some(used) = used
+            && *used < self.each
+        {
+            *used += 1;
+            return true;
+        }
+        let room = self.sums.len() < MAX_SUMS;
+        let mut key = Some(key);
+        if !room && !self.sums.contains_key(&key) {
+            key = None;
+        }
+        let sum = Sum { count: 0, first: now.wall, last: now.wall };
+        let sum = self.sums.entry(key).or_insert(sum);
+        sum.count = sum.count.saturating_add(1);
+        sum.last = now.wall;
+        false
+    }
+
+    /// The sums of a window that is over; a new one begins with the next [`Quota::take`].
+    pub(crate) fn settle(&mut self, now: Now) -> BTreeMap<Option<K>, Sum> {
+        let over = |start: BootNanos| now.boot.0.saturating_sub(start.0) >= WINDOW_NANOS;
+        if self.window.is_some_and(over) { self.drain() } else { BTreeMap::new() }
+    }
+
+    /// All sums, at the end.
+    pub(crate) fn drain(&mut self) -> BTreeMap<Option<K>, Sum> {
+        self.window = None;
+        self.used.clear();
+        std::mem::take(&mut self.sums)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Now {
+        let wall = WallTime(i64::try_from(seconds).unwrap() * 1000);
+        Now { wall, boot: BootNanos(seconds * 1_000_000_000) }
+    }
+
+    #[test]
+    fn beyond_its_budget_each_is_counted_and_told_after_a_minute() {
+        let mut quota = Quota::new(2);
+        let told = (0..5).filter(|second| quota.take("ana", "key", at(*second))).count();
+        assert_eq!(told, 2);
+        assert!(quota.take("li", "key", at(5)), "another budget");
+        assert!(quota.settle(at(59)).is_empty());
+        let sum = Sum { count: 3, first: at(2).wall, last: at(4).wall };
+        assert_eq!(quota.settle(at(60)), BTreeMap::from([(Some("key"), sum)]));
+        assert!(quota.take("ana", "key", at(61)), "a new minute");
+        assert!(quota.settle(at(122)).is_empty(), "nothing was left out");
+    }
+
+    #[test]
+    fn however_many_keys_come_memory_is_bounded_and_none_is_lost() {
+        let mut quota = Quota::new(1);
+        for number in 0..5_000_u32 {
+            quota.take(number, number, at(0));
+        }
+        let sums = quota.settle(at(60));
+        assert!(sums.len() <= MAX_SUMS + 1);
+        let told = u64::try_from(MAX_SUMS).unwrap();
+        assert_eq!(sums.values().map(|sum| sum.count).sum::<u64>() + told, 5_000);
+    }
+}

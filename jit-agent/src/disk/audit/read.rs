@@ -1,0 +1,132 @@
+//! Reads lines of an audit one after the other, over all of its files, and those that are still to
+//! come.
+
+use std::{
+    fs::File,
+    io::{self, BufRead as _, BufReader, Read as _},
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use crate::disk::audit::files::{CURRENT, Link, MAX_LINE, full_files, full_name};
+
+/// Where a reader stands.
+#[derive(Debug)]
+pub struct Reader {
+    directory: PathBuf,
+    /// Full files that come before the one that is written to, the next one last.
+    ahead: Vec<PathBuf>,
+    open: Option<Opened>,
+    /// The beginning of a line whose end is not there yet.
+    begun: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Opened {
+    file: BufReader<File>,
+    inode: u64,
+    current: bool,
+    number: Option<u64>,
+}
+
+impl Reader {
+    /// A reader in front of the first line of all.
+    pub fn from_the_start(directory: &Path) -> io::Result<Self> {
+        let ahead = full_files(directory)?.into_values().rev().collect();
+        Ok(Self { directory: directory.to_owned(), ahead, open: None, begun: Vec::new() })
+    }
+
+    /// A reader in front of the file that is written to.
+    pub fn from_the_newest(directory: &Path) -> io::Result<Self> {
+        // Fails here when nobody may read it.
+        full_files(directory)?;
+        let ahead = Vec::new();
+        Ok(Self { directory: directory.to_owned(), ahead, open: None, begun: Vec::new() })
+    }
+
+    /// The next line without its newline; `None` when there is none yet. Over a rotation it goes on
+    /// in the next file.
+    pub fn next_line(&mut self) -> io::Result<Option<Vec<u8>>> {
+        loop {
+            let Some(open) = &mut self.open else {
+                if self.open_next()? {
+                    continue;
+                }
+                return Ok(None);
+            };
+            let room = MAX_LINE.saturating_sub(self.begun.len()).max(1);
+            let most = u64::try_from(room).unwrap_or(u64::MAX);
+            let read = open.file.by_ref().take(most).read_until(b'\n', &mut self.begun)?;
+            if self.begun.last() == Some(&b'\n') {
+                self.begun.pop();
+                return Ok(Some(std::mem::take(&mut self.begun)));
+            }
+            if self.begun.len() >= MAX_LINE {
+                return Ok(Some(std::mem::take(&mut self.begun)));
+            }
+            if read > 0 {
+                continue;
+            }
+            if open.current {
+                if !is_renamed(&self.directory, open.inode)? {
+                    return Ok(None);
+                }
+                // Once more to its end: it may have got a line before it was renamed.
+                open.current = false;
+                continue;
+            }
+            self.leave();
+            if !self.begun.is_empty() {
+                return Ok(Some(std::mem::take(&mut self.begun)));
+            }
+        }
+    }
+
+    /// Closes a file; the next ones are those with a higher number.
+    fn leave(&mut self) {
+        let Some(left) = self.open.take() else { return };
+        let Some(number) = left.number.filter(|_| self.ahead.is_empty()) else { return };
+        let full = full_files(&self.directory).unwrap_or_default();
+        self.ahead = full.into_iter().filter(|(n, _)| *n > number).map(|(_, path)| path).collect();
+        self.ahead.reverse();
+    }
+
+    fn open_next(&mut self) -> io::Result<bool> {
+        let (path, current) = match self.ahead.pop() {
+            Some(path) => (path, false),
+            None => (self.directory.join(CURRENT), true),
+        };
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            // Removed since, because it was too old; or not begun yet.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(!current),
+            Err(error) => return Err(error),
+        };
+        let inode = file.metadata()?.ino();
+        let mut file = BufReader::with_capacity(1 << 16, file);
+        let number = number_of(&mut file, &path)?;
+        self.open = Some(Opened { file, inode, current, number });
+        Ok(true)
+    }
+}
+
+/// Whether another file is the current one. While there is none, the next one is not begun yet.
+fn is_renamed(directory: &Path, inode: u64) -> io::Result<bool> {
+    match std::fs::metadata(directory.join(CURRENT)) {
+        Ok(metadata) => Ok(metadata.ino() != inode),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The number that a file's first line carries, or else its name; the reader stays where it is.
+fn number_of(file: &mut BufReader<File>, path: &Path) -> io::Result<Option<u64>> {
+    let start = file.fill_buf()?;
+    let said = start.split(|byte| *byte == b'\n').next().and_then(Link::parse);
+    let named = || {
+        let name = path.file_name()?.to_str()?;
+        let digits = name.strip_prefix("audit-")?.strip_suffix(".jsonl")?;
+        digits.parse().ok().filter(|number| full_name(*number) == name)
+    };
+    Ok(said.and_then(|link| link.file).or_else(named))
+}

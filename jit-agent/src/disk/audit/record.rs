@@ -1,0 +1,174 @@
+//! One record: who did what, why, with which key, and through which controller; and its line.
+
+use serde_json::Value;
+
+use crate::{
+    disk::audit::{chain::Tip, code::EventCode},
+    printable::escape_json,
+    rules::{
+        clock::WallTime,
+        grant::{GrantId, VerifiedGrant},
+        ledger::Admission,
+    },
+};
+
+/// Longest free text in a record, characters: what a peer sends must not fill the disk.
+const MAX_TEXT: usize = 2048;
+
+/// A record before it has its place in the chain.
+///
+/// Fields stand in the line in the order in which they were added. Names of fields are those of
+/// docs/audit.md; a name is used once.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    code: EventCode,
+    fields: Vec<(&'static str, Value)>,
+}
+
+impl Record {
+    /// A record without any field.
+    pub const fn new(code: EventCode) -> Self {
+        Self { code, fields: Vec::new() }
+    }
+
+    /// A grant that was accepted: everything that explains the opening a year later.
+    pub fn accepted(admission: Admission, grant: &VerifiedGrant) -> Self {
+        let code = match admission {
+            Admission::Scheduled => EventCode::GrantScheduled,
+            Admission::Active | Admission::Known => EventCode::GrantAdmitted,
+        };
+        Self::of_grant(code, grant)
+    }
+
+    /// Something that happened to a grant, with all that the grant says.
+    pub fn of_grant(code: EventCode, grant: &VerifiedGrant) -> Self {
+        let message = grant.message();
+        let texts = |items: Vec<String>| Value::from(items);
+        let record = Self::new(code)
+            .grant(grant.id())
+            .text("requester", &message.requester)
+            .with("sources", texts(grant.sources().iter().map(ToString::to_string).collect()))
+            .with("ports", texts(grant.ports().iter().map(ToString::to_string).collect()))
+            .with("not_before", grant.not_before().to_string())
+            .with("not_after", grant.not_after().to_string())
+            .text("sessions", grant.sessions().map_or("", |sessions| sessions.word()))
+            .text("replaces", &grant.replaces().map_or_else(String::new, |id| id.to_string()))
+            .text("why", &message.justification)
+            .text("ticket", &message.ticket)
+            .with("approvers", message.approvers.clone())
+            .with("signers", grant.signers().to_vec())
+            .with("digest", hex::encode(grant.digest()));
+        match message.max_connections {
+            0 => record,
+            most => record.with("max_connections", most),
+        }
+    }
+
+    /// What happened.
+    pub const fn code(&self) -> EventCode {
+        self.code
+    }
+
+    /// Who did it: a controller's identity, `local uid N`, or `agent`.
+    #[must_use]
+    pub fn by(self, who: &str) -> Self {
+        self.text("by", who)
+    }
+
+    /// The grant that it is about.
+    #[must_use]
+    pub fn grant(self, id: GrantId) -> Self {
+        self.with("grant", id.to_string())
+    }
+
+    /// A stable reason word.
+    #[must_use]
+    pub fn reason(self, word: &'static str) -> Self {
+        self.with("reason", word)
+    }
+
+    /// A sentence for a person.
+    #[must_use]
+    pub fn detail(self, text: &str) -> Self {
+        self.text("detail", text)
+    }
+
+    /// A text; left out when empty, cut when it is too long.
+    #[must_use]
+    pub fn text(self, name: &'static str, text: &str) -> Self {
+        if text.is_empty() {
+            return self;
+        }
+        match text.char_indices().nth(MAX_TEXT) {
+            Some((end, _)) => {
+                let kept = text.get(..end).unwrap_or_default();
+                self.with(name, format!("{kept}…"))
+            }
+            None => self.with(name, text),
+        }
+    }
+
+    /// Any field; an empty list is left out.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
+        let value = value.into();
+        if value.as_array().is_none_or(|items| !items.is_empty()) {
+            self.fields.push((name, value));
+        }
+        self
+    }
+
+    /// Its line without a newline, behind `tip`.
+    pub fn line(&self, tip: Tip, time: WallTime) -> String {
+        use std::fmt::Write as _;
+        let Self { code, fields } = self;
+        let mut line = format!(
+            "{{\"seq\":{},\"time_ms\":{},\"time\":\"{}\",\"prev\":\"{}\",\"code\":\"{}\",\"event\":\"{}\"",
+            tip.seq.saturating_add(1),
+            time.0,
+            rfc3339(time),
+            tip.hash,
+            code.code(),
+            code.name()
+        );
+        for (name, value) in fields {
+            // Writing to a string does not fail.
+            let _never = write!(line, ",\"{name}\":{value}");
+        }
+        line.push('}');
+        escape_json(line)
+    }
+}
+
+/// RFC 3339 with milliseconds, UTC; empty for years that it cannot tell.
+pub(super) fn rfc3339(time: WallTime) -> String {
+    jiff::Timestamp::from_millisecond(time.0).map_or_else(|_| String::new(), |t| format!("{t:.3}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::audit::chain::LineHash;
+
+    #[test]
+    fn a_line_is_one_line_of_json_whatever_a_name_holds() {
+        let tip = Tip { seq: 6, hash: LineHash::of(b"six") };
+        let hostile = "eve\x1b[2J\n\"}\u{202e}";
+        let record = Record::new(EventCode::GrantRevoked)
+            .by(hostile)
+            .grant(GrantId([1; 16]))
+            .text("why", "")
+            .with("approvers", Vec::<String>::new())
+            .detail(&"x".repeat(10_000));
+        let line = record.line(tip, WallTime(1_780_272_000_123));
+        assert!(!line.contains(['\n', '\x1b', '\u{202e}']), "{line}");
+        let value: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(value["seq"], 7);
+        assert_eq!(value["time"], "2026-06-01T00:00:00.123Z");
+        assert_eq!(value["prev"], LineHash::of(b"six").to_string());
+        assert_eq!((&value["code"], &value["event"]), (&"G006".into(), &"grant_revoked".into()));
+        assert_eq!(value["by"], hostile);
+        assert_eq!(value["detail"].as_str().unwrap().chars().count(), MAX_TEXT + 1);
+        assert!(value.get("why").is_none() && value.get("approvers").is_none());
+    }
+}

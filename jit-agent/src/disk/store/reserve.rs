@@ -1,0 +1,388 @@
+//! Room that is kept for revocations: a file of a fixed size, every block of it really written, beside
+//! the database. When the database cannot be written for want of room, what was revoked is written
+//! here, in place, and goes to the database with its next transaction. So a revocation is on the disk
+//! when it is answered, also while the disk is full.
+//!
+//! In place, because a file that is only given back when the disk is full can be taken by whoever
+//! writes next; and on a file system that writes each block anew (btrfs, zfs) it may fail like the
+//! database: the revocation then says that it is not durable. The record of a revocation of everything
+//! is one number: there is always room for it.
+//!
+//! A head (a SHA-256, and how much is behind it) says what counts. The records are written and synced
+//! first, then the head: 56 bytes, which are either the old ones or the new ones. What does not fit
+//! the head's SHA-256 is damage, and opens nothing.
+
+use std::{
+    collections::HashMap,
+    fs::{self, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    rules::{
+        clock::{BootNanos, WallTime},
+        grant::GrantId,
+        ledger::Tombstone,
+    },
+    system::sys,
+};
+
+/// Beside the database.
+pub(super) const FILE: &str = "grants.reserve";
+/// Size of the file.
+const BYTES: usize = 256 * 1024;
+/// Where the records begin: the head has a page of its own.
+const RECORDS: usize = 4096;
+/// Id, wall time, boot time.
+const RECORD: usize = 32;
+const DIGEST: usize = 32;
+/// Digest; length of the records; the tombstone of everything.
+const HEAD: usize = DIGEST + 24;
+
+/// What is in the file.
+#[derive(Debug)]
+pub(super) struct Reserve {
+    path: PathBuf,
+    /// The file is there, with all of its blocks; else why not.
+    ready: Result<(), String>,
+    closed: HashMap<GrantId, Tombstone>,
+    /// Whatever the database has is revoked.
+    all: Option<Tombstone>,
+    /// The records as they are in the file.
+    records: Vec<u8>,
+}
+
+impl Reserve {
+    /// A directory's, before anything is known of it.
+    pub(super) fn new(directory: &Path) -> Self {
+        Self {
+            path: directory.join(FILE),
+            ready: Err(format!("{FILE} is not there in its full size")),
+            closed: HashMap::new(),
+            all: None,
+            records: Vec::new(),
+        }
+    }
+
+    /// Reads what is there.
+    ///
+    /// # Errors
+    /// It makes no sense: what was revoked is not known.
+    pub(super) fn read(directory: &Path) -> Result<Self, String> {
+        let mut reserve = Self::new(directory);
+        let bytes = match fs::read(&reserve.path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(reserve),
+            Err(error) => return Err(format!("cannot read {FILE}: {error}")),
+        };
+        let whole = bytes.len() >= BYTES;
+        reserve.parse(&bytes).ok_or_else(|| format!("{FILE} is damaged"))?;
+        if whole {
+            reserve.ready = Ok(());
+        }
+        Ok(reserve)
+    }
+
+    fn parse(&mut self, bytes: &[u8]) -> Option<()> {
+        let (digest, rest) = bytes.split_first_chunk::<DIGEST>()?;
+        let (length, rest) = rest.split_first_chunk::<8>()?;
+        let (until, rest) = rest.split_first_chunk::<8>()?;
+        let (boot, _) = rest.split_first_chunk::<8>()?;
+        let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
+        let records = bytes.get(RECORDS..)?.get(..length)?;
+        let all = tombstone(*until, *boot);
+        self.all = (all != NONE).then_some(all);
+        self.records = records.to_vec();
+        for record in records.chunks(RECORD) {
+            let (id, rest) = record.split_first_chunk::<16>()?;
+            let (until, rest) = rest.split_first_chunk::<8>()?;
+            let boot = rest.first_chunk::<8>()?;
+            self.note(GrantId(*id), tombstone(*until, *boot));
+        }
+        (head(&self.records, self.all).first_chunk() == Some(digest)).then_some(())
+    }
+
+    fn note(&mut self, id: GrantId, tombstone: Tombstone) {
+        let kept = self.closed.entry(id).or_insert(tombstone);
+        *kept = kept.later(tombstone);
+    }
+
+    /// Makes the file if it is not there in its full size. Not while it holds anything.
+    pub(super) fn prepare(&mut self) {
+        if self.ready.is_ok() || !self.is_empty() {
+            return;
+        }
+        self.ready = self.make().map_err(|error| {
+            format!(
+                "cannot make {}: {error}: were the disk full, a revocation would not survive a \
+                 restart",
+                self.path.display()
+            )
+        });
+    }
+
+    fn make(&self) -> io::Result<()> {
+        let fresh = self.path.with_extension("reserve.new");
+        let make = || {
+            let mut options = OpenOptions::new();
+            let mut file =
+                options.write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+            let mut bytes = head(&[], None);
+            bytes.resize(BYTES, 0);
+            file.write_all(&bytes)?;
+            file.sync_all()?;
+            fs::rename(&fresh, &self.path)?;
+            sys::sync_directory_of(&self.path)
+        };
+        make().inspect_err(|_| drop(fs::remove_file(&fresh)))
+    }
+
+    /// Why nothing could be kept.
+    pub(super) fn problem(&self) -> Option<&str> {
+        self.ready.as_ref().err().map(String::as_str)
+    }
+
+    /// Whether nothing waits for the database.
+    pub(super) fn is_empty(&self) -> bool {
+        self.closed.is_empty() && self.all.is_none()
+    }
+
+    /// Keeps revoked ids, or, with `all`, that whatever the database has is revoked. All of it is on
+    /// the disk, or an error comes back.
+    pub(super) fn keep(&mut self, closed: &[(GrantId, Tombstone)], all: bool) -> io::Result<()> {
+        if let Err(why) = &self.ready {
+            return Err(io::Error::other(why.clone()));
+        }
+        let mut records = self.records.clone();
+        let mut everything = self.all;
+        if all {
+            let latest = closed.iter().map(|(_, tombstone)| *tombstone).reduce(Tombstone::later);
+            everything = latest.map(|latest| everything.map_or(latest, |old| old.later(latest)));
+        } else {
+            let fresh = closed.iter().filter(|(id, tombstone)| {
+                self.closed.get(id).is_none_or(|kept| kept.later(*tombstone) != *kept)
+            });
+            for (id, Tombstone { until, boot }) in fresh {
+                records.extend(id.0);
+                records.extend(until.0.to_le_bytes());
+                records.extend(boot.0.to_le_bytes());
+            }
+        }
+        if records.len() > BYTES - RECORDS {
+            let most = (BYTES - RECORDS) / RECORD;
+            return Err(io::Error::other(format!("{FILE} has room for {most} revocations")));
+        }
+        self.write(&records, everything)?;
+        self.all = everything;
+        self.records = records;
+        if !all {
+            closed.iter().for_each(|(id, tombstone)| self.note(*id, *tombstone));
+        }
+        Ok(())
+    }
+
+    /// The database has it all.
+    pub(super) fn clear(&mut self) -> io::Result<()> {
+        self.write(&[], None)?;
+        self.closed.clear();
+        self.all = None;
+        self.records.clear();
+        Ok(())
+    }
+
+    /// Adds what is behind the records that are there, then makes it count.
+    fn write(&self, records: &[u8], all: Option<Tombstone>) -> io::Result<()> {
+        let file = OpenOptions::new().write(true).open(&self.path)?;
+        if let Some(fresh) = records.get(self.records.len()..).filter(|fresh| !fresh.is_empty()) {
+            file.write_all_at(fresh, offset(RECORDS + self.records.len()))?;
+            file.sync_data()?;
+        }
+        file.write_all_at(&head(records, all), 0)?;
+        file.sync_data()
+    }
+
+    /// Ids that are refused, and until when; of everything that the database has, too.
+    pub(super) fn closed<'a>(
+        &'a self,
+        stored: impl Iterator<Item = GrantId> + 'a,
+    ) -> impl Iterator<Item = (GrantId, Tombstone)> + 'a {
+        let all = stored.filter_map(|id| Some((id, self.all?)));
+        self.closed.iter().map(|(id, tombstone)| (*id, *tombstone)).chain(all)
+    }
+}
+
+/// No tombstone: it was over before anything.
+const NONE: Tombstone = Tombstone { until: WallTime(0), boot: BootNanos(0) };
+
+fn tombstone(until: [u8; 8], boot: [u8; 8]) -> Tombstone {
+    let (until, boot) = (i64::from_le_bytes(until), u64::from_le_bytes(boot));
+    Tombstone { until: WallTime(until), boot: BootNanos(boot) }
+}
+
+fn head(records: &[u8], all: Option<Tombstone>) -> Vec<u8> {
+    let Tombstone { until, boot } = all.unwrap_or(NONE);
+    let mut counts = Vec::with_capacity(HEAD);
+    counts.extend(u64::try_from(records.len()).unwrap_or(u64::MAX).to_le_bytes());
+    counts.extend(until.0.to_le_bytes());
+    counts.extend(boot.0.to_le_bytes());
+    let mut head = Sha256::new().chain_update(&counts).chain_update(records).finalize().to_vec();
+    head.extend(counts);
+    head
+}
+
+fn offset(place: usize) -> u64 {
+    u64::try_from(place).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LATE: Tombstone = Tombstone { until: WallTime(9_000), boot: BootNanos(9) };
+    const EARLY: Tombstone = Tombstone { until: WallTime(5_000), boot: BootNanos(5) };
+
+    fn id(byte: u8) -> GrantId {
+        GrantId([byte; 16])
+    }
+
+    fn ready(directory: &Path) -> Reserve {
+        let mut reserve = Reserve::read(directory).unwrap();
+        reserve.prepare();
+        assert_eq!(reserve.problem(), None);
+        reserve
+    }
+
+    /// What a start would find, of a database that has grants 1 and 7.
+    fn found(directory: &Path) -> Result<Vec<(GrantId, Tombstone)>, String> {
+        let reserve = Reserve::read(directory)?;
+        let mut found: Vec<_> = reserve.closed([id(1), id(7)].into_iter()).collect();
+        found.sort_by_key(|(id, _)| *id);
+        Ok(found)
+    }
+
+    #[test]
+    fn what_is_kept_is_found_again_until_it_is_cleared() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut reserve = ready(directory.path());
+        assert!(reserve.is_empty());
+        reserve.keep(&[(id(1), EARLY), (id(2), LATE)], false).unwrap();
+        reserve.keep(&[(id(1), LATE)], false).unwrap();
+        assert_eq!(found(directory.path()), Ok(vec![(id(1), LATE), (id(2), LATE)]));
+        // By another process, which goes on behind it.
+        let mut reserve = Reserve::read(directory.path()).unwrap();
+        assert!(!reserve.is_empty());
+        reserve.keep(&[(id(1), EARLY), (id(3), EARLY)], false).unwrap();
+        let all = vec![(id(1), LATE), (id(2), LATE), (id(3), EARLY)];
+        assert_eq!(found(directory.path()), Ok(all));
+        assert_eq!(reserve.records.len(), 4 * RECORD, "what is known is not written again");
+        reserve.clear().unwrap();
+        assert_eq!(found(directory.path()), Ok(vec![]));
+        assert_eq!(fs::metadata(&reserve.path).unwrap().len(), offset(BYTES));
+    }
+
+    #[test]
+    fn there_is_always_room_to_revoke_everything() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut reserve = ready(directory.path());
+        let number = |number: u32| {
+            let mut id = [0; 16];
+            id[..4].copy_from_slice(&number.to_le_bytes());
+            (GrantId(id), LATE)
+        };
+        let most = u32::try_from((BYTES - RECORDS) / RECORD).unwrap();
+        reserve.keep(&(0..most).map(number).collect::<Vec<_>>(), false).unwrap();
+        let error = reserve.keep(&[number(most)], false).unwrap_err();
+        assert!(error.to_string().contains("room for 8064 revocations"), "{error}");
+        reserve.keep(&(0..100_000).map(number).collect::<Vec<_>>(), true).unwrap();
+        let found = found(directory.path()).unwrap();
+        assert!(found.contains(&(id(7), LATE)) && found.contains(&number(most - 1)));
+        reserve.clear().unwrap();
+        assert!(reserve.is_empty());
+    }
+
+    #[test]
+    fn a_reserve_that_is_cut_or_flipped_is_damaged_or_as_it_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut reserve = ready(directory.path());
+        reserve.keep(&[(id(1), EARLY), (id(2), LATE)], false).unwrap();
+        let good = found(directory.path()).unwrap();
+        let path = &reserve.path;
+        let whole = fs::read(path).unwrap();
+        let used = RECORDS + 2 * RECORD;
+        for at in (0..HEAD).chain(RECORDS - 8..used) {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 1;
+            fs::write(path, flipped).unwrap();
+            let counts = !(HEAD..RECORDS).contains(&at);
+            assert_eq!(found(directory.path()).is_err(), counts, "flipped at {at}");
+        }
+        for length in (0..HEAD).chain(RECORDS - 8..used + 8) {
+            fs::write(path, &whole[..length]).unwrap();
+            match found(directory.path()) {
+                Ok(found) => assert!(found == good && length >= used, "cut at {length}"),
+                Err(_) => assert!(length < used, "cut at {length}"),
+            }
+        }
+    }
+
+    /// Ended between any two of its steps, with any part of what was not synced on the disk.
+    #[test]
+    fn what_is_cut_short_is_as_before_or_done() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut reserve = ready(directory.path());
+        let path = reserve.path.clone();
+        let mut states = vec![(fs::read(&path).unwrap(), found(directory.path()).unwrap())];
+        let mut next = |directory: &Path| {
+            states.push((fs::read(&path).unwrap(), found(directory).unwrap()));
+        };
+        reserve.keep(&[(id(1), EARLY)], false).unwrap();
+        next(directory.path());
+        reserve.keep(&[(id(2), LATE), (id(3), LATE)], false).unwrap();
+        next(directory.path());
+        reserve.keep(&[(id(7), LATE)], true).unwrap();
+        next(directory.path());
+        reserve.clear().unwrap();
+        next(directory.path());
+        for pair in states.windows(2) {
+            let [(old, before), (new, after)] = pair else { unreachable!() };
+            for written in 0..=2 * RECORD {
+                // The records in part, the head not yet.
+                let mut bytes = old.clone();
+                let end = new.len().min(RECORDS + 3 * RECORD);
+                let cut = end - written;
+                bytes[cut..end].copy_from_slice(&new[cut..end]);
+                fs::write(&path, bytes).unwrap();
+                assert_eq!(found(directory.path()).as_ref(), Ok(before));
+            }
+            let mut bytes = old.clone();
+            bytes[RECORDS..].copy_from_slice(&new[RECORDS..]);
+            bytes[..HEAD].copy_from_slice(&new[..HEAD]);
+            fs::write(&path, bytes).unwrap();
+            assert_eq!(found(directory.path()).as_ref(), Ok(after));
+        }
+    }
+
+    #[test]
+    fn without_room_it_says_so_and_is_made_when_there_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path().join("state");
+        let mut reserve = Reserve::read(&state).unwrap();
+        reserve.prepare();
+        let problem = reserve.problem().unwrap().to_owned();
+        assert!(problem.contains("grants.reserve") && problem.contains("not survive"), "{problem}");
+        let error = reserve.keep(&[(id(1), LATE)], false).unwrap_err();
+        assert_eq!(error.to_string(), problem);
+        fs::create_dir(&state).unwrap();
+        // One that is too short, of nothing, is made anew.
+        fs::write(state.join(FILE), [head(&[], None), vec![0; RECORDS]].concat()).unwrap();
+        let mut reserve = Reserve::read(&state).unwrap();
+        assert!(reserve.problem().is_some());
+        reserve.prepare();
+        reserve.keep(&[(id(1), LATE)], false).unwrap();
+        assert_eq!(fs::metadata(state.join(FILE)).unwrap().len(), offset(BYTES));
+    }
+}

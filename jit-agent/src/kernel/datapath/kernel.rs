@@ -1,0 +1,272 @@
+//! The real datapath: loads the object, adopts or creates the pinned tables, attaches.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Map, MapData, RingBuf},
+};
+use jit_common::{PortKey, PortRule, Settings, Slot, map};
+
+use crate::{
+    config::Limits,
+    kernel::datapath::{
+        Counters, Coverage, Datapath, DatapathError, Drift, Elsewhere, InterfaceState,
+        attach::Links,
+        bpf::{self, Logger},
+        cut::{self, Cut, Sessions},
+        guard::{Guard, GuardState},
+        maps::{ForeignSlots, Maps},
+        object::OBJECT,
+        pins::{Pins, Table, chain, layouts},
+        programs::Programs,
+        selftest::{Probe, SHARED, Twin},
+    },
+    rules::{
+        clock::BootNanos,
+        reconcile::{Entries, Write},
+    },
+    system::sys::{self, DirectoryLock},
+};
+
+/// `aya_log`'s number of the level debug, and of nothing at all.
+const LOG_DEBUG: u8 = 4;
+const LOG_OFF: u8 = 0;
+
+/// The loaded programs with their tables and links.
+pub struct KernelDatapath {
+    programs: Programs,
+    maps: Maps,
+    links: Links,
+    guard: Guard,
+    /// For the self-test; made when it is first run.
+    twin: Option<Twin>,
+    limits: Limits,
+    debug: bool,
+    pins: Pins,
+    /// What other versions counted.
+    foreign: Vec<ForeignSlots>,
+    /// The pinned tables, by name.
+    tables: Vec<Table>,
+    lock: DirectoryLock,
+}
+
+/// The channels on which the kernel programs speak.
+pub struct KernelEvents {
+    /// [`jit_common::Event`] records.
+    pub events: RingBuf<MapData>,
+    /// Debug lines, when they are on.
+    pub log: Option<Logger>,
+}
+
+impl KernelDatapath {
+    /// Checks the pins, loads the programs over them, attaches nothing.
+    pub fn load(
+        pins: PathBuf,
+        limits: Limits,
+        debug: bool,
+    ) -> Result<(Self, KernelEvents), DatapathError> {
+        let pins = Pins::new(&pins);
+        let lock = pins.lock()?;
+        pins.prepare()?;
+        pins.check(limits)?;
+        let mut object =
+            load_object(&pins, limits, debug, &layouts(limits).map(|layout| layout.name))?;
+        let take = |object: &mut Ebpf, name| {
+            object.take_map(name).ok_or_else(|| DatapathError::Load(format!("no map {name}")))
+        };
+        let maps = Maps::open(|name| take(&mut object, name))?;
+        let events = RingBuf::try_from(take(&mut object, map::EVENTS)?)
+            .map_err(|error| DatapathError::Load(chain(&error)))?;
+        let log = debug
+            .then(|| aya_log::EbpfLogger::init(&mut object))
+            .transpose()
+            .map_err(|error| DatapathError::Load(chain(&error)))?;
+        let guard = Guard::load(&mut object, pins.clone());
+        let mut programs = Programs::new(object);
+        // One that it refuses is stepped down from; all of them are another matter.
+        match programs.xdp() {
+            Ok(program) if !bpf::has_xdp_links(&program.fd) => {
+                return Err(DatapathError::NoXdpLinks);
+            }
+            Ok(_) => {}
+            Err(cause) => drop(programs.tc().map_err(|_| DatapathError::Load(cause))?),
+        }
+        let tables = pins.hold_tables(limits)?;
+        let foreign = pins.others()?.into_iter().map(ForeignSlots::open).collect();
+        let links = Links::new(pins.clone());
+        let datapath = Self {
+            programs,
+            maps,
+            links,
+            guard,
+            twin: None,
+            limits,
+            debug,
+            pins,
+            foreign,
+            tables,
+            lock,
+        };
+        Ok((datapath, KernelEvents { events, log }))
+    }
+}
+
+impl Datapath for KernelDatapath {
+    fn entries(&mut self) -> Result<Entries, DatapathError> {
+        self.maps.entries()
+    }
+
+    fn write(&mut self, write: &Write) -> Result<(), DatapathError> {
+        self.maps.write(write)
+    }
+
+    fn protect(&mut self, rules: &BTreeMap<PortKey, PortRule>) -> Result<(), DatapathError> {
+        self.maps.protect(rules)
+    }
+
+    fn settings(&mut self, settings: Settings) -> Result<(), DatapathError> {
+        self.maps.set_settings(settings)
+    }
+
+    fn slot(&self, slot: u32) -> Slot {
+        self.maps.slot(slot)
+    }
+
+    fn elsewhere(&self, slot: u32, generation: u32) -> Elsewhere {
+        let counted = self.foreign.iter().map(|foreign| foreign.counted(slot, generation));
+        counted.fold(Elsewhere::Nowhere, |known, more| match (known, more) {
+            (Elsewhere::Counted(known), Elsewhere::Counted(more)) => {
+                Elsewhere::Counted(known.saturating_add(more))
+            }
+            (known @ Elsewhere::Counted(_), _) | (known, Elsewhere::Nowhere) => known,
+            (_, more) => more,
+        })
+    }
+
+    fn set_limit(&mut self, slot: u32, limit: u32) -> Result<(), DatapathError> {
+        self.maps.set_limit(slot, limit)
+    }
+
+    fn open_slot(&mut self, slot: u32, limit: u32) -> Result<(), DatapathError> {
+        self.maps.open_slot(slot, limit)
+    }
+
+    fn close_slot(&mut self, slot: u32) -> Result<(), DatapathError> {
+        self.maps.close_slot(slot)
+    }
+
+    fn close_slots_but(&mut self, held: &dyn Fn(u32) -> bool) -> Result<(), DatapathError> {
+        self.maps.close_slots_but(held)
+    }
+
+    fn take_untold(&mut self) -> Result<u64, DatapathError> {
+        self.maps.take_untold()
+    }
+
+    fn counters(&self) -> Result<Counters, DatapathError> {
+        self.maps.counters()
+    }
+
+    fn cover(&mut self, want: &Coverage) -> Result<Vec<InterfaceState>, DatapathError> {
+        self.links.cover(want, &mut self.programs)
+    }
+
+    fn self_test(&mut self, probes: &[Probe]) -> Vec<String> {
+        // Of tables that are not in force nothing could be learnt; that they are not pinned, or were
+        // not for a moment, is told and put right elsewhere.
+        let Self { pins, tables, limits, debug, .. } = self;
+        let unpinned = || !pins.missing(tables).is_empty();
+        if self.twin.is_none() && unpinned() {
+            return Vec::new();
+        }
+        let twin = match &mut self.twin {
+            Some(twin) => twin,
+            none => match load_object(pins, *limits, *debug, &SHARED) {
+                Ok(object) if shares(&object, tables) => none.insert(Twin::new(object)),
+                Ok(_) => return Vec::new(),
+                Err(_) if unpinned() => return Vec::new(),
+                Err(error) => return vec![format!("the programs cannot be tried: {error}")],
+            },
+        };
+        self.programs
+            .loaded()
+            .flat_map(|program| twin.judge(program.name, program.tag, probes))
+            .collect()
+    }
+
+    fn keep_tables(&mut self) -> Result<Vec<&'static str>, DatapathError> {
+        let restored = self.pins.restore_tables(&self.tables)?;
+        // In a directory that was made anew another agent would find no lock.
+        let root = self.pins.root();
+        if !self.lock.is_on(root) {
+            self.lock =
+                sys::lock_directory(root)?.ok_or_else(|| DatapathError::Locked(root.to_owned()))?;
+        }
+        Ok(restored)
+    }
+
+    fn drift(&self) -> Result<Vec<Drift>, DatapathError> {
+        let mut drifts = self.links.drift()?;
+        if !self.pins.missing(&self.tables).is_empty() {
+            drifts.push(Drift {
+                what: "the tables".into(),
+                index: 0,
+                gated: true,
+                why: "their pins are gone: a start of the agent would begin with empty ones".into(),
+            });
+        }
+        drifts.extend(self.guard.drift());
+        Ok(drifts)
+    }
+
+    fn guard(&mut self, want: bool) -> GuardState {
+        self.guard.keep(want, self.programs.object())
+    }
+
+    fn retire(&mut self) -> Result<(), DatapathError> {
+        self.pins.retire()
+    }
+
+    fn cut(&mut self, among: &Sessions, now: BootNanos) -> Cut {
+        cut::cut(&self.maps, among, now)
+    }
+}
+
+/// Whether the tables that a self-test needs are those in force, not new ones because a pin was gone.
+fn shares(object: &Ebpf, tables: &[Table]) -> bool {
+    SHARED.iter().all(|name| {
+        let in_force = tables.iter().find(|table| table.name == *name).map(|table| table.id);
+        let shared = match object.map(name) {
+            Some(Map::Array(data) | Map::HashMap(data) | Map::LpmTrie(data)) => data.info().ok(),
+            _ => None,
+        };
+        let shared = shared.map(|info| info.id());
+        shared.is_some() && shared == in_force
+    })
+}
+
+/// Loads the object over these pinned tables, the others of its own.
+fn load_object(
+    pins: &Pins,
+    limits: Limits,
+    debug: bool,
+    pinned: &[&str],
+) -> Result<Ebpf, DatapathError> {
+    if OBJECT.is_empty() {
+        return Err(DatapathError::Load(
+            "this binary was built without them (AYA_BUILD_SKIP=1); build it again without".into(),
+        ));
+    }
+    let mut loader = EbpfLoader::new();
+    let level = if debug { LOG_DEBUG } else { LOG_OFF };
+    loader.override_global("AYA_LOG_LEVEL", &level, true);
+    for layout in layouts(limits) {
+        if !pinned.contains(&layout.name) {
+            continue;
+        }
+        loader.map_pin_path(layout.name, pins.map(layout.name));
+        loader.map_max_entries(layout.name, layout.entries);
+    }
+    loader.load(OBJECT).map_err(|error| DatapathError::Load(chain(&error)))
+}

@@ -1,0 +1,472 @@
+//! The tables as typed maps: opened from the loaded object by the agent, or from their pins by
+//! `status` when the agent is dead.
+
+use std::{collections::BTreeMap, fmt::Display, path::Path};
+
+use aya::maps::{
+    Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues,
+    lpm_trie::Key,
+};
+use jit_common::{
+    Address, COUNTERS, ConnectionKey, Counter, Family, Flow, GrantEntry, HostKey, MAX_CONNECTIONS,
+    PROTECTED_WORDS, PlaceKey, PortCounters, PortKey, PortRule, PrefixV4, PrefixV6, Protocol,
+    Settings, Slot, map,
+};
+
+use crate::{
+    kernel::datapath::{Counters, DatapathError, Elsewhere, pins::Pins},
+    prefix::{SourcePrefix, bits},
+    rules::{
+        clock::BootNanos,
+        reconcile::{Claim, Entries, Entry, EntryKey, Write},
+    },
+};
+
+const BPF_NOEXIST: u64 = 1;
+/// `E2BIG` and `ENOSPC`: what full hashes and full tries answer; `ENOMEM`: no memory for an entry.
+const FULL: [i32; 3] = [libc::E2BIG, libc::ENOSPC, libc::ENOMEM];
+
+/// The tables.
+pub struct Maps {
+    connections: HashMap<MapData, ConnectionKey, u32>,
+    counters: PerCpuArray<MapData, u64>,
+    hosts: HashMap<MapData, HostKey, GrantEntry>,
+    places: HashMap<MapData, PlaceKey, Flow>,
+    port_counters: PerCpuHashMap<MapData, u32, PortCounters>,
+    port_rules: Array<MapData, PortRule>,
+    prefixes_v4: LpmTrie<MapData, PrefixV4, GrantEntry>,
+    prefixes_v6: LpmTrie<MapData, PrefixV6, GrantEntry>,
+    protected: Array<MapData, u64>,
+    settings: Array<MapData, Settings>,
+    slots: Array<MapData, Slot>,
+}
+
+impl Maps {
+    /// From wherever `take` finds a map by name.
+    pub fn open(
+        mut take: impl FnMut(&'static str) -> Result<Map, DatapathError>,
+    ) -> Result<Self, DatapathError> {
+        fn typed<T: TryFrom<Map, Error = MapError>>(
+            table: &'static str,
+            map: Map,
+        ) -> Result<T, DatapathError> {
+            T::try_from(map).map_err(failed("open", table))
+        }
+        let mut map = |name| take(name).map(|map| (name, map));
+        macro_rules! open {
+            ($name:expr) => {{
+                let (name, map) = map($name)?;
+                typed(name, map)?
+            }};
+        }
+        Ok(Self {
+            connections: open!(map::CONNECTIONS),
+            counters: open!(map::COUNTERS),
+            hosts: open!(map::HOST_GRANTS),
+            places: open!(map::PLACES),
+            port_counters: open!(map::PORT_COUNTERS),
+            port_rules: open!(map::PORT_RULES),
+            prefixes_v4: open!(map::PREFIX_GRANTS_V4),
+            prefixes_v6: open!(map::PREFIX_GRANTS_V6),
+            protected: open!(map::PROTECTED),
+            settings: open!(map::SETTINGS),
+            slots: open!(map::SLOTS),
+        })
+    }
+
+    /// From the pins.
+    pub fn from_pins(pins: &Pins) -> Result<Self, DatapathError> {
+        let open_pin = |name, path: &Path| {
+            MapData::from_pin(path).and_then(Map::from_map_data).map_err(failed("open", name))
+        };
+        Self::open(|name| open_pin(name, &pins.map(name)))
+    }
+
+    /// Everything in the grant tables.
+    pub fn entries(&self) -> Result<Entries, DatapathError> {
+        let mut entries = Entries::new();
+        for item in self.hosts.iter() {
+            let (key, value) = item.map_err(failed("read", map::HOST_GRANTS))?;
+            if let Some(key) = host_entry(&key) {
+                entries.insert(key, value.into());
+            }
+        }
+        for item in self.prefixes_v4.iter() {
+            let (key, value) = item.map_err(failed("read", map::PREFIX_GRANTS_V4))?;
+            let data = key.data();
+            let length = key.prefix_len().checked_sub(PrefixV4::HEAD_BITS);
+            let address = Address::v4(data.address);
+            if let Some(key) = prefix_entry(data.protocol, data.port, address, length) {
+                entries.insert(key, value.into());
+            }
+        }
+        for item in self.prefixes_v6.iter() {
+            let (key, value) = item.map_err(failed("read", map::PREFIX_GRANTS_V6))?;
+            let data = key.data();
+            let length = key.prefix_len().checked_sub(PrefixV6::HEAD_BITS);
+            let address = Address::v6(data.address);
+            if let Some(key) = prefix_entry(data.protocol, data.port, address, length) {
+                entries.insert(key, value.into());
+            }
+        }
+        Ok(entries)
+    }
+
+    /// The entries for one source at a port, by its address and by its longest prefix: what the
+    /// programs find.
+    pub fn covering(
+        &self,
+        source: Address,
+        port: PortKey,
+    ) -> Result<[Option<GrantEntry>; 2], DatapathError> {
+        let host = self.hosts.get(&HostKey::new(source, port), 0);
+        let (table, prefix) = match source.family {
+            Family::V4 => {
+                let data = PrefixV4::new(source.first_four(), port);
+                let key = Key::new(PrefixV4::HEAD_BITS + u32::from(bits(Family::V4)), data);
+                (map::PREFIX_GRANTS_V4, self.prefixes_v4.get(&key, 0))
+            }
+            Family::V6 => {
+                let data = PrefixV6::new(source.bytes, port);
+                let key = Key::new(PrefixV6::HEAD_BITS + u32::from(bits(Family::V6)), data);
+                (map::PREFIX_GRANTS_V6, self.prefixes_v6.get(&key, 0))
+            }
+        };
+        Ok([found(host, map::HOST_GRANTS)?, found(prefix, table)?])
+    }
+
+    /// Carries out one write. To remove what is not there is no error.
+    pub fn write(&mut self, write: &Write) -> Result<(), DatapathError> {
+        let (key, entry) = match write {
+            Write::Remove(key) => (key, None),
+            Write::Set(key, entry) => (key, Some(GrantEntry::from(*entry))),
+        };
+        let EntryKey { port, source } = *key;
+        let (address, length) = (source.address(), u32::from(source.length()));
+        let (table, result) = if source.is_host() {
+            let key = HostKey::new(address, port);
+            let result = match entry {
+                Some(entry) => self.hosts.insert(key, entry, 0),
+                None => self.hosts.remove(&key),
+            };
+            (map::HOST_GRANTS, result)
+        } else if address.family == Family::V4 {
+            let key =
+                Key::new(PrefixV4::HEAD_BITS + length, PrefixV4::new(address.first_four(), port));
+            let result = match entry {
+                Some(entry) => self.prefixes_v4.insert(&key, entry, 0),
+                None => self.prefixes_v4.remove(&key),
+            };
+            (map::PREFIX_GRANTS_V4, result)
+        } else {
+            let key = Key::new(PrefixV6::HEAD_BITS + length, PrefixV6::new(address.bytes, port));
+            let result = match entry {
+                Some(entry) => self.prefixes_v6.insert(&key, entry, 0),
+                None => self.prefixes_v6.remove(&key),
+            };
+            (map::PREFIX_GRANTS_V6, result)
+        };
+        if entry.is_none() {
+            return gone(result, table);
+        }
+        result.map_err(failed("write to", table))
+    }
+
+    /// Makes exactly these ports protected: rules and counters first, then the bits.
+    pub fn protect(&mut self, rules: &BTreeMap<PortKey, PortRule>) -> Result<(), DatapathError> {
+        let mut words = vec![0_u64; PROTECTED_WORDS as usize];
+        for (port, rule) in rules {
+            self.port_rules
+                .set(port.index(), *rule, 0)
+                .map_err(failed("write to", map::PORT_RULES))?;
+            self.count_port(*port)?;
+            let (word, bit) = port.word_and_bit();
+            if let Some(word) = usize::try_from(word).ok().and_then(|word| words.get_mut(word)) {
+                *word |= bit;
+            }
+        }
+        for (index, word) in (0..PROTECTED_WORDS).zip(words) {
+            let read = self.protected.get(&index, 0).map_err(failed("read", map::PROTECTED))?;
+            if read != word {
+                self.protected.set(index, word, 0).map_err(failed("write to", map::PROTECTED))?;
+            }
+        }
+        let gone: Vec<u32> = self
+            .port_counters
+            .keys()
+            .filter_map(Result::ok)
+            .filter(|index| {
+                PortKey::from_index(*index).is_none_or(|port| !rules.contains_key(&port))
+            })
+            .collect();
+        for index in gone {
+            self.port_counters.remove(&index).map_err(failed("write to", map::PORT_COUNTERS))?;
+        }
+        Ok(())
+    }
+
+    /// The protected ports and their rules, as the kernel has them.
+    pub fn protected(&self) -> Result<BTreeMap<PortKey, PortRule>, DatapathError> {
+        let mut rules = BTreeMap::new();
+        for word in 0..PROTECTED_WORDS {
+            let bits = self.protected.get(&word, 0).map_err(failed("read", map::PROTECTED))?;
+            for bit in (0..64).filter(|bit| bits & (1 << bit) != 0) {
+                let Some(port) = PortKey::from_index(word * 64 + bit) else { continue };
+                let rule = self
+                    .port_rules
+                    .get(&port.index(), 0)
+                    .map_err(failed("read", map::PORT_RULES))?;
+                rules.insert(port, rule);
+            }
+        }
+        Ok(rules)
+    }
+
+    /// Writes the settings.
+    pub fn set_settings(&mut self, settings: Settings) -> Result<(), DatapathError> {
+        self.settings.set(0, settings, 0).map_err(failed("write to", map::SETTINGS))
+    }
+
+    /// The settings, as the kernel has them.
+    pub fn settings(&self) -> Result<Settings, DatapathError> {
+        self.settings.get(&0, 0).map_err(failed("read", map::SETTINGS))
+    }
+
+    /// What is counted in a slot; all zero when it cannot be read.
+    pub fn slot(&self, slot: u32) -> Slot {
+        self.slots.get(&slot, 0).unwrap_or_default()
+    }
+
+    /// Counts a slot from zero, for its next grant: with at most so many connections, zero for any
+    /// number. Those of the grant before are forgotten.
+    pub fn open_slot(&mut self, slot: u32, limit: u32) -> Result<(), DatapathError> {
+        let old = self.slots.get(&slot, 0).map_err(failed("read", map::SLOTS))?;
+        let generation = match old.generation {
+            // Of no earlier grant: a number that the slots of other tables do not have by chance, in
+            // case the disk remembers those.
+            0 => fresh_generation()?,
+            generation => generation.wrapping_add(1),
+        };
+        let counted = Slot { hits: 0, limit, generation };
+        self.slots.set(slot, counted, 0).map_err(failed("write to", map::SLOTS))?;
+        self.forget_connections(slot, old)
+    }
+
+    /// Forgets the connections of a slot's grant. What is counted stays.
+    pub fn close_slot(&mut self, slot: u32) -> Result<(), DatapathError> {
+        let counted = self.slots.get(&slot, 0).map_err(failed("read", map::SLOTS))?;
+        self.forget_connections(slot, counted)
+    }
+
+    /// Forgets the connections in all slots but these, and in these all but the present grant's.
+    pub fn close_slots_but(&mut self, held: &dyn Fn(u32) -> bool) -> Result<(), DatapathError> {
+        let over = |slot, generation| !held(slot) || self.slot(slot).generation != generation;
+        let keys = self.connections.keys().filter_map(Result::ok);
+        let connections: Vec<_> = keys.filter(|key| over(key.slot, key.generation)).collect();
+        let keys = self.places.keys().filter_map(Result::ok);
+        let places: Vec<_> = keys.filter(|key| over(key.slot, key.generation)).collect();
+        for key in connections {
+            gone(self.connections.remove(&key), map::CONNECTIONS)?;
+        }
+        for key in places {
+            gone(self.places.remove(&key), map::PLACES)?;
+        }
+        Ok(())
+    }
+
+    fn forget_connections(&mut self, slot: u32, counted: Slot) -> Result<(), DatapathError> {
+        let Slot { hits, limit, generation } = counted;
+        // The limit may have been lowered behind them.
+        let most = limit.max(u32::try_from(hits).unwrap_or(u32::MAX)).min(MAX_CONNECTIONS);
+        for number in 0..if limit == 0 { 0 } else { most } {
+            let place = PlaceKey { slot, generation, number };
+            let flow = match self.places.get(&place, 0) {
+                Ok(flow) => flow,
+                // Never taken, or given back: there may be others behind it.
+                Err(MapError::KeyNotFound) => continue,
+                Err(error) => return Err(failed("read", map::PLACES)(error)),
+            };
+            let connection = ConnectionKey { flow, slot, generation };
+            gone(self.connections.remove(&connection), map::CONNECTIONS)?;
+            gone(self.places.remove(&place), map::PLACES)?;
+        }
+        Ok(())
+    }
+
+    /// Lets the grant in a slot have so many connections. One that is counted at this very moment may
+    /// be missing in the count; its place is taken all the same.
+    pub fn set_limit(&mut self, slot: u32, limit: u32) -> Result<(), DatapathError> {
+        let old = self.slots.get(&slot, 0).map_err(failed("read", map::SLOTS))?;
+        self.slots.set(slot, Slot { limit, ..old }, 0).map_err(failed("write to", map::SLOTS))
+    }
+
+    /// Connections of which no event told, since this was last asked. What was asked for is noted
+    /// beside the count, so that it is told once, whoever asks next.
+    pub fn take_untold(&mut self) -> Result<u64, DatapathError> {
+        let sum = |counter: Counter| {
+            let values = self.counters.get(&counter.index(), 0);
+            values.map(|values| values.iter().sum::<u64>()).map_err(failed("read", map::COUNTERS))
+        };
+        let (all, recorded) = (sum(Counter::Untold)?, sum(Counter::UntoldRecorded)?);
+        let more = all.saturating_sub(recorded);
+        if more > 0 {
+            let mut values = vec![0; cpus()?];
+            values.first_mut().into_iter().for_each(|first| *first = all);
+            let values = PerCpuValues::try_from(values)
+                .map_err(|error| DatapathError::Sys { verb: "count the CPUs", error })?;
+            let index = Counter::UntoldRecorded.index();
+            self.counters.set(index, values, 0).map_err(failed("write to", map::COUNTERS))?;
+        }
+        Ok(more)
+    }
+
+    /// All counters, summed over the CPUs.
+    pub fn counters(&self) -> Result<Counters, DatapathError> {
+        let mut counters = Counters::default();
+        for (index, total) in (0..COUNTERS).zip(&mut counters.totals) {
+            let values = self.counters.get(&index, 0).map_err(failed("read", map::COUNTERS))?;
+            *total = values.iter().sum();
+        }
+        for item in self.port_counters.iter() {
+            let (index, values) = item.map_err(failed("read", map::PORT_COUNTERS))?;
+            let Some(port) = PortKey::from_index(index) else { continue };
+            let sum = values.iter().fold(PortCounters::default(), |mut sum, cpu| {
+                sum.packets.iter_mut().zip(cpu.packets).for_each(|(sum, value)| *sum += value);
+                sum.observed += cpu.observed;
+                sum
+            });
+            counters.ports.insert(port, sum);
+        }
+        Ok(counters)
+    }
+
+    /// Makes room for a port's counters, keeping those that are there.
+    fn count_port(&mut self, port: PortKey) -> Result<(), DatapathError> {
+        let zero = PerCpuValues::try_from(vec![PortCounters::default(); cpus()?])
+            .map_err(|error| DatapathError::Sys { verb: "count the CPUs", error })?;
+        match self.port_counters.insert(port.index(), zero, BPF_NOEXIST) {
+            Err(error) if errno(&error) == Some(libc::EEXIST) => Ok(()),
+            other => other.map_err(failed("write to", map::PORT_COUNTERS)),
+        }
+    }
+}
+
+/// The slots of another version's tables, if they have the form that is known here.
+pub struct ForeignSlots {
+    pins: Pins,
+    slots: Option<Array<MapData, Slot>>,
+}
+
+impl ForeignSlots {
+    /// From the pin of that version.
+    pub fn open(pins: Pins) -> Self {
+        let path = pins.map(map::SLOTS);
+        let map = MapData::from_pin(path).and_then(Map::from_map_data).ok();
+        // Fails for another kind of table, and for other sizes of key or value.
+        Self { pins, slots: map.and_then(|map| map.try_into().ok()) }
+    }
+
+    /// What is counted there for a slot's grant.
+    pub fn counted(&self, slot: u32, generation: u32) -> Elsewhere {
+        if !self.pins.exist() {
+            return Elsewhere::Nowhere;
+        }
+        match self.slots.as_ref().and_then(|slots| slots.get(&slot, 0).ok()) {
+            Some(counted) if counted.generation == generation => Elsewhere::Counted(counted.hits),
+            _ => Elsewhere::Unknown,
+        }
+    }
+}
+
+impl From<GrantEntry> for Entry {
+    fn from(entry: GrantEntry) -> Self {
+        let claim = |claim: jit_common::Claim| {
+            let jit_common::Claim { deadline, slot, cut, reserved: _ } = claim;
+            Claim { deadline: BootNanos(deadline), cut: cut != 0, slot }
+        };
+        Self { unlimited: claim(entry.unlimited), limited: claim(entry.limited) }
+    }
+}
+
+impl From<Entry> for GrantEntry {
+    fn from(entry: Entry) -> Self {
+        let claim = |claim: Claim| {
+            let Claim { deadline, cut, slot } = claim;
+            jit_common::Claim { cut: u8::from(cut), ..jit_common::Claim::until(deadline.0, slot) }
+        };
+        Self { unlimited: claim(entry.unlimited), limited: claim(entry.limited) }
+    }
+}
+
+/// Values of a per-CPU table.
+fn cpus() -> Result<usize, DatapathError> {
+    aya::util::nr_cpus().map_err(|(_, error)| DatapathError::Sys { verb: "count the CPUs", error })
+}
+
+fn host_entry(key: &HostKey) -> Option<EntryKey> {
+    let address = match key.family {
+        4 => Address { family: Family::V4, bytes: key.address },
+        6 => Address::v6(key.address),
+        _ => return None,
+    };
+    let length = u32::from(bits(address.family));
+    prefix_entry(key.protocol, key.port, address, Some(length))
+}
+
+fn prefix_entry(
+    protocol: u8,
+    port: [u8; 2],
+    address: Address,
+    length: Option<u32>,
+) -> Option<EntryKey> {
+    let port =
+        PortKey { protocol: Protocol::from_number(protocol)?, port: u16::from_be_bytes(port) };
+    let source = SourcePrefix::new(address, u8::try_from(length?).ok()?).ok()?;
+    Some(EntryKey { port, source })
+}
+
+/// Any number but zero.
+fn fresh_generation() -> Result<u32, DatapathError> {
+    let mut bytes = [0; 4];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(|error| DatapathError::Sys { verb: "read random bytes", error: error.into() })?;
+    Ok(u32::from_ne_bytes(bytes).max(1))
+}
+
+/// What is not there is no error.
+fn found<T>(read: Result<T, MapError>, table: &'static str) -> Result<Option<T>, DatapathError> {
+    match read {
+        Ok(value) => Ok(Some(value)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) if errno(&error) == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(failed("read", table)(error)),
+    }
+}
+
+/// To remove what is not there is no error.
+fn gone(removed: Result<(), MapError>, table: &'static str) -> Result<(), DatapathError> {
+    match removed {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(error) if errno(&error) == Some(libc::ENOENT) => Ok(()),
+        other => other.map_err(failed("write to", table)),
+    }
+}
+
+fn errno(error: &MapError) -> Option<i32> {
+    match error {
+        MapError::SyscallError(error) => error.io_error.raw_os_error(),
+        MapError::IoError(error) => error.raw_os_error(),
+        _ => None,
+    }
+}
+
+fn failed<E: Into<MapError> + Display>(
+    verb: &'static str,
+    table: &'static str,
+) -> impl Fn(E) -> DatapathError {
+    move |error| {
+        let error = error.into();
+        let full = errno(&error).is_some_and(|errno| FULL.contains(&errno));
+        DatapathError::Map { verb, table, cause: super::pins::chain(&error), full }
+    }
+}

@@ -1,0 +1,546 @@
+//! The tables in memory: what the decision sees on the host, and a datapath over them, for tests
+//! and comparisons.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use jit_common::{
+    Address, ConnectionKey, Decision, Family, Flow, Frame, GrantEntry, Handshake, HostKey, Link,
+    PortKey, PortRule, PrefixV4, PrefixV6, Protocol, Reason, Segment, Session, Settings, Slot,
+    Tables, Ticket, decide, session_is_over,
+};
+
+use crate::{
+    kernel::{
+        datapath::{
+            Counters, Coverage, Datapath, DatapathError, Drift, Elsewhere, InterfaceState,
+            cut::{Cut, Sessions},
+            guard::GuardState,
+            selftest::Probe,
+        },
+        netlink::sock_diag::DiagError,
+    },
+    prefix::{bits, masked},
+    rules::{
+        clock::BootNanos,
+        reconcile::{Entries, EntryKey, Write},
+    },
+};
+
+/// An in-memory twin of the kernel's tables.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryTables {
+    /// Protected ports and their rules.
+    pub ports: BTreeMap<PortKey, PortRule>,
+    /// Grants for one address.
+    pub hosts: BTreeMap<HostKey, GrantEntry>,
+    /// Grants for prefixes: port, network address with host bits zero, length in bits.
+    pub prefixes: BTreeMap<(PortKey, Address, u8), GrantEntry>,
+    /// Established TCP sessions: source and its port, destination and its port.
+    pub sessions: BTreeSet<(Address, u16, Address, u16)>,
+    /// Limits of the grants that have one, by slot.
+    pub slots: BTreeMap<u32, Slot>,
+    /// What those grants let in, until it is a session.
+    pub connections: RefCell<BTreeMap<ConnectionKey, Handshake>>,
+    /// How many each of them let in, by slot and generation.
+    pub taken: RefCell<BTreeMap<(u32, u32), u32>>,
+}
+
+impl MemoryTables {
+    /// The longest matching prefix, as a kernel trie answers.
+    fn longest(&self, port: PortKey, address: Address, max: u8) -> Option<&GrantEntry> {
+        (0..=max)
+            .rev()
+            .find_map(|length| self.prefixes.get(&(port, masked(address, length), length)))
+    }
+
+    fn key(&self, slot: u32, segment: &Segment) -> ConnectionKey {
+        let generation = self.slots.get(&slot).map_or(0, |slot| slot.generation);
+        ConnectionKey { flow: Flow::of(segment), slot, generation }
+    }
+
+    /// A place for a new connection, if there is one.
+    fn take(&self, slot: u32, segment: &Segment, handshake: Handshake) -> Ticket {
+        let Slot { limit, generation, .. } = self.slots.get(&slot).copied().unwrap_or_default();
+        let mut taken = self.taken.borrow_mut();
+        let taken = taken.entry((slot, generation)).or_default();
+        if *taken >= limit {
+            return Ticket::Refused;
+        }
+        *taken += 1;
+        self.connections.borrow_mut().insert(self.key(slot, segment), handshake);
+        Ticket::Fresh
+    }
+}
+
+impl Tables for MemoryTables {
+    fn protected(&self, port: PortKey) -> bool {
+        self.ports.contains_key(&port)
+    }
+
+    fn rule(&self, port: PortKey) -> PortRule {
+        self.ports.get(&port).copied().unwrap_or_default()
+    }
+
+    fn host_grant(&self, key: &HostKey) -> Option<&GrantEntry> {
+        self.hosts.get(key)
+    }
+
+    fn prefix_grant_v4(&self, data: PrefixV4) -> Option<&GrantEntry> {
+        let port = port_key(data.protocol, data.port)?;
+        self.longest(port, Address::v4(data.address), 32)
+    }
+
+    fn prefix_grant_v6(&self, data: PrefixV6) -> Option<&GrantEntry> {
+        let port = port_key(data.protocol, data.port)?;
+        self.longest(port, Address::v6(data.address), 128)
+    }
+
+    fn session(&self, segment: &Segment) -> Session {
+        let tuple = (segment.source, segment.source_port, segment.destination, segment.port.port);
+        if self.sessions.contains(&tuple) { Session::Established } else { Session::None }
+    }
+
+    fn ticket(&self, slot: u32, segment: &Segment) -> Ticket {
+        if let Some(handshake) = self.connections.borrow_mut().get_mut(&self.key(slot, segment)) {
+            if !segment.opens {
+                *handshake = handshake.answered();
+                return Ticket::Known;
+            }
+            if handshake.repeats(segment.sequence) {
+                return Ticket::Known;
+            }
+        }
+        if !segment.opens {
+            return Ticket::Refused;
+        }
+        self.take(slot, segment, Handshake::of_syn(segment.sequence))
+    }
+
+    fn look(&self, slot: u32, segment: &Segment, fresh: bool) -> Ticket {
+        if fresh {
+            return self.take(slot, segment, Handshake::of_look());
+        }
+        let mut connections = self.connections.borrow_mut();
+        let Some(known) = connections.get_mut(&self.key(slot, segment)) else {
+            return Ticket::Refused;
+        };
+        let Some(looked) = known.looked() else { return Ticket::Refused };
+        *known = looked;
+        Ticket::Known
+    }
+
+    fn settle(&self, slot: u32, segment: &Segment) {
+        self.connections.borrow_mut().remove(&self.key(slot, segment));
+    }
+}
+
+fn port_key(protocol: u8, port: [u8; 2]) -> Option<PortKey> {
+    let protocol = Protocol::from_number(protocol)?;
+    Some(PortKey { protocol, port: u16::from_be_bytes(port) })
+}
+
+/// A datapath in memory, shared with the test that made it.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryDatapath {
+    inner: Arc<Mutex<Inner>>,
+}
+
+/// Calls until everything ends, as when the process is killed: later ones have no effect.
+#[derive(Debug)]
+pub struct Fuse(AtomicU64);
+
+impl Fuse {
+    /// Blows behind so many calls.
+    pub fn new(calls: u64) -> Arc<Self> {
+        Arc::new(Self(AtomicU64::new(calls.saturating_add(1))))
+    }
+
+    /// Blows behind so many calls from now on.
+    pub fn set(&self, calls: u64) {
+        self.0.store(calls.saturating_add(1), Ordering::Relaxed);
+    }
+
+    /// Counts a call; false when there are no more.
+    pub fn burn(&self) -> bool {
+        let left = |left: u64| Some(left.saturating_sub(1));
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left).is_ok_and(|left| left > 1)
+    }
+
+    /// Whether a call came that had no effect.
+    pub fn is_blown(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 0
+    }
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    fuse: Option<Arc<Fuse>>,
+    entries: Entries,
+    rules: BTreeMap<PortKey, PortRule>,
+    slots: BTreeMap<u32, Slot>,
+    connections: BTreeMap<ConnectionKey, Handshake>,
+    taken: BTreeMap<(u32, u32), u32>,
+    writes: Vec<Write>,
+    refuse: Option<bool>,
+    refuse_openings: bool,
+    /// Sockets of sessions: peer, its port, port here.
+    sockets: BTreeSet<(Address, u16, u16)>,
+    keeps_sockets: bool,
+    /// Of another version, whose tables are there; inside nothing where they cannot be read.
+    elsewhere: Option<Option<BTreeMap<u32, Slot>>>,
+    hits_elsewhere: u64,
+    untold: u64,
+    /// Who comes while ours is being attached, and how many of them got in.
+    comes_meanwhile: Vec<(Syn, BootNanos)>,
+    let_in_meanwhile: u32,
+    /// Looks at sockets since the test asked last, and how long each takes.
+    looks: u32,
+    look_takes: Duration,
+}
+
+impl Inner {
+    fn refused(&self) -> Result<(), DatapathError> {
+        let blown = self.fuse.as_ref().is_some_and(|fuse| !fuse.burn());
+        let Some(full) = self.refuse.or(blown.then_some(false)) else { return Ok(()) };
+        let cause = "refused by the test".to_owned();
+        Err(DatapathError::Map { verb: "write to", table: "entries", cause, full })
+    }
+}
+
+/// A TCP segment that would open a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Syn {
+    /// Who sends it.
+    pub source: Address,
+    /// From which port.
+    pub source_port: u16,
+    /// To which port, of TCP.
+    pub port: PortKey,
+    /// Its sequence number: one that is sent again has the same.
+    pub sequence: u32,
+}
+
+impl Syn {
+    /// As an IP packet to an address of this host.
+    pub fn packet(&self) -> Vec<u8> {
+        let Self { source, source_port, port, sequence } = self;
+        let mut packet = match source.family {
+            Family::V4 => {
+                let mut head = vec![0x45, 0, 0, 40, 0, 0, 0, 0, 64, port.protocol as u8, 0, 0];
+                head.extend(source.first_four());
+                head.extend([198, 51, 100, 1]);
+                head
+            }
+            Family::V6 => {
+                let mut head = vec![0x60, 0, 0, 0, 0, 20, port.protocol as u8, 64];
+                head.extend(source.bytes);
+                head.extend([0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+                head
+            }
+        };
+        packet.extend(source_port.to_be_bytes());
+        packet.extend(port.port.to_be_bytes());
+        packet.extend(sequence.to_be_bytes());
+        packet.extend([0, 0, 0, 0, 0x50, 0x02, 0, 0, 0, 0, 0, 0]);
+        packet
+    }
+
+    fn judged(&self, tables: &MemoryTables, now: BootNanos) -> Decision {
+        let packet = self.packet();
+        let link = Link::of_ip(packet.first().copied().unwrap_or_default());
+        decide(&Bytes(packet), link, tables, || now.0)
+    }
+}
+
+struct Bytes(Vec<u8>);
+
+impl Frame for Bytes {
+    fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.0.get(offset..)?.first_chunk().copied()
+    }
+}
+
+impl MemoryDatapath {
+    /// Everything that was written since the last call.
+    pub fn take_writes(&self) -> Vec<Write> {
+        std::mem::take(&mut self.lock().writes)
+    }
+
+    /// What the kernel would decide about a SYN: the decision itself over these entries. Nothing is
+    /// counted.
+    pub fn opens(&self, port: PortKey, source: Address, now: BootNanos) -> bool {
+        let syn = Syn { source, source_port: 40_000, port, sequence: 1 };
+        syn.judged(&self.tables(), now).reason == Reason::Granted
+    }
+
+    /// Lets the decision see a SYN, counts it as the kernel does, and says whether it got in.
+    pub fn connect(&self, syn: &Syn, now: BootNanos) -> bool {
+        let tables = self.tables();
+        let Decision { reason, slot, fresh, .. } = syn.judged(&tables, now);
+        let mut inner = self.lock();
+        inner.connections = tables.connections.into_inner();
+        inner.taken = tables.taken.into_inner();
+        if reason == Reason::Granted && fresh {
+            inner.slots.entry(slot).or_default().hits += 1;
+        }
+        reason == Reason::Granted
+    }
+
+    /// From now on writes fail, as in a full table (`Some(true)`) or otherwise (`Some(false)`).
+    pub fn refuse(&self, full: Option<bool>) {
+        self.lock().refuse = full;
+    }
+
+    /// From now on writes count towards the end of everything.
+    pub fn fuse(&self, fuse: Option<Arc<Fuse>>) {
+        self.lock().fuse = fuse;
+    }
+
+    /// From now on entries that are not there yet do not fit, as in a full table.
+    pub fn refuse_openings(&self, refuse: bool) {
+        self.lock().refuse_openings = refuse;
+    }
+
+    /// There is the socket of a session: peer, its port, port here.
+    pub fn open_socket(&self, peer: Address, peer_port: u16, port: u16) {
+        self.lock().sockets.insert((peer, peer_port, port));
+    }
+
+    /// The sockets of sessions that are there still.
+    pub fn sockets(&self) -> BTreeSet<(Address, u16, u16)> {
+        self.lock().sockets.clone()
+    }
+
+    /// From now on no socket can be destroyed, as by a kernel that was built without.
+    pub fn keep_sockets(&self, keep: bool) {
+        self.lock().keeps_sockets = keep;
+    }
+
+    /// From now on each look at the sockets takes so long.
+    pub fn looks_take(&self, time: Duration) {
+        self.lock().look_takes = time;
+    }
+
+    /// How often the sockets were looked at since the last call.
+    pub fn take_looks(&self) -> u32 {
+        std::mem::take(&mut self.lock().looks)
+    }
+
+    /// The tables become another version's, whose layout is known or not: new ones are empty.
+    pub fn change_layout(&self, known: bool) {
+        let mut inner = self.lock();
+        let slots = std::mem::take(&mut inner.slots);
+        inner.elsewhere = Some(known.then_some(slots));
+        inner.entries.clear();
+        inner.connections.clear();
+        inner.taken.clear();
+    }
+
+    /// Until ours is attached the other version's gate lets in so many more, and counts them.
+    pub fn count_elsewhere(&self, hits: u64) {
+        self.lock().hits_elsewhere = hits;
+    }
+
+    /// This one comes when ours is attached and the other version's may be in force as well.
+    pub fn come_meanwhile(&self, syn: Syn, now: BootNanos) {
+        self.lock().comes_meanwhile.push((syn, now));
+    }
+
+    /// How many of those got in.
+    pub fn let_in_meanwhile(&self) -> u32 {
+        self.lock().let_in_meanwhile
+    }
+
+    /// So many connections were let in without an event.
+    pub fn let_in_untold(&self, connections: u64) {
+        self.lock().untold += connections;
+    }
+
+    /// Counts connections in a slot.
+    pub fn count(&self, slot: u32, hits: u64) {
+        self.lock().slots.entry(slot).or_default().hits += hits;
+    }
+
+    /// The entries as the decision sees them.
+    pub fn tables(&self) -> MemoryTables {
+        let inner = self.lock();
+        let mut tables = MemoryTables {
+            ports: inner.rules.clone(),
+            slots: inner.slots.clone(),
+            connections: inner.connections.clone().into(),
+            taken: inner.taken.clone().into(),
+            ..MemoryTables::default()
+        };
+        for (EntryKey { port, source }, entry) in &inner.entries {
+            let entry = GrantEntry::from(*entry);
+            if source.is_host() {
+                tables.hosts.insert(HostKey::new(source.address(), *port), entry);
+            } else {
+                tables.prefixes.insert((*port, source.address(), source.length()), entry);
+            }
+        }
+        tables
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Datapath for MemoryDatapath {
+    fn entries(&mut self) -> Result<Entries, DatapathError> {
+        Ok(self.lock().entries.clone())
+    }
+
+    fn write(&mut self, write: &Write) -> Result<(), DatapathError> {
+        let mut inner = self.lock();
+        inner.refused()?;
+        if let Write::Set(key, _) = write
+            && inner.refuse_openings
+            && !inner.entries.contains_key(key)
+        {
+            let cause = "refused by the test".to_owned();
+            let table = "entries";
+            return Err(DatapathError::Map { verb: "write to", table, cause, full: true });
+        }
+        inner.writes.push(*write);
+        match *write {
+            Write::Remove(key) => inner.entries.remove(&key),
+            Write::Set(key, entry) => inner.entries.insert(key, entry),
+        };
+        Ok(())
+    }
+
+    fn protect(&mut self, rules: &BTreeMap<PortKey, PortRule>) -> Result<(), DatapathError> {
+        self.lock().rules.clone_from(rules);
+        Ok(())
+    }
+
+    fn settings(&mut self, _: Settings) -> Result<(), DatapathError> {
+        Ok(())
+    }
+
+    fn slot(&self, slot: u32) -> Slot {
+        self.lock().slots.get(&slot).copied().unwrap_or_default()
+    }
+
+    fn elsewhere(&self, slot: u32, generation: u32) -> Elsewhere {
+        let inner = self.lock();
+        let Some(elsewhere) = &inner.elsewhere else { return Elsewhere::Nowhere };
+        match elsewhere.as_ref().and_then(|slots| slots.get(&slot)) {
+            Some(counted) if counted.generation == generation => Elsewhere::Counted(counted.hits),
+            _ => Elsewhere::Unknown,
+        }
+    }
+
+    fn set_limit(&mut self, slot: u32, limit: u32) -> Result<(), DatapathError> {
+        let mut inner = self.lock();
+        inner.refused()?;
+        inner.slots.entry(slot).or_default().limit = limit;
+        Ok(())
+    }
+
+    fn open_slot(&mut self, slot: u32, limit: u32) -> Result<(), DatapathError> {
+        let mut inner = self.lock();
+        inner.refused()?;
+        // Tables of another layout have other generations.
+        let foreign = inner.elsewhere.is_some();
+        let counted = inner.slots.entry(slot).or_default();
+        let first = if foreign { 1000 } else { 0 };
+        let generation = counted.generation.max(first).wrapping_add(1);
+        *counted = Slot { hits: 0, limit, generation };
+        inner.connections.retain(|key, _| key.slot != slot);
+        inner.taken.retain(|(other, _), _| *other != slot);
+        Ok(())
+    }
+
+    fn close_slot(&mut self, slot: u32) -> Result<(), DatapathError> {
+        self.close_slots_but(&|other| other != slot)
+    }
+
+    fn close_slots_but(&mut self, held: &dyn Fn(u32) -> bool) -> Result<(), DatapathError> {
+        let mut inner = self.lock();
+        inner.refused()?;
+        inner.connections.retain(|key, _| held(key.slot));
+        inner.taken.retain(|(slot, _), _| held(*slot));
+        Ok(())
+    }
+
+    fn take_untold(&mut self) -> Result<u64, DatapathError> {
+        Ok(std::mem::take(&mut self.lock().untold))
+    }
+
+    fn counters(&self) -> Result<Counters, DatapathError> {
+        Ok(Counters::default())
+    }
+
+    fn cover(&mut self, _: &Coverage) -> Result<Vec<InterfaceState>, DatapathError> {
+        let come = std::mem::take(&mut self.lock().comes_meanwhile);
+        let opened = come.iter().filter(|(syn, now)| self.connect(syn, *now)).count();
+        let mut inner = self.lock();
+        inner.let_in_meanwhile = u32::try_from(opened).unwrap_or(u32::MAX);
+        let more = std::mem::take(&mut inner.hits_elsewhere);
+        for slot in inner.elsewhere.iter_mut().flatten().flat_map(BTreeMap::values_mut) {
+            slot.hits += more;
+        }
+        Ok(Vec::new())
+    }
+
+    fn self_test(&mut self, probes: &[Probe]) -> Vec<String> {
+        let tables = self.tables();
+        let judged = |probe: &Probe| {
+            let dropped =
+                decide(&Bytes(probe.frame()), Link::Ethernet, &tables, || 0).reason.drops();
+            probe.wrong("the decision", dropped)
+        };
+        probes.iter().filter_map(judged).collect()
+    }
+
+    fn keep_tables(&mut self) -> Result<Vec<&'static str>, DatapathError> {
+        Ok(Vec::new())
+    }
+
+    fn drift(&self) -> Result<Vec<Drift>, DatapathError> {
+        Ok(Vec::new())
+    }
+
+    fn guard(&mut self, want: bool) -> GuardState {
+        GuardState { wanted: want, attached: want, ..GuardState::default() }
+    }
+
+    fn retire(&mut self) -> Result<(), DatapathError> {
+        self.lock().elsewhere = None;
+        Ok(())
+    }
+
+    fn cut(&mut self, among: &Sessions, now: BootNanos) -> Cut {
+        let tables = self.tables();
+        let mut inner = self.lock();
+        inner.looks += 1;
+        let mut cut = Cut { took: inner.look_takes, ..Cut::default() };
+        if inner.keeps_sockets {
+            cut.problem = Some(DiagError::NoDestroy.into());
+            return cut;
+        }
+        inner.sockets.retain(|(peer, _, number)| {
+            let Some(rule) = among.rule(*peer, *number, false) else { return true };
+            let port = PortKey { protocol: Protocol::Tcp, port: *number };
+            let host = tables.hosts.get(&HostKey::new(*peer, port));
+            let prefix = tables.longest(port, *peer, bits(peer.family));
+            let over = session_is_over(host, prefix, rule, now.0);
+            if over {
+                *cut.ended.entry((*peer, *number)).or_default() += 1;
+            }
+            !over
+        });
+        cut
+    }
+}

@@ -1,0 +1,494 @@
+//! Where things are pinned, and whether what is pinned there is ours.
+//!
+//! aya opens a pinned map without comparing it with the declaration, so that is done here, before
+//! anything is touched. The version of the layouts is part of the path: an agent that finds another
+//! version's pins, an older or a newer one's, puts its own programs on those links once its own tables
+//! are filled, and then removes the other's pins. Wherever that is broken off, every link runs a
+//! program whose tables hold.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
+
+use aya::maps::{MapInfo, MapType};
+use jit_common::{
+    ABI_VERSION, Budget, COUNTERS, ConnectionKey, EventKind, Flow, GrantEntry, HostKey,
+    LAST_COUNTED, LastCounted, MAX_PLACES, PROTECTED_WORDS, PlaceKey, PortCounters, PortRule,
+    PrefixV4, PrefixV6, RULE_SLOTS, Settings, Slot, map,
+};
+
+use crate::{
+    config::Limits,
+    kernel::datapath::{
+        DatapathError, Hook, bpf,
+        rtnetlink::{self, Classifier},
+    },
+    system::sys::{self, DirectoryLock},
+};
+
+const NO_PREALLOC: u32 = 1;
+/// Name of the pin of the socket guard's link.
+const GUARD: &str = "socket_guard";
+/// Bytes of the events' ring buffer; as in the object.
+const EVENT_BYTES: u32 = 256 * 1024;
+
+/// Paths below the pin directory, of one version of the layouts.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    root: PathBuf,
+    version: u32,
+}
+
+/// Layout of one pinned table.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Layout {
+    /// Name of map and pin.
+    pub name: &'static str,
+    kind: MapType,
+    key: usize,
+    value: usize,
+    /// Entries; for the ring buffer bytes.
+    pub entries: u32,
+    flags: u32,
+}
+
+/// A table that is in force.
+#[derive(Debug)]
+pub struct Table {
+    /// Name of map and pin.
+    pub name: &'static str,
+    fd: OwnedFd,
+    /// The kernel's id of it.
+    pub id: u32,
+}
+
+/// What [`Pins::remove`] took off.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Interfaces that had a gate, by index.
+    pub interfaces: BTreeSet<u32>,
+    /// There was a socket guard.
+    pub guard: bool,
+}
+
+impl Pins {
+    /// Pins below this directory.
+    pub fn new(root: &Path) -> Self {
+        Self { root: root.to_owned(), version: ABI_VERSION }
+    }
+
+    /// Those of other versions that are there, the newest first.
+    pub fn others(&self) -> Result<Vec<Self>, DatapathError> {
+        let number = |path: &PathBuf| path.file_name()?.to_str()?.strip_prefix('v')?.parse().ok();
+        let mut versions: Vec<u32> = list(&self.root)?.iter().filter_map(number).collect();
+        versions.retain(|version| *version != self.version);
+        versions.sort_unstable_by(|one, other| other.cmp(one));
+        let root = &self.root;
+        Ok(versions.into_iter().map(|version| Self { root: root.clone(), version }).collect())
+    }
+
+    /// The version of the layouts.
+    pub const fn layout_version(&self) -> u32 {
+        self.version
+    }
+
+    /// The directory itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The pin of a table.
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.version().join("maps").join(name)
+    }
+
+    /// Directory of the links' pins.
+    pub fn links(&self) -> PathBuf {
+        self.version().join("links")
+    }
+
+    /// The pin of the link on an interface; names may have dots, which bpffs refuses, so the index.
+    pub fn link(&self, interface: u32, hook: Hook) -> PathBuf {
+        self.links().join(format!("{}-{interface}", hook.word()))
+    }
+
+    /// Name of our classifiers: `tc filter show` tells whose they are.
+    pub fn owner(&self) -> String {
+        let mut name = format!("jit-agent {}", self.root.display());
+        // The kernel takes 255 bytes.
+        while name.len() > 255 {
+            name.pop();
+        }
+        name
+    }
+
+    /// The pin of the socket guard's link.
+    pub fn guard(&self) -> PathBuf {
+        self.links().join(GUARD)
+    }
+
+    /// Hook and interface of the link that a pin's name tells of.
+    pub fn parse_link(path: &Path) -> Option<(Hook, u32)> {
+        let (hook, index) = path.file_name()?.to_str()?.split_once('-')?;
+        Some((Hook::from_word(hook)?, index.parse().ok()?))
+    }
+
+    /// Paths of all pinned links.
+    pub fn all_links(&self) -> Result<Vec<PathBuf>, DatapathError> {
+        list(&self.links())
+    }
+
+    /// Whether a gate is pinned here.
+    pub fn exist(&self) -> bool {
+        self.version().exists()
+    }
+
+    /// Takes the pins of all versions for this process. Nothing is below the directory that was not
+    /// there before.
+    pub fn lock(&self) -> Result<DirectoryLock, DatapathError> {
+        self.check_place()?;
+        sys::private_directory(&self.root, 0o700)?;
+        let lock = sys::lock_directory(&self.root)?;
+        lock.ok_or_else(|| DatapathError::Locked(self.root.clone()))
+    }
+
+    /// Creates the directories, or checks that those that are there are ours alone.
+    pub fn prepare(&self) -> Result<(), DatapathError> {
+        self.check_place()?;
+        for directory in
+            [self.root.clone(), self.version(), self.version().join("maps"), self.links()]
+        {
+            sys::private_directory(&directory, 0o700)?;
+        }
+        Ok(())
+    }
+
+    /// Compares every pinned table with what this version declares; of another version's pins, whether
+    /// their kind is known.
+    pub fn check(&self, limits: Limits) -> Result<(), DatapathError> {
+        for other in self.others()? {
+            for path in other.all_links()? {
+                if path != other.guard() && Self::parse_link(&path).is_none() {
+                    let what = format!(
+                        "version {} of jit-agent's layouts pinned it, and this version does not \
+                         know what it is; start that one, or take the gate off first",
+                        other.version
+                    );
+                    return Err(DatapathError::Pin { path, what });
+                }
+            }
+        }
+        for layout in layouts(limits) {
+            let path = self.map(layout.name);
+            let metadata = match fs::symlink_metadata(&path) {
+                Ok(metadata) => metadata,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => {
+                    return Err(DatapathError::Sys { verb: "look at a pinned table", error });
+                }
+            };
+            sys::check_trusted(&path, &metadata)?;
+            let info = MapInfo::from_pin(&path)
+                .map_err(|error| DatapathError::Pin { path: path.clone(), what: chain(&error) })?;
+            if let Some(what) = layout.difference(&info) {
+                return Err(DatapathError::Pin { path, what });
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens every pinned table, to pin it again should its pin be removed.
+    pub fn hold_tables(&self, limits: Limits) -> Result<Vec<Table>, DatapathError> {
+        layouts(limits)
+            .into_iter()
+            .map(|Layout { name, .. }| {
+                let path = self.map(name);
+                let fd = bpf::open_pin(&path).map_err(failed("open a pinned table"))?;
+                let id = map_id(&path).ok_or_else(|| DatapathError::Pin {
+                    path: path.clone(),
+                    what: "it is no table".into(),
+                })?;
+                Ok(Table { name, fd, id })
+            })
+            .collect()
+    }
+
+    /// Those whose pins are gone, or are another table's.
+    pub fn missing<'a>(&self, tables: &'a [Table]) -> Vec<&'a Table> {
+        tables.iter().filter(|table| map_id(&self.map(table.name)) != Some(table.id)).collect()
+    }
+
+    /// Pins them again; says which.
+    pub fn restore_tables(&self, tables: &[Table]) -> Result<Vec<&'static str>, DatapathError> {
+        let missing = self.missing(tables);
+        if !missing.is_empty() {
+            self.prepare()?;
+        }
+        for table in &missing {
+            let path = self.map(table.name);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(failed("remove a pin")(error));
+                }
+                _ => {}
+            }
+            bpf::pin(&table.fd, &path).map_err(failed("pin a table again"))?;
+        }
+        Ok(missing.into_iter().map(|table| table.name).collect())
+    }
+
+    /// Whether nothing at all is pinned here, of no version.
+    pub fn is_empty(&self) -> Result<bool, DatapathError> {
+        Ok(list(&self.root)?.is_empty())
+    }
+
+    /// Removes every pin of every version: links first, which opens the gate. Says what was
+    /// attached. The directory itself stays: systemd-tmpfiles made it, and without it the service
+    /// does not start.
+    pub fn remove(&self) -> Result<Removed, DatapathError> {
+        let mut removed = Removed::default();
+        for (index, classifier) in self.classifiers()? {
+            rtnetlink::remove_classifier(index, &classifier)
+                .map_err(failed("remove a classifier"))?;
+            removed.interfaces.insert(index);
+        }
+        for version in list(&self.root)? {
+            own_directory(&version)?;
+            for kind in ["links", "maps"] {
+                let directory = version.join(kind);
+                own_directory(&directory)?;
+                for pin in list(&directory)? {
+                    let hook = Self::parse_link(&pin).map(|(hook, _)| hook);
+                    if kind == "links" && hook != Some(Hook::Clsact) {
+                        bpf::open_pin(&pin)
+                            .and_then(bpf::detach_link)
+                            .map_err(failed("detach a link"))?;
+                    }
+                    fs::remove_file(&pin).map_err(failed("remove a pin"))?;
+                    if kind == "links" {
+                        match Self::parse_link(&pin) {
+                            Some((_, index)) => drop(removed.interfaces.insert(index)),
+                            None => removed.guard = true,
+                        }
+                    }
+                }
+                remove_directory(&directory)?;
+            }
+            remove_directory(&version)?;
+        }
+        Ok(removed)
+    }
+
+    /// Our classifiers, by interface: they need no pin to stay.
+    pub fn classifiers(&self) -> Result<Vec<(u32, Classifier)>, DatapathError> {
+        let owner = self.owner();
+        let mut all = Vec::new();
+        for device in rtnetlink::devices().map_err(failed("list the interfaces"))? {
+            let found = rtnetlink::classifiers(device.index, &owner)
+                .map_err(failed("list the classifiers"))?;
+            all.extend(found.ours.map(|classifier| (device.index, classifier)));
+        }
+        Ok(all)
+    }
+
+    fn check_place(&self) -> Result<(), DatapathError> {
+        let parent = self.root.parent().unwrap_or(Path::new("/"));
+        if !sys::is_bpffs(parent) && !sys::is_bpffs(&self.root) {
+            return Err(DatapathError::NoBpffs(self.root.clone()));
+        }
+        Ok(())
+    }
+
+    /// Removes what other versions pinned, where this version's is in force in its place. Called when
+    /// all that is wanted is attached; what has no successor stays.
+    pub fn retire(&self) -> Result<(), DatapathError> {
+        for other in self.others()? {
+            for pin in other.all_links()? {
+                other.retire_link(&pin, self)?;
+            }
+            if other.all_links()?.is_empty() {
+                for pin in list(&other.version().join("maps"))? {
+                    fs::remove_file(&pin).map_err(failed("remove a pin"))?;
+                }
+                remove_directory(&other.version().join("maps"))?;
+                remove_directory(&other.links())?;
+                remove_directory(&other.version())?;
+                tracing::info!(version = other.version, "pins of another version removed");
+            }
+        }
+        Ok(())
+    }
+
+    fn retire_link(&self, pin: &Path, by: &Self) -> Result<(), DatapathError> {
+        let gone = || fs::remove_file(pin).map_err(failed("remove a pin"));
+        let (own, succeeded) = match Self::parse_link(pin) {
+            Some((hook, _)) if hook.link().is_none() => return gone(),
+            Some((hook, index)) => {
+                let of_it = |pin: &PathBuf| Self::parse_link(pin).is_some_and(|(_, i)| i == index);
+                (by.link(index, hook), by.all_links()?.iter().any(of_it))
+            }
+            None => (by.guard(), by.guard().exists()),
+        };
+        let look = failed("look at a pinned link");
+        let link = bpf::open_pin(pin).map_err(&look)?;
+        let info = bpf::any_link_info(&link).map_err(&look)?;
+        let same = bpf::open_pin(&own).and_then(bpf::any_link_info).is_ok_and(|o| o.id == info.id);
+        if !same && (succeeded || !info.attached) {
+            bpf::detach_link(link).map_err(failed("detach a link"))?;
+        }
+        // What has no successor and holds stays.
+        if same || succeeded || !info.attached { gone() } else { Ok(()) }
+    }
+
+    fn version(&self) -> PathBuf {
+        self.root.join(format!("v{}", self.version))
+    }
+}
+
+/// All pinned tables, sized by the configuration.
+pub fn layouts(limits: Limits) -> [Layout; 14] {
+    let layout =
+        |name, kind, key, value, entries, flags| Layout { name, kind, key, value, entries, flags };
+    let (grant, index) = (size_of::<GrantEntry>(), 4);
+    let Limits { hosts, prefixes } = limits;
+    [
+        layout(map::COUNTERS, MapType::PerCpuArray, index, 8, COUNTERS, 0),
+        layout(map::EVENTS, MapType::RingBuf, 0, 0, EVENT_BYTES, 0),
+        layout(
+            map::EVENT_BUDGET,
+            MapType::PerCpuArray,
+            index,
+            size_of::<Budget>(),
+            EventKind::COUNT,
+            0,
+        ),
+        layout(
+            map::CONNECTIONS,
+            MapType::Hash,
+            size_of::<ConnectionKey>(),
+            4,
+            MAX_PLACES,
+            NO_PREALLOC,
+        ),
+        layout(map::HOST_GRANTS, MapType::Hash, size_of::<HostKey>(), grant, hosts, NO_PREALLOC),
+        layout(
+            map::LAST_COUNTED,
+            MapType::LruHash,
+            size_of::<ConnectionKey>(),
+            size_of::<LastCounted>(),
+            LAST_COUNTED,
+            0,
+        ),
+        layout(
+            map::PLACES,
+            MapType::Hash,
+            size_of::<PlaceKey>(),
+            size_of::<Flow>(),
+            MAX_PLACES,
+            NO_PREALLOC,
+        ),
+        layout(
+            map::PORT_COUNTERS,
+            MapType::PerCpuHash,
+            index,
+            size_of::<PortCounters>(),
+            RULE_SLOTS,
+            NO_PREALLOC,
+        ),
+        layout(map::PORT_RULES, MapType::Array, index, size_of::<PortRule>(), RULE_SLOTS, 0),
+        layout(
+            map::PREFIX_GRANTS_V4,
+            MapType::LpmTrie,
+            4 + size_of::<PrefixV4>(),
+            grant,
+            prefixes,
+            NO_PREALLOC,
+        ),
+        layout(
+            map::PREFIX_GRANTS_V6,
+            MapType::LpmTrie,
+            4 + size_of::<PrefixV6>(),
+            grant,
+            prefixes,
+            NO_PREALLOC,
+        ),
+        layout(map::PROTECTED, MapType::Array, index, 8, PROTECTED_WORDS, 0),
+        layout(map::SETTINGS, MapType::Array, index, size_of::<Settings>(), 1, 0),
+        layout(map::SLOTS, MapType::Array, index, size_of::<Slot>(), limits.slots(), 0),
+    ]
+}
+
+impl Layout {
+    fn difference(&self, info: &MapInfo) -> Option<String> {
+        let kind = info.map_type().ok();
+        if kind != Some(self.kind) {
+            return Some(format!("it is a {kind:?}, not a {:?}", self.kind));
+        }
+        let size = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
+        [
+            ("key size", info.key_size(), size(self.key)),
+            ("value size", info.value_size(), size(self.value)),
+            ("number of entries", info.max_entries(), self.entries),
+            ("flags", info.map_flags(), self.flags),
+        ]
+        .into_iter()
+        .find(|(_, is, want)| is != want)
+        .map(|(what, is, want)| format!("its {what} is {is}, this configuration needs {want}"))
+    }
+}
+
+/// The kernel's id of the table that is pinned there, if one is.
+fn map_id(pin: &Path) -> Option<u32> {
+    MapInfo::from_pin(pin).ok().map(|info| info.id())
+}
+
+fn list(directory: &Path) -> Result<Vec<PathBuf>, DatapathError> {
+    match fs::read_dir(directory) {
+        Ok(entries) => entries
+            .map(|entry| entry.map(|entry| entry.path()).map_err(failed("list the pins")))
+            .collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(failed("list the pins")(error)),
+    }
+}
+
+/// Refuses a link in place of a directory: root, who removes what is in it, does not follow where the
+/// service's user leads.
+fn own_directory(path: &Path) -> Result<(), DatapathError> {
+    if fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.is_dir()) {
+        let what = "it is no directory: jit-agent did not make it; look at it, and remove it";
+        return Err(DatapathError::Pin { path: path.to_owned(), what: what.into() });
+    }
+    Ok(())
+}
+
+/// A directory that is gone is no error.
+fn remove_directory(directory: &Path) -> Result<(), DatapathError> {
+    match fs::remove_dir(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(failed("remove a pin directory")(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn failed(verb: &'static str) -> impl Fn(io::Error) -> DatapathError {
+    move |error| DatapathError::Sys { verb, error }
+}
+
+/// An error with its causes, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,149 @@
+//! What the kernel enforces now, read from the pins: for `status` when the agent is dead.
+
+use std::{collections::BTreeMap, os::fd::OwnedFd, path::Path};
+
+use jit_common::{PortKey, PortRule, Settings, Slot};
+
+use crate::{
+    config::InterfaceFilter,
+    kernel::datapath::{
+        Counters, DatapathError, Hook, InterfaceState,
+        attach::{self, devices, pinned_since},
+        bpf,
+        guard::GuardState,
+        maps::Maps,
+        pins::Pins,
+        readback::{self, Found},
+    },
+    rules::reconcile::Entries,
+};
+
+/// Everything that the pins tell.
+#[derive(Debug)]
+pub struct View {
+    /// Interfaces that have a pin of ours or should have one, and whether a program of ours is really
+    /// attached.
+    pub interfaces: Vec<InterfaceState>,
+    /// The socket guard.
+    pub guard: GuardState,
+    /// Protected ports.
+    pub ports: BTreeMap<PortKey, PortRule>,
+    /// The grant tables.
+    pub entries: Entries,
+    /// What is counted, for the slots in `entries`.
+    pub slots: BTreeMap<u32, Slot>,
+    /// Counters.
+    pub counters: Counters,
+    /// Settings.
+    pub settings: Settings,
+}
+
+/// What the pins of another version of the agent tell, whose tables have another layout.
+#[derive(Debug)]
+pub struct Foreign {
+    /// Version of the layouts.
+    pub version: u32,
+    /// As in [`View`].
+    pub interfaces: Vec<InterfaceState>,
+    /// As in [`View`].
+    pub guard: GuardState,
+}
+
+impl Foreign {
+    /// Reads the pins of other versions: of the newest that holds a gate, else of the newest; `None`
+    /// when there are none.
+    pub fn read(pins: &Path, wanted: &InterfaceFilter) -> Result<Option<Self>, DatapathError> {
+        let mut newest = None;
+        for other in Pins::new(pins).others()? {
+            let version = other.layout_version();
+            let (interfaces, guard) = (interfaces(&other, wanted)?, GuardState::of_pin(&other));
+            let foreign = Self { version, interfaces, guard };
+            if foreign.attached() {
+                return Ok(Some(foreign));
+            }
+            newest = newest.or(Some(foreign));
+        }
+        Ok(newest)
+    }
+
+    /// Whether a program is in force.
+    pub fn attached(&self) -> bool {
+        attached(&self.interfaces, &self.guard)
+    }
+}
+
+impl View {
+    /// Whether a program is in force.
+    pub fn attached(&self) -> bool {
+        attached(&self.interfaces, &self.guard)
+    }
+
+    /// Reads the pins; `None` when there are none.
+    pub fn read(pins: &Path, wanted: &InterfaceFilter) -> Result<Option<Self>, DatapathError> {
+        let pins = Pins::new(pins);
+        if !pins.exist() {
+            return Ok(None);
+        }
+        let maps = Maps::from_pins(&pins)?;
+        let entries = maps.entries()?;
+        let claims = entries.values().flat_map(|entry| entry.claims());
+        let slots = claims
+            .filter(|claim| claim.is_some())
+            .map(|claim| (claim.slot, maps.slot(claim.slot)))
+            .collect();
+        Ok(Some(Self {
+            interfaces: interfaces(&pins, wanted)?,
+            guard: GuardState::of_pin(&pins),
+            ports: maps.protected()?,
+            entries,
+            slots,
+            counters: maps.counters()?,
+            settings: maps.settings()?,
+        }))
+    }
+}
+
+fn attached(interfaces: &[InterfaceState], guard: &GuardState) -> bool {
+    guard.attached || interfaces.iter().any(|interface| interface.hook.is_some())
+}
+
+fn interfaces(pins: &Pins, wanted: &InterfaceFilter) -> Result<Vec<InterfaceState>, DatapathError> {
+    let devices = devices()?;
+    let mut states = Vec::new();
+    for pin in pins.all_links()? {
+        let Some((hook, index)) = Pins::parse_link(&pin) else { continue };
+        // An interface that is gone needs no gate.
+        let Some(device) = devices.iter().find(|device| device.index == index) else { continue };
+        let link: Option<OwnedFd> = bpf::open_pin(&pin).ok();
+        let note = match readback::read(device, hook, link.as_ref(), &pins.owner()) {
+            Ok(Found::InForce { .. }) => String::new(),
+            Ok(Found::Lost(why)) => why.into(),
+            Err(error) => format!("cannot read back what is on it: {error}"),
+        };
+        states.push(InterfaceState {
+            hook: note.is_empty().then_some(hook),
+            since: pinned_since(&pin),
+            ..InterfaceState::without(&device.name, index, &note)
+        });
+    }
+    // Of several pins of one interface that of another mode may be left over.
+    let gated: Vec<_> = states.iter().filter(|s| s.hook.is_some()).map(|s| s.index).collect();
+    states.retain(|state| state.hook.is_some() || !gated.contains(&state.index));
+    for device in devices.iter().filter(|device| !device.loopback && wanted.matches(&device.name)) {
+        if states.iter().any(|state| state.index == device.index) {
+            continue;
+        }
+        // A classifier stays without its pin.
+        let found = readback::read(device, Hook::Clsact, None, &pins.owner());
+        let hook = matches!(found, Ok(Found::InForce { .. })).then_some(Hook::Clsact);
+        let note =
+            if hook.is_some() { "its pin is gone" } else { "no program of jit-agent is on it" };
+        states.push(InterfaceState {
+            hook,
+            ..InterfaceState::without(&device.name, device.index, note)
+        });
+    }
+    states.sort_by_key(|state| state.index);
+    states.extend(attach::missing(wanted, &devices));
+    Ok(states)
+}

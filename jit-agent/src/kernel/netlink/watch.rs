@@ -1,0 +1,133 @@
+//! Tells as soon as a link comes, goes, is renamed, changes, or moves to another network namespace.
+//!
+//! Only *that* something changed is passed on, never what: whoever is told looks at everything. So
+//! messages that are lost (ENOBUFS), or that nobody understands, cost nothing but a look.
+
+use std::{io, ops::ControlFlow};
+
+use rustix::{
+    fd::{AsFd, BorrowedFd, OwnedFd},
+    io::Errno,
+    net::{
+        AddressFamily, RecvFlags, SocketFlags, SocketType, bind, netlink::SocketAddrNetlink, recv,
+        socket_with,
+    },
+};
+
+use crate::kernel::netlink::message::{Message, messages};
+
+/// `RTMGRP_LINK` of `linux/rtnetlink.h`: links of this network namespace.
+const GROUP_LINK: u32 = 1;
+/// A message about a link has one to two thousand bytes; one that is cut off counts as a change.
+const MESSAGE: usize = 8 * 1024;
+/// Messages read before somebody is told of them, at most.
+const BURST: usize = 256;
+
+/// Listens for changes of links.
+#[derive(Debug)]
+pub struct LinkWatch {
+    socket: OwnedFd,
+}
+
+impl LinkWatch {
+    /// Begins to listen: what changes from now on is told by [`LinkWatch::run`].
+    pub fn open() -> io::Result<Self> {
+        let flags = SocketFlags::CLOEXEC;
+        // No protocol: NETLINK_ROUTE.
+        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
+        bind(&socket, &SocketAddrNetlink::new(0, GROUP_LINK))?;
+        Ok(Self { socket })
+    }
+
+    /// Calls `changed` after each burst of changes. Blocks; returns why it cannot listen any more.
+    pub fn run(self, changed: impl Fn()) -> io::Error {
+        loop {
+            match read_burst(&self.socket) {
+                Ok(true) => changed(),
+                Ok(false) => {}
+                Err(error) => return error.into(),
+            }
+        }
+    }
+}
+
+impl AsFd for LinkWatch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Waits for a message and reads what has come by then. Whether something about links may have
+/// changed.
+fn read_burst(socket: &OwnedFd) -> Result<bool, Errno> {
+    let mut buffer = [0; MESSAGE];
+    let mut changes = false;
+    let mut flags = RecvFlags::TRUNC;
+    for _ in 0..BURST {
+        let received = recv(socket, buffer.as_mut_slice(), flags);
+        match judge(received.map(|(_, length)| buffer.get(..length))) {
+            ControlFlow::Continue(change) => changes |= change,
+            ControlFlow::Break(Errno::AGAIN) => break,
+            ControlFlow::Break(error) => return Err(error),
+        }
+        flags |= RecvFlags::DONTWAIT;
+    }
+    Ok(changes)
+}
+
+/// Whether what was received may mean a change; or the error that ends the reading.
+fn judge(received: Result<Option<&[u8]>, Errno>) -> ControlFlow<Errno, bool> {
+    match received {
+        Ok(Some(datagram)) => ControlFlow::Continue(tells_of_links(datagram)),
+        // Lost or cut off: anything may have changed.
+        Ok(None) | Err(Errno::NOBUFS) => ControlFlow::Continue(true),
+        Err(Errno::INTR) => ControlFlow::Continue(false),
+        Err(error) => ControlFlow::Break(error),
+    }
+}
+
+/// Whether a datagram may tell of a change.
+pub fn tells_of_links(datagram: &[u8]) -> bool {
+    let mut tells = false;
+    for message in messages(datagram) {
+        tells |= match message {
+            Ok(Message::Changed(link)) => {
+                tracing::debug!(interface = link.name, index = link.index, "link changed");
+                true
+            }
+            Ok(Message::Gone(link)) => {
+                tracing::debug!(interface = link.name, index = link.index, "link gone");
+                true
+            }
+            Ok(Message::Overrun) => true,
+            Ok(Message::Other) => false,
+            Err(error) => {
+                tracing::debug!("a message about links is not understood: {error}");
+                true
+            }
+        };
+    }
+    tells
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_lost_or_not_understood_counts_as_a_change() {
+        assert_eq!(judge(Err(Errno::NOBUFS)), ControlFlow::Continue(true));
+        assert_eq!(judge(Ok(None)), ControlFlow::Continue(true));
+        assert_eq!(judge(Ok(Some(&[1, 2, 3]))), ControlFlow::Continue(true));
+        assert_eq!(judge(Ok(Some(&[]))), ControlFlow::Continue(false));
+        assert_eq!(judge(Err(Errno::INTR)), ControlFlow::Continue(false));
+        assert_eq!(judge(Err(Errno::BADF)), ControlFlow::Break(Errno::BADF));
+    }
+
+    #[test]
+    fn a_watch_that_cannot_listen_any_more_ends_and_says_why() {
+        let socket = std::fs::File::open("/dev/null").unwrap().into();
+        let error = LinkWatch { socket }.run(|| {});
+        assert_eq!(error.raw_os_error(), Some(Errno::NOTSOCK.raw_os_error()));
+    }
+}

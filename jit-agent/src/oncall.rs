@@ -1,0 +1,3 @@
+//! What the engineer on call runs, with the agent alive or dead.
+
+pub mod offline;

@@ -1,0 +1,168 @@
+//! `status` with no agent that answers: what the kernel enforces now, read from the pins.
+
+use std::{collections::BTreeMap, path::Path};
+
+use jit_common::{ABI_VERSION, PortKey, Slot};
+use jit_proto::v1;
+
+use crate::{
+    config::InterfaceFilter,
+    gate::report::{drops, guard_message, interface, one_port, ungated},
+    kernel::datapath::{
+        DatapathError, InterfaceState,
+        guard::GuardState,
+        view::{Foreign, View},
+    },
+    rules::{
+        claims::EXEMPT_SLOT,
+        clock::{BootNanos, Now},
+        reconcile::{Claim, Entries, EntryKey},
+    },
+};
+
+/// The status that the pins tell; without pins: not enforcing. `agent` says what became of it, as in
+/// "the agent is not running"; `wanted` are the interfaces that the configuration wants gated.
+pub fn status(
+    pins: &Path,
+    wanted: &InterfaceFilter,
+    agent: &str,
+    now: Now,
+) -> Result<v1::StatusResponse, DatapathError> {
+    let mut status = v1::StatusResponse {
+        version: env!("CARGO_PKG_VERSION").into(),
+        mode: "enforce".into(),
+        ..v1::StatusResponse::default()
+    };
+    // Before a takeover has swapped the first program the tables of its version are there, whole or
+    // not, and the gate is still the other's.
+    let own = View::read(pins, wanted);
+    if !own.as_ref().is_ok_and(|view| view.as_ref().is_some_and(View::attached))
+        && let Some(foreign) = Foreign::read(pins, wanted)?
+        && (foreign.attached() || matches!(own, Ok(None)))
+    {
+        return Ok(of_another_version(foreign, agent, status));
+    }
+    let Some(view) = own? else {
+        status.state = "not_enforcing".into();
+        status.problems = vec![format!(
+            "{agent} and nothing is pinned: every port is open; start it with `systemctl start \
+             jit-agent`"
+        )];
+        return Ok(status);
+    };
+    let attached = view.attached();
+    let View { interfaces, guard, ports, entries, slots, counters, settings } = view;
+    let observes = settings.observe != 0;
+    status.state = if attached && !observes { "degraded" } else { "not_enforcing" }.into();
+    status.problems.push(if attached {
+        format!(
+            "{agent}: the kernel holds this and ends every grant on time, but nothing new opens; \
+             `systemctl restart jit-agent`, `journalctl -u jit-agent`"
+        )
+    } else {
+        format!(
+            "{agent} and no program is attached: every port is open; start it with `systemctl \
+             start jit-agent`"
+        )
+    });
+    if observes {
+        status.mode = "observe".into();
+    }
+    status.problems.extend(guard.problem().map(|(_, text)| text));
+    status.problems.extend(gaps(&interfaces, &guard));
+    status.interfaces = interfaces.iter().map(|state| interface(state, &guard)).collect();
+    status.guard = Some(guard_message(&guard));
+    status.ports = ports
+        .iter()
+        .map(|(port, rule)| v1::Port {
+            range: Some(one_port(*port)),
+            mode: if rule.observe != 0 { "observe" } else { "enforce" }.into(),
+            sessions: if rule.drain != 0 { v1::Sessions::Drain } else { v1::Sessions::Cut }.into(),
+            terminates: if rule.forwarded != 0 { "forwarded" } else { "host" }.into(),
+            max_duration_ms: 0,
+            exemptions: exemptions(&entries, *port, now),
+        })
+        .collect();
+    status.grants = live_entries(&entries, &slots, now);
+    status.drops = Some(drops(&counters));
+    Ok(status)
+}
+
+/// Another version's gate: where it is can be told, not what its tables say.
+fn of_another_version(
+    foreign: Foreign,
+    agent: &str,
+    mut status: v1::StatusResponse,
+) -> v1::StatusResponse {
+    let attached = foreign.attached();
+    let Foreign { version, interfaces, guard } = foreign;
+    status.state = if attached { "degraded" } else { "not_enforcing" }.into();
+    status.problems.push(format!(
+        "{agent}: another version of it (layouts {version}, here {ABI_VERSION}) pinned the gate, and \
+         what its tables hold this one cannot read; `systemctl start jit-agent` takes it over"
+    ));
+    status.problems.extend(gaps(&interfaces, &guard));
+    status.interfaces = interfaces.iter().map(|state| interface(state, &guard)).collect();
+    status.guard = Some(guard_message(&guard));
+    status
+}
+
+/// What is wrong with each interface that should have a program and has none.
+fn gaps(interfaces: &[InterfaceState], guard: &GuardState) -> Vec<String> {
+    let without = interfaces.iter().filter(|state| state.hook.is_none());
+    without.map(|state| ungated(&state.name, &state.note, guard)).collect()
+}
+
+/// Sources that need no grant on this port; why and whose they are is in the configuration or policy.
+fn exemptions(entries: &Entries, port: PortKey, now: Now) -> Vec<v1::Exemption> {
+    let of_port = |(key, claim): &(&EntryKey, Claim)| key.port == port && claim.slot == EXEMPT_SLOT;
+    let mut exempt: Vec<_> = live_claims(entries, now).filter(of_port).collect();
+    exempt.sort_unstable_by_key(|(key, _)| **key);
+    exempt
+        .into_iter()
+        .map(|(key, claim)| v1::Exemption {
+            source: Some((&key.source).into()),
+            reason: "(in the kernel)".into(),
+            owner: String::new(),
+            until_ms: match claim.deadline {
+                BootNanos(u64::MAX) => 0,
+                deadline => (now.wall + now.until(deadline)).0,
+            },
+        })
+        .collect()
+}
+
+/// What is open now; who asked and why is in the database, which only the agent reads.
+fn live_entries(entries: &Entries, slots: &BTreeMap<u32, Slot>, now: Now) -> Vec<v1::GrantState> {
+    let mut live: Vec<(&EntryKey, Claim)> =
+        live_claims(entries, now).filter(|(_, claim)| claim.slot != EXEMPT_SLOT).collect();
+    live.sort_unstable_by_key(|(key, claim)| (claim.slot, **key));
+    let counted = |claim: &Claim| slots.get(&claim.slot).copied().unwrap_or_default();
+    live.into_iter()
+        .map(|(key, claim)| (key, claim, counted(&claim)))
+        .map(|(key, claim, Slot { hits, limit, generation: _ })| v1::GrantState {
+            grant: Some(v1::Grant {
+                sources: vec![(&key.source).into()],
+                ports: vec![one_port(key.port)],
+                requester: "(in the kernel)".into(),
+                max_connections: limit,
+                ..v1::Grant::default()
+            }),
+            state: if limit > 0 && hits >= u64::from(limit) {
+                v1::State::Exhausted.into()
+            } else {
+                v1::State::Active.into()
+            },
+            signers: Vec::new(),
+            left_ms: i64::try_from(now.until(claim.deadline).as_millis()).unwrap_or(i64::MAX),
+            hits,
+        })
+        .collect()
+}
+
+/// What lets somebody in now.
+fn live_claims(entries: &Entries, now: Now) -> impl Iterator<Item = (&EntryKey, Claim)> {
+    let claims =
+        entries.iter().flat_map(|(key, entry)| entry.claims().map(move |claim| (key, claim)));
+    claims.filter(move |(_, claim)| claim.deadline > now.boot)
+}

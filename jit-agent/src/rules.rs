@@ -1,0 +1,18 @@
+//! The rules: what a grant is, whether it is taken, what is open because of it.
+//!
+//! Pure: time is an argument. Nothing here reads a clock, a file, a socket or the kernel.
+
+pub mod ceiling;
+pub mod claims;
+pub mod clock;
+pub mod commit;
+pub mod envelope;
+pub mod grant;
+pub mod impact;
+pub mod keyring;
+pub mod ledger;
+pub mod mandate;
+pub mod policy;
+pub mod proposal;
+pub mod reconcile;
+pub mod refusal;

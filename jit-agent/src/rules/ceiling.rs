@@ -1,0 +1,259 @@
+//! The most that a pushed policy may ask for: `[ceiling]` of the host's own configuration.
+//!
+//! What the file itself says about a port is always allowed for that port; the ceiling says what may
+//! be laxer than that. A key that it does not have says nothing: so an empty `[ceiling]` lets a policy
+//! only tighten. The alternative, a ceiling that stands alone, would make every host repeat its
+//! `[[port]]` sections in it. Only a port that the file does not have, and `arm` lists, is held to
+//! defaults where a key is missing: there is nothing else to hold it to.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use jit_common::{Family, PortKey};
+
+use crate::{
+    prefix::SourcePrefix,
+    rules::{
+        grant::{PortRange, Sessions},
+        policy::{Exemption, Policy, PortPolicy},
+        proposal::{DEFAULT_WIDEST_V4, DEFAULT_WIDEST_V6},
+        refusal::{Refusal, Refused},
+    },
+};
+
+/// Longest grant of a port that does not say (Microsoft Defender's default).
+pub const DEFAULT_PORT_DURATION: Duration = Duration::from_secs(3 * 3600);
+/// Approvals that a port asks for which does not say.
+pub const DEFAULT_APPROVALS: usize = 1;
+
+/// A `[ceiling]`. What is `None` lets no port of the file be laxer than the file says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ceiling {
+    /// Fewest approvals that a port may ask for.
+    pub approvals: Option<usize>,
+    /// Ports that a policy may protect although the file does not.
+    pub arm: Vec<PortRange>,
+    /// Ports of the file that a policy may leave open.
+    pub disarm: Vec<PortRange>,
+    /// Whether a port may have `sessions = "drain"`.
+    pub drain: bool,
+    /// Whether a policy may exempt sources.
+    pub exemptions: bool,
+    /// Whether a port may have `terminates = "forwarded"`.
+    pub forwarded: bool,
+    /// The longest grant that a port may allow.
+    pub max_duration: Option<Duration>,
+    /// Whether a port may be in observe mode.
+    pub observe: bool,
+    /// Good signatures by distinct keys that a policy itself needs.
+    pub policy_approvals: usize,
+    /// The widest sources that a port may allow.
+    pub sources: Vec<SourcePrefix>,
+    /// Shortest IPv4 prefix that a port may allow to a grant, bits.
+    pub widest_v4: Option<u8>,
+    /// Likewise for IPv6.
+    pub widest_v6: Option<u8>,
+}
+
+impl Ceiling {
+    /// Step 7: whether a policy stays within the ceiling; `file` are the host's own sections.
+    pub fn check(&self, sections: &[PortPolicy], file: &Policy) -> Result<(), Refused> {
+        self.check_whole(sections, file).map_err(|detail| Refused::new(Refusal::Ceiling, detail))
+    }
+
+    fn check_whole(&self, sections: &[PortPolicy], file: &Policy) -> Result<(), String> {
+        for (port, _) in file.rules() {
+            let kept = sections.iter().any(|section| section.range.has(port));
+            if !kept && !has(&self.disarm, port) {
+                return Err(format!(
+                    "{}/{} is protected by this host's own configuration, and [ceiling] disarm \
+                     does not list it",
+                    port.port,
+                    port.protocol.word()
+                ));
+            }
+        }
+        for section in sections {
+            for port in section.range.ports() {
+                let own = file.port(port);
+                if own.is_none() && !has(&self.arm, port) {
+                    return Err(format!(
+                        "{}/{} is not protected by this host's own configuration, and [ceiling] arm \
+                         does not list it",
+                        port.port,
+                        port.protocol.word()
+                    ));
+                }
+                self.check_port(section, own).map_err(|what| {
+                    format!(
+                        "{}/{}: {what}, which is more than [ceiling] allows",
+                        port.port,
+                        port.protocol.word()
+                    )
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One port of a section against the ceiling and what the file says of it.
+    fn check_port(&self, section: &PortPolicy, own: Option<&PortPolicy>) -> Result<(), String> {
+        let own_is = |lax: fn(&PortPolicy) -> bool| own.is_some_and(lax);
+        if section.observe && !self.observe && !own_is(|own| own.observe) {
+            return Err("mode is observe".into());
+        }
+        if section.sessions == Sessions::Drain
+            && !self.drain
+            && !own_is(|own| own.sessions == Sessions::Drain)
+        {
+            return Err("sessions is drain".into());
+        }
+        if section.forwarded && !self.forwarded && !own_is(|own| own.forwarded) {
+            return Err("terminates is forwarded".into());
+        }
+        let longest = laxest(
+            own.map(|own| own.max_duration),
+            self.max_duration,
+            DEFAULT_PORT_DURATION,
+            Duration::max,
+        );
+        if section.max_duration > longest {
+            return Err(format!(
+                "max_duration is {:.0?}; at most {longest:.0?}",
+                section.max_duration
+            ));
+        }
+        let own_approvals = own.map(|own| own.approvals);
+        let fewest = laxest(own_approvals, self.approvals, DEFAULT_APPROVALS, usize::min);
+        if section.approvals < fewest {
+            return Err(format!("approvals is {}; at least {fewest}", section.approvals));
+        }
+        let own_v4 = own.map(|own| own.widest_v4);
+        let own_v6 = own.map(|own| own.widest_v6);
+        let widest_v4 = laxest(own_v4, self.widest_v4, DEFAULT_WIDEST_V4, u8::min);
+        let widest_v6 = laxest(own_v6, self.widest_v6, DEFAULT_WIDEST_V6, u8::min);
+        for (key, asked, widest) in [
+            ("widest_v4", section.widest_v4, widest_v4),
+            ("widest_v6", section.widest_v6, widest_v6),
+        ] {
+            if asked < widest {
+                return Err(format!("{key} is {asked}; at least {widest}"));
+            }
+        }
+        let allowed: Vec<_> =
+            self.sources.iter().chain(own.iter().flat_map(|own| &own.sources)).collect();
+        for source in &section.sources {
+            if !allowed.iter().any(|allowed| allowed.contains(source)) {
+                return Err(format!("sources has {source}"));
+            }
+        }
+        for exemption in &section.exemptions {
+            self.check_exemption(exemption, own)?;
+        }
+        Ok(())
+    }
+
+    /// An exemption that stands in the file is always allowed; another one needs `exemptions`, and is
+    /// no wider than the ceiling's `widest_v4` or `widest_v6`: where it does not say, than both the
+    /// port's own and the default, because nobody signs for who comes in by it.
+    fn check_exemption(
+        &self,
+        exemption: &Exemption,
+        own: Option<&PortPolicy>,
+    ) -> Result<(), String> {
+        let Exemption { source, .. } = exemption;
+        if own.is_some_and(|own| own.exemptions.iter().any(|own| own.covers(exemption))) {
+            return Ok(());
+        }
+        if !self.exemptions {
+            return Err(format!("it exempts {source}"));
+        }
+        let (given, own, default) = match source.address().family {
+            Family::V4 => (self.widest_v4, own.map(|own| own.widest_v4), DEFAULT_WIDEST_V4),
+            Family::V6 => (self.widest_v6, own.map(|own| own.widest_v6), DEFAULT_WIDEST_V6),
+        };
+        let widest = given.unwrap_or_else(|| own.unwrap_or(default).max(default));
+        let inside = self.sources.iter().any(|allowed| allowed.contains(source));
+        if !inside || source.length() < widest {
+            return Err(format!("it exempts {source}, outside sources or wider than widest_v4/v6"));
+        }
+        Ok(())
+    }
+
+    /// What is in force when a policy is: its sections, and of the file's whatever it may not leave
+    /// out. (When it was pushed there was nothing of that kind, but the file may have changed since.)
+    /// `spared` is never protected: the agent's own port.
+    pub fn in_force(
+        &self,
+        sections: &[PortPolicy],
+        file: &Policy,
+        spared: Option<PortKey>,
+    ) -> Policy {
+        let own = file
+            .sections()
+            .iter()
+            .flat_map(|section| section.range.ports().map(move |port| (port, section)))
+            .filter(|(port, _)| !has(&self.disarm, *port));
+        let pushed = sections
+            .iter()
+            .flat_map(|section| section.range.ports().map(move |port| (port, section)));
+        let mut by_port: BTreeMap<PortKey, &PortPolicy> = own.chain(pushed).collect();
+        if let Some(spared) = spared {
+            by_port.remove(&spared);
+        }
+        let mut parts: Vec<(PortRange, &PortPolicy)> = Vec::new();
+        for (PortKey { protocol, port }, section) in by_port {
+            match parts.last_mut() {
+                Some((range, last))
+                    if std::ptr::eq(*last, section)
+                        && range.protocol == protocol
+                        && range.last.checked_add(1) == Some(port) =>
+                {
+                    range.last = port;
+                }
+                _ => parts.push((PortRange { protocol, first: port, last: port }, section)),
+            }
+        }
+        let sections =
+            parts.into_iter().map(|(range, part)| PortPolicy { range, ..part.clone() }).collect();
+        Policy::new(sections, file.max_duration()).expect("each port has one section in the map")
+    }
+
+    /// What is in force when there was a policy and nobody can tell which: every port that one may
+    /// arm, by the strictest rules.
+    pub fn everything(&self, file: &Policy, spared: Option<PortKey>) -> Policy {
+        let sections: Vec<_> = self
+            .arm
+            .iter()
+            .map(|range| PortPolicy {
+                range: *range,
+                observe: false,
+                sources: self.sources.clone(),
+                widest_v4: self.widest_v4.unwrap_or(DEFAULT_WIDEST_V4),
+                widest_v6: self.widest_v6.unwrap_or(DEFAULT_WIDEST_V6),
+                max_duration: self.max_duration.unwrap_or(DEFAULT_PORT_DURATION),
+                approvals: self.approvals.unwrap_or(DEFAULT_APPROVALS),
+                sessions: if self.drain { Sessions::Drain } else { Sessions::Cut },
+                forwarded: self.forwarded,
+                exemptions: Vec::new(),
+            })
+            .collect();
+        // What the file says of a port goes before.
+        let own = Self { disarm: Vec::new(), ..self.clone() };
+        let armed = own.in_force(&sections, &Policy::default(), spared);
+        own.in_force(file.sections(), &armed, spared).with_max_duration(file.max_duration())
+    }
+}
+
+/// The laxer of what the file says of a port and what the ceiling does; the default counts for a port
+/// that the file does not have.
+fn laxest<T>(own: Option<T>, ceiling: Option<T>, default: T, laxer: fn(T, T) -> T) -> T {
+    match (own, ceiling) {
+        (Some(own), Some(ceiling)) => laxer(own, ceiling),
+        (Some(one), None) | (None, Some(one)) => one,
+        (None, None) => default,
+    }
+}
+
+fn has(ranges: &[PortRange], port: PortKey) -> bool {
+    ranges.iter().any(|range| range.has(port))
+}

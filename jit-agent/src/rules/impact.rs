@@ -1,0 +1,204 @@
+//! What one policy changes against another: who would be shut out, and what would be open.
+//!
+//! Pure; the gate adds the grants that it holds.
+
+use std::collections::BTreeSet;
+
+use jit_common::PortKey;
+use jit_proto::v1;
+
+use crate::rules::{
+    clock::WallTime,
+    grant::PortRange,
+    ledger::{Record, Stage},
+    policy::{Exemption, Policy, PortPolicy},
+    refusal::Refused,
+};
+
+/// The difference between two policies. Neighbouring ports with the same fate are one range.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Impact {
+    /// Open to all before, closed without a grant after.
+    pub closed: Vec<PortRange>,
+    /// Closed before, open to all after.
+    pub opened: Vec<PortRange>,
+    /// Protected before and after, by other rules; what differs, a sentence each.
+    pub changed: Vec<(PortRange, Vec<String>)>,
+    /// Exempt before, and closed to that source after.
+    pub lost: Vec<(PortRange, Exemption)>,
+    /// Exempt after, and not before.
+    pub added: Vec<(PortRange, Exemption)>,
+}
+
+impl Impact {
+    /// What `new` changes against `old`. Exemptions that are over at `now` do not count.
+    pub fn between(old: &Policy, new: &Policy, now: WallTime) -> Self {
+        let mut impact = Self::default();
+        for (range, old, new) in segments(old, new) {
+            impact.add(range, old, new, now);
+        }
+        impact
+    }
+
+    /// Whether somebody who gets in without a grant would be shut out: then a pushed policy waits for
+    /// a confirmation.
+    pub fn shuts_out(&self) -> bool {
+        !self.closed.is_empty() || !self.lost.is_empty()
+    }
+
+    /// Whether nothing changes.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn add(
+        &mut self,
+        range: PortRange,
+        old: Option<&PortPolicy>,
+        new: Option<&PortPolicy>,
+        now: WallTime,
+    ) {
+        let enforced = |section: Option<&PortPolicy>| section.is_some_and(|part| !part.observe);
+        match (enforced(old), enforced(new)) {
+            (false, true) => self.closed.push(range),
+            (true, false) => self.opened.push(range),
+            (true, true) | (false, false) => {}
+        }
+        if let (Some(old), Some(new)) = (old, new) {
+            let what = differences(old, new);
+            if !what.is_empty() {
+                self.changed.push((range, what));
+            }
+        }
+        let live = |section: Option<&PortPolicy>| -> Vec<Exemption> {
+            let all = section.map(|section| section.exemptions.clone()).unwrap_or_default();
+            all.into_iter().filter(|one| one.until.is_none_or(|until| until > now)).collect()
+        };
+        let (before, after) = (live(old), live(new));
+        let missing = |from: &[Exemption], of: &Exemption| !from.iter().any(|one| one.covers(of));
+        if enforced(old) && enforced(new) {
+            let lost = before.iter().filter(|exemption| missing(&after, exemption));
+            self.lost.extend(lost.map(|exemption| (range, exemption.clone())));
+        }
+        let added = after.iter().filter(|exemption| missing(&before, exemption));
+        self.added.extend(added.map(|exemption| (range, exemption.clone())));
+    }
+}
+
+impl From<&Impact> for v1::PolicyChanges {
+    fn from(impact: &Impact) -> Self {
+        let Impact { closed, opened, changed, lost, added } = impact;
+        let ranges = |ranges: &[PortRange]| ranges.iter().map(|range| (*range).into()).collect();
+        let exemptions = |exemptions: &[(PortRange, Exemption)]| {
+            exemptions
+                .iter()
+                .map(|(range, exemption)| v1::ExemptionChange {
+                    range: Some((*range).into()),
+                    exemption: Some(exemption.into()),
+                })
+                .collect()
+        };
+        Self {
+            closed: ranges(closed),
+            opened: ranges(opened),
+            changed: changed
+                .iter()
+                .map(|(range, what)| v1::PortChange {
+                    range: Some((*range).into()),
+                    what: what.clone(),
+                })
+                .collect(),
+            exemptions_lost: exemptions(lost),
+            exemptions_added: exemptions(added),
+            grants: Vec::new(),
+            confirm: impact.shuts_out(),
+        }
+    }
+}
+
+/// A grant that would be refused, as a message.
+pub fn refused_grant(record: &Record, refused: &Refused) -> v1::RefusedGrant {
+    v1::RefusedGrant {
+        grant_id: record.grant.id().0.to_vec().into(),
+        requester: record.grant.message().requester.clone(),
+        state: match record.stage {
+            Stage::Exhausted { .. } => v1::State::Exhausted,
+            Stage::Scheduled { .. } => v1::State::Scheduled,
+            _ => v1::State::Active,
+        }
+        .into(),
+        reason: refused.refusal.word().into(),
+        detail: refused.detail.clone(),
+        not_after_ms: record.grant.not_after().0,
+    }
+}
+
+/// Stretches of ports that the same section has in the old policy, and in the new one.
+fn segments<'p>(
+    old: &'p Policy,
+    new: &'p Policy,
+) -> Vec<(PortRange, Option<&'p PortPolicy>, Option<&'p PortPolicy>)> {
+    let same = |a: Option<&PortPolicy>, b: Option<&PortPolicy>| match (a, b) {
+        (None, None) => true,
+        (Some(a), Some(b)) => std::ptr::eq(a, b),
+        _ => false,
+    };
+    let ports: BTreeSet<PortKey> = old.rules().chain(new.rules()).map(|(port, _)| port).collect();
+    let mut segments: Vec<(PortRange, _, _)> = Vec::new();
+    for key in ports {
+        let (before, after) = (old.port(key), new.port(key));
+        let PortKey { protocol, port } = key;
+        match segments.last_mut() {
+            Some((range, old, new))
+                if range.protocol == protocol
+                    && range.last.checked_add(1) == Some(port)
+                    && same(*old, before)
+                    && same(*new, after) =>
+            {
+                range.last = port;
+            }
+            _ => segments.push((PortRange { protocol, first: port, last: port }, before, after)),
+        }
+    }
+    segments
+}
+
+/// What differs between two sections for the same port, exemptions aside.
+fn differences(old: &PortPolicy, new: &PortPolicy) -> Vec<String> {
+    let PortPolicy {
+        range: _,
+        observe,
+        sources,
+        widest_v4,
+        widest_v6,
+        max_duration,
+        approvals,
+        sessions,
+        forwarded,
+        exemptions: _,
+    } = old;
+    let mode = |observe: bool| if observe { "observe" } else { "enforce" }.to_owned();
+    let place = |forwarded: bool| if forwarded { "forwarded" } else { "host" }.to_owned();
+    let mut what = Vec::new();
+    let mut compare = |key: &str, old: String, new: String| {
+        if old != new {
+            what.push(format!("{key} {old} -> {new}"));
+        }
+    };
+    compare("mode", mode(*observe), mode(new.observe));
+    compare("sources", listed(sources), listed(&new.sources));
+    compare("widest_v4", format!("/{widest_v4}"), format!("/{}", new.widest_v4));
+    compare("widest_v6", format!("/{widest_v6}"), format!("/{}", new.widest_v6));
+    let time = |time: &std::time::Duration| crate::status::duration_text(*time);
+    compare("max_duration", time(max_duration), time(&new.max_duration));
+    compare("approvals", approvals.to_string(), new.approvals.to_string());
+    compare("sessions", sessions.word().into(), new.sessions.word().into());
+    compare("terminates", place(*forwarded), place(new.forwarded));
+    what
+}
+
+fn listed(sources: &[crate::prefix::SourcePrefix]) -> String {
+    let mut texts: Vec<_> = sources.iter().map(ToString::to_string).collect();
+    texts.sort_unstable();
+    texts.join(",")
+}

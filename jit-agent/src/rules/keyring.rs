@@ -1,0 +1,296 @@
+//! Signing keys that this host trusts, and what a good signature is.
+//!
+//! Keys come from root-owned configuration only; there is no trust on first use. A signature's
+//! `key_id` orders attempts and decides nothing.
+
+use std::{fmt, time::Duration};
+
+use ed25519_dalek::pkcs8::DecodePublicKey as _;
+use p256::ecdsa::signature::Verifier as _;
+use sha2::{Digest as _, Sha256};
+
+use jit_proto::v1;
+
+use crate::rules::{envelope::PayloadType, mandate::Mandate};
+
+/// One trusted key.
+#[derive(Clone, Debug)]
+pub struct Signer {
+    /// Name in the configuration.
+    pub id: String,
+    /// What it may sign.
+    pub mandate: Mandate,
+    key: PublicKey,
+    key_id: KeyId,
+    /// First 8 bytes of the SHA-256 of the SubjectPublicKeyInfo, hex: the hint that `jitctl` writes.
+    fingerprint: String,
+}
+
+/// Which key it is, whatever the configuration calls it: SHA-256 of algorithm and key bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyId([u8; 32]);
+
+#[derive(Clone, Debug, PartialEq)]
+enum PublicKey {
+    Ed25519(ed25519_dalek::VerifyingKey),
+    P256(p256::ecdsa::VerifyingKey),
+}
+
+/// All trusted keys; no key twice.
+#[derive(Clone, Debug, Default)]
+pub struct Keyring {
+    signers: Vec<Signer>,
+}
+
+/// Why a key is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// Not PEM, or another algorithm.
+    #[error(
+        "not an Ed25519 or ECDSA P-256 public key in PEM (SubjectPublicKeyInfo, as \
+         `openssl pkey -pubout` prints it)"
+    )]
+    Unsupported,
+    /// A small-order point: forged signatures would verify under it. Or another encoding of a point
+    /// than its own: one key would be two.
+    #[error(
+        "weak_key: an Ed25519 key of small order or in a second encoding, under which signatures \
+         can be forged or counted twice"
+    )]
+    Weak,
+    /// The same key under two names would count as two approvals.
+    #[error("the same key as signer `{0}`; a key may be listed once")]
+    Duplicate(String),
+}
+
+impl Signer {
+    /// Reads a public key in PEM; it signs grants of this length at most.
+    pub fn from_pem(id: String, max_duration: Duration, pem: &str) -> Result<Self, KeyError> {
+        let (label, der) = pem_document(pem).ok_or(KeyError::Unsupported)?;
+        if label != "PUBLIC KEY" {
+            return Err(KeyError::Unsupported);
+        }
+        let key = if let Ok(key) = ed25519_dalek::VerifyingKey::from_public_key_der(&der) {
+            if key.is_weak() || !is_canonical(key.as_bytes()) {
+                return Err(KeyError::Weak);
+            }
+            PublicKey::Ed25519(key)
+        } else if let Ok(key) = p256::PublicKey::from_public_key_der(&der) {
+            PublicKey::P256(key.into())
+        } else {
+            return Err(KeyError::Unsupported);
+        };
+        let digest = Sha256::digest(&der);
+        let fingerprint = hex::encode(digest.get(..8).unwrap_or_default());
+        let (key_id, mandate) = (key.id(), Mandate::grants(max_duration));
+        Ok(Self { id, mandate, key, key_id, fingerprint })
+    }
+
+    /// The same key with these limits.
+    #[must_use]
+    pub fn with_mandate(self, mandate: Mandate) -> Self {
+        Self { mandate, ..self }
+    }
+
+    /// Which key it is, by its bytes.
+    pub const fn key_id(&self) -> KeyId {
+        self.key_id
+    }
+
+    fn is_hinted(&self, key_id: &str) -> bool {
+        self.id == key_id || self.fingerprint == key_id
+    }
+
+    fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+        match &self.key {
+            PublicKey::Ed25519(key) => ed25519_dalek::Signature::from_slice(signature)
+                .is_ok_and(|signature| key.verify_strict(message, &signature).is_ok()),
+            PublicKey::P256(key) => p256::ecdsa::Signature::from_der(signature)
+                .or_else(|_| p256::ecdsa::Signature::from_slice(signature))
+                .is_ok_and(|signature| key.verify(message, &signature).is_ok()),
+        }
+    }
+}
+
+impl PublicKey {
+    /// Over the key itself: the same key has many encodings (a point compressed or not).
+    fn id(&self) -> KeyId {
+        let digest = match self {
+            Self::Ed25519(key) => Sha256::new_with_prefix(b"ed25519").chain_update(key.as_bytes()),
+            Self::P256(key) => {
+                Sha256::new_with_prefix(b"p256").chain_update(key.to_sec1_point(false).as_bytes())
+            }
+        };
+        KeyId(digest.finalize().into())
+    }
+}
+
+impl fmt::Debug for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0.get(..8).unwrap_or_default()))
+    }
+}
+
+impl Keyring {
+    /// Adds a key, unless it is there already under another name.
+    pub fn add(&mut self, signer: Signer) -> Result<(), KeyError> {
+        match self.signers.iter().find(|known| known.key == signer.key) {
+            Some(known) => Err(KeyError::Duplicate(known.id.clone())),
+            None => {
+                self.signers.push(signer);
+                Ok(())
+            }
+        }
+    }
+
+    /// All keys, in the order of the configuration.
+    pub fn signers(&self) -> &[Signer] {
+        &self.signers
+    }
+
+    /// The keys that may sign payloads of this type.
+    pub fn signers_of(&self, payload: PayloadType) -> impl Iterator<Item = &Signer> {
+        self.signers.iter().filter(move |signer| signer.mandate.signs(payload))
+    }
+
+    /// The distinct keys with a good signature over `message`, in the order of the configuration.
+    pub fn good_signers(&self, message: &[u8], signatures: &[v1::Signature]) -> Vec<&Signer> {
+        let good = |signer: &&Signer| {
+            let (hinted, others): (Vec<_>, Vec<_>) =
+                signatures.iter().partition(|signature| signer.is_hinted(&signature.key_id));
+            hinted
+                .into_iter()
+                .chain(others)
+                .any(|signature| signer.verifies(message, &signature.signature))
+        };
+        self.signers.iter().filter(good).collect()
+    }
+
+    /// Whether any signature names a key of ours: only to tell a bad signature from an unknown key.
+    pub fn knows_any(&self, signatures: &[v1::Signature]) -> bool {
+        signatures
+            .iter()
+            .any(|signature| self.signers.iter().any(|signer| signer.is_hinted(&signature.key_id)))
+    }
+}
+
+/// Whether the y coordinate is below the field's prime, 2^255 - 19 (RFC 8032 section 5.1.3); the
+/// highest bit is the sign of x. A sign of x = 0 is left: both such points are of small order.
+fn is_canonical(encoded: &[u8; 32]) -> bool {
+    let [low, middle @ .., high] = encoded;
+    *low < 0xed || middle.iter().any(|byte| *byte != 0xff) || high & 0x7f != 0x7f
+}
+
+/// Label and content of the first PEM document in a text.
+fn pem_document(pem: &str) -> Option<(String, Vec<u8>)> {
+    let (_, document) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).ok()?;
+    Some((document.label, document.contents))
+}
+
+#[cfg(test)]
+mod tests {
+    use ed25519_dalek::{Signer as _, SigningKey, pkcs8::EncodePublicKey as _};
+    use p256::pkcs8::LineEnding;
+
+    use super::*;
+    use crate::rules::refusal::Refusal;
+
+    fn ed25519(seed: u8) -> (SigningKey, Signer) {
+        let key = SigningKey::from_bytes(&[seed; 32]);
+        let pem = key.verifying_key().to_public_key_pem(LineEnding::LF).unwrap();
+        (key, Signer::from_pem(format!("k{seed}"), Duration::from_secs(60), &pem).unwrap())
+    }
+
+    fn signature(bytes: &[u8], key_id: &str) -> v1::Signature {
+        v1::Signature { key_id: key_id.into(), signature: bytes.to_vec().into() }
+    }
+
+    #[test]
+    fn both_algorithms_verify_and_the_hint_decides_nothing() {
+        let (ed, ed_signer) = ed25519(1);
+        let p256 = p256::ecdsa::SigningKey::from_slice(&[2; 32]).unwrap();
+        let pem =
+            p256::PublicKey::from(p256.verifying_key()).to_public_key_pem(LineEnding::LF).unwrap();
+        let mut ring = Keyring::default();
+        ring.add(ed_signer).unwrap();
+        ring.add(Signer::from_pem("p".into(), Duration::from_secs(60), &pem).unwrap()).unwrap();
+        let der: p256::ecdsa::Signature = p256.sign(b"m");
+        let ed = signature(&ed.sign(b"m").to_bytes(), "nobody");
+        for p in [der.to_der().as_bytes(), der.to_bytes().as_slice()] {
+            let good = ring.good_signers(b"m", &[signature(p, "k1"), ed.clone()]);
+            assert_eq!(good.iter().map(|s| s.id.as_str()).collect::<Vec<_>>(), ["k1", "p"]);
+        }
+        assert!(ring.good_signers(b"n", &[ed]).is_empty());
+    }
+
+    #[test]
+    fn one_key_counts_once_however_often_it_signs() {
+        let (key, signer) = ed25519(1);
+        let mut ring = Keyring::default();
+        ring.add(signer.clone()).unwrap();
+        let good = signature(&key.sign(b"m").to_bytes(), "k1");
+        assert_eq!(ring.good_signers(b"m", &[good.clone(), good]).len(), 1);
+        let again = Signer { id: "alias".into(), ..signer };
+        assert!(matches!(ring.add(again), Err(KeyError::Duplicate(id)) if id == "k1"));
+    }
+
+    #[test]
+    fn small_order_keys_are_refused_at_load() {
+        // The identity, an order-8 point, and the non-canonical encoding of y = p + 1 (identity).
+        for hex_key in [
+            "0100000000000000000000000000000000000000000000000000000000000000",
+            "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+            "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+            // The identity with a sign, orders 2 and 4, the other points of order 8.
+            "0100000000000000000000000000000000000000000000000000000000000080",
+            "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+            "0000000000000000000000000000000000000000000000000000000000000000",
+            "0000000000000000000000000000000000000000000000000000000000000080",
+            "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc85",
+            "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+            "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa",
+            // The other encodings of y = 0 and 1, and of points that are of no small order.
+            "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+            "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+            "f0ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+            "f1ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+        ] {
+            let mut der = hex::decode("302a300506032b6570032100").unwrap();
+            der.extend(hex::decode(hex_key).unwrap());
+            let body = rustls_pki_base64(&der);
+            let pem = format!("-----BEGIN PUBLIC KEY-----\n{body}\n-----END PUBLIC KEY-----\n");
+            let error = Signer::from_pem("w".into(), Duration::ZERO, &pem).unwrap_err();
+            assert!(matches!(error, KeyError::Weak), "{hex_key}: {error}");
+            assert!(error.to_string().starts_with(Refusal::WeakKey.word()), "{error}");
+        }
+    }
+
+    #[test]
+    fn private_keys_certificates_and_noise_are_no_public_keys() {
+        use ed25519_dalek::pkcs8::EncodePrivateKey as _;
+        let private = SigningKey::from_bytes(&[1; 32]).to_pkcs8_pem(LineEnding::LF).unwrap();
+        for bad in [private.as_str(), "", "-----BEGIN PUBLIC KEY-----\n", "\u{0}\u{ff}"] {
+            let error = Signer::from_pem("x".into(), Duration::ZERO, bad).unwrap_err();
+            assert!(matches!(error, KeyError::Unsupported));
+        }
+    }
+
+    fn rustls_pki_base64(der: &[u8]) -> String {
+        const ALPHABET: &[u8; 64] =
+            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        der.chunks(3)
+            .flat_map(|chunk| {
+                let mut bytes = [0; 3];
+                bytes[..chunk.len()].copy_from_slice(chunk);
+                let bits = u32::from_be_bytes([0, bytes[0], bytes[1], bytes[2]]);
+                (0..4).map(move |i| {
+                    if i > chunk.len() {
+                        '='
+                    } else {
+                        char::from(ALPHABET[(bits >> (18 - 6 * i)) as usize & 63])
+                    }
+                })
+            })
+            .collect()
+    }
+}

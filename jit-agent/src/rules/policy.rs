@@ -1,0 +1,315 @@
+//! What this host protects, and the most that any grant may open: steps 6 to 8 of grants.md
+//! section 4. Whoever signed a grant, it opens no more than the host's own configuration allows.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use jit_common::{Family, PortKey, PortRule};
+
+use crate::{
+    prefix::SourcePrefix,
+    rules::{
+        clock::{Now, SKEW, WallTime},
+        grant::{PortRange, Sessions, VerifiedGrant},
+        keyring::Keyring,
+        mandate::Beyond,
+        refusal::{Refusal, Refused},
+    },
+};
+
+/// The rules of one `[[port]]` section.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PortPolicy {
+    /// The ports.
+    pub range: PortRange,
+    /// Count what would be dropped, drop nothing.
+    pub observe: bool,
+    /// The most that a grant may open.
+    pub sources: Vec<SourcePrefix>,
+    /// Shortest IPv4 prefix that a grant may name, bits.
+    pub widest_v4: u8,
+    /// Shortest IPv6 prefix that a grant may name, bits.
+    pub widest_v6: u8,
+    /// The longest grant.
+    pub max_duration: Duration,
+    /// Good signatures by distinct keys that a grant needs.
+    pub approvals: usize,
+    /// What becomes of established sessions.
+    pub sessions: Sessions,
+    /// The service is behind NAT or in a container: no socket on this host.
+    pub forwarded: bool,
+    /// Sources that are always let in.
+    pub exemptions: Vec<Exemption>,
+}
+
+/// A source that needs no grant.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Exemption {
+    /// Who.
+    pub source: SourcePrefix,
+    /// Why.
+    pub reason: String,
+    /// Who answers for it.
+    pub owner: String,
+    /// Its end, if it has one.
+    pub until: Option<WallTime>,
+}
+
+impl Exemption {
+    /// Whether this one lets in everything that `other` does, for at least as long.
+    pub fn covers(&self, other: &Self) -> bool {
+        let longer = match (self.until, other.until) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(own), Some(other)) => own >= other,
+        };
+        longer && self.source.contains(&other.source)
+    }
+}
+
+/// All protected ports.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Policy {
+    sections: Vec<PortPolicy>,
+    /// Port to index of its section.
+    by_port: BTreeMap<PortKey, usize>,
+    /// No grant is longer, whatever a port says.
+    max_duration: Duration,
+}
+
+impl PortPolicy {
+    /// What the kernel needs to know of it. In observe mode of the whole gate the kernel's settings
+    /// say so, not each rule.
+    pub const fn rule(&self) -> PortRule {
+        PortRule {
+            observe: self.observe as u8,
+            drain: matches!(self.sessions, Sessions::Drain) as u8,
+            forwarded: self.forwarded as u8,
+            reserved: 0,
+        }
+    }
+}
+
+impl Policy {
+    /// A policy from its sections; the first port that stands in two of them is the error.
+    pub fn new(sections: Vec<PortPolicy>, max_duration: Duration) -> Result<Self, PortKey> {
+        let mut by_port = BTreeMap::new();
+        for (index, section) in sections.iter().enumerate() {
+            for port in section.range.ports() {
+                if by_port.insert(port, index).is_some() {
+                    return Err(port);
+                }
+            }
+        }
+        Ok(Self { sections, by_port, max_duration })
+    }
+
+    /// The sections, in the order of the configuration.
+    pub fn sections(&self) -> &[PortPolicy] {
+        &self.sections
+    }
+
+    /// The same with another longest grant.
+    #[must_use]
+    pub fn with_max_duration(self, max_duration: Duration) -> Self {
+        Self { max_duration, ..self }
+    }
+
+    /// The longest grant, whatever a port says.
+    pub const fn max_duration(&self) -> Duration {
+        self.max_duration
+    }
+
+    /// The longest time from now at which a grant may end that is not known yet.
+    pub fn longest_ahead(&self) -> Duration {
+        HORIZON + self.max_duration
+    }
+
+    /// Every protected port with its kernel rule.
+    pub fn rules(&self) -> impl Iterator<Item = (PortKey, PortRule)> + '_ {
+        self.by_port.iter().filter_map(|(port, index)| {
+            self.sections.get(*index).map(|section| (*port, section.rule()))
+        })
+    }
+
+    /// Every exemption that is not over, with its port and its end.
+    pub fn exemptions(
+        &self,
+    ) -> impl Iterator<Item = (PortKey, SourcePrefix, Option<WallTime>)> + '_ {
+        self.sections.iter().flat_map(|section| {
+            section.range.ports().flat_map(|port| {
+                section
+                    .exemptions
+                    .iter()
+                    .map(move |exemption| (port, exemption.source, exemption.until))
+            })
+        })
+    }
+
+    /// The rules for a port; `None` when it is not protected.
+    pub fn port(&self, port: PortKey) -> Option<&PortPolicy> {
+        self.by_port.get(&port).and_then(|index| self.sections.get(*index))
+    }
+
+    /// Steps 6 to 8: times, the ceiling, the limits of the keys that signed, the threshold. Also asked
+    /// again for a grant that was accepted before: what counts are the keys as they stand now.
+    pub fn check(&self, grant: &VerifiedGrant, keyring: &Keyring, now: Now) -> Result<(), Refused> {
+        self.check_whole(grant, keyring, now).map_err(|refused| refused.of(grant.id()))
+    }
+
+    fn check_whole(
+        &self,
+        grant: &VerifiedGrant,
+        keyring: &Keyring,
+        now: Now,
+    ) -> Result<(), Refused> {
+        let lifetime = check_times(grant, now)?;
+        let sections = self.sections_of(grant)?;
+        self.check_lifetime(&sections, lifetime)?;
+        for section in &sections {
+            for source in grant.sources() {
+                section.check_source(source)?;
+            }
+        }
+        let approvals = Approvals::of(grant, keyring, now);
+        if approvals.count == 0 {
+            return Err(approvals.refusal());
+        }
+        for section in sections {
+            if approvals.count < section.approvals {
+                let detail = format!(
+                    "{} needs good signatures by {} distinct keys; there are {}{}",
+                    section.range,
+                    section.approvals,
+                    approvals.count,
+                    approvals.others()
+                );
+                return Err(Refused::new(Refusal::ApprovalsMissing, detail));
+            }
+        }
+        Ok(())
+    }
+
+    /// The sections of the grant's ports, each once.
+    fn sections_of(&self, grant: &VerifiedGrant) -> Result<Vec<&PortPolicy>, Refused> {
+        let mut indices = Vec::new();
+        for port in grant.ports().iter().flat_map(|range| range.ports()) {
+            let Some(index) = self.by_port.get(&port) else {
+                let detail =
+                    format!("{}/{} is not protected here", port.port, port.protocol.word());
+                return Err(Refused::new(Refusal::PortNotProtected, detail));
+            };
+            if !indices.contains(index) {
+                indices.push(*index);
+            }
+        }
+        Ok(indices.into_iter().filter_map(|index| self.sections.get(index)).collect())
+    }
+
+    fn check_lifetime(&self, sections: &[&PortPolicy], lifetime: Duration) -> Result<(), Refused> {
+        let most = sections
+            .iter()
+            .map(|section| (section.range.to_string(), section.max_duration))
+            .chain([("this host".to_owned(), self.max_duration)]);
+        for (whose, most) in most {
+            if lifetime > most {
+                let detail = format!("it lasts {lifetime:.0?}; {whose} allows at most {most:.0?}");
+                return Err(Refused::new(Refusal::Lifetime, detail));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How many of the keys that signed a grant count for it, as the keyring stands now.
+struct Approvals {
+    count: usize,
+    /// Keys that signed and do not count: which, and why.
+    beyond: Vec<(String, Beyond)>,
+}
+
+impl Approvals {
+    fn of(grant: &VerifiedGrant, keyring: &Keyring, now: Now) -> Self {
+        let mut approvals = Self { count: 0, beyond: Vec::new() };
+        for signer in keyring.signers().iter().filter(|key| grant.keys().contains(&key.key_id())) {
+            match signer.mandate.admits(grant, now.wall) {
+                Ok(()) => approvals.count += 1,
+                Err(beyond) => approvals.beyond.push((signer.id.clone(), beyond)),
+            }
+        }
+        approvals
+    }
+
+    /// Why a grant for which no key counts is refused: by the word of the first one.
+    fn refusal(&self) -> Refused {
+        match self.beyond.first() {
+            Some((id, Beyond { refusal, detail })) => {
+                Refused::new(*refusal, format!("the key {id:?} {detail}"))
+            }
+            None => {
+                let detail = "the keys that signed it are trusted no longer";
+                Refused::new(Refusal::UnknownKey, detail)
+            }
+        }
+    }
+
+    fn others(&self) -> String {
+        let others = self.beyond.iter().map(|(id, beyond)| format!("; {id:?} {}", beyond.detail));
+        others.collect()
+    }
+}
+
+/// How far ahead a window may begin.
+pub const HORIZON: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Step 6 without the maxima: the window's length.
+fn check_times(grant: &VerifiedGrant, now: Now) -> Result<Duration, Refused> {
+    let (from, to) = (grant.not_before(), grant.not_after());
+    let Some(lifetime) = to.since(from) else {
+        let detail = format!("not_after {to} is not later than not_before {from}");
+        return Err(Refused::new(Refusal::Lifetime, detail));
+    };
+    if to <= now.wall {
+        let detail = format!("it ended at {to}; this host's clock says {}", now.wall);
+        return Err(Refused::new(Refusal::Expired, detail));
+    }
+    if grant.issued_at() > now.wall + SKEW {
+        let detail = format!(
+            "issued at {}, more than {} s ahead of this host's clock, {}",
+            grant.issued_at(),
+            SKEW.as_secs(),
+            now.wall
+        );
+        return Err(Refused::new(Refusal::NotYetValid, detail));
+    }
+    if from > now.wall + HORIZON {
+        let days = HORIZON.as_secs() / 86_400;
+        let detail = format!("it begins at {from}, more than {days} days from now");
+        return Err(Refused::new(Refusal::NotYetValid, detail));
+    }
+    Ok(lifetime)
+}
+
+impl PortPolicy {
+    /// Step 7 for one source.
+    fn check_source(&self, source: &SourcePrefix) -> Result<(), Refused> {
+        if !self.sources.iter().any(|allowed| allowed.contains(source)) {
+            let allowed: Vec<_> = self.sources.iter().map(ToString::to_string).collect();
+            let detail = format!(
+                "{source} is not inside the sources that {} allows: {}",
+                self.range,
+                allowed.join(", ")
+            );
+            return Err(Refused::new(Refusal::SourceNotAllowed, detail));
+        }
+        let widest = match source.address().family {
+            Family::V4 => self.widest_v4,
+            Family::V6 => self.widest_v6,
+        };
+        if source.length() < widest {
+            let detail =
+                format!("{source} is wider than {} allows: /{widest} at the widest", self.range);
+            return Err(Refused::new(Refusal::SourceTooWide, detail));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,156 @@
+//! From what should be in the kernel's tables and what is, to the writes: closings first.
+
+use std::collections::HashMap;
+
+use jit_common::PortKey;
+
+use crate::{prefix::SourcePrefix, rules::clock::BootNanos};
+
+/// A place in the grant tables: the host table for single addresses, else a prefix trie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EntryKey {
+    /// Port and protocol.
+    pub port: PortKey,
+    /// Source.
+    pub source: SourcePrefix,
+}
+
+/// Until when one grant lets in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Claim {
+    /// The grant is dead at this time; zero: there is none.
+    pub deadline: BootNanos,
+    /// Its sessions end with it, whatever the port's rule says.
+    pub cut: bool,
+    /// Where its connections are counted.
+    pub slot: u32,
+}
+
+impl Claim {
+    /// No grant.
+    pub const NONE: Self = Self { deadline: BootNanos(0), cut: false, slot: 0 };
+
+    /// Whether there is a grant, live or over.
+    pub fn is_some(&self) -> bool {
+        self.deadline != Self::NONE.deadline
+    }
+}
+
+/// What stands there: of the grants that cover the place, the one without a limit that lasts
+/// longest, and one with a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// For any number of connections.
+    pub unlimited: Claim,
+    /// For as many as its slot says.
+    pub limited: Claim,
+}
+
+impl Entry {
+    /// A place that is taken and lets nobody in.
+    pub const CLOSED: Self = Self { unlimited: Claim::NONE, limited: Claim::NONE };
+
+    /// Both claims.
+    pub const fn claims(&self) -> [Claim; 2] {
+        [self.unlimited, self.limited]
+    }
+
+    /// Whether sessions that `old` covered may be over under this: not where each claim is the same
+    /// or only lasts longer.
+    pub fn may_end(&self, old: &Self) -> bool {
+        let [unlimited, limited] = self.claims();
+        [(unlimited, old.unlimited), (limited, old.limited)].into_iter().any(|(new, old)| {
+            let longer = new.deadline > old.deadline && (old.cut || !new.cut || !old.is_some());
+            new != old && !longer
+        })
+    }
+
+    /// Whether it lets in less than `old` for any of the two.
+    fn closes(&self, old: &Self) -> bool {
+        self.unlimited.deadline < old.unlimited.deadline
+            || self.limited.deadline < old.limited.deadline
+    }
+}
+
+/// One write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// Take the entry away.
+    Remove(EntryKey),
+    /// Put this in its place.
+    Set(EntryKey, Entry),
+}
+
+/// The entries that the gate last wrote, or read from the kernel.
+pub type Entries = HashMap<EntryKey, Entry>;
+
+/// The writes that turn `actual` into the desired state at the touched keys, closings (removals and
+/// earlier deadlines) before openings.
+pub fn plan(
+    touched: impl IntoIterator<Item = (EntryKey, Option<Entry>)>,
+    actual: &Entries,
+) -> Vec<Write> {
+    let mut closings = Vec::new();
+    let mut openings = Vec::new();
+    for (key, desired) in touched {
+        match (actual.get(&key), desired) {
+            (None, None) => {}
+            (Some(_), None) => closings.push(Write::Remove(key)),
+            (None, Some(entry)) => openings.push(Write::Set(key, entry)),
+            (Some(old), Some(entry)) if *old == entry => {}
+            (Some(old), Some(entry)) if entry.closes(old) => {
+                closings.push(Write::Set(key, entry));
+            }
+            (Some(_), Some(entry)) => openings.push(Write::Set(key, entry)),
+        }
+    }
+    closings.extend(openings);
+    closings
+}
+
+#[cfg(test)]
+mod tests {
+    use jit_common::Protocol;
+
+    use super::*;
+
+    fn key(source: &str) -> EntryKey {
+        let port = PortKey { protocol: Protocol::Tcp, port: 22 };
+        EntryKey { port, source: source.parse().unwrap() }
+    }
+
+    fn entry(deadline: u64) -> Entry {
+        let unlimited = Claim { deadline: BootNanos(deadline), cut: false, slot: 1 };
+        Entry { unlimited, ..Entry::CLOSED }
+    }
+
+    #[test]
+    fn closings_come_before_openings_and_nothing_is_written_twice() {
+        let actual = Entries::from([
+            (key("192.0.2.1"), entry(5)),
+            (key("192.0.2.2"), entry(5)),
+            (key("192.0.2.3"), entry(5)),
+            (key("192.0.2.4"), entry(5)),
+        ]);
+        let writes = plan(
+            [
+                (key("192.0.2.9"), Some(entry(9))),
+                (key("192.0.2.1"), Some(entry(6))),
+                (key("192.0.2.2"), None),
+                (key("192.0.2.3"), Some(entry(5))),
+                (key("192.0.2.4"), Some(entry(4))),
+                (key("192.0.2.8"), None),
+            ],
+            &actual,
+        );
+        assert_eq!(
+            writes,
+            [
+                Write::Remove(key("192.0.2.2")),
+                Write::Set(key("192.0.2.4"), entry(4)),
+                Write::Set(key("192.0.2.9"), entry(9)),
+                Write::Set(key("192.0.2.1"), entry(6)),
+            ]
+        );
+    }
+}

@@ -1,0 +1,245 @@
+//! Small calls into the operating system: clocks, trusted files, capabilities, locks, addresses.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use jit_common::Address;
+use rustix::{
+    fs::{FlockOperation, Mode, OFlags},
+    process::geteuid,
+    thread::{CapabilitySet, capabilities},
+    time::{ClockId, clock_gettime},
+};
+
+use crate::rules::clock::{BootNanos, Now, WallTime};
+
+/// `f_type` of a BPF file system (BPF_FS_MAGIC, uapi/linux/magic.h).
+const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+/// How often this host's addresses are listed at most.
+const LISTS: u32 = 16;
+
+/// A file or directory that is not safe to use.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// It cannot be read, created or locked.
+    #[error("cannot {verb} {}: {error}", path.display())]
+    Io {
+        /// What was tried.
+        verb: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        error: io::Error,
+    },
+    /// Somebody else could have written it.
+    #[error(
+        "{} is owned by uid {owner} with mode {mode:03o}: others could write to it; it must belong \
+         to root or to the agent's own user, without write permission for group and others",
+        path.display()
+    )]
+    Untrusted {
+        /// What was looked at.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+        /// Its permission bits.
+        mode: u32,
+    },
+}
+
+/// Both clocks.
+pub fn now() -> Now {
+    let wall = clock_gettime(ClockId::Realtime);
+    let boot = clock_gettime(ClockId::Boottime);
+    let nanos = |seconds: i64, nanos: i64| {
+        let seconds = u64::try_from(seconds).unwrap_or(0);
+        seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(nanos).unwrap_or(0))
+    };
+    Now {
+        wall: WallTime(wall.tv_sec.saturating_mul(1000).saturating_add(wall.tv_nsec / 1_000_000)),
+        boot: BootNanos(nanos(boot.tv_sec, boot.tv_nsec)),
+    }
+}
+
+/// Who runs this command, for the audit: the user, and who that was at login, before `sudo`.
+pub fn caller() -> String {
+    let user = rustix::process::getuid().as_raw();
+    let login = fs::read_to_string("/proc/self/loginuid").ok();
+    // All bits set: no login, as of a service.
+    match login.and_then(|text| text.trim().parse::<u32>().ok()).filter(|uid| *uid != u32::MAX) {
+        Some(login) if login != user => format!("local uid {user}, login uid {login}"),
+        _ => format!("local uid {user}"),
+    }
+}
+
+/// Id of this boot (`/proc/sys/kernel/random/boot_id`): boot times of another boot mean nothing.
+pub fn boot_id() -> Result<String, FileError> {
+    let path = Path::new("/proc/sys/kernel/random/boot_id");
+    let text = fs::read_to_string(path).map_err(|error| FileError::Io {
+        verb: "read",
+        path: path.to_owned(),
+        error,
+    })?;
+    Ok(text.trim().to_owned())
+}
+
+/// Reads a text file that only root or the agent itself can have written.
+pub fn read_trusted(path: &Path) -> Result<String, FileError> {
+    let io = |error| FileError::Io { verb: "read", path: path.to_owned(), error };
+    let mut file = fs::File::open(path).map_err(io)?;
+    check_trusted(path, &file.metadata().map_err(io)?)?;
+    let mut text = String::new();
+    io::Read::read_to_string(&mut file, &mut text).map_err(io)?;
+    Ok(text)
+}
+
+/// Creates a directory that nobody else can write to, or checks the one that is there.
+pub fn private_directory(path: &Path, mode: u32) -> Result<(), FileError> {
+    let io = |verb: &'static str| move |error| FileError::Io { verb, path: path.to_owned(), error };
+    match fs::DirBuilder::new().create(path) {
+        Ok(()) => fs::set_permissions(path, fs::Permissions::from_mode(mode))
+            .map_err(io("set the mode of"))?,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if let Some(parent) = path.parent() {
+                fs::create_dir_all(parent).map_err(io("create"))?;
+            }
+            return private_directory_once(path, mode);
+        }
+        Err(error) => return Err(io("create")(error)),
+    }
+    check_trusted(path, &fs::symlink_metadata(path).map_err(io("look at"))?)
+}
+
+fn private_directory_once(path: &Path, mode: u32) -> Result<(), FileError> {
+    let io = |error| FileError::Io { verb: "create", path: path.to_owned(), error };
+    fs::DirBuilder::new().create(path).map_err(io)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(io)?;
+    check_trusted(path, &fs::symlink_metadata(path).map_err(io)?)
+}
+
+/// Refuses what somebody other than root or this process's user owns or can write.
+pub fn check_trusted(path: &Path, metadata: &fs::Metadata) -> Result<(), FileError> {
+    let owner = metadata.uid();
+    let mode = metadata.permissions().mode() & 0o777;
+    if (owner != 0 && owner != geteuid().as_raw()) || mode & 0o022 != 0 {
+        return Err(FileError::Untrusted { path: path.to_owned(), owner, mode });
+    }
+    Ok(())
+}
+
+/// Makes creations and renamings in a path's directory durable.
+pub fn sync_directory_of(path: &Path) -> io::Result<()> {
+    fs::File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+}
+
+/// Whether a path lies on a BPF file system.
+pub fn is_bpffs(path: &Path) -> bool {
+    rustix::fs::statfs(path)
+        .is_ok_and(|statfs| u64::try_from(statfs.f_type).is_ok_and(|magic| magic == BPF_FS_MAGIC))
+}
+
+/// An exclusive lock on a directory, held until it is dropped or the process ends.
+#[derive(Debug)]
+pub struct DirectoryLock {
+    directory: rustix::fd::OwnedFd,
+}
+
+impl DirectoryLock {
+    /// Whether the directory with this path is the one that is locked.
+    pub fn is_on(&self, path: &Path) -> bool {
+        let place = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
+        let locked = rustix::fs::fstat(&self.directory).map(place);
+        locked.is_ok() && locked == rustix::fs::lstat(path).map(place)
+    }
+}
+
+/// Locks a directory; `None` when another process holds it.
+pub fn lock_directory(path: &Path) -> Result<Option<DirectoryLock>, FileError> {
+    let io = |error: rustix::io::Errno| FileError::Io {
+        verb: "lock",
+        path: path.to_owned(),
+        error: error.into(),
+    };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(path, flags, Mode::empty()).map_err(io)?;
+    match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(DirectoryLock { directory })),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(io(error)),
+    }
+}
+
+/// The capabilities that the agent needs and does not have.
+pub fn missing_capabilities() -> Vec<&'static str> {
+    let effective = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
+    [
+        (CapabilitySet::BPF, "CAP_BPF"),
+        (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN"),
+        (CapabilitySet::PERFMON, "CAP_PERFMON"),
+    ]
+    .into_iter()
+    .filter_map(|(capability, name)| (!effective.contains(capability)).then_some(name))
+    .collect()
+}
+
+/// This host's addresses, in this process's network namespace.
+pub fn addresses() -> io::Result<BTreeSet<Address>> {
+    settled(|| {
+        let interfaces = nix::ifaddrs::getifaddrs()?;
+        let storages = interfaces.filter_map(|interface| interface.address);
+        let addresses = storages.filter_map(|storage| {
+            let v4 = storage.as_sockaddr_in().map(|v4| Address::v4(v4.ip().octets()));
+            v4.or_else(|| Some(Address::v6(storage.as_sockaddr_in6()?.ip().octets())))
+        });
+        Ok(addresses.collect())
+    })
+}
+
+/// All that is listed, until a list has nothing new: while interfaces come and go the kernel may
+/// leave some out, and the C library does not tell. One that is gone by the end does no harm.
+fn settled(
+    mut list: impl FnMut() -> io::Result<BTreeSet<Address>>,
+) -> io::Result<BTreeSet<Address>> {
+    let mut all = list()?;
+    for _ in 0..LISTS {
+        let before = all.len();
+        all.extend(list()?);
+        if all.len() == before {
+            return Ok(all);
+        }
+    }
+    Err(io::Error::other("they change faster than they can be read"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listed(lists: &[&[u8]]) -> io::Result<Vec<u8>> {
+        let mut lists = lists.iter().cycle();
+        let all = settled(|| {
+            let list = lists.next().into_iter().copied().flatten();
+            Ok(list.map(|last| Address::v4([192, 0, 2, *last])).collect())
+        });
+        all.map(|all| all.iter().map(|address| address.bytes[3]).collect())
+    }
+
+    #[test]
+    fn an_address_that_one_list_leaves_out_is_there() {
+        assert_eq!(listed(&[&[1, 2]]).unwrap(), [1, 2]);
+        assert_eq!(listed(&[&[1], &[1, 2], &[1, 2]]).unwrap(), [1, 2]);
+        assert_eq!(listed(&[&[2, 3], &[1, 3], &[3]]).unwrap(), [1, 2, 3]);
+    }
+
+    #[test]
+    fn addresses_that_never_settle_are_an_error() {
+        let lists: Vec<[u8; 1]> = (0..=255).map(|last| [last]).collect();
+        let lists: Vec<&[u8]> = lists.iter().map(<[u8; 1]>::as_slice).collect();
+        assert!(listed(&lists).is_err());
+    }
+}

@@ -16,19 +16,19 @@ use std::{
 
 use glob::Pattern;
 use jit_common::{Family, PortKey, Protocol};
+use jit_proto::{
+    PayloadType,
+    port_section::{Mode, stands_twice},
+    toml_value::{duration, moment, width},
+};
 
 use crate::{
-    prefix::SourcePrefix,
     rules::{
-        ceiling::{Ceiling, DEFAULT_APPROVALS, DEFAULT_PORT_DURATION},
+        ceiling::Ceiling,
         claims::Capacity,
-        clock::WallTime,
-        envelope::PayloadType,
-        grant::{PortRange, Sessions},
         keyring::{Keyring, Signer},
         mandate::Mandate,
-        policy::{Exemption, Policy, PortPolicy},
-        proposal::{DEFAULT_WIDEST_V4, DEFAULT_WIDEST_V6},
+        policy::Policy,
     },
     system::sys,
 };
@@ -255,9 +255,9 @@ impl Config {
         let granting = keyring.signers_of(PayloadType::Grant).count();
         let sections = port
             .into_iter()
-            .map(|port| check_port(port, granting))
+            .map(|section| section.check(granting))
             .collect::<Result<Vec<_>, _>>()?;
-        let policy = Policy::new(sections, max_duration).map_err(twice)?;
+        let policy = Policy::new(sections, max_duration).map_err(stands_twice)?;
         let ceiling = ceiling.map(|raw| check_ceiling(raw, &keyring)).transpose()?;
         let control = control.map(|raw| check_control(raw, directory, &policy)).transpose()?;
         let controllers =
@@ -289,34 +289,6 @@ impl Config {
             limits: check_limits(limits.hosts, limits.prefixes)?,
             paths,
         })
-    }
-}
-
-/// A policy as a file: the configuration's `[[port]]` sections, and whom it is for.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct PolicyFile {
-    /// Its version, if the file says.
-    pub version: Option<u64>,
-    /// The hosts it is for; empty when the file does not say.
-    pub hosts: Vec<String>,
-    /// What it protects; no port stands in two sections.
-    pub sections: Vec<PortPolicy>,
-}
-
-impl FromStr for PolicyFile {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let raw: raw::PolicyFile =
-            toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
-        let raw::PolicyFile { version, hosts, port } = raw;
-        // How many keys a host trusts is the host's to know.
-        let sections = port
-            .into_iter()
-            .map(|port| check_port(port, usize::MAX))
-            .collect::<Result<Vec<_>, _>>()?;
-        Policy::new(sections.clone(), DEFAULT_MAX_DURATION).map_err(twice)?;
-        Ok(Self { version, hosts, sections })
     }
 }
 
@@ -435,19 +407,9 @@ fn each<T: FromStr<Err: fmt::Display>>(key: &str, texts: &[String]) -> Result<Ve
     texts.iter().map(|text| text.parse().map_err(|error| format!("{key}: {error}"))).collect()
 }
 
-/// An RFC 3339 time.
-fn moment(key: &str, text: Option<String>) -> Result<Option<WallTime>, String> {
-    text.map(|text| {
-        text.parse::<jiff::Timestamp>()
-            .map(|time| WallTime(time.as_millisecond()))
-            .map_err(|error| format!("{key}: {error}"))
-    })
-    .transpose()
-}
-
 fn check_gate(raw: raw::Gate) -> Result<Gate, String> {
     let raw::Gate { mode, interfaces, exclude, hook, socket_guard } = raw;
-    let observe = mode.is_some_and(|mode| mode == raw::Mode::Observe);
+    let observe = mode.is_some_and(|mode| mode == Mode::Observe);
     let interfaces = InterfaceFilter::new(interfaces, &exclude)?;
     let hook = match hook {
         None | Some(raw::Hook::Auto) => HookChoice::Auto,
@@ -457,73 +419,6 @@ fn check_gate(raw: raw::Gate) -> Result<Gate, String> {
         Some(raw::Hook::Tc) => HookChoice::Tc,
     };
     Ok(Gate { observe, interfaces, hook, socket_guard: socket_guard.unwrap_or(true) })
-}
-
-fn check_port(raw: raw::Port, signers: usize) -> Result<PortPolicy, String> {
-    let raw::Port {
-        port,
-        protocol,
-        mode,
-        sources,
-        widest_v4,
-        widest_v6,
-        max_duration,
-        approvals,
-        sessions,
-        terminates,
-        exempt,
-    } = raw;
-    let protocol = match protocol {
-        raw::Protocol::Tcp => Protocol::Tcp,
-        raw::Protocol::Udp => Protocol::Udp,
-    };
-    let range = port_range(&port, protocol)?;
-    let at = |what: String| format!("[[port]] {range}: {what}");
-    let sources = sources
-        .iter()
-        .map(|text| text.parse().map_err(|error| at(format!("sources: {error}"))))
-        .collect::<Result<Vec<SourcePrefix>, _>>()?;
-    if sources.is_empty() {
-        return Err(at(
-            "sources is empty: no grant could ever open it; [\"0.0.0.0/0\", \"::/0\"] \
-                       is everyone"
-                .into(),
-        ));
-    }
-    let max_duration = max_duration
-        .map_or(Ok(DEFAULT_PORT_DURATION), |text| duration("max_duration", &text))
-        .map_err(at)?;
-    let approvals = approvals.map_or(DEFAULT_APPROVALS, usize::from);
-    if approvals == 0 || approvals > signers {
-        return Err(at(format!(
-            "approvals: {approvals}, but there are {signers} [[signer]] keys that sign grants; from 1 \
-             to that"
-        )));
-    }
-    let widest_v4 = width("widest_v4", widest_v4, Family::V4).map_err(at)?;
-    let widest_v6 = width("widest_v6", widest_v6, Family::V6).map_err(at)?;
-    Ok(PortPolicy {
-        range,
-        observe: mode.is_some_and(|mode| mode == raw::Mode::Observe),
-        sources,
-        widest_v4: widest_v4.unwrap_or(DEFAULT_WIDEST_V4),
-        widest_v6: widest_v6.unwrap_or(DEFAULT_WIDEST_V6),
-        max_duration,
-        approvals,
-        sessions: match sessions {
-            None | Some(raw::Sessions::Drain) => Sessions::Drain,
-            Some(raw::Sessions::Cut) => Sessions::Cut,
-        },
-        forwarded: terminates.is_some_and(|place| place == raw::Terminates::Forwarded),
-        exemptions: exempt
-            .into_iter()
-            .map(|raw| check_exemption(raw).map_err(at))
-            .collect::<Result<_, _>>()?,
-    })
-}
-
-fn twice(port: PortKey) -> String {
-    format!("[[port]]: {}/{} stands in two sections", port.port, port.protocol.word())
 }
 
 fn check_ceiling(raw: raw::Ceiling, keyring: &Keyring) -> Result<Ceiling, String> {
@@ -570,24 +465,6 @@ fn check_ceiling(raw: raw::Ceiling, keyring: &Keyring) -> Result<Ceiling, String
         widest_v4: width("widest_v4", widest_v4, Family::V4).map_err(at)?,
         widest_v6: width("widest_v6", widest_v6, Family::V6).map_err(at)?,
     })
-}
-
-fn width(key: &str, value: Option<u8>, family: Family) -> Result<Option<u8>, String> {
-    let most = crate::prefix::bits(family);
-    match value {
-        Some(width) if width > most => Err(format!("{key}: {width} is more than {most}")),
-        width => Ok(width),
-    }
-}
-
-fn check_exemption(raw: raw::Exempt) -> Result<Exemption, String> {
-    let raw::Exempt { source, reason, owner, until } = raw;
-    if reason.is_empty() || owner.is_empty() {
-        return Err(format!("exempt {source}: reason and owner may not be empty"));
-    }
-    let until = moment("until", until).map_err(|error| format!("exempt {source}: {error}"))?;
-    let source = source.parse().map_err(|error| format!("exempt: source: {error}"))?;
-    Ok(Exemption { source, reason, owner, until })
 }
 
 fn check_control(raw: raw::Control, directory: &Path, policy: &Policy) -> Result<Control, String> {
@@ -650,23 +527,6 @@ fn check_limits(hosts: Option<u32>, prefixes: Option<u32>) -> Result<Limits, Str
     })
 }
 
-fn port_range(port: &raw::Ports, protocol: Protocol) -> Result<PortRange, String> {
-    let (first, last) = match port {
-        raw::Ports::One(port) => (*port, *port),
-        raw::Ports::Range(text) => {
-            let bounds = text.split_once('-').unwrap_or((text, text));
-            let (Ok(first), Ok(last)) = (bounds.0.trim().parse(), bounds.1.trim().parse()) else {
-                return Err(format!("[[port]] port: {text:?} is not a port or first-last"));
-            };
-            (first, last)
-        }
-    };
-    if first == 0 || first > last {
-        return Err(format!("[[port]] port: {first}-{last} is no range from 1 to 65535"));
-    }
-    Ok(PortRange { protocol, first, last })
-}
-
 /// A size as people write it: `64KiB`, `32MiB`, `1GiB`.
 fn bytes(text: &str) -> Option<u64> {
     let number = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
@@ -677,15 +537,6 @@ fn bytes(text: &str) -> Option<u64> {
         _ => return None,
     };
     number.trim().parse::<u64>().ok()?.checked_mul(unit)
-}
-
-/// A duration as people write it: `90m`, `3h`, `1h30m`, `45s`.
-fn duration(key: &str, text: &str) -> Result<Duration, String> {
-    text.parse::<jiff::SignedDuration>()
-        .ok()
-        .and_then(|duration| Duration::try_from(duration).ok())
-        .filter(|duration| *duration >= Duration::from_secs(1))
-        .ok_or_else(|| format!("{key}: {text:?} is not a duration of a second or more, like 3h"))
 }
 
 #[cfg(test)]

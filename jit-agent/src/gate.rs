@@ -22,9 +22,12 @@ use std::{
 };
 
 use jit_common::{Event, Reason, Settings};
-use jit_proto::v1::{self, event::What};
 
 pub use command::{GateHandle, PolicyAnswer, PolicyRequest, Requests, channel};
+use jit_proto::{
+    GrantId, Refusal, WallTime,
+    v1::{self, event::What},
+};
 pub use policy::{PolicyDraft, PolicyPush};
 use record::Recorder;
 pub use revocation::{Revoked, Target};
@@ -38,11 +41,11 @@ use crate::{
     gate::journal::Journal,
     kernel::datapath::{Datapath, DatapathError, InterfaceState, guard::GuardState},
     rules::{
-        clock::{BootNanos, Now, SKEW, WallTime},
-        grant::{self, GrantId, VerifiedGrant},
+        clock::{BootNanos, Now, SKEW},
+        grant::{self, VerifiedGrant},
         ledger::{Admission, Change, Ledger, Tombstone},
         reconcile::{Entries, EntryKey, Write, plan},
-        refusal::{Refusal, Refused},
+        refusal::Refused,
     },
 };
 

@@ -9,15 +9,11 @@
 //! `system` and `config` serve all of them but `rules`.
 
 pub mod app;
-pub mod client;
 pub mod config;
 pub mod control;
 pub mod disk;
 pub mod gate;
 pub mod kernel;
 pub mod oncall;
-pub mod prefix;
-pub mod printable;
 pub mod rules;
-pub mod status;
 pub mod system;

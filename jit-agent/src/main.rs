@@ -11,7 +11,6 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use jit_agent::{
     app::{self, AppError},
-    client,
     config::{Config, DEFAULT_PATH},
     control::tls::Material,
     disk::audit::{self, Audit, EventCode, Record},
@@ -20,11 +19,14 @@ use jit_agent::{
         pins::{Pins, Removed},
     },
     oncall::offline,
-    printable,
-    status::{self, Style},
     system::{owner::Owner, sys},
 };
-use jit_proto::v1;
+use jit_client::{
+    exit::Exit,
+    local,
+    status::{self, Style},
+};
+use jit_proto::{printable, v1};
 use tracing_subscriber::EnvFilter;
 
 /// Usage errors (sysexits.h).
@@ -129,11 +131,11 @@ async fn print_status(config: &Path, json: bool) -> Result<ExitCode> {
         Ok(Ok(status)) => return show_status(&status, json),
         Ok(Err(AskError::Denied(error))) => return Err(denied(&paths.socket(), error)),
         Ok(Err(AskError::NotThere)) => "the agent is not running",
-        Ok(Err(AskError::Closed)) => client::CLOSED,
+        Ok(Err(AskError::Closed)) => local::CLOSED,
         Ok(Err(AskError::NoAnswer)) | Err(_) => "the agent does not answer",
     };
     let missing = sys::missing_capabilities();
-    if agent == client::CLOSED && missing.contains(&"CAP_BPF") {
+    if agent == local::CLOSED && missing.contains(&"CAP_BPF") {
         anyhow::bail!("{agent}");
     }
     anyhow::ensure!(
@@ -154,7 +156,7 @@ enum AskError {
 }
 
 async fn ask_status(socket: &Path) -> Result<v1::StatusResponse, AskError> {
-    let mut client = client::connect(socket).await.map_err(|error| match error.kind() {
+    let mut client = local::connect(socket).await.map_err(|error| match error.kind() {
         ErrorKind::PermissionDenied => AskError::Denied(error),
         ErrorKind::NotFound | ErrorKind::ConnectionRefused => AskError::NotThere,
         ErrorKind::Other => AskError::Closed,
@@ -162,7 +164,7 @@ async fn ask_status(socket: &Path) -> Result<v1::StatusResponse, AskError> {
     })?;
     let answer = client.status(v1::StatusRequest {}).await;
     answer.map(tonic::Response::into_inner).map_err(|status| {
-        if client::is_closed(&status) { AskError::Closed } else { AskError::NoAnswer }
+        if local::is_closed(&status) { AskError::Closed } else { AskError::NoAnswer }
     })
 }
 
@@ -172,14 +174,14 @@ fn show_status(status: &v1::StatusResponse, json: bool) -> Result<ExitCode> {
     } else {
         print(&status::text(status, Style::of_stdout()));
     }
-    Ok(status::exit_code(status).into())
+    Ok(Exit::of_status(status).into())
 }
 
 async fn print_grants(config: &Path, all: bool, json: bool) -> Result<ExitCode> {
     let socket = app::paths(config).socket();
-    let mut client = client::connect(&socket).await.map_err(|error| match error.kind() {
+    let mut client = local::connect(&socket).await.map_err(|error| match error.kind() {
         ErrorKind::PermissionDenied => denied(&socket, error),
-        ErrorKind::Other => anyhow::anyhow!("{}", client::CLOSED),
+        ErrorKind::Other => anyhow::anyhow!("{}", local::CLOSED),
         _ => anyhow::anyhow!(
             "no agent answers on {}: {error}; `jit-agent status` reads what the kernel enforces",
             socket.display()
@@ -187,11 +189,7 @@ async fn print_grants(config: &Path, all: bool, json: bool) -> Result<ExitCode> 
     })?;
     let request = v1::ListRequest { include_ended: all };
     let answer = client.list(request).await.map_err(|status| {
-        if client::is_closed(&status) {
-            anyhow::anyhow!("{}", client::CLOSED)
-        } else {
-            status.into()
-        }
+        if local::is_closed(&status) { anyhow::anyhow!("{}", local::CLOSED) } else { status.into() }
     });
     let grants = answer.context("cannot list the grants")?.into_inner().grants;
     if json {

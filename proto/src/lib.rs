@@ -1,4 +1,33 @@
-//! The protocol of jit-agent: package `jit.v1`, generated client and server.
+//! The contract of jit-agent: package `jit.v1` with its generated client and server, and the
+//! contract's own types, which controller, command lines and agent share.
+//!
+//! Nothing here opens a socket, a file or a kernel table, or reads a clock.
+
+pub mod confirm;
+pub mod dsse;
+pub mod grant_id;
+pub mod hook;
+pub mod payload_type;
+pub mod port_range;
+pub mod port_section;
+pub mod prefix;
+pub mod printable;
+pub mod refusal;
+pub mod sessions;
+pub mod text;
+pub mod toml_value;
+pub mod wall_time;
+pub mod words;
+
+pub use grant_id::GrantId;
+pub use hook::Hook;
+pub use payload_type::PayloadType;
+pub use port_range::PortRange;
+pub use port_section::{Exemption, PolicyFile, PortSection};
+pub use prefix::SourcePrefix;
+pub use refusal::Refusal;
+pub use sessions::Sessions;
+pub use wall_time::WallTime;
 
 /// Package `jit.v1`.
 pub mod v1 {

@@ -10,15 +10,8 @@ use std::{
 };
 
 use ed25519_dalek::{Signer as _, SigningKey, pkcs8::EncodePublicKey as _};
-use jit_agent::{
-    config::Config,
-    rules::{
-        envelope::{GRANT_TYPE, pre_authentication_encoding},
-        grant,
-    },
-    system::sys,
-};
-use jit_proto::v1;
+use jit_agent::{config::Config, rules::grant, system::sys};
+use jit_proto::{dsse::pre_authentication_encoding, payload_type::GRANT_TYPE, v1};
 use jit_tests::agent::{HOST, Site};
 use p256::pkcs8::LineEnding;
 use prost::Message as _;

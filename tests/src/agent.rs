@@ -16,12 +16,8 @@ use std::{
 };
 
 use ed25519_dalek::{Signer as _, SigningKey, pkcs8::EncodePublicKey as _};
-use jit_agent::{
-    client,
-    prefix::SourcePrefix,
-    rules::envelope::{GRANT_TYPE, pre_authentication_encoding},
-};
-use jit_proto::v1;
+use jit_client::local;
+use jit_proto::{SourcePrefix, dsse::pre_authentication_encoding, payload_type::GRANT_TYPE, v1};
 use prost::Message as _;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -325,13 +321,13 @@ pins = "{}"
     /// A call over the unix socket.
     pub fn call<T>(
         &self,
-        body: impl AsyncFnOnce(client::LocalClient) -> Result<T, tonic::Status>,
+        body: impl AsyncFnOnce(local::LocalClient) -> Result<T, tonic::Status>,
     ) -> Result<T, tonic::Status> {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let socket = self.path("run/agent.sock");
         runtime.block_on(async {
-            let client = client::connect(&socket).await.expect("connect to the agent");
+            let client = local::connect(&socket).await.expect("connect to the agent");
             body(client).await
         })
     }

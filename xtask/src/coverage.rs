@@ -33,10 +33,10 @@ const BOUNDS: &[(&str, f64)] = &[
     ("jit-agent/src/rules/ledger.rs", 90.0),
     ("jit-agent/src/kernel/netlink/message.rs", 90.0),
     ("jit-agent/src/rules/policy.rs", 90.0),
-    ("jit-agent/src/prefix.rs", 90.0),
+    ("proto/src/prefix.rs", 90.0),
     ("jit-agent/src/rules/reconcile.rs", 90.0),
-    ("jit-agent/src/rules/refusal.rs", 90.0),
-    ("jit-agent/src/status", 90.0),
+    ("proto/src/refusal.rs", 90.0),
+    ("jit-agent/client/src/status", 90.0),
 ];
 
 #[derive(Clone, Copy, Default)]
@@ -58,7 +58,8 @@ pub(crate) fn run(Options {}: Options) -> Result<()> {
     setup::ensure(setup::Purpose::Coverage)?;
     let report = shell::target().join("coverage.json");
     let mut coverage = shell::cargo(["llvm-cov", "test", "--json", "--summary-only"]);
-    coverage.args(["--package", "jit-common", "--package", "jit-agent", "--features"]);
+    coverage.args(["--package", "jit-common", "--package", "jit-agent", "--package", "jit-client"]);
+    coverage.args(["--package", "jit-proto", "--features"]);
     coverage.args(["jit-common/aya", "--output-path"]).arg(&report);
     // The kernel programs are no part of it, and do not compile with what counts lines.
     coverage.env("AYA_BUILD_SKIP", "1");

@@ -21,16 +21,20 @@ use jit_agent::{
         watch::tells_of_links,
     },
     rules::{
-        clock::{BootNanos, Now, WallTime},
-        envelope::{GRANT_TYPE, MAX_ENVELOPE_BYTES, POLICY_TYPE, pre_authentication_encoding},
-        grant::{self, GrantId, MAX_ENTRIES, VerifiedGrant},
+        clock::{BootNanos, Now},
+        grant::{self, MAX_ENTRIES, VerifiedGrant},
         impact::Impact,
         ledger::Tombstone,
         proposal,
     },
 };
 use jit_common::{Family, PortKey, Protocol};
-use jit_proto::v1;
+use jit_proto::{
+    GrantId, WallTime,
+    dsse::{MAX_ENVELOPE_BYTES, pre_authentication_encoding},
+    payload_type::{GRANT_TYPE, POLICY_TYPE},
+    v1,
+};
 use p256::pkcs8::LineEnding;
 use prost::Message as _;
 use tempfile::TempDir;

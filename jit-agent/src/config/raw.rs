@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use jit_proto::port_section::{Mode, TomlSection};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -11,7 +12,7 @@ pub(super) struct Config {
     #[serde(default)]
     pub(super) gate: Gate,
     #[serde(default)]
-    pub(super) port: Vec<Port>,
+    pub(super) port: Vec<TomlSection>,
     pub(super) control: Option<Control>,
     #[serde(default)]
     pub(super) controller: Vec<Controller>,
@@ -43,13 +44,6 @@ pub(super) struct Gate {
     pub(super) socket_guard: Option<bool>,
 }
 
-#[derive(Deserialize, PartialEq)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Mode {
-    Enforce,
-    Observe,
-}
-
 #[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Hook {
@@ -58,60 +52,6 @@ pub(super) enum Hook {
     Generic,
     Native,
     Tc,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Port {
-    pub(super) port: Ports,
-    pub(super) protocol: Protocol,
-    pub(super) mode: Option<Mode>,
-    pub(super) sources: Vec<String>,
-    pub(super) widest_v4: Option<u8>,
-    pub(super) widest_v6: Option<u8>,
-    pub(super) max_duration: Option<String>,
-    pub(super) approvals: Option<u8>,
-    pub(super) sessions: Option<Sessions>,
-    pub(super) terminates: Option<Terminates>,
-    #[serde(default)]
-    pub(super) exempt: Vec<Exempt>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "a port from 1 to 65535, or a range such as \"5985-5986\"")]
-pub(super) enum Ports {
-    One(u16),
-    Range(String),
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Protocol {
-    Tcp,
-    Udp,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Sessions {
-    Cut,
-    Drain,
-}
-
-#[derive(Deserialize, PartialEq)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Terminates {
-    Forwarded,
-    Host,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Exempt {
-    pub(super) source: String,
-    pub(super) reason: String,
-    pub(super) owner: String,
-    pub(super) until: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -188,17 +128,6 @@ pub(super) struct Ceiling {
     pub(super) forwarded: bool,
     #[serde(default)]
     pub(super) exemptions: bool,
-}
-
-/// A policy as a file, for `jitctl policy`.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct PolicyFile {
-    pub(super) version: Option<u64>,
-    #[serde(default)]
-    pub(super) hosts: Vec<String>,
-    #[serde(default)]
-    pub(super) port: Vec<Port>,
 }
 
 #[derive(Default, Deserialize)]

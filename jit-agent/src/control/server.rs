@@ -10,10 +10,6 @@ mod policy;
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt as _, stream};
-use jit_proto::v1::{
-    self,
-    jit_agent_server::{JitAgent, JitAgentServer},
-};
 use tokio::sync::oneshot;
 use tonic::{
     Code, Request, Response, Status,
@@ -31,16 +27,20 @@ use tower::{
 pub use accept::{Trust, bind_tcp, bind_unix, serve_tcp, serve_unix};
 use authority::{Authority, May, caller};
 use call::Call;
+use jit_proto::{
+    GrantId, Refusal,
+    v1::{
+        self,
+        jit_agent_server::{JitAgent, JitAgentServer},
+    },
+};
 pub use peer::{Caller, Identity, Peer, Who};
 
 use crate::{
     config::Controller,
     control::tls::Authorities,
     gate::{Accepted, GateHandle, Target},
-    rules::{
-        grant::GrantId,
-        refusal::{Refusal, Refused},
-    },
+    rules::refusal::Refused,
 };
 
 /// Largest request: a batch of a few thousand grants.

@@ -2,6 +2,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use jit_proto::WallTime;
 use rustls::{
     RootCertStore, ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject as _},
@@ -11,7 +12,6 @@ use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use crate::{
     config::Control,
-    rules::clock::WallTime,
     system::sys::{self, FileError},
 };
 

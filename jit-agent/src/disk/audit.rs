@@ -30,11 +30,12 @@ pub use code::EventCode;
 pub use files::directory;
 use files::{CURRENT, Ends, HEAD, full_files, full_name};
 pub use head::{Head, SignedHead};
+use jit_proto::WallTime;
 pub use record::Record;
 
 use crate::{
     disk::host_key::{HostKey, HostPublicKey, Origin},
-    rules::clock::{BootNanos, Now, WallTime},
+    rules::clock::{BootNanos, Now},
     system::sys::{self, DirectoryLock, FileError},
 };
 

@@ -18,7 +18,7 @@ use std::{
     sync::Arc,
 };
 
-use jit_proto::v1;
+use jit_proto::{GrantId, WallTime, v1};
 use prost::Message;
 use redb::{
     Database, ReadableDatabase as _, ReadableTable as _, StorageBackend as _, TableDefinition,
@@ -29,8 +29,7 @@ use witness::Witness;
 
 use crate::{
     rules::{
-        clock::{BootNanos, SKEW, WallTime},
-        grant::GrantId,
+        clock::{BootNanos, SKEW},
         ledger::Tombstone,
     },
     system::sys::{self, FileError},

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use jit_common::{Event, Reason};
-use jit_proto::v1;
+use jit_proto::{WallTime, v1};
 use tokio::{
     sync::{Notify, mpsc, oneshot},
     time::{Instant, sleep_until},
@@ -21,7 +21,7 @@ use crate::{
     },
     kernel::datapath::Datapath,
     rules::{
-        clock::{BootNanos, Now, WallTime},
+        clock::{BootNanos, Now},
         refusal::Refused,
     },
 };

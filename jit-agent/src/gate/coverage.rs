@@ -4,14 +4,17 @@
 use std::collections::BTreeSet;
 
 use jit_common::{Address, PortKey, Protocol};
-use jit_proto::v1::{self, event::What};
+use jit_proto::{
+    SourcePrefix,
+    prefix::bits,
+    v1::{self, event::What},
+};
 
 use crate::{
     gate::Gate,
     kernel::datapath::{
         Coverage, Datapath, InterfaceState, LinkChange, guard::GuardState, selftest::Probe,
     },
-    prefix::{SourcePrefix, bits},
     rules::clock::{BootNanos, Now},
 };
 

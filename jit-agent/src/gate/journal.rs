@@ -125,6 +125,7 @@ fn len(events: &VecDeque<Event>) -> u64 {
 
 #[cfg(test)]
 mod tests {
+
     use jit_proto::v1::GateEvent;
 
     use super::*;

@@ -4,7 +4,11 @@
 use std::time::Duration;
 
 use jit_common::{PortKey, Protocol};
-use jit_proto::v1::{self, event::What};
+use jit_proto::{
+    GrantId, PayloadType, PortSection, Refusal,
+    confirm::{DEFAULT_WINDOW, MAX_WINDOW},
+    v1::{self, event::What},
+};
 
 use crate::{
     config::Config,
@@ -16,16 +20,14 @@ use crate::{
     kernel::datapath::Datapath,
     rules::{
         clock::{BootNanos, Now},
-        commit::{Commit, CommitError, DEFAULT_WINDOW, MAX_WINDOW, Pending, Standing, Versioned},
-        envelope::PayloadType,
-        grant::GrantId,
+        commit::{Commit, CommitError, Pending, Standing, Versioned},
         impact::{Impact, refused_grant},
         keyring::Keyring,
         ledger::Stage,
-        policy::{Policy, PortPolicy},
+        policy::Policy,
         proposal::{self, Proposal, VerifiedPolicy},
         reconcile::EntryKey,
-        refusal::{Refusal, Refused},
+        refusal::Refused,
     },
 };
 
@@ -458,8 +460,8 @@ impl<D: Datapath> Gate<D> {
         } else if !impact.is_empty() {
             let v1::PolicyChanges { closed, opened, .. } = v1::PolicyChanges::from(&impact);
             tracing::info!(
-                closed = crate::status::ranges_text(&closed),
-                opened = crate::status::ranges_text(&opened),
+                closed = jit_proto::words::ranges_text(&closed),
+                opened = jit_proto::words::ranges_text(&opened),
                 "policy of the {} in force",
                 match origin {
                     Origin::File => "configuration",
@@ -721,7 +723,7 @@ fn spared(config: &Config) -> Option<PortKey> {
 }
 
 /// The first section that asks for more approvals than there are keys.
-fn never_met(sections: &[PortPolicy], keyring: &Keyring) -> Option<String> {
+fn never_met(sections: &[PortSection], keyring: &Keyring) -> Option<String> {
     let signers = keyring.signers_of(PayloadType::Grant).count();
     let section = sections.iter().find(|section| section.approvals > signers)?;
     Some(format!(
@@ -755,7 +757,7 @@ fn summary(changes: &v1::PolicyChanges) -> String {
     let v1::PolicyChanges { closed, opened, exemptions_lost, grants, .. } = changes;
     let counted = |count: usize, what: &str| (count > 0).then(|| format!("{count} {what}"));
     let ranges = |ranges: &[v1::PortRange], what: &str| {
-        (!ranges.is_empty()).then(|| format!("{what} {}", crate::status::ranges_text(ranges)))
+        (!ranges.is_empty()).then(|| format!("{what} {}", jit_proto::words::ranges_text(ranges)))
     };
     let parts = [
         ranges(closed, "closes"),

@@ -6,7 +6,10 @@ use std::{
 };
 
 use jit_common::{Event, Protocol, Reason};
-use jit_proto::v1::{self, event::What};
+use jit_proto::{
+    GrantId, Refusal,
+    v1::{self, event::What},
+};
 
 use crate::{
     config::Config,
@@ -16,9 +19,8 @@ use crate::{
     rules::{
         claims::EXEMPT_SLOT,
         clock::{BootNanos, Now},
-        grant::GrantId,
         ledger::{Admission, Change, Replacement, Stage},
-        refusal::{Refusal, Refused},
+        refusal::Refused,
     },
 };
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jit_common::{Counter, Event, PortCounters, PortKey, Protocol, Reason};
-use jit_proto::v1;
+use jit_proto::{PortRange, PortSection, Sessions, v1};
 
 use crate::{
     config::Config,
@@ -14,9 +14,7 @@ use crate::{
     },
     rules::{
         clock::Now,
-        grant::{PortRange, Sessions},
         ledger::{Record, Stage},
-        policy::PortPolicy,
     },
 };
 
@@ -243,7 +241,7 @@ impl<D: Datapath> Gate<D> {
         let certificate = self.certificate_end.and_then(|end| {
             let left = Duration::from_millis(u64::try_from(end.0 - now.wall.0).unwrap_or(0));
             let soon = end > now.wall && left < RENEW_WITHIN;
-            let left = crate::status::duration_text(left);
+            let left = jit_proto::words::duration_text(left);
             soon.then(|| format!("the agent's certificate ends in {left} ({end})"))
         });
         let full = [
@@ -343,7 +341,7 @@ fn address_bytes(family: u8, bytes: &[u8; 16]) -> &[u8] {
 
 /// An event's address as people write it.
 pub(super) fn address(family: u8, bytes: &[u8; 16]) -> String {
-    crate::status::address_text(address_bytes(family, bytes))
+    jit_proto::words::address_text(address_bytes(family, bytes))
 }
 
 /// A port range as a message.
@@ -372,7 +370,7 @@ fn protocol(number: u8) -> i32 {
     }
 }
 
-fn port(section: &PortPolicy) -> v1::Port {
+fn port(section: &PortSection) -> v1::Port {
     v1::Port {
         range: Some(port_range(section.range)),
         mode: if section.observe { "observe" } else { "enforce" }.into(),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use jit_common::Slot;
-use jit_proto::v1;
+use jit_proto::{GrantId, Refusal, v1};
 use prost::Message as _;
 
 use crate::{
@@ -19,10 +19,10 @@ use crate::{
     kernel::datapath::{Datapath, DatapathError, Elsewhere},
     rules::{
         clock::{BootNanos, Now},
-        grant::{self, GrantId},
+        grant,
         ledger::{Admission, Life, Replacement, Tombstone},
         reconcile::EntryKey,
-        refusal::{Refusal, Refused},
+        refusal::Refused,
     },
 };
 

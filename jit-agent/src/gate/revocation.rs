@@ -4,6 +4,8 @@
 
 use std::{collections::HashSet, sync::Arc};
 
+use jit_proto::GrantId;
+
 use crate::{
     disk::{
         audit::{EventCode, Record},
@@ -12,11 +14,7 @@ use crate::{
     gate::{Gate, LOGGED, record::Counted},
     kernel::datapath::Datapath,
     rules::{
-        clock::Now,
-        grant::{GrantId, VerifiedGrant},
-        ledger::Tombstone,
-        reconcile::EntryKey,
-        refusal::Refused,
+        clock::Now, grant::VerifiedGrant, ledger::Tombstone, reconcile::EntryKey, refusal::Refused,
     },
 };
 

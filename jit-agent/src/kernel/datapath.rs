@@ -22,15 +22,15 @@ use std::{collections::BTreeMap, io, path::PathBuf};
 
 use jit_common::{COUNTERS, Counter, PortCounters, PortKey, PortRule, Reason, Settings, Slot};
 
-use bpf::LinkKind;
 use cut::{Cut, Sessions};
 use guard::GuardState;
+use jit_proto::{Hook, WallTime};
 use selftest::Probe;
 
 use crate::{
     config::{HookChoice, InterfaceFilter},
     rules::{
-        clock::{BootNanos, WallTime},
+        clock::BootNanos,
         reconcile::{Entries, Write},
     },
     system::sys::FileError,
@@ -102,59 +102,6 @@ pub struct Coverage {
     pub filter: InterfaceFilter,
     /// How.
     pub hook: HookChoice,
-}
-
-/// The hook that a program is attached by; better ones first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Hook {
-    /// Native XDP, in the driver.
-    XdpNative,
-    /// TC ingress by a link (Linux 6.6+).
-    Tcx,
-    /// TC ingress by a classifier of a clsact qdisc.
-    Clsact,
-    /// Generic XDP, in the stack.
-    XdpGeneric,
-}
-
-impl Hook {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::XdpNative, Self::Tcx, Self::Clsact, Self::XdpGeneric];
-
-    /// The stable word.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::XdpNative => "xdp_native",
-            Self::Tcx => "tcx",
-            Self::Clsact => "clsact",
-            Self::XdpGeneric => "xdp_generic",
-        }
-    }
-
-    /// For people.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::XdpNative => "native XDP",
-            Self::Tcx => "TC (tcx)",
-            Self::Clsact => "TC (clsact)",
-            Self::XdpGeneric => "generic XDP",
-        }
-    }
-
-    /// The hook with this word.
-    pub fn from_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|hook| hook.word() == word)
-    }
-
-    /// The kind of link it is attached by; `None`: by none.
-    pub const fn link(self) -> Option<LinkKind> {
-        match self {
-            Self::XdpNative => Some(LinkKind::XdpNative),
-            Self::Tcx => Some(LinkKind::Tcx),
-            Self::Clsact => None,
-            Self::XdpGeneric => Some(LinkKind::XdpGeneric),
-        }
-    }
 }
 
 /// One interface and what guards it.

@@ -9,21 +9,14 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use jit_common::{Family, PortKey};
-
-use crate::{
-    prefix::SourcePrefix,
-    rules::{
-        grant::{PortRange, Sessions},
-        policy::{Exemption, Policy, PortPolicy},
-        proposal::{DEFAULT_WIDEST_V4, DEFAULT_WIDEST_V6},
-        refusal::{Refusal, Refused},
+use jit_proto::{
+    Exemption, PortRange, PortSection, Refusal, Sessions, SourcePrefix,
+    port_section::{
+        DEFAULT_APPROVALS, DEFAULT_PORT_DURATION, DEFAULT_WIDEST_V4, DEFAULT_WIDEST_V6,
     },
 };
 
-/// Longest grant of a port that does not say (Microsoft Defender's default).
-pub const DEFAULT_PORT_DURATION: Duration = Duration::from_secs(3 * 3600);
-/// Approvals that a port asks for which does not say.
-pub const DEFAULT_APPROVALS: usize = 1;
+use crate::rules::{policy::Policy, refusal::Refused};
 
 /// A `[ceiling]`. What is `None` lets no port of the file be laxer than the file says.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,11 +49,11 @@ pub struct Ceiling {
 
 impl Ceiling {
     /// Step 7: whether a policy stays within the ceiling; `file` are the host's own sections.
-    pub fn check(&self, sections: &[PortPolicy], file: &Policy) -> Result<(), Refused> {
+    pub fn check(&self, sections: &[PortSection], file: &Policy) -> Result<(), Refused> {
         self.check_whole(sections, file).map_err(|detail| Refused::new(Refusal::Ceiling, detail))
     }
 
-    fn check_whole(&self, sections: &[PortPolicy], file: &Policy) -> Result<(), String> {
+    fn check_whole(&self, sections: &[PortSection], file: &Policy) -> Result<(), String> {
         for (port, _) in file.rules() {
             let kept = sections.iter().any(|section| section.range.has(port));
             if !kept && !has(&self.disarm, port) {
@@ -96,8 +89,8 @@ impl Ceiling {
     }
 
     /// One port of a section against the ceiling and what the file says of it.
-    fn check_port(&self, section: &PortPolicy, own: Option<&PortPolicy>) -> Result<(), String> {
-        let own_is = |lax: fn(&PortPolicy) -> bool| own.is_some_and(lax);
+    fn check_port(&self, section: &PortSection, own: Option<&PortSection>) -> Result<(), String> {
+        let own_is = |lax: fn(&PortSection) -> bool| own.is_some_and(lax);
         if section.observe && !self.observe && !own_is(|own| own.observe) {
             return Err("mode is observe".into());
         }
@@ -158,7 +151,7 @@ impl Ceiling {
     fn check_exemption(
         &self,
         exemption: &Exemption,
-        own: Option<&PortPolicy>,
+        own: Option<&PortSection>,
     ) -> Result<(), String> {
         let Exemption { source, .. } = exemption;
         if own.is_some_and(|own| own.exemptions.iter().any(|own| own.covers(exemption))) {
@@ -184,7 +177,7 @@ impl Ceiling {
     /// `spared` is never protected: the agent's own port.
     pub fn in_force(
         &self,
-        sections: &[PortPolicy],
+        sections: &[PortSection],
         file: &Policy,
         spared: Option<PortKey>,
     ) -> Policy {
@@ -196,11 +189,11 @@ impl Ceiling {
         let pushed = sections
             .iter()
             .flat_map(|section| section.range.ports().map(move |port| (port, section)));
-        let mut by_port: BTreeMap<PortKey, &PortPolicy> = own.chain(pushed).collect();
+        let mut by_port: BTreeMap<PortKey, &PortSection> = own.chain(pushed).collect();
         if let Some(spared) = spared {
             by_port.remove(&spared);
         }
-        let mut parts: Vec<(PortRange, &PortPolicy)> = Vec::new();
+        let mut parts: Vec<(PortRange, &PortSection)> = Vec::new();
         for (PortKey { protocol, port }, section) in by_port {
             match parts.last_mut() {
                 Some((range, last))
@@ -214,7 +207,7 @@ impl Ceiling {
             }
         }
         let sections =
-            parts.into_iter().map(|(range, part)| PortPolicy { range, ..part.clone() }).collect();
+            parts.into_iter().map(|(range, part)| PortSection { range, ..part.clone() }).collect();
         Policy::new(sections, file.max_duration()).expect("each port has one section in the map")
     }
 
@@ -224,7 +217,7 @@ impl Ceiling {
         let sections: Vec<_> = self
             .arm
             .iter()
-            .map(|range| PortPolicy {
+            .map(|range| PortSection {
                 range: *range,
                 observe: false,
                 sources: self.sources.clone(),

@@ -9,13 +9,11 @@
 use std::collections::{BTreeMap, HashMap};
 
 use jit_common::{Address, Family, PortKey};
+use jit_proto::SourcePrefix;
 
-use crate::{
-    prefix::SourcePrefix,
-    rules::{
-        clock::BootNanos,
-        reconcile::{Claim, Entry, EntryKey},
-    },
+use crate::rules::{
+    clock::BootNanos,
+    reconcile::{Claim, Entry, EntryKey},
 };
 
 /// Slot of exemptions, whose connections belong to no grant.
@@ -212,7 +210,7 @@ impl Claims {
         address: Address,
         now: BootNanos,
     ) -> impl Iterator<Item = Held> + '_ {
-        let bits = crate::prefix::bits(address.family);
+        let bits = jit_proto::prefix::bits(address.family);
         let host = SourcePrefix::new(address, bits).ok();
         host.into_iter()
             .flat_map(move |host| (0..=bits).map(move |length| host.widened(length)))

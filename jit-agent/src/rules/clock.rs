@@ -4,11 +4,9 @@
 //! [`Now::deadline`], once for each grant, when it is activated. Nothing here reads a clock
 //! (`sys::now` does).
 
-use std::{fmt, ops::Add, time::Duration};
+use std::{ops::Add, time::Duration};
 
-/// Wall clock: milliseconds since the Unix epoch, UTC.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct WallTime(pub i64);
+use jit_proto::WallTime;
 
 /// Boot clock: nanoseconds of CLOCK_BOOTTIME, which counts through suspend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,37 +38,11 @@ impl Now {
     }
 }
 
-impl WallTime {
-    /// From `earlier` to this moment; `None` when this moment is not later.
-    pub fn since(self, earlier: Self) -> Option<Duration> {
-        let millis = u64::try_from(self.0.checked_sub(earlier.0)?).ok()?;
-        (millis > 0).then(|| Duration::from_millis(millis))
-    }
-}
-
-impl Add<Duration> for WallTime {
-    type Output = Self;
-
-    fn add(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)))
-    }
-}
-
 impl Add<Duration> for BootNanos {
     type Output = Self;
 
     fn add(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
-    }
-}
-
-/// RFC 3339, seconds, UTC; far years as the plain number.
-impl fmt::Display for WallTime {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match jiff::Timestamp::from_millisecond(self.0) {
-            Ok(time) => write!(f, "{time:.0}"),
-            Err(_) => write!(f, "{} ms since 1970", self.0),
-        }
     }
 }
 

@@ -6,12 +6,9 @@
 
 use std::time::Duration;
 
-use crate::rules::clock::{BootNanos, Now};
+use jit_proto::confirm::MAX_WINDOW;
 
-/// How long a policy waits for its confirmation when the push does not say.
-pub const DEFAULT_WINDOW: Duration = Duration::from_secs(120);
-/// The longest that a push may ask for.
-pub const MAX_WINDOW: Duration = Duration::from_secs(3600);
+use crate::rules::clock::{BootNanos, Now};
 
 /// A policy that was accepted, with what it was made from.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,52 +3,18 @@
 //! Envelopes are never re-encoded: protobuf has no canonical form, so the bytes that were signed
 //! are the bytes that are verified, decoded, stored, and verified again at start.
 
-use jit_proto::v1;
+use jit_proto::{
+    PayloadType, Refusal,
+    dsse::{MAX_ENVELOPE_BYTES, MAX_SIGNATURES, pre_authentication_encoding},
+    printable::clean,
+    v1,
+};
 use prost::Message as _;
 
-use crate::{
-    printable::clean,
-    rules::{
-        keyring::{Keyring, Signer},
-        refusal::{Refusal, Refused},
-    },
+use crate::rules::{
+    keyring::{Keyring, Signer},
+    refusal::Refused,
 };
-
-/// Payload type of a [`jit_proto::v1::Grant`].
-pub const GRANT_TYPE: &str = "application/vnd.jit-agent.grant.v1+protobuf";
-/// Payload type of a policy.
-pub const POLICY_TYPE: &str = "application/vnd.jit-agent.policy.v1+protobuf";
-/// Largest encoded envelope, bytes.
-pub const MAX_ENVELOPE_BYTES: usize = 256 * 1024;
-/// Most signatures on one envelope.
-pub const MAX_SIGNATURES: usize = 8;
-
-/// What is in an envelope.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PayloadType {
-    /// A grant.
-    Grant,
-    /// A policy.
-    Policy,
-}
-
-impl PayloadType {
-    /// As the envelope names it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Grant => GRANT_TYPE,
-            Self::Policy => POLICY_TYPE,
-        }
-    }
-
-    /// As `signs` of a `[[signer]]` names it.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Grant => "grant",
-            Self::Policy => "policy",
-        }
-    }
-}
 
 /// Steps 1 to 3 of grants.md section 4: size, type, and a good signature by at least one key that may
 /// sign payloads of this type. Returns these keys, each once, in the order of the configuration.
@@ -101,24 +67,4 @@ fn no_good_signature(keyring: &Keyring, signatures: &[v1::Signature]) -> Refused
     }
     let detail = "no signature is by a key that this host trusts ([[signer]] in its configuration)";
     Refused::new(Refusal::UnknownKey, detail)
-}
-
-/// The pre-authentication encoding of DSSE (protocol.md, "PAE"): what is signed.
-pub fn pre_authentication_encoding(payload_type: &str, payload: &[u8]) -> Vec<u8> {
-    let head = format!("DSSEv1 {} {payload_type} {} ", payload_type.len(), payload.len());
-    [head.as_bytes(), payload].concat()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The example of DSSE's protocol.md.
-    #[test]
-    fn encoding_is_the_one_of_the_specification() {
-        assert_eq!(
-            pre_authentication_encoding("http://example.com/HelloWorld", b"hello world"),
-            b"DSSEv1 29 http://example.com/HelloWorld 11 hello world"
-        );
-    }
 }

@@ -3,141 +3,27 @@
 //! Nothing is decoded before a signature over the exact bytes is good, and nothing but
 //! [`verify`] makes a `VerifiedGrant`. The host's own policy (steps 6 to 8) is `policy`'s.
 
-use std::{fmt, num::NonZeroU32, str::FromStr};
+use std::num::NonZeroU32;
 
 use jit_common::{MAX_CONNECTIONS, PortKey, Protocol};
-use jit_proto::v1;
+use jit_proto::{
+    GrantId, PayloadType, PortRange, Refusal, Sessions, SourcePrefix, WallTime,
+    text::{MAX_NAME_BYTES, MAX_TEXT_BYTES},
+    v1,
+};
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 
-use crate::{
-    prefix::SourcePrefix,
-    rules::{
-        clock::WallTime,
-        envelope::{self, PayloadType},
-        keyring::{KeyId, Keyring, Signer},
-        refusal::{Refusal, Refused},
-    },
+use crate::rules::{
+    envelope,
+    keyring::{KeyId, Keyring, Signer},
+    refusal::Refused,
 };
 
 /// Most table entries (sources times ports) that one grant may open.
 pub const MAX_ENTRIES: usize = 4096;
-/// Longest requester, approver or ticket, bytes.
-const MAX_NAME_BYTES: usize = 256;
-/// Longest justification, bytes.
-const MAX_TEXT_BYTES: usize = 2048;
 /// Most approvers that one grant names.
 const MAX_APPROVERS: usize = 32;
-
-/// A grant's id: 16 bytes, shown and read as a ULID.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct GrantId(pub [u8; 16]);
-
-impl GrantId {
-    /// From the bytes of a message; `None` unless there are 16.
-    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        bytes.try_into().ok().map(Self)
-    }
-}
-
-impl fmt::Display for GrantId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&ulid::Ulid::from_bytes(self.0).to_string())
-    }
-}
-
-impl FromStr for GrantId {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        ulid::Ulid::from_string(text)
-            .map(|ulid| Self(ulid.to_bytes()))
-            .map_err(|error| format!("`{text}` is not a grant id (a ULID, 26 letters): {error}"))
-    }
-}
-
-/// What becomes of established sessions when a grant ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sessions {
-    /// They end with it.
-    Cut,
-    /// They live on; nothing new opens.
-    Drain,
-}
-
-impl Sessions {
-    /// The configuration's word.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Cut => "cut",
-            Self::Drain => "drain",
-        }
-    }
-}
-
-/// Ports first to last of one protocol, both included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PortRange {
-    /// TCP or UDP.
-    pub protocol: Protocol,
-    /// First port.
-    pub first: u16,
-    /// Last port, not below the first.
-    pub last: u16,
-}
-
-impl PortRange {
-    /// Every port in it.
-    pub fn ports(self) -> impl Iterator<Item = PortKey> {
-        let Self { protocol, first, last } = self;
-        (first..=last).map(move |port| PortKey { protocol, port })
-    }
-
-    /// Whether this port is in it.
-    pub fn has(self, port: PortKey) -> bool {
-        port.protocol == self.protocol && (self.first..=self.last).contains(&port.port)
-    }
-
-    /// How many there are.
-    pub fn count(self) -> usize {
-        usize::from(self.last - self.first) + 1
-    }
-}
-
-impl fmt::Display for PortRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { protocol, first, last } = self;
-        let text = if first == last {
-            format!("{first}/{}", protocol.word())
-        } else {
-            format!("{first}-{last}/{}", protocol.word())
-        };
-        f.pad(&text)
-    }
-}
-
-/// `22`, `22/tcp`, `5985-5986/tcp`, `3478/udp`; TCP unless it says otherwise.
-impl FromStr for PortRange {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let bad =
-            || format!("`{text}` is not a port such as 22, 22/tcp, 5985-5986/tcp or 3478/udp");
-        let (ports, protocol) = match text.split_once('/') {
-            None => (text, Protocol::Tcp),
-            Some((ports, "tcp")) => (ports, Protocol::Tcp),
-            Some((ports, "udp")) => (ports, Protocol::Udp),
-            Some(_) => return Err(bad()),
-        };
-        let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
-        let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port != 0).ok_or_else(bad);
-        let (first, last) = (port(first)?, port(last)?);
-        if first > last {
-            return Err(format!("`{text}` ends before it starts"));
-        }
-        Ok(Self { protocol, first, last })
-    }
-}
 
 /// A grant whose signature is good, that decodes without doubt, and that is for this host.
 #[derive(Clone, Debug, PartialEq)]
@@ -275,7 +161,7 @@ fn decode(payload: &[u8], signers: &[&Signer]) -> Result<VerifiedGrant, Refused>
     let ports = message
         .ports
         .iter()
-        .map(port_range)
+        .map(PortRange::try_from)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| malformed(format!("ports: {error}")))?;
     for (what, missing) in [
@@ -367,23 +253,4 @@ fn replaced(own: GrantId, id: &[u8]) -> Result<Option<GrantId>, String> {
         Some(id) if id == own => Err("it replaces itself".into()),
         Some(id) => Ok(Some(id)),
     }
-}
-
-/// The range that a message means.
-pub(crate) fn port_range(range: &v1::PortRange) -> Result<PortRange, String> {
-    let protocol = match v1::Protocol::try_from(range.protocol) {
-        Ok(v1::Protocol::Tcp) => Protocol::Tcp,
-        Ok(v1::Protocol::Udp) => Protocol::Udp,
-        Ok(v1::Protocol::Unspecified) | Err(_) => {
-            return Err(format!("unknown protocol {}", range.protocol));
-        }
-    };
-    let port = |number: u32| {
-        u16::try_from(number).ok().filter(|port| *port > 0).ok_or(format!("no port {number}"))
-    };
-    let (first, last) = (port(range.first)?, port(range.last)?);
-    if first > last {
-        return Err(format!("range {first}-{last} is inverted"));
-    }
-    Ok(PortRange { protocol, first, last })
 }

@@ -5,13 +5,11 @@
 use std::collections::BTreeSet;
 
 use jit_common::PortKey;
-use jit_proto::v1;
+use jit_proto::{Exemption, PortRange, PortSection, WallTime, v1};
 
 use crate::rules::{
-    clock::WallTime,
-    grant::PortRange,
     ledger::{Record, Stage},
-    policy::{Exemption, Policy, PortPolicy},
+    policy::Policy,
     refusal::Refused,
 };
 
@@ -54,11 +52,11 @@ impl Impact {
     fn add(
         &mut self,
         range: PortRange,
-        old: Option<&PortPolicy>,
-        new: Option<&PortPolicy>,
+        old: Option<&PortSection>,
+        new: Option<&PortSection>,
         now: WallTime,
     ) {
-        let enforced = |section: Option<&PortPolicy>| section.is_some_and(|part| !part.observe);
+        let enforced = |section: Option<&PortSection>| section.is_some_and(|part| !part.observe);
         match (enforced(old), enforced(new)) {
             (false, true) => self.closed.push(range),
             (true, false) => self.opened.push(range),
@@ -70,7 +68,7 @@ impl Impact {
                 self.changed.push((range, what));
             }
         }
-        let live = |section: Option<&PortPolicy>| -> Vec<Exemption> {
+        let live = |section: Option<&PortSection>| -> Vec<Exemption> {
             let all = section.map(|section| section.exemptions.clone()).unwrap_or_default();
             all.into_iter().filter(|one| one.until.is_none_or(|until| until > now)).collect()
         };
@@ -137,8 +135,8 @@ pub fn refused_grant(record: &Record, refused: &Refused) -> v1::RefusedGrant {
 fn segments<'p>(
     old: &'p Policy,
     new: &'p Policy,
-) -> Vec<(PortRange, Option<&'p PortPolicy>, Option<&'p PortPolicy>)> {
-    let same = |a: Option<&PortPolicy>, b: Option<&PortPolicy>| match (a, b) {
+) -> Vec<(PortRange, Option<&'p PortSection>, Option<&'p PortSection>)> {
+    let same = |a: Option<&PortSection>, b: Option<&PortSection>| match (a, b) {
         (None, None) => true,
         (Some(a), Some(b)) => std::ptr::eq(a, b),
         _ => false,
@@ -164,8 +162,8 @@ fn segments<'p>(
 }
 
 /// What differs between two sections for the same port, exemptions aside.
-fn differences(old: &PortPolicy, new: &PortPolicy) -> Vec<String> {
-    let PortPolicy {
+fn differences(old: &PortSection, new: &PortSection) -> Vec<String> {
+    let PortSection {
         range: _,
         observe,
         sources,
@@ -189,7 +187,7 @@ fn differences(old: &PortPolicy, new: &PortPolicy) -> Vec<String> {
     compare("sources", listed(sources), listed(&new.sources));
     compare("widest_v4", format!("/{widest_v4}"), format!("/{}", new.widest_v4));
     compare("widest_v6", format!("/{widest_v6}"), format!("/{}", new.widest_v6));
-    let time = |time: &std::time::Duration| crate::status::duration_text(*time);
+    let time = |time: &std::time::Duration| jit_proto::words::duration_text(*time);
     compare("max_duration", time(max_duration), time(&new.max_duration));
     compare("approvals", approvals.to_string(), new.approvals.to_string());
     compare("sessions", sessions.word().into(), new.sessions.word().into());
@@ -197,7 +195,7 @@ fn differences(old: &PortPolicy, new: &PortPolicy) -> Vec<String> {
     what
 }
 
-fn listed(sources: &[crate::prefix::SourcePrefix]) -> String {
+fn listed(sources: &[jit_proto::SourcePrefix]) -> String {
     let mut texts: Vec<_> = sources.iter().map(ToString::to_string).collect();
     texts.sort_unstable();
     texts.join(",")

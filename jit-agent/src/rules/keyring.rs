@@ -6,12 +6,11 @@
 use std::{fmt, time::Duration};
 
 use ed25519_dalek::pkcs8::DecodePublicKey as _;
+use jit_proto::{PayloadType, v1};
 use p256::ecdsa::signature::Verifier as _;
 use sha2::{Digest as _, Sha256};
 
-use jit_proto::v1;
-
-use crate::rules::{envelope::PayloadType, mandate::Mandate};
+use crate::rules::mandate::Mandate;
 
 /// One trusted key.
 #[derive(Clone, Debug)]
@@ -190,10 +189,10 @@ fn pem_document(pem: &str) -> Option<(String, Vec<u8>)> {
 #[cfg(test)]
 mod tests {
     use ed25519_dalek::{Signer as _, SigningKey, pkcs8::EncodePublicKey as _};
+    use jit_proto::Refusal;
     use p256::pkcs8::LineEnding;
 
     use super::*;
-    use crate::rules::refusal::Refusal;
 
     fn ed25519(seed: u8) -> (SigningKey, Signer) {
         let key = SigningKey::from_bytes(&[seed; 32]);

@@ -13,18 +13,16 @@ use std::{
 };
 
 use jit_common::{MAX_PLACES, PortKey};
+use jit_proto::{GrantId, Refusal, SourcePrefix, WallTime};
 
 pub use record::{Admission, Change, Life, Record, Replacement, Stage, Tombstone};
 
-use crate::{
-    prefix::SourcePrefix,
-    rules::{
-        claims::{Capacity, Claims, EXEMPT_SLOT, Held, Kind},
-        clock::{BootNanos, Now, SKEW, WallTime},
-        grant::{GrantId, VerifiedGrant},
-        reconcile::{Claim, Entry, EntryKey},
-        refusal::{Refusal, Refused},
-    },
+use crate::rules::{
+    claims::{Capacity, Claims, EXEMPT_SLOT, Held, Kind},
+    clock::{BootNanos, Now, SKEW},
+    grant::VerifiedGrant,
+    reconcile::{Claim, Entry, EntryKey},
+    refusal::Refused,
 };
 
 /// Ended grants that are remembered for `list --all`.

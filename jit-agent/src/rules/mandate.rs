@@ -4,15 +4,9 @@
 
 use std::time::Duration;
 
-use crate::{
-    prefix::SourcePrefix,
-    rules::{
-        clock::WallTime,
-        envelope::PayloadType,
-        grant::{PortRange, VerifiedGrant},
-        refusal::Refusal,
-    },
-};
+use jit_proto::{PayloadType, PortRange, Refusal, SourcePrefix, WallTime};
+
+use crate::rules::grant::VerifiedGrant;
 
 /// The limits of a `[[signer]]`.
 #[derive(Clone, Debug, PartialEq)]

@@ -4,107 +4,35 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use jit_common::{Family, PortKey, PortRule};
+use jit_proto::{PortSection, Refusal, SourcePrefix, WallTime, port_section::by_port};
 
-use crate::{
-    prefix::SourcePrefix,
-    rules::{
-        clock::{Now, SKEW, WallTime},
-        grant::{PortRange, Sessions, VerifiedGrant},
-        keyring::Keyring,
-        mandate::Beyond,
-        refusal::{Refusal, Refused},
-    },
+use crate::rules::{
+    clock::{Now, SKEW},
+    grant::VerifiedGrant,
+    keyring::Keyring,
+    mandate::Beyond,
+    refusal::Refused,
 };
-
-/// The rules of one `[[port]]` section.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PortPolicy {
-    /// The ports.
-    pub range: PortRange,
-    /// Count what would be dropped, drop nothing.
-    pub observe: bool,
-    /// The most that a grant may open.
-    pub sources: Vec<SourcePrefix>,
-    /// Shortest IPv4 prefix that a grant may name, bits.
-    pub widest_v4: u8,
-    /// Shortest IPv6 prefix that a grant may name, bits.
-    pub widest_v6: u8,
-    /// The longest grant.
-    pub max_duration: Duration,
-    /// Good signatures by distinct keys that a grant needs.
-    pub approvals: usize,
-    /// What becomes of established sessions.
-    pub sessions: Sessions,
-    /// The service is behind NAT or in a container: no socket on this host.
-    pub forwarded: bool,
-    /// Sources that are always let in.
-    pub exemptions: Vec<Exemption>,
-}
-
-/// A source that needs no grant.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Exemption {
-    /// Who.
-    pub source: SourcePrefix,
-    /// Why.
-    pub reason: String,
-    /// Who answers for it.
-    pub owner: String,
-    /// Its end, if it has one.
-    pub until: Option<WallTime>,
-}
-
-impl Exemption {
-    /// Whether this one lets in everything that `other` does, for at least as long.
-    pub fn covers(&self, other: &Self) -> bool {
-        let longer = match (self.until, other.until) {
-            (None, _) => true,
-            (Some(_), None) => false,
-            (Some(own), Some(other)) => own >= other,
-        };
-        longer && self.source.contains(&other.source)
-    }
-}
 
 /// All protected ports.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Policy {
-    sections: Vec<PortPolicy>,
+    sections: Vec<PortSection>,
     /// Port to index of its section.
     by_port: BTreeMap<PortKey, usize>,
     /// No grant is longer, whatever a port says.
     max_duration: Duration,
 }
 
-impl PortPolicy {
-    /// What the kernel needs to know of it. In observe mode of the whole gate the kernel's settings
-    /// say so, not each rule.
-    pub const fn rule(&self) -> PortRule {
-        PortRule {
-            observe: self.observe as u8,
-            drain: matches!(self.sessions, Sessions::Drain) as u8,
-            forwarded: self.forwarded as u8,
-            reserved: 0,
-        }
-    }
-}
-
 impl Policy {
     /// A policy from its sections; the first port that stands in two of them is the error.
-    pub fn new(sections: Vec<PortPolicy>, max_duration: Duration) -> Result<Self, PortKey> {
-        let mut by_port = BTreeMap::new();
-        for (index, section) in sections.iter().enumerate() {
-            for port in section.range.ports() {
-                if by_port.insert(port, index).is_some() {
-                    return Err(port);
-                }
-            }
-        }
+    pub fn new(sections: Vec<PortSection>, max_duration: Duration) -> Result<Self, PortKey> {
+        let by_port = by_port(&sections)?;
         Ok(Self { sections, by_port, max_duration })
     }
 
     /// The sections, in the order of the configuration.
-    pub fn sections(&self) -> &[PortPolicy] {
+    pub fn sections(&self) -> &[PortSection] {
         &self.sections
     }
 
@@ -146,7 +74,7 @@ impl Policy {
     }
 
     /// The rules for a port; `None` when it is not protected.
-    pub fn port(&self, port: PortKey) -> Option<&PortPolicy> {
+    pub fn port(&self, port: PortKey) -> Option<&PortSection> {
         self.by_port.get(&port).and_then(|index| self.sections.get(*index))
     }
 
@@ -167,7 +95,7 @@ impl Policy {
         self.check_lifetime(&sections, lifetime)?;
         for section in &sections {
             for source in grant.sources() {
-                section.check_source(source)?;
+                check_source(section, source)?;
             }
         }
         let approvals = Approvals::of(grant, keyring, now);
@@ -190,7 +118,7 @@ impl Policy {
     }
 
     /// The sections of the grant's ports, each once.
-    fn sections_of(&self, grant: &VerifiedGrant) -> Result<Vec<&PortPolicy>, Refused> {
+    fn sections_of(&self, grant: &VerifiedGrant) -> Result<Vec<&PortSection>, Refused> {
         let mut indices = Vec::new();
         for port in grant.ports().iter().flat_map(|range| range.ports()) {
             let Some(index) = self.by_port.get(&port) else {
@@ -205,7 +133,7 @@ impl Policy {
         Ok(indices.into_iter().filter_map(|index| self.sections.get(index)).collect())
     }
 
-    fn check_lifetime(&self, sections: &[&PortPolicy], lifetime: Duration) -> Result<(), Refused> {
+    fn check_lifetime(&self, sections: &[&PortSection], lifetime: Duration) -> Result<(), Refused> {
         let most = sections
             .iter()
             .map(|section| (section.range.to_string(), section.max_duration))
@@ -289,27 +217,25 @@ fn check_times(grant: &VerifiedGrant, now: Now) -> Result<Duration, Refused> {
     Ok(lifetime)
 }
 
-impl PortPolicy {
-    /// Step 7 for one source.
-    fn check_source(&self, source: &SourcePrefix) -> Result<(), Refused> {
-        if !self.sources.iter().any(|allowed| allowed.contains(source)) {
-            let allowed: Vec<_> = self.sources.iter().map(ToString::to_string).collect();
-            let detail = format!(
-                "{source} is not inside the sources that {} allows: {}",
-                self.range,
-                allowed.join(", ")
-            );
-            return Err(Refused::new(Refusal::SourceNotAllowed, detail));
-        }
-        let widest = match source.address().family {
-            Family::V4 => self.widest_v4,
-            Family::V6 => self.widest_v6,
-        };
-        if source.length() < widest {
-            let detail =
-                format!("{source} is wider than {} allows: /{widest} at the widest", self.range);
-            return Err(Refused::new(Refusal::SourceTooWide, detail));
-        }
-        Ok(())
+/// Step 7 for one source.
+fn check_source(section: &PortSection, source: &SourcePrefix) -> Result<(), Refused> {
+    if !section.sources.iter().any(|allowed| allowed.contains(source)) {
+        let allowed: Vec<_> = section.sources.iter().map(ToString::to_string).collect();
+        let detail = format!(
+            "{source} is not inside the sources that {} allows: {}",
+            section.range,
+            allowed.join(", ")
+        );
+        return Err(Refused::new(Refusal::SourceNotAllowed, detail));
     }
+    let widest = match source.address().family {
+        Family::V4 => section.widest_v4,
+        Family::V6 => section.widest_v6,
+    };
+    if source.length() < widest {
+        let detail =
+            format!("{source} is wider than {} allows: /{widest} at the widest", section.range);
+        return Err(Refused::new(Refusal::SourceTooWide, detail));
+    }
+    Ok(())
 }

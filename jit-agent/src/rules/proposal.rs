@@ -5,37 +5,22 @@
 
 use std::time::Duration;
 
-use jit_common::Family;
-use jit_proto::v1;
+use jit_proto::{PayloadType, PortSection, Refusal, WallTime, text, v1};
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 
-use crate::{
-    prefix::{SourcePrefix, bits},
-    rules::{
-        clock::{Now, SKEW, WallTime},
-        envelope::{self, PayloadType},
-        grant::{self, PortRange, Sessions},
-        keyring::{KeyId, Keyring, Signer},
-        policy::{Exemption, Policy, PortPolicy},
-        refusal::{Refusal, Refused},
-    },
+use crate::rules::{
+    clock::{Now, SKEW},
+    envelope,
+    keyring::{KeyId, Keyring, Signer},
+    policy::Policy,
+    refusal::Refused,
 };
 
-/// Narrowest limits on prefixes for a port that does not say.
-pub const DEFAULT_WIDEST_V4: u8 = 24;
-/// Likewise for IPv6.
-pub const DEFAULT_WIDEST_V6: u8 = 48;
 /// Most sections of one policy.
 const MAX_SECTIONS: usize = 1024;
-/// Most sources of one section.
-const MAX_SOURCES: usize = 256;
 /// Most table entries (exemptions times ports) of one policy.
 const MAX_EXEMPTIONS: usize = 4096;
-/// Longest author, reason or owner, bytes.
-const MAX_NAME_BYTES: usize = 256;
-/// Longest justification, bytes.
-const MAX_TEXT_BYTES: usize = 2048;
 
 /// What a policy says, decoded without doubt, and for this host.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,7 +28,7 @@ pub struct Proposal {
     version: u64,
     issued_at: WallTime,
     not_after: Option<WallTime>,
-    sections: Vec<PortPolicy>,
+    sections: Vec<PortSection>,
     message: v1::Policy,
 }
 
@@ -78,7 +63,7 @@ impl Proposal {
         let sections = message
             .ports
             .iter()
-            .map(PortPolicy::try_from)
+            .map(PortSection::try_from)
             .collect::<Result<Vec<_>, _>>()
             .map_err(malformed)?;
         Policy::new(sections.clone(), Duration::ZERO).map_err(|port| {
@@ -136,7 +121,7 @@ impl Proposal {
     }
 
     /// What it protects; no port stands in two sections.
-    pub fn sections(&self) -> &[PortPolicy] {
+    pub fn sections(&self) -> &[PortSection] {
         &self.sections
     }
 
@@ -234,168 +219,6 @@ fn decode(payload: &[u8], signers: &[&Signer], host: &str) -> Result<VerifiedPol
 }
 
 fn check_texts(policy: &v1::Policy) -> Result<(), String> {
-    text("author", &policy.author, MAX_NAME_BYTES)?;
-    text("justification", &policy.justification, MAX_TEXT_BYTES)
-}
-
-fn text(field: &str, text: &str, most: usize) -> Result<(), String> {
-    match text.len() {
-        0 => Err(format!("{field} is empty")),
-        bytes if bytes > most => Err(format!("{field} has {bytes} bytes; at most {most}")),
-        _ => Ok(()),
-    }
-}
-
-impl TryFrom<&v1::PolicyPort> for PortPolicy {
-    type Error = String;
-
-    fn try_from(message: &v1::PolicyPort) -> Result<Self, String> {
-        let v1::PolicyPort {
-            range,
-            mode,
-            sources,
-            widest_v4,
-            widest_v6,
-            max_duration_ms,
-            approvals,
-            sessions,
-            terminates,
-            exemptions,
-        } = message;
-        let range = range.as_ref().ok_or("ports: a section without a range")?;
-        let range = grant::port_range(range).map_err(|error| format!("ports: {error}"))?;
-        let at = |what: String| format!("{range}: {what}");
-        let width = |key: &str, width: Option<u32>, default: u8, family: Family| match width {
-            None => Ok(default),
-            Some(width) => u8::try_from(width)
-                .ok()
-                .filter(|width| *width <= bits(family))
-                .ok_or_else(|| at(format!("{key}: {width} is more than {}", bits(family)))),
-        };
-        if sources.is_empty() {
-            return Err(at("sources is empty".into()));
-        }
-        if sources.len() > MAX_SOURCES {
-            return Err(at(format!("{} sources; at most {MAX_SOURCES}", sources.len())));
-        }
-        let max_duration = u64::try_from(*max_duration_ms)
-            .ok()
-            .filter(|millis| *millis >= 1000 && millis.is_multiple_of(1000))
-            .map(Duration::from_millis)
-            .ok_or_else(|| at("max_duration_ms is not a second or more, in whole ones".into()))?;
-        Ok(Self {
-            range,
-            observe: match v1::Mode::try_from(*mode) {
-                Ok(v1::Mode::Enforce) => false,
-                Ok(v1::Mode::Observe) => true,
-                Ok(v1::Mode::Unspecified) | Err(_) => {
-                    return Err(at(format!("mode: unknown value {mode}")));
-                }
-            },
-            sources: sources
-                .iter()
-                .map(|source| SourcePrefix::try_from(source).map_err(|error| error.to_string()))
-                .collect::<Result<_, _>>()
-                .map_err(|error| at(format!("sources: {error}")))?,
-            widest_v4: width("widest_v4", *widest_v4, DEFAULT_WIDEST_V4, Family::V4)?,
-            widest_v6: width("widest_v6", *widest_v6, DEFAULT_WIDEST_V6, Family::V6)?,
-            max_duration,
-            approvals: usize::try_from(*approvals)
-                .ok()
-                .filter(|approvals| *approvals > 0)
-                .ok_or_else(|| at("approvals is 0".into()))?,
-            sessions: match v1::Sessions::try_from(*sessions) {
-                Ok(v1::Sessions::Cut) => Sessions::Cut,
-                Ok(v1::Sessions::Drain) => Sessions::Drain,
-                Ok(v1::Sessions::Unspecified) | Err(_) => {
-                    return Err(at(format!("sessions: unknown value {sessions}")));
-                }
-            },
-            forwarded: match v1::Terminates::try_from(*terminates) {
-                Ok(v1::Terminates::Forwarded) => true,
-                Ok(v1::Terminates::Host) => false,
-                Ok(v1::Terminates::Unspecified) | Err(_) => {
-                    return Err(at(format!("terminates: unknown value {terminates}")));
-                }
-            },
-            exemptions: exemptions
-                .iter()
-                .map(Exemption::try_from)
-                .collect::<Result<_, _>>()
-                .map_err(|error| at(format!("exemptions: {error}")))?,
-        })
-    }
-}
-
-impl TryFrom<&v1::Exemption> for Exemption {
-    type Error = String;
-
-    fn try_from(message: &v1::Exemption) -> Result<Self, String> {
-        let v1::Exemption { source, reason, owner, until_ms } = message;
-        let source = source.as_ref().ok_or("source is missing")?;
-        let source = SourcePrefix::try_from(source).map_err(|error| error.to_string())?;
-        text("reason", reason, MAX_NAME_BYTES)?;
-        text("owner", owner, MAX_NAME_BYTES)?;
-        if *until_ms < 0 {
-            return Err("until_ms is negative".into());
-        }
-        let until = (*until_ms > 0).then_some(WallTime(*until_ms));
-        Ok(Self { source, reason: reason.clone(), owner: owner.clone(), until })
-    }
-}
-
-impl From<&PortPolicy> for v1::PolicyPort {
-    fn from(section: &PortPolicy) -> Self {
-        let PortPolicy {
-            range,
-            observe,
-            sources,
-            widest_v4,
-            widest_v6,
-            max_duration,
-            approvals,
-            sessions,
-            forwarded,
-            exemptions,
-        } = section;
-        Self {
-            range: Some(v1::PortRange::from(*range)),
-            mode: if *observe { v1::Mode::Observe } else { v1::Mode::Enforce }.into(),
-            sources: sources.iter().map(v1::Source::from).collect(),
-            widest_v4: Some(u32::from(*widest_v4)),
-            widest_v6: Some(u32::from(*widest_v6)),
-            max_duration_ms: i64::try_from(max_duration.as_millis()).unwrap_or(i64::MAX),
-            approvals: u32::try_from(*approvals).unwrap_or(u32::MAX),
-            sessions: match sessions {
-                Sessions::Cut => v1::Sessions::Cut,
-                Sessions::Drain => v1::Sessions::Drain,
-            }
-            .into(),
-            terminates: if *forwarded { v1::Terminates::Forwarded } else { v1::Terminates::Host }
-                .into(),
-            exemptions: exemptions.iter().map(v1::Exemption::from).collect(),
-        }
-    }
-}
-
-impl From<&Exemption> for v1::Exemption {
-    fn from(exemption: &Exemption) -> Self {
-        let Exemption { source, reason, owner, until } = exemption;
-        Self {
-            source: Some(source.into()),
-            reason: reason.clone(),
-            owner: owner.clone(),
-            until_ms: until.map_or(0, |until| until.0),
-        }
-    }
-}
-
-impl From<PortRange> for v1::PortRange {
-    fn from(range: PortRange) -> Self {
-        let protocol = match range.protocol {
-            jit_common::Protocol::Tcp => v1::Protocol::Tcp,
-            jit_common::Protocol::Udp => v1::Protocol::Udp,
-        };
-        Self { protocol: protocol.into(), first: range.first.into(), last: range.last.into() }
-    }
+    text::check("author", &policy.author, text::MAX_NAME_BYTES)?;
+    text::check("justification", &policy.justification, text::MAX_TEXT_BYTES)
 }

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 
 use jit_common::PortKey;
+use jit_proto::SourcePrefix;
 
-use crate::{prefix::SourcePrefix, rules::clock::BootNanos};
+use crate::rules::clock::BootNanos;
 
 /// A place in the grant tables: the host table for single addresses, else a prefix trie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -8,6 +8,7 @@ use std::{
 };
 
 use jit_common::Address;
+use jit_proto::WallTime;
 use rustix::{
     fs::{FlockOperation, Mode, OFlags},
     process::geteuid,
@@ -15,7 +16,7 @@ use rustix::{
     time::{ClockId, clock_gettime},
 };
 
-use crate::rules::clock::{BootNanos, Now, WallTime};
+use crate::rules::clock::{BootNanos, Now};
 
 /// `f_type` of a BPF file system (BPF_FS_MAGIC, uapi/linux/magic.h).
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;

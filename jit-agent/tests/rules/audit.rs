@@ -10,8 +10,9 @@ use jit_agent::{
         Audit, EventCode, Record, Settings, Tip,
         verify::{self, Options, Report},
     },
-    rules::{grant::GrantId, ledger::Admission},
+    rules::ledger::Admission,
 };
+use jit_proto::GrantId;
 use proptest::prelude::*;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -379,7 +380,7 @@ fn hostile_names_stay_on_their_line_and_read_back() {
     assert_good(state.path());
     for file in [CURRENT, "audit.head"] {
         let text = fs::read_to_string(path(state.path(), file)).unwrap();
-        let hostile = text.replace('\n', "").contains(jit_agent::printable::is_hostile);
+        let hostile = text.replace('\n', "").contains(jit_proto::printable::is_hostile);
         assert!(!hostile, "{file}: {text:?}");
     }
     let record = records(state.path(), CURRENT).pop().unwrap();

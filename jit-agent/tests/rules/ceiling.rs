@@ -1,8 +1,8 @@
 //! What `[ceiling]` of the host's own file lets a pushed policy do, whoever signed it.
 
-use jit_agent::{gate::PolicyPush, rules::refusal::Refusal};
+use jit_agent::gate::PolicyPush;
 use jit_common::PortKey;
-use jit_proto::v1;
+use jit_proto::{Refusal, v1};
 
 use crate::{
     policies::{CEILING, HTTP, Host, RDP, RELEASE, exemption, policy, seconds, section, signed},
@@ -25,7 +25,7 @@ fn a_policy_within_the_ceiling_is_taken_and_each_excess_named() {
     long_ssh.ports[0].max_duration_ms = 180 * MINUTE;
     let mut wide_ssh = policy(1, &[]);
     wide_ssh.ports[0].sources = change(|_| ()).ports[0].sources.clone();
-    let any: jit_agent::prefix::SourcePrefix = "0.0.0.0/0".parse().unwrap();
+    let any: jit_proto::SourcePrefix = "0.0.0.0/0".parse().unwrap();
     wide_ssh.ports[0].sources.push((&any).into());
     let mut longer_ssh = long_ssh.clone();
     longer_ssh.ports[0].max_duration_ms += 1000;
@@ -126,7 +126,7 @@ fn as_strict() -> v1::PolicyPort {
 /// The file's other ports just as they are, and these.
 fn as_the_file(more: &[v1::PolicyPort]) -> v1::Policy {
     let mut policy = policy(1, more);
-    let of_rdp: jit_agent::prefix::SourcePrefix = "203.0.113.0/24".parse().unwrap();
+    let of_rdp: jit_proto::SourcePrefix = "203.0.113.0/24".parse().unwrap();
     policy.ports.get_mut(1).unwrap().sources = vec![(&of_rdp).into()];
     policy
 }

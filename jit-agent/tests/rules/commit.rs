@@ -1,9 +1,10 @@
 //! Which pushed policy is in force, against the plain reading of a history.
 
 use jit_agent::rules::{
-    clock::{BootNanos, Now, WallTime},
+    clock::{BootNanos, Now},
     commit::{Commit, CommitError, Standing, Versioned},
 };
+use jit_proto::WallTime;
 use proptest::prelude::*;
 
 const SECOND: u64 = 1_000_000_000;

@@ -14,9 +14,8 @@ use jit_agent::{
     disk::store::Opener,
     gate::{Gate, Target},
     kernel::datapath::memory::{Fuse, MemoryDatapath},
-    rules::{grant::GrantId, refusal::Refusal},
 };
-use jit_proto::v1;
+use jit_proto::{GrantId, Refusal, v1};
 use redb::{StorageBackend, backends::FileBackend};
 
 use crate::{

@@ -5,9 +5,10 @@ use std::path::Path;
 use jit_agent::{
     config::Config,
     disk::audit::EventCode,
-    rules::{grant, ledger::Admission, refusal::Refusal},
+    rules::{grant, ledger::Admission},
 };
 use jit_common::Reason;
+use jit_proto::Refusal;
 
 use crate::support::{self, HOST, NOW};
 

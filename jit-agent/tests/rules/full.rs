@@ -14,8 +14,9 @@ use std::{
 use jit_agent::{
     disk::store::Opener,
     gate::{Revoked, Target},
-    rules::{grant::GrantId, ledger::Admission, refusal::Refusal},
+    rules::ledger::Admission,
 };
+use jit_proto::{GrantId, Refusal};
 use redb::{StorageBackend, backends::FileBackend};
 
 use crate::{

@@ -5,9 +5,9 @@ use std::{cell::Cell, collections::BTreeMap, sync::Arc, time::Duration};
 use jit_agent::{
     gate::{Target, channel, journal::Journal},
     kernel::datapath::{Datapath as _, memory::MemoryDatapath},
-    rules::{envelope::GRANT_TYPE, grant::GrantId, ledger::Admission, refusal::Refusal},
+    rules::ledger::Admission,
 };
-use jit_proto::v1;
+use jit_proto::{GrantId, Refusal, payload_type::GRANT_TYPE, v1};
 use prost::Message as _;
 
 use crate::{
@@ -130,7 +130,7 @@ fn a_clock_behind_its_floor_opens_nothing() {
     let mut host = Host::start();
     host.push(&grant(1, &["203.0.113.7"])).unwrap();
     host.kernel = MemoryDatapath::default();
-    let behind = jit_agent::rules::clock::WallTime(NOW.wall.0 - 2 * MINUTE);
+    let behind = jit_proto::WallTime(NOW.wall.0 - 2 * MINUTE);
     let now = jit_agent::rules::clock::Now { wall: behind, ..NOW };
     host.restart("boot-2", now);
     assert!(!host.opens(0));

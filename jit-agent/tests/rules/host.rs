@@ -10,9 +10,9 @@ use jit_agent::{
     },
     gate::{Gate, journal::Journal},
     kernel::datapath::memory::MemoryDatapath,
-    rules::{clock::Now, ledger::Admission, refusal::Refusal},
+    rules::{clock::Now, ledger::Admission},
 };
-use jit_proto::v1;
+use jit_proto::{Refusal, v1};
 use tempfile::TempDir;
 
 use crate::support::{NOW, SSH, config, envelope, later, v4};

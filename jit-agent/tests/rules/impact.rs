@@ -3,17 +3,9 @@
 
 use std::time::Duration;
 
-use jit_agent::{
-    prefix::SourcePrefix,
-    rules::{
-        ceiling::Ceiling,
-        clock::WallTime,
-        grant::{PortRange, Sessions},
-        impact::Impact,
-        policy::{Exemption, Policy, PortPolicy},
-    },
-};
+use jit_agent::rules::{ceiling::Ceiling, impact::Impact, policy::Policy};
 use jit_common::{PortKey, Protocol};
+use jit_proto::{Exemption, PortRange, PortSection, Sessions, SourcePrefix, WallTime};
 use proptest::prelude::*;
 
 const NOW: WallTime = WallTime(1_000_000);
@@ -52,7 +44,7 @@ fn policy() -> impl Strategy<Value = Policy> {
                 break;
             }
             if let Some((observe, exemptions, hours)) = section {
-                sections.push(PortPolicy {
+                sections.push(PortSection {
                     range: PortRange { protocol: Protocol::Tcp, first: next, last },
                     observe,
                     sources: vec![prefix("0.0.0.0/0")],
@@ -161,8 +153,8 @@ proptest! {
         for port in ports() {
             let own = file.port(port).filter(|_| !disarm.iter().any(|range| range.has(port)));
             let expected = pushed.port(port).or(own).filter(|_| spared != Some(port));
-            let rules = |section: &PortPolicy| {
-                PortPolicy { range: PortRange { protocol: Protocol::Tcp, first: 1, last: 1 }, ..section.clone() }
+            let rules = |section: &PortSection| {
+                PortSection { range: PortRange { protocol: Protocol::Tcp, first: 1, last: 1 }, ..section.clone() }
             };
             prop_assert_eq!(in_force.port(port).map(rules), expected.map(rules));
         }

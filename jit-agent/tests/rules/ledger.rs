@@ -6,13 +6,11 @@ use std::collections::{BTreeMap, HashMap};
 use jit_agent::rules::{
     claims::Capacity,
     clock::{BootNanos, Now},
-    grant::GrantId,
     ledger::{Admission, Ledger, Life, Stage},
     reconcile::{Entries, Write, plan},
-    refusal::Refusal,
 };
 use jit_common::Address;
-use jit_proto::v1;
+use jit_proto::{GrantId, Refusal, v1};
 use proptest::prelude::*;
 
 use crate::support::{MINUTE, NOW, SSH, grant, later, v4, verified};
@@ -66,7 +64,7 @@ impl World {
     /// What the kernel answers: the host table, then the longest prefix alone.
     fn opens(&self, source: &str, now: BootNanos) -> bool {
         let address = v4(source);
-        let host = jit_agent::prefix::SourcePrefix::new(address, 32).unwrap();
+        let host = jit_proto::SourcePrefix::new(address, 32).unwrap();
         let entry = |length| {
             let key =
                 jit_agent::rules::reconcile::EntryKey { port: SSH, source: host.widened(length) };
@@ -196,8 +194,7 @@ fn a_wall_clock_that_is_set_only_shortens() {
     let mut world = World::new(CAPACITY);
     world.admit(&until(1, "203.0.113.7", 60_000), NOW).unwrap();
     for (wall_step, ends) in [(-3_600_000, 60_000), (50_000, 10_000), (-3_600_000, 10_000)] {
-        let stepped =
-            Now { wall: jit_agent::rules::clock::WallTime(NOW.wall.0 + wall_step), boot: NOW.boot };
+        let stepped = Now { wall: jit_proto::WallTime(NOW.wall.0 + wall_step), boot: NOW.boot };
         let mut touched = Vec::new();
         world.ledger.clock_was_set(stepped, &mut touched);
         world.sync(&touched);
@@ -281,8 +278,8 @@ proptest! {
             }
             for address in ["10.0.0.1", "10.1.2.3", "10.1.2.4", "10.1.2.130", "10.9.9.9", "203.0.113.9", "192.0.2.1"] {
                 let covered = model.values().any(|(source, begin, end)| {
-                    let prefix: jit_agent::prefix::SourcePrefix = source.parse().unwrap();
-                    let host = jit_agent::prefix::SourcePrefix::new(v4(address), 32).unwrap();
+                    let prefix: jit_proto::SourcePrefix = source.parse().unwrap();
+                    let host = jit_proto::SourcePrefix::new(v4(address), 32).unwrap();
                     prefix.contains(&host) && *begin <= elapsed && elapsed < *end
                 });
                 prop_assert_eq!(world.opens(address, later(elapsed).boot), covered, "{}", address);

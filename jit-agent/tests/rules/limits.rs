@@ -9,13 +9,11 @@ use jit_agent::{
     },
     rules::{
         clock::{BootNanos, Now},
-        grant::GrantId,
         ledger::Admission,
-        refusal::Refusal,
     },
 };
 use jit_common::{Event, MAX_CONNECTIONS, MAX_PLACES, Reason, Segment};
-use jit_proto::v1;
+use jit_proto::{GrantId, Refusal, v1};
 
 use crate::{
     host::Host,

@@ -8,14 +8,14 @@ use jit_agent::{
     disk::{audit::Audit, store::Store},
     gate::{Gate, PolicyDraft, PolicyPush, journal::Journal},
     kernel::datapath::memory::MemoryDatapath,
-    rules::{
-        clock::{BootNanos, Now, WallTime},
-        envelope::{GRANT_TYPE, POLICY_TYPE},
-        refusal::Refusal,
-    },
+    rules::clock::{BootNanos, Now},
 };
 use jit_common::{PortKey, Protocol, Tables as _};
-use jit_proto::v1;
+use jit_proto::{
+    Refusal, WallTime,
+    payload_type::{GRANT_TYPE, POLICY_TYPE},
+    v1,
+};
 use prost::Message as _;
 use tempfile::TempDir;
 
@@ -119,7 +119,7 @@ impl Host {
 
 pub(crate) fn section(number: u32) -> v1::PolicyPort {
     let source = |text: &str| {
-        let prefix: jit_agent::prefix::SourcePrefix = text.parse().unwrap();
+        let prefix: jit_proto::SourcePrefix = text.parse().unwrap();
         v1::Source::from(&prefix)
     };
     v1::PolicyPort {
@@ -156,7 +156,7 @@ pub(crate) fn signed(policy: &v1::Policy) -> v1::Envelope {
 }
 
 pub(crate) fn exemption(source: &str, until_ms: i64) -> v1::Exemption {
-    let prefix: jit_agent::prefix::SourcePrefix = source.parse().unwrap();
+    let prefix: jit_proto::SourcePrefix = source.parse().unwrap();
     v1::Exemption {
         source: Some((&prefix).into()),
         reason: "probe".into(),
@@ -735,7 +735,7 @@ fn a_dated_exemption_ends_on_time_also_when_the_clock_was_wrong() {
 
 #[test]
 fn a_policy_as_a_message_and_as_a_section_are_the_same() {
-    use jit_agent::{config::PolicyFile, rules::policy::PortPolicy};
+    use jit_proto::{PolicyFile, PortSection};
     let text = r#"
         version = 7
         hosts = ["web-1"]
@@ -756,7 +756,7 @@ fn a_policy_as_a_message_and_as_a_section_are_the_same() {
     assert_eq!((file.version, file.hosts), (Some(7), vec!["web-1".to_owned()]));
     for section in &file.sections {
         let message = v1::PolicyPort::from(section);
-        assert_eq!(&PortPolicy::try_from(&message).unwrap(), section);
+        assert_eq!(&PortSection::try_from(&message).unwrap(), section);
     }
     assert!("verson = 1".parse::<PolicyFile>().unwrap_err().contains("verson"));
 }

@@ -1,11 +1,8 @@
 //! Grants that end when another begins, and grants that cut their sessions.
 
-use jit_agent::{
-    gate::Target,
-    rules::{grant::GrantId, ledger::Admission, refusal::Refusal},
-};
+use jit_agent::{gate::Target, rules::ledger::Admission};
 use jit_common::{Address, HostKey};
-use jit_proto::v1;
+use jit_proto::{GrantId, Refusal, v1};
 
 use crate::{
     host::Host,

@@ -14,17 +14,15 @@ use std::{
 use jit_agent::{
     gate::Target,
     kernel::datapath::memory::MemoryDatapath,
-    prefix::SourcePrefix,
     rules::{
         claims::Capacity,
-        clock::{BootNanos, Now, SKEW, WallTime},
-        grant::{GrantId, VerifiedGrant},
+        clock::{BootNanos, Now, SKEW},
+        grant::VerifiedGrant,
         ledger::{Change, Ledger, Life, Tombstone},
         reconcile::{Entries, EntryKey, Write, plan},
-        refusal::Refusal,
     },
 };
-use jit_proto::v1;
+use jit_proto::{GrantId, Refusal, SourcePrefix, WallTime, v1};
 use prost::Message as _;
 
 use crate::{

@@ -93,12 +93,7 @@ fn what_another_grant_or_an_exemption_covers_is_kept() {
     host.push(&both(1, &[CLIENT])).unwrap();
     host.push(&both(2, &["203.0.113.0/29"])).unwrap();
     host.sessions(&[CLIENT, STRANGER]);
-    host.gate().revoke(
-        &Target::Ids(vec![jit_agent::rules::grant::GrantId([1; 16])]),
-        "test",
-        "",
-        NOW,
-    );
+    host.gate().revoke(&Target::Ids(vec![jit_proto::GrantId([1; 16])]), "test", "", NOW);
     host.advance(later(MINUTE - 100));
     assert!(host.lives(CLIENT) && host.lives(STRANGER));
     // Nobody pushes or revokes anything: time alone ends the exemption.
@@ -233,7 +228,7 @@ fn what_only_lasts_longer_is_no_reason_to_look_at_the_sockets() {
     assert_eq!(host.kernel.take_looks(), 0);
     // The end of the one that lasts longest leaves another: looked at, and kept.
     host.sessions(&[CLIENT]);
-    let last = Target::Ids(vec![jit_agent::rules::grant::GrantId([3; 16])]);
+    let last = Target::Ids(vec![jit_proto::GrantId([3; 16])]);
     host.gate().revoke(&last, "test", "", later(40_000));
     host.advance(later(40_000));
     assert!(host.lives(CLIENT));
@@ -256,9 +251,9 @@ fn slow_looks_leave_three_quarters_of_the_time_to_everything_else() {
     // One ends every tenth of a second: what each look takes is time that passes.
     let (mut now, mut looks) = (3 * MINUTE, 0);
     for id in 1..=40 {
-        let one = Target::Ids(vec![jit_agent::rules::grant::GrantId([id; 16])]);
+        let one = Target::Ids(vec![jit_proto::GrantId([id; 16])]);
         host.push_at(&both(id + 100, &[STRANGER]), later(now)).unwrap();
-        let other = Target::Ids(vec![jit_agent::rules::grant::GrantId([id + 100; 16])]);
+        let other = Target::Ids(vec![jit_proto::GrantId([id + 100; 16])]);
         host.gate().revoke(&one, "test", "", later(now));
         host.gate().revoke(&other, "test", "", later(now));
         host.advance(later(now));

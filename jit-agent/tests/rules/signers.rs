@@ -1,14 +1,17 @@
 //! What a `[[signer]]` may sign: its own limits, its window, and what its removal means.
 
+use std::time::Duration;
+
 use jit_agent::{
     config::Config,
     rules::{
-        envelope::GRANT_TYPE,
         grant,
-        refusal::{Refusal, Refused},
+        keyring::{Keyring, Signer},
+        refusal::Refused,
     },
 };
-use jit_proto::v1;
+use jit_client::signing::{Algorithm, SigningKey, seal};
+use jit_proto::{Refusal, dsse::pre_authentication_encoding, payload_type::GRANT_TYPE, v1};
 use prost::Message as _;
 
 use crate::support::{HOST, MINUTE, NOW, grant as good, key, later, pem, port, sign};
@@ -132,4 +135,19 @@ fn a_key_is_asked_again_at_the_moment_that_counts() {
     config.policy.check(&grant, &config.keyring, later(5 * MINUTE - 1)).unwrap();
     let refused = config.policy.check(&grant, &config.keyring, later(5 * MINUTE)).unwrap_err();
     assert_eq!(refused.refusal, Refusal::UnknownKey);
+}
+
+#[test]
+fn the_agents_keyring_takes_the_public_key_and_knows_the_hint() {
+    let provider = rustls::crypto::ring::default_provider();
+    for algorithm in [Algorithm::Ed25519, Algorithm::P256] {
+        let key = SigningKey::generate(algorithm, provider.secure_random).unwrap();
+        let envelope = seal(GRANT_TYPE, b"x".to_vec(), std::slice::from_ref(&key));
+        let mut ring = Keyring::default();
+        let signer = Signer::from_pem("k".into(), Duration::ZERO, &key.public_pem()).unwrap();
+        ring.add(signer).unwrap();
+        let message = pre_authentication_encoding(GRANT_TYPE, b"x");
+        assert_eq!(ring.good_signers(&message, &envelope.signatures).len(), 1);
+        assert!(ring.knows_any(&envelope.signatures));
+    }
 }

@@ -1,14 +1,16 @@
 //! The screen that is read at 3 a.m., and the JSON that scripts read: one answer with everything in
 //! it, word for word.
 
-use jit_agent::{
-    rules::{
-        clock::WallTime,
-        refusal::{Refusal, Refused},
-    },
+use jit_agent::rules::refusal::Refused;
+use jit_client::{
+    exit::Exit,
     status::{self, Style},
 };
-use jit_proto::v1::{self, event::What};
+use jit_proto::{
+    Refusal, WallTime,
+    v1::{self, event::What},
+    words::id_text,
+};
 use serde_json::{Value, json};
 
 use crate::support::{MINUTE, NOW, grant, port};
@@ -22,7 +24,7 @@ fn udp(first: u32, last: u32) -> v1::PortRange {
 }
 
 fn source(text: &str) -> v1::Source {
-    let prefix: jit_agent::prefix::SourcePrefix = text.parse().unwrap();
+    let prefix: jit_proto::SourcePrefix = text.parse().unwrap();
     v1::Source::from(&prefix)
 }
 
@@ -229,7 +231,7 @@ fn the_state_is_a_colour_and_an_exit_code() {
         [("enforcing", 0, "32"), ("degraded", 1, "33"), ("not_enforcing", 2, "31"), ("", 2, "31")]
     {
         let answer = v1::StatusResponse { state: state.into(), ..Default::default() };
-        assert_eq!(status::exit_code(&answer), code, "{state}");
+        assert_eq!(Exit::of_status(&answer).code(), code, "{state}");
         let word = state.replace('_', " ").to_uppercase();
         let painted = format!("\x1b[1;{colour}m{word}\x1b[0m");
         assert!(status::text(&answer, Style::Colour).contains(&painted), "{state}");
@@ -337,7 +339,7 @@ fn a_grant_value_for_value() {
         ["active", "exhausted", "scheduled", "expired", "replaced", "revoked", "unknown"]
     );
     let expected = json!({
-        "id": status::id_text(&[1; 16]),
+        "id": id_text(&[1; 16]),
         "state": "active",
         "sources": ["203.0.113.7", "2001:db8::/64"],
         "ports": ["22/tcp", "5985-5986/udp"],
@@ -358,7 +360,7 @@ fn a_grant_value_for_value() {
     });
     assert_eq!(shown[0], expected);
     assert_eq!(shown[1]["max_connections"], 3);
-    assert_eq!(shown[2]["replaces"], status::id_text(&[2; 16]));
+    assert_eq!(shown[2]["replaces"], id_text(&[2; 16]));
     assert_eq!(shown[6]["id"], "070707");
 }
 
@@ -384,7 +386,7 @@ fn a_policy_that_waits_says_for_how_long() {
 #[test]
 fn each_kind_of_event_is_a_line_and_an_object() {
     let id = vec![1; 16];
-    let text = status::id_text(&id);
+    let text = id_text(&id);
     let packet = v1::PacketEvent {
         reason: "granted".into(),
         source: vec![203, 0, 113, 7].into(),

@@ -13,12 +13,11 @@ use jit_agent::{
     disk::store::{Store, Stored, StoredGrant, StoredLife, Transaction},
     gate::Target,
     rules::{
-        clock::{Now, SKEW, WallTime},
-        grant::GrantId,
+        clock::{Now, SKEW},
         ledger::{Admission, Tombstone},
-        refusal::Refusal,
     },
 };
+use jit_proto::{GrantId, Refusal, WallTime};
 use tempfile::TempDir;
 
 use crate::{

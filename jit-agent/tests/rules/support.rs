@@ -6,14 +6,13 @@ use ed25519_dalek::{Signer as _, SigningKey, pkcs8::EncodePublicKey as _};
 use jit_agent::{
     config::Config,
     rules::{
-        clock::{BootNanos, Now, WallTime},
-        envelope::{GRANT_TYPE, pre_authentication_encoding},
+        clock::{BootNanos, Now},
         grant::{self, VerifiedGrant},
         keyring::Signer,
     },
 };
 use jit_common::{Address, PortKey, Protocol};
-use jit_proto::v1;
+use jit_proto::{WallTime, dsse::pre_authentication_encoding, payload_type::GRANT_TYPE, v1};
 use p256::pkcs8::LineEnding;
 use prost::Message as _;
 
@@ -44,7 +43,7 @@ pub(crate) fn signer(id: &str, seed: u8, max: Duration) -> Signer {
 /// A grant that is good for ten minutes from [`NOW`] on.
 pub(crate) fn grant(id: u8, sources: &[&str]) -> v1::Grant {
     let source = |text: &&str| {
-        let prefix: jit_agent::prefix::SourcePrefix = text.parse().unwrap();
+        let prefix: jit_proto::SourcePrefix = text.parse().unwrap();
         v1::Source::from(&prefix)
     };
     v1::Grant {

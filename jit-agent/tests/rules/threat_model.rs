@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use jit_agent::rules::refusal::Refusal;
+use jit_proto::Refusal;
 
 const THREATS: &str = include_str!("../../docs/threat-model.md");
 const TESTING: &str = include_str!("../../docs/testing.md");

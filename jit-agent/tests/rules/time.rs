@@ -5,13 +5,9 @@ use std::sync::{Arc, Mutex};
 use jit_agent::{
     gate::{Target, channel, journal::Journal},
     kernel::datapath::memory::MemoryDatapath,
-    rules::{
-        clock::{Now, WallTime},
-        grant::GrantId,
-        refusal::Refusal,
-    },
+    rules::clock::Now,
 };
-use jit_proto::v1;
+use jit_proto::{GrantId, Refusal, WallTime, v1};
 
 use crate::{
     host::Host,

@@ -1,12 +1,16 @@
 //! grants.md section 10: what is refused, and by which word.
 
 use jit_agent::rules::{
-    envelope::{GRANT_TYPE, MAX_ENVELOPE_BYTES, pre_authentication_encoding},
     grant::{self, VerifiedGrant},
     keyring::Keyring,
-    refusal::{Refusal, Refused},
+    refusal::Refused,
 };
-use jit_proto::v1;
+use jit_proto::{
+    Refusal,
+    dsse::{MAX_ENVELOPE_BYTES, pre_authentication_encoding},
+    payload_type::GRANT_TYPE,
+    v1,
+};
 use prost::Message as _;
 
 use crate::{

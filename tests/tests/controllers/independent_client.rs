@@ -8,8 +8,7 @@ use std::{
     time::Duration,
 };
 
-use jit_agent::rules::envelope::GRANT_TYPE;
-use jit_proto::v1;
+use jit_proto::{payload_type::GRANT_TYPE, v1};
 use jit_tests::agent::{CLIENT, HOST, STRANGER, TO_CLIENT};
 use prost::Message as _;
 

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jit_agent::client;
+use jit_client::local;
 use jit_proto::v1::{self, jit_agent_client::JitAgentClient};
 use jit_tests::{
     agent::{CLIENT, HOST, TO_CLIENT},
@@ -177,9 +177,9 @@ fn the_connection_that_pushed_cannot_confirm() {
     let (envelope, socket) = (Some(envelope.unwrap()), site.path("run/agent.sock"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let mut old = client::connect(&socket).await.unwrap();
+        let mut old = local::connect(&socket).await.unwrap();
         old.status(v1::StatusRequest {}).await.unwrap();
-        let mut pusher = client::connect(&socket).await.unwrap();
+        let mut pusher = local::connect(&socket).await.unwrap();
         let request = v1::PushPolicyRequest { envelope, ..v1::PushPolicyRequest::default() };
         let answer = pusher.push_policy(request.clone()).await.unwrap().into_inner();
         assert_eq!(answer.reason, "pending");
@@ -191,7 +191,7 @@ fn the_connection_that_pushed_cannot_confirm() {
         let known = pusher.push_policy(request).await.unwrap().into_inner();
         assert_eq!(known.reason, "known");
         assert!((60_000..=120_000).contains(&known.confirm_left_ms));
-        let mut fresh = client::connect(&socket).await.unwrap();
+        let mut fresh = local::connect(&socket).await.unwrap();
         fresh.show_policy(v1::ShowPolicyRequest {}).await.unwrap();
         let request = v1::ConfirmPolicyRequest { version: 1 };
         assert_eq!(fresh.confirm_policy(request).await.unwrap().into_inner().reason, "ok");
@@ -384,7 +384,7 @@ fn a_signing_key_is_exchanged_without_a_restart() {
     };
     let [v4, v6] = CLIENT;
     grant("signer.key", v4, "").good();
-    let soon = jit_agent::rules::clock::WallTime(jit_agent::system::sys::now().wall.0 + 5_000);
+    let soon = jit_proto::WallTime(jit_agent::system::sys::now().wall.0 + 5_000);
     grant("signer.key", v6, &format!("--from {soon}")).good();
     let pid = site.pid();
     edit(&controlled, |text| text.replace("signer.pub.pem", "next.pub.pem"));

@@ -15,14 +15,12 @@ use std::{
     net::{IpAddr, SocketAddr, TcpStream},
 };
 
-use jit_agent::{
-    kernel::datapath::{memory::MemoryTables, object::PROGRAM_GUARD},
-    prefix::masked,
-};
+use jit_agent::kernel::datapath::{memory::MemoryTables, object::PROGRAM_GUARD};
 use jit_common::{
     Address, Claim, Counter, Decision, Flow, GrantEntry, HostKey, Lookup, PortKey, PortRule,
     Protocol, Reason, Settings, Tables as _, guard,
 };
+use jit_proto::prefix::masked;
 use jit_tests::{
     kernel::{Kernel, boot_nanos, difference, guards, programs, runs},
     lacks,

@@ -5,7 +5,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use jit_agent::{
     kernel::datapath::{Datapath as _, memory::MemoryDatapath},
-    prefix::SourcePrefix,
     rules::{
         claims::{Capacity, Claims, Held, Kind},
         clock::BootNanos,
@@ -13,6 +12,7 @@ use jit_agent::{
     },
 };
 use jit_common::{PortKey, PortRule, Protocol, Reason};
+use jit_proto::SourcePrefix;
 use jit_tests::{
     frames::{Ipv4, Ipv6, Tcp, Udp, flag},
     kernel::{Kernel, boot_nanos, programs},

@@ -255,7 +255,7 @@ fn limited(grants: &[(u32, u32)]) -> MemoryTables {
             if *slot == HOST {
                 tables.hosts.insert(HostKey::new(source, tcp(CLOSED)), entry);
             } else {
-                let network = jit_agent::prefix::masked(source, bits);
+                let network = jit_proto::prefix::masked(source, bits);
                 tables.prefixes.insert((tcp(CLOSED), network, bits), entry);
             }
         }

@@ -92,7 +92,7 @@ fn what_happened_is_in_the_audit_until_the_gate_is_detached() {
     assert_whole(&site);
 
     let records = shown(&site, &[]);
-    let id = |outcome: &v1::Outcome| jit_agent::status::id_text(&outcome.grant_id);
+    let id = |outcome: &v1::Outcome| jit_proto::words::id_text(&outcome.grant_id);
     let refused = of(&records, "G004");
     assert_eq!((&refused["reason"], &refused["by"]), (&"wrong_host".into(), &"local uid 0".into()));
     let admitted = of(&records, "G001");
@@ -280,7 +280,7 @@ fn push_many(site: &Site, count: u32) -> String {
     let answer = site.call(async |mut client| client.push_batch(request).await).unwrap();
     let outcomes = answer.into_inner().outcomes;
     assert!(outcomes.iter().all(|outcome| outcome.accepted));
-    jit_agent::status::id_text(&outcomes.last().unwrap().grant_id)
+    jit_proto::words::id_text(&outcomes.last().unwrap().grant_id)
 }
 
 fn files(directory: &Path) -> usize {

@@ -177,10 +177,10 @@ fn identify_local(stream: &UnixStream, connected: BootNanos) -> Option<Caller> {
 
 /// What one sender can have many addresses of: an IPv6 /64 counts as one source.
 fn network(source: IpAddr) -> IpAddr {
-    let prefix = crate::prefix::SourcePrefix::from(source);
+    let prefix = jit_proto::SourcePrefix::from(source);
     match source {
         IpAddr::V4(_) => source,
-        IpAddr::V6(_) => crate::prefix::ip(prefix.widened(64).address()),
+        IpAddr::V6(_) => jit_proto::prefix::ip(prefix.widened(64).address()),
     }
 }
 

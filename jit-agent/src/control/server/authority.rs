@@ -4,6 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use jit_proto::Refusal;
 use tokio::sync::watch;
 use tonic::{Request, Status};
 
@@ -18,7 +19,7 @@ use crate::{
         tls::Authorities,
     },
     gate::GateHandle,
-    rules::refusal::{Refusal, Refused},
+    rules::refusal::Refused,
     system::sys,
 };
 

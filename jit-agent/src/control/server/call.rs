@@ -1,10 +1,10 @@
 //! What is known of a call before its request is read: who may make it, and how large it may be.
 
 use http_body_util::Limited;
+use jit_proto::dsse::MAX_ENVELOPE_BYTES;
 use tonic::{Request, body::Body, codegen::http};
 
 use super::{MAX_MESSAGE_BYTES, authority::May};
-use crate::rules::envelope::MAX_ENVELOPE_BYTES;
 
 /// Room for one envelope and what stands around it.
 const ONE_ENVELOPE: usize = 2 * MAX_ENVELOPE_BYTES;

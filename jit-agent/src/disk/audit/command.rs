@@ -9,6 +9,11 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
+use jit_client::status::Style;
+use jit_proto::{
+    GrantId, WallTime,
+    printable::{clean, json_pretty},
+};
 
 use crate::{
     disk::audit::{
@@ -20,9 +25,6 @@ use crate::{
         show::{self, Filter, Shown},
         verify::{self, Options},
     },
-    printable::{clean, json_pretty},
-    rules::{clock::WallTime, grant::GrantId},
-    status::Style,
     system::sys,
 };
 

@@ -123,11 +123,10 @@ impl Ends {
 mod tests {
     use std::io::Write as _;
 
+    use jit_proto::WallTime;
+
     use super::*;
-    use crate::{
-        disk::audit::{code::EventCode, record::Record},
-        rules::clock::WallTime,
-    };
+    use crate::disk::audit::{code::EventCode, record::Record};
 
     fn ends(content: &[u8]) -> Ends {
         let mut file = tempfile::tempfile().unwrap();

@@ -4,15 +4,12 @@
 //! head does, to whoever holds one: `audit.head` beside the files, the first record of the file that
 //! follows, and copies that were shipped off the host.
 
+use jit_proto::{WallTime, dsse::pre_authentication_encoding, printable::escape_json};
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    disk::{
-        audit::{chain::Tip, record::rfc3339},
-        host_key::{HostKey, HostPublicKey},
-    },
-    printable::escape_json,
-    rules::{clock::WallTime, envelope::pre_authentication_encoding},
+use crate::disk::{
+    audit::{chain::Tip, record::rfc3339},
+    host_key::{HostKey, HostPublicKey},
 };
 
 /// DSSE payload type of a head: it is inside what is signed.

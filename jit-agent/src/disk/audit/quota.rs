@@ -6,7 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::rules::clock::{BootNanos, Now, WallTime};
+use jit_proto::WallTime;
+
+use crate::rules::clock::{BootNanos, Now};
 
 /// Length of a window, boot nanoseconds.
 const WINDOW_NANOS: u64 = 60_000_000_000;

@@ -1,15 +1,11 @@
 //! One record: who did what, why, with which key, and through which controller; and its line.
 
+use jit_proto::{GrantId, WallTime, printable::escape_json};
 use serde_json::Value;
 
 use crate::{
     disk::audit::{chain::Tip, code::EventCode},
-    printable::escape_json,
-    rules::{
-        clock::WallTime,
-        grant::{GrantId, VerifiedGrant},
-        ledger::Admission,
-    },
+    rules::{grant::VerifiedGrant, ledger::Admission},
 };
 
 /// Longest free text in a record, characters: what a peer sends must not fill the disk.

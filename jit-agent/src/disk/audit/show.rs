@@ -4,14 +4,14 @@
 
 use std::collections::HashSet;
 
+use jit_client::status::Style;
+use jit_proto::{
+    GrantId, WallTime,
+    printable::{clean, escape_json},
+};
 use serde_json::{Map, Value};
 
-use crate::{
-    disk::audit::code::EventCode,
-    printable::{clean, escape_json},
-    rules::{clock::WallTime, grant::GrantId},
-    status::Style,
-};
+use crate::disk::audit::code::EventCode;
 
 /// Fields in the order in which people look for them; the others follow.
 const ORDER: [&str; 18] = [
@@ -201,7 +201,7 @@ mod tests {
             let parsed = Shown::parse(raw.as_bytes());
             for text in [text(&parsed, raw.as_bytes(), Style::Plain), json(&parsed, raw.as_bytes())]
             {
-                assert!(!text.contains(crate::printable::is_hostile), "{text:?}");
+                assert!(!text.contains(jit_proto::printable::is_hostile), "{text:?}");
             }
         }
     }

@@ -426,10 +426,11 @@ fn read_head(
 }
 
 /// The report for people.
-pub fn text(report: &Report, directory: &Path, style: crate::status::Style) -> String {
+pub fn text(report: &Report, directory: &Path, style: jit_client::status::Style) -> String {
     use std::fmt::Write as _;
 
-    use crate::printable::clean;
+    use jit_proto::printable::clean;
+
     let mut out = String::new();
     let Report { files, records, tip, head, findings, notes } = report;
     let names = match (files.first(), files.last()) {

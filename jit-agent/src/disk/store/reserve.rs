@@ -20,14 +20,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use jit_proto::{GrantId, WallTime};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    rules::{
-        clock::{BootNanos, WallTime},
-        grant::GrantId,
-        ledger::Tombstone,
-    },
+    rules::{clock::BootNanos, ledger::Tombstone},
     system::sys,
 };
 

@@ -12,9 +12,8 @@ use std::{
     path::Path,
 };
 
+use jit_proto::WallTime;
 use sha2::{Digest as _, Sha256};
-
-use crate::rules::clock::WallTime;
 
 const FILE: &str = "grants.witness";
 const BODY: usize = 16;

@@ -14,16 +14,17 @@ use std::{
     time::UNIX_EPOCH,
 };
 
+use jit_proto::{Hook, WallTime};
+
 use crate::{
     config::{HookChoice, InterfaceFilter},
     kernel::datapath::{
-        Coverage, DatapathError, Drift, Hook, InterfaceState, LinkChange, bpf, ladder,
+        Coverage, DatapathError, Drift, InterfaceState, LinkChange, bpf, ladder,
         pins::Pins,
         programs::{Program, Programs},
         readback::{self, Found},
         rtnetlink::{self, Classifier, Device},
     },
-    rules::clock::WallTime,
 };
 
 /// Said of a TC program that is not the first.
@@ -294,7 +295,7 @@ impl Links {
             if !matches!(found, Some(Found::InForce { program: id, .. }) if id == program.id) {
                 return Ok(Kept::Lost("it is on another interface"));
             }
-            if hook.link().is_none() {
+            if bpf::LinkKind::of(hook).is_none() {
                 repin(&self.pins, hook, attachment, &program).map_err(&failed)?;
             }
             kept = if ours_before { Kept::Repaired } else { Kept::Adopted };
@@ -321,7 +322,7 @@ impl Links {
             .get(hook, device.header)
             .map_err(|error| format!("{}: {}", hook.name(), ladder::unloaded(&error)))?;
         let refused = |error: io::Error| ladder::refused(hook, device, &error);
-        let link = match hook.link() {
+        let link = match bpf::LinkKind::of(hook) {
             Some(kind) => Some(bpf::attach(&program.fd, device.index, kind).map_err(refused)?),
             None => {
                 rtnetlink::add_classifier(device.index, &program.fd, &self.pins.owner())
@@ -379,7 +380,7 @@ impl Links {
         }
         for pin in pins {
             let Some((hook, index)) = Pins::parse_link(&pin) else { continue };
-            if hook.link().is_none() || self.held.contains_key(&(index, hook)) {
+            if bpf::LinkKind::of(hook).is_none() || self.held.contains_key(&(index, hook)) {
                 continue;
             }
             match bpf::open_pin(&pin) {

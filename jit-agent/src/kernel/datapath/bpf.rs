@@ -20,6 +20,7 @@ use aya_obj::generated::{
     bpf_link_info, bpf_link_type,
 };
 
+use jit_proto::Hook;
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// The loopback interface: its index, in every network namespace.
@@ -39,6 +40,18 @@ pub enum LinkKind {
     XdpNative,
     /// TC ingress by tcx (Linux 6.6+), in front of what is there.
     Tcx,
+}
+
+impl LinkKind {
+    /// The kind of link that a hook is; `None`: none (a classifier of clsact).
+    pub const fn of(hook: Hook) -> Option<Self> {
+        match hook {
+            Hook::XdpNative => Some(Self::XdpNative),
+            Hook::Tcx => Some(Self::Tcx),
+            Hook::Clsact => None,
+            Hook::XdpGeneric => Some(Self::XdpGeneric),
+        }
+    }
 }
 
 /// What the kernel says of a link.

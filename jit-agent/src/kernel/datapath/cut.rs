@@ -14,13 +14,13 @@ use std::{
 };
 
 use jit_common::{Address, PortKey, PortRule, Protocol, session_is_over};
+use jit_proto::{SourcePrefix, prefix::bits};
 
 use crate::{
     kernel::{
         datapath::{DatapathError, maps::Maps},
         netlink::sock_diag::{DiagError, SockDiag, Socket},
     },
-    prefix::{SourcePrefix, bits},
     rules::{clock::BootNanos, reconcile::EntryKey},
     system::sys,
 };

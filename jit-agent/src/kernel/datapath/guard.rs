@@ -21,16 +21,14 @@ use aya::{
     programs::{ProgramError, ProgramType, SkLookup},
     sys::is_program_supported,
 };
+use jit_proto::WallTime;
 
-use crate::{
-    kernel::datapath::{
-        DatapathError, Drift, LinkChange,
-        attach::pinned_since,
-        bpf,
-        object::{PROGRAM_GUARD, PROGRAM_GUARD_LEGACY},
-        pins::{Pins, chain},
-    },
-    rules::clock::WallTime,
+use crate::kernel::datapath::{
+    DatapathError, Drift, LinkChange,
+    attach::pinned_since,
+    bpf,
+    object::{PROGRAM_GUARD, PROGRAM_GUARD_LEGACY},
+    pins::{Pins, chain},
 };
 
 /// The network namespace of the calling thread.

@@ -5,12 +5,11 @@
 
 use std::io;
 
+use jit_proto::Hook;
+
 use crate::{
     config::HookChoice,
-    kernel::datapath::{
-        Hook,
-        rtnetlink::{Device, Header, Unfit},
-    },
+    kernel::datapath::rtnetlink::{Device, Header, Unfit},
 };
 
 /// The hooks to try, best first; empty when no program reads the frames of such an interface.

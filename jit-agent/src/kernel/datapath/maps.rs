@@ -12,10 +12,10 @@ use jit_common::{
     PROTECTED_WORDS, PlaceKey, PortCounters, PortKey, PortRule, PrefixV4, PrefixV6, Protocol,
     Settings, Slot, map,
 };
+use jit_proto::{SourcePrefix, prefix::bits};
 
 use crate::{
     kernel::datapath::{Counters, DatapathError, Elsewhere, pins::Pins},
-    prefix::{SourcePrefix, bits},
     rules::{
         clock::BootNanos,
         reconcile::{Claim, Entries, Entry, EntryKey, Write},

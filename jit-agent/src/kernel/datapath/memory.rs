@@ -16,6 +16,7 @@ use jit_common::{
     PortKey, PortRule, PrefixV4, PrefixV6, Protocol, Reason, Segment, Session, Settings, Slot,
     Tables, Ticket, decide, session_is_over,
 };
+use jit_proto::prefix::{bits, masked};
 
 use crate::{
     kernel::{
@@ -27,7 +28,6 @@ use crate::{
         },
         netlink::sock_diag::DiagError,
     },
-    prefix::{bits, masked},
     rules::{
         clock::BootNanos,
         reconcile::{Entries, EntryKey, Write},

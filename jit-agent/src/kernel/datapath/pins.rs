@@ -19,11 +19,12 @@ use jit_common::{
     LAST_COUNTED, LastCounted, MAX_PLACES, PROTECTED_WORDS, PlaceKey, PortCounters, PortRule,
     PrefixV4, PrefixV6, RULE_SLOTS, Settings, Slot, map,
 };
+use jit_proto::Hook;
 
 use crate::{
     config::Limits,
     kernel::datapath::{
-        DatapathError, Hook, bpf,
+        DatapathError, bpf,
         rtnetlink::{self, Classifier},
     },
     system::sys::{self, DirectoryLock},
@@ -325,7 +326,7 @@ impl Pins {
     fn retire_link(&self, pin: &Path, by: &Self) -> Result<(), DatapathError> {
         let gone = || fs::remove_file(pin).map_err(failed("remove a pin"));
         let (own, succeeded) = match Self::parse_link(pin) {
-            Some((hook, _)) if hook.link().is_none() => return gone(),
+            Some((hook, _)) if bpf::LinkKind::of(hook).is_none() => return gone(),
             Some((hook, index)) => {
                 let of_it = |pin: &PathBuf| Self::parse_link(pin).is_some_and(|(_, i)| i == index);
                 (by.link(index, hook), by.all_links()?.iter().any(of_it))

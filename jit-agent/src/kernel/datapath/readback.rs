@@ -4,8 +4,10 @@
 
 use std::{io, os::fd::OwnedFd};
 
+use jit_proto::Hook;
+
 use crate::kernel::datapath::{
-    Hook, bpf,
+    bpf,
     rtnetlink::{self, Classifier, Device},
 };
 
@@ -28,7 +30,7 @@ pub enum Found {
 /// Reads back whether an attachment of ours to this interface, as it is now, is in force. `owner` is
 /// the name of our classifiers.
 pub fn read(device: &Device, hook: Hook, link: Option<&OwnedFd>, owner: &str) -> io::Result<Found> {
-    let Some(kind) = hook.link() else { return classifier(device, owner) };
+    let Some(kind) = bpf::LinkKind::of(hook) else { return classifier(device, owner) };
     let Some(link) = link else { return Ok(Found::Lost("there is no link")) };
     let info = bpf::link_info(link, kind)?;
     if info.interface == 0 {

@@ -50,7 +50,7 @@ impl Probe {
         Self {
             what: format!(
                 "a SYN from {} to port {}, without a grant",
-                crate::prefix::ip(source),
+                jit_proto::prefix::ip(source),
                 port.port
             ),
             drop,

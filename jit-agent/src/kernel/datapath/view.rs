@@ -3,11 +3,12 @@
 use std::{collections::BTreeMap, os::fd::OwnedFd, path::Path};
 
 use jit_common::{PortKey, PortRule, Settings, Slot};
+use jit_proto::Hook;
 
 use crate::{
     config::InterfaceFilter,
     kernel::datapath::{
-        Counters, DatapathError, Hook, InterfaceState,
+        Counters, DatapathError, InterfaceState,
         attach::{self, devices, pinned_since},
         bpf,
         guard::GuardState,

@@ -2,10 +2,12 @@
 
 use std::{num::NonZeroU32, sync::Arc};
 
+use jit_proto::{GrantId, Sessions, WallTime};
+
 use crate::rules::{
     claims::{Held, Kind},
-    clock::{BootNanos, Now, WallTime},
-    grant::{GrantId, Sessions, VerifiedGrant},
+    clock::{BootNanos, Now},
+    grant::VerifiedGrant,
     reconcile::{Claim, EntryKey},
 };
 

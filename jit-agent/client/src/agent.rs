@@ -1,0 +1,267 @@
+//! One agent as gRPC calls. Answers and refusals come back as data; nothing is printed or retried.
+
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use jit_proto::v1::{self, jit_agent_client::JitAgentClient};
+use tonic::{
+    Code, Response, Status, Streaming,
+    transport::{Channel, Endpoint, Uri},
+};
+use tonic_types::StatusExt as _;
+
+use crate::{
+    CallError,
+    dial::{self, Broken, Connection},
+    local,
+    target::{Target, Way},
+    text,
+};
+
+/// Domain of the reason words in status details.
+const DOMAIN: &str = "jit-agent";
+/// Largest answer that is taken, bytes: a list of 100,000 grants is about 20 MiB.
+const MAX_ANSWER_BYTES: usize = 128 * 1024 * 1024;
+/// How often an idle connection is probed, and how long the probe may take.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
+/// A connected agent.
+pub struct Agent {
+    client: JitAgentClient<Channel>,
+    way: Way,
+    timeout: Duration,
+    broken: Broken,
+}
+
+impl Agent {
+    /// Connects; the handshake is complete when this returns.
+    pub async fn connect(target: &Target) -> Result<Self, CallError> {
+        let Target { way, timeout } = target.clone();
+        let Connection { stream, broken } = dial::dial(target).await?;
+        // One connection, made already: when it breaks, the caller hears of it.
+        let mut stream = Some(TokioIo::new(stream));
+        let connector = tower::service_fn(move |_: Uri| {
+            let stream = stream.take();
+            async move { stream.ok_or_else(|| std::io::Error::other("the connection is gone")) }
+        });
+        let uri = match &way {
+            Way::Socket(_) => "http://localhost".to_owned(),
+            Way::Tls(_) => format!("https://{way}"),
+        };
+        let unusable = |error: tonic::transport::Error| {
+            let why = match &way {
+                Way::Socket(_) => local::CLOSED.to_owned(),
+                Way::Tls(_) => error.to_string(),
+            };
+            CallError::Unavailable(format!("cannot talk to the agent at {way}: {why}"))
+        };
+        let endpoint = Endpoint::from_shared(uri)
+            .map_err(unusable)?
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
+            .keep_alive_while_idle(true);
+        let channel = endpoint.connect_with_connector(connector).await.map_err(|error| {
+            broken.get().map_or_else(|| unusable(error), |error| dial::explain(&way, error))
+        })?;
+        let client = JitAgentClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES);
+        Ok(Self { client, way, timeout, broken })
+    }
+
+    /// Where this agent is, for a person.
+    pub fn name(&self) -> String {
+        self.way.to_string()
+    }
+
+    /// Pushes one envelope; a refusal is a failure.
+    pub async fn push(&mut self, envelope: v1::Envelope) -> Result<v1::Outcome, CallError> {
+        let request = v1::PushRequest { envelope: Some(envelope) };
+        let answer = self.client.push(request);
+        let outcome = within(self.timeout, answer)
+            .await
+            .map_err(|trouble| self.failure("the push", trouble))?
+            .outcome
+            .unwrap_or_default();
+        if outcome.accepted {
+            Ok(outcome)
+        } else {
+            Err(CallError::refused(
+                &text::printable(&outcome.reason),
+                &text::printable(&outcome.detail),
+            ))
+        }
+    }
+
+    /// Pushes many; an outcome for each, in their order.
+    pub async fn push_batch(
+        &mut self,
+        envelopes: Vec<v1::Envelope>,
+    ) -> Result<Vec<v1::Outcome>, CallError> {
+        let request = v1::PushBatchRequest { envelopes, revoke_ids: Vec::new() };
+        let answer = self.client.push_batch(request);
+        let answer = within(self.timeout, answer).await;
+        answer.map(|answer| answer.outcomes).map_err(|trouble| self.failure("the push", trouble))
+    }
+
+    /// Closes; how many grants ended, and what is wrong all the same.
+    pub async fn revoke(
+        &mut self,
+        request: v1::RevokeRequest,
+    ) -> Result<v1::RevokeResponse, CallError> {
+        let answer = within(self.timeout, self.client.revoke(request)).await;
+        answer.map_err(|trouble| self.failure("the revocation", trouble))
+    }
+
+    /// Grants that the agent holds.
+    pub async fn list(&mut self, include_ended: bool) -> Result<Vec<v1::GrantState>, CallError> {
+        let answer =
+            within(self.timeout, self.client.list(v1::ListRequest { include_ended })).await;
+        answer
+            .map(|answer| answer.grants)
+            .map_err(|trouble| self.failure("the question for its grants", trouble))
+    }
+
+    /// What the agent enforces.
+    pub async fn status(&mut self) -> Result<v1::StatusResponse, CallError> {
+        let answer = within(self.timeout, self.client.status(v1::StatusRequest {})).await;
+        answer.map_err(|trouble| self.failure("the question for its status", trouble))
+    }
+
+    /// The policy in force.
+    pub async fn show_policy(&mut self) -> Result<v1::ShowPolicyResponse, CallError> {
+        let answer = within(self.timeout, self.client.show_policy(v1::ShowPolicyRequest {})).await;
+        answer.map_err(|trouble| self.failure("the question for its policy", trouble))
+    }
+
+    /// What a policy would change.
+    pub async fn diff_policy(
+        &mut self,
+        what: v1::diff_policy_request::What,
+    ) -> Result<v1::DiffPolicyResponse, CallError> {
+        let request = v1::DiffPolicyRequest { what: Some(what) };
+        let answer = within(self.timeout, self.client.diff_policy(request)).await;
+        answer.map_err(|trouble| self.failure("the question what would change", trouble))
+    }
+
+    /// Puts a policy in force.
+    pub async fn push_policy(
+        &mut self,
+        request: v1::PushPolicyRequest,
+    ) -> Result<v1::PushPolicyResponse, CallError> {
+        let answer = within(self.timeout, self.client.push_policy(request)).await;
+        answer.map_err(|trouble| self.failure("the policy", trouble))
+    }
+
+    /// Keeps a policy that waits.
+    pub async fn confirm_policy(
+        &mut self,
+        version: u64,
+    ) -> Result<v1::ConfirmPolicyResponse, CallError> {
+        let request = v1::ConfirmPolicyRequest { version };
+        let answer = within(self.timeout, self.client.confirm_policy(request)).await;
+        answer.map_err(|trouble| self.failure("the confirmation", trouble))
+    }
+
+    /// Events from behind a cursor on.
+    pub async fn watch(&mut self, cursor: String) -> Result<Streaming<v1::Event>, CallError> {
+        let answer = within(self.timeout, self.client.watch(v1::WatchRequest { cursor })).await;
+        answer.map_err(|trouble| self.failure("the question for events", trouble))
+    }
+
+    /// The next event; `None` when the agent ended the stream.
+    pub async fn next_event(
+        &self,
+        events: &mut Streaming<v1::Event>,
+    ) -> Result<Option<v1::Event>, CallError> {
+        events
+            .message()
+            .await
+            .map_err(|status| self.failure("the question for events", Trouble::Status(status)))
+    }
+
+    fn failure(&self, what: &str, trouble: Trouble) -> CallError {
+        let status = match trouble {
+            Trouble::Status(status) => status,
+            Trouble::TooSlow => {
+                return CallError::Unavailable(format!(
+                    "the agent at {} did not answer {what} within {}; it may have been carried out \
+                     all the same: `jitctl list` shows (--timeout waits longer)",
+                    self.way,
+                    text::duration(self.timeout)
+                ));
+            }
+        };
+        match self.broken.get() {
+            Some(error) => dial::explain(&self.way, error),
+            None => refusal(&status).unwrap_or_else(|| plain_failure(&self.way, what, &status)),
+        }
+    }
+}
+
+/// Why there is no answer.
+enum Trouble {
+    Status(Status),
+    TooSlow,
+}
+
+async fn within<T>(
+    timeout: Duration,
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, Trouble> {
+    match tokio::time::timeout(timeout, call).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(Trouble::Status(status)),
+        Err(_) => Err(Trouble::TooSlow),
+    }
+}
+
+/// A refusal with its reason word from the status details.
+fn refusal(status: &Status) -> Option<CallError> {
+    let info = status.get_details_error_info().filter(|info| info.domain == DOMAIN)?;
+    Some(CallError::refused(&text::printable(&info.reason), &text::printable(status.message())))
+}
+
+fn plain_failure(way: &Way, what: &str, status: &Status) -> CallError {
+    let message = text::printable(status.message());
+    if matches!(way, Way::Socket(_)) && local::is_closed(status) {
+        let closed = local::CLOSED;
+        return CallError::Unavailable(format!("no answer to {what} at {way}: {closed}"));
+    }
+    match status.code() {
+        Code::PermissionDenied | Code::Unauthenticated => {
+            CallError::refused("not_permitted", &message)
+        }
+        Code::Unimplemented => CallError::Unavailable(format!(
+            "the agent at {way} does not know {what}: it is another version, or no jit-agent"
+        )),
+        code => CallError::Unavailable(format!(
+            "the agent at {way} did not answer {what}: {message} ({code:?})"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic_types::ErrorDetails;
+
+    use super::*;
+
+    #[test]
+    fn the_reason_word_comes_from_the_status_details() {
+        let details = ErrorDetails::with_error_info("wrong_host", DOMAIN, []);
+        let status = Status::with_error_details(Code::PermissionDenied, "for db-1", details);
+        assert_eq!(refusal(&status), Some(CallError::refused("wrong_host", "for db-1")));
+        let details = ErrorDetails::with_error_info("wrong_host", "elsewhere.example", []);
+        let status = Status::with_error_details(Code::PermissionDenied, "for db-1", details);
+        assert_eq!(refusal(&status), None);
+    }
+
+    #[test]
+    fn without_details_the_code_decides() {
+        let way = Way::Socket("/run/s".into());
+        let failure = |code| plain_failure(&way, "the push", &Status::new(code, "x"));
+        assert_eq!(failure(Code::PermissionDenied), CallError::refused("not_permitted", "x"));
+        for code in [Code::Unavailable, Code::Internal] {
+            assert!(matches!(failure(code), CallError::Unavailable(_)), "{code:?}");
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! Talking to an agent: which one ([`target`]), how to reach it (`dial`, [`local`]), what to ask
+//! ([`agent`]), signing for it ([`signing`]), and what a person sees of its answers ([`status`]).
+//!
+//! What goes wrong comes back as data ([`CallError`]); nothing here prints or ends the program.
+
+pub mod agent;
+mod dial;
+mod error;
+pub mod exit;
+pub mod files;
+pub mod local;
+pub mod signing;
+pub mod status;
+pub mod target;
+pub mod text;
+#[cfg(test)]
+mod worked_example;
+
+pub use agent::Agent;
+pub use error::CallError;
+pub use target::Target;

@@ -1,0 +1,170 @@
+//! The same as JSON; documented in docs/json.md.
+
+use jit_proto::{
+    v1,
+    words::{id_text, protocol_word, range_text, sessions_word, source_text},
+};
+use serde_json::{Value, json};
+
+use super::words::time;
+
+/// `status --json`; documented in docs/json.md.
+pub fn json(status: &v1::StatusResponse) -> Value {
+    let v1::StatusResponse {
+        state,
+        problems,
+        version,
+        host,
+        mode,
+        interfaces,
+        ports,
+        grants,
+        drops,
+        control,
+        capacity,
+        soon,
+        started_at_ms,
+        policy,
+        guard,
+    } = status;
+    let drops = drops.clone().unwrap_or_default();
+    json!({
+        "state": state,
+        "problems": problems,
+        "version": version,
+        "host": host,
+        "mode": mode,
+        "started_at": time(*started_at_ms),
+        "interfaces": interfaces.iter().map(|interface| json!({
+            "name": interface.name,
+            "index": interface.index,
+            "hook": interface.hook,
+            "attached": interface.attached,
+            "since": time(interface.since_ms),
+            "note": interface.note,
+        })).collect::<Vec<_>>(),
+        "socket_guard": guard.as_ref().map(|guard| json!({
+            "wanted": guard.wanted,
+            "attached": guard.attached,
+            "since": time(guard.since_ms),
+            "note": guard.note,
+        })),
+        "ports": ports.iter().map(|port| json!({
+            "port": range_text(port.range.as_ref()),
+            "mode": port.mode,
+            "sessions": sessions_word(port.sessions()),
+            "terminates": port.terminates,
+            "max_duration_s": port.max_duration_ms / 1000,
+            "exemptions": port.exemptions.iter().map(exemption_json).collect::<Vec<_>>(),
+        })).collect::<Vec<_>>(),
+        "grants": grants_json(grants),
+        "dropped": {
+            "by_reason": counters_json(&drops.by_reason),
+            "by_port": drops.by_port.iter().map(|port| {
+                let key = format!("{}/{}", port.port, protocol_word(port.protocol()));
+                (key, counters_json(&port.by_reason))
+            }).collect::<serde_json::Map<_, _>>(),
+            "observed": drops.observed,
+            "events_suppressed": drops.events_suppressed,
+            "events_lost": drops.events_lost,
+            "by_socket_guard": drops.guard,
+        },
+        "control": control.as_ref().map(|control| json!({
+            "listen": control.listen,
+            "certificate_not_after": time(control.certificate_not_after_ms),
+            "last_push": time(control.last_push_ms),
+            "last_controller": control.last_controller,
+        })),
+        "capacity": capacity.as_ref().map(|capacity| json!({
+            "host_entries": capacity.host_entries,
+            "host_entries_max": capacity.host_entries_max,
+            "prefix_entries": capacity.prefix_entries,
+            "prefix_entries_max": capacity.prefix_entries_max,
+        })),
+        "policy": policy.as_ref().map(policy_json),
+        "soon": soon,
+    })
+}
+
+/// Which policy is in force, as JSON.
+pub fn policy_json(policy: &v1::PolicyState) -> Value {
+    let v1::PolicyState {
+        version,
+        highest_version,
+        signers,
+        author,
+        justification,
+        issued_at_ms,
+        confirm_left_ms,
+        previous_version,
+        accepts_policies,
+    } = policy;
+    json!({
+        "version": version,
+        "highest_version": highest_version,
+        "signers": signers,
+        "author": author,
+        "justification": justification,
+        "issued_at": time(*issued_at_ms),
+        "confirm_left_ms": (*confirm_left_ms > 0).then_some(confirm_left_ms),
+        "previous_version": (*confirm_left_ms > 0).then_some(previous_version),
+        "accepts_policies": accepts_policies,
+    })
+}
+
+/// An exemption as JSON.
+pub fn exemption_json(exemption: &v1::Exemption) -> Value {
+    let v1::Exemption { source, reason, owner, until_ms } = exemption;
+    json!({
+        "source": source.as_ref().map(source_text),
+        "reason": reason,
+        "owner": owner,
+        "until": time(*until_ms),
+    })
+}
+
+/// `grants --json`.
+pub fn grants_json(grants: &[v1::GrantState]) -> Value {
+    grants.iter().map(grant_json).collect()
+}
+
+fn grant_json(state: &v1::GrantState) -> Value {
+    let grant = state.grant.clone().unwrap_or_default();
+    json!({
+        "id": id_text(&grant.id),
+        "state": match state.state() {
+            v1::State::Active => "active",
+            v1::State::Exhausted => "exhausted",
+            v1::State::Expired => "expired",
+            v1::State::Replaced => "replaced",
+            v1::State::Revoked => "revoked",
+            v1::State::Scheduled => "scheduled",
+            v1::State::Unspecified => "unknown",
+        },
+        "sources": grant.sources.iter().map(source_text).collect::<Vec<_>>(),
+        "ports": grant.ports.iter().map(|range| range_text(Some(range))).collect::<Vec<_>>(),
+        "hosts": grant.hosts,
+        "issued_at": time(grant.issued_at_ms),
+        "not_before": time(grant.not_before_ms),
+        "not_after": time(grant.not_after_ms),
+        "left_ms": state.left_ms,
+        "hits": state.hits,
+        "max_connections": (grant.max_connections > 0).then_some(grant.max_connections),
+        "sessions": (grant.sessions() != v1::Sessions::Unspecified)
+            .then(|| sessions_word(grant.sessions())),
+        "replaces": (!grant.replaces.is_empty()).then(|| id_text(&grant.replaces)),
+        "requester": grant.requester,
+        "approvers": grant.approvers,
+        "justification": grant.justification,
+        "ticket": grant.ticket,
+        "signers": state.signers,
+    })
+}
+
+fn counters_json(counters: &[v1::Counter]) -> Value {
+    counters
+        .iter()
+        .map(|counter| (counter.reason.clone(), json!(counter.packets)))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
+}

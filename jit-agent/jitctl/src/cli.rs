@@ -1,0 +1,166 @@
+//! The command line. Only what clap needs; nothing is opened or decided here.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use jit_proto::GrantId;
+
+use crate::{
+    grant::GrantArgs, keygen::KeygenArgs, pki::PkiArgs, policy::PolicyArgs, target::AgentArgs,
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  A signing key and, for trying things out, a development CA with two certificates:
+    jitctl keygen --algorithm ed25519 --out prod-2026
+    jitctl pki init --dir pki
+    jitctl pki issue --dir pki --name agent --dns web-1.example.org --ip 192.0.2.10
+    jitctl pki issue --dir pki --name controller --uri spiffe://example.org/jit-controller
+
+  Open SSH on web-1 to one address for an hour:
+    jitctl --agent web-1.example.org:7443 --ca pki/ca.pem --cert pki/controller.pem \\
+      --key pki/controller.key grant --signing-key prod-2026.key --host web-1 \\
+      --source 203.0.113.7 --port 22 --for 1h --why 'disk full' --ticket INC-4211
+
+  Look, and close again (JITCTL_AGENT, _CA, _CERT and _KEY say where and as whom):
+    jitctl status
+    jitctl list
+    jitctl revoke --requester ana@example.org --reason 'incident over'
+
+Exit codes:
+   0  done                          69  no agent reached, or the connection broke
+  64  wrong command line            77  refused by the agent (the reason word is printed)
+  78  a file is missing, unreadable, in the way, or not what it should be
+  status alone: 0 enforcing, 1 degraded, 2 not enforcing";
+
+/// The controller's side of jit-agent: makes keys, signs grants, and pushes them to agents.
+#[derive(Debug, Parser)]
+#[command(name = "jitctl", version, after_long_help = EXAMPLES, max_term_width = 100)]
+#[command(after_help = "Examples and exit codes: jitctl --help")]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) agent: AgentArgs,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a key pair that signs grants
+    Keygen(KeygenArgs),
+    /// Keep a small development CA for the TLS side
+    Pki(PkiArgs),
+    /// Build a grant, sign it, and push it
+    Grant(GrantArgs),
+    /// Push envelopes that `grant --out` or another signer made
+    Push(PushArgs),
+    /// Close: end grants now
+    Revoke(RevokeArgs),
+    /// Show the grants that the agent holds
+    List(ListArgs),
+    /// Show what the agent enforces
+    Status(StatusArgs),
+    /// Show, compare, push and confirm what a host protects
+    Policy(PolicyArgs),
+    /// Follow what happens on the agent
+    Watch(WatchArgs),
+}
+
+/// Arguments of `push`.
+#[derive(Args, Debug)]
+pub(crate) struct PushArgs {
+    /// Files with an encoded jit.v1.Envelope each; several go as one batch
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Arguments of `revoke`.
+#[derive(Args, Debug)]
+pub(crate) struct RevokeArgs {
+    #[command(flatten)]
+    pub(crate) what: RevokeWhat,
+    /// Confirm --all
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Why; goes into the agent's log
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: String,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Which grants to revoke: exactly one of these.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+pub(crate) struct RevokeWhat {
+    /// One grant; also one that the agent has not seen yet, which then stays refused
+    #[arg(long, value_name = "ULID")]
+    pub(crate) id: Option<GrantId>,
+    /// Every grant of this requester
+    #[arg(long, value_name = "REQUESTER")]
+    pub(crate) requester: Option<String>,
+    /// Every grant; needs --yes
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+/// Arguments of `list`.
+#[derive(Args, Debug)]
+pub(crate) struct ListArgs {
+    /// Also grants that are over
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Arguments of `status`.
+#[derive(Args, Debug)]
+pub(crate) struct StatusArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Arguments of `watch`.
+#[derive(Args, Debug)]
+pub(crate) struct WatchArgs {
+    /// Start behind this event (the last `cursor` that --json printed) instead of now
+    #[arg(long, value_name = "CURSOR", default_value = "", hide_default_value = true)]
+    pub(crate) cursor: String,
+    /// Print one JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn revoke_takes_exactly_one_target() {
+        let parse = |args: &[&str]| {
+            let head = ["jitctl", "revoke", "--reason", "x"];
+            Cli::try_parse_from(head.iter().chain(args)).is_ok()
+        };
+        assert!(parse(&["--requester", "ana@example.org"]));
+        assert!(parse(&["--all", "--yes"]));
+        assert!(parse(&["--id", "01J9W7K3AAAAAAAAAAAAAAAAAA"]));
+        assert!(!parse(&[]));
+        assert!(!parse(&["--all", "--requester", "ana@example.org"]));
+        assert!(!parse(&["--id", "not-a-ulid"]));
+    }
+}

@@ -1,0 +1,78 @@
+//! Failures as a person reads them, and the exit code of each.
+
+use std::fmt;
+
+use jit_client::{CallError, exit::Exit, text::printable};
+use jit_proto::printable::clean_lines;
+
+/// Why a command did not do what was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub(crate) exit: Exit,
+    /// What was tried, on what, why it failed, what to do next; empty when nobody is listening.
+    message: String,
+}
+
+impl Failure {
+    /// The command line asks for something that makes no sense.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self { exit: Exit::Usage, message: message.into() }
+    }
+
+    /// The agent could not be reached or did not answer.
+    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
+        Self { exit: Exit::Unavailable, message: message.into() }
+    }
+
+    /// A file is the trouble.
+    pub(crate) fn files(message: impl Into<String>) -> Self {
+        Self { exit: Exit::Configuration, message: message.into() }
+    }
+
+    /// Standard output was closed by its reader: the end, but no error.
+    pub(crate) const fn output_closed() -> Self {
+        Self { exit: Exit::Success, message: String::new() }
+    }
+
+    /// Prints it to standard error. A refusal stands alone on its line for scripts.
+    pub(crate) fn report(&self) {
+        if self.message.is_empty() {
+            return;
+        }
+        match self.exit {
+            Exit::Permission => eprintln!("{}", clean_lines(&self.message)),
+            _ => eprintln!("jitctl: {}", clean_lines(&self.message)),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<CallError> for Failure {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Files(message) => Self::files(message),
+            CallError::Refused { word, detail } => Self {
+                exit: Exit::Permission,
+                message: format!("refused: {}: {}", printable(&word), printable(&detail)),
+            },
+            CallError::Unavailable(message) => Self::unavailable(message),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_carries_the_word_and_the_detail() {
+        let failure = Failure::from(CallError::refused("wrong_host", "for db-1, this is web-1"));
+        assert_eq!(failure.exit, Exit::Permission);
+        assert_eq!(failure.to_string(), "refused: wrong_host: for db-1, this is web-1");
+    }
+}

@@ -1,0 +1,162 @@
+//! `jitctl push`, `revoke`, `list` and `status`: one question, one answer.
+
+use std::path::Path;
+
+use jit_client::{
+    exit::Exit,
+    files::read,
+    status::{self, Style},
+};
+use jit_proto::{
+    GrantId,
+    v1::{self, revoke_request::What},
+};
+use prost::Message as _;
+use serde_json::json;
+
+use crate::{
+    cli::{ListArgs, PushArgs, RevokeArgs, StatusArgs},
+    connect,
+    failure::Failure,
+    target::AgentArgs,
+    text,
+};
+
+/// Pushes envelopes from files: one alone, several as a batch with a line for each.
+pub(crate) fn push(agent_args: &AgentArgs, args: &PushArgs) -> Result<Exit, Failure> {
+    let envelopes =
+        args.files.iter().map(|path| read_envelope(path)).collect::<Result<Vec<_>, _>>()?;
+    let outcomes =
+        connect::with(agent_args, async |agent| match <[v1::Envelope; 1]>::try_from(envelopes) {
+            Ok([envelope]) => Ok(vec![agent.push(envelope).await?]),
+            Err(envelopes) => Ok(agent.push_batch(envelopes).await?),
+        })?;
+    if outcomes.len() != args.files.len() {
+        return Err(Failure::unavailable(format!(
+            "the agent answered for {} of {} grants; `jitctl list` shows what it holds",
+            outcomes.len(),
+            args.files.len()
+        )));
+    }
+    for (path, outcome) in args.files.iter().zip(&outcomes) {
+        let id = GrantId::from_bytes(&outcome.grant_id).map(|id| id.to_string());
+        if args.json {
+            text::print_json(&json!({
+                "file": path,
+                "grant_id": id,
+                "accepted": outcome.accepted,
+                "reason": outcome.reason,
+                "detail": outcome.detail,
+                "not_after": outcome.accepted.then(|| text::moment(outcome.not_after_ms)),
+                "not_after_ms": outcome.accepted.then_some(outcome.not_after_ms),
+            }))?;
+        } else {
+            text::print(&outcome_line(path, id.as_deref(), outcome))?;
+        }
+    }
+    let refused = outcomes.iter().any(|outcome| !outcome.accepted);
+    Ok(if refused { Exit::Permission } else { Exit::Success })
+}
+
+/// Ends grants.
+pub(crate) fn revoke(agent_args: &AgentArgs, args: &RevokeArgs) -> Result<Exit, Failure> {
+    let what = match (&args.what.id, &args.what.requester) {
+        (Some(id), _) => What::GrantId(id.0.to_vec().into()),
+        (None, Some(requester)) => What::Requester(requester.clone()),
+        (None, None) if args.yes => What::All(true),
+        (None, None) => {
+            return Err(Failure::usage(
+                "--all ends every grant on the agent; add --yes if that is meant",
+            ));
+        }
+    };
+    if args.yes && !args.what.all {
+        return Err(Failure::usage("--yes confirms --all and nothing else; leave it out"));
+    }
+    if args.reason.trim().is_empty() {
+        return Err(Failure::usage("--reason is empty; say why, it goes into the agent's log"));
+    }
+    let request = v1::RevokeRequest { what: Some(what), reason: args.reason.clone() };
+    let (answer, agent) =
+        connect::with(agent_args, async |agent| Ok((agent.revoke(request).await?, agent.name())))?;
+    let v1::RevokeResponse { revoked, warning } = answer;
+    if args.json {
+        text::print_json(&json!({ "agent": agent, "revoked": revoked, "warning": warning }))?;
+    } else {
+        let grants = if revoked == 1 { "grant" } else { "grants" };
+        text::print(&format!("revoked {revoked} {grants} on {agent}\n"))?;
+    }
+    if !warning.is_empty() {
+        eprintln!("jitctl: warning: {agent}: {}", text::printable(&warning));
+    }
+    Ok(Exit::Success)
+}
+
+/// Shows the grants that the agent holds.
+pub(crate) fn list(agent_args: &AgentArgs, args: &ListArgs) -> Result<Exit, Failure> {
+    let grants = connect::with(agent_args, async |agent| Ok(agent.list(args.all).await?))?;
+    if args.json {
+        text::print_pretty(&status::grants_json(&grants))?;
+    } else {
+        text::print(&status::grants_text(&grants, Style::of_stdout()))?;
+    }
+    Ok(Exit::Success)
+}
+
+/// Shows what the agent enforces; the exit code tells how well.
+pub(crate) fn status(agent_args: &AgentArgs, args: &StatusArgs) -> Result<Exit, Failure> {
+    let status = connect::with(agent_args, async |agent| Ok(agent.status().await?))?;
+    if args.json {
+        text::print_pretty(&status::json(&status))?;
+    } else {
+        text::print(&status::text(&status, Style::of_stdout()))?;
+    }
+    Ok(Exit::of_status(&status))
+}
+
+fn read_envelope(path: &Path) -> Result<v1::Envelope, Failure> {
+    let bytes = read(path, "the envelope")?;
+    match v1::Envelope::decode(bytes.as_slice()) {
+        Ok(envelope) if !envelope.payload.is_empty() => Ok(envelope),
+        _ => Err(Failure::files(format!(
+            "{} is not an encoded jit.v1.Envelope; `jitctl grant --out FILE` writes one",
+            path.display()
+        ))),
+    }
+}
+
+fn outcome_line(path: &Path, id: Option<&str>, outcome: &v1::Outcome) -> String {
+    let reason = text::printable(&outcome.reason);
+    let verdict = if outcome.accepted {
+        format!("{reason} until {}", text::moment(outcome.not_after_ms))
+    } else {
+        format!("refused: {reason}: {}", text::printable(&outcome.detail))
+    };
+    format!("{}  {}  {verdict}\n", path.display(), id.unwrap_or("-"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_outcome_shows_word_and_detail() {
+        let outcome = v1::Outcome {
+            reason: "wrong_host".into(),
+            detail: "for db-1\u{1b}".into(),
+            ..v1::Outcome::default()
+        };
+        let line = outcome_line(Path::new("a.grant"), None, &outcome);
+        assert_eq!(line, "a.grant  -  refused: wrong_host: for db-1\\u{1b}\n");
+    }
+
+    #[test]
+    fn a_file_that_is_no_envelope_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        for bytes in [&b""[..], b"-----BEGIN PUBLIC KEY-----", b"\x0a\x03abc"] {
+            std::fs::write(&path, bytes).unwrap();
+            assert_eq!(read_envelope(&path).unwrap_err().exit, Exit::Configuration);
+        }
+    }
+}

@@ -1,0 +1,517 @@
+//! `jitctl policy`: which ports a host protects, shown, compared, pushed and confirmed. What a policy
+//! would change is computed by the agent; nothing is decided here.
+
+mod changes;
+mod section;
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::{ArgGroup, Args, Subcommand};
+use jiff::Timestamp;
+use jit_client::{
+    Agent, CallError,
+    exit::Exit,
+    files::{read, read_text},
+    signing::seal,
+    status,
+};
+use jit_proto::{
+    PolicyFile,
+    confirm::MAX_WINDOW,
+    dsse::MAX_ENVELOPE_BYTES,
+    payload_type::POLICY_TYPE,
+    port_section::to_toml,
+    v1::{self, diff_policy_request::What},
+};
+use prost::Message as _;
+use serde_json::json;
+
+use crate::{
+    connect,
+    failure::Failure,
+    files::{self, PUBLIC},
+    requester::default_requester,
+    signing::signing_keys,
+    target::AgentArgs,
+    text,
+};
+
+const EXAMPLES: &str = "\
+A policy is a TOML file with the [[port]] sections of the agent's configuration, and optionally
+`version` and `hosts`. It replaces everything that the host protects: a port that is not in it is
+open to all. How far it may go is bounded by [ceiling] in the host's own configuration.
+
+Examples:
+    jitctl policy show > policy.toml              what is in force, ready to be edited
+    jitctl policy diff policy.toml                who would be affected; changes nothing
+    jitctl policy push policy.toml --signing-key release.key --host web-1 --why CHG-77
+    jitctl policy confirm                         within 2 minutes, else the previous one returns";
+
+/// Arguments of `policy`.
+#[derive(Args, Debug)]
+#[command(after_long_help = EXAMPLES, after_help = "The file, and examples: jitctl policy --help")]
+pub(crate) struct PolicyArgs {
+    #[command(subcommand)]
+    command: PolicyCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum PolicyCommand {
+    /// Print the policy in force, as a file to edit and push
+    Show(ShowArgs),
+    /// Say what a policy would change, and whether the agent would take it; change nothing
+    Diff(DiffArgs),
+    /// Sign a policy and put it in force
+    Push(PushArgs),
+    /// Keep a policy that waits, over a new connection
+    Confirm(ConfirmArgs),
+}
+
+#[derive(Args, Debug)]
+struct ShowArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(group = ArgGroup::new("what").required(true))]
+struct DiffArgs {
+    /// The policy (TOML); it need not be signed for this
+    #[arg(group = "what", value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// A signed policy that `push --out` wrote
+    #[arg(long, group = "what", value_name = "FILE")]
+    envelope: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(group = ArgGroup::new("what").required(true))]
+struct PushArgs {
+    /// The policy (TOML)
+    #[arg(group = "what", value_name = "FILE", requires = "signing_key", requires = "why")]
+    file: Option<PathBuf>,
+    /// A signed policy that `push --out` wrote
+    #[arg(long, group = "what", value_name = "FILE", conflicts_with_all = ["signing_key", "out"])]
+    envelope: Option<PathBuf>,
+    /// Private key that signs (PKCS#8 PEM), of a [[signer]] with signs = ["policy"]; repeat for
+    /// several approvals
+    #[arg(long, value_name = "FILE")]
+    signing_key: Vec<PathBuf>,
+    /// Exact id of a host that the policy is for; may be repeated [default: `hosts` in the file]
+    #[arg(long, value_name = "ID", num_args = 1..)]
+    host: Vec<String>,
+    /// Higher than every version before [default: `version` in the file, else one more than the
+    /// agent has seen]
+    #[arg(long, value_name = "NUMBER")]
+    version: Option<u64>,
+    /// Why, in words
+    #[arg(long, value_name = "TEXT")]
+    why: Option<String>,
+    /// Who wrote it [default: user@hostname]
+    #[arg(long, value_name = "NAME")]
+    author: Option<String>,
+    /// Not to be accepted any more from then on: 2027-03-01T08:00:00Z
+    #[arg(long, value_name = "RFC3339")]
+    until: Option<Timestamp>,
+    /// How long the agent waits for `confirm` when somebody is shut out: 1s to 1h [default: 2m]
+    #[arg(long, value_name = "TIME", value_parser = text::parse_duration)]
+    confirm_within: Option<Duration>,
+    /// Confirm at once, over a second connection: enough to know that the agent can be reached
+    #[arg(long)]
+    confirm: bool,
+    /// Revoke live grants that the policy would refuse (they stay until their end otherwise); needs
+    /// the permission to revoke, too
+    #[arg(long)]
+    strict: bool,
+    /// Write the signed envelope to a new file instead of pushing it
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["confirm", "strict", "confirm_within"])]
+    out: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args, Debug)]
+struct ConfirmArgs {
+    /// Version to confirm [default: the one that waits]
+    #[arg(long, value_name = "NUMBER")]
+    version: Option<u64>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Does what the command line says.
+pub(crate) fn run(agent_args: &AgentArgs, args: &PolicyArgs) -> Result<Exit, Failure> {
+    match &args.command {
+        PolicyCommand::Show(args) => show(agent_args, args),
+        PolicyCommand::Diff(args) => diff(agent_args, args),
+        PolicyCommand::Push(args) => push(agent_args, args),
+        PolicyCommand::Confirm(args) => confirm(agent_args, args),
+    }
+}
+
+fn show(agent_args: &AgentArgs, args: &ShowArgs) -> Result<Exit, Failure> {
+    let shown = connect::with(agent_args, async |agent| Ok(agent.show_policy().await?))?;
+    let v1::ShowPolicyResponse { state, ports, host } = shown;
+    let state = state.unwrap_or_default();
+    if args.json {
+        let mut value = status::policy_json(&state);
+        if let Some(map) = value.as_object_mut() {
+            map.insert("host".into(), json!(host));
+            map.insert("ports".into(), ports.iter().map(section::json).collect());
+        }
+        text::print_pretty(&value)?;
+        return Ok(Exit::Success);
+    }
+    let mut out = String::new();
+    let mut say = |line: String| {
+        out.push_str("# ");
+        out.push_str(&text::printable(&line));
+        out.push('\n');
+    };
+    if state.version == 0 {
+        say(format!("in force on {host}: the [[port]] sections of its own configuration"));
+    } else {
+        let issued = text::moment(state.issued_at_ms);
+        let (version, author) = (state.version, &state.author);
+        say(format!("in force on {host}: version {version} of {author}, issued {issued}"));
+        say(format!("why: {}", state.justification));
+        say(match state.signers.is_empty() {
+            true => "signed by keys that this host trusts no longer".into(),
+            false => format!("signed by {}", state.signers.join(", ")),
+        });
+    }
+    if state.confirm_left_ms > 0 {
+        say(waits(&state));
+    }
+    if state.accepts_policies {
+        say(format!("the next version must be higher than {}", state.highest_version));
+    } else {
+        say("this host takes no policies: its configuration has no [ceiling]".into());
+    }
+    for port in &ports {
+        out.push('\n');
+        out.push_str(&to_toml(port));
+    }
+    text::print(&out)?;
+    Ok(Exit::Success)
+}
+
+fn diff(agent_args: &AgentArgs, args: &DiffArgs) -> Result<Exit, Failure> {
+    let file = args.file.as_deref().map(read_file).transpose()?;
+    let envelope = args.envelope.as_deref().map(read_envelope).transpose()?;
+    let answer = connect::with(agent_args, async |agent| {
+        let what = match (file, envelope) {
+            (_, Some(envelope)) => What::Envelope(envelope),
+            (Some(file), None) => {
+                // It is compared as if it were for this host, and signed now.
+                let shown = agent.show_policy().await?;
+                let highest = shown.state.unwrap_or_default().highest_version;
+                let version = file.version.unwrap_or_else(|| highest.saturating_add(1));
+                What::Policy(v1::Policy {
+                    hosts: vec![shown.host],
+                    version,
+                    issued_at_ms: Timestamp::now().as_millisecond(),
+                    not_after_ms: 0,
+                    ports: file.sections.iter().map(v1::PolicyPort::from).collect(),
+                    author: "jitctl policy diff".into(),
+                    justification: "a look ahead".into(),
+                })
+            }
+            (None, None) => return Err(Failure::usage("say which policy: a FILE, or --envelope")),
+        };
+        Ok(agent.diff_policy(what).await?)
+    })?;
+    let v1::DiffPolicyResponse { reason, detail, changes } = answer;
+    if args.json {
+        let changes = changes.as_ref().map(changes::json);
+        text::print_pretty(&json!({ "reason": reason, "detail": detail, "changes": changes }))?;
+    } else if let Some(changes) = &changes {
+        text::print(&changes::text(changes))?;
+    }
+    match reason.as_str() {
+        "ok" | "known" => Ok(Exit::Success),
+        word => Err(CallError::refused(word, &detail).into()),
+    }
+}
+
+fn push(agent_args: &AgentArgs, args: &PushArgs) -> Result<Exit, Failure> {
+    if args.confirm_within.is_some_and(|window| window > MAX_WINDOW || window.as_secs() == 0) {
+        let most = text::duration(MAX_WINDOW);
+        return Err(Failure::usage(format!("--confirm-within takes 1s to {most}")));
+    }
+    let envelope = match (&args.file, &args.envelope) {
+        (_, Some(path)) => read_envelope(path)?,
+        (Some(path), None) => sign(agent_args, args, path)?,
+        (None, None) => return Err(Failure::usage("say which policy: a FILE, or --envelope")),
+    };
+    if let Some(path) = &args.out {
+        files::write_new(path, &envelope.encode_to_vec(), PUBLIC)?;
+        return written(args, path);
+    }
+    let request = v1::PushPolicyRequest {
+        envelope: Some(envelope),
+        confirm_within_s: args
+            .confirm_within
+            .map_or(0, |window| u32::try_from(window.as_secs()).unwrap_or(u32::MAX)),
+        strict: args.strict,
+    };
+    let (answer, name) = connect::with(agent_args, async |agent| {
+        Ok((agent.push_policy(request).await?, agent.name()))
+    })?;
+    let pending = answer.confirm_left_ms > 0;
+    let confirmed = pending && args.confirm;
+    if confirmed {
+        let version = answer.version;
+        connect::with(agent_args, async |agent| Ok(agent.confirm_policy(version).await?))?;
+    }
+    let v1::PushPolicyResponse { reason, version, confirm_left_ms, changes, revoked, warning } =
+        &answer;
+    if args.json {
+        text::print_pretty(&json!({
+            "agent": name,
+            "reason": reason,
+            "version": version,
+            "confirm_left_ms": pending.then_some(confirm_left_ms),
+            "confirmed": confirmed,
+            "changes": changes.as_ref().map(changes::json),
+            "revoked": revoked,
+            "warning": warning,
+        }))?;
+    } else {
+        let mut out = changes.as_ref().map(changes::text).unwrap_or_default();
+        let known = if reason == "known" { ", as it was before" } else { "" };
+        out.push_str(&format!("policy   version {version} is in force on {name}{known}\n"));
+        if *revoked > 0 {
+            out.push_str(&format!("revoked  {revoked}\n"));
+        }
+        if confirmed {
+            out.push_str("confirm  done, over a second connection\n");
+        } else if pending {
+            let left = text::duration(whole_seconds(*confirm_left_ms));
+            out.push_str(&format!(
+                "confirm  within {left} with `jitctl policy confirm`, or the previous policy returns\n"
+            ));
+        }
+        text::print(&out)?;
+    }
+    if !warning.is_empty() {
+        eprintln!("jitctl: warning: {name}: {}", text::printable(warning));
+    }
+    Ok(Exit::Success)
+}
+
+fn written(args: &PushArgs, path: &Path) -> Result<Exit, Failure> {
+    if args.json {
+        text::print_json(&json!({ "file": path }))?;
+    } else {
+        text::print(&format!(
+            "written to {}; put it in force with: jitctl policy push --envelope {}\n",
+            path.display(),
+            path.display()
+        ))?;
+    }
+    Ok(Exit::Success)
+}
+
+fn confirm(agent_args: &AgentArgs, args: &ConfirmArgs) -> Result<Exit, Failure> {
+    let (version, answer, name) = connect::with(agent_args, async |agent| {
+        let version = match args.version {
+            Some(version) => version,
+            None => waiting(agent).await?,
+        };
+        Ok((version, agent.confirm_policy(version).await?, agent.name()))
+    })?;
+    if args.json {
+        text::print_json(&json!({ "agent": name, "version": version, "reason": answer.reason }))?;
+    } else {
+        let before = if answer.reason == "known" { " already" } else { "" };
+        text::print(&format!("policy   version {version} stays on {name}{before}\n"))?;
+    }
+    Ok(Exit::Success)
+}
+
+/// The version that waits for its confirmation.
+async fn waiting(agent: &mut Agent) -> Result<u64, Failure> {
+    let state = agent.show_policy().await?.state.unwrap_or_default();
+    if state.confirm_left_ms > 0 {
+        return Ok(state.version);
+    }
+    let detail = format!("no policy waits; version {} is in force", state.version);
+    Err(CallError::refused("nothing_pending", &detail).into())
+}
+
+fn sign(agent_args: &AgentArgs, args: &PushArgs, path: &Path) -> Result<v1::Envelope, Failure> {
+    let file = read_file(path)?;
+    let keys = signing_keys(&args.signing_key)?;
+    let version = match args.version.or(file.version) {
+        Some(version) => version,
+        None => connect::with(agent_args, async |agent| Ok(agent.show_policy().await?))?
+            .state
+            .unwrap_or_default()
+            .highest_version
+            .saturating_add(1),
+    };
+    let policy = build(args, &file, version, Timestamp::now(), default_requester)?;
+    let envelope = seal(POLICY_TYPE, policy.encode_to_vec(), &keys);
+    if envelope.encoded_len() > MAX_ENVELOPE_BYTES {
+        return Err(Failure::usage(format!(
+            "the policy is larger than the {MAX_ENVELOPE_BYTES} bytes that agents take"
+        )));
+    }
+    Ok(envelope)
+}
+
+/// The policy that file and arguments mean. Time and defaults are arguments.
+fn build(
+    args: &PushArgs,
+    file: &PolicyFile,
+    version: u64,
+    now: Timestamp,
+    default_author: impl Fn() -> Option<String>,
+) -> Result<v1::Policy, Failure> {
+    let hosts = if args.host.is_empty() { &file.hosts } else { &args.host };
+    if hosts.is_empty() || hosts.iter().any(|host| host.trim().is_empty()) {
+        return Err(Failure::usage(
+            "for which hosts? Say --host ID, or `hosts = [\"...\"]` in the file: the ids that \
+             `jitctl status` shows. An agent is not asked, because it could name another one",
+        ));
+    }
+    let why = args.why.as_deref().unwrap_or_default().trim();
+    if why.is_empty() {
+        return Err(Failure::usage("--why is empty; say something there"));
+    }
+    let author = match &args.author {
+        Some(author) if author.trim().is_empty() => {
+            return Err(Failure::usage("--author is empty; say something there"));
+        }
+        Some(author) => author.clone(),
+        None => default_author().ok_or_else(|| {
+            Failure::usage(
+                "cannot tell who you are (no USER, no entry in /etc/passwd); say --author NAME",
+            )
+        })?,
+    };
+    if version == 0 {
+        return Err(Failure::usage("a version is 1 or more"));
+    }
+    Ok(v1::Policy {
+        hosts: hosts.clone(),
+        version,
+        issued_at_ms: now.as_millisecond(),
+        not_after_ms: args.until.map_or(0, Timestamp::as_millisecond),
+        ports: file.sections.iter().map(v1::PolicyPort::from).collect(),
+        author,
+        justification: why.to_owned(),
+    })
+}
+
+fn read_file(path: &Path) -> Result<PolicyFile, Failure> {
+    let text = read_text(path, "the policy")?;
+    text.parse().map_err(|why| Failure::files(format!("the policy {}: {why}", path.display())))
+}
+
+fn read_envelope(path: &Path) -> Result<v1::Envelope, Failure> {
+    let bytes = read(path, "the envelope")?;
+    match v1::Envelope::decode(bytes.as_slice()) {
+        Ok(envelope) if envelope.payload_type == POLICY_TYPE => Ok(envelope),
+        _ => Err(Failure::files(format!(
+            "{} is not a signed policy; `jitctl policy push --out FILE` writes one",
+            path.display()
+        ))),
+    }
+}
+
+/// The same to the second above: nobody counts the rest.
+fn whole_seconds(milliseconds: i64) -> Duration {
+    Duration::from_secs(u64::try_from(milliseconds).unwrap_or(0).div_ceil(1000))
+}
+
+fn waits(state: &v1::PolicyState) -> String {
+    let left = whole_seconds(state.confirm_left_ms);
+    let before = match state.previous_version {
+        0 => "the configuration's own sections return".to_owned(),
+        version => format!("version {version} returns"),
+    };
+    format!(
+        "not confirmed: {before} in {} unless `jitctl policy confirm` comes first",
+        text::duration(left)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: PolicyArgs,
+    }
+
+    fn parse(line: &str) -> Result<PolicyCommand, String> {
+        let parsed = Line::try_parse_from(["x"].into_iter().chain(line.split_whitespace()));
+        parsed.map(|line| line.args.command).map_err(|error| error.to_string())
+    }
+
+    fn push(more: &str) -> PushArgs {
+        match parse(&format!("push p.toml --signing-key k --why CHG-1 {more}")) {
+            Ok(PolicyCommand::Push(args)) => args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_policy_says_what_file_and_command_line_say() {
+        let file: PolicyFile = "version = 3\nhosts = [\"a\", \"b\"]\n[[port]]\nport = 22\n\
+                                protocol = \"tcp\"\nsources = [\"10.0.0.0/8\"]"
+            .parse()
+            .unwrap();
+        let now: Timestamp = "2027-03-01T08:00:00Z".parse().unwrap();
+        let built = |more: &str| build(&push(more), &file, 3, now, || Some("ana@build".into()));
+        let policy = built("").unwrap();
+        assert_eq!(policy.hosts, ["a", "b"]);
+        assert_eq!((policy.version, policy.not_after_ms), (3, 0));
+        assert_eq!(policy.issued_at_ms, now.as_millisecond());
+        assert_eq!((policy.author.as_str(), policy.justification.as_str()), ("ana@build", "CHG-1"));
+        assert_eq!(policy.ports.len(), 1);
+        let policy = built("--host web-1 --author li --until 2027-03-01T09:00:00Z").unwrap();
+        assert_eq!((policy.hosts, policy.author), (vec!["web-1".to_owned()], "li".to_owned()));
+        assert_eq!(policy.not_after_ms, now.as_millisecond() + 3_600_000);
+        let bare: PolicyFile = "".parse().unwrap();
+        let failure = build(&push(""), &bare, 1, now, || None).unwrap_err();
+        assert!(failure.to_string().contains("--host"), "{failure}");
+        assert!(build(&push("--host a"), &bare, 0, now, || Some("x".into())).is_err());
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_refused_on_the_command_line() {
+        for line in [
+            "push",
+            "push p.toml",
+            "push p.toml --signing-key k",
+            "push --envelope e --signing-key k",
+            "push p.toml --envelope e --signing-key k --why w",
+            "push p.toml --signing-key k --why w --out o --confirm",
+            "push p.toml --signing-key k --why w --confirm-within soon",
+            "diff",
+            "diff a --envelope b",
+            "confirm --version x",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+        for line in ["show --json", "diff a", "diff --envelope b", "confirm", "push --envelope e"] {
+            assert!(parse(line).is_ok(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! Private keys from the command line.
+
+use std::path::PathBuf;
+
+use jit_client::{files::read_text, signing::SigningKey};
+use jit_proto::dsse::MAX_SIGNATURES;
+
+use crate::{failure::Failure, files};
+
+/// Reads private keys.
+pub(crate) fn signing_keys(paths: &[PathBuf]) -> Result<Vec<SigningKey>, Failure> {
+    if paths.len() > MAX_SIGNATURES {
+        return Err(Failure::usage(format!("a grant bears at most {MAX_SIGNATURES} signatures")));
+    }
+    paths
+        .iter()
+        .map(|path| {
+            let pem = read_text(path, "the signing key")?;
+            files::warn_if_exposed(path, "the signing key");
+            SigningKey::from_pem(&pem).map_err(|error| {
+                Failure::files(format!("cannot sign with {}: {error}", path.display()))
+            })
+        })
+        .collect()
+}

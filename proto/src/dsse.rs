@@ -1,0 +1,27 @@
+//! DSSE (<https://github.com/secure-systems-lab/dsse>, protocol.md): the bytes that a signature is
+//! over, and the limits of an envelope.
+
+/// Largest encoded envelope, bytes.
+pub const MAX_ENVELOPE_BYTES: usize = 256 * 1024;
+/// Most signatures on one envelope.
+pub const MAX_SIGNATURES: usize = 8;
+
+/// The pre-authentication encoding of DSSE (protocol.md, "PAE"): what is signed.
+pub fn pre_authentication_encoding(payload_type: &str, payload: &[u8]) -> Vec<u8> {
+    let head = format!("DSSEv1 {} {payload_type} {} ", payload_type.len(), payload.len());
+    [head.as_bytes(), payload].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The example of DSSE's protocol.md.
+    #[test]
+    fn encoding_is_the_one_of_the_specification() {
+        assert_eq!(
+            pre_authentication_encoding("http://example.com/HelloWorld", b"hello world"),
+            b"DSSEv1 29 http://example.com/HelloWorld 11 hello world"
+        );
+    }
+}

@@ -1,0 +1,155 @@
+//! A section on the wire: `jit.v1.PolicyPort`.
+
+use std::time::Duration;
+
+use jit_common::Family;
+
+use super::{DEFAULT_WIDEST_V4, DEFAULT_WIDEST_V6, Exemption, PortSection};
+use crate::{PortRange, Sessions, SourcePrefix, WallTime, prefix::bits, text, v1};
+
+/// Most sources of one section.
+const MAX_SOURCES: usize = 256;
+
+impl TryFrom<&v1::PolicyPort> for PortSection {
+    type Error = String;
+
+    fn try_from(message: &v1::PolicyPort) -> Result<Self, String> {
+        let v1::PolicyPort {
+            range,
+            mode,
+            sources,
+            widest_v4,
+            widest_v6,
+            max_duration_ms,
+            approvals,
+            sessions,
+            terminates,
+            exemptions,
+        } = message;
+        let range = range.as_ref().ok_or("ports: a section without a range")?;
+        let range = PortRange::try_from(range).map_err(|error| format!("ports: {error}"))?;
+        let at = |what: String| format!("{range}: {what}");
+        let width = |key: &str, width: Option<u32>, default: u8, family: Family| match width {
+            None => Ok(default),
+            Some(width) => u8::try_from(width)
+                .ok()
+                .filter(|width| *width <= bits(family))
+                .ok_or_else(|| at(format!("{key}: {width} is more than {}", bits(family)))),
+        };
+        if sources.is_empty() {
+            return Err(at("sources is empty".into()));
+        }
+        if sources.len() > MAX_SOURCES {
+            return Err(at(format!("{} sources; at most {MAX_SOURCES}", sources.len())));
+        }
+        let max_duration = u64::try_from(*max_duration_ms)
+            .ok()
+            .filter(|millis| *millis >= 1000 && millis.is_multiple_of(1000))
+            .map(Duration::from_millis)
+            .ok_or_else(|| at("max_duration_ms is not a second or more, in whole ones".into()))?;
+        Ok(Self {
+            range,
+            observe: match v1::Mode::try_from(*mode) {
+                Ok(v1::Mode::Enforce) => false,
+                Ok(v1::Mode::Observe) => true,
+                Ok(v1::Mode::Unspecified) | Err(_) => {
+                    return Err(at(format!("mode: unknown value {mode}")));
+                }
+            },
+            sources: sources
+                .iter()
+                .map(|source| SourcePrefix::try_from(source).map_err(|error| error.to_string()))
+                .collect::<Result<_, _>>()
+                .map_err(|error| at(format!("sources: {error}")))?,
+            widest_v4: width("widest_v4", *widest_v4, DEFAULT_WIDEST_V4, Family::V4)?,
+            widest_v6: width("widest_v6", *widest_v6, DEFAULT_WIDEST_V6, Family::V6)?,
+            max_duration,
+            approvals: usize::try_from(*approvals)
+                .ok()
+                .filter(|approvals| *approvals > 0)
+                .ok_or_else(|| at("approvals is 0".into()))?,
+            sessions: match v1::Sessions::try_from(*sessions) {
+                Ok(v1::Sessions::Cut) => Sessions::Cut,
+                Ok(v1::Sessions::Drain) => Sessions::Drain,
+                Ok(v1::Sessions::Unspecified) | Err(_) => {
+                    return Err(at(format!("sessions: unknown value {sessions}")));
+                }
+            },
+            forwarded: match v1::Terminates::try_from(*terminates) {
+                Ok(v1::Terminates::Forwarded) => true,
+                Ok(v1::Terminates::Host) => false,
+                Ok(v1::Terminates::Unspecified) | Err(_) => {
+                    return Err(at(format!("terminates: unknown value {terminates}")));
+                }
+            },
+            exemptions: exemptions
+                .iter()
+                .map(Exemption::try_from)
+                .collect::<Result<_, _>>()
+                .map_err(|error| at(format!("exemptions: {error}")))?,
+        })
+    }
+}
+
+impl TryFrom<&v1::Exemption> for Exemption {
+    type Error = String;
+
+    fn try_from(message: &v1::Exemption) -> Result<Self, String> {
+        let v1::Exemption { source, reason, owner, until_ms } = message;
+        let source = source.as_ref().ok_or("source is missing")?;
+        let source = SourcePrefix::try_from(source).map_err(|error| error.to_string())?;
+        text::check("reason", reason, text::MAX_NAME_BYTES)?;
+        text::check("owner", owner, text::MAX_NAME_BYTES)?;
+        if *until_ms < 0 {
+            return Err("until_ms is negative".into());
+        }
+        let until = (*until_ms > 0).then_some(WallTime(*until_ms));
+        Ok(Self { source, reason: reason.clone(), owner: owner.clone(), until })
+    }
+}
+
+impl From<&PortSection> for v1::PolicyPort {
+    fn from(section: &PortSection) -> Self {
+        let PortSection {
+            range,
+            observe,
+            sources,
+            widest_v4,
+            widest_v6,
+            max_duration,
+            approvals,
+            sessions,
+            forwarded,
+            exemptions,
+        } = section;
+        Self {
+            range: Some(v1::PortRange::from(*range)),
+            mode: if *observe { v1::Mode::Observe } else { v1::Mode::Enforce }.into(),
+            sources: sources.iter().map(v1::Source::from).collect(),
+            widest_v4: Some(u32::from(*widest_v4)),
+            widest_v6: Some(u32::from(*widest_v6)),
+            max_duration_ms: i64::try_from(max_duration.as_millis()).unwrap_or(i64::MAX),
+            approvals: u32::try_from(*approvals).unwrap_or(u32::MAX),
+            sessions: match sessions {
+                Sessions::Cut => v1::Sessions::Cut,
+                Sessions::Drain => v1::Sessions::Drain,
+            }
+            .into(),
+            terminates: if *forwarded { v1::Terminates::Forwarded } else { v1::Terminates::Host }
+                .into(),
+            exemptions: exemptions.iter().map(v1::Exemption::from).collect(),
+        }
+    }
+}
+
+impl From<&Exemption> for v1::Exemption {
+    fn from(exemption: &Exemption) -> Self {
+        let Exemption { source, reason, owner, until } = exemption;
+        Self {
+            source: Some(source.into()),
+            reason: reason.clone(),
+            owner: owner.clone(),
+            until_ms: until.map_or(0, |until| until.0),
+        }
+    }
+}

@@ -48,8 +48,9 @@ impl PayloadType {
     }
 }
 
-/// Steps 1 to 3 of grants.md section 4: size, type, and a good signature by at least one key that may
-/// sign payloads of this type. Returns these keys, each once, in the order of the configuration.
+/// Size, type, and a good signature by at least one key that may sign payloads of this type
+/// (docs/grants.md, steps `size` to `signature`). Returns these keys, each once, in the order of the
+/// configuration.
 pub fn open<'k>(
     envelope: &v1::Envelope,
     expected: PayloadType,
@@ -101,7 +102,7 @@ fn no_good_signature(keyring: &Keyring, signatures: &[v1::Signature]) -> Refused
     Refused::new(Refusal::UnknownKey, detail)
 }
 
-/// The pre-authentication encoding of DSSE (protocol.md, "PAE"): what is signed.
+/// The pre-authentication encoding of DSSE (docs/grants.md, section "Envelope"): what is signed.
 pub fn pre_authentication_encoding(payload_type: &str, payload: &[u8]) -> Vec<u8> {
     let head = format!("DSSEv1 {} {payload_type} {} ", payload_type.len(), payload.len());
     [head.as_bytes(), payload].concat()
@@ -111,7 +112,7 @@ pub fn pre_authentication_encoding(payload_type: &str, payload: &[u8]) -> Vec<u8
 mod tests {
     use super::*;
 
-    /// The example of DSSE's protocol.md.
+    /// The example of DSSE's own specification.
     #[test]
     fn encoding_is_the_one_of_the_specification() {
         assert_eq!(

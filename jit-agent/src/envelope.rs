@@ -49,8 +49,8 @@ impl PayloadType {
 }
 
 /// Size, type, and a good signature by at least one key that may sign payloads of this type
-/// (docs/grants.md, steps `size` to `signature`). Returns these keys, each once, in the order of the
-/// configuration.
+/// (docs/grants.md, steps `size` to `signature`). Returns these keys, each once, in the order of
+/// the configuration.
 pub fn open<'k>(
     envelope: &v1::Envelope,
     expected: PayloadType,

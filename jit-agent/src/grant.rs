@@ -249,8 +249,8 @@ pub fn verify(
 }
 
 /// Reads the payload (docs/grants.md, step `decode`). The length check refuses fields that this
-/// version does not know (a newer field could narrow the grant, and to ignore it would open more than
-/// was signed) and padded varints.
+/// version does not know (a newer field could narrow the grant, and to ignore it would open more
+/// than was signed) and padded varints.
 fn decode(payload: &[u8], signers: &[&Signer]) -> Result<VerifiedGrant, Refused> {
     let malformed = |detail: String| Refused::new(Refusal::Malformed, detail);
     let message = v1::Grant::decode(payload)

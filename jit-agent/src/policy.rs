@@ -149,8 +149,8 @@ impl Policy {
     }
 
     /// Times, ceiling, limits of the keys that signed, threshold (docs/grants.md, steps `times` to
-    /// `threshold`). Also asked again for a grant that was accepted before: what counts are the keys
-    /// as they stand now.
+    /// `threshold`). Also asked again for a grant that was accepted before: what counts are the
+    /// keys as they stand now.
     pub fn check(&self, grant: &VerifiedGrant, keyring: &Keyring, now: Now) -> Result<(), Refused> {
         self.check_whole(grant, keyring, now).map_err(|refused| refused.of(grant.id()))
     }

@@ -212,8 +212,8 @@ pub fn reread(
     decode(&envelope.payload, &signers, host)
 }
 
-/// Reads the payload (docs/grants.md, steps `decode` to `host`); see [`grant`] for why the length must
-/// be the same.
+/// Reads the payload (docs/grants.md, steps `decode` to `host`); see [`grant`] for why the length
+/// must be the same.
 fn decode(payload: &[u8], signers: &[&Signer], host: &str) -> Result<VerifiedPolicy, Refused> {
     let malformed = |detail: String| Refused::new(Refusal::Malformed, detail);
     let message = v1::Policy::decode(payload)

@@ -201,8 +201,8 @@ fn anchor(heading: &str) -> String {
     kept.collect::<String>().to_lowercase().replace(' ', "-")
 }
 
-/// References in a text to what is not there. In code a page is named with its directory; pages link
-/// to each other.
+/// References in a text to what is not there. In code a page is named with its directory; pages
+/// link to each other.
 fn wrong_references(text: &str, code: bool) -> Vec<String> {
     let lines = text.lines().map(|line| line.trim().trim_start_matches(['/', '!', '#']).trim());
     // References may be broken over lines, not over paragraphs.

@@ -435,7 +435,7 @@ impl<D: Datapath> Gate<D> {
         self.journal.add(now.wall.0, What::Packet(self.packet_event(event)));
     }
 
-    /// Steps 1 to 10 of grants.md section 4.
+    /// Every check before a grant is accepted (docs/grants.md, steps `size` to `room`).
     fn admit(
         &mut self,
         envelope: &v1::Envelope,

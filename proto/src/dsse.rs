@@ -6,7 +6,7 @@ pub const MAX_ENVELOPE_BYTES: usize = 256 * 1024;
 /// Most signatures on one envelope.
 pub const MAX_SIGNATURES: usize = 8;
 
-/// The pre-authentication encoding of DSSE (protocol.md, "PAE"): what is signed.
+/// The pre-authentication encoding of DSSE (docs/grants.md, section "Envelope"): what is signed.
 pub fn pre_authentication_encoding(payload_type: &str, payload: &[u8]) -> Vec<u8> {
     let head = format!("DSSEv1 {} {payload_type} {} ", payload_type.len(), payload.len());
     [head.as_bytes(), payload].concat()

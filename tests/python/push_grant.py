@@ -60,7 +60,7 @@ def compile_protocol(proto, into):
 
 
 def pre_authentication_encoding(payload_type, payload):
-    """What is signed (DSSE, protocol.md)."""
+    """What is signed (docs/grants.md, section "Envelope")."""
     kind = payload_type.encode()
     return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
 

@@ -538,8 +538,8 @@ impl<D: Datapath> Gate<D> {
         Ok((policy, standing))
     }
 
-    /// Steps 6 to 9: times, ceiling, threshold, version. `signed`: digest and number of approvals,
-    /// unless it is not signed yet.
+    /// Times, ceiling, threshold, version (docs/grants.md, steps `times` to `version`). `signed`:
+    /// digest and number of approvals, unless it is not signed yet.
     fn check_proposal(
         &self,
         proposal: &Proposal,

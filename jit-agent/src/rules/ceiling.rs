@@ -48,7 +48,8 @@ pub struct Ceiling {
 }
 
 impl Ceiling {
-    /// Step 7: whether a policy stays within the ceiling; `file` are the host's own sections.
+    /// Whether a policy stays within the ceiling; `file` are the host's own sections
+    /// (docs/grants.md, step `ceiling`).
     pub fn check(&self, sections: &[PortSection], file: &Policy) -> Result<(), Refused> {
         self.check_whole(sections, file).map_err(|detail| Refused::new(Refusal::Ceiling, detail))
     }

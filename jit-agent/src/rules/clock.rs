@@ -21,7 +21,7 @@ pub struct Now {
     pub boot: BootNanos,
 }
 
-/// How far clocks of controller and host may differ (grants.md section 6).
+/// How far clocks of controller and host may differ (docs/grants.md, section "Time").
 pub const SKEW: Duration = Duration::from_secs(60);
 
 impl Now {

@@ -16,8 +16,9 @@ use crate::rules::{
     refusal::Refused,
 };
 
-/// Steps 1 to 3 of grants.md section 4: size, type, and a good signature by at least one key that may
-/// sign payloads of this type. Returns these keys, each once, in the order of the configuration.
+/// Size, type, and a good signature by at least one key that may sign payloads of this type
+/// (docs/grants.md, steps `size` to `signature`). Returns these keys, each once, in the order of
+/// the configuration.
 pub fn open<'k>(
     envelope: &v1::Envelope,
     expected: PayloadType,

@@ -1,7 +1,7 @@
-//! From an envelope to a [`VerifiedGrant`], in the order of grants.md section 4, steps 1 to 5.
+//! From an envelope to a [`VerifiedGrant`] (docs/grants.md, steps `size` to `host`).
 //!
 //! Nothing is decoded before a signature over the exact bytes is good, and nothing but
-//! [`verify`] makes a `VerifiedGrant`. The host's own policy (steps 6 to 8) is `policy`'s.
+//! [`verify`] makes a `VerifiedGrant`. What the host allows is `policy`'s.
 
 use std::num::NonZeroU32;
 
@@ -119,7 +119,7 @@ impl VerifiedGrant {
     }
 }
 
-/// Steps 1 to 5: size, type, signature, decoding, host.
+/// All that needs no policy and no clock (docs/grants.md, steps `size` to `host`).
 pub fn verify(
     envelope: &v1::Envelope,
     keyring: &Keyring,
@@ -136,8 +136,9 @@ pub fn verify(
     Ok(grant)
 }
 
-/// Step 4. The length check refuses fields that this version does not know (a newer field could
-/// narrow the grant, and to ignore it would open more than was signed) and padded varints.
+/// Reads the payload (docs/grants.md, step `decode`). The length check refuses fields that this
+/// version does not know (a newer field could narrow the grant, and to ignore it would open more
+/// than was signed) and padded varints.
 fn decode(payload: &[u8], signers: &[&Signer]) -> Result<VerifiedGrant, Refused> {
     let malformed = |detail: String| Refused::new(Refusal::Malformed, detail);
     let message = v1::Grant::decode(payload)

@@ -97,8 +97,9 @@ impl Ledger {
         }
     }
 
-    /// Steps 9 and 10: the id, and room; then the grant is in, and active if its window has begun.
-    /// What it replaces is still there: that is [`Ledger::replace`]'s.
+    /// Checks the id and the room (docs/grants.md, steps `id` to `room`); then the grant is in, and
+    /// active if its window has begun. What it replaces is still there: that is
+    /// [`Ledger::replace`]'s.
     ///
     /// Keys whose desired entry changed go to `touched`.
     pub fn admit(

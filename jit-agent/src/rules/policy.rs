@@ -1,5 +1,5 @@
-//! What this host protects, and the most that any grant may open: steps 6 to 8 of grants.md
-//! section 4. Whoever signed a grant, it opens no more than the host's own configuration allows.
+//! What this host protects, and the most that any grant may open (docs/grants.md, steps `times` to
+//! `threshold`). Whoever signed a grant, it opens no more than the host's own configuration allows.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -78,8 +78,9 @@ impl Policy {
         self.by_port.get(&port).and_then(|index| self.sections.get(*index))
     }
 
-    /// Steps 6 to 8: times, the ceiling, the limits of the keys that signed, the threshold. Also asked
-    /// again for a grant that was accepted before: what counts are the keys as they stand now.
+    /// Times, ceiling, limits of the keys that signed, threshold (docs/grants.md, steps `times` to
+    /// `threshold`). Also asked again for a grant that was accepted before: what counts are the
+    /// keys as they stand now.
     pub fn check(&self, grant: &VerifiedGrant, keyring: &Keyring, now: Now) -> Result<(), Refused> {
         self.check_whole(grant, keyring, now).map_err(|refused| refused.of(grant.id()))
     }
@@ -189,7 +190,7 @@ impl Approvals {
 /// How far ahead a window may begin.
 pub const HORIZON: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Step 6 without the maxima: the window's length.
+/// The window against the clock (docs/grants.md, step `times`); returns its length.
 fn check_times(grant: &VerifiedGrant, now: Now) -> Result<Duration, Refused> {
     let (from, to) = (grant.not_before(), grant.not_after());
     let Some(lifetime) = to.since(from) else {
@@ -217,7 +218,7 @@ fn check_times(grant: &VerifiedGrant, now: Now) -> Result<Duration, Refused> {
     Ok(lifetime)
 }
 
-/// Step 7 for one source.
+/// One source against the port's own (docs/grants.md, step `ceiling`).
 fn check_source(section: &PortSection, source: &SourcePrefix) -> Result<(), Refused> {
     if !section.sources.iter().any(|allowed| allowed.contains(source)) {
         let allowed: Vec<_> = section.sources.iter().map(ToString::to_string).collect();

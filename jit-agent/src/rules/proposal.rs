@@ -1,4 +1,4 @@
-//! From an envelope to a [`VerifiedPolicy`]: steps 1 to 5 of grants.md section 4, for policies.
+//! From an envelope to a [`VerifiedPolicy`] (docs/grants.md, steps `size` to `host`).
 //!
 //! Nothing is decoded before a signature over the exact bytes is good. What a policy may ask for is
 //! `ceiling`'s, whether it is newer than the last one `commit`'s business.
@@ -91,7 +91,7 @@ impl Proposal {
         })
     }
 
-    /// Step 6: whether it may be accepted at this time.
+    /// Whether it may be accepted at this time (docs/grants.md, step `times`).
     pub fn check_times(&self, now: Now) -> Result<(), Refused> {
         let Self { issued_at, not_after, .. } = *self;
         if let Some(end) = not_after {
@@ -178,7 +178,7 @@ impl VerifiedPolicy {
     }
 }
 
-/// Steps 1 to 5: size, type, signature, decoding, host.
+/// All that needs no ceiling and no clock (docs/grants.md, steps `size` to `host`).
 pub fn verify(
     envelope: &v1::Envelope,
     keyring: &Keyring,
@@ -199,7 +199,8 @@ pub fn reread(
     decode(&envelope.payload, &signers, host)
 }
 
-/// Step 4 and 5; see [`grant`] for why the length must be the same.
+/// Reads the payload (docs/grants.md, steps `decode` to `host`); see [`grant`] for why the length
+/// must be the same.
 fn decode(payload: &[u8], signers: &[&Signer], host: &str) -> Result<VerifiedPolicy, Refused> {
     let malformed = |detail: String| Refused::new(Refusal::Malformed, detail);
     let message = v1::Policy::decode(payload)

@@ -1,6 +1,10 @@
-//! What the documentation promises: a heading for every word, and files that exist.
+//! What the documentation promises: a heading for every word, and files, steps and sections that
+//! exist. `CONTRIBUTING.md` says how code and pages refer to a page.
 
-use std::path::Path;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use jit_agent::{
     config::Config,
@@ -10,11 +14,15 @@ use jit_agent::{
 use jit_common::Reason;
 use jit_proto::Refusal;
 
-use crate::support::{self, HOST, NOW};
+use crate::{
+    support::{self, HOST, NOW},
+    threat_model::test_names,
+};
 
 const RUNBOOK: &str = include_str!("../../docs/runbook.md");
 const AUDIT: &str = include_str!("../../docs/audit.md");
 const README: &str = include_str!("../../../README.md");
+const CONTRIBUTING: &str = include_str!("../../../CONTRIBUTING.md");
 const SHIPPED: &str = include_str!("../../packaging/config.toml");
 
 #[test]
@@ -51,10 +59,10 @@ fn every_field_of_a_record_stands_in_the_audits_page() {
     let mut ahead = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
     while let Some(path) = ahead.pop() {
         if path.is_dir() {
-            ahead.extend(std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+            ahead.extend(fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
             continue;
         }
-        let text = std::fs::read_to_string(&path).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
         let source = text.split("#[cfg(test)]").next().unwrap();
         if !source.contains("EventCode::") {
             continue;
@@ -71,25 +79,187 @@ fn every_field_of_a_record_stands_in_the_audits_page() {
 
 #[test]
 fn what_the_readme_points_to_is_there() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let links: Vec<_> = README
-        .split("](")
-        .skip(1)
-        .filter_map(|rest| rest.split(')').next())
-        .filter(|link| !link.starts_with("http") && !link.starts_with('#'))
-        .collect();
+    let root = root();
+    let links = links(README);
     assert!(links.len() > 8);
-    for link in links {
-        let (file, heading) = link.split_once('#').unwrap_or((link, ""));
-        let text = std::fs::read(root.join(file)).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text).to_lowercase().replace(' ', "-");
-        assert!(root.join(file).exists(), "{link}");
-        assert!(heading.is_empty() || text.contains(&format!("#-{heading}\n")), "{link}");
-    }
+    assert_eq!(missing_links(&root.join("README.md")), [""; 0]);
     let files = README.split_whitespace().filter(|word| word.starts_with("jit-agent/packaging/"));
     for file in files {
         assert!(root.join(file).exists(), "{file}");
     }
+}
+
+#[test]
+fn what_the_pages_point_to_is_there() {
+    let pages = files(&["md"]);
+    assert!(pages.len() > 12, "{pages:?}");
+    for page in pages {
+        assert_eq!(missing_links(&page), [""; 0], "{}", page.display());
+    }
+}
+
+/// A reader of the code finds the rule that a comment speaks of.
+#[test]
+fn every_reference_names_a_page_and_a_step_or_section_that_exist() {
+    let mut found = 0;
+    for path in files(&["md", "proto", "py", "rs", "toml"]) {
+        let text = fs::read_to_string(&path).unwrap();
+        let code = path.extension().is_some_and(|extension| extension != "md");
+        found += text.matches("docs/grants.md,").count();
+        assert_eq!(wrong_references(&text, code), [""; 0], "{}", path.display());
+    }
+    assert!(found > 15, "{found}");
+}
+
+/// The test above can fail: each made-up reference is found, and each good one is taken.
+#[test]
+fn a_reference_to_what_is_not_there_is_found() {
+    let page = |page: &str, rest: &str| format!("// (docs/{page}.md{rest})");
+    for (text, wrong) in [
+        (page("grants", ", step `host`"), false),
+        (page("grants", ", steps `size`\n/// to `host`"), false),
+        (page("grants", ", section \"Time\""), false),
+        (page("audit", " has a heading"), false),
+        (page("no-such-page", ""), true),
+        (page("grants", ", step `no_such_step`"), true),
+        (page("grants", ", steps `host` to `size`"), true),
+        (page("grants", ", steps `size`"), true),
+        (page("grants", ", section \"No such section\""), true),
+        (page("grants", ", section 4"), true),
+        (page("grants", " section 4"), true),
+        (format!("// {}.md says so", "grants"), true),
+        (format!("// {} 7 of that page", "step"), true),
+        (format!("// {} 1 to 5", "Steps"), true),
+    ] {
+        let found = wrong_references(&text, true);
+        assert_eq!(!found.is_empty(), wrong, "{text}: {found:?}");
+    }
+}
+
+/// Paths are written by their ends, so that a file may move among the layers.
+#[test]
+fn what_contributing_names_is_there() {
+    let sources = files(&["rs"]);
+    let tests = test_names();
+    let (mut paths, mut names) = (0, 0);
+    for word in CONTRIBUTING.split('`').skip(1).step_by(2) {
+        if word.ends_with(".rs") {
+            paths += 1;
+            assert!(sources.iter().any(|path| path.ends_with(word)), "no file: {word}");
+        } else if word.matches('_').count() > 3 && !word.contains('=') {
+            names += 1;
+            assert!(tests.contains(word), "no test: {word}");
+        }
+    }
+    assert!(paths > 8 && names > 8, "{paths} paths, {names} tests");
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// All files of the workspace that end so.
+pub(crate) fn files(extensions: &[&str]) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut ahead = vec![root()];
+    while let Some(directory) = ahead.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if path.is_dir() && !name.starts_with('.') && name != "target" && name != "corpus" {
+                ahead.push(path);
+            } else if path.extension().is_some_and(|end| extensions.iter().any(|one| end == *one)) {
+                files.push(path);
+            }
+        }
+    }
+    files
+}
+
+/// Links of a page to files and headings.
+fn links(page: &str) -> Vec<&str> {
+    let links = page.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    links.filter(|link| !link.starts_with("http")).collect()
+}
+
+fn missing_links(path: &Path) -> Vec<String> {
+    let page = fs::read_to_string(path).unwrap();
+    let is_missing = |link: &&str| {
+        let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+        let target = if file.is_empty() { path.into() } else { path.parent().unwrap().join(file) };
+        let text = fs::read_to_string(&target).unwrap_or_default();
+        !target.exists()
+            || !heading.is_empty() && !headings(&text).any(|own| anchor(own) == heading)
+    };
+    links(&page).into_iter().filter(is_missing).map(str::to_owned).collect()
+}
+
+fn headings(page: &str) -> impl Iterator<Item = &str> {
+    page.lines()
+        .filter(|line| line.starts_with('#'))
+        .map(|line| line.trim_start_matches('#').trim())
+}
+
+/// A heading as a link names it.
+fn anchor(heading: &str) -> String {
+    let kept = heading.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+    kept.collect::<String>().to_lowercase().replace(' ', "-")
+}
+
+/// References in a text to what is not there. In code a page is named with its directory; pages
+/// link to each other.
+fn wrong_references(text: &str, code: bool) -> Vec<String> {
+    let lines = text.lines().map(|line| line.trim().trim_start_matches(['/', '!', '#']).trim());
+    // References may be broken over lines, not over paragraphs.
+    let lines = lines.map(|line| if line.is_empty() { "|" } else { line });
+    let text = lines.collect::<Vec<_>>().join(" ");
+    let mut wrong = numbered_steps(&text);
+    let parts: Vec<_> = text.split(".md").collect();
+    for (before, rest) in parts.iter().zip(parts.iter().skip(1)) {
+        let is_name = |c: char| c.is_ascii_lowercase() || c == '-';
+        let name = before.rsplit(|c| !is_name(c)).next().unwrap_or_default();
+        let in_docs = before.strip_suffix(name).is_some_and(|head| head.ends_with("docs/"));
+        // DSSE's own page is the one foreign one.
+        if name.is_empty() || (!in_docs && (!code || name == "protocol")) {
+            continue;
+        }
+        let page = fs::read_to_string(root().join(format!("jit-agent/docs/{name}.md")));
+        let there = page.is_ok_and(|page| in_docs && names_what_is_there(rest, &page));
+        if !there {
+            wrong.push(format!("{name}.md{}", rest.chars().take(40).collect::<String>()));
+        }
+    }
+    wrong
+}
+
+/// `rest` is what follows the page's name: a step, steps, a section, or nothing of that kind.
+fn names_what_is_there(rest: &str, page: &str) -> bool {
+    let step = |name: &str| page.lines().position(|line| line == format!("### {name}"));
+    let quoted = |mark: char| rest.split(mark).nth(1).unwrap_or_default();
+    if rest.starts_with(", step `") {
+        return step(quoted('`')).is_some();
+    }
+    if let Some(range) = rest.strip_prefix(", steps `") {
+        let (first, last) = range.split_once("` to `").unwrap_or_default();
+        let last = step(last.split('`').next().unwrap_or_default());
+        return step(first).is_some_and(|first| last.is_some_and(|last| first < last));
+    }
+    if rest.starts_with(", section \"") {
+        return headings(page).any(|heading| heading == quoted('"'));
+    }
+    let rest = rest.trim_start_matches(',').trim_start();
+    !rest.starts_with("step") && !rest.starts_with("section")
+}
+
+/// Steps have names: a number means another one as soon as a step is added.
+fn numbered_steps(text: &str) -> Vec<String> {
+    let words: Vec<_> = text.split_whitespace().collect();
+    let pairs = words.iter().zip(words.iter().skip(1));
+    let numbered = pairs.filter(|(word, next)| {
+        let word = word.trim_start_matches(|c: char| !c.is_alphabetic()).to_lowercase();
+        (word == "step" || word == "steps") && next.starts_with(|c: char| c.is_ascii_digit())
+    });
+    numbered.map(|(word, number)| format!("{word} {number}")).collect()
 }
 
 /// A configuration as it is written somewhere, with a signer's key where it says.
@@ -97,8 +267,8 @@ fn configured(text: &str) -> Result<Config, String> {
     let directory = tempfile::tempdir().unwrap();
     let here = format!("{}/", directory.path().display());
     let key = directory.path().join("signers");
-    std::fs::create_dir(&key).unwrap();
-    std::fs::write(key.join("prod-2026.pem"), support::pem(&support::key(1))).unwrap();
+    fs::create_dir(&key).unwrap();
+    fs::write(key.join("prod-2026.pem"), support::pem(&support::key(1))).unwrap();
     let path = directory.path().join("config.toml");
     Config::parse(&text.replace("/etc/jit-agent/", &here), &path).map_err(|error| error.to_string())
 }

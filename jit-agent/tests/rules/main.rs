@@ -1,4 +1,4 @@
-//! The rules of grants.md from outside the library: verification, ledger, gate. No root needed.
+//! The rules of docs/grants.md from outside the library: verification, ledger, gate. Without root.
 
 #![expect(clippy::unwrap_used, reason = "a test that meets the unexpected panics")]
 

@@ -5,6 +5,8 @@ use std::{collections::BTreeSet, path::Path};
 
 use jit_proto::Refusal;
 
+use crate::documentation::files;
+
 const THREATS: &str = include_str!("../../docs/threat-model.md");
 const TESTING: &str = include_str!("../../docs/testing.md");
 const FRAMES: &str = include_str!("../../../jit-common/tests/frames.tsv");
@@ -74,7 +76,7 @@ fn every_word_that_refuses_is_met_in_a_test() {
 }
 
 /// Names of all tests of the workspace.
-fn test_names() -> BTreeSet<String> {
+pub(crate) fn test_names() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for (_, text) in test_sources() {
         let mut marked = false;
@@ -94,25 +96,15 @@ fn test_names() -> BTreeSet<String> {
 
 /// Files of tests, and what stands behind the code in those that hold both.
 fn test_sources() -> Vec<(String, String)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut sources = Vec::new();
-    let mut ahead: Vec<_> =
-        ["jit-agent/src", "jit-agent/tests", "jit-common/src", "jit-common/tests", "tests"]
-            .map(|directory| root.join(directory))
-            .into();
-    while let Some(path) = ahead.pop() {
-        if path.is_dir() {
-            ahead.extend(std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            let text = std::fs::read_to_string(&path).unwrap();
-            let name = path.display().to_string();
-            let tests = if name.contains("/src/") && !name.contains("/tests/src/") {
-                text.split_once("#[cfg(test)]").map_or("", |(_, tests)| tests).to_owned()
-            } else {
-                text
-            };
-            sources.push((name, tests));
-        }
-    }
-    sources
+    let sources = files(&["rs"]).into_iter().map(|path| {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let name = path.display().to_string();
+        let tests = if name.contains("/src/") && !name.contains("/tests/src/") {
+            text.split_once("#[cfg(test)]").map_or("", |(_, tests)| tests).to_owned()
+        } else {
+            text
+        };
+        (name, tests)
+    });
+    sources.collect()
 }

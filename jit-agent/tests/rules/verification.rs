@@ -1,4 +1,4 @@
-//! grants.md section 10: what is refused, and by which word.
+//! What is refused, and by which word (docs/grants.md, section "Verification").
 
 use jit_agent::rules::{
     grant::{self, VerifiedGrant},

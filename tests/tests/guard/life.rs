@@ -24,7 +24,7 @@ use jit_tests::{
 use rustix::process::Signal;
 use serde_json::Value;
 
-/// Longest time until something is restored (operations.md, section 1).
+/// Longest time until something is restored (docs/operations.md, section "Put right by itself").
 const RESTORE: Duration = Duration::from_secs(5);
 /// Most programs of this kind on one network namespace (`netns_bpf_max_progs`).
 const MOST: usize = 64;

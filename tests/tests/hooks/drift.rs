@@ -21,7 +21,7 @@ use rustix::process::Signal;
 
 use crate::rungs::{events, interface};
 
-/// Longest time until something is restored (operations.md, section 1).
+/// Longest time until something is restored (docs/operations.md, section "Put right by itself").
 const RESTORE: Duration = Duration::from_secs(5);
 const LONG: Duration = Duration::from_secs(600);
 

@@ -2,6 +2,7 @@
 //!
 //! Pure: time is an argument. Nothing here reads a clock, a file, a socket or the kernel.
 
+mod approvals;
 pub mod ceiling;
 pub mod claims;
 pub mod clock;

@@ -1,12 +1,10 @@
 //! What one signing key may sign: its own limits, below those of the host.
 //!
-//! A key counts for a grant only where it admits the whole of it. Pure: time is an argument.
+//! Whether a key counts for a grant is decided in `approvals`. Pure: time is an argument.
 
 use std::time::Duration;
 
 use jit_proto::{PayloadType, PortRange, Refusal, SourcePrefix, WallTime};
-
-use crate::rules::grant::VerifiedGrant;
 
 /// The limits of a `[[signer]]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,37 +65,5 @@ impl Mandate {
             (_, Some(to)) if to <= now => Err(unknown(format!("counts no longer since {to}"))),
             _ => Ok(()),
         }
-    }
-
-    /// Whether the key may sign this whole grant now.
-    pub fn admits(&self, grant: &VerifiedGrant, now: WallTime) -> Result<(), Beyond> {
-        if !self.grants {
-            let detail = "signs policies, not grants".to_owned();
-            return Err(Beyond { refusal: Refusal::UnknownKey, detail });
-        }
-        self.valid_at(now)?;
-        let lifetime = grant.not_after().since(grant.not_before()).unwrap_or_default();
-        if lifetime > self.max_duration {
-            let most = self.max_duration;
-            let detail = format!("signs for at most {most:.0?}, and this lasts {lifetime:.0?}");
-            return Err(Beyond { refusal: Refusal::Lifetime, detail });
-        }
-        let within = |port: &PortRange| match &self.ports {
-            None => true,
-            Some(ranges) => port.ports().all(|port| ranges.iter().any(|range| range.has(port))),
-        };
-        if let Some(port) = grant.ports().iter().find(|port| !within(port)) {
-            let detail = format!("does not sign for {port}");
-            return Err(Beyond { refusal: Refusal::PortNotAllowed, detail });
-        }
-        let inside = |source: &SourcePrefix| match &self.sources {
-            None => true,
-            Some(allowed) => allowed.iter().any(|allowed| allowed.contains(source)),
-        };
-        if let Some(source) = grant.sources().iter().find(|source| !inside(source)) {
-            let detail = format!("does not sign for the source {source}");
-            return Err(Beyond { refusal: Refusal::SourceNotAllowed, detail });
-        }
-        Ok(())
     }
 }

@@ -7,10 +7,10 @@ use jit_common::{Family, PortKey, PortRule};
 use jit_proto::{PortSection, Refusal, SourcePrefix, WallTime, port_section::by_port};
 
 use crate::rules::{
+    approvals::Approvals,
     clock::{Now, SKEW},
     grant::VerifiedGrant,
     keyring::Keyring,
-    mandate::Beyond,
     refusal::Refused,
 };
 
@@ -146,44 +146,6 @@ impl Policy {
             }
         }
         Ok(())
-    }
-}
-
-/// How many of the keys that signed a grant count for it, as the keyring stands now.
-struct Approvals {
-    count: usize,
-    /// Keys that signed and do not count: which, and why.
-    beyond: Vec<(String, Beyond)>,
-}
-
-impl Approvals {
-    fn of(grant: &VerifiedGrant, keyring: &Keyring, now: Now) -> Self {
-        let mut approvals = Self { count: 0, beyond: Vec::new() };
-        for signer in keyring.signers().iter().filter(|key| grant.keys().contains(&key.key_id())) {
-            match signer.mandate.admits(grant, now.wall) {
-                Ok(()) => approvals.count += 1,
-                Err(beyond) => approvals.beyond.push((signer.id.clone(), beyond)),
-            }
-        }
-        approvals
-    }
-
-    /// Why a grant for which no key counts is refused: by the word of the first one.
-    fn refusal(&self) -> Refused {
-        match self.beyond.first() {
-            Some((id, Beyond { refusal, detail })) => {
-                Refused::new(*refusal, format!("the key {id:?} {detail}"))
-            }
-            None => {
-                let detail = "the keys that signed it are trusted no longer";
-                Refused::new(Refusal::UnknownKey, detail)
-            }
-        }
-    }
-
-    fn others(&self) -> String {
-        let others = self.beyond.iter().map(|(id, beyond)| format!("; {id:?} {}", beyond.detail));
-        others.collect()
     }
 }
 

@@ -1,0 +1,85 @@
+//! Which of the keys that signed a grant count for it: those whose mandate admits the whole of it
+//! (docs/grants.md, step `threshold`). Pure: time is an argument.
+
+use jit_proto::{PortRange, Refusal, SourcePrefix, WallTime};
+
+use crate::rules::{
+    clock::Now,
+    grant::VerifiedGrant,
+    keyring::Keyring,
+    mandate::{Beyond, Mandate},
+    refusal::Refused,
+};
+
+/// How many of the keys that signed a grant count for it, as the keyring stands now.
+pub(super) struct Approvals {
+    /// Keys that count.
+    pub(super) count: usize,
+    /// Keys that signed and do not count: which, and why.
+    beyond: Vec<(String, Beyond)>,
+}
+
+impl Approvals {
+    /// Of this grant, now.
+    pub(super) fn of(grant: &VerifiedGrant, keyring: &Keyring, now: Now) -> Self {
+        let mut approvals = Self { count: 0, beyond: Vec::new() };
+        for signer in keyring.signers().iter().filter(|key| grant.keys().contains(&key.key_id())) {
+            match admits(&signer.mandate, grant, now.wall) {
+                Ok(()) => approvals.count += 1,
+                Err(beyond) => approvals.beyond.push((signer.id.clone(), beyond)),
+            }
+        }
+        approvals
+    }
+
+    /// Why a grant for which no key counts is refused: by the word of the first one.
+    pub(super) fn refusal(&self) -> Refused {
+        match self.beyond.first() {
+            Some((id, Beyond { refusal, detail })) => {
+                Refused::new(*refusal, format!("the key {id:?} {detail}"))
+            }
+            None => {
+                let detail = "the keys that signed it are trusted no longer";
+                Refused::new(Refusal::UnknownKey, detail)
+            }
+        }
+    }
+
+    /// What is to be said of the keys that do not count.
+    pub(super) fn others(&self) -> String {
+        let others = self.beyond.iter().map(|(id, beyond)| format!("; {id:?} {}", beyond.detail));
+        others.collect()
+    }
+}
+
+/// Whether the key may sign this whole grant now.
+fn admits(mandate: &Mandate, grant: &VerifiedGrant, now: WallTime) -> Result<(), Beyond> {
+    if !mandate.grants {
+        let detail = "signs policies, not grants".to_owned();
+        return Err(Beyond { refusal: Refusal::UnknownKey, detail });
+    }
+    mandate.valid_at(now)?;
+    let lifetime = grant.not_after().since(grant.not_before()).unwrap_or_default();
+    if lifetime > mandate.max_duration {
+        let most = mandate.max_duration;
+        let detail = format!("signs for at most {most:.0?}, and this lasts {lifetime:.0?}");
+        return Err(Beyond { refusal: Refusal::Lifetime, detail });
+    }
+    let within = |port: &PortRange| match &mandate.ports {
+        None => true,
+        Some(ranges) => port.ports().all(|port| ranges.iter().any(|range| range.has(port))),
+    };
+    if let Some(port) = grant.ports().iter().find(|port| !within(port)) {
+        let detail = format!("does not sign for {port}");
+        return Err(Beyond { refusal: Refusal::PortNotAllowed, detail });
+    }
+    let inside = |source: &SourcePrefix| match &mandate.sources {
+        None => true,
+        Some(allowed) => allowed.iter().any(|allowed| allowed.contains(source)),
+    };
+    if let Some(source) = grant.sources().iter().find(|source| !inside(source)) {
+        let detail = format!("does not sign for the source {source}");
+        return Err(Beyond { refusal: Refusal::SourceNotAllowed, detail });
+    }
+    Ok(())
+}

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that meets the unexpected panics")]
 
+mod architecture;
 mod audit;
 mod ceiling;
 mod commit;

@@ -165,31 +165,14 @@ fn decode(payload: &[u8], signers: &[&Signer]) -> Result<VerifiedGrant, Refused>
         .map(PortRange::try_from)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| malformed(format!("ports: {error}")))?;
-    for (what, missing) in [
-        ("id is all zero", id.0 == [0; 16]),
-        ("hosts is empty", message.hosts.is_empty()),
-        ("sources is empty", sources.is_empty()),
-        ("ports is empty", ports.is_empty()),
-        ("issued_at_ms is missing", message.issued_at_ms <= 0),
-        ("not_before_ms is missing", message.not_before_ms <= 0),
-        ("not_after_ms is missing", message.not_after_ms <= 0),
-    ] {
-        if missing {
-            return Err(malformed(what.into()));
-        }
-    }
+    check_required(id, &message).map_err(malformed)?;
     let entries =
         ports.iter().map(|range| range.count()).sum::<usize>().saturating_mul(sources.len());
     if entries > MAX_ENTRIES {
         let detail = format!("{entries} pairs of source and port; at most {MAX_ENTRIES}");
         return Err(Refused::new(Refusal::TooLarge, detail).of(id));
     }
-    let sessions = match v1::Sessions::try_from(message.sessions) {
-        Ok(v1::Sessions::Unspecified) => None,
-        Ok(v1::Sessions::Cut) => Some(Sessions::Cut),
-        Ok(v1::Sessions::Drain) => Some(Sessions::Drain),
-        Err(_) => return Err(malformed(format!("sessions: unknown value {}", message.sessions))),
-    };
+    let sessions = sessions(message.sessions).map_err(malformed)?;
     let limit = limit(message.max_connections, &ports).map_err(malformed)?;
     let replaces = replaced(id, &message.replaces).map_err(malformed)?;
     Ok(VerifiedGrant {
@@ -207,6 +190,32 @@ fn decode(payload: &[u8], signers: &[&Signer]) -> Result<VerifiedGrant, Refused>
         digest: Sha256::digest(payload).into(),
         message,
     })
+}
+
+fn check_required(id: GrantId, message: &v1::Grant) -> Result<(), String> {
+    for (what, missing) in [
+        ("id is all zero", id.0 == [0; 16]),
+        ("hosts is empty", message.hosts.is_empty()),
+        ("sources is empty", message.sources.is_empty()),
+        ("ports is empty", message.ports.is_empty()),
+        ("issued_at_ms is missing", message.issued_at_ms <= 0),
+        ("not_before_ms is missing", message.not_before_ms <= 0),
+        ("not_after_ms is missing", message.not_after_ms <= 0),
+    ] {
+        if missing {
+            return Err(what.into());
+        }
+    }
+    Ok(())
+}
+
+fn sessions(value: i32) -> Result<Option<Sessions>, String> {
+    match v1::Sessions::try_from(value) {
+        Ok(v1::Sessions::Unspecified) => Ok(None),
+        Ok(v1::Sessions::Cut) => Ok(Some(Sessions::Cut)),
+        Ok(v1::Sessions::Drain) => Ok(Some(Sessions::Drain)),
+        Err(_) => Err(format!("sessions: unknown value {value}")),
+    }
 }
 
 fn check_texts(grant: &v1::Grant) -> Result<(), String> {

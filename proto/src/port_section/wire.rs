@@ -29,65 +29,87 @@ impl TryFrom<&v1::PolicyPort> for PortSection {
         let range = range.as_ref().ok_or("ports: a section without a range")?;
         let range = PortRange::try_from(range).map_err(|error| format!("ports: {error}"))?;
         let at = |what: String| format!("{range}: {what}");
-        let width = |key: &str, width: Option<u32>, default: u8, family: Family| match width {
-            None => Ok(default),
-            Some(width) => u8::try_from(width)
-                .ok()
-                .filter(|width| *width <= bits(family))
-                .ok_or_else(|| at(format!("{key}: {width} is more than {}", bits(family)))),
-        };
-        if sources.is_empty() {
-            return Err(at("sources is empty".into()));
-        }
-        if sources.len() > MAX_SOURCES {
-            return Err(at(format!("{} sources; at most {MAX_SOURCES}", sources.len())));
-        }
-        let max_duration = u64::try_from(*max_duration_ms)
-            .ok()
-            .filter(|millis| *millis >= 1000 && millis.is_multiple_of(1000))
-            .map(Duration::from_millis)
-            .ok_or_else(|| at("max_duration_ms is not a second or more, in whole ones".into()))?;
         Ok(Self {
             range,
-            observe: match v1::Mode::try_from(*mode) {
-                Ok(v1::Mode::Enforce) => false,
-                Ok(v1::Mode::Observe) => true,
-                Ok(v1::Mode::Unspecified) | Err(_) => {
-                    return Err(at(format!("mode: unknown value {mode}")));
-                }
-            },
-            sources: sources
-                .iter()
-                .map(|source| SourcePrefix::try_from(source).map_err(|error| error.to_string()))
-                .collect::<Result<_, _>>()
-                .map_err(|error| at(format!("sources: {error}")))?,
-            widest_v4: width("widest_v4", *widest_v4, DEFAULT_WIDEST_V4, Family::V4)?,
-            widest_v6: width("widest_v6", *widest_v6, DEFAULT_WIDEST_V6, Family::V6)?,
-            max_duration,
+            observe: observes(*mode).map_err(at)?,
+            sources: check_sources(sources).map_err(at)?,
+            widest_v4: width("widest_v4", *widest_v4, Family::V4).map_err(at)?,
+            widest_v6: width("widest_v6", *widest_v6, Family::V6).map_err(at)?,
+            max_duration: check_duration(*max_duration_ms).map_err(at)?,
             approvals: usize::try_from(*approvals)
                 .ok()
                 .filter(|approvals| *approvals > 0)
                 .ok_or_else(|| at("approvals is 0".into()))?,
-            sessions: match v1::Sessions::try_from(*sessions) {
-                Ok(v1::Sessions::Cut) => Sessions::Cut,
-                Ok(v1::Sessions::Drain) => Sessions::Drain,
-                Ok(v1::Sessions::Unspecified) | Err(_) => {
-                    return Err(at(format!("sessions: unknown value {sessions}")));
-                }
-            },
-            forwarded: match v1::Terminates::try_from(*terminates) {
-                Ok(v1::Terminates::Forwarded) => true,
-                Ok(v1::Terminates::Host) => false,
-                Ok(v1::Terminates::Unspecified) | Err(_) => {
-                    return Err(at(format!("terminates: unknown value {terminates}")));
-                }
-            },
+            sessions: check_sessions(*sessions).map_err(at)?,
+            forwarded: is_forwarded(*terminates).map_err(at)?,
             exemptions: exemptions
                 .iter()
                 .map(Exemption::try_from)
                 .collect::<Result<_, _>>()
                 .map_err(|error| at(format!("exemptions: {error}")))?,
         })
+    }
+}
+
+fn check_sources(sources: &[v1::Source]) -> Result<Vec<SourcePrefix>, String> {
+    match sources.len() {
+        0 => Err("sources is empty".into()),
+        count if count > MAX_SOURCES => Err(format!("{count} sources; at most {MAX_SOURCES}")),
+        _ => sources
+            .iter()
+            .map(|source| {
+                SourcePrefix::try_from(source).map_err(|error| format!("sources: {error}"))
+            })
+            .collect(),
+    }
+}
+
+/// Left out: the default of the family.
+fn width(key: &str, width: Option<u32>, family: Family) -> Result<u8, String> {
+    let default = match family {
+        Family::V4 => DEFAULT_WIDEST_V4,
+        Family::V6 => DEFAULT_WIDEST_V6,
+    };
+    let Some(width) = width else { return Ok(default) };
+    u8::try_from(width)
+        .ok()
+        .filter(|width| *width <= bits(family))
+        .ok_or_else(|| format!("{key}: {width} is more than {}", bits(family)))
+}
+
+fn check_duration(millis: i64) -> Result<Duration, String> {
+    u64::try_from(millis)
+        .ok()
+        .filter(|millis| *millis >= 1000 && millis.is_multiple_of(1000))
+        .map(Duration::from_millis)
+        .ok_or_else(|| "max_duration_ms is not a second or more, in whole ones".into())
+}
+
+fn observes(mode: i32) -> Result<bool, String> {
+    match v1::Mode::try_from(mode) {
+        Ok(v1::Mode::Enforce) => Ok(false),
+        Ok(v1::Mode::Observe) => Ok(true),
+        Ok(v1::Mode::Unspecified) | Err(_) => Err(format!("mode: unknown value {mode}")),
+    }
+}
+
+fn check_sessions(sessions: i32) -> Result<Sessions, String> {
+    match v1::Sessions::try_from(sessions) {
+        Ok(v1::Sessions::Cut) => Ok(Sessions::Cut),
+        Ok(v1::Sessions::Drain) => Ok(Sessions::Drain),
+        Ok(v1::Sessions::Unspecified) | Err(_) => {
+            Err(format!("sessions: unknown value {sessions}"))
+        }
+    }
+}
+
+fn is_forwarded(terminates: i32) -> Result<bool, String> {
+    match v1::Terminates::try_from(terminates) {
+        Ok(v1::Terminates::Forwarded) => Ok(true),
+        Ok(v1::Terminates::Host) => Ok(false),
+        Ok(v1::Terminates::Unspecified) | Err(_) => {
+            Err(format!("terminates: unknown value {terminates}"))
+        }
     }
 }
 

@@ -88,7 +88,11 @@ impl SignedHead {
 
     /// What it says, if one of these keys has signed it.
     pub fn verify(&self, keys: &[HostPublicKey]) -> Result<Head, String> {
-        let Self { host, file, seq, hash, time_ms, time: _, key, signature } = self;
+        let Self { host, file, seq, hash, time_ms, time, key, signature } = self;
+        // The signature covers `time_ms`; people read `time`.
+        if *time != rfc3339(WallTime(*time_ms)) {
+            return Err("its time is not the one that is signed".to_owned());
+        }
         let head = Head {
             host: host.clone(),
             file: *file,
@@ -138,17 +142,20 @@ mod tests {
     fn no_field_of_a_head_can_be_changed() {
         let (signed, _, keys) = signed();
         let hash = LineHash::of(b"other").to_string();
+        let (first, rest) = signed.signature.split_at(1);
+        let signature = [if first == "0" { "1" } else { "0" }, rest].concat();
         for changed in [
             SignedHead { host: "web-2".into(), ..signed.clone() },
             SignedHead { file: 4, ..signed.clone() },
             SignedHead { seq: 41, ..signed.clone() },
             SignedHead { hash, ..signed.clone() },
             SignedHead { time_ms: 1_001, ..signed.clone() },
-            SignedHead { signature: signed.signature.replace('a', "b"), ..signed.clone() },
+            SignedHead { time: "1970-01-01T00:00:01.001Z".into(), ..signed.clone() },
+            SignedHead { key: "0123456789abcdef".into(), ..signed.clone() },
+            SignedHead { signature, ..signed.clone() },
         ] {
-            if changed != signed {
-                assert!(changed.verify(&keys).is_err(), "{changed:?}");
-            }
+            assert_ne!(changed, signed);
+            assert!(changed.verify(&keys).is_err(), "{changed:?}");
         }
     }
 }

@@ -16,6 +16,7 @@ use std::{
 
 use glob::Pattern;
 use jit_common::{Family, PortKey, Protocol};
+use jit_proto::permission::Permissions;
 
 use crate::{
     prefix::SourcePrefix,
@@ -130,19 +131,6 @@ pub struct Controller {
     pub identity: String,
     /// What it may do.
     pub may: Permissions,
-}
-
-/// What a peer may do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Permissions {
-    /// Push grants (which must still be signed).
-    pub grant: bool,
-    /// Push policies (which must still be signed).
-    pub policy: bool,
-    /// List, status, watch.
-    pub read: bool,
-    /// Revoke.
-    pub revoke: bool,
 }
 
 /// Sizes of the audit's files.
@@ -367,18 +355,6 @@ impl InterfaceFilter {
             .iter()
             .map(Pattern::as_str)
             .filter(|name| !name.contains(['*', '?', '[']) && self.matches(name))
-    }
-}
-
-impl fmt::Display for Permissions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { grant, policy, read, revoke } = *self;
-        let words: Vec<_> =
-            [(grant, "grant"), (policy, "policy"), (read, "read"), (revoke, "revoke")]
-                .into_iter()
-                .filter_map(|(may, word)| may.then_some(word))
-                .collect();
-        f.write_str(&words.join(", "))
     }
 }
 
@@ -614,16 +590,7 @@ fn check_controller(raw: raw::Controller) -> Result<Controller, String> {
     if identity.is_empty() {
         return Err("[[controller]] identity is empty".into());
     }
-    let mut permissions = Permissions::default();
-    for word in may {
-        match word {
-            raw::Permission::Grant => permissions.grant = true,
-            raw::Permission::Policy => permissions.policy = true,
-            raw::Permission::Read => permissions.read = true,
-            raw::Permission::Revoke => permissions.revoke = true,
-        }
-    }
-    Ok(Controller { identity, may: permissions })
+    Ok(Controller { identity, may: may.into_iter().collect() })
 }
 
 fn check_audit(raw: raw::Audit) -> Result<Audit, String> {

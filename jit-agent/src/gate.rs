@@ -24,7 +24,7 @@ use std::{
 use jit_common::{Event, Reason, Settings};
 use jit_proto::v1::{self, event::What};
 
-pub use command::{GateHandle, PolicyAnswer, PolicyRequest, Requests, channel};
+pub use command::{GateHandle, Requests, channel};
 pub use policy::{PolicyDraft, PolicyPush};
 use record::Recorder;
 pub use revocation::{Revoked, Target};

@@ -1,4 +1,7 @@
-//! The protocol of jit-agent: package `jit.v1`, generated client and server.
+//! The protocol of jit-agent: package `jit.v1`, generated client and server, and what the contract
+//! names besides its messages.
+
+pub mod permission;
 
 /// Package `jit.v1`.
 pub mod v1 {

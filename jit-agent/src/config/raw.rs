@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use jit_proto::permission::Permission;
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -128,15 +129,6 @@ pub(super) struct Control {
 pub(super) struct Controller {
     pub(super) identity: String,
     pub(super) may: Vec<Permission>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Permission {
-    Grant,
-    Policy,
-    Read,
-    Revoke,
 }
 
 #[derive(Deserialize)]

@@ -3,13 +3,7 @@
 //! Everything that can fail without touching the kernel comes first; the programs are attached last.
 //! Ending the agent detaches nothing.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-    sync::Arc,
-    thread,
-    time::Duration,
-};
+use std::{io, path::Path, sync::Arc, thread, time::Duration};
 
 use aya::maps::{MapData, RingBuf};
 use jit_common::Event;
@@ -21,7 +15,7 @@ use tokio::{
 };
 
 use crate::{
-    config::{self, Config, ConfigError, InterfaceFilter, Paths},
+    config::{self, Config, ConfigError},
     control::{
         server::{self, Service, Trust},
         tls::{Material, TlsError},
@@ -355,68 +349,4 @@ async fn read_log(log: bpf::Logger) -> &'static str {
         ready.clear_ready();
     }
     "the log reader"
-}
-
-/// Paths for the command line, which must work at 3 a.m. also with a broken configuration: what
-/// `[paths]` of the file says as far as it can be read, else the defaults.
-pub fn paths(config: &Path) -> Paths {
-    let table = table(config);
-    let path = |key: &str, default: &str| {
-        table
-            .get("paths")
-            .and_then(|paths| paths.get(key))
-            .and_then(toml::Value::as_str)
-            .map_or_else(|| PathBuf::from(default), PathBuf::from)
-    };
-    Paths {
-        state: path("state", "/var/lib/jit-agent"),
-        runtime: path("runtime", "/run/jit-agent"),
-        pins: path("pins", "/sys/fs/bpf/jit-agent"),
-    }
-}
-
-/// The host's id, likewise; empty when the file does not tell.
-pub fn host(config: &Path) -> String {
-    let table = table(config);
-    let id = table.get("host").and_then(|host| host.get("id")).and_then(toml::Value::as_str);
-    id.unwrap_or_default().to_owned()
-}
-
-/// Which interfaces are to be gated, likewise; all, when the file does not tell.
-pub fn interfaces(config: &Path) -> InterfaceFilter {
-    let table = table(config);
-    let globs = |key: &str| {
-        let list = table.get("gate").and_then(|gate| gate.get(key))?.as_array()?;
-        Some(list.iter().filter_map(toml::Value::as_str).map(str::to_owned).collect::<Vec<_>>())
-    };
-    let exclude = globs("exclude").unwrap_or_default();
-    InterfaceFilter::new(globs("interfaces"), &exclude).unwrap_or_default()
-}
-
-/// The file itself and the key and certificate files that it names, as far as it can be read.
-pub fn files(config: &Path) -> Vec<PathBuf> {
-    let table = table(config);
-    let directory = config.parent().unwrap_or(Path::new("."));
-    let control = table.get("control").into_iter();
-    let of_control = ["certificate", "key", "client_ca"];
-    let control = control.flat_map(|control| of_control.map(|key| control.get(key)));
-    let signers = table.get("signer").and_then(toml::Value::as_array).into_iter().flatten();
-    let named = control.chain(signers.map(|signer| signer.get("public_key"))).flatten();
-    let named = named.filter_map(toml::Value::as_str).map(|name| directory.join(name));
-    std::iter::once(config.to_owned()).chain(named).collect()
-}
-
-/// Why the paths may not be the agent's: the file is there, but cannot be read or is no TOML.
-pub fn unreadable(config: &Path) -> Option<String> {
-    let cause = match std::fs::read_to_string(config) {
-        Ok(text) => text.parse::<toml::Table>().err()?.message().to_owned(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
-        Err(error) => error.to_string(),
-    };
-    Some(format!("{} cannot be read ({cause}); the default paths are looked at", config.display()))
-}
-
-fn table(config: &Path) -> toml::Table {
-    let text = std::fs::read_to_string(config).ok();
-    text.and_then(|text| text.parse().ok()).unwrap_or_default()
 }

@@ -12,7 +12,7 @@ use clap::{Parser, Subcommand};
 use jit_agent::{
     app::{self, AppError},
     client,
-    config::{Config, DEFAULT_PATH},
+    config::{Config, DEFAULT_PATH, Glimpse},
     control::tls::Material,
     disk::audit::{self, Audit, EventCode, Record},
     kernel::datapath::{
@@ -22,7 +22,7 @@ use jit_agent::{
     oncall::offline,
     printable,
     status::{self, Style},
-    system::{owner::Owner, sys},
+    system::sys,
 };
 use jit_proto::v1;
 use tracing_subscriber::EnvFilter;
@@ -104,9 +104,11 @@ pub(crate) async fn main() -> ExitCode {
         Command::Run => run(config).await,
         Command::Status { json } => print_status(config, json).await,
         Command::Grants { all, json } => print_grants(config, all, json).await,
-        Command::Audit { command } => audit::command::run(&app::paths(config).state, &command)
-            .map(ExitCode::from)
-            .map_err(anyhow::Error::from),
+        Command::Audit { command } => {
+            audit::command::run(&Glimpse::of(config).paths.state, &command)
+                .map(ExitCode::from)
+                .map_err(anyhow::Error::from)
+        }
         Command::Check => check(config),
         Command::Detach { yes } => detach(config, yes),
     };
@@ -123,7 +125,7 @@ async fn run(config: &Path) -> Result<ExitCode> {
 }
 
 async fn print_status(config: &Path, json: bool) -> Result<ExitCode> {
-    let paths = app::paths(config);
+    let paths = Glimpse::of(config).paths;
     let asked = tokio::time::timeout(PATIENCE, ask_status(&paths.socket())).await;
     let agent = match asked {
         Ok(Ok(status)) => return show_status(&status, json),
@@ -140,9 +142,10 @@ async fn print_status(config: &Path, json: bool) -> Result<ExitCode> {
         !missing.contains(&"CAP_BPF"),
         Denied("no agent answers, and to read what the kernel enforces needs root".into())
     );
-    let mut status = offline::status(&paths.pins, &app::interfaces(config), agent, sys::now())?;
-    status.host = app::host(config);
-    status.problems.extend(app::unreadable(config));
+    let mut status =
+        offline::status(&paths.pins, &Glimpse::of(config).interfaces, agent, sys::now())?;
+    status.host = Glimpse::of(config).host;
+    status.problems.extend(Glimpse::of(config).unreadable);
     show_status(&status, json)
 }
 
@@ -176,7 +179,7 @@ fn show_status(status: &v1::StatusResponse, json: bool) -> Result<ExitCode> {
 }
 
 async fn print_grants(config: &Path, all: bool, json: bool) -> Result<ExitCode> {
-    let socket = app::paths(config).socket();
+    let socket = Glimpse::of(config).paths.socket();
     let mut client = client::connect(&socket).await.map_err(|error| match error.kind() {
         ErrorKind::PermissionDenied => denied(&socket, error),
         ErrorKind::Other => anyhow::anyhow!("{}", client::CLOSED),
@@ -209,10 +212,10 @@ fn check(path: &Path) -> Result<ExitCode> {
         Ok(config)
     };
     // Root sees more than the service will.
-    let config = match Owner::of(&app::paths(path).state) {
+    let config = match Glimpse::of(path).paths.owner() {
         None => read()?,
         Some(owner) => {
-            let denied = owner.unreadable(app::files(path))?;
+            let denied = owner.unreadable(Glimpse::of(path).files)?;
             if let Some(first) = denied.first() {
                 let all: Vec<_> = denied.iter().map(|path| path.display().to_string()).collect();
                 let (all, first) = (all.join(" "), first.display());
@@ -243,10 +246,10 @@ fn detach(config: &Path, yes: bool) -> Result<ExitCode> {
     if !missing.is_empty() {
         return Err(AppError::Capabilities(missing).into());
     }
-    if let Some(why) = app::unreadable(config) {
+    if let Some(why) = Glimpse::of(config).unreadable {
         return Err(Unreadable(why).into());
     }
-    let pins = Pins::new(&app::paths(config).pins);
+    let pins = Pins::new(&Glimpse::of(config).paths.pins);
     let empty = pins.is_empty().map_err(AppError::from)?;
     if empty && pins.classifiers().map_err(AppError::from)?.is_empty() {
         print(&format!("nothing is pinned in {}: there is no gate\n", pins.root().display()));
@@ -292,15 +295,16 @@ fn detach(config: &Path, yes: bool) -> Result<ExitCode> {
 /// Puts a record into the audit of the agent that is not running, as the user whose audit it is. What
 /// must be opened is opened also when that fails, with a warning.
 fn record_detach(config: &Path, record: Record) {
-    let (state, now) = (app::paths(config).state, sys::now());
+    let Glimpse { paths, host, .. } = Glimpse::of(config);
+    let (owner, state, now) = (paths.owner(), paths.state, sys::now());
     // Without limits: a new file is for the agent to begin.
-    let settings = audit::Settings { host: app::host(config), max_size: u64::MAX, keep: u32::MAX };
+    let settings = audit::Settings { host, max_size: u64::MAX, keep: u32::MAX };
     let write = || -> Result<()> {
         let mut audit = Audit::open(&state, settings, now)?;
         audit.append(record, now);
         Ok(audit.sync(now)?)
     };
-    let written = match Owner::of(&state) {
+    let written = match owner {
         Some(owner) => owner.act(write).map_err(anyhow::Error::from).flatten(),
         None => write(),
     };

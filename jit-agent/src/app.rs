@@ -30,7 +30,11 @@ use crate::{
         datapath::{DatapathError, bpf, kernel::KernelDatapath},
         netlink::watch::LinkWatch,
     },
-    system::sys::{self, FileError},
+    oncall::{datapath_exit_code, file_exit_code},
+    system::{
+        exit_code::{CONFIGURATION, PERMISSION, UNAVAILABLE},
+        sys::{self, FileError, MissingCapabilities},
+    },
 };
 
 /// How long the audit's last record may take.
@@ -50,12 +54,8 @@ pub enum AppError {
         error: io::Error,
     },
     /// Capabilities.
-    #[error(
-        "missing {}: the agent needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; run it as root, or by \
-         its systemd unit (AmbientCapabilities=)",
-        .0.join(", ")
-    )]
-    Capabilities(Vec<&'static str>),
+    #[error(transparent)]
+    Capabilities(#[from] MissingCapabilities),
     /// Configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -80,21 +80,17 @@ pub enum AppError {
 }
 
 impl AppError {
-    /// The process's exit code (sysexits.h): 69 unavailable, 77 permission, 78 configuration.
+    /// The process's exit code.
     pub const fn exit_code(&self) -> u8 {
-        const UNAVAILABLE: u8 = 69;
-        const PERMISSION: u8 = 77;
-        const CONFIGURATION: u8 = 78;
         match self {
-            Self::Capabilities(_) | Self::File(FileError::Untrusted { .. }) => PERMISSION,
+            Self::Capabilities(_) => PERMISSION,
             Self::Config(_) | Self::Tls(_) | Self::Start(StartError::Exemptions(_)) => {
                 CONFIGURATION
             }
-            Self::Datapath(error) | Self::Start(StartError::Datapath(error)) => match error {
-                DatapathError::Pin { .. } => CONFIGURATION,
-                DatapathError::File(FileError::Untrusted { .. }) => PERMISSION,
-                _ => UNAVAILABLE,
-            },
+            Self::Datapath(error) | Self::Start(StartError::Datapath(error)) => {
+                datapath_exit_code(error)
+            }
+            Self::File(error) => file_exit_code(error),
             _ => UNAVAILABLE,
         }
     }
@@ -103,10 +99,7 @@ impl AppError {
 /// Runs the agent until SIGTERM or SIGINT. `debug`: the kernel programs log each decision.
 pub async fn run(path: &Path, debug: bool) -> Result<(), AppError> {
     let config = Config::read(path)?;
-    let missing = sys::missing_capabilities();
-    if !missing.is_empty() {
-        return Err(AppError::Capabilities(missing));
-    }
+    sys::check_capabilities()?;
     let material = config.control.as_ref().map(Material::read).transpose()?;
     let boot_id = sys::boot_id()?;
     sys::private_directory(&config.paths.runtime, 0o750)?;

@@ -7,14 +7,12 @@
 
 mod chain;
 mod code;
-pub mod command;
 mod files;
 mod head;
 mod judge;
 pub(crate) mod quota;
 pub mod read;
 mod record;
-pub mod show;
 pub mod verify;
 
 use std::{

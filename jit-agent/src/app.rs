@@ -3,7 +3,13 @@
 //! Everything that can fail without touching the kernel comes first; the programs are attached last.
 //! Ending the agent detaches nothing.
 
-use std::{io, path::Path, sync::Arc, thread, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
 use aya::maps::{MapData, RingBuf};
 use jit_common::Event;
@@ -24,10 +30,13 @@ use crate::{
         audit::{self, Audit, EventCode, Record},
         store::{Store, StoreError},
     },
-    gate::{Gate, GateHandle, StartError, channel, journal::Journal},
+    gate::{Gate, GateHandle, Requests, StartError, channel, journal::Journal},
     kernel::{
         clock_watch,
-        datapath::{DatapathError, bpf, kernel::KernelDatapath},
+        datapath::{
+            DatapathError, bpf,
+            kernel::{KernelDatapath, KernelEvents},
+        },
         netlink::watch::LinkWatch,
     },
     oncall::{datapath_exit_code, file_exit_code},
@@ -98,9 +107,27 @@ impl AppError {
 
 /// Runs the agent until SIGTERM or SIGINT. `debug`: the kernel programs log each decision.
 pub async fn run(path: &Path, debug: bool) -> Result<(), AppError> {
+    build(path, debug)?.run().await
+}
+
+/// An agent whose gate is in force and whose sockets are bound; nobody is served yet.
+struct Bound {
+    path: PathBuf,
+    config: Config,
+    material: Option<Material>,
+    gate: Gate<KernelDatapath>,
+    journal: Arc<Journal>,
+    kernel: KernelEvents,
+    links: LinkWatch,
+    signals: Signals,
+    unix: UnixListener,
+    tcp: Option<TcpListener>,
+}
+
+fn build(path: &Path, debug: bool) -> Result<Bound, AppError> {
     let config = Config::read(path)?;
     sys::check_capabilities()?;
-    let material = config.control.as_ref().map(Material::read).transpose()?;
+    let material = Material::of(&config)?;
     let boot_id = sys::boot_id()?;
     sys::private_directory(&config.paths.runtime, 0o750)?;
     // The lock comes with the pins: from here on no other agent runs on this gate.
@@ -108,8 +135,8 @@ pub async fn run(path: &Path, debug: bool) -> Result<(), AppError> {
     let stored = Store::open(&config.paths.state, sys::now().wall)?;
     let audit = Audit::open(&config.paths.state, audit_settings(&config), sys::now())?;
     let (unix, tcp) = bind(&config)?;
-    let mut signals = Signals::new()?;
-    // Before the gate looks at the links: what changes from then on is told.
+    let signals = Signals::new()?;
+    // Before the gate looks at the links: what changes from then on is reported.
     let links = LinkWatch::open().map_err(|error| AppError::Listen {
         verb: "listen for",
         place: "changes of the network interfaces (netlink)".into(),
@@ -120,48 +147,52 @@ pub async fn run(path: &Path, debug: bool) -> Result<(), AppError> {
     let mut gate =
         Gate::start(config.clone(), datapath, stored, audit, Arc::clone(&journal), boot_id, now)?;
     gate.set_certificate_end(material.as_ref().map(|material| material.not_after), now);
-    let (handle, requests) = channel(journal);
-    let ended = spawn_gate(gate, requests);
-    let mut tasks = JoinSet::new();
-    tasks.spawn(read_events(kernel.events, handle.clone()));
-    let told = handle.clone();
-    if let Err(error) = clock_watch::watch(move || told.clock_was_set()) {
-        tracing::warn!("cannot watch for a clock that is set: {error}; the gate looks every 2 s");
-    }
-    if let Some(log) = kernel.log {
-        tasks.spawn(read_log(log));
-    }
-    let watching = spawn_watch(links, handle.clone());
-    tasks.spawn(async {
-        let _ended = watching.await;
-        "the watch over the network interfaces"
-    });
-    let service = Service::new(handle.clone());
-    let authorities = material.as_ref().map(|material| material.authorities.clone());
-    service.set_controllers(&config.controllers, authorities);
-    tasks.spawn(serve_unix(unix, service.clone()));
-    let trust = serve_controllers(tcp, material, &service, &mut tasks);
-    tracing::info!(host = config.host, "the gate is in force");
-    notify(&[sd_notify::NotifyState::Ready]);
-    tokio::pin!(ended);
-    let signal = loop {
-        tokio::select! {
-            _ = &mut ended => return Err(AppError::Ended("the gate's task")),
-            Some(task) = tasks.join_next() => {
-                return Err(AppError::Ended(task.unwrap_or("a task")));
+    let path = path.to_owned();
+    Ok(Bound { path, config, material, gate, journal, kernel, links, signals, unix, tcp })
+}
+
+impl Bound {
+    /// Serves until a signal ends it, or until a part ends that should not.
+    async fn run(self) -> Result<(), AppError> {
+        let Self { path, config, material, gate, journal, kernel, links, mut signals, unix, tcp } =
+            self;
+        let (handle, requests) = channel(journal);
+        let ended = spawn_gate(gate, requests);
+        let mut tasks = JoinSet::new();
+        watch_kernel(kernel, links, &handle, &mut tasks);
+        let service = Service::new(handle.clone());
+        let authorities = material.as_ref().map(|material| material.authorities.clone());
+        service.set_controllers(&config.controllers, authorities);
+        tasks.spawn(serve_unix(unix, service.clone()));
+        let trust = serve_controllers(tcp, material, &service, &mut tasks);
+        tracing::info!(host = config.host, "the gate is in force");
+        notify(&[sd_notify::NotifyState::Ready]);
+        tokio::pin!(ended);
+        let signal = loop {
+            tokio::select! {
+                _ = &mut ended => return Err(AppError::Ended("the gate's task")),
+                Some(task) = tasks.join_next() => {
+                    return Err(AppError::Ended(task.unwrap_or("a task")));
+                }
+                _ = signals.reload.recv() => {
+                    reload(&path, &handle, &service, trust.as_ref()).await;
+                }
+                _ = signals.terminate.recv() => break "SIGTERM",
+                _ = signals.interrupt.recv() => break "SIGINT",
             }
-            _ = signals.reload.recv() => reload(path, &handle, &service, trust.as_ref()).await,
-            _ = signals.terminate.recv() => break "SIGTERM",
-            _ = signals.interrupt.recv() => break "SIGINT",
-        }
-    };
+        };
+        stop(&handle, signal).await;
+        drop(std::fs::remove_file(config.paths.socket()));
+        Ok(())
+    }
+}
+
+async fn stop(handle: &GateHandle, signal: &str) {
     tracing::info!("ending; the gate stays in force in the kernel");
     notify(&[sd_notify::NotifyState::Stopping]);
     // A disk that hangs must not keep the agent from ending.
     let why = format!("{signal}; the gate stays in force in the kernel");
     drop(tokio::time::timeout(LAST_WORDS, handle.stop(&why)).await);
-    drop(std::fs::remove_file(config.paths.socket()));
-    Ok(())
 }
 
 struct Signals {
@@ -204,10 +235,7 @@ fn bind(config: &Config) -> Result<(UnixListener, Option<TcpListener>), AppError
 }
 
 /// The gate has a thread of its own: a slow disk under it holds up nobody's handshake.
-fn spawn_gate(
-    gate: Gate<KernelDatapath>,
-    requests: crate::gate::Requests,
-) -> oneshot::Receiver<()> {
+fn spawn_gate(gate: Gate<KernelDatapath>, requests: Requests) -> oneshot::Receiver<()> {
     let (sender, ended) = oneshot::channel::<()>();
     thread::spawn(move || {
         // Dropped at the end, however it comes: the receiver then knows.
@@ -219,6 +247,28 @@ fn spawn_gate(
         }
     });
     ended
+}
+
+/// What the kernel reports by itself: events, log lines, links, and a clock that is set.
+fn watch_kernel(
+    kernel: KernelEvents,
+    links: LinkWatch,
+    gate: &GateHandle,
+    tasks: &mut JoinSet<&'static str>,
+) {
+    tasks.spawn(read_events(kernel.events, gate.clone()));
+    if let Some(log) = kernel.log {
+        tasks.spawn(read_log(log));
+    }
+    let of_clock = gate.clone();
+    if let Err(error) = clock_watch::watch(move || of_clock.clock_was_set()) {
+        tracing::warn!("cannot watch for a clock that is set: {error}; the gate looks every 2 s");
+    }
+    let watching = spawn_watch(links, gate.clone());
+    tasks.spawn(async {
+        let _ended = watching.await;
+        "the watch over the network interfaces"
+    });
 }
 
 /// The kernel's messages about links are waited for on a thread: however busy the rest is, the gate
@@ -283,7 +333,7 @@ async fn reload(
 ) {
     let read = || -> Result<_, AppError> {
         let config = Config::read(path)?;
-        let material = config.control.as_ref().map(Material::read).transpose()?;
+        let material = Material::of(&config)?;
         Ok((config, material))
     };
     let (config, material) = match read() {

@@ -33,7 +33,7 @@ pub fn run(path: &Path) -> Result<ExitCode, Failure> {
 
 fn read(path: &Path) -> Result<Config, Failure> {
     let config = Config::read(path)?;
-    config.control.as_ref().map(Material::read).transpose()?;
+    Material::of(&config)?;
     Ok(config)
 }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     disk::{
         audit::{chain::Tip, record::rfc3339},
-        host_key::{HostKey, HostPublicKey},
+        host_key::{HostPublicKey, HostSigningKey},
     },
     printable::escape_json,
     rules::{clock::WallTime, envelope::pre_authentication_encoding},
@@ -47,7 +47,7 @@ pub struct SignedHead {
 
 impl Head {
     /// Signs it.
-    pub fn sign(&self, key: &HostKey) -> SignedHead {
+    pub fn sign(&self, key: &HostSigningKey) -> SignedHead {
         let Self { host, file, tip, time } = self;
         SignedHead {
             host: host.clone(),
@@ -122,7 +122,7 @@ mod tests {
 
     fn signed() -> (SignedHead, Head, Vec<HostPublicKey>) {
         let state = tempfile::tempdir().unwrap();
-        let (key, _) = HostKey::open(state.path()).unwrap();
+        let (key, _) = HostSigningKey::open(state.path()).unwrap();
         let tip = Tip { seq: 42, hash: LineHash::of(b"last") };
         let head = Head { host: "web\n1".into(), file: 3, tip, time: WallTime(1_000) };
         (head.sign(&key), head, vec![key.public()])

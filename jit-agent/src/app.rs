@@ -12,6 +12,7 @@ use std::{
 };
 
 use aya::maps::{MapData, RingBuf};
+use jit_client::exit::Exit;
 use jit_common::Event;
 use tokio::{
     net::{TcpListener, UnixListener},
@@ -21,7 +22,7 @@ use tokio::{
 };
 
 use crate::{
-    config::{self, Config, ConfigError, InterfaceFilter, Paths},
+    config::{self, Config, ConfigError},
     control::{
         server::{self, Service, Trust},
         tls::{Material, TlsError},
@@ -30,13 +31,17 @@ use crate::{
         audit::{self, Audit, EventCode, Record},
         store::{Store, StoreError},
     },
-    gate::{Gate, GateHandle, StartError, channel, journal::Journal},
+    gate::{Gate, GateHandle, Requests, StartError, channel, journal::Journal},
     kernel::{
         clock_watch,
-        datapath::{DatapathError, bpf, kernel::KernelDatapath},
+        datapath::{
+            DatapathError, bpf,
+            kernel::{KernelDatapath, KernelEvents},
+        },
         netlink::watch::LinkWatch,
     },
-    system::sys::{self, FileError},
+    oncall::{datapath_exit, file_exit},
+    system::sys::{self, FileError, MissingCapabilities},
 };
 
 /// How long the audit's last record may take.
@@ -56,12 +61,8 @@ pub enum AppError {
         error: io::Error,
     },
     /// Capabilities.
-    #[error(
-        "missing {}: the agent needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; run it as root, or by \
-         its systemd unit (AmbientCapabilities=)",
-        .0.join(", ")
-    )]
-    Capabilities(Vec<&'static str>),
+    #[error(transparent)]
+    Capabilities(#[from] MissingCapabilities),
     /// Configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -86,34 +87,45 @@ pub enum AppError {
 }
 
 impl AppError {
-    /// The process's exit code (sysexits.h): 69 unavailable, 77 permission, 78 configuration.
-    pub const fn exit_code(&self) -> u8 {
-        const UNAVAILABLE: u8 = 69;
-        const PERMISSION: u8 = 77;
-        const CONFIGURATION: u8 = 78;
+    /// How the process ends.
+    pub const fn exit(&self) -> Exit {
         match self {
-            Self::Capabilities(_) | Self::File(FileError::Untrusted { .. }) => PERMISSION,
+            Self::Capabilities(_) => Exit::Permission,
             Self::Config(_) | Self::Tls(_) | Self::Start(StartError::Exemptions(_)) => {
-                CONFIGURATION
+                Exit::Configuration
             }
-            Self::Datapath(error) | Self::Start(StartError::Datapath(error)) => match error {
-                DatapathError::Pin { .. } => CONFIGURATION,
-                DatapathError::File(FileError::Untrusted { .. }) => PERMISSION,
-                _ => UNAVAILABLE,
-            },
-            _ => UNAVAILABLE,
+            Self::Datapath(error) | Self::Start(StartError::Datapath(error)) => {
+                datapath_exit(error)
+            }
+            Self::File(error) => file_exit(error),
+            _ => Exit::Unavailable,
         }
     }
 }
 
 /// Runs the agent until SIGTERM or SIGINT. `debug`: the kernel programs log each decision.
 pub async fn run(path: &Path, debug: bool) -> Result<(), AppError> {
+    build(path, debug)?.run().await
+}
+
+/// An agent whose gate is in force and whose sockets are bound; nobody is served yet.
+struct Bound {
+    path: PathBuf,
+    config: Config,
+    material: Option<Material>,
+    gate: Gate<KernelDatapath>,
+    journal: Arc<Journal>,
+    kernel: KernelEvents,
+    links: LinkWatch,
+    signals: Signals,
+    unix: UnixListener,
+    tcp: Option<TcpListener>,
+}
+
+fn build(path: &Path, debug: bool) -> Result<Bound, AppError> {
     let config = Config::read(path)?;
-    let missing = sys::missing_capabilities();
-    if !missing.is_empty() {
-        return Err(AppError::Capabilities(missing));
-    }
-    let material = config.control.as_ref().map(Material::read).transpose()?;
+    sys::check_capabilities()?;
+    let material = Material::of(&config)?;
     let boot_id = sys::boot_id()?;
     sys::private_directory(&config.paths.runtime, 0o750)?;
     // The lock comes with the pins: from here on no other agent runs on this gate.
@@ -121,8 +133,8 @@ pub async fn run(path: &Path, debug: bool) -> Result<(), AppError> {
     let stored = Store::open(&config.paths.state, sys::now().wall)?;
     let audit = Audit::open(&config.paths.state, audit_settings(&config), sys::now())?;
     let (unix, tcp) = bind(&config)?;
-    let mut signals = Signals::new()?;
-    // Before the gate looks at the links: what changes from then on is told.
+    let signals = Signals::new()?;
+    // Before the gate looks at the links: what changes from then on is reported.
     let links = LinkWatch::open().map_err(|error| AppError::Listen {
         verb: "listen for",
         place: "changes of the network interfaces (netlink)".into(),
@@ -133,48 +145,52 @@ pub async fn run(path: &Path, debug: bool) -> Result<(), AppError> {
     let mut gate =
         Gate::start(config.clone(), datapath, stored, audit, Arc::clone(&journal), boot_id, now)?;
     gate.set_certificate_end(material.as_ref().map(|material| material.not_after), now);
-    let (handle, requests) = channel(journal);
-    let ended = spawn_gate(gate, requests);
-    let mut tasks = JoinSet::new();
-    tasks.spawn(read_events(kernel.events, handle.clone()));
-    let told = handle.clone();
-    if let Err(error) = clock_watch::watch(move || told.clock_was_set()) {
-        tracing::warn!("cannot watch for a clock that is set: {error}; the gate looks every 2 s");
-    }
-    if let Some(log) = kernel.log {
-        tasks.spawn(read_log(log));
-    }
-    let watching = spawn_watch(links, handle.clone());
-    tasks.spawn(async {
-        let _ended = watching.await;
-        "the watch over the network interfaces"
-    });
-    let service = Service::new(handle.clone());
-    let authorities = material.as_ref().map(|material| material.authorities.clone());
-    service.set_controllers(&config.controllers, authorities);
-    tasks.spawn(serve_unix(unix, service.clone()));
-    let trust = serve_controllers(tcp, material, &service, &mut tasks);
-    tracing::info!(host = config.host, "the gate is in force");
-    notify(&[sd_notify::NotifyState::Ready]);
-    tokio::pin!(ended);
-    let signal = loop {
-        tokio::select! {
-            _ = &mut ended => return Err(AppError::Ended("the gate's task")),
-            Some(task) = tasks.join_next() => {
-                return Err(AppError::Ended(task.unwrap_or("a task")));
+    let path = path.to_owned();
+    Ok(Bound { path, config, material, gate, journal, kernel, links, signals, unix, tcp })
+}
+
+impl Bound {
+    /// Serves until a signal ends it, or until a part ends that should not.
+    async fn run(self) -> Result<(), AppError> {
+        let Self { path, config, material, gate, journal, kernel, links, mut signals, unix, tcp } =
+            self;
+        let (handle, requests) = channel(journal);
+        let ended = spawn_gate(gate, requests);
+        let mut tasks = JoinSet::new();
+        watch_kernel(kernel, links, &handle, &mut tasks);
+        let service = Service::new(handle.clone());
+        let authorities = material.as_ref().map(|material| material.authorities.clone());
+        service.set_controllers(&config.controllers, authorities);
+        tasks.spawn(serve_unix(unix, service.clone()));
+        let trust = serve_controllers(tcp, material, &service, &mut tasks);
+        tracing::info!(host = config.host, "the gate is in force");
+        notify(&[sd_notify::NotifyState::Ready]);
+        tokio::pin!(ended);
+        let signal = loop {
+            tokio::select! {
+                _ = &mut ended => return Err(AppError::Ended("the gate's task")),
+                Some(task) = tasks.join_next() => {
+                    return Err(AppError::Ended(task.unwrap_or("a task")));
+                }
+                _ = signals.reload.recv() => {
+                    reload(&path, &handle, &service, trust.as_ref()).await;
+                }
+                _ = signals.terminate.recv() => break "SIGTERM",
+                _ = signals.interrupt.recv() => break "SIGINT",
             }
-            _ = signals.reload.recv() => reload(path, &handle, &service, trust.as_ref()).await,
-            _ = signals.terminate.recv() => break "SIGTERM",
-            _ = signals.interrupt.recv() => break "SIGINT",
-        }
-    };
+        };
+        stop(&handle, signal).await;
+        drop(std::fs::remove_file(config.paths.socket()));
+        Ok(())
+    }
+}
+
+async fn stop(handle: &GateHandle, signal: &str) {
     tracing::info!("ending; the gate stays in force in the kernel");
     notify(&[sd_notify::NotifyState::Stopping]);
     // A disk that hangs must not keep the agent from ending.
     let why = format!("{signal}; the gate stays in force in the kernel");
     drop(tokio::time::timeout(LAST_WORDS, handle.stop(&why)).await);
-    drop(std::fs::remove_file(config.paths.socket()));
-    Ok(())
 }
 
 struct Signals {
@@ -217,10 +233,7 @@ fn bind(config: &Config) -> Result<(UnixListener, Option<TcpListener>), AppError
 }
 
 /// The gate has a thread of its own: a slow disk under it holds up nobody's handshake.
-fn spawn_gate(
-    gate: Gate<KernelDatapath>,
-    requests: crate::gate::Requests,
-) -> oneshot::Receiver<()> {
+fn spawn_gate(gate: Gate<KernelDatapath>, requests: Requests) -> oneshot::Receiver<()> {
     let (sender, ended) = oneshot::channel::<()>();
     thread::spawn(move || {
         // Dropped at the end, however it comes: the receiver then knows.
@@ -232,6 +245,28 @@ fn spawn_gate(
         }
     });
     ended
+}
+
+/// What the kernel reports by itself: events, log lines, links, and a clock that is set.
+fn watch_kernel(
+    kernel: KernelEvents,
+    links: LinkWatch,
+    gate: &GateHandle,
+    tasks: &mut JoinSet<&'static str>,
+) {
+    tasks.spawn(read_events(kernel.events, gate.clone()));
+    if let Some(log) = kernel.log {
+        tasks.spawn(read_log(log));
+    }
+    let of_clock = gate.clone();
+    if let Err(error) = clock_watch::watch(move || of_clock.clock_was_set()) {
+        tracing::warn!("cannot watch for a clock that is set: {error}; the gate looks every 2 s");
+    }
+    let watching = spawn_watch(links, gate.clone());
+    tasks.spawn(async {
+        let _ended = watching.await;
+        "the watch over the network interfaces"
+    });
 }
 
 /// The kernel's messages about links are waited for on a thread: however busy the rest is, the gate
@@ -296,7 +331,7 @@ async fn reload(
 ) {
     let read = || -> Result<_, AppError> {
         let config = Config::read(path)?;
-        let material = config.control.as_ref().map(Material::read).transpose()?;
+        let material = Material::of(&config)?;
         Ok((config, material))
     };
     let (config, material) = match read() {
@@ -355,68 +390,4 @@ async fn read_log(log: bpf::Logger) -> &'static str {
         ready.clear_ready();
     }
     "the log reader"
-}
-
-/// Paths for the command line, which must work at 3 a.m. also with a broken configuration: what
-/// `[paths]` of the file says as far as it can be read, else the defaults.
-pub fn paths(config: &Path) -> Paths {
-    let table = table(config);
-    let path = |key: &str, default: &str| {
-        table
-            .get("paths")
-            .and_then(|paths| paths.get(key))
-            .and_then(toml::Value::as_str)
-            .map_or_else(|| PathBuf::from(default), PathBuf::from)
-    };
-    Paths {
-        state: path("state", "/var/lib/jit-agent"),
-        runtime: path("runtime", "/run/jit-agent"),
-        pins: path("pins", "/sys/fs/bpf/jit-agent"),
-    }
-}
-
-/// The host's id, likewise; empty when the file does not tell.
-pub fn host(config: &Path) -> String {
-    let table = table(config);
-    let id = table.get("host").and_then(|host| host.get("id")).and_then(toml::Value::as_str);
-    id.unwrap_or_default().to_owned()
-}
-
-/// Which interfaces are to be gated, likewise; all, when the file does not tell.
-pub fn interfaces(config: &Path) -> InterfaceFilter {
-    let table = table(config);
-    let globs = |key: &str| {
-        let list = table.get("gate").and_then(|gate| gate.get(key))?.as_array()?;
-        Some(list.iter().filter_map(toml::Value::as_str).map(str::to_owned).collect::<Vec<_>>())
-    };
-    let exclude = globs("exclude").unwrap_or_default();
-    InterfaceFilter::new(globs("interfaces"), &exclude).unwrap_or_default()
-}
-
-/// The file itself and the key and certificate files that it names, as far as it can be read.
-pub fn files(config: &Path) -> Vec<PathBuf> {
-    let table = table(config);
-    let directory = config.parent().unwrap_or(Path::new("."));
-    let control = table.get("control").into_iter();
-    let of_control = ["certificate", "key", "client_ca"];
-    let control = control.flat_map(|control| of_control.map(|key| control.get(key)));
-    let signers = table.get("signer").and_then(toml::Value::as_array).into_iter().flatten();
-    let named = control.chain(signers.map(|signer| signer.get("public_key"))).flatten();
-    let named = named.filter_map(toml::Value::as_str).map(|name| directory.join(name));
-    std::iter::once(config.to_owned()).chain(named).collect()
-}
-
-/// Why the paths may not be the agent's: the file is there, but cannot be read or is no TOML.
-pub fn unreadable(config: &Path) -> Option<String> {
-    let cause = match std::fs::read_to_string(config) {
-        Ok(text) => text.parse::<toml::Table>().err()?.message().to_owned(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
-        Err(error) => error.to_string(),
-    };
-    Some(format!("{} cannot be read ({cause}); the default paths are looked at", config.display()))
-}
-
-fn table(config: &Path) -> toml::Table {
-    let text = std::fs::read_to_string(config).ok();
-    text.and_then(|text| text.parse().ok()).unwrap_or_default()
 }

@@ -23,7 +23,7 @@ use std::{
 
 use jit_common::{Event, Reason, Settings};
 
-pub use command::{GateHandle, PolicyAnswer, PolicyRequest, Requests, channel};
+pub use command::{GateHandle, Requests, channel};
 use jit_proto::{
     GrantId, Refusal, WallTime,
     v1::{self, event::What},
@@ -435,7 +435,7 @@ impl<D: Datapath> Gate<D> {
         self.journal.add(now.wall.0, What::Packet(self.packet_event(event)));
     }
 
-    /// Every check before a grant is accepted (docs/grants.md, steps `size` to `room`).
+    /// All of docs/grants.md, steps `size` to `room`.
     fn admit(
         &mut self,
         envelope: &v1::Envelope,

@@ -3,7 +3,7 @@
 //! The folders are the layers. A layer imports only from those to its left:
 //!
 //! ```text
-//! rules <- kernel, disk <- gate <- control, oncall <- app, main
+//! rules <- kernel, disk <- gate <- control <- oncall <- app, main
 //! ```
 //!
 //! `system` and `config` serve all of them but `rules`.

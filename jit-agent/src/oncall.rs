@@ -1,3 +1,14 @@
 //! What the engineer on call runs, with the agent alive or dead.
 
+mod agent;
+pub mod audit;
+pub mod check;
+pub mod detach;
+mod failure;
+pub mod grants;
 pub mod offline;
+mod output;
+pub mod status;
+
+pub use failure::Failure;
+pub(crate) use failure::{datapath_exit, file_exit};

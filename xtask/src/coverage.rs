@@ -25,7 +25,7 @@ const BOUNDS: &[(&str, f64)] = &[
     ("jit-agent/src/disk/audit/chain.rs", 90.0),
     ("jit-agent/src/rules/claims.rs", 90.0),
     ("jit-agent/src/rules/clock.rs", 90.0),
-    ("jit-agent/src/config.rs", 90.0),
+    ("jit-agent/src/config", 90.0),
     ("jit-agent/src/rules/envelope.rs", 90.0),
     ("jit-agent/src/gate/looks.rs", 90.0),
     ("jit-agent/src/rules/grant.rs", 90.0),

@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use jit_proto::port_section::{Mode, TomlSection};
+use jit_proto::{
+    permission::Permission,
+    port_section::{Mode, TomlSection},
+};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -68,15 +71,6 @@ pub(super) struct Control {
 pub(super) struct Controller {
     pub(super) identity: String,
     pub(super) may: Vec<Permission>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Permission {
-    Grant,
-    Policy,
-    Read,
-    Revoke,
 }
 
 #[derive(Deserialize)]

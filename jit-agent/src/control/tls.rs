@@ -11,7 +11,7 @@ use rustls::{
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use crate::{
-    config::Control,
+    config::{Config, Control},
     system::sys::{self, FileError},
 };
 
@@ -74,8 +74,12 @@ pub enum TlsError {
 }
 
 impl Material {
-    /// Reads the files.
-    pub fn read(control: &Control) -> Result<Self, TlsError> {
+    /// Reads the files that a configuration names; `None` when nothing is to listen.
+    pub fn of(config: &Config) -> Result<Option<Self>, TlsError> {
+        config.control.as_ref().map(Self::read).transpose()
+    }
+
+    fn read(control: &Control) -> Result<Self, TlsError> {
         let Control { certificate, key, client_ca, listen: _ } = control;
         let chain = certificates("certificate", certificate)?;
         let not_after = chain

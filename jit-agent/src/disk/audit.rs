@@ -7,14 +7,12 @@
 
 mod chain;
 mod code;
-pub mod command;
 mod files;
 mod head;
 mod judge;
 pub(crate) mod quota;
 pub mod read;
 mod record;
-pub mod show;
 pub mod verify;
 
 use std::{
@@ -34,7 +32,7 @@ use jit_proto::WallTime;
 pub use record::Record;
 
 use crate::{
-    disk::host_key::{HostKey, HostPublicKey, Origin},
+    disk::host_key::{HostPublicKey, HostSigningKey, Origin},
     rules::clock::{BootNanos, Now},
     system::sys::{self, DirectoryLock, FileError},
 };
@@ -103,7 +101,7 @@ pub struct Audit {
 #[derive(Debug)]
 struct Open {
     file: File,
-    key: HostKey,
+    key: HostSigningKey,
     number: u64,
     oldest: u64,
     length: u64,
@@ -310,7 +308,7 @@ impl Audit {
         sys::private_directory(&self.directory, 0o700)?;
         let lock = sys::lock_directory(&self.directory)?
             .ok_or_else(|| AuditError::Busy(self.directory.clone()))?;
-        let (key, origin) = HostKey::open(&self.state)?;
+        let (key, origin) = HostSigningKey::open(&self.state)?;
         let path = self.directory.join(CURRENT);
         let full = full_files(&self.directory).map_err(io("list", &self.directory))?;
         let mut notes = Vec::new();
@@ -398,7 +396,7 @@ impl Audit {
     /// Begins `audit.jsonl` behind the full files that are there.
     fn begin(
         &self,
-        key: &HostKey,
+        key: &HostSigningKey,
         full: &std::collections::BTreeMap<u64, PathBuf>,
         path: &Path,
         now: Now,
@@ -421,7 +419,7 @@ impl Audit {
     /// Begins the file behind number `last`, which ends with `tip`.
     fn follow(
         &self,
-        key: &HostKey,
+        key: &HostSigningKey,
         last: u64,
         oldest: u64,
         tip: Tip,

@@ -31,7 +31,7 @@ const RETIRED: (&str, &str) = ("host-", ".pub.pem");
 
 /// The key.
 #[derive(Debug)]
-pub struct HostKey {
+pub struct HostSigningKey {
     key: SigningKey,
     id: String,
 }
@@ -54,7 +54,7 @@ pub enum Origin {
     Replaced(PathBuf),
 }
 
-impl HostKey {
+impl HostSigningKey {
     /// Reads the key in the state directory, or makes it.
     pub fn open(state: &Path) -> Result<(Self, Origin), FileError> {
         let path = state.join(PRIVATE);
@@ -168,7 +168,7 @@ impl HostPublicKey {
         Ok(keys)
     }
 
-    /// As [`HostKey::id`].
+    /// As [`HostSigningKey::id`].
     pub fn id(&self) -> &str {
         &self.id
     }
@@ -214,13 +214,13 @@ mod tests {
     #[test]
     fn the_key_is_made_once_and_private() {
         let state = tempfile::tempdir().unwrap();
-        let (key, origin) = HostKey::open(state.path()).unwrap();
+        let (key, origin) = HostSigningKey::open(state.path()).unwrap();
         assert_eq!(origin, Origin::Made);
         let mode = |name: &str| {
             fs::metadata(state.path().join(name)).unwrap().permissions().mode() & 0o777
         };
         assert_eq!((mode(PRIVATE), mode(PUBLIC)), (0o600, 0o644));
-        let (again, origin) = HostKey::open(state.path()).unwrap();
+        let (again, origin) = HostSigningKey::open(state.path()).unwrap();
         assert_eq!((again.id(), origin), (key.id(), Origin::Found));
         let public = HostPublicKey::read(&state.path().join(PUBLIC)).unwrap();
         assert!(public.verifies(b"text", &again.sign(b"text")));
@@ -230,10 +230,10 @@ mod tests {
     #[test]
     fn a_damaged_key_is_kept_aside_and_its_public_half_retired() {
         let state = tempfile::tempdir().unwrap();
-        let (old, _) = HostKey::open(state.path()).unwrap();
+        let (old, _) = HostSigningKey::open(state.path()).unwrap();
         for garbage in [&b"garbage"[..], &[0xff, 0xfe]] {
             fs::write(state.path().join(PRIVATE), garbage).unwrap();
-            let (new, origin) = HostKey::open(state.path()).unwrap();
+            let (new, origin) = HostSigningKey::open(state.path()).unwrap();
             let Origin::Replaced(aside) = origin else { panic!("{origin:?}") };
             assert_eq!(fs::read(&aside).unwrap(), garbage);
             fs::remove_file(aside).unwrap();
@@ -246,10 +246,10 @@ mod tests {
     #[test]
     fn a_key_that_others_could_have_written_is_refused_by_name() {
         let state = tempfile::tempdir().unwrap();
-        HostKey::open(state.path()).unwrap();
+        HostSigningKey::open(state.path()).unwrap();
         let path = state.path().join(PRIVATE);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
-        let error = HostKey::open(state.path()).unwrap_err();
+        let error = HostSigningKey::open(state.path()).unwrap_err();
         assert!(matches!(error, FileError::Untrusted { .. }), "{error}");
     }
 }

@@ -6,7 +6,9 @@
 //! known any more: grants issued before are refused ([`Stored::lost_before`]). A revocation that a full
 //! disk does not let into the database is kept in the reserve beside it ([`Store::keep`]).
 
+mod content;
 mod copy;
+mod database;
 mod reserve;
 mod witness;
 
@@ -18,41 +20,20 @@ use std::{
     sync::Arc,
 };
 
-use jit_proto::{GrantId, WallTime, v1};
-use prost::Message;
-use redb::{
-    Database, ReadableDatabase as _, ReadableTable as _, StorageBackend as _, TableDefinition,
-    backends::InMemoryBackend,
-};
+pub use content::{Damage, Stored, StoredGrant, StoredLife, StoredPolicies, Transaction};
+pub use database::Opener;
+use database::{OpenError, begin, close, open_and_read, read_in_memory, write};
+use jit_proto::{GrantId, WallTime};
+use redb::Database;
 use reserve::Reserve;
 use witness::Witness;
 
 use crate::{
-    rules::{
-        clock::{BootNanos, SKEW},
-        ledger::Tombstone,
-    },
+    rules::{clock::SKEW, ledger::Tombstone},
     system::sys::{self, FileError},
 };
 
-const GRANTS: TableDefinition<'_, [u8; 16], &[u8]> = TableDefinition::new("grants");
-const LIVES: TableDefinition<'_, [u8; 16], &[u8]> = TableDefinition::new("lives");
-const TOMBSTONES: TableDefinition<'_, [u8; 16], (i64, u64)> = TableDefinition::new("tombstones");
-const BOOT: TableDefinition<'_, &str, &str> = TableDefinition::new("boot");
-const NUMBERS: TableDefinition<'_, &str, i64> = TableDefinition::new("numbers");
-const POLICIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("policies");
-const PUSHED: &str = "pushed";
-const ID: &str = "id";
-const FLOOR: &str = "floor";
-const LOST_BEFORE: &str = "lost_before";
-const CLOSINGS: &str = "closings";
 const FILE: &str = "grants.redb";
-/// The database's page cache, bytes: the ledger is in memory, so hardly anything is read twice.
-const CACHE_BYTES: usize = 4 * 1024 * 1024;
-
-/// Opens a database file, or makes it. The plain one is [`redb::Builder::create`].
-pub type Opener =
-    Arc<dyn Fn(&redb::Builder, &Path) -> Result<Database, redb::DatabaseError> + Send + Sync>;
 
 /// The open database.
 pub struct Store {
@@ -67,122 +48,6 @@ pub struct Store {
     reserve: Reserve,
     /// What the reserve holds, for the database.
     unsettled: Transaction,
-}
-
-/// A stored grant.
-#[derive(Clone, PartialEq, Message)]
-pub struct StoredGrant {
-    /// Exactly what was verified; verified again at start.
-    #[prost(message, optional, tag = "1")]
-    pub envelope: Option<v1::Envelope>,
-}
-
-impl From<&v1::Envelope> for StoredGrant {
-    fn from(envelope: &v1::Envelope) -> Self {
-        Self { envelope: Some(envelope.clone()) }
-    }
-}
-
-/// Where a stored grant stands. Written anew whenever that changes; without it a grant is as if it
-/// had just been pushed.
-#[derive(Clone, PartialEq, Message)]
-pub struct StoredLife {
-    /// Boot in which deadline, slot and generation mean something.
-    #[prost(string, tag = "1")]
-    pub boot_id: String,
-    /// CLOCK_BOOTTIME nanoseconds; zero until it begins.
-    #[prost(uint64, tag = "2")]
-    pub deadline: u64,
-    /// Where the kernel counts its connections.
-    #[prost(uint32, tag = "3")]
-    pub slot: u32,
-    /// Of that slot: it is still the same while this is.
-    #[prost(uint32, tag = "4")]
-    pub generation: u32,
-    /// Connections that it had let in before the slot was opened for it.
-    #[prost(uint64, tag = "5")]
-    pub before: u64,
-    /// All connections that it is known to have let in.
-    #[prost(uint64, tag = "6")]
-    pub hits: u64,
-    /// It has begun, in this boot or an earlier one.
-    #[prost(bool, tag = "7")]
-    pub began: bool,
-}
-
-/// The policies that were pushed: what is in force for good, and what waits for a confirmation.
-#[derive(Clone, PartialEq, Message)]
-pub struct StoredPolicies {
-    /// The highest version that was ever accepted.
-    #[prost(uint64, tag = "1")]
-    pub highest: u64,
-    /// As received.
-    #[prost(message, optional, tag = "2")]
-    pub confirmed: Option<v1::Envelope>,
-    /// As received.
-    #[prost(message, optional, tag = "3")]
-    pub pending: Option<v1::Envelope>,
-    /// Boot in which `deadline` means something.
-    #[prost(string, tag = "4")]
-    pub boot_id: String,
-    /// When `pending` is over, CLOCK_BOOTTIME nanoseconds.
-    #[prost(uint64, tag = "5")]
-    pub deadline: u64,
-}
-
-/// One transaction.
-#[derive(Debug, Default)]
-pub struct Transaction {
-    /// Grants to write.
-    pub put: Vec<(GrantId, StoredGrant)>,
-    /// Where grants stand.
-    pub lives: Vec<(GrantId, StoredLife)>,
-    /// Grants to take away.
-    pub remove: Vec<GrantId>,
-    /// Revoked ids, and until when they stay refused.
-    pub tombstones: Vec<(GrantId, Tombstone)>,
-    /// Revoked ids that need not be refused any more.
-    pub forget: Vec<GrantId>,
-    /// The boot that boot times of tombstones mean, if it is another one.
-    pub boot_id: Option<String>,
-    /// The pushed policies, if they changed.
-    pub policies: Option<StoredPolicies>,
-    /// Wall time now; the floor only rises.
-    pub floor: Option<WallTime>,
-}
-
-/// What was found at start.
-#[derive(Debug, Default)]
-pub struct Stored {
-    /// Grants, unverified.
-    pub grants: Vec<(GrantId, StoredGrant)>,
-    /// Where they stand.
-    pub lives: HashMap<GrantId, StoredLife>,
-    /// Revoked ids.
-    pub tombstones: Vec<(GrantId, Tombstone)>,
-    /// The boot that their boot times mean.
-    pub boot_id: Option<String>,
-    /// The pushed policies, unverified; `None`: there were none.
-    pub policies: Option<StoredPolicies>,
-    /// There were pushed policies, and both copies of them are lost: why.
-    pub policies_lost: Option<String>,
-    /// The latest wall time ever seen.
-    pub floor: Option<WallTime>,
-    /// Revocations before this moment are lost, with a database that was damaged: a grant that was
-    /// issued earlier may be a revoked one.
-    pub lost_before: Option<WallTime>,
-    /// A database was lost just now.
-    pub damaged: Option<Damage>,
-    closings: u64,
-}
-
-/// A database that was lost.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Damage {
-    /// Where the file is kept for a person; `None`: there was none any more.
-    pub kept: Option<PathBuf>,
-    /// What is wrong with it.
-    pub why: String,
 }
 
 /// Why the disk did not take it.
@@ -216,6 +81,60 @@ impl fmt::Debug for Store {
     }
 }
 
+/// What lies beside a database and says whether it is the one that was written last.
+struct Surroundings {
+    /// The database's file was there.
+    existed: bool,
+    /// What the reserve's damage is.
+    spoilt: Option<String>,
+    witness: Witness,
+}
+
+impl Surroundings {
+    /// Why a database with this content must not be used; `None`: nothing that was answered is missing.
+    fn objection(&self, stored: &Stored) -> Option<String> {
+        if let Some(why) = &self.spoilt {
+            return Some(format!("revocations that were answered are not known: {why}"));
+        }
+        if stored.closings >= self.witness.closings {
+            return None;
+        }
+        let older = "it is an older one: revocations that were answered are not in it";
+        Some(if self.existed { older } else { "it is gone" }.to_owned())
+    }
+
+    /// What there is after a database was lost.
+    fn after(&self, damage: Damage, now: WallTime) -> Stored {
+        // A clock that is too early must not make grants of the past good again.
+        let floor = now.max(self.witness.floor);
+        Stored {
+            floor: Some(floor),
+            lost_before: Some(floor + SKEW),
+            damaged: Some(damage),
+            closings: self.witness.closings.saturating_add(1),
+            ..Stored::default()
+        }
+    }
+
+    /// Moves what is damaged aside, for a person.
+    fn move_aside(
+        &self,
+        directory: &Path,
+        why: String,
+        now: WallTime,
+    ) -> Result<Damage, FileError> {
+        let aside = |file: &str| directory.join(format!("{file}.damaged-{}", now.0));
+        let kept = self.existed.then(|| aside(FILE));
+        if let Some(kept) = &kept {
+            move_aside(&directory.join(FILE), kept)?;
+        }
+        if self.spoilt.is_some() {
+            move_aside(&directory.join(reserve::FILE), &aside(reserve::FILE))?;
+        }
+        Ok(Damage { kept, why })
+    }
+}
+
 impl Store {
     /// Opens the database in a directory and reads everything. `now` is when a damage is found.
     pub fn open(directory: &Path, now: WallTime) -> Result<(Self, Stored), StoreError> {
@@ -231,70 +150,57 @@ impl Store {
         sys::private_directory(directory, 0o700)?;
         let path = directory.join(FILE);
         let witnessed = witness::read(directory);
-        let witness = witnessed.unwrap_or_default();
         let existed = path.exists();
         let (reserve, spoilt) = match Reserve::read(directory) {
             Ok(reserve) => (reserve, None),
             Err(why) => (Reserve::new(directory), Some(why)),
         };
-        let why = match open_and_read(&path, &opener) {
-            Ok((database, _)) if let Some(why) = &spoilt => {
-                close(Some(database));
-                format!("revocations that were answered are not known: {why}")
-            }
-            Ok((database, stored)) if stored.closings >= witness.closings => {
-                return Ok(Self::with(database, stored, path, opener, witnessed, reserve));
-            }
-            Ok((database, _)) => {
-                close(Some(database));
-                let older = "it is an older one: revocations that were answered are not in it";
-                if existed { older } else { "it is gone" }.to_owned()
-            }
-            Err(OpenError::Busy(cause)) => {
-                return Err(StoreError::Database { verb: "open", path, cause });
-            }
+        let beside = Surroundings { existed, spoilt, witness: witnessed.unwrap_or_default() };
+        let failed = |verb, cause| StoreError::Database { verb, path: path.clone(), cause };
+        let (database, stored) = match open_and_read(&path, &opener) {
+            Ok((database, stored)) => match beside.objection(&stored) {
+                None => (Some(database), stored),
+                Some(why) => {
+                    close(Some(database));
+                    Self::begin_anew(directory, &opener, &beside, why, now)?
+                }
+            },
+            Err(OpenError::Busy(cause)) => return Err(failed("open", cause)),
             Err(OpenError::Disk(cause)) => {
                 // The disk takes nothing now, and may later: what is on it counts all the same.
-                let stored = read_in_memory(&path)
-                    .filter(|stored| stored.closings >= witness.closings && spoilt.is_none())
-                    .ok_or(StoreError::Database { verb: "open", path: path.clone(), cause })?;
-                return Ok(Self::with(None, stored, path, opener, witnessed, reserve));
+                let stored = read_in_memory(&path);
+                let stored = stored.filter(|stored| beside.objection(stored).is_none());
+                (None, stored.ok_or_else(|| failed("open", cause))?)
             }
-            Err(OpenError::Damaged(cause)) => cause,
-        };
-        let kept = existed.then(|| directory.join(format!("{FILE}.damaged-{}", now.0)));
-        if let Some(kept) = &kept {
-            move_aside(&path, kept)?;
-        }
-        if spoilt.is_some() {
-            let file = reserve::FILE;
-            move_aside(
-                &directory.join(file),
-                &directory.join(format!("{file}.damaged-{}", now.0)),
-            )?;
-        }
-        let (database, _) = match open_and_read(&path, &opener) {
-            Ok(opened) => opened,
-            Err(OpenError::Busy(cause) | OpenError::Damaged(cause) | OpenError::Disk(cause)) => {
-                return Err(StoreError::Database { verb: "create", path, cause });
+            Err(OpenError::Damaged(why)) => {
+                Self::begin_anew(directory, &opener, &beside, why, now)?
             }
         };
-        // A clock that is behind must not make grants of the past good again.
-        let floor = now.max(witness.floor);
-        let stored = Stored {
-            floor: Some(floor),
-            lost_before: Some(floor + SKEW),
-            damaged: Some(Damage { kept, why }),
-            closings: witness.closings.saturating_add(1),
-            ..Stored::default()
-        };
-        let begun = begin(&database, &stored);
-        begun.map_err(|error| StoreError::Write(Box::new(error)))?;
-        Ok(Self::with(Some(database), stored, path, opener, witnessed, reserve))
+        Ok(Self::with(database, stored, path, opener, witnessed, reserve))
+    }
+
+    /// Begins an empty database in place of one that is lost.
+    fn begin_anew(
+        directory: &Path,
+        opener: &Opener,
+        beside: &Surroundings,
+        why: String,
+        now: WallTime,
+    ) -> Result<(Option<Database>, Stored), StoreError> {
+        let damage = beside.move_aside(directory, why, now)?;
+        let path = directory.join(FILE);
+        let (database, _) = open_and_read(&path, opener).map_err(|error| StoreError::Database {
+            verb: "create",
+            path,
+            cause: error.cause(),
+        })?;
+        let stored = beside.after(damage, now);
+        begin(&database, &stored).map_err(|error| StoreError::Write(Box::new(error)))?;
+        Ok((Some(database), stored))
     }
 
     fn with(
-        database: impl Into<Option<Database>>,
+        database: Option<Database>,
         stored: Stored,
         path: PathBuf,
         opener: Opener,
@@ -312,11 +218,10 @@ impl Store {
         };
         reserve.prepare();
         let unsettled = take_reserve(&mut stored, &reserve);
-        let database = database.into();
         (Self { database, path, opener, reached, witnessed, reserve, unsettled }, stored)
     }
 
-    /// Writes a transaction and syncs it to the disk, behind what the reserve holds.
+    /// Writes a transaction and syncs it to the disk, after what the reserve holds.
     pub fn commit(&mut self, transaction: &Transaction) -> Result<(), StoreError> {
         if !self.reserve.is_empty() {
             let unsettled = std::mem::take(&mut self.unsettled);
@@ -353,30 +258,16 @@ impl Store {
 
     fn commit_one(&mut self, transaction: &Transaction) -> Result<(), StoreError> {
         if self.database.is_none() {
-            // After an I/O error the library wants the file opened anew.
-            self.database = match open_and_read(&self.path, &self.opener) {
-                Ok((database, stored)) if stored.closings >= self.reached.closings => {
-                    Some(database)
-                }
-                Ok((database, _)) => {
-                    close(Some(database));
-                    let cause = "it lost what it had; restart the agent".to_owned();
-                    let path = self.path.clone();
-                    return Err(StoreError::Database { verb: "open again", path, cause });
-                }
-                Err(
-                    OpenError::Busy(cause) | OpenError::Damaged(cause) | OpenError::Disk(cause),
-                ) => {
-                    let path = self.path.clone();
-                    return Err(StoreError::Database { verb: "open again", path, cause });
-                }
-            };
+            self.database = Some(self.reopen()?);
         }
         let mut reached = self.reached;
         reached.closings += u64::from(!transaction.tombstones.is_empty());
         reached.floor = reached.floor.max(transaction.floor.unwrap_or(reached.floor));
-        let result = catch_unwind(AssertUnwindSafe(|| self.try_commit(transaction, reached)));
-        let result = result.unwrap_or_else(|_| {
+        let written = catch_unwind(AssertUnwindSafe(|| match &self.database {
+            Some(database) => write(database, transaction, reached),
+            None => Err(redb::Error::PreviousIo),
+        }));
+        let result = written.unwrap_or_else(|_| {
             Err(redb::Error::Corrupted("the database library panicked".into()))
         });
         if matches!(result, Err(redb::Error::Io(_) | redb::Error::PreviousIo)) {
@@ -387,6 +278,21 @@ impl Store {
             self.write_beside(transaction);
         }
         result.map_err(|error| StoreError::Write(Box::new(error)))
+    }
+
+    /// After an I/O error the library wants the file opened anew.
+    fn reopen(&self) -> Result<Database, StoreError> {
+        let cause = match open_and_read(&self.path, &self.opener) {
+            Ok((database, stored)) if stored.closings >= self.reached.closings => {
+                return Ok(database);
+            }
+            Ok((database, _)) => {
+                close(Some(database));
+                "it lost what it had; restart the agent".to_owned()
+            }
+            Err(error) => error.cause(),
+        };
+        Err(StoreError::Database { verb: "open again", path: self.path.clone(), cause })
     }
 
     /// What is kept beside the database, in case it is damaged one day.
@@ -414,85 +320,12 @@ impl Store {
     fn close(&mut self) {
         close(self.database.take());
     }
-
-    fn try_commit(&self, transaction: &Transaction, reached: Witness) -> Result<(), redb::Error> {
-        let Transaction { put, lives, remove, tombstones, forget, boot_id, policies, floor: _ } =
-            transaction;
-        let database = self.database.as_ref().ok_or(redb::Error::PreviousIo)?;
-        let write = database.begin_write()?;
-        {
-            let mut grants = write.open_table(GRANTS)?;
-            for (id, stored) in in_order(put, |(id, _)| *id) {
-                grants.insert(id.0, stored.encode_to_vec().as_slice())?;
-            }
-            let mut table = write.open_table(LIVES)?;
-            for (id, life) in in_order(lives, |(id, _)| *id) {
-                table.insert(id.0, life.encode_to_vec().as_slice())?;
-            }
-            let remove = in_order(remove, |id| *id);
-            for id in &remove {
-                grants.remove(id.0)?;
-            }
-            for id in &remove {
-                table.remove(id.0)?;
-            }
-            let mut table = write.open_table(TOMBSTONES)?;
-            for id in forget {
-                table.remove(id.0)?;
-            }
-            for (id, Tombstone { until, boot }) in in_order(tombstones, |(id, _)| *id) {
-                table.insert(id.0, (until.0, boot.0))?;
-            }
-            if let Some(boot_id) = boot_id {
-                write.open_table(BOOT)?.insert(ID, boot_id.as_str())?;
-            }
-            if let Some(policies) = policies {
-                let bytes = policies.encode_to_vec();
-                write.open_table(POLICIES)?.insert(PUSHED, bytes.as_slice())?;
-            }
-            let mut numbers = write.open_table(NUMBERS)?;
-            numbers.insert(FLOOR, reached.floor.0)?;
-            numbers.insert(CLOSINGS, i64::try_from(reached.closings).unwrap_or(i64::MAX))?;
-        }
-        write.commit()?;
-        Ok(())
-    }
 }
 
 impl Drop for Store {
     fn drop(&mut self) {
         self.close();
     }
-}
-
-/// The same in the order of the tables, whose pages are then read and written once each; of two with
-/// the same id the later one comes later.
-fn in_order<T>(items: &[T], id: impl Fn(&T) -> GrantId) -> Vec<&T> {
-    let mut sorted: Vec<&T> = items.iter().collect();
-    sorted.sort_by_key(|item| id(item));
-    sorted
-}
-
-/// Lets go of the file. The library writes while it closes, and may panic over damage that was not
-/// seen until then: nothing that was answered depends on that.
-fn close(database: Option<Database>) {
-    let _ = catch_unwind(AssertUnwindSafe(|| drop(database)));
-}
-
-/// The first content of a database in place of one that was lost.
-fn begin(database: &Database, stored: &Stored) -> Result<(), redb::Error> {
-    let write = database.begin_write()?;
-    {
-        let mut numbers = write.open_table(NUMBERS)?;
-        for (name, time) in [(FLOOR, stored.floor), (LOST_BEFORE, stored.lost_before)] {
-            if let Some(time) = time {
-                numbers.insert(name, time.0)?;
-            }
-        }
-        numbers.insert(CLOSINGS, i64::try_from(stored.closings).unwrap_or(i64::MAX))?;
-    }
-    write.commit()?;
-    Ok(())
 }
 
 /// Fills in what the database does not have from the second copy.
@@ -535,104 +368,13 @@ fn move_aside(path: &Path, aside: &Path) -> Result<(), FileError> {
     })
 }
 
-enum OpenError {
-    /// Another process has it.
-    Busy(String),
-    Damaged(String),
-    /// The disk does not take or give it: the file itself may be good.
-    Disk(String),
-}
-
-fn builder() -> redb::Builder {
-    let mut builder = redb::Builder::new();
-    // Every page against its checksum: what was flipped while no agent ran is damage, not content.
-    builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
-    builder
-}
-
-fn open_and_read(path: &Path, opener: &Opener) -> Result<(Database, Stored), OpenError> {
-    let result = catch_unwind(AssertUnwindSafe(|| -> Result<_, redb::Error> {
-        let database = opener(&builder(), path)?;
-        let stored = read(&database)?;
-        Ok((database, stored))
-    }));
-    match result {
-        Ok(Ok(opened)) => Ok(opened),
-        Ok(Err(error @ (redb::Error::DatabaseAlreadyOpen | redb::Error::LockPoisoned(_)))) => {
-            Err(OpenError::Busy(error.to_string()))
-        }
-        Ok(Err(redb::Error::Io(error)))
-            if !matches!(
-                error.kind(),
-                io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
-            ) =>
-        {
-            Err(OpenError::Disk(error.to_string()))
-        }
-        Ok(Err(error)) => Err(OpenError::Damaged(error.to_string())),
-        Err(_) => Err(OpenError::Damaged("its content makes no sense".into())),
-    }
-}
-
-/// Reads a database that cannot be written where it is.
-fn read_in_memory(path: &Path) -> Option<Stored> {
-    let bytes = fs::read(path).ok()?;
-    let result = catch_unwind(AssertUnwindSafe(|| {
-        let memory = InMemoryBackend::new();
-        memory.set_len(u64::try_from(bytes.len()).ok()?).ok()?;
-        memory.write(0, &bytes).ok()?;
-        read(&builder().create_with_backend(memory).ok()?).ok()
-    }));
-    result.ok().flatten()
-}
-
-fn read(database: &Database) -> Result<Stored, redb::Error> {
-    // The tables exist from here on, so that reading needs no cases.
-    let write = database.begin_write()?;
-    write.open_table(GRANTS)?;
-    write.open_table(LIVES)?;
-    write.open_table(TOMBSTONES)?;
-    write.open_table(BOOT)?;
-    write.open_table(NUMBERS)?;
-    write.open_table(POLICIES)?;
-    write.commit()?;
-    let read = database.begin_read()?;
-    let mut stored = Stored::default();
-    for item in read.open_table(GRANTS)?.iter()? {
-        let (id, bytes) = item?;
-        // What does not decode opens nothing; it is left out and overwritten in time.
-        if let Ok(grant) = StoredGrant::decode(bytes.value()) {
-            stored.grants.push((GrantId(id.value()), grant));
-        }
-    }
-    for item in read.open_table(LIVES)?.iter()? {
-        let (id, bytes) = item?;
-        if let Ok(life) = StoredLife::decode(bytes.value()) {
-            stored.lives.insert(GrantId(id.value()), life);
-        }
-    }
-    for item in read.open_table(TOMBSTONES)?.iter()? {
-        let (id, tombstone) = item?;
-        let (until, boot) = tombstone.value();
-        let tombstone = Tombstone { until: WallTime(until), boot: BootNanos(boot) };
-        stored.tombstones.push((GrantId(id.value()), tombstone));
-    }
-    stored.boot_id = read.open_table(BOOT)?.get(ID)?.map(|id| id.value().to_owned());
-    let policies = read.open_table(POLICIES)?.get(PUSHED)?;
-    stored.policies = policies.and_then(|bytes| StoredPolicies::decode(bytes.value()).ok());
-    let numbers = read.open_table(NUMBERS)?;
-    let number = |name: &str| -> Result<_, redb::Error> {
-        Ok(numbers.get(name)?.map(|value| value.value()))
-    };
-    stored.floor = number(FLOOR)?.map(WallTime);
-    stored.lost_before = number(LOST_BEFORE)?.map(WallTime);
-    stored.closings = number(CLOSINGS)?.and_then(|count| u64::try_from(count).ok()).unwrap_or(0);
-    Ok(stored)
-}
-
 #[cfg(test)]
 mod tests {
+
+    use jit_proto::v1;
+
     use super::*;
+    use crate::rules::clock::BootNanos;
 
     const NOW: WallTime = WallTime(1_000);
     const TOMBSTONE: Tombstone = Tombstone { until: WallTime(5_000), boot: BootNanos(7) };

@@ -70,59 +70,34 @@ pub struct Gone;
 /// What is served before anything else.
 #[derive(Debug)]
 enum Urgent {
-    Certificate { end: Option<WallTime>, reply: oneshot::Sender<()> },
-    Configure { config: Box<Config>, reply: oneshot::Sender<Result<(), String>> },
-    Record { record: Box<Record>, reply: oneshot::Sender<()> },
-    Revoke { target: Target, by: String, why: String, reply: oneshot::Sender<Revoked> },
-    Stop { why: String, reply: oneshot::Sender<()> },
+    Certificate { end: Option<WallTime>, reply: Reply<()> },
+    Configure { config: Box<Config>, reply: Reply<Result<(), String>> },
+    Record { record: Box<Record>, reply: Reply<()> },
+    Revoke { target: Target, by: String, why: String, reply: Reply<Revoked> },
+    Stop { why: String, reply: Reply<()> },
 }
 
-/// Questions, which take their turn with pushes.
+/// Questions and policies, which take their turn with pushes.
 #[derive(Debug)]
 enum Read {
-    List { ended: bool, reply: oneshot::Sender<Vec<v1::GrantState>> },
-    Policy { request: PolicyRequest, by: String, reply: oneshot::Sender<PolicyAnswer> },
-    Status { reply: oneshot::Sender<v1::StatusResponse> },
+    ConfirmPolicy { version: u64, connected: BootNanos, by: String, reply: Reply<Confirmed> },
+    DiffPolicy { draft: PolicyDraft, reply: Reply<v1::DiffPolicyResponse> },
+    List { ended: bool, reply: Reply<Vec<v1::GrantState>> },
+    PushPolicy { push: PolicyPush, by: String, reply: Reply<PolicyPushed> },
+    ShowPolicy { reply: Reply<v1::ShowPolicyResponse> },
+    Status { reply: Reply<v1::StatusResponse> },
 }
 
-/// What is asked about policies.
-#[derive(Clone, Debug, PartialEq)]
-pub enum PolicyRequest {
-    /// Keep the one that waits.
-    Confirm {
-        /// Its version.
-        version: u64,
-        /// When the connection was accepted that asks.
-        connected: BootNanos,
-    },
-    /// What would it change.
-    Diff(PolicyDraft),
-    /// Put it in force.
-    Push(PolicyPush),
-    /// Which is in force.
-    Show,
-}
-
-/// The answer of the same name, or why it is refused.
-#[derive(Clone, Debug, PartialEq)]
-pub enum PolicyAnswer {
-    /// Confirmed.
-    Confirmed(v1::ConfirmPolicyResponse),
-    /// What it would change.
-    Diff(v1::DiffPolicyResponse),
-    /// In force.
-    Pushed(v1::PushPolicyResponse),
-    /// Nothing changed.
-    Refused(Refused),
-    /// What is in force.
-    Shown(v1::ShowPolicyResponse),
-}
+/// Takes the answer to one command, of its own type.
+type Reply<T> = oneshot::Sender<T>;
+type Confirmed = Result<v1::ConfirmPolicyResponse, Refused>;
+type PolicyPushed = Result<v1::PushPolicyResponse, Refused>;
 
 #[derive(Debug)]
 struct Push {
     envelopes: Vec<v1::Envelope>,
     by: String,
-    reply: oneshot::Sender<Vec<Result<Accepted, Refused>>>,
+    reply: Reply<Vec<Result<Accepted, Refused>>>,
 }
 
 /// Somebody asked for what may not be done.
@@ -188,7 +163,7 @@ impl GateHandle {
         }
     }
 
-    /// Closes.
+    /// Revokes grants.
     pub async fn revoke(&self, target: Target, by: &str, why: &str) -> Result<Revoked, Gone> {
         let (by, why) = (by.to_owned(), why.to_owned());
         ask(&self.urgent, |reply| Urgent::Revoke { target, by, why, reply }).await
@@ -199,18 +174,43 @@ impl GateHandle {
         ask(&self.reads, |reply| Read::List { ended, reply }).await
     }
 
-    /// Status.
+    /// The status as it is now.
     pub async fn status(&self) -> Result<v1::StatusResponse, Gone> {
         ask(&self.reads, |reply| Read::Status { reply }).await
     }
 
-    /// Policies.
-    pub async fn policy(&self, request: PolicyRequest, by: &str) -> Result<PolicyAnswer, Gone> {
-        let by = by.to_owned();
-        ask(&self.reads, |reply| Read::Policy { request, by, reply }).await
+    /// Which policy is in force.
+    pub async fn show_policy(&self) -> Result<v1::ShowPolicyResponse, Gone> {
+        ask(&self.reads, |reply| Read::ShowPolicy { reply }).await
     }
 
-    /// Tells when the certificate ends that controllers see.
+    /// What a policy would change.
+    pub async fn diff_policy(&self, draft: PolicyDraft) -> Result<v1::DiffPolicyResponse, Gone> {
+        ask(&self.reads, |reply| Read::DiffPolicy { draft, reply }).await
+    }
+
+    /// Puts a policy in force.
+    pub async fn push_policy(
+        &self,
+        push: PolicyPush,
+        by: &str,
+    ) -> Result<Result<v1::PushPolicyResponse, Refused>, Gone> {
+        let by = by.to_owned();
+        ask(&self.reads, |reply| Read::PushPolicy { push, by, reply }).await
+    }
+
+    /// Keeps the policy that waits. `connected`: when the connection was accepted that asks for it.
+    pub async fn confirm_policy(
+        &self,
+        version: u64,
+        connected: BootNanos,
+        by: &str,
+    ) -> Result<Result<v1::ConfirmPolicyResponse, Refused>, Gone> {
+        let by = by.to_owned();
+        ask(&self.reads, |reply| Read::ConfirmPolicy { version, connected, by, reply }).await
+    }
+
+    /// Sets when the certificate ends that controllers see.
     pub async fn set_certificate_end(&self, end: Option<WallTime>) -> Result<(), Gone> {
         ask(&self.urgent, |reply| Urgent::Certificate { end, reply }).await
     }
@@ -233,13 +233,13 @@ impl GateHandle {
         ask(&self.urgent, |reply| Urgent::Stop { why, reply }).await
     }
 
-    /// Tells of a peer that asked for what it may not do; dropped when there are too many, whom the
-    /// log has all the same.
+    /// Reports a peer that asked for what it may not do; dropped when there are too many: the log has
+    /// them all the same.
     pub fn saw_denial(&self, by: &str, asked: &'static str) {
         let _full = self.denials.try_send(Denial { by: by.to_owned(), asked });
     }
 
-    /// Tells that the wall clock was set.
+    /// Reports that the wall clock was set.
     pub fn clock_was_set(&self) {
         self.stepped.notify_one();
     }
@@ -249,15 +249,15 @@ impl GateHandle {
         &self.journal
     }
 
-    /// Tells that links have changed. Any number of times is once, until the gate has looked.
+    /// Reports that links have changed. Any number of reports counts once, until the gate has looked.
     pub fn saw_links(&self) {
         self.links.notify_one();
     }
 
-    /// Tells of a packet; dropped when the gate has no time for it, as the kernel does.
+    /// Reports a packet; dropped when the gate has no time for it, as the kernel does.
     pub fn saw_packet(&self, event: Event) {
         if self.events.try_send(event).is_err() && event.reason == Reason::Granted as u8 {
-            // Not told one by one, but counted: the audit says so.
+            // Not recorded one by one, but counted: the audit says so.
             self.missed.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -265,7 +265,7 @@ impl GateHandle {
 
 async fn ask<Q, T>(
     queue: &mpsc::Sender<Q>,
-    request: impl FnOnce(oneshot::Sender<T>) -> Q,
+    request: impl FnOnce(Reply<T>) -> Q,
 ) -> Result<T, Gone> {
     let (reply, answer) = oneshot::channel();
     queue.send(request(reply)).await.map_err(|_| Gone)?;
@@ -354,43 +354,30 @@ impl<D: Datapath> Gate<D> {
         }
     }
 
-    fn policy(
-        &mut self,
-        request: PolicyRequest,
-        by: &str,
-        clock: impl Fn() -> Now,
-    ) -> PolicyAnswer {
+    fn answer(&mut self, read: Read, clock: impl Fn() -> Now) {
         let now = clock();
-        match request {
-            PolicyRequest::Confirm { version, connected } => self
-                .confirm_policy(version, connected, by, now)
-                .map_or_else(PolicyAnswer::Refused, PolicyAnswer::Confirmed),
-            PolicyRequest::Diff(draft) => PolicyAnswer::Diff(self.diff_policy(&draft, now)),
-            PolicyRequest::Push(push) => {
-                let pushed = self.push_policy(push, by, now);
+        // Whoever asked may be gone.
+        match read {
+            Read::ConfirmPolicy { version, connected, by, reply } => {
+                let confirmed = self.confirm_policy(version, connected, &by, now);
+                self.settle_audit(now);
+                drop(reply.send(confirmed));
+            }
+            Read::DiffPolicy { draft, reply } => {
+                drop(reply.send(self.diff_policy(&draft, now)));
+            }
+            Read::List { ended, reply } => drop(reply.send(self.list(ended, now))),
+            Read::PushPolicy { push, by, reply } => {
+                let pushed = self.push_policy(push, &by, now);
                 if pushed.as_ref().is_ok_and(|pushed| pushed.reason != "known") {
                     self.policy_applied(clock());
                 }
-                pushed.map_or_else(PolicyAnswer::Refused, PolicyAnswer::Pushed)
-            }
-            PolicyRequest::Show => PolicyAnswer::Shown(self.show_policy(now)),
-        }
-    }
-
-    fn answer(&mut self, read: Read, clock: impl Fn() -> Now) {
-        let now = clock();
-        match read {
-            Read::List { ended, reply } => drop(reply.send(self.list(ended, now))),
-            Read::Policy { request, by, reply } => {
-                let answer = self.policy(request, &by, clock);
                 self.settle_audit(now);
-                drop(reply.send(answer));
+                drop(reply.send(pushed));
             }
-            Read::Status { reply } => {
-                // What is told of the interfaces is how they are now.
-                let status = self.answer_status(now);
-                drop(reply.send(status));
-            }
+            Read::ShowPolicy { reply } => drop(reply.send(self.show_policy(now))),
+            // What it says of the interfaces is how they are now.
+            Read::Status { reply } => drop(reply.send(self.answer_status(now))),
         }
     }
 }

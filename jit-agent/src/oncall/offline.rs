@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use jit_common::{ABI_VERSION, PortKey, Slot};
+use jit_common::{ABI_VERSION, PortKey, PortRule, Slot};
 use jit_proto::v1;
 
 use crate::{
@@ -20,19 +20,18 @@ use crate::{
     },
 };
 
-/// The status that the pins tell; without pins: not enforcing. `agent` says what became of it, as in
-/// "the agent is not running"; `wanted` are the interfaces that the configuration wants gated.
+/// States without an agent.
+const DEGRADED: &str = "degraded";
+const NOT_ENFORCING: &str = "not_enforcing";
+
+/// The status by the pins; without pins: not enforcing. `agent` says what became of it, as in "the
+/// agent is not running"; `wanted` are the interfaces that the configuration wants gated.
 pub fn status(
     pins: &Path,
     wanted: &InterfaceFilter,
     agent: &str,
     now: Now,
 ) -> Result<v1::StatusResponse, DatapathError> {
-    let mut status = v1::StatusResponse {
-        version: env!("CARGO_PKG_VERSION").into(),
-        mode: "enforce".into(),
-        ..v1::StatusResponse::default()
-    };
     // Before a takeover has swapped the first program the tables of its version are there, whole or
     // not, and the gate is still the other's.
     let own = View::read(pins, wanted);
@@ -40,21 +39,68 @@ pub fn status(
         && let Some(foreign) = Foreign::read(pins, wanted)?
         && (foreign.attached() || matches!(own, Ok(None)))
     {
-        return Ok(of_another_version(foreign, agent, status));
+        return Ok(of_another_version(foreign, agent));
     }
-    let Some(view) = own? else {
-        status.state = "not_enforcing".into();
-        status.problems = vec![format!(
-            "{agent} and nothing is pinned: every port is open; start it with `systemctl start \
-             jit-agent`"
-        )];
-        return Ok(status);
-    };
+    Ok(own?.map_or_else(|| without_pins(agent), |view| of_view(view, agent, now)))
+}
+
+/// Nothing is in the kernel.
+fn without_pins(agent: &str) -> v1::StatusResponse {
+    let problem = format!(
+        "{agent} and nothing is pinned: every port is open; start it with `systemctl start \
+         jit-agent`"
+    );
+    with_problem(NOT_ENFORCING, problem)
+}
+
+/// This version's gate.
+fn of_view(view: View, agent: &str, now: Now) -> v1::StatusResponse {
     let attached = view.attached();
     let View { interfaces, guard, ports, entries, slots, counters, settings } = view;
     let observes = settings.observe != 0;
-    status.state = if attached && !observes { "degraded" } else { "not_enforcing" }.into();
-    status.problems.push(if attached {
+    let state = if attached && !observes { DEGRADED } else { NOT_ENFORCING };
+    let mut status = with_problem(state, without_agent(agent, attached));
+    if observes {
+        status.mode = "observe".into();
+    }
+    status.problems.extend(guard.problem().map(|(_, text)| text));
+    add_interfaces(&mut status, &interfaces, &guard);
+    let port = |(port, rule): (&PortKey, &PortRule)| v1::Port {
+        exemptions: exemptions(&entries, *port, now),
+        ..port_message(*port, rule)
+    };
+    status.ports = ports.iter().map(port).collect();
+    status.grants = live_entries(&entries, &slots, now);
+    status.drops = Some(drops(&counters));
+    status
+}
+
+/// Another version's gate: where it is can be said, not what its tables hold.
+fn of_another_version(foreign: Foreign, agent: &str) -> v1::StatusResponse {
+    let state = if foreign.attached() { DEGRADED } else { NOT_ENFORCING };
+    let Foreign { version, interfaces, guard } = foreign;
+    let problem = format!(
+        "{agent}: another version of it (layouts {version}, here {ABI_VERSION}) pinned the gate, and \
+         what its tables hold this one cannot read; `systemctl start jit-agent` takes it over"
+    );
+    let mut status = with_problem(state, problem);
+    add_interfaces(&mut status, &interfaces, &guard);
+    status
+}
+
+fn with_problem(state: &str, problem: String) -> v1::StatusResponse {
+    v1::StatusResponse {
+        version: env!("CARGO_PKG_VERSION").into(),
+        mode: "enforce".into(),
+        state: state.into(),
+        problems: vec![problem],
+        ..v1::StatusResponse::default()
+    }
+}
+
+/// What a gate without an agent means.
+fn without_agent(agent: &str, attached: bool) -> String {
+    if attached {
         format!(
             "{agent}: the kernel holds this and ends every grant on time, but nothing new opens; \
              `systemctl restart jit-agent`, `journalctl -u jit-agent`"
@@ -64,47 +110,27 @@ pub fn status(
             "{agent} and no program is attached: every port is open; start it with `systemctl \
              start jit-agent`"
         )
-    });
-    if observes {
-        status.mode = "observe".into();
     }
-    status.problems.extend(guard.problem().map(|(_, text)| text));
-    status.problems.extend(gaps(&interfaces, &guard));
-    status.interfaces = interfaces.iter().map(|state| interface(state, &guard)).collect();
-    status.guard = Some(guard_message(&guard));
-    status.ports = ports
-        .iter()
-        .map(|(port, rule)| v1::Port {
-            range: Some(one_port(*port)),
-            mode: if rule.observe != 0 { "observe" } else { "enforce" }.into(),
-            sessions: if rule.drain != 0 { v1::Sessions::Drain } else { v1::Sessions::Cut }.into(),
-            terminates: if rule.forwarded != 0 { "forwarded" } else { "host" }.into(),
-            max_duration_ms: 0,
-            exemptions: exemptions(&entries, *port, now),
-        })
-        .collect();
-    status.grants = live_entries(&entries, &slots, now);
-    status.drops = Some(drops(&counters));
-    Ok(status)
 }
 
-/// Another version's gate: where it is can be told, not what its tables say.
-fn of_another_version(
-    foreign: Foreign,
-    agent: &str,
-    mut status: v1::StatusResponse,
-) -> v1::StatusResponse {
-    let attached = foreign.attached();
-    let Foreign { version, interfaces, guard } = foreign;
-    status.state = if attached { "degraded" } else { "not_enforcing" }.into();
-    status.problems.push(format!(
-        "{agent}: another version of it (layouts {version}, here {ABI_VERSION}) pinned the gate, and \
-         what its tables hold this one cannot read; `systemctl start jit-agent` takes it over"
-    ));
-    status.problems.extend(gaps(&interfaces, &guard));
-    status.interfaces = interfaces.iter().map(|state| interface(state, &guard)).collect();
-    status.guard = Some(guard_message(&guard));
-    status
+fn add_interfaces(
+    status: &mut v1::StatusResponse,
+    interfaces: &[InterfaceState],
+    guard: &GuardState,
+) {
+    status.problems.extend(gaps(interfaces, guard));
+    status.interfaces = interfaces.iter().map(|state| interface(state, guard)).collect();
+    status.guard = Some(guard_message(guard));
+}
+
+fn port_message(port: PortKey, rule: &PortRule) -> v1::Port {
+    v1::Port {
+        range: Some(one_port(port)),
+        mode: if rule.observe != 0 { "observe" } else { "enforce" }.into(),
+        sessions: if rule.drain != 0 { v1::Sessions::Drain } else { v1::Sessions::Cut }.into(),
+        terminates: if rule.forwarded != 0 { "forwarded" } else { "host" }.into(),
+        ..v1::Port::default()
+    }
 }
 
 /// What is wrong with each interface that should have a program and has none.

@@ -19,9 +19,8 @@ use rustix::{
     thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
 
-/// Whom the shipped unit runs the agent as, and where it keeps its state.
+/// Whom the shipped unit runs the agent as.
 const USER: &str = "jit-agent";
-const STATE: &str = "/var/lib/jit-agent";
 
 /// A user other than root whom the service runs as.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,16 +32,17 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// The owner of a state directory. While the shipped unit's is not there yet, the user that the
-    /// unit names. `None` when that is root, or when this process is not root and could become nobody.
-    pub fn of(state: &Path) -> Option<Self> {
+    /// The owner of a state directory. While it is not there yet and is the `shipped` unit's, the user
+    /// that the unit names. `None` when that is root, or when this process is not root and could become
+    /// nobody.
+    pub fn of(state: &Path, shipped: bool) -> Option<Self> {
         if !geteuid().is_root() {
             return None;
         }
         let there = fs::symlink_metadata(state).ok().filter(fs::Metadata::is_dir);
         let user = match &there {
             Some(metadata) => User::from_uid(metadata.uid().into()),
-            None if state == Path::new(STATE) => User::from_name(USER),
+            None if shipped => User::from_name(USER),
             None => return None,
         };
         let owner = match (user.ok().flatten(), there) {
@@ -120,7 +120,7 @@ mod tests {
     fn what_root_does_as_the_owner_is_the_owners_and_no_more_than_the_owner_may() {
         if !geteuid().is_root() {
             // Only root can become somebody else; as anybody else there is no owner to become.
-            assert_eq!(Owner::of(&std::env::temp_dir()), None);
+            assert_eq!(Owner::of(&std::env::temp_dir(), false), None);
             return;
         }
         let directory = tempfile::tempdir().unwrap();
@@ -128,11 +128,11 @@ mod tests {
         let (state, secret) = (directory.path().join("state"), directory.path().join("secret"));
         fs::write(&secret, "root's").unwrap();
         fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
-        assert_eq!(Owner::of(&state), None, "not there");
+        assert_eq!(Owner::of(&state, false), None, "not there");
         fs::create_dir(&state).unwrap();
-        assert_eq!(Owner::of(&state), None, "root's");
+        assert_eq!(Owner::of(&state, false), None, "root's");
         chown(&state, Some(OTHER), Some(OTHER)).unwrap();
-        let owner = Owner::of(&state).unwrap();
+        let owner = Owner::of(&state, false).unwrap();
         assert_eq!(owner.to_string(), format!("uid {OTHER}"));
         // A link that leads out of the directory leads nowhere.
         std::os::unix::fs::symlink(&secret, state.join("link")).unwrap();

@@ -52,6 +52,15 @@ pub enum FileError {
     },
 }
 
+/// Capabilities that the agent needs and this process does not have.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "missing {}: the agent needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; run it as root, or by its \
+     systemd unit (AmbientCapabilities=)",
+    .0.join(", ")
+)]
+pub struct MissingCapabilities(Vec<&'static str>);
+
 /// Both clocks.
 pub fn now() -> Now {
     let wall = clock_gettime(ClockId::Realtime);
@@ -173,6 +182,12 @@ pub fn lock_directory(path: &Path) -> Result<Option<DirectoryLock>, FileError> {
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
         Err(error) => Err(io(error)),
     }
+}
+
+/// Whether this process has every capability that the agent needs.
+pub fn check_capabilities() -> Result<(), MissingCapabilities> {
+    let missing = missing_capabilities();
+    if missing.is_empty() { Ok(()) } else { Err(MissingCapabilities(missing)) }
 }
 
 /// The capabilities that the agent needs and does not have.

@@ -17,7 +17,9 @@ const LAYERS: &[&[&str]] = &[
     &["config"],
     &["kernel", "disk"],
     &["gate"],
-    &["control", "oncall"],
+    &["control"],
+    // `check` reads the certificates that `control` serves with.
+    &["oncall"],
     &["app"],
     &["main", "lib"],
 ];

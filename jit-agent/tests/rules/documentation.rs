@@ -331,10 +331,14 @@ fn every_key_that_the_shipped_configuration_shows_is_one() {
 
 #[test]
 fn the_shipped_configuration_shows_every_key() {
-    let fields = include_str!("../../src/config/raw.rs").split("struct PolicyFile").next().unwrap();
-    let names = fields.lines().filter_map(|line| line.trim().strip_prefix("pub(super) "));
-    let names: Vec<_> =
-        names.filter_map(|rest| rest.split_once(':')).map(|(name, _)| name).collect();
+    let sections = include_str!("../../src/config/raw.rs");
+    let port = include_str!("../../../proto/src/port_section/toml.rs");
+    let (port, _) = port.split_once("/// A policy as a file").unwrap();
+    let lines = sections.lines().chain(port.lines()).map(str::trim);
+    let fields = lines.filter_map(|line| line.trim_start_matches("pub(super) ").split_once(": "));
+    let is_name =
+        |name: &str| name.chars().all(|letter| letter.is_lowercase() || "_46".contains(letter));
+    let names: Vec<_> = fields.map(|(name, _)| name).filter(|name| is_name(name)).collect();
     assert!(names.len() > 40, "{names:?}");
     for name in names {
         let shown = [format!("{name} = "), format!("[{name}]")];

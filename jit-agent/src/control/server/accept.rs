@@ -23,8 +23,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::{
     control::{
         server::{
-            Service,
             peer::{Caller, Peer, Who},
+            service::Service,
         },
         tls,
     },

@@ -4,17 +4,20 @@
 
 use std::{sync::Arc, time::Duration};
 
-use jit_proto::Refusal;
+use jit_proto::{
+    Refusal,
+    permission::{Permission, Permissions},
+};
 use tokio::sync::watch;
 use tonic::{Request, Status};
 
 use crate::{
-    config::{Controller, Permissions},
+    config::Controller,
     control::{
         server::{
+            answer::refused_status,
             call::Call,
             peer::{Caller, Identity, Who},
-            refused_status,
         },
         tls::Authorities,
     },
@@ -25,36 +28,6 @@ use crate::{
 
 /// How often the certificate behind an open stream is looked at: it may have ended.
 const LOOK: Duration = Duration::from_secs(60);
-
-/// What a call needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum May {
-    Grant,
-    Policy,
-    Read,
-    Revoke,
-}
-
-impl May {
-    const fn word(self) -> &'static str {
-        match self {
-            Self::Grant => "grant",
-            Self::Policy => "policy",
-            Self::Read => "read",
-            Self::Revoke => "revoke",
-        }
-    }
-
-    const fn is_in(self, permissions: Permissions) -> bool {
-        let Permissions { grant, policy, read, revoke } = permissions;
-        match self {
-            Self::Grant => grant,
-            Self::Policy => policy,
-            Self::Read => read,
-            Self::Revoke => revoke,
-        }
-    }
-}
 
 /// Who is believed to be whom, and what each may do.
 #[derive(Clone, Debug, Default)]
@@ -83,21 +56,25 @@ impl Authority {
     }
 
     /// The peer's name, if it may do this.
-    pub(super) fn authorize<T>(&self, request: &Request<T>, may: May) -> Result<String, Status> {
-        self.authorize_any(request, &[may])
+    pub(super) fn authorize<T>(
+        &self,
+        request: &Request<T>,
+        needs: Permission,
+    ) -> Result<String, Status> {
+        self.authorize_any(request, &[needs])
     }
 
     /// The peer's name, if it may do one of these.
     pub(super) fn authorize_any<T>(
         &self,
         request: &Request<T>,
-        any: &[May],
+        any: &[Permission],
     ) -> Result<String, Status> {
         let identity = self.identity(caller(request)?);
-        if any.iter().any(|may| may.is_in(identity.may)) {
+        if any.iter().any(|needed| identity.may.contains(*needed)) {
             return Ok(identity.name);
         }
-        Err(self.deny(&identity, any.first().map_or("", |may| may.word())))
+        Err(self.deny(&identity, any.first().map_or("", |needed| needed.word())))
     }
 
     /// Turns a peer away that may not make this call before a byte of its request is read, so that
@@ -109,15 +86,15 @@ impl Authority {
         Ok(request)
     }
 
-    /// Waits until the peer may not do this any more; tells why.
-    pub(super) async fn lost(&self, caller: Caller, may: May) -> Status {
+    /// Waits until the peer may not do this any more; returns why.
+    pub(super) async fn lost(&self, caller: Caller, needs: Permission) -> Status {
         let mut table = self.table.subscribe();
         loop {
             let identity = self.identity(&caller);
-            if !may.is_in(identity.may) {
-                return self.deny(&identity, may.word());
+            if !identity.may.contains(needs) {
+                return self.deny(&identity, needs.word());
             }
-            // The sender lives as long as `self`.
+            // The sender is in `self`.
             drop(tokio::time::timeout(LOOK, table.changed()).await);
         }
     }

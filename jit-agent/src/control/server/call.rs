@@ -1,11 +1,11 @@
 //! What is known of a call before its request is read: who may make it, and how large it may be.
 
 use http_body_util::Limited;
-use jit_proto::dsse::MAX_ENVELOPE_BYTES;
+use jit_proto::{dsse::MAX_ENVELOPE_BYTES, permission::Permission};
 use tonic::{Request, body::Body, codegen::http};
 
-use super::{MAX_MESSAGE_BYTES, authority::May};
-
+/// Largest request: a batch of a few thousand grants.
+pub(super) const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 /// Room for one envelope and what stands around it.
 const ONE_ENVELOPE: usize = 2 * MAX_ENVELOPE_BYTES;
 /// A question; a cursor is the longest part of any.
@@ -15,7 +15,7 @@ const QUESTION: usize = 16 * 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Call {
     /// One of these is needed.
-    pub(super) needs: &'static [May],
+    pub(super) needs: &'static [Permission],
     /// Most bytes of its request, as they come in.
     largest: usize,
 }
@@ -24,14 +24,14 @@ impl Call {
     /// The call that a path stands for (gRPC over HTTP/2: `/package.Service/Method`). Of one that
     /// does not exist nothing is read.
     fn of(path: &str) -> Option<Self> {
-        let (needs, largest): (&[May], _) = match path.strip_prefix("/jit.v1.JitAgent/")? {
-            "Push" => (&[May::Grant], ONE_ENVELOPE),
-            "PushBatch" => (&[May::Grant], MAX_MESSAGE_BYTES),
-            "Revoke" => (&[May::Revoke], MAX_MESSAGE_BYTES),
-            "List" | "Status" | "Watch" => (&[May::Read], QUESTION),
-            "ShowPolicy" => (&[May::Read, May::Policy], QUESTION),
-            "DiffPolicy" | "PushPolicy" => (&[May::Policy], ONE_ENVELOPE),
-            "ConfirmPolicy" => (&[May::Policy], QUESTION),
+        let (needs, largest): (&[Permission], _) = match path.strip_prefix("/jit.v1.JitAgent/")? {
+            "Push" => (&[Permission::Grant], ONE_ENVELOPE),
+            "PushBatch" => (&[Permission::Grant], MAX_MESSAGE_BYTES),
+            "Revoke" => (&[Permission::Revoke], MAX_MESSAGE_BYTES),
+            "List" | "Status" | "Watch" => (&[Permission::Read], QUESTION),
+            "ShowPolicy" => (&[Permission::Read, Permission::Policy], QUESTION),
+            "DiffPolicy" | "PushPolicy" => (&[Permission::Policy], ONE_ENVELOPE),
+            "ConfirmPolicy" => (&[Permission::Policy], QUESTION),
             _ => return None,
         };
         Some(Self { needs, largest })

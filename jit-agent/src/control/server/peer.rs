@@ -7,6 +7,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use jit_proto::permission::{Permission, Permissions};
 use rustls::pki_types::CertificateDer;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -14,10 +15,7 @@ use tokio::{
 };
 use tonic::transport::server::Connected;
 
-use crate::{
-    config::{Controller, Permissions},
-    rules::clock::BootNanos,
-};
+use crate::{config::Controller, rules::clock::BootNanos};
 
 /// Who is at the other end, as the connection showed when it was made. What that peer may do is looked
 /// up at each call.
@@ -91,10 +89,8 @@ impl Identity {
     /// A process on this machine: root and the agent's own user may close and push (what they push
     /// must be signed all the same); whoever else can open the socket may read.
     pub fn of_local(uid: u32, trusted: bool) -> Self {
-        Self {
-            name: format!("local uid {uid}"),
-            may: Permissions { grant: trusted, policy: trusted, read: true, revoke: trusted },
-        }
+        let may: &[_] = if trusted { &Permission::ALL } else { &[Permission::Read] };
+        Self { name: format!("local uid {uid}"), may: may.iter().copied().collect() }
     }
 }
 
@@ -167,7 +163,7 @@ mod tests {
 
     #[test]
     fn a_good_certificate_that_is_not_in_the_table_may_do_nothing() {
-        let may = Permissions { grant: true, ..Permissions::default() };
+        let may = Permissions::from_iter([Permission::Grant]);
         let table = [Controller { identity: "spiffe://example.org/c".into(), may }];
         let known =
             Identity::of_certificate(&["other".into(), "spiffe://example.org/c".into()], &table);
@@ -182,8 +178,8 @@ mod tests {
             let who = Who::Local { uid, own: 990 };
             Caller { who, connected: BootNanos(0) }.identity(&[]).may
         };
-        assert!(may(0).revoke && may(990).revoke);
-        let other = may(1000);
-        assert_eq!(other, Permissions { read: true, ..Permissions::default() });
+        let revoke = Permission::Revoke;
+        assert!(may(0).contains(revoke) && may(990).contains(revoke));
+        assert_eq!(may(1000), Permissions::from_iter([Permission::Read]));
     }
 }

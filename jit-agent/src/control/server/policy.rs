@@ -2,86 +2,69 @@
 
 use std::time::Duration;
 
-use jit_proto::v1::{self, diff_policy_request::What};
+use jit_proto::{
+    permission::Permission,
+    v1::{self, diff_policy_request::What},
+};
 use tonic::{Request, Response, Status};
 
 use crate::{
     control::server::{
-        Service,
-        authority::{May, caller},
-        gone, refused_status,
+        answer::{gone, refused_status},
+        authority::{Authority, caller},
     },
-    gate::{PolicyAnswer, PolicyDraft, PolicyPush, PolicyRequest},
+    gate::{GateHandle, PolicyDraft, PolicyPush},
 };
 
-impl Service {
-    pub(super) async fn answer_show_policy(
-        &self,
-        request: &Request<v1::ShowPolicyRequest>,
-    ) -> Result<Response<v1::ShowPolicyResponse>, Status> {
-        let by = self.authority.authorize_any(request, &[May::Read, May::Policy])?;
-        match self.ask_policy(PolicyRequest::Show, &by).await? {
-            PolicyAnswer::Shown(answer) => Ok(Response::new(answer)),
-            _ => Err(mixed_up()),
-        }
-    }
-
-    pub(super) async fn answer_diff_policy(
-        &self,
-        request: Request<v1::DiffPolicyRequest>,
-    ) -> Result<Response<v1::DiffPolicyResponse>, Status> {
-        let by = self.authority.authorize(&request, May::Policy)?;
-        let draft = match request.into_inner().what {
-            Some(What::Envelope(envelope)) => PolicyDraft::Envelope(envelope),
-            Some(What::Policy(policy)) => PolicyDraft::Message(Box::new(policy)),
-            None => return Err(Status::invalid_argument("say which: policy, or envelope")),
-        };
-        match self.ask_policy(PolicyRequest::Diff(draft), &by).await? {
-            PolicyAnswer::Diff(answer) => Ok(Response::new(answer)),
-            _ => Err(mixed_up()),
-        }
-    }
-
-    pub(super) async fn answer_push_policy(
-        &self,
-        request: Request<v1::PushPolicyRequest>,
-    ) -> Result<Response<v1::PushPolicyResponse>, Status> {
-        let by = self.authority.authorize(&request, May::Policy)?;
-        if request.get_ref().strict {
-            self.authority.authorize(&request, May::Revoke)?;
-        }
-        let v1::PushPolicyRequest { envelope, confirm_within_s, strict } = request.into_inner();
-        let envelope = envelope.ok_or_else(|| Status::invalid_argument("envelope is missing"))?;
-        let confirm_within =
-            (confirm_within_s > 0).then(|| Duration::from_secs(confirm_within_s.into()));
-        let push = PolicyPush { envelope, confirm_within, strict };
-        match self.ask_policy(PolicyRequest::Push(push), &by).await? {
-            PolicyAnswer::Pushed(answer) => Ok(Response::new(answer)),
-            _ => Err(mixed_up()),
-        }
-    }
-
-    pub(super) async fn answer_confirm_policy(
-        &self,
-        request: &Request<v1::ConfirmPolicyRequest>,
-    ) -> Result<Response<v1::ConfirmPolicyResponse>, Status> {
-        let by = self.authority.authorize(request, May::Policy)?;
-        let version = request.get_ref().version;
-        let connected = caller(request)?.connected;
-        match self.ask_policy(PolicyRequest::Confirm { version, connected }, &by).await? {
-            PolicyAnswer::Confirmed(answer) => Ok(Response::new(answer)),
-            _ => Err(mixed_up()),
-        }
-    }
-
-    async fn ask_policy(&self, request: PolicyRequest, by: &str) -> Result<PolicyAnswer, Status> {
-        match self.gate.policy(request, by).await.map_err(gone)? {
-            PolicyAnswer::Refused(refused) => Err(refused_status(&refused)),
-            answer => Ok(answer),
-        }
-    }
+pub(super) async fn show(
+    gate: &GateHandle,
+    authority: &Authority,
+    request: &Request<v1::ShowPolicyRequest>,
+) -> Result<Response<v1::ShowPolicyResponse>, Status> {
+    authority.authorize_any(request, &[Permission::Read, Permission::Policy])?;
+    gate.show_policy().await.map(Response::new).map_err(gone)
 }
 
-fn mixed_up() -> Status {
-    Status::internal("the gate answered another question")
+pub(super) async fn diff(
+    gate: &GateHandle,
+    authority: &Authority,
+    request: Request<v1::DiffPolicyRequest>,
+) -> Result<Response<v1::DiffPolicyResponse>, Status> {
+    authority.authorize(&request, Permission::Policy)?;
+    let draft = match request.into_inner().what {
+        Some(What::Envelope(envelope)) => PolicyDraft::Envelope(envelope),
+        Some(What::Policy(policy)) => PolicyDraft::Message(Box::new(policy)),
+        None => return Err(Status::invalid_argument("say which: policy, or envelope")),
+    };
+    gate.diff_policy(draft).await.map(Response::new).map_err(gone)
+}
+
+pub(super) async fn push(
+    gate: &GateHandle,
+    authority: &Authority,
+    request: Request<v1::PushPolicyRequest>,
+) -> Result<Response<v1::PushPolicyResponse>, Status> {
+    let by = authority.authorize(&request, Permission::Policy)?;
+    if request.get_ref().strict {
+        authority.authorize(&request, Permission::Revoke)?;
+    }
+    let v1::PushPolicyRequest { envelope, confirm_within_s, strict } = request.into_inner();
+    let envelope = envelope.ok_or_else(|| Status::invalid_argument("envelope is missing"))?;
+    let confirm_within =
+        (confirm_within_s > 0).then(|| Duration::from_secs(confirm_within_s.into()));
+    let push = PolicyPush { envelope, confirm_within, strict };
+    let pushed = gate.push_policy(push, &by).await.map_err(gone)?;
+    pushed.map(Response::new).map_err(|refused| refused_status(&refused))
+}
+
+pub(super) async fn confirm(
+    gate: &GateHandle,
+    authority: &Authority,
+    request: &Request<v1::ConfirmPolicyRequest>,
+) -> Result<Response<v1::ConfirmPolicyResponse>, Status> {
+    let by = authority.authorize(request, Permission::Policy)?;
+    let version = request.get_ref().version;
+    let connected = caller(request)?.connected;
+    let confirmed = gate.confirm_policy(version, connected, &by).await.map_err(gone)?;
+    confirmed.map(Response::new).map_err(|refused| refused_status(&refused))
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::disk::{
     audit::{chain::Tip, record::rfc3339},
-    host_key::{HostKey, HostPublicKey},
+    host_key::{HostPublicKey, HostSigningKey},
 };
 
 /// DSSE payload type of a head: it is inside what is signed.
@@ -44,7 +44,7 @@ pub struct SignedHead {
 
 impl Head {
     /// Signs it.
-    pub fn sign(&self, key: &HostKey) -> SignedHead {
+    pub fn sign(&self, key: &HostSigningKey) -> SignedHead {
         let Self { host, file, tip, time } = self;
         SignedHead {
             host: host.clone(),
@@ -85,7 +85,11 @@ impl SignedHead {
 
     /// What it says, if one of these keys has signed it.
     pub fn verify(&self, keys: &[HostPublicKey]) -> Result<Head, String> {
-        let Self { host, file, seq, hash, time_ms, time: _, key, signature } = self;
+        let Self { host, file, seq, hash, time_ms, time, key, signature } = self;
+        // The signature covers `time_ms`; people read `time`.
+        if *time != rfc3339(WallTime(*time_ms)) {
+            return Err("its time is not the one that is signed".to_owned());
+        }
         let head = Head {
             host: host.clone(),
             file: *file,
@@ -115,7 +119,7 @@ mod tests {
 
     fn signed() -> (SignedHead, Head, Vec<HostPublicKey>) {
         let state = tempfile::tempdir().unwrap();
-        let (key, _) = HostKey::open(state.path()).unwrap();
+        let (key, _) = HostSigningKey::open(state.path()).unwrap();
         let tip = Tip { seq: 42, hash: LineHash::of(b"last") };
         let head = Head { host: "web\n1".into(), file: 3, tip, time: WallTime(1_000) };
         (head.sign(&key), head, vec![key.public()])
@@ -135,17 +139,20 @@ mod tests {
     fn no_field_of_a_head_can_be_changed() {
         let (signed, _, keys) = signed();
         let hash = LineHash::of(b"other").to_string();
+        let (first, rest) = signed.signature.split_at(1);
+        let signature = [if first == "0" { "1" } else { "0" }, rest].concat();
         for changed in [
             SignedHead { host: "web-2".into(), ..signed.clone() },
             SignedHead { file: 4, ..signed.clone() },
             SignedHead { seq: 41, ..signed.clone() },
             SignedHead { hash, ..signed.clone() },
             SignedHead { time_ms: 1_001, ..signed.clone() },
-            SignedHead { signature: signed.signature.replace('a', "b"), ..signed.clone() },
+            SignedHead { time: "1970-01-01T00:00:01.001Z".into(), ..signed.clone() },
+            SignedHead { key: "0123456789abcdef".into(), ..signed.clone() },
+            SignedHead { signature, ..signed.clone() },
         ] {
-            if changed != signed {
-                assert!(changed.verify(&keys).is_err(), "{changed:?}");
-            }
+            assert_ne!(changed, signed);
+            assert!(changed.verify(&keys).is_err(), "{changed:?}");
         }
     }
 }

@@ -13,7 +13,7 @@ use std::{
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 
-use crate::disk::store::StoredPolicies;
+use crate::disk::store::content::StoredPolicies;
 
 const FILE: &str = "policy.copy";
 const DIGEST: usize = 32;

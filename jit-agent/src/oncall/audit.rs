@@ -1,5 +1,8 @@
 //! `jit-agent audit verify | show | follow`: for people, and with the agent dead as well.
 
+mod report;
+mod show;
+
 use std::{
     collections::VecDeque,
     io::{self, Write as _},
@@ -9,23 +12,20 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
-use jit_client::status::Style;
-use jit_proto::{
-    GrantId, WallTime,
-    printable::{clean, json_pretty},
-};
+use show::{Filter, Shown};
 
 use crate::{
     disk::audit::{
-        chain::Tip,
-        code::EventCode,
-        files::directory,
-        head::SignedHead,
+        EventCode, SignedHead, Tip, directory,
         read::Reader,
-        show::{self, Filter, Shown},
         verify::{self, Options},
     },
     system::sys,
+};
+use jit_client::{exit::Exit, status::Style};
+use jit_proto::{
+    GrantId, WallTime,
+    printable::{clean, json_pretty},
 };
 
 /// How often `follow` looks for new lines.
@@ -41,7 +41,7 @@ pub enum Command {
     Verify(VerifyArgs),
     /// The records, oldest first.
     Show(ShowArgs),
-    /// New records as they come, over rotations.
+    /// New records as they come, across rotations.
     Follow(FilterArgs),
 }
 
@@ -62,7 +62,7 @@ pub struct VerifyArgs {
 /// What `show` shows.
 #[derive(Args, Clone, Debug, Default)]
 pub struct ShowArgs {
-    /// Only the last so many.
+    /// Only the last NUMBER.
     #[arg(long, value_name = "NUMBER")]
     pub last: Option<usize>,
     /// Which records.
@@ -93,7 +93,7 @@ pub struct FilterArgs {
 /// A moment, or how long ago.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Since {
-    /// So long ago.
+    /// This long before now.
     Ago(Duration),
     /// At this moment.
     At(WallTime),
@@ -119,9 +119,12 @@ impl CommandError {
         Self { verb, directory: directory.to_owned(), error, hint }
     }
 
-    /// The process's exit code (sysexits.h): 77 permission, otherwise 69 unavailable.
-    pub fn exit_code(&self) -> u8 {
-        if self.error.kind() == io::ErrorKind::PermissionDenied { 77 } else { 69 }
+    /// The process's exit code.
+    pub fn exit(&self) -> Exit {
+        match self.error.kind() {
+            io::ErrorKind::PermissionDenied => Exit::Permission,
+            _ => Exit::Unavailable,
+        }
     }
 }
 
@@ -139,9 +142,9 @@ pub fn run(state: &Path, command: &Command) -> Result<u8, CommandError> {
                 Options { keys: args.key.clone(), against: against.map_err(failed("verify"))? };
             let report = verify::verify(state, &options).map_err(failed("verify"))?;
             let text = if args.json {
-                format!("{}\n", json_pretty(&verify::json(&report)))
+                format!("{}\n", json_pretty(&report::json(&report)))
             } else {
-                verify::text(&report, &directory, Style::of_stdout())
+                report::text(&report, &directory, Style::of_stdout())
             };
             unless_closed(io::stdout().write_all(text.as_bytes())).map_err(failed("verify"))?;
             Ok(u8::from(!report.is_good()))

@@ -4,14 +4,14 @@
 
 use std::collections::HashSet;
 
+use serde_json::{Map, Value};
+
+use crate::disk::audit::EventCode;
 use jit_client::status::Style;
 use jit_proto::{
     GrantId, WallTime,
     printable::{clean, escape_json},
 };
-use serde_json::{Map, Value};
-
-use crate::disk::audit::code::EventCode;
 
 /// Fields in the order in which people look for them; the others follow.
 const ORDER: [&str; 18] = [
@@ -41,22 +41,22 @@ const WIDTH: usize = 200;
 
 /// Which records are wanted; what is empty does not matter.
 #[derive(Clone, Debug, Default)]
-pub struct Filter {
+pub(super) struct Filter {
     /// Not before this moment.
-    pub since: Option<WallTime>,
+    pub(super) since: Option<WallTime>,
     /// Of one of these kinds.
-    pub codes: Vec<EventCode>,
+    pub(super) codes: Vec<EventCode>,
     /// About this grant.
-    pub grant: Option<GrantId>,
+    pub(super) grant: Option<GrantId>,
     /// About a grant of this person, or naming the person.
-    pub requester: Option<String>,
-    /// Grants of that person that were met already: what is told of them later names the id alone.
+    pub(super) requester: Option<String>,
+    /// Grants of that person that were met already: later records name the id alone.
     pub(super) theirs: HashSet<String>,
 }
 
 /// A line of the audit.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Shown {
+pub(super) enum Shown {
     /// A record.
     Record(Map<String, Value>),
     /// A line that is none.
@@ -65,14 +65,14 @@ pub enum Shown {
 
 impl Shown {
     /// Reads a line.
-    pub fn parse(line: &[u8]) -> Self {
+    pub(super) fn parse(line: &[u8]) -> Self {
         serde_json::from_slice(line).map_or(Self::Garbage, Self::Record)
     }
 }
 
 impl Filter {
     /// Whether a line is wanted. Lines come in their order; what is no record is always wanted.
-    pub fn wants(&mut self, line: &Shown) -> bool {
+    pub(super) fn wants(&mut self, line: &Shown) -> bool {
         let Shown::Record(record) = line else { return true };
         let text = |name: &str| record.get(name).and_then(Value::as_str);
         let Self { since, codes, grant, requester, theirs } = self;
@@ -94,7 +94,7 @@ impl Filter {
 }
 
 /// A line for people.
-pub fn text(line: &Shown, raw: &[u8], style: Style) -> String {
+pub(super) fn text(line: &Shown, raw: &[u8], style: Style) -> String {
     let Shown::Record(record) = line else {
         let raw = clean(&String::from_utf8_lossy(raw), WIDTH);
         return format!("{} {raw}", style.paint("1;31", "NO RECORD (see `audit verify`):"));
@@ -117,7 +117,7 @@ pub fn text(line: &Shown, raw: &[u8], style: Style) -> String {
 }
 
 /// A line for programs: the record as it stands in the file, or what stands there instead.
-pub fn json(line: &Shown, raw: &[u8]) -> String {
+pub(super) fn json(line: &Shown, raw: &[u8]) -> String {
     match line {
         Shown::Record(_) => escape_json(String::from_utf8_lossy(raw).into_owned()),
         Shown::Garbage => escape_json(
@@ -168,7 +168,7 @@ fn colour(code: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::audit::{chain::Tip, record::Record};
+    use crate::disk::audit::{Record, Tip};
 
     fn line(record: &Record) -> String {
         record.line(Tip::START, WallTime(1_780_272_000_000))

@@ -1,0 +1,82 @@
+//! `[control]` and `[[controller]]`: where controllers connect, and what each of them may do.
+
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use jit_common::{PortKey, Protocol};
+use jit_proto::permission::Permissions;
+
+use crate::{config::raw, rules::policy::Policy};
+
+/// The listening port for controllers.
+#[derive(Clone, Debug)]
+pub struct Control {
+    /// Address and port.
+    pub listen: SocketAddr,
+    /// The agent's certificate chain, PEM.
+    pub certificate: PathBuf,
+    /// Its private key, PEM.
+    pub key: PathBuf,
+    /// Certificates that controllers' certificates must descend from, PEM.
+    pub client_ca: PathBuf,
+}
+
+/// Who may talk to the agent, and what they may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Controller {
+    /// A subject alternative name of its certificate: a URI or a DNS name.
+    pub identity: String,
+    /// What it may do.
+    pub may: Permissions,
+}
+
+impl Control {
+    /// Of `[control]`; paths are meant from the directory of the configuration.
+    pub(super) fn new(
+        raw: raw::Control,
+        directory: &Path,
+        policy: &Policy,
+    ) -> Result<Self, String> {
+        let raw::Control { listen, certificate, key, client_ca } = raw;
+        let listen: SocketAddr = listen
+            .parse()
+            .map_err(|_| format!("[control] listen: {listen:?} is not address:port"))?;
+        if policy.port(PortKey { protocol: Protocol::Tcp, port: listen.port() }).is_some() {
+            return Err(format!(
+                "[control] listen: port {} is protected by a [[port]] section; the gate would lock \
+                 the controllers out",
+                listen.port()
+            ));
+        }
+        Ok(Self {
+            listen,
+            certificate: directory.join(certificate),
+            key: directory.join(key),
+            client_ca: directory.join(client_ca),
+        })
+    }
+}
+
+impl Controller {
+    /// Of a `[[controller]]`.
+    fn new(raw: raw::Controller) -> Result<Self, String> {
+        let raw::Controller { identity, may } = raw;
+        if identity.is_empty() {
+            return Err("[[controller]] identity is empty".into());
+        }
+        Ok(Self { identity, may: may.into_iter().collect() })
+    }
+
+    /// All `[[controller]]` sections; no identity stands in two of them.
+    pub(super) fn all(raw: Vec<raw::Controller>) -> Result<Vec<Self>, String> {
+        let all = raw.into_iter().map(Self::new).collect::<Result<Vec<_>, _>>()?;
+        let mut identities = BTreeSet::new();
+        match all.iter().find(|one| !identities.insert(&one.identity)) {
+            Some(twice) => Err(format!("[[controller]] {:?} stands twice", twice.identity)),
+            None => Ok(all),
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! `[limits]`: sizes of the kernel's tables, and how long a grant may be.
+
+use std::time::Duration;
+
+use jit_proto::toml_value::duration;
+
+use crate::rules::claims::Capacity;
+
+/// No grant is longer than this unless `[limits] max_duration` says so.
+pub(super) const DEFAULT_MAX_DURATION: Duration = Duration::from_secs(24 * 3600);
+/// Kernel table sizes that do not say.
+const DEFAULT_HOSTS: u32 = 131_072;
+const DEFAULT_PREFIXES: u32 = 16_384;
+/// Most entries of a kernel table.
+const MAX_ENTRIES: u32 = 4_194_304;
+
+/// Sizes of the kernel's tables. The length of the table of hits follows from them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Grants for single addresses.
+    pub hosts: u32,
+    /// Grants for prefixes, for each family.
+    pub prefixes: u32,
+}
+
+impl Limits {
+    /// Of `[limits]`.
+    pub(super) fn new(hosts: Option<u32>, prefixes: Option<u32>) -> Result<Self, String> {
+        let limit = |key: &str, value: Option<u32>, default: u32| match value.unwrap_or(default) {
+            entries @ 1..=MAX_ENTRIES => Ok(entries),
+            entries => Err(format!("[limits] {key}: {entries} is not from 1 to {MAX_ENTRIES}")),
+        };
+        Ok(Self {
+            hosts: limit("hosts", hosts, DEFAULT_HOSTS)?,
+            prefixes: limit("prefixes", prefixes, DEFAULT_PREFIXES)?,
+        })
+    }
+
+    /// Grants that can be held at once. More than there are entries, because a grant may be renewed
+    /// while the tables are full: the new one claims the places of the old.
+    pub const fn slots(self) -> u32 {
+        2 * (self.hosts + 2 * self.prefixes) + 1
+    }
+}
+
+impl From<Limits> for Capacity {
+    fn from(limits: Limits) -> Self {
+        let size = |entries: u32| usize::try_from(entries).unwrap_or(usize::MAX);
+        Self { hosts: size(limits.hosts), prefixes: size(limits.prefixes) }
+    }
+}
+
+/// How long a grant may be, of `[limits] max_duration`.
+pub(super) fn max_duration(text: Option<String>) -> Result<Duration, String> {
+    text.map_or(Ok(DEFAULT_MAX_DURATION), |text| duration("[limits] max_duration", &text))
+}

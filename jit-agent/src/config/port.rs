@@ -1,0 +1,18 @@
+//! `[[port]]`: what is protected.
+
+use std::time::Duration;
+
+use jit_proto::port_section::{TomlSection, stands_twice};
+
+use crate::rules::policy::Policy;
+
+/// All sections; no port stands in two of them. `signers`: how many keys sign grants.
+pub(super) fn policy(
+    sections: Vec<TomlSection>,
+    signers: usize,
+    max_duration: Duration,
+) -> Result<Policy, String> {
+    let sections =
+        sections.into_iter().map(|section| section.check(signers)).collect::<Result<_, _>>()?;
+    Policy::new(sections, max_duration).map_err(stands_twice)
+}

@@ -1,0 +1,34 @@
+//! Single values as people write them: lists and sizes. Others are in `jit_proto::toml_value`.
+
+use std::{fmt, str::FromStr};
+
+/// A list that is either left out or not empty: an empty one would look like no limit.
+pub(super) fn parsed<T: FromStr<Err: fmt::Display>>(
+    key: &str,
+    texts: Option<Vec<String>>,
+) -> Result<Option<Vec<T>>, String> {
+    let Some(texts) = texts else { return Ok(None) };
+    if texts.is_empty() {
+        return Err(format!("{key} is empty: that allows nothing; leave it out for no limit"));
+    }
+    each(key, &texts).map(Some)
+}
+
+pub(super) fn each<T: FromStr<Err: fmt::Display>>(
+    key: &str,
+    texts: &[String],
+) -> Result<Vec<T>, String> {
+    texts.iter().map(|text| text.parse().map_err(|error| format!("{key}: {error}"))).collect()
+}
+
+/// A size as people write it: `64KiB`, `32MiB`, `1GiB`.
+pub(super) fn bytes(text: &str) -> Option<u64> {
+    let number = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let unit = match text.get(number.len()..)? {
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return None,
+    };
+    number.trim().parse::<u64>().ok()?.checked_mul(unit)
+}

@@ -1,0 +1,252 @@
+//! The service's methods, and the HTTP/2 server that carries them.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use futures_util::{Stream, StreamExt as _, stream};
+use jit_proto::{
+    GrantId,
+    permission::Permission,
+    v1::{
+        self,
+        jit_agent_server::{JitAgent, JitAgentServer},
+    },
+};
+use tokio::sync::oneshot;
+use tonic::{
+    Request, Response, Status,
+    body::Body,
+    codegen::http,
+    service::interceptor::InterceptedService,
+    transport::{Server, server::Router},
+};
+use tower::{
+    layer::util::{Identity as Bare, Stack},
+    util::MapRequestLayer,
+};
+
+use crate::{
+    config::Controller,
+    control::{
+        server::{
+            answer::{accepted_outcome, gone, refused_outcome, refused_status},
+            authority::{Authority, caller},
+            call::{Call, MAX_MESSAGE_BYTES},
+            policy,
+        },
+        tls::Authorities,
+    },
+    gate::{GateHandle, Target},
+};
+
+/// Calls at once on one connection; each may hold a request of the largest size.
+const MAX_STREAMS: u32 = 8;
+/// Most envelopes in one batch.
+const MAX_BATCH: usize = 16_384;
+/// Bytes of a control-plane text that is kept.
+const MAX_REASON_BYTES: usize = 1024;
+
+/// What notes on each request which call it is.
+type Mark = fn(http::Request<Body>) -> http::Request<Body>;
+
+/// The service.
+#[derive(Clone, Debug)]
+pub struct Service {
+    gate: GateHandle,
+    authority: Authority,
+}
+
+impl Service {
+    /// A service in front of a gate.
+    pub fn new(gate: GateHandle) -> Self {
+        Self { authority: Authority::new(gate.clone()), gate }
+    }
+
+    /// From here on these are the controllers, and these authorities vouch for them, also on
+    /// connections and streams that are open.
+    pub fn set_controllers(&self, controllers: &[Controller], authorities: Option<Authorities>) {
+        self.authority.replace(controllers, authorities);
+    }
+
+    /// The HTTP/2 server with its bounds, which serves connections from anywhere.
+    pub(super) fn router(self) -> Router<Stack<MapRequestLayer<Mark>, Bare>> {
+        let mark: Mark = Call::mark;
+        let authority = self.authority.clone();
+        Server::builder()
+            .max_concurrent_streams(MAX_STREAMS)
+            .concurrency_limit_per_connection(8)
+            .http2_keepalive_interval(Some(Duration::from_secs(30)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+            .http2_max_header_list_size(16 * 1024)
+            .http2_max_pending_accept_reset_streams(Some(20))
+            .max_connection_age(Duration::from_secs(24 * 3600))
+            .layer(MapRequestLayer::new(mark))
+            .add_service(InterceptedService::new(
+                JitAgentServer::new(self)
+                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                    .max_encoding_message_size(usize::MAX),
+                move |request| authority.may_call(request),
+            ))
+    }
+}
+
+#[tonic::async_trait]
+impl JitAgent for Service {
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>>;
+
+    async fn push(
+        &self,
+        request: Request<v1::PushRequest>,
+    ) -> Result<Response<v1::PushResponse>, Status> {
+        let by = self.authority.authorize(&request, Permission::Grant)?;
+        let envelope = request
+            .into_inner()
+            .envelope
+            .ok_or_else(|| Status::invalid_argument("envelope is missing"))?;
+        let outcomes = self.gate.push(vec![envelope], &by).await.map_err(gone)?;
+        match outcomes.into_iter().next() {
+            Some(Ok(accepted)) => {
+                Ok(Response::new(v1::PushResponse { outcome: Some(accepted_outcome(&accepted)) }))
+            }
+            Some(Err(refused)) => Err(refused_status(&refused)),
+            None => Err(Status::internal("the gate gave no outcome")),
+        }
+    }
+
+    async fn push_batch(
+        &self,
+        request: Request<v1::PushBatchRequest>,
+    ) -> Result<Response<v1::PushBatchResponse>, Status> {
+        let by = self.authority.authorize(&request, Permission::Grant)?;
+        let revokes = !request.get_ref().revoke_ids.is_empty();
+        let may_revoke = revokes.then(|| self.authority.authorize(&request, Permission::Revoke));
+        let v1::PushBatchRequest { envelopes, revoke_ids } = request.into_inner();
+        if envelopes.len() > MAX_BATCH || revoke_ids.len() > MAX_BATCH {
+            return Err(Status::invalid_argument(format!("more than {MAX_BATCH} in one batch")));
+        }
+        let mut response = v1::PushBatchResponse::default();
+        if let Some(may_revoke) = may_revoke {
+            may_revoke?;
+            // A bad id holds up no good one.
+            let ids: Vec<_> = revoke_ids.iter().filter_map(|id| GrantId::from_bytes(id)).collect();
+            let bad = revoke_ids.len() - ids.len();
+            let revoked = self.gate.revoke(Target::Ids(ids), &by, "batch").await.map_err(gone)?;
+            response.revoked = revoked.ended;
+            response.warning = revoked.warning;
+            if bad > 0 {
+                let text = format!("{bad} of revoke_ids are no grant ids (16 bytes); ");
+                response.warning.insert_str(0, &text);
+            }
+        }
+        let outcomes = self.gate.push(envelopes, &by).await.map_err(gone)?;
+        response.outcomes = outcomes
+            .iter()
+            .map(|outcome| match outcome {
+                Ok(accepted) => accepted_outcome(accepted),
+                Err(refused) => refused_outcome(refused),
+            })
+            .collect();
+        Ok(Response::new(response))
+    }
+
+    async fn revoke(
+        &self,
+        request: Request<v1::RevokeRequest>,
+    ) -> Result<Response<v1::RevokeResponse>, Status> {
+        use v1::revoke_request::What;
+        let by = self.authority.authorize(&request, Permission::Revoke)?;
+        let v1::RevokeRequest { what, reason } = request.into_inner();
+        let target = match what {
+            Some(What::All(true)) => Target::All,
+            Some(What::GrantId(id)) => Target::Ids(vec![grant_id(&id)?]),
+            Some(What::Requester(name)) if !name.is_empty() => Target::Requester(name),
+            Some(What::All(false) | What::Requester(_)) | None => {
+                return Err(Status::invalid_argument(
+                    "say what to revoke: grant_id, requester, or all = true",
+                ));
+            }
+        };
+        let why = truncated(&reason);
+        let revoked = self.gate.revoke(target, &by, why).await.map_err(gone)?;
+        Ok(Response::new(v1::RevokeResponse { revoked: revoked.ended, warning: revoked.warning }))
+    }
+
+    async fn list(
+        &self,
+        request: Request<v1::ListRequest>,
+    ) -> Result<Response<v1::ListResponse>, Status> {
+        self.authority.authorize(&request, Permission::Read)?;
+        let grants = self.gate.list(request.get_ref().include_ended).await.map_err(gone)?;
+        Ok(Response::new(v1::ListResponse { grants }))
+    }
+
+    async fn status(
+        &self,
+        request: Request<v1::StatusRequest>,
+    ) -> Result<Response<v1::StatusResponse>, Status> {
+        self.authority.authorize(&request, Permission::Read)?;
+        Ok(Response::new(self.gate.status().await.map_err(gone)?))
+    }
+
+    async fn watch(
+        &self,
+        request: Request<v1::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        self.authority.authorize(&request, Permission::Read)?;
+        let journal = Arc::clone(self.gate.journal());
+        let reader = journal
+            .reader(&request.get_ref().cursor)
+            .map_err(|error| Status::invalid_argument(format!("cursor: {error}")))?;
+        let batches = stream::unfold((journal, reader), |(journal, mut reader)| async {
+            let events = journal.next(&mut reader).await;
+            Some((events, (journal, reader)))
+        });
+        let events = batches.flat_map(|events| stream::iter(events.into_iter().map(Ok)));
+        // Whoever may not read any more does not hear the rest either.
+        let (authority, caller) = (self.authority.clone(), caller(&request)?.clone());
+        let (sender, why) = oneshot::channel();
+        let lost = async move {
+            let _gone = sender.send(authority.lost(caller, Permission::Read).await);
+        };
+        let last = async { Err(why.await.unwrap_or_else(|_| Status::internal("no reason"))) };
+        Ok(Response::new(Box::pin(events.take_until(lost).chain(stream::once(last)))))
+    }
+
+    async fn show_policy(
+        &self,
+        request: Request<v1::ShowPolicyRequest>,
+    ) -> Result<Response<v1::ShowPolicyResponse>, Status> {
+        policy::show(&self.gate, &self.authority, &request).await
+    }
+
+    async fn diff_policy(
+        &self,
+        request: Request<v1::DiffPolicyRequest>,
+    ) -> Result<Response<v1::DiffPolicyResponse>, Status> {
+        policy::diff(&self.gate, &self.authority, request).await
+    }
+
+    async fn push_policy(
+        &self,
+        request: Request<v1::PushPolicyRequest>,
+    ) -> Result<Response<v1::PushPolicyResponse>, Status> {
+        policy::push(&self.gate, &self.authority, request).await
+    }
+
+    async fn confirm_policy(
+        &self,
+        request: Request<v1::ConfirmPolicyRequest>,
+    ) -> Result<Response<v1::ConfirmPolicyResponse>, Status> {
+        policy::confirm(&self.gate, &self.authority, &request).await
+    }
+}
+
+fn grant_id(bytes: &[u8]) -> Result<GrantId, Status> {
+    GrantId::from_bytes(bytes).ok_or_else(|| {
+        Status::invalid_argument(format!("a grant id has 16 bytes, not {}", bytes.len()))
+    })
+}
+
+fn truncated(text: &str) -> &str {
+    let end = text.floor_char_boundary(text.len().min(MAX_REASON_BYTES));
+    text.get(..end).unwrap_or_default()
+}

@@ -1,0 +1,223 @@
+//! The database's file and tables: opening, reading, writing. What a damage means, the store decides.
+
+use std::{
+    fs, io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    sync::Arc,
+};
+
+use jit_proto::{GrantId, WallTime};
+use prost::Message as _;
+use redb::{
+    Database, ReadableDatabase as _, ReadableTable as _, StorageBackend as _, TableDefinition,
+    backends::InMemoryBackend,
+};
+
+use crate::{
+    disk::store::{
+        content::{Stored, StoredGrant, StoredLife, StoredPolicies, Transaction},
+        witness::Witness,
+    },
+    rules::{clock::BootNanos, ledger::Tombstone},
+};
+
+const GRANTS: TableDefinition<'_, [u8; 16], &[u8]> = TableDefinition::new("grants");
+const LIVES: TableDefinition<'_, [u8; 16], &[u8]> = TableDefinition::new("lives");
+const TOMBSTONES: TableDefinition<'_, [u8; 16], (i64, u64)> = TableDefinition::new("tombstones");
+const BOOT: TableDefinition<'_, &str, &str> = TableDefinition::new("boot");
+const NUMBERS: TableDefinition<'_, &str, i64> = TableDefinition::new("numbers");
+const POLICIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("policies");
+const PUSHED: &str = "pushed";
+const ID: &str = "id";
+const FLOOR: &str = "floor";
+const LOST_BEFORE: &str = "lost_before";
+const CLOSINGS: &str = "closings";
+/// The database's page cache, bytes: the ledger is in memory, so hardly anything is read twice.
+const CACHE_BYTES: usize = 4 * 1024 * 1024;
+
+/// Opens a database file, or makes it. The plain one is [`redb::Builder::create`].
+pub type Opener =
+    Arc<dyn Fn(&redb::Builder, &Path) -> Result<Database, redb::DatabaseError> + Send + Sync>;
+
+/// Why a database cannot be opened.
+pub(super) enum OpenError {
+    /// Another process has it.
+    Busy(String),
+    Damaged(String),
+    /// The disk does not take or give it: the file itself may be good.
+    Disk(String),
+}
+
+impl OpenError {
+    /// What is wrong, whoever is to blame.
+    pub(super) fn cause(self) -> String {
+        match self {
+            Self::Busy(cause) | Self::Damaged(cause) | Self::Disk(cause) => cause,
+        }
+    }
+}
+
+fn builder() -> redb::Builder {
+    let mut builder = redb::Builder::new();
+    // Every page against its checksum: what was flipped while no agent ran is damage, not content.
+    builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
+    builder
+}
+
+pub(super) fn open_and_read(path: &Path, opener: &Opener) -> Result<(Database, Stored), OpenError> {
+    let result = catch_unwind(AssertUnwindSafe(|| -> Result<_, redb::Error> {
+        let database = opener(&builder(), path)?;
+        let stored = read(&database)?;
+        Ok((database, stored))
+    }));
+    match result {
+        Ok(Ok(opened)) => Ok(opened),
+        Ok(Err(error @ (redb::Error::DatabaseAlreadyOpen | redb::Error::LockPoisoned(_)))) => {
+            Err(OpenError::Busy(error.to_string()))
+        }
+        Ok(Err(redb::Error::Io(error)))
+            if !matches!(
+                error.kind(),
+                io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+            ) =>
+        {
+            Err(OpenError::Disk(error.to_string()))
+        }
+        Ok(Err(error)) => Err(OpenError::Damaged(error.to_string())),
+        Err(_) => Err(OpenError::Damaged("its content makes no sense".into())),
+    }
+}
+
+/// Reads a database that cannot be written where it is.
+pub(super) fn read_in_memory(path: &Path) -> Option<Stored> {
+    let bytes = fs::read(path).ok()?;
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        let memory = InMemoryBackend::new();
+        memory.set_len(u64::try_from(bytes.len()).ok()?).ok()?;
+        memory.write(0, &bytes).ok()?;
+        read(&builder().create_with_backend(memory).ok()?).ok()
+    }));
+    result.ok().flatten()
+}
+
+fn read(database: &Database) -> Result<Stored, redb::Error> {
+    // The tables exist from here on, so that reading needs no cases.
+    let write = database.begin_write()?;
+    write.open_table(GRANTS)?;
+    write.open_table(LIVES)?;
+    write.open_table(TOMBSTONES)?;
+    write.open_table(BOOT)?;
+    write.open_table(NUMBERS)?;
+    write.open_table(POLICIES)?;
+    write.commit()?;
+    let read = database.begin_read()?;
+    let mut stored = Stored::default();
+    for item in read.open_table(GRANTS)?.iter()? {
+        let (id, bytes) = item?;
+        // What does not decode opens nothing; it is left out and overwritten in time.
+        if let Ok(grant) = StoredGrant::decode(bytes.value()) {
+            stored.grants.push((GrantId(id.value()), grant));
+        }
+    }
+    for item in read.open_table(LIVES)?.iter()? {
+        let (id, bytes) = item?;
+        if let Ok(life) = StoredLife::decode(bytes.value()) {
+            stored.lives.insert(GrantId(id.value()), life);
+        }
+    }
+    for item in read.open_table(TOMBSTONES)?.iter()? {
+        let (id, tombstone) = item?;
+        let (until, boot) = tombstone.value();
+        let tombstone = Tombstone { until: WallTime(until), boot: BootNanos(boot) };
+        stored.tombstones.push((GrantId(id.value()), tombstone));
+    }
+    stored.boot_id = read.open_table(BOOT)?.get(ID)?.map(|id| id.value().to_owned());
+    let policies = read.open_table(POLICIES)?.get(PUSHED)?;
+    stored.policies = policies.and_then(|bytes| StoredPolicies::decode(bytes.value()).ok());
+    let numbers = read.open_table(NUMBERS)?;
+    let number = |name: &str| -> Result<_, redb::Error> {
+        Ok(numbers.get(name)?.map(|value| value.value()))
+    };
+    stored.floor = number(FLOOR)?.map(WallTime);
+    stored.lost_before = number(LOST_BEFORE)?.map(WallTime);
+    stored.closings = number(CLOSINGS)?.and_then(|count| u64::try_from(count).ok()).unwrap_or(0);
+    Ok(stored)
+}
+
+/// The first content of a database in place of one that was lost.
+pub(super) fn begin(database: &Database, stored: &Stored) -> Result<(), redb::Error> {
+    let write = database.begin_write()?;
+    {
+        let mut numbers = write.open_table(NUMBERS)?;
+        for (name, time) in [(FLOOR, stored.floor), (LOST_BEFORE, stored.lost_before)] {
+            if let Some(time) = time {
+                numbers.insert(name, time.0)?;
+            }
+        }
+        numbers.insert(CLOSINGS, i64::try_from(stored.closings).unwrap_or(i64::MAX))?;
+    }
+    write.commit()?;
+    Ok(())
+}
+
+/// Writes a transaction and syncs it to the disk; `reached` is what the database then has.
+pub(super) fn write(
+    database: &Database,
+    transaction: &Transaction,
+    reached: Witness,
+) -> Result<(), redb::Error> {
+    let Transaction { put, lives, remove, tombstones, forget, boot_id, policies, floor: _ } =
+        transaction;
+    let write = database.begin_write()?;
+    {
+        let mut grants = write.open_table(GRANTS)?;
+        for (id, stored) in in_order(put, |(id, _)| *id) {
+            grants.insert(id.0, stored.encode_to_vec().as_slice())?;
+        }
+        let mut table = write.open_table(LIVES)?;
+        for (id, life) in in_order(lives, |(id, _)| *id) {
+            table.insert(id.0, life.encode_to_vec().as_slice())?;
+        }
+        let remove = in_order(remove, |id| *id);
+        for id in &remove {
+            grants.remove(id.0)?;
+        }
+        for id in &remove {
+            table.remove(id.0)?;
+        }
+        let mut table = write.open_table(TOMBSTONES)?;
+        for id in forget {
+            table.remove(id.0)?;
+        }
+        for (id, Tombstone { until, boot }) in in_order(tombstones, |(id, _)| *id) {
+            table.insert(id.0, (until.0, boot.0))?;
+        }
+        if let Some(boot_id) = boot_id {
+            write.open_table(BOOT)?.insert(ID, boot_id.as_str())?;
+        }
+        if let Some(policies) = policies {
+            let bytes = policies.encode_to_vec();
+            write.open_table(POLICIES)?.insert(PUSHED, bytes.as_slice())?;
+        }
+        let mut numbers = write.open_table(NUMBERS)?;
+        numbers.insert(FLOOR, reached.floor.0)?;
+        numbers.insert(CLOSINGS, i64::try_from(reached.closings).unwrap_or(i64::MAX))?;
+    }
+    write.commit()?;
+    Ok(())
+}
+
+/// The same in the order of the tables, whose pages are then read and written once each; of two with
+/// the same id the later one comes later.
+fn in_order<T>(items: &[T], id: impl Fn(&T) -> GrantId) -> Vec<&T> {
+    let mut sorted: Vec<&T> = items.iter().collect();
+    sorted.sort_by_key(|item| id(item));
+    sorted
+}
+
+/// Lets go of the file. The library writes while it closes, and may panic over damage that was not
+/// seen until then: nothing that was answered depends on that.
+pub(super) fn close(database: Option<Database>) {
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(database)));
+}

@@ -1,0 +1,83 @@
+//! `jit-agent status`: what the agent says, or what the kernel enforces while no agent answers.
+
+use std::{path::Path, process::ExitCode, time::Duration};
+
+use jit_client::{
+    exit::Exit,
+    local,
+    status::{self, Style},
+};
+use jit_proto::v1;
+
+use crate::{
+    config::Glimpse,
+    oncall::{
+        agent::{Unreached, connect},
+        failure::Failure,
+        offline,
+        output::{print, print_json},
+    },
+    system::sys,
+};
+
+/// How long to wait for an agent before the kernel's tables are read instead.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What asking the agent came to.
+enum Asked {
+    /// It answered.
+    Answered(Box<v1::StatusResponse>),
+    /// It closed the connection without an answer.
+    Closed,
+    /// It does not answer: the sentence for a person.
+    Silent(&'static str),
+}
+
+/// Prints the status; the exit code says what it is.
+pub async fn run(config: &Path, json: bool) -> Result<ExitCode, Failure> {
+    let glimpse = Glimpse::of(config);
+    let status = match ask(&glimpse.paths.socket()).await? {
+        Asked::Answered(status) => *status,
+        Asked::Closed if !may_read_tables() => return Err(Failure::Closed),
+        Asked::Closed => offline(glimpse, local::CLOSED)?,
+        Asked::Silent(_) if !may_read_tables() => return Err(Failure::NotRoot),
+        Asked::Silent(agent) => offline(glimpse, agent)?,
+    };
+    if json {
+        print_json(&status::json(&status));
+    } else {
+        print(&status::text(&status, Style::of_stdout()));
+    }
+    Ok(Exit::of_status(&status).into())
+}
+
+async fn ask(socket: &Path) -> Result<Asked, Failure> {
+    const NO_ANSWER: Asked = Asked::Silent("the agent does not answer");
+    let asked = tokio::time::timeout(PATIENCE, async {
+        let mut client = connect(socket).await?;
+        Ok(client.status(v1::StatusRequest {}).await)
+    });
+    match asked.await {
+        Ok(Ok(Ok(answer))) => Ok(Asked::Answered(Box::new(answer.into_inner()))),
+        Ok(Ok(Err(status))) if local::is_closed(&status) => Ok(Asked::Closed),
+        Ok(Err(Unreached::Closed)) => Ok(Asked::Closed),
+        Ok(Err(Unreached::Denied(error))) => {
+            Err(Failure::DeniedSocket { socket: socket.to_owned(), error })
+        }
+        Ok(Err(Unreached::NotThere(_))) => Ok(Asked::Silent("the agent is not running")),
+        Ok(Ok(Err(_)) | Err(Unreached::NoAnswer(_))) | Err(_) => Ok(NO_ANSWER),
+    }
+}
+
+fn may_read_tables() -> bool {
+    !sys::missing_capabilities().contains(&"CAP_BPF")
+}
+
+fn offline(glimpse: Glimpse, agent: &str) -> Result<v1::StatusResponse, Failure> {
+    let Glimpse { paths, host, interfaces, files: _, unreadable } = glimpse;
+    let mut status =
+        offline::status(&paths.pins, &interfaces, agent, sys::now()).map_err(Failure::Unread)?;
+    status.host = host;
+    status.problems.extend(unreadable);
+    Ok(status)
+}

@@ -66,7 +66,7 @@ pub(super) struct Judgement {
 }
 
 impl Judgement {
-    /// Judges the lines of a file that go on behind `before`, when that is known.
+    /// Judges the lines of a file that go on after `before`, when that is known.
     pub(super) fn new(entries: &[Entry], before: Option<Tip>, end: End) -> Self {
         let first = entries.iter().find_map(|entry| match entry {
             Entry::Record { seq, .. } => Some(*seq),
@@ -221,22 +221,22 @@ fn check_links(placed: &[Placed], before: Option<Tip>, end: End, faults: &mut Ve
         seq: record.seq,
         what: format!("record {} was changed: {witness} has another hash of it", record.seq),
     };
-    // The record behind, and whether its own hash is confirmed; `None`: nobody can tell.
-    let mut behind: Option<(Placed, Option<bool>)> = None;
+    // The record after, and whether its own hash is confirmed; `None`: nobody can tell.
+    let mut after: Option<(Placed, Option<bool>)> = None;
     for record in placed.iter().rev() {
         let signed = end.tip().filter(|tip| tip.seq == record.seq);
         let mut confirmed = signed.map(|tip| tip.hash == record.hash);
         if confirmed == Some(false) && record.sound {
             faults.push(changed(record, "the signed head"));
         }
-        if let Some((next, next_confirmed)) = behind
+        if let Some((next, next_confirmed)) = after
             && next.seq == record.seq.saturating_add(1)
             && let Some(prev) = next.prev
         {
             match (prev == record.hash, next_confirmed) {
                 (true, _) => confirmed = confirmed.or(Some(true)),
                 (false, _) if confirmed.is_some() || !record.sound => {
-                    // Judged already. A record that is confirmed accuses the one behind it.
+                    // Judged already. A record that is confirmed accuses the one after it.
                     if confirmed == Some(true) && next_confirmed.is_none() {
                         faults.push(changed(&next, "the record before"));
                     }
@@ -245,7 +245,7 @@ fn check_links(placed: &[Placed], before: Option<Tip>, end: End, faults: &mut Ve
                     confirmed = Some(false);
                     faults.push(changed(record, "the next record"));
                 }
-                // The one behind was found changed: it may be its "prev" that was.
+                // The one after was found changed: it may be its "prev" that was.
                 (false, Some(false)) => {}
                 (false, None) => {
                     confirmed = Some(false);
@@ -261,9 +261,9 @@ fn check_links(placed: &[Placed], before: Option<Tip>, end: End, faults: &mut Ve
         if !record.sound {
             confirmed = Some(false);
         }
-        behind = Some((*record, confirmed));
+        after = Some((*record, confirmed));
     }
-    if let (Some(tip), Some((first, confirmed))) = (before, behind)
+    if let (Some(tip), Some((first, confirmed))) = (before, after)
         && first.seq == tip.seq.saturating_add(1)
         && first.prev.is_some_and(|prev| prev != tip.hash)
         && confirmed != Some(false)
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_behind_the_head_are_judged_by_their_chain() {
+    fn lines_after_the_head_are_judged_by_their_chain() {
         let good = chain(7);
         let end = end_of(&good[..5]);
         assert_eq!(faults(&good, end), Vec::<usize>::new());

@@ -63,7 +63,7 @@ pub struct StoredPolicies {
     /// Boot in which `deadline` means something.
     #[prost(string, tag = "4")]
     pub boot_id: String,
-    /// When `pending` is over, CLOCK_BOOTTIME nanoseconds.
+    /// When `pending` ends, CLOCK_BOOTTIME nanoseconds.
     #[prost(uint64, tag = "5")]
     pub deadline: u64,
 }

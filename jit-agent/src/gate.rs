@@ -204,8 +204,9 @@ impl<D: Datapath> Gate<D> {
     }
 
     fn put_in_force(&mut self, stored: Stored, now: Now) -> Result<(), StartError> {
-        let Stored { grants, lives, tombstones, boot_id, policies, policies_lost, damaged, .. } =
-            stored;
+        let Stored {
+            grants, progress, tombstones, boot_id, policies, policies_lost, damaged, ..
+        } = stored;
         if let Some(Damage { kept, why }) = damaged {
             let kept = kept.map(|file| format!(", and kept as {}", file.display()));
             let kept = kept.unwrap_or_default();
@@ -220,7 +221,7 @@ impl<D: Datapath> Gate<D> {
         self.installed = self.datapath.entries()?;
         self.restore_policies(policies, policies_lost, now);
         self.exempt(now, &mut Vec::new()).map_err(StartError::Exemptions)?;
-        self.restore(grants, lives, tombstones, boot_id.as_deref(), now);
+        self.restore(grants, progress, tombstones, boot_id.as_deref(), now);
         self.adopt_lingering(now);
         self.apply_policy()?;
         self.reconcile_all()?;
@@ -493,7 +494,7 @@ impl<D: Datapath> Gate<D> {
     fn settle(&mut self, more: Transaction, now: Now) -> Result<(), StoreError> {
         let Transaction {
             put,
-            lives: _,
+            progress: _,
             remove,
             tombstones,
             forget,
@@ -510,9 +511,10 @@ impl<D: Datapath> Gate<D> {
             self.owed.policies = policies;
         }
         let floor = if self.clock_is_trusted(now) { self.rise(now) } else { self.floor };
-        let lives = self.owed_lives.iter().filter_map(|id| Some((*id, self.life(*id)?))).collect();
+        let progress =
+            self.owed_lives.iter().filter_map(|id| Some((*id, self.life(*id)?))).collect();
         let owed = std::mem::take(&mut self.owed);
-        let whole = Transaction { put, lives, floor: Some(floor), ..owed };
+        let whole = Transaction { put, progress, floor: Some(floor), ..owed };
         let result = self.store.commit(&whole);
         match &result {
             Ok(()) => {
@@ -523,7 +525,7 @@ impl<D: Datapath> Gate<D> {
             Err(error) => {
                 self.alarms.storage = Some(error.to_string());
                 self.next_floor = BootNanos(now.boot.0.saturating_add(RETRY_NANOS));
-                self.owed = Transaction { put: Vec::new(), lives: Vec::new(), ..whole };
+                self.owed = Transaction { put: Vec::new(), progress: Vec::new(), ..whole };
             }
         }
         result

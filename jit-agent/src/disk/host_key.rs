@@ -43,7 +43,7 @@ pub struct HostPublicKey {
     id: String,
 }
 
-/// How a key was come by.
+/// Where a key came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// It was there.
@@ -114,7 +114,7 @@ impl HostSigningKey {
         let pem = key.key.to_pkcs8_pem(LineEnding::LF).map_err(|error| {
             io("encode", &path)(std::io::Error::new(ErrorKind::InvalidData, error.to_string()))
         })?;
-        // What an earlier key has signed can still be told from a forgery.
+        // What an earlier key has signed can still be checked.
         let public = state.join(PUBLIC);
         if let Ok(old) = HostPublicKey::read(&public) {
             let (prefix, suffix) = RETIRED;
@@ -154,7 +154,7 @@ impl HostPublicKey {
         Ok(Self::new(key))
     }
 
-    /// The public halves in a state directory: today's, and those that were used before.
+    /// The public halves in a state directory: the one in use, and those that were used before.
     pub fn all(state: &Path) -> Result<Vec<Self>, FileError> {
         let mut keys = vec![Self::read(&state.join(PUBLIC))?];
         for entry in fs::read_dir(state).map_err(io("list", state))?.flatten() {

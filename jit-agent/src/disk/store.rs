@@ -20,7 +20,7 @@ use std::{
     sync::Arc,
 };
 
-pub use content::{Damage, Stored, StoredGrant, StoredLife, StoredPolicies, Transaction};
+pub use content::{Damage, Stored, StoredGrant, StoredPolicies, StoredProgress, Transaction};
 pub use database::Opener;
 use database::{OpenError, begin, close, open_and_read, read_in_memory, write};
 use jit_proto::{GrantId, WallTime};
@@ -347,7 +347,7 @@ fn take_reserve(stored: &mut Stored, reserve: &Reserve) -> Transaction {
     }
     let closed: HashMap<_, _> = reserve.closed(stored.grants.iter().map(|(id, _)| *id)).collect();
     stored.grants.retain(|(id, _)| !closed.contains_key(id));
-    stored.lives.retain(|id, _| !closed.contains_key(id));
+    stored.progress.retain(|id, _| !closed.contains_key(id));
     let mut tombstones: HashMap<_, _> =
         std::mem::take(&mut stored.tombstones).into_iter().collect();
     for (id, tombstone) in &closed {
@@ -390,11 +390,11 @@ mod tests {
         let (mut store, stored) = Store::open(&state, NOW).unwrap();
         assert!(stored.grants.is_empty() && stored.floor.is_none());
         let grant = StoredGrant { envelope: Some(v1::Envelope::default()) };
-        let life = StoredLife { boot_id: "b".into(), deadline: 7, ..StoredLife::default() };
+        let life = StoredProgress { boot_id: "b".into(), deadline: 7, ..StoredProgress::default() };
         let floor = Some(WallTime(1000));
         let put = vec![(id(1), grant.clone()), (id(2), grant.clone())];
-        let lives = vec![(id(1), life.clone()), (id(2), life.clone())];
-        store.commit(&Transaction { put, lives, floor, ..Transaction::default() }).unwrap();
+        let progress = vec![(id(1), life.clone()), (id(2), life.clone())];
+        store.commit(&Transaction { put, progress, floor, ..Transaction::default() }).unwrap();
         let transaction = Transaction {
             remove: vec![id(2)],
             tombstones: vec![(id(2), TOMBSTONE)],
@@ -405,7 +405,7 @@ mod tests {
         drop(store);
         let (_, stored) = Store::open(&state, NOW).unwrap();
         assert_eq!(stored.grants, [(id(1), grant)]);
-        assert_eq!(stored.lives, [(id(1), life)].into());
+        assert_eq!(stored.progress, [(id(1), life)].into());
         assert_eq!(stored.tombstones, [(id(2), TOMBSTONE)]);
         assert_eq!(stored.floor, floor);
     }

@@ -13,7 +13,7 @@ use prost::Message as _;
 use crate::{
     disk::{
         audit::{EventCode, Record},
-        store::{StoredGrant, StoredLife, Transaction},
+        store::{StoredGrant, StoredProgress, Transaction},
     },
     gate::Gate,
     kernel::datapath::{Datapath, DatapathError, Elsewhere},
@@ -37,7 +37,7 @@ const CLOSES: usize = 1024;
 pub(super) struct Kept {
     pub(super) id: GrantId,
     grant: StoredGrant,
-    life: StoredLife,
+    life: StoredProgress,
 }
 
 /// Where the tables of another version count a grant.
@@ -67,7 +67,7 @@ impl<D: Datapath> Gate<D> {
     pub(super) fn restore(
         &mut self,
         grants: Vec<(GrantId, StoredGrant)>,
-        mut lives: HashMap<GrantId, StoredLife>,
+        mut progress: HashMap<GrantId, StoredProgress>,
         tombstones: Vec<(GrantId, Tombstone)>,
         stored_boot: Option<&str>,
         now: Now,
@@ -91,7 +91,7 @@ impl<D: Datapath> Gate<D> {
             );
         }
         let kept = grants.into_iter().map(|(id, grant)| {
-            let life = lives.remove(&id).unwrap_or_default();
+            let life = progress.remove(&id).unwrap_or_default();
             Kept { id, grant, life }
         });
         self.restore_grants(kept.collect(), now);
@@ -137,7 +137,7 @@ impl<D: Datapath> Gate<D> {
     }
 
     /// The end that a grant was given in this same boot.
-    fn deadline_kept(&self, life: &StoredLife) -> Option<BootNanos> {
+    fn deadline_kept(&self, life: &StoredProgress) -> Option<BootNanos> {
         let same_boot = life.boot_id == self.boot_id;
         (same_boot && life.deadline != 0).then_some(BootNanos(life.deadline))
     }
@@ -158,7 +158,7 @@ impl<D: Datapath> Gate<D> {
         let elsewhere = self.elsewhere(life, kept);
         let carried = match elsewhere {
             Elsewhere::Counted(hits) => {
-                let StoredLife { slot, generation, .. } = *life;
+                let StoredProgress { slot, generation, .. } = *life;
                 Some(Carried { slot, generation, before, hits, held: true })
             }
             Elsewhere::Nowhere | Elsewhere::Unknown => None,
@@ -246,8 +246,8 @@ impl<D: Datapath> Gate<D> {
     }
 
     /// The slot that the kernel still counts this grant in.
-    fn slot_kept(&self, life: &StoredLife) -> Option<u32> {
-        let StoredLife { boot_id, slot, generation, .. } = life;
+    fn slot_kept(&self, life: &StoredProgress) -> Option<u32> {
+        let StoredProgress { boot_id, slot, generation, .. } = life;
         let same = *boot_id == self.boot_id
             && *generation != 0
             && self.datapath.slot(*slot).generation == *generation
@@ -256,8 +256,8 @@ impl<D: Datapath> Gate<D> {
     }
 
     /// What another version's tables count of a grant that had a slot in this boot.
-    fn elsewhere(&self, life: &StoredLife, kept: Option<u32>) -> Elsewhere {
-        let StoredLife { boot_id, slot, generation, .. } = life;
+    fn elsewhere(&self, life: &StoredProgress, kept: Option<u32>) -> Elsewhere {
+        let StoredProgress { boot_id, slot, generation, .. } = life;
         if kept.is_some() || *boot_id != self.boot_id || *generation == 0 {
             return Elsewhere::Nowhere;
         }
@@ -342,7 +342,7 @@ impl<D: Datapath> Gate<D> {
     }
 
     /// What the disk is to know of a grant.
-    pub(super) fn life(&self, id: GrantId) -> Option<StoredLife> {
+    pub(super) fn life(&self, id: GrantId) -> Option<StoredProgress> {
         let record = self.ledger.grant(id)?;
         let slot = record.stage.slot()?;
         let Slot { hits, limit: _, generation } = self.datapath.slot(slot);
@@ -351,7 +351,7 @@ impl<D: Datapath> Gate<D> {
             Some(Carried { slot, generation, before, .. }) => (*slot, *generation, *before),
             None => (slot, generation, record.hits),
         };
-        Some(StoredLife {
+        Some(StoredProgress {
             boot_id: self.boot_id.clone(),
             deadline: record.stage.deadline().map_or(0, |deadline| deadline.0),
             slot,

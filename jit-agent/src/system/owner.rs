@@ -3,7 +3,7 @@
 //! What root does in that user's directories, or says about what that user may read, is done by a
 //! thread that has become this user. The alternative, root's own rights and a look at owners and modes
 //! before each step, would follow a link that the user puts there between look and step, and would
-//! leave files behind that the agent cannot write.
+//! leave files that the agent cannot write.
 
 use std::{
     ffi::CString,

@@ -217,7 +217,7 @@ pub fn addresses() -> io::Result<BTreeSet<Address>> {
 }
 
 /// All that is listed, until a list has nothing new: while interfaces come and go the kernel may
-/// leave some out, and the C library does not tell. One that is gone by the end does no harm.
+/// leave some out, and the C library does not say so. One that is gone by the end does no harm.
 fn settled(
     mut list: impl FnMut() -> io::Result<BTreeSet<Address>>,
 ) -> io::Result<BTreeSet<Address>> {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use jit_agent::{
-    disk::store::{Store, Stored, StoredGrant, StoredLife, Transaction},
+    disk::store::{Store, Stored, StoredGrant, StoredProgress, Transaction},
     gate::Target,
     rules::{
         clock::{Now, SKEW},
@@ -40,11 +40,12 @@ fn good_state() -> TempDir {
     let (mut store, _) = Store::open(directory.path(), NOW.wall).unwrap();
     for byte in 1..=3 {
         let id = GrantId([byte; 16]);
-        let life = StoredLife { boot_id: "boot-1".into(), slot: byte.into(), ..Default::default() };
+        let life =
+            StoredProgress { boot_id: "boot-1".into(), slot: byte.into(), ..Default::default() };
         let put = vec![(id, StoredGrant::from(&envelope(&grant(byte, &["203.0.113.7"]))))];
-        let lives = vec![(id, life)];
+        let progress = vec![(id, life)];
         let boot_id = Some("boot-1".to_owned());
-        store.commit(&Transaction { put, lives, boot_id, ..Transaction::default() }).unwrap();
+        store.commit(&Transaction { put, progress, boot_id, ..Transaction::default() }).unwrap();
     }
     let revoked = Transaction {
         remove: vec![GrantId([2; 16])],
@@ -58,11 +59,11 @@ fn good_state() -> TempDir {
 
 /// What the gate is told of.
 fn content(stored: Stored) -> String {
-    let Stored { mut grants, lives, mut tombstones, boot_id, floor, .. } = stored;
+    let Stored { mut grants, progress, mut tombstones, boot_id, floor, .. } = stored;
     grants.sort_by_key(|(id, _)| *id);
     tombstones.sort_by_key(|(id, _)| *id);
-    let lives: std::collections::BTreeMap<_, _> = lives.into_iter().collect();
-    format!("{grants:?} {lives:?} {tombstones:?} {boot_id:?} {floor:?}")
+    let progress: std::collections::BTreeMap<_, _> = progress.into_iter().collect();
+    format!("{grants:?} {progress:?} {tombstones:?} {boot_id:?} {floor:?}")
 }
 
 /// Panics of the library are caught by the store; ten thousands of them need not be printed.
@@ -124,7 +125,7 @@ fn opens(directory: &Path, bytes: &[u8], expected: &str, number: usize) -> bool 
     let kept = damage.kept.as_ref().expect("it is kept");
     assert!(fs::read(kept).unwrap().len() >= bytes.len().min(1), "{number}");
     fs::remove_file(kept).unwrap();
-    assert!(stored.grants.is_empty() && stored.lives.is_empty(), "{number}: closed");
+    assert!(stored.grants.is_empty() && stored.progress.is_empty(), "{number}: closed");
     assert!(stored.lost_before >= Some(NOW.wall + SKEW), "{number}: nothing of the past is good");
     false
 }

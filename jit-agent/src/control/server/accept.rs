@@ -66,7 +66,7 @@ pub fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Opens the unix socket: 0660, so that the group of the runtime directory may ask.
 pub fn bind_unix(path: &Path) -> io::Result<UnixListener> {
-    // The lock on the pins says that no other agent lives; what is left is of a dead one.
+    // The lock on the pins says that no other agent runs; what is left is of an earlier one.
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}

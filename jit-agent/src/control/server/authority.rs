@@ -26,7 +26,7 @@ use crate::{
     system::sys,
 };
 
-/// How often the certificate behind an open stream is looked at: it may have ended.
+/// How often the certificate of an open stream is looked at: it may have ended.
 const LOOK: Duration = Duration::from_secs(60);
 
 /// Who is believed to be whom, and what each may do.

@@ -41,11 +41,11 @@ codes! {
     GateDetached => "A006", "gate_detached";
     /// Root on the machine opened a port without a grant.
     BreakGlass => "B001", "break_glass";
-    /// Such an opening is over.
+    /// Such an opening has ended.
     BreakGlassEnded => "B002", "break_glass_ended";
     /// A connection that a grant let in.
     Connection => "C001", "connection";
-    /// How many more connections there were in a minute than are told one by one.
+    /// The number of connections in a minute beyond those that are recorded one by one.
     ConnectionsSummed => "C002", "connections_summed";
     /// Established connections of a source were ended together with their grant.
     ConnectionCut => "C003", "connection_cut";
@@ -57,7 +57,7 @@ codes! {
     GrantActivated => "G003", "grant_activated";
     /// A grant was refused, or taken back because it could not be opened.
     GrantRefused => "G004", "grant_refused";
-    /// A grant's window is over.
+    /// A grant's window has ended.
     GrantExpired => "G005", "grant_expired";
     /// A grant, or an id that was not seen yet, was revoked.
     GrantRevoked => "G006", "grant_revoked";
@@ -79,7 +79,7 @@ codes! {
     AuditGap => "L005", "audit_gap";
     /// The host's key was made.
     HostKeyMade => "L006", "host_key_made";
-    /// How many more records of one kind there were in a minute than are told one by one.
+    /// The number of records of one kind in a minute beyond those that are written one by one.
     RecordsSummed => "L007", "records_summed";
     /// A peer asked for something that it may not do.
     NotPermitted => "N001", "not_permitted";
@@ -101,13 +101,13 @@ codes! {
     AgentStarted => "S001", "agent_started";
     /// The agent ends; the gate stays in force.
     AgentStopping => "S002", "agent_stopping";
-    /// Something is wrong, as `status` tells.
+    /// Something is wrong, as `status` says.
     AlarmRaised => "S003", "alarm_raised";
     /// It is well again.
     AlarmCleared => "S004", "alarm_cleared";
     /// The wall clock was set.
     ClockStepped => "S005", "clock_stepped";
-    /// The wall clock is behind what it has been: nothing new opens.
+    /// The wall clock is earlier than it has been: nothing new opens.
     ClockUntrusted => "S006", "clock_untrusted";
     /// It is right again.
     ClockTrusted => "S007", "clock_trusted";

@@ -85,7 +85,7 @@ pub(super) struct Ends {
     pub(super) oldest: Option<u64>,
     /// The last record; `None` when there is not one whole line.
     pub(super) tip: Option<Tip>,
-    /// Length up to the last newline, bytes. What is behind it was half written.
+    /// Length up to the last newline, bytes. What follows was half written.
     pub(super) whole: u64,
     /// Length, bytes.
     pub(super) length: u64,
@@ -107,11 +107,11 @@ impl Ends {
         file.take(most).read_to_end(&mut end)?;
         let torn = end.iter().rev().take_while(|byte| **byte != b'\n').count();
         let whole_lines = end.get(..end.len() - torn).unwrap_or_default();
-        // Numbers are counted on over lines that are no records: the chain goes on by their hashes.
+        // Lines that are no records are counted too: the chain goes on by their hashes.
         let mut lines = whole_lines.split(|byte| *byte == b'\n').rev().skip(1);
         let hash = lines.clone().next().map(LineHash::of);
-        let last_link = (0..).zip(&mut lines).find_map(|(behind, line): (u64, _)| {
-            Link::parse(line).map(|link| link.seq.saturating_add(behind))
+        let last_link = (0..).zip(&mut lines).find_map(|(after, line): (u64, _)| {
+            Link::parse(line).map(|link| link.seq.saturating_add(after))
         });
         let tip = last_link.zip(hash).map(|(seq, hash)| Tip { seq, hash });
         let torn = u64::try_from(torn).unwrap_or(u64::MAX);
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn over_a_line_that_is_no_record_the_numbers_go_on() {
+    fn lines_that_are_no_records_are_counted() {
         let first = Record::new(EventCode::AuditBegun).line(Tip::START, WallTime(0));
         let content = format!("{first}\ngarbage\nmore\n");
         let tip = Tip { seq: 3, hash: LineHash::of(b"more") };

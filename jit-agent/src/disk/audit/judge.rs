@@ -3,7 +3,7 @@
 //! Two things are known of every record: its number, and the hash that the next one carries of it.
 //! Numbers show what is missing, twice or out of place; hashes show what was changed. A broken link
 //! between two lines alone does not tell which of them is to blame, so each is asked for its own
-//! witness: the line behind it, and for the last one the signed head.
+//! witness: the line after it, and for the last one the signed head.
 
 use crate::disk::audit::chain::{LineHash, Tip};
 
@@ -66,7 +66,7 @@ pub(super) struct Judgement {
 }
 
 impl Judgement {
-    /// Judges the lines of a file that go on behind `before`, when that is known.
+    /// Judges the lines of a file that go on after `before`, when that is known.
     pub(super) fn new(entries: &[Entry], before: Option<Tip>, end: End) -> Self {
         let first = entries.iter().find_map(|entry| match entry {
             Entry::Record { seq, .. } => Some(*seq),
@@ -93,6 +93,59 @@ impl Judgement {
     }
 }
 
+/// Where a line stands, by its number.
+enum Standing {
+    /// In its place, with another number.
+    Changed,
+    /// After a gap.
+    Gap,
+    /// In its place.
+    Here,
+    /// It belongs elsewhere, or nowhere.
+    Stray,
+    /// In the place of the next one, which stands in its place.
+    Swapped,
+}
+
+impl Standing {
+    /// Of record `seq` where `expected` should be. `next` and `second` are the numbers of the two lines
+    /// after it; `ends`: it is the last line, where the file must end with `expected`.
+    fn of(seq: u64, expected: u64, next: Option<u64>, second: Option<u64>, ends: bool) -> Self {
+        let following = expected.saturating_add(1);
+        let second_fits = second.is_none_or(|second| second == following.saturating_add(1));
+        if seq == expected {
+            Self::Here
+        } else if seq == following && next == Some(expected) && second_fits {
+            Self::Swapped
+        } else if next == Some(following) || ends {
+            Self::Changed
+        } else if next == Some(expected) || seq < expected {
+            Self::Stray
+        } else {
+            Self::Gap
+        }
+    }
+
+    /// What is wrong with a record that stands so, for a person.
+    fn fault(&self, line: usize, seq: u64, expected: u64, has_prev: bool) -> Option<String> {
+        match self {
+            Self::Here if has_prev => None,
+            Self::Here => Some(format!("record {seq} has no good \"prev\": it was changed")),
+            Self::Swapped => {
+                let next = line + 1;
+                Some(format!("records {expected} and {seq}: lines {line} and {next} are swapped"))
+            }
+            Self::Changed => Some(format!(
+                "this line says that it is record {seq}, but {expected} belongs here: it was changed"
+            )),
+            Self::Stray => {
+                Some(format!("record {seq} does not belong here: it was put in, copied or moved"))
+            }
+            Self::Gap => Some(missing(expected, seq.saturating_sub(1), "before this line")),
+        }
+    }
+}
+
 /// Puts the lines into the order of their numbers; `last` is the number of the last one.
 fn place(entries: &[Entry], start: u64, last: Option<u64>) -> (Vec<Placed>, Vec<Fault>) {
     let number = |index: usize| match entries.get(index) {
@@ -105,55 +158,43 @@ fn place(entries: &[Entry], start: u64, last: Option<u64>) -> (Vec<Placed>, Vec<
     let mut index = 0;
     while let Some(entry) = entries.get(index) {
         let line = index + 1;
-        let (next, second) = (number(index + 1), number(index + 2));
-        let alone = index + 1 == entries.len();
-        let mut fault = |what: String| faults.push(Fault { line, seq: expected, what });
+        index += 1;
+        let unsound = |hash| Placed { line, seq: expected, prev: None, hash, sound: false };
         let (seq, prev, hash) = match *entry {
             Entry::Record { seq, prev, hash } => (seq, prev, hash),
             Entry::Garbage { hash } => {
-                fault("this line is no record: it was changed".to_owned());
-                placed.push(Placed { line, seq: expected, prev: None, hash, sound: false });
+                let what = "this line is no record: it was changed".to_owned();
+                faults.push(Fault { line, seq: expected, what });
+                placed.push(unsound(hash));
                 expected = expected.saturating_add(1);
-                index += 1;
                 continue;
             }
         };
-        let following = expected.saturating_add(1);
-        if seq == expected {
-            if prev.is_none() {
-                fault(format!("record {seq} has no good \"prev\": it was changed"));
+        let here = Placed { line, seq, prev, hash, sound: prev.is_some() };
+        let ends = line == entries.len() && last == Some(expected);
+        let standing = Standing::of(seq, expected, number(line), number(line + 1), ends);
+        let what = standing.fault(line, seq, expected, prev.is_some());
+        faults.extend(what.map(|what| Fault { line, seq: expected, what }));
+        let mut used = 1;
+        match standing {
+            Standing::Here => placed.push(here),
+            Standing::Swapped => {
+                if let Some(Entry::Record { seq, prev, hash }) = entries.get(index) {
+                    let (line, seq, prev, hash) = (line + 1, *seq, *prev, *hash);
+                    placed.push(Placed { line, seq, prev, hash, sound: true });
+                }
+                placed.push(Placed { sound: true, ..here });
+                index += 1;
+                used = 2;
             }
-            placed.push(Placed { line, seq, prev, hash, sound: prev.is_some() });
-            expected = following;
-        } else if seq == following
-            && next == Some(expected)
-            && second.is_none_or(|second| second == following.saturating_add(1))
-        {
-            fault(format!(
-                "records {expected} and {seq}: lines {line} and {} are swapped",
-                line + 1
-            ));
-            if let Some(Entry::Record { seq, prev, hash }) = entries.get(index + 1) {
-                let (seq, prev, hash) = (*seq, *prev, *hash);
-                placed.push(Placed { line: line + 1, seq, prev, hash, sound: true });
+            Standing::Changed => placed.push(unsound(hash)),
+            Standing::Stray => used = 0,
+            Standing::Gap => {
+                placed.push(here);
+                expected = seq;
             }
-            placed.push(Placed { line, seq, prev, hash, sound: true });
-            expected = following.saturating_add(1);
-            index += 1;
-        } else if next == Some(following) || (alone && last == Some(expected)) {
-            fault(format!(
-                "this line says that it is record {seq}, but {expected} belongs here: it was changed"
-            ));
-            placed.push(Placed { line, seq: expected, prev: None, hash, sound: false });
-            expected = following;
-        } else if next == Some(expected) || seq < expected {
-            fault(format!("record {seq} does not belong here: it was put in, copied or moved"));
-        } else {
-            fault(missing(expected, seq - 1, "before this line"));
-            placed.push(Placed { line, seq, prev, hash, sound: prev.is_some() });
-            expected = seq.saturating_add(1);
         }
-        index += 1;
+        expected = expected.saturating_add(used);
     }
     (placed, faults)
 }
@@ -180,22 +221,22 @@ fn check_links(placed: &[Placed], before: Option<Tip>, end: End, faults: &mut Ve
         seq: record.seq,
         what: format!("record {} was changed: {witness} has another hash of it", record.seq),
     };
-    // The record behind, and whether its own hash is confirmed; `None`: nobody can tell.
-    let mut behind: Option<(Placed, Option<bool>)> = None;
+    // The record after, and whether its own hash is confirmed; `None`: nobody can tell.
+    let mut after: Option<(Placed, Option<bool>)> = None;
     for record in placed.iter().rev() {
         let signed = end.tip().filter(|tip| tip.seq == record.seq);
         let mut confirmed = signed.map(|tip| tip.hash == record.hash);
         if confirmed == Some(false) && record.sound {
             faults.push(changed(record, "the signed head"));
         }
-        if let Some((next, next_confirmed)) = behind
+        if let Some((next, next_confirmed)) = after
             && next.seq == record.seq.saturating_add(1)
             && let Some(prev) = next.prev
         {
             match (prev == record.hash, next_confirmed) {
                 (true, _) => confirmed = confirmed.or(Some(true)),
                 (false, _) if confirmed.is_some() || !record.sound => {
-                    // Judged already. A record that is confirmed accuses the one behind it.
+                    // Judged already. A record that is confirmed accuses the one after it.
                     if confirmed == Some(true) && next_confirmed.is_none() {
                         faults.push(changed(&next, "the record before"));
                     }
@@ -204,7 +245,7 @@ fn check_links(placed: &[Placed], before: Option<Tip>, end: End, faults: &mut Ve
                     confirmed = Some(false);
                     faults.push(changed(record, "the next record"));
                 }
-                // The one behind was found changed: it may be its "prev" that was.
+                // The one after was found changed: it may be its "prev" that was.
                 (false, Some(false)) => {}
                 (false, None) => {
                     confirmed = Some(false);
@@ -220,9 +261,9 @@ fn check_links(placed: &[Placed], before: Option<Tip>, end: End, faults: &mut Ve
         if !record.sound {
             confirmed = Some(false);
         }
-        behind = Some((*record, confirmed));
+        after = Some((*record, confirmed));
     }
-    if let (Some(tip), Some((first, confirmed))) = (before, behind)
+    if let (Some(tip), Some((first, confirmed))) = (before, after)
         && first.seq == tip.seq.saturating_add(1)
         && first.prev.is_some_and(|prev| prev != tip.hash)
         && confirmed != Some(false)
@@ -339,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_behind_the_head_are_judged_by_their_chain() {
+    fn lines_after_the_head_are_judged_by_their_chain() {
         let good = chain(7);
         let end = end_of(&good[..5]);
         assert_eq!(faults(&good, end), Vec::<usize>::new());

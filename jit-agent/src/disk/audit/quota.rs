@@ -1,8 +1,8 @@
-//! How much is told one by one: what a peer can repeat without end must not push the history out of
-//! the files.
+//! How much is recorded one by one: what a peer can repeat without end must not push the history out
+//! of the files.
 //!
-//! In each minute so many records of a kind are told; the rest is counted and told as sums. Pure:
-//! time is an argument.
+//! In each minute a fixed number of records of a kind is written; the rest is counted and written as
+//! sums. Pure: time is an argument.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +24,7 @@ pub(crate) struct Quota<B, K> {
     sums: BTreeMap<Option<K>, Sum>,
 }
 
-/// What was not told one by one.
+/// What was not recorded one by one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Sum {
     /// How many.
@@ -36,12 +36,12 @@ pub(crate) struct Sum {
 }
 
 impl<B: Ord, K: Ord> Quota<B, K> {
-    /// So many in each minute for each `B`.
+    /// `each` in a minute for each `B`.
     pub(crate) const fn new(each: u32) -> Self {
         Self { each, window: None, used: BTreeMap::new(), sums: BTreeMap::new() }
     }
 
-    /// Whether this one is told by itself; otherwise it is counted under `key`.
+    /// Whether this one is recorded by itself; otherwise it is counted under `key`.
     pub(crate) fn take(&mut self, budget: B, key: K, now: Now) -> bool {
         self.window.get_or_insert(now.boot);
         // What has a budget may be many as well: with too many of them, all are summed.
@@ -65,10 +65,10 @@ impl<B: Ord, K: Ord> Quota<B, K> {
         false
     }
 
-    /// The sums of a window that is over; a new one begins with the next [`Quota::take`].
+    /// The sums of a window that has ended; a new one begins with the next [`Quota::take`].
     pub(crate) fn settle(&mut self, now: Now) -> BTreeMap<Option<K>, Sum> {
-        let over = |start: BootNanos| now.boot.0.saturating_sub(start.0) >= WINDOW_NANOS;
-        if self.window.is_some_and(over) { self.drain() } else { BTreeMap::new() }
+        let ended = |start: BootNanos| now.boot.0.saturating_sub(start.0) >= WINDOW_NANOS;
+        if self.window.is_some_and(ended) { self.drain() } else { BTreeMap::new() }
     }
 
     /// All sums, at the end.
@@ -89,10 +89,10 @@ mod tests {
     }
 
     #[test]
-    fn beyond_its_budget_each_is_counted_and_told_after_a_minute() {
+    fn beyond_its_budget_each_is_counted_and_summed_after_a_minute() {
         let mut quota = Quota::new(2);
-        let told = (0..5).filter(|second| quota.take("ana", "key", at(*second))).count();
-        assert_eq!(told, 2);
+        let recorded = (0..5).filter(|second| quota.take("ana", "key", at(*second))).count();
+        assert_eq!(recorded, 2);
         assert!(quota.take("li", "key", at(5)), "another budget");
         assert!(quota.settle(at(59)).is_empty());
         let sum = Sum { count: 3, first: at(2).wall, last: at(4).wall };
@@ -109,7 +109,7 @@ mod tests {
         }
         let sums = quota.settle(at(60));
         assert!(sums.len() <= MAX_SUMS + 1);
-        let told = u64::try_from(MAX_SUMS).unwrap();
-        assert_eq!(sums.values().map(|sum| sum.count).sum::<u64>() + told, 5_000);
+        let recorded = u64::try_from(MAX_SUMS).unwrap();
+        assert_eq!(sums.values().map(|sum| sum.count).sum::<u64>() + recorded, 5_000);
     }
 }

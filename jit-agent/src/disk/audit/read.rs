@@ -1,4 +1,4 @@
-//! Reads lines of an audit one after the other, over all of its files, and those that are still to
+//! Reads lines of an audit one after the other, across all of its files, and then new ones as they
 //! come.
 
 use std::{
@@ -44,7 +44,7 @@ impl Reader {
         Ok(Self { directory: directory.to_owned(), ahead, open: None, begun: Vec::new() })
     }
 
-    /// The next line without its newline; `None` when there is none yet. Over a rotation it goes on
+    /// The next line without its newline; `None` when there is none yet. After a rotation it goes on
     /// in the next file.
     pub fn next_line(&mut self) -> io::Result<Option<Vec<u8>>> {
         loop {

@@ -114,7 +114,7 @@ impl Record {
         self
     }
 
-    /// Its line without a newline, behind `tip`.
+    /// Its line without a newline, after `tip`.
     pub fn line(&self, tip: Tip, time: WallTime) -> String {
         use std::fmt::Write as _;
         let Self { code, fields } = self;
@@ -136,7 +136,7 @@ impl Record {
     }
 }
 
-/// RFC 3339 with milliseconds, UTC; empty for years that it cannot tell.
+/// RFC 3339 with milliseconds, UTC; empty for years that it cannot say.
 pub(super) fn rfc3339(time: WallTime) -> String {
     jiff::Timestamp::from_millisecond(time.0).map_or_else(|_| String::new(), |t| format!("{t:.3}"))
 }

@@ -81,7 +81,7 @@ pub fn verify(state: &Path, options: &Options) -> io::Result<Report> {
     }
 }
 
-/// Full files and whether there is a current one, with what tells it from another of that name.
+/// Full files and whether there is a current one, with what distinguishes it from another of that name.
 type Listing = (BTreeMap<u64, PathBuf>, Option<u64>);
 
 fn list(directory: &Path) -> io::Result<Listing> {
@@ -236,7 +236,7 @@ impl Content {
         self.first.as_ref().and_then(|first| first.file)
     }
 
-    /// Whether this file is the one behind that one.
+    /// Whether this file is the one after that one.
     fn follows(&self, before: Option<&Self>) -> bool {
         let number = self.number().or(self.named);
         let before = before.and_then(|before| before.named);
@@ -252,7 +252,7 @@ impl Content {
         first.head.as_ref()?.verify(keys).ok().map(|head| head.tip)
     }
 
-    /// What is known of this file's end: by the file behind it, or by the signed head.
+    /// What is known of this file's end: by the file after it, or by the signed head.
     fn end(&self, next: Option<&Self>, head: Option<&Head>, keys: &[HostPublicKey]) -> End {
         match next {
             Some(next) if next.follows(Some(self)) => {

@@ -24,7 +24,7 @@ impl From<&v1::Envelope> for StoredGrant {
 /// Where a stored grant stands. Written anew whenever that changes; without it a grant is as if it
 /// had just been pushed.
 #[derive(Clone, PartialEq, Message)]
-pub struct StoredLife {
+pub struct StoredProgress {
     /// Boot in which deadline, slot and generation mean something.
     #[prost(string, tag = "1")]
     pub boot_id: String,
@@ -63,7 +63,7 @@ pub struct StoredPolicies {
     /// Boot in which `deadline` means something.
     #[prost(string, tag = "4")]
     pub boot_id: String,
-    /// When `pending` is over, CLOCK_BOOTTIME nanoseconds.
+    /// When `pending` ends, CLOCK_BOOTTIME nanoseconds.
     #[prost(uint64, tag = "5")]
     pub deadline: u64,
 }
@@ -74,7 +74,7 @@ pub struct Transaction {
     /// Grants to write.
     pub put: Vec<(GrantId, StoredGrant)>,
     /// Where grants stand.
-    pub lives: Vec<(GrantId, StoredLife)>,
+    pub progress: Vec<(GrantId, StoredProgress)>,
     /// Grants to take away.
     pub remove: Vec<GrantId>,
     /// Revoked ids, and until when they stay refused.
@@ -95,7 +95,7 @@ pub struct Stored {
     /// Grants, unverified.
     pub grants: Vec<(GrantId, StoredGrant)>,
     /// Where they stand.
-    pub lives: HashMap<GrantId, StoredLife>,
+    pub progress: HashMap<GrantId, StoredProgress>,
     /// Revoked ids.
     pub tombstones: Vec<(GrantId, Tombstone)>,
     /// The boot that their boot times mean.

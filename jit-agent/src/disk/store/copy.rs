@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_copy_is_whole_or_told_to_be_damaged() {
+    fn the_copy_is_whole_or_reported_damaged() {
         let directory = tempfile::tempdir().unwrap();
         assert_eq!(read(directory.path()), Ok(None));
         let policies = StoredPolicies { highest: 7, ..StoredPolicies::default() };

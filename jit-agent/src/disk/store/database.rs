@@ -16,14 +16,14 @@ use redb::{
 
 use crate::{
     disk::store::{
-        content::{Stored, StoredGrant, StoredLife, StoredPolicies, Transaction},
+        content::{Stored, StoredGrant, StoredPolicies, StoredProgress, Transaction},
         witness::Witness,
     },
     rules::{clock::BootNanos, ledger::Tombstone},
 };
 
 const GRANTS: TableDefinition<'_, [u8; 16], &[u8]> = TableDefinition::new("grants");
-const LIVES: TableDefinition<'_, [u8; 16], &[u8]> = TableDefinition::new("lives");
+const PROGRESS: TableDefinition<'_, [u8; 16], &[u8]> = TableDefinition::new("lives");
 const TOMBSTONES: TableDefinition<'_, [u8; 16], (i64, u64)> = TableDefinition::new("tombstones");
 const BOOT: TableDefinition<'_, &str, &str> = TableDefinition::new("boot");
 const NUMBERS: TableDefinition<'_, &str, i64> = TableDefinition::new("numbers");
@@ -105,7 +105,7 @@ fn read(database: &Database) -> Result<Stored, redb::Error> {
     // The tables exist from here on, so that reading needs no cases.
     let write = database.begin_write()?;
     write.open_table(GRANTS)?;
-    write.open_table(LIVES)?;
+    write.open_table(PROGRESS)?;
     write.open_table(TOMBSTONES)?;
     write.open_table(BOOT)?;
     write.open_table(NUMBERS)?;
@@ -120,10 +120,10 @@ fn read(database: &Database) -> Result<Stored, redb::Error> {
             stored.grants.push((GrantId(id.value()), grant));
         }
     }
-    for item in read.open_table(LIVES)?.iter()? {
+    for item in read.open_table(PROGRESS)?.iter()? {
         let (id, bytes) = item?;
-        if let Ok(life) = StoredLife::decode(bytes.value()) {
-            stored.lives.insert(GrantId(id.value()), life);
+        if let Ok(one) = StoredProgress::decode(bytes.value()) {
+            stored.progress.insert(GrantId(id.value()), one);
         }
     }
     for item in read.open_table(TOMBSTONES)?.iter()? {
@@ -167,7 +167,7 @@ pub(super) fn write(
     transaction: &Transaction,
     reached: Witness,
 ) -> Result<(), redb::Error> {
-    let Transaction { put, lives, remove, tombstones, forget, boot_id, policies, floor: _ } =
+    let Transaction { put, progress, remove, tombstones, forget, boot_id, policies, floor: _ } =
         transaction;
     let write = database.begin_write()?;
     {
@@ -175,9 +175,9 @@ pub(super) fn write(
         for (id, stored) in in_order(put, |(id, _)| *id) {
             grants.insert(id.0, stored.encode_to_vec().as_slice())?;
         }
-        let mut table = write.open_table(LIVES)?;
-        for (id, life) in in_order(lives, |(id, _)| *id) {
-            table.insert(id.0, life.encode_to_vec().as_slice())?;
+        let mut table = write.open_table(PROGRESS)?;
+        for (id, one) in in_order(progress, |(id, _)| *id) {
+            table.insert(id.0, one.encode_to_vec().as_slice())?;
         }
         let remove = in_order(remove, |id| *id);
         for id in &remove {

@@ -8,7 +8,7 @@
 //! database: the revocation then says that it is not durable. The record of a revocation of everything
 //! is one number: there is always room for it.
 //!
-//! A head (a SHA-256, and how much is behind it) says what counts. The records are written and synced
+//! A head (a SHA-256, and how much follows) says what counts. The records are written and synced
 //! first, then the head: 56 bytes, which are either the old ones or the new ones. What does not fit
 //! the head's SHA-256 is damage, and opens nothing.
 
@@ -191,7 +191,7 @@ impl Reserve {
         Ok(())
     }
 
-    /// Adds what is behind the records that are there, then makes it count.
+    /// Adds what follows the records that are there, then makes it count.
     fn write(&self, records: &[u8], all: Option<Tombstone>) -> io::Result<()> {
         let file = OpenOptions::new().write(true).open(&self.path)?;
         if let Some(fresh) = records.get(self.records.len()..).filter(|fresh| !fresh.is_empty()) {
@@ -212,7 +212,7 @@ impl Reserve {
     }
 }
 
-/// No tombstone: it was over before anything.
+/// No tombstone: it had ended before anything.
 const NONE: Tombstone = Tombstone { until: WallTime(0), boot: BootNanos(0) };
 
 fn tombstone(until: [u8; 8], boot: [u8; 8]) -> Tombstone {
@@ -269,7 +269,7 @@ mod tests {
         reserve.keep(&[(id(1), EARLY), (id(2), LATE)], false).unwrap();
         reserve.keep(&[(id(1), LATE)], false).unwrap();
         assert_eq!(found(directory.path()), Ok(vec![(id(1), LATE), (id(2), LATE)]));
-        // By another process, which goes on behind it.
+        // By another process, which goes on after it.
         let mut reserve = Reserve::read(directory.path()).unwrap();
         assert!(!reserve.is_empty());
         reserve.keep(&[(id(1), EARLY), (id(3), EARLY)], false).unwrap();

@@ -1,5 +1,5 @@
 //! A witness beside the database: how many revocations it must hold, and which time it has seen. By
-//! it a database that an older copy was put in place of, that fell back behind a revocation, or that
+//! it a database that an older copy was put in place of, that fell back to before a revocation, or that
 //! is gone, is known for what it is.
 //!
 //! Forty-eight bytes, written in place: that needs no room on a disk that is full, and is either
@@ -17,7 +17,7 @@ use sha2::{Digest as _, Sha256};
 
 const FILE: &str = "grants.witness";
 const BODY: usize = 16;
-/// How far the floor may be behind the database's, milliseconds.
+/// How much earlier the floor may be than the database's, milliseconds.
 const FLOOR_MILLIS: i64 = 60_000;
 
 /// What is witnessed.

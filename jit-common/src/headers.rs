@@ -3,7 +3,7 @@
 //! Nothing here looks at a table. `Err(reason)` ends the walk with that outcome, a drop or a pass;
 //! once the ethertype is IP, whatever cannot be read or contradicts itself is a drop. A packet's
 //! own length fields are compared with the headers that were read, never with the length of the
-//! buffer: behind TC and generic XDP the data may lie elsewhere (GRO), and BIG TCP carries zero.
+//! buffer: after TC and generic XDP the data may lie elsewhere (GRO), and BIG TCP carries zero.
 
 use crate::{Address, PortKey, Protocol, Reason};
 
@@ -61,7 +61,7 @@ pub(crate) enum Network {
     V6(usize),
 }
 
-/// What the network headers say about the transport header behind them.
+/// What the network headers say about the transport header after them.
 #[derive(Clone, Copy)]
 pub(crate) struct Transport {
     pub(crate) source: Address,
@@ -87,7 +87,7 @@ pub(crate) struct Ports {
     pub(crate) sequence: u32,
 }
 
-/// Strips the Ethernet header and up to so many VLAN tags (IEEE 802.1Q, 802.1ad).
+/// Strips the Ethernet header and at most this many VLAN tags (IEEE 802.1Q, 802.1ad).
 #[inline(always)]
 pub(crate) fn ethernet<F: Frame>(frame: &F, most_tags: usize) -> Result<Network, Reason> {
     let mut ethertype = u16::from_be_bytes(frame.load(12).ok_or(Reason::Malformed)?);
@@ -170,13 +170,13 @@ pub(crate) fn ipv6<F: Frame>(frame: &F, at: usize) -> Result<Transport, Reason> 
     let payload = usize::from(u16::from_be_bytes([p0, p1]));
     let mut walked = 0;
     let mut fragment = false;
-    // Bytes; of a fragment behind the first.
+    // Bytes; of a fragment after the first.
     let mut offset = 0;
     let mut cut_short = false;
     let mut routed = false;
     let source = Address::v6(source);
     let bad_source = source.is_bad_tcp_source();
-    // The loop only gathers; what is decided from it is decided behind it, once. With `forget`
+    // The loop only gathers; what follows from it is decided after it, once. With `forget`
     // that keeps the verifier's paths alike (600,000 instructions otherwise).
     for _ in 0..MAX_EXTENSION_HEADERS {
         let here = at + IPV6_BYTES + walked;
@@ -224,7 +224,7 @@ pub(crate) fn ipv6<F: Frame>(frame: &F, at: usize) -> Result<Transport, Reason> 
         return Err(if overlaps { Reason::Fragment } else { Reason::LaterFragment });
     }
     // Behind a routing header a host with SRv6 enabled (seg6_enabled) unwraps an inner packet on the
-    // same device (ipv6_srh_rcv in net/ipv6/exthdrs.c), behind this program.
+    // same device (ipv6_srh_rcv in net/ipv6/exthdrs.c), after this program.
     if is_extension(next) || (routed && (next == NEXT_IPV4 || next == NEXT_IPV6)) {
         return Err(Reason::Chain);
     }

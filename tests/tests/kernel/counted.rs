@@ -136,9 +136,9 @@ fn connections_that_no_event_tells_of_are_counted_and_packets_are_not() {
         assert!(kernel.drops(program, &denied));
         let moved = difference(&before, &kernel.counters());
         let counted = |counter: Counter| moved[counter.index() as usize];
-        assert_eq!(counted(Counter::Untold), 5, "{program}");
+        assert_eq!(counted(Counter::Unreported), 5, "{program}");
         assert_eq!(counted(Counter::EventsSuppressed), 6, "{program}");
-        assert_eq!(counted(Counter::UntoldRecorded), 0, "{program}");
+        assert_eq!(counted(Counter::UnreportedRecorded), 0, "{program}");
     }
 }
 

@@ -38,7 +38,7 @@ fn connections_that_the_kernel_could_not_tell_of_are_in_the_audit() {
     site.start();
     let counters: PerCpuArray<MapData, u64> = table(&site, map::COUNTERS).try_into().unwrap();
     let untold = |counters: &PerCpuArray<MapData, u64>| {
-        counters.get(&Counter::Untold.index(), 0).unwrap().iter().sum::<u64>()
+        counters.get(&Counter::Unreported.index(), 0).unwrap().iter().sum::<u64>()
     };
     site.admit(&CLIENT, LONG);
     site.end(Signal::KILL);

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jit_common::{Address, PortKey, PortRule, Protocol, session_is_over};
+use jit_common::{Address, PortKey, PortRule, Protocol, session_has_ended};
 
 use crate::{
     kernel::{
@@ -160,7 +160,7 @@ fn end(maps: &Maps, among: &Sessions, now: BootNanos, cut: &mut Cut) -> Result<(
         let Some(rule) = among.rule(peer, port, half_open) else { return };
         match maps.covering(peer, PortKey { protocol: Protocol::Tcp, port }) {
             Ok([host, prefix]) => {
-                if session_is_over(host.as_ref(), prefix.as_ref(), rule, now.0) {
+                if session_has_ended(host.as_ref(), prefix.as_ref(), rule, now.0) {
                     cut.more |= over.len() >= MOST;
                     if !cut.more {
                         over.push(socket);

@@ -307,14 +307,14 @@ impl Maps {
             let values = self.counters.get(&counter.index(), 0);
             values.map(|values| values.iter().sum::<u64>()).map_err(failed("read", map::COUNTERS))
         };
-        let (all, recorded) = (sum(Counter::Untold)?, sum(Counter::UntoldRecorded)?);
+        let (all, recorded) = (sum(Counter::Unreported)?, sum(Counter::UnreportedRecorded)?);
         let more = all.saturating_sub(recorded);
         if more > 0 {
             let mut values = vec![0; cpus()?];
             values.first_mut().into_iter().for_each(|first| *first = all);
             let values = PerCpuValues::try_from(values)
                 .map_err(|error| DatapathError::Sys { verb: "count the CPUs", error })?;
-            let index = Counter::UntoldRecorded.index();
+            let index = Counter::UnreportedRecorded.index();
             self.counters.set(index, values, 0).map_err(failed("write to", map::COUNTERS))?;
         }
         Ok(more)

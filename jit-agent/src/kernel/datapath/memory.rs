@@ -12,9 +12,9 @@ use std::{
 };
 
 use jit_common::{
-    Address, ConnectionKey, Decision, Family, Flow, Frame, GrantEntry, Handshake, HostKey, Link,
-    PortKey, PortRule, PrefixV4, PrefixV6, Protocol, Reason, Segment, Session, Settings, Slot,
-    Tables, Ticket, decide, session_is_over,
+    Address, Admission, ConnectionKey, Decision, Family, Flow, Frame, GrantEntry, Handshake,
+    HostKey, Link, PortKey, PortRule, PrefixV4, PrefixV6, Protocol, Reason, Segment, Session,
+    Settings, Slot, Tables, decide, session_has_ended,
 };
 
 use crate::{
@@ -67,16 +67,16 @@ impl MemoryTables {
     }
 
     /// A place for a new connection, if there is one.
-    fn take(&self, slot: u32, segment: &Segment, handshake: Handshake) -> Ticket {
+    fn take_place(&self, slot: u32, segment: &Segment, handshake: Handshake) -> Admission {
         let Slot { limit, generation, .. } = self.slots.get(&slot).copied().unwrap_or_default();
         let mut taken = self.taken.borrow_mut();
         let taken = taken.entry((slot, generation)).or_default();
         if *taken >= limit {
-            return Ticket::Refused;
+            return Admission::Refused;
         }
         *taken += 1;
         self.connections.borrow_mut().insert(self.key(slot, segment), handshake);
-        Ticket::Fresh
+        Admission::Fresh
     }
 }
 
@@ -108,36 +108,36 @@ impl Tables for MemoryTables {
         if self.sessions.contains(&tuple) { Session::Established } else { Session::None }
     }
 
-    fn ticket(&self, slot: u32, segment: &Segment) -> Ticket {
+    fn admit_segment(&self, slot: u32, segment: &Segment) -> Admission {
         if let Some(handshake) = self.connections.borrow_mut().get_mut(&self.key(slot, segment)) {
             if !segment.opens {
                 *handshake = handshake.answered();
-                return Ticket::Known;
+                return Admission::Known;
             }
             if handshake.repeats(segment.sequence) {
-                return Ticket::Known;
+                return Admission::Known;
             }
         }
         if !segment.opens {
-            return Ticket::Refused;
+            return Admission::Refused;
         }
-        self.take(slot, segment, Handshake::of_syn(segment.sequence))
+        self.take_place(slot, segment, Handshake::of_syn(segment.sequence))
     }
 
-    fn look(&self, slot: u32, segment: &Segment, fresh: bool) -> Ticket {
+    fn admit_lookup(&self, slot: u32, segment: &Segment, fresh: bool) -> Admission {
         if fresh {
-            return self.take(slot, segment, Handshake::of_look());
+            return self.take_place(slot, segment, Handshake::of_lookup());
         }
         let mut connections = self.connections.borrow_mut();
         let Some(known) = connections.get_mut(&self.key(slot, segment)) else {
-            return Ticket::Refused;
+            return Admission::Refused;
         };
-        let Some(looked) = known.looked() else { return Ticket::Refused };
-        *known = looked;
-        Ticket::Known
+        let Some(more) = known.with_lookup() else { return Admission::Refused };
+        *known = more;
+        Admission::Known
     }
 
-    fn settle(&self, slot: u32, segment: &Segment) {
+    fn handshake_done(&self, slot: u32, segment: &Segment) {
         self.connections.borrow_mut().remove(&self.key(slot, segment));
     }
 }
@@ -535,7 +535,7 @@ impl Datapath for MemoryDatapath {
             let port = PortKey { protocol: Protocol::Tcp, port: *number };
             let host = tables.hosts.get(&HostKey::new(*peer, port));
             let prefix = tables.longest(port, *peer, bits(peer.family));
-            let over = session_is_over(host, prefix, rule, now.0);
+            let over = session_has_ended(host, prefix, rule, now.0);
             if over {
                 *cut.ended.entry((*peer, *number)).or_default() += 1;
             }

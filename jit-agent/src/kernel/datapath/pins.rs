@@ -16,8 +16,8 @@ use std::{
 use aya::maps::{MapInfo, MapType};
 use jit_common::{
     ABI_VERSION, Budget, COUNTERS, ConnectionKey, EventKind, Flow, GrantEntry, HostKey,
-    LAST_COUNTED, LastCounted, MAX_PLACES, PROTECTED_WORDS, PlaceKey, PortCounters, PortRule,
-    PrefixV4, PrefixV6, RULE_SLOTS, Settings, Slot, map,
+    LAST_COUNTED, LastCounted, MAX_PLACES, NO_PREALLOC, PROTECTED_WORDS, PlaceKey, PortCounters,
+    PortRule, PrefixV4, PrefixV6, RING_BYTES, RULE_SLOTS, Settings, Slot, map,
 };
 
 use crate::{
@@ -29,11 +29,8 @@ use crate::{
     system::sys::{self, DirectoryLock},
 };
 
-const NO_PREALLOC: u32 = 1;
 /// Name of the pin of the socket guard's link.
 const GUARD: &str = "socket_guard";
-/// Bytes of the events' ring buffer; as in the object.
-const EVENT_BYTES: u32 = 256 * 1024;
 
 /// Paths below the pin directory, of one version of the layouts.
 #[derive(Clone, Debug)]
@@ -356,7 +353,7 @@ pub fn layouts(limits: Limits) -> [Layout; 14] {
     let Limits { hosts, prefixes } = limits;
     [
         layout(map::COUNTERS, MapType::PerCpuArray, index, 8, COUNTERS, 0),
-        layout(map::EVENTS, MapType::RingBuf, 0, 0, EVENT_BYTES, 0),
+        layout(map::EVENTS, MapType::RingBuf, 0, 0, RING_BYTES, 0),
         layout(
             map::EVENT_BUDGET,
             MapType::PerCpuArray,

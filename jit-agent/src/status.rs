@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use jit_proto::v1;
+use jit_proto::{Hook, v1};
 
 pub(crate) use self::words::address_text;
 use self::words::{
@@ -18,7 +18,7 @@ pub use self::{
     words::{duration_text, id_text, ranges_text, source_text},
 };
 pub use crate::printable::clean;
-use crate::{kernel::datapath::Hook, rules::clock::WallTime};
+use crate::rules::clock::WallTime;
 
 mod event;
 mod grants;

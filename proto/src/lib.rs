@@ -1,4 +1,8 @@
-//! The protocol of jit-agent: package `jit.v1`, generated client and server.
+//! The protocol of jit-agent: package `jit.v1`, generated client and server, and the words in it.
+
+pub mod hook;
+
+pub use hook::Hook;
 
 /// Package `jit.v1`.
 pub mod v1 {

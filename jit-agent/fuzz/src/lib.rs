@@ -16,7 +16,7 @@ use jit_agent::{
     config::Config,
     disk::store::{Damage, Store, StoreError, StoredGrant, StoredLife, Transaction},
     kernel::netlink::{
-        message::{LinkInfo, Message, messages},
+        message::{LinkId, Message, messages},
         sock_diag as diag,
         watch::tells_of_links,
     },
@@ -268,7 +268,7 @@ pub fn netlink(input: &[u8]) {
             Message::Changed(link) | Message::Gone(link) => {
                 assert!(kind == 16 || kind == 17);
                 told = true;
-                let LinkInfo { index, name } = link;
+                let LinkId { index, name } = link;
                 assert!(i32::try_from(index).is_ok_and(|index| index > 0));
                 assert!(!name.is_empty() && !name.contains('\0'));
             }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use jit_agent::kernel::datapath::{Hook, bpf, pins::Pins};
+use jit_agent::kernel::datapath::{bpf, pins::Pins};
+use jit_proto::Hook;
 use jit_tests::agent::{CLIENT, STRANGER, Site};
 use rustix::process::Signal;
 use serde_json::Value;

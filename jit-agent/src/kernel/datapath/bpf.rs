@@ -19,7 +19,7 @@ use aya_obj::generated::{
     BPF_F_BEFORE, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type, bpf_attr, bpf_cmd,
     bpf_link_info, bpf_link_type,
 };
-
+use jit_proto::Hook;
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// The loopback interface: its index, in every network namespace.
@@ -41,7 +41,19 @@ pub enum LinkKind {
     Tcx,
 }
 
-/// What the kernel says of a link.
+impl LinkKind {
+    /// The kind of link that a hook attaches by; `None`: by none.
+    pub const fn of(hook: Hook) -> Option<Self> {
+        match hook {
+            Hook::XdpNative => Some(Self::XdpNative),
+            Hook::Tcx => Some(Self::Tcx),
+            Hook::Clsact => None,
+            Hook::XdpGeneric => Some(Self::XdpGeneric),
+        }
+    }
+}
+
+/// What the kernel says of a link to an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkInfo {
     /// The kernel's id of it.

@@ -13,10 +13,11 @@ use aya::{
     programs::{Program as AnyProgram, ProgramError, ProgramFd, ProgramInfo},
 };
 
+use jit_proto::Hook;
+
 use crate::kernel::datapath::{
-    Hook,
+    error::chain,
     object::{PROGRAM_TC, PROGRAM_TC_L3, PROGRAM_XDP, PROGRAM_XDP_FRAGS},
-    pins::chain,
     rtnetlink::Header,
 };
 

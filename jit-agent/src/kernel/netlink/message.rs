@@ -25,9 +25,9 @@ const AF_UNSPEC: u8 = 0;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
     /// A link is there: new, or something about it changed.
-    Changed(LinkInfo),
+    Changed(LinkId),
     /// A link is gone: deleted, or moved to another network namespace.
-    Gone(LinkInfo),
+    Gone(LinkId),
     /// What is not about a link itself.
     Other,
     /// Messages were lost.
@@ -36,7 +36,7 @@ pub enum Message {
 
 /// Which link.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LinkInfo {
+pub struct LinkId {
     /// Its index.
     pub index: u32,
     /// Its name.
@@ -98,12 +98,12 @@ fn read(kind: u16, body: &[u8]) -> Result<Message, Malformed> {
     })
 }
 
-fn link(body: &[u8]) -> Result<LinkInfo, Malformed> {
+fn link(body: &[u8]) -> Result<LinkId, Malformed> {
     let index = i32::from_ne_bytes(field(body, 4).ok_or(Malformed::Length)?);
     let index =
         u32::try_from(index).ok().filter(|index| *index > 0).ok_or(Malformed::Index(index))?;
     let name = name(body.get(LINK_HEADER..).ok_or(Malformed::Length)?)?;
-    Ok(LinkInfo { index, name })
+    Ok(LinkId { index, name })
 }
 
 /// The name among a link's attributes, up to its NUL.
@@ -166,8 +166,8 @@ mod tests {
         bytes
     }
 
-    fn eth0() -> LinkInfo {
-        LinkInfo { index: 7, name: "eth0".into() }
+    fn eth0() -> LinkId {
+        LinkId { index: 7, name: "eth0".into() }
     }
 
     fn all(datagram: &[u8]) -> Vec<Result<Message, Malformed>> {

@@ -1,0 +1,57 @@
+//! The hooks that a program can be attached by, with their stable words.
+
+/// The hook that a program is attached by; better ones first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hook {
+    /// Native XDP, in the driver.
+    XdpNative,
+    /// TC ingress by a link (Linux 6.6+).
+    Tcx,
+    /// TC ingress by a classifier of a clsact qdisc.
+    Clsact,
+    /// Generic XDP, in the stack.
+    XdpGeneric,
+}
+
+impl Hook {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::XdpNative, Self::Tcx, Self::Clsact, Self::XdpGeneric];
+
+    /// The stable word.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::XdpNative => "xdp_native",
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+            Self::XdpGeneric => "xdp_generic",
+        }
+    }
+
+    /// The name for people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::XdpNative => "native XDP",
+            Self::Tcx => "TC (tcx)",
+            Self::Clsact => "TC (clsact)",
+            Self::XdpGeneric => "generic XDP",
+        }
+    }
+
+    /// The hook with this word.
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|hook| hook.word() == word)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_hook_is_found_by_its_word() {
+        for hook in Hook::ALL {
+            assert_eq!(Hook::from_word(hook.word()), Some(hook));
+        }
+        assert_eq!(Hook::from_word("native XDP"), None);
+    }
+}

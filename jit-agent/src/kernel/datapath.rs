@@ -22,7 +22,7 @@ pub mod probe;
 pub mod programs;
 pub mod rtnetlink;
 pub mod selftest;
-mod socket_guard;
+pub mod socket_guard;
 mod state;
 pub mod view;
 

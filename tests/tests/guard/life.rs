@@ -11,9 +11,9 @@ use std::{
 use aya::{EbpfLoader, programs::SkLookup};
 use jit_agent::kernel::datapath::{
     bpf,
-    guard::Guard,
     object::{OBJECT, PROGRAM_GUARD, PROGRAM_GUARD_LEGACY},
     pins::Pins,
+    socket_guard::Guard,
 };
 use jit_common::ABI_VERSION;
 use jit_tests::{

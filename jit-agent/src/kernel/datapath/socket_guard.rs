@@ -40,7 +40,7 @@ const BY_ADDRESS: &str = "this kernel does not tell the interface (before 5.17):
 
 /// The loaded program.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct GuardProgram {
+pub struct GuardProgram {
     /// Its name in the object.
     name: &'static str,
     /// The kernel's id of it.
@@ -49,7 +49,7 @@ pub(super) struct GuardProgram {
 
 /// The guard of this agent.
 #[derive(Debug)]
-pub(super) struct Guard {
+pub struct Guard {
     pins: Pins,
     program: Result<GuardProgram, String>,
     link: Option<OwnedFd>,
@@ -61,13 +61,13 @@ pub(super) struct Guard {
 
 impl Guard {
     /// Loads the program that this kernel takes; attaches nothing.
-    pub(super) fn load(object: &mut Ebpf, pins: Pins) -> Self {
+    pub fn load(object: &mut Ebpf, pins: Pins) -> Self {
         Self { pins, program: load(object), link: None, kept: false, lost: false }
     }
 
     /// Brings the guard into force, or takes it off: adopts a pinned link by swapping its program,
     /// makes what is missing, and reads back from the kernel what is there.
-    pub(super) fn keep(&mut self, want: bool, object: &Ebpf) -> GuardState {
+    pub fn keep(&mut self, want: bool, object: &Ebpf) -> GuardState {
         let result = if want { self.attach(object) } else { self.detach().map(|()| None) };
         let changes = self.changes(want, &result);
         if let Err(note) = result {
@@ -116,7 +116,7 @@ impl Guard {
     }
 
     /// What is not as the last [`Guard::keep`] left it, by the kernel's word; changes nothing.
-    pub(super) fn drift(&self) -> Option<Drift> {
+    pub fn drift(&self) -> Option<Drift> {
         let link = self.link.as_ref().filter(|_| self.kept)?;
         let ours = |id| self.program.as_ref().is_ok_and(|program| program.id == id);
         let (gated, why) = match bpf::guard_info(link) {
@@ -228,7 +228,7 @@ const fn kept(swapped: bool, unpinned: bool, moved: bool, before: bool) -> Optio
 }
 
 /// What a pin shows of the guard, when no agent reports it.
-pub(super) fn of_pin(pins: &Pins) -> GuardState {
+pub fn of_pin(pins: &Pins) -> GuardState {
     let pin = pins.guard();
     let Ok(Some(link)) = open(&pin) else { return GuardState::default() };
     let info = bpf::guard_info(link).ok().filter(|info| info.namespace != 0);

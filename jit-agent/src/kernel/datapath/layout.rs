@@ -1,8 +1,8 @@
 //! What each pinned table must look like, and whether one that is there does.
 
-use aya::maps::{MapInfo, MapType};
+use aya::maps::{MapInfo, MapType, lpm_trie::Key};
 use jit_common::{
-    Budget, COUNTERS, ConnectionKey, EventKind, Flow, GrantEntry, HostKey, LAST_COUNTED,
+    Budget, COUNTERS, ConnectionKey, EventKind, Flow, GrantEntry, Handshake, HostKey, LAST_COUNTED,
     LastCounted, MAX_PLACES, NO_PREALLOC, PROTECTED_WORDS, PlaceKey, PortCounters, PortRule,
     PrefixV4, PrefixV6, RING_BYTES, RULE_SLOTS, Settings, Slot, map,
 };
@@ -24,75 +24,30 @@ pub(super) struct Layout {
 
 /// All pinned tables, sized by the configuration.
 pub(super) fn layouts(limits: Limits) -> [Layout; 14] {
-    let layout =
-        |name, kind, key, value, entries, flags| Layout { name, kind, key, value, entries, flags };
-    let (grant, index) = (size_of::<GrantEntry>(), 4);
+    use MapType::{Array, Hash, LpmTrie, LruHash, PerCpuArray, PerCpuHash, RingBuf};
     let Limits { hosts, prefixes } = limits;
+    let (none, slots) = (0, limits.slots());
     [
-        layout(map::COUNTERS, MapType::PerCpuArray, index, 8, COUNTERS, 0),
-        layout(map::EVENTS, MapType::RingBuf, 0, 0, RING_BYTES, 0),
-        layout(
-            map::EVENT_BUDGET,
-            MapType::PerCpuArray,
-            index,
-            size_of::<Budget>(),
-            EventKind::COUNT,
-            0,
-        ),
-        layout(
-            map::CONNECTIONS,
-            MapType::Hash,
-            size_of::<ConnectionKey>(),
-            4,
-            MAX_PLACES,
-            NO_PREALLOC,
-        ),
-        layout(map::HOST_GRANTS, MapType::Hash, size_of::<HostKey>(), grant, hosts, NO_PREALLOC),
-        layout(
-            map::LAST_COUNTED,
-            MapType::LruHash,
-            size_of::<ConnectionKey>(),
-            size_of::<LastCounted>(),
-            LAST_COUNTED,
-            0,
-        ),
-        layout(
-            map::PLACES,
-            MapType::Hash,
-            size_of::<PlaceKey>(),
-            size_of::<Flow>(),
-            MAX_PLACES,
-            NO_PREALLOC,
-        ),
-        layout(
-            map::PORT_COUNTERS,
-            MapType::PerCpuHash,
-            index,
-            size_of::<PortCounters>(),
-            RULE_SLOTS,
-            NO_PREALLOC,
-        ),
-        layout(map::PORT_RULES, MapType::Array, index, size_of::<PortRule>(), RULE_SLOTS, 0),
-        layout(
-            map::PREFIX_GRANTS_V4,
-            MapType::LpmTrie,
-            4 + size_of::<PrefixV4>(),
-            grant,
-            prefixes,
-            NO_PREALLOC,
-        ),
-        layout(
-            map::PREFIX_GRANTS_V6,
-            MapType::LpmTrie,
-            4 + size_of::<PrefixV6>(),
-            grant,
-            prefixes,
-            NO_PREALLOC,
-        ),
-        layout(map::PROTECTED, MapType::Array, index, 8, PROTECTED_WORDS, 0),
-        layout(map::SETTINGS, MapType::Array, index, size_of::<Settings>(), 1, 0),
-        layout(map::SLOTS, MapType::Array, index, size_of::<Slot>(), limits.slots(), 0),
+        layout::<u32, u64>(map::COUNTERS, PerCpuArray, COUNTERS, none),
+        layout::<(), ()>(map::EVENTS, RingBuf, RING_BYTES, none),
+        layout::<u32, Budget>(map::EVENT_BUDGET, PerCpuArray, EventKind::COUNT, none),
+        layout::<ConnectionKey, Handshake>(map::CONNECTIONS, Hash, MAX_PLACES, NO_PREALLOC),
+        layout::<HostKey, GrantEntry>(map::HOST_GRANTS, Hash, hosts, NO_PREALLOC),
+        layout::<ConnectionKey, LastCounted>(map::LAST_COUNTED, LruHash, LAST_COUNTED, none),
+        layout::<PlaceKey, Flow>(map::PLACES, Hash, MAX_PLACES, NO_PREALLOC),
+        layout::<u32, PortCounters>(map::PORT_COUNTERS, PerCpuHash, RULE_SLOTS, NO_PREALLOC),
+        layout::<u32, PortRule>(map::PORT_RULES, Array, RULE_SLOTS, none),
+        layout::<Key<PrefixV4>, GrantEntry>(map::PREFIX_GRANTS_V4, LpmTrie, prefixes, NO_PREALLOC),
+        layout::<Key<PrefixV6>, GrantEntry>(map::PREFIX_GRANTS_V6, LpmTrie, prefixes, NO_PREALLOC),
+        layout::<u32, u64>(map::PROTECTED, Array, PROTECTED_WORDS, none),
+        layout::<u32, Settings>(map::SETTINGS, Array, 1, none),
+        layout::<u32, Slot>(map::SLOTS, Array, slots, none),
     ]
+}
+
+/// The layout of a table of keys `K` and values `V`.
+const fn layout<K, V>(name: &'static str, kind: MapType, entries: u32, flags: u32) -> Layout {
+    Layout { name, kind, key: size_of::<K>(), value: size_of::<V>(), entries, flags }
 }
 
 impl Layout {
@@ -112,5 +67,16 @@ impl Layout {
         .into_iter()
         .find(|(_, is, want)| is != want)
         .map(|(what, is, want)| format!("its {what} is {is}, this configuration needs {want}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `aya::maps::lpm_trie::Key` has the prefix's length in front, without padding.
+    #[test]
+    fn a_tries_key_is_four_bytes_and_its_data() {
+        assert_eq!((size_of::<Key<PrefixV4>>(), size_of::<Key<PrefixV6>>()), (4 + 8, 4 + 24));
     }
 }

@@ -37,7 +37,7 @@ pub enum LinkKind {
     XdpGeneric,
     /// Native XDP.
     XdpNative,
-    /// TC ingress by tcx (Linux 6.6+), in front of what is there.
+    /// TC ingress by tcx (Linux 6.6+), before all programs that are there.
     Tcx,
 }
 
@@ -240,7 +240,7 @@ pub fn guard_info(link: impl AsFd) -> io::Result<GuardInfo> {
 pub fn any_link_info(link: impl AsFd) -> io::Result<AnyLinkInfo> {
     let info = any_info(link)?;
     let is = |kind: bpf_link_type| info.type_ == kind as u32;
-    // SAFETY: the kernel fills the member of the type that is looked at.
+    // SAFETY: the kernel fills the member of the type that was compared.
     let place = unsafe {
         if is(bpf_link_type::BPF_LINK_TYPE_XDP) {
             info.__bindgen_anon_1.xdp.ifindex

@@ -29,7 +29,7 @@ pub struct Sessions {
     pub ports: BTreeMap<u16, PortRule>,
     /// Only handshakes that are not finished: no session can have ended.
     pub half_open: bool,
-    /// Only those whose peer one of these covers; `None`: all.
+    /// Only those whose peer is covered by one of these; `None`: all.
     pub of: Option<Covers>,
 }
 

@@ -14,7 +14,7 @@ pub struct GuardState {
     pub attached: bool,
     /// Wall time at which it was attached.
     pub since: Option<WallTime>,
-    /// Why it is not in force, or what is to be known about it.
+    /// Why it is not in force, or what to know about it.
     pub note: String,
     /// In its place another version's is in force, with tables of these layouts, which nobody fills.
     pub held_by: Option<u32>,

@@ -1,8 +1,10 @@
-//! What the kernel tells by rtnetlink: the interfaces with the XDP programs that run on them, and
-//! the classifiers of a clsact qdisc; and the requests that put a classifier there and take it off.
+//! Requests by rtnetlink: the interfaces with the XDP programs that run on them, and the classifiers of
+//! a clsact qdisc; and putting a classifier there and taking it off.
 //!
-//! Of an answer only what is needed is read, so that an attribute that nobody here knows cannot
-//! hide an interface.
+//! Requests are built, and headers and single attributes parsed, by the crates netlink-packet-core and
+//! netlink-packet-route. The list of an answer's attributes is walked here: the crates parse all of
+//! them and refuse the whole answer for one that they do not understand, which would hide an
+//! interface.
 
 use std::{
     collections::BTreeMap,

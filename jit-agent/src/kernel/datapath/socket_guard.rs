@@ -34,8 +34,8 @@ use crate::kernel::datapath::{
 
 /// The network namespace of the calling thread.
 const NAMESPACE: &str = "/proc/thread-self/ns/net";
-/// Where the kernel does not tell the interface of a look-up.
-const BY_ADDRESS: &str = "this kernel does not tell the interface (before 5.17): loopback is told \
+/// The note where the kernel does not name the interface of a look-up.
+const BY_ADDRESS: &str = "this kernel does not name the interface (before 5.17): loopback is known \
                           by its addresses";
 
 /// The loaded program.
@@ -233,7 +233,7 @@ pub fn of_pin(pins: &Pins) -> GuardState {
     let Ok(Some(link)) = open(&pin) else { return GuardState::default() };
     let info = bpf::guard_info(link).ok().filter(|info| info.namespace != 0);
     let attached = info.is_some();
-    // Of another namespace than that of who asks: what is there cannot be seen from here.
+    // The programs of another namespace cannot be seen from this one.
     let here = info.filter(|info| {
         fs::metadata(NAMESPACE).is_ok_and(|namespace| namespace.ino() == info.namespace)
     });
@@ -249,7 +249,7 @@ pub fn of_pin(pins: &Pins) -> GuardState {
 }
 
 /// Ids of the programs beside ours on the network namespace of the calling thread; none where the
-/// kernel does not tell.
+/// kernel does not say.
 fn others(ours: u32) -> Vec<u32> {
     let programs = File::open(NAMESPACE).and_then(bpf::lookup_programs);
     let mut programs = programs.unwrap_or_default();
@@ -257,7 +257,7 @@ fn others(ours: u32) -> Vec<u32> {
     programs
 }
 
-/// Loads the guard that knows the interface, or the other where the kernel does not tell (before
+/// Loads the guard that knows the interface, or the other where the kernel does not name it (before
 /// 5.17).
 fn load(object: &mut Ebpf) -> Result<GuardProgram, String> {
     let mut refused = String::new();

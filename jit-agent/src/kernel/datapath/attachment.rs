@@ -13,7 +13,7 @@ use crate::kernel::datapath::{
     bpf::{self, LinkKind},
     error::DatapathError,
     ladder,
-    observe::{self, Found},
+    observe::{self, Found, unreadable},
     pins::Pins,
     programs::{Program, Programs},
     rtnetlink::{self, Classifier, Device},
@@ -218,10 +218,6 @@ fn put_classifier(device: &Device, program: &Program, owner: &str) -> io::Result
         Some(old) => rtnetlink::replace_classifier(device.index, &old, &program.fd),
         None => rtnetlink::add_classifier(device.index, &program.fd, owner),
     }
-}
-
-fn unreadable(error: &io::Error) -> String {
-    format!("cannot read back what is on it: {error}")
 }
 
 fn remove(pin: &Path) -> io::Result<()> {

@@ -7,7 +7,7 @@ use jit_common::{PortKey, PortRule, Settings, Slot};
 use crate::{
     config::{HookChoice, InterfaceFilter},
     kernel::datapath::{
-        cut::{Cut, Sessions},
+        cut::{Cut, CutScope},
         error::DatapathError,
         guard::GuardState,
         probe::Probe,
@@ -73,5 +73,5 @@ pub trait Datapath: Send {
     /// Removes what another version of the agent pinned, where ours is in force instead.
     fn retire(&mut self) -> Result<(), DatapathError>;
     /// Cuts the sessions among these whose grants have ended, so that both ends hear it.
-    fn cut(&mut self, among: &Sessions, now: BootNanos) -> Cut;
+    fn cut(&mut self, among: &CutScope, now: BootNanos) -> Cut;
 }

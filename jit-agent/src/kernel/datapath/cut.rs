@@ -24,7 +24,7 @@ pub const MOST: usize = 1024;
 
 /// Which sessions are looked at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Sessions {
+pub struct CutScope {
     /// Those at these ports of TCP, by the rule of each.
     pub ports: BTreeMap<u16, PortRule>,
     /// Only handshakes that are not finished: no session can have ended.
@@ -71,7 +71,7 @@ pub enum CutError {
     Diag(#[from] DiagError),
 }
 
-impl Sessions {
+impl CutScope {
     /// The rule for a session of this peer, if it is looked at. A handshake that is not finished is
     /// no session yet: it never outlives its grant.
     pub fn rule(&self, peer: Address, port: u16, half_open: bool) -> Option<PortRule> {

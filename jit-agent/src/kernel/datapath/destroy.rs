@@ -10,7 +10,7 @@ use jit_common::{PortKey, Protocol, session_has_ended};
 use crate::{
     kernel::{
         datapath::{
-            cut::{Cut, CutError, MOST, Sessions},
+            cut::{Cut, CutError, CutScope, MOST},
             error::DatapathError,
             maps::Maps,
         },
@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Cuts the sessions among these whose grants have ended.
-pub(super) fn cut(maps: &Maps, among: &Sessions, now: BootNanos) -> Cut {
+pub(super) fn cut(maps: &Maps, among: &CutScope, now: BootNanos) -> Cut {
     let began = Instant::now();
     let mut cut = Cut::default();
     cut.problem = end(maps, among, now, &mut cut).err();
@@ -29,7 +29,7 @@ pub(super) fn cut(maps: &Maps, among: &Sessions, now: BootNanos) -> Cut {
     cut
 }
 
-fn end(maps: &Maps, among: &Sessions, now: BootNanos, cut: &mut Cut) -> Result<(), CutError> {
+fn end(maps: &Maps, among: &CutScope, now: BootNanos, cut: &mut Cut) -> Result<(), CutError> {
     let Some(range) = among.range() else { return Ok(()) };
     let mut diag = SockDiag::open()?;
     diag.probe()?;

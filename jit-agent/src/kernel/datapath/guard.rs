@@ -2,7 +2,7 @@
 
 use crate::{kernel::datapath::state::LinkChange, rules::clock::WallTime};
 
-/// What it is called where something is wrong with it.
+/// Its name in messages about problems.
 pub const NAME: &str = "the socket guard";
 
 /// The socket guard, and whether it is in force.

@@ -14,7 +14,7 @@ use crate::{
         attach::Links,
         bpf::{self, Logger},
         contract::{Datapath, Wanted},
-        cut::{Cut, Sessions},
+        cut::{Cut, CutScope},
         destroy,
         error::{DatapathError, chain},
         guard::GuardState,
@@ -234,7 +234,7 @@ impl Datapath for KernelDatapath {
         self.pins.retire()
     }
 
-    fn cut(&mut self, among: &Sessions, now: BootNanos) -> Cut {
+    fn cut(&mut self, among: &CutScope, now: BootNanos) -> Cut {
         destroy::cut(&self.maps, among, now)
     }
 }

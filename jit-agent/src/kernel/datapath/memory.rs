@@ -23,7 +23,7 @@ use crate::{
     kernel::{
         datapath::{
             contract::{Datapath, Wanted},
-            cut::{Cut, Sessions},
+            cut::{Cut, CutScope},
             error::DatapathError,
             guard::GuardState,
             probe::{Probe, Syn},
@@ -374,7 +374,7 @@ impl Datapath for MemoryDatapath {
         Ok(())
     }
 
-    fn cut(&mut self, among: &Sessions, now: BootNanos) -> Cut {
+    fn cut(&mut self, among: &CutScope, now: BootNanos) -> Cut {
         let tables = self.tables();
         let mut inner = self.lock();
         inner.cuts += 1;

@@ -128,6 +128,11 @@ pub fn pinned_since(pin: &Path) -> Option<WallTime> {
     i64::try_from(since.as_millis()).ok().map(WallTime)
 }
 
+/// The text where an attachment cannot be read back.
+pub(super) fn unreadable(error: &io::Error) -> String {
+    format!("cannot read back what is on it: {error}")
+}
+
 const ELSEWHERE: Found = Found::Lost("its link is on an interface of another network namespace");
 
 impl Ingress {

@@ -120,7 +120,7 @@ fn interfaces(pins: &Pins, wanted: &InterfaceFilter) -> Result<Vec<InterfaceStat
         let note = match observe::attachment(device, hook, link.as_ref(), &pins.owner()) {
             Ok(Found::InForce { .. }) => String::new(),
             Ok(Found::Lost(why)) => why.into(),
-            Err(error) => format!("cannot read back what is on it: {error}"),
+            Err(error) => observe::unreadable(&error),
         };
         states.push(InterfaceState {
             hook: note.is_empty().then_some(hook),

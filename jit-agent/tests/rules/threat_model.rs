@@ -92,7 +92,7 @@ fn test_names() -> BTreeSet<String> {
     names
 }
 
-/// Files of tests, and what stands behind the code in those that hold both.
+/// Files of tests, and the tests at the end of files with code.
 fn test_sources() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut sources = Vec::new();
@@ -106,7 +106,8 @@ fn test_sources() -> Vec<(String, String)> {
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             let text = std::fs::read_to_string(&path).unwrap();
             let name = path.display().to_string();
-            let tests = if name.contains("/src/") && !name.contains("/tests/src/") {
+            let all_tests = name.contains("/tests/src/") || name.ends_with("/tests.rs");
+            let tests = if name.contains("/src/") && !all_tests {
                 text.split_once("#[cfg(test)]").map_or("", |(_, tests)| tests).to_owned()
             } else {
                 text

@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use jit_common::Frame;
 
-/// Behind the last byte of the longest header chain that the parser walks (16,460): an offset that
+/// Beyond the last byte of the longest header chain that the parser walks (16,460): an offset that
 /// went through [`Frame::forget`] needs a bound again.
 const OFFSET_MASK: usize = 0x7fff;
 
@@ -117,7 +117,7 @@ impl Frame for NetworkFrame<'_> {
         if let Some(bytes) = self.load_linear(offset) {
             return Some(bytes);
         }
-        // The bytes may lie behind the linear part: the kernel gathers them there. What is not in
+        // The bytes may lie after the linear part: the kernel gathers them there. What is not in
         // the packet at all is not there afterwards either.
         let wanted = (offset + N + MOST_BEFORE_NETWORK) as u32;
         let length = self.ctx.len();

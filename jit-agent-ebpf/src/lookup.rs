@@ -11,7 +11,7 @@ const LOOPBACK: u32 = 1;
 /// A look-up with what only events need.
 pub(crate) struct LookedUp {
     pub(crate) lookup: Lookup,
-    /// Zero where the kernel does not tell.
+    /// Zero where the kernel does not say.
     pub(crate) interface: u32,
 }
 

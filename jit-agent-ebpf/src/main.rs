@@ -11,6 +11,7 @@
 
 mod frame;
 mod lookup;
+mod record;
 mod tables;
 
 use aya_ebpf::{
@@ -23,7 +24,8 @@ use jit_common::{Counter, Decision, Frame, Link, Reason, decide};
 
 use crate::{
     frame::{NetworkFrame, TcFrame, XdpFrame},
-    tables::{KernelTables, boot_nanos, count, record},
+    record::{count, record, record_guard},
+    tables::{KernelTables, boot_nanos},
 };
 
 /// `TC_ACT_SHOT`, likewise `TCX_DROP`, and `TC_ACT_UNSPEC`, likewise `TCX_NEXT`: whoever comes next
@@ -71,7 +73,7 @@ fn jit_gate_tc_l3(ctx: TcContext) -> i32 {
     tc(&ctx, &NetworkFrame::new(&ctx), link)
 }
 
-/// Socket guard (Linux 5.17+, which tells the interface).
+/// Socket guard (Linux 5.17+, which names the interface).
 #[sk_lookup]
 #[inline(always)]
 fn jit_guard(ctx: SkLookupContext) -> u32 {
@@ -114,7 +116,7 @@ fn guard(ctx: &SkLookupContext, looked_up: Option<lookup::LookedUp>) -> u32 {
         return sk_action::SK_DROP;
     }
     match jit_common::guard(&lookup, &KernelTables::new(ctx), boot_nanos) {
-        Some(decision) if tables::record_guard(&decision, interface) => sk_action::SK_DROP,
+        Some(decision) if record_guard(&decision, interface) => sk_action::SK_DROP,
         _ => sk_action::SK_PASS,
     }
 }

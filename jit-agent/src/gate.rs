@@ -226,7 +226,7 @@ impl<D: Datapath> Gate<D> {
         self.apply_policy()?;
         self.reconcile_all()?;
         self.close_slots_of_the_past();
-        self.interfaces = self.datapath.cover(&self.coverage())?;
+        self.interfaces = self.datapath.attach(&self.coverage())?;
         self.guard = self.datapath.guard(self.config.gate.socket_guard);
         self.count_carried(now);
         self.something_holds()?;

@@ -1,4 +1,4 @@
-//! What the kernel programs tell the agent through the ring buffer.
+//! What the kernel programs report to the agent through the ring buffer.
 
 use crate::{Reason, Segment};
 

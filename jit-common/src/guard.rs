@@ -1,38 +1,39 @@
 //! The decision about one look-up of a listening socket: the second gate, which parses no packets.
 //!
-//! It runs behind VLAN tags, fragments, tunnels and redirects, whatever interface the packet came in
-//! on, and so closes what the packet gate may have missed or never saw. It sees neither established
-//! sessions nor what is forwarded; the packet gate does.
+//! It runs after VLAN tags, fragments, tunnels and redirects have been undone, whatever interface the
+//! packet came in on, and so closes what the packet gate may have missed or never saw. It sees neither
+//! established sessions nor forwarded packets; the packet gate does.
 
 use crate::{
-    Address, Family, HostKey, PortKey, Protocol, Reason,
-    decide::{Decision, Segment, Tables, Ticket, limited, prefix_grant, unlimited},
+    Address, Admission, Decision, Family, HostKey, PortKey, Protocol, Reason, Segment, Tables,
+    decide::prefix_grant,
+    grant_entry::{limited, unlimited},
 };
 
 /// A look-up of a listening socket, as the socket guard sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lookup {
-    /// Who sent the packet.
+    /// Source address of the packet.
     pub source: Address,
-    /// Whom it is for, behind all redirects.
+    /// Destination address, after all redirects.
     pub destination: Address,
     /// Source port, host byte order.
     pub source_port: u16,
-    /// The port behind all redirects.
+    /// Destination port, after all redirects.
     pub port: PortKey,
     /// It came in by the loopback interface: the host speaks to itself. `None`: the kernel does not
-    /// tell (before 5.17). A packet from one of the host's own IPv4 addresses is told to come in by
-    /// the interface that has the address, so that the addresses have to be looked at as well.
+    /// say (before 5.17). For a packet from one of the host's own IPv4 addresses the kernel names the
+    /// interface that has the address, so the addresses have to be compared as well.
     pub loopback: Option<bool>,
 }
 
-/// Decides about a look-up of a listening socket; `None`: nothing that the guard looks at.
+/// Decides about a look-up of a listening socket; `None`: the guard has nothing to say about it.
 ///
 /// A grant with a limit has a place for a connection that the packet gate counted, and for one that
-/// came past it (by a tunnel or a redirect) while any is left. A look-up tells neither flags nor
-/// sequence number, so of each connection that was counted a few pass: [`Handshake::looked`].
+/// came past it (by a tunnel or a redirect) while any place is left. A look-up has neither flags nor
+/// sequence number, so a few look-ups of each counted connection pass: [`Handshake::with_lookup`].
 ///
-/// [`Handshake::looked`]: crate::Handshake::looked
+/// [`Handshake::with_lookup`]: crate::Handshake::with_lookup
 #[inline(always)]
 pub fn guard<T: Tables>(
     lookup: &Lookup,
@@ -41,8 +42,8 @@ pub fn guard<T: Tables>(
 ) -> Option<Decision> {
     let Lookup { source, destination, source_port, port, loopback } = *lookup;
     let tcp = matches!(port.protocol, Protocol::Tcp);
-    // Who claims to be the host itself gets no answer, and over IPv4 is not even heard; only an IPv6
-    // datagram would come in.
+    // A sender that claims to be the host itself gets no answer, and over IPv4 the kernel drops its
+    // packets; only an IPv6 datagram would come in.
     let itself = source.bytes == destination.bytes && (tcp || matches!(source.family, Family::V4));
     let own = loopback == Some(true) || itself || source.is_loopback();
     if own || !tables.protected(port) {
@@ -65,9 +66,9 @@ pub fn guard<T: Tables>(
     let (host, prefix) = (limited(host, now), limited(prefix, now));
     for fresh in [false, true] {
         for slot in [host, prefix].into_iter().flatten() {
-            match tables.look(slot, &segment, fresh) {
-                Ticket::Refused => {}
-                ticket => return Some(Decision::ticket(segment, slot, ticket)),
+            match tables.admit_lookup(slot, &segment, fresh) {
+                Admission::Refused => {}
+                admission => return Some(Decision::admitted(segment, slot, admission)),
             }
         }
     }
@@ -87,7 +88,7 @@ mod tests {
         host: Option<GrantEntry>,
         prefix: Option<GrantEntry>,
         /// What grants with a limit say: slot, asked for a new place or not.
-        tickets: [((u32, bool), Ticket); 1],
+        admissions: [((u32, bool), Admission); 1],
     }
 
     impl Tables for One {
@@ -109,19 +110,20 @@ mod tests {
         fn session(&self, _: &Segment) -> Session {
             unreachable!("the guard asks for no session")
         }
-        fn ticket(&self, _: u32, _: &Segment) -> Ticket {
+        fn admit_segment(&self, _: u32, _: &Segment) -> Admission {
             unreachable!("the guard sees no segments")
         }
-        fn look(&self, slot: u32, _: &Segment, fresh: bool) -> Ticket {
-            let [(asked, ticket)] = self.tickets;
-            if asked == (slot, fresh) { ticket } else { Ticket::Refused }
+        fn admit_lookup(&self, slot: u32, _: &Segment, fresh: bool) -> Admission {
+            let [(asked, admission)] = self.admissions;
+            if asked == (slot, fresh) { admission } else { Admission::Refused }
         }
-        fn settle(&self, _: u32, _: &Segment) {
+        fn handshake_done(&self, _: u32, _: &Segment) {
             unreachable!("the guard sees no sessions")
         }
     }
 
-    const CLOSED: One = One { host: None, prefix: None, tickets: [((0, false), Ticket::Refused)] };
+    const CLOSED: One =
+        One { host: None, prefix: None, admissions: [((0, false), Admission::Refused)] };
 
     fn lookup(port: u16) -> Lookup {
         let port = PortKey { protocol: Protocol::Tcp, port };
@@ -153,20 +155,20 @@ mod tests {
             let limited = Claim::until(NOW + 1, slot);
             Some(GrantEntry { limited, ..GrantEntry::default() })
         };
-        for (asked, ticket, reason, counted) in [
-            ((4, false), Ticket::Known, Reason::Granted, false),
-            ((5, false), Ticket::Known, Reason::Granted, false),
-            ((4, true), Ticket::Fresh, Reason::Granted, true),
-            ((5, true), Ticket::Fresh, Reason::Granted, true),
-            ((5, true), Ticket::Refused, Reason::Denied, false),
-            ((6, true), Ticket::Fresh, Reason::Denied, false),
+        for (asked, admission, reason, counted) in [
+            ((4, false), Admission::Known, Reason::Granted, false),
+            ((5, false), Admission::Known, Reason::Granted, false),
+            ((4, true), Admission::Fresh, Reason::Granted, true),
+            ((5, true), Admission::Fresh, Reason::Granted, true),
+            ((5, true), Admission::Refused, Reason::Denied, false),
+            ((6, true), Admission::Fresh, Reason::Denied, false),
         ] {
-            let tables = One { host: entry(4), prefix: entry(5), tickets: [(asked, ticket)] };
+            let tables = One { host: entry(4), prefix: entry(5), admissions: [(asked, admission)] };
             let decision = guard(&lookup(22), &tables, || NOW).unwrap();
             assert_eq!((decision.reason, decision.counted), (reason, counted), "{asked:?}");
             assert!(decision.segment.is_some());
-            let over = guard(&lookup(22), &tables, || NOW + 1).unwrap();
-            assert_eq!(over.reason, Reason::Denied, "{asked:?}");
+            let ended = guard(&lookup(22), &tables, || NOW + 1).unwrap();
+            assert_eq!(ended.reason, Reason::Denied, "{asked:?}");
         }
     }
 
@@ -174,8 +176,8 @@ mod tests {
     fn a_datagram_needs_a_grant_without_a_limit() {
         let port = PortKey { protocol: Protocol::Udp, port: 22 };
         let limited = GrantEntry { limited: Claim::until(NOW + 1, 4), ..GrantEntry::default() };
-        let tickets = [((4, true), Ticket::Fresh)];
-        let tables = One { host: Some(limited), prefix: None, tickets };
+        let admissions = [((4, true), Admission::Fresh)];
+        let tables = One { host: Some(limited), prefix: None, admissions };
         assert_eq!(judge(&Lookup { port, ..lookup(22) }, &tables), Some(Reason::Denied));
     }
 

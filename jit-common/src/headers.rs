@@ -3,7 +3,7 @@
 //! Nothing here looks at a table. `Err(reason)` ends the walk with that outcome, a drop or a pass;
 //! once the ethertype is IP, whatever cannot be read or contradicts itself is a drop. A packet's
 //! own length fields are compared with the headers that were read, never with the length of the
-//! buffer: behind TC and generic XDP the data may lie elsewhere (GRO), and BIG TCP carries zero.
+//! buffer: after TC and generic XDP the data may lie elsewhere (GRO), and BIG TCP carries zero.
 
 use crate::{Address, PortKey, Protocol, Reason};
 
@@ -61,7 +61,7 @@ pub(crate) enum Network {
     V6(usize),
 }
 
-/// What the network headers say about the transport header behind them.
+/// What the network headers say about the transport header after them.
 #[derive(Clone, Copy)]
 pub(crate) struct Transport {
     pub(crate) source: Address,
@@ -87,7 +87,7 @@ pub(crate) struct Ports {
     pub(crate) sequence: u32,
 }
 
-/// Strips the Ethernet header and up to so many VLAN tags (IEEE 802.1Q, 802.1ad).
+/// Strips the Ethernet header and at most this many VLAN tags (IEEE 802.1Q, 802.1ad).
 #[inline(always)]
 pub(crate) fn ethernet<F: Frame>(frame: &F, most_tags: usize) -> Result<Network, Reason> {
     let mut ethertype = u16::from_be_bytes(frame.load(12).ok_or(Reason::Malformed)?);
@@ -157,27 +157,33 @@ pub(crate) fn ipv4<F: Frame>(frame: &F, at: usize) -> Result<Transport, Reason> 
     })
 }
 
-/// IPv6 (RFC 8200 section 4) with its extension headers; RFC 7112: the first fragment must hold
-/// the whole chain.
+/// The extension headers of an IPv6 packet, as far as they were walked.
+struct Chain {
+    /// Number of the header that follows them.
+    next: u8,
+    /// Bytes that they have.
+    walked: usize,
+    /// One of them is a fragment header.
+    fragment: bool,
+    /// Of a fragment after the first: where it begins, bytes.
+    offset: usize,
+    /// The frame ends inside them.
+    cut_short: bool,
+    /// One of them is a routing header.
+    routed: bool,
+}
+
+/// Walks the extension headers of the packet at `at`; the first has the number `next`.
+///
+/// The loop only gathers; what follows from it is decided after it, once. With `forget` that keeps the
+/// verifier's paths alike (600,000 instructions otherwise).
 #[inline(always)]
-pub(crate) fn ipv6<F: Frame>(frame: &F, at: usize) -> Result<Transport, Reason> {
-    let [version, _, _, _, p0, p1, mut next, _] = frame.load(at).ok_or(Reason::Malformed)?;
-    let source: [u8; 16] = frame.load(at + 8).ok_or(Reason::Malformed)?;
-    let destination: [u8; 16] = frame.load(at + 24).ok_or(Reason::Malformed)?;
-    if version >> 4 != 6 {
-        return Err(Reason::Malformed);
-    }
-    let payload = usize::from(u16::from_be_bytes([p0, p1]));
+fn chain<F: Frame>(frame: &F, at: usize, mut next: u8) -> Chain {
     let mut walked = 0;
     let mut fragment = false;
-    // Bytes; of a fragment behind the first.
     let mut offset = 0;
     let mut cut_short = false;
     let mut routed = false;
-    let source = Address::v6(source);
-    let bad_source = source.is_bad_tcp_source();
-    // The loop only gathers; what is decided from it is decided behind it, once. With `forget`
-    // that keeps the verifier's paths alike (600,000 instructions otherwise).
     for _ in 0..MAX_EXTENSION_HEADERS {
         let here = at + IPV6_BYTES + walked;
         match next {
@@ -216,6 +222,23 @@ pub(crate) fn ipv6<F: Frame>(frame: &F, at: usize) -> Result<Transport, Reason> 
             _ => break,
         }
     }
+    Chain { next, walked, fragment, offset, cut_short, routed }
+}
+
+/// IPv6 (RFC 8200 section 4) with its extension headers; RFC 7112: the first fragment must hold
+/// the whole chain.
+#[inline(always)]
+pub(crate) fn ipv6<F: Frame>(frame: &F, at: usize) -> Result<Transport, Reason> {
+    let [version, _, _, _, p0, p1, first, _] = frame.load(at).ok_or(Reason::Malformed)?;
+    let source: [u8; 16] = frame.load(at + 8).ok_or(Reason::Malformed)?;
+    let destination: [u8; 16] = frame.load(at + 24).ok_or(Reason::Malformed)?;
+    if version >> 4 != 6 {
+        return Err(Reason::Malformed);
+    }
+    let payload = usize::from(u16::from_be_bytes([p0, p1]));
+    let source = Address::v6(source);
+    let bad_source = source.is_bad_tcp_source();
+    let Chain { next, walked, fragment, offset, cut_short, routed } = chain(frame, at, first);
     if cut_short || (payload != 0 && walked > payload) {
         return Err(if fragment { Reason::Fragment } else { Reason::Malformed });
     }
@@ -223,8 +246,8 @@ pub(crate) fn ipv6<F: Frame>(frame: &F, at: usize) -> Result<Transport, Reason> 
         let overlaps = next == Protocol::Tcp as u8 && offset < TCP_BYTES;
         return Err(if overlaps { Reason::Fragment } else { Reason::LaterFragment });
     }
-    // Behind a routing header a host with SRv6 enabled (seg6_enabled) unwraps an inner packet on the
-    // same device (ipv6_srh_rcv in net/ipv6/exthdrs.c), behind this program.
+    // After a routing header a host with SRv6 enabled (seg6_enabled) unwraps an inner packet on the
+    // same device (ipv6_srh_rcv in net/ipv6/exthdrs.c), after this program.
     if is_extension(next) || (routed && (next == NEXT_IPV4 || next == NEXT_IPV6)) {
         return Err(Reason::Chain);
     }

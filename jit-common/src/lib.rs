@@ -8,23 +8,34 @@
 #![no_std]
 
 mod address;
+mod connection;
+mod counter;
 mod decide;
 mod event;
+mod grant_entry;
 mod guard;
 mod headers;
 #[cfg(feature = "aya")]
 mod pod;
+mod port;
 mod reason;
+mod segment;
+mod session;
 mod tables;
 
 pub use address::{Address, Family};
-pub use decide::{Decision, Link, Segment, Session, Tables, Ticket, decide, session_is_over};
+pub use connection::{
+    ConnectionKey, Flow, Handshake, LAST_COUNTED, LastCounted, MAX_CONNECTIONS, MAX_PLACES,
+    PlaceKey, Slot,
+};
+pub use counter::{COUNTERS, Counter, PortCounters};
+pub use decide::{Admission, Decision, Tables, decide};
 pub use event::{EVENT_BYTES, Event, EventKind};
+pub use grant_entry::{Claim, GrantEntry, HostKey, PrefixV4, PrefixV6};
 pub use guard::{Lookup, guard};
 pub use headers::{Frame, MAX_EXTENSION_HEADERS, MAX_VLAN_TAGS};
+pub use port::{PROTECTED_WORDS, PortKey, PortRule, Protocol, RULE_SLOTS};
 pub use reason::Reason;
-pub use tables::{
-    ABI_VERSION, Budget, COUNTERS, Claim, ConnectionKey, Counter, Flow, GrantEntry, Handshake,
-    HostKey, LAST_COUNTED, LastCounted, MAX_CONNECTIONS, MAX_PLACES, PROTECTED_WORDS, PlaceKey,
-    PortCounters, PortKey, PortRule, PrefixV4, PrefixV6, Protocol, RULE_SLOTS, Settings, Slot, map,
-};
+pub use segment::{Link, Segment};
+pub use session::{Session, session_has_ended};
+pub use tables::{ABI_VERSION, Budget, NO_PREALLOC, RING_BYTES, Settings, map};

@@ -58,7 +58,7 @@ reasons! {
     Forwarded = 9, "forwarded", pass;
     /// A live grant covers source and port.
     Granted = 10, "granted", pass;
-    /// A fragment behind the first that cannot reach a TCP header.
+    /// A fragment after the first that cannot reach a TCP header.
     LaterFragment = 11, "later_fragment", pass;
     /// Neither IPv4 nor IPv6.
     NotIp = 12, "not_ip", pass;

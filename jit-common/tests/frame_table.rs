@@ -8,8 +8,8 @@
 use std::collections::BTreeSet;
 
 use jit_common::{
-    Address, Decision, Frame, GrantEntry, HostKey, Link, PortKey, PortRule, PrefixV4, PrefixV6,
-    Reason, Segment, Session, Tables, Ticket, decide,
+    Address, Admission, Decision, Frame, GrantEntry, HostKey, Link, PortKey, PortRule, PrefixV4,
+    PrefixV6, Reason, Segment, Session, Tables, decide,
 };
 
 const TABLE: &str = include_str!("frames.tsv");
@@ -72,15 +72,15 @@ impl Tables for Port22 {
         Session::None
     }
 
-    fn ticket(&self, slot: u32, segment: &Segment) -> Ticket {
+    fn admit_segment(&self, slot: u32, segment: &Segment) -> Admission {
         panic!("no grant here has a limit: slot {slot}, {segment:?}")
     }
 
-    fn look(&self, slot: u32, segment: &Segment, _: bool) -> Ticket {
+    fn admit_lookup(&self, slot: u32, segment: &Segment, _: bool) -> Admission {
         panic!("no grant here has a limit: slot {slot}, {segment:?}")
     }
 
-    fn settle(&self, slot: u32, segment: &Segment) {
+    fn handshake_done(&self, slot: u32, segment: &Segment) {
         panic!("no grant here has a limit: slot {slot}, {segment:?}")
     }
 }

@@ -6,8 +6,8 @@
 //! the first that fits says.
 
 use jit_common::{
-    Claim, Decision, Frame, GrantEntry, HostKey, Link, PortKey, PortRule, PrefixV4, PrefixV6,
-    Reason, Segment, Session, Tables, Ticket, decide,
+    Admission, Claim, Decision, Frame, GrantEntry, HostKey, Link, PortKey, PortRule, PrefixV4,
+    PrefixV6, Reason, Segment, Session, Tables, decide,
 };
 
 const NOW: u64 = 1_000;
@@ -24,7 +24,7 @@ struct Situation {
     prefix: Option<GrantEntry>,
     session: bool,
     /// Of the limited claim for the address, and of that for the prefix.
-    tickets: [Ticket; 2],
+    admissions: [Admission; 2],
 }
 
 impl Tables for Situation {
@@ -52,8 +52,8 @@ impl Tables for Situation {
         if self.session { Session::Established } else { Session::None }
     }
 
-    fn ticket(&self, slot: u32, _: &Segment) -> Ticket {
-        let [host, prefix] = self.tickets;
+    fn admit_segment(&self, slot: u32, _: &Segment) -> Admission {
+        let [host, prefix] = self.admissions;
         match slot {
             2 => host,
             4 => prefix,
@@ -61,11 +61,11 @@ impl Tables for Situation {
         }
     }
 
-    fn look(&self, _: u32, segment: &Segment, _: bool) -> Ticket {
+    fn admit_lookup(&self, _: u32, segment: &Segment, _: bool) -> Admission {
         panic!("a packet is no look-up: {segment:?}")
     }
 
-    fn settle(&self, slot: u32, _: &Segment) {
+    fn handshake_done(&self, slot: u32, _: &Segment) {
         assert!([2, 4].contains(&slot), "slot {slot} has no limit");
     }
 }
@@ -91,16 +91,16 @@ fn packet(flags: Option<u8>) -> Packet {
 type Outcome = (Reason, u32, bool, bool);
 
 fn model(situation: &Situation, flags: Option<u8>) -> Outcome {
-    let Situation { rule, host, prefix, session, tickets } = *situation;
-    let claims: Vec<(Claim, Option<Ticket>)> = [(host, tickets[0]), (prefix, tickets[1])]
+    let Situation { rule, host, prefix, session, admissions } = *situation;
+    let claims: Vec<(Claim, Option<Admission>)> = [(host, admissions[0]), (prefix, admissions[1])]
         .into_iter()
-        .filter_map(|(entry, ticket)| Some((entry?, ticket)))
-        .flat_map(|(entry, ticket)| [(entry.unlimited, None), (entry.limited, Some(ticket))])
+        .filter_map(|(entry, admission)| Some((entry?, admission)))
+        .flat_map(|(entry, admission)| [(entry.unlimited, None), (entry.limited, Some(admission))])
         .collect();
     let live = || claims.iter().filter(|(claim, _)| claim.deadline > NOW);
     let opens = flags.is_some_and(|flags| flags & (SYN | ACK) == SYN);
     // A grant without a limit lets everything in.
-    if let Some((claim, _)) = live().find(|(_, ticket)| ticket.is_none()) {
+    if let Some((claim, _)) = live().find(|(_, admission)| admission.is_none()) {
         return (Reason::Granted, claim.slot, opens || flags.is_none(), false);
     }
     // Datagrams have no connections that could be counted.
@@ -125,11 +125,11 @@ fn model(situation: &Situation, flags: Option<u8>) -> Outcome {
         };
         return (reason, 0, false, false);
     }
-    for (claim, ticket) in live() {
-        match ticket {
-            Some(Ticket::Fresh) => return (Reason::Granted, claim.slot, true, true),
-            Some(Ticket::Known) => return (Reason::Granted, claim.slot, false, false),
-            Some(Ticket::Refused) | None => {}
+    for (claim, admission) in live() {
+        match admission {
+            Some(Admission::Fresh) => return (Reason::Granted, claim.slot, true, true),
+            Some(Admission::Known) => return (Reason::Granted, claim.slot, false, false),
+            Some(Admission::Refused) | None => {}
         }
     }
     (if opens { Reason::Denied } else { Reason::NoSession }, 0, false, false)
@@ -174,23 +174,23 @@ fn the_decision_is_the_models_in_every_situation() {
         for prefix in entries(PREFIX) {
             for (rule, session) in &rules {
                 for (first, second) in [
-                    (Ticket::Fresh, Ticket::Fresh),
-                    (Ticket::Fresh, Ticket::Refused),
-                    (Ticket::Known, Ticket::Fresh),
-                    (Ticket::Known, Ticket::Refused),
-                    (Ticket::Refused, Ticket::Fresh),
-                    (Ticket::Refused, Ticket::Known),
-                    (Ticket::Refused, Ticket::Refused),
+                    (Admission::Fresh, Admission::Fresh),
+                    (Admission::Fresh, Admission::Refused),
+                    (Admission::Known, Admission::Fresh),
+                    (Admission::Known, Admission::Refused),
+                    (Admission::Refused, Admission::Fresh),
+                    (Admission::Refused, Admission::Known),
+                    (Admission::Refused, Admission::Refused),
                 ] {
                     for (flags, packet) in &packets {
                         // Only a SYN can be fresh.
-                        let answer = |ticket| match (ticket, *flags) {
-                            (Ticket::Fresh, Some(ACK)) => Ticket::Known,
-                            _ => ticket,
+                        let answer = |admission| match (admission, *flags) {
+                            (Admission::Fresh, Some(ACK)) => Admission::Known,
+                            _ => admission,
                         };
-                        let tickets = [answer(first), answer(second)];
+                        let admissions = [answer(first), answer(second)];
                         let (rule, session) = (*rule, *session);
-                        let situation = Situation { rule, host, prefix, session, tickets };
+                        let situation = Situation { rule, host, prefix, session, admissions };
                         let Decision { reason, segment, slot, fresh, counted } =
                             decide(packet, Link::of_ip(0x45), &situation, || NOW);
                         assert!(segment.is_some());
@@ -216,7 +216,7 @@ fn the_decision_is_the_models_in_every_situation() {
     assert_eq!(reasons, all.into());
 }
 
-/// The sequence number tells a SYN that is sent again from a new connection.
+/// The sequence number distinguishes a SYN that is sent again from a new connection.
 #[test]
 fn a_segment_has_its_sequence_number_and_a_datagram_none() {
     let tables = Situation {
@@ -224,7 +224,7 @@ fn a_segment_has_its_sequence_number_and_a_datagram_none() {
         host: Some(GrantEntry::until(NOW + 1, 1)),
         prefix: None,
         session: false,
-        tickets: [Ticket::Refused; 2],
+        admissions: [Admission::Refused; 2],
     };
     let mut syn = packet(Some(SYN));
     syn.0[24..28].copy_from_slice(&[1, 2, 3, 4]);

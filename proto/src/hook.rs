@@ -1,4 +1,4 @@
-//! The hooks by which a program can be attached to an interface.
+//! The hooks that a program can be attached by, with their stable words.
 
 /// The hook that a program is attached by; better ones first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,7 +27,7 @@ impl Hook {
         }
     }
 
-    /// For people.
+    /// The name for people.
     pub const fn name(self) -> &'static str {
         match self {
             Self::XdpNative => "native XDP",
@@ -40,5 +40,18 @@ impl Hook {
     /// The hook with this word.
     pub fn from_word(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|hook| hook.word() == word)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_hook_is_found_by_its_word() {
+        for hook in Hook::ALL {
+            assert_eq!(Hook::from_word(hook.word()), Some(hook));
+        }
+        assert_eq!(Hook::from_word("native XDP"), None);
     }
 }

@@ -103,7 +103,7 @@ impl Site {
         site
     }
 
-    /// Writes the configuration: port 22 protected, both interfaces gated; `extra` goes behind it.
+    /// Writes the configuration: port 22 protected, both interfaces gated; `extra` follows it.
     pub fn configure(&self, extra: &str) {
         self.write_config(&format!("{}{extra}", self.base("[\"*\"]", "auto")));
     }

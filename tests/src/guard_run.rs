@@ -46,7 +46,7 @@ pub(crate) fn refuses(program: BorrowedFd<'_>, lookup: &Lookup) -> bool {
     test.ctx_in = (&raw mut context).expose_provenance() as u64;
     test.ctx_size_in = u32::try_from(size_of::<Context>()).expect("a small structure");
     let command = bpf_cmd::BPF_PROG_TEST_RUN as libc::c_long;
-    // SAFETY: `attr` is a whole `bpf_attr`; the context that it points to lives until behind the call.
+    // SAFETY: `attr` is a whole `bpf_attr`; the context that it points to lives longer than the call.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut attr, size_of::<bpf_attr>()) };
     assert!(result >= 0, "BPF_PROG_TEST_RUN of a guard: {}", io::Error::last_os_error());

@@ -81,17 +81,17 @@ fn has(program: &str) -> bool {
 /// The shortest frame that the kernel runs a program over: an Ethernet header.
 pub const MIN_FRAME: usize = 14;
 /// Whether the kernel runs a program over a frame. XDP takes all from an Ethernet header on; the run
-/// for TC wants a byte behind it, and the whole network header that the ethertype announces
+/// for TC wants a byte after it, and the whole network header that the ethertype announces
 /// (`bpf_prog_test_run_skb` in `net/bpf/test_run.c`).
 pub fn runs(program: &str, frame: &[u8]) -> bool {
-    let behind = match frame.get(12..MIN_FRAME) {
+    let more = match frame.get(12..MIN_FRAME) {
         None => return false,
         Some(_) if program != PROGRAM_TC => 0,
         Some([0x08, 0x00]) => 20,
         Some([0x86, 0xdd]) => 40,
         Some(_) => 1,
     };
-    frame.len() >= MIN_FRAME + behind
+    frame.len() >= MIN_FRAME + more
 }
 
 /// Entries in each grant table and in the table of hits.
@@ -287,7 +287,7 @@ impl Loaded {
         }
     }
 
-    /// Nanoseconds a run of a program takes over a frame, the mean of so many.
+    /// Nanoseconds a run of a program takes over a frame, the mean of `repeat` runs.
     pub fn nanos(&self, program: &str, frame: &[u8], repeat: u32) -> f64 {
         let (result, ..) = self.test_run(program, frame, repeat);
         result.duration.as_secs_f64() * 1e9
@@ -337,7 +337,7 @@ impl Loaded {
         }
     }
 
-    /// Lets so many nanoseconds pass for what was counted.
+    /// Lets this number of nanoseconds pass for what was counted.
     pub fn age_counted(&mut self, nanos: u64) {
         let counted: Vec<_> = self.last_counted.iter().collect::<Result<_, _>>().expect("read it");
         for (key, last) in counted {

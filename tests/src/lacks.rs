@@ -1,6 +1,6 @@
 //! What the running kernel is known to lack. Nothing, unless `JIT_TEST_KERNEL_LACKS` names it: the
-//! virtual machines of `cargo xtask vm-test` are told so for their old kernels. A test never skips
-//! because something failed; it leaves out what it was told is not there.
+//! virtual machines of `cargo xtask vm-test` name it for their old kernels. A test never skips
+//! because something failed; it leaves out only what the variable names.
 
 use std::env;
 

@@ -35,7 +35,7 @@ fn built() -> Option<PathBuf> {
     env::var_os("JIT_AGENT_PROGRAMS").map(PathBuf::from)
 }
 
-/// Builds programs, and tells where they are.
+/// Builds programs, and returns their directory.
 fn build(which: &[&str]) -> PathBuf {
     // target/<profile>/deps/<test>
     let program = env::current_exe().expect("the path of this program");

@@ -61,7 +61,7 @@ impl Wire {
         let mut rest = messages.as_mut_slice();
         while !rest.is_empty() {
             let count = u32::try_from(rest.len()).expect("a batch is small");
-            // SAFETY: so many headers, each with one part of a frame, all of which live during the call.
+            // SAFETY: this number of headers, each with one part of a frame, all of which live during the call.
             let sent =
                 unsafe { libc::sendmmsg(self.socket.as_raw_fd(), rest.as_mut_ptr(), count, 0) };
             let sent = usize::try_from(sent).unwrap_or_else(|_| {

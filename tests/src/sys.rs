@@ -15,7 +15,7 @@ use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_prog_type};
 /// `r0 = XDP_PASS; exit` (RFC 9669 sections 4.1 and 4.3).
 const INSTRUCTIONS: [u64; 2] = [0x0000_0002_0000_00b7, 0x0000_0000_0000_0095];
 
-/// Nanoseconds a run of the two instructions takes over a frame, the mean of so many.
+/// Nanoseconds a run of the two instructions takes over a frame, the mean of `repeat` runs.
 pub fn empty_nanos(frame: &[u8], repeat: u32) -> f64 {
     let program = load();
     let mut attr = zeroed();

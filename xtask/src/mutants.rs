@@ -13,11 +13,14 @@ use crate::{setup, shell};
 pub(crate) struct Options {}
 
 /// The files whose comparisons decide who gets in.
-const FILES: [&str; 4] = [
+const FILES: [&str; 7] = [
     "jit-common/src/address.rs",
     "jit-common/src/decide.rs",
+    "jit-common/src/grant_entry.rs",
     "jit-common/src/guard.rs",
     "jit-common/src/headers.rs",
+    "jit-common/src/segment.rs",
+    "jit-common/src/session.rs",
 ];
 /// Where survivors are argued, each as cargo-mutants names it, without line and column.
 const ARGUED: &str = "jit-agent/docs/testing.md";

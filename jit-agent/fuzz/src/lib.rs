@@ -16,9 +16,9 @@ use jit_agent::{
     config::Config,
     disk::store::{Damage, Store, StoreError, StoredGrant, StoredProgress, Transaction},
     kernel::netlink::{
-        message::{LinkInfo, Message, messages},
+        message::{LinkId, Message, messages},
         sock_diag as diag,
-        watch::tells_of_links,
+        watch::may_change_links,
     },
     rules::{
         clock::{BootNanos, Now},
@@ -272,7 +272,7 @@ pub fn netlink(input: &[u8]) {
             Message::Changed(link) | Message::Gone(link) => {
                 assert!(kind == 16 || kind == 17);
                 told = true;
-                let LinkInfo { index, name } = link;
+                let LinkId { index, name } = link;
                 assert!(i32::try_from(index).is_ok_and(|index| index > 0));
                 assert!(!name.is_empty() && !name.contains('\0'));
             }
@@ -281,7 +281,7 @@ pub fn netlink(input: &[u8]) {
         }
     }
     assert!(ended || at >= input.len(), "everything was read");
-    assert_eq!(tells_of_links(input), told);
+    assert_eq!(may_change_links(input), told);
 }
 
 /// A good database with bytes changed (three bytes where, one what, again and again; an odd rest

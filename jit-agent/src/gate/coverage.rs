@@ -13,7 +13,7 @@ use jit_proto::{
 use crate::{
     gate::Gate,
     kernel::datapath::{
-        Coverage, Datapath, InterfaceState, LinkChange, guard::GuardState, selftest::Probe,
+        Datapath, InterfaceState, LinkChange, Wanted, guard::GuardState, probe::Probe,
     },
     rules::clock::{BootNanos, Now},
 };
@@ -74,7 +74,7 @@ impl<D: Datapath> Gate<D> {
     /// Reads back the interfaces alone. Whether one has no gate that was not told of before.
     pub(crate) fn cover_links(&mut self, now: Now) -> bool {
         let before = ungated(&self.interfaces);
-        match self.datapath.cover(&self.coverage()) {
+        match self.datapath.attach(&self.coverage()) {
             Ok(interfaces) => {
                 self.alarms.coverage = None;
                 self.interfaces = interfaces;
@@ -141,8 +141,8 @@ impl<D: Datapath> Gate<D> {
         self.installed.keys().any(|key| key.port == port && key.source.contains(&sender))
     }
 
-    pub(super) fn coverage(&self) -> Coverage {
-        Coverage { filter: self.config.gate.interfaces.clone(), hook: self.config.gate.hook }
+    pub(super) fn coverage(&self) -> Wanted {
+        Wanted { filter: self.config.gate.interfaces.clone(), hook: self.config.gate.hook }
     }
 
     pub(super) fn tell_links(&mut self, now: Now) {

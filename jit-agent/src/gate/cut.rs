@@ -17,7 +17,7 @@ use crate::{
     kernel::{
         datapath::{
             Datapath,
-            cut::{Covers, Cut, CutError, Sessions},
+            cut::{Covers, Cut, CutError, CutScope},
         },
         netlink::sock_diag::DiagError,
     },
@@ -148,7 +148,7 @@ impl<D: Datapath> Gate<D> {
         let gate = &self.config.gate;
         let all = !self.policies.waits() && (gate.socket_guard || gate.interfaces.is_all());
         let of = (!places.anywhere || !all).then(|| places.of.clone());
-        let among = Sessions { ports, half_open, of };
+        let among = CutScope { ports, half_open, of };
         let Cut { ended, more, took, problem } = self.datapath.cut(&among, now.boot);
         self.ending.rest = now.boot + took + REST.max(took * RESTS);
         self.tell_cut(&ended, now);

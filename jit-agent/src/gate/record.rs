@@ -238,7 +238,7 @@ impl<D: Datapath> Gate<D> {
 
     /// Connections that the kernel could not tell of one by one.
     pub(super) fn record_untold(&mut self, now: Now) {
-        match self.datapath.take_untold() {
+        match self.datapath.take_unreported() {
             Ok(0) => {}
             Ok(count) => {
                 let record = Record::new(EventCode::ConnectionsSummed).by("agent");

@@ -206,8 +206,8 @@ impl<D: Datapath> Gate<D> {
             );
             add("certificate".into(), text);
         }
-        for InterfaceState { name, hook, note, behind, .. } in &self.interfaces {
-            if *behind {
+        for InterfaceState { name, hook, note, foreign_first, .. } in &self.interfaces {
+            if *foreign_first {
                 add(format!("passed by {name}"), format!("{name}: {note}"));
             }
             if hook.is_none() {
@@ -283,7 +283,7 @@ pub(crate) fn state(
 }
 
 pub(crate) fn interface(state: &InterfaceState, guard: &GuardState) -> v1::Interface {
-    let InterfaceState { name, index, hook, since, note, behind: _, changes: _ } = state;
+    let InterfaceState { name, index, hook, since, note, foreign_first: _, changes: _ } = state;
     let none = if guard.attached { "guard_only" } else { "none" };
     v1::Interface {
         name: name.clone(),

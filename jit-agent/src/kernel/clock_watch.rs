@@ -1,6 +1,6 @@
-//! Tells at once when somebody sets the wall clock, also over a suspend: a timer that the kernel
-//! cancels then (`TFD_TIMER_CANCEL_ON_SET` of timerfd_create(2)). Without it the gate finds out in its
-//! next tick.
+//! Reports at once that somebody set the wall clock, also during a suspend, by a timer that the kernel
+//! then cancels (`TFD_TIMER_CANCEL_ON_SET` of timerfd_create(2)). Without it the gate would see the
+//! change at its next tick.
 
 use std::{io, os::fd::OwnedFd, thread};
 
@@ -17,19 +17,19 @@ use crate::system::sys;
 /// How far ahead the timer is set, seconds: it is not meant to run out.
 const AHEAD: i64 = 10 * 365 * 24 * 3600;
 
-/// Watches from now on, in a thread of its own that waits in the kernel; `tell` is called after each
-/// time that the clock was set.
-pub fn watch(tell: impl Fn() + Send + 'static) -> io::Result<()> {
+/// Watches from now on, in a thread of its own that waits in the kernel. Calls `report` each time that
+/// the clock was set.
+pub fn watch(report: impl Fn() + Send + 'static) -> io::Result<()> {
     let timer = timerfd_create(TimerfdClockId::Realtime, TimerfdFlags::CLOEXEC)?;
     arm(&timer)?;
     thread::Builder::new().name("clock".into()).spawn(move || {
-        let Err(error) = wait(&timer, tell);
+        let Err(error) = wait(&timer, report);
         tracing::warn!("cannot watch for a clock that is set: {error}; the gate looks every 2 s");
     })?;
     Ok(())
 }
 
-fn wait(timer: &OwnedFd, tell: impl Fn()) -> io::Result<std::convert::Infallible> {
+fn wait(timer: &OwnedFd, report: impl Fn()) -> io::Result<std::convert::Infallible> {
     loop {
         let mut expirations = [0; 8];
         match rustix::io::read(timer, &mut expirations) {
@@ -39,7 +39,7 @@ fn wait(timer: &OwnedFd, tell: impl Fn()) -> io::Result<std::convert::Infallible
             Err(error) => return Err(error.into()),
         }
         arm(timer)?;
-        tell();
+        report();
     }
 }
 
@@ -49,8 +49,8 @@ fn arm(timer: &OwnedFd) -> io::Result<()> {
     let never = Timespec { tv_sec: 0, tv_nsec: 0 };
     let flags = TimerfdTimerFlags::ABSTIME | TimerfdTimerFlags::CANCEL_ON_SET;
     match timerfd_settime(timer, flags, &Itimerspec { it_interval: never, it_value: end }) {
-        // It was cancelled again meanwhile, and is armed all the same (timerfd_create(2), NOTES);
-        // whoever is told now looks at the clock after that.
+        // It was cancelled again meanwhile, and is armed all the same (timerfd_create(2), NOTES). The
+        // report that follows covers that change, too.
         Ok(_) | Err(Errno::CANCELED) => Ok(()),
         Err(error) => Err(error.into()),
     }

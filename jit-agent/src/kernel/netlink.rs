@@ -1,4 +1,4 @@
-//! What the kernel tells and does over netlink.
+//! Changes of links, and TCP sockets, over netlink.
 
 pub mod message;
 pub mod sock_diag;

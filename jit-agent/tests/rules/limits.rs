@@ -3,10 +3,7 @@
 
 use jit_agent::{
     gate::Target,
-    kernel::datapath::{
-        Datapath as _,
-        memory::{MemoryDatapath, Syn},
-    },
+    kernel::datapath::{Datapath as _, memory::MemoryDatapath, probe::Syn},
     rules::{
         clock::{BootNanos, Now},
         ledger::Admission,
@@ -242,12 +239,12 @@ fn connections_that_no_event_told_of_are_in_the_audit_once() {
     };
     host.gate().tick(NOW);
     assert!(sums(&mut host).is_empty());
-    host.kernel.let_in_untold(7);
+    host.kernel.let_in_unreported(7);
     host.gate().tick(NOW);
     host.gate().tick(NOW);
     assert_eq!(sums(&mut host), [7]);
     // While no agent was running.
-    host.kernel.let_in_untold(2);
+    host.kernel.let_in_unreported(2);
     host.restart("boot-1", NOW);
     assert_eq!(sums(&mut host), [7, 2]);
 }

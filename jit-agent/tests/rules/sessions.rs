@@ -216,7 +216,7 @@ fn what_only_lasts_longer_is_no_reason_to_look_at_the_sockets() {
     host.push(&both(1, &[CLIENT])).unwrap();
     host.advance(later(1_000));
     host.advance(later(4_000));
-    host.kernel.take_looks();
+    host.kernel.take_cuts();
     // Renewed, with and without a limit to its connections.
     for (id, max_connections) in [(2, 0), (3, 5)] {
         let ends = NOW.wall.0 + i64::from(id) * 10 * MINUTE;
@@ -225,29 +225,29 @@ fn what_only_lasts_longer_is_no_reason_to_look_at_the_sockets() {
         host.advance(later(i64::from(id) * 10_000));
         host.advance(later(i64::from(id) * 10_000 + 4_000));
     }
-    assert_eq!(host.kernel.take_looks(), 0);
+    assert_eq!(host.kernel.take_cuts(), 0);
     // The end of the one that lasts longest leaves another: looked at, and kept.
     host.sessions(&[CLIENT]);
     let last = Target::Ids(vec![jit_proto::GrantId([3; 16])]);
     host.gate().revoke(&last, "test", "", later(40_000));
     host.advance(later(40_000));
     assert!(host.lives(CLIENT));
-    assert_eq!(host.kernel.take_looks(), 1);
+    assert_eq!(host.kernel.take_cuts(), 1);
     host.advance(later(42_000));
-    assert_eq!(host.kernel.take_looks(), 1, "once more a tick later");
+    assert_eq!(host.kernel.take_cuts(), 1, "once more a tick later");
 }
 
 #[test]
 fn slow_looks_leave_three_quarters_of_the_time_to_everything_else() {
     const TOOK: i64 = 200;
     let mut host = host();
-    host.kernel.looks_take(std::time::Duration::from_millis(TOOK.unsigned_abs()));
+    host.kernel.cuts_take(std::time::Duration::from_millis(TOOK.unsigned_abs()));
     for id in 1..=40 {
         host.push(&both(id, &[CLIENT])).unwrap();
     }
     host.advance(later(MINUTE));
     host.advance(later(2 * MINUTE));
-    host.kernel.take_looks();
+    host.kernel.take_cuts();
     // One ends every tenth of a second: what each look takes is time that passes.
     let (mut now, mut looks) = (3 * MINUTE, 0);
     for id in 1..=40 {
@@ -257,7 +257,7 @@ fn slow_looks_leave_three_quarters_of_the_time_to_everything_else() {
         host.gate().revoke(&one, "test", "", later(now));
         host.gate().revoke(&other, "test", "", later(now));
         host.advance(later(now));
-        let seen = host.kernel.take_looks();
+        let seen = host.kernel.take_cuts();
         assert!(seen < 2);
         looks += i64::from(seen);
         now += 100 + i64::from(seen) * TOOK;

@@ -99,7 +99,10 @@ fn test_sources() -> Vec<(String, String)> {
     let sources = files(&["rs"]).into_iter().map(|path| {
         let text = std::fs::read_to_string(&path).unwrap();
         let name = path.display().to_string();
-        let tests = if name.contains("/src/") && !name.contains("/tests/src/") {
+        let tests = if name.contains("/src/")
+            && !name.contains("/tests/src/")
+            && !name.ends_with("/tests.rs")
+        {
             text.split_once("#[cfg(test)]").map_or("", |(_, tests)| tests).to_owned()
         } else {
             text

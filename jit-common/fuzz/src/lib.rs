@@ -2,9 +2,9 @@
 //! replay every corpus file through the same functions (`jit-common/tests/corpus.rs`).
 
 use jit_common::{
-    Address, Claim, Decision, EVENT_BYTES, Event, Family, Frame, GrantEntry, HostKey, Link, Lookup,
-    PortKey, PortRule, PrefixV4, PrefixV6, Protocol, Reason, Segment, Session, Tables, Ticket,
-    decide, guard,
+    Address, Admission, Claim, Decision, EVENT_BYTES, Event, Family, Frame, GrantEntry, HostKey,
+    Link, Lookup, PortKey, PortRule, PrefixV4, PrefixV6, Protocol, Reason, Segment, Session,
+    Tables, decide, guard,
 };
 
 /// A target: its name, which is that of its corpus directory, and what it does.
@@ -110,28 +110,28 @@ impl Tables for Situation {
         self.session
     }
 
-    fn ticket(&self, slot: u32, segment: &Segment) -> Ticket {
+    fn admit_segment(&self, slot: u32, segment: &Segment) -> Admission {
         assert!([4, 6].contains(&slot), "slot {slot} has no limit");
         assert_eq!(segment.port.protocol, Protocol::Tcp, "datagrams are not counted");
         match (self.known, self.places) {
-            (true, _) => Ticket::Known,
-            (false, true) if segment.opens => Ticket::Fresh,
-            (false, _) => Ticket::Refused,
+            (true, _) => Admission::Known,
+            (false, true) if segment.opens => Admission::Fresh,
+            (false, _) => Admission::Refused,
         }
     }
 
-    fn look(&self, slot: u32, segment: &Segment, fresh: bool) -> Ticket {
+    fn admit_lookup(&self, slot: u32, segment: &Segment, fresh: bool) -> Admission {
         let Segment { source: _, destination: _, source_port: _, port, opens, sequence } = *segment;
         assert!([4, 6].contains(&slot), "slot {slot} has no limit");
         assert_eq!((port.protocol, opens, sequence), (Protocol::Tcp, true, 0));
         match (self.known, self.places) {
-            (true, _) if !fresh => Ticket::Known,
-            (_, true) if fresh => Ticket::Fresh,
-            _ => Ticket::Refused,
+            (true, _) if !fresh => Admission::Known,
+            (_, true) if fresh => Admission::Fresh,
+            _ => Admission::Refused,
         }
     }
 
-    fn settle(&self, slot: u32, segment: &Segment) {
+    fn handshake_done(&self, slot: u32, segment: &Segment) {
         assert!([4, 6].contains(&slot) && !segment.opens, "{slot}");
         assert_eq!(segment.port.protocol, Protocol::Tcp);
     }

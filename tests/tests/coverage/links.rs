@@ -10,9 +10,9 @@ use std::{
 };
 
 use jit_agent::kernel::{
-    datapath::{attach::devices, rtnetlink::Header},
+    datapath::{observe::devices, rtnetlink::Header},
     netlink::{
-        message::{LinkInfo, Message, messages},
+        message::{LinkId, Message, messages},
         watch::LinkWatch,
     },
 };
@@ -154,7 +154,7 @@ fn a_new_link_is_gated_within_a_second_of_its_message() {
                 site.stranger.name(),
             ]);
             let (at, index) = loop {
-                let (at, LinkInfo { index, name: new }) = appeared.recv_timeout(PATIENCE).unwrap();
+                let (at, LinkId { index, name: new }) = appeared.recv_timeout(PATIENCE).unwrap();
                 if new == name {
                     break (at, index);
                 }
@@ -196,7 +196,7 @@ fn watch(namespace: &Namespace) -> mpsc::Receiver<()> {
 }
 
 /// Links that appear in this namespace, by a listener beside the agent's.
-fn listen(namespace: &Namespace) -> mpsc::Receiver<(Instant, LinkInfo)> {
+fn listen(namespace: &Namespace) -> mpsc::Receiver<(Instant, LinkId)> {
     const GROUP_LINK: u32 = 1;
     let socket = namespace.run(|| {
         let flags = SocketFlags::CLOEXEC;

@@ -11,9 +11,9 @@ use std::{
 use aya::{EbpfLoader, programs::SkLookup};
 use jit_agent::kernel::datapath::{
     bpf,
-    guard::Guard,
     object::{OBJECT, PROGRAM_GUARD, PROGRAM_GUARD_LEGACY},
     pins::Pins,
+    socket_guard::Guard,
 };
 use jit_common::ABI_VERSION;
 use jit_tests::{
@@ -117,12 +117,12 @@ fn a_guard_that_is_detached_comes_back_and_is_told() {
     assert_eq!(guard(&site)["attached"], true);
 }
 
-/// Who asks at once is told what was found, and has it restored.
+/// A caller that asks at once hears what was found, and has it restored.
 #[test]
 fn a_guard_that_is_detached_is_not_called_attached() {
     let mut site = ungated("");
     site.start();
-    // The agent may look at the same moment; then nobody is told.
+    // The agent may look at the same moment; then nothing is reported.
     let found = (0..5).any(|_| {
         bpf::detach_link(bpf::open_pin(&pin(&site)).unwrap()).unwrap();
         let (status, code) = site.status();

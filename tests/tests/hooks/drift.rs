@@ -1,4 +1,4 @@
-//! Somebody takes the gate off, or what keeps it: it comes back within 5 s and is told, and until
+//! Somebody takes the gate off, or what keeps it: it comes back within 5 s and is reported, and until
 //! then `status` does not call the host protected.
 
 use std::{
@@ -64,7 +64,7 @@ fn restores(site: &Site, reported: &str, why: &str, take_off: impl Fn()) {
     }
     println!("{reported}: back after {:.1?}", began.elapsed());
     assert!(told("A003", 1) && site.status().1 == 0);
-    // The agent may look at the same moment; then nobody is told.
+    // The agent may look at the same moment; then nothing is reported.
     let found = (0..5).any(|_| {
         take_off();
         let (status, code) = site.status();
@@ -145,7 +145,7 @@ fn pins_that_are_removed_come_back_with_the_tables_that_they_were() {
             thread::sleep(Duration::from_millis(5));
         }
         println!("{hook}: pins back after {:.1?}", began.elapsed());
-        // The agent may look at the same moment; then nobody is told.
+        // The agent may look at the same moment; then nothing is reported.
         let found = (0..5).any(|_| {
             fs::remove_dir_all(site.pins()).unwrap();
             let (status, code) = site.status();

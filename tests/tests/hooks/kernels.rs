@@ -1,4 +1,4 @@
-//! What a kernel lacks: the next best hook holds and what is missing is told by its name, by `status`
+//! What a kernel lacks: the next best hook holds and what is missing is named by `status`
 //! and in the audit; without XDP links nothing is attached. In the virtual machines of `cargo xtask
 //! vm-test` this runs on kernels that do lack it.
 

@@ -15,7 +15,7 @@ use crate::kernels::best_tc;
 
 const LONG: Duration = Duration::from_secs(600);
 
-/// The state of an interface, as `status --json` tells it.
+/// The state of an interface, as `status --json` shows it.
 pub(crate) fn interface(site: &Site, name: &str) -> Value {
     let (status, _) = site.status();
     let interfaces = status["interfaces"].as_array().unwrap();

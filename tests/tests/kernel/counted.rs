@@ -1,5 +1,5 @@
 //! What grants without a limit let in: each connection and each UDP flow counted once, by whichever
-//! gate sees it first, and told or counted as untold.
+//! gate sees it first, and reported or counted as unreported.
 
 use jit_common::{Counter, Event, HostKey, LastCounted, Lookup, PortKey, Reason, Settings};
 use jit_tests::{
@@ -29,7 +29,7 @@ fn granted(kernel: &mut Kernel) {
     kernel.set(Settings { grant_events: 1_000, ..Settings::default() });
 }
 
-/// Connections since the last call: counted, and told.
+/// Connections since the last call: counted, and reported.
 fn more(kernel: &mut Loaded, before: &mut u64) -> (u64, u64) {
     let hits = kernel.hits(SLOT);
     let more = hits - std::mem::replace(before, hits);
@@ -131,14 +131,14 @@ fn connections_that_no_event_tells_of_are_counted_and_packets_are_not() {
             let granted = Ip::V4.tcp(&Tcp::syn(CLOSED).from_port(from)).frame();
             assert!(!kernel.drops(program, &granted));
         }
-        // Dropped, and told by no event either.
+        // Dropped, and reported by no event either.
         let denied = Ip::V4.tcp(&Tcp::syn(crate::fixture::DRAIN)).frame();
         assert!(kernel.drops(program, &denied));
         let moved = difference(&before, &kernel.counters());
         let counted = |counter: Counter| moved[counter.index() as usize];
-        assert_eq!(counted(Counter::Untold), 5, "{program}");
+        assert_eq!(counted(Counter::Unreported), 5, "{program}");
         assert_eq!(counted(Counter::EventsSuppressed), 6, "{program}");
-        assert_eq!(counted(Counter::UntoldRecorded), 0, "{program}");
+        assert_eq!(counted(Counter::UnreportedRecorded), 0, "{program}");
     }
 }
 

@@ -130,6 +130,6 @@ fn verified(ebpf: &Ebpf) -> Answer {
 
 /// An error with its causes, without the verifier's log.
 fn said(error: &dyn std::error::Error) -> String {
-    let text = jit_agent::kernel::datapath::pins::chain(error);
+    let text = jit_agent::kernel::datapath::chain(error);
     text.lines().next().unwrap_or_default().to_owned()
 }

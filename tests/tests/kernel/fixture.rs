@@ -132,7 +132,7 @@ pub(crate) fn on_host(frame: &[u8], tables: &MemoryTables, now: u64) -> Decision
     decide(&Slice(frame), Link::Ethernet, tables, || now)
 }
 
-/// The same about what is behind the Ethernet header, which said its protocol.
+/// The same about what follows the Ethernet header, which said its protocol.
 pub(crate) fn behind_ethernet(frame: &[u8], tables: &MemoryTables, now: u64) -> Option<Decision> {
     let (header, packet) = frame.split_first_chunk::<14>()?;
     let [.., high, low] = *header;

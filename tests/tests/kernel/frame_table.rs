@@ -77,7 +77,7 @@ fn the_committed_table_says_what_the_rows_say() {
 }
 
 /// The program for devices without an Ethernet header begins at the network header: a test run puts
-/// that behind the Ethernet header, and the protocol is what the header said.
+/// that after the Ethernet header, and the protocol is what the header said.
 #[test]
 fn without_an_ethernet_header_the_kernel_gives_the_hosts_answer() {
     let mut kernel = Kernel::load();

@@ -218,7 +218,7 @@ impl Generator<'_> {
         ip.carry(protocol, &payload)
     }
 
-    /// Protocol number and bytes behind the network header.
+    /// Protocol number and bytes after the network header.
     fn transport(&self, random: &mut Random, bytes: impl Fn(&Tcp) -> Vec<u8>) -> (u8, Vec<u8>) {
         let port = if random.chance(80) { *random.pick(self.ports) } else { random.short() };
         match random.below(100) {

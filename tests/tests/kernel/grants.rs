@@ -93,7 +93,7 @@ fn a_grant_is_dead_at_its_deadline() {
 #[test]
 fn a_prefix_grant_covers_exactly_its_addresses() {
     let port = tcp(CLOSED);
-    for (prefix, first, last, before, behind) in [
+    for (prefix, first, last, before, after) in [
         ("192.0.2.0/24", "192.0.2.0", "192.0.2.255", "192.0.1.255", "192.0.3.0"),
         ("192.0.2.64/26", "192.0.2.64", "192.0.2.127", "192.0.2.63", "192.0.2.128"),
         ("192.0.2.6/31", "192.0.2.6", "192.0.2.7", "192.0.2.5", "192.0.2.8"),
@@ -120,7 +120,7 @@ fn a_prefix_grant_covers_exactly_its_addresses() {
             ("first", grants, syn(first, CLOSED), Reason::Granted),
             ("last", grants, syn(last, CLOSED), Reason::Granted),
             ("before", grants, syn(before, CLOSED), Reason::Denied),
-            ("behind", grants, syn(behind, CLOSED), Reason::Denied),
+            ("after", grants, syn(after, CLOSED), Reason::Denied),
             ("another port", grants, syn(first, DRAIN), Reason::Denied),
             ("another protocol", grants, datagram(first, CLOSED), Reason::Denied),
         ]);
@@ -275,7 +275,7 @@ fn events_stop_at_their_budget_and_drops_do_not() {
     kernel.set(Settings { drop_events: 3, ..Settings::default() });
     let before = kernel.counters();
     let program = programs().next().unwrap();
-    // One CPU in one second tells of three; in each second that a slow machine takes, of three more.
+    // One CPU reports three in one second; in each second that a slow machine takes, of three more.
     let began = std::time::Instant::now();
     let cpu = rustix::thread::sched_getcpu();
     let mut set = rustix::thread::CpuSet::new();

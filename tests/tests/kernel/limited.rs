@@ -1,4 +1,4 @@
-//! Grants for so many connections: counted in the kernel, each connection once, whatever program saw
+//! Grants with a limit of connections: counted in the kernel, each connection once, whatever program saw
 //! its packets and whatever CPU ran it.
 
 use std::{

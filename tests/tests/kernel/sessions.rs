@@ -242,7 +242,7 @@ fn a_stray_segment_is_counted_once_and_takes_no_place_with_the_guard_attached() 
                 };
                 kernel.fill(&closed());
                 let before = kernel.counters();
-                // Loopback is exempt by its interface, where the kernel tells that.
+                // Loopback is exempt by its interface, where the kernel names it.
                 let own = guard != PROGRAM_GUARD_LEGACY;
                 assert_eq!(connects().is_ok(), own, "{guard}");
                 let moved = difference(&before, &kernel.counters());

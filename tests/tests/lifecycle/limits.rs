@@ -37,16 +37,16 @@ fn connections_that_the_kernel_could_not_tell_of_are_in_the_audit() {
     let mut site = Site::new();
     site.start();
     let counters: PerCpuArray<MapData, u64> = table(&site, map::COUNTERS).try_into().unwrap();
-    let untold = |counters: &PerCpuArray<MapData, u64>| {
-        counters.get(&Counter::Untold.index(), 0).unwrap().iter().sum::<u64>()
+    let unreported = |counters: &PerCpuArray<MapData, u64>| {
+        counters.get(&Counter::Unreported.index(), 0).unwrap().iter().sum::<u64>()
     };
     site.admit(&CLIENT, LONG);
     site.end(Signal::KILL);
-    // The settings of a gate that tells of no connection.
+    // The settings of a gate that reports no connection.
     let mut settings: Array<MapData, Settings> = table(&site, map::SETTINGS).try_into().unwrap();
     settings.set(0, Settings::default(), 0).unwrap();
     assert!(site.client_opens(0, 22) && site.client_opens(1, 22));
-    assert_eq!(untold(&counters), 2);
+    assert_eq!(unreported(&counters), 2);
     for _ in 0..2 {
         site.start();
         let sums = || {

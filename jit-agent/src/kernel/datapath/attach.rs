@@ -1,68 +1,58 @@
 //! The programs on the interfaces.
 //!
-//! What is attached outlives the agent: a link by its pin, a clsact classifier by itself, with a pin
-//! of its program to tell since when. By which hook is decided by [`ladder`]; what is in force is
-//! what the kernel says ([`readback`]). A better hook is taken at a start or when the configuration
-//! changes, never in between: to attach native XDP resets some network cards. What is to go goes
-//! after what takes its place is in force.
+//! An attachment outlives the agent: a link by its pin, a clsact classifier by itself, with a pin of
+//! its program that shows since when. [`ladder`] decides which hooks are tried; what is in force is
+//! what the kernel says ([`observe`]). A better hook is taken at a start or when the configuration
+//! changes, never in between: to attach native XDP resets some network cards. An attachment is taken
+//! off only after its successor is in force.
 
-use std::{
-    collections::BTreeMap,
-    fs, io,
-    os::fd::OwnedFd,
-    path::{Path, PathBuf},
-    time::UNIX_EPOCH,
-};
+use std::{collections::BTreeMap, io};
 
-use jit_proto::{Hook, WallTime};
+use jit_proto::Hook;
 
 use crate::{
-    config::{HookChoice, InterfaceFilter},
+    config::HookChoice,
     kernel::datapath::{
-        Coverage, DatapathError, Drift, InterfaceState, LinkChange, bpf, ladder,
+        attachment::{Attachment, Kept},
+        bpf::{self, LinkKind},
+        contract::Wanted,
+        error::DatapathError,
+        ladder,
+        observe::{self, Found},
         pins::Pins,
-        programs::{Program, Programs},
-        readback::{self, Found},
-        rtnetlink::{self, Classifier, Device},
+        programs::Programs,
+        rtnetlink::Device,
+        state::{Drift, InterfaceState, LinkChange},
     },
 };
 
-/// Said of a TC program that is not the first.
-const BEHIND: &str = "another TC program runs before it and may let packets pass it by";
+/// The note on a TC program that is not the first.
+const FOREIGN_FIRST: &str = "another TC program runs before it and may let packets pass it by";
 
-/// A program of ours on an interface.
-#[derive(Debug)]
-struct Attachment {
-    /// The link; `None`: a classifier, which the kernel keeps by itself.
-    link: Option<OwnedFd>,
-    pin: PathBuf,
-    /// Id of its program, when this run put it there.
-    program: Option<u32>,
-    /// Why not a better hook.
-    note: String,
-    /// Better hooks were tried in this run.
-    settled: bool,
-    /// Somebody else's program runs before it.
-    behind: bool,
-}
-
-/// What is known of an interface from one look to the next.
+/// What was known of an interface when the programs were last attached.
 #[derive(Clone, Debug)]
 struct Seen {
     name: String,
     gated: bool,
 }
 
-/// What was found of an attachment, and done about it.
-enum Kept {
-    /// In force, as it was.
-    Same,
-    /// An earlier run's: it has our program now.
-    Adopted,
-    /// Somebody had changed it.
-    Repaired,
-    /// It is not in force.
-    Lost(&'static str),
+/// What became of the attachments that an interface had.
+#[derive(Clone, Copy, Debug, Default)]
+struct Before {
+    adopted: bool,
+    repaired: bool,
+    lost: Option<&'static str>,
+}
+
+/// What became of the attempt at a better hook.
+#[derive(Debug)]
+struct Climb {
+    /// The hook in force.
+    hook: Option<Hook>,
+    /// It is a new one.
+    made: bool,
+    /// Why not a better one.
+    refused: Vec<String>,
 }
 
 /// All attachments of this agent.
@@ -71,73 +61,62 @@ pub struct Links {
     pins: Pins,
     held: BTreeMap<(u32, Hook), Attachment>,
     seen: BTreeMap<u32, Seen>,
-    /// The choice that attachments were made by; `None` before the first look.
+    /// The choice that attachments were made by; `None` before the first time.
     choice: Option<HookChoice>,
 }
 
 impl Links {
-    /// No attachments yet; what is pinned is adopted by [`Links::cover`].
+    /// No attachments yet; [`Links::attach`] adopts what is pinned.
     pub const fn new(pins: Pins) -> Self {
         Self { pins, held: BTreeMap::new(), seen: BTreeMap::new(), choice: None }
     }
 
-    /// Brings a program onto every interface that is wanted: adopts what earlier runs left by
+    /// Attaches a program to every interface that is wanted: adopts what earlier runs left by
     /// swapping the program, makes what is missing, removes what belongs to no wanted interface.
     /// An interface that fails, or that is not there, undoes nothing on the others: its state says
     /// what is wrong.
-    pub fn cover(
+    pub fn attach(
         &mut self,
-        want: &Coverage,
+        wanted: &Wanted,
         programs: &mut Programs,
     ) -> Result<Vec<InterfaceState>, DatapathError> {
-        let devices = devices()?;
-        let missing = missing(&want.filter, &devices);
-        let first = self.choice.is_none();
-        if first {
+        let devices = observe::devices()?;
+        let missing = observe::missing(&wanted.filter, &devices);
+        if self.choice.is_none() {
             self.adopt(&devices)?;
-        } else if self.choice != Some(want.hook) {
-            self.held.values_mut().for_each(|attachment| attachment.settled = false);
+        } else if self.choice != Some(wanted.hook) {
+            self.held.values_mut().for_each(|attachment| attachment.tried_better = false);
         }
-        let wanted: Vec<_> = devices
+        let gated: Vec<_> = devices
             .iter()
-            .filter(|device| !device.loopback && want.filter.matches(&device.name))
+            .filter(|device| !device.loopback && wanted.filter.matches(&device.name))
             .collect();
-        self.drop_others(&wanted, &devices)?;
+        self.drop_others(&gated, &devices)?;
         let mut states = Vec::new();
-        for device in wanted {
-            match self.cover_one(device, want.hook, programs) {
-                Ok(state) => states.extend(state),
-                Err(_) if is_gone(device) => self.forget(device.index)?,
+        for device in gated {
+            match self.attach_one(device, wanted.hook, programs) {
+                Ok(Some(state)) => states.push(state),
+                Ok(None) => self.forget(device.index)?,
+                Err(_) if observe::is_gone(device) => self.forget(device.index)?,
                 Err(error) => states.push(self.ungated(device, &error.to_string())),
             }
         }
-        self.choice = Some(want.hook);
+        self.choice = Some(wanted.hook);
         states.extend(missing);
         Ok(states)
     }
 
     /// What is not as this run left it, by the kernel's word; changes nothing.
     pub fn drift(&self) -> Result<Vec<Drift>, DatapathError> {
-        let devices = devices()?;
+        let devices = observe::devices()?;
         let mut drifts = Vec::new();
-        for ((index, hook), attachment) in &self.held {
+        for ((index, _), attachment) in &self.held {
             // An interface that is gone needs no gate.
             let Some(device) = devices.iter().find(|device| device.index == *index) else {
                 continue;
             };
-            let found = readback::read(device, *hook, attachment.link.as_ref(), &self.pins.owner());
-            let (gated, why) = match found {
-                Ok(Found::InForce { program, .. }) if attachment.program != Some(program) => {
-                    (false, "it runs another program".into())
-                }
-                Ok(Found::InForce { .. }) if !exists(&attachment.pin) => {
-                    (true, "its pin is gone: it would end with the agent".into())
-                }
-                Ok(Found::InForce { .. }) => continue,
-                Ok(Found::Lost(why)) => (false, why.to_owned()),
-                Err(error) => (false, format!("cannot read back what is on it: {error}")),
-            };
-            if !gated && is_gone(device) {
+            let Some((gated, why)) = attachment.drift(device, &self.pins) else { continue };
+            if !gated && observe::is_gone(device) {
                 continue;
             }
             drifts.push(Drift { what: device.name.clone(), index: *index, gated, why });
@@ -146,206 +125,94 @@ impl Links {
     }
 
     /// `None`: the interface has gone since it was listed.
-    fn cover_one(
+    fn attach_one(
         &mut self,
         device: &Device,
         choice: HookChoice,
         programs: &mut Programs,
     ) -> Result<Option<InterfaceState>, DatapathError> {
-        let index = device.index;
-        let (mut adopted, mut repaired, mut lost) = (false, false, None);
-        for hook in self.hooks(index) {
-            match self.keep(device, hook, programs)? {
-                Kept::Same => {}
-                Kept::Adopted => adopted = true,
-                Kept::Repaired => repaired = true,
-                Kept::Lost(_) if is_gone(device) => return self.forget(index).map(|()| None),
-                Kept::Lost(why) => {
-                    self.release(index, hook)?;
-                    lost = Some(why);
-                }
-            }
-        }
+        let Some(before) = self.keep(device, programs)? else { return Ok(None) };
         let rungs = ladder::rungs(choice, device);
-        let mut current = self.hooks(index).first().copied();
-        let settled = |hook: &Hook| self.held.get(&(index, *hook)).is_some_and(|held| held.settled);
-        let candidates = match current {
-            Some(hook) if settled(&hook) => &[],
-            Some(hook) => ladder::better(rungs, hook),
-            None => rungs,
+        let current = self.hooks(device.index).first().copied();
+        let candidates = ladder::candidates(rungs, current, self.tried_better(device, current));
+        let Some(climb) = self.climb(device, candidates, current, programs)? else {
+            return Ok(None);
         };
-        let mut refused: Vec<String> = ladder::left_out(choice, device).into_iter().collect();
-        let mut made = false;
-        for hook in candidates {
-            if let Some(held) = current.filter(|held| ladder::exclude(*held, *hook)) {
-                match self.stand_in(device, programs) {
-                    Ok(tc) => (current, made) = (Some(tc), true),
-                    Err(why) => {
-                        refused.push(why);
-                        continue;
-                    }
-                }
-                self.release(index, held)?;
-            }
-            match self.make(device, *hook, programs) {
-                Ok(attachment) => {
-                    self.held.insert((index, *hook), attachment);
-                    current = Some(*hook);
-                    made = true;
-                    break;
-                }
-                Err(_) if is_gone(device) => return self.forget(index).map(|()| None),
-                Err(why) => refused.push(why),
-            }
-        }
+        let refused: Vec<_> =
+            ladder::left_out(choice, device).into_iter().chain(climb.refused).collect();
         let note = refused.join("; ");
-        let Some(hook) = current else {
-            return Ok(Some(self.ungated(device, &note)));
-        };
-        for other in self.hooks(index) {
+        let Some(hook) = climb.hook else { return Ok(Some(self.ungated(device, &note))) };
+        for other in self.hooks(device.index) {
             if other != hook {
-                self.release(index, other)?;
+                self.release(device.index, other)?;
             }
         }
-        let stepped_down = made && rungs.first() != Some(&hook);
-        let before = self.seen.get(&index);
-        let mut changes = Vec::new();
-        if lost.is_some() || (before.is_some_and(|seen| seen.gated) && repaired) {
-            changes.extend([LinkChange::Lost, LinkChange::Restored]);
-        } else if before.is_some_and(|seen| !seen.gated) {
-            changes.push(LinkChange::Restored);
-        } else if made {
-            changes.push(LinkChange::Attached);
-        } else if adopted {
-            changes.push(LinkChange::Adopted);
-        }
-        changes.extend(stepped_down.then_some(LinkChange::SteppedDown));
+        let gated_before = self.seen.get(&device.index).map(|seen| seen.gated);
+        let stepped_down = climb.made && rungs.first() != Some(&hook);
+        let changes = changes(before, gated_before, climb.made, stepped_down);
         if changes.contains(&LinkChange::Lost) {
             let name = &device.name;
-            tracing::warn!(interface = name, "the gate was lost: {}", lost.unwrap_or("changed"));
+            let why = before.lost.unwrap_or("changed");
+            tracing::warn!(interface = name, "the gate was lost: {why}");
         }
-        self.seen.insert(index, Seen { name: device.name.clone(), gated: true });
-        let behind = made && self.is_behind(device, hook);
-        let Some(attachment) = self.held.get_mut(&(index, hook)) else {
-            return Ok(Some(self.ungated(device, "not attached")));
-        };
-        if !attachment.settled {
-            attachment.settled = true;
-            attachment.note = note;
-        }
-        attachment.behind |= behind;
-        Ok(Some(InterfaceState {
-            name: device.name.clone(),
-            index,
-            hook: Some(hook),
-            since: pinned_since(&attachment.pin),
-            note: if attachment.behind {
-                join(&attachment.note, BEHIND)
-            } else {
-                attachment.note.clone()
-            },
-            behind: attachment.behind,
-            changes,
-        }))
+        Ok(Some(self.gated(device, hook, climb.made, note, changes)))
     }
 
-    /// The hooks that attachments of ours to an interface have, best first.
-    fn hooks(&self, index: u32) -> Vec<Hook> {
-        let all = self.held.range((index, Hook::XdpNative)..=(index, Hook::XdpGeneric));
-        all.map(|((_, hook), _)| *hook).collect()
-    }
-
-    /// Reads an attachment back, gives it our program if it has another, and pins it again if the
-    /// pin is gone.
+    /// Reads back what the interface has, and mends it. What is lost is let go of. `None`: the
+    /// interface is gone.
     fn keep(
         &mut self,
         device: &Device,
-        hook: Hook,
         programs: &mut Programs,
-    ) -> Result<Kept, DatapathError> {
-        let owner = self.pins.owner();
-        let failed = |cause: String| DatapathError::Attach {
-            interface: device.name.clone(),
-            hook: hook.word(),
-            cause,
-        };
-        let Some(attachment) = self.held.get_mut(&(device.index, hook)) else {
-            return Ok(Kept::Lost("there is none"));
-        };
-        let read = |device: &Device, link: Option<&OwnedFd>| {
-            readback::read(device, hook, link, &owner)
-                .map_err(|error| failed(format!("cannot read back what is on it: {error}")))
-        };
-        let (runs, classifier) = match read(device, attachment.link.as_ref())? {
-            Found::Lost(why) => return Ok(Kept::Lost(why)),
-            Found::InForce { program, classifier, behind } => {
-                attachment.behind = behind;
-                (program, classifier)
-            }
-        };
-        let program = programs.get(hook, device.header).map_err(&failed)?;
-        let ours_before = attachment.program == Some(program.id);
-        let mut kept = Kept::Same;
-        if runs != program.id {
-            swap(device, attachment.link.as_ref(), classifier.as_ref(), &program)
-                .map_err(|error| failed(format!("cannot swap its program: {error}")))?;
-            let now = rtnetlink::device(device.index)
-                .map_err(|error| failed(format!("cannot look at it: {error}")))?;
-            let found = now.map(|device| read(&device, attachment.link.as_ref())).transpose()?;
-            if !matches!(found, Some(Found::InForce { program: id, .. }) if id == program.id) {
-                return Ok(Kept::Lost("it is on another interface"));
-            }
-            if bpf::LinkKind::of(hook).is_none() {
-                repin(&self.pins, hook, attachment, &program).map_err(&failed)?;
-            }
-            kept = if ours_before { Kept::Repaired } else { Kept::Adopted };
-        }
-        attachment.program = Some(program.id);
-        if !exists(&attachment.pin) {
-            repin(&self.pins, hook, attachment, &program).map_err(&failed)?;
-            // One that has just been adopted had its pin elsewhere.
-            if !matches!(kept, Kept::Adopted) {
-                kept = Kept::Repaired;
+    ) -> Result<Option<Before>, DatapathError> {
+        let mut before = Before::default();
+        for hook in self.hooks(device.index) {
+            let Some(attachment) = self.held.get_mut(&(device.index, hook)) else { continue };
+            match attachment.keep(device, &self.pins, programs)? {
+                Kept::Same => {}
+                Kept::Adopted => before.adopted = true,
+                Kept::Repaired => before.repaired = true,
+                Kept::Lost(_) if observe::is_gone(device) => return Ok(None),
+                Kept::Lost(why) => {
+                    self.release(device.index, hook)?;
+                    before.lost = Some(why);
+                }
             }
         }
-        Ok(kept)
+        Ok(Some(before))
     }
 
-    /// Attaches and pins by one hook, or says why not.
-    fn make(
-        &self,
+    /// Attaches by the first of these hooks that the interface takes. `None`: the interface is gone.
+    fn climb(
+        &mut self,
         device: &Device,
-        hook: Hook,
+        candidates: &[Hook],
+        current: Option<Hook>,
         programs: &mut Programs,
-    ) -> Result<Attachment, String> {
-        let program = programs
-            .get(hook, device.header)
-            .map_err(|error| format!("{}: {}", hook.name(), ladder::unloaded(&error)))?;
-        let refused = |error: io::Error| ladder::refused(hook, device, &error);
-        let link = match bpf::LinkKind::of(hook) {
-            Some(kind) => Some(bpf::attach(&program.fd, device.index, kind).map_err(refused)?),
-            None => {
-                rtnetlink::add_classifier(device.index, &program.fd, &self.pins.owner())
-                    .map_err(refused)?;
-                None
+    ) -> Result<Option<Climb>, DatapathError> {
+        let mut climb = Climb { hook: current, made: false, refused: Vec::new() };
+        for hook in candidates {
+            if let Some(held) = climb.hook.filter(|held| ladder::exclude(*held, *hook)) {
+                match self.stand_in(device, programs) {
+                    Ok(tc) => (climb.hook, climb.made) = (Some(tc), true),
+                    Err(why) => {
+                        climb.refused.push(why);
+                        continue;
+                    }
+                }
+                self.release(device.index, held)?;
             }
-        };
-        let pin = self.pins.link(device.index, hook);
-        let attachment = Attachment {
-            link,
-            pin,
-            program: Some(program.id),
-            note: String::new(),
-            settled: false,
-            behind: false,
-        };
-        repin(&self.pins, hook, &attachment, &program).inspect_err(|_| {
-            // A link goes with its last descriptor.
-            if attachment.link.is_none() {
-                drop(self.remove_classifier(device.index));
+            match Attachment::make(&self.pins, device, *hook, programs) {
+                Ok(attachment) => {
+                    self.held.insert((device.index, *hook), attachment);
+                    (climb.hook, climb.made) = (Some(*hook), true);
+                    break;
+                }
+                Err(_) if observe::is_gone(device) => return Ok(None),
+                Err(why) => climb.refused.push(why),
             }
-        })?;
-        Ok(attachment)
+        }
+        Ok(Some(climb))
     }
 
     /// Puts the gate by TC where XDP in one mode is to follow XDP in the other: the two cannot be on an
@@ -353,7 +220,7 @@ impl Links {
     fn stand_in(&mut self, device: &Device, programs: &mut Programs) -> Result<Hook, String> {
         let mut refused = Vec::new();
         for hook in [Hook::Tcx, Hook::Clsact] {
-            match self.make(device, hook, programs) {
+            match Attachment::make(&self.pins, device, hook, programs) {
                 Ok(attachment) => {
                     self.held.insert((device.index, hook), attachment);
                     return Ok(hook);
@@ -364,10 +231,15 @@ impl Links {
         Err(format!("the mode of XDP cannot be changed without a gap: {}", refused.join("; ")))
     }
 
-    fn is_behind(&self, device: &Device, hook: Hook) -> bool {
-        let link = self.held.get(&(device.index, hook)).and_then(|held| held.link.as_ref());
-        let found = readback::read(device, hook, link, &self.pins.owner());
-        matches!(found, Ok(Found::InForce { behind: true, .. }))
+    /// The hooks that attachments of ours to an interface have, best first.
+    fn hooks(&self, index: u32) -> Vec<Hook> {
+        let all = self.held.range((index, Hook::XdpNative)..=(index, Hook::XdpGeneric));
+        all.map(|((_, hook), _)| *hook).collect()
+    }
+
+    fn tried_better(&self, device: &Device, hook: Option<Hook>) -> bool {
+        let held = hook.and_then(|hook| self.held.get(&(device.index, hook)));
+        held.is_some_and(|held| held.tried_better)
     }
 
     /// Opens what earlier runs left. Classifiers are looked for on every interface: they stay
@@ -380,31 +252,27 @@ impl Links {
         }
         for pin in pins {
             let Some((hook, index)) = Pins::parse_link(&pin) else { continue };
-            if bpf::LinkKind::of(hook).is_none() || self.held.contains_key(&(index, hook)) {
+            if LinkKind::of(hook).is_none() || self.held.contains_key(&(index, hook)) {
                 continue;
             }
             match bpf::open_pin(&pin) {
-                Ok(link) => self.hold(index, hook, Some(link)),
+                Ok(link) => {
+                    let found = Attachment::found(&self.pins, index, hook, Some(link));
+                    self.held.insert((index, hook), found);
+                }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {
                     return Err(DatapathError::Sys { verb: "open a pinned link", error });
                 }
             }
         }
-        for device in devices {
-            if self.classifier(device.index)?.is_some() {
-                self.hold(device.index, Hook::Clsact, None);
+        for Device { index, .. } in devices {
+            if observe::classifier(*index, &self.pins.owner())?.is_some() {
+                let found = Attachment::found(&self.pins, *index, Hook::Clsact, None);
+                self.held.insert((*index, Hook::Clsact), found);
             }
         }
         Ok(())
-    }
-
-    fn hold(&mut self, index: u32, hook: Hook, link: Option<OwnedFd>) {
-        let pin = self.pins.link(index, hook);
-        let note = String::new();
-        let attachment =
-            Attachment { link, pin, program: None, note, settled: false, behind: false };
-        self.held.insert((index, hook), attachment);
     }
 
     /// Lets go of what is on interfaces that are gone or no longer wanted.
@@ -439,30 +307,50 @@ impl Links {
         Ok(())
     }
 
-    /// Takes an attachment off, with its pin. One that the kernel keeps is held on.
+    /// Takes an attachment off. One that the kernel keeps is held on.
     fn release(&mut self, index: u32, hook: Hook) -> Result<(), DatapathError> {
-        let Some(attachment) = self.held.get(&(index, hook)) else { return Ok(()) };
-        match &attachment.link {
-            Some(link) => bpf::detach_link(link)
-                .map_err(|error| DatapathError::Sys { verb: "detach a link", error })?,
-            None => self.remove_classifier(index)?,
+        if let Some(attachment) = self.held.get(&(index, hook)) {
+            attachment.take_off(&self.pins)?;
         }
-        remove(&attachment.pin)
-            .map_err(|error| DatapathError::Sys { verb: "remove the pin of a link", error })?;
         self.held.remove(&(index, hook));
         Ok(())
     }
 
-    fn classifier(&self, index: u32) -> Result<Option<Classifier>, DatapathError> {
-        rtnetlink::classifiers(index, &self.pins.owner())
-            .map(|found| found.ours)
-            .map_err(|error| DatapathError::Sys { verb: "list the classifiers", error })
-    }
-
-    fn remove_classifier(&self, index: u32) -> Result<(), DatapathError> {
-        let Some(classifier) = self.classifier(index)? else { return Ok(()) };
-        rtnetlink::remove_classifier(index, &classifier)
-            .map_err(|error| DatapathError::Sys { verb: "remove a classifier", error })
+    /// An interface with a program of ours by this hook.
+    fn gated(
+        &mut self,
+        device: &Device,
+        hook: Hook,
+        made: bool,
+        note: String,
+        changes: Vec<LinkChange>,
+    ) -> InterfaceState {
+        let Device { index, name, .. } = device;
+        self.seen.insert(*index, Seen { name: name.clone(), gated: true });
+        let Some(attachment) = self.held.get_mut(&(*index, hook)) else {
+            return self.ungated(device, "not attached");
+        };
+        if made {
+            let found = attachment.observe(device, &self.pins);
+            let foreign_first = matches!(found, Ok(Found::InForce { foreign_first: true, .. }));
+            attachment.foreign_first |= foreign_first;
+        }
+        if !attachment.tried_better {
+            attachment.tried_better = true;
+            attachment.note = note;
+        }
+        let mut notes = vec![attachment.note.as_str()];
+        notes.extend(attachment.foreign_first.then_some(FOREIGN_FIRST));
+        notes.retain(|note| !note.is_empty());
+        InterfaceState {
+            name: name.clone(),
+            index: *index,
+            hook: Some(hook),
+            since: observe::pinned_since(&attachment.pin),
+            note: notes.join("; "),
+            foreign_first: attachment.foreign_first,
+            changes,
+        }
     }
 
     /// An interface that is left to the socket guard, if there is one.
@@ -479,72 +367,56 @@ impl Links {
     }
 }
 
-/// Interfaces that are named and not there.
-pub(super) fn missing(filter: &InterfaceFilter, devices: &[Device]) -> Vec<InterfaceState> {
-    let is_there = |name: &&str| devices.iter().any(|device| device.name == *name);
-    let names = filter.exact_names().filter(|name| !is_there(name));
-    let note = "there is no such interface (`ip link` lists them)";
-    names.map(|name| InterfaceState::without(name, 0, note)).collect()
-}
-
-/// Whether an interface is not there any more, by the kernel's word.
-fn is_gone(device: &Device) -> bool {
-    matches!(rtnetlink::device(device.index), Ok(None))
-}
-
-/// The interfaces of this network namespace.
-pub fn devices() -> Result<Vec<Device>, DatapathError> {
-    rtnetlink::devices().map_err(|error| DatapathError::Sys { verb: "list the interfaces", error })
-}
-
-/// Gives an attachment another program.
-fn swap(
-    device: &Device,
-    link: Option<&OwnedFd>,
-    classifier: Option<&Classifier>,
-    program: &Program,
-) -> io::Result<()> {
-    match (link, classifier) {
-        (Some(link), _) => bpf::update_link(link, &program.fd),
-        (None, Some(old)) => rtnetlink::replace_classifier(device.index, old, &program.fd),
-        (None, None) => Err(io::ErrorKind::NotFound.into()),
+/// What to report of an interface that is gated now. `gated_before`: whether it was when the programs
+/// were last attached; `None`: it is new.
+fn changes(
+    before: Before,
+    gated_before: Option<bool>,
+    made: bool,
+    stepped_down: bool,
+) -> Vec<LinkChange> {
+    let Before { adopted, repaired, lost } = before;
+    let mut changes = Vec::new();
+    if lost.is_some() || (gated_before == Some(true) && repaired) {
+        changes.extend([LinkChange::Lost, LinkChange::Restored]);
+    } else if gated_before == Some(false) {
+        changes.push(LinkChange::Restored);
+    } else if made {
+        changes.push(LinkChange::Attached);
+    } else if adopted {
+        changes.push(LinkChange::Adopted);
     }
+    changes.extend(stepped_down.then_some(LinkChange::SteppedDown));
+    changes
 }
 
-/// Pins an attachment, in place of whatever is pinned there.
-fn repin(
-    pins: &Pins,
-    hook: Hook,
-    attachment: &Attachment,
-    program: &Program,
-) -> Result<(), String> {
-    let Attachment { link, pin, .. } = attachment;
-    pins.prepare().map_err(|error| error.to_string())?;
-    let pinned = remove(pin).and_then(|()| match link {
-        Some(link) => bpf::pin(link, pin),
-        None => bpf::pin(&program.fd, pin),
-    });
-    pinned.map_err(|error| format!("{}: cannot pin it: {error}", hook.name()))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn exists(pin: &Path) -> bool {
-    fs::symlink_metadata(pin).is_ok()
-}
-
-fn remove(pin: &Path) -> io::Result<()> {
-    match fs::remove_file(pin) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+    #[test]
+    fn what_comes_back_was_lost_first_and_a_step_down_is_reported_last() {
+        use LinkChange::{Adopted, Attached, Lost, Restored, SteppedDown};
+        let (none, lost) = (
+            Before::default(),
+            Before { lost: Some("its link was detached"), ..Before::default() },
+        );
+        let repaired = Before { repaired: true, ..none };
+        let adopted = Before { adopted: true, ..none };
+        for (before, gated_before, made, stepped_down, expected) in [
+            (none, Some(true), false, false, vec![]),
+            (none, None, true, false, vec![Attached]),
+            (none, None, true, true, vec![Attached, SteppedDown]),
+            (adopted, None, false, false, vec![Adopted]),
+            (adopted, None, true, false, vec![Attached]),
+            (none, Some(false), true, true, vec![Restored, SteppedDown]),
+            (lost, Some(true), true, false, vec![Lost, Restored]),
+            (lost, None, true, false, vec![Lost, Restored]),
+            (repaired, Some(true), false, false, vec![Lost, Restored]),
+            (repaired, None, false, false, vec![]),
+        ] {
+            let changes = changes(before, gated_before, made, stepped_down);
+            assert_eq!(changes, expected, "{before:?} {gated_before:?}");
+        }
     }
-}
-
-fn join(first: &str, second: &str) -> String {
-    if first.is_empty() { second.to_owned() } else { format!("{first}; {second}") }
-}
-
-/// When a pin was made.
-pub fn pinned_since(pin: &Path) -> Option<WallTime> {
-    let made = fs::symlink_metadata(pin).ok()?.modified().ok()?;
-    let since = made.duration_since(UNIX_EPOCH).ok()?;
-    i64::try_from(since.as_millis()).ok().map(WallTime)
 }

@@ -19,7 +19,6 @@ use aya_obj::generated::{
     BPF_F_BEFORE, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type, bpf_attr, bpf_cmd,
     bpf_link_info, bpf_link_type,
 };
-
 use jit_proto::Hook;
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -38,12 +37,12 @@ pub enum LinkKind {
     XdpGeneric,
     /// Native XDP.
     XdpNative,
-    /// TC ingress by tcx (Linux 6.6+), in front of what is there.
+    /// TC ingress by tcx (Linux 6.6+), before all programs that are there.
     Tcx,
 }
 
 impl LinkKind {
-    /// The kind of link that a hook is; `None`: none (a classifier of clsact).
+    /// The kind of link that a hook attaches by; `None`: by none.
     pub const fn of(hook: Hook) -> Option<Self> {
         match hook {
             Hook::XdpNative => Some(Self::XdpNative),
@@ -54,7 +53,7 @@ impl LinkKind {
     }
 }
 
-/// What the kernel says of a link.
+/// What the kernel says of a link to an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkInfo {
     /// The kernel's id of it.
@@ -241,7 +240,7 @@ pub fn guard_info(link: impl AsFd) -> io::Result<GuardInfo> {
 pub fn any_link_info(link: impl AsFd) -> io::Result<AnyLinkInfo> {
     let info = any_info(link)?;
     let is = |kind: bpf_link_type| info.type_ == kind as u32;
-    // SAFETY: the kernel fills the member of the type that is looked at.
+    // SAFETY: the kernel fills the member of the type that was compared.
     let place = unsafe {
         if is(bpf_link_type::BPF_LINK_TYPE_XDP) {
             info.__bindgen_anon_1.xdp.ifindex

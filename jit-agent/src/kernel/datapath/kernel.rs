@@ -11,16 +11,22 @@ use jit_common::{PortKey, PortRule, Settings, Slot, map};
 use crate::{
     config::Limits,
     kernel::datapath::{
-        Counters, Coverage, Datapath, DatapathError, Drift, Elsewhere, InterfaceState,
         attach::Links,
         bpf::{self, Logger},
-        cut::{self, Cut, Sessions},
-        guard::{Guard, GuardState},
+        contract::{Datapath, Wanted},
+        cut::{Cut, CutScope},
+        destroy,
+        error::{DatapathError, chain},
+        guard::GuardState,
+        layout::layouts,
         maps::{ForeignSlots, Maps},
         object::OBJECT,
-        pins::{Pins, Table, chain, layouts},
+        pins::{Pins, Table},
+        probe::Probe,
         programs::Programs,
-        selftest::{Probe, SHARED, Twin},
+        selftest::{SHARED, Twin},
+        socket_guard::Guard,
+        state::{Counters, Drift, Elsewhere, InterfaceState},
     },
     rules::{
         clock::BootNanos,
@@ -44,7 +50,7 @@ pub struct KernelDatapath {
     limits: Limits,
     debug: bool,
     pins: Pins,
-    /// What other versions counted.
+    /// The slots of other versions.
     foreign: Vec<ForeignSlots>,
     /// The pinned tables, by name.
     tables: Vec<Table>,
@@ -84,7 +90,7 @@ impl KernelDatapath {
             .map_err(|error| DatapathError::Load(chain(&error)))?;
         let guard = Guard::load(&mut object, pins.clone());
         let mut programs = Programs::new(object);
-        // One that it refuses is stepped down from; all of them are another matter.
+        // If the kernel refuses one program another is tried; if it refuses all, the start fails.
         match programs.xdp() {
             Ok(program) if !bpf::has_xdp_links(&program.fd) => {
                 return Err(DatapathError::NoXdpLinks);
@@ -160,21 +166,21 @@ impl Datapath for KernelDatapath {
         self.maps.close_slots_but(held)
     }
 
-    fn take_untold(&mut self) -> Result<u64, DatapathError> {
-        self.maps.take_untold()
+    fn take_unreported(&mut self) -> Result<u64, DatapathError> {
+        self.maps.take_unreported()
     }
 
     fn counters(&self) -> Result<Counters, DatapathError> {
         self.maps.counters()
     }
 
-    fn cover(&mut self, want: &Coverage) -> Result<Vec<InterfaceState>, DatapathError> {
-        self.links.cover(want, &mut self.programs)
+    fn attach(&mut self, wanted: &Wanted) -> Result<Vec<InterfaceState>, DatapathError> {
+        self.links.attach(wanted, &mut self.programs)
     }
 
     fn self_test(&mut self, probes: &[Probe]) -> Vec<String> {
-        // Of tables that are not in force nothing could be learnt; that they are not pinned, or were
-        // not for a moment, is told and put right elsewhere.
+        // From tables that are not in force nothing could be learnt. Tables without pins are reported
+        // and pinned again elsewhere.
         let Self { pins, tables, limits, debug, .. } = self;
         let unpinned = || !pins.missing(tables).is_empty();
         if self.twin.is_none() && unpinned() {
@@ -228,8 +234,8 @@ impl Datapath for KernelDatapath {
         self.pins.retire()
     }
 
-    fn cut(&mut self, among: &Sessions, now: BootNanos) -> Cut {
-        cut::cut(&self.maps, among, now)
+    fn cut(&mut self, among: &CutScope, now: BootNanos) -> Cut {
+        destroy::cut(&self.maps, among, now)
     }
 }
 

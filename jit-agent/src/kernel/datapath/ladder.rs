@@ -1,4 +1,4 @@
-//! Which hooks are tried on an interface, best first, and what is said of those that do not work.
+//! Which hooks are tried on an interface, best first, and the text about those that do not work.
 //!
 //! Native XDP is first: it drops in the driver. TC comes before generic XDP, which copies every
 //! packet that is not in one piece. Where frames have no Ethernet header there is no XDP.
@@ -29,8 +29,21 @@ pub const fn rungs(choice: HookChoice, device: &Device) -> &'static [Hook] {
     }
 }
 
-/// The hooks to try instead of one that is there: better ones, or any when it is not among them.
-pub fn better(rungs: &'static [Hook], than: Hook) -> &'static [Hook] {
+/// The hooks to try where this one is in force already. `tried_better`: all that is better was tried.
+pub fn candidates(
+    rungs: &'static [Hook],
+    current: Option<Hook>,
+    tried_better: bool,
+) -> &'static [Hook] {
+    match current {
+        Some(_) if tried_better => &[],
+        Some(hook) => better(rungs, hook),
+        None => rungs,
+    }
+}
+
+/// The hooks better than one that is in force, or all when it is not among them.
+fn better(rungs: &'static [Hook], than: Hook) -> &'static [Hook] {
     let place = rungs.iter().position(|hook| *hook == than).unwrap_or(rungs.len());
     rungs.get(..place).unwrap_or_default()
 }
@@ -151,6 +164,9 @@ mod tests {
         assert_eq!(better(auto, Hook::XdpNative), &[]);
         assert_eq!(better(auto, Hook::Clsact), &[Hook::XdpNative, Hook::Tcx]);
         assert_eq!(better(rungs(HookChoice::Native, &ethernet), Hook::Tcx).len(), 1);
+        assert_eq!(candidates(auto, Some(Hook::Clsact), false), better(auto, Hook::Clsact));
+        assert_eq!(candidates(auto, Some(Hook::Clsact), true), &[]);
+        assert_eq!(candidates(auto, None, false), auto);
     }
 
     #[test]

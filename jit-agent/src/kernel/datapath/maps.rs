@@ -15,7 +15,11 @@ use jit_common::{
 use jit_proto::{SourcePrefix, prefix::bits};
 
 use crate::{
-    kernel::datapath::{Counters, DatapathError, Elsewhere, pins::Pins},
+    kernel::datapath::{
+        error::{DatapathError, chain},
+        pins::Pins,
+        state::{Counters, Elsewhere},
+    },
     rules::{
         clock::BootNanos,
         reconcile::{Claim, Entries, Entry, EntryKey, Write},
@@ -42,7 +46,7 @@ pub struct Maps {
 }
 
 impl Maps {
-    /// From wherever `take` finds a map by name.
+    /// Opens the maps that `take` finds by name.
     pub fn open(
         mut take: impl FnMut(&'static str) -> Result<Map, DatapathError>,
     ) -> Result<Self, DatapathError> {
@@ -232,13 +236,13 @@ impl Maps {
         self.settings.get(&0, 0).map_err(failed("read", map::SETTINGS))
     }
 
-    /// What is counted in a slot; all zero when it cannot be read.
+    /// The counts of a slot; all zero when they cannot be read.
     pub fn slot(&self, slot: u32) -> Slot {
         self.slots.get(&slot, 0).unwrap_or_default()
     }
 
-    /// Counts a slot from zero, for its next grant: with at most so many connections, zero for any
-    /// number. Those of the grant before are forgotten.
+    /// Counts a slot from zero, for its next grant: with at most `limit` connections, zero for any
+    /// number. The connections of the grant before are forgotten.
     pub fn open_slot(&mut self, slot: u32, limit: u32) -> Result<(), DatapathError> {
         let old = self.slots.get(&slot, 0).map_err(failed("read", map::SLOTS))?;
         let generation = match old.generation {
@@ -260,11 +264,11 @@ impl Maps {
 
     /// Forgets the connections in all slots but these, and in these all but the present grant's.
     pub fn close_slots_but(&mut self, held: &dyn Fn(u32) -> bool) -> Result<(), DatapathError> {
-        let over = |slot, generation| !held(slot) || self.slot(slot).generation != generation;
+        let ended = |slot, generation| !held(slot) || self.slot(slot).generation != generation;
         let keys = self.connections.keys().filter_map(Result::ok);
-        let connections: Vec<_> = keys.filter(|key| over(key.slot, key.generation)).collect();
+        let connections: Vec<_> = keys.filter(|key| ended(key.slot, key.generation)).collect();
         let keys = self.places.keys().filter_map(Result::ok);
-        let places: Vec<_> = keys.filter(|key| over(key.slot, key.generation)).collect();
+        let places: Vec<_> = keys.filter(|key| ended(key.slot, key.generation)).collect();
         for key in connections {
             gone(self.connections.remove(&key), map::CONNECTIONS)?;
         }
@@ -276,13 +280,13 @@ impl Maps {
 
     fn forget_connections(&mut self, slot: u32, counted: Slot) -> Result<(), DatapathError> {
         let Slot { hits, limit, generation } = counted;
-        // The limit may have been lowered behind them.
+        // The limit may have been lowered after they were let in.
         let most = limit.max(u32::try_from(hits).unwrap_or(u32::MAX)).min(MAX_CONNECTIONS);
         for number in 0..if limit == 0 { 0 } else { most } {
             let place = PlaceKey { slot, generation, number };
             let flow = match self.places.get(&place, 0) {
                 Ok(flow) => flow,
-                // Never taken, or given back: there may be others behind it.
+                // Never taken, or given back: there may be others after it.
                 Err(MapError::KeyNotFound) => continue,
                 Err(error) => return Err(failed("read", map::PLACES)(error)),
             };
@@ -293,28 +297,28 @@ impl Maps {
         Ok(())
     }
 
-    /// Lets the grant in a slot have so many connections. One that is counted at this very moment may
-    /// be missing in the count; its place is taken all the same.
+    /// Sets the largest number of connections for the grant in a slot. A connection that is counted at
+    /// this very moment may be missing in the count; its place is taken all the same.
     pub fn set_limit(&mut self, slot: u32, limit: u32) -> Result<(), DatapathError> {
         let old = self.slots.get(&slot, 0).map_err(failed("read", map::SLOTS))?;
         self.slots.set(slot, Slot { limit, ..old }, 0).map_err(failed("write to", map::SLOTS))
     }
 
-    /// Connections of which no event told, since this was last asked. What was asked for is noted
-    /// beside the count, so that it is told once, whoever asks next.
-    pub fn take_untold(&mut self) -> Result<u64, DatapathError> {
+    /// The number of connections that no event reported since this was last asked. What was returned is
+    /// noted beside the count, so that each connection is returned once, whoever asks next.
+    pub fn take_unreported(&mut self) -> Result<u64, DatapathError> {
         let sum = |counter: Counter| {
             let values = self.counters.get(&counter.index(), 0);
             values.map(|values| values.iter().sum::<u64>()).map_err(failed("read", map::COUNTERS))
         };
-        let (all, recorded) = (sum(Counter::Untold)?, sum(Counter::UntoldRecorded)?);
+        let (all, recorded) = (sum(Counter::Unreported)?, sum(Counter::UnreportedRecorded)?);
         let more = all.saturating_sub(recorded);
         if more > 0 {
             let mut values = vec![0; cpus()?];
             values.first_mut().into_iter().for_each(|first| *first = all);
             let values = PerCpuValues::try_from(values)
                 .map_err(|error| DatapathError::Sys { verb: "count the CPUs", error })?;
-            let index = Counter::UntoldRecorded.index();
+            let index = Counter::UnreportedRecorded.index();
             self.counters.set(index, values, 0).map_err(failed("write to", map::COUNTERS))?;
         }
         Ok(more)
@@ -366,7 +370,7 @@ impl ForeignSlots {
         Self { pins, slots: map.and_then(|map| map.try_into().ok()) }
     }
 
-    /// What is counted there for a slot's grant.
+    /// The count there for a slot's grant.
     pub fn counted(&self, slot: u32, generation: u32) -> Elsewhere {
         if !self.pins.exist() {
             return Elsewhere::Nowhere;
@@ -467,6 +471,6 @@ fn failed<E: Into<MapError> + Display>(
     move |error| {
         let error = error.into();
         let full = errno(&error).is_some_and(|errno| FULL.contains(&errno));
-        DatapathError::Map { verb, table, cause: super::pins::chain(&error), full }
+        DatapathError::Map { verb, table, cause: chain(&error), full }
     }
 }

@@ -1,8 +1,9 @@
-//! The tables in memory: what the decision sees on the host, and a datapath over them, for tests
-//! and comparisons.
+//! A datapath in memory, for tests and comparisons. It decides as the kernel does, over tables in
+//! memory, and attaches nothing.
+
+mod tables;
 
 use std::{
-    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -12,19 +13,22 @@ use std::{
 };
 
 use jit_common::{
-    Address, ConnectionKey, Decision, Family, Flow, Frame, GrantEntry, Handshake, HostKey, Link,
-    PortKey, PortRule, PrefixV4, PrefixV6, Protocol, Reason, Segment, Session, Settings, Slot,
-    Tables, Ticket, decide, session_is_over,
+    Address, ConnectionKey, Decision, Frame, GrantEntry, Handshake, HostKey, Link, PortKey,
+    PortRule, Protocol, Reason, Settings, Slot, decide, session_has_ended,
 };
-use jit_proto::prefix::{bits, masked};
+use jit_proto::prefix::bits;
+
+pub use tables::MemoryTables;
 
 use crate::{
     kernel::{
         datapath::{
-            Counters, Coverage, Datapath, DatapathError, Drift, Elsewhere, InterfaceState,
-            cut::{Cut, Sessions},
+            contract::{Datapath, Wanted},
+            cut::{Cut, CutScope},
+            error::DatapathError,
             guard::GuardState,
-            selftest::Probe,
+            probe::{Probe, Syn},
+            state::{Counters, Drift, Elsewhere, InterfaceState},
         },
         netlink::sock_diag::DiagError,
     },
@@ -34,123 +38,25 @@ use crate::{
     },
 };
 
-/// An in-memory twin of the kernel's tables.
-#[derive(Clone, Debug, Default)]
-pub struct MemoryTables {
-    /// Protected ports and their rules.
-    pub ports: BTreeMap<PortKey, PortRule>,
-    /// Grants for one address.
-    pub hosts: BTreeMap<HostKey, GrantEntry>,
-    /// Grants for prefixes: port, network address with host bits zero, length in bits.
-    pub prefixes: BTreeMap<(PortKey, Address, u8), GrantEntry>,
-    /// Established TCP sessions: source and its port, destination and its port.
-    pub sessions: BTreeSet<(Address, u16, Address, u16)>,
-    /// Limits of the grants that have one, by slot.
-    pub slots: BTreeMap<u32, Slot>,
-    /// What those grants let in, until it is a session.
-    pub connections: RefCell<BTreeMap<ConnectionKey, Handshake>>,
-    /// How many each of them let in, by slot and generation.
-    pub taken: RefCell<BTreeMap<(u32, u32), u32>>,
-}
-
-impl MemoryTables {
-    /// The longest matching prefix, as a kernel trie answers.
-    fn longest(&self, port: PortKey, address: Address, max: u8) -> Option<&GrantEntry> {
-        (0..=max)
-            .rev()
-            .find_map(|length| self.prefixes.get(&(port, masked(address, length), length)))
-    }
-
-    fn key(&self, slot: u32, segment: &Segment) -> ConnectionKey {
-        let generation = self.slots.get(&slot).map_or(0, |slot| slot.generation);
-        ConnectionKey { flow: Flow::of(segment), slot, generation }
-    }
-
-    /// A place for a new connection, if there is one.
-    fn take(&self, slot: u32, segment: &Segment, handshake: Handshake) -> Ticket {
-        let Slot { limit, generation, .. } = self.slots.get(&slot).copied().unwrap_or_default();
-        let mut taken = self.taken.borrow_mut();
-        let taken = taken.entry((slot, generation)).or_default();
-        if *taken >= limit {
-            return Ticket::Refused;
-        }
-        *taken += 1;
-        self.connections.borrow_mut().insert(self.key(slot, segment), handshake);
-        Ticket::Fresh
-    }
-}
-
-impl Tables for MemoryTables {
-    fn protected(&self, port: PortKey) -> bool {
-        self.ports.contains_key(&port)
-    }
-
-    fn rule(&self, port: PortKey) -> PortRule {
-        self.ports.get(&port).copied().unwrap_or_default()
-    }
-
-    fn host_grant(&self, key: &HostKey) -> Option<&GrantEntry> {
-        self.hosts.get(key)
-    }
-
-    fn prefix_grant_v4(&self, data: PrefixV4) -> Option<&GrantEntry> {
-        let port = port_key(data.protocol, data.port)?;
-        self.longest(port, Address::v4(data.address), 32)
-    }
-
-    fn prefix_grant_v6(&self, data: PrefixV6) -> Option<&GrantEntry> {
-        let port = port_key(data.protocol, data.port)?;
-        self.longest(port, Address::v6(data.address), 128)
-    }
-
-    fn session(&self, segment: &Segment) -> Session {
-        let tuple = (segment.source, segment.source_port, segment.destination, segment.port.port);
-        if self.sessions.contains(&tuple) { Session::Established } else { Session::None }
-    }
-
-    fn ticket(&self, slot: u32, segment: &Segment) -> Ticket {
-        if let Some(handshake) = self.connections.borrow_mut().get_mut(&self.key(slot, segment)) {
-            if !segment.opens {
-                *handshake = handshake.answered();
-                return Ticket::Known;
-            }
-            if handshake.repeats(segment.sequence) {
-                return Ticket::Known;
-            }
-        }
-        if !segment.opens {
-            return Ticket::Refused;
-        }
-        self.take(slot, segment, Handshake::of_syn(segment.sequence))
-    }
-
-    fn look(&self, slot: u32, segment: &Segment, fresh: bool) -> Ticket {
-        if fresh {
-            return self.take(slot, segment, Handshake::of_look());
-        }
-        let mut connections = self.connections.borrow_mut();
-        let Some(known) = connections.get_mut(&self.key(slot, segment)) else {
-            return Ticket::Refused;
-        };
-        let Some(looked) = known.looked() else { return Ticket::Refused };
-        *known = looked;
-        Ticket::Known
-    }
-
-    fn settle(&self, slot: u32, segment: &Segment) {
-        self.connections.borrow_mut().remove(&self.key(slot, segment));
-    }
-}
-
-fn port_key(protocol: u8, port: [u8; 2]) -> Option<PortKey> {
-    let protocol = Protocol::from_number(protocol)?;
-    Some(PortKey { protocol, port: u16::from_be_bytes(port) })
-}
-
 /// A datapath in memory, shared with the test that made it.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryDatapath {
     inner: Arc<Mutex<Inner>>,
+}
+
+struct Bytes(Vec<u8>);
+
+impl Frame for Bytes {
+    fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.0.get(offset..)?.first_chunk().copied()
+    }
+}
+
+/// Decides about a SYN.
+fn judged(syn: &Syn, tables: &MemoryTables, now: BootNanos) -> Decision {
+    let packet = syn.packet();
+    let link = Link::of_ip(packet.first().copied().unwrap_or_default());
+    decide(&Bytes(packet), link, tables, || now.0)
 }
 
 /// Calls until everything ends, as when the process is killed: later ones have no effect.
@@ -158,12 +64,12 @@ pub struct MemoryDatapath {
 pub struct Fuse(AtomicU64);
 
 impl Fuse {
-    /// Blows behind so many calls.
+    /// Blows after this number of calls.
     pub fn new(calls: u64) -> Arc<Self> {
         Arc::new(Self(AtomicU64::new(calls.saturating_add(1))))
     }
 
-    /// Blows behind so many calls from now on.
+    /// Blows after this number of calls from now on.
     pub fn set(&self, calls: u64) {
         self.0.store(calls.saturating_add(1), Ordering::Relaxed);
     }
@@ -194,16 +100,16 @@ struct Inner {
     /// Sockets of sessions: peer, its port, port here.
     sockets: BTreeSet<(Address, u16, u16)>,
     keeps_sockets: bool,
-    /// Of another version, whose tables are there; inside nothing where they cannot be read.
+    /// The slots of another version whose tables are there; inside `None` where they cannot be read.
     elsewhere: Option<Option<BTreeMap<u32, Slot>>>,
     hits_elsewhere: u64,
-    untold: u64,
-    /// Who comes while ours is being attached, and how many of them got in.
+    unreported: u64,
+    /// SYNs that come while ours is being attached, and the number of them that got in.
     comes_meanwhile: Vec<(Syn, BootNanos)>,
     let_in_meanwhile: u32,
-    /// Looks at sockets since the test asked last, and how long each takes.
-    looks: u32,
-    look_takes: Duration,
+    /// The number of cuts since the test asked last, and the time that each takes.
+    cuts: u32,
+    cut_takes: Duration,
 }
 
 impl Inner {
@@ -212,59 +118,6 @@ impl Inner {
         let Some(full) = self.refuse.or(blown.then_some(false)) else { return Ok(()) };
         let cause = "refused by the test".to_owned();
         Err(DatapathError::Map { verb: "write to", table: "entries", cause, full })
-    }
-}
-
-/// A TCP segment that would open a connection.
-#[derive(Clone, Copy, Debug)]
-pub struct Syn {
-    /// Who sends it.
-    pub source: Address,
-    /// From which port.
-    pub source_port: u16,
-    /// To which port, of TCP.
-    pub port: PortKey,
-    /// Its sequence number: one that is sent again has the same.
-    pub sequence: u32,
-}
-
-impl Syn {
-    /// As an IP packet to an address of this host.
-    pub fn packet(&self) -> Vec<u8> {
-        let Self { source, source_port, port, sequence } = self;
-        let mut packet = match source.family {
-            Family::V4 => {
-                let mut head = vec![0x45, 0, 0, 40, 0, 0, 0, 0, 64, port.protocol as u8, 0, 0];
-                head.extend(source.first_four());
-                head.extend([198, 51, 100, 1]);
-                head
-            }
-            Family::V6 => {
-                let mut head = vec![0x60, 0, 0, 0, 0, 20, port.protocol as u8, 64];
-                head.extend(source.bytes);
-                head.extend([0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
-                head
-            }
-        };
-        packet.extend(source_port.to_be_bytes());
-        packet.extend(port.port.to_be_bytes());
-        packet.extend(sequence.to_be_bytes());
-        packet.extend([0, 0, 0, 0, 0x50, 0x02, 0, 0, 0, 0, 0, 0]);
-        packet
-    }
-
-    fn judged(&self, tables: &MemoryTables, now: BootNanos) -> Decision {
-        let packet = self.packet();
-        let link = Link::of_ip(packet.first().copied().unwrap_or_default());
-        decide(&Bytes(packet), link, tables, || now.0)
-    }
-}
-
-struct Bytes(Vec<u8>);
-
-impl Frame for Bytes {
-    fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        self.0.get(offset..)?.first_chunk().copied()
     }
 }
 
@@ -278,13 +131,13 @@ impl MemoryDatapath {
     /// counted.
     pub fn opens(&self, port: PortKey, source: Address, now: BootNanos) -> bool {
         let syn = Syn { source, source_port: 40_000, port, sequence: 1 };
-        syn.judged(&self.tables(), now).reason == Reason::Granted
+        judged(&syn, &self.tables(), now).reason == Reason::Granted
     }
 
-    /// Lets the decision see a SYN, counts it as the kernel does, and says whether it got in.
+    /// Decides about a SYN, counts it as the kernel does, and returns whether it got in.
     pub fn connect(&self, syn: &Syn, now: BootNanos) -> bool {
         let tables = self.tables();
-        let Decision { reason, slot, fresh, .. } = syn.judged(&tables, now);
+        let Decision { reason, slot, fresh, .. } = judged(syn, &tables, now);
         let mut inner = self.lock();
         inner.connections = tables.connections.into_inner();
         inner.taken = tables.taken.into_inner();
@@ -314,7 +167,7 @@ impl MemoryDatapath {
         self.lock().sockets.insert((peer, peer_port, port));
     }
 
-    /// The sockets of sessions that are there still.
+    /// The sockets of sessions that are still there.
     pub fn sockets(&self) -> BTreeSet<(Address, u16, u16)> {
         self.lock().sockets.clone()
     }
@@ -324,14 +177,14 @@ impl MemoryDatapath {
         self.lock().keeps_sockets = keep;
     }
 
-    /// From now on each look at the sockets takes so long.
-    pub fn looks_take(&self, time: Duration) {
-        self.lock().look_takes = time;
+    /// From now on each cut takes this time.
+    pub fn cuts_take(&self, time: Duration) {
+        self.lock().cut_takes = time;
     }
 
-    /// How often the sockets were looked at since the last call.
-    pub fn take_looks(&self) -> u32 {
-        std::mem::take(&mut self.lock().looks)
+    /// The number of cuts since the last call.
+    pub fn take_cuts(&self) -> u32 {
+        std::mem::take(&mut self.lock().cuts)
     }
 
     /// The tables become another version's, whose layout is known or not: new ones are empty.
@@ -344,7 +197,7 @@ impl MemoryDatapath {
         inner.taken.clear();
     }
 
-    /// Until ours is attached the other version's gate lets in so many more, and counts them.
+    /// Until ours is attached the other version's gate lets in this number more, and counts them.
     pub fn count_elsewhere(&self, hits: u64) {
         self.lock().hits_elsewhere = hits;
     }
@@ -354,14 +207,14 @@ impl MemoryDatapath {
         self.lock().comes_meanwhile.push((syn, now));
     }
 
-    /// How many of those got in.
+    /// The number of those that got in.
     pub fn let_in_meanwhile(&self) -> u32 {
         self.lock().let_in_meanwhile
     }
 
-    /// So many connections were let in without an event.
-    pub fn let_in_untold(&self, connections: u64) {
-        self.lock().untold += connections;
+    /// This number of connections was let in without an event.
+    pub fn let_in_unreported(&self, connections: u64) {
+        self.lock().unreported += connections;
     }
 
     /// Counts connections in a slot.
@@ -474,15 +327,15 @@ impl Datapath for MemoryDatapath {
         Ok(())
     }
 
-    fn take_untold(&mut self) -> Result<u64, DatapathError> {
-        Ok(std::mem::take(&mut self.lock().untold))
+    fn take_unreported(&mut self) -> Result<u64, DatapathError> {
+        Ok(std::mem::take(&mut self.lock().unreported))
     }
 
     fn counters(&self) -> Result<Counters, DatapathError> {
         Ok(Counters::default())
     }
 
-    fn cover(&mut self, _: &Coverage) -> Result<Vec<InterfaceState>, DatapathError> {
+    fn attach(&mut self, _: &Wanted) -> Result<Vec<InterfaceState>, DatapathError> {
         let come = std::mem::take(&mut self.lock().comes_meanwhile);
         let opened = come.iter().filter(|(syn, now)| self.connect(syn, *now)).count();
         let mut inner = self.lock();
@@ -521,11 +374,11 @@ impl Datapath for MemoryDatapath {
         Ok(())
     }
 
-    fn cut(&mut self, among: &Sessions, now: BootNanos) -> Cut {
+    fn cut(&mut self, among: &CutScope, now: BootNanos) -> Cut {
         let tables = self.tables();
         let mut inner = self.lock();
-        inner.looks += 1;
-        let mut cut = Cut { took: inner.look_takes, ..Cut::default() };
+        inner.cuts += 1;
+        let mut cut = Cut { took: inner.cut_takes, ..Cut::default() };
         if inner.keeps_sockets {
             cut.problem = Some(DiagError::NoDestroy.into());
             return cut;
@@ -535,11 +388,11 @@ impl Datapath for MemoryDatapath {
             let port = PortKey { protocol: Protocol::Tcp, port: *number };
             let host = tables.hosts.get(&HostKey::new(*peer, port));
             let prefix = tables.longest(port, *peer, bits(peer.family));
-            let over = session_is_over(host, prefix, rule, now.0);
-            if over {
+            let ended = session_has_ended(host, prefix, rule, now.0);
+            if ended {
                 *cut.ended.entry((*peer, *number)).or_default() += 1;
             }
-            !over
+            !ended
         });
         cut
     }

@@ -13,47 +13,30 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::maps::{MapInfo, MapType};
-use jit_common::{
-    ABI_VERSION, Budget, COUNTERS, ConnectionKey, EventKind, Flow, GrantEntry, HostKey,
-    LAST_COUNTED, LastCounted, MAX_PLACES, PROTECTED_WORDS, PlaceKey, PortCounters, PortRule,
-    PrefixV4, PrefixV6, RULE_SLOTS, Settings, Slot, map,
-};
+use aya::maps::MapInfo;
+use jit_common::ABI_VERSION;
 use jit_proto::Hook;
 
 use crate::{
     config::Limits,
     kernel::datapath::{
-        DatapathError, bpf,
+        bpf::{self, LinkKind},
+        error::{DatapathError, chain},
+        layout::{Layout, layouts},
+        observe,
         rtnetlink::{self, Classifier},
     },
     system::sys::{self, DirectoryLock},
 };
 
-const NO_PREALLOC: u32 = 1;
 /// Name of the pin of the socket guard's link.
 const GUARD: &str = "socket_guard";
-/// Bytes of the events' ring buffer; as in the object.
-const EVENT_BYTES: u32 = 256 * 1024;
 
 /// Paths below the pin directory, of one version of the layouts.
 #[derive(Clone, Debug)]
 pub struct Pins {
     root: PathBuf,
     version: u32,
-}
-
-/// Layout of one pinned table.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Layout {
-    /// Name of map and pin.
-    pub name: &'static str,
-    kind: MapType,
-    key: usize,
-    value: usize,
-    /// Entries; for the ring buffer bytes.
-    pub entries: u32,
-    flags: u32,
 }
 
 /// A table that is in force.
@@ -81,7 +64,7 @@ impl Pins {
         Self { root: root.to_owned(), version: ABI_VERSION }
     }
 
-    /// Those of other versions that are there, the newest first.
+    /// The pins of other versions that are there, the newest first.
     pub fn others(&self) -> Result<Vec<Self>, DatapathError> {
         let number = |path: &PathBuf| path.file_name()?.to_str()?.strip_prefix('v')?.parse().ok();
         let mut versions: Vec<u32> = list(&self.root)?.iter().filter_map(number).collect();
@@ -116,7 +99,7 @@ impl Pins {
         self.links().join(format!("{}-{interface}", hook.word()))
     }
 
-    /// Name of our classifiers: `tc filter show` tells whose they are.
+    /// Name of our classifiers, so that `tc filter show` names their owner.
     pub fn owner(&self) -> String {
         let mut name = format!("jit-agent {}", self.root.display());
         // The kernel takes 255 bytes.
@@ -131,7 +114,7 @@ impl Pins {
         self.links().join(GUARD)
     }
 
-    /// Hook and interface of the link that a pin's name tells of.
+    /// Hook and interface of a pinned link, from the pin's name.
     pub fn parse_link(path: &Path) -> Option<(Hook, u32)> {
         let (hook, index) = path.file_name()?.to_str()?.split_once('-')?;
         Some((Hook::from_word(hook)?, index.parse().ok()?))
@@ -171,34 +154,40 @@ impl Pins {
     /// their kind is known.
     pub fn check(&self, limits: Limits) -> Result<(), DatapathError> {
         for other in self.others()? {
-            for path in other.all_links()? {
-                if path != other.guard() && Self::parse_link(&path).is_none() {
-                    let what = format!(
-                        "version {} of jit-agent's layouts pinned it, and this version does not \
-                         know what it is; start that one, or take the gate off first",
-                        other.version
-                    );
-                    return Err(DatapathError::Pin { path, what });
-                }
-            }
+            other.check_links()?;
         }
         for layout in layouts(limits) {
-            let path = self.map(layout.name);
-            let metadata = match fs::symlink_metadata(&path) {
-                Ok(metadata) => metadata,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => {
-                    return Err(DatapathError::Sys { verb: "look at a pinned table", error });
-                }
-            };
-            sys::check_trusted(&path, &metadata)?;
-            let info = MapInfo::from_pin(&path)
-                .map_err(|error| DatapathError::Pin { path: path.clone(), what: chain(&error) })?;
-            if let Some(what) = layout.difference(&info) {
+            self.check_table(&layout)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the kind of every pinned link is known.
+    fn check_links(&self) -> Result<(), DatapathError> {
+        for path in self.all_links()? {
+            if path != self.guard() && Self::parse_link(&path).is_none() {
+                let what = format!(
+                    "version {} of jit-agent's layouts pinned it, and this version does not know \
+                     what it is; start that one, or take the gate off first",
+                    self.version
+                );
                 return Err(DatapathError::Pin { path, what });
             }
         }
         Ok(())
+    }
+
+    fn check_table(&self, layout: &Layout) -> Result<(), DatapathError> {
+        let path = self.map(layout.name);
+        let metadata = match fs::symlink_metadata(&path) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(failed("look at a pinned table")(error)),
+        };
+        sys::check_trusted(&path, &metadata)?;
+        let info = MapInfo::from_pin(&path)
+            .map_err(|error| DatapathError::Pin { path: path.clone(), what: chain(&error) })?;
+        layout.difference(&info).map_or(Ok(()), |what| Err(DatapathError::Pin { path, what }))
     }
 
     /// Opens every pinned table, to pin it again should its pin be removed.
@@ -222,7 +211,7 @@ impl Pins {
         tables.iter().filter(|table| map_id(&self.map(table.name)) != Some(table.id)).collect()
     }
 
-    /// Pins them again; says which.
+    /// Pins those tables again, and names them.
     pub fn restore_tables(&self, tables: &[Table]) -> Result<Vec<&'static str>, DatapathError> {
         let missing = self.missing(tables);
         if !missing.is_empty() {
@@ -285,14 +274,7 @@ impl Pins {
 
     /// Our classifiers, by interface: they need no pin to stay.
     pub fn classifiers(&self) -> Result<Vec<(u32, Classifier)>, DatapathError> {
-        let owner = self.owner();
-        let mut all = Vec::new();
-        for device in rtnetlink::devices().map_err(failed("list the interfaces"))? {
-            let found = rtnetlink::classifiers(device.index, &owner)
-                .map_err(failed("list the classifiers"))?;
-            all.extend(found.ours.map(|classifier| (device.index, classifier)));
-        }
-        Ok(all)
+        observe::our_classifiers(&self.owner())
     }
 
     fn check_place(&self) -> Result<(), DatapathError> {
@@ -326,7 +308,7 @@ impl Pins {
     fn retire_link(&self, pin: &Path, by: &Self) -> Result<(), DatapathError> {
         let gone = || fs::remove_file(pin).map_err(failed("remove a pin"));
         let (own, succeeded) = match Self::parse_link(pin) {
-            Some((hook, _)) if bpf::LinkKind::of(hook).is_none() => return gone(),
+            Some((hook, _)) if LinkKind::of(hook).is_none() => return gone(),
             Some((hook, index)) => {
                 let of_it = |pin: &PathBuf| Self::parse_link(pin).is_some_and(|(_, i)| i == index);
                 (by.link(index, hook), by.all_links()?.iter().any(of_it))
@@ -346,98 +328,6 @@ impl Pins {
 
     fn version(&self) -> PathBuf {
         self.root.join(format!("v{}", self.version))
-    }
-}
-
-/// All pinned tables, sized by the configuration.
-pub fn layouts(limits: Limits) -> [Layout; 14] {
-    let layout =
-        |name, kind, key, value, entries, flags| Layout { name, kind, key, value, entries, flags };
-    let (grant, index) = (size_of::<GrantEntry>(), 4);
-    let Limits { hosts, prefixes } = limits;
-    [
-        layout(map::COUNTERS, MapType::PerCpuArray, index, 8, COUNTERS, 0),
-        layout(map::EVENTS, MapType::RingBuf, 0, 0, EVENT_BYTES, 0),
-        layout(
-            map::EVENT_BUDGET,
-            MapType::PerCpuArray,
-            index,
-            size_of::<Budget>(),
-            EventKind::COUNT,
-            0,
-        ),
-        layout(
-            map::CONNECTIONS,
-            MapType::Hash,
-            size_of::<ConnectionKey>(),
-            4,
-            MAX_PLACES,
-            NO_PREALLOC,
-        ),
-        layout(map::HOST_GRANTS, MapType::Hash, size_of::<HostKey>(), grant, hosts, NO_PREALLOC),
-        layout(
-            map::LAST_COUNTED,
-            MapType::LruHash,
-            size_of::<ConnectionKey>(),
-            size_of::<LastCounted>(),
-            LAST_COUNTED,
-            0,
-        ),
-        layout(
-            map::PLACES,
-            MapType::Hash,
-            size_of::<PlaceKey>(),
-            size_of::<Flow>(),
-            MAX_PLACES,
-            NO_PREALLOC,
-        ),
-        layout(
-            map::PORT_COUNTERS,
-            MapType::PerCpuHash,
-            index,
-            size_of::<PortCounters>(),
-            RULE_SLOTS,
-            NO_PREALLOC,
-        ),
-        layout(map::PORT_RULES, MapType::Array, index, size_of::<PortRule>(), RULE_SLOTS, 0),
-        layout(
-            map::PREFIX_GRANTS_V4,
-            MapType::LpmTrie,
-            4 + size_of::<PrefixV4>(),
-            grant,
-            prefixes,
-            NO_PREALLOC,
-        ),
-        layout(
-            map::PREFIX_GRANTS_V6,
-            MapType::LpmTrie,
-            4 + size_of::<PrefixV6>(),
-            grant,
-            prefixes,
-            NO_PREALLOC,
-        ),
-        layout(map::PROTECTED, MapType::Array, index, 8, PROTECTED_WORDS, 0),
-        layout(map::SETTINGS, MapType::Array, index, size_of::<Settings>(), 1, 0),
-        layout(map::SLOTS, MapType::Array, index, size_of::<Slot>(), limits.slots(), 0),
-    ]
-}
-
-impl Layout {
-    fn difference(&self, info: &MapInfo) -> Option<String> {
-        let kind = info.map_type().ok();
-        if kind != Some(self.kind) {
-            return Some(format!("it is a {kind:?}, not a {:?}", self.kind));
-        }
-        let size = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
-        [
-            ("key size", info.key_size(), size(self.key)),
-            ("value size", info.value_size(), size(self.value)),
-            ("number of entries", info.max_entries(), self.entries),
-            ("flags", info.map_flags(), self.flags),
-        ]
-        .into_iter()
-        .find(|(_, is, want)| is != want)
-        .map(|(what, is, want)| format!("its {what} is {is}, this configuration needs {want}"))
     }
 }
 
@@ -478,18 +368,4 @@ fn remove_directory(directory: &Path) -> Result<(), DatapathError> {
 
 fn failed(verb: &'static str) -> impl Fn(io::Error) -> DatapathError {
     move |error| DatapathError::Sys { verb, error }
-}
-
-/// An error with its causes, in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }

@@ -15,8 +15,8 @@ use aya::{
 use jit_proto::Hook;
 
 use crate::kernel::datapath::{
+    error::chain,
     object::{PROGRAM_TC, PROGRAM_TC_L3, PROGRAM_XDP, PROGRAM_XDP_FRAGS},
-    pins::chain,
     rtnetlink::Header,
 };
 

@@ -1,8 +1,10 @@
-//! What the kernel tells by rtnetlink: the interfaces with the XDP programs that run on them, and
-//! the classifiers of a clsact qdisc; and the requests that put a classifier there and take it off.
+//! Requests by rtnetlink: the interfaces with the XDP programs that run on them, and the classifiers of
+//! a clsact qdisc; and putting a classifier there and taking it off.
 //!
-//! Of an answer only what is needed is read, so that an attribute that nobody here knows cannot
-//! hide an interface.
+//! Requests are built, and headers and single attributes parsed, by the crates netlink-packet-core and
+//! netlink-packet-route. The list of an answer's attributes is walked here: the crates parse all of
+//! them and refuse the whole answer for one that they do not understand, which would hide an
+//! interface.
 
 use std::{
     collections::BTreeMap,
@@ -106,7 +108,7 @@ pub struct Classifier {
     handle: TcHandle,
     /// Priority and protocol, as the kernel writes them.
     info: u32,
-    /// Name; of ours it tells whose it is.
+    /// Its name; the name of ours has the pin directory in it.
     pub name: String,
     /// Id of its program.
     pub program: u32,
@@ -118,7 +120,7 @@ pub struct Classifiers {
     /// Ours.
     pub ours: Option<Classifier>,
     /// Others run before ours.
-    pub behind: bool,
+    pub foreign_first: bool,
 }
 
 /// All interfaces of this network namespace.
@@ -156,20 +158,16 @@ pub fn classifiers(index: u32, owner: &str) -> io::Result<Classifiers> {
             Read::Bpf(classifier) if classifier.name == owner => {
                 found.ours.get_or_insert(classifier);
             }
-            Read::Bpf(_) | Read::Other if found.ours.is_none() => found.behind = true,
+            Read::Bpf(_) | Read::Other if found.ours.is_none() => found.foreign_first = true,
             Read::Bpf(_) | Read::Other | Read::Head => {}
         }
     }
-    found.behind &= found.ours.is_some();
+    found.foreign_first &= found.ours.is_some();
     Ok(found)
 }
 
-/// Puts a program at an interface's ingress as the first classifier, or in place of the one of this
-/// name that is there.
+/// Puts a program at an interface's ingress as the first classifier.
 pub fn add_classifier(index: u32, program: impl AsFd, owner: &str) -> io::Result<()> {
-    if let Some(old) = classifiers(index, owner)?.ours {
-        return replace_classifier(index, &old, program);
-    }
     let mut qdisc = TcMessage::with_index(number(index)?);
     qdisc.header.handle = TcHandle { major: u16::MAX, minor: 0 };
     qdisc.header.parent = TcHandle::CLSACT;
@@ -233,7 +231,7 @@ fn with_program(mut message: TcMessage, program: impl AsFd, owner: &str) -> io::
     Ok(message)
 }
 
-/// What only sysfs tells: the driver of a device of a bus. (Netlink has the bus since Linux 5.14.)
+/// Adds what only sysfs has: the driver of a device of a bus. (Netlink has the bus since Linux 5.14.)
 fn with_driver(device: Device) -> Device {
     let driver = fs::read_link(format!("/sys/class/net/{}/device/driver", device.name));
     let hyper_v = driver.is_ok_and(|driver| driver.ends_with("hv_netvsc"));

@@ -8,18 +8,19 @@ use jit_proto::Hook;
 use crate::{
     config::InterfaceFilter,
     kernel::datapath::{
-        Counters, DatapathError, InterfaceState,
-        attach::{self, devices, pinned_since},
         bpf,
+        error::DatapathError,
         guard::GuardState,
         maps::Maps,
+        observe::{self, Found, devices, pinned_since},
         pins::Pins,
-        readback::{self, Found},
+        socket_guard,
+        state::{Counters, InterfaceState},
     },
     rules::reconcile::Entries,
 };
 
-/// Everything that the pins tell.
+/// Everything that the pins show.
 #[derive(Debug)]
 pub struct View {
     /// Interfaces that have a pin of ours or should have one, and whether a program of ours is really
@@ -31,7 +32,7 @@ pub struct View {
     pub ports: BTreeMap<PortKey, PortRule>,
     /// The grant tables.
     pub entries: Entries,
-    /// What is counted, for the slots in `entries`.
+    /// The counts of the slots in `entries`.
     pub slots: BTreeMap<u32, Slot>,
     /// Counters.
     pub counters: Counters,
@@ -39,7 +40,7 @@ pub struct View {
     pub settings: Settings,
 }
 
-/// What the pins of another version of the agent tell, whose tables have another layout.
+/// What the pins of another version of the agent show. Its tables have another layout.
 #[derive(Debug)]
 pub struct Foreign {
     /// Version of the layouts.
@@ -57,7 +58,7 @@ impl Foreign {
         let mut newest = None;
         for other in Pins::new(pins).others()? {
             let version = other.layout_version();
-            let (interfaces, guard) = (interfaces(&other, wanted)?, GuardState::of_pin(&other));
+            let (interfaces, guard) = (interfaces(&other, wanted)?, socket_guard::of_pin(&other));
             let foreign = Self { version, interfaces, guard };
             if foreign.attached() {
                 return Ok(Some(foreign));
@@ -94,7 +95,7 @@ impl View {
             .collect();
         Ok(Some(Self {
             interfaces: interfaces(&pins, wanted)?,
-            guard: GuardState::of_pin(&pins),
+            guard: socket_guard::of_pin(&pins),
             ports: maps.protected()?,
             entries,
             slots,
@@ -116,10 +117,10 @@ fn interfaces(pins: &Pins, wanted: &InterfaceFilter) -> Result<Vec<InterfaceStat
         // An interface that is gone needs no gate.
         let Some(device) = devices.iter().find(|device| device.index == index) else { continue };
         let link: Option<OwnedFd> = bpf::open_pin(&pin).ok();
-        let note = match readback::read(device, hook, link.as_ref(), &pins.owner()) {
+        let note = match observe::attachment(device, hook, link.as_ref(), &pins.owner()) {
             Ok(Found::InForce { .. }) => String::new(),
             Ok(Found::Lost(why)) => why.into(),
-            Err(error) => format!("cannot read back what is on it: {error}"),
+            Err(error) => observe::unreadable(&error),
         };
         states.push(InterfaceState {
             hook: note.is_empty().then_some(hook),
@@ -135,7 +136,7 @@ fn interfaces(pins: &Pins, wanted: &InterfaceFilter) -> Result<Vec<InterfaceStat
             continue;
         }
         // A classifier stays without its pin.
-        let found = readback::read(device, Hook::Clsact, None, &pins.owner());
+        let found = observe::attachment(device, Hook::Clsact, None, &pins.owner());
         let hook = matches!(found, Ok(Found::InForce { .. })).then_some(Hook::Clsact);
         let note =
             if hook.is_some() { "its pin is gone" } else { "no program of jit-agent is on it" };
@@ -145,6 +146,6 @@ fn interfaces(pins: &Pins, wanted: &InterfaceFilter) -> Result<Vec<InterfaceStat
         });
     }
     states.sort_by_key(|state| state.index);
-    states.extend(attach::missing(wanted, &devices));
+    states.extend(observe::missing(wanted, &devices));
     Ok(states)
 }

@@ -65,9 +65,9 @@ pub struct Socket {
     pub peer: Address,
     /// The peer's port, host byte order.
     pub peer_port: u16,
-    /// The address here, likewise.
+    /// The address of this end; an IPv4 one as with `peer`.
     pub local: Address,
-    /// The port here, host byte order.
+    /// The port of this end, host byte order.
     pub port: u16,
     /// The handshake is not finished.
     pub half_open: bool,
@@ -76,7 +76,7 @@ pub struct Socket {
     id: [u8; ID],
 }
 
-/// Whether the kernel has said all.
+/// Whether the kernel sends more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// That was the end.
@@ -102,7 +102,7 @@ pub enum DiagError {
     Sys {
         /// What was tried.
         verb: &'static str,
-        /// Why.
+        /// The cause.
         error: io::Error,
     },
 }
@@ -115,7 +115,7 @@ pub fn list_request(
     half_open: bool,
     sequence: u32,
 ) -> Vec<u8> {
-    /// Two conditions, each an operation with a port behind it.
+    /// Bytes of two conditions, each an operation followed by a port.
     const FILTER: u16 = 16;
     let mut request = header(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, sequence);
     request.extend([if v6 { AF_INET6 } else { AF_INET }, IPPROTO_TCP, 0, 0]);
@@ -123,7 +123,7 @@ pub fn list_request(
     request.extend([0; ID]);
     request.extend((4 + FILTER).to_ne_bytes());
     request.extend(INET_DIAG_REQ_BYTECODE.to_ne_bytes());
-    // Where to go on if it holds, and if not: a jump to four bytes behind the end says no.
+    // The jumps if it holds and if not: one to four bytes after the end says no.
     for (condition, port, left) in
         [(INET_DIAG_BC_S_GE, *ports.start(), FILTER), (INET_DIAG_BC_S_LE, *ports.end(), FILTER / 2)]
     {
@@ -174,7 +174,7 @@ pub fn read(
                 return refused(code).map(|()| Answer::Done);
             }
             Some(NLMSG_DONE) => {
-                // With what became of the dump, on kernels that tell.
+                // With the result of the dump, on kernels that send it.
                 let code = bytes(body, 0).map_or(0, i32::from_ne_bytes);
                 return refused(code).map(|()| Answer::Done);
             }
@@ -288,7 +288,7 @@ fn header(kind: u16, flags: u16, sequence: u32) -> Vec<u8> {
     message.extend(kind.to_ne_bytes());
     message.extend(flags.to_ne_bytes());
     message.extend(sequence.to_ne_bytes());
-    // To the kernel, from whoever the socket is.
+    // The port of the sender: the kernel fills it in.
     message.extend([0; 4]);
     message
 }
@@ -319,8 +319,8 @@ fn first_four(bytes: [u8; 16]) -> Address {
     Address::v4([a, b, c, d])
 }
 
-/// An IPv4 peer of an IPv6 socket is told as `::ffff:a.b.c.d` (RFC 4291 section 2.5.5.2); on the
-/// wire, and for grants, it is an IPv4 one.
+/// The kernel shows an IPv4 peer of an IPv6 socket as `::ffff:a.b.c.d` (RFC 4291 section 2.5.5.2); on
+/// the wire, and for grants, it is an IPv4 one.
 fn unmapped(bytes: [u8; 16]) -> Address {
     match bytes {
         [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] => Address::v4([a, b, c, d]),
@@ -340,8 +340,8 @@ fn refused(code: i32) -> Result<(), DiagError> {
     }
 }
 
-/// Whoever closed by itself meanwhile: there is no such socket, another one is in its place, or it is
-/// closed already.
+/// A socket that closed by itself meanwhile is no error: there is no such socket, another one is in its
+/// place, or it is already closed.
 fn unless_gone(error: DiagError) -> Result<bool, DiagError> {
     match &error {
         DiagError::Sys { error: cause, .. }
@@ -459,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_that_cannot_destroy_is_told_from_a_socket_that_is_gone() {
+    fn a_kernel_that_cannot_destroy_differs_from_a_socket_that_is_gone() {
         let answer = |code: i32| {
             let (_, answer) = sockets(&message(NLMSG_ERROR, SEQUENCE, &(-code).to_ne_bytes()));
             answer.map(|_| true).or_else(unless_gone)

@@ -1,7 +1,7 @@
-//! Tells as soon as a link comes, goes, is renamed, changes, or moves to another network namespace.
+//! Reports at once that a link came, went, was renamed, changed, or moved to another network namespace.
 //!
-//! Only *that* something changed is passed on, never what: whoever is told looks at everything. So
-//! messages that are lost (ENOBUFS), or that nobody understands, cost nothing but a look.
+//! Only *that* something changed is passed on, never what: the receiver then looks at all links. So a
+//! message that is lost (ENOBUFS), or that is not understood, costs one look at them and no more.
 
 use std::{io, ops::ControlFlow};
 
@@ -20,7 +20,7 @@ use crate::kernel::netlink::message::{Message, messages};
 const GROUP_LINK: u32 = 1;
 /// A message about a link has one to two thousand bytes; one that is cut off counts as a change.
 const MESSAGE: usize = 8 * 1024;
-/// Messages read before somebody is told of them, at most.
+/// Most messages that are read before a change is reported.
 const BURST: usize = 256;
 
 /// Listens for changes of links.
@@ -30,7 +30,7 @@ pub struct LinkWatch {
 }
 
 impl LinkWatch {
-    /// Begins to listen: what changes from now on is told by [`LinkWatch::run`].
+    /// Begins to listen: [`LinkWatch::run`] reports all changes from now on.
     pub fn open() -> io::Result<Self> {
         let flags = SocketFlags::CLOEXEC;
         // No protocol: NETLINK_ROUTE.
@@ -57,8 +57,8 @@ impl AsFd for LinkWatch {
     }
 }
 
-/// Waits for a message and reads what has come by then. Whether something about links may have
-/// changed.
+/// Waits for a message and reads all that has come by then. Returns whether something about links may
+/// have changed.
 fn read_burst(socket: &OwnedFd) -> Result<bool, Errno> {
     let mut buffer = [0; MESSAGE];
     let mut changes = false;
@@ -78,7 +78,7 @@ fn read_burst(socket: &OwnedFd) -> Result<bool, Errno> {
 /// Whether what was received may mean a change; or the error that ends the reading.
 fn judge(received: Result<Option<&[u8]>, Errno>) -> ControlFlow<Errno, bool> {
     match received {
-        Ok(Some(datagram)) => ControlFlow::Continue(tells_of_links(datagram)),
+        Ok(Some(datagram)) => ControlFlow::Continue(may_change_links(datagram)),
         // Lost or cut off: anything may have changed.
         Ok(None) | Err(Errno::NOBUFS) => ControlFlow::Continue(true),
         Err(Errno::INTR) => ControlFlow::Continue(false),
@@ -86,11 +86,11 @@ fn judge(received: Result<Option<&[u8]>, Errno>) -> ControlFlow<Errno, bool> {
     }
 }
 
-/// Whether a datagram may tell of a change.
-pub fn tells_of_links(datagram: &[u8]) -> bool {
-    let mut tells = false;
+/// Whether a datagram may mean a change.
+pub fn may_change_links(datagram: &[u8]) -> bool {
+    let mut changes = false;
     for message in messages(datagram) {
-        tells |= match message {
+        changes |= match message {
             Ok(Message::Changed(link)) => {
                 tracing::debug!(interface = link.name, index = link.index, "link changed");
                 true
@@ -107,7 +107,7 @@ pub fn tells_of_links(datagram: &[u8]) -> bool {
             }
         };
     }
-    tells
+    changes
 }
 
 #[cfg(test)]

@@ -1,0 +1,188 @@
+//! What is noted about a decision: counters, and events to the agent as far as the rate limit allows.
+//! Nothing here changes a decision, but for observe mode.
+
+use jit_common::{
+    Budget, Counter, Decision, Event, EventKind, LastCounted, PortKey, Protocol, Reason, Segment,
+    Settings,
+};
+
+use crate::tables::{
+    COUNTED_NOW, COUNTERS, Connection, EVENT_BUDGET, EVENTS, LAST_COUNTED, PORT_COUNTERS,
+    PORT_RULES, SETTINGS, atomic_increment, boot_nanos,
+};
+
+const SECOND: u64 = 1_000_000_000;
+
+/// Counts a decision, reports it to the agent, and returns whether the packet is dropped: in observe
+/// mode it is not.
+#[inline(always)]
+pub(crate) fn record(decision: &Decision, interface: u32) -> bool {
+    let Decision { reason, segment, slot, fresh, counted } = decision;
+    count(Counter::Reason(*reason));
+    let Some(segment) = segment else {
+        let observed = reason.drops() && gate_observes();
+        if observed {
+            count(Counter::Observed);
+        }
+        return reason.drops() && !observed;
+    };
+    let observed = reason.drops() && (gate_observes() || port_observes(segment.port));
+    count_port(segment.port, *reason, observed);
+    if reason.drops() {
+        if observed {
+            count(Counter::Observed);
+        }
+        report(EventKind::Drop, interface, observed, *slot, *reason, segment);
+    } else if *counted || *fresh && !counted_lately(segment, *slot, LastCounted::SYN, true) {
+        report(EventKind::Connection, interface, false, *slot, *reason, segment);
+    }
+    reason.drops() && !observed
+}
+
+/// Counts what the socket guard decided, and returns whether it refuses. What observe mode lets pass
+/// was counted where the packet was seen.
+#[inline(always)]
+pub(crate) fn record_guard(decision: &Decision, interface: u32) -> bool {
+    let Decision { reason, segment, slot, fresh, counted } = decision;
+    let Some(segment) = segment else {
+        return false;
+    };
+    if *counted || *fresh && !counted_lately(segment, *slot, LastCounted::LOOKUP, false) {
+        report(EventKind::Connection, interface, false, *slot, *reason, segment);
+    }
+    if !reason.drops() {
+        return false;
+    }
+    count(Counter::Guard);
+    if gate_observes() || port_observes(segment.port) {
+        return false;
+    }
+    count(Counter::Reason(*reason));
+    count_port(segment.port, *reason, false);
+    report(EventKind::Drop, interface, false, 0, *reason, segment);
+    true
+}
+
+/// Counts what a grant without a limit lets in, unless that was done a moment ago. A SYN that is sent
+/// again, or that comes by two devices of a stack (a bridge and its port), is one connection, and so
+/// is its look-up. A UDP flow is reported once a minute.
+#[inline(always)]
+fn counted_lately(segment: &Segment, slot: u32, within: u64, same_sequence: bool) -> bool {
+    let Some(connection) = Connection::of(slot, segment) else {
+        return false;
+    };
+    let Some(this) = COUNTED_NOW.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: a valid, aligned pointer to this CPU's own memory.
+    let this = unsafe { &mut *this };
+    this.time = boot_nanos();
+    this.sequence = segment.sequence;
+    this.protocol = segment.port.protocol as u8;
+    if let Some(last) = LAST_COUNTED.get_ptr(connection.key) {
+        // SAFETY: a valid, aligned pointer into the map. Should the entry become another's meanwhile,
+        // one connection is reported twice or not at all.
+        let last = unsafe { &*last };
+        let datagram = this.protocol == Protocol::Udp as u8;
+        let within = if datagram { LastCounted::DATAGRAM } else { within };
+        if last.protocol == this.protocol
+            && this.time.wrapping_sub(last.time) < within
+            && (!same_sequence || last.sequence == this.sequence)
+        {
+            return true;
+        }
+    }
+    // Where it finds no room it is reported again.
+    let _ = LAST_COUNTED.insert(connection.key, &*this, 0);
+    // SAFETY: a valid pointer into the map, aligned to 8 bytes; `hits` is the first field.
+    unsafe { atomic_increment(connection.counted.cast()) };
+    false
+}
+
+#[inline(always)]
+fn settings() -> Settings {
+    SETTINGS.get(0).copied().unwrap_or_default()
+}
+
+#[inline(always)]
+fn gate_observes() -> bool {
+    settings().observe != 0
+}
+
+#[inline(always)]
+fn port_observes(port: PortKey) -> bool {
+    PORT_RULES.get(port.index()).is_some_and(|rule| rule.observe != 0)
+}
+
+#[inline(always)]
+pub(crate) fn count(counter: Counter) {
+    if let Some(packets) = COUNTERS.get_ptr_mut(counter.index()) {
+        // SAFETY: a valid, aligned pointer to this CPU's own counter.
+        unsafe { *packets += 1 };
+    }
+}
+
+#[inline(always)]
+fn count_port(port: PortKey, reason: Reason, observed: bool) {
+    let Some(counters) = PORT_COUNTERS.get_ptr_mut(port.index()) else {
+        return;
+    };
+    // SAFETY: a valid, aligned pointer to this CPU's own counters.
+    let counters = unsafe { &mut *counters };
+    if let Some(packets) = counters.packets.get_mut(reason as usize) {
+        *packets += 1;
+    }
+    if observed {
+        counters.observed += 1;
+    }
+}
+
+/// Sends an event if this second's budget allows it. The packet's fate is decided before: no drop
+/// depends on an event being delivered.
+#[inline(always)]
+fn report(
+    kind: EventKind,
+    interface: u32,
+    observed: bool,
+    slot: u32,
+    reason: Reason,
+    segment: &Segment,
+) {
+    let now = boot_nanos();
+    let Settings { drop_events, grant_events, .. } = settings();
+    let allowed = match kind {
+        EventKind::Drop => drop_events,
+        EventKind::Connection => grant_events,
+    };
+    let Some(budget) = EVENT_BUDGET.get_ptr_mut(kind as u32) else {
+        return;
+    };
+    // SAFETY: a valid, aligned pointer to this CPU's own budget.
+    let budget = unsafe { &mut *budget };
+    if now.wrapping_sub(budget.window) >= SECOND {
+        *budget = Budget { window: now, used: 0 };
+    }
+    if budget.used >= u64::from(allowed) {
+        count_unreported(kind);
+        return count(Counter::EventsSuppressed);
+    }
+    budget.used += 1;
+    match EVENTS.reserve::<Event>(0) {
+        Some(mut event) => {
+            event.write(Event::new(now, interface, observed, slot, reason, segment));
+            event.submit(0);
+        }
+        None => {
+            count_unreported(kind);
+            count(Counter::EventsLost);
+        }
+    }
+}
+
+/// What is dropped is counted elsewhere; a connection that was let in must not go unnoticed.
+#[inline(always)]
+fn count_unreported(kind: EventKind) {
+    if matches!(kind, EventKind::Connection) {
+        count(Counter::Unreported);
+    }
+}

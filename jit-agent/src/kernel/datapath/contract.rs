@@ -1,0 +1,77 @@
+//! What the gate asks of the kernel side. `kernel` is the real one; `memory` a twin for tests.
+
+use std::collections::BTreeMap;
+
+use jit_common::{PortKey, PortRule, Settings, Slot};
+
+use crate::{
+    config::{HookChoice, InterfaceFilter},
+    kernel::datapath::{
+        cut::{Cut, CutScope},
+        error::DatapathError,
+        guard::GuardState,
+        probe::Probe,
+        state::{Counters, Drift, Elsewhere, InterfaceState},
+    },
+    rules::{
+        clock::BootNanos,
+        reconcile::{Entries, Write},
+    },
+};
+
+/// Which interfaces are to have a program, and by which hook.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// The interfaces.
+    pub filter: InterfaceFilter,
+    /// The hook.
+    pub hook: HookChoice,
+}
+
+/// What the gate asks of the kernel.
+pub trait Datapath: Send {
+    /// All entries of the grant tables.
+    fn entries(&mut self) -> Result<Entries, DatapathError>;
+    /// Carries out one write.
+    fn write(&mut self, write: &Write) -> Result<(), DatapathError>;
+    /// Makes exactly these ports protected.
+    fn protect(&mut self, rules: &BTreeMap<PortKey, PortRule>) -> Result<(), DatapathError>;
+    /// Writes the settings of the whole gate.
+    fn settings(&mut self, settings: Settings) -> Result<(), DatapathError>;
+    /// The counts of a slot; all zero when they cannot be read.
+    fn slot(&self, slot: u32) -> Slot;
+    /// What the tables of other versions of the agent count for the grant with this slot and
+    /// generation. Their gate may still be in force.
+    fn elsewhere(&self, _slot: u32, _generation: u32) -> Elsewhere {
+        Elsewhere::Nowhere
+    }
+    /// Sets the largest number of connections for the grant in a slot.
+    fn set_limit(&mut self, slot: u32, limit: u32) -> Result<(), DatapathError>;
+    /// Counts a slot from zero, for its next grant, which has at most `limit` connections. A grant with
+    /// a limit of zero has none; for a grant without a limit the number is not used.
+    fn open_slot(&mut self, slot: u32, limit: u32) -> Result<(), DatapathError>;
+    /// Forgets the connections of a slot's grant, which has ended: others need their places.
+    fn close_slot(&mut self, slot: u32) -> Result<(), DatapathError>;
+    /// The same for all slots but these: their grants ended while no agent was running.
+    fn close_slots_but(&mut self, held: &dyn Fn(u32) -> bool) -> Result<(), DatapathError>;
+    /// The number of connections that were let in without an event since this was last asked, by this
+    /// run of the agent or by another.
+    fn take_unreported(&mut self) -> Result<u64, DatapathError>;
+    /// All counters.
+    fn counters(&self) -> Result<Counters, DatapathError>;
+    /// Attaches a program to every interface that the filter names, and reports what is where.
+    fn attach(&mut self, wanted: &Wanted) -> Result<Vec<InterfaceState>, DatapathError>;
+    /// What is not as the last [`Datapath::attach`] left it, by the kernel's word; changes nothing.
+    fn drift(&self) -> Result<Vec<Drift>, DatapathError>;
+    /// Runs the loaded programs on frames, with the tables in force, and returns each wrong answer.
+    /// Nothing is counted.
+    fn self_test(&mut self, probes: &[Probe]) -> Vec<String>;
+    /// Pins tables again whose pins are gone, and names them.
+    fn keep_tables(&mut self) -> Result<Vec<&'static str>, DatapathError>;
+    /// Brings the socket guard into force, or takes it off, and reports what is there.
+    fn guard(&mut self, want: bool) -> GuardState;
+    /// Removes what another version of the agent pinned, where ours is in force instead.
+    fn retire(&mut self) -> Result<(), DatapathError>;
+    /// Cuts the sessions among these whose grants have ended, so that both ends hear it.
+    fn cut(&mut self, among: &CutScope, now: BootNanos) -> Cut;
+}

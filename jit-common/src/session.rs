@@ -1,0 +1,50 @@
+//! Established sessions: which of them live on, by the entries that the grant tables have for their
+//! source.
+
+use crate::{
+    GrantEntry, PortRule,
+    grant_entry::{limited, unlimited},
+};
+
+/// State of the TCP session that a segment's 4-tuple belongs to, on this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Session {
+    /// There is none, or only a listening socket or a half-open request (LISTEN, NEW_SYN_RECV):
+    /// nothing that a grant has let in completely.
+    None,
+    /// Any later state.
+    Established,
+}
+
+/// Whether an established session of a source has ended: no grant covers it any more, and the port,
+/// or the grant that covered the source last, wants sessions cut. It is the answer of
+/// [`crate::decide`] to the session's segments, for callers that have the socket and no segment.
+pub fn session_has_ended(
+    host: Option<&GrantEntry>,
+    prefix: Option<&GrantEntry>,
+    rule: PortRule,
+    now: u64,
+) -> bool {
+    let live = |entry| unlimited(entry, now).or(limited(entry, now)).is_some();
+    let drain = rule.drain != 0 && !ends_cut(host, prefix);
+    !live(host) && !live(prefix) && !drain
+}
+
+/// Whether the grant that covered the source last wants its sessions cut. They are then cut from its
+/// deadline on, for as long as its entry stands.
+#[inline(always)]
+pub(crate) fn ends_cut(host: Option<&GrantEntry>, prefix: Option<&GrantEntry>) -> bool {
+    let (host_end, host_cut) = last_claim(host);
+    let (prefix_end, prefix_cut) = last_claim(prefix);
+    if prefix_end > host_end { prefix_cut } else { host_cut }
+}
+
+/// Deadline of the claim that lasts longest, and whether its sessions are cut.
+#[inline(always)]
+fn last_claim(entry: Option<&GrantEntry>) -> (u64, bool) {
+    let Some(GrantEntry { unlimited, limited }) = entry else {
+        return (0, false);
+    };
+    let last = if limited.deadline > unlimited.deadline { limited } else { unlimited };
+    (last.deadline, last.deadline != 0 && last.cut != 0)
+}

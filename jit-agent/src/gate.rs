@@ -160,7 +160,11 @@ impl<D: Datapath> Gate<D> {
         now: Now,
     ) -> Result<Self, StartError> {
         let mut gate = Self {
-            ledger: Ledger::new(config.limits.into(), config.limits.slots()),
+            ledger: Ledger::new(
+                config.limits.into(),
+                config.limits.slots(),
+                config.policy.longest_ahead(),
+            ),
             config,
             policies: policy::Policies::default(),
             datapath,
@@ -216,7 +220,7 @@ impl<D: Datapath> Gate<D> {
         }
         self.installed = self.datapath.entries()?;
         self.restore_policies(policies, policies_lost, now);
-        self.exempt(now, &mut Vec::new()).map_err(StartError::Exemptions)?;
+        self.exempt(now).map_err(StartError::Exemptions)?;
         self.restore(grants, lives, tombstones, boot_id.as_deref(), now);
         self.adopt_lingering(now);
         self.apply_policy()?;
@@ -290,23 +294,23 @@ impl<D: Datapath> Gate<D> {
         now: Now,
     ) -> Vec<Result<Accepted, Refused>> {
         self.restore_held_back(now);
-        let mut touched = Vec::new();
         let mut fresh: Vec<(GrantId, v1::Envelope)> = Vec::new();
         let mut outcomes: Vec<_> = envelopes
             .into_iter()
             .map(|envelope| {
-                let accepted = self.admit(&envelope, now, &mut touched)?;
+                let accepted = self.admit(&envelope, now)?;
                 if accepted.admission != Admission::Known {
                     fresh.push((accepted.id, envelope));
                 }
                 Ok(accepted)
             })
             .collect();
+        let mut changed = BTreeSet::new();
         fresh.retain(|(id, _)| match self.count_anew(*id) {
             Ok(()) => true,
             Err(error) => {
                 tracing::error!(grant = %id, "{error}: the grant is refused");
-                self.ledger.forget(*id, &mut touched);
+                self.ledger.forget(*id);
                 let refused = Refused::new(refusal_of(&error), error.to_string());
                 replace(&mut outcomes, *id, &refused);
                 false
@@ -322,15 +326,17 @@ impl<D: Datapath> Gate<D> {
                 tracing::error!("{error}: new grants are refused");
                 let refused = Refused::new(Refusal::Storage, error);
                 for (id, _) in &fresh {
-                    self.ledger.forget(*id, &mut touched);
+                    self.ledger.forget(*id);
                     replace(&mut outcomes, *id, &refused);
                 }
             } else {
-                self.open(&fresh, &mut touched, &mut outcomes, now);
+                changed = self.ledger.take_changed();
+                changed.extend(self.open(&fresh, &mut outcomes, now));
             }
         }
         // Whatever was taken back leaves nothing in the kernel.
-        self.write(&touched);
+        changed.extend(self.ledger.take_changed());
+        self.write(changed);
         if outcomes.iter().any(Result::is_ok) {
             self.last_push = Some((now.wall, by.to_owned()));
         }
@@ -344,7 +350,6 @@ impl<D: Datapath> Gate<D> {
         self.over = Vec::new();
         self.return_policy(now);
         self.restore_held_back(now);
-        let mut touched = Vec::new();
         let trusted = self.clock_is_trusted(now);
         self.record_clock(trusted, now);
         if trusted {
@@ -352,7 +357,7 @@ impl<D: Datapath> Gate<D> {
             self.rise(now);
             let before = self.offset;
             if self.clock_moved(now) {
-                let sooner = self.ledger.clock_was_set(now, &mut touched);
+                let sooner = self.ledger.clock_was_set(now);
                 let refused_longer = self.ledger.tombstones_follow(now);
                 if !refused_longer.is_empty() {
                     self.owed.tombstones.extend(refused_longer);
@@ -369,8 +374,7 @@ impl<D: Datapath> Gate<D> {
         }
         let datapath = &self.datapath;
         let hits = |slot| datapath.slot(slot).hits;
-        let unseen = self.config.policy.longest_ahead();
-        let changes = self.ledger.advance(now, trusted, unseen, hits, &mut touched);
+        let changes = self.ledger.advance(now, trusted, hits);
         self.record_changes(&changes, now);
         let each = changes.len() <= LOGGED;
         if !each {
@@ -397,8 +401,9 @@ impl<D: Datapath> Gate<D> {
                 Change::Replaced(replacement) => self.tell_replacement(Some(*replacement), now),
             }
         }
-        touched.extend(self.dirty.iter().copied());
-        self.write(&touched);
+        let mut changed = self.ledger.take_changed();
+        changed.extend(&self.dirty);
+        self.write(changed);
         let more_to_close = self.close_slots();
         let next_look = self.end_sessions(now);
         // The floor goes to the disk from time to time: after a reboot with a clock set back, a grant
@@ -433,12 +438,7 @@ impl<D: Datapath> Gate<D> {
     }
 
     /// Steps 1 to 10 of grants.md section 4.
-    fn admit(
-        &mut self,
-        envelope: &v1::Envelope,
-        now: Now,
-        touched: &mut Vec<EntryKey>,
-    ) -> Result<Accepted, Refused> {
+    fn admit(&mut self, envelope: &v1::Envelope, now: Now) -> Result<Accepted, Refused> {
         if !self.clock_is_trusted(now) {
             let detail = format!(
                 "this host's clock says {}, but it has been {} before",
@@ -457,7 +457,7 @@ impl<D: Datapath> Gate<D> {
             );
             return Err(Refused::new(Refusal::Revoked, detail).of(id));
         }
-        let admitted = self.ledger.admit(grant, now, touched);
+        let admitted = self.ledger.admit(grant, now);
         if admitted.as_ref().is_err_and(|refused| refused.refusal == Refusal::Revoked)
             && let Some(longer) = self.ledger.refuse_longer(id, not_after, now)
         {
@@ -527,31 +527,33 @@ impl<D: Datapath> Gate<D> {
     }
 
     /// Opens what was persisted, and closes what it replaces; what the kernel does not take is taken
-    /// back, one by one.
+    /// back, one by one. Returns the keys at which something is to be taken back.
     fn open(
         &mut self,
         fresh: &[(GrantId, v1::Envelope)],
-        touched: &mut Vec<EntryKey>,
         outcomes: &mut [Result<Accepted, Refused>],
         now: Now,
-    ) {
+    ) -> BTreeSet<EntryKey> {
+        let mut unwritten = BTreeSet::new();
         for (id, _) in fresh {
             let Some(record) = self.ledger.grant(*id) else { continue };
-            let mut keys: Vec<_> =
+            let mut keys: BTreeSet<_> =
                 record.grant.entries().map(|(port, source)| EntryKey { port, source }).collect();
             let before = record.grant.replaces().and_then(|old| self.ledger.grant(old)).cloned();
-            let replacement = self.replace_by(*id, now, &mut keys);
+            let replacement = self.replace_by(*id, now);
+            keys.extend(self.ledger.take_changed());
             let Err(error) = self.try_write(&keys) else {
                 self.tell_replacement(replacement, now);
                 continue;
             };
             tracing::error!(grant = %id, "{error}: the grant is taken back");
             let refusal = refusal_of(&error);
-            self.ledger.forget(*id, touched);
+            self.ledger.forget(*id);
             if let Some(replacement) = replacement {
-                self.ledger.take_back(replacement, before, touched);
+                self.ledger.take_back(replacement, before);
             }
-            touched.extend(keys);
+            unwritten.extend(keys);
+            unwritten.extend(self.ledger.take_changed());
             let remove = Transaction { remove: vec![*id], ..Transaction::default() };
             if let Err(error) = self.settle(remove, now) {
                 tracing::error!(grant = %id, "{error}: it would come back at a restart");
@@ -563,6 +565,7 @@ impl<D: Datapath> Gate<D> {
         {
             tracing::error!("{error}: what was replaced is tried to be forgotten again");
         }
+        unwritten
     }
 
     /// Settings, protected ports and their rules.
@@ -580,33 +583,40 @@ impl<D: Datapath> Gate<D> {
 
     /// Makes the kernel's grant tables what the ledger says, all of them.
     fn reconcile_all(&mut self) -> Result<(), DatapathError> {
+        self.ledger.take_changed();
         self.try_write(&self.all_keys())
     }
 
     /// The same while the gate is in force.
     fn write_all(&mut self) {
-        self.write(&self.all_keys());
+        self.ledger.take_changed();
+        self.write(self.all_keys());
     }
 
     /// Wherever something stands in the kernel, or should.
-    fn all_keys(&self) -> Vec<EntryKey> {
+    fn all_keys(&self) -> BTreeSet<EntryKey> {
         let desired = self.ledger.all_desired().map(|(key, _)| key);
         desired.chain(self.installed.keys().copied()).collect()
     }
 
-    /// Writes what the touched keys need; what fails is kept to be tried again.
-    fn write(&mut self, touched: &[EntryKey]) {
+    /// Writes what changed in the ledger.
+    fn write_changed(&mut self) {
+        let changed = self.ledger.take_changed();
+        self.write(changed);
+    }
+
+    /// Writes what these keys need; what fails is kept to be tried again.
+    fn write(&mut self, keys: BTreeSet<EntryKey>) {
         let before = std::mem::take(&mut self.dirty);
-        match self.try_write(touched) {
+        match self.try_write(&keys) {
             Ok(()) => {
-                let written: BTreeSet<_> = touched.iter().copied().collect();
-                self.dirty = before.difference(&written).copied().collect();
+                self.dirty = before.difference(&keys).copied().collect();
             }
             Err(error) => {
                 tracing::error!("{error}");
                 self.alarms.kernel = Some(error.to_string());
                 self.dirty = before;
-                self.dirty.extend(touched);
+                self.dirty.extend(keys);
             }
         }
         if self.dirty.is_empty() {
@@ -616,10 +626,9 @@ impl<D: Datapath> Gate<D> {
 
     /// All writes are tried, so that one that fails does not keep another from closing; the first
     /// error comes back.
-    fn try_write(&mut self, touched: &[EntryKey]) -> Result<(), DatapathError> {
+    fn try_write(&mut self, keys: &BTreeSet<EntryKey>) -> Result<(), DatapathError> {
         let mut first = Ok(());
-        let keys: BTreeSet<_> = touched.iter().copied().collect();
-        let desired = keys.into_iter().map(|key| (key, self.ledger.desired(&key)));
+        let desired = keys.iter().map(|key| (*key, self.ledger.desired(key)));
         for write in plan(desired, &self.installed) {
             if let Err(error) = self.datapath.write(&write) {
                 if first.is_ok() {

@@ -21,10 +21,9 @@ use crate::{
         grant::GrantId,
         impact::{Impact, refused_grant},
         keyring::Keyring,
-        ledger::Stage,
+        ledger::{HeldGrant, Stage},
         policy::{Policy, PortPolicy},
         proposal::{self, Proposal, VerifiedPolicy},
-        reconcile::EntryKey,
         refusal::{Refusal, Refused},
     },
 };
@@ -313,7 +312,7 @@ impl<D: Datapath> Gate<D> {
         if self.config.ceiling.is_none() {
             self.forget_policies(now);
         }
-        self.config.policy = self.policy_of(self.pushed(), &self.config);
+        self.use_policy(self.policy_of(self.pushed(), &self.config));
         self.look_at_policies();
     }
 
@@ -437,7 +436,7 @@ impl<D: Datapath> Gate<D> {
         origin: Origin,
         now: Now,
     ) -> Result<(), Refused> {
-        let old = std::mem::replace(&mut self.config.policy, policy);
+        let old = self.use_policy(policy);
         let impact = Impact::between(&old, &self.config.policy, now.wall);
         let exempted = self.put_exemptions(now);
         let result = match (exempted, origin) {
@@ -451,7 +450,7 @@ impl<D: Datapath> Gate<D> {
             }
         };
         if result.is_err() {
-            self.config.policy = old;
+            self.use_policy(old);
             // What stood before fits again.
             drop(self.put_exemptions(now));
             drop(self.apply_policy());
@@ -471,25 +470,30 @@ impl<D: Datapath> Gate<D> {
         result
     }
 
+    /// Makes this the policy that grants are judged by; returns the one before.
+    fn use_policy(&mut self, policy: Policy) -> Policy {
+        self.ledger.set_unseen(policy.longest_ahead());
+        std::mem::replace(&mut self.config.policy, policy)
+    }
+
     fn put_exemptions(&mut self, now: Now) -> Result<(), Refused> {
-        let mut touched = Vec::new();
-        let result = self.exempt(now, &mut touched);
-        self.write(&touched);
+        let result = self.exempt(now);
+        self.write_changed();
         result
     }
 
     /// Replaces the exemptions by those of the policy in force.
-    pub(super) fn exempt(&mut self, now: Now, touched: &mut Vec<EntryKey>) -> Result<(), Refused> {
+    pub(super) fn exempt(&mut self, now: Now) -> Result<(), Refused> {
         // A clock behind what it was before would make their ends too late.
         let now = Now { wall: now.wall.max(self.floor), ..now };
-        self.ledger.exempt(self.config.policy.exemptions(), now, touched)
+        self.ledger.exempt(self.config.policy.exemptions(), now)
     }
 
     /// Scheduled grants that keys and policy do not admit any more are taken away, as if they had
     /// never been: `only_due`, those whose window has begun.
     pub(super) fn recheck_scheduled(&mut self, only_due: bool, now: Now) {
         let Config { policy, keyring, .. } = &self.config;
-        let judge = |record: &crate::rules::ledger::Record| {
+        let judge = |record: &HeldGrant| {
             if !matches!(record.stage, Stage::Scheduled { .. }) {
                 return None;
             }
@@ -502,17 +506,16 @@ impl<D: Datapath> Gate<D> {
         } else {
             self.ledger.grants().filter_map(judge).collect()
         };
-        let mut touched = Vec::new();
         for (id, refused) in refused {
             self.recorder.refused(&refused, "agent", now);
             let Refused { refusal, detail, .. } = refused;
             tracing::warn!(grant = %id, reason = refusal.word(), "scheduled grant refused: {detail}");
-            self.ledger.forget(id, &mut touched);
+            self.ledger.forget(id);
             self.owed.remove.push(id);
             self.next_floor = now.boot;
             self.tell_grant("refused", id, refusal.word(), "agent", &detail, now);
         }
-        self.write(&touched);
+        self.write_changed();
     }
 
     /// All steps before a policy is accepted.

@@ -1,9 +1,6 @@
 //! What the gate puts into the audit.
 
-use std::{
-    cell::Cell,
-    collections::{BTreeMap, BTreeSet, HashMap},
-};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jit_common::{Event, Protocol, Reason};
 use jit_proto::v1::{self, event::What};
@@ -416,27 +413,5 @@ impl<D: Datapath> Gate<D> {
         self.recorder.audit.append(record, now);
         // Nobody waits for more than this.
         drop(self.recorder.audit.sync(now));
-    }
-}
-
-/// Reads the kernel's count for a slot and remembers it for the audit.
-pub(super) struct Counted<'a, D> {
-    datapath: &'a D,
-    last: Cell<u64>,
-}
-
-impl<'a, D: Datapath> Counted<'a, D> {
-    pub(super) const fn new(datapath: &'a D) -> Self {
-        Self { datapath, last: Cell::new(0) }
-    }
-
-    pub(super) fn hits(&self, slot: u32) -> u64 {
-        let hits = self.datapath.slot(slot).hits;
-        self.last.set(hits);
-        hits
-    }
-
-    pub(super) fn last(&self) -> u64 {
-        self.last.get()
     }
 }

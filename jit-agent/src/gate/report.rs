@@ -15,7 +15,7 @@ use crate::{
     rules::{
         clock::Now,
         grant::{PortRange, Sessions},
-        ledger::{Record, Stage},
+        ledger::{HeldGrant, Stage},
         policy::PortPolicy,
     },
 };
@@ -113,8 +113,8 @@ impl<D: Datapath> Gate<D> {
         }
     }
 
-    fn grant_state(&self, record: &Record, now: Now) -> v1::GrantState {
-        let Record { grant, stage, hits } = record;
+    fn grant_state(&self, held: &HeldGrant, now: Now) -> v1::GrantState {
+        let HeldGrant { grant, stage, hits } = held;
         let counted = stage.slot().map_or(0, |slot| self.datapath.slot(slot).hits);
         let counted = hits.saturating_add(counted);
         let (state, left, hits) = match stage {

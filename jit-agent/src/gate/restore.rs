@@ -20,8 +20,7 @@ use crate::{
     rules::{
         clock::{BootNanos, Now},
         grant::{self, GrantId},
-        ledger::{Admission, Life, Replacement, Tombstone},
-        reconcile::EntryKey,
+        ledger::{Admission, Progress, Replacement, Tombstone},
         refusal::{Refusal, Refused},
     },
 };
@@ -126,9 +125,8 @@ impl<D: Datapath> Gate<D> {
             }
         }
         for (old, by) in replaced {
-            let unseen = self.config.policy.longest_ahead();
-            let hits = |slot| self.datapath.slot(slot).hits;
-            let replacement = self.ledger.replace_id(old, by, late, unseen, hits, &mut Vec::new());
+            let hits = self.hits(old);
+            let replacement = self.ledger.replace_id(old, by, late, hits);
             self.tell_replacement(replacement, now);
         }
         if let Err(error) = self.settle(Transaction::default(), now) {
@@ -171,7 +169,7 @@ impl<D: Datapath> Gate<D> {
             let at = if begins { late } else { now };
             if grant.not_after() <= late.wall {
                 if let Some(end) = deadline {
-                    self.ledger.ended_unseen(grant, end, now, &mut Vec::new());
+                    self.ledger.ended_unseen(grant, end, now);
                 }
                 return Ok(None);
             }
@@ -180,7 +178,7 @@ impl<D: Datapath> Gate<D> {
             if !life.began {
                 self.config.policy.check(&grant, &self.config.keyring, at)?;
             }
-            let known = Life {
+            let known = Progress {
                 deadline,
                 slot: kept,
                 hits: match (kept, elsewhere) {
@@ -192,7 +190,7 @@ impl<D: Datapath> Gate<D> {
                     (None, _) => hits.max(counted),
                 },
             };
-            self.ledger.restore(grant, known, at, &mut Vec::new())
+            self.ledger.restore(grant, known, at)
         });
         match result {
             Ok(Some(admission)) => {
@@ -237,7 +235,7 @@ impl<D: Datapath> Gate<D> {
             let record = Record::new(EventCode::GrantRefused).by("agent").grant(id);
             let detail = format!("not restored at start: {error}");
             self.record(record.reason(Refusal::Storage.word()).detail(&detail), now);
-            self.ledger.forget(id, &mut Vec::new());
+            self.ledger.forget(id);
             return;
         }
         self.owed_lives.insert(id);
@@ -365,7 +363,7 @@ impl<D: Datapath> Gate<D> {
     /// The sessions of grants that were over before this run, and wanted them cut, stay so.
     pub(super) fn adopt_lingering(&mut self, now: Now) {
         for (key, entry) in &self.installed {
-            self.ledger.adopt(*key, *entry, now, &mut Vec::new());
+            self.ledger.adopt(*key, *entry, now);
         }
     }
 
@@ -388,7 +386,7 @@ impl<D: Datapath> Gate<D> {
 
     /// Looks at some of the grants that have a limit: the event of a connection may have been lost.
     pub(super) fn look_at_limits(&mut self, now: Now) {
-        let slots: Vec<u32> = self.ledger.limited_behind(self.looked_at).take(LOOKS).collect();
+        let slots: Vec<u32> = self.ledger.limited_after(self.looked_at).take(LOOKS).collect();
         self.looked_at = if slots.len() < LOOKS { 0 } else { slots.last().copied().unwrap_or(0) };
         for slot in slots {
             let Some(record) = self.ledger.owner(slot).and_then(|id| self.ledger.grant(id)) else {
@@ -402,15 +400,15 @@ impl<D: Datapath> Gate<D> {
     }
 
     /// Ends what a grant that has begun replaces.
-    pub(super) fn replace_by(
-        &mut self,
-        by: GrantId,
-        now: Now,
-        touched: &mut Vec<EntryKey>,
-    ) -> Option<Replacement> {
-        let unseen = self.config.policy.longest_ahead();
-        let hits = |slot| self.datapath.slot(slot).hits;
-        self.ledger.replace(by, now, unseen, hits, touched)
+    pub(super) fn replace_by(&mut self, by: GrantId, now: Now) -> Option<Replacement> {
+        let hits = self.ledger.replaced_by(by).map_or(0, |old| self.hits(old));
+        self.ledger.replace(by, now, hits)
+    }
+
+    /// What the kernel counted in the slot of a grant.
+    pub(super) fn hits(&self, id: GrantId) -> u64 {
+        let slot = self.ledger.grant(id).and_then(|held| held.stage.slot());
+        slot.map_or(0, |slot| self.datapath.slot(slot).hits)
     }
 
     /// What was replaced is forgotten on the disk and refused from now on.

@@ -9,13 +9,12 @@ use crate::{
         audit::{EventCode, Record},
         store::Transaction,
     },
-    gate::{Gate, LOGGED, record::Counted},
+    gate::{Gate, LOGGED},
     kernel::datapath::Datapath,
     rules::{
         clock::Now,
         grant::{GrantId, VerifiedGrant},
         ledger::Tombstone,
-        reconcile::EntryKey,
         refusal::Refused,
     },
 };
@@ -54,9 +53,8 @@ pub(super) struct Closed {
 impl<D: Datapath> Gate<D> {
     /// Closes. Takes effect in the kernel whatever the disk says.
     pub fn revoke(&mut self, target: &Target, by: &str, why: &str, now: Now) -> Revoked {
-        let mut touched = Vec::new();
-        let (closed, refused) = self.close(self.targets(target), &mut touched, now);
-        self.write(&touched);
+        let (closed, refused) = self.close(self.targets(target), now);
+        self.write_changed();
         let ended = closed.iter().filter(|closed| closed.ended).count();
         let ended = u32::try_from(ended).unwrap_or(u32::MAX);
         let mut warning = refused.map(|refused| refused.to_string()).unwrap_or_default();
@@ -90,13 +88,7 @@ impl<D: Datapath> Gate<D> {
     }
 
     /// In the ledger. An id that finds no room any more is told last.
-    fn close(
-        &mut self,
-        ids: Vec<GrantId>,
-        touched: &mut Vec<EntryKey>,
-        now: Now,
-    ) -> (Vec<Closed>, Option<Refused>) {
-        let unseen = self.config.policy.longest_ahead();
+    fn close(&mut self, ids: Vec<GrantId>, now: Now) -> (Vec<Closed>, Option<Refused>) {
         // By a clock that is behind, an id would not stay refused for long enough.
         let seen = Now { wall: now.wall.max(self.floor), ..now };
         let held: HashSet<GrantId> = self.held_back.iter().map(|kept| kept.id).collect();
@@ -104,11 +96,11 @@ impl<D: Datapath> Gate<D> {
         let mut no_room = None;
         for id in ids {
             let grant = self.ledger.grant(id).map(|record| Arc::clone(&record.grant));
-            let counted = Counted::new(&self.datapath);
-            match self.ledger.revoke(id, seen, unseen, |slot| counted.hits(slot), touched) {
+            let connections = self.hits(id);
+            match self.ledger.revoke(id, seen, connections) {
                 Ok((ended, until)) => {
                     let ended = ended || held.contains(&id);
-                    closed.push(Closed { id, grant, ended, connections: counted.last(), until });
+                    closed.push(Closed { id, grant, ended, connections, until });
                 }
                 Err(refused) => no_room = Some(refused),
             }

@@ -10,7 +10,7 @@ use jit_proto::v1;
 use crate::rules::{
     clock::WallTime,
     grant::PortRange,
-    ledger::{Record, Stage},
+    ledger::{HeldGrant, Stage},
     policy::{Exemption, Policy, PortPolicy},
     refusal::Refused,
 };
@@ -117,7 +117,7 @@ impl From<&Impact> for v1::PolicyChanges {
 }
 
 /// A grant that would be refused, as a message.
-pub fn refused_grant(record: &Record, refused: &Refused) -> v1::RefusedGrant {
+pub fn refused_grant(record: &HeldGrant, refused: &Refused) -> v1::RefusedGrant {
     v1::RefusedGrant {
         grant_id: record.grant.id().0.to_vec().into(),
         requester: record.grant.message().requester.clone(),

@@ -14,7 +14,7 @@ use std::{
 use ed25519_dalek::{Signer as _, SigningKey, pkcs8::EncodePublicKey as _};
 use jit_agent::{
     config::Config,
-    disk::store::{Damage, Store, StoreError, StoredGrant, StoredLife, Transaction},
+    disk::store::{Damage, Store, StoreError, StoredGrant, StoredProgress, Transaction},
     kernel::netlink::{
         message::{LinkInfo, Message, messages},
         sock_diag as diag,
@@ -342,12 +342,12 @@ fn good_database() -> Vec<u8> {
 
 fn one_grant(byte: u8) -> Transaction {
     let id = GrantId([byte; 16]);
-    let life = StoredLife {
+    let life = StoredProgress {
         boot_id: "boot".into(),
         deadline: NOW.boot.0,
         slot: u32::from(byte),
         generation: 1,
-        ..StoredLife::default()
+        ..StoredProgress::default()
     };
     Transaction {
         put: vec![(id, StoredGrant::from(&signed(&[byte; 40])))],

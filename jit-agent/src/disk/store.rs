@@ -87,7 +87,7 @@ impl From<&v1::Envelope> for StoredGrant {
 /// Where a stored grant stands. Written anew whenever that changes; without it a grant is as if it
 /// had just been pushed.
 #[derive(Clone, PartialEq, Message)]
-pub struct StoredLife {
+pub struct StoredProgress {
     /// Boot in which deadline, slot and generation mean something.
     #[prost(string, tag = "1")]
     pub boot_id: String,
@@ -137,7 +137,7 @@ pub struct Transaction {
     /// Grants to write.
     pub put: Vec<(GrantId, StoredGrant)>,
     /// Where grants stand.
-    pub lives: Vec<(GrantId, StoredLife)>,
+    pub lives: Vec<(GrantId, StoredProgress)>,
     /// Grants to take away.
     pub remove: Vec<GrantId>,
     /// Revoked ids, and until when they stay refused.
@@ -158,7 +158,7 @@ pub struct Stored {
     /// Grants, unverified.
     pub grants: Vec<(GrantId, StoredGrant)>,
     /// Where they stand.
-    pub lives: HashMap<GrantId, StoredLife>,
+    pub lives: HashMap<GrantId, StoredProgress>,
     /// Revoked ids.
     pub tombstones: Vec<(GrantId, Tombstone)>,
     /// The boot that their boot times mean.
@@ -608,7 +608,7 @@ fn read(database: &Database) -> Result<Stored, redb::Error> {
     }
     for item in read.open_table(LIVES)?.iter()? {
         let (id, bytes) = item?;
-        if let Ok(life) = StoredLife::decode(bytes.value()) {
+        if let Ok(life) = StoredProgress::decode(bytes.value()) {
             stored.lives.insert(GrantId(id.value()), life);
         }
     }
@@ -649,7 +649,7 @@ mod tests {
         let (mut store, stored) = Store::open(&state, NOW).unwrap();
         assert!(stored.grants.is_empty() && stored.floor.is_none());
         let grant = StoredGrant { envelope: Some(v1::Envelope::default()) };
-        let life = StoredLife { boot_id: "b".into(), deadline: 7, ..StoredLife::default() };
+        let life = StoredProgress { boot_id: "b".into(), deadline: 7, ..StoredProgress::default() };
         let floor = Some(WallTime(1000));
         let put = vec![(id(1), grant.clone()), (id(2), grant.clone())];
         let lives = vec![(id(1), life.clone()), (id(2), life.clone())];

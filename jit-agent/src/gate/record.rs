@@ -1,6 +1,9 @@
 //! What the gate puts into the audit.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
 
 use jit_common::{Event, Protocol, Reason};
 use jit_proto::v1::{self, event::What};
@@ -8,7 +11,7 @@ use jit_proto::v1::{self, event::What};
 use crate::{
     config::Config,
     disk::audit::{Audit, AuditError, EventCode, Record, Tip, quota::Quota},
-    gate::{Gate, report::address},
+    gate::{Gate, links::LinkNews, report::address},
     kernel::datapath::{Datapath, LinkChange},
     rules::{
         claims::EXEMPT_SLOT,
@@ -19,18 +22,18 @@ use crate::{
     },
 };
 
-/// Refusals that are told one by one in a minute, of all peers together.
+/// Refusals that are recorded one by one in a minute, of all peers together.
 const REFUSALS: u32 = 120;
-/// Connections that are told one by one in a minute, of each grant.
+/// Connections that are recorded one by one in a minute, of each grant.
 const CONNECTIONS: u32 = 60;
 
-/// How often watchers are told the signed head, boot nanoseconds.
-const HEAD_NANOS: u64 = 60_000_000_000;
+/// How often the signed head is reported to watchers.
+const HEAD: Duration = Duration::from_secs(60);
 
 /// The audit, and what keeps it small and to the point.
 #[derive(Debug)]
 pub(super) struct Recorder {
-    pub(super) audit: Audit,
+    audit: Audit,
     /// Refusals: who, what, and why.
     refusals: Quota<(), (EventCode, String, &'static str)>,
     /// Connections: grant, source and port.
@@ -38,8 +41,8 @@ pub(super) struct Recorder {
     /// Alarms that were raised and not cleared.
     alarms: BTreeSet<String>,
     clock_trusted: bool,
-    /// The head that watchers were told, and when they are told the next one.
-    told_head: Option<Tip>,
+    /// The head that was reported to watchers, and when the next one is.
+    reported_head: Option<Tip>,
     next_head: BootNanos,
 }
 
@@ -51,7 +54,7 @@ impl Recorder {
             connections: Quota::new(CONNECTIONS),
             alarms: BTreeSet::new(),
             clock_trusted: true,
-            told_head: None,
+            reported_head: None,
             next_head: BootNanos(0),
         }
     }
@@ -64,20 +67,44 @@ impl Recorder {
         }
     }
 
-    /// A signed head that watchers have not been told, if it is time to tell them.
-    fn head_to_tell(&mut self, now: Now) -> Option<What> {
+    /// A signed head that was not reported to watchers yet, if it is time for it.
+    fn unreported_head(&mut self, now: Now) -> Option<What> {
         let signed = self.audit.signed_head()?;
         let tip = signed.tip()?;
-        if self.told_head == Some(tip) || now.boot < self.next_head {
+        if self.reported_head == Some(tip) || now.boot < self.next_head {
             return None;
         }
-        self.told_head = Some(tip);
-        self.next_head = BootNanos(now.boot.0.saturating_add(HEAD_NANOS));
+        self.reported_head = Some(tip);
+        self.next_head = now.boot + HEAD;
         Some(What::AuditHead(v1::AuditHead {
             seq: tip.seq,
             hash: tip.hash.bytes().to_vec().into(),
             signed: signed.to_line(),
         }))
+    }
+
+    /// Adds records and waits until the disk has them.
+    pub(super) fn commit(&mut self, records: Vec<Record>, now: Now) -> Result<(), AuditError> {
+        self.audit.commit(records, now)
+    }
+
+    /// Looks whether the audit's file is still the one that is written to.
+    pub(super) fn check(&mut self, now: Now) {
+        self.audit.check(now);
+    }
+
+    /// What is wrong with the audit, and what is damaged in it.
+    pub(super) fn problems(&self) -> [Option<&str>; 2] {
+        [self.audit.problem(), self.audit.damage()]
+    }
+
+    /// A revocation; one of an id that nobody has seen can be repeated without end.
+    pub(super) fn revoked(&mut self, record: Record, ended: bool, by: &str, now: Now) {
+        if ended {
+            self.audit.append(record, now);
+        } else {
+            self.bounded(record, by, "", now);
+        }
     }
 
     /// A grant that is refused.
@@ -91,14 +118,8 @@ impl Recorder {
     }
 
     /// What happened to the gate on an interface.
-    pub(super) fn link(
-        &mut self,
-        change: LinkChange,
-        name: &str,
-        hook: &str,
-        note: &str,
-        now: Now,
-    ) {
+    pub(super) fn link(&mut self, news: &LinkNews, now: Now) {
+        let LinkNews { change, name, hook, note } = news;
         let code = match change {
             LinkChange::Adopted => EventCode::GateAdopted,
             LinkChange::Attached => EventCode::GateAttached,
@@ -106,12 +127,13 @@ impl Recorder {
             LinkChange::Restored => EventCode::GateRestored,
             LinkChange::SteppedDown => EventCode::GateSteppedDown,
         };
-        let record = Record::new(code).by("agent").with("interface", name).with("hook", hook);
+        let record =
+            Record::new(code).by("agent").with("interface", name.as_str()).with("hook", *hook);
         self.audit.append(record.detail(note), now);
     }
 
-    /// Adds the sums of a minute that is over, or all of them.
-    fn tell_sums(&mut self, all: bool, now: Now) {
+    /// Adds the sums of a minute that has ended, or all of them.
+    fn add_sums(&mut self, all: bool, now: Now) {
         let refusals = if all { self.refusals.drain() } else { self.refusals.settle(now) };
         for (key, sum) in refusals {
             let record = Record::new(EventCode::RecordsSummed);
@@ -164,16 +186,7 @@ impl<D: Datapath> Gate<D> {
                 Record::accepted(admission, &record.grant).by(by)
             })
             .collect();
-        self.recorder.audit.commit(records, now)
-    }
-
-    /// A revocation; one of an id that nobody has seen can be repeated without end.
-    pub(super) fn record_revoked(&mut self, record: Record, ended: bool, by: &str, now: Now) {
-        if ended {
-            self.recorder.audit.append(record, now);
-        } else {
-            self.recorder.bounded(record, by, "", now);
-        }
+        self.recorder.commit(records, now)
     }
 
     /// What became of another configuration.
@@ -222,7 +235,7 @@ impl<D: Datapath> Gate<D> {
         self.record(record.detail("from the database, at the agent's start"), now);
     }
 
-    /// Connections that the kernel told of, but the gate had no time to hear.
+    /// Connections that the kernel reported, and that the gate had no time to take.
     pub(super) fn record_missed(&mut self, count: u64, now: Now) {
         if count > 0 {
             let record = Record::new(EventCode::ConnectionsSummed).by("agent");
@@ -231,8 +244,8 @@ impl<D: Datapath> Gate<D> {
         }
     }
 
-    /// Connections that the kernel could not tell of one by one.
-    pub(super) fn record_untold(&mut self, now: Now) {
+    /// Connections that the kernel could not report one by one.
+    pub(super) fn record_unreported(&mut self, now: Now) {
         match self.datapath.take_untold() {
             Ok(0) => {}
             Ok(count) => {
@@ -276,14 +289,14 @@ impl<D: Datapath> Gate<D> {
                         None => record,
                     }
                 }
-                // Told where it is carried out.
+                // Recorded where it is carried out.
                 Change::Forgotten(_) | Change::Replaced(_) => continue,
             };
             self.recorder.audit.append(record.by("agent"), now);
         }
     }
 
-    /// Each connection that a grant let in. What was dropped is counted, not told: a flood must not
+    /// Each connection that a grant let in. What was dropped is counted, not recorded: a flood must not
     /// fill the disk.
     pub(super) fn record_packet(&mut self, event: &Event, now: Now) {
         let Event { source, destination, interface, slot, port, source_port, .. } = event;
@@ -304,13 +317,12 @@ impl<D: Datapath> Gate<D> {
             let requester = &found.grant.message().requester;
             record = record.grant(found.grant.id()).text("requester", requester);
         }
-        let name = self.interfaces.iter().find(|state| state.index == *interface);
         let record = record
             .with("source", source)
             .with("source_port", *source_port)
             .with("destination", address(*family, destination))
             .with("port", port)
-            .text("interface", name.map_or("", |state| state.name.as_str()));
+            .text("interface", self.links.name(*interface));
         self.recorder.audit.append(record, now);
     }
 
@@ -340,7 +352,7 @@ impl<D: Datapath> Gate<D> {
             .with("controllers", controllers)
     }
 
-    /// Whatever `status` calls a problem: once when it appears and once when it is over. Its text may
+    /// Whatever `status` calls a problem: once when it appears and once when it has ended. Its text may
     /// change meanwhile.
     pub(super) fn record_alarms(&mut self, now: Now) {
         let current: BTreeMap<String, String> = self.problems_by_name(now).into_iter().collect();
@@ -361,7 +373,7 @@ impl<D: Datapath> Gate<D> {
         }
     }
 
-    /// The clock, as far as it was not told yet.
+    /// Whether the clock is trusted, when that has changed.
     pub(super) fn record_clock(&mut self, trusted: bool, now: Now) {
         if trusted == self.recorder.clock_trusted {
             return;
@@ -371,7 +383,7 @@ impl<D: Datapath> Gate<D> {
             Record::new(EventCode::ClockTrusted)
         } else {
             Record::new(EventCode::ClockUntrusted)
-                .with("floor", self.floor.to_string())
+                .with("floor", self.clock.floor().to_string())
                 .detail("the clock is behind what it has been: nothing new opens")
         };
         self.recorder.audit.append(record.by("agent"), now);
@@ -399,16 +411,16 @@ impl<D: Datapath> Gate<D> {
 
     /// Sums that are due, alarms, and what waits to be written. Called as time passes.
     pub(super) fn settle_audit(&mut self, now: Now) {
-        self.recorder.tell_sums(false, now);
+        self.recorder.add_sums(false, now);
         self.recorder.audit.flush(now);
-        if let Some(head) = self.recorder.head_to_tell(now) {
+        if let Some(head) = self.recorder.unreported_head(now) {
             self.journal.add(now.wall.0, head);
         }
     }
 
     /// The last record of this run.
     pub fn stop(&mut self, why: &str, now: Now) {
-        self.recorder.tell_sums(true, now);
+        self.recorder.add_sums(true, now);
         let record = Record::new(EventCode::AgentStopping).by("agent").detail(why);
         self.recorder.audit.append(record, now);
         // Nobody waits for more than this.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use jit_agent::{
-    disk::store::{Store, Stored, StoredGrant, StoredLife, Transaction},
+    disk::store::{Store, Stored, StoredGrant, StoredProgress, Transaction},
     gate::Target,
     rules::{
         clock::{Now, SKEW, WallTime},
@@ -41,7 +41,8 @@ fn good_state() -> TempDir {
     let (mut store, _) = Store::open(directory.path(), NOW.wall).unwrap();
     for byte in 1..=3 {
         let id = GrantId([byte; 16]);
-        let life = StoredLife { boot_id: "boot-1".into(), slot: byte.into(), ..Default::default() };
+        let life =
+            StoredProgress { boot_id: "boot-1".into(), slot: byte.into(), ..Default::default() };
         let put = vec![(id, StoredGrant::from(&envelope(&grant(byte, &["203.0.113.7"]))))];
         let lives = vec![(id, life)];
         let boot_id = Some("boot-1".to_owned());

@@ -114,7 +114,8 @@ impl HeldGrant {
         self.grant.sessions() == Some(Sessions::Cut)
     }
 
-    pub(super) fn keys(&self) -> impl Iterator<Item = EntryKey> + '_ {
+    /// Its places in the kernel's tables.
+    pub fn keys(&self) -> impl Iterator<Item = EntryKey> + '_ {
         self.grant.entries().map(|(port, source)| EntryKey { port, source })
     }
 }

@@ -167,7 +167,7 @@ impl<D: Datapath> Gate<D> {
             about: About::new(now),
             closed: Vec::new(),
         };
-        gate.record_start(now);
+        gate.recorder.started(&gate.config, &gate.boot_id, now);
         match gate.put_in_force(stored, now) {
             Ok(()) => Ok(gate),
             Err(error) => {
@@ -255,7 +255,7 @@ impl<D: Datapath> Gate<D> {
         self.return_policy(now);
         self.restore_held_back(now);
         let trusted = self.clock.is_trusted(now);
-        self.record_clock(trusted, now);
+        self.recorder.clock(trusted, self.clock.floor(), now);
         if trusted {
             self.recheck_scheduled(true, now);
             self.clock.raise_floor(now);
@@ -296,7 +296,7 @@ impl<D: Datapath> Gate<D> {
             let grants = sooner.len();
             tracing::warn!(grants, "the wall clock was set forward: these end sooner");
         }
-        self.record_step(step, &sooner, now);
+        self.recorder.clock_stepped(step, &sooner, now);
     }
 
     /// What time did to grants: to the audit, the log and the watchers, and soon to the disk.
@@ -304,7 +304,7 @@ impl<D: Datapath> Gate<D> {
         if changes.is_empty() {
             return;
         }
-        self.record_changes(changes, now);
+        self.recorder.changes(changes, &self.ledger, now);
         let each = changes.len() <= LOGGED;
         if !each {
             let changes = changes.len();
@@ -344,7 +344,7 @@ impl<D: Datapath> Gate<D> {
 
     /// A packet event from the kernel.
     pub fn saw_packet(&mut self, event: &Event, now: Now) {
-        self.record_packet(event, now);
+        self.recorder.packet(event, &self.ledger, &self.links, now);
         if event.reason == Reason::Granted as u8 {
             self.count(event.slot, now);
         }

@@ -60,7 +60,9 @@ impl<D: Datapath> Gate<D> {
         self.outbox.write_soon(now);
         let hits = self.datapath.slot(slot).hits;
         if let Some(id) = self.ledger.count(slot, hits, now) {
-            self.record_exhausted(id, now);
+            if let Some(held) = self.ledger.grant(id) {
+                self.recorder.exhausted(held, now);
+            }
             self.report_grant(grant_event("exhausted", id, "agent"), now);
             tracing::info!(grant = %id, "grant used up: no more connections");
         }

@@ -120,7 +120,8 @@ impl<D: Datapath> Gate<D> {
         by: &str,
         now: Now,
     ) -> Result<(), String> {
-        let recorded = self.record_accepted(fresh.iter().map(|(id, _)| id), by, now);
+        let grants = fresh.iter().filter_map(|(id, _)| self.ledger.grant(*id));
+        let recorded = self.recorder.accepted(grants, by, now);
         recorded.map_err(|error| error.to_string())?;
         for (id, _) in fresh {
             self.outbox.progress(*id);

@@ -170,8 +170,11 @@ impl<D: Datapath> Gate<D> {
         match result {
             Ok(Some(admission)) => {
                 self.resume(id, still.slot, carried, now);
-                if still.deadline.is_none() && admission == Admission::Active {
-                    self.record_reopened(id, now);
+                if still.deadline.is_none()
+                    && admission == Admission::Active
+                    && let Some(held) = self.ledger.grant(id)
+                {
+                    self.recorder.reopened(held, now);
                 }
             }
             Ok(None) | Err(Refused { refusal: Refusal::Expired, .. }) => {
@@ -270,7 +273,7 @@ impl<D: Datapath> Gate<D> {
         self.outbox.refuse([(id, until)]);
         self.outbox.remove(id);
         self.outbox.write_soon(now);
-        self.record_replaced(&replacement, now);
+        self.recorder.replaced(&replacement, &self.ledger, now);
         if ended {
             tracing::info!(grant = %id, %by, "grant replaced");
             let event = grant_event("replaced", id, "agent");

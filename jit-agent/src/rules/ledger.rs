@@ -5,6 +5,8 @@
 //! out, in that order, and takes an admission back ([`Ledger::forget`]) when that fails. Keys whose
 //! desired entry changed are kept in here until the gate takes them ([`Ledger::take_changed`]).
 
+mod admission;
+mod ending;
 mod exemptions;
 mod held_grant;
 mod lingering;
@@ -13,11 +15,10 @@ mod tombstones;
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
-    sync::Arc,
     time::Duration,
 };
 
-use jit_common::{MAX_PLACES, PortKey};
+use jit_common::PortKey;
 
 use exemptions::Exemptions;
 use lingering::Lingering;
@@ -32,14 +33,12 @@ use crate::{
     rules::{
         claims::{Capacity, Claims},
         clock::{BootNanos, Now, WallTime},
-        grant::{GrantId, VerifiedGrant},
+        grant::GrantId,
         reconcile::{Entry, EntryKey},
         refusal::{Refusal, Refused},
     },
 };
 
-/// Ended grants that are remembered for `list --all`.
-const MAX_ENDED: usize = 1024;
 /// How long a grant that is used up keeps its places from others that have a limit, too: the
 /// handshake of its last connection needs them.
 const HANDSHAKE: Duration = Duration::from_secs(2);
@@ -89,107 +88,11 @@ impl Ledger {
         self.claims.take_changed()
     }
 
-    /// Steps 9 and 10: the id, and room; then the grant is in, and active if its window has begun.
-    /// What it replaces is still there: that is [`Ledger::replace`]'s.
-    pub fn admit(&mut self, grant: VerifiedGrant, now: Now) -> Result<Admission, Refused> {
-        self.take_in(grant, Progress::default(), now)
-    }
-
-    /// Puts a stored grant back, with what an earlier run knew of it. The deadline never moves back:
-    /// a wall clock that was set meanwhile may only shorten it. A grant that has ended is not put
-    /// back.
-    pub fn restore(
-        &mut self,
-        grant: VerifiedGrant,
-        progress: Progress,
-        now: Now,
-    ) -> Result<Option<Admission>, Refused> {
-        let fresh = now.deadline(grant.not_after());
-        let deadline = progress.deadline.map_or(fresh, |stored| stored.min(fresh));
-        if deadline <= now.boot {
-            if progress.deadline.is_some() {
-                self.ended_unseen(grant, deadline, now);
-            }
-            return Ok(None);
-        }
-        let id = grant.id();
-        let admission = self.take_in(grant, progress, now)?;
-        if admission == Admission::Active {
-            self.activate(id, deadline);
-        }
-        Ok(Some(admission))
-    }
-
-    /// A stored grant began in this boot and has ended. Its sessions may be there still, and the
-    /// kernel's tables may not know of it, because they are new.
-    pub fn ended_unseen(&mut self, grant: VerifiedGrant, end: BootNanos, now: Now) {
-        let ended = HeldGrant { grant: Arc::new(grant), stage: Stage::Expired, hits: 0 };
-        if ended.cuts() {
-            self.linger(&ended, end.min(now.boot), now);
-        }
-    }
-
-    fn take_in(
-        &mut self,
-        grant: VerifiedGrant,
-        progress: Progress,
-        now: Now,
-    ) -> Result<Admission, Refused> {
-        let id = grant.id();
-        if self.knows(&grant)? {
-            return Ok(Admission::Known);
-        }
-        let (begin, end) = (grant.not_before(), grant.not_after());
-        let scheduled = begin > now.wall;
-        let room = self.room_for(&grant, scheduled, progress.slot);
-        let slot = room.map_err(|refused| refused.of(id))?;
-        let stage = Stage::Scheduled { slot };
-        let held = HeldGrant { grant: Arc::new(grant), stage, hits: progress.hits };
-        self.claim(&held);
-        self.slots.own(slot, id, held.places());
-        self.grants.insert(id, held);
-        if scheduled {
-            self.begins.insert((begin, id));
-            return Ok(Admission::Scheduled);
-        }
-        self.activate(id, now.deadline(end));
-        Ok(Admission::Active)
-    }
-
-    /// Whether this very grant is held, or was until it ended.
-    fn knows(&self, grant: &VerifiedGrant) -> Result<bool, Refused> {
-        let id = grant.id();
-        if self.tombstones.contains(id) {
-            let detail = "this grant was revoked, or another one replaced it";
-            return Err(Refused::new(Refusal::Revoked, detail).of(id));
-        }
-        let ended = || self.ended.iter().find(|ended| ended.grant.id() == id);
-        match self.grants.get(&id).or_else(ended) {
-            None => Ok(false),
-            Some(known) if known.grant.digest() == grant.digest() => Ok(true),
-            Some(_) => {
-                let detail = "another grant with this id and other content is known";
-                Err(Refused::new(Refusal::IdConflict, detail).of(id))
-            }
-        }
-    }
-
     /// Takes an admission back, as if it had never been.
     pub fn forget(&mut self, id: GrantId) {
         if let Some(held) = self.grants.remove(&id) {
             self.release(&held);
         }
-    }
-
-    /// Revokes one grant, known or not; says whether it ended one, and until when the id stays
-    /// refused. `hits`: connections that the kernel counted in its slot.
-    pub fn revoke(
-        &mut self,
-        id: GrantId,
-        now: Now,
-        hits: u64,
-    ) -> Result<(bool, Tombstone), Refused> {
-        self.end_early(id, Stage::Revoked, now, hits)
     }
 
     /// A grant was refused because its id is: other content than what was revoked under that id, when
@@ -201,55 +104,6 @@ impl Ledger {
         now: Now,
     ) -> Option<Tombstone> {
         self.tombstones.refuse_longer(id, not_after, now)
-    }
-
-    /// What a grant that has begun replaces, if it replaces anything.
-    pub fn replaced_by(&self, by: GrantId) -> Option<GrantId> {
-        let held = self.grants.get(&by)?;
-        held.stage.deadline()?;
-        held.grant.replaces()
-    }
-
-    /// Ends what a grant that has begun replaces, if it replaces anything and that has not been done.
-    /// `hits`: connections that the kernel counted in the slot of what it replaces.
-    pub fn replace(&mut self, by: GrantId, now: Now, hits: u64) -> Option<Replacement> {
-        self.replace_id(self.replaced_by(by)?, by, now, hits)
-    }
-
-    /// Ends a grant, seen or not, in whose place another began, unless it has ended already.
-    pub fn replace_id(
-        &mut self,
-        id: GrantId,
-        by: GrantId,
-        now: Now,
-        hits: u64,
-    ) -> Option<Replacement> {
-        if self.tombstones.contains(id) && !self.grants.contains_key(&id) {
-            return None;
-        }
-        let (ended, until) = self.end_early(id, Stage::Replaced, now, hits).ok()?;
-        Some(Replacement { by, ended, id, until })
-    }
-
-    /// Takes a replacement back, at once: the successor could not be opened. `before` is what it
-    /// ended.
-    pub fn take_back(&mut self, replacement: Replacement, before: Option<HeldGrant>) {
-        let id = replacement.id;
-        self.tombstones.remove(id);
-        let Some(before) = before else { return };
-        let Some(slot) = before.stage.slot() else { return };
-        for key in before.keys() {
-            self.lingering.stop(key, &mut self.claims);
-        }
-        self.ended.retain(|ended| ended.grant.id() != id);
-        self.slots.own(slot, id, before.places());
-        if let Some(deadline) = before.stage.deadline() {
-            self.ends.insert((deadline, id));
-        } else {
-            self.begins.insert((before.grant.not_before(), id));
-        }
-        self.claim(&before);
-        self.grants.insert(id, before);
     }
 
     /// Puts a stored tombstone back.
@@ -318,22 +172,6 @@ impl Ledger {
         changes
     }
 
-    fn expire(&mut self, now: Now, hits: impl Fn(u32) -> u64) -> Vec<Change> {
-        let mut changes = Vec::new();
-        while let Some((end, id)) = self.ends.first().copied() {
-            if end > now.boot {
-                break;
-            }
-            self.ends.pop_first();
-            if let Some(held) = self.grants.remove(&id) {
-                let hits = held.stage.slot().map_or(0, &hits);
-                self.close(held, Stage::Expired, end, now, hits);
-            }
-            changes.push(Change::Expired(id));
-        }
-        changes
-    }
-
     /// The wall clock was set: deadlines may only come nearer. Returns the grants that end sooner.
     pub fn clock_was_set(&mut self, now: Now) -> Vec<GrantId> {
         let sooner = |(id, held): (&GrantId, &HeldGrant)| {
@@ -386,14 +224,6 @@ impl Ledger {
         until: BootNanos,
     ) -> impl Iterator<Item = EntryKey> + '_ {
         self.exemptions.ended(after, until)
-    }
-
-    /// Takes over what an earlier run left in the kernel: whose sessions were to be cut stays so.
-    pub fn adopt(&mut self, key: EntryKey, entry: Entry, now: Now) {
-        let cut = entry.claims().into_iter().filter(|claim| claim.cut && claim.is_some());
-        if let Some(claim) = cut.max() {
-            self.lingering.start(key, claim.deadline.min(now.boot), now, &mut self.claims);
-        }
     }
 
     /// Scheduled grants whose window has begun: [`Ledger::advance`] would activate them.
@@ -467,56 +297,6 @@ impl Ledger {
         self.ended.iter()
     }
 
-    fn end_early(
-        &mut self,
-        id: GrantId,
-        stage: Stage,
-        now: Now,
-        hits: u64,
-    ) -> Result<(bool, Tombstone), Refused> {
-        let known_end = self.grants.get(&id).map(|held| held.grant.not_after());
-        let tombstone = self.tombstones.refuse(id, known_end, now)?;
-        let Some(held) = self.grants.remove(&id) else { return Ok((false, tombstone)) };
-        self.close(held, stage, now.boot, now, hits);
-        Ok((true, tombstone))
-    }
-
-    /// Takes a slot, if there is room in the tables. What is only there for sessions of the past
-    /// makes room.
-    fn room_for(
-        &mut self,
-        grant: &VerifiedGrant,
-        scheduled: bool,
-        slot: Option<u32>,
-    ) -> Result<u32, Refused> {
-        if self.fits(grant, scheduled).is_err() {
-            self.lingering.stop_all(&mut self.claims);
-        }
-        self.fits(grant, scheduled)?;
-        self.slots.find(slot).ok_or_else(|| {
-            let detail = format!("no room: {} grants are held", self.slots.used());
-            Refused::new(Refusal::Capacity, detail)
-        })
-    }
-
-    fn fits(&self, grant: &VerifiedGrant, scheduled: bool) -> Result<(), Refused> {
-        let keys = grant.entries().map(|(port, source)| EntryKey { port, source });
-        let leaves = grant.replaces().filter(|_| !scheduled).and_then(|id| self.grants.get(&id));
-        let places = self.slots.places() - leaves.map_or(0, HeldGrant::places);
-        if grant.limit().is_some_and(|limit| limit.get() > MAX_PLACES.saturating_sub(places)) {
-            let detail = format!(
-                "no room: of the {MAX_PLACES} connections that grants with a limit may have together, \
-                 {places} are given out"
-            );
-            return Err(Refused::new(Refusal::Capacity, detail));
-        }
-        let leaving = leaves.into_iter().flat_map(HeldGrant::keys);
-        self.claims.fits(keys, leaving).map_err(|full| {
-            let detail = format!("no room: all {} {} are in use", full.most, full.table);
-            Refused::new(Refusal::Capacity, detail)
-        })
-    }
-
     fn claim(&mut self, held: &HeldGrant) {
         let Some(claim) = held.claim() else { return };
         for key in held.keys() {
@@ -566,44 +346,6 @@ impl Ledger {
             let stage = self.grants.get(&id).map(|held| held.stage);
             if let Some(Stage::Exhausted { deadline, slot, .. }) = stage {
                 self.set_stage(id, Stage::Exhausted { deadline, slot, yields_places: true });
-            }
-        }
-    }
-
-    /// Ends a grant that has just left `grants`.
-    fn close(&mut self, held: HeldGrant, stage: Stage, end: BootNanos, now: Now, hits: u64) {
-        self.release(&held);
-        if held.stage.deadline().is_some() {
-            self.linger(&held, end, now);
-        }
-        if self.ended.len() >= MAX_ENDED {
-            self.ended.pop_front();
-        }
-        self.ended.push_back(held.ended(stage, hits));
-    }
-
-    /// Gives back what a grant that leaves `grants` held.
-    fn release(&mut self, held: &HeldGrant) {
-        let id = held.grant.id();
-        let (Some(claim), Some(slot)) = (held.claim(), held.stage.slot()) else { return };
-        if let Some(deadline) = held.stage.deadline() {
-            self.ends.remove(&(deadline, id));
-        }
-        self.begins.remove(&(held.grant.not_before(), id));
-        for key in held.keys() {
-            self.claims.remove(key, claim);
-        }
-        self.slots.release(slot, id, held.places());
-    }
-
-    /// What a grant that ended says about the sessions that it let in: cut, they stay so; else
-    /// whatever was said before about the same places counts no more.
-    fn linger(&mut self, held: &HeldGrant, end: BootNanos, now: Now) {
-        for key in held.keys() {
-            if held.cuts() {
-                self.lingering.start(key, end, now, &mut self.claims);
-            } else {
-                self.lingering.stop(key, &mut self.claims);
             }
         }
     }

@@ -6,18 +6,18 @@
 //!
 //! | part | owns | and is used by |
 //! |---|---|---|
-//! | [`outbox`] | the database, and what is owed to it | all |
-//! | [`trusted_clock`] | the floor, and whether the clock was set | all |
-//! | [`tables`] | what stands in the kernel's grant tables | all |
-//! | [`links`] | interfaces and socket guard as read back | `coverage` |
-//! | [`self_test`] | when the programs are tried on frames | `coverage` |
-//! | [`cut`] | where sessions may have ended | what closes |
-//! | [`policy`] | the policies that are known | `policy::push`, `policy::apply` |
-//! | [`restore`] | grants that wait for the right clock | `revocation` |
-//! | [`takeover`] | grants that another version counts as well | `restore` |
-//! | [`limits`] | how far limits were looked at | the tick |
-//! | [`record`] | the audit | all |
-//! | [`about`] | what only `status` shows | `report` |
+//! | `outbox` | the database, and what is owed to it | all |
+//! | `trusted_clock` | the floor, and whether the clock was set | all |
+//! | `tables` | what stands in the kernel's grant tables | all |
+//! | `links` | interfaces and socket guard as read back | `coverage` |
+//! | `self_test` | when the programs are tried on frames | `coverage` |
+//! | `cut` | where sessions may have ended | what closes |
+//! | `policy` | the policies that are known | `policy::push`, `policy::apply` |
+//! | `restore` | grants that wait for the right clock | `revocation` |
+//! | `takeover` | grants that another version counts as well | `restore` |
+//! | `limits` | how far limits were looked at | the tick |
+//! | `record` | the audit | all |
+//! | `about` | what only `status` shows | `report` |
 
 mod about;
 mod alarms;

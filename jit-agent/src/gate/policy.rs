@@ -39,7 +39,7 @@ pub(super) struct Policies {
     /// The file's own sections.
     file: Policy,
     commit: Commit<Pushed>,
-    /// There was a pushed policy, and nobody can tell which.
+    /// There was a pushed policy, and nobody knows which.
     lost: Option<String>,
     /// What is wrong with the one in force, a sentence each.
     problems: Vec<String>,
@@ -55,7 +55,7 @@ impl Policies {
         &self.problems
     }
 
-    /// When the time of the one that waits is over. One whose time is over and that could not be taken
+    /// When the time of the one that waits ends. One whose time has ended and that could not be taken
     /// back is tried again in the ordinary rhythm.
     pub(super) fn next_change(&self, now: Now) -> Option<Duration> {
         self.commit.next_change(now).filter(|left| !left.is_zero())

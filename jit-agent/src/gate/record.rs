@@ -386,7 +386,7 @@ impl<D: Datapath> Gate<D> {
             Ok(count) => {
                 let record = Record::new(EventCode::ConnectionsSummed).by("agent");
                 let detail =
-                    "more came at once than the kernel tells of one by one, or no agent listened";
+                    "more came at once than the kernel reports one by one, or no agent listened";
                 self.record(record.with("count", count).detail(detail), now);
             }
             Err(error) => tracing::warn!("{error}: connections may be missing in the audit"),

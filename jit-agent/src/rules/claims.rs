@@ -133,8 +133,8 @@ impl Claims {
         self.has_changed(key);
     }
 
-    /// Takes one claim away: that of the same grant, which its slot tells; of an exemption an equal
-    /// one.
+    /// Takes one claim away: that with the same slot, so of the same grant; of exemptions, which share
+    /// a slot, an equal one.
     pub fn remove(&mut self, key: EntryKey, claim: PlaceClaim) {
         self.has_changed(key);
         let is_it = |other: &PlaceClaim| {

@@ -90,7 +90,7 @@ fn a_reload_never_opens_what_a_policy_closed() {
     let mut host = Host::start();
     host.push(&policy(1, &[section(8080)]), NOW).unwrap();
     host.confirm(1, seconds(1), seconds(1)).unwrap();
-    // A lower ceiling: what was accepted stays, and `status` tells.
+    // A lower ceiling: what was accepted stays, and `status` reports it.
     let lower = [RELEASE, "[ceiling]\n"].concat();
     host.reload(&lower, seconds(2)).unwrap();
     assert!(host.is_armed(HTTP));
@@ -103,7 +103,7 @@ fn a_reload_never_opens_what_a_policy_closed() {
     let more = "[[port]]\nport = 5900\nprotocol = \"tcp\"\nsources = [\"10.0.0.0/8\"]\n";
     host.reload(&[more, RELEASE, CEILING].concat(), seconds(3)).unwrap();
     assert!(host.is_armed(PortKey { port: 5900, ..HTTP }) && host.is_armed(HTTP));
-    // The key that signed it goes: it stays in force, also over a restart, and that is told.
+    // The key that signed it goes: it stays in force, also over a restart, and that is reported.
     let other = RELEASE.replace("3.pem", "4.pem");
     host.reload(&[&other, CEILING].concat(), seconds(4)).unwrap();
     host.restart("boot-1", seconds(5));
@@ -118,19 +118,19 @@ fn a_reload_never_opens_what_a_policy_closed() {
 }
 
 #[test]
-fn a_port_that_asks_for_more_keys_than_are_left_is_told() {
+fn a_port_that_asks_for_more_keys_than_are_left_is_reported() {
     let third = "[[signer]]\nid = \"third\"\npublic_key = \"4.pem\"\n";
     let mut host = Host::with(&[third, RELEASE, CEILING].concat());
     let mut strict = policy(1, &[]);
     strict.ports[0].approvals = 3;
     assert_eq!(host.push(&strict, NOW), Ok("ok".into()));
-    let told = |host: &mut Host| {
+    let reported = |host: &mut Host| {
         let problems = host.gate().status(NOW).problems;
         problems.iter().any(|line| line.contains("no grant can open it"))
     };
-    assert!(!told(&mut host));
+    assert!(!reported(&mut host));
     host.reload(&[RELEASE, CEILING].concat(), seconds(1)).unwrap();
-    assert!(told(&mut host) && host.is_armed(SSH));
+    assert!(reported(&mut host) && host.is_armed(SSH));
 }
 
 #[test]

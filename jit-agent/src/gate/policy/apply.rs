@@ -103,7 +103,7 @@ impl<D: Datapath> Gate<D> {
         Ok(())
     }
 
-    /// The policy before the one that waits returns when its time is over.
+    /// The policy before the one that waits returns when its time has ended.
     pub(in crate::gate) fn return_policy(&mut self, now: Now) {
         if !self.policies.commit.is_over(now) {
             return;
@@ -125,7 +125,7 @@ impl<D: Datapath> Gate<D> {
         let detail = format!("version {given_up} was not confirmed in time");
         self.report_returned(version, &detail, now);
         if let Err(refused) = self.persist_policies(now) {
-            // At a restart its time is over just the same.
+            // At a restart its time has ended just the same.
             tracing::error!("{refused}");
         }
     }

@@ -116,7 +116,7 @@ fn site() -> Site {
     site
 }
 
-/// Pushes grants until so many are live.
+/// Pushes the grants from one number to another.
 fn fill(site: &Site, from: u32, to: u32, lasts: Duration) {
     for first in (from..to).step_by(BATCH as usize) {
         let envelopes = (first..(first + BATCH).min(to)).map(|number| {

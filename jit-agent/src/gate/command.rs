@@ -316,7 +316,7 @@ impl<D: Datapath> Gate<D> {
             }
             let began = Instant::now();
             if looks.due(began).is_some_and(|due| due <= began) {
-                let failed = self.cover_links(clock());
+                let failed = self.attach_links(clock());
                 looks.looked(began, Instant::now(), failed);
                 tracing::debug!(took = ?began.elapsed(), failed, "looked at the links");
             }

@@ -1,4 +1,4 @@
-//! When sessions are looked through for those that are over, and what is told of it.
+//! When sessions are looked through for those that have ended, and what is reported of it.
 //!
 //! The datapath decides about each session by what stands in the kernel's tables, so nothing is
 //! remembered here but that something may have ended. A session that is just being opened while its
@@ -13,7 +13,7 @@ use jit_common::{Address, PortRule, Protocol};
 
 use crate::{
     disk::audit::{EventCode, Record},
-    gate::{Gate, TICK, report::address},
+    gate::{Gate, TICK, alarms::Problem, report::address},
     kernel::{
         datapath::{
             Datapath,
@@ -23,7 +23,7 @@ use crate::{
     },
     rules::{
         clock::{BootNanos, Now},
-        reconcile::{Entry, EntryKey, Write},
+        reconcile::{Entry, EntryKey},
     },
 };
 
@@ -33,24 +33,24 @@ const MOST_ENDED: usize = 1 << 23;
 /// of the gate's time goes into them, whatever ends.
 const REST: Duration = Duration::from_millis(50);
 const RESTS: u32 = 3;
-/// Peers and ports that are told one by one after a look.
-const TOLD: usize = 64;
+/// Peers and ports that are reported one by one after a look.
+const REPORTED: usize = 64;
 
-/// What may have ended since the last look.
+/// Entries whose sessions may have to be ended since the last look.
 #[derive(Debug, Default)]
 pub(super) struct Ending {
     fresh: Places,
-    /// Was looked at, and is to be once more at these times, the earliest first.
+    /// To be looked at once more at these times, the earliest first.
     again: VecDeque<(BootNanos, Places)>,
     /// Exemptions that ended until then were seen.
     exemptions: BootNanos,
     /// No look before this.
     rest: BootNanos,
-    /// Why sessions that are over may be open still.
-    pub(super) problem: Option<String>,
+    /// Why sessions that have ended may be open still.
+    problem: Problem,
 }
 
-/// Where sessions may be over.
+/// Where sessions may have ended.
 #[derive(Clone, Debug, Default)]
 struct Places {
     /// Here.
@@ -76,21 +76,18 @@ impl Places {
 }
 
 impl Ending {
-    /// Sessions may be over anywhere: at the start, or because the rules of ports are others.
+    /// Sessions may have ended anywhere: at the start, or because the rules of ports are others.
     pub(super) fn anywhere(&mut self) {
         self.fresh.anywhere = true;
     }
 
-    /// Takes note of a write. What opens a place, or lets it be open for longer, ends nothing.
-    pub(super) fn wrote(&mut self, write: &Write, before: Option<&Entry>) {
-        match (write, before) {
-            (Write::Remove(key), _) => self.at(*key),
-            (Write::Set(key, entry), Some(before)) if entry.may_end(before) => self.at(*key),
-            (Write::Set(..), _) => {}
-        }
+    /// Why sessions that have ended may be open still.
+    pub(super) fn problem(&self) -> Option<&str> {
+        self.problem.text()
     }
 
-    fn at(&mut self, key: EntryKey) {
+    /// Sessions may have ended here.
+    pub(super) fn at(&mut self, key: EntryKey) {
         if self.fresh.of.len() < MOST_ENDED {
             self.fresh.of.insert(key);
         } else {
@@ -127,7 +124,7 @@ impl Ending {
 }
 
 impl<D: Datapath> Gate<D> {
-    /// Ends sessions that are over, if any may be. Returns how long until the next look.
+    /// Ends sessions whose grants have ended, if there may be any. Returns how long until the next look.
     pub(super) fn end_sessions(&mut self, now: Now) -> Option<Duration> {
         let since = std::mem::replace(&mut self.ending.exemptions, now.boot);
         for key in self.ledger.exemptions_ended(since, now.boot) {
@@ -141,7 +138,7 @@ impl<D: Datapath> Gate<D> {
 
     fn look_at_sessions(&mut self, now: Now) {
         let places = self.ending.take(now.boot);
-        let (ports, half_open) = self.looked_at_ports();
+        let (ports, half_open) = self.ports_to_look_at();
         // While a policy waits to be confirmed, what was open before it came is only held up: it
         // goes on if the policy returns. And without the socket guard, a session that came by an
         // interface without a gate is nobody's business unless it was a grant's.
@@ -151,18 +148,13 @@ impl<D: Datapath> Gate<D> {
         let among = CutScope { ports, half_open, of };
         let Cut { ended, more, took, problem } = self.datapath.cut(&among, now.boot);
         self.ending.rest = now.boot + took + REST.max(took * RESTS);
-        self.tell_cut(&ended, now);
+        self.report_cut(&ended, now);
         // Where only handshakes end the packet gate sees to them.
         let problem = problem.filter(|problem| {
             !half_open || !matches!(problem, CutError::Diag(DiagError::NoDestroy))
         });
         let text = problem.as_ref().map(ToString::to_string);
-        if let Some(text) = &text
-            && self.ending.problem.as_ref() != Some(text)
-        {
-            tracing::error!("sessions that are over may be open still: {text}");
-        }
-        self.ending.problem = text;
+        self.ending.problem.set("sessions that have ended may be open still", text);
         match problem {
             None if more => self.ending.fresh.join(&places),
             None => {}
@@ -174,7 +166,7 @@ impl<D: Datapath> Gate<D> {
 
     /// Ports of TCP at which something may end with a grant, and whether that is handshakes alone:
     /// no port and no grant has sessions that end.
-    fn looked_at_ports(&self) -> (BTreeMap<u16, PortRule>, bool) {
+    fn ports_to_look_at(&self) -> (BTreeMap<u16, PortRule>, bool) {
         if self.config.gate.observe {
             return (BTreeMap::new(), true);
         }
@@ -185,15 +177,15 @@ impl<D: Datapath> Gate<D> {
             .collect();
         let by_port = ports.values().any(|rule| rule.drain == 0);
         let by_grant = || {
-            let claims = self.installed.values().flat_map(Entry::claims);
+            let claims = self.tables.installed().values().flat_map(Entry::claims);
             claims.into_iter().any(|claim| claim.cut && claim.is_some())
         };
         let half_open = !by_port && !by_grant();
         (ports, half_open)
     }
 
-    fn tell_cut(&mut self, ended: &BTreeMap<(Address, u16), u32>, now: Now) {
-        for ((peer, port), sessions) in ended.iter().take(TOLD) {
+    fn report_cut(&mut self, ended: &BTreeMap<(Address, u16), u32>, now: Now) {
+        for ((peer, port), sessions) in ended.iter().take(REPORTED) {
             let source = address(peer.family as u8, &peer.bytes);
             tracing::info!(source, port, sessions, "sessions cut");
             let record = Record::new(EventCode::ConnectionCut)
@@ -203,7 +195,7 @@ impl<D: Datapath> Gate<D> {
                 .with("sessions", *sessions);
             self.record(record, now);
         }
-        let rest: u32 = ended.values().skip(TOLD).sum();
+        let rest: u32 = ended.values().skip(REPORTED).sum();
         if rest > 0 {
             tracing::info!(sessions = rest, "sessions cut");
             let record = Record::new(EventCode::ConnectionCut).by("agent");

@@ -1,6 +1,6 @@
 //! What happened, for watchers: the last events, and a cursor to go on from.
 //!
-//! Bounded: a watcher that is too slow or comes back too late is told how much it missed.
+//! Bounded: a watcher that is too slow or comes back too late gets a count of what it missed.
 
 use std::{
     collections::VecDeque,
@@ -18,7 +18,7 @@ const BATCH: usize = 256;
 /// The journal.
 #[derive(Debug)]
 pub struct Journal {
-    /// Distinguishes runs of the agent: a cursor of another run tells nothing about this one.
+    /// Distinguishes runs of the agent: a cursor of another run says nothing about this one.
     run: String,
     inner: Mutex<Inner>,
     changed: Notify,
@@ -59,7 +59,7 @@ impl Journal {
         self.changed.notify_waiters();
     }
 
-    /// A reader behind this cursor; with an empty one, behind everything so far.
+    /// A reader after this cursor; with an empty one, after everything so far.
     pub fn reader(&self, cursor: &str) -> Result<Reader, String> {
         if cursor.is_empty() {
             let inner = self.lock();
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reader_goes_on_behind_its_cursor() {
+    async fn a_reader_goes_on_after_its_cursor() {
         let journal = Journal::new("r".into());
         for time in 0..5 {
             journal.add(time, what());
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_longer_held_is_told_as_a_gap() {
+    async fn what_is_no_longer_held_is_a_gap() {
         let journal = Journal::new("r".into());
         for _ in 0..HELD + 10 {
             journal.add(0, what());

@@ -14,7 +14,7 @@ const LONGEST_REST: Duration = Duration::from_millis(250);
 /// off by the kernel: tried once more after this, then every tick.
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// What was told of links, and when they were looked at. Any number of changes is one look.
+/// Whether links changed, and when they were looked at. Any number of changes is one look.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Looks {
     wanted: bool,

@@ -1,41 +1,48 @@
 //! What the gate puts into the audit.
 
 use std::{
-    cell::Cell,
     collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
 };
 
 use jit_common::{Event, Protocol, Reason};
 use jit_proto::{
-    GrantId, Refusal,
+    GrantId, Refusal, WallTime,
     v1::{self, event::What},
 };
 
 use crate::{
     config::Config,
-    disk::audit::{Audit, AuditError, EventCode, Record, Tip, quota::Quota},
-    gate::{Gate, report::address},
+    disk::audit::{
+        Audit, AuditError, EventCode, Record, Tip,
+        quota::{Quota, Sum},
+    },
+    gate::{
+        Gate,
+        links::{LinkNews, Links},
+        report::address,
+    },
     kernel::datapath::{Datapath, LinkChange},
     rules::{
         claims::EXEMPT_SLOT,
         clock::{BootNanos, Now},
-        ledger::{Admission, Change, Replacement, Stage},
+        ledger::{Admission, Change, HeldGrant, Ledger, Replacement, Stage},
         refusal::Refused,
     },
 };
 
-/// Refusals that are told one by one in a minute, of all peers together.
+/// Refusals that are recorded one by one in a minute, of all peers together.
 const REFUSALS: u32 = 120;
-/// Connections that are told one by one in a minute, of each grant.
+/// Connections that are recorded one by one in a minute, of each grant.
 const CONNECTIONS: u32 = 60;
 
-/// How often watchers are told the signed head, boot nanoseconds.
-const HEAD_NANOS: u64 = 60_000_000_000;
+/// How often the signed head is reported to watchers.
+const HEAD: Duration = Duration::from_secs(60);
 
 /// The audit, and what keeps it small and to the point.
 #[derive(Debug)]
 pub(super) struct Recorder {
-    pub(super) audit: Audit,
+    audit: Audit,
     /// Refusals: who, what, and why.
     refusals: Quota<(), (EventCode, String, &'static str)>,
     /// Connections: grant, source and port.
@@ -43,8 +50,8 @@ pub(super) struct Recorder {
     /// Alarms that were raised and not cleared.
     alarms: BTreeSet<String>,
     clock_trusted: bool,
-    /// The head that watchers were told, and when they are told the next one.
-    told_head: Option<Tip>,
+    /// The head that was reported to watchers, and when the next one is.
+    reported_head: Option<Tip>,
     next_head: BootNanos,
 }
 
@@ -56,7 +63,7 @@ impl Recorder {
             connections: Quota::new(CONNECTIONS),
             alarms: BTreeSet::new(),
             clock_trusted: true,
-            told_head: None,
+            reported_head: None,
             next_head: BootNanos(0),
         }
     }
@@ -69,20 +76,44 @@ impl Recorder {
         }
     }
 
-    /// A signed head that watchers have not been told, if it is time to tell them.
-    fn head_to_tell(&mut self, now: Now) -> Option<What> {
+    /// A signed head that was not reported to watchers yet, if it is time for it.
+    fn unreported_head(&mut self, now: Now) -> Option<What> {
         let signed = self.audit.signed_head()?;
         let tip = signed.tip()?;
-        if self.told_head == Some(tip) || now.boot < self.next_head {
+        if self.reported_head == Some(tip) || now.boot < self.next_head {
             return None;
         }
-        self.told_head = Some(tip);
-        self.next_head = BootNanos(now.boot.0.saturating_add(HEAD_NANOS));
+        self.reported_head = Some(tip);
+        self.next_head = now.boot + HEAD;
         Some(What::AuditHead(v1::AuditHead {
             seq: tip.seq,
             hash: tip.hash.bytes().to_vec().into(),
             signed: signed.to_line(),
         }))
+    }
+
+    /// Adds records and waits until the disk has them.
+    pub(super) fn commit(&mut self, records: Vec<Record>, now: Now) -> Result<(), AuditError> {
+        self.audit.commit(records, now)
+    }
+
+    /// Looks whether the audit's file is still the one that is written to.
+    pub(super) fn check(&mut self, now: Now) {
+        self.audit.check(now);
+    }
+
+    /// What is wrong with the audit, and what is damaged in it.
+    pub(super) fn problems(&self) -> [Option<&str>; 2] {
+        [self.audit.problem(), self.audit.damage()]
+    }
+
+    /// A revocation; one of an id that nobody has seen can be repeated without end.
+    pub(super) fn revoked(&mut self, record: Record, ended: bool, by: &str, now: Now) {
+        if ended {
+            self.audit.append(record, now);
+        } else {
+            self.bounded(record, by, "", now);
+        }
     }
 
     /// A grant that is refused.
@@ -96,14 +127,8 @@ impl Recorder {
     }
 
     /// What happened to the gate on an interface.
-    pub(super) fn link(
-        &mut self,
-        change: LinkChange,
-        name: &str,
-        hook: &str,
-        note: &str,
-        now: Now,
-    ) {
+    pub(super) fn link(&mut self, news: &LinkNews, now: Now) {
+        let LinkNews { change, name, hook, note } = news;
         let code = match change {
             LinkChange::Adopted => EventCode::GateAdopted,
             LinkChange::Attached => EventCode::GateAttached,
@@ -111,12 +136,178 @@ impl Recorder {
             LinkChange::Restored => EventCode::GateRestored,
             LinkChange::SteppedDown => EventCode::GateSteppedDown,
         };
-        let record = Record::new(code).by("agent").with("interface", name).with("hook", hook);
+        let record =
+            Record::new(code).by("agent").with("interface", name.as_str()).with("hook", *hook);
         self.audit.append(record.detail(note), now);
     }
 
-    /// Adds the sums of a minute that is over, or all of them.
-    fn tell_sums(&mut self, all: bool, now: Now) {
+    /// Accepted grants are in the audit, and on the disk, before anything opens: no opening without
+    /// an explanation.
+    pub(super) fn accepted<'a>(
+        &mut self,
+        grants: impl Iterator<Item = &'a HeldGrant>,
+        by: &str,
+        now: Now,
+    ) -> Result<(), AuditError> {
+        let records = grants.map(|held| {
+            let scheduled = matches!(held.stage, Stage::Scheduled { .. });
+            let admission = if scheduled { Admission::Scheduled } else { Admission::Active };
+            Record::accepted(admission, &held.grant).by(by)
+        });
+        self.commit(records.collect(), now)
+    }
+
+    /// A grant that ended because another began, or an id that is refused from now on.
+    pub(super) fn replaced(&mut self, replacement: &Replacement, ledger: &Ledger, now: Now) {
+        let Replacement { by, ended, id, until: _ } = replacement;
+        let mut record = Record::new(EventCode::GrantReplaced).by("agent").grant(*id);
+        record = record.with("replaced_by", by.to_string()).with("ended", *ended);
+        if *ended && let Some(found) = ledger.ended().rev().find(|one| one.grant.id() == *id) {
+            let requester = &found.grant.message().requester;
+            record = record.text("requester", requester).with("connections", found.hits);
+        }
+        self.audit.append(record, now);
+    }
+
+    /// A grant that has let in as many connections as it may.
+    pub(super) fn exhausted(&mut self, held: &HeldGrant, now: Now) {
+        let grant = held.grant.message();
+        let record = Record::new(EventCode::GrantExhausted)
+            .by("agent")
+            .grant(held.grant.id())
+            .text("requester", &grant.requester)
+            .with("connections", grant.max_connections);
+        self.audit.append(record, now);
+    }
+
+    /// A grant that opens at the agent's start, because its window began while there was no agent, or
+    /// because the machine was started again.
+    pub(super) fn reopened(&mut self, held: &HeldGrant, now: Now) {
+        let record = Record::of_grant(EventCode::GrantActivated, &held.grant).by("agent");
+        self.audit.append(record.detail("from the database, at the agent's start"), now);
+    }
+
+    /// What time did to grants.
+    pub(super) fn changes(&mut self, changes: &[Change], ledger: &Ledger, now: Now) {
+        let ended: HashMap<GrantId, &HeldGrant> =
+            ledger.ended().map(|ended| (ended.grant.id(), ended)).collect();
+        for change in changes {
+            let record = match change {
+                Change::Activated(id) => {
+                    let record = Record::new(EventCode::GrantActivated).grant(*id);
+                    match ledger.grant(*id) {
+                        Some(found) => record.text("requester", &found.grant.message().requester),
+                        None => record,
+                    }
+                }
+                Change::Expired(id) => {
+                    let record = Record::new(EventCode::GrantExpired).grant(*id);
+                    match ended.get(id) {
+                        Some(ended) => record
+                            .text("requester", &ended.grant.message().requester)
+                            .with("connections", ended.hits),
+                        None => record,
+                    }
+                }
+                // Recorded where it is carried out.
+                Change::Forgotten(_) | Change::Replaced(_) => continue,
+            };
+            self.audit.append(record.by("agent"), now);
+        }
+    }
+
+    /// Each connection that a grant let in. What was dropped is counted, not recorded: a flood must not
+    /// fill the disk.
+    pub(super) fn packet(&mut self, event: &Event, ledger: &Ledger, links: &Links, now: Now) {
+        let Event { source, destination, interface, slot, port, source_port, .. } = event;
+        let Event { family, protocol, .. } = event;
+        if event.reason != Reason::Granted as u8 || *slot == EXEMPT_SLOT {
+            return;
+        }
+        let found = ledger.counted_for(*slot);
+        let grant = found.map(|found| found.grant.id());
+        let source = address(*family, source);
+        let protocol = Protocol::from_number(*protocol).map_or("?", Protocol::word);
+        let port = format!("{port}/{protocol}");
+        if !self.connections.take(grant, (grant, source.clone(), port.clone()), now) {
+            return;
+        }
+        let mut record = Record::new(EventCode::Connection);
+        if let Some(found) = found {
+            let requester = &found.grant.message().requester;
+            record = record.grant(found.grant.id()).text("requester", requester);
+        }
+        let record = record
+            .with("source", source)
+            .with("source_port", *source_port)
+            .with("destination", address(*family, destination))
+            .with("port", port)
+            .text("interface", links.name(*interface));
+        self.audit.append(record, now);
+    }
+
+    /// The agent's start.
+    pub(super) fn started(&mut self, config: &Config, boot_id: &str, now: Now) {
+        let record = Record::new(EventCode::AgentStarted)
+            .by("agent")
+            .text("host", &config.host)
+            .with("version", env!("CARGO_PKG_VERSION"))
+            .with("boot", boot_id)
+            .with("pid", std::process::id());
+        self.audit.append(configured(record, config), now);
+    }
+
+    /// Whatever `status` calls a problem: once when it appears and once when it has ended. Its text may
+    /// change meanwhile.
+    pub(super) fn problems_are(&mut self, current: BTreeMap<String, String>, now: Now) {
+        let raised = &self.alarms;
+        let cleared: Vec<String> =
+            raised.iter().filter(|name| !current.contains_key(*name)).cloned().collect();
+        let new: Vec<(String, String)> =
+            current.into_iter().filter(|(name, _)| !raised.contains(name)).collect();
+        for (alarm, text) in new {
+            let record = Record::new(EventCode::AlarmRaised).by("agent").text("alarm", &alarm);
+            self.audit.append(record.detail(&text), now);
+            self.alarms.insert(alarm);
+        }
+        for alarm in cleared {
+            let record = Record::new(EventCode::AlarmCleared).by("agent").text("alarm", &alarm);
+            self.audit.append(record, now);
+            self.alarms.remove(&alarm);
+        }
+    }
+
+    /// Whether the clock is trusted, when that has changed.
+    pub(super) fn clock(&mut self, trusted: bool, floor: WallTime, now: Now) {
+        if trusted == self.clock_trusted {
+            return;
+        }
+        self.clock_trusted = trusted;
+        let record = if trusted {
+            Record::new(EventCode::ClockTrusted)
+        } else {
+            Record::new(EventCode::ClockUntrusted)
+                .with("floor", floor.to_string())
+                .detail("the clock is behind what it has been: nothing new opens")
+        };
+        self.audit.append(record.by("agent"), now);
+    }
+
+    /// The wall clock went another way than the boot clock.
+    pub(super) fn clock_stepped(&mut self, millis: i64, sooner: &[GrantId], now: Now) {
+        let record = Record::new(EventCode::ClockStepped)
+            .by("agent")
+            .with("by_ms", millis)
+            .with("grants_shortened", sooner.len());
+        self.audit.append(record, now);
+        for id in sooner {
+            let record = Record::new(EventCode::GrantShortened).by("agent").grant(*id);
+            self.audit.append(record, now);
+        }
+    }
+
+    /// Adds the sums of a minute that has ended, or all of them.
+    fn add_sums(&mut self, all: bool, now: Now) {
         let refusals = if all { self.refusals.drain() } else { self.refusals.settle(now) };
         for (key, sum) in refusals {
             let record = Record::new(EventCode::RecordsSummed);
@@ -142,43 +333,29 @@ impl Recorder {
     }
 }
 
-fn with_sum(record: Record, sum: crate::disk::audit::quota::Sum) -> Record {
-    let crate::disk::audit::quota::Sum { count, first, last } = sum;
+fn with_sum(record: Record, sum: Sum) -> Record {
+    let Sum { count, first, last } = sum;
     record.with("count", count).with("first", first.to_string()).with("last", last.to_string())
+}
+
+/// Adds what is configured, in short.
+fn configured(record: Record, config: &Config) -> Record {
+    let Config { gate, policy, keyring, controllers, .. } = config;
+    let sections = policy.sections().iter();
+    let ports: Vec<_> = sections.map(|section| section.range.to_string()).collect();
+    let signers: Vec<_> = keyring.signers().iter().map(|signer| signer.id.clone()).collect();
+    let controllers: Vec<_> = controllers.iter().map(|c| c.identity.clone()).collect();
+    record
+        .with("mode", if gate.observe { "observe" } else { "enforce" })
+        .with("ports", ports)
+        .with("signers", signers)
+        .with("controllers", controllers)
 }
 
 impl<D: Datapath> Gate<D> {
     /// Adds a record to the audit: the one way for everything that the gate does.
     pub fn record(&mut self, record: Record, now: Now) {
         self.recorder.audit.append(record, now);
-    }
-
-    /// Accepted grants are in the audit, and on the disk, before anything opens: no opening without
-    /// an explanation.
-    pub(super) fn record_accepted<'a>(
-        &mut self,
-        ids: impl Iterator<Item = &'a GrantId>,
-        by: &str,
-        now: Now,
-    ) -> Result<(), AuditError> {
-        let records = ids
-            .filter_map(|id| self.ledger.grant(*id))
-            .map(|record| {
-                let scheduled = matches!(record.stage, Stage::Scheduled { .. });
-                let admission = if scheduled { Admission::Scheduled } else { Admission::Active };
-                Record::accepted(admission, &record.grant).by(by)
-            })
-            .collect();
-        self.recorder.audit.commit(records, now)
-    }
-
-    /// A revocation; one of an id that nobody has seen can be repeated without end.
-    pub(super) fn record_revoked(&mut self, record: Record, ended: bool, by: &str, now: Now) {
-        if ended {
-            self.recorder.audit.append(record, now);
-        } else {
-            self.recorder.bounded(record, by, "", now);
-        }
     }
 
     /// What became of another configuration.
@@ -188,46 +365,14 @@ impl<D: Datapath> Gate<D> {
             self.recorder.audit.resize(max_size, keep);
         }
         let record = match result {
-            Ok(()) => self.configured(Record::new(EventCode::ConfigurationReloaded)),
+            Ok(()) => configured(Record::new(EventCode::ConfigurationReloaded), &self.config),
             Err(error) => Record::new(EventCode::ConfigurationRefused).detail(error),
         };
         self.recorder.audit.append(record.by("agent"), now);
         self.settle_audit(now);
     }
 
-    /// A grant that ended because another began, or an id that is refused from now on.
-    pub(super) fn record_replaced(&mut self, replacement: &Replacement, now: Now) {
-        let Replacement { by, ended, id, until: _ } = replacement;
-        let mut record = Record::new(EventCode::GrantReplaced).by("agent").grant(*id);
-        record = record.with("replaced_by", by.to_string()).with("ended", *ended);
-        if *ended && let Some(found) = self.ledger.ended().rev().find(|r| r.grant.id() == *id) {
-            let requester = &found.grant.message().requester;
-            record = record.text("requester", requester).with("connections", found.hits);
-        }
-        self.recorder.audit.append(record, now);
-    }
-
-    /// A grant that has let in as many connections as it may.
-    pub(super) fn record_exhausted(&mut self, id: GrantId, now: Now) {
-        let record = Record::new(EventCode::GrantExhausted).by("agent").grant(id);
-        let record = match self.ledger.grant(id) {
-            Some(found) => record
-                .text("requester", &found.grant.message().requester)
-                .with("connections", found.grant.message().max_connections),
-            None => record,
-        };
-        self.recorder.audit.append(record, now);
-    }
-
-    /// A grant that opens at the agent's start, because its window began while there was no agent, or
-    /// because the machine was started again.
-    pub(super) fn record_reopened(&mut self, id: GrantId, now: Now) {
-        let Some(found) = self.ledger.grant(id) else { return };
-        let record = Record::of_grant(EventCode::GrantActivated, &found.grant).by("agent");
-        self.record(record.detail("from the database, at the agent's start"), now);
-    }
-
-    /// Connections that the kernel told of, but the gate had no time to hear.
+    /// Connections that the kernel reported, and that the gate had no time to take.
     pub(super) fn record_missed(&mut self, count: u64, now: Now) {
         if count > 0 {
             let record = Record::new(EventCode::ConnectionsSummed).by("agent");
@@ -236,163 +381,24 @@ impl<D: Datapath> Gate<D> {
         }
     }
 
-    /// Connections that the kernel could not tell of one by one.
-    pub(super) fn record_untold(&mut self, now: Now) {
+    /// Connections that the kernel could not report one by one.
+    pub(super) fn record_unreported(&mut self, now: Now) {
         match self.datapath.take_unreported() {
             Ok(0) => {}
             Ok(count) => {
                 let record = Record::new(EventCode::ConnectionsSummed).by("agent");
                 let detail =
-                    "more came at once than the kernel tells of one by one, or no agent listened";
+                    "more came at once than the kernel reports one by one, or no agent listened";
                 self.record(record.with("count", count).detail(detail), now);
             }
             Err(error) => tracing::warn!("{error}: connections may be missing in the audit"),
         }
     }
 
-    /// What time did to grants.
-    pub(super) fn record_changes(&mut self, changes: &[Change], now: Now) {
-        if changes.is_empty() {
-            return;
-        }
-        let ended: HashMap<GrantId, (&str, u64)> = self
-            .ledger
-            .ended()
-            .map(|record| {
-                let grant = &record.grant;
-                (grant.id(), (grant.message().requester.as_str(), record.hits))
-            })
-            .collect();
-        for change in changes {
-            let record = match change {
-                Change::Activated(id) => {
-                    let record = Record::new(EventCode::GrantActivated).grant(*id);
-                    match self.ledger.grant(*id) {
-                        Some(found) => record.text("requester", &found.grant.message().requester),
-                        None => record,
-                    }
-                }
-                Change::Expired(id) => {
-                    let record = Record::new(EventCode::GrantExpired).grant(*id);
-                    match ended.get(id) {
-                        Some((requester, hits)) => {
-                            record.text("requester", requester).with("connections", *hits)
-                        }
-                        None => record,
-                    }
-                }
-                // Told where it is carried out.
-                Change::Forgotten(_) | Change::Replaced(_) => continue,
-            };
-            self.recorder.audit.append(record.by("agent"), now);
-        }
-    }
-
-    /// Each connection that a grant let in. What was dropped is counted, not told: a flood must not
-    /// fill the disk.
-    pub(super) fn record_packet(&mut self, event: &Event, now: Now) {
-        let Event { source, destination, interface, slot, port, source_port, .. } = event;
-        let Event { family, protocol, .. } = event;
-        if event.reason != Reason::Granted as u8 || *slot == EXEMPT_SLOT {
-            return;
-        }
-        let found = self.ledger.counted_for(*slot);
-        let grant = found.map(|found| found.grant.id());
-        let source = address(*family, source);
-        let protocol = Protocol::from_number(*protocol).map_or("?", Protocol::word);
-        let port = format!("{port}/{protocol}");
-        if !self.recorder.connections.take(grant, (grant, source.clone(), port.clone()), now) {
-            return;
-        }
-        let mut record = Record::new(EventCode::Connection);
-        if let Some(found) = found {
-            let requester = &found.grant.message().requester;
-            record = record.grant(found.grant.id()).text("requester", requester);
-        }
-        let name = self.interfaces.iter().find(|state| state.index == *interface);
-        let record = record
-            .with("source", source)
-            .with("source_port", *source_port)
-            .with("destination", address(*family, destination))
-            .with("port", port)
-            .text("interface", name.map_or("", |state| state.name.as_str()));
-        self.recorder.audit.append(record, now);
-    }
-
-    /// The agent's start.
-    pub(super) fn record_start(&mut self, now: Now) {
-        let record = Record::new(EventCode::AgentStarted)
-            .by("agent")
-            .text("host", &self.config.host)
-            .with("version", env!("CARGO_PKG_VERSION"))
-            .with("boot", self.boot_id.as_str())
-            .with("pid", std::process::id());
-        let record = self.configured(record);
-        self.recorder.audit.append(record, now);
-    }
-
-    /// Adds what is configured, in short.
-    fn configured(&self, record: Record) -> Record {
-        let Config { gate, policy, keyring, controllers, .. } = &self.config;
-        let sections = policy.sections().iter();
-        let ports: Vec<_> = sections.map(|section| section.range.to_string()).collect();
-        let signers: Vec<_> = keyring.signers().iter().map(|signer| signer.id.clone()).collect();
-        let controllers: Vec<_> = controllers.iter().map(|c| c.identity.clone()).collect();
-        record
-            .with("mode", if gate.observe { "observe" } else { "enforce" })
-            .with("ports", ports)
-            .with("signers", signers)
-            .with("controllers", controllers)
-    }
-
-    /// Whatever `status` calls a problem: once when it appears and once when it is over. Its text may
-    /// change meanwhile.
+    /// Whatever `status` calls a problem.
     pub(super) fn record_alarms(&mut self, now: Now) {
-        let current: BTreeMap<String, String> = self.problems_by_name(now).into_iter().collect();
-        let raised = &self.recorder.alarms;
-        let cleared: Vec<String> =
-            raised.iter().filter(|name| !current.contains_key(*name)).cloned().collect();
-        let new: Vec<(String, String)> =
-            current.into_iter().filter(|(name, _)| !raised.contains(name)).collect();
-        for (alarm, text) in new {
-            let record = Record::new(EventCode::AlarmRaised).by("agent").text("alarm", &alarm);
-            self.recorder.audit.append(record.detail(&text), now);
-            self.recorder.alarms.insert(alarm);
-        }
-        for alarm in cleared {
-            let record = Record::new(EventCode::AlarmCleared).by("agent").text("alarm", &alarm);
-            self.recorder.audit.append(record, now);
-            self.recorder.alarms.remove(&alarm);
-        }
-    }
-
-    /// The clock, as far as it was not told yet.
-    pub(super) fn record_clock(&mut self, trusted: bool, now: Now) {
-        if trusted == self.recorder.clock_trusted {
-            return;
-        }
-        self.recorder.clock_trusted = trusted;
-        let record = if trusted {
-            Record::new(EventCode::ClockTrusted)
-        } else {
-            Record::new(EventCode::ClockUntrusted)
-                .with("floor", self.floor.to_string())
-                .detail("the clock is behind what it has been: nothing new opens")
-        };
-        self.recorder.audit.append(record.by("agent"), now);
-    }
-
-    /// The wall clock went another way than the boot clock.
-    pub(super) fn record_step(&mut self, millis: i64, sooner: &[GrantId], now: Now) {
-        let record = Record::new(EventCode::ClockStepped)
-            .by("agent")
-            .with("by_ms", millis)
-            .with("grants_shortened", sooner.len());
-        self.recorder.audit.append(record, now);
-        for id in sooner {
-            let record = Record::new(EventCode::GrantShortened).by("agent").grant(*id);
-            self.recorder.audit.append(record, now);
-        }
+        let problems = self.problems_by_name(now).into_iter().collect();
+        self.recorder.problems_are(problems, now);
     }
 
     /// A peer asked for what it may not do.
@@ -404,41 +410,19 @@ impl<D: Datapath> Gate<D> {
 
     /// Sums that are due, alarms, and what waits to be written. Called as time passes.
     pub(super) fn settle_audit(&mut self, now: Now) {
-        self.recorder.tell_sums(false, now);
+        self.recorder.add_sums(false, now);
         self.recorder.audit.flush(now);
-        if let Some(head) = self.recorder.head_to_tell(now) {
+        if let Some(head) = self.recorder.unreported_head(now) {
             self.journal.add(now.wall.0, head);
         }
     }
 
     /// The last record of this run.
     pub fn stop(&mut self, why: &str, now: Now) {
-        self.recorder.tell_sums(true, now);
+        self.recorder.add_sums(true, now);
         let record = Record::new(EventCode::AgentStopping).by("agent").detail(why);
         self.recorder.audit.append(record, now);
         // Nobody waits for more than this.
         drop(self.recorder.audit.sync(now));
-    }
-}
-
-/// Reads the kernel's count for a slot and remembers it for the audit.
-pub(super) struct Counted<'a, D> {
-    datapath: &'a D,
-    last: Cell<u64>,
-}
-
-impl<'a, D: Datapath> Counted<'a, D> {
-    pub(super) const fn new(datapath: &'a D) -> Self {
-        Self { datapath, last: Cell::new(0) }
-    }
-
-    pub(super) fn hits(&self, slot: u32) -> u64 {
-        let hits = self.datapath.slot(slot).hits;
-        self.last.set(hits);
-        hits
-    }
-
-    pub(super) fn last(&self) -> u64 {
-        self.last.get()
     }
 }

@@ -1,25 +1,24 @@
-//! What the gate tells about itself: messages for `status`, `list` and watchers.
-
-use std::time::Duration;
+//! What the gate says about itself: messages for `status`, `list` and watchers.
 
 use jit_common::{Counter, Event, PortCounters, PortKey, Protocol, Reason};
-use jit_proto::{PortRange, PortSection, Sessions, v1};
+use jit_proto::{
+    GrantId, PortRange, PortSection, Sessions,
+    v1::{self, event::What},
+};
 
 use crate::{
     config::Config,
-    gate::{Alarms, Gate},
+    gate::{Gate, alarms::Alarms},
     kernel::datapath::{
-        Counters, Datapath, DatapathError, Drift, InterfaceState,
-        guard::{self, GuardState},
+        Counters, Datapath, DatapathError, Drift, InterfaceState, guard::GuardState,
     },
     rules::{
         clock::Now,
-        ledger::{Record, Stage},
+        ledger::{HeldGrant, Stage},
     },
 };
 
-/// A certificate that ends sooner is to be renewed.
-const RENEW_WITHIN: Duration = Duration::from_secs(14 * 86_400);
+pub(crate) use crate::gate::links::ungated;
 
 impl<D: Datapath> Gate<D> {
     /// Everything for `status`.
@@ -27,10 +26,10 @@ impl<D: Datapath> Gate<D> {
         self.status_with(self.datapath.drift(), now)
     }
 
-    /// The same for somebody who asks: what somebody changed is put right, but told as it was found.
+    /// The same for somebody who asks: what somebody changed is put right, but shown as it was found.
     pub(super) fn answer_status(&mut self, now: Now) -> v1::StatusResponse {
         let drift = self.datapath.drift();
-        self.check_coverage(now);
+        self.check_attachments(now);
         self.status_with(drift, now)
     }
 
@@ -46,12 +45,10 @@ impl<D: Datapath> Gate<D> {
         };
         let mut problems = self.problems(now);
         problems.extend(counter_problem);
-        let (interfaces, guard, drift) = self.with_drift(drift);
+        let (interfaces, guard, drift) = self.links.with_drift(drift);
         problems.extend(drift);
         let (hosts, prefixes) = self.ledger.claims().used();
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        let (last_push_ms, last_controller) =
-            self.last_push.as_ref().map_or((0, String::new()), |(time, by)| (time.0, by.clone()));
         v1::StatusResponse {
             state: state(gate.observe, &interfaces, &guard, &problems).into(),
             problems,
@@ -63,30 +60,23 @@ impl<D: Datapath> Gate<D> {
             ports: policy.sections().iter().map(port).collect(),
             grants: self.list(false, now),
             drops: Some(drops(&counters)),
-            control: control.as_ref().map(|control| v1::Control {
-                listen: control.listen.to_string(),
-                certificate_not_after_ms: self.certificate_end.map_or(0, |end| end.0),
-                last_push_ms,
-                last_controller,
-            }),
+            control: control.as_ref().map(|control| self.about.control(control)),
             capacity: Some(v1::Capacity {
                 host_entries: count(hosts),
                 host_entries_max: limits.hosts,
                 prefix_entries: count(prefixes),
                 prefix_entries_max: limits.prefixes.saturating_mul(2),
             }),
-            soon: [self.soon(hosts, prefixes, now), self.policy_soon(now)].concat(),
-            started_at_ms: self.started.0,
-            policy: Some(self.policy_state(now)),
+            soon: self.soon(hosts, prefixes, now),
+            started_at_ms: self.about.started().0,
+            policy: Some(self.policies.state(&self.config, now)),
         }
     }
 
     /// Grants, oldest first.
     pub fn list(&self, ended: bool, now: Now) -> Vec<v1::GrantState> {
-        let live = self.ledger.grants();
-        let over = self.ledger.ended().filter(|_| ended);
-        let mut grants: Vec<_> =
-            live.chain(over).map(|record| self.grant_state(record, now)).collect();
+        let held = self.ledger.grants().chain(self.ledger.ended().filter(|_| ended));
+        let mut grants: Vec<_> = held.map(|held| self.grant_state(held, now)).collect();
         grants.sort_by_key(|state| {
             state.grant.as_ref().map(|grant| (grant.issued_at_ms, grant.id.clone()))
         });
@@ -111,8 +101,8 @@ impl<D: Datapath> Gate<D> {
         }
     }
 
-    fn grant_state(&self, record: &Record, now: Now) -> v1::GrantState {
-        let Record { grant, stage, hits } = record;
+    fn grant_state(&self, held: &HeldGrant, now: Now) -> v1::GrantState {
+        let HeldGrant { grant, stage, hits } = held;
         let counted = stage.slot().map_or(0, |slot| self.datapath.slot(slot).hits);
         let counted = hits.saturating_add(counted);
         let (state, left, hits) = match stage {
@@ -136,114 +126,65 @@ impl<D: Datapath> Gate<D> {
         }
     }
 
-    /// Interfaces and guard, and what somebody changed about them: what was found is not called protected.
-    fn with_drift(
-        &self,
-        drift: Result<Vec<Drift>, DatapathError>,
-    ) -> (Vec<InterfaceState>, GuardState, Vec<String>) {
-        let (mut interfaces, mut guard) = (self.interfaces.clone(), self.guard.clone());
-        let mut problems = Vec::new();
-        match drift {
-            Ok(drifts) => {
-                for Drift { what, index, gated, why } in drifts {
-                    if what == guard::NAME && !gated {
-                        guard.attached = false;
-                        why.clone_into(&mut guard.note);
-                    }
-                    for state in
-                        interfaces.iter_mut().filter(|state| state.index == index && index != 0)
-                    {
-                        if !gated {
-                            state.hook = None;
-                            why.clone_into(&mut state.note);
-                        }
-                    }
-                    problems.push(format!("{what}: {why}"));
-                }
-            }
-            Err(error) => problems.push(error.to_string()),
-        }
-        (interfaces, guard, problems)
-    }
-
     fn problems(&self, now: Now) -> Vec<String> {
         self.problems_by_name(now).into_iter().map(|(_, text)| text).collect()
     }
 
     /// What is wrong: a name that stays while the text may change, and the text.
     pub(super) fn problems_by_name(&self, now: Now) -> Vec<(String, String)> {
-        let Alarms { coverage, damaged, kernel, misjudged, pins, retired, storage } = &self.alarms;
-        let audit = &self.recorder.audit;
-        let mut problems: Vec<(String, String)> = [
-            ("coverage", coverage.as_deref()),
-            ("database", damaged.as_deref()),
-            ("kernel", kernel.as_deref()),
-            ("pins", pins.as_deref()),
-            ("pins of another version", retired.as_deref()),
-            ("reserve", self.store.reserve_problem()),
-            ("self_test", misjudged.as_deref()),
-            ("storage", storage.as_deref()),
-            ("sessions", self.ending.problem.as_deref()),
-            ("audit", audit.problem()),
-            ("audit_damaged", audit.damage()),
-        ]
-        .into_iter()
-        .filter_map(|(name, text)| Some((name.to_owned(), text?.to_owned())))
-        .collect();
-        let mut add = |name: String, text: String| problems.push((name, text));
-        if !self.clock_is_trusted(now) {
-            let text = format!(
-                "the clock says {}, but it has been {} before: nothing new is opened until it is \
-                 right",
-                now.wall, self.floor
-            );
-            add("clock".into(), text);
-        }
-        if let Some(end) = self.certificate_end.filter(|end| *end <= now.wall) {
-            let text = format!(
-                "the agent's certificate ended at {end}: no controller can connect, so nothing new \
-                 opens and nothing is revoked from there; renew it, then `systemctl reload jit-agent`"
-            );
-            add("certificate".into(), text);
-        }
-        for InterfaceState { name, hook, note, foreign_first, .. } in &self.interfaces {
-            if *foreign_first {
-                add(format!("passed by {name}"), format!("{name}: {note}"));
-            }
-            if hook.is_none() {
-                add(format!("interface {name}"), ungated(name, note, &self.guard));
-            }
-        }
-        for (index, text) in self.policies.problems.iter().enumerate() {
-            add(format!("policy {index}"), text.clone());
-        }
-        if let Some((name, text)) = self.guard.problem() {
-            add(name.into(), text);
-        }
-        for section in self.config.policy.sections().iter().filter(|section| section.observe) {
+        let mut problems: Vec<_> = self.problems_of_parts().map(name_and_text).collect();
+        let untrusted =
+            self.clock.check(now).err().map(|untrusted| {
+                format!("the {untrusted}: nothing new is opened until it is right")
+            });
+        problems.extend(untrusted.map(|text| ("clock".into(), text)));
+        let certificate = self.about.certificate_problem(now);
+        problems.extend(certificate.map(|text| ("certificate".into(), text)));
+        problems.extend(self.links.problems());
+        let policies = self.policies.problems().iter().enumerate();
+        problems.extend(policies.map(|(index, text)| (format!("policy {index}"), text.clone())));
+        problems.extend(self.links.guard().problem().map(|(name, text)| (name.into(), text)));
+        let sections = self.config.policy.sections();
+        problems.extend(sections.iter().filter(|section| section.observe).map(|section| {
             let range = section.range;
             let text = format!("{range} is in observe mode: everybody gets in");
-            add(format!("observe {range}"), text);
-        }
-        if self.interfaces.is_empty() {
+            (format!("observe {range}"), text)
+        }));
+        if self.links.interfaces().is_empty() {
             let text = "no interface matches [gate] interfaces: nothing is gated";
-            add("no_interface".into(), text.into());
+            problems.push(("no_interface".into(), text.into()));
         }
-        if self.config.policy.sections().is_empty() {
-            add("no_port".into(), "no [[port]] section: nothing is protected".into());
+        if sections.is_empty() {
+            let text = "no [[port]] section: nothing is protected";
+            problems.push(("no_port".into(), text.into()));
         }
         problems
+    }
+
+    fn problems_of_parts(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let Alarms { damaged, pins, retired } = &self.alarms;
+        let [storage, reserve] = self.outbox.problems();
+        let [audit, audit_damaged] = self.recorder.problems();
+        [
+            ("coverage", self.links.problem()),
+            ("database", damaged.as_deref()),
+            ("kernel", self.tables.problem()),
+            ("pins", pins.text()),
+            ("pins of another version", retired.text()),
+            ("reserve", reserve),
+            ("self_test", self.self_test.problem()),
+            ("storage", storage),
+            ("sessions", self.ending.problem()),
+            ("audit", audit),
+            ("audit_damaged", audit_damaged),
+        ]
+        .into_iter()
+        .filter_map(|(name, text)| Some((name, text?)))
     }
 
     fn soon(&self, hosts: usize, prefixes: usize, now: Now) -> Vec<String> {
         let most = |entries: u32| usize::try_from(entries).unwrap_or(usize::MAX);
         let limits = self.config.limits;
-        let certificate = self.certificate_end.and_then(|end| {
-            let left = Duration::from_millis(u64::try_from(end.0 - now.wall.0).unwrap_or(0));
-            let soon = end > now.wall && left < RENEW_WITHIN;
-            let left = jit_proto::words::duration_text(left);
-            soon.then(|| format!("the agent's certificate ends in {left} ({end})"))
-        });
         let full = [
             ("addresses", hosts, most(limits.hosts)),
             ("prefixes", prefixes, most(limits.prefixes)),
@@ -251,18 +192,24 @@ impl<D: Datapath> Gate<D> {
         .into_iter()
         .filter(|(_, used, most)| used.saturating_mul(10) >= most.saturating_mul(9))
         .map(|(what, used, most)| format!("{used} of {most} {what} are in use ([limits])"));
-        full.chain(certificate).collect()
+        let mut soon: Vec<_> = full.chain(self.about.certificate_soon(now)).collect();
+        soon.extend(self.policies.soon(&self.config, now));
+        soon
+    }
+
+    pub(super) fn report_grant(&self, event: v1::GrantEvent, now: Now) {
+        self.journal.add(now.wall.0, What::Grant(event));
     }
 }
 
-/// What is wrong with an interface that has no program.
-pub(crate) fn ungated(name: &str, note: &str, guard: &GuardState) -> String {
-    let is = if guard.attached {
-        "is left to the socket guard, which does not see what this host forwards"
-    } else {
-        "is not gated"
-    };
-    format!("{name} {is}: {note}")
+/// Something happened to a grant.
+pub(super) fn grant_event(kind: &str, id: GrantId, by: &str) -> v1::GrantEvent {
+    let grant_id = id.0.to_vec().into();
+    v1::GrantEvent { kind: kind.into(), grant_id, by: by.into(), ..v1::GrantEvent::default() }
+}
+
+fn name_and_text((name, text): (&str, &str)) -> (String, String) {
+    (name.to_owned(), text.to_owned())
 }
 
 /// `enforcing`, `degraded` or `not_enforcing`.

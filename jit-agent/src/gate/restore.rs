@@ -1,65 +1,82 @@
-//! Where grants stand, over restarts and reboots: slots and what they counted, what is used up, what
-//! another grant replaced.
+//! Grants over restarts and reboots: what was stored is put back, and what another grant replaced
+//! meanwhile ends.
 
 use std::{
-    collections::{BTreeSet, HashMap},
-    time::Duration,
+    collections::{BTreeSet, HashMap, HashSet},
+    num::NonZeroU32,
 };
 
-use jit_common::Slot;
 use jit_proto::{GrantId, Refusal, v1};
 use prost::Message as _;
 
 use crate::{
+    config::Config,
     disk::{
         audit::{EventCode, Record},
-        store::{StoredGrant, StoredProgress, Transaction},
+        store::{StoredGrant, StoredProgress},
     },
-    gate::Gate,
-    kernel::datapath::{Datapath, DatapathError, Elsewhere},
+    gate::{Gate, report::grant_event, takeover::Carried},
+    kernel::datapath::{Datapath, Elsewhere},
     rules::{
         clock::{BootNanos, Now},
-        grant,
-        ledger::{Admission, Life, Replacement, Tombstone},
-        reconcile::EntryKey,
+        grant::{self, VerifiedGrant},
+        ledger::{Admission, Progress, Replacement, Tombstone},
         refusal::Refused,
     },
 };
 
-/// Slots of grants with a limit that are looked at in a tick: an event may have been lost.
-const LOOKS: usize = 512;
-
-/// Slots of grants that are over that are cleared at a time.
-const CLOSES: usize = 1024;
-
 /// A grant as the disk has it.
 #[derive(Debug)]
-pub(super) struct Kept {
-    pub(super) id: GrantId,
+struct Kept {
+    id: GrantId,
     grant: StoredGrant,
-    life: StoredProgress,
+    progress: StoredProgress,
 }
 
-/// Where the tables of another version count a grant.
-#[derive(Debug)]
-pub(super) struct Carried {
-    slot: u32,
-    generation: u32,
-    /// Connections before those.
-    before: u64,
-    /// How many of them are known.
-    hits: u64,
-    /// Our own tables let in none while the other gate may, so that together they never let in more
-    /// than the limit.
-    held: bool,
-}
+/// Stored grants of an earlier boot, which wait for a clock that is trusted.
+#[derive(Debug, Default)]
+pub(super) struct HeldBack(Vec<Kept>);
 
-impl Kept {
-    /// Who asked for it, as the controller said; not verified.
-    pub(super) fn requester(&self) -> Option<String> {
-        let envelope = self.grant.envelope.as_ref()?;
-        v1::Grant::decode(&*envelope.payload).ok().map(|grant| grant.requester)
+impl HeldBack {
+    pub(super) fn ids(&self) -> impl Iterator<Item = GrantId> + '_ {
+        self.0.iter().map(|kept| kept.id)
     }
+
+    /// Those of a requester, as the controller named it; that is not verified.
+    pub(super) fn ids_of(&self, requester: &str) -> impl Iterator<Item = GrantId> {
+        let of_it = move |kept: &&Kept| {
+            let envelope = kept.grant.envelope.as_ref();
+            let grant = envelope.and_then(|envelope| v1::Grant::decode(&*envelope.payload).ok());
+            grant.is_some_and(|grant| grant.requester == requester)
+        };
+        self.0.iter().filter(of_it).map(|kept| kept.id)
+    }
+
+    /// These were revoked.
+    pub(super) fn remove(&mut self, ids: &HashSet<GrantId>) {
+        self.0.retain(|kept| !ids.contains(&kept.id));
+    }
+}
+
+/// What the kernel still has of a stored grant.
+#[derive(Debug)]
+struct Still {
+    /// Its end, if it was given one in this same boot.
+    deadline: Option<BootNanos>,
+    /// The slot that still counts it.
+    slot: Option<u32>,
+    /// What the tables of another version count of it.
+    elsewhere: Elsewhere,
+}
+
+/// What is to be done with a stored grant.
+enum Verdict {
+    /// Its end has come.
+    Ended(VerifiedGrant),
+    /// Keys or policy do not admit it any more.
+    Refused(Refused),
+    /// It is put back, by this time.
+    Restore(VerifiedGrant, Now),
 }
 
 impl<D: Datapath> Gate<D> {
@@ -79,30 +96,26 @@ impl<D: Datapath> Gate<D> {
         }
         if !same_boot {
             // What the disk knows by the boot clock is of another one.
-            self.owed.boot_id = Some(self.boot_id.clone());
-            self.owed.tombstones.extend(self.ledger.tombstones());
+            self.outbox.boot(self.boot_id.clone(), self.ledger.tombstones());
         }
-        if !self.clock_is_trusted(now) {
+        if let Err(untrusted) = self.clock.check(now) {
             tracing::error!(
-                "this host's clock says {}, but it has been {} before: grants of an earlier boot \
-                 stay closed until it is right",
-                now.wall,
-                self.floor
+                "this host's {untrusted}: grants of an earlier boot stay closed until it is right"
             );
         }
         let kept = grants.into_iter().map(|(id, grant)| {
-            let life = progress.remove(&id).unwrap_or_default();
-            Kept { id, grant, life }
+            let progress = progress.remove(&id).unwrap_or_default();
+            Kept { id, grant, progress }
         });
         self.restore_grants(kept.collect(), now);
     }
 
     /// The clock has become right: what waited for that is put back.
     pub(super) fn restore_held_back(&mut self, now: Now) {
-        if self.held_back.is_empty() || !self.clock_is_trusted(now) {
+        if self.held_back.0.is_empty() || !self.clock.is_trusted(now) {
             return;
         }
-        let held = std::mem::take(&mut self.held_back);
+        let held = std::mem::take(&mut self.held_back.0);
         tracing::info!(
             grants = held.len(),
             "the clock is right: grants of an earlier boot are back"
@@ -112,109 +125,68 @@ impl<D: Datapath> Gate<D> {
     }
 
     fn restore_grants(&mut self, mut grants: Vec<Kept>, now: Now) {
-        let trusted = self.clock_is_trusted(now);
-        // Of the floor and a clock that is a little behind it, the later one says what is over.
-        let late = Now { wall: now.wall.max(self.floor), ..now };
+        let trusted = self.clock.is_trusted(now);
+        // Of the floor and a clock that is a little earlier, the later one says what has ended.
+        let late = self.clock.not_before_floor(now);
         // First whoever has a slot: the others take what is left.
-        grants.sort_by_cached_key(|kept| (self.slot_kept(&kept.life).is_none(), kept.id));
+        grants.sort_by_cached_key(|kept| (self.slot_kept(&kept.progress).is_none(), kept.id));
         let mut replaced = BTreeSet::new();
         for kept in grants {
-            if !trusted && self.deadline_kept(&kept.life).is_none() {
-                self.held_back.push(kept);
+            if !trusted && self.deadline_kept(&kept.progress).is_none() {
+                self.held_back.0.push(kept);
             } else if let Some(old) = self.restore_one(&kept, [now, late]) {
                 replaced.insert((old, kept.id));
             }
         }
         for (old, by) in replaced {
-            let unseen = self.config.policy.longest_ahead();
-            let hits = |slot| self.datapath.slot(slot).hits;
-            let replacement = self.ledger.replace_id(old, by, late, unseen, hits, &mut Vec::new());
-            self.tell_replacement(replacement, now);
+            let hits = self.hits(old);
+            let replacement = self.ledger.replace_id(old, by, late, hits);
+            self.report_replacement(replacement, now);
         }
-        if let Err(error) = self.settle(Transaction::default(), now) {
-            tracing::error!("{error}");
-        }
+        self.settle_or_log(now);
     }
 
-    /// The end that a grant was given in this same boot.
-    fn deadline_kept(&self, life: &StoredProgress) -> Option<BootNanos> {
-        let same_boot = life.boot_id == self.boot_id;
-        (same_boot && life.deadline != 0).then_some(BootNanos(life.deadline))
-    }
-
-    /// Puts one grant back; returns which other one ended when it began. Of the two times the second
-    /// is not before the floor: what has not begun begins by the first, what has ends by the second.
-    fn restore_one(
-        &mut self,
-        Kept { id, grant, life }: &Kept,
-        [now, late]: [Now; 2],
-    ) -> Option<GrantId> {
-        let id = *id;
-        let deadline = self.deadline_kept(life);
+    /// Puts one grant back; returns which other one ended when it began.
+    fn restore_one(&mut self, kept: &Kept, times: [Now; 2]) -> Option<GrantId> {
+        let Kept { id, grant, progress } = kept;
+        let (id, [now, _]) = (*id, times);
         let envelope = grant.envelope.as_ref()?;
-        let mut replaces = None;
-        let kept = self.slot_kept(life);
-        let (before, hits) = (life.before, life.hits);
-        let elsewhere = self.elsewhere(life, kept);
-        let carried = match elsewhere {
-            Elsewhere::Counted(hits) => {
-                let StoredProgress { slot, generation, .. } = *life;
-                Some(Carried { slot, generation, before, hits, held: true })
-            }
-            Elsewhere::Nowhere | Elsewhere::Unknown => None,
-        };
-        let counted = carried.as_ref().map_or(0, |carried| before.saturating_add(carried.hits));
-        let verified = grant::verify(envelope, &self.config.keyring, &self.config.host);
-        let result = verified.and_then(|grant| {
-            let begins = life.began || grant.not_before() <= now.wall;
-            replaces = grant.replaces().filter(|_| begins);
-            let at = if begins { late } else { now };
-            if grant.not_after() <= late.wall {
-                if let Some(end) = deadline {
-                    self.ledger.ended_unseen(grant, end, now, &mut Vec::new());
+        let still = self.still(progress);
+        let (replaces, verdict) = judge(envelope, progress.began, &self.config, times);
+        let carried = carried(progress, &still);
+        let result = match verdict {
+            Verdict::Refused(refused) => Err(refused),
+            Verdict::Ended(grant) => {
+                if let Some(end) = still.deadline {
+                    self.ledger.ended_unseen(grant, end, now);
                 }
-                return Ok(None);
+                Ok(None)
             }
-            // What was open once is not judged anew by a policy that came later: it stays until its
-            // end, as it would without the restart.
-            if !life.began {
-                self.config.policy.check(&grant, &self.config.keyring, at)?;
+            Verdict::Restore(grant, at) => {
+                let progress = known(progress, &still, carried.as_ref(), grant.limit());
+                self.ledger.restore(grant, progress, at)
             }
-            let known = Life {
-                deadline,
-                slot: kept,
-                hits: match (kept, elsewhere) {
-                    (Some(_), _) => before,
-                    // How many it let in cannot be known: it may not let in one too many.
-                    (None, Elsewhere::Unknown) => {
-                        hits.max(grant.limit().map_or(0, |limit| limit.get().into()))
-                    }
-                    (None, _) => hits.max(counted),
-                },
-            };
-            self.ledger.restore(grant, known, at, &mut Vec::new())
-        });
+        };
         match result {
             Ok(Some(admission)) => {
-                self.resume(id, kept, carried.is_some(), now);
-                self.carried.extend(carried.map(|carried| (id, carried)));
-                if deadline.is_none() && admission == Admission::Active {
-                    self.record_reopened(id, now);
+                self.resume(id, still.slot, carried, now);
+                if still.deadline.is_none()
+                    && admission == Admission::Active
+                    && let Some(held) = self.ledger.grant(id)
+                {
+                    self.recorder.reopened(held, now);
                 }
             }
             Ok(None) | Err(Refused { refusal: Refusal::Expired, .. }) => {
-                self.owed.remove.push(id);
+                self.outbox.remove(id);
                 let record = Record::new(EventCode::GrantExpired).by("agent").grant(id);
                 self.record(record.detail("its end came while no agent was running"), now);
             }
             Err(refused) => {
                 // What the audit calls refused does not come back by itself at a later start.
-                self.owed.remove.push(id);
+                self.outbox.remove(id);
                 tracing::warn!(grant = %id, "stored grant not restored: {refused}");
-                let record = Record::new(EventCode::GrantRefused).by("agent").grant(id);
-                let record = record.reason(refused.refusal.word());
-                let detail = format!("not restored at start: {}", refused.detail);
-                self.record(record.detail(&detail), now);
+                self.record_not_restored(id, refused.refusal, &refused.detail, now);
             }
         }
         replaces
@@ -222,32 +194,49 @@ impl<D: Datapath> Gate<D> {
 
     /// Goes on counting where the kernel does, or starts anew with the connections that are left: with
     /// none of them while another gate counts as well.
-    fn resume(&mut self, id: GrantId, kept: Option<u32>, held: bool, now: Now) {
-        let Some(slot) = self.ledger.grant(id).and_then(|record| record.stage.slot()) else {
-            return;
-        };
-        let start = |gate: &mut Self| match held {
-            true => gate.datapath.open_slot(slot, 0),
-            false => gate.count_anew(id),
-        };
-        if kept != Some(slot)
-            && let Err(error) = start(self)
-        {
-            tracing::error!(grant = %id, "{error}: stored grant not restored");
-            let record = Record::new(EventCode::GrantRefused).by("agent").grant(id);
-            let detail = format!("not restored at start: {error}");
-            self.record(record.reason(Refusal::Storage.word()).detail(&detail), now);
-            self.ledger.forget(id, &mut Vec::new());
-            return;
+    fn resume(&mut self, id: GrantId, kept: Option<u32>, carried: Option<Carried>, now: Now) {
+        if let Some(slot) = self.ledger.grant(id).and_then(|held| held.stage.slot()) {
+            let started = match (kept == Some(slot), &carried) {
+                (true, _) => Ok(()),
+                (false, Some(_)) => self.datapath.open_slot(slot, 0),
+                (false, None) => self.count_anew(id),
+            };
+            if let Err(error) = started {
+                tracing::error!(grant = %id, "{error}: stored grant not restored");
+                self.record_not_restored(id, Refusal::Storage, &error.to_string(), now);
+                self.ledger.forget(id);
+            } else {
+                self.outbox.progress(id);
+                let hits = self.datapath.slot(slot).hits;
+                self.ledger.count(slot, hits, now);
+            }
         }
-        self.owed_lives.insert(id);
-        let hits = self.datapath.slot(slot).hits;
-        self.ledger.count(slot, hits, now);
+        if let Some(carried) = carried {
+            self.takeover.add(id, carried);
+        }
+    }
+
+    fn record_not_restored(&mut self, id: GrantId, refusal: Refusal, detail: &str, now: Now) {
+        let record = Record::new(EventCode::GrantRefused).by("agent").grant(id);
+        let detail = format!("not restored at start: {detail}");
+        self.record(record.reason(refusal.word()).detail(&detail), now);
+    }
+
+    fn still(&self, progress: &StoredProgress) -> Still {
+        let slot = self.slot_kept(progress);
+        let elsewhere = self.elsewhere(progress, slot);
+        Still { deadline: self.deadline_kept(progress), slot, elsewhere }
+    }
+
+    /// The end that a grant was given in this same boot.
+    fn deadline_kept(&self, progress: &StoredProgress) -> Option<BootNanos> {
+        let same_boot = progress.boot_id == self.boot_id;
+        (same_boot && progress.deadline != 0).then_some(BootNanos(progress.deadline))
     }
 
     /// The slot that the kernel still counts this grant in.
-    fn slot_kept(&self, life: &StoredProgress) -> Option<u32> {
-        let StoredProgress { boot_id, slot, generation, .. } = life;
+    fn slot_kept(&self, progress: &StoredProgress) -> Option<u32> {
+        let StoredProgress { boot_id, slot, generation, .. } = progress;
         let same = *boot_id == self.boot_id
             && *generation != 0
             && self.datapath.slot(*slot).generation == *generation
@@ -256,174 +245,119 @@ impl<D: Datapath> Gate<D> {
     }
 
     /// What another version's tables count of a grant that had a slot in this boot.
-    fn elsewhere(&self, life: &StoredProgress, kept: Option<u32>) -> Elsewhere {
-        let StoredProgress { boot_id, slot, generation, .. } = life;
+    fn elsewhere(&self, progress: &StoredProgress, kept: Option<u32>) -> Elsewhere {
+        let StoredProgress { boot_id, slot, generation, .. } = progress;
         if kept.is_some() || *boot_id != self.boot_id || *generation == 0 {
             return Elsewhere::Nowhere;
         }
         self.datapath.elsewhere(*slot, *generation)
     }
 
-    /// Takes over what another version's gate let in since its tables were read last; what is left of
-    /// a limit may be used from now on. When those tables are gone the disk gets to know where it is
-    /// counted. Called only when our gate is in force in place of the other.
-    pub(super) fn count_carried(&mut self, now: Now) {
-        if self.carried.is_empty() {
-            return;
-        }
-        let mut all = std::mem::take(&mut self.carried);
-        all.retain(|id, carried| {
-            let elsewhere = self.datapath.elsewhere(carried.slot, carried.generation);
-            let counted = match elsewhere {
-                Elsewhere::Counted(hits) => hits,
-                Elsewhere::Nowhere => carried.hits,
-                Elsewhere::Unknown => return true,
-            };
-            let more = counted.saturating_sub(carried.hits);
-            carried.hits = counted;
-            if more > 0 || carried.held {
-                carried.held = !self.count_more(*id, more, now);
-            }
-            let gone = elsewhere == Elsewhere::Nowhere && !carried.held;
-            if gone {
-                self.owed_lives.insert(*id);
-            }
-            !gone
-        });
-        self.carried = all;
-        if self.carried.is_empty()
-            && let Err(error) = self.settle(Transaction::default(), now)
-        {
-            tracing::error!("{error}");
-        }
-    }
-
-    /// Whether the kernel knows what is left.
-    fn count_more(&mut self, id: GrantId, more: u64, now: Now) -> bool {
-        let limit = self.ledger.count_elsewhere(id, more);
-        let slot = self.ledger.grant(id).and_then(|record| record.stage.slot());
-        let (Some(slot), Some(limit)) = (slot, limit) else { return true };
-        if let Err(error) = self.datapath.set_limit(slot, limit) {
-            tracing::error!(grant = %id, "what another version counted of it: {error}");
-            return false;
-        }
-        self.count(slot, now);
-        true
-    }
-
-    /// Starts the slot of a grant. Nothing leads there yet.
-    pub(super) fn count_anew(&mut self, id: GrantId) -> Result<(), DatapathError> {
-        let Some(record) = self.ledger.grant(id) else { return Ok(()) };
-        match record.stage.slot() {
-            Some(slot) => self.datapath.open_slot(slot, record.limit()),
-            None => Ok(()),
-        }
-    }
-
-    /// Connections of grants with a limit that are over make room for those of others: some at a
-    /// time, and at once again where there are more.
-    pub(super) fn close_slots(&mut self) -> Option<Duration> {
-        for _ in 0..CLOSES {
-            let slot = self.ledger.next_closed()?;
-            if let Err(error) = self.datapath.close_slot(slot) {
-                tracing::warn!(slot, "{error}: its connections take room until the next start");
-            }
-        }
-        Some(Duration::ZERO)
-    }
-
-    /// Likewise of grants that ended while no agent was running.
-    pub(super) fn close_slots_of_the_past(&mut self) {
-        let ledger = &self.ledger;
-        let held = |slot| ledger.owner(slot).is_some();
-        if let Err(error) = self.datapath.close_slots_but(&held) {
-            tracing::warn!("{error}: connections of grants that are over take room");
-        }
-    }
-
-    /// What the disk is to know of a grant.
-    pub(super) fn life(&self, id: GrantId) -> Option<StoredProgress> {
-        let record = self.ledger.grant(id)?;
-        let slot = record.stage.slot()?;
-        let Slot { hits, limit: _, generation } = self.datapath.slot(slot);
-        // Should this takeover be broken off, either version must find what the other's gate counts.
-        let (slot, generation, before) = match self.carried.get(&id) {
-            Some(Carried { slot, generation, before, .. }) => (*slot, *generation, *before),
-            None => (slot, generation, record.hits),
-        };
-        Some(StoredProgress {
-            boot_id: self.boot_id.clone(),
-            deadline: record.stage.deadline().map_or(0, |deadline| deadline.0),
-            slot,
-            generation,
-            before,
-            began: record.stage.deadline().is_some(),
-            hits: record.hits.saturating_add(hits),
-        })
-    }
-
-    /// The sessions of grants that were over before this run, and wanted them cut, stay so.
+    /// The sessions of grants that had ended before this run, and wanted them cut, stay so.
     pub(super) fn adopt_lingering(&mut self, now: Now) {
-        for (key, entry) in &self.installed {
-            self.ledger.adopt(*key, *entry, now, &mut Vec::new());
-        }
-    }
-
-    /// A connection was let in: of a grant with a limit the disk learns of it soon, so that a reboot
-    /// does not give it back.
-    pub(super) fn count(&mut self, slot: u32, now: Now) {
-        let Some(id) = self.ledger.owner(slot) else { return };
-        if self.ledger.grant(id).is_none_or(|record| record.grant.limit().is_none()) {
-            return;
-        }
-        self.owed_lives.insert(id);
-        self.next_floor = now.boot;
-        let hits = self.datapath.slot(slot).hits;
-        if let Some(id) = self.ledger.count(slot, hits, now) {
-            self.record_exhausted(id, now);
-            self.tell_grant("exhausted", id, "", "agent", "", now);
-            tracing::info!(grant = %id, "grant used up: no more connections");
-        }
-    }
-
-    /// Looks at some of the grants that have a limit: the event of a connection may have been lost.
-    pub(super) fn look_at_limits(&mut self, now: Now) {
-        let slots: Vec<u32> = self.ledger.limited_behind(self.looked_at).take(LOOKS).collect();
-        self.looked_at = if slots.len() < LOOKS { 0 } else { slots.last().copied().unwrap_or(0) };
-        for slot in slots {
-            let Some(record) = self.ledger.owner(slot).and_then(|id| self.ledger.grant(id)) else {
-                continue;
-            };
-            let left = u64::from(record.limit());
-            if self.datapath.slot(slot).hits >= left {
-                self.count(slot, now);
-            }
+        for (key, entry) in self.tables.installed() {
+            self.ledger.adopt(*key, *entry, now);
         }
     }
 
     /// Ends what a grant that has begun replaces.
-    pub(super) fn replace_by(
-        &mut self,
-        by: GrantId,
-        now: Now,
-        touched: &mut Vec<EntryKey>,
-    ) -> Option<Replacement> {
-        let unseen = self.config.policy.longest_ahead();
-        let hits = |slot| self.datapath.slot(slot).hits;
-        self.ledger.replace(by, now, unseen, hits, touched)
+    pub(super) fn replace_by(&mut self, by: GrantId, now: Now) -> Option<Replacement> {
+        let hits = self.ledger.replaced_by(by).map_or(0, |old| self.hits(old));
+        self.ledger.replace(by, now, hits)
     }
 
     /// What was replaced is forgotten on the disk and refused from now on.
-    pub(super) fn tell_replacement(&mut self, replacement: Option<Replacement>, now: Now) {
+    pub(super) fn report_replacement(&mut self, replacement: Option<Replacement>, now: Now) {
         let Some(replacement) = replacement else { return };
         let Replacement { by, ended, id, until } = replacement;
-        self.owed.tombstones.push((id, until));
-        self.owed.remove.push(id);
-        self.next_floor = now.boot;
-        self.record_replaced(&replacement, now);
+        self.outbox.refuse([(id, until)]);
+        self.outbox.remove(id);
+        self.outbox.write_soon(now);
+        self.recorder.replaced(&replacement, &self.ledger, now);
         if ended {
             tracing::info!(grant = %id, %by, "grant replaced");
-            self.tell_grant("replaced", id, "", "agent", &format!("by {by}"), now);
+            let event = grant_event("replaced", id, "agent");
+            self.report_grant(v1::GrantEvent { detail: format!("by {by}"), ..event }, now);
         }
+    }
+}
+
+/// What is to be done with a stored grant, and which one it replaces if it has begun. Of the two times
+/// the second is not before the floor: what has not begun begins by the first, what has ends by the
+/// second.
+fn judge(
+    envelope: &v1::Envelope,
+    began: bool,
+    config: &Config,
+    [now, late]: [Now; 2],
+) -> (Option<GrantId>, Verdict) {
+    let grant = match grant::verify(envelope, &config.keyring, &config.host) {
+        Ok(grant) => grant,
+        Err(refused) => return (None, Verdict::Refused(refused)),
+    };
+    let begins = began || grant.not_before() <= now.wall;
+    let replaces = grant.replaces().filter(|_| begins);
+    if grant.not_after() <= late.wall {
+        return (replaces, Verdict::Ended(grant));
+    }
+    let at = if begins { late } else { now };
+    // What was open once is not judged anew by a policy that came later: it stays until its end, as it
+    // would without the restart.
+    if !began && let Err(refused) = config.policy.check(&grant, &config.keyring, at) {
+        return (replaces, Verdict::Refused(refused));
+    }
+    (replaces, Verdict::Restore(grant, at))
+}
+
+fn carried(progress: &StoredProgress, still: &Still) -> Option<Carried> {
+    let StoredProgress { slot, generation, before, .. } = *progress;
+    match still.elsewhere {
+        Elsewhere::Counted(hits) => Some(Carried::new(slot, generation, before, hits)),
+        Elsewhere::Nowhere | Elsewhere::Unknown => None,
+    }
+}
+
+/// What the ledger is to know of a stored grant.
+fn known(
+    progress: &StoredProgress,
+    still: &Still,
+    carried: Option<&Carried>,
+    limit: Option<NonZeroU32>,
+) -> Progress {
+    let StoredProgress { before, hits, .. } = *progress;
+    let hits = match (still.slot, still.elsewhere) {
+        (Some(_), _) => before,
+        // How many it let in cannot be known: it may not let in one too many.
+        (None, Elsewhere::Unknown) => hits.max(limit.map_or(0, |limit| limit.get().into())),
+        (None, _) => hits.max(carried.map_or(0, Carried::counted)),
+    };
+    Progress { deadline: still.deadline, slot: still.slot, hits }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn progress() -> StoredProgress {
+        StoredProgress { slot: 7, generation: 3, before: 2, hits: 5, ..Default::default() }
+    }
+
+    fn hits(slot: Option<u32>, elsewhere: Elsewhere) -> u64 {
+        let still = Still { deadline: None, slot, elsewhere };
+        let carried = carried(&progress(), &still);
+        known(&progress(), &still, carried.as_ref(), NonZeroU32::new(9)).hits
+    }
+
+    #[test]
+    fn connections_are_counted_once_wherever_they_were_counted() {
+        assert_eq!(hits(Some(7), Elsewhere::Nowhere), 2, "the slot counts the rest");
+        assert_eq!(hits(None, Elsewhere::Nowhere), 5, "what the disk knew last");
+        assert_eq!(hits(None, Elsewhere::Counted(4)), 6, "what the other tables count");
+        assert_eq!(hits(None, Elsewhere::Counted(1)), 5, "never less than the disk knew");
+    }
+
+    #[test]
+    fn a_grant_whose_count_is_unknown_is_used_up() {
+        assert_eq!(hits(None, Elsewhere::Unknown), 9);
     }
 }

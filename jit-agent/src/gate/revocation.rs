@@ -4,18 +4,13 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use jit_proto::GrantId;
+use jit_proto::{GrantId, v1};
 
 use crate::{
-    disk::{
-        audit::{EventCode, Record},
-        store::Transaction,
-    },
-    gate::{Gate, LOGGED, record::Counted},
+    disk::audit::{EventCode, Record},
+    gate::{Gate, LOGGED, report::grant_event},
     kernel::datapath::Datapath,
-    rules::{
-        clock::Now, grant::VerifiedGrant, ledger::Tombstone, reconcile::EntryKey, refusal::Refused,
-    },
+    rules::{clock::Now, grant::VerifiedGrant, ledger::Tombstone, refusal::Refused},
 };
 
 /// What to revoke.
@@ -52,85 +47,67 @@ pub(super) struct Closed {
 impl<D: Datapath> Gate<D> {
     /// Closes. Takes effect in the kernel whatever the disk says.
     pub fn revoke(&mut self, target: &Target, by: &str, why: &str, now: Now) -> Revoked {
-        let mut touched = Vec::new();
-        let (closed, refused) = self.close(self.targets(target), &mut touched, now);
-        self.write(&touched);
+        let (closed, refused) = self.close(self.targets(target), now);
+        self.write_changed();
         let ended = closed.iter().filter(|closed| closed.ended).count();
         let ended = u32::try_from(ended).unwrap_or(u32::MAX);
         let mut warning = refused.map(|refused| refused.to_string()).unwrap_or_default();
         if let Err(why) = self.make_durable(&closed, *target == Target::All, now) {
             warning = format!("closed, but not durable: {why}");
         }
-        if !self.dirty.is_empty() {
-            warning = self.alarms.kernel.clone().unwrap_or_default();
+        if !self.tables.dirty().is_empty() {
+            warning = self.tables.problem().unwrap_or_default().to_owned();
         }
-        self.tell_revoked(&closed, by, why, now);
+        self.report_revoked(&closed, by, why, now);
         self.settle_audit(now);
-        self.over = closed;
+        self.closed = closed;
         Revoked { ended, warning }
     }
 
     fn targets(&self, target: &Target) -> Vec<GrantId> {
-        let (grants, held) = (self.ledger.grants(), self.held_back.iter());
+        let grants = self.ledger.grants();
         match target {
-            Target::All => {
-                grants.map(|record| record.grant.id()).chain(held.map(|kept| kept.id)).collect()
-            }
+            Target::All => grants.map(|held| held.grant.id()).chain(self.held_back.ids()).collect(),
             Target::Ids(ids) => ids.clone(),
             Target::Requester(name) => grants
-                .filter(|record| record.grant.message().requester == *name)
-                .map(|record| record.grant.id())
-                .chain(
-                    held.filter(|kept| kept.requester().as_ref() == Some(name)).map(|kept| kept.id),
-                )
+                .filter(|held| held.grant.message().requester == *name)
+                .map(|held| held.grant.id())
+                .chain(self.held_back.ids_of(name))
                 .collect(),
         }
     }
 
-    /// In the ledger. An id that finds no room any more is told last.
-    fn close(
-        &mut self,
-        ids: Vec<GrantId>,
-        touched: &mut Vec<EntryKey>,
-        now: Now,
-    ) -> (Vec<Closed>, Option<Refused>) {
-        let unseen = self.config.policy.longest_ahead();
-        // By a clock that is behind, an id would not stay refused for long enough.
-        let seen = Now { wall: now.wall.max(self.floor), ..now };
-        let held: HashSet<GrantId> = self.held_back.iter().map(|kept| kept.id).collect();
+    /// In the ledger. An id that finds no room any more comes last.
+    fn close(&mut self, ids: Vec<GrantId>, now: Now) -> (Vec<Closed>, Option<Refused>) {
+        // By a clock that is earlier than it was, an id would not stay refused for long enough.
+        let late = self.clock.not_before_floor(now);
+        let held_back: HashSet<GrantId> = self.held_back.ids().collect();
         let mut closed = Vec::with_capacity(ids.len());
         let mut no_room = None;
         for id in ids {
-            let grant = self.ledger.grant(id).map(|record| Arc::clone(&record.grant));
-            let counted = Counted::new(&self.datapath);
-            match self.ledger.revoke(id, seen, unseen, |slot| counted.hits(slot), touched) {
+            let grant = self.ledger.grant(id).map(|held| Arc::clone(&held.grant));
+            let connections = self.hits(id);
+            match self.ledger.revoke(id, late, connections) {
                 Ok((ended, until)) => {
-                    let ended = ended || held.contains(&id);
-                    closed.push(Closed { id, grant, ended, connections: counted.last(), until });
+                    let ended = ended || held_back.contains(&id);
+                    closed.push(Closed { id, grant, ended, connections, until });
                 }
                 Err(refused) => no_room = Some(refused),
             }
         }
-        if !held.is_empty() {
-            let over: HashSet<GrantId> = closed.iter().map(|closed| closed.id).collect();
-            self.held_back.retain(|kept| !over.contains(&kept.id));
+        if !held_back.is_empty() {
+            self.held_back.remove(&closed.iter().map(|closed| closed.id).collect());
         }
         (closed, no_room)
     }
 
     /// Writes it to the database, or, if that takes nothing, to the reserve. `Err`: to neither.
     fn make_durable(&mut self, closed: &[Closed], all: bool, now: Now) -> Result<(), String> {
-        let tombstones = closed.iter().map(|closed| (closed.id, closed.until));
-        self.unkept.extend(tombstones.clone());
-        let revocation = Transaction {
-            tombstones: tombstones.collect(),
-            remove: closed.iter().map(|closed| closed.id).collect(),
-            ..Transaction::default()
-        };
-        let Err(error) = self.settle(revocation, now) else { return Ok(()) };
-        match self.store.keep(&self.unkept, all) {
+        let tombstones: Vec<_> = closed.iter().map(|closed| (closed.id, closed.until)).collect();
+        self.outbox.revoke(&tombstones);
+        let Err(error) = self.settle(&[], now) else { return Ok(()) };
+        match self.outbox.use_reserve(all) {
             Ok(()) => {
-                self.unkept.clear();
                 tracing::warn!("{error}: the revocation is kept in the reserve");
                 Ok(())
             }
@@ -141,7 +118,7 @@ impl<D: Datapath> Gate<D> {
         }
     }
 
-    fn tell_revoked(&mut self, closed: &[Closed], by: &str, why: &str, now: Now) {
+    fn report_revoked(&mut self, closed: &[Closed], by: &str, why: &str, now: Now) {
         let each = closed.len() <= LOGGED;
         for Closed { id, grant, ended, connections, until: _ } in closed {
             let requester = grant.as_ref().map_or("", |grant| grant.message().requester.as_str());
@@ -152,11 +129,12 @@ impl<D: Datapath> Gate<D> {
                 .text("why", why)
                 .with("ended", *ended)
                 .with("connections", *connections);
-            self.record_revoked(record, *ended, by, now);
+            self.recorder.revoked(record, *ended, by, now);
             if each && *ended {
                 tracing::info!(grant = %id, by, why, "grant revoked");
             }
-            self.tell_grant("revoked", *id, "", by, why, now);
+            let event = grant_event("revoked", *id, by);
+            self.report_grant(v1::GrantEvent { detail: why.into(), ..event }, now);
         }
         if !each {
             let grants = closed.iter().filter(|closed| closed.ended).count();

@@ -5,8 +5,10 @@
 //! prefixes the desired entry of each is made of all claims of that port that cover it: the latest
 //! of those without a limit, and the latest of those with one that is not used up. Claims are
 //! counted, so that of two grants for one prefix either may end without the other.
+//!
+//! Keys whose desired entry may have changed are kept until somebody takes them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use jit_common::{Address, Family, PortKey};
 use jit_proto::SourcePrefix;
@@ -19,12 +21,12 @@ use crate::rules::{
 /// Slot of exemptions, whose connections belong to no grant.
 pub const EXEMPT_SLOT: u32 = 0;
 
-/// A claim, and how many connections it is for.
+/// What a grant or an exemption claims at a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Held {
-    /// Until when, and where it is counted.
+pub struct PlaceClaim {
+    /// As the kernel is to have it.
     pub claim: Claim,
-    /// How many.
+    /// For how many connections.
     pub kind: Kind,
 }
 
@@ -35,7 +37,7 @@ pub enum Kind {
     Limited,
     /// For any number.
     Unlimited,
-    /// For no more; those that it let in live on.
+    /// For no more. Those that it let in stay.
     UsedUp,
 }
 
@@ -52,9 +54,11 @@ pub struct Capacity {
 #[derive(Clone, Debug)]
 pub struct Claims {
     capacity: Capacity,
-    hosts: HashMap<EntryKey, Vec<Held>>,
-    prefixes: BTreeMap<EntryKey, Vec<Held>>,
+    hosts: HashMap<EntryKey, Vec<PlaceClaim>>,
+    prefixes: BTreeMap<EntryKey, Vec<PlaceClaim>>,
     prefixes_v4: usize,
+    /// Keys whose desired entry may have changed since they were last taken.
+    changed: BTreeSet<EntryKey>,
 }
 
 /// Which table has no room.
@@ -69,7 +73,13 @@ pub struct Full {
 impl Claims {
     /// No claims, and room for this many.
     pub fn new(capacity: Capacity) -> Self {
-        Self { capacity, hosts: HashMap::new(), prefixes: BTreeMap::new(), prefixes_v4: 0 }
+        Self {
+            capacity,
+            hosts: HashMap::new(),
+            prefixes: BTreeMap::new(),
+            prefixes_v4: 0,
+            changed: BTreeSet::new(),
+        }
     }
 
     /// Entries in use: addresses, prefixes of both families.
@@ -77,89 +87,68 @@ impl Claims {
         (self.hosts.len(), self.prefixes.len())
     }
 
-    /// Whether these keys fit, those that are there already being free, and those of `leaving` that
-    /// nobody else claims being gone.
+    /// Keys whose desired entry may have changed since this was last asked.
+    pub fn take_changed(&mut self) -> BTreeSet<EntryKey> {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Whether these keys fit. Those that are there already need no room; those of `leaving` that
+    /// nobody else claims give theirs.
     pub fn fits(
         &self,
         keys: impl IntoIterator<Item = EntryKey>,
         leaving: impl IntoIterator<Item = EntryKey>,
     ) -> Result<(), Full> {
-        let (mut hosts, mut v4, mut v6) = (0, 0, 0);
-        let mut fresh = std::collections::HashSet::new();
-        for key in keys {
-            if self.claims(&key).is_some() || !fresh.insert(key) {
-                continue;
-            }
-            match (key.source.is_host(), key.source.address().family) {
-                (true, _) => hosts += 1,
-                (false, Family::V4) => v4 += 1,
-                (false, Family::V6) => v6 += 1,
-            }
-        }
-        let (mut hosts_freed, mut v4_freed, mut v6_freed) = (0, 0, 0);
-        let mut gone = std::collections::HashSet::new();
-        for key in leaving {
-            let alone = self.claims(&key).is_some_and(|held| held.len() == 1);
-            if !alone || !gone.insert(key) {
-                continue;
-            }
-            match (key.source.is_host(), key.source.address().family) {
-                (true, _) => hosts_freed += 1,
-                (false, Family::V4) => v4_freed += 1,
-                (false, Family::V6) => v6_freed += 1,
-            }
-        }
-        let Capacity { hosts: most_hosts, prefixes: most } = self.capacity;
+        let fresh = Counts::of(keys.into_iter().filter(|key| self.claims(key).is_none()));
+        let alone = |key: &EntryKey| self.claims(key).is_some_and(|claims| claims.len() == 1);
+        let freed = Counts::of(leaving.into_iter().filter(alone));
+        let Capacity { hosts, prefixes } = self.capacity;
         let prefixes_v6 = self.prefixes.len() - self.prefixes_v4;
-        if hosts > 0 && self.hosts.len() + hosts > most_hosts + hosts_freed {
-            return Err(Full { most: most_hosts, table: "addresses" });
-        }
-        if v4 > 0 && self.prefixes_v4 + v4 > most + v4_freed {
-            return Err(Full { most, table: "IPv4 prefixes" });
-        }
-        if v6 > 0 && prefixes_v6 + v6 > most + v6_freed {
-            return Err(Full { most, table: "IPv6 prefixes" });
+        let tables = [
+            ("addresses", hosts, self.hosts.len(), fresh.hosts, freed.hosts),
+            ("IPv4 prefixes", prefixes, self.prefixes_v4, fresh.v4, freed.v4),
+            ("IPv6 prefixes", prefixes, prefixes_v6, fresh.v6, freed.v6),
+        ];
+        for (table, most, used, fresh, freed) in tables {
+            if fresh > 0 && used + fresh > most + freed {
+                return Err(Full { most, table });
+            }
         }
         Ok(())
     }
 
-    /// Adds a claim; the keys whose desired entry may have changed go to `touched`.
-    pub fn add(&mut self, key: EntryKey, held: Held, touched: &mut Vec<EntryKey>) {
+    /// Adds a claim.
+    pub fn add(&mut self, key: EntryKey, claim: PlaceClaim) {
         if key.source.is_host() {
-            self.hosts.entry(key).or_default().push(held);
-            touched.push(key);
-            return;
+            self.hosts.entry(key).or_default().push(claim);
+        } else {
+            let claims = self.prefixes.entry(key).or_default();
+            if claims.is_empty() && key.source.address().family == Family::V4 {
+                self.prefixes_v4 += 1;
+            }
+            claims.push(claim);
         }
-        let claims = self.prefixes.entry(key).or_default();
-        if claims.is_empty() && key.source.address().family == Family::V4 {
-            self.prefixes_v4 += 1;
-        }
-        claims.push(held);
-        touched.extend(self.within(key));
+        self.has_changed(key);
     }
 
-    /// Takes one claim away: that of the same grant, which its slot tells; of an exemption an equal
-    /// one.
-    pub fn remove(&mut self, key: EntryKey, held: Held, touched: &mut Vec<EntryKey>) {
-        let is_it = |other: &Held| {
+    /// Takes one claim away: that with the same slot, so of the same grant; of exemptions, which share
+    /// a slot, an equal one.
+    pub fn remove(&mut self, key: EntryKey, claim: PlaceClaim) {
+        self.has_changed(key);
+        let is_it = |other: &PlaceClaim| {
             let slot = other.claim.slot;
-            slot == held.claim.slot && (slot != EXEMPT_SLOT || *other == held)
+            slot == claim.claim.slot && (slot != EXEMPT_SLOT || *other == claim)
         };
-        let drop_one = |claims: &mut Vec<Held>| {
-            if let Some(index) = claims.iter().position(is_it) {
-                claims.swap_remove(index);
-            }
-            claims.is_empty()
-        };
-        if key.source.is_host() {
-            if self.hosts.get_mut(&key).is_some_and(drop_one) {
-                self.hosts.remove(&key);
-            }
-            touched.push(key);
+        let Some(claims) = self.claims_mut(&key) else { return };
+        if let Some(index) = claims.iter().position(is_it) {
+            claims.swap_remove(index);
+        }
+        if !claims.is_empty() {
             return;
         }
-        touched.extend(self.within(key));
-        if self.prefixes.get_mut(&key).is_some_and(drop_one) {
+        if key.source.is_host() {
+            self.hosts.remove(&key);
+        } else {
             self.prefixes.remove(&key);
             if key.source.address().family == Family::V4 {
                 self.prefixes_v4 -= 1;
@@ -168,21 +157,13 @@ impl Claims {
     }
 
     /// Puts one claim in the place of another of the same grant.
-    pub fn exchange(&mut self, key: EntryKey, old: Held, new: Held, touched: &mut Vec<EntryKey>) {
-        let claims = if key.source.is_host() {
-            self.hosts.get_mut(&key)
-        } else {
-            self.prefixes.get_mut(&key)
-        };
+    pub fn exchange(&mut self, key: EntryKey, old: PlaceClaim, new: PlaceClaim) {
         let slot = old.claim.slot;
-        if let Some(held) = claims.into_iter().flatten().find(|held| held.claim.slot == slot) {
-            *held = new;
+        let mut claims = self.claims_mut(&key).into_iter().flatten();
+        if let Some(claim) = claims.find(|claim| claim.claim.slot == slot) {
+            *claim = new;
         }
-        if key.source.is_host() {
-            touched.push(key);
-        } else {
-            touched.extend(self.within(key));
-        }
+        self.has_changed(key);
     }
 
     /// What should stand at this key.
@@ -203,23 +184,23 @@ impl Claims {
         self.hosts.keys().chain(self.prefixes.keys()).map(|key| (*key, self.desired(key)))
     }
 
-    /// The claims that cover one address and are not over at this time.
+    /// The claims that cover one address and have not ended at this time.
     pub fn covering(
         &self,
         port: PortKey,
         address: Address,
         now: BootNanos,
-    ) -> impl Iterator<Item = Held> + '_ {
+    ) -> impl Iterator<Item = PlaceClaim> + '_ {
         let bits = jit_proto::prefix::bits(address.family);
         let host = SourcePrefix::new(address, bits).ok();
         host.into_iter()
             .flat_map(move |host| (0..=bits).map(move |length| host.widened(length)))
             .flat_map(move |source| self.claims(&EntryKey { port, source }).unwrap_or_default())
             .copied()
-            .filter(move |held| held.claim.deadline > now)
+            .filter(move |claim| claim.claim.deadline > now)
     }
 
-    fn claims(&self, key: &EntryKey) -> Option<&[Held]> {
+    fn claims(&self, key: &EntryKey) -> Option<&[PlaceClaim]> {
         if key.source.is_host() {
             self.hosts.get(key).map(Vec::as_slice)
         } else {
@@ -227,25 +208,54 @@ impl Claims {
         }
     }
 
-    /// Keys of prefixes inside this one, itself among them: their order is by port, address and
-    /// length, so they stand in one stretch.
-    fn within(&self, key: EntryKey) -> Vec<EntryKey> {
-        self.prefixes
-            .range(key..)
-            .map(|(other, _)| *other)
-            .take_while(|other| {
-                other.port == key.port && other.source.address() <= key.source.last_address()
-            })
-            .filter(|other| key.source.contains(&other.source))
-            .collect()
+    fn claims_mut(&mut self, key: &EntryKey) -> Option<&mut Vec<PlaceClaim>> {
+        if key.source.is_host() { self.hosts.get_mut(key) } else { self.prefixes.get_mut(key) }
+    }
+
+    /// So have the prefixes inside this one, if it is a prefix. The order of keys is by port, address
+    /// and length, so they stand in one stretch.
+    fn has_changed(&mut self, key: EntryKey) {
+        if key.source.is_host() {
+            self.changed.insert(key);
+            return;
+        }
+        let from_here = self.prefixes.range(key..).map(|(other, _)| *other);
+        let last = key.source.last_address();
+        let inside = from_here
+            .take_while(|other| other.port == key.port && other.source.address() <= last)
+            .filter(|other| key.source.contains(&other.source));
+        self.changed.extend(inside);
+    }
+}
+
+/// How many keys there are for each table.
+#[derive(Default)]
+struct Counts {
+    hosts: usize,
+    v4: usize,
+    v6: usize,
+}
+
+impl Counts {
+    /// Each key counts once.
+    fn of(keys: impl Iterator<Item = EntryKey>) -> Self {
+        let mut counts = Self::default();
+        for key in keys.collect::<HashSet<_>>() {
+            match (key.source.is_host(), key.source.address().family) {
+                (true, _) => counts.hosts += 1,
+                (false, Family::V4) => counts.v4 += 1,
+                (false, Family::V6) => counts.v6 += 1,
+            }
+        }
+        counts
     }
 }
 
 /// What stands for these claims. Where two end together, the one whose sessions are cut counts, and
 /// then the slot, so that the same claims always give the same entry.
-fn entry<'h>(claims: impl Iterator<Item = &'h Held>) -> Entry {
+fn entry<'c>(claims: impl Iterator<Item = &'c PlaceClaim>) -> Entry {
     let (mut unlimited, mut limited, mut used_up) = (Claim::NONE, Claim::NONE, Claim::NONE);
-    for Held { claim, kind } in claims.filter(|held| held.claim.is_some()) {
+    for PlaceClaim { claim, kind } in claims.filter(|one| one.claim.is_some()) {
         let latest = match kind {
             Kind::Limited => &mut limited,
             Kind::Unlimited => &mut unlimited,

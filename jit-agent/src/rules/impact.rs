@@ -8,7 +8,7 @@ use jit_common::PortKey;
 use jit_proto::{Exemption, PortRange, PortSection, WallTime, v1};
 
 use crate::rules::{
-    ledger::{Record, Stage},
+    ledger::{HeldGrant, Stage},
     policy::Policy,
     refusal::Refused,
 };
@@ -115,7 +115,7 @@ impl From<&Impact> for v1::PolicyChanges {
 }
 
 /// A grant that would be refused, as a message.
-pub fn refused_grant(record: &Record, refused: &Refused) -> v1::RefusedGrant {
+pub fn refused_grant(record: &HeldGrant, refused: &Refused) -> v1::RefusedGrant {
     v1::RefusedGrant {
         grant_id: record.grant.id().0.to_vec().into(),
         requester: record.grant.message().requester.clone(),

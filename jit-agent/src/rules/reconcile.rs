@@ -16,7 +16,7 @@ pub struct EntryKey {
     pub source: SourcePrefix,
 }
 
-/// Until when one grant lets in.
+/// Until when one grant lets in. The kernel's tables have it as `jit_common::Claim`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Claim {
     /// The grant is dead at this time; zero: there is none.
@@ -31,7 +31,7 @@ impl Claim {
     /// No grant.
     pub const NONE: Self = Self { deadline: BootNanos(0), cut: false, slot: 0 };
 
-    /// Whether there is a grant, live or over.
+    /// Whether there is a grant, live or ended.
     pub fn is_some(&self) -> bool {
         self.deadline != Self::NONE.deadline
     }
@@ -56,7 +56,7 @@ impl Entry {
         [self.unlimited, self.limited]
     }
 
-    /// Whether sessions that `old` covered may be over under this: not where each claim is the same
+    /// Whether sessions that `old` covered may have ended under this: not where each claim is the same
     /// or only lasts longer.
     pub fn may_end(&self, old: &Self) -> bool {
         let [unlimited, limited] = self.claims();
@@ -85,16 +85,16 @@ pub enum Write {
 /// The entries that the gate last wrote, or read from the kernel.
 pub type Entries = HashMap<EntryKey, Entry>;
 
-/// The writes that turn `actual` into the desired state at the touched keys, closings (removals and
-/// earlier deadlines) before openings.
+/// The writes that turn `actual` into the desired state at these keys, closings (removals and earlier
+/// deadlines) before openings.
 pub fn plan(
-    touched: impl IntoIterator<Item = (EntryKey, Option<Entry>)>,
+    desired: impl IntoIterator<Item = (EntryKey, Option<Entry>)>,
     actual: &Entries,
 ) -> Vec<Write> {
     let mut closings = Vec::new();
     let mut openings = Vec::new();
-    for (key, desired) in touched {
-        match (actual.get(&key), desired) {
+    for (key, entry) in desired {
+        match (actual.get(&key), entry) {
             (None, None) => {}
             (Some(_), None) => closings.push(Write::Remove(key)),
             (None, Some(entry)) => openings.push(Write::Set(key, entry)),

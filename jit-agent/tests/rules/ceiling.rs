@@ -5,7 +5,7 @@ use jit_common::PortKey;
 use jit_proto::{Refusal, v1};
 
 use crate::{
-    policies::{CEILING, HTTP, Host, RDP, RELEASE, exemption, policy, seconds, section, signed},
+    policy_host::{CEILING, HTTP, Host, RDP, RELEASE, exemption, policy, seconds, section, signed},
     support::{MINUTE, NOW, SSH, try_config},
 };
 

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, HashMap};
 use jit_agent::rules::{
     claims::Capacity,
     clock::{BootNanos, Now},
-    ledger::{Admission, Ledger, Life, Stage},
-    reconcile::{Entries, Write, plan},
+    ledger::{Admission, Ledger, Progress, Stage},
+    reconcile::{Entries, Entry, EntryKey, Write, plan},
 };
 use jit_common::Address;
 use jit_proto::{GrantId, Refusal, v1};
@@ -26,33 +26,30 @@ struct World {
 
 impl World {
     fn new(capacity: Capacity) -> Self {
-        Self { ledger: Ledger::new(capacity, 64), kernel: Entries::new() }
+        Self { ledger: Ledger::new(capacity, 64, UNSEEN), kernel: Entries::new() }
     }
 
     fn admit(&mut self, grant: &v1::Grant, now: Now) -> Result<Admission, Refusal> {
-        let mut touched = Vec::new();
-        let result = self.ledger.admit(verified(grant), now, &mut touched);
-        self.sync(&touched);
+        let result = self.ledger.admit(verified(grant), now);
+        self.sync();
         result.map_err(|refused| refused.refusal)
     }
 
     fn revoke(&mut self, id: u8, now: Now) -> bool {
-        let mut touched = Vec::new();
-        let ended =
-            self.ledger.revoke(GrantId([id; 16]), now, UNSEEN, |_| 0, &mut touched).unwrap().0;
-        self.sync(&touched);
+        let (ended, _) = self.ledger.revoke(GrantId([id; 16]), now, 0).unwrap();
+        self.sync();
         ended
     }
 
     fn advance(&mut self, now: Now) {
-        let mut touched = Vec::new();
-        self.ledger.advance(now, true, UNSEEN, |_| 0, &mut touched);
-        self.sync(&touched);
+        self.ledger.advance(now, true, |_| 0);
+        self.sync();
     }
 
-    /// Only the touched keys are written, as the gate does.
-    fn sync(&mut self, touched: &[jit_agent::rules::reconcile::EntryKey]) {
-        let desired = touched.iter().map(|key| (*key, self.ledger.desired(key)));
+    /// Only the changed keys are written, as the gate does.
+    fn sync(&mut self) {
+        let changed = self.ledger.take_changed();
+        let desired = changed.into_iter().map(|key| (key, self.ledger.desired(&key)));
         for write in plan(desired.collect::<HashMap<_, _>>(), &self.kernel) {
             match write {
                 Write::Remove(key) => self.kernel.remove(&key),
@@ -66,11 +63,9 @@ impl World {
         let address = v4(source);
         let host = jit_proto::SourcePrefix::new(address, 32).unwrap();
         let entry = |length| {
-            let key =
-                jit_agent::rules::reconcile::EntryKey { port: SSH, source: host.widened(length) };
-            self.kernel.get(&key).copied()
+            self.kernel.get(&EntryKey { port: SSH, source: host.widened(length) }).copied()
         };
-        let live = |entry: jit_agent::rules::reconcile::Entry| entry.unlimited.deadline > now;
+        let live = |entry: Entry| entry.unlimited.deadline > now;
         entry(32).is_some_and(live) || (0..32).rev().find_map(entry).is_some_and(live)
     }
 }
@@ -163,9 +158,8 @@ fn a_clock_that_is_not_trusted_begins_nothing_and_ends_what_is_over() {
     let later_grant =
         v1::Grant { not_before_ms: NOW.wall.0 + 1_000, ..until(2, "203.0.113.8", 60_000) };
     assert_eq!(world.admit(&later_grant, NOW), Ok(Admission::Scheduled));
-    let mut touched = Vec::new();
-    world.ledger.advance(later(2_000), false, UNSEEN, |_| 0, &mut touched);
-    world.sync(&touched);
+    world.ledger.advance(later(2_000), false, |_| 0);
+    world.sync();
     assert!(!world.opens("203.0.113.8", later(2_000).boot));
     assert_eq!(world.ledger.grants().count(), 1);
     assert_eq!(world.ledger.next_change(later(2_000), false), None, "nothing to wake up for");
@@ -195,9 +189,8 @@ fn a_wall_clock_that_is_set_only_shortens() {
     world.admit(&until(1, "203.0.113.7", 60_000), NOW).unwrap();
     for (wall_step, ends) in [(-3_600_000, 60_000), (50_000, 10_000), (-3_600_000, 10_000)] {
         let stepped = Now { wall: jit_proto::WallTime(NOW.wall.0 + wall_step), boot: NOW.boot };
-        let mut touched = Vec::new();
-        world.ledger.clock_was_set(stepped, &mut touched);
-        world.sync(&touched);
+        world.ledger.clock_was_set(stepped);
+        world.sync();
         assert!(world.opens("203.0.113.7", later(ends - 1).boot), "{wall_step}");
         assert!(!world.opens("203.0.113.7", later(ends).boot), "{wall_step}");
     }
@@ -205,18 +198,18 @@ fn a_wall_clock_that_is_set_only_shortens() {
 
 #[test]
 fn a_restored_deadline_is_never_later_than_the_stored_one() {
-    let mut ledger = Ledger::new(CAPACITY, 64);
+    let mut ledger = Ledger::new(CAPACITY, 64, UNSEEN);
     let stored = later(5_000).boot;
     let grant = verified(&until(1, "203.0.113.7", 60_000));
-    let life = |deadline| Life { deadline: Some(deadline), ..Life::default() };
-    ledger.restore(grant, life(stored), NOW, &mut Vec::new()).unwrap();
-    let record = ledger.grant(GrantId([1; 16])).unwrap();
-    assert!(matches!(record.stage, Stage::Active { deadline, .. } if deadline == stored));
-    let over = verified(&until(2, "203.0.113.7", 60_000));
-    assert_eq!(ledger.restore(over, life(NOW.boot), NOW, &mut Vec::new()), Ok(None));
+    let progress = |deadline| Progress { deadline: Some(deadline), ..Progress::default() };
+    ledger.restore(grant, progress(stored), NOW).unwrap();
+    let held = ledger.grant(GrantId([1; 16])).unwrap();
+    assert!(matches!(held.stage, Stage::Active { deadline, .. } if deadline == stored));
+    let ended = verified(&until(2, "203.0.113.7", 60_000));
+    assert_eq!(ledger.restore(ended, progress(NOW.boot), NOW), Ok(None));
 }
 
-/// One step of a random life.
+/// One step of a random history.
 #[derive(Clone, Debug)]
 enum Step {
     Admit { source: &'static str, from: i64, lasts: i64 },

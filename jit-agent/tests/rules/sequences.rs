@@ -1,10 +1,10 @@
-//! Random lives of a host: pushes, revocations, replacements, clocks that are set, restarts and
+//! Random histories of a host: pushes, revocations, replacements, clocks that are set, restarts and
 //! reboots, beside a model of the rules that is written down a second time. Never is more open than
 //! the model says; while nobody sets the clock, nothing else than it says.
 //!
-//! The ledger alone lives through ten thousand (`JIT_TEST_SEQUENCES` asks for more, `JIT_TEST_SEED`
-//! for others: it is the seed of the first, so that one that failed is lived again by its own), the
-//! gate with its database and audit through a hundred.
+//! The ledger alone runs ten thousand (`JIT_TEST_SEQUENCES` asks for more, `JIT_TEST_SEED` for others:
+//! it is the seed of the first, so that one that failed runs again by its own), the gate with its
+//! database and audit a hundred.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -18,8 +18,8 @@ use jit_agent::{
         claims::Capacity,
         clock::{BootNanos, Now, SKEW},
         grant::VerifiedGrant,
-        ledger::{Change, Ledger, Life, Tombstone},
-        reconcile::{Entries, EntryKey, Write, plan},
+        ledger::{Change, Ledger, Progress, Tombstone},
+        reconcile::{Entries, Entry, EntryKey, Write, plan},
     },
 };
 use jit_proto::{GrantId, Refusal, SourcePrefix, WallTime, v1};
@@ -37,7 +37,7 @@ const ASKED: [&str; 4] = ["10.9.9.9", "10.1.2.3", "10.1.2.4", "10.1.2.130"];
 /// All times are multiples of this, milliseconds.
 const UNIT: i64 = 10_000;
 
-/// Numbers from a seed (splitmix64), so that a failure can be lived again.
+/// Numbers from a seed (splitmix64), so that a failure can be repeated.
 struct Random(u64);
 
 impl Random {
@@ -69,7 +69,7 @@ enum Step {
         lasts: i64,
         replaces: Option<u8>,
     },
-    /// The clock is set by so much.
+    /// The clock is set by this much.
     Set {
         millis: i64,
     },
@@ -219,7 +219,7 @@ impl Model {
     }
 }
 
-/// What is lived through.
+/// What a history happens to.
 trait World {
     fn push(&mut self, grant: &v1::Grant, now: Now);
     fn revoke(&mut self, id: u8, now: Now);
@@ -234,7 +234,7 @@ struct Alone {
     kernel: Entries,
     grants: BTreeMap<GrantId, VerifiedGrant>,
     /// Deadlines, and the boot that they mean.
-    lives: BTreeMap<GrantId, (BootNanos, u32)>,
+    deadlines: BTreeMap<GrantId, (BootNanos, u32)>,
     tombstones: Vec<(GrantId, Tombstone)>,
     boot: u32,
     floor: WallTime,
@@ -248,7 +248,7 @@ impl Alone {
             ledger: empty(),
             kernel: Entries::new(),
             grants: BTreeMap::new(),
-            lives: BTreeMap::new(),
+            deadlines: BTreeMap::new(),
             tombstones: Vec::new(),
             boot: 1,
             floor: NOW.wall,
@@ -261,10 +261,15 @@ impl Alone {
         now.wall + SKEW >= self.floor
     }
 
-    /// Writes what the ledger says to the kernel and to the disk.
-    fn settle(&mut self, touched: Vec<EntryKey>) {
+    /// Writes what changed in the ledger to the kernel and to the disk.
+    fn settle(&mut self) {
+        let changed = self.ledger.take_changed();
+        self.write(changed);
+    }
+
+    fn write(&mut self, keys: BTreeSet<EntryKey>) {
         let desired: HashMap<_, _> =
-            touched.into_iter().map(|key| (key, self.ledger.desired(&key))).collect();
+            keys.into_iter().map(|key| (key, self.ledger.desired(&key))).collect();
         for write in plan(desired, &self.kernel) {
             match write {
                 Write::Remove(key) => self.kernel.remove(&key),
@@ -274,19 +279,20 @@ impl Alone {
         self.tombstones = self.ledger.tombstones().collect();
         for record in self.ledger.grants() {
             if let Some(deadline) = record.stage.deadline() {
-                self.lives.insert(record.grant.id(), (deadline, self.boot));
+                self.deadlines.insert(record.grant.id(), (deadline, self.boot));
             }
         }
     }
 
     fn settle_all(&mut self) {
+        self.ledger.take_changed();
         let desired = self.ledger.all_desired().map(|(key, _)| key);
-        self.settle(desired.chain(self.kernel.keys().copied()).collect());
+        self.write(desired.chain(self.kernel.keys().copied()).collect());
     }
 
     fn forget(&mut self, id: GrantId) {
         self.grants.remove(&id);
-        self.lives.remove(&id);
+        self.deadlines.remove(&id);
     }
 
     /// Puts back what the disk has, as far as the clock allows.
@@ -296,16 +302,17 @@ impl Alone {
         self.held_back = false;
         let mut replaced = Vec::new();
         for (id, grant) in self.grants.clone() {
-            let begun = self.lives.contains_key(&id);
-            let life = self.lives.get(&id).filter(|(_, boot)| *boot == self.boot);
+            let begun = self.deadlines.contains_key(&id);
+            let stored = self.deadlines.get(&id).filter(|(_, boot)| *boot == self.boot);
             if self.ledger.grant(id).is_some() {
                 continue;
             }
-            if life.is_none() && !trusted {
+            if stored.is_none() && !trusted {
                 self.held_back = true;
                 continue;
             }
-            let life = Life { deadline: life.map(|(deadline, _)| *deadline), ..Life::default() };
+            let deadline = stored.map(|(deadline, _)| *deadline);
+            let progress = Progress { deadline, ..Progress::default() };
             let begins = begun || grant.not_before() <= now.wall;
             replaced.extend(grant.replaces().filter(|_| begins).map(|old| (old, id)));
             let at = if begins { seen } else { now };
@@ -313,13 +320,13 @@ impl Alone {
                 self.forget(id);
                 continue;
             }
-            match self.ledger.restore(grant, life, at, &mut Vec::new()) {
+            match self.ledger.restore(grant, progress, at) {
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => self.forget(id),
             }
         }
         for (old, by) in replaced {
-            self.ledger.replace_id(old, by, seen, UNSEEN, |_| 0, &mut Vec::new());
+            self.ledger.replace_id(old, by, seen, 0);
             self.forget(old);
         }
     }
@@ -332,8 +339,8 @@ impl Alone {
         }
     }
 
-    fn replace(&mut self, by: GrantId, now: Now, touched: &mut Vec<EntryKey>) {
-        if let Some(replacement) = self.ledger.replace(by, now, UNSEEN, |_| 0, touched) {
+    fn replace(&mut self, by: GrantId, now: Now) {
+        if let Some(replacement) = self.ledger.replace(by, now, 0) {
             self.forget(replacement.id);
         }
     }
@@ -345,10 +352,9 @@ impl World for Alone {
         if !self.trusts(now) || grant.not_after_ms <= now.wall.0 {
             return;
         }
-        let mut touched = Vec::new();
         let grant = kept(grant);
         let id = grant.id();
-        if let Err(refused) = self.ledger.admit(grant.clone(), now, &mut touched) {
+        if let Err(refused) = self.ledger.admit(grant.clone(), now) {
             if refused.refusal == Refusal::Revoked {
                 self.ledger.refuse_longer(id, grant.not_after(), now);
             }
@@ -356,40 +362,38 @@ impl World for Alone {
             if self.ledger.grant(id).is_some() {
                 self.grants.insert(id, grant);
             }
-            self.replace(id, now, &mut touched);
+            self.replace(id, now);
         }
-        self.settle(touched);
+        self.settle();
     }
 
     fn revoke(&mut self, id: u8, now: Now) {
-        let mut touched = Vec::new();
         let id = GrantId([id; 16]);
         let seen = Now { wall: now.wall.max(self.floor), ..now };
-        self.ledger.revoke(id, seen, UNSEEN, |_| 0, &mut touched).unwrap();
+        self.ledger.revoke(id, seen, 0).unwrap();
         self.forget(id);
-        self.settle(touched);
+        self.settle();
     }
 
     fn pass(&mut self, now: Now) {
         self.look(now);
-        let mut touched = Vec::new();
         let trusted = self.trusts(now);
         if trusted {
             self.floor = self.floor.max(now.wall);
             if offset(now) != self.offset {
                 self.offset = offset(now);
-                self.ledger.clock_was_set(now, &mut touched);
+                self.ledger.clock_was_set(now);
                 self.ledger.tombstones_follow(now);
             }
         }
-        for change in self.ledger.advance(now, trusted, UNSEEN, |_| 0, &mut touched) {
+        for change in self.ledger.advance(now, trusted, |_| 0) {
             match change {
                 Change::Expired(id) => self.forget(id),
                 Change::Replaced(replacement) => self.forget(replacement.id),
                 Change::Activated(_) | Change::Forgotten(_) => {}
             }
         }
-        self.settle(touched);
+        self.settle();
     }
 
     fn start(&mut self, reboot: bool, now: Now) {
@@ -413,7 +417,7 @@ impl World for Alone {
         let entry = |length| {
             self.kernel.get(&EntryKey { port: SSH, source: host.widened(length) }).copied()
         };
-        let live = |entry: jit_agent::rules::reconcile::Entry| entry.unlimited.deadline > now.boot;
+        let live = |entry: Entry| entry.unlimited.deadline > now.boot;
         entry(32).is_some_and(live) || (0..32).rev().find_map(entry).is_some_and(live)
     }
 }
@@ -452,7 +456,7 @@ impl World for Whole {
 }
 
 fn empty() -> Ledger {
-    Ledger::new(Capacity { hosts: 64, prefixes: 64 }, 64)
+    Ledger::new(Capacity { hosts: 64, prefixes: 64 }, 64, UNSEEN)
 }
 
 fn offset(now: Now) -> i64 {
@@ -469,18 +473,18 @@ fn kept(grant: &v1::Grant) -> VerifiedGrant {
     })
 }
 
-/// Lives one life in a world and beside it in the model.
-fn live(world: &mut impl World, seed: u64) {
+/// Runs one history in a world and beside it in the model.
+fn run(world: &mut impl World, seed: u64) {
     let mut random = Random(seed);
     let sets_clocks = random.below(2) == 0;
     let mut model = Model { floor: NOW.wall.0, ..Model::default() };
     // First content under each id, and the latest end of what was taken or refused for its id.
     let mut pushed: BTreeMap<u8, (v1::Grant, Modelled, Option<i64>)> = BTreeMap::new();
     let (mut wall, mut boot) = (NOW.wall.0, 0_i64);
-    let mut lived = Vec::new();
+    let mut steps = Vec::new();
     for _ in 0..4 + random.below(16) {
         let step = step(&mut random, sets_clocks);
-        lived.push(step.clone());
+        steps.push(step.clone());
         let at = |wall: i64, boot: i64| Now {
             wall: WallTime(wall),
             boot: BootNanos(NOW.boot.0 + u64::try_from(boot).unwrap() * 1_000_000),
@@ -547,9 +551,9 @@ fn live(world: &mut impl World, seed: u64) {
         for source in ASKED {
             let (opens, covered) =
                 (world.opens(source, at(wall, boot)), model.covers(source, boot));
-            let told = || format!("seed {seed}, {source}: {lived:?}");
-            assert!(!opens || covered, "open beyond the model, {}", told());
-            assert!(sets_clocks || opens == covered, "closed beyond the model, {}", told());
+            let history = || format!("seed {seed}, {source}: {steps:?}");
+            assert!(!opens || covered, "open beyond the model, {}", history());
+            assert!(sets_clocks || opens == covered, "closed beyond the model, {}", history());
         }
     }
 }
@@ -562,25 +566,25 @@ fn number(name: &str, usual: u64) -> u64 {
 fn the_ledger_never_opens_more_than_the_model() {
     let (count, seed) = (number("JIT_TEST_SEQUENCES", 10_000), number("JIT_TEST_SEED", 1));
     for number in 0..count {
-        live(&mut Alone::new(), seed.wrapping_add(number));
+        run(&mut Alone::new(), seed.wrapping_add(number));
     }
     println!("{count} sequences");
 }
 
-/// What a million lives found. The first: an id that was replaced was taken again, with a content that
-/// had been refused before. The second: what came back when the clock was right replaced a grant, which
-/// the kernel was not told.
+/// What a million histories found. The first: an id that was replaced was taken again, with a content
+/// that had been refused before. The second: what came back when the clock was right replaced a grant,
+/// and the kernel was not written.
 #[test]
-fn a_life_that_went_wrong_once_stays_right() {
+fn a_history_that_went_wrong_once_stays_right() {
     for seed in [77_043_569, 900_201_457] {
-        live(&mut Alone::new(), seed);
-        live(&mut Whole { host: Host::start(), boot: 1 }, seed);
+        run(&mut Alone::new(), seed);
+        run(&mut Whole { host: Host::start(), boot: 1 }, seed);
     }
 }
 
 #[test]
 fn the_gate_never_opens_more_than_the_model() {
     for seed in 0..100 {
-        live(&mut Whole { host: Host::start(), boot: 1 }, seed);
+        run(&mut Whole { host: Host::start(), boot: 1 }, seed);
     }
 }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use jit_agent::{
     kernel::datapath::{Datapath as _, memory::MemoryDatapath},
     rules::{
-        claims::{Capacity, Claims, Held, Kind},
+        claims::{Capacity, Claims, Kind, PlaceClaim},
         clock::BootNanos,
         reconcile::{Claim, EntryKey, Write},
     },
@@ -109,10 +109,10 @@ fn the_kernel_lets_in_exactly_whom_some_live_grant_covers() {
         let mut claims = Claims::new(Capacity { hosts: 1024, prefixes: 1024 });
         for (slot, grant) in (1..).zip(&grants) {
             let claim = Claim { deadline: BootNanos(grant.deadline), cut: false, slot };
-            let held = Held { claim, kind: Kind::Unlimited };
+            let claim = PlaceClaim { claim, kind: Kind::Unlimited };
             for port in grant.ports.clone() {
                 let port = PortKey { protocol: grant.protocol, port };
-                claims.add(EntryKey { port, source: grant.source }, held, &mut Vec::new());
+                claims.add(EntryKey { port, source: grant.source }, claim);
             }
         }
         let mut twin = MemoryDatapath::default();

@@ -1,17 +1,18 @@
-//! A grant and where it stands; what happens to it, and what is left of it when it was revoked.
+//! A grant and where it stands, and what happens to it.
 
 use std::{num::NonZeroU32, sync::Arc};
 
-use jit_proto::{GrantId, Sessions, WallTime};
+use jit_proto::{GrantId, Sessions};
 
 use crate::rules::{
-    claims::{Held, Kind},
-    clock::{BootNanos, Now},
+    claims::{Kind, PlaceClaim},
+    clock::BootNanos,
     grant::VerifiedGrant,
+    ledger::Tombstone,
     reconcile::{Claim, EntryKey},
 };
 
-/// Deadline of what has not begun: over at every time.
+/// Deadline of a grant that has not begun: it lets nobody in at any time.
 const NOT_YET: BootNanos = BootNanos(0);
 
 /// Where a grant stands.
@@ -26,21 +27,21 @@ pub enum Stage {
     },
     /// It has let in as many connections as it may; they live on until the deadline.
     Exhausted {
-        /// Another grant with a limit may have its places.
-        aside: bool,
         /// Its end on the boot clock.
         deadline: BootNanos,
         /// Where its connections were counted.
         slot: u32,
+        /// Other grants with a limit may have its places.
+        yields_places: bool,
     },
-    /// Over.
+    /// Its end has come.
     Expired,
-    /// Another grant began in its stead.
+    /// Another grant began in its place.
     Replaced,
     /// Closed before its end.
     Revoked,
-    /// Its window has not begun. Its places in the kernel's tables are taken already, with a deadline
-    /// that is over, so that there is room when it begins.
+    /// Its window has not begun. It holds its places in the kernel's tables already, with a deadline
+    /// that has passed, so that there is room when it begins.
     Scheduled {
         /// Where its connections will be counted.
         slot: u32,
@@ -48,7 +49,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// Where its connections are counted, until it is over.
+    /// Where its connections are counted, until it ends.
     pub const fn slot(self) -> Option<u32> {
         match self {
             Self::Active { slot, .. } | Self::Exhausted { slot, .. } | Self::Scheduled { slot } => {
@@ -58,7 +59,7 @@ impl Stage {
         }
     }
 
-    /// Its end on the boot clock, once it has begun and until it is over.
+    /// Its end on the boot clock, once it has begun and until it ends.
     pub const fn deadline(self) -> Option<BootNanos> {
         match self {
             Self::Active { deadline, .. } | Self::Exhausted { deadline, .. } => Some(deadline),
@@ -69,17 +70,17 @@ impl Stage {
 
 /// A grant and where it stands.
 #[derive(Clone, Debug)]
-pub struct Record {
+pub struct HeldGrant {
     /// The grant.
     pub grant: Arc<VerifiedGrant>,
     /// Where it stands.
     pub stage: Stage,
     /// Connections that it let in and that the kernel does not count: those before a reboot, and all
-    /// of them once it is over.
+    /// of them once it has ended.
     pub hits: u64,
 }
 
-impl Record {
+impl HeldGrant {
     /// Connections that it may still let in, of those that the kernel is to count; zero for any
     /// number.
     pub fn limit(&self) -> u32 {
@@ -88,34 +89,35 @@ impl Record {
         })
     }
 
-    /// Places that are kept for its connections, until it is over.
+    /// Connections that it may have together with all others that have a limit; zero for no limit.
     pub(super) fn places(&self) -> u32 {
         self.grant.limit().map_or(0, NonZeroU32::get)
     }
 
-    /// What it claims at each of its places, until it is over.
-    pub(super) fn held(&self) -> Option<Held> {
+    /// What it claims at each of its places, until it ends.
+    pub(super) fn claim(&self) -> Option<PlaceClaim> {
         let limited = match self.stage {
-            Stage::Exhausted { aside: true, .. } => Kind::UsedUp,
+            Stage::Exhausted { yields_places: true, .. } => Kind::UsedUp,
             _ => Kind::Limited,
         };
         let kind = if self.grant.limit().is_some() { limited } else { Kind::Unlimited };
         let deadline = self.stage.deadline().unwrap_or(NOT_YET);
         let claim = Claim { deadline, cut: self.cuts(), slot: self.stage.slot()? };
-        Some(Held { claim, kind })
+        Some(PlaceClaim { claim, kind })
     }
 
-    /// The same with all its connections.
-    pub(super) fn counted(self, hits: impl FnOnce(u32) -> u64) -> Self {
-        let counted = self.stage.slot().map_or(0, hits);
-        Self { hits: self.hits.saturating_add(counted), ..self }
+    /// It has ended like this; `counted`: connections in its slot.
+    pub(super) fn ended(self, stage: Stage, counted: u64) -> Self {
+        Self { stage, hits: self.hits.saturating_add(counted), ..self }
     }
 
+    /// Whether its sessions end with it.
     pub(super) fn cuts(&self) -> bool {
         self.grant.sessions() == Some(Sessions::Cut)
     }
 
-    pub(super) fn keys(&self) -> impl Iterator<Item = EntryKey> + '_ {
+    /// Its places in the kernel's tables.
+    pub fn keys(&self) -> impl Iterator<Item = EntryKey> + '_ {
         self.grant.entries().map(|(port, source)| EntryKey { port, source })
     }
 }
@@ -144,12 +146,12 @@ impl Admission {
 
 /// What an earlier run knew of a stored grant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Life {
+pub struct Progress {
     /// Its end, if it had begun in this same boot.
     pub deadline: Option<BootNanos>,
     /// Its slot, if the kernel still counts it there.
     pub slot: Option<u32>,
-    /// As [`Record::hits`].
+    /// As [`HeldGrant::hits`].
     pub hits: u64,
 }
 
@@ -158,11 +160,11 @@ pub struct Life {
 pub enum Change {
     /// Scheduled before, active now.
     Activated(GrantId),
-    /// Over.
+    /// Its end has come.
     Expired(GrantId),
-    /// Revoked or replaced once, and by both clocks no longer to be refused.
+    /// Revoked or replaced once; by both clocks its id need not be refused any more.
     Forgotten(GrantId),
-    /// Another one began in its stead.
+    /// Another one began in its place.
     Replaced(Replacement),
 }
 
@@ -177,30 +179,4 @@ pub struct Replacement {
     pub id: GrantId,
     /// Until when it stays refused.
     pub until: Tombstone,
-}
-
-/// How long an id stays refused: until both clocks say that it is over, so that a wall clock that is
-/// wrong for a while does not bring a grant back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tombstone {
-    /// By the wall clock.
-    pub until: WallTime,
-    /// By the boot clock of this boot.
-    pub boot: BootNanos,
-}
-
-impl Tombstone {
-    /// Over when the wall clock will read `until`, if nobody sets it.
-    pub fn new(until: WallTime, now: Now) -> Self {
-        Self { until, boot: now.deadline(until) }
-    }
-
-    pub(super) fn is_over(&self, now: Now) -> bool {
-        self.until <= now.wall && self.boot <= now.boot
-    }
-
-    /// Over when both are.
-    pub fn later(self, other: Self) -> Self {
-        Self { until: self.until.max(other.until), boot: self.boot.max(other.boot) }
-    }
 }

@@ -1,0 +1,64 @@
+//! What only `status` shows of the agent: its start, and whether controllers reach it.
+
+use std::time::Duration;
+
+use jit_proto::{WallTime, v1};
+
+use crate::{config::Control, rules::clock::Now};
+
+/// A certificate that ends sooner is to be renewed.
+const RENEW_WITHIN: Duration = Duration::from_secs(14 * 86_400);
+
+/// The agent's start, and its controllers.
+#[derive(Debug)]
+pub(super) struct About {
+    started: WallTime,
+    /// When, and by whom.
+    last_push: Option<(WallTime, String)>,
+    /// End of the certificate that controllers see.
+    certificate_end: Option<WallTime>,
+}
+
+impl About {
+    pub(super) const fn new(now: Now) -> Self {
+        Self { started: now.wall, last_push: None, certificate_end: None }
+    }
+
+    pub(super) const fn started(&self) -> WallTime {
+        self.started
+    }
+
+    pub(super) fn pushed(&mut self, by: &str, now: Now) {
+        self.last_push = Some((now.wall, by.to_owned()));
+    }
+
+    pub(super) const fn set_certificate_end(&mut self, end: Option<WallTime>) {
+        self.certificate_end = end;
+    }
+
+    pub(super) fn control(&self, control: &Control) -> v1::Control {
+        let (last_push_ms, last_controller) =
+            self.last_push.as_ref().map_or((0, String::new()), |(time, by)| (time.0, by.clone()));
+        v1::Control {
+            listen: control.listen.to_string(),
+            certificate_not_after_ms: self.certificate_end.map_or(0, |end| end.0),
+            last_push_ms,
+            last_controller,
+        }
+    }
+
+    pub(super) fn certificate_problem(&self, now: Now) -> Option<String> {
+        let end = self.certificate_end.filter(|end| *end <= now.wall)?;
+        Some(format!(
+            "the agent's certificate ended at {end}: no controller can connect, so nothing new \
+             opens and nothing is revoked from there; renew it, then `systemctl reload jit-agent`"
+        ))
+    }
+
+    pub(super) fn certificate_soon(&self, now: Now) -> Option<String> {
+        let end = self.certificate_end?;
+        let left = end.since(now.wall).filter(|left| *left < RENEW_WITHIN)?;
+        let left = jit_proto::words::duration_text(left);
+        Some(format!("the agent's certificate ends in {left} ({end})"))
+    }
+}

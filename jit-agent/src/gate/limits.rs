@@ -1,0 +1,146 @@
+//! Connections and limits: what the kernel counts of a grant, and which grants are used up.
+
+use std::time::Duration;
+
+use jit_common::Slot;
+use jit_proto::GrantId;
+
+use crate::{
+    disk::store::StoredProgress,
+    gate::{Gate, report::grant_event, takeover::Carried},
+    kernel::datapath::{Datapath, DatapathError},
+    rules::clock::Now,
+};
+
+/// Slots of grants with a limit that are looked at in a tick: an event may have been lost.
+const LOOKS: usize = 512;
+/// Slots of grants that have ended that are cleared at a time.
+const CLOSES: usize = 1024;
+
+/// Goes round the slots of grants with a limit, some in each tick.
+#[derive(Debug, Default)]
+pub(super) struct LimitScan {
+    /// The last slot that was looked at.
+    cursor: u32,
+}
+
+impl LimitScan {
+    /// The next ones, of those after the cursor; after the last of them it begins again.
+    fn next(&mut self, limited_after: impl FnOnce(u32) -> Vec<u32>) -> Vec<u32> {
+        let slots = limited_after(self.cursor);
+        let is_last = slots.len() < LOOKS;
+        self.cursor = if is_last { 0 } else { slots.last().copied().unwrap_or(0) };
+        slots
+    }
+}
+
+impl<D: Datapath> Gate<D> {
+    /// What the kernel counted in the slot of a grant.
+    pub(super) fn hits(&self, id: GrantId) -> u64 {
+        let slot = self.ledger.grant(id).and_then(|held| held.stage.slot());
+        slot.map_or(0, |slot| self.datapath.slot(slot).hits)
+    }
+
+    /// Starts the slot of a grant. Nothing leads there yet.
+    pub(super) fn count_anew(&mut self, id: GrantId) -> Result<(), DatapathError> {
+        let Some(held) = self.ledger.grant(id) else { return Ok(()) };
+        match held.stage.slot() {
+            Some(slot) => self.datapath.open_slot(slot, held.limit()),
+            None => Ok(()),
+        }
+    }
+
+    /// A connection was let in. Of a grant with a limit the disk learns of it soon, so that a reboot
+    /// does not give it back.
+    pub(super) fn count(&mut self, slot: u32, now: Now) {
+        let Some(id) = self.ledger.owner(slot) else { return };
+        if self.ledger.grant(id).is_none_or(|held| held.grant.limit().is_none()) {
+            return;
+        }
+        self.outbox.progress(id);
+        self.outbox.write_soon(now);
+        let hits = self.datapath.slot(slot).hits;
+        if let Some(id) = self.ledger.count(slot, hits, now) {
+            if let Some(held) = self.ledger.grant(id) {
+                self.recorder.exhausted(held, now);
+            }
+            self.report_grant(grant_event("exhausted", id, "agent"), now);
+            tracing::info!(grant = %id, "grant used up: no more connections");
+        }
+    }
+
+    /// Looks at some of the grants that have a limit: the event of a connection may have been lost.
+    pub(super) fn look_at_limits(&mut self, now: Now) {
+        let ledger = &self.ledger;
+        for slot in self.limit_scan.next(|slot| ledger.limited_after(slot).take(LOOKS).collect()) {
+            let Some(held) = self.ledger.owner(slot).and_then(|id| self.ledger.grant(id)) else {
+                continue;
+            };
+            if self.datapath.slot(slot).hits >= u64::from(held.limit()) {
+                self.count(slot, now);
+            }
+        }
+    }
+
+    /// Connections of grants with a limit that have ended make room for those of others: some at a
+    /// time, and at once again where there are more.
+    pub(super) fn close_slots(&mut self) -> Option<Duration> {
+        for _ in 0..CLOSES {
+            let slot = self.ledger.next_closed()?;
+            if let Err(error) = self.datapath.close_slot(slot) {
+                tracing::warn!(slot, "{error}: its connections take room until the next start");
+            }
+        }
+        Some(Duration::ZERO)
+    }
+
+    /// Likewise of grants that ended while no agent was running.
+    pub(super) fn close_slots_of_the_past(&mut self) {
+        let ledger = &self.ledger;
+        let held = |slot| ledger.owner(slot).is_some();
+        if let Err(error) = self.datapath.close_slots_but(&held) {
+            tracing::warn!("{error}: connections of grants that have ended take room");
+        }
+    }
+
+    /// What the disk is to know of a grant.
+    pub(super) fn progress(&self, id: GrantId) -> Option<StoredProgress> {
+        let held = self.ledger.grant(id)?;
+        let slot = held.stage.slot()?;
+        let Slot { hits, limit: _, generation } = self.datapath.slot(slot);
+        // Should this takeover be broken off, either version must find what the other's gate counts.
+        let (slot, generation, before) = match self.takeover.of(id) {
+            Some(Carried { slot, generation, before, .. }) => (*slot, *generation, *before),
+            None => (slot, generation, held.hits),
+        };
+        Some(StoredProgress {
+            boot_id: self.boot_id.clone(),
+            deadline: held.stage.deadline().map_or(0, |deadline| deadline.0),
+            slot,
+            generation,
+            before,
+            began: held.stage.deadline().is_some(),
+            hits: held.hits.saturating_add(hits),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_slot_comes_up_however_many_there_are() {
+        let limited: Vec<u32> = (1..=1_300).collect();
+        let after = |slot: u32| -> Vec<u32> {
+            limited.iter().copied().filter(|other| *other > slot).take(LOOKS).collect()
+        };
+        let mut scan = LimitScan::default();
+        let mut seen = Vec::new();
+        for _ in 0..3 {
+            seen.extend(scan.next(after));
+        }
+        assert_eq!(seen, limited);
+        assert_eq!(scan.next(after).first(), Some(&1), "and begins again");
+    }
+}

@@ -1,0 +1,223 @@
+//! What is on the interfaces and on the network namespace, as it was last read back.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    gate::alarms::Problem,
+    kernel::datapath::{
+        DatapathError, Drift, InterfaceState, LinkChange,
+        guard::{self, GuardState},
+    },
+};
+
+/// The interfaces and the socket guard.
+#[derive(Debug, Default)]
+pub(super) struct Links {
+    interfaces: Vec<InterfaceState>,
+    guard: GuardState,
+    /// Why the interfaces cannot be read back.
+    problem: Problem,
+}
+
+/// Something happened to a link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct LinkNews {
+    pub(super) change: LinkChange,
+    pub(super) name: String,
+    pub(super) hook: &'static str,
+    pub(super) note: String,
+}
+
+impl Links {
+    pub(super) fn interfaces(&self) -> &[InterfaceState] {
+        &self.interfaces
+    }
+
+    pub(super) const fn guard(&self) -> &GuardState {
+        &self.guard
+    }
+
+    pub(super) fn problem(&self) -> Option<&str> {
+        self.problem.text()
+    }
+
+    /// The name of an interface; empty when it is not known.
+    pub(super) fn name(&self, index: u32) -> &str {
+        let state = self.interfaces.iter().find(|state| state.index == index);
+        state.map_or("", |state| &state.name)
+    }
+
+    /// The interfaces were read back. Returns what happened to them. On an error they stay as they
+    /// were known.
+    pub(super) fn set_interfaces(
+        &mut self,
+        interfaces: Result<Vec<InterfaceState>, DatapathError>,
+    ) -> Vec<LinkNews> {
+        match interfaces {
+            Ok(interfaces) => {
+                self.problem.set("", None);
+                self.interfaces = interfaces;
+                self.interfaces.iter().flat_map(interface_news).collect()
+            }
+            Err(error) => {
+                self.problem.set("cannot check the interfaces", Some(error.to_string()));
+                Vec::new()
+            }
+        }
+    }
+
+    /// The socket guard was read back. Returns what happened to it.
+    pub(super) fn set_guard(&mut self, guard: GuardState) -> Vec<LinkNews> {
+        let news = guard.changes.iter().map(|change| LinkNews {
+            change: *change,
+            name: "network namespace".to_owned(),
+            hook: "socket_guard",
+            note: guard.note.clone(),
+        });
+        let news = news.collect();
+        self.guard = guard;
+        news
+    }
+
+    /// Indices of the interfaces without a gate.
+    pub(super) fn ungated(&self) -> BTreeSet<u32> {
+        let without = self.interfaces.iter().filter(|state| state.hook.is_none());
+        without.map(|state| state.index).collect()
+    }
+
+    /// One interface without a gate is reported, and the others hold; where nothing holds there is no
+    /// gate to speak of. Interfaces that are not there yet are waited for.
+    pub(super) fn ensure_gated(&self) -> Result<(), DatapathError> {
+        let there = || self.interfaces.iter().filter(|interface| interface.index != 0);
+        let holds = self.guard.attached || there().any(|interface| interface.hook.is_some());
+        match there().next() {
+            Some(InterfaceState { name, note, .. }) if !holds => Err(DatapathError::Attach {
+                interface: name.clone(),
+                hook: "no hook",
+                cause: note.clone(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Interfaces and guard, and what somebody changed about them. What was found is not called
+    /// protected.
+    pub(super) fn with_drift(
+        &self,
+        drift: Result<Vec<Drift>, DatapathError>,
+    ) -> (Vec<InterfaceState>, GuardState, Vec<String>) {
+        let (mut interfaces, mut guard) = (self.interfaces.clone(), self.guard.clone());
+        let drifts = match drift {
+            Ok(drifts) => drifts,
+            Err(error) => return (interfaces, guard, vec![error.to_string()]),
+        };
+        let mut problems = Vec::new();
+        for Drift { what, index, gated, why } in drifts {
+            if what == guard::NAME && !gated {
+                guard.attached = false;
+                why.clone_into(&mut guard.note);
+            }
+            let of_it = |state: &&mut InterfaceState| !gated && index != 0 && state.index == index;
+            for state in interfaces.iter_mut().filter(of_it) {
+                state.hook = None;
+                why.clone_into(&mut state.note);
+            }
+            problems.push(format!("{what}: {why}"));
+        }
+        (interfaces, guard, problems)
+    }
+
+    /// What is wrong with interfaces: a name that stays while the text may change, and the text.
+    pub(super) fn problems(&self) -> Vec<(String, String)> {
+        let mut problems = Vec::new();
+        for InterfaceState { name, hook, note, foreign_first, .. } in &self.interfaces {
+            if *foreign_first {
+                problems.push((format!("passed by {name}"), format!("{name}: {note}")));
+            }
+            if hook.is_none() {
+                problems.push((format!("interface {name}"), ungated(name, note, &self.guard)));
+            }
+        }
+        problems
+    }
+}
+
+fn interface_news(state: &InterfaceState) -> impl Iterator<Item = LinkNews> + '_ {
+    let InterfaceState { name, hook, note, changes, .. } = state;
+    changes.iter().map(|change| LinkNews {
+        change: *change,
+        name: name.clone(),
+        hook: hook.map_or("none", |hook| hook.word()),
+        note: note.clone(),
+    })
+}
+
+/// What is wrong with an interface that has no program.
+pub(crate) fn ungated(name: &str, note: &str, guard: &GuardState) -> String {
+    let is = if guard.attached {
+        "is left to the socket guard, which does not see what this host forwards"
+    } else {
+        "is not gated"
+    };
+    format!("{name} {is}: {note}")
+}
+
+#[cfg(test)]
+mod tests {
+
+    use jit_proto::Hook;
+
+    use super::*;
+
+    fn gated(name: &str, index: u32) -> InterfaceState {
+        let changes = vec![LinkChange::Attached];
+        let without = InterfaceState::without(name, index, "fine");
+        InterfaceState { hook: Some(Hook::Tcx), changes, ..without }
+    }
+
+    fn without(name: &str, index: u32) -> InterfaceState {
+        InterfaceState::without(name, index, "no hook fits")
+    }
+
+    fn links(interfaces: Vec<InterfaceState>) -> Links {
+        Links { interfaces, ..Links::default() }
+    }
+
+    #[test]
+    fn where_nothing_holds_there_is_no_gate() {
+        assert!(links(vec![without("eth0", 2)]).ensure_gated().is_err());
+        assert!(links(vec![without("eth0", 2), gated("eth1", 3)]).ensure_gated().is_ok());
+        assert!(links(vec![without("eth9", 0)]).ensure_gated().is_ok(), "it is not there yet");
+        let guard = GuardState { attached: true, ..GuardState::default() };
+        let guarded = Links { guard, ..links(vec![without("eth0", 2)]) };
+        assert!(guarded.ensure_gated().is_ok());
+    }
+
+    #[test]
+    fn what_drifted_is_not_called_protected() {
+        let links = links(vec![gated("eth0", 2), gated("eth1", 3)]);
+        let drift = |gated| Drift { what: "eth0".into(), index: 2, gated, why: "gone".into() };
+        let (interfaces, _, problems) = links.with_drift(Ok(vec![drift(false)]));
+        assert_eq!(
+            interfaces.iter().map(|state| state.hook).collect::<Vec<_>>(),
+            [None, Some(Hook::Tcx)]
+        );
+        assert_eq!(problems, ["eth0: gone"]);
+        let (interfaces, ..) = links.with_drift(Ok(vec![drift(true)]));
+        assert!(interfaces.iter().all(|state| state.hook.is_some()));
+    }
+
+    #[test]
+    fn an_interface_without_a_gate_is_a_problem_and_its_changes_are_news() {
+        let mut links = Links::default();
+        let news = links.set_interfaces(Ok(vec![gated("eth0", 2), without("eth1", 3)]));
+        let names: Vec<_> = news.iter().map(|news| (news.name.as_str(), news.change)).collect();
+        assert_eq!(names, [("eth0", LinkChange::Attached)]);
+        assert_eq!(links.ungated(), [3].into());
+        let names: Vec<_> = links.problems().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["interface eth1"]);
+        let failed = DatapathError::Load("busy".into());
+        assert_eq!(links.set_interfaces(Err(failed)), []);
+        assert!(links.problem().is_some() && links.name(2) == "eth0", "what was known stays");
+    }
+}

@@ -1,0 +1,216 @@
+//! What is owed to the disk: collected until a transaction takes it, kept when one does not come
+//! through, and when the next is due.
+
+use std::{collections::BTreeSet, io, time::Duration};
+
+use jit_proto::{GrantId, WallTime, v1};
+
+use crate::{
+    disk::store::{Store, StoreError, StoredPolicies, StoredProgress, Transaction},
+    rules::{
+        clock::{BootNanos, Now},
+        ledger::Tombstone,
+    },
+};
+
+/// The floor goes to the disk this often: after a reboot with a clock set back, a grant may not last
+/// longer than it had left.
+const FLOOR: Duration = Duration::from_secs(60);
+/// After an error it is tried again after this.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// The database, and what it does not have yet.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    store: Store,
+    /// Never anything to put: a grant that the disk does not take is not accepted.
+    owed: Transaction,
+    /// Grants that have come further than the disk knows.
+    progress: BTreeSet<GrantId>,
+    /// Revocations that are neither in the database nor in the reserve.
+    unkept: Vec<(GrantId, Tombstone)>,
+    next: BootNanos,
+    /// Why the last transaction did not come through.
+    problem: Option<String>,
+}
+
+impl Outbox {
+    pub(super) fn new(store: Store, now: Now) -> Self {
+        Self {
+            store,
+            owed: Transaction::default(),
+            progress: BTreeSet::new(),
+            unkept: Vec::new(),
+            next: now.boot,
+            problem: None,
+        }
+    }
+
+    /// Why the database takes nothing, and why the reserve would not.
+    pub(super) fn problems(&self) -> [Option<&str>; 2] {
+        [self.problem.as_deref(), self.store.reserve_problem()]
+    }
+
+    /// What the disk has of the time before is of another boot than this one.
+    pub(super) fn boot(
+        &mut self,
+        boot_id: String,
+        tombstones: impl Iterator<Item = (GrantId, Tombstone)>,
+    ) {
+        self.owed.boot_id = Some(boot_id);
+        self.owed.tombstones.extend(tombstones);
+    }
+
+    pub(super) fn remove(&mut self, id: GrantId) {
+        self.owed.remove.push(id);
+    }
+
+    pub(super) fn refuse(&mut self, tombstones: impl IntoIterator<Item = (GrantId, Tombstone)>) {
+        self.owed.tombstones.extend(tombstones);
+    }
+
+    /// Tombstones that have ended.
+    pub(super) fn forget(&mut self, id: GrantId) {
+        self.owed.forget.push(id);
+    }
+
+    pub(super) fn policies(&mut self, policies: StoredPolicies) {
+        self.owed.policies = Some(policies);
+    }
+
+    /// A grant has come further.
+    pub(super) fn progress(&mut self, id: GrantId) {
+        self.progress.insert(id);
+    }
+
+    /// Grants whose progress the next transaction is to write.
+    pub(super) fn progressed(&self) -> impl Iterator<Item = GrantId> + '_ {
+        self.progress.iter().copied()
+    }
+
+    /// Revoked: to be kept whatever becomes of the database.
+    pub(super) fn revoke(&mut self, tombstones: &[(GrantId, Tombstone)]) {
+        self.owed.remove.extend(tombstones.iter().map(|(id, _)| *id));
+        self.owed.tombstones.extend(tombstones);
+        self.unkept.extend(tombstones);
+    }
+
+    /// Whether grants are to be taken away.
+    pub(super) const fn removes(&self) -> bool {
+        !self.owed.remove.is_empty()
+    }
+
+    /// What was added must not wait for its turn.
+    pub(super) const fn write_soon(&mut self, now: Now) {
+        self.next = now.boot;
+    }
+
+    /// Whether a transaction is due. The next one is, then, in a minute.
+    pub(super) fn take_turn(&mut self, now: Now) -> bool {
+        let due = now.boot >= self.next;
+        if due {
+            self.next = now.boot + FLOOR;
+        }
+        due
+    }
+
+    /// Commits new grants together with everything that is owed. What does not come through is owed
+    /// on, except what was to be put. That may be on the disk all the same: the next transaction takes
+    /// it back.
+    pub(super) fn commit(
+        &mut self,
+        put: &[(GrantId, v1::Envelope)],
+        progress: Vec<(GrantId, StoredProgress)>,
+        floor: WallTime,
+        now: Now,
+    ) -> Result<(), StoreError> {
+        let fresh: BTreeSet<GrantId> = put.iter().map(|(id, _)| *id).collect();
+        // A grant that was taken back may have been pushed again.
+        self.owed.remove.retain(|id| !fresh.contains(id));
+        let put = put.iter().map(|(id, envelope)| (*id, envelope.into())).collect();
+        let owed = std::mem::take(&mut self.owed);
+        let whole = Transaction { put, progress, floor: Some(floor), ..owed };
+        let result = self.store.commit(&whole);
+        match &result {
+            Ok(()) => {
+                self.problem = None;
+                self.progress.clear();
+                self.unkept.clear();
+            }
+            Err(error) => {
+                self.problem = Some(error.to_string());
+                self.next = now.boot + RETRY;
+                self.owed = Transaction { put: Vec::new(), progress: Vec::new(), ..whole };
+                self.owed.remove.extend(fresh);
+            }
+        }
+        result
+    }
+
+    /// The database did not take what was revoked: the reserve does, or it says why not. `all`: it is
+    /// all that the database has.
+    pub(super) fn use_reserve(&mut self, all: bool) -> io::Result<()> {
+        self.store.keep(&self.unkept, all)?;
+        self.unkept.clear();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Now = Now { wall: WallTime(1_000_000), boot: BootNanos(5_000_000_000) };
+
+    fn id(byte: u8) -> GrantId {
+        GrantId([byte; 16])
+    }
+
+    fn tombstone() -> Tombstone {
+        Tombstone::new(NOW.wall + FLOOR, NOW)
+    }
+
+    /// What the disk has, from the start on.
+    fn stored(directory: &std::path::Path) -> (Vec<GrantId>, Vec<(GrantId, Tombstone)>) {
+        let (_store, stored) = Store::open(directory, NOW.wall).unwrap();
+        (stored.grants.iter().map(|(id, _)| *id).collect(), stored.tombstones)
+    }
+
+    fn outbox(directory: &std::path::Path) -> Outbox {
+        Outbox::new(Store::open(directory, NOW.wall).unwrap().0, NOW)
+    }
+
+    #[test]
+    fn what_is_owed_goes_with_the_next_transaction_whatever_that_is_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut outbox = outbox(directory.path());
+        outbox.commit(&[(id(1), v1::Envelope::default())], vec![], NOW.wall, NOW).unwrap();
+        outbox.remove(id(1));
+        outbox.refuse([(id(1), tombstone())]);
+        outbox.progress(id(2));
+        outbox.commit(&[(id(2), v1::Envelope::default())], vec![], NOW.wall, NOW).unwrap();
+        assert!(!outbox.removes() && outbox.progressed().next().is_none());
+        drop(outbox);
+        assert_eq!(stored(directory.path()), (vec![id(2)], vec![(id(1), tombstone())]));
+    }
+
+    #[test]
+    fn a_grant_that_is_pushed_again_is_not_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut outbox = outbox(directory.path());
+        outbox.remove(id(1));
+        outbox.commit(&[(id(1), v1::Envelope::default())], vec![], NOW.wall, NOW).unwrap();
+        drop(outbox);
+        assert_eq!(stored(directory.path()).0, [id(1)]);
+    }
+
+    #[test]
+    fn a_turn_comes_once_a_minute_or_when_something_must_not_wait() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut outbox = outbox(directory.path());
+        assert!(outbox.take_turn(NOW) && !outbox.take_turn(NOW));
+        outbox.write_soon(NOW);
+        assert!(outbox.take_turn(NOW) && !outbox.take_turn(NOW));
+        assert!(outbox.take_turn(Now { boot: NOW.boot + FLOOR, ..NOW }));
+    }
+}

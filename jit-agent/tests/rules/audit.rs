@@ -207,7 +207,7 @@ fn a_head_that_is_missing_changed_or_older_is_found() {
 }
 
 #[test]
-fn a_chain_that_root_made_anew_is_found_by_what_was_kept_elsewhere() {
+fn a_chain_that_root_wrote_again_is_found_by_a_head_kept_elsewhere() {
     let state = written(6, 1 << 20);
     let kept = report(state.path()).tip.unwrap();
     let key = state.path().join("kept.pub.pem");
@@ -271,7 +271,7 @@ fn a_torn_last_line_is_kept_aside_and_the_chain_goes_on() {
 
 /// An audit that was cut and then goes on still shows it: the agent itself says so.
 #[test]
-fn what_is_cut_off_before_a_start_stays_found() {
+fn records_cut_off_before_a_start_stay_reported() {
     for cut in 1..=3 {
         let state = written(4, 1 << 20);
         let state = state.path();
@@ -287,7 +287,7 @@ fn what_is_cut_off_before_a_start_stays_found() {
 }
 
 #[test]
-fn an_audit_that_is_gone_at_start_is_told() {
+fn an_audit_that_is_gone_at_start_is_reported() {
     for remove in ["audit", "audit/audit.jsonl", "audit/audit.head"] {
         let state = written(2, 1 << 20);
         let path = state.path().join(remove);
@@ -300,7 +300,7 @@ fn an_audit_that_is_gone_at_start_is_told() {
 }
 
 #[test]
-fn what_is_done_to_the_file_while_it_is_written_is_told() {
+fn a_change_to_the_file_while_it_is_written_is_reported() {
     let tamper: [fn(&Path); 3] = [
         |file| fs::remove_file(file).unwrap(),
         |file| {
@@ -337,7 +337,7 @@ fn what_is_done_to_the_file_while_it_is_written_is_told() {
 }
 
 #[test]
-fn a_disk_that_takes_nothing_holds_up_nobody_and_the_gap_is_told() {
+fn a_disk_that_takes_nothing_delays_nobody_and_the_gap_is_reported() {
     let state = tempfile::tempdir().unwrap();
     // A file where the directory should be: nothing can be opened.
     fs::write(state.path().join("audit"), "").unwrap();
@@ -394,7 +394,7 @@ proptest! {
 
     /// Cut anywhere, started again and gone on: the chain is whole, or it says what is missing.
     #[test]
-    fn cut_anywhere_and_started_again_nothing_is_hidden(share in 0.0..1.0_f64, more in 0..3_usize) {
+    fn an_audit_cut_anywhere_and_started_again_hides_nothing(share in 0.0..1.0_f64, more in 0..3_usize) {
         let state = written(5, 1 << 20);
         let state = state.path();
         let bytes = fs::read(path(state, CURRENT)).unwrap();

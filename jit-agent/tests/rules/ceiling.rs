@@ -10,7 +10,7 @@ use crate::{
 };
 
 #[test]
-fn a_policy_within_the_ceiling_is_taken_and_each_excess_named() {
+fn a_policy_within_the_ceiling_is_accepted_and_each_excess_is_named() {
     let change = |change: fn(&mut v1::PolicyPort)| {
         let mut changed = section(8080);
         change(&mut changed);
@@ -92,7 +92,7 @@ fn the_agents_own_port_is_never_armed() {
 }
 
 #[test]
-fn the_host_has_the_last_word_without_a_ceiling() {
+fn without_a_ceiling_the_hosts_own_file_decides() {
     let mut host = Host::start();
     host.push(&policy(1, &[section(8080)]), NOW).unwrap();
     host.confirm(1, seconds(1), seconds(1)).unwrap();
@@ -169,7 +169,7 @@ const LOOSENINGS: [Loosening; 8] = [
 ];
 
 #[test]
-fn an_empty_ceiling_lets_a_policy_tighten_and_no_more() {
+fn an_empty_ceiling_lets_a_policy_only_tighten() {
     assert_eq!(push_strict("", |_| ()), Ok("ok".into()));
     let tighter: Change = |port| port.max_duration_ms = 5 * MINUTE;
     assert_eq!(push_strict("", tighter), Ok("ok".into()));

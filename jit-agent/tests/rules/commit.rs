@@ -70,7 +70,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 10_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_is_in_force_is_what_the_history_says(steps in prop::collection::vec(step(), 1..30)) {
+    fn the_policy_in_force_follows_from_the_history(steps in prop::collection::vec(step(), 1..30)) {
         let mut commit = Commit::default();
         let mut history: Vec<Entry> = Vec::new();
         // The boot clock, seconds. A reboot lets it start anew in truth; for the reading of the
@@ -149,7 +149,7 @@ proptest! {
 }
 
 #[test]
-fn a_policy_that_replaces_one_that_waits_does_not_make_it_stand() {
+fn a_policy_that_replaces_a_waiting_one_does_not_confirm_it() {
     let mut commit = Commit::default();
     commit.accept(policy(1), None, at(0));
     commit.accept(policy(2), Some(std::time::Duration::from_secs(60)), at(1));
@@ -161,7 +161,7 @@ fn a_policy_that_replaces_one_that_waits_does_not_make_it_stand() {
 }
 
 #[test]
-fn the_window_has_a_longest() {
+fn the_window_has_an_upper_limit() {
     let mut commit = Commit::default();
     commit.accept(policy(1), Some(std::time::Duration::MAX), at(0));
     assert!(commit.is_over(at(3600)));

@@ -216,7 +216,7 @@ fn a_replacement_that_is_cut_short_anywhere_leaves_the_old_grant_or_the_new_one(
 }
 
 #[test]
-fn an_end_that_is_cut_short_anywhere_is_one() {
+fn an_expiry_that_is_cut_short_anywhere_still_closes() {
     at_each_step(
         |gate| {
             gate.advance(later(10 * MINUTE));

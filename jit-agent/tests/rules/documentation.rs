@@ -78,7 +78,7 @@ fn every_field_of_a_record_stands_in_the_audits_page() {
 }
 
 #[test]
-fn what_the_readme_points_to_is_there() {
+fn every_link_of_the_readme_exists() {
     let root = root();
     let links = links(README);
     assert!(links.len() > 8);
@@ -90,7 +90,7 @@ fn what_the_readme_points_to_is_there() {
 }
 
 #[test]
-fn what_the_pages_point_to_is_there() {
+fn every_link_of_the_pages_exists() {
     let pages = files(&["md"]);
     assert!(pages.len() > 12, "{pages:?}");
     for page in pages {
@@ -113,7 +113,7 @@ fn every_reference_names_a_page_and_a_step_or_section_that_exist() {
 
 /// The test above can fail: each made-up reference is found, and each good one is taken.
 #[test]
-fn a_reference_to_what_is_not_there_is_found() {
+fn a_reference_to_something_missing_is_found() {
     let page = |page: &str, rest: &str| format!("// (docs/{page}.md{rest})");
     for (text, wrong) in [
         (page("grants", ", step `host`"), false),
@@ -138,7 +138,7 @@ fn a_reference_to_what_is_not_there_is_found() {
 
 /// Paths are written by their ends, so that a file may move among the layers.
 #[test]
-fn what_contributing_names_is_there() {
+fn everything_that_contributing_names_exists() {
     let sources = files(&["rs"]);
     let tests = test_names();
     let (mut paths, mut names) = (0, 0);
@@ -296,7 +296,7 @@ fn the_first_grant_is_one_that_both_configurations_let_in() {
 
 /// What is commented out is there to be taken in.
 #[test]
-fn every_key_that_the_shipped_configuration_shows_is_one() {
+fn every_key_in_the_shipped_configuration_is_valid() {
     let keys: Vec<_> = SHIPPED
         .lines()
         .filter_map(|line| line.strip_prefix("# "))

@@ -199,7 +199,7 @@ fn without_a_reserve_a_full_disk_is_an_alarm_and_a_revocation_says_that_it_is_no
 }
 
 #[test]
-fn a_reserve_that_is_damaged_opens_nothing_and_is_kept_aside() {
+fn a_reserve_that_is_damaged_opens_nothing_and_is_moved_away() {
     let mut filled = Filled::new();
     assert_eq!(filled.revoke(&one(1)).warning, "");
     filled.host.gate = None;

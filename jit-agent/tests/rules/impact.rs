@@ -89,7 +89,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 4_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn nobody_is_shut_out_untold(old in policy(), new in policy()) {
+    fn nobody_is_shut_out_unreported(old in policy(), new in policy()) {
         let impact = Impact::between(&old, &new, NOW);
         let all: Vec<_> = ports().collect();
         let wanted = |before: bool| -> Vec<PortKey> {
@@ -123,7 +123,7 @@ proptest! {
     }
 
     #[test]
-    fn of_the_file_only_what_may_be_disarmed_is_left_out(
+    fn a_policy_leaves_out_only_ports_of_the_file_that_may_be_disarmed(
         file in policy(),
         pushed in policy(),
         disarm in prop::collection::vec((1..13_u16, 0..4_u16), 0..3),

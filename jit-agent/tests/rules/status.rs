@@ -219,7 +219,7 @@ soon     the certificate ends in 6 days
 }
 
 #[test]
-fn an_agent_that_knows_nothing_has_a_screen_all_the_same() {
+fn an_empty_status_still_has_a_screen() {
     let screen = "jit-agent     \ngate     none\nports    none\ngrants   0 live\n\
                   dropped  0 packets\n";
     assert_eq!(status::text(&v1::StatusResponse::default(), Style::Plain), screen);
@@ -365,7 +365,7 @@ fn a_grant_value_for_value() {
 }
 
 #[test]
-fn a_policy_that_waits_says_for_how_long() {
+fn a_policy_that_waits_shows_the_time_left() {
     let [settled, waits] = [policy(0), policy(MINUTE)].map(|policy| status::policy_json(&policy));
     let expected = json!({
         "version": 8,

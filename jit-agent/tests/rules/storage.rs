@@ -254,7 +254,7 @@ fn after_a_damage_only_what_is_issued_later_opens_also_after_more_restarts() {
 }
 
 #[test]
-fn a_damaged_database_does_not_make_a_clock_that_is_behind_a_good_one() {
+fn a_damaged_database_does_not_make_a_slow_clock_trusted() {
     let mut host = Host::start();
     host.gate().advance(later(60 * MINUTE));
     host.gate = None;

@@ -28,7 +28,7 @@ fn every_test_and_row_that_the_threat_model_names_exists() {
 
 /// Two versions of a row, left by a merge, would both read as rows.
 #[test]
-fn no_page_holds_what_a_merge_left() {
+fn no_page_holds_marks_of_a_merge() {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
     for file in std::fs::read_dir(docs).unwrap() {
         let path = file.unwrap().path();

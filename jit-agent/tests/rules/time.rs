@@ -68,7 +68,7 @@ fn a_step_of_the_clock_is_acted_on_at_once() {
 }
 
 #[test]
-fn what_is_scheduled_begins_when_the_clock_is_set_to_it() {
+fn a_scheduled_grant_begins_when_the_clock_is_set_to_its_start() {
     let mut host = Host::start();
     let ahead = v1::Grant { not_before_ms: NOW.wall.0 + 5 * MINUTE, ..grant(1, &["203.0.113.7"]) };
     host.push(&ahead).unwrap();
@@ -109,7 +109,7 @@ fn a_clock_that_is_ahead_for_a_moment_forgets_no_revoked_id() {
 }
 
 #[test]
-fn an_id_that_was_revoked_by_a_clock_that_is_behind_stays_refused_by_the_right_one() {
+fn an_id_revoked_by_a_slow_clock_stays_refused_by_the_right_one() {
     // The host came up with a clock of last month, and its clock is set right later.
     let behind = set(NOW, -30 * DAY);
     let mut host = Host::at(behind);
@@ -139,7 +139,7 @@ fn a_clock_that_is_not_trusted_still_revokes_for_long_enough() {
 }
 
 #[test]
-fn a_revoked_id_is_forgotten_when_both_clocks_say_that_it_is_over() {
+fn a_revoked_id_is_forgotten_when_both_clocks_say_that_its_time_has_ended() {
     let mut host = Host::start();
     unseen(&mut host, NOW);
     let over = later(9 * DAY);
@@ -152,7 +152,7 @@ fn a_revoked_id_is_forgotten_when_both_clocks_say_that_it_is_over() {
 }
 
 #[test]
-fn what_a_wrong_clock_held_back_is_there_when_it_is_right_and_revoked_meanwhile_it_is_not() {
+fn grants_held_back_by_a_wrong_clock_return_unless_revoked_meanwhile() {
     for revoke in [None, Some(Target::All), Some(Target::Requester("ana@example.org".into()))] {
         let mut host = Host::start();
         host.push(&grant(1, &["203.0.113.7"])).unwrap();
@@ -178,7 +178,7 @@ fn what_a_wrong_clock_held_back_is_there_when_it_is_right_and_revoked_meanwhile_
 }
 
 #[test]
-fn what_comes_back_when_the_clock_is_right_closes_what_it_replaces() {
+fn a_grant_that_returns_when_the_clock_is_right_closes_what_it_replaces() {
     let mut host = Host::start();
     host.push(&grant(1, &["203.0.113.7"])).unwrap();
     let next = v1::Grant {

@@ -335,7 +335,7 @@ fn a_threshold_counts_distinct_keys() {
 }
 
 #[test]
-fn an_ecdsa_signature_is_as_good() {
+fn an_ecdsa_signature_is_accepted() {
     use p256::ecdsa::{Signature, SigningKey, signature::Signer as _};
     use p256::pkcs8::{EncodePublicKey as _, LineEnding};
     let p256 = SigningKey::from_slice(&[3; 32]).unwrap();

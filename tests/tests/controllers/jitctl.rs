@@ -45,7 +45,7 @@ fn a_grant_opens_and_a_revocation_closes() {
 }
 
 #[test]
-fn a_refusal_is_told_by_its_word() {
+fn a_refusal_shows_its_word() {
     let controlled = Controlled::new();
     controlled.jitctl(&grant("--host db-1")).good();
     let other = grant("").replace(HOST, "db-1");
@@ -82,7 +82,7 @@ fn a_batch_has_a_line_for_each_file() {
 }
 
 #[test]
-fn a_connection_that_fails_is_told_with_its_cause() {
+fn a_connection_that_fails_is_reported_with_its_cause() {
     let controlled = Controlled::new();
     let [address, _] = TO_CLIENT;
     let to = |agent: &str, ca: &str, cert: &str, more: &str| {
@@ -122,7 +122,7 @@ fn a_connection_that_fails_is_told_with_its_cause() {
 }
 
 #[test]
-fn a_server_that_is_no_agent_is_told() {
+fn a_server_that_is_no_agent_is_reported() {
     let controlled = Controlled::new();
     let files = "--ca pki/ca.pem --cert pki/controller.pem --key pki/controller.key";
     for (port, answer) in [(8001, &b""[..]), (8002, b"HTTP/1.1 400 Bad Request\r\n\r\n")] {

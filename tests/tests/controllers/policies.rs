@@ -122,7 +122,7 @@ fn a_port_armed_by_a_push_is_open_again_when_nobody_confirms() {
 }
 
 #[test]
-fn it_is_open_again_also_when_the_agent_is_killed_inside_the_window() {
+fn an_armed_port_is_open_again_also_when_the_agent_is_killed_inside_the_window() {
     let mut controlled = controlled();
     let began = Instant::now();
     push(&controlled, "--confirm-within 20s");
@@ -199,7 +199,7 @@ fn the_connection_that_pushed_cannot_confirm() {
 }
 
 #[test]
-fn what_a_policy_may_not_do_is_refused_by_its_word() {
+fn a_forbidden_policy_is_refused_by_its_word() {
     let controlled = controlled();
     let site = &controlled.site;
     let push = |arguments: &str| {
@@ -296,7 +296,7 @@ async fn connect(controlled: &Controlled) -> JitAgentClient<Channel> {
 }
 
 #[test]
-fn a_controller_that_is_taken_out_keeps_nothing_on_open_connections() {
+fn a_removed_controller_loses_its_permissions_on_open_connections() {
     let controlled = Controlled::new();
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     controlled.site.client.run(|| {
@@ -350,7 +350,7 @@ fn a_controller_that_is_taken_out_keeps_nothing_on_open_connections() {
 }
 
 #[test]
-fn an_authority_that_goes_takes_its_certificates_off_open_connections() {
+fn certificates_of_a_removed_authority_end_on_open_connections() {
     let controlled = Controlled::new();
     controlled.site.client.run(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -29,7 +29,7 @@ use crate::path::{Gate, PROMISED, is_pinned};
 const PATIENCE: Duration = Duration::from_secs(5);
 
 #[test]
-fn every_change_of_a_link_is_told() {
+fn every_change_of_a_link_is_reported() {
     let (namespace, other) = (Namespace::new(), Namespace::new());
     let told = watch(&namespace);
     let away = format!("link set v0 netns {}", other.name());
@@ -55,7 +55,7 @@ fn every_change_of_a_link_is_told() {
 
 /// The kernel drops what does not fit into the queue: the next who reads is told so.
 #[test]
-fn messages_that_were_lost_are_told_as_a_change() {
+fn lost_messages_are_reported_as_a_change() {
     let namespace = Namespace::new();
     let watch = namespace.run(|| LinkWatch::open().unwrap());
     // As small as the kernel makes it.

@@ -209,7 +209,7 @@ fn the_guard_of_an_observing_gate_lets_everybody_in_and_counts() {
 }
 
 #[test]
-fn an_unprotected_port_is_none_of_the_guards_business() {
+fn the_guard_leaves_an_unprotected_port_alone() {
     let site = ungated(true);
     site.serve(80);
     assert!(site.stranger_opens(0, 80) && site.stranger_opens(1, 80));

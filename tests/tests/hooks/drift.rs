@@ -87,7 +87,7 @@ fn closed_and_open_with_a_grant(site: &mut Site) {
 }
 
 #[test]
-fn a_link_that_is_detached_comes_back_and_is_told() {
+fn a_link_that_is_detached_comes_back_and_is_reported() {
     for (hook, reported) in [("native", "xdp_native"), ("generic", "xdp_generic"), ("tc", "tcx")] {
         let mut site = started(hook);
         let s0 = pin(&site, reported, "s0");
@@ -100,7 +100,7 @@ fn a_link_that_is_detached_comes_back_and_is_told() {
 }
 
 #[test]
-fn a_classifier_that_is_taken_off_comes_back_and_is_told() {
+fn a_classifier_that_is_taken_off_comes_back_and_is_reported() {
     for line in ["filter del dev s0 ingress", "qdisc del dev s0 clsact"] {
         let mut site = started("clsact");
         restores(&site, "clsact", "s0: its classifier was taken off", || tc(&site.host, line));
@@ -132,7 +132,7 @@ fn pinned(site: &Site) -> Vec<PathBuf> {
 }
 
 #[test]
-fn pins_that_are_removed_come_back_with_the_tables_that_they_were() {
+fn removed_pins_come_back_with_the_same_tables() {
     for hook in ["native", "tc", "clsact"] {
         let mut site = started(hook);
         site.admit(&CLIENT, LONG);
@@ -189,7 +189,7 @@ fn connect(site: &Site, index: &str, peer: &str) {
 /// While the agent is down an interface moves to another network namespace, with our link on it, and
 /// one with the same index and name takes its place.
 #[test]
-fn an_interface_that_was_replaced_by_one_with_its_index_is_not_taken_for_gated() {
+fn a_new_interface_with_the_index_of_a_gated_one_is_not_reported_as_gated() {
     let knock =
         |site: &Site| site.stranger.run(|| opens("192.0.2.1:22".parse().unwrap(), PATIENCE));
     for (hook, reported) in

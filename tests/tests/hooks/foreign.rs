@@ -31,7 +31,7 @@ fn run(namespace: &Namespace, line: &str) -> (bool, String) {
 }
 
 #[test]
-fn beside_another_xdp_program_the_gate_is_by_tc_and_says_so() {
+fn beside_another_xdp_program_the_gate_uses_tc_and_says_so() {
     for mode in [XdpMode::Driver, XdpMode::Skb] {
         let mut site = without_guard("auto");
         // The same program over empty tables: it lets everything in.

@@ -60,7 +60,7 @@ fn frames_of_nine_thousand_bytes_are_gated_by_the_best_hook_that_takes_them() {
 }
 
 #[test]
-fn a_guard_that_tells_loopback_by_its_addresses_says_so() {
+fn a_guard_that_knows_loopback_by_its_addresses_says_so() {
     let mut site = Site::new();
     site.configure_gate("[\"c0\"]", "auto");
     site.start();

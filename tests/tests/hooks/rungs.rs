@@ -148,7 +148,7 @@ fn a_device_without_an_ethernet_header_is_gated_by_tc() {
 }
 
 #[test]
-fn a_device_with_an_unknown_header_is_left_to_the_guard_and_said_to_be() {
+fn a_device_with_an_unknown_header_is_left_to_the_guard_and_reported() {
     let mut site = with_tun(libc::ARPHRD_IEEE1394);
     site.start();
     let (status, code) = site.status();
@@ -167,7 +167,7 @@ fn a_device_with_an_unknown_header_is_left_to_the_guard_and_said_to_be() {
 }
 
 #[test]
-fn a_device_without_native_xdp_steps_down_and_says_why() {
+fn a_device_without_native_xdp_gets_the_next_hook_and_status_says_why() {
     let mut site = Site::new();
     for (namespace, name, remote, address) in [
         (&site.host, "c0", "198.51.100.2", "192.0.2.1/24"),
@@ -200,7 +200,7 @@ fn a_device_without_native_xdp_steps_down_and_says_why() {
 }
 
 #[test]
-fn a_hook_that_was_asked_for_and_does_not_work_is_told_and_the_others_hold() {
+fn a_configured_hook_that_does_not_work_is_reported_and_the_others_hold() {
     let mut site = Site::new();
     site.host.ip(&["link", "add", "b0", "type", "bridge"]);
     let config = site.base("[\"*\"]", "native").replace("[gate]", "[gate]\nsocket_guard = false");
@@ -214,7 +214,7 @@ fn a_hook_that_was_asked_for_and_does_not_work_is_told_and_the_others_hold() {
 }
 
 #[test]
-fn an_interface_that_is_named_and_not_there_is_told_and_the_others_hold() {
+fn a_named_interface_that_is_missing_is_reported_and_the_others_hold() {
     let mut site = Site::new();
     let config = site.base("[\"c0\", \"s0\", \"late0\"]", "auto");
     site.write_config(&config.replace("[gate]", "[gate]\nsocket_guard = false"));
@@ -227,7 +227,7 @@ fn an_interface_that_is_named_and_not_there_is_told_and_the_others_hold() {
 }
 
 #[test]
-fn where_nothing_holds_the_agent_says_so_and_ends() {
+fn an_agent_whose_hooks_all_fail_says_so_and_ends() {
     let site = Site::new();
     site.host.ip(&["link", "add", "b0", "type", "bridge"]);
     let config = site.base("[\"b0\"]", "native").replace("[gate]", "[gate]\nsocket_guard = false");
@@ -240,7 +240,7 @@ fn where_nothing_holds_the_agent_says_so_and_ends() {
 
 /// A better hook is tried at each start; one that does not come must not cost the one that is there.
 #[test]
-fn a_start_that_asks_for_more_than_there_is_keeps_what_there_was() {
+fn a_start_whose_better_hook_fails_keeps_the_hook_in_force() {
     let mut site = Site::new();
     site.host.ip(&["link", "add", "b0", "type", "bridge"]);
     let config = site.base("[\"*\"]", "tc").replace("[gate]", "[gate]\nsocket_guard = false");
@@ -256,7 +256,7 @@ fn a_start_that_asks_for_more_than_there_is_keeps_what_there_was() {
 }
 
 #[test]
-fn another_choice_is_taken_at_a_reload_without_a_gap() {
+fn a_reload_changes_the_hook_without_a_gap() {
     let mut site = Site::new();
     let config = site.base("[\"*\"]", "tc").replace("[gate]", "[gate]\nsocket_guard = false");
     site.write_config(&config);

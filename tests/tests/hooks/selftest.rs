@@ -35,7 +35,7 @@ fn wait_for(site: &Site, code: &str, count: usize) {
 }
 
 #[test]
-fn a_table_that_was_emptied_is_found_out_and_filled_again() {
+fn an_emptied_table_is_noticed_and_filled_again() {
     for (hook, programs) in [
         ("native", ["jit_gate_frags", "jit_gate_tc_l3"]),
         ("clsact", ["jit_gate_tc", "jit_gate_tc_l3"]),

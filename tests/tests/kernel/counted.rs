@@ -121,7 +121,7 @@ fn the_guard_counts_what_the_packet_gate_did_not_see() {
 }
 
 #[test]
-fn connections_that_no_event_tells_of_are_counted_and_packets_are_not() {
+fn connections_without_an_event_are_counted_and_packets_are_not() {
     for program in programs() {
         let mut kernel = Kernel::load();
         granted(&mut kernel);

@@ -144,7 +144,7 @@ fn the_whole_of_one_family_is_not_the_other() {
 }
 
 #[test]
-fn one_live_entry_is_enough_except_behind_a_longer_dead_prefix() {
+fn one_live_entry_is_enough_except_under_a_longer_dead_prefix() {
     let port = tcp(CLOSED);
     let frame = || syn("192.0.2.7", CLOSED);
     let frame_v6 = || syn("2001:db8:7::7", CLOSED);

@@ -80,7 +80,7 @@ fn each_connection_counts_once(ip: Ip, program: &str, kernel: &mut Kernel) {
 }
 
 #[test]
-fn a_syn_that_is_sent_again_behind_its_handshake_is_a_new_connection() {
+fn a_syn_that_is_sent_again_after_its_handshake_is_a_new_connection() {
     for ip in Ip::BOTH {
         for program in programs() {
             let tables = limited(&[(HOST, 1)]);
@@ -144,7 +144,7 @@ fn the_guard_lets_a_connection_that_was_counted_pass_a_few_times() {
 }
 
 #[test]
-fn a_grant_that_is_used_up_does_not_hide_one_that_is_not() {
+fn an_exhausted_grant_does_not_hide_another_one() {
     let tables = limited(&[(HOST, 1), (NETWORK, 1)]);
     let kernel = loaded(&tables);
     let mut ports = 40_000_u16..;
@@ -179,7 +179,7 @@ fn no_grant_lets_more_in_than_its_limit_however_many_cpus_ask() {
 }
 
 #[test]
-fn the_next_grant_of_a_slot_knows_nothing_of_the_one_before() {
+fn the_next_grant_of_a_slot_starts_from_zero() {
     let mut tables = limited(&[(HOST, 1)]);
     let mut kernel = loaded(&tables);
     let frame = Ip::V4.tcp(&Tcp::syn(CLOSED)).frame();

@@ -27,7 +27,7 @@ use crate::fixture::{
 const SOURCE_PORT: u16 = 40_000;
 
 #[test]
-fn an_established_session_lives_on_in_drain_and_ends_in_cut() {
+fn an_established_session_continues_in_drain_and_ends_in_cut() {
     for ip in Ip::BOTH {
         for (port, expected) in [(DRAIN, Reason::Established), (CLOSED, Reason::Expired)] {
             loopback().run(|| {
@@ -55,7 +55,7 @@ fn an_established_session_lives_on_in_drain_and_ends_in_cut() {
 /// The place of a connection whose session is there stays taken, and nothing else opens in its name:
 /// neither its SYN nor the cookie that its handshake ended with.
 #[test]
-fn a_session_under_a_grant_with_a_limit_has_used_its_place_up() {
+fn a_session_under_a_limited_grant_keeps_its_place() {
     const SLOT: u32 = 5;
     for ip in Ip::BOTH {
         for program in programs() {

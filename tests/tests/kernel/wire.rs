@@ -113,7 +113,7 @@ fn judge(program: &str, hook: Hook) {
 
 /// The second gate by itself: no packet is parsed, so every stimulus meets it as Linux made it.
 #[test]
-fn by_the_guard_alone_nothing_opens_without_a_grant_and_all_that_opened_does_with_one() {
+fn the_guard_alone_opens_nothing_without_a_grant_and_with_one_all_that_linux_opens() {
     for program in guards() {
         let mut field = Field::new();
         let _listeners = field.listeners();

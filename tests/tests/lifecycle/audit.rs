@@ -156,7 +156,7 @@ fn after_kill_9_the_chain_goes_on() {
 }
 
 #[test]
-fn what_is_done_to_the_file_is_named_and_a_cut_end_shows_in_status() {
+fn a_changed_audit_file_is_named_and_a_missing_end_shows_in_status() {
     let mut site = Site::new();
     site.start();
     site.admit(&CLIENT, LONG);

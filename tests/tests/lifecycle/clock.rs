@@ -5,7 +5,7 @@ use std::{sync::mpsc, time::Duration};
 use jit_tests::sys::set_clock_ahead_by_a_nanosecond;
 
 #[test]
-fn a_clock_that_is_set_is_told_at_once_each_time() {
+fn a_clock_that_is_set_is_reported_at_once_each_time() {
     let (told, steps) = mpsc::channel();
     jit_agent::kernel::clock_watch::watch(move || told.send(()).unwrap_or_default()).unwrap();
     for _ in 0..3 {

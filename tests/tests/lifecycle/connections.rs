@@ -175,7 +175,7 @@ fn a_prefix_covers_its_addresses_and_no_others() {
 }
 
 #[test]
-fn every_connection_under_a_grant_is_counted_and_told() {
+fn every_connection_under_a_grant_is_counted_and_reported() {
     let mut site = Site::new();
     site.start();
     let outcome = site.admit(&CLIENT, LONG);
@@ -209,7 +209,7 @@ fn session(site: &Site) -> TcpStream {
 }
 
 #[test]
-fn a_revocation_in_a_batch_is_held_up_by_no_bad_grant_beside_it() {
+fn a_bad_grant_in_a_batch_does_not_delay_a_revocation() {
     let mut site = Site::new();
     site.start();
     let id = site.admit(&CLIENT, LONG).grant_id;

@@ -62,7 +62,7 @@ fn answered<T>(act: impl FnOnce() -> Result<T, tonic::Status>) -> bool {
 }
 
 #[test]
-fn an_agent_that_is_killed_at_a_system_call_of_an_admission_has_told_the_truth() {
+fn an_agent_killed_at_a_system_call_of_an_admission_has_answered_truthfully() {
     let mut site = Site::new();
     let (mut killed, mut good) = (0, 0);
     for (call, numbers) in POINTS {
@@ -90,7 +90,7 @@ fn an_agent_that_is_killed_at_a_system_call_of_an_admission_has_told_the_truth()
 }
 
 #[test]
-fn an_agent_that_is_killed_at_a_system_call_of_a_revocation_has_told_the_truth() {
+fn an_agent_killed_at_a_system_call_of_a_revocation_has_answered_truthfully() {
     let mut site = Site::new();
     let mut killed = 0;
     for (call, numbers) in POINTS {

@@ -34,7 +34,7 @@ fn problems(status: &Value) -> Vec<String> {
 }
 
 #[test]
-fn with_the_agent_dead_exemptions_are_told_as_what_they_are() {
+fn with_the_agent_dead_exemptions_are_reported_as_exemptions() {
     let site = killed();
     assert!(site.stranger_opens(0, 22) && !site.stranger_opens(1, 22) && site.client_opens(0, 22));
     let (status, code) = site.status();

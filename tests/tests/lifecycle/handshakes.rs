@@ -141,7 +141,7 @@ fn no_handshake_is_finished_after_the_revocation_of_its_grant() {
 /// A segment with the right cookie opens a connection without any SYN; not without a grant, though.
 /// With the gate taken off the same segment does, so it was the gate that refused it.
 #[test]
-fn a_cookie_from_before_a_revocation_opens_nothing_however_often_it_is_shown() {
+fn a_cookie_from_before_a_revocation_opens_nothing_however_often_it_is_sent() {
     for interfaces in ["[\"*\"]", "[\"s0\"]"] {
         let mut site = site(interfaces);
         site.host.sysctl("ipv4/tcp_syncookies", "2");
@@ -175,7 +175,7 @@ fn a_cookie_from_before_a_revocation_opens_nothing_however_often_it_is_shown() {
 /// last step, which with SYN cookies opens a connection by itself. The socket guard alone, which is
 /// told neither flags nor sequence numbers, lets three look-ups pass for each connection.
 #[test]
-fn a_one_shot_grant_lets_no_more_in_however_often_its_packets_are_repeated() {
+fn a_one_shot_grant_lets_in_no_more_when_its_packets_are_repeated() {
     for (interfaces, most) in [("[\"*\"]", 1), ("[\"s0\"]", 3)] {
         let site = site(interfaces);
         let ghost = Ghost::new(&site);
@@ -262,7 +262,7 @@ fn halves(word: u32) -> [u16; 2] {
 /// While the host answers every SYN with a cookie, a million guesses at one are refused; so is the
 /// right one, which opens as soon as the gate is taken off.
 #[test]
-fn of_a_million_random_acknowledgements_in_cookie_mode_none_is_accepted() {
+fn no_random_acknowledgement_of_a_million_is_accepted_in_cookie_mode() {
     let mut site = site("[\"*\"]");
     site.host.sysctl("ipv4/tcp_syncookies", "2");
     let ghost = Ghost::new(&site);

@@ -135,7 +135,7 @@ fn foreign(directory: &Path) -> Vec<String> {
 }
 
 #[test]
-fn as_the_unit_runs_it_detach_is_in_the_audit_and_the_service_starts_again() {
+fn run_as_the_unit_runs_it_detach_is_audited_and_the_service_starts_again() {
     let mut installed = Installed::new();
     for round in 1..=2 {
         installed.check(0, &["is good"]);
@@ -168,7 +168,7 @@ fn as_the_unit_runs_it_detach_is_in_the_audit_and_the_service_starts_again() {
 }
 
 #[test]
-fn what_the_service_may_not_read_is_named_by_check_and_keeps_it_from_starting() {
+fn check_names_files_that_the_service_may_not_read_and_it_does_not_start() {
     let installed = Installed::new();
     let site = &installed.site;
     // As `jitctl` writes it, and as `install` does without `-g`.
@@ -190,7 +190,7 @@ fn what_the_service_may_not_read_is_named_by_check_and_keeps_it_from_starting() 
 }
 
 #[test]
-fn a_link_in_the_state_directory_does_not_lead_roots_detach_astray() {
+fn detach_by_root_follows_no_link_in_the_state_directory() {
     let mut installed = Installed::new();
     installed.start();
     installed.site.end(Signal::TERM);
@@ -207,7 +207,7 @@ fn a_link_in_the_state_directory_does_not_lead_roots_detach_astray() {
 }
 
 #[test]
-fn a_link_among_the_pins_does_not_lead_roots_detach_astray() {
+fn detach_by_root_follows_no_link_among_the_pins() {
     let site = Installed::new().site;
     let others = site.path("others");
     fs::create_dir(&others).unwrap();

@@ -33,7 +33,7 @@ fn admit(site: &Site, most: u32, lasts: Duration) {
 /// More connections than the kernel tells of, because nobody reads: they are in the audit of the next
 /// run, once.
 #[test]
-fn connections_that_the_kernel_could_not_tell_of_are_in_the_audit() {
+fn connections_that_the_kernel_could_not_report_are_in_the_audit() {
     let mut site = Site::new();
     site.start();
     let counters: PerCpuArray<MapData, u64> = table(&site, map::COUNTERS).try_into().unwrap();
@@ -59,7 +59,7 @@ fn connections_that_the_kernel_could_not_tell_of_are_in_the_audit() {
 }
 
 #[test]
-fn the_kernel_forgets_the_connections_of_grants_that_are_over() {
+fn the_kernel_forgets_the_connections_of_grants_that_have_ended() {
     let mut site = Site::new();
     site.start();
     admit(&site, 3, LONG);

@@ -68,7 +68,7 @@ fn started() -> Site {
 }
 
 #[test]
-fn a_member_of_the_group_who_holds_all_places_keeps_root_from_nothing() {
+fn a_group_member_who_holds_all_places_does_not_keep_root_out() {
     let site = started();
     let socket = site.path("run/agent.sock");
     for directory in [site.path(""), site.path("run")] {
@@ -86,7 +86,7 @@ fn a_member_of_the_group_who_holds_all_places_keeps_root_from_nothing() {
 }
 
 #[test]
-fn where_no_place_is_left_the_command_line_says_so() {
+fn the_command_line_says_when_no_place_is_left() {
     let site = started();
     let ask = |command: &str| {
         let Output { stdout, stderr, .. } = site.run(&[command]);

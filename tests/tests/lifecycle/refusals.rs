@@ -95,7 +95,7 @@ fn a_pin_directory_that_others_can_write_is_refused() {
 }
 
 #[test]
-fn beside_another_xdp_program_native_xdp_that_was_asked_for_is_told_and_the_others_hold() {
+fn native_xdp_refused_beside_another_program_is_reported_and_the_others_hold() {
     use aya::programs::XdpMode;
     let mut site = Site::new();
     let mut foreign = jit_tests::kernel::Kernel::load();

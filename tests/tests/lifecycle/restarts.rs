@@ -133,7 +133,7 @@ fn kill_9_under_a_stream_of_syns_opens_nothing_and_loses_nothing() {
 }
 
 #[test]
-fn what_was_pushed_and_revoked_is_so_after_kill_9() {
+fn pushes_and_revocations_survive_kill_9() {
     let mut site = Site::new();
     site.start();
     site.admit(&CLIENT, LONG);
@@ -176,7 +176,7 @@ fn sigterm_detaches_nothing_and_detach_opens() {
 
 /// Somebody removed everything below and the directory too: classifiers stay, as they need no pin.
 #[test]
-fn detach_takes_classifiers_off_whose_pins_are_gone_and_leaves_no_directory_of_roots() {
+fn detach_removes_classifiers_without_pins_and_leaves_no_directory_of_root() {
     let mut site = Site::new();
     site.configure_gate("[\"*\"]", "clsact");
     site.start();
@@ -197,7 +197,7 @@ fn detach_takes_classifiers_off_whose_pins_are_gone_and_leaves_no_directory_of_r
 }
 
 #[test]
-fn with_the_agent_dead_status_tells_what_the_kernel_enforces() {
+fn with_the_agent_dead_status_reports_what_the_kernel_enforces() {
     let mut site = Site::new();
     site.start();
     site.admit(&CLIENT, LONG);
@@ -217,7 +217,7 @@ fn with_the_agent_dead_status_tells_what_the_kernel_enforces() {
 }
 
 #[test]
-fn with_the_agent_stopped_status_still_tells_within_seconds() {
+fn with_the_agent_stopped_status_still_answers_within_seconds() {
     let mut site = Site::new();
     site.start();
     site.signal(Signal::STOP);
@@ -231,7 +231,7 @@ fn with_the_agent_stopped_status_still_tells_within_seconds() {
 }
 
 #[test]
-fn an_interface_that_is_gone_is_told() {
+fn an_interface_that_is_gone_is_reported() {
     let mut site = Site::new();
     site.configure_gate("[\"c0\", \"s0\"]", "auto");
     site.start();

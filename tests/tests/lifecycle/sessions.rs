@@ -145,7 +145,7 @@ fn told(site: &Site) -> u64 {
 }
 
 #[test]
-fn at_a_revocation_both_ends_of_a_cut_session_hear_it_and_drained_ones_live_on() {
+fn a_revocation_closes_both_ends_of_a_cut_session_and_drained_sessions_continue() {
     let site = site();
     let (cutting, draining) = (listen(&site, CUT), listen(&site, DRAIN));
     admit(&site, &CLIENT, LONG);
@@ -168,7 +168,7 @@ fn at_a_revocation_both_ends_of_a_cut_session_hear_it_and_drained_ones_live_on()
 }
 
 #[test]
-fn at_its_end_a_grant_takes_cut_sessions_with_it() {
+fn cut_sessions_end_with_their_grant() {
     let site = site();
     let cutting = listen(&site, CUT);
     let lasts = Duration::from_secs(2);
@@ -186,7 +186,7 @@ fn at_its_end_a_grant_takes_cut_sessions_with_it() {
 
 /// Nobody can tell both ends, and the agent says so; the gate ends what is over by itself.
 #[test]
-fn where_the_kernel_tells_nothing_of_sockets_the_gate_alone_cuts_and_status_says_so() {
+fn without_a_list_of_sockets_the_gate_alone_cuts_and_status_says_so() {
     let mut site = Site::new();
     site.configure(&sections());
     let mut command = site.command(&["run"]);
@@ -216,7 +216,7 @@ fn where_the_kernel_tells_nothing_of_sockets_the_gate_alone_cuts_and_status_says
 
 /// The kernel alone stops what comes in; whoever starts the agent again cuts what was to be cut.
 #[test]
-fn with_the_agent_dead_no_byte_comes_in_after_the_end_and_its_start_cuts() {
+fn with_the_agent_dead_no_byte_comes_in_after_the_end_and_the_next_start_cuts() {
     let mut site = site();
     let (cutting, draining) = (listen(&site, CUT), listen(&site, DRAIN));
     let lasts = Duration::from_secs(2);
@@ -283,7 +283,7 @@ fn a_grant_may_cut_its_own_sessions_where_the_port_drains() {
 /// Half-open requests and closing sessions go, too; what only waits out its time does not, and nothing
 /// that the host has with itself.
 #[test]
-fn the_host_with_itself_and_what_only_waits_out_its_time_is_left_alone() {
+fn the_hosts_sessions_with_itself_and_sessions_in_time_wait_are_left_alone() {
     let site = site();
     let cutting = listen(&site, CUT);
     admit(&site, &CLIENT, LONG);
@@ -316,7 +316,7 @@ fn the_host_with_itself_and_what_only_waits_out_its_time_is_left_alone() {
 
 /// More than the agent ends in one go, so that nothing waits long behind it.
 #[test]
-fn however_many_sessions_there_are_all_of_them_are_cut_in_time() {
+fn any_number_of_sessions_is_cut_in_time() {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();

@@ -53,7 +53,7 @@ fn assert_well_again(site: &mut Site, revoked: v1::Envelope) {
 }
 
 #[test]
-fn a_full_disk_holds_up_no_revocation_and_loses_none() {
+fn a_full_disk_neither_delays_nor_loses_a_revocation() {
     let mut site = Site::new();
     let disk = Disk::mount(site.path("state"));
     site.start();
@@ -90,7 +90,7 @@ fn a_full_disk_holds_up_no_revocation_and_loses_none() {
 }
 
 #[test]
-fn without_its_reserve_a_full_disk_is_an_alarm_until_there_is_room() {
+fn a_full_disk_without_the_reserve_is_an_alarm_until_there_is_room() {
     let mut site = Site::new();
     let disk = Disk::mount(site.path("state"));
     site.start();
@@ -137,7 +137,7 @@ fn on_a_read_only_disk_the_agent_starts_and_closes() {
 }
 
 #[test]
-fn a_damaged_database_is_kept_aside_and_told_and_nothing_of_the_past_opens() {
+fn a_damaged_database_is_moved_away_and_reported_and_no_earlier_grant_opens() {
     let mut site = Site::new();
     site.start();
     let envelope = site.envelope(&CLIENT, LONG);

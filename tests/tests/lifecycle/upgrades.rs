@@ -141,7 +141,7 @@ fn a_takeover_that_is_killed_anywhere_leaves_the_gate_closed_and_the_next_start_
 }
 
 #[test]
-fn two_agents_of_different_versions_are_one_too_many() {
+fn a_second_agent_of_another_version_is_refused() {
     let mut site = Site::new();
     site.start();
     site.use_program(program(true));
@@ -153,7 +153,7 @@ fn two_agents_of_different_versions_are_one_too_many() {
 
 /// What a grant has used up is on the disk, and its sessions that were to be cut are, too.
 #[test]
-fn what_was_counted_and_what_was_to_be_cut_outlives_a_change_of_the_layout() {
+fn counts_and_pending_cuts_survive_a_change_of_the_layout() {
     let mut site = Site::new();
     site.serve(2222);
     site.configure(
@@ -275,7 +275,7 @@ fn knock_from_the_first_link_on(to: SocketAddr, links: &Path, over: &AtomicBool)
 }
 
 #[test]
-fn with_the_agent_dead_another_version_tells_whose_gate_it_is() {
+fn with_the_agent_dead_another_version_reports_whose_gate_it_is() {
     let mut site = Site::new();
     site.use_program(program(true));
     site.start();
@@ -293,7 +293,7 @@ fn with_the_agent_dead_another_version_tells_whose_gate_it_is() {
 
 /// A version that pinned what this one does not know is not taken over by halves.
 #[test]
-fn pins_of_a_kind_that_is_not_known_are_refused_in_one_sentence_and_stay_in_force() {
+fn unknown_pins_are_refused_in_one_sentence_and_stay_in_force() {
     let mut site = Site::new();
     site.start();
     site.end(Signal::KILL);

@@ -59,7 +59,7 @@ fn wait_for(site: &Site, condition: impl Fn() -> bool) -> Duration {
 }
 
 #[test]
-fn status_tells_of_the_guard_also_with_the_agent_dead() {
+fn status_reports_the_guard_also_with_the_agent_dead() {
     let mut site = ungated("");
     site.start();
     let alive = guard(&site);
@@ -94,7 +94,7 @@ fn a_restart_swaps_the_program_on_the_pinned_link() {
 }
 
 #[test]
-fn a_guard_that_is_detached_comes_back_and_is_told() {
+fn a_guard_that_is_detached_comes_back_and_is_reported() {
     let mut site = ungated("");
     site.start();
     let link = bpf::open_pin(&pin(&site)).unwrap();
@@ -138,7 +138,7 @@ fn a_guard_that_is_detached_is_not_called_attached() {
 
 /// A program that selects a socket is followed by the kernel, whatever the guard says.
 #[test]
-fn another_program_that_is_asked_for_sockets_is_told_by_its_number() {
+fn another_program_that_selects_sockets_is_reported_by_its_number() {
     let mut site = ungated("");
     site.start();
     assert_eq!(site.status().1, 0);
@@ -256,7 +256,7 @@ fn a_guard_that_the_kernel_refuses_leaves_the_rest_in_force_and_is_tried_again()
 
 /// After an upgrade whose guard the kernel refuses, here because the programs are loaded already.
 #[test]
-fn another_versions_guard_that_holds_is_told_as_what_it_is_and_can_be_taken_off() {
+fn the_guard_of_another_version_is_reported_as_such_and_can_be_taken_off() {
     let mut site = ungated("");
     site.use_program(next_agent());
     site.start();

@@ -1,5 +1,5 @@
-//! The socket guard: its decision against the loaded program's, what it closes that no program on an
-//! interface sees, and its link on the network namespace of the host.
+//! The socket guard: its decision against the loaded program's, the ways that it closes and no
+//! program on an interface sees, and its link on the network namespace of the host.
 #![expect(
     clippy::indexing_slicing,
     clippy::unwrap_used,

@@ -1,5 +1,6 @@
-//! Grants and port rules: which entry covers a source, until when, and what a port's rule makes of
-//! a segment that nothing covers. The same rows over the host's decision and both programs.
+//! Grants and port rules: which entry covers a source, until when, and what a port's rule decides
+//! about a segment that no entry covers. The same rows run through the host's decision and both
+//! programs.
 
 use std::net::IpAddr;
 
@@ -93,7 +94,7 @@ fn a_grant_is_dead_at_its_deadline() {
 #[test]
 fn a_prefix_grant_covers_exactly_its_addresses() {
     let port = tcp(CLOSED);
-    for (prefix, first, last, before, behind) in [
+    for (prefix, first, last, before, after) in [
         ("192.0.2.0/24", "192.0.2.0", "192.0.2.255", "192.0.1.255", "192.0.3.0"),
         ("192.0.2.64/26", "192.0.2.64", "192.0.2.127", "192.0.2.63", "192.0.2.128"),
         ("192.0.2.6/31", "192.0.2.6", "192.0.2.7", "192.0.2.5", "192.0.2.8"),
@@ -120,7 +121,7 @@ fn a_prefix_grant_covers_exactly_its_addresses() {
             ("first", grants, syn(first, CLOSED), Reason::Granted),
             ("last", grants, syn(last, CLOSED), Reason::Granted),
             ("before", grants, syn(before, CLOSED), Reason::Denied),
-            ("behind", grants, syn(behind, CLOSED), Reason::Denied),
+            ("after", grants, syn(after, CLOSED), Reason::Denied),
             ("another port", grants, syn(first, DRAIN), Reason::Denied),
             ("another protocol", grants, datagram(first, CLOSED), Reason::Denied),
         ]);
@@ -275,7 +276,7 @@ fn events_stop_at_their_budget_and_drops_do_not() {
     kernel.set(Settings { drop_events: 3, ..Settings::default() });
     let before = kernel.counters();
     let program = programs().next().unwrap();
-    // One CPU in one second tells of three; in each second that a slow machine takes, of three more.
+    // One CPU reports three in one second, and three more in each further second on a slow machine.
     let began = std::time::Instant::now();
     let cpu = rustix::thread::sched_getcpu();
     let mut set = rustix::thread::CpuSet::new();
@@ -293,7 +294,7 @@ fn events_stop_at_their_budget_and_drops_do_not() {
     assert!((3..=most).contains(&events), "{events} events: a budget of 3, at most {most}");
 }
 
-/// Runs rows over the host's decision and both programs.
+/// Runs rows through the host's decision and both programs.
 fn rows(rows: &[(&str, Grants<'_>, Vec<u8>, Reason)]) {
     let mut kernel = Kernel::load();
     for (name, grants, frame, expected) in rows {

@@ -8,7 +8,8 @@ use std::{
 
 use jit_tests::{agent::Site, programs::binary};
 
-/// Runs the agent, which must end by itself; fails unless it says so and left every port open.
+/// Runs the agent, which must end by itself with this code and these words, and leave every port
+/// open.
 #[track_caller]
 fn refuses(site: &Site, code: i32, says: &[&str]) {
     check(site, &site.run(&["run"]), code, says);

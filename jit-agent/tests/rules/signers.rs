@@ -69,7 +69,7 @@ fn a_key_counts_only_where_its_limits_admit_the_whole_grant() {
     ] {
         let config = config(&signers(limits)).unwrap();
         assert_eq!(word(&config, &ssh, &[1]), expected, "{limits}");
-        // Beside a key without limits the limited one takes nothing away, and adds nothing.
+        // Together with a key without limits, the limited one changes nothing.
         assert_eq!(word(&config, &ssh, &[1, 2]), "ok", "{limits}");
         let both = v1::Grant { ports: vec![port(22), port(3389)], ..ssh.clone() };
         let of_two = match (expected, limits.starts_with("ports")) {

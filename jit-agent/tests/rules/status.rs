@@ -1,5 +1,4 @@
-//! The screen that is read at 3 a.m., and the JSON that scripts read: one answer with everything in
-//! it, word for word.
+//! The screen for people and the JSON for scripts: one answer with every field, word for word.
 
 use jit_agent::rules::refusal::Refused;
 use jit_client::{
@@ -16,7 +15,7 @@ use serde_json::{Value, json};
 use crate::support::{MINUTE, NOW, grant, port};
 
 const HOUR: i64 = 60 * MINUTE;
-/// A time on the screen that no clock reaches.
+/// A time that no clock reaches while these tests are used.
 const FAR: i64 = 4_102_444_800_000;
 
 fn udp(first: u32, last: u32) -> v1::PortRange {

@@ -1,5 +1,5 @@
-//! Every corpus file of the fuzz targets, old crashes among them, through the same functions: no
-//! fuzzer is needed for this.
+//! Runs every corpus file of the fuzz targets, also old crashes, through the same functions. This
+//! needs no fuzzer.
 
 use std::{fs, path::Path};
 

@@ -1,9 +1,9 @@
-//! The frame table over the host's build of the decision, from `frames.tsv`: name, reasons without a
-//! grant, with one and where nothing is protected, where the frame comes from, and the frame in hex.
+//! The frame table against the host's decision, from `frames.tsv`: name, reasons without a grant,
+//! with one and where nothing is protected, where the frame comes from, and the frame in hex.
 //!
-//! The same rows, built from readable parts, run through the loaded kernel programs in `tests/`,
-//! which also insists that this file says what they say. Here they need neither root nor a kernel,
-//! and what is derived from them is tried too: every cut, every flipped bit.
+//! `tests/` builds the same rows from readable parts, runs them through the loaded kernel programs,
+//! and checks that this file is the same. Here they need neither root nor a kernel, and every cut
+//! and every flipped bit of a row is tried too.
 
 use std::collections::BTreeSet;
 
@@ -155,7 +155,7 @@ fn the_table_is_long_and_reaches_every_reason_that_needs_no_session() {
     }
 }
 
-/// An address or a port that is read wrongly would open to the wrong one.
+/// An address or a port that is read wrongly would open the wrong one.
 #[test]
 fn a_segment_has_the_ports_and_addresses_of_its_packet() {
     let mut segments = 0;
@@ -180,7 +180,7 @@ fn a_segment_has_the_ports_and_addresses_of_its_packet() {
     assert!(segments >= 140, "{segments} segments");
 }
 
-/// Without an Ethernet header the same packet ends the same.
+/// Without an Ethernet header the same packet has the same reason.
 #[test]
 fn a_packet_ends_the_same_on_a_device_without_ethernet_header() {
     let mut compared = 0;
@@ -203,8 +203,8 @@ fn a_packet_ends_the_same_on_a_device_without_ethernet_header() {
     assert!(compared >= 200, "{compared} rows");
 }
 
-/// The kernel takes the outermost tag off before TC sees the frame (`skb_vlan_untag`): one tag fewer
-/// is left, and the same number in all is the most.
+/// The kernel takes the outermost tag off before TC sees the frame (`skb_vlan_untag`): then one tag
+/// fewer may follow.
 #[test]
 fn a_frame_ends_the_same_when_its_outermost_tag_was_taken_off() {
     let mut compared = 0;
@@ -239,8 +239,8 @@ fn cutting_a_frame_anywhere_opens_nothing() {
     }
 }
 
-/// A flipped bit may make it another packet: to another port, of another protocol, a later
-/// fragment. It never lets a SYN to the port in, and never makes it anybody's granted packet.
+/// A flipped bit may make another packet: to another port, of another protocol, a later fragment.
+/// It never lets a SYN to the port in, and it never makes a granted packet of another source.
 #[test]
 fn flipping_a_bit_opens_nothing() {
     for Row { name, closed, frame, .. } in rows() {

@@ -1,9 +1,9 @@
-//! The decision about a segment against a model of it, in every situation there is: four claims that
-//! are missing, dead, dying or live and cut or not, every rule, with and without a session, and every
-//! answer of grants with a limit.
+//! The decision about a segment, compared with a model in every situation: four claims that are
+//! missing, dead, dead at this moment or live and cut or not, every rule, with and without a
+//! session, and every answer of grants with a limit.
 //!
-//! The model is written from the rules, not from the code: a list of claims in their order, and what
-//! the first that fits says.
+//! The model is written from the rules, not from the code: a list of claims in their order, and the
+//! answer of the first that fits.
 
 use jit_common::{
     Admission, Claim, Decision, Frame, GrantEntry, HostKey, Link, PortKey, PortRule, PrefixV4,
@@ -111,7 +111,7 @@ fn model(situation: &Situation, flags: Option<u8>) -> Outcome {
         if let Some((claim, _)) = live().next() {
             return (Reason::Granted, claim.slot, false, false);
         }
-        // What covered the source last decides whether its sessions end with it.
+        // The claim that covered the source last decides whether its sessions end with it.
         let mut last = Claim::default();
         for (claim, _) in &claims {
             if claim.deadline > last.deadline {

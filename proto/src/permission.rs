@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_set_holds_what_was_put_in_and_nothing_else() {
+    fn a_set_holds_exactly_what_was_put_in() {
         for one in Permission::ALL {
             let set = Permissions::from_iter([one]);
             let held: Vec<_> =

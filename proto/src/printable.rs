@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_could_rewrite_a_screen_is_escaped_and_names_stay() {
+    fn text_that_could_rewrite_a_screen_is_escaped_and_names_stay() {
         let text = "a\x1b[2J\r\n\u{9b}31m\u{202e}\u{2066}\u{200b}\u{2028}\u{e0041}\u{7f}b";
         let safe = clean(text, 1000);
         assert!(safe.is_ascii() && !safe.contains(char::is_control), "{safe}");

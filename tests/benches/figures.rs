@@ -1,5 +1,5 @@
-//! The figures of the README: time a packet, push to open, memory, size. Ratios are against a
-//! program of two instructions in the same run; absolute times differ from machine to machine.
+//! The figures of the README: time for a packet, push to open, memory, size. Ratios are against a
+//! program of two instructions in the same run. Absolute times differ between machines.
 #![expect(clippy::unwrap_used, reason = "a measurement that meets the unexpected panics")]
 
 use std::{
@@ -20,9 +20,9 @@ use jit_tests::{
 };
 
 const SSH: PortKey = PortKey { protocol: Protocol::Tcp, port: 22 };
-/// Runs of a program over one frame.
+/// Number of runs of a program over one frame.
 const REPEAT: u32 = 1_000_000;
-/// Grants pushed, one after the other.
+/// Number of grants pushed, one after the other.
 const PUSHES: u16 = 1_000;
 const ACK: u8 = 0x10;
 
@@ -66,7 +66,7 @@ fn packets() {
     let program = xdp_programs().last().unwrap();
     let sample = rows.first().map(|(_, packet)| packet.frame()).unwrap();
     for (name, packet) in rows {
-        // The least of several: what else the machine does only ever adds.
+        // The smallest of several: other work of the machine only adds time.
         let (mut gate, mut empty) = (f64::MAX, f64::MAX);
         for _ in 0..5 {
             empty = empty.min(sys::empty_nanos(&sample, REPEAT));
@@ -79,7 +79,7 @@ fn packets() {
     }
 }
 
-/// From the start of a push until a connection has opened, sync to disk included.
+/// Time from the start of a push until a connection has opened, sync to disk included.
 fn pushes() {
     let mut site = Site::new();
     site.start();
@@ -89,7 +89,7 @@ fn pushes() {
     site.call(async |mut client| {
         for number in 0..PUSHES {
             let source = format!("10.1.{}.{}", number >> 8, number & 0xff);
-            // Every tenth is for the client, whose connection is waited for as well.
+            // Every tenth grant is for the client. Its connection is timed too.
             let real = number % 10 == 0;
             let sources = if real { CLIENT.to_vec() } else { vec![source.as_str()] };
             let envelope = Some(site.envelope(&sources, Duration::from_secs(600)));

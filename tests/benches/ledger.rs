@@ -1,5 +1,5 @@
-//! The figures of many grants: verification, admission with some and many live, revoke-all, all
-//! ending at once, size on the disk and in memory. `cargo xtask bench`.
+//! The figures of many grants: verification, admission with few and with many live grants,
+//! revoke-all, all grants ending at once, size on the disk and in memory. `cargo xtask bench`.
 #![expect(clippy::unwrap_used, reason = "a measurement that meets the unexpected panics")]
 
 use std::{
@@ -16,12 +16,12 @@ use jit_tests::agent::{HOST, Site};
 use p256::pkcs8::LineEnding;
 use prost::Message as _;
 
-/// Grants that are live at once.
+/// Number of grants that are live at once.
 const MANY: u32 = 100_000;
 const SOME: u32 = 10_000;
-/// Grants in a batch.
+/// Number of grants in a batch.
 const BATCH: u32 = 1_000;
-/// Pushes that are timed one by one.
+/// Number of pushes that are timed one by one.
 const PUSHES: u32 = 300;
 
 fn main() {
@@ -30,7 +30,7 @@ fn main() {
         println!("not a measurement without --bench");
         return;
     }
-    // One of them by its name, or all.
+    // Runs one of them by its name, or all.
     let wanted: Vec<_> = std::env::args().skip(1).filter(|name| !name.starts_with("--")).collect();
     let wants = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
     if wants("verifications") {
@@ -40,12 +40,12 @@ fn main() {
     if wants("revoked") {
         revoked_at_once();
     }
-    if wants("over") {
-        over_at_once();
+    if wants("ended") {
+        ended_at_once();
     }
 }
 
-/// Envelopes a second that one core verifies, decodes and holds to the policy.
+/// Envelopes a second that one core verifies, decodes and checks against the policy.
 fn verifications() {
     let directory = tempfile::tempdir().unwrap();
     let ed25519 = SigningKey::from_bytes(&[1; 32]);
@@ -116,7 +116,7 @@ fn site() -> Site {
     site
 }
 
-/// Pushes the grants from one number to another.
+/// Pushes the grants with these numbers, in batches.
 fn fill(site: &Site, from: u32, to: u32, lasts: Duration) {
     for first in (from..to).step_by(BATCH as usize) {
         let envelopes = (first..(first + BATCH).min(to)).map(|number| {
@@ -170,7 +170,7 @@ fn revoked_at_once() {
     assert!(answered < Duration::from_secs(2), "revoke-all took {answered:?}");
 }
 
-fn over_at_once() {
+fn ended_at_once() {
     let site = site();
     // Long enough for all to be pushed before the first ends.
     let end = Instant::now() + Duration::from_secs(120);

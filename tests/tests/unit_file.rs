@@ -1,5 +1,5 @@
-//! The systemd unit as it is shipped: what it allows, what it must not forbid, and its score. The
-//! score is computed from a copy of the file; systemd itself is never started.
+//! The shipped systemd unit: what it allows, what it must not forbid, and its score. The score is
+//! computed from a copy of the file. The tests never start systemd.
 
 use std::{fs, path::Path, process::Command};
 
@@ -11,7 +11,7 @@ fn packaging(name: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Values of a setting, in their order.
+/// Values of a setting, in the order of the file.
 fn values<'a>(unit: &'a str, setting: &str) -> Vec<&'a str> {
     unit.lines()
         .filter_map(|line| line.split_once('='))
@@ -100,7 +100,7 @@ fn nothing_keeps_the_agent_from_the_hosts_interfaces() {
         assert_eq!(values(&unit, setting), ["no"], "{setting}");
     }
     let families = words(&unit, "RestrictAddressFamilies");
-    // Netlink tells of interfaces, and destroys the sockets of sessions that are cut.
+    // Netlink reports interfaces, and destroys the sockets of sessions that are cut.
     assert_eq!(families, ["AF_INET", "AF_INET6", "AF_NETLINK", "AF_UNIX"]);
     let calls = words(&unit, "SystemCallFilter");
     assert!(
@@ -116,7 +116,7 @@ fn memory_is_bounded_well_above_what_full_tables_take() {
         let number = values.first().and_then(|value| value.strip_suffix('G'));
         number.and_then(|number| number.parse::<u64>().ok()).expect("a number of GiB")
     };
-    // Bytes that a grant was measured to take, and the grants that the default tables can hold.
+    // Measured bytes of a grant, and the number of grants that the default tables can hold.
     let full =
         1700 * u64::from(jit_agent::config::Limits { hosts: 131_072, prefixes: 16_384 }.slots());
     assert!(gibibytes("MemoryHigh") << 30 > full * 3 / 2);

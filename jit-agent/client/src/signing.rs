@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_signing_key_is_named() {
+    fn a_file_that_is_no_signing_key_is_named() {
         let public = fresh(Algorithm::P256).public_pem();
         let rsa_like = "-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----\n";
         for (pem, error) in [

@@ -1,7 +1,7 @@
 //! The tree is the architecture: who may import whom (docs/design.md, section "Layers").
 //!
-//! Read from the `use` lines of every crate of the workspace, tests left out. A module may use what
-//! is in it and what it is in; between all other files there is no circle.
+//! This is read from the `use` lines of every crate of the workspace, without tests. A module may
+//! use its children and its parents. Between all other files there is no circle.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,7 +10,7 @@ use std::{
 };
 
 /// The layers of the agent, lowest first: a layer imports only from lower ones. Two on one line do
-/// not know of each other.
+/// not import from each other.
 const LAYERS: &[&[&str]] = &[
     &["rules"],
     &["system"],
@@ -68,7 +68,7 @@ impl Imports {
         for file in rust_files(directory) {
             let relative = file.strip_prefix(directory).unwrap().with_extension("");
             let name = relative.to_str().unwrap().trim_end_matches("/mod").to_owned();
-            // A program of its own, which includes another one by path.
+            // An own program, which includes another one by path.
             if name.starts_with("bin/") {
                 continue;
             }
@@ -108,7 +108,7 @@ impl Imports {
             .unwrap_or_default()
     }
 
-    /// From each file to the files that it imports from.
+    /// For each file the files that it imports from.
     fn edges(&self) -> BTreeMap<&str, BTreeSet<Module>> {
         let edges = self.files.iter().map(|(file, uses)| {
             let targets = uses.iter().filter_map(|one| self.target(&one.path));
@@ -138,7 +138,7 @@ impl Imports {
         crossings
     }
 
-    /// Files that lead back to themselves; a module and what is in it are one.
+    /// A circle of files. A module and its children count as one file.
     fn circle(&self) -> Option<Vec<String>> {
         let inside = |one: &str, other: &str| {
             one.strip_prefix(other).is_some_and(|rest| rest.starts_with('/'))
@@ -152,7 +152,7 @@ impl Imports {
                 (*file, others.filter(|to| !inside(file, to) && !inside(to, file)).collect())
             })
             .collect();
-        // Taken away again and again: files that import from none that is left.
+        // Files that import from no remaining file are removed, again and again.
         let mut left = edges;
         loop {
             let ends: BTreeSet<&str> = left
@@ -178,8 +178,8 @@ impl Imports {
     }
 }
 
-/// Paths that a file imports from its own crate, also those written where they are used; tests in the
-/// file are left out.
+/// Paths that a file imports from its own crate, also those written where they are used. The file's
+/// tests are left out.
 fn uses(name: &str, text: &str) -> Vec<Use> {
     let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
     let code: String = text

@@ -1,4 +1,5 @@
-//! The audit as files: what is done to them is found and named, and what a crash leaves is mended.
+//! The audit as files: every change to them is found and named, and damage from a crash is
+//! repaired.
 
 use std::{
     fs,
@@ -29,7 +30,7 @@ fn open(state: &Path, settings: Settings) -> Audit {
     Audit::open(state, settings, NOW).unwrap()
 }
 
-/// An audit of this many grants, in files of so many bytes.
+/// An audit with this number of grants, in files of at most this size.
 fn written(grants: u8, max_size: u64) -> TempDir {
     let state = tempfile::tempdir().unwrap();
     let mut audit = open(state.path(), settings(max_size, 100));
@@ -71,7 +72,7 @@ fn records(state: &Path, file: &str) -> Vec<Value> {
     lines(state, file).iter().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// The places that are named, whole files as line 0.
+/// The damaged places that the report names. A whole file is line 0.
 fn named(state: &Path) -> Vec<(String, usize)> {
     let findings = report(state).findings;
     findings.into_iter().map(|finding| (finding.file, finding.line.unwrap_or(0))).collect()
@@ -97,7 +98,7 @@ fn every_field_that_explains_an_opening_is_in_its_record() {
     assert_eq!(record["signers"][0], "prod");
 }
 
-/// Each file of a set of three, each of its lines, everything that can be done to a line.
+/// Every change to every line of each of three files.
 #[test]
 fn each_line_that_is_touched_is_named() {
     let state = written(14, 3_000);
@@ -168,10 +169,10 @@ fn a_file_that_is_missing_or_exchanged_is_named() {
     let state = state.path();
     let files = report(state).files;
     for file in &files {
-        let aside = path(state, "aside");
-        fs::rename(path(state, file), &aside).unwrap();
+        let moved = path(state, "moved");
+        fs::rename(path(state, file), &moved).unwrap();
         assert!(named(state).contains(&(file.clone(), 0)), "{file}: {:?}", report(state));
-        fs::rename(&aside, path(state, file)).unwrap();
+        fs::rename(&moved, path(state, file)).unwrap();
     }
     let (first, second) = (path(state, &files[0]), path(state, &files[1]));
     let (one, two) = (fs::read(&first).unwrap(), fs::read(&second).unwrap());
@@ -207,12 +208,12 @@ fn a_head_that_is_missing_changed_or_older_is_found() {
 }
 
 #[test]
-fn a_chain_that_root_made_anew_is_found_by_what_was_kept_elsewhere() {
+fn a_chain_that_root_wrote_again_is_found_by_a_head_kept_elsewhere() {
     let state = written(6, 1 << 20);
     let kept = report(state.path()).tip.unwrap();
     let key = state.path().join("kept.pub.pem");
     fs::copy(state.path().join("host.pub.pem"), &key).unwrap();
-    // Everything away, the host's key too, and the same number of records written again.
+    // Root removes everything, the host's key too, and writes the same number of records again.
     for name in ["audit", "host.key", "host.pub.pem"] {
         let path = state.path().join(name);
         if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.unwrap();
@@ -243,7 +244,7 @@ fn old_files_go_and_the_rest_is_whole() {
     drop(audit);
     assert_good(state.path());
     let files = report(state.path()).files;
-    assert_eq!(files.len(), 3, "two full ones and the one that is written to: {files:?}");
+    assert_eq!(files.len(), 3, "two full ones and the current one: {files:?}");
     let oldest = path(state.path(), &files[0]);
     fs::remove_file(&oldest).unwrap();
     assert_eq!(named(state.path()), [(files[0].clone(), 0)]);
@@ -269,9 +270,9 @@ fn a_torn_last_line_is_kept_aside_and_the_chain_goes_on() {
     assert_eq!(kept, next[..next.len() - 1]);
 }
 
-/// An audit that was cut and then goes on still shows it: the agent itself says so.
+/// An audit that was cut and then continued still shows the cut: the agent itself reports it.
 #[test]
-fn what_is_cut_off_before_a_start_stays_found() {
+fn records_cut_off_before_a_start_stay_reported() {
     for cut in 1..=3 {
         let state = written(4, 1 << 20);
         let state = state.path();
@@ -287,7 +288,7 @@ fn what_is_cut_off_before_a_start_stays_found() {
 }
 
 #[test]
-fn an_audit_that_is_gone_at_start_is_told() {
+fn an_audit_that_is_gone_at_start_is_reported() {
     for remove in ["audit", "audit/audit.jsonl", "audit/audit.head"] {
         let state = written(2, 1 << 20);
         let path = state.path().join(remove);
@@ -300,7 +301,7 @@ fn an_audit_that_is_gone_at_start_is_told() {
 }
 
 #[test]
-fn what_is_done_to_the_file_while_it_is_written_is_told() {
+fn a_change_to_the_file_while_it_is_written_is_reported() {
     let tamper: [fn(&Path); 3] = [
         |file| fs::remove_file(file).unwrap(),
         |file| {
@@ -332,12 +333,12 @@ fn what_is_done_to_the_file_while_it_is_written_is_told() {
         let report = report(state.path());
         assert!(!report.is_good(), "{report:#?}");
         let last = records(state.path(), CURRENT).pop().unwrap();
-        assert_eq!(last["event"], "agent_stopping", "it goes on");
+        assert_eq!(last["event"], "agent_stopping", "the audit continues");
     }
 }
 
 #[test]
-fn a_disk_that_takes_nothing_holds_up_nobody_and_the_gap_is_told() {
+fn a_disk_that_takes_nothing_delays_nobody_and_the_gap_is_reported() {
     let state = tempfile::tempdir().unwrap();
     // A file where the directory should be: nothing can be opened.
     fs::write(state.path().join("audit"), "").unwrap();
@@ -361,7 +362,7 @@ fn a_disk_that_takes_nothing_holds_up_nobody_and_the_gap_is_told() {
     let lost = gap["count"].as_u64().unwrap();
     assert!(lost > 0);
     assert_eq!(u64::try_from(count("G006")).unwrap() + lost, 10_000);
-    assert_eq!(count("G001"), 0, "what was refused is not told as admitted");
+    assert_eq!(count("G001"), 0, "a refused grant is not recorded as admitted");
 }
 
 #[test]
@@ -392,9 +393,10 @@ fn hostile_names_stay_on_their_line_and_read_back() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Cut anywhere, started again and gone on: the chain is whole, or it says what is missing.
+    /// An audit is cut anywhere, started again and continued: the chain is whole, or the report
+    /// names what is missing.
     #[test]
-    fn cut_anywhere_and_started_again_nothing_is_hidden(share in 0.0..1.0_f64, more in 0..3_usize) {
+    fn an_audit_cut_anywhere_and_started_again_hides_nothing(share in 0.0..1.0_f64, more in 0..3_usize) {
         let state = written(5, 1 << 20);
         let state = state.path();
         let bytes = fs::read(path(state, CURRENT)).unwrap();

@@ -1,4 +1,4 @@
-//! What `[ceiling]` of the host's own file lets a pushed policy do, whoever signed it.
+//! What the `[ceiling]` of the host's own file lets a pushed policy do, whoever signed it.
 
 use jit_agent::gate::PolicyPush;
 use jit_common::PortKey;
@@ -10,7 +10,7 @@ use crate::{
 };
 
 #[test]
-fn a_policy_within_the_ceiling_is_taken_and_each_excess_named() {
+fn a_policy_within_the_ceiling_is_accepted_and_each_excess_is_named() {
     let change = |change: fn(&mut v1::PolicyPort)| {
         let mut changed = section(8080);
         change(&mut changed);
@@ -66,13 +66,13 @@ fn a_policy_within_the_ceiling_is_taken_and_each_excess_named() {
             }
         }
     }
-    // Two approvals on 3389 are the file's own; one is enough where the ceiling says so.
+    // The file wants two approvals on 3389. One is enough if the ceiling says so.
     for (approvals, expected) in [("", Err(Refusal::Ceiling)), ("approvals = 1\n", Ok("ok".into()))]
     {
         let mut host = Host::with(&[RELEASE, CEILING, approvals].concat());
         assert_eq!(host.push(&lax_rdp, NOW), expected);
     }
-    // And without one there is no way in.
+    // Without a ceiling the policy is refused.
     let mut host = Host::with(RELEASE);
     assert_eq!(host.push(&policy(1, &[]), NOW), Err(Refusal::Ceiling));
 }
@@ -84,7 +84,7 @@ fn the_agents_own_port_is_never_armed() {
     let mut host = Host::with(&[RELEASE, CEILING, control].concat());
     assert_eq!(host.push(&policy(1, &[section(8080)]), NOW), Err(Refusal::Ceiling));
     assert_eq!(host.push(&policy(1, &[section(8081)]), NOW), Ok("pending".into()));
-    // Nor when the agent listens elsewhere after a restart.
+    // Also not when the agent listens on another port after a restart.
     host.confirm(1, seconds(1), seconds(1)).unwrap();
     host.extra = host.extra.replace("8080", "8081");
     host.restart("boot-1", seconds(2));
@@ -92,14 +92,14 @@ fn the_agents_own_port_is_never_armed() {
 }
 
 #[test]
-fn the_host_has_the_last_word_without_a_ceiling() {
+fn without_a_ceiling_the_hosts_own_file_decides() {
     let mut host = Host::start();
     host.push(&policy(1, &[section(8080)]), NOW).unwrap();
     host.confirm(1, seconds(1), seconds(1)).unwrap();
     host.reload(RELEASE, seconds(2)).unwrap();
     assert!(!host.is_armed(HTTP) && host.is_armed(SSH) && host.is_armed(RDP));
     assert_eq!(host.version(seconds(2)), 0);
-    // It does not come back with a ceiling, and its version stays used.
+    // The policy does not come back with a ceiling, and its version stays used.
     host.restart("boot-1", seconds(3));
     let whole = [RELEASE, CEILING].concat();
     host.reload(&whole, seconds(4)).unwrap();
@@ -111,7 +111,7 @@ fn the_host_has_the_last_word_without_a_ceiling() {
 const STRICT: &str = "[[port]]\nport = 5900\nprotocol = \"tcp\"\nsources = [\"10.0.0.0/8\"]\n\
     max_duration = \"30m\"\napprovals = 2\nwidest_v4 = 32\nwidest_v6 = 128\nsessions = \"cut\"\n";
 
-/// What STRICT says, as a policy does.
+/// STRICT as the section of a policy.
 fn as_strict() -> v1::PolicyPort {
     v1::PolicyPort {
         max_duration_ms: 30 * MINUTE,
@@ -123,7 +123,7 @@ fn as_strict() -> v1::PolicyPort {
     }
 }
 
-/// The file's other ports just as they are, and these.
+/// A policy with the file's other ports unchanged, and with these.
 fn as_the_file(more: &[v1::PolicyPort]) -> v1::Policy {
     let mut policy = policy(1, more);
     let of_rdp: jit_proto::SourcePrefix = "203.0.113.0/24".parse().unwrap();
@@ -131,7 +131,7 @@ fn as_the_file(more: &[v1::PolicyPort]) -> v1::Policy {
     policy
 }
 
-/// Pushes a policy with this section for the strict port; of the others it says what the file says.
+/// Pushes a policy with this section for the strict port, and with the other ports as in the file.
 fn push_strict(ceiling: &str, change: Change) -> Result<String, String> {
     let mut host = Host::with(&[STRICT, RELEASE, "[ceiling]\n", ceiling].concat());
     let mut strict = as_strict();
@@ -146,7 +146,8 @@ fn push_strict(ceiling: &str, change: Change) -> Result<String, String> {
 /// A change to a policy's section.
 type Change = fn(&mut v1::PolicyPort);
 
-/// A change that loosens the strict port, the key that allows it, and what is said without it.
+/// A change that loosens the strict port, the key that allows it, and the refusal's text without
+/// the key.
 type Loosening = (Change, &'static str, &'static str);
 
 const LOOSENINGS: [Loosening; 8] = [
@@ -169,20 +170,20 @@ const LOOSENINGS: [Loosening; 8] = [
 ];
 
 #[test]
-fn an_empty_ceiling_lets_a_policy_tighten_and_no_more() {
+fn an_empty_ceiling_lets_a_policy_only_tighten() {
     assert_eq!(push_strict("", |_| ()), Ok("ok".into()));
     let tighter: Change = |port| port.max_duration_ms = 5 * MINUTE;
     assert_eq!(push_strict("", tighter), Ok("ok".into()));
-    for (change, key, told) in LOOSENINGS {
+    for (change, key, refused) in LOOSENINGS {
         let detail = push_strict("", change).unwrap_err();
-        assert!(detail.contains("5900/tcp") && detail.contains(told), "{key}: {detail}");
+        assert!(detail.contains("5900/tcp") && detail.contains(refused), "{key}: {detail}");
     }
-    // What a policy does not say is no looser either.
+    // A policy that leaves a key out is refused too: the default is looser.
     let unsaid: Change = |port| port.widest_v4 = None;
     assert!(push_strict("", unsaid).unwrap_err().contains("widest_v4 is 24; at least 32"));
     let exempts: Change = |port| port.exemptions = vec![exemption("10.0.0.1", 0)];
     assert!(push_strict("", exempts).unwrap_err().contains("exempts 10.0.0.1"));
-    // Two approvals on 3389 are the file's.
+    // The file wants two approvals on 3389.
     let mut host = Host::with(&[RELEASE, "[ceiling]\n"].concat());
     let mut lax_rdp = as_the_file(&[]);
     lax_rdp.ports[1].approvals = 1;
@@ -194,11 +195,11 @@ fn an_empty_ceiling_lets_a_policy_tighten_and_no_more() {
 #[test]
 fn each_key_of_a_ceiling_loosens_its_own_and_nothing_else() {
     for (index, (_, key, _)) in LOOSENINGS.into_iter().enumerate() {
-        for (other, (change, _, told)) in LOOSENINGS.into_iter().enumerate() {
+        for (other, (change, _, refused)) in LOOSENINGS.into_iter().enumerate() {
             match push_strict(key, change) {
-                Ok(_) => assert_eq!(index, other, "{key} is not to allow: {told}"),
+                Ok(_) => assert_eq!(index, other, "{key} must not allow: {refused}"),
                 Err(detail) => {
-                    assert!(index != other && detail.contains(told), "{key}: {detail}");
+                    assert!(index != other && detail.contains(refused), "{key}: {detail}");
                 }
             }
         }
@@ -214,7 +215,7 @@ fn an_exemption_is_no_wider_than_the_port_or_a_ceiling_lets_a_grant_be() {
     assert!(push_strict(of_10, exempt).unwrap_err().contains("exempts 10.1.0.0/24"));
     let wide = [of_10, "widest_v4 = 24\n"].concat();
     assert_eq!(push_strict(&wide, exempt), Ok("ok".into()));
-    // 22 lets grants be as wide as /8; what needs no grant is not, unless the ceiling says so.
+    // 22 lets grants be as wide as /8. An exemption may not be so wide, unless the ceiling says so.
     for (ceiling, taken) in [("", false), ("widest_v4 = 16\n", true)] {
         let mut host = Host::with(&[RELEASE, "[ceiling]\n", of_10, ceiling].concat());
         let mut wide = policy(1, &[]);

@@ -1,4 +1,4 @@
-//! Which pushed policy is in force, against the plain reading of a history.
+//! Which pushed policy is in force, compared with a plain reading of the history.
 
 use jit_agent::rules::{
     clock::{BootNanos, Now},
@@ -11,9 +11,11 @@ const SECOND: u64 = 1_000_000_000;
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    /// A push of the highest version so far plus this, which waits for so many seconds.
+    /// A push of the highest version so far plus the first number. It waits for this number of
+    /// seconds.
     Push(i64, Option<u64>),
-    /// A word for the version in force plus this, over a connection made so many seconds ago.
+    /// A confirmation of the version in force plus the first number, over a connection made this
+    /// number of seconds ago.
     Confirm(i64, u64),
     Pass(u64),
     Restart,
@@ -30,19 +32,20 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// One policy that was accepted, and what became of it.
+/// An accepted policy, and its state.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     version: u64,
-    /// When it waits no longer; `None`: it needed no confirmation, or has it.
+    /// When its waiting ends. `None`: it needed no confirmation, or has it.
     ends: Option<u64>,
-    /// Connections that are fresh for it are later than this.
+    /// Connections made after this are fresh for it.
     applied: u64,
-    /// A reboot, or a later policy, took it away for good unless it stood.
+    /// A reboot or a later policy has removed it, because it was not confirmed.
     gone: bool,
 }
 
-/// The policy that a reader of the history would name: the latest one that stands, or still waits.
+/// The policy that a reader of the history would name: the latest one that is confirmed or still
+/// waits.
 fn in_force(history: &[Entry], now: u64) -> u64 {
     let counts = |entry: &&Entry| match entry.ends {
         None => true,
@@ -70,11 +73,11 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 10_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_is_in_force_is_what_the_history_says(steps in prop::collection::vec(step(), 1..30)) {
+    fn the_policy_in_force_follows_from_the_history(steps in prop::collection::vec(step(), 1..30)) {
         let mut commit = Commit::default();
         let mut history: Vec<Entry> = Vec::new();
-        // The boot clock, seconds. A reboot lets it start anew in truth; for the reading of the
-        // history it is enough that what waited before is gone.
+        // The boot clock, in seconds. It does not start again at a reboot here: for the history it
+        // is enough that a policy that waited before is gone.
         let mut clock = 1000;
         for step in steps {
             let now = at(clock);
@@ -149,7 +152,7 @@ proptest! {
 }
 
 #[test]
-fn a_policy_that_replaces_one_that_waits_does_not_make_it_stand() {
+fn a_policy_that_replaces_a_waiting_one_does_not_confirm_it() {
     let mut commit = Commit::default();
     commit.accept(policy(1), None, at(0));
     commit.accept(policy(2), Some(std::time::Duration::from_secs(60)), at(1));
@@ -161,7 +164,7 @@ fn a_policy_that_replaces_one_that_waits_does_not_make_it_stand() {
 }
 
 #[test]
-fn the_window_has_a_longest() {
+fn the_window_has_an_upper_limit() {
     let mut commit = Commit::default();
     commit.accept(policy(1), Some(std::time::Duration::MAX), at(0));
     assert!(commit.is_over(at(3600)));

@@ -1,6 +1,6 @@
-//! The agent ends at every step of what it does: each write and sync of the database's file, each
-//! call into the kernel's tables. After a restart what was answered is true, and what was not
-//! answered is open for no longer than its grant.
+//! The agent ends at every step of a change: each write and sync of the database's file, each call
+//! into the kernel's tables. After a restart the answers that were given are true. A change without
+//! an answer is open for no longer than its grant.
 
 use std::{
     fs::OpenOptions,
@@ -23,68 +23,68 @@ use crate::{
     support::{MINUTE, NOW, SSH, envelope, grant, later, v4},
 };
 
-/// What is lost with the end.
+/// What a crash loses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Death {
-    /// Nothing that was written, as after kill -9.
+enum Crash {
+    /// No write, as after kill -9.
     Kill,
-    /// Every second write that was not synced, as when the power goes.
+    /// Every second write that was not synced, as after a power failure.
     Power,
 }
 
-/// The database's file until the fuse blows: from then on nothing has an effect.
+/// The database's file until the fuse blows. After that nothing has an effect.
 #[derive(Debug)]
-struct Mortal {
+struct FusedFile {
     file: FileBackend,
     path: PathBuf,
     fuse: Arc<Fuse>,
-    death: Death,
-    /// How to take back what is not synced: where, and what was there.
+    crash: Crash,
+    /// The writes that are not synced: offset, and the bytes that were there before.
     unsynced: Mutex<Vec<(u64, Vec<u8>)>>,
 }
 
-impl Mortal {
-    fn lives(&self) -> Result<(), io::Error> {
+impl FusedFile {
+    fn burn(&self) -> Result<(), io::Error> {
         if self.fuse.burn() {
             return Ok(());
         }
-        if self.death == Death::Power {
+        if self.crash == Crash::Power {
             let file = OpenOptions::new().write(true).open(&self.path).unwrap();
             let unsynced = std::mem::take(&mut *self.unsynced.lock().unwrap());
             for (offset, before) in unsynced.iter().rev().step_by(2) {
                 file.write_all_at(before, *offset).unwrap();
             }
         }
-        Err(dead())
+        Err(ended())
     }
 }
 
-fn dead() -> io::Error {
+fn ended() -> io::Error {
     io::Error::other("the process has ended")
 }
 
-impl StorageBackend for Mortal {
+impl StorageBackend for FusedFile {
     fn len(&self) -> Result<u64, io::Error> {
         self.file.len()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
-        if self.fuse.is_blown() { Err(dead()) } else { self.file.read(offset, out) }
+        if self.fuse.is_blown() { Err(ended()) } else { self.file.read(offset, out) }
     }
 
     fn set_len(&self, len: u64) -> Result<(), io::Error> {
-        self.lives()?;
+        self.burn()?;
         self.file.set_len(len)
     }
 
     fn sync_data(&self) -> Result<(), io::Error> {
-        self.lives()?;
+        self.burn()?;
         self.unsynced.lock().unwrap().clear();
         self.file.sync_data()
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
-        self.lives()?;
+        self.burn()?;
         let length = self.file.len()?;
         let mut before = vec![0; data.len()];
         if offset + u64::try_from(data.len()).unwrap() <= length {
@@ -99,38 +99,44 @@ impl StorageBackend for Mortal {
     }
 }
 
-fn opener(fuse: &Arc<Fuse>, death: Death) -> Opener {
+fn opener(fuse: &Arc<Fuse>, crash: Crash) -> Opener {
     let fuse = Arc::clone(fuse);
     Arc::new(move |builder: &redb::Builder, path: &Path| {
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).open(path)?;
         let file = FileBackend::new(file)?;
         let (path, fuse) = (path.to_owned(), Arc::clone(&fuse));
-        builder.create_with_backend(Mortal { file, path, fuse, death, unsynced: Mutex::default() })
+        builder.create_with_backend(FusedFile {
+            file,
+            path,
+            fuse,
+            crash,
+            unsynced: Mutex::default(),
+        })
     })
 }
 
-/// Lets the agent end at each step of `act`, which says whether it was answered well, starts it
-/// again a minute later, and checks. Returns how many steps there are.
+/// Ends the agent at each step of `act`, starts it again a minute later, and checks. `act` returns
+/// whether there was a good answer. Returns the number of steps.
 fn at_each_step(
     act: impl Fn(&mut Gate<MemoryDatapath>) -> bool,
     check: impl Fn(&mut Host, bool, &str),
 ) -> u64 {
     let mut most = 0;
-    for death in [Death::Kill, Death::Power] {
+    for crash in [Crash::Kill, Crash::Power] {
         for steps in 0.. {
             let mut host = Host::start();
             host.push(&first()).unwrap();
             let fuse = Fuse::new(u64::MAX);
-            host.restart_by("boot-1", NOW, opener(&fuse, death));
+            host.restart_by("boot-1", NOW, opener(&fuse, crash));
             host.kernel.fuse(Some(Arc::clone(&fuse)));
             fuse.set(steps);
             let answered = act(host.gate());
             let died = fuse.is_blown();
             host.gate = None;
             host.kernel.fuse(None);
-            let what = format!("{death:?} after {steps} steps");
-            // Before anybody starts it again, the kernel ends what is over.
+            let what = format!("{crash:?} after {steps} steps");
+            // The kernel ends the grants before the next start.
             for source in [FIRST, SECOND] {
                 assert!(!opens(&host, source, 10 * MINUTE), "{what}: {source}");
             }
@@ -138,7 +144,7 @@ fn at_each_step(
             host.restart("boot-1", later(MINUTE));
             let problems = host.gate().status(later(MINUTE)).problems;
             let damage = problems.iter().find(|problem| problem.contains("database"));
-            assert_eq!(damage, None, "{what}: what is cut short is no damage");
+            assert_eq!(damage, None, "{what}: a broken-off write is no damage");
             assert!(died || answered, "{what}: refused though nothing happened");
             check(&mut host, answered && !died, &what);
             for source in [FIRST, SECOND] {
@@ -175,7 +181,7 @@ fn an_admission_that_is_cut_short_anywhere_is_true_if_it_was_answered() {
         |host, answered, what| {
             assert!(opens(host, FIRST, MINUTE), "{what}: answered long before");
             assert!(!answered || opens(host, SECOND, 10 * MINUTE - 1), "{what}: answered");
-            // Whoever got no answer asks again.
+            // A client without an answer asks again.
             let again = host.push_at(&second(), later(MINUTE));
             assert!(again.is_ok() && opens(host, SECOND, MINUTE), "{what}: {again:?}");
         },
@@ -216,7 +222,7 @@ fn a_replacement_that_is_cut_short_anywhere_leaves_the_old_grant_or_the_new_one(
 }
 
 #[test]
-fn an_end_that_is_cut_short_anywhere_is_one() {
+fn an_expiry_that_is_cut_short_anywhere_still_closes() {
     at_each_step(
         |gate| {
             gate.advance(later(10 * MINUTE));

@@ -1,4 +1,4 @@
-//! What the documentation promises: a heading for every word, and files, steps and sections that
+//! The documentation has a heading for every word, and names only files, steps and sections that
 //! exist. `CONTRIBUTING.md` says how code and pages refer to a page.
 
 use std::{
@@ -49,10 +49,10 @@ fn every_event_code_has_its_heading_in_the_audits_page() {
         let heading = format!("{} {}", code.code(), code.name());
         assert!(headings.contains(&heading.as_str()), "{heading}");
     }
-    assert_eq!(headings.len(), EventCode::ALL.len(), "no heading for what cannot happen");
+    assert_eq!(headings.len(), EventCode::ALL.len(), "no heading without an event code");
 }
 
-/// The page says which fields explain an opening; a reader of it must find them.
+/// The page says which fields explain an opening. A reader must find all of them.
 #[test]
 fn every_field_of_a_record_stands_in_the_audits_page() {
     let mut found = 0;
@@ -78,7 +78,7 @@ fn every_field_of_a_record_stands_in_the_audits_page() {
 }
 
 #[test]
-fn what_the_readme_points_to_is_there() {
+fn every_link_of_the_readme_exists() {
     let root = root();
     let links = links(README);
     assert!(links.len() > 8);
@@ -90,7 +90,7 @@ fn what_the_readme_points_to_is_there() {
 }
 
 #[test]
-fn what_the_pages_point_to_is_there() {
+fn every_link_of_the_pages_exists() {
     let pages = files(&["md"]);
     assert!(pages.len() > 12, "{pages:?}");
     for page in pages {
@@ -98,7 +98,7 @@ fn what_the_pages_point_to_is_there() {
     }
 }
 
-/// A reader of the code finds the rule that a comment speaks of.
+/// A reader of the code must find the rule that a comment names.
 #[test]
 fn every_reference_names_a_page_and_a_step_or_section_that_exist() {
     let mut found = 0;
@@ -111,9 +111,9 @@ fn every_reference_names_a_page_and_a_step_or_section_that_exist() {
     assert!(found > 15, "{found}");
 }
 
-/// The test above can fail: each made-up reference is found, and each good one is taken.
+/// Shows that the test above can fail: it finds each wrong reference and accepts each good one.
 #[test]
-fn a_reference_to_what_is_not_there_is_found() {
+fn a_reference_to_something_missing_is_found() {
     let page = |page: &str, rest: &str| format!("// (docs/{page}.md{rest})");
     for (text, wrong) in [
         (page("grants", ", step `host`"), false),
@@ -136,9 +136,9 @@ fn a_reference_to_what_is_not_there_is_found() {
     }
 }
 
-/// Paths are written by their ends, so that a file may move among the layers.
+/// Only the ends of paths are written, so that a file may move between layers.
 #[test]
-fn what_contributing_names_is_there() {
+fn everything_that_contributing_names_exists() {
     let sources = files(&["rs"]);
     let tests = test_names();
     let (mut paths, mut names) = (0, 0);
@@ -158,7 +158,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// All files of the workspace that end so.
+/// All files of the workspace with these extensions.
 pub(crate) fn files(extensions: &[&str]) -> Vec<PathBuf> {
     let mut files = Vec::new();
     let mut ahead = vec![root()];
@@ -206,11 +206,11 @@ fn anchor(heading: &str) -> String {
     kept.collect::<String>().to_lowercase().replace(' ', "-")
 }
 
-/// References in a text to what is not there. In code a page is named with its directory; pages
-/// link to each other.
+/// References in a text to something that does not exist. Code names a page with its directory.
+/// Pages link to each other.
 fn wrong_references(text: &str, code: bool) -> Vec<String> {
     let lines = text.lines().map(|line| line.trim().trim_start_matches(['/', '!', '#']).trim());
-    // References may be broken over lines, not over paragraphs.
+    // A reference may go over several lines, not over paragraphs.
     let lines = lines.map(|line| if line.is_empty() { "|" } else { line });
     let text = lines.collect::<Vec<_>>().join(" ");
     let mut wrong = numbered_steps(&text);
@@ -219,7 +219,7 @@ fn wrong_references(text: &str, code: bool) -> Vec<String> {
         let is_name = |c: char| c.is_ascii_lowercase() || c == '-';
         let name = before.rsplit(|c| !is_name(c)).next().unwrap_or_default();
         let in_docs = before.strip_suffix(name).is_some_and(|head| head.ends_with("docs/"));
-        // DSSE's own page is the one foreign one.
+        // DSSE's own page is the only foreign page.
         if name.is_empty() || (!in_docs && (!code || name == "protocol")) {
             continue;
         }
@@ -232,7 +232,7 @@ fn wrong_references(text: &str, code: bool) -> Vec<String> {
     wrong
 }
 
-/// `rest` is what follows the page's name: a step, steps, a section, or nothing of that kind.
+/// `rest` is the text after the page's name: a step, steps, a section, or something else.
 fn names_what_is_there(rest: &str, page: &str) -> bool {
     let step = |name: &str| page.lines().position(|line| line == format!("### {name}"));
     let quoted = |mark: char| rest.split(mark).nth(1).unwrap_or_default();
@@ -251,7 +251,7 @@ fn names_what_is_there(rest: &str, page: &str) -> bool {
     !rest.starts_with("step") && !rest.starts_with("section")
 }
 
-/// Steps have names: a number means another one as soon as a step is added.
+/// References by number. Steps have names, because a number means another step when one is added.
 fn numbered_steps(text: &str) -> Vec<String> {
     let words: Vec<_> = text.split_whitespace().collect();
     let pairs = words.iter().zip(words.iter().skip(1));
@@ -262,7 +262,7 @@ fn numbered_steps(text: &str) -> Vec<String> {
     numbered.map(|(word, number)| format!("{word} {number}")).collect()
 }
 
-/// A configuration as it is written somewhere, with a signer's key where it says.
+/// Parses a configuration from a page, with a signer's key at the path that it names.
 fn configured(text: &str) -> Result<Config, String> {
     let directory = tempfile::tempdir().unwrap();
     let here = format!("{}/", directory.path().display());
@@ -273,7 +273,7 @@ fn configured(text: &str) -> Result<Config, String> {
     Config::parse(&text.replace("/etc/jit-agent/", &here), &path).map_err(|error| error.to_string())
 }
 
-/// Whoever follows the README has one of its two configurations when the first grant comes.
+/// A reader of the README has one of its two configurations when the first grant arrives.
 #[test]
 fn the_first_grant_is_one_that_both_configurations_let_in() {
     let of_readme = README.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next());
@@ -294,9 +294,9 @@ fn the_first_grant_is_one_that_both_configurations_let_in() {
     }
 }
 
-/// What is commented out is there to be taken in.
+/// The reader may use each line that is commented out.
 #[test]
-fn every_key_that_the_shipped_configuration_shows_is_one() {
+fn every_key_in_the_shipped_configuration_is_valid() {
     let keys: Vec<_> = SHIPPED
         .lines()
         .filter_map(|line| line.strip_prefix("# "))
@@ -317,11 +317,11 @@ fn every_key_that_the_shipped_configuration_shows_is_one() {
             _ => format!("{line}\n"),
         })
         .collect();
-    // The signer that is there signs grants; policies need one that says so.
+    // The shown signer signs grants. Policies need a signer that says so.
     let whole = whole.replace("signs = [\"grant\"]", "signs = [\"grant\", \"policy\"]");
     let config = configured(&whole).unwrap();
     assert!(config.ceiling.is_some() && config.policy.sections().len() == 2);
-    // Where it shows what holds anyway, it says the truth.
+    // Where it shows a default, it shows the right value.
     let plain = configured(SHIPPED).unwrap();
     assert_eq!(
         (config.limits, config.audit, config.paths),

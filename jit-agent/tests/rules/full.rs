@@ -1,4 +1,4 @@
-//! A disk that is full: what is revoked is closed and stays so, over restarts too, and nothing new
+//! A full disk: a revoked grant is closed and stays closed, also after restarts, and nothing new
 //! opens.
 
 use std::{
@@ -70,7 +70,7 @@ impl StorageBackend for Disk {
     }
 }
 
-/// A host with grants 1 (203.0.113.7) and 2 (203.0.113.9) on such a disk, which is full by now.
+/// A host with grants 1 (203.0.113.7) and 2 (203.0.113.9) on such a disk. The disk is full.
 struct Filled {
     host: Host,
     full: Arc<AtomicBool>,
@@ -81,7 +81,7 @@ impl Filled {
         Self::after(|_| {})
     }
 
-    /// After something was done to the state directory, with no agent there.
+    /// The same with a change to the state directory while no agent runs.
     fn after(change: impl FnOnce(&Path)) -> Self {
         let mut host = Host::start();
         host.push(&grant(1, &["203.0.113.7"])).unwrap();
@@ -142,14 +142,14 @@ fn on_a_full_disk_a_revocation_is_durable_when_it_is_answered() {
         assert_eq!(revoked, Revoked { ended, warning: String::new() }, "{target:?}");
         assert_eq!(filled.open(), open, "{target:?}");
         assert!(filled.problems().contains("database"), "{}", filled.problems());
-        // Killed while it is full still, and again, and in another boot.
+        // Killed while the disk is still full, and again, and in another boot.
         for boot in ["boot-1", "boot-1", "boot-2"] {
             filled.restart(boot);
             assert_eq!(filled.open(), open, "{target:?} {boot}");
             let replay = filled.host.push(&grant(1, &["203.0.113.7"]));
             assert_eq!(replay, Err(Refusal::Revoked), "{target:?} {boot}");
         }
-        // There is room: the database takes it over, and new grants.
+        // There is room: the database takes the revocations and new grants.
         filled.full.store(false, Ordering::Relaxed);
         filled.host.gate().advance(later(5_000));
         assert_eq!(filled.problems(), "");
@@ -175,7 +175,8 @@ fn an_id_that_nobody_has_seen_is_refused_after_a_restart_on_a_full_disk() {
 
 #[test]
 fn without_a_reserve_a_full_disk_is_an_alarm_and_a_revocation_says_that_it_is_not_durable() {
-    // A directory in its place: whoever is root can write to a full or read-only one in a test.
+    // A directory in place of the reserve. A read-only one does not help: root can write to it in a
+    // test.
     let mut filled = Filled::after(|state| {
         fs::remove_file(state.join("grants.reserve")).unwrap();
         fs::create_dir(state.join("grants.reserve.new")).unwrap();
@@ -185,10 +186,10 @@ fn without_a_reserve_a_full_disk_is_an_alarm_and_a_revocation_says_that_it_is_no
         let revoked = filled.revoke(&Target::All);
         assert_eq!(revoked.ended, ended);
         let warning = revoked.warning;
-        assert!(warning.starts_with("closed, but not durable"), "also when asked again: {warning}");
+        assert!(warning.starts_with("closed, but not durable"), "also again: {warning}");
         assert_eq!(filled.open(), [false, false]);
     }
-    // As soon as there is room it is made.
+    // As soon as there is room, the reserve is made.
     fs::remove_dir(filled.reserve().with_extension("reserve.new")).unwrap();
     filled.full.store(false, Ordering::Relaxed);
     filled.host.gate().advance(later(5_000));
@@ -199,7 +200,7 @@ fn without_a_reserve_a_full_disk_is_an_alarm_and_a_revocation_says_that_it_is_no
 }
 
 #[test]
-fn a_reserve_that_is_damaged_opens_nothing_and_is_kept_aside() {
+fn a_reserve_that_is_damaged_opens_nothing_and_is_moved_away() {
     let mut filled = Filled::new();
     assert_eq!(filled.revoke(&one(1)).warning, "");
     filled.host.gate = None;

@@ -21,7 +21,7 @@ pub(crate) struct Host {
     pub(crate) directory: TempDir,
     pub(crate) kernel: MemoryDatapath,
     pub(crate) gate: Option<Gate<MemoryDatapath>>,
-    /// More of its configuration, from the next start on.
+    /// Lines that are added to its configuration from the next start on.
     pub(crate) extra: String,
 }
 
@@ -30,7 +30,7 @@ impl Host {
         Self::with("")
     }
 
-    /// With more in its configuration.
+    /// With these lines added to its configuration.
     pub(crate) fn with(extra: &str) -> Self {
         Self::first(extra, NOW)
     }
@@ -48,7 +48,7 @@ impl Host {
         host
     }
 
-    /// As after kill -9: the kernel's tables and the disk stay, all else is new.
+    /// A restart as after kill -9: the kernel's tables and the disk stay, everything else is new.
     pub(crate) fn restart(&mut self, boot: &str, now: Now) {
         self.restart_by(boot, now, Arc::new(|builder, path| builder.create(path)));
     }
@@ -79,7 +79,7 @@ impl Host {
         outcome.map(|accepted| accepted.admission).map_err(|refused| refused.refusal)
     }
 
-    /// What is in the audit; it must be whole.
+    /// The records of the audit, which must be whole.
     pub(crate) fn records(&mut self) -> Vec<serde_json::Value> {
         self.gate().record(Record::new(EventCode::AlarmCleared), NOW);
         self.gate().advance(NOW);
@@ -90,7 +90,7 @@ impl Host {
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    /// Codes of it, in their order.
+    /// The codes of the audit, in their order.
     pub(crate) fn codes(&mut self) -> Vec<String> {
         self.records().iter().map(|record| record["code"].as_str().unwrap().to_owned()).collect()
     }

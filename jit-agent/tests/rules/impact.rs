@@ -1,5 +1,5 @@
-//! What a policy changes, against asking for each port and source who gets in without a grant; and
-//! what of the file stays, whatever is pushed.
+//! What a policy changes, compared with the question who gets in without a grant, for each port and
+//! source. And which ports of the file stay, whatever is pushed.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 const NOW: WallTime = WallTime(1_000_000);
 const HOUR: Duration = Duration::from_secs(3600);
-/// Sources that are asked about.
+/// Sources of the questions.
 const SOURCES: [&str; 4] = ["10.0.0.1", "10.0.0.2", "10.0.1.1", "2001:db8::1"];
 /// Sources that are exempt.
 const EXEMPT: [&str; 5] = ["10.0.0.1", "10.0.0.0/24", "10.0.0.0/8", "2001:db8::/32", "192.0.2.1"];
@@ -31,7 +31,7 @@ fn exemption() -> impl Strategy<Value = Exemption> {
     })
 }
 
-/// Sections for some of the ports 1 to 12; `None`: that stretch is not protected.
+/// Sections for some of the ports 1 to 12. `None`: that range is not protected.
 fn policy() -> impl Strategy<Value = Policy> {
     let section = (any::<bool>(), prop::collection::vec(exemption(), 0..3), 1..4_u16);
     let stretch = (prop::option::weighted(0.7, section), 1..5_u16);
@@ -89,7 +89,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 4_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn nobody_is_shut_out_untold(old in policy(), new in policy()) {
+    fn nobody_is_shut_out_unreported(old in policy(), new in policy()) {
         let impact = Impact::between(&old, &new, NOW);
         let all: Vec<_> = ports().collect();
         let wanted = |before: bool| -> Vec<PortKey> {
@@ -106,16 +106,16 @@ proptest! {
                 for at in [NOW, WallTime(1_999_999), WallTime(2_500_000), WallTime(9_000_000)] {
                     let lost = gets_in(&old, *port, source, at) && !gets_in(&new, *port, source, at);
                     shut_out |= lost;
-                    let told = ports_in(&impact.closed).contains(port)
+                    let reported = ports_in(&impact.closed).contains(port)
                         || impact.lost.iter().any(|(range, one)| {
                             range.has(*port) && one.source.contains(&prefix(source))
                         });
-                    prop_assert!(!lost || told, "{port:?} {source} {impact:?}");
+                    prop_assert!(!lost || reported, "{port:?} {source} {impact:?}");
                 }
             }
         }
         prop_assert!(!shut_out || impact.shuts_out());
-        // Against itself nothing changes, and back again what was closed is opened.
+        // A policy changes nothing against itself. The way back opens what was closed.
         prop_assert!(Impact::between(&new, &new, NOW).is_empty());
         let back = Impact::between(&new, &old, NOW);
         prop_assert_eq!(&back.opened, &impact.closed);
@@ -123,11 +123,11 @@ proptest! {
     }
 
     #[test]
-    fn of_the_file_only_what_may_be_disarmed_is_left_out(
+    fn a_policy_leaves_out_only_ports_of_the_file_that_may_be_disarmed(
         file in policy(),
         pushed in policy(),
         disarm in prop::collection::vec((1..13_u16, 0..4_u16), 0..3),
-        spared in prop::option::of(1..13_u16),
+        control_port in prop::option::of(1..13_u16),
     ) {
         let disarm: Vec<_> = disarm
             .into_iter()
@@ -147,12 +147,12 @@ proptest! {
             widest_v4: None,
             widest_v6: None,
         };
-        let spared = spared.map(|port| PortKey { protocol: Protocol::Tcp, port });
-        let in_force = ceiling.in_force(pushed.sections(), &file, spared);
+        let control_port = control_port.map(|port| PortKey { protocol: Protocol::Tcp, port });
+        let in_force = ceiling.in_force(pushed.sections(), &file, control_port);
         prop_assert_eq!(in_force.max_duration(), file.max_duration());
         for port in ports() {
             let own = file.port(port).filter(|_| !disarm.iter().any(|range| range.has(port)));
-            let expected = pushed.port(port).or(own).filter(|_| spared != Some(port));
+            let expected = pushed.port(port).or(own).filter(|_| control_port != Some(port));
             let rules = |section: &PortSection| {
                 PortSection { range: PortRange { protocol: Protocol::Tcp, first: 1, last: 1 }, ..section.clone() }
             };

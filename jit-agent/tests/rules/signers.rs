@@ -69,7 +69,7 @@ fn a_key_counts_only_where_its_limits_admit_the_whole_grant() {
     ] {
         let config = config(&signers(limits)).unwrap();
         assert_eq!(word(&config, &ssh, &[1]), expected, "{limits}");
-        // Beside a key without limits the limited one takes nothing away, and adds nothing.
+        // Together with a key without limits, the limited one changes nothing.
         assert_eq!(word(&config, &ssh, &[1, 2]), "ok", "{limits}");
         let both = v1::Grant { ports: vec![port(22), port(3389)], ..ssh.clone() };
         let of_two = match (expected, limits.starts_with("ports")) {
@@ -128,7 +128,7 @@ fn a_name_that_moves_to_another_key_takes_no_approval_with_it() {
 }
 
 #[test]
-fn a_key_is_asked_again_at_the_moment_that_counts() {
+fn a_keys_window_is_checked_again_after_verification() {
     let config = config(&signers("not_after = \"2026-06-01T00:05:00Z\"")).unwrap();
     let envelope = sign(GRANT_TYPE, &good(1, &["203.0.113.7"]).encode_to_vec(), &[1]);
     let grant = grant::verify(&envelope, &config.keyring, HOST).unwrap();

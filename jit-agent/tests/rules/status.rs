@@ -1,5 +1,4 @@
-//! The screen that is read at 3 a.m., and the JSON that scripts read: one answer with everything in
-//! it, word for word.
+//! The screen for people and the JSON for scripts: one answer with every field, word for word.
 
 use jit_agent::rules::refusal::Refused;
 use jit_client::{
@@ -16,7 +15,7 @@ use serde_json::{Value, json};
 use crate::support::{MINUTE, NOW, grant, port};
 
 const HOUR: i64 = 60 * MINUTE;
-/// A time on the screen that no clock reaches.
+/// A time that no clock reaches while these tests are used.
 const FAR: i64 = 4_102_444_800_000;
 
 fn udp(first: u32, last: u32) -> v1::PortRange {
@@ -219,7 +218,7 @@ soon     the certificate ends in 6 days
 }
 
 #[test]
-fn an_agent_that_knows_nothing_has_a_screen_all_the_same() {
+fn an_empty_status_still_has_a_screen() {
     let screen = "jit-agent     \ngate     none\nports    none\ngrants   0 live\n\
                   dropped  0 packets\n";
     assert_eq!(status::text(&v1::StatusResponse::default(), Style::Plain), screen);
@@ -365,7 +364,7 @@ fn a_grant_value_for_value() {
 }
 
 #[test]
-fn a_policy_that_waits_says_for_how_long() {
+fn a_policy_that_waits_shows_the_time_left() {
     let [settled, waits] = [policy(0), policy(MINUTE)].map(|policy| status::policy_json(&policy));
     let expected = json!({
         "version": 8,

@@ -1,5 +1,5 @@
-//! The database cut, flipped, exchanged and lost: the gate starts with the last good state or
-//! closed, and what was revoked stays so.
+//! The database is cut, flipped, exchanged or lost: the gate starts with the last good state or
+//! closed, and what was revoked stays revoked.
 
 use std::{
     fs,
@@ -26,10 +26,10 @@ use crate::{
 };
 
 const FILE: &str = "grants.redb";
-/// Threads that try damages.
+/// Number of threads that try damages.
 const THREADS: usize = 2;
 
-/// A state directory in memory where there is such a place: the disk's syncs are not what is tried.
+/// A state directory in memory if there is such a place: these tests do not need the disk's syncs.
 fn scratch() -> TempDir {
     TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap()
 }
@@ -40,10 +40,10 @@ fn good_state() -> TempDir {
     let (mut store, _) = Store::open(directory.path(), NOW.wall).unwrap();
     for byte in 1..=3 {
         let id = GrantId([byte; 16]);
-        let life =
+        let stored =
             StoredProgress { boot_id: "boot-1".into(), slot: byte.into(), ..Default::default() };
         let put = vec![(id, StoredGrant::from(&envelope(&grant(byte, &["203.0.113.7"]))))];
-        let progress = vec![(id, life)];
+        let progress = vec![(id, stored)];
         let boot_id = Some("boot-1".to_owned());
         store.commit(&Transaction { put, progress, boot_id, ..Transaction::default() }).unwrap();
     }
@@ -57,7 +57,7 @@ fn good_state() -> TempDir {
     directory
 }
 
-/// What the gate is told of.
+/// The stored state that the gate reads.
 fn content(stored: Stored) -> String {
     let Stored { mut grants, progress, mut tombstones, boot_id, floor, .. } = stored;
     grants.sort_by_key(|(id, _)| *id);
@@ -66,7 +66,7 @@ fn content(stored: Stored) -> String {
     format!("{grants:?} {progress:?} {tombstones:?} {boot_id:?} {floor:?}")
 }
 
-/// Panics of the library are caught by the store; ten thousands of them need not be printed.
+/// Prints no panics of the library: the store catches tens of thousands of them.
 fn quiet_about_the_library() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -119,18 +119,21 @@ fn opens(directory: &Path, bytes: &[u8], expected: &str, number: usize) -> bool 
         .unwrap_or_else(|error| panic!("{number}: neither closed nor open: {error}"));
     drop(store);
     let Some(damage) = &stored.damaged else {
-        assert_eq!(content(stored), expected, "{number}: neither what it was nor damaged");
+        assert_eq!(content(stored), expected, "{number}: neither the last good state nor damaged");
         return true;
     };
-    let kept = damage.kept.as_ref().expect("it is kept");
+    let kept = damage.kept.as_ref().expect("the damaged file is kept");
     assert!(fs::read(kept).unwrap().len() >= bytes.len().min(1), "{number}");
     fs::remove_file(kept).unwrap();
     assert!(stored.grants.is_empty() && stored.progress.is_empty(), "{number}: closed");
-    assert!(stored.lost_before >= Some(NOW.wall + SKEW), "{number}: nothing of the past is good");
+    assert!(
+        stored.lost_before >= Some(NOW.wall + SKEW),
+        "{number}: nothing issued before is accepted"
+    );
     false
 }
 
-/// Whether nothing is left out: `cargo xtask fuzz` asks for that.
+/// Whether to leave nothing out, as `cargo xtask fuzz` asks.
 fn every() -> bool {
     std::env::var_os("JIT_TEST_EVERY_CUT").is_some()
 }
@@ -159,14 +162,14 @@ fn a_database_with_any_page_flipped_starts_closed_or_with_its_last_good_state() 
             _ => page.fill(0xff),
         }
     });
-    assert!((1..pages * 3).contains(&opened), "{opened} of {pages} pages tell nothing");
+    assert!((1..pages * 3).contains(&opened), "{opened} of {pages} pages have no effect");
 }
 
 #[test]
 fn a_database_with_any_bit_flipped_starts_closed_or_with_its_last_good_state() {
     let state = good_state();
     let good = fs::read(state.path().join(FILE)).unwrap();
-    // The header in full; of the rest what is used, each third byte or each, one bit.
+    // Every bit of the header. Of the used rest one bit of each third byte, or of each byte.
     let step = if every() { 1 } else { 3 };
     let used = (0..good.len()).filter(|at| *at < 512 || good[*at] != 0).step_by(step);
     let used: Vec<_> = used.collect();
@@ -200,7 +203,7 @@ fn an_older_database_in_its_place_is_noticed() {
     assert_eq!(
         host.push_at(&grant(1, &["203.0.113.7"]), later(MINUTE)),
         Err(Refusal::Revoked),
-        "not known any more to be revoked, and refused"
+        "its revocation is lost, and it is refused"
     );
 }
 
@@ -250,26 +253,26 @@ fn after_a_damage_only_what_is_issued_later_opens_also_after_more_restarts() {
     let fresh = issued(2 * MINUTE, 4);
     assert_eq!(host.push_at(&fresh, later(2 * MINUTE)), Ok(Admission::Active));
     assert!(host.opens(2 * MINUTE));
-    assert_eq!(host.codes().iter().filter(|code| *code == "S008").count(), 1, "told once");
+    assert_eq!(host.codes().iter().filter(|code| *code == "S008").count(), 1, "reported once");
 }
 
 #[test]
-fn a_damaged_database_does_not_make_a_clock_that_is_behind_a_good_one() {
+fn a_damaged_database_does_not_make_a_slow_clock_trusted() {
     let mut host = Host::start();
     host.gate().advance(later(60 * MINUTE));
     host.gate = None;
     let state = host.directory.path().join("state");
     fs::write(state.join(FILE), "not a database").unwrap();
-    let behind = Now { wall: later(50 * MINUTE).wall, ..later(61 * MINUTE) };
-    host.restart("boot-1", behind);
-    let wall = behind.wall.0;
+    let slow = Now { wall: later(50 * MINUTE).wall, ..later(61 * MINUTE) };
+    host.restart("boot-1", slow);
+    let wall = slow.wall.0;
     let fresh = jit_proto::v1::Grant {
         issued_at_ms: wall,
         not_before_ms: wall,
         not_after_ms: wall + MINUTE,
         ..grant(1, &["203.0.113.7"])
     };
-    assert_eq!(host.push_at(&fresh, behind), Err(Refusal::ClockUntrusted));
+    assert_eq!(host.push_at(&fresh, slow), Err(Refusal::ClockUntrusted));
 }
 
 #[test]
@@ -282,7 +285,7 @@ fn a_disk_that_takes_nothing_at_start_does_not_keep_the_gate_from_closing() {
     let floor = Some(WallTime(NOW.wall.0 + 1));
     let error = store.commit(&Transaction { floor, ..Transaction::default() }).unwrap_err();
     assert!(error.to_string().contains("open again"), "{error}");
-    // Nothing at all can be read either: then it does not start, and the file stays.
+    // If the file cannot be read either, the agent does not start, and the file stays.
     let empty = scratch();
     let refuse: jit_agent::disk::store::Opener =
         std::sync::Arc::new(|_, _| Err(std::io::Error::from_raw_os_error(5).into()));
@@ -292,5 +295,5 @@ fn a_disk_that_takes_nothing_at_start_does_not_keep_the_gate_from_closing() {
 fn kept(state: &Path) -> PathBuf {
     let files = fs::read_dir(state).unwrap().map(|file| file.unwrap().path());
     let mut kept = files.filter(|path| path.to_string_lossy().contains("redb.damaged-"));
-    kept.next().expect("a file that was kept aside")
+    kept.next().expect("a file that was moved away")
 }

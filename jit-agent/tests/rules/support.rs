@@ -80,13 +80,13 @@ pub(crate) fn envelope(grant: &v1::Grant) -> v1::Envelope {
     sign(GRANT_TYPE, &grant.encode_to_vec(), &[1])
 }
 
-/// A configuration with a directory of its own: ports 22 and 3389, signers `prod` (seed 1) and
-/// `second` (seed 2, at most a minute).
+/// A configuration with an own directory: ports 22 and 3389, signers `prod` (seed 1) and `second`
+/// (seed 2, at most a minute).
 pub(crate) fn config(extra: &str) -> (tempfile::TempDir, Config) {
     try_config(extra).unwrap()
 }
 
-/// The same, which may be refused. Keys 1 to 4 are there.
+/// The same, but it may be refused. Keys 1 to 4 exist.
 pub(crate) fn try_config(extra: &str) -> Result<(tempfile::TempDir, Config), String> {
     let directory = tempfile::tempdir().unwrap();
     for seed in 1..=4 {

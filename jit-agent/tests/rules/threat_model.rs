@@ -1,5 +1,5 @@
-//! The threat model names tests and rows of the frame table: all of them exist. And every word that
-//! refuses something is met in a test.
+//! The threat model names tests and rows of the frame table: all of them exist. Every reason word
+//! of a refusal is met in a test.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -26,9 +26,9 @@ fn every_test_and_row_that_the_threat_model_names_exists() {
     assert!(named >= 90, "{named} names");
 }
 
-/// Two versions of a row, left by a merge, would both read as rows.
+/// A merge may leave two versions of a row, and both would read as rows.
 #[test]
-fn no_page_holds_what_a_merge_left() {
+fn no_page_holds_marks_of_a_merge() {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
     for file in std::fs::read_dir(docs).unwrap() {
         let path = file.unwrap().path();
@@ -39,7 +39,7 @@ fn no_page_holds_what_a_merge_left() {
     }
 }
 
-/// Each evasion has an answer that a test shows.
+/// A test shows the answer to each evasion.
 #[test]
 fn every_line_of_the_threat_model_names_a_test() {
     let answered = THREATS.split("## Packets").nth(1).unwrap();
@@ -94,7 +94,7 @@ pub(crate) fn test_names() -> BTreeSet<String> {
     names
 }
 
-/// Files of tests, and what stands behind the code in those that hold both.
+/// Files of tests, and the tests of files that also hold code.
 fn test_sources() -> Vec<(String, String)> {
     let sources = files(&["rs"]).into_iter().map(|path| {
         let text = std::fs::read_to_string(&path).unwrap();

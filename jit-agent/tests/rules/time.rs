@@ -1,4 +1,4 @@
-//! Clocks that are set, behind, or suspended.
+//! Clocks that are set, or slow, and hosts that are suspended.
 
 use std::sync::{Arc, Mutex};
 
@@ -48,8 +48,8 @@ fn a_step_of_the_clock_is_acted_on_at_once() {
     let opens = |millis| kernel.opens(SSH, v4("203.0.113.7"), later(millis).boot);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     runtime.block_on(async {
-        let told = async {
-            // It has looked at the clock once and waits.
+        let client = async {
+            // The gate has read the clock once and waits.
             handle.status().await.unwrap();
             assert!(opens(10 * MINUTE - 1));
             *clock.lock().unwrap() = set(NOW, 9 * MINUTE);
@@ -63,12 +63,12 @@ fn a_step_of_the_clock_is_acted_on_at_once() {
             );
             drop(handle);
         };
-        tokio::join!(gate.run(requests, || *clock.lock().unwrap(), || ()), told);
+        tokio::join!(gate.run(requests, || *clock.lock().unwrap(), || ()), client);
     });
 }
 
 #[test]
-fn what_is_scheduled_begins_when_the_clock_is_set_to_it() {
+fn a_scheduled_grant_begins_when_the_clock_is_set_to_its_start() {
     let mut host = Host::start();
     let ahead = v1::Grant { not_before_ms: NOW.wall.0 + 5 * MINUTE, ..grant(1, &["203.0.113.7"]) };
     host.push(&ahead).unwrap();
@@ -76,7 +76,7 @@ fn what_is_scheduled_begins_when_the_clock_is_set_to_it() {
     assert!(!host.opens(0));
     host.gate().advance(set(NOW, 6 * MINUTE));
     assert!(host.opens(4 * MINUTE - 1) && !host.opens(4 * MINUTE), "until its end by that clock");
-    // Set back within what clocks may differ: what has begun goes on, for no longer.
+    // Set back within the allowed difference: a grant that has begun continues, for no longer.
     host.gate().advance(set(NOW, 5 * MINUTE + 1));
     assert!(host.opens(4 * MINUTE - 1) && !host.opens(4 * MINUTE));
 }
@@ -85,7 +85,7 @@ fn what_is_scheduled_begins_when_the_clock_is_set_to_it() {
 fn a_suspended_host_ends_its_grants_on_time() {
     let mut host = Host::start();
     host.push(&grant(1, &["203.0.113.7"])).unwrap();
-    // Nothing ran for an hour: both clocks counted on.
+    // Nothing ran for an hour, but both clocks ran on.
     assert!(!host.opens(60 * MINUTE), "before the agent does anything");
     host.gate().advance(later(60 * MINUTE));
     assert!(host.gate().list(false, later(60 * MINUTE)).is_empty());
@@ -100,7 +100,7 @@ fn a_clock_that_is_ahead_for_a_moment_forgets_no_revoked_id() {
     host.gate().advance(set(later(3 * MINUTE), 30 * DAY));
     let back = later(4 * MINUTE);
     assert_eq!(host.push_at(&nine(back), back), Err(Refusal::ClockUntrusted));
-    // The same when the agent was started in between.
+    // The same after a restart in between.
     host.restart("boot-1", back);
     assert_eq!(host.push_at(&nine(back), back), Err(Refusal::ClockUntrusted));
     let same = set(later(5 * MINUTE), 30 * DAY);
@@ -109,11 +109,11 @@ fn a_clock_that_is_ahead_for_a_moment_forgets_no_revoked_id() {
 }
 
 #[test]
-fn an_id_that_was_revoked_by_a_clock_that_is_behind_stays_refused_by_the_right_one() {
-    // The host came up with a clock of last month, and its clock is set right later.
-    let behind = set(NOW, -30 * DAY);
-    let mut host = Host::at(behind);
-    unseen(&mut host, behind);
+fn an_id_revoked_by_a_slow_clock_stays_refused_by_the_right_one() {
+    // The host started with a clock of last month. The clock is set right later.
+    let slow = set(NOW, -30 * DAY);
+    let mut host = Host::at(slow);
+    unseen(&mut host, slow);
     let right = later(2_000);
     host.gate().advance(right);
     host.gate().advance(later(3 * MINUTE));
@@ -129,9 +129,9 @@ fn an_id_that_was_revoked_by_a_clock_that_is_behind_stays_refused_by_the_right_o
 #[test]
 fn a_clock_that_is_not_trusted_still_revokes_for_long_enough() {
     let mut host = Host::start();
-    let behind = set(later(1_000), -30 * DAY);
-    host.gate().advance(behind);
-    unseen(&mut host, behind);
+    let slow = set(later(1_000), -30 * DAY);
+    host.gate().advance(slow);
+    unseen(&mut host, slow);
     let right = later(2 * MINUTE);
     host.gate().advance(right);
     host.restart("boot-2", right);
@@ -139,29 +139,29 @@ fn a_clock_that_is_not_trusted_still_revokes_for_long_enough() {
 }
 
 #[test]
-fn a_revoked_id_is_forgotten_when_both_clocks_say_that_it_is_over() {
+fn a_revoked_id_is_forgotten_when_both_clocks_say_that_its_time_has_ended() {
     let mut host = Host::start();
     unseen(&mut host, NOW);
-    let over = later(9 * DAY);
-    host.gate().advance(over);
-    let outcome = host.gate().push(vec![envelope(&nine(over))], "test", over);
+    let after = later(9 * DAY);
+    host.gate().advance(after);
+    let outcome = host.gate().push(vec![envelope(&nine(after))], "test", after);
     assert!(outcome[0].is_ok(), "{outcome:?}");
-    host.gate().revoke(&Target::All, "test", "", over);
-    host.restart("boot-1", over);
-    assert_eq!(host.push_at(&nine(over), over), Err(Refusal::Revoked), "revoked anew");
+    host.gate().revoke(&Target::All, "test", "", after);
+    host.restart("boot-1", after);
+    assert_eq!(host.push_at(&nine(after), after), Err(Refusal::Revoked), "revoked again");
 }
 
 #[test]
-fn what_a_wrong_clock_held_back_is_there_when_it_is_right_and_revoked_meanwhile_it_is_not() {
+fn grants_held_back_by_a_wrong_clock_return_unless_revoked_meanwhile() {
     for revoke in [None, Some(Target::All), Some(Target::Requester("ana@example.org".into()))] {
         let mut host = Host::start();
         host.push(&grant(1, &["203.0.113.7"])).unwrap();
         host.kernel = MemoryDatapath::default();
-        let behind = set(later(MINUTE), -DAY);
-        host.restart("boot-2", behind);
-        host.gate().advance(behind);
-        assert!(!host.opens(MINUTE), "not by a clock that is wrong");
-        let ended = revoke.as_ref().map(|target| host.gate().revoke(target, "", "", behind).ended);
+        let slow = set(later(MINUTE), -DAY);
+        host.restart("boot-2", slow);
+        host.gate().advance(slow);
+        assert!(!host.opens(MINUTE), "not with a wrong clock");
+        let ended = revoke.as_ref().map(|target| host.gate().revoke(target, "", "", slow).ended);
         let right = later(2 * MINUTE);
         host.gate().advance(right);
         match ended {
@@ -178,7 +178,7 @@ fn what_a_wrong_clock_held_back_is_there_when_it_is_right_and_revoked_meanwhile_
 }
 
 #[test]
-fn what_comes_back_when_the_clock_is_right_closes_what_it_replaces() {
+fn a_grant_that_returns_when_the_clock_is_right_closes_what_it_replaces() {
     let mut host = Host::start();
     host.push(&grant(1, &["203.0.113.7"])).unwrap();
     let next = v1::Grant {
@@ -188,11 +188,11 @@ fn what_comes_back_when_the_clock_is_right_closes_what_it_replaces() {
     };
     host.push(&next).unwrap();
     let opens = |host: &Host, source: &str| host.kernel.opens(SSH, v4(source), later(MINUTE).boot);
-    let behind = set(later(MINUTE), -DAY);
-    host.restart("boot-1", behind);
-    host.gate().advance(behind);
+    let slow = set(later(MINUTE), -DAY);
+    host.restart("boot-1", slow);
+    host.gate().advance(slow);
     assert!(opens(&host, "203.0.113.7") && !opens(&host, "203.0.113.9"), "held back");
-    // Not a minute later: what closes is the successor, and no deadline.
+    // No time has passed: the successor closes it, not a deadline.
     host.gate().advance(set(later(MINUTE), MINUTE));
     assert!(!opens(&host, "203.0.113.7") && opens(&host, "203.0.113.9"));
 }

@@ -1,4 +1,4 @@
-//! What is refused, and by which word (docs/grants.md, section "Verification").
+//! Which grants are refused, and by which word (docs/grants.md, section "Verification").
 
 use jit_agent::rules::{
     grant::{self, VerifiedGrant},
@@ -18,7 +18,7 @@ use crate::{
     support::{HOST, MINUTE, NOW, config, envelope, grant as good, key, port, sign, signer},
 };
 
-/// Everything before the ledger.
+/// All checks before the ledger.
 fn check(envelope: &v1::Envelope) -> Result<VerifiedGrant, Refused> {
     let (_directory, config) = config("");
     let grant = grant::verify(envelope, &config.keyring, HOST)?;
@@ -37,7 +37,7 @@ fn a_good_grant_is_verified_with_its_signers() {
     assert_eq!(grant.entries().count(), 2);
 }
 
-/// Wrong in everything that is looked at from this step on, and right before.
+/// An envelope that is wrong in everything from this step on, and right before.
 fn wrong_from(step: usize) -> v1::Envelope {
     let wrong = |number: usize| step <= number;
     let source = if wrong(6) { "198.51.100.1" } else { "203.0.113.0/24" };
@@ -101,7 +101,7 @@ fn every_flipped_bit_of_a_good_envelope_is_refused() {
             let mut bytes = bytes.clone();
             bytes[index] ^= 1 << bit;
             // A flip may keep the envelope what it was: in the tag of a field that is not signed
-            // (an empty key id). Then, and only then, it may still be good.
+            // (an empty key id). Only then may it be good.
             let Ok(flipped) = v1::Envelope::decode(bytes.as_slice()) else { continue };
             let same_signed = flipped.payload_type == GRANT_TYPE
                 && flipped.payload == envelope(&good(1, &["203.0.113.7"])).payload
@@ -129,7 +129,7 @@ fn the_same_fields_in_another_encoding_are_refused() {
         let other = v1::Envelope { payload: bytes.clone().into(), ..signed.clone() };
         assert_eq!(check(&other).unwrap_err().refusal, Refusal::BadSignature);
     }
-    // Also when a trusted key has signed the padded form.
+    // Also if a trusted key has signed the padded form.
     assert_eq!(check(&sign(GRANT_TYPE, &padded, &[1])).unwrap_err().refusal, Refusal::Malformed);
 }
 
@@ -147,7 +147,7 @@ fn another_payload_type_is_refused_even_when_it_is_signed() {
     for other in ["application/vnd.jit-agent.policy.v1+protobuf", "", "text/plain"] {
         assert_eq!(check(&sign(other, &payload, &[1])).unwrap_err().refusal, Refusal::BadType);
     }
-    // A signature made for another type does not carry over.
+    // A signature for another type is not valid for this one.
     let policy = sign("application/vnd.jit-agent.policy.v1+protobuf", &payload, &[1]);
     let crossed = v1::Envelope { payload_type: GRANT_TYPE.into(), ..policy };
     assert_eq!(check(&crossed).unwrap_err().refusal, Refusal::BadSignature);
@@ -335,7 +335,7 @@ fn a_threshold_counts_distinct_keys() {
 }
 
 #[test]
-fn an_ecdsa_signature_is_as_good() {
+fn an_ecdsa_signature_is_accepted() {
     use p256::ecdsa::{Signature, SigningKey, signature::Signer as _};
     use p256::pkcs8::{EncodePublicKey as _, LineEnding};
     let p256 = SigningKey::from_slice(&[3; 32]).unwrap();

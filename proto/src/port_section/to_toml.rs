@@ -85,7 +85,7 @@ mod tests {
     use crate::PolicyFile;
 
     #[test]
-    fn what_is_shown_reads_back_as_the_same_policy() {
+    fn a_shown_policy_reads_back_as_the_same_policy() {
         let text = r#"
             [[port]]
             port = 22

@@ -23,7 +23,7 @@ pub(crate) struct Controlled {
 }
 
 impl Controlled {
-    /// With a running agent that trusts `signer` and, beside it, these public keys.
+    /// With a running agent that trusts `signer` and also these public keys.
     pub(crate) fn with_signers(prepare: impl FnOnce(&Site) -> Vec<PathBuf>) -> Self {
         let mut site = Site::new();
         let more = prepare(&site);
@@ -91,7 +91,7 @@ may = ["read"]
     }
 }
 
-/// What a command said at its end.
+/// The output of a command that has ended.
 #[derive(Debug)]
 pub(crate) struct Said {
     pub(crate) exit: Option<i32>,
@@ -100,14 +100,14 @@ pub(crate) struct Said {
 }
 
 impl Said {
-    /// Fails unless it ended well; what it printed.
+    /// Fails unless it ended well. Returns what it printed.
     #[track_caller]
     pub(crate) fn good(self) -> String {
         assert_eq!(self.exit, Some(0), "{self:?}");
         self.out
     }
 
-    /// Fails unless it ended with this exit code and began its one line of error with this.
+    /// Fails unless it ended with this exit code and one line of error that begins with this.
     #[track_caller]
     pub(crate) fn fails(self, exit: i32, begins: &str) -> String {
         assert_eq!(self.exit, Some(exit), "{self:?}");

@@ -43,13 +43,13 @@ fn a_grant_signed_and_pushed_by_python_opens() {
 #[test]
 fn a_byte_changed_after_signing_is_refused_by_its_word() {
     let controlled = Controlled::new();
-    // In the id, in the host's name, in an address, and in the last byte.
+    // A byte of the id, of the host's name, of an address, and the last byte.
     for byte in ["3", "20", "38", "-1"] {
         let flipped = push(&controlled, "signer.key", CLIENT[0], &["--flip", byte]);
         flipped.fails(77, "refused: bad_signature: ");
     }
     controlled.site.assert_closed_to_all();
-    // The same without the flip is good.
+    // The same grant without the flip is good.
     push(&controlled, "signer.key", CLIENT[0], &[]).good();
     assert!(controlled.site.client_opens(0, 22));
 }

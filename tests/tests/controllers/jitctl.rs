@@ -1,4 +1,4 @@
-//! `jitctl` from outside: what it does, and what it says when something is in the way.
+//! `jitctl` from outside: what it does, and what it says when something fails.
 
 use std::{
     fs::File,
@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use crate::controlled::{Controlled, PORT};
 
-/// A grant for the client, except for what follows.
+/// A grant for the client, with more arguments.
 fn grant(more: &str) -> String {
     let [v4, v6] = CLIENT;
     let what = format!("--host {HOST} --source {v4} {v6} --port 22 --why test {more}");
@@ -45,7 +45,7 @@ fn a_grant_opens_and_a_revocation_closes() {
 }
 
 #[test]
-fn a_refusal_is_told_by_its_word() {
+fn a_refusal_shows_its_word() {
     let controlled = Controlled::new();
     controlled.jitctl(&grant("--host db-1")).good();
     let other = grant("").replace(HOST, "db-1");
@@ -82,7 +82,7 @@ fn a_batch_has_a_line_for_each_file() {
 }
 
 #[test]
-fn a_connection_that_fails_is_told_with_its_cause() {
+fn a_connection_that_fails_is_reported_with_its_cause() {
     let controlled = Controlled::new();
     let [address, _] = TO_CLIENT;
     let to = |agent: &str, ca: &str, cert: &str, more: &str| {
@@ -94,7 +94,7 @@ fn a_connection_that_fails_is_told_with_its_cause() {
     let named = |said: String, cause: &str| assert!(said.contains(cause), "{cause}: {said}");
 
     for _ in 0..20 {
-        // The agent's refusal races with the first request; it must be heard each time.
+        // The agent's refusal races with the first request: `jitctl` must report it each time.
         let said = to(&agent, ours, "other/controller", "").fails(69, "jitctl: cannot talk to");
         named(said, "the agent refused the certificate other/controller.pem");
     }
@@ -122,12 +122,12 @@ fn a_connection_that_fails_is_told_with_its_cause() {
 }
 
 #[test]
-fn a_server_that_is_no_agent_is_told() {
+fn a_server_that_is_no_agent_is_reported() {
     let controlled = Controlled::new();
     let files = "--ca pki/ca.pem --cert pki/controller.pem --key pki/controller.key";
     for (port, answer) in [(8001, &b""[..]), (8002, b"HTTP/1.1 400 Bad Request\r\n\r\n")] {
         let listener = controlled.site.host.run(|| TcpListener::bind(("0.0.0.0", port)).unwrap());
-        // Ends with the test program: the second connection never comes.
+        // The thread ends with the test program: the second connection never comes.
         thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             stream.write_all(answer).unwrap();
@@ -160,7 +160,7 @@ fn watch_goes_on_after_a_restart_of_the_agent() {
             }
         }
     });
-    // Nothing tells when the stream has begun: push until an event comes.
+    // Nothing reports that the stream has begun: push until an event comes.
     let shows = |controlled: &Controlled, kind: &str| {
         (0..20).any(|_| {
             controlled.jitctl(&grant("")).good();

@@ -1,5 +1,5 @@
 //! Controllers against a real agent over mutual TLS: `jitctl`, and implementations that share no
-//! code with it (Python, openssl), made from docs/signing.md.
+//! code with it (Python, openssl) and follow docs/signing.md.
 #![expect(clippy::unwrap_used, reason = "a test that meets the unexpected panics")]
 
 mod controlled;

@@ -22,7 +22,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::controlled::{Controlled, PORT};
 
-/// Port 22 is open to all by the file, and may be armed; 2222 is protected by the file.
+/// The file leaves port 22 open to all and lets a policy arm it. The file protects 2222.
 const POLICY: &str = r#"
 hosts = ["test-host"]
 [[port]]
@@ -59,7 +59,7 @@ drain = true
     controlled
 }
 
-/// Changes the configuration and reloads it; panics unless the agent took it.
+/// Changes the configuration and reloads it. Panics unless the agent accepts it.
 fn edit(controlled: &Controlled, change: impl FnOnce(String) -> String) {
     let site = &controlled.site;
     let reloads = || site.log().matches(" reloaded").count();
@@ -92,7 +92,7 @@ fn shown(controlled: &Controlled) -> Value {
 fn is_open(controlled: &Controlled) -> bool {
     let open = controlled.site.stranger_opens(0, 22);
     assert_eq!(controlled.site.stranger_opens(1, 22), open, "both families");
-    assert!(!controlled.site.stranger_opens(0, 2222), "what the file protects stays so");
+    assert!(!controlled.site.stranger_opens(0, 2222), "a port that the file protects stays closed");
     open
 }
 
@@ -122,12 +122,12 @@ fn a_port_armed_by_a_push_is_open_again_when_nobody_confirms() {
 }
 
 #[test]
-fn it_is_open_again_also_when_the_agent_is_killed_inside_the_window() {
+fn an_armed_port_is_open_again_also_when_the_agent_is_killed_inside_the_window() {
     let mut controlled = controlled();
     let began = Instant::now();
     push(&controlled, "--confirm-within 20s");
     controlled.site.end(Signal::KILL);
-    assert!(!is_open(&controlled), "the kernel holds it meanwhile");
+    assert!(!is_open(&controlled), "the kernel keeps the port closed meanwhile");
     controlled.site.start();
     assert!(!is_open(&controlled));
     assert_eq!(shown(&controlled)["version"], 1);
@@ -135,11 +135,11 @@ fn it_is_open_again_also_when_the_agent_is_killed_inside_the_window() {
     let after = began.elapsed();
     assert!(is_open(&controlled));
     assert!((Duration::from_secs(20)..Duration::from_secs(40)).contains(&after), "{after:?}");
-    // And when the time ends while no agent is there.
+    // The time may also end while no agent runs.
     push(&controlled, "--confirm-within 1s");
     controlled.site.end(Signal::KILL);
     thread::sleep(Duration::from_millis(1200));
-    assert!(!is_open(&controlled), "the kernel does not know of it");
+    assert!(!is_open(&controlled), "the kernel does not know the time limit");
     controlled.site.start();
     assert!(is_open(&controlled));
 }
@@ -154,13 +154,13 @@ fn a_confirmed_policy_stays() {
     controlled.site.start();
     assert!(!is_open(&controlled));
     assert!(controlled.jitctl("policy confirm --version 1").good().contains("already"));
-    // `--confirm` does it in one go, and what is shown can be pushed again.
+    // `--confirm` pushes and confirms in one command. The shown policy can be pushed again.
     let text = controlled.jitctl("policy show").good();
     fs::write(controlled.site.path("policy.toml"), format!("hosts = [\"{HOST}\"]\n{text}"))
         .unwrap();
     assert_eq!(push(&controlled, "--confirm")["changes"]["changed"], Value::Array(Vec::new()));
     assert_eq!(shown(&controlled)["version"], 2);
-    // A granted client gets in, by the new policy.
+    // A granted client gets in with the new policy.
     let [v4, v6] = CLIENT;
     let grant = format!("--host {HOST} --source {v4} {v6} --port 22 --why test --for 60s");
     controlled.jitctl(&format!("grant --signing-key signer.key {grant}")).good();
@@ -199,7 +199,7 @@ fn the_connection_that_pushed_cannot_confirm() {
 }
 
 #[test]
-fn what_a_policy_may_not_do_is_refused_by_its_word() {
+fn a_forbidden_policy_is_refused_by_its_word() {
     let controlled = controlled();
     let site = &controlled.site;
     let push = |arguments: &str| {
@@ -247,7 +247,7 @@ fn a_diff_names_who_is_affected_and_strict_revokes() {
     for line in ["closed   22/tcp", "changed  2222/tcp: sources", "would be refused: source_not"] {
         assert!(said.contains(line), "{line} is not in: {said}");
     }
-    assert!(is_open(&controlled) && site.client_opens(0, 2222), "nothing has changed");
+    assert!(is_open(&controlled) && site.client_opens(0, 2222), "the diff has changed nothing");
     assert_eq!(push(&controlled, "--confirm")["revoked"], 0);
     assert!(site.client_opens(0, 2222), "live grants stay until their end");
     fs::write(site.path("policy.toml"), POLICY).unwrap();
@@ -265,7 +265,7 @@ fn a_diff_names_who_is_affected_and_strict_revokes() {
     assert!(!site.client_opens(0, 2222) && !site.client_opens(1, 2222));
 }
 
-/// A connection over TLS as the reader, which stays.
+/// A TLS connection of the reader that stays open.
 async fn connect(controlled: &Controlled) -> JitAgentClient<Channel> {
     let pem = |name: &str| fs::read(controlled.site.path(name)).unwrap();
     let mut roots = rustls::RootCertStore::empty();
@@ -296,7 +296,7 @@ async fn connect(controlled: &Controlled) -> JitAgentClient<Channel> {
 }
 
 #[test]
-fn a_controller_that_is_taken_out_keeps_nothing_on_open_connections() {
+fn a_removed_controller_loses_its_permissions_on_open_connections() {
     let controlled = Controlled::new();
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     controlled.site.client.run(|| {
@@ -336,7 +336,8 @@ fn a_controller_that_is_taken_out_keeps_nothing_on_open_connections() {
         let said = String::from_utf8_lossy(&ended.stderr).into_owned();
         assert_eq!(ended.status.code(), Some(77), "{said}");
         assert!(said.starts_with("refused: not_permitted: "), "{said}");
-        // With less than before, the same: and who keeps it, keeps it.
+        // With fewer permissions than before the stream ends too. A controller that keeps its
+        // permissions keeps its stream.
         edit(&controlled, |text| text + reader);
         runtime.block_on(async {
             client.list(v1::ListRequest::default()).await.unwrap();
@@ -350,7 +351,7 @@ fn a_controller_that_is_taken_out_keeps_nothing_on_open_connections() {
 }
 
 #[test]
-fn an_authority_that_goes_takes_its_certificates_off_open_connections() {
+fn certificates_of_a_removed_authority_end_on_open_connections() {
     let controlled = Controlled::new();
     controlled.site.client.run(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -388,11 +389,11 @@ fn a_signing_key_is_exchanged_without_a_restart() {
     grant("signer.key", v6, &format!("--from {soon}")).good();
     let pid = site.pid();
     edit(&controlled, |text| text.replace("signer.pub.pem", "next.pub.pem"));
-    assert!(site.client_opens(0, 22), "what was accepted stays");
+    assert!(site.client_opens(0, 22), "an accepted grant stays");
     grant("signer.key", v4, "").fails(77, "refused: unknown_key: ");
     let left = 5_500 - (jit_agent::system::sys::now().wall.0 - (soon.0 - 5_000));
     thread::sleep(Duration::from_millis(u64::try_from(left.max(0)).unwrap()));
-    assert!(!site.client_opens(1, 22), "what had not begun does not");
+    assert!(!site.client_opens(1, 22), "a grant that had not begun does not open");
     grant("next.key", v6, "").good();
     assert!(site.client_opens(1, 22));
     assert_eq!(site.pid(), pid);

@@ -1,5 +1,6 @@
-//! What the host passes on to another network namespace, as to a container: there is no socket here
-//! for the guard to stand at. The packet gate closes it where it comes in.
+//! Packets that the host forwards to another network namespace, as to a container: the host has no
+//! socket for them, so the guard does not see them. The packet gate closes the port where the
+//! packets come in.
 
 use std::{net::TcpStream, process::Command};
 
@@ -12,11 +13,12 @@ use crate::path::{self, Path, serve};
 
 const CONTAINER: [u8; 2] = *b"in";
 
-/// Open without an agent and greeted by the container; then gated; and a session goes on in drain.
+/// Without an agent the port is open and the container greets. Then the port is gated, and a
+/// session continues in drain.
 fn assert_gated(site: &mut Site, path: &Path) {
     path.assert_open(site, "without an agent");
-    let behind = path.greetings(site, PATIENCE);
-    assert_eq!(behind, [Some(CONTAINER); 2], "the container answers");
+    let greetings = path.greetings(site, PATIENCE);
+    assert_eq!(greetings, [Some(CONTAINER); 2], "the container answers");
     let config = site.base("[\"*\"]", "auto");
     site.write_config(&config.replace("port = 22", "port = 22\nterminates = \"forwarded\""));
     site.start();
@@ -31,7 +33,7 @@ fn assert_gated(site: &mut Site, path: &Path) {
     site.revoke_all();
     path.assert_closed(site, "after the revocation");
     for session in &mut sessions {
-        assert!(carries(session), "a session lives on in drain");
+        assert!(carries(session), "a session continues in drain");
     }
 }
 

@@ -1,4 +1,4 @@
-//! The watch over the links itself: what it tells, what it costs, and how soon the gate is in force.
+//! The watch of the links: what it reports, what it costs, and how soon the gate is in force.
 
 use std::{
     collections::BTreeMap,
@@ -29,9 +29,9 @@ use crate::path::{Gate, PROMISED, is_pinned};
 const PATIENCE: Duration = Duration::from_secs(5);
 
 #[test]
-fn every_change_of_a_link_is_told() {
+fn every_change_of_a_link_is_reported() {
     let (namespace, other) = (Namespace::new(), Namespace::new());
-    let told = watch(&namespace);
+    let reports = watch(&namespace);
     let away = format!("link set v0 netns {}", other.name());
     let back = format!("link set v0 netns {}", namespace.name());
     for change in [
@@ -46,19 +46,19 @@ fn every_change_of_a_link_is_told() {
         &back,
         "link delete v0",
     ] {
-        while told.try_recv().is_ok() {}
+        while reports.try_recv().is_ok() {}
         let place = if change == back { &other } else { &namespace };
         place.ip_batch(&format!("{change}\n"));
-        assert_eq!(told.recv_timeout(PATIENCE), Ok(()), "{change}");
+        assert_eq!(reports.recv_timeout(PATIENCE), Ok(()), "{change}");
     }
 }
 
-/// The kernel drops what does not fit into the queue: the next who reads is told so.
+/// The kernel drops what does not fit into the queue: the next read reports that.
 #[test]
-fn messages_that_were_lost_are_told_as_a_change() {
+fn lost_messages_are_reported_as_a_change() {
     let namespace = Namespace::new();
     let watch = namespace.run(|| LinkWatch::open().unwrap());
-    // As small as the kernel makes it.
+    // The smallest size that the kernel accepts.
     set_socket_recv_buffer_size(&watch, 1).unwrap();
     let mut lines = String::new();
     for number in 0..200 {
@@ -66,17 +66,17 @@ fn messages_that_were_lost_are_told_as_a_change() {
     }
     namespace.ip_batch(&lines);
     assert!(dropped(&namespace) > 0, "nothing was lost");
-    let (sender, told) = mpsc::channel();
+    let (sender, reports) = mpsc::channel();
     thread::spawn(move || {
         let error = watch.run(|| {
             let _gone = sender.send(());
         });
         panic!("the watch ended: {error}");
     });
-    assert_eq!(told.recv_timeout(PATIENCE), Ok(()));
-    while told.recv_timeout(Duration::from_millis(200)).is_ok() {}
+    assert_eq!(reports.recv_timeout(PATIENCE), Ok(()));
+    while reports.recv_timeout(Duration::from_millis(200)).is_ok() {}
     namespace.ip(&["link", "delete", "v7"]);
-    assert_eq!(told.recv_timeout(PATIENCE), Ok(()), "it goes on after the loss");
+    assert_eq!(reports.recv_timeout(PATIENCE), Ok(()), "the watch continues after the loss");
 }
 
 #[test]
@@ -124,7 +124,8 @@ fn hundreds_of_interfaces_are_listed_whole_while_others_come_and_go() {
     println!("{lists} lists of over 300 links in {:.1?}, longest {longest:.1?}", began.elapsed());
 }
 
-/// From the kernel's message about a new link to the gate on it, as another listener sees both.
+/// Time from the kernel's message about a new link to the gate on it, as another listener sees
+/// both.
 #[test]
 fn a_new_link_is_gated_within_a_second_of_its_message() {
     const LINKS: usize = 50;
@@ -183,19 +184,19 @@ fn dropped(namespace: &Namespace) -> u64 {
     lines.map(|mut line| line.nth(column).unwrap().parse::<u64>().unwrap()).sum()
 }
 
-/// What a watch in this namespace tells.
+/// The reports of a watch in this namespace.
 fn watch(namespace: &Namespace) -> mpsc::Receiver<()> {
     let watch = namespace.run(|| LinkWatch::open().unwrap());
-    let (sender, told) = mpsc::channel();
+    let (sender, reports) = mpsc::channel();
     thread::spawn(move || {
         watch.run(|| {
             let _gone = sender.send(());
         })
     });
-    told
+    reports
 }
 
-/// Links that appear in this namespace, by a listener beside the agent's.
+/// Links that appear in this namespace, as a listener of the test's own sees them.
 fn listen(namespace: &Namespace) -> mpsc::Receiver<(Instant, LinkId)> {
     const GROUP_LINK: u32 = 1;
     let socket = namespace.run(|| {

@@ -1,5 +1,6 @@
-//! Every interface is gated, whatever kind it is and whenever it came: with a real agent, closed
-//! without a grant, open with one, over both families. Each way is first shown to be one.
+//! Every interface is gated, whatever its kind and whenever it appears: with a real agent, closed
+//! without a grant, open with one, over both families. Each way is first shown to be open without
+//! an agent.
 #![expect(
     clippy::indexing_slicing,
     clippy::unwrap_used,

@@ -1,5 +1,6 @@
-//! Interfaces that come, are renamed, move to another network namespace and back, or change while the
-//! agent runs. `status` is not asked on the way: it would make the agent look.
+//! Interfaces that come, are renamed, move to another network namespace and back, or change while
+//! the agent runs. These tests do not ask `status` meanwhile: it would make the agent check its
+//! links.
 
 use std::{process::Command, time::Instant};
 
@@ -17,7 +18,7 @@ const PATH: Path =
 
 #[test]
 fn an_interface_that_appears_is_closed_at_once_and_gated_within_a_second() {
-    // That it is a way in: without a gate it opens at once.
+    // First it is shown to be a way in: without a gate it opens at once.
     let mut site = Site::new();
     connect(&site, "n0", "p9", &PATH);
     PATH.assert_open(&site, "without an agent");
@@ -107,18 +108,18 @@ fn an_interface_that_moves_away_and_back_is_gated_again() {
     Gate::PACKETS.configure(&site);
     site.start();
     path.assert_closed(&site, "before it moves");
-    // Once with time to notice, once without.
+    // Once the agent has time to notice, once it has not.
     for wait in [true, false] {
         let index = site.host.index("s0");
         site.host.ip(&["link", "set", "s0", "netns", elsewhere.name()]);
         if wait {
             put(&elsewhere);
             path.assert_open(&site, "in another namespace, whose gate this is not");
-            assert!(!is_pinned(&site, index), "nothing is held of what is gone");
+            assert!(!is_pinned(&site, index), "no link is pinned for an interface that is gone");
         }
         elsewhere.ip(&["link", "set", "s0", "netns", site.host.name()]);
         put(&site.host);
-        // A pin of before says nothing: closed is what counts.
+        // A pin of before proves nothing: only a closed port does.
         let back = Instant::now();
         while path.greetings(&site, PATIENCE) != [None, None] {
             assert!(back.elapsed() < PROMISED + PATIENCE, "open after it came back");
@@ -151,7 +152,7 @@ fn an_interface_whose_mtu_changes_stays_gated_and_keeps_its_sessions() {
     path.assert_closed(&site, "with another MTU");
 }
 
-/// What is listed may be gone before a program is on it.
+/// A listed interface may be gone before a program is attached to it.
 #[test]
 fn the_agent_starts_while_interfaces_come_and_go() {
     let mut site = Site::new();
@@ -170,13 +171,14 @@ fn the_agent_starts_while_interfaces_come_and_go() {
         let ended = changing.try_wait().unwrap();
         changing.kill().unwrap();
         changing.wait().unwrap();
-        assert_eq!(ended, None, "they came and went all the time");
+        assert_eq!(ended, None, "interfaces came and went until the end");
         site.assert_closed_to_all();
         site.end(Signal::TERM);
     }
 }
 
-/// With its addresses, by way of "down": older kernels rename no interface that is up.
+/// Renames an interface and keeps its addresses. It is set down meanwhile: older kernels rename no
+/// interface that is up.
 fn rename(site: &Site, from: &str, to: &str) {
     site.host.ip_batch(&format!(
         "link set {from} down\n\

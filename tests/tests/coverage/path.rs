@@ -1,4 +1,4 @@
-//! A way from the stranger to a port 22, and what is asked of it.
+//! A way from the stranger to a port 22, and the assertions about it.
 
 use std::{
     fs,
@@ -15,19 +15,19 @@ use jit_tests::{
 };
 
 pub(crate) const LONG: Duration = Duration::from_secs(600);
-/// What is promised of an interface that appears.
+/// Longest time until an interface that appears is gated.
 pub(crate) const PROMISED: Duration = Duration::from_secs(1);
-/// Longest wait for a way without a gate to be one: routes, neighbours and ports settle.
+/// Longest wait until a way without a gate opens: routes, neighbours and ports need some time.
 const SETTLED: Duration = Duration::from_secs(5);
 
-/// From the stranger's addresses to the host's, of both families.
+/// The stranger's addresses and the host's, of both families.
 #[derive(Clone, Copy)]
 pub(crate) struct Path {
     pub(crate) from: [&'static str; 2],
     pub(crate) to: [&'static str; 2],
 }
 
-/// What the configuration says of the gate.
+/// The gate's settings in the configuration.
 pub(crate) struct Gate<'a> {
     pub(crate) interfaces: &'a str,
     pub(crate) exclude: &'a str,
@@ -46,7 +46,7 @@ impl Gate<'_> {
 }
 
 impl Path {
-    /// What greets behind the way, if anything does, in each family.
+    /// The greeting at the end of the way in each family, if there is one.
     pub(crate) fn greetings(&self, site: &Site, within: Duration) -> [Option<[u8; 2]>; 2] {
         thread::scope(|scope| {
             let attempts = [0, 1].map(|family| {
@@ -57,7 +57,7 @@ impl Path {
         })
     }
 
-    /// Fails unless it opens, over both families.
+    /// Fails unless the way opens, over both families.
     #[track_caller]
     pub(crate) fn assert_open(&self, site: &Site, why: &str) {
         let end = Instant::now() + SETTLED;
@@ -70,14 +70,14 @@ impl Path {
         }
     }
 
-    /// Fails unless it is closed, over both families.
+    /// Fails unless the way is closed, over both families.
     #[track_caller]
     pub(crate) fn assert_closed(&self, site: &Site, why: &str) {
         let greetings = self.greetings(site, PATIENCE);
         assert_eq!(greetings, [None, None], "open {why}\n{}", site.log());
     }
 
-    /// Closed to the stranger, open with a grant, and closed again: with the agent that runs.
+    /// With the running agent: closed to the stranger, open with a grant, and closed again.
     #[track_caller]
     pub(crate) fn assert_gated(&self, site: &Site, why: &str) {
         self.assert_closed(site, &format!("without a grant, {why}"));
@@ -87,7 +87,7 @@ impl Path {
         self.assert_closed(site, &format!("after the revocation, {why}"));
     }
 
-    /// Open without an agent, and gated by each of these gates.
+    /// Fails unless the way is open without an agent, and gated by each of these gates.
     #[track_caller]
     pub(crate) fn assert_gated_by(&self, site: &mut Site, gates: &[(&str, Gate<'_>)]) {
         self.assert_open(site, "without an agent");
@@ -102,7 +102,7 @@ impl Path {
     }
 }
 
-/// What greets at an address.
+/// The greeting at an address.
 pub(crate) fn greeting(to: SocketAddr, within: Duration) -> Option<[u8; 2]> {
     let mut stream = TcpStream::connect_timeout(&to, within).ok()?;
     stream.set_read_timeout(Some(SETTLED)).unwrap();
@@ -110,7 +110,7 @@ pub(crate) fn greeting(to: SocketAddr, within: Duration) -> Option<[u8; 2]> {
     stream.read_exact(&mut greeting).ok().map(|()| greeting)
 }
 
-/// A TCP server in a namespace, for as long as the test runs: it greets, then echoes.
+/// Starts a TCP server in a namespace that runs until the test ends: it greets, then echoes.
 pub(crate) fn serve(namespace: &Namespace, port: u16, greeting: [u8; 2]) {
     let listener = namespace.run(|| TcpListener::bind(("::", port)).unwrap());
     thread::spawn(move || {
@@ -127,8 +127,8 @@ pub(crate) fn serve(namespace: &Namespace, port: u16, greeting: [u8; 2]) {
     });
 }
 
-/// Waits until the gate is pinned on an interface, not longer than is promised. `status` would make
-/// the agent look, which is not what is tried.
+/// Waits until the gate is pinned on an interface, at most [`PROMISED`]. It does not ask `status`,
+/// which would make the agent check its links.
 #[track_caller]
 pub(crate) fn wait_until_gated(site: &Site, interface: &str) -> Duration {
     let began = Instant::now();
@@ -151,7 +151,7 @@ pub(crate) fn is_pinned(site: &Site, index: u32) -> bool {
         .any(|pin| pin.file_name().to_string_lossy().ends_with(&end))
 }
 
-/// A veth pair between host and stranger with addresses, up, by one call of `ip`.
+/// Makes a veth pair between host and stranger, with addresses and up, by one call of `ip`.
 pub(crate) fn connect(site: &Site, ours: &str, theirs: &str, path: &Path) {
     let [from_v4, from_v6] = path.from;
     let [to_v4, to_v6] = path.to;

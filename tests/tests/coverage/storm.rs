@@ -1,4 +1,4 @@
-//! 200 interfaces are created and destroyed while a stranger tries to connect by each of them.
+//! Creates and destroys 200 interfaces while a stranger tries to connect by each of them.
 
 use std::{
     collections::BTreeMap,
@@ -17,17 +17,19 @@ use rustix::process::Signal;
 
 use crate::path::{Gate, LONG, Path};
 
-/// Interfaces that are there at the same time.
+/// Number of interfaces that exist at the same time.
 const ALIVE: u32 = 8;
-/// An attempt over veth is answered in well under a millisecond, or never: where it is open, the
-/// storms without a gate and with a grant show that this is long enough.
+/// Time of an attempt. Over veth the answer comes in well under a millisecond, or never. The storms
+/// without a gate and with a grant show that this is long enough.
 const ATTEMPT: Duration = Duration::from_millis(50);
-/// An interface lives until it was tried so often, or opened so often, if that happens in time.
+/// An interface is deleted after this number of attempts, or of attempts that opened, if they
+/// happen in time.
 const ENOUGH: u32 = 3;
 const SETTLED: Duration = Duration::from_secs(1);
-/// Where all of them are given all of that time, and making them takes as long again.
+/// Longest time of a storm: every interface uses all of its time, and making them takes as long
+/// again.
 const LONGEST: Duration = Duration::from_secs(480);
-/// An interface made after the storms: `w1`.
+/// The interface that is made after the storms: `w1`.
 const AFTER: Path =
     Path { from: ["198.18.0.6", "2001:db8:18:1::2"], to: ["198.18.0.5", "2001:db8:18:1::1"] };
 
@@ -48,23 +50,23 @@ fn two_hundred_interfaces_that_come_and_go_open_nothing() {
     let closed = storm(&site, 200, Until::Tried);
     println!("{} attempts by {} interfaces", closed.tried, closed.interfaces);
     assert_eq!(closed.opened, 0, "of {} attempts\n{}", closed.tried, site.log());
-    assert!(closed.tried >= 500, "too few attempts to tell: {}", closed.tried);
+    assert!(closed.tried >= 500, "too few attempts: {}", closed.tried);
     assert!(closed.interfaces >= 150, "{} interfaces were tried", closed.interfaces);
-    // The agent came through it, holds nothing of what is gone, and opens to whom it should.
+    // The agent still runs, keeps nothing of deleted interfaces, and opens to granted sources.
     let (status, code) = site.status();
     assert_eq!((status["state"].as_str(), code), (Some("enforcing"), 0), "{status:#}");
     assert_eq!(status["interfaces"].as_array().unwrap().len(), 2, "{status:#}");
-    assert!(!site.log().contains("is lost"), "what was deleted was not lost\n{}", site.log());
+    assert!(!site.log().contains("is lost"), "a deleted interface is not lost\n{}", site.log());
     site.admit(&["198.18.0.0/24", "2001:db8:18::/48"], LONG);
     let granted = storm(&site, 20, Until::Opened);
     assert!(granted.opened >= 40, "with a grant each is open: {} opened", granted.opened);
     site.revoke_all();
-    assert_eq!(storm(&site, 20, Until::Tried).opened, 0, "and closed without it");
+    assert_eq!(storm(&site, 20, Until::Tried).opened, 0, "closed without a grant");
     site.end(Signal::TERM);
 }
 
-/// The packet gate by itself stands there a moment after an interface came: how much gets through in
-/// that moment is printed, and what stays is closed.
+/// The packet gate alone is in force a moment after an interface appears. The test prints how many
+/// attempts open in that moment. An interface that stays is closed.
 #[test]
 fn without_the_guard_interfaces_that_come_and_stay_are_closed() {
     let mut site = Site::new();
@@ -77,17 +79,18 @@ fn without_the_guard_interfaces_that_come_and_stay_are_closed() {
     AFTER.assert_gated(&site, "after the storm");
 }
 
-/// What an interface is left alive for.
+/// What an interface waits for before it is deleted.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Until {
     /// [`ENOUGH`] attempts.
     #[default]
     Tried,
-    /// So many that opened.
+    /// [`ENOUGH`] attempts that opened.
     Opened,
 }
 
-/// Creates and destroys so many interfaces, a few at a time, while the stranger knocks.
+/// Creates and destroys this number of interfaces, a few at a time, while the stranger tries to
+/// connect.
 fn storm(site: &Site, interfaces: u32, until: Until) -> Knocked {
     let began = Instant::now();
     let knocking = Knocking { until, ..Knocking::default() };
@@ -96,12 +99,12 @@ fn storm(site: &Site, interfaces: u32, until: Until) -> Knocked {
             let knocking = &knocking;
             scope.spawn(move || site.stranger.run(|| knocking.knock(family)));
         }
-        // Also when this ends by a panic.
+        // Also if this ends by a panic.
         let _end = End(&knocking.done);
         for number in 1..=interfaces + ALIVE {
             assert!(began.elapsed() < LONGEST, "{number} interfaces took too long");
             if number <= interfaces {
-                // Knocked at from the first moment, also before it is whole.
+                // The stranger tries it from the first moment, also before it is complete.
                 knocking.alive.lock().unwrap().insert(number, 0);
                 create(site, number);
             }
@@ -125,11 +128,11 @@ fn storm(site: &Site, interfaces: u32, until: Until) -> Knocked {
     }
 }
 
-/// What the stranger's threads and the one that makes interfaces share.
+/// State shared by the stranger's threads and the thread that makes interfaces.
 #[derive(Default)]
 struct Knocking {
     until: Until,
-    /// Attempts by each interface that is there, of those that count.
+    /// Attempts that count, by existing interface.
     alive: Mutex<BTreeMap<u32, u32>>,
     tried: AtomicU32,
     opened: AtomicU32,
@@ -138,7 +141,7 @@ struct Knocking {
 }
 
 impl Knocking {
-    /// Every other time at the youngest, else at each in turn.
+    /// Tries to connect: every other time by the newest interface, else by each in turn.
     fn knock(&self, family: usize) {
         for turn in 0.. {
             if self.done.load(Ordering::Relaxed) {
@@ -156,7 +159,7 @@ impl Knocking {
             let opened = match TcpStream::connect_timeout(&addresses(number)[family], ATTEMPT) {
                 Ok(_) => true,
                 Err(error) if is_answered(&error) => false,
-                // Not there yet, or not any more.
+                // The interface does not exist yet, or no longer.
                 Err(_) => {
                     thread::sleep(Duration::from_micros(200));
                     continue;
@@ -172,7 +175,7 @@ impl Knocking {
     }
 }
 
-/// A SYN went out: it was refused, or nobody answered in time.
+/// Whether a SYN went out: it was refused, or nobody answered in time.
 fn is_answered(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::TimedOut)
 }
@@ -185,8 +188,8 @@ impl Drop for End<'_> {
     }
 }
 
-/// The host's addresses on interface `number`. Those of 64 interfaces in turn lie in one /24, all in
-/// one /48.
+/// The host's addresses on interface `number`. Each 64 interfaces share one /24, and all share one
+/// /48.
 fn addresses(number: u32) -> [SocketAddr; 2] {
     [address_v4(number, 1), address_v6(number, 1)].map(|text| {
         let address: IpAddr = text.parse().unwrap();
@@ -202,7 +205,7 @@ fn address_v6(number: u32, end: u32) -> String {
     format!("2001:db8:18:{number:x}::{end}")
 }
 
-/// Interface `w<number>` between host and stranger.
+/// Makes interface `w<number>` between host and stranger.
 fn create(site: &Site, number: u32) {
     let name = format!("w{number}");
     site.host.ip_batch(&format!(

@@ -1,6 +1,6 @@
-//! Ways in by other interfaces than the one that the packet came to first, and by kinds of interfaces
-//! that are no plain Ethernet. Each is closed by the packet gate alone, wherever on the way it
-//! stands, and by the socket guard alone.
+//! Ways in by other interfaces than the one that the packet reached first, and by interfaces that
+//! are not plain Ethernet. The packet gate alone closes each, wherever on the way it is attached.
+//! So does the socket guard alone.
 
 use jit_tests::{
     agent::{STRANGER, Site, TO_CLIENT, TO_STRANGER},
@@ -66,7 +66,8 @@ fn a_macvlan_child_on_the_host_is_gated() {
     let path =
         Path { from: ["198.18.3.2", "2001:db8:18:3::2"], to: ["198.18.3.1", "2001:db8:18:3::1"] };
     let mut site = Site::new();
-    // Or the parent answers for the child's address too, and frames sometimes go to it.
+    // Otherwise the parent answers for the child's address too, and frames sometimes go to the
+    // parent.
     site.host.sysctl("ipv4/conf/all/arp_ignore", "1");
     site.stranger.address("p0", &format!("{}/24", path.from[0]));
     site.stranger.address("p0", &format!("{}/64", path.from[1]));
@@ -106,7 +107,7 @@ fn another_interfaces_address_is_gated() {
     );
 }
 
-/// What comes has no Ethernet header.
+/// The packets have no Ethernet header.
 #[test]
 fn a_tun_device_is_gated() {
     let path =

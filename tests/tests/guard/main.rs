@@ -1,11 +1,11 @@
-//! The socket guard: its decision against the loaded program's, what it closes that no program on an
-//! interface sees, and its life on the host's network namespace.
+//! The socket guard: its decision against the loaded program's, the ways that it closes and no
+//! program on an interface sees, and its link on the network namespace of the host.
 #![expect(
     clippy::indexing_slicing,
     clippy::unwrap_used,
     reason = "a test that meets the unexpected panics"
 )]
 
-mod life;
+mod link;
 mod refusals;
 mod ways;

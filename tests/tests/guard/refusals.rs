@@ -1,5 +1,5 @@
-//! What a refusal of the loaded guards leaves behind: counters, an event, and in observe mode nothing
-//! but the count. (That they decide as the host does is in `tests/kernel/comparison.rs`.)
+//! What a refusal of the loaded guards records: counters and an event, and in observe mode only the
+//! count. (`tests/kernel/comparison.rs` shows that they decide as the host does.)
 
 use jit_agent::kernel::datapath::memory::MemoryTables;
 use jit_common::{Address, Counter, Lookup, PortKey, PortRule, Protocol, Reason, Settings};

@@ -1,5 +1,5 @@
-//! The ways in that pass by every program on an interface: closed without a grant, open with one, and
-//! open without the guard, which is why it is there.
+//! Ways in that no program on an interface sees: closed without a grant, open with one, and open
+//! without the guard.
 
 use std::{
     io,
@@ -17,7 +17,7 @@ use jit_tests::{
 
 const LONG: Duration = Duration::from_secs(600);
 
-/// What became of an attempt to connect.
+/// The result of an attempt to connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Answer {
     Open,
@@ -102,7 +102,7 @@ fn a_port_redirect_to_a_protected_port_is_closed_by_the_guard() {
         if guard {
             site.admit(&STRANGER, LONG);
             assert!(site.stranger_opens(0, 2222) && site.stranger_opens(1, 2222));
-            assert!(!site.client_opens(0, 2222), "a grant is its source's");
+            assert!(!site.client_opens(0, 2222), "a grant opens its source alone");
         }
     }
 }
@@ -130,7 +130,7 @@ fn what_a_tunnel_brings_is_closed_by_the_guard() {
         let answer = knock(&site.stranger, inner);
         assert_eq!(answer, if guard { Answer::Reset } else { Answer::Open }, "guard {guard}");
         if guard {
-            // Who is granted is whom the inner packet names.
+            // The grant is for the source of the inner packet.
             site.admit(&[STRANGER[0]], LONG);
             assert_eq!(knock(&site.stranger, inner), Answer::Reset);
             site.admit(&["198.18.0.2"], LONG);
@@ -209,7 +209,7 @@ fn the_guard_of_an_observing_gate_lets_everybody_in_and_counts() {
 }
 
 #[test]
-fn an_unprotected_port_is_none_of_the_guards_business() {
+fn the_guard_leaves_an_unprotected_port_alone() {
     let site = ungated(true);
     site.serve(80);
     assert!(site.stranger_opens(0, 80) && site.stranger_opens(1, 80));

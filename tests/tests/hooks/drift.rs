@@ -1,5 +1,5 @@
-//! Somebody takes the gate off, or what keeps it: it comes back within 5 s and is reported, and until
-//! then `status` does not call the host protected.
+//! Somebody takes the gate off, or removes its pins: it comes back within 5 s and is reported.
+//! Until then `status` does not call the host protected.
 
 use std::{
     fs,
@@ -21,11 +21,11 @@ use rustix::process::Signal;
 
 use crate::rungs::{events, interface};
 
-/// Longest time until something is restored (docs/operations.md, section "Put right by itself").
+/// Longest time until the gate is restored (docs/operations.md, section "Put right by itself").
 const RESTORE: Duration = Duration::from_secs(5);
 const LONG: Duration = Duration::from_secs(600);
 
-/// A started agent without the socket guard, by this hook.
+/// A started agent with this hook and without the socket guard.
 fn started(hook: &str) -> Site {
     let mut site = Site::new();
     let config = site.base("[\"*\"]", hook);
@@ -53,18 +53,19 @@ fn tc(namespace: &Namespace, line: &str) {
     assert!(output.status.success(), "tc {line}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Takes the gate off s0: once it comes back by itself, and once somebody asks meanwhile.
+/// Takes the gate off s0 twice: once it comes back by itself, and once somebody asks `status`
+/// meanwhile.
 fn restores(site: &Site, reported: &str, why: &str, take_off: impl Fn()) {
-    let told = |code, count| events(site, code).len() == count;
+    let recorded = |code, count| events(site, code).len() == count;
     let began = Instant::now();
     take_off();
-    while !told("A004", 1) {
+    while !recorded("A004", 1) {
         assert!(began.elapsed() < RESTORE, "not within {RESTORE:?}:\n{}", site.log());
         thread::sleep(Duration::from_millis(5));
     }
     println!("{reported}: back after {:.1?}", began.elapsed());
-    assert!(told("A003", 1) && site.status().1 == 0);
-    // The agent may look at the same moment; then nothing is reported.
+    assert!(recorded("A003", 1) && site.status().1 == 0);
+    // The agent may check at the same moment: then `status` does not report it.
     let found = (0..5).any(|_| {
         take_off();
         let (status, code) = site.status();
@@ -73,7 +74,7 @@ fn restores(site: &Site, reported: &str, why: &str, take_off: impl Fn()) {
     });
     assert!(found, "status never said that {why}");
     let (status, code) = site.status();
-    assert_eq!(code, 0, "who asked had it restored: {status:#}");
+    assert_eq!(code, 0, "`status` restored it: {status:#}");
     assert_eq!(interface(site, "s0")["hook"], reported);
     assert_eq!(events(site, "A003").len(), events(site, "A004").len());
 }
@@ -87,20 +88,20 @@ fn closed_and_open_with_a_grant(site: &mut Site) {
 }
 
 #[test]
-fn a_link_that_is_detached_comes_back_and_is_told() {
+fn a_link_that_is_detached_comes_back_and_is_reported() {
     for (hook, reported) in [("native", "xdp_native"), ("generic", "xdp_generic"), ("tc", "tcx")] {
         let mut site = started(hook);
         let s0 = pin(&site, reported, "s0");
         restores(&site, reported, "s0: its link was detached", || {
             bpf::detach_link(link(&site, reported, "s0")).unwrap();
-            assert!(s0.exists(), "the pin says nothing");
+            assert!(s0.exists(), "the pin is still there");
         });
         closed_and_open_with_a_grant(&mut site);
     }
 }
 
 #[test]
-fn a_classifier_that_is_taken_off_comes_back_and_is_told() {
+fn a_classifier_that_is_taken_off_comes_back_and_is_reported() {
     for line in ["filter del dev s0 ingress", "qdisc del dev s0 clsact"] {
         let mut site = started("clsact");
         restores(&site, "clsact", "s0: its classifier was taken off", || tc(&site.host, line));
@@ -132,20 +133,20 @@ fn pinned(site: &Site) -> Vec<PathBuf> {
 }
 
 #[test]
-fn pins_that_are_removed_come_back_with_the_tables_that_they_were() {
+fn removed_pins_come_back_with_the_same_tables() {
     for hook in ["native", "tc", "clsact"] {
         let mut site = started(hook);
         site.admit(&CLIENT, LONG);
         let before = pinned(&site);
         let began = Instant::now();
         fs::remove_dir_all(site.pins()).unwrap();
-        assert!(!site.stranger_opens(0, 22), "the agent holds all that as well");
+        assert!(!site.stranger_opens(0, 22), "the agent holds links and tables too");
         while pinned(&site) != before {
             assert!(began.elapsed() < RESTORE, "not within {RESTORE:?}:\n{}", site.log());
             thread::sleep(Duration::from_millis(5));
         }
         println!("{hook}: pins back after {:.1?}", began.elapsed());
-        // The agent may look at the same moment; then nothing is reported.
+        // The agent may check at the same moment: then `status` does not report it.
         let found = (0..5).any(|_| {
             fs::remove_dir_all(site.pins()).unwrap();
             let (status, code) = site.status();
@@ -156,8 +157,8 @@ fn pins_that_are_removed_come_back_with_the_tables_that_they_were() {
         let (status, code) = site.status();
         assert_eq!(code, 0, "{status:#}\n{}", site.log());
         assert_eq!(pinned(&site), before);
-        let told = events(&site, "A003");
-        assert!(told.iter().any(|event| event.contains("HOST_GRANTS")), "{told:?}");
+        let lost = events(&site, "A003");
+        assert!(lost.iter().any(|event| event.contains("HOST_GRANTS")), "{lost:?}");
         let second = site.run(&["run"]);
         assert_eq!(second.status.code(), Some(69), "the new directory is locked as well");
         site.assert_open_to_the_client_alone();
@@ -167,11 +168,11 @@ fn pins_that_are_removed_come_back_with_the_tables_that_they_were() {
         site.assert_open_to_the_client_alone();
         site.end(Signal::TERM);
         assert_eq!(site.run(&["detach", "--yes"]).status.code(), Some(0));
-        assert!(site.stranger_opens(0, 22), "nothing is left that nobody knows of");
+        assert!(site.stranger_opens(0, 22), "no gate is left without a pin");
     }
 }
 
-/// A veth pair to the stranger whose end on the host has a certain index.
+/// Makes a veth pair to the stranger whose end on the host has this index.
 fn connect(site: &Site, index: &str, peer: &str) {
     let stranger = site.stranger.name();
     site.host.ip(&[
@@ -186,10 +187,10 @@ fn connect(site: &Site, index: &str, peer: &str) {
     }
 }
 
-/// While the agent is down an interface moves to another network namespace, with our link on it, and
-/// one with the same index and name takes its place.
+/// While the agent is down, an interface with our link on it moves to another network namespace. A
+/// new one with the same index and name takes its place.
 #[test]
-fn an_interface_that_was_replaced_by_one_with_its_index_is_not_taken_for_gated() {
+fn a_new_interface_with_the_index_of_a_gated_one_is_not_reported_as_gated() {
     let knock =
         |site: &Site| site.stranger.run(|| opens("192.0.2.1:22".parse().unwrap(), PATIENCE));
     for (hook, reported) in
@@ -209,10 +210,10 @@ fn an_interface_that_was_replaced_by_one_with_its_index_is_not_taken_for_gated()
         connect(&site, "1000", "y1");
         let began = Instant::now();
         while !knock(&site) {
-            assert!(began.elapsed() < RESTORE, "nothing is on the new one");
+            assert!(began.elapsed() < RESTORE, "nothing is attached to the new one");
         }
         let state = interface(&site, "x0");
-        assert_eq!(state["attached"], false, "and nobody says so: {state:#}");
+        assert_eq!(state["attached"], false, "the new one is not attached: {state:#}");
         site.start();
         assert_eq!(interface(&site, "x0")["hook"], reported);
         assert!(!knock(&site), "{hook}: the new one is gated");

@@ -1,4 +1,4 @@
-//! Beside other people's programs: theirs stay, ours cannot be taken off by accident.
+//! The gate beside foreign programs: they stay, and ours cannot be taken off by accident.
 
 use std::{process::Command, time::Duration};
 
@@ -20,7 +20,7 @@ fn without_guard(hook: &str) -> Site {
     site
 }
 
-/// Runs a program in a namespace; whether it went well, and what it said.
+/// Runs a program in a namespace. Returns whether it succeeded, and what it said.
 fn run(namespace: &Namespace, line: &str) -> (bool, String) {
     let output = Command::new("nsenter")
         .arg(format!("--net=/run/netns/{}", namespace.name()))
@@ -31,7 +31,7 @@ fn run(namespace: &Namespace, line: &str) -> (bool, String) {
 }
 
 #[test]
-fn beside_another_xdp_program_the_gate_is_by_tc_and_says_so() {
+fn beside_another_xdp_program_the_gate_uses_tc_and_says_so() {
     for mode in [XdpMode::Driver, XdpMode::Skb] {
         let mut site = without_guard("auto");
         // The same program over empty tables: it lets everything in.
@@ -49,8 +49,8 @@ fn beside_another_xdp_program_the_gate_is_by_tc_and_says_so() {
         site.assert_closed_to_all();
         site.admit(&CLIENT, LONG);
         site.assert_open_to_the_client_alone();
-        assert_eq!(link.info().unwrap().program_id(), theirs, "it is still there");
-        // Once it is gone, the next start takes the better hook.
+        assert_eq!(link.info().unwrap().program_id(), theirs, "the foreign program is still there");
+        // When it is gone, the next start takes the better hook.
         drop(link);
         site.end(rustix::process::Signal::TERM);
         site.start();
@@ -67,7 +67,7 @@ fn the_kernel_refuses_to_take_the_gate_off_an_interface() {
         for kind in kinds {
             let (done, said) = run(&site.host, &format!("ip link set dev s0 {kind} off"));
             assert!(!done, "{kind} off, {hook}: {said}");
-            // A program that is pinned, as other people's tools load theirs.
+            // A pinned program, as foreign tools load theirs.
             let pin = site.pins().join("foreign");
             let foreign = Kernel::load();
             jit_agent::kernel::datapath::bpf::pin(foreign.xdp(), &pin).unwrap();
@@ -79,7 +79,7 @@ fn the_kernel_refuses_to_take_the_gate_off_an_interface() {
             }
             std::fs::remove_file(&pin).unwrap();
         }
-        // By a link as well.
+        // A link is refused too.
         let foreign = Kernel::load();
         let index = site.host.index("s0");
         let refused = site.host.run(|| {
@@ -116,11 +116,11 @@ fn other_classifiers_stay_where_they_are() {
     let note = interface(&site, "s0")["note"].as_str().unwrap().to_owned();
     assert!(note.contains("another TC program runs before it"), "{note}");
     let (status, code) = site.status();
-    assert_eq!(code, 1, "what may be passed by is not called protected: {status:#}");
+    assert_eq!(code, 1, "a gate that may be bypassed is not called protected: {status:#}");
     assert!(status["problems"].to_string().contains("s0: another TC program"), "{status:#}");
     site.end(rustix::process::Signal::TERM);
     assert_eq!(site.run(&["detach", "--yes"]).status.code(), Some(0));
     let shown = classifiers(&site.host, "s0");
-    assert!(shown.contains("u32") && !shown.contains("jit-agent"), "only ours: {shown}");
+    assert!(shown.contains("u32") && !shown.contains("jit-agent"), "only ours is gone: {shown}");
     assert!(site.stranger_opens(0, 22));
 }

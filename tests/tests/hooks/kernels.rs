@@ -1,6 +1,6 @@
-//! What a kernel lacks: the next best hook holds and what is missing is named by `status`
-//! and in the audit; without XDP links nothing is attached. In the virtual machines of `cargo xtask
-//! vm-test` this runs on kernels that do lack it.
+//! What a kernel lacks: the next best hook is in force, and `status` and the audit name what is
+//! missing. Without XDP links nothing is attached. In the virtual machines of `cargo xtask vm-test`
+//! these tests run on kernels that lack something.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::rungs::{events, holds_by, interface};
 const LONG: Duration = Duration::from_secs(600);
 const NO_TCX: &str = "TC (tcx): this kernel has none (Linux 6.6)";
 
-/// What `tc` means on this kernel.
+/// The hook that `tc` means on this kernel.
 pub(crate) fn best_tc() -> &'static str {
     if kernel_lacks(TCX) { "clsact" } else { "tcx" }
 }
@@ -31,13 +31,13 @@ fn the_best_tc_hook_of_the_kernel_holds_and_a_missing_one_is_named() {
     assert_eq!(state["note"].as_str().unwrap().contains(NO_TCX), lacks, "{state:#}");
     let text = String::from_utf8(site.run(&["status"]).stdout).unwrap();
     assert_eq!(text.contains(NO_TCX), lacks, "{text}");
-    let told = events(&site, "A005");
-    assert_eq!(told.len(), if lacks { 2 } else { 0 }, "{told:?}");
-    assert!(told.iter().all(|event| event.contains(NO_TCX)), "{told:?}");
-    assert_eq!(site.status().1, 0, "the next best is no failure");
+    let missing = events(&site, "A005");
+    assert_eq!(missing.len(), if lacks { 2 } else { 0 }, "{missing:?}");
+    assert!(missing.iter().all(|event| event.contains(NO_TCX)), "{missing:?}");
+    assert_eq!(site.status().1, 0, "the next best hook is no failure");
 }
 
-/// Above one page frames come in fragments, which XDP takes from Linux 5.18 on.
+/// Frames above one page come in fragments. XDP takes those from Linux 5.18 on.
 #[test]
 fn frames_of_nine_thousand_bytes_are_gated_by_the_best_hook_that_takes_them() {
     let mut site = Site::new();
@@ -53,14 +53,14 @@ fn frames_of_nine_thousand_bytes_are_gated_by_the_best_hook_that_takes_them() {
     let note = state["note"].as_str().unwrap();
     assert_eq!(note.contains("native XDP refused at MTU 9000"), lacks, "{state:#}");
     assert_eq!(note.is_empty(), !lacks, "{state:#}");
-    assert_eq!(interface(&site, "s0")["hook"], "xdp_native", "the other one is as it was");
+    assert_eq!(interface(&site, "s0")["hook"], "xdp_native", "the other interface has its hook");
     site.assert_closed_to_all();
     site.admit(&CLIENT, LONG);
     site.assert_open_to_the_client_alone();
 }
 
 #[test]
-fn a_guard_that_tells_loopback_by_its_addresses_says_so() {
+fn a_guard_that_knows_loopback_by_its_addresses_says_so() {
     let mut site = Site::new();
     site.configure_gate("[\"c0\"]", "auto");
     site.start();
@@ -84,5 +84,5 @@ fn a_kernel_without_xdp_links_is_refused_in_a_clear_sentence_and_nothing_is_atta
         "{said}"
     );
     assert!(said.contains("nothing is attached; update the kernel"), "{said}");
-    assert!(site.client_opens(0, 22) && site.stranger_opens(1, 22), "and nothing is");
+    assert!(site.client_opens(0, 22) && site.stranger_opens(1, 22), "no port is closed");
 }

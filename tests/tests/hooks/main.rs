@@ -1,5 +1,5 @@
-//! By which hook the gate is on an interface, beside whose programs, and what happens when somebody
-//! takes it off.
+//! The hook of the gate on each interface, the foreign programs beside it, and what happens when
+//! somebody takes the gate off.
 #![expect(
     clippy::indexing_slicing,
     clippy::unwrap_used,

@@ -1,5 +1,5 @@
-//! Each hook closes, and opens with a grant; a worse one than the best is said to be one, with why;
-//! a restart keeps what is there, without a gap; `detach` takes every kind off.
+//! Each hook closes, and opens with a grant. `status` says why a hook is not the best one. A
+//! restart keeps the hook without a gap. `detach` takes every kind off.
 
 use std::{process::Command, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::kernels::best_tc;
 
 const LONG: Duration = Duration::from_secs(600);
 
-/// The state of an interface, as `status --json` shows it.
+/// The state of an interface in `status --json`.
 pub(crate) fn interface(site: &Site, name: &str) -> Value {
     let (status, _) = site.status();
     let interfaces = status["interfaces"].as_array().unwrap();
@@ -33,7 +33,7 @@ pub(crate) fn events(site: &Site, code: &str) -> Vec<String> {
     text.lines().filter(|line| line.contains(&marked)).map(str::to_owned).collect()
 }
 
-/// What `tc` shows at the ingress of an interface.
+/// The output of `tc` about the ingress of an interface.
 pub(crate) fn classifiers(namespace: &Namespace, interface: &str) -> String {
     let output = Command::new("nsenter")
         .arg(format!("--net=/run/netns/{}", namespace.name()))
@@ -43,13 +43,13 @@ pub(crate) fn classifiers(namespace: &Namespace, interface: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Over both families: closed, open with a grant, closed again; also with the agent killed, after a
-/// restart, and after `detach` as if there had been no gate.
+/// Over both families: closed, open with a grant, closed again, also with the agent killed and
+/// after a restart. After `detach` all is open.
 pub(crate) fn holds_by(hook: &str, reported: &str) {
     let mut site = Site::new();
     site.configure_gate("[\"*\"]", hook);
     let config = std::fs::read_to_string(site.config()).unwrap();
-    // Without the guard: it would hide a gate that lets everything in.
+    // Without the guard, which would hide a gate that lets everything in.
     site.write_config(&config.replace("[gate]", "[gate]\nsocket_guard = false"));
     site.serve(80);
     site.start();
@@ -69,8 +69,8 @@ pub(crate) fn holds_by(hook: &str, reported: &str) {
     assert_eq!(interface(&site, "s0")["hook"], reported, "read from the kernel");
     site.start();
     assert_eq!(interface(&site, "s0")["hook"], reported);
-    assert_eq!(events(&site, "A001").len(), 2, "a restart attaches nothing");
-    assert_eq!(events(&site, "A002").len(), 2, "but adopts");
+    assert_eq!(events(&site, "A001").len(), 2, "the restart attaches nothing");
+    assert_eq!(events(&site, "A002").len(), 2, "the restart adopts");
     assert!(events(&site, "A003").is_empty() && events(&site, "A004").is_empty());
     site.assert_open_to_the_client_alone();
     assert_eq!(site.revoke_all(), 1);
@@ -104,7 +104,7 @@ fn tc_by_a_classifier_holds() {
     holds_by("clsact", "clsact");
 }
 
-/// A site whose client is reached by a tun device as well, of this kind (`ARPHRD_*`).
+/// A site with a second way to the client: a tun device of this kind (`ARPHRD_*`).
 fn with_tun(kind: u16) -> Site {
     let site = Site::new();
     tun::connect_as("t0", &site.host, &site.client, kind);
@@ -148,7 +148,7 @@ fn a_device_without_an_ethernet_header_is_gated_by_tc() {
 }
 
 #[test]
-fn a_device_with_an_unknown_header_is_left_to_the_guard_and_said_to_be() {
+fn a_device_with_an_unknown_header_is_left_to_the_guard_and_reported() {
     let mut site = with_tun(libc::ARPHRD_IEEE1394);
     site.start();
     let (status, code) = site.status();
@@ -159,15 +159,15 @@ fn a_device_with_an_unknown_header_is_left_to_the_guard_and_said_to_be() {
     assert!(status["problems"].to_string().contains("t0 is left to the socket guard"));
     let text = String::from_utf8(site.run(&["status"]).stdout).unwrap();
     assert!(text.contains("t0  SOCKET GUARD ONLY (its frames"), "{text}");
-    let told = events(&site, "A005");
-    assert!(told.len() == 1 && told[0].contains("\"t0\""), "{told:?}");
+    let lesser = events(&site, "A005");
+    assert!(lesser.len() == 1 && lesser[0].contains("\"t0\""), "{lesser:?}");
     assert_eq!(client_opens_by_tun(&site), [false; 2]);
     site.admit(&["192.0.2.2", "2001:db8:9::2"], LONG);
     assert_eq!(client_opens_by_tun(&site), [true; 2]);
 }
 
 #[test]
-fn a_device_without_native_xdp_steps_down_and_says_why() {
+fn a_device_without_native_xdp_gets_the_next_hook_and_status_says_why() {
     let mut site = Site::new();
     for (namespace, name, remote, address) in [
         (&site.host, "c0", "198.51.100.2", "192.0.2.1/24"),
@@ -190,8 +190,8 @@ fn a_device_without_native_xdp_steps_down_and_says_why() {
     let state = interface(&site, "x0");
     assert_eq!(state["hook"], "tcx", "{state:#}");
     assert!(state["note"].as_str().unwrap().starts_with("native XDP: the driver has none"));
-    let told = events(&site, "A005");
-    assert!(told.len() == 1 && told[0].contains("\"x0\"") && told[0].contains("the driver"));
+    let lesser = events(&site, "A005");
+    assert!(lesser.len() == 1 && lesser[0].contains("\"x0\"") && lesser[0].contains("the driver"));
     let text = String::from_utf8(site.run(&["status"]).stdout).unwrap();
     assert!(text.contains("x0  TC (tcx) (native XDP: the driver has none)"), "{text}");
     assert!(!opens(&site));
@@ -200,7 +200,7 @@ fn a_device_without_native_xdp_steps_down_and_says_why() {
 }
 
 #[test]
-fn a_hook_that_was_asked_for_and_does_not_work_is_told_and_the_others_hold() {
+fn a_configured_hook_that_does_not_work_is_reported_and_the_others_hold() {
     let mut site = Site::new();
     site.host.ip(&["link", "add", "b0", "type", "bridge"]);
     let config = site.base("[\"*\"]", "native").replace("[gate]", "[gate]\nsocket_guard = false");
@@ -214,7 +214,7 @@ fn a_hook_that_was_asked_for_and_does_not_work_is_told_and_the_others_hold() {
 }
 
 #[test]
-fn an_interface_that_is_named_and_not_there_is_told_and_the_others_hold() {
+fn a_named_interface_that_is_missing_is_reported_and_the_others_hold() {
     let mut site = Site::new();
     let config = site.base("[\"c0\", \"s0\", \"late0\"]", "auto");
     site.write_config(&config.replace("[gate]", "[gate]\nsocket_guard = false"));
@@ -227,7 +227,7 @@ fn an_interface_that_is_named_and_not_there_is_told_and_the_others_hold() {
 }
 
 #[test]
-fn where_nothing_holds_the_agent_says_so_and_ends() {
+fn an_agent_whose_hooks_all_fail_says_so_and_ends() {
     let site = Site::new();
     site.host.ip(&["link", "add", "b0", "type", "bridge"]);
     let config = site.base("[\"b0\"]", "native").replace("[gate]", "[gate]\nsocket_guard = false");
@@ -238,9 +238,9 @@ fn where_nothing_holds_the_agent_says_so_and_ends() {
     assert!(errors.contains("b0") && errors.contains("the driver has none"), "{errors}");
 }
 
-/// A better hook is tried at each start; one that does not come must not cost the one that is there.
+/// Each start tries a better hook. If that fails, the hook in force must stay.
 #[test]
-fn a_start_that_asks_for_more_than_there_is_keeps_what_there_was() {
+fn a_start_whose_better_hook_fails_keeps_the_hook_in_force() {
     let mut site = Site::new();
     site.host.ip(&["link", "add", "b0", "type", "bridge"]);
     let config = site.base("[\"*\"]", "tc").replace("[gate]", "[gate]\nsocket_guard = false");
@@ -256,7 +256,7 @@ fn a_start_that_asks_for_more_than_there_is_keeps_what_there_was() {
 }
 
 #[test]
-fn another_choice_is_taken_at_a_reload_without_a_gap() {
+fn a_reload_changes_the_hook_without_a_gap() {
     let mut site = Site::new();
     let config = site.base("[\"*\"]", "tc").replace("[gate]", "[gate]\nsocket_guard = false");
     site.write_config(&config);

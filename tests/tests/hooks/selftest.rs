@@ -1,5 +1,5 @@
-//! The programs tried on frames: a table that somebody emptied is found out, though every program is
-//! where it should be; and nothing of it is counted.
+//! The self-test tries the programs on frames: it finds a table that somebody emptied, though every
+//! program is attached. Its frames are not counted.
 
 use std::{
     thread,
@@ -12,10 +12,10 @@ use jit_tests::{agent::Site, tun};
 
 use crate::rungs::events;
 
-/// Twice the time between two self-tests, and then some.
+/// A little more than twice the time between two self-tests.
 const FOUND: Duration = Duration::from_secs(25);
 
-/// Makes every port unprotected, behind the agent's back.
+/// Makes every port unprotected without the agent.
 fn unprotect_all(site: &Site) {
     let pin = site.pins().join(format!("v{ABI_VERSION}/maps/{}", map::PROTECTED));
     let table = Map::from_map_data(MapData::from_pin(pin).unwrap()).unwrap();
@@ -27,15 +27,15 @@ fn unprotect_all(site: &Site) {
 
 fn wait_for(site: &Site, code: &str, count: usize) {
     let began = Instant::now();
-    let told = || events(site, code).iter().filter(|event| event.contains("self_test")).count();
-    while told() < count {
+    let recorded = || events(site, code).iter().filter(|event| event.contains("self_test")).count();
+    while recorded() < count {
         assert!(began.elapsed() < FOUND, "no {code}:\n{}", site.log());
         thread::sleep(Duration::from_millis(50));
     }
 }
 
 #[test]
-fn a_table_that_was_emptied_is_found_out_and_filled_again() {
+fn an_emptied_table_is_noticed_and_filled_again() {
     for (hook, programs) in [
         ("native", ["jit_gate_frags", "jit_gate_tc_l3"]),
         ("clsact", ["jit_gate_tc", "jit_gate_tc_l3"]),
@@ -59,7 +59,7 @@ fn a_table_that_was_emptied_is_found_out_and_filled_again() {
         wait_for(&site, "S004", 1);
         let (status, code) = site.status();
         assert_eq!(code, 0, "{status:#}");
-        // Three self-tests at least were run by now, each of two dropped frames a program.
+        // At least three self-tests have run, each with two dropped frames for each program.
         assert_eq!(status["dropped"]["by_reason"], serde_json::json!({}), "{status:#}");
         assert_eq!(status["dropped"]["by_port"], serde_json::json!({}), "{status:#}");
         site.assert_closed_to_all();

@@ -1,5 +1,5 @@
-//! Tunnels, each gated by the program on its own device alone: what is around the inner packet is
-//! somebody else's, so no other program sees it, and most of these devices have no Ethernet header.
+//! Tunnels, each gated by the program on its own device alone: no other program sees the inner
+//! packet, and most of these devices have no Ethernet header.
 //!
 //! A kernel that does not have a kind of device must refuse it by its type, and its name is printed.
 //! In the virtual machines of `cargo xtask vm-test` all of them are there, or the test fails.
@@ -21,21 +21,22 @@ use jit_tests::{
 use crate::{kernels::best_tc, rungs::interface};
 
 const LONG: Duration = Duration::from_secs(600);
-/// Longest wait for a way to open, or for a count, on an emulated machine as well.
+/// Longest wait for a way to open, or for a count, also on an emulated machine.
 const SETTLED: Duration = Duration::from_secs(30);
 
 /// A kind of tunnel.
 struct Kind {
     name: &'static str,
-    /// What follows `link add DEVICE type`, with the words of [`End`].
+    /// The words after `link add DEVICE type` on the host, with the placeholders of [`End`].
     host: &'static str,
-    /// Likewise at the other end.
+    /// The same at the other end.
     peer: &'static str,
-    /// What each end is told besides, a line of `ip` each.
+    /// More lines of `ip` for both ends.
     more: &'static str,
-    /// What it carries: IPv4, IPv6.
+    /// Whether it carries IPv4 and IPv6.
     carries: [bool; 2],
-    /// Between host and client, not host and stranger: where there can be only one of a kind.
+    /// Between host and client instead of host and stranger, for a kind of which there can be only
+    /// one.
     to_client: bool,
 }
 
@@ -46,7 +47,7 @@ impl Kind {
     }
 }
 
-/// IPsec with nothing hidden: what matters is the device that the inner packets come out of.
+/// IPsec without encryption: what matters is the device that the inner packets come from.
 const XFRM: &str = "\
     xfrm state add src PEER4 dst OWN4 proto esp spi 1 reqid 1 mode tunnel if_id 7 \
     flag af-unspec enc ecb(cipher_null) \"\" auth digest_null \"\"\n\
@@ -115,7 +116,7 @@ impl End<'_> {
             .replace("INNER6", &self.inner_peer[1])
     }
 
-    /// Makes the device; `false` if the kernel has none of its type.
+    /// Makes the device. `false` if the kernel has none of its type.
     fn make(&self, kind: &str) -> bool {
         let line = self.fill(&format!("link add DEVICE type {kind}"));
         let mut command = Command::new("ip");
@@ -127,7 +128,7 @@ impl End<'_> {
         !unknown
     }
 
-    /// Gives it the rest, and addresses, and sets it up.
+    /// Adds the remaining settings and addresses, and sets it up.
     fn finish(&self, more: &str, carries: [bool; 2]) {
         let Self { namespace, device, inner: [v4, v6], .. } = self;
         let mut lines = String::new();
@@ -158,7 +159,7 @@ impl Way {
     }
 }
 
-/// The names of those ways that open, all tried at once.
+/// The names of the ways that open. All are tried at once.
 fn open<'a>(site: &Site, ways: &'a [Way], port: u16) -> Vec<&'a str> {
     thread::scope(|scope| {
         let attempts: Vec<_> =
@@ -184,7 +185,7 @@ fn assert_open(site: &Site, ways: &[Way], port: u16, why: &str) {
     }
 }
 
-/// Closed, and by the gate: it has counted as many as there were.
+/// Fails unless the ways are closed by the gate: it has counted every attempt.
 #[track_caller]
 fn assert_closed(site: &Site, ways: &[Way], why: &str) {
     let denied = || site.status().0["dropped"]["by_reason"]["denied"].as_u64().unwrap_or_default();
@@ -197,7 +198,7 @@ fn assert_closed(site: &Site, ways: &[Way], why: &str) {
     }
 }
 
-/// Makes every tunnel that the kernel has; says which it does not have.
+/// Makes every tunnel that the kernel has. Also returns those that it does not have.
 fn make(site: &Site) -> (Vec<Way>, Vec<&'static str>) {
     let (mut ways, mut lacking) = (Vec::new(), Vec::new());
     for (number, kind) in KINDS.iter().enumerate() {

@@ -1,4 +1,5 @@
-//! What is none of the gate's business, through each way of attaching it: received as without a gate.
+//! Traffic that the gate must leave alone: received as without a gate, with each way of attaching
+//! it.
 
 use std::{
     io::{Read as _, Write as _},
@@ -28,7 +29,7 @@ const HOST_V6: &str = "2001:db8:1::1";
 const PEER_V6: &str = "2001:db8:1::9";
 /// ICMP(v6) echo, GRE, ESP, AH, OSPF, PIM, VRRP, SCTP, UDP-Lite.
 const PROTOCOLS: [u8; 9] = [ICMP, 47, 50, 51, 89, 103, 112, 132, 136];
-/// What comes behind a router that takes smaller packets than both ends do.
+/// MTU of the link after a router: smaller than that of both ends.
 const BOTTLENECK: &str = "1400";
 const BULK: usize = 1 << 20;
 const NO_NEXT_HEADER: u8 = 59;
@@ -46,7 +47,11 @@ fn other_traffic_passes_as_without_a_gate() {
     );
     let macs = Macs { source: peer.mac("peer0"), destination: host.mac("host0") };
     let all = received(&host, &peer, macs);
-    assert_eq!(all.len(), 2 * PROTOCOLS.len() + 6, "without a gate all is received: {all:?}");
+    assert_eq!(
+        all.len(),
+        2 * PROTOCOLS.len() + 6,
+        "without a gate everything is received: {all:?}"
+    );
     for hook in Hook::ALL {
         let mut kernel = Kernel::load();
         kernel.fill(&closed());
@@ -57,8 +62,8 @@ fn other_traffic_passes_as_without_a_gate() {
     }
 }
 
-/// A router on the way takes smaller packets than the host sends: only an ICMP message tells, and bulk
-/// data waits for ever where a filter swallows it.
+/// A router on the way takes smaller packets than the host sends. Only an ICMP message reports
+/// that: a filter that drops it stops bulk data for ever.
 #[test]
 fn large_transfers_find_the_path_mtu_through_the_gate() {
     for hook in Hook::ALL {
@@ -86,8 +91,8 @@ fn large_transfers_find_the_path_mtu_through_the_gate() {
                 assert_eq!(read.ok(), Some(BULK), "{hook:?}, IPv{family}, port {port}");
             }
             let counters = kernel.counters();
-            let told = counters[Reason::OtherProtocol as usize];
-            assert!(told > 0, "{hook:?}, IPv{family}: no ICMP was needed: {counters:?}");
+            let icmp = counters[Reason::OtherProtocol as usize];
+            assert!(icmp > 0, "{hook:?}, IPv{family}: no ICMP was needed: {counters:?}");
             nothing_dropped(&counters, hook);
         }
     }
@@ -99,7 +104,7 @@ fn nothing_dropped(counters: &Counters, hook: Hook) {
     }
 }
 
-/// Sends one packet of each kind, and says which of them sockets on the host received.
+/// Sends one packet of each kind. Returns those that sockets on the host received.
 fn received(host: &Namespace, peer: &Namespace, macs: Macs) -> Vec<String> {
     let index = peer.index("peer0");
     let wire = peer.run(|| Wire::open(index));
@@ -137,7 +142,7 @@ fn received(host: &Namespace, peer: &Namespace, macs: Macs) -> Vec<String> {
     received
 }
 
-/// What a protocol carries: of the authentication header, one with no next header.
+/// The payload of a protocol. That of the authentication header has no next header.
 fn payload(protocol: u8) -> Vec<u8> {
     let authentication = Extension::authentication();
     if protocol != authentication.protocol {
@@ -194,7 +199,7 @@ fn datagrams() -> Vec<Datagram> {
     ]
 }
 
-/// The host, a router with a bottleneck behind it, and a client.
+/// The host, a router with a bottleneck after it, and a client.
 struct Path {
     host: Namespace,
     client: Namespace,
@@ -212,7 +217,7 @@ impl Path {
         };
         host.connect("host0", &[near], &router, "near0", &[near_router]);
         router.connect("far0", &[far_router], &client, "client0", &[far]);
-        // The client may take large packets and says so; the router may not send them.
+        // The client accepts large packets and says so. The router may not send them.
         router.ip(&["link", "set", "far0", "mtu", BOTTLENECK]);
         router.sysctl("ipv4/ip_forward", "1");
         router.sysctl("ipv6/conf/all/forwarding", "1");
@@ -230,7 +235,7 @@ fn raw(family: AddressFamily, protocol: u8) -> OwnedFd {
     socket_with(family, SocketType::RAW, SocketFlags::CLOEXEC, Some(protocol)).unwrap()
 }
 
-/// Whether anything comes before silence is believed.
+/// Whether anything arrives in time.
 fn arrives(socket: &OwnedFd) -> bool {
     rustix::net::sockopt::set_socket_timeout(
         socket,

@@ -1,13 +1,13 @@
 //! Generated frames: the host's decision and every loaded program must agree on each one, in the
-//! exact reason and in the verdict; and so must a second opinion (`oracle`) wherever it has one.
-//! Generated look-ups: likewise the socket guard.
+//! exact reason and in the verdict. A second opinion (`oracle`) must agree too where there is one.
+//! Generated look-ups do the same for the socket guard.
 //!
-//! The frames of a batch are ordered by the reason that the host gives, and the kernel's counters
-//! are read around each run of equals: exactly that reason's counter may move, by exactly the number
-//! of frames. So two disagreements cannot cancel out, and reading costs nothing.
+//! The frames of a batch are ordered by the reason that the host gives. The kernel's counters are
+//! read before and after the frames of one reason: exactly that reason's counter may move, by
+//! exactly the number of frames. So two disagreements cannot cancel out, and few reads are needed.
 //!
-//! `JIT_TEST_FRAMES` and `JIT_TEST_SEED` set how many frames and which; a failure prints the seed, and the
-//! frame as a row for `cases/found.rs`.
+//! `JIT_TEST_FRAMES` and `JIT_TEST_SEED` set the number of frames and the seed. A failure prints
+//! the seed, and the frame as a row for `cases/found.rs`.
 
 use std::{
     collections::BTreeMap,
@@ -37,16 +37,16 @@ use crate::{
 };
 
 const FRAMES: usize = 1_000_000;
-/// Look-ups of the socket guard.
+/// Number of look-ups of the socket guard.
 const LOOKUPS: usize = 30_000;
 const SEED: u64 = 0x6a69_7467_6174_6531;
-/// Frames for each set of tables, and the fewest sets.
+/// Largest number of frames for each set of tables, and smallest number of sets.
 const BATCH: usize = 25_000;
 const SETS: usize = 40;
-/// Slots of grants.
+/// Number of grant slots.
 const SLOTS: usize = 8;
 
-/// Where real sessions are, at ports of the generated tables.
+/// Ports of the real sessions. The generated tables have them too.
 const SESSION_PORTS: [u16; 4] = [22, 3389, 2222, 5432];
 const PORTS: [u16; 8] = [22, 3389, 2222, 5432, 443, 53, 1, 65_535];
 const ADDRESSES: [&str; 10] = [
@@ -68,7 +68,7 @@ struct Sample {
     dropped: bool,
 }
 
-/// How often each outcome was met.
+/// Number of times that each outcome was met.
 struct Seen {
     reasons: BTreeMap<Reason, usize>,
     covers: BTreeMap<Cover, usize>,
@@ -115,7 +115,7 @@ fn host_and_kernel_agree_on_generated_look_ups() {
         for _ in 0..lookups / SETS {
             let lookup = lookup(&mut random);
             for program in guards() {
-                // The one for older kernels cannot know about the interface.
+                // The program for older kernels does not know the interface.
                 let loopback = lookup.loopback.filter(|_| program == PROGRAM_GUARD);
                 let decision = guard(&Lookup { loopback, ..lookup }, &tables, boot_nanos);
                 let reason = decision.map(|decision| decision.reason);
@@ -171,10 +171,10 @@ fn compare(frames: usize, seed: u64) -> Seen {
     let mut seen = Seen { reasons: BTreeMap::new(), covers: BTreeMap::new() };
     let cases = cases::all();
     let derived = derived(&cases, SESSION_PORTS[0]);
-    // At most a quarter, however few they are.
+    // At most a quarter of the frames.
     let step = (derived.len() * 4 / frames).max(1);
     let mut derived = derived.into_iter().step_by(step);
-    println!("{} of them made of the table's rows", derived.len());
+    println!("{} of them made from the table's rows", derived.len());
     let mut left = frames;
     while left > 0 {
         let count = left.min(BATCH).min(frames.div_ceil(SETS));
@@ -248,7 +248,7 @@ fn agree(kernel: &mut Kernel, program: &str, samples: &[Sample]) {
     let mut last = BTreeMap::new();
     for Sample { decision, .. } in samples.iter().filter(|sample| sample.decision.fresh) {
         let segment = decision.segment.expect("a fresh connection has a segment");
-        // The same SYN a moment later is the same connection, and so are datagrams of a flow.
+        // The same SYN a moment later is the same connection. So are the datagrams of a flow.
         let this = (segment.port.protocol, segment.sequence);
         if last.insert((Flow::of(&segment), decision.slot), this) != Some(this) {
             let slot = usize::try_from(decision.slot).expect("slots are small");
@@ -258,7 +258,7 @@ fn agree(kernel: &mut Kernel, program: &str, samples: &[Sample]) {
     assert_eq!(hits(kernel), expected, "{program}: connections counted by slot");
 }
 
-/// What the oracle says to a frame; the decision must not contradict it.
+/// The oracle's opinion about a frame. The decision must not contradict it.
 fn second_opinion(sample: &Sample, tables: &MemoryTables) -> Option<Cover> {
     let opening = oracle::opening(&sample.frame)?;
     let cover = opening.cover(tables, boot_nanos());
@@ -289,7 +289,7 @@ fn hits(kernel: &Kernel) -> [u64; SLOTS] {
     })
 }
 
-/// Real sessions over loopback: what keeps them open, and their 4-tuples.
+/// Real sessions over loopback: the streams, which keep them open, and their 4-tuples.
 fn sessions() -> (Vec<TcpStream>, Vec<Tuple>) {
     let mut streams = Vec::new();
     let mut tuples = Vec::new();
@@ -360,8 +360,8 @@ fn prefix_length(random: &mut Random, address: Address) -> u8 {
     u8::try_from(length).expect("at most 128")
 }
 
-/// Grants with and without a limit. Those with one are used up: a place is taken only once, and here
-/// every frame is run several times.
+/// Grants with and without a limit. Those with a limit are used up, because every frame runs
+/// several times here and a place can be taken only once.
 fn entry(random: &mut Random) -> GrantEntry {
     let mut entry = GrantEntry { unlimited: claim(random), limited: claim(random) };
     match random.below(4) {
@@ -383,7 +383,7 @@ fn addresses() -> Vec<IpAddr> {
     ADDRESSES.iter().map(|text| text.parse().expect("an address")).collect()
 }
 
-/// How many frames and look-ups, where somebody said so.
+/// The number of frames and look-ups, if `JIT_TEST_FRAMES` sets it.
 fn wanted() -> Option<usize> {
     number("JIT_TEST_FRAMES").map(|frames| usize::try_from(frames).expect("a number of frames"))
 }

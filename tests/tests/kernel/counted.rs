@@ -1,5 +1,5 @@
-//! What grants without a limit let in: each connection and each UDP flow counted once, by whichever
-//! gate sees it first, and reported or counted as unreported.
+//! Connections and UDP flows under grants without a limit: the gate that sees one first counts it
+//! once, and reports it or counts it as unreported.
 
 use jit_common::{Counter, Event, HostKey, LastCounted, Lookup, PortKey, Reason, Settings};
 use jit_tests::{
@@ -53,11 +53,11 @@ fn a_syn_that_is_sent_again_counts_once_for_two_seconds() {
                 (40_000, 7, 0, 1),
                 (40_000, 7, 0, 0),
                 (40_001, 7, 0, 1),
-                // Another in between makes it no new one.
+                // Another connection in between does not make it a new one.
                 (40_000, 7, 0, 0),
                 (40_000, 8, 0, 1),
                 (40_000, 8, LastCounted::SYN - HOUR / 3600, 0),
-                // The same packet two seconds later is not taken for the same connection.
+                // The same packet two seconds later is a new connection.
                 (40_000, 8, LastCounted::SYN, 1),
             ] {
                 kernel.age_counted(age);
@@ -108,7 +108,7 @@ fn the_guard_counts_what_the_packet_gate_did_not_see() {
                 let what = format!("{guard} {ip:?} {port:?} {age}");
                 assert_eq!(more(&mut kernel, &mut before), (counted, counted), "{what}");
             }
-            // What both gates see is one.
+            // A connection that both gates see is counted once.
             let frame = match port == tcp(CLOSED) {
                 true => ip.tcp(&Tcp::syn(CLOSED).from_port(41_000)).frame(),
                 false => ip.udp(&Udp { source_port: 41_000, ..Udp::to(CLOSED) }).frame(),
@@ -121,7 +121,7 @@ fn the_guard_counts_what_the_packet_gate_did_not_see() {
 }
 
 #[test]
-fn connections_that_no_event_tells_of_are_counted_and_packets_are_not() {
+fn connections_without_an_event_are_counted_and_packets_are_not() {
     for program in programs() {
         let mut kernel = Kernel::load();
         granted(&mut kernel);
@@ -131,7 +131,7 @@ fn connections_that_no_event_tells_of_are_counted_and_packets_are_not() {
             let granted = Ip::V4.tcp(&Tcp::syn(CLOSED).from_port(from)).frame();
             assert!(!kernel.drops(program, &granted));
         }
-        // Dropped, and reported by no event either.
+        // Dropped, and no event reports it.
         let denied = Ip::V4.tcp(&Tcp::syn(crate::fixture::DRAIN)).frame();
         assert!(kernel.drops(program, &denied));
         let moved = difference(&before, &kernel.counters());

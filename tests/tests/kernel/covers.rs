@@ -1,5 +1,5 @@
-//! Random sets of grants in the kernel's tables, overlapping as they like: the kernel lets in exactly
-//! whom some live grant covers.
+//! Random, overlapping sets of grants in the kernel's tables: the kernel lets in exactly the
+//! sources that some live grant covers.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -21,7 +21,7 @@ use jit_tests::{
 
 use crate::fixture::{HOUR, address, v4, v6};
 
-/// Sets of grants, and packets for each.
+/// Number of sets of grants, and of packets for each.
 const SETS: usize = 100;
 const PACKETS: usize = 60;
 const PORTS: std::ops::Range<u16> = 20..28;
@@ -56,7 +56,7 @@ impl Granted {
         let source = host.widened(length);
         let first = PORTS.start + random.short() % 8;
         let last = (first + random.short() % 4).min(PORTS.end - 1);
-        // Over, live, not begun; nothing that ends while the test runs.
+        // Ended or live, and none that ends while the test runs.
         let deadline = *random.pick(&[now - 1, now / 2, now + HOUR, now + 2 * HOUR, u64::MAX, 0]);
         Self { source, protocol: protocol(random), ports: first..=last, deadline }
     }
@@ -75,7 +75,7 @@ fn protocol(random: &mut Random) -> Protocol {
     if random.chance(50) { Protocol::Tcp } else { Protocol::Udp }
 }
 
-/// An address in or near what grants are for.
+/// An address in or near the sources of the grants.
 fn near(random: &mut Random) -> IpAddr {
     let base: IpAddr = random.pick(&BASES).parse().unwrap();
     let bit = random.below(128);
@@ -136,9 +136,9 @@ fn the_kernel_lets_in_exactly_whom_some_live_grant_covers() {
             let expected = if covered { Reason::Granted } else { Reason::Denied };
             for program in programs() {
                 let outcome = kernel.run(program, &frame(from, port));
-                let told = || format!("seed {seed}, {program}: {from} to {port:?}, {grants:#?}");
-                assert_eq!(outcome.reason, expected, "{}", told());
-                assert_eq!(outcome.dropped, !covered, "{}", told());
+                let what = || format!("seed {seed}, {program}: {from} to {port:?}, {grants:#?}");
+                assert_eq!(outcome.reason, expected, "{}", what());
+                assert_eq!(outcome.dropped, !covered, "{}", what());
             }
             *if covered { &mut open } else { &mut closed } += 1;
         }

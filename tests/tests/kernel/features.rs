@@ -1,6 +1,6 @@
-//! What the running kernel has of what the gate can use, tried with the gate's own programs. All of
-//! it must be there, except what the kernel is known to lack; and what it is known to lack must be
-//! missing, or the list is wrong.
+//! The features of the running kernel that the gate can use, tried with the gate's own programs.
+//! All must be there except those that the kernel is known to lack. Those must be missing, or the
+//! list is wrong.
 //!
 //! The lines that begin with `@vm` are for `cargo xtask vm-test`.
 
@@ -19,7 +19,7 @@ use jit_agent::kernel::datapath::object::{
 };
 use jit_tests::{lacks, netns::Namespace};
 
-/// In which form a feature is there, or why it is not.
+/// The form of a feature, or why it is missing.
 type Answer = Result<String, String>;
 
 #[test]
@@ -38,7 +38,7 @@ fn the_kernel_lacks_exactly_what_it_is_known_to_lack() {
         println!("@vm feature {name} {word} {}", detail.replace('\n', " "));
         missing.extend(answer.is_err().then_some((*name).to_owned()));
     }
-    // What only the tests use is no feature of the gate.
+    // A feature that only the tests use is no feature of the gate.
     let mut known = lacks::all();
     known.retain(|name| name != lacks::GUARD_TEST_RUN);
     known.sort();
@@ -67,7 +67,7 @@ fn probe(index: u32) -> BTreeMap<&'static str, Answer> {
     ])
 }
 
-/// Loads one program: the kernel has what it uses.
+/// Loads one program: then the kernel has what the program uses.
 fn load(ebpf: &mut Ebpf, name: &str) -> Answer {
     let started = Instant::now();
     let loaded = match ebpf.program_mut(name).expect("a program of the object") {

@@ -1,4 +1,4 @@
-//! Addresses, ports and tables that the tests share, and the host's side of every comparison.
+//! Addresses, ports and tables that the tests share, and the host's decision for every comparison.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -43,7 +43,7 @@ pub(crate) const fn udp(port: u16) -> PortKey {
     PortKey { protocol: Protocol::Udp, port }
 }
 
-/// An address as the tables know it.
+/// An address in the form of the tables.
 pub(crate) fn address(address: IpAddr) -> Address {
     match address {
         IpAddr::V4(v4) => Address::v4(v4.octets()),
@@ -56,7 +56,7 @@ pub(crate) const fn until(deadline: u64, slot: u32) -> GrantEntry {
     GrantEntry::until(deadline, slot)
 }
 
-/// Every protected port of the fixture, and nobody granted.
+/// Every protected port of the fixture, without a grant.
 pub(crate) fn closed() -> MemoryTables {
     let cut = PortRule::default();
     let drain = PortRule { drain: 1, ..cut };
@@ -82,7 +82,7 @@ pub(crate) fn granted(now: u64) -> MemoryTables {
     tables
 }
 
-/// The two families, to write a case once for both.
+/// The two families: a case is written once for both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ip {
     V4,
@@ -127,13 +127,13 @@ pub(crate) fn v6() -> Ipv6 {
     Ipv6::new(CLIENT_V6, SERVER_V6)
 }
 
-/// What the host's build of the decision says about an Ethernet frame.
+/// The host's decision about an Ethernet frame.
 pub(crate) fn on_host(frame: &[u8], tables: &MemoryTables, now: u64) -> Decision {
     decide(&Slice(frame), Link::Ethernet, tables, || now)
 }
 
-/// The same about what follows the Ethernet header, which said its protocol.
-pub(crate) fn behind_ethernet(frame: &[u8], tables: &MemoryTables, now: u64) -> Option<Decision> {
+/// The host's decision about the packet after the Ethernet header, which gives its protocol.
+pub(crate) fn after_ethernet(frame: &[u8], tables: &MemoryTables, now: u64) -> Option<Decision> {
     let (header, packet) = frame.split_first_chunk::<14>()?;
     let [.., high, low] = *header;
     let link = Link::Network(u16::from_be_bytes([high, low]));

@@ -15,14 +15,14 @@ use jit_tests::{
 
 use crate::{
     cases::{self, Case},
-    fixture::{CLOSED, Ip, OPEN, behind_ethernet, closed, granted, hex, on_host, tcp, udp},
+    fixture::{CLOSED, Ip, OPEN, after_ethernet, closed, granted, hex, on_host, tcp, udp},
 };
 
 /// The table never becomes shorter than this.
 const ROWS: usize = 250;
-/// The table as data, which the tests of `jit-common` read without root and without a kernel.
+/// The table as data. The tests of `jit-common` read it without root and without a kernel.
 const COMMITTED: &str = include_str!("../../../jit-common/tests/frames.tsv");
-/// Where it is, from this crate.
+/// Its path from this crate.
 const COMMITTED_AT: &str = "../jit-common/tests/frames.tsv";
 
 #[test]
@@ -56,7 +56,7 @@ fn the_table_is_long_and_its_names_are_unique() {
     }
 }
 
-/// Set `JIT_WRITE_TABLE` to write it anew after a change of the rows.
+/// Set `JIT_WRITE_TABLE` to write the table again after a change of the rows.
 #[test]
 fn the_committed_table_says_what_the_rows_say() {
     let mut table =
@@ -71,13 +71,13 @@ fn the_committed_table_says_what_the_rows_say() {
         return;
     }
     for (committed, row) in COMMITTED.lines().zip(table.lines()) {
-        assert_eq!(committed, row, "JIT_WRITE_TABLE=1 writes {COMMITTED_AT} anew");
+        assert_eq!(committed, row, "JIT_WRITE_TABLE=1 writes {COMMITTED_AT} again");
     }
     assert_eq!(COMMITTED.lines().count(), table.lines().count());
 }
 
-/// The program for devices without an Ethernet header begins at the network header: a test run puts
-/// that after the Ethernet header, and the protocol is what the header said.
+/// The program for devices without an Ethernet header begins at the network header. A test run puts
+/// that after the Ethernet header and takes the protocol from it.
 #[test]
 fn without_an_ethernet_header_the_kernel_gives_the_hosts_answer() {
     let mut kernel = Kernel::load();
@@ -89,7 +89,7 @@ fn without_an_ethernet_header_the_kernel_gives_the_hosts_answer() {
             if !runs(PROGRAM_TC, &frame) {
                 continue;
             }
-            let expected = behind_ethernet(&frame, &tables, boot_nanos()).unwrap().reason;
+            let expected = after_ethernet(&frame, &tables, boot_nanos()).unwrap().reason;
             let outcome = kernel.run(PROGRAM_TC_L3, &frame);
             assert_eq!(outcome.reason, expected, "grants: {grants}: {}", case.name);
             assert_eq!(outcome.dropped, expected.drops(), "grants: {grants}: {}", case.name);
@@ -205,7 +205,7 @@ fn every_flags_byte_is_judged_by_its_syn_and_ack_bits() {
     }
 }
 
-/// A frame above one page has its tail in fragments; only the program with multi-buffer support
+/// A frame above one page has its tail in fragments. Only the program with multi-buffer support
 /// sees such frames.
 #[test]
 fn a_frame_of_nine_thousand_bytes_is_decided_by_its_headers() {
@@ -233,7 +233,7 @@ fn check(tables: &MemoryTables, port: u16, expected: impl Fn(&Case) -> Reason) {
     }
 }
 
-/// The same reason on the host and in both programs, and the verdict that belongs to it.
+/// Fails unless the host and both programs give this reason and its verdict.
 fn compare(kernel: &Kernel, what: &str, frame: &[u8], tables: &MemoryTables, expected: Reason) {
     let host = on_host(frame, tables, boot_nanos()).reason;
     assert_eq!(host, expected, "{what}, on the host: {}", hex(frame));

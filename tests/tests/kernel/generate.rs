@@ -1,5 +1,5 @@
-//! Generates frames: whole stacks of headers, mostly right, with every field that matters wrong now
-//! and then, and at the end cut or changed at random places; and what is made of the frame table:
+//! Generates frames: whole stacks of headers, mostly right, with every important field wrong now
+//! and then, and at the end cut or changed at random places. And frames made from the frame table:
 //! every row cut everywhere, with every bit of its headers flipped, and changed at random.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -24,7 +24,7 @@ pub(crate) struct Tuple {
     pub(crate) port: u16,
 }
 
-/// What frames are made of.
+/// The parts of generated frames.
 pub(crate) struct Generator<'a> {
     /// Rows of the frame table, to be changed.
     pub(crate) cases: &'a [Case],
@@ -35,12 +35,12 @@ pub(crate) struct Generator<'a> {
 
 const TCP: u8 = Protocol::Tcp as u8;
 const UDP: u8 = Protocol::Udp as u8;
-/// Extension headers, and numbers beside them.
+/// Extension headers, and the numbers next to them.
 const EXTENSIONS: [u8; 7] = [0, 43, 60, 51, 135, 139, 140];
 const PROTOCOLS: [u8; 12] = [0, 1, 2, 4, 41, 47, 50, 51, 58, 59, 132, 255];
-/// Where the hardware addresses end, which nobody reads.
+/// Offset after the hardware addresses, which nothing reads.
 const ETHERTYPE: usize = 12;
-/// Behind the longest header chains of the table but for a few rows of 2 KiB.
+/// Offset after the longest header chains of the table, except those of a few rows of 2 KiB.
 const HEADERS: usize = 220;
 
 /// Every row cut at every offset of its headers, and with every bit of them flipped.
@@ -68,7 +68,7 @@ impl Generator<'_> {
         let of_the_table = random.chance(20);
         let mut frame = if of_the_table { self.row(random) } else { self.stack(random) };
         if of_the_table && frame.len() > ETHERTYPE {
-            // Mostly in the headers, which is where it matters.
+            // Mostly in the headers, which the decision reads.
             for _ in 0..=random.below(3) {
                 let at = ETHERTYPE + random.below(frame.len().min(HEADERS) - ETHERTYPE);
                 frame[at] = random.byte();
@@ -226,7 +226,7 @@ impl Generator<'_> {
             70..88 => {
                 let length = random.below(40);
                 let datagram = Udp::to(port).payload(&random.bytes(length));
-                // The checksum is the stack's business; any addresses do.
+                // Only the stack checks the checksum: any addresses do.
                 let nowhere = jit_common::Address::v4([0; 4]);
                 (UDP, datagram.bytes(nowhere, nowhere))
             }
@@ -243,7 +243,7 @@ impl Generator<'_> {
         if random.chance(70) {
             return address;
         }
-        // Near it: the same but for its last bits.
+        // An address near it, with other last bits.
         match address {
             IpAddr::V4(address) => {
                 IpAddr::V4(Ipv4Addr::from_bits(address.to_bits() ^ u32::from(random.byte())))

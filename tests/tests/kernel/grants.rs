@@ -1,5 +1,6 @@
-//! Grants and port rules: which entry covers a source, until when, and what a port's rule makes of
-//! a segment that nothing covers. The same rows over the host's decision and both programs.
+//! Grants and port rules: which entry covers a source, until when, and what a port's rule decides
+//! about a segment that no entry covers. The same rows run through the host's decision and both
+//! programs.
 
 use std::net::IpAddr;
 
@@ -144,7 +145,7 @@ fn the_whole_of_one_family_is_not_the_other() {
 }
 
 #[test]
-fn one_live_entry_is_enough_except_behind_a_longer_dead_prefix() {
+fn one_live_entry_is_enough_except_under_a_longer_dead_prefix() {
     let port = tcp(CLOSED);
     let frame = || syn("192.0.2.7", CLOSED);
     let frame_v6 = || syn("2001:db8:7::7", CLOSED);
@@ -275,7 +276,7 @@ fn events_stop_at_their_budget_and_drops_do_not() {
     kernel.set(Settings { drop_events: 3, ..Settings::default() });
     let before = kernel.counters();
     let program = programs().next().unwrap();
-    // One CPU reports three in one second; in each second that a slow machine takes, of three more.
+    // One CPU reports three in one second, and three more in each further second on a slow machine.
     let began = std::time::Instant::now();
     let cpu = rustix::thread::sched_getcpu();
     let mut set = rustix::thread::CpuSet::new();
@@ -293,7 +294,7 @@ fn events_stop_at_their_budget_and_drops_do_not() {
     assert!((3..=most).contains(&events), "{events} events: a budget of 3, at most {most}");
 }
 
-/// Runs rows over the host's decision and both programs.
+/// Runs rows through the host's decision and both programs.
 fn rows(rows: &[(&str, Grants<'_>, Vec<u8>, Reason)]) {
     let mut kernel = Kernel::load();
     for (name, grants, frame, expected) in rows {

@@ -9,7 +9,7 @@ use jit_tests::{
     netns::Namespace,
 };
 
-/// In force until it is dropped.
+/// An attached program: it is detached when this is dropped.
 pub(crate) type Attached = Box<dyn Any + Send>;
 
 /// Where a program is attached.

@@ -1,4 +1,4 @@
-//! Grants with a limit of connections: counted in the kernel, each connection once, whatever program saw
+//! Grants for a number of connections: the kernel counts each connection once, whatever program saw
 //! its packets and whatever CPU ran it.
 
 use std::{
@@ -21,7 +21,7 @@ use crate::{
     sessions::{listener, loopback},
 };
 
-/// Where the grant for the client's address is counted, and that for its network.
+/// Slots of the grant for the client's address and of the grant for its network.
 const HOST: u32 = 7;
 const NETWORK: u32 = 8;
 
@@ -34,7 +34,7 @@ fn each_connection_counts_once_and_the_last_one_leaves_no_room() {
     }
 }
 
-/// The packet gate's questions for sessions come by the guard where somebody listens.
+/// The packet gate's look-ups of sessions reach the guard if there is a listener.
 #[test]
 fn each_connection_counts_once_with_the_guard_attached_too() {
     for ip in Ip::BOTH {
@@ -80,7 +80,7 @@ fn each_connection_counts_once(ip: Ip, program: &str, kernel: &mut Kernel) {
 }
 
 #[test]
-fn a_syn_that_is_sent_again_behind_its_handshake_is_a_new_connection() {
+fn a_syn_that_is_sent_again_after_its_handshake_is_a_new_connection() {
     for ip in Ip::BOTH {
         for program in programs() {
             let tables = limited(&[(HOST, 1)]);
@@ -107,8 +107,8 @@ fn a_syn_that_is_sent_again_behind_its_handshake_is_a_new_connection() {
     }
 }
 
-/// What the guard cannot tell from a SYN that is sent again, or from the last step of a handshake
-/// with SYN cookies, it lets pass a few times.
+/// The guard cannot distinguish a new connection from a SYN that is sent again, or from the last
+/// step of a handshake with SYN cookies. It lets a few of them pass.
 #[test]
 fn the_guard_lets_a_connection_that_was_counted_pass_a_few_times() {
     if lacks::kernel_lacks(lacks::GUARD_TEST_RUN) {
@@ -130,21 +130,21 @@ fn the_guard_lets_a_connection_that_was_counted_pass_a_few_times() {
             }
             let same = lookup(Tcp::syn(CLOSED).source_port);
             let passed = (0..20).take_while(|_| !kernel.refuses(guard, &same)).count();
-            // Both places, each for three look-ups.
+            // Two places, each for three look-ups.
             assert_eq!(passed, 6, "{guard} {seen_by_the_packet_gate}");
             assert_eq!(kernel.hits(HOST), 2, "{guard}");
-            let told = |_: &usize| {
+            let passes = |_: &usize| {
                 let decision = jit_common::guard(&same, &tables, boot_nanos).unwrap();
                 !decision.reason.drops()
             };
-            assert_eq!((0..20).take_while(told).count(), 6, "host");
-            assert!(kernel.refuses(guard, &lookup(9)), "{guard}: others neither");
+            assert_eq!((0..20).take_while(passes).count(), 6, "host");
+            assert!(kernel.refuses(guard, &lookup(9)), "{guard}: another connection is refused");
         }
     }
 }
 
 #[test]
-fn a_grant_that_is_used_up_does_not_hide_one_that_is_not() {
+fn an_exhausted_grant_does_not_hide_another_one() {
     let tables = limited(&[(HOST, 1), (NETWORK, 1)]);
     let kernel = loaded(&tables);
     let mut ports = 40_000_u16..;
@@ -168,7 +168,8 @@ fn no_grant_lets_more_in_than_its_limit_however_many_cpus_ask() {
             scope.spawn(move || {
                 for source_port in first..first + 200 {
                     let frame = Ip::V4.tcp(&Tcp::syn(CLOSED).from_port(source_port)).frame();
-                    // Refused though there is room, because others were faster: sent again.
+                    // A SYN may be refused though there is room, because others were faster: it is
+                    // sent again.
                     let opened = (0..3).any(|_| !kernel.drops(program, &frame));
                     let_in.fetch_add(u32::from(opened), Ordering::Relaxed);
                 }
@@ -179,7 +180,7 @@ fn no_grant_lets_more_in_than_its_limit_however_many_cpus_ask() {
 }
 
 #[test]
-fn the_next_grant_of_a_slot_knows_nothing_of_the_one_before() {
+fn the_next_grant_of_a_slot_starts_from_zero() {
     let mut tables = limited(&[(HOST, 1)]);
     let mut kernel = loaded(&tables);
     let frame = Ip::V4.tcp(&Tcp::syn(CLOSED)).frame();
@@ -187,7 +188,7 @@ fn the_next_grant_of_a_slot_knows_nothing_of_the_one_before() {
     assert!(!kernel.drops(program, &frame));
     tables.slots.insert(HOST, Slot { hits: 0, limit: 1, generation: 2 });
     kernel.reslot(HOST, tables.slots[&HOST]);
-    assert!(!kernel.drops(program, &frame), "counted anew");
+    assert!(!kernel.drops(program, &frame), "counted from zero");
     assert_eq!(kernel.hits(HOST), 1);
     let other = Ip::V4.tcp(&Tcp::syn(CLOSED).from_port(9)).frame();
     assert!(kernel.drops(program, &other));

@@ -1,8 +1,9 @@
-//! A second opinion, on a parser of another make (etherparse): "is this an inbound SYN, or a datagram,
-//! as Linux would deliver it, and to whom?". It shares no line with the gate's own parser.
+//! A second opinion from a parser of another make (etherparse): "is this an inbound SYN, or a
+//! datagram, as Linux would deliver it, and to which port?". It shares no line with the gate's own
+//! parser.
 //!
-//! It has no opinion about what that parser does not take (fragments, chains in an unusual order, more
-//! than three tags) or takes otherwise than Linux does.
+//! It has no opinion about packets that this parser refuses (fragments, chains in an unusual order,
+//! more than three tags) or reads in another way than Linux does.
 
 use std::net::IpAddr;
 
@@ -12,7 +13,7 @@ use jit_common::{Address, GrantEntry, HostKey, PortKey, Protocol};
 
 use crate::fixture::address;
 
-/// What would open.
+/// A packet that would open a connection or a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Opening {
     source: IpAddr,
@@ -28,10 +29,10 @@ pub(crate) enum Cover {
     Granted,
     /// No live grant, and the port is protected.
     Nobodys,
-    /// One does, but an ended one of a longer prefix stands in its place: the agent never leaves
-    /// the tables so, and either answer is right.
+    /// A live grant, but an ended one of a longer prefix hides it. The agent never leaves the
+    /// tables so, and either answer is right.
     Shadowed,
-    /// Nothing, but then the port is not protected.
+    /// The port is not protected.
     Unprotected,
 }
 
@@ -48,7 +49,7 @@ pub(crate) fn opening(frame: &[u8]) -> Option<Opening> {
     }
     let (source, plain) = match packet.net? {
         NetSlice::Ipv4(ip) => {
-            // Behind an authentication header Linux delivers only what a security association takes.
+            // After an authentication header Linux delivers only packets of a security association.
             if ip.extensions().auth.is_some() {
                 return None;
             }
@@ -76,7 +77,7 @@ pub(crate) fn opening(frame: &[u8]) -> Option<Opening> {
 }
 
 impl Opening {
-    /// What the tables say about it, read one by one and not as the gate does.
+    /// What the tables say about it. They are read one by one, not in the gate's way.
     pub(crate) fn cover(&self, tables: &MemoryTables, now: u64) -> Cover {
         if !tables.ports.contains_key(&self.port) {
             return Cover::Unprotected;

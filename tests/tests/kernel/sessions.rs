@@ -1,5 +1,5 @@
-//! The session lookup: real sockets in a network namespace of their own, frames of their 4-tuples
-//! through both programs, and the same sessions as plain data on the host.
+//! The session lookup: real sockets in an own network namespace, frames of their 4-tuples through
+//! both programs, and the same sessions as plain data on the host.
 
 use std::{
     io::{ErrorKind, Read as _},
@@ -27,7 +27,7 @@ use crate::fixture::{
 const SOURCE_PORT: u16 = 40_000;
 
 #[test]
-fn an_established_session_lives_on_in_drain_and_ends_in_cut() {
+fn an_established_session_continues_in_drain_and_ends_in_cut() {
     for ip in Ip::BOTH {
         for (port, expected) in [(DRAIN, Reason::Established), (CLOSED, Reason::Expired)] {
             loopback().run(|| {
@@ -40,7 +40,7 @@ fn an_established_session_lives_on_in_drain_and_ends_in_cut() {
                 }
                 // A new SYN on the same 4-tuple is a new connection.
                 check(&mut kernel, &tables, ip, Tcp::syn(port), Reason::Denied);
-                // Beside the session there is only the listener.
+                // Another source port has no session, only the listener.
                 let other = Tcp::with_flags(port, flag::ACK).from_port(SOURCE_PORT + 1);
                 check(&mut kernel, &tables, ip, other, Reason::NoSession);
                 let mut covered = granted(boot_nanos());
@@ -52,10 +52,10 @@ fn an_established_session_lives_on_in_drain_and_ends_in_cut() {
     }
 }
 
-/// The place of a connection whose session is there stays taken, and nothing else opens in its name:
+/// The place of a connection stays taken while its session exists. After that nothing opens again:
 /// neither its SYN nor the cookie that its handshake ended with.
 #[test]
-fn a_session_under_a_grant_with_a_limit_has_used_its_place_up() {
+fn a_session_under_a_limited_grant_keeps_its_place() {
     const SLOT: u32 = 5;
     for ip in Ip::BOTH {
         for program in programs() {
@@ -124,7 +124,7 @@ fn an_ipv4_session_of_a_dual_stack_listener_is_found() {
         remember(&mut tables, Ip::V4, DRAIN);
         let ack = Tcp::with_flags(DRAIN, flag::ACK);
         check(&mut kernel, &tables, Ip::V4, ack.clone(), Reason::Established);
-        // The same addresses as mapped IPv6 are no session of anybody.
+        // The same addresses as mapped IPv6 belong to no session.
         check(&mut kernel, &tables, Ip::V6, ack, Reason::NoSession);
     });
 }
@@ -163,7 +163,7 @@ fn the_answer_to_an_outbound_connection_from_a_protected_port_comes_in() {
             let socket =
                 socket_with(family, SocketType::STREAM, SocketFlags::NONBLOCK, None).unwrap();
             bind(&socket, &from).unwrap();
-            // Nobody has the address: it stays in SYN_SENT.
+            // No host has the address: the socket stays in SYN_SENT.
             assert_eq!(connect(&socket, &to), Err(rustix::io::Errno::INPROGRESS));
             let mut tables = closed();
             remember(&mut tables, ip, DRAIN);
@@ -187,7 +187,7 @@ fn a_half_open_request_is_no_session() {
                 let at = 14 + ip.bytes() + 13;
                 wire.receive(PATIENCE, |frame| frame.get(at) == Some(&(flag::SYN | flag::ACK)))
             });
-            assert!(answer.is_some(), "without a gate the listener answers: the request is there");
+            assert!(answer.is_some(), "without a gate the listener answers: there is a request");
             let mut kernel = Kernel::load();
             let ack = Tcp::with_flags(DRAIN, flag::ACK);
             check(&mut kernel, &closed(), ip, ack, Reason::NoSession);
@@ -195,8 +195,8 @@ fn a_half_open_request_is_no_session() {
     }
 }
 
-/// The packet gate's question for a session comes by the socket guard, too, where there is a listener
-/// and no session: nobody asks for a place there, and nothing is counted twice.
+/// The packet gate's look-up of a session reaches the socket guard too, if there is a listener and
+/// no session. It takes no place there, and nothing is counted twice.
 #[test]
 fn a_stray_segment_is_counted_once_and_takes_no_place_with_the_guard_attached() {
     const SLOT: u32 = 5;
@@ -235,14 +235,14 @@ fn a_stray_segment_is_counted_once_and_takes_no_place_with_the_guard_attached() 
                     assert!(events.len() == 3 && events.iter().all(right), "{events:?}");
                 }
                 assert_eq!(kernel.hits(SLOT), 0, "{guard} {program} {ip:?}");
-                // Other look-ups are still the guard's.
+                // The guard still decides about other look-ups.
                 let connects = || {
                     let (from, to) = (end(ip, false, 0), end(ip, true, CLOSED));
                     sockets::connect_from(from, to, PATIENCE).map_err(|error| error.kind())
                 };
                 kernel.fill(&closed());
                 let before = kernel.counters();
-                // Loopback is exempt by its interface, where the kernel names it.
+                // Loopback is exempt by its interface, if the kernel gives the interface.
                 let own = guard != PROGRAM_GUARD_LEGACY;
                 assert_eq!(connects().is_ok(), own, "{guard}");
                 let moved = difference(&before, &kernel.counters());
@@ -252,14 +252,14 @@ fn a_stray_segment_is_counted_once_and_takes_no_place_with_the_guard_attached() 
     }
 }
 
-/// The same reason from the host's decision and from both programs, which look in the calling
-/// thread's namespace.
+/// Fails unless the host's decision and both programs give this reason. The programs look in the
+/// calling thread's namespace.
 fn check(kernel: &mut Kernel, tables: &MemoryTables, ip: Ip, segment: Tcp, expected: Reason) {
     kernel.fill(tables);
     let frame = ip.tcp(&segment).frame();
     let host = on_host(&frame, tables, boot_nanos()).reason;
     assert_eq!(host, expected, "host, {ip:?}: {}", hex(&frame));
-    // More than once: a reference that is not released would show as a leak, not here.
+    // More than once, so that a reference that is not released leaks.
     for program in programs() {
         let outcome = kernel.run(program, &frame);
         assert_eq!(outcome.reason, expected, "{program}, {ip:?}: {}", hex(&frame));
@@ -267,7 +267,7 @@ fn check(kernel: &mut Kernel, tables: &MemoryTables, ip: Ip, segment: Tcp, expec
     }
 }
 
-/// A namespace in which client and server are both at home.
+/// A namespace with the addresses of client and server.
 pub(crate) fn loopback() -> Namespace {
     let namespace = Namespace::new();
     for (address, length) in
@@ -278,8 +278,8 @@ pub(crate) fn loopback() -> Namespace {
     namespace
 }
 
-/// The server, and a neighbour through which the client's address would be reached; nobody has
-/// that address, so nobody answers in its name.
+/// The server, and a neighbour with the route to the client's address. No host has that address, so
+/// no host answers from it.
 fn neighbours() -> (Namespace, Namespace) {
     let (server, client) = (Namespace::new(), Namespace::new());
     server.connect(

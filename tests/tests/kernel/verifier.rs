@@ -1,5 +1,5 @@
-//! What the programs cost the verifier: far from its limit of a million instructions, so that a
-//! kernel with a less patient verifier takes them too.
+//! The cost of the programs for the verifier: far below its limit of a million instructions, so
+//! that kernels with other verifiers accept them too.
 
 use jit_tests::{
     kernel::{Kernel, all_programs},

@@ -1,9 +1,9 @@
-//! Raw frames over a veth pair against real listeners, with a program attached by bpf_link: natively,
-//! generically, by TC, or the socket guard alone.
+//! Raw frames over a veth pair against real listeners, with a program attached by bpf_link:
+//! natively, generically, by TC, or the socket guard alone.
 //!
-//! What a frame ought to bring about is not written down here: it is measured without a gate first.
-//! With the gate, a frame that the host's decision drops must bring about nothing, and any other
-//! exactly what it did without.
+//! The effect of a frame is not written here: it is measured without a gate first. With the gate, a
+//! frame that the host's decision drops must have no effect. Any other frame must have the same
+//! effect as without the gate.
 
 use std::{
     collections::BTreeMap,
@@ -32,7 +32,8 @@ use crate::{
 
 const TCP: u8 = Protocol::Tcp as u8;
 const SYN_ACK: u8 = flag::SYN | flag::ACK;
-/// Source port of the frames that say "all before me has been dealt with".
+/// Source port of the marker frames: the answer to one shows that all frames before it were
+/// handled.
 const MARKER: u16 = 60_000;
 
 /// The two stations, and a gate that is not yet attached.
@@ -43,13 +44,13 @@ struct Field {
     kernel: Kernel,
 }
 
-/// Frames to be sent one after the other, and what they are.
+/// Frames to be sent one after the other, and their name.
 struct Sequence {
     name: String,
     frames: Vec<Vec<u8>>,
 }
 
-/// TCP flags of the first answer from the port that a sequence is sent to.
+/// TCP flags of the first answer from the destination port of a sequence.
 type Answers = BTreeMap<String, Option<u8>>;
 
 #[test]
@@ -100,7 +101,7 @@ fn judge(program: &str, hook: Hook) {
     }
     enough(&without);
     println!(
-        "{program} {hook:?}: {} stimuli; Linux opens to {} of them, behind the gate to {} without a \
+        "{program} {hook:?}: {} stimuli; Linux opens to {} of them, with the gate to {} without a \
          grant, to {} with one, to {} at an unprotected port",
         without.len(),
         opened(&without),
@@ -111,9 +112,9 @@ fn judge(program: &str, hook: Hook) {
     assert_eq!(counts[0], 0);
 }
 
-/// The second gate by itself: no packet is parsed, so every stimulus meets it as Linux made it.
+/// The second gate alone: it parses no packet, so every stimulus reaches it as Linux read it.
 #[test]
-fn by_the_guard_alone_nothing_opens_without_a_grant_and_all_that_opened_does_with_one() {
+fn the_guard_alone_opens_nothing_without_a_grant_and_with_one_all_that_linux_opens() {
     for program in guards() {
         let mut field = Field::new();
         let _listeners = field.listeners();
@@ -134,7 +135,7 @@ fn by_the_guard_alone_nothing_opens_without_a_grant_and_all_that_opened_does_wit
             assert_eq!(with, opens, "{program}: {name}");
         }
         println!(
-            "{program}: {} stimuli; Linux opens to {} of them, behind the guard to {} without a grant, \
+            "{program}: {} stimuli; Linux opens to {} of them, with the guard to {} without a grant, \
              to {} with one",
             without.len(),
             opened(&without),
@@ -144,7 +145,7 @@ fn by_the_guard_alone_nothing_opens_without_a_grant_and_all_that_opened_does_wit
     }
 }
 
-/// Linux must have opened to many: else the rest would prove nothing.
+/// Fails unless Linux opened to many: otherwise the comparison proves nothing.
 fn enough(without: &Answers) {
     assert!(without.len() >= 150, "{} stimuli", without.len());
     assert!(opened(without) >= 60, "Linux answers only {} with SYN-ACK", opened(without));
@@ -192,7 +193,7 @@ fn fragmented_datagrams_to_a_protected_port_need_a_grant() {
     }
 }
 
-/// Neighbours are found by real ARP and ND here: no entry is written by hand.
+/// Real ARP and ND find the neighbours here: the test writes no entry.
 #[test]
 fn arp_neighbour_discovery_and_icmp_pass() {
     for hook in Hook::ALL {
@@ -220,8 +221,8 @@ fn arp_neighbour_discovery_and_icmp_pass() {
     }
 }
 
-/// Real connections, with what the kernel makes of bulk data on the way: segmentation offload and
-/// GRO, super-packets in fragments.
+/// Real connections with bulk data, which the kernel sends by segmentation offload and GRO, as
+/// super-packets in fragments.
 #[test]
 fn a_granted_session_carries_bulk_data_and_a_stranger_does_not_connect() {
     for hook in Hook::ALL {
@@ -243,7 +244,7 @@ fn a_granted_session_carries_bulk_data_and_a_stranger_does_not_connect() {
                 sockets::exchange(&mut stream, 4 << 20);
             });
         }
-        // What the session cost was all counted as granted: nothing else passed or was dropped.
+        // All packets of the session were counted as granted: nothing else passed or was dropped.
         let counters = field.kernel.counters();
         assert!(counters[Reason::Granted as usize] > 100, "{counters:?}");
         assert_eq!(counters[Reason::Malformed as usize], 0, "{counters:?}");
@@ -306,14 +307,14 @@ impl Field {
         // without multi-buffer support (3,498 bytes).
         host.ip(&["link", "set", "host0", "mtu", "3000"]);
         client.ip(&["link", "set", "client0", "mtu", "3000"]);
-        // The fixture's client exists only as a source of raw frames: no stack answers for it.
+        // The fixture's client is only a source of raw frames: it has no stack that answers.
         for prefix in ["192.0.2.0/24", "2001:db8:7::/48"] {
             host.ip(&["route", "add", prefix, "dev", "host0"]);
         }
         for key in ["all", "host0"] {
             host.sysctl(&format!("ipv4/conf/{key}/rp_filter"), "0");
         }
-        // Every sequence is judged by itself: no limits on how often a segment is answered.
+        // Every sequence is judged alone: there is no limit on the rate of answers.
         host.sysctl("ipv4/tcp_invalid_ratelimit", "0");
         let macs = Macs { source: client.mac("client0"), destination: host.mac("host0") };
         for address in [IpAddr::V4(CLIENT_V4), IpAddr::V6(CLIENT_V6)] {
@@ -364,7 +365,7 @@ impl Field {
 
     fn connects(&self, server: IpAddr, client: IpAddr, port: u16) -> bool {
         let address = SocketAddr::new("::".parse().unwrap(), port);
-        // An own listener, unless one is serving already.
+        // An own listener, unless there is one already.
         let _listener = self.host.run(|| TcpListener::bind(address));
         self.client.run(|| {
             let (from, to) = (SocketAddr::new(client, 0), SocketAddr::new(server, port));
@@ -384,7 +385,7 @@ impl Field {
         })
     }
 
-    /// Sends every sequence and finds out what the port answers to it.
+    /// Sends every sequence and returns what the port answers.
     fn answers(&self, port: u16) -> Answers {
         let index = self.client.index("client0");
         self.client.run(|| {
@@ -404,7 +405,8 @@ impl Field {
     }
 
     /// Flags of the first answer from `port` before the answer to a marker, which is a SYN to the
-    /// unprotected port: frames of one sender arrive in order, so nobody has to wait for silence.
+    /// unprotected port: frames of one sender arrive in order, so there is no need to wait for
+    /// silence.
     fn first_answer(&self, wire: &Wire, port: u16, number: u16) -> Option<u8> {
         let source_port = MARKER + number;
         let marker = v4().tcp(&Tcp::syn(OPEN).from_port(source_port));
@@ -422,7 +424,7 @@ impl Field {
         });
         let marked = marked.unwrap_or_else(|| panic!("no answer to the marker's SYN"));
         for answer in first.into_iter().chain([marked]) {
-            // Takes the half-open request back, so that the next sequence finds a fresh listener.
+            // Ends the half-open request, so that the next sequence finds a fresh listener.
             for ip in crate::fixture::Ip::BOTH {
                 let reset = Tcp {
                     sequence: answer.number,
@@ -463,12 +465,12 @@ impl Answer {
     }
 }
 
-/// The frame table's frames, and packets that are only dangerous together.
+/// The frame table's frames, and packets that are dangerous only together.
 fn sequences(port: u16) -> Vec<Sequence> {
     let mut sequences: Vec<_> = cases::all()
         .into_iter()
-        // A lone fragment would wait for the rest and meet that of another row. Frames below the
-        // minimum are not sent.
+        // A single fragment would wait for the rest and join the fragments of another row. Frames
+        // below the minimum are not sent.
         .filter(|case| !case.name.contains("fragment") && (case.frame)(port).len() >= 14)
         .map(|case| Sequence { name: case.name.clone(), frames: vec![(case.frame)(port)] })
         .collect();

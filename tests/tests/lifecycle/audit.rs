@@ -1,5 +1,5 @@
-//! The audit of a real agent: what happened is in it, the chain is whole after a kill, and neither a
-//! flood nor a full disk does it harm.
+//! The audit of a real agent: what happened is in it, the chain is whole after a kill, and neither
+//! a flood nor a full disk damages it.
 
 use std::{
     collections::BTreeSet,
@@ -43,7 +43,7 @@ fn of<'a>(records: &'a [Value], code: &str) -> &'a Value {
     found.unwrap_or_else(|| panic!("no {code} in {:?}", codes(records)))
 }
 
-/// Whether `audit verify` says that nothing is wrong, and what it says.
+/// Whether `audit verify` finds nothing wrong, and its output.
 fn verified(site: &Site) -> (bool, String) {
     let output = site.run(&["audit", "verify"]);
     let text = String::from_utf8(output.stdout).unwrap();
@@ -148,7 +148,11 @@ fn after_kill_9_the_chain_goes_on() {
         site.admit(&CLIENT, LONG);
         site.end(Signal::KILL);
         assert_whole(&site);
-        assert_eq!(shown(&site, &["--code", "G001"]).len(), run, "accepted is audited");
+        assert_eq!(
+            shown(&site, &["--code", "G001"]).len(),
+            run,
+            "each accepted grant is in the audit"
+        );
     }
     let records = shown(&site, &[]);
     assert_eq!(codes(&records).iter().filter(|code| **code == "S001").count(), 3);
@@ -156,7 +160,7 @@ fn after_kill_9_the_chain_goes_on() {
 }
 
 #[test]
-fn what_is_done_to_the_file_is_named_and_a_cut_end_shows_in_status() {
+fn a_changed_audit_file_is_named_and_a_missing_end_shows_in_status() {
     let mut site = Site::new();
     site.start();
     site.admit(&CLIENT, LONG);
@@ -174,7 +178,7 @@ fn what_is_done_to_the_file_is_named_and_a_cut_end_shows_in_status() {
     let (status, code) = site.status();
     assert_eq!(code, 1);
     assert!(status["problems"].to_string().contains("audit was damaged"), "{status:#}");
-    assert!(!verified(&site).0, "it stays found");
+    assert!(!verified(&site).0, "the damage is still reported");
 }
 
 #[test]
@@ -182,7 +186,7 @@ fn ten_thousand_denied_syns_do_not_grow_the_audit() {
     let mut site = Site::new();
     site.start();
     assert!(!site.stranger_opens(0, 22));
-    // Everything about the start is written and synced.
+    // The records of the start are written and synced.
     wait_for(|| verified(&site).1.contains("signed"));
     let before = shown(&site, &[]);
     let macs = Macs { source: site.stranger.mac("p0"), destination: site.host.mac("s0") };
@@ -220,7 +224,7 @@ fn on_a_full_disk_nothing_new_opens_and_everything_closes() {
     assert_eq!(site.revoke_all(), 1);
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
     site.assert_closed_to_all();
-    // Each refusal is a record, until the last page that the audit has is full as well.
+    // Each refusal is a record, until the last page of the audit is full too.
     wait_for(|| {
         let refused = site.push(site.envelope(&[STRANGER[0]], LONG)).unwrap_err();
         assert!(refused.message().starts_with("storage"), "{refused}");
@@ -233,7 +237,7 @@ fn on_a_full_disk_nothing_new_opens_and_everything_closes() {
     site.end(Signal::TERM);
     assert_whole(&site);
     let records = shown(&site, &[]);
-    assert_eq!(of(&records, "G006")["why"], "test", "told when there was room again");
+    assert_eq!(of(&records, "G006")["why"], "test", "recorded when there was room again");
     assert_eq!(of(&records, "G004")["reason"], "storage");
     let alarms: Vec<_> = shown(&site, &["--code", "S003", "--code", "S004"]);
     let audit: Vec<_> = alarms.iter().filter(|alarm| alarm["alarm"] == "audit").collect();
@@ -268,7 +272,7 @@ fn follow_goes_on_over_rotations_and_the_set_is_whole() {
     assert_whole(&site);
 }
 
-/// Pushes grants one batch after the other; the id of the last one.
+/// Pushes grants one batch after the other. Returns the id of the last one.
 fn push_many(site: &Site, count: u32) -> String {
     let envelopes: Vec<_> = (0..count)
         .map(|number| {

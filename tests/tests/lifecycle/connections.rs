@@ -8,7 +8,7 @@ use rustix::process::Signal;
 
 const LONG: Duration = Duration::from_secs(600);
 
-/// Over both families, by this hook.
+/// With this hook, over both families.
 fn a_grant_opens_its_source_alone(hook: &str, reported: &str) {
     let mut site = Site::new();
     site.configure_gate("[\"*\"]", hook);
@@ -40,8 +40,9 @@ fn a_grant_opens_its_source_alone_by_generic_xdp() {
     a_grant_opens_its_source_alone("generic", "xdp_generic");
 }
 
-/// The kernel ends a grant of one second, whatever became of the agent: open at 0.5 s, closed at
-/// 1.5 s. A machine too busy to ask in time says nothing about the grant, so it is asked again.
+/// The kernel ends a grant of one second, whatever happened to the agent: open at 0.5 s, closed at
+/// 1.5 s. An attempt that came too late on a busy machine says nothing about the grant, so the test
+/// tries again.
 fn ends_on_time_after(signal: Signal) {
     for _ in 0..5 {
         let mut site = Site::new();
@@ -79,7 +80,7 @@ fn an_established_session_outlives_its_grant_in_drain_and_nothing_new_opens() {
     site.admit(&CLIENT, LONG);
     let mut stream = session(&site);
     assert_eq!(site.revoke_all(), 1);
-    assert!(carries(&mut stream), "the session lives on");
+    assert!(carries(&mut stream), "the session continues");
     assert!(!site.client_opens(0, 22), "nothing new opens");
 }
 
@@ -175,7 +176,7 @@ fn a_prefix_covers_its_addresses_and_no_others() {
 }
 
 #[test]
-fn every_connection_under_a_grant_is_counted_and_told() {
+fn every_connection_under_a_grant_is_counted_and_reported() {
     let mut site = Site::new();
     site.start();
     let outcome = site.admit(&CLIENT, LONG);
@@ -209,7 +210,7 @@ fn session(site: &Site) -> TcpStream {
 }
 
 #[test]
-fn a_revocation_in_a_batch_is_held_up_by_no_bad_grant_beside_it() {
+fn a_bad_grant_in_a_batch_does_not_delay_a_revocation() {
     let mut site = Site::new();
     site.start();
     let id = site.admit(&CLIENT, LONG).grant_id;

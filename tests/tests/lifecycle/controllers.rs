@@ -1,5 +1,5 @@
-//! Who gets through to the agent over TLS, and who does not. (What a controller hears is in the
-//! tests of `controllers`.)
+//! Who gets through to the agent over TLS, and who does not. (What the agent answers a controller
+//! is in the tests of `controllers`.)
 
 use std::{
     net::SocketAddr,
@@ -102,7 +102,7 @@ fn a_controller_may_do_only_what_its_table_says() {
     let output = site.run(&["audit", "show", "--code", "N001", "--json"]);
     let text = String::from_utf8_lossy(&output.stdout);
     let of = |who: &str| text.lines().filter(|line| line.contains(who)).count();
-    assert!(of(READER) == 2 && of("spiffe://example.org/x") >= 1, "each is audited: {text}");
+    assert!(of(READER) == 2 && of("spiffe://example.org/x") >= 1, "both are in the audit: {text}");
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn certificates_of_another_authority_are_refused_on_both_sides() {
     site.assert_closed_to_all();
 }
 
-/// `openssl s_client` as a peer that is not ours.
+/// `openssl s_client` as a foreign peer.
 fn openssl(site: &Site, arguments: &[&str]) -> String {
     let output = site.client.run(|| {
         Command::new("timeout")
@@ -141,7 +141,7 @@ fn tls_1_2_and_clients_without_a_certificate_are_turned_away() {
     assert!(bare.contains("certificate required"), "{bare}");
     let log = site.log();
     assert_eq!(log.matches("TLS handshake failed").count(), 2, "{log}");
-    // And well-behaved controllers are served all the same.
+    // The agent still serves good controllers.
     let listed = call(&site, "pki/ca.pem", "pki", "controller", &["list"]);
     assert!(listed.status.success());
 }
@@ -157,7 +157,8 @@ fn silent_connections_do_not_keep_a_controller_out() {
     let from = |source: &String| {
         connect_from(SocketAddr::new(source.parse().unwrap(), 0), agent, Duration::from_millis(500))
     };
-    // More than there are places, from one source and from many, each as often as the next.
+    // More connections than there are places, from one source and from many, the same number from
+    // each.
     let silent: Vec<_> = site.stranger.run(|| {
         let one = std::iter::repeat_n(&sources[0], 300);
         one.chain(sources.iter().cycle().take(600)).filter_map(|source| from(source).ok()).collect()

@@ -1,6 +1,6 @@
-//! A real agent that is killed with SIGKILL at a system call in the midst of an admission or a
-//! revocation: the syncs and writes of its database and audit, the calls into the kernel's tables.
-//! After a restart what was answered is true, and nothing is open that should not be.
+//! Kills a real agent with SIGKILL at a system call during an admission or a revocation: the syncs
+//! and writes of its database and audit, the calls into the kernel's tables. After a restart the
+//! answers that were given are true, and nothing is open that should be closed.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use jit_tests::agent::{CLIENT, Site};
 use rustix::process::Signal;
 
 const LONG: Duration = Duration::from_secs(600);
-/// System calls, and at which of them the agent is killed.
+/// System calls, and the numbers of the calls at which the agent is killed.
 const POINTS: [(&str, &[u32]); 3] =
     [("fdatasync", &[1, 2, 3]), ("pwrite64", &[1, 3, 6]), ("bpf", &[1, 2, 4])];
 
@@ -42,8 +42,8 @@ impl Killer {
 
 impl Drop for Killer {
     fn drop(&mut self) {
-        // The kernel lets go of an agent that is still there. Asked politely, strace waits for threads
-        // of one that is gone.
+        // SIGKILL, because after SIGTERM strace waits for the threads of an agent that has ended.
+        // The kernel detaches strace from an agent that still runs.
         let _ended = self.0.kill();
         let _reaped = self.0.wait();
     }
@@ -52,17 +52,17 @@ impl Drop for Killer {
 fn is_watched(pid: u32) -> bool {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let mut states = tasks.map(|task| fs::read_to_string(task.path().join("status")));
-    // A tick of the agent may have met the call already: then it is gone.
+    // A tick of the agent may have made the call already: then the agent has ended.
     states.all(|state| state.is_ok_and(|state| !state.contains("TracerPid:\t0\n")))
 }
 
-/// Whether it was answered well: an agent that is killed answers nothing.
+/// Whether there was a good answer: an agent that is killed answers nothing.
 fn answered<T>(act: impl FnOnce() -> Result<T, tonic::Status>) -> bool {
     catch_unwind(AssertUnwindSafe(act)).is_ok_and(|answer| answer.is_ok())
 }
 
 #[test]
-fn an_agent_that_is_killed_at_a_system_call_of_an_admission_has_told_the_truth() {
+fn an_agent_killed_at_a_system_call_of_an_admission_has_answered_truthfully() {
     let mut site = Site::new();
     let (mut killed, mut good) = (0, 0);
     for (call, numbers) in POINTS {
@@ -70,19 +70,19 @@ fn an_agent_that_is_killed_at_a_system_call_of_an_admission_has_told_the_truth()
             site.start();
             let envelope = site.envelope(&CLIENT, LONG);
             let killer = Killer::attach(&site, call, *number);
-            let told = answered(|| site.push(envelope.clone()));
+            let answered = answered(|| site.push(envelope.clone()));
             drop(killer);
             site.end(Signal::KILL);
             site.start();
-            let what = format!("{call} {number}, answered: {told}");
-            assert!(!told || site.client_opens(0, 22), "{what}");
+            let what = format!("{call} {number}, answered: {answered}");
+            assert!(!answered || site.client_opens(0, 22), "{what}");
             assert!(!site.stranger_opens(0, 22), "{what}");
-            // Whoever got no answer asks again.
+            // A client without an answer asks again.
             site.push(envelope).unwrap_or_else(|refused| panic!("{what}: {refused}"));
             assert!(site.client_opens(0, 22), "{what}");
             site.revoke_all();
             site.end(Signal::TERM);
-            *if told { &mut good } else { &mut killed } += 1;
+            *if answered { &mut good } else { &mut killed } += 1;
         }
     }
     println!("{killed} without an answer, {good} with one");
@@ -90,7 +90,7 @@ fn an_agent_that_is_killed_at_a_system_call_of_an_admission_has_told_the_truth()
 }
 
 #[test]
-fn an_agent_that_is_killed_at_a_system_call_of_a_revocation_has_told_the_truth() {
+fn an_agent_killed_at_a_system_call_of_a_revocation_has_answered_truthfully() {
     let mut site = Site::new();
     let mut killed = 0;
     for (call, numbers) in POINTS {
@@ -99,18 +99,18 @@ fn an_agent_that_is_killed_at_a_system_call_of_a_revocation_has_told_the_truth()
             let envelope = site.envelope(&CLIENT, LONG);
             site.push(envelope.clone()).unwrap();
             let killer = Killer::attach(&site, call, *number);
-            let told = answered(|| Ok(site.revoke_all()));
+            let answered = answered(|| Ok(site.revoke_all()));
             drop(killer);
             site.end(Signal::KILL);
             site.start();
-            let what = format!("{call} {number}, answered: {told}");
-            assert!(!told || !site.client_opens(0, 22), "{what}");
+            let what = format!("{call} {number}, answered: {answered}");
+            assert!(!answered || !site.client_opens(0, 22), "{what}");
             site.revoke_all();
             assert!(!site.client_opens(0, 22), "{what}");
             let replay = site.push(envelope).unwrap_err();
-            assert!(replay.message().starts_with("revoked") || !told, "{what}: {replay}");
+            assert!(replay.message().starts_with("revoked") || !answered, "{what}: {replay}");
             site.end(Signal::TERM);
-            killed += u32::from(!told);
+            killed += u32::from(!answered);
         }
     }
     assert!(killed >= 3, "{killed} killed before the answer");

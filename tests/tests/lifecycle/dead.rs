@@ -1,4 +1,4 @@
-//! What `status` tells with the agent dead: who gets in, and where nothing stops anybody.
+//! What `status` reports with the agent dead: who gets in, and which interfaces have no gate.
 
 use std::time::Duration;
 
@@ -10,7 +10,8 @@ use serde_json::Value;
 
 const LONG: Duration = Duration::from_secs(600);
 
-/// A gate by XDP whose agent was killed; the stranger's IPv4 address is exempt, and one that is over.
+/// A gate by XDP whose agent was killed. The stranger's IPv4 address is exempt. Of two more
+/// exemptions one has ended.
 fn killed() -> Site {
     let mut site = Site::new();
     let exempt = format!(
@@ -34,7 +35,7 @@ fn problems(status: &Value) -> Vec<String> {
 }
 
 #[test]
-fn with_the_agent_dead_exemptions_are_told_as_what_they_are() {
+fn with_the_agent_dead_exemptions_are_reported_as_exemptions() {
     let site = killed();
     assert!(site.stranger_opens(0, 22) && !site.stranger_opens(1, 22) && site.client_opens(0, 22));
     let (status, code) = site.status();
@@ -43,11 +44,11 @@ fn with_the_agent_dead_exemptions_are_told_as_what_they_are() {
         status["grants"].as_array().unwrap().iter().map(|grant| &grant["sources"][0]).collect();
     assert_eq!(grants, CLIENT, "{status:#}");
     let exemptions = status["ports"][0]["exemptions"].as_array().unwrap();
-    let told: Vec<_> =
+    let reported: Vec<_> =
         exemptions.iter().map(|one| (&one["source"], one["until"].is_null())).collect();
     let (moved, probe) = ("192.0.2.7".into(), STRANGER[0].into());
-    assert_eq!(told, [(&moved, false), (&probe, true)], "{status:#}");
-    // The deadline is of another clock.
+    assert_eq!(reported, [(&moved, false), (&probe, true)], "{status:#}");
+    // The kernel's deadline is on another clock.
     let until = exemptions[0]["until"].as_str().unwrap();
     assert!(["2119-12-31T23:59", "2120-01-01T00:00"].iter().any(|near| until.starts_with(near)));
     let screen = String::from_utf8(site.run(&["status"]).stdout).unwrap();
@@ -58,15 +59,15 @@ fn with_the_agent_dead_exemptions_are_told_as_what_they_are() {
 #[test]
 fn with_the_agent_dead_each_interface_without_a_gate_is_a_problem() {
     let site = killed();
-    // One that came since, one that is to be left out, one whose link somebody detached.
+    // One interface that is new, one that is excluded, one whose link was detached.
     site.host.ip(&["link", "add", "late0", "type", "veth", "peer", "name", "left0"]);
     let link = Pins::new(site.pins()).link(site.host.index("s0"), Hook::XdpNative);
     bpf::detach_link(bpf::open_pin(&link).unwrap()).unwrap();
     let (status, code) = site.status();
-    let told = problems(&status);
-    assert_eq!((code, told.len()), (1, 3), "{status:#}");
+    let reported = problems(&status);
+    assert_eq!((code, reported.len()), (1, 3), "{status:#}");
     for says in ["s0 is left to the socket guard", "its link was detached", "late0 is left to"] {
-        assert!(told.iter().any(|problem| problem.contains(says)), "{says}: {told:?}");
+        assert!(reported.iter().any(|problem| problem.contains(says)), "{says}: {reported:?}");
     }
     let listed = |name: &str| {
         let interfaces = status["interfaces"].as_array().unwrap();
@@ -76,13 +77,13 @@ fn with_the_agent_dead_each_interface_without_a_gate_is_a_problem() {
     assert_eq!(listed("s0"), Some("guard_only".into()));
     assert_eq!(listed("late0"), Some("guard_only".into()));
     assert_eq!((listed("left0"), listed("lo")), (None, None));
-    // What is gone needs no gate, unless it is named.
+    // An interface that is gone needs no gate, unless it is named.
     site.host.ip(&["link", "delete", "late0"]);
     site.host.ip(&["link", "delete", "s0"]);
     assert_eq!(problems(&site.status().0).len(), 1);
     site.configure_gate("[\"c0\", \"s0\"]", "native");
-    let told = problems(&site.status().0);
-    assert!(told.len() == 2 && told[1].contains("s0 is left to"), "{told:?}");
+    let reported = problems(&site.status().0);
+    assert!(reported.len() == 2 && reported[1].contains("s0 is left to"), "{reported:?}");
 }
 
 /// A classifier needs no pin to stay.

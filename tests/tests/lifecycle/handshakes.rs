@@ -1,5 +1,5 @@
-//! Handshakes that began under a grant and end without it: half open, or as SYN cookies. From raw
-//! frames of a peer that no kernel answers for, with a real agent.
+//! Handshakes that began under a grant and end without it: half open, or as SYN cookies. They are
+//! raw frames of a peer without a kernel, with a real agent.
 
 use std::{
     net::{IpAddr, TcpListener},
@@ -18,16 +18,16 @@ use rustix::process::Signal;
 
 use crate::sessions::{CUT, DRAIN, grant, listen, sections, sockets_of, wait_until};
 
-/// Behind the client's interface, and nobody's address.
+/// Addresses on the client's interface that no host has.
 const GHOST: [&str; 2] = ["198.51.100.77", "2001:db8:1::77"];
 const LONG: Duration = Duration::from_secs(600);
-/// A sequence number of the peer's.
+/// A sequence number of the peer.
 const FIRST: u32 = 0x1000_0000;
-/// Random segments that the gate must have judged, and the longest time for them.
+/// Number of random segments that the gate must judge, and the longest time for them.
 const FLOOD: u64 = 1_000_000;
 const FLOOD_TIME: Duration = Duration::from_secs(120);
 
-/// Who speaks in frames.
+/// A peer that sends frames.
 struct Ghost {
     wire: Wire,
     macs: Macs,
@@ -47,7 +47,7 @@ impl Ghost {
         self.wire.send(&packet(family, segment).between(self.macs, &[]));
     }
 
-    /// Sends a SYN; the sequence number of the answer.
+    /// Sends a SYN. Returns the sequence number of the answer.
     fn ask(&self, family: usize, from: u16, port: u16) -> Option<u32> {
         self.wire.drain();
         let syn = Tcp { sequence: FIRST, ..Tcp::syn(port).from_port(from) };
@@ -102,8 +102,8 @@ fn admit(site: &Site) {
     site.push(site.sign(&grant(site, &GHOST, LONG))).unwrap();
 }
 
-/// By both gates, and by the socket guard alone: it does not see the last step of a handshake that is
-/// half open, so the agent ends that.
+/// With both gates, and with the socket guard alone. The guard does not see the last step of a
+/// half-open handshake, so the agent ends that handshake.
 #[test]
 fn no_handshake_is_finished_after_the_revocation_of_its_grant() {
     for interfaces in ["[\"*\"]", "[\"s0\"]"] {
@@ -138,10 +138,10 @@ fn no_handshake_is_finished_after_the_revocation_of_its_grant() {
     }
 }
 
-/// A segment with the right cookie opens a connection without any SYN; not without a grant, though.
-/// With the gate taken off the same segment does, so it was the gate that refused it.
+/// A segment with the right cookie opens a connection without any SYN, but not without a grant.
+/// After `detach` the same segment opens one: so it was the gate that refused it.
 #[test]
-fn a_cookie_from_before_a_revocation_opens_nothing_however_often_it_is_shown() {
+fn a_cookie_from_before_a_revocation_opens_nothing_however_often_it_is_sent() {
     for interfaces in ["[\"*\"]", "[\"s0\"]"] {
         let mut site = site(interfaces);
         site.host.sysctl("ipv4/tcp_syncookies", "2");
@@ -171,11 +171,11 @@ fn a_cookie_from_before_a_revocation_opens_nothing_however_often_it_is_shown() {
     }
 }
 
-/// A guest who sends the packets of his one connection again, after it is closed: the SYN, and the
-/// last step, which with SYN cookies opens a connection by itself. The socket guard alone, which is
-/// told neither flags nor sequence numbers, lets three look-ups pass for each connection.
+/// A guest sends the packets of its one connection again after it is closed: the SYN, and the last
+/// step, which with SYN cookies opens a connection by itself. The socket guard sees neither flags
+/// nor sequence numbers. Alone it lets three look-ups pass for each connection.
 #[test]
-fn a_one_shot_grant_lets_no_more_in_however_often_its_packets_are_repeated() {
+fn a_one_shot_grant_lets_in_no_more_when_its_packets_are_repeated() {
     for (interfaces, most) in [("[\"*\"]", 1), ("[\"s0\"]", 3)] {
         let site = site(interfaces);
         let ghost = Ghost::new(&site);
@@ -196,7 +196,7 @@ fn a_one_shot_grant_lets_no_more_in_however_often_its_packets_are_repeated() {
                     ghost.reset(family, from, DRAIN);
                     wait_until(|| sockets_of(&site.host, DRAIN, &["01", "04", "05", "08"]) == 0);
                 }
-                // The same SYN, sequence number and all.
+                // The same SYN with the same sequence number.
                 answer = ghost.ask(family, from, DRAIN).unwrap_or(answer);
             }
             assert!((1..=most).contains(&connections), "{case}: {connections}");
@@ -211,7 +211,7 @@ struct Guesses {
     frame: Vec<u8>,
     /// Where the TCP header begins.
     at: usize,
-    /// Its checksum with zeros in their places.
+    /// The checksum of that header with zeros in their places.
     sum: u16,
 }
 
@@ -259,10 +259,10 @@ fn halves(word: u32) -> [u16; 2] {
     [u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])]
 }
 
-/// While the host answers every SYN with a cookie, a million guesses at one are refused; so is the
-/// right one, which opens as soon as the gate is taken off.
+/// While the host answers every SYN with a cookie, a million guesses at one are refused. The right
+/// one is refused too. It opens after `detach`.
 #[test]
-fn of_a_million_random_acknowledgements_in_cookie_mode_none_is_accepted() {
+fn no_random_acknowledgement_of_a_million_is_accepted_in_cookie_mode() {
     let mut site = site("[\"*\"]");
     site.host.sysctl("ipv4/tcp_syncookies", "2");
     let ghost = Ghost::new(&site);
@@ -275,7 +275,7 @@ fn of_a_million_random_acknowledgements_in_cookie_mode_none_is_accepted() {
         site.revoke_all();
         cookie
     };
-    // From now on the host looks at cookies.
+    // From now on the host accepts cookies.
     cookie(39_999);
     let (began, mut sent) = (Instant::now(), 0_u64);
     let judged = || {
@@ -295,10 +295,10 @@ fn of_a_million_random_acknowledgements_in_cookie_mode_none_is_accepted() {
     assert_eq!(sockets_of(&site.host, DRAIN, &["01", "03"]), 0);
     let right = cookie(40_000);
     ghost.finish(0, 40_000, DRAIN, right);
-    assert!(!accepts(&listener), "the right one neither");
+    assert!(!accepts(&listener), "the right cookie opens nothing");
     site.end(Signal::TERM);
     assert_eq!(site.run(&["detach", "--yes"]).status.code(), Some(0));
-    // Made as the guesses were: their checksums are right.
+    // Built as the guesses were: so their checksums are right.
     let numbers = [40_000, FIRST + 1, right.wrapping_add(1)];
     ghost.wire.send_all(&[guesses[0].with(words(numbers))]);
     assert!(accepts(&listener), "without a gate");

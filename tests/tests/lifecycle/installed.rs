@@ -1,5 +1,6 @@
-//! The agent as the unit runs it: a user of its own with three capabilities, a /sys that is read-only
-//! but for the directory of the pins, files as README installs them; and root's command line beside it.
+//! The agent as the unit runs it: an own user with three capabilities, a /sys that is read-only
+//! except the directory of the pins, and files as README installs them. Root runs the command line
+//! beside it.
 
 use std::{
     fs,
@@ -15,11 +16,11 @@ use jit_tests::{
 };
 use rustix::process::Signal;
 
-/// The service's user and group, which are nobody's here.
+/// The service's user and group: no account of this machine has these numbers.
 const USER: u32 = 64_900;
 const GROUP: u32 = 64_901;
 const LONG: Duration = Duration::from_secs(600);
-/// What the unit gives (`AmbientCapabilities`, `CapabilityBoundingSet`).
+/// The capabilities of the unit (`AmbientCapabilities`, `CapabilityBoundingSet`).
 const CAPABILITIES: &str = "-all,+bpf,+net_admin,+perfmon";
 /// `ReadOnlyPaths=/sys` with `ReadWritePaths=` of the pins: a directory that is not there is an error.
 const READ_ONLY: &str = "mount --bind \"$PINS\" \"$PINS\" && mount -o remount,bind,ro /sys/fs/bpf && \
@@ -43,7 +44,8 @@ impl Installed {
             "[control]\nlisten = \"127.0.0.1:7443\"\ncertificate = \"pki/agent.pem\"\n\
              key = \"pki/agent.key\"\nclient_ca = \"pki/ca.pem\"\n",
         );
-        // The program's place: where the build is the service's user may have no way in.
+        // The program is mounted here: the service's user may have no access to the directory of
+        // the build.
         fs::write(site.path("jit-agent"), "").unwrap();
         let installed = Self { site };
         for name in ["", "pki"] {
@@ -52,7 +54,7 @@ impl Installed {
         for name in ["config.toml", "signer.pem", "pki/agent.pem", "pki/agent.key", "pki/ca.pem"] {
             installed.install(name, 0, 0o640);
         }
-        // By systemd-tmpfiles and by the unit (StateDirectory, RuntimeDirectory).
+        // systemd-tmpfiles and the unit (StateDirectory, RuntimeDirectory) make these.
         for (path, mode) in [
             (installed.site.pins().to_owned(), 0o700),
             (installed.site.path("state"), 0o700),
@@ -68,7 +70,7 @@ impl Installed {
         give(&self.site.path(name), owner, mode);
     }
 
-    /// What systemd would start.
+    /// The command that systemd would start.
     fn service(&self) -> Command {
         let mut command = Command::new("unshare");
         command.args(["--mount", "sh", "-c", READ_ONLY, "sh", "setpriv"]);
@@ -110,7 +112,7 @@ fn give(path: &Path, owner: u32, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// Both outputs of a command that ended so.
+/// Both outputs of a command that ended with this code.
 #[track_caller]
 fn said(output: &Output, code: i32) -> String {
     let text = [output.stdout.as_slice(), &output.stderr].concat();
@@ -119,7 +121,7 @@ fn said(output: &Output, code: i32) -> String {
     text
 }
 
-/// Everything below a directory that is not the service's user's.
+/// Everything below a directory that another user owns.
 fn foreign(directory: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).unwrap() {
@@ -135,27 +137,27 @@ fn foreign(directory: &Path) -> Vec<String> {
 }
 
 #[test]
-fn as_the_unit_runs_it_detach_is_in_the_audit_and_the_service_starts_again() {
+fn run_as_the_unit_runs_it_detach_is_audited_and_the_service_starts_again() {
     let mut installed = Installed::new();
     for round in 1..=2 {
         installed.check(0, &["is good"]);
         installed.start();
         let site = &mut installed.site;
         assert_eq!(site.status().1, 0, "{:#}", site.status().0);
-        // A grant outlives `detach`; this one is over here.
+        // A grant outlives `detach`. This one has ended here.
         assert_eq!(site.revoke_all(), round - 1);
         site.assert_closed_to_all();
         site.admit(&CLIENT, LONG);
         site.assert_open_to_the_client_alone();
         site.end(Signal::KILL);
-        // Root reads what the kernel enforces from pins that are another user's.
+        // Root reads what the kernel enforces, from pins that another user owns.
         let (status, code) = site.status();
         assert_eq!((code, status["grants"].as_array().unwrap().len()), (1, 2), "{status:#}");
         let opened = said(&site.run(&["detach", "--yes"]), 0);
         assert!(opened.contains("2 interfaces") && !opened.contains("warning"), "{opened}");
         assert!(site.stranger_opens(0, 22) && site.client_opens(1, 22));
         assert!(said(&site.run(&["detach", "--yes"]), 0).contains("nothing is pinned"));
-        // As systemd-tmpfiles made it.
+        // With the owner and mode that systemd-tmpfiles gave.
         let pins = fs::metadata(site.pins()).unwrap();
         assert_eq!((pins.uid(), pins.mode() & 0o777), (USER, 0o700));
         assert!(site.holds_no_pins());
@@ -168,10 +170,10 @@ fn as_the_unit_runs_it_detach_is_in_the_audit_and_the_service_starts_again() {
 }
 
 #[test]
-fn what_the_service_may_not_read_is_named_by_check_and_keeps_it_from_starting() {
+fn check_names_files_that_the_service_may_not_read_and_it_does_not_start() {
     let installed = Installed::new();
     let site = &installed.site;
-    // As `jitctl` writes it, and as `install` does without `-g`.
+    // As `jitctl` writes the key, and as `install` does without `-g`.
     installed.install("pki/agent.key", 0, 0o600);
     chown(site.path("config.toml"), Some(0), Some(0)).unwrap();
     let text = installed.check(77, &["uid 64900", "config.toml", "pki/agent.key", "chgrp"]);
@@ -179,18 +181,18 @@ fn what_the_service_may_not_read_is_named_by_check_and_keeps_it_from_starting() 
     let started = site.host.run(|| installed.service().output().unwrap());
     assert!(said(&started, 78).contains("Permission denied"));
     assert!(site.stranger_opens(0, 22), "nothing is half-attached");
-    // The key may also be the user's own.
+    // The service's user may also own the key.
     installed.install("config.toml", 0, 0o640);
     installed.install("pki/agent.key", USER, 0o600);
     installed.install("signer.pem", USER, 0o600);
     installed.check(0, &["is good"]);
-    // Others' are refused, as the service will.
+    // A file of another user is refused here, as in the service.
     installed.install("signer.pem", USER + 7, 0o644);
     installed.check(78, &["signer.pem", "is owned by uid 64907", "as uid 64900"]);
 }
 
 #[test]
-fn a_link_in_the_state_directory_does_not_lead_roots_detach_astray() {
+fn detach_by_root_follows_no_link_in_the_state_directory() {
     let mut installed = Installed::new();
     installed.start();
     installed.site.end(Signal::TERM);
@@ -203,11 +205,11 @@ fn a_link_in_the_state_directory_does_not_lead_roots_detach_astray() {
     let opened = said(&site.run(&["detach", "--yes"]), 0);
     assert!(opened.contains("not in the audit") && opened.contains("audit.jsonl"), "{opened}");
     assert_eq!(fs::read_to_string(victim).unwrap(), "root's");
-    assert!(site.stranger_opens(0, 22), "what must be opened is opened");
+    assert!(site.stranger_opens(0, 22), "the gate is open after detach");
 }
 
 #[test]
-fn a_link_among_the_pins_does_not_lead_roots_detach_astray() {
+fn detach_by_root_follows_no_link_among_the_pins() {
     let site = Installed::new().site;
     let others = site.path("others");
     fs::create_dir(&others).unwrap();

@@ -17,7 +17,7 @@ fn table(site: &Site, name: &str) -> Map {
     Map::from_map_data(MapData::from_pin(pin).unwrap()).unwrap()
 }
 
-/// Places that are taken, and handshakes that go on.
+/// Places that are taken, and handshakes that are not finished.
 fn kept(site: &Site) -> (usize, usize) {
     let places: HashMap<MapData, PlaceKey, Flow> = table(site, map::PLACES).try_into().unwrap();
     let connections: HashMap<MapData, ConnectionKey, u32> =
@@ -30,10 +30,10 @@ fn admit(site: &Site, most: u32, lasts: Duration) {
     site.push(site.sign(&grant)).unwrap();
 }
 
-/// More connections than the kernel tells of, because nobody reads: they are in the audit of the next
-/// run, once.
+/// The kernel reports no connections because nobody reads: the audit of the next run has their
+/// number, once.
 #[test]
-fn connections_that_the_kernel_could_not_tell_of_are_in_the_audit() {
+fn connections_that_the_kernel_could_not_report_are_in_the_audit() {
     let mut site = Site::new();
     site.start();
     let counters: PerCpuArray<MapData, u64> = table(&site, map::COUNTERS).try_into().unwrap();
@@ -59,13 +59,13 @@ fn connections_that_the_kernel_could_not_tell_of_are_in_the_audit() {
 }
 
 #[test]
-fn the_kernel_forgets_the_connections_of_grants_that_are_over() {
+fn the_kernel_forgets_the_connections_of_grants_that_have_ended() {
     let mut site = Site::new();
     site.start();
     admit(&site, 3, LONG);
     assert!(site.client_opens(0, 22) && site.client_opens(1, 22));
     assert_eq!(kept(&site).0, 2);
-    // A session that was closed in an orderly way was seen.
+    // The agent saw the session that was closed in order.
     wait_until(|| kept(&site) == (2, 0));
     assert_eq!(site.revoke_all(), 1);
     wait_until(|| kept(&site) == (0, 0));

@@ -1,4 +1,4 @@
-//! Local connections: who may only look cannot keep out who must close.
+//! Local connections: users who may only read cannot keep out those who must close.
 
 use std::{
     fs,
@@ -25,13 +25,13 @@ use rustix::{
 
 /// A member of the socket's group (`nobody`).
 const MEMBER: u32 = 65_534;
-/// Places of each kind.
+/// Number of places of each kind.
 const PLACES: usize = 16;
 const LONG: Duration = Duration::from_secs(600);
 
-/// Connections on which nothing is said, by this user.
+/// Connections of this user that send nothing.
 fn silent(socket: &Path, user: u32, count: usize) -> Vec<UnixStream> {
-    // The credentials of this thread alone.
+    // Changes the credentials of this thread alone.
     let connecting = || {
         let (uid, gid) = (Uid::from_raw(user), Gid::from_raw(user));
         set_thread_res_gid(gid, gid, gid).unwrap();
@@ -41,7 +41,7 @@ fn silent(socket: &Path, user: u32, count: usize) -> Vec<UnixStream> {
     thread::scope(|scope| scope.spawn(connecting).join().unwrap())
 }
 
-/// Whether the agent keeps a connection: it says nothing before it is asked.
+/// Whether the agent keeps a connection: it sends nothing before a request.
 fn is_kept(stream: &mut UnixStream) -> bool {
     stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
     match stream.read(&mut [0; 1]) {
@@ -68,7 +68,7 @@ fn started() -> Site {
 }
 
 #[test]
-fn a_member_of_the_group_who_holds_all_places_keeps_root_from_nothing() {
+fn a_group_member_who_holds_all_places_does_not_keep_root_out() {
     let site = started();
     let socket = site.path("run/agent.sock");
     for directory in [site.path(""), site.path("run")] {
@@ -76,8 +76,8 @@ fn a_member_of_the_group_who_holds_all_places_keeps_root_from_nothing() {
     }
     chown(&socket, None, Some(MEMBER)).unwrap();
     let mut held = silent(&socket, MEMBER, PLACES + 4);
-    assert!(!is_kept(held.last_mut().unwrap()), "a place more than there are");
-    assert!(is_kept(held.first_mut().unwrap()), "the first has one");
+    assert!(!is_kept(held.last_mut().unwrap()), "one connection more than there are places");
+    assert!(is_kept(held.first_mut().unwrap()), "the first connection has a place");
     let (status, code) = site.status();
     assert_eq!((status["state"].as_str(), code), (Some("enforcing"), 0), "{status:#}");
     assert_eq!(revoke(&site), (true, String::new()));
@@ -86,13 +86,13 @@ fn a_member_of_the_group_who_holds_all_places_keeps_root_from_nothing() {
 }
 
 #[test]
-fn where_no_place_is_left_the_command_line_says_so() {
+fn the_command_line_says_when_no_place_is_left() {
     let site = started();
     let ask = |command: &str| {
         let Output { stdout, stderr, .. } = site.run(&[command]);
         String::from_utf8([stdout, stderr].concat()).unwrap()
     };
-    // The connections of before end soon, not at once: their places are taken then.
+    // The connections of before do not end at once: until then their places are taken.
     let mut held = Vec::new();
     loop {
         held.extend(silent(&site.path("run/agent.sock"), 0, PLACES));
@@ -104,7 +104,7 @@ fn where_no_place_is_left_the_command_line_says_so() {
         assert!(held.len() < 10 * PLACES, "{said:?}");
     }
     drop(held);
-    // A connection that ended is noticed soon.
+    // The agent notices soon that a connection has ended.
     let deadline = Instant::now() + Duration::from_secs(5);
     while !revoke(&site).0 {
         assert!(Instant::now() < deadline, "places do not become free");
@@ -119,11 +119,12 @@ fn a_request_is_read_no_further_than_its_call_needs() {
         payload: vec![0; count].into(),
         ..site.envelope(&CLIENT, LONG)
     };
-    // Read and judged; more than any envelope may have; more than is read of it at all.
+    // The first is larger than any envelope may be: it is read and judged. The second is larger
+    // than what is read at all.
     let [judged, unread] = [300_000, 3_000_000].map(|count| site.push(bytes(count)).unwrap_err());
     assert!(judged.message().starts_with("too_large: "), "{judged:?}");
     assert!(unread.message().contains("length limit exceeded"), "{unread:?}");
-    // A question is short; what is behind it is not read, though the fields are ours.
+    // A question is short: bytes after it are not read, though the fields are known.
     let what = v1::diff_policy_request::What::Envelope(bytes(3_000_000));
     let draft = v1::DiffPolicyRequest { what: Some(what) };
     let unread = site.call(async |mut client| client.diff_policy(draft).await).unwrap_err();

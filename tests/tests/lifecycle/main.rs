@@ -1,5 +1,5 @@
-//! The agent's life with real processes, namespaces and connections: open and closed, killed and
-//! restarted, and every way in which it must refuse to start.
+//! The agent's life cycle with real processes, namespaces and connections: open and closed, killed
+//! and restarted, and every way in which it must refuse to start.
 #![expect(
     clippy::indexing_slicing,
     clippy::unwrap_used,

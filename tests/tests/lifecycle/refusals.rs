@@ -8,7 +8,8 @@ use std::{
 
 use jit_tests::{agent::Site, programs::binary};
 
-/// Runs the agent, which must end by itself; fails unless it says so and left every port open.
+/// Runs the agent, which must end by itself with this code and these words, and leave every port
+/// open.
 #[track_caller]
 fn refuses(site: &Site, code: i32, says: &[&str]) {
     check(site, &site.run(&["run"]), code, says);
@@ -95,7 +96,7 @@ fn a_pin_directory_that_others_can_write_is_refused() {
 }
 
 #[test]
-fn beside_another_xdp_program_native_xdp_that_was_asked_for_is_told_and_the_others_hold() {
+fn native_xdp_refused_beside_another_program_is_reported_and_the_others_hold() {
     use aya::programs::XdpMode;
     let mut site = Site::new();
     let mut foreign = jit_tests::kernel::Kernel::load();

@@ -11,9 +11,10 @@ use jit_tests::agent::{CLIENT, Site, TO_CLIENT, TO_STRANGER, address, opens};
 use rustix::process::Signal;
 
 const LONG: Duration = Duration::from_secs(600);
-/// A stranger's attempt: long enough for an answer over veth, short enough for many a second.
+/// Time of a stranger's attempt: long enough for an answer over veth, short enough for many in a
+/// second.
 const ATTEMPT: Duration = Duration::from_millis(4);
-/// A granted client waits longer than TCP's first retransmission would hide a lost SYN.
+/// Time of a granted client: shorter than TCP's first retransmission, which would hide a lost SYN.
 const GRANTED: Duration = Duration::from_millis(900);
 
 /// Attempts of a stranger and a granted client, while `body` runs.
@@ -24,7 +25,7 @@ pub(crate) struct Knocking {
     pub(crate) refused: AtomicU32,
 }
 
-/// Says so when it is dropped.
+/// Sets the flag when it is dropped.
 struct Finished<'a>(&'a AtomicBool);
 
 impl Drop for Finished<'_> {
@@ -76,7 +77,7 @@ pub(crate) fn knock_while(site: &mut Site, body: impl FnOnce(&mut Site, &Knockin
                 thread::sleep(Duration::from_millis(5));
             }
         });
-        // Also when the body panics: the scope waits for its threads.
+        // Also if the body panics: the scope waits for its threads.
         let _finished = Finished(&done);
         body(site, &counts);
     });
@@ -97,7 +98,7 @@ fn ten_restarts_open_nothing_to_a_stranger_and_lose_nothing_granted() {
             site.end(if restart % 2 == 0 { Signal::KILL } else { Signal::TERM });
             site.start();
             let passed = |since: Instant| i64::try_from(since.elapsed().as_millis()).unwrap();
-            // Each answer is of some time while it was asked for.
+            // Each answer was made at some moment between request and answer.
             let least = passed(answered);
             let gone = left - left_ms(site);
             let most = passed(asked);
@@ -110,9 +111,9 @@ fn ten_restarts_open_nothing_to_a_stranger_and_lose_nothing_granted() {
     });
     let Knocking { tried, opened, granted, refused } = counts;
     println!("{tried:?} attempts, {granted:?} granted connections in {:?}", began.elapsed());
-    assert!(tried.into_inner() > 1_000, "too few attempts to tell");
+    assert!(tried.into_inner() > 1_000, "too few attempts");
     assert_eq!(opened.into_inner(), 0);
-    assert!(granted.into_inner() > 20, "too few granted connections to tell");
+    assert!(granted.into_inner() > 20, "too few granted connections");
     assert_eq!(refused.into_inner(), 0);
 }
 
@@ -133,7 +134,7 @@ fn kill_9_under_a_stream_of_syns_opens_nothing_and_loses_nothing() {
 }
 
 #[test]
-fn what_was_pushed_and_revoked_is_so_after_kill_9() {
+fn pushes_and_revocations_survive_kill_9() {
     let mut site = Site::new();
     site.start();
     site.admit(&CLIENT, LONG);
@@ -162,21 +163,21 @@ fn sigterm_detaches_nothing_and_detach_opens() {
     assert_eq!((status["state"].as_str(), code), (Some("degraded"), 1), "{status:#}");
     assert_eq!(site.run(&["detach", "--yes"]).status.code(), Some(0));
     assert!(site.client_opens(0, 22) && site.stranger_opens(1, 22));
-    // The directory is systemd-tmpfiles' to make, and the unit needs it.
+    // systemd-tmpfiles makes the directory, and the unit needs it.
     assert!(site.holds_no_pins());
     assert_eq!(site.status().1, 2);
     let again = site.run(&["detach", "--yes"]);
     assert_eq!(again.status.code(), Some(0));
     assert!(String::from_utf8_lossy(&again.stdout).contains("nothing is pinned"), "{again:?}");
-    // What the tables could not be changed to while they were in use.
+    // A size to which the tables could not change while they were in use.
     site.configure("[limits]\nhosts = 77\n");
     site.start();
     site.assert_closed_to_all();
 }
 
-/// Somebody removed everything below and the directory too: classifiers stay, as they need no pin.
+/// Somebody removed the pins and their directory: classifiers stay, because they need no pin.
 #[test]
-fn detach_takes_classifiers_off_whose_pins_are_gone_and_leaves_no_directory_of_roots() {
+fn detach_removes_classifiers_without_pins_and_leaves_no_directory_of_root() {
     let mut site = Site::new();
     site.configure_gate("[\"*\"]", "clsact");
     site.start();
@@ -197,7 +198,7 @@ fn detach_takes_classifiers_off_whose_pins_are_gone_and_leaves_no_directory_of_r
 }
 
 #[test]
-fn with_the_agent_dead_status_tells_what_the_kernel_enforces() {
+fn with_the_agent_dead_status_reports_what_the_kernel_enforces() {
     let mut site = Site::new();
     site.start();
     site.admit(&CLIENT, LONG);
@@ -217,7 +218,7 @@ fn with_the_agent_dead_status_tells_what_the_kernel_enforces() {
 }
 
 #[test]
-fn with_the_agent_stopped_status_still_tells_within_seconds() {
+fn with_the_agent_stopped_status_still_answers_within_seconds() {
     let mut site = Site::new();
     site.start();
     site.signal(Signal::STOP);
@@ -231,7 +232,7 @@ fn with_the_agent_stopped_status_still_tells_within_seconds() {
 }
 
 #[test]
-fn an_interface_that_is_gone_is_told() {
+fn an_interface_that_is_gone_is_reported() {
     let mut site = Site::new();
     site.configure_gate("[\"c0\", \"s0\"]", "auto");
     site.start();
@@ -298,7 +299,7 @@ fn left_ms(site: &Site) -> i64 {
     site.status().0["grants"][0]["left_ms"].as_i64().unwrap()
 }
 
-/// Up to 6 seconds: the agent looks at its links every 2.
+/// Up to 6 seconds: the agent checks its links every 2.
 fn wait_for(condition: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(6);
     while !condition() {

@@ -1,5 +1,5 @@
-//! What becomes of sessions at the end of their grant: cut, both ends hear it; drained, they live on.
-//! With real sockets: what the host's kernel lists is what counts.
+//! What happens to sessions at the end of their grant. With `cut` both ends are closed. With
+//! `drain` they continue. With real sockets: what the host's kernel lists is what counts.
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -17,13 +17,13 @@ use jit_tests::{
 use rustix::process::Signal;
 
 const LONG: Duration = Duration::from_secs(600);
-/// How soon the peer must hear of the end.
+/// Longest time until both ends are closed.
 const HEARD: Duration = Duration::from_secs(2);
-/// A port whose sessions are cut, and one whose are drained.
+/// A port with `cut`, and one with `drain`.
 pub(crate) const CUT: u16 = 2222;
 pub(crate) const DRAIN: u16 = 2223;
 
-/// Both ports, for the configuration.
+/// The configuration of both ports.
 pub(crate) fn sections() -> String {
     let section = |port, sessions| {
         format!(
@@ -34,7 +34,7 @@ pub(crate) fn sections() -> String {
     [section(CUT, "cut"), section(DRAIN, "drain")].concat()
 }
 
-/// A host with both ports; the agent runs.
+/// A host with both ports and a running agent.
 fn site() -> Site {
     let mut site = Site::new();
     site.configure(&sections());
@@ -87,7 +87,7 @@ impl Session {
         self.client.write_all(b"x").is_ok() && self.server.read(&mut [0]).is_ok_and(|n| n == 1)
     }
 
-    /// Fails unless both ends hear within time that it is over. Returns how soon the peer did.
+    /// Fails unless both ends are closed within this time. Returns the peer's time.
     #[track_caller]
     pub(crate) fn assert_cut_within(&mut self, time: Duration) -> Duration {
         let began = Instant::now();
@@ -96,7 +96,7 @@ impl Session {
         assert_eq!(heard, ErrorKind::ConnectionReset, "the peer, in {:?}", began.elapsed());
         let took = began.elapsed();
         self.server.set_read_timeout(Some(time)).unwrap();
-        // What came in before is there still.
+        // The bytes that came in before are still there.
         let error = loop {
             match self.server.read(&mut [0; 64]) {
                 Ok(1..) => {}
@@ -129,13 +129,13 @@ pub(crate) fn sockets_of(namespace: &Namespace, port: u16, states: &[&str]) -> u
         .count()
 }
 
-/// Everything but listening and time-wait.
+/// Sockets in every state but listening and time-wait.
 fn open_sockets(namespace: &Namespace, port: u16) -> usize {
     sockets_of(namespace, port, &["01", "02", "03", "04", "05", "08", "09", "0B", "0C"])
 }
 
-/// The records of sessions that were cut: how many in all.
-fn told(site: &Site) -> u64 {
+/// Number of cut sessions in the audit.
+fn cut_in_audit(site: &Site) -> u64 {
     let output = site.run(&["audit", "show", "--json", "--code", "C003"]);
     let text = String::from_utf8(output.stdout).unwrap();
     text.lines()
@@ -145,7 +145,7 @@ fn told(site: &Site) -> u64 {
 }
 
 #[test]
-fn at_a_revocation_both_ends_of_a_cut_session_hear_it_and_drained_ones_live_on() {
+fn a_revocation_closes_both_ends_of_a_cut_session_and_drained_sessions_continue() {
     let site = site();
     let (cutting, draining) = (listen(&site, CUT), listen(&site, DRAIN));
     admit(&site, &CLIENT, LONG);
@@ -157,18 +157,18 @@ fn at_a_revocation_both_ends_of_a_cut_session_hear_it_and_drained_ones_live_on()
     for session in &mut cut {
         session.assert_cut_within(HEARD);
     }
-    println!("both ends heard of the revocation within {:?}", began.elapsed());
+    println!("both ends were closed after the revocation within {:?}", began.elapsed());
     assert_eq!(open_sockets(&site.host, CUT), 0);
     for session in &mut drained {
-        assert!(session.carries(), "a drained session lives on");
+        assert!(session.carries(), "a drained session continues");
     }
-    assert_eq!(told(&site), 2);
+    assert_eq!(cut_in_audit(&site), 2);
     let (status, code) = site.status();
     assert_eq!((code, &status["problems"]), (0, &serde_json::json!([])), "{status:#}");
 }
 
 #[test]
-fn at_its_end_a_grant_takes_cut_sessions_with_it() {
+fn cut_sessions_end_with_their_grant() {
     let site = site();
     let cutting = listen(&site, CUT);
     let lasts = Duration::from_secs(2);
@@ -179,14 +179,15 @@ fn at_its_end_a_grant_takes_cut_sessions_with_it() {
         session.assert_cut_within(lasts + HEARD);
     }
     let took = granted.elapsed().saturating_sub(lasts);
-    println!("both ends heard of the end within {took:?}");
+    println!("both ends were closed after the end within {took:?}");
     assert!(took < HEARD, "{took:?}");
     assert_eq!(open_sockets(&site.host, CUT), 0);
 }
 
-/// Nobody can tell both ends, and the agent says so; the gate ends what is over by itself.
+/// The agent cannot close both ends, and says so. The gate alone stops the packets of sessions that
+/// have ended.
 #[test]
-fn where_the_kernel_tells_nothing_of_sockets_the_gate_alone_cuts_and_status_says_so() {
+fn without_a_list_of_sockets_the_gate_alone_cuts_and_status_says_so() {
     let mut site = Site::new();
     site.configure(&sections());
     let mut command = site.command(&["run"]);
@@ -194,12 +195,12 @@ fn where_the_kernel_tells_nothing_of_sockets_the_gate_alone_cuts_and_status_says
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let agent = site.host.start(&mut command);
     site.adopt_process(agent);
-    let told = |site: &Site| {
+    let reported = |site: &Site| {
         let (status, code) = site.status();
         let said = "cannot open a socket of NETLINK_SOCK_DIAG: Protocol not supported";
         code == 1 && status["problems"].to_string().contains(said)
     };
-    assert!(told(&site), "from the start");
+    assert!(reported(&site), "from the start");
     let (cutting, draining) = (listen(&site, CUT), listen(&site, DRAIN));
     admit(&site, &CLIENT, LONG);
     let mut cut = [0, 1].map(|family| Session::open(&site, &cutting, family, CUT));
@@ -208,15 +209,15 @@ fn where_the_kernel_tells_nothing_of_sockets_the_gate_alone_cuts_and_status_says
     for session in &mut cut {
         assert!(!session.carries(), "no byte comes in");
     }
-    assert!(drained.carries(), "a drained session lives on");
-    assert_eq!(open_sockets(&site.host, CUT), 2, "and nobody destroyed them");
+    assert!(drained.carries(), "a drained session continues");
+    assert_eq!(open_sockets(&site.host, CUT), 2, "nobody destroyed them");
     assert!(!site.client_opens(0, CUT) && !site.client_opens(1, CUT));
-    assert!(told(&site));
+    assert!(reported(&site));
 }
 
-/// The kernel alone stops what comes in; whoever starts the agent again cuts what was to be cut.
+/// The kernel alone stops incoming packets. The next start of the agent cuts the sessions.
 #[test]
-fn with_the_agent_dead_no_byte_comes_in_after_the_end_and_its_start_cuts() {
+fn with_the_agent_dead_no_byte_comes_in_after_the_end_and_the_next_start_cuts() {
     let mut site = site();
     let (cutting, draining) = (listen(&site, CUT), listen(&site, DRAIN));
     let lasts = Duration::from_secs(2);
@@ -227,7 +228,7 @@ fn with_the_agent_dead_no_byte_comes_in_after_the_end_and_its_start_cuts() {
     let mut drained = Session::open(&site, &draining, 0, DRAIN);
     site.end(Signal::KILL);
     for session in &mut cut {
-        // On a slow machine the byte itself may come behind the end.
+        // On a slow machine the byte itself may come after the end.
         assert!(session.carries() || before.elapsed() > lasts, "open until its end");
     }
     std::thread::sleep((lasts + Duration::from_millis(100)).saturating_sub(granted.elapsed()));
@@ -235,14 +236,14 @@ fn with_the_agent_dead_no_byte_comes_in_after_the_end_and_its_start_cuts() {
         assert!(!session.carries(), "no byte comes in");
     }
     assert!(drained.carries());
-    assert_eq!(sockets_of(&site.host, CUT, &["01"]), 2, "nobody is there to end them");
+    assert_eq!(sockets_of(&site.host, CUT, &["01"]), 2, "no agent ends them");
     site.start();
     for session in &mut cut {
         session.assert_cut_within(HEARD);
     }
     assert_eq!(open_sockets(&site.host, CUT), 0);
     assert!(drained.carries());
-    assert_eq!(told(&site), 2);
+    assert_eq!(cut_in_audit(&site), 2);
 }
 
 #[test]
@@ -256,14 +257,14 @@ fn a_session_that_another_grant_covers_is_kept_until_that_one_ends() {
     site.end(Signal::KILL);
     site.start();
     for session in &mut sessions {
-        assert!(session.carries(), "covered by the other");
+        assert!(session.carries(), "covered by the other grant");
     }
-    assert_eq!(told(&site), 0);
+    assert_eq!(cut_in_audit(&site), 0);
     revoke(&site, &wide);
     for session in &mut sessions {
         session.assert_cut_within(HEARD);
     }
-    assert_eq!(told(&site), 2);
+    assert_eq!(cut_in_audit(&site), 2);
 }
 
 #[test]
@@ -277,13 +278,13 @@ fn a_grant_may_cut_its_own_sessions_where_the_port_drains() {
     admit(&site, &[CLIENT[1]], lasts);
     let [mut v4, mut v6] = [0, 1].map(|family| Session::open(&site, &draining, family, DRAIN));
     v4.assert_cut_within(lasts + HEARD);
-    assert!(v6.carries(), "whose grant said nothing is drained");
+    assert!(v6.carries(), "a grant that says nothing drains");
 }
 
-/// Half-open requests and closing sessions go, too; what only waits out its time does not, and nothing
-/// that the host has with itself.
+/// Half-open requests and closing sessions are cut too. Sessions in time-wait stay, and so do the
+/// host's sessions with itself.
 #[test]
-fn the_host_with_itself_and_what_only_waits_out_its_time_is_left_alone() {
+fn the_hosts_sessions_with_itself_and_sessions_in_time_wait_are_left_alone() {
     let site = site();
     let cutting = listen(&site, CUT);
     admit(&site, &CLIENT, LONG);
@@ -294,12 +295,12 @@ fn the_host_with_itself_and_what_only_waits_out_its_time_is_left_alone() {
             });
             Session { client, server: cutting.accept().unwrap().0 }
         });
-    // The server closes first: its end waits out its time.
+    // The server closes first: its end stays in time-wait.
     let Session { client, server } = Session::open(&site, &cutting, 0, CUT);
     drop(server);
     drop(client);
     wait_until(|| sockets_of(&site.host, CUT, &["06"]) == 1);
-    // And a session that the client has closed, and the service has not.
+    // A session that the client has closed and the service has not.
     let mut closing = Session::open(&site, &cutting, 1, CUT);
     closing.client.shutdown(std::net::Shutdown::Write).unwrap();
     wait_until(|| sockets_of(&site.host, CUT, &["08"]) == 1);
@@ -311,12 +312,12 @@ fn the_host_with_itself_and_what_only_waits_out_its_time_is_left_alone() {
     for session in &mut own {
         assert!(session.carries());
     }
-    assert_eq!(told(&site), 1);
+    assert_eq!(cut_in_audit(&site), 1);
 }
 
-/// More than the agent ends in one go, so that nothing waits long behind it.
+/// More sessions than the agent cuts in one pass.
 #[test]
-fn however_many_sessions_there_are_all_of_them_are_cut_in_time() {
+fn any_number_of_sessions_is_cut_in_time() {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
@@ -340,7 +341,7 @@ fn however_many_sessions_there_are_all_of_them_are_cut_in_time() {
     }
     println!("{count} sessions cut within {:?}", began.elapsed());
     assert_eq!(open_sockets(&site.host, CUT), 0);
-    assert_eq!(told(&site), u64::try_from(count).unwrap());
+    assert_eq!(cut_in_audit(&site), u64::try_from(count).unwrap());
 }
 
 pub(crate) fn wait_until(condition: impl Fn() -> bool) {

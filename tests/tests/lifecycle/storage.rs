@@ -39,7 +39,7 @@ fn assert_nothing_new_opens(site: &Site) {
     assert!(code == 1 && problems.contains("database"), "{code}: {problems}");
 }
 
-/// Fails unless all is well again, and what was revoked stays so over a kill -9.
+/// Fails unless all is well again, and what was revoked stays so after a kill -9.
 #[track_caller]
 fn assert_well_again(site: &mut Site, revoked: v1::Envelope) {
     wait_for("no alarm", || site.status().1 == 0);
@@ -53,19 +53,19 @@ fn assert_well_again(site: &mut Site, revoked: v1::Envelope) {
 }
 
 #[test]
-fn a_full_disk_holds_up_no_revocation_and_loses_none() {
+fn a_full_disk_neither_delays_nor_loses_a_revocation() {
     let mut site = Site::new();
     let disk = Disk::mount(site.path("state"));
     site.start();
     let envelope = site.envelope(&CLIENT, LONG);
     site.push(envelope.clone()).unwrap();
     disk.fill();
-    // What room the files themselves have left is soon taken.
+    // The files use up their own free space soon.
     let pushes = |number| site.push(site.envelope(&[&format!("203.0.113.{number}")], LONG)).is_ok();
     let more = (1..255).take_while(|number| pushes(*number)).count();
     assert_nothing_new_opens(&site);
     site.assert_open_to_the_client_alone();
-    // Killed on the full disk: it starts all the same, what was open is, and closes when told to.
+    // Killed on the full disk: the agent starts, what was open is open, and a revocation closes it.
     site.end(Signal::KILL);
     site.start();
     site.assert_open_to_the_client_alone();
@@ -74,7 +74,7 @@ fn a_full_disk_holds_up_no_revocation_and_loses_none() {
     let held = u32::try_from(1 + more).unwrap();
     assert_eq!((revoked.revoked, revoked.warning.as_str()), (held, ""));
     site.assert_closed_to_all();
-    // Answered as durable: so it is, before there is room.
+    // The answer said durable: so it is, before there is room.
     for _ in 0..2 {
         site.end(Signal::KILL);
         site.start();
@@ -90,7 +90,7 @@ fn a_full_disk_holds_up_no_revocation_and_loses_none() {
 }
 
 #[test]
-fn without_its_reserve_a_full_disk_is_an_alarm_until_there_is_room() {
+fn a_full_disk_without_the_reserve_is_an_alarm_until_there_is_room() {
     let mut site = Site::new();
     let disk = Disk::mount(site.path("state"));
     site.start();
@@ -137,7 +137,7 @@ fn on_a_read_only_disk_the_agent_starts_and_closes() {
 }
 
 #[test]
-fn a_damaged_database_is_kept_aside_and_told_and_nothing_of_the_past_opens() {
+fn a_damaged_database_is_moved_away_and_reported_and_no_earlier_grant_opens() {
     let mut site = Site::new();
     site.start();
     let envelope = site.envelope(&CLIENT, LONG);

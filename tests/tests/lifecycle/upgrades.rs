@@ -1,5 +1,6 @@
-//! Another build of the agent takes over, and back: with the same tables, and with tables of another
-//! layout, below another directory of pins. Under attempts to get in, and broken off anywhere.
+//! Another build of the agent takes over, and the first one takes over again: with the same tables,
+//! and with tables of another layout in another directory of pins. Meanwhile a stranger tries to
+//! get in, and a takeover may be broken off anywhere.
 
 use std::{
     fs,
@@ -27,11 +28,12 @@ use crate::{
 };
 
 const LONG: Duration = Duration::from_secs(600);
-/// Attempts of a stranger in each test, the fewest restarts, and the longest time for them.
+/// Number of a stranger's attempts in each test, the smallest number of restarts, and the longest
+/// time for them.
 const ATTEMPTS: u32 = 10_000;
 const RESTARTS: u32 = 6;
 const TIME: Duration = Duration::from_secs(240);
-/// Moments at which a takeover is broken off.
+/// Number of moments at which a takeover is broken off.
 const MOMENTS: u32 = 12;
 
 /// Directories of versions below the pins.
@@ -43,7 +45,7 @@ fn versions(site: &Site) -> Vec<String> {
     names
 }
 
-/// This version's, and the next one's.
+/// The directory of this version, or of the next one.
 fn version(next: bool) -> String {
     format!("v{}", if next { ABI_VERSION + 1 } else { ABI_VERSION })
 }
@@ -52,8 +54,8 @@ fn program(next: bool) -> PathBuf {
     if next { next_agent() } else { binary("jit-agent") }
 }
 
-/// Restarts with these builds in turn, until there were attempts enough; nobody may get in who may
-/// not, and nobody be refused who may.
+/// Restarts with these builds in turn, until there were enough attempts. No stranger may get in,
+/// and no granted client may be refused.
 fn nothing_opens_and_nothing_is_refused_while(what: &str, next: impl Fn(u32) -> bool) {
     let mut site = Site::new();
     site.start();
@@ -66,7 +68,7 @@ fn nothing_opens_and_nothing_is_refused_while(what: &str, next: impl Fn(u32) -> 
             site.end(if restarts % 2 == 0 { Signal::KILL } else { Signal::TERM });
             site.use_program(program(next(restarts)));
             site.start();
-            assert_eq!(versions(site), [version(next(restarts))], "and nothing of another");
+            assert_eq!(versions(site), [version(next(restarts))], "and no other version");
             let (status, code) = site.status();
             assert_eq!((status["state"].as_str(), code), (Some("enforcing"), 0), "{status:#}");
         }
@@ -77,7 +79,7 @@ fn nothing_opens_and_nothing_is_refused_while(what: &str, next: impl Fn(u32) -> 
          with one {granted:?} opened, {refused:?} refused",
         began.elapsed()
     );
-    assert!(granted.into_inner() > 50, "too few granted connections to tell");
+    assert!(granted.into_inner() > 50, "too few granted connections");
     assert_eq!((opened.into_inner(), refused.into_inner()), (0, 0));
 }
 
@@ -93,14 +95,13 @@ fn ten_thousand_attempts_during_changes_of_the_layout_open_nothing_and_lose_noth
     });
 }
 
-/// Wherever a takeover is broken off, the gate is closed as it was, and either build goes on from
-/// there.
+/// Wherever a takeover is broken off, the gate stays closed, and either build continues from there.
 #[test]
 fn a_takeover_that_is_killed_anywhere_leaves_the_gate_closed_and_the_next_start_finishes_it() {
     let mut site = Site::new();
     site.start();
     site.admit(&CLIENT, LONG);
-    // How long one takes.
+    // The time of a whole takeover.
     site.end(Signal::KILL);
     site.use_program(program(true));
     let began = Instant::now();
@@ -129,7 +130,7 @@ fn a_takeover_that_is_killed_anywhere_leaves_the_gate_closed_and_the_next_start_
         let (status, _) = site.status();
         assert_eq!(status["state"], "degraded", "moment {moment}: {status:#}");
         site.assert_open_to_the_client_alone();
-        // The same build goes on, or the one before comes back.
+        // The same build continues, or the one before comes back.
         current = if moment % 4 < 2 { forward } else { current };
         site.use_program(program(current));
         site.start();
@@ -141,7 +142,7 @@ fn a_takeover_that_is_killed_anywhere_leaves_the_gate_closed_and_the_next_start_
 }
 
 #[test]
-fn two_agents_of_different_versions_are_one_too_many() {
+fn a_second_agent_of_another_version_is_refused() {
     let mut site = Site::new();
     site.start();
     site.use_program(program(true));
@@ -151,9 +152,10 @@ fn two_agents_of_different_versions_are_one_too_many() {
     assert_eq!(versions(&site), [version(false)]);
 }
 
-/// What a grant has used up is on the disk, and its sessions that were to be cut are, too.
+/// The number of connections that a grant has used is on the disk, and so are its sessions that
+/// must be cut.
 #[test]
-fn what_was_counted_and_what_was_to_be_cut_outlives_a_change_of_the_layout() {
+fn counts_and_pending_cuts_survive_a_change_of_the_layout() {
     let mut site = Site::new();
     site.serve(2222);
     site.configure(
@@ -183,14 +185,14 @@ fn what_was_counted_and_what_was_to_be_cut_outlives_a_change_of_the_layout() {
     session.assert_cut_within(Duration::from_secs(2));
     assert_eq!(used(&site), Some(1));
     assert!(site.client_opens(0, 22), "the second of two");
-    assert!(!site.client_opens(0, 22), "a third");
+    assert!(!site.client_opens(0, 22), "the third of two");
     site.end(Signal::TERM);
     site.use_program(program(false));
     site.start();
     assert!(!site.client_opens(0, 22), "nor back");
 }
 
-/// What the kernel alone has counted, with no agent to see it, is in the old tables.
+/// What the kernel has counted without an agent is in the old tables.
 #[test]
 fn connections_that_no_agent_saw_are_counted_by_another_layout() {
     let mut site = Site::new();
@@ -211,8 +213,8 @@ fn connections_that_no_agent_saw_are_counted_by_another_layout() {
     assert!(!site.client_opens(0, 22) && !site.client_opens(1, 22), "nor back");
 }
 
-/// Each gate counts for itself, and for a moment one is in force on the client's interface and the
-/// other on the stranger's, which comes last of many.
+/// Each gate counts for itself. For a moment one is in force on the client's interface and the
+/// other on the stranger's, which is the last of many.
 #[test]
 fn a_limit_holds_while_the_layout_changes_under_attempts() {
     const ROUNDS: u32 = 4;
@@ -220,7 +222,8 @@ fn a_limit_holds_while_the_layout_changes_under_attempts() {
     const FROM: &str = "192.0.2.2";
     const TO: &str = "192.0.2.1";
     let mut site = Site::new();
-    // That of the old version counts what comes by either interface, until it goes.
+    // Without the guard: the old version's guard would count connections by either interface until
+    // it is removed.
     let config = site.base("[\"*\"]", "auto");
     site.write_config(&config.replace("[gate]", "[gate]\nsocket_guard = false"));
     let pair = |number| format!("link add d{number} type veth peer name e{number}\n");
@@ -229,53 +232,59 @@ fn a_limit_holds_while_the_layout_changes_under_attempts() {
     let (ours, theirs) = (format!("{TO}/24"), format!("{FROM}/24"));
     site.host.connect("z0", &[&ours], &site.stranger, "p1", &[&theirs]);
     site.start();
-    let mut told = Vec::new();
+    let mut opened_each = Vec::new();
     for round in 0..ROUNDS {
         let next = round % 2 == 0;
         let grant = v1::Grant { max_connections: LIMIT, ..site.grant(&[CLIENT[0], FROM], LONG) };
         site.push(site.sign(&grant)).unwrap();
         site.end(Signal::KILL);
-        let over = Arc::new(AtomicBool::new(false));
+        let finished = Arc::new(AtomicBool::new(false));
         let links = site.pins().join(version(next)).join("links");
         let knocking = [(&site.client, TO_CLIENT[0]), (&site.stranger, TO)].map(|(from, to)| {
-            let (links, over) = (links.clone(), Arc::clone(&over));
+            let (links, finished) = (links.clone(), Arc::clone(&finished));
             let to = SocketAddr::new(to.parse().unwrap(), 22);
-            from.spawn(move || knock_from_the_first_link_on(to, &links, &over))
+            from.spawn(move || knock_from_the_first_link_on(to, &links, &finished))
         });
         site.use_program(program(next));
         site.start();
-        over.store(true, Ordering::Relaxed);
-        told.push(knocking.map(|thread| thread.join().unwrap()));
+        finished.store(true, Ordering::Relaxed);
+        opened_each.push(knocking.map(|thread| thread.join().unwrap()));
         assert_eq!(site.revoke_all(), 1);
     }
-    println!("of {LIMIT}, opened to the client and to the stranger: {told:?}");
-    assert!(told.iter().all(|opened| opened.iter().sum::<u32>() <= LIMIT), "{told:?}");
-    assert!(told.iter().all(|opened| opened.iter().sum::<u32>() >= LIMIT / 2), "{told:?}");
+    println!("of {LIMIT}, opened to the client and to the stranger: {opened_each:?}");
+    assert!(
+        opened_each.iter().all(|opened| opened.iter().sum::<u32>() <= LIMIT),
+        "{opened_each:?}"
+    );
+    assert!(
+        opened_each.iter().all(|opened| opened.iter().sum::<u32>() >= LIMIT / 2),
+        "{opened_each:?}"
+    );
 }
 
-/// Knocks from the first link of the new version on, until the takeover is over and nothing opens any
-/// more; says how often it opened.
-fn knock_from_the_first_link_on(to: SocketAddr, links: &Path, over: &AtomicBool) -> u32 {
+/// Tries to connect from the first link of the new version on, until the takeover has finished and
+/// nothing opens any more. Returns how often it opened.
+fn knock_from_the_first_link_on(to: SocketAddr, links: &Path, finished: &AtomicBool) -> u32 {
     let began = Instant::now();
     let any = || fs::read_dir(links).is_ok_and(|mut entries| entries.next().is_some());
-    while !any() && !over.load(Ordering::Relaxed) {
+    while !any() && !finished.load(Ordering::Relaxed) {
         assert!(began.elapsed() < TIME, "no takeover");
         thread::sleep(Duration::from_micros(200));
     }
     let mut opened = 0;
     loop {
-        let last = over.load(Ordering::Relaxed);
+        let last = finished.load(Ordering::Relaxed);
         let open = TcpStream::connect_timeout(&to, Duration::from_millis(5)).is_ok();
         opened += u32::from(open);
         if last && !open {
             return opened;
         }
-        assert!(began.elapsed() < TIME, "it goes on opening");
+        assert!(began.elapsed() < TIME, "it still opens");
     }
 }
 
 #[test]
-fn with_the_agent_dead_another_version_tells_whose_gate_it_is() {
+fn with_the_agent_dead_another_version_reports_whose_gate_it_is() {
     let mut site = Site::new();
     site.use_program(program(true));
     site.start();
@@ -287,13 +296,13 @@ fn with_the_agent_dead_another_version_tells_whose_gate_it_is() {
     assert_eq!(status["interfaces"].as_array().unwrap().len(), 2, "{status:#}");
     assert_eq!(status["socket_guard"]["attached"], true, "{status:#}");
     site.assert_closed_to_all();
-    assert_eq!(site.run(&["detach", "--yes"]).status.code(), Some(0), "that, too");
+    assert_eq!(site.run(&["detach", "--yes"]).status.code(), Some(0), "detach takes it off too");
     assert!(site.stranger_opens(0, 22) && site.holds_no_pins());
 }
 
-/// A version that pinned what this one does not know is not taken over by halves.
+/// This version does not take over a part of what it does not know.
 #[test]
-fn pins_of_a_kind_that_is_not_known_are_refused_in_one_sentence_and_stay_in_force() {
+fn unknown_pins_are_refused_in_one_sentence_and_stay_in_force() {
     let mut site = Site::new();
     site.start();
     site.end(Signal::KILL);

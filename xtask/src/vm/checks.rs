@@ -102,7 +102,7 @@ const TESTS: &[Tests] = &[
     Tests {
         name: "guard_note",
         program: "hooks",
-        names: &["kernels::a_guard_that_tells_loopback"],
+        names: &["kernels::a_guard_that_knows_loopback"],
     },
     Tests {
         name: "connections",
@@ -121,7 +121,7 @@ const TESTS: &[Tests] = &[
         // Those that need no speed.
         names: &[
             "restarts::sigterm_detaches_nothing",
-            "restarts::what_was_pushed_and_revoked",
+            "restarts::pushes_and_revocations",
             "restarts::with_the_agent_dead",
         ],
     },

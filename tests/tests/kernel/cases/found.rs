@@ -1,12 +1,13 @@
-//! Frames that were not thought of but found: by the comparison of host and kernel, by the fuzzer, by
-//! somebody who got in. As they came, in hex; `PPPP` is the destination port.
+//! Frames that nobody thought of and that were found: by the comparison of host and kernel, by the
+//! fuzzer, by somebody who got in. They are in hex as they were found. `PPPP` is the destination
+//! port.
 
 use jit_common::{PortKey, PortRule, Protocol, Reason};
 
 use super::{Case, three};
 use crate::fixture::{CLOSED, OPEN, closed, granted, hex, on_host};
 
-/// Written where a frame has its destination port.
+/// Placeholder of a frame's destination port.
 const PORT: &str = "PPPP";
 
 pub(super) fn cases() -> Vec<Case> {
@@ -52,7 +53,7 @@ fn found(name: &str, why: &'static str, reasons: [Reason; 3], hex: &'static str)
     })
 }
 
-/// A frame as a row of this file, with the reasons that the host gives today: correct them.
+/// A frame as a row of this file, with the reasons that the host gives now: correct them.
 pub(crate) fn row(frame: &[u8]) -> String {
     let port = port_offset(frame);
     let with_port = |port_number: u16| {
@@ -76,7 +77,7 @@ pub(crate) fn row(frame: &[u8]) -> String {
     format!("found(\"NAME\", \"found by ...\", [{closed}, {granted}, {unprotected}], \"{text}\"),")
 }
 
-/// Where the destination port stands: what is written there is what the decision reads.
+/// Offset of the destination port: the place that the decision reads.
 fn port_offset(frame: &[u8]) -> Option<usize> {
     const STRANGE: u16 = 0xbeef;
     let mut tables = closed();

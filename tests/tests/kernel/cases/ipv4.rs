@@ -174,7 +174,7 @@ fn later_fragments() -> Vec<Case> {
     ]
 }
 
-/// Sources that IPv4 has no use for: without a grant of their own they are denied as any other.
+/// Unusual IPv4 sources: without an own grant they are denied as any other source.
 fn sources() -> Vec<Case> {
     let rows: [(&str, Ipv4Addr); 6] = [
         ("source 0.0.0.0", Ipv4Addr::UNSPECIFIED),

@@ -235,8 +235,8 @@ fn first_fragments() -> Vec<Case> {
     ]
 }
 
-/// SRv6 unwraps an inner packet on the device it came in on, behind the gate: with `seg6_enabled`
-/// Linux answered a SYN in one.
+/// SRv6 unwraps an inner packet on the device that it came in on, after the gate: with
+/// `seg6_enabled` Linux answered a SYN in one.
 fn inner_packets() -> Vec<Case> {
     let inner = |name, next: u8, routed: bool, reason| {
         always(name, "RFC 8754 section 4.3; ipv6_srh_rcv", reason, move |port| {

@@ -1,5 +1,5 @@
-//! The frame table: what a frame is, where it comes from (a specification's section or a known way
-//! around filters), and what becomes of it without a grant, with one, and at an unprotected port.
+//! The frame table: each frame, where it comes from (a specification's section or a known way
+//! around filters), and its reason without a grant, with one, and at an unprotected port.
 
 pub(crate) mod found;
 mod ipv4;
@@ -15,7 +15,7 @@ use crate::fixture::Ip;
 /// One frame of the table, as a function of the destination port.
 pub(crate) struct Case {
     pub(crate) name: String,
-    /// A specification's section, or what it tries.
+    /// A specification's section, or the evasion that it tries.
     pub(crate) why: &'static str,
     /// To a protected port from a source without a grant.
     pub(crate) closed: Reason,

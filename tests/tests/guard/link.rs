@@ -24,9 +24,9 @@ use jit_tests::{
 use rustix::process::Signal;
 use serde_json::Value;
 
-/// Longest time until something is restored (docs/operations.md, section "Put right by itself").
+/// Longest time until the guard is restored (docs/operations.md, section "Put right by itself").
 const RESTORE: Duration = Duration::from_secs(5);
-/// Most programs of this kind on one network namespace (`netns_bpf_max_progs`).
+/// Largest number of programs of this kind on one network namespace (`netns_bpf_max_progs`).
 const MOST: usize = 64;
 
 /// A host whose interface towards the stranger has no gate.
@@ -59,7 +59,7 @@ fn wait_for(site: &Site, condition: impl Fn() -> bool) -> Duration {
 }
 
 #[test]
-fn status_tells_of_the_guard_also_with_the_agent_dead() {
+fn status_reports_the_guard_also_with_the_agent_dead() {
     let mut site = ungated("");
     site.start();
     let alive = guard(&site);
@@ -86,7 +86,7 @@ fn a_restart_swaps_the_program_on_the_pinned_link() {
     assert!(!stranger_opens(&site));
     site.start();
     let after = bpf::guard_info(&link).unwrap();
-    assert_eq!(after.namespace, before.namespace, "the same link, where it was");
+    assert_eq!(after.namespace, before.namespace, "the same link on the same namespace");
     assert_ne!(after.program, before.program, "with the new agent's program");
     assert!(!stranger_opens(&site));
     site.admit(&STRANGER, Duration::from_secs(600));
@@ -94,35 +94,35 @@ fn a_restart_swaps_the_program_on_the_pinned_link() {
 }
 
 #[test]
-fn a_guard_that_is_detached_comes_back_and_is_told() {
+fn a_guard_that_is_detached_comes_back_and_is_reported() {
     let mut site = ungated("");
     site.start();
     let link = bpf::open_pin(&pin(&site)).unwrap();
     bpf::detach_link(&link).unwrap();
-    assert!(pin(&site).exists(), "the pin says nothing");
+    assert!(pin(&site).exists(), "the pin is still there");
     let took = wait_for(&site, || !stranger_opens(&site));
     println!("restored after {took:?}");
     wait_for(&site, || site.log().contains("the gate was missing: restored"));
     let audit = || fs::read_to_string(site.path("state/audit/audit.jsonl")).unwrap();
-    let told = |code: &str| {
+    let reported = |code: &str| {
         let code = format!("\"{code}\"");
         let of_guard = |line: &&str| line.contains(&code) && line.contains("socket_guard");
         audit().lines().filter(of_guard).count()
     };
-    wait_for(&site, || told("A004") == 1);
-    assert_eq!(told("A003"), 1, "it was lost first: {}", audit());
-    assert_eq!(bpf::guard_info(&link).unwrap().namespace, 0, "another link");
+    wait_for(&site, || reported("A004") == 1);
+    assert_eq!(reported("A003"), 1, "the loss was recorded first: {}", audit());
+    assert_eq!(bpf::guard_info(&link).unwrap().namespace, 0, "the old link is on no namespace");
     site.end(Signal::KILL);
-    assert!(!stranger_opens(&site), "it is pinned");
+    assert!(!stranger_opens(&site), "the new link is pinned");
     assert_eq!(guard(&site)["attached"], true);
 }
 
-/// A caller that asks at once hears what was found, and has it restored.
+/// A `status` at once reports the missing guard, and restores it.
 #[test]
 fn a_guard_that_is_detached_is_not_called_attached() {
     let mut site = ungated("");
     site.start();
-    // The agent may look at the same moment; then nothing is reported.
+    // The agent may check at the same moment: then `status` does not report it.
     let found = (0..5).any(|_| {
         bpf::detach_link(bpf::open_pin(&pin(&site)).unwrap()).unwrap();
         let (status, code) = site.status();
@@ -136,9 +136,9 @@ fn a_guard_that_is_detached_is_not_called_attached() {
     assert!(!stranger_opens(&site));
 }
 
-/// A program that selects a socket is followed by the kernel, whatever the guard says.
+/// The kernel follows a program that selects a socket, whatever the guard decides.
 #[test]
-fn another_program_that_is_asked_for_sockets_is_told_by_its_number() {
+fn another_program_that_selects_sockets_is_reported_by_its_number() {
     let mut site = ungated("");
     site.start();
     assert_eq!(site.status().1, 0);
@@ -148,19 +148,19 @@ fn another_program_that_is_asked_for_sockets_is_told_by_its_number() {
         bpf::attach_guard(kernel.guard(), &namespace).unwrap()
     });
     let id = bpf::guard_info(&foreign).unwrap().program;
-    let told = |site: &Site| {
+    let reported = |site: &Site| {
         let (status, code) = site.status();
         let problems = status["problems"].to_string();
         assert_eq!((status["socket_guard"]["attached"].as_bool(), code), (Some(true), 1));
         problems.contains(&format!("sk_lookup, id {id})"))
     };
-    assert!(told(&site));
+    assert!(reported(&site));
     site.end(Signal::KILL);
-    assert!(told(&site), "also with the agent dead");
+    assert!(reported(&site), "also with the agent dead");
     site.start();
-    assert!(told(&site));
+    assert!(reported(&site));
     bpf::detach_link(&foreign).unwrap();
-    assert_eq!(site.status().1, 0, "it is gone");
+    assert_eq!(site.status().1, 0, "the other program is gone");
 }
 
 #[test]
@@ -197,7 +197,7 @@ fn with_the_agent_dead_a_detached_guard_is_not_called_protection() {
     assert_eq!(status["socket_guard"]["attached"], false, "{status:#}");
     assert!(status["problems"].to_string().contains("socket guard is not in force"), "{status:#}");
     site.start();
-    assert!(!stranger_opens(&site), "and a start makes it anew");
+    assert!(!stranger_opens(&site), "a start attaches it again");
 }
 
 #[test]
@@ -246,7 +246,7 @@ fn a_guard_that_the_kernel_refuses_leaves_the_rest_in_force_and_is_tried_again()
     assert!(problems.contains("socket guard is not in force"), "{problems}");
     assert!(problems.contains("refuses to attach"), "{problems}");
     assert!(!site.client_opens(0, 22), "the interface is gated");
-    assert!(stranger_opens(&site), "what is not guarded is not said to be");
+    assert!(stranger_opens(&site), "the open interface is not called protected");
     drop(others);
     wait_for(&site, || !stranger_opens(&site));
     assert_eq!(guard(&site)["attached"], true);
@@ -254,9 +254,10 @@ fn a_guard_that_the_kernel_refuses_leaves_the_rest_in_force_and_is_tried_again()
     assert!(!site.stranger.run(|| opens(address, PATIENCE)));
 }
 
-/// After an upgrade whose guard the kernel refuses, here because the programs are loaded already.
+/// After an upgrade the kernel refuses the new guard, here because the largest number of programs
+/// is loaded.
 #[test]
-fn another_versions_guard_that_holds_is_told_as_what_it_is_and_can_be_taken_off() {
+fn the_guard_of_another_version_is_reported_as_such_and_can_be_taken_off() {
     let mut site = ungated("");
     site.use_program(next_agent());
     site.start();
@@ -273,9 +274,9 @@ fn another_versions_guard_that_holds_is_told_as_what_it_is_and_can_be_taken_off(
         assert_eq!((state.attached, state.held_by), (false, Some(ABI_VERSION + 1)), "{state:?}");
         let (_, problem) = state.problem().unwrap();
         assert!(problem.contains("that of another version"), "{problem}");
-        assert!(!stranger_opens(&site), "it holds");
+        assert!(!stranger_opens(&site), "the old guard is in force");
         let off = guard.keep(false, &object);
         assert_eq!((off.attached, off.held_by, off.problem()), (false, None, None));
     });
-    assert!(stranger_opens(&site), "as is said to take it off");
+    assert!(stranger_opens(&site), "the command in the problem takes it off");
 }

@@ -6,7 +6,8 @@ pub const MAX_ENVELOPE_BYTES: usize = 256 * 1024;
 /// Most signatures on one envelope.
 pub const MAX_SIGNATURES: usize = 8;
 
-/// DSSE's pre-authentication encoding, the bytes that are signed (docs/grants.md, "Envelope").
+/// DSSE's pre-authentication encoding: the bytes that are signed (docs/grants.md, section
+/// "Envelope").
 pub fn pre_authentication_encoding(payload_type: &str, payload: &[u8]) -> Vec<u8> {
     let head = format!("DSSEv1 {} {payload_type} {} ", payload_type.len(), payload.len());
     [head.as_bytes(), payload].concat()

@@ -1,7 +1,7 @@
-//! Wiring: from a configuration to a running agent, in the order that keeps every failure harmless.
+//! Wiring: from a configuration to a running agent, in an order that makes every failure harmless.
 //!
-//! Everything that can fail without touching the kernel comes first; the programs are attached last.
-//! Ending the agent detaches nothing.
+//! The steps that can fail without touching the kernel come first; the programs are attached last.
+//! The end of the agent detaches nothing.
 
 use std::{
     io,
@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use crate::{
-    config::{self, Config, ConfigError},
+    config::{AuditConfig, Config, ConfigError},
     control::{
         server::{self, Service, Trust},
         tls::{Material, TlsError},
@@ -44,50 +44,50 @@ use crate::{
     system::sys::{self, FileError, MissingCapabilities},
 };
 
-/// How long the audit's last record may take.
+/// The longest wait for the audit's last record.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// Why the agent does not start, or ended.
+/// Why the agent did not start, or why it ended.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
-    /// The listening port.
+    /// The agent cannot listen: on a socket, for a signal, or for messages of the kernel.
     #[error("cannot {verb} {place}: {error}")]
     Listen {
-        /// What was tried.
+        /// What was tried: "listen on".
         verb: &'static str,
-        /// On what.
+        /// The socket, signal or source.
         place: String,
-        /// Why.
+        /// The kernel's error.
         error: io::Error,
     },
-    /// Capabilities.
+    /// This process lacks capabilities.
     #[error(transparent)]
     Capabilities(#[from] MissingCapabilities),
-    /// Configuration.
+    /// The configuration is refused.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The kernel side.
+    /// The gate in the kernel cannot be loaded.
     #[error(transparent)]
     Datapath(#[from] DatapathError),
-    /// A task that should run for ever.
+    /// A task ended that runs as long as the agent.
     #[error("{0} ended; the gate stays in force in the kernel")]
     Ended(&'static str),
-    /// A file or directory.
+    /// A file or directory cannot be used.
     #[error(transparent)]
     File(#[from] FileError),
-    /// The gate.
+    /// The gate did not start.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// The database.
+    /// The database cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Certificates.
+    /// Keys or certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
 }
 
 impl AppError {
-    /// How the process ends.
+    /// The exit code.
     pub const fn exit(&self) -> Exit {
         match self {
             Self::Capabilities(_) => Exit::Permission,
@@ -103,12 +103,12 @@ impl AppError {
     }
 }
 
-/// Runs the agent until SIGTERM or SIGINT. `debug`: the kernel programs log each decision.
+/// Runs the agent until SIGTERM or SIGINT. With `debug` the kernel programs log each decision.
 pub async fn run(path: &Path, debug: bool) -> Result<(), AppError> {
     build(path, debug)?.run().await
 }
 
-/// An agent whose gate is in force and whose sockets are bound; nobody is served yet.
+/// An agent with its gate in force and its sockets bound. It serves nobody yet.
 struct Bound {
     path: PathBuf,
     config: Config,
@@ -128,13 +128,13 @@ fn build(path: &Path, debug: bool) -> Result<Bound, AppError> {
     let material = Material::of(&config)?;
     let boot_id = sys::boot_id()?;
     sys::private_directory(&config.paths.runtime, 0o750)?;
-    // The lock comes with the pins: from here on no other agent runs on this gate.
+    // This takes the lock on the pins: from here on no other agent runs this gate.
     let (datapath, kernel) = KernelDatapath::load(config.paths.pins.clone(), config.limits, debug)?;
     let stored = Store::open(&config.paths.state, sys::now().wall)?;
     let audit = Audit::open(&config.paths.state, audit_settings(&config), sys::now())?;
     let (unix, tcp) = bind(&config)?;
     let signals = Signals::new()?;
-    // Before the gate looks at the links: what changes from then on is reported.
+    // Opened before the gate lists the links, so that every later change is reported.
     let links = LinkWatch::open().map_err(|error| AppError::Listen {
         verb: "listen for",
         place: "changes of the network interfaces (netlink)".into(),
@@ -150,7 +150,7 @@ fn build(path: &Path, debug: bool) -> Result<Bound, AppError> {
 }
 
 impl Bound {
-    /// Serves until a signal ends it, or until a part ends that should not.
+    /// Serves until a signal ends the agent, or until one of its tasks ends.
     async fn run(self) -> Result<(), AppError> {
         let Self { path, config, material, gate, journal, kernel, links, mut signals, unix, tcp } =
             self;
@@ -188,7 +188,7 @@ impl Bound {
 async fn stop(handle: &GateHandle, signal: &str) {
     tracing::info!("ending; the gate stays in force in the kernel");
     notify(&[sd_notify::NotifyState::Stopping]);
-    // A disk that hangs must not keep the agent from ending.
+    // A disk that hangs must not stop the agent from ending.
     let why = format!("{signal}; the gate stays in force in the kernel");
     drop(tokio::time::timeout(LAST_WORDS, handle.stop(&why)).await);
 }
@@ -232,11 +232,11 @@ fn bind(config: &Config) -> Result<(UnixListener, Option<TcpListener>), AppError
     Ok((unix, Some(tcp)))
 }
 
-/// The gate has a thread of its own: a slow disk under it holds up nobody's handshake.
+/// Runs the gate on a thread of its own, so that a slow disk delays no handshake.
 fn spawn_gate(gate: Gate<KernelDatapath>, requests: Requests) -> oneshot::Receiver<()> {
     let (sender, ended) = oneshot::channel::<()>();
     thread::spawn(move || {
-        // Dropped at the end, however it comes: the receiver then knows.
+        // Dropped at the end of the thread, also in a panic: the receiver then notices.
         let _sender = sender;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         match runtime {
@@ -247,7 +247,8 @@ fn spawn_gate(gate: Gate<KernelDatapath>, requests: Requests) -> oneshot::Receiv
     ended
 }
 
-/// What the kernel reports by itself: events, log lines, links, and a clock that is set.
+/// Starts the readers of what the kernel reports: events, log lines, links, and a clock that is
+/// set.
 fn watch_kernel(
     kernel: KernelEvents,
     links: LinkWatch,
@@ -260,7 +261,7 @@ fn watch_kernel(
     }
     let of_clock = gate.clone();
     if let Err(error) = clock_watch::watch(move || of_clock.clock_was_set()) {
-        tracing::warn!("cannot watch for a clock that is set: {error}; the gate looks every 2 s");
+        tracing::warn!("cannot watch for a clock that is set: {error}; the gate checks every 2 s");
     }
     let watching = spawn_watch(links, gate.clone());
     tasks.spawn(async {
@@ -269,8 +270,8 @@ fn watch_kernel(
     });
 }
 
-/// The kernel's messages about links are waited for on a thread: however busy the rest is, the gate
-/// hears of a new one at once.
+/// Waits for the kernel's messages about links on a thread of its own, so that the gate gets them
+/// at once, however busy the agent is.
 fn spawn_watch(links: LinkWatch, gate: GateHandle) -> oneshot::Receiver<()> {
     let (sender, ended) = oneshot::channel::<()>();
     thread::spawn(move || {
@@ -302,27 +303,28 @@ fn serve_controllers(
     let service = service.clone();
     tasks.spawn(async move {
         if let Err(error) = server::serve_tcp(tcp, service, receiver).await {
-            tracing::error!("the controllers' server: {error}");
+            tracing::error!("the server for controllers failed: {error}");
         }
-        "the controllers' server"
+        "the server for controllers"
     });
     Some(sender)
 }
 
-/// What the configuration says about the audit.
+/// The audit's settings from the configuration.
 pub fn audit_settings(config: &Config) -> audit::Settings {
-    let config::Audit { max_size, keep } = config.audit;
+    let AuditConfig { max_size, keep } = config.audit;
     audit::Settings { host: config.host.clone(), max_size, keep }
 }
 
 async fn serve_unix(listener: UnixListener, service: Service) -> &'static str {
     if let Err(error) = server::serve_unix(listener, service).await {
-        tracing::error!("the local server: {error}");
+        tracing::error!("the local server failed: {error}");
     }
     "the local server"
 }
 
-/// SIGHUP: an invalid file changes nothing and says why.
+/// Handles SIGHUP: reads the configuration again. A file with an error changes nothing and is
+/// logged.
 async fn reload(
     path: &Path,
     gate: &GateHandle,

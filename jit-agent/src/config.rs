@@ -1,9 +1,9 @@
-//! The configuration file, read once and checked whole: what comes out of here is never half right.
+//! The configuration file, read once and checked as a whole: a [`Config`] is never half right.
 //!
-//! Two steps: `raw` is the file as TOML (unknown keys refused by name and line), [`Config`] is what
-//! the rest of the agent works with; each section has a file with its checks. Key files are read here,
-//! so that a configuration whose keys cannot be read is refused before any socket or map exists.
-//! [`Glimpse`] is for a command line that has to work with a broken file.
+//! There are two steps. `raw` is the file as TOML; it refuses unknown keys by name and line.
+//! [`Config`] is what the rest of the agent uses; each section has a file with its checks. Key
+//! files are read here, so that a configuration with an unreadable key is refused before any socket
+//! or map exists. [`Glimpse`] is for commands that must work with a broken file.
 
 mod audit;
 mod ceiling;
@@ -23,9 +23,9 @@ use std::path::{Path, PathBuf};
 use jit_proto::PayloadType;
 
 pub use self::{
-    audit::Audit,
+    audit::AuditConfig,
     control::{Control, Controller},
-    gate::{Gate, HookChoice},
+    gate::{GateConfig, HookChoice},
     glimpse::Glimpse,
     interfaces::InterfaceFilter,
     limits::Limits,
@@ -41,27 +41,27 @@ use crate::{
 pub struct Config {
     /// The id that grants name.
     pub host: String,
-    /// What is attached where.
-    pub gate: Gate,
-    /// Protected ports and ceilings.
+    /// Which interfaces get programs, and how they are attached.
+    pub gate: GateConfig,
+    /// The protected ports, and the most that a grant may open.
     pub policy: Policy,
-    /// The most that a pushed policy may ask for; `None`: none is taken.
+    /// The most that a pushed policy may ask for; `None`: the host accepts no policies.
     pub ceiling: Option<Ceiling>,
     /// Trusted signing keys.
     pub keyring: Keyring,
-    /// The listening port for controllers, if there is one.
+    /// Where controllers connect; `None`: the agent does not listen.
     pub control: Option<Control>,
-    /// Who may talk to the agent.
+    /// The controllers that may connect.
     pub controllers: Vec<Controller>,
-    /// Sizes of the audit's files.
-    pub audit: Audit,
+    /// Size and number of the audit's files.
+    pub audit: AuditConfig,
     /// Sizes of the kernel's tables.
     pub limits: Limits,
-    /// Where things are kept.
+    /// The directories of the agent.
     pub paths: Paths,
 }
 
-/// Why a configuration is refused. One cause, with the file and the key.
+/// Why a configuration is refused: the file, the key and the first cause.
 #[derive(Debug, thiserror::Error)]
 #[error("configuration {}: {what}", file.display())]
 pub struct ConfigError {
@@ -77,7 +77,7 @@ impl Config {
         Self::parse(&text, path)
     }
 
-    /// Checks a text as if it stood in this file; the key files that it names are read.
+    /// Checks a text as if it were the content of this file, and reads the key files that it names.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         let fail = |what: String| ConfigError { file: path.to_owned(), what };
         let raw: raw::Config =
@@ -110,13 +110,13 @@ impl Config {
         let paths = Paths::new(paths)?;
         Ok(Self {
             host,
-            gate: Gate::new(gate)?,
+            gate: GateConfig::new(gate)?,
             policy,
             ceiling,
             keyring,
             control,
             controllers,
-            audit: Audit::new(audit)?,
+            audit: AuditConfig::new(audit)?,
             limits: Limits::new(limits.hosts, limits.prefixes)?,
             paths,
         })
@@ -129,7 +129,7 @@ fn check_host(id: &str) -> Result<(), String> {
         return Err("[host] id: 1 to 512 printable characters, exactly as grants name it".into());
     }
     if id == "auto" {
-        return Err("[host] id: \"auto\" is not in this version; write the id".into());
+        return Err("[host] id: this version does not know \"auto\"; write the id".into());
     }
     Ok(())
 }
@@ -195,10 +195,10 @@ mod tests {
         assert_eq!(winrm.max_duration, Duration::from_secs(5400));
         assert_eq!((winrm.rule().drain, winrm.exemptions.len()), (0, 1));
         assert_eq!(config.controllers[0].may.to_string(), "grant, read");
-        assert_eq!(config.audit, Audit { max_size: 32 << 20, keep: 16 });
+        assert_eq!(config.audit, AuditConfig { max_size: 32 << 20, keep: 16 });
         let config =
             read(&GOOD.replacen("[gate]", "[audit]\nmax_size = \"1 MiB\"\nkeep = 3\n[gate]", 1));
-        assert_eq!(config.unwrap().audit, Audit { max_size: 1 << 20, keep: 3 });
+        assert_eq!(config.unwrap().audit, AuditConfig { max_size: 1 << 20, keep: 3 });
     }
 
     #[test]
@@ -208,7 +208,7 @@ mod tests {
             ("[gate]", "[gate]\nmode = \"off\"", "off"),
             ("port = 22", "port = 0", "port"),
             ("port = 22", "port = 70000", "port"),
-            ("\"5985-5986\"", "\"5986-5985\"", "no range"),
+            ("\"5985-5986\"", "\"5986-5985\"", "not a range"),
             ("\"5985-5986\"", "\"20-30\"", "two sections"),
             ("203.0.113.0/24", "203.0.113.1/24", "203.0.113.0/24"),
             ("\"1h30m\"", "\"soon\"", "max_duration"),

@@ -1,4 +1,4 @@
-//! What outlives a restart: the database (`store`), the audit, and the key that signs the audit.
+//! What survives a restart: the database (`store`), the audit, and the key that signs the audit.
 
 pub mod audit;
 pub mod host_key;

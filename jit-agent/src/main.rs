@@ -1,4 +1,4 @@
-//! `jit-agent`: the daemon, and the command line of the engineer on call.
+//! `jit-agent`: the daemon, and the commands of the engineer on call.
 
 use std::{
     io::IsTerminal as _,
@@ -16,8 +16,8 @@ use jit_client::exit::Exit;
 use jit_proto::printable;
 use tracing_subscriber::EnvFilter;
 
-/// A host-side port gate: protected ports are closed in the kernel to everybody, and open for one
-/// source at a time by a signed grant that the kernel itself ends.
+/// A host-side port gate: the kernel closes protected ports to everybody. A signed grant opens them
+/// to the sources that it names, and the kernel itself ends it.
 #[derive(Parser)]
 #[command(
     version,
@@ -38,7 +38,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Put the gate in force and serve controllers. Ending it (also by kill -9) opens nothing.
+    /// Put the gate in force and serve controllers. The end of the agent (also kill -9) opens
+    /// nothing.
     Run,
     #[command(flatten)]
     OnCall(OnCall),
@@ -46,32 +47,32 @@ enum Command {
 
 #[derive(Subcommand)]
 enum OnCall {
-    /// Is it in force, on what, for whom, with how much time left. Also with the agent dead: then it
-    /// reads what the kernel enforces.
+    /// Show whether the gate is in force, on which interfaces and ports, and the grants with the
+    /// time left. When no agent runs, shows what the kernel enforces.
     Status {
-        /// As JSON (docs/json.md).
+        /// Print JSON (docs/json.md).
         #[arg(long)]
         json: bool,
     },
-    /// The grants that this host holds.
+    /// List the grants that this host holds.
     Grants {
-        /// Also those that have ended.
+        /// Also list grants that have ended.
         #[arg(long)]
         all: bool,
-        /// As JSON.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },
     /// Check a configuration file and the keys and certificates that it names; change nothing.
     Check,
-    /// What happened here: who opened what, why, and whether somebody changed the record of it.
+    /// Read the audit: who opened what, and why; and whether somebody changed it.
     Audit {
         #[command(subcommand)]
         command: audit::Command,
     },
-    /// Remove the gate from the kernel: every protected port is open to everybody afterwards.
+    /// Remove the gate from the kernel: every protected port is then open to everybody.
     Detach {
-        /// Do not ask.
+        /// Do not ask for a confirmation.
         #[arg(long)]
         yes: bool,
     },
@@ -116,7 +117,7 @@ async fn on_call(command: OnCall, config: &Path) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Sets the log up (RUST_LOG, default info); says whether the kernel programs are to log as well.
+/// Starts the log (RUST_LOG, default info). Returns whether the kernel programs log as well.
 fn log() -> bool {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let debug = filter.max_level_hint().is_some_and(|level| level >= tracing::Level::DEBUG);

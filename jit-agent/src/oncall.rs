@@ -1,4 +1,4 @@
-//! What the engineer on call runs, with the agent alive or dead.
+//! The commands of the engineer on call. They work with and without a running agent.
 
 mod agent;
 pub mod audit;

@@ -1,4 +1,4 @@
-//! The rules: what a grant is, whether it is taken, what is open because of it.
+//! The rules: what a grant is, whether it is accepted, and what it opens.
 //!
 //! Pure: time is an argument. Nothing here reads a clock, a file, a socket or the kernel.
 

@@ -1,5 +1,5 @@
-//! What the operating system gives every layer above the rules: clocks, files that are trusted only
-//! after a check, locks, users, exit codes.
+//! The operating system, for every layer but the rules: clocks, files that are trusted only after a
+//! check, locks, users.
 
 pub mod owner;
 pub mod sys;

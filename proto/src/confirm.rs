@@ -1,8 +1,8 @@
-//! How long a policy that shuts somebody out waits for its confirmation.
+//! How long a policy that closes what was open waits for its confirmation.
 
 use std::time::Duration;
 
-/// How long a policy waits for its confirmation when the push does not say.
+/// The wait for a confirmation when the push does not set one.
 pub const DEFAULT_WINDOW: Duration = Duration::from_secs(120);
-/// The longest that a push may ask for.
+/// The longest wait that a push may ask for.
 pub const MAX_WINDOW: Duration = Duration::from_secs(3600);

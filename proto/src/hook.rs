@@ -1,6 +1,6 @@
-//! The hooks that a program can be attached by, with their stable words.
+//! The hooks through which a program can be attached to an interface.
 
-/// The hook that a program is attached by; better ones first.
+/// The hook through which a program is attached; the preferred hooks first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Hook {
     /// Native XDP, in the driver.
@@ -14,10 +14,10 @@ pub enum Hook {
 }
 
 impl Hook {
-    /// All of them.
+    /// Every hook, the preferred ones first.
     pub const ALL: [Self; 4] = [Self::XdpNative, Self::Tcx, Self::Clsact, Self::XdpGeneric];
 
-    /// The stable word.
+    /// The stable word in status, JSON and configuration.
     pub const fn word(self) -> &'static str {
         match self {
             Self::XdpNative => "xdp_native",
@@ -27,7 +27,7 @@ impl Hook {
         }
     }
 
-    /// The name for people.
+    /// The name that people read.
     pub const fn name(self) -> &'static str {
         match self {
             Self::XdpNative => "native XDP",

@@ -1,20 +1,21 @@
-//! The kinds of payload that are signed.
+//! The two kinds of payload that are signed.
 
 /// Payload type of a [`crate::v1::Grant`].
 pub const GRANT_TYPE: &str = "application/vnd.jit-agent.grant.v1+protobuf";
-/// Payload type of a policy.
+/// Payload type of a [`crate::v1::Policy`].
 pub const POLICY_TYPE: &str = "application/vnd.jit-agent.policy.v1+protobuf";
-/// What is in an envelope.
+
+/// The kind of payload in an envelope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PayloadType {
-    /// A grant.
+    /// [`crate::v1::Grant`].
     Grant,
-    /// A policy.
+    /// [`crate::v1::Policy`].
     Policy,
 }
 
 impl PayloadType {
-    /// As the envelope names it.
+    /// The name in the envelope's `payload_type`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Grant => GRANT_TYPE,
@@ -22,7 +23,7 @@ impl PayloadType {
         }
     }
 
-    /// As `signs` of a `[[signer]]` names it.
+    /// The word in `signs` of a `[[signer]]`.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Grant => "grant",

@@ -19,10 +19,10 @@ pub enum Permission {
 }
 
 impl Permission {
-    /// All of them, in the order of their words.
+    /// Every permission, in the order of their words.
     pub const ALL: [Self; 4] = [Self::Grant, Self::Policy, Self::Read, Self::Revoke];
 
-    /// Its word, as a configuration names it.
+    /// The configuration's word for it.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Grant => "grant",
@@ -42,12 +42,12 @@ impl Permission {
     }
 }
 
-/// A set of permissions; the default is none.
+/// A set of permissions; empty by default.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Permissions(u8);
 
 impl Permissions {
-    /// Whether it holds this one.
+    /// Whether the set holds this permission.
     pub const fn contains(self, permission: Permission) -> bool {
         self.0 & permission.bit() != 0
     }
@@ -59,7 +59,7 @@ impl FromIterator<Permission> for Permissions {
     }
 }
 
-/// The words with a comma between; empty when there is none.
+/// The words, separated by commas; empty for the empty set.
 impl fmt::Display for Permissions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let held = Permission::ALL.into_iter().filter(|permission| self.contains(*permission));

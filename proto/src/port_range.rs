@@ -6,7 +6,7 @@ use jit_common::{PortKey, Protocol};
 
 use crate::v1;
 
-/// Ports first to last of one protocol, both included.
+/// Ports of one protocol, from the first to the last, both included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortRange {
     /// TCP or UDP.
@@ -29,7 +29,7 @@ impl PortRange {
         port.protocol == self.protocol && (self.first..=self.last).contains(&port.port)
     }
 
-    /// How many there are.
+    /// The number of ports, 1 to 65535.
     pub fn count(self) -> usize {
         usize::from(self.last - self.first) + 1
     }
@@ -47,7 +47,7 @@ impl fmt::Display for PortRange {
     }
 }
 
-/// `22`, `22/tcp`, `5985-5986/tcp`, `3478/udp`; TCP unless it says otherwise.
+/// `22`, `22/tcp`, `5985-5986/tcp`, `3478/udp`; TCP where no protocol is named.
 impl FromStr for PortRange {
     type Err = String;
 
@@ -64,7 +64,7 @@ impl FromStr for PortRange {
         let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port != 0).ok_or_else(bad);
         let (first, last) = (port(first)?, port(last)?);
         if first > last {
-            return Err(format!("`{text}` ends before it starts"));
+            return Err(format!("`{text}` ends before it starts; write the lower port first"));
         }
         Ok(Self { protocol, first, last })
     }
@@ -82,11 +82,14 @@ impl TryFrom<&v1::PortRange> for PortRange {
             }
         };
         let port = |number: u32| {
-            u16::try_from(number).ok().filter(|port| *port > 0).ok_or(format!("no port {number}"))
+            u16::try_from(number)
+                .ok()
+                .filter(|port| *port > 0)
+                .ok_or(format!("port {number} is not from 1 to 65535"))
         };
         let (first, last) = (port(range.first)?, port(range.last)?);
         if first > last {
-            return Err(format!("range {first}-{last} is inverted"));
+            return Err(format!("range {first}-{last} ends before it starts"));
         }
         Ok(PortRange { protocol, first, last })
     }

@@ -1,5 +1,5 @@
 //! A `[[port]]` section: what a host protects at one range of ports, and the most that a grant may
-//! open there. The same noun in the configuration file, in a policy and on the wire.
+//! open there. The configuration file, a policy and the wire share this type.
 
 mod to_toml;
 mod toml;
@@ -15,21 +15,21 @@ pub use self::{
 };
 use crate::{PortRange, Sessions, SourcePrefix, WallTime};
 
-/// Narrowest limits on prefixes for a port that does not say.
+/// `widest_v4` of a section that does not set it, bits.
 pub const DEFAULT_WIDEST_V4: u8 = 24;
-/// Likewise for IPv6.
+/// `widest_v6` of a section that does not set it, bits.
 pub const DEFAULT_WIDEST_V6: u8 = 48;
-/// Longest grant of a port that does not say (Microsoft Defender's default).
+/// `max_duration` of a section that does not set it (Microsoft Defender's default).
 pub const DEFAULT_PORT_DURATION: Duration = Duration::from_secs(3 * 3600);
-/// Approvals that a port asks for which does not say.
+/// `approvals` of a section that does not set it.
 pub const DEFAULT_APPROVALS: usize = 1;
 
 /// The rules of one `[[port]]` section.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PortSection {
-    /// The ports.
+    /// The ports that this section protects.
     pub range: PortRange,
-    /// Count what would be dropped, drop nothing.
+    /// Observe mode: packets that would be dropped are counted and pass.
     pub observe: bool,
     /// The most that a grant may open.
     pub sources: Vec<SourcePrefix>,
@@ -41,7 +41,7 @@ pub struct PortSection {
     pub max_duration: Duration,
     /// Good signatures by distinct keys that a grant needs.
     pub approvals: usize,
-    /// What becomes of established sessions.
+    /// What happens to established sessions when a grant ends.
     pub sessions: Sessions,
     /// The service is behind NAT or in a container: no socket on this host.
     pub forwarded: bool,
@@ -52,13 +52,13 @@ pub struct PortSection {
 /// A source that needs no grant.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Exemption {
-    /// Who.
+    /// The addresses that need no grant.
     pub source: SourcePrefix,
-    /// Why.
+    /// Why they need none, for people; not empty.
     pub reason: String,
-    /// Who answers for it.
+    /// The person or team responsible for it; not empty.
     pub owner: String,
-    /// Its end, if it has one.
+    /// When the exemption ends; `None`: it has no end.
     pub until: Option<WallTime>,
 }
 
@@ -75,8 +75,8 @@ impl Exemption {
 }
 
 impl PortSection {
-    /// What the kernel needs to know of it. In observe mode of the whole gate the kernel's settings
-    /// say so, not each rule.
+    /// The kernel's part of the section. Observe mode of the whole gate is a setting of its own in
+    /// the kernel, not part of each rule.
     pub const fn rule(&self) -> PortRule {
         PortRule {
             observe: self.observe as u8,
@@ -87,7 +87,8 @@ impl PortSection {
     }
 }
 
-/// Which section each port stands in; the first port that stands in two of them is the error.
+/// The index of the section that names each port. The error is the first port that two sections
+/// name.
 pub fn by_port(sections: &[PortSection]) -> Result<BTreeMap<PortKey, usize>, PortKey> {
     let mut by_port = BTreeMap::new();
     for (index, section) in sections.iter().enumerate() {

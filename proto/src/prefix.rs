@@ -10,29 +10,29 @@ use jit_common::{Address, Family};
 
 use crate::v1;
 
-/// An address or a prefix; bits behind the length are zero.
+/// An address or a prefix; the bits after the length are zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SourcePrefix {
     address: Address,
     length: u8,
 }
 
-/// Why a text or a message is no source.
+/// Why a text or a message is not a source.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PrefixError {
-    /// The part before the slash.
+    /// The part before the slash is not an address.
     #[error("`{0}` is not an IPv4 or IPv6 address")]
     Address(String),
-    /// An address of neither 4 nor 16 bytes.
+    /// The address has neither 4 nor 16 bytes.
     #[error("an address has 4 or 16 bytes, not {0}")]
     AddressLength(usize),
-    /// Host bits.
-    #[error("{0} has bits set behind its prefix length; write {1}")]
+    /// The address has bits set after the prefix length.
+    #[error("{0} has bits set after its prefix length; write {1}")]
     HostBits(String, SourcePrefix),
-    /// The part behind the slash.
+    /// The part after the slash is not a length of this family.
     #[error("prefix length `{0}` is not a number from 0 to {1}")]
     Length(String, u8),
-    /// `::ffff:0:0/96`.
+    /// The prefix lies in `::ffff:0:0/96` (IPv4-mapped, RFC 4291 section 2.5.5.2).
     #[error("{0} is an IPv4-mapped IPv6 address; write the IPv4 address")]
     Mapped(SourcePrefix),
 }
@@ -75,7 +75,7 @@ impl SourcePrefix {
         self.length
     }
 
-    /// Whether this is a single address.
+    /// Whether this prefix is a single address.
     pub fn is_host(&self) -> bool {
         self.length == bits(self.address.family)
     }
@@ -162,7 +162,7 @@ impl From<&SourcePrefix> for v1::Source {
     }
 }
 
-/// A single address without its length, as people write it.
+/// `192.0.2.1`, `10.0.0.0/8`: a single address has no length.
 impl fmt::Display for SourcePrefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Through a string, so that width and alignment apply to the whole.
@@ -183,7 +183,7 @@ pub fn ip(address: Address) -> IpAddr {
     }
 }
 
-/// `address` with all bits behind the first `length` zero.
+/// `address` with only its first `length` bits; the others are zero.
 pub fn masked(address: Address, length: u8) -> Address {
     let bytes = u128::from_be_bytes(address.bytes) & mask(length);
     Address { family: address.family, bytes: bytes.to_be_bytes() }

@@ -1,20 +1,21 @@
 //! Texts from elsewhere, made safe for a terminal, a log and a line of JSON.
 //!
-//! Escaped are control characters (newlines, ANSI escapes, C1 controls), and what changes how the
-//! text beside it is read: bidirectional controls, line and paragraph separators, and letters that
-//! are not seen at all. The list is by name, not "everything but ASCII": people's names stay as they
-//! are written.
+//! It escapes control characters (newlines, ANSI escapes, C1 controls), and the characters that
+//! change how the text beside them reads: bidirectional controls, line and paragraph separators,
+//! and invisible letters. The list names each one, not "everything but ASCII": people's names stay
+//! as they are written.
 
 use std::fmt::Write as _;
 
 use serde_json::Value;
 
-/// Whether a letter may not reach a terminal as it is.
+/// Whether a letter must be escaped before it reaches a terminal.
 pub fn is_hostile(letter: char) -> bool {
     letter.is_control()
         || matches!(
             letter,
-            // Soft hyphen, Arabic letter mark, Mongolian vowel separator: not seen, or reorder.
+            // Soft hyphen, Arabic letter mark, Mongolian vowel separator: invisible, or reorder
+            // text.
             '\u{ad}' | '\u{61c}' | '\u{180e}'
             // Zero width, joiners, left-to-right and right-to-left marks.
             | '\u{200b}'..='\u{200f}'
@@ -27,7 +28,7 @@ pub fn is_hostile(letter: char) -> bool {
         )
 }
 
-/// Text for a terminal: hostile letters escaped as in Rust (`\u{202e}`), cut to a number of
+/// Text for a terminal: hostile letters escaped as in Rust (`\u{202e}`), cut after `most`
 /// characters.
 pub fn clean(text: &str, most: usize) -> String {
     let mut out = String::new();

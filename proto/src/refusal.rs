@@ -8,7 +8,7 @@ macro_rules! refusals {
         pub enum Refusal { $($(#[$doc])* $name,)* }
 
         impl Refusal {
-            /// All of them.
+            /// Every refusal, in alphabetical order.
             pub const ALL: [Self; [$($word),*].len()] = [$(Self::$name),*];
 
             /// The stable word.
@@ -20,21 +20,21 @@ macro_rules! refusals {
 }
 
 refusals! {
-    /// Fewer good signatures by distinct keys than a port asks for.
+    /// The grant has fewer good signatures by distinct keys than a port requires.
     ApprovalsMissing => "approvals_missing",
-    /// No signature is good, though one names a trusted key.
+    /// One signature names a trusted key, but no signature is good.
     BadSignature => "bad_signature",
-    /// The payload type is not one of ours, or not the one expected here.
+    /// The payload type is unknown, or not the one expected here.
     BadType => "bad_type",
-    /// No room in the kernel's tables.
+    /// The kernel's tables have no room.
     Capacity => "capacity",
-    /// A policy asks for more than the host's `[ceiling]` allows, or there is none.
+    /// The policy asks for more than the host's `[ceiling]` allows, or the host has no `[ceiling]`.
     Ceiling => "ceiling",
-    /// The host's clock is behind a time that it has seen already.
+    /// The host's clock shows an earlier time than it has shown before.
     ClockUntrusted => "clock_untrusted",
-    /// The window is over.
+    /// The window has ended.
     Expired => "expired",
-    /// The id is known with other content.
+    /// The agent knows this id with other content.
     IdConflict => "id_conflict",
     /// The window is empty, inverted, or longer than allowed.
     Lifetime => "lifetime",
@@ -46,11 +46,11 @@ refusals! {
     NotPermitted => "not_permitted",
     /// Issued too far in the future.
     NotYetValid => "not_yet_valid",
-    /// There is no policy of this version that waits for a confirmation.
+    /// No policy of this version waits for a confirmation.
     NothingPending => "nothing_pending",
-    /// A port in it is none that the key may sign for.
+    /// It names a port that the key may not sign for.
     PortNotAllowed => "port_not_allowed",
-    /// A port in it is not protected on this host.
+    /// It names a port that this host does not protect.
     PortNotProtected => "port_not_protected",
     /// The id was revoked.
     Revoked => "revoked",
@@ -58,13 +58,13 @@ refusals! {
     SourceNotAllowed => "source_not_allowed",
     /// A prefix is wider than the host allows.
     SourceTooWide => "source_too_wide",
-    /// The policy's version is not above every one that this host has accepted.
+    /// The policy's version is not higher than every version that this host has accepted.
     StaleVersion => "stale_version",
-    /// The disk did not take it.
+    /// It could not be written to disk.
     Storage => "storage",
-    /// Envelope, signatures or number of entries over the limit.
+    /// The envelope, its signatures or its number of entries exceed a limit.
     TooLarge => "too_large",
-    /// No signature names or fits a trusted key.
+    /// No signature names or matches a trusted key.
     UnknownKey => "unknown_key",
     /// The key that signed is weak.
     WeakKey => "weak_key",

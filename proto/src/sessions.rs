@@ -1,14 +1,14 @@
-//! What becomes of sessions when their grant ends.
+//! What happens to sessions when their grant ends.
 
 use serde::Deserialize;
 
-/// What becomes of established sessions when a grant ends.
+/// What happens to established sessions when a grant ends.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum Sessions {
-    /// They end with it.
+    /// They end with the grant.
     Cut,
-    /// They live on; nothing new opens.
+    /// They stay open; no new connection opens.
     Drain,
 }
 

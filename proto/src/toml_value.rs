@@ -1,4 +1,5 @@
-//! Values that TOML files write as text or number, checked: durations, moments, prefix lengths.
+//! Checks of values in TOML files: durations, moments, prefix lengths. `key` names the value in
+//! errors.
 
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ pub fn moment(key: &str, text: Option<String>) -> Result<Option<WallTime>, Strin
     .transpose()
 }
 
-/// A prefix length that the family has.
+/// A prefix length, at most the bits of the family's addresses.
 pub fn width(key: &str, value: Option<u8>, family: Family) -> Result<Option<u8>, String> {
     let most = bits(family);
     match value {

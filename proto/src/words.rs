@@ -1,10 +1,10 @@
-//! How messages of the contract read as text: ids, sources, ports, words, durations.
+//! The contract's messages as text: ids, sources, ports, words, durations.
 
 use std::time::Duration;
 
 use crate::{GrantId, SourcePrefix, v1};
 
-/// A grant's id as people read it.
+/// A grant's id as a ULID; hex digits when it does not have 16 bytes.
 pub fn id_text(id: &[u8]) -> String {
     GrantId::from_bytes(id).map_or_else(|| hex::encode(id), |id| id.to_string())
 }
@@ -31,13 +31,13 @@ pub fn source_text(source: &v1::Source) -> String {
         .map_or_else(|_| hex::encode(&source.address), |prefix| prefix.to_string())
 }
 
-/// An address of 4 or 16 bytes.
+/// An address of 4 or 16 bytes as text; hex digits for any other length.
 pub fn address_text(bytes: &[u8]) -> String {
     let length = u32::try_from(bytes.len() * 8).unwrap_or(0);
     source_text(&v1::Source { address: bytes.to_vec().into(), prefix_length: length })
 }
 
-/// The word of the configuration for a protocol.
+/// The configuration's word for a protocol.
 pub const fn protocol_word(protocol: v1::Protocol) -> &'static str {
     match protocol {
         v1::Protocol::Tcp => "tcp",
@@ -46,7 +46,7 @@ pub const fn protocol_word(protocol: v1::Protocol) -> &'static str {
     }
 }
 
-/// The word of the configuration for what becomes of sessions.
+/// The configuration's word for what happens to sessions.
 pub const fn sessions_word(sessions: v1::Sessions) -> &'static str {
     match sessions {
         v1::Sessions::Cut => "cut",
@@ -55,12 +55,12 @@ pub const fn sessions_word(sessions: v1::Sessions) -> &'static str {
     }
 }
 
-/// A duration for people, in two units at most.
+/// As [`duration`], from a [`Duration`].
 pub fn duration_text(time: Duration) -> String {
     duration(i64::try_from(time.as_millis()).unwrap_or(i64::MAX))
 }
 
-/// Two units at most: `41m`, `1h02m`, `3d04h`.
+/// Milliseconds in two units at most: `41m`, `1h02m`, `3d04h`.
 pub fn duration(millis: i64) -> String {
     let seconds = Duration::from_millis(u64::try_from(millis).unwrap_or(0)).as_secs();
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
@@ -75,7 +75,7 @@ pub fn duration(millis: i64) -> String {
     }
 }
 
-/// The word of the configuration for a mode.
+/// The configuration's word for a mode.
 pub const fn mode_word(mode: v1::Mode) -> &'static str {
     match mode {
         v1::Mode::Enforce => "enforce",
@@ -84,7 +84,7 @@ pub const fn mode_word(mode: v1::Mode) -> &'static str {
     }
 }
 
-/// The word of the configuration for where sessions end.
+/// The configuration's word for where sessions end: on this host, or forwarded.
 pub const fn terminates_word(place: v1::Terminates) -> &'static str {
     match place {
         v1::Terminates::Forwarded => "forwarded",

@@ -20,9 +20,9 @@ use crate::{
 
 /// Domain of the reason words in status details.
 const DOMAIN: &str = "jit-agent";
-/// Largest answer that is taken, bytes: a list of 100,000 grants is about 20 MiB.
+/// Largest answer that is accepted, bytes: a list of 100,000 grants has about 20 MiB.
 const MAX_ANSWER_BYTES: usize = 128 * 1024 * 1024;
-/// How often an idle connection is probed, and how long the probe may take.
+/// Interval between probes of an idle connection, and the wait for the answer to one.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
 /// A connected agent.
@@ -38,7 +38,7 @@ impl Agent {
     pub async fn connect(target: &Target) -> Result<Self, CallError> {
         let Target { way, timeout } = target.clone();
         let Connection { stream, broken } = dial::dial(target).await?;
-        // One connection, made already: when it breaks, the caller hears of it.
+        // There is one connection, made above. When it breaks, the next call fails.
         let mut stream = Some(TokioIo::new(stream));
         let connector = tower::service_fn(move |_: Uri| {
             let stream = stream.take();
@@ -67,12 +67,12 @@ impl Agent {
         Ok(Self { client, way, timeout, broken })
     }
 
-    /// Where this agent is, for a person.
+    /// The agent's socket path or HOST:PORT, for people.
     pub fn name(&self) -> String {
         self.way.to_string()
     }
 
-    /// Pushes one envelope; a refusal is a failure.
+    /// Pushes one envelope. A refusal is an error.
     pub async fn push(&mut self, envelope: v1::Envelope) -> Result<v1::Outcome, CallError> {
         let request = v1::PushRequest { envelope: Some(envelope) };
         let answer = self.client.push(request);
@@ -91,7 +91,7 @@ impl Agent {
         }
     }
 
-    /// Pushes many; an outcome for each, in their order.
+    /// Pushes several envelopes. Returns an outcome for each, in their order.
     pub async fn push_batch(
         &mut self,
         envelopes: Vec<v1::Envelope>,
@@ -102,7 +102,8 @@ impl Agent {
         answer.map(|answer| answer.outcomes).map_err(|trouble| self.failure("the push", trouble))
     }
 
-    /// Closes; how many grants ended, and what is wrong all the same.
+    /// Revokes grants. The answer has the number of grants that ended, and a warning if there is
+    /// one.
     pub async fn revoke(
         &mut self,
         request: v1::RevokeRequest,
@@ -111,35 +112,35 @@ impl Agent {
         answer.map_err(|trouble| self.failure("the revocation", trouble))
     }
 
-    /// Grants that the agent holds.
+    /// Lists the grants that the agent holds.
     pub async fn list(&mut self, include_ended: bool) -> Result<Vec<v1::GrantState>, CallError> {
         let answer =
             within(self.timeout, self.client.list(v1::ListRequest { include_ended })).await;
         answer
             .map(|answer| answer.grants)
-            .map_err(|trouble| self.failure("the question for its grants", trouble))
+            .map_err(|trouble| self.failure("the request for its grants", trouble))
     }
 
-    /// What the agent enforces.
+    /// Asks for the agent's status: what it enforces.
     pub async fn status(&mut self) -> Result<v1::StatusResponse, CallError> {
         let answer = within(self.timeout, self.client.status(v1::StatusRequest {})).await;
-        answer.map_err(|trouble| self.failure("the question for its status", trouble))
+        answer.map_err(|trouble| self.failure("the request for its status", trouble))
     }
 
-    /// The policy in force.
+    /// Asks for the policy in force.
     pub async fn show_policy(&mut self) -> Result<v1::ShowPolicyResponse, CallError> {
         let answer = within(self.timeout, self.client.show_policy(v1::ShowPolicyRequest {})).await;
-        answer.map_err(|trouble| self.failure("the question for its policy", trouble))
+        answer.map_err(|trouble| self.failure("the request for its policy", trouble))
     }
 
-    /// What a policy would change.
+    /// Asks what a policy would change.
     pub async fn diff_policy(
         &mut self,
         what: v1::diff_policy_request::What,
     ) -> Result<v1::DiffPolicyResponse, CallError> {
         let request = v1::DiffPolicyRequest { what: Some(what) };
         let answer = within(self.timeout, self.client.diff_policy(request)).await;
-        answer.map_err(|trouble| self.failure("the question what would change", trouble))
+        answer.map_err(|trouble| self.failure("the request for the changes", trouble))
     }
 
     /// Puts a policy in force.
@@ -148,10 +149,10 @@ impl Agent {
         request: v1::PushPolicyRequest,
     ) -> Result<v1::PushPolicyResponse, CallError> {
         let answer = within(self.timeout, self.client.push_policy(request)).await;
-        answer.map_err(|trouble| self.failure("the policy", trouble))
+        answer.map_err(|trouble| self.failure("the push of the policy", trouble))
     }
 
-    /// Keeps a policy that waits.
+    /// Confirms the policy of this version.
     pub async fn confirm_policy(
         &mut self,
         version: u64,
@@ -161,13 +162,13 @@ impl Agent {
         answer.map_err(|trouble| self.failure("the confirmation", trouble))
     }
 
-    /// Events from behind a cursor on.
+    /// Streams the events after a cursor; only new events when it is empty.
     pub async fn watch(&mut self, cursor: String) -> Result<Streaming<v1::Event>, CallError> {
         let answer = within(self.timeout, self.client.watch(v1::WatchRequest { cursor })).await;
-        answer.map_err(|trouble| self.failure("the question for events", trouble))
+        answer.map_err(|trouble| self.failure("the request for events", trouble))
     }
 
-    /// The next event; `None` when the agent ended the stream.
+    /// Waits for the next event; `None` when the agent ended the stream.
     pub async fn next_event(
         &self,
         events: &mut Streaming<v1::Event>,
@@ -175,7 +176,7 @@ impl Agent {
         events
             .message()
             .await
-            .map_err(|status| self.failure("the question for events", Trouble::Status(status)))
+            .map_err(|status| self.failure("the request for events", Trouble::Status(status)))
     }
 
     fn failure(&self, what: &str, trouble: Trouble) -> CallError {
@@ -183,8 +184,8 @@ impl Agent {
             Trouble::Status(status) => status,
             Trouble::TooSlow => {
                 return CallError::Unavailable(format!(
-                    "the agent at {} did not answer {what} within {}; it may have been carried out \
-                     all the same: `jitctl list` shows (--timeout waits longer)",
+                    "the agent at {} did not answer {what} within {}; it may have done it all the \
+                     same: check with `jitctl list` (--timeout waits longer)",
                     self.way,
                     text::duration(self.timeout)
                 ));
@@ -197,7 +198,7 @@ impl Agent {
     }
 }
 
-/// Why there is no answer.
+/// Why a call has no answer.
 enum Trouble {
     Status(Status),
     TooSlow,
@@ -214,7 +215,7 @@ async fn within<T>(
     }
 }
 
-/// A refusal with its reason word from the status details.
+/// The refusal in a status, with the reason word from its details; `None` when there is none.
 fn refusal(status: &Status) -> Option<CallError> {
     let info = status.get_details_error_info().filter(|info| info.domain == DOMAIN)?;
     Some(CallError::refused(&text::printable(&info.reason), &text::printable(status.message())))
@@ -231,7 +232,7 @@ fn plain_failure(way: &Way, what: &str, status: &Status) -> CallError {
             CallError::refused("not_permitted", &message)
         }
         Code::Unimplemented => CallError::Unavailable(format!(
-            "the agent at {way} does not know {what}: it is another version, or no jit-agent"
+            "the agent at {way} does not know {what}: it has another version, or is not a jit-agent"
         )),
         code => CallError::Unavailable(format!(
             "the agent at {way} did not answer {what}: {message} ({code:?})"

@@ -1,5 +1,5 @@
-//! The way to an agent: TCP and TLS 1.3, or its unix socket. Every failure becomes a sentence that
-//! says what to do; no certificate check can be turned off.
+//! Connects to an agent: over TCP and TLS 1.3, or over its unix socket. Every failure becomes a
+//! sentence that says what to do next. No certificate check can be turned off.
 
 use std::{
     io::{self, ErrorKind},
@@ -26,24 +26,24 @@ use crate::{
     text,
 };
 
-/// Bytes both ways.
+/// A stream of bytes in both directions.
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for S {}
 
-/// A connection to an agent, and what TLS said when it broke.
+/// A connection to an agent, and the TLS error that broke it.
 pub(crate) struct Connection {
     pub(crate) stream: Box<dyn Duplex>,
     pub(crate) broken: Broken,
 }
 
-/// The TLS error that ended a connection, once there is one.
+/// The TLS error that ended a connection; empty until then.
 ///
-/// In TLS 1.3 a server judges the client's certificate after the client's handshake is complete,
-/// so that refusal arrives as an alert in the middle of the first call, where HTTP/2 reduces it
-/// to "broken pipe".
+/// In TLS 1.3 the server checks the client's certificate after the client's handshake is complete.
+/// A refused certificate therefore shows as an alert during the first call, and HTTP/2 reduces that
+/// alert to "broken pipe".
 pub(crate) type Broken = Arc<OnceLock<TlsError>>;
 
-/// Connects, within the target's time-out.
+/// Connects within the target's time-out.
 pub(crate) async fn dial(target: &Target) -> Result<Connection, CallError> {
     let Target { way, timeout } = target;
     let connecting = async {
@@ -102,9 +102,12 @@ pub(crate) fn explain(way: &Way, error: &TlsError) -> CallError {
                 format!("the agent refused the certificate {cert} ({alert:?}); renew it")
             }
             AlertDescription::ProtocolVersion => {
-                "the other side does not speak TLS 1.3, so it is no agent; check the address".into()
+                "the other side does not speak TLS 1.3, so it is not an agent; check the address"
+                    .into()
             }
-            _ => format!("the agent broke off with the TLS alert {alert:?}; its log says why"),
+            _ => format!(
+                "the agent closed the connection with the TLS alert {alert:?}; its log says why"
+            ),
         },
         TlsError::InvalidMessage(_) | TlsError::PeerIncompatible(_) => {
             format!("the other side does not speak TLS 1.3 ({error}); check address and port")
@@ -157,7 +160,7 @@ async fn tcp(way: &Way, tls: &Tls, timeout: Duration) -> Result<TcpStream, CallE
             ))
         })?
         .collect();
-    // An address that swallows packets leaves time for the next one.
+    // Each address gets its share of the time: one that answers nothing leaves time for the next.
     let share = timeout / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
     let mut last = io::Error::other("the name has no address");
     for address in addresses {
@@ -224,7 +227,7 @@ fn certificates(path: &Path, what: &str) -> Result<Vec<CertificateDer<'static>>,
     match found {
         Ok(found) if !found.is_empty() => Ok(found),
         Ok(_) => Err(CallError::Files(format!(
-            "cannot use {what} {}: there is no certificate in PEM in it",
+            "cannot use {what} {}: it contains no certificate in PEM",
             path.display()
         ))),
         Err(error) => {
@@ -249,7 +252,7 @@ fn tls_error(error: &io::Error) -> Option<&TlsError> {
 struct Watched<S> {
     inner: S,
     broken: Broken,
-    /// A write that failed, while what the peer sent before it hung up is still being read.
+    /// The error of a failed write, until the peer's last bytes are read.
     failed: Option<io::Error>,
 }
 
@@ -261,9 +264,9 @@ impl<S: Duplex> Watched<S> {
         }
     }
 
-    /// Writes, unless a write has failed before. A failed write means that the peer hung up: the
-    /// alert that says why may still be on its way to the reading side, so that side is read to
-    /// its end, which is near, before the failure is passed on.
+    /// Writes, unless a write has failed before. A failed write means that the peer has closed the
+    /// connection. Its alert, which says why, may not have been read yet. So this reads to the end
+    /// of the stream before it returns the error.
     fn write_with<T>(
         &mut self,
         context: &mut Context<'_>,

@@ -1,10 +1,10 @@
-//! Why a call did not do what was asked.
+//! The error of a call to an agent.
 
-/// Why a call did not do what was asked. The texts are whole sentences, which may hold what the agent
-/// sent: escape them before they reach a terminal ([`jit_proto::printable`]).
+/// Why a call failed. The texts are whole sentences, and may contain text from the agent: escape
+/// them before they reach a terminal ([`jit_proto::printable`]).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
-    /// A file that the call needs is missing, unreadable, or not what it should be.
+    /// A file that the call needs is missing, unreadable or wrong.
     #[error("{0}")]
     Files(String),
     /// The agent refused.
@@ -12,7 +12,7 @@ pub enum CallError {
     Refused {
         /// The stable reason word ([`jit_proto::Refusal`]), as the agent sent it.
         word: String,
-        /// What the agent says about it; never empty.
+        /// The agent's sentence about it; never empty.
         detail: String,
     },
     /// No agent was reached, it did not answer in time, or the connection broke.
@@ -21,9 +21,9 @@ pub enum CallError {
 }
 
 impl CallError {
-    /// A refusal with the word and the detail of an answer.
+    /// A refusal from the reason word and the detail of an answer.
     pub fn refused(word: &str, detail: &str) -> Self {
-        // Some messages begin with the word, for clients that look at nothing else.
+        // Some details begin with the word, for clients that read only the detail.
         let detail =
             detail.strip_prefix(word).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(detail);
         let detail = if detail.is_empty() { "the agent gives no detail" } else { detail };

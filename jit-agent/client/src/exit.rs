@@ -1,30 +1,30 @@
-//! Exit codes of `jit-agent` and `jitctl`: sysexits.h, and three of their own for `status`.
+//! Exit codes of `jit-agent` and `jitctl`: those of sysexits.h, and 0, 1 and 2 for `status`.
 
 use std::process::ExitCode;
 
 use jit_proto::v1;
 
-/// How a command ends.
+/// How a command ends; [`Exit::code`] is the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// Done; of `status`: enforcing.
+    /// The command did its work; for `status`: enforcing.
     Success,
-    /// Of `status`: in force, but something is missing.
+    /// For `status`: the gate is in force, but something is wrong.
     Degraded,
-    /// Of `status`: nothing is in force.
+    /// For `status`: the gate is not in force.
     NotEnforcing,
-    /// A command line that means nothing.
+    /// The command line is wrong.
     Usage,
-    /// No agent was reached, or the kernel does not do what is needed.
+    /// No agent was reached, or the kernel lacks something that is needed.
     Unavailable,
-    /// Refused: by the agent, or for want of permission.
+    /// The agent refused, or a permission is missing.
     Permission,
-    /// A configuration, key, certificate or other file that is not what it should be.
+    /// A configuration, key, certificate or other file is missing or wrong.
     Configuration,
 }
 
 impl Exit {
-    /// The number that a shell sees.
+    /// The exit code.
     pub const fn code(self) -> u8 {
         match self {
             Self::Success => 0,
@@ -37,7 +37,7 @@ impl Exit {
         }
     }
 
-    /// Of `status`.
+    /// The exit code of `status` for this answer; an unknown state counts as not enforcing.
     pub fn of_status(status: &v1::StatusResponse) -> Self {
         match status.state.as_str() {
             "enforcing" => Self::Success,

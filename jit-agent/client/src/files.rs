@@ -1,4 +1,4 @@
-//! Files that a call needs: read whole, up to a bound.
+//! Reads the files that a call needs, up to a limit.
 
 use std::{fs::File, io::Read as _, path::Path};
 
@@ -6,7 +6,8 @@ use crate::CallError;
 
 /// Largest file that is read, bytes: keys, certificates and envelopes are far smaller.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
-/// Reads a whole file; `what` names its role in the error.
+
+/// Reads a whole file of at most 1 MiB; `what` names the file's role in the error.
 pub fn read(path: &Path, what: &str) -> Result<Vec<u8>, CallError> {
     let failed =
         |why: String| CallError::Files(format!("cannot read {what} {}: {why}", path.display()));
@@ -21,11 +22,11 @@ pub fn read(path: &Path, what: &str) -> Result<Vec<u8>, CallError> {
     Ok(bytes)
 }
 
-/// Reads a whole text file.
+/// As [`read`], for a text in UTF-8.
 pub fn read_text(path: &Path, what: &str) -> Result<String, CallError> {
     String::from_utf8(read(path, what)?).map_err(|_| {
         CallError::Files(format!(
-            "cannot read {what} {}: it is not text; PEM is expected (DER can be converted with \
+            "cannot read {what} {}: it is not text; PEM is expected (convert DER with \
              `openssl pkey -inform DER` or `openssl x509 -inform DER`)",
             path.display()
         ))

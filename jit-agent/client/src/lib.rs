@@ -1,7 +1,7 @@
 //! Talking to an agent: which one ([`target`]), how to reach it (`dial`, [`local`]), what to ask
 //! ([`agent`]), signing for it ([`signing`]), and what a person sees of its answers ([`status`]).
 //!
-//! What goes wrong comes back as data ([`CallError`]); nothing here prints or ends the program.
+//! Errors come back as data ([`CallError`]); nothing here prints or ends the program.
 
 pub mod agent;
 mod dial;

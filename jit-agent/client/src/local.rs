@@ -7,16 +7,19 @@ use jit_proto::v1::jit_agent_client::JitAgentClient;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 
-/// What it means that an agent which took the connection closed it without an answer.
+/// The explanation when an agent accepted the connection and closed it without an answer.
 pub const CLOSED: &str = "the agent closed the connection without an answer: it has no free place \
                           for another local connection (16 for root and the agent's user, 16 for \
-                          all others), or it is just ending; try again, as root";
+                          all others), or it is stopping; try again, as root";
 
-/// A client of a running agent.
+/// The generated client over the unix socket.
 pub type LocalClient = JitAgentClient<Channel>;
 
-/// Connects. An error of kind `NotFound` or `ConnectionRefused`: no agent is running; of kind
-/// `Other`: it closed the connection at once.
+/// Connects to the agent at `socket`.
+///
+/// # Errors
+/// `NotFound` or `ConnectionRefused` when no agent is running; `Other` when the agent closed the
+/// connection at once.
 pub async fn connect(socket: &Path) -> io::Result<LocalClient> {
     // The first connection is made here, so that its error is not wrapped in tonic's.
     let stream = UnixStream::connect(socket).await?;
@@ -32,7 +35,7 @@ pub async fn connect(socket: &Path) -> io::Result<LocalClient> {
             }
         }
     });
-    // The address is a form only: the connector knows where to go.
+    // The address is only a placeholder: the connector knows the socket.
     let channel = Endpoint::from_static("http://local")
         .timeout(Duration::from_secs(10))
         .connect_with_connector(connector)
@@ -41,8 +44,8 @@ pub async fn connect(socket: &Path) -> io::Result<LocalClient> {
     Ok(JitAgentClient::new(channel).max_decoding_message_size(usize::MAX))
 }
 
-/// The connection broke before there was an answer.
+/// Whether the connection broke before the agent answered.
 pub fn is_closed(status: &tonic::Status) -> bool {
-    // An answer of the agent has no cause; what the transport makes of its own errors has.
+    // A status from the agent has no cause; a status from the transport has one.
     std::error::Error::source(status).is_some() && status.code() != tonic::Code::Cancelled
 }

@@ -1,7 +1,7 @@
 //! Signing keys and signatures: Ed25519 and ECDSA P-256 with SHA-256, over DSSE's encoding.
 //!
-//! Private keys live in PKCS#8 PEM files without a passphrase; any other place for them (an HSM, a
-//! cloud key service) signs the same bytes, see docs/signing.md. Never re-encodes a payload.
+//! Private keys are PKCS#8 PEM files without a passphrase. A key elsewhere (an HSM, a cloud key
+//! service) signs the same bytes, see docs/signing.md. Nothing here re-encodes a payload.
 
 use ed25519_dalek::{Signer as _, ed25519::KeypairBytes, pkcs8::spki::EncodePublicKey};
 use jit_proto::{dsse::pre_authentication_encoding, v1};
@@ -9,7 +9,7 @@ use p256::pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _, LineEnding};
 use rustls::crypto::{GetRandomFailed, SecureRandom};
 use sha2::{Digest as _, Sha256};
 
-/// Algorithms that agents accept.
+/// Signature algorithms that agents accept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {
     /// Ed25519 (RFC 8032): small and fast.
@@ -18,7 +18,7 @@ pub enum Algorithm {
     P256,
 }
 
-/// A private key that signs grants.
+/// A private key that signs grants or policies.
 pub enum SigningKey {
     /// Ed25519.
     Ed25519(ed25519_dalek::SigningKey),
@@ -26,24 +26,24 @@ pub enum SigningKey {
     P256(p256::SecretKey),
 }
 
-/// Why a text is no signing key.
+/// Why a text is not a signing key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// It has a passphrase.
+    /// The key has a passphrase.
     #[error(
         "it is encrypted; decrypt it to a file that only you can read: \
          `openssl pkey -in OLD -out NEW`"
     )]
     Encrypted,
-    /// It is the other half.
+    /// It is the public key.
     #[error("it is a public key; the private one signs")]
     Public,
-    /// An older format of the same key.
+    /// The key is in the SEC 1 format (RFC 5915).
     #[error(
         "it is in the SEC 1 format; convert it: `openssl pkcs8 -topk8 -nocrypt -in OLD -out NEW`"
     )]
     Sec1,
-    /// Anything else.
+    /// It is none of these: another algorithm, another format, or not a key.
     #[error(
         "it is not an Ed25519 or ECDSA P-256 private key in PKCS#8 PEM; make one with \
          `jitctl keygen` or `openssl genpkey -algorithm ed25519`"
@@ -52,7 +52,7 @@ pub enum KeyError {
 }
 
 impl SigningKey {
-    /// A fresh key.
+    /// Makes a key from random bytes.
     pub fn generate(
         algorithm: Algorithm,
         random: &dyn SecureRandom,
@@ -65,7 +65,8 @@ impl SigningKey {
                     return Ok(Self::Ed25519(ed25519_dalek::SigningKey::from_bytes(&secret)));
                 }
                 Algorithm::P256 => {
-                    // Zero and numbers past the group's order are no keys: one draw in 2^32.
+                    // Zero and numbers from the group's order on are not keys: about one draw in
+                    // 2^32.
                     if let Ok(key) = p256::SecretKey::from_slice(&secret) {
                         return Ok(Self::P256(key));
                     }
@@ -74,7 +75,7 @@ impl SigningKey {
         }
     }
 
-    /// Reads PKCS#8 in PEM; the algorithm is the one that the key names.
+    /// Reads PKCS#8 in PEM. The key names its algorithm.
     pub fn from_pem(pem: &str) -> Result<Self, KeyError> {
         if let Ok(key) = ed25519_dalek::SigningKey::from_pkcs8_pem(pem) {
             return Ok(Self::Ed25519(key));
@@ -122,14 +123,14 @@ impl SigningKey {
         der.expect("a key of fixed size encodes").into_vec()
     }
 
-    /// Hint for the agent which key to try first: the first 8 bytes of the SHA-256 of the
+    /// A hint for the agent, which key to try first: the first 8 bytes of the SHA-256 of the
     /// SubjectPublicKeyInfo in DER, as 16 hex digits.
     pub fn key_id(&self) -> String {
         let digest = Sha256::digest(self.public_der());
         hex::encode(digest.get(..8).unwrap_or_default())
     }
 
-    /// What people call the algorithm.
+    /// The algorithm's name for people.
     pub const fn algorithm(&self) -> &'static str {
         match self {
             Self::Ed25519(_) => "Ed25519",
@@ -150,7 +151,7 @@ impl SigningKey {
     }
 }
 
-/// An envelope over exactly these bytes, with a signature by each key.
+/// Makes an envelope of exactly these bytes, with a signature by each key.
 pub fn seal(payload_type: &str, payload: Vec<u8>, keys: &[SigningKey]) -> v1::Envelope {
     let message = pre_authentication_encoding(payload_type, &payload);
     let signatures = keys

@@ -1,7 +1,7 @@
 //! What the on-call engineer sees: `status`, `grants` and events as text, or as JSON.
 //!
-//! Pure: from messages to text. Whatever comes from a grant is shown with control characters
-//! escaped, so that no name can rewrite the screen.
+//! Text out of messages, nothing else. Control characters in the agent's texts are escaped, so that
+//! no name can rewrite the screen.
 
 use std::fmt::Write as _;
 
@@ -25,12 +25,12 @@ mod grants;
 mod json;
 mod words;
 
-/// Whether to use colour.
+/// Whether text has colours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
     /// ANSI colours.
     Colour,
-    /// Text alone.
+    /// No escape sequences.
     Plain,
 }
 
@@ -59,7 +59,7 @@ const GREEN: &str = "1;32";
 const RED: &str = "1;31";
 const YELLOW: &str = "1;33";
 
-/// The screen.
+/// `status` as text.
 pub fn text(status: &v1::StatusResponse, style: Style) -> String {
     let mut out = String::new();
     let colour = match Exit::of_status(status) {
@@ -123,11 +123,11 @@ pub fn exemption_text(exemption: &v1::Exemption) -> String {
     let source = source.as_ref().map_or_else(|| "?".into(), source_text);
     let until = match until_ms {
         0 => String::new(),
-        until if *until <= now_ms() => format!(", over since {}", WallTime(*until)),
+        until if *until <= now_ms() => format!(", ended {}", WallTime(*until)),
         until => format!(", until {}", WallTime(*until)),
     };
     let reason = clean(reason, WIDTH);
-    // Of what the kernel holds alone the owner is not known.
+    // The kernel's tables do not hold the owner.
     if owner.is_empty() {
         return format!("{source}  {reason}{until}");
     }
@@ -252,7 +252,7 @@ mod tests {
         assert!(text.lines().all(|line| line.chars().count() < 200));
     }
 
-    /// An agent that is not what it says is as little trusted as a grant.
+    /// A false agent is trusted as little as a grant.
     #[test]
     fn no_field_of_an_answer_or_an_event_can_rewrite_the_screen() {
         use v1::event::What;

@@ -1,22 +1,22 @@
-//! Which agent is meant, and the way to it.
+//! Which agent to talk to, and how to reach it.
 
 use std::{fmt, net::IpAddr, path::PathBuf, time::Duration};
 
 use rustls_pki_types::ServerName;
 
-/// Port that agents listen on unless configured otherwise.
+/// The port of an agent where the address names none.
 const DEFAULT_PORT: u16 = 7443;
 
-/// An agent and the way to it.
+/// An agent, how to reach it, and how long to wait.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Target {
     /// How to reach it.
     pub way: Way,
-    /// Longest wait for a connection, and for an answer.
+    /// The longest wait for a connection, and for each answer.
     pub timeout: Duration,
 }
 
-/// How to reach it.
+/// How to reach an agent.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Way {
     /// The unix socket of the agent on this machine.
@@ -25,20 +25,20 @@ pub enum Way {
     Tls(Box<Tls>),
 }
 
-/// Everything for a TLS connection except the files' content.
+/// What a TLS connection needs. The files are named here and read later.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tls {
-    /// Name or address.
+    /// DNS name or IP address to connect to.
     pub host: String,
     /// TCP port.
     pub port: u16,
-    /// What the agent's certificate must bear.
+    /// DNS name or IP address that the agent's certificate must contain.
     pub name: ServerName<'static>,
     /// The CA of the agent's certificate, PEM.
     pub ca: PathBuf,
     /// The client certificate chain, PEM.
     pub cert: PathBuf,
-    /// Its private key, PEM.
+    /// The private key of the client certificate, PEM.
     pub key: PathBuf,
 }
 

@@ -1,10 +1,10 @@
-//! Small texts: durations, and what an agent sent made safe for a terminal.
+//! Durations as text, and an agent's texts made safe for a terminal.
 
 use std::time::Duration;
 
 use jit_proto::printable::clean;
 
-/// Longest text of the agent that is shown, characters.
+/// Longest text from an agent that is shown, characters.
 const MAX_TEXT: usize = 1000;
 
 /// `1h 30m`, `45s`, `250ms`; never more than two units.
@@ -24,7 +24,7 @@ pub fn duration(duration: Duration) -> String {
     }
 }
 
-/// A text from elsewhere, safe for a terminal.
+/// A text from an agent or a file, made safe for a terminal and cut to 1000 characters.
 pub fn printable(text: &str) -> String {
     clean(text, MAX_TEXT)
 }

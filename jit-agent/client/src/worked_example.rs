@@ -1,5 +1,5 @@
 //! The worked example of docs/signing.md, computed from published test keys, so that the page and
-//! the code cannot drift apart. Writes the page only when told to: JIT_BLESS=1.
+//! the code cannot drift apart. It writes the page only with JIT_BLESS=1.
 
 use std::{fmt::Write as _, path::Path};
 
@@ -33,7 +33,7 @@ fn the_page_shows_what_the_code_produces() {
     assert_eq!(shown, example, "docs/signing.md is out of date; JIT_BLESS=1 writes it anew");
 }
 
-/// A grant's fields in the order of their numbers, one message each.
+/// A grant's fields in the order of their numbers, each in a message of its own.
 fn fields() -> Vec<(&'static str, v1::Grant)> {
     let empty = v1::Grant::default;
     let id = "01KPEXAMP1E000000000000001".parse::<jit_proto::GrantId>().unwrap();
@@ -109,7 +109,7 @@ fn secret(hex: &str) -> [u8; 32] {
     hex::decode(hex).unwrap().try_into().unwrap()
 }
 
-/// Name, length, and hex in lines.
+/// Appends a block: name, length, and hex digits in lines of [`LINE`].
 fn block(out: &mut String, name: &str, bytes: &[u8]) {
     writeln!(out, "{name}, {} bytes:\n\n```text", bytes.len()).unwrap();
     let hex = hex::encode(bytes);

@@ -1,8 +1,8 @@
-//! What the fuzz targets of `jit-agent` do with an input, without libFuzzer: the ordinary tests
-//! replay every corpus file through the same functions (`jit-agent/tests/corpus.rs`).
+//! The fuzz targets of `jit-agent` as functions, without libFuzzer: the ordinary tests run every
+//! corpus file through the same functions (`jit-agent/tests/corpus.rs`).
 //!
-//! Each target is more than "does not panic": what is taken must be what was signed, written or
-//! allowed, judged by other means than the code under test.
+//! Each target checks more than "does not panic": an accepted input must be what was signed,
+//! written or allowed. The checks use other means than the code under test.
 
 use std::{
     fs,
@@ -39,7 +39,7 @@ use p256::pkcs8::LineEnding;
 use prost::Message as _;
 use tempfile::TempDir;
 
-/// A target: its name, which is that of its corpus directory, and what it does.
+/// A target: its name, which is also that of its corpus directory, and its function.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets of this crate.
@@ -118,7 +118,8 @@ fn signed_as(payload_type: &str, payload: &[u8]) -> v1::Envelope {
     }
 }
 
-/// Any text as a configuration: never half taken, and the same each time.
+/// Any text as a configuration: it is accepted or refused as a whole, with the same result each
+/// time.
 pub fn config(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     let (directory, _) = host();
@@ -150,7 +151,7 @@ pub fn config(input: &[u8]) {
     }
 }
 
-/// Any bytes as an envelope: what is taken has a good signature over exactly its payload.
+/// Any bytes as an envelope: an accepted one has a good signature over exactly its payload.
 pub fn envelope(input: &[u8]) {
     let Ok(envelope) = v1::Envelope::decode(input) else { return };
     let (_, config) = host();
@@ -165,12 +166,12 @@ pub fn envelope(input: &[u8]) {
     check_grant(&taken, &envelope.payload);
 }
 
-/// Any bytes as a signed policy: what is taken says what was signed, and what the ceiling lets
-/// through lies within it.
+/// Any bytes as a signed policy: an accepted policy is what was signed, and one that passes the
+/// ceiling's check lies within the ceiling.
 pub fn policy(input: &[u8]) {
     let (_, config) = host();
     let envelope = signed_as(POLICY_TYPE, input);
-    assert!(grant::verify(&envelope, &config.keyring, HOST).is_err(), "a policy is no grant");
+    assert!(grant::verify(&envelope, &config.keyring, HOST).is_err(), "a policy is not a grant");
     let Ok(taken) = proposal::verify(&envelope, &config.keyring, HOST) else { return };
     let proposal = taken.proposal();
     let message = v1::Policy::decode(input).expect("taken, so it decodes");
@@ -208,7 +209,7 @@ pub fn policy(input: &[u8]) {
     assert_eq!(impact.is_empty(), Impact::between(&in_force, &config.policy, NOW.wall).is_empty());
 }
 
-/// Any bytes as a signed payload: what the host's policy lets through lies within it.
+/// Any bytes as a signed payload: a grant that passes the host's policy lies within the policy.
 pub fn grant(input: &[u8]) {
     let (_, config) = host();
     let envelope = signed(input);
@@ -233,7 +234,7 @@ pub fn grant(input: &[u8]) {
     }
 }
 
-/// What every grant holds to that was taken at all.
+/// What holds for every accepted grant.
 fn check_grant(taken: &VerifiedGrant, payload: &[u8]) {
     assert_eq!(taken.message().encode_to_vec(), payload, "one encoding for one grant");
     assert!(taken.message().hosts.iter().any(|host| host == HOST));
@@ -250,16 +251,16 @@ fn check_grant(taken: &VerifiedGrant, payload: &[u8]) {
     }
 }
 
-/// Any bytes as a datagram of route netlink: each message is where its predecessor's length says,
-/// what is told of a link can be true, and what nobody understands counts as a change.
+/// Any bytes as a datagram of route netlink: each message begins where the length of the one before
+/// says, what is reported of a link is possible, and an unknown message counts as a change.
 pub fn netlink(input: &[u8]) {
     let mut at = 0_usize;
-    let mut told = false;
+    let mut reported = false;
     let mut ended = false;
     for message in messages(input) {
         assert!(!ended, "after an error there is no more");
         let Ok(message) = message else {
-            (told, ended) = (true, true);
+            (reported, ended) = (true, true);
             continue;
         };
         let header = input.get(at..).and_then(|rest| rest.first_chunk::<8>()).expect("a header");
@@ -271,21 +272,22 @@ pub fn netlink(input: &[u8]) {
         match message {
             Message::Changed(link) | Message::Gone(link) => {
                 assert!(kind == 16 || kind == 17);
-                told = true;
+                reported = true;
                 let LinkId { index, name } = link;
                 assert!(i32::try_from(index).is_ok_and(|index| index > 0));
                 assert!(!name.is_empty() && !name.contains('\0'));
             }
-            Message::Overrun => told = true,
+            Message::Overrun => reported = true,
             Message::Other => {}
         }
     }
     assert!(ended || at >= input.len(), "everything was read");
-    assert_eq!(may_change_links(input), told);
+    assert_eq!(may_change_links(input), reported);
 }
 
-/// A good database with bytes changed (three bytes where, one what, again and again; an odd rest
-/// cuts it): it opens with what is left of it or is kept aside, and takes a grant either way.
+/// A good database with changed bytes. Each four bytes of the input are one change: three bytes for
+/// the offset, one for the value; the bytes left at the end cut the file. The database opens with
+/// what can be read, or is kept aside; either way it accepts a grant.
 pub fn store(input: &[u8]) {
     static GOOD: OnceLock<Vec<u8>> = OnceLock::new();
     let mut bytes = GOOD.get_or_init(good_database).clone();
@@ -305,7 +307,7 @@ pub fn store(input: &[u8]) {
     let state = directory.path().join("state");
     let (mut opened, stored) = match Store::open(&state, NOW.wall) {
         Ok(opened) => opened,
-        // It says which file and why, and the agent does not start: nothing opens.
+        // The error names the file and the cause, and the agent does not start: nothing opens.
         Err(error @ StoreError::Database { .. }) => {
             return assert!(error.to_string().contains("grants.redb"), "{error}");
         }
@@ -315,7 +317,7 @@ pub fn store(input: &[u8]) {
         assert!(!why.is_empty() && kept.is_none_or(|kept| kept.exists()));
         assert!(stored.grants.is_empty() && stored.tombstones.is_empty());
     }
-    // "Accepted" means durable: what the commit took is there when the file is opened again.
+    // "Accepted" means durable: a committed grant is there when the file is opened again.
     if opened.commit(&one_grant(9)).is_err() {
         return;
     }
@@ -346,7 +348,7 @@ fn good_database() -> Vec<u8> {
 
 fn one_grant(byte: u8) -> Transaction {
     let id = GrantId([byte; 16]);
-    let life = StoredProgress {
+    let progress = StoredProgress {
         boot_id: "boot".into(),
         deadline: NOW.boot.0,
         slot: u32::from(byte),
@@ -355,7 +357,7 @@ fn one_grant(byte: u8) -> Transaction {
     };
     Transaction {
         put: vec![(id, StoredGrant::from(&signed(&[byte; 40])))],
-        progress: vec![(id, life)],
+        progress: vec![(id, progress)],
         ..Transaction::default()
     }
 }
@@ -364,32 +366,33 @@ fn database(directory: &Path) -> PathBuf {
     directory.join("state/grants.redb")
 }
 
-/// In memory where there is such a place: the disk's syncs are not what is tried here.
+/// A directory in memory where the system has one: syncs of the disk are not tested here.
 fn scratch() -> TempDir {
     TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).expect("a directory")
 }
 
-/// What the kernel says about sockets: the number of the request, then the messages. Whatever is read
-/// out of it was in it, and is named to the kernel with the kernel's own words.
+/// Any bytes as the kernel's answer about sockets: the number of the request, then the messages.
+/// Each socket that is read was in the bytes, and the request to end it names it with the same
+/// bytes.
 pub fn sock_diag(input: &[u8]) {
     let Some((head, datagram)) = input.split_first_chunk() else { return };
     let sequence = u32::from_ne_bytes(*head);
     let mut sockets = Vec::new();
     let answer = diag::read(datagram, sequence, |socket| sockets.push(socket));
-    // A message that names a socket has a header of 16 bytes, and its name ends 52 bytes behind it.
+    // A message that names a socket has a header of 16 bytes, and the name ends 52 bytes after it.
     assert!(sockets.len() * 68 <= datagram.len(), "{answer:?}");
     for socket in &sockets {
         let request = diag::destroy_request(socket, sequence);
-        // Behind the message's header and the request's own: local port, peer's port, the rest.
+        // After the two headers, of message and request: local port, peer's port, the rest.
         let family = *request.get(16).expect("a request has a family");
         let name = request.get(24..).expect("a request has a name");
-        let told = datagram
+        let found = datagram
             .windows(52)
             .any(|body| body.first() == Some(&family) && body.get(4..) == Some(name));
-        assert!(told && matches!(family, 2 | 10), "{socket:?}");
+        assert!(found && matches!(family, 2 | 10), "{socket:?}");
         let ports = [socket.port.to_be_bytes(), socket.peer_port.to_be_bytes()].concat();
         assert!(name.starts_with(&ports), "{socket:?}");
-        // On the wire there is no such address: it is an IPv4 one.
+        // There is no such address on the wire: it stands for an IPv4 address.
         assert!(!matches!(socket.peer.bytes, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ..]
             if socket.peer.family == Family::V6));
     }

@@ -1,4 +1,4 @@
-//! The command line. Only what clap needs; nothing is opened or decided here.
+//! The command line, as clap reads it. Nothing is opened or decided here.
 
 use std::path::PathBuf;
 
@@ -22,15 +22,15 @@ Examples:
       --key pki/controller.key grant --signing-key prod-2026.key --host web-1 \\
       --source 203.0.113.7 --port 22 --for 1h --why 'disk full' --ticket INC-4211
 
-  Look, and close again (JITCTL_AGENT, _CA, _CERT and _KEY say where and as whom):
+  See what is open, and close it (JITCTL_AGENT, _CA, _CERT and _KEY replace the options):
     jitctl status
     jitctl list
     jitctl revoke --requester ana@example.org --reason 'incident over'
 
 Exit codes:
-   0  done                          69  no agent reached, or the connection broke
+   0  success                       69  no agent reached, or the connection broke
   64  wrong command line            77  refused by the agent (the reason word is printed)
-  78  a file is missing, unreadable, in the way, or not what it should be
+  78  a file is missing, unreadable or wrong, or exists and would be replaced
   status alone: 0 enforcing, 1 degraded, 2 not enforcing";
 
 /// The controller's side of jit-agent: makes keys, signs grants, and pushes them to agents.
@@ -49,13 +49,13 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Make a key pair that signs grants
     Keygen(KeygenArgs),
-    /// Keep a small development CA for the TLS side
+    /// Make a small development CA and TLS certificates
     Pki(PkiArgs),
     /// Build a grant, sign it, and push it
     Grant(GrantArgs),
-    /// Push envelopes that `grant --out` or another signer made
+    /// Push signed grants from files that `grant --out` or another signer wrote
     Push(PushArgs),
-    /// Close: end grants now
+    /// End grants now: their ports close
     Revoke(RevokeArgs),
     /// Show the grants that the agent holds
     List(ListArgs),
@@ -63,14 +63,14 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Show, compare, push and confirm what a host protects
     Policy(PolicyArgs),
-    /// Follow what happens on the agent
+    /// Print the agent's events as they happen
     Watch(WatchArgs),
 }
 
 /// Arguments of `push`.
 #[derive(Args, Debug)]
 pub(crate) struct PushArgs {
-    /// Files with an encoded jit.v1.Envelope each; several go as one batch
+    /// Files, each with one encoded jit.v1.Envelope; several files are pushed as one batch
     #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
     /// Print JSON
@@ -86,7 +86,7 @@ pub(crate) struct RevokeArgs {
     /// Confirm --all
     #[arg(long)]
     pub(crate) yes: bool,
-    /// Why; goes into the agent's log
+    /// Why the grants end; written to the agent's log
     #[arg(long, value_name = "TEXT")]
     pub(crate) reason: String,
     /// Print JSON
@@ -98,7 +98,7 @@ pub(crate) struct RevokeArgs {
 #[derive(Args, Debug)]
 #[group(required = true, multiple = false)]
 pub(crate) struct RevokeWhat {
-    /// One grant; also one that the agent has not seen yet, which then stays refused
+    /// This grant; the agent refuses its id from then on, also when it has never seen it
     #[arg(long, value_name = "ULID")]
     pub(crate) id: Option<GrantId>,
     /// Every grant of this requester
@@ -112,7 +112,7 @@ pub(crate) struct RevokeWhat {
 /// Arguments of `list`.
 #[derive(Args, Debug)]
 pub(crate) struct ListArgs {
-    /// Also grants that are over
+    /// Also show grants that have ended
     #[arg(long)]
     pub(crate) all: bool,
     /// Print JSON
@@ -131,10 +131,10 @@ pub(crate) struct StatusArgs {
 /// Arguments of `watch`.
 #[derive(Args, Debug)]
 pub(crate) struct WatchArgs {
-    /// Start behind this event (the last `cursor` that --json printed) instead of now
+    /// Start after this event (the last `cursor` that --json printed) instead of now
     #[arg(long, value_name = "CURSOR", default_value = "", hide_default_value = true)]
     pub(crate) cursor: String,
-    /// Print one JSON object a line
+    /// Print each event as JSON on one line
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -10,7 +10,7 @@ use crate::{
     target::{self, AgentArgs},
 };
 
-/// Connects to the agent that the arguments mean, and does `work` with it.
+/// Connects to the agent that the arguments name, and does `work` with it.
 pub(crate) fn with<T>(
     args: &AgentArgs,
     work: impl AsyncFnOnce(&mut Agent) -> Result<T, Failure>,
@@ -19,7 +19,7 @@ pub(crate) fn with<T>(
     block_on(async { work(&mut Agent::connect(&target).await?).await })
 }
 
-/// The agent that the arguments and the environment mean.
+/// The agent that the arguments or the environment name.
 pub(crate) fn target(args: &AgentArgs) -> Result<Target, Failure> {
     let target = target::target(args, |name: &str| -> Option<OsString> { std::env::var_os(name) })?;
     if let Way::Tls(tls) = &target.way {
@@ -28,11 +28,13 @@ pub(crate) fn target(args: &AgentArgs) -> Result<Target, Failure> {
     Ok(target)
 }
 
-/// Runs to the end on this thread.
+/// Runs `work` to its end on this thread.
 pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::unavailable(format!("cannot start: {error}")))?
+        .map_err(|error| {
+            Failure::unavailable(format!("cannot start the command's runtime: {error}"))
+        })?
         .block_on(work)
 }

@@ -1,20 +1,20 @@
-//! Failures as a person reads them, and the exit code of each.
+//! The failure of a command: a message for a person, and an exit code.
 
 use std::fmt;
 
 use jit_client::{CallError, exit::Exit, text::printable};
 use jit_proto::printable::clean_lines;
 
-/// Why a command did not do what was asked.
+/// Why a command failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Failure {
     pub(crate) exit: Exit,
-    /// What was tried, on what, why it failed, what to do next; empty when nobody is listening.
+    /// What was tried, on what, why it failed, what to do next; empty when nobody can read it.
     message: String,
 }
 
 impl Failure {
-    /// The command line asks for something that makes no sense.
+    /// The command line is wrong.
     pub(crate) fn usage(message: impl Into<String>) -> Self {
         Self { exit: Exit::Usage, message: message.into() }
     }
@@ -24,17 +24,17 @@ impl Failure {
         Self { exit: Exit::Unavailable, message: message.into() }
     }
 
-    /// A file is the trouble.
+    /// A file is missing, unreadable or wrong.
     pub(crate) fn files(message: impl Into<String>) -> Self {
         Self { exit: Exit::Configuration, message: message.into() }
     }
 
-    /// Standard output was closed by its reader: the end, but no error.
+    /// The reader of standard output closed it: the command ends, without an error.
     pub(crate) const fn output_closed() -> Self {
         Self { exit: Exit::Success, message: String::new() }
     }
 
-    /// Prints it to standard error. A refusal stands alone on its line for scripts.
+    /// Prints the message to standard error. A refusal has no prefix, for scripts.
     pub(crate) fn report(&self) {
         if self.message.is_empty() {
             return;

@@ -1,4 +1,4 @@
-//! Files that commands write: nothing that exists is ever replaced.
+//! Files that commands write. They never replace an existing file.
 
 use std::{
     fs::OpenOptions,
@@ -14,20 +14,20 @@ pub(crate) const PRIVATE: u32 = 0o600;
 /// Mode of everything else.
 pub(crate) const PUBLIC: u32 = 0o644;
 
-/// Warns when others than the owner can read a private key.
+/// Warns when anybody but the owner has access to a private key.
 pub(crate) fn warn_if_exposed(path: &Path, what: &str) {
     if let Ok(metadata) = std::fs::metadata(path)
         && metadata.mode() & 0o077 != 0
     {
         eprintln!(
-            "jitctl: warning: {what} {} is accessible to others (mode {:04o}); chmod 600 it",
+            "jitctl: warning: {what} {} is accessible to others (mode {:04o}); run chmod 600 on it",
             path.display(),
             metadata.mode() & 0o7777
         );
     }
 }
 
-/// Refuses when one of the files is there already, before anything is written.
+/// Fails when one of the files exists already; called before anything is written.
 pub(crate) fn refuse_existing(paths: &[&Path]) -> Result<(), Failure> {
     match paths.iter().find(|path| path.symlink_metadata().is_ok()) {
         Some(path) => Err(exists(path)),
@@ -46,7 +46,7 @@ pub(crate) fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Fail
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)
 }
 
-/// `path` with `suffix` behind its name, whatever dots are in it.
+/// `path` with `suffix` appended to its name. Dots in the name stay.
 pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
@@ -55,7 +55,7 @@ pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 
 fn exists(path: &Path) -> Failure {
     Failure::files(format!(
-        "{} is there already and is not replaced; move it away or choose another name",
+        "{} exists already and is not replaced; move it away or choose another name",
         path.display()
     ))
 }

@@ -1,5 +1,5 @@
-//! `jitctl grant`: command line to signed grant, and on to the agent. The checks here only help
-//! with typing; the agent makes its own.
+//! `jitctl grant`: makes a signed grant from the command line and pushes it. The checks here only
+//! catch typing errors; the agent does its own.
 
 use std::{
     path::PathBuf,
@@ -35,34 +35,34 @@ pub(crate) struct GrantArgs {
     /// Exact id of a host that the grant is for, as its agent's status shows it; may be repeated
     #[arg(long, required = true, value_name = "ID", num_args = 1..)]
     host: Vec<String>,
-    /// Address or prefix that gets in; may be repeated
+    /// Address or prefix that the grant lets in; may be repeated
     #[arg(long, required = true, value_name = "ADDR[/LEN]", num_args = 1..)]
     source: Vec<SourcePrefix>,
     /// Port or range, tcp unless it ends in /udp: 22, 5985-5986/tcp; may be repeated
     #[arg(long, required = true, value_name = "PORTS", num_args = 1..)]
     port: Vec<PortRange>,
-    /// How long: 45s, 30m, 1h30m
+    /// How long the grant lasts: 45s, 30m, 1h30m
     #[arg(long = "for", value_name = "TIME", value_parser = text::parse_duration)]
     lifetime: Duration,
-    /// Start then instead of now: 2027-03-01T08:00:00Z
+    /// Start at this time instead of now: 2027-03-01T08:00:00Z
     #[arg(long, value_name = "RFC3339")]
     from: Option<Timestamp>,
-    /// Who asks [default: user@hostname]
+    /// Who asks for the grant [default: user@hostname]
     #[arg(long, value_name = "NAME")]
     requester: Option<String>,
-    /// Why, in words
+    /// Why the ports must open, in words
     #[arg(long, value_name = "TEXT")]
     why: String,
-    /// Number of the ticket or change
+    /// Number of the ticket or change request
     #[arg(long, value_name = "TICKET", default_value = "", hide_default_value = true)]
     ticket: String,
-    /// Who approved; may be repeated
+    /// Who approved the grant; may be repeated
     #[arg(long, value_name = "NAME")]
     approver: Vec<String>,
-    /// Sessions that are open at the end [default: as the port's rule says]
+    /// What happens to open sessions when the grant ends [default: the port's own rule]
     #[arg(long, value_enum)]
     sessions: Option<SessionsArg>,
-    /// Let in so many connections and no more: 1 for a one-shot grant. TCP ports only
+    /// Let in at most N connections: 1 for a one-shot grant. TCP ports only
     /// [default: any number]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     max_connections: Option<u32>,
@@ -80,16 +80,16 @@ pub(crate) struct GrantArgs {
     json: bool,
 }
 
-/// What becomes of established sessions at the end.
+/// What happens to established sessions at the end.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum SessionsArg {
     /// They end with the grant.
     Cut,
-    /// They live on; nothing new opens.
+    /// They stay open; no new connection opens.
     Drain,
 }
 
-/// Builds and signs a grant, then pushes it or writes it down.
+/// Builds and signs a grant, then pushes it or writes it to a file.
 pub(crate) fn run(agent_args: &AgentArgs, args: &GrantArgs) -> Result<Exit, Failure> {
     let keys = signing_keys(&args.signing_key)?;
     let id = args.id.unwrap_or_else(|| GrantId(ulid::Ulid::generate().to_bytes()));
@@ -98,7 +98,7 @@ pub(crate) fn run(agent_args: &AgentArgs, args: &GrantArgs) -> Result<Exit, Fail
     let envelope = seal(GRANT_TYPE, grant.encode_to_vec(), &keys);
     if envelope.encoded_len() > MAX_ENVELOPE_BYTES {
         return Err(Failure::usage(format!(
-            "the grant is larger than the {MAX_ENVELOPE_BYTES} bytes that agents take; split it"
+            "the grant is larger than the {MAX_ENVELOPE_BYTES} bytes that agents accept; split it"
         )));
     }
     if let Some(path) = &args.out {
@@ -114,7 +114,7 @@ pub(crate) fn run(agent_args: &AgentArgs, args: &GrantArgs) -> Result<Exit, Fail
     report(args, &Done { id, window, outcome: Some(outcome), written: None })
 }
 
-/// The grant that the arguments mean. Time and defaults are arguments.
+/// The grant that the arguments describe. The time and the default requester are arguments.
 fn build(
     args: &GrantArgs,
     id: GrantId,
@@ -122,7 +122,7 @@ fn build(
     default_requester: impl Fn() -> Option<String>,
 ) -> Result<v1::Grant, Failure> {
     let required = |option: &str, text: &str| match text.trim().is_empty() {
-        true => Err(Failure::usage(format!("{option} is empty; say something there"))),
+        true => Err(Failure::usage(format!("{option} is empty; give it a text"))),
         false => Ok(text.to_owned()),
     };
     let issued_at_ms = now.as_millisecond();
@@ -130,10 +130,10 @@ fn build(
     let not_after_ms = i64::try_from(args.lifetime.as_millis())
         .ok()
         .and_then(|lifetime| not_before_ms.checked_add(lifetime))
-        .ok_or_else(|| Failure::usage("--for reaches past the end of time"))?;
+        .ok_or_else(|| Failure::usage("--for is too long: the end of the grant has no date"))?;
     if not_after_ms <= issued_at_ms {
         return Err(Failure::usage(format!(
-            "the grant would have ended at {}, which is in the past; check --from and --for",
+            "the grant would end at {}, which is in the past; check --from and --for",
             text::moment(not_after_ms)
         )));
     }
@@ -147,7 +147,8 @@ fn build(
         Some(requester) => required("--requester", requester)?,
         None => default_requester().ok_or_else(|| {
             Failure::usage(
-                "cannot tell who you are (no USER, no entry in /etc/passwd); say --requester NAME",
+                "cannot find out who you are (no USER, no entry in /etc/passwd); add --requester \
+                 NAME",
             )
         })?,
     };
@@ -227,7 +228,7 @@ fn report(args: &GrantArgs, done: &Done<'_>) -> Result<Exit, Failure> {
                 detail => format!(" ({})", text::printable(detail)),
             };
             format!(
-                "{} on {agent}{detail}\ntook     {}, of which push to answer {}",
+                "{} on {agent}{detail}\ntook     {}, from push to answer {}",
                 text::printable(&outcome.reason),
                 text::took(*total),
                 text::took(*push)

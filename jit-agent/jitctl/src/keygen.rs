@@ -20,7 +20,7 @@ pub(crate) struct KeygenArgs {
     /// Signature algorithm
     #[arg(long, value_enum)]
     algorithm: AlgorithmArg,
-    /// Where to put the keys: PATH.key (private, mode 0600) and PATH.pub.pem
+    /// Path of the keys to write: PATH.key (private, mode 0600) and PATH.pub.pem
     #[arg(long, value_name = "PATH")]
     out: PathBuf,
 }
@@ -43,14 +43,16 @@ impl From<AlgorithmArg> for Algorithm {
     }
 }
 
-/// Writes both halves of a fresh key.
+/// Makes a key pair and writes both keys.
 pub(crate) fn run(args: &KeygenArgs) -> Result<Exit, Failure> {
     let private = files::with_suffix(&args.out, ".key");
     let public = files::with_suffix(&args.out, ".pub.pem");
     files::refuse_existing(&[&private, &public])?;
     let provider = rustls::crypto::ring::default_provider();
-    let key = SigningKey::generate(args.algorithm.into(), provider.secure_random)
-        .map_err(|_| Failure::unavailable("the system gives no random numbers for a key"))?;
+    let key =
+        SigningKey::generate(args.algorithm.into(), provider.secure_random).map_err(|_| {
+            Failure::unavailable("cannot make a key: the system gives no random numbers")
+        })?;
     files::write_new(&private, key.to_pem().as_bytes(), PRIVATE)?;
     files::write_new(&public, key.public_pem().as_bytes(), PUBLIC)?;
     text::print(&format!(

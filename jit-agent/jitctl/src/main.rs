@@ -1,7 +1,7 @@
-//! `jitctl`: the controller's side on a command line. Makes keys and certificates, builds and
+//! `jitctl`: the controller's side as a command line. It makes keys and certificates, builds and
 //! signs grants, and talks to agents.
 //!
-//! It decides nothing: whether a grant opens anything is the agent's answer alone.
+//! It decides nothing: only the agent decides whether a grant opens anything.
 
 mod cli;
 mod connect;
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             let exit = if error.use_stderr() { Exit::Usage } else { Exit::Success };
-            // Nowhere to report that the terminal is gone.
+            // When the terminal is closed, there is nowhere to report it.
             let _ = error.print();
             return exit.into();
         }

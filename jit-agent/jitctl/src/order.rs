@@ -1,4 +1,4 @@
-//! `jitctl push`, `revoke`, `list` and `status`: one question, one answer.
+//! `jitctl push`, `revoke`, `list` and `status`: one call and its answer each.
 
 use std::path::Path;
 
@@ -22,7 +22,7 @@ use crate::{
     text,
 };
 
-/// Pushes envelopes from files: one alone, several as a batch with a line for each.
+/// Pushes envelopes from files: one by itself, several as a batch. Prints a line for each.
 pub(crate) fn push(agent_args: &AgentArgs, args: &PushArgs) -> Result<Exit, Failure> {
     let envelopes =
         args.files.iter().map(|path| read_envelope(path)).collect::<Result<Vec<_>, _>>()?;
@@ -33,7 +33,7 @@ pub(crate) fn push(agent_args: &AgentArgs, args: &PushArgs) -> Result<Exit, Fail
         })?;
     if outcomes.len() != args.files.len() {
         return Err(Failure::unavailable(format!(
-            "the agent answered for {} of {} grants; `jitctl list` shows what it holds",
+            "the agent answered for {} of {} grants; check with `jitctl list` which it holds",
             outcomes.len(),
             args.files.len()
         )));
@@ -66,7 +66,7 @@ pub(crate) fn revoke(agent_args: &AgentArgs, args: &RevokeArgs) -> Result<Exit, 
         (None, None) if args.yes => What::All(true),
         (None, None) => {
             return Err(Failure::usage(
-                "--all ends every grant on the agent; add --yes if that is meant",
+                "--all ends every grant on the agent; add --yes to confirm it",
             ));
         }
     };
@@ -74,7 +74,7 @@ pub(crate) fn revoke(agent_args: &AgentArgs, args: &RevokeArgs) -> Result<Exit, 
         return Err(Failure::usage("--yes confirms --all and nothing else; leave it out"));
     }
     if args.reason.trim().is_empty() {
-        return Err(Failure::usage("--reason is empty; say why, it goes into the agent's log"));
+        return Err(Failure::usage("--reason is empty; say why: the agent's log records it"));
     }
     let request = v1::RevokeRequest { what: Some(what), reason: args.reason.clone() };
     let (answer, agent) =
@@ -103,7 +103,7 @@ pub(crate) fn list(agent_args: &AgentArgs, args: &ListArgs) -> Result<Exit, Fail
     Ok(Exit::Success)
 }
 
-/// Shows what the agent enforces; the exit code tells how well.
+/// Shows what the agent enforces; the exit code is the agent's state.
 pub(crate) fn status(agent_args: &AgentArgs, args: &StatusArgs) -> Result<Exit, Failure> {
     let status = connect::with(agent_args, async |agent| Ok(agent.status().await?))?;
     if args.json {

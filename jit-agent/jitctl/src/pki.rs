@@ -1,5 +1,5 @@
-//! `jitctl pki`: a development CA for the TLS side. No serial register, no revocation, no renewal:
-//! production certificates come from the organisation's own CA.
+//! `jitctl pki`: a development CA for TLS. It has no register of serial numbers, no revocation and
+//! no renewal: production certificates come from the organisation's own CA.
 
 use std::{
     fs::DirBuilder,
@@ -22,7 +22,7 @@ use crate::{
     text,
 };
 
-/// How far certificates reach back, for hosts whose clock is a little behind.
+/// How long before now certificates become valid, for hosts with a slow clock.
 const BACKDATE: Duration = Duration::from_secs(300);
 /// Last second that an X.509 date has room for (RFC 5280 section 4.1.2.5): 9999-12-31T23:59:59Z.
 const LAST_SECOND: u64 = 253_402_300_799;
@@ -44,7 +44,7 @@ enum PkiCommand {
 
 #[derive(Args, Debug)]
 struct InitArgs {
-    /// Directory of the CA; made if it is not there
+    /// Directory of the CA; created if missing
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
     /// Common name of the CA
@@ -61,16 +61,16 @@ struct IssueArgs {
     /// Directory of the CA
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
-    /// Name of the files, and common name
+    /// Common name of the certificate, and name of its files
     #[arg(long, value_name = "NAME")]
     name: String,
-    /// DNS name that the certificate bears; may be repeated
+    /// DNS name in the certificate; may be repeated
     #[arg(long, value_name = "NAME")]
     dns: Vec<String>,
-    /// Address that the certificate bears; may be repeated
+    /// IP address in the certificate; may be repeated
     #[arg(long, value_name = "ADDR")]
     ip: Vec<IpAddr>,
-    /// URI that the certificate bears, such as the identity of a controller; may be repeated
+    /// URI in the certificate, such as a controller's identity; may be repeated
     #[arg(long, value_name = "URI")]
     uri: Vec<String>,
     /// How long the certificate is valid
@@ -79,7 +79,7 @@ struct IssueArgs {
     lifetime: Duration,
 }
 
-/// Does what the arguments say.
+/// Runs the subcommand.
 pub(crate) fn run(args: &PkiArgs) -> Result<Exit, Failure> {
     match &args.command {
         PkiCommand::Init(args) => init(args),
@@ -102,8 +102,8 @@ fn init(args: &InitArgs) -> Result<Exit, Failure> {
     files::write_new(&cert, made.pem().as_bytes(), PUBLIC)?;
     text::print(&format!(
         "development CA `{}`, valid for {}\n  certificate  {}\n  private key  {}\n\
-         This is a development CA: one unencrypted key in a file, and no way to revoke. In \
-         production\ntake certificates from your own CA; jit-agent does not care who issued them.\n",
+         This is a development CA: its key is not encrypted, and it cannot revoke. In production\n\
+         use certificates from your own CA: the agent's configuration names it.\n",
         text::printable(&args.name),
         text::duration(args.lifetime),
         cert.display(),
@@ -116,7 +116,7 @@ fn issue(args: &IssueArgs) -> Result<Exit, Failure> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     if args.name == "ca" || args.name.starts_with('.') || !args.name.chars().all(plain) {
         return Err(Failure::usage(format!(
-            "--name `{}` becomes a file name: letters, digits, `-`, `_` and `.` only, not `ca`",
+            "--name `{}` cannot be a file name: use letters, digits, `-`, `_`, `.`, and not `ca`",
             args.name
         )));
     }
@@ -164,7 +164,7 @@ fn subject_alt_names(args: &IssueArgs) -> Result<Vec<SanType>, Failure> {
         .map_err(|(option, expected)| Failure::usage(format!("{option} expects {expected}")))?;
     if names.is_empty() {
         return Err(Failure::usage(
-            "what does the certificate bear? Say --dns or --ip for an agent (what controllers \
+            "the certificate needs a name: add --dns or --ip for an agent (what controllers \
              connect to), --uri for a controller (its identity in the agents' configuration)",
         ));
     }

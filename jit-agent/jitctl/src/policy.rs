@@ -1,5 +1,5 @@
-//! `jitctl policy`: which ports a host protects, shown, compared, pushed and confirmed. What a policy
-//! would change is computed by the agent; nothing is decided here.
+//! `jitctl policy`: shows, compares, pushes and confirms which ports a host protects. The agent
+//! computes what a policy would change; nothing is decided here.
 
 mod changes;
 mod section;
@@ -41,11 +41,11 @@ use crate::{
 
 const EXAMPLES: &str = "\
 A policy is a TOML file with the [[port]] sections of the agent's configuration, and optionally
-`version` and `hosts`. It replaces everything that the host protects: a port that is not in it is
-open to all. How far it may go is bounded by [ceiling] in the host's own configuration.
+`version` and `hosts`. It replaces everything that the host protects: a port that it does not name
+is open to all. [ceiling] in the host's own configuration limits what a policy may say.
 
 Examples:
-    jitctl policy show > policy.toml              what is in force, ready to be edited
+    jitctl policy show > policy.toml              the policy in force, as a file to edit
     jitctl policy diff policy.toml                who would be affected; changes nothing
     jitctl policy push policy.toml --signing-key release.key --host web-1 --why CHG-77
     jitctl policy confirm                         within 2 minutes, else the previous one returns";
@@ -62,11 +62,11 @@ pub(crate) struct PolicyArgs {
 enum PolicyCommand {
     /// Print the policy in force, as a file to edit and push
     Show(ShowArgs),
-    /// Say what a policy would change, and whether the agent would take it; change nothing
+    /// Show what a policy would change, and whether the agent would accept it; change nothing
     Diff(DiffArgs),
     /// Sign a policy and put it in force
     Push(PushArgs),
-    /// Keep a policy that waits, over a new connection
+    /// Confirm a policy that waits, over a new connection
     Confirm(ConfirmArgs),
 }
 
@@ -80,10 +80,10 @@ struct ShowArgs {
 #[derive(Args, Debug)]
 #[command(group = ArgGroup::new("what").required(true))]
 struct DiffArgs {
-    /// The policy (TOML); it need not be signed for this
+    /// The policy (TOML), unsigned
     #[arg(group = "what", value_name = "FILE")]
     file: Option<PathBuf>,
-    /// A signed policy that `push --out` wrote
+    /// A file with a signed policy, written by `push --out`
     #[arg(long, group = "what", value_name = "FILE")]
     envelope: Option<PathBuf>,
     /// Print JSON
@@ -97,7 +97,7 @@ struct PushArgs {
     /// The policy (TOML)
     #[arg(group = "what", value_name = "FILE", requires = "signing_key", requires = "why")]
     file: Option<PathBuf>,
-    /// A signed policy that `push --out` wrote
+    /// A file with a signed policy, written by `push --out`
     #[arg(long, group = "what", value_name = "FILE", conflicts_with_all = ["signing_key", "out"])]
     envelope: Option<PathBuf>,
     /// Private key that signs (PKCS#8 PEM), of a [[signer]] with signs = ["policy"]; repeat for
@@ -111,23 +111,23 @@ struct PushArgs {
     /// agent has seen]
     #[arg(long, value_name = "NUMBER")]
     version: Option<u64>,
-    /// Why, in words
+    /// Why the policy changes, in words
     #[arg(long, value_name = "TEXT")]
     why: Option<String>,
-    /// Who wrote it [default: user@hostname]
+    /// Who wrote the policy [default: user@hostname]
     #[arg(long, value_name = "NAME")]
     author: Option<String>,
-    /// Not to be accepted any more from then on: 2027-03-01T08:00:00Z
+    /// Agents accept the signed policy only before this time: 2027-03-01T08:00:00Z
     #[arg(long, value_name = "RFC3339")]
     until: Option<Timestamp>,
     /// How long the agent waits for `confirm` when somebody is shut out: 1s to 1h [default: 2m]
     #[arg(long, value_name = "TIME", value_parser = text::parse_duration)]
     confirm_within: Option<Duration>,
-    /// Confirm at once, over a second connection: enough to know that the agent can be reached
+    /// Confirm at once, over a second connection: this proves that the agent can still be reached
     #[arg(long)]
     confirm: bool,
-    /// Revoke live grants that the policy would refuse (they stay until their end otherwise); needs
-    /// the permission to revoke, too
+    /// Revoke the grants that the policy would refuse (without this, live ones stay until their
+    /// end); also needs the permission to revoke
     #[arg(long)]
     strict: bool,
     /// Write the signed envelope to a new file instead of pushing it
@@ -148,7 +148,7 @@ struct ConfirmArgs {
     json: bool,
 }
 
-/// Does what the command line says.
+/// Runs the subcommand.
 pub(crate) fn run(agent_args: &AgentArgs, args: &PolicyArgs) -> Result<Exit, Failure> {
     match &args.command {
         PolicyCommand::Show(args) => show(agent_args, args),
@@ -185,7 +185,7 @@ fn show(agent_args: &AgentArgs, args: &ShowArgs) -> Result<Exit, Failure> {
         say(format!("in force on {host}: version {version} of {author}, issued {issued}"));
         say(format!("why: {}", state.justification));
         say(match state.signers.is_empty() {
-            true => "signed by keys that this host trusts no longer".into(),
+            true => "signed by keys that this host no longer trusts".into(),
             false => format!("signed by {}", state.signers.join(", ")),
         });
     }
@@ -195,7 +195,7 @@ fn show(agent_args: &AgentArgs, args: &ShowArgs) -> Result<Exit, Failure> {
     if state.accepts_policies {
         say(format!("the next version must be higher than {}", state.highest_version));
     } else {
-        say("this host takes no policies: its configuration has no [ceiling]".into());
+        say("this host accepts no policies: its configuration has no [ceiling]".into());
     }
     for port in &ports {
         out.push('\n');
@@ -212,7 +212,7 @@ fn diff(agent_args: &AgentArgs, args: &DiffArgs) -> Result<Exit, Failure> {
         let what = match (file, envelope) {
             (_, Some(envelope)) => What::Envelope(envelope),
             (Some(file), None) => {
-                // It is compared as if it were for this host, and signed now.
+                // The agent compares it as if it were signed now, for this host.
                 let shown = agent.show_policy().await?;
                 let highest = shown.state.unwrap_or_default().highest_version;
                 let version = file.version.unwrap_or_else(|| highest.saturating_add(1));
@@ -223,10 +223,12 @@ fn diff(agent_args: &AgentArgs, args: &DiffArgs) -> Result<Exit, Failure> {
                     not_after_ms: 0,
                     ports: file.sections.iter().map(v1::PolicyPort::from).collect(),
                     author: "jitctl policy diff".into(),
-                    justification: "a look ahead".into(),
+                    justification: "comparison only".into(),
                 })
             }
-            (None, None) => return Err(Failure::usage("say which policy: a FILE, or --envelope")),
+            (None, None) => {
+                return Err(Failure::usage("name the policy: FILE, or --envelope FILE"));
+            }
         };
         Ok(agent.diff_policy(what).await?)
     })?;
@@ -251,7 +253,7 @@ fn push(agent_args: &AgentArgs, args: &PushArgs) -> Result<Exit, Failure> {
     let envelope = match (&args.file, &args.envelope) {
         (_, Some(path)) => read_envelope(path)?,
         (Some(path), None) => sign(agent_args, args, path)?,
-        (None, None) => return Err(Failure::usage("say which policy: a FILE, or --envelope")),
+        (None, None) => return Err(Failure::usage("name the policy: FILE, or --envelope FILE")),
     };
     if let Some(path) = &args.out {
         files::write_new(path, &envelope.encode_to_vec(), PUBLIC)?;
@@ -288,7 +290,7 @@ fn push(agent_args: &AgentArgs, args: &PushArgs) -> Result<Exit, Failure> {
         }))?;
     } else {
         let mut out = changes.as_ref().map(changes::text).unwrap_or_default();
-        let known = if reason == "known" { ", as it was before" } else { "" };
+        let known = if reason == "known" { " already" } else { "" };
         out.push_str(&format!("policy   version {version} is in force on {name}{known}\n"));
         if *revoked > 0 {
             out.push_str(&format!("revoked  {revoked}\n"));
@@ -364,13 +366,13 @@ fn sign(agent_args: &AgentArgs, args: &PushArgs, path: &Path) -> Result<v1::Enve
     let envelope = seal(POLICY_TYPE, policy.encode_to_vec(), &keys);
     if envelope.encoded_len() > MAX_ENVELOPE_BYTES {
         return Err(Failure::usage(format!(
-            "the policy is larger than the {MAX_ENVELOPE_BYTES} bytes that agents take"
+            "the policy is larger than the {MAX_ENVELOPE_BYTES} bytes that agents accept"
         )));
     }
     Ok(envelope)
 }
 
-/// The policy that file and arguments mean. Time and defaults are arguments.
+/// The policy that file and arguments describe. The time and the default author are arguments.
 fn build(
     args: &PushArgs,
     file: &PolicyFile,
@@ -381,27 +383,28 @@ fn build(
     let hosts = if args.host.is_empty() { &file.hosts } else { &args.host };
     if hosts.is_empty() || hosts.iter().any(|host| host.trim().is_empty()) {
         return Err(Failure::usage(
-            "for which hosts? Say --host ID, or `hosts = [\"...\"]` in the file: the ids that \
-             `jitctl status` shows. An agent is not asked, because it could name another one",
+            "the policy names no hosts: add --host ID, or `hosts = [\"...\"]` in the file, with \
+             the ids that `jitctl status` shows. jitctl does not ask an agent for its id, because \
+             the agent could name another host",
         ));
     }
     let why = args.why.as_deref().unwrap_or_default().trim();
     if why.is_empty() {
-        return Err(Failure::usage("--why is empty; say something there"));
+        return Err(Failure::usage("--why is empty; give it a text"));
     }
     let author = match &args.author {
         Some(author) if author.trim().is_empty() => {
-            return Err(Failure::usage("--author is empty; say something there"));
+            return Err(Failure::usage("--author is empty; give it a text"));
         }
         Some(author) => author.clone(),
         None => default_author().ok_or_else(|| {
             Failure::usage(
-                "cannot tell who you are (no USER, no entry in /etc/passwd); say --author NAME",
+                "cannot find out who you are (no USER, no entry in /etc/passwd); add --author NAME",
             )
         })?,
     };
     if version == 0 {
-        return Err(Failure::usage("a version is 1 or more"));
+        return Err(Failure::usage("version 0 cannot be pushed: versions start at 1"));
     }
     Ok(v1::Policy {
         hosts: hosts.clone(),
@@ -416,7 +419,8 @@ fn build(
 
 fn read_file(path: &Path) -> Result<PolicyFile, Failure> {
     let text = read_text(path, "the policy")?;
-    text.parse().map_err(|why| Failure::files(format!("the policy {}: {why}", path.display())))
+    text.parse()
+        .map_err(|why| Failure::files(format!("cannot use the policy {}: {why}", path.display())))
 }
 
 fn read_envelope(path: &Path) -> Result<v1::Envelope, Failure> {
@@ -430,7 +434,7 @@ fn read_envelope(path: &Path) -> Result<v1::Envelope, Failure> {
     }
 }
 
-/// The same to the second above: nobody counts the rest.
+/// Milliseconds as a duration, rounded up to whole seconds for display.
 fn whole_seconds(milliseconds: i64) -> Duration {
     Duration::from_secs(u64::try_from(milliseconds).unwrap_or(0).div_ceil(1000))
 }

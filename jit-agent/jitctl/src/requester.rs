@@ -1,6 +1,6 @@
-//! Who asks, when the command line does not say.
+//! The requester when the command line names none.
 
-/// `user@hostname` of whoever runs this; behind sudo, of whoever called it.
+/// `user@hostname` of the user who runs the command; under sudo, of the user who ran sudo.
 pub(crate) fn default_requester() -> Option<String> {
     let named = ["SUDO_USER", "USER", "LOGNAME"]
         .into_iter()
@@ -13,7 +13,7 @@ pub(crate) fn default_requester() -> Option<String> {
     Some(format!("{user}@{}", host.trim()))
 }
 
-/// The name that a user database (passwd(5)) gives to a number.
+/// The name of a user id in the text of passwd(5).
 fn user_of(users: &str, uid: u32) -> Option<String> {
     users.lines().find_map(|line| {
         let mut fields = line.split(':');

@@ -1,4 +1,4 @@
-//! Private keys from the command line.
+//! Reads the private keys that the command line names.
 
 use std::path::PathBuf;
 
@@ -7,10 +7,12 @@ use jit_proto::dsse::MAX_SIGNATURES;
 
 use crate::{failure::Failure, files};
 
-/// Reads private keys.
+/// Reads private keys; at most as many as an envelope has room for.
 pub(crate) fn signing_keys(paths: &[PathBuf]) -> Result<Vec<SigningKey>, Failure> {
     if paths.len() > MAX_SIGNATURES {
-        return Err(Failure::usage(format!("a grant bears at most {MAX_SIGNATURES} signatures")));
+        return Err(Failure::usage(format!(
+            "an envelope has at most {MAX_SIGNATURES} signatures; name fewer keys"
+        )));
     }
     paths
         .iter()

@@ -1,4 +1,4 @@
-//! Which agent is meant: options and environment become a checked [`Target`].
+//! Which agent to talk to: options and environment become a checked [`Target`].
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
@@ -10,35 +10,35 @@ use crate::{failure::Failure, text};
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Which agent to talk to, and as whom. Every one has an environment variable behind it.
+/// Which agent to talk to, and as whom. Each option can also be set as an environment variable.
 #[derive(Args, Debug, Default)]
 #[command(next_help_heading = "Agent")]
 pub(crate) struct AgentArgs {
     /// Agent to talk to over TLS 1.3; the port defaults to 7443 [env: JITCTL_AGENT]
     #[arg(long, global = true, value_name = "HOST:PORT", conflicts_with = "socket")]
     pub(crate) agent: Option<String>,
-    /// CA certificates (PEM) that the agent's certificate must come from [env: JITCTL_CA]
+    /// Certificates (PEM) of the CAs that may have issued the agent's certificate [env: JITCTL_CA]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
-    /// Own certificate chain (PEM), shown to the agent [env: JITCTL_CERT]
+    /// Client certificate chain (PEM) to show to the agent [env: JITCTL_CERT]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) cert: Option<PathBuf>,
     /// Private key (PEM) of --cert [env: JITCTL_KEY]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) key: Option<PathBuf>,
-    /// Name or address that the agent's certificate must bear, if not that of --agent
+    /// Name or address that the agent's certificate must contain [default: the host of --agent]
     /// [env: JITCTL_SERVER_NAME]
     #[arg(long, global = true, value_name = "NAME")]
     pub(crate) server_name: Option<String>,
     /// Talk to the agent on this machine through its unix socket instead [env: JITCTL_SOCKET]
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
-    /// How long to wait for a connection, and for an answer [default: 10s] [env: JITCTL_TIMEOUT]
+    /// Longest wait for a connection, and for an answer [default: 10s] [env: JITCTL_TIMEOUT]
     #[arg(long, global = true, value_name = "TIME", value_parser = text::parse_duration)]
     pub(crate) timeout: Option<Duration>,
 }
 
-/// The agent that the command line names, or the environment where that is silent.
+/// The agent that the command line names, or else the environment.
 pub(crate) fn target(
     args: &AgentArgs,
     env: impl Fn(&str) -> Option<OsString>,
@@ -57,7 +57,7 @@ pub(crate) fn target(
         (None, Some(value)) => text::parse_duration(&value)
             .map_err(|why| Failure::usage(format!("JITCTL_TIMEOUT: {why}")))?,
     };
-    // An option beats the environment, also the other option's variable.
+    // An option takes precedence over both variables, also over the other option's.
     let (agent, socket) = match (&args.agent, &args.socket) {
         (None, None) => (env_text("JITCTL_AGENT")?, env("JITCTL_SOCKET").map(PathBuf::from)),
         (agent, socket) => (agent.clone(), socket.clone()),
@@ -65,7 +65,7 @@ pub(crate) fn target(
     let agent = match (agent, socket) {
         (Some(_), Some(_)) => {
             return Err(Failure::usage(
-                "both JITCTL_AGENT and JITCTL_SOCKET are set; unset one, or say --agent or \
+                "both JITCTL_AGENT and JITCTL_SOCKET are set; unset one, or use --agent or \
                  --socket",
             ));
         }
@@ -98,7 +98,7 @@ pub(crate) fn target(
     };
     let name = ServerName::try_from(name.clone()).map_err(|_| {
         Failure::usage(format!(
-            "`{name}` is not a name or an address that a certificate can bear; say --server-name"
+            "`{name}` is not a name or an address that a certificate can contain; add --server-name"
         ))
     })?;
     Ok(Target { way: Way::Tls(Box::new(Tls { host, port, name, ca, cert, key })), timeout })

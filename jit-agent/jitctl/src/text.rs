@@ -1,4 +1,4 @@
-//! Durations and moments as people write and read them, and standard output.
+//! Durations and times as people write and read them, and standard output.
 
 use std::{
     io::{ErrorKind, Write as _},
@@ -14,7 +14,7 @@ use jit_proto::{
 
 use crate::failure::Failure;
 
-/// Writes to standard output. A reader that went away ends the command without an error.
+/// Writes to standard output. When its reader has closed it, the command ends without an error.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| match error.kind() {
@@ -28,7 +28,7 @@ pub(crate) fn print_json(value: &serde_json::Value) -> Result<(), Failure> {
     print(&format!("{}\n", json_line(value)))
 }
 
-/// The same on many lines.
+/// As [`print_json`], on several lines.
 pub(crate) fn print_pretty(value: &serde_json::Value) -> Result<(), Failure> {
     print(&format!("{}\n", json_pretty(value)))
 }
@@ -40,7 +40,7 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let signed = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| bad())?;
     match Duration::try_from(signed) {
         Ok(duration) if duration >= Duration::from_millis(1) => Ok(duration),
-        _ => Err(format!("`{text}` is not longer than nothing")),
+        _ => Err(format!("`{text}` is not longer than zero")),
     }
 }
 

@@ -1,4 +1,5 @@
-//! `jitctl watch`: events as they happen, resumed behind the last one when a connection breaks.
+//! `jitctl watch`: events as they happen. When the connection breaks, it resumes after the last
+//! one.
 
 use std::time::Duration;
 
@@ -6,7 +7,7 @@ use jit_client::{Agent, CallError, Target, exit::Exit, status};
 
 use crate::{cli::WatchArgs, connect, failure::Failure, target::AgentArgs, text};
 
-/// First wait before connecting again; doubled up to [`LONGEST_WAIT`].
+/// First wait before it connects again; each wait is twice the last, up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
@@ -28,7 +29,7 @@ pub(crate) fn run(agent_args: &AgentArgs, args: &WatchArgs) -> Result<Exit, Fail
     })
 }
 
-/// Prints events until the stream ends; `cursor` is always behind the last one printed.
+/// Prints events until the stream ends; `cursor` is that of the last event printed.
 async fn follow(agent: &mut Agent, cursor: &mut String, json: bool) -> Result<(), Failure> {
     let mut events = agent.watch(cursor.clone()).await?;
     while let Some(event) = agent.next_event(&mut events).await? {

@@ -1,5 +1,5 @@
-//! The agent as it will be after a change of the tables' layouts, with all else the same: a test
-//! upgrades to it and back, under attempts to get in.
+//! The agent with other layouts of the tables, and no other change: a test upgrades to it and back,
+//! while others try to get in.
 
 use std::process::ExitCode;
 

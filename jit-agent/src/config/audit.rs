@@ -4,25 +4,25 @@ use std::ops::RangeInclusive;
 
 use crate::config::{raw, value};
 
-/// Size at which a file of the audit is full, bytes, and full files that are kept: 544 MiB at most,
-/// some two years of 200 grants a day.
+/// Defaults: the size of a full file, bytes, and the number of full files to keep. Together at most
+/// 544 MiB, about two years with 200 grants a day.
 const DEFAULT_SIZE: u64 = 32 * 1024 * 1024;
 const DEFAULT_KEEP: u32 = 16;
-/// Smallest and largest file of the audit, bytes, and most that are kept.
+/// Limits: the size of a full file, bytes, and the number of full files to keep.
 const SIZES: RangeInclusive<u64> = 64 * 1024..=1024 * 1024 * 1024;
 const MAX_KEEP: u32 = 10_000;
 
-/// Sizes of the audit's files.
+/// Size and number of the audit's files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Audit {
+pub struct AuditConfig {
     /// Size at which a file is full, bytes.
     pub max_size: u64,
-    /// Full files that are kept beside the one that is written to.
+    /// Number of full files to keep, beside the one that the agent writes to.
     pub keep: u32,
 }
 
-impl Audit {
-    /// Of `[audit]`.
+impl AuditConfig {
+    /// Checks an `[audit]`.
     pub(super) fn new(raw: raw::Audit) -> Result<Self, String> {
         let raw::Audit { max_size, keep } = raw;
         let max_size = max_size.map_or(Ok(DEFAULT_SIZE), |text| {

@@ -31,8 +31,8 @@ pub(super) fn ceiling(raw: raw::Ceiling, keyring: &Keyring) -> Result<Ceiling, S
     let policy_approvals = policy_approvals.map_or(1, usize::from);
     if policy_approvals == 0 || policy_approvals > signing {
         return Err(at(format!(
-            "policy_approvals: {policy_approvals}, but there are {signing} [[signer]] keys with \
-             signs = [\"policy\"]; from 1 to that"
+            "policy_approvals: {policy_approvals} is not from 1 to {signing}, the number of \
+             [[signer]] keys with signs = [\"policy\"]"
         )));
     }
     if approvals == Some(0) {

@@ -11,30 +11,30 @@ use jit_proto::permission::Permissions;
 
 use crate::{config::raw, rules::policy::Policy};
 
-/// The listening port for controllers.
+/// Where controllers connect, and the certificates.
 #[derive(Clone, Debug)]
 pub struct Control {
-    /// Address and port.
+    /// Address and TCP port to listen on.
     pub listen: SocketAddr,
     /// The agent's certificate chain, PEM.
     pub certificate: PathBuf,
     /// Its private key, PEM.
     pub key: PathBuf,
-    /// Certificates that controllers' certificates must descend from, PEM.
+    /// Certificates of the CAs that issue controllers' certificates, PEM.
     pub client_ca: PathBuf,
 }
 
-/// Who may talk to the agent, and what they may do.
+/// A controller that may connect, and what it may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Controller {
-    /// A subject alternative name of its certificate: a URI or a DNS name.
+    /// A subject alternative name in its certificate: a URI or a DNS name.
     pub identity: String,
     /// What it may do.
     pub may: Permissions,
 }
 
 impl Control {
-    /// Of `[control]`; paths are meant from the directory of the configuration.
+    /// Checks a `[control]`. Relative paths start in `directory`, that of the configuration.
     pub(super) fn new(
         raw: raw::Control,
         directory: &Path,
@@ -43,11 +43,11 @@ impl Control {
         let raw::Control { listen, certificate, key, client_ca } = raw;
         let listen: SocketAddr = listen
             .parse()
-            .map_err(|_| format!("[control] listen: {listen:?} is not address:port"))?;
+            .map_err(|_| format!("[control] listen: {listen:?} is not ADDRESS:PORT"))?;
         if policy.port(PortKey { protocol: Protocol::Tcp, port: listen.port() }).is_some() {
             return Err(format!(
-                "[control] listen: port {} is protected by a [[port]] section; the gate would lock \
-                 the controllers out",
+                "[control] listen: a [[port]] section protects port {}, so the gate would lock the \
+                 controllers out; listen on another port",
                 listen.port()
             ));
         }
@@ -61,7 +61,7 @@ impl Control {
 }
 
 impl Controller {
-    /// Of a `[[controller]]`.
+    /// Checks a `[[controller]]`.
     fn new(raw: raw::Controller) -> Result<Self, String> {
         let raw::Controller { identity, may } = raw;
         if identity.is_empty() {
@@ -70,12 +70,14 @@ impl Controller {
         Ok(Self { identity, may: may.into_iter().collect() })
     }
 
-    /// All `[[controller]]` sections; no identity stands in two of them.
+    /// Checks all `[[controller]]` sections: no two have the same identity.
     pub(super) fn all(raw: Vec<raw::Controller>) -> Result<Vec<Self>, String> {
         let all = raw.into_iter().map(Self::new).collect::<Result<Vec<_>, _>>()?;
         let mut identities = BTreeSet::new();
         match all.iter().find(|one| !identities.insert(&one.identity)) {
-            Some(twice) => Err(format!("[[controller]] {:?} stands twice", twice.identity)),
+            Some(twice) => {
+                Err(format!("[[controller]] identity {:?} is in two sections", twice.identity))
+            }
             None => Ok(all),
         }
     }

@@ -1,39 +1,39 @@
-//! `[gate]`: what is attached where, and how.
+//! `[gate]`: which interfaces get programs, and how they are attached.
 
 use jit_proto::port_section::Mode;
 
 use crate::config::{interfaces::InterfaceFilter, raw};
 
-/// What is attached where.
+/// Which interfaces get programs, and how they are attached.
 #[derive(Clone, Debug)]
-pub struct Gate {
-    /// Count, drop nothing.
+pub struct GateConfig {
+    /// Observe mode of the whole gate: packets that would be dropped are counted and pass.
     pub observe: bool,
-    /// Which interfaces.
+    /// The interfaces to gate.
     pub interfaces: InterfaceFilter,
-    /// How.
+    /// The hook to attach the programs through.
     pub hook: HookChoice,
-    /// Whether look-ups of listening sockets are guarded too.
+    /// Whether the socket guard also checks look-ups of listening sockets.
     pub socket_guard: bool,
 }
 
-/// How the programs are attached.
+/// The value of `hook`: how the programs are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HookChoice {
-    /// The best that works: native XDP, TC, generic XDP, else the socket guard alone.
+    /// The first that works: native XDP, TC, generic XDP; else the socket guard alone.
     Auto,
-    /// A classifier of a clsact qdisc, also where the kernel has links for TC.
+    /// Only a classifier of a clsact qdisc, also where the kernel has TC links.
     Clsact,
-    /// Generic XDP only.
+    /// Only generic XDP.
     Generic,
-    /// Native XDP only.
+    /// Only native XDP.
     Native,
-    /// TC: by a link, or by a classifier where the kernel has none (before 6.6).
+    /// Only TC: a link, or a classifier where the kernel has no TC links (before Linux 6.6).
     Tc,
 }
 
-impl Gate {
-    /// Of `[gate]`.
+impl GateConfig {
+    /// Checks a `[gate]`.
     pub(super) fn new(raw: raw::Gate) -> Result<Self, String> {
         let raw::Gate { mode, interfaces, exclude, hook, socket_guard } = raw;
         let observe = mode.is_some_and(|mode| mode == Mode::Observe);

@@ -1,6 +1,6 @@
-//! What the command line must know of a configuration at 3 a.m., also of a broken one: each key as
-//! far as it can be read, else its default. Nothing here is checked; the agent runs by a
-//! [`Config`](crate::config::Config) alone.
+//! The part of a configuration that the on-call commands need, also when the file is broken: each
+//! key that can be read, and the default of every other. Nothing here is checked; the agent itself
+//! runs only with a [`Config`](crate::config::Config).
 
 use std::{
     fs,
@@ -16,27 +16,26 @@ use crate::config::{interfaces::InterfaceFilter, paths::Paths};
 /// A configuration as far as it can be read.
 #[derive(Clone, Debug)]
 pub struct Glimpse {
-    /// Where things are kept.
+    /// The directories of the agent.
     pub paths: Paths,
-    /// The id that grants name; empty when the file does not say.
+    /// The id that grants name; empty when the file has none.
     pub host: String,
-    /// Which interfaces are to be gated; all, when the file does not say.
+    /// The interfaces to gate; all when the file names none.
     pub interfaces: InterfaceFilter,
-    /// The file itself, and the key and certificate files that it names.
+    /// The paths of the file itself, and of the key and certificate files that it names.
     pub files: Vec<PathBuf>,
-    /// Why the paths may not be the agent's: the file is there, but cannot be read or is no TOML.
+    /// Why `paths` may be wrong: the file exists, but cannot be read or is not TOML.
     pub unreadable: Option<String>,
 }
 
 impl Glimpse {
-    /// Reads a file. A file that does not exist has the defaults.
+    /// Reads a file. A file that does not exist gives the defaults.
     pub fn of(path: &Path) -> Self {
         let (table, unreadable) = match read(path) {
             Ok(table) => (table, None),
             Err(cause) => {
                 let path = path.display();
-                let why =
-                    format!("{path} cannot be read ({cause}); the default paths are looked at");
+                let why = format!("{path} cannot be read ({cause}); the default paths are used");
                 (Table::new(), Some(why))
             }
         };

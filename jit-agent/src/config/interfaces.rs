@@ -1,8 +1,8 @@
-//! Which interfaces are gated, by globs.
+//! The globs that choose the interfaces to gate.
 
 use glob::Pattern;
 
-/// Which interfaces are gated.
+/// The interfaces to gate: every name that matches `include` and not `exclude`.
 #[derive(Clone, Debug)]
 pub struct InterfaceFilter {
     include: Vec<Pattern>,
@@ -18,10 +18,10 @@ impl Default for InterfaceFilter {
 }
 
 impl InterfaceFilter {
-    /// From the globs of `[gate] interfaces` (all, when it does not say) and `exclude`.
+    /// From the globs of `[gate] interfaces` (`None`: every interface) and `exclude`.
     ///
     /// # Errors
-    /// A glob that is none, or no interface at all.
+    /// A text is not a glob, or `interfaces` is empty.
     pub fn new(interfaces: Option<Vec<String>>, exclude: &[String]) -> Result<Self, String> {
         let patterns = |key: &str, globs: &[String]| {
             let pattern = |glob: &String| {
@@ -34,7 +34,9 @@ impl InterfaceFilter {
             None => Self::default().include,
         };
         if include.is_empty() {
-            return Err("[gate] interfaces is empty: nothing would be gated; [\"*\"] is all".into());
+            return Err(
+                "[gate] interfaces is empty: nothing would be gated; write [\"*\"] for all".into(),
+            );
         }
         Ok(Self { include, exclude: patterns("exclude", exclude)? })
     }
@@ -50,7 +52,7 @@ impl InterfaceFilter {
         self.exclude.is_empty() && self.include.iter().any(|pattern| pattern.as_str() == "*")
     }
 
-    /// Names that stand in `interfaces` without a wildcard: they must exist.
+    /// Names in `interfaces` without a wildcard: these interfaces must exist.
     pub fn exact_names(&self) -> impl Iterator<Item = &str> {
         self.include
             .iter()

@@ -1,4 +1,4 @@
-//! `[limits]`: sizes of the kernel's tables, and how long a grant may be.
+//! `[limits]`: sizes of the kernel's tables, and the longest grant.
 
 use std::time::Duration;
 
@@ -6,25 +6,25 @@ use jit_proto::toml_value::duration;
 
 use crate::rules::claims::Capacity;
 
-/// No grant is longer than this unless `[limits] max_duration` says so.
+/// `max_duration` where the file does not set it: the longest grant on any port.
 pub(super) const DEFAULT_MAX_DURATION: Duration = Duration::from_secs(24 * 3600);
-/// Kernel table sizes that do not say.
+/// Sizes of the kernel's tables where the file does not set them, entries.
 const DEFAULT_HOSTS: u32 = 131_072;
 const DEFAULT_PREFIXES: u32 = 16_384;
-/// Most entries of a kernel table.
+/// The most entries of one kernel table.
 const MAX_ENTRIES: u32 = 4_194_304;
 
-/// Sizes of the kernel's tables. The length of the table of hits follows from them.
+/// Sizes of the kernel's tables, entries. The length of the table of hits follows from them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Grants for single addresses.
+    /// Entries for single addresses.
     pub hosts: u32,
-    /// Grants for prefixes, for each family.
+    /// Entries for prefixes, for each address family.
     pub prefixes: u32,
 }
 
 impl Limits {
-    /// Of `[limits]`.
+    /// Checks the sizes in `[limits]`.
     pub(super) fn new(hosts: Option<u32>, prefixes: Option<u32>) -> Result<Self, String> {
         let limit = |key: &str, value: Option<u32>, default: u32| match value.unwrap_or(default) {
             entries @ 1..=MAX_ENTRIES => Ok(entries),
@@ -36,8 +36,9 @@ impl Limits {
         })
     }
 
-    /// Grants that can be held at once. More than there are entries, because a grant may be renewed
-    /// while the tables are full: the new one claims the places of the old.
+    /// The number of grants that can be held at once. It is larger than the number of entries: a
+    /// grant may be renewed while the tables are full, because the new one shares the entries of
+    /// the old.
     pub const fn slots(self) -> u32 {
         2 * (self.hosts + 2 * self.prefixes) + 1
     }
@@ -50,7 +51,7 @@ impl From<Limits> for Capacity {
     }
 }
 
-/// How long a grant may be, of `[limits] max_duration`.
+/// The longest grant on any port: `[limits] max_duration`.
 pub(super) fn max_duration(text: Option<String>) -> Result<Duration, String> {
     text.map_or(Ok(DEFAULT_MAX_DURATION), |text| duration("[limits] max_duration", &text))
 }

@@ -1,24 +1,24 @@
-//! `[paths]`: where things are kept, and the defaults of it.
+//! `[paths]`: the directories of the agent, and their defaults.
 
 use std::path::{Path, PathBuf};
 
 use crate::{config::raw, system::owner::Owner};
 
-/// Default place of the configuration.
+/// Default path of the configuration file.
 pub const DEFAULT_PATH: &str = "/etc/jit-agent/config.toml";
-/// Where the shipped unit keeps the state.
+/// State directory of the shipped systemd unit.
 const DEFAULT_STATE: &str = "/var/lib/jit-agent";
 const DEFAULT_RUNTIME: &str = "/run/jit-agent";
 const DEFAULT_PINS: &str = "/sys/fs/bpf/jit-agent";
 
-/// Where things are kept.
+/// The directories of the agent; absolute paths.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Paths {
-    /// Database, audit and the host's key; survives reboots.
+    /// Directory of the database, the audit and the host's key; it must survive reboots.
     pub state: PathBuf,
-    /// Unix socket.
+    /// Directory of the unix socket.
     pub runtime: PathBuf,
-    /// Pins, on a BPF file system.
+    /// Directory of the pins, on a BPF file system.
     pub pins: PathBuf,
 }
 
@@ -33,7 +33,7 @@ impl Default for Paths {
 }
 
 impl Paths {
-    /// Of `[paths]`.
+    /// Checks a `[paths]`.
     pub(super) fn new(raw: raw::Paths) -> Result<Self, String> {
         let raw::Paths { state, runtime, pins } = raw;
         let default = Self::default();
@@ -46,18 +46,18 @@ impl Paths {
             [("state", &paths.state), ("runtime", &paths.runtime), ("pins", &paths.pins)]
         {
             if !path.is_absolute() {
-                return Err(format!("[paths] {key}: {} is not absolute", path.display()));
+                return Err(format!("[paths] {key}: {} is not an absolute path", path.display()));
             }
         }
         Ok(paths)
     }
 
-    /// The unix socket for the command line.
+    /// Path of the unix socket for the command line.
     pub fn socket(&self) -> PathBuf {
         self.runtime.join("agent.sock")
     }
 
-    /// The user other than root whom the service runs as: the owner of the state directory.
+    /// The user that the service runs as, when it is not root: the owner of the state directory.
     pub fn owner(&self) -> Option<Owner> {
         Owner::of(&self.state, self.state == Path::new(DEFAULT_STATE))
     }

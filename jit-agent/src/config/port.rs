@@ -1,4 +1,4 @@
-//! `[[port]]`: what is protected.
+//! `[[port]]`: the protected ports.
 
 use std::time::Duration;
 
@@ -6,7 +6,8 @@ use jit_proto::port_section::{TomlSection, stands_twice};
 
 use crate::rules::policy::Policy;
 
-/// All sections; no port stands in two of them. `signers`: how many keys sign grants.
+/// Checks all `[[port]]` sections: no two name the same port. `signers` is the number of keys that
+/// sign grants.
 pub(super) fn policy(
     sections: Vec<TomlSection>,
     signers: usize,

@@ -1,4 +1,4 @@
-//! The configuration file as it is written: serde and nothing else.
+//! The configuration file as TOML, unchecked: one type for each section.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! `[[signer]]`: the keys that are trusted, and what each of them may sign.
+//! `[[signer]]`: the trusted keys, and what each of them may sign.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use crate::{
     system::sys,
 };
 
-/// All keys; their files are meant from the directory of the configuration, and read.
+/// Reads the files of all keys. Relative paths start in `directory`, that of the configuration.
 pub(super) fn keyring(signers: Vec<raw::Signer>, directory: &Path) -> Result<Keyring, String> {
     let mut keyring = Keyring::default();
     for signer in signers {
@@ -31,7 +31,7 @@ fn add_signer(keyring: &mut Keyring, raw: raw::Signer, directory: &Path) -> Resu
         return Err("id is empty".into());
     }
     if keyring.signers().iter().any(|signer| signer.id == id) {
-        return Err("the id stands twice".into());
+        return Err("the id is in two sections".into());
     }
     let mandate = Mandate {
         grants: signs.contains(&raw::Signs::Grant),
@@ -44,10 +44,12 @@ fn add_signer(keyring: &mut Keyring, raw: raw::Signer, directory: &Path) -> Resu
         sources: parsed("sources", sources)?,
     };
     if signs.is_empty() {
-        return Err("signs is empty: the key could sign nothing; leave it out for grants".into());
+        return Err(
+            "signs is empty: the key could sign nothing; leave it out for grants only".into()
+        );
     }
     if !mandate.grants && (mandate.ports.is_some() || mandate.sources.is_some()) {
-        return Err("ports and sources limit grants, and `signs` does not list \"grant\"".into());
+        return Err("ports and sources limit grants, but `signs` does not list \"grant\"".into());
     }
     if let (Some(from), Some(to)) = (mandate.not_before, mandate.not_after)
         && to <= from

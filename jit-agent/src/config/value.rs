@@ -1,15 +1,15 @@
-//! Single values as people write them: lists and sizes. Others are in `jit_proto::toml_value`.
+//! Parses lists and sizes. Other values are in `jit_proto::toml_value`.
 
 use std::{fmt, str::FromStr};
 
-/// A list that is either left out or not empty: an empty one would look like no limit.
+/// A list that is left out, or not empty: an empty one would look like no limit.
 pub(super) fn parsed<T: FromStr<Err: fmt::Display>>(
     key: &str,
     texts: Option<Vec<String>>,
 ) -> Result<Option<Vec<T>>, String> {
     let Some(texts) = texts else { return Ok(None) };
     if texts.is_empty() {
-        return Err(format!("{key} is empty: that allows nothing; leave it out for no limit"));
+        return Err(format!("{key} is empty, which allows nothing; leave it out for no limit"));
     }
     each(key, &texts).map(Some)
 }

@@ -1,9 +1,8 @@
 //! The audit: what happened on this host, in a chain that shows what was changed or left out.
 //!
-//! [`Audit`] writes it; the gate, as the single writer, owns the one that a running agent has.
-//! `append` never fails and never waits: a full disk must not hold up a revocation. Whoever must be
-//! sure, because something is about to open, asks [`Audit::sync`]. What a reader does is in
-//! [`verify`], which needs no agent.
+//! [`Audit`] writes it; in a running agent the gate owns it, as the single writer. `append` never
+//! fails and never waits: a full disk must not delay a revocation. Before something opens, the gate
+//! calls [`Audit::sync`] to be sure. [`verify`] reads the audit, and needs no agent.
 
 mod chain;
 mod code;
@@ -41,36 +40,36 @@ use crate::{
     system::sys::{self, FileError},
 };
 
-/// Records that wait in memory while the disk takes none; later ones are counted and lost.
+/// The most records that wait in memory while the disk takes none; later ones are counted and lost.
 const MAX_WAITING: usize = 8192;
-/// Records that are written in one go.
+/// The most records of one write.
 const MAX_BATCH: usize = 2048;
-/// How long a record may wait for the disk, boot nanoseconds.
+/// The longest time before a record is synced, boot nanoseconds.
 const SYNC_NANOS: u64 = 1_000_000_000;
 
-/// The audit as its one writer has it.
+/// The audit, for its single writer.
 #[derive(Debug)]
 pub struct Audit {
     place: Place,
-    /// `None` until everything could be opened.
+    /// `None` until key and files could be opened.
     open: Option<Open>,
     waiting: VecDeque<(WallTime, Record)>,
-    /// Records that found no place in `waiting`, and since when.
+    /// Number of records that had no room in `waiting`, and when that began.
     lost: Option<(u64, WallTime)>,
-    /// Why nothing is written.
+    /// Why nothing is written; `None`: all is well.
     problem: Option<String>,
-    /// What was wrong with the files that are there.
+    /// What was wrong with the files.
     damage: Option<String>,
     next_sync: BootNanos,
     signed: Option<SignedHead>,
 }
 
 impl Audit {
-    /// Opens the audit in a state directory, or begins one. A disk that does not take it is no
+    /// Opens the audit in a state directory, or begins one. A disk that cannot be written is not an
     /// error: [`Audit::problem`] says why, and it is tried again.
     ///
     /// # Errors
-    /// Files that somebody else could have written.
+    /// Somebody else could have written the files.
     pub fn open(state: &Path, settings: Settings, now: Now) -> Result<Self, FileError> {
         let mut audit = Self {
             place: Place::new(state, settings),
@@ -90,7 +89,7 @@ impl Audit {
         Ok(audit)
     }
 
-    /// Takes other sizes; the host's id stays.
+    /// Changes the sizes; the host's id stays.
     pub fn resize(&mut self, max_size: u64, keep: u32) {
         self.place.settings.max_size = max_size;
         self.place.settings.keep = keep;
@@ -110,13 +109,13 @@ impl Audit {
     }
 
     /// Writes records that something depends on, and waits for the disk. When this fails they are
-    /// not tried again: what they would record must not happen.
+    /// not tried again: what they record must not happen.
     ///
     /// # Errors
-    /// Why the disk does not take them. A sync that failed may leave them in the file all the same;
-    /// the caller then adds what became of it.
+    /// Why the records could not be written. A sync that failed may leave them in the file all the
+    /// same; the caller then appends a record of what happened instead.
     pub fn commit(&mut self, records: Vec<Record>, now: Now) -> Result<(), AuditError> {
-        // What is older comes first; while it cannot be written, nothing new can.
+        // Older records come first; while they cannot be written, new ones cannot either.
         self.try_write(now).inspect_err(|error| self.fail(error))?;
         self.waiting.extend(records.into_iter().map(|record| (now.wall, record)));
         let result = self.sync(now);
@@ -124,8 +123,8 @@ impl Audit {
         result
     }
 
-    /// Hands what waits to the kernel; after that only a crash of the machine can lose it. A failure
-    /// is kept as the problem. Syncs when that is due.
+    /// Writes waiting records to the file, without a sync: only a crash of the machine can then
+    /// lose them. Syncs when that is due. [`Audit::problem`] has a failure.
     pub fn flush(&mut self, now: Now) {
         if now.boot >= self.next_sync {
             drop(self.sync(now));
@@ -134,7 +133,7 @@ impl Audit {
         }
     }
 
-    /// Writes what waits, waits for the disk, and signs the new end.
+    /// Writes waiting records, syncs, and signs the new end.
     pub fn sync(&mut self, now: Now) -> Result<(), AuditError> {
         self.next_sync = BootNanos(now.boot.0.saturating_add(SYNC_NANOS));
         let result = self.try_write(now).and_then(|()| self.try_sync(now));
@@ -145,12 +144,12 @@ impl Audit {
         result
     }
 
-    /// Why nothing can be written now.
+    /// Why nothing can be written now; `None`: all is well.
     pub fn problem(&self) -> Option<&str> {
         self.problem.as_deref()
     }
 
-    /// What was wrong with the files when they were opened or looked at.
+    /// What was wrong with the files when they were opened or checked.
     pub fn damage(&self) -> Option<&str> {
         self.damage.as_deref()
     }
@@ -160,8 +159,8 @@ impl Audit {
         self.signed.as_ref()
     }
 
-    /// Looks whether the file that is written to is still the one of that name, and as long as it
-    /// was left.
+    /// Checks that the open file is still the one with the current file's name, and that its length
+    /// is that after the last write.
     pub fn check(&mut self, now: Now) {
         let Some(open) = &self.open else { return };
         let path = self.place.directory.join(CURRENT);
@@ -177,7 +176,7 @@ impl Audit {
         let Some(what) = what else { return };
         let known = segment.tip;
         tracing::error!("audit: {what}");
-        // Opened anew, the file that is there now is compared with what was known of it.
+        // It is opened again, which compares the present file with what is known.
         self.open = None;
         self.report_damage(&what, now);
         if let Err(error) = self.reopen(Some(known), now) {
@@ -237,7 +236,7 @@ impl Audit {
         *synced = segment.tip;
         let Segment { number: file, tip, .. } = *segment;
         let head = Head { host: settings.host.clone(), file, tip, time: now.wall };
-        // After the sync: on the disk the head never names what the file does not have.
+        // After the sync, so that the head on the disk names only records that are on the disk.
         let signed = head.sign(key);
         head_file::write(directory, &signed)?;
         self.signed = Some(signed);
@@ -251,7 +250,7 @@ impl Audit {
         self.open.as_mut().ok_or_else(|| AuditError::Busy(self.place.directory.clone()))
     }
 
-    /// Opens the audit and says in it what was wrong.
+    /// Opens the audit, and records in it what was wrong.
     fn reopen(&mut self, known: Option<Tip>, now: Now) -> Result<(), AuditError> {
         let Reopened { open, notes, damage } = reopen(&self.place, known, now)?;
         self.open = Some(open);
@@ -275,7 +274,7 @@ impl Audit {
         *segment = match Segment::follow(&self.place, key, number, oldest, tip, now) {
             Ok(next) => next,
             Err(error) => {
-                // As it was; if that fails as well, the next start goes on after the full file.
+                // Rename it back. If that fails too, the next start continues after the full file.
                 drop(fs::rename(&full, &path));
                 return Err(error);
             }

@@ -1,8 +1,8 @@
-//! The host's own key: an Ed25519 key that is made at the first start and signs what this host says
+//! The host's own key: an Ed25519 key, made at the first start. It signs what this host reports
 //! about itself, such as the end of its audit.
 //!
-//! It proves where something came from to those who have the public half; it protects nothing from
-//! root on this machine, who can use it as well.
+//! A signature proves its origin to those who have the public key. It is no protection from root on
+//! this machine, who can use the key as well.
 
 use std::{
     fs,
@@ -22,47 +22,47 @@ use sha2::{Digest as _, Sha256};
 
 use crate::system::sys::{self, FileError};
 
-/// The private half, PKCS#8 in PEM, mode 0600.
+/// File of the private key, PKCS#8 in PEM, mode 0600.
 const PRIVATE: &str = "host.key";
-/// The public half, SubjectPublicKeyInfo in PEM.
+/// File of the public key, SubjectPublicKeyInfo in PEM.
 const PUBLIC: &str = "host.pub.pem";
-/// What public halves of keys that are no longer used are called.
+/// Beginning and end of the file names of public keys that are no longer used.
 const RETIRED: (&str, &str) = ("host-", ".pub.pem");
 
-/// The key.
+/// The host's private key.
 #[derive(Debug)]
 pub struct HostSigningKey {
     key: SigningKey,
     id: String,
 }
 
-/// A public half.
+/// A host's public key.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HostPublicKey {
     key: VerifyingKey,
     id: String,
 }
 
-/// Where a key came from.
+/// How a key came to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// It was there.
+    /// The file existed.
     Found,
-    /// It was made, because there was none.
+    /// The key was made, because there was no file.
     Made,
-    /// It was made, because the one that was there could not be read; that file was kept.
+    /// The key was made, because the file could not be read. That file is kept.
     Replaced(PathBuf),
 }
 
 impl HostSigningKey {
-    /// Reads the key in the state directory, or makes it.
+    /// Reads the key in the state directory, or makes one.
     pub fn open(state: &Path) -> Result<(Self, Origin), FileError> {
         let path = state.join(PRIVATE);
         match sys::read_trusted(&path) {
             Ok(pem) => {
                 if let Ok(key) = SigningKey::from_pkcs8_pem(&pem) {
                     let key = Self::new(key);
-                    // The public half may be missing after a crash.
+                    // The file of the public key may be missing after a crash.
                     if HostPublicKey::read(&state.join(PUBLIC)).ok().as_ref() != Some(&key.public())
                     {
                         key.write_public(state)?;
@@ -85,17 +85,17 @@ impl HostSigningKey {
         }
     }
 
-    /// First 8 bytes of the SHA-256 of the public half (SubjectPublicKeyInfo, DER), hex.
+    /// First 8 bytes of the SHA-256 of the public key (SubjectPublicKeyInfo, DER), hex.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// The public half.
+    /// The public key.
     pub fn public(&self) -> HostPublicKey {
         HostPublicKey::new(self.key.verifying_key())
     }
 
-    /// Ed25519 over these bytes.
+    /// Signs these bytes with Ed25519.
     pub fn sign(&self, message: &[u8]) -> [u8; 64] {
         self.key.sign(message).to_bytes()
     }
@@ -114,7 +114,7 @@ impl HostSigningKey {
         let pem = key.key.to_pkcs8_pem(LineEnding::LF).map_err(|error| {
             io("encode", &path)(std::io::Error::new(ErrorKind::InvalidData, error.to_string()))
         })?;
-        // What an earlier key has signed can still be checked.
+        // The old public key stays, so that its signatures can still be checked.
         let public = state.join(PUBLIC);
         if let Ok(old) = HostPublicKey::read(&public) {
             let (prefix, suffix) = RETIRED;
@@ -144,7 +144,7 @@ impl HostPublicKey {
         Self { key, id }
     }
 
-    /// Reads one in PEM.
+    /// Reads a public key in PEM.
     pub fn read(path: &Path) -> Result<Self, FileError> {
         let pem = fs::read_to_string(path).map_err(io("read", path))?;
         let key = VerifyingKey::from_public_key_pem(&pem).map_err(|error| {
@@ -154,7 +154,7 @@ impl HostPublicKey {
         Ok(Self::new(key))
     }
 
-    /// The public halves in a state directory: the one in use, and those that were used before.
+    /// The public keys in a state directory: the one in use, and those that were used before.
     pub fn all(state: &Path) -> Result<Vec<Self>, FileError> {
         let mut keys = vec![Self::read(&state.join(PUBLIC))?];
         for entry in fs::read_dir(state).map_err(io("list", state))?.flatten() {
@@ -173,13 +173,13 @@ impl HostPublicKey {
         &self.id
     }
 
-    /// Whether a signature over these bytes is by this key.
+    /// Whether this key signed these bytes.
     pub fn verifies(&self, message: &[u8], signature: &[u8; 64]) -> bool {
         self.key.verify_strict(message, &Signature::from_bytes(signature)).is_ok()
     }
 }
 
-/// Whole or not at all: written beside it, synced, renamed.
+/// Writes a file completely or not at all: under another name, then synced and renamed.
 fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");

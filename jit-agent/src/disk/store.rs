@@ -1,10 +1,10 @@
-//! What survives the agent: grants as they were received, revoked ids, and the latest wall time.
+//! What survives a restart: grants as received, revoked ids, and the latest wall time.
 //!
-//! An embedded transactional database (redb), one synced transaction for each answer. What is read
-//! back is verified again by the gate; a file that cannot be read, or that is older than the last
-//! revocation, is kept aside for a person, and the gate starts closed. What was revoked is then not
-//! known any more: grants issued before are refused ([`Stored::lost_before`]). A revocation that a full
-//! disk does not let into the database is kept in the reserve beside it ([`Store::keep`]).
+//! It is an embedded transactional database (redb), with one synced transaction for each answer.
+//! The gate verifies again what is read back. A file that cannot be read, or that is older than the
+//! last revocation, is kept aside for a person, and the gate starts closed. The revoked ids are
+//! then unknown, so grants issued before are refused ([`Stored::lost_before`]). When the disk is
+//! full, a revocation is kept in the reserve beside the database ([`Store::keep`]).
 
 mod content;
 mod copy;
@@ -37,36 +37,36 @@ const FILE: &str = "grants.redb";
 
 /// The open database.
 pub struct Store {
-    /// `None` after an I/O error, until it could be opened again.
+    /// `None` after an I/O error, until the database could be opened again.
     database: Option<Database>,
     path: PathBuf,
     opener: Opener,
-    /// What the database has; a file with less is an older one.
+    /// What the database has reached; a file with less is an older one.
     reached: Witness,
-    /// What the file beside it says; `None`: not known.
+    /// What the witness beside it says; `None`: unknown.
     witnessed: Option<Witness>,
     reserve: Reserve,
-    /// What the reserve holds, for the database.
+    /// Revocations that wait in the reserve for the database.
     unsettled: Transaction,
 }
 
-/// Why the disk did not take it.
+/// Why something could not be stored or read.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// A file or directory.
+    /// A file or directory cannot be used.
     #[error(transparent)]
     File(#[from] FileError),
-    /// The database.
+    /// The database cannot be opened.
     #[error("cannot {verb} the database {}: {cause}", path.display())]
     Database {
-        /// What was tried.
+        /// What was tried: "open".
         verb: &'static str,
-        /// Its file.
+        /// The database's file.
         path: PathBuf,
-        /// Why.
+        /// Why it failed.
         cause: String,
     },
-    /// A transaction.
+    /// A transaction failed.
     #[error("cannot write to the database: {0}")]
     Write(#[from] Box<redb::Error>),
 }
@@ -81,17 +81,18 @@ impl fmt::Debug for Store {
     }
 }
 
-/// What lies beside a database and says whether it is the one that was written last.
+/// The files beside a database, which show whether it is the one that was written last.
 struct Surroundings {
-    /// The database's file was there.
+    /// The database's file existed.
     existed: bool,
-    /// What the reserve's damage is.
+    /// What is wrong with the reserve; `None`: nothing.
     spoilt: Option<String>,
     witness: Witness,
 }
 
 impl Surroundings {
-    /// Why a database with this content must not be used; `None`: nothing that was answered is missing.
+    /// Why a database with this content must not be used; `None`: no answered revocation is
+    /// missing.
     fn objection(&self, stored: &Stored) -> Option<String> {
         if let Some(why) = &self.spoilt {
             return Some(format!("revocations that were answered are not known: {why}"));
@@ -103,9 +104,9 @@ impl Surroundings {
         Some(if self.existed { older } else { "it is gone" }.to_owned())
     }
 
-    /// What there is after a database was lost.
+    /// The content of a store whose database was lost.
     fn after(&self, damage: Damage, now: WallTime) -> Stored {
-        // A clock that is too early must not make grants of the past good again.
+        // With a clock that is too early, past grants must not become valid again.
         let floor = now.max(self.witness.floor);
         Stored {
             floor: Some(floor),
@@ -116,7 +117,7 @@ impl Surroundings {
         }
     }
 
-    /// Moves what is damaged aside, for a person.
+    /// Moves damaged files aside, for a person.
     fn move_aside(
         &self,
         directory: &Path,
@@ -136,12 +137,13 @@ impl Surroundings {
 }
 
 impl Store {
-    /// Opens the database in a directory and reads everything. `now` is when a damage is found.
+    /// Opens the database in a directory and reads everything. `now` is the time of a damage, if
+    /// any.
     pub fn open(directory: &Path, now: WallTime) -> Result<(Self, Stored), StoreError> {
         Self::open_by(directory, now, Arc::new(|builder, path| builder.create(path)))
     }
 
-    /// The same with another way to open the file.
+    /// As [`Store::open`], with another way to open the file.
     pub fn open_by(
         directory: &Path,
         now: WallTime,
@@ -167,7 +169,7 @@ impl Store {
             },
             Err(OpenError::Busy(cause)) => return Err(failed("open", cause)),
             Err(OpenError::Disk(cause)) => {
-                // The disk takes nothing now, and may later: what is on it counts all the same.
+                // The disk cannot be written now, perhaps later. What is on it counts all the same.
                 let stored = read_in_memory(&path);
                 let stored = stored.filter(|stored| beside.objection(stored).is_none());
                 (None, stored.ok_or_else(|| failed("open", cause))?)
@@ -179,7 +181,7 @@ impl Store {
         Ok(Self::with(database, stored, path, opener, witnessed, reserve))
     }
 
-    /// Begins an empty database in place of one that is lost.
+    /// Begins an empty database in place of a lost one.
     fn begin_anew(
         directory: &Path,
         opener: &Opener,
@@ -207,7 +209,7 @@ impl Store {
         witnessed: Option<Witness>,
         mut reserve: Reserve,
     ) -> (Self, Stored) {
-        // A copy of the database from before may know of an earlier time than the witness.
+        // An older copy of the database may have an earlier time than the witness.
         let witness_floor = witnessed.unwrap_or_default().floor;
         let floor = stored.floor.unwrap_or(WallTime(0)).max(witness_floor);
         let stored = Stored { floor: (floor > WallTime(0)).then_some(floor), ..stored };
@@ -221,14 +223,14 @@ impl Store {
         (Self { database, path, opener, reached, witnessed, reserve, unsettled }, stored)
     }
 
-    /// Writes a transaction and syncs it to the disk, after what the reserve holds.
+    /// Writes the reserve's revocations and then a transaction, and syncs them to the disk.
     pub fn commit(&mut self, transaction: &Transaction) -> Result<(), StoreError> {
         if !self.reserve.is_empty() {
             let unsettled = std::mem::take(&mut self.unsettled);
             let settled = self.commit_one(&unsettled);
             self.unsettled = unsettled;
             settled?;
-            // Before anything new is in the database, of which it could say that it is revoked.
+            // Cleared before the database has new grants, which the reserve would show as revoked.
             let path = || self.path.with_file_name(reserve::FILE);
             let cleared = self.reserve.clear();
             cleared.map_err(|error| FileError::Io { verb: "write to", path: path(), error })?;
@@ -239,11 +241,11 @@ impl Store {
         Ok(())
     }
 
-    /// Keeps revoked ids on the disk although the database does not take them: what it has of them is
-    /// not stored any more. With `all`, they are all that the database has.
+    /// Keeps revoked ids in the reserve, because the database cannot be written: grants with these
+    /// ids count as removed. With `all`, every grant in the database is revoked.
     ///
     /// # Errors
-    /// Why that is not on the disk either.
+    /// Why the ids could not be written to the reserve either.
     pub fn keep(&mut self, closed: &[(GrantId, Tombstone)], all: bool) -> io::Result<()> {
         self.reserve.keep(closed, all)?;
         self.unsettled.remove.extend(closed.iter().map(|(id, _)| *id));
@@ -251,7 +253,7 @@ impl Store {
         Ok(())
     }
 
-    /// Why [`Store::keep`] would fail.
+    /// Why [`Store::keep`] would fail; `None`: it would not.
     pub fn reserve_problem(&self) -> Option<&str> {
         self.reserve.problem()
     }
@@ -280,7 +282,7 @@ impl Store {
         result.map_err(|error| StoreError::Write(Box::new(error)))
     }
 
-    /// After an I/O error the library wants the file opened anew.
+    /// Opens the file again: after an I/O error the library requires it.
     fn reopen(&self) -> Result<Database, StoreError> {
         let cause = match open_and_read(&self.path, &self.opener) {
             Ok((database, stored)) if stored.closings >= self.reached.closings => {
@@ -295,7 +297,7 @@ impl Store {
         Err(StoreError::Database { verb: "open again", path: self.path.clone(), cause })
     }
 
-    /// What is kept beside the database, in case it is damaged one day.
+    /// Writes the files beside the database, for the case that the database is damaged.
     fn write_beside(&mut self, transaction: &Transaction) {
         let Some(directory) = self.path.parent() else { return };
         if let Some(policies) = &transaction.policies
@@ -328,7 +330,7 @@ impl Drop for Store {
     }
 }
 
-/// Fills in what the database does not have from the second copy.
+/// Takes what the database does not have from the second copy.
 fn with_copy(mut stored: Stored, directory: &Path) -> Stored {
     if stored.policies.is_none() {
         match copy::read(directory) {
@@ -339,8 +341,8 @@ fn with_copy(mut stored: Stored, directory: &Path) -> Stored {
     stored
 }
 
-/// Takes out of what was stored whatever the reserve says is revoked; returns what the database is to
-/// know of that.
+/// Removes the grants that the reserve has as revoked. Returns the transaction that the database
+/// still needs.
 fn take_reserve(stored: &mut Stored, reserve: &Reserve) -> Transaction {
     if reserve.is_empty() {
         return Transaction::default();
@@ -390,10 +392,11 @@ mod tests {
         let (mut store, stored) = Store::open(&state, NOW).unwrap();
         assert!(stored.grants.is_empty() && stored.floor.is_none());
         let grant = StoredGrant { envelope: Some(v1::Envelope::default()) };
-        let life = StoredProgress { boot_id: "b".into(), deadline: 7, ..StoredProgress::default() };
+        let begun =
+            StoredProgress { boot_id: "b".into(), deadline: 7, ..StoredProgress::default() };
         let floor = Some(WallTime(1000));
         let put = vec![(id(1), grant.clone()), (id(2), grant.clone())];
-        let progress = vec![(id(1), life.clone()), (id(2), life.clone())];
+        let progress = vec![(id(1), begun.clone()), (id(2), begun.clone())];
         store.commit(&Transaction { put, progress, floor, ..Transaction::default() }).unwrap();
         let transaction = Transaction {
             remove: vec![id(2)],
@@ -405,7 +408,7 @@ mod tests {
         drop(store);
         let (_, stored) = Store::open(&state, NOW).unwrap();
         assert_eq!(stored.grants, [(id(1), grant)]);
-        assert_eq!(stored.progress, [(id(1), life)].into());
+        assert_eq!(stored.progress, [(id(1), begun)].into());
         assert_eq!(stored.tombstones, [(id(2), TOMBSTONE)]);
         assert_eq!(stored.floor, floor);
     }

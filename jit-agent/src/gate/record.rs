@@ -361,7 +361,7 @@ impl<D: Datapath> Gate<D> {
     /// What became of another configuration.
     pub(super) fn record_reload(&mut self, result: &Result<(), String>, now: Now) {
         if result.is_ok() {
-            let crate::config::Audit { max_size, keep } = self.config.audit;
+            let crate::config::AuditConfig { max_size, keep } = self.config.audit;
             self.recorder.audit.resize(max_size, keep);
         }
         let record = match result {

@@ -1,4 +1,4 @@
-//! Reaching the agent that runs on this host.
+//! Connects to the agent on this host.
 
 use std::{
     io::{self, ErrorKind},
@@ -10,11 +10,11 @@ use jit_client::local::{self, LocalClient};
 /// Why no agent was reached.
 #[derive(Debug)]
 pub(super) enum Unreached {
-    /// It closed the connection at once.
+    /// The agent closed the connection at once.
     Closed,
     /// This user may not open the socket.
     Denied(io::Error),
-    /// There is a socket, and nothing answers on it as it should.
+    /// The socket exists, but the connection failed.
     NoAnswer(io::Error),
     /// No agent is running.
     NotThere(io::Error),

@@ -1,4 +1,4 @@
-//! `jit-agent audit verify | show | follow`: for people, and with the agent dead as well.
+//! `jit-agent audit verify | show | follow`: reads the audit's files, also while no agent runs.
 
 mod report;
 mod show;
@@ -30,31 +30,31 @@ use jit_proto::{
 
 /// How often `follow` looks for new lines.
 const POLL: Duration = Duration::from_millis(200);
-/// Lines that `follow` begins with.
+/// The number of earlier lines that `follow` prints first.
 const BEFORE: usize = 10;
 
 /// What to do with the audit.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
-    /// Was a line changed, left out, added or moved? Names file and line. Exit code 0: nothing was;
-    /// 1: something is wrong.
+    /// Find lines that were changed, left out, added or moved, by file and line. Exit code 0: there
+    /// are none; 1: something is wrong.
     Verify(VerifyArgs),
-    /// The records, oldest first.
+    /// Print the records, oldest first.
     Show(ShowArgs),
-    /// New records as they come, across rotations.
+    /// Print new records as they are written, also when the agent begins a new file.
     Follow(FilterArgs),
 }
 
 /// What `verify` compares with.
 #[derive(Args, Clone, Debug, Default)]
 pub struct VerifyArgs {
-    /// As JSON (docs/json.md).
+    /// Print JSON (docs/json.md).
     #[arg(long)]
     pub json: bool,
-    /// The host's public key as it was kept elsewhere (host.pub.pem); may be given more than once.
+    /// A copy of the host's public key (host.pub.pem) that was kept elsewhere; may be repeated.
     #[arg(long, value_name = "FILE")]
     pub key: Vec<PathBuf>,
-    /// A head that was kept elsewhere: SEQ:HASH, or a copy of audit.head; may be given more than once.
+    /// A head that was kept elsewhere: SEQ:HASH, or a copy of audit.head; may be repeated.
     #[arg(long, value_name = "HEAD")]
     pub against: Vec<String>,
 }
@@ -62,7 +62,7 @@ pub struct VerifyArgs {
 /// What `show` shows.
 #[derive(Args, Clone, Debug, Default)]
 pub struct ShowArgs {
-    /// Only the last NUMBER.
+    /// Print only the last NUMBER records.
     #[arg(long, value_name = "NUMBER")]
     pub last: Option<usize>,
     /// Which records.
@@ -73,33 +73,33 @@ pub struct ShowArgs {
 /// Which records are shown, and how.
 #[derive(Args, Clone, Debug, Default)]
 pub struct FilterArgs {
-    /// As JSON, a line each, as it stands in the file.
+    /// Print JSON: each record on one line, as in the file.
     #[arg(long)]
     pub json: bool,
-    /// Not older than this: 45m, 7d, 2026-06-01 or 2026-06-01T12:00:00Z.
+    /// Only records from then on: 45m, 7d, 2026-06-01 or 2026-06-01T12:00:00Z.
     #[arg(long, value_name = "WHEN", value_parser = parse_since)]
     pub since: Option<Since>,
-    /// About this grant.
+    /// Only records about this grant.
     #[arg(long, value_name = "ID")]
     pub grant: Option<GrantId>,
-    /// About grants of this person.
+    /// Only records about grants of this person, or that name the person.
     #[arg(long, value_name = "NAME")]
     pub requester: Option<String>,
-    /// Of this kind: G001 or grant_admitted; may be given more than once.
+    /// Only records of this kind: G001 or grant_admitted; may be repeated.
     #[arg(long, value_name = "CODE", value_parser = parse_code)]
     pub code: Vec<EventCode>,
 }
 
-/// A moment, or how long ago.
+/// The value of `--since`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Since {
-    /// This long before now.
+    /// A duration before now.
     Ago(Duration),
-    /// At this moment.
+    /// A moment.
     At(WallTime),
 }
 
-/// Why nothing can be said.
+/// Why the audit cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {verb} the audit in {}: {error}{hint}", directory.display())]
 pub struct CommandError {
@@ -113,13 +113,13 @@ impl CommandError {
     fn new(verb: &'static str, directory: &Path, error: io::Error) -> Self {
         let hint = match error.kind() {
             io::ErrorKind::PermissionDenied => "; use sudo",
-            io::ErrorKind::NotFound => "; `[paths] state` says where it is",
+            io::ErrorKind::NotFound => "; `[paths] state` in the configuration names its directory",
             _ => "",
         };
         Self { verb, directory: directory.to_owned(), error, hint }
     }
 
-    /// The process's exit code.
+    /// The exit code.
     pub fn exit(&self) -> Exit {
         match self.error.kind() {
             io::ErrorKind::PermissionDenied => Exit::Permission,
@@ -128,7 +128,7 @@ impl CommandError {
     }
 }
 
-/// Runs a command on the audit in a state directory; the exit code comes back.
+/// Runs a command on the audit in a state directory. Returns the exit code.
 pub fn run(state: &Path, command: &Command) -> Result<u8, CommandError> {
     let directory = directory(state);
     let failed = |verb| {
@@ -190,7 +190,7 @@ fn follow(directory: &Path, args: &FilterArgs) -> io::Result<()> {
         Reader::from_the_newest(directory)?
     };
     let mut filter = args.filter();
-    // Without a moment to begin at: the last few that are there.
+    // Without --since: the last lines.
     let most = if args.since.is_some() { usize::MAX } else { BEFORE };
     let mut kept = VecDeque::new();
     while let Some(line) = reader.next_line()? {
@@ -235,7 +235,7 @@ impl FilterArgs {
         }
     }
 
-    /// A line as it is asked for, if it is.
+    /// The line as text or JSON; `None` when it is not selected.
     fn render(&self, raw: &[u8], filter: &mut Filter) -> Option<String> {
         let line = Shown::parse(raw);
         filter.wants(&line).then(|| {
@@ -248,7 +248,7 @@ impl FilterArgs {
     }
 }
 
-/// Who reads may go away (`| head`): that is no error.
+/// A reader that has closed standard output (`| head`) is not an error.
 fn unless_closed(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -266,13 +266,13 @@ fn kept_head(text: &str) -> io::Result<Tip> {
     })?;
     SignedHead::parse(&content)
         .and_then(|signed| signed.tip())
-        .ok_or_else(|| wrong(format!("--against {}: no signed head", clean(text, 200))))
+        .ok_or_else(|| wrong(format!("--against {}: it is not a signed head", clean(text, 200))))
 }
 
 fn parse_code(text: &str) -> Result<EventCode, String> {
     EventCode::parse(text).ok_or_else(|| {
         let codes: Vec<_> = EventCode::ALL.iter().map(|code| code.code()).collect();
-        format!("{text:?} is no code; there are {}", codes.join(" "))
+        format!("{text:?} is not a code; the codes are {}", codes.join(" "))
     })
 }
 
@@ -290,7 +290,9 @@ fn parse_since(text: &str) -> Result<Since, String> {
         .and_then(|span| span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).ok())
         .and_then(|duration| Duration::try_from(duration).ok())
         .map(Since::Ago)
-        .ok_or_else(|| format!("{text:?} is neither a time like 2026-06-01T12:00:00Z nor like 45m"))
+        .ok_or_else(|| {
+            format!("{text:?} is neither a time like 2026-06-01T12:00:00Z nor a duration like 45m")
+        })
 }
 
 #[cfg(test)]

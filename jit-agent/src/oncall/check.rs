@@ -1,4 +1,4 @@
-//! `jit-agent check`: whether the service could start with a configuration, and its keys and
+//! `jit-agent check`: whether the service could start with a configuration, its keys and its
 //! certificates. Changes nothing.
 
 use std::{
@@ -13,14 +13,14 @@ use crate::{
     system::owner::Owner,
 };
 
-/// Checks a file and prints what is in it.
+/// Checks a configuration file and prints a summary of it.
 pub fn run(path: &Path) -> Result<ExitCode, Failure> {
     let Glimpse { paths, files, .. } = Glimpse::of(path);
     let config = match paths.owner() {
         None => read(path)?,
         Some(owner) => {
             ensure_readable(&owner, files)?;
-            // Root sees more than the service will.
+            // Root can read more than the service.
             owner.act(|| read(path))?.map_err(|error| Failure::AsService {
                 owner: owner.to_string(),
                 error: Box::new(error),
@@ -43,7 +43,7 @@ fn ensure_readable(owner: &Owner, files: Vec<PathBuf>) -> Result<(), Failure> {
     let all: Vec<_> = denied.iter().map(|path| path.display().to_string()).collect();
     let all = all.join(" ");
     Err(Failure::DeniedFiles(format!(
-        "the service runs as {owner}, which may not read {all}: give each to its group, as in \
+        "the service runs as {owner}, which may not read {all}: let its group read each, as in \
          `chgrp jit-agent {first} && chmod g+r {first}`, and their directories with g+x"
     )))
 }

@@ -1,4 +1,5 @@
-//! `jit-agent detach`: takes the gate out of the kernel. The only command that opens it.
+//! `jit-agent detach`: removes the gate from the kernel. It is the only command that opens the
+//! gate.
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -14,7 +15,7 @@ use crate::{
     system::sys,
 };
 
-/// Takes the gate out, after a question unless `yes`.
+/// Removes the gate. Asks before, unless `yes`.
 pub fn run(config: &Path, yes: bool) -> Result<ExitCode, Failure> {
     sys::check_capabilities()?;
     let mut glimpse = Glimpse::of(config);
@@ -26,7 +27,7 @@ pub fn run(config: &Path, yes: bool) -> Result<ExitCode, Failure> {
         print(&format!("nothing is pinned in {}: there is no gate\n", pins.root().display()));
         return Ok(ExitCode::SUCCESS);
     }
-    // Classifiers of a gate whose pins somebody removed, with their directory.
+    // Somebody removed the pins and their directory; the gate's classifiers are still attached.
     let made = !pins.root().exists();
     if made {
         pins.prepare()?;
@@ -38,7 +39,7 @@ pub fn run(config: &Path, yes: bool) -> Result<ExitCode, Failure> {
     }
     let Removed { interfaces, guard } = remove(&pins, &glimpse)?;
     if made {
-        // It is root's, and of no use to the service's user: systemd-tmpfiles makes the right one.
+        // Root owns it, so the service's user cannot use it; systemd-tmpfiles makes the right one.
         drop(std::fs::remove_dir(pins.root()));
     }
     let interfaces = interfaces.len();
@@ -50,11 +51,11 @@ pub fn run(config: &Path, yes: bool) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Removes the pins, with a record before, and another if that fails.
+/// Removes the pins. Writes a record before, and another one if the removal fails.
 fn remove(pins: &Pins, glimpse: &Glimpse) -> Result<Removed, Failure> {
     let by = sys::caller();
     let record = Record::new(EventCode::GateDetached).by(&by);
-    let detail = "every protected port is open to everybody; asked for on the command line";
+    let detail = "every protected port is open to everybody; detached on the command line";
     write_record(glimpse, record.with("done", true).detail(detail));
     let removed = pins.remove().inspect_err(|error| {
         let record = Record::new(EventCode::GateDetached).by(&by).with("done", false);
@@ -63,11 +64,11 @@ fn remove(pins: &Pins, glimpse: &Glimpse) -> Result<Removed, Failure> {
     Ok(removed)
 }
 
-/// Puts a record into the audit of the agent that is not running, as the user whose audit it is. What
-/// must be opened is opened also when that fails, with a warning.
+/// Appends a record to the audit of the agent, which is not running, as the user that owns the
+/// audit. When that fails it prints a warning, and the gate is opened all the same.
 fn write_record(glimpse: &Glimpse, record: Record) {
     let now = sys::now();
-    // Without limits: a new file is for the agent to begin.
+    // No limits: only the agent begins a new file.
     let settings = Settings { host: glimpse.host.clone(), max_size: u64::MAX, keep: u32::MAX };
     let write = || -> Result<(), AuditError> {
         let mut audit = Audit::open(&glimpse.paths.state, settings, now)?;
@@ -92,7 +93,7 @@ fn confirmed(pins: &Path) -> Result<bool, Failure> {
         return Err(Failure::NoTerminal);
     }
     eprint!(
-        "This opens every protected port to everybody ({}). Type `open` to go on: ",
+        "This opens every protected port to everybody ({}). Type `open` to continue: ",
         pins.display()
     );
     io::stderr().flush()?;

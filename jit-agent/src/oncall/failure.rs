@@ -1,4 +1,4 @@
-//! Why a command did not do what it was asked for, and how it ends.
+//! Why an on-call command failed, and its exit code.
 
 use std::{error::Error, io, path::PathBuf};
 
@@ -12,93 +12,93 @@ use crate::{
     system::sys::{FileError, MissingCapabilities},
 };
 
-/// Why a command did not do what it was asked for.
+/// Why an on-call command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// What the service's user would meet.
+    /// The failure that the service's user would have.
     #[error("as the service sees it, as {owner}")]
     AsService {
-        /// The service's user.
+        /// The service's user, by name or number.
         owner: String,
         /// The cause.
         #[source]
         error: Box<Self>,
     },
-    /// The audit.
+    /// The audit cannot be read.
     #[error(transparent)]
     Audit(#[from] CommandError),
-    /// Capabilities.
+    /// This process lacks capabilities.
     #[error(transparent)]
     Capabilities(#[from] MissingCapabilities),
-    /// The agent closed the connection.
+    /// The agent closed the connection without an answer.
     #[error("{}", local::CLOSED)]
     Closed,
-    /// Configuration.
+    /// The configuration is refused.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The gate in the kernel.
+    /// An operation on the gate in the kernel failed.
     #[error(transparent)]
     Datapath(#[from] DatapathError),
-    /// Files of the configuration that the service's user may not read.
+    /// The service's user may not read files of the configuration.
     #[error("{0}")]
     DeniedFiles(String),
-    /// The agent's socket.
+    /// This user may not open the agent's socket.
     #[error(
         "cannot open {}: {error}: permission denied; use sudo, or join the group jit-agent",
         socket.display()
     )]
     DeniedSocket {
-        /// Where it is.
+        /// The socket's path.
         socket: PathBuf,
-        /// What the kernel says.
+        /// The kernel's error.
         error: io::Error,
     },
-    /// A file or directory.
+    /// A file or directory cannot be used.
     #[error(transparent)]
     File(#[from] FileError),
-    /// A call into the operating system.
+    /// A call into the operating system failed.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// The list of grants.
+    /// The agent did not list its grants.
     #[error("cannot list the grants")]
     List(#[source] Box<dyn Error + Send + Sync>),
-    /// No agent.
+    /// No agent answers.
     #[error(
-        "no agent answers on {}: {error}; `jit-agent status` reads what the kernel enforces",
+        "no agent answers on {}: {error}; `jit-agent status` shows what the kernel enforces",
         socket.display()
     )]
     NoAgent {
-        /// Where its socket should be.
+        /// The path where its socket should be.
         socket: PathBuf,
-        /// What the kernel says.
+        /// The kernel's error.
         error: io::Error,
     },
-    /// Nobody can be asked.
+    /// `detach` needs a confirmation, and standard input is not a terminal.
     #[error(
-        "detach opens every protected port to everybody; say --yes to do it without a terminal"
+        "detach opens every protected port to everybody; add --yes to do it without a terminal"
     )]
     NoTerminal,
-    /// No agent, and too few rights to look into the kernel.
-    #[error("no agent answers, and to read what the kernel enforces needs root")]
+    /// No agent answers, and this process may not read the kernel's tables.
+    #[error("no agent answers, and only root can read what the kernel enforces; use sudo")]
     NotRoot,
-    /// The agent has the gate.
+    /// The agent is running.
     #[error(
         "the agent is running and would put the gate back; stop it first: `systemctl stop jit-agent`"
     )]
     Running,
-    /// Certificates.
+    /// Keys or certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// A configuration that does not say where the pins are.
+    /// The configuration does not say where the pins are.
     #[error("{0}: nothing was detached")]
     UnknownPins(String),
-    /// What the kernel enforces cannot be read.
+    /// The kernel's tables cannot be read.
     #[error(transparent)]
     Unread(DatapathError),
 }
 
 impl Failure {
-    /// How the process ends.
+    /// The exit code.
     pub fn exit(&self) -> Exit {
         match self {
             Self::AsService { error, .. } => error.exit(),
@@ -121,7 +121,7 @@ impl Failure {
     }
 }
 
-/// How the process ends with an error of the kernel side.
+/// The exit code for an error of the datapath.
 pub(crate) const fn datapath_exit(error: &DatapathError) -> Exit {
     match error {
         DatapathError::Pin { .. } => Exit::Configuration,
@@ -130,7 +130,7 @@ pub(crate) const fn datapath_exit(error: &DatapathError) -> Exit {
     }
 }
 
-/// How it ends with a file that cannot be used.
+/// The exit code for a file that cannot be used.
 pub(crate) const fn file_exit(error: &FileError) -> Exit {
     match error {
         FileError::Untrusted { .. } => Exit::Permission,

@@ -1,4 +1,4 @@
-//! `status` with no agent that answers: what the kernel enforces now, read from the pins.
+//! `status` while no agent answers: what the kernel enforces now, read from the pins.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -24,16 +24,17 @@ use crate::{
 const DEGRADED: &str = "degraded";
 const NOT_ENFORCING: &str = "not_enforcing";
 
-/// The status by the pins; without pins: not enforcing. `agent` says what became of it, as in "the
-/// agent is not running"; `wanted` are the interfaces that the configuration wants gated.
+/// The status that the pins show; not enforcing when there are no pins. `agent` is the beginning of
+/// a sentence, such as "the agent is not running"; `wanted` are the interfaces that the
+/// configuration gates.
 pub fn status(
     pins: &Path,
     wanted: &InterfaceFilter,
     agent: &str,
     now: Now,
 ) -> Result<v1::StatusResponse, DatapathError> {
-    // Before a takeover has swapped the first program the tables of its version are there, whole or
-    // not, and the gate is still the other's.
+    // A takeover makes the tables of its version before it replaces the first program. Until then
+    // the gate is still the other version's.
     let own = View::read(pins, wanted);
     if !own.as_ref().is_ok_and(|view| view.as_ref().is_some_and(View::attached))
         && let Some(foreign) = Foreign::read(pins, wanted)?
@@ -75,13 +76,13 @@ fn of_view(view: View, agent: &str, now: Now) -> v1::StatusResponse {
     status
 }
 
-/// Another version's gate: where it is can be said, not what its tables hold.
+/// Another version's gate: its links can be read, its tables cannot.
 fn of_another_version(foreign: Foreign, agent: &str) -> v1::StatusResponse {
     let state = if foreign.attached() { DEGRADED } else { NOT_ENFORCING };
     let Foreign { version, interfaces, guard } = foreign;
     let problem = format!(
         "{agent}: another version of it (layouts {version}, here {ABI_VERSION}) pinned the gate, and \
-         what its tables hold this one cannot read; `systemctl start jit-agent` takes it over"
+         this version cannot read its tables; `systemctl start jit-agent` takes it over"
     );
     let mut status = with_problem(state, problem);
     add_interfaces(&mut status, &interfaces, &guard);
@@ -98,7 +99,7 @@ fn with_problem(state: &str, problem: String) -> v1::StatusResponse {
     }
 }
 
-/// What a gate without an agent means.
+/// The problem of a gate without an agent.
 fn without_agent(agent: &str, attached: bool) -> String {
     if attached {
         format!(
@@ -133,13 +134,13 @@ fn port_message(port: PortKey, rule: &PortRule) -> v1::Port {
     }
 }
 
-/// What is wrong with each interface that should have a program and has none.
+/// A problem for each interface that should have a program and has none.
 fn gaps(interfaces: &[InterfaceState], guard: &GuardState) -> Vec<String> {
     let without = interfaces.iter().filter(|state| state.hook.is_none());
     without.map(|state| ungated(&state.name, &state.note, guard)).collect()
 }
 
-/// Sources that need no grant on this port; why and whose they are is in the configuration or policy.
+/// Sources that need no grant on this port. Only the configuration or policy has reason and owner.
 fn exemptions(entries: &Entries, port: PortKey, now: Now) -> Vec<v1::Exemption> {
     let of_port = |(key, claim): &(&EntryKey, Claim)| key.port == port && claim.slot == EXEMPT_SLOT;
     let mut exempt: Vec<_> = live_claims(entries, now).filter(of_port).collect();
@@ -158,7 +159,7 @@ fn exemptions(entries: &Entries, port: PortKey, now: Now) -> Vec<v1::Exemption> 
         .collect()
 }
 
-/// What is open now; who asked and why is in the database, which only the agent reads.
+/// What is open now. Requester and reason are in the database, which only the agent reads.
 fn live_entries(entries: &Entries, slots: &BTreeMap<u32, Slot>, now: Now) -> Vec<v1::GrantState> {
     let mut live: Vec<(&EntryKey, Claim)> =
         live_claims(entries, now).filter(|(_, claim)| claim.slot != EXEMPT_SLOT).collect();
@@ -186,7 +187,7 @@ fn live_entries(entries: &Entries, slots: &BTreeMap<u32, Slot>, now: Now) -> Vec
         .collect()
 }
 
-/// What lets somebody in now.
+/// The claims that let somebody in now.
 fn live_claims(entries: &Entries, now: Now) -> impl Iterator<Item = (&EntryKey, Claim)> {
     let claims =
         entries.iter().flat_map(|(key, entry)| entry.claims().map(move |claim| (key, claim)));

@@ -1,16 +1,16 @@
-//! What a command prints.
+//! Standard output of the on-call commands.
 
 use std::io::Write as _;
 
 use jit_proto::printable;
 use serde_json::Value;
 
-/// Prints; a reader that has gone away (`| head`) is no error.
+/// Prints to standard output. A reader that has closed it (`| head`) is not an error.
 pub(super) fn print(text: &str) {
     let _gone = std::io::stdout().write_all(text.as_bytes());
 }
 
-/// Prints JSON for people and programs.
+/// Prints JSON on several lines.
 pub(super) fn print_json(value: &Value) {
     print(&format!("{}\n", printable::json_pretty(value)));
 }

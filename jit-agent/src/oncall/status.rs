@@ -1,4 +1,4 @@
-//! `jit-agent status`: what the agent says, or what the kernel enforces while no agent answers.
+//! `jit-agent status`: the agent's answer, or what the kernel enforces while no agent answers.
 
 use std::{path::Path, process::ExitCode, time::Duration};
 
@@ -20,20 +20,20 @@ use crate::{
     system::sys,
 };
 
-/// How long to wait for an agent before the kernel's tables are read instead.
+/// The longest wait for an agent; then the kernel's tables are read.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// What asking the agent came to.
+/// The result of the request to the agent.
 enum Asked {
-    /// It answered.
+    /// The agent answered.
     Answered(Box<v1::StatusResponse>),
-    /// It closed the connection without an answer.
+    /// The agent closed the connection without an answer.
     Closed,
-    /// It does not answer: the sentence for a person.
+    /// No agent answers. The text begins a sentence for a person.
     Silent(&'static str),
 }
 
-/// Prints the status; the exit code says what it is.
+/// Prints the status. The exit code is the state.
 pub async fn run(config: &Path, json: bool) -> Result<ExitCode, Failure> {
     let glimpse = Glimpse::of(config);
     let status = match ask(&glimpse.paths.socket()).await? {

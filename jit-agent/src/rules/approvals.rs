@@ -1,4 +1,4 @@
-//! Which of the keys that signed a grant count for it: those whose mandate admits the whole of it
+//! Which of the keys that signed a grant count for it: those whose mandate allows the whole grant
 //! (docs/grants.md, step `threshold`). Pure: time is an argument.
 
 use jit_proto::{PortRange, Refusal, SourcePrefix, WallTime};
@@ -11,16 +11,16 @@ use crate::rules::{
     refusal::Refused,
 };
 
-/// How many of the keys that signed a grant count for it, as the keyring stands now.
+/// The keys that signed a grant, by the present keyring: how many count, and why the others do not.
 pub(super) struct Approvals {
-    /// Keys that count.
+    /// Number of keys that count.
     pub(super) count: usize,
-    /// Keys that signed and do not count: which, and why.
+    /// Names of the keys that signed and do not count, and why.
     beyond: Vec<(String, Beyond)>,
 }
 
 impl Approvals {
-    /// Of this grant, now.
+    /// The approvals of this grant at this time.
     pub(super) fn of(grant: &VerifiedGrant, keyring: &Keyring, now: Now) -> Self {
         let mut approvals = Self { count: 0, beyond: Vec::new() };
         for signer in keyring.signers().iter().filter(|key| grant.keys().contains(&key.key_id())) {
@@ -32,20 +32,20 @@ impl Approvals {
         approvals
     }
 
-    /// Why a grant for which no key counts is refused: by the word of the first one.
+    /// The refusal of a grant for which no key counts: that of the first key.
     pub(super) fn refusal(&self) -> Refused {
         match self.beyond.first() {
             Some((id, Beyond { refusal, detail })) => {
                 Refused::new(*refusal, format!("the key {id:?} {detail}"))
             }
             None => {
-                let detail = "the keys that signed it are trusted no longer";
+                let detail = "the keys that signed it are no longer trusted";
                 Refused::new(Refusal::UnknownKey, detail)
             }
         }
     }
 
-    /// What is to be said of the keys that do not count.
+    /// The end of a sentence, about the keys that do not count; empty when there are none.
     pub(super) fn others(&self) -> String {
         let others = self.beyond.iter().map(|(id, beyond)| format!("; {id:?} {}", beyond.detail));
         others.collect()
@@ -62,7 +62,7 @@ fn admits(mandate: &Mandate, grant: &VerifiedGrant, now: WallTime) -> Result<(),
     let lifetime = grant.not_after().since(grant.not_before()).unwrap_or_default();
     if lifetime > mandate.max_duration {
         let most = mandate.max_duration;
-        let detail = format!("signs for at most {most:.0?}, and this lasts {lifetime:.0?}");
+        let detail = format!("signs for at most {most:.0?}, and this grant lasts {lifetime:.0?}");
         return Err(Beyond { refusal: Refusal::Lifetime, detail });
     }
     let within = |port: &PortRange| match &mandate.ports {

@@ -1,10 +1,10 @@
 //! The most that a pushed policy may ask for: `[ceiling]` of the host's own configuration.
 //!
-//! What the file itself says about a port is always allowed for that port; the ceiling says what may
-//! be laxer than that. A key that it does not have says nothing: so an empty `[ceiling]` lets a policy
-//! only tighten. The alternative, a ceiling that stands alone, would make every host repeat its
-//! `[[port]]` sections in it. Only a port that the file does not have, and `arm` lists, is held to
-//! defaults where a key is missing: there is nothing else to hold it to.
+//! What the file says about a port is always allowed for that port; the ceiling allows what may be
+//! laxer. A missing key allows nothing, so with an empty `[ceiling]` a policy can only tighten. The
+//! alternative, a ceiling without regard to the file, would make every host repeat its `[[port]]`
+//! sections in it. For a port that `arm` lists and the file does not have, a missing key means the
+//! default.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -18,12 +18,12 @@ use jit_proto::{
 
 use crate::rules::{policy::Policy, refusal::Refused};
 
-/// A `[ceiling]`. What is `None` lets no port of the file be laxer than the file says.
+/// A `[ceiling]`. Where a value is `None`, no port of the file may be laxer than the file says.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ceiling {
-    /// Fewest approvals that a port may ask for.
+    /// The fewest approvals that a port may require.
     pub approvals: Option<usize>,
-    /// Ports that a policy may protect although the file does not.
+    /// Ports that a policy may protect and the file does not.
     pub arm: Vec<PortRange>,
     /// Ports of the file that a policy may leave open.
     pub disarm: Vec<PortRange>,
@@ -43,7 +43,7 @@ pub struct Ceiling {
     pub sources: Vec<SourcePrefix>,
     /// Shortest IPv4 prefix that a port may allow to a grant, bits.
     pub widest_v4: Option<u8>,
-    /// Likewise for IPv6.
+    /// Shortest IPv6 prefix that a port may allow to a grant, bits.
     pub widest_v6: Option<u8>,
 }
 
@@ -89,7 +89,7 @@ impl Ceiling {
         Ok(())
     }
 
-    /// One port of a section against the ceiling and what the file says of it.
+    /// Checks one port of a section against the ceiling and the file's section for it.
     fn check_port(&self, section: &PortSection, own: Option<&PortSection>) -> Result<(), String> {
         let own_is = |lax: fn(&PortSection) -> bool| own.is_some_and(lax);
         if section.observe && !self.observe && !own_is(|own| own.observe) {
@@ -146,9 +146,10 @@ impl Ceiling {
         Ok(())
     }
 
-    /// An exemption that stands in the file is always allowed; another one needs `exemptions`, and is
-    /// no wider than the ceiling's `widest_v4` or `widest_v6`: where it does not say, than both the
-    /// port's own and the default, because nobody signs for who comes in by it.
+    /// An exemption of the file is always allowed. Another one needs `exemptions`, and may not be
+    /// wider than the ceiling's `widest_v4` or `widest_v6`. Where the ceiling has no such key, it
+    /// may be wider than neither the port's own nor the default, because nobody signs for whom it
+    /// lets in.
     fn check_exemption(
         &self,
         exemption: &Exemption,
@@ -168,19 +169,21 @@ impl Ceiling {
         let widest = given.unwrap_or_else(|| own.unwrap_or(default).max(default));
         let inside = self.sources.iter().any(|allowed| allowed.contains(source));
         if !inside || source.length() < widest {
-            return Err(format!("it exempts {source}, outside sources or wider than widest_v4/v6"));
+            return Err(format!(
+                "it exempts {source}, which is outside sources or wider than widest_v4/v6"
+            ));
         }
         Ok(())
     }
 
-    /// What is in force when a policy is: its sections, and of the file's whatever it may not leave
-    /// out. (When it was pushed there was nothing of that kind, but the file may have changed since.)
-    /// `spared` is never protected: the agent's own port.
+    /// What is in force under a pushed policy: its sections, and those of the file's ports that it
+    /// may not leave out. (The check at the push allowed no such port to be missing, but the file
+    /// may have changed since.) `control_port`, the agent's own, is never protected.
     pub fn in_force(
         &self,
         sections: &[PortSection],
         file: &Policy,
-        spared: Option<PortKey>,
+        control_port: Option<PortKey>,
     ) -> Policy {
         let own = file
             .sections()
@@ -191,8 +194,8 @@ impl Ceiling {
             .iter()
             .flat_map(|section| section.range.ports().map(move |port| (port, section)));
         let mut by_port: BTreeMap<PortKey, &PortSection> = own.chain(pushed).collect();
-        if let Some(spared) = spared {
-            by_port.remove(&spared);
+        if let Some(control_port) = control_port {
+            by_port.remove(&control_port);
         }
         let mut parts: Vec<(PortRange, &PortSection)> = Vec::new();
         for (PortKey { protocol, port }, section) in by_port {
@@ -212,9 +215,9 @@ impl Ceiling {
         Policy::new(sections, file.max_duration()).expect("each port has one section in the map")
     }
 
-    /// What is in force when there was a policy and nobody can tell which: every port that one may
-    /// arm, by the strictest rules.
-    pub fn everything(&self, file: &Policy, spared: Option<PortKey>) -> Policy {
+    /// What is in force when a policy was pushed and its content is lost: every port that a policy
+    /// may protect, by the strictest rules.
+    pub fn everything(&self, file: &Policy, control_port: Option<PortKey>) -> Policy {
         let sections: Vec<_> = self
             .arm
             .iter()
@@ -231,15 +234,14 @@ impl Ceiling {
                 exemptions: Vec::new(),
             })
             .collect();
-        // What the file says of a port goes before.
+        // The file's section takes precedence for its ports.
         let own = Self { disarm: Vec::new(), ..self.clone() };
-        let armed = own.in_force(&sections, &Policy::default(), spared);
-        own.in_force(file.sections(), &armed, spared).with_max_duration(file.max_duration())
+        let armed = own.in_force(&sections, &Policy::default(), control_port);
+        own.in_force(file.sections(), &armed, control_port).with_max_duration(file.max_duration())
     }
 }
 
-/// The laxer of what the file says of a port and what the ceiling does; the default counts for a port
-/// that the file does not have.
+/// The laxer of the file's value for a port and the ceiling's; the default when neither has one.
 fn laxest<T>(own: Option<T>, ceiling: Option<T>, default: T, laxer: fn(T, T) -> T) -> T {
     match (own, ceiling) {
         (Some(own), Some(ceiling)) => laxer(own, ceiling),

@@ -1,8 +1,8 @@
 //! Wall time and boot time as values.
 //!
-//! Grants speak of wall time, the kernel compares CLOCK_BOOTTIME. The two meet in one place,
-//! [`Now::deadline`], once for each grant, when it is activated. Nothing here reads a clock
-//! (`sys::now` does).
+//! Grants name wall time; the kernel compares CLOCK_BOOTTIME. [`Now::deadline`] is the only place
+//! that converts one into the other, once for each grant, when it is activated. Nothing here reads
+//! a clock (`sys::now` does).
 
 use std::{ops::Add, time::Duration};
 
@@ -15,24 +15,24 @@ pub struct BootNanos(pub u64);
 /// Both clocks, read together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
-    /// Wall clock.
+    /// The wall clock.
     pub wall: WallTime,
-    /// Boot clock.
+    /// The boot clock.
     pub boot: BootNanos,
 }
 
-/// How far clocks of controller and host may differ (docs/grants.md, section "Time").
+/// How far the clocks of controller and host may differ (docs/grants.md, section "Time").
 pub const SKEW: Duration = Duration::from_secs(60);
 
 impl Now {
-    /// The boot time at which the wall clock will read `at`, if nobody sets it. A moment that is
-    /// over gives the present: dead at once.
+    /// The boot time at which the wall clock will show `at`, if nobody sets the clock. For a moment
+    /// in the past it is the present: such a grant ends at once.
     pub fn deadline(&self, at: WallTime) -> BootNanos {
         let left = u64::try_from(at.0.saturating_sub(self.wall.0)).unwrap_or(0);
         BootNanos(self.boot.0.saturating_add(left.saturating_mul(1_000_000)))
     }
 
-    /// What is left until a deadline; zero when it is over.
+    /// The time left until a deadline; zero when it has passed.
     pub fn until(&self, deadline: BootNanos) -> Duration {
         Duration::from_nanos(deadline.0.saturating_sub(self.boot.0))
     }
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn a_moment_that_is_over_is_dead_at_once() {
+    fn a_moment_in_the_past_is_a_deadline_that_has_passed() {
         assert_eq!(NOW.deadline(WallTime(999_999)), NOW.boot);
         assert_eq!(NOW.deadline(WallTime(i64::MIN)), NOW.boot);
         assert_eq!(NOW.until(BootNanos(1)), Duration::ZERO);

@@ -1,8 +1,8 @@
-//! Which pushed policy is in force, and whether it stays: versions that only rise, and policies that
-//! return unless they are confirmed in time over a fresh connection.
+//! Which pushed policy is in force, and whether it stays. Versions only rise. A policy that needs a
+//! confirmation is taken back unless it is confirmed in time, over a connection made after it.
 //!
-//! Pure: time is an argument, nothing is applied or stored here. The gate asks, applies and persists
-//! what [`Commit::accept`] and the others answer, and only then keeps it.
+//! Pure: time is an argument, nothing is applied or stored here. The gate changes a copy, applies
+//! and stores it, and only then keeps it.
 
 use std::time::Duration;
 
@@ -10,69 +10,71 @@ use jit_proto::confirm::MAX_WINDOW;
 
 use crate::rules::clock::{BootNanos, Now};
 
-/// A policy that was accepted, with what it was made from.
+/// An accepted policy, with its version and the digest of what was signed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Versioned<T> {
     /// Its version; never 0.
     pub version: u64,
-    /// SHA-256 of what was signed.
+    /// SHA-256 of the signed payload.
     pub digest: [u8; 32],
     /// The policy.
     pub policy: T,
 }
 
-/// A policy that returns unless it is confirmed.
+/// A policy that is taken back unless it is confirmed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pending<T> {
-    /// What is in force meanwhile.
+    /// The policy, in force until then.
     pub policy: Versioned<T>,
-    /// Connections that were made after this are fresh.
+    /// When it was applied. A confirmation must come over a connection that was made later.
     pub applied: BootNanos,
-    /// From here on it is over.
+    /// From this moment on it can no longer be confirmed.
     pub deadline: BootNanos,
 }
 
-/// The policies that were pushed to this host. Without any the file's own sections are in force.
+/// The policies that were pushed to this host. Without one, the file's own sections are in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Commit<T> {
-    /// The highest version that was ever accepted.
+    /// The highest version that this host has ever accepted.
     highest: u64,
     confirmed: Option<Versioned<T>>,
     pending: Option<Pending<T>>,
 }
 
-/// What a version is to this host.
+/// What an accepted version is to this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// The very policy that is in force.
+    /// It is the policy in force.
     Known,
-    /// Higher than all before.
+    /// It is higher than all versions before.
     New,
 }
 
-/// Why a version is not taken, or not confirmed.
+/// Why a version is not accepted, or not confirmed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommitError {
-    /// The connection was there before the policy.
+    /// The connection was made before the policy was applied.
     #[error(
-        "this connection was open before version {0} was applied: it does not show that a new one \
-         gets through; connect anew and confirm again"
+        "this connection was open before version {0} was applied, so it does not show that a new \
+         connection gets through; connect again and confirm"
     )]
     NotFresh(u64),
-    /// Nothing waits, or something else.
-    #[error("version {asked} does not wait for a confirmation; in force is version {in_force}")]
+    /// This version does not wait for a confirmation.
+    #[error("version {asked} does not wait for a confirmation; version {in_force} is in force")]
     NothingPending {
         /// The version that was to be confirmed.
         asked: u64,
         /// The version in force, 0 for the file's sections.
         in_force: u64,
     },
-    /// Not higher.
-    #[error("version {asked} is not higher than {highest}, the highest that was accepted here")]
+    /// The version is not higher than all before.
+    #[error(
+        "version {asked} is not higher than {highest}, the highest that this host has accepted"
+    )]
     Stale {
-        /// The version that came.
+        /// The version that was pushed.
         asked: u64,
-        /// The highest so far.
+        /// The highest version that was accepted before.
         highest: u64,
     },
 }
@@ -84,8 +86,9 @@ impl<T> Default for Commit<T> {
 }
 
 impl<T> Commit<T> {
-    /// What was stored, put together again: the highest version, and policies. `pending` has its deadline when that was set in this boot:
-    /// after a reboot, or with the time over, the policy before it returns.
+    /// Builds the state from what was stored: the highest version, and the policies. `pending` has
+    /// a deadline only when it was set in this boot. After a reboot, or when the deadline has
+    /// passed, the confirmed policy is in force again.
     pub fn restore(
         stored: u64,
         confirmed: Option<Versioned<T>>,
@@ -102,17 +105,17 @@ impl<T> Commit<T> {
         Self { highest, confirmed, pending }
     }
 
-    /// What is in force; `None`: the file's own sections.
+    /// The policy in force; `None`: the file's own sections are in force.
     pub fn in_force(&self) -> Option<&Versioned<T>> {
         self.pending.as_ref().map(|pending| &pending.policy).or(self.confirmed.as_ref())
     }
 
-    /// What is in force for good, and returns when nobody confirms what is not.
+    /// The policy that was last confirmed. It returns when nobody confirms the pending one.
     pub const fn confirmed(&self) -> Option<&Versioned<T>> {
         self.confirmed.as_ref()
     }
 
-    /// What waits for its confirmation.
+    /// The policy that waits for its confirmation.
     pub const fn pending(&self) -> Option<&Pending<T>> {
         self.pending.as_ref()
     }
@@ -122,7 +125,7 @@ impl<T> Commit<T> {
         self.highest
     }
 
-    /// Whether a policy is one to accept.
+    /// Whether a policy of this version may be accepted.
     pub fn standing(&self, version: u64, digest: &[u8; 32]) -> Result<Standing, CommitError> {
         let known = |policy: &Versioned<T>| policy.version == version && policy.digest == *digest;
         if self.in_force().is_some_and(known) {
@@ -134,8 +137,9 @@ impl<T> Commit<T> {
         Ok(Standing::New)
     }
 
-    /// Takes a policy. With a window it waits for its confirmation, and what returns otherwise is what
-    /// was last confirmed: a policy that replaces one that still waits does not make that one stand.
+    /// Accepts a policy. With a window it waits for its confirmation; without one in time, the
+    /// policy that was last confirmed returns. When it replaces a policy that still waits, that one
+    /// is not confirmed thereby.
     pub fn accept(&mut self, policy: Versioned<T>, window: Option<Duration>, now: Now) {
         self.highest = self.highest.max(policy.version);
         match window {
@@ -151,14 +155,15 @@ impl<T> Commit<T> {
         }
     }
 
-    /// The policy is in force in the kernel now: only connections made from here on are fresh.
+    /// Notes that the policy is in force in the kernel: a confirmation needs a connection made
+    /// later.
     pub fn applied(&mut self, now: Now) {
         if let Some(pending) = &mut self.pending {
             pending.applied = pending.applied.max(now.boot);
         }
     }
 
-    /// Keeps what waits. `connected` is when the connection was accepted that the word came over.
+    /// Confirms the pending policy. `connected` is when the confirmation's connection was accepted.
     pub fn confirm(
         &mut self,
         version: u64,
@@ -187,23 +192,23 @@ impl<T> Commit<T> {
         }
     }
 
-    /// Whether the time for the confirmation is over.
-    pub fn is_over(&self, now: Now) -> bool {
+    /// Whether the time for the confirmation has passed.
+    pub fn deadline_passed(&self, now: Now) -> bool {
         self.pending.as_ref().is_some_and(|pending| pending.deadline <= now.boot)
     }
 
-    /// Takes back what waits: the policy before it is in force again. Its version stays used.
+    /// Takes back the pending policy: the confirmed one is in force again. The version stays used.
     pub fn give_up(&mut self) -> Option<Versioned<T>> {
         self.pending.take().map(|pending| pending.policy)
     }
 
-    /// No pushed policy is in force any more; versions stay used.
+    /// Removes all pushed policies: the file's own sections are in force. Versions stay used.
     pub fn clear(&mut self) {
         self.confirmed = None;
         self.pending = None;
     }
 
-    /// When [`Commit::is_over`] becomes true; `None` when nothing waits.
+    /// The time left until [`Commit::deadline_passed`] becomes true; `None` when nothing waits.
     pub fn next_change(&self, now: Now) -> Option<Duration> {
         self.pending.as_ref().map(|pending| now.until(pending.deadline))
     }

@@ -1,4 +1,4 @@
-//! DSSE: the bytes that a signature is over, and the payload types that exist.
+//! Opens an envelope (DSSE): size, payload type, signatures.
 //!
 //! Envelopes are never re-encoded: protobuf has no canonical form, so the bytes that were signed
 //! are the bytes that are verified, decoded, stored, and verified again at start.
@@ -16,9 +16,9 @@ use crate::rules::{
     refusal::Refused,
 };
 
-/// Size, type, and a good signature by at least one key that may sign payloads of this type
-/// (docs/grants.md, steps `size` to `signature`). Returns these keys, each once, in the order of
-/// the configuration.
+/// Checks size, type, and that at least one key which may sign payloads of this type made a good
+/// signature (docs/grants.md, steps `size` to `signature`). Returns these keys, each once, in the
+/// order of the configuration.
 pub fn open<'k>(
     envelope: &v1::Envelope,
     expected: PayloadType,
@@ -50,7 +50,7 @@ pub fn open<'k>(
     if may.is_empty() {
         let word = expected.word();
         let detail = format!(
-            "the signature by {name:?} is good, but `signs` of that [[signer]] does not list {word:?}"
+            "the signature by {name:?} is good, but `signs` of that key does not list {word:?}"
         );
         return refuse(Refusal::UnknownKey, detail);
     }
@@ -59,11 +59,11 @@ pub fn open<'k>(
 
 fn no_good_signature(keyring: &Keyring, signatures: &[v1::Signature]) -> Refused {
     if keyring.knows_any(signatures) {
-        let detail = "no signature is good over these exact bytes, though one names a trusted key";
+        let detail = "a signature names a trusted key, but none is good over these exact bytes";
         return Refused::new(Refusal::BadSignature, detail);
     }
     if signatures.iter().all(|signature| signature.key_id.is_empty()) {
-        let detail = format!("none of {} signatures is good by a trusted key", signatures.len());
+        let detail = format!("no trusted key made any of the {} signatures", signatures.len());
         return Refused::new(Refusal::BadSignature, detail);
     }
     let detail = "no signature is by a key that this host trusts ([[signer]] in its configuration)";

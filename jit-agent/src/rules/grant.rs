@@ -1,7 +1,7 @@
 //! From an envelope to a [`VerifiedGrant`] (docs/grants.md, steps `size` to `host`).
 //!
-//! Nothing is decoded before a signature over the exact bytes is good, and nothing but
-//! [`verify`] makes a `VerifiedGrant`. What the host allows is `policy`'s.
+//! Nothing is decoded before a signature over the exact bytes is good, and only [`verify`] makes a
+//! `VerifiedGrant`. `policy` decides what the host allows.
 
 use std::num::NonZeroU32;
 
@@ -25,7 +25,7 @@ pub const MAX_ENTRIES: usize = 4096;
 /// Most approvers that one grant names.
 const MAX_APPROVERS: usize = 32;
 
-/// A grant whose signature is good, that decodes without doubt, and that is for this host.
+/// A grant with a good signature that decoded completely and is for this host.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VerifiedGrant {
     id: GrantId,
@@ -44,17 +44,17 @@ pub struct VerifiedGrant {
 }
 
 impl VerifiedGrant {
-    /// The id.
+    /// The id; never all zero.
     pub const fn id(&self) -> GrantId {
         self.id
     }
 
-    /// Sources; at least one.
+    /// The sources that it lets in; at least one.
     pub fn sources(&self) -> &[SourcePrefix] {
         &self.sources
     }
 
-    /// Port ranges; at least one.
+    /// The port ranges that it opens; at least one.
     pub fn ports(&self) -> &[PortRange] {
         &self.ports
     }
@@ -64,23 +64,23 @@ impl VerifiedGrant {
         self.issued_at
     }
 
-    /// First moment at which it is live.
+    /// When it begins: the first moment at which it is live.
     pub const fn not_before(&self) -> WallTime {
         self.not_before
     }
 
-    /// First moment at which it is dead.
+    /// When it ends: the first moment at which it is no longer live.
     pub const fn not_after(&self) -> WallTime {
         self.not_after
     }
 
-    /// What it asks for its sessions at the end; `None`: as the port's rule says. Only
-    /// [`Sessions::Cut`] changes anything: a grant is never laxer than the port.
+    /// What happens to its sessions at the end; `None`: the port's rule decides. Only
+    /// [`Sessions::Cut`] changes anything: a grant cannot relax the port's rule.
     pub const fn sessions(&self) -> Option<Sessions> {
         self.sessions
     }
 
-    /// Most connections that it lets in, up to [`MAX_CONNECTIONS`]; `None`: any number.
+    /// The most connections that it lets in, up to [`MAX_CONNECTIONS`]; `None`: no limit.
     pub const fn limit(&self) -> Option<NonZeroU32> {
         self.limit
     }
@@ -105,12 +105,12 @@ impl VerifiedGrant {
         &self.digest
     }
 
-    /// As signed, for people.
+    /// The message as signed, for people.
     pub const fn message(&self) -> &v1::Grant {
         &self.message
     }
 
-    /// Every port and source that it opens.
+    /// Every pair of port and source that it opens.
     pub fn entries(&self) -> impl Iterator<Item = (PortKey, SourcePrefix)> + '_ {
         self.ports
             .iter()
@@ -119,7 +119,7 @@ impl VerifiedGrant {
     }
 }
 
-/// All that needs no policy and no clock (docs/grants.md, steps `size` to `host`).
+/// Every check that needs no policy and no clock (docs/grants.md, steps `size` to `host`).
 pub fn verify(
     envelope: &v1::Envelope,
     keyring: &Keyring,
@@ -142,7 +142,7 @@ pub fn verify(
 fn decode(payload: &[u8], signers: &[&Signer]) -> Result<VerifiedGrant, Refused> {
     let malformed = |detail: String| Refused::new(Refusal::Malformed, detail);
     let message = v1::Grant::decode(payload)
-        .map_err(|error| malformed(format!("the signed payload is no jit.v1.Grant: {error}")))?;
+        .map_err(|error| malformed(format!("the signed payload is not a jit.v1.Grant: {error}")))?;
     if message.encoded_len() != payload.len() {
         return Err(malformed(
             "the payload has fields that this version does not know, or is not minimally encoded"

@@ -1,4 +1,4 @@
-//! What one policy changes against another: who would be shut out, and what would be open.
+//! The difference between two policies: who would be shut out, and what would be open.
 //!
 //! Pure; the gate adds the grants that it holds.
 
@@ -13,23 +13,23 @@ use crate::rules::{
     refusal::Refused,
 };
 
-/// The difference between two policies. Neighbouring ports with the same fate are one range.
+/// The difference between two policies. Neighbouring ports with the same change are one range.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Impact {
     /// Open to all before, closed without a grant after.
     pub closed: Vec<PortRange>,
     /// Closed before, open to all after.
     pub opened: Vec<PortRange>,
-    /// Protected before and after, by other rules; what differs, a sentence each.
+    /// Protected before and after, by different rules: each difference as text.
     pub changed: Vec<(PortRange, Vec<String>)>,
-    /// Exempt before, and closed to that source after.
+    /// Sources that were exempt before and are not exempt after.
     pub lost: Vec<(PortRange, Exemption)>,
-    /// Exempt after, and not before.
+    /// Sources that are exempt after and were not exempt before.
     pub added: Vec<(PortRange, Exemption)>,
 }
 
 impl Impact {
-    /// What `new` changes against `old`. Exemptions that are over at `now` do not count.
+    /// What `new` changes in `old`. Exemptions that have ended at `now` do not count.
     pub fn between(old: &Policy, new: &Policy, now: WallTime) -> Self {
         let mut impact = Self::default();
         for (range, old, new) in segments(old, new) {
@@ -38,8 +38,8 @@ impl Impact {
         impact
     }
 
-    /// Whether somebody who gets in without a grant would be shut out: then a pushed policy waits for
-    /// a confirmation.
+    /// Whether somebody who needs no grant now would need one. Such a policy waits for a
+    /// confirmation.
     pub fn shuts_out(&self) -> bool {
         !self.closed.is_empty() || !self.lost.is_empty()
     }
@@ -114,7 +114,7 @@ impl From<&Impact> for v1::PolicyChanges {
     }
 }
 
-/// A grant that would be refused, as a message.
+/// The message for a grant that would be refused.
 pub fn refused_grant(record: &HeldGrant, refused: &Refused) -> v1::RefusedGrant {
     v1::RefusedGrant {
         grant_id: record.grant.id().0.to_vec().into(),
@@ -131,7 +131,7 @@ pub fn refused_grant(record: &HeldGrant, refused: &Refused) -> v1::RefusedGrant 
     }
 }
 
-/// Stretches of ports that the same section has in the old policy, and in the new one.
+/// Ranges of ports with one section in the old policy and one in the new policy.
 fn segments<'p>(
     old: &'p Policy,
     new: &'p Policy,
@@ -161,7 +161,7 @@ fn segments<'p>(
     segments
 }
 
-/// What differs between two sections for the same port, exemptions aside.
+/// The differences between two sections for the same port, without the exemptions.
 fn differences(old: &PortSection, new: &PortSection) -> Vec<String> {
     let PortSection {
         range: _,

@@ -1,7 +1,7 @@
-//! Signing keys that this host trusts, and what a good signature is.
+//! The signing keys that this host trusts, and the check of a signature.
 //!
-//! Keys come from root-owned configuration only; there is no trust on first use. A signature's
-//! `key_id` orders attempts and decides nothing.
+//! Keys come only from the configuration, which root owns; there is no trust on first use. A
+//! signature's `key_id` only says which key to try first.
 
 use std::{fmt, time::Duration};
 
@@ -15,9 +15,9 @@ use crate::rules::mandate::Mandate;
 /// One trusted key.
 #[derive(Clone, Debug)]
 pub struct Signer {
-    /// Name in the configuration.
+    /// The key's name in the configuration.
     pub id: String,
-    /// What it may sign.
+    /// What the key may sign.
     pub mandate: Mandate,
     key: PublicKey,
     key_id: KeyId,
@@ -25,7 +25,7 @@ pub struct Signer {
     fingerprint: String,
 }
 
-/// Which key it is, whatever the configuration calls it: SHA-256 of algorithm and key bytes.
+/// The identity of a key, whatever its name: SHA-256 of algorithm and key bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyId([u8; 32]);
 
@@ -35,23 +35,23 @@ enum PublicKey {
     P256(p256::ecdsa::VerifyingKey),
 }
 
-/// All trusted keys; no key twice.
+/// All trusted keys; no key is in it twice.
 #[derive(Clone, Debug, Default)]
 pub struct Keyring {
     signers: Vec<Signer>,
 }
 
-/// Why a key is not taken.
+/// Why a key is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// Not PEM, or another algorithm.
+    /// The text is not PEM, or the key has another algorithm.
     #[error(
         "not an Ed25519 or ECDSA P-256 public key in PEM (SubjectPublicKeyInfo, as \
          `openssl pkey -pubout` prints it)"
     )]
     Unsupported,
-    /// A small-order point: forged signatures would verify under it. Or another encoding of a point
-    /// than its own: one key would be two.
+    /// The key is a point of small order, under which forged signatures verify. Or it is a second
+    /// encoding of a point, and one key would count as two.
     #[error(
         "weak_key: an Ed25519 key of small order or in a second encoding, under which signatures \
          can be forged or counted twice"
@@ -63,7 +63,7 @@ pub enum KeyError {
 }
 
 impl Signer {
-    /// Reads a public key in PEM; it signs grants of this length at most.
+    /// Reads a public key in PEM. It may sign grants that last at most `max_duration`.
     pub fn from_pem(id: String, max_duration: Duration, pem: &str) -> Result<Self, KeyError> {
         let (label, der) = pem_document(pem).ok_or(KeyError::Unsupported)?;
         if label != "PUBLIC KEY" {
@@ -91,7 +91,7 @@ impl Signer {
         Self { mandate, ..self }
     }
 
-    /// Which key it is, by its bytes.
+    /// The identity of the key, from its bytes.
     pub const fn key_id(&self) -> KeyId {
         self.key_id
     }
@@ -112,7 +112,7 @@ impl Signer {
 }
 
 impl PublicKey {
-    /// Over the key itself: the same key has many encodings (a point compressed or not).
+    /// Hashes the key itself, because one key has several encodings (a compressed point, or not).
     fn id(&self) -> KeyId {
         let digest = match self {
             Self::Ed25519(key) => Sha256::new_with_prefix(b"ed25519").chain_update(key.as_bytes()),
@@ -131,7 +131,7 @@ impl fmt::Debug for KeyId {
 }
 
 impl Keyring {
-    /// Adds a key, unless it is there already under another name.
+    /// Adds a key. Refuses one that is in the keyring already under another name.
     pub fn add(&mut self, signer: Signer) -> Result<(), KeyError> {
         match self.signers.iter().find(|known| known.key == signer.key) {
             Some(known) => Err(KeyError::Duplicate(known.id.clone())),
@@ -165,7 +165,7 @@ impl Keyring {
         self.signers.iter().filter(good).collect()
     }
 
-    /// Whether any signature names a key of ours: only to tell a bad signature from an unknown key.
+    /// Whether any signature names a trusted key. Only tells a bad signature from an unknown key.
     pub fn knows_any(&self, signatures: &[v1::Signature]) -> bool {
         signatures
             .iter()
@@ -174,7 +174,8 @@ impl Keyring {
 }
 
 /// Whether the y coordinate is below the field's prime, 2^255 - 19 (RFC 8032 section 5.1.3); the
-/// highest bit is the sign of x. A sign of x = 0 is left: both such points are of small order.
+/// highest bit is the sign of x. A sign with x = 0 needs no check here: both such points are of
+/// small order.
 fn is_canonical(encoded: &[u8; 32]) -> bool {
     let [low, middle @ .., high] = encoded;
     *low < 0xed || middle.iter().any(|byte| *byte != 0xff) || high & 0x7f != 0x7f

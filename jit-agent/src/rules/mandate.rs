@@ -1,42 +1,41 @@
 //! What one signing key may sign: its own limits, below those of the host.
 //!
-//! Whether a key counts for a grant is decided in `approvals`. Pure: time is an argument.
+//! `approvals` decides whether a key counts for a grant. Pure: time is an argument.
 
 use std::time::Duration;
 
 use jit_proto::{PayloadType, PortRange, Refusal, SourcePrefix, WallTime};
 
-/// The limits of a `[[signer]]`.
+/// The limits in a `[[signer]]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mandate {
-    /// Whether it signs grants.
+    /// Whether the key may sign grants.
     pub grants: bool,
-    /// The longest grant.
+    /// The longest grant that it may sign.
     pub max_duration: Duration,
-    /// From this moment on the key counts for nothing new.
+    /// From this moment on the key does not count; `None`: there is no such end.
     pub not_after: Option<WallTime>,
-    /// Before this moment the key counts for nothing.
+    /// Before this moment the key does not count; `None`: it counts from the start.
     pub not_before: Option<WallTime>,
-    /// Whether it signs policies.
+    /// Whether the key may sign policies.
     pub policies: bool,
-    /// The ports that its grants may open; `None`: whatever the host allows.
+    /// The ports that its grants may open; `None`: all that the host allows.
     pub ports: Option<Vec<PortRange>>,
-    /// The sources that its grants may open to; `None`: whatever the host allows.
+    /// The sources that its grants may let in; `None`: all that the host allows.
     pub sources: Option<Vec<SourcePrefix>>,
 }
 
-/// Why a key does not count: the word that would refuse a grant signed by no other key, and a
-/// sentence that begins with the key.
+/// Why a key does not count.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Beyond {
-    /// The word.
+    /// The reason word of a grant that no other key signed.
     pub refusal: Refusal,
-    /// The sentence, to stand behind the key's name.
+    /// The rest of a sentence that begins with the key's name.
     pub detail: String,
 }
 
 impl Mandate {
-    /// Signs grants of this length at most, without other limits.
+    /// A key that signs grants up to this length, without other limits.
     pub const fn grants(max_duration: Duration) -> Self {
         Self {
             grants: true,
@@ -57,7 +56,7 @@ impl Mandate {
         }
     }
 
-    /// Whether the key counts at this moment. Outside its window it is as good as not listed.
+    /// Whether the key counts at this moment. Outside its window it counts as unknown.
     pub fn valid_at(&self, now: WallTime) -> Result<(), Beyond> {
         let unknown = |detail| Beyond { refusal: Refusal::UnknownKey, detail };
         match (self.not_before, self.not_after) {

@@ -1,5 +1,5 @@
 //! What this host protects, and the most that any grant may open (docs/grants.md, steps `times` to
-//! `threshold`). Whoever signed a grant, it opens no more than the host's own configuration allows.
+//! `threshold`). No grant, by whichever key, opens more than the host allows.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -14,18 +14,18 @@ use crate::rules::{
     refusal::Refused,
 };
 
-/// All protected ports.
+/// The protected ports, with the rules of each.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Policy {
     sections: Vec<PortSection>,
     /// Port to index of its section.
     by_port: BTreeMap<PortKey, usize>,
-    /// No grant is longer, whatever a port says.
+    /// The longest grant on any port.
     max_duration: Duration,
 }
 
 impl Policy {
-    /// A policy from its sections; the first port that stands in two of them is the error.
+    /// A policy of these sections. The error is the first port that two sections name.
     pub fn new(sections: Vec<PortSection>, max_duration: Duration) -> Result<Self, PortKey> {
         let by_port = by_port(&sections)?;
         Ok(Self { sections, by_port, max_duration })
@@ -36,18 +36,18 @@ impl Policy {
         &self.sections
     }
 
-    /// The same with another longest grant.
+    /// The same policy with another longest grant.
     #[must_use]
     pub fn with_max_duration(self, max_duration: Duration) -> Self {
         Self { max_duration, ..self }
     }
 
-    /// The longest grant, whatever a port says.
+    /// The longest grant on any port; a port may allow less.
     pub const fn max_duration(&self) -> Duration {
         self.max_duration
     }
 
-    /// The longest time from now at which a grant may end that is not known yet.
+    /// The longest time from now until a grant can end that the agent has not seen yet.
     pub fn longest_ahead(&self) -> Duration {
         HORIZON + self.max_duration
     }
@@ -59,7 +59,7 @@ impl Policy {
         })
     }
 
-    /// Every exemption that is not over, with its port and its end.
+    /// Every exemption, also one that has ended: port, source, end.
     pub fn exemptions(
         &self,
     ) -> impl Iterator<Item = (PortKey, SourcePrefix, Option<WallTime>)> + '_ {
@@ -78,9 +78,9 @@ impl Policy {
         self.by_port.get(&port).and_then(|index| self.sections.get(*index))
     }
 
-    /// Times, ceiling, limits of the keys that signed, threshold (docs/grants.md, steps `times` to
-    /// `threshold`). Also asked again for a grant that was accepted before: what counts are the
-    /// keys as they stand now.
+    /// Checks times, ceiling, limits of the keys that signed, and threshold (docs/grants.md, steps
+    /// `times` to `threshold`). A grant that was accepted before is checked again, by the present
+    /// keys.
     pub fn check(&self, grant: &VerifiedGrant, keyring: &Keyring, now: Now) -> Result<(), Refused> {
         self.check_whole(grant, keyring, now).map_err(|refused| refused.of(grant.id()))
     }
@@ -149,10 +149,10 @@ impl Policy {
     }
 }
 
-/// How far ahead a window may begin.
+/// How far from now a grant may begin.
 pub const HORIZON: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// The window against the clock (docs/grants.md, step `times`); returns its length.
+/// Checks the window against the clock (docs/grants.md, step `times`). Returns its length.
 fn check_times(grant: &VerifiedGrant, now: Now) -> Result<Duration, Refused> {
     let (from, to) = (grant.not_before(), grant.not_after());
     let Some(lifetime) = to.since(from) else {
@@ -180,7 +180,7 @@ fn check_times(grant: &VerifiedGrant, now: Now) -> Result<Duration, Refused> {
     Ok(lifetime)
 }
 
-/// One source against the port's own (docs/grants.md, step `ceiling`).
+/// Checks one source against those of the port (docs/grants.md, step `ceiling`).
 fn check_source(section: &PortSection, source: &SourcePrefix) -> Result<(), Refused> {
     if !section.sources.iter().any(|allowed| allowed.contains(source)) {
         let allowed: Vec<_> = section.sources.iter().map(ToString::to_string).collect();

@@ -1,7 +1,7 @@
 //! From an envelope to a [`VerifiedPolicy`] (docs/grants.md, steps `size` to `host`).
 //!
-//! Nothing is decoded before a signature over the exact bytes is good. What a policy may ask for is
-//! `ceiling`'s, whether it is newer than the last one `commit`'s business.
+//! Nothing is decoded before a signature over the exact bytes is good. `ceiling` decides what a
+//! policy may ask for, `commit` whether it is newer than the last one.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ const MAX_SECTIONS: usize = 1024;
 /// Most table entries (exemptions times ports) of one policy.
 const MAX_EXEMPTIONS: usize = 4096;
 
-/// What a policy says, decoded without doubt, and for this host.
+/// A policy that decoded completely and is for this host.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Proposal {
     version: u64,
@@ -42,7 +42,7 @@ pub struct VerifiedPolicy {
 }
 
 impl Proposal {
-    /// Checks a message that nobody has signed: for a look ahead, not to be put in force.
+    /// Checks a message without a signature: for a comparison, not to be put in force.
     pub fn new(message: v1::Policy, host: &str) -> Result<Self, Refused> {
         let malformed = |detail: String| Refused::new(Refusal::Malformed, detail);
         check_texts(&message).map_err(malformed)?;
@@ -68,7 +68,7 @@ impl Proposal {
             .map_err(malformed)?;
         Policy::new(sections.clone(), Duration::ZERO).map_err(|port| {
             let word = port.protocol.word();
-            malformed(format!("ports: {}/{word} stands in two sections", port.port))
+            malformed(format!("ports: {}/{word} is in two sections", port.port))
         })?;
         let entries: usize =
             sections.iter().map(|part| part.range.count() * part.exemptions.len()).sum();
@@ -120,19 +120,19 @@ impl Proposal {
         self.version
     }
 
-    /// What it protects; no port stands in two sections.
+    /// What it protects; no two sections name the same port.
     pub fn sections(&self) -> &[PortSection] {
         &self.sections
     }
 
-    /// As it came, for people.
+    /// The message as it was decoded, for people.
     pub const fn message(&self) -> &v1::Policy {
         &self.message
     }
 }
 
 impl VerifiedPolicy {
-    /// What it says.
+    /// The decoded policy.
     pub const fn proposal(&self) -> &Proposal {
         &self.proposal
     }
@@ -147,12 +147,15 @@ impl VerifiedPolicy {
         &self.digest
     }
 
-    /// Whether one of the keys that signed it still may.
+    /// Whether one of the keys that signed it may still sign policies.
     pub fn is_trusted(&self, keyring: &Keyring) -> bool {
         self.signers_in(keyring).next().is_some()
     }
 
-    /// How many distinct keys that signed it count at this time; with none, why the first does not.
+    /// The number of distinct keys that signed it and count at this time.
+    ///
+    /// # Errors
+    /// Trusted keys signed it, but none of them counts: why the first one does not.
     pub fn approvals(&self, keyring: &Keyring, now: Now) -> Result<usize, Refused> {
         let mut count = 0;
         let mut first = None;
@@ -178,7 +181,7 @@ impl VerifiedPolicy {
     }
 }
 
-/// All that needs no ceiling and no clock (docs/grants.md, steps `size` to `host`).
+/// Every check that needs no ceiling and no clock (docs/grants.md, steps `size` to `host`).
 pub fn verify(
     envelope: &v1::Envelope,
     keyring: &Keyring,
@@ -189,7 +192,7 @@ pub fn verify(
 }
 
 /// Reads back a policy that was verified when it was accepted. Its keys may have been removed since;
-/// what is in force does not end with them.
+/// a policy in force stays in force without them.
 pub fn reread(
     envelope: &v1::Envelope,
     keyring: &Keyring,
@@ -199,12 +202,13 @@ pub fn reread(
     decode(&envelope.payload, &signers, host)
 }
 
-/// Reads the payload (docs/grants.md, steps `decode` to `host`); see [`grant`] for why the length
-/// must be the same.
+/// Reads the payload (docs/grants.md, steps `decode` to `host`). `grant` says why the length must
+/// be the same.
 fn decode(payload: &[u8], signers: &[&Signer], host: &str) -> Result<VerifiedPolicy, Refused> {
     let malformed = |detail: String| Refused::new(Refusal::Malformed, detail);
-    let message = v1::Policy::decode(payload)
-        .map_err(|error| malformed(format!("the signed payload is no jit.v1.Policy: {error}")))?;
+    let message = v1::Policy::decode(payload).map_err(|error| {
+        malformed(format!("the signed payload is not a jit.v1.Policy: {error}"))
+    })?;
     if message.encoded_len() != payload.len() {
         return Err(malformed(
             "the payload has fields that this version does not know, or is not minimally encoded"

@@ -1,4 +1,4 @@
-//! Why a grant is refused: the control plane's reason words.
+//! A refusal with its reason word and a sentence for a person.
 
 use std::fmt;
 
@@ -7,25 +7,25 @@ use jit_proto::{GrantId, Refusal, printable::clean};
 /// Longest detail, in characters.
 const MAX_DETAIL: usize = 1_000;
 
-/// A refusal with what a person needs to know.
+/// Why a grant or a policy is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// The word.
+    /// The stable reason word.
     pub refusal: Refusal,
     /// One sentence: what was tried, on what, why.
     pub detail: String,
-    /// The grant's id, once it was decoded behind a good signature.
+    /// The grant's id; `None` when no signature was good, or the payload did not decode.
     pub id: Option<GrantId>,
 }
 
 impl Refused {
-    /// A refusal before the id is known. The detail, which may quote what came from outside, is cut
-    /// to a length that logs, journal and answers can hold.
+    /// A refusal without an id. The detail may quote text from outside: it is made printable, and
+    /// cut to a length that logs, journal and answers can hold.
     pub fn new(refusal: Refusal, detail: impl Into<String>) -> Self {
         Self { refusal, detail: clean(&detail.into(), MAX_DETAIL), id: None }
     }
 
-    /// The same, for this grant.
+    /// The same refusal, for the grant with this id.
     #[must_use]
     pub fn of(self, id: GrantId) -> Self {
         Self { id: Some(id), ..self }

@@ -1,8 +1,8 @@
-//! The user whom the service runs as, for root's command line.
+//! The user that the service runs as, for root's command line.
 //!
-//! What root does in that user's directories, or says about what that user may read, is done by a
-//! thread that has become this user. The alternative, root's own rights and a look at owners and modes
-//! before each step, would follow a link that the user puts there between look and step, and would
+//! When root works in that user's directories, or checks what that user may read, a thread becomes
+//! that user and does the work. The alternative, to use root's rights and check owners and modes
+//! before each step, would follow a link that the user makes between check and step, and would
 //! leave files that the agent cannot write.
 
 use std::{
@@ -19,10 +19,10 @@ use rustix::{
     thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
 
-/// Whom the shipped unit runs the agent as.
+/// The user in the shipped systemd unit.
 const USER: &str = "jit-agent";
 
-/// A user other than root whom the service runs as.
+/// The user that the service runs as; never root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
     uid: Uid,
@@ -32,9 +32,9 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// The owner of a state directory. While it is not there yet and is the `shipped` unit's, the user
-    /// that the unit names. `None` when that is root, or when this process is not root and could become
-    /// nobody.
+    /// The owner of a state directory. When the directory does not exist yet and is that of the
+    /// `shipped` unit, the user in the unit. `None` when that is root, or when this process is not
+    /// root and so cannot become another user.
     pub fn of(state: &Path, shipped: bool) -> Option<Self> {
         if !geteuid().is_root() {
             return None;
@@ -56,7 +56,7 @@ impl Owner {
         (!owner.uid.is_root()).then_some(owner)
     }
 
-    /// One of the system's users, in all its groups: so systemd starts a service.
+    /// A user of the system with all its groups, as systemd starts a service.
     fn named(user: User) -> Self {
         let User { name, uid, gid, .. } = user;
         let all = CString::new(name.as_str()).map(|name| unistd::getgrouplist(&name, gid));
@@ -66,12 +66,12 @@ impl Owner {
         Self { uid, gid, groups, name: Some(name) }
     }
 
-    /// Does something as this user, with none of root's rights.
+    /// Runs `what` as this user, without any of root's rights.
     ///
     /// # Errors
     /// The kernel does not let this process become that user.
     pub fn act<T: Send>(&self, what: impl FnOnce() -> T + Send) -> io::Result<T> {
-        // Of this thread alone: the C library's calls would change all of them, for good.
+        // These change only this thread. The C library's calls would change all threads for good.
         let change = || -> io::Result<()> {
             set_thread_groups(&self.groups)?;
             set_thread_res_gid(self.gid, self.gid, self.gid)?;
@@ -83,7 +83,7 @@ impl Owner {
         })
     }
 
-    /// Those of these files that are there and that this user may not read.
+    /// The existing ones of these files that this user may not read.
     ///
     /// # Errors
     /// As [`Owner::act`].
@@ -113,7 +113,7 @@ mod tests {
 
     use super::*;
 
-    /// Nobody's.
+    /// A uid without a user.
     const OTHER: u32 = 64_999;
 
     #[test]

@@ -1,4 +1,4 @@
-//! Small calls into the operating system: clocks, trusted files, capabilities, locks, addresses.
+//! Calls into the operating system: clocks, trusted files, capabilities, locks, addresses.
 
 use std::{
     collections::BTreeSet,
@@ -20,7 +20,7 @@ use crate::rules::clock::{BootNanos, Now};
 
 /// `f_type` of a BPF file system (BPF_FS_MAGIC, uapi/linux/magic.h).
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
-/// How often this host's addresses are listed at most.
+/// The most times that this host's addresses are listed in one call.
 const LISTS: u32 = 16;
 
 /// A file or directory that is not safe to use.
@@ -29,23 +29,23 @@ pub enum FileError {
     /// It cannot be read, created or locked.
     #[error("cannot {verb} {}: {error}", path.display())]
     Io {
-        /// What was tried.
+        /// What was tried: "read".
         verb: &'static str,
-        /// On what.
+        /// The file or directory.
         path: PathBuf,
-        /// Why it failed.
+        /// The kernel's error.
         error: io::Error,
     },
-    /// Somebody else could have written it.
+    /// Somebody other than root and the agent's user could have written it.
     #[error(
         "{} is owned by uid {owner} with mode {mode:03o}: others could write to it; it must belong \
          to root or to the agent's own user, without write permission for group and others",
         path.display()
     )]
     Untrusted {
-        /// What was looked at.
+        /// The file or directory.
         path: PathBuf,
-        /// Its owner.
+        /// Its owner's uid.
         owner: u32,
         /// Its permission bits.
         mode: u32,
@@ -61,7 +61,7 @@ pub enum FileError {
 )]
 pub struct MissingCapabilities(Vec<&'static str>);
 
-/// Both clocks.
+/// Reads both clocks.
 pub fn now() -> Now {
     let wall = clock_gettime(ClockId::Realtime);
     let boot = clock_gettime(ClockId::Boottime);
@@ -75,11 +75,11 @@ pub fn now() -> Now {
     }
 }
 
-/// Who runs this command, for the audit: the user, and who that was at login, before `sudo`.
+/// Who runs this command, for the audit: the user, and the user at login (before `sudo`).
 pub fn caller() -> String {
     let user = rustix::process::getuid().as_raw();
     let login = fs::read_to_string("/proc/self/loginuid").ok();
-    // All bits set: no login, as of a service.
+    // All bits set means no login, as for a service.
     match login.and_then(|text| text.trim().parse::<u32>().ok()).filter(|uid| *uid != u32::MAX) {
         Some(login) if login != user => format!("local uid {user}, login uid {login}"),
         _ => format!("local uid {user}"),
@@ -107,7 +107,7 @@ pub fn read_trusted(path: &Path) -> Result<String, FileError> {
     Ok(text)
 }
 
-/// Creates a directory that nobody else can write to, or checks the one that is there.
+/// Creates a directory that nobody else can write to, or checks an existing one.
 pub fn private_directory(path: &Path, mode: u32) -> Result<(), FileError> {
     let io = |verb: &'static str| move |error| FileError::Io { verb, path: path.to_owned(), error };
     match fs::DirBuilder::new().create(path) {
@@ -132,7 +132,7 @@ fn private_directory_once(path: &Path, mode: u32) -> Result<(), FileError> {
     check_trusted(path, &fs::symlink_metadata(path).map_err(io)?)
 }
 
-/// Refuses what somebody other than root or this process's user owns or can write.
+/// Refuses a file that somebody other than root and this process's user owns or can write.
 pub fn check_trusted(path: &Path, metadata: &fs::Metadata) -> Result<(), FileError> {
     let owner = metadata.uid();
     let mode = metadata.permissions().mode() & 0o777;
@@ -160,7 +160,7 @@ pub struct DirectoryLock {
 }
 
 impl DirectoryLock {
-    /// Whether the directory with this path is the one that is locked.
+    /// Whether `path` is still the locked directory.
     pub fn is_on(&self, path: &Path) -> bool {
         let place = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
         let locked = rustix::fs::fstat(&self.directory).map(place);
@@ -216,8 +216,9 @@ pub fn addresses() -> io::Result<BTreeSet<Address>> {
     })
 }
 
-/// All that is listed, until a list has nothing new: while interfaces come and go the kernel may
-/// leave some out, and the C library does not say so. One that is gone by the end does no harm.
+/// Lists until a list has nothing new, and returns all that was listed. While interfaces come and
+/// go the kernel may leave some addresses out, and the C library does not report that. An address
+/// that is gone at the end does no harm.
 fn settled(
     mut list: impl FnMut() -> io::Result<BTreeSet<Address>>,
 ) -> io::Result<BTreeSet<Address>> {
@@ -229,7 +230,7 @@ fn settled(
             return Ok(all);
         }
     }
-    Err(io::Error::other("they change faster than they can be read"))
+    Err(io::Error::other("the addresses change faster than they can be read"))
 }
 
 #[cfg(test)]

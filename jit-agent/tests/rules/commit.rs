@@ -141,7 +141,7 @@ proptest! {
                 }
             }
             let now = at(clock);
-            if commit.is_over(now) {
+            if commit.deadline_passed(now) {
                 prop_assert!(commit.give_up().is_some());
             }
             let version = commit.in_force().map_or(0, |policy| policy.version);
@@ -157,7 +157,7 @@ fn a_policy_that_replaces_a_waiting_one_does_not_confirm_it() {
     commit.accept(policy(1), None, at(0));
     commit.accept(policy(2), Some(std::time::Duration::from_secs(60)), at(1));
     commit.accept(policy(3), Some(std::time::Duration::from_secs(60)), at(2));
-    assert!(!commit.is_over(at(61)) && commit.is_over(at(62)));
+    assert!(!commit.deadline_passed(at(61)) && commit.deadline_passed(at(62)));
     assert_eq!(commit.give_up().map(|policy| policy.version), Some(3));
     assert_eq!(commit.in_force().map(|policy| policy.version), Some(1));
     assert_eq!(commit.highest(), 3);
@@ -167,5 +167,5 @@ fn a_policy_that_replaces_a_waiting_one_does_not_confirm_it() {
 fn the_window_has_an_upper_limit() {
     let mut commit = Commit::default();
     commit.accept(policy(1), Some(std::time::Duration::MAX), at(0));
-    assert!(commit.is_over(at(3600)));
+    assert!(commit.deadline_passed(at(3600)));
 }

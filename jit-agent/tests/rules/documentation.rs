@@ -333,7 +333,7 @@ fn every_key_in_the_shipped_configuration_is_valid() {
 fn the_shipped_configuration_shows_every_key() {
     let sections = include_str!("../../src/config/raw.rs");
     let port = include_str!("../../../proto/src/port_section/toml.rs");
-    let (port, _) = port.split_once("/// A policy as a file").unwrap();
+    let (port, _) = port.split_once("/// A policy's file").unwrap();
     let lines = sections.lines().chain(port.lines()).map(str::trim);
     let fields = lines.filter_map(|line| line.trim_start_matches("pub(super) ").split_once(": "));
     let is_name =

@@ -198,7 +198,7 @@ ports    22/tcp enforce drain <=3h     500-501/udp observe cut forwarded
 policy   version 8 of kim@example.org signed by policy-1, policy-2
 exempt   22/tcp 198.51.100.0/24  scanner (owner sec)
 exempt   22/tcp 198.51.100.1  scanner (owner sec, until 2100-01-01T00:00:00Z)
-exempt   22/tcp 198.51.100.2  scanner (owner sec, over since 2025-06-01T00:00:00Z)
+exempt   22/tcp 198.51.100.2  scanner (owner sec, ended 2025-06-01T00:00:00Z)
 grants   1 live, 1 exhausted, 1 scheduled, 1 expired, 1 replaced, 1 revoked
   ID                          SOURCE          PORT           LEFT  HITS  REQUESTER        WHY
   01040G2081040G2081040G2081  203.0.113.7 +1  22/tcp +1     1h02m    12  ana@example.org  \

@@ -1,5 +1,5 @@
-//! What the fuzz targets of `jit-common` do with an input, without libFuzzer: the ordinary tests
-//! replay every corpus file through the same functions (`jit-common/tests/corpus.rs`).
+//! The fuzz targets of `jit-common` as functions, without libFuzzer: the ordinary tests run every
+//! corpus file through the same functions (`jit-common/tests/corpus.rs`).
 
 use jit_common::{
     Address, Admission, Claim, Decision, EVENT_BYTES, Event, Family, Frame, GrantEntry, HostKey,
@@ -7,19 +7,19 @@ use jit_common::{
     Tables, decide, guard,
 };
 
-/// A target: its name, which is that of its corpus directory, and what it does.
+/// A target: its name, which is also that of its corpus directory, and its function.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets of this crate.
 pub const TARGETS: [Target; 3] =
     [("decide", decide_frame), ("event", event), ("guard", guard_lookup)];
 
-/// The kernel's implementation masks offsets with this (`jit-agent-ebpf/src/frame.rs`): a load at a
-/// larger one would read another place than the host does.
+/// The kernel's implementation masks offsets with this (`jit-agent-ebpf/src/frame.rs`). With a
+/// larger offset, kernel and host would read different bytes.
 const OFFSET_MASK: usize = 0x7fff;
 const NOW: u64 = 1_000;
 
-/// Every bit pattern of a situation: what is protected, granted and open.
+/// The tables for one decision: what is protected, granted and open. Every bit pattern is possible.
 #[derive(Clone, Copy)]
 struct Situation {
     protected: bool,
@@ -27,7 +27,8 @@ struct Situation {
     host: Option<GrantEntry>,
     prefix: Option<GrantEntry>,
     session: Session,
-    /// Whether grants with a limit have a place for what is new, and know what is not.
+    /// `places`: grants with a limit have room for a new connection. `known`: they have counted
+    /// this one.
     places: bool,
     known: bool,
 }
@@ -35,7 +36,7 @@ struct Situation {
 impl Situation {
     fn of([rule, grants, limits]: [u8; 3]) -> Self {
         let bit = |byte: u8, number: u8| byte & (1 << number) != 0;
-        // Dead at the deadline itself, and a nanosecond before it is not.
+        // At the deadline a claim has ended; a nanosecond before, it is live.
         let claim = |there: bool, live: bool, slot, cut| Claim {
             cut: u8::from(cut),
             ..Claim::until(u64::from(there) * if live { NOW + 1 } else { NOW }, slot)
@@ -146,7 +147,7 @@ impl Frame for Bytes<'_> {
     }
 }
 
-/// The first three bytes are the situation, the rest a frame; judged on every kind of link.
+/// Three bytes as a situation, the rest as a frame: decided for every kind of link.
 pub fn decide_frame(input: &[u8]) {
     let Some((situation, frame)) = input.split_first_chunk() else { return };
     let situation = Situation::of(*situation);
@@ -206,8 +207,8 @@ fn check(decision: &Decision, situation: Situation) {
         assert_eq!(situation.rule.drain, 1, "{decision:?}");
         assert!(situation.session == Session::Established || situation.rule.forwarded == 1);
     }
-    // The guard is asked for the same connection: it never refuses what the gate lets in new, and
-    // lets nothing in that no live grant covers.
+    // The guard decides about the same connection. It never refuses a new one that the gate lets
+    // in, and lets in none without a live grant.
     let lookup = Lookup { source, destination, source_port, port, loopback: Some(false) };
     let Some(guarded) = guard(&lookup, &situation, || NOW) else {
         assert!(source == destination || source.is_loopback(), "a protected port: {lookup:?}");
@@ -224,8 +225,8 @@ pub fn event(input: &[u8]) {
     assert!(Reason::from_number(event.reason).is_some());
 }
 
-/// A situation, two addresses, a port and what the kernel says of loopback: what the socket guard
-/// sees.
+/// Any bytes as a situation and a look-up: two addresses, a port, and what the kernel reports about
+/// loopback.
 pub fn guard_lookup(input: &[u8]) {
     let Some((situation, input)) = input.split_first_chunk() else { return };
     let Some(([kind, port @ ..], input)) = input.split_first_chunk::<3>() else { return };

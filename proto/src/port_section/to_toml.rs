@@ -1,5 +1,5 @@
-//! A section as TOML that can be edited and pushed again: every key, and nothing that could rewrite
-//! the screen.
+//! A section as TOML that can be edited and pushed again. It has every key, and escapes every
+//! character that could rewrite the screen.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -55,7 +55,7 @@ fn exemption(exemption: &v1::Exemption) -> String {
     )
 }
 
-/// A TOML basic string; what could rewrite the screen is escaped.
+/// A TOML basic string; hostile letters are escaped.
 fn quoted(text: &str) -> String {
     let mut out = String::from("\"");
     for letter in text.chars() {

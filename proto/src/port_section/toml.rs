@@ -1,4 +1,4 @@
-//! A section as TOML: the keys of `[[port]]`, read by serde.
+//! Reads a section from TOML: the keys of `[[port]]`, and a policy's file.
 
 use std::str::FromStr;
 
@@ -14,7 +14,7 @@ use crate::{
     toml_value::{duration, moment, width},
 };
 
-/// A section as it is written, not checked yet.
+/// A section as the file has it, unchecked.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TomlSection {
@@ -32,13 +32,13 @@ pub struct TomlSection {
     exempt: Vec<Exempt>,
 }
 
-/// Whether what has no grant is dropped, or counted only.
+/// What happens to packets that no grant lets in.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Dropped.
+    /// They are dropped.
     Enforce,
-    /// Counted.
+    /// They are counted and pass.
     Observe,
 }
 
@@ -72,14 +72,14 @@ struct Exempt {
     until: Option<String>,
 }
 
-/// A policy as a file: the configuration's `[[port]]` sections, and whom it is for.
+/// A policy's file: the configuration's `[[port]]` sections, and the hosts that the policy is for.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PolicyFile {
-    /// Its version, if the file says.
+    /// The policy's version; `None` when the file has none.
     pub version: Option<u64>,
-    /// The hosts it is for; empty when the file does not say.
+    /// Ids of the hosts that the policy is for; empty when the file names none.
     pub hosts: Vec<String>,
-    /// What it protects; no port stands in two sections.
+    /// What it protects; no two sections name the same port.
     pub sections: Vec<PortSection>,
 }
 
@@ -99,7 +99,8 @@ impl FromStr for PolicyFile {
     fn from_str(text: &str) -> Result<Self, String> {
         let TomlPolicy { version, hosts, port } =
             toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
-        // How many keys a host trusts is the host's to know.
+        // The file's reader does not know how many keys a host trusts: any number of approvals
+        // passes.
         let sections =
             port.into_iter().map(|port| port.check(usize::MAX)).collect::<Result<Vec<_>, _>>()?;
         by_port(&sections).map_err(stands_twice)?;
@@ -107,14 +108,14 @@ impl FromStr for PolicyFile {
     }
 }
 
-/// The sentence for a port that two sections name.
+/// The error for a port that two sections name.
 pub fn stands_twice(port: PortKey) -> String {
-    format!("[[port]]: {}/{} stands in two sections", port.port, port.protocol.word())
+    format!("[[port]]: {}/{} is in two sections", port.port, port.protocol.word())
 }
 
 impl TomlSection {
-    /// The section, if every key has a good value. `signers`: how many keys sign grants for this
-    /// host; a port cannot ask for more approvals than that.
+    /// The checked section. `signers` is the number of keys that sign grants for this host; a port
+    /// cannot require more approvals.
     ///
     /// # Errors
     /// One sentence that names the port and the key.
@@ -170,8 +171,8 @@ impl Exempt {
 
 fn check_sources(texts: &[String]) -> Result<Vec<SourcePrefix>, String> {
     if texts.is_empty() {
-        return Err("sources is empty: no grant could ever open it; [\"0.0.0.0/0\", \"::/0\"] is \
-                    everyone"
+        return Err("sources is empty, so no grant could open the port; for everyone write \
+                    [\"0.0.0.0/0\", \"::/0\"]"
             .into());
     }
     texts.iter().map(|text| text.parse().map_err(|error| format!("sources: {error}"))).collect()
@@ -182,8 +183,8 @@ fn check_approvals(approvals: Option<u8>, signers: usize) -> Result<usize, Strin
     match approvals {
         0 => Err("approvals: 0 would let the port open without a signature".into()),
         _ if approvals > signers => Err(format!(
-            "approvals: {approvals}, but there are {signers} [[signer]] keys that sign grants; from 1 \
-             to that"
+            "approvals: {approvals}, but only {signers} [[signer]] keys sign grants; lower it, or \
+             add a [[signer]]"
         )),
         _ => Ok(approvals),
     }
@@ -199,13 +200,15 @@ fn port_range(port: &Ports, protocol: TomlProtocol) -> Result<PortRange, String>
         Ports::Range(text) => {
             let bounds = text.split_once('-').unwrap_or((text, text));
             let (Ok(first), Ok(last)) = (bounds.0.trim().parse(), bounds.1.trim().parse()) else {
-                return Err(format!("[[port]] port: {text:?} is not a port or first-last"));
+                return Err(format!(
+                    "[[port]] port: {text:?} is not a port, or a range FIRST-LAST"
+                ));
             };
             (first, last)
         }
     };
     if first == 0 || first > last {
-        return Err(format!("[[port]] port: {first}-{last} is no range from 1 to 65535"));
+        return Err(format!("[[port]] port: {first}-{last} is not a range from 1 to 65535"));
     }
     Ok(PortRange { protocol, first, last })
 }

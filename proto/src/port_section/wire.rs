@@ -26,7 +26,7 @@ impl TryFrom<&v1::PolicyPort> for PortSection {
             terminates,
             exemptions,
         } = message;
-        let range = range.as_ref().ok_or("ports: a section without a range")?;
+        let range = range.as_ref().ok_or("ports: a section has no range")?;
         let range = PortRange::try_from(range).map_err(|error| format!("ports: {error}"))?;
         let at = |what: String| format!("{range}: {what}");
         Ok(Self {
@@ -64,7 +64,7 @@ fn check_sources(sources: &[v1::Source]) -> Result<Vec<SourcePrefix>, String> {
     }
 }
 
-/// Left out: the default of the family.
+/// A prefix length; the family's default where the message has none.
 fn width(key: &str, width: Option<u32>, family: Family) -> Result<u8, String> {
     let default = match family {
         Family::V4 => DEFAULT_WIDEST_V4,
@@ -82,7 +82,7 @@ fn check_duration(millis: i64) -> Result<Duration, String> {
         .ok()
         .filter(|millis| *millis >= 1000 && millis.is_multiple_of(1000))
         .map(Duration::from_millis)
-        .ok_or_else(|| "max_duration_ms is not a second or more, in whole ones".into())
+        .ok_or_else(|| "max_duration_ms is not 1000 or more, in whole seconds".into())
 }
 
 fn observes(mode: i32) -> Result<bool, String> {

@@ -1,4 +1,4 @@
-//! Events of the watch, a line each.
+//! Events of `watch`, one line each.
 
 use jit_proto::{
     WallTime,
@@ -40,11 +40,11 @@ pub fn event_text(event: &v1::Event) -> String {
         }
         None => "unknown event".to_owned(),
     };
-    // Some of it is cleaned above, where it is cut to a length.
+    // Some texts are also cleaned above, where they are cut to a length.
     format!("{} {}", WallTime(event.time_ms), clean(&what, usize::MAX))
 }
 
-/// Those that are not empty.
+/// The words that are not empty, separated by spaces.
 fn words(all: &[&str]) -> String {
     let some: Vec<_> = all.iter().copied().filter(|word| !word.is_empty()).collect();
     some.join(" ")

@@ -11,7 +11,7 @@ use super::{
     words::{WIDTH, line, now_ms},
 };
 
-/// Letters of a grant's id in a table; enough to tell those of one screen apart.
+/// Characters of a grant's id in the table: all 26 of a ULID.
 const SHORT_ID: usize = 26;
 
 /// The table of grants.

@@ -1,4 +1,4 @@
-//! The same as JSON; documented in docs/json.md.
+//! Status, grants and policy as JSON; documented in docs/json.md.
 
 use jit_proto::{
     v1,

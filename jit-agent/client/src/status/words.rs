@@ -1,4 +1,4 @@
-//! What texts and JSON share: lines, moments, numbers.
+//! Parts that text and JSON share: lines, times, numbers.
 
 use std::fmt::Write as _;
 

@@ -1,4 +1,4 @@
-//! What a policy changes, as the agent computed it: for a person, and as JSON.
+//! The changes that a policy makes, as the agent computed them: as text and as JSON.
 
 use std::fmt::Write as _;
 
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::text;
 
-/// A line for each change, the ones that shut somebody out first.
+/// One line for each change; changes that shut somebody out come first.
 pub(super) fn text(changes: &v1::PolicyChanges) -> String {
     let v1::PolicyChanges {
         closed,

@@ -11,15 +11,15 @@ use sha2::{Digest as _, Sha256};
 pub struct LineHash([u8; 32]);
 
 impl LineHash {
-    /// What the very first record carries.
+    /// The value in the very first record: 32 zero bytes.
     pub const ZERO: Self = Self([0; 32]);
 
-    /// The 32 bytes.
+    /// The hash as bytes.
     pub const fn bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
-    /// Of a line, without its newline.
+    /// The hash of a line without its newline.
     pub fn of(line: &[u8]) -> Self {
         Self(Sha256::digest(line).into())
     }
@@ -43,17 +43,17 @@ impl FromStr for LineHash {
     fn from_str(text: &str) -> Result<Self, String> {
         let mut bytes = [0; 32];
         hex::decode_to_slice(text, &mut bytes)
-            .map_err(|_| format!("{text:?} is no SHA-256 (64 hex digits)"))?;
+            .map_err(|_| format!("{text:?} is not a SHA-256 (64 hex digits)"))?;
         Ok(Self(bytes))
     }
 }
 
-/// The last record of a chain: what the next one goes on from.
+/// The last record of a chain. The next record continues from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tip {
-    /// Its number; the first has 1.
+    /// The record's number; the first record has 1.
     pub seq: u64,
-    /// Its hash.
+    /// The hash of its line.
     pub hash: LineHash,
 }
 
@@ -62,7 +62,7 @@ impl Tip {
     pub const START: Self = Self { seq: 0, hash: LineHash::ZERO };
 }
 
-/// As `SEQ:HASH`, which is how heads are written down outside of the host.
+/// `SEQ:HASH`, the form in which heads are kept outside of the host.
 impl fmt::Display for Tip {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.seq, self.hash)
@@ -75,7 +75,9 @@ impl FromStr for Tip {
     fn from_str(text: &str) -> Result<Self, String> {
         text.split_once(':')
             .and_then(|(seq, hash)| Some(Self { seq: seq.parse().ok()?, hash: hash.parse().ok()? }))
-            .ok_or_else(|| format!("{text:?} is no head; it looks like 1234:0a1b... (SEQ:HASH)"))
+            .ok_or_else(|| {
+                format!("{text:?} is not a head; a head looks like 1234:0a1b... (SEQ:HASH)")
+            })
     }
 }
 

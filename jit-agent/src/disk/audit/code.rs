@@ -1,7 +1,7 @@
-//! What can happen, each with its stable code and name.
+//! The kinds of audit records, each with its stable code and name.
 //!
-//! Codes and names never change their meaning and are never used again; docs/audit.md has a heading
-//! for each, and a test insists.
+//! Codes and names never change their meaning and are never used again. docs/audit.md has a heading
+//! for each; a test checks it.
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident => $code:literal, $word:literal;)*) => {
@@ -10,7 +10,7 @@ macro_rules! codes {
         pub enum EventCode { $($(#[$doc])* $name,)* }
 
         impl EventCode {
-            /// All of them.
+            /// Every code.
             pub const ALL: [Self; [$($code),*].len()] = [$(Self::$name),*];
 
             /// The stable code: a letter and three digits.
@@ -31,17 +31,17 @@ codes! {
     GateAttached => "A001", "gate_attached";
     /// A pinned link of an earlier run carries the new program.
     GateAdopted => "A002", "gate_adopted";
-    /// An interface has no gate any more.
+    /// An interface has lost its gate.
     GateLost => "A003", "gate_lost";
     /// A lost gate is back.
     GateRestored => "A004", "gate_restored";
-    /// A worse hook than the best one had to be taken.
+    /// The program is attached through a worse hook than the best one.
     GateSteppedDown => "A005", "gate_stepped_down";
     /// `jit-agent detach`: every protected port is open.
     GateDetached => "A006", "gate_detached";
     /// Root on the machine opened a port without a grant.
     BreakGlass => "B001", "break_glass";
-    /// Such an opening has ended.
+    /// An opening by root has ended.
     BreakGlassEnded => "B002", "break_glass_ended";
     /// A connection that a grant let in.
     Connection => "C001", "connection";
@@ -59,13 +59,13 @@ codes! {
     GrantRefused => "G004", "grant_refused";
     /// A grant's window has ended.
     GrantExpired => "G005", "grant_expired";
-    /// A grant, or an id that was not seen yet, was revoked.
+    /// A grant, or an id that the agent had not seen, was revoked.
     GrantRevoked => "G006", "grant_revoked";
-    /// Another grant that replaces it began.
+    /// A grant ended because one that replaces it began.
     GrantReplaced => "G007", "grant_replaced";
-    /// All connections that it may let in are used up.
+    /// A grant has let in all the connections that it may.
     GrantExhausted => "G008", "grant_exhausted";
-    /// The wall clock was set forward, so it ends sooner.
+    /// A grant ends sooner, because the wall clock was set forward.
     GrantShortened => "G009", "grant_shortened";
     /// The first record of all.
     AuditBegun => "L001", "audit_begun";
@@ -87,15 +87,15 @@ codes! {
     PolicyPushed => "P001", "policy_pushed";
     /// A policy is in force and waits to be confirmed.
     PolicyArmed => "P002", "policy_armed";
-    /// It was confirmed.
+    /// A policy was confirmed.
     PolicyConfirmed => "P003", "policy_confirmed";
-    /// It was not confirmed in time: the one before is back.
+    /// A policy was not confirmed in time: the one before is back.
     PolicyReturned => "P004", "policy_returned";
     /// A policy was refused.
     PolicyRefused => "P005", "policy_refused";
     /// The configuration file was read again.
     ConfigurationReloaded => "R001", "configuration_reloaded";
-    /// It was refused; nothing changed.
+    /// The configuration file was refused; nothing changed.
     ConfigurationRefused => "R002", "configuration_refused";
     /// The agent started.
     AgentStarted => "S001", "agent_started";
@@ -103,20 +103,20 @@ codes! {
     AgentStopping => "S002", "agent_stopping";
     /// Something is wrong, as `status` says.
     AlarmRaised => "S003", "alarm_raised";
-    /// It is well again.
+    /// A problem has ended.
     AlarmCleared => "S004", "alarm_cleared";
     /// The wall clock was set.
     ClockStepped => "S005", "clock_stepped";
     /// The wall clock is earlier than it has been: nothing new opens.
     ClockUntrusted => "S006", "clock_untrusted";
-    /// It is right again.
+    /// The wall clock is right again.
     ClockTrusted => "S007", "clock_trusted";
     /// The database could not be read and was kept aside.
     DatabaseDamaged => "S008", "database_damaged";
 }
 
 impl EventCode {
-    /// From a code or a name, in any case.
+    /// Reads a code or a name, in upper or lower case.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|code| {
             code.code().eq_ignore_ascii_case(text) || code.name().eq_ignore_ascii_case(text)

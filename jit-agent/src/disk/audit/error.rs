@@ -1,4 +1,4 @@
-//! Why a record is not on the disk.
+//! The error of the audit.
 
 use std::{
     io,
@@ -10,25 +10,25 @@ use crate::system::sys::FileError;
 /// Why a record is not on the disk.
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
-    /// Another process writes it.
+    /// Another process writes the audit.
     #[error("another process writes the audit in {}", .0.display())]
     Busy(PathBuf),
-    /// A file or directory.
+    /// A file or directory cannot be used.
     #[error(transparent)]
     File(#[from] FileError),
-    /// The audit itself.
+    /// A file of the audit cannot be used.
     #[error("cannot {verb} the audit {}: {error}", path.display())]
     Io {
-        /// What was tried.
+        /// What was tried: "write to".
         verb: &'static str,
-        /// On what.
+        /// The file.
         path: PathBuf,
-        /// Why it failed.
+        /// The kernel's error.
         error: io::Error,
     },
 }
 
-/// An error of the audit, of one of the operating system.
+/// Makes an error of the audit from one of the operating system.
 pub(super) fn io(verb: &'static str, path: &Path) -> impl Fn(io::Error) -> AuditError + use<> {
     let path = path.to_owned();
     move |error| AuditError::Io { verb, path: path.clone(), error }

@@ -1,7 +1,7 @@
-//! The files of an audit: their names, which are there, and how one ends.
+//! The files of an audit: their names, the list of them, and how one ends.
 //!
-//! `audit.jsonl` is written to; what is full is called `audit-000001.jsonl` and so on, by the number
-//! that the file's own first record carries. `audit.head` is the signed head.
+//! `audit.jsonl` is the current file. Full files are `audit-000001.jsonl` and so on, with the
+//! number in the file's first record. `audit.head` is the signed head.
 
 use std::{
     collections::BTreeMap,
@@ -17,11 +17,11 @@ use crate::disk::audit::{
     head::SignedHead,
 };
 
-/// The file that is written to.
+/// The current file.
 pub(super) const CURRENT: &str = "audit.jsonl";
 /// The signed head.
 pub(super) const HEAD: &str = "audit.head";
-/// Longest line, bytes: a grant with the most sources and the longest texts has a fifth of it.
+/// Longest line, bytes: five times that of a grant with the most sources and the longest texts.
 pub(super) const MAX_LINE: usize = 1024 * 1024;
 
 /// The audit's directory in a state directory.
@@ -53,24 +53,24 @@ pub(super) fn full_files(directory: &Path) -> io::Result<BTreeMap<u64, PathBuf>>
     Ok(files)
 }
 
-/// What of a line the chain is about.
+/// The fields of a line that the chain needs.
 #[derive(Debug, Deserialize)]
 pub(super) struct Link {
     pub(super) seq: u64,
     pub(super) prev: String,
     pub(super) code: String,
-    /// With the first record of a file: its number.
+    /// Only in the first record of a file: the file's number.
     pub(super) file: Option<u64>,
-    /// Likewise: number of the oldest file that is kept.
+    /// Only in the first record of a file: the number of the oldest file that is kept.
     pub(super) oldest: Option<u64>,
-    /// Likewise: the end of the file before.
+    /// Only in the first record of a file: the signed head of the file before.
     pub(super) head: Option<SignedHead>,
-    /// A sentence; here only that of a damage counts.
+    /// A sentence; used only from records of damage.
     pub(super) detail: Option<String>,
 }
 
 impl Link {
-    /// Of a line; `None` when it is no record.
+    /// Reads a line; `None` when it is not a record.
     pub(super) fn parse(line: &[u8]) -> Option<Self> {
         serde_json::from_slice(line).ok()
     }
@@ -79,20 +79,20 @@ impl Link {
 /// How a file begins and ends.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Ends {
-    /// Number that the first record carries.
+    /// The number in the first record.
     pub(super) number: Option<u64>,
-    /// Oldest file that the first record names.
+    /// The number of the oldest file, from the first record.
     pub(super) oldest: Option<u64>,
-    /// The last record; `None` when there is not one whole line.
+    /// The last record; `None` when there is no complete line.
     pub(super) tip: Option<Tip>,
-    /// Length up to the last newline, bytes. What follows was half written.
+    /// Length up to the last newline, bytes. The bytes after it were half written.
     pub(super) whole: u64,
-    /// Length, bytes.
+    /// Length of the file, bytes.
     pub(super) length: u64,
 }
 
 impl Ends {
-    /// Reads the first line and the last ones; not what is between them.
+    /// Reads the first line and the last ones, and not those between.
     pub(super) fn read(file: &mut File) -> io::Result<Self> {
         let length = file.metadata()?.len();
         let most = u64::try_from(MAX_LINE).unwrap_or(u64::MAX);
@@ -107,7 +107,7 @@ impl Ends {
         file.take(most).read_to_end(&mut end)?;
         let torn = end.iter().rev().take_while(|byte| **byte != b'\n').count();
         let whole_lines = end.get(..end.len() - torn).unwrap_or_default();
-        // Lines that are no records are counted too: the chain goes on by their hashes.
+        // A line that is not a record counts too: the chain continues with its hash.
         let mut lines = whole_lines.split(|byte| *byte == b'\n').rev().skip(1);
         let hash = lines.clone().next().map(LineHash::of);
         let last_link = (0..).zip(&mut lines).find_map(|(after, line): (u64, _)| {

@@ -1,8 +1,8 @@
-//! Heads: where the chain ends, signed with the host's key.
+//! Heads: the end of the chain, signed with the host's key.
 //!
 //! A chain alone does not show that its end was cut off, or that all of it was made anew. A signed
-//! head does, to whoever holds one: `audit.head` beside the files, the first record of the file that
-//! follows, and copies that were shipped off the host.
+//! head shows it. There is one in `audit.head` beside the files, one in the first record of the
+//! next file, and there may be copies outside of the host.
 
 use jit_proto::{WallTime, dsse::pre_authentication_encoding, printable::escape_json};
 use serde::{Deserialize, Serialize};
@@ -12,23 +12,23 @@ use crate::disk::{
     host_key::{HostPublicKey, HostSigningKey},
 };
 
-/// DSSE payload type of a head: it is inside what is signed.
+/// DSSE payload type of a head; it is part of the signed bytes.
 const HEAD_TYPE: &str = "application/vnd.jit-agent.audit-head.v1";
 
-/// Where a chain ends.
+/// The end of a chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// Whose audit it is.
+    /// The host's id.
     pub host: String,
-    /// Number of the file that the last record stands in.
+    /// Number of the file with the last record.
     pub file: u64,
     /// The last record.
     pub tip: Tip,
-    /// When it was signed.
+    /// When the head was signed.
     pub time: WallTime,
 }
 
-/// A head and its signature, as it is written.
+/// A head with its signature, as in the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SignedHead {
@@ -43,7 +43,7 @@ pub struct SignedHead {
 }
 
 impl Head {
-    /// Signs it.
+    /// Signs a head.
     pub fn sign(&self, key: &HostSigningKey) -> SignedHead {
         let Self { host, file, tip, time } = self;
         SignedHead {
@@ -68,12 +68,12 @@ impl Head {
 }
 
 impl SignedHead {
-    /// Reads one; spaces around it are allowed.
+    /// Reads a signed head; spaces around it are allowed. The signature is not checked.
     pub fn parse(text: &str) -> Option<Self> {
         serde_json::from_str(text.trim()).ok()
     }
 
-    /// The record that it names, whoever signed it.
+    /// The record that it names. The signature is not checked.
     pub fn tip(&self) -> Option<Tip> {
         Some(Tip { seq: self.seq, hash: self.hash.parse().ok()? })
     }
@@ -83,7 +83,7 @@ impl SignedHead {
         escape_json(serde_json::to_string(self).unwrap_or_default())
     }
 
-    /// What it says, if one of these keys has signed it.
+    /// The head, if one of these keys has signed it.
     pub fn verify(&self, keys: &[HostPublicKey]) -> Result<Head, String> {
         let Self { host, file, seq, hash, time_ms, time, key, signature } = self;
         // The signature covers `time_ms`; people read `time`.

@@ -19,7 +19,7 @@ use crate::disk::{
 /// The head is padded to a multiple of this, so that a shorter one covers a longer one.
 const BYTES: usize = 512;
 
-/// Writes it, not waiting for the disk.
+/// Writes the head, without a sync.
 pub(super) fn write(directory: &Path, signed: &SignedHead) -> Result<(), AuditError> {
     let path = directory.join(HEAD);
     let mut text = signed.to_line();
@@ -33,7 +33,7 @@ pub(super) fn write(directory: &Path, signed: &SignedHead) -> Result<(), AuditEr
             }
             file => file?,
         };
-        // In one piece and in place: it is there before and after, whatever happens.
+        // One write, in place: at every moment the file has a head.
         file.write_all_at(text.as_bytes(), 0)?;
         let length = u64::try_from(text.len()).unwrap_or(u64::MAX);
         if file.metadata()?.len() > length {
@@ -44,10 +44,10 @@ pub(super) fn write(directory: &Path, signed: &SignedHead) -> Result<(), AuditEr
     put().map_err(io("write", &path))
 }
 
-/// The signed head that is there, or why there is none that counts.
+/// Reads the signed head, or returns why it cannot be used.
 pub(super) fn read(directory: &Path, keys: &[HostPublicKey]) -> Result<Head, String> {
     let text = fs::read_to_string(directory.join(HEAD))
         .map_err(|error| format!("{HEAD}, the signed end of the audit, is not there: {error}"))?;
-    let signed = SignedHead::parse(&text).ok_or_else(|| format!("{HEAD} is no signed head"))?;
+    let signed = SignedHead::parse(&text).ok_or_else(|| format!("{HEAD} is not a signed head"))?;
     signed.verify(keys).map_err(|why| format!("{HEAD}: {why}"))
 }

@@ -1,22 +1,22 @@
-//! Which lines of one file are not what was written: the decision, without any file.
+//! Decides which lines of one file are not what was written. Touches no file.
 //!
-//! Two things are known of every record: its number, and the hash that the next one carries of it.
-//! Numbers show what is missing, twice or out of place; hashes show what was changed. A broken link
-//! between two lines alone does not tell which of them is to blame, so each is asked for its own
-//! witness: the line after it, and for the last one the signed head.
+//! Every record has a number, and the next record has its hash. Numbers show what is missing,
+//! doubled or out of place; hashes show what was changed. A broken link between two lines does not
+//! show which of them was changed. So each line is compared with its own witness: the line after
+//! it, and for the last line the signed head.
 
 use crate::disk::audit::chain::{LineHash, Tip};
 
-/// A line as it was found.
+/// A line of the file.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Entry {
     /// A record.
     Record { seq: u64, prev: Option<LineHash>, hash: LineHash },
-    /// No record at all.
+    /// It is not a record.
     Garbage { hash: LineHash },
 }
 
-/// Something that is wrong, at a line; the first has number 1.
+/// Something wrong at a line; the first line has number 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Fault {
     pub(super) line: usize,
@@ -24,14 +24,14 @@ pub(super) struct Fault {
     pub(super) what: String,
 }
 
-/// What is known of where the file ends.
+/// What is known about the end of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// With this record, neither earlier nor later.
+    /// It ends with exactly this record.
     At(Tip),
-    /// Not before this record.
+    /// It ends with this record or a later one.
     AtLeast(Tip),
-    /// Nothing.
+    /// Nothing is known.
     Unknown,
 }
 
@@ -44,12 +44,12 @@ impl End {
     }
 }
 
-/// A record in its right place, wherever its line is.
+/// A record at its place in the order of numbers, wherever its line is.
 #[derive(Clone, Copy, Debug)]
 struct Placed {
     line: usize,
     seq: u64,
-    /// `None`: not to be compared, because the line was found wrong already.
+    /// `None`: it is not compared, because the line is known to be wrong.
     prev: Option<LineHash>,
     hash: LineHash,
     sound: bool,
@@ -58,7 +58,7 @@ struct Placed {
 /// The records of one file, judged.
 #[derive(Debug)]
 pub(super) struct Judgement {
-    /// What is wrong, in the order of lines.
+    /// The faults, in the order of lines.
     pub(super) faults: Vec<Fault>,
     /// The last record.
     pub(super) tip: Option<Tip>,
@@ -66,7 +66,7 @@ pub(super) struct Judgement {
 }
 
 impl Judgement {
-    /// Judges the lines of a file that go on after `before`, when that is known.
+    /// Judges the lines of a file. `before` is the last record of the file before, if it is known.
     pub(super) fn new(entries: &[Entry], before: Option<Tip>, end: End) -> Self {
         let first = entries.iter().find_map(|entry| match entry {
             Entry::Record { seq, .. } => Some(*seq),
@@ -93,23 +93,23 @@ impl Judgement {
     }
 }
 
-/// Where a line stands, by its number.
+/// The place of a line, by its number.
 enum Standing {
-    /// In its place, with another number.
+    /// At its place, with another number.
     Changed,
-    /// After a gap.
+    /// After missing records.
     Gap,
-    /// In its place.
+    /// At its place.
     Here,
-    /// It belongs elsewhere, or nowhere.
+    /// At a wrong place: it belongs elsewhere, or nowhere.
     Stray,
-    /// In the place of the next one, which stands in its place.
+    /// At the place of the next one, which is at its place.
     Swapped,
 }
 
 impl Standing {
-    /// Of record `seq` where `expected` should be. `next` and `second` are the numbers of the two lines
-    /// after it; `ends`: it is the last line, where the file must end with `expected`.
+    /// The place of record `seq` where `expected` should be. `next` and `second` are the numbers of
+    /// the two lines after it. `ends`: it is the last line, and the file must end with `expected`.
     fn of(seq: u64, expected: u64, next: Option<u64>, second: Option<u64>, ends: bool) -> Self {
         let following = expected.saturating_add(1);
         let second_fits = second.is_none_or(|second| second == following.saturating_add(1));
@@ -126,7 +126,7 @@ impl Standing {
         }
     }
 
-    /// What is wrong with a record that stands so, for a person.
+    /// The fault of a record at this place, for a person.
     fn fault(&self, line: usize, seq: u64, expected: u64, has_prev: bool) -> Option<String> {
         match self {
             Self::Here if has_prev => None,
@@ -213,15 +213,15 @@ fn check_end(placed: &[Placed], start: u64, end: End, lines: usize, faults: &mut
     }
 }
 
-/// Looks for records whose hash is not the one that their witness has. From the end: who is not
-/// sound is no witness.
+/// Finds records whose hash differs from that of their witness. Goes from the end to the start,
+/// because a changed record is not a witness.
 fn check_links(placed: &[Placed], before: Option<Tip>, end: End, faults: &mut Vec<Fault>) {
     let changed = |record: &Placed, witness: &str| Fault {
         line: record.line,
         seq: record.seq,
         what: format!("record {} was changed: {witness} has another hash of it", record.seq),
     };
-    // The record after, and whether its own hash is confirmed; `None`: nobody can tell.
+    // The record after, and whether its own hash is confirmed; `None`: unknown.
     let mut after: Option<(Placed, Option<bool>)> = None;
     for record in placed.iter().rev() {
         let signed = end.tip().filter(|tip| tip.seq == record.seq);
@@ -236,7 +236,8 @@ fn check_links(placed: &[Placed], before: Option<Tip>, end: End, faults: &mut Ve
             match (prev == record.hash, next_confirmed) {
                 (true, _) => confirmed = confirmed.or(Some(true)),
                 (false, _) if confirmed.is_some() || !record.sound => {
-                    // Judged already. A record that is confirmed accuses the one after it.
+                    // It is judged already. A confirmed record shows that the one after it was
+                    // changed.
                     if confirmed == Some(true) && next_confirmed.is_none() {
                         faults.push(changed(&next, "the record before"));
                     }
@@ -245,7 +246,7 @@ fn check_links(placed: &[Placed], before: Option<Tip>, end: End, faults: &mut Ve
                     confirmed = Some(false);
                     faults.push(changed(record, "the next record"));
                 }
-                // The one after was found changed: it may be its "prev" that was.
+                // The record after it was changed, perhaps in its "prev".
                 (false, Some(false)) => {}
                 (false, None) => {
                     confirmed = Some(false);
@@ -401,7 +402,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2_000))]
 
-        /// No mixture of deletions, copies, swaps and changes goes unseen.
+        /// Every mixture of deletions, copies, swaps and changes is found.
         #[test]
         fn no_mixture_of_changes_goes_unseen(forgeries in prop::collection::vec(forgery(), 1..5)) {
             let good = chain(12);

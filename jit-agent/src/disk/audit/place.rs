@@ -1,32 +1,32 @@
-//! Where an audit is, and what is configured of it.
+//! The directories of an audit, and its settings.
 
 use std::path::{Path, PathBuf};
 
 use crate::disk::audit::files::directory;
 
-/// What is configured.
+/// The audit's settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Host id, part of each head.
+    /// The host's id, part of each head.
     pub host: String,
     /// Size at which a file is full, bytes.
     pub max_size: u64,
-    /// Full files that are kept.
+    /// Number of full files to keep.
     pub keep: u32,
 }
 
-/// Where an audit is.
+/// The directories of an audit.
 #[derive(Debug)]
 pub(super) struct Place {
-    /// The state directory, which has the key.
+    /// The state directory, which contains the key.
     pub(super) state: PathBuf,
-    /// The audit's own.
+    /// The directory of the audit's files.
     pub(super) directory: PathBuf,
     pub(super) settings: Settings,
 }
 
 impl Place {
-    /// In a state directory.
+    /// The audit in a state directory.
     pub(super) fn new(state: &Path, settings: Settings) -> Self {
         Self { state: state.to_owned(), directory: directory(state), settings }
     }

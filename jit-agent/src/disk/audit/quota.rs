@@ -1,8 +1,8 @@
-//! How much is recorded one by one: what a peer can repeat without end must not push the history out
-//! of the files.
+//! A limit on single records, so that a peer that repeats something without end cannot push the
+//! history out of the files.
 //!
-//! In each minute a fixed number of records of a kind is written; the rest is counted and written as
-//! sums. Pure: time is an argument.
+//! In each minute a fixed number of records of a kind is written. The rest is counted, and written
+//! as sums. Pure: time is an argument.
 
 use std::collections::BTreeMap;
 
@@ -12,10 +12,10 @@ use crate::rules::clock::{BootNanos, Now};
 
 /// Length of a window, boot nanoseconds.
 const WINDOW_NANOS: u64 = 60_000_000_000;
-/// Sums that are kept apart; what is beyond them goes into one without a key.
+/// The most sums with a key of their own; the rest goes into one sum without a key.
 const MAX_SUMS: usize = 1024;
 
-/// A quota. `B` is what has a budget of its own, `K` what is summed apart.
+/// A quota: each `B` has a budget of its own, each `K` a sum of its own.
 #[derive(Debug)]
 pub(crate) struct Quota<B, K> {
     each: u32,
@@ -24,27 +24,27 @@ pub(crate) struct Quota<B, K> {
     sums: BTreeMap<Option<K>, Sum>,
 }
 
-/// What was not recorded one by one.
+/// The sum of what was not recorded one by one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Sum {
-    /// How many.
+    /// Number of occurrences.
     pub(crate) count: u64,
-    /// The first.
+    /// Time of the first one.
     pub(crate) first: WallTime,
-    /// The last.
+    /// Time of the last one.
     pub(crate) last: WallTime,
 }
 
 impl<B: Ord, K: Ord> Quota<B, K> {
-    /// `each` in a minute for each `B`.
+    /// A quota of `each` single records a minute for each `B`.
     pub(crate) const fn new(each: u32) -> Self {
         Self { each, window: None, used: BTreeMap::new(), sums: BTreeMap::new() }
     }
 
-    /// Whether this one is recorded by itself; otherwise it is counted under `key`.
+    /// Whether this occurrence gets a record of its own; otherwise it is counted under `key`.
     pub(crate) fn take(&mut self, budget: B, key: K, now: Now) -> bool {
         self.window.get_or_insert(now.boot);
-        // What has a budget may be many as well: with too many of them, all are summed.
+        // There may be too many budgets as well: a new one above the limit has only sums.
         let many = self.used.len() >= MAX_SUMS && !self.used.contains_key(&budget);
         let used = if many { None } else { Some(self.used.entry(budget).or_default()) };
         if let Some(used) = used
@@ -71,7 +71,7 @@ impl<B: Ord, K: Ord> Quota<B, K> {
         if self.window.is_some_and(ended) { self.drain() } else { BTreeMap::new() }
     }
 
-    /// All sums, at the end.
+    /// All sums, for the end of the agent.
     pub(crate) fn drain(&mut self) -> BTreeMap<Option<K>, Sum> {
         self.window = None;
         self.used.clear();

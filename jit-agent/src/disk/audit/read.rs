@@ -1,5 +1,5 @@
-//! Reads lines of an audit one after the other, across all of its files, and then new ones as they
-//! come.
+//! Reads the lines of an audit in order, across all of its files, and then new lines as they are
+//! written.
 
 use std::{
     fs::File,
@@ -10,14 +10,14 @@ use std::{
 
 use crate::disk::audit::files::{CURRENT, Link, MAX_LINE, full_files, full_name};
 
-/// Where a reader stands.
+/// A reader, and its place in the audit.
 #[derive(Debug)]
 pub struct Reader {
     directory: PathBuf,
-    /// Full files that come before the one that is written to, the next one last.
+    /// Full files that are still to be read, the next one last.
     ahead: Vec<PathBuf>,
     open: Option<Opened>,
-    /// The beginning of a line whose end is not there yet.
+    /// The beginning of a line whose end is not written yet.
     begun: Vec<u8>,
 }
 
@@ -30,22 +30,22 @@ struct Opened {
 }
 
 impl Reader {
-    /// A reader in front of the first line of all.
+    /// A reader that begins with the first line of the oldest file.
     pub fn from_the_start(directory: &Path) -> io::Result<Self> {
         let ahead = full_files(directory)?.into_values().rev().collect();
         Ok(Self { directory: directory.to_owned(), ahead, open: None, begun: Vec::new() })
     }
 
-    /// A reader in front of the file that is written to.
+    /// A reader that begins with the first line of the current file.
     pub fn from_the_newest(directory: &Path) -> io::Result<Self> {
-        // Fails here when nobody may read it.
+        // Fails here when this user may not read the directory.
         full_files(directory)?;
         let ahead = Vec::new();
         Ok(Self { directory: directory.to_owned(), ahead, open: None, begun: Vec::new() })
     }
 
-    /// The next line without its newline; `None` when there is none yet. After a rotation it goes on
-    /// in the next file.
+    /// The next line without its newline; `None` when there is none yet. After a rotation it
+    /// continues with the next file.
     pub fn next_line(&mut self) -> io::Result<Option<Vec<u8>>> {
         loop {
             let Some(open) = &mut self.open else {
@@ -71,7 +71,7 @@ impl Reader {
                 if !is_renamed(&self.directory, open.inode)? {
                     return Ok(None);
                 }
-                // Once more to its end: it may have got a line before it was renamed.
+                // Read on to its end: a line may have been added before it was renamed.
                 open.current = false;
                 continue;
             }
@@ -98,7 +98,7 @@ impl Reader {
         };
         let file = match File::open(&path) {
             Ok(file) => file,
-            // Removed since, because it was too old; or not begun yet.
+            // It was removed as too old, or it is not begun yet.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(!current),
             Err(error) => return Err(error),
         };

@@ -1,4 +1,4 @@
-//! One record: who did what, why, with which key, and through which controller; and its line.
+//! One record (who did what, why, with which key, through which controller), and its line.
 
 use jit_proto::{GrantId, WallTime, printable::escape_json};
 use serde_json::Value;
@@ -11,9 +11,9 @@ use crate::{
 /// Longest free text in a record, characters: what a peer sends must not fill the disk.
 const MAX_TEXT: usize = 2048;
 
-/// A record before it has its place in the chain.
+/// A record that is not in the chain yet.
 ///
-/// Fields stand in the line in the order in which they were added. Names of fields are those of
+/// The line has the fields in the order in which they were added. Names of fields are those of
 /// docs/audit.md; a name is used once.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
@@ -27,7 +27,7 @@ impl Record {
         Self { code, fields: Vec::new() }
     }
 
-    /// A grant that was accepted: everything that explains the opening a year later.
+    /// The record of an accepted grant, with everything that explains the opening a year later.
     pub fn accepted(admission: Admission, grant: &VerifiedGrant) -> Self {
         let code = match admission {
             Admission::Scheduled => EventCode::GrantScheduled,
@@ -36,7 +36,7 @@ impl Record {
         Self::of_grant(code, grant)
     }
 
-    /// Something that happened to a grant, with all that the grant says.
+    /// The record of an event of a grant, with the grant's content.
     pub fn of_grant(code: EventCode, grant: &VerifiedGrant) -> Self {
         let message = grant.message();
         let texts = |items: Vec<String>| Value::from(items);
@@ -71,7 +71,7 @@ impl Record {
         self.text("by", who)
     }
 
-    /// The grant that it is about.
+    /// The id of the grant that the record is about.
     #[must_use]
     pub fn grant(self, id: GrantId) -> Self {
         self.with("grant", id.to_string())
@@ -89,7 +89,7 @@ impl Record {
         self.text("detail", text)
     }
 
-    /// A text; left out when empty, cut when it is too long.
+    /// A text field; left out when empty, cut when it is too long.
     #[must_use]
     pub fn text(self, name: &'static str, text: &str) -> Self {
         if text.is_empty() {
@@ -114,7 +114,7 @@ impl Record {
         self
     }
 
-    /// Its line without a newline, after `tip`.
+    /// The record's line after `tip`, without a newline.
     pub fn line(&self, tip: Tip, time: WallTime) -> String {
         use std::fmt::Write as _;
         let Self { code, fields } = self;
@@ -136,7 +136,7 @@ impl Record {
     }
 }
 
-/// RFC 3339 with milliseconds, UTC; empty for years that it cannot say.
+/// RFC 3339 with milliseconds, UTC; empty for years outside of its range.
 pub(super) fn rfc3339(time: WallTime) -> String {
     jiff::Timestamp::from_millisecond(time.0).map_or_else(|_| String::new(), |t| format!("{t:.3}"))
 }

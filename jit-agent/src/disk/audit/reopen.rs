@@ -1,4 +1,5 @@
-//! Opening an audit that is there, or the first one: what is found is compared with what is known.
+//! Opens an existing audit, or begins the first one. Compares what is on the disk with what is
+//! known.
 
 use std::{
     collections::BTreeMap,
@@ -25,27 +26,27 @@ use crate::{
     system::sys::{self, DirectoryLock},
 };
 
-/// What is there when an audit can be written.
+/// An audit that can be written.
 #[derive(Debug)]
 pub(super) struct Open {
     pub(super) segment: Segment,
     pub(super) key: HostSigningKey,
-    /// The last record that is on the disk and signed.
+    /// The last record that is synced and signed.
     pub(super) synced: Tip,
     _lock: DirectoryLock,
 }
 
-/// An audit that was opened, and what there is to say about that.
+/// An opened audit, with what was found.
 pub(super) struct Reopened {
     pub(super) open: Open,
-    /// Records for the audit itself.
+    /// Records about it, to be appended.
     pub(super) notes: Vec<Record>,
-    /// What is wrong with it.
+    /// What is wrong with the audit.
     pub(super) damage: Vec<String>,
 }
 
-/// Opens key and files. `known`: the last record that this process has written; without it the signed
-/// head says how the chain must end.
+/// Opens key and files. `known` is the last record that this process has written. Without it the
+/// signed head says how the chain must end.
 pub(super) fn reopen(place: &Place, known: Option<Tip>, now: Now) -> Result<Reopened, AuditError> {
     sys::private_directory(&place.state, 0o700)?;
     sys::private_directory(&place.directory, 0o700)?;
@@ -67,22 +68,22 @@ pub(super) fn reopen(place: &Place, known: Option<Tip>, now: Now) -> Result<Reop
     Ok(Reopened {
         damage: damage.into_iter().chain(evidence.damage()).collect(),
         notes: torn.into_iter().chain(key_record(&key, &origin)).collect(),
-        // Not the tip: so the next sync signs it.
+        // This is not the tip, so the next sync signs the tip.
         open: Open { segment, key, synced: Tip::START, _lock: lock },
     })
 }
 
-/// The current file as it was left.
+/// The current file as it was found.
 #[derive(Default)]
 struct Left {
-    /// `None`: there is none with a record in it.
+    /// The current file; `None`: there is no file with a record.
     segment: Option<Segment>,
-    /// The record of a half-written line that was kept aside.
+    /// The record about a half-written line that was kept aside.
     torn: Option<Record>,
     damage: Option<String>,
 }
 
-/// Looks at the current file, and moves aside what is no record of it.
+/// Reads the end of the current file. Moves a file without a record aside.
 fn look(place: &Place, full: &BTreeMap<u64, PathBuf>, now: Now) -> Result<Left, AuditError> {
     let path = place.directory.join(CURRENT);
     let mut file = match OpenOptions::new().read(true).append(true).open(&path) {
@@ -112,7 +113,7 @@ fn segment(file: File, ends: &Ends, full: &BTreeMap<u64, PathBuf>) -> Option<Seg
     Some(Segment { file, number, oldest: ends.oldest.unwrap_or(1), length: ends.whole, tip })
 }
 
-/// The record that the chain must end with, or why that is not known.
+/// The record that the chain must end with, or why it is unknown.
 fn expected(place: &Place, known: Option<Tip>) -> Result<Result<Tip, String>, AuditError> {
     if let Some(known) = known {
         return Ok(Ok(known));
@@ -121,20 +122,20 @@ fn expected(place: &Place, known: Option<Tip>) -> Result<Result<Tip, String>, Au
     Ok(head_file::read(&place.directory, &keys).map(|head| head.tip))
 }
 
-/// What is known of a chain, and what is there of it.
+/// What is known about a chain, and what is on the disk.
 struct Evidence {
-    /// The record that it ends with.
+    /// The record that the chain ends with.
     ended: Tip,
-    /// The record that it must end with, or why that is not known.
+    /// The record that the chain must end with, or why it is unknown.
     expected: Result<Tip, String>,
-    /// Not one file is there.
+    /// There is no file.
     gone: bool,
-    /// The key was there, so there was an audit before.
+    /// The key existed, so there was an audit before.
     had_key: bool,
 }
 
 impl Evidence {
-    /// What is wrong.
+    /// What is wrong with the chain; empty when nothing is.
     fn damage(&self) -> Vec<String> {
         let Self { ended, expected, gone, had_key } = self;
         let mut damage = Vec::new();
@@ -160,7 +161,7 @@ impl Evidence {
     }
 }
 
-/// The record of a key that was made.
+/// The record about a new key.
 fn key_record(key: &HostSigningKey, origin: &Origin) -> Option<Record> {
     let made = || Record::new(EventCode::HostKeyMade).with("key", key.id());
     match origin {

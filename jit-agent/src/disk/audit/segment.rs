@@ -1,4 +1,4 @@
-//! The file of the audit that is written to: begun, appended to, and its half-written end taken off.
+//! The current file of the audit: begins it, appends to it, and removes a half-written end.
 
 use std::{
     collections::BTreeMap,
@@ -27,20 +27,21 @@ use crate::{
     system::sys,
 };
 
-/// The file that is written to.
+/// The current file of the audit.
 #[derive(Debug)]
 pub(super) struct Segment {
     pub(super) file: File,
-    /// Its own, and of the oldest file that is kept.
+    /// The file's own number, and that of the oldest file that is kept.
     pub(super) number: u64,
     pub(super) oldest: u64,
-    /// Bytes that count.
+    /// Length of the complete records, bytes.
     pub(super) length: u64,
     pub(super) tip: Tip,
 }
 
 impl Segment {
-    /// Begins the file after the full ones that are there; says how the chain ended before.
+    /// Begins the file after the last full one. Also returns the last record of the chain before
+    /// it.
     pub(super) fn begin(
         place: &Place,
         key: &HostSigningKey,
@@ -72,7 +73,7 @@ impl Segment {
         now: Now,
     ) -> Result<Self, AuditError> {
         let number = last.saturating_add(1);
-        // What was said to be gone once is never expected again.
+        // Files that were once recorded as removed are never expected again.
         let oldest = oldest.max(number.saturating_sub(place.settings.keep.into())).max(1);
         let head = Head { host: place.settings.host.clone(), file: last, tip, time: now.wall };
         let head = serde_json::to_value(head.sign(key)).unwrap_or_default();
@@ -84,7 +85,8 @@ impl Segment {
         create(place, &first, tip, (number, oldest), now)
     }
 
-    /// All of it or nothing: what was half written is taken off again. `tip` is the last of these lines.
+    /// Writes all of it or nothing: a half-written end is removed. `tip` is the last of these
+    /// lines.
     pub(super) fn append(
         &mut self,
         bytes: &[u8],
@@ -93,7 +95,7 @@ impl Segment {
     ) -> Result<(), AuditError> {
         let failed = io("write to", &directory.join(CURRENT));
         if self.file.metadata().is_ok_and(|metadata| metadata.len() > self.length) {
-            // An earlier failure left something after the end and could not take it off.
+            // An earlier failure left bytes after the end and could not remove them.
             self.file.set_len(self.length).map_err(&failed)?;
         }
         if let Err(error) = self.file.write_all(bytes) {
@@ -117,7 +119,7 @@ fn create(
     let mut bytes = Vec::new();
     let tip = push_line(&mut bytes, first, ended, now.wall);
     let create = || -> io::Result<File> {
-        // What is there has not one whole line.
+        // The bytes contain no complete line.
         match fs::remove_file(path) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -139,7 +141,7 @@ fn create(
     Ok(Segment { file, number, oldest, length, tip })
 }
 
-/// Adds a record's line; returns the new tip.
+/// Appends a record's line. Returns the new tip.
 pub(super) fn push_line(bytes: &mut Vec<u8>, record: &Record, tip: Tip, time: WallTime) -> Tip {
     let line = record.line(tip, time);
     bytes.extend_from_slice(line.as_bytes());
@@ -147,7 +149,7 @@ pub(super) fn push_line(bytes: &mut Vec<u8>, record: &Record, tip: Tip, time: Wa
     Tip { seq: tip.seq.saturating_add(1), hash: LineHash::of(line.as_bytes()) }
 }
 
-/// Keeps a half-written last line in a file of its own and takes it off.
+/// Copies a half-written last line to a file of its own, and removes it.
 pub(super) fn keep_torn(
     directory: &Path,
     file: &mut File,

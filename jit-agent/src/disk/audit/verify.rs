@@ -1,8 +1,8 @@
-//! Reads an audit and finds what was changed, left out, added or put elsewhere.
+//! Reads an audit and finds records that were changed, left out, added or moved.
 //!
-//! Needs no agent, and changes nothing. What it cannot find: whoever is root on the host can write
-//! the whole chain anew and sign it with the host's key. That shows against a head that was kept
-//! elsewhere ([`Options::against`]), and with a public key that was ([`Options::keys`]).
+//! It needs no agent, and changes nothing. Root on the host can write the whole chain anew and sign
+//! it with the host's key. Only a head or a public key that was kept elsewhere shows that
+//! ([`Options::against`], [`Options::keys`]).
 
 use std::{
     collections::BTreeMap,
@@ -22,10 +22,10 @@ use crate::disk::{
     host_key::HostPublicKey,
 };
 
-/// How often the files are read again when the agent began another one meanwhile.
+/// The most times that the files are read again because the agent began another file.
 const ATTEMPTS: usize = 5;
 
-/// What to compare with.
+/// What the audit is compared with.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Public keys in PEM that heads may be signed with; those in the state directory when empty.
@@ -34,38 +34,38 @@ pub struct Options {
     pub against: Vec<Tip>,
 }
 
-/// What was found.
+/// The result of a verification.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Files that were read, in order.
+    /// Names of the files that were read, in order.
     pub files: Vec<String>,
-    /// Records in them.
+    /// Number of records in them.
     pub records: u64,
     /// The last record.
     pub tip: Option<Tip>,
-    /// The signed head.
+    /// The signed head, when its signature is good.
     pub head: Option<Head>,
     /// What is wrong. The audit is good when this is empty.
     pub findings: Vec<Finding>,
-    /// What a person should know all the same.
+    /// What a person should know although nothing is wrong.
     pub notes: Vec<Finding>,
 }
 
 /// One thing that is wrong, or worth knowing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// In which file.
+    /// The name of the file.
     pub file: String,
-    /// At which line; the first is 1. `None`: the file as a whole.
+    /// The number of the line; the first is 1. `None`: the file as a whole.
     pub line: Option<usize>,
-    /// A sentence.
+    /// A sentence for a person.
     pub what: String,
 }
 
 /// Reads and judges the audit in a state directory.
 ///
 /// # Errors
-/// The directory or a file in it cannot be read, so nothing can be said.
+/// The directory or a file in it cannot be read, so there is no result.
 pub fn verify(state: &Path, options: &Options) -> io::Result<Report> {
     let directory = directory(state);
     let mut attempt = 1;
@@ -81,7 +81,7 @@ pub fn verify(state: &Path, options: &Options) -> io::Result<Report> {
     }
 }
 
-/// Full files and whether there is a current one, with what distinguishes it from another of that name.
+/// The full files by number, and the inode of the current file if there is one.
 type Listing = (BTreeMap<u64, PathBuf>, Option<u64>);
 
 fn list(directory: &Path) -> io::Result<Listing> {
@@ -102,7 +102,7 @@ fn read(
 ) -> io::Result<Report> {
     let mut report = Report::default();
     let keys = keys(state, options, &mut report)?;
-    // Before the files: what it names must then be in them.
+    // The head is read before the files, so the record that it names must be in them.
     let head = read_head(directory, &keys, &mut report)?;
     let mut files = Vec::new();
     for (number, path) in full {
@@ -135,7 +135,7 @@ fn read(
         report.findings.extend(content.findings.iter().cloned());
         report.notes.extend(content.notes.iter().cloned());
         if content.torn {
-            // The newest file may just be written to, and what counts of it is known by its head.
+            // The agent may be writing to the newest file; its head says which records count.
             let torn = Finding {
                 file: content.name.clone(),
                 line: Some(content.entries.len() + 1),
@@ -163,15 +163,15 @@ impl Report {
     }
 }
 
-/// A file as it was read.
+/// The content of one file.
 struct Content {
     name: String,
-    /// Number that its name says.
+    /// The number in the file's name.
     named: Option<u64>,
-    /// What its first line says.
+    /// The file's first line as a record.
     first: Option<Link>,
     entries: Vec<Entry>,
-    /// Something follows the last newline.
+    /// There are bytes after the last newline.
     torn: bool,
     findings: Vec<Finding>,
     notes: Vec<Finding>,
@@ -199,7 +199,7 @@ impl Content {
             match line.split_last() {
                 Some((b'\n', line)) => content.add(line),
                 _ if line.len() < MAX_LINE => content.torn = true,
-                // No record is this long; the rest of it is taken for lines of their own.
+                // No record is this long. The rest of it counts as more lines.
                 _ => content.add(&line),
             }
         }
@@ -231,19 +231,19 @@ impl Content {
         }
     }
 
-    /// Number that it says it has.
+    /// The number in its first record.
     fn number(&self) -> Option<u64> {
         self.first.as_ref().and_then(|first| first.file)
     }
 
-    /// Whether this file is the one after that one.
+    /// Whether this file follows that one.
     fn follows(&self, before: Option<&Self>) -> bool {
         let number = self.number().or(self.named);
         let before = before.and_then(|before| before.named);
         before.is_some() && (number.is_none() || number == before.map(|before| before + 1))
     }
 
-    /// The end of the file before, as this one's first record has it, if it is signed.
+    /// The end of the file before, from the signed head in this file's first record.
     fn signed_before(&self, keys: &[HostPublicKey]) -> Option<Tip> {
         let first = self.first.as_ref()?;
         if first.code == EventCode::AuditBegun.code() {
@@ -252,7 +252,7 @@ impl Content {
         first.head.as_ref()?.verify(keys).ok().map(|head| head.tip)
     }
 
-    /// What is known of this file's end: by the file after it, or by the signed head.
+    /// What the file after it, or the signed head, says about this file's end.
     fn end(&self, next: Option<&Self>, head: Option<&Head>, keys: &[HostPublicKey]) -> End {
         match next {
             Some(next) if next.follows(Some(self)) => {
@@ -272,7 +272,7 @@ impl Content {
                 Some(head) if self.number().is_some_and(|number| head.file < number) => {
                     End::Unknown
                 }
-                // By its number: it is what should be here.
+                // The head names a later file, which is missing: its record should be here.
                 Some(head) => End::AtLeast(head.tip),
                 None => End::Unknown,
             },
@@ -280,13 +280,13 @@ impl Content {
     }
 }
 
-/// Which files there are: none is missing, none is another's.
+/// Checks the files: none is missing, none has another file's name.
 fn check_set(files: &[Content], head: Option<&Head>, report: &mut Report) {
     let Some(newest) = files.last() else { return };
     let last_full = files.iter().filter_map(|content| content.named).max();
     let current = match newest.named {
         None => newest.number().or(last_full.map(|last| last + 1)),
-        // Between two files: the full one has its name, and the next one is not begun.
+        // The agent is between two files: the full one is renamed, the next one is not begun.
         Some(_) => None,
     };
     let expected = head.map_or(0, |head| head.file).max(current.unwrap_or(0));
@@ -320,7 +320,7 @@ fn check_set(files: &[Content], head: Option<&Head>, report: &mut Report) {
     }
 }
 
-/// The first record of a file: it says which file it is, and how the one before ended.
+/// Checks the first record of a file, which names the file's number and the end of the one before.
 fn check_first(
     content: &Content,
     first_seq: Option<u64>,

@@ -1,4 +1,4 @@
-//! What is stored, and what changes it.
+//! The content of the store, and a transaction that changes it.
 
 use std::{collections::HashMap, path::PathBuf};
 
@@ -10,7 +10,7 @@ use crate::rules::ledger::Tombstone;
 /// A stored grant.
 #[derive(Clone, PartialEq, Message)]
 pub struct StoredGrant {
-    /// Exactly what was verified; verified again at start.
+    /// The bytes that were verified; they are verified again at start.
     #[prost(message, optional, tag = "1")]
     pub envelope: Option<v1::Envelope>,
 }
@@ -21,34 +21,34 @@ impl From<&v1::Envelope> for StoredGrant {
     }
 }
 
-/// Where a stored grant stands. Written anew whenever that changes; without it a grant is as if it
-/// had just been pushed.
+/// The progress of a stored grant, written at each change. A grant without it counts as just
+/// pushed.
 #[derive(Clone, PartialEq, Message)]
 pub struct StoredProgress {
-    /// Boot in which deadline, slot and generation mean something.
+    /// The boot that deadline, slot and generation belong to.
     #[prost(string, tag = "1")]
     pub boot_id: String,
-    /// CLOCK_BOOTTIME nanoseconds; zero until it begins.
+    /// The grant's end, CLOCK_BOOTTIME nanoseconds; zero until it begins.
     #[prost(uint64, tag = "2")]
     pub deadline: u64,
-    /// Where the kernel counts its connections.
+    /// The slot in which the kernel counts its connections.
     #[prost(uint32, tag = "3")]
     pub slot: u32,
-    /// Of that slot: it is still the same while this is.
+    /// The generation of that slot; with another one the slot belongs to another grant.
     #[prost(uint32, tag = "4")]
     pub generation: u32,
-    /// Connections that it had let in before the slot was opened for it.
+    /// Number of connections that it had let in before the slot was opened for it.
     #[prost(uint64, tag = "5")]
     pub before: u64,
-    /// All connections that it is known to have let in.
+    /// Number of all connections that it is known to have let in.
     #[prost(uint64, tag = "6")]
     pub hits: u64,
-    /// It has begun, in this boot or an earlier one.
+    /// Whether it has begun, in this boot or an earlier one.
     #[prost(bool, tag = "7")]
     pub began: bool,
 }
 
-/// The policies that were pushed: what is in force for good, and what waits for a confirmation.
+/// The pushed policies: the confirmed one, and the one that waits for a confirmation.
 #[derive(Clone, PartialEq, Message)]
 pub struct StoredPolicies {
     /// The highest version that was ever accepted.
@@ -60,28 +60,28 @@ pub struct StoredPolicies {
     /// As received.
     #[prost(message, optional, tag = "3")]
     pub pending: Option<v1::Envelope>,
-    /// Boot in which `deadline` means something.
+    /// The boot that `deadline` belongs to.
     #[prost(string, tag = "4")]
     pub boot_id: String,
-    /// When `pending` ends, CLOCK_BOOTTIME nanoseconds.
+    /// When `pending` is taken back, CLOCK_BOOTTIME nanoseconds.
     #[prost(uint64, tag = "5")]
     pub deadline: u64,
 }
 
-/// One transaction.
+/// One transaction: what it writes and removes.
 #[derive(Debug, Default)]
 pub struct Transaction {
     /// Grants to write.
     pub put: Vec<(GrantId, StoredGrant)>,
-    /// Where grants stand.
+    /// Progress of grants to write.
     pub progress: Vec<(GrantId, StoredProgress)>,
-    /// Grants to take away.
+    /// Grants to remove.
     pub remove: Vec<GrantId>,
-    /// Revoked ids, and until when they stay refused.
+    /// Revoked ids to write, and until when they stay refused.
     pub tombstones: Vec<(GrantId, Tombstone)>,
-    /// Revoked ids that need not be refused any more.
+    /// Revoked ids to remove, because they need not be refused any more.
     pub forget: Vec<GrantId>,
-    /// The boot that boot times of tombstones mean, if it is another one.
+    /// The boot that the tombstones' boot times belong to, if it changed.
     pub boot_id: Option<String>,
     /// The pushed policies, if they changed.
     pub policies: Option<StoredPolicies>,
@@ -89,36 +89,36 @@ pub struct Transaction {
     pub floor: Option<WallTime>,
 }
 
-/// What was found at start.
+/// What was read at start.
 #[derive(Debug, Default)]
 pub struct Stored {
     /// Grants, unverified.
     pub grants: Vec<(GrantId, StoredGrant)>,
-    /// Where they stand.
+    /// Progress of the grants.
     pub progress: HashMap<GrantId, StoredProgress>,
     /// Revoked ids.
     pub tombstones: Vec<(GrantId, Tombstone)>,
-    /// The boot that their boot times mean.
+    /// The boot that the tombstones' boot times belong to.
     pub boot_id: Option<String>,
     /// The pushed policies, unverified; `None`: there were none.
     pub policies: Option<StoredPolicies>,
-    /// There were pushed policies, and both copies of them are lost: why.
+    /// Why both copies of the pushed policies are lost; `None`: they are not.
     pub policies_lost: Option<String>,
     /// The latest wall time ever seen.
     pub floor: Option<WallTime>,
-    /// Revocations before this moment are lost, with a database that was damaged: a grant that was
-    /// issued earlier may be a revoked one.
+    /// Revocations before this moment are lost with a damaged database. A grant that was issued
+    /// earlier may have been revoked.
     pub lost_before: Option<WallTime>,
-    /// A database was lost just now.
+    /// The database that was lost at this start.
     pub damaged: Option<Damage>,
-    /// Transactions that closed something.
+    /// Number of transactions that closed something.
     pub(super) closings: u64,
 }
 
 /// A database that was lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damage {
-    /// Where the file is kept for a person; `None`: there was none any more.
+    /// Where the file is kept for a person; `None`: the file was gone.
     pub kept: Option<PathBuf>,
     /// What is wrong with it.
     pub why: String,

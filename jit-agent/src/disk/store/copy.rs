@@ -1,7 +1,8 @@
 //! A second copy of the pushed policies, beside the database: a database that cannot be read must not
 //! open what a policy had closed.
 //!
-//! Its SHA-256, then the message; replaced as a whole, so that it is the old one or the new one.
+//! The file has a SHA-256 and then the message. It is replaced as a whole, so it is either the old
+//! one or the new one.
 
 use std::{
     fs::{File, OpenOptions, rename},
@@ -31,7 +32,7 @@ pub(super) fn write(directory: &Path, policies: &StoredPolicies) -> io::Result<(
     File::open(directory)?.sync_all()
 }
 
-/// Reads it back; `None` when there is none. `Err`: there is one, and it makes no sense.
+/// Reads the copy; `None` when there is none.
 pub(super) fn read(directory: &Path) -> Result<Option<StoredPolicies>, String> {
     let bytes = match std::fs::read(directory.join(FILE)) {
         Ok(bytes) => bytes,

@@ -1,4 +1,5 @@
-//! The database's file and tables: opening, reading, writing. What a damage means, the store decides.
+//! The database's file and tables: opens, reads and writes them. `store` decides what a damage
+//! means.
 
 use std::{
     fs, io,
@@ -33,24 +34,24 @@ const ID: &str = "id";
 const FLOOR: &str = "floor";
 const LOST_BEFORE: &str = "lost_before";
 const CLOSINGS: &str = "closings";
-/// The database's page cache, bytes: the ledger is in memory, so hardly anything is read twice.
+/// The database's page cache, bytes: the ledger is in memory, so little is read twice.
 const CACHE_BYTES: usize = 4 * 1024 * 1024;
 
-/// Opens a database file, or makes it. The plain one is [`redb::Builder::create`].
+/// A way to open or make a database file, normally [`redb::Builder::create`].
 pub type Opener =
     Arc<dyn Fn(&redb::Builder, &Path) -> Result<Database, redb::DatabaseError> + Send + Sync>;
 
 /// Why a database cannot be opened.
 pub(super) enum OpenError {
-    /// Another process has it.
+    /// Another process has the database open.
     Busy(String),
     Damaged(String),
-    /// The disk does not take or give it: the file itself may be good.
+    /// The disk cannot be read or written; the file itself may be good.
     Disk(String),
 }
 
 impl OpenError {
-    /// What is wrong, whoever is to blame.
+    /// What is wrong, as text.
     pub(super) fn cause(self) -> String {
         match self {
             Self::Busy(cause) | Self::Damaged(cause) | Self::Disk(cause) => cause,
@@ -60,7 +61,7 @@ impl OpenError {
 
 fn builder() -> redb::Builder {
     let mut builder = redb::Builder::new();
-    // Every page against its checksum: what was flipped while no agent ran is damage, not content.
+    // Checks every page's checksum: a byte that changed while no agent ran is damage, not content.
     builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
     builder
 }
@@ -89,7 +90,7 @@ pub(super) fn open_and_read(path: &Path, opener: &Opener) -> Result<(Database, S
     }
 }
 
-/// Reads a database that cannot be written where it is.
+/// Reads a database that cannot be written at its place.
 pub(super) fn read_in_memory(path: &Path) -> Option<Stored> {
     let bytes = fs::read(path).ok()?;
     let result = catch_unwind(AssertUnwindSafe(|| {
@@ -102,7 +103,7 @@ pub(super) fn read_in_memory(path: &Path) -> Option<Stored> {
 }
 
 fn read(database: &Database) -> Result<Stored, redb::Error> {
-    // The tables exist from here on, so that reading needs no cases.
+    // Makes the tables, so that readers need not handle missing ones.
     let write = database.begin_write()?;
     write.open_table(GRANTS)?;
     write.open_table(PROGRESS)?;
@@ -115,7 +116,7 @@ fn read(database: &Database) -> Result<Stored, redb::Error> {
     let mut stored = Stored::default();
     for item in read.open_table(GRANTS)?.iter()? {
         let (id, bytes) = item?;
-        // What does not decode opens nothing; it is left out and overwritten in time.
+        // An entry that does not decode opens nothing. It is left out, and overwritten later.
         if let Ok(grant) = StoredGrant::decode(bytes.value()) {
             stored.grants.push((GrantId(id.value()), grant));
         }
@@ -161,7 +162,7 @@ pub(super) fn begin(database: &Database, stored: &Stored) -> Result<(), redb::Er
     Ok(())
 }
 
-/// Writes a transaction and syncs it to the disk; `reached` is what the database then has.
+/// Writes a transaction and syncs it to the disk. `reached` is what the database then holds.
 pub(super) fn write(
     database: &Database,
     transaction: &Transaction,
@@ -208,16 +209,16 @@ pub(super) fn write(
     Ok(())
 }
 
-/// The same in the order of the tables, whose pages are then read and written once each; of two with
-/// the same id the later one comes later.
+/// The entries in the order of their ids, so that each page of a table is read and written once. Of
+/// two with the same id the later one comes later.
 fn in_order<T>(items: &[T], id: impl Fn(&T) -> GrantId) -> Vec<&T> {
     let mut sorted: Vec<&T> = items.iter().collect();
     sorted.sort_by_key(|item| id(item));
     sorted
 }
 
-/// Lets go of the file. The library writes while it closes, and may panic over damage that was not
-/// seen until then: nothing that was answered depends on that.
+/// Closes the file. The library writes while it closes, and may panic over damage that was not
+/// found before. Nothing that was answered depends on that write.
 pub(super) fn close(database: Option<Database>) {
     let _ = catch_unwind(AssertUnwindSafe(|| drop(database)));
 }

@@ -1,16 +1,16 @@
-//! Room that is kept for revocations: a file of a fixed size, every block of it really written, beside
-//! the database. When the database cannot be written for want of room, what was revoked is written
-//! here, in place, and goes to the database with its next transaction. So a revocation is on the disk
-//! when it is answered, also while the disk is full.
+//! Room for revocations on a full disk: a file of a fixed size beside the database, with every
+//! block written. When the disk is full, revocations are written here in place, and go to the
+//! database with its next transaction. So a revocation is on the disk when it is answered, also on
+//! a full disk.
 //!
-//! In place, because a file that is only given back when the disk is full can be taken by whoever
-//! writes next; and on a file system that writes each block anew (btrfs, zfs) it may fail like the
-//! database: the revocation then says that it is not durable. The record of a revocation of everything
-//! is one number: there is always room for it.
+//! The alternative, to delete a file when the disk is full, would give its room to whoever writes
+//! next. On a file system that writes each block anew (btrfs, zfs) the reserve may fail like the
+//! database; the answer to the revocation then says that it is not durable. A revocation of
+//! everything is one number: there is always room for it.
 //!
-//! A head (a SHA-256, and how much follows) says what counts. The records are written and synced
-//! first, then the head: 56 bytes, which are either the old ones or the new ones. What does not fit
-//! the head's SHA-256 is damage, and opens nothing.
+//! A head (a SHA-256, and the length of the records) says which records count. The records are
+//! written and synced first, then the head: 56 bytes, which are either the old ones or the new
+//! ones. Records with another SHA-256 than the head's are damage, and open nothing.
 
 use std::{
     collections::HashMap,
@@ -28,33 +28,33 @@ use crate::{
     system::sys,
 };
 
-/// Beside the database.
+/// Name of the file beside the database.
 pub(super) const FILE: &str = "grants.reserve";
-/// Size of the file.
+/// Size of the file, bytes.
 const BYTES: usize = 256 * 1024;
-/// Where the records begin: the head has a page of its own.
+/// Offset of the records, bytes: the head has a page of its own.
 const RECORDS: usize = 4096;
-/// Id, wall time, boot time.
+/// Length of a record, bytes: id, wall time, boot time.
 const RECORD: usize = 32;
 const DIGEST: usize = 32;
-/// Digest; length of the records; the tombstone of everything.
+/// Length of the head, bytes: digest, length of the records, the tombstone of everything.
 const HEAD: usize = DIGEST + 24;
 
-/// What is in the file.
+/// The reserve, with the content of its file.
 #[derive(Debug)]
 pub(super) struct Reserve {
     path: PathBuf,
-    /// The file is there, with all of its blocks; else why not.
+    /// Whether the file exists with all of its blocks; if not, why.
     ready: Result<(), String>,
     closed: HashMap<GrantId, Tombstone>,
-    /// Whatever the database has is revoked.
+    /// Everything that the database has is revoked.
     all: Option<Tombstone>,
-    /// The records as they are in the file.
+    /// The records as in the file.
     records: Vec<u8>,
 }
 
 impl Reserve {
-    /// A directory's, before anything is known of it.
+    /// The reserve of a directory, before it is read.
     pub(super) fn new(directory: &Path) -> Self {
         Self {
             path: directory.join(FILE),
@@ -65,10 +65,10 @@ impl Reserve {
         }
     }
 
-    /// Reads what is there.
+    /// Reads the file.
     ///
     /// # Errors
-    /// It makes no sense: what was revoked is not known.
+    /// The file is damaged, so the revoked ids in it are unknown.
     pub(super) fn read(directory: &Path) -> Result<Self, String> {
         let mut reserve = Self::new(directory);
         let bytes = match fs::read(&reserve.path) {
@@ -108,7 +108,7 @@ impl Reserve {
         *kept = kept.later(tombstone);
     }
 
-    /// Makes the file if it is not there in its full size. Not while it holds anything.
+    /// Makes the file if it does not have its full size; only while it holds no records.
     pub(super) fn prepare(&mut self) {
         if self.ready.is_ok() || !self.is_empty() {
             return;
@@ -138,18 +138,18 @@ impl Reserve {
         make().inspect_err(|_| drop(fs::remove_file(&fresh)))
     }
 
-    /// Why nothing could be kept.
+    /// Why nothing can be kept; `None`: it can.
     pub(super) fn problem(&self) -> Option<&str> {
         self.ready.as_ref().err().map(String::as_str)
     }
 
-    /// Whether nothing waits for the database.
+    /// Whether no revocation waits for the database.
     pub(super) fn is_empty(&self) -> bool {
         self.closed.is_empty() && self.all.is_none()
     }
 
-    /// Keeps revoked ids, or, with `all`, that whatever the database has is revoked. All of it is on
-    /// the disk, or an error comes back.
+    /// Keeps revoked ids; with `all`, that everything in the database is revoked. All of it is on
+    /// the disk when this succeeds.
     pub(super) fn keep(&mut self, closed: &[(GrantId, Tombstone)], all: bool) -> io::Result<()> {
         if let Err(why) = &self.ready {
             return Err(io::Error::other(why.clone()));
@@ -182,7 +182,7 @@ impl Reserve {
         Ok(())
     }
 
-    /// The database has it all.
+    /// Empties the reserve, because the database has everything in it.
     pub(super) fn clear(&mut self) -> io::Result<()> {
         self.write(&[], None)?;
         self.closed.clear();
@@ -191,7 +191,7 @@ impl Reserve {
         Ok(())
     }
 
-    /// Adds what follows the records that are there, then makes it count.
+    /// Writes the new records after the existing ones, and then the head that counts them.
     fn write(&self, records: &[u8], all: Option<Tombstone>) -> io::Result<()> {
         let file = OpenOptions::new().write(true).open(&self.path)?;
         if let Some(fresh) = records.get(self.records.len()..).filter(|fresh| !fresh.is_empty()) {
@@ -202,7 +202,7 @@ impl Reserve {
         file.sync_data()
     }
 
-    /// Ids that are refused, and until when; of everything that the database has, too.
+    /// Ids that are refused, and until when. With `all` also those of all stored grants.
     pub(super) fn closed<'a>(
         &'a self,
         stored: impl Iterator<Item = GrantId> + 'a,
@@ -212,7 +212,7 @@ impl Reserve {
     }
 }
 
-/// No tombstone: it had ended before anything.
+/// A tombstone that has always ended: none.
 const NONE: Tombstone = Tombstone { until: WallTime(0), boot: BootNanos(0) };
 
 fn tombstone(until: [u8; 8], boot: [u8; 8]) -> Tombstone {
@@ -253,7 +253,7 @@ mod tests {
         reserve
     }
 
-    /// What a start would find, of a database that has grants 1 and 7.
+    /// What a start would find with a database that has grants 1 and 7.
     fn found(directory: &Path) -> Result<Vec<(GrantId, Tombstone)>, String> {
         let reserve = Reserve::read(directory)?;
         let mut found: Vec<_> = reserve.closed([id(1), id(7)].into_iter()).collect();
@@ -269,7 +269,7 @@ mod tests {
         reserve.keep(&[(id(1), EARLY), (id(2), LATE)], false).unwrap();
         reserve.keep(&[(id(1), LATE)], false).unwrap();
         assert_eq!(found(directory.path()), Ok(vec![(id(1), LATE), (id(2), LATE)]));
-        // By another process, which goes on after it.
+        // By another process, which continues after the first.
         let mut reserve = Reserve::read(directory.path()).unwrap();
         assert!(!reserve.is_empty());
         reserve.keep(&[(id(1), EARLY), (id(3), EARLY)], false).unwrap();
@@ -326,7 +326,7 @@ mod tests {
         }
     }
 
-    /// Ended between any two of its steps, with any part of what was not synced on the disk.
+    /// A crash between any two steps, with any part of the unsynced bytes on the disk.
     #[test]
     fn what_is_cut_short_is_as_before_or_done() {
         let directory = tempfile::tempdir().unwrap();
@@ -347,7 +347,7 @@ mod tests {
         for pair in states.windows(2) {
             let [(old, before), (new, after)] = pair else { unreachable!() };
             for written in 0..=2 * RECORD {
-                // The records in part, the head not yet.
+                // A part of the records is written, and the head is not.
                 let mut bytes = old.clone();
                 let end = new.len().min(RECORDS + 3 * RECORD);
                 let cut = end - written;
@@ -374,7 +374,7 @@ mod tests {
         let error = reserve.keep(&[(id(1), LATE)], false).unwrap_err();
         assert_eq!(error.to_string(), problem);
         fs::create_dir(&state).unwrap();
-        // One that is too short, of nothing, is made anew.
+        // A short file without records is made anew.
         fs::write(state.join(FILE), [head(&[], None), vec![0; RECORDS]].concat()).unwrap();
         let mut reserve = Reserve::read(&state).unwrap();
         assert!(reserve.problem().is_some());

@@ -1,9 +1,9 @@
-//! A witness beside the database: how many revocations it must hold, and which time it has seen. By
-//! it a database that an older copy was put in place of, that fell back to before a revocation, or that
-//! is gone, is known for what it is.
+//! A witness beside the database: the number of revocations that the database must hold, and the
+//! latest time that it has seen. It shows that the database was replaced by an older copy, has lost
+//! a revocation, or is gone.
 //!
-//! Forty-eight bytes, written in place: that needs no room on a disk that is full, and is either
-//! the old ones or the new ones. A witness that makes no sense accuses nobody.
+//! It is 48 bytes, written in place: that needs no room on a full disk, and leaves either the old
+//! bytes or the new ones. A damaged witness is ignored.
 
 use std::{
     fs::{File, OpenOptions},
@@ -17,20 +17,20 @@ use sha2::{Digest as _, Sha256};
 
 const FILE: &str = "grants.witness";
 const BODY: usize = 16;
-/// How much earlier the floor may be than the database's, milliseconds.
+/// How much earlier the witness's floor may be than the database's, milliseconds.
 const FLOOR_MILLIS: i64 = 60_000;
 
-/// What is witnessed.
+/// What the witness says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Witness {
-    /// Transactions that closed something.
+    /// Number of transactions that closed something.
     pub(super) closings: u64,
     /// The latest wall time ever seen; zero: none.
     pub(super) floor: WallTime,
 }
 
 impl Witness {
-    /// Whether it is time to write this down.
+    /// Whether the witness must be written again.
     pub(super) fn is_due(self, written: Option<Self>) -> bool {
         written.is_none_or(|Self { closings, floor }| {
             closings != self.closings || self.floor.0.saturating_sub(floor.0) >= FLOOR_MILLIS
@@ -46,7 +46,7 @@ impl Witness {
     }
 }
 
-/// Writes and syncs it.
+/// Writes and syncs the witness.
 pub(super) fn write(directory: &Path, witness: Witness) -> io::Result<()> {
     let path = directory.join(FILE);
     let existed = path.exists();
@@ -60,7 +60,7 @@ pub(super) fn write(directory: &Path, witness: Witness) -> io::Result<()> {
     if existed { Ok(()) } else { File::open(directory)?.sync_all() }
 }
 
-/// Reads it back; `None` when there is none, or it makes no sense.
+/// Reads the witness; `None` when there is none, or it is damaged.
 pub(super) fn read(directory: &Path) -> Option<Witness> {
     let bytes = std::fs::read(directory.join(FILE)).ok()?;
     let (digest, body) = bytes.split_at_checked(bytes.len().checked_sub(BODY)?)?;

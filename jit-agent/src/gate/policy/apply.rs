@@ -108,7 +108,7 @@ impl<D: Datapath> Gate<D> {
 
     /// The policy before the one that waits returns when its time has ended.
     pub(in crate::gate) fn return_policy(&mut self, now: Now) {
-        if !self.policies.commit.is_over(now) {
+        if !self.policies.commit.deadline_passed(now) {
             return;
         }
         let previous = self.policies.commit.confirmed().map(|policy| policy.version);

@@ -1,4 +1,4 @@
-//! What `audit verify` found, for people and for programs.
+//! The report of `audit verify`, as text and as JSON.
 
 use std::{fmt::Write as _, path::Path};
 

@@ -1,6 +1,7 @@
-//! Records for people: one line each, and which of them are wanted.
+//! Records of the audit as text, one line each, and the filter that selects them.
 //!
-//! What stands in a file is not trusted: a line may be no record, and a record may hold anything.
+//! The content of a file is not trusted: a line may not be a record, and a record may hold
+//! anything.
 
 use std::collections::HashSet;
 
@@ -13,7 +14,7 @@ use jit_proto::{
     printable::{clean, escape_json},
 };
 
-/// Fields in the order in which people look for them; the others follow.
+/// The fields that are shown first, in this order; the others follow.
 const ORDER: [&str; 18] = [
     "grant",
     "requester",
@@ -34,23 +35,23 @@ const ORDER: [&str; 18] = [
     "approvers",
     "signers",
 ];
-/// Fields that are shown by themselves, or that say nothing to a person.
+/// Fields that the head of the line shows, or that are of no use to a person.
 const HIDDEN: [&str; 8] = ["seq", "time_ms", "time", "prev", "code", "event", "digest", "head"];
 /// Longest value that is shown, characters.
 const WIDTH: usize = 200;
 
-/// Which records are wanted; what is empty does not matter.
+/// Selects records; an empty field selects all.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Filter {
-    /// Not before this moment.
+    /// Records from this moment on.
     pub(super) since: Option<WallTime>,
-    /// Of one of these kinds.
+    /// Records of one of these kinds.
     pub(super) codes: Vec<EventCode>,
-    /// About this grant.
+    /// Records about this grant.
     pub(super) grant: Option<GrantId>,
-    /// About a grant of this person, or naming the person.
+    /// Records that name this person, or are about a grant of this person.
     pub(super) requester: Option<String>,
-    /// Grants of that person that were met already: later records name the id alone.
+    /// Ids of that person's grants, from the lines before: later records name only the id.
     pub(super) theirs: HashSet<String>,
 }
 
@@ -59,7 +60,7 @@ pub(super) struct Filter {
 pub(super) enum Shown {
     /// A record.
     Record(Map<String, Value>),
-    /// A line that is none.
+    /// A line that is not a record.
     Garbage,
 }
 
@@ -71,7 +72,7 @@ impl Shown {
 }
 
 impl Filter {
-    /// Whether a line is wanted. Lines come in their order; what is no record is always wanted.
+    /// Whether a line is selected. Lines must come in order. A line that is not a record always is.
     pub(super) fn wants(&mut self, line: &Shown) -> bool {
         let Shown::Record(record) = line else { return true };
         let text = |name: &str| record.get(name).and_then(Value::as_str);
@@ -116,7 +117,7 @@ pub(super) fn text(line: &Shown, raw: &[u8], style: Style) -> String {
     out
 }
 
-/// A line for programs: the record as it stands in the file, or what stands there instead.
+/// A line for programs: the record as the file has it, or JSON with the text of the bad line.
 pub(super) fn json(line: &Shown, raw: &[u8]) -> String {
     match line {
         Shown::Record(_) => escape_json(String::from_utf8_lossy(raw).into_owned()),
@@ -134,7 +135,7 @@ fn value_text(value: &Value) -> String {
     }
 }
 
-/// Red: less is protected, or cannot be shown to be. Green: something opened. Yellow: refused or wrong.
+/// Red: less is protected, or nobody can know. Green: something opened. Yellow: refused or wrong.
 fn colour(code: &str) -> &'static str {
     match EventCode::parse(code) {
         Some(

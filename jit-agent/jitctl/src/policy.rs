@@ -27,7 +27,7 @@ use jit_proto::{
     v1::{self, diff_policy_request::What},
 };
 use prost::Message as _;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     connect,
@@ -269,46 +269,70 @@ fn push(agent_args: &AgentArgs, args: &PushArgs) -> Result<Exit, Failure> {
     let (answer, name) = connect::with(agent_args, async |agent| {
         Ok((agent.push_policy(request).await?, agent.name()))
     })?;
-    let pending = answer.confirm_left_ms > 0;
-    let confirmed = pending && args.confirm;
+    let confirmed = answer.confirm_left_ms > 0 && args.confirm;
     if confirmed {
         let version = answer.version;
         connect::with(agent_args, async |agent| Ok(agent.confirm_policy(version).await?))?;
     }
-    let v1::PushPolicyResponse { reason, version, confirm_left_ms, changes, revoked, warning } =
-        &answer;
+    let pushed = Pushed { answer: &answer, agent: &name, confirmed };
     if args.json {
-        text::print_pretty(&json!({
-            "agent": name,
+        text::print_pretty(&pushed.json())?;
+    } else {
+        text::print(&pushed.text())?;
+    }
+    if !answer.warning.is_empty() {
+        eprintln!("jitctl: warning: {name}: {}", text::printable(&answer.warning));
+    }
+    Ok(Exit::Success)
+}
+
+/// A policy that the agent took.
+struct Pushed<'a> {
+    answer: &'a v1::PushPolicyResponse,
+    agent: &'a str,
+    /// This command has confirmed it, too.
+    confirmed: bool,
+}
+
+impl Pushed<'_> {
+    const fn pending(&self) -> bool {
+        self.answer.confirm_left_ms > 0
+    }
+
+    fn json(&self) -> Value {
+        let v1::PushPolicyResponse { reason, version, confirm_left_ms, changes, revoked, warning } =
+            self.answer;
+        json!({
+            "agent": self.agent,
             "reason": reason,
             "version": version,
-            "confirm_left_ms": pending.then_some(confirm_left_ms),
-            "confirmed": confirmed,
+            "confirm_left_ms": self.pending().then_some(confirm_left_ms),
+            "confirmed": self.confirmed,
             "changes": changes.as_ref().map(changes::json),
             "revoked": revoked,
             "warning": warning,
-        }))?;
-    } else {
+        })
+    }
+
+    fn text(&self) -> String {
+        let v1::PushPolicyResponse { reason, version, confirm_left_ms, changes, revoked, .. } =
+            self.answer;
         let mut out = changes.as_ref().map(changes::text).unwrap_or_default();
         let known = if reason == "known" { " already" } else { "" };
-        out.push_str(&format!("policy   version {version} is in force on {name}{known}\n"));
+        out.push_str(&format!("policy   version {version} is in force on {}{known}\n", self.agent));
         if *revoked > 0 {
             out.push_str(&format!("revoked  {revoked}\n"));
         }
-        if confirmed {
+        if self.confirmed {
             out.push_str("confirm  done, over a second connection\n");
-        } else if pending {
+        } else if self.pending() {
             let left = text::duration(whole_seconds(*confirm_left_ms));
             out.push_str(&format!(
                 "confirm  within {left} with `jitctl policy confirm`, or the previous policy returns\n"
             ));
         }
-        text::print(&out)?;
+        out
     }
-    if !warning.is_empty() {
-        eprintln!("jitctl: warning: {name}: {}", text::printable(warning));
-    }
-    Ok(Exit::Success)
 }
 
 fn written(args: &PushArgs, path: &Path) -> Result<Exit, Failure> {

@@ -38,20 +38,13 @@ pub(crate) struct AgentArgs {
     pub(crate) timeout: Option<Duration>,
 }
 
-/// The agent that the command line names, or else the environment.
+/// The agent that the command line names, or the environment where that is silent.
 pub(crate) fn target(
     args: &AgentArgs,
     env: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Target, Failure> {
-    let env = |name: &str| env(name).filter(|value| !value.is_empty());
-    let env_text = |name: &str| {
-        env(name)
-            .map(|value| {
-                value.into_string().map_err(|_| Failure::usage(format!("{name} is not UTF-8")))
-            })
-            .transpose()
-    };
-    let timeout = match (args.timeout, env_text("JITCTL_TIMEOUT")?) {
+    let env = Environment(&env);
+    let timeout = match (args.timeout, env.text("JITCTL_TIMEOUT")?) {
         (Some(timeout), _) => timeout,
         (None, None) => DEFAULT_TIMEOUT,
         (None, Some(value)) => text::parse_duration(&value)
@@ -59,18 +52,18 @@ pub(crate) fn target(
     };
     // An option takes precedence over both variables, also over the other option's.
     let (agent, socket) = match (&args.agent, &args.socket) {
-        (None, None) => (env_text("JITCTL_AGENT")?, env("JITCTL_SOCKET").map(PathBuf::from)),
+        (None, None) => (env.text("JITCTL_AGENT")?, env.path("JITCTL_SOCKET")),
         (agent, socket) => (agent.clone(), socket.clone()),
     };
-    let agent = match (agent, socket) {
+    let way = match (agent, socket) {
         (Some(_), Some(_)) => {
             return Err(Failure::usage(
                 "both JITCTL_AGENT and JITCTL_SOCKET are set; unset one, or use --agent or \
                  --socket",
             ));
         }
-        (None, Some(socket)) => return Ok(Target { way: Way::Socket(socket), timeout }),
-        (Some(agent), None) => agent,
+        (None, Some(socket)) => Way::Socket(socket),
+        (Some(agent), None) => Way::Tls(Box::new(tls(&agent, args, &env)?)),
         (None, None) => {
             return Err(Failure::usage(
                 "which agent? Say --agent HOST:PORT (or JITCTL_AGENT) with --ca, --cert and \
@@ -78,30 +71,48 @@ pub(crate) fn target(
             ));
         }
     };
+    Ok(Target { way, timeout })
+}
+
+/// Variables of the environment; an empty one counts as missing.
+struct Environment<'a>(&'a dyn Fn(&str) -> Option<OsString>);
+
+impl Environment<'_> {
+    fn get(&self, name: &str) -> Option<OsString> {
+        (self.0)(name).filter(|value| !value.is_empty())
+    }
+
+    fn path(&self, name: &str) -> Option<PathBuf> {
+        self.get(name).map(PathBuf::from)
+    }
+
+    fn text(&self, name: &str) -> Result<Option<String>, Failure> {
+        let text = self.get(name).map(OsString::into_string).transpose();
+        text.map_err(|_| Failure::usage(format!("{name} is not UTF-8")))
+    }
+}
+
+fn tls(agent: &str, args: &AgentArgs, env: &Environment<'_>) -> Result<Tls, Failure> {
     let file = |given: &Option<PathBuf>, option: &str, variable: &str, role: &str| {
-        given.clone().or_else(|| env(variable).map(PathBuf::from)).ok_or_else(|| {
+        given.clone().or_else(|| env.path(variable)).ok_or_else(|| {
             Failure::usage(format!("--agent {agent} needs --{option} FILE (or {variable}): {role}"))
         })
     };
     let ca = file(&args.ca, "ca", "JITCTL_CA", "the CA of the agent's certificate")?;
-    let cert = file(
-        &args.cert,
-        "cert",
-        "JITCTL_CERT",
-        "agents talk only to those who show a client certificate",
-    )?;
+    let role = "agents talk only to those who show a client certificate";
+    let cert = file(&args.cert, "cert", "JITCTL_CERT", role)?;
     let key = file(&args.key, "key", "JITCTL_KEY", "the private key of --cert")?;
-    let (host, port) = split_address(&agent).map_err(Failure::usage)?;
+    let (host, port) = split_address(agent).map_err(Failure::usage)?;
     let name = match args.server_name.clone() {
         Some(name) => name,
-        None => env_text("JITCTL_SERVER_NAME")?.unwrap_or_else(|| host.clone()),
+        None => env.text("JITCTL_SERVER_NAME")?.unwrap_or_else(|| host.clone()),
     };
     let name = ServerName::try_from(name.clone()).map_err(|_| {
         Failure::usage(format!(
             "`{name}` is not a name or an address that a certificate can contain; add --server-name"
         ))
     })?;
-    Ok(Target { way: Way::Tls(Box::new(Tls { host, port, name, ca, cert, key })), timeout })
+    Ok(Tls { host, port, name, ca, cert, key })
 }
 
 #[cfg(test)]

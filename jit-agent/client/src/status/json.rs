@@ -27,7 +27,6 @@ pub fn json(status: &v1::StatusResponse) -> Value {
         policy,
         guard,
     } = status;
-    let drops = drops.clone().unwrap_or_default();
     json!({
         "state": state,
         "problems": problems,
@@ -35,40 +34,16 @@ pub fn json(status: &v1::StatusResponse) -> Value {
         "host": host,
         "mode": mode,
         "started_at": time(*started_at_ms),
-        "interfaces": interfaces.iter().map(|interface| json!({
-            "name": interface.name,
-            "index": interface.index,
-            "hook": interface.hook,
-            "attached": interface.attached,
-            "since": time(interface.since_ms),
-            "note": interface.note,
-        })).collect::<Vec<_>>(),
+        "interfaces": interfaces.iter().map(interface_json).collect::<Vec<_>>(),
         "socket_guard": guard.as_ref().map(|guard| json!({
             "wanted": guard.wanted,
             "attached": guard.attached,
             "since": time(guard.since_ms),
             "note": guard.note,
         })),
-        "ports": ports.iter().map(|port| json!({
-            "port": range_text(port.range.as_ref()),
-            "mode": port.mode,
-            "sessions": sessions_word(port.sessions()),
-            "terminates": port.terminates,
-            "max_duration_s": port.max_duration_ms / 1000,
-            "exemptions": port.exemptions.iter().map(exemption_json).collect::<Vec<_>>(),
-        })).collect::<Vec<_>>(),
+        "ports": ports.iter().map(port_json).collect::<Vec<_>>(),
         "grants": grants_json(grants),
-        "dropped": {
-            "by_reason": counters_json(&drops.by_reason),
-            "by_port": drops.by_port.iter().map(|port| {
-                let key = format!("{}/{}", port.port, protocol_word(port.protocol()));
-                (key, counters_json(&port.by_reason))
-            }).collect::<serde_json::Map<_, _>>(),
-            "observed": drops.observed,
-            "events_suppressed": drops.events_suppressed,
-            "events_lost": drops.events_lost,
-            "by_socket_guard": drops.guard,
-        },
+        "dropped": drops_json(drops.as_ref()),
         "control": control.as_ref().map(|control| json!({
             "listen": control.listen,
             "certificate_not_after": time(control.certificate_not_after_ms),
@@ -83,6 +58,43 @@ pub fn json(status: &v1::StatusResponse) -> Value {
         })),
         "policy": policy.as_ref().map(policy_json),
         "soon": soon,
+    })
+}
+
+fn interface_json(interface: &v1::Interface) -> Value {
+    json!({
+        "name": interface.name,
+        "index": interface.index,
+        "hook": interface.hook,
+        "attached": interface.attached,
+        "since": time(interface.since_ms),
+        "note": interface.note,
+    })
+}
+
+fn port_json(port: &v1::Port) -> Value {
+    json!({
+        "port": range_text(port.range.as_ref()),
+        "mode": port.mode,
+        "sessions": sessions_word(port.sessions()),
+        "terminates": port.terminates,
+        "max_duration_s": port.max_duration_ms / 1000,
+        "exemptions": port.exemptions.iter().map(exemption_json).collect::<Vec<_>>(),
+    })
+}
+
+fn drops_json(drops: Option<&v1::Drops>) -> Value {
+    let drops = drops.cloned().unwrap_or_default();
+    json!({
+        "by_reason": counters_json(&drops.by_reason),
+        "by_port": drops.by_port.iter().map(|port| {
+            let key = format!("{}/{}", port.port, protocol_word(port.protocol()));
+            (key, counters_json(&port.by_reason))
+        }).collect::<serde_json::Map<_, _>>(),
+        "observed": drops.observed,
+        "events_suppressed": drops.events_suppressed,
+        "events_lost": drops.events_lost,
+        "by_socket_guard": drops.guard,
     })
 }
 

@@ -20,18 +20,15 @@ const HELP: &str = "cannot build the kernel programs: {}\n\
 fn main() -> Result<()> {
     println!("cargo::rerun-if-changed=../jit-common");
     println!("cargo::rerun-if-changed=../jit-agent-ebpf");
+    // Chooses the layouts of the tables: see jit-common/build.rs, which the inner cargo runs too.
+    println!("cargo::rerun-if-env-changed=JIT_NEXT_ABI");
     println!("cargo::rustc-check-cfg=cfg(jit_agent_no_object)");
     let skipped = env::var_os("AYA_BUILD_SKIP").is_some_and(|skip| skip == "1" || skip == "true");
     if skipped {
         println!("cargo::rustc-cfg=jit_agent_no_object");
     }
-    let next_abi = env::var_os("CARGO_FEATURE_NEXT_ABI").map(|_| "next-abi");
-    let package = Package {
-        name: "jit-agent-ebpf",
-        root_dir: "../jit-agent-ebpf",
-        features: next_abi.as_slice(),
-        ..Package::default()
-    };
+    let package =
+        Package { name: "jit-agent-ebpf", root_dir: "../jit-agent-ebpf", ..Package::default() };
     // What the inner cargo says reaches the user as warnings: let it be only those.
     // SAFETY: the build script has one thread.
     unsafe { env::set_var("CARGO_TERM_QUIET", "true") };

@@ -7,7 +7,7 @@
 use crate::{Address, Reason, Segment};
 
 /// Version of every layout in this file and in `event.rs`; part of the pin path.
-pub const ABI_VERSION: u32 = if cfg!(feature = "next-abi") { 4 } else { 3 };
+pub const ABI_VERSION: u32 = if cfg!(jit_next_abi) { 4 } else { 3 };
 
 /// Map names: of the statics in the object, of the pins, and in `bpftool map`.
 pub mod map {
@@ -231,7 +231,7 @@ pub struct Claim {
     pub reserved: [u8; CLAIM_RESERVED],
 }
 /// The next layout, which there is only for tests of the way to it, has eight bytes more.
-const CLAIM_RESERVED: usize = if cfg!(feature = "next-abi") { 11 } else { 3 };
+const CLAIM_RESERVED: usize = if cfg!(jit_next_abi) { 11 } else { 3 };
 const _: () = assert!(size_of::<Claim>() == 13 + CLAIM_RESERVED);
 
 impl Claim {

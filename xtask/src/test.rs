@@ -161,20 +161,16 @@ fn lint_host(clippy: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Builds the agent with the next version of the tables' layouts, beside the other programs.
+/// Builds the agent with the next version of the tables' layouts: `tests/src/programs.rs` says where
+/// it comes to be.
 fn build_next() -> Result<()> {
+    let target = std::path::absolute(shell::target()).context("where cargo builds")?;
+    let mut build = shell::cargo(["build", "--package", "jit-agent", "--bin", "jit-agent"]);
     // With the tests' package, so that dependencies have the features that they have for it.
-    shell::visible(&mut shell::cargo([
-        "build",
-        "--package",
-        "jit-agent",
-        "--package",
-        ROOT_PACKAGE,
-        "--bin",
-        "jit-agent-next",
-        "--features",
-        "jit-agent/next-abi",
-    ]))
+    build.args(["--package", ROOT_PACKAGE, "--config", "tests/next-abi.toml"]);
+    build.arg("--config").arg(format!("build.build-dir={:?}", target.display().to_string()));
+    build.arg("--target-dir").arg(target.join("next-abi"));
+    shell::visible(&mut build)
 }
 
 /// Builds all programs and all test programs, and lists the latter.

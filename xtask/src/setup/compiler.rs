@@ -6,7 +6,10 @@ use std::{env, path::Path};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::{Found, Source, apt};
+use super::{
+    apt,
+    need::{Found, Source},
+};
 use crate::shell;
 
 /// Name that the build script knows Debian's compiler under.

@@ -33,9 +33,13 @@ fn main() -> Result<()> {
         println!("cargo::rustc-cfg=jit_agent_no_object");
     }
     let package = Package { name: OBJECT, root_dir: "../jit-agent-ebpf", ..Package::default() };
-    // What the inner cargo says reaches the user as warnings: let it be only those.
-    // SAFETY: the build script has one thread.
-    unsafe { env::set_var("CARGO_TERM_QUIET", "true") };
+    // What the inner cargo says reaches the user as warnings: let it be only those. Its profile is
+    // `release` too, whose `lto` is chosen for the agent's size: the kernel programs keep theirs,
+    // another changes their instructions.
+    for (name, value) in [("CARGO_TERM_QUIET", "true"), ("CARGO_PROFILE_RELEASE_LTO", "thin")] {
+        // SAFETY: the build script has one thread.
+        unsafe { env::set_var(name, value) };
+    }
     let toolchain = match toolchain() {
         Some(Found::Nightly) => Toolchain::Nightly,
         Some(Found::Debian) => {

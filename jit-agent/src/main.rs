@@ -95,7 +95,7 @@ enum Command {
 }
 
 #[tokio::main(worker_threads = 2)]
-pub(crate) async fn main() -> ExitCode {
+async fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {

@@ -14,7 +14,10 @@ use jit_agent::{
 };
 use jit_client::exit::Exit;
 use jit_proto::printable;
-use tracing_subscriber::EnvFilter;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::{
+    Layer, Registry, filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
 
 /// A host-side port gate: the kernel closes protected ports to everybody. A signed grant opens them
 /// to the sources that it names, and the kernel itself ends it.
@@ -79,7 +82,7 @@ enum OnCall {
 }
 
 #[tokio::main(worker_threads = 2)]
-pub(crate) async fn main() -> ExitCode {
+async fn main() -> ExitCode {
     let Arguments { config, command } = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -119,18 +122,44 @@ async fn on_call(command: OnCall, config: &Path) -> Result<ExitCode, Failure> {
 
 /// Starts the log (RUST_LOG, default info). Returns whether the kernel programs log as well.
 fn log() -> bool {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let debug = filter.max_level_hint().is_some_and(|level| level >= tracing::Level::DEBUG);
-    // Under systemd the journal has the time already.
-    let journal = std::env::var_os("JOURNAL_STREAM").is_some();
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let filter = log_filter(&std::env::var("RUST_LOG").unwrap_or_default());
+    let most: Option<LevelFilter> = Layer::<Registry>::max_level_hint(&filter);
+    let debug = most.is_some_and(|level| level >= LevelFilter::DEBUG);
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
-    if journal {
-        subscriber.without_time().init();
-    } else {
-        subscriber.init();
-    }
+    // Under systemd the journal has the time already.
+    let journal = std::env::var_os("JOURNAL_STREAM").is_some();
+    let lines = if journal { lines.without_time().boxed() } else { lines.boxed() };
+    tracing_subscriber::registry().with(lines).with(filter).init();
     debug
+}
+
+/// What is logged, as RUST_LOG says: `debug`, or `jit_agent=debug,info`. Empty, or with a mistake:
+/// `info`.
+fn log_filter(directives: &str) -> Targets {
+    let chosen = Some(directives).filter(|text| !text.trim().is_empty());
+    let chosen = chosen.and_then(|text| text.parse().ok());
+    chosen.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO))
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    #[test]
+    fn the_log_is_as_rust_log_says_and_info_where_that_says_nothing() {
+        let enables = |directives: &str, target: &str| {
+            let filter = log_filter(directives);
+            [Level::INFO, Level::DEBUG].map(|level| filter.would_enable(target, &level))
+        };
+        for nothing in ["", " ", "jit_agent=loud"] {
+            assert_eq!(enables(nothing, "jit_agent::gate"), [true, false], "{nothing:?}");
+        }
+        assert_eq!(enables("debug", "h2"), [true, true]);
+        assert_eq!(enables("jit_agent=debug,warn", "jit_agent::gate"), [true, true]);
+        assert_eq!(enables("jit_agent=debug,warn", "h2"), [false, false]);
+    }
 }

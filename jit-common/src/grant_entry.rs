@@ -104,7 +104,7 @@ pub struct Claim {
     pub reserved: [u8; CLAIM_RESERVED],
 }
 /// The next layout, which exists only for tests of upgrades, has eight bytes more.
-const CLAIM_RESERVED: usize = if cfg!(feature = "next-abi") { 11 } else { 3 };
+const CLAIM_RESERVED: usize = if cfg!(jit_next_abi) { 11 } else { 3 };
 const _: () = assert!(size_of::<Claim>() == 13 + CLAIM_RESERVED);
 
 impl Claim {

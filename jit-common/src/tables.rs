@@ -6,7 +6,7 @@
 //! checks them.
 
 /// Version of the layouts of all tables and of [`crate::Event`]; part of the pin path.
-pub const ABI_VERSION: u32 = if cfg!(feature = "next-abi") { 4 } else { 3 };
+pub const ABI_VERSION: u32 = if cfg!(jit_next_abi) { 4 } else { 3 };
 
 /// Map names: of the statics in the object, of the pins, and in `bpftool map`.
 pub mod map {

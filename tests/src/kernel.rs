@@ -51,6 +51,7 @@ const OTHER_PROGRAMS: [&str; 3] = [PROGRAM_TC_L3, PROGRAM_GUARD, PROGRAM_GUARD_L
 /// The entry points that judge Ethernet frames, as far as the running kernel has them: all, unless
 /// it is known to lack something.
 pub fn programs() -> impl Iterator<Item = &'static str> {
+    require_object();
     PROGRAMS.into_iter().filter(|name| has(name))
 }
 
@@ -66,7 +67,13 @@ pub fn all_programs() -> impl Iterator<Item = &'static str> {
 
 /// The socket guards, likewise.
 pub fn guards() -> impl Iterator<Item = &'static str> {
+    require_object();
     [PROGRAM_GUARD, PROGRAM_GUARD_LEGACY].into_iter().filter(|name| has(name))
+}
+
+/// A test that goes through the programs must not go through none.
+fn require_object() {
+    assert!(!OBJECT.is_empty(), "built without the kernel programs (AYA_BUILD_SKIP)");
 }
 
 fn has(program: &str) -> bool {
@@ -181,7 +188,7 @@ pub struct Loaded {
 impl Loaded {
     fn new() -> Self {
         netns::require_root();
-        assert!(!OBJECT.is_empty(), "built without the kernel programs (AYA_BUILD_SKIP)");
+        require_object();
         let mut loader = EbpfLoader::new();
         loader.override_global("AYA_LOG_LEVEL", &0_u8, true);
         for name in [

@@ -7,6 +7,16 @@ use std::{
     sync::OnceLock,
 };
 
+/// Where the agent with the next layouts is put, below the target directory: the other agent keeps
+/// its place.
+const NEXT: &str = "next-abi";
+
+/// Which layouts of the tables programs are built with.
+enum Layouts {
+    Present,
+    Next,
+}
+
 /// A program of the product, built from the sources as they are.
 pub fn binary(name: &str) -> PathBuf {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
@@ -15,19 +25,20 @@ pub fn binary(name: &str) -> PathBuf {
 
 /// The agent with the next version of the tables' layouts.
 pub fn next_agent() -> PathBuf {
-    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
-    let directory = DIRECTORY.get_or_init(|| {
-        built().unwrap_or_else(|| {
-            build(&["--bin", "jit-agent-next", "--features", "jit-agent/next-abi"])
-        })
-    });
-    directory.join("jit-agent-next")
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    let program = || {
+        let profile = built().unwrap_or_else(|| build(Layouts::Next));
+        let target = profile.parent().expect("a target directory");
+        let name = profile.file_name().expect("a profile");
+        target.join(NEXT).join(name).join("jit-agent")
+    };
+    PROGRAM.get_or_init(program).clone()
 }
 
 /// `cargo xtask test` has just built them, and says where; otherwise cargo builds what is missing or
 /// older than its sources, which `cargo test` does not do for another package's programs.
 fn directory() -> PathBuf {
-    built().unwrap_or_else(|| build(&["--bins"]))
+    built().unwrap_or_else(|| build(Layouts::Present))
 }
 
 /// Where all programs are already.
@@ -35,17 +46,27 @@ fn built() -> Option<PathBuf> {
     env::var_os("JIT_AGENT_PROGRAMS").map(PathBuf::from)
 }
 
-/// Builds programs, and returns their directory.
-fn build(which: &[&str]) -> PathBuf {
+/// Builds programs; returns the directory of the profile that they and this program are built in.
+fn build(layouts: Layouts) -> PathBuf {
     // target/<profile>/deps/<test>
     let program = env::current_exe().expect("the path of this program");
     let profile = program.parent().and_then(Path::parent).expect("target/<profile>");
     let target = profile.parent().expect("a target directory");
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
     let mut command = Command::new(env!("CARGO"));
     // With this package, so that dependencies have the features that they have for it.
     command.args(["build", "--quiet", "--package", "jit-agent", "--package", "jit-tests"]);
-    command.args(which);
-    command.arg("--target-dir").arg(target).current_dir(env!("CARGO_MANIFEST_DIR"));
+    match layouts {
+        Layouts::Present => {
+            command.args(["--package", "jitctl", "--bins", "--target-dir"]).arg(target)
+        }
+        Layouts::Next => {
+            let shared = format!("build.build-dir={:?}", target.display().to_string());
+            command.args(["--bin", "jit-agent", "--config", "tests/next-abi.toml", "--config"]);
+            command.arg(shared).arg("--target-dir").arg(target.join(NEXT))
+        }
+    };
+    command.current_dir(workspace);
     if profile.ends_with("release") {
         command.arg("--release");
     }

@@ -34,7 +34,7 @@ pub(crate) fn run(options: Options) -> Result<()> {
 
 /// Builds the programs in the profile asked for.
 pub(crate) fn programs(release: bool) -> Result<Programs> {
-    let mut arguments = vec!["build", "--package", "jit-agent", "--package", "jitctl", "--bins"];
+    let mut arguments = vec!["build", "--bin", "jit-agent", "--bin", "jitctl"];
     if release {
         arguments.push("--release");
     }

@@ -6,7 +6,9 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod build;
+mod checks;
 mod coverage;
+mod crates;
 mod debian;
 mod demo;
 mod fuzz;
@@ -15,6 +17,8 @@ mod setup;
 mod shell;
 mod test;
 mod test_output;
+mod test_programs;
+mod unused;
 mod vm;
 
 /// Tasks of the jit-agent workspace.

@@ -176,6 +176,29 @@ pub(crate) fn long(label: &str, command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Runs a program with its output on this terminal and, line by line, in this closure.
+pub(crate) fn stream(command: &mut Command, mut each: impl FnMut(&str)) -> Result<bool> {
+    let shown = show(command);
+    let output = merged_output(command)?;
+    let mut child = command.spawn().with_context(|| format!("cannot start `{shown}`"))?;
+    // The command holds the writing end of the pipe, which must close for the reading to end.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    for line in BufReader::new(output).split(b'\n') {
+        let line = line.with_context(|| format!("reading what `{shown}` prints"))?;
+        let line = String::from_utf8_lossy(&line);
+        println!("{line}");
+        each(&line);
+    }
+    Ok(child.wait().with_context(|| format!("waiting for `{shown}`"))?.success())
+}
+
+/// The heading of what follows.
+pub(crate) fn heading(text: &str) {
+    let plain = std::env::var_os("NO_COLOR").is_some() || !io::stdout().is_terminal();
+    let (bold, normal) = if plain { ("", "") } else { ("\x1b[1m", "\x1b[0m") };
+    println!("\n{bold}== {text} =={normal}");
+}
+
 /// Sends a program's output and errors into one pipe, in the order in which they are written.
 pub(crate) fn merged_output(command: &mut Command) -> Result<PipeReader> {
     let (reader, writer) = io::pipe().context("making a pipe")?;

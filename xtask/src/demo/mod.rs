@@ -38,9 +38,9 @@ const LATE: Duration = Duration::from_millis(250);
 /// How to show it.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Use the unoptimised programs, as the tests build them
+    /// With optimised programs, as they are installed: building them takes minutes longer
     #[arg(long)]
-    dev: bool,
+    release: bool,
     /// The programs are built already
     #[arg(long)]
     built: bool,
@@ -51,17 +51,17 @@ pub(crate) struct Options {
 
 /// Builds, becomes root, shows.
 pub(crate) fn run(options: Options) -> Result<()> {
-    let Options { dev, built, through_sudo } = options;
+    let Options { release, built, through_sudo } = options;
     let programs = if built {
-        build::built(!dev)?
+        build::built(release)?
     } else {
         setup::ensure(setup::Purpose::Demo)?;
-        build::programs(!dev)?
+        build::programs(release)?
     };
     if !shell::is_root() {
         let mut again = Command::new(std::env::current_exe().context("where this program is")?);
         ensure!(!through_sudo, "sudo did not make this run root's");
-        again.args(["demo", "--built", "--through-sudo"]).args(dev.then_some("--dev"));
+        again.args(["demo", "--built", "--through-sudo"]).args(release.then_some("--release"));
         let reason = "the demo makes network namespaces and loads programs into the kernel";
         return Err(shell::as_root(reason, again)?.exec()).context("starting sudo");
     }

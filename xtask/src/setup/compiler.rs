@@ -6,7 +6,10 @@ use std::{env, path::Path};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::{Found, Source, apt};
+use super::{
+    apt,
+    need::{Found, Source},
+};
 use crate::shell;
 
 /// Name that the build script knows Debian's compiler under.
@@ -108,6 +111,8 @@ pub(super) fn provide_linker(_: Source) -> Result<()> {
         "--locked",
         "--force",
     ]);
+    // LLVM does the work, and it is compiled already.
+    install.env("CARGO_PROFILE_RELEASE_DEBUG", "none").env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1");
     let prefix = format!("/usr/lib/llvm-{llvm}");
     if env::var_os("LLVM_PREFIX").is_none() && Path::new(&prefix).exists() {
         install.env("LLVM_PREFIX", prefix);

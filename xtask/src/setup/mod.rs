@@ -2,11 +2,14 @@
 //! installs what is missing. Runs as often as one likes; changes nothing that is in order.
 
 use anyhow::{Context as _, Result, bail};
-use clap::{Args, ValueEnum};
+use clap::Args;
+
+use self::need::{Found, Source};
 
 mod apt;
 mod backports;
 mod compiler;
+mod need;
 mod system;
 mod tools;
 
@@ -24,17 +27,6 @@ pub(crate) struct Options {
     /// Also what only `coverage` and `mutants` need, which install it themselves when they run
     #[arg(long)]
     all: bool,
-}
-
-/// Where the compiler for the kernel programs comes from.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Source {
-    /// rustup if it may download (RUSTUP_AUTO_INSTALL is not 0) and its servers answer, else Debian
-    Auto,
-    /// Debian's archive: rustc-web, rust-web-src and LLVM
-    Debian,
-    /// rustup: nightly with rust-src
-    Rustup,
 }
 
 /// What a task is about to do, and so what has to be there.
@@ -77,13 +69,6 @@ impl Need {
         };
         self.from == purpose || self.from as u8 <= up_to as u8
     }
-}
-
-enum Found {
-    /// There, in this form.
-    Yes(String),
-    /// Not there, or not usable as it is, for this reason.
-    No(String),
 }
 
 const NEEDS: &[Need] = &[

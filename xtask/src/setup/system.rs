@@ -4,7 +4,10 @@ use std::{fs, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use super::{Found, Source, apt};
+use super::{
+    apt,
+    need::{Found, Source},
+};
 use crate::shell;
 
 const BPFFS: &str = "/sys/fs/bpf";

@@ -3,7 +3,7 @@
 
 use anyhow::{Result, bail};
 
-use super::Found;
+use super::need::Found;
 use crate::shell;
 
 /// A cargo subcommand.

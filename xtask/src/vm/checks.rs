@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use super::{image::PROGRAMS, packages::kernel_number};
+use super::packages::kernel_number;
+
+/// Where the programs under test are inside.
+pub(super) const PROGRAMS: &str = "/vm/programs";
 
 /// Something that kernels have from some version on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

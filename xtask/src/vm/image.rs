@@ -12,11 +12,14 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::{checks::Step, kernels::Kernel, modules};
+use super::{
+    checks::{PROGRAMS, Step},
+    kernels::Kernel,
+    modules,
+};
 use crate::shell;
 
-/// Where things are inside.
-pub(super) const PROGRAMS: &str = "/vm/programs";
+/// Where other things are inside.
 const TOOLS: &str = "/vm/tools";
 const MODULES: &str = "/vm/modules";
 /// Static, so that it runs before anything else is there.

@@ -23,8 +23,8 @@ use self::{
 use crate::{
     debian::Archives,
     setup, shell,
-    test::{self, TestProgram},
     test_output::Tally,
+    test_programs::{self, TestProgram},
 };
 
 mod checks;
@@ -81,7 +81,7 @@ pub(crate) fn run(options: Options) -> Result<()> {
         }
     });
     setup::ensure(setup::Purpose::VirtualMachines)?;
-    let machines = matrix(chosen, &Steps { only, reduced: quick }, &test::build()?)?;
+    let machines = matrix(chosen, &Steps { only, reduced: quick }, &test_programs::build()?)?;
     let failed = machines.iter().filter(|machine| !machine.wrong().is_empty()).count();
     if failed > 0 {
         bail!("{failed} of {} kernels: not everything is as it should be", machines.len());
@@ -207,7 +207,7 @@ fn boot(
 fn inside(programs: &[TestProgram]) -> Vec<(PathBuf, String)> {
     let tests = programs
         .iter()
-        .filter(|program| program.package == test::ROOT_PACKAGE && program.kind == "test")
+        .filter(|program| program.package == test_programs::ROOT_PACKAGE && program.kind == "test")
         .filter_map(|program| {
             let directory = program.source.parent()?.file_name()?;
             let name = directory.to_str()?.to_owned();

@@ -20,3 +20,20 @@ pub const PROGRAM_TC_L3: &str = "jit_gate_tc_l3";
 pub const PROGRAM_GUARD: &str = "jit_guard";
 /// Name of the socket guard that does without the interface (Linux 5.9+).
 pub const PROGRAM_GUARD_LEGACY: &str = "jit_guard_legacy";
+
+#[cfg(all(test, not(jit_agent_no_object)))]
+mod tests {
+    use object::{Object as _, ObjectSection as _};
+
+    use super::OBJECT;
+
+    #[test]
+    fn the_object_has_what_is_loaded_and_nothing_for_a_debugger() {
+        let elf = object::File::parse(OBJECT).unwrap();
+        let names: Vec<&str> = elf.sections().map(|section| section.name().unwrap()).collect();
+        for loaded in [".BTF", ".BTF.ext", ".symtab", "maps", "xdp"] {
+            assert!(names.contains(&loaded), "{loaded} is not among {names:?}");
+        }
+        assert!(!names.iter().any(|name| name.contains("debug")), "{names:?}");
+    }
+}

@@ -1,0 +1,117 @@
+//! The programs full of tests: builds them, and knows where each came from. Runs none of them.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use crate::shell;
+
+/// The package whose tests need root, namespaces and the kernel.
+pub(crate) const ROOT_PACKAGE: &str = "jit-tests";
+/// What is built for the host: all but the kernel programs, which the agent's build script makes.
+pub(crate) const HOST: [&str; 3] = ["--workspace", "--exclude", "jit-agent-ebpf"];
+
+/// A program full of tests.
+pub(crate) struct TestProgram {
+    /// The package that it tests.
+    pub(crate) package: String,
+    /// The program.
+    pub(crate) executable: PathBuf,
+    /// The directory of that package.
+    pub(crate) directory: PathBuf,
+    /// The file that its tests begin in.
+    pub(crate) source: PathBuf,
+    /// `test` for those of a package's directory `tests`.
+    pub(crate) kind: String,
+}
+
+/// Builds all programs and all test programs, and lists the latter.
+pub(crate) fn build() -> Result<Vec<TestProgram>> {
+    let mut build =
+        shell::cargo(["build"].iter().chain(&HOST).chain(&["--all-targets", "--message-format"]));
+    build.arg("json-render-diagnostics").stdout(Stdio::piped());
+    let mut child = build.spawn().context("cannot start cargo")?;
+    let output = child.stdout.take().context("cargo's output is a pipe")?;
+    let mut programs = Vec::new();
+    for line in BufReader::new(output).lines() {
+        let line = line.context("reading what cargo says")?;
+        programs.extend(serde_json::from_str(&line).ok().and_then(|said| test_program(&said)));
+    }
+    let status = child.wait().context("waiting for cargo")?;
+    if !status.success() {
+        bail!("it does not build: cargo ended with {status}");
+    }
+    programs.sort_by(|one: &TestProgram, other| {
+        (&one.package, &one.source).cmp(&(&other.package, &other.source))
+    });
+    Ok(programs)
+}
+
+/// Builds the agent with the next version of the tables' layouts: `tests/src/programs.rs` says where
+/// it comes to be.
+pub(crate) fn build_next() -> Result<()> {
+    let target = std::path::absolute(shell::target()).context("where cargo builds")?;
+    let mut build = shell::cargo(["build", "--package", "jit-agent", "--bin", "jit-agent"]);
+    // With the tests' package, so that dependencies have the features that they have for it.
+    build.args(["--package", ROOT_PACKAGE, "--config", "tests/next-abi.toml"]);
+    build.arg("--config").arg(format!("build.build-dir={:?}", target.display().to_string()));
+    build.arg("--target-dir").arg(target.join("next-abi"));
+    shell::visible(&mut build)
+}
+
+fn test_program(said: &Value) -> Option<TestProgram> {
+    if !said.pointer("/profile/test")?.as_bool()? {
+        return None;
+    }
+    let text = |pointer: &str| said.pointer(pointer)?.as_str().map(str::to_owned);
+    if text("/target/kind/0")? == "bench" {
+        return None;
+    }
+    let directory = PathBuf::from(text("/manifest_path")?).parent()?.to_owned();
+    let manifest = fs::read_to_string(directory.join("Cargo.toml")).ok()?;
+    let package = manifest.lines().find_map(|line| line.strip_prefix("name = \""))?;
+    Some(TestProgram {
+        package: package.trim_end_matches('"').to_owned(),
+        executable: text("/executable")?.into(),
+        source: text("/target/src_path")?.into(),
+        kind: text("/target/kind/0")?,
+        directory,
+    })
+}
+
+/// Whether the source of this program has tests. A library's modules, and those of a program
+/// without a library beside it, are taken to be all files of its directory.
+pub(crate) fn holds_tests(program: &TestProgram) -> bool {
+    let sources = program.directory.join("src");
+    let (library, main) = (sources.join("lib.rs"), sources.join("main.rs"));
+    let alone = program.source.parent() == Some(&sources)
+        && program.source != library
+        && (program.source != main || library.exists());
+    let mut files = Vec::new();
+    match program.source.parent() {
+        Some(directory) if program.kind != "test" && !alone => rust_files(directory, &mut files),
+        _ => files.push(program.source.clone()),
+    }
+    files
+        .iter()
+        .filter(|file| program.source != library || **file != main)
+        .any(|file| fs::read_to_string(file).is_ok_and(|text| text.contains("#[test]")))
+}
+
+/// Rust files below a directory, other programs' (`bin`) apart.
+fn rust_files(directory: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() && path.file_name().is_some_and(|name| name != "bin") {
+            rust_files(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+}

@@ -177,8 +177,8 @@ impl<D: Datapath> Gate<D> {
             .collect();
         let by_port = ports.values().any(|rule| rule.drain == 0);
         let by_grant = || {
-            let claims = self.tables.installed().values().flat_map(Entry::claims);
-            claims.into_iter().any(|claim| claim.cut && claim.is_some())
+            let accesses = self.tables.installed().values().flat_map(Entry::accesses);
+            accesses.into_iter().any(|access| access.cut && access.is_some())
         };
         let half_open = !by_port && !by_grant();
         (ports, half_open)

@@ -96,7 +96,7 @@ mod tests {
     use super::*;
     use crate::{
         kernel::datapath::memory::MemoryDatapath,
-        rules::{clock::BootNanos, reconcile::Claim},
+        rules::{clock::BootNanos, reconcile::Access},
     };
 
     fn key(source: &str) -> EntryKey {
@@ -105,7 +105,7 @@ mod tests {
     }
 
     fn entry(deadline: u64) -> Entry {
-        let unlimited = Claim { deadline: BootNanos(deadline), cut: false, slot: 1 };
+        let unlimited = Access { deadline: BootNanos(deadline), cut: false, slot: 1 };
         Entry { unlimited, ..Entry::CLOSED }
     }
 

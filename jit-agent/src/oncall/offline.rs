@@ -16,7 +16,7 @@ use crate::{
     rules::{
         claims::EXEMPT_SLOT,
         clock::{BootNanos, Now},
-        reconcile::{Claim, Entries, EntryKey},
+        reconcile::{Access, Entries, EntryKey},
     },
 };
 
@@ -142,16 +142,16 @@ fn gaps(interfaces: &[InterfaceState], guard: &GuardState) -> Vec<String> {
 
 /// Sources that need no grant on this port. Only the configuration or policy has reason and owner.
 fn exemptions(entries: &Entries, port: PortKey, now: Now) -> Vec<v1::Exemption> {
-    let of_port = |(key, claim): &(&EntryKey, Claim)| key.port == port && claim.slot == EXEMPT_SLOT;
-    let mut exempt: Vec<_> = live_claims(entries, now).filter(of_port).collect();
+    let of_port = |(key, access): &(&EntryKey, Access)| key.port == port && access.slot == EXEMPT_SLOT;
+    let mut exempt: Vec<_> = live_accesses(entries, now).filter(of_port).collect();
     exempt.sort_unstable_by_key(|(key, _)| **key);
     exempt
         .into_iter()
-        .map(|(key, claim)| v1::Exemption {
+        .map(|(key, access)| v1::Exemption {
             source: Some((&key.source).into()),
             reason: "(in the kernel)".into(),
             owner: String::new(),
-            until_ms: match claim.deadline {
+            until_ms: match access.deadline {
                 BootNanos(u64::MAX) => 0,
                 deadline => (now.wall + now.until(deadline)).0,
             },
@@ -161,13 +161,13 @@ fn exemptions(entries: &Entries, port: PortKey, now: Now) -> Vec<v1::Exemption> 
 
 /// What is open now. Requester and reason are in the database, which only the agent reads.
 fn live_entries(entries: &Entries, slots: &BTreeMap<u32, Slot>, now: Now) -> Vec<v1::GrantState> {
-    let mut live: Vec<(&EntryKey, Claim)> =
-        live_claims(entries, now).filter(|(_, claim)| claim.slot != EXEMPT_SLOT).collect();
-    live.sort_unstable_by_key(|(key, claim)| (claim.slot, **key));
-    let counted = |claim: &Claim| slots.get(&claim.slot).copied().unwrap_or_default();
+    let mut live: Vec<(&EntryKey, Access)> =
+        live_accesses(entries, now).filter(|(_, access)| access.slot != EXEMPT_SLOT).collect();
+    live.sort_unstable_by_key(|(key, access)| (access.slot, **key));
+    let counted = |access: &Access| slots.get(&access.slot).copied().unwrap_or_default();
     live.into_iter()
-        .map(|(key, claim)| (key, claim, counted(&claim)))
-        .map(|(key, claim, Slot { hits, limit, generation: _ })| v1::GrantState {
+        .map(|(key, access)| (key, access, counted(&access)))
+        .map(|(key, access, Slot { hits, limit, generation: _ })| v1::GrantState {
             grant: Some(v1::Grant {
                 sources: vec![(&key.source).into()],
                 ports: vec![one_port(key.port)],
@@ -181,15 +181,15 @@ fn live_entries(entries: &Entries, slots: &BTreeMap<u32, Slot>, now: Now) -> Vec
                 v1::State::Active.into()
             },
             signers: Vec::new(),
-            left_ms: i64::try_from(now.until(claim.deadline).as_millis()).unwrap_or(i64::MAX),
+            left_ms: i64::try_from(now.until(access.deadline).as_millis()).unwrap_or(i64::MAX),
             hits,
         })
         .collect()
 }
 
 /// The claims that let somebody in now.
-fn live_claims(entries: &Entries, now: Now) -> impl Iterator<Item = (&EntryKey, Claim)> {
-    let claims =
-        entries.iter().flat_map(|(key, entry)| entry.claims().map(move |claim| (key, claim)));
-    claims.filter(move |(_, claim)| claim.deadline > now.boot)
+fn live_accesses(entries: &Entries, now: Now) -> impl Iterator<Item = (&EntryKey, Access)> {
+    let accesses =
+        entries.iter().flat_map(|(key, entry)| entry.accesses().map(move |access| (key, access)));
+    accesses.filter(move |(_, access)| access.deadline > now.boot)
 }

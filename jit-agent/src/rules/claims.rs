@@ -15,7 +15,7 @@ use jit_proto::SourcePrefix;
 
 use crate::rules::{
     clock::BootNanos,
-    reconcile::{Claim, Entry, EntryKey},
+    reconcile::{Access, Entry, EntryKey},
 };
 
 /// Slot of exemptions, whose connections belong to no grant.
@@ -25,7 +25,7 @@ pub const EXEMPT_SLOT: u32 = 0;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlaceClaim {
     /// As the kernel is to have it.
-    pub claim: Claim,
+    pub access: Access,
     /// For how many connections.
     pub kind: Kind,
 }
@@ -136,8 +136,8 @@ impl Claims {
     pub fn remove(&mut self, key: EntryKey, claim: PlaceClaim) {
         self.has_changed(key);
         let is_it = |other: &PlaceClaim| {
-            let slot = other.claim.slot;
-            slot == claim.claim.slot && (slot != EXEMPT_SLOT || *other == claim)
+            let slot = other.access.slot;
+            slot == claim.access.slot && (slot != EXEMPT_SLOT || *other == claim)
         };
         let Some(claims) = self.claims_mut(&key) else { return };
         if let Some(index) = claims.iter().position(is_it) {
@@ -158,9 +158,9 @@ impl Claims {
 
     /// Puts one claim in the place of another of the same grant.
     pub fn exchange(&mut self, key: EntryKey, old: PlaceClaim, new: PlaceClaim) {
-        let slot = old.claim.slot;
+        let slot = old.access.slot;
         let mut claims = self.claims_mut(&key).into_iter().flatten();
-        if let Some(claim) = claims.find(|claim| claim.claim.slot == slot) {
+        if let Some(claim) = claims.find(|claim| claim.access.slot == slot) {
             *claim = new;
         }
         self.has_changed(key);
@@ -197,7 +197,7 @@ impl Claims {
             .flat_map(move |host| (0..=bits).map(move |length| host.widened(length)))
             .flat_map(move |source| self.claims(&EntryKey { port, source }).unwrap_or_default())
             .copied()
-            .filter(move |claim| claim.claim.deadline > now)
+            .filter(move |claim| claim.access.deadline > now)
     }
 
     fn claims(&self, key: &EntryKey) -> Option<&[PlaceClaim]> {
@@ -254,14 +254,14 @@ impl Counts {
 /// What stands for these claims. Where two end together, the one whose sessions are cut counts, and
 /// then the slot, so that the same claims always give the same entry.
 fn entry<'c>(claims: impl Iterator<Item = &'c PlaceClaim>) -> Entry {
-    let (mut unlimited, mut limited, mut used_up) = (Claim::NONE, Claim::NONE, Claim::NONE);
-    for PlaceClaim { claim, kind } in claims.filter(|one| one.claim.is_some()) {
+    let (mut unlimited, mut limited, mut used_up) = (Access::NONE, Access::NONE, Access::NONE);
+    for PlaceClaim { access, kind } in claims.filter(|one| one.access.is_some()) {
         let latest = match kind {
             Kind::Limited => &mut limited,
             Kind::Unlimited => &mut unlimited,
             Kind::UsedUp => &mut used_up,
         };
-        *latest = (*latest).max(*claim);
+        *latest = (*latest).max(*access);
     }
     // What is used up still carries its sessions, unless the place is wanted.
     Entry { unlimited, limited: if limited.is_some() { limited } else { used_up } }

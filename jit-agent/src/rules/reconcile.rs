@@ -18,7 +18,7 @@ pub struct EntryKey {
 
 /// Until when one grant lets in. The kernel's tables have it as `jit_common::Claim`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Claim {
+pub struct Access {
     /// The grant is dead at this time; zero: there is none.
     pub deadline: BootNanos,
     /// Its sessions end with it, whatever the port's rule says.
@@ -27,7 +27,7 @@ pub struct Claim {
     pub slot: u32,
 }
 
-impl Claim {
+impl Access {
     /// No grant.
     pub const NONE: Self = Self { deadline: BootNanos(0), cut: false, slot: 0 };
 
@@ -42,24 +42,24 @@ impl Claim {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// For any number of connections.
-    pub unlimited: Claim,
+    pub unlimited: Access,
     /// For as many as its slot says.
-    pub limited: Claim,
+    pub limited: Access,
 }
 
 impl Entry {
     /// A place that is taken and lets nobody in.
-    pub const CLOSED: Self = Self { unlimited: Claim::NONE, limited: Claim::NONE };
+    pub const CLOSED: Self = Self { unlimited: Access::NONE, limited: Access::NONE };
 
-    /// Both claims.
-    pub const fn claims(&self) -> [Claim; 2] {
+    /// Both of them.
+    pub const fn accesses(&self) -> [Access; 2] {
         [self.unlimited, self.limited]
     }
 
-    /// Whether sessions that `old` covered may have ended under this: not where each claim is the same
+    /// Whether sessions that `old` covered may have ended under this: not where each is the same
     /// or only lasts longer.
     pub fn may_end(&self, old: &Self) -> bool {
-        let [unlimited, limited] = self.claims();
+        let [unlimited, limited] = self.accesses();
         [(unlimited, old.unlimited), (limited, old.limited)].into_iter().any(|(new, old)| {
             let longer = new.deadline > old.deadline && (old.cut || !new.cut || !old.is_some());
             new != old && !longer
@@ -121,7 +121,7 @@ mod tests {
     }
 
     fn entry(deadline: u64) -> Entry {
-        let unlimited = Claim { deadline: BootNanos(deadline), cut: false, slot: 1 };
+        let unlimited = Access { deadline: BootNanos(deadline), cut: false, slot: 1 };
         Entry { unlimited, ..Entry::CLOSED }
     }
 

@@ -8,7 +8,7 @@ use jit_agent::{
     rules::{
         claims::{Capacity, Claims, Kind, PlaceClaim},
         clock::BootNanos,
-        reconcile::{Claim, EntryKey, Write},
+        reconcile::{Access, EntryKey, Write},
     },
 };
 use jit_common::{PortKey, PortRule, Protocol, Reason};
@@ -108,8 +108,8 @@ fn the_kernel_lets_in_exactly_whom_some_live_grant_covers() {
             (0..2 + random.below(24)).map(|_| Granted::random(&mut random, now)).collect();
         let mut claims = Claims::new(Capacity { hosts: 1024, prefixes: 1024 });
         for (slot, grant) in (1..).zip(&grants) {
-            let claim = Claim { deadline: BootNanos(grant.deadline), cut: false, slot };
-            let claim = PlaceClaim { claim, kind: Kind::Unlimited };
+            let access = Access { deadline: BootNanos(grant.deadline), cut: false, slot };
+            let claim = PlaceClaim { access, kind: Kind::Unlimited };
             for port in grant.ports.clone() {
                 let port = PortKey { protocol: grant.protocol, port };
                 claims.add(EntryKey { port, source: grant.source }, claim);

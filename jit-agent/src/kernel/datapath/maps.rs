@@ -22,7 +22,7 @@ use crate::{
     },
     rules::{
         clock::BootNanos,
-        reconcile::{Claim, Entries, Entry, EntryKey, Write},
+        reconcile::{Access, Entries, Entry, EntryKey, Write},
     },
 };
 
@@ -384,18 +384,18 @@ impl ForeignSlots {
 
 impl From<GrantEntry> for Entry {
     fn from(entry: GrantEntry) -> Self {
-        let claim = |claim: jit_common::Claim| {
+        let access = |claim: jit_common::Claim| {
             let jit_common::Claim { deadline, slot, cut, reserved: _ } = claim;
-            Claim { deadline: BootNanos(deadline), cut: cut != 0, slot }
+            Access { deadline: BootNanos(deadline), cut: cut != 0, slot }
         };
-        Self { unlimited: claim(entry.unlimited), limited: claim(entry.limited) }
+        Self { unlimited: access(entry.unlimited), limited: access(entry.limited) }
     }
 }
 
 impl From<Entry> for GrantEntry {
     fn from(entry: Entry) -> Self {
-        let claim = |claim: Claim| {
-            let Claim { deadline, cut, slot } = claim;
+        let claim = |access: Access| {
+            let Access { deadline, cut, slot } = access;
             jit_common::Claim { cut: u8::from(cut), ..jit_common::Claim::until(deadline.0, slot) }
         };
         Self { unlimited: claim(entry.unlimited), limited: claim(entry.limited) }

@@ -88,10 +88,10 @@ impl View {
         }
         let maps = Maps::from_pins(&pins)?;
         let entries = maps.entries()?;
-        let claims = entries.values().flat_map(|entry| entry.claims());
-        let slots = claims
-            .filter(|claim| claim.is_some())
-            .map(|claim| (claim.slot, maps.slot(claim.slot)))
+        let accesses = entries.values().flat_map(|entry| entry.accesses());
+        let slots = accesses
+            .filter(|access| access.is_some())
+            .map(|access| (access.slot, maps.slot(access.slot)))
             .collect();
         Ok(Some(Self {
             interfaces: interfaces(&pins, wanted)?,

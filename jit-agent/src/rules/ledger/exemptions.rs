@@ -5,7 +5,7 @@ use jit_proto::WallTime;
 use crate::rules::{
     claims::{Claims, EXEMPT_SLOT, Kind, PlaceClaim},
     clock::{BootNanos, Now},
-    reconcile::{Claim, EntryKey},
+    reconcile::{Access, EntryKey},
 };
 
 #[derive(Clone, Copy, Debug)]
@@ -67,6 +67,6 @@ impl Exemptions {
 }
 
 const fn claim(deadline: BootNanos) -> PlaceClaim {
-    let claim = Claim { deadline, cut: false, slot: EXEMPT_SLOT };
-    PlaceClaim { claim, kind: Kind::Unlimited }
+    let access = Access { deadline, cut: false, slot: EXEMPT_SLOT };
+    PlaceClaim { access, kind: Kind::Unlimited }
 }

@@ -9,7 +9,7 @@ use crate::rules::{
     clock::BootNanos,
     grant::VerifiedGrant,
     ledger::Tombstone,
-    reconcile::{Claim, EntryKey},
+    reconcile::{Access, EntryKey},
 };
 
 /// Deadline of a grant that has not begun: it lets nobody in at any time.
@@ -102,8 +102,8 @@ impl HeldGrant {
         };
         let kind = if self.grant.limit().is_some() { limited } else { Kind::Unlimited };
         let deadline = self.stage.deadline().unwrap_or(NOT_YET);
-        let claim = Claim { deadline, cut: self.cuts(), slot: self.stage.slot()? };
-        Some(PlaceClaim { claim, kind })
+        let access = Access { deadline, cut: self.cuts(), slot: self.stage.slot()? };
+        Some(PlaceClaim { access, kind })
     }
 
     /// It has ended like this; `counted`: connections in its slot.

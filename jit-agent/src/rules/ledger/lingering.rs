@@ -9,7 +9,7 @@ use std::{
 use crate::rules::{
     claims::{Claims, EXEMPT_SLOT, Kind, PlaceClaim},
     clock::{BootNanos, Now},
-    reconcile::{Claim, EntryKey},
+    reconcile::{Access, EntryKey},
 };
 
 /// How long such a claim stays. The sockets of this host do not show every session, and an idle peer
@@ -32,8 +32,8 @@ impl Lingering {
             return;
         }
         self.stop(key, claims);
-        let claim = Claim { deadline: end, cut: true, slot: EXEMPT_SLOT };
-        let claim = PlaceClaim { claim, kind: Kind::Unlimited };
+        let access = Access { deadline: end, cut: true, slot: EXEMPT_SLOT };
+        let claim = PlaceClaim { access, kind: Kind::Unlimited };
         let until = now.boot + LINGER;
         claims.add(key, claim);
         self.claims.insert(key, (until, claim));

@@ -142,7 +142,8 @@ fn gaps(interfaces: &[InterfaceState], guard: &GuardState) -> Vec<String> {
 
 /// Sources that need no grant on this port. Only the configuration or policy has reason and owner.
 fn exemptions(entries: &Entries, port: PortKey, now: Now) -> Vec<v1::Exemption> {
-    let of_port = |(key, access): &(&EntryKey, Access)| key.port == port && access.slot == EXEMPT_SLOT;
+    let of_port =
+        |(key, access): &(&EntryKey, Access)| key.port == port && access.slot == EXEMPT_SLOT;
     let mut exempt: Vec<_> = live_accesses(entries, now).filter(of_port).collect();
     exempt.sort_unstable_by_key(|(key, _)| **key);
     exempt

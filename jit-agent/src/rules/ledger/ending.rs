@@ -87,9 +87,9 @@ impl Ledger {
 
     /// Takes over what an earlier run left in the kernel: whose sessions were to be cut stays so.
     pub fn adopt(&mut self, key: EntryKey, entry: Entry, now: Now) {
-        let cut = entry.claims().into_iter().filter(|claim| claim.cut && claim.is_some());
-        if let Some(claim) = cut.max() {
-            self.lingering.start(key, claim.deadline.min(now.boot), now, &mut self.claims);
+        let cut = entry.accesses().into_iter().filter(|access| access.cut && access.is_some());
+        if let Some(access) = cut.max() {
+            self.lingering.start(key, access.deadline.min(now.boot), now, &mut self.claims);
         }
     }
 

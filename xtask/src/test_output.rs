@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_verdict_may_stand_behind_what_its_test_printed() {
+    fn a_verdict_may_stand_after_what_its_test_printed() {
         let tally = tally(&["test a ... ok", "test b ... ", "thread 'b' panicked", "FAILED"]);
         assert_eq!(tally.failures, ["b"]);
     }

@@ -1,4 +1,4 @@
-//! What the gate says about itself: messages for `status`, `list` and watchers.
+//! Makes the gate's messages for `status`, `list` and watchers.
 
 use jit_common::{Counter, Event, PortCounters, PortKey, Protocol, Reason};
 use jit_proto::{
@@ -26,7 +26,8 @@ impl<D: Datapath> Gate<D> {
         self.status_with(self.datapath.drift(), now)
     }
 
-    /// The same for somebody who asks: what somebody changed is put right, but shown as it was found.
+    /// The same for a caller of `status`. A changed attachment is repaired, but shown as it was
+    /// found.
     pub(super) fn answer_status(&mut self, now: Now) -> v1::StatusResponse {
         let drift = self.datapath.drift();
         self.check_attachments(now);
@@ -130,7 +131,7 @@ impl<D: Datapath> Gate<D> {
         self.problems_by_name(now).into_iter().map(|(_, text)| text).collect()
     }
 
-    /// What is wrong: a name that stays while the text may change, and the text.
+    /// The problems. Each has a text, which may change, and a name, which does not.
     pub(super) fn problems_by_name(&self, now: Now) -> Vec<(String, String)> {
         let mut problems: Vec<_> = self.problems_of_parts().map(name_and_text).collect();
         let untrusted =
@@ -300,7 +301,7 @@ pub(crate) fn port_range(range: PortRange) -> v1::PortRange {
     }
 }
 
-/// One port, likewise.
+/// One port as a message.
 pub(crate) fn one_port(port: PortKey) -> v1::PortRange {
     port_range(PortRange { protocol: port.protocol, first: port.port, last: port.port })
 }

@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_for_us_are_found_behind_unfinished_ones() {
+    fn lines_for_the_host_are_found_after_unfinished_ones() {
         let end = Line::End { check: "frames".to_owned(), code: 137, centiseconds: 1234 };
         assert_eq!(Line::read("half a line@vm end frames 137 1234\r"), Some(end));
         let begin = Line::Begin("frames".to_owned());

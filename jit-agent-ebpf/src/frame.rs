@@ -1,4 +1,4 @@
-//! Packet bytes in BPF.
+//! Loads packet bytes in BPF.
 
 use aya_ebpf::{
     bindings::bpf_hdr_start_off::BPF_HDR_START_NET,
@@ -9,12 +9,12 @@ use aya_ebpf::{
 };
 use jit_common::Frame;
 
-/// Beyond the last byte of the longest header chain that the parser walks (16,460): an offset that
-/// went through [`Frame::forget`] needs a bound again.
+/// Bound for offsets, bytes: past the longest header chain that the parser walks (16,460). An
+/// offset that went through [`Frame::forget`] needs a bound again.
 const OFFSET_MASK: usize = 0x7fff;
 
-/// Most bytes of a packet in front of its network header: an outer header with its options, and a
-/// little more.
+/// Largest number of bytes in front of a packet's network header: an outer header with its options,
+/// and a little more.
 const MOST_BEFORE_NETWORK: usize = 128;
 
 #[map]
@@ -52,8 +52,8 @@ impl Frame for XdpFrame {
     }
 }
 
-/// A packet in the stack, whose bytes may lie in several places (GRO, page fragments): the kernel
-/// gathers them (`bpf_skb_load_bytes`), wherever they are.
+/// A packet in the stack. Its bytes may lie in several places (GRO, page fragments), and the kernel
+/// gathers them (`bpf_skb_load_bytes`).
 pub(crate) struct TcFrame<'a> {
     ctx: &'a TcContext,
 }
@@ -78,9 +78,10 @@ impl Frame for TcFrame<'_> {
     }
 }
 
-/// A packet in the stack, from its network header on. What is in front of it on a device without an
-/// Ethernet header depends on the kind of device and on the kernel: nothing (tun, WireGuard), the
-/// outer header (GRE without a remote), or what is left of the device below (xfrm, vti).
+/// A packet in the stack, from its network header on. On a device without an Ethernet header the
+/// bytes in front of the network header depend on the kind of device and on the kernel: none (tun,
+/// WireGuard), the outer header (GRE without a remote), or leftovers of the device below (xfrm,
+/// vti).
 pub(crate) struct NetworkFrame<'a> {
     ctx: &'a TcContext,
 }
@@ -117,8 +118,8 @@ impl Frame for NetworkFrame<'_> {
         if let Some(bytes) = self.load_linear(offset) {
             return Some(bytes);
         }
-        // The bytes may lie after the linear part: the kernel gathers them there. What is not in
-        // the packet at all is not there afterwards either.
+        // The bytes may lie after the linear part: then the kernel pulls them into it. Bytes that
+        // are not in the packet at all are still missing afterwards.
         let wanted = (offset + N + MOST_BEFORE_NETWORK) as u32;
         let length = self.ctx.len();
         let _refused = self.ctx.pull_data(if length < wanted { length } else { wanted });
@@ -131,8 +132,8 @@ impl Frame for NetworkFrame<'_> {
     }
 }
 
-/// Through a map's memory: the verifier follows a number's range through registers and the stack,
-/// but not through a map.
+/// Passes a number through a map's memory. The verifier follows a number's range through registers
+/// and the stack, but not through a map.
 #[inline(always)]
 fn forget(value: usize) -> usize {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {

@@ -1,4 +1,4 @@
-//! What the stack looks a listening socket up by, read from the socket guard's context.
+//! Reads the look-up of a listening socket from the socket guard's context.
 
 use aya_ebpf::{bindings::bpf_sk_lookup, programs::SkLookupContext};
 use jit_common::{Address, Lookup, PortKey, Protocol};
@@ -8,15 +8,15 @@ const AF_INET6: u32 = 10;
 /// Index of the loopback interface of every network namespace (`LOOPBACK_IFINDEX`, `net/flow.h`).
 const LOOPBACK: u32 = 1;
 
-/// A look-up with what only events need.
+/// A look-up, and the values that only events need.
 pub(crate) struct LookedUp {
     pub(crate) lookup: Lookup,
     /// Zero where the kernel does not say.
     pub(crate) interface: u32,
 }
 
-/// Reads the context; `None` for what cannot be protected. `with_interface`: also the interface,
-/// which kernels before 5.17 do not have (the verifier refuses the program).
+/// Reads the context. `None`: nothing that can be protected. `with_interface`: also read the
+/// interface. Kernels before 5.17 do not have it (their verifier refuses the program).
 #[inline(always)]
 pub(crate) fn read(ctx: &SkLookupContext, with_interface: bool) -> Option<LookedUp> {
     let raw = ctx.lookup;

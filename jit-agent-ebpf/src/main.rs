@@ -1,10 +1,10 @@
-//! The kernel programs: pointer arithmetic and map statics. Nothing here decides; the decision is
-//! [`jit_common::decide`], compiled from the same source as the host's.
+//! The kernel programs: pointer arithmetic and map statics. Nothing here decides. The decision is
+//! [`jit_common::decide`], which is compiled from the same source as on the host.
 //!
-//! Entry points over one inline function: XDP with `frags` (Linux 5.18+, needed for native XDP on
-//! large MTUs) and without; TC for devices with an Ethernet header and for those without. Beside
-//! them the socket guard, which sees no packets at all but look-ups of listening sockets, whatever
-//! way their packets came in.
+//! The entry points share one inline function: XDP with `frags` (Linux 5.18+, needed for native XDP
+//! on large MTUs) and without; TC for devices with an Ethernet header and for those without. The
+//! socket guard is separate. It sees no packets, only look-ups of listening sockets, by whatever
+//! way the packets came in.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -28,8 +28,8 @@ use crate::{
     tables::{KernelTables, boot_nanos},
 };
 
-/// `TC_ACT_SHOT`, likewise `TCX_DROP`, and `TC_ACT_UNSPEC`, likewise `TCX_NEXT`: whoever comes next
-/// decides (`linux/pkt_cls.h`, `linux/bpf.h`).
+/// `TC_ACT_SHOT` (also `TCX_DROP`) and `TC_ACT_UNSPEC` (also `TCX_NEXT`): the next program decides
+/// (`linux/pkt_cls.h`, `linux/bpf.h`).
 const TC_DROP: i32 = 2;
 const TC_NEXT: i32 = -1;
 
@@ -64,8 +64,8 @@ fn jit_gate_tc_l3(ctx: TcContext) -> i32 {
     // SAFETY: the kernel hands a valid context in.
     let protocol = u16::from_be(unsafe { (*ctx.skb.skb).protocol } as u16);
     let link = Link::Network(protocol);
-    // Here and not in the decision: Linux 5.10's verifier does not see that such a packet has no
-    // segment that would be counted.
+    // This is here and not in the decision: Linux 5.10's verifier does not see that such a packet
+    // has no segment to count.
     if !link.is_ip() {
         count(Counter::Reason(Reason::NotIp));
         return TC_NEXT;
@@ -73,7 +73,7 @@ fn jit_gate_tc_l3(ctx: TcContext) -> i32 {
     tc(&ctx, &NetworkFrame::new(&ctx), link)
 }
 
-/// Socket guard (Linux 5.17+, which names the interface).
+/// Socket guard for Linux 5.17+, which names the interface.
 #[sk_lookup]
 #[inline(always)]
 fn jit_guard(ctx: SkLookupContext) -> u32 {
@@ -121,7 +121,7 @@ fn guard(ctx: &SkLookupContext, looked_up: Option<lookup::LookedUp>) -> u32 {
     }
 }
 
-/// One line for each packet that is dropped or let in; off unless the agent runs at debug level.
+/// Logs a line for each packet that is dropped or let in. Off unless the agent runs at debug level.
 #[inline(always)]
 fn debug<C: EbpfContext>(ctx: &C, decision: &Decision) {
     if let Some(segment) = &decision.segment {

@@ -1,5 +1,5 @@
-//! What is noted about a decision: counters, and events to the agent as far as the rate limit allows.
-//! Nothing here changes a decision, but for observe mode.
+//! Records a decision: counters, and events to the agent as far as the rate limit allows. Nothing
+//! here changes a decision, except observe mode.
 
 use jit_common::{
     Budget, Counter, Decision, Event, EventKind, LastCounted, PortKey, Protocol, Reason, Segment,
@@ -13,8 +13,8 @@ use crate::tables::{
 
 const SECOND: u64 = 1_000_000_000;
 
-/// Counts a decision, reports it to the agent, and returns whether the packet is dropped: in observe
-/// mode it is not.
+/// Counts a decision, reports it to the agent, and returns whether the packet is dropped. Observe
+/// mode drops nothing.
 #[inline(always)]
 pub(crate) fn record(decision: &Decision, interface: u32) -> bool {
     let Decision { reason, segment, slot, fresh, counted } = decision;
@@ -39,8 +39,8 @@ pub(crate) fn record(decision: &Decision, interface: u32) -> bool {
     reason.drops() && !observed
 }
 
-/// Counts what the socket guard decided, and returns whether it refuses. What observe mode lets pass
-/// was counted where the packet was seen.
+/// Counts the socket guard's decision, and returns whether the look-up is refused. In observe mode
+/// the packet gate has already counted the packet.
 #[inline(always)]
 pub(crate) fn record_guard(decision: &Decision, interface: u32) -> bool {
     let Decision { reason, segment, slot, fresh, counted } = decision;
@@ -63,9 +63,9 @@ pub(crate) fn record_guard(decision: &Decision, interface: u32) -> bool {
     true
 }
 
-/// Counts what a grant without a limit lets in, unless that was done a moment ago. A SYN that is sent
-/// again, or that comes by two devices of a stack (a bridge and its port), is one connection, and so
-/// is its look-up. A UDP flow is reported once a minute.
+/// Counts a connection that a grant without a limit lets in, unless it was counted a moment ago. A
+/// SYN that is sent again, or that comes by two devices of a stack (a bridge and its port), is one
+/// connection, together with its look-up. A UDP flow is reported once a minute.
 #[inline(always)]
 fn counted_lately(segment: &Segment, slot: u32, within: u64, same_sequence: bool) -> bool {
     let Some(connection) = Connection::of(slot, segment) else {
@@ -80,8 +80,8 @@ fn counted_lately(segment: &Segment, slot: u32, within: u64, same_sequence: bool
     this.sequence = segment.sequence;
     this.protocol = segment.port.protocol as u8;
     if let Some(last) = LAST_COUNTED.get_ptr(connection.key) {
-        // SAFETY: a valid, aligned pointer into the map. Should the entry become another's meanwhile,
-        // one connection is reported twice or not at all.
+        // SAFETY: a valid, aligned pointer into the map. Should the entry become another's
+        // meanwhile, one connection is reported twice or not at all.
         let last = unsafe { &*last };
         let datagram = this.protocol == Protocol::Udp as u8;
         let within = if datagram { LastCounted::DATAGRAM } else { within };
@@ -92,7 +92,7 @@ fn counted_lately(segment: &Segment, slot: u32, within: u64, same_sequence: bool
             return true;
         }
     }
-    // Where it finds no room it is reported again.
+    // If the table has no room, the connection is reported again.
     let _ = LAST_COUNTED.insert(connection.key, &*this, 0);
     // SAFETY: a valid pointer into the map, aligned to 8 bytes; `hits` is the first field.
     unsafe { atomic_increment(connection.counted.cast()) };
@@ -137,8 +137,8 @@ fn count_port(port: PortKey, reason: Reason, observed: bool) {
     }
 }
 
-/// Sends an event if this second's budget allows it. The packet's fate is decided before: no drop
-/// depends on an event being delivered.
+/// Sends an event if this second's budget allows it. The decision about the packet is made before:
+/// no drop depends on the event.
 #[inline(always)]
 fn report(
     kind: EventKind,
@@ -179,7 +179,8 @@ fn report(
     }
 }
 
-/// What is dropped is counted elsewhere; a connection that was let in must not go unnoticed.
+/// Dropped packets are counted elsewhere. This counts connections that were let in without an
+/// event.
 #[inline(always)]
 fn count_unreported(kind: EventKind) {
     if matches!(kind, EventKind::Connection) {

@@ -1,4 +1,4 @@
-//! The maps, and the decision's view of them. What is noted about a decision is `record`'s.
+//! The maps, and the decision's view of them. `record` writes the counters and events.
 
 use core::arch::asm;
 
@@ -20,8 +20,9 @@ use jit_common::{
 };
 
 const BPF_NOEXIST: u64 = 1;
-/// How many places of a grant with a limit are tried: others may be taken by other CPUs whose count
-/// is not seen yet. Whoever finds none is denied, and sends the SYN again.
+/// Number of places that are tried for a connection of a grant with a limit: other CPUs may have
+/// taken places without having counted them yet. A connection that finds no place is denied; its
+/// SYN is sent again.
 const ATTEMPTS: u32 = 4;
 /// `TCP_LISTEN` and `TCP_NEW_SYN_RECV` of the kernel's `net/tcp_states.h`.
 const TCP_LISTEN: u32 = 10;
@@ -45,7 +46,7 @@ static QUESTION: PerCpuArray<Question> = PerCpuArray::with_max_entries(1, 0);
 /// Scratch for one key: it does not fit on the 512-byte stack.
 #[map]
 static CONNECTION_KEY: PerCpuArray<ConnectionKey> = PerCpuArray::with_max_entries(1, 0);
-/// Scratch for one value, likewise.
+/// Scratch for one value, for the same reason.
 #[map]
 pub(crate) static COUNTED_NOW: PerCpuArray<LastCounted> = PerCpuArray::with_max_entries(1, 0);
 #[map]
@@ -72,9 +73,10 @@ static SLOTS: Array<Slot> = Array::with_max_entries(1024, 0);
 /// The question for a session that this CPU asks the kernel.
 ///
 /// Where there is no session the kernel goes on to the listening sockets and runs the socket guard
-/// for that, inside the call. The guard must not count it, nor take a place: nothing has been let in.
-/// So the packet gate leaves the ports of its question here. The guard compares them with those of the
-/// look-up and answers that nobody listens, which to the packet gate is the same as a listener.
+/// for that, inside the call. The guard must not count it, nor take a place: nothing has been let
+/// in. So the packet gate leaves the ports of its question here. The guard compares them with those
+/// of the look-up and answers that nobody listens, which to the packet gate is the same as a
+/// listener.
 ///
 /// A guard run for another packet may come in between: where the packet gate runs in a process's
 /// context (a test run), or under PREEMPT_RT. That run takes the question for its own only if its
@@ -162,8 +164,8 @@ impl Tables for KernelTables {
                 36
             }
         };
-        // SAFETY: the question is this CPU's, its tuple as long as `bytes` says; the verifier checks
-        // that the socket is compared with null and released on every path.
+        // SAFETY: the question is this CPU's, its tuple as long as `bytes` says; the verifier
+        // checks that the socket is compared with null and released on every path.
         unsafe {
             let asked = &raw mut (*question).ports;
             asked.write_volatile(ports_asked(segment.source_port, segment.port));
@@ -248,13 +250,13 @@ pub(crate) fn asked_by_the_packet_gate(lookup: &Lookup) -> bool {
     asked == ports_asked(lookup.source_port, lookup.port)
 }
 
-/// A number for both ports of a look-up, never zero.
+/// One number for both ports of a look-up. It is never zero.
 #[inline(always)]
 fn ports_asked(source_port: u16, port: PortKey) -> u64 {
     (port.protocol as u64) << 32 | (source_port as u64) << 16 | port.port as u64
 }
 
-/// A connection among those of a grant with a limit.
+/// A connection of a grant with a limit.
 pub(crate) struct Connection {
     pub(crate) counted: *mut Slot,
     pub(crate) key: &'static ConnectionKey,
@@ -265,14 +267,14 @@ impl Connection {
     #[inline(always)]
     pub(crate) fn of(slot: u32, segment: &Segment) -> Option<Self> {
         let counted = SLOTS.get_ptr_mut(slot)?;
-        // SAFETY: a valid pointer into the map. Limit and generation are written by the agent before
-        // the entry that leads here.
+        // SAFETY: a valid pointer into the map. Limit and generation are written by the agent
+        // before the entry that leads here.
         let generation = unsafe { (*counted).generation };
         let key = CONNECTION_KEY.get_ptr_mut(0)?;
         // SAFETY: a valid, aligned pointer to this CPU's own memory, which nothing else writes to
         // while the connection is in use.
         let key = unsafe { &mut *key };
-        // Field by field: a whole key would be made on the stack first.
+        // The fields are written one by one: a whole key would be made on the stack first.
         key.flow.source = segment.source.bytes;
         key.flow.destination = segment.destination.bytes;
         key.flow.source_port = segment.source_port;
@@ -283,18 +285,19 @@ impl Connection {
         Some(Self { counted, key })
     }
 
-    /// Its handshake, if it goes on.
+    /// The connection's handshake, if it has not ended.
     #[inline(always)]
     fn handshake(&self) -> Option<&'static mut Handshake> {
         let handshake = CONNECTIONS.get_ptr_mut(self.key)?;
-        // SAFETY: a value of four bytes is read and written whole, and its memory stays mapped until
-        // the program ends (RCU). Two CPUs at once may lose one of two notes: it is one look-up more.
+        // SAFETY: a value of four bytes is read and written whole, and its memory stays mapped
+        // until the program ends (RCU). Two CPUs at once may lose one of two notes: it is one
+        // look-up more.
         Some(unsafe { &mut *handshake })
     }
 
     /// Takes a place by an insertion, which fails where another CPU was faster. (An atomic counter
-    /// that returns its old value needs Linux 5.12.) Gives the place back if there is no room for its
-    /// handshake.
+    /// that returns its old value needs Linux 5.12.) Gives the place back if there is no room for
+    /// its handshake.
     #[inline(always)]
     fn take_place(&self, handshake: Handshake) -> Admission {
         let Self { counted, key } = *self;

@@ -1,23 +1,24 @@
-//! The single writer: owns ledger, datapath and database, and keeps them in step.
+//! The single writer: it owns ledger, datapath and database, and keeps them in step.
 //!
-//! An admission is written to the disk, then to the kernel, then answered; a revocation to the kernel,
-//! then to the disk, so that it closes also when the disk does not take it. Commands come in over
-//! channels, revocations and questions over one that is served first.
+//! An admission is written to the disk, then to the kernel, then answered. A revocation is written
+//! to the kernel, then to the disk, so that it closes even when the disk does not take it. Commands
+//! come in over channels. Revocations and questions have a channel of their own, which is served
+//! first.
 //!
 //! | part | owns | and is used by |
 //! |---|---|---|
-//! | `outbox` | the database, and what is owed to it | all |
+//! | `outbox` | the database, and what still has to be written to it | all |
 //! | `trusted_clock` | the floor, and whether the clock was set | all |
-//! | `tables` | what stands in the kernel's grant tables | all |
+//! | `tables` | the entries in the kernel's grant tables | all |
 //! | `links` | interfaces and socket guard as read back | `coverage` |
 //! | `self_test` | when the programs are tried on frames | `coverage` |
 //! | `cut` | where sessions may have ended | what closes |
 //! | `policy` | the policies that are known | `policy::push`, `policy::apply` |
 //! | `restore` | grants that wait for the right clock | `revocation` |
-//! | `takeover` | grants that another version counts as well | `restore` |
-//! | `limits` | how far limits were looked at | the tick |
+//! | `takeover` | grants that another version also counts | `restore` |
+//! | `limits` | the last limit that was looked at | the tick |
 //! | `record` | the audit | all |
-//! | `about` | what only `status` shows | `report` |
+//! | `about` | facts that only `status` shows | `report` |
 
 mod about;
 mod alarms;
@@ -85,8 +86,8 @@ use crate::{
     },
 };
 
-/// How often attachments are read back from the kernel though nobody reported a change, and everything
-/// that failed is tried again.
+/// How often attachments are read back from the kernel without a reported change, and how often
+/// failed work is tried again.
 pub const TICK: Duration = Duration::from_secs(2);
 /// Grants that one event logs one by one.
 const LOGGED: usize = 100;
@@ -97,7 +98,7 @@ const GRANT_EVENTS: u32 = 4096;
 
 /// The gate.
 pub struct Gate<D> {
-    /// As read; but `policy` is the one in force, which may be a pushed one.
+    /// As read from the file, except that `policy` is the one in force, which may be a pushed one.
     config: Config,
     policies: Policies,
     ledger: Ledger,
@@ -116,7 +117,8 @@ pub struct Gate<D> {
     boot_id: String,
     alarms: Alarms,
     about: About,
-    /// What was revoked last. Freed after the answer: of very many grants that takes its time.
+    /// The last revoked grants. They are freed after the answer: for very many grants that takes
+    /// time.
     closed: Vec<Closed>,
 }
 
@@ -202,7 +204,7 @@ impl<D: Datapath> Gate<D> {
         self.links.ensure_gated()?;
         self.report_links(news, now);
         self.retire(now);
-        // What was to be cut while no agent was running is cut now.
+        // Sessions that had to be cut while no agent was running are cut now.
         self.ending.anywhere();
         self.end_sessions(now);
         self.record_unreported(now);
@@ -222,14 +224,15 @@ impl<D: Datapath> Gate<D> {
         self.alarms.damaged = Some(text);
     }
 
-    /// From here on controllers see a certificate that ends then; none: nobody is listened to.
+    /// Sets the end of the certificate that controllers see. `None`: the agent does not listen for
+    /// controllers.
     pub fn set_certificate_end(&mut self, end: Option<WallTime>, now: Now) {
         self.about.set_certificate_end(end);
         self.record_alarms(now);
     }
 
-    /// Takes another configuration: policy, keys, mode and interfaces. Live grants stay as they are;
-    /// sizes and paths need a restart. On an error the old one stays.
+    /// Takes another configuration: policy, keys, mode and interfaces. Live grants stay as they
+    /// are; sizes and paths need a restart. On an error the old one stays.
     pub fn reconfigure(&mut self, config: Config, now: Now) -> Result<(), String> {
         let result = self.try_reconfigure(config, now);
         self.record_reload(&result, now);
@@ -252,7 +255,7 @@ impl<D: Datapath> Gate<D> {
         result.map_err(|refused| refused.to_string())
     }
 
-    /// Lets time pass, and tries again what failed. Returns how long nothing needs to be done.
+    /// Lets time pass, and tries failed work again. Returns the time until the next call is needed.
     pub fn advance(&mut self, now: Now) -> Duration {
         self.closed = Vec::new();
         self.return_policy(now);
@@ -282,7 +285,7 @@ impl<D: Datapath> Gate<D> {
         ahead.into_iter().flatten().min().unwrap_or(TICK)
     }
 
-    /// If the wall clock was set: grants end sooner by it, never later, and ids stay refused.
+    /// Reacts if the wall clock was set: grants may end sooner, never later, and ids stay refused.
     fn follow_clock(&mut self, now: Now) {
         let Some(step) = self.clock.take_step(now) else { return };
         let sooner = self.ledger.clock_was_set(now);
@@ -302,7 +305,8 @@ impl<D: Datapath> Gate<D> {
         self.recorder.clock_stepped(step, &sooner, now);
     }
 
-    /// What time did to grants: to the audit, the log and the watchers, and soon to the disk.
+    /// Reports grants that began or ended to the audit, the log and the watchers, and soon to the
+    /// disk.
     fn report_changes(&mut self, changes: &[Change], now: Now) {
         if changes.is_empty() {
             return;
@@ -337,7 +341,7 @@ impl<D: Datapath> Gate<D> {
         }
     }
 
-    /// Looks after what nobody reports; every [`TICK`].
+    /// Checks for changes that nobody reports; every [`TICK`].
     pub fn tick(&mut self, now: Now) {
         self.check_attachments(now);
         self.self_test(now);
@@ -354,7 +358,7 @@ impl<D: Datapath> Gate<D> {
         self.journal.add(now.wall.0, What::Packet(self.packet_event(event)));
     }
 
-    /// Commits new grants together with everything that the disk still owes.
+    /// Commits new grants together with everything that still has to be written.
     fn settle(&mut self, put: &[(GrantId, v1::Envelope)], now: Now) -> Result<(), StoreError> {
         let floor = self.clock.raise_floor(now);
         let progressed = self.outbox.progressed();
@@ -362,14 +366,14 @@ impl<D: Datapath> Gate<D> {
         self.outbox.commit(put, progress, floor, now)
     }
 
-    /// The same with nothing new. What does not come through is tried again.
+    /// The same without new grants. A failed write is tried again.
     fn settle_or_log(&mut self, now: Now) {
         if let Err(error) = self.settle(&[], now) {
             tracing::error!("{error}");
         }
     }
 
-    /// Settings, protected ports and their rules.
+    /// Writes settings, protected ports and their rules.
     fn apply_policy(&mut self) -> Result<(), DatapathError> {
         let settings = Settings {
             observe: u32::from(self.config.gate.observe),
@@ -382,7 +386,7 @@ impl<D: Datapath> Gate<D> {
         self.datapath.protect(&self.config.policy.rules().collect())
     }
 
-    /// Makes the kernel's grant tables what the ledger says, all of them.
+    /// Makes all of the kernel's grant tables equal to the ledger's state.
     fn reconcile_all(&mut self) -> Result<(), DatapathError> {
         let keys = self.all_keys();
         self.try_write(&keys)
@@ -394,7 +398,7 @@ impl<D: Datapath> Gate<D> {
         self.write(keys);
     }
 
-    /// Wherever something stands in the kernel, or should, or has changed.
+    /// All keys with an entry in the kernel, with a desired entry, or with a change.
     fn all_keys(&mut self) -> BTreeSet<EntryKey> {
         let mut keys = self.ledger.take_changed();
         keys.extend(self.ledger.all_desired().map(|(key, _)| key));
@@ -408,7 +412,7 @@ impl<D: Datapath> Gate<D> {
         self.write(keys);
     }
 
-    /// Writes what these keys need; what fails is kept to be tried again.
+    /// Writes the desired entries of these keys. Failed writes are kept and tried again.
     fn write(&mut self, keys: BTreeSet<EntryKey>) {
         let result = self.try_write(&keys);
         if let Err(error) = &result {
@@ -417,7 +421,7 @@ impl<D: Datapath> Gate<D> {
         self.tables.note(keys, &result);
     }
 
-    /// The same; what fails is the caller's.
+    /// The same, but the caller handles failures.
     fn try_write(&mut self, keys: &BTreeSet<EntryKey>) -> Result<(), DatapathError> {
         let desired = keys.iter().map(|key| (*key, self.ledger.desired(key)));
         let written = self.tables.write(desired, &mut self.datapath);

@@ -7,16 +7,17 @@ pub const MAX_CONNECTIONS: u32 = 1024;
 /// Most connections of all grants with a limit together.
 pub const MAX_PLACES: u32 = 65_536;
 
-/// What is counted for one grant.
+/// Counts of one grant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Slot {
-    /// Connections let in, and UDP flows, those that go on once a minute; a SYN that is sent again
-    /// counts once for a grant with a limit.
+    /// Connections let in, and UDP flows. A flow that goes on counts once a minute. For a grant
+    /// with a limit a SYN that is sent again does not count again.
     pub hits: u64,
     /// Most connections, up to [`MAX_CONNECTIONS`]; zero for a grant without a limit.
     pub limit: u32,
-    /// Goes up with each grant that gets this slot, so that none meets the connections of another.
+    /// Goes up with each grant that gets this slot, so that no grant has the connections of
+    /// another.
     pub generation: u32,
 }
 const _: () = assert!(size_of::<Slot>() == 16);
@@ -29,7 +30,7 @@ pub struct PlaceKey {
     pub slot: u32,
     /// As in [`Slot::generation`].
     pub generation: u32,
-    /// From zero, below [`Slot::limit`], without gaps.
+    /// Number of the place: from zero, below [`Slot::limit`], without gaps.
     pub number: u32,
 }
 const _: () = assert!(size_of::<PlaceKey>() == 12);
@@ -78,8 +79,8 @@ impl Flow {
     }
 }
 
-/// A connection that a grant with a limit let in, and whose handshake goes on. Its place stays taken
-/// also after the handshake is forgotten.
+/// A connection that a grant with a limit let in, while its handshake goes on. Its place stays
+/// taken after the handshake is forgotten.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct ConnectionKey {
@@ -92,12 +93,13 @@ pub struct ConnectionKey {
 }
 const _: () = assert!(size_of::<ConnectionKey>() == 48);
 
-/// How far the handshake of a connection is that a grant with a limit let in.
+/// Progress of a handshake. A grant with a limit let the connection in.
 ///
 /// It holds the sequence number of the SYN without its last three bits: a SYN that is sent again
 /// repeats it (RFC 9293 section 3.8.1), a new connection between the same ports does not. Two SYNs
-/// that differ in these bits alone are one request for the stack, too, until it is answered. The three
-/// bits say instead whether the peer answered, and how many look-ups the socket guard let pass.
+/// that differ in these bits alone are one request for the stack, too, until it is answered. The
+/// three bits say instead whether the peer answered, and how many look-ups the socket guard let
+/// pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct Handshake(u32);
@@ -144,8 +146,8 @@ impl Handshake {
     }
 }
 
-/// Flows of grants without a limit that are remembered, so that each is reported once. Of more flows
-/// some are reported again.
+/// Largest number of flows of grants without a limit that are remembered, so that each is reported
+/// once. If there are more flows, some are reported again.
 pub const LAST_COUNTED: u32 = 16_384;
 
 /// When a flow was counted last for a grant without a limit.
@@ -164,13 +166,13 @@ pub struct LastCounted {
 const _: () = assert!(size_of::<LastCounted>() == 16);
 
 impl LastCounted {
-    /// Nanoseconds in which a SYN with the same sequence number is the same connection: longer than
-    /// the one second after which it is sent again first (RFC 6298 section 2).
+    /// A SYN with the same sequence number within this time, nanoseconds, is the same connection.
+    /// The first one is sent again after one second (RFC 6298 section 2).
     pub const SYN: u64 = 2_000_000_000;
-    /// Nanoseconds in which a look-up, which has no sequence number, is of a connection that was
-    /// counted.
+    /// A look-up within this time, nanoseconds, belongs to a connection that was counted. It has no
+    /// sequence number to compare.
     pub const LOOKUP: u64 = 3_000_000_000;
-    /// Nanoseconds in which a UDP flow is reported once.
+    /// A UDP flow is reported once in this time, nanoseconds.
     pub const DATAGRAM: u64 = 60_000_000_000;
 }
 

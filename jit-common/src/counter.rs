@@ -1,4 +1,4 @@
-//! What the kernel programs count.
+//! The counters of the kernel programs.
 
 use crate::Reason;
 
@@ -6,7 +6,7 @@ use crate::Reason;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct PortCounters {
-    /// Packets, by the number of the reason.
+    /// Number of packets, by the number of the reason.
     pub packets: [u64; Reason::ALL.len()],
     /// Packets that would have been dropped, but the port or the gate only observes.
     pub observed: u64,
@@ -34,7 +34,7 @@ pub enum Counter {
     Guard,
     /// Connections let in that no event reported: the rate limit, or a full ring buffer.
     Unreported,
-    /// The number of them that the audit has recorded; the agent alone writes it.
+    /// The number of [`Counter::Unreported`] that the audit has recorded. Only the agent writes it.
     UnreportedRecorded,
 }
 

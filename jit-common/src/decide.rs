@@ -11,19 +11,19 @@ use crate::{
     session::ends_cut,
 };
 
-/// What a grant with a limit answers to a segment that belongs to no established session.
+/// The answer of a grant with a limit to a segment that belongs to no established session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
     /// A new connection; it is counted now.
     Fresh,
-    /// It is of a connection that was counted before.
+    /// It belongs to a connection that was counted before.
     Known,
-    /// Neither, and the limit is reached.
+    /// It belongs to no counted connection, and the limit is reached.
     Refused,
 }
 
-/// What the decision asks of the tables. All methods must be total: what cannot be read is as if
-/// it were not there, except that a missing rule is the strictest one ([`PortRule::default`]).
+/// The decision's questions to the tables. Every method must give an answer: an entry that cannot
+/// be read counts as missing, and a missing rule is the strictest one ([`PortRule::default`]).
 pub trait Tables {
     /// Whether the port is protected.
     fn protected(&self, port: PortKey) -> bool;
@@ -38,29 +38,29 @@ pub trait Tables {
     /// The state of the TCP session with the segment's own 4-tuple in this network namespace.
     fn session(&self, segment: &Segment) -> Session;
     /// Finds the segment among the connections of a grant with a limit whose handshake goes on, and
-    /// notes what it adds to the handshake. Only a SYN can be [`Admission::Fresh`]; this call counts
-    /// it, because two packets at once must not take the same place.
+    /// notes what it adds to the handshake. Only a SYN can be [`Admission::Fresh`]; this call
+    /// counts it, because two packets at once must not take the same place.
     fn admit_segment(&self, slot: u32, segment: &Segment) -> Admission;
     /// The same for a look-up of a listening socket, which does not say which segment it is for.
     /// Without `fresh` it must be of a connection that was counted; with it, it takes a place for
     /// another one.
     fn admit_lookup(&self, slot: u32, segment: &Segment, fresh: bool) -> Admission;
-    /// The segment's handshake has ended. If a grant with a limit counted the connection, it forgets
-    /// the handshake: from now on the session alone shows that the connection was let in.
+    /// The segment's handshake has ended. If a grant with a limit counted the connection, it
+    /// forgets the handshake: from now on the session alone shows that the connection was let in.
     fn handshake_done(&self, slot: u32, segment: &Segment);
 }
 
 /// The outcome for one packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision {
-    /// Why it passes or is dropped.
+    /// Why the packet passes or is dropped.
     pub reason: Reason,
     /// The segment, when it is for a protected port.
     pub segment: Option<Segment>,
     /// Slot of the grant that covers it; zero unless the reason is [`Reason::Granted`].
     pub slot: u32,
-    /// It opens a connection that its grant lets in, or is a datagram under a grant. With a grant
-    /// that has a limit, only if the connection was not counted before.
+    /// The packet opens a connection that its grant lets in, or is a datagram under a grant. If the
+    /// grant has a limit: only when the connection was not counted before.
     pub fresh: bool,
     /// The connection was counted by [`Tables::admit_segment`].
     pub counted: bool,
@@ -79,7 +79,7 @@ impl Decision {
         Self { reason: Reason::Granted, segment: Some(segment), slot, fresh, counted: false }
     }
 
-    /// Let in by a grant with a limit.
+    /// A grant with a limit lets the packet in.
     #[inline(always)]
     pub(crate) const fn admitted(segment: Segment, slot: u32, admission: Admission) -> Self {
         let counted = matches!(admission, Admission::Fresh);
@@ -147,8 +147,8 @@ pub(crate) fn prefix_grant<T: Tables>(
     }
 }
 
-/// Decides about a segment to a protected port. A dead host entry does not hide a live prefix, and an
-/// entry that is used up does not hide one that is not.
+/// Decides about a segment to a protected port. A dead host entry does not hide a live prefix, and
+/// an entry that is used up does not hide one that is not.
 #[inline(always)]
 fn judge<T: Tables>(segment: Segment, tables: &T, now: u64) -> Decision {
     let Segment { source, port, opens, .. } = segment;
@@ -189,8 +189,8 @@ fn judge<T: Tables>(segment: Segment, tables: &T, now: u64) -> Decision {
             return Decision::of(if drain { reason } else { Reason::Expired }, segment);
         }
     }
-    // What is left opens a connection, by a SYN or as the last step of a handshake, and only a grant
-    // with a limit can have a place for it.
+    // Here the segment opens a connection, by a SYN or as the last step of a handshake. Only a
+    // grant with a limit can have a place for it.
     let mut slot = limited_host.get().unwrap_or_default();
     let mut admission = admit(limited_host.get(), &segment, tables);
     if admission == Admission::Refused {
@@ -204,13 +204,14 @@ fn judge<T: Tables>(segment: Segment, tables: &T, now: u64) -> Decision {
     }
 }
 
-/// A slot or none, in one number. With an `Option` that is `None` the compiler may copy the slot that
-/// was never written, which the verifiers of Linux before 6.3 refuse ("invalid read from stack").
+/// A slot or none, in one number. For an `Option` that is `None`, the compiler may copy the slot,
+/// which was never written. The verifiers of Linux before 6.3 refuse that ("invalid read from
+/// stack").
 #[derive(Clone, Copy)]
 struct MaybeSlot(u64);
 
 impl MaybeSlot {
-    /// No `u32`.
+    /// None: a number that no `u32` is.
     const NONE: u64 = u64::MAX;
 
     #[inline(always)]

@@ -1,11 +1,12 @@
-//! What the kernel programs report to the agent through the ring buffer.
+//! Events, which the kernel programs send to the agent through the ring buffer.
 
 use crate::{Reason, Segment};
 
 /// Size of an [`Event`] in bytes.
 pub const EVENT_BYTES: usize = 64;
 
-/// Which rate limit an event is under; the number is the index into the table of budgets.
+/// The kind of an event. Each kind has its own rate limit; its number is the index into the table
+/// of budgets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum EventKind {
@@ -78,7 +79,7 @@ impl Event {
         }
     }
 
-    /// Reads a record as the kernel wrote it; `None` when the size or the reason is not one of ours.
+    /// Reads a record that the kernel wrote. `None`: its size or reason is unknown.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
             let (head, tail) = rest.split_first_chunk::<N>()?;

@@ -1,4 +1,4 @@
-//! What a grant looks like in the kernel's tables: its keys, by address and by prefix, and its value.
+//! A grant's entries in the kernel's tables: keys by address and by prefix, and the value.
 //!
 //! Ports inside keys are in network byte order, as longest-prefix matching needs them.
 
@@ -108,33 +108,33 @@ const CLAIM_RESERVED: usize = if cfg!(jit_next_abi) { 11 } else { 3 };
 const _: () = assert!(size_of::<Claim>() == 13 + CLAIM_RESERVED);
 
 impl Claim {
-    /// A claim whose sessions end as the port's rule says.
+    /// A claim whose sessions end by the port's rule.
     pub const fn until(deadline: u64, slot: u32) -> Self {
         Self { deadline, slot, cut: 0, reserved: [0; CLAIM_RESERVED] }
     }
 
-    /// Whether it lets in at this time, CLOCK_BOOTTIME nanoseconds.
+    /// Whether the claim lets connections in at this time, CLOCK_BOOTTIME nanoseconds.
     #[inline(always)]
     pub const fn live(&self, now: u64) -> bool {
         self.deadline > now
     }
 }
 
-/// The value in a grant table. Of all grants that cover one key two matter: the one without a limit
+/// The value in a grant table. Of all grants that cover a key, two matter: the one without a limit
 /// that lasts longest, and one with a limit that is not used up. So a grant with a limit never
-/// shortens one without, also with the agent dead.
+/// shortens one without, even when the agent is dead.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct GrantEntry {
     /// A grant for any number of connections.
     pub unlimited: Claim,
-    /// A grant for a number of connections, which is in its [`crate::Slot`].
+    /// A grant for a limited number of connections. The limit is in its [`crate::Slot`].
     pub limited: Claim,
 }
 const _: () = assert!(size_of::<GrantEntry>() == 2 * size_of::<Claim>());
 
 impl GrantEntry {
-    /// A grant for any number of connections alone.
+    /// An entry that only has a grant for any number of connections.
     pub const fn until(deadline: u64, slot: u32) -> Self {
         Self { unlimited: Claim::until(deadline, slot), limited: Claim::until(0, 0) }
     }

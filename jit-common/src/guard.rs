@@ -1,8 +1,8 @@
 //! The decision about one look-up of a listening socket: the second gate, which parses no packets.
 //!
-//! It runs after VLAN tags, fragments, tunnels and redirects have been undone, whatever interface the
-//! packet came in on, and so closes what the packet gate may have missed or never saw. It sees neither
-//! established sessions nor forwarded packets; the packet gate does.
+//! It runs after the kernel has undone VLAN tags, fragments, tunnels and redirects, and for packets
+//! of every interface. So it also closes to packets that the packet gate missed or never saw. It
+//! does not see established sessions or forwarded packets; the packet gate does.
 
 use crate::{
     Address, Admission, Decision, Family, HostKey, PortKey, Protocol, Reason, Segment, Tables,
@@ -22,16 +22,17 @@ pub struct Lookup {
     /// Destination port, after all redirects.
     pub port: PortKey,
     /// It came in by the loopback interface: the host speaks to itself. `None`: the kernel does not
-    /// say (before 5.17). For a packet from one of the host's own IPv4 addresses the kernel names the
-    /// interface that has the address, so the addresses have to be compared as well.
+    /// say (before 5.17). For a packet from one of the host's own IPv4 addresses the kernel names
+    /// the interface that has the address, so the addresses have to be compared as well.
     pub loopback: Option<bool>,
 }
 
 /// Decides about a look-up of a listening socket; `None`: the guard has nothing to say about it.
 ///
-/// A grant with a limit has a place for a connection that the packet gate counted, and for one that
-/// came past it (by a tunnel or a redirect) while any place is left. A look-up has neither flags nor
-/// sequence number, so a few look-ups of each counted connection pass: [`Handshake::with_lookup`].
+/// A grant with a limit has a place for a connection that the packet gate counted. It also has one
+/// for a connection that came past the packet gate (by a tunnel or a redirect), while places are
+/// left. A look-up has no flags and no sequence number, so a few look-ups of each counted
+/// connection pass: [`Handshake::with_lookup`].
 ///
 /// [`Handshake::with_lookup`]: crate::Handshake::with_lookup
 #[inline(always)]
@@ -57,7 +58,7 @@ pub fn guard<T: Tables>(
     let host = tables.host_grant(&HostKey::new(source, port));
     let prefix = prefix_grant(source, port, tables);
     if let Some(slot) = unlimited(host, now).or(unlimited(prefix, now)) {
-        // Fresh, unless the packet gate counted it a moment ago.
+        // It is new, unless the packet gate counted it a moment ago.
         return Some(Decision::granted(segment, slot, true));
     }
     if !tcp {

@@ -1,15 +1,15 @@
-//! Header by header: where the transport header is, and who sent the packet.
+//! Reads a packet header by header, to find the transport header and the sender.
 //!
-//! Nothing here looks at a table. `Err(reason)` ends the walk with that outcome, a drop or a pass;
-//! once the ethertype is IP, whatever cannot be read or contradicts itself is a drop. A packet's
-//! own length fields are compared with the headers that were read, never with the length of the
-//! buffer: after TC and generic XDP the data may lie elsewhere (GRO), and BIG TCP carries zero.
+//! Nothing here looks at a table. `Err(reason)` ends the walk with that outcome, a drop or a pass.
+//! If the ethertype is IP, a header that cannot be read or that contradicts itself is a drop. A
+//! packet's length fields are compared with the headers that were read, never with the length of
+//! the buffer: in TC and generic XDP the data may lie elsewhere (GRO), and BIG TCP carries zero.
 
 use crate::{Address, PortKey, Protocol, Reason};
 
-/// VLAN tags that are stripped; one more is [`Reason::VlanDepth`].
+/// Largest number of VLAN tags that are stripped; one more is [`Reason::VlanDepth`].
 pub const MAX_VLAN_TAGS: usize = 4;
-/// IPv6 extension headers that are walked; one more is [`Reason::Chain`].
+/// Largest number of IPv6 extension headers that are walked; one more is [`Reason::Chain`].
 pub const MAX_EXTENSION_HEADERS: usize = 8;
 
 /// Bytes of one packet. The BPF implementation compares with the end of the packet at each load,
@@ -19,8 +19,8 @@ pub trait Frame {
     /// all there.
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
 
-    /// `value` itself. In BPF: in a way that the verifier no longer knows its range, so that it
-    /// can see that two paths through a header chain are alike and follow only one of them.
+    /// Returns `value` itself. In BPF the verifier then no longer knows its range. So it sees that
+    /// two paths through a header chain are alike, and follows only one of them.
     #[inline(always)]
     fn forget(&self, value: usize) -> usize {
         value
@@ -54,14 +54,14 @@ const NEXT_SHIM6: u8 = 140;
 const TCP_SYN: u8 = 0x02;
 const TCP_ACK: u8 = 0x10;
 
-/// Which network protocol starts where.
+/// The network protocol, and where its header starts.
 #[derive(Clone, Copy)]
 pub(crate) enum Network {
     V4(usize),
     V6(usize),
 }
 
-/// What the network headers say about the transport header after them.
+/// The transport header, as the network headers in front of it describe it.
 #[derive(Clone, Copy)]
 pub(crate) struct Transport {
     pub(crate) source: Address,
@@ -107,14 +107,14 @@ pub(crate) fn ethernet<F: Frame>(frame: &F, most_tags: usize) -> Result<Network,
     }
 }
 
-/// For devices without an Ethernet header (tun, WireGuard): the frame begins with the network header
-/// of this protocol (an ethertype).
+/// For devices without an Ethernet header (tun, WireGuard): the frame begins with the network
+/// header of this protocol (an ethertype).
 #[inline(always)]
 pub(crate) fn bare<F: Frame>(frame: &F, protocol: u16) -> Result<Network, Reason> {
     if protocol != ETHERTYPE_IPV4 && protocol != ETHERTYPE_IPV6 {
         return Err(Reason::NotIp);
     }
-    // As Linux does, each protocol's receiver wants its own version.
+    // As in Linux: the receiver of each protocol accepts only its own version.
     let [first] = frame.load(0).ok_or(Reason::Malformed)?;
     match (protocol, first >> 4) {
         (ETHERTYPE_IPV4, 4) => Ok(Network::V4(0)),
@@ -175,8 +175,8 @@ struct Chain {
 
 /// Walks the extension headers of the packet at `at`; the first has the number `next`.
 ///
-/// The loop only gathers; what follows from it is decided after it, once. With `forget` that keeps the
-/// verifier's paths alike (600,000 instructions otherwise).
+/// The loop only collects; the decision comes once, after the loop. Together with `forget` this
+/// keeps the verifier's paths alike (otherwise it processes 600,000 instructions).
 #[inline(always)]
 fn chain<F: Frame>(frame: &F, at: usize, mut next: u8) -> Chain {
     let mut walked = 0;
@@ -209,7 +209,8 @@ fn chain<F: Frame>(frame: &F, at: usize, mut next: u8) -> Chain {
                     break;
                 };
                 let length = usize::from(length);
-                // RFC 4302 section 2.2 counts 4-byte units minus 2; the others 8-byte units minus 1.
+                // RFC 4302 section 2.2 counts 4-byte units minus 2; the others 8-byte units minus
+                // 1.
                 let bytes =
                     if next == NEXT_AUTHENTICATION { (length + 2) * 4 } else { (length + 1) * 8 };
                 if !readable(frame, here, bytes) {

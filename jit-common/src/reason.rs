@@ -1,4 +1,4 @@
-//! Why a packet passed or was dropped: the data plane's reason words.
+//! The data plane's reason words: why a packet passed or was dropped.
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $number:literal, $word:literal, $verdict:ident;)*) => {
@@ -54,7 +54,7 @@ reasons! {
     VlanDepth = 7, "vlan_depth", drop;
     /// A segment of an established session without a live grant, on a port with sessions `drain`.
     Established = 8, "established", pass;
-    /// Likewise, on a port whose sessions end elsewhere (`terminates = "forwarded"`).
+    /// The same on a port whose sessions end elsewhere (`terminates = "forwarded"`).
     Forwarded = 9, "forwarded", pass;
     /// A live grant covers source and port.
     Granted = 10, "granted", pass;

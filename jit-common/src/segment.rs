@@ -1,8 +1,8 @@
-//! What a packet is to the decision: how its frame begins, and the segment in it.
+//! The parts of a packet that the decision uses: the beginning of its frame, and the segment in it.
 
 use crate::{Address, PortKey, headers};
 
-/// What a frame starts with.
+/// The beginning of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Link {
     /// An Ethernet header, possibly with VLAN tags.
@@ -26,8 +26,8 @@ impl Link {
         }
     }
 
-    /// The link of a packet that begins with an IP header with this first byte, by the version in it
-    /// (RFC 791 section 3.1, RFC 8200 section 3). For callers that have no device to ask.
+    /// The link of a packet that begins with an IP header with this first byte. The version in the
+    /// byte decides (RFC 791 section 3.1, RFC 8200 section 3). For callers without a device to ask.
     pub const fn of_ip(first: u8) -> Self {
         Self::Network(match first >> 4 {
             4 => headers::ETHERTYPE_IPV4,

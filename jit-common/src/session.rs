@@ -1,5 +1,4 @@
-//! Established sessions: which of them live on, by the entries that the grant tables have for their
-//! source.
+//! Which established sessions go on, by the entries in the grant tables for their source.
 
 use crate::{
     GrantEntry, PortRule,
@@ -9,16 +8,16 @@ use crate::{
 /// State of the TCP session that a segment's 4-tuple belongs to, on this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Session {
-    /// There is none, or only a listening socket or a half-open request (LISTEN, NEW_SYN_RECV):
-    /// nothing that a grant has let in completely.
+    /// No session, or only a listening socket or a half-open request (LISTEN, NEW_SYN_RECV), which
+    /// a grant has not let in completely.
     None,
     /// Any later state.
     Established,
 }
 
-/// Whether an established session of a source has ended: no grant covers it any more, and the port,
-/// or the grant that covered the source last, wants sessions cut. It is the answer of
-/// [`crate::decide`] to the session's segments, for callers that have the socket and no segment.
+/// Whether an established session of a source has ended: no grant covers the source any more, and
+/// the port or the last grant of the source cuts sessions. [`crate::decide`] gives the same answer
+/// for the session's segments. This is for callers that have the socket and no segment.
 pub fn session_has_ended(
     host: Option<&GrantEntry>,
     prefix: Option<&GrantEntry>,
@@ -30,8 +29,8 @@ pub fn session_has_ended(
     !live(host) && !live(prefix) && !drain
 }
 
-/// Whether the grant that covered the source last wants its sessions cut. They are then cut from its
-/// deadline on, for as long as its entry stands.
+/// Whether the last grant of the source cuts its sessions. They are then cut from its deadline on,
+/// for as long as its entry stands.
 #[inline(always)]
 pub(crate) fn ends_cut(host: Option<&GrantEntry>, prefix: Option<&GrantEntry>) -> bool {
     let (host_end, host_cut) = last_claim(host);

@@ -1,17 +1,17 @@
 //! The kernel tables: their names, sizes and flags, and the values that belong to the whole gate.
 //!
 //! All structures in the tables are `repr(C)`, made of integers and byte arrays, with padding named
-//! and sizes asserted; a change of any layout raises [`ABI_VERSION`], which is part of the pin path.
-//! Sizes and flags stand here once, for the object that makes the tables and for the agent that
-//! checks them.
+//! and sizes asserted; a change of any layout raises [`ABI_VERSION`], which is part of the pin
+//! path. Sizes and flags stand here once, for the object that makes the tables and for the agent
+//! that checks them.
 
 /// Version of the layouts of all tables and of [`crate::Event`]; part of the pin path.
 pub const ABI_VERSION: u32 = if cfg!(jit_next_abi) { 4 } else { 3 };
 
 /// Map names: of the statics in the object, of the pins, and in `bpftool map`.
 pub mod map {
-    /// Hash [`crate::ConnectionKey`] -> [`crate::Handshake`]: what grants with a limit let in, until
-    /// it is a session.
+    /// Hash [`crate::ConnectionKey`] -> [`crate::Handshake`]: connections that grants with a limit
+    /// let in, until each is a session.
     pub const CONNECTIONS: &str = "CONNECTIONS";
     /// Per-CPU array by [`crate::Counter`].
     pub const COUNTERS: &str = "COUNTERS";
@@ -21,10 +21,11 @@ pub mod map {
     pub const EVENT_BUDGET: &str = "EVENT_BUDGET";
     /// Hash [`crate::HostKey`] -> [`crate::GrantEntry`].
     pub const HOST_GRANTS: &str = "HOST_GRANTS";
-    /// LRU hash [`crate::ConnectionKey`] -> [`crate::LastCounted`]: what grants without a limit let in
-    /// lately.
+    /// LRU hash [`crate::ConnectionKey`] -> [`crate::LastCounted`]: connections that grants without
+    /// a limit have just let in.
     pub const LAST_COUNTED: &str = "LAST_COUNTED";
-    /// Hash [`crate::PlaceKey`] -> [`crate::Flow`]: who took the places of grants with a limit.
+    /// Hash [`crate::PlaceKey`] -> [`crate::Flow`]: the connections in the places of grants with a
+    /// limit.
     pub const PLACES: &str = "PLACES";
     /// Per-CPU hash [`crate::PortKey`] index -> [`crate::PortCounters`].
     pub const PORT_COUNTERS: &str = "PORT_COUNTERS";
@@ -45,7 +46,7 @@ pub mod map {
 /// Bytes of the ring buffer of events.
 pub const RING_BYTES: u32 = 256 * 1024;
 /// Flag of a table whose entries get their memory when they are inserted (`BPF_F_NO_PREALLOC` of
-/// `linux/bpf.h`). A trie cannot do without it.
+/// `linux/bpf.h`). A trie requires it.
 pub const NO_PREALLOC: u32 = 1;
 
 /// Settings of the whole gate.
@@ -63,13 +64,13 @@ pub struct Settings {
 }
 const _: () = assert!(size_of::<Settings>() == 16);
 
-/// State of a rate limit, for each CPU and kind of event: a window of one second.
+/// State of a rate limit, for each CPU and kind of event. Its window is one second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Budget {
     /// CLOCK_BOOTTIME nanoseconds at which the window began.
     pub window: u64,
-    /// Events sent in it.
+    /// Number of events sent in the window.
     pub used: u64,
 }
 const _: () = assert!(size_of::<Budget>() == 16);

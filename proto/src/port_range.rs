@@ -104,3 +104,9 @@ impl From<PortRange> for v1::PortRange {
         Self { protocol: protocol.into(), first: range.first.into(), last: range.last.into() }
     }
 }
+
+impl From<PortKey> for v1::PortRange {
+    fn from(PortKey { protocol, port }: PortKey) -> Self {
+        PortRange { protocol, first: port, last: port }.into()
+    }
+}

@@ -1,8 +1,7 @@
 //! A host with a real agent, a granted client and a stranger, each in a namespace of its own.
 //!
-//! The agent is the built binary with a configuration, keys and certificates made for the occasion;
-//! grants are pushed over its unix socket, as root. Everything is gone when it is dropped, also
-//! after a panic.
+//! The agent is the built program. It gets its own configuration, keys and certificates. Grants are
+//! pushed over its unix socket, as root. Drop removes everything, also after a panic.
 
 use std::{
     fs,
@@ -30,15 +29,16 @@ use crate::{
 
 /// The host's id, as grants name it.
 pub const HOST: &str = "test-host";
-/// The host's addresses towards the client and towards the stranger, the client's, the stranger's.
+/// The host's addresses on the client's side, IPv4 and IPv6.
 pub const TO_CLIENT: [&str; 2] = ["198.51.100.1", "2001:db8:1::1"];
-/// Likewise towards the stranger.
+/// The host's addresses on the stranger's side.
 pub const TO_STRANGER: [&str; 2] = ["203.0.113.1", "2001:db8:2::1"];
-/// The client's.
+/// The client's addresses.
 pub const CLIENT: [&str; 2] = ["198.51.100.2", "2001:db8:1::2"];
-/// The stranger's.
+/// The stranger's addresses.
 pub const STRANGER: [&str; 2] = ["203.0.113.2", "2001:db8:2::2"];
-/// How long a connection that should open may take; a closed one takes all of it.
+/// Longest time for a connection to open. A test waits all of it for a connection that stays
+/// closed.
 pub const PATIENCE: Duration = Duration::from_millis(700);
 /// Longest wait for the agent to start or stop, on an emulated machine as well.
 const START: Duration = Duration::from_secs(60);
@@ -48,13 +48,13 @@ const PINS: &str = "jit-test-";
 
 static SWEEP: Once = Once::new();
 
-/// The host and its neighbours.
+/// The host, the client and the stranger.
 pub struct Site {
-    /// Where the agent and the protected server are.
+    /// The namespace of the agent and the protected server.
     pub host: Namespace,
-    /// Who gets grants.
+    /// The namespace of the client, which gets grants.
     pub client: Namespace,
-    /// Who does not.
+    /// The namespace of the stranger, which gets no grant.
     pub stranger: Namespace,
     directory: TempDir,
     pins: PathBuf,
@@ -70,7 +70,8 @@ impl Default for Site {
 }
 
 impl Site {
-    /// Three namespaces, a TCP server on the host's port 22, a configuration; no agent yet.
+    /// Makes three namespaces, a TCP server on the host's port 22, and a configuration. No agent
+    /// runs yet.
     pub fn new() -> Self {
         SWEEP.call_once(sweep);
         let (host, client, stranger) = (Namespace::new(), Namespace::new(), Namespace::new());
@@ -154,7 +155,7 @@ pins = "{}"
         self.directory.path().join(name)
     }
 
-    /// From now on this is the agent: another build of it.
+    /// From now on this program is the agent.
     pub fn use_program(&mut self, program: PathBuf) {
         self.program = program;
     }
@@ -164,8 +165,8 @@ pins = "{}"
         &self.pins
     }
 
-    /// Whether the pin directory is there, and nothing in it: as systemd-tmpfiles makes it, and as
-    /// `detach` leaves it.
+    /// Whether the pin directory exists and is empty. systemd-tmpfiles makes it like this, and
+    /// `detach` leaves it like this.
     pub fn holds_no_pins(&self) -> bool {
         fs::read_dir(&self.pins).is_ok_and(|mut pins| pins.next().is_none())
     }
@@ -198,7 +199,7 @@ pins = "{}"
     /// Starts the agent and returns at once.
     pub fn spawn(&mut self) {
         assert!(self.agent.is_none(), "one agent at a time");
-        // What a killed agent left behind must not look like an answer.
+        // The socket of a killed agent must not look like an answer.
         drop(fs::remove_file(self.path("run/agent.sock")));
         let log = fs::OpenOptions::new()
             .create(true)
@@ -239,7 +240,7 @@ pins = "{}"
         self.agent.as_ref().expect("an agent").id()
     }
 
-    /// What the agent logged.
+    /// The agent's log.
     pub fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }
@@ -254,12 +255,12 @@ pins = "{}"
         (value, output.status.code().expect("an exit code"))
     }
 
-    /// A grant for these sources, signed; its window begins now.
+    /// A signed grant for these sources. Its window begins now.
     pub fn envelope(&self, sources: &[&str], lasts: Duration) -> v1::Envelope {
         self.sign(&self.grant(sources, lasts))
     }
 
-    /// The grant alone.
+    /// The same grant without a signature.
     pub fn grant(&self, sources: &[&str], lasts: Duration) -> v1::Grant {
         let now = jit_agent::system::sys::now().wall.0;
         let mut id = vec![0; 16];
@@ -296,7 +297,7 @@ pins = "{}"
         }
     }
 
-    /// Pushes a grant for these sources; panics unless it is accepted.
+    /// Pushes a grant for these sources. Panics unless the agent accepts it.
     pub fn admit(&self, sources: &[&str], lasts: Duration) -> v1::Outcome {
         self.push(self.envelope(sources, lasts)).expect("an accepted grant")
     }
@@ -308,7 +309,7 @@ pins = "{}"
             .map(|response| response.into_inner().outcome.expect("an outcome"))
     }
 
-    /// Revokes everything; says how many grants that ended.
+    /// Revokes everything. Returns the number of grants that ended.
     pub fn revoke_all(&self) -> u32 {
         let what = Some(v1::revoke_request::What::All(true));
         let request = v1::RevokeRequest { what, reason: "test".into() };
@@ -332,8 +333,8 @@ pins = "{}"
         })
     }
 
-    /// A TCP server on all of the host's addresses, of both families, for as long as the test runs:
-    /// it greets, then echoes.
+    /// Starts a TCP server on all of the host's addresses, of both families. It greets and then
+    /// echoes, for as long as the test runs.
     pub fn serve(&self, port: u16) {
         let listener = self.host.run(|| TcpListener::bind(("::", port)).expect("listen"));
         thread::spawn(move || {
@@ -348,7 +349,7 @@ pins = "{}"
         self.client.run(|| opens(address(TO_CLIENT, family, port), PATIENCE))
     }
 
-    /// Whether the stranger can.
+    /// Whether the stranger can open a connection to the host's port.
     pub fn stranger_opens(&self, family: usize, port: u16) -> bool {
         self.stranger.run(|| opens(address(TO_STRANGER, family, port), PATIENCE))
     }
@@ -374,7 +375,7 @@ pins = "{}"
     fn try_status(&self) -> Option<Value> {
         let output = self.run(&["status", "--json"]);
         let value: Value = serde_json::from_slice(&output.stdout).ok()?;
-        // Without an answer `status` reads the pins, and says so.
+        // Without an answer of the agent, `status` reads the pins and says so.
         (value.get("host")?.as_str()? == HOST && !value.get("started_at")?.is_null())
             .then_some(value)
     }

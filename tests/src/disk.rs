@@ -1,4 +1,4 @@
-//! A file system of a few MiB, which can be filled up.
+//! A file system of a few MiB, which a test can fill up.
 
 use std::{fs, path::PathBuf, process::Command};
 
@@ -16,7 +16,7 @@ impl Disk {
         disk
     }
 
-    /// Lets nobody write, or lets them again; not while a file is open for writing.
+    /// Makes the file system read-only, or writable again. Fails while a file is open for writing.
     pub fn read_only(&self, read_only: bool) {
         self.run("mount", &["-o", if read_only { "remount,ro" } else { "remount,rw" }]);
     }
@@ -27,7 +27,7 @@ impl Disk {
         assert!(status.success(), "{program}");
     }
 
-    /// Takes all the room that there is.
+    /// Fills the file system up.
     pub fn fill(&self) {
         let mut size = 1 << 20;
         let mut content = Vec::new();
@@ -44,7 +44,7 @@ impl Disk {
         }
     }
 
-    /// Gives it back.
+    /// Frees the room that [`Self::fill`] took.
     pub fn make_room(&self) {
         fs::remove_file(self.path.join("ballast")).expect("a small disk");
     }

@@ -1,7 +1,7 @@
-//! Frames, built layer by layer from readable parts, with lengths and checksums as a real sender
-//! would write them unless a test says otherwise.
+//! Builds frames layer by layer from readable parts. Lengths and checksums are as a real sender
+//! writes them, unless a test sets others.
 //!
-//! It builds bytes only: nothing here sends, receives or decides. A table of contents.
+//! It only builds bytes: nothing here sends, receives or decides. This file is a table of contents.
 
 mod bytes;
 mod echo;

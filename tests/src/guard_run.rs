@@ -1,5 +1,5 @@
-//! One run of a socket guard over one look-up (BPF_PROG_TEST_RUN, Linux 5.13+), which the BPF library
-//! does not offer for this kind of program.
+//! Runs a socket guard over one look-up (BPF_PROG_TEST_RUN, Linux 5.13+). The BPF library does not
+//! offer this for socket guards.
 
 use std::{
     io, mem,
@@ -34,8 +34,8 @@ struct Context {
 }
 const _: () = assert!(size_of::<Context>() == 72);
 
-/// Whether the program refuses the look-up, which does not come in by loopback: the kernel takes no
-/// interface here.
+/// Whether the program refuses the look-up. The kernel takes no interface here, so the look-up
+/// never comes in by loopback.
 pub(crate) fn refuses(program: BorrowedFd<'_>, lookup: &Lookup) -> bool {
     let mut context = context(lookup);
     // SAFETY: a union of integers; all zero is valid.
@@ -46,7 +46,8 @@ pub(crate) fn refuses(program: BorrowedFd<'_>, lookup: &Lookup) -> bool {
     test.ctx_in = (&raw mut context).expose_provenance() as u64;
     test.ctx_size_in = u32::try_from(size_of::<Context>()).expect("a small structure");
     let command = bpf_cmd::BPF_PROG_TEST_RUN as libc::c_long;
-    // SAFETY: `attr` is a whole `bpf_attr`; the context that it points to lives longer than the call.
+    // SAFETY: `attr` is a whole `bpf_attr`; the context that it points to lives longer than the
+    // call.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut attr, size_of::<bpf_attr>()) };
     assert!(result >= 0, "BPF_PROG_TEST_RUN of a guard: {}", io::Error::last_os_error());
@@ -58,7 +59,7 @@ pub(crate) fn refuses(program: BorrowedFd<'_>, lookup: &Lookup) -> bool {
     }
 }
 
-/// The context as the kernel makes it: addresses and the source port in network byte order.
+/// The context, as the kernel makes it. Addresses and the source port are in network byte order.
 fn context(lookup: &Lookup) -> Context {
     let Lookup { source, destination, source_port, port, loopback } = lookup;
     assert_ne!(*loopback, Some(true), "the kernel takes no interface here");

@@ -1,8 +1,9 @@
-//! The gate's programs in the running kernel: loaded from the object that the agent embeds, filled
-//! from the same in-memory tables that the host's decision reads, run over single frames.
+//! Runs the gate's programs in the running kernel over single frames. They are loaded from the
+//! object that the agent embeds. Their tables are filled from the in-memory tables that the host's
+//! decision reads.
 //!
-//! The verifier's work is most of what a test costs, so programs that one test gives back serve the
-//! next, emptied. Nothing is pinned: with the process all is gone.
+//! A test spends most of its time in the verifier. So the next test uses the same loaded programs,
+//! with empty tables. Nothing is pinned: everything ends with the process.
 
 use std::{
     any::Any,
@@ -45,33 +46,33 @@ use crate::{guard_run, lacks, netns};
 
 /// The entry points that judge Ethernet frames, which must never differ in their answer.
 const PROGRAMS: [&str; 3] = [PROGRAM_XDP, PROGRAM_XDP_FRAGS, PROGRAM_TC];
-/// Those that do not, and the socket guards.
+/// The entry point for frames without an Ethernet header, and the socket guards.
 const OTHER_PROGRAMS: [&str; 3] = [PROGRAM_TC_L3, PROGRAM_GUARD, PROGRAM_GUARD_LEGACY];
 
-/// The entry points that judge Ethernet frames, as far as the running kernel has them: all, unless
-/// it is known to lack something.
+/// The entry points for Ethernet frames that the running kernel takes: all, unless the kernel is
+/// known to lack something.
 pub fn programs() -> impl Iterator<Item = &'static str> {
     require_object();
     PROGRAMS.into_iter().filter(|name| has(name))
 }
 
-/// Those of [`programs`] that attach by XDP.
+/// The entry points of [`programs`] that attach by XDP.
 pub fn xdp_programs() -> impl Iterator<Item = &'static str> {
     programs().filter(|name| *name != PROGRAM_TC)
 }
 
-/// Everything in the object, likewise.
+/// All programs of the object that the running kernel takes.
 pub fn all_programs() -> impl Iterator<Item = &'static str> {
     programs().chain(OTHER_PROGRAMS.into_iter().filter(|name| has(name)))
 }
 
-/// The socket guards, likewise.
+/// The socket guards that the running kernel takes.
 pub fn guards() -> impl Iterator<Item = &'static str> {
     require_object();
     [PROGRAM_GUARD, PROGRAM_GUARD_LEGACY].into_iter().filter(|name| has(name))
 }
 
-/// A test that goes through the programs must not go through none.
+/// Panics if the kernel programs were not built: a test must not pass because it ran no program.
 fn require_object() {
     assert!(!OBJECT.is_empty(), "built without the kernel programs (AYA_BUILD_SKIP)");
 }
@@ -87,8 +88,8 @@ fn has(program: &str) -> bool {
 
 /// The shortest frame that the kernel runs a program over: an Ethernet header.
 pub const MIN_FRAME: usize = 14;
-/// Whether the kernel runs a program over a frame. XDP takes all from an Ethernet header on; the run
-/// for TC wants a byte after it, and the whole network header that the ethertype announces
+/// Whether the kernel runs a program over a frame. XDP takes every frame with an Ethernet header.
+/// TC also needs a byte after it, and the whole network header that the ethertype announces
 /// (`bpf_prog_test_run_skb` in `net/bpf/test_run.c`).
 pub fn runs(program: &str, frame: &[u8]) -> bool {
     let more = match frame.get(12..MIN_FRAME) {
@@ -114,10 +115,10 @@ const TC_NEXT: u32 = u32::MAX;
 /// The packet counters, by [`Counter::index`].
 pub type Counters = [u64; COUNTERS as usize];
 
-/// What one run over one frame did.
+/// Result of one run over one frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// Which reason counter went up.
+    /// The reason whose counter went up.
     pub reason: Reason,
     /// The program answered XDP_DROP.
     pub dropped: bool,
@@ -132,7 +133,8 @@ static IDLE: Mutex<Vec<Loaded>> = Mutex::new(Vec::new());
 pub struct Kernel(Option<Loaded>);
 
 impl Kernel {
-    /// All programs with empty tables: nothing is protected, no events, nothing counted.
+    /// All programs with empty tables: no port is protected, there are no events, all counters are
+    /// zero.
     pub fn load() -> Self {
         let idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner).pop();
         Self(Some(idle.unwrap_or_else(Loaded::new)))
@@ -155,7 +157,7 @@ impl DerefMut for Kernel {
 
 impl Drop for Kernel {
     fn drop(&mut self) {
-        // What a failed test leaves serves nobody.
+        // No test uses the programs of a failed test.
         if let Some(mut loaded) = self.0.take().filter(|_| !thread::panicking()) {
             loaded.reset();
             IDLE.lock().unwrap_or_else(PoisonError::into_inner).push(loaded);
@@ -234,8 +236,8 @@ impl Loaded {
         }
     }
 
-    /// Makes the maps hold exactly these tables. Sessions are not tables: they are sockets of the
-    /// network namespace.
+    /// Makes the maps contain exactly these tables. Sessions are not in tables: they are sockets of
+    /// the network namespace.
     pub fn fill(&mut self, tables: &MemoryTables) {
         self.clear();
         for entry in tables.hosts.values().chain(tables.prefixes.values()) {
@@ -336,7 +338,7 @@ impl Loaded {
         program.fd().expect("a loaded program")
     }
 
-    /// Forgets what was counted lately, so that the same counts again.
+    /// Forgets the connections that were counted a short time ago, so that they count again.
     pub fn forget_counted(&mut self) {
         let keys: Vec<_> = self.last_counted.keys().collect::<Result<_, _>>().expect("read keys");
         for key in keys {
@@ -344,7 +346,7 @@ impl Loaded {
         }
     }
 
-    /// Lets this number of nanoseconds pass for what was counted.
+    /// Makes every count older by this number of nanoseconds.
     pub fn age_counted(&mut self, nanos: u64) {
         let counted: Vec<_> = self.last_counted.iter().collect::<Result<_, _>>().expect("read it");
         for (key, last) in counted {
@@ -353,7 +355,7 @@ impl Loaded {
         }
     }
 
-    /// Runs a program over a frame and finds out why it answered as it did.
+    /// Runs a program over a frame and returns the reason for its answer.
     pub fn run(&self, program: &str, frame: &[u8]) -> Outcome {
         let before = self.counters();
         let dropped = self.drops(program, frame);
@@ -410,7 +412,7 @@ impl Loaded {
     /// The gate is in force until the returned link is dropped.
     pub fn attach(&mut self, program: &str, interface: u32, mode: XdpMode) -> FdLink {
         let program = xdp(&mut self.ebpf, program);
-        // A detached program's driver resources are freed a moment later (RCU).
+        // The driver frees the resources of a detached program a moment later (RCU).
         let mut attempts = 0;
         let id = loop {
             match program.attach_to_if_index(interface, mode) {
@@ -429,9 +431,9 @@ impl Loaded {
         link
     }
 
-    /// Attaches the TC program for devices with an Ethernet header to the ingress of an interface of
-    /// the calling thread's network namespace: by bpf_link, or by netlink where the kernel lacks that.
-    /// It is in force until what is returned is dropped.
+    /// Attaches the TC program for devices with an Ethernet header to the ingress of an interface
+    /// of the calling thread's network namespace: by bpf_link, or by netlink where the kernel lacks
+    /// that. It is in force until what is returned is dropped.
     pub fn attach_tc(&mut self, interface: &str) -> Box<dyn Any + Send> {
         let by_netlink = lacks::kernel_lacks(lacks::TCX);
         if by_netlink {
@@ -461,8 +463,8 @@ impl Loaded {
         guard.take_link(id).expect("just attached").into()
     }
 
-    /// Instructions that the kernel's verifier processed to accept a program; `None` on a kernel
-    /// that does not say (before 5.16).
+    /// Number of instructions that the kernel's verifier processed to accept a program. `None`: the
+    /// kernel does not say (before 5.16).
     pub fn verified_instructions(&mut self, program: &str) -> Option<u32> {
         let program = self.ebpf.program_mut(program).expect("program");
         let info = match program {
@@ -474,7 +476,7 @@ impl Loaded {
         info.expect("program info").verified_instruction_count()
     }
 
-    /// Makes everything as it is after loading.
+    /// Puts everything into the state after loading.
     fn reset(&mut self) {
         fn zero<T: aya::Pod + Default>(map: &mut PerCpuArray<MapData, T>) {
             for index in 0..map.len() {
@@ -539,7 +541,7 @@ impl Loaded {
     }
 }
 
-/// What `after` has more than `before`.
+/// The difference between `after` and `before`.
 pub fn difference(before: &Counters, after: &Counters) -> Counters {
     let mut moved = *after;
     for (after, before) in moved.iter_mut().zip(before) {

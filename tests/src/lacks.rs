@@ -1,5 +1,5 @@
-//! What the running kernel is known to lack. Nothing, unless `JIT_TEST_KERNEL_LACKS` names it: the
-//! virtual machines of `cargo xtask vm-test` name it for their old kernels. A test never skips
+//! Features that the running kernel is known to lack: those that `JIT_TEST_KERNEL_LACKS` names. The
+//! virtual machines of `cargo xtask vm-test` set it for their old kernels. A test never skips
 //! because something failed; it leaves out only what the variable names.
 
 use std::env;
@@ -27,17 +27,17 @@ pub const XDP_LINK: &str = "xdp_link";
 
 const VARIABLE: &str = "JIT_TEST_KERNEL_LACKS";
 
-/// Whether the kernel is known to lack this.
+/// Whether the kernel is known to lack this feature.
 pub fn kernel_lacks(feature: &str) -> bool {
     all().iter().any(|lacking| lacking == feature)
 }
 
-/// Whether anything is known about it: then what is not named is there.
-pub fn is_told() -> bool {
+/// Whether the variable is set: then the kernel must have every feature that it does not name.
+pub fn variable_is_set() -> bool {
     env::var_os(VARIABLE).is_some()
 }
 
-/// All that it is known to lack.
+/// All features that the kernel is known to lack.
 pub fn all() -> Vec<String> {
     let named = env::var(VARIABLE).unwrap_or_default();
     named.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()

@@ -1,7 +1,8 @@
-//! The harness of the tests from outside: real kernel, real processes, real network namespaces.
+//! The harness of the tests from outside. They use the real kernel, real processes and real network
+//! namespaces.
 //!
-//! The tests themselves are in `tests/`. Everything here panics with what went wrong and cleans up
-//! when dropped; nothing is skipped.
+//! The tests themselves are in `tests/`. On an error everything here panics with the cause. Drop
+//! cleans up. Nothing is skipped.
 
 pub mod agent;
 pub mod disk;

@@ -1,6 +1,6 @@
 //! Network namespaces with addresses and veth pairs, removed when dropped, also on a panic.
 //!
-//! Namespaces are named `jt-<pid>-<n>`; what a killed run left behind is removed by the next one.
+//! Namespaces are named `jt-<pid>-<n>`. The next run removes those of a run that was killed.
 //! Nothing here ever touches the namespace that the tests were started in.
 
 use std::{
@@ -31,14 +31,14 @@ const SETTLED: Duration = Duration::from_secs(5);
 static NEXT: AtomicU32 = AtomicU32::new(0);
 static SWEEP: Once = Once::new();
 
-/// A network namespace of its own, with loopback up.
+/// A new network namespace, with loopback up.
 #[derive(Debug)]
 pub struct Namespace {
     name: String,
 }
 
 impl Namespace {
-    /// Makes one.
+    /// Makes a namespace.
     #[expect(clippy::new_without_default, reason = "it acts on the kernel")]
     pub fn new() -> Self {
         require_root();
@@ -50,12 +50,12 @@ impl Namespace {
         namespace
     }
 
-    /// Its name, for `ip -n`.
+    /// The namespace's name, for `ip -n`.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Runs `ip` in it; the address family flags and such may come first.
+    /// Runs `ip` in the namespace. Options such as the address family may come first.
     #[track_caller]
     pub fn ip(&self, arguments: &[&str]) {
         command("ip", &[&["-n", &self.name], arguments].concat());
@@ -78,7 +78,7 @@ impl Namespace {
         assert!(output.status.success(), "ip -batch:\n{lines}{errors}");
     }
 
-    /// Runs `body` on a thread of its own inside the namespace and hands its value or panic on.
+    /// Runs `body` on a new thread inside the namespace. Returns its value, or panics as it did.
     pub fn run<T: Send>(&self, body: impl FnOnce() -> T + Send) -> T {
         let inside = thread::scope(|scope| {
             scope
@@ -194,14 +194,15 @@ impl Namespace {
         }
     }
 
-    /// Tells the neighbour's hardware address, so that no ARP or ND is needed.
+    /// Sets the neighbour's hardware address, so that no ARP or ND is needed.
     pub fn neighbour(&self, interface: &str, address: IpAddr, mac: [u8; 6]) {
         let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
         let address = address.to_string();
         self.ip(&["neigh", "replace", &address, "lladdr", &mac, "dev", interface]);
     }
 
-    /// A property of an interface; from `ip`, because /sys shows the namespace of its mounter.
+    /// A property of an interface, by `ip`: /sys shows the namespace of the process that mounted
+    /// it.
     fn property(&self, interface: &str, what: &str) -> String {
         let output = Command::new("ip")
             .args(["-n", &self.name, "-j", "link", "show", "dev", interface])
@@ -247,7 +248,7 @@ pub fn unique() -> u32 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// Whether the process that a leftover is named after is gone. `name` is `<pid>-<n>`.
+/// Whether the process in a leftover's name has ended. `name` is `<pid>-<n>`.
 pub(crate) fn is_orphan(name: &str) -> bool {
     let Some((pid, number)) = name.split_once('-') else {
         return false;
@@ -264,7 +265,7 @@ fn sweep() {
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         if name.strip_prefix(PREFIX).is_some_and(is_orphan) {
-            // Another run may be doing the same.
+            // Another run may remove it at the same time.
             let _ = Command::new("ip").args(["netns", "delete", &name]).output();
         }
     }
@@ -300,7 +301,7 @@ mod tests {
     #[test]
     fn only_names_of_dead_processes_are_orphans() {
         assert!(!is_orphan(&format!("{}-1", std::process::id())));
-        // Above the largest pid_max of Linux (2^22).
+        // No such process: it is above the largest pid_max of Linux (2^22).
         assert!(is_orphan("4194305-0"));
         for foreign in ["", "x", "4194305", "4194305-", "-1", "4194305-a", "a-1", "4194305-1-2"] {
             assert!(!is_orphan(foreign), "{foreign}");

@@ -1,4 +1,4 @@
-//! The programs under test: those of the same profile, beside the running test program.
+//! Finds the programs under test. They are of the same build profile as the running test program.
 
 use std::{
     env,
@@ -7,17 +7,17 @@ use std::{
     sync::OnceLock,
 };
 
-/// Where the agent with the next layouts is put, below the target directory: the other agent keeps
-/// its place.
+/// Directory of the agent with the next layouts, below the target directory. So it does not replace
+/// the other agent.
 const NEXT: &str = "next-abi";
 
-/// Which layouts of the tables programs are built with.
+/// The layouts of the tables that programs are built with.
 enum Layouts {
     Present,
     Next,
 }
 
-/// A program of the product, built from the sources as they are.
+/// A program of the product, built from the present sources.
 pub fn binary(name: &str) -> PathBuf {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
     DIRECTORY.get_or_init(directory).join(name)
@@ -35,18 +35,19 @@ pub fn next_agent() -> PathBuf {
     PROGRAM.get_or_init(program).clone()
 }
 
-/// `cargo xtask test` has just built them, and says where; otherwise cargo builds what is missing or
-/// older than its sources, which `cargo test` does not do for another package's programs.
+/// Returns the directory of the programs. `cargo xtask test` has just built them, and gives the
+/// directory in a variable. Otherwise cargo builds those that are missing or older than their
+/// sources: `cargo test` does not build another package's programs.
 fn directory() -> PathBuf {
     built().unwrap_or_else(|| build(Layouts::Present))
 }
 
-/// Where all programs are already.
+/// The directory of the built programs, if a variable names it.
 fn built() -> Option<PathBuf> {
     env::var_os("JIT_AGENT_PROGRAMS").map(PathBuf::from)
 }
 
-/// Builds programs; returns the directory of the profile that they and this program are built in.
+/// Builds programs. Returns the directory of this program's build profile, which they are in, too.
 fn build(layouts: Layouts) -> PathBuf {
     // target/<profile>/deps/<test>
     let program = env::current_exe().expect("the path of this program");
@@ -54,7 +55,7 @@ fn build(layouts: Layouts) -> PathBuf {
     let target = profile.parent().expect("a target directory");
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
     let mut command = Command::new(env!("CARGO"));
-    // With this package, so that dependencies have the features that they have for it.
+    // Together with this package, so that dependencies keep the features that it asks for.
     command.args(["build", "--quiet", "--package", "jit-agent", "--package", "jit-tests"]);
     match layouts {
         Layouts::Present => {

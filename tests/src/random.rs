@@ -1,7 +1,7 @@
-//! Numbers that look random and are the same for the same seed, so that a failure can be repeated.
+//! Random numbers. The same seed gives the same numbers, so that a failure can be repeated.
 //!
-//! SplitMix64 (Steele, Lea, Flood 2014): small, fast without optimisation, good enough for frames.
-//! Never for keys.
+//! The generator is SplitMix64 (Steele, Lea, Flood 2014): small, and fast without optimisation. It
+//! is good enough for frames, and never used for keys.
 
 /// A generator.
 #[derive(Clone, Debug)]

@@ -1,6 +1,6 @@
-//! Raw frames on an interface (AF_PACKET): what a real attacker's machine would put on the wire.
+//! Sends and receives raw frames on an interface (AF_PACKET), as an attacker's machine would.
 //!
-//! `unsafe` here is the C library's socket calls, which no safe library offers for this family.
+//! `unsafe` is for the C library's socket calls: no safe library offers them for this family.
 
 use std::{
     io,
@@ -19,7 +19,7 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// Opens it; call inside the namespace of the interface.
+    /// Opens the socket. Call this inside the interface's namespace.
     pub fn open(interface: u32) -> Self {
         let socket = packet_socket(interface)
             .unwrap_or_else(|error| panic!("packet socket on interface {interface}: {error}"));
@@ -37,8 +37,8 @@ impl Wire {
         assert_eq!(sent, frame.len(), "a frame is sent whole");
     }
 
-    /// Sends many frames, with few calls. Those for which the peer has no room are lost, as on a wire
-    /// that is too fast.
+    /// Sends many frames with few calls. If the peer has no room for a frame, it is lost, as on a
+    /// real wire.
     pub fn send_all(&self, frames: &[Vec<u8>]) {
         let mut parts: Vec<libc::iovec> = frames
             .iter()
@@ -61,7 +61,8 @@ impl Wire {
         let mut rest = messages.as_mut_slice();
         while !rest.is_empty() {
             let count = u32::try_from(rest.len()).expect("a batch is small");
-            // SAFETY: this number of headers, each with one part of a frame, all of which live during the call.
+            // SAFETY: this number of headers, each with one part of a frame, all of which live
+            // during the call.
             let sent =
                 unsafe { libc::sendmmsg(self.socket.as_raw_fd(), rest.as_mut_ptr(), count, 0) };
             let sent = usize::try_from(sent).unwrap_or_else(|_| {
@@ -89,7 +90,7 @@ impl Wire {
         }
     }
 
-    /// Takes out and forgets what has come in until now.
+    /// Drops all frames that have come in until now.
     pub fn drain(&self) {
         while self.next(Duration::ZERO).is_some() {}
     }

@@ -1,5 +1,5 @@
-//! TCP and UDP sockets of tests: from a chosen source address and port, with a time limit on
-//! everything. Call inside the namespace that they are to live in.
+//! TCP and UDP sockets of tests. Source address and port can be chosen, and every call has a time
+//! limit. Call these functions inside the socket's namespace.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -16,10 +16,11 @@ use rustix::{
     },
 };
 
-/// More than any answer over veth takes; tests that wait for silence use [`SILENCE`].
+/// Longest wait for an answer: more than any answer over veth takes. Tests that wait for silence
+/// use [`SILENCE`].
 pub const PATIENCE: Duration = Duration::from_secs(10);
-/// As long as a test waits before it believes that nothing comes. Below the first retransmission of
-/// a SYN (1 s).
+/// After this time without an answer, a test believes that none comes. Less than the time to the
+/// first retransmission of a SYN (1 s).
 pub const SILENCE: Duration = Duration::from_millis(300);
 
 /// Connects from `source` (port 0: any) and gives up after `within`.
@@ -41,7 +42,7 @@ pub fn connect_from(
     Ok(stream)
 }
 
-/// Whether a connection opens; anything but "opens" and "no answer in time" is a failed test.
+/// Whether a connection opens. Panics unless it opens or gets no answer in time.
 pub fn opens(source: SocketAddr, destination: SocketAddr, within: Duration) -> bool {
     match connect_from(source, destination, within) {
         Ok(_) => true,
@@ -50,7 +51,7 @@ pub fn opens(source: SocketAddr, destination: SocketAddr, within: Duration) -> b
     }
 }
 
-/// No answer in time, as opposed to a refusal.
+/// Whether the error means "no answer in time", not a refusal.
 pub fn is_silence(error: &io::Error) -> bool {
     use io::ErrorKind::{TimedOut, WouldBlock};
     matches!(error.kind(), TimedOut | WouldBlock) || error.raw_os_error() == Some(libc::EINPROGRESS)
@@ -78,7 +79,7 @@ pub fn udp(address: SocketAddr) -> UdpSocket {
     UdpSocket::bind(address).unwrap_or_else(|error| panic!("UDP socket on {address}: {error}"))
 }
 
-/// Answers one datagram with itself, if one comes before silence is believed.
+/// Sends one datagram back, if one comes within [`SILENCE`].
 pub fn echo_one(socket: &UdpSocket) {
     if let Some((datagram, peer)) = receive_from(socket, SILENCE) {
         socket.send_to(&datagram, peer).expect("send a datagram back");

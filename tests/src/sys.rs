@@ -1,5 +1,5 @@
-//! The only unsafe code of the harness: bpf(2) for an XDP program of two instructions, `return
-//! XDP_PASS`, which no library loads; a kernel that lacks something, by seccomp(2); and adjtimex(2).
+//! System calls that no safe library offers: bpf(2) for an XDP program of two instructions (`return
+//! XDP_PASS`), seccomp(2) to imitate a kernel that lacks something, and adjtimex(2).
 
 use std::{
     io, mem,
@@ -30,9 +30,8 @@ pub fn empty_nanos(frame: &[u8], repeat: u32) -> f64 {
     f64::from(unsafe { attr.test.duration })
 }
 
-/// Sets the clock to what it shows and a nanosecond, in one step, so that no time is lost however long
-/// this thread waits for a processor (adjtimex(2)). By nothing at all would be no step: the kernel
-/// compares.
+/// Moves the clock one nanosecond forward, in one step (adjtimex(2)). So no time is lost if this
+/// thread has to wait for a processor. A step of zero would be no step: the kernel compares.
 pub fn set_clock_ahead_by_a_nanosecond() -> io::Result<()> {
     // SAFETY: a structure of numbers.
     let mut step: libc::timex = unsafe { mem::zeroed() };
@@ -44,21 +43,21 @@ pub fn set_clock_ahead_by_a_nanosecond() -> io::Result<()> {
     if state < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Starts the command on a kernel that answers `BPF_LINK_CREATE` as those without links do: EINVAL.
+/// Starts the command as on a kernel without BPF links: `BPF_LINK_CREATE` fails with EINVAL.
 pub fn without_links(command: &mut Command) {
     refuse(command, libc::SYS_bpf, &[(0, bpf_cmd::BPF_LINK_CREATE as u32)], libc::EINVAL);
 }
 
-/// Starts the command on a kernel that tells nothing of its sockets and destroys none
-/// (`CONFIG_INET_DIAG` is off): it knows no such protocol.
+/// Starts the command as on a kernel that neither lists nor destroys sockets (`CONFIG_INET_DIAG` is
+/// off): the protocol does not exist.
 pub fn without_sock_diag(command: &mut Command) {
     let [family, protocol] = [libc::AF_NETLINK, libc::NETLINK_SOCK_DIAG]
         .map(|number| u32::try_from(number).expect("a small number"));
     refuse(command, libc::SYS_socket, &[(0, family), (2, protocol)], libc::EPROTONOSUPPORT);
 }
 
-/// Starts the command where a system call fails if these arguments, by place, have these values in
-/// their lower halves. All else is as it is. The filter is cBPF (Linux,
+/// Starts the command with a filter: a system call fails if these arguments, by place, have these
+/// values in their lower halves. All other calls work. The filter is cBPF (Linux,
 /// Documentation/userspace-api/seccomp_filter.rst).
 fn refuse(command: &mut Command, call: libc::c_long, arguments: &[(u32, u32)], error: i32) {
     // BPF_LD | BPF_W | BPF_ABS, BPF_JMP | BPF_JEQ | BPF_K, BPF_RET | BPF_K.
@@ -67,7 +66,7 @@ fn refuse(command: &mut Command, call: libc::c_long, arguments: &[(u32, u32)], e
     const RETURN: u16 = 0x06;
     let step = |code, unequal, k| libc::sock_filter { code, jt: 0, jf: unequal, k };
     let number = u32::try_from(call).expect("the number of a system call");
-    // Where `struct seccomp_data` has the number of the call, and each argument.
+    // Offsets in `struct seccomp_data`: the number of the call, and each argument.
     let places = arguments.iter().map(|(place, value)| (16 + 8 * place, *value));
     let compared: Vec<_> = [(0, number)].into_iter().chain(places).collect();
     let mut filter = Vec::new();

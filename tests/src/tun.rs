@@ -1,7 +1,8 @@
-//! A wire of raw IP packets between two namespaces: a tun device in each, and a thread that carries
-//! packets across. Their interfaces have no Ethernet header.
+//! Connects two namespaces by raw IP packets. Each has a tun device, and a thread carries packets
+//! across. These interfaces have no Ethernet header.
 //!
-//! `unsafe` here is the request that makes a tun device (TUNSETIFF, TUNSETLINK), which no safe library offers.
+//! `unsafe` is for the requests that make a tun device (TUNSETIFF, TUNSETLINK): no safe library
+//! offers them.
 
 use std::{
     ffi::c_short,
@@ -24,8 +25,8 @@ struct Request {
     padding: [u8; 22],
 }
 
-/// Makes interface `name` in both namespaces; what one sends the other receives, until one of them
-/// is gone.
+/// Makes the interface `name` in both namespaces. Each receives what the other sends, until one of
+/// the interfaces is gone.
 pub fn connect(name: &str, one: &Namespace, other: &Namespace) {
     connect_as(name, one, other, libc::ARPHRD_NONE);
 }
@@ -60,8 +61,8 @@ fn device(name: &str, kind: u16) -> io::Result<File> {
     if set < 0 { Err(io::Error::last_os_error()) } else { Ok(file) }
 }
 
-/// Ends when either device is gone. A packet that the other side does not take, because it is down,
-/// is lost, as on a wire.
+/// Carries packets until one of the devices is gone. If the other side is down, a packet is lost,
+/// as on a wire.
 fn carry(mut from: File, mut to: File) {
     let mut packet = vec![0; BUFFER];
     while let Ok(length @ 1..) = from.read(&mut packet) {

@@ -1,5 +1,5 @@
-//! Keys and peer of a WireGuard device, by generic netlink, as `wg set` gives them (`linux/genetlink.h`,
-//! `linux/wireguard.h`): the machines that have the device do not have the tool.
+//! Sets keys and peer of a WireGuard device by generic netlink, as `wg set` does
+//! (`linux/genetlink.h`, `linux/wireguard.h`). The test machines have the device but not the tool.
 
 use std::net::SocketAddrV4;
 
@@ -19,7 +19,7 @@ const NLMSG_ERROR: u16 = 2;
 /// The type of attributes that hold others.
 const NESTED: u16 = 1 << 15;
 
-/// Who tells the numbers of the other families.
+/// The family that reports the numbers of the others.
 const GENL_ID_CTRL: u16 = 16;
 const CTRL_CMD_GETFAMILY: u8 = 3;
 const CTRL_ATTR_FAMILY_ID: u16 = 1;
@@ -41,15 +41,15 @@ const WGALLOWEDIP_A_CIDR_MASK: u16 = 3;
 const HEADER: usize = 16;
 const GENERIC: usize = 4;
 
-/// A pair of keys, which everybody may know.
+/// A pair of keys. They are public: only for tests.
 #[derive(Clone, Copy, Debug)]
 pub struct Pair {
     private: [u8; 32],
-    /// X25519 of it and the base point (RFC 7748 section 6.1).
+    /// X25519 of the private key and the base point (RFC 7748 section 6.1).
     public: [u8; 32],
 }
 
-/// One for each end.
+/// One pair for each end.
 pub const PAIRS: [Pair; 2] = [
     Pair {
         private: [1; 32],
@@ -69,7 +69,7 @@ pub const PAIRS: [Pair; 2] = [
     },
 ];
 
-/// Gives a device its key and port, and the peer at `to` that it carries everything for.
+/// Sets a device's key and port, and its only peer at `to`. All addresses belong to that peer.
 pub fn set(
     namespace: &Namespace,
     device: &str,
@@ -125,7 +125,7 @@ fn open() -> OwnedFd {
     socket
 }
 
-/// The number of a family.
+/// Asks the kernel for the number of a family.
 fn family(socket: &OwnedFd, name: &str) -> u16 {
     let name = attribute(CTRL_ATTR_FAMILY_NAME, format!("{name}\0").as_bytes());
     let answer = ask(socket, GENL_ID_CTRL, CTRL_CMD_GETFAMILY, &name, 0);
@@ -139,7 +139,7 @@ fn family(socket: &OwnedFd, name: &str) -> u16 {
     }
 }
 
-/// Sends a request and returns the first answer, which is no error.
+/// Sends a request and returns the first answer. Panics if it is an error.
 fn ask(socket: &OwnedFd, kind: u16, command: u8, attributes: &[u8], flags: u16) -> Vec<u8> {
     let length = u32::try_from(HEADER + GENERIC + attributes.len()).expect("a short message");
     let parts: [&[u8]; 6] = [

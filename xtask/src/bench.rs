@@ -1,12 +1,12 @@
-//! `cargo xtask bench`: the figures, as root, with optimised programs. Ratios against a peer in the
-//! same run; never part of the tests.
+//! `cargo xtask bench`: measures speed, memory and size, as root, with optimised programs. Ratios
+//! compare with a peer in the same run. It is never part of the tests.
 
 use anyhow::Result;
 use clap::Args;
 
 use crate::{setup, shell};
 
-/// Nothing to choose.
+/// This task has no options.
 #[derive(Args)]
 pub(crate) struct Options {}
 

@@ -1,4 +1,4 @@
-//! `cargo xtask build`: the two programs, the kernel programs inside one of them.
+//! `cargo xtask build`: builds the two programs. The agent contains the kernel programs.
 
 use std::path::PathBuf;
 
@@ -15,15 +15,15 @@ pub(crate) struct Options {
     release: bool,
 }
 
-/// Where the programs are, once built.
+/// Paths of the built programs.
 pub(crate) struct Programs {
-    /// The daemon.
+    /// `jit-agent`, the daemon.
     pub(crate) agent: PathBuf,
-    /// The controller's side.
+    /// `jitctl`, the controller's command line.
     pub(crate) jitctl: PathBuf,
 }
 
-/// Builds, and says where the programs are.
+/// Builds the programs and prints their paths.
 pub(crate) fn run(options: Options) -> Result<()> {
     let Options { release } = options;
     setup::ensure(setup::Purpose::Build)?;
@@ -32,7 +32,7 @@ pub(crate) fn run(options: Options) -> Result<()> {
     Ok(())
 }
 
-/// Builds the programs in the profile asked for.
+/// Builds the programs in the chosen profile.
 pub(crate) fn programs(release: bool) -> Result<Programs> {
     let mut arguments = vec!["build", "--bin", "jit-agent", "--bin", "jitctl"];
     if release {
@@ -49,7 +49,7 @@ pub(crate) fn built(release: bool) -> Result<Programs> {
     let programs =
         Programs { agent: directory.join("jit-agent"), jitctl: directory.join("jitctl") };
     for program in [&programs.agent, &programs.jitctl] {
-        ensure!(program.is_file(), "{} is not there: `cargo xtask build`", program.display());
+        ensure!(program.is_file(), "{} does not exist: run `cargo xtask build`", program.display());
     }
     Ok(programs)
 }

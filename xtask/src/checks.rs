@@ -1,5 +1,5 @@
-//! What is checked of the sources without running the product: format, lints, licences, and what each
-//! crate depends on.
+//! Checks of the sources, without running the product: format, lints, licences, and what each crate
+//! depends on.
 
 use std::{env, path::Path};
 
@@ -9,7 +9,7 @@ use crate::{crates, shell, test_programs::HOST, unused};
 
 type Check = fn() -> Result<()>;
 
-/// Runs all of it; returns what is not as it should be.
+/// Runs all checks and returns the failures.
 pub(crate) fn run() -> Vec<String> {
     let checks: [(&str, Check); 6] = [
         ("format", format),
@@ -39,9 +39,9 @@ fn format() -> Result<()> {
     shell::visible(&mut shell::cargo(["fmt", "--all", "--", "--check"]))
 }
 
-/// Fails too on what the compiler of the kernel programs warned about: the agent's build script
-/// passes it on, and cargo shows it each time. Clippy itself does not read those programs: Debian's
-/// compiler comes without one, and they compile for no other target.
+/// Also fails on warnings of the kernel programs' compiler: the agent's build script passes them
+/// on, and cargo shows them each time. Clippy does not read the kernel programs: they compile for
+/// no other target, and Debian's compiler for them has no clippy.
 fn clippy() -> Result<()> {
     let lint = ["--all-targets", "--", "--deny", "warnings"];
     let mut clippy = shell::cargo(["clippy"].iter().chain(&HOST).chain(&lint));
@@ -70,12 +70,14 @@ fn licences() -> Result<()> {
     shell::visible(&mut shell::cargo(offline))
 }
 
-/// Whoever only pushes grants needs neither bpf-linker nor the compiler of the kernel programs.
+/// A person who only pushes grants needs neither bpf-linker nor the compiler of the kernel
+/// programs.
 fn operators_tool() -> Result<()> {
     let rustc = shell::answer(&mut shell::program("rustc", ["--print", "sysroot"]));
     let compiler = Path::new(&rustc.context("rustc does not say where it is")?).join("bin");
     let path = env::var_os("PATH").unwrap_or_default();
-    // Where cargo installed bpf-linker rustup is too: the compiler by itself takes its place.
+    // The directory with bpf-linker also has rustup's `cargo` and `rustc`. So the compiler's own
+    // directory replaces it.
     let without =
         env::split_paths(&path).filter(|directory| !directory.join("bpf-linker").exists());
     let path = env::join_paths([compiler].into_iter().chain(without)).context("the PATH")?;

@@ -1,7 +1,8 @@
-//! `cargo xtask coverage`: which lines the tests without root reach, against what they have to.
+//! `cargo xtask coverage`: the lines that the tests without root reach, and the bounds for them.
 //!
-//! What only root can reach (loading, attaching, sockets) is tested in `tests/` from outside, where
-//! this does not see it: the bounds are for the shared crate and the modules without IO.
+//! Code that only root can reach (loading, attaching, sockets) is tested from outside, in `tests/`.
+//! This measurement does not see those tests. So the bounds are for the shared crate and the
+//! modules without IO.
 
 use std::{
     collections::BTreeMap,
@@ -14,12 +15,12 @@ use serde_json::Value;
 
 use crate::{setup, shell};
 
-/// Nothing to choose.
+/// This task has no options.
 #[derive(Args)]
 pub(crate) struct Options {}
 
-/// What the paths below the workspace begin with (a file, a directory, or a module with all that is
-/// in it), and the least part of the lines, in percent.
+/// Beginnings of paths below the workspace (a file, a directory, or a module with its parts), and
+/// the smallest part of their lines that must be reached, in percent.
 const BOUNDS: &[(&str, f64)] = &[
     ("jit-common/src/", 98.0),
     ("jit-agent/src/disk/audit/chain.rs", 90.0),
@@ -53,7 +54,7 @@ impl Lines {
     }
 }
 
-/// Measures and prints a table; fails below a bound.
+/// Measures and prints a table. Fails when a file is below its bound.
 pub(crate) fn run(Options {}: Options) -> Result<()> {
     setup::ensure(setup::Purpose::Coverage)?;
     let report = shell::target().join("coverage.json");
@@ -61,7 +62,7 @@ pub(crate) fn run(Options {}: Options) -> Result<()> {
     coverage.args(["--package", "jit-common", "--package", "jit-agent", "--package", "jit-client"]);
     coverage.args(["--package", "jit-proto", "--features"]);
     coverage.args(["jit-common/aya", "--output-path"]).arg(&report);
-    // The kernel programs are no part of it, and do not compile with what counts lines.
+    // The kernel programs are not measured: they do not compile with the code that counts lines.
     coverage.env("AYA_BUILD_SKIP", "1");
     if let Some(directory) = llvm()? {
         coverage.env("LLVM_COV", directory.join("llvm-cov"));
@@ -112,8 +113,8 @@ fn lines_by_file(report: &Value) -> Result<BTreeMap<String, Lines>> {
     Ok(lines)
 }
 
-/// Debian's tools for the compiler's LLVM, if they are there; else rustup's, which cargo-llvm-cov
-/// finds by itself.
+/// The directory of Debian's tools for the compiler's LLVM. `None`: they are not installed, and
+/// cargo-llvm-cov finds rustup's tools by itself.
 fn llvm() -> Result<Option<PathBuf>> {
     let said =
         shell::answer(&mut shell::program("rustc", ["-vV"])).context("rustc does not run")?;

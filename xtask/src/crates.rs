@@ -1,4 +1,4 @@
-//! What each crate must never depend on, held against what cargo resolves.
+//! Compares the dependencies that cargo resolves with those that each crate must never have.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,8 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::shell;
 
-/// What one crate must do without, with its default features, for itself and its build script.
+/// The dependencies that one crate must not have, with its default features. The rule is also for
+/// its build script.
 struct Rule {
     /// The crate.
     of: &'static str,
@@ -14,13 +15,13 @@ struct Rule {
 }
 
 enum Never {
-    /// Nothing at all that is not part of the workspace.
+    /// Every crate outside of the workspace.
     Outside,
-    /// Neither directly nor through what it depends on: `anywhere`. Not in its manifest: `directly`.
+    /// `anywhere`: neither directly nor through other crates. `directly`: not in its manifest.
     These { anywhere: &'static [&'static str], directly: &'static [&'static str] },
 }
 
-/// The kernel's side, and the agent's database.
+/// Crates for the kernel's side and for the agent's database.
 const OF_THE_AGENT: &[&str] = &["aya", "aya-build", "aya-obj", "jit-agent", "redb"];
 
 const RULES: &[Rule] = &[
@@ -38,13 +39,13 @@ const RULES: &[Rule] = &[
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Dependency<'a> {
     name: &'a str,
-    /// 0 for the crate itself, 1 for what its manifest names.
+    /// 0: the crate itself. 1: a crate that its manifest names.
     depth: usize,
     /// Part of the workspace.
     own: bool,
 }
 
-/// Fails with every dependency that must not be.
+/// Fails with a list of all forbidden dependencies.
 pub(crate) fn check() -> Result<()> {
     let mut wrong = Vec::new();
     for Rule { of, never } in RULES {
@@ -88,7 +89,7 @@ fn dependency(line: &str) -> Option<Dependency<'_>> {
     let name_at = line.find(|c: char| !c.is_ascii_digit())?;
     let (depth, rest) = line.split_at_checked(name_at)?;
     let (name, source) = rest.split_once(' ')?;
-    // What has a path comes from here: there are only registries beside.
+    // A crate with a path is part of the workspace: all others come from registries.
     Some(Dependency { name, depth: depth.parse().ok()?, own: source.contains("(/") })
 }
 
@@ -113,7 +114,7 @@ mod tests {
         let never = Never::These { anywhere: OF_THE_AGENT, directly: &[] };
         assert_eq!(broken_by(&never), ["aya"]);
         let never = Never::These { anywhere: &["redb", "jitctl"], directly: &[] };
-        assert!(broken_by(&never).is_empty(), "the crate itself is none of its dependencies");
+        assert!(broken_by(&never).is_empty(), "a crate is not its own dependency");
     }
 
     #[test]

@@ -1,6 +1,5 @@
-//! Debian's archive as this machine's apt knows it, for an apt that runs with lists of its own
-//! beside the machine's. No address of an archive is written here, and nothing of the machine's
-//! apt is changed.
+//! Finds Debian's archive through this machine's apt, for a second apt that has lists of its own.
+//! No address of an archive is written here. The machine's apt is not changed.
 
 use std::path::Path;
 
@@ -8,25 +7,25 @@ use anyhow::{Context as _, Result};
 
 use crate::shell;
 
-/// How apt is asked to list the archives of the machine.
+/// The format in which apt lists the machine's archives.
 const FORMAT: &str = "$(ORIGIN)|$(LABEL)|$(REPO_URI)";
-/// Where the keys that Debian signs its archive with are, by the two names that it had.
+/// The file with the keys that sign Debian's archive. It has had these two names.
 const KEYRINGS: [&str; 2] = [
     "/usr/share/keyrings/debian-archive-keyring.gpg",
     "/usr/share/keyrings/debian-archive-keyring.pgp",
 ];
 
-/// Where Debian's packages come from on this machine.
+/// Addresses of the archives from which this machine gets Debian's packages.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Archives {
     /// The archive itself.
     main: String,
-    /// Its security updates, where the machine takes them from an archive of their own.
+    /// The archive of security updates, if the machine has one as a source.
     security: Option<String>,
 }
 
 impl Archives {
-    /// The machine's archives; asks apt to fetch its lists when it has none yet.
+    /// Finds the machine's archives. Asks apt to fetch its lists if it has none yet.
     pub(crate) fn find() -> Result<Self> {
         let ask = || {
             let arguments = ["indextargets", "--format", FORMAT, "Created-By: Packages"];
@@ -41,8 +40,8 @@ impl Archives {
         ask().context("no archive of Debian is among apt's sources")
     }
 
-    /// Picks Debian's archives out of what apt lists in [`FORMAT`]. `None` without one: then the
-    /// machine has other archives, or has never fetched its lists.
+    /// Picks Debian's archives out of apt's list in [`FORMAT`]. `None`: the machine has only other
+    /// archives, or has never fetched its lists.
     fn read(listed: &str) -> Option<Self> {
         let of = |wanted: &str| {
             listed.lines().find_map(|line| {
@@ -54,7 +53,7 @@ impl Archives {
         Some(Self { main: of("Debian")?, security: of("Debian-Security") })
     }
 
-    /// A list of sources: these suites of the archive, and these of its security updates.
+    /// A list of sources with these suites of the archive, and these of its security updates.
     pub(crate) fn sources(&self, suites: &[&str], security: &[&str]) -> Result<String> {
         let keyring = KEYRINGS
             .iter()
@@ -72,7 +71,7 @@ impl Archives {
     }
 }
 
-/// How this machine fetches: its proxy, and what it thinks of old lists. As apt's configuration.
+/// The machine's settings for downloads, such as its proxy, as a configuration for apt.
 pub(crate) fn acquisition() -> String {
     let dump = shell::answer(&mut shell::program("apt-config", ["dump"])).unwrap_or_default();
     dump.lines()

@@ -1,8 +1,9 @@
-//! `cargo xtask fuzz`: what the tests do with thousands of inputs, with as many as there is time for.
+//! `cargo xtask fuzz`: the tests use thousands of inputs; this task uses as many as there is time
+//! for.
 //!
-//! A target's new inputs stay in `target/fuzz`; one that fails becomes a file of the committed corpus,
-//! which the ordinary tests replay. Fuzzed programs are built by the ordinary compiler without a
-//! sanitizer: there is hardly any unsafe code in them, and a panic is what is looked for.
+//! A target's new inputs stay in `target/fuzz`. An input that fails becomes a file of the committed
+//! corpus, which the ordinary tests replay. The ordinary compiler builds the fuzzed programs,
+//! without a sanitizer: they have hardly any unsafe code, and the task looks for panics.
 
 use std::{
     fs,
@@ -14,12 +15,12 @@ use clap::Args;
 
 use crate::{setup, shell};
 
-/// What to run, and how long.
+/// What to run, and for how long.
 #[derive(Args)]
 pub(crate) struct Options {
     /// One of the targets, or `frames`: generated frames through the host's decision and every
-    /// loaded program (as root), or `sequences`: random lives of the ledger beside a model, and the
-    /// database damaged everywhere. Without it: all of them
+    /// loaded program (as root), or `sequences`: random histories of the ledger compared with a
+    /// model, and the database damaged everywhere. Without it: all of them
     target: Option<String>,
     /// Seconds for each target
     #[arg(long, default_value_t = 60)]
@@ -27,7 +28,7 @@ pub(crate) struct Options {
     /// Frames to compare
     #[arg(long, default_value_t = 10_000_000)]
     frames: u32,
-    /// Lives of the ledger
+    /// Histories of the ledger
     #[arg(long, default_value_t = 1_000_000)]
     sequences: u32,
     /// Two seconds a target, and neither frames nor sequences: the tests have enough of them
@@ -41,30 +42,30 @@ struct Target {
     name: String,
 }
 
-/// How the targets are built.
+/// The build profile of the targets.
 #[derive(Clone, Copy)]
 enum Profile {
-    /// To run for long.
+    /// Optimised, for long runs.
     Optimised,
-    /// To be built quickly. Checks arithmetic, which the other does not.
+    /// Quick to build. This profile checks arithmetic; the other one does not.
     Quick,
 }
 
 /// The crates with fuzz targets.
 const CRATES: [&str; 2] = ["jit-common", "jit-agent"];
-/// What is not a target of libFuzzer.
+/// The names that are no targets of libFuzzer.
 const FRAMES: &str = "frames";
 const SEQUENCES: &str = "sequences";
 /// Most memory of one target, MiB. A page of the database whose size field is damaged costs the
 /// library up to 4 GiB.
 const MEMORY: u32 = 6 * 1024;
 
-/// Every target for a moment, for `cargo xtask test`.
+/// Runs every target for a moment, for `cargo xtask test`.
 pub(crate) fn smoke() -> Result<()> {
     run(Options { target: None, seconds: 0, frames: 0, sequences: 0, smoke: true })
 }
 
-/// Runs them one after the other; ends with the first input that fails.
+/// Runs the targets one after the other. Ends with the first input that fails.
 pub(crate) fn run(options: Options) -> Result<()> {
     let Options { target: wanted, seconds, frames, sequences, smoke } = options;
     let seconds = if smoke { 2 } else { seconds };
@@ -73,11 +74,11 @@ pub(crate) fn run(options: Options) -> Result<()> {
         targets.extend(targets_of(krate)?);
     }
     let wants = |name| !smoke && wanted.as_deref().is_none_or(|wanted| wanted == name);
-    let (compares, lives) = (wants(FRAMES), wants(SEQUENCES));
+    let (compares, histories) = (wants(FRAMES), wants(SEQUENCES));
     if let Some(name) = &wanted {
         let names: Vec<_> = targets.iter().map(|target| target.name.clone()).collect();
         ensure!(
-            compares || lives || names.contains(name),
+            compares || histories || names.contains(name),
             "there is no target {name:?}; there are {FRAMES}, {SEQUENCES}, {}",
             names.join(", ")
         );
@@ -88,7 +89,7 @@ pub(crate) fn run(options: Options) -> Result<()> {
         setup::ensure(setup::Purpose::Fuzz)?;
     }
 
-    // Two seconds are not worth the minutes that optimising takes.
+    // An optimised build takes minutes: too long for a run of two seconds.
     let profile = if smoke { Profile::Quick } else { Profile::Optimised };
     for krate in CRATES {
         let of_it: Vec<_> = targets.iter().filter(|target| target.krate == krate).collect();
@@ -99,7 +100,7 @@ pub(crate) fn run(options: Options) -> Result<()> {
     for target in &targets {
         target.run(seconds, profile)?;
     }
-    if lives {
+    if histories {
         live(sequences)?;
     }
     if compares {
@@ -131,7 +132,7 @@ fn build(krate: &str, targets: &[&Target], profile: Profile) -> Result<()> {
     if let [target] = targets {
         cargo.arg(&target.name);
     }
-    // The kernel programs are no part of what is fuzzed.
+    // The kernel programs are not fuzzed.
     cargo.env("AYA_BUILD_SKIP", "1");
     shell::long(&format!("building the fuzz targets of {krate}"), &mut cargo)
 }
@@ -179,31 +180,34 @@ impl Target {
     }
 }
 
-/// Generated frames through the host's decision and every program, by the test that does it with
-/// fewer.
+/// Runs generated frames through the host's decision and every kernel program. The ordinary test
+/// does the same with fewer frames.
 fn compare(frames: u32) -> Result<()> {
     let build = ["test", "--package", "jit-tests", "--test", "kernel", "--no-run"];
     shell::long("building the comparison", &mut shell::cargo(build))?;
     let mut test = shell::cargo(["test", "--package", "jit-tests", "--test", "kernel"]);
     test.args(["--", "--nocapture", "host_and_kernel_agree"]);
     test.env("JIT_TEST_FRAMES", frames.to_string());
-    // Another million each time; a failure prints the seed.
+    // Each run has other frames; a failure prints the seed.
     let seed = jiff::Timestamp::now().as_second();
     test.env("JIT_TEST_SEED", seed.to_string());
-    let mut test = shell::as_root("programs are loaded and namespaces made", test)?;
+    let mut test = shell::as_root("this test loads programs and makes namespaces", test)?;
     shell::long(&format!("{frames} frames, host against kernel, seed {seed}"), &mut test)
 }
 
-/// Random lives of the ledger, and every damage of a database, by the tests that do it with fewer.
+/// Runs random histories of the ledger, and damages a database everywhere. The ordinary tests do
+/// the same with fewer inputs.
 fn live(sequences: u32) -> Result<()> {
     let test = ["test", "--package", "jit-agent", "--test", "rules"];
     shell::long("building the ledger's tests", shell::cargo(test).arg("--no-run"))?;
-    // Others each time, and none of those that another second begins with; a failure prints the seed.
+    // Each run has other seeds, also if it starts in the next second; a failure prints the seed.
     let seed = jiff::Timestamp::now().as_second().unsigned_abs().wrapping_mul(u32::MAX.into());
-    let mut lives = shell::cargo(test);
-    lives.args(["--", "--nocapture", "never_opens_more_than_the_model"]);
-    lives.env("JIT_TEST_SEQUENCES", sequences.to_string()).env("JIT_TEST_SEED", seed.to_string());
-    shell::long(&format!("{sequences} lives of the ledger, seed {seed}"), &mut lives)?;
+    let mut histories = shell::cargo(test);
+    histories.args(["--", "--nocapture", "never_opens_more_than_the_model"]);
+    histories
+        .env("JIT_TEST_SEQUENCES", sequences.to_string())
+        .env("JIT_TEST_SEED", seed.to_string());
+    shell::long(&format!("{sequences} histories of the ledger, seed {seed}"), &mut histories)?;
     let mut damages = shell::cargo(test);
     damages.args(["--", "--nocapture", "starts_closed_or_with_its_last_good_state"]);
     damages.env("JIT_TEST_EVERY_CUT", "1");

@@ -1,4 +1,4 @@
-//! Tasks of the workspace: what a person runs from a clone. Never part of what is installed.
+//! Tasks of the workspace, which a person runs from a clone. They are never installed.
 
 use std::process::ExitCode;
 
@@ -39,9 +39,9 @@ enum Task {
     Build(build::Options),
     /// Measure which lines the tests without root reach, against their bounds
     Coverage(coverage::Options),
-    /// Feed parsers and decisions with what nobody would write
+    /// Feed parsers and decisions with random and damaged input
     Fuzz(fuzz::Options),
-    /// Change the decision in every small way, and see whether a test notices
+    /// Change the decision in every small way, and check that a test notices
     Mutants(mutants::Options),
     /// Show the gate at work: real agent, real connections, in network namespaces
     Demo(demo::Options),

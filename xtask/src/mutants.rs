@@ -1,5 +1,5 @@
-//! `cargo xtask mutants`: changes the header walk and the decision in every small way there is, and
-//! sees whether a test notices. Those that live on are argued in `jit-agent/docs/testing.md`.
+//! `cargo xtask mutants`: changes the header walk and the decision in every small way, and checks
+//! that a test notices. `jit-agent/docs/testing.md` gives the reason for each mutant that survives.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use clap::Args;
 
 use crate::{setup, shell};
 
-/// Nothing to choose.
+/// This task has no options.
 #[derive(Args)]
 pub(crate) struct Options {}
 
@@ -22,10 +22,11 @@ const FILES: [&str; 7] = [
     "jit-common/src/segment.rs",
     "jit-common/src/session.rs",
 ];
-/// Where survivors are argued, each as cargo-mutants names it, without line and column.
-const ARGUED: &str = "jit-agent/docs/testing.md";
+/// The document with a reason for each survivor. It names them as cargo-mutants does, without line
+/// and column.
+const EXPLAINED: &str = "jit-agent/docs/testing.md";
 
-/// Runs all mutants; fails when one lives that is not argued.
+/// Runs all mutants. Fails if one survives without a reason in [`EXPLAINED`].
 pub(crate) fn run(Options {}: Options) -> Result<()> {
     setup::ensure(setup::Purpose::Mutants)?;
     let output = shell::target().join("mutants");
@@ -34,7 +35,7 @@ pub(crate) fn run(Options {}: Options) -> Result<()> {
         mutants.args(["--file", file]);
     }
     mutants.args(["--timeout", "60", "--output"]).arg(&output);
-    // Survivors make it fail; they are judged below.
+    // Survivors make this command fail; they are judged below.
     let ended = shell::long("every mutant of the decision", &mut mutants);
     let list = |name: &str| {
         let path = output.join("mutants.out").join(name);
@@ -43,26 +44,28 @@ pub(crate) fn run(Options {}: Options) -> Result<()> {
     let (Ok(missed), Ok(caught)) = (list("missed.txt"), list("caught.txt")) else {
         return ended;
     };
-    let argued = fs::read_to_string(shell::root().join(ARGUED)).context(ARGUED)?;
-    let mut unargued = 0_usize;
+    let explained = fs::read_to_string(shell::root().join(EXPLAINED)).context(EXPLAINED)?;
+    let mut unexplained = 0_usize;
     for mutant in missed.lines() {
-        let known = argued.contains(&format!("`{}`", without_position(mutant)));
-        unargued += usize::from(!known);
-        println!("{} {mutant}", if known { "- argued:" } else { "✗ lives: " });
+        let known = explained.contains(&format!("`{}`", without_position(mutant)));
+        unexplained += usize::from(!known);
+        println!("{} {mutant}", if known { "- known:   " } else { "✗ survives:" });
     }
     let timeouts = list("timeout.txt")?.lines().count();
     println!(
-        "{} caught, {timeouts} by never ending, {} alive",
+        "{} caught, {timeouts} timed out, {} survived",
         caught.lines().count(),
         missed.lines().count()
     );
-    if unargued > 0 {
-        bail!("{unargued} mutants live and are not argued in {ARGUED}: write the test that fails");
+    if unexplained > 0 {
+        bail!(
+            "{unexplained} mutants survive without a reason in {EXPLAINED}: write a test that fails"
+        );
     }
     Ok(())
 }
 
-/// `file.rs:1:2: replace ...` without what moves with every edit.
+/// `file.rs:1:2: replace ...` without the position, which changes with every edit.
 fn without_position(mutant: &str) -> &str {
     mutant.splitn(4, ':').nth(3).unwrap_or(mutant).trim()
 }

@@ -1,4 +1,4 @@
-//! Other programs, and what a person sees while they run. Decides nothing about the tasks.
+//! Runs other programs, and shows a person how far they are. Decides nothing about the tasks.
 
 use std::{
     ffi::OsStr,
@@ -13,9 +13,9 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Lines of a failed program's output that are shown.
+/// Number of lines that are shown of a failed program's output.
 const TAIL: usize = 40;
-/// How often a log without a terminal hears that long work goes on.
+/// Without a terminal, long work prints a line this often.
 const STILL: Duration = Duration::from_secs(20);
 
 /// Root of the workspace.
@@ -24,19 +24,19 @@ pub(crate) fn root() -> &'static Path {
     here.parent().unwrap_or(here)
 }
 
-/// Where cargo builds.
+/// The directory that cargo builds in.
 pub(crate) fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
-/// The cargo that runs this task, in the root of the workspace.
+/// A command of the cargo that runs this task, in the root of the workspace.
 pub(crate) fn cargo<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(root()).args(arguments);
     cargo
 }
 
-/// A program with its arguments.
+/// A command: a program with its arguments.
 pub(crate) fn program<S: AsRef<OsStr>>(
     name: impl AsRef<OsStr>,
     arguments: impl IntoIterator<Item = S>,
@@ -51,7 +51,8 @@ pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// The same program as root: as it is for root, through sudo for anybody else, saying why.
+/// The same command as root. If the caller is not root, it goes through sudo, and the reason is
+/// printed.
 pub(crate) fn as_root(reason: &str, command: Command) -> Result<Command> {
     if is_root() {
         return Ok(command);
@@ -81,7 +82,7 @@ pub(crate) fn as_root(reason: &str, command: Command) -> Result<Command> {
     Ok(sudo)
 }
 
-/// Where a program is, on the PATH or in the directories that only root's PATH has.
+/// The path of a program: on the PATH, or in the directories that only root's PATH has.
 pub(crate) fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
@@ -90,13 +91,13 @@ pub(crate) fn find(name: &str) -> Option<PathBuf> {
         .find(|candidate| candidate.is_file())
 }
 
-/// What a program prints, when it ends well.
+/// Runs a program and returns its output; `None` if it fails.
 pub(crate) fn answer(command: &mut Command) -> Option<String> {
     let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// Runs a program to its end without showing its output; fails with that output.
+/// Runs a program to its end without showing its output. A failure contains the output.
 pub(crate) fn quiet(command: &mut Command) -> Result<Output> {
     let shown = show(command);
     let output =
@@ -122,8 +123,8 @@ pub(crate) fn visible(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs long work: a spinner with its last line on a terminal, otherwise a line now and then.
-/// When it fails, the end of its output is shown.
+/// Runs long work. A terminal shows a spinner and the last line of output; a log gets a line now
+/// and then. A failure contains the end of the output.
 pub(crate) fn long(label: &str, command: &mut Command) -> Result<()> {
     let shown = show(command);
     let started = Instant::now();
@@ -147,7 +148,7 @@ pub(crate) fn long(label: &str, command: &mut Command) -> Result<()> {
     }
 
     let mut tail = std::collections::VecDeque::with_capacity(TAIL);
-    let mut told = Instant::now();
+    let mut printed = Instant::now();
     loop {
         match lines.recv_timeout(STILL) {
             Ok(line) => {
@@ -160,8 +161,8 @@ pub(crate) fn long(label: &str, command: &mut Command) -> Result<()> {
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
         }
-        if !terminal && told.elapsed() >= STILL {
-            told = Instant::now();
+        if !terminal && printed.elapsed() >= STILL {
+            printed = Instant::now();
             let last = tail.back().map_or("", String::as_str).trim();
             println!("    {label}: {} s, {last}", started.elapsed().as_secs());
         }
@@ -176,7 +177,7 @@ pub(crate) fn long(label: &str, command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs a program with its output on this terminal and, line by line, in this closure.
+/// Runs a program. Each line of its output goes to this terminal and to the closure.
 pub(crate) fn stream(command: &mut Command, mut each: impl FnMut(&str)) -> Result<bool> {
     let shown = show(command);
     let output = merged_output(command)?;
@@ -192,7 +193,7 @@ pub(crate) fn stream(command: &mut Command, mut each: impl FnMut(&str)) -> Resul
     Ok(child.wait().with_context(|| format!("waiting for `{shown}`"))?.success())
 }
 
-/// The heading of what follows.
+/// Prints a heading.
 pub(crate) fn heading(text: &str) {
     let plain = std::env::var_os("NO_COLOR").is_some() || !io::stdout().is_terminal();
     let (bold, normal) = if plain { ("", "") } else { ("\x1b[1m", "\x1b[0m") };
@@ -206,7 +207,7 @@ pub(crate) fn merged_output(command: &mut Command) -> Result<PipeReader> {
     Ok(reader)
 }
 
-/// How a command reads when typed.
+/// The command as a person would type it.
 pub(crate) fn show(command: &Command) -> String {
     std::iter::once(command.get_program())
         .chain(command.get_args())

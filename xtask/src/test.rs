@@ -1,9 +1,10 @@
-//! `cargo xtask test`: formatting, lints, dependencies, then every test, those in `tests/` as root, the
-//! fuzz targets for a moment, and what matters there on other kernels.
+//! `cargo xtask test`: checks formatting, lints and dependencies, then runs every test (those in
+//! `tests/` as root), the fuzz targets for a moment, and the tests that matter on other kernels
+//! there.
 //!
-//! One `cargo build --all-targets` makes all programs, and each test program is run from here:
-//! nothing is compiled twice, only the tests that need root get it, and a program that should hold
-//! tests and ran none is a failure. Nothing is skipped: what cannot run, fails.
+//! One `cargo build --all-targets` makes all programs, and this task runs each test program. So
+//! nothing is compiled twice, and only the tests that need root get it. A program that should have
+//! tests but ran none is a failure. No test is skipped: a test that cannot run fails.
 
 use std::{
     io::{self, IsTerminal as _},
@@ -21,31 +22,31 @@ use crate::{
     vm,
 };
 
-/// What to check.
+/// Options of the check.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Leave out what needs root; says so, and ends as a failure
+    /// Leave out what needs root; the task then says so and fails
     #[arg(long)]
     no_root: bool,
     /// Only tests, no formatting, lints or dependencies
     #[arg(long)]
     only_tests: bool,
-    /// Leave out the virtual machines and the fuzz targets; says so, and ends as a failure
+    /// Leave out the virtual machines and the fuzz targets; the task then says so and fails
     #[arg(long)]
     no_machines: bool,
     /// Only tests with this in their name
     name: Option<String>,
 }
 
-/// What the tests came to so far.
+/// Results so far.
 #[derive(Default)]
 struct Outcome {
     total: Tally,
-    /// What is not as it should be, beside tests that failed.
+    /// Failures other than failed tests.
     wrong: Vec<String>,
 }
 
-/// Checks everything; fails when anything is not as it should be.
+/// Checks everything. Fails if anything is wrong.
 pub(crate) fn run(options: Options) -> Result<()> {
     let Options { no_root, only_tests, no_machines, name } = options;
     let name = name.as_deref();
@@ -113,10 +114,10 @@ impl Outcome {
         if tally.closed == 0 {
             self.wrong.push(format!("{shown}: died before its last test"));
         } else if !ended_well && tally.failed == 0 {
-            self.wrong.push(format!("{shown}: ended as a failure though no test failed"));
+            self.wrong.push(format!("{shown}: failed, although no test failed"));
         }
         if tally.known() == 0 && test_programs::holds_tests(program) {
-            self.wrong.push(format!("{shown}: holds tests, and ran none"));
+            self.wrong.push(format!("{shown}: has tests, but ran none"));
         }
         self.total.add(tally);
         Ok(())
@@ -134,7 +135,7 @@ impl Outcome {
         Ok(())
     }
 
-    /// What matters on other kernels there, and the fuzz targets for a moment.
+    /// Runs the reduced matrix of other kernels, and the fuzz targets for a moment.
     fn run_elsewhere(&mut self, programs: &[TestProgram]) {
         shell::heading("other kernels, in virtual machines");
         match vm::reduced(programs) {
@@ -150,7 +151,7 @@ impl Outcome {
         }
     }
 
-    /// The last lines; with `chosen`, tests were chosen by name, and the others need not have run.
+    /// Prints the summary. `chosen`: tests were chosen by name, so the others need not have run.
     fn summary(mut self, chosen: bool, took: Duration) -> Result<()> {
         shell::heading("summary");
         for failure in &self.total.failures {
@@ -167,7 +168,7 @@ impl Outcome {
         let Tally { passed, failed, .. } = self.total;
         println!("{passed} passed, {failed} failed, {skipped} skipped");
         if failed > 0 || !self.wrong.is_empty() {
-            bail!("not everything is as it should be: see the summary above");
+            bail!("the check failed: see the summary above");
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
-//! Reads what a Rust test program prints: how many tests passed, failed or did not run, and which
-//! failed. Judges nothing: see `test`.
+//! Reads the output of a Rust test program: the numbers of tests that passed, failed or did not
+//! run, and the names of those that failed. `test` judges them.
 
-/// What one test program, or several together, said.
+/// Results of one test program, or of several together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     /// Tests that passed.
@@ -10,16 +10,16 @@ pub(crate) struct Tally {
     pub(crate) failed: usize,
     /// Tests that were ignored or filtered out.
     pub(crate) skipped: usize,
-    /// Names of those that failed.
+    /// Names of the tests that failed.
     pub(crate) failures: Vec<String>,
-    /// Programs that came to their closing line.
+    /// Number of programs that printed their closing line.
     pub(crate) closed: usize,
-    /// The test that was named last.
+    /// The last test whose name was printed.
     pub(crate) running: String,
 }
 
 impl Tally {
-    /// Takes one line of a test program's output, colours and all.
+    /// Reads one line of a test program's output. It may contain colours.
     pub(crate) fn read(&mut self, line: &str) {
         let line = without_colours(line);
         let line = line.trim();
@@ -31,7 +31,7 @@ impl Tally {
                 self.failures.push(name.to_owned());
             }
         } else if line == "FAILED" {
-            // One test at a time, and what it printed came in between.
+            // With one test at a time, the test's own output comes before its result.
             self.failures.push(self.running.clone());
         }
         if let Some(rest) = line.strip_prefix("test result: ") {
@@ -42,12 +42,12 @@ impl Tally {
         }
     }
 
-    /// Tests that the program knows of.
+    /// Number of tests in the program.
     pub(crate) fn known(&self) -> usize {
         self.passed + self.failed + self.skipped
     }
 
-    /// Adds what another program said.
+    /// Adds the results of another program.
     pub(crate) fn add(&mut self, other: Self) {
         let Self { passed, failed, skipped, failures, closed, running: _ } = other;
         self.passed += passed;
@@ -58,7 +58,7 @@ impl Tally {
     }
 }
 
-/// Number that stands before this word.
+/// The number before this word.
 fn before(text: &str, word: &str) -> usize {
     text.split_once(word)
         .and_then(|(head, _)| head.rsplit(' ').next())
@@ -66,7 +66,7 @@ fn before(text: &str, word: &str) -> usize {
         .unwrap_or(0)
 }
 
-/// The line without the sequences that colour it.
+/// The line without the escape sequences for colours.
 fn without_colours(line: &str) -> String {
     let mut plain = String::with_capacity(line.len());
     let mut rest = line;
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_verdict_may_stand_behind_what_its_test_printed() {
+    fn a_verdict_may_stand_after_what_its_test_printed() {
         let tally = tally(&["test a ... ok", "test b ... ", "thread 'b' panicked", "FAILED"]);
         assert_eq!(tally.failures, ["b"]);
     }

@@ -1,4 +1,4 @@
-//! The programs full of tests: builds them, and knows where each came from. Runs none of them.
+//! Builds the test programs, and knows the source of each. Runs none of them.
 
 use std::{
     fs,
@@ -14,10 +14,10 @@ use crate::shell;
 
 /// The package whose tests need root, namespaces and the kernel.
 pub(crate) const ROOT_PACKAGE: &str = "jit-tests";
-/// What is built for the host: all but the kernel programs, which the agent's build script makes.
+/// The crates for the host: all except the kernel programs, which the agent's build script builds.
 pub(crate) const HOST: [&str; 3] = ["--workspace", "--exclude", "jit-agent-ebpf"];
 
-/// A program full of tests.
+/// A test program.
 pub(crate) struct TestProgram {
     /// The package that it tests.
     pub(crate) package: String,
@@ -25,13 +25,13 @@ pub(crate) struct TestProgram {
     pub(crate) executable: PathBuf,
     /// The directory of that package.
     pub(crate) directory: PathBuf,
-    /// The file that its tests begin in.
+    /// The root file of its source.
     pub(crate) source: PathBuf,
-    /// `test` for those of a package's directory `tests`.
+    /// The target's kind by cargo: `test` for a program of a package's directory `tests`.
     pub(crate) kind: String,
 }
 
-/// Builds all programs and all test programs, and lists the latter.
+/// Builds all programs and all test programs, and returns the test programs.
 pub(crate) fn build() -> Result<Vec<TestProgram>> {
     let mut build =
         shell::cargo(["build"].iter().chain(&HOST).chain(&["--all-targets", "--message-format"]));
@@ -53,12 +53,12 @@ pub(crate) fn build() -> Result<Vec<TestProgram>> {
     Ok(programs)
 }
 
-/// Builds the agent with the next version of the tables' layouts: `tests/src/programs.rs` says where
-/// it comes to be.
+/// Builds the agent with the next version of the tables' layouts. `tests/src/programs.rs` says
+/// where that agent is put.
 pub(crate) fn build_next() -> Result<()> {
     let target = std::path::absolute(shell::target()).context("where cargo builds")?;
     let mut build = shell::cargo(["build", "--package", "jit-agent", "--bin", "jit-agent"]);
-    // With the tests' package, so that dependencies have the features that they have for it.
+    // Together with the tests' package, so that dependencies keep the features that it asks for.
     build.args(["--package", ROOT_PACKAGE, "--config", "tests/next-abi.toml"]);
     build.arg("--config").arg(format!("build.build-dir={:?}", target.display().to_string()));
     build.arg("--target-dir").arg(target.join("next-abi"));
@@ -85,8 +85,8 @@ fn test_program(said: &Value) -> Option<TestProgram> {
     })
 }
 
-/// Whether the source of this program has tests. A library's modules, and those of a program
-/// without a library beside it, are taken to be all files of its directory.
+/// Whether the source of this program has tests. For a library, and for a program without a
+/// library, all files of its directory count as modules.
 pub(crate) fn holds_tests(program: &TestProgram) -> bool {
     let sources = program.directory.join("src");
     let (library, main) = (sources.join("lib.rs"), sources.join("main.rs"));
@@ -104,7 +104,7 @@ pub(crate) fn holds_tests(program: &TestProgram) -> bool {
         .any(|file| fs::read_to_string(file).is_ok_and(|text| text.contains("#[test]")))
 }
 
-/// Rust files below a directory, other programs' (`bin`) apart.
+/// Rust files below a directory, without those of other programs (`bin`).
 fn rust_files(directory: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let path = entry.path();

@@ -1,5 +1,5 @@
-//! Dependencies that a manifest names and no source uses: whoever builds a crate compiles them, and
-//! whoever reviews it reads them.
+//! Finds dependencies that a manifest names and no source uses. Each of them costs time in every
+//! build and every review.
 
 use std::{
     fs,
@@ -11,21 +11,21 @@ use serde_json::Value;
 
 use crate::shell;
 
-/// Used by code that a build script writes, which is not among the sources.
+/// Dependencies that only code from a build script uses. That code is not among the sources.
 const GENERATED: &[(&str, &str)] = &[("jit-proto", "prost"), ("jit-proto", "tonic-prost")];
 
-/// Where a crate's code is, by what kind of dependency it may use.
+/// The files of a crate, by the kind of dependency that they may use.
 const NORMAL: &[&str] = &["src"];
 const BUILD: &[&str] = &["build.rs"];
 const DEVELOPMENT: &[&str] = &["src", "tests", "benches", "examples"];
 
-/// A line of a manifest.
+/// A dependency in a manifest.
 #[derive(Debug, PartialEq, Eq)]
 struct Named {
     package: String,
     directory: PathBuf,
     dependency: String,
-    /// Files and directories of the package that may use it.
+    /// Files and directories of the package that may use the dependency.
     places: &'static [&'static str],
 }
 
@@ -77,7 +77,7 @@ fn named(metadata: &Value) -> Option<Vec<Named>> {
     Some(named)
 }
 
-/// Appends a file, or all Rust files below a directory; what is not there has no code.
+/// Appends a file, or all Rust files below a directory. A path that does not exist has no code.
 fn read(path: &Path, code: &mut String) -> Result<()> {
     let reading = || format!("reading {}", path.display());
     if path.is_dir() {
@@ -94,7 +94,7 @@ fn read(path: &Path, code: &mut String) -> Result<()> {
     Ok(())
 }
 
-/// Whether the name of a crate stands in code, as a word of its own and not in a comment.
+/// Whether the name of a crate is a word in the code, outside of comments.
 fn uses(code: &str, name: &str) -> bool {
     let code = code.lines().filter(|line| !line.trim_start().starts_with("//"));
     let mut words = code.flat_map(|line| line.split(|c: char| !c.is_alphanumeric() && c != '_'));

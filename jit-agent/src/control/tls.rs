@@ -18,7 +18,7 @@ use crate::{
 /// HTTP/2 (RFC 9113 section 3.2).
 const ALPN: &[u8] = b"h2";
 
-/// What the listening port needs.
+/// Configuration of the listening port.
 #[derive(Clone, Debug)]
 pub struct Material {
     /// For the handshakes.
@@ -29,13 +29,13 @@ pub struct Material {
     pub not_after: WallTime,
 }
 
-/// Whose certificates are accepted.
+/// Decides which certificates are accepted.
 #[derive(Clone, Debug)]
 pub struct Authorities(Arc<dyn ClientCertVerifier>);
 
 impl Authorities {
-    /// Why a certificate, followed by what leads to an authority, is not accepted at this moment;
-    /// `None` when it is.
+    /// Why a certificate is not accepted at this moment; `None`: it is. The certificates that lead
+    /// to an authority follow it.
     pub fn objection(&self, chain: &[CertificateDer<'_>], now: WallTime) -> Option<String> {
         let Some((certificate, intermediates)) = chain.split_first() else {
             return Some("there is none".into());
@@ -50,7 +50,7 @@ impl Authorities {
     }
 }
 
-/// Why certificates or keys are not taken.
+/// Why certificates or keys are refused.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file.
@@ -61,7 +61,7 @@ pub enum TlsError {
         /// Why.
         error: FileError,
     },
-    /// A file without what it should hold.
+    /// A file without its certificate or key.
     #[error("[control] {key} {path}: {cause}")]
     Content {
         /// Configuration key.
@@ -74,7 +74,7 @@ pub enum TlsError {
 }
 
 impl Material {
-    /// Reads the files that a configuration names; `None` when nothing is to listen.
+    /// Reads the files that a configuration names. `None`: the agent does not listen.
     pub fn of(config: &Config) -> Result<Option<Self>, TlsError> {
         config.control.as_ref().map(Self::read).transpose()
     }

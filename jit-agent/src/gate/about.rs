@@ -1,4 +1,4 @@
-//! What only `status` shows of the agent: its start, and whether controllers reach it.
+//! Facts about the agent that only `status` shows: its start, and whether controllers reach it.
 
 use std::time::Duration;
 
@@ -6,14 +6,14 @@ use jit_proto::{WallTime, v1};
 
 use crate::{config::Control, rules::clock::Now};
 
-/// A certificate that ends sooner is to be renewed.
+/// A certificate that ends within this time has to be renewed.
 const RENEW_WITHIN: Duration = Duration::from_secs(14 * 86_400);
 
 /// The agent's start, and its controllers.
 #[derive(Debug)]
 pub(super) struct About {
     started: WallTime,
-    /// When, and by whom.
+    /// Time and cause of the start.
     last_push: Option<(WallTime, String)>,
     /// End of the certificate that controllers see.
     certificate_end: Option<WallTime>,

@@ -1,11 +1,11 @@
-//! What is wrong and stays so for a while: logged once, shown by `status` until it is put right.
+//! Problems that last for a while. Each is logged once, and `status` shows it until it is solved.
 
-/// What is wrong with one thing, if anything is.
+/// The problem with one thing, if there is one.
 #[derive(Debug, Default)]
 pub(super) struct Problem(Option<String>);
 
 impl Problem {
-    /// What is wrong now. Logged, after `what`, unless it was wrong in the same way before.
+    /// Sets the present problem. Logs it, after `what`, unless it was the same before.
     pub(super) fn set(&mut self, what: &str, text: Option<String>) {
         if let Some(text) = &text
             && self.0.as_ref() != Some(text)
@@ -20,12 +20,12 @@ impl Problem {
     }
 }
 
-/// What is wrong and no part's own.
+/// Problems that belong to no part of the gate.
 #[derive(Debug, Default)]
 pub(super) struct Alarms {
     /// The database was lost.
     pub(super) damaged: Option<String>,
-    /// The pins of the tables cannot be looked after.
+    /// The pins of the tables cannot be checked or restored.
     pub(super) pins: Problem,
     /// The pins of another version cannot be removed.
     pub(super) retired: Problem,

@@ -26,21 +26,22 @@ use crate::{
     },
 };
 
-/// Commands that wait at most; who sends more waits.
+/// Largest number of commands that wait. A sender of more has to wait.
 const QUEUE: usize = 64;
-/// Envelopes admitted in one go; between two goes revocations are served.
+/// Largest number of envelopes that are admitted at once. Revocations are served between two
+/// batches.
 const MAX_ENVELOPES: usize = 256;
-/// Events looked at in one go.
+/// Largest number of events that are looked at in one go.
 const MAX_EVENTS: usize = 255;
 
-/// How the rest of the agent speaks to the gate.
+/// The gate, for the rest of the agent: sends it commands.
 #[derive(Clone, Debug)]
 pub struct GateHandle {
     urgent: mpsc::Sender<Urgent>,
     reads: mpsc::Sender<Read>,
     pushes: mpsc::Sender<Push>,
     events: mpsc::Sender<Event>,
-    /// Connections that were let in and found no place in `events`.
+    /// Number of connections that were let in and found no place in `events`.
     missed: Arc<AtomicU64>,
     denials: mpsc::Sender<Denial>,
     links: Arc<Notify>,
@@ -49,7 +50,7 @@ pub struct GateHandle {
     journal: Arc<Journal>,
 }
 
-/// The other end.
+/// The gate's end of the channels.
 #[derive(Debug)]
 pub struct Requests {
     urgent: mpsc::Receiver<Urgent>,
@@ -67,7 +68,7 @@ pub struct Requests {
 #[error("the gate's task has ended; see the agent's log")]
 pub struct Gone;
 
-/// What is served before anything else.
+/// Commands that are served before all others.
 #[derive(Debug)]
 enum Urgent {
     Certificate { end: Option<WallTime>, reply: Reply<()> },
@@ -100,7 +101,7 @@ struct Push {
     reply: Reply<Vec<Result<Accepted, Refused>>>,
 }
 
-/// Somebody asked for what may not be done.
+/// A peer asked for something that it may not do.
 #[derive(Debug)]
 struct Denial {
     by: String,
@@ -179,12 +180,12 @@ impl GateHandle {
         ask(&self.reads, |reply| Read::Status { reply }).await
     }
 
-    /// Which policy is in force.
+    /// The policy in force.
     pub async fn show_policy(&self) -> Result<v1::ShowPolicyResponse, Gone> {
         ask(&self.reads, |reply| Read::ShowPolicy { reply }).await
     }
 
-    /// What a policy would change.
+    /// The changes that a policy would make.
     pub async fn diff_policy(&self, draft: PolicyDraft) -> Result<v1::DiffPolicyResponse, Gone> {
         ask(&self.reads, |reply| Read::DiffPolicy { draft, reply }).await
     }
@@ -199,7 +200,7 @@ impl GateHandle {
         ask(&self.reads, |reply| Read::PushPolicy { push, by, reply }).await
     }
 
-    /// Keeps the policy that waits. `connected`: when the connection was accepted that asks for it.
+    /// Keeps the policy that waits. `connected`: when the asking connection was accepted.
     pub async fn confirm_policy(
         &self,
         version: u64,
@@ -210,7 +211,7 @@ impl GateHandle {
         ask(&self.reads, |reply| Read::ConfirmPolicy { version, connected, by, reply }).await
     }
 
-    /// Sets when the certificate ends that controllers see.
+    /// Sets the end of the certificate that controllers see.
     pub async fn set_certificate_end(&self, end: Option<WallTime>) -> Result<(), Gone> {
         ask(&self.urgent, |reply| Urgent::Certificate { end, reply }).await
     }
@@ -233,8 +234,8 @@ impl GateHandle {
         ask(&self.urgent, |reply| Urgent::Stop { why, reply }).await
     }
 
-    /// Reports a peer that asked for what it may not do; dropped when there are too many: the log has
-    /// them all the same.
+    /// Reports a peer that asked for something that it may not do. If there are too many reports,
+    /// they are dropped: the log has them all.
     pub fn saw_denial(&self, by: &str, asked: &'static str) {
         let _full = self.denials.try_send(Denial { by: by.to_owned(), asked });
     }
@@ -249,12 +250,13 @@ impl GateHandle {
         &self.journal
     }
 
-    /// Reports that links have changed. Any number of reports counts once, until the gate has looked.
+    /// Reports that links have changed. Any number of reports counts once, until the gate has
+    /// looked.
     pub fn saw_links(&self) {
         self.links.notify_one();
     }
 
-    /// Reports a packet; dropped when the gate has no time for it, as the kernel does.
+    /// Reports a packet. If the gate has no time for it, the report is dropped, as in the kernel.
     pub fn saw_packet(&self, event: Event) {
         if self.events.try_send(event).is_err() && event.reason == Reason::Granted as u8 {
             // Not recorded one by one, but counted: the audit says so.
@@ -283,11 +285,11 @@ impl<D: Datapath> Gate<D> {
             let began = Instant::now();
             let look = looks.due(began).unwrap_or(next_check);
             let wake = (began + quiet).min(next_check).min(look);
-            // However fast they come, time passes, and the others are served.
+            // Even when they come very fast, time passes and other commands are served.
             for request in std::iter::from_fn(|| requests.urgent.try_recv().ok()).take(QUEUE) {
                 self.serve(request, clock());
             }
-            // Among the others chance decides, so that no kind of request starves another.
+            // The order of the others is random, so that no kind of request starves another.
             tokio::select! {
                 request = requests.urgent.recv() => match request {
                     Some(request) => self.serve(request, clock()),
@@ -296,11 +298,11 @@ impl<D: Datapath> Gate<D> {
                 Some(read) = requests.reads.recv() => self.answer(read, &clock),
                 Some(push) = requests.pushes.recv() => {
                     let Push { envelopes, by, reply } = push;
-                    // Whoever asked may be gone; what was accepted stays accepted.
+                    // The asking peer may be gone; an accepted grant stays accepted.
                     drop(reply.send(self.push(envelopes, &by, clock())));
                 }
                 Some(event) = requests.events.recv() => {
-                    // What came together goes to the disk together.
+                    // Envelopes that came together go to the disk together.
                     let more = std::iter::from_fn(|| requests.events.try_recv().ok());
                     for event in std::iter::once(event).chain(more.take(MAX_EVENTS)) {
                         self.saw_packet(&event, clock());
@@ -376,7 +378,7 @@ impl<D: Datapath> Gate<D> {
                 drop(reply.send(pushed));
             }
             Read::ShowPolicy { reply } => drop(reply.send(self.show_policy(now))),
-            // What it says of the interfaces is how they are now.
+            // The answer must show the interfaces as they are now.
             Read::Status { reply } => drop(reply.send(self.answer_status(now))),
         }
     }

@@ -1,5 +1,5 @@
-//! Whether the gate is where it should be, and judges as it should: looked at again and again, put
-//! right, and reported.
+//! Checks again and again that the gate is where it should be, and that it judges as it should.
+//! Repairs and reports what is wrong.
 
 use jit_proto::v1::{self, event::What};
 
@@ -25,7 +25,7 @@ impl<D: Datapath> Gate<D> {
         self.report_links(news, now);
     }
 
-    /// Tables whose pins are gone are pinned again.
+    /// Pins tables again whose pins are gone.
     fn keep_tables(&mut self, now: Now) {
         let kept = self.datapath.keep_tables();
         let problem = kept.as_ref().err().map(ToString::to_string);
@@ -43,7 +43,7 @@ impl<D: Datapath> Gate<D> {
         self.report_links(news.into(), now);
     }
 
-    /// What another version of the agent left has done its part, once what it counted is known.
+    /// Removes the pins of another version of the agent, once its counts are known.
     pub(super) fn retire(&mut self, now: Now) {
         self.count_carried(now);
         let problem = self.datapath.retire().err().map(|error| error.to_string());

@@ -1,8 +1,8 @@
-//! When sessions are looked through for those that have ended, and what is reported of it.
+//! When the gate looks for sessions that have ended, and what it reports about them.
 //!
-//! The datapath decides about each session by what stands in the kernel's tables, so nothing is
-//! remembered here but that something may have ended. A session that is just being opened while its
-//! grant ends may not have its socket yet: there is a second look a tick later.
+//! The datapath decides about each session by the entries in the kernel's tables. So this part only
+//! remembers that something may have ended. A session that opens while its grant ends may not have
+//! its socket yet: there is a second look a tick later.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -27,13 +27,13 @@ use crate::{
     },
 };
 
-/// Places that are remembered at most: as many as the tables hold at most.
+/// Largest number of places that are remembered: the tables hold no more.
 const MOST_ENDED: usize = 1 << 23;
-/// Between two looks passes at least this, and [`RESTS`] times what the first took: at most a quarter
-/// of the gate's time goes into them, whatever ends.
+/// Between two looks is at least this time, and at least [`RESTS`] times the duration of the first.
+/// So looks take at most a quarter of the gate's time.
 const REST: Duration = Duration::from_millis(50);
 const RESTS: u32 = 3;
-/// Peers and ports that are reported one by one after a look.
+/// Largest number of peers and ports that are reported one by one after a look.
 const REPORTED: usize = 64;
 
 /// Entries whose sessions may have to be ended since the last look.
@@ -66,7 +66,7 @@ impl Places {
 
     fn join(&mut self, other: &Self) {
         self.anywhere |= other.anywhere;
-        // What is there is kept: where `anywhere` is more than is looked at, it is all there is.
+        // The list is kept: if a look may not cover everything, only the listed places count.
         if self.of.len() < MOST_ENDED {
             self.of.extend(&other.of);
         } else {
@@ -124,7 +124,8 @@ impl Ending {
 }
 
 impl<D: Datapath> Gate<D> {
-    /// Ends sessions whose grants have ended, if there may be any. Returns how long until the next look.
+    /// Ends sessions whose grants have ended, if there may be any. Returns how long until the next
+    /// look.
     pub(super) fn end_sessions(&mut self, now: Now) -> Option<Duration> {
         let since = std::mem::replace(&mut self.ending.exemptions, now.boot);
         for key in self.ledger.exemptions_ended(since, now.boot) {
@@ -149,7 +150,7 @@ impl<D: Datapath> Gate<D> {
         let Cut { ended, more, took, problem } = self.datapath.cut(&among, now.boot);
         self.ending.rest = now.boot + took + REST.max(took * RESTS);
         self.report_cut(&ended, now);
-        // Where only handshakes end the packet gate sees to them.
+        // If only handshakes end, the packet gate handles them.
         let problem = problem.filter(|problem| {
             !half_open || !matches!(problem, CutError::Diag(DiagError::NoDestroy))
         });
@@ -158,7 +159,7 @@ impl<D: Datapath> Gate<D> {
         match problem {
             None if more => self.ending.fresh.join(&places),
             None => {}
-            // There is no use in trying again.
+            // Another try would not help.
             Some(CutError::Diag(DiagError::NoDestroy)) => self.ending.again.clear(),
             Some(_) => self.ending.retry(places, now.boot),
         }

@@ -1,4 +1,4 @@
-//! What happened, for watchers: the last events, and a cursor to go on from.
+//! The last events, for watchers, and a cursor from which a watcher goes on.
 //!
 //! Bounded: a watcher that is too slow or comes back too late gets a count of what it missed.
 
@@ -10,7 +10,7 @@ use std::{
 use jit_proto::v1::{Event, Gap, event::What};
 use tokio::sync::Notify;
 
-/// Events that are held.
+/// Largest number of events that are held.
 const HELD: usize = 8192;
 /// Most events handed out at once.
 const BATCH: usize = 256;
@@ -114,7 +114,7 @@ impl Journal {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
-        // Nothing in here panics half-way through a change.
+        // No code with this lock panics half-way through a change.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

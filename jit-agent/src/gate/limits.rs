@@ -1,4 +1,4 @@
-//! Connections and limits: what the kernel counts of a grant, and which grants are used up.
+//! Connections and limits: the kernel's count of each grant, and which grants are used up.
 
 use std::time::Duration;
 
@@ -12,12 +12,13 @@ use crate::{
     rules::clock::Now,
 };
 
-/// Slots of grants with a limit that are looked at in a tick: an event may have been lost.
+/// Number of slots of grants with a limit that are looked at in a tick: an event may have been
+/// lost.
 const LOOKS: usize = 512;
-/// Slots of grants that have ended that are cleared at a time.
+/// Number of slots of ended grants that are cleared at a time.
 const CLOSES: usize = 1024;
 
-/// Goes round the slots of grants with a limit, some in each tick.
+/// Looks at the slots of grants with a limit in turn, some in each tick.
 #[derive(Debug, Default)]
 pub(super) struct LimitScan {
     /// The last slot that was looked at.
@@ -25,7 +26,7 @@ pub(super) struct LimitScan {
 }
 
 impl LimitScan {
-    /// The next ones, of those after the cursor; after the last of them it begins again.
+    /// The next slots after the cursor. After the last slot it begins again.
     fn next(&mut self, limited_after: impl FnOnce(u32) -> Vec<u32>) -> Vec<u32> {
         let slots = limited_after(self.cursor);
         let is_last = slots.len() < LOOKS;
@@ -35,13 +36,13 @@ impl LimitScan {
 }
 
 impl<D: Datapath> Gate<D> {
-    /// What the kernel counted in the slot of a grant.
+    /// The kernel's count in the slot of a grant.
     pub(super) fn hits(&self, id: GrantId) -> u64 {
         let slot = self.ledger.grant(id).and_then(|held| held.stage.slot());
         slot.map_or(0, |slot| self.datapath.slot(slot).hits)
     }
 
-    /// Starts the slot of a grant. Nothing leads there yet.
+    /// Starts the slot of a grant. No entry refers to the slot yet.
     pub(super) fn count_anew(&mut self, id: GrantId) -> Result<(), DatapathError> {
         let Some(held) = self.ledger.grant(id) else { return Ok(()) };
         match held.stage.slot() {
@@ -50,8 +51,8 @@ impl<D: Datapath> Gate<D> {
         }
     }
 
-    /// A connection was let in. Of a grant with a limit the disk learns of it soon, so that a reboot
-    /// does not give it back.
+    /// Handles a connection that was let in. If its grant has a limit, the count goes to the disk
+    /// soon, so that a reboot does not give the connection back.
     pub(super) fn count(&mut self, slot: u32, now: Now) {
         let Some(id) = self.ledger.owner(slot) else { return };
         if self.ledger.grant(id).is_none_or(|held| held.grant.limit().is_none()) {
@@ -82,8 +83,8 @@ impl<D: Datapath> Gate<D> {
         }
     }
 
-    /// Connections of grants with a limit that have ended make room for those of others: some at a
-    /// time, and at once again where there are more.
+    /// Forgets connections of ended grants with a limit, to make room for others. It takes some
+    /// slots at a time, and goes on at once if there are more.
     pub(super) fn close_slots(&mut self) -> Option<Duration> {
         for _ in 0..CLOSES {
             let slot = self.ledger.next_closed()?;
@@ -103,12 +104,12 @@ impl<D: Datapath> Gate<D> {
         }
     }
 
-    /// What the disk is to know of a grant.
+    /// The progress of a grant, for the disk.
     pub(super) fn progress(&self, id: GrantId) -> Option<StoredProgress> {
         let held = self.ledger.grant(id)?;
         let slot = held.stage.slot()?;
         let Slot { hits, limit: _, generation } = self.datapath.slot(slot);
-        // Should this takeover be broken off, either version must find what the other's gate counts.
+        // If this takeover breaks off, each version must find the count of the other's gate.
         let (slot, generation, before) = match self.takeover.of(id) {
             Some(Carried { slot, generation, before, .. }) => (*slot, *generation, *before),
             None => (slot, generation, held.hits),

@@ -1,4 +1,4 @@
-//! What is on the interfaces and on the network namespace, as it was last read back.
+//! Programs on the interfaces and on the network namespace, as they were last read back.
 
 use std::collections::BTreeSet;
 
@@ -47,8 +47,8 @@ impl Links {
         state.map_or("", |state| &state.name)
     }
 
-    /// The interfaces were read back. Returns what happened to them. On an error they stay as they
-    /// were known.
+    /// Takes the interfaces as they were read back. Returns what happened to them. On an error the
+    /// known state stays.
     pub(super) fn set_interfaces(
         &mut self,
         interfaces: Result<Vec<InterfaceState>, DatapathError>,
@@ -66,7 +66,7 @@ impl Links {
         }
     }
 
-    /// The socket guard was read back. Returns what happened to it.
+    /// Takes the socket guard as it was read back. Returns what happened to it.
     pub(super) fn set_guard(&mut self, guard: GuardState) -> Vec<LinkNews> {
         let news = guard.changes.iter().map(|change| LinkNews {
             change: *change,
@@ -85,8 +85,8 @@ impl Links {
         without.map(|state| state.index).collect()
     }
 
-    /// One interface without a gate is reported, and the others hold; where nothing holds there is no
-    /// gate to speak of. Interfaces that are not there yet are waited for.
+    /// One interface without a gate is reported, and the others hold; where nothing holds there is
+    /// no gate to speak of. Interfaces that are not there yet are waited for.
     pub(super) fn ensure_gated(&self) -> Result<(), DatapathError> {
         let there = || self.interfaces.iter().filter(|interface| interface.index != 0);
         let holds = self.guard.attached || there().any(|interface| interface.hook.is_some());
@@ -100,7 +100,7 @@ impl Links {
         }
     }
 
-    /// Interfaces and guard, and what somebody changed about them. What was found is not called
+    /// Interfaces and guard, with the changes that somebody made. A changed one is not shown as
     /// protected.
     pub(super) fn with_drift(
         &self,
@@ -127,7 +127,7 @@ impl Links {
         (interfaces, guard, problems)
     }
 
-    /// What is wrong with interfaces: a name that stays while the text may change, and the text.
+    /// The problems of interfaces. Each has a text, which may change, and a name, which does not.
     pub(super) fn problems(&self) -> Vec<(String, String)> {
         let mut problems = Vec::new();
         for InterfaceState { name, hook, note, foreign_first, .. } in &self.interfaces {
@@ -152,7 +152,7 @@ fn interface_news(state: &InterfaceState) -> impl Iterator<Item = LinkNews> + '_
     })
 }
 
-/// What is wrong with an interface that has no program.
+/// The problem of an interface without a program.
 pub(crate) fn ungated(name: &str, note: &str, guard: &GuardState) -> String {
     let is = if guard.attached {
         "is left to the socket guard, which does not see what this host forwards"

@@ -1,20 +1,20 @@
-//! When the gate looks at its links: at once when something about them changed, but never so often
-//! that it has no time for anything else. Pure: time is an argument.
+//! When the gate looks at its links: at once after a change, but never so often that it has no time
+//! for other work. Pure: time is an argument.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Between two looks passes this many times what the first took: at most a quarter of the gate's
-/// time goes into them, however many links come and go.
+/// The pause between two looks is this number times the duration of the first. So looks take at
+/// most a quarter of the gate's time, however many links come and go.
 const REST: u32 = 3;
-/// But a change is not left alone for longer than this.
+/// Longest pause between two looks after a change.
 const LONGEST_REST: Duration = Duration::from_millis(250);
-/// When a gate could not be put on a link, which is just going or whose last gate is just being taken
-/// off by the kernel: tried once more after this, then every tick.
+/// A gate may fail on a link that is just going, or from which the kernel is just removing the last
+/// gate. It is tried once more after this time, then every tick.
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// Whether links changed, and when they were looked at. Any number of changes is one look.
+/// Whether links changed, and when they were looked at. Any number of changes causes one look.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Looks {
     wanted: bool,
@@ -32,7 +32,7 @@ impl Looks {
         self.wanted.then(|| self.not_before.map_or(now, |not_before| not_before.max(now)))
     }
 
-    /// A look began and ended; `failed`: something is missing that was not missing before.
+    /// Records the begin and end of a look. `failed`: something is missing that was there before.
     pub(super) fn looked(&mut self, began: Instant, ended: Instant, failed: bool) {
         let rest = (ended.saturating_duration_since(began) * REST).min(LONGEST_REST);
         let rest = if failed { rest.max(AGAIN) } else { rest };

@@ -1,5 +1,5 @@
-//! What is owed to the disk: collected until a transaction takes it, kept when one does not come
-//! through, and when the next is due.
+//! Collects what has to be written to the disk until a transaction takes it. Keeps it if the
+//! transaction fails. Knows when the next one is due.
 
 use std::{collections::BTreeSet, io, time::Duration};
 
@@ -13,24 +13,24 @@ use crate::{
     },
 };
 
-/// The floor goes to the disk this often: after a reboot with a clock set back, a grant may not last
-/// longer than it had left.
+/// How often the floor is written to the disk: after a reboot with a clock that was set back, a
+/// grant may not last longer than its time left.
 const FLOOR: Duration = Duration::from_secs(60);
-/// After an error it is tried again after this.
+/// Time from an error to the next try.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// The database, and what it does not have yet.
+/// The database, and the data that it does not have yet.
 #[derive(Debug)]
 pub(super) struct Outbox {
     store: Store,
-    /// Never anything to put: a grant that the disk does not take is not accepted.
+    /// It never contains grants to put: a grant that the disk does not take is not accepted.
     owed: Transaction,
-    /// Grants that have come further than the disk knows.
+    /// Grants whose progress is not on the disk yet.
     progress: BTreeSet<GrantId>,
     /// Revocations that are neither in the database nor in the reserve.
     unkept: Vec<(GrantId, Tombstone)>,
     next: BootNanos,
-    /// Why the last transaction did not come through.
+    /// Why the last transaction failed.
     problem: Option<String>,
 }
 
@@ -51,7 +51,7 @@ impl Outbox {
         [self.problem.as_deref(), self.store.reserve_problem()]
     }
 
-    /// What the disk has of the time before is of another boot than this one.
+    /// The stored times are of an earlier boot.
     pub(super) fn boot(
         &mut self,
         boot_id: String,
@@ -78,7 +78,7 @@ impl Outbox {
         self.owed.policies = Some(policies);
     }
 
-    /// A grant has come further.
+    /// The progress of a grant has changed.
     pub(super) fn progress(&mut self, id: GrantId) {
         self.progress.insert(id);
     }
@@ -88,7 +88,7 @@ impl Outbox {
         self.progress.iter().copied()
     }
 
-    /// Revoked: to be kept whatever becomes of the database.
+    /// These ids were revoked: that must be kept even if the database fails.
     pub(super) fn revoke(&mut self, tombstones: &[(GrantId, Tombstone)]) {
         self.owed.remove.extend(tombstones.iter().map(|(id, _)| *id));
         self.owed.tombstones.extend(tombstones);
@@ -100,12 +100,12 @@ impl Outbox {
         !self.owed.remove.is_empty()
     }
 
-    /// What was added must not wait for its turn.
+    /// The next transaction is due at once.
     pub(super) const fn write_soon(&mut self, now: Now) {
         self.next = now.boot;
     }
 
-    /// Whether a transaction is due. The next one is, then, in a minute.
+    /// Whether a transaction is due. If so, the next one is due a minute later.
     pub(super) fn take_turn(&mut self, now: Now) -> bool {
         let due = now.boot >= self.next;
         if due {
@@ -114,9 +114,9 @@ impl Outbox {
         due
     }
 
-    /// Commits new grants together with everything that is owed. What does not come through is owed
-    /// on, except what was to be put. That may be on the disk all the same: the next transaction takes
-    /// it back.
+    /// Commits new grants together with everything that waits. If the transaction fails, everything
+    /// waits on, except new grants. These may be on the disk even so: the next transaction takes
+    /// them back.
     pub(super) fn commit(
         &mut self,
         put: &[(GrantId, v1::Envelope)],
@@ -147,8 +147,8 @@ impl Outbox {
         result
     }
 
-    /// The database did not take what was revoked: the reserve does, or it says why not. `all`: it is
-    /// all that the database has.
+    /// Writes revocations that the database did not take to the reserve. `all`: every grant in the
+    /// database was revoked.
     pub(super) fn use_reserve(&mut self, all: bool) -> io::Result<()> {
         self.store.keep(&self.unkept, all)?;
         self.unkept.clear();
@@ -170,7 +170,7 @@ mod tests {
         Tombstone::new(NOW.wall + FLOOR, NOW)
     }
 
-    /// What the disk has, from the start on.
+    /// The contents of the disk, as a start reads them.
     fn stored(directory: &std::path::Path) -> (Vec<GrantId>, Vec<(GrantId, Tombstone)>) {
         let (_store, stored) = Store::open(directory, NOW.wall).unwrap();
         (stored.grants.iter().map(|(id, _)| *id).collect(), stored.tombstones)

@@ -1,6 +1,6 @@
 //! The policies that this gate knows: the file's own, pushed ones, and which of them is in force.
 //!
-//! In here is what they are and what they say; `push` accepts them, `apply` puts them in force.
+//! This file has the policies themselves. `push` accepts them, and `apply` puts them in force.
 
 mod apply;
 mod push;
@@ -37,9 +37,9 @@ pub(super) struct Policies {
     /// The file's own sections.
     file: Policy,
     commit: Commit<Pushed>,
-    /// There was a pushed policy, and nobody knows which.
+    /// There was a pushed policy, but it cannot be read.
     lost: Option<String>,
-    /// What is wrong with the one in force, a sentence each.
+    /// Problems of the policy in force, a sentence each.
     problems: Vec<String>,
 }
 
@@ -53,8 +53,8 @@ impl Policies {
         &self.problems
     }
 
-    /// When the time of the one that waits ends. One whose time has ended and that could not be taken
-    /// back is tried again in the ordinary rhythm.
+    /// When the time of the waiting policy ends. If its time has ended and it could not be taken
+    /// back, that is tried again at the usual times.
     pub(super) fn next_change(&self, now: Now) -> Option<Duration> {
         self.commit.next_change(now).filter(|left| !left.is_zero())
     }
@@ -84,7 +84,7 @@ impl Policies {
         state
     }
 
-    /// What will become of the policy in force, for `status`.
+    /// The future of the policy in force, for `status`.
     pub(super) fn soon(&self, config: &Config, now: Now) -> Vec<String> {
         let commit = &self.commit;
         let mut soon = Vec::new();
@@ -110,8 +110,8 @@ impl Policies {
         soon
     }
 
-    /// Reads back what was pushed before. Whether a policy waited for a confirmation that did not come
-    /// in time.
+    /// Reads back the pushed policies. Returns whether a policy waited for a confirmation that did
+    /// not come in time.
     fn read_back(
         &mut self,
         stored: StoredPolicies,
@@ -140,7 +140,8 @@ impl Policies {
                 tracing::warn!("the stored policy is another host's: {refused}");
                 None
             }
-            // As of a newer version of the agent: never more open than it was.
+            // It may be of a newer version of the agent. The gate must never be more open than it
+            // was.
             Err(refused) => {
                 self.lost = Some(format!("the stored policy cannot be used: {refused}"));
                 None
@@ -148,19 +149,20 @@ impl Policies {
         }
     }
 
-    /// The policy that returns when what waits is not confirmed.
+    /// The policy that returns if the waiting one is not confirmed.
     fn before(&self, config: &Config) -> Policy {
         let before = self.commit.confirmed();
         self.with(before.map(|policy| policy.policy.policy.proposal()), config)
     }
 
-    /// What is in force under this configuration.
+    /// The policy in force under this configuration.
     fn current(&self, config: &Config) -> Policy {
         let pushed = self.commit.in_force();
         self.with(pushed.map(|policy| policy.policy.policy.proposal()), config)
     }
 
-    /// What is in force with this pushed policy, and the file's sections and a configuration's ceiling.
+    /// The policy in force, from this pushed policy, the file's sections and a configuration's
+    /// ceiling.
     fn with(&self, pushed: Option<&Proposal>, config: &Config) -> Policy {
         let own = control_port(config);
         match (&config.ceiling, pushed) {
@@ -200,7 +202,7 @@ impl Policies {
         left.map_or(0, |left| i64::try_from(left.as_millis()).unwrap_or(i64::MAX).max(1))
     }
 
-    /// As the disk is to have them.
+    /// The policies in the form for the disk.
     fn stored(&self, this_boot: &str) -> StoredPolicies {
         let envelope = |policy: &Versioned<Pushed>| policy.policy.envelope.clone();
         let pending = self.commit.pending();

@@ -1,5 +1,5 @@
-//! Admissions: verified, in the ledger, in the audit, on the disk, open in the kernel, answered, in
-//! this order. Whatever one of them does not take is taken back.
+//! Admissions, in this order: verify, ledger, audit, disk, open in the kernel, answer. A grant that
+//! one of these steps does not take is taken back.
 
 use std::collections::BTreeSet;
 
@@ -18,10 +18,10 @@ use crate::{
     },
 };
 
-/// What an accepted envelope became.
+/// Result of an accepted envelope.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Accepted {
-    /// What it was.
+    /// Whether it is active, scheduled or known.
     pub admission: Admission,
     /// Its id.
     pub id: GrantId,
@@ -70,7 +70,7 @@ impl<D: Datapath> Gate<D> {
                 }
             }
         }
-        // Whatever was taken back leaves nothing in the kernel.
+        // A grant that was taken back leaves no entry in the kernel.
         changed.extend(self.ledger.take_changed());
         self.write(changed);
         if outcomes.iter().any(Result::is_ok) {
@@ -81,7 +81,7 @@ impl<D: Datapath> Gate<D> {
         outcomes
     }
 
-    /// All of docs/grants.md, steps `size` to `room`.
+    /// All steps of docs/grants.md from `size` to `room`.
     fn admit(&mut self, envelope: &v1::Envelope, now: Now) -> Result<Accepted, Refused> {
         self.clock.check(now)?;
         let grant = self.verify(envelope, now)?;
@@ -113,7 +113,7 @@ impl<D: Datapath> Gate<D> {
         false
     }
 
-    /// In the audit first: what stands in the database opens again after a crash.
+    /// Writes to the audit first: a grant in the database opens again after a crash.
     fn persist(
         &mut self,
         fresh: &[(GrantId, v1::Envelope)],
@@ -129,8 +129,8 @@ impl<D: Datapath> Gate<D> {
         self.settle(fresh, now).map_err(|error| error.to_string())
     }
 
-    /// Opens what was persisted, and closes what it replaces; what the kernel does not take is taken
-    /// back, one by one. Returns the keys at which something is to be taken back.
+    /// Opens the persisted grants, and closes those that they replace. Each grant that the kernel
+    /// does not take is taken back. Returns the keys to write for that.
     fn open(
         &mut self,
         fresh: &[(GrantId, v1::Envelope)],
@@ -156,7 +156,8 @@ impl<D: Datapath> Gate<D> {
         unwritten
     }
 
-    /// Opens one grant. On an error it is taken back in the ledger, and the keys to write come with it.
+    /// Opens one grant. On an error it is taken back in the ledger, and the error has the keys to
+    /// write.
     fn open_one(
         &mut self,
         id: GrantId,

@@ -1,4 +1,4 @@
-//! What the gate puts into the audit.
+//! The records that the gate adds to the audit.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -31,15 +31,15 @@ use crate::{
     },
 };
 
-/// Refusals that are recorded one by one in a minute, of all peers together.
+/// Refusals that are recorded one by one in a minute. The number is for all peers together.
 const REFUSALS: u32 = 120;
-/// Connections that are recorded one by one in a minute, of each grant.
+/// Connections that are recorded one by one in a minute. The number is for each grant.
 const CONNECTIONS: u32 = 60;
 
 /// How often the signed head is reported to watchers.
 const HEAD: Duration = Duration::from_secs(60);
 
-/// The audit, and what keeps it small and to the point.
+/// The audit, and the sums that keep it small.
 #[derive(Debug)]
 pub(super) struct Recorder {
     audit: Audit,
@@ -50,7 +50,7 @@ pub(super) struct Recorder {
     /// Alarms that were raised and not cleared.
     alarms: BTreeSet<String>,
     clock_trusted: bool,
-    /// The head that was reported to watchers, and when the next one is.
+    /// The last head that was reported to watchers, and the time of the next report.
     reported_head: Option<Tip>,
     next_head: BootNanos,
 }
@@ -76,7 +76,7 @@ impl Recorder {
         }
     }
 
-    /// A signed head that was not reported to watchers yet, if it is time for it.
+    /// The signed head, if it has not been reported to watchers and a report is due.
     fn unreported_head(&mut self, now: Now) -> Option<What> {
         let signed = self.audit.signed_head()?;
         let tip = signed.tip()?;
@@ -97,17 +97,18 @@ impl Recorder {
         self.audit.commit(records, now)
     }
 
-    /// Looks whether the audit's file is still the one that is written to.
+    /// Checks that the audit's path still leads to the file that is written to.
     pub(super) fn check(&mut self, now: Now) {
         self.audit.check(now);
     }
 
-    /// What is wrong with the audit, and what is damaged in it.
+    /// Problems and damages of the audit.
     pub(super) fn problems(&self) -> [Option<&str>; 2] {
         [self.audit.problem(), self.audit.damage()]
     }
 
-    /// A revocation; one of an id that nobody has seen can be repeated without end.
+    /// Records a revocation. A peer can repeat one of an unknown id without end, so these are
+    /// summed.
     pub(super) fn revoked(&mut self, record: Record, ended: bool, by: &str, now: Now) {
         if ended {
             self.audit.append(record, now);
@@ -116,7 +117,7 @@ impl Recorder {
         }
     }
 
-    /// A grant that is refused.
+    /// Records a refused grant.
     pub(super) fn refused(&mut self, refused: &Refused, by: &str, now: Now) {
         let Refused { refusal, detail, id } = refused;
         let mut record = Record::new(EventCode::GrantRefused).by(by).reason(refusal.word());
@@ -126,7 +127,7 @@ impl Recorder {
         self.bounded(record.detail(detail), by, refusal.word(), now);
     }
 
-    /// What happened to the gate on an interface.
+    /// Records a change of the gate on an interface.
     pub(super) fn link(&mut self, news: &LinkNews, now: Now) {
         let LinkNews { change, name, hook, note } = news;
         let code = match change {
@@ -141,8 +142,8 @@ impl Recorder {
         self.audit.append(record.detail(note), now);
     }
 
-    /// Accepted grants are in the audit, and on the disk, before anything opens: no opening without
-    /// an explanation.
+    /// Records accepted grants. They are in the audit and on the disk before anything opens, so
+    /// that nothing opens without an explanation.
     pub(super) fn accepted<'a>(
         &mut self,
         grants: impl Iterator<Item = &'a HeldGrant>,
@@ -157,7 +158,7 @@ impl Recorder {
         self.commit(records.collect(), now)
     }
 
-    /// A grant that ended because another began, or an id that is refused from now on.
+    /// Records a grant that ended because another began, or an id that is refused from now on.
     pub(super) fn replaced(&mut self, replacement: &Replacement, ledger: &Ledger, now: Now) {
         let Replacement { by, ended, id, until: _ } = replacement;
         let mut record = Record::new(EventCode::GrantReplaced).by("agent").grant(*id);
@@ -169,7 +170,7 @@ impl Recorder {
         self.audit.append(record, now);
     }
 
-    /// A grant that has let in as many connections as it may.
+    /// Records a grant that has let in as many connections as it may.
     pub(super) fn exhausted(&mut self, held: &HeldGrant, now: Now) {
         let grant = held.grant.message();
         let record = Record::new(EventCode::GrantExhausted)
@@ -180,14 +181,14 @@ impl Recorder {
         self.audit.append(record, now);
     }
 
-    /// A grant that opens at the agent's start, because its window began while there was no agent, or
-    /// because the machine was started again.
+    /// Records a grant that opens at the agent's start: its window began while no agent was
+    /// running, or the machine was started again.
     pub(super) fn reopened(&mut self, held: &HeldGrant, now: Now) {
         let record = Record::of_grant(EventCode::GrantActivated, &held.grant).by("agent");
         self.audit.append(record.detail("from the database, at the agent's start"), now);
     }
 
-    /// What time did to grants.
+    /// Records grants that began or ended.
     pub(super) fn changes(&mut self, changes: &[Change], ledger: &Ledger, now: Now) {
         let ended: HashMap<GrantId, &HeldGrant> =
             ledger.ended().map(|ended| (ended.grant.id(), ended)).collect();
@@ -216,8 +217,8 @@ impl Recorder {
         }
     }
 
-    /// Each connection that a grant let in. What was dropped is counted, not recorded: a flood must not
-    /// fill the disk.
+    /// Records each connection that a grant let in. Dropped packets are counted, not recorded: a
+    /// flood must not fill the disk.
     pub(super) fn packet(&mut self, event: &Event, ledger: &Ledger, links: &Links, now: Now) {
         let Event { source, destination, interface, slot, port, source_port, .. } = event;
         let Event { family, protocol, .. } = event;
@@ -246,7 +247,7 @@ impl Recorder {
         self.audit.append(record, now);
     }
 
-    /// The agent's start.
+    /// Records the agent's start.
     pub(super) fn started(&mut self, config: &Config, boot_id: &str, now: Now) {
         let record = Record::new(EventCode::AgentStarted)
             .by("agent")
@@ -257,8 +258,8 @@ impl Recorder {
         self.audit.append(configured(record, config), now);
     }
 
-    /// Whatever `status` calls a problem: once when it appears and once when it has ended. Its text may
-    /// change meanwhile.
+    /// Records each problem of `status` once when it appears and once when it has ended. Its text
+    /// may change in between.
     pub(super) fn problems_are(&mut self, current: BTreeMap<String, String>, now: Now) {
         let raised = &self.alarms;
         let cleared: Vec<String> =
@@ -277,7 +278,7 @@ impl Recorder {
         }
     }
 
-    /// Whether the clock is trusted, when that has changed.
+    /// Records a change of whether the clock is trusted.
     pub(super) fn clock(&mut self, trusted: bool, floor: WallTime, now: Now) {
         if trusted == self.clock_trusted {
             return;
@@ -288,12 +289,12 @@ impl Recorder {
         } else {
             Record::new(EventCode::ClockUntrusted)
                 .with("floor", floor.to_string())
-                .detail("the clock is behind what it has been: nothing new opens")
+                .detail("the clock is earlier than it has been before: nothing new opens")
         };
         self.audit.append(record.by("agent"), now);
     }
 
-    /// The wall clock went another way than the boot clock.
+    /// Records that the wall clock was set: it moved against the boot clock.
     pub(super) fn clock_stepped(&mut self, millis: i64, sooner: &[GrantId], now: Now) {
         let record = Record::new(EventCode::ClockStepped)
             .by("agent")
@@ -358,7 +359,7 @@ impl<D: Datapath> Gate<D> {
         self.recorder.audit.append(record, now);
     }
 
-    /// What became of another configuration.
+    /// Records whether another configuration was taken.
     pub(super) fn record_reload(&mut self, result: &Result<(), String>, now: Now) {
         if result.is_ok() {
             let crate::config::AuditConfig { max_size, keep } = self.config.audit;
@@ -372,7 +373,7 @@ impl<D: Datapath> Gate<D> {
         self.settle_audit(now);
     }
 
-    /// Connections that the kernel reported, and that the gate had no time to take.
+    /// Records connections that the kernel reported and the gate had no time to take.
     pub(super) fn record_missed(&mut self, count: u64, now: Now) {
         if count > 0 {
             let record = Record::new(EventCode::ConnectionsSummed).by("agent");
@@ -381,7 +382,7 @@ impl<D: Datapath> Gate<D> {
         }
     }
 
-    /// Connections that the kernel could not report one by one.
+    /// Records connections that the kernel could not report one by one.
     pub(super) fn record_unreported(&mut self, now: Now) {
         match self.datapath.take_unreported() {
             Ok(0) => {}
@@ -395,20 +396,20 @@ impl<D: Datapath> Gate<D> {
         }
     }
 
-    /// Whatever `status` calls a problem.
+    /// Records the problems of `status`.
     pub(super) fn record_alarms(&mut self, now: Now) {
         let problems = self.problems_by_name(now).into_iter().collect();
         self.recorder.problems_are(problems, now);
     }
 
-    /// A peer asked for what it may not do.
+    /// Records that a peer asked for something that it may not do.
     pub(super) fn saw_denial(&mut self, by: &str, asked: &'static str, now: Now) {
         let record = Record::new(EventCode::NotPermitted).by(by).with("asked", asked);
         let word = Refusal::NotPermitted.word();
         self.recorder.bounded(record.reason(word), by, word, now);
     }
 
-    /// Sums that are due, alarms, and what waits to be written. Called as time passes.
+    /// Records sums that are due and alarms, and writes waiting records. Called as time passes.
     pub(super) fn settle_audit(&mut self, now: Now) {
         self.recorder.add_sums(false, now);
         self.recorder.audit.flush(now);
@@ -417,7 +418,7 @@ impl<D: Datapath> Gate<D> {
         }
     }
 
-    /// The last record of this run.
+    /// Adds the last record of this run.
     pub fn stop(&mut self, why: &str, now: Now) {
         self.recorder.add_sums(true, now);
         let record = Record::new(EventCode::AgentStopping).by("agent").detail(why);

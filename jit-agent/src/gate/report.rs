@@ -1,8 +1,8 @@
-//! What the gate says about itself: messages for `status`, `list` and watchers.
+//! Makes the gate's messages for `status`, `list` and watchers.
 
-use jit_common::{Counter, Event, PortCounters, PortKey, Protocol, Reason};
+use jit_common::{Counter, Event, PortCounters, Protocol, Reason};
 use jit_proto::{
-    GrantId, PortRange, PortSection, Sessions,
+    GrantId, PortSection, Sessions,
     v1::{self, event::What},
 };
 
@@ -26,7 +26,8 @@ impl<D: Datapath> Gate<D> {
         self.status_with(self.datapath.drift(), now)
     }
 
-    /// The same for somebody who asks: what somebody changed is put right, but shown as it was found.
+    /// The same for a caller of `status`. A changed attachment is repaired, but shown as it was
+    /// found.
     pub(super) fn answer_status(&mut self, now: Now) -> v1::StatusResponse {
         let drift = self.datapath.drift();
         self.check_attachments(now);
@@ -130,7 +131,7 @@ impl<D: Datapath> Gate<D> {
         self.problems_by_name(now).into_iter().map(|(_, text)| text).collect()
     }
 
-    /// What is wrong: a name that stays while the text may change, and the text.
+    /// The problems. Each has a text, which may change, and a name, which does not.
     pub(super) fn problems_by_name(&self, now: Now) -> Vec<(String, String)> {
         let mut problems: Vec<_> = self.problems_of_parts().map(name_and_text).collect();
         let untrusted =
@@ -291,20 +292,6 @@ pub(super) fn address(family: u8, bytes: &[u8; 16]) -> String {
     jit_proto::words::address_text(address_bytes(family, bytes))
 }
 
-/// A port range as a message.
-pub(crate) fn port_range(range: PortRange) -> v1::PortRange {
-    v1::PortRange {
-        protocol: protocol(range.protocol as u8),
-        first: range.first.into(),
-        last: range.last.into(),
-    }
-}
-
-/// One port, likewise.
-pub(crate) fn one_port(port: PortKey) -> v1::PortRange {
-    port_range(PortRange { protocol: port.protocol, first: port.port, last: port.port })
-}
-
 fn counter(reason: Reason, packets: u64) -> v1::Counter {
     v1::Counter { reason: reason.word().into(), packets }
 }
@@ -319,7 +306,7 @@ fn protocol(number: u8) -> i32 {
 
 fn port(section: &PortSection) -> v1::Port {
     v1::Port {
-        range: Some(port_range(section.range)),
+        range: Some(section.range.into()),
         mode: if section.observe { "observe" } else { "enforce" }.into(),
         sessions: match section.sessions {
             Sessions::Cut => v1::Sessions::Cut.into(),

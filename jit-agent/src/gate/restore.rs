@@ -1,5 +1,5 @@
-//! Grants over restarts and reboots: what was stored is put back, and what another grant replaced
-//! meanwhile ends.
+//! Grants after restarts and reboots: stored grants are put back. Grants that another one replaced
+//! meanwhile end.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-/// A grant as the disk has it.
+/// A stored grant.
 #[derive(Debug)]
 struct Kept {
     id: GrantId,
@@ -42,7 +42,7 @@ impl HeldBack {
         self.0.iter().map(|kept| kept.id)
     }
 
-    /// Those of a requester, as the controller named it; that is not verified.
+    /// The grants of a requester. The controller names the requester; nobody verifies the name.
     pub(super) fn ids_of(&self, requester: &str) -> impl Iterator<Item = GrantId> {
         let of_it = move |kept: &&Kept| {
             let envelope = kept.grant.envelope.as_ref();
@@ -58,29 +58,29 @@ impl HeldBack {
     }
 }
 
-/// What the kernel still has of a stored grant.
+/// The kernel's state of a stored grant.
 #[derive(Debug)]
 struct Still {
-    /// Its end, if it was given one in this same boot.
+    /// Its end, if it got one in this boot.
     deadline: Option<BootNanos>,
     /// The slot that still counts it.
     slot: Option<u32>,
-    /// What the tables of another version count of it.
+    /// Its count in the tables of another version.
     elsewhere: Elsewhere,
 }
 
-/// What is to be done with a stored grant.
+/// What to do with a stored grant.
 enum Verdict {
     /// Its end has come.
     Ended(VerifiedGrant),
     /// Keys or policy do not admit it any more.
     Refused(Refused),
-    /// It is put back, by this time.
+    /// It is put back. This time is used for that.
     Restore(VerifiedGrant, Now),
 }
 
 impl<D: Datapath> Gate<D> {
-    /// Puts back what was stored.
+    /// Puts the stored grants back.
     pub(super) fn restore(
         &mut self,
         grants: Vec<(GrantId, StoredGrant)>,
@@ -95,7 +95,7 @@ impl<D: Datapath> Gate<D> {
             self.ledger.restore_tombstone(id, if same_boot { tombstone } else { fresh });
         }
         if !same_boot {
-            // What the disk knows by the boot clock is of another one.
+            // Stored times of the boot clock are of an earlier boot.
             self.outbox.boot(self.boot_id.clone(), self.ledger.tombstones());
         }
         if let Err(untrusted) = self.clock.check(now) {
@@ -110,7 +110,7 @@ impl<D: Datapath> Gate<D> {
         self.restore_grants(kept.collect(), now);
     }
 
-    /// The clock has become right: what waited for that is put back.
+    /// The clock is trusted again: puts the grants back that waited for it.
     pub(super) fn restore_held_back(&mut self, now: Now) {
         if self.held_back.0.is_empty() || !self.clock.is_trusted(now) {
             return;
@@ -126,9 +126,10 @@ impl<D: Datapath> Gate<D> {
 
     fn restore_grants(&mut self, mut grants: Vec<Kept>, now: Now) {
         let trusted = self.clock.is_trusted(now);
-        // Of the floor and a clock that is a little earlier, the later one says what has ended.
+        // The clock may be a little earlier than the floor. The later of the two says what has
+        // ended.
         let late = self.clock.not_before_floor(now);
-        // First whoever has a slot: the others take what is left.
+        // Grants with a slot come first: the others take the free slots.
         grants.sort_by_cached_key(|kept| (self.slot_kept(&kept.progress).is_none(), kept.id));
         let mut replaced = BTreeSet::new();
         for kept in grants {
@@ -183,7 +184,7 @@ impl<D: Datapath> Gate<D> {
                 self.record(record.detail("its end came while no agent was running"), now);
             }
             Err(refused) => {
-                // What the audit calls refused does not come back by itself at a later start.
+                // A grant that the audit calls refused must not come back at a later start.
                 self.outbox.remove(id);
                 tracing::warn!(grant = %id, "stored grant not restored: {refused}");
                 self.record_not_restored(id, refused.refusal, &refused.detail, now);
@@ -192,8 +193,8 @@ impl<D: Datapath> Gate<D> {
         replaces
     }
 
-    /// Goes on counting where the kernel does, or starts anew with the connections that are left: with
-    /// none of them while another gate counts as well.
+    /// Goes on with the kernel's count, or starts a new count with the connections that are left.
+    /// While another gate also counts, it starts with none.
     fn resume(&mut self, id: GrantId, kept: Option<u32>, carried: Option<Carried>, now: Now) {
         if let Some(slot) = self.ledger.grant(id).and_then(|held| held.stage.slot()) {
             let started = match (kept == Some(slot), &carried) {
@@ -228,7 +229,7 @@ impl<D: Datapath> Gate<D> {
         Still { deadline: self.deadline_kept(progress), slot, elsewhere }
     }
 
-    /// The end that a grant was given in this same boot.
+    /// The end that a grant got in this boot.
     fn deadline_kept(&self, progress: &StoredProgress) -> Option<BootNanos> {
         let same_boot = progress.boot_id == self.boot_id;
         (same_boot && progress.deadline != 0).then_some(BootNanos(progress.deadline))
@@ -244,7 +245,7 @@ impl<D: Datapath> Gate<D> {
         same.then_some(*slot)
     }
 
-    /// What another version's tables count of a grant that had a slot in this boot.
+    /// The count in another version's tables of a grant that had a slot in this boot.
     fn elsewhere(&self, progress: &StoredProgress, kept: Option<u32>) -> Elsewhere {
         let StoredProgress { boot_id, slot, generation, .. } = progress;
         if kept.is_some() || *boot_id != self.boot_id || *generation == 0 {
@@ -253,20 +254,20 @@ impl<D: Datapath> Gate<D> {
         self.datapath.elsewhere(*slot, *generation)
     }
 
-    /// The sessions of grants that had ended before this run, and wanted them cut, stay so.
+    /// Sessions of grants that ended before this run and cut their sessions stay cut.
     pub(super) fn adopt_lingering(&mut self, now: Now) {
         for (key, entry) in self.tables.installed() {
             self.ledger.adopt(*key, *entry, now);
         }
     }
 
-    /// Ends what a grant that has begun replaces.
+    /// Ends the grant that is replaced by a grant that has begun.
     pub(super) fn replace_by(&mut self, by: GrantId, now: Now) -> Option<Replacement> {
         let hits = self.ledger.replaced_by(by).map_or(0, |old| self.hits(old));
         self.ledger.replace(by, now, hits)
     }
 
-    /// What was replaced is forgotten on the disk and refused from now on.
+    /// The replaced grant is removed from the disk, and its id is refused from now on.
     pub(super) fn report_replacement(&mut self, replacement: Option<Replacement>, now: Now) {
         let Some(replacement) = replacement else { return };
         let Replacement { by, ended, id, until } = replacement;
@@ -282,9 +283,9 @@ impl<D: Datapath> Gate<D> {
     }
 }
 
-/// What is to be done with a stored grant, and which one it replaces if it has begun. Of the two times
-/// the second is not before the floor: what has not begun begins by the first, what has ends by the
-/// second.
+/// What to do with a stored grant, and which one it replaces if it has begun. The second time is
+/// not before the floor. A grant that has not begun begins by the first time; one that has begun
+/// ends by the second.
 fn judge(
     envelope: &v1::Envelope,
     began: bool,
@@ -301,8 +302,8 @@ fn judge(
         return (replaces, Verdict::Ended(grant));
     }
     let at = if begins { late } else { now };
-    // What was open once is not judged anew by a policy that came later: it stays until its end, as it
-    // would without the restart.
+    // A later policy does not judge a grant that has opened: the grant stays until its end, as
+    // without the restart.
     if !began && let Err(refused) = config.policy.check(&grant, &config.keyring, at) {
         return (replaces, Verdict::Refused(refused));
     }
@@ -317,7 +318,7 @@ fn carried(progress: &StoredProgress, still: &Still) -> Option<Carried> {
     }
 }
 
-/// What the ledger is to know of a stored grant.
+/// The progress of a stored grant, for the ledger.
 fn known(
     progress: &StoredProgress,
     still: &Still,
@@ -327,7 +328,7 @@ fn known(
     let StoredProgress { before, hits, .. } = *progress;
     let hits = match (still.slot, still.elsewhere) {
         (Some(_), _) => before,
-        // How many it let in cannot be known: it may not let in one too many.
+        // Nobody knows how many it let in, and it may not let in one too many.
         (None, Elsewhere::Unknown) => hits.max(limit.map_or(0, |limit| limit.get().into())),
         (None, _) => hits.max(carried.map_or(0, Carried::counted)),
     };

@@ -1,6 +1,6 @@
-//! Revocations: first closed in the kernel, which is safe whatever becomes of the disk and must not
-//! wait for it; then on the disk, in the database or else in the reserve; then in the audit; then
-//! answered.
+//! Revocations, in this order: close in the kernel, write to the disk (database or reserve), write
+//! to the audit, answer. The kernel is first: to close is always safe, and must not wait for the
+//! disk.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -18,26 +18,26 @@ use crate::{
 pub enum Target {
     /// Everything.
     All,
-    /// These grants, known or not.
+    /// The grants with these ids. They may be unknown.
     Ids(Vec<GrantId>),
     /// All grants of a requester.
     Requester(String),
 }
 
-/// What a revocation did.
+/// Result of a revocation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Revoked {
     /// Grants that it ended.
     pub ended: u32,
-    /// What is wrong all the same.
+    /// Problems, although the grants are closed.
     pub warning: String,
 }
 
-/// One id that is refused from now on.
+/// An id that is refused from now on.
 #[derive(Debug)]
 pub(super) struct Closed {
     id: GrantId,
-    /// What was held under it, unless that waits for a clock that is right.
+    /// The grant with this id, unless it waits for a trusted clock.
     grant: Option<Arc<VerifiedGrant>>,
     ended: bool,
     connections: u64,
@@ -45,7 +45,7 @@ pub(super) struct Closed {
 }
 
 impl<D: Datapath> Gate<D> {
-    /// Closes. Takes effect in the kernel whatever the disk says.
+    /// Closes in the kernel, whether the disk takes the revocation or not.
     pub fn revoke(&mut self, target: &Target, by: &str, why: &str, now: Now) -> Revoked {
         let (closed, refused) = self.close(self.targets(target), now);
         self.write_changed();
@@ -77,9 +77,9 @@ impl<D: Datapath> Gate<D> {
         }
     }
 
-    /// In the ledger. An id that finds no room any more comes last.
+    /// Revokes in the ledger. An id that finds no room comes last.
     fn close(&mut self, ids: Vec<GrantId>, now: Now) -> (Vec<Closed>, Option<Refused>) {
-        // By a clock that is earlier than it was, an id would not stay refused for long enough.
+        // With a clock that is earlier than before, an id would not stay refused for long enough.
         let late = self.clock.not_before_floor(now);
         let held_back: HashSet<GrantId> = self.held_back.ids().collect();
         let mut closed = Vec::with_capacity(ids.len());
@@ -101,7 +101,7 @@ impl<D: Datapath> Gate<D> {
         (closed, no_room)
     }
 
-    /// Writes it to the database, or, if that takes nothing, to the reserve. `Err`: to neither.
+    /// Writes it to the database or, if that fails, to the reserve. `Err`: both failed.
     fn make_durable(&mut self, closed: &[Closed], all: bool, now: Now) -> Result<(), String> {
         let tombstones: Vec<_> = closed.iter().map(|closed| (closed.id, closed.until)).collect();
         self.outbox.revoke(&tombstones);

@@ -1,4 +1,4 @@
-//! The loaded programs are tried on a few frames, from time to time.
+//! Tries the loaded programs on a few frames from time to time.
 
 use std::time::Duration;
 
@@ -15,12 +15,12 @@ use crate::{
 };
 
 const INTERVAL: Duration = Duration::from_secs(10);
-/// Who sends the frames: addresses that are nobody's (RFC 5737, RFC 3849), those of the first family
-/// that no grant covers.
+/// Senders of the frames: documentation addresses (RFC 5737, RFC 3849). The test uses the first of
+/// a family that no grant covers.
 const SENDERS_V4: [[u8; 4]; 3] = [[192, 0, 2, 77], [198, 51, 100, 77], [203, 0, 113, 77]];
 const SENDER_V6: [u8; 16] = [0x20, 0x01, 0x0d, 0xb8, 0, 0x77, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x77];
 
-/// When the next one is, and what the last one found.
+/// The time of the next test, and the result of the last one.
 #[derive(Debug)]
 pub(super) struct SelfTest {
     next: BootNanos,
@@ -32,7 +32,7 @@ impl SelfTest {
         Self { next: now.boot, problem: None }
     }
 
-    /// Whether one is due. The next one is, then, after [`INTERVAL`].
+    /// Whether a test is due. If so, the next one is due after [`INTERVAL`].
     pub(super) fn take_turn(&mut self, now: Now) -> bool {
         let due = now.boot >= self.next;
         if due {
@@ -41,7 +41,7 @@ impl SelfTest {
         due
     }
 
-    /// These answers were wrong.
+    /// Notes the wrong answers.
     pub(super) fn found(&mut self, wrong: &[String]) {
         self.problem = (!wrong.is_empty()).then(|| wrong.join("; "));
     }

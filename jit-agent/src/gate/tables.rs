@@ -1,4 +1,4 @@
-//! What stands in the kernel's grant tables, and which keys are to be tried again.
+//! The entries in the kernel's grant tables, and the keys whose write must be tried again.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +17,7 @@ pub(super) struct Tables {
     problem: Option<String>,
 }
 
-/// What became of some writes.
+/// Results of some writes.
 #[derive(Debug)]
 pub(super) struct Written {
     /// Where sessions may have ended.
@@ -27,7 +27,7 @@ pub(super) struct Written {
 }
 
 impl Tables {
-    /// Takes over what an earlier run left in the kernel.
+    /// Takes over the entries that an earlier run left in the kernel.
     pub(super) fn adopt(&mut self, installed: Entries) {
         self.installed = installed;
     }
@@ -44,8 +44,8 @@ impl Tables {
         self.problem.as_deref()
     }
 
-    /// Writes what differs from these entries. All writes are tried: one that fails does not keep
-    /// another from closing.
+    /// Writes the differences from these entries. All writes are tried: a failed write must not
+    /// keep another one from closing.
     pub(super) fn write(
         &mut self,
         desired: impl IntoIterator<Item = (EntryKey, Option<Entry>)>,
@@ -74,7 +74,7 @@ impl Tables {
         written
     }
 
-    /// Remembers what is to be tried again after a write of these keys.
+    /// Remembers which of these keys must be tried again after a write.
     pub(super) fn note(&mut self, keys: BTreeSet<EntryKey>, result: &Result<(), DatapathError>) {
         match result {
             Ok(()) => self.dirty.retain(|key| !keys.contains(key)),

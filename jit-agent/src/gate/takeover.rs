@@ -1,5 +1,6 @@
-//! Grants that another version's gate counts as well. Its gate may be in force still, so ours lets
-//! in none of them while it may: together they never let in more than the limit.
+//! Grants that another version's gate also counts. That gate may still be in force. Until it is
+//! not, ours lets in no connection of these grants: so both together never let in more than the
+//! limit.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +12,7 @@ use crate::{
     rules::clock::Now,
 };
 
-/// Where the tables of another version count a grant.
+/// A grant that the tables of another version count.
 #[derive(Debug)]
 pub(super) struct Carried {
     pub(super) slot: u32,
@@ -24,12 +25,12 @@ pub(super) struct Carried {
     held: bool,
 }
 
-/// What a look at the other version's tables found.
+/// Result of a look at the other version's tables.
 #[derive(Debug, PartialEq, Eq)]
 struct Look {
     /// Connections that were not known.
     more: u64,
-    /// Our tables are to be given what is left.
+    /// Our tables get the rest of the limit.
     give: bool,
     /// The other tables are gone.
     gone: bool,
@@ -40,12 +41,12 @@ impl Carried {
         Self { slot, generation, before, hits, held: true }
     }
 
-    /// All connections that are known.
+    /// Number of all known connections.
     pub(super) const fn counted(&self) -> u64 {
         self.before.saturating_add(self.hits)
     }
 
-    /// Takes note of what those tables say; `None`: nothing.
+    /// Notes the count of those tables. `None`: they have none.
     fn look(&mut self, elsewhere: Elsewhere) -> Option<Look> {
         let counted = match elsewhere {
             Elsewhere::Counted(hits) => hits,
@@ -74,9 +75,9 @@ impl Takeover {
 }
 
 impl<D: Datapath> Gate<D> {
-    /// Takes over what another version's gate let in since its tables were read last; what is left of
-    /// a limit may be used from now on. When those tables are gone the disk gets to know where it is
-    /// counted. Called only when our gate is in force in place of the other.
+    /// Takes over the connections that another version's gate let in since the last look. The rest
+    /// of each limit may be used from now on. When those tables are gone, the disk is updated with
+    /// the place of the count. Called only when our gate has replaced the other.
     pub(super) fn count_carried(&mut self, now: Now) {
         if self.takeover.0.is_empty() {
             return;
@@ -100,7 +101,7 @@ impl<D: Datapath> Gate<D> {
         }
     }
 
-    /// Whether the kernel knows what is left.
+    /// Whether the kernel has the rest of the limit.
     fn count_more(&mut self, id: GrantId, more: u64, now: Now) -> bool {
         let limit = self.ledger.count_elsewhere(id, more);
         let slot = self.ledger.grant(id).and_then(|held| held.stage.slot());

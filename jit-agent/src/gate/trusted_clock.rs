@@ -1,5 +1,5 @@
-//! Whether the wall clock can be trusted. It may not be earlier than it has been before, and what
-//! was issued before a damage of the database is not taken.
+//! Whether the wall clock can be trusted: it may not be earlier than it has been before. Also
+//! refuses grants that were issued before a damage of the database.
 //!
 //! Pure: time is an argument.
 
@@ -20,7 +20,7 @@ pub(super) struct TrustedClock {
     floor: WallTime,
     /// Wall clock minus boot clock, milliseconds.
     offset: i64,
-    /// What was revoked before this moment is lost.
+    /// Revocations before this moment are lost.
     lost_before: WallTime,
 }
 
@@ -39,7 +39,7 @@ impl From<Untrusted> for Refused {
 }
 
 impl TrustedClock {
-    /// With what the disk knows of the time before.
+    /// A clock with the stored values of the time before.
     pub(super) fn new(floor: Option<WallTime>, lost_before: Option<WallTime>, now: Now) -> Self {
         Self {
             floor: floor.unwrap_or(WallTime(0)),
@@ -85,7 +85,7 @@ impl TrustedClock {
         Now { wall: now.wall.max(self.floor), ..now }
     }
 
-    /// The floor rises with every look at a clock that is trusted. Returns it.
+    /// Raises the floor if the clock is trusted, and returns the floor.
     pub(super) fn raise_floor(&mut self, now: Now) -> WallTime {
         if self.is_trusted(now) {
             self.floor = self.floor.max(now.wall);

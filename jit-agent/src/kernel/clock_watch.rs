@@ -1,6 +1,6 @@
-//! Reports at once that somebody set the wall clock, also during a suspend, by a timer that the kernel
-//! then cancels (`TFD_TIMER_CANCEL_ON_SET` of timerfd_create(2)). Without it the gate would see the
-//! change at its next tick.
+//! Reports at once that somebody set the wall clock, also during a suspend. It uses a timer that
+//! the kernel cancels then (`TFD_TIMER_CANCEL_ON_SET` of timerfd_create(2)). Without this watch the
+//! gate would see the change at its next tick.
 
 use std::{io, os::fd::OwnedFd, thread};
 
@@ -14,11 +14,10 @@ use rustix::{
 
 use crate::system::sys;
 
-/// How far ahead the timer is set, seconds: it is not meant to run out.
+/// Time until the timer runs out, seconds. It is not meant to run out.
 const AHEAD: i64 = 10 * 365 * 24 * 3600;
 
-/// Watches from now on, in a thread of its own that waits in the kernel. Calls `report` each time that
-/// the clock was set.
+/// Starts a thread that waits in the kernel. It calls `report` each time that the clock was set.
 pub fn watch(report: impl Fn() + Send + 'static) -> io::Result<()> {
     let timer = timerfd_create(TimerfdClockId::Realtime, TimerfdFlags::CLOEXEC)?;
     arm(&timer)?;
@@ -34,7 +33,7 @@ fn wait(timer: &OwnedFd, report: impl Fn()) -> io::Result<std::convert::Infallib
         let mut expirations = [0; 8];
         match rustix::io::read(timer, &mut expirations) {
             Err(Errno::INTR) => continue,
-            // Run out after years, or cancelled.
+            // The timer has run out after years, or was cancelled.
             Ok(_) | Err(Errno::CANCELED) => {}
             Err(error) => return Err(error.into()),
         }
@@ -49,7 +48,7 @@ fn arm(timer: &OwnedFd) -> io::Result<()> {
     let never = Timespec { tv_sec: 0, tv_nsec: 0 };
     let flags = TimerfdTimerFlags::ABSTIME | TimerfdTimerFlags::CANCEL_ON_SET;
     match timerfd_settime(timer, flags, &Itimerspec { it_interval: never, it_value: end }) {
-        // It was cancelled again meanwhile, and is armed all the same (timerfd_create(2), NOTES). The
+        // It was cancelled again meanwhile, but is armed even so (timerfd_create(2), NOTES). The
         // report that follows covers that change, too.
         Ok(_) | Err(Errno::CANCELED) => Ok(()),
         Err(error) => Err(error.into()),

@@ -1,6 +1,8 @@
-//! The kernel side, seen from user space: tables, programs, links. A table of contents.
+//! The kernel side, seen from user space: tables, programs, links. This file is a table of
+//! contents.
 //!
-//! [`Datapath`] is what the gate needs of it. [`kernel`] is the real one; [`memory`] a twin for tests.
+//! [`Datapath`] is the gate's view of it. [`kernel`] is the real one; [`memory`] is a twin for
+//! tests.
 
 pub mod attach;
 mod attachment;

@@ -7,7 +7,7 @@ use jit_proto::v1;
 
 use crate::{
     config::InterfaceFilter,
-    gate::report::{drops, guard_message, interface, one_port, ungated},
+    gate::report::{drops, guard_message, interface, ungated},
     kernel::datapath::{
         DatapathError, InterfaceState,
         guard::GuardState,
@@ -126,7 +126,7 @@ fn add_interfaces(
 
 fn port_message(port: PortKey, rule: &PortRule) -> v1::Port {
     v1::Port {
-        range: Some(one_port(port)),
+        range: Some(port.into()),
         mode: if rule.observe != 0 { "observe" } else { "enforce" }.into(),
         sessions: if rule.drain != 0 { v1::Sessions::Drain } else { v1::Sessions::Cut }.into(),
         terminates: if rule.forwarded != 0 { "forwarded" } else { "host" }.into(),
@@ -171,7 +171,7 @@ fn live_entries(entries: &Entries, slots: &BTreeMap<u32, Slot>, now: Now) -> Vec
         .map(|(key, access, Slot { hits, limit, generation: _ })| v1::GrantState {
             grant: Some(v1::Grant {
                 sources: vec![(&key.source).into()],
-                ports: vec![one_port(key.port)],
+                ports: vec![key.port.into()],
                 requester: "(in the kernel)".into(),
                 max_connections: limit,
                 ..v1::Grant::default()

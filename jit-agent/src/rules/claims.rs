@@ -1,12 +1,12 @@
-//! Which grants claim which place in the kernel's tables, and what should stand there.
+//! Which grants claim which place in the kernel's tables, and the desired entry of each place.
 //!
-//! The longest prefix shadows: an expired /32 inside a live /24 would drop. Single addresses have a
-//! table of their own, which the kernel asks first and whose dead entries hide nothing; among
-//! prefixes the desired entry of each is made of all claims of that port that cover it: the latest
-//! of those without a limit, and the latest of those with one that is not used up. Claims are
-//! counted, so that of two grants for one prefix either may end without the other.
+//! The kernel's look-up takes the longest prefix only. So an expired /32 inside a live /24 would
+//! drop. Single addresses have a table of their own: the kernel asks it first, and its dead entries
+//! hide nothing. The desired entry of a prefix is made of all claims of that port that cover it:
+//! the latest without a limit, and the latest with a limit that is not used up. Claims are counted:
+//! if two grants have the same prefix, either may end without the other.
 //!
-//! Keys whose desired entry may have changed are kept until somebody takes them.
+//! Keys whose desired entry may have changed are kept until the gate takes them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -21,27 +21,27 @@ use crate::rules::{
 /// Slot of exemptions, whose connections belong to no grant.
 pub const EXEMPT_SLOT: u32 = 0;
 
-/// What a grant or an exemption claims at a place.
+/// The claim of a grant or an exemption at a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlaceClaim {
-    /// As the kernel is to have it.
+    /// The entry in the kernel for this claim.
     pub access: Access,
-    /// For how many connections.
+    /// The number of connections that it is for.
     pub kind: Kind,
 }
 
-/// For how many connections a claim is.
+/// The number of connections that a claim is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// For some more.
+    /// A limited number, which is not used up.
     Limited,
-    /// For any number.
+    /// Any number.
     Unlimited,
-    /// For no more. Those that it let in stay.
+    /// No more: it is used up. Connections that it let in stay.
     UsedUp,
 }
 
-/// How many entries each table holds.
+/// Largest number of entries in each table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
     /// Single addresses, both families.
@@ -61,7 +61,7 @@ pub struct Claims {
     changed: BTreeSet<EntryKey>,
 }
 
-/// Which table has no room.
+/// The table without room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full {
     /// Entries that it holds at most.
@@ -92,8 +92,8 @@ impl Claims {
         std::mem::take(&mut self.changed)
     }
 
-    /// Whether these keys fit. Those that are there already need no room; those of `leaving` that
-    /// nobody else claims give theirs.
+    /// Whether these keys fit. Keys that are already there need no room. Keys of `leaving` that no
+    /// other grant claims free theirs.
     pub fn fits(
         &self,
         keys: impl IntoIterator<Item = EntryKey>,
@@ -131,8 +131,8 @@ impl Claims {
         self.has_changed(key);
     }
 
-    /// Takes one claim away: that with the same slot, so of the same grant; of exemptions, which share
-    /// a slot, an equal one.
+    /// Removes one claim: the one with the same slot, so of the same grant. Exemptions share a
+    /// slot: for them it removes an equal claim.
     pub fn remove(&mut self, key: EntryKey, claim: PlaceClaim) {
         self.has_changed(key);
         let is_it = |other: &PlaceClaim| {
@@ -156,7 +156,7 @@ impl Claims {
         }
     }
 
-    /// Puts one claim in the place of another of the same grant.
+    /// Replaces a claim by another one of the same grant.
     pub fn exchange(&mut self, key: EntryKey, old: PlaceClaim, new: PlaceClaim) {
         let slot = old.access.slot;
         let mut claims = self.claims_mut(&key).into_iter().flatten();
@@ -166,7 +166,7 @@ impl Claims {
         self.has_changed(key);
     }
 
-    /// What should stand at this key.
+    /// The desired entry of this key.
     pub fn desired(&self, key: &EntryKey) -> Option<Entry> {
         let own = self.claims(key)?.iter();
         if key.source.is_host() {
@@ -212,8 +212,8 @@ impl Claims {
         if key.source.is_host() { self.hosts.get_mut(key) } else { self.prefixes.get_mut(key) }
     }
 
-    /// So have the prefixes inside this one, if it is a prefix. The order of keys is by port, address
-    /// and length, so they stand in one stretch.
+    /// Notes a changed key. If it is a prefix, the prefixes inside it have changed, too. Keys are
+    /// ordered by port, address and length, so these follow each other.
     fn has_changed(&mut self, key: EntryKey) {
         if key.source.is_host() {
             self.changed.insert(key);
@@ -228,7 +228,7 @@ impl Claims {
     }
 }
 
-/// How many keys there are for each table.
+/// The number of keys for each table.
 #[derive(Default)]
 struct Counts {
     hosts: usize,
@@ -251,8 +251,8 @@ impl Counts {
     }
 }
 
-/// What stands for these claims. Where two end together, the one whose sessions are cut counts, and
-/// then the slot, so that the same claims always give the same entry.
+/// The entry for these claims. If two end together, the one that cuts its sessions counts, and then
+/// the slot decides. So the same claims always give the same entry.
 fn entry<'c>(claims: impl Iterator<Item = &'c PlaceClaim>) -> Entry {
     let (mut unlimited, mut limited, mut used_up) = (Access::NONE, Access::NONE, Access::NONE);
     for PlaceClaim { access, kind } in claims.filter(|one| one.access.is_some()) {
@@ -263,6 +263,6 @@ fn entry<'c>(claims: impl Iterator<Item = &'c PlaceClaim>) -> Entry {
         };
         *latest = (*latest).max(*access);
     }
-    // What is used up still carries its sessions, unless the place is wanted.
+    // A claim that is used up still carries its sessions, unless another one needs the place.
     Entry { unlimited, limited: if limited.is_some() { limited } else { used_up } }
 }

@@ -21,7 +21,8 @@ pub struct Signer {
     pub mandate: Mandate,
     key: PublicKey,
     key_id: KeyId,
-    /// First 8 bytes of the SHA-256 of the SubjectPublicKeyInfo, hex: the hint that `jitctl` writes.
+    /// First 8 bytes of the SHA-256 of the SubjectPublicKeyInfo, hex: the hint that `jitctl`
+    /// writes.
     fingerprint: String,
 }
 
@@ -165,7 +166,8 @@ impl Keyring {
         self.signers.iter().filter(good).collect()
     }
 
-    /// Whether any signature names a trusted key. Only tells a bad signature from an unknown key.
+    /// Whether any signature names a trusted key. It only
+    /// distinguishes a bad signature from an unknown key.
     pub fn knows_any(&self, signatures: &[v1::Signature]) -> bool {
         signatures
             .iter()

@@ -1,9 +1,10 @@
-//! The state machine of grants: admit, activate, use up, replace, expire, revoke, and what the
-//! kernel should hold.
+//! The state machine of grants: admit, activate, use up, replace, expire, revoke. It also gives the
+//! desired state of the kernel's tables.
 //!
-//! Pure: time is an argument, nothing is written anywhere. The gate persists and writes what comes
-//! out, in that order, and takes an admission back ([`Ledger::forget`]) when that fails. Keys whose
-//! desired entry changed are kept in here until the gate takes them ([`Ledger::take_changed`]).
+//! Pure: time is an argument, and nothing is written anywhere. The gate persists the result and
+//! then writes it to the kernel. If that fails, it takes the admission back ([`Ledger::forget`]).
+//! Keys whose desired entry changed are kept here until the gate takes them
+//! ([`Ledger::take_changed`]).
 
 mod admission;
 mod ending;
@@ -36,8 +37,8 @@ use crate::rules::{
     refusal::Refused,
 };
 
-/// How long a grant that is used up keeps its places from others that have a limit, too: the
-/// handshake of its last connection needs them.
+/// How long a grant that is used up keeps its places from other grants with a limit: the handshake
+/// of its last connection needs them.
 const HANDSHAKE: Duration = Duration::from_secs(2);
 
 /// All grants that this host holds.
@@ -85,15 +86,16 @@ impl Ledger {
         self.claims.take_changed()
     }
 
-    /// Takes an admission back, as if it had never been.
+    /// Takes an admission back, as if it had never happened.
     pub fn forget(&mut self, id: GrantId) {
         if let Some(held) = self.grants.remove(&id) {
             self.release(&held);
         }
     }
 
-    /// A grant was refused because its id is: other content than what was revoked under that id, when
-    /// it ends later. It stays refused until then; returns that, if it is longer than before.
+    /// Handles a grant that was refused because its id is refused. It may have other content than
+    /// the revoked grant, and a later end. The id then stays refused until that end; returns it if
+    /// it is later than before.
     pub fn refuse_longer(
         &mut self,
         id: GrantId,
@@ -108,12 +110,12 @@ impl Ledger {
         self.tombstones.restore(id, tombstone);
     }
 
-    /// Revoked and replaced ids, and until when they stay refused.
+    /// Revoked and replaced ids, each with the end of its refusal.
     pub fn tombstones(&self) -> impl Iterator<Item = (GrantId, Tombstone)> + '_ {
         self.tombstones.iter()
     }
 
-    /// Takes note of what the kernel counted in a slot. Returns the grant that has just been used up.
+    /// Notes the kernel's count in a slot. Returns the grant if it has just been used up.
     pub fn count(&mut self, slot: u32, hits: u64, now: Now) -> Option<GrantId> {
         let id = self.slots.owner(slot)?;
         let held = self.grants.get_mut(&id)?;
@@ -128,8 +130,8 @@ impl Ledger {
         Some(id)
     }
 
-    /// A grant let in this many more connections than its slot shows: what remains of its limit, if it
-    /// has one.
+    /// Adds connections that a grant let in and that its slot does not show. Returns the rest of
+    /// its limit, if it has one.
     pub fn count_elsewhere(&mut self, id: GrantId, hits: u64) -> Option<u32> {
         let held = self.grants.get_mut(&id)?;
         held.hits = held.hits.saturating_add(hits);
@@ -137,9 +139,10 @@ impl Ledger {
         Some(held.limit())
     }
 
-    /// Lets time pass: activates what has begun, if the wall clock is trusted, and ends what has ended
-    /// or was replaced. The kernel has let nobody in since the deadline; this only cleans up. `hits`
-    /// reads the kernel's count of a slot: which slots end is decided in here.
+    /// Lets time pass. Activates grants that have begun, if the wall clock is trusted, and ends
+    /// grants that have ended or were replaced. The kernel has let nobody in since the deadline;
+    /// this only cleans up. `hits` reads the kernel's count of a slot: only the ledger knows which
+    /// slots end.
     pub fn advance(&mut self, now: Now, trusted: bool, hits: impl Fn(u32) -> u64) -> Vec<Change> {
         let mut changes = if trusted { self.begin(now, &hits) } else { Vec::new() };
         changes.extend(self.expire(now, &hits));
@@ -169,7 +172,8 @@ impl Ledger {
         changes
     }
 
-    /// The wall clock was set: deadlines may only come nearer. Returns the grants that end sooner.
+    /// Handles a wall clock that was set: deadlines may only come nearer. Returns the grants that
+    /// end sooner.
     pub fn clock_was_set(&mut self, now: Now) -> Vec<GrantId> {
         let sooner = |(id, held): (&GrantId, &HeldGrant)| {
             let fresh = now.deadline(held.grant.not_after());
@@ -183,8 +187,9 @@ impl Ledger {
         sooner.into_iter().map(|(id, _)| id).collect()
     }
 
-    /// The wall clock was set: ids stay refused for as long as they were to be, also when the disk
-    /// gives the next boot only what the wall clock will read then. Returns those that changed.
+    /// Handles a wall clock that was set: ids stay refused for the same time as before. This must
+    /// hold after a reboot, too, for which the disk only has the wall time. Returns those that
+    /// changed.
     pub fn tombstones_follow(&mut self, now: Now) -> Vec<(GrantId, Tombstone)> {
         self.tombstones.follow(now)
     }
@@ -214,7 +219,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Where exemptions ended after one time and not after another.
+    /// The places whose exemptions ended after the first time and not after the second.
     pub fn exemptions_ended(
         &self,
         after: BootNanos,
@@ -229,7 +234,7 @@ impl Ledger {
         begun.filter_map(|(_, id)| self.grants.get(id))
     }
 
-    /// When [`Ledger::advance`] has something to do next; `None` when nothing is ahead.
+    /// When [`Ledger::advance`] next has something to do; `None`: nothing is planned.
     pub fn next_change(&self, now: Now, trusted: bool) -> Option<Duration> {
         let end = self.ends.first().map(|(end, _)| *end);
         let handshake = self.handshakes.first().map(|(end, _)| *end);
@@ -239,17 +244,17 @@ impl Ledger {
         ends.into_iter().flatten().map(|end| now.until(end)).chain(begin).min()
     }
 
-    /// What should stand at this key.
+    /// The desired entry of this key.
     pub fn desired(&self, key: &EntryKey) -> Option<Entry> {
         self.claims.desired(key)
     }
 
-    /// Everything that should stand in the kernel.
+    /// All desired entries of the kernel's tables.
     pub fn all_desired(&self) -> impl Iterator<Item = (EntryKey, Option<Entry>)> + '_ {
         self.claims.all()
     }
 
-    /// Claims that the desired state is made of.
+    /// The claims that make the desired state.
     pub const fn claims(&self) -> &Claims {
         &self.claims
     }
@@ -273,8 +278,8 @@ impl Ledger {
         self.slots.limited_after(slot)
     }
 
-    /// A slot of a grant with a limit that has ended, if no other grant has got it since: the kernel
-    /// may forget its connections. Each comes once.
+    /// A slot of an ended grant with a limit, if no other grant has got it since: the kernel may
+    /// forget its connections. Each slot is returned once.
     pub fn next_closed(&mut self) -> Option<u32> {
         self.slots.next_closed()
     }
@@ -333,7 +338,7 @@ impl Ledger {
         self.set_stage(id, stage);
     }
 
-    /// A grant whose last handshake has had its time gives its places to others that have a limit.
+    /// Grants whose last handshake has had its time give their places to other grants with a limit.
     fn yield_places(&mut self, now: Now) {
         while let Some((end, id)) = self.handshakes.first().copied() {
             if end > now.boot {

@@ -1,4 +1,5 @@
-//! From what should be in the kernel's tables and what is, to the writes: closings first.
+//! Compares the desired entries of the kernel's tables with the actual ones, and gives the writes.
+//! Closings come first.
 
 use std::collections::HashMap;
 
@@ -16,12 +17,12 @@ pub struct EntryKey {
     pub source: SourcePrefix,
 }
 
-/// Until when one grant lets in. The kernel's tables have it as `jit_common::Claim`.
+/// How long one grant lets connections in. In the kernel's tables it is a `jit_common::Claim`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Access {
-    /// The grant is dead at this time; zero: there is none.
+    /// The grant has ended at this time. Zero: there is no grant.
     pub deadline: BootNanos,
-    /// Its sessions end with it, whatever the port's rule says.
+    /// Its sessions end with it, also if the port's rule is `drain`.
     pub cut: bool,
     /// Where its connections are counted.
     pub slot: u32,
@@ -37,18 +38,18 @@ impl Access {
     }
 }
 
-/// What stands there: of the grants that cover the place, the one without a limit that lasts
-/// longest, and one with a limit.
+/// The entry at a place. Of the grants that cover the place it has the one without a limit that
+/// lasts longest, and one with a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// For any number of connections.
+    /// The grant for any number of connections.
     pub unlimited: Access,
-    /// For as many as its slot says.
+    /// The grant with a limit, which is in its slot.
     pub limited: Access,
 }
 
 impl Entry {
-    /// A place that is taken and lets nobody in.
+    /// The entry of a place that is taken and lets nobody in.
     pub const CLOSED: Self = Self { unlimited: Access::NONE, limited: Access::NONE };
 
     /// Both of them.
@@ -56,8 +57,8 @@ impl Entry {
         [self.unlimited, self.limited]
     }
 
-    /// Whether sessions that `old` covered may have ended under this: not where each is the same
-    /// or only lasts longer.
+    /// Whether sessions that `old` covered may have ended under this entry. They have not if each
+    /// claim is the same or only lasts longer.
     pub fn may_end(&self, old: &Self) -> bool {
         let [unlimited, limited] = self.accesses();
         [(unlimited, old.unlimited), (limited, old.limited)].into_iter().any(|(new, old)| {
@@ -66,7 +67,7 @@ impl Entry {
         })
     }
 
-    /// Whether it lets in less than `old` for any of the two.
+    /// Whether one of its two claims lets in less than that of `old`.
     fn closes(&self, old: &Self) -> bool {
         self.unlimited.deadline < old.unlimited.deadline
             || self.limited.deadline < old.limited.deadline
@@ -76,17 +77,17 @@ impl Entry {
 /// One write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Write {
-    /// Take the entry away.
+    /// Remove the entry.
     Remove(EntryKey),
-    /// Put this in its place.
+    /// Put this entry in the place.
     Set(EntryKey, Entry),
 }
 
-/// The entries that the gate last wrote, or read from the kernel.
+/// The entries that the gate last wrote to the kernel or read from it.
 pub type Entries = HashMap<EntryKey, Entry>;
 
-/// The writes that turn `actual` into the desired state at these keys, closings (removals and earlier
-/// deadlines) before openings.
+/// The writes that turn `actual` into the desired state at these keys. Closings (removals and
+/// earlier deadlines) come before openings.
 pub fn plan(
     desired: impl IntoIterator<Item = (EntryKey, Option<Entry>)>,
     actual: &Entries,

@@ -61,7 +61,7 @@ fn a_stored_grant_that_a_start_refuses_does_not_come_back_at_a_later_one() {
 }
 
 #[test]
-fn a_certificate_that_ends_is_told_before_and_is_a_problem_after() {
+fn a_certificate_that_ends_is_reported_before_and_is_a_problem_after() {
     let mut host = Host::with(
         "[control]\nlisten = \"[::]:7443\"\ncertificate = \"1.pem\"\nkey = \"1.pem\"\n\
          client_ca = \"1.pem\"\n",
@@ -173,11 +173,14 @@ fn without_an_audit_nothing_new_opens_and_everything_closes() {
     assert_eq!(host.push(&grant(3, &["203.0.113.9"])), Ok(Admission::Active));
     let codes = host.codes();
     assert_eq!(codes.iter().filter(|code| *code == "G001").count(), 2, "{codes:?}");
-    assert!(codes.contains(&"G006".to_owned()), "told when it could be: {codes:?}");
+    assert!(
+        codes.contains(&"G006".to_owned()),
+        "reported when the audit took records again: {codes:?}"
+    );
 }
 
 #[test]
-fn a_grant_that_the_kernel_refuses_is_told_as_refused() {
+fn a_grant_that_the_kernel_refuses_is_reported_as_refused() {
     let mut host = Host::start();
     host.kernel.refuse(Some(true));
     host.push(&grant(1, &["203.0.113.7"])).unwrap_err();
@@ -187,7 +190,7 @@ fn a_grant_that_the_kernel_refuses_is_told_as_refused() {
 }
 
 #[test]
-fn what_opens_again_after_a_reboot_is_told_with_its_reason() {
+fn what_opens_again_after_a_reboot_is_reported_with_its_reason() {
     let mut host = Host::start();
     host.push(&grant(1, &["203.0.113.7"])).unwrap();
     host.kernel = MemoryDatapath::default();
@@ -200,7 +203,7 @@ fn what_opens_again_after_a_reboot_is_told_with_its_reason() {
 }
 
 #[test]
-fn connections_of_a_grant_are_told_one_by_one_and_then_as_sums_and_drops_never() {
+fn connections_of_a_grant_are_reported_one_by_one_and_then_as_sums_and_drops_never() {
     use jit_common::{Event, Reason};
     let mut host = Host::start();
     host.push(&grant(1, &["203.0.113.7"])).unwrap();
@@ -246,14 +249,14 @@ fn refusals_without_end_do_not_fill_the_audit() {
     let size = std::fs::metadata(host.directory.path().join("state/audit/audit.jsonl"));
     assert!(size.unwrap().len() < 512 * 1024);
     let records = host.records();
-    let told = records.iter().filter(|record| record["code"] == "G004").count();
+    let reported = records.iter().filter(|record| record["code"] == "G004").count();
     let sum = records.iter().find(|record| record["code"] == "L007").unwrap();
-    assert_eq!(u64::try_from(told).unwrap() + sum["count"].as_u64().unwrap(), 5_000);
+    assert_eq!(u64::try_from(reported).unwrap() + sum["count"].as_u64().unwrap(), 5_000);
     assert_eq!(sum["by"], "spiffe://example.org/stolen");
 }
 
 #[test]
-fn a_closing_that_fails_is_tried_again_and_told() {
+fn a_closing_that_fails_is_tried_again_and_reported() {
     let mut host = Host::start();
     host.push(&grant(1, &["203.0.113.7"])).unwrap();
     host.kernel.refuse(Some(false));

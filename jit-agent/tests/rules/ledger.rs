@@ -152,7 +152,7 @@ fn a_revoked_id_stays_refused_also_when_it_was_never_seen() {
 }
 
 #[test]
-fn a_clock_that_is_not_trusted_begins_nothing_and_ends_what_is_over() {
+fn a_clock_that_is_not_trusted_begins_nothing_and_still_ends_grants() {
     let mut world = World::new(CAPACITY);
     world.admit(&until(1, "203.0.113.7", 1_000), NOW).unwrap();
     let later_grant =

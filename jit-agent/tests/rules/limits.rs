@@ -24,7 +24,7 @@ fn limited(id: u8, source: &str, most: u32) -> v1::Grant {
 }
 
 impl Host {
-    /// A new connection from this port; the kernel tells of it when it gets in.
+    /// A new connection from this port. The kernel reports it if it gets in.
     fn connects(&mut self, source_port: u16, now: Now) -> bool {
         let syn = Syn { source: v4(SOURCE), source_port, port: SSH, sequence: 7 };
         let gets_in = self.kernel.connect(&syn, now.boot);
@@ -125,14 +125,14 @@ fn the_last_handshake_keeps_its_place_for_a_moment() {
     assert!(host.gate().advance(later(1_900)).as_millis() <= 100);
     host.gate().advance(later(2_000));
     assert_eq!(slot_at(&host), 2);
-    // When the second is over, the sessions of the first are carried again, and nothing else.
+    // When the second has ended, the sessions of the first are carried again, and nothing else.
     host.gate().advance(later(MINUTE));
     assert_eq!(slot_at(&host), 1);
     assert!(!host.connects(40_001, later(MINUTE)));
 }
 
 #[test]
-fn what_no_event_told_of_is_found_in_the_tick() {
+fn what_no_event_reported_is_found_in_the_tick() {
     let mut host = Host::start();
     host.push(&limited(1, SOURCE, 2)).unwrap();
     host.kernel.count(1, 2);
@@ -231,7 +231,7 @@ fn a_limit_is_for_tcp_and_not_above_1024() {
 }
 
 #[test]
-fn connections_that_no_event_told_of_are_in_the_audit_once() {
+fn connections_that_no_event_reported_are_in_the_audit_once() {
     let mut host = Host::start();
     let sums = |host: &mut Host| {
         let records = host.records().into_iter().filter(|record| record["code"] == "C002");
@@ -249,9 +249,9 @@ fn connections_that_no_event_told_of_are_in_the_audit_once() {
     assert_eq!(sums(&mut host), [7, 2]);
 }
 
-/// The event of a connection from just before the end is read behind it.
+/// The event of a connection from just before the end is read after the end.
 #[test]
-fn a_connection_is_told_with_its_grant_also_when_that_is_over_by_then() {
+fn a_connection_is_reported_with_its_grant_also_when_that_has_ended() {
     for revoked in [false, true] {
         let mut host = Host::start();
         host.push(&grant(1, &[SOURCE])).unwrap();
@@ -263,10 +263,11 @@ fn a_connection_is_told_with_its_grant_also_when_that_is_over_by_then() {
         }
         host.tell_connections(now);
         let records = host.records();
-        let told: Vec<_> = records.iter().filter(|record| record["code"] == "C001").collect();
+        let reported: Vec<_> = records.iter().filter(|record| record["code"] == "C001").collect();
         // One is of that grant; nobody had the other slots.
-        assert_eq!(told.len(), 7);
-        let of_grant: Vec<_> = told.iter().filter(|record| record["grant"].is_string()).collect();
+        assert_eq!(reported.len(), 7);
+        let of_grant: Vec<_> =
+            reported.iter().filter(|record| record["grant"].is_string()).collect();
         assert_eq!(of_grant.len(), 1, "revoked {revoked}");
         assert_eq!(of_grant[0]["requester"], "ana@example.org");
     }

@@ -165,7 +165,7 @@ fn a_threshold_for_policies_counts_distinct_keys_in_their_window() {
     for seeds in [&[3][..], &[3, 3], &[3, 1], &[4]] {
         assert_eq!(push(seeds, NOW), Err(Refusal::ApprovalsMissing), "{seeds:?}");
     }
-    assert_eq!(push(&[3, 4], seconds(60)), Err(Refusal::ApprovalsMissing), "its window is over");
+    assert_eq!(push(&[3, 4], seconds(60)), Err(Refusal::ApprovalsMissing), "its window has ended");
     assert_eq!(push(&[4], seconds(60)), Err(Refusal::UnknownKey));
     assert_eq!(push(&[3, 4], seconds(59)), Ok("ok".into()));
     for bad in ["policy_approvals = 0", "policy_approvals = 3", "approvals = 0", "arm = [\"x\"]"] {

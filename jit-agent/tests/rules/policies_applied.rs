@@ -27,7 +27,7 @@ fn a_diff_says_who_would_be_affected() {
     assert_eq!(changes.opened, [port(3389)]);
     assert!(changes.confirm);
     let lost: Vec<_> = changes.exemptions_lost.iter().map(|lost| lost.exemption.clone()).collect();
-    assert_eq!(lost, [Some(exemption("10.0.0.5", 0))], "the one that is over is not lost");
+    assert_eq!(lost, [Some(exemption("10.0.0.5", 0))], "the one that has ended is not lost");
     let changed: Vec<_> = changes.changed.iter().map(|port| port.what.join("; ")).collect();
     assert_eq!(
         changed[0],

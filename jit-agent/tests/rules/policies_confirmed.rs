@@ -14,7 +14,8 @@ use crate::{
     support::{MINUTE, NOW, SSH, later, v4},
 };
 
-/// What a policy shuts out goes on if it returns: nothing is cut before somebody says that it stays.
+/// What a policy shuts out goes on if it returns: nothing is cut before somebody says that it
+/// stays.
 #[test]
 fn a_policy_that_waits_cuts_no_session_and_one_that_stays_does() {
     for confirmed in [false, true] {
@@ -66,7 +67,7 @@ fn a_restart_inside_the_window_neither_keeps_it_nor_gives_it_longer() {
     host.gate().advance(seconds(120));
     assert!(!host.is_armed(HTTP));
 
-    // The agent is dead when the time is over: the kernel keeps it closed, the start opens it.
+    // The agent is dead when the time ends: the kernel keeps it closed, the start opens it.
     host.push(&policy(2, &[section(8080)]), seconds(200)).unwrap();
     host.restart("boot-1", seconds(400));
     assert!(!host.is_armed(HTTP));

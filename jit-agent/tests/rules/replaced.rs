@@ -76,7 +76,7 @@ fn a_grant_that_comes_after_its_successor_is_refused() {
 }
 
 #[test]
-fn an_id_stays_refused_until_the_last_grant_that_was_refused_for_it_is_over() {
+fn an_id_stays_refused_until_the_last_grant_that_was_refused_for_it_has_ended() {
     let lasts = |millis| v1::Grant { not_after_ms: NOW.wall.0 + millis, ..grant(1, &[SOURCE]) };
     let mut host = Host::start();
     host.push(&lasts(10 * MINUTE)).unwrap();
@@ -152,7 +152,7 @@ fn last(host: &Host) -> Option<(u64, bool)> {
 }
 
 #[test]
-fn a_grant_that_cuts_its_sessions_says_so_in_the_kernel_also_behind_its_end() {
+fn a_grant_that_cuts_its_sessions_says_so_in_the_kernel_also_after_its_end() {
     let mut host = Host::start();
     host.push(&cutting(1, SOURCE)).unwrap();
     let end = later(10 * MINUTE);

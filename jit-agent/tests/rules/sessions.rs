@@ -1,4 +1,4 @@
-//! Sessions that end with their grants: when, which, and what is told of it.
+//! Sessions that end with their grants: which end, when, and what is reported.
 
 use std::collections::BTreeSet;
 
@@ -78,8 +78,8 @@ fn a_session_ends_with_its_grant_however_that_ends() {
         let now = end(&mut host);
         host.advance(now);
         assert!(!host.lives(CLIENT), "{how}");
-        let told = host.codes().iter().filter(|code| *code == "C003").count();
-        assert_eq!(told, 1, "{how}");
+        let reported = host.codes().iter().filter(|code| *code == "C003").count();
+        assert_eq!(reported, 1, "{how}");
     }
 }
 
@@ -127,7 +127,7 @@ fn a_session_that_was_just_being_opened_is_found_by_the_second_look() {
 }
 
 #[test]
-fn a_kernel_that_cannot_destroy_sockets_is_told_until_nothing_needs_it() {
+fn a_kernel_that_cannot_destroy_sockets_is_reported_until_nothing_needs_it() {
     let mut host = host();
     host.kernel.keep_sockets(true);
     host.push(&both(1, &[CLIENT])).unwrap();
@@ -135,17 +135,17 @@ fn a_kernel_that_cannot_destroy_sockets_is_told_until_nothing_needs_it() {
     host.gate().revoke(&Target::All, "test", "", NOW);
     host.advance(later(100));
     assert!(host.lives(CLIENT));
-    let told = |host: &mut Host| {
+    let reports = |host: &mut Host| {
         let problems = host.gate().status(NOW).problems;
         problems.iter().any(|problem| problem.contains("CONFIG_INET_DIAG_DESTROY"))
     };
-    assert!(told(&mut host));
+    assert!(reports(&mut host));
     host.restart("boot-1", NOW);
-    assert!(told(&mut host), "at the start");
+    assert!(reports(&mut host), "at the start");
     let mut without = Host::start();
     without.kernel.keep_sockets(true);
     without.restart("boot-1", NOW);
-    assert!(!told(&mut without), "no port cuts");
+    assert!(!reports(&mut without), "no port cuts");
 }
 
 /// Whoever leaves an interface out and has no socket guard has sessions that are nobody's business.

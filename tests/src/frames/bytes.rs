@@ -1,4 +1,4 @@
-//! What all headers need: checksums, pieces of a payload, and lengths that fit.
+//! Functions for all headers: checksums, pieces of a payload, and lengths that fit.
 
 use jit_common::Address;
 

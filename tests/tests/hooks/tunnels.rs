@@ -1,8 +1,9 @@
 //! Tunnels, each gated by the program on its own device alone: no other program sees the inner
 //! packet, and most of these devices have no Ethernet header.
 //!
-//! A kernel that does not have a kind of device must refuse it by its type, and its name is printed.
-//! In the virtual machines of `cargo xtask vm-test` all of them are there, or the test fails.
+//! A kernel that does not have a kind of device must refuse it by its type, and its name is
+//! printed. In the virtual machines of `cargo xtask vm-test` all of them are there, or the test
+//! fails.
 
 use std::{
     net::{IpAddr, SocketAddr, SocketAddrV4},
@@ -262,7 +263,7 @@ fn each_tunnel_that_the_kernel_has_is_gated_by_the_program_on_it() {
     site.serve(80);
     let (ways, lacking) = make(&site);
     println!("tunnels: {} ways, and this kernel has no device for {lacking:?}", ways.len());
-    assert!(!lacks::is_told() || lacking.is_empty(), "no modules for {lacking:?}");
+    assert!(!lacks::variable_is_set() || lacking.is_empty(), "no modules for {lacking:?}");
     if ways.is_empty() {
         return;
     }

@@ -523,7 +523,7 @@ fn fragmented(port: u16) -> Vec<(&'static str, Vec<Packet>)> {
         ("IPv6, 24 bytes first", ipv6(&[], &[0, 24])),
         ("IPv6, three times 8", ipv6(&[], &[0, 8, 16])),
         ("IPv6, chain split over two", ipv6(&chain, &[0, 8])),
-        ("IPv6, header split behind the chain", ipv6(&chain, &[0, 24])),
+        ("IPv6, header split after the chain", ipv6(&chain, &[0, 24])),
         ("IPv6, chain and header in the first", ipv6(&chain, &[0, 32])),
     ]);
     let mut reversed = ipv6(&[], &[0, 8]);

@@ -1,6 +1,6 @@
-//! The real agent in the host's namespace, and `jitctl` beside it as the controller: keys,
-//! certificates, configuration, starting, killing, pushing. Everything is in one directory that is
-//! thrown away.
+//! The real agent in the host's namespace, and `jitctl` as its controller. Makes keys, certificates
+//! and the configuration, starts and kills the agent, and pushes grants. All files are in one
+//! temporary directory.
 
 use std::{
     fs::{self, DirBuilder, File},
@@ -22,13 +22,13 @@ use super::{
 };
 use crate::build::Programs;
 
-/// Where the agent listens for its controller.
+/// The port on which the agent listens for its controller.
 const CONTROL: u16 = 7443;
 const HOST_ID: &str = "web-1";
 const CONTROLLER: &str = "spiffe://example.org/jit-controller";
 const READY: Duration = Duration::from_secs(10);
 
-/// The agent's files and, when it runs, its process.
+/// The agent's files, and its process while it runs.
 pub(super) struct Agent<'a> {
     programs: &'a Programs,
     network: &'a Network,
@@ -45,7 +45,7 @@ pub(super) struct Granted {
 }
 
 impl<'a> Agent<'a> {
-    /// Makes keys, certificates and the configuration, and has the agent check the latter.
+    /// Makes keys, certificates and the configuration. The agent then checks the configuration.
     pub(super) fn new(
         programs: &'a Programs,
         network: &'a Network,
@@ -81,7 +81,7 @@ impl<'a> Agent<'a> {
         Ok(agent)
     }
 
-    /// Starts it and waits until the gate is in force; says how long that took.
+    /// Starts the agent and waits until the gate is in force. Returns how long that took.
     pub(super) fn start(&mut self) -> Result<Duration> {
         let log = File::create(self.log()).context("creating the agent's log")?;
         let mut command = Command::new(&self.programs.agent);
@@ -110,7 +110,7 @@ impl<'a> Agent<'a> {
         }
     }
 
-    /// Kills it as the kernel would: nothing in it gets to know.
+    /// Kills the agent with SIGKILL, as the kernel would. Returns its process id.
     pub(super) fn kill(&mut self) -> Result<u32> {
         let mut child = self.process.take().context("the agent does not run")?;
         child.kill().context("killing the agent")?;
@@ -118,7 +118,7 @@ impl<'a> Agent<'a> {
         Ok(child.id())
     }
 
-    /// Pushes a grant for these sources.
+    /// Pushes a grant for these sources, and fails unless the agent accepts it.
     pub(super) fn grant(&self, sources: &[String], duration: &str, why: &str) -> Result<Granted> {
         let key = self.file("signer.key");
         let port = format!("{}/tcp", service::PORT);
@@ -136,7 +136,7 @@ impl<'a> Agent<'a> {
         Ok(Granted { id: id.to_owned(), not_after })
     }
 
-    /// Ends a grant.
+    /// Revokes a grant.
     pub(super) fn revoke(&self, id: &str) -> Result<()> {
         self.control(&["revoke", "--id", id, "--reason", "the work is done"]).map(drop)
     }
@@ -148,7 +148,7 @@ impl<'a> Agent<'a> {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// What status says without an agent to ask: in force, and that it is dead.
+    /// The state that `status` shows when the agent is dead: the gate is in force, but degraded.
     pub(super) fn status_of_the_dead(&self) -> Result<String> {
         const DEGRADED: i32 = 1;
         let (code, state) = self.state()?;
@@ -159,7 +159,7 @@ impl<'a> Agent<'a> {
         Ok(format!("{state}, exit code {DEGRADED}"))
     }
 
-    /// The end of what the agent wrote.
+    /// The last lines of the agent's log.
     pub(super) fn log_end(&self) -> String {
         let log = fs::read_to_string(self.log()).unwrap_or_default();
         let lines: Vec<_> = log.lines().collect();
@@ -282,9 +282,10 @@ impl Drop for Agent<'_> {
             drop(child.kill());
             drop(child.wait());
         }
-        // The last reference to the programs: without it they leave the interface.
+        // The pins are the last references to the programs: without them the kernel removes the
+        // programs from the interface.
         if let Err(error) = fs::remove_dir_all(&self.pins) {
-            eprintln!("left behind: {}: {error}", self.pins.display());
+            eprintln!("not removed: {}: {error}", self.pins.display());
         }
     }
 }

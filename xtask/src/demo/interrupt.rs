@@ -1,4 +1,5 @@
-//! Ctrl-C and its like: noted here, acted on between steps, so that everything is cleaned up.
+//! Signals that end the demo, such as Ctrl-C. They are noted here, and the demo ends between two
+//! steps, so that it can clean up.
 
 use std::{
     sync::{
@@ -23,12 +24,12 @@ pub(super) fn watch() -> Result<()> {
     Ok(())
 }
 
-/// Whether one has arrived.
+/// Whether a signal has arrived.
 pub(super) fn arrived() -> bool {
     INTERRUPTED.get().is_some_and(|flag| flag.load(Ordering::Relaxed))
 }
 
-/// Fails when one has arrived.
+/// Fails if a signal has arrived.
 pub(super) fn check() -> Result<()> {
     if arrived() {
         bail!("interrupted");
@@ -36,7 +37,7 @@ pub(super) fn check() -> Result<()> {
     Ok(())
 }
 
-/// Waits until this moment, or fails at once when interrupted.
+/// Waits until this moment. Fails at once when a signal arrives.
 pub(super) fn sleep_until(moment: Instant) -> Result<()> {
     const STEP: Duration = Duration::from_millis(50);
     loop {

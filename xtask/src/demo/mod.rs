@@ -1,5 +1,5 @@
 //! `cargo xtask demo`: the gate at work, shown with the real programs and real connections between
-//! network namespaces. Touches nothing of the machine's own network, and leaves nothing behind.
+//! network namespaces. It does not touch the machine's own network, and removes all that it made.
 
 use std::{
     net::SocketAddr,
@@ -27,21 +27,21 @@ mod net;
 mod report;
 mod service;
 
-/// How long a connection that should not open is given.
+/// How long to wait before a connection counts as closed.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How long the grant lives that nobody is there to end.
+/// Duration of the grant that ends while the agent is dead.
 const SHORT: &str = "8s";
-/// How much later than the deadline a connection may still be seen: the clocks' steps and the
-/// time that one attempt takes.
+/// A connection may be seen this much later than the deadline: the clocks have steps, and one
+/// attempt takes time.
 const LATE: Duration = Duration::from_millis(250);
 
-/// How to show it.
+/// Options of the demo.
 #[derive(Args)]
 pub(crate) struct Options {
     /// With optimised programs, as they are installed: building them takes minutes longer
     #[arg(long)]
     release: bool,
-    /// The programs are built already
+    /// Use the programs of an earlier build
     #[arg(long)]
     built: bool,
     /// This is the run that sudo was asked for
@@ -49,7 +49,7 @@ pub(crate) struct Options {
     through_sudo: bool,
 }
 
-/// Builds, becomes root, shows.
+/// Builds the programs, becomes root, and shows the demo.
 pub(crate) fn run(options: Options) -> Result<()> {
     let Options { release, built, through_sudo } = options;
     let programs = if built {
@@ -69,7 +69,7 @@ pub(crate) fn run(options: Options) -> Result<()> {
     net::sweep();
     let report = Report::new();
     let shown = show(&report, &programs);
-    // By now everything that `show` made is gone again.
+    // `show` has removed everything that it made.
     if interrupt::arrived() {
         report.say("interrupted; cleaned up");
         std::process::exit(130);
@@ -101,7 +101,7 @@ fn show(report: &Report, programs: &build::Programs) -> Result<()> {
     played
 }
 
-/// The story itself.
+/// The steps of the demo.
 fn play(report: &Report, network: &Network, agent: &mut Agent<'_>) -> Result<()> {
     let open = |who| Expected { who, open: true };
     let closed = |who| Expected { who, open: false };
@@ -158,7 +158,7 @@ struct Expected {
     open: bool,
 }
 
-/// Connects as each of them over both families at once; fails unless all is as expected.
+/// Connects from both hosts over both families at once. Fails unless every result is as expected.
 fn observe(network: &Network, expected: [Expected; 2]) -> Result<String> {
     interrupt::check()?;
     let attempts = expected.map(|expected| net::doors(service::PORT).map(|door| (expected, door)));
@@ -203,8 +203,8 @@ fn observe(network: &Network, expected: [Expected; 2]) -> Result<String> {
     Ok(words.collect::<Vec<_>>().join("; "))
 }
 
-/// Pushes, while the client knocks all the time; says when it first got in, from just before the
-/// push.
+/// Pushes a grant while the client tries to connect again and again. Returns the time from just
+/// before the push to the first connection.
 fn push<T>(network: &Network, push: impl FnOnce() -> Result<T>) -> Result<(T, Duration)> {
     const KNOCK: Duration = Duration::from_millis(20);
     const GIVE_UP: Duration = Duration::from_secs(10);
@@ -230,12 +230,12 @@ fn push<T>(network: &Network, push: impl FnOnce() -> Result<T>) -> Result<(T, Du
         over.store(true, Ordering::Relaxed);
         let opened = knocking.join().ok().context("knocking panicked")??;
         let pushed = pushed?;
-        let opened = opened.context("the push was accepted, and nothing opened")?;
+        let opened = opened.context("the push was accepted, but no connection opened")?;
         Ok((pushed, opened.saturating_duration_since(started)))
     })
 }
 
-/// Knocks through the deadline; nobody but the kernel is there to end the grant.
+/// Tries to connect until after the deadline. The agent is dead: only the kernel ends the grant.
 fn deadline(network: &Network, end: SystemTime) -> Result<String> {
     const BEFORE: Duration = Duration::from_secs(1);
     const AFTER: Duration = Duration::from_secs(2);

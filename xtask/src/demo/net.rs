@@ -1,8 +1,8 @@
-//! Four hosts on one machine: network namespaces, a switch between them, and real TCP connections
-//! from inside them. Knows nothing of the gate.
+//! Four hosts on one machine: network namespaces with a switch between them, and real TCP
+//! connections from inside them. This file knows nothing of the gate.
 //!
-//! `ip netns exec` would hide bpffs. Work is done by threads that enter a namespace instead, and
-//! programs started from such a thread run in it.
+//! `ip netns exec` would hide bpffs. So threads enter a namespace and do the work there. Programs
+//! that such a thread starts run in the namespace, too.
 
 use std::{
     fmt,
@@ -22,11 +22,11 @@ use crate::shell;
 
 /// The server.
 pub(super) const HOST: Addresses = addresses(10, 0x10);
-/// The one who gets a grant.
+/// The host that gets a grant.
 pub(super) const CLIENT: Addresses = addresses(7, 7);
-/// The one who gets none.
+/// The host that gets no grant.
 pub(super) const STRANGER: Addresses = addresses(9, 9);
-/// Where the controller pushes from.
+/// The host of the controller.
 pub(super) const CONTROLLER: Addresses = addresses(2, 2);
 /// All of them.
 pub(super) const NETWORKS: [&str; 2] = ["203.0.113.0/24", "2001:db8::/64"];
@@ -43,7 +43,7 @@ pub(super) struct Addresses {
 }
 
 impl Addresses {
-    /// Both, as sources of a grant.
+    /// Both addresses, as sources of a grant.
     pub(super) fn sources(&self) -> [String; 2] {
         [self.v4.to_string(), self.v6.to_string()]
     }
@@ -80,7 +80,7 @@ impl Namespace {
         Ok(namespace)
     }
 
-    /// Does this from inside the namespace.
+    /// Runs this closure inside the namespace.
     pub(super) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         thread::scope(|scope| {
             let worker = scope.spawn(|| {
@@ -106,7 +106,7 @@ impl Namespace {
 impl Drop for Namespace {
     fn drop(&mut self) {
         if let Err(error) = ip(&["netns", "del", &self.name]) {
-            eprintln!("left behind: namespace {}: {error:#}", self.name);
+            eprintln!("not removed: namespace {}: {error:#}", self.name);
         }
     }
 }
@@ -116,12 +116,12 @@ pub(super) struct Network {
     pub(super) host: Namespace,
     pub(super) client: Namespace,
     pub(super) stranger: Namespace,
-    /// Also the switch: the controller sits beside it.
+    /// The controller's namespace, which also has the switch.
     pub(super) controller: Namespace,
 }
 
 impl Network {
-    /// Makes them.
+    /// Makes the namespaces and connects them.
     pub(super) fn new() -> Result<Self> {
         let network = Self {
             host: Namespace::new("host")?,
@@ -148,23 +148,23 @@ impl Network {
     }
 }
 
-/// What came of an attempt to connect.
+/// Result of an attempt to connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Seen {
     /// A connection, and the first line that the server said.
     Open(String),
-    /// Nothing came back.
+    /// No answer came.
     Silent,
     /// Something else, in words.
     Other(String),
 }
 
-/// Connects from inside a namespace, waiting this long for an answer.
+/// Connects from inside a namespace, and waits this long for an answer.
 pub(super) fn connect(from: &Namespace, to: SocketAddr, patience: Duration) -> Result<Seen> {
     from.inside(|| connect_here(to, patience))
 }
 
-/// Connects from where the calling thread is.
+/// Connects from the calling thread's namespace.
 pub(super) fn connect_here(to: SocketAddr, patience: Duration) -> Seen {
     match TcpStream::connect_timeout(&to, patience) {
         Ok(connection) => Seen::Open(banner(connection)),
@@ -180,12 +180,12 @@ pub(super) fn doors(port: u16) -> [SocketAddr; 2] {
     [IpAddr::V4(HOST.v4), IpAddr::V6(HOST.v6)].map(|address| SocketAddr::new(address, port))
 }
 
-/// Where a demo of this process keeps its pins.
+/// The directory of the pins of this process's demo.
 pub(super) fn pin_directory() -> String {
     format!("{BPFFS}/{PREFIX}{}", std::process::id())
 }
 
-/// Removes what earlier demos left that were killed before they could clean up.
+/// Removes namespaces and pins of earlier demos that were killed before they could clean up.
 pub(super) fn sweep() {
     let over = |name: &str| {
         name.strip_prefix(PREFIX)

@@ -1,4 +1,4 @@
-//! The demo's lines: what was tried and what happened. Decides nothing.
+//! The lines that the demo prints: what was tried, and what happened. Decides nothing.
 
 use std::{
     env,
@@ -22,12 +22,12 @@ impl Report {
         Self { started: Instant::now(), colour, terminal }
     }
 
-    /// Does one step; a failure names the step.
+    /// Runs one step. A failure names the step.
     pub(super) fn step(&self, what: &str, work: impl FnOnce() -> Result<String>) -> Result<()> {
         self.step_with(what, || Ok((work()?, ()))).map(drop)
     }
 
-    /// Does one step that gives something to the later ones.
+    /// Runs one step whose value later steps need.
     pub(super) fn step_with<T>(
         &self,
         what: &str,
@@ -53,7 +53,7 @@ impl Report {
         }
     }
 
-    /// A line of its own.
+    /// Prints a line that is no step.
     pub(super) fn say(&self, text: &str) {
         println!("{text}");
     }

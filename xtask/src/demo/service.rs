@@ -1,5 +1,5 @@
-//! The service that the gate protects in the demo: sshd where there is one, else a server that
-//! greets like it. Never touches the machine's own sshd.
+//! The service that the gate protects in the demo: sshd if it is installed, else a server that
+//! greets like sshd. Never touches the machine's own sshd.
 
 use std::{
     fs,
@@ -19,9 +19,9 @@ use super::{
 };
 use crate::shell;
 
-/// The port it answers on.
+/// The service's port.
 pub(super) const PORT: u16 = 22;
-/// What sshd wants to be there, and the machine may not have.
+/// A directory that sshd needs and that the machine may lack.
 const PRIVILEGE_SEPARATION: &str = "/run/sshd";
 
 /// A running service.
@@ -32,7 +32,7 @@ pub(super) struct Service {
 }
 
 impl Service {
-    /// Starts it in the host's namespace and waits until it answers there.
+    /// Starts the service in the host's namespace and waits until it answers.
     pub(super) fn start(host: &Namespace, scratch: &Path) -> Result<Self> {
         let service = match shell::find("sshd") {
             Some(sshd) => match Self::sshd(host, &sshd, scratch) {
@@ -66,7 +66,7 @@ impl Service {
             key.display()
         );
         let made_directory = fs::create_dir(PRIVILEGE_SEPARATION).is_ok();
-        // Newer ones hold many connections without a login against their source.
+        // Newer versions of sshd refuse a source that makes many connections without a login.
         let configuration = ["PerSourcePenalties no\n", ""]
             .into_iter()
             .map(|penalties| (common.clone() + penalties, scratch.join("sshd_config")))
@@ -122,7 +122,7 @@ fn remove_directory(made: bool) {
     }
 }
 
-/// How a door is named on the demo's lines.
+/// The name of an address's family in the demo's lines.
 pub(super) fn family(door: SocketAddr) -> &'static str {
     if door.is_ipv4() { "IPv4" } else { "IPv6" }
 }

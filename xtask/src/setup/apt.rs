@@ -1,4 +1,4 @@
-//! Debian's packages. Never removes one to make room for another.
+//! Installs Debian's packages. Never removes a package to make room for another one.
 
 use std::{process::Command, sync::Once};
 
@@ -15,7 +15,7 @@ pub(super) fn available() -> bool {
     shell::find("apt-get").is_some()
 }
 
-/// Installs packages, as root or through sudo for this reason.
+/// Installs packages, as root or through sudo. `reason` is shown to the person.
 pub(super) fn install(reason: &str, packages: &[&str]) -> Result<()> {
     if !available() {
         bail!(
@@ -27,22 +27,22 @@ pub(super) fn install(reason: &str, packages: &[&str]) -> Result<()> {
     update(reason);
     let plain = shell::program("apt-get", [] as [&str; 0]);
     let Err(refused) = run(reason, plain, packages) else { return Ok(()) };
-    // What stands in the way is told by trying it without the prohibition to remove.
+    // Without the prohibition to remove, apt says which packages are in the way.
     let mut trial = shell::program("apt-get", ["install", "--simulate", "--yes"]);
     trial.args(OPTIONS).args(packages);
     let removed = backports::removed(&shell::answer(&mut trial).unwrap_or_default());
     if removed.is_empty() {
         return Err(refused);
     }
-    let would = format!("apt would have to remove {}, and nothing is removed", removed.join(", "));
+    let would = format!("apt would remove {}, which this task never does", removed.join(", "));
     if !backports::from_backports(&removed) {
         return Err(refused.context(would));
     }
-    println!("  {would}: trying backports, where it came from");
+    println!("  {would}: trying backports, where they come from");
     backports::command().and_then(|apt| run(reason, apt, packages)).context(would)
 }
 
-/// Installs with this apt.
+/// Installs packages with this apt.
 fn run(reason: &str, mut apt: Command, packages: &[&str]) -> Result<()> {
     apt.args(["install", "--yes", "--no-remove"]).args(OPTIONS).args(packages);
     apt.env("DEBIAN_FRONTEND", "noninteractive");
@@ -66,7 +66,7 @@ fn update(reason: &str) {
         )
         .and_then(|mut apt| shell::long("apt-get update", &mut apt));
         if let Err(error) = updated {
-            // One unreachable source must not hide the others: the install decides.
+            // One source that cannot be reached must not hide the others: the installation decides.
             println!("  going on with the package lists there are: {error}");
         }
     });

@@ -1,7 +1,7 @@
-//! Packages for a machine that holds some from Debian's backports already: what the release itself
-//! has may then be too old to stand beside them, and apt would remove them to make room. Here the
-//! missing ones come from backports too, by an apt with sources and lists of its own: the machine's
-//! apt stays as it is.
+//! Packages for a machine that already has some from Debian's backports. The release's own packages
+//! may be too old to work with those, and apt would remove them. So the missing packages come from
+//! backports, too. A second apt with sources and lists of its own installs them: the machine's apt
+//! does not change.
 
 use std::{fs, path::PathBuf, process::Command};
 
@@ -10,10 +10,10 @@ use anyhow::{Context as _, Result};
 use crate::{debian, shell};
 
 const OS_RELEASE: &str = "/etc/os-release";
-/// Debian's mark in the version of what was built for an older release.
+/// Debian's mark in the version of a package that was built for an older release.
 const MARK: &str = "~bpo";
 
-/// The packages that would have to go for an installation, as `apt-get --simulate` tells it.
+/// The packages that apt would remove for an installation, by the output of `apt-get --simulate`.
 pub(super) fn removed(simulated: &str) -> Vec<String> {
     let lines = simulated.lines().filter_map(|line| line.strip_prefix("Remv "));
     lines.map(str::to_owned).collect()
@@ -24,7 +24,7 @@ pub(super) fn from_backports(removed: &[String]) -> bool {
     removed.iter().any(|package| package.contains(MARK))
 }
 
-/// The command that installs from the release and its backports, those first.
+/// The command that installs from the release and its backports. Backports come first.
 pub(super) fn command() -> Result<Command> {
     let os = fs::read_to_string(OS_RELEASE).with_context(|| format!("reading {OS_RELEASE}"))?;
     let release = codename(&os)
@@ -52,7 +52,7 @@ fn configure(release: &str, backports: &str) -> Result<PathBuf> {
     let security = format!("{release}-security");
     let list = debian::Archives::find()?.sources(&[release, backports], &[&security])?;
     let configuration = directory.join("apt.conf");
-    // Without caches of its own it would spoil the machine's.
+    // Without caches of its own it would overwrite the machine's.
     let own = format!(
         "Dir::Etc::sourcelist \"{}\";\nDir::Etc::sourceparts \"-\";\nDir::State::lists \"{}\";\n\
          Dir::Cache::pkgcache \"\";\nDir::Cache::srcpkgcache \"\";\nAcquire::Languages \"none\";\n",

@@ -1,6 +1,7 @@
-//! The compiler and linker of the kernel programs: rustup's nightly with the sources of `core`, or
-//! Debian's, as `jit-agent/build.rs` looks for them. Both parts must be of one LLVM major version:
-//! an older linker cannot read what a newer compiler writes.
+//! The compiler and linker of the kernel programs. The compiler is rustup's nightly with the
+//! sources of `core`, or Debian's; `jit-agent/build.rs` looks for the same two. Compiler and linker
+//! must have the same LLVM major version: an older linker cannot read the output of a newer
+//! compiler.
 
 use std::{env, path::Path};
 
@@ -12,14 +13,14 @@ use super::{
 };
 use crate::shell;
 
-/// Name that the build script knows Debian's compiler under.
+/// The name of Debian's compiler as a rustup toolchain. The build script looks for this name.
 const DEBIAN_TOOLCHAIN: &str = "jit-agent-bpf";
 const LINKER_VERSION: &str = "0.13.0";
 /// LLVM major versions that this bpf-linker can be built for.
 const LINKER_LLVM: std::ops::RangeInclusive<u32> = 21..=23;
 /// Oldest Rust that compiles the kernel programs.
 const OLDEST: &str = env!("CARGO_PKG_RUST_VERSION");
-/// Seconds that rustup gets to download.
+/// Longest time that rustup may take for a download, seconds.
 const RUSTUP_LIMIT: &str = "600";
 
 struct Compiler {
@@ -111,7 +112,7 @@ pub(super) fn provide_linker(_: Source) -> Result<()> {
         "--locked",
         "--force",
     ]);
-    // LLVM does the work, and it is compiled already.
+    // LLVM does the work, and it has been compiled already.
     install.env("CARGO_PROFILE_RELEASE_DEBUG", "none").env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1");
     let prefix = format!("/usr/lib/llvm-{llvm}");
     if env::var_os("LLVM_PREFIX").is_none() && Path::new(&prefix).exists() {
@@ -124,7 +125,7 @@ pub(super) fn provide_linker(_: Source) -> Result<()> {
     Ok(())
 }
 
-/// The compiler that the build script will take: the same two places in the same order.
+/// The compiler that the build script will take. It looks in the same two places in the same order.
 fn installed() -> Option<Compiler> {
     let sources = |sysroot: &str| {
         Path::new(sysroot).join("lib/rustlib/src/rust/library/core/Cargo.toml").exists()
@@ -183,8 +184,8 @@ fn debian() -> Result<()> {
     Ok(())
 }
 
-/// LLVM major version of a bpf-linker: from the library it is linked with, else from what cargo
-/// noted when it built it.
+/// LLVM major version of a bpf-linker: from the library that it is linked with, else from cargo's
+/// note of the build.
 fn linker_llvm(path: &Path) -> Option<u32> {
     let linked = shell::answer(&mut shell::program("ldd", [path])).unwrap_or_default();
     let library = linked.split_once("libLLVM").and_then(|(_, rest)| {

@@ -1,5 +1,6 @@
-//! `cargo xtask setup`: says of each thing that building and testing need whether it is there, and
-//! installs what is missing. Runs as often as one likes; changes nothing that is in order.
+//! `cargo xtask setup`: shows which of the things that building and testing need are there, and
+//! installs those that are missing. It can run any number of times: it changes nothing that is in
+//! order.
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
@@ -15,7 +16,7 @@ mod tools;
 
 pub(crate) use system::client_python;
 
-/// What to install, and from where.
+/// Options of the installation.
 #[derive(Args)]
 pub(crate) struct Options {
     /// Where the compiler for the kernel programs comes from, when it is missing
@@ -24,42 +25,42 @@ pub(crate) struct Options {
     /// Only say what is missing; change nothing
     #[arg(long)]
     check: bool,
-    /// Also what only `coverage` and `mutants` need, which install it themselves when they run
+    /// Also install what only `coverage` and `mutants` need (they also install it when they run)
     #[arg(long)]
     all: bool,
 }
 
-/// What a task is about to do, and so what has to be there.
+/// What a task does. The things that it needs depend on this.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// Building the programs.
     Build,
-    /// Running them in namespaces.
+    /// Running the programs in namespaces.
     Demo,
-    /// Testing them, with clients of other make.
+    /// Testing the programs, with clients in other languages.
     Test,
-    /// Running them in virtual machines with other kernels.
+    /// Running the tests in virtual machines with other kernels.
     VirtualMachines,
-    /// Feeding them what nobody would write.
+    /// Fuzzing.
     Fuzz,
     /// Measuring which lines the tests reach.
     Coverage,
-    /// Seeing whether the tests notice a change.
+    /// Running mutants.
     Mutants,
 }
 
-/// One thing that is there or not.
+/// One thing that a task may need.
 struct Need {
     name: &'static str,
-    /// The first task, in the order of `Purpose`, that cannot do without it.
+    /// The first purpose, in the order of `Purpose`, that needs it.
     from: Purpose,
     find: fn() -> Found,
     provide: fn(Source) -> Result<()>,
 }
 
 impl Need {
-    /// Each task up to the tests needs what those before it need. The others need no tool of each
-    /// other; only fuzzing needs all that the tests need, and virtual machines the demo's `ip`.
+    /// Build, demo and tests: each needs everything that the one before needs. Of the others,
+    /// fuzzing needs everything that the tests need, and virtual machines need the demo's `ip`.
     fn serves(&self, purpose: Purpose) -> bool {
         let up_to = match purpose {
             Purpose::Build | Purpose::Demo | Purpose::Test => purpose,
@@ -158,7 +159,7 @@ const NEEDS: &[Need] = &[
     },
 ];
 
-/// Installs, or with `--check` only tells.
+/// Installs what is missing. With `--check` it only reports.
 pub(crate) fn run(options: Options) -> Result<()> {
     let Options { toolchain, check, all } = options;
     let mut missing = 0_usize;
@@ -179,7 +180,7 @@ pub(crate) fn run(options: Options) -> Result<()> {
     Ok(())
 }
 
-/// Installs what this purpose needs and is missing; says nothing when all is there.
+/// Installs what is missing for this purpose. Prints nothing if everything is there.
 pub(crate) fn ensure(purpose: Purpose) -> Result<()> {
     for need in NEEDS.iter().filter(|need| need.serves(purpose)) {
         if let Found::No(why) = (need.find)() {
@@ -195,7 +196,7 @@ fn provide(need: &Need, why: &str, source: Source) -> Result<()> {
     (need.provide)(source).with_context(|| format!("setting up: {name}"))?;
     match (need.find)() {
         Found::Yes(form) => println!("✓ {name}: {form}"),
-        Found::No(why) => bail!("{name} was installed and still cannot be used: {why}"),
+        Found::No(why) => bail!("{name} was installed but cannot be used: {why}"),
     }
     Ok(())
 }

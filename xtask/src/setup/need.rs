@@ -1,12 +1,12 @@
-//! What is said of each thing that has to be there.
+//! Whether a needed thing is there, and where the compiler comes from.
 
 use clap::ValueEnum;
 
-/// Whether one thing is there.
+/// Result of the search for one thing.
 pub(super) enum Found {
-    /// There, in this form.
+    /// It is there. The text says which version, or where.
     Yes(String),
-    /// Not there, or not usable as it is, for this reason.
+    /// It is missing or cannot be used. The text is the reason.
     No(String),
 }
 

@@ -1,4 +1,4 @@
-//! What the demo and the tests need of the machine beside the compilers.
+//! Things that the demo and the tests need from the machine, except compilers.
 
 use std::{fs, path::PathBuf};
 
@@ -28,7 +28,7 @@ pub(super) fn find_programs(names: &[&str]) -> Found {
     }
 }
 
-/// Debian has two packages with a busybox; only one runs where there is nothing else yet.
+/// Debian has two packages with a busybox. Only the static one runs in a machine without libraries.
 pub(super) fn find_static_busybox() -> Found {
     let Found::Yes(path) = find_program("busybox") else { return find_program("busybox") };
     match shell::quiet(&mut shell::program("ldd", [&path])) {
@@ -58,7 +58,7 @@ pub(super) fn mount_bpffs(_: Source) -> Result<()> {
     Ok(())
 }
 
-/// The Python that has what a gRPC client of another make needs.
+/// The Python with the packages that a gRPC client in another language needs.
 pub(crate) fn client_python() -> PathBuf {
     shell::target().join("client-venv/bin/python3")
 }
@@ -74,7 +74,7 @@ pub(super) fn find_client_python() -> Found {
 pub(super) fn provide_client_python(_: Source) -> Result<()> {
     let can_make_environments = shell::program("python3", ["-c", "import ensurepip, venv"]);
     if shell::answer(&mut { can_make_environments }).is_none() {
-        apt::install("a Python environment for a client of another make", &["python3-venv"])?;
+        apt::install("a Python environment for a client in another language", &["python3-venv"])?;
     }
     let python = client_python();
     let environment = python.ancestors().nth(2).context("the environment has a directory")?;
@@ -86,7 +86,7 @@ pub(super) fn provide_client_python(_: Source) -> Result<()> {
     )
 }
 
-/// Says of what is nice to have whether it is there; installs none of it.
+/// Shows which optional programs are there. Installs none of them.
 pub(super) fn tell_optional() {
     for (name, without) in [
         ("sshd", "the demo answers on port 22 with a small server of its own"),

@@ -1,5 +1,5 @@
-//! Programs that cargo installs from crates.io, each at one version, so that what they find today
-//! they find tomorrow.
+//! Programs that cargo installs from crates.io. Each has a fixed version, so that its results stay
+//! the same.
 
 use anyhow::{Result, bail};
 
@@ -23,12 +23,12 @@ impl Tool {
         let Some(path) = shell::find(name) else {
             return Found::No("not on the PATH".to_owned());
         };
-        // All of them answer as the subcommand that they are.
+        // Each of them prints its version when called as a subcommand of cargo.
         let subcommand = name.strip_prefix("cargo-").unwrap_or(name);
         let said = shell::answer(&mut shell::program(&path, [subcommand, "--version"]));
         match said.as_deref().and_then(|said| said.split_whitespace().last()) {
             Some(found) if found == *version => Found::Yes(format!("{}, {found}", path.display())),
-            Some(found) => Found::No(format!("{found} is there, {version} is what is used here")),
+            Some(found) => Found::No(format!("{found} is installed, {version} is needed")),
             None => Found::No(format!("{} does not run", path.display())),
         }
     }

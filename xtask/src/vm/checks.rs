@@ -1,23 +1,24 @@
-//! What runs inside each machine, and what each kernel must have or is known to lack. The tests are
-//! those of the `tests` crate, chosen by name: there is one set of them.
+//! The checks that run inside each machine, and the features that each kernel must have or is known
+//! to lack. The tests are those of the `tests` crate, chosen by name: there is only one set of
+//! tests.
 
 use std::time::Duration;
 
 use super::packages::kernel_number;
 
-/// Where the programs under test are inside.
+/// Directory of the programs under test inside the machine.
 pub(super) const PROGRAMS: &str = "/vm/programs";
 
-/// Something that kernels have from some version on.
+/// A feature that kernels have from some version on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Feature {
-    /// As the tests and the agent name it.
+    /// The name that the tests and the agent use.
     pub(super) name: &'static str,
     /// The first Linux that has it.
     since: (u32, u32),
 }
 
-/// All of them, as the table shows them.
+/// All features, in the order of the table.
 pub(super) const FEATURES: [Feature; 9] = [
     Feature { name: "btf", since: (5, 10) },
     Feature { name: "xdp_link", since: (5, 9) },
@@ -30,7 +31,7 @@ pub(super) const FEATURES: [Feature; 9] = [
     Feature { name: "verified_instructions", since: (5, 16) },
 ];
 
-/// What the tests use and the gate does not.
+/// Features that only the tests use, not the gate.
 const OF_TESTS: [Feature; 1] = [Feature { name: "guard_test_run", since: (5, 13) }];
 
 impl Feature {
@@ -40,7 +41,7 @@ impl Feature {
     }
 }
 
-/// The names of what a kernel lacks, separated by commas: what the tests are told.
+/// The names of the features that a kernel lacks, separated by commas. The tests get this text.
 pub(super) fn lacking(version: &str) -> String {
     let all = FEATURES.iter().chain(&OF_TESTS);
     all.filter(|feature| !feature.expected(version))
@@ -49,32 +50,32 @@ pub(super) fn lacking(version: &str) -> String {
         .join(",")
 }
 
-/// One program run in a machine, which is one line of the table.
+/// One run of a program in a machine. It is one line of the table.
 #[derive(Clone, Debug)]
 pub(super) struct Step {
-    /// In one word.
+    /// Its name, one word.
     pub(super) name: &'static str,
-    /// How long it may take.
+    /// Longest time that it may take.
     pub(super) limit: Duration,
     /// The command line.
     pub(super) command: String,
 }
 
-/// Tests of one program, by the beginnings of their names.
+/// Tests of one program. They are chosen by the beginnings of their names.
 struct Tests {
     name: &'static str,
     program: &'static str,
     names: &'static [&'static str],
 }
 
-/// The step that says which features there are.
+/// The step that reports the kernel's features.
 pub(super) const FEATURES_STEP: &str = "features";
 
-/// Frames that host and kernel are compared on. The million is for the machine itself.
+/// Number of frames on which host and kernel are compared. `cargo xtask fuzz` uses a million.
 const FRAMES: u32 = 10_000;
-/// How long a step may take, on a machine that has other work as well.
+/// Longest time that a step may take, on a busy machine.
 const LIMIT: Duration = Duration::from_secs(300);
-/// What the reduced run leaves to this machine's kernel, and the whole one does not.
+/// Tests that run only in the whole matrix. The reduced run leaves them to this machine's kernel.
 const ELSEWHERE: [&str; 2] = ["comparison", "wire"];
 
 const TESTS: &[Tests] = &[
@@ -121,7 +122,7 @@ const TESTS: &[Tests] = &[
     Tests {
         name: "restart",
         program: "lifecycle",
-        // Those that need no speed.
+        // Tests that do not need a fast machine.
         names: &[
             "restarts::sigterm_detaches_nothing",
             "restarts::pushes_and_revocations",
@@ -135,7 +136,7 @@ pub(super) fn names() -> Vec<&'static str> {
     TESTS.iter().map(|tests| tests.name).collect()
 }
 
-/// The steps for a kernel of this version; with `reduced`, those of the reduced run.
+/// The steps for a kernel of this version. `reduced`: only those of the reduced run.
 pub(super) fn steps(version: &str, reduced: bool) -> Vec<Step> {
     let environment = format!(
         "JIT_AGENT_PROGRAMS={PROGRAMS} JIT_TEST_KERNEL_LACKS={} JIT_TEST_FRAMES={FRAMES}",

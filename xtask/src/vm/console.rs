@@ -1,30 +1,30 @@
-//! The lines that the machine's first process prints for us on the serial console, between all that
-//! kernel and programs print there.
+//! The lines that the machine's first process (`init.sh`) prints for the host on the serial
+//! console. The kernel and other programs print there, too.
 
 use std::collections::BTreeMap;
 
 use crate::test_output::Tally;
 
-/// What such a line begins with. A program may have left an unfinished line in front of it.
+/// Such a line begins with this. The unfinished line of another program may be in front of it.
 const MARK: &str = "@vm ";
 
-/// One line for us.
+/// One line for the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Line {
     /// The release of the running kernel.
     Kernel(String),
     /// A check begins.
     Begin(String),
-    /// It ended with this exit code.
+    /// A check has ended.
     End {
         /// Its name.
         check: String,
-        /// 0, or why it failed; 137 when its time was up.
+        /// The exit code. 0: success. 137: its time was up.
         code: i32,
-        /// Hundredths of a second that it took.
+        /// The time that it took, hundredths of a second.
         centiseconds: u64,
     },
-    /// What the kernel has, or has not.
+    /// Whether the kernel has a feature.
     Feature {
         /// Its name.
         name: String,
@@ -33,7 +33,7 @@ pub(super) enum Line {
         /// In which form, or why not.
         detail: String,
     },
-    /// All checks were run.
+    /// All checks have run.
     Done,
 }
 
@@ -63,23 +63,23 @@ impl Line {
     }
 }
 
-/// What a check came to.
+/// Result of a check.
 #[derive(Debug, Default)]
 pub(super) struct Ended {
-    /// Its exit code.
+    /// The exit code, as in [`Line::End`].
     pub(super) code: i32,
-    /// How long it took.
+    /// The time that it took, hundredths of a second.
     pub(super) centiseconds: u64,
-    /// The tests in it.
+    /// Results of its tests.
     pub(super) tests: Tally,
 }
 
-/// All that the console told, so far.
+/// Everything that the console has reported so far.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct Reported {
     /// The kernel's release.
     pub(super) release: Option<String>,
-    /// What the kernel has, with details.
+    /// The kernel's features: whether each is there, with details.
     pub(super) features: BTreeMap<String, (bool, String)>,
     /// The checks that ended.
     pub(super) checks: BTreeMap<String, Ended>,
@@ -87,13 +87,13 @@ pub(super) struct Told {
     pub(super) order: Vec<String>,
     /// The check that runs.
     pub(super) running: Option<String>,
-    /// Whether the machine came to the end of its list.
+    /// Whether the machine has run all checks.
     pub(super) done: bool,
     tests: Tally,
 }
 
-impl Told {
-    /// Takes one line of the console.
+impl Reported {
+    /// Reads one line of the console.
     pub(super) fn read(&mut self, line: &str) {
         let Some(said) = Line::read(line) else {
             self.tests.read(line);
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_for_us_are_found_behind_unfinished_ones() {
+    fn lines_for_the_host_are_found_after_unfinished_ones() {
         let end = Line::End { check: "frames".to_owned(), code: 137, centiseconds: 1234 };
         assert_eq!(Line::read("half a line@vm end frames 137 1234\r"), Some(end));
         let begin = Line::Begin("frames".to_owned());
@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn tests_are_counted_for_the_check_that_they_ran_in() {
-        let mut told = Told::default();
+        let mut reported = Reported::default();
         for line in [
             "@vm kernel 5.10.0-46-cloud-amd64",
             "@vm begin one",
@@ -170,14 +170,14 @@ mod tests {
             "@vm end two 101 20",
             "@vm begin three",
         ] {
-            told.read(line);
+            reported.read(line);
         }
-        assert_eq!(told.release.as_deref(), Some("5.10.0-46-cloud-amd64"));
-        let one = told.checks.get("one").unwrap();
+        assert_eq!(reported.release.as_deref(), Some("5.10.0-46-cloud-amd64"));
+        let one = reported.checks.get("one").unwrap();
         assert_eq!((one.code, one.tests.passed, one.tests.failed), (0, 1, 0));
-        let two = told.checks.get("two").unwrap();
+        let two = reported.checks.get("two").unwrap();
         assert_eq!((two.code, two.tests.passed, two.tests.failed), (101, 2, 1));
         assert_eq!(two.tests.failures, ["b"]);
-        assert_eq!((told.running.as_deref(), told.done), (Some("three"), false));
+        assert_eq!((reported.running.as_deref(), reported.done), (Some("three"), false));
     }
 }

@@ -1,5 +1,5 @@
-//! The initramfs: busybox, the programs under test, the libraries that they are linked with, and
-//! the kernel's modules.
+//! Makes the initramfs: busybox, the programs under test, the libraries that they are linked with,
+//! and the kernel's modules.
 
 use std::{
     collections::BTreeSet,
@@ -19,16 +19,16 @@ use super::{
 };
 use crate::shell;
 
-/// Where other things are inside.
+/// Directory of everything else inside the machine.
 const TOOLS: &str = "/vm/tools";
 const MODULES: &str = "/vm/modules";
-/// Static, so that it runs before anything else is there.
+/// busybox is static, so that it runs before any library is there.
 const BUSYBOX: &str = "/bin/busybox";
-/// What busybox does not have, or has not with all that the tests ask of it.
+/// Programs that busybox lacks, or has without an option that the tests need.
 const FROM_THE_MACHINE: [&str; 2] = ["ip", "tc"];
 
-/// Makes the part that all kernels share: programs, tools, libraries. `programs` are what is run,
-/// and the names that they get.
+/// Makes the part that all kernels share: programs, tools, libraries. `programs`: the programs
+/// under test, and their names in the machine.
 pub(super) fn base(programs: &[(PathBuf, String)], scratch: &Path) -> Result<PathBuf> {
     let root = fresh(&scratch.join("base"))?;
     let mut libraries = BTreeSet::new();
@@ -57,7 +57,7 @@ pub(super) fn base(programs: &[(PathBuf, String)], scratch: &Path) -> Result<Pat
     Ok(archive)
 }
 
-/// Adds to the shared part what one kernel needs: its modules, and the list of what to run on it.
+/// Adds the modules of one kernel and its list of checks to the shared part.
 pub(super) fn complete(
     base: &Path,
     kernel: &Kernel,
@@ -77,7 +77,7 @@ pub(super) fn complete(
     fs::write(inside(&root, "/vm/checks"), list).context("listing checks")?;
     let own = scratch.join("own.cpio");
     pack(&root, &own)?;
-    // The kernel unpacks archives that follow each other, one over the other.
+    // The kernel unpacks archives that follow each other into the same root.
     let whole = scratch.join("initramfs.cpio");
     let mut to = File::create(&whole).context("writing the initramfs")?;
     for part in [base, &own] {
@@ -110,14 +110,15 @@ fn install(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Without debug information a program has a quarter of its size. With it, it works as well.
+/// Removes debug information, which is three quarters of a program's size. A failure here does not
+/// matter.
 fn strip(program: &Path) {
     if shell::find("strip").is_some() {
         let _smaller = shell::answer(shell::program("strip", ["--strip-debug"]).arg(program));
     }
 }
 
-/// The libraries of a program, and the loader that brings them together.
+/// The libraries of a program, and its dynamic loader.
 fn linked(program: &Path) -> Result<Vec<PathBuf>> {
     let output = shell::quiet(shell::program("ldd", [program]).stderr(Stdio::piped()));
     let printed = match &output {

@@ -1,6 +1,6 @@
 #!/bin/busybox sh
-# First process of the virtual machines of `cargo xtask vm-test`: prepares the system, runs the list
-# of checks, and turns the machine off. Lines for the host begin with @vm (see console.rs).
+# First process in the virtual machines of `cargo xtask vm-test`. It prepares the system, runs the
+# list of checks, and turns the machine off. Lines for the host begin with @vm (see console.rs).
 /bin/busybox mkdir -p /proc /sys /dev /run /tmp /bin /sbin /usr/bin /usr/sbin /root
 /bin/busybox --install -s
 export PATH=/vm/tools:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root NO_COLOR=1 RUST_BACKTRACE=1
@@ -14,7 +14,7 @@ mount -t bpf bpf /sys/fs/bpf
 mkdir -p /dev/net
 [ -c /dev/net/tun ] || mknod /dev/net/tun c 10 200
 ip link set lo up
-# No devices gre0, sit0, tunl0 and so on in the namespaces of the tests, which count what they made.
+# The tests count the interfaces of their namespaces: the kernel must not add gre0, sit0 or tunl0.
 echo 1 >/proc/sys/net/core/fb_tunnels_only_for_init_net
 while read -r module; do
     insmod "/vm/modules/$module" || echo "cannot load $module"

@@ -1,6 +1,6 @@
-//! Debian's kernels: found by the name of the package that stands for the newest of a release,
-//! downloaded by apt, which checks them, unpacked and never installed. All of it is below
-//! `target/vm-test`; apt runs with lists, caches and an empty list of installed packages of its own.
+//! Debian's kernels. One package of each release names its newest kernel. apt downloads and checks
+//! the kernel; it is unpacked and never installed. Everything is below `target/vm-test`. apt runs
+//! with its own lists and caches, and its own empty list of installed packages.
 
 use std::{
     fs,
@@ -18,19 +18,19 @@ use crate::{
 
 /// The package that depends on the newest kernel for virtual machines.
 const NEWEST: &str = "linux-image-cloud-amd64";
-/// More packages than any kernel is made of.
+/// Bound for the packages of one kernel: more than any kernel has.
 const MOST_PACKAGES: usize = 16;
 
 /// A kernel of the matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Choice {
-    /// What it is called here: major and minor number, or `newest`.
+    /// Its name in the matrix: major and minor number, or `newest`.
     pub(super) label: &'static str,
-    /// The release of Debian that has it.
+    /// The release of Debian with this kernel.
     suite: &'static str,
     /// Whether that release has security updates.
     updated: bool,
-    /// Part of the reduced run.
+    /// Whether it is part of the reduced run.
     pub(super) quick: bool,
 }
 
@@ -45,7 +45,7 @@ pub(super) const CHOICES: [Choice; 4] = [
 /// A kernel that can be booted.
 #[derive(Clone, Debug)]
 pub(super) struct Kernel {
-    /// Which one.
+    /// The kernel's entry in the matrix.
     pub(super) label: &'static str,
     /// The version of its package.
     pub(super) version: String,
@@ -55,7 +55,7 @@ pub(super) struct Kernel {
     pub(super) modules: PathBuf,
 }
 
-/// Finds, downloads and unpacks one, unless an earlier run has.
+/// Finds, downloads and unpacks a kernel, unless an earlier run has done it.
 pub(super) fn provide(choice: Choice, archives: &Archives, scratch: &Path) -> Result<Kernel> {
     let directory = scratch.join("kernels").join(choice.label);
     let done = directory.join("version");
@@ -86,7 +86,7 @@ pub(super) fn provide(choice: Choice, archives: &Archives, scratch: &Path) -> Re
     Ok(kernel)
 }
 
-/// An apt of its own for one release.
+/// A separate apt for one release.
 struct Apt {
     directory: PathBuf,
     configuration: PathBuf,
@@ -135,7 +135,7 @@ impl Apt {
             .with_context(|| format!("the archive has no package {name}"))
     }
 
-    /// Version of the newest kernel, and all packages that it is made of.
+    /// Version of the newest kernel, and the names of all its packages.
     fn newest(&self) -> Result<(String, Vec<String>)> {
         let newest = self.show(NEWEST)?;
         let (version, mut wanted) = (newest.version, newest.siblings);
@@ -151,7 +151,7 @@ impl Apt {
     }
 }
 
-/// Finds image and modules in what was unpacked. They moved from one release to the next.
+/// Finds image and modules in the unpacked packages. Their place differs from release to release.
 fn unpacked(choice: Choice, version: String, root: &Path) -> Result<Kernel> {
     let Choice { label, .. } = choice;
     if label != "newest" && packages::kernel_number(label) != packages::kernel_number(&version) {

@@ -1,4 +1,4 @@
-//! One virtual machine, from its start to its end or to its limit, with all that its console said.
+//! Runs one virtual machine until it turns off or its time is up, and reads its console.
 
 use std::{
     fs::File,
@@ -12,40 +12,40 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::console::Told;
+use super::console::Reported;
 use crate::shell;
 
-/// The program. Always software emulation: it needs no rights and is the same everywhere.
+/// The emulator. It always emulates in software: that needs no rights and is the same everywhere.
 const QEMU: &str = "qemu-system-x86_64";
-/// The quickest to emulate: what newer ones have, software pays for on every step.
+/// The processor that is fastest to emulate: features of newer ones cost time at every step.
 const CPU: &str = "Nehalem";
-/// Without the check of the timer: on a busy machine the emulated one is late, and the kernel panics.
+/// `no_timer_check`: on a busy machine the emulated timer is late, and the kernel would panic.
 const KERNEL_LINE: &str =
     "console=ttyS0 rdinit=/init panic=-1 loglevel=4 mitigations=off no_timer_check";
 const MEMORY: &str = "1536M";
-/// Lines of the console that a failure shows.
+/// Number of lines of the console that a failure shows.
 const TAIL: usize = 60;
 
-/// What a run came to.
+/// Result of a run.
 pub(super) struct Run {
-    /// What the console told.
-    pub(super) told: Told,
+    /// What the console reported.
+    pub(super) reported: Reported,
     /// From the start of the emulator to its end.
     pub(super) took: Duration,
-    /// Why the run counts as failed though the checks may not have: time out, panic.
+    /// Why the run failed although no check may have: a time-out or a panic.
     pub(super) wrong: Option<String>,
-    /// The end of the console.
+    /// The last lines of the console.
     pub(super) tail: Vec<String>,
 }
 
-/// Boots a kernel with an initramfs, and reads its console until it is off. `progress` hears of
-/// each line after it was read.
+/// Boots a kernel with an initramfs, and reads its console until the machine is off. `progress` is
+/// called after each line.
 pub(super) fn run(
     kernel: &Path,
     initramfs: &Path,
     console: &Path,
     limit: Duration,
-    mut progress: impl FnMut(&Told),
+    mut progress: impl FnMut(&Reported),
 ) -> Result<Run> {
     let started = Instant::now();
     let mut log = File::create(console)
@@ -60,7 +60,7 @@ pub(super) fn run(
             }
         }
     });
-    let mut told = Told::default();
+    let mut reported = Reported::default();
     let mut tail = std::collections::VecDeque::with_capacity(TAIL);
     let mut wrong = None;
     loop {
@@ -68,29 +68,29 @@ pub(super) fn run(
         match lines.recv_timeout(left) {
             Ok(line) => {
                 writeln!(log, "{line}").context("writing the console")?;
-                told.read(&line);
+                reported.read(&line);
                 if tail.len() == TAIL {
                     tail.pop_front();
                 }
                 tail.push_back(line);
-                progress(&told);
+                progress(&reported);
             }
             Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => {
-                let during = told.running.clone().unwrap_or_else(|| "booting".to_owned());
+                let during = reported.running.clone().unwrap_or_else(|| "booting".to_owned());
                 wrong = Some(format!("not done after {} s, during: {during}", limit.as_secs()));
                 break;
             }
         }
     }
-    if wrong.is_none() && !told.done {
-        let during = told.running.clone().unwrap_or_else(|| "booting".to_owned());
+    if wrong.is_none() && !reported.done {
+        let during = reported.running.clone().unwrap_or_else(|| "booting".to_owned());
         wrong = Some(format!("the machine ended before its last check, during: {during}"));
     }
-    Ok(Run { told, took: started.elapsed(), wrong, tail: tail.into() })
+    Ok(Run { reported, took: started.elapsed(), wrong, tail: tail.into() })
 }
 
-/// The emulator, ended when dropped.
+/// The emulator. Drop kills it.
 struct Emulator(Child);
 
 impl Emulator {
@@ -116,13 +116,13 @@ impl Emulator {
 
 impl Drop for Emulator {
     fn drop(&mut self) {
-        // It has ended by itself, unless its time was up or reading its console failed.
+        // It has ended by itself, unless its time was up or its console could not be read.
         let _ended = self.0.kill();
         let _reaped = self.0.wait();
     }
 }
 
-/// A line of the console without what steers a terminal.
+/// A line of the console without escape sequences for a terminal.
 fn plain(line: &[u8]) -> String {
     let text = String::from_utf8_lossy(line);
     text.chars().filter(|c| *c == '\t' || !c.is_control()).collect()

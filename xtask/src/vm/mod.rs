@@ -1,6 +1,6 @@
-//! `cargo xtask vm-test`: the gate on kernels other than this machine's, in virtual machines that
-//! are emulated in software. Needs no rights; leaves nothing behind but what is below
-//! `target/vm-test`: kernels, consoles, and the table of results.
+//! `cargo xtask vm-test`: tests the gate on other kernels than this machine's, in virtual machines
+//! that are emulated in software. It needs no rights. It writes only below `target/vm-test`:
+//! kernels, consoles, and the table of results.
 
 use std::{
     fs,
@@ -37,16 +37,16 @@ mod packages;
 mod progress;
 mod report;
 
-/// How long a machine may take from start to power-off.
+/// Longest time from a machine's start to power-off.
 const LIMIT: Duration = Duration::from_secs(1_200);
 
-/// Which kernels.
+/// Options: kernels and checks.
 #[derive(Args)]
 pub(crate) struct Options {
     /// Only this kernel; may be given more than once
     #[arg(long, value_parser = CHOICES.map(|choice| choice.label))]
     kernel: Vec<String>,
-    /// The reduced matrix that every change is tested with
+    /// The reduced matrix, which `cargo xtask test` also runs
     #[arg(long, conflicts_with = "kernel")]
     quick: bool,
     /// Only this check; may be given more than once
@@ -54,11 +54,11 @@ pub(crate) struct Options {
     only: Vec<String>,
 }
 
-/// What is run in each machine.
+/// The checks to run in each machine.
 struct Steps {
-    /// These alone; none: all.
+    /// Only these. Empty: all.
     only: Vec<String>,
-    /// Those of the reduced run.
+    /// The checks of the reduced run.
     reduced: bool,
 }
 
@@ -70,7 +70,7 @@ impl Steps {
     }
 }
 
-/// Builds, fetches the kernels, boots them, tells.
+/// Builds the programs, fetches the kernels, boots them, and reports the results.
 pub(crate) fn run(options: Options) -> Result<()> {
     let Options { kernel, quick, only } = options;
     let chosen = CHOICES.into_iter().filter(|choice| {
@@ -84,13 +84,13 @@ pub(crate) fn run(options: Options) -> Result<()> {
     let machines = matrix(chosen, &Steps { only, reduced: quick }, &test_programs::build()?)?;
     let failed = machines.iter().filter(|machine| !machine.wrong().is_empty()).count();
     if failed > 0 {
-        bail!("{failed} of {} kernels: not everything is as it should be", machines.len());
+        bail!("{failed} of {} kernels failed", machines.len());
     }
     Ok(())
 }
 
-/// The reduced matrix for `cargo xtask test`, with programs that it has built. What the tests in
-/// the machines came to, and all that is wrong.
+/// Runs the reduced matrix for `cargo xtask test`, with the programs that it has built. Returns the
+/// results of the tests in the machines, and all failures.
 pub(crate) fn reduced(programs: &[TestProgram]) -> Result<(Tally, Vec<String>)> {
     setup::ensure(setup::Purpose::VirtualMachines)?;
     let quick = CHOICES.into_iter().filter(|choice| choice.quick);
@@ -126,7 +126,7 @@ fn matrix(
     Ok(machines)
 }
 
-/// Boots each kernel, as many at a time as there are processors, and shows how they get on.
+/// Boots each kernel, one for each processor at a time, and shows the progress.
 fn boot_all(
     kernels: &[Kernel],
     steps: &Steps,
@@ -174,15 +174,15 @@ fn boot(
     let steps = steps.of(version);
     let initramfs = image::complete(base, kernel, &steps, &directory)?;
     let bar = progress.machine(label);
-    let mut told_of = 0;
-    let run = machine::run(image, &initramfs, &directory.join("console"), LIMIT, |told| {
-        for name in told.order.iter().skip(told_of) {
-            if let Some(ended) = told.checks.get(name) {
+    let mut shown = 0;
+    let run = machine::run(image, &initramfs, &directory.join("console"), LIMIT, |reported| {
+        for name in reported.order.iter().skip(shown) {
+            if let Some(ended) = reported.checks.get(name) {
                 progress.say(&bar, &format!("{label:>6}  {}", report::sentence(name, ended)));
             }
         }
-        told_of = told.order.len();
-        bar.set_message(told.running.clone().unwrap_or_default());
+        shown = reported.order.len();
+        bar.set_message(reported.running.clone().unwrap_or_default());
     })?;
     bar.finish_and_clear();
     let machine = Machine {
@@ -190,7 +190,7 @@ fn boot(
         version: version.clone(),
         took: run.took,
         steps,
-        told: run.told,
+        reported: run.reported,
         broke_off: run.wrong,
     };
     let wrong = machine.wrong();
@@ -203,7 +203,7 @@ fn boot(
     Ok(machine)
 }
 
-/// What runs inside, of all that was built.
+/// The built programs that run inside the machines.
 fn inside(programs: &[TestProgram]) -> Vec<(PathBuf, String)> {
     let tests = programs
         .iter()

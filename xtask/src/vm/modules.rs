@@ -1,5 +1,5 @@
-//! The kernel modules that the checks need, in an order in which they can be loaded one by one:
-//! there is no modprobe in the machine. Dependencies are read from the modules themselves.
+//! The kernel modules that the checks need. The machine has no modprobe, so they are listed in an
+//! order in which they can be loaded one by one. Dependencies are read from the modules themselves.
 
 use std::{
     collections::BTreeMap,
@@ -11,8 +11,8 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::shell;
 
-/// What the network namespaces of the tests are made of, and what the agent asks the kernel for.
-/// What a kernel has built in, or does not have, is left out.
+/// Modules for the network namespaces of the tests, and for what the agent asks of the kernel. A
+/// module that is built into a kernel, or that a kernel lacks, is left out.
 pub(super) const WANTED: &[&str] = &[
     "af_packet",
     "authenc",
@@ -44,11 +44,11 @@ pub(super) const WANTED: &[&str] = &[
     "xfrm_user",
 ];
 
-/// More modules than these can depend on.
+/// Bound for the number of modules: more than these can depend on.
 const MOST: usize = 100;
 
-/// Unpacks the wanted modules and what they depend on into a directory; says their file names in
-/// the order in which they are to be loaded.
+/// Unpacks the wanted modules and their dependencies into a directory. Returns the file names in
+/// the order in which the modules are loaded.
 pub(super) fn unpack(modules: &Path, into: &Path) -> Result<Vec<String>> {
     let files = index(&modules.join("kernel"))?;
     let mut depends = BTreeMap::new();
@@ -102,7 +102,7 @@ fn read(file: &Path) -> Result<Vec<u8>> {
     Ok(shell::quiet(shell::program(program, ["-d", "-c"]).arg(file))?.stdout)
 }
 
-/// What a module says that it depends on: `depends=a,b` between zero bytes.
+/// The dependencies that a module names: `depends=a,b` between zero bytes.
 fn dependencies(module: &[u8]) -> Vec<String> {
     const FIELD: &[u8] = b"\0depends=";
     let at = module.windows(FIELD.len()).position(|window| window == FIELD);
@@ -112,11 +112,11 @@ fn dependencies(module: &[u8]) -> Vec<String> {
     field.split(',').filter(|name| !name.is_empty()).map(|name| name.replace('-', "_")).collect()
 }
 
-/// Dependencies before those that depend on them.
+/// The modules in an order in which each comes after its dependencies.
 fn order(depends: &BTreeMap<String, Vec<String>>) -> Vec<String> {
     fn add(name: &str, depends: &BTreeMap<String, Vec<String>>, ordered: &mut Vec<String>) {
         let Some(needs) = depends.get(name) else { return };
-        // The kernel's build refuses circles.
+        // This ends: the kernel's build refuses circles.
         needs.iter().for_each(|need| add(need, depends, ordered));
         if !ordered.iter().any(|other| other == name) {
             ordered.push(name.to_owned());
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_module_is_loaded_behind_all_that_it_depends_on() {
+    fn a_module_is_loaded_after_all_that_it_depends_on() {
         let needs = |needs: &[&str]| needs.iter().map(|need| (*need).to_owned()).collect();
         let depends = BTreeMap::from([
             ("a".to_owned(), needs(&["c"])),

@@ -1,4 +1,4 @@
-//! What apt says of packages, read. Runs nothing.
+//! Reads apt's descriptions of packages. Runs nothing.
 
 /// One package as `apt-cache show` prints it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -7,11 +7,11 @@ pub(super) struct Package {
     pub(super) name: String,
     /// Its version.
     pub(super) version: String,
-    /// The packages that were built with it and that it needs in this very version.
+    /// The packages that it needs in its own version: they were built together with it.
     pub(super) siblings: Vec<String>,
 }
 
-/// Reads the first package of what `apt-cache show` prints.
+/// Reads the first package in the output of `apt-cache show`.
 pub(super) fn package(shown: &str) -> Option<Package> {
     let mut package = Package::default();
     let mut depends = "";

@@ -1,5 +1,5 @@
-//! What a person sees while machines run: on a terminal a line that moves for each of them, and in
-//! any case a line for each check that ended.
+//! Shows a person how far the machines are. A terminal has a moving line for each machine. Each
+//! check that has ended gets a line, with or without a terminal.
 
 use std::{
     io::{self, IsTerminal as _},
@@ -8,14 +8,14 @@ use std::{
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-/// All machines.
+/// The lines of all machines.
 pub(super) struct Progress {
     bars: MultiProgress,
     terminal: bool,
 }
 
 impl Progress {
-    /// Nothing to see yet.
+    /// No machine runs yet.
     pub(super) fn new() -> Self {
         Self { bars: MultiProgress::new(), terminal: io::stdout().is_terminal() }
     }
@@ -35,7 +35,7 @@ impl Progress {
         bar
     }
 
-    /// Lines that stay.
+    /// Prints lines that stay.
     pub(super) fn say(&self, bar: &ProgressBar, text: &str) {
         if self.terminal {
             bar.suspend(|| println!("{text}"));

@@ -1,5 +1,5 @@
-//! What the machines' answers come to: what is wrong on each kernel, the table of all, and the same
-//! as JSON.
+//! Results of all machines: the failures on each kernel, the table of all kernels, and the same as
+//! JSON.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 
 use super::{
     checks::{FEATURES, FEATURES_STEP, Step},
-    console::{Ended, Told},
+    console::{Ended, Reported},
 };
 use crate::test_output::Tally;
 
-/// Exit code of a program that was killed when its time was up.
+/// Exit code of a program that was killed because its time was up.
 const KILLED: i32 = 137;
 
 /// One kernel's run.
@@ -20,37 +20,37 @@ pub(super) struct Machine {
     pub(super) label: &'static str,
     /// The version of its package.
     pub(super) version: String,
-    /// From start to power-off.
+    /// The time from start to power-off.
     pub(super) took: Duration,
-    /// What it was to run.
+    /// The checks that it had to run.
     pub(super) steps: Vec<Step>,
-    /// What its console told.
-    pub(super) told: Told,
-    /// Why it did not come to its end.
+    /// What its console reported.
+    pub(super) reported: Reported,
+    /// Why it broke off, if it did.
     pub(super) broke_off: Option<String>,
 }
 
 impl Machine {
-    /// Everything that is not as it should be; nothing is a success.
+    /// All failures. An empty list is a success.
     pub(super) fn wrong(&self) -> Vec<String> {
         let mut wrong: Vec<String> = self.broke_off.clone().into_iter().collect();
         let asked = self.steps.iter().any(|step| step.name == FEATURES_STEP);
         for feature in FEATURES.iter().filter(|_| asked) {
             let name = feature.name;
             let expected = feature.expected(&self.version);
-            match self.told.features.get(name) {
-                None => wrong.push(format!("{name}: nothing was said of it")),
+            match self.reported.features.get(name) {
+                None => wrong.push(format!("{name}: it was not reported")),
                 Some((true, _)) if !expected => {
-                    wrong.push(format!("{name}: it is there, and the matrix says it is not"));
+                    wrong.push(format!("{name}: the kernel has it, but should not"));
                 }
                 Some((false, why)) if expected => {
-                    wrong.push(format!("{name}: it should be there and is not: {why}"));
+                    wrong.push(format!("{name}: the kernel should have it, but does not: {why}"));
                 }
                 Some(_) => {}
             }
         }
         for Step { name, .. } in &self.steps {
-            match self.told.checks.get(*name) {
+            match self.reported.checks.get(*name) {
                 None => wrong.push(format!("{name}: did not end")),
                 Some(ended) => wrong.extend(failure(ended).map(|why| format!("{name}: {why}"))),
             }
@@ -58,12 +58,12 @@ impl Machine {
         wrong
     }
 
-    /// What the tests in it came to, each by the name of the kernel that it ran on.
+    /// Results of its tests. The name of the kernel is part of each test's name.
     pub(super) fn tests(&self) -> Tally {
         let mut total = Tally::default();
-        for Ended { tests, .. } in self.told.checks.values() {
+        for Ended { tests, .. } in self.reported.checks.values() {
             let failures = tests.failures.iter().map(|name| format!("{}: {name}", self.label));
-            // Those that are left out are so because they are not about the kernel.
+            // Tests that were left out are not about the kernel, so they do not count as skipped.
             total.add(Tally { skipped: 0, failures: failures.collect(), ..tests.clone() });
         }
         total
@@ -71,12 +71,12 @@ impl Machine {
 
     fn json(&self) -> Value {
         let features = FEATURES.iter().map(|feature| {
-            let (there, detail) = self.told.features.get(feature.name).cloned().unzip();
+            let (there, detail) = self.reported.features.get(feature.name).cloned().unzip();
             let expected = feature.expected(&self.version);
             let value = json!({ "there": there, "expected": expected, "detail": detail });
             (feature.name.to_owned(), value)
         });
-        let checks = self.told.checks.iter().map(|(name, ended)| {
+        let checks = self.reported.checks.iter().map(|(name, ended)| {
             let Ended { code, centiseconds, tests } = ended;
             let value = json!({
                 "ok": failure(ended).is_none(),
@@ -90,7 +90,7 @@ impl Machine {
         json!({
             "kernel": self.label,
             "package": self.version,
-            "release": self.told.release,
+            "release": self.reported.release,
             "milliseconds": u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX),
             "features": features.collect::<serde_json::Map<_, _>>(),
             "checks": checks.collect::<serde_json::Map<_, _>>(),
@@ -99,7 +99,7 @@ impl Machine {
     }
 
     fn feature_cell(&self, name: &str, expected: bool) -> String {
-        match self.told.features.get(name) {
+        match self.reported.features.get(name) {
             Some((true, _)) if expected => "yes".to_owned(),
             Some((false, _)) if !expected => "no, as known".to_owned(),
             Some((true, _)) => "✗ yes".to_owned(),
@@ -112,7 +112,7 @@ impl Machine {
         if self.steps.iter().all(|step| step.name != name) {
             return "-".to_owned();
         }
-        match self.told.checks.get(name) {
+        match self.reported.checks.get(name) {
             None => "✗ did not end".to_owned(),
             Some(ended) => cell(ended),
         }
@@ -126,17 +126,17 @@ fn cell(ended: &Ended) -> String {
     format!("{sign} {} of {of}, {} s", tests.passed, centiseconds.div_ceil(100))
 }
 
-/// What a check came to, in a line.
+/// The result of a check, in one line.
 pub(super) fn sentence(name: &str, ended: &Ended) -> String {
     let why = failure(ended).map(|why| format!(": {why}")).unwrap_or_default();
     format!("{name:<14} {}{why}", cell(ended))
 }
 
-/// Why a check counts as failed.
+/// Why a check failed; `None` if it did not.
 fn failure(ended: &Ended) -> Option<String> {
     let Ended { code, tests, .. } = ended;
     if *code == KILLED {
-        Some("was not done in its time".to_owned())
+        Some("did not end in its time".to_owned())
     } else if tests.failed > 0 {
         Some(format!("failed: {}", tests.failures.join(", ")))
     } else if *code != 0 {
@@ -175,7 +175,7 @@ pub(super) fn table(machines: &[Machine]) -> String {
     rows.concat()
 }
 
-/// The same for a program.
+/// The results as JSON, for programs.
 pub(super) fn json(machines: &[Machine]) -> Value {
     json!({
         "ok": machines.iter().all(|machine| machine.wrong().is_empty()),
@@ -193,16 +193,16 @@ mod tests {
     use super::*;
 
     fn machine(version: &str, console: &[&str]) -> Machine {
-        let mut told = Told::default();
-        console.iter().for_each(|line| told.read(line));
+        let mut reported = Reported::default();
+        console.iter().for_each(|line| reported.read(line));
         let step = |name| Step { name, limit: Duration::from_secs(1), command: String::new() };
         Machine {
             label: "5.10",
             version: version.to_owned(),
             took: Duration::from_secs(7),
             steps: vec![step(FEATURES_STEP), step("load")],
-            broke_off: (!told.done).then(|| "broke off".to_owned()),
-            told,
+            broke_off: (!reported.done).then(|| "broke off".to_owned()),
+            reported,
         }
     }
 

@@ -1,4 +1,4 @@
-//! Accepting connections, bounded in number and time before anything is believed of them.
+//! Accepts connections. Their number and time are bounded before anything they say is believed.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -34,25 +34,26 @@ use crate::{
 
 /// A TLS handshake that takes longer is cut off.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// Handshakes at once: nothing is known of those peers yet, so they take no place of a connection.
+/// Largest number of handshakes at once. Nothing is known of these peers yet, so they do not count
+/// as connections.
 const MAX_HANDSHAKES: usize = 256;
-/// Connections that came with a good certificate, in all, and from one address.
+/// Largest number of connections with a good certificate: in all, and from one address.
 const MAX_CONNECTIONS: usize = 512;
 const MAX_PER_SOURCE: usize = 32;
-/// Local connections of root and the agent's own user, who may close; and of all others, who may
-/// look: these cannot take the places of those.
+/// Largest number of local connections: of root and the agent's own user, who may close, and of all
+/// others, who may look. The others cannot take the places of the first.
 const MAX_LOCAL_TRUSTED: usize = 16;
 const MAX_LOCAL_OTHERS: usize = 16;
-/// Connections that the kernel holds until they are accepted.
+/// Largest number of connections that the kernel holds until they are accepted.
 const BACKLOG: u32 = 1024;
-/// After an error of accept (no descriptors left), do not spin.
+/// Pause after an error of accept, such as no descriptors left.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What each handshake needs to know; replaced when configuration or certificates are reloaded.
+/// Data for each handshake. It is replaced when configuration or certificates are reloaded.
 pub type Trust = Arc<ServerConfig>;
 
-/// Opens the listening port, also on an address that no interface has yet (IP_FREEBIND): at boot the
-/// gate is in force before the network is configured.
+/// Opens the listening port, also on an address that no interface has yet (IP_FREEBIND): at boot
+/// the gate is in force before the network is configured.
 pub fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
@@ -66,7 +67,7 @@ pub fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Opens the unix socket: 0660, so that the group of the runtime directory may ask.
 pub fn bind_unix(path: &Path) -> io::Result<UnixListener> {
-    // The lock on the pins says that no other agent runs; what is left is of an earlier one.
+    // The lock on the pins shows that no other agent runs: an existing socket is an earlier one's.
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -108,7 +109,7 @@ pub async fn serve_tcp(
                         return tracing::info!(%source, "TLS handshake failed: {error}");
                     }
                 };
-                // Over a limit: closed at once; well-behaved peers try again.
+                // Over a limit, the connection is closed at once. Well-behaved peers try again.
                 let of_source = sources.permit(network);
                 let (Ok(of_all), Some(of_source)) = (all.try_acquire_owned(), of_source) else {
                     return tracing::warn!(%source, "too many connections: one more is closed");
@@ -143,7 +144,7 @@ pub async fn serve_unix(
                 }
             };
             let Some(caller) = identify_local(&stream, connected) else { continue };
-            // Closed at once: the command line says what that means.
+            // The connection is closed at once. The command line explains that.
             let Some(permit) = places.permit(&caller.who) else { continue };
             let peer = Peer::new(stream, caller, vec![permit]);
             let _closed = sender.send(Ok::<_, io::Error>(peer)).await;
@@ -175,7 +176,8 @@ fn identify_local(stream: &UnixStream, connected: BootNanos) -> Option<Caller> {
     Some(Caller { who: Who::Local { uid, own }, connected })
 }
 
-/// What one sender can have many addresses of: an IPv6 /64 counts as one source.
+/// The network of a sender. One sender can have many addresses of an IPv6 /64, so it counts as one
+/// source.
 fn network(source: IpAddr) -> IpAddr {
     let prefix = jit_proto::SourcePrefix::from(source);
     match source {
@@ -210,8 +212,8 @@ impl LocalPlaces {
 struct Handshakes(VecDeque<(IpAddr, AbortHandle)>);
 
 impl Handshakes {
-    /// One more. When there are too many, the oldest of the network that has most of them is cut off:
-    /// who holds many that say nothing loses them, and a newcomer has its turn.
+    /// Adds a handshake. If there are too many, it cuts off the oldest one of the network with the
+    /// most handshakes. So a sender with many silent ones loses them, and a newcomer gets its turn.
     fn add(&mut self, network: IpAddr, task: AbortHandle) {
         let Self(running) = self;
         running.retain(|(_, task)| !task.is_finished());
@@ -224,7 +226,7 @@ impl Handshakes {
     }
 }
 
-/// Where the first one of the network stands that occurs most often.
+/// Index of the first handshake of the most frequent network.
 fn busiest<T>(of: &VecDeque<(IpAddr, T)>) -> Option<usize> {
     let mut counts = HashMap::new();
     for (network, _) in of {
@@ -243,8 +245,8 @@ struct Sources {
 impl Sources {
     fn permit(&self, source: IpAddr) -> Option<OwnedSemaphorePermit> {
         let mut sources = self.by_network.lock().unwrap_or_else(PoisonError::into_inner);
-        // Addresses without a connection are forgotten, so the table is as long as the
-        // connections are many.
+        // Addresses without a connection are forgotten, so the table is never longer than the
+        // number of connections.
         sources.retain(|_, semaphore| semaphore.available_permits() < MAX_PER_SOURCE);
         let semaphore =
             sources.entry(source).or_insert_with(|| Arc::new(Semaphore::new(MAX_PER_SOURCE)));

@@ -1,4 +1,4 @@
-//! What a caller gets back: outcomes of grants, and refusals as gRPC statuses.
+//! Answers for callers: outcomes of grants, and refusals as gRPC statuses.
 
 use std::{collections::HashMap, fmt::Display};
 

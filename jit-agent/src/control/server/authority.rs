@@ -1,6 +1,6 @@
-//! What a peer may do, by the controllers and the authorities as they stand at each call: whoever is
-//! taken out, whose certificate ends or whose authority goes keeps nothing, also on connections and
-//! streams that are open.
+//! What a peer may do. The controllers and authorities are checked at each call. So a controller
+//! that is removed, whose certificate ends or whose authority is removed loses all permissions,
+//! also on open connections and streams.
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,17 +26,17 @@ use crate::{
     system::sys,
 };
 
-/// How often the certificate of an open stream is looked at: it may have ended.
+/// How often the certificate of an open stream is checked: it may have ended.
 const LOOK: Duration = Duration::from_secs(60);
 
-/// Who is believed to be whom, and what each may do.
+/// The controllers with their permissions, and the authorities that vouch for them.
 #[derive(Clone, Debug, Default)]
 struct Table {
     controllers: Arc<[Controller]>,
     authorities: Option<Authorities>,
 }
 
-/// The table in force, and who hears of what is denied.
+/// The table in force, and the receiver of denials.
 #[derive(Clone, Debug)]
 pub(super) struct Authority {
     gate: GateHandle,
@@ -44,13 +44,13 @@ pub(super) struct Authority {
 }
 
 impl Authority {
-    /// Nobody but local peers may do anything.
+    /// Only local peers may do anything.
     pub(super) fn new(gate: GateHandle) -> Self {
         let (table, _) = watch::channel(Table::default());
         Self { gate, table: Arc::new(table) }
     }
 
-    /// From here on these are the controllers, and these authorities say who is one.
+    /// From now on these are the controllers, and these authorities vouch for them.
     pub(super) fn replace(&self, controllers: &[Controller], authorities: Option<Authorities>) {
         self.table.send_replace(Table { controllers: controllers.into(), authorities });
     }
@@ -77,8 +77,8 @@ impl Authority {
         Err(self.deny(&identity, any.first().map_or("", |needed| needed.word())))
     }
 
-    /// Turns a peer away that may not make this call before a byte of its request is read, so that
-    /// none of it is held in memory. Nobody needs anything for a call that does not exist.
+    /// Refuses a peer that may not make this call, before a byte of its request is read. So none of
+    /// it is held in memory. A call that does not exist needs no permission.
     pub(super) fn may_call(&self, request: Request<()>) -> Result<Request<()>, Status> {
         if let Some(call) = Call::noted(&request) {
             self.authorize_any(&request, call.needs)?;
@@ -132,7 +132,7 @@ impl Authority {
     }
 }
 
-/// Who is at the other end of a call.
+/// The peer at the other end of a call.
 pub(super) fn caller<T>(request: &Request<T>) -> Result<&Caller, Status> {
     request
         .extensions()

@@ -1,4 +1,4 @@
-//! What is known of a call before its request is read: who may make it, and how large it may be.
+//! Properties of a call before its request is read: who may make it, and how large it may be.
 
 use http_body_util::Limited;
 use jit_proto::{dsse::MAX_ENVELOPE_BYTES, permission::Permission};
@@ -6,9 +6,9 @@ use tonic::{Request, body::Body, codegen::http};
 
 /// Largest request: a batch of a few thousand grants.
 pub(super) const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
-/// Room for one envelope and what stands around it.
+/// Room for one envelope and the fields around it.
 const ONE_ENVELOPE: usize = 2 * MAX_ENVELOPE_BYTES;
-/// A question; a cursor is the longest part of any.
+/// Room for a question. A cursor is its longest part.
 const QUESTION: usize = 16 * 1024;
 
 /// A method of the service.
@@ -16,13 +16,13 @@ const QUESTION: usize = 16 * 1024;
 pub(super) struct Call {
     /// One of these is needed.
     pub(super) needs: &'static [Permission],
-    /// Most bytes of its request, as they come in.
+    /// Largest size of its request, bytes as received.
     largest: usize,
 }
 
 impl Call {
-    /// The call that a path stands for (gRPC over HTTP/2: `/package.Service/Method`). Of one that
-    /// does not exist nothing is read.
+    /// The call for a path (gRPC over HTTP/2: `/package.Service/Method`). For a call that does not
+    /// exist, nothing is read.
     fn of(path: &str) -> Option<Self> {
         let (needs, largest): (&[Permission], _) = match path.strip_prefix("/jit.v1.JitAgent/")? {
             "Push" => (&[Permission::Grant], ONE_ENVELOPE),
@@ -37,7 +37,7 @@ impl Call {
         Some(Self { needs, largest })
     }
 
-    /// Notes on a request which call it is, and lets no more of it in than that needs.
+    /// Notes the call in its request, and limits the request to the size that the call needs.
     pub(super) fn mark(request: http::Request<Body>) -> http::Request<Body> {
         let call = Self::of(request.uri().path());
         let largest = call.map_or(0, |call| call.largest);
@@ -58,7 +58,7 @@ impl Call {
 mod tests {
     use super::*;
 
-    /// The service as it is defined: every method has its place here, so none is read unseen.
+    /// The service's definition: every method must be listed here, so that none is read unchecked.
     #[test]
     fn every_method_of_the_service_is_known() {
         let definition = include_str!("../../../../proto/jit/v1/agent.proto");

@@ -1,4 +1,4 @@
-//! Who is at the other end of a connection, and what that peer may do.
+//! The peer at the other end of a connection, and what it may do.
 
 use std::{
     io,
@@ -17,11 +17,10 @@ use tonic::transport::server::Connected;
 
 use crate::{config::Controller, rules::clock::BootNanos};
 
-/// Who is at the other end, as the connection showed when it was made. What that peer may do is looked
-/// up at each call.
+/// The peer, as its new connection showed it. What the peer may do is looked up at each call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// What the connection showed.
+    /// Identification by the connection.
     pub who: Who,
     /// When the connection was accepted.
     pub connected: BootNanos,
@@ -34,8 +33,8 @@ pub enum Who {
     Certificate {
         /// Its subject alternative names.
         names: Vec<String>,
-        /// Itself, then what leads to an authority: accepted when the connection was made, and to
-        /// be accepted at each call.
+        /// The certificate, then those that lead to an authority. The chain was accepted when the
+        /// connection was made, and must be accepted at each call.
         chain: Arc<[CertificateDer<'static>]>,
     },
     /// The user of a process on this machine, and the agent's own.
@@ -48,7 +47,7 @@ pub enum Who {
 }
 
 impl Who {
-    /// Root, or the agent's own user: so says the kernel; they may close.
+    /// Whether the peer is root or the agent's own user, as the kernel says. They may close.
     pub const fn is_trusted(&self) -> bool {
         matches!(self, Self::Local { uid, own } if *uid == 0 || *uid == *own)
     }
@@ -64,7 +63,7 @@ impl Caller {
     }
 }
 
-/// Who is at the other end.
+/// A peer's name and permissions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// A controller's name, or `local uid N`.
@@ -86,8 +85,8 @@ impl Identity {
         )
     }
 
-    /// A process on this machine: root and the agent's own user may close and push (what they push
-    /// must be signed all the same); whoever else can open the socket may read.
+    /// A process on this machine. Root and the agent's own user may close and push (what they push
+    /// must still be signed). All others who can open the socket may read.
     pub fn of_local(uid: u32, trusted: bool) -> Self {
         let may: &[_] = if trusted { &Permission::ALL } else { &[Permission::Read] };
         Self { name: format!("local uid {uid}"), may: may.iter().copied().collect() }

@@ -1,4 +1,4 @@
-//! The calls about policies: from messages to the gate's questions, and back.
+//! The calls about policies: translates messages to the gate's commands, and the answers back.
 
 use std::time::Duration;
 

@@ -38,14 +38,14 @@ use crate::{
     gate::{GateHandle, Target},
 };
 
-/// Calls at once on one connection; each may hold a request of the largest size.
+/// Largest number of calls at once on one connection. Each may hold a request of the largest size.
 const MAX_STREAMS: u32 = 8;
 /// Most envelopes in one batch.
 const MAX_BATCH: usize = 16_384;
-/// Bytes of a control-plane text that is kept.
+/// Number of bytes that are kept of a text from the control plane.
 const MAX_REASON_BYTES: usize = 1024;
 
-/// What notes on each request which call it is.
+/// The interceptor that notes the call in each request.
 type Mark = fn(http::Request<Body>) -> http::Request<Body>;
 
 /// The service.
@@ -61,8 +61,8 @@ impl Service {
         Self { authority: Authority::new(gate.clone()), gate }
     }
 
-    /// From here on these are the controllers, and these authorities vouch for them, also on
-    /// connections and streams that are open.
+    /// From now on these are the controllers, and these authorities vouch for them, also on open
+    /// connections and streams.
     pub fn set_controllers(&self, controllers: &[Controller], authorities: Option<Authorities>) {
         self.authority.replace(controllers, authorities);
     }
@@ -126,7 +126,7 @@ impl JitAgent for Service {
         let mut response = v1::PushBatchResponse::default();
         if let Some(may_revoke) = may_revoke {
             may_revoke?;
-            // A bad id holds up no good one.
+            // A bad id must not stop the good ones.
             let ids: Vec<_> = revoke_ids.iter().filter_map(|id| GrantId::from_bytes(id)).collect();
             let bad = revoke_ids.len() - ids.len();
             let revoked = self.gate.revoke(Target::Ids(ids), &by, "batch").await.map_err(gone)?;
@@ -201,7 +201,7 @@ impl JitAgent for Service {
             Some((events, (journal, reader)))
         });
         let events = batches.flat_map(|events| stream::iter(events.into_iter().map(Ok)));
-        // Whoever may not read any more does not hear the rest either.
+        // A peer that may not read any more does not get the rest either.
         let (authority, caller) = (self.authority.clone(), caller(&request)?.clone());
         let (sender, why) = oneshot::channel();
         let lost = async move {

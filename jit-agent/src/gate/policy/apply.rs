@@ -1,5 +1,5 @@
-//! Policies into force: the file's at start and SIGHUP, pushed ones, and those that return. All go
-//! through [`Gate::apply`].
+//! Puts policies in force: the file's at start and SIGHUP, pushed ones, and those that return. All
+//! go through [`Gate::apply`].
 
 use jit_proto::{
     Refusal,
@@ -31,7 +31,7 @@ pub(super) enum Origin {
     File,
     /// A controller.
     Pushed,
-    /// It was in force before, and the one after it was not confirmed.
+    /// It was in force before, and its successor was not confirmed.
     Returned,
 }
 
@@ -65,7 +65,7 @@ impl<D: Datapath> Gate<D> {
         self.policies.check(&self.config);
     }
 
-    /// Without a `[ceiling]` no pushed policy holds: the file says it all again.
+    /// Without a `[ceiling]` no pushed policy is in force: only the file's sections count again.
     fn forget_policies(&mut self, now: Now) {
         self.policies.lost = None;
         if self.policies.commit.in_force().is_none() {
@@ -79,8 +79,8 @@ impl<D: Datapath> Gate<D> {
         self.report_returned(0, "there is no [ceiling]", now);
     }
 
-    /// Takes another configuration: its sections, or the pushed policy within its ceiling, come into
-    /// force. On an error nothing changed.
+    /// Takes another configuration: its sections, or the pushed policy within its ceiling, come
+    /// into force. On an error nothing changed.
     pub(in crate::gate) fn apply_config(
         &mut self,
         config: Config,
@@ -113,7 +113,7 @@ impl<D: Datapath> Gate<D> {
         }
         let previous = self.policies.commit.confirmed().map(|policy| policy.version);
         let policy = self.policies.before(&self.config);
-        // On an error the kernel did not take it; the next look tries again.
+        // On an error the kernel did not take it; it is tried again later.
         if let Err(refused) = self.apply(policy, Origin::Returned, now) {
             tracing::error!("the previous policy cannot return: {refused}");
             return;
@@ -128,14 +128,14 @@ impl<D: Datapath> Gate<D> {
         let detail = format!("version {given_up} was not confirmed in time");
         self.report_returned(version, &detail, now);
         if let Err(refused) = self.persist_policies(now) {
-            // At a restart its time has ended just the same.
+            // After a restart its time has still ended.
             tracing::error!("{refused}");
         }
     }
 
-    /// The one way of a policy into force: exemptions into the tables, then ports and rules. On an
-    /// error what was in force before is so still; a policy that returns does so even when there is no
-    /// room for all of its exemptions.
+    /// Puts a policy in force; there is no other way. Exemptions are written to the tables, then
+    /// ports and rules. On an error the policy before stays in force. A policy that returns comes
+    /// into force even if there is no room for all of its exemptions.
     pub(super) fn apply(
         &mut self,
         policy: Policy,
@@ -157,7 +157,7 @@ impl<D: Datapath> Gate<D> {
         };
         if result.is_err() {
             self.use_policy(old);
-            // What stood before fits again.
+            // The entries before fit again.
             drop(self.put_exemptions(now));
             drop(self.apply_policy());
         } else if !impact.is_empty() {
@@ -185,8 +185,8 @@ impl<D: Datapath> Gate<D> {
         self.ledger.exempt(self.config.policy.exemptions(), now)
     }
 
-    /// Scheduled grants that keys and policy do not admit any more are taken away, as if they had
-    /// never been: `only_due`, those whose window has begun.
+    /// Removes scheduled grants that keys and policy do not admit any more, as if they had never
+    /// been accepted. `only_due`: only those whose window has begun.
     pub(in crate::gate) fn recheck_scheduled(&mut self, only_due: bool, now: Now) {
         let Config { policy, keyring, .. } = &self.config;
         let judge = |held: &HeldGrant| {
@@ -194,7 +194,7 @@ impl<D: Datapath> Gate<D> {
                 return None;
             }
             let refused = policy.check(&held.grant, keyring, now).err()?;
-            // Begun and ended while nobody looked: it opens nothing, and ends what it replaces.
+            // It began and ended since the last look: it opens nothing, and ends what it replaces.
             (refused.refusal != Refusal::Expired).then_some((held.grant.id(), refused))
         };
         let refused: Vec<_> = if only_due {
@@ -221,8 +221,8 @@ impl<D: Datapath> Gate<D> {
         self.settle(&[], now).map_err(|error| Refused::new(Refusal::Storage, error.to_string()))
     }
 
-    /// Goes back to what was before a change that failed. What failed may be on the disk all the same:
-    /// the next transaction takes it back there.
+    /// Goes back to the state before a failed change. The change may be on the disk even so: the
+    /// next transaction takes it back there.
     pub(super) fn take_back(&mut self, before: Commit<Pushed>) {
         self.policies.commit = before;
         self.outbox.policies(self.policies.stored(&self.boot_id));

@@ -1,5 +1,5 @@
-//! Pushed policies: what is asked of them before they are accepted, what they would change, and what
-//! is answered.
+//! Pushed policies: the checks before they are accepted, the changes that they would make, and the
+//! answers.
 
 use std::time::Duration;
 
@@ -36,13 +36,13 @@ use crate::{
 pub struct PolicyPush {
     /// As received.
     pub envelope: v1::Envelope,
-    /// How long it waits for a confirmation; `None`: as long as usual.
+    /// How long it waits for a confirmation. `None`: the default time.
     pub confirm_within: Option<Duration>,
     /// Revoke the grants that it would refuse.
     pub strict: bool,
 }
 
-/// What a policy may be asked about.
+/// A policy for a question about its effect.
 #[derive(Clone, Debug, PartialEq)]
 pub enum PolicyDraft {
     /// Signed.
@@ -51,7 +51,7 @@ pub enum PolicyDraft {
     Message(Box<v1::Policy>),
 }
 
-/// What a pushed policy is to this host.
+/// Result of the checks of a pushed policy.
 enum Verdict {
     /// This version is in force already.
     Known(u64),
@@ -61,7 +61,7 @@ enum Verdict {
 /// A policy that may be put in force.
 struct NewPolicy {
     pushed: Versioned<Pushed>,
-    /// What is in force with it.
+    /// The policy that will be in force.
     policy: Policy,
     changes: v1::PolicyChanges,
     /// How long it waits for a confirmation; `None`: it need not wait.
@@ -100,7 +100,7 @@ impl<D: Datapath> Gate<D> {
         result
     }
 
-    /// All that is asked of a policy, and what it would change. Nothing happens yet.
+    /// Checks a policy, and computes the changes that it would make. Changes nothing.
     fn judge_push(&self, push: PolicyPush, now: Now) -> Result<Verdict, Refused> {
         let PolicyPush { envelope, confirm_within, strict: _ } = push;
         let window = confirm_within.unwrap_or(DEFAULT_WINDOW);
@@ -122,8 +122,9 @@ impl<D: Datapath> Gate<D> {
         Ok(Verdict::New(Box::new(NewPolicy { pushed, policy, changes, window })))
     }
 
-    /// In the audit first: a policy may open ports, and none opens without an explanation. Then on the
-    /// disk, then in the kernel; what one of them does not take is taken back.
+    /// Writes to the audit first: a policy may open ports, and no port opens without an
+    /// explanation. Then come the disk and the kernel. If one of them fails, the policy is taken
+    /// back.
     fn accept_policy(
         &mut self,
         new: NewPolicy,
@@ -192,13 +193,13 @@ impl<D: Datapath> Gate<D> {
         (revoked.ended, revoked.warning)
     }
 
-    /// Notes that what [`Gate::push_policy`] answered is in force by now: connections that are made
-    /// from here on are fresh.
+    /// Notes that the policy that [`Gate::push_policy`] accepted is in force by now: connections
+    /// that are accepted later count as new.
     pub fn policy_applied(&mut self, now: Now) {
         self.policies.commit.applied(now);
     }
 
-    /// Keeps a policy that waits. `connected`: when the connection was accepted that asks for it.
+    /// Keeps a policy that waits. `connected`: when the asking connection was accepted.
     pub fn confirm_policy(
         &mut self,
         version: u64,
@@ -212,11 +213,12 @@ impl<D: Datapath> Gate<D> {
             return Ok(v1::ConfirmPolicyResponse { reason: "known".into() });
         }
         if let Err(refused) = self.persist_policies(now) {
-            // It still waits, and returns unless the disk takes it in time.
+            // It still waits. Unless the disk takes the confirmation in time, the policy before
+            // returns.
             self.take_back(before);
             return Err(refused);
         }
-        // Sessions that only waited for this.
+        // Sessions that waited for the confirmation can be cut now.
         self.ending.anywhere();
         tracing::info!(version, by, "policy confirmed");
         self.record(Record::new(EventCode::PolicyConfirmed).by(by).with("version", version), now);
@@ -224,7 +226,7 @@ impl<D: Datapath> Gate<D> {
         Ok(v1::ConfirmPolicyResponse { reason: "ok".into() })
     }
 
-    /// What a policy would change, and whether it would be accepted.
+    /// The changes that a policy would make, and whether it would be accepted.
     pub fn diff_policy(&self, draft: &PolicyDraft, now: Now) -> v1::DiffPolicyResponse {
         let judged = match draft {
             PolicyDraft::Envelope(envelope) => self
@@ -276,9 +278,8 @@ impl<D: Datapath> Gate<D> {
         Ok((policy, standing))
     }
 
-    /// Times, ceiling, threshold, version (docs/grants.md, steps `times` to `version`). `signed`:
-    /// digest and number of approvals,
-    /// unless it is not signed yet.
+    /// Checks times, ceiling, threshold and version (docs/grants.md, steps `times` to `version`).
+    /// `signed`: digest and number of approvals; `None`: it is not signed yet.
     fn check_proposal(
         &self,
         proposal: &Proposal,
@@ -286,7 +287,7 @@ impl<D: Datapath> Gate<D> {
         now: Now,
     ) -> Result<Standing, Refused> {
         let beyond = |detail: String| Err(Refused::new(Refusal::Ceiling, detail));
-        // Pushed again after a time-out, perhaps a long one: the answer is the same.
+        // It may be pushed again after a time-out, even a long one: the answer is the same.
         let digest = signed.map_or(&[0; 32], |(digest, _)| digest);
         let standing = self.policies.commit.standing(proposal.version(), digest);
         if standing == Ok(Standing::Known) {
@@ -319,11 +320,11 @@ impl<D: Datapath> Gate<D> {
         standing.map_err(refuse)
     }
 
-    /// What a policy in place of the one in force would change.
+    /// The changes that a policy would make in place of the one in force.
     fn changes(&self, policy: &Policy, now: Now) -> v1::PolicyChanges {
         let impact = Impact::between(&self.config.policy, policy, now.wall);
         let mut changes = v1::PolicyChanges::from(&impact);
-        // What waits already must not become the measure of what is new.
+        // A policy that already waits must not become the measure of a new one.
         if self.policies.waits() {
             let before = self.policies.before(&self.config);
             changes.confirm = Impact::between(&before, policy, now.wall).shuts_out();
@@ -334,7 +335,7 @@ impl<D: Datapath> Gate<D> {
             .grants()
             .filter_map(|held| {
                 let refused = policy.check(&held.grant, keyring, now).err()?;
-                // What is refused by the policy in force as well is not this one's doing.
+                // The policy in force refuses the grant, too: so this is no change.
                 in_force.check(&held.grant, keyring, now).ok()?;
                 Some(refused_grant(held, &refused))
             })
@@ -365,7 +366,7 @@ fn pushed_record(policy: &VerifiedPolicy, changes: &v1::PolicyChanges) -> Record
         .detail(&summary(changes))
 }
 
-/// The most important of what changes, on one line.
+/// The most important changes, on one line.
 fn summary(changes: &v1::PolicyChanges) -> String {
     let v1::PolicyChanges { closed, opened, exemptions_lost, grants, .. } = changes;
     let counted = |count: usize, what: &str| (count > 0).then(|| format!("{count} {what}"));

@@ -1,10 +1,10 @@
-//! The programs on the interfaces.
+//! Attaches the programs to the interfaces.
 //!
-//! An attachment outlives the agent: a link by its pin, a clsact classifier by itself, with a pin of
-//! its program that shows since when. [`ladder`] decides which hooks are tried; what is in force is
-//! what the kernel says ([`observe`]). A better hook is taken at a start or when the configuration
-//! changes, never in between: to attach native XDP resets some network cards. An attachment is taken
-//! off only after its successor is in force.
+//! An attachment outlives the agent. A link does so by its pin. A clsact classifier needs no pin,
+//! but has a pin of its program, which shows the time of the attachment. [`ladder`] decides which
+//! hooks are tried; the kernel says which are in force ([`observe`]). A better hook is taken at a
+//! start or when the configuration changes, never in between: to attach native XDP resets some
+//! network cards. An attachment is taken off only after its successor is in force.
 
 use std::{collections::BTreeMap, io};
 
@@ -29,14 +29,14 @@ use crate::{
 /// The note on a TC program that is not the first.
 const FOREIGN_FIRST: &str = "another TC program runs before it and may let packets pass it by";
 
-/// What was known of an interface when the programs were last attached.
+/// State of an interface when the programs were last attached.
 #[derive(Clone, Debug)]
 struct Seen {
     name: String,
     gated: bool,
 }
 
-/// What became of the attachments that an interface had.
+/// What happened to the attachments that an interface had.
 #[derive(Clone, Copy, Debug, Default)]
 struct Before {
     adopted: bool,
@@ -44,14 +44,14 @@ struct Before {
     lost: Option<&'static str>,
 }
 
-/// What became of the attempt at a better hook.
+/// Result of the attempt at a better hook.
 #[derive(Debug)]
 struct Climb {
     /// The hook in force.
     hook: Option<Hook>,
-    /// It is a new one.
+    /// The attachment is new.
     made: bool,
-    /// Why not a better one.
+    /// Why there is no better one.
     refused: Vec<String>,
 }
 
@@ -106,7 +106,7 @@ impl Links {
         Ok(states)
     }
 
-    /// What is not as this run left it, by the kernel's word; changes nothing.
+    /// Reads back from the kernel what differs from this run's state. Changes nothing.
     pub fn drift(&self) -> Result<Vec<Drift>, DatapathError> {
         let devices = observe::devices()?;
         let mut drifts = Vec::new();
@@ -158,7 +158,7 @@ impl Links {
         Ok(Some(self.gated(device, hook, climb.made, note, changes)))
     }
 
-    /// Reads back what the interface has, and mends it. What is lost is let go of. `None`: the
+    /// Reads back the interface's attachments, and mends them. Lost ones are dropped. `None`: the
     /// interface is gone.
     fn keep(
         &mut self,
@@ -182,7 +182,8 @@ impl Links {
         Ok(Some(before))
     }
 
-    /// Attaches by the first of these hooks that the interface takes. `None`: the interface is gone.
+    /// Attaches by the first of these hooks that the interface takes. `None`: the interface is
+    /// gone.
     fn climb(
         &mut self,
         device: &Device,
@@ -215,8 +216,8 @@ impl Links {
         Ok(Some(climb))
     }
 
-    /// Puts the gate by TC where XDP in one mode is to follow XDP in the other: the two cannot be on an
-    /// interface at once, and there is to be no moment without a gate.
+    /// Attaches by TC before XDP in one mode replaces XDP in the other. The two modes cannot be on
+    /// an interface at once, and there must be no moment without a gate.
     fn stand_in(&mut self, device: &Device, programs: &mut Programs) -> Result<Hook, String> {
         let mut refused = Vec::new();
         for hook in [Hook::Tcx, Hook::Clsact] {
@@ -242,11 +243,11 @@ impl Links {
         held.is_some_and(|held| held.tried_better)
     }
 
-    /// Opens what earlier runs left. Classifiers are looked for on every interface: they stay
-    /// without their pins.
+    /// Opens the attachments of earlier runs. Classifiers are looked for on every interface: they
+    /// stay without their pins.
     fn adopt(&mut self, devices: &[Device]) -> Result<(), DatapathError> {
         let mut pins = self.pins.all_links()?;
-        // What another version of the agent left, too; its pins go when all is in force.
+        // Also those of another version of the agent. Its pins are removed when all is in force.
         for other in self.pins.others()? {
             pins.extend(other.all_links()?);
         }
@@ -275,7 +276,7 @@ impl Links {
         Ok(())
     }
 
-    /// Lets go of what is on interfaces that are gone or no longer wanted.
+    /// Drops the attachments on interfaces that are gone or no longer wanted.
     fn drop_others(&mut self, wanted: &[&Device], all: &[Device]) -> Result<(), DatapathError> {
         let others: Vec<(u32, Hook)> = self
             .held
@@ -298,7 +299,7 @@ impl Links {
         Ok(())
     }
 
-    /// Lets go of whatever was on an interface that is gone.
+    /// Drops the attachments on an interface that is gone.
     fn forget(&mut self, index: u32) -> Result<(), DatapathError> {
         for hook in self.hooks(index) {
             self.release(index, hook)?;
@@ -307,7 +308,7 @@ impl Links {
         Ok(())
     }
 
-    /// Takes an attachment off. One that the kernel keeps is held on.
+    /// Takes an attachment off. If the kernel keeps it, it stays in the list.
     fn release(&mut self, index: u32, hook: Hook) -> Result<(), DatapathError> {
         if let Some(attachment) = self.held.get(&(index, hook)) {
             attachment.take_off(&self.pins)?;
@@ -367,8 +368,8 @@ impl Links {
     }
 }
 
-/// What to report of an interface that is gated now. `gated_before`: whether it was when the programs
-/// were last attached; `None`: it is new.
+/// What to report of an interface that is gated now. `gated_before`: whether it was when the
+/// programs were last attached; `None`: it is new.
 fn changes(
     before: Before,
     gated_before: Option<bool>,

@@ -1,5 +1,5 @@
-//! One program of ours on one interface: made, read back and mended, taken off. Which hooks are tried
-//! is decided elsewhere.
+//! One program of ours on one interface: makes, reads back, mends and removes the attachment.
+//! `attach` decides which hooks are tried.
 
 use std::{
     fs, io,
@@ -37,20 +37,20 @@ pub(super) struct Attachment {
     pub(super) foreign_first: bool,
 }
 
-/// What was found of an attachment, and done about it.
+/// Result of reading back and mending an attachment.
 pub(super) enum Kept {
     /// It is in force, as it was.
     Same,
-    /// It is an earlier run's and has our program now.
+    /// An earlier run made it. It has our program now.
     Adopted,
-    /// Somebody had changed it.
+    /// Somebody had changed it. It is mended.
     Repaired,
     /// It is not in force.
     Lost(&'static str),
 }
 
 impl Attachment {
-    /// What an earlier run left.
+    /// An attachment of an earlier run.
     pub(super) fn found(pins: &Pins, index: u32, hook: Hook, link: Option<OwnedFd>) -> Self {
         Self {
             index,
@@ -91,13 +91,13 @@ impl Attachment {
         Ok(attachment)
     }
 
-    /// What is in force of it, by the kernel's word.
+    /// Whether it is in force, as the kernel says.
     pub(super) fn observe(&self, device: &Device, pins: &Pins) -> io::Result<Found> {
         observe::attachment(device, self.hook, self.link.as_ref(), &pins.owner())
     }
 
-    /// What is not as this run left it; `None`: nothing. Whether it is in force all the same, and
-    /// what is wrong.
+    /// The difference from this run's state; `None`: there is none. It says whether the attachment
+    /// is in force even so, and what is wrong.
     pub(super) fn drift(&self, device: &Device, pins: &Pins) -> Option<(bool, String)> {
         match self.observe(device, pins) {
             Ok(Found::InForce { program, .. }) if self.program != Some(program) => {

@@ -1,8 +1,8 @@
 //! The few bpf(2) calls that aya does not make as we need them; the only unsafe code of the agent.
 //!
-//! aya's `Xdp::attach` falls back to a netlink attachment when the kernel answers EINVAL, which
-//! could replace another owner's program and would vanish with the process. Here a link is made by
-//! BPF_LINK_CREATE in a mode that the caller chose, or not at all.
+//! aya's `Xdp::attach` falls back to a netlink attachment when the kernel answers EINVAL. That
+//! could replace another owner's program, and would vanish with the process. Here a link is made by
+//! BPF_LINK_CREATE in the caller's mode, or not at all.
 
 use std::{
     ffi::CString,
@@ -30,7 +30,7 @@ const MOST_PROGRAMS: usize = 64;
 /// Reads what the kernel programs log.
 pub type Logger = aya_log::EbpfLogger<&'static dyn log::Log>;
 
-/// What a link to an interface is.
+/// The kind of a link to an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkKind {
     /// Generic XDP.
@@ -53,7 +53,7 @@ impl LinkKind {
     }
 }
 
-/// What the kernel says of a link to an interface.
+/// The kernel's information about a link to an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkInfo {
     /// The kernel's id of it.
@@ -74,16 +74,16 @@ pub struct TcxProgram {
     pub link: u32,
 }
 
-/// What the kernel says of a link of any kind.
+/// The kernel's information about a link of any kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AnyLinkInfo {
     /// The kernel's id of it.
     pub id: u32,
-    /// It is on something.
+    /// Whether it is attached to anything.
     pub attached: bool,
 }
 
-/// What the kernel says of a link of a socket guard.
+/// The kernel's information about a link of a socket guard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuardInfo {
     /// Inode of the network namespace that it is on; zero when it is detached.
@@ -109,9 +109,9 @@ pub fn attach(program: impl AsFd, interface: u32, kind: LinkKind) -> io::Result<
     Ok(own(fd))
 }
 
-/// Whether the kernel attaches XDP programs by links (Linux 5.9, commit aa8d3a716b59). Loopback has no
-/// driver that could run one: with links the kernel says so (EOPNOTSUPP), without it does not know
-/// what it is asked for (EINVAL). Nothing is attached either way.
+/// Whether the kernel attaches XDP programs by links (Linux 5.9, commit aa8d3a716b59). Loopback has
+/// no driver that could run one: with links the kernel says so (EOPNOTSUPP), without it does not
+/// know what it is asked for (EINVAL). Nothing is attached either way.
 pub fn has_xdp_links(program: impl AsFd) -> bool {
     let asked = attach(program, LOOPBACK, LinkKind::XdpNative);
     asked.map(drop).map_err(|error| error.raw_os_error()) != Err(Some(libc::EINVAL))
@@ -151,7 +151,7 @@ pub fn attach_guard(program: impl AsFd, namespace: impl AsFd) -> io::Result<Owne
 
 /// The socket guards and other programs that are asked for look-ups in a network namespace.
 pub fn lookup_programs(namespace: impl AsFd) -> io::Result<Vec<u32>> {
-    // As many as there may be (`netns_bpf_max_progs` of the kernel).
+    // The largest possible number (`netns_bpf_max_progs` of the kernel).
     let mut programs = [0_u32; MOST_PROGRAMS];
     let mut attr = zeroed();
     attr.query.__bindgen_anon_1.target_fd = number(namespace.as_fd());
@@ -173,8 +173,8 @@ pub fn update_link(link: impl AsFd, program: impl AsFd) -> io::Result<()> {
     call(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
 }
 
-/// Takes a link's program off its interface, now: a link whose last reference goes is taken off only
-/// some time later. One that is off already is no error.
+/// Takes a link's program off its interface, now: a link whose last reference goes is taken off
+/// only some time later. One that is off already is no error.
 pub fn detach_link(link: impl AsFd) -> io::Result<()> {
     let mut attr = zeroed();
     attr.link_detach.link_fd = number(link.as_fd());
@@ -303,7 +303,8 @@ fn call(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i32> {
 }
 
 fn own(fd: i32) -> OwnedFd {
-    // SAFETY: the kernel has just returned this descriptor (with O_CLOEXEC), and nobody else has it.
+    // SAFETY: the kernel has just returned this descriptor (with O_CLOEXEC), and nobody else has
+    // it.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 

@@ -1,4 +1,4 @@
-//! What the gate asks of the kernel side. `kernel` is the real one; `memory` a twin for tests.
+//! The gate's calls to the kernel side. `kernel` is the real one; `memory` is a twin for tests.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ pub struct Wanted {
     pub hook: HookChoice,
 }
 
-/// What the gate asks of the kernel.
+/// The gate's calls to the kernel.
 pub trait Datapath: Send {
     /// All entries of the grant tables.
     fn entries(&mut self) -> Result<Entries, DatapathError>;
@@ -47,21 +47,21 @@ pub trait Datapath: Send {
     }
     /// Sets the largest number of connections for the grant in a slot.
     fn set_limit(&mut self, slot: u32, limit: u32) -> Result<(), DatapathError>;
-    /// Counts a slot from zero, for its next grant, which has at most `limit` connections. A grant with
-    /// a limit of zero has none; for a grant without a limit the number is not used.
+    /// Counts a slot from zero, for its next grant, which has at most `limit` connections. A grant
+    /// with a limit of zero has none; for a grant without a limit the number is not used.
     fn open_slot(&mut self, slot: u32, limit: u32) -> Result<(), DatapathError>;
     /// Forgets the connections of a slot's grant, which has ended: others need their places.
     fn close_slot(&mut self, slot: u32) -> Result<(), DatapathError>;
     /// The same for all slots but these: their grants ended while no agent was running.
     fn close_slots_but(&mut self, held: &dyn Fn(u32) -> bool) -> Result<(), DatapathError>;
-    /// The number of connections that were let in without an event since this was last asked, by this
-    /// run of the agent or by another.
+    /// The number of connections that were let in without an event since this was last asked, by
+    /// this run of the agent or by another.
     fn take_unreported(&mut self) -> Result<u64, DatapathError>;
     /// All counters.
     fn counters(&self) -> Result<Counters, DatapathError>;
     /// Attaches a program to every interface that the filter names, and reports what is where.
     fn attach(&mut self, wanted: &Wanted) -> Result<Vec<InterfaceState>, DatapathError>;
-    /// What is not as the last [`Datapath::attach`] left it, by the kernel's word; changes nothing.
+    /// Reads back from the kernel what differs from the last [`Datapath::attach`]. Changes nothing.
     fn drift(&self) -> Result<Vec<Drift>, DatapathError>;
     /// Runs the loaded programs on frames, with the tables in force, and returns each wrong answer.
     /// Nothing is counted.
@@ -70,7 +70,7 @@ pub trait Datapath: Send {
     fn keep_tables(&mut self) -> Result<Vec<&'static str>, DatapathError>;
     /// Brings the socket guard into force, or takes it off, and reports what is there.
     fn guard(&mut self, want: bool) -> GuardState;
-    /// Removes what another version of the agent pinned, where ours is in force instead.
+    /// Removes the pins of another version of the agent where ours is in force in its place.
     fn retire(&mut self) -> Result<(), DatapathError>;
     /// Cuts the sessions among these whose grants have ended, so that both ends hear it.
     fn cut(&mut self, among: &CutScope, now: BootNanos) -> Cut;

@@ -1,9 +1,9 @@
-//! Which sessions are to be looked at, and what was cut of them.
+//! Which sessions a cut looks at, and which it has cut.
 //!
 //! The packet gate drops the segments of an ended session from the deadline on by itself, with the
-//! agent dead too; a cut makes both ends hear it. Handshakes that are not finished end with their grant
-//! at every port: the socket guard does not see them any more, and at an interface without a gate they
-//! would open.
+//! agent dead too; a cut makes both ends hear it. Handshakes that are not finished end with their
+//! grant at every port: the socket guard does not see them any more, and at an interface without a
+//! gate they would open.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -47,7 +47,7 @@ struct Sources {
     prefixes: HashSet<SourcePrefix>,
 }
 
-/// What was ended.
+/// Result of a cut.
 #[derive(Debug, Default)]
 pub struct Cut {
     /// The number of sockets, by peer and port.

@@ -39,7 +39,7 @@ fn end(maps: &Maps, among: &CutScope, now: BootNanos, cut: &mut Cut) -> Result<(
     let mut unread = Ok(());
     diag.list(range, among.half_open, |socket| {
         let Socket { peer, port, half_open, .. } = socket;
-        // The host that speaks to itself needs no grant.
+        // A host that connects to itself needs no grant.
         if peer.is_loopback() || own.contains(&peer) {
             return;
         }
@@ -53,7 +53,7 @@ fn end(maps: &Maps, among: &CutScope, now: BootNanos, cut: &mut Cut) -> Result<(
                     }
                 }
             }
-            // What cannot be read says nothing against a session.
+            // If the entries cannot be read, the session stays.
             Err(error) => unread = Err(error),
         }
     })?;

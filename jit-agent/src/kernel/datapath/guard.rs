@@ -4,7 +4,7 @@ use jit_proto::WallTime;
 
 use crate::kernel::datapath::state::LinkChange;
 
-/// Its name in messages about problems.
+/// The guard's name in messages about problems.
 pub const NAME: &str = "the socket guard";
 
 /// The socket guard, and whether it is in force.
@@ -16,9 +16,10 @@ pub struct GuardState {
     pub attached: bool,
     /// Wall time at which it was attached.
     pub since: Option<WallTime>,
-    /// Why it is not in force, or what to know about it.
+    /// Why it is not in force, or another note about it.
     pub note: String,
-    /// In its place another version's is in force, with tables of these layouts, which nobody fills.
+    /// Another version's guard is in force in its place. Nobody fills its tables, which have these
+    /// layouts.
     pub held_by: Option<u32>,
     /// Ids of other programs that the kernel asks for the same look-ups.
     pub others: Vec<u32>,
@@ -27,7 +28,7 @@ pub struct GuardState {
 }
 
 impl GuardState {
-    /// Why what is wanted is not in force, or not alone: a stable name, and the text.
+    /// Why the wanted guard is not in force, or not alone: a stable name, and the text.
     pub fn problem(&self) -> Option<(&'static str, String)> {
         if !self.wanted {
             return None;

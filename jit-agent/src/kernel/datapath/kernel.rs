@@ -90,7 +90,7 @@ impl KernelDatapath {
             .map_err(|error| DatapathError::Load(chain(&error)))?;
         let guard = Guard::load(&mut object, pins.clone());
         let mut programs = Programs::new(object);
-        // If the kernel refuses one program another is tried; if it refuses all, the start fails.
+        // If the kernel refuses one program, another is tried. If it refuses all, the start fails.
         match programs.xdp() {
             Ok(program) if !bpf::has_xdp_links(&program.fd) => {
                 return Err(DatapathError::NoXdpLinks);
@@ -179,8 +179,8 @@ impl Datapath for KernelDatapath {
     }
 
     fn self_test(&mut self, probes: &[Probe]) -> Vec<String> {
-        // From tables that are not in force nothing could be learnt. Tables without pins are reported
-        // and pinned again elsewhere.
+        // A test with tables that are not in force would prove nothing. Tables without pins are
+        // reported and pinned again elsewhere.
         let Self { pins, tables, limits, debug, .. } = self;
         let unpinned = || !pins.missing(tables).is_empty();
         if self.twin.is_none() && unpinned() {
@@ -203,7 +203,7 @@ impl Datapath for KernelDatapath {
 
     fn keep_tables(&mut self) -> Result<Vec<&'static str>, DatapathError> {
         let restored = self.pins.restore_tables(&self.tables)?;
-        // In a directory that was made anew another agent would find no lock.
+        // If the directory was made again, another agent would find no lock in it.
         let root = self.pins.root();
         if !self.lock.is_on(root) {
             self.lock =
@@ -239,7 +239,8 @@ impl Datapath for KernelDatapath {
     }
 }
 
-/// Whether the tables that a self-test needs are those in force, not new ones because a pin was gone.
+/// Whether the tables that a self-test needs are those in force, not new ones because a pin was
+/// gone.
 fn shares(object: &Ebpf, tables: &[Table]) -> bool {
     SHARED.iter().all(|name| {
         let in_force = tables.iter().find(|table| table.name == *name).map(|table| table.id);
@@ -252,7 +253,7 @@ fn shares(object: &Ebpf, tables: &[Table]) -> bool {
     })
 }
 
-/// Loads the object over these pinned tables, the others of its own.
+/// Loads the object with these pinned tables; it makes the others itself.
 fn load_object(
     pins: &Pins,
     limits: Limits,

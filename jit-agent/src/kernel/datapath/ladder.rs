@@ -1,4 +1,4 @@
-//! Which hooks are tried on an interface, best first, and the text about those that do not work.
+//! The hooks that are tried on an interface, best first, and the text about hooks that do not work.
 //!
 //! Native XDP is first: it drops in the driver. TC comes before generic XDP, which copies every
 //! packet that is not in one piece. Where frames have no Ethernet header there is no XDP.
@@ -29,7 +29,8 @@ pub const fn rungs(choice: HookChoice, device: &Device) -> &'static [Hook] {
     }
 }
 
-/// The hooks to try where this one is in force already. `tried_better`: all that is better was tried.
+/// The hooks to try where this one is in force already. `tried_better`: all that is better was
+/// tried.
 pub fn candidates(
     rungs: &'static [Hook],
     current: Option<Hook>,
@@ -48,7 +49,7 @@ fn better(rungs: &'static [Hook], than: Hook) -> &'static [Hook] {
     rungs.get(..place).unwrap_or_default()
 }
 
-/// Why hooks are left out that others would be tried on.
+/// Why fewer hooks are tried on this interface than on others.
 pub fn left_out(choice: HookChoice, device: &Device) -> Option<String> {
     match device.header {
         Header::Ethernet if matches!(choice, HookChoice::Auto) => device.unfit.map(|why| {
@@ -78,7 +79,7 @@ pub const fn exclude(one: Hook, other: Hook) -> bool {
     )
 }
 
-/// Why a program is not in the kernel: without the verifier's log, which `RUST_LOG=debug` shows.
+/// Why a program is not in the kernel, without the verifier's log (`RUST_LOG=debug` shows it).
 pub fn unloaded(error: &str) -> String {
     tracing::debug!("a program is refused: {error}");
     let cause = error.split("Verifier output").next().unwrap_or_default();

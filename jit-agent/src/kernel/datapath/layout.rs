@@ -1,4 +1,4 @@
-//! What each pinned table must look like, and whether one that is there does.
+//! The layout that each pinned table must have, and the comparison with an existing table.
 
 use aya::maps::{MapInfo, MapType, lpm_trie::Key};
 use jit_common::{
@@ -51,7 +51,7 @@ const fn layout<K, V>(name: &'static str, kind: MapType, entries: u32, flags: u3
 }
 
 impl Layout {
-    /// What does not fit about a table; `None`: it has this layout.
+    /// The difference between a table and this layout; `None`: there is none.
     pub(super) fn difference(&self, info: &MapInfo) -> Option<String> {
         let kind = info.map_type().ok();
         if kind != Some(self.kind) {

@@ -1,5 +1,5 @@
-//! The tables as typed maps: opened from the loaded object by the agent, or from their pins by
-//! `status` when the agent is dead.
+//! The tables as typed maps. The agent opens them from the loaded object. If the agent is dead,
+//! `status` opens them from their pins.
 
 use std::{collections::BTreeMap, fmt::Display, path::Path};
 
@@ -27,7 +27,8 @@ use crate::{
 };
 
 const BPF_NOEXIST: u64 = 1;
-/// `E2BIG` and `ENOSPC`: what full hashes and full tries answer; `ENOMEM`: no memory for an entry.
+/// Errors without room: `E2BIG` for full hashes, `ENOSPC` for full tries, `ENOMEM` if there is no
+/// memory for an entry.
 const FULL: [i32; 3] = [libc::E2BIG, libc::ENOSPC, libc::ENOMEM];
 
 /// The tables.
@@ -246,8 +247,8 @@ impl Maps {
     pub fn open_slot(&mut self, slot: u32, limit: u32) -> Result<(), DatapathError> {
         let old = self.slots.get(&slot, 0).map_err(failed("read", map::SLOTS))?;
         let generation = match old.generation {
-            // Of no earlier grant: a number that the slots of other tables do not have by chance, in
-            // case the disk remembers those.
+            // The slot has had no grant yet. It gets a random number: the disk may remember slots
+            // of other tables, and must not confuse them with this one.
             0 => fresh_generation()?,
             generation => generation.wrapping_add(1),
         };
@@ -280,13 +281,13 @@ impl Maps {
 
     fn forget_connections(&mut self, slot: u32, counted: Slot) -> Result<(), DatapathError> {
         let Slot { hits, limit, generation } = counted;
-        // The limit may have been lowered after they were let in.
+        // Places may be above the limit: it may have been lowered after they were taken.
         let most = limit.max(u32::try_from(hits).unwrap_or(u32::MAX)).min(MAX_CONNECTIONS);
         for number in 0..if limit == 0 { 0 } else { most } {
             let place = PlaceKey { slot, generation, number };
             let flow = match self.places.get(&place, 0) {
                 Ok(flow) => flow,
-                // Never taken, or given back: there may be others after it.
+                // This place was never taken, or was given back. Later places may be taken.
                 Err(MapError::KeyNotFound) => continue,
                 Err(error) => return Err(failed("read", map::PLACES)(error)),
             };
@@ -297,15 +298,16 @@ impl Maps {
         Ok(())
     }
 
-    /// Sets the largest number of connections for the grant in a slot. A connection that is counted at
-    /// this very moment may be missing in the count; its place is taken all the same.
+    /// Sets the largest number of connections for the grant in a slot. A connection that is counted
+    /// at this very moment may be missing in the count; its place is taken all the same.
     pub fn set_limit(&mut self, slot: u32, limit: u32) -> Result<(), DatapathError> {
         let old = self.slots.get(&slot, 0).map_err(failed("read", map::SLOTS))?;
         self.slots.set(slot, Slot { limit, ..old }, 0).map_err(failed("write to", map::SLOTS))
     }
 
-    /// The number of connections that no event reported since this was last asked. What was returned is
-    /// noted beside the count, so that each connection is returned once, whoever asks next.
+    /// The number of connections that no event reported since this was last asked. What was
+    /// returned is noted beside the count, so that each connection is returned once, whoever asks
+    /// next.
     pub fn take_unreported(&mut self) -> Result<u64, DatapathError> {
         let sum = |counter: Counter| {
             let values = self.counters.get(&counter.index(), 0);
@@ -355,7 +357,7 @@ impl Maps {
     }
 }
 
-/// The slots of another version's tables, if they have the form that is known here.
+/// The slots of another version's tables, if their form is known here.
 pub struct ForeignSlots {
     pins: Pins,
     slots: Option<Array<MapData, Slot>>,
@@ -366,7 +368,7 @@ impl ForeignSlots {
     pub fn open(pins: Pins) -> Self {
         let path = pins.map(map::SLOTS);
         let map = MapData::from_pin(path).and_then(Map::from_map_data).ok();
-        // Fails for another kind of table, and for other sizes of key or value.
+        // This fails for another kind of table, and for other sizes of key or value.
         Self { pins, slots: map.and_then(|map| map.try_into().ok()) }
     }
 

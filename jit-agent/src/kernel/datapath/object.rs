@@ -4,7 +4,7 @@
 #[cfg(not(jit_agent_no_object))]
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/jit-agent-ebpf"));
 
-/// Built with `AYA_BUILD_SKIP=1`: there is no object, and loading it fails with a clear error.
+/// A build with `AYA_BUILD_SKIP=1` has no object: loading it fails with a clear error.
 #[cfg(jit_agent_no_object)]
 pub static OBJECT: &[u8] = &[];
 
@@ -18,7 +18,7 @@ pub const PROGRAM_TC: &str = "jit_gate_tc";
 pub const PROGRAM_TC_L3: &str = "jit_gate_tc_l3";
 /// Name of the socket guard (Linux 5.17+).
 pub const PROGRAM_GUARD: &str = "jit_guard";
-/// Name of the socket guard that does without the interface (Linux 5.9+).
+/// Name of the socket guard that does not need the interface (Linux 5.9+).
 pub const PROGRAM_GUARD_LEGACY: &str = "jit_guard_legacy";
 
 #[cfg(all(test, not(jit_agent_no_object)))]

@@ -1,9 +1,9 @@
-//! What is on the interfaces, by the kernel's word. Everybody who needs to know asks here: the agent
-//! when it attaches and when it looks for drift, and `status` without an agent.
+//! Reads from the kernel which programs are on the interfaces. The agent uses this when it attaches
+//! and when it looks for drift, and `status` uses it without an agent.
 //!
-//! Whether a pin exists says nothing. A link alone says little, too: its interface may have moved to
-//! another network namespace, and its index may here be another interface's. So a link counts only if
-//! the interface itself shows its program.
+//! A pin proves nothing. A link alone proves little: its interface may have moved to another
+//! network namespace, and its index may be another interface's here. So a link counts only if the
+//! interface itself shows its program.
 
 use std::{fs, io, os::fd::OwnedFd, path::Path, time::UNIX_EPOCH};
 
@@ -28,11 +28,12 @@ pub struct Ingress {
     pub generic: Option<u32>,
     /// The programs by tcx, first to last. Asked for only with [`Hook::Tcx`] and [`Hook::Clsact`].
     pub tcx: Vec<TcxProgram>,
-    /// The classifiers of a clsact qdisc, which run after tcx. Asked for only with [`Hook::Clsact`].
+    /// The classifiers of a clsact qdisc, which run after tcx. Asked for only with
+    /// [`Hook::Clsact`].
     pub classifiers: Classifiers,
 }
 
-/// What was found of an attachment of ours.
+/// State of an attachment of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
     /// It is in force.
@@ -66,8 +67,8 @@ pub fn missing(filter: &InterfaceFilter, devices: &[Device]) -> Vec<InterfaceSta
     names.map(|name| InterfaceState::without(name, 0, note)).collect()
 }
 
-/// The programs on an interface, as far as a program at this hook needs to know them. `owner` is the
-/// name of our classifiers.
+/// The programs on an interface, as far as a program at this hook needs to know them. `owner` is
+/// the name of our classifiers.
 pub fn ingress(device: &Device, hook: Hook, owner: &str) -> io::Result<Ingress> {
     let Device { index, native, generic, .. } = *device;
     let mut ingress = Ingress { native, generic, ..Ingress::default() };
@@ -120,7 +121,7 @@ pub fn our_classifiers(owner: &str) -> Result<Vec<(u32, Classifier)>, DatapathEr
     Ok(all)
 }
 
-/// When a pin was made.
+/// Wall time at which a pin was made.
 pub fn pinned_since(pin: &Path) -> Option<WallTime> {
     let made = fs::symlink_metadata(pin).ok()?.modified().ok()?;
     let since = made.duration_since(UNIX_EPOCH).ok()?;
@@ -135,7 +136,7 @@ pub(super) fn unreadable(error: &io::Error) -> String {
 const ELSEWHERE: Found = Found::Lost("its link is on an interface of another network namespace");
 
 impl Ingress {
-    /// What became of a link of ours that the kernel says is on an interface of this index.
+    /// State of a link of ours. The kernel says that it is on an interface with this index.
     fn link(&self, hook: Hook, link: LinkInfo) -> Found {
         let LinkInfo { id, program, .. } = link;
         let (runs, foreign_first) = match hook {
@@ -149,7 +150,7 @@ impl Ingress {
         if runs { Found::InForce { program, classifier: None, foreign_first } } else { ELSEWHERE }
     }
 
-    /// What became of our classifier.
+    /// State of our classifier.
     fn classifier(self) -> Found {
         let Classifiers { ours, foreign_first } = self.classifiers;
         let Some(ours) = ours else { return Found::Lost("its classifier was taken off") };

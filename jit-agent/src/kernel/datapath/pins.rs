@@ -1,10 +1,10 @@
-//! Where things are pinned, and whether what is pinned there is ours.
+//! The paths of the pins, and the check that the pins are ours.
 //!
-//! aya opens a pinned map without comparing it with the declaration, so that is done here, before
-//! anything is touched. The version of the layouts is part of the path: an agent that finds another
-//! version's pins, an older or a newer one's, puts its own programs on those links once its own tables
-//! are filled, and then removes the other's pins. Wherever that is broken off, every link runs a
-//! program whose tables hold.
+//! aya opens a pinned map without comparing it with the declaration. So the comparison is done
+//! here, before anything is touched. The version of the layouts is part of the path. An agent may
+//! find the pins of an older or a newer version. It fills its own tables, puts its own programs on
+//! those links, and then removes the other's pins. If this breaks off at any point, every link runs
+//! a program with filled tables.
 
 use std::{
     collections::BTreeSet,
@@ -49,7 +49,7 @@ pub struct Table {
     pub id: u32,
 }
 
-/// What [`Pins::remove`] took off.
+/// The gates that [`Pins::remove`] removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Removed {
     /// Interfaces that had a gate, by index.
@@ -130,8 +130,7 @@ impl Pins {
         self.version().exists()
     }
 
-    /// Takes the pins of all versions for this process. Nothing is below the directory that was not
-    /// there before.
+    /// Locks the pins of all versions for this process. Creates nothing below the directory.
     pub fn lock(&self) -> Result<DirectoryLock, DatapathError> {
         self.check_place()?;
         sys::private_directory(&self.root, 0o700)?;
@@ -150,8 +149,8 @@ impl Pins {
         Ok(())
     }
 
-    /// Compares every pinned table with what this version declares; of another version's pins, whether
-    /// their kind is known.
+    /// Compares every pinned table with this version's declaration. For another version's pins it
+    /// only checks that their kind is known.
     pub fn check(&self, limits: Limits) -> Result<(), DatapathError> {
         for other in self.others()? {
             other.check_links()?;
@@ -190,7 +189,7 @@ impl Pins {
         layout.difference(&info).map_or(Ok(()), |what| Err(DatapathError::Pin { path, what }))
     }
 
-    /// Opens every pinned table, to pin it again should its pin be removed.
+    /// Opens every pinned table, to pin it again if its pin is removed.
     pub fn hold_tables(&self, limits: Limits) -> Result<Vec<Table>, DatapathError> {
         layouts(limits)
             .into_iter()
@@ -206,7 +205,7 @@ impl Pins {
             .collect()
     }
 
-    /// Those whose pins are gone, or are another table's.
+    /// The tables whose pins are gone, or are another table's.
     pub fn missing<'a>(&self, tables: &'a [Table]) -> Vec<&'a Table> {
         tables.iter().filter(|table| map_id(&self.map(table.name)) != Some(table.id)).collect()
     }
@@ -230,7 +229,7 @@ impl Pins {
         Ok(missing.into_iter().map(|table| table.name).collect())
     }
 
-    /// Whether nothing at all is pinned here, of no version.
+    /// Whether nothing is pinned here, of any version.
     pub fn is_empty(&self) -> Result<bool, DatapathError> {
         Ok(list(&self.root)?.is_empty())
     }
@@ -285,8 +284,8 @@ impl Pins {
         Ok(())
     }
 
-    /// Removes what other versions pinned, where this version's is in force in its place. Called when
-    /// all that is wanted is attached; what has no successor stays.
+    /// Removes pins of other versions where this version is in force in their place. Called when
+    /// all wanted programs are attached. A pin without a successor stays.
     pub fn retire(&self) -> Result<(), DatapathError> {
         for other in self.others()? {
             for pin in other.all_links()? {
@@ -322,7 +321,7 @@ impl Pins {
         if !same && (succeeded || !info.attached) {
             bpf::detach_link(link).map_err(failed("detach a link"))?;
         }
-        // What has no successor and holds stays.
+        // A gate without a successor stays while it holds.
         if same || succeeded || !info.attached { gone() } else { Ok(()) }
     }
 
@@ -346,8 +345,8 @@ fn list(directory: &Path) -> Result<Vec<PathBuf>, DatapathError> {
     }
 }
 
-/// Refuses a link in place of a directory: root, who removes what is in it, does not follow where the
-/// service's user leads.
+/// Refuses a link in place of a directory: root, who removes what is in it, does not follow where
+/// the service's user leads.
 fn own_directory(path: &Path) -> Result<(), DatapathError> {
     if fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.is_dir()) {
         let what = "it is no directory: jit-agent did not make it; look at it, and remove it";

@@ -9,7 +9,7 @@ const SHORTEST: usize = 60;
 /// A frame and what the gate must do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probe {
-    /// What it is, for people.
+    /// Description for people.
     pub(super) what: String,
     drop: bool,
     ethertype: [u8; 2],

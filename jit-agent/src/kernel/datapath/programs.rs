@@ -40,7 +40,7 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Of an object whose tables are made; loads nothing yet.
+    /// Takes an object whose tables are made. Loads nothing yet.
     pub const fn new(object: Ebpf) -> Self {
         Self { object, loaded: BTreeMap::new() }
     }
@@ -60,8 +60,8 @@ impl Programs {
         }
     }
 
-    /// For multi-buffer frames, or the other where the kernel does not know them (before 5.18):
-    /// features are probed, versions never compared.
+    /// The XDP program for multi-buffer frames, or the other one if the kernel does not know them
+    /// (before 5.18). Features are probed; versions are never compared.
     pub fn xdp(&mut self) -> Result<Program, String> {
         self.load(PROGRAM_XDP_FRAGS).or_else(|_| self.load(PROGRAM_XDP))
     }
@@ -71,7 +71,7 @@ impl Programs {
         self.load(PROGRAM_TC)
     }
 
-    /// Those that are loaded.
+    /// The loaded programs.
     pub fn loaded(&self) -> impl Iterator<Item = &Program> {
         self.loaded.values().flatten()
     }

@@ -1,9 +1,9 @@
-//! Requests by rtnetlink: the interfaces with the XDP programs that run on them, and the classifiers of
-//! a clsact qdisc; and putting a classifier there and taking it off.
+//! Requests by rtnetlink: lists interfaces with their XDP programs, lists the classifiers of a
+//! clsact qdisc, and adds and removes a classifier.
 //!
-//! Requests are built, and headers and single attributes parsed, by the crates netlink-packet-core and
-//! netlink-packet-route. The list of an answer's attributes is walked here: the crates parse all of
-//! them and refuse the whole answer for one that they do not understand, which would hide an
+//! Requests are built, and headers and single attributes parsed, by the crates netlink-packet-core
+//! and netlink-packet-route. The list of an answer's attributes is walked here: the crates parse
+//! all of them and refuse the whole answer for one that they do not understand, which would hide an
 //! interface.
 
 use std::{
@@ -33,9 +33,9 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 /// Largest answer: the kernel fills at most 32 KiB at once, one interface alone may need more.
 const ROOM: usize = 256 * 1024;
-/// Longest wait for the kernel, which answers at once.
+/// Longest wait for the kernel, which usually answers at once.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How often a list is asked for again that changed while it was read.
+/// How often a list is read again that changed while it was read.
 const RETRIES: u32 = 8;
 /// Sizes of `struct ifinfomsg` and `struct tcmsg`, in front of the attributes.
 const LINK_HEADER: usize = 16;
@@ -68,15 +68,15 @@ pub enum Header {
     Unknown(u16),
 }
 
-/// An interface on top of another one, which does not do with native XDP what one would think. TC on it
-/// sees what comes in by the other one, too.
+/// An interface on top of another one, where native XDP has surprising effects. TC on it also sees
+/// the packets of the other one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unfit {
     /// A bond takes no interface with an XDP program once it has one itself (`bond_enslave` in
     /// `drivers/net/bonding/bond_main.c`).
     Bond,
-    /// Azure's `hv_netvsc` hands the program to the virtual function below it and calls that done also
-    /// where the function's driver cannot run it (`netvsc_vf_setxdp` in
+    /// Azure's `hv_netvsc` hands the program to the virtual function below it and calls that done
+    /// also where the function's driver cannot run it (`netvsc_vf_setxdp` in
     /// `drivers/net/hyperv/netvsc_bpf.c`).
     HyperV,
 }
@@ -90,7 +90,7 @@ pub struct Device {
     pub name: String,
     /// What its frames begin with.
     pub header: Header,
-    /// Why native XDP is not for it, although it would take a program.
+    /// Why native XDP is not used on it, although it would take a program.
     pub unfit: Option<Unfit>,
     /// It is a loopback.
     pub loopback: bool,
@@ -231,7 +231,8 @@ fn with_program(mut message: TcMessage, program: impl AsFd, owner: &str) -> io::
     Ok(message)
 }
 
-/// Adds what only sysfs has: the driver of a device of a bus. (Netlink has the bus since Linux 5.14.)
+/// Adds the driver of a device on a bus, which only sysfs has. (Netlink has the bus since Linux
+/// 5.14.)
 fn with_driver(device: Device) -> Device {
     let driver = fs::read_link(format!("/sys/class/net/{}/device/driver", device.name));
     let hyper_v = driver.is_ok_and(|driver| driver.ends_with("hv_netvsc"));
@@ -332,9 +333,9 @@ fn read_classifier(bytes: &[u8]) -> Result<Read, DecodeError> {
     Ok(if kind == TcFilterBpf::KIND { Read::Bpf(classifier) } else { Read::Other })
 }
 
-/// Asks, and gives the answers' bytes. A list that changed while it was read is asked for again; if it
-/// changes too fast, everything that was seen is given: an interface that is gone by then does no
-/// harm, one that is missing would.
+/// Sends a request and returns the answers' bytes. If a list changed while it was read, it is read
+/// again. If it changes too fast, everything that was seen is returned: an interface that is gone
+/// by then does no harm, but a missing one would.
 fn ask(message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<Vec<u8>>> {
     let mut request = NetlinkMessage::from(message);
     request.header.flags = NLM_F_REQUEST | flags;

@@ -1,10 +1,10 @@
-//! The loaded programs tried on a few frames (BPF_PROG_TEST_RUN), over the tables in force.
+//! Tries the loaded programs on a few frames (BPF_PROG_TEST_RUN), with the tables in force.
 //!
-//! A test run counts and reports like a packet, and the counts are shown to people. So the runs are of
-//! a twin: the same object loaded once more, with the tables that decide (protected ports, rules,
-//! grants, settings) shared by their pins, and with its own to count in. The tag that the kernel gives
-//! to a program's instructions shows that it is the same code. Which program is on which interface is
-//! read back elsewhere.
+//! A test run counts and reports like a packet, and people see the counts. So the runs use a twin:
+//! the same object loaded once more. It shares the tables that decide (protected ports, rules,
+//! grants, settings) by their pins, and has its own tables to count in. The kernel's tag of a
+//! program's instructions shows that the code is the same. `observe` reads back which program is on
+//! which interface.
 
 use std::collections::BTreeSet;
 
@@ -33,7 +33,7 @@ const TC: (u32, u32) = (2, u32::MAX);
 /// The object once more, with tables of its own to count in.
 pub struct Twin {
     object: Ebpf,
-    /// What cannot be tried here, as far as it is logged.
+    /// Programs that cannot be tried on this kernel and were logged.
     logged: BTreeSet<String>,
 }
 
@@ -43,8 +43,8 @@ impl Twin {
         Self { object, logged: BTreeSet::new() }
     }
 
-    /// Tries a program that has this tag where it is in force; each wrong answer is a sentence. What
-    /// this kernel cannot do is logged once.
+    /// Tries a program. `tag`: its tag where it is in force. Each wrong answer is a sentence. A
+    /// test that this kernel cannot do is logged once.
     pub fn judge(&mut self, program: &str, tag: u64, probes: &[Probe]) -> Vec<String> {
         let mut wrong = Vec::new();
         match load(&mut self.object, program) {
@@ -56,7 +56,7 @@ impl Twin {
             }
         }
         for probe in probes {
-            // Whatever the program: a test run puts the network header after the Ethernet header.
+            // For every program: a test run puts the network header after the Ethernet header.
             match run(&self.object, program, &probe.frame()) {
                 Ok(Some(dropped)) => wrong.extend(probe.wrong(program, dropped)),
                 Ok(None) => wrong.push(format!("{program} has no answer to {}", probe.what)),

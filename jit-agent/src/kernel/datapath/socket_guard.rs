@@ -1,10 +1,10 @@
 //! The socket guard: a program that the kernel asks when it looks for a listening socket, on the
 //! network namespace that the agent runs in.
 //!
-//! It sees no packets, so nothing in a packet can hide from it, and it does not matter by which way
-//! one came: tunnel, redirect, an interface without a gate. It is a second gate beside the programs
-//! on the interfaces and never in place of them: it does not see what this host forwards. So a failure
-//! here is reported and tried again, and takes nothing else down.
+//! It sees look-ups, not packets. So nothing in a packet can hide from it, and the packet's way
+//! does not matter: a tunnel, a redirect, an interface without a gate. It is a second gate and
+//! never replaces the programs on the interfaces: it does not see forwarded packets. So a failure
+//! here is reported and tried again, and stops nothing else.
 
 use std::{
     fs::{self, File},
@@ -34,7 +34,7 @@ use crate::kernel::datapath::{
 
 /// The network namespace of the calling thread.
 const NAMESPACE: &str = "/proc/thread-self/ns/net";
-/// The note where the kernel does not name the interface of a look-up.
+/// The note if the kernel does not name the interface of a look-up.
 const BY_ADDRESS: &str = "this kernel does not name the interface (before 5.17): loopback is known \
                           by its addresses";
 
@@ -95,7 +95,7 @@ impl Guard {
         }
     }
 
-    /// What to report: what comes back was lost first.
+    /// The changes to report. If a guard comes back, its loss is reported first.
     fn changes(
         &mut self,
         want: bool,
@@ -115,7 +115,7 @@ impl Guard {
         }
     }
 
-    /// What is not as the last [`Guard::keep`] left it, by the kernel's word; changes nothing.
+    /// Reads back from the kernel what differs from the last [`Guard::keep`]. Changes nothing.
     pub fn drift(&self) -> Option<Drift> {
         let link = self.link.as_ref().filter(|_| self.kept)?;
         let ours = |id| self.program.as_ref().is_ok_and(|program| program.id == id);
@@ -171,15 +171,15 @@ impl Guard {
         let link = bpf::attach_guard(program, &namespace).map_err(|error| {
             format!("the kernel refuses to attach it to this network namespace: {error}")
         })?;
-        // The new one is in force: the pin of one that is not may go.
+        // The new one is in force: the pin of the other may be removed.
         remove(&self.pins.guard())?;
         pinned(&self.pins, &link)?;
         self.link = Some(link);
         Ok(Some(if self.kept { LinkChange::Restored } else { LinkChange::Attached }))
     }
 
-    /// Opens a pinned link, if none is held. Whether it is another version's, whose pin goes when all
-    /// is in force.
+    /// Opens a pinned link, if none is held. Whether it is another version's, whose pin goes when
+    /// all is in force.
     fn adopt(&mut self) -> Result<bool, String> {
         if self.link.is_some() {
             return Ok(false);
@@ -212,8 +212,8 @@ impl Guard {
     }
 }
 
-/// What to report of a link that was there: its program was swapped, it had no pin, the pin was another
-/// version's, and it was in force before in this run.
+/// What to report of a link that was there: its program was swapped, it had no pin, the pin was
+/// another version's, and it was in force before in this run.
 const fn kept(swapped: bool, unpinned: bool, moved: bool, before: bool) -> Option<LinkChange> {
     let change = match (swapped, before) {
         (false, _) => None,
@@ -227,7 +227,7 @@ const fn kept(swapped: bool, unpinned: bool, moved: bool, before: bool) -> Optio
     }
 }
 
-/// What a pin shows of the guard, when no agent reports it.
+/// The guard's state by its pin, when no agent reports it.
 pub fn of_pin(pins: &Pins) -> GuardState {
     let pin = pins.guard();
     let Ok(Some(link)) = open(&pin) else { return GuardState::default() };
@@ -257,7 +257,7 @@ fn others(ours: u32) -> Vec<u32> {
     programs
 }
 
-/// Loads the guard that knows the interface, or the other where the kernel does not name it (before
+/// Loads the guard that uses the interface, or the other one if the kernel does not name it (before
 /// 5.17).
 fn load(object: &mut Ebpf) -> Result<GuardProgram, String> {
     let mut refused = String::new();

@@ -1,4 +1,4 @@
-//! What the kernel side reports: the interfaces and what happened to them, and what is counted.
+//! Reports of the kernel side: the interfaces with their changes, and the counters.
 
 use std::collections::BTreeMap;
 
@@ -42,7 +42,7 @@ impl InterfaceState {
 /// An attachment that somebody changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Drift {
-    /// The name of the interface, or of what else it is.
+    /// The name of the interface, or of the other thing that was changed.
     pub what: String,
     /// The interface's index; zero: it is none.
     pub index: u32,
@@ -59,7 +59,7 @@ pub enum LinkChange {
     Adopted,
     /// A new link.
     Attached,
-    /// It was gone, though we had attached it.
+    /// It was gone, although we had attached it.
     Lost,
     /// It was gone and is back.
     Restored,
@@ -108,12 +108,12 @@ impl Counters {
     }
 }
 
-/// What another version's tables count for a grant.
+/// The count of another version's tables for a grant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Elsewhere {
     /// There are no such tables.
     Nowhere,
-    /// There are some, but none that can be read knows the grant.
+    /// There are such tables, but none that can be read knows the grant.
     Unknown,
     /// The number of connections.
     Counted(u64),

@@ -1,4 +1,4 @@
-//! What the kernel enforces now, read from the pins: for `status` when the agent is dead.
+//! Reads from the pins what the kernel enforces now: for `status` when the agent is dead.
 
 use std::{collections::BTreeMap, os::fd::OwnedFd, path::Path};
 
@@ -23,8 +23,8 @@ use crate::{
 /// Everything that the pins show.
 #[derive(Debug)]
 pub struct View {
-    /// Interfaces that have a pin of ours or should have one, and whether a program of ours is really
-    /// attached.
+    /// Interfaces that have a pin of ours or should have one, and whether a program of ours is
+    /// really attached.
     pub interfaces: Vec<InterfaceState>,
     /// The socket guard.
     pub guard: GuardState,
@@ -40,7 +40,7 @@ pub struct View {
     pub settings: Settings,
 }
 
-/// What the pins of another version of the agent show. Its tables have another layout.
+/// The pins of another version of the agent. Its tables have another layout.
 #[derive(Debug)]
 pub struct Foreign {
     /// Version of the layouts.
@@ -52,8 +52,8 @@ pub struct Foreign {
 }
 
 impl Foreign {
-    /// Reads the pins of other versions: of the newest that holds a gate, else of the newest; `None`
-    /// when there are none.
+    /// Reads the pins of other versions: of the newest that holds a gate, else of the newest;
+    /// `None` when there are none.
     pub fn read(pins: &Path, wanted: &InterfaceFilter) -> Result<Option<Self>, DatapathError> {
         let mut newest = None;
         for other in Pins::new(pins).others()? {
@@ -128,7 +128,7 @@ fn interfaces(pins: &Pins, wanted: &InterfaceFilter) -> Result<Vec<InterfaceStat
             ..InterfaceState::without(&device.name, index, &note)
         });
     }
-    // Of several pins of one interface that of another mode may be left over.
+    // An interface may have several pins: that of another mode may be left over.
     let gated: Vec<_> = states.iter().filter(|s| s.hook.is_some()).map(|s| s.index).collect();
     states.retain(|state| state.hook.is_some() || !gated.contains(&state.index));
     for device in devices.iter().filter(|device| !device.loopback && wanted.matches(&device.name)) {

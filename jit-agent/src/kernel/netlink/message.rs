@@ -1,11 +1,12 @@
-//! Messages about links that route netlink sends by itself. Pure, and never a panic: what does not fit
-//! is an error.
+//! Parses the messages about links that route netlink sends by itself. Pure. It never panics: a
+//! message that does not fit is an error.
 //!
-//! The crate netlink-packet-route is not used here: it reads every attribute of a link, and refuses the
-//! whole message for one that it does not understand. A new kernel or an odd device would then hide a
-//! change. Here one attribute of hundreds is read. The parser is fuzzed.
+//! The crate netlink-packet-route is not used here: it reads every attribute of a link, and refuses
+//! the whole message for one that it does not understand. A new kernel or an odd device would then
+//! hide a change. Here one attribute of hundreds is read. The parser is fuzzed.
 //!
-//! Layouts are those of `linux/netlink.h` and `linux/rtnetlink.h`, numbers in the host's byte order.
+//! Layouts are those of `linux/netlink.h` and `linux/rtnetlink.h`, numbers in the host's byte
+//! order.
 
 /// `struct nlmsghdr`: length, type, flags, sequence, port; and its alignment (`NLMSG_ALIGN`).
 const HEADER: usize = 16;
@@ -24,14 +25,14 @@ const IFLA_IFNAME: u16 = 3;
 /// The family of messages about a link itself; others are about its place in a bridge, for one.
 const AF_UNSPEC: u8 = 0;
 
-/// A message, as far as it matters here.
+/// The part of a message that matters here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
     /// A link is there: new, or something about it changed.
     Changed(LinkId),
     /// A link is gone: deleted, or moved to another network namespace.
     Gone(LinkId),
-    /// What is not about a link itself.
+    /// A message that is not about a link itself.
     Other,
     /// Messages were lost.
     Overrun,
@@ -81,7 +82,7 @@ fn take(bytes: &[u8]) -> Result<(Message, &[u8]), Malformed> {
     let length = u32::from_ne_bytes(field(bytes, 0).ok_or(Malformed::Length)?);
     let length = usize::try_from(length).map_err(|_| Malformed::Length)?;
     let kind = u16::from_ne_bytes(field(bytes, 4).ok_or(Malformed::Length)?);
-    // Below the header's own length there is no such range.
+    // `None` if the length is less than the header's own.
     let body = bytes.get(HEADER..length).ok_or(Malformed::Length)?;
     let rest = bytes.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
     Ok((read(kind, body)?, rest))

@@ -1,4 +1,4 @@
-//! TCP sockets of this network namespace: listed, and destroyed so that both ends hear it, by
+//! Lists TCP sockets of this network namespace, and destroys them so that both ends hear it, by
 //! NETLINK_SOCK_DIAG (sock_diag(7), `linux/sock_diag.h`, `linux/inet_diag.h`).
 //!
 //! Building and reading messages is pure; only [`SockDiag`] speaks to the kernel. The crate
@@ -46,7 +46,8 @@ const IPPROTO_TCP: u8 = 6;
 
 /// State of a request whose handshake is not finished (`net/tcp_states.h`: syn-recv).
 const SYN_RECV: u8 = 3;
-/// A bit for each state of such requests: syn-recv, and new-syn-recv as which the kernel keeps them.
+/// A bit for each state of such requests: syn-recv, and new-syn-recv as which the kernel keeps
+/// them.
 const HALF_OPEN: u32 = 1 << SYN_RECV | 1 << 12;
 /// Likewise of sockets that a peer opened and has not closed: established, fin-wait 1 and 2,
 /// close-wait, last-ack, closing. Not: listening, connecting (syn-sent is this host's own doing),
@@ -55,7 +56,7 @@ const OPEN: u32 = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
 
 /// More than a message of the kernel's dumps has (32 KiB).
 const BUFFER: usize = 65_536;
-/// Longest wait for the kernel, which answers at once.
+/// Longest wait for the kernel, which usually answers at once.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A TCP socket with a peer.
@@ -76,19 +77,19 @@ pub struct Socket {
     id: [u8; ID],
 }
 
-/// Whether the kernel sends more.
+/// Whether the kernel sends more answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// That was the end.
+    /// No more answers come.
     Done,
-    /// More comes.
+    /// More answers come.
     More,
 }
 
 /// Why the sockets cannot be looked through, or one not destroyed.
 #[derive(Debug, thiserror::Error)]
 pub enum DiagError {
-    /// What came is no answer of this protocol.
+    /// The received bytes are no answer of this protocol.
     #[error("the kernel's answer about sockets is malformed ({0} bytes)")]
     Malformed(usize),
     /// The kernel was built without CONFIG_INET_DIAG_DESTROY.
@@ -135,12 +136,13 @@ pub fn list_request(
     finished(request)
 }
 
-/// Asks the kernel to destroy this very socket, not another one that has its place meanwhile.
+/// Asks the kernel to destroy exactly this socket, not another one that took its place meanwhile.
 pub fn destroy_request(socket: &Socket, sequence: u32) -> Vec<u8> {
     destroy(socket.family, &socket.id, sequence)
 }
 
-/// Asks to destroy a socket that there is not: the kernel answers whether it could.
+/// Asks to destroy a socket that does not exist: the answer shows whether the kernel can destroy
+/// sockets.
 pub fn probe_request(sequence: u32) -> Vec<u8> {
     destroy(AF_INET, &[0; ID], sequence)
 }
@@ -222,7 +224,7 @@ impl SockDiag {
                 Some(netlink::SOCK_DIAG),
             )?;
             set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
-            // To the kernel alone: then it takes messages from nobody else.
+            // Connected to the kernel: then the socket takes messages from nobody else.
             connect(&socket, &netlink::SocketAddrNetlink::new(0, 0))?;
             Ok(socket)
         };
@@ -319,8 +321,8 @@ fn first_four(bytes: [u8; 16]) -> Address {
     Address::v4([a, b, c, d])
 }
 
-/// The kernel shows an IPv4 peer of an IPv6 socket as `::ffff:a.b.c.d` (RFC 4291 section 2.5.5.2); on
-/// the wire, and for grants, it is an IPv4 one.
+/// The kernel shows an IPv4 peer of an IPv6 socket as `::ffff:a.b.c.d` (RFC 4291 section 2.5.5.2);
+/// on the wire, and for grants, it is an IPv4 one.
 fn unmapped(bytes: [u8; 16]) -> Address {
     match bytes {
         [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] => Address::v4([a, b, c, d]),
@@ -340,8 +342,8 @@ fn refused(code: i32) -> Result<(), DiagError> {
     }
 }
 
-/// A socket that closed by itself meanwhile is no error: there is no such socket, another one is in its
-/// place, or it is already closed.
+/// A socket that closed by itself meanwhile is no error: there is no such socket, another one is in
+/// its place, or it is already closed.
 fn unless_gone(error: DiagError) -> Result<bool, DiagError> {
     match &error {
         DiagError::Sys { error: cause, .. }

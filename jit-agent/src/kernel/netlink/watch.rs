@@ -1,7 +1,8 @@
-//! Reports at once that a link came, went, was renamed, changed, or moved to another network namespace.
+//! Reports at once that a link came, went, was renamed, changed, or moved to another network
+//! namespace.
 //!
-//! Only *that* something changed is passed on, never what: the receiver then looks at all links. So a
-//! message that is lost (ENOBUFS), or that is not understood, costs one look at them and no more.
+//! The report only says *that* something changed, not what: the receiver then looks at all links.
+//! So a message that is lost (ENOBUFS) or not understood only costs one more look.
 
 use std::{io, ops::ControlFlow};
 
@@ -39,7 +40,8 @@ impl LinkWatch {
         Ok(Self { socket })
     }
 
-    /// Calls `changed` after each burst of changes. Blocks; returns why it cannot listen any more.
+    /// Calls `changed` after each burst of changes. Blocks. Returns the error that ends the
+    /// listening.
     pub fn run(self, changed: impl Fn()) -> io::Error {
         loop {
             match read_burst(&self.socket) {
@@ -57,8 +59,8 @@ impl AsFd for LinkWatch {
     }
 }
 
-/// Waits for a message and reads all that has come by then. Returns whether something about links may
-/// have changed.
+/// Waits for a message and reads all that has come by then. Returns whether something about links
+/// may have changed.
 fn read_burst(socket: &OwnedFd) -> Result<bool, Errno> {
     let mut buffer = [0; MESSAGE];
     let mut changes = false;

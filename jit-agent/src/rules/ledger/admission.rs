@@ -1,4 +1,4 @@
-//! Admissions: whether a grant may be in, and what it takes.
+//! Admissions: whether the ledger takes a grant, and the slot and places that the grant gets.
 
 use std::sync::Arc;
 
@@ -14,16 +14,16 @@ use crate::rules::{
 };
 
 impl Ledger {
-    /// Checks the id and the room (docs/grants.md, steps `id` to `room`); then the grant is in, and
-    /// active if its window has begun.
-    /// What it replaces is still there: that is [`Ledger::replace`]'s.
+    /// Checks the id and the room (docs/grants.md, steps `id` to `room`) and takes the grant. It is
+    /// active if its window has begun. The grant that it replaces is still there:
+    /// [`Ledger::replace`] ends it.
     pub fn admit(&mut self, grant: VerifiedGrant, now: Now) -> Result<Admission, Refused> {
         self.take_in(grant, Progress::default(), now)
     }
 
-    /// Puts a stored grant back, with what an earlier run knew of it. The deadline never moves back:
-    /// a wall clock that was set meanwhile may only shorten it. A grant that has ended is not put
-    /// back.
+    /// Puts a stored grant back, with its progress from an earlier run. Its deadline never gets
+    /// later: a wall clock that was set meanwhile may only shorten it. A grant that has ended is
+    /// not put back.
     pub fn restore(
         &mut self,
         grant: VerifiedGrant,
@@ -91,8 +91,8 @@ impl Ledger {
         }
     }
 
-    /// Takes a slot, if there is room in the tables. What is only there for sessions of the past
-    /// makes room.
+    /// Takes a slot, if there is room in the tables. Entries that are only there for sessions of
+    /// ended grants make room.
     fn room_for(
         &mut self,
         grant: &VerifiedGrant,

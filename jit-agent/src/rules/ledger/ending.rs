@@ -1,4 +1,4 @@
-//! Ends: of time, by revocation, by another grant, and what remains of a grant then.
+//! Ends of grants: by time, by revocation, by another grant. Also what remains of an ended grant.
 
 use std::sync::Arc;
 
@@ -12,12 +12,13 @@ use crate::rules::{
     refusal::Refused,
 };
 
-/// Ended grants that are remembered for `list --all`.
+/// Largest number of ended grants that are remembered for `list --all`.
 const MAX_ENDED: usize = 1024;
 
 impl Ledger {
-    /// Revokes one grant, known or not; says whether it ended one, and until when the id stays
-    /// refused. `hits`: connections that the kernel counted in its slot.
+    /// Revokes an id, whether a grant with it is known or not. Returns whether that ended a grant,
+    /// and until when the id stays refused. `hits`: connections that the kernel counted in its
+    /// slot.
     pub fn revoke(
         &mut self,
         id: GrantId,
@@ -27,20 +28,20 @@ impl Ledger {
         self.end_early(id, Stage::Revoked, now, hits)
     }
 
-    /// What a grant that has begun replaces, if it replaces anything.
+    /// The grant that a grant replaces, if it has begun and replaces one.
     pub fn replaced_by(&self, by: GrantId) -> Option<GrantId> {
         let held = self.grants.get(&by)?;
         held.stage.deadline()?;
         held.grant.replaces()
     }
 
-    /// Ends what a grant that has begun replaces, if it replaces anything and that has not been done.
-    /// `hits`: connections that the kernel counted in the slot of what it replaces.
+    /// If a grant has begun and replaces another one, ends that one, unless it was done before.
+    /// `hits`: connections that the kernel counted in the slot of the replaced grant.
     pub fn replace(&mut self, by: GrantId, now: Now, hits: u64) -> Option<Replacement> {
         self.replace_id(self.replaced_by(by)?, by, now, hits)
     }
 
-    /// Ends a grant, seen or not, in whose place another began, unless it has ended already.
+    /// Ends the grant, known or not, that another one has replaced, unless it has ended already.
     pub fn replace_id(
         &mut self,
         id: GrantId,
@@ -55,8 +56,8 @@ impl Ledger {
         Some(Replacement { by, ended, id, until })
     }
 
-    /// Takes a replacement back, at once: the successor could not be opened. `before` is what it
-    /// ended.
+    /// Takes a replacement back at once: the successor could not be opened. `before`: the grant
+    /// that it ended.
     pub fn take_back(&mut self, replacement: Replacement, before: Option<HeldGrant>) {
         let id = replacement.id;
         self.tombstones.remove(id);
@@ -76,8 +77,8 @@ impl Ledger {
         self.grants.insert(id, before);
     }
 
-    /// A stored grant began in this boot and has ended. Its sessions may be there still, and the
-    /// kernel's tables may not know of it, because they are new.
+    /// Handles a stored grant that began in this boot and has ended. Its sessions may still be
+    /// there, and the kernel's tables may be new, without an entry for it.
     pub fn ended_unseen(&mut self, grant: VerifiedGrant, end: BootNanos, now: Now) {
         let ended = HeldGrant { grant: Arc::new(grant), stage: Stage::Expired, hits: 0 };
         if ended.cuts() {
@@ -85,7 +86,7 @@ impl Ledger {
         }
     }
 
-    /// Takes over what an earlier run left in the kernel: whose sessions were to be cut stays so.
+    /// Takes over an entry that an earlier run left in the kernel: its sessions stay cut.
     pub fn adopt(&mut self, key: EntryKey, entry: Entry, now: Now) {
         let cut = entry.accesses().into_iter().filter(|access| access.cut && access.is_some());
         if let Some(access) = cut.max() {
@@ -149,8 +150,8 @@ impl Ledger {
         self.slots.release(slot, id, held.places());
     }
 
-    /// What a grant that ended says about the sessions that it let in: cut, they stay so; else
-    /// whatever was said before about the same places counts no more.
+    /// Notes whether the sessions of an ended grant stay cut. If it does not cut them, earlier
+    /// notes about the same places do not count any more.
     fn linger(&mut self, held: &HeldGrant, end: BootNanos, now: Now) {
         for key in held.keys() {
             if held.cuts() {

@@ -12,7 +12,7 @@ use crate::rules::{
 struct Exemption {
     key: EntryKey,
     deadline: BootNanos,
-    /// The end that it was given on the wall clock; `None`: it has none.
+    /// Its end by the wall clock; `None`: it has none.
     until: Option<WallTime>,
 }
 
@@ -21,14 +21,14 @@ struct Exemption {
 pub(super) struct Exemptions(Vec<Exemption>);
 
 impl Exemptions {
-    /// Takes all away.
+    /// Removes all exemptions.
     pub(super) fn clear(&mut self, claims: &mut Claims) {
         for Exemption { key, deadline, .. } in self.0.drain(..) {
             claims.remove(key, claim(deadline));
         }
     }
 
-    /// Adds one that has not ended; there is room for it.
+    /// Adds an exemption that has not ended. There must be room for it.
     pub(super) fn add(
         &mut self,
         key: EntryKey,
@@ -40,7 +40,7 @@ impl Exemptions {
         self.0.push(Exemption { key, deadline, until });
     }
 
-    /// The wall clock was set: they may only end sooner.
+    /// Handles a wall clock that was set: exemptions may only end sooner.
     pub(super) fn clock_was_set(&mut self, now: Now, claims: &mut Claims) {
         let before = self.0.clone();
         // Removed first, all of them: they share a slot, and two may stand at one place.
@@ -51,7 +51,7 @@ impl Exemptions {
         }
     }
 
-    /// Where some ended after one time and not after another.
+    /// The places whose exemptions ended after the first time and not after the second.
     pub(super) fn ended(
         &self,
         after: BootNanos,

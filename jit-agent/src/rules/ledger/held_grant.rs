@@ -1,4 +1,4 @@
-//! A grant and where it stands, and what happens to it.
+//! A grant with its stage, and the changes of a grant.
 
 use std::{num::NonZeroU32, sync::Arc};
 
@@ -12,10 +12,10 @@ use crate::rules::{
     reconcile::{Access, EntryKey},
 };
 
-/// Deadline of a grant that has not begun: it lets nobody in at any time.
+/// Deadline of a grant that has not begun: with it, the grant lets nobody in at any time.
 const NOT_YET: BootNanos = BootNanos(0);
 
-/// Where a grant stands.
+/// Stage of a grant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// Open in the kernel until the deadline.
@@ -25,7 +25,7 @@ pub enum Stage {
         /// Where its connections are counted.
         slot: u32,
     },
-    /// It has let in as many connections as it may; they live on until the deadline.
+    /// It has let in as many connections as it may. They go on until the deadline.
     Exhausted {
         /// Its end on the boot clock.
         deadline: BootNanos,
@@ -36,12 +36,12 @@ pub enum Stage {
     },
     /// Its end has come.
     Expired,
-    /// Another grant began in its place.
+    /// Another grant has replaced it.
     Replaced,
-    /// Closed before its end.
+    /// It was closed before its end.
     Revoked,
-    /// Its window has not begun. It holds its places in the kernel's tables already, with a deadline
-    /// that has passed, so that there is room when it begins.
+    /// Its window has not begun. It holds its places in the kernel's tables already, with a
+    /// deadline that has passed, so that there is room when it begins.
     Scheduled {
         /// Where its connections will be counted.
         slot: u32,
@@ -68,33 +68,32 @@ impl Stage {
     }
 }
 
-/// A grant and where it stands.
+/// A grant with its stage.
 #[derive(Clone, Debug)]
 pub struct HeldGrant {
     /// The grant.
     pub grant: Arc<VerifiedGrant>,
-    /// Where it stands.
+    /// Its stage.
     pub stage: Stage,
-    /// Connections that it let in and that the kernel does not count: those before a reboot, and all
-    /// of them once it has ended.
+    /// Number of connections that it let in and that the kernel does not count: those before a
+    /// reboot, and all of them after its end.
     pub hits: u64,
 }
 
 impl HeldGrant {
-    /// Connections that it may still let in, of those that the kernel is to count; zero for any
-    /// number.
+    /// The limit for the kernel's count: connections that it may still let in. Zero: any number.
     pub fn limit(&self) -> u32 {
         self.grant.limit().map_or(0, |limit| {
             limit.get().saturating_sub(u32::try_from(self.hits).unwrap_or(u32::MAX))
         })
     }
 
-    /// Connections that it may have together with all others that have a limit; zero for no limit.
+    /// Its part of the places that all grants with a limit share. Zero: it has no limit.
     pub(super) fn places(&self) -> u32 {
         self.grant.limit().map_or(0, NonZeroU32::get)
     }
 
-    /// What it claims at each of its places, until it ends.
+    /// Its claim at each of its places, until it ends.
     pub(super) fn claim(&self) -> Option<PlaceClaim> {
         let limited = match self.stage {
             Stage::Exhausted { yields_places: true, .. } => Kind::UsedUp,
@@ -106,7 +105,7 @@ impl HeldGrant {
         Some(PlaceClaim { access, kind })
     }
 
-    /// It has ended like this; `counted`: connections in its slot.
+    /// Ends the grant with this stage. `counted`: connections in its slot.
     pub(super) fn ended(self, stage: Stage, counted: u64) -> Self {
         Self { stage, hits: self.hits.saturating_add(counted), ..self }
     }
@@ -122,10 +121,10 @@ impl HeldGrant {
     }
 }
 
-/// What an admission was.
+/// Result of an admission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// It is active now.
+    /// The grant is active now.
     Active,
     /// The same grant is here already; nothing changed.
     Known,
@@ -144,7 +143,7 @@ impl Admission {
     }
 }
 
-/// What an earlier run knew of a stored grant.
+/// Progress of a stored grant, from an earlier run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     /// Its end, if it had begun in this same boot.
@@ -162,13 +161,13 @@ pub enum Change {
     Activated(GrantId),
     /// Its end has come.
     Expired(GrantId),
-    /// Revoked or replaced once; by both clocks its id need not be refused any more.
+    /// It was revoked or replaced. By both clocks its id need not be refused any more.
     Forgotten(GrantId),
-    /// Another one began in its place.
+    /// Another grant has replaced it.
     Replaced(Replacement),
 }
 
-/// A grant, seen or not, that ended because another began.
+/// A grant, known or not, that ended because another began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Replacement {
     /// The one that began.

@@ -1,5 +1,5 @@
-//! Claims of grants that have ended and whose sessions are cut. The kernel keeps them, on a port
-//! whose own rule would let such sessions live on.
+//! Claims of ended grants that cut their sessions. The kernel keeps these claims on ports whose own
+//! rule would let such sessions go on.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -12,21 +12,21 @@ use crate::rules::{
     reconcile::{Access, EntryKey},
 };
 
-/// How long such a claim stays. The sockets of this host do not show every session, and an idle peer
-/// may still try.
+/// How long such a claim stays. This host's sockets do not show every session, and an idle peer may
+/// send again.
 const LINGER: Duration = Duration::from_secs(24 * 3600);
 
-/// All such claims.
+/// All these claims.
 #[derive(Debug, Default)]
 pub(super) struct Lingering {
-    /// With the time until which each stays.
+    /// The claims, each with the time until which it stays.
     claims: HashMap<EntryKey, (BootNanos, PlaceClaim)>,
     by_end: BTreeSet<(BootNanos, EntryKey)>,
 }
 
 impl Lingering {
-    /// What ended at this place at `end` is cut from now on, if there is room; it takes the place of
-    /// what was said before.
+    /// Notes that sessions of a claim that ended at this place at `end` are cut from now on, if
+    /// there is room. This replaces an earlier note about the place.
     pub(super) fn start(&mut self, key: EntryKey, end: BootNanos, now: Now, claims: &mut Claims) {
         if claims.fits([key], []).is_err() {
             return;
@@ -47,7 +47,7 @@ impl Lingering {
         }
     }
 
-    /// Others need the room.
+    /// Removes all claims: others need the room.
     pub(super) fn stop_all(&mut self, claims: &mut Claims) {
         while let Some((_, key)) = self.by_end.first().copied() {
             self.stop(key, claims);

@@ -1,4 +1,4 @@
-//! Where connections are counted: which grant has which slot of the kernel's table, and how many
+//! Slots, in which the kernel counts connections: which grant has which slot, and how many
 //! connections all grants with a limit may have together.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -7,27 +7,27 @@ use jit_proto::GrantId;
 
 use crate::rules::claims::EXEMPT_SLOT;
 
-/// Slots whose last owner is remembered.
+/// Largest number of slots whose last owner is remembered.
 const MAX_FORMER: usize = 1024;
 
 /// All slots.
 #[derive(Debug)]
 pub(super) struct Slots {
-    /// Oldest first: a slot rests before it is used again. May hold slots that are in use.
+    /// Free slots, the oldest first: a slot rests before it is used again. Some may be in use.
     free: VecDeque<u32>,
     owners: HashMap<u32, GrantId>,
     /// Slots and their last owners, newest last.
     former: VecDeque<(u32, GrantId)>,
-    /// Of grants that have a limit and are not used up.
+    /// Slots of grants that have a limit and are not used up.
     limited: BTreeSet<u32>,
-    /// Of grants with a limit that have ended; their connections are still in the kernel.
+    /// Slots of ended grants with a limit. Their connections are still in the kernel.
     closed: Vec<u32>,
-    /// Connections that all grants with a limit may let in together.
+    /// Sum of the limits of all grants that have one.
     places: u32,
 }
 
 impl Slots {
-    /// All free; `length` is that of the kernel's table.
+    /// All slots are free. `length`: length of the kernel's table.
     pub(super) fn new(length: u32) -> Self {
         Self {
             free: (EXEMPT_SLOT + 1..length).collect(),
@@ -56,13 +56,13 @@ impl Slots {
         self.former.iter().rev().find(|(other, _)| *other == slot).map(|(_, id)| *id)
     }
 
-    /// A slot without an owner: this one if it has none.
+    /// A slot without an owner. It is the wanted one, if that has no owner.
     pub(super) fn find(&mut self, wanted: Option<u32>) -> Option<u32> {
         let free = |slot: &u32| !self.owners.contains_key(slot);
         wanted.filter(free).or_else(|| std::iter::from_fn(|| self.free.pop_front()).find(free))
     }
 
-    /// Gives a slot to a grant; `places`: its limit, zero for none.
+    /// Gives a slot to a grant. `places`: its limit; zero: none.
     pub(super) fn own(&mut self, slot: u32, id: GrantId, places: u32) {
         self.owners.insert(slot, id);
         self.places += places;
@@ -86,7 +86,7 @@ impl Slots {
         }
     }
 
-    /// The grant of this slot has reached its limit.
+    /// Notes that the grant of this slot has reached its limit.
     pub(super) fn used_up(&mut self, slot: u32) {
         self.limited.remove(&slot);
     }
@@ -96,8 +96,8 @@ impl Slots {
         self.limited.range(slot.saturating_add(1)..).copied()
     }
 
-    /// A slot of a grant with a limit that has ended, if no other grant has got it since. Each comes
-    /// once.
+    /// A slot of an ended grant with a limit, if no other grant has got it since. Each slot is
+    /// returned once.
     pub(super) fn next_closed(&mut self) -> Option<u32> {
         std::iter::from_fn(|| self.closed.pop()).find(|slot| !self.owners.contains_key(slot))
     }

@@ -1,4 +1,4 @@
-//! Ids that stay refused: of grants that were revoked or replaced, seen or not.
+//! Ids that stay refused: ids of grants, known or not, that were revoked or replaced.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -9,15 +9,16 @@ use crate::rules::{
     refusal::Refused,
 };
 
-/// Tombstones that are held at most.
+/// Largest number of tombstones.
 const MAX_TOMBSTONES: usize = 1 << 20;
-/// How often tombstones that have ended are looked for.
+/// How often ended tombstones are removed.
 const SWEEP: Duration = Duration::from_secs(60);
-/// Tombstones follow a clock that was set by more than this: they have [`SKEW`] to spare.
+/// If a clock was set by more than this, tombstones follow it. Less does not matter: they have
+/// [`SKEW`] to spare.
 const STEP: Duration = Duration::from_secs(1);
 
-/// How long an id stays refused: until both clocks have passed its end. A wall clock that is wrong
-/// for a while does not bring a grant back.
+/// The end of an id's refusal: both clocks must have passed it. So a wall clock that is wrong for a
+/// while does not bring a grant back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tombstone {
     /// By the wall clock.
@@ -27,7 +28,7 @@ pub struct Tombstone {
 }
 
 impl Tombstone {
-    /// Ends when the wall clock will read `until`, if nobody sets it.
+    /// A tombstone that ends when the wall clock reads `until`, if nobody sets the clock.
     pub fn new(until: WallTime, now: Now) -> Self {
         Self { until, boot: now.deadline(until) }
     }
@@ -36,7 +37,7 @@ impl Tombstone {
         self.until <= now.wall && self.boot <= now.boot
     }
 
-    /// Ends when both have ended.
+    /// A tombstone that ends when both have ended.
     pub fn later(self, other: Self) -> Self {
         Self { until: self.until.max(other.until), boot: self.boot.max(other.boot) }
     }
@@ -68,7 +69,7 @@ impl Tombstones {
         self.ids.iter().map(|(id, tombstone)| (*id, *tombstone))
     }
 
-    /// Puts a stored one back.
+    /// Puts a stored tombstone back.
     pub(super) fn restore(&mut self, id: GrantId, tombstone: Tombstone) {
         self.ids.insert(id, tombstone);
     }
@@ -77,8 +78,8 @@ impl Tombstones {
         self.ids.remove(&id);
     }
 
-    /// Refuses an id. `known_end`: the end of the grant that is held under it. A known grant always
-    /// finds room; only ids that nobody has seen compete for it.
+    /// Refuses an id. `known_end`: the end of the known grant with this id. There is always room
+    /// for the id of a known grant; only unknown ids compete for room.
     pub(super) fn refuse(
         &mut self,
         id: GrantId,
@@ -97,8 +98,8 @@ impl Tombstones {
         Ok(tombstone)
     }
 
-    /// Refuses an id that is refused already until a grant under it would end; `None`: it does not
-    /// take longer than before.
+    /// Extends the refusal of a refused id until the end of a grant with it. `None`: it is not
+    /// longer than before.
     pub(super) fn refuse_longer(
         &mut self,
         id: GrantId,
@@ -112,8 +113,8 @@ impl Tombstones {
         Some(*tombstone)
     }
 
-    /// The wall clock was set: ids stay refused for as long as they were to be. Returns those that
-    /// changed.
+    /// Handles a wall clock that was set: ids stay refused for the same time as before. Returns
+    /// those that changed.
     pub(super) fn follow(&mut self, now: Now) -> Vec<(GrantId, Tombstone)> {
         let mut changed = Vec::new();
         for (id, tombstone) in &mut self.ids {
@@ -126,7 +127,7 @@ impl Tombstones {
         changed
     }
 
-    /// Takes away those that have ended, from time to time.
+    /// Removes ended tombstones, from time to time.
     pub(super) fn sweep(&mut self, now: Now) -> Vec<GrantId> {
         if now.wall < self.next_sweep {
             return Vec::new();

@@ -23,7 +23,7 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         found(
             "IPv4 header of 56 bytes in a total length of 56",
-            "generated: options up to the end, TCP behind the end",
+            "generated: options up to the end, TCP past the end",
             malformed,
             "02000000000202000000000108004e000038000700004006 0000c0000207c6336401\
              010101010101010101010101010101010101010101010101010101010101010101010101\

@@ -46,7 +46,7 @@ fn lengths() -> Vec<Case> {
         opens("total length above the frame", "GRO: the rest lies elsewhere", |port| {
             v4().total(9000).tcp(&Tcp::syn(port)).frame()
         }),
-        opens("padding behind the packet", "IEEE 802.3: minimal frame", |port| {
+        opens("padding after the packet", "IEEE 802.3: minimal frame", |port| {
             let mut frame = v4().tcp(&Tcp::syn(port)).frame();
             frame.resize(60, 0);
             frame
@@ -60,10 +60,10 @@ fn lengths() -> Vec<Case> {
         malformed("header length 0", "RFC 791 section 3.1: at least 5", |port| {
             v4().words(0).tcp(&Tcp::syn(port))
         }),
-        malformed("header length 15 in a short frame", "RFC 791: behind the end", |port| {
+        malformed("header length 15 in a short frame", "RFC 791: past the end", |port| {
             v4().words(15).total(0).tcp(&Tcp::syn(port))
         }),
-        malformed("header length 15 of a short ping", "RFC 791: behind the end", |_| {
+        malformed("header length 15 of a short ping", "RFC 791: past the end", |_| {
             v4().words(15).total(0).carry(ICMP, &[0; 8])
         }),
         malformed("version 0", "RFC 791 section 3.1", |port| {
@@ -87,10 +87,10 @@ fn lengths() -> Vec<Case> {
         malformed("total length inside the TCP header", "flags outside the packet", |port| {
             v4().total(33).tcp(&Tcp::syn(port))
         }),
-        malformed("cut behind 1 byte of IPv4", "RFC 791: 20 bytes", |port| {
+        malformed("cut after 1 byte of IPv4", "RFC 791: 20 bytes", |port| {
             v4().tcp(&Tcp::syn(port)).cut(1)
         }),
-        malformed("cut behind 19 bytes of IPv4", "RFC 791: 20 bytes", |port| {
+        malformed("cut after 19 bytes of IPv4", "RFC 791: 20 bytes", |port| {
             v4().tcp(&Tcp::syn(port)).cut(19)
         }),
         malformed("cut inside the options", "RFC 791: header not readable", |port| {
@@ -127,7 +127,7 @@ fn first_fragments() -> Vec<Case> {
         opens("first fragment with TCP options in the next", "RFC 791 section 3.2", |port| {
             v4().fragment(Ipv4::MF).tcp(&Tcp::syn(port).data_offset(10).payload(&[1; 4])).frame()
         }),
-        opens("first fragment behind IPv4 options", "RFC 791 section 3.2", |port| {
+        opens("first fragment after IPv4 options", "RFC 791 section 3.2", |port| {
             v4().options(&[1; 40]).fragment(Ipv4::MF).tcp(&Tcp::syn(port).payload(&[0; 4])).frame()
         }),
         always(
@@ -209,7 +209,7 @@ fn protocols() -> Vec<Case> {
         ("protocol 255", "reserved", 255),
     ];
     let bare = always(
-        "IPv4 options and nothing behind them",
+        "IPv4 options and nothing after them",
         "RFC 791 section 3.1: the header ends with the frame",
         Reason::OtherProtocol,
         |_| v4().options(&[1; 8]).carry(ICMP, &[]).frame(),

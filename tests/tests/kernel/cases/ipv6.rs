@@ -142,25 +142,25 @@ fn lengths() -> Vec<Case> {
         malformed("payload length of the chain alone", "no TCP header inside", |port| {
             v6().chain(&[Extension::destination()]).length(8).tcp(&Tcp::syn(port))
         }),
-        malformed("payload length inside TCP behind a chain", "flags outside the packet", |port| {
+        malformed("payload length inside TCP after a chain", "flags outside the packet", |port| {
             v6().chain(&[Extension::destination()]).length(8 + 13).tcp(&Tcp::syn(port))
         }),
-        malformed("header length behind the frame", "RFC 8200 section 4", |port| {
+        malformed("header length past the frame", "RFC 8200 section 4", |port| {
             v6().chain(&[Extension::destination().length(200)]).tcp(&Tcp::syn(port))
         }),
-        malformed("header length behind the frame of no packet", "RFC 8200 section 4", |_| {
+        malformed("header length past the frame of no packet", "RFC 8200 section 4", |_| {
             v6().length(0).chain(&[Extension::destination().length(200)]).carry(59, &[0; 8])
         }),
-        malformed("authentication header behind the frame", "RFC 4302", |port| {
+        malformed("authentication header past the frame", "RFC 4302", |port| {
             v6().chain(&[Extension::authentication().length(255)]).tcp(&Tcp::syn(port))
         }),
-        malformed("cut behind 1 byte of IPv6", "RFC 8200: 40 bytes", |port| {
+        malformed("cut after 1 byte of IPv6", "RFC 8200: 40 bytes", |port| {
             v6().tcp(&Tcp::syn(port)).cut(1)
         }),
-        malformed("cut behind 39 bytes of IPv6", "RFC 8200: 40 bytes", |port| {
+        malformed("cut after 39 bytes of IPv6", "RFC 8200: 40 bytes", |port| {
             v6().tcp(&Tcp::syn(port)).cut(39)
         }),
-        malformed("cut behind 1 byte of an extension header", "RFC 8200 section 4", |port| {
+        malformed("cut after 1 byte of an extension header", "RFC 8200 section 4", |port| {
             v6().chain(&[Extension::destination()]).tcp(&Tcp::syn(port)).cut(41)
         }),
         malformed("cut inside an extension header", "RFC 8200 section 4", |port| {
@@ -184,7 +184,7 @@ fn first_fragments() -> Vec<Case> {
         opens("atomic fragment", "RFC 6946", |port| {
             v6().chain(&[Extension::fragment(0, false)]).tcp(&Tcp::syn(port)).frame()
         }),
-        opens("atomic fragment behind hop-by-hop options", "RFC 6946", |port| {
+        opens("atomic fragment after hop-by-hop options", "RFC 6946", |port| {
             let chain = [Extension::hop_by_hop(), Extension::fragment(0, false)];
             v6().chain(&chain).tcp(&Tcp::syn(port)).frame()
         }),
@@ -204,7 +204,7 @@ fn first_fragments() -> Vec<Case> {
         split("first IPv6 fragment of 8 bytes", "RFC 7112: tiny fragment", vec![], 8),
         split("first IPv6 fragment of 16 bytes", "RFC 7112: tiny fragment", vec![], 16),
         split(
-            "chain split behind its first header",
+            "chain split after its first header",
             "RFC 7112: TCP in the second fragment",
             vec![Extension::destination()],
             8,
@@ -216,7 +216,7 @@ fn first_fragments() -> Vec<Case> {
             16,
         ),
         split(
-            "TCP header split behind a chain",
+            "TCP header split after a chain",
             "RFC 7112: flags in the second fragment",
             vec![Extension::destination()],
             16,
@@ -246,10 +246,10 @@ fn inner_packets() -> Vec<Case> {
     };
     let (chain, other) = (Reason::Chain, Reason::OtherProtocol);
     vec![
-        inner("IPv6 behind a routing header", 41, true, chain),
-        inner("IPv4 behind a routing header", 4, true, chain),
+        inner("IPv6 after a routing header", 41, true, chain),
+        inner("IPv4 after a routing header", 4, true, chain),
         inner("IPv6 in IPv6", 41, false, other),
-        inner("ICMPv6 behind a routing header", ICMPV6, true, other),
+        inner("ICMPv6 after a routing header", ICMPV6, true, other),
     ]
 }
 
@@ -270,13 +270,13 @@ fn later_fragments() -> Vec<Case> {
         at("IPv6 fragment at 65,528", "the largest offset", TCP, 65_528, false, later),
         at("IPv6 fragment at 8 of a chain", "its first was refused", 60, 8, false, later),
         at("IPv6 fragment at 8 of ICMPv6", "collateral", ICMPV6, 8, false, later),
-        always("fragment at 8 behind eight headers", "evasion: depth", Reason::Chain, |_| {
+        always("fragment at 8 after eight headers", "evasion: depth", Reason::Chain, |_| {
             let mut chain = vec![Extension::destination(); 8];
             chain.push(Extension::fragment(8, false));
             v6().chain(&chain).carry(TCP, &[0; 8]).frame()
         }),
         always(
-            "fragment at 8 behind seven headers",
+            "fragment at 8 after seven headers",
             "the most that is walked",
             Reason::Fragment,
             |_| {
@@ -365,9 +365,9 @@ fn others() -> Vec<Case> {
             Ipv6Addr::UNSPECIFIED,
         ),
         icmp("ICMPv6 echo", "RFC 4443 section 4.1", 128, local),
-        other("MLD", "RFC 3810: behind hop-by-hop options", ICMPV6, vec![Extension::hop_by_hop()]),
+        other("MLD", "RFC 3810: after hop-by-hop options", ICMPV6, vec![Extension::hop_by_hop()]),
         always(
-            "a chain and nothing behind it",
+            "a chain and nothing after it",
             "RFC 8200 section 4.7: no next header",
             Reason::OtherProtocol,
             |_| v6().chain(&[Extension::destination()]).carry(59, &[]).frame(),

@@ -64,7 +64,7 @@ fn others() -> Vec<Case> {
         always("ARP request with VLAN id 0", "RFC 826", Reason::NotIp, move |_| {
             Packet::new(ARP, arp).tagged(&[(VLAN, 0)])
         }),
-        always("ARP behind four tags", "the most that is stripped", Reason::NotIp, move |_| {
+        always("ARP after four tags", "the most that is stripped", Reason::NotIp, move |_| {
             Packet::new(ARP, arp).tagged(&[(VLAN, 0); 4])
         }),
         other("LLDP", "IEEE 802.1AB", 0x88cc),
@@ -84,10 +84,10 @@ fn cut() -> Vec<Case> {
     vec![
         malformed("empty frame", "no Ethernet header", |_| Vec::new()),
         malformed("13 bytes", "no whole Ethernet header", |_| vec![0; 13]),
-        malformed("nothing behind the ethertype of IPv4", "no IPv4 header", |_| {
+        malformed("nothing after the ethertype of IPv4", "no IPv4 header", |_| {
             Packet::new(IPV4, []).frame()
         }),
-        malformed("nothing behind the ethertype of IPv6", "no IPv6 header", |_| {
+        malformed("nothing after the ethertype of IPv6", "no IPv6 header", |_| {
             Packet::new(IPV6, []).frame()
         }),
         malformed("ends inside a tag", "IEEE 802.1Q: four bytes", |_| {

@@ -125,7 +125,7 @@ fn headers() -> Vec<Case> {
     for words in [6, 15] {
         cases.extend(both(move |ip| {
             let name = format!("data offset {words} without options");
-            always(name, "RFC 9293 section 3.1: behind the end", Reason::Malformed, move |port| {
+            always(name, "RFC 9293 section 3.1: past the end", Reason::Malformed, move |port| {
                 ip.tcp(&Tcp::syn(port).data_offset(words)).frame()
             })
         }));
@@ -138,7 +138,7 @@ fn cut() -> Vec<Case> {
     let mut cases = Vec::new();
     for bytes in [0, 1, 4, 12, 13, 14, 19] {
         cases.extend(both(move |ip| {
-            let name = format!("frame cut behind {bytes} bytes of TCP");
+            let name = format!("frame cut after {bytes} bytes of TCP");
             always(name, "evasion: flags not in the frame", Reason::Malformed, move |port| {
                 ip.tcp(&Tcp::syn(port)).cut(ip.bytes() + bytes).frame()
             })

@@ -26,11 +26,11 @@ fn datagrams() -> Vec<Case> {
     .into_iter()
     .flatten()
     .collect::<Vec<_>>();
-    cases.push(opens("datagram behind options of both kinds", "RFC 8200 section 4.1", |port| {
+    cases.push(opens("datagram after options of both kinds", "RFC 8200 section 4.1", |port| {
         let chain = [Extension::hop_by_hop(), Extension::destination()];
         v6().chain(&chain).udp(&Udp::to(port)).frame()
     }));
-    cases.push(opens("datagram behind IPv4 options", "RFC 791 section 3.1", |port| {
+    cases.push(opens("datagram after IPv4 options", "RFC 791 section 3.1", |port| {
         v4().options(&[1; 40]).udp(&Udp::to(port)).frame()
     }));
     cases
@@ -61,7 +61,7 @@ fn cut() -> Vec<Case> {
     let mut cases = Vec::new();
     for bytes in [0, 2, 7] {
         cases.extend(both(move |ip| {
-            let name = format!("frame cut behind {bytes} bytes of UDP");
+            let name = format!("frame cut after {bytes} bytes of UDP");
             always(name, "evasion: port not in the frame", Reason::Malformed, move |port| {
                 ip.udp(&Udp::to(port)).cut(ip.bytes() + bytes).frame()
             })

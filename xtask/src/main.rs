@@ -18,7 +18,6 @@ mod shell;
 mod test;
 mod test_output;
 mod test_programs;
-mod unused;
 mod vm;
 
 /// Tasks of the jit-agent workspace.

@@ -122,6 +122,12 @@ const NEEDS: &[Need] = &[
         provide: system::provide_client_python,
     },
     Need {
+        name: "cargo-machete",
+        from: Purpose::Test,
+        find: || tools::UNUSED.find(),
+        provide: |_| tools::UNUSED.provide(),
+    },
+    Need {
         name: "qemu",
         from: Purpose::VirtualMachines,
         find: || system::find_program("qemu-system-x86_64"),

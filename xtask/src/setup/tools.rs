@@ -11,21 +11,26 @@ pub(super) struct Tool {
     /// Crate and program.
     name: &'static str,
     version: &'static str,
+    /// Arguments with which the program prints its version.
+    asks: &'static [&'static str],
 }
 
-pub(super) const COVERAGE: Tool = Tool { name: "cargo-llvm-cov", version: "0.9.1" };
-pub(super) const FUZZ: Tool = Tool { name: "cargo-fuzz", version: "0.13.2" };
-pub(super) const MUTANTS: Tool = Tool { name: "cargo-mutants", version: "27.1.0" };
+pub(super) const COVERAGE: Tool =
+    Tool { name: "cargo-llvm-cov", version: "0.9.1", asks: &["llvm-cov", "--version"] };
+pub(super) const FUZZ: Tool =
+    Tool { name: "cargo-fuzz", version: "0.13.2", asks: &["fuzz", "--version"] };
+pub(super) const MUTANTS: Tool =
+    Tool { name: "cargo-mutants", version: "27.1.0", asks: &["mutants", "--version"] };
+pub(super) const UNUSED: Tool =
+    Tool { name: "cargo-machete", version: "0.9.2", asks: &["--version"] };
 
 impl Tool {
     pub(super) fn find(&self) -> Found {
-        let Self { name, version } = self;
+        let Self { name, version, asks } = self;
         let Some(path) = shell::find(name) else {
             return Found::No("not on the PATH".to_owned());
         };
-        // Each of them prints its version when called as a subcommand of cargo.
-        let subcommand = name.strip_prefix("cargo-").unwrap_or(name);
-        let said = shell::answer(&mut shell::program(&path, [subcommand, "--version"]));
+        let said = shell::answer(&mut shell::program(&path, *asks));
         match said.as_deref().and_then(|said| said.split_whitespace().last()) {
             Some(found) if found == *version => Found::Yes(format!("{}, {found}", path.display())),
             Some(found) => Found::No(format!("{found} is installed, {version} is needed")),
@@ -34,7 +39,7 @@ impl Tool {
     }
 
     pub(super) fn provide(&self) -> Result<()> {
-        let Self { name, version } = self;
+        let Self { name, version, .. } = self;
         let arguments = ["install", name, "--version", version, "--locked", "--force"];
         shell::long(&format!("building {name} {version}"), &mut shell::cargo(arguments))?;
         if shell::find(name).is_none() {

@@ -1,7 +1,8 @@
-//! Wiring: from a configuration to a running agent, in an order that makes every failure harmless.
+//! Wiring: from a configuration to a running agent.
 //!
-//! The steps that can fail without touching the kernel come first; the programs are attached last.
-//! The end of the agent detaches nothing.
+//! What can fail without touching the kernel comes first; the programs are attached last. What an
+//! earlier run pinned stays in force when a start fails; after a reboot nothing is pinned. The end of
+//! the agent detaches nothing.
 
 use std::{
     io,

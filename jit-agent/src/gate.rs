@@ -2,8 +2,7 @@
 //!
 //! An admission is written to the disk, then to the kernel, then answered. A revocation is written
 //! to the kernel, then to the disk, so that it closes even when the disk does not take it. Commands
-//! come in over channels. Revocations and questions have a channel of their own, which is served
-//! first.
+//! come in over channels. Revocations and reconfigurations have a channel that is served first.
 //!
 //! | part | owns | and is used by |
 //! |---|---|---|

@@ -1,4 +1,6 @@
-//! `jit-agent`: the daemon, and the commands of the engineer on call.
+//! The command line of `jit-agent`: the daemon (`run`), and the commands of the engineer on call.
+//!
+//! A new command is a variant of `OnCall`, an arm in `on_call` and a file in `oncall`.
 
 use std::{
     io::IsTerminal as _,
@@ -138,8 +140,16 @@ fn log() -> bool {
 /// What is logged, as RUST_LOG says: `debug`, or `jit_agent=debug,info`. Empty, or with a mistake:
 /// `info`.
 fn log_filter(directives: &str) -> Targets {
-    let chosen = Some(directives).filter(|text| !text.trim().is_empty());
-    let chosen = chosen.and_then(|text| text.parse().ok());
+    let parts: Vec<_> =
+        directives.split(',').map(str::trim).filter(|one| !one.is_empty()).collect();
+    // The parser takes a mistake for the name of a target, or for one without a level.
+    let is_target = |one: &str| one.chars().all(|c| c.is_ascii_alphanumeric() || "_:-".contains(c));
+    let good = |one: &&str| match one.split_once('=') {
+        Some((target, level)) => is_target(target) && !level.is_empty(),
+        None => is_target(one),
+    };
+    let all_good = !parts.is_empty() && parts.iter().all(good);
+    let chosen = all_good.then(|| parts.join(",").parse().ok()).flatten();
     chosen.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO))
 }
 
@@ -155,10 +165,12 @@ mod tests {
             let filter = log_filter(directives);
             [Level::INFO, Level::DEBUG].map(|level| filter.would_enable(target, &level))
         };
-        for nothing in ["", " ", "jit_agent=loud"] {
+        for nothing in ["", " ", ",", "jit_agent=loud", "jit_agent=", "*", "[gate]=debug", "info,"]
+        {
             assert_eq!(enables(nothing, "jit_agent::gate"), [true, false], "{nothing:?}");
         }
         assert_eq!(enables("debug", "h2"), [true, true]);
+        assert_eq!(enables("debug,", "h2"), [true, true]);
         assert_eq!(enables("jit_agent=debug,warn", "jit_agent::gate"), [true, true]);
         assert_eq!(enables("jit_agent=debug,warn", "h2"), [false, false]);
     }

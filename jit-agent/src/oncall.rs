@@ -1,4 +1,5 @@
-//! The commands of the engineer on call. They work with and without a running agent.
+//! The commands of the engineer on call. `status`, `check` and `audit` need no running agent;
+//! `grants` needs one; `detach` refuses while one runs.
 
 mod agent;
 pub mod audit;

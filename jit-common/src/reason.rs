@@ -3,7 +3,7 @@
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $number:literal, $word:literal, $verdict:ident;)*) => {
         /// The outcome of one decision. The word of each is stable: it appears in counters,
-        /// metrics, events, `status` and the runbook.
+        /// counters, events, `status` and the runbook.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[repr(u8)]
         pub enum Reason {
@@ -42,7 +42,8 @@ reasons! {
     Chain = 1, "chain", drop;
     /// A SYN (or a UDP datagram) to a protected port without a live grant.
     Denied = 2, "denied", drop;
-    /// A segment of an established session without a live grant, on a port with sessions `cut`.
+    /// A segment of an established session without a live grant, on a `cut` port, or where the last
+    /// grant cuts.
     Expired = 3, "expired", drop;
     /// A fragment that could carry or overwrite a TCP header unseen (RFC 1858, RFC 7112).
     Fragment = 4, "fragment", drop;

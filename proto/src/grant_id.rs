@@ -1,4 +1,4 @@
-//! A grant's id.
+//! A grant's id: 16 bytes, shown and read as a ULID.
 
 use std::{fmt, str::FromStr};
 

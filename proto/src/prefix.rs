@@ -1,4 +1,4 @@
-//! Sources as address prefixes, never with stray host bits.
+//! A source: an address and a prefix length, with no bit set after it.
 
 use std::{
     fmt,

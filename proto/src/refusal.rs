@@ -3,7 +3,7 @@
 macro_rules! refusals {
     ($($(#[$doc:meta])* $name:ident => $word:literal,)*) => {
         /// Why a grant is not admitted. The words are stable: the same one appears in gRPC status
-        /// details, metrics, records, `status` and the runbook.
+        /// details, audit records, `status` and the runbook.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Refusal { $($(#[$doc])* $name,)* }
 

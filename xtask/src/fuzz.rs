@@ -1,5 +1,4 @@
-//! `cargo xtask fuzz`: the tests use thousands of inputs; this task uses as many as there is time
-//! for.
+//! `cargo xtask fuzz`: runs the fuzz targets and the long comparisons for as long as you say.
 //!
 //! A target's new inputs stay in `target/fuzz`. An input that fails becomes a file of the committed
 //! corpus, which the ordinary tests replay. The ordinary compiler builds the fuzzed programs,

@@ -84,10 +84,7 @@ impl Agent {
         if outcome.accepted {
             Ok(outcome)
         } else {
-            Err(CallError::refused(
-                &text::printable(&outcome.reason),
-                &text::printable(&outcome.detail),
-            ))
+            Err(CallError::refused(&outcome.reason, &outcome.detail))
         }
     }
 
@@ -218,7 +215,7 @@ async fn within<T>(
 /// The refusal in a status, with the reason word from its details; `None` when there is none.
 fn refusal(status: &Status) -> Option<CallError> {
     let info = status.get_details_error_info().filter(|info| info.domain == DOMAIN)?;
-    Some(CallError::refused(&text::printable(&info.reason), &text::printable(status.message())))
+    Some(CallError::refused(&info.reason, status.message()))
 }
 
 fn plain_failure(way: &Way, what: &str, status: &Status) -> CallError {
@@ -229,7 +226,7 @@ fn plain_failure(way: &Way, what: &str, status: &Status) -> CallError {
     }
     match status.code() {
         Code::PermissionDenied | Code::Unauthenticated => {
-            CallError::refused("not_permitted", &message)
+            CallError::refused("not_permitted", status.message())
         }
         Code::Unimplemented => CallError::Unavailable(format!(
             "the agent at {way} does not know {what}: it has another version, or is not a jit-agent"

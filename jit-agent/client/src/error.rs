@@ -1,4 +1,4 @@
-//! The error of a call to an agent.
+//! Why a call failed: a file, a refusal, or no agent.
 
 /// Why a call failed. The texts are whole sentences, and may contain text from the agent: escape
 /// them before they reach a terminal ([`jit_proto::printable`]).

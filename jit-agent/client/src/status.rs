@@ -1,7 +1,7 @@
-//! What the on-call engineer sees: `status`, `grants` and events as text, or as JSON.
+//! Formats what the on-call engineer sees: `status`, `grants` and events, as text or as JSON.
 //!
-//! Text out of messages, nothing else. Control characters in the agent's texts are escaped, so that
-//! no name can rewrite the screen.
+//! Opens nothing. Control characters in the agent's texts are escaped, so that no name can rewrite
+//! the screen.
 
 use std::fmt::Write as _;
 

@@ -14,7 +14,7 @@ const DEFAULT_PREFIXES: u32 = 16_384;
 /// The most entries of one kernel table.
 const MAX_ENTRIES: u32 = 4_194_304;
 
-/// Sizes of the kernel's tables, entries. The length of the table of hits follows from them.
+/// Sizes of the kernel's tables, entries. The length of the table of slots follows from them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Entries for single addresses.

@@ -302,7 +302,7 @@ impl<D: Datapath> Gate<D> {
                     drop(reply.send(self.push(envelopes, &by, clock())));
                 }
                 Some(event) = requests.events.recv() => {
-                    // Envelopes that came together go to the disk together.
+                    // Events that came together go to the disk together.
                     let more = std::iter::from_fn(|| requests.events.try_recv().ok());
                     for event in std::iter::once(event).chain(more.take(MAX_EVENTS)) {
                         self.saw_packet(&event, clock());

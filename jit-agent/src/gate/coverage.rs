@@ -1,5 +1,5 @@
-//! Checks again and again that the gate is where it should be, and that it judges as it should.
-//! Repairs and reports what is wrong.
+//! At each tick: the datapath reads interfaces, guard and pins back and repairs them, and the loaded
+//! programs are tried on frames. What was wrong is reported.
 
 use jit_proto::v1::{self, event::What};
 

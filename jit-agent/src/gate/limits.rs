@@ -1,4 +1,5 @@
-//! Connections and limits: the kernel's count of each grant, and which grants are used up.
+//! `max_connections`: reads the kernel's count of each grant, finds grants that are used up, and
+//! clears slots.
 
 use std::time::Duration;
 

@@ -1,6 +1,5 @@
-//! Grants that another version's gate also counts. That gate may still be in force. Until it is
-//! not, ours lets in no connection of these grants: so both together never let in more than the
-//! limit.
+//! During an upgrade two gates may count one grant. Ours lets in no connection of such a grant until
+//! the old gate is gone. So both together never exceed the limit.
 
 use std::collections::BTreeMap;
 

@@ -1,8 +1,8 @@
-//! The kernel side, seen from user space: tables, programs, links. This file is a table of
-//! contents.
+//! The kernel side, seen from user space: tables, programs, links.
 //!
-//! [`Datapath`] is the gate's view of it. [`kernel`] is the real one; [`memory`] is a twin for
-//! tests.
+//! `ladder` chooses a hook, `attach` and `attachment` make it, `observe` reads back what is on an
+//! interface, `pins` keeps it over restarts, `maps` reads and writes the tables. [`Datapath`] is the
+//! gate's view of all this: [`kernel`] is the real one, [`memory`] a twin for tests.
 
 pub mod attach;
 mod attachment;

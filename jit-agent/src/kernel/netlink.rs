@@ -1,4 +1,5 @@
-//! Changes of links, and TCP sockets, over netlink.
+//! Messages about links, and TCP sockets by sock_diag. Requests to rtnetlink are in
+//! `datapath/rtnetlink`.
 
 pub mod message;
 pub mod sock_diag;

@@ -1,8 +1,8 @@
 //! Wall time and boot time as values.
 //!
-//! Grants name wall time; the kernel compares CLOCK_BOOTTIME. [`Now::deadline`] is the only place
-//! that converts one into the other, once for each grant, when it is activated. Nothing here reads
-//! a clock (`sys::now` does).
+//! Grants name wall time; the kernel compares CLOCK_BOOTTIME. [`Now::deadline`] is the only
+//! conversion. A grant is converted when it begins, and again after a restart or when somebody sets
+//! the wall clock: then it may only end sooner. Nothing here reads a clock (`sys::now` does).
 
 use std::{ops::Add, time::Duration};
 

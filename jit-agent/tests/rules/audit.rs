@@ -301,6 +301,14 @@ fn an_audit_that_is_gone_at_start_is_reported() {
 }
 
 #[test]
+fn an_audit_that_is_renamed_to_the_file_before_the_first_is_gone() {
+    let state = written(2, 1 << 20);
+    let audit = state.path().join("audit");
+    fs::rename(audit.join("audit.jsonl"), audit.join("audit-000000.jsonl")).unwrap();
+    assert!(open(state.path(), settings(1 << 20, 4)).damage().is_some());
+}
+
+#[test]
 fn a_change_to_the_file_while_it_is_written_is_reported() {
     let tamper: [fn(&Path); 3] = [
         |file| fs::remove_file(file).unwrap(),

@@ -1,4 +1,4 @@
-//! Parts that text and JSON share: lines, times, numbers.
+//! Helpers of text and JSON: a line, a time as JSON, thousands, the width of a column.
 
 use std::fmt::Write as _;
 

@@ -1,4 +1,5 @@
-//! The peer at the other end of a connection, and what it may do.
+//! The peer at the other end of a connection: the names in its certificate, or a local user.
+//! `authority` decides at each call what it may do.
 
 use std::{
     io,

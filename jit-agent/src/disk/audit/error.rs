@@ -1,4 +1,4 @@
-//! The error of the audit.
+//! Why a record is not on the disk.
 
 use std::{
     io,

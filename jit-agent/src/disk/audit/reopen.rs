@@ -56,7 +56,8 @@ pub(super) fn reopen(place: &Place, known: Option<Tip>, now: Now) -> Result<Reop
     let full = full_files(&place.directory).map_err(io("list", &place.directory))?;
     let Left { segment, torn, damage } = look(place, &full, now)?;
     let expected = expected(place, known)?;
-    let gone = segment.is_none() && full.is_empty();
+    // Files are numbered from one: what has the number zero was put there by somebody.
+    let gone = segment.is_none() && full.keys().all(|number| *number == 0);
     let (segment, ended) = match segment {
         Some(segment) => {
             let ended = segment.tip;

@@ -1,4 +1,5 @@
-//! The gate's calls to the kernel side. `kernel` is the real one; `memory` is a twin for tests.
+//! The trait [`Datapath`]: all that the gate asks of the kernel. `kernel` is the real one; `memory` is
+//! a twin for tests.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! The state of the socket guard, and the problems in it.
+//! What `status` says of the socket guard. `socket_guard` loads and attaches it.
 
 use jit_proto::WallTime;
 

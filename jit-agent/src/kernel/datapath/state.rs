@@ -1,4 +1,4 @@
-//! Reports of the kernel side: the interfaces with their changes, and the counters.
+//! Values that the datapath hands to the gate: interfaces, changes, drift, counters.
 
 use std::collections::BTreeMap;
 

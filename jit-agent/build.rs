@@ -27,6 +27,11 @@ fn main() -> Result<()> {
     println!("cargo::rerun-if-changed=../jit-agent-ebpf");
     // Chooses the layouts of the tables: see jit-common/build.rs, which the inner cargo runs too.
     println!("cargo::rerun-if-env-changed=JIT_NEXT_ABI");
+    if env::var_os("JIT_NEXT_ABI").is_some_and(|next| next == "1") {
+        println!(
+            "cargo::warning=JIT_NEXT_ABI=1: the tables' next layouts, for tests of upgrades only"
+        );
+    }
     println!("cargo::rustc-check-cfg=cfg(jit_agent_no_object)");
     let skipped = env::var_os("AYA_BUILD_SKIP").is_some_and(|skip| skip == "1" || skip == "true");
     if skipped {

@@ -52,8 +52,8 @@ pub fn clean_lines(text: &str) -> String {
     text.split('\n').map(|line| clean(line, usize::MAX)).collect::<Vec<_>>().join("\n")
 }
 
-/// The same JSON, with hostile letters as `\uXXXX`: it reads back as the same value. (JSON text has
-/// them only inside strings. Newlines between tokens, as pretty JSON has them, stay.)
+/// The same JSON, with hostile letters as `\u` and four hex digits: it reads back as the same value.
+/// (JSON text has them only inside strings. Newlines between tokens, as pretty JSON has them, stay.)
 pub fn escape_json(json: String) -> String {
     let hostile = |letter: char| is_hostile(letter) && letter != '\n';
     if !json.contains(hostile) {

@@ -29,6 +29,7 @@ const NEVER: &[(&str, &[&str])] = &[
     ("jit-common", &["jit-proto", "jit-client", "jit-agent", "tokio", "redb", "serde", "tonic"]),
     ("jit-agent-ebpf", &["jit-proto", "jit-client", "jit-agent", "tokio", "redb", "aya", "serde"]),
     ("proto", &["tokio", "aya", "redb", "clap", "jit-client", "jit-agent"]),
+    ("jit-agent", &["jitctl", "xtask", "jit-tests"]),
     ("jit-agent/client", &["clap", "aya", "redb", "jit-agent"]),
     ("jit-agent/jitctl", &["aya", "redb", "jit-agent"]),
 ];

@@ -32,7 +32,7 @@ use crate::{
         audit::{self, Audit, EventCode, Record},
         store::{Store, StoreError},
     },
-    gate::{Gate, GateHandle, Requests, StartError, channel, journal::Journal},
+    gate::{Gate, GateHandle, Requests, StartError, channel, faults::Faults, journal::Journal},
     kernel::{
         clock_watch,
         datapath::{
@@ -143,8 +143,8 @@ fn build(path: &Path, debug: bool) -> Result<Bound, AppError> {
     })?;
     let now = sys::now();
     let journal = Arc::new(Journal::new(format!("{:x}", now.wall.0)));
-    let mut gate =
-        Gate::start(config.clone(), datapath, stored, audit, Arc::clone(&journal), boot_id, now)?;
+    let boards = (Arc::clone(&journal), Faults::default());
+    let mut gate = Gate::start(config.clone(), datapath, stored, audit, boards, boot_id, now)?;
     gate.set_certificate_end(material.as_ref().map(|material| material.not_after), now);
     let path = path.to_owned();
     Ok(Bound { path, config, material, gate, journal, kernel, links, signals, unix, tcp })

@@ -18,12 +18,14 @@
 //! | `limits` | the last limit that was looked at | the tick |
 //! | `record` | the audit | all |
 //! | `about` | facts that only `status` shows | `report` |
+//! | `faults` | what is wrong around the gate; all may write | `report` |
 
 mod about;
 mod alarms;
 mod command;
 mod coverage;
 mod cut;
+pub mod faults;
 pub mod journal;
 mod limits;
 mod links;
@@ -52,6 +54,7 @@ pub use revocation::{Revoked, Target};
 use about::About;
 use alarms::Alarms;
 use cut::Ending;
+use faults::Faults;
 use jit_proto::{
     GrantId, WallTime,
     v1::{self, event::What},
@@ -115,6 +118,7 @@ pub struct Gate<D> {
     journal: Arc<Journal>,
     boot_id: String,
     alarms: Alarms,
+    faults: Faults,
     about: About,
     /// The last revoked grants. They are freed after the answer: for very many grants that takes
     /// time.
@@ -143,7 +147,7 @@ impl<D: Datapath> Gate<D> {
         datapath: D,
         (store, stored): (Store, Stored),
         audit: Audit,
-        journal: Arc<Journal>,
+        (journal, faults): (Arc<Journal>, Faults),
         boot_id: String,
         now: Now,
     ) -> Result<Self, StartError> {
@@ -167,6 +171,7 @@ impl<D: Datapath> Gate<D> {
             journal,
             boot_id,
             alarms: Alarms::default(),
+            faults,
             about: About::new(now),
             closed: Vec::new(),
         };

@@ -141,6 +141,7 @@ impl<D: Datapath> Gate<D> {
         problems.extend(untrusted.map(|text| ("clock".into(), text)));
         let certificate = self.about.certificate_problem(now);
         problems.extend(certificate.map(|text| ("certificate".into(), text)));
+        problems.extend(self.faults.all());
         problems.extend(self.links.problems());
         let policies = self.policies.problems().iter().enumerate();
         problems.extend(policies.map(|(index, text)| (format!("policy {index}"), text.clone())));

@@ -8,7 +8,7 @@ use jit_agent::{
         audit::{Audit, EventCode, Record, verify},
         store::{Opener, Store},
     },
-    gate::{Gate, journal::Journal},
+    gate::{Gate, faults::Faults, journal::Journal},
     kernel::datapath::memory::MemoryDatapath,
     rules::{clock::Now, ledger::Admission},
 };
@@ -60,9 +60,8 @@ impl Host {
         let state = self.directory.path().join("state");
         let store = Store::open_by(&state, now.wall, opener).unwrap();
         let audit = Audit::open(&state, audit_settings(&config), now).unwrap();
-        let journal = Arc::new(Journal::new("test".into()));
-        let gate =
-            Gate::start(config, self.kernel.clone(), store, audit, journal, boot.into(), now);
+        let boards = (Arc::new(Journal::new("test".into())), Faults::default());
+        let gate = Gate::start(config, self.kernel.clone(), store, audit, boards, boot.into(), now);
         self.gate = Some(gate.unwrap());
     }
 

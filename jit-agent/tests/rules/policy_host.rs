@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jit_agent::{
     app::audit_settings,
     disk::{audit::Audit, store::Store},
-    gate::{Gate, PolicyDraft, PolicyPush, journal::Journal},
+    gate::{Gate, PolicyDraft, PolicyPush, faults::Faults, journal::Journal},
     kernel::datapath::memory::MemoryDatapath,
     rules::clock::Now,
 };
@@ -51,9 +51,8 @@ impl Host {
         let state = self.directory.path().join("state");
         let store = Store::open(&state, now.wall).unwrap();
         let audit = Audit::open(&state, audit_settings(&config), now).unwrap();
-        let journal = Arc::new(Journal::new("test".into()));
-        let gate =
-            Gate::start(config, self.kernel.clone(), store, audit, journal, boot.into(), now);
+        let boards = (Arc::new(Journal::new("test".into())), Faults::default());
+        let gate = Gate::start(config, self.kernel.clone(), store, audit, boards, boot.into(), now);
         self.gate = Some(gate.unwrap());
     }
 

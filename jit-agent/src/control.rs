@@ -1,5 +1,7 @@
 //! The control plane: gRPC for controllers and for the local command line. It decides who may ask;
 //! what is granted is decided by the gate.
 
+pub mod certificate;
+mod judge;
 pub mod server;
 pub mod tls;

@@ -8,6 +8,7 @@ pub mod dsse;
 pub mod grant_id;
 pub mod hook;
 pub mod payload_type;
+pub mod pem;
 pub mod permission;
 pub mod port_range;
 pub mod port_section;

@@ -12,7 +12,7 @@ use std::{
 
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, Error as TlsError, RootCertStore,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    pki_types::CertificateDer,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -22,6 +22,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::{
     CallError, files,
+    pem::{self, Holds},
     target::{Target, Tls, Way},
     text,
 };
@@ -191,18 +192,16 @@ async fn tcp(way: &Way, tls: &Tls, timeout: Duration) -> Result<TcpStream, CallE
 
 fn client_config(tls: &Tls) -> Result<ClientConfig, CallError> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(&tls.ca, "the CA certificate")? {
+    for certificate in certificates(&tls.ca, "the CA certificate", Holds::One)? {
         roots.add(certificate).map_err(|error| {
             CallError::Files(format!("cannot use the CA certificate {}: {error}", tls.ca.display()))
         })?;
     }
-    let chain = certificates(&tls.cert, "the client certificate")?;
-    let pem = files::read(&tls.key, "the private key")?;
-    let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| {
-        CallError::Files(format!(
-            "cannot use the private key {}: {error}; PEM without a passphrase is expected",
-            tls.key.display()
-        ))
+    let holds = if tls.cert == tls.key { Holds::Both } else { Holds::One };
+    let chain = certificates(&tls.cert, "the client certificate", holds)?;
+    let key = files::read_text(&tls.key, "the private key")?;
+    let key = pem::private_key(&key, holds).map_err(|error| {
+        CallError::Files(format!("cannot use the private key {}: {error}", tls.key.display()))
     })?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)
@@ -221,19 +220,10 @@ fn client_config(tls: &Tls) -> Result<ClientConfig, CallError> {
     Ok(config)
 }
 
-fn certificates(path: &Path, what: &str) -> Result<Vec<CertificateDer<'static>>, CallError> {
-    let pem = files::read(path, what)?;
-    let found = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
-    match found {
-        Ok(found) if !found.is_empty() => Ok(found),
-        Ok(_) => Err(CallError::Files(format!(
-            "cannot use {what} {}: it contains no certificate in PEM",
-            path.display()
-        ))),
-        Err(error) => {
-            Err(CallError::Files(format!("cannot use {what} {}: {error}", path.display())))
-        }
-    }
+fn certificates(path: &Path, what: &str, holds: Holds) -> Result<Vec<CertificateDer<'static>>, CallError> {
+    let text = files::read_text(path, what)?;
+    pem::certificates(&text, holds)
+        .map_err(|error| CallError::Files(format!("cannot use {what} {}: {error}", path.display())))
 }
 
 fn too_slow(way: &Way, timeout: Duration) -> CallError {

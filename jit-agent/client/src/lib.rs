@@ -9,6 +9,7 @@ mod error;
 pub mod exit;
 pub mod files;
 pub mod local;
+pub mod pem;
 pub mod signing;
 pub mod status;
 pub mod target;

@@ -4,7 +4,11 @@
 //! service) signs the same bytes, see docs/signing.md. Nothing here re-encodes a payload.
 
 use ed25519_dalek::{Signer as _, ed25519::KeypairBytes, pkcs8::spki::EncodePublicKey};
-use jit_proto::{dsse::pre_authentication_encoding, v1};
+use jit_proto::{
+    dsse::pre_authentication_encoding,
+    pem::{self, PemError},
+    v1,
+};
 use p256::pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _, LineEnding};
 use rustls::crypto::{GetRandomFailed, SecureRandom};
 use sha2::{Digest as _, Sha256};
@@ -27,7 +31,7 @@ pub enum SigningKey {
 }
 
 /// Why a text is not a signing key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// The key has a passphrase.
     #[error(
@@ -35,6 +39,9 @@ pub enum KeyError {
          `openssl pkey -in OLD -out NEW`"
     )]
     Encrypted,
+    /// There is something in the file that is not understood.
+    #[error("{0}")]
+    Pem(PemError),
     /// It is the public key.
     #[error("it is a public key; the private one signs")]
     Public,
@@ -49,6 +56,21 @@ pub enum KeyError {
          `jitctl keygen` or `openssl genpkey -algorithm ed25519`"
     )]
     Unsupported,
+}
+
+impl KeyError {
+    /// Why this text is no key, in the words of the most likely mistake.
+    fn of(text: &str, error: PemError) -> Self {
+        let has = |label: &str| text.contains(&format!("BEGIN {label}"));
+        match error {
+            _ if has("ENCRYPTED PRIVATE KEY") => Self::Encrypted,
+            _ if has("EC PRIVATE KEY") => Self::Sec1,
+            PemError::Second { .. } | PemError::Boundary { .. } => Self::Pem(error),
+            _ if has("PUBLIC KEY") => Self::Public,
+            PemError::Empty => Self::Unsupported,
+            _ => Self::Pem(error),
+        }
+    }
 }
 
 impl SigningKey {
@@ -75,23 +97,16 @@ impl SigningKey {
         }
     }
 
-    /// Reads PKCS#8 in PEM. The key names its algorithm.
-    pub fn from_pem(pem: &str) -> Result<Self, KeyError> {
-        if let Ok(key) = ed25519_dalek::SigningKey::from_pkcs8_pem(pem) {
+    /// Reads PKCS#8 in PEM, and nothing else beside it. The key names its algorithm.
+    pub fn from_pem(text: &str) -> Result<Self, KeyError> {
+        let der = match pem::one(text, &["PRIVATE KEY"]) {
+            Ok(document) => document.der,
+            Err(error) => return Err(KeyError::of(text, error)),
+        };
+        if let Ok(key) = ed25519_dalek::SigningKey::from_pkcs8_der(&der) {
             return Ok(Self::Ed25519(key));
         }
-        if let Ok(key) = p256::SecretKey::from_pkcs8_pem(pem) {
-            return Ok(Self::P256(key));
-        }
-        Err(if pem.contains("BEGIN ENCRYPTED PRIVATE KEY") {
-            KeyError::Encrypted
-        } else if pem.contains("BEGIN PUBLIC KEY") {
-            KeyError::Public
-        } else if pem.contains("BEGIN EC PRIVATE KEY") {
-            KeyError::Sec1
-        } else {
-            KeyError::Unsupported
-        })
+        p256::SecretKey::from_pkcs8_der(&der).map(Self::P256).map_err(|_| KeyError::Unsupported)
     }
 
     /// The private key as PKCS#8 PEM.
@@ -211,6 +226,9 @@ mod tests {
     #[test]
     fn a_file_that_is_no_signing_key_is_named() {
         let public = fresh(Algorithm::P256).public_pem();
+        let private = fresh(Algorithm::P256).to_pem();
+        let line = private.lines().count() + 1;
+        let second = KeyError::Pem(PemError::Second { line, label: "PRIVATE KEY".into() });
         let rsa_like = "-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----\n";
         for (pem, error) in [
             (public.as_str(), KeyError::Public),
@@ -218,6 +236,8 @@ mod tests {
             ("-----BEGIN EC PRIVATE KEY-----\n", KeyError::Sec1),
             (rsa_like, KeyError::Unsupported),
             ("", KeyError::Unsupported),
+            (&format!("{private}{private}"), second.clone()),
+            (&format!("{private}{public}"), KeyError::Public),
         ] {
             assert_eq!(SigningKey::from_pem(pem).err(), Some(error));
         }

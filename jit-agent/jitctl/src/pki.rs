@@ -11,6 +11,7 @@ use std::{
 
 use clap::{Args, Subcommand};
 use jit_client::{exit::Exit, files::read_text};
+use jit_proto::pem;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, SanType, date_time_ymd,
@@ -181,12 +182,18 @@ fn load_ca(dir: &Path) -> Result<Issuer<'static, KeyPair>, Failure> {
     })?;
     let key_pem = read_text(&key, "the CA's private key")?;
     files::warn_if_exposed(&key, "the CA's private key");
-    let pair = KeyPair::from_pem(&key_pem).map_err(|error| {
-        Failure::files(format!("cannot use the CA's private key {}: {error}", key.display()))
-    })?;
-    Issuer::from_ca_cert_pem(&cert_pem, pair).map_err(|error| {
-        Failure::files(format!("cannot use the CA's certificate {}: {error}", cert.display()))
-    })
+    let unusable = |what: &str, path: &Path, why: String| {
+        Failure::files(format!("cannot use the CA's {what} {}: {why}", path.display()))
+    };
+    // `rcgen` would take the first document and leave the rest.
+    pem::one(&cert_pem, &["CERTIFICATE"])
+        .map_err(|error| unusable("certificate", &cert, error.to_string()))?;
+    pem::one(&key_pem, &["PRIVATE KEY"])
+        .map_err(|error| unusable("private key", &key, error.to_string()))?;
+    let pair = KeyPair::from_pem(&key_pem)
+        .map_err(|error| unusable("private key", &key, error.to_string()))?;
+    Issuer::from_ca_cert_pem(&cert_pem, pair)
+        .map_err(|error| unusable("certificate", &cert, error.to_string()))
 }
 
 fn params(name: &str, now: SystemTime, lifetime: Duration) -> CertificateParams {

@@ -2,17 +2,19 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use jit_client::pem::{self, Holds};
 use jit_proto::WallTime;
 use rustls::{
     RootCertStore, ServerConfig,
-    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject as _},
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime},
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use crate::{
     config::{Config, Control},
-    system::sys::{self, FileError},
+    control::{certificate::Facts, judge},
+    system::sys::{self, FileError, Readers},
 };
 
 /// HTTP/2 (RFC 9113 section 3.2).
@@ -27,6 +29,10 @@ pub struct Material {
     pub authorities: Authorities,
     /// End of the agent's own certificate.
     pub not_after: WallTime,
+    /// The agent's certificate, and those that lead to an authority.
+    chain: Vec<CertificateDer<'static>>,
+    /// The authorities that vouch for controllers.
+    roots: Vec<CertificateDer<'static>>,
 }
 
 /// Decides which certificates are accepted.
@@ -61,6 +67,9 @@ pub enum TlsError {
         /// Why.
         error: FileError,
     },
+    /// The certificate does not count at this moment.
+    #[error("[control] certificate: {0}; renew it")]
+    NotNow(String),
     /// A file without its certificate or key.
     #[error("[control] {key} {path}: {cause}")]
     Content {
@@ -81,35 +90,62 @@ impl Material {
 
     fn read(control: &Control) -> Result<Self, TlsError> {
         let Control { certificate, key, client_ca, listen: _ } = control;
-        let chain = certificates("certificate", certificate)?;
-        let not_after = chain
-            .first()
-            .and_then(|certificate| X509Certificate::from_der(certificate).ok())
-            .map(|(_, parsed)| parsed.validity().not_after.timestamp().saturating_mul(1000))
-            .map(WallTime)
-            .ok_or_else(|| content("certificate", certificate, "the certificate does not parse"))?;
-        let private = read("key", key)?;
-        let private = PrivateKeyDer::from_pem_slice(private.as_bytes())
-            .map_err(|error| content("key", key, &format!("no private key in PEM: {error}")))?;
-        let mut roots = RootCertStore::empty();
-        for root in certificates("client_ca", client_ca)? {
-            roots.add(root).map_err(|error| content("client_ca", client_ca, &error.to_string()))?;
+        let (chain, leaf) = own_chain(certificate, key)?;
+        let private = private_key(certificate, key)?;
+        let roots = authorities(client_ca)?;
+        let mut store = RootCertStore::empty();
+        for root in &roots {
+            let added = store.add(root.clone());
+            added.map_err(|error| content("client_ca", client_ca, &error.to_string()))?;
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let verifier =
-            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            WebPkiClientVerifier::builder_with_provider(Arc::new(store), Arc::clone(&provider))
                 .build()
                 .map_err(|error| content("client_ca", client_ca, &error.to_string()))?;
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| content("key", key, &error.to_string()))?
             .with_client_cert_verifier(Arc::clone(&verifier))
-            .with_single_cert(chain, private)
+            .with_single_cert(chain.clone(), private)
             .map_err(|error| {
                 content("key", key, &format!("does not fit the certificate: {error}"))
             })?;
         config.alpn_protocols = vec![ALPN.to_vec()];
-        Ok(Self { config: Arc::new(config), authorities: Authorities(verifier), not_after })
+        let authorities = Authorities(verifier);
+        let not_after = leaf.not_after;
+        Ok(Self { config: Arc::new(config), authorities, not_after, chain, roots })
+    }
+
+    /// Why no controller accepts the agent's certificate at this moment, whatever else is right;
+    /// `None`: its time is right.
+    pub fn not_now(&self, now: WallTime) -> Option<String> {
+        let leaf = self.chain.first().and_then(Facts::of)?;
+        let why = leaf.not_now(now)?;
+        Some(format!("the agent's certificate ({}) does not count now: {why}", leaf.subject))
+    }
+
+    /// What a controller may object to, one sentence each.
+    pub fn doubts(&self, now: WallTime) -> Vec<String> {
+        let doubt = judge::doubt(&self.chain, &self.roots, now);
+        let doubt = doubt.map(|doubt| format!("[control] certificate: {doubt}"));
+        let ended = self.roots.iter().filter_map(Facts::of).filter_map(|facts| {
+            let why = facts.not_now(now)?;
+            Some(format!("[control] client_ca: {} does not count now: {why}", facts.subject))
+        });
+        doubt.into_iter().chain(ended).collect()
+    }
+
+    /// What was taken from the files: one line a certificate, with the key of the configuration.
+    pub fn certificates(&self) -> Vec<String> {
+        let line = |key: &str, facts: Facts| {
+            let Facts { subject, not_after, fingerprint, .. } = facts;
+            format!("{key:<12} {subject}, until {not_after}, SHA-256 {fingerprint}")
+        };
+        let own = self.chain.iter().filter_map(Facts::of);
+        let roots = self.roots.iter().filter_map(Facts::of);
+        let own = own.map(|facts| line("certificate", facts));
+        own.chain(roots.map(|facts| line("client_ca", facts))).collect()
     }
 }
 
@@ -133,15 +169,47 @@ pub fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
         .collect()
 }
 
-fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let text = read(key, path)?;
-    let chain = CertificateDer::pem_slice_iter(text.as_bytes())
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| content(key, path, &error.to_string()))?;
-    if chain.is_empty() {
-        return Err(content(key, path, "no certificate in PEM"));
+/// The agent's chain, and the facts of its first certificate.
+fn own_chain(path: &Path, key: &Path) -> Result<(Vec<CertificateDer<'static>>, Facts), TlsError> {
+    let fail = |cause: &str| content("certificate", path, cause);
+    let text = read("certificate", path)?;
+    let chain =
+        pem::certificates(&text, holds(path, key)).map_err(|error| fail(&error.to_string()))?;
+    let facts = chain.iter().zip(1..).map(|(certificate, number)| {
+        Facts::of(certificate).ok_or_else(|| fail(&format!("certificate {number} does not parse")))
+    });
+    let facts = facts.collect::<Result<Vec<_>, _>>()?;
+    let leaf = facts.into_iter().next().ok_or_else(|| fail("it has no certificate"))?;
+    match judge::never_serves(&leaf) {
+        Some(why) => Err(fail(&why)),
+        None => Ok((chain, leaf)),
     }
-    Ok(chain)
+}
+
+/// One file may hold the certificate and its key.
+fn holds(certificate: &Path, key: &Path) -> Holds {
+    if certificate == key { Holds::Both } else { Holds::One }
+}
+
+fn private_key(certificate: &Path, path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let text = sys::read_secret(path, Readers::Group)
+        .map_err(|error| TlsError::File { key: "key", error })?;
+    pem::private_key(&text, holds(certificate, path))
+        .map_err(|error| content("key", path, &error.to_string()))
+}
+
+fn authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let fail = |cause: String| content("client_ca", path, &cause);
+    let text = read("client_ca", path)?;
+    let roots = pem::certificates(&text, Holds::One).map_err(|error| fail(error.to_string()))?;
+    for (root, number) in roots.iter().zip(1..) {
+        let facts =
+            Facts::of(root).ok_or_else(|| fail(format!("certificate {number} does not parse")))?;
+        if let Some(why) = judge::no_authority(&facts) {
+            return Err(fail(why));
+        }
+    }
+    Ok(roots)
 }
 
 fn read(key: &'static str, path: &Path) -> Result<String, TlsError> {
@@ -194,6 +262,120 @@ mod tests {
         assert_eq!(all, ["spiffe://example.org/controller", "controller.example.org"]);
         assert!(named(Vec::new()).is_empty(), "the subject's name is nobody's");
         assert!(names(&CertificateDer::from(&b"no certificate"[..])).is_empty());
+    }
+
+    /// The files of an agent, written anew by each case.
+    struct Files(tempfile::TempDir);
+
+    impl Files {
+        /// Good files: an authority, and a certificate for web-1 from it.
+        fn good() -> Self {
+            let files = Self(tempfile::tempdir().unwrap());
+            let (ca, issuer) = authority("ours");
+            let key = KeyPair::generate().unwrap();
+            let leaf = CertificateParams::new(vec!["web-1".into()]).unwrap();
+            files.write("ca.pem", &pem_of(&ca));
+            files.write("agent.pem", &leaf.signed_by(&key, &issuer).unwrap().pem());
+            files.write("agent.key", &key.serialize_pem());
+            files
+        }
+
+        fn write(&self, name: &str, text: &str) {
+            use std::os::unix::fs::PermissionsExt as _;
+            let path = self.0.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            let secret = std::fs::Permissions::from_mode(0o600);
+            std::fs::set_permissions(path, secret).unwrap();
+        }
+
+        fn text(&self, name: &str) -> String {
+            std::fs::read_to_string(self.0.path().join(name)).unwrap()
+        }
+
+        fn read(&self, certificate: &str, key: &str) -> Result<Material, String> {
+            let path = |name: &str| self.0.path().join(name);
+            let control = Control {
+                listen: "127.0.0.1:1".parse().unwrap(),
+                certificate: path(certificate),
+                key: path(key),
+                client_ca: path("ca.pem"),
+            };
+            Material::read(&control).map_err(|error| error.to_string())
+        }
+    }
+
+    fn pem_of(certificate: &CertificateDer<'_>) -> String {
+        use p256::pkcs8::der::pem::{LineEnding, encode_string};
+        encode_string("CERTIFICATE", LineEnding::LF, certificate).unwrap()
+    }
+
+    #[test]
+    fn good_files_are_taken_whole_and_shown() {
+        let files = Files::good();
+        let now = sys::now().wall;
+        let material = files.read("agent.pem", "agent.key").unwrap();
+        assert_eq!((material.not_now(now), material.doubts(now)), (None, Vec::new()));
+        let shown = material.certificates();
+        assert!(shown[0].starts_with("certificate  CN=") && shown[0].contains("SHA-256 "));
+        assert!(shown[1].starts_with("client_ca    CN=ours"), "{shown:?}");
+        // One file for both, and a byte-order mark, lose nothing.
+        let both = format!("\u{feff}{}{}", files.text("agent.pem"), files.text("agent.key"));
+        files.write("both.pem", &both);
+        assert!(files.read("both.pem", "both.pem").is_ok());
+        assert!(material.not_now(material.not_after).unwrap().contains("it ended at"));
+    }
+
+    #[test]
+    fn what_looks_like_pem_is_used_or_refused_with_its_file_and_line() {
+        let other = pem_of(&authority("other").0);
+        for (name, change, expected) in [
+            (
+                "ca.pem",
+                &(|own: &str| format!("{}{other}", own.trim_end())) as &dyn Fn(&str) -> String,
+                "is not one whole boundary",
+            ),
+            (
+                "ca.pem",
+                &|own| format!("{own}{}", other.replace("CERT", "TRUSTED CERT")),
+                "TRUSTED CERTIFICATE",
+            ),
+            ("ca.pem", &|_| "no certificate".into(), "no PEM"),
+            ("agent.key", &|own| format!("{own}{own}"), "a second PRIVATE KEY"),
+            (
+                "agent.key",
+                &|_| KeyPair::generate().unwrap().serialize_pem(),
+                "does not fit the certificate",
+            ),
+            ("agent.pem", &|own| own.replacen("MII", "MIA", 1), "does not parse"),
+            (
+                "ca.pem",
+                &|_| {
+                    let leaf = CertificateParams::new(vec!["c".into()]).unwrap();
+                    leaf.self_signed(&KeyPair::generate().unwrap()).unwrap().pem()
+                },
+                "is no authority's certificate",
+            ),
+        ] {
+            let files = Files::good();
+            files.write(name, &change(&files.text(name)));
+            let error = files.read("agent.pem", "agent.key").unwrap_err();
+            assert!(error.contains(expected) && error.contains(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_private_key_that_others_can_read_is_refused() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let files = Files::good();
+        let key = files.0.path().join("agent.key");
+        for (mode, good) in [(0o640, true), (0o644, false)] {
+            std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).unwrap();
+            let read = files.read("agent.pem", "agent.key");
+            assert_eq!(read.is_ok(), good, "{mode:o}");
+            if let Err(error) = read {
+                assert!(error.contains("`chmod o= ") && error.contains("[control] key"), "{error}");
+            }
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ use ed25519_dalek::{
 use p256::pkcs8::LineEnding;
 use sha2::{Digest as _, Sha256};
 
-use crate::system::sys::{self, FileError};
+use crate::system::sys::{self, FileError, Readers};
 
 /// File of the private key, PKCS#8 in PEM, mode 0600.
 const PRIVATE: &str = "host.key";
@@ -58,7 +58,7 @@ impl HostSigningKey {
     /// Reads the key in the state directory, or makes one.
     pub fn open(state: &Path) -> Result<(Self, Origin), FileError> {
         let path = state.join(PRIVATE);
-        match sys::read_trusted(&path) {
+        match sys::read_secret(&path, Readers::Owner) {
             Ok(pem) => {
                 if let Ok(key) = SigningKey::from_pkcs8_pem(&pem) {
                     let key = Self::new(key);

@@ -1,5 +1,7 @@
 //! `jit-agent check`: whether the service could start with a configuration, its keys and its
-//! certificates. Changes nothing.
+//! certificates, and whether its peers could use it. Changes nothing.
+
+mod doubts;
 
 use std::{
     path::{Path, PathBuf},
@@ -8,15 +10,17 @@ use std::{
 
 use crate::{
     config::{Config, Glimpse},
-    control::tls::Material,
+    control::tls::{Material, TlsError},
+    kernel::datapath::rtnetlink,
     oncall::{failure::Failure, output::print},
-    system::owner::Owner,
+    system::{owner::Owner, sys},
 };
+use doubts::{Host, doubts};
 
-/// Checks a configuration file and prints a summary of it.
+/// Checks a configuration file and prints what was taken from it, and what is doubtful.
 pub fn run(path: &Path) -> Result<ExitCode, Failure> {
     let Glimpse { paths, files, .. } = Glimpse::of(path);
-    let config = match paths.owner() {
+    let (config, material) = match paths.owner() {
         None => read(path)?,
         Some(owner) => {
             ensure_readable(&owner, files)?;
@@ -28,13 +32,23 @@ pub fn run(path: &Path) -> Result<ExitCode, Failure> {
         }
     };
     print(&summary(path, &config));
+    print(&taken(&config, material.as_ref()));
+    let now = sys::now().wall;
+    let host = Host { now, interfaces: interfaces(), is_bpffs: &sys::is_bpffs };
+    let of_peers = material.iter().flat_map(|material| material.doubts(now));
+    for doubt in doubts(&config, &host).into_iter().chain(of_peers) {
+        print(&format!("warning: {doubt}\n"));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-fn read(path: &Path) -> Result<Config, Failure> {
+fn read(path: &Path) -> Result<(Config, Option<Material>), Failure> {
     let config = Config::read(path)?;
-    Material::of(&config)?;
-    Ok(config)
+    let material = Material::of(&config)?;
+    if let Some(why) = material.as_ref().and_then(|found| found.not_now(sys::now().wall)) {
+        return Err(Failure::Tls(TlsError::NotNow(why)));
+    }
+    Ok((config, material))
 }
 
 fn ensure_readable(owner: &Owner, files: Vec<PathBuf>) -> Result<(), Failure> {
@@ -48,6 +62,12 @@ fn ensure_readable(owner: &Owner, files: Vec<PathBuf>) -> Result<(), Failure> {
     )))
 }
 
+/// The names of the interfaces but loopback.
+fn interfaces() -> Option<Vec<String>> {
+    let devices = rtnetlink::devices().ok()?;
+    Some(devices.into_iter().filter(|device| !device.loopback).map(|device| device.name).collect())
+}
+
 fn summary(path: &Path, config: &Config) -> String {
     let ports: Vec<_> =
         config.policy.sections().iter().map(|section| section.range.to_string()).collect();
@@ -59,4 +79,13 @@ fn summary(path: &Path, config: &Config) -> String {
         config.keyring.signers().len(),
         config.controllers.len()
     )
+}
+
+/// Every certificate and key that was taken, so that a missing one is seen.
+fn taken(config: &Config, material: Option<&Material>) -> String {
+    let certificates = material.into_iter().flat_map(Material::certificates);
+    let signers = config.keyring.signers().iter();
+    let signers = signers
+        .map(|signer| format!("{:<12} {:?}, key id {}", "signer", signer.id, signer.fingerprint()));
+    certificates.chain(signers).map(|line| format!("  {line}\n")).collect()
 }

@@ -133,7 +133,7 @@ pub(crate) const fn datapath_exit(error: &DatapathError) -> Exit {
 /// The exit code for a file that cannot be used.
 pub(crate) const fn file_exit(error: &FileError) -> Exit {
     match error {
-        FileError::Untrusted { .. } => Exit::Permission,
+        FileError::Untrusted { .. } | FileError::Exposed { .. } => Exit::Permission,
         FileError::Io { .. } => Exit::Unavailable,
     }
 }

@@ -6,7 +6,11 @@
 use std::{fmt, time::Duration};
 
 use ed25519_dalek::pkcs8::DecodePublicKey as _;
-use jit_proto::{PayloadType, v1};
+use jit_proto::{
+    PayloadType,
+    pem::{self, PemError},
+    v1,
+};
 use p256::ecdsa::signature::Verifier as _;
 use sha2::{Digest as _, Sha256};
 
@@ -45,7 +49,12 @@ pub struct Keyring {
 /// Why a key is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// The text is not PEM, or the key has another algorithm.
+    /// The text is not one public key in PEM.
+    #[error(
+        "{0} (wanted: one PUBLIC KEY, SubjectPublicKeyInfo, as `openssl pkey -pubout` prints it)"
+    )]
+    Pem(#[from] PemError),
+    /// The key has another algorithm.
     #[error(
         "not an Ed25519 or ECDSA P-256 public key in PEM (SubjectPublicKeyInfo, as \
          `openssl pkey -pubout` prints it)"
@@ -66,10 +75,7 @@ pub enum KeyError {
 impl Signer {
     /// Reads a public key in PEM. It may sign grants that last at most `max_duration`.
     pub fn from_pem(id: String, max_duration: Duration, pem: &str) -> Result<Self, KeyError> {
-        let (label, der) = pem_document(pem).ok_or(KeyError::Unsupported)?;
-        if label != "PUBLIC KEY" {
-            return Err(KeyError::Unsupported);
-        }
+        let der = pem::one(pem, &["PUBLIC KEY"])?.der;
         let key = if let Ok(key) = ed25519_dalek::VerifyingKey::from_public_key_der(&der) {
             if key.is_weak() || !is_canonical(key.as_bytes()) {
                 return Err(KeyError::Weak);
@@ -95,6 +101,11 @@ impl Signer {
     /// The identity of the key, from its bytes.
     pub const fn key_id(&self) -> KeyId {
         self.key_id
+    }
+
+    /// First 8 bytes of the SHA-256 of the SubjectPublicKeyInfo, hex, as `jitctl keygen` prints it.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
     }
 
     fn is_hinted(&self, key_id: &str) -> bool {
@@ -183,12 +194,6 @@ fn is_canonical(encoded: &[u8; 32]) -> bool {
     *low < 0xed || middle.iter().any(|byte| *byte != 0xff) || high & 0x7f != 0x7f
 }
 
-/// Label and content of the first PEM document in a text.
-fn pem_document(pem: &str) -> Option<(String, Vec<u8>)> {
-    let (_, document) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).ok()?;
-    Some((document.label, document.contents))
-}
-
 #[cfg(test)]
 mod tests {
     use ed25519_dalek::{Signer as _, SigningKey, pkcs8::EncodePublicKey as _};
@@ -273,7 +278,7 @@ mod tests {
         let private = SigningKey::from_bytes(&[1; 32]).to_pkcs8_pem(LineEnding::LF).unwrap();
         for bad in [private.as_str(), "", "-----BEGIN PUBLIC KEY-----\n", "\u{0}\u{ff}"] {
             let error = Signer::from_pem("x".into(), Duration::ZERO, bad).unwrap_err();
-            assert!(matches!(error, KeyError::Unsupported));
+            assert!(matches!(error, KeyError::Pem(_)), "{bad}: {error}");
         }
     }
 

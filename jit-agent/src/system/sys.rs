@@ -1,56 +1,24 @@
-//! Calls into the operating system: clocks, trusted files, capabilities, locks, addresses.
+//! Calls into the operating system: clocks, capabilities, locks, addresses.
 
-use std::{
-    collections::BTreeSet,
-    fs, io,
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeSet, fs, io, path::Path};
 
 use jit_common::Address;
 use jit_proto::WallTime;
 use rustix::{
     fs::{FlockOperation, Mode, OFlags},
-    process::geteuid,
     thread::{CapabilitySet, capabilities},
     time::{ClockId, clock_gettime},
 };
 
 use crate::rules::clock::{BootNanos, Now};
+pub use crate::system::files::{
+    FileError, Readers, check_trusted, private_directory, read_secret, read_trusted,
+};
 
 /// `f_type` of a BPF file system (BPF_FS_MAGIC, uapi/linux/magic.h).
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 /// The most times that this host's addresses are listed in one call.
 const LISTS: u32 = 16;
-
-/// A file or directory that is not safe to use.
-#[derive(Debug, thiserror::Error)]
-pub enum FileError {
-    /// It cannot be read, created or locked.
-    #[error("cannot {verb} {}: {error}", path.display())]
-    Io {
-        /// What was tried: "read".
-        verb: &'static str,
-        /// The file or directory.
-        path: PathBuf,
-        /// The kernel's error.
-        error: io::Error,
-    },
-    /// Somebody other than root and the agent's user could have written it.
-    #[error(
-        "{} is owned by uid {owner} with mode {mode:03o}: others could write to it; it must belong \
-         to root or to the agent's own user, without write permission for group and others",
-        path.display()
-    )]
-    Untrusted {
-        /// The file or directory.
-        path: PathBuf,
-        /// Its owner's uid.
-        owner: u32,
-        /// Its permission bits.
-        mode: u32,
-    },
-}
 
 /// Capabilities that the agent needs and this process does not have.
 #[derive(Debug, thiserror::Error)]
@@ -95,51 +63,6 @@ pub fn boot_id() -> Result<String, FileError> {
         error,
     })?;
     Ok(text.trim().to_owned())
-}
-
-/// Reads a text file that only root or the agent itself can have written.
-pub fn read_trusted(path: &Path) -> Result<String, FileError> {
-    let io = |error| FileError::Io { verb: "read", path: path.to_owned(), error };
-    let mut file = fs::File::open(path).map_err(io)?;
-    check_trusted(path, &file.metadata().map_err(io)?)?;
-    let mut text = String::new();
-    io::Read::read_to_string(&mut file, &mut text).map_err(io)?;
-    Ok(text)
-}
-
-/// Creates a directory that nobody else can write to, or checks an existing one.
-pub fn private_directory(path: &Path, mode: u32) -> Result<(), FileError> {
-    let io = |verb: &'static str| move |error| FileError::Io { verb, path: path.to_owned(), error };
-    match fs::DirBuilder::new().create(path) {
-        Ok(()) => fs::set_permissions(path, fs::Permissions::from_mode(mode))
-            .map_err(io("set the mode of"))?,
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            if let Some(parent) = path.parent() {
-                fs::create_dir_all(parent).map_err(io("create"))?;
-            }
-            return private_directory_once(path, mode);
-        }
-        Err(error) => return Err(io("create")(error)),
-    }
-    check_trusted(path, &fs::symlink_metadata(path).map_err(io("look at"))?)
-}
-
-fn private_directory_once(path: &Path, mode: u32) -> Result<(), FileError> {
-    let io = |error| FileError::Io { verb: "create", path: path.to_owned(), error };
-    fs::DirBuilder::new().create(path).map_err(io)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(io)?;
-    check_trusted(path, &fs::symlink_metadata(path).map_err(io)?)
-}
-
-/// Refuses a file that somebody other than root and this process's user owns or can write.
-pub fn check_trusted(path: &Path, metadata: &fs::Metadata) -> Result<(), FileError> {
-    let owner = metadata.uid();
-    let mode = metadata.permissions().mode() & 0o777;
-    if (owner != 0 && owner != geteuid().as_raw()) || mode & 0o022 != 0 {
-        return Err(FileError::Untrusted { path: path.to_owned(), owner, mode });
-    }
-    Ok(())
 }
 
 /// Makes creations and renamings in a path's directory durable.

@@ -1,0 +1,98 @@
+//! What a certificate says, as far as its peers will judge it (RFC 5280).
+
+use std::net::IpAddr;
+
+use jit_proto::WallTime;
+use rustls::pki_types::CertificateDer;
+use sha2::{Digest as _, Sha256};
+use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate, X509Version};
+
+/// The facts of one certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// Its subject, as `CN=agent, O=example`.
+    pub subject: String,
+    /// Who issued it.
+    pub issuer: String,
+    /// Its DNS names and addresses (subject alternative names), in its order.
+    pub hosts: Vec<String>,
+    /// It counts from here.
+    pub not_before: WallTime,
+    /// It counts until here.
+    pub not_after: WallTime,
+    /// SHA-256 of the whole certificate, hex, as `openssl x509 -fingerprint -sha256` has it.
+    pub fingerprint: String,
+    /// It may issue certificates (section 4.2.1.9); those of version 1 say nothing.
+    pub authority: Authority,
+    /// It may stand for a server (section 4.2.1.12): no usage is listed, or this one is.
+    pub serves: bool,
+}
+
+/// What a certificate says about issuing others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Authority {
+    /// It may.
+    Yes,
+    /// It may not.
+    No,
+    /// It is of version 1, which cannot say.
+    Unsaid,
+}
+
+impl Facts {
+    /// Reads a certificate; `None`: it does not parse, or something follows it.
+    pub fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
+        let (rest, parsed) = X509Certificate::from_der(certificate).ok()?;
+        if !rest.is_empty() {
+            return None;
+        }
+        let constraints = parsed.basic_constraints().ok()?;
+        let authority = match constraints.map(|found| found.value.ca) {
+            Some(true) => Authority::Yes,
+            None if parsed.version() == X509Version::V1 => Authority::Unsaid,
+            Some(false) | None => Authority::No,
+        };
+        let usage = parsed.extended_key_usage().ok()?;
+        let time = |at: x509_parser::time::ASN1Time| WallTime(at.timestamp().saturating_mul(1000));
+        Some(Self {
+            subject: parsed.subject().to_string(),
+            issuer: parsed.issuer().to_string(),
+            hosts: hosts(&parsed),
+            not_before: time(parsed.validity().not_before),
+            not_after: time(parsed.validity().not_after),
+            fingerprint: hex::encode(Sha256::digest(certificate)),
+            authority,
+            serves: usage.is_none_or(|usage| usage.value.server_auth),
+        })
+    }
+
+    /// Whether it issued itself.
+    pub fn is_root(&self) -> bool {
+        self.subject == self.issuer
+    }
+
+    /// Why it does not count at this moment; `None`: it does.
+    pub fn not_now(&self, now: WallTime) -> Option<String> {
+        if now < self.not_before {
+            return Some(format!("it counts only from {}", self.not_before));
+        }
+        (now >= self.not_after).then(|| format!("it ended at {}", self.not_after))
+    }
+}
+
+fn hosts(parsed: &X509Certificate<'_>) -> Vec<String> {
+    let Ok(Some(extension)) = parsed.subject_alternative_name() else { return Vec::new() };
+    let names = extension.value.general_names.iter();
+    names
+        .filter_map(|name| match name {
+            GeneralName::DNSName(name) => Some((*name).to_owned()),
+            GeneralName::IPAddress(bytes) => address(bytes).map(|address| address.to_string()),
+            _ => None,
+        })
+        .collect()
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
+}

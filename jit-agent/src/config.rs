@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 use jit_proto::PayloadType;
 
+pub(crate) use self::limits::DEFAULT_MAX_DURATION;
 pub use self::{
     audit::AuditConfig,
     control::{Control, Controller},

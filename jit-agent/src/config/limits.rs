@@ -7,7 +7,7 @@ use jit_proto::toml_value::duration;
 use crate::rules::claims::Capacity;
 
 /// `max_duration` where the file does not set it: the longest grant on any port.
-pub(super) const DEFAULT_MAX_DURATION: Duration = Duration::from_secs(24 * 3600);
+pub(crate) const DEFAULT_MAX_DURATION: Duration = Duration::from_secs(24 * 3600);
 /// Sizes of the kernel's tables where the file does not set them, entries.
 const DEFAULT_HOSTS: u32 = 131_072;
 const DEFAULT_PREFIXES: u32 = 16_384;

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use jit_proto::{PayloadType, WallTime, words::duration_text};
 
-use crate::{config::Config, rules::keyring::Signer};
+use crate::{
+    config::{Config, DEFAULT_MAX_DURATION},
+    rules::keyring::Signer,
+};
 
 /// What the host is like.
 pub(super) struct Host<'a> {
@@ -89,8 +92,11 @@ fn signers(config: &Config, now: WallTime) -> Vec<String> {
         if let Err(beyond) = signer.mandate.valid_at(now) {
             doubts.push(format!("[[signer]] {id:?} {}", beyond.detail));
         }
-        let key = format!("[[signer]] {id:?} max_duration");
-        doubts.extend(above(&key, signer.mandate.max_duration, config.policy.max_duration()));
+        let (key, longest) =
+            (format!("[[signer]] {id:?} max_duration"), signer.mandate.max_duration);
+        if longest != DEFAULT_MAX_DURATION {
+            doubts.extend(above(&key, longest, config.policy.max_duration()));
+        }
     }
     doubts
 }
@@ -166,7 +172,7 @@ mod tests {
                  client_ca = \"c\"\n",
                 "nobody may connect",
             ),
-            (exempt, "192.0.2.5/32 (probe) has ended"),
+            (exempt, "192.0.2.5 (probe) has ended"),
         ] {
             let doubts = of(&format!("{QUIET}{extra}"));
             assert!(doubts.iter().any(|doubt| doubt.contains(expected)), "{extra}: {doubts:?}");

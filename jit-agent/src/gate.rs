@@ -19,6 +19,9 @@
 //! | `record` | the audit | all |
 //! | `about` | facts that only `status` shows | `report` |
 //! | `faults` | what is wrong around the gate; all may write | `report` |
+//!
+//! Signatures are verified outside of the gate's task (`verification`). What comes from there waits
+//! for the gate in turns between the peers (`waiting`).
 
 mod about;
 mod alarms;
@@ -41,6 +44,8 @@ mod self_test;
 mod tables;
 mod takeover;
 mod trusted_clock;
+mod verification;
+mod waiting;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 

@@ -62,6 +62,8 @@ refusals! {
     StaleVersion => "stale_version",
     /// It could not be written to disk.
     Storage => "storage",
+    /// The controller has sent too many false signatures lately.
+    Throttled => "throttled",
     /// The envelope, its signatures or its number of entries exceed a limit.
     TooLarge => "too_large",
     /// No signature names or matches a trusted key.

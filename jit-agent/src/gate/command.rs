@@ -1,12 +1,16 @@
 //! Commands to the gate, and the loop that serves them.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use jit_common::{Event, Reason};
-use jit_proto::{WallTime, v1};
+use jit_proto::{GrantId, WallTime, v1};
 use tokio::{
     sync::{Notify, mpsc, oneshot},
     time::{Instant, sleep_until},
@@ -16,21 +20,29 @@ use crate::{
     config::Config,
     disk::audit::Record,
     gate::{
-        Accepted, Gate, PolicyDraft, PolicyPush, Revoked, TICK, Target, journal::Journal,
+        Gate, PolicyDraft, PolicyPush, Revoked, TICK, Target,
+        journal::Journal,
         looks::Looks,
+        report::{grant_id, oldest_first},
+        verification::{Check, KeysInForce, Verification},
+        waiting::{self, Outcomes, Push, PushRequests, Pushes},
     },
     kernel::datapath::Datapath,
     rules::{
         clock::{BootNanos, Now},
+        proposal::VerifiedPolicy,
         refusal::Refused,
     },
 };
 
 /// Largest number of commands that wait. A sender of more has to wait.
 const QUEUE: usize = 64;
-/// Largest number of envelopes that are admitted at once. Revocations are served between two
-/// batches.
+/// Largest number of envelopes that are verified, and then admitted, at once.
 const MAX_ENVELOPES: usize = 256;
+/// How long envelopes are admitted at once. Revocations are served between two slices.
+const SLICE: Duration = Duration::from_millis(10);
+/// Largest number of grants that are listed at once.
+const LISTED: usize = 1_000;
 /// Largest number of events that are looked at in one go.
 const MAX_EVENTS: usize = 255;
 
@@ -39,7 +51,8 @@ const MAX_EVENTS: usize = 255;
 pub struct GateHandle {
     urgent: mpsc::Sender<Urgent>,
     reads: mpsc::Sender<Read>,
-    pushes: mpsc::Sender<Push>,
+    pushes: Pushes,
+    verification: Verification,
     events: mpsc::Sender<Event>,
     /// Number of connections that were let in and found no place in `events`.
     missed: Arc<AtomicU64>,
@@ -55,7 +68,8 @@ pub struct GateHandle {
 pub struct Requests {
     urgent: mpsc::Receiver<Urgent>,
     reads: mpsc::Receiver<Read>,
-    pushes: mpsc::Receiver<Push>,
+    pushes: PushRequests,
+    keys: KeysInForce,
     events: mpsc::Receiver<Event>,
     missed: Arc<AtomicU64>,
     denials: mpsc::Receiver<Denial>,
@@ -81,25 +95,47 @@ enum Urgent {
 /// Questions and policies, which take their turn with pushes.
 #[derive(Debug)]
 enum Read {
-    ConfirmPolicy { version: u64, connected: BootNanos, by: String, reply: Reply<Confirmed> },
-    DiffPolicy { draft: PolicyDraft, reply: Reply<v1::DiffPolicyResponse> },
-    List { ended: bool, reply: Reply<Vec<v1::GrantState>> },
-    PushPolicy { push: PolicyPush, by: String, reply: Reply<PolicyPushed> },
-    ShowPolicy { reply: Reply<v1::ShowPolicyResponse> },
-    Status { reply: Reply<v1::StatusResponse> },
+    ConfirmPolicy {
+        version: u64,
+        connected: BootNanos,
+        by: String,
+        reply: Reply<Confirmed>,
+    },
+    DiffPolicy {
+        draft: PolicyDraft,
+        check: PolicyCheck,
+        reply: Reply<v1::DiffPolicyResponse>,
+    },
+    Ended {
+        reply: Reply<Vec<v1::GrantState>>,
+    },
+    GrantIds {
+        reply: Reply<Vec<GrantId>>,
+    },
+    Grants {
+        ids: Vec<GrantId>,
+        reply: Reply<Vec<v1::GrantState>>,
+    },
+    PushPolicy {
+        push: PolicyPush,
+        check: PolicyCheck,
+        by: String,
+        reply: Reply<PolicyPushed>,
+    },
+    ShowPolicy {
+        reply: Reply<v1::ShowPolicyResponse>,
+    },
+    /// Without its grants.
+    Status {
+        reply: Reply<v1::StatusResponse>,
+    },
 }
 
 /// Takes the answer to one command, of its own type.
 type Reply<T> = oneshot::Sender<T>;
 type Confirmed = Result<v1::ConfirmPolicyResponse, Refused>;
+type PolicyCheck = Check<Box<VerifiedPolicy>>;
 type PolicyPushed = Result<v1::PushPolicyResponse, Refused>;
-
-#[derive(Debug)]
-struct Push {
-    envelopes: Vec<v1::Envelope>,
-    by: String,
-    reply: Reply<Vec<Result<Accepted, Refused>>>,
-}
 
 /// A peer asked for something that it may not do.
 #[derive(Debug)]
@@ -112,7 +148,8 @@ struct Denial {
 pub fn channel(journal: Arc<Journal>) -> (GateHandle, Requests) {
     let (urgent, urgent_requests) = mpsc::channel(QUEUE);
     let (reads, read_requests) = mpsc::channel(QUEUE);
-    let (pushes, push_requests) = mpsc::channel(QUEUE);
+    let (pushes, push_requests) = waiting::pushes();
+    let (verification, keys) = Verification::start();
     let (events, event_requests) = mpsc::channel(QUEUE * 16);
     let missed = Arc::<AtomicU64>::default();
     let (denials, denial_requests) = mpsc::channel(QUEUE);
@@ -123,6 +160,7 @@ pub fn channel(journal: Arc<Journal>) -> (GateHandle, Requests) {
             urgent,
             reads,
             pushes,
+            verification,
             events,
             missed: Arc::clone(&missed),
             denials,
@@ -134,6 +172,7 @@ pub fn channel(journal: Arc<Journal>) -> (GateHandle, Requests) {
             urgent: urgent_requests,
             reads: read_requests,
             pushes: push_requests,
+            keys,
             events: event_requests,
             missed,
             denials: denial_requests,
@@ -144,24 +183,23 @@ pub fn channel(journal: Arc<Journal>) -> (GateHandle, Requests) {
 }
 
 impl GateHandle {
-    /// Admits envelopes; the outcomes are in their order.
-    pub async fn push(
-        &self,
-        envelopes: Vec<v1::Envelope>,
-        by: &str,
-    ) -> Result<Vec<Result<Accepted, Refused>>, Gone> {
+    /// Admits envelopes; the outcomes are in their order. While the gate admits some of them, the
+    /// next ones are verified.
+    pub async fn push(&self, envelopes: Vec<v1::Envelope>, by: &str) -> Result<Outcomes, Gone> {
         let mut outcomes = Vec::with_capacity(envelopes.len());
         let mut rest = envelopes.into_iter();
-        loop {
-            let envelopes: Vec<_> = rest.by_ref().take(MAX_ENVELOPES).collect();
-            if envelopes.is_empty() {
-                return Ok(outcomes);
-            }
-            let (reply, answer) = oneshot::channel();
-            let push = Push { envelopes, by: by.to_owned(), reply };
-            self.pushes.send(push).await.map_err(|_| Gone)?;
+        let mut verify = async || {
+            let some: Vec<_> = rest.by_ref().take(MAX_ENVELOPES).collect();
+            if some.is_empty() { None } else { Some(self.verification.grants(some, by).await) }
+        };
+        let mut verifying = verify().await;
+        while let Some(batch) = verifying {
+            // A place that it holds is free again when the gate is done, whatever happens here.
+            let answer = self.pushes.add(by, batch.await.map_err(|_| Gone)?);
+            verifying = verify().await;
             outcomes.extend(answer.await.map_err(|_| Gone)?);
         }
+        Ok(outcomes)
     }
 
     /// Revokes grants.
@@ -170,14 +208,30 @@ impl GateHandle {
         ask(&self.urgent, |reply| Urgent::Revoke { target, by, why, reply }).await
     }
 
-    /// Grants, oldest first.
+    /// Grants, oldest first. The gate lists some at a time and serves others in between: a grant
+    /// that ends meanwhile may be left out, unless grants that have ended are listed, too.
     pub async fn list(&self, ended: bool) -> Result<Vec<v1::GrantState>, Gone> {
-        ask(&self.reads, |reply| Read::List { ended, reply }).await
+        let ids = ask(&self.reads, |reply| Read::GrantIds { reply }).await?;
+        let mut grants = Vec::with_capacity(ids.len());
+        for some in ids.chunks(LISTED) {
+            let ids = some.to_vec();
+            grants.extend(ask(&self.reads, |reply| Read::Grants { ids, reply }).await?);
+        }
+        if ended {
+            let ended = ask(&self.reads, |reply| Read::Ended { reply }).await?;
+            let ids: HashSet<_> = ended.iter().filter_map(grant_id).collect();
+            grants.retain(|state| grant_id(state).is_none_or(|id| !ids.contains(id)));
+            drop(ids);
+            grants.extend(ended);
+        }
+        oldest_first(&mut grants);
+        Ok(grants)
     }
 
     /// The status as it is now.
     pub async fn status(&self) -> Result<v1::StatusResponse, Gone> {
-        ask(&self.reads, |reply| Read::Status { reply }).await
+        let status = ask(&self.reads, |reply| Read::Status { reply }).await?;
+        Ok(v1::StatusResponse { grants: self.list(false).await?, ..status })
     }
 
     /// The policy in force.
@@ -186,8 +240,16 @@ impl GateHandle {
     }
 
     /// The changes that a policy would make.
-    pub async fn diff_policy(&self, draft: PolicyDraft) -> Result<v1::DiffPolicyResponse, Gone> {
-        ask(&self.reads, |reply| Read::DiffPolicy { draft, reply }).await
+    pub async fn diff_policy(
+        &self,
+        draft: PolicyDraft,
+        by: &str,
+    ) -> Result<v1::DiffPolicyResponse, Gone> {
+        let check = match &draft {
+            PolicyDraft::Envelope(envelope) => self.verification.policy(envelope.clone(), by).await,
+            PolicyDraft::Message(_) => Check::none(),
+        };
+        ask(&self.reads, |reply| Read::DiffPolicy { draft, check, reply }).await
     }
 
     /// Puts a policy in force.
@@ -196,8 +258,9 @@ impl GateHandle {
         push: PolicyPush,
         by: &str,
     ) -> Result<Result<v1::PushPolicyResponse, Refused>, Gone> {
+        let check = self.verification.policy(push.envelope.clone(), by).await;
         let by = by.to_owned();
-        ask(&self.reads, |reply| Read::PushPolicy { push, by, reply }).await
+        ask(&self.reads, |reply| Read::PushPolicy { push, check, by, reply }).await
     }
 
     /// Keeps the policy that waits. `connected`: when the asking connection was accepted.
@@ -278,6 +341,7 @@ impl<D: Datapath> Gate<D> {
     /// Serves requests and lets time pass, until every handle is gone. `clock` reads both clocks;
     /// `alive` is called at least every two ticks (the watchdog).
     pub async fn run(mut self, mut requests: Requests, clock: impl Fn() -> Now, alive: impl Fn()) {
+        requests.keys.replace(&self.config);
         let mut next_check = Instant::now() + TICK;
         let mut looks = Looks::default();
         loop {
@@ -287,19 +351,20 @@ impl<D: Datapath> Gate<D> {
             let wake = (began + quiet).min(next_check).min(look);
             // Even when they come very fast, time passes and other commands are served.
             for request in std::iter::from_fn(|| requests.urgent.try_recv().ok()).take(QUEUE) {
-                self.serve(request, clock());
+                self.serve(request, &mut requests.keys, clock());
             }
             // The order of the others is random, so that no kind of request starves another.
             tokio::select! {
                 request = requests.urgent.recv() => match request {
-                    Some(request) => self.serve(request, clock()),
+                    Some(request) => self.serve(request, &mut requests.keys, clock()),
                     None => return,
                 },
-                Some(read) = requests.reads.recv() => self.answer(read, &clock),
-                Some(push) = requests.pushes.recv() => {
-                    let Push { envelopes, by, reply } = push;
-                    // The asking peer may be gone; an accepted grant stays accepted.
-                    drop(reply.send(self.push(envelopes, &by, clock())));
+                Some(read) = requests.reads.recv() => {
+                    self.answer(read, requests.keys.generation(), &clock);
+                }
+                (by, push) = requests.pushes.next() => {
+                    let push = self.push_some(&by, push, requests.keys.generation(), clock());
+                    requests.pushes.done(&by, push);
                 }
                 Some(event) = requests.events.recv() => {
                     // Events that came together go to the disk together.
@@ -308,8 +373,11 @@ impl<D: Datapath> Gate<D> {
                         self.saw_packet(&event, clock());
                     }
                 }
-                Some(Denial { by, asked }) = requests.denials.recv() => {
-                    self.saw_denial(&by, asked, clock());
+                Some(denial) = requests.denials.recv() => {
+                    let more = std::iter::from_fn(|| requests.denials.try_recv().ok());
+                    for Denial { by, asked } in std::iter::once(denial).chain(more.take(QUEUE)) {
+                        self.saw_denial(&by, asked, clock());
+                    }
                 }
                 () = requests.links.notified() => looks.want(),
                 // The clock is looked at before anything else is done.
@@ -331,7 +399,16 @@ impl<D: Datapath> Gate<D> {
         }
     }
 
-    fn serve(&mut self, request: Urgent, now: Now) {
+    /// Admits a slice of a push.
+    fn push_some(&mut self, by: &str, mut push: Push, generation: u64, now: Now) -> Push {
+        let began = Instant::now();
+        let in_time = || began.elapsed() < SLICE;
+        let candidates = &mut push.batch.candidates;
+        push.outcomes.extend(self.push_slice(candidates, generation, by, now, in_time));
+        push
+    }
+
+    fn serve(&mut self, request: Urgent, keys: &mut KeysInForce, now: Now) {
         // Whoever asked may be gone.
         match request {
             Urgent::Certificate { end, reply } => {
@@ -339,7 +416,12 @@ impl<D: Datapath> Gate<D> {
                 let _gone = reply.send(());
             }
             Urgent::Configure { config, reply } => {
-                drop(reply.send(self.reconfigure(*config, now)));
+                let result = self.reconfigure(*config, now);
+                if result.is_ok() {
+                    // Before the answer: what is verified after it is verified by these.
+                    keys.replace(&self.config);
+                }
+                drop(reply.send(result));
             }
             Urgent::Record { record, reply } => {
                 self.record(*record, now);
@@ -356,7 +438,7 @@ impl<D: Datapath> Gate<D> {
         }
     }
 
-    fn answer(&mut self, read: Read, clock: impl Fn() -> Now) {
+    fn answer(&mut self, read: Read, generation: u64, clock: impl Fn() -> Now) {
         let now = clock();
         // Whoever asked may be gone.
         match read {
@@ -365,12 +447,16 @@ impl<D: Datapath> Gate<D> {
                 self.settle_audit(now);
                 drop(reply.send(confirmed));
             }
-            Read::DiffPolicy { draft, reply } => {
-                drop(reply.send(self.diff_policy(&draft, now)));
+            Read::DiffPolicy { draft, check, reply } => {
+                let verified = check.settled(generation);
+                drop(reply.send(self.diff_verified_policy(&draft, verified, now)));
             }
-            Read::List { ended, reply } => drop(reply.send(self.list(ended, now))),
-            Read::PushPolicy { push, by, reply } => {
-                let pushed = self.push_policy(push, &by, now);
+            Read::Ended { reply } => drop(reply.send(self.ended_states(now))),
+            Read::GrantIds { reply } => drop(reply.send(self.grant_ids())),
+            Read::Grants { ids, reply } => drop(reply.send(self.grant_states(&ids, now))),
+            Read::PushPolicy { push, check, by, reply } => {
+                let verified = check.settled(generation);
+                let pushed = self.push_verified_policy(push, verified, &by, now);
                 if pushed.as_ref().is_ok_and(|pushed| pushed.reason != "known") {
                     self.policy_applied(clock());
                 }

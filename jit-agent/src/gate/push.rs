@@ -1,17 +1,17 @@
 //! Admissions, in this order: verify, ledger, audit, disk, open in the kernel, answer. A grant that
 //! one of these steps does not take is taken back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use jit_proto::{GrantId, Refusal, WallTime, v1};
 
 use crate::{
     config::Config,
-    gate::{Gate, report::grant_event},
+    gate::{Gate, report::grant_event, verification::Candidate},
     kernel::datapath::{Datapath, DatapathError},
     rules::{
         clock::Now,
-        grant::{self, VerifiedGrant},
+        grant::{self, MAX_ENTRIES, VerifiedGrant},
         ledger::Admission,
         reconcile::EntryKey,
         refusal::Refused,
@@ -40,18 +40,42 @@ impl<D: Datapath> Gate<D> {
         by: &str,
         now: Now,
     ) -> Vec<Result<Accepted, Refused>> {
+        let mut candidates: VecDeque<_> = envelopes.into_iter().map(Candidate::new).collect();
+        let mut outcomes = Vec::with_capacity(candidates.len());
+        while !candidates.is_empty() {
+            outcomes.extend(self.push_slice(&mut candidates, 0, by, now, || true));
+        }
+        outcomes
+    }
+
+    /// Admits the first of these candidates, as long as there is time and they do not open very
+    /// many entries; at least one. `generation`: of the keys.
+    pub(super) fn push_slice(
+        &mut self,
+        candidates: &mut VecDeque<Candidate>,
+        generation: u64,
+        by: &str,
+        now: Now,
+        in_time: impl Fn() -> bool,
+    ) -> Vec<Result<Accepted, Refused>> {
         self.restore_held_back(now);
         let mut fresh: Vec<(GrantId, v1::Envelope)> = Vec::new();
-        let mut outcomes: Vec<_> = envelopes
-            .into_iter()
-            .map(|envelope| {
-                let accepted = self.admit(&envelope, now)?;
-                if accepted.admission != Admission::Known {
-                    fresh.push((accepted.id, envelope));
-                }
-                Ok(accepted)
-            })
-            .collect();
+        let mut outcomes = Vec::new();
+        let mut entries = 0;
+        while (outcomes.is_empty() || (in_time() && entries < MAX_ENTRIES))
+            && let Some(Candidate { envelope, check }) = candidates.pop_front()
+        {
+            let verified = check.settled(generation);
+            let accepted = self.admit(&envelope, verified, now);
+            if let Ok(Accepted { id, admission, .. }) = &accepted
+                && *admission != Admission::Known
+            {
+                let held = self.ledger.grant(*id);
+                entries += held.map_or(0, |held| held.grant.entries().count());
+                fresh.push((*id, envelope));
+            }
+            outcomes.push(accepted);
+        }
         fresh.retain(|(id, _)| self.start_slot(*id, &mut outcomes));
         let mut changed = BTreeSet::new();
         if !fresh.is_empty() {
@@ -81,10 +105,21 @@ impl<D: Datapath> Gate<D> {
         outcomes
     }
 
-    /// All steps of docs/grants.md from `size` to `room`.
-    fn admit(&mut self, envelope: &v1::Envelope, now: Now) -> Result<Accepted, Refused> {
+    /// All steps of docs/grants.md from `size` to `room`. `verified`: the result of those to
+    /// `host`, if it is known.
+    fn admit(
+        &mut self,
+        envelope: &v1::Envelope,
+        verified: Option<Result<Box<VerifiedGrant>, Refused>>,
+        now: Now,
+    ) -> Result<Accepted, Refused> {
         self.clock.check(now)?;
-        let grant = self.verify(envelope, now)?;
+        let Config { policy, keyring, host, .. } = &self.config;
+        let grant = match verified {
+            Some(verified) => *verified?,
+            None => grant::verify(envelope, keyring, host)?,
+        };
+        policy.check(&grant, keyring, now)?;
         let (id, not_after) = (grant.id(), grant.not_after());
         self.clock.check_issued(grant.issued_at()).map_err(|refused| refused.of(id))?;
         let admitted = self.ledger.admit(grant, now);
@@ -95,13 +130,6 @@ impl<D: Datapath> Gate<D> {
             self.outbox.write_soon(now);
         }
         Ok(Accepted { admission: admitted?, id, not_after })
-    }
-
-    fn verify(&self, envelope: &v1::Envelope, now: Now) -> Result<VerifiedGrant, Refused> {
-        let Config { policy, keyring, host, .. } = &self.config;
-        let grant = grant::verify(envelope, keyring, host)?;
-        policy.check(&grant, keyring, now)?;
-        Ok(grant)
     }
 
     /// Whether the kernel can count this grant; else it is refused.
@@ -192,8 +220,8 @@ impl<D: Datapath> Gate<D> {
                     tracing::info!(grant = %id, by, until = %not_after, "grant {kind}");
                     self.report_grant(grant_event(kind, *id, by), now);
                 }
-                Err(refused) => {
-                    self.recorder.refused(refused, by, now);
+                // A peer can cause these again and again: beyond a number they are summed.
+                Err(refused) if self.recorder.refused(refused, by, now) => {
                     let Refused { refusal, detail, id } = refused;
                     let word = refusal.word();
                     tracing::warn!(by, reason = word, "grant refused: {detail:?}");
@@ -201,6 +229,7 @@ impl<D: Datapath> Gate<D> {
                     let (reason, detail) = (word.into(), detail.clone());
                     self.report_grant(v1::GrantEvent { reason, detail, ..event }, now);
                 }
+                Err(_) => {}
             }
         }
     }

@@ -20,7 +20,7 @@ use crate::{
     gate::{
         Gate,
         links::{LinkNews, Links},
-        report::address,
+        report::{address, grant_event},
     },
     kernel::datapath::{Datapath, LinkChange},
     rules::{
@@ -69,11 +69,20 @@ impl Recorder {
     }
 
     /// Adds a record that a peer can cause again and again: beyond a number in each minute it is
-    /// summed by code, peer and reason.
-    pub(super) fn bounded(&mut self, record: Record, by: &str, reason: &'static str, now: Now) {
-        if self.refusals.take((), (record.code(), by.to_owned(), reason), now) {
+    /// summed by code, peer and reason. Returns whether it has a record of its own; only then it is
+    /// also logged and reported by itself.
+    pub(super) fn bounded(
+        &mut self,
+        record: Record,
+        by: &str,
+        reason: &'static str,
+        now: Now,
+    ) -> bool {
+        let single = self.refusals.take((), (record.code(), by.to_owned(), reason), now);
+        if single {
             self.audit.append(record, now);
         }
+        single
     }
 
     /// The signed head, if it has not been reported to watchers and a report is due.
@@ -117,14 +126,14 @@ impl Recorder {
         }
     }
 
-    /// Records a refused grant.
-    pub(super) fn refused(&mut self, refused: &Refused, by: &str, now: Now) {
+    /// Records a refused grant, like [`Recorder::bounded`].
+    pub(super) fn refused(&mut self, refused: &Refused, by: &str, now: Now) -> bool {
         let Refused { refusal, detail, id } = refused;
         let mut record = Record::new(EventCode::GrantRefused).by(by).reason(refusal.word());
         if let Some(id) = id {
             record = record.grant(*id);
         }
-        self.bounded(record.detail(detail), by, refusal.word(), now);
+        self.bounded(record.detail(detail), by, refusal.word(), now)
     }
 
     /// Records a change of the gate on an interface.
@@ -307,9 +316,11 @@ impl Recorder {
         }
     }
 
-    /// Adds the sums of a minute that has ended, or all of them.
-    fn add_sums(&mut self, all: bool, now: Now) {
+    /// Adds the sums of a minute that has ended, or all of them. Returns events about refused grants
+    /// for watchers.
+    fn add_sums(&mut self, all: bool, now: Now) -> Vec<v1::GrantEvent> {
         let refusals = if all { self.refusals.drain() } else { self.refusals.settle(now) };
+        let events = refusals.iter().filter_map(|(key, sum)| summed(key.as_ref(), sum)).collect();
         for (key, sum) in refusals {
             let record = Record::new(EventCode::RecordsSummed);
             let record = match key {
@@ -331,7 +342,17 @@ impl Recorder {
             }
             self.audit.append(with_sum(record, sum), now);
         }
+        events
     }
+}
+
+/// The event for refused grants that were summed. It names no grant.
+fn summed(key: Option<&(EventCode, String, &'static str)>, sum: &Sum) -> Option<v1::GrantEvent> {
+    let (EventCode::GrantRefused, by, reason) = key? else { return None };
+    let Sum { count, first, last } = sum;
+    let event = grant_event("refused", GrantId([0; 16]), by);
+    let detail = format!("{count} more like this from {first} to {last}");
+    Some(v1::GrantEvent { reason: (*reason).into(), detail, ..event })
 }
 
 fn with_sum(record: Record, sum: Sum) -> Record {
@@ -411,7 +432,11 @@ impl<D: Datapath> Gate<D> {
 
     /// Records sums that are due and alarms, and writes waiting records. Called as time passes.
     pub(super) fn settle_audit(&mut self, now: Now) {
-        self.recorder.add_sums(false, now);
+        for event in self.recorder.add_sums(false, now) {
+            let v1::GrantEvent { reason, by, detail, .. } = &event;
+            tracing::warn!(by, reason, "grants refused: {detail}");
+            self.report_grant(event, now);
+        }
         self.recorder.audit.flush(now);
         if let Some(head) = self.recorder.unreported_head(now) {
             self.journal.add(now.wall.0, head);
@@ -420,7 +445,7 @@ impl<D: Datapath> Gate<D> {
 
     /// Adds the last record of this run.
     pub fn stop(&mut self, why: &str, now: Now) {
-        self.recorder.add_sums(true, now);
+        drop(self.recorder.add_sums(true, now));
         let record = Record::new(EventCode::AgentStopping).by("agent").detail(why);
         self.recorder.audit.append(record, now);
         // Nobody waits for more than this.

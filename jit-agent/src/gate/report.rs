@@ -23,11 +23,12 @@ pub(crate) use crate::gate::links::ungated;
 impl<D: Datapath> Gate<D> {
     /// Everything for `status`.
     pub fn status(&self, now: Now) -> v1::StatusResponse {
-        self.status_with(self.datapath.drift(), now)
+        let status = self.status_with(self.datapath.drift(), now);
+        v1::StatusResponse { grants: self.list(false, now), ..status }
     }
 
-    /// The same for a caller of `status`. A changed attachment is repaired, but shown as it was
-    /// found.
+    /// The same without grants, for a caller of `status`. A changed attachment is repaired, but
+    /// shown as it was found.
     pub(super) fn answer_status(&mut self, now: Now) -> v1::StatusResponse {
         let drift = self.datapath.drift();
         self.check_attachments(now);
@@ -59,7 +60,7 @@ impl<D: Datapath> Gate<D> {
             interfaces: interfaces.iter().map(|state| interface(state, &guard)).collect(),
             guard: Some(guard_message(&guard)),
             ports: policy.sections().iter().map(port).collect(),
-            grants: self.list(false, now),
+            grants: Vec::new(),
             drops: Some(drops(&counters)),
             control: control.as_ref().map(|control| self.about.control(control)),
             capacity: Some(v1::Capacity {
@@ -76,12 +77,28 @@ impl<D: Datapath> Gate<D> {
 
     /// Grants, oldest first.
     pub fn list(&self, ended: bool, now: Now) -> Vec<v1::GrantState> {
-        let held = self.ledger.grants().chain(self.ledger.ended().filter(|_| ended));
-        let mut grants: Vec<_> = held.map(|held| self.grant_state(held, now)).collect();
-        grants.sort_by_key(|state| {
-            state.grant.as_ref().map(|grant| (grant.issued_at_ms, grant.id.clone()))
-        });
+        let mut grants = self.grant_states(&self.grant_ids(), now);
+        if ended {
+            grants.extend(self.ended_states(now));
+        }
+        oldest_first(&mut grants);
         grants
+    }
+
+    /// The live and scheduled grants, in no order.
+    pub(super) fn grant_ids(&self) -> Vec<GrantId> {
+        self.ledger.grants().map(|held| held.grant.id()).collect()
+    }
+
+    /// Those of these grants that are still there.
+    pub(super) fn grant_states(&self, ids: &[GrantId], now: Now) -> Vec<v1::GrantState> {
+        let held = ids.iter().filter_map(|id| self.ledger.grant(*id));
+        held.map(|held| self.grant_state(held, now)).collect()
+    }
+
+    /// The grants that have ended lately.
+    pub(super) fn ended_states(&self, now: Now) -> Vec<v1::GrantState> {
+        self.ledger.ended().map(|held| self.grant_state(held, now)).collect()
     }
 
     /// A packet event with the grant that let it in.
@@ -208,6 +225,18 @@ impl<D: Datapath> Gate<D> {
 pub(super) fn grant_event(kind: &str, id: GrantId, by: &str) -> v1::GrantEvent {
     let grant_id = id.0.to_vec().into();
     v1::GrantEvent { kind: kind.into(), grant_id, by: by.into(), ..v1::GrantEvent::default() }
+}
+
+/// The id in a message.
+pub(super) fn grant_id(state: &v1::GrantState) -> Option<&[u8]> {
+    state.grant.as_ref().map(|grant| &*grant.id)
+}
+
+pub(super) fn oldest_first(grants: &mut [v1::GrantState]) {
+    grants.sort_by(|a, b| {
+        let age = |state: &v1::GrantState| state.grant.as_ref().map(|grant| grant.issued_at_ms);
+        (age(a), grant_id(a)).cmp(&(age(b), grant_id(b)))
+    });
 }
 
 fn name_and_text((name, text): (&str, &str)) -> (String, String) {

@@ -3,7 +3,8 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    num::NonZeroU32,
+    num::{NonZeroU32, NonZeroUsize},
+    thread,
 };
 
 use jit_proto::{GrantId, Refusal, v1};
@@ -24,6 +25,11 @@ use crate::{
         refusal::Refused,
     },
 };
+
+/// Stored grants that are verified before the first of them is put back.
+const AT_ONCE: usize = 4096;
+/// Grants that are worth a thread.
+const PART: usize = 64;
 
 /// A stored grant.
 #[derive(Debug)]
@@ -131,12 +137,17 @@ impl<D: Datapath> Gate<D> {
         let late = self.clock.not_before_floor(now);
         // Grants with a slot come first: the others take the free slots.
         grants.sort_by_cached_key(|kept| (self.slot_kept(&kept.progress).is_none(), kept.id));
+        let (ready, held): (Vec<_>, Vec<_>) = grants
+            .into_iter()
+            .partition(|kept| trusted || self.deadline_kept(&kept.progress).is_some());
+        self.held_back.0.extend(held);
         let mut replaced = BTreeSet::new();
-        for kept in grants {
-            if !trusted && self.deadline_kept(&kept.progress).is_none() {
-                self.held_back.0.push(kept);
-            } else if let Some(old) = self.restore_one(&kept, [now, late]) {
-                replaced.insert((old, kept.id));
+        for some in ready.chunks(AT_ONCE) {
+            for (kept, verified) in some.iter().zip(verify_all(some, &self.config)) {
+                let Some(verified) = verified else { continue };
+                if let Some(old) = self.restore_one(kept, verified, [now, late]) {
+                    replaced.insert((old, kept.id));
+                }
             }
         }
         for (old, by) in replaced {
@@ -148,12 +159,16 @@ impl<D: Datapath> Gate<D> {
     }
 
     /// Puts one grant back; returns which other one ended when it began.
-    fn restore_one(&mut self, kept: &Kept, times: [Now; 2]) -> Option<GrantId> {
-        let Kept { id, grant, progress } = kept;
+    fn restore_one(
+        &mut self,
+        kept: &Kept,
+        verified: Result<VerifiedGrant, Refused>,
+        times: [Now; 2],
+    ) -> Option<GrantId> {
+        let Kept { id, grant: _, progress } = kept;
         let (id, [now, _]) = (*id, times);
-        let envelope = grant.envelope.as_ref()?;
         let still = self.still(progress);
-        let (replaces, verdict) = judge(envelope, progress.began, &self.config, times);
+        let (replaces, verdict) = judge(verified, progress.began, &self.config, times);
         let carried = carried(progress, &still);
         let result = match verdict {
             Verdict::Refused(refused) => Err(refused),
@@ -283,16 +298,42 @@ impl<D: Datapath> Gate<D> {
     }
 }
 
+/// Verifies stored grants on all CPUs; the results are in their order. `None`: there is no envelope.
+fn verify_all(grants: &[Kept], config: &Config) -> Vec<Option<Result<VerifiedGrant, Refused>>> {
+    let verify = |part: &[Kept]| -> Vec<_> {
+        let envelopes = part.iter().map(|kept| kept.grant.envelope.as_ref());
+        envelopes
+            .map(|envelope| Some(grant::verify(envelope?, &config.keyring, &config.host)))
+            .collect()
+    };
+    let cpus = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let part = grants.len().div_ceil(cpus).max(PART);
+    thread::scope(|scope| {
+        let parts: Vec<_> = grants
+            .chunks(part)
+            .map(|part| {
+                let spawned = thread::Builder::new().spawn_scoped(scope, move || verify(part));
+                (part, spawned.ok())
+            })
+            .collect();
+        let results = parts.into_iter().flat_map(|(part, spawned)| {
+            // Without a thread, or if one panics, it is done here.
+            spawned.and_then(|thread| thread.join().ok()).unwrap_or_else(|| verify(part))
+        });
+        results.collect()
+    })
+}
+
 /// What to do with a stored grant, and which one it replaces if it has begun. The second time is
 /// not before the floor. A grant that has not begun begins by the first time; one that has begun
 /// ends by the second.
 fn judge(
-    envelope: &v1::Envelope,
+    verified: Result<VerifiedGrant, Refused>,
     began: bool,
     config: &Config,
     [now, late]: [Now; 2],
 ) -> (Option<GrantId>, Verdict) {
-    let grant = match grant::verify(envelope, &config.keyring, &config.host) {
+    let grant = match verified {
         Ok(grant) => grant,
         Err(refused) => return (None, Verdict::Refused(refused)),
     };

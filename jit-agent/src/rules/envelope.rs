@@ -18,11 +18,12 @@ use crate::rules::{
 
 /// Checks size, type, and that at least one key which may sign payloads of this type made a good
 /// signature (docs/grants.md, steps `size` to `signature`). Returns these keys, each once, in the
-/// order of the configuration.
+/// order of the configuration. Adds the tries of false signatures to `wasted`.
 pub fn open<'k>(
     envelope: &v1::Envelope,
     expected: PayloadType,
     keyring: &'k Keyring,
+    wasted: &mut usize,
 ) -> Result<Vec<&'k Signer>, Refused> {
     let refuse = |refusal, detail: String| Err(Refused::new(refusal, detail));
     let bytes = envelope.encoded_len();
@@ -41,12 +42,14 @@ pub fn open<'k>(
         return refuse(Refusal::BadType, detail);
     }
     let message = pre_authentication_encoding(payload_type, payload);
-    let good = keyring.good_signers(&message, signatures);
-    let Some(first) = good.first() else {
-        return Err(no_good_signature(keyring, signatures));
+    let found = keyring.try_signatures(&message, signatures);
+    *wasted = wasted.saturating_add(found.wasted);
+    let Some(first) = found.signers.first() else {
+        return Err(no_good_signature(keyring, signatures, found.capped));
     };
     let name = first.id.clone();
-    let may: Vec<_> = good.into_iter().filter(|signer| signer.mandate.signs(expected)).collect();
+    let may: Vec<_> =
+        found.signers.into_iter().filter(|signer| signer.mandate.signs(expected)).collect();
     if may.is_empty() {
         let word = expected.word();
         let detail = format!(
@@ -57,15 +60,20 @@ pub fn open<'k>(
     Ok(may)
 }
 
-fn no_good_signature(keyring: &Keyring, signatures: &[v1::Signature]) -> Refused {
-    if keyring.knows_any(signatures) {
+fn no_good_signature(keyring: &Keyring, signatures: &[v1::Signature], capped: bool) -> Refused {
+    let (refusal, mut detail) = if keyring.knows_any(signatures) {
         let detail = "a signature names a trusted key, but none is good over these exact bytes";
-        return Refused::new(Refusal::BadSignature, detail);
-    }
-    if signatures.iter().all(|signature| signature.key_id.is_empty()) {
+        (Refusal::BadSignature, detail.to_owned())
+    } else if signatures.iter().all(|signature| signature.key_id.is_empty()) {
         let detail = format!("no trusted key made any of the {} signatures", signatures.len());
-        return Refused::new(Refusal::BadSignature, detail);
+        (Refusal::BadSignature, detail)
+    } else {
+        let detail =
+            "no signature is by a key that this host trusts ([[signer]] in its configuration)";
+        (Refusal::UnknownKey, detail.to_owned())
+    };
+    if capped {
+        detail.push_str("; not every key was tried on each of them: key_id says which one to try");
     }
-    let detail = "no signature is by a key that this host trusts ([[signer]] in its configuration)";
-    Refused::new(Refusal::UnknownKey, detail)
+    Refused::new(refusal, detail)
 }

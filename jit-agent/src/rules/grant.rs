@@ -125,7 +125,17 @@ pub fn verify(
     keyring: &Keyring,
     host: &str,
 ) -> Result<VerifiedGrant, Refused> {
-    let signers = envelope::open(envelope, PayloadType::Grant, keyring)?;
+    verify_counting(envelope, keyring, host, &mut 0)
+}
+
+/// The same; adds the tries of false signatures to `wasted`.
+pub fn verify_counting(
+    envelope: &v1::Envelope,
+    keyring: &Keyring,
+    host: &str,
+    wasted: &mut usize,
+) -> Result<VerifiedGrant, Refused> {
+    let signers = envelope::open(envelope, PayloadType::Grant, keyring, wasted)?;
     let grant = decode(&envelope.payload, &signers)?;
     if !grant.message.hosts.iter().any(|name| name == host) {
         let named = grant.message.hosts.first().map_or("", String::as_str);

@@ -8,6 +8,7 @@ use std::{fmt, time::Duration};
 use ed25519_dalek::pkcs8::DecodePublicKey as _;
 use jit_proto::{
     PayloadType,
+    dsse::MAX_SIGNATURES,
     pem::{self, PemError},
     v1,
 };
@@ -15,6 +16,11 @@ use p256::ecdsa::signature::Verifier as _;
 use sha2::{Digest as _, Sha256};
 
 use crate::rules::mandate::Mandate;
+
+/// Most tries of a key on a signature of one envelope, unless there are more keys: what as many
+/// signatures as an envelope may have need at most, each by another one of as many keys, without a
+/// hint.
+const MAX_TRIES: usize = MAX_SIGNATURES * (MAX_SIGNATURES + 1) / 2;
 
 /// One trusted key.
 #[derive(Clone, Debug)]
@@ -44,6 +50,25 @@ enum PublicKey {
 #[derive(Clone, Debug, Default)]
 pub struct Keyring {
     signers: Vec<Signer>,
+}
+
+/// What the trusted keys say about the signatures of an envelope.
+#[derive(Debug, Default)]
+pub struct Found<'k> {
+    /// The distinct keys with a good signature, in the order of the configuration.
+    pub signers: Vec<&'k Signer>,
+    /// Tries that were wasted on false signatures. As many false signatures as there are good ones
+    /// are free: an envelope may be for hosts that trust other keys, too.
+    pub wasted: usize,
+    /// Not every signature was tried with every key: that would have been too many tries.
+    pub capped: bool,
+}
+
+/// A signature, and its tries so far.
+struct Trial<'s> {
+    signature: &'s v1::Signature,
+    tries: usize,
+    good: bool,
 }
 
 /// Why a key is refused.
@@ -112,13 +137,19 @@ impl Signer {
         self.id == key_id || self.fingerprint == key_id
     }
 
-    fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+    /// `None`: these bytes are no signature of this algorithm, which costs no time.
+    fn verifies(&self, message: &[u8], signature: &[u8]) -> Option<bool> {
         match &self.key {
-            PublicKey::Ed25519(key) => ed25519_dalek::Signature::from_slice(signature)
-                .is_ok_and(|signature| key.verify_strict(message, &signature).is_ok()),
-            PublicKey::P256(key) => p256::ecdsa::Signature::from_der(signature)
-                .or_else(|_| p256::ecdsa::Signature::from_slice(signature))
-                .is_ok_and(|signature| key.verify(message, &signature).is_ok()),
+            PublicKey::Ed25519(key) => {
+                let signature = ed25519_dalek::Signature::from_slice(signature).ok()?;
+                Some(key.verify_strict(message, &signature).is_ok())
+            }
+            PublicKey::P256(key) => {
+                let signature = p256::ecdsa::Signature::from_der(signature)
+                    .or_else(|_| p256::ecdsa::Signature::from_slice(signature))
+                    .ok()?;
+                Some(key.verify(message, &signature).is_ok())
+            }
         }
     }
 }
@@ -164,17 +195,49 @@ impl Keyring {
         self.signers.iter().filter(move |signer| signer.mandate.signs(payload))
     }
 
-    /// The distinct keys with a good signature over `message`, in the order of the configuration.
-    pub fn good_signers(&self, message: &[u8], signatures: &[v1::Signature]) -> Vec<&Signer> {
-        let good = |signer: &&Signer| {
-            let (hinted, others): (Vec<_>, Vec<_>) =
-                signatures.iter().partition(|signature| signer.is_hinted(&signature.key_id));
-            hinted
-                .into_iter()
-                .chain(others)
-                .any(|signature| signer.verifies(message, &signature.signature))
+    /// Tries keys on the signatures over `message`: first the keys that they name, then the others.
+    /// A key that made one good signature is not tried any more, and a signature is good for one
+    /// key. The number of tries is limited (docs/grants.md, step `signature`).
+    pub fn try_signatures<'k>(&'k self, message: &[u8], signatures: &[v1::Signature]) -> Found<'k> {
+        let mut keys: Vec<_> = self.signers.iter().map(|signer| (signer, false)).collect();
+        let mut left = MAX_TRIES.max(keys.len());
+        let mut capped = false;
+        let mut attempt = |trial: &mut Trial<'_>, hinted: bool| {
+            let Trial { signature, tries, good } = trial;
+            let untried = keys
+                .iter_mut()
+                .filter(|(signer, found)| !*found && signer.is_hinted(&signature.key_id) == hinted);
+            for (signer, found) in untried {
+                if left == 0 {
+                    capped = true;
+                    return;
+                }
+                let Some(verifies) = signer.verifies(message, &signature.signature) else {
+                    continue;
+                };
+                left -= 1;
+                *tries += 1;
+                if verifies {
+                    (*found, *good) = (true, true);
+                    return;
+                }
+            }
         };
-        self.signers.iter().filter(good).collect()
+        let trial = |signature| Trial { signature, tries: 0, good: false };
+        let mut trials: Vec<_> = signatures.iter().map(trial).collect();
+        for trial in &mut trials {
+            attempt(trial, true);
+        }
+        // A signature with the name of another key is the least likely one to be good.
+        trials.sort_by_key(|trial| !trial.signature.key_id.is_empty());
+        for trial in trials.iter_mut().filter(|trial| !trial.good) {
+            attempt(trial, false);
+        }
+        let signers: Vec<_> =
+            keys.into_iter().filter_map(|(signer, found)| found.then_some(signer)).collect();
+        let wrong = trials.iter().filter(|trial| !trial.good).skip(signers.len());
+        let wasted = wrong.map(|trial| trial.tries).sum();
+        Found { signers, wasted, capped }
     }
 
     /// Whether any signature names a trusted key. It only
@@ -224,10 +287,10 @@ mod tests {
         let der: p256::ecdsa::Signature = p256.sign(b"m");
         let ed = signature(&ed.sign(b"m").to_bytes(), "nobody");
         for p in [der.to_der().as_bytes(), der.to_bytes().as_slice()] {
-            let good = ring.good_signers(b"m", &[signature(p, "k1"), ed.clone()]);
+            let good = ring.try_signatures(b"m", &[signature(p, "k1"), ed.clone()]).signers;
             assert_eq!(good.iter().map(|s| s.id.as_str()).collect::<Vec<_>>(), ["k1", "p"]);
         }
-        assert!(ring.good_signers(b"n", &[ed]).is_empty());
+        assert!(ring.try_signatures(b"n", &[ed]).signers.is_empty());
     }
 
     #[test]
@@ -236,9 +299,59 @@ mod tests {
         let mut ring = Keyring::default();
         ring.add(signer.clone()).unwrap();
         let good = signature(&key.sign(b"m").to_bytes(), "k1");
-        assert_eq!(ring.good_signers(b"m", &[good.clone(), good]).len(), 1);
+        assert_eq!(ring.try_signatures(b"m", &[good.clone(), good]).signers.len(), 1);
         let again = Signer { id: "alias".into(), ..signer };
         assert!(matches!(ring.add(again), Err(KeyError::Duplicate(id)) if id == "k1"));
+    }
+
+    /// A keyring of keys 1 to this number, and the signatures of all of them.
+    fn ring(keys: u8, hinted: bool) -> (Keyring, Vec<v1::Signature>) {
+        let mut ring = Keyring::default();
+        let signatures = (1..=keys).map(|seed| {
+            let (key, signer) = ed25519(seed);
+            let hint = if hinted { signer.id.clone() } else { String::new() };
+            ring.add(signer).unwrap();
+            signature(&key.sign(b"m").to_bytes(), &hint)
+        });
+        let signatures = signatures.collect();
+        (ring, signatures)
+    }
+
+    #[test]
+    fn as_many_approvals_as_an_envelope_can_have_are_found_with_and_without_hints() {
+        for hinted in [true, false] {
+            let (ring, mut signatures) = ring(8, hinted);
+            for _ in 0..2 {
+                let found = ring.try_signatures(b"m", &signatures);
+                assert_eq!((found.signers.len(), found.wasted, found.capped), (8, 0, false));
+                signatures.reverse();
+            }
+        }
+        // One signature finds its key however many there are.
+        let (ring, signatures) = ring(50, false);
+        let found = ring.try_signatures(b"m", signatures.get(49..).unwrap());
+        assert_eq!((found.signers.len(), found.wasted, found.capped), (1, 0, false));
+    }
+
+    #[test]
+    fn the_tries_of_false_signatures_are_limited_and_counted() {
+        let (ring, good) = ring(8, true);
+        let (stranger, _) = ed25519(99);
+        let bad = |hint: &str| signature(&stranger.sign(b"m").to_bytes(), hint);
+        let found = ring.try_signatures(b"m", &vec![bad(""); 8]);
+        assert_eq!((found.signers.len(), found.wasted, found.capped), (0, MAX_TRIES, true));
+        let found = ring.try_signatures(b"m", &[bad("k3")]);
+        assert_eq!((found.wasted, found.capped), (8, false), "each key once");
+        // Keys that are named are tried first, so that junk beside them takes no try from them.
+        let mixed = [vec![bad(""); 4], good.get(..4).unwrap().to_vec()].concat();
+        let found = ring.try_signatures(b"m", &mixed);
+        assert_eq!((found.signers.len(), found.wasted), (4, 0), "as many false as good ones");
+        let mixed = [vec![bad(""); 7], good.get(..1).unwrap().to_vec()].concat();
+        let found = ring.try_signatures(b"m", &mixed);
+        assert_eq!((found.signers.len(), found.wasted, found.capped), (1, 28, true));
+        // What is no signature of any algorithm costs nothing.
+        let found = ring.try_signatures(b"m", &vec![signature(b"short", ""); 8]);
+        assert_eq!((found.signers.len(), found.wasted, found.capped), (0, 0, false));
     }
 
     #[test]

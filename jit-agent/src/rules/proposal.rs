@@ -187,7 +187,17 @@ pub fn verify(
     keyring: &Keyring,
     host: &str,
 ) -> Result<VerifiedPolicy, Refused> {
-    let signers = envelope::open(envelope, PayloadType::Policy, keyring)?;
+    verify_counting(envelope, keyring, host, &mut 0)
+}
+
+/// The same; adds the tries of false signatures to `wasted`.
+pub fn verify_counting(
+    envelope: &v1::Envelope,
+    keyring: &Keyring,
+    host: &str,
+    wasted: &mut usize,
+) -> Result<VerifiedPolicy, Refused> {
+    let signers = envelope::open(envelope, PayloadType::Policy, keyring, wasted)?;
     decode(&envelope.payload, &signers, host)
 }
 
@@ -198,7 +208,8 @@ pub fn reread(
     keyring: &Keyring,
     host: &str,
 ) -> Result<VerifiedPolicy, Refused> {
-    let signers = envelope::open(envelope, PayloadType::Policy, keyring).unwrap_or_default();
+    let signers =
+        envelope::open(envelope, PayloadType::Policy, keyring, &mut 0).unwrap_or_default();
     decode(&envelope.payload, &signers, host)
 }
 

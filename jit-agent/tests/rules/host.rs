@@ -21,6 +21,8 @@ pub(crate) struct Host {
     pub(crate) directory: TempDir,
     pub(crate) kernel: MemoryDatapath,
     pub(crate) gate: Option<Gate<MemoryDatapath>>,
+    /// The events of its last run.
+    pub(crate) journal: Arc<Journal>,
     /// Lines that are added to its configuration from the next start on.
     pub(crate) extra: String,
 }
@@ -43,7 +45,9 @@ impl Host {
     fn first(extra: &str, now: Now) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let kernel = MemoryDatapath::default();
-        let mut host = Self { directory, kernel, gate: None, extra: extra.to_owned() };
+        let journal = Arc::new(Journal::new("test".into()));
+        let extra = extra.to_owned();
+        let mut host = Self { directory, kernel, gate: None, journal, extra };
         host.restart("boot-1", now);
         host
     }
@@ -60,7 +64,8 @@ impl Host {
         let state = self.directory.path().join("state");
         let store = Store::open_by(&state, now.wall, opener).unwrap();
         let audit = Audit::open(&state, audit_settings(&config), now).unwrap();
-        let boards = (Arc::new(Journal::new("test".into())), Faults::default());
+        self.journal = Arc::new(Journal::new("test".into()));
+        let boards = (Arc::clone(&self.journal), Faults::default());
         let gate = Gate::start(config, self.kernel.clone(), store, audit, boards, boot.into(), now);
         self.gate = Some(gate.unwrap());
     }

@@ -4,20 +4,24 @@ use std::{
     fs,
     path::PathBuf,
     process::{Command, Output},
+    time::Duration,
 };
 
+use jit_client::target::{Target, Tls, Way};
 use jit_tests::{
     agent::{Site, TO_CLIENT},
     programs::binary,
 };
+use rustls::pki_types::ServerName;
 
 /// Where the agent listens for controllers.
 pub(crate) const PORT: u16 = 7443;
 const CONTROLLER: &str = "spiffe://example.org/jit-controller";
 const READER: &str = "spiffe://example.org/reader";
+const SECOND: &str = "spiffe://example.org/second";
 
 /// The site, and the controller's files in its scratch directory: `signer.key`, and in `pki` the
-/// CA and the certificates `controller` and `reader`; in `other` those of a foreign CA.
+/// CA and the certificates `controller`, `second` and `reader`; in `other` those of a foreign CA.
 pub(crate) struct Controlled {
     pub(crate) site: Site,
 }
@@ -32,6 +36,7 @@ impl Controlled {
             "pki init --dir pki --name ours",
             "pki issue --dir pki --name agent --ip 198.51.100.1 --dns web-1.example.org",
             "pki issue --dir pki --name controller --uri spiffe://example.org/jit-controller",
+            "pki issue --dir pki --name second --uri spiffe://example.org/second",
             "pki issue --dir pki --name reader --uri spiffe://example.org/reader",
             "pki init --dir other --name foreign",
             "pki issue --dir other --name controller --uri spiffe://example.org/jit-controller",
@@ -57,6 +62,9 @@ client_ca = "pki/ca.pem"
 identity = "{CONTROLLER}"
 may = ["grant", "revoke", "read"]
 [[controller]]
+identity = "{SECOND}"
+may = ["grant"]
+[[controller]]
 identity = "{READER}"
 may = ["read"]
 {}"#,
@@ -69,6 +77,21 @@ may = ["read"]
     /// With a running agent that trusts `signer`.
     pub(crate) fn new() -> Self {
         Self::with_signers(|_| Vec::new())
+    }
+
+    /// The agent, for a controller with this certificate of `pki`.
+    pub(crate) fn target(&self, certificate: &str, timeout: Duration) -> Target {
+        let [address, _] = TO_CLIENT;
+        let file = |name: String| self.site.path(&format!("pki/{name}"));
+        let tls = Tls {
+            host: address.into(),
+            port: PORT,
+            name: ServerName::try_from(address).unwrap(),
+            ca: file("ca.pem".into()),
+            cert: file(format!("{certificate}.pem")),
+            key: file(format!("{certificate}.key")),
+        };
+        Target { way: Way::Tls(Box::new(tls)), timeout }
     }
 
     /// Runs a command in the client's namespace and the scratch directory.

@@ -5,4 +5,5 @@
 mod controlled;
 mod independent_client;
 mod jitctl;
+mod junk_signatures;
 mod policies;

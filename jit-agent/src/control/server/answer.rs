@@ -41,7 +41,7 @@ pub(super) fn refused_status(refused: &Refused) -> Status {
             Code::PermissionDenied
         }
         Refusal::BadType | Refusal::Malformed | Refusal::TooLarge => Code::InvalidArgument,
-        Refusal::Capacity => Code::ResourceExhausted,
+        Refusal::Capacity | Refusal::Throttled => Code::ResourceExhausted,
         Refusal::ClockUntrusted | Refusal::Storage => Code::Unavailable,
         Refusal::ApprovalsMissing
         | Refusal::Ceiling

@@ -30,13 +30,13 @@ pub(super) async fn diff(
     authority: &Authority,
     request: Request<v1::DiffPolicyRequest>,
 ) -> Result<Response<v1::DiffPolicyResponse>, Status> {
-    authority.authorize(&request, Permission::Policy)?;
+    let by = authority.authorize(&request, Permission::Policy)?;
     let draft = match request.into_inner().what {
         Some(What::Envelope(envelope)) => PolicyDraft::Envelope(envelope),
         Some(What::Policy(policy)) => PolicyDraft::Message(Box::new(policy)),
         None => return Err(Status::invalid_argument("say which: policy, or envelope")),
     };
-    gate.diff_policy(draft).await.map(Response::new).map_err(gone)
+    gate.diff_policy(draft, &by).await.map(Response::new).map_err(gone)
 }
 
 pub(super) async fn push(

@@ -203,15 +203,17 @@ impl<D: Datapath> Gate<D> {
             self.ledger.grants().filter_map(judge).collect()
         };
         for (id, refused) in refused {
-            self.recorder.refused(&refused, "agent", now);
+            let single = self.recorder.refused(&refused, "agent", now);
             let Refused { refusal, detail, .. } = refused;
-            tracing::warn!(grant = %id, reason = refusal.word(), "scheduled grant refused: {detail}");
             self.ledger.forget(id);
             self.outbox.remove(id);
             self.outbox.write_soon(now);
-            let reason = refusal.word().into();
-            let event = grant_event("refused", id, "agent");
-            self.report_grant(v1::GrantEvent { reason, detail, ..event }, now);
+            if single {
+                let reason = refusal.word();
+                tracing::warn!(grant = %id, reason, "scheduled grant refused: {detail}");
+                let event = grant_event("refused", id, "agent");
+                self.report_grant(v1::GrantEvent { reason: reason.into(), detail, ..event }, now);
+            }
         }
         self.write_changed();
     }

@@ -51,6 +51,9 @@ pub enum PolicyDraft {
     Message(Box<v1::Policy>),
 }
 
+/// What the verification of a policy's signatures found; `None`: it was not done.
+pub(in crate::gate) type Verified = Option<Result<Box<VerifiedPolicy>, Refused>>;
+
 /// Result of the checks of a pushed policy.
 enum Verdict {
     /// This version is in force already.
@@ -77,8 +80,19 @@ impl<D: Datapath> Gate<D> {
         by: &str,
         now: Now,
     ) -> Result<v1::PushPolicyResponse, Refused> {
+        self.push_verified_policy(push, None, by, now)
+    }
+
+    /// The same. `verified`: the result of the signatures' verification, if it is known.
+    pub(in crate::gate) fn push_verified_policy(
+        &mut self,
+        push: PolicyPush,
+        verified: Verified,
+        by: &str,
+        now: Now,
+    ) -> Result<v1::PushPolicyResponse, Refused> {
         let strict = push.strict;
-        let result = match self.judge_push(push, now) {
+        let result = match self.judge_push(push, verified, now) {
             Ok(Verdict::Known(version)) => Ok(v1::PushPolicyResponse {
                 reason: "known".into(),
                 version,
@@ -88,20 +102,32 @@ impl<D: Datapath> Gate<D> {
             Ok(Verdict::New(new)) => self.accept_policy(*new, strict, by, now),
             Err(refused) => Err(refused),
         };
-        if let Err(Refused { refusal, detail, .. }) = &result {
-            let word = refusal.word();
-            tracing::warn!(by, reason = word, "policy refused: {detail:?}");
-            let event = policy_event("refused", 0, by);
-            let (reason, text) = (word.into(), detail.clone());
-            self.report_policy(v1::PolicyEvent { reason, detail: text, ..event }, now);
-            let record = Record::new(EventCode::PolicyRefused).by(by).reason(word).detail(detail);
-            self.recorder.bounded(record, by, word, now);
+        if let Err(refused) = &result {
+            self.report_refused_policy(refused, by, now);
         }
         result
     }
 
+    /// A peer can cause these again and again: beyond a number they are summed.
+    fn report_refused_policy(&mut self, refused: &Refused, by: &str, now: Now) {
+        let Refused { refusal, detail, .. } = refused;
+        let word = refusal.word();
+        let record = Record::new(EventCode::PolicyRefused).by(by).reason(word).detail(detail);
+        if self.recorder.bounded(record, by, word, now) {
+            tracing::warn!(by, reason = word, "policy refused: {detail:?}");
+            let event = policy_event("refused", 0, by);
+            let (reason, text) = (word.into(), detail.clone());
+            self.report_policy(v1::PolicyEvent { reason, detail: text, ..event }, now);
+        }
+    }
+
     /// Checks a policy, and computes the changes that it would make. Changes nothing.
-    fn judge_push(&self, push: PolicyPush, now: Now) -> Result<Verdict, Refused> {
+    fn judge_push(
+        &self,
+        push: PolicyPush,
+        verified: Verified,
+        now: Now,
+    ) -> Result<Verdict, Refused> {
         let PolicyPush { envelope, confirm_within, strict: _ } = push;
         let window = confirm_within.unwrap_or(DEFAULT_WINDOW);
         if window < Duration::from_secs(1) || window > MAX_WINDOW {
@@ -109,7 +135,7 @@ impl<D: Datapath> Gate<D> {
             let detail = format!("confirm_within_s: {} is not 1 to {most}", window.as_secs());
             return Err(Refused::new(Refusal::Malformed, detail));
         }
-        let (verified, standing) = self.verify_policy(&envelope, now)?;
+        let (verified, standing) = self.verify_policy(&envelope, verified, now)?;
         let version = verified.proposal().version();
         if standing == Standing::Known {
             return Ok(Verdict::Known(version));
@@ -228,9 +254,19 @@ impl<D: Datapath> Gate<D> {
 
     /// The changes that a policy would make, and whether it would be accepted.
     pub fn diff_policy(&self, draft: &PolicyDraft, now: Now) -> v1::DiffPolicyResponse {
+        self.diff_verified_policy(draft, None, now)
+    }
+
+    /// The same. `verified`: the result of the signatures' verification, if it is known.
+    pub(in crate::gate) fn diff_verified_policy(
+        &self,
+        draft: &PolicyDraft,
+        verified: Verified,
+        now: Now,
+    ) -> v1::DiffPolicyResponse {
         let judged = match draft {
             PolicyDraft::Envelope(envelope) => self
-                .verify_policy(envelope, now)
+                .verify_policy(envelope, verified, now)
                 .map(|(policy, standing)| (policy.proposal().clone(), standing)),
             PolicyDraft::Message(message) => {
                 Proposal::new(message.as_ref().clone(), &self.config.host).and_then(|proposal| {
@@ -267,11 +303,15 @@ impl<D: Datapath> Gate<D> {
     fn verify_policy(
         &self,
         envelope: &v1::Envelope,
+        verified: Verified,
         now: Now,
     ) -> Result<(VerifiedPolicy, Standing), Refused> {
         self.clock.check(now)?;
         let Config { keyring, host, .. } = &self.config;
-        let policy = proposal::verify(envelope, keyring, host)?;
+        let policy = match verified {
+            Some(verified) => *verified?,
+            None => proposal::verify(envelope, keyring, host)?,
+        };
         let approvals = policy.approvals(keyring, now)?;
         let signed = Some((policy.digest(), approvals));
         let standing = self.check_proposal(policy.proposal(), signed, now)?;

@@ -27,7 +27,7 @@ pub fn run(path: &Path) -> Result<ExitCode, Failure> {
             })?
         }
     };
-    print(&summary(path, &config));
+    print(&summary(path, &config))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -22,6 +22,7 @@ mod replaced;
 mod sequences;
 mod sessions;
 mod signers;
+mod stalls;
 mod status;
 mod storage;
 mod support;

@@ -13,7 +13,7 @@ use std::{
 
 use jit_proto::v1;
 use jit_tests::{
-    agent::{CLIENT, STRANGER, Site},
+    agent::{CLIENT, STRANGER, Site, TO_CLIENT, address, opens},
     disk::Freezable,
     programs::binary,
 };
@@ -134,6 +134,19 @@ fn with_a_stopped_reader_of_its_log_a_revocation_closes_at_once() {
     assert!(began.elapsed() < END, "{:?}", began.elapsed());
 }
 
+/// The time until the client cannot open a connection any more.
+fn time_to_closed(site: &Site) -> Duration {
+    let began = Instant::now();
+    loop {
+        let tried = began.elapsed();
+        assert!(tried < AT_ONCE, "it is still open");
+        let within = Duration::from_millis(300);
+        if !site.client.run(|| opens(address(TO_CLIENT, 0, 22), within)) {
+            return tried;
+        }
+    }
+}
+
 /// The state of a process: `S`, `D`, `Z` (man 5 proc, `stat`).
 fn state(pid: u32) -> String {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -159,9 +172,15 @@ fn with_log_and_disk_stalled_nothing_opens_and_a_revocation_closes_at_once() {
     let refused = site.push(site.envelope(&STRANGER, LONG)).unwrap_err();
     println!("a push that meets the stall: {:?}", began.elapsed());
     assert!(refused.message().starts_with("storage"), "{refused}");
-    let (revoked, took) = revoke_all(&site);
-    println!("a revocation during the stall: {took:?}");
-    assert!(revoked.revoked == 1 && took < AT_ONCE, "{took:?}: {revoked:?}");
+    let (revoked, took, closed) = thread::scope(|scope| {
+        let answer = scope.spawn(|| revoke_all(&site));
+        let closed = time_to_closed(&site);
+        let (revoked, took) = answer.join().unwrap();
+        (revoked, took, closed)
+    });
+    println!("a revocation during the stall: closed after {closed:?}, answered after {took:?}");
+    assert_eq!(revoked.revoked, 1, "{revoked:?}");
+    assert!(took < END, "{took:?}");
     assert!(revoked.warning.contains("not durable"), "{}", revoked.warning);
     site.assert_closed_to_all();
     let (status, code) = site.status();
@@ -282,16 +301,15 @@ fn no_command_panics_when_nobody_reads_its_output() {
         assert!(!said.contains("panicked"), "{arguments}: {said}");
     }
     // A command that goes on for ever ends with its reader.
-    let envelope = site.envelope(&CLIENT, LONG);
-    let watching =
-        site.host.start(jitctl(&site, "watch").stdin(Stdio::null()).stdout(io::pipe().unwrap().1));
-    let mut watching = watching;
+    let (_, writer) = io::pipe().unwrap();
+    let mut command = jitctl(&site, "watch");
+    let mut watching = site.host.start(command.stdin(Stdio::null()).stdout(writer));
+    drop(command);
     wait_for("the end of `watch`", || {
         drop(site.push(site.envelope(&CLIENT, LONG)));
         watching.try_wait().unwrap().is_some()
     });
     assert_eq!(watching.wait().unwrap().code(), Some(0));
-    drop(envelope);
     site.end(Signal::TERM);
     assert_quiet(&site, &mut agent(&site, "status"), 1);
     assert_quiet(&site, &mut agent(&site, "detach --yes"), 0);

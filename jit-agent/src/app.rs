@@ -42,7 +42,10 @@ use crate::{
         netlink::watch::LinkWatch,
     },
     oncall::{datapath_exit, file_exit},
-    system::sys::{self, FileError, MissingCapabilities},
+    system::{
+        service_manager,
+        sys::{self, FileError, MissingCapabilities},
+    },
 };
 
 /// The longest wait for the audit's last record.
@@ -288,9 +291,7 @@ fn alive() {
 }
 
 fn notify(states: &[sd_notify::NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!("cannot notify the service manager: {error}");
-    }
+    service_manager::notify(states);
 }
 
 fn serve_controllers(

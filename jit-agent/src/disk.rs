@@ -2,4 +2,7 @@
 
 pub mod audit;
 pub mod host_key;
+pub(crate) mod own_thread;
 pub mod store;
+
+pub use own_thread::Unanswered;

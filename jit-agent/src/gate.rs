@@ -17,6 +17,7 @@
 //! | `takeover` | grants that another version also counts | `restore` |
 //! | `limits` | the last limit that was looked at | the tick |
 //! | `record` | the audit | all |
+//! | `patience` | who waits for the gate, and so how long the gate waits for a disk | `outbox`, `record` |
 //! | `about` | facts that only `status` shows | `report` |
 //! | `faults` | what is wrong around the gate; all may write | `report` |
 //!
@@ -34,6 +35,7 @@ mod limits;
 mod links;
 mod looks;
 mod outbox;
+mod patience;
 mod policy;
 mod push;
 mod record;
@@ -47,7 +49,7 @@ mod trusted_clock;
 mod verification;
 mod waiting;
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
 
 use jit_common::{Event, Reason, Settings};
 
@@ -68,6 +70,7 @@ use journal::Journal;
 use limits::LimitScan;
 use links::Links;
 use outbox::Outbox;
+use patience::LONGEST;
 use policy::Policies;
 use record::Recorder;
 use report::grant_event;
@@ -91,6 +94,7 @@ use crate::{
         reconcile::EntryKey,
         refusal::Refused,
     },
+    system::log,
 };
 
 /// How often attachments are read back from the kernel without a reported change, and how often
@@ -142,6 +146,9 @@ pub enum StartError {
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The threads of database and audit.
+    #[error("cannot start a thread: {0}; see the limits of the service (TasksMax=)")]
+    Thread(io::Error),
 }
 
 impl<D: Datapath> Gate<D> {
@@ -163,7 +170,7 @@ impl<D: Datapath> Gate<D> {
             policies: Policies::default(),
             ledger,
             datapath,
-            outbox: Outbox::new(store, now),
+            outbox: Outbox::new(store, now).map_err(StartError::Thread)?,
             clock: TrustedClock::new(stored.floor, stored.lost_before, now),
             tables: Tables::default(),
             links: Links::default(),
@@ -172,7 +179,7 @@ impl<D: Datapath> Gate<D> {
             held_back: HeldBack::default(),
             takeover: Takeover::default(),
             limit_scan: LimitScan::default(),
-            recorder: Recorder::new(audit),
+            recorder: Recorder::new(audit).map_err(StartError::Thread)?,
             journal,
             boot_id,
             alarms: Alarms::default(),
@@ -356,6 +363,7 @@ impl<D: Datapath> Gate<D> {
         self.self_test(now);
         self.look_at_limits(now);
         self.record_unreported(now);
+        self.faults.set("log", log::state().problem);
     }
 
     /// A packet event from the kernel.
@@ -369,16 +377,34 @@ impl<D: Datapath> Gate<D> {
 
     /// Commits new grants together with everything that still has to be written.
     fn settle(&mut self, put: &[(GrantId, v1::Envelope)], now: Now) -> Result<(), StoreError> {
+        self.settle_within(LONGEST, put, now)
+    }
+
+    /// The same with a shorter wait for the disk.
+    fn settle_within(
+        &mut self,
+        longest: Duration,
+        put: &[(GrantId, v1::Envelope)],
+        now: Now,
+    ) -> Result<(), StoreError> {
         let floor = self.clock.raise_floor(now);
         let progressed = self.outbox.progressed();
         let progress = progressed.filter_map(|id| Some((id, self.progress(id)?))).collect();
-        self.outbox.commit(put, progress, floor, now)
+        self.outbox.commit(put, progress, floor, longest, now)
     }
 
-    /// The same without new grants. A failed write is tried again.
+    /// The same without new grants. A failed write is tried again, and logged once.
     fn settle_or_log(&mut self, now: Now) {
-        if let Err(error) = self.settle(&[], now) {
+        let before = self.outbox.problems().map(|problem| problem.map(str::to_owned));
+        let Err(error) = self.settle(&[], now) else { return };
+        if before.iter().flatten().all(|problem| *problem != error.to_string()) {
             tracing::error!("{error}");
+        }
+        // The reserve did not take them at their time.
+        if self.outbox.has_unkept()
+            && let Ok(()) = self.outbox.use_reserve(false)
+        {
+            tracing::warn!("revocations that the database does not take are kept in the reserve");
         }
     }
 

@@ -8,6 +8,9 @@
 //!
 //! `system` and `config` serve all of them but `rules`.
 
+// These panic when the reader is gone: `oncall/output.rs` and `system/log.rs` write instead.
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
 pub mod app;
 pub mod config;
 pub mod control;

@@ -2,17 +2,22 @@
 //!
 //! A new command is a variant of `OnCall`, an arm in `on_call` and a file in `oncall`.
 
+// These panic when the reader is gone: `complain` and the log write instead.
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
 use std::{
     io::IsTerminal as _,
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::{Parser, Subcommand};
 use jit_agent::{
     app,
     config::{DEFAULT_PATH, Glimpse},
-    oncall::{Failure, audit, check, detach, grants, status},
+    oncall::{Failure, audit, check, complain, detach, grants, status},
+    system::log,
 };
 use jit_client::exit::Exit;
 use jit_proto::printable;
@@ -20,6 +25,9 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{
     Layer, Registry, filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _,
 };
+
+/// The longest wait for the log's last lines.
+const LAST_LINES: Duration = Duration::from_millis(300);
 
 /// A host-side port gate: the kernel closes protected ports to everybody. A signed grant opens them
 /// to the sources that it names, and the kernel itself ends it.
@@ -94,20 +102,37 @@ async fn main() -> ExitCode {
         }
     };
     let result = match command {
-        Command::Run => {
-            let debug = log();
-            let ended = app::run(&config, debug).await.map(|()| ExitCode::SUCCESS);
-            ended.map_err(|error| (error.exit(), error.into()))
-        }
+        Command::Run => return run(&config).await,
         Command::OnCall(command) => {
             let done = on_call(command, &config).await;
             done.map_err(|failure| (failure.exit(), failure.into()))
         }
     };
     result.unwrap_or_else(|(exit, error): (Exit, anyhow::Error)| {
-        eprintln!("jit-agent: {}", printable::clean_lines(&format!("{error:#}")));
+        complain(&format!("{error:#}"));
         exit.into()
     })
+}
+
+/// Runs the daemon. From here on only the log writes to standard error: it waits for nobody.
+async fn run(config: &Path) -> ExitCode {
+    let debug = match log() {
+        Ok(debug) => debug,
+        Err(error) => {
+            complain(&format!("cannot start the thread of the log: {error}"));
+            return Exit::Unavailable.into();
+        }
+    };
+    let ended = app::run(config, debug).await;
+    let exit = match &ended {
+        Ok(()) => Exit::Success,
+        Err(error) => {
+            log::line(&format!("jit-agent: {}", printable::clean_lines(&error.to_string())));
+            error.exit()
+        }
+    };
+    log::flush(LAST_LINES);
+    exit.into()
 }
 
 async fn on_call(command: OnCall, config: &Path) -> Result<ExitCode, Failure> {
@@ -123,18 +148,20 @@ async fn on_call(command: OnCall, config: &Path) -> Result<ExitCode, Failure> {
 }
 
 /// Starts the log (RUST_LOG, default info). Returns whether the kernel programs log as well.
-fn log() -> bool {
+fn log() -> std::io::Result<bool> {
     let filter = log_filter(&std::env::var("RUST_LOG").unwrap_or_default());
     let most: Option<LevelFilter> = Layer::<Registry>::max_level_hint(&filter);
     let debug = most.is_some_and(|level| level >= LevelFilter::DEBUG);
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
+        .with_writer(log::start()?)
         .with_ansi(std::io::stderr().is_terminal());
     // Under systemd the journal has the time already.
     let journal = std::env::var_os("JOURNAL_STREAM").is_some();
     let lines = if journal { lines.without_time().boxed() } else { lines.boxed() };
     tracing_subscriber::registry().with(lines).with(filter).init();
-    debug
+    // The usual hook writes to standard error, where it could hang.
+    std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+    Ok(debug)
 }
 
 /// What is logged, as RUST_LOG says: `debug`, or `jit_agent=debug,info`. Empty, or with a mistake:

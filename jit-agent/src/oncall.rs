@@ -13,3 +13,4 @@ pub mod status;
 
 pub use failure::Failure;
 pub(crate) use failure::{datapath_exit, file_exit};
+pub use output::complain;

@@ -1,6 +1,8 @@
 //! The operating system, for every layer but the rules: clocks, files that are trusted only after a
-//! check, locks, users.
+//! check, locks, users, the log, the service manager.
 
 pub mod files;
+pub mod log;
 pub mod owner;
+pub mod service_manager;
 pub mod sys;

@@ -220,7 +220,11 @@ fn client_config(tls: &Tls) -> Result<ClientConfig, CallError> {
     Ok(config)
 }
 
-fn certificates(path: &Path, what: &str, holds: Holds) -> Result<Vec<CertificateDer<'static>>, CallError> {
+fn certificates(
+    path: &Path,
+    what: &str,
+    holds: Holds,
+) -> Result<Vec<CertificateDer<'static>>, CallError> {
     let text = files::read_text(path, what)?;
     pem::certificates(&text, holds)
         .map_err(|error| CallError::Files(format!("cannot use {what} {}: {error}", path.display())))

@@ -3,6 +3,8 @@
 //!
 //! Errors come back as data ([`CallError`]); nothing here prints or ends the program.
 
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
 pub mod agent;
 mod dial;
 mod error;

@@ -84,7 +84,8 @@ mod tests {
         let locked = KEY.replace("PRIVATE", "ENCRYPTED PRIVATE");
         let error = private_key(&locked, Holds::One).unwrap_err().to_string();
         assert!(error.contains("remove its passphrase"), "{error}");
-        let curve = "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n";
+        let curve =
+            "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n";
         let sec1 = KEY.replace("PRIVATE", "EC PRIVATE");
         let read = private_key(&format!("{curve}{sec1}"), Holds::One).unwrap();
         assert!(matches!(read, PrivateKeyDer::Sec1(_)));

@@ -111,6 +111,10 @@ pub fn text(status: &v1::StatusResponse, style: Style) -> String {
             format_args!("control  listening on {}, {push}", clean(&control.listen, 100)),
         );
     }
+    if let Some(log) = status.log.as_ref().filter(|log| log.dropped_lines > 0) {
+        let dropped = thousands(log.dropped_lines);
+        line(&mut out, format_args!("log      {dropped} lines dropped: nobody took them in time"));
+    }
     for soon in &status.soon {
         line(&mut out, format_args!("{}     {}", style.paint(YELLOW, "soon"), clean(soon, 200)));
     }
@@ -286,6 +290,7 @@ mod tests {
                 signers: vec![bad()],
                 ..Default::default()
             }),
+            log: Some(v1::LogState { dropped_lines: 1, problem: bad() }),
             ..Default::default()
         };
         let shown = text(&answer, Style::Plain);

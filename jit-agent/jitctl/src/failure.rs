@@ -1,6 +1,6 @@
-//! The failure of a command: a message for a person, and an exit code.
+//! The failure of a command: a message for a person, and an exit code. Warnings.
 
-use std::fmt;
+use std::{fmt, io::Write as _};
 
 use jit_client::{CallError, exit::Exit, text::printable};
 use jit_proto::printable::clean_lines;
@@ -40,8 +40,8 @@ impl Failure {
             return;
         }
         match self.exit {
-            Exit::Permission => eprintln!("{}", clean_lines(&self.message)),
-            _ => eprintln!("jitctl: {}", clean_lines(&self.message)),
+            Exit::Permission => complain(&self.message),
+            _ => complain(&format!("jitctl: {}", self.message)),
         }
     }
 }
@@ -63,6 +63,16 @@ impl From<CallError> for Failure {
             CallError::Unavailable(message) => Self::unavailable(message),
         }
     }
+}
+
+/// Prints a sentence to standard error. If nobody can read it, there is nowhere to say so.
+fn complain(sentence: &str) {
+    let _gone = writeln!(std::io::stderr(), "{}", clean_lines(sentence));
+}
+
+/// Prints a warning to standard error.
+pub(crate) fn warn(warning: &str) {
+    complain(&format!("jitctl: warning: {warning}"));
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::failure::Failure;
+use crate::failure::{self, Failure};
 
 /// Mode of private keys.
 pub(crate) const PRIVATE: u32 = 0o600;
@@ -19,11 +19,11 @@ pub(crate) fn warn_if_exposed(path: &Path, what: &str) {
     if let Ok(metadata) = std::fs::metadata(path)
         && metadata.mode() & 0o077 != 0
     {
-        eprintln!(
-            "jitctl: warning: {what} {} is accessible to others (mode {:04o}); run chmod 600 on it",
+        failure::warn(&format!(
+            "{what} {} is accessible to others (mode {:04o}); run chmod 600 on it",
             path.display(),
             metadata.mode() & 0o7777
-        );
+        ));
     }
 }
 

@@ -3,6 +3,9 @@
 //!
 //! It decides nothing: only the agent decides whether a grant opens anything.
 
+// These panic when the reader is gone: `text.rs` writes instead.
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
 mod cli;
 mod connect;
 mod failure;

@@ -17,7 +17,7 @@ use serde_json::json;
 use crate::{
     cli::{ListArgs, PushArgs, RevokeArgs, StatusArgs},
     connect,
-    failure::Failure,
+    failure::{self, Failure},
     target::AgentArgs,
     text,
 };
@@ -80,14 +80,15 @@ pub(crate) fn revoke(agent_args: &AgentArgs, args: &RevokeArgs) -> Result<Exit, 
     let (answer, agent) =
         connect::with(agent_args, async |agent| Ok((agent.revoke(request).await?, agent.name())))?;
     let v1::RevokeResponse { revoked, warning } = answer;
+    // First: what was not done matters more than what was.
+    if !warning.is_empty() {
+        failure::warn(&format!("{agent}: {}", text::printable(&warning)));
+    }
     if args.json {
         text::print_json(&json!({ "agent": agent, "revoked": revoked, "warning": warning }))?;
     } else {
         let grants = if revoked == 1 { "grant" } else { "grants" };
         text::print(&format!("revoked {revoked} {grants} on {agent}\n"))?;
-    }
-    if !warning.is_empty() {
-        eprintln!("jitctl: warning: {agent}: {}", text::printable(&warning));
     }
     Ok(Exit::Success)
 }

@@ -31,7 +31,7 @@ use serde_json::{Value, json};
 
 use crate::{
     connect,
-    failure::Failure,
+    failure::{self, Failure},
     files::{self, PUBLIC},
     requester::default_requester,
     signing::signing_keys,
@@ -274,14 +274,14 @@ fn push(agent_args: &AgentArgs, args: &PushArgs) -> Result<Exit, Failure> {
         let version = answer.version;
         connect::with(agent_args, async |agent| Ok(agent.confirm_policy(version).await?))?;
     }
+    if !answer.warning.is_empty() {
+        failure::warn(&format!("{name}: {}", text::printable(&answer.warning)));
+    }
     let pushed = Pushed { answer: &answer, agent: &name, confirmed };
     if args.json {
         text::print_pretty(&pushed.json())?;
     } else {
         text::print(&pushed.text())?;
-    }
-    if !answer.warning.is_empty() {
-        eprintln!("jitctl: warning: {name}: {}", text::printable(&answer.warning));
     }
     Ok(Exit::Success)
 }

@@ -14,8 +14,18 @@ use jit_proto::{
 
 use crate::failure::Failure;
 
-/// Writes to standard output. When its reader has closed it, the command ends without an error.
+/// Writes to standard output. A reader that has closed it (`| head`) is not an error: the command
+/// goes on without it, and its exit code means the same.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    match follow(text) {
+        Err(failure) if failure == Failure::output_closed() => Ok(()),
+        other => other,
+    }
+}
+
+/// The same for a command without an end of its own: it ends, without an error, when the reader
+/// has closed standard output.
+pub(crate) fn follow(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| match error.kind() {
         ErrorKind::BrokenPipe => Failure::output_closed(),

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use jit_client::{Agent, CallError, Target, exit::Exit, status};
+use jit_proto::printable::json_line;
 
 use crate::{cli::WatchArgs, connect, failure::Failure, target::AgentArgs, text};
 
@@ -34,9 +35,9 @@ async fn follow(agent: &mut Agent, cursor: &mut String, json: bool) -> Result<()
     let mut events = agent.watch(cursor.clone()).await?;
     while let Some(event) = agent.next_event(&mut events).await? {
         if json {
-            text::print_json(&status::event_json(&event))?;
+            text::follow(&format!("{}\n", json_line(&status::event_json(&event))))?;
         } else {
-            text::print(&format!("{}\n", status::event_text(&event)))?;
+            text::follow(&format!("{}\n", status::event_text(&event)))?;
         }
         *cursor = event.cursor;
     }

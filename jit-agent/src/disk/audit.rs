@@ -1,8 +1,9 @@
 //! The audit: what happened on this host, in a chain that shows what was changed or left out.
 //!
-//! [`Audit`] writes it; in a running agent the gate owns it, as the single writer. `append` never
-//! fails and never waits: a full disk must not delay a revocation. Before something opens, the gate
-//! calls [`Audit::sync`] to be sure. [`verify`] reads the audit, and needs no agent.
+//! [`Audit`] writes it, as the single writer. In a running agent it has a thread of its own
+//! (`queue`), and the gate adds records there. `append` never fails and never waits: a disk that is
+//! full or hangs must not delay a revocation. Before something opens, the gate commits its records.
+//! [`verify`] reads the audit, and needs no agent.
 
 mod chain;
 mod code;
@@ -12,6 +13,7 @@ mod head;
 mod head_file;
 mod judge;
 mod place;
+pub(crate) mod queue;
 pub(crate) mod quota;
 pub mod read;
 mod record;
@@ -142,6 +144,18 @@ impl Audit {
             Err(error) => self.fail(error),
         }
         result
+    }
+
+    /// Notes records that were lost before they came here.
+    pub(crate) fn lose(&mut self, count: u64, since: WallTime) {
+        let (before, first) = self.lost.unwrap_or((0, since));
+        self.lost = Some((before.saturating_add(count), first));
+    }
+
+    /// Whether there is something to write or to sync.
+    pub(crate) fn is_unsettled(&self) -> bool {
+        let synced = self.open.as_ref().is_some_and(|open| open.synced == open.segment.tip);
+        !synced || !self.waiting.is_empty() || self.lost.is_some() || self.problem.is_some()
     }
 
     /// Why nothing can be written now; `None`: all is well.

@@ -29,6 +29,7 @@ use reserve::Reserve;
 use witness::Witness;
 
 use crate::{
+    disk::own_thread::Unanswered,
     rules::{clock::SKEW, ledger::Tombstone},
     system::sys::{self, FileError},
 };
@@ -66,6 +67,9 @@ pub enum StoreError {
         /// Why it failed.
         cause: String,
     },
+    /// The disk has not answered yet. The transaction may be on it all the same.
+    #[error("cannot write to the database: {0}")]
+    Unanswered(#[from] Unanswered),
     /// A transaction failed.
     #[error("cannot write to the database: {0}")]
     Write(#[from] Box<redb::Error>),

@@ -23,6 +23,7 @@ use crate::{
         Gate, PolicyDraft, PolicyPush, Revoked, TICK, Target,
         journal::Journal,
         looks::Looks,
+        patience::{Patience, Waiting, Waits},
         report::{grant_id, oldest_first},
         verification::{Check, KeysInForce, Verification},
         waiting::{self, Outcomes, Push, PushRequests, Pushes},
@@ -49,8 +50,9 @@ const MAX_EVENTS: usize = 255;
 /// The gate, for the rest of the agent: sends it commands.
 #[derive(Clone, Debug)]
 pub struct GateHandle {
-    urgent: mpsc::Sender<Urgent>,
-    reads: mpsc::Sender<Read>,
+    urgent: mpsc::Sender<Waiter<Urgent>>,
+    reads: mpsc::Sender<Waiter<Read>>,
+    patience: Patience,
     pushes: Pushes,
     verification: Verification,
     events: mpsc::Sender<Event>,
@@ -66,8 +68,9 @@ pub struct GateHandle {
 /// The gate's end of the channels.
 #[derive(Debug)]
 pub struct Requests {
-    urgent: mpsc::Receiver<Urgent>,
-    reads: mpsc::Receiver<Read>,
+    urgent: mpsc::Receiver<Waiter<Urgent>>,
+    reads: mpsc::Receiver<Waiter<Read>>,
+    patience: Patience,
     pushes: PushRequests,
     keys: KeysInForce,
     events: mpsc::Receiver<Event>,
@@ -81,6 +84,13 @@ pub struct Requests {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the gate's task has ended; see the agent's log")]
 pub struct Gone;
+
+/// A command that is counted while it waits.
+#[derive(Debug)]
+struct Waiter<Q> {
+    request: Q,
+    _waits: Waits,
+}
 
 /// Commands that are served before all others.
 #[derive(Debug)]
@@ -131,6 +141,13 @@ enum Read {
     },
 }
 
+impl<Q> Waiter<Q> {
+    /// The request, which waits no more.
+    fn taken(self) -> Q {
+        self.request
+    }
+}
+
 /// Takes the answer to one command, of its own type.
 type Reply<T> = oneshot::Sender<T>;
 type Confirmed = Result<v1::ConfirmPolicyResponse, Refused>;
@@ -155,10 +172,12 @@ pub fn channel(journal: Arc<Journal>) -> (GateHandle, Requests) {
     let (denials, denial_requests) = mpsc::channel(QUEUE);
     let links = Arc::<Notify>::default();
     let stepped = Arc::<Notify>::default();
+    let patience = Patience::default();
     (
         GateHandle {
             urgent,
             reads,
+            patience: patience.clone(),
             pushes,
             verification,
             events,
@@ -171,6 +190,7 @@ pub fn channel(journal: Arc<Journal>) -> (GateHandle, Requests) {
         Requests {
             urgent: urgent_requests,
             reads: read_requests,
+            patience,
             pushes: push_requests,
             keys,
             events: event_requests,
@@ -205,20 +225,20 @@ impl GateHandle {
     /// Revokes grants.
     pub async fn revoke(&self, target: Target, by: &str, why: &str) -> Result<Revoked, Gone> {
         let (by, why) = (by.to_owned(), why.to_owned());
-        ask(&self.urgent, |reply| Urgent::Revoke { target, by, why, reply }).await
+        self.order(|reply| Urgent::Revoke { target, by, why, reply }).await
     }
 
     /// Grants, oldest first. The gate lists some at a time and serves others in between: a grant
     /// that ends meanwhile may be left out, unless grants that have ended are listed, too.
     pub async fn list(&self, ended: bool) -> Result<Vec<v1::GrantState>, Gone> {
-        let ids = ask(&self.reads, |reply| Read::GrantIds { reply }).await?;
+        let ids = self.ask(|reply| Read::GrantIds { reply }).await?;
         let mut grants = Vec::with_capacity(ids.len());
         for some in ids.chunks(LISTED) {
             let ids = some.to_vec();
-            grants.extend(ask(&self.reads, |reply| Read::Grants { ids, reply }).await?);
+            grants.extend(self.ask(|reply| Read::Grants { ids, reply }).await?);
         }
         if ended {
-            let ended = ask(&self.reads, |reply| Read::Ended { reply }).await?;
+            let ended = self.ask(|reply| Read::Ended { reply }).await?;
             let ids: HashSet<_> = ended.iter().filter_map(grant_id).collect();
             grants.retain(|state| grant_id(state).is_none_or(|id| !ids.contains(id)));
             drop(ids);
@@ -230,13 +250,13 @@ impl GateHandle {
 
     /// The status as it is now.
     pub async fn status(&self) -> Result<v1::StatusResponse, Gone> {
-        let status = ask(&self.reads, |reply| Read::Status { reply }).await?;
+        let status = self.ask(|reply| Read::Status { reply }).await?;
         Ok(v1::StatusResponse { grants: self.list(false).await?, ..status })
     }
 
     /// The policy in force.
     pub async fn show_policy(&self) -> Result<v1::ShowPolicyResponse, Gone> {
-        ask(&self.reads, |reply| Read::ShowPolicy { reply }).await
+        self.ask(|reply| Read::ShowPolicy { reply }).await
     }
 
     /// The changes that a policy would make.
@@ -249,7 +269,7 @@ impl GateHandle {
             PolicyDraft::Envelope(envelope) => self.verification.policy(envelope.clone(), by).await,
             PolicyDraft::Message(_) => Check::none(),
         };
-        ask(&self.reads, |reply| Read::DiffPolicy { draft, check, reply }).await
+        self.ask(|reply| Read::DiffPolicy { draft, check, reply }).await
     }
 
     /// Puts a policy in force.
@@ -260,7 +280,7 @@ impl GateHandle {
     ) -> Result<Result<v1::PushPolicyResponse, Refused>, Gone> {
         let check = self.verification.policy(push.envelope.clone(), by).await;
         let by = by.to_owned();
-        ask(&self.reads, |reply| Read::PushPolicy { push, check, by, reply }).await
+        self.ask(|reply| Read::PushPolicy { push, check, by, reply }).await
     }
 
     /// Keeps the policy that waits. `connected`: when the asking connection was accepted.
@@ -271,30 +291,30 @@ impl GateHandle {
         by: &str,
     ) -> Result<Result<v1::ConfirmPolicyResponse, Refused>, Gone> {
         let by = by.to_owned();
-        ask(&self.reads, |reply| Read::ConfirmPolicy { version, connected, by, reply }).await
+        self.ask(|reply| Read::ConfirmPolicy { version, connected, by, reply }).await
     }
 
     /// Sets the end of the certificate that controllers see.
     pub async fn set_certificate_end(&self, end: Option<WallTime>) -> Result<(), Gone> {
-        ask(&self.urgent, |reply| Urgent::Certificate { end, reply }).await
+        self.order(|reply| Urgent::Certificate { end, reply }).await
     }
 
     /// Takes another configuration.
     pub async fn reconfigure(&self, config: Config) -> Result<Result<(), String>, Gone> {
         let config = Box::new(config);
-        ask(&self.urgent, |reply| Urgent::Configure { config, reply }).await
+        self.order(|reply| Urgent::Configure { config, reply }).await
     }
 
     /// Puts a record into the audit, for what happens outside of the gate.
     pub async fn record(&self, record: Record) -> Result<(), Gone> {
         let record = Box::new(record);
-        ask(&self.urgent, |reply| Urgent::Record { record, reply }).await
+        self.order(|reply| Urgent::Record { record, reply }).await
     }
 
     /// Puts the last record of this run into the audit, and waits until the disk has it all.
     pub async fn stop(&self, why: &str) -> Result<(), Gone> {
         let why = why.to_owned();
-        ask(&self.urgent, |reply| Urgent::Stop { why, reply }).await
+        self.order(|reply| Urgent::Stop { why, reply }).await
     }
 
     /// Reports a peer that asked for something that it may not do. If there are too many reports,
@@ -306,6 +326,14 @@ impl GateHandle {
     /// Reports that the wall clock was set.
     pub fn clock_was_set(&self) {
         self.stepped.notify_one();
+    }
+
+    async fn order<T>(&self, order: impl FnOnce(Reply<T>) -> Urgent) -> Result<T, Gone> {
+        ask(&self.urgent, &self.patience.urgent, order).await
+    }
+
+    async fn ask<T>(&self, question: impl FnOnce(Reply<T>) -> Read) -> Result<T, Gone> {
+        ask(&self.reads, &self.patience.questions, question).await
     }
 
     /// Events of grants, links and packets.
@@ -329,11 +357,13 @@ impl GateHandle {
 }
 
 async fn ask<Q, T>(
-    queue: &mpsc::Sender<Q>,
+    queue: &mpsc::Sender<Waiter<Q>>,
+    waiting: &Waiting,
     request: impl FnOnce(Reply<T>) -> Q,
 ) -> Result<T, Gone> {
     let (reply, answer) = oneshot::channel();
-    queue.send(request(reply)).await.map_err(|_| Gone)?;
+    let waiter = Waiter { request: request(reply), _waits: waiting.one() };
+    queue.send(waiter).await.map_err(|_| Gone)?;
     answer.await.map_err(|_| Gone)
 }
 
@@ -341,6 +371,8 @@ impl<D: Datapath> Gate<D> {
     /// Serves requests and lets time pass, until every handle is gone. `clock` reads both clocks;
     /// `alive` is called at least every two ticks (the watchdog).
     pub async fn run(mut self, mut requests: Requests, clock: impl Fn() -> Now, alive: impl Fn()) {
+        self.outbox.set_patience(requests.patience.clone());
+        self.recorder.set_patience(requests.patience.clone());
         requests.keys.replace(&self.config);
         let mut next_check = Instant::now() + TICK;
         let mut looks = Looks::default();
@@ -351,16 +383,16 @@ impl<D: Datapath> Gate<D> {
             let wake = (began + quiet).min(next_check).min(look);
             // Even when they come very fast, time passes and other commands are served.
             for request in std::iter::from_fn(|| requests.urgent.try_recv().ok()).take(QUEUE) {
-                self.serve(request, &mut requests.keys, clock());
+                self.serve(request.taken(), &mut requests.keys, clock());
             }
             // The order of the others is random, so that no kind of request starves another.
             tokio::select! {
                 request = requests.urgent.recv() => match request {
-                    Some(request) => self.serve(request, &mut requests.keys, clock()),
+                    Some(request) => self.serve(request.taken(), &mut requests.keys, clock()),
                     None => return,
                 },
                 Some(read) = requests.reads.recv() => {
-                    self.answer(read, requests.keys.generation(), &clock);
+                    self.answer(read.taken(), requests.keys.generation(), &clock);
                 }
                 (by, push) = requests.pushes.next() => {
                     let push = self.push_some(&by, push, requests.keys.generation(), clock());

@@ -1,19 +1,27 @@
 //! The last events, for watchers, and a cursor from which a watcher goes on.
 //!
-//! Bounded: a watcher that is too slow or comes back too late gets a count of what it missed.
+//! Bounded: a watcher that is too slow or comes back too late gets a count of what it missed. Whoever
+//! adds an event waits for no watcher, and wakes each only now and then.
 
 use std::{
     collections::VecDeque,
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 use jit_proto::v1::{Event, Gap, event::What};
-use tokio::sync::Notify;
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
 
 /// Largest number of events that are held.
 const HELD: usize = 8192;
-/// Most events handed out at once.
-const BATCH: usize = 256;
+/// Most events handed out at once: what a stream holds for a watcher that does not read.
+const BATCH: usize = 64;
+/// A watcher that has got everything is not woken again before this time: many watchers must not
+/// take the gate's time with each event.
+const REST: Duration = Duration::from_millis(20);
 
 /// The journal.
 #[derive(Debug)]
@@ -37,6 +45,14 @@ pub struct Reader {
     next: u64,
     /// The cursor that this reader came with was of another run.
     lost: bool,
+    /// When it may be woken again.
+    rested: Instant,
+}
+
+impl Reader {
+    fn at(next: u64, lost: bool) -> Self {
+        Self { next, lost, rested: Instant::now() }
+    }
 }
 
 impl Journal {
@@ -63,28 +79,30 @@ impl Journal {
     pub fn reader(&self, cursor: &str) -> Result<Reader, String> {
         if cursor.is_empty() {
             let inner = self.lock();
-            return Ok(Reader { next: inner.first + len(&inner.events), lost: false });
+            return Ok(Reader::at(inner.first + len(&inner.events), false));
         }
         let number = cursor
             .rsplit_once('-')
             .and_then(|(run, number)| Some((run, number.parse::<u64>().ok()?)))
             .ok_or_else(|| format!("{cursor:?} is no cursor of an event"))?;
         match number {
-            (run, number) if run == self.run => {
-                Ok(Reader { next: number.saturating_add(1), lost: false })
-            }
-            _ => Ok(Reader { next: 0, lost: true }),
+            (run, number) if run == self.run => Ok(Reader::at(number.saturating_add(1), false)),
+            _ => Ok(Reader::at(0, true)),
         }
     }
 
     /// The next events, at least one; waits for it.
     pub async fn next(&self, reader: &mut Reader) -> Vec<Event> {
+        sleep_until(reader.rested).await;
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
             let events = self.take(reader);
             if !events.is_empty() {
+                if events.len() < BATCH {
+                    reader.rested = Instant::now() + REST;
+                }
                 return events;
             }
             changed.await;
@@ -102,7 +120,7 @@ impl Journal {
                 time_ms: inner.events.front().map_or(0, |event| event.time_ms),
                 what: Some(What::Gap(Gap { missed })),
             });
-            *reader = Reader { next: inner.first, lost: false };
+            (reader.next, reader.lost) = (inner.first, false);
         }
         // A cursor from the future of this run: go on with what is new.
         reader.next = reader.next.min(end);
@@ -145,6 +163,25 @@ mod tests {
         assert_eq!(times, [2, 3, 4]);
         journal.add(5, what());
         assert_eq!(journal.next(&mut reader).await[0].cursor, "r-5");
+    }
+
+    /// A stream holds one batch for a watcher that does not read: nothing else grows.
+    #[tokio::test]
+    async fn a_thousand_watchers_that_do_not_read_hold_a_batch_each() {
+        let journal = Journal::new("r".into());
+        let mut readers: Vec<_> = (0..1_000).map(|_| journal.reader("").unwrap()).collect();
+        journal.add(0, what());
+        for reader in &mut readers {
+            assert_eq!(journal.next(reader).await.len(), 1);
+        }
+        let began = Instant::now();
+        for time in 0..20_000 {
+            journal.add(time, what());
+        }
+        println!("20,000 events in {:?}", began.elapsed());
+        assert_eq!(journal.lock().events.len(), HELD);
+        let events = journal.next(&mut readers[0]).await;
+        assert_eq!(events.len(), BATCH + 1, "a batch, and the gap before it");
     }
 
     #[tokio::test]

@@ -1,12 +1,20 @@
 //! Collects what has to be written to the disk until a transaction takes it. Keeps it if the
 //! transaction fails. Knows when the next one is due.
+//!
+//! The database has a thread of its own. A transaction that the disk does not answer in time counts
+//! as failed. While it hangs, every further one fails at once, and so does the reserve: it lies on
+//! the same disk.
 
-use std::{collections::BTreeSet, io, time::Duration};
+use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
 
 use jit_proto::{GrantId, WallTime, v1};
 
 use crate::{
-    disk::store::{Store, StoreError, StoredPolicies, StoredProgress, Transaction},
+    disk::{
+        own_thread::OwnThread,
+        store::{Store, StoreError, StoredPolicies, StoredProgress, Transaction},
+    },
+    gate::patience::{Patience, REVOCATION},
     rules::{
         clock::{BootNanos, Now},
         ledger::Tombstone,
@@ -22,7 +30,8 @@ const RETRY: Duration = Duration::from_secs(2);
 /// The database, and the data that it does not have yet.
 #[derive(Debug)]
 pub(super) struct Outbox {
-    store: Store,
+    store: OwnThread<Store>,
+    patience: Patience,
     /// It never contains grants to put: a grant that the disk does not take is not accepted.
     owed: Transaction,
     /// Grants whose progress is not on the disk yet.
@@ -32,23 +41,37 @@ pub(super) struct Outbox {
     next: BootNanos,
     /// Why the last transaction failed.
     problem: Option<String>,
+    /// Why the reserve would take nothing.
+    reserve_problem: Option<String>,
 }
 
 impl Outbox {
-    pub(super) fn new(store: Store, now: Now) -> Self {
-        Self {
-            store,
+    /// Moves the database to a thread.
+    ///
+    /// # Errors
+    /// The kernel starts no thread.
+    pub(super) fn new(store: Store, now: Now) -> io::Result<Self> {
+        let reserve_problem = store.reserve_problem().map(str::to_owned);
+        Ok(Self {
+            store: OwnThread::new("database", store)?,
+            patience: Patience::default(),
             owed: Transaction::default(),
             progress: BTreeSet::new(),
             unkept: Vec::new(),
             next: now.boot,
             problem: None,
-        }
+            reserve_problem,
+        })
+    }
+
+    /// From now on a wait for the disk is as long as this says.
+    pub(super) fn set_patience(&mut self, patience: Patience) {
+        self.patience = patience;
     }
 
     /// Why the database takes nothing, and why the reserve would not.
     pub(super) fn problems(&self) -> [Option<&str>; 2] {
-        [self.problem.as_deref(), self.store.reserve_problem()]
+        [self.problem.as_deref(), self.reserve_problem.as_deref()]
     }
 
     /// The stored times are of an earlier boot.
@@ -116,12 +139,13 @@ impl Outbox {
 
     /// Commits new grants together with everything that waits. If the transaction fails, everything
     /// waits on, except new grants. These may be on the disk even so: the next transaction takes
-    /// them back.
+    /// them back. Waits for the disk for at most `longest`.
     pub(super) fn commit(
         &mut self,
         put: &[(GrantId, v1::Envelope)],
         progress: Vec<(GrantId, StoredProgress)>,
         floor: WallTime,
+        longest: Duration,
         now: Now,
     ) -> Result<(), StoreError> {
         let fresh: BTreeSet<GrantId> = put.iter().map(|(id, _)| *id).collect();
@@ -129,8 +153,8 @@ impl Outbox {
         self.owed.remove.retain(|id| !fresh.contains(id));
         let put = put.iter().map(|(id, envelope)| (*id, envelope.into())).collect();
         let owed = std::mem::take(&mut self.owed);
-        let whole = Transaction { put, progress, floor: Some(floor), ..owed };
-        let result = self.store.commit(&whole);
+        let whole = Arc::new(Transaction { put, progress, floor: Some(floor), ..owed });
+        let result = self.write(Arc::clone(&whole), &fresh, longest);
         match &result {
             Ok(()) => {
                 self.problem = None;
@@ -140,6 +164,7 @@ impl Outbox {
             Err(error) => {
                 self.problem = Some(error.to_string());
                 self.next = now.boot + RETRY;
+                let whole = Arc::unwrap_or_clone(whole);
                 self.owed = Transaction { put: Vec::new(), progress: Vec::new(), ..whole };
                 self.owed.remove.extend(fresh);
             }
@@ -147,10 +172,45 @@ impl Outbox {
         result
     }
 
+    /// Has the thread commit a transaction, and waits with patience.
+    fn write(
+        &mut self,
+        transaction: Arc<Transaction>,
+        fresh: &BTreeSet<GrantId>,
+        longest: Duration,
+    ) -> Result<(), StoreError> {
+        let refused = Transaction { remove: fresh.iter().copied().collect(), ..Default::default() };
+        let commit = move |store: &mut Store| {
+            let result = store.commit(&transaction);
+            (result, store.reserve_problem().map(str::to_owned))
+        };
+        // Their peer got the answer that they are refused: no restart may find them.
+        let late = move |store: &mut Store, (result, _): (Result<(), StoreError>, _)| {
+            if result.is_ok() && !refused.remove.is_empty() {
+                // If this fails, the next transaction does it.
+                drop(store.commit(&refused));
+            }
+        };
+        let patience = &self.patience;
+        let gives_up = |waited| patience.ends(waited, longest);
+        let (result, reserve_problem) = self.store.call(gives_up, commit, late)?;
+        self.reserve_problem = reserve_problem;
+        result
+    }
+
+    /// Whether revocations are neither in the database nor in the reserve.
+    pub(super) const fn has_unkept(&self) -> bool {
+        !self.unkept.is_empty()
+    }
+
     /// Writes revocations that the database did not take to the reserve. `all`: every grant in the
     /// database was revoked.
     pub(super) fn use_reserve(&mut self, all: bool) -> io::Result<()> {
-        self.store.keep(&self.unkept, all)?;
+        let unkept = self.unkept.clone();
+        let keep = move |store: &mut Store| store.keep(&unkept, all);
+        let patience = &self.patience;
+        let gives_up = |waited| patience.ends(waited, REVOCATION);
+        self.store.call(gives_up, keep, |_, _| {}).map_err(io::Error::other)??;
         self.unkept.clear();
         Ok(())
     }
@@ -177,18 +237,18 @@ mod tests {
     }
 
     fn outbox(directory: &std::path::Path) -> Outbox {
-        Outbox::new(Store::open(directory, NOW.wall).unwrap().0, NOW)
+        Outbox::new(Store::open(directory, NOW.wall).unwrap().0, NOW).unwrap()
     }
 
     #[test]
     fn what_is_owed_goes_with_the_next_transaction_whatever_that_is_for() {
         let directory = tempfile::tempdir().unwrap();
         let mut outbox = outbox(directory.path());
-        outbox.commit(&[(id(1), v1::Envelope::default())], vec![], NOW.wall, NOW).unwrap();
+        outbox.commit(&[(id(1), v1::Envelope::default())], vec![], NOW.wall, FLOOR, NOW).unwrap();
         outbox.remove(id(1));
         outbox.refuse([(id(1), tombstone())]);
         outbox.progress(id(2));
-        outbox.commit(&[(id(2), v1::Envelope::default())], vec![], NOW.wall, NOW).unwrap();
+        outbox.commit(&[(id(2), v1::Envelope::default())], vec![], NOW.wall, FLOOR, NOW).unwrap();
         assert!(!outbox.removes() && outbox.progressed().next().is_none());
         drop(outbox);
         assert_eq!(stored(directory.path()), (vec![id(2)], vec![(id(1), tombstone())]));
@@ -199,7 +259,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut outbox = outbox(directory.path());
         outbox.remove(id(1));
-        outbox.commit(&[(id(1), v1::Envelope::default())], vec![], NOW.wall, NOW).unwrap();
+        outbox.commit(&[(id(1), v1::Envelope::default())], vec![], NOW.wall, FLOOR, NOW).unwrap();
         drop(outbox);
         assert_eq!(stored(directory.path()).0, [id(1)]);
     }

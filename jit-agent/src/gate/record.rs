@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    io,
     time::Duration,
 };
 
@@ -15,11 +16,13 @@ use crate::{
     config::Config,
     disk::audit::{
         Audit, AuditError, EventCode, Record, Tip,
+        queue::AuditQueue,
         quota::{Quota, Sum},
     },
     gate::{
         Gate,
         links::{LinkNews, Links},
+        patience::{LONGEST, Patience},
         report::{address, grant_event},
     },
     kernel::datapath::{Datapath, LinkChange},
@@ -36,13 +39,19 @@ const REFUSALS: u32 = 120;
 /// Connections that are recorded one by one in a minute. The number is for each grant.
 const CONNECTIONS: u32 = 60;
 
+/// The longest wait for records that nothing depends on: usually they are in the file before a peer
+/// gets its answer.
+const FLUSH: Duration = Duration::from_millis(250);
+/// The longest wait for the last record of this run.
+const LAST: Duration = Duration::from_secs(1);
 /// How often the signed head is reported to watchers.
 const HEAD: Duration = Duration::from_secs(60);
 
 /// The audit, and the sums that keep it small.
 #[derive(Debug)]
 pub(super) struct Recorder {
-    audit: Audit,
+    audit: AuditQueue,
+    patience: Patience,
     /// Refusals: who, what, and why.
     refusals: Quota<(), (EventCode, String, &'static str)>,
     /// Connections: grant, source and port.
@@ -56,16 +65,38 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    pub(super) fn new(audit: Audit) -> Self {
-        Self {
-            audit,
+    /// Moves the audit to a thread.
+    ///
+    /// # Errors
+    /// The kernel starts no thread.
+    pub(super) fn new(audit: Audit) -> io::Result<Self> {
+        Ok(Self {
+            audit: AuditQueue::new(audit)?,
+            patience: Patience::default(),
             refusals: Quota::new(REFUSALS),
             connections: Quota::new(CONNECTIONS),
             alarms: BTreeSet::new(),
             clock_trusted: true,
             reported_head: None,
             next_head: BootNanos(0),
+        })
+    }
+
+    /// From now on a wait for the disk is as long as this says.
+    pub(super) fn set_patience(&mut self, patience: Patience) {
+        self.patience = patience;
+    }
+
+    /// Adds a record.
+    pub(super) fn append(&mut self, record: Record, now: Now) {
+        if self.audit.is_long() {
+            self.flush(now);
         }
+        self.audit.append(record, now);
+    }
+
+    fn flush(&mut self, now: Now) {
+        self.audit.flush(now, |waited| self.patience.ends(waited, FLUSH));
     }
 
     /// Adds a record that a peer can cause again and again: beyond a number in each minute it is
@@ -80,7 +111,7 @@ impl Recorder {
     ) -> bool {
         let single = self.refusals.take((), (record.code(), by.to_owned(), reason), now);
         if single {
-            self.audit.append(record, now);
+            self.append(record, now);
         }
         single
     }
@@ -103,12 +134,12 @@ impl Recorder {
 
     /// Adds records and waits until the disk has them.
     pub(super) fn commit(&mut self, records: Vec<Record>, now: Now) -> Result<(), AuditError> {
-        self.audit.commit(records, now)
+        self.audit.commit(records, now, |waited| self.patience.ends(waited, LONGEST))
     }
 
     /// Checks that the audit's path still leads to the file that is written to.
     pub(super) fn check(&mut self, now: Now) {
-        self.audit.check(now);
+        self.audit.check(now, |waited| self.patience.ends(waited, FLUSH));
     }
 
     /// Problems and damages of the audit.
@@ -120,7 +151,7 @@ impl Recorder {
     /// summed.
     pub(super) fn revoked(&mut self, record: Record, ended: bool, by: &str, now: Now) {
         if ended {
-            self.audit.append(record, now);
+            self.append(record, now);
         } else {
             self.bounded(record, by, "", now);
         }
@@ -148,7 +179,7 @@ impl Recorder {
         };
         let record =
             Record::new(code).by("agent").with("interface", name.as_str()).with("hook", *hook);
-        self.audit.append(record.detail(note), now);
+        self.append(record.detail(note), now);
     }
 
     /// Records accepted grants. They are in the audit and on the disk before anything opens, so
@@ -176,7 +207,7 @@ impl Recorder {
             let requester = &found.grant.message().requester;
             record = record.text("requester", requester).with("connections", found.hits);
         }
-        self.audit.append(record, now);
+        self.append(record, now);
     }
 
     /// Records a grant that has let in as many connections as it may.
@@ -187,14 +218,14 @@ impl Recorder {
             .grant(held.grant.id())
             .text("requester", &grant.requester)
             .with("connections", grant.max_connections);
-        self.audit.append(record, now);
+        self.append(record, now);
     }
 
     /// Records a grant that opens at the agent's start: its window began while no agent was
     /// running, or the machine was started again.
     pub(super) fn reopened(&mut self, held: &HeldGrant, now: Now) {
         let record = Record::of_grant(EventCode::GrantActivated, &held.grant).by("agent");
-        self.audit.append(record.detail("from the database, at the agent's start"), now);
+        self.append(record.detail("from the database, at the agent's start"), now);
     }
 
     /// Records grants that began or ended.
@@ -222,7 +253,7 @@ impl Recorder {
                 // Recorded where it is carried out.
                 Change::Forgotten(_) | Change::Replaced(_) => continue,
             };
-            self.audit.append(record.by("agent"), now);
+            self.append(record.by("agent"), now);
         }
     }
 
@@ -253,7 +284,7 @@ impl Recorder {
             .with("destination", address(*family, destination))
             .with("port", port)
             .text("interface", links.name(*interface));
-        self.audit.append(record, now);
+        self.append(record, now);
     }
 
     /// Records the agent's start.
@@ -264,7 +295,7 @@ impl Recorder {
             .with("version", env!("CARGO_PKG_VERSION"))
             .with("boot", boot_id)
             .with("pid", std::process::id());
-        self.audit.append(configured(record, config), now);
+        self.append(configured(record, config), now);
     }
 
     /// Records each problem of `status` once when it appears and once when it has ended. Its text
@@ -277,12 +308,12 @@ impl Recorder {
             current.into_iter().filter(|(name, _)| !raised.contains(name)).collect();
         for (alarm, text) in new {
             let record = Record::new(EventCode::AlarmRaised).by("agent").text("alarm", &alarm);
-            self.audit.append(record.detail(&text), now);
+            self.append(record.detail(&text), now);
             self.alarms.insert(alarm);
         }
         for alarm in cleared {
             let record = Record::new(EventCode::AlarmCleared).by("agent").text("alarm", &alarm);
-            self.audit.append(record, now);
+            self.append(record, now);
             self.alarms.remove(&alarm);
         }
     }
@@ -300,7 +331,7 @@ impl Recorder {
                 .with("floor", floor.to_string())
                 .detail("the clock is earlier than it has been before: nothing new opens")
         };
-        self.audit.append(record.by("agent"), now);
+        self.append(record.by("agent"), now);
     }
 
     /// Records that the wall clock was set: it moved against the boot clock.
@@ -309,10 +340,10 @@ impl Recorder {
             .by("agent")
             .with("by_ms", millis)
             .with("grants_shortened", sooner.len());
-        self.audit.append(record, now);
+        self.append(record, now);
         for id in sooner {
             let record = Record::new(EventCode::GrantShortened).by("agent").grant(*id);
-            self.audit.append(record, now);
+            self.append(record, now);
         }
     }
 
@@ -329,7 +360,7 @@ impl Recorder {
                 }
                 None => record.by("many peers"),
             };
-            self.audit.append(with_sum(record, sum), now);
+            self.append(with_sum(record, sum), now);
         }
         let connections = if all { self.connections.drain() } else { self.connections.settle(now) };
         for (key, sum) in connections {
@@ -340,7 +371,7 @@ impl Recorder {
                 }
                 record = record.text("source", &source).text("port", &port);
             }
-            self.audit.append(with_sum(record, sum), now);
+            self.append(with_sum(record, sum), now);
         }
         events
     }
@@ -377,7 +408,7 @@ fn configured(record: Record, config: &Config) -> Record {
 impl<D: Datapath> Gate<D> {
     /// Adds a record to the audit: the one way for everything that the gate does.
     pub fn record(&mut self, record: Record, now: Now) {
-        self.recorder.audit.append(record, now);
+        self.recorder.append(record, now);
     }
 
     /// Records whether another configuration was taken.
@@ -390,7 +421,7 @@ impl<D: Datapath> Gate<D> {
             Ok(()) => configured(Record::new(EventCode::ConfigurationReloaded), &self.config),
             Err(error) => Record::new(EventCode::ConfigurationRefused).detail(error),
         };
-        self.recorder.audit.append(record.by("agent"), now);
+        self.recorder.append(record.by("agent"), now);
         self.settle_audit(now);
     }
 
@@ -437,7 +468,7 @@ impl<D: Datapath> Gate<D> {
             tracing::warn!(by, reason, "grants refused: {detail}");
             self.report_grant(event, now);
         }
-        self.recorder.audit.flush(now);
+        self.recorder.flush(now);
         if let Some(head) = self.recorder.unreported_head(now) {
             self.journal.add(now.wall.0, head);
         }
@@ -447,8 +478,8 @@ impl<D: Datapath> Gate<D> {
     pub fn stop(&mut self, why: &str, now: Now) {
         drop(self.recorder.add_sums(true, now));
         let record = Record::new(EventCode::AgentStopping).by("agent").detail(why);
-        self.recorder.audit.append(record, now);
+        self.recorder.append(record, now);
         // Nobody waits for more than this.
-        drop(self.recorder.audit.sync(now));
+        self.recorder.audit.sync(now, |waited| waited >= LAST);
     }
 }

@@ -16,6 +16,7 @@ use crate::{
         clock::Now,
         ledger::{HeldGrant, Stage},
     },
+    system::log,
 };
 
 pub(crate) use crate::gate::links::ungated;
@@ -50,6 +51,7 @@ impl<D: Datapath> Gate<D> {
         let (interfaces, guard, drift) = self.links.with_drift(drift);
         problems.extend(drift);
         let (hosts, prefixes) = self.ledger.claims().used();
+        let logged = log::state();
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         v1::StatusResponse {
             state: state(gate.observe, &interfaces, &guard, &problems).into(),
@@ -72,6 +74,10 @@ impl<D: Datapath> Gate<D> {
             soon: self.soon(hosts, prefixes, now),
             started_at_ms: self.about.started().0,
             policy: Some(self.policies.state(&self.config, now)),
+            log: Some(v1::LogState {
+                dropped_lines: logged.dropped,
+                problem: logged.problem.unwrap_or_default(),
+            }),
         }
     }
 

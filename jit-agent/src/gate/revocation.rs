@@ -8,7 +8,7 @@ use jit_proto::{GrantId, v1};
 
 use crate::{
     disk::audit::{EventCode, Record},
-    gate::{Gate, LOGGED, report::grant_event},
+    gate::{Gate, LOGGED, patience::REVOCATION, report::grant_event},
     kernel::datapath::Datapath,
     rules::{clock::Now, grant::VerifiedGrant, ledger::Tombstone, refusal::Refused},
 };
@@ -105,7 +105,7 @@ impl<D: Datapath> Gate<D> {
     fn make_durable(&mut self, closed: &[Closed], all: bool, now: Now) -> Result<(), String> {
         let tombstones: Vec<_> = closed.iter().map(|closed| (closed.id, closed.until)).collect();
         self.outbox.revoke(&tombstones);
-        let Err(error) = self.settle(&[], now) else { return Ok(()) };
+        let Err(error) = self.settle_within(REVOCATION, &[], now) else { return Ok(()) };
         match self.outbox.use_reserve(all) {
             Ok(()) => {
                 tracing::warn!("{error}: the revocation is kept in the reserve");

@@ -20,6 +20,7 @@ use crate::{
         read::Reader,
         verify::{self, Options},
     },
+    oncall::output::unless_closed,
     system::sys,
 };
 use jit_client::{exit::Exit, status::Style};
@@ -245,14 +246,6 @@ impl FilterArgs {
                 show::text(&line, raw, Style::of_stdout())
             }
         })
-    }
-}
-
-/// A reader that has closed standard output (`| head`) is not an error.
-fn unless_closed(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other,
     }
 }
 

@@ -31,13 +31,13 @@ pub fn run(path: &Path) -> Result<ExitCode, Failure> {
             })?
         }
     };
-    print(&summary(path, &config));
-    print(&taken(&config, material.as_ref()));
+    print(&summary(path, &config))?;
+    print(&taken(&config, material.as_ref()))?;
     let now = sys::now().wall;
     let host = Host { now, interfaces: interfaces(), is_bpffs: &sys::is_bpffs };
     let of_peers = material.iter().flat_map(|material| material.doubts(now));
     for doubt in doubts(&config, &host).into_iter().chain(of_peers) {
-        print(&format!("warning: {doubt}\n"));
+        print(&format!("warning: {doubt}\n"))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -11,7 +11,10 @@ use crate::{
     config::Glimpse,
     disk::audit::{Audit, AuditError, EventCode, Record, Settings},
     kernel::datapath::pins::{Pins, Removed},
-    oncall::{failure::Failure, output::print},
+    oncall::{
+        failure::Failure,
+        output::{complain, print},
+    },
     system::sys,
 };
 
@@ -24,7 +27,7 @@ pub fn run(config: &Path, yes: bool) -> Result<ExitCode, Failure> {
     }
     let pins = Pins::new(&glimpse.paths.pins);
     if pins.is_empty()? && pins.classifiers()?.is_empty() {
-        print(&format!("nothing is pinned in {}: there is no gate\n", pins.root().display()));
+        print(&format!("nothing is pinned in {}: there is no gate\n", pins.root().display()))?;
         return Ok(ExitCode::SUCCESS);
     }
     // Somebody removed the pins and their directory; the gate's classifiers are still attached.
@@ -34,7 +37,7 @@ pub fn run(config: &Path, yes: bool) -> Result<ExitCode, Failure> {
     }
     let _lock = sys::lock_directory(pins.root())?.ok_or(Failure::Running)?;
     if !yes && !confirmed(pins.root())? {
-        print("nothing changed\n");
+        print("nothing changed\n")?;
         return Ok(ExitCode::FAILURE);
     }
     let Removed { interfaces, guard } = remove(&pins, &glimpse)?;
@@ -47,7 +50,7 @@ pub fn run(config: &Path, yes: bool) -> Result<ExitCode, Failure> {
     let guard = if guard { " and the socket guard is off" } else { "" };
     print(&format!(
         "the gate is gone from {interfaces} interfaces{guard}: protected ports are open to all\n"
-    ));
+    ))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -80,7 +83,7 @@ fn write_record(glimpse: &Glimpse, record: Record) {
         None => as_text(write()),
     };
     if let Err(error) = written {
-        eprintln!("jit-agent: warning: this is not in the audit: {error}");
+        complain(&format!("warning: this is not in the audit: {error}"));
     }
 }
 
@@ -92,11 +95,11 @@ fn confirmed(pins: &Path) -> Result<bool, Failure> {
     if !io::stdin().is_terminal() {
         return Err(Failure::NoTerminal);
     }
-    eprint!(
+    write!(
+        io::stderr(),
         "This opens every protected port to everybody ({}). Type `open` to continue: ",
         pins.display()
-    );
-    io::stderr().flush()?;
+    )?;
     let mut answer = String::new();
     io::stdin().read_line(&mut answer)?;
     Ok(answer.trim() == "open")

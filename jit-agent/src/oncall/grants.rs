@@ -37,9 +37,9 @@ pub async fn run(config: &Path, ended: bool, json: bool) -> Result<ExitCode, Fai
     })?;
     let grants = answer.into_inner().grants;
     if json {
-        print_json(&status::grants_json(&grants));
+        print_json(&status::grants_json(&grants))?;
     } else {
-        print(&status::grants_text(&grants, Style::of_stdout()));
+        print(&status::grants_text(&grants, Style::of_stdout()))?;
     }
     Ok(ExitCode::SUCCESS)
 }

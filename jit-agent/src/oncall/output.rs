@@ -1,16 +1,33 @@
-//! Standard output of the on-call commands.
+//! Standard output and standard error of the on-call commands.
 
-use std::io::Write as _;
+use std::io::{self, ErrorKind, Write as _};
 
 use jit_proto::printable;
 use serde_json::Value;
 
-/// Prints to standard output. A reader that has closed it (`| head`) is not an error.
-pub(super) fn print(text: &str) {
-    let _gone = std::io::stdout().write_all(text.as_bytes());
+/// Prints to standard output. A reader that has closed it (`| head`) is not an error: the command
+/// goes on without it, and its exit code means the same.
+pub(super) fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    unless_closed(out.write_all(text.as_bytes()).and_then(|()| out.flush())).map_err(|error| {
+        io::Error::new(error.kind(), format!("cannot write to standard output: {error}"))
+    })
 }
 
 /// Prints JSON on several lines.
-pub(super) fn print_json(value: &Value) {
-    print(&format!("{}\n", printable::json_pretty(value)));
+pub(super) fn print_json(value: &Value) -> io::Result<()> {
+    print(&format!("{}\n", printable::json_pretty(value)))
+}
+
+/// Prints a sentence to standard error. If nobody can read it, there is nowhere to say so.
+pub fn complain(text: &str) {
+    let _gone = writeln!(io::stderr(), "jit-agent: {}", printable::clean_lines(text));
+}
+
+/// A reader that has closed standard output is not an error.
+pub(super) fn unless_closed(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
 }

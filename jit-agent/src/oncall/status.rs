@@ -44,9 +44,9 @@ pub async fn run(config: &Path, json: bool) -> Result<ExitCode, Failure> {
         Asked::Silent(agent) => offline(glimpse, agent)?,
     };
     if json {
-        print_json(&status::json(&status));
+        print_json(&status::json(&status))?;
     } else {
-        print(&status::text(&status, Style::of_stdout()));
+        print(&status::text(&status, Style::of_stdout()))?;
     }
     Ok(Exit::of_status(&status).into())
 }

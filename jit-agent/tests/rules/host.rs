@@ -1,6 +1,12 @@
 //! A gate with a real database and a datapath in memory, that can be killed.
 
-use std::sync::Arc;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use jit_agent::{
     app::audit_settings,
@@ -83,12 +89,22 @@ impl Host {
         outcome.map(|accepted| accepted.admission).map_err(|refused| refused.refusal)
     }
 
-    /// The records of the audit, which must be whole.
+    /// The records of the audit, which must be whole, up to one of now.
     pub(crate) fn records(&mut self) -> Vec<serde_json::Value> {
-        self.gate().record(Record::new(EventCode::AlarmCleared), NOW);
-        self.gate().advance(NOW);
+        static MARK: AtomicU64 = AtomicU64::new(1_000_000_000);
+        let mark = MARK.fetch_add(1, Ordering::Relaxed);
+        self.gate().record(Record::new(EventCode::AlarmCleared).with("mark", mark), NOW);
         let state = self.directory.path().join("state");
-        let text = std::fs::read_to_string(state.join("audit/audit.jsonl")).unwrap();
+        let end = Instant::now() + Duration::from_secs(20);
+        // A thread writes it, for which the gate does not wait long.
+        let text = loop {
+            self.gate().advance(NOW);
+            let text = std::fs::read_to_string(state.join("audit/audit.jsonl")).unwrap();
+            if text.contains(&mark.to_string()) {
+                break text;
+            }
+            assert!(Instant::now() < end, "the audit does not get its records");
+        };
         let report = verify::verify(&state, &verify::Options::default()).unwrap();
         assert!(report.is_good(), "{report:#?}");
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()

@@ -23,6 +23,7 @@ mod sequences;
 mod sessions;
 mod signers;
 mod slices;
+mod stalls;
 mod status;
 mod storage;
 mod support;

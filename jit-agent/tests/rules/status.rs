@@ -170,6 +170,7 @@ fn everything() -> v1::StatusResponse {
             since_ms: NOW.wall.0,
             note: "all namespaces of this host".into(),
         }),
+        log: Some(v1::LogState { dropped_lines: 12_345, problem: String::new() }),
     }
 }
 
@@ -212,6 +213,7 @@ INC-7 disk full
 dropped  1,234,569 packets (22/tcp 1,234,560; 500/udp 7): denied 1,234,567, malformed 2; \
 1,000 of them only observed
 control  listening on [::]:8443, last push 2h ago by spiffe://example.org/hub
+log      12,345 lines dropped: nobody took them in time
 soon     the certificate ends in 6 days
 ";
     assert_eq!(status::text(&everything(), Style::Plain), screen);
@@ -273,6 +275,7 @@ fn the_json_value_for_value() {
         "state": "degraded",
         "problems": ["eth1 has no gate: run `jit-agent check`"],
         "soon": ["the certificate ends in 6 days"],
+        "log": { "dropped_lines": 12_345, "problem": null },
         "version": "0.1.0",
         "host": "web-1",
         "mode": "observe",

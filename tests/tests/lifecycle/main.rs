@@ -19,5 +19,6 @@ mod local;
 mod refusals;
 mod restarts;
 mod sessions;
+mod stalled;
 mod storage;
 mod upgrades;

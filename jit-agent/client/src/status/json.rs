@@ -26,6 +26,7 @@ pub fn json(status: &v1::StatusResponse) -> Value {
         started_at_ms,
         policy,
         guard,
+        log,
     } = status;
     json!({
         "state": state,
@@ -58,6 +59,10 @@ pub fn json(status: &v1::StatusResponse) -> Value {
         })),
         "policy": policy.as_ref().map(policy_json),
         "soon": soon,
+        "log": log.as_ref().map(|log| json!({
+            "dropped_lines": log.dropped_lines,
+            "problem": (!log.problem.is_empty()).then_some(&log.problem),
+        })),
     })
 }
 

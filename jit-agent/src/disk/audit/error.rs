@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::system::sys::FileError;
+use crate::{disk::own_thread::Unanswered, system::sys::FileError};
 
 /// Why a record is not on the disk.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +26,9 @@ pub enum AuditError {
         /// The kernel's error.
         error: io::Error,
     },
+    /// The disk has not answered yet. The records may be on it all the same.
+    #[error("cannot write the audit: {0}")]
+    Unanswered(#[from] Unanswered),
 }
 
 /// Makes an error of the audit from one of the operating system.

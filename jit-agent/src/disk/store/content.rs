@@ -69,7 +69,7 @@ pub struct StoredPolicies {
 }
 
 /// One transaction: what it writes and removes.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Transaction {
     /// Grants to write.
     pub put: Vec<(GrantId, StoredGrant)>,

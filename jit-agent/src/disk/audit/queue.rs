@@ -1,0 +1,190 @@
+//! The audit behind a thread of its own: a disk that hangs holds up nobody who adds a record.
+//!
+//! Records wait here, in their order, until the thread takes them with the next call.
+
+use std::{io, time::Duration};
+
+use jit_proto::WallTime;
+
+use crate::{
+    disk::{
+        audit::{Audit, AuditError, MAX_BATCH, MAX_WAITING, Record, SignedHead},
+        own_thread::{OwnThread, Unanswered},
+    },
+    rules::clock::Now,
+};
+
+/// The audit of a running agent.
+#[derive(Debug)]
+pub(crate) struct AuditQueue {
+    writer: OwnThread<Audit>,
+    waiting: Vec<(Record, Now)>,
+    /// Number of records that had no room in `waiting`, and when that began.
+    lost: Option<(u64, WallTime)>,
+    /// Largest size of a file, and number of full files, if they changed.
+    sizes: Option<(u64, u32)>,
+    seen: Seen,
+    /// Why the last call has no answer; `None`: it has.
+    unanswered: Option<String>,
+}
+
+/// The writer's state after its last call.
+#[derive(Debug, Default)]
+struct Seen {
+    problem: Option<String>,
+    damage: Option<String>,
+    signed: Option<SignedHead>,
+    /// There is something to write or to sync.
+    unsettled: bool,
+}
+
+impl Seen {
+    fn of(audit: &Audit) -> Self {
+        Self {
+            problem: audit.problem().map(str::to_owned),
+            damage: audit.damage().map(str::to_owned),
+            signed: audit.signed_head().cloned(),
+            unsettled: audit.is_unsettled(),
+        }
+    }
+}
+
+impl AuditQueue {
+    /// Moves an audit to a thread.
+    ///
+    /// # Errors
+    /// The kernel starts no thread.
+    pub(crate) fn new(audit: Audit) -> io::Result<Self> {
+        let seen = Seen::of(&audit);
+        Ok(Self {
+            writer: OwnThread::new("audit", audit)?,
+            waiting: Vec::new(),
+            lost: None,
+            sizes: None,
+            seen,
+            unanswered: None,
+        })
+    }
+
+    /// Changes the sizes.
+    pub(crate) const fn resize(&mut self, max_size: u64, keep: u32) {
+        self.sizes = Some((max_size, keep));
+    }
+
+    /// Adds a record, which the next call writes. Waits for nothing.
+    pub(crate) fn append(&mut self, record: Record, now: Now) {
+        if self.waiting.len() >= MAX_WAITING {
+            let (count, since) = self.lost.unwrap_or((0, now.wall));
+            self.lost = Some((count.saturating_add(1), since));
+            return;
+        }
+        self.waiting.push((record, now));
+    }
+
+    /// Whether records should be written before more are added.
+    pub(crate) const fn is_long(&self) -> bool {
+        self.waiting.len() >= MAX_BATCH
+    }
+
+    /// Writes records that something depends on, and waits for the disk with patience.
+    ///
+    /// # Errors
+    /// The records are not known to be on the disk: what they record must not happen.
+    pub(crate) fn commit(
+        &mut self,
+        records: Vec<Record>,
+        now: Now,
+        gives_up: impl Fn(Duration) -> bool,
+    ) -> Result<(), AuditError> {
+        self.call(gives_up, move |audit| audit.commit(records, now))?
+    }
+
+    /// Writes what waits, and syncs when that is due. What the disk does not take is tried again.
+    pub(crate) fn flush(&mut self, now: Now, gives_up: impl Fn(Duration) -> bool) {
+        let Self { waiting, lost, seen, unanswered, .. } = self;
+        if !waiting.is_empty() || lost.is_some() || seen.unsettled || unanswered.is_some() {
+            drop(self.call(gives_up, move |audit| audit.flush(now)));
+        }
+    }
+
+    /// Writes what waits, and syncs.
+    pub(crate) fn sync(&mut self, now: Now, gives_up: impl Fn(Duration) -> bool) {
+        drop(self.call(gives_up, move |audit| audit.sync(now)));
+    }
+
+    /// Checks that the audit's path still leads to the file that is written to.
+    pub(crate) fn check(&mut self, now: Now, gives_up: impl Fn(Duration) -> bool) {
+        drop(self.call(gives_up, move |audit| audit.check(now)));
+    }
+
+    /// Why nothing can be written now; `None`: all is well.
+    pub(crate) fn problem(&self) -> Option<&str> {
+        self.unanswered.as_deref().or(self.seen.problem.as_deref())
+    }
+
+    /// What was wrong with the files when they were opened or checked.
+    pub(crate) fn damage(&self) -> Option<&str> {
+        self.seen.damage.as_deref()
+    }
+
+    /// The last signed head.
+    pub(crate) const fn signed_head(&self) -> Option<&SignedHead> {
+        self.seen.signed.as_ref()
+    }
+
+    /// Hands over what waits, and calls `job`.
+    fn call<R: Send + 'static>(
+        &mut self,
+        gives_up: impl Fn(Duration) -> bool,
+        job: impl FnOnce(&mut Audit) -> R + Send + 'static,
+    ) -> Result<R, AuditError> {
+        if self.writer.is_stalled() {
+            return Err(Unanswered::Stalled.into());
+        }
+        let (waiting, lost) = (std::mem::take(&mut self.waiting), self.lost.take());
+        let sizes = self.sizes.take();
+        let work = move |audit: &mut Audit| {
+            if let Some((max_size, keep)) = sizes {
+                audit.resize(max_size, keep);
+            }
+            waiting.into_iter().for_each(|(record, at)| audit.append(record, at));
+            if let Some((count, since)) = lost {
+                audit.lose(count, since);
+            }
+            let result = job(audit);
+            (result, Seen::of(audit))
+        };
+        let answer = self.writer.call(gives_up, work, |_, _| {});
+        self.note(answer)
+    }
+
+    fn note<R>(&mut self, answer: Result<(R, Seen), Unanswered>) -> Result<R, AuditError> {
+        match answer {
+            Ok((result, seen)) => {
+                if self.unanswered.take().is_some() {
+                    tracing::info!("the audit's disk answers again");
+                }
+                self.seen = seen;
+                Ok(result)
+            }
+            Err(unanswered) => {
+                let error = AuditError::from(unanswered);
+                let text = error.to_string();
+                if self.unanswered.as_ref() != Some(&text) {
+                    tracing::error!("{text}: new grants are refused until it can be written");
+                }
+                self.unanswered = Some(text);
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Drop for AuditQueue {
+    /// The records that still wait go with the last call; the writer syncs when it is dropped.
+    fn drop(&mut self) {
+        if !self.waiting.is_empty() {
+            drop(self.call(|waited| waited >= Duration::from_secs(1), |_| ()));
+        }
+    }
+}

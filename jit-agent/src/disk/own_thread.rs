@@ -1,0 +1,178 @@
+//! A value on a thread of its own, for work on a disk that may hang. Whoever asks waits with
+//! patience, and then goes on without an answer.
+//!
+//! There is one call at a time, and no queue: while a call that nobody waits for any more still
+//! hangs, every further one fails at once. So what reaches the disk is in the order of the calls.
+
+use std::{
+    fmt, io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, RecvTimeoutError, SendError},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+/// How often a caller that waits asks itself whether to give up.
+const STEP: Duration = Duration::from_millis(10);
+/// The longest wait for the thread's end, and for that of one that hangs.
+const LAST_WAIT: Duration = Duration::from_secs(20);
+const LAST_WAIT_STALLED: Duration = Duration::from_secs(2);
+
+type Job<T> = Box<dyn FnOnce(&mut T) + Send>;
+
+/// A value that only its own thread touches.
+pub(crate) struct OwnThread<T> {
+    /// `None`: no more calls come.
+    jobs: Option<mpsc::Sender<Job<T>>>,
+    thread: Option<JoinHandle<()>>,
+    /// Whether the call that was given up has ended.
+    given_up: Option<Arc<AtomicBool>>,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unanswered {
+    /// The thread has panicked.
+    #[error("the thread that writes it has ended; see the agent's log, and restart the agent")]
+    Ended,
+    /// The call, or an earlier one, has not ended.
+    #[error("the disk does not answer")]
+    Stalled,
+}
+
+impl<T: Send + 'static> OwnThread<T> {
+    /// Moves a value to a new thread with this name.
+    ///
+    /// # Errors
+    /// The kernel starts no thread.
+    pub(crate) fn new(name: &str, mut value: T) -> io::Result<Self> {
+        let (jobs, received) = mpsc::channel::<Job<T>>();
+        let work = move || received.into_iter().for_each(|job| job(&mut value));
+        let thread = thread::Builder::new().name(name.into()).spawn(work)?;
+        Ok(Self { jobs: Some(jobs), thread: Some(thread), given_up: None })
+    }
+
+    /// Whether an earlier call, which nobody waits for any more, has not ended.
+    pub(crate) fn is_stalled(&self) -> bool {
+        self.given_up.as_ref().is_some_and(|ended| !ended.load(Ordering::Acquire))
+    }
+
+    /// Calls `job` on the thread and waits for the result, until `gives_up` says so of the time
+    /// waited. A result that comes later goes to `late`, on the thread.
+    ///
+    /// # Errors
+    /// There is no result. The job may happen all the same.
+    pub(crate) fn call<R: Send + 'static>(
+        &mut self,
+        gives_up: impl Fn(Duration) -> bool,
+        job: impl FnOnce(&mut T) -> R + Send + 'static,
+        late: impl FnOnce(&mut T, R) + Send + 'static,
+    ) -> Result<R, Unanswered> {
+        if self.is_stalled() {
+            return Err(Unanswered::Stalled);
+        }
+        self.given_up = None;
+        // Without a buffer: a result is either taken or comes late.
+        let (sender, answer) = mpsc::sync_channel(0);
+        let ended = Arc::new(AtomicBool::new(false));
+        let ends = Arc::clone(&ended);
+        let work: Job<T> = Box::new(move |value| {
+            let result = job(value);
+            if let Err(SendError(result)) = sender.send(result) {
+                late(value, result);
+            }
+            ends.store(true, Ordering::Release);
+        });
+        let sent = self.jobs.as_ref().map(|jobs| jobs.send(work));
+        if !matches!(sent, Some(Ok(()))) {
+            return Err(Unanswered::Ended);
+        }
+        let began = Instant::now();
+        loop {
+            match answer.recv_timeout(STEP) {
+                Ok(result) => return Ok(result),
+                Err(RecvTimeoutError::Disconnected) => return Err(Unanswered::Ended),
+                Err(RecvTimeoutError::Timeout) if gives_up(began.elapsed()) => {
+                    self.given_up = Some(ended);
+                    return Err(Unanswered::Stalled);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+}
+
+impl<T> Drop for OwnThread<T> {
+    /// Waits until the value is dropped, unless that hangs.
+    fn drop(&mut self) {
+        self.jobs = None;
+        let Some(thread) = self.thread.take() else { return };
+        let stalled = self.given_up.as_ref().is_some_and(|ended| !ended.load(Ordering::Acquire));
+        let end = Instant::now() + if stalled { LAST_WAIT_STALLED } else { LAST_WAIT };
+        while !thread.is_finished() && Instant::now() < end {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl<T> fmt::Debug for OwnThread<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OwnThread").field("given_up", &self.given_up).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(20);
+
+    fn numbers() -> OwnThread<Vec<u32>> {
+        OwnThread::new("numbers", Vec::new()).unwrap()
+    }
+
+    fn push(numbers: &mut OwnThread<Vec<u32>>, number: u32) -> Result<usize, Unanswered> {
+        let job = move |numbers: &mut Vec<u32>| {
+            numbers.push(number);
+            numbers.len()
+        };
+        numbers.call(|waited| waited > Duration::from_secs(20), job, |_, _| {})
+    }
+
+    #[test]
+    fn a_call_that_hangs_is_given_up_and_its_result_comes_late() {
+        let mut numbers = numbers();
+        assert_eq!(push(&mut numbers, 1), Ok(1));
+        let (release, released) = mpsc::channel::<()>();
+        let hangs = move |numbers: &mut Vec<u32>| {
+            let _released = released.recv();
+            numbers.push(2);
+            2
+        };
+        let undo = |numbers: &mut Vec<u32>, result| numbers.retain(|number| *number != result);
+        let gave_up = numbers.call(|waited| waited >= SHORT, hangs, undo);
+        assert_eq!(gave_up, Err(Unanswered::Stalled));
+        let began = Instant::now();
+        assert_eq!(push(&mut numbers, 3), Err(Unanswered::Stalled));
+        assert!(numbers.is_stalled() && began.elapsed() < STEP, "it fails at once");
+        release.send(()).unwrap();
+        let end = Instant::now() + Duration::from_secs(20);
+        while numbers.is_stalled() {
+            assert!(Instant::now() < end);
+            thread::yield_now();
+        }
+        // The late result was undone, and the refused call did not happen.
+        assert_eq!(push(&mut numbers, 4), Ok(2));
+    }
+
+    #[test]
+    fn a_panic_of_the_thread_is_an_error_now_and_later() {
+        let mut numbers = numbers();
+        let panics = |_: &mut Vec<u32>| -> u32 { panic!("this is the test") };
+        assert_eq!(numbers.call(|_| false, panics, |_, _| {}), Err(Unanswered::Ended));
+        assert_eq!(push(&mut numbers, 1), Err(Unanswered::Ended));
+    }
+}

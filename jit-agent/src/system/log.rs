@@ -1,0 +1,295 @@
+//! The agent's log: lines wait in a queue, and a thread of their own writes them to standard error.
+//!
+//! Whoever logs never waits and never fails. Lines that find no room are dropped and counted, and so
+//! are lines that cannot be written. Standard error is often a pipe: its reader may be stopped, and
+//! then a write hangs, or gone, and then it fails. `tracing-appender` would do the queue, but it
+//! neither reports a failed write nor says when its reader is back.
+
+use std::{
+    collections::VecDeque,
+    io::{self, Write},
+    os::fd::{AsFd, BorrowedFd},
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use tracing_subscriber::fmt::MakeWriter;
+
+/// The most bytes that wait for a reader.
+const MAX_BYTES: usize = 1024 * 1024;
+/// A write that takes longer than this has a reader that is stopped.
+const STALLED: Duration = Duration::from_secs(2);
+
+/// The queue of this process.
+static LOG: Queue = Queue::new();
+
+/// What `status` shows about the log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogState {
+    /// Number of lines that were dropped since the start.
+    pub dropped: u64,
+    /// Why lines are not written now; `None`: they are.
+    pub problem: Option<String>,
+}
+
+/// Lines that wait for standard error.
+#[derive(Debug)]
+struct Queue {
+    inner: Mutex<Inner>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct Inner {
+    lines: VecDeque<Vec<u8>>,
+    bytes: usize,
+    dropped: u64,
+    /// Dropped lines that the log does not mention yet.
+    unreported: u64,
+    /// When the present write began.
+    writing: Option<Instant>,
+    /// Why the last write failed.
+    failed: Option<String>,
+}
+
+/// Starts the thread that writes to standard error. Returns what makes lines for it.
+///
+/// # Errors
+/// The kernel starts no thread.
+pub fn start() -> io::Result<impl for<'a> MakeWriter<'a> + Send + Sync + 'static> {
+    let work = || {
+        LOG.write_to(io::stderr().as_fd(), |lines| {
+            tracing::warn!(lines, "lines of this log were dropped: nobody took them");
+        });
+    };
+    thread::Builder::new().name("log".into()).spawn(work)?;
+    Ok(|| Line(&LOG))
+}
+
+/// The state of this process's log.
+pub fn state() -> LogState {
+    LOG.state(Instant::now())
+}
+
+/// Adds a line that is no event.
+pub fn line(text: &str) {
+    LOG.push(format!("{text}\n").as_bytes());
+}
+
+/// Waits until every line is written, for the end of the process; at most this long.
+pub fn flush(longest: Duration) {
+    LOG.flush(longest);
+}
+
+/// One line of the log.
+struct Line(&'static Queue);
+
+impl Write for Line {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.push(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Queue {
+    const fn new() -> Self {
+        let inner = Inner {
+            lines: VecDeque::new(),
+            bytes: 0,
+            dropped: 0,
+            unreported: 0,
+            writing: None,
+            failed: None,
+        };
+        Self { inner: Mutex::new(inner), changed: Condvar::new() }
+    }
+
+    fn push(&self, line: &[u8]) {
+        let mut inner = self.lock();
+        if inner.bytes.saturating_add(line.len()) > MAX_BYTES {
+            inner.drop_line();
+            return;
+        }
+        inner.bytes = inner.bytes.saturating_add(line.len());
+        inner.lines.push_back(line.to_vec());
+        drop(inner);
+        self.changed.notify_all();
+    }
+
+    fn state(&self, now: Instant) -> LogState {
+        let inner = self.lock();
+        let stalled = inner
+            .writing
+            .is_some_and(|began| now.saturating_duration_since(began) >= STALLED)
+            .then(|| "the reader of the log takes no line: lines are dropped".to_owned());
+        let failed = inner.failed.as_ref().map(|error| {
+            format!("cannot write the log to standard error: {error}: its lines are dropped")
+        });
+        LogState { dropped: inner.dropped, problem: stalled.or(failed) }
+    }
+
+    fn flush(&self, longest: Duration) {
+        let waits = |inner: &mut Inner| !inner.lines.is_empty() || inner.writing.is_some();
+        drop(self.changed.wait_timeout_while(self.lock(), longest, waits));
+    }
+
+    /// Writes lines as they come, for ever. `report` logs how many lines were dropped, when the
+    /// reader takes them again.
+    fn write_to(&self, out: BorrowedFd<'_>, report: impl Fn(u64)) {
+        loop {
+            let line = self.next();
+            let written = write_all(out, &line);
+            let unreported = self.written(written);
+            self.changed.notify_all();
+            if unreported > 0 {
+                report(unreported);
+            }
+        }
+    }
+
+    fn next(&self) -> Vec<u8> {
+        let mut inner = self.lock();
+        loop {
+            if let Some(line) = inner.lines.pop_front() {
+                inner.bytes = inner.bytes.saturating_sub(line.len());
+                inner.writing = Some(Instant::now());
+                return line;
+            }
+            inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Notes the end of a write. Returns the number of dropped lines to mention now.
+    fn written(&self, result: io::Result<()>) -> u64 {
+        let mut inner = self.lock();
+        inner.writing = None;
+        match result {
+            // After the lines that came before them.
+            Ok(()) if inner.lines.is_empty() => {
+                inner.failed = None;
+                std::mem::take(&mut inner.unreported)
+            }
+            Ok(()) => {
+                inner.failed = None;
+                0
+            }
+            Err(error) => {
+                inner.failed = Some(error.to_string());
+                inner.drop_line();
+                0
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Held for a few instructions, never over a write.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    const fn drop_line(&mut self) {
+        self.dropped = self.dropped.saturating_add(1);
+        self.unreported = self.unreported.saturating_add(1);
+    }
+}
+
+/// Writes past the lock of the standard library, which a hanging write would hold.
+fn write_all(out: impl AsFd, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::write(&out, bytes) {
+            Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
+            Err(rustix::io::Errno::INTR) => {}
+            // Somebody who shares the terminal has made it non-blocking.
+            Err(rustix::io::Errno::AGAIN) => {
+                let mut ready = [PollFd::new(&out, PollFlags::OUT)];
+                let _woken = poll(&mut ready, None);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader, PipeReader};
+
+    use super::*;
+
+    const LINE: &str =
+        "a line of a log, as long as such lines are: about a hundred bytes with all\n";
+
+    /// A queue that writes into a pipe.
+    fn piped() -> (&'static Queue, PipeReader) {
+        let queue: &'static Queue = Box::leak(Box::new(Queue::new()));
+        let (reader, writer) = io::pipe().unwrap();
+        thread::spawn(move || {
+            queue
+                .write_to(writer.as_fd(), |lines| queue.push(format!("{lines} lost\n").as_bytes()));
+        });
+        (queue, reader)
+    }
+
+    fn wait_for(condition: impl Fn() -> bool) {
+        let end = Instant::now() + Duration::from_secs(20);
+        while !condition() {
+            assert!(Instant::now() < end, "it did not happen within 20 s");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn a_reader_that_is_stopped_delays_nobody_and_gets_the_number_of_dropped_lines() {
+        let (queue, reader) = piped();
+        let began = Instant::now();
+        let pushed = 4 * MAX_BYTES / LINE.len();
+        for _ in 0..pushed {
+            queue.push(LINE.as_bytes());
+        }
+        assert!(began.elapsed() < STALLED, "{:?}", began.elapsed());
+        let later = Instant::now() + STALLED;
+        let state = queue.state(later);
+        assert!(state.dropped > 0 && state.problem.unwrap().contains("takes no line"));
+        let mut lines = BufReader::new(reader).lines().map(Result::unwrap);
+        let read = lines.by_ref().take_while(|line| !line.ends_with(" lost")).count();
+        // Everything was written or counted.
+        let dropped = queue.state(Instant::now()).dropped;
+        assert_eq!(u64::try_from(pushed - read).unwrap(), dropped);
+        wait_for(|| queue.state(Instant::now() + STALLED).problem.is_none());
+        queue.push(b"next\n");
+        assert_eq!(lines.next().unwrap(), "next");
+    }
+
+    #[test]
+    fn a_reader_that_is_gone_is_a_problem_and_its_lines_are_counted() {
+        let (queue, reader) = piped();
+        drop(reader);
+        queue.push(LINE.as_bytes());
+        queue.push(LINE.as_bytes());
+        wait_for(|| queue.state(Instant::now()).dropped == 2);
+        let problem = queue.state(Instant::now()).problem.unwrap();
+        assert!(problem.contains("Broken pipe"), "{problem}");
+    }
+
+    #[test]
+    fn the_end_waits_for_the_last_line_but_not_for_a_reader_that_is_stopped() {
+        let (queue, reader) = piped();
+        queue.push(LINE.as_bytes());
+        queue.flush(Duration::from_secs(20));
+        assert!(queue.lock().lines.is_empty());
+        for _ in 0..10_000 {
+            queue.push(LINE.as_bytes());
+        }
+        let began = Instant::now();
+        queue.flush(Duration::from_millis(50));
+        assert!(began.elapsed() < Duration::from_secs(5));
+        drop(reader);
+    }
+}

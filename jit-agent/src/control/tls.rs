@@ -79,7 +79,8 @@ impl Material {
         config.control.as_ref().map(Self::read).transpose()
     }
 
-    fn read(control: &Control) -> Result<Self, TlsError> {
+    /// Reads the files that a `[control]` names.
+    pub fn read(control: &Control) -> Result<Self, TlsError> {
         let Control { certificate, key, client_ca, listen: _ } = control;
         let chain = certificates("certificate", certificate)?;
         let not_after = chain

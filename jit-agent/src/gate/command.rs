@@ -16,8 +16,8 @@ use crate::{
     config::Config,
     disk::audit::Record,
     gate::{
-        Accepted, Gate, PolicyDraft, PolicyPush, Revoked, TICK, Target, journal::Journal,
-        looks::Looks,
+        Accepted, Gate, PolicyDraft, PolicyPush, Revoked, TICK, Target, configuration::NextStart,
+        journal::Journal, looks::Looks,
     },
     kernel::datapath::Datapath,
     rules::{
@@ -72,8 +72,9 @@ pub struct Gone;
 #[derive(Debug)]
 enum Urgent {
     Certificate { end: Option<WallTime>, reply: Reply<()> },
-    Configure { config: Box<Config>, reply: Reply<Result<(), String>> },
+    Configure { config: Box<Config>, since: WallTime, reply: Reply<Result<(), String>> },
     Record { record: Box<Record>, reply: Reply<()> },
+    RefuseConfiguration { why: String, reply: Reply<()> },
     Revoke { target: Target, by: String, why: String, reply: Reply<Revoked> },
     Stop { why: String, reply: Reply<()> },
 }
@@ -216,10 +217,19 @@ impl GateHandle {
         ask(&self.urgent, |reply| Urgent::Certificate { end, reply }).await
     }
 
-    /// Takes another configuration.
-    pub async fn reconfigure(&self, config: Config) -> Result<Result<(), String>, Gone> {
+    /// Takes another configuration. `since`: when it was first put in force as it is.
+    pub async fn reconfigure(
+        &self,
+        config: Config,
+        since: WallTime,
+    ) -> Result<Result<(), String>, Gone> {
         let config = Box::new(config);
-        ask(&self.urgent, |reply| Urgent::Configure { config, reply }).await
+        ask(&self.urgent, |reply| Urgent::Configure { config, since, reply }).await
+    }
+
+    /// Reports that the configuration on the disk cannot be used.
+    pub async fn refuse_configuration(&self, why: String) -> Result<(), Gone> {
+        ask(&self.urgent, |reply| Urgent::RefuseConfiguration { why, reply }).await
     }
 
     /// Puts a record into the audit, for what happens outside of the gate.
@@ -338,8 +348,16 @@ impl<D: Datapath> Gate<D> {
                 self.set_certificate_end(end, now);
                 let _gone = reply.send(());
             }
-            Urgent::Configure { config, reply } => {
-                drop(reply.send(self.reconfigure(*config, now)));
+            Urgent::Configure { config, since, reply } => {
+                let result = self.reconfigure(*config, now);
+                if result.is_ok() {
+                    self.set_in_force_since(since);
+                }
+                drop(reply.send(result));
+            }
+            Urgent::RefuseConfiguration { why, reply } => {
+                self.refuse_configuration(&why, NextStart::LastGood, now);
+                let _gone = reply.send(());
             }
             Urgent::Record { record, reply } => {
                 self.record(*record, now);

@@ -46,9 +46,23 @@ impl Outbox {
         }
     }
 
+    /// The database can be opened now. What it is owed waits for the next transaction.
+    pub(super) fn open(&mut self, store: Store, now: Now) {
+        self.store = store;
+        self.problem = None;
+        self.write_soon(now);
+    }
+
+    /// Nobody knows what is stored.
+    pub(super) const fn is_closed(&self) -> bool {
+        self.store.is_closed()
+    }
+
     /// Why the database takes nothing, and why the reserve would not.
     pub(super) fn problems(&self) -> [Option<&str>; 2] {
-        [self.problem.as_deref(), self.store.reserve_problem()]
+        // A database that is closed is a fault of its own.
+        let problem = self.problem.as_deref().filter(|_| !self.is_closed());
+        [problem, self.store.reserve_problem()]
     }
 
     /// The stored times are of an earlier boot.

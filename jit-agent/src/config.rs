@@ -2,8 +2,9 @@
 //!
 //! There are two steps. `raw` is the file as TOML; it refuses unknown keys by name and line.
 //! [`Config`] is what the rest of the agent uses; each section has a file with its checks. Key
-//! files are read here, so that a configuration with an unreadable key is refused before any socket
-//! or map exists. [`Glimpse`] is for commands that must work with a broken file.
+//! files are read here. `check` refuses one that cannot be used; the agent itself uses the copy that
+//! it kept, or does without that signer ([`Loaded`]): the gate does not need it. [`Glimpse`] is for
+//! commands that must work with a broken file.
 
 mod audit;
 mod ceiling;
@@ -25,13 +26,15 @@ use jit_proto::PayloadType;
 pub(crate) use self::limits::DEFAULT_MAX_DURATION;
 pub use self::{
     audit::AuditConfig,
-    control::{Control, Controller},
+    control::{Control, ControlLines, Controller},
     gate::{GateConfig, HookChoice},
     glimpse::Glimpse,
     interfaces::InterfaceFilter,
     limits::Limits,
     paths::{DEFAULT_PATH, Paths},
+    signer::{KeyFault, KeyFile},
 };
+use self::{signer::Signers, value::line_at};
 use crate::{
     rules::{ceiling::Ceiling, keyring::Keyring, policy::Policy},
     system::sys,
@@ -50,6 +53,8 @@ pub struct Config {
     pub ceiling: Option<Ceiling>,
     /// Trusted signing keys.
     pub keyring: Keyring,
+    /// Ids of the signers whose key cannot be used, and of which there is no copy.
+    pub absent_signers: Vec<String>,
     /// Where controllers connect; `None`: the agent does not listen.
     pub control: Option<Control>,
     /// The controllers that may connect.
@@ -62,32 +67,96 @@ pub struct Config {
     pub paths: Paths,
 }
 
+/// A configuration and what it was made from.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// The text of the file.
+    pub text: String,
+    /// The signers' keys that are used.
+    pub keys: Vec<KeyFile>,
+    /// The key files that cannot be used.
+    pub faults: Vec<KeyFault>,
+    /// Where the file names what controllers need.
+    pub lines: ControlLines,
+}
+
 /// Why a configuration is refused: the file, the key and the first cause.
 #[derive(Debug, thiserror::Error)]
 #[error("configuration {}: {what}", file.display())]
 pub struct ConfigError {
     file: PathBuf,
     what: String,
+    brief: String,
+}
+
+impl ConfigError {
+    fn new(file: &Path, what: String) -> Self {
+        Self { file: file.to_owned(), brief: what.clone(), what }
+    }
+
+    fn of_toml(file: &Path, text: &str, error: &toml::de::Error) -> Self {
+        let line = error.span().map_or(1, |span| line_at(text, span.start));
+        Self {
+            file: file.to_owned(),
+            what: error.to_string().trim_end().to_owned(),
+            brief: format!("line {line}: {}", error.message()),
+        }
+    }
+
+    /// The cause on one line, with the file's line where it is known.
+    pub fn brief(&self) -> &str {
+        &self.brief
+    }
 }
 
 impl Config {
-    /// Reads and checks a file and the key files that it names.
+    /// Reads and checks a file and the key files that it names. Every one of them must be good.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = sys::read_trusted(path)
-            .map_err(|error| ConfigError { file: path.to_owned(), what: error.to_string() })?;
-        Self::parse(&text, path)
+        Self::parse(&read_text(path)?, path)
     }
 
     /// Checks a text as if it were the content of this file, and reads the key files that it names.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let fail = |what: String| ConfigError { file: path.to_owned(), what };
-        let raw: raw::Config =
-            toml::from_str(text).map_err(|error| fail(error.to_string().trim_end().into()))?;
-        let directory = path.parent().unwrap_or(Path::new("."));
-        Self::check(raw, directory).map_err(fail)
+        let Loaded { config, faults, .. } = Loaded::parse(text, path, &[])?;
+        match faults.into_iter().next() {
+            None => Ok(config),
+            Some(KeyFault { id, path: _, why, line, kept: _ }) => Err(ConfigError {
+                file: path.to_owned(),
+                what: format!("[[signer]] {id:?}: {why}"),
+                brief: format!("line {line}: [[signer]] {id:?}: {why}"),
+            }),
+        }
+    }
+}
+
+impl Loaded {
+    /// Reads a file and the key files that it names. `kept` are copies of keys that could be read
+    /// before.
+    ///
+    /// # Errors
+    /// The file itself cannot be used.
+    pub fn read(path: &Path, kept: &[KeyFile]) -> Result<Self, ConfigError> {
+        Self::parse(&read_text(path)?, path, kept)
     }
 
-    fn check(raw: raw::Config, directory: &Path) -> Result<Self, String> {
+    /// The same with this text as the file's content.
+    ///
+    /// # Errors
+    /// As [`Loaded::read`].
+    pub fn parse(text: &str, path: &Path, kept: &[KeyFile]) -> Result<Self, ConfigError> {
+        let raw: raw::Config =
+            toml::from_str(text).map_err(|error| ConfigError::of_toml(path, text, &error))?;
+        let directory = path.parent().unwrap_or(Path::new("."));
+        Self::check(raw, (text, directory), kept).map_err(|what| ConfigError::new(path, what))
+    }
+
+    fn check(
+        raw: raw::Config,
+        (text, directory): (&str, &Path),
+        kept: &[KeyFile],
+    ) -> Result<Self, String> {
         let raw::Config {
             host: raw::Host { id: host },
             gate,
@@ -101,27 +170,34 @@ impl Config {
             paths,
         } = raw;
         check_host(&host)?;
-        let keyring = signer::keyring(signer, directory)?;
+        let signers = Signers::read(signer, (text, directory), kept)?;
         let max_duration = limits::max_duration(limits.max_duration)?;
-        let granting = keyring.signers_of(PayloadType::Grant).count();
-        let policy = port::policy(port, granting, max_duration)?;
-        let ceiling = ceiling.map(|raw| ceiling::ceiling(raw, &keyring)).transpose()?;
+        let policy = port::policy(port, signers.number_of(PayloadType::Grant), max_duration)?;
+        let signing = signers.number_of(PayloadType::Policy);
+        let ceiling = ceiling.map(|raw| ceiling::ceiling(raw, signing)).transpose()?;
+        let lines = control.as_ref().map(|raw| ControlLines::new(raw, text));
         let control = control.map(|raw| Control::new(raw, directory, &policy)).transpose()?;
-        let controllers = Controller::all(controller)?;
-        let paths = Paths::new(paths)?;
-        Ok(Self {
+        let Signers { keyring, files: keys, faults, .. } = signers;
+        let absent = faults.iter().filter(|fault| !fault.kept).map(|fault| fault.id.clone());
+        let config = Config {
             host,
             gate: GateConfig::new(gate)?,
             policy,
             ceiling,
             keyring,
+            absent_signers: absent.collect(),
             control,
-            controllers,
+            controllers: Controller::all(controller)?,
             audit: AuditConfig::new(audit)?,
             limits: Limits::new(limits.hosts, limits.prefixes)?,
-            paths,
-        })
+            paths: Paths::new(paths)?,
+        };
+        Ok(Self { config, text: text.to_owned(), keys, faults, lines: lines.unwrap_or_default() })
     }
+}
+
+fn read_text(path: &Path) -> Result<String, ConfigError> {
+    sys::read_trusted(path).map_err(|error| ConfigError::new(path, error.to_string()))
 }
 
 /// The id of `[host]`.

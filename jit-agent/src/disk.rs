@@ -1,7 +1,9 @@
-//! What survives a restart: the database (`store`), the audit, and the key that signs the audit.
+//! What survives a restart: the database (`store`), the audit, the key that signs the audit, and the
+//! last good configuration.
 
 pub mod audit;
 pub mod host_key;
+pub mod last_good;
 pub(crate) mod own_thread;
 pub mod store;
 

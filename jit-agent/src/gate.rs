@@ -7,6 +7,7 @@
 //! | part | owns | and is used by |
 //! |---|---|---|
 //! | `outbox` | the database, and what still has to be written to it | all |
+//! | `database` | a database that cannot be opened yet | `revocation` |
 //! | `trusted_clock` | the floor, and whether the clock was set | all |
 //! | `tables` | the entries in the kernel's grant tables | all |
 //! | `links` | interfaces and socket guard as read back | `coverage` |
@@ -19,6 +20,7 @@
 //! | `record` | the audit | all |
 //! | `patience` | who waits for the gate, and so how long the gate waits for a disk | `outbox`, `record` |
 //! | `about` | facts that only `status` shows | `report` |
+//! | `configuration` | where the configuration in force comes from | `report` |
 //! | `faults` | what is wrong around the gate; all may write | `report` |
 //!
 //! Signatures are verified outside of the gate's task (`verification`). What comes from there waits
@@ -26,9 +28,12 @@
 
 mod about;
 mod alarms;
+mod changes;
 mod command;
+mod configuration;
 mod coverage;
 mod cut;
+pub mod database;
 pub mod faults;
 pub mod journal;
 mod limits;
@@ -60,7 +65,9 @@ pub use revocation::{Revoked, Target};
 
 use about::About;
 use alarms::Alarms;
+use configuration::Origin;
 use cut::Ending;
+use database::Waiting;
 use faults::Faults;
 use jit_proto::{
     GrantId, WallTime,
@@ -129,6 +136,9 @@ pub struct Gate<D> {
     alarms: Alarms,
     faults: Faults,
     about: About,
+    configuration: Origin,
+    /// The database cannot be opened yet.
+    awaited: Option<Waiting>,
     /// The last revoked grants. They are freed after the answer: for very many grants that takes
     /// time.
     closed: Vec<Closed>,
@@ -185,6 +195,8 @@ impl<D: Datapath> Gate<D> {
             alarms: Alarms::default(),
             faults,
             about: About::new(now),
+            configuration: Origin::default(),
+            awaited: None,
             closed: Vec::new(),
         };
         gate.recorder.started(&gate.config, &gate.boot_id, now);
@@ -211,7 +223,10 @@ impl<D: Datapath> Gate<D> {
         self.adopt_lingering(now);
         self.apply_policy()?;
         self.reconcile_all()?;
-        self.close_slots_of_the_past();
+        // A database that is closed may have grants whose connections are counted there.
+        if !self.outbox.is_closed() {
+            self.close_slots_of_the_past();
+        }
         let interfaces = self.datapath.attach(&self.wanted())?;
         let mut news = self.links.set_interfaces(Ok(interfaces));
         let guard = self.datapath.guard(self.config.gate.socket_guard);
@@ -247,33 +262,10 @@ impl<D: Datapath> Gate<D> {
         self.record_alarms(now);
     }
 
-    /// Takes another configuration: policy, keys, mode and interfaces. Live grants stay as they
-    /// are; sizes and paths need a restart. On an error the old one stays.
-    pub fn reconfigure(&mut self, config: Config, now: Now) -> Result<(), String> {
-        let result = self.try_reconfigure(config, now);
-        self.record_reload(&result, now);
-        result
-    }
-
-    fn try_reconfigure(&mut self, config: Config, now: Now) -> Result<(), String> {
-        if config.limits != self.config.limits || config.paths != self.config.paths {
-            return Err("[limits] and [paths] cannot change without a restart".into());
-        }
-        let listen = |config: &Config| config.control.as_ref().map(|control| control.listen);
-        if listen(&config) != listen(&self.config) {
-            return Err("[control] listen cannot change without a restart".into());
-        }
-        if config.host != self.config.host {
-            return Err("[host] id cannot change without a restart".into());
-        }
-        let result = self.apply_config(config, now);
-        self.check_attachments(now);
-        result.map_err(|refused| refused.to_string())
-    }
-
     /// Lets time pass, and tries failed work again. Returns the time until the next call is needed.
     pub fn advance(&mut self, now: Now) -> Duration {
         self.closed = Vec::new();
+        self.look_for_database(now);
         self.return_policy(now);
         self.restore_held_back(now);
         let trusted = self.clock.is_trusted(now);

@@ -12,5 +12,5 @@ mod output;
 pub mod status;
 
 pub use failure::Failure;
-pub(crate) use failure::{datapath_exit, file_exit};
+pub(crate) use failure::datapath_exit;
 pub use output::complain;

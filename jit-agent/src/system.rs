@@ -1,6 +1,7 @@
 //! The operating system, for every layer but the rules: clocks, files that are trusted only after a
-//! check, locks, users, the log, the service manager.
+//! check, locks, users, addresses, the log, the service manager.
 
+pub mod addresses;
 pub mod files;
 pub mod log;
 pub mod owner;

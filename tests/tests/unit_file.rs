@@ -62,6 +62,15 @@ fn a_unit_without_hardening_is_above_the_threshold() {
 }
 
 #[test]
+fn a_reload_checks_the_file_of_the_service_first() {
+    let unit = packaging("jit-agent.service");
+    let [check, signal] = values(&unit, "ExecReload")[..] else { panic!("two steps: {unit}") };
+    let (_, arguments) = check.split_once(" check ").expect("a check");
+    assert!(values(&unit, "ExecStart")[0].ends_with(&format!(" run {arguments}")), "{check}");
+    assert_eq!(signal, "/bin/kill -HUP $MAINPID");
+}
+
+#[test]
 fn agent_gets_exactly_three_capabilities() {
     let unit = packaging("jit-agent.service");
     let three = ["CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"];

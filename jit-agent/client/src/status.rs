@@ -106,10 +106,7 @@ pub fn text(status: &v1::StatusResponse, style: Style) -> String {
             let ago = now_ms() - control.last_push_ms;
             format!("last push {} ago by {}", duration(ago), clean(&control.last_controller, 100))
         };
-        line(
-            &mut out,
-            format_args!("control  listening on {}, {push}", clean(&control.listen, 100)),
-        );
+        line(&mut out, format_args!("control  {}, {push}", listening_text(control)));
     }
     if let Some(log) = status.log.as_ref().filter(|log| log.dropped_lines > 0) {
         let dropped = thousands(log.dropped_lines);
@@ -119,6 +116,16 @@ pub fn text(status: &v1::StatusResponse, style: Style) -> String {
         line(&mut out, format_args!("{}     {}", style.paint(YELLOW, "soon"), clean(soon, 200)));
     }
     out
+}
+
+/// Whether controllers can connect, and where.
+fn listening_text(control: &v1::Control) -> String {
+    let listen = clean(&control.listen, 100);
+    match (control.listening, control.problem.as_str()) {
+        // An agent of an earlier version says nothing about it.
+        (true, _) | (false, "") => format!("listening on {listen}"),
+        (false, problem) => clean(problem, 200),
+    }
 }
 
 /// An exemption on one line: source, reason, owner, end.
@@ -280,6 +287,12 @@ mod tests {
                 listen: bad(),
                 last_controller: bad(),
                 last_push_ms: 1,
+                problem: bad(),
+                ..Default::default()
+            }),
+            configuration: Some(v1::ConfigurationState {
+                path: bad(),
+                refused: bad(),
                 ..Default::default()
             }),
             soon: vec![bad()],

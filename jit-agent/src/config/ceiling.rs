@@ -1,17 +1,15 @@
 //! `[ceiling]`: the most that a pushed policy may ask for.
 
 use jit_common::Family;
-use jit_proto::{
-    PayloadType,
-    toml_value::{duration, width},
-};
+use jit_proto::toml_value::{duration, width};
 
 use crate::{
     config::{raw, value::each},
-    rules::{ceiling::Ceiling, keyring::Keyring},
+    rules::ceiling::Ceiling,
 };
 
-pub(super) fn ceiling(raw: raw::Ceiling, keyring: &Keyring) -> Result<Ceiling, String> {
+/// Checks a `[ceiling]`. `signing` is the number of keys that sign policies.
+pub(super) fn ceiling(raw: raw::Ceiling, signing: usize) -> Result<Ceiling, String> {
     let at = |what: String| format!("[ceiling] {what}");
     let raw::Ceiling {
         arm,
@@ -27,7 +25,6 @@ pub(super) fn ceiling(raw: raw::Ceiling, keyring: &Keyring) -> Result<Ceiling, S
         forwarded,
         exemptions,
     } = raw;
-    let signing = keyring.signers_of(PayloadType::Policy).count();
     let policy_approvals = policy_approvals.map_or(1, usize::from);
     if policy_approvals == 0 || policy_approvals > signing {
         return Err(at(format!(

@@ -9,10 +9,13 @@ use std::{
 use jit_common::{PortKey, Protocol};
 use jit_proto::permission::Permissions;
 
-use crate::{config::raw, rules::policy::Policy};
+use crate::{
+    config::{raw, value::line_at},
+    rules::policy::Policy,
+};
 
 /// Where controllers connect, and the certificates.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Control {
     /// Address and TCP port to listen on.
     pub listen: SocketAddr,
@@ -22,6 +25,41 @@ pub struct Control {
     pub key: PathBuf,
     /// Certificates of the CAs that issue controllers' certificates, PEM.
     pub client_ca: PathBuf,
+}
+
+/// The lines of the file with the keys of `[control]`; 0: there is no such section.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ControlLines {
+    listen: usize,
+    certificate: usize,
+    key: usize,
+    client_ca: usize,
+}
+
+impl ControlLines {
+    pub(super) fn new(raw: &raw::Control, text: &str) -> Self {
+        let raw::Control { listen, certificate, key, client_ca } = raw;
+        Self {
+            listen: line_at(text, listen.span().start),
+            certificate: line_at(text, certificate.span().start),
+            key: line_at(text, key.span().start),
+            client_ca: line_at(text, client_ca.span().start),
+        }
+    }
+
+    /// The line that a text about `[control] KEY` is about, in front of the text.
+    pub fn locate(&self, text: &str) -> String {
+        let Self { listen, certificate, key, client_ca } = *self;
+        let keys = [
+            ("listen", listen),
+            ("certificate", certificate),
+            ("key", key),
+            ("client_ca", client_ca),
+        ];
+        let named = text.strip_prefix("[control] ").unwrap_or_default();
+        let found = keys.iter().find(|(key, line)| named.starts_with(key) && *line > 0);
+        found.map_or_else(|| text.to_owned(), |(_, line)| format!("line {line}: {text}"))
+    }
 }
 
 /// A controller that may connect, and what it may do.
@@ -41,6 +79,7 @@ impl Control {
         policy: &Policy,
     ) -> Result<Self, String> {
         let raw::Control { listen, certificate, key, client_ca } = raw;
+        let listen = listen.into_inner();
         let listen: SocketAddr = listen
             .parse()
             .map_err(|_| format!("[control] listen: {listen:?} is not ADDRESS:PORT"))?;
@@ -53,9 +92,9 @@ impl Control {
         }
         Ok(Self {
             listen,
-            certificate: directory.join(certificate),
-            key: directory.join(key),
-            client_ca: directory.join(client_ca),
+            certificate: directory.join(certificate.into_inner()),
+            key: directory.join(key.into_inner()),
+            client_ca: directory.join(client_ca.into_inner()),
         })
     }
 }

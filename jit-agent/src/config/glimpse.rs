@@ -13,6 +13,9 @@ use toml::{Table, Value};
 
 use crate::config::{interfaces::InterfaceFilter, paths::Paths};
 
+/// The most paths in a text that are looked at as state directories.
+const MOST_STATES: usize = 64;
+
 /// A configuration as far as it can be read.
 #[derive(Clone, Debug)]
 pub struct Glimpse {
@@ -26,22 +29,37 @@ pub struct Glimpse {
     pub files: Vec<PathBuf>,
     /// Why `paths` may be wrong: the file exists, but cannot be read or is not TOML.
     pub unreadable: Option<String>,
+    /// The directories in which this file's agent may have its state, likeliest first.
+    pub states: Vec<PathBuf>,
 }
 
 impl Glimpse {
     /// Reads a file. A file that does not exist gives the defaults.
     pub fn of(path: &Path) -> Self {
-        let (table, unreadable) = match read(path) {
-            Ok(table) => (table, None),
-            Err(cause) => {
-                let path = path.display();
-                let why = format!("{path} cannot be read ({cause}); the default paths are used");
-                (Table::new(), Some(why))
+        let (text, lost) = match fs::read(path) {
+            Ok(bytes) => (String::from_utf8_lossy(&bytes).into_owned(), None),
+            Err(error) if error.kind() == ErrorKind::NotFound => (String::new(), None),
+            Err(error) => (String::new(), Some(error.to_string())),
+        };
+        let (table, cause) = match text.parse() {
+            Ok(table) => (table, lost),
+            Err(error) => {
+                let error: toml::de::Error = error;
+                (scanned(&text), Some(error.message().to_owned()))
             }
         };
+        let unreadable = cause.map(|cause| {
+            format!(
+                "{} cannot be read ({cause}); the paths are those that a line of it sets, else the \
+                 default ones",
+                path.display()
+            )
+        });
         let host = table.get("host").and_then(|host| host.get("id")).and_then(Value::as_str);
+        let paths = paths(&table);
         Self {
-            paths: paths(&table),
+            states: states(&paths.state, &text),
+            paths,
             host: host.unwrap_or_default().to_owned(),
             interfaces: interfaces(&table),
             files: iter::once(path.to_owned()).chain(named_files(&table, path)).collect(),
@@ -50,12 +68,37 @@ impl Glimpse {
     }
 }
 
-fn read(path: &Path) -> Result<Table, String> {
-    match fs::read_to_string(path) {
-        Ok(text) => text.parse().map_err(|error: toml::de::Error| error.message().to_owned()),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Table::new()),
-        Err(error) => Err(error.to_string()),
+/// The paths in a text that is not TOML: each line that sets one, wherever it is. No other section
+/// has keys of these names.
+fn scanned(text: &str) -> Table {
+    let mut paths = Table::new();
+    for line in text.lines() {
+        let Some((key, value)) = line.split_once('=') else { continue };
+        let (key, mut quoted) = (key.trim(), value.split(['"', '\'']).skip(1));
+        if let ("state" | "runtime" | "pins", Some(path)) = (key, quoted.next())
+            && path.starts_with('/')
+        {
+            paths.insert(key.to_owned(), Value::String(path.to_owned()));
+        }
     }
+    iter::once(("paths".to_owned(), Value::Table(paths))).collect()
+}
+
+/// Where the state may be: where the file says, where the service manager says, where it is by
+/// default, and every absolute path in the text. So a typo in the name of the section or the key
+/// hides nothing. (A typo in the path itself does, unless the directory is one of the first three.)
+fn states(state: &Path, text: &str) -> Vec<PathBuf> {
+    let given = std::env::var_os("STATE_DIRECTORY");
+    let given = given.iter().flat_map(std::env::split_paths);
+    let quoted = text.lines().flat_map(|line| line.split(['"', '\'']).skip(1).step_by(2));
+    let quoted = quoted.filter(|path| path.starts_with('/')).map(PathBuf::from).take(MOST_STATES);
+    let mut states = vec![state.to_owned()];
+    for path in given.chain([Paths::default().state]).chain(quoted) {
+        if !states.contains(&path) {
+            states.push(path);
+        }
+    }
+    states
 }
 
 fn paths(table: &Table) -> Paths {
@@ -125,5 +168,27 @@ mod tests {
         assert!(broken.interfaces.is_all());
         let missing = Glimpse::of(Path::new("/nowhere/config.toml"));
         assert_eq!((missing.unreadable, missing.paths), (None, Paths::default()));
+    }
+
+    #[test]
+    fn what_is_no_toml_or_has_a_typo_still_leads_to_the_state() {
+        let state = Path::new("/srv/jit/state");
+        for text in [
+            "[paths\nstate = \"/srv/jit/state\"\n",
+            "[host]\nid = web-1\n[paths]\n  state='/srv/jit/state' # ours\n",
+            "[paths]\nstate = \"/srv/jit/state\npins = \"/sys/fs/bpf/x\"\n",
+        ] {
+            let glimpse = of(text);
+            assert!(glimpse.unreadable.is_some(), "{text}");
+            assert_eq!(glimpse.paths.state, state, "{text}");
+        }
+        for text in ["[path]\nstate = \"/srv/jit/state\"\n", "[paths]\nstat = \"/srv/jit/state\"\n"]
+        {
+            let glimpse = of(text);
+            assert_eq!(glimpse.paths, Paths::default(), "{text}");
+            assert!(glimpse.states.iter().any(|path| path == state), "{text}");
+        }
+        let many = "x = \"/y\"\n".repeat(1000);
+        assert!(of(&many).states.len() < 5, "each once");
     }
 }

@@ -47,6 +47,17 @@ impl InterfaceFilter {
         any(&self.include) && !any(&self.exclude)
     }
 
+    /// The globs as people write them.
+    pub fn text(&self) -> String {
+        let list = |patterns: &[Pattern]| {
+            patterns.iter().map(Pattern::as_str).collect::<Vec<_>>().join(", ")
+        };
+        match self.exclude.as_slice() {
+            [] => format!("[{}]", list(&self.include)),
+            exclude => format!("[{}] without [{}]", list(&self.include), list(exclude)),
+        }
+    }
+
     /// Whether every interface is gated, whatever its name.
     pub fn is_all(&self) -> bool {
         self.exclude.is_empty() && self.include.iter().any(|pattern| pattern.as_str() == "*")

@@ -6,8 +6,8 @@ use jit_proto::port_section::{TomlSection, stands_twice};
 
 use crate::rules::policy::Policy;
 
-/// Checks all `[[port]]` sections: no two name the same port. `signers` is the number of keys that
-/// sign grants.
+/// Checks all `[[port]]` sections: no two name the same port. `signers` is the number of
+/// sections whose keys sign grants.
 pub(super) fn policy(
     sections: Vec<TomlSection>,
     signers: usize,

@@ -7,6 +7,7 @@ use jit_proto::{
     port_section::{Mode, TomlSection},
 };
 use serde::Deserialize;
+use toml::Spanned;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -60,10 +61,10 @@ pub(super) enum Hook {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Control {
-    pub(super) listen: String,
-    pub(super) certificate: PathBuf,
-    pub(super) key: PathBuf,
-    pub(super) client_ca: PathBuf,
+    pub(super) listen: Spanned<String>,
+    pub(super) certificate: Spanned<PathBuf>,
+    pub(super) key: Spanned<PathBuf>,
+    pub(super) client_ca: Spanned<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -77,7 +78,7 @@ pub(super) struct Controller {
 #[serde(deny_unknown_fields)]
 pub(super) struct Signer {
     pub(super) id: String,
-    pub(super) public_key: PathBuf,
+    pub(super) public_key: Spanned<PathBuf>,
     #[serde(default = "Signer::grants_alone")]
     pub(super) signs: Vec<Signs>,
     pub(super) ports: Option<Vec<String>>,

@@ -1,4 +1,4 @@
-//! Parses lists and sizes. Other values are in `jit_proto::toml_value`.
+//! Parses lists and sizes, and finds lines. Other values are in `jit_proto::toml_value`.
 
 use std::{fmt, str::FromStr};
 
@@ -31,4 +31,9 @@ pub(super) fn bytes(text: &str) -> Option<u64> {
         _ => return None,
     };
     number.trim().parse::<u64>().ok()?.checked_mul(unit)
+}
+
+/// The number of the line with this byte, from 1.
+pub(super) fn line_at(text: &str, at: usize) -> usize {
+    1 + text.bytes().take(at).filter(|byte| *byte == b'\n').count()
 }

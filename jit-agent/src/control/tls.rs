@@ -88,7 +88,8 @@ impl Material {
         config.control.as_ref().map(Self::read).transpose()
     }
 
-    fn read(control: &Control) -> Result<Self, TlsError> {
+    /// Reads the files that a `[control]` names.
+    pub fn read(control: &Control) -> Result<Self, TlsError> {
         let Control { certificate, key, client_ca, listen: _ } = control;
         let (chain, leaf) = own_chain(certificate, key)?;
         let private = private_key(certificate, key)?;

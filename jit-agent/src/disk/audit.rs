@@ -73,7 +73,27 @@ impl Audit {
     /// # Errors
     /// Somebody else could have written the files.
     pub fn open(state: &Path, settings: Settings, now: Now) -> Result<Self, FileError> {
-        let mut audit = Self {
+        let mut audit = Self::closed(state, settings, now);
+        match audit.ensure_open(now) {
+            Err(AuditError::File(error @ FileError::Untrusted { .. })) => return Err(error),
+            Err(error) => audit.fail(&error),
+            Ok(_) => {}
+        }
+        Ok(audit)
+    }
+
+    /// The same for the agent, whose gate needs no audit: whatever is wrong with key or files, it is
+    /// tried again.
+    pub fn start(state: &Path, settings: Settings, now: Now) -> Self {
+        let mut audit = Self::closed(state, settings, now);
+        if let Err(error) = audit.ensure_open(now) {
+            audit.fail(&error);
+        }
+        audit
+    }
+
+    fn closed(state: &Path, settings: Settings, now: Now) -> Self {
+        Self {
             place: Place::new(state, settings),
             open: None,
             waiting: VecDeque::new(),
@@ -82,13 +102,7 @@ impl Audit {
             damage: None,
             next_sync: now.boot,
             signed: None,
-        };
-        match audit.ensure_open(now) {
-            Err(AuditError::File(error @ FileError::Untrusted { .. })) => return Err(error),
-            Err(error) => audit.fail(&error),
-            Ok(_) => {}
         }
-        Ok(audit)
     }
 
     /// Changes the sizes; the host's id stays.

@@ -49,11 +49,16 @@ pub struct Store {
     reserve: Reserve,
     /// Revocations that wait in the reserve for the database.
     unsettled: Transaction,
+    /// Why nobody knows what is stored; nothing is written then. `None`: it was read.
+    closed: Option<String>,
 }
 
 /// Why something could not be stored or read.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
+    /// It is not open, for this reason.
+    #[error("{0}")]
+    Closed(String),
     /// A file or directory cannot be used.
     #[error(transparent)]
     File(#[from] FileError),
@@ -77,11 +82,13 @@ pub enum StoreError {
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { database, path, opener: _, reached, witnessed, reserve: _, unsettled } = self;
+        let Self { database, path, opener: _, reached, witnessed, reserve: _, unsettled, closed } =
+            self;
         let mut shown = f.debug_struct("Store");
         shown.field("open", &database.is_some()).field("path", path);
         shown.field("reached", reached).field("witnessed", witnessed);
-        shown.field("unsettled", unsettled).finish_non_exhaustive()
+        shown.field("unsettled", unsettled).field("closed", closed);
+        shown.finish_non_exhaustive()
     }
 }
 
@@ -224,11 +231,37 @@ impl Store {
         };
         reserve.prepare();
         let unsettled = take_reserve(&mut stored, &reserve);
-        (Self { database, path, opener, reached, witnessed, reserve, unsettled }, stored)
+        let closed = None;
+        (Self { database, path, opener, reached, witnessed, reserve, unsettled, closed }, stored)
+    }
+
+    /// Stands for a database that cannot be opened: it takes nothing. [`Store::open`] is the way to
+    /// the database itself. What policy was pushed is then unknown.
+    pub fn closed(directory: &Path, why: &str) -> (Self, Stored) {
+        let store = Self {
+            database: None,
+            path: directory.join(FILE),
+            opener: Arc::new(|builder, path| builder.create(path)),
+            reached: Witness::default(),
+            witnessed: None,
+            reserve: Reserve::new(directory),
+            unsettled: Transaction::default(),
+            closed: Some(why.to_owned()),
+        };
+        let policies_lost = Some("the database cannot be opened".to_owned());
+        (store, Stored { policies_lost, ..Stored::default() })
+    }
+
+    /// Nobody knows what is stored.
+    pub const fn is_closed(&self) -> bool {
+        self.closed.is_some()
     }
 
     /// Writes the reserve's revocations and then a transaction, and syncs them to the disk.
     pub fn commit(&mut self, transaction: &Transaction) -> Result<(), StoreError> {
+        if let Some(cause) = self.closed.clone() {
+            return Err(StoreError::Closed(cause));
+        }
         if !self.reserve.is_empty() {
             let unsettled = std::mem::take(&mut self.unsettled);
             let settled = self.commit_one(&unsettled);
@@ -251,6 +284,9 @@ impl Store {
     /// # Errors
     /// Why the ids could not be written to the reserve either.
     pub fn keep(&mut self, closed: &[(GrantId, Tombstone)], all: bool) -> io::Result<()> {
+        if let Some(why) = &self.closed {
+            return Err(io::Error::other(why.clone()));
+        }
         self.reserve.keep(closed, all)?;
         self.unsettled.remove.extend(closed.iter().map(|(id, _)| *id));
         self.unsettled.tombstones.extend(closed);

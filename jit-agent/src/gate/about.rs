@@ -36,7 +36,14 @@ impl About {
         self.certificate_end = end;
     }
 
-    pub(super) fn control(&self, control: &Control) -> v1::Control {
+    /// `not_listening`: why no controller can connect. `problem`: what else is wrong with what
+    /// controllers need.
+    pub(super) fn control(
+        &self,
+        control: &Control,
+        not_listening: Option<&String>,
+        problem: Option<&String>,
+    ) -> v1::Control {
         let (last_push_ms, last_controller) =
             self.last_push.as_ref().map_or((0, String::new()), |(time, by)| (time.0, by.clone()));
         v1::Control {
@@ -44,6 +51,8 @@ impl About {
             certificate_not_after_ms: self.certificate_end.map_or(0, |end| end.0),
             last_push_ms,
             last_controller,
+            listening: not_listening.is_none(),
+            problem: not_listening.or(problem).cloned().unwrap_or_default(),
         }
     }
 

@@ -21,6 +21,7 @@ use crate::{
     disk::audit::Record,
     gate::{
         Gate, PolicyDraft, PolicyPush, Revoked, TICK, Target,
+        configuration::NextStart,
         journal::Journal,
         looks::Looks,
         patience::{Patience, Waiting, Waits},
@@ -96,8 +97,9 @@ struct Waiter<Q> {
 #[derive(Debug)]
 enum Urgent {
     Certificate { end: Option<WallTime>, reply: Reply<()> },
-    Configure { config: Box<Config>, reply: Reply<Result<(), String>> },
+    Configure { config: Box<Config>, since: WallTime, reply: Reply<Result<(), String>> },
     Record { record: Box<Record>, reply: Reply<()> },
+    RefuseConfiguration { why: String, reply: Reply<()> },
     Revoke { target: Target, by: String, why: String, reply: Reply<Revoked> },
     Stop { why: String, reply: Reply<()> },
 }
@@ -299,10 +301,19 @@ impl GateHandle {
         self.order(|reply| Urgent::Certificate { end, reply }).await
     }
 
-    /// Takes another configuration.
-    pub async fn reconfigure(&self, config: Config) -> Result<Result<(), String>, Gone> {
+    /// Takes another configuration. `since`: when it was first put in force as it is.
+    pub async fn reconfigure(
+        &self,
+        config: Config,
+        since: WallTime,
+    ) -> Result<Result<(), String>, Gone> {
         let config = Box::new(config);
-        self.order(|reply| Urgent::Configure { config, reply }).await
+        self.order(|reply| Urgent::Configure { config, since, reply }).await
+    }
+
+    /// Reports that the configuration on the disk cannot be used.
+    pub async fn refuse_configuration(&self, why: String) -> Result<(), Gone> {
+        self.order(|reply| Urgent::RefuseConfiguration { why, reply }).await
     }
 
     /// Puts a record into the audit, for what happens outside of the gate.
@@ -447,13 +458,18 @@ impl<D: Datapath> Gate<D> {
                 self.set_certificate_end(end, now);
                 let _gone = reply.send(());
             }
-            Urgent::Configure { config, reply } => {
+            Urgent::Configure { config, since, reply } => {
                 let result = self.reconfigure(*config, now);
                 if result.is_ok() {
                     // Before the answer: what is verified after it is verified by these.
                     keys.replace(&self.config);
+                    self.set_in_force_since(since);
                 }
                 drop(reply.send(result));
+            }
+            Urgent::RefuseConfiguration { why, reply } => {
+                self.refuse_configuration(&why, NextStart::LastGood, now);
+                let _gone = reply.send(());
             }
             Urgent::Record { record, reply } => {
                 self.record(*record, now);

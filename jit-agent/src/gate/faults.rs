@@ -9,6 +9,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+/// Name of the fault: no controller can connect.
+pub const NOT_LISTENING: &str = "control";
+/// Name of the fault: certificate, key or authorities of `[control]` cannot be used.
+pub const CONTROL_FILES: &str = "control_files";
+
 /// What is wrong, by a stable name. Clones share one board.
 #[derive(Clone, Debug, Default)]
 pub struct Faults(Arc<Mutex<BTreeMap<String, String>>>);

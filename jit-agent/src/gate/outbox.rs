@@ -43,6 +43,8 @@ pub(super) struct Outbox {
     problem: Option<String>,
     /// Why the reserve would take nothing.
     reserve_problem: Option<String>,
+    /// The database is not open: a stand-in takes its place.
+    closed: bool,
 }
 
 impl Outbox {
@@ -52,6 +54,7 @@ impl Outbox {
     /// The kernel starts no thread.
     pub(super) fn new(store: Store, now: Now) -> io::Result<Self> {
         let reserve_problem = store.reserve_problem().map(str::to_owned);
+        let closed = store.is_closed();
         Ok(Self {
             store: OwnThread::new("database", store)?,
             patience: Patience::default(),
@@ -61,6 +64,7 @@ impl Outbox {
             next: now.boot,
             problem: None,
             reserve_problem,
+            closed,
         })
     }
 
@@ -69,9 +73,27 @@ impl Outbox {
         self.patience = patience;
     }
 
+    /// The database can be opened now. What it is owed waits for the next transaction.
+    pub(super) fn open(&mut self, store: Store, now: Now) {
+        self.reserve_problem = store.reserve_problem().map(str::to_owned);
+        // The stand-in touches no disk, so its thread is free.
+        let replaced =
+            self.store.call(|waited| waited >= RETRY, |stand_in| *stand_in = store, |_, ()| {});
+        self.closed = replaced.is_err();
+        self.problem = replaced.err().map(|error| error.to_string());
+        self.write_soon(now);
+    }
+
+    /// Nobody knows what is stored.
+    pub(super) const fn is_closed(&self) -> bool {
+        self.closed
+    }
+
     /// Why the database takes nothing, and why the reserve would not.
     pub(super) fn problems(&self) -> [Option<&str>; 2] {
-        [self.problem.as_deref(), self.reserve_problem.as_deref()]
+        // A database that is closed is a fault of its own.
+        let problem = self.problem.as_deref().filter(|_| !self.closed);
+        [problem, self.reserve_problem.as_deref()]
     }
 
     /// The stored times are of an earlier boot.

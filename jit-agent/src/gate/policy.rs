@@ -49,6 +49,11 @@ impl Policies {
         self.commit.pending().is_some()
     }
 
+    /// The file's own sections.
+    pub(super) const fn file_policy(&self) -> &Policy {
+        &self.file
+    }
+
     pub(super) fn problems(&self) -> &[String] {
         &self.problems
     }

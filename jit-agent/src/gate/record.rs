@@ -13,7 +13,7 @@ use jit_proto::{
 };
 
 use crate::{
-    config::Config,
+    config::{AuditConfig, Config},
     disk::audit::{
         Audit, AuditError, EventCode, Record, Tip,
         queue::AuditQueue,
@@ -44,6 +44,10 @@ const CONNECTIONS: u32 = 60;
 const FLUSH: Duration = Duration::from_millis(250);
 /// The longest wait for the last record of this run.
 const LAST: Duration = Duration::from_secs(1);
+/// The most changes of a reload that its record names; the log names all of them, and what a reload
+/// opened has records of its own.
+const CHANGES: usize = 64;
+
 /// How often the signed head is reported to watchers.
 const HEAD: Duration = Duration::from_secs(60);
 
@@ -298,6 +302,16 @@ impl Recorder {
         self.append(configured(record, config), now);
     }
 
+    /// Records another configuration, and takes its sizes.
+    pub(super) fn reloaded(&mut self, config: &Config, changed: &[String], now: Now) {
+        let AuditConfig { max_size, keep } = config.audit;
+        self.audit.resize(max_size, keep);
+        let record = configured(Record::new(EventCode::ConfigurationReloaded), config);
+        let shown: Vec<_> = changed.iter().take(CHANGES).cloned().collect();
+        let record = record.by("agent").with("changes", changed.len()).with("changed", shown);
+        self.append(record, now);
+    }
+
     /// Records each problem of `status` once when it appears and once when it has ended. Its text
     /// may change in between.
     pub(super) fn problems_are(&mut self, current: BTreeMap<String, String>, now: Now) {
@@ -409,20 +423,6 @@ impl<D: Datapath> Gate<D> {
     /// Adds a record to the audit: the one way for everything that the gate does.
     pub fn record(&mut self, record: Record, now: Now) {
         self.recorder.append(record, now);
-    }
-
-    /// Records whether another configuration was taken.
-    pub(super) fn record_reload(&mut self, result: &Result<(), String>, now: Now) {
-        if result.is_ok() {
-            let crate::config::AuditConfig { max_size, keep } = self.config.audit;
-            self.recorder.audit.resize(max_size, keep);
-        }
-        let record = match result {
-            Ok(()) => configured(Record::new(EventCode::ConfigurationReloaded), &self.config),
-            Err(error) => Record::new(EventCode::ConfigurationRefused).detail(error),
-        };
-        self.recorder.append(record.by("agent"), now);
-        self.settle_audit(now);
     }
 
     /// Records connections that the kernel reported and the gate had no time to take.

@@ -8,7 +8,11 @@ use jit_proto::{
 
 use crate::{
     config::Config,
-    gate::{Gate, alarms::Alarms},
+    gate::{
+        Gate,
+        alarms::Alarms,
+        faults::{CONTROL_FILES, NOT_LISTENING},
+    },
     kernel::datapath::{
         Counters, Datapath, DatapathError, Drift, InterfaceState, guard::GuardState,
     },
@@ -52,6 +56,10 @@ impl<D: Datapath> Gate<D> {
         problems.extend(drift);
         let (hosts, prefixes) = self.ledger.claims().used();
         let logged = log::state();
+        let faults = self.faults.all();
+        let (not_listening, files) = (faults.get(NOT_LISTENING), faults.get(CONTROL_FILES));
+        let control = control.as_ref();
+        let control = control.map(|control| self.about.control(control, not_listening, files));
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         v1::StatusResponse {
             state: state(gate.observe, &interfaces, &guard, &problems).into(),
@@ -64,7 +72,7 @@ impl<D: Datapath> Gate<D> {
             ports: policy.sections().iter().map(port).collect(),
             grants: Vec::new(),
             drops: Some(drops(&counters)),
-            control: control.as_ref().map(|control| self.about.control(control)),
+            control,
             capacity: Some(v1::Capacity {
                 host_entries: count(hosts),
                 host_entries_max: limits.hosts,
@@ -74,6 +82,7 @@ impl<D: Datapath> Gate<D> {
             soon: self.soon(hosts, prefixes, now),
             started_at_ms: self.about.started().0,
             policy: Some(self.policies.state(&self.config, now)),
+            configuration: Some(self.configuration.message()),
             log: Some(v1::LogState {
                 dropped_lines: logged.dropped,
                 problem: logged.problem.unwrap_or_default(),

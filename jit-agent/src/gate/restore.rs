@@ -14,7 +14,7 @@ use crate::{
     config::Config,
     disk::{
         audit::{EventCode, Record},
-        store::{StoredGrant, StoredProgress},
+        store::{Stored, StoredGrant, StoredProgress},
     },
     gate::{Gate, report::grant_event, takeover::Carried},
     kernel::datapath::{Datapath, Elsewhere},
@@ -32,20 +32,29 @@ const AT_ONCE: usize = 4096;
 const PART: usize = 64;
 
 /// A stored grant.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Kept {
     id: GrantId,
     grant: StoredGrant,
     progress: StoredProgress,
 }
 
-/// Stored grants of an earlier boot, which wait for a clock that is trusted.
+/// Stored grants that wait, closed.
 #[derive(Debug, Default)]
-pub(super) struct HeldBack(Vec<Kept>);
+pub(super) struct HeldBack {
+    /// Grants of an earlier boot: for a clock that is trusted.
+    clock: Vec<Kept>,
+    /// Grants that need a signer whose key cannot be read at the moment.
+    key: Vec<Kept>,
+}
 
 impl HeldBack {
     pub(super) fn ids(&self) -> impl Iterator<Item = GrantId> + '_ {
-        self.0.iter().map(|kept| kept.id)
+        self.all().map(|kept| kept.id)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Kept> {
+        self.clock.iter().chain(&self.key)
     }
 
     /// The grants of a requester. The controller names the requester; nobody verifies the name.
@@ -55,12 +64,13 @@ impl HeldBack {
             let grant = envelope.and_then(|envelope| v1::Grant::decode(&*envelope.payload).ok());
             grant.is_some_and(|grant| grant.requester == requester)
         };
-        self.0.iter().filter(of_it).map(|kept| kept.id)
+        self.all().filter(of_it).map(|kept| kept.id)
     }
 
     /// These were revoked.
     pub(super) fn remove(&mut self, ids: &HashSet<GrantId>) {
-        self.0.retain(|kept| !ids.contains(&kept.id));
+        self.clock.retain(|kept| !ids.contains(&kept.id));
+        self.key.retain(|kept| !ids.contains(&kept.id));
     }
 }
 
@@ -95,6 +105,28 @@ impl<D: Datapath> Gate<D> {
         stored_boot: Option<&str>,
         now: Now,
     ) {
+        self.restore_tombstones(tombstones, stored_boot, now);
+        if let Err(untrusted) = self.clock.check(now) {
+            tracing::error!(
+                "this host's {untrusted}: grants of an earlier boot stay closed until it is right"
+            );
+        }
+        self.restore_grants(kept(grants, &mut progress), now);
+    }
+
+    /// Keeps what is stored closed, until it is known what of it was revoked.
+    pub(super) fn hold_back(&mut self, stored: Stored, now: Now) {
+        let Stored { grants, mut progress, tombstones, boot_id, .. } = stored;
+        self.restore_tombstones(tombstones, boot_id.as_deref(), now);
+        self.held_back.clock.extend(kept(grants, &mut progress));
+    }
+
+    fn restore_tombstones(
+        &mut self,
+        tombstones: Vec<(GrantId, Tombstone)>,
+        stored_boot: Option<&str>,
+        now: Now,
+    ) {
         let same_boot = stored_boot == Some(self.boot_id.as_str());
         for (id, tombstone) in tombstones {
             let fresh = Tombstone::new(tombstone.until, now);
@@ -104,28 +136,28 @@ impl<D: Datapath> Gate<D> {
             // Stored times of the boot clock are of an earlier boot.
             self.outbox.boot(self.boot_id.clone(), self.ledger.tombstones());
         }
-        if let Err(untrusted) = self.clock.check(now) {
-            tracing::error!(
-                "this host's {untrusted}: grants of an earlier boot stay closed until it is right"
-            );
-        }
-        let kept = grants.into_iter().map(|(id, grant)| {
-            let progress = progress.remove(&id).unwrap_or_default();
-            Kept { id, grant, progress }
-        });
-        self.restore_grants(kept.collect(), now);
     }
 
     /// The clock is trusted again: puts the grants back that waited for it.
     pub(super) fn restore_held_back(&mut self, now: Now) {
-        if self.held_back.0.is_empty() || !self.clock.is_trusted(now) {
+        if self.held_back.clock.is_empty() || !self.clock.is_trusted(now) {
             return;
         }
-        let held = std::mem::take(&mut self.held_back.0);
+        let held = std::mem::take(&mut self.held_back.clock);
         tracing::info!(
             grants = held.len(),
             "the clock is right: grants of an earlier boot are back"
         );
+        self.restore_grants(held, now);
+        self.write_all();
+    }
+
+    /// The configuration has other keys: puts the grants back that waited for one.
+    pub(super) fn restore_unsigned(&mut self, now: Now) {
+        if self.held_back.key.is_empty() {
+            return;
+        }
+        let held = std::mem::take(&mut self.held_back.key);
         self.restore_grants(held, now);
         self.write_all();
     }
@@ -140,12 +172,14 @@ impl<D: Datapath> Gate<D> {
         let (ready, held): (Vec<_>, Vec<_>) = grants
             .into_iter()
             .partition(|kept| trusted || self.deadline_kept(&kept.progress).is_some());
-        self.held_back.0.extend(held);
+        self.held_back.clock.extend(held);
         let mut replaced = BTreeSet::new();
         for some in ready.chunks(AT_ONCE) {
             for (kept, verified) in some.iter().zip(verify_all(some, &self.config)) {
                 let Some(verified) = verified else { continue };
-                if let Some(old) = self.restore_one(kept, verified, [now, late]) {
+                if self.lacks_a_key(kept, &verified, late) {
+                    self.held_back.key.push(kept.clone());
+                } else if let Some(old) = self.restore_one(kept, verified, [now, late]) {
                     replaced.insert((old, kept.id));
                 }
             }
@@ -156,6 +190,26 @@ impl<D: Datapath> Gate<D> {
             self.report_replacement(replacement, now);
         }
         self.settle_or_log(now);
+    }
+
+    /// Whether a grant is refused because a signer's key cannot be read at the moment.
+    fn lacks_a_key(
+        &self,
+        kept: &Kept,
+        verified: &Result<VerifiedGrant, Refused>,
+        late: Now,
+    ) -> bool {
+        let Config { absent_signers, keyring, policy, .. } = &self.config;
+        if absent_signers.is_empty() {
+            return false;
+        }
+        let refusal = match verified {
+            Err(refused) => Some(refused.refusal),
+            Ok(_) if kept.progress.began => None,
+            Ok(grant) => policy.check(grant, keyring, late).err().map(|refused| refused.refusal),
+        };
+        let unsigned = [Refusal::ApprovalsMissing, Refusal::BadSignature, Refusal::UnknownKey];
+        refusal.is_some_and(|refusal| unsigned.contains(&refusal))
     }
 
     /// Puts one grant back; returns which other one ended when it began.
@@ -322,6 +376,17 @@ fn verify_all(grants: &[Kept], config: &Config) -> Vec<Option<Result<VerifiedGra
         });
         results.collect()
     })
+}
+
+fn kept(
+    grants: Vec<(GrantId, StoredGrant)>,
+    progress: &mut HashMap<GrantId, StoredProgress>,
+) -> Vec<Kept> {
+    let kept = grants.into_iter().map(|(id, grant)| {
+        let progress = progress.remove(&id).unwrap_or_default();
+        Kept { id, grant, progress }
+    });
+    kept.collect()
 }
 
 /// What to do with a stored grant, and which one it replaces if it has begun. The second time is

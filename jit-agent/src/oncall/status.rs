@@ -74,7 +74,7 @@ fn may_read_tables() -> bool {
 }
 
 fn offline(glimpse: Glimpse, agent: &str) -> Result<v1::StatusResponse, Failure> {
-    let Glimpse { paths, host, interfaces, files: _, unreadable } = glimpse;
+    let Glimpse { paths, host, interfaces, unreadable, .. } = glimpse;
     let mut status =
         offline::status(&paths.pins, &interfaces, agent, sys::now()).map_err(Failure::Unread)?;
     status.host = host;

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use jit_common::PortKey;
-use jit_proto::{Exemption, PortRange, PortSection, WallTime, v1};
+use jit_proto::{Exemption, PortRange, PortSection, Sessions, WallTime, v1};
 
 use crate::rules::{
     ledger::{HeldGrant, Stage},
@@ -192,6 +192,50 @@ fn differences(old: &PortSection, new: &PortSection) -> Vec<String> {
     compare("approvals", approvals.to_string(), new.approvals.to_string());
     compare("sessions", sessions.word().into(), new.sessions.word().into());
     compare("terminates", place(*forwarded), place(new.forwarded));
+    what
+}
+
+/// What a port that stays enforced lets in under `new` and did not under `old`, without the
+/// exemptions: each as text.
+pub fn laxer(old: &Policy, new: &Policy) -> Vec<(PortRange, Vec<String>)> {
+    let both = segments(old, new).into_iter().filter_map(|(range, old, new)| {
+        let what = laxer_section(old?, new?);
+        (!what.is_empty()).then_some((range, what))
+    });
+    both.collect()
+}
+
+fn laxer_section(old: &PortSection, new: &PortSection) -> Vec<String> {
+    let mut what = Vec::new();
+    let new_sources = new.sources.iter();
+    let wider: Vec<_> = new_sources
+        .filter(|source| !old.sources.iter().any(|before| before.contains(source)))
+        .map(ToString::to_string)
+        .collect();
+    if !wider.is_empty() {
+        what.push(format!("grants may also name {}", wider.join(", ")));
+    }
+    let widths =
+        [("widest_v4", old.widest_v4, new.widest_v4), ("widest_v6", old.widest_v6, new.widest_v6)];
+    for (key, before, after) in widths {
+        if after < before {
+            what.push(format!("{key} /{before} -> /{after}"));
+        }
+    }
+    if new.max_duration > old.max_duration {
+        let text = jit_proto::words::duration_text;
+        let (before, after) = (text(old.max_duration), text(new.max_duration));
+        what.push(format!("max_duration {before} -> {after}"));
+    }
+    if new.approvals < old.approvals {
+        what.push(format!("approvals {} -> {}", old.approvals, new.approvals));
+    }
+    if (old.sessions, new.sessions) == (Sessions::Cut, Sessions::Drain) {
+        what.push("sessions cut -> drain".into());
+    }
+    if !old.forwarded && new.forwarded {
+        what.push("terminates host -> forwarded".into());
+    }
     what
 }
 

@@ -154,6 +154,15 @@ fn everything() -> v1::StatusResponse {
             certificate_not_after_ms: FAR,
             last_push_ms: now() - 2 * HOUR - MINUTE / 2,
             last_controller: "spiffe://example.org/hub".into(),
+            listening: true,
+            problem: "line 7: [control] key: no private key; the certificate before is used".into(),
+        }),
+        configuration: Some(v1::ConfigurationState {
+            path: "/etc/jit-agent/config.toml".into(),
+            in_force_since_ms: NOW.wall.0,
+            last_good: true,
+            refused: "line 26: unknown field `gaet`".into(),
+            refused_at_ms: FAR,
         }),
         capacity: Some(v1::Capacity {
             host_entries: 1,
@@ -256,6 +265,11 @@ fn the_guard_and_the_controller_each_have_their_words() {
     let answer = v1::StatusResponse { control, ..Default::default() };
     let words = "control  listening on [::]:8443, no push since the start\n";
     assert!(status::text(&answer, Style::Plain).contains(words));
+    let problem = "not listening: no interface has 192.0.2.1".to_owned();
+    let control = v1::Control { listen: "192.0.2.1:8443".into(), problem, ..Default::default() };
+    let answer = v1::StatusResponse { control: Some(control), ..Default::default() };
+    let words = "control  not listening: no interface has 192.0.2.1, no push since the start\n";
+    assert!(status::text(&answer, Style::Plain).contains(words));
 }
 
 #[test]
@@ -320,7 +334,12 @@ fn the_json_value_for_value() {
         },
         "control": {
             "listen": "[::]:8443", "certificate_not_after": "2100-01-01T00:00:00Z",
-            "last_push": null, "last_controller": "spiffe://example.org/hub",
+            "last_push": null, "last_controller": "spiffe://example.org/hub", "listening": true,
+            "problem": "line 7: [control] key: no private key; the certificate before is used",
+        },
+        "configuration": {
+            "path": "/etc/jit-agent/config.toml", "in_force_since": time, "last_good": true,
+            "refused": "line 26: unknown field `gaet`", "refused_at": "2100-01-01T00:00:00Z",
         },
         "capacity": {
             "host_entries": 1, "host_entries_max": 2, "prefix_entries": 3,

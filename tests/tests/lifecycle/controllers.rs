@@ -17,7 +17,7 @@ const CONTROLLER: &str = "spiffe://example.org/controller";
 const READER: &str = "spiffe://example.org/reader";
 
 /// A site whose agent listens for controllers, with certificates of two authorities.
-fn site() -> Site {
+pub(crate) fn site() -> Site {
     let mut site = Site::new();
     for directory in ["pki", "foreign"] {
         jitctl(&site, &["pki", "init", "--dir", directory]);
@@ -68,7 +68,13 @@ fn try_jitctl(site: &Site, arguments: &[&str]) -> Output {
 }
 
 /// A call to the agent as one of the controllers.
-fn call(site: &Site, ca: &str, authority: &str, name: &str, arguments: &[&str]) -> Output {
+pub(crate) fn call(
+    site: &Site,
+    ca: &str,
+    authority: &str,
+    name: &str,
+    arguments: &[&str],
+) -> Output {
     let (cert, key) = (format!("{authority}/{name}.pem"), format!("{authority}/{name}.key"));
     let agent = ["--agent", "198.51.100.1:7443", "--ca", ca, "--cert", &cert, "--key", &key];
     try_jitctl(site, &[&agent, arguments].concat())

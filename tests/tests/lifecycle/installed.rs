@@ -41,7 +41,7 @@ impl Installed {
             assert!(output.unwrap().status.success(), "{arguments}");
         }
         site.configure(
-            "[control]\nlisten = \"127.0.0.1:7443\"\ncertificate = \"pki/agent.pem\"\n\
+            "[control]\nlisten = \"0.0.0.0:7443\"\ncertificate = \"pki/agent.pem\"\n\
              key = \"pki/agent.key\"\nclient_ca = \"pki/ca.pem\"\n",
         );
         // The program is mounted here: the service's user may have no access to the directory of

@@ -7,6 +7,7 @@
 )]
 
 mod audit;
+mod broken_surroundings;
 mod clock;
 mod connections;
 mod controllers;

@@ -39,16 +39,18 @@ fn a_bad_value_names_file_line_and_key() {
     assert_eq!(output.status.code(), Some(78));
 }
 
+/// The agent itself starts without it (`broken_surroundings`).
 #[test]
-fn an_unreadable_or_foreign_key_is_refused_by_name() {
+fn an_unreadable_or_foreign_key_is_refused_by_check_by_name() {
     let site = Site::new();
+    let refuses = |says: &[&str]| check(&site, &site.run(&["check"]), 78, says);
     fs::rename(site.path("signer.pem"), site.path("moved.pem")).unwrap();
-    refuses(&site, 78, &["signer.pem", "No such file"]);
+    refuses(&["signer.pem", "No such file"]);
     fs::write(site.path("signer.pem"), "not a key").unwrap();
-    refuses(&site, 78, &["signer.pem", "PEM"]);
+    refuses(&["signer.pem", "PEM"]);
     fs::copy(site.path("moved.pem"), site.path("signer.pem")).unwrap();
     fs::set_permissions(site.path("signer.pem"), fs::Permissions::from_mode(0o666)).unwrap();
-    refuses(&site, 78, &["signer.pem", "others could write"]);
+    refuses(&["signer.pem", "others could write"]);
 }
 
 #[test]
@@ -129,11 +131,14 @@ fn pinned_tables_of_another_size_are_refused_and_stay_in_force() {
     let mut site = Site::new();
     site.start();
     site.end(rustix::process::Signal::TERM);
+    // With the copy of the last good configuration the agent would start with that.
+    drop(fs::remove_file(site.path("state/configuration.last-good")));
     site.configure("[limits]\nhosts = 77\n");
     let output = site.run(&["run"]);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(78), "{errors}");
     assert!(errors.contains("number of entries"), "{errors}");
+    assert!(errors.contains("an earlier run pinned stays in force"), "{errors}");
     site.assert_closed_to_all();
 }
 

@@ -27,6 +27,7 @@ pub fn json(status: &v1::StatusResponse) -> Value {
         policy,
         guard,
         log,
+        configuration,
     } = status;
     json!({
         "state": state,
@@ -50,6 +51,15 @@ pub fn json(status: &v1::StatusResponse) -> Value {
             "certificate_not_after": time(control.certificate_not_after_ms),
             "last_push": time(control.last_push_ms),
             "last_controller": control.last_controller,
+            "listening": control.listening,
+            "problem": control.problem,
+        })),
+        "configuration": configuration.as_ref().map(|configuration| json!({
+            "path": configuration.path,
+            "in_force_since": time(configuration.in_force_since_ms),
+            "last_good": configuration.last_good,
+            "refused": configuration.refused,
+            "refused_at": time(configuration.refused_at_ms),
         })),
         "capacity": capacity.as_ref().map(|capacity| json!({
             "host_entries": capacity.host_entries,

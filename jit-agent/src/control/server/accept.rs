@@ -89,7 +89,12 @@ pub async fn serve_tcp(
     tokio::spawn(async move {
         let mut handshakes = Handshakes::default();
         while !sender.is_closed() {
-            let (stream, address) = match listener.accept().await {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                // Nobody serves any more: the port is free again at once.
+                () = sender.closed() => return,
+            };
+            let (stream, address) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!("cannot accept a connection: {error}");
@@ -133,7 +138,10 @@ pub async fn serve_unix(
     let places = LocalPlaces::default();
     tokio::spawn(async move {
         while !sender.is_closed() {
-            let accepted = listener.accept().await;
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = sender.closed() => return,
+            };
             let connected = sys::now().boot;
             let stream = match accepted {
                 Ok((stream, _)) => stream,

@@ -97,6 +97,10 @@ codes! {
     ConfigurationReloaded => "R001", "configuration_reloaded";
     /// The configuration file was refused; nothing changed.
     ConfigurationRefused => "R002", "configuration_refused";
+    /// Another configuration let in what was kept out before; each opening by value.
+    ConfigurationOpened => "R003", "configuration_opened";
+    /// The agent started with the last good configuration: the file on the disk cannot be used.
+    LastGoodUsed => "R004", "last_good_used";
     /// The agent started.
     AgentStarted => "S001", "agent_started";
     /// The agent ends; the gate stays in force.

@@ -1,0 +1,196 @@
+//! Keeps the listening port for controllers. Certificates and the port fail by themselves: what fails
+//! is a fault on the board, is tried again, and ends by itself when mended. The gate waits for none
+//! of it.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{oneshot, watch},
+    task::{JoinHandle, spawn_blocking},
+    time::sleep,
+};
+
+use crate::{
+    app::{RETRY, reach::unreachable},
+    config::{Config, Control, ControlLines, Controller},
+    control::{
+        server::{self, Service, Trust},
+        tls::Material,
+    },
+    gate::{
+        GateHandle,
+        faults::{CONTROL_FILES, Faults, NOT_LISTENING},
+    },
+    system::addresses::addresses,
+};
+
+/// Time that the kernel gets to let go of a port that was listened on.
+const LET_GO: Duration = Duration::from_millis(50);
+
+/// What the configuration says about controllers.
+#[derive(Debug, Default)]
+pub(super) struct Wanted {
+    control: Option<Control>,
+    controllers: Vec<Controller>,
+    lines: ControlLines,
+}
+
+impl Wanted {
+    pub(super) fn of(config: &Config, lines: ControlLines) -> Self {
+        let Config { control, controllers, .. } = config;
+        Self { control: control.clone(), controllers: controllers.clone(), lines }
+    }
+}
+
+/// The port that is listened on, and the task that serves it.
+struct Listening {
+    address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The keeper of the listening port.
+pub(super) struct Keeper {
+    service: Service,
+    gate: GateHandle,
+    faults: Faults,
+    /// The certificates in use.
+    material: Option<(Material, watch::Sender<Trust>)>,
+    /// Why the files on the disk are not in use.
+    unusable: Option<String>,
+    listening: Option<Listening>,
+}
+
+impl Keeper {
+    pub(super) fn new(service: Service, gate: GateHandle, faults: Faults) -> Self {
+        // Until the first try has ended.
+        faults.set(NOT_LISTENING, Some("not listening: the agent is only just starting".into()));
+        Self { service, gate, faults, material: None, unusable: None, listening: None }
+    }
+
+    /// Keeps the port for as long as the agent runs. `first` is sent when it was tried once.
+    pub(super) async fn run(
+        mut self,
+        mut wanted: watch::Receiver<Arc<Wanted>>,
+        first: oneshot::Sender<()>,
+    ) {
+        let mut first = Some(first);
+        let mut reread = true;
+        loop {
+            let now = Arc::clone(&wanted.borrow_and_update());
+            self.step(&now, reread).await;
+            if let Some(first) = first.take() {
+                let _gone = first.send(());
+            }
+            tokio::select! {
+                changed = wanted.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    reread = true;
+                }
+                () = sleep(RETRY) => reread = self.unusable.is_some(),
+            }
+        }
+    }
+
+    /// Tries what is missing. `reread`: reads the certificates again.
+    async fn step(&mut self, wanted: &Wanted, reread: bool) {
+        let Wanted { control, controllers, lines } = wanted;
+        let Some(control) = control else {
+            (self.material, self.unusable, self.listening) = (None, None, None);
+            self.service.set_controllers(controllers, None);
+            let _gone = self.gate.set_certificate_end(None).await;
+            self.faults.set(NOT_LISTENING, None);
+            self.faults.set(CONTROL_FILES, None);
+            return;
+        };
+        if reread {
+            self.read(control, *lines).await;
+            let authorities = self.material.as_ref().map(|(used, _)| used.authorities.clone());
+            self.service.set_controllers(controllers, authorities);
+        }
+        let problem = self.listen(control, *lines).await.err();
+        let in_use = self.material.is_some();
+        let kept = self.unusable.as_ref().filter(|_| in_use);
+        let kept =
+            kept.map(|why| format!("{why}; certificate, key and authorities before stay in use"));
+        self.faults.set(CONTROL_FILES, kept);
+        let news = self.faults.set(NOT_LISTENING, problem.clone());
+        match problem {
+            Some(problem) if news => tracing::error!("{problem}"),
+            None if news => tracing::info!("listening for controllers on {}", control.listen),
+            _ => {}
+        }
+    }
+
+    /// Reads the files. Those in use stay in use if they cannot be read.
+    async fn read(&mut self, control: &Control, lines: ControlLines) {
+        let of = control.clone();
+        let read = spawn_blocking(move || Material::read(&of)).await;
+        let read = read.map_err(|error| error.to_string());
+        match read.and_then(|read| read.map_err(|error| error.to_string())) {
+            Ok(fresh) => {
+                self.unusable = None;
+                let _gone = self.gate.set_certificate_end(Some(fresh.not_after)).await;
+                match &mut self.material {
+                    Some((used, trust)) => {
+                        trust.send_replace(Arc::clone(&fresh.config));
+                        *used = fresh;
+                    }
+                    none => {
+                        let (trust, _) = watch::channel(Arc::clone(&fresh.config));
+                        *none = Some((fresh, trust));
+                    }
+                }
+            }
+            Err(why) => {
+                let why = lines.locate(&why);
+                if self.unusable.as_ref() != Some(&why) {
+                    tracing::error!("{why}");
+                }
+                self.unusable = Some(why);
+            }
+        }
+    }
+
+    /// Listens, if it does not yet. The error says why no controller can connect.
+    async fn listen(&mut self, control: &Control, lines: ControlLines) -> Result<(), String> {
+        let Some((_, trust)) = &self.material else {
+            return Err(format!("not listening: {}", self.unusable.as_deref().unwrap_or_default()));
+        };
+        let address = control.listen;
+        let of_file = || lines.locate(&format!("[control] listen = \"{address}\""));
+        let holds = |held: &Listening| held.address == address && !held.task.is_finished();
+        if !self.listening.as_ref().is_some_and(holds) {
+            if let Some(mut before) = self.listening.take() {
+                before.task.abort();
+                let _ended = (&mut before.task).await;
+                sleep(LET_GO).await;
+            }
+            let listener = server::bind_tcp(address)
+                .map_err(|error| format!("not listening: {}: {error}", of_file()))?;
+            let (service, trust) = (self.service.clone(), trust.subscribe());
+            let task = tokio::spawn(async move {
+                if let Err(error) = server::serve_tcp(listener, service, trust).await {
+                    tracing::error!("the server for controllers failed: {error}");
+                }
+            });
+            self.listening = Some(Listening { address, task });
+        }
+        // The kernel lets a socket listen on an address that no interface has yet, and serves it
+        // from the moment on that one has.
+        let addresses = addresses().map_err(|error| {
+            format!("not listening: the addresses of this host cannot be listed: {error}")
+        })?;
+        match unreachable(address.ip(), &addresses) {
+            Some(why) => Err(format!("not listening: {why} ({})", of_file())),
+            None => Ok(()),
+        }
+    }
+}

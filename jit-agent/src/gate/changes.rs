@@ -1,0 +1,162 @@
+//! The difference between two configurations, by value: for the log and the audit. Pure.
+
+use jit_proto::{Exemption, PortRange, WallTime};
+
+use crate::{
+    config::{Config, Controller},
+    rules::{
+        impact::{self, Impact},
+        keyring::Keyring,
+    },
+};
+
+/// What another configuration changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Changes {
+    /// Every change.
+    pub(super) all: Vec<String>,
+    /// Those that let in what was kept out before.
+    pub(super) opened: Vec<String>,
+}
+
+impl Changes {
+    /// From `old` to `new`, each with the policy that is in force under it. `gated`: the interfaces
+    /// that are gated under the old one.
+    pub(super) fn between(old: &Config, new: &Config, gated: &[String], now: WallTime) -> Self {
+        let mut changes = Self::default();
+        changes.policy(old, new, now);
+        changes.gate(old, new, gated);
+        changes.authority(old, new);
+        changes
+    }
+
+    fn changed(&mut self, text: String) {
+        self.all.push(text);
+    }
+
+    fn opens(&mut self, text: String) {
+        self.all.push(text.clone());
+        self.opened.push(text);
+    }
+
+    fn policy(&mut self, old: &Config, new: &Config, now: WallTime) {
+        let impact = Impact::between(&old.policy, &new.policy, now);
+        let Impact { closed, opened, changed, lost, added } = impact;
+        for range in closed {
+            self.changed(format!("{range} is closed without a grant"));
+        }
+        for range in opened {
+            self.opens(format!("{range} is open to everybody"));
+        }
+        for (range, what) in &changed {
+            for what in what {
+                self.changed(format!("{range}: {what}"));
+            }
+        }
+        for (range, what) in impact::laxer(&old.policy, &new.policy) {
+            self.opened.extend(what.into_iter().map(|what| format!("{range}: {what}")));
+        }
+        for (range, exemption) in &lost {
+            self.changed(format!("{range}: no exemption for {} any more", exemption.source));
+        }
+        for (range, exemption) in &added {
+            self.opens(exempted(*range, exemption));
+        }
+    }
+
+    fn gate(&mut self, old: &Config, new: &Config, gated: &[String]) {
+        let (before, after) = (&old.gate, &new.gate);
+        match (before.observe, after.observe) {
+            (false, true) => {
+                self.opens("[gate] mode enforce -> observe: nothing is dropped".into())
+            }
+            (true, false) => self.changed("[gate] mode observe -> enforce".into()),
+            _ => {}
+        }
+        match (before.socket_guard, after.socket_guard) {
+            (true, false) => self.opens("[gate] socket_guard is off".into()),
+            (false, true) => self.changed("[gate] socket_guard is on".into()),
+            _ => {}
+        }
+        let (from, to) = (before.interfaces.text(), after.interfaces.text());
+        if from != to {
+            self.changed(format!("[gate] interfaces {from} -> {to}"));
+        }
+        for name in gated.iter().filter(|name| !after.interfaces.matches(name)) {
+            self.opens(format!("interface {name} has no packet gate any more"));
+        }
+        if before.hook != after.hook {
+            self.changed(format!("[gate] hook {:?} -> {:?}", before.hook, after.hook));
+        }
+    }
+
+    fn authority(&mut self, old: &Config, new: &Config) {
+        signers(&old.keyring, &new.keyring).into_iter().for_each(|text| self.changed(text));
+        controllers(&old.controllers, &new.controllers)
+            .into_iter()
+            .for_each(|text| self.changed(text));
+        if old.ceiling != new.ceiling {
+            let words = match (&old.ceiling, &new.ceiling) {
+                (None, Some(_)) => "is there: policies may be pushed",
+                (Some(_), None) => "is gone: no policy may be pushed",
+                _ => "allows other policies",
+            };
+            self.changed(format!("[ceiling] {words}"));
+        }
+        let listen = |config: &Config| match &config.control {
+            Some(control) => control.listen.to_string(),
+            None => "nothing".to_owned(),
+        };
+        if old.control != new.control {
+            self.changed(format!("[control] {} -> {}", listen(old), listen(new)));
+        }
+        if old.audit != new.audit {
+            self.changed(format!("[audit] {:?} -> {:?}", old.audit, new.audit));
+        }
+    }
+}
+
+fn exempted(range: PortRange, exemption: &Exemption) -> String {
+    let Exemption { source, reason, owner, until } = exemption;
+    let until = until.map_or_else(|| "for ever".into(), |until| format!("until {until}"));
+    format!("{range}: {source} needs no grant, {until} ({reason}; owner {owner})")
+}
+
+fn signers(old: &Keyring, new: &Keyring) -> Vec<String> {
+    let mut texts = Vec::new();
+    for signer in new.signers() {
+        let id = &signer.id;
+        match old.signers().iter().find(|before| before.id == *id) {
+            None => texts.push(format!("signer {id:?} is new")),
+            Some(before) if before.key_id() != signer.key_id() => {
+                texts.push(format!("signer {id:?} has another key"));
+            }
+            Some(before) if before.mandate != signer.mandate => {
+                texts.push(format!("signer {id:?} has other limits"));
+            }
+            Some(_) => {}
+        }
+    }
+    let gone = old
+        .signers()
+        .iter()
+        .filter(|before| new.signers().iter().all(|signer| signer.id != before.id));
+    texts.extend(gone.map(|before| format!("signer {:?} is gone", before.id)));
+    texts
+}
+
+fn controllers(old: &[Controller], new: &[Controller]) -> Vec<String> {
+    let mut texts = Vec::new();
+    for Controller { identity, may } in new {
+        match old.iter().find(|before| before.identity == *identity) {
+            None => texts.push(format!("controller {identity:?} may {may}")),
+            Some(before) if before.may != *may => {
+                texts.push(format!("controller {identity:?} may {} -> {may}", before.may));
+            }
+            Some(_) => {}
+        }
+    }
+    let gone = old.iter().filter(|before| new.iter().all(|one| one.identity != before.identity));
+    texts.extend(gone.map(|before| format!("controller {:?} may nothing", before.identity)));
+    texts
+}

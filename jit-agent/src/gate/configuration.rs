@@ -1,0 +1,185 @@
+//! Takes other configurations, and knows whether the one in force is the file on the disk. What a
+//! reload changes, and above all what it opens, is logged and recorded by value.
+
+use std::path::{Path, PathBuf};
+
+use jit_proto::{WallTime, v1};
+
+use crate::{
+    config::Config,
+    disk::audit::{EventCode, Record},
+    gate::{Gate, changes::Changes},
+    kernel::datapath::Datapath,
+    rules::clock::Now,
+};
+
+/// Name of the fault: the file on the disk is not in force.
+const FAULT: &str = "configuration";
+/// The most openings in one record of the audit; more of them make more records.
+const OPENED: usize = 64;
+
+/// Where the configuration in force comes from.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Origin {
+    path: PathBuf,
+    /// When it was first put in force as it is.
+    since: WallTime,
+    /// It is the kept copy of the last good one.
+    last_good: bool,
+    /// Why the file on the disk is not in force, and when that was found.
+    refused: Option<(String, WallTime)>,
+}
+
+impl Origin {
+    pub(super) fn message(&self) -> v1::ConfigurationState {
+        let Self { path, since, last_good, refused } = self;
+        let (refused, refused_at) = refused.clone().unwrap_or_default();
+        v1::ConfigurationState {
+            path: path.display().to_string(),
+            in_force_since_ms: since.0,
+            last_good: *last_good,
+            refused,
+            refused_at_ms: refused_at.0,
+        }
+    }
+}
+
+/// Which configuration the next start would use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NextStart {
+    /// The file cannot be used: the last good one.
+    LastGood,
+    /// The file is good, but needs a restart.
+    TheFile,
+}
+
+impl<D: Datapath> Gate<D> {
+    /// Where the configuration that the gate started with comes from. `since`: when it was first put
+    /// in force. `refused`: it is the last good one, because the file cannot be used for this reason.
+    pub fn set_origin(&mut self, path: &Path, since: WallTime, refused: Option<&str>, now: Now) {
+        let path = path.to_owned();
+        self.configuration = Origin { path, since, last_good: refused.is_some(), refused: None };
+        let Some(why) = refused else { return };
+        self.note_refused(why, now);
+        let text = format!(
+            "the file on disk is not in force: {why}; the last good configuration, of {since}, is"
+        );
+        tracing::error!("{text}");
+        self.faults.set(FAULT, Some(text.clone()));
+        self.record(Record::new(EventCode::LastGoodUsed).by("agent").detail(&text), now);
+        self.record_alarms(now);
+    }
+
+    /// Records what the file opened that the gate started with, against the one in force before.
+    pub fn record_openings_since(&mut self, before: &Config, now: Now) {
+        // A pushed policy is in force before and after.
+        let file = Config { policy: self.policies.file_policy().clone(), ..self.config.clone() };
+        let Changes { opened, .. } = Changes::between(before, &file, &[], now.wall);
+        self.record_openings(&opened, now);
+    }
+
+    /// When the configuration in force was first put in force as it is.
+    pub(super) const fn set_in_force_since(&mut self, since: WallTime) {
+        self.configuration.since = since;
+    }
+
+    /// Takes another configuration: policy, keys, mode and interfaces. Live grants stay as they
+    /// are; sizes, paths and the host's id need a restart. On an error the old one stays.
+    pub fn reconfigure(&mut self, config: Config, now: Now) -> Result<(), String> {
+        let old = self.config.clone();
+        let gated: Vec<_> = self.links.interfaces().iter().map(|one| one.name.clone()).collect();
+        match self.try_reconfigure(config, now) {
+            Ok(()) => {
+                self.configuration = Origin {
+                    path: std::mem::take(&mut self.configuration.path),
+                    since: now.wall,
+                    ..Origin::default()
+                };
+                self.faults.set(FAULT, None);
+                let changes = Changes::between(&old, &self.config, &gated, now.wall);
+                self.record_reload(&changes, now);
+                self.restore_unsigned(now);
+                self.record_alarms(now);
+                Ok(())
+            }
+            Err((why, next)) => {
+                self.refuse_configuration(&why, next, now);
+                Err(why)
+            }
+        }
+    }
+
+    /// The file on the disk is not taken: that is a fault until it is mended.
+    pub fn refuse_configuration(&mut self, why: &str, next: NextStart, now: Now) {
+        self.note_refused(why, now);
+        let since = self.configuration.since;
+        let next = match next {
+            NextStart::LastGood => format!("the next start will use the one of {since}"),
+            NextStart::TheFile => format!("the one of {since} is in force until a restart"),
+        };
+        let text = format!("configuration on disk refused at {}: {why}; {next}", now.wall);
+        tracing::error!("reload: nothing changed: {text}");
+        self.faults.set(FAULT, Some(text));
+        self.record(Record::new(EventCode::ConfigurationRefused).by("agent").detail(why), now);
+        self.record_alarms(now);
+        self.settle_audit(now);
+    }
+
+    fn note_refused(&mut self, why: &str, now: Now) {
+        self.configuration.refused = Some((why.to_owned(), now.wall));
+    }
+
+    fn try_reconfigure(&mut self, config: Config, now: Now) -> Result<(), (String, NextStart)> {
+        if let Some(what) = needs_restart(&self.config, &config) {
+            let why = format!("{what} cannot change without a restart: nothing changed");
+            return Err((why, NextStart::TheFile));
+        }
+        let result = self.apply_config(config, now);
+        self.check_attachments(now);
+        result.map_err(|refused| (refused.to_string(), NextStart::LastGood))
+    }
+
+    /// Records a reload: all that it changed, and what it opened.
+    fn record_reload(&mut self, changes: &Changes, now: Now) {
+        let Changes { all, opened } = changes;
+        for change in all {
+            tracing::info!("reload: {change}");
+        }
+        self.recorder.reloaded(&self.config, all, now);
+        self.record_openings(opened, now);
+        self.settle_audit(now);
+    }
+
+    fn record_openings(&mut self, opened: &[String], now: Now) {
+        for opened in opened.chunks(OPENED) {
+            tracing::warn!("the new configuration opened: {}", opened.join("; "));
+            let record = Record::new(EventCode::ConfigurationOpened).by("agent");
+            self.record(record.with("opened", opened.to_vec()), now);
+        }
+    }
+}
+
+/// The first setting that cannot change while the agent runs, with both values.
+fn needs_restart(old: &Config, new: &Config) -> Option<String> {
+    if old.host != new.host {
+        return Some(format!("[host] id {:?} -> {:?}", old.host, new.host));
+    }
+    let (was, is) = (old.limits, new.limits);
+    for (key, was, is) in [("hosts", was.hosts, is.hosts), ("prefixes", was.prefixes, is.prefixes)]
+    {
+        if was != is {
+            return Some(format!("[limits] {key} {was} -> {is}"));
+        }
+    }
+    let (was, is) = (&old.paths, &new.paths);
+    for (key, was, is) in [
+        ("state", &was.state, &is.state),
+        ("runtime", &was.runtime, &is.runtime),
+        ("pins", &was.pins, &is.pins),
+    ] {
+        if was != is {
+            return Some(format!("[paths] {key} {} -> {}", was.display(), is.display()));
+        }
+    }
+    None
+}

@@ -277,7 +277,7 @@ fn spawn_watch(links: LinkWatch, gate: GateHandle) -> oneshot::Receiver<()> {
     let (sender, ended) = oneshot::channel::<()>();
     thread::spawn(move || {
         let _sender = sender;
-        let error = links.run(|| gate.saw_links());
+        let error = links.run(|indices| gate.saw_links(indices));
         tracing::error!("cannot listen for changes of the network interfaces any more: {error}");
     });
     ended

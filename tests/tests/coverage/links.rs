@@ -68,7 +68,7 @@ fn lost_messages_are_reported_as_a_change() {
     assert!(dropped(&namespace) > 0, "nothing was lost");
     let (sender, reports) = mpsc::channel();
     thread::spawn(move || {
-        let error = watch.run(|| {
+        let error = watch.run(|_| {
             let _gone = sender.send(());
         });
         panic!("the watch ended: {error}");
@@ -189,7 +189,7 @@ fn watch(namespace: &Namespace) -> mpsc::Receiver<()> {
     let watch = namespace.run(|| LinkWatch::open().unwrap());
     let (sender, reports) = mpsc::channel();
     thread::spawn(move || {
-        watch.run(|| {
+        watch.run(|_| {
             let _gone = sender.send(());
         })
     });

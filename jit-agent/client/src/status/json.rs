@@ -26,6 +26,7 @@ pub fn json(status: &v1::StatusResponse) -> Value {
         started_at_ms,
         policy,
         guard,
+        foreign,
     } = status;
     json!({
         "state": state,
@@ -58,6 +59,7 @@ pub fn json(status: &v1::StatusResponse) -> Value {
         })),
         "policy": policy.as_ref().map(policy_json),
         "soon": soon,
+        "foreign": foreign,
     })
 }
 
@@ -69,6 +71,7 @@ fn interface_json(interface: &v1::Interface) -> Value {
         "attached": interface.attached,
         "since": time(interface.since_ms),
         "note": interface.note,
+        "excluded": (interface.hook == "excluded").then_some(&interface.excluded),
     })
 }
 
@@ -80,6 +83,7 @@ fn port_json(port: &v1::Port) -> Value {
         "terminates": port.terminates,
         "max_duration_s": port.max_duration_ms / 1000,
         "exemptions": port.exemptions.iter().map(exemption_json).collect::<Vec<_>>(),
+        "open_to_all": port.open_to_all,
     })
 }
 

@@ -11,6 +11,7 @@ use std::{
 };
 
 use jit_common::{Address, Event, PortKey, PortRule, Protocol, Settings};
+use jit_proto::GrantId;
 
 use crate::{
     disk::audit::{EventCode, Record},
@@ -293,6 +294,23 @@ impl<D: Datapath> Gate<D> {
         found.extend(odd.into_iter().map(|_| "an entry of an odd form".to_owned()));
         self.write(differences.into_iter().map(|difference| difference.key).collect());
         self.review.note(found);
+        self.record_alarms(now);
+    }
+
+    /// Writes a grant's limit again that somebody changed in its slot.
+    pub(super) fn restore_limit(
+        &mut self,
+        (id, slot): (GrantId, u32),
+        [found, limit]: [u32; 2],
+        now: Now,
+    ) {
+        if let Err(error) = self.datapath.set_limit(slot, limit) {
+            return tracing::error!(grant = %id, "its limit is {found} instead of {limit}: {error}");
+        }
+        let detail = format!("its limit was {found} instead of {limit}: written again");
+        let record = Record::new(EventCode::EntryRestored).by("agent").grant(id);
+        self.record(record.detail(&detail), now);
+        self.review.note(vec![format!("the limit of {id}")]);
         self.record_alarms(now);
     }
 

@@ -10,6 +10,7 @@ use jit_agent::{
     },
 };
 use jit_common::{Event, PortRule, Reason, Segment, Settings};
+use jit_proto::v1;
 use serde_json::Value;
 
 use crate::{
@@ -127,6 +128,21 @@ fn an_entry_of_a_form_that_no_grant_has_is_reported() {
     ticks(&mut host, 2_000);
     let removed = records(&mut host, "K001");
     assert!(removed[0]["detail"].as_str().unwrap().contains("every port"), "{removed:?}");
+}
+
+#[test]
+fn a_limit_that_somebody_raised_is_written_again() {
+    let mut host = Host::start();
+    let few = v1::Grant { max_connections: 3, ..grant(1, &["203.0.113.7"]) };
+    host.push(&few).unwrap();
+    ticks(&mut host, 0);
+    assert_eq!(records(&mut host, "K002").len(), 0);
+    let slots = host.kernel.tables().slots;
+    let (slot, counted) = slots.iter().find(|(_, slot)| slot.limit == 3).unwrap();
+    host.kernel.set_limit(*slot, 1_000).unwrap();
+    host.gate().tick(later(FOUND + 2_000));
+    assert_eq!(host.kernel.slot(*slot), *counted);
+    assert_eq!(records(&mut host, "K002").len(), 1);
 }
 
 #[test]

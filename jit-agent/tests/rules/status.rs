@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use crate::{
     host::Host,
-    support::{HOST, MINUTE, NOW, grant, port},
+    support::{HOST, MINUTE, NOW, grant, key, pem, port},
 };
 
 const HOUR: i64 = 60 * MINUTE;
@@ -282,7 +282,9 @@ fn interface(state: &str) -> InterfaceState {
 fn of_ports(gate: &str, ports: &str) -> Config {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("config.toml");
-    let text = format!("[host]\nid = \"{HOST}\"\n[gate]\n{gate}\n{ports}");
+    std::fs::write(directory.path().join("1.pem"), pem(&key(1))).unwrap();
+    let signer = "[[signer]]\nid = \"prod\"\npublic_key = \"1.pem\"\n";
+    let text = format!("[host]\nid = \"{HOST}\"\n[gate]\n{gate}\n{ports}{signer}");
     std::fs::write(&path, text).unwrap();
     Config::read(&path).unwrap()
 }

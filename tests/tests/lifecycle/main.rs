@@ -20,4 +20,5 @@ mod refusals;
 mod restarts;
 mod sessions;
 mod storage;
+mod time_namespace;
 mod upgrades;

@@ -159,7 +159,8 @@ fn interface_text(interface: &v1::Interface) -> String {
         "excluded" => "EXCLUDED",
         word => Hook::from_word(word).map_or("NOT GATED", Hook::name),
     };
-    let why = if interface.note.is_empty() { &interface.excluded } else { &interface.note };
+    let v1::Interface { note, excluded, .. } = interface;
+    let why = if excluded.is_empty() { note } else { excluded };
     let note = clean(why, 120);
     let note = if note.is_empty() { note } else { format!(" ({note})") };
     format!("{}  {hook}{note}", clean(&interface.name, 20))

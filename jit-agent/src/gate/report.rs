@@ -24,6 +24,9 @@ pub(crate) use crate::gate::links::problem;
 /// Words of a port.
 const FORWARDED: &str = "forwarded";
 const OBSERVE: &str = "observe";
+/// The note of an interface that is left out while the socket guard is in force.
+const GUARDED: &str =
+    "the socket guard closes the ports of this host there, not those that it forwards";
 /// The note of a socket guard that is off.
 const GUARD_OFF: &str = "a new interface is open until the gate is on it, some milliseconds after it \
                          appears, and one that is not gated is open";
@@ -283,13 +286,17 @@ pub(crate) fn interface(state: &InterfaceState, guard: &GuardState) -> v1::Inter
         (None, true) => "guard_only",
         (None, false) => "none",
     };
+    let note = match left_out {
+        Some(_) if guard.attached => GUARDED,
+        _ => note,
+    };
     v1::Interface {
         excluded: left_out.clone().unwrap_or_default(),
         name: name.clone(),
         index: *index,
         hook: hook.map_or(none, |hook| hook.word()).into(),
         since_ms: since.map_or(0, |since| since.0),
-        note: note.clone(),
+        note: note.to_owned(),
         attached: hook.is_some(),
     }
 }

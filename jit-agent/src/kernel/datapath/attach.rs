@@ -92,10 +92,6 @@ impl Links {
             .filter(|device| !device.loopback && wanted.filter.matches(&device.name))
             .collect();
         self.drop_others(&gated, &devices)?;
-        if self.choice == Some(wanted.hook) {
-            // What the next new interface may need is loaded before it appears.
-            programs.load_for(wanted.hook);
-        }
         let mut states = Vec::new();
         for device in gated {
             match self.attach_one(device, wanted.hook, programs) {

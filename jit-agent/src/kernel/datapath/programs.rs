@@ -14,13 +14,10 @@ use aya::{
 };
 use jit_proto::Hook;
 
-use crate::{
-    config::HookChoice,
-    kernel::datapath::{
-        error::chain,
-        object::{PROGRAM_TC, PROGRAM_TC_L3, PROGRAM_XDP, PROGRAM_XDP_FRAGS},
-        rtnetlink::Header,
-    },
+use crate::kernel::datapath::{
+    error::chain,
+    object::{PROGRAM_TC, PROGRAM_TC_L3, PROGRAM_XDP, PROGRAM_XDP_FRAGS},
+    rtnetlink::Header,
 };
 
 /// A loaded program.
@@ -72,15 +69,6 @@ impl Programs {
     /// The TC program for interfaces with an Ethernet header.
     pub fn tc(&mut self) -> Result<Program, String> {
         self.load(PROGRAM_TC)
-    }
-
-    /// Loads every program that an interface may need with this choice. One that the kernel
-    /// refuses is reported where it is needed.
-    pub fn load_for(&mut self, choice: HookChoice) {
-        let _without_header = self.load(PROGRAM_TC_L3);
-        if !matches!(choice, HookChoice::Native | HookChoice::Generic) {
-            let _refused = self.tc();
-        }
     }
 
     /// The loaded programs.

@@ -11,6 +11,7 @@
 //! | `trusted_clock` | the floor, and whether the clock was set | all |
 //! | `tables` | the entries in the kernel's grant tables | all |
 //! | `links` | interfaces and socket guard as read back | `coverage` |
+//! | `review` | how far the tables are read back, and what was found | the tick, `status` |
 //! | `self_test` | when the programs are tried on frames | `coverage` |
 //! | `cut` | where sessions may have ended | what closes |
 //! | `policy` | the policies that are known | `policy::push`, `policy::apply` |
@@ -46,6 +47,7 @@ mod push;
 mod record;
 pub(crate) mod report;
 mod restore;
+mod review;
 mod revocation;
 mod self_test;
 mod tables;
@@ -82,6 +84,7 @@ use policy::Policies;
 use record::Recorder;
 use report::grant_event;
 use restore::HeldBack;
+use review::Review;
 use revocation::Closed;
 use self_test::SelfTest;
 use tables::Tables;
@@ -125,6 +128,7 @@ pub struct Gate<D> {
     clock: TrustedClock,
     tables: Tables,
     links: Links,
+    review: Review,
     self_test: SelfTest,
     ending: Ending,
     held_back: HeldBack,
@@ -184,6 +188,7 @@ impl<D: Datapath> Gate<D> {
             clock: TrustedClock::new(stored.floor, stored.lost_before, now),
             tables: Tables::default(),
             links: Links::default(),
+            review: Review::new(now),
             self_test: SelfTest::new(now),
             ending: Ending::default(),
             held_back: HeldBack::default(),
@@ -216,7 +221,7 @@ impl<D: Datapath> Gate<D> {
         if let Some(damage) = damaged {
             self.report_damage(damage, now);
         }
-        self.tables.adopt(self.datapath.entries()?);
+        self.adopt_tables(now)?;
         self.restore_policies(policies, policies_lost, now);
         self.exempt(now).map_err(StartError::Exemptions)?;
         self.restore(grants, progress, tombstones, boot_id.as_deref(), now);
@@ -353,6 +358,7 @@ impl<D: Datapath> Gate<D> {
     pub fn tick(&mut self, now: Now) {
         self.check_attachments(now);
         self.self_test(now);
+        self.review_tables(now);
         self.look_at_limits(now);
         self.record_unreported(now);
         self.faults.set("log", log::state().problem);
@@ -362,6 +368,7 @@ impl<D: Datapath> Gate<D> {
     pub fn saw_packet(&mut self, event: &Event, now: Now) {
         self.recorder.packet(event, &self.ledger, &self.links, now);
         if event.reason == Reason::Granted as u8 {
+            self.explain(event, now);
             self.count(event.slot, now);
         }
         self.journal.add(now.wall.0, What::Packet(self.packet_event(event)));
@@ -402,15 +409,18 @@ impl<D: Datapath> Gate<D> {
 
     /// Writes settings, protected ports and their rules.
     fn apply_policy(&mut self) -> Result<(), DatapathError> {
-        let settings = Settings {
+        self.ending.anywhere();
+        self.datapath.settings(self.settings())?;
+        self.datapath.protect(&self.config.policy.rules().collect())
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
             observe: u32::from(self.config.gate.observe),
             drop_events: DROP_EVENTS,
             grant_events: GRANT_EVENTS,
             reserved: 0,
-        };
-        self.ending.anywhere();
-        self.datapath.settings(settings)?;
-        self.datapath.protect(&self.config.policy.rules().collect())
+        }
     }
 
     /// Makes all of the kernel's grant tables equal to the ledger's state.

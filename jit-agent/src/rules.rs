@@ -8,6 +8,7 @@ pub mod claims;
 pub mod clock;
 pub mod commit;
 pub mod envelope;
+pub mod everybody;
 pub mod grant;
 pub mod impact;
 pub mod keyring;

@@ -99,6 +99,15 @@ pub fn text(status: &v1::StatusResponse, style: Style) -> String {
     }
     out.push_str(&grants_text(&status.grants, style));
     line(&mut out, format_args!("dropped  {}", drops_text(status.drops.as_ref())));
+    if status.foreign > 0 {
+        let number = thousands(status.foreign);
+        line(
+            &mut out,
+            format_args!(
+                "tables   {number} times not what the agent wrote: put right (audit K001 to K003)"
+            ),
+        );
+    }
     if let Some(control) = &status.control {
         let push = if control.last_push_ms == 0 {
             "no push since the start".to_owned()
@@ -158,9 +167,12 @@ fn or_none(text: &str) -> &str {
 fn interface_text(interface: &v1::Interface) -> String {
     let hook = match interface.hook.as_str() {
         "guard_only" => "SOCKET GUARD ONLY",
+        "excluded" => "EXCLUDED",
         word => Hook::from_word(word).map_or("NOT GATED", Hook::name),
     };
-    let note = clean(&interface.note, 120);
+    let v1::Interface { note, excluded, .. } = interface;
+    let why = if excluded.is_empty() { note } else { excluded };
+    let note = clean(why, 120);
     let note = if note.is_empty() { note } else { format!(" ({note})") };
     format!("{}  {hook}{note}", clean(&interface.name, 20))
 }
@@ -169,7 +181,7 @@ fn guard_text(guard: &v1::SocketGuard) -> &'static str {
     match (guard.attached, guard.wanted) {
         (true, _) => "    socket guard",
         (false, true) => "    NO SOCKET GUARD",
-        (false, false) => "    socket guard off",
+        (false, false) => "    socket guard off (new interfaces are open for some milliseconds)",
     }
 }
 
@@ -179,8 +191,9 @@ fn port_text(port: &v1::Port) -> String {
         most => format!(" <={}", duration(most)),
     };
     let forwarded = if port.terminates == "forwarded" { " forwarded" } else { "" };
+    let open = if port.open_to_all { " OPEN TO ALL" } else { "" };
     format!(
-        "{} {} {}{forwarded}{most}",
+        "{} {} {}{forwarded}{most}{open}",
         range_text(port.range.as_ref()),
         clean(&port.mode, 20),
         sessions_word(port.sessions())

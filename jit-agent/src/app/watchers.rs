@@ -63,13 +63,13 @@ pub(super) fn start(
 fn watch_links(mut links: Option<LinkWatch>, gate: &GateHandle, faults: &Faults) {
     loop {
         if let Some(watch) = links.take() {
-            let error = watch.run(|| gate.saw_links());
+            let error = watch.run(|indices| gate.saw_links(indices));
             tracing::error!("cannot listen for changes of the network interfaces: {error}");
         }
         links = open_links(faults);
         match &links {
             // Something may have changed meanwhile.
-            Some(_) => gate.saw_links(),
+            Some(_) => gate.saw_links(&[]),
             None => thread::sleep(RETRY),
         }
     }

@@ -37,7 +37,7 @@ impl GateConfig {
     pub(super) fn new(raw: raw::Gate) -> Result<Self, String> {
         let raw::Gate { mode, interfaces, exclude, hook, socket_guard } = raw;
         let observe = mode.is_some_and(|mode| mode == Mode::Observe);
-        let interfaces = InterfaceFilter::new(interfaces, &exclude)?;
+        let interfaces = InterfaceFilter::new(interfaces, exclude)?;
         let hook = match hook {
             None | Some(raw::Hook::Auto) => HookChoice::Auto,
             Some(raw::Hook::Clsact) => HookChoice::Clsact,

@@ -115,12 +115,12 @@ fn paths(table: &Table) -> Paths {
 }
 
 fn interfaces(table: &Table) -> InterfaceFilter {
-    let globs = |key: &str| {
-        let list = table.get("gate").and_then(|gate| gate.get(key))?.as_array()?;
-        Some(list.iter().filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>())
-    };
-    let exclude = globs("exclude").unwrap_or_default();
-    InterfaceFilter::new(globs("interfaces"), &exclude).unwrap_or_default()
+    let list = |key: &str| table.get("gate").and_then(|gate| gate.get(key))?.as_array();
+    let globs = list("interfaces")
+        .map(|list| list.iter().filter_map(Value::as_str).map(str::to_owned).collect());
+    let exclude = list("exclude").into_iter().flatten();
+    let exclude = exclude.filter_map(|entry| entry.clone().try_into().ok());
+    InterfaceFilter::new(globs, exclude.collect()).unwrap_or_default()
 }
 
 fn named_files(table: &Table, path: &Path) -> Vec<PathBuf> {
@@ -147,13 +147,15 @@ mod tests {
     #[test]
     fn a_file_that_is_refused_still_says_what_can_be_read() {
         let glimpse = of("[host]\nid = \"web-1\"\nunknown = 1\n\
-                          [gate]\ninterfaces = [\"eth*\"]\nexclude = [\"eth9\"]\n\
+                          [gate]\ninterfaces = [\"eth*\"]\nexclude = [\"eth9\", {name = \"mgmt*\", reason = \"own network\"}]\n\
                           [control]\nkey = \"agent.key\"\n\
                           [[signer]]\npublic_key = \"/keys/prod.pem\"\n\
                           [paths]\npins = \"/sys/fs/bpf/other\"\nstate = 1\n");
         assert_eq!((glimpse.host.as_str(), glimpse.unreadable), ("web-1", None));
         let matches = |name| glimpse.interfaces.matches(name);
         assert!(matches("eth0") && !matches("eth9") && !matches("lo"));
+        let reason = |name| glimpse.interfaces.reason(name);
+        assert_eq!([reason("mgmt0"), reason("eth9"), reason("lo")], ["own network", "", ""]);
         assert_eq!(glimpse.paths, Paths { pins: "/sys/fs/bpf/other".into(), ..Paths::default() });
         let names: Vec<_> = glimpse.files.iter().filter_map(|path| path.file_name()).collect();
         assert_eq!(names, ["config.toml", "agent.key", "prod.pem"]);

@@ -2,11 +2,21 @@
 
 use glob::Pattern;
 
+use crate::config::raw::{Exclude, Reasoned};
+
 /// The interfaces to gate: every name that matches `include` and not `exclude`.
 #[derive(Clone, Debug)]
 pub struct InterfaceFilter {
     include: Vec<Pattern>,
-    exclude: Vec<Pattern>,
+    exclude: Vec<Exclusion>,
+}
+
+/// Interfaces that are left out.
+#[derive(Clone, Debug)]
+struct Exclusion {
+    pattern: Pattern,
+    /// Why they need no gate; empty: nobody said.
+    reason: String,
 }
 
 impl Default for InterfaceFilter {
@@ -21,16 +31,15 @@ impl InterfaceFilter {
     /// From the globs of `[gate] interfaces` (`None`: every interface) and `exclude`.
     ///
     /// # Errors
-    /// A text is not a glob, or `interfaces` is empty.
-    pub fn new(interfaces: Option<Vec<String>>, exclude: &[String]) -> Result<Self, String> {
-        let patterns = |key: &str, globs: &[String]| {
-            let pattern = |glob: &String| {
-                Pattern::new(glob).map_err(|error| format!("[gate] {key}: {glob:?}: {error}"))
-            };
-            globs.iter().map(pattern).collect::<Result<Vec<_>, _>>()
-        };
+    /// A text is not a glob, a reason is empty, or `interfaces` is empty.
+    pub(super) fn new(
+        interfaces: Option<Vec<String>>,
+        exclude: Vec<Exclude>,
+    ) -> Result<Self, String> {
         let include = match interfaces {
-            Some(globs) => patterns("interfaces", &globs)?,
+            Some(globs) => {
+                globs.iter().map(|glob| pattern("interfaces", glob)).collect::<Result<_, _>>()?
+            }
             None => Self::default().include,
         };
         if include.is_empty() {
@@ -38,23 +47,33 @@ impl InterfaceFilter {
                 "[gate] interfaces is empty: nothing would be gated; write [\"*\"] for all".into(),
             );
         }
-        Ok(Self { include, exclude: patterns("exclude", exclude)? })
+        let exclude = exclude.into_iter().map(Exclusion::new).collect::<Result<_, _>>()?;
+        Ok(Self { include, exclude })
     }
 
     /// Whether an interface of this name is gated.
     pub fn matches(&self, name: &str) -> bool {
-        let any = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(name));
-        any(&self.include) && !any(&self.exclude)
+        self.include.iter().any(|pattern| pattern.matches(name))
+            && !self.exclude.iter().any(|exclusion| exclusion.pattern.matches(name))
+    }
+
+    /// Why an interface that is not gated needs no gate; empty: nobody said.
+    pub fn reason(&self, name: &str) -> &str {
+        let said = |exclusion: &&Exclusion| {
+            exclusion.pattern.matches(name) && !exclusion.reason.is_empty()
+        };
+        self.exclude.iter().find(said).map_or("", |exclusion| &exclusion.reason)
     }
 
     /// The globs as people write them.
     pub fn text(&self) -> String {
-        let list = |patterns: &[Pattern]| {
-            patterns.iter().map(Pattern::as_str).collect::<Vec<_>>().join(", ")
-        };
-        match self.exclude.as_slice() {
-            [] => format!("[{}]", list(&self.include)),
-            exclude => format!("[{}] without [{}]", list(&self.include), list(exclude)),
+        let list = |patterns: Vec<&str>| patterns.join(", ");
+        let include = list(self.include.iter().map(Pattern::as_str).collect());
+        let exclude = list(self.exclude.iter().map(|one| one.pattern.as_str()).collect());
+        if exclude.is_empty() {
+            format!("[{include}]")
+        } else {
+            format!("[{include}] without [{exclude}]")
         }
     }
 
@@ -70,4 +89,23 @@ impl InterfaceFilter {
             .map(Pattern::as_str)
             .filter(|name| !name.contains(['*', '?', '[']) && self.matches(name))
     }
+}
+
+impl Exclusion {
+    fn new(exclude: Exclude) -> Result<Self, String> {
+        let (name, reason) = match exclude {
+            Exclude::Name(name) => (name, String::new()),
+            Exclude::Reasoned(Reasoned { name, reason }) if reason.trim().is_empty() => {
+                return Err(format!(
+                    "[gate] exclude: the reason for {name:?} is empty: write why it needs no gate"
+                ));
+            }
+            Exclude::Reasoned(Reasoned { name, reason }) => (name, reason),
+        };
+        Ok(Self { pattern: pattern("exclude", &name)?, reason })
+    }
+}
+
+fn pattern(key: &str, glob: &str) -> Result<Pattern, String> {
+    Pattern::new(glob).map_err(|error| format!("[gate] {key}: {glob:?}: {error}"))
 }

@@ -43,9 +43,24 @@ pub(super) struct Gate {
     pub(super) mode: Option<Mode>,
     pub(super) interfaces: Option<Vec<String>>,
     #[serde(default)]
-    pub(super) exclude: Vec<String>,
+    pub(super) exclude: Vec<Exclude>,
     pub(super) hook: Option<Hook>,
     pub(super) socket_guard: Option<bool>,
+}
+
+/// An entry of `exclude`: a glob, or a glob and why its interfaces need no gate.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged, expecting = "a name, or { name = \"eth9\", reason = \"why it needs no gate\" }")]
+pub(super) enum Exclude {
+    Name(String),
+    Reasoned(Reasoned),
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Reasoned {
+    pub(super) name: String,
+    pub(super) reason: String,
 }
 
 #[derive(Deserialize)]

@@ -1,9 +1,9 @@
 //! Commands to the gate, and the loop that serves them.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -45,6 +45,8 @@ const MAX_ENVELOPES: usize = 256;
 const SLICE: Duration = Duration::from_millis(10);
 /// Largest number of grants that are listed at once.
 const LISTED: usize = 1_000;
+/// Largest number of new links that are gated before all links are looked at.
+const MAX_NEW_LINKS: usize = 64;
 /// Largest number of events that are looked at in one go.
 const MAX_EVENTS: usize = 255;
 
@@ -61,6 +63,7 @@ pub struct GateHandle {
     missed: Arc<AtomicU64>,
     denials: mpsc::Sender<Denial>,
     links: Arc<Notify>,
+    new_links: NewLinks,
     /// The wall clock was set.
     stepped: Arc<Notify>,
     journal: Arc<Journal>,
@@ -78,7 +81,24 @@ pub struct Requests {
     missed: Arc<AtomicU64>,
     denials: mpsc::Receiver<Denial>,
     links: Arc<Notify>,
+    new_links: NewLinks,
     stepped: Arc<Notify>,
+}
+
+/// Indices of links that may be new. They are gated before all links are looked at.
+#[derive(Clone, Debug, Default)]
+struct NewLinks(Arc<Mutex<BTreeSet<u32>>>);
+
+impl NewLinks {
+    fn add(&self, indices: &[u32]) {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = MAX_NEW_LINKS.saturating_sub(held.len());
+        held.extend(indices.iter().take(room));
+    }
+
+    fn take(&self) -> BTreeSet<u32> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// The gate's task has ended.
@@ -173,6 +193,7 @@ pub fn channel(journal: Arc<Journal>) -> (GateHandle, Requests) {
     let missed = Arc::<AtomicU64>::default();
     let (denials, denial_requests) = mpsc::channel(QUEUE);
     let links = Arc::<Notify>::default();
+    let new_links = NewLinks::default();
     let stepped = Arc::<Notify>::default();
     let patience = Patience::default();
     (
@@ -186,6 +207,7 @@ pub fn channel(journal: Arc<Journal>) -> (GateHandle, Requests) {
             missed: Arc::clone(&missed),
             denials,
             links: Arc::clone(&links),
+            new_links: new_links.clone(),
             stepped: Arc::clone(&stepped),
             journal,
         },
@@ -199,6 +221,7 @@ pub fn channel(journal: Arc<Journal>) -> (GateHandle, Requests) {
             missed,
             denials: denial_requests,
             links,
+            new_links,
             stepped,
         },
     )
@@ -352,9 +375,10 @@ impl GateHandle {
         &self.journal
     }
 
-    /// Reports that links have changed. Any number of reports counts once, until the gate has
-    /// looked.
-    pub fn saw_links(&self) {
+    /// Reports that links have changed, and which of them are there. Any number of reports counts
+    /// once, until the gate has looked.
+    pub fn saw_links(&self, indices: &[u32]) {
+        self.new_links.add(indices);
         self.links.notify_one();
     }
 
@@ -422,7 +446,11 @@ impl<D: Datapath> Gate<D> {
                         self.saw_denial(&by, asked, clock());
                     }
                 }
-                () = requests.links.notified() => looks.want(),
+                () = requests.links.notified() => {
+                    // Without the rest between two looks: until then a new link is open.
+                    self.attach_new_links(&requests.new_links.take(), clock());
+                    looks.want();
+                }
                 // The clock is looked at before anything else is done.
                 () = requests.stepped.notified() => {}
                 () = sleep_until(wake) => {}

@@ -87,7 +87,7 @@ impl<D: Datapath> Gate<D> {
     /// are; sizes, paths and the host's id need a restart. On an error the old one stays.
     pub fn reconfigure(&mut self, config: Config, now: Now) -> Result<(), String> {
         let old = self.config.clone();
-        let gated: Vec<_> = self.links.interfaces().iter().map(|one| one.name.clone()).collect();
+        let gated: Vec<_> = self.links.to_gate().map(|one| one.name.clone()).collect();
         match self.try_reconfigure(config, now) {
             Ok(()) => {
                 self.configuration = Origin {

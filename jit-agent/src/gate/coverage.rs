@@ -1,6 +1,8 @@
 //! At each tick: the datapath reads interfaces, guard and pins back and repairs them, and the loaded
 //! programs are tried on frames. What was wrong is reported.
 
+use std::collections::BTreeSet;
+
 use jit_proto::v1::{self, event::What};
 
 use crate::{
@@ -61,6 +63,22 @@ impl<D: Datapath> Gate<D> {
         self.links.ungated().difference(&before).next().is_some()
     }
 
+    /// Puts the gate on links that have just appeared, and on nothing else.
+    pub(crate) fn attach_new_links(&mut self, indices: &BTreeSet<u32>, now: Now) {
+        let wanted = self.wanted();
+        for index in indices {
+            match self.datapath.attach_new(*index, &wanted) {
+                Ok(Some(state)) => {
+                    let news = self.links.add(state);
+                    self.report_links(news, now);
+                }
+                Ok(None) => {}
+                // All links are looked at next: that look reports it.
+                Err(error) => tracing::debug!(index, "a new link is not gated yet: {error}"),
+            }
+        }
+    }
+
     /// Tries the loaded programs on a few frames. A wrong answer raises an alarm; what the tables
     /// should say is written to them again.
     pub(super) fn self_test(&mut self, now: Now) {
@@ -68,7 +86,10 @@ impl<D: Datapath> Gate<D> {
             return;
         }
         let probes = self_test::probes(&self.config, self.tables.installed());
-        self.self_test.found(&self.datapath.self_test(&probes));
+        let mut wrong = self.datapath.self_test(&probes);
+        wrong.extend(self.align_clock());
+        self.self_test.found(&wrong);
+        self.review_policy(now);
         if let Some(text) = self.self_test.problem() {
             tracing::error!("self-test: {text}");
             if let Err(error) = self.apply_policy() {
@@ -76,6 +97,20 @@ impl<D: Datapath> Gate<D> {
             }
         }
         self.record_alarms(now);
+    }
+
+    /// The agent must read the clock that the programs compare deadlines with. When it has to be
+    /// corrected, grants can only end sooner: to the gate it is as if the wall clock was set.
+    fn align_clock(&mut self) -> Option<String> {
+        match self.datapath.align_clock() {
+            Ok(0) => None,
+            Ok(off) => Some(format!(
+                "the agent's boot clock was {} ms off that of the kernel programs: corrected; grants \
+                 may end sooner than they said",
+                off / 1_000_000
+            )),
+            Err(error) => Some(format!("{error}: grants may not end on time")),
+        }
     }
 
     pub(super) fn wanted(&self) -> Wanted {

@@ -10,7 +10,7 @@ use crate::{
     disk::store::StoredProgress,
     gate::{Gate, report::grant_event, takeover::Carried},
     kernel::datapath::{Datapath, DatapathError},
-    rules::clock::Now,
+    rules::{clock::Now, ledger::HeldGrant},
 };
 
 /// Number of slots of grants with a limit that are looked at in a tick: an event may have been
@@ -75,10 +75,14 @@ impl<D: Datapath> Gate<D> {
     pub(super) fn look_at_limits(&mut self, now: Now) {
         let ledger = &self.ledger;
         for slot in self.limit_scan.next(|slot| ledger.limited_after(slot).take(LOOKS).collect()) {
-            let Some(held) = self.ledger.owner(slot).and_then(|id| self.ledger.grant(id)) else {
-                continue;
-            };
-            if self.datapath.slot(slot).hits >= u64::from(held.limit()) {
+            let Some(id) = self.ledger.owner(slot) else { continue };
+            let Some(limit) = self.ledger.grant(id).map(HeldGrant::limit) else { continue };
+            let counted = self.datapath.slot(slot);
+            // While another version's gate also counts, the slot lets in less.
+            if counted.limit != limit && self.takeover.of(id).is_none() {
+                self.restore_limit((id, slot), [counted.limit, limit], now);
+            }
+            if counted.hits >= u64::from(limit) {
                 self.count(slot, now);
             }
         }

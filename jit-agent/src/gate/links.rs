@@ -29,10 +29,6 @@ pub(super) struct LinkNews {
 }
 
 impl Links {
-    pub(super) fn interfaces(&self) -> &[InterfaceState] {
-        &self.interfaces
-    }
-
     pub(super) const fn guard(&self) -> &GuardState {
         &self.guard
     }
@@ -66,6 +62,14 @@ impl Links {
         }
     }
 
+    /// Takes one interface more. Returns what happened to it.
+    pub(super) fn add(&mut self, state: InterfaceState) -> Vec<LinkNews> {
+        let news = interface_news(&state).collect();
+        self.interfaces.retain(|other| other.index != state.index);
+        self.interfaces.push(state);
+        news
+    }
+
     /// Takes the socket guard as it was read back. Returns what happened to it.
     pub(super) fn set_guard(&mut self, guard: GuardState) -> Vec<LinkNews> {
         let news = guard.changes.iter().map(|change| LinkNews {
@@ -81,14 +85,29 @@ impl Links {
 
     /// Indices of the interfaces without a gate.
     pub(super) fn ungated(&self) -> BTreeSet<u32> {
-        let without = self.interfaces.iter().filter(|state| state.hook.is_none());
+        let without = self.to_gate().filter(|state| state.hook.is_none());
         without.map(|state| state.index).collect()
+    }
+
+    /// The interfaces that are to have a gate.
+    pub(super) fn to_gate(&self) -> impl Iterator<Item = &InterfaceState> {
+        self.interfaces.iter().filter(|state| state.left_out.is_none())
+    }
+
+    /// Whether there is one.
+    pub(super) fn any_to_gate(&self) -> bool {
+        self.to_gate().next().is_some()
+    }
+
+    /// Whether one has a gate.
+    pub(super) fn any_gated(&self) -> bool {
+        self.interfaces.iter().any(|state| state.hook.is_some())
     }
 
     /// One interface without a gate is reported, and the others hold; where nothing holds there is
     /// no gate to speak of. Interfaces that are not there yet are waited for.
     pub(super) fn ensure_gated(&self) -> Result<(), DatapathError> {
-        let there = || self.interfaces.iter().filter(|interface| interface.index != 0);
+        let there = || self.to_gate().filter(|interface| interface.index != 0);
         let holds = self.guard.attached || there().any(|interface| interface.hook.is_some());
         match there().next() {
             Some(InterfaceState { name, note, .. }) if !holds => Err(DatapathError::Attach {
@@ -128,15 +147,16 @@ impl Links {
     }
 
     /// The problems of interfaces. Each has a text, which may change, and a name, which does not.
-    pub(super) fn problems(&self) -> Vec<(String, String)> {
+    /// `forwarded`: the protected ports that this host only forwards, for people.
+    pub(super) fn problems(&self, forwarded: &str) -> Vec<(String, String)> {
         let mut problems = Vec::new();
-        for InterfaceState { name, hook, note, foreign_first, .. } in &self.interfaces {
+        for state in &self.interfaces {
+            let InterfaceState { name, note, foreign_first, .. } = state;
             if *foreign_first {
                 problems.push((format!("passed by {name}"), format!("{name}: {note}")));
             }
-            if hook.is_none() {
-                problems.push((format!("interface {name}"), ungated(name, note, &self.guard)));
-            }
+            let text = problem(state, &self.guard, forwarded);
+            problems.extend(text.map(|text| (format!("interface {name}"), text)));
         }
         problems
     }
@@ -152,14 +172,36 @@ fn interface_news(state: &InterfaceState) -> impl Iterator<Item = LinkNews> + '_
     })
 }
 
-/// The problem of an interface without a program.
-pub(crate) fn ungated(name: &str, note: &str, guard: &GuardState) -> String {
-    let is = if guard.attached {
-        "is left to the socket guard, which does not see what this host forwards"
-    } else {
-        "is not gated"
+/// The problem of an interface without a program, if it is one. `forwarded`: the protected ports
+/// that this host only forwards, for people.
+pub(crate) fn problem(
+    state: &InterfaceState,
+    guard: &GuardState,
+    forwarded: &str,
+) -> Option<String> {
+    let InterfaceState { name, hook, note, left_out, .. } = state;
+    if hook.is_some() {
+        return None;
+    }
+    let Some(reason) = left_out else {
+        let is = if guard.attached {
+            "is left to the socket guard, which does not see what this host forwards"
+        } else {
+            "is not gated"
+        };
+        return Some(format!("{name} {is}: {note}"));
     };
-    format!("{name} {is}: {note}")
+    let reached = match (guard.attached, forwarded) {
+        _ if !reason.is_empty() => return None,
+        // The guard holds there, too.
+        (true, "") => return None,
+        (true, forwarded) => format!("{forwarded}, which this host forwards,"),
+        (false, _) => "every protected port".to_owned(),
+    };
+    Some(format!(
+        "{name} is left out by [gate] interfaces or exclude: {reached} can be reached by it; gate it, \
+         or say why not: exclude = [{{ name = \"{name}\", reason = \"...\" }}]"
+    ))
 }
 
 #[cfg(test)]
@@ -214,7 +256,7 @@ mod tests {
         let names: Vec<_> = news.iter().map(|news| (news.name.as_str(), news.change)).collect();
         assert_eq!(names, [("eth0", LinkChange::Attached)]);
         assert_eq!(links.ungated(), [3].into());
-        let names: Vec<_> = links.problems().into_iter().map(|(name, _)| name).collect();
+        let names: Vec<_> = links.problems("").into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["interface eth1"]);
         let failed = DatapathError::Load("busy".into());
         assert_eq!(links.set_interfaces(Err(failed)), []);

@@ -1,6 +1,6 @@
 //! Makes the gate's messages for `status`, `list` and watchers.
 
-use jit_common::{Counter, Event, PortCounters, Protocol, Reason};
+use jit_common::{Counter, Event, Family, PortCounters, Protocol, Reason};
 use jit_proto::{
     GrantId, PortSection, Sessions,
     v1::{self, event::What},
@@ -18,12 +18,23 @@ use crate::{
     },
     rules::{
         clock::Now,
+        everybody,
         ledger::{HeldGrant, Stage},
     },
     system::log,
 };
 
-pub(crate) use crate::gate::links::ungated;
+pub(crate) use crate::gate::links::problem;
+
+/// Words of a port.
+const FORWARDED: &str = "forwarded";
+const OBSERVE: &str = "observe";
+/// The note of an interface that is left out while the socket guard is in force.
+const GUARDED: &str =
+    "the socket guard closes the ports of this host there, not those that it forwards";
+/// The note of a socket guard that is off.
+const GUARD_OFF: &str = "a new interface is open until the gate is on it, some milliseconds after it \
+                         appears, and one that is not gated is open";
 
 impl<D: Datapath> Gate<D> {
     /// Everything for `status`.
@@ -37,6 +48,7 @@ impl<D: Datapath> Gate<D> {
     pub(super) fn answer_status(&mut self, now: Now) -> v1::StatusResponse {
         let drift = self.datapath.drift();
         self.check_attachments(now);
+        self.review_for_status(now);
         self.status_with(drift, now)
     }
 
@@ -54,6 +66,7 @@ impl<D: Datapath> Gate<D> {
         problems.extend(counter_problem);
         let (interfaces, guard, drift) = self.links.with_drift(drift);
         problems.extend(drift);
+        let ports: Vec<_> = policy.sections().iter().map(|section| port(section, now)).collect();
         let (hosts, prefixes) = self.ledger.claims().used();
         let logged = log::state();
         let faults = self.faults.all();
@@ -62,14 +75,14 @@ impl<D: Datapath> Gate<D> {
         let control = control.map(|control| self.about.control(control, not_listening, files));
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         v1::StatusResponse {
-            state: state(gate.observe, &interfaces, &guard, &problems).into(),
+            state: state(gate.observe, &interfaces, &guard, &ports, &problems).into(),
             problems,
             version: env!("CARGO_PKG_VERSION").into(),
             host: host.clone(),
             mode: if gate.observe { "observe" } else { "enforce" }.into(),
             interfaces: interfaces.iter().map(|state| interface(state, &guard)).collect(),
             guard: Some(guard_message(&guard)),
-            ports: policy.sections().iter().map(port).collect(),
+            ports,
             grants: Vec::new(),
             drops: Some(drops(&counters)),
             control,
@@ -87,6 +100,7 @@ impl<D: Datapath> Gate<D> {
                 dropped_lines: logged.dropped,
                 problem: logged.problem.unwrap_or_default(),
             }),
+            foreign: self.review.mended(),
         }
     }
 
@@ -174,25 +188,52 @@ impl<D: Datapath> Gate<D> {
         let certificate = self.about.certificate_problem(now);
         problems.extend(certificate.map(|text| ("certificate".into(), text)));
         problems.extend(self.faults.all());
-        problems.extend(self.links.problems());
+        problems.extend(self.links.problems(&self.forwarded()));
         let policies = self.policies.problems().iter().enumerate();
         problems.extend(policies.map(|(index, text)| (format!("policy {index}"), text.clone())));
         problems.extend(self.links.guard().problem().map(|(name, text)| (name.into(), text)));
+        problems.extend(self.problems_of_ports(now));
+        problems
+    }
+
+    /// The ports that are not closed, or not everywhere.
+    fn problems_of_ports(&self, now: Now) -> Vec<(String, String)> {
         let sections = self.config.policy.sections();
-        problems.extend(sections.iter().filter(|section| section.observe).map(|section| {
+        let mut problems = Vec::new();
+        for section in sections {
             let range = section.range;
-            let text = format!("{range} is in observe mode: everybody gets in");
-            (format!("observe {range}"), text)
-        }));
-        if self.links.interfaces().is_empty() {
-            let text = "no interface matches [gate] interfaces: nothing is gated";
-            problems.push(("no_interface".into(), text.into()));
+            if section.observe {
+                let text = format!("{range} is in observe mode: everybody gets in");
+                problems.push((format!("observe {range}"), text));
+            }
+            if let Some(text) = open_text(&exempt_from_all(section, now)) {
+                let text = format!("{range} {text}");
+                problems.push((format!("open_to_all {range}"), text));
+            }
         }
         if sections.is_empty() {
             let text = "no [[port]] section: nothing is protected";
             problems.push(("no_port".into(), text.into()));
         }
+        if !self.links.any_to_gate() {
+            let text = "no interface matches [gate] interfaces: nothing is gated";
+            problems.push(("no_interface".into(), text.into()));
+        }
+        let forwarded = self.forwarded();
+        if !forwarded.is_empty() && !self.links.any_gated() {
+            let text = format!(
+                "no interface has a gate: {forwarded} can be reached, for the socket guard does not \
+                 see what this host forwards"
+            );
+            problems.push(("forwarded".into(), text));
+        }
         problems
+    }
+
+    /// The protected ports that this host only forwards, for people; empty: there are none.
+    fn forwarded(&self) -> String {
+        let sections = self.config.policy.sections().iter().filter(|section| section.forwarded);
+        sections.map(|section| section.range.to_string()).collect::<Vec<_>>().join(" ")
     }
 
     fn problems_of_parts(&self) -> impl Iterator<Item = (&'static str, &str)> {
@@ -213,6 +254,7 @@ impl<D: Datapath> Gate<D> {
             ("audit_damaged", audit_damaged),
         ]
         .into_iter()
+        .chain(self.review.problems())
         .filter_map(|(name, text)| Some((name, text?)))
     }
 
@@ -258,15 +300,21 @@ fn name_and_text((name, text): (&str, &str)) -> (String, String) {
     (name.to_owned(), text.to_owned())
 }
 
-/// `enforcing`, `degraded` or `not_enforcing`.
+/// `enforcing`, `degraded` or `not_enforcing`. A gate that closes no port at all is not in force.
 pub(crate) fn state(
     observe: bool,
     interfaces: &[InterfaceState],
     guard: &GuardState,
+    ports: &[v1::Port],
     problems: &[String],
 ) -> &'static str {
-    let gated = guard.attached || interfaces.iter().any(|interface| interface.hook.is_some());
-    if observe || !gated {
+    let gated = interfaces.iter().any(|interface| interface.hook.is_some());
+    let is_closed = |port: &v1::Port| {
+        // The guard does not see what this host forwards.
+        let held = gated || (guard.attached && port.terminates != FORWARDED);
+        held && !port.open_to_all && port.mode != OBSERVE
+    };
+    if observe || !ports.iter().any(is_closed) {
         "not_enforcing"
     } else if problems.is_empty() {
         "enforcing"
@@ -276,14 +324,23 @@ pub(crate) fn state(
 }
 
 pub(crate) fn interface(state: &InterfaceState, guard: &GuardState) -> v1::Interface {
-    let InterfaceState { name, index, hook, since, note, foreign_first: _, changes: _ } = state;
-    let none = if guard.attached { "guard_only" } else { "none" };
+    let InterfaceState { name, index, hook, since, note, left_out, .. } = state;
+    let none = match (left_out, guard.attached) {
+        (Some(_), _) => "excluded",
+        (None, true) => "guard_only",
+        (None, false) => "none",
+    };
+    let note = match left_out {
+        Some(_) if guard.attached => GUARDED,
+        _ => note,
+    };
     v1::Interface {
+        excluded: left_out.clone().unwrap_or_default(),
         name: name.clone(),
         index: *index,
         hook: hook.map_or(none, |hook| hook.word()).into(),
         since_ms: since.map_or(0, |since| since.0),
-        note: note.clone(),
+        note: note.to_owned(),
         attached: hook.is_some(),
     }
 }
@@ -291,11 +348,12 @@ pub(crate) fn interface(state: &InterfaceState, guard: &GuardState) -> v1::Inter
 /// The socket guard as a message.
 pub(crate) fn guard_message(state: &GuardState) -> v1::SocketGuard {
     let GuardState { wanted, attached, since, note, others: _, held_by: _, changes: _ } = state;
+    let off = !attached && !wanted && note.is_empty();
     v1::SocketGuard {
         wanted: *wanted,
         attached: *attached,
         since_ms: since.map_or(0, |since| since.0),
-        note: note.clone(),
+        note: if off { GUARD_OFF.into() } else { note.clone() },
     }
 }
 
@@ -349,15 +407,34 @@ fn protocol(number: u8) -> i32 {
     }
 }
 
-fn port(section: &PortSection) -> v1::Port {
+/// The families of which everybody is let in to a port without a grant.
+fn exempt_from_all(section: &PortSection, now: Now) -> Vec<Family> {
+    let live = section.exemptions.iter();
+    let live = live.filter(|exemption| exemption.until.is_none_or(|until| until > now.wall));
+    everybody::open_to_all(&live.map(|exemption| exemption.source).collect::<Vec<_>>())
+}
+
+/// Why a port is open to all; `None`: it is not.
+pub(crate) fn open_text(families: &[Family]) -> Option<String> {
+    let over = match families {
+        [] => return None,
+        [Family::V4] => " over IPv4",
+        [Family::V6] => " over IPv6",
+        _ => "",
+    };
+    Some(format!("is open to all{over}: its exemptions let everybody in without a grant"))
+}
+
+fn port(section: &PortSection, now: Now) -> v1::Port {
     v1::Port {
         range: Some(section.range.into()),
-        mode: if section.observe { "observe" } else { "enforce" }.into(),
+        mode: if section.observe { OBSERVE } else { "enforce" }.into(),
+        open_to_all: !exempt_from_all(section, now).is_empty(),
         sessions: match section.sessions {
             Sessions::Cut => v1::Sessions::Cut.into(),
             Sessions::Drain => v1::Sessions::Drain.into(),
         },
-        terminates: if section.forwarded { "forwarded" } else { "host" }.into(),
+        terminates: if section.forwarded { FORWARDED } else { "host" }.into(),
         max_duration_ms: i64::try_from(section.max_duration.as_millis()).unwrap_or(i64::MAX),
         exemptions: section.exemptions.iter().map(v1::Exemption::from).collect(),
     }

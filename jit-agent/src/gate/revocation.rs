@@ -49,6 +49,10 @@ impl<D: Datapath> Gate<D> {
     pub fn revoke(&mut self, target: &Target, by: &str, why: &str, now: Now) -> Revoked {
         let (closed, refused) = self.close(self.targets(target), now);
         self.write_changed();
+        if *target == Target::All {
+            // Also what the ledger does not know.
+            self.review_all(now);
+        }
         self.remember_revocation(target, by, why);
         let ended = closed.iter().filter(|closed| closed.ended).count();
         let ended = u32::try_from(ended).unwrap_or(u32::MAX);

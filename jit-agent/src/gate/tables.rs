@@ -1,6 +1,6 @@
 //! The entries in the kernel's grant tables, and the keys whose write must be tried again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use crate::{
     kernel::datapath::{Datapath, DatapathError},
@@ -15,6 +15,31 @@ pub(super) struct Tables {
     dirty: BTreeSet<EntryKey>,
     /// Why.
     problem: Option<String>,
+    /// Number of writes.
+    writes: u64,
+    /// An entry was removed, or lets in less, since this was last asked.
+    closed: bool,
+}
+
+/// A place where the kernel has something else than what was written there.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Difference {
+    pub(super) key: EntryKey,
+    /// The entry that was written; `None`: none was.
+    pub(super) was: Option<Entry>,
+    /// The entry that was found; `None`: there is none.
+    pub(super) found: Option<Entry>,
+}
+
+impl Difference {
+    /// What it is, for people.
+    pub(super) const fn what(&self) -> &'static str {
+        match (self.was, self.found) {
+            (Some(_), Some(_)) => "it was changed: written again",
+            (Some(_), None) => "it was gone: written again",
+            (None, _) => "no grant or exemption explains it: removed",
+        }
+    }
 }
 
 /// Results of some writes.
@@ -34,6 +59,36 @@ impl Tables {
 
     pub(super) const fn installed(&self) -> &Entries {
         &self.installed
+    }
+
+    /// The number of writes until now.
+    pub(super) const fn writes(&self) -> u64 {
+        self.writes
+    }
+
+    /// Whether an entry was closed since this was last asked.
+    pub(super) const fn take_closed(&mut self) -> bool {
+        std::mem::replace(&mut self.closed, false)
+    }
+
+    /// Takes over what was read back, and returns where it is not what was written. A write then
+    /// puts it right.
+    pub(super) fn correct(&mut self, read: &[(EntryKey, Entry)]) -> Vec<Difference> {
+        let mut differences = Vec::new();
+        for (key, found) in read {
+            let was = self.installed.get(key).copied();
+            if was != Some(*found) {
+                self.installed.insert(*key, *found);
+                differences.push(Difference { key: *key, was, found: Some(*found) });
+            }
+        }
+        differences
+    }
+
+    /// Likewise where nothing was found, though something was written.
+    pub(super) fn missing(&mut self, there: &HashSet<EntryKey>) -> Vec<Difference> {
+        let gone = self.installed.extract_if(|key, _| !there.contains(key));
+        gone.map(|(key, was)| Difference { key, was: Some(was), found: None }).collect()
     }
 
     pub(super) const fn dirty(&self) -> &BTreeSet<EntryKey> {
@@ -57,6 +112,7 @@ impl Tables {
                 written.result = written.result.and(Err(error));
                 continue;
             }
+            self.writes = self.writes.wrapping_add(1);
             let (key, may_end) = match write {
                 Write::Remove(key) => {
                     self.installed.remove(&key);
@@ -68,6 +124,7 @@ impl Tables {
                 }
             };
             if may_end {
+                self.closed = true;
                 written.closed.push(key);
             }
         }
@@ -122,6 +179,28 @@ mod tests {
         assert_eq!(write(&mut tables, &mut kernel, [Some(entry(9)), Some(entry(4))]), [second]);
         assert_eq!(write(&mut tables, &mut kernel, [None, Some(entry(4))]), [first]);
         assert_eq!(tables.installed().len(), 1);
+    }
+
+    #[test]
+    fn what_the_kernel_has_otherwise_is_written_again_or_removed() {
+        let (mut tables, mut kernel) = (Tables::default(), MemoryDatapath::default());
+        let [same, longer, gone, foreign] =
+            ["192.0.2.1", "192.0.2.2", "192.0.2.3", "198.18.0.0/24"].map(key);
+        let wanted = [same, longer, gone].map(|key| (key, Some(entry(5))));
+        tables.write(wanted, &mut kernel).result.unwrap();
+        let read = [(same, entry(5)), (longer, entry(9)), (foreign, entry(u64::MAX))];
+        let found = tables.correct(&read);
+        let what: Vec<_> = found.iter().map(|one| (one.key, one.what())).collect();
+        assert_eq!(what.iter().map(|(key, _)| *key).collect::<Vec<_>>(), [longer, foreign]);
+        assert!(what[0].1.contains("changed") && what[1].1.contains("removed"));
+        let there = [same, longer, foreign].into();
+        let missing: Vec<_> = tables.missing(&there).iter().map(|one| one.key).collect();
+        assert_eq!(missing, [gone]);
+        kernel.take_writes();
+        let desired = wanted.into_iter().chain([(foreign, None)]);
+        tables.write(desired, &mut kernel).result.unwrap();
+        assert_eq!(kernel.take_writes().len(), 3, "all but the one that is right");
+        assert!(tables.take_closed() && !tables.take_closed());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 pub mod attach;
 mod attachment;
+pub mod boot_clock;
 pub mod bpf;
 mod contract;
 pub mod cut;
@@ -30,4 +31,4 @@ pub mod view;
 
 pub use contract::{Datapath, Wanted};
 pub use error::{DatapathError, chain};
-pub use state::{Counters, Drift, Elsewhere, InterfaceState, LinkChange};
+pub use state::{Counters, Cursor, Drift, Elsewhere, InterfaceState, LinkChange, ReadBack};

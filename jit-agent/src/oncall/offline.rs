@@ -3,11 +3,11 @@
 use std::{collections::BTreeMap, path::Path};
 
 use jit_common::{ABI_VERSION, PortKey, PortRule, Slot};
-use jit_proto::v1;
+use jit_proto::{SourcePrefix, v1};
 
 use crate::{
     config::InterfaceFilter,
-    gate::report::{drops, guard_message, interface, ungated},
+    gate::report::{self, drops, guard_message, interface, open_text},
     kernel::datapath::{
         DatapathError, InterfaceState,
         guard::GuardState,
@@ -16,6 +16,7 @@ use crate::{
     rules::{
         claims::EXEMPT_SLOT,
         clock::{BootNanos, Now},
+        everybody,
         reconcile::{Access, Entries, EntryKey},
     },
 };
@@ -59,18 +60,30 @@ fn of_view(view: View, agent: &str, now: Now) -> v1::StatusResponse {
     let attached = view.attached();
     let View { interfaces, guard, ports, entries, slots, counters, settings } = view;
     let observes = settings.observe != 0;
-    let state = if attached && !observes { DEGRADED } else { NOT_ENFORCING };
-    let mut status = with_problem(state, without_agent(agent, attached));
+    let mut status = with_problem(NOT_ENFORCING, without_agent(agent, attached));
     if observes {
         status.mode = "observe".into();
     }
     status.problems.extend(guard.problem().map(|(_, text)| text));
-    add_interfaces(&mut status, &interfaces, &guard);
-    let port = |(port, rule): (&PortKey, &PortRule)| v1::Port {
-        exemptions: exemptions(&entries, *port, now),
-        ..port_message(*port, rule)
-    };
-    status.ports = ports.iter().map(port).collect();
+    let forwarded: Vec<_> = ports
+        .iter()
+        .filter(|(_, rule)| rule.forwarded != 0)
+        .map(|(port, _)| format!("{}/{}", port.port, port.protocol.word()))
+        .collect();
+    add_interfaces(&mut status, &interfaces, &guard, &forwarded.join(" "));
+    for (port, rule) in &ports {
+        let exempt = exempt_sources(&entries, *port, now);
+        let open = open_text(&everybody::open_to_all(&exempt));
+        status.ports.push(v1::Port {
+            exemptions: exemptions(&entries, *port, now),
+            open_to_all: open.is_some(),
+            ..port_message(*port, rule)
+        });
+        let port = format!("{}/{}", port.port, port.protocol.word());
+        status.problems.extend(open.map(|text| format!("{port} {text}")));
+    }
+    let state = report::state(observes, &interfaces, &guard, &status.ports, &status.problems);
+    status.state = state.into();
     status.grants = live_entries(&entries, &slots, now);
     status.drops = Some(drops(&counters));
     status
@@ -85,7 +98,8 @@ fn of_another_version(foreign: Foreign, agent: &str) -> v1::StatusResponse {
          this version cannot read its tables; `systemctl start jit-agent` takes it over"
     );
     let mut status = with_problem(state, problem);
-    add_interfaces(&mut status, &interfaces, &guard);
+    // It does not know which ports are forwarded: some may be.
+    add_interfaces(&mut status, &interfaces, &guard, "ports");
     status
 }
 
@@ -118,8 +132,10 @@ fn add_interfaces(
     status: &mut v1::StatusResponse,
     interfaces: &[InterfaceState],
     guard: &GuardState,
+    forwarded: &str,
 ) {
-    status.problems.extend(gaps(interfaces, guard));
+    let gaps = interfaces.iter().filter_map(|state| report::problem(state, guard, forwarded));
+    status.problems.extend(gaps);
     status.interfaces = interfaces.iter().map(|state| interface(state, guard)).collect();
     status.guard = Some(guard_message(guard));
 }
@@ -134,10 +150,12 @@ fn port_message(port: PortKey, rule: &PortRule) -> v1::Port {
     }
 }
 
-/// A problem for each interface that should have a program and has none.
-fn gaps(interfaces: &[InterfaceState], guard: &GuardState) -> Vec<String> {
-    let without = interfaces.iter().filter(|state| state.hook.is_none());
-    without.map(|state| ungated(&state.name, &state.note, guard)).collect()
+/// The sources that need no grant on this port now.
+fn exempt_sources(entries: &Entries, port: PortKey, now: Now) -> Vec<SourcePrefix> {
+    let all = live_accesses(entries, now);
+    all.filter(|(key, access)| key.port == port && access.slot == EXEMPT_SLOT)
+        .map(|(key, _)| key.source)
+        .collect()
 }
 
 /// Sources that need no grant on this port. Only the configuration or policy has reason and owner.

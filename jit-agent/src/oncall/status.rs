@@ -11,6 +11,7 @@ use jit_proto::v1;
 
 use crate::{
     config::Glimpse,
+    kernel::datapath::boot_clock,
     oncall::{
         agent::{Unreached, connect},
         failure::Failure,
@@ -75,9 +76,14 @@ fn may_read_tables() -> bool {
 
 fn offline(glimpse: Glimpse, agent: &str) -> Result<v1::StatusResponse, Failure> {
     let Glimpse { paths, host, interfaces, unreadable, .. } = glimpse;
+    // The deadlines in the tables are by the programs' boot clock.
+    let aligned = boot_clock::align().err();
     let mut status =
         offline::status(&paths.pins, &interfaces, agent, sys::now()).map_err(Failure::Unread)?;
     status.host = host;
     status.problems.extend(unreadable);
+    status.problems.extend(aligned.map(|error| {
+        format!("the kernel programs' boot clock cannot be read ({error}): times left may be wrong")
+    }));
     Ok(status)
 }

@@ -1,6 +1,11 @@
 //! Calls into the operating system: clocks, capabilities, locks, addresses.
 
-use std::{collections::BTreeSet, fs, io, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::Path,
+    sync::atomic::{AtomicI64, Ordering},
+};
 
 use jit_common::Address;
 use jit_proto::WallTime;
@@ -29,18 +34,37 @@ const LISTS: u32 = 16;
 )]
 pub struct MissingCapabilities(Vec<&'static str>);
 
-/// Reads both clocks.
+/// How much later the kernel programs' boot clock is than this process's own, nanoseconds.
+static BOOT_OFFSET: AtomicI64 = AtomicI64::new(0);
+
+/// Reads both clocks. The boot clock is that of the kernel programs.
 pub fn now() -> Now {
     let wall = clock_gettime(ClockId::Realtime);
-    let boot = clock_gettime(ClockId::Boottime);
-    let nanos = |seconds: i64, nanos: i64| {
-        let seconds = u64::try_from(seconds).unwrap_or(0);
-        seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(nanos).unwrap_or(0))
-    };
+    let boot = own_boot_clock().0.saturating_add_signed(boot_offset());
     Now {
         wall: WallTime(wall.tv_sec.saturating_mul(1000).saturating_add(wall.tv_nsec / 1_000_000)),
-        boot: BootNanos(nanos(boot.tv_sec, boot.tv_nsec)),
+        boot: BootNanos(boot),
     }
+}
+
+/// The boot clock of this process's time namespace: it is not the clock of deadlines.
+pub fn own_boot_clock() -> BootNanos {
+    let boot = clock_gettime(ClockId::Boottime);
+    // In a time namespace it may be earlier than the boot.
+    let seconds = u64::try_from(boot.tv_sec).unwrap_or(0);
+    let nanos = u64::try_from(boot.tv_nsec).unwrap_or(0);
+    BootNanos(seconds.saturating_mul(1_000_000_000).saturating_add(nanos))
+}
+
+/// How much later the boot clock of [`now`] is than this process's own, nanoseconds.
+pub fn boot_offset() -> i64 {
+    BOOT_OFFSET.load(Ordering::Relaxed)
+}
+
+/// From now on [`now`] gives the kernel programs' boot clock, which is this much later than this
+/// process's own, nanoseconds. Returns by how much that differs from before.
+pub fn set_boot_offset(offset: i64) -> i64 {
+    offset.saturating_sub(BOOT_OFFSET.swap(offset, Ordering::Relaxed))
 }
 
 /// Who runs this command, for the audit: the user, and the user at login (before `sudo`).

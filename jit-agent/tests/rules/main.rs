@@ -20,6 +20,7 @@ mod policies_applied;
 mod policies_confirmed;
 mod policy_host;
 mod replaced;
+mod review;
 mod sequences;
 mod sessions;
 mod signers;

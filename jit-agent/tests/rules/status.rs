@@ -1,18 +1,25 @@
 //! The screen for people and the JSON for scripts: one answer with every field, word for word.
 
-use jit_agent::rules::refusal::Refused;
+use jit_agent::{
+    config::Config,
+    kernel::datapath::{InterfaceState, guard::GuardState},
+    rules::refusal::Refused,
+};
 use jit_client::{
     exit::Exit,
     status::{self, Style},
 };
 use jit_proto::{
-    Refusal, WallTime,
+    Hook, Refusal, WallTime,
     v1::{self, event::What},
     words::id_text,
 };
 use serde_json::{Value, json};
 
-use crate::support::{MINUTE, NOW, grant, port};
+use crate::{
+    host::Host,
+    support::{HOST, MINUTE, NOW, grant, key, pem, port},
+};
 
 const HOUR: i64 = 60 * MINUTE;
 /// A time that no clock reaches while these tests are used.
@@ -89,8 +96,11 @@ fn everything() -> v1::StatusResponse {
         hook: hook.into(),
         since_ms: NOW.wall.0,
         note: note.into(),
-        attached: hook != "none",
+        attached: !matches!(hook, "none" | "excluded"),
+        excluded: String::new(),
     };
+    let excluded =
+        v1::Interface { excluded: "own network".into(), ..interface("mgmt0", "excluded", "") };
     v1::StatusResponse {
         state: "degraded".into(),
         problems: vec!["eth1 has no gate: run `jit-agent check`".into()],
@@ -102,6 +112,7 @@ fn everything() -> v1::StatusResponse {
             interface("tun0", "tcx", "no Ethernet header"),
             interface("wg0", "guard_only", ""),
             interface("eth1", "none", ""),
+            excluded,
         ],
         ports: vec![
             v1::Port {
@@ -115,12 +126,14 @@ fn everything() -> v1::StatusResponse {
                     exemption("198.51.100.1/32", FAR),
                     exemption("198.51.100.2/32", NOW.wall.0 - HOUR * 24 * 365),
                 ],
+                open_to_all: false,
             },
             v1::Port {
                 range: Some(udp(500, 501)),
                 mode: "observe".into(),
                 sessions: v1::Sessions::Cut.into(),
                 terminates: "forwarded".into(),
+                open_to_all: true,
                 ..v1::Port::default()
             },
         ],
@@ -180,6 +193,7 @@ fn everything() -> v1::StatusResponse {
             note: "all namespaces of this host".into(),
         }),
         log: Some(v1::LogState { dropped_lines: 12_345, problem: String::new() }),
+        foreign: 3,
     }
 }
 
@@ -203,8 +217,8 @@ fn the_screen_word_for_word() {
 jit-agent 0.1.0  web-1  DEGRADED (observe mode: nothing is dropped)
 problem  eth1 has no gate: run `jit-agent check`
 gate     eth0  native XDP    tun0  TC (tcx) (no Ethernet header)    wg0  SOCKET GUARD ONLY    \
-eth1  NOT GATED    socket guard
-ports    22/tcp enforce drain <=3h     500-501/udp observe cut forwarded
+eth1  NOT GATED    mgmt0  EXCLUDED (own network)    socket guard
+ports    22/tcp enforce drain <=3h     500-501/udp observe cut forwarded OPEN TO ALL
 policy   version 8 of kim@example.org signed by policy-1, policy-2
 exempt   22/tcp 198.51.100.0/24  scanner (owner sec)
 exempt   22/tcp 198.51.100.1  scanner (owner sec, until 2100-01-01T00:00:00Z)
@@ -221,6 +235,7 @@ INC-7 disk full
   070707                      none            none              ?     0
 dropped  1,234,569 packets (22/tcp 1,234,560; 500/udp 7): denied 1,234,567, malformed 2; \
 1,000 of them only observed
+tables   3 times not what the agent wrote: put right (audit K001 to K003)
 control  listening on [::]:8443, last push 2h ago by spiffe://example.org/hub
 log      12,345 lines dropped: nobody took them in time
 soon     the certificate ends in 6 days
@@ -248,13 +263,125 @@ fn the_state_is_a_colour_and_an_exit_code() {
     }
 }
 
+const GATED: &str = "gated";
+const NONE: &str = "none";
+/// Left out, with and without a reason.
+const EXCUSED: &str = "excused";
+const FORGOTTEN: &str = "forgotten";
+
+/// An interface in one of these states.
+fn interface(state: &str) -> InterfaceState {
+    let without = InterfaceState {
+        name: state.into(),
+        index: 2,
+        hook: None,
+        since: None,
+        note: "it is".into(),
+        foreign_first: false,
+        left_out: None,
+        changes: Vec::new(),
+    };
+    match state {
+        GATED => InterfaceState { hook: Some(Hook::Tcx), ..without },
+        EXCUSED => InterfaceState { left_out: Some("own network".into()), ..without },
+        FORGOTTEN => InterfaceState { left_out: Some(String::new()), ..without },
+        _ => without,
+    }
+}
+
+/// A configuration with these ports and settings of the gate.
+fn of_ports(gate: &str, ports: &str) -> Config {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("config.toml");
+    std::fs::write(directory.path().join("1.pem"), pem(&key(1))).unwrap();
+    let signer = "[[signer]]\nid = \"prod\"\npublic_key = \"1.pem\"\n";
+    let text = format!("[host]\nid = \"{HOST}\"\n[gate]\n{gate}\n{ports}{signer}");
+    std::fs::write(&path, text).unwrap();
+    Config::read(&path).unwrap()
+}
+
+/// The one place that says what `ENFORCING` and its exit code 0 promise: each protected port is
+/// closed to everybody without a grant, but for what the configuration names with a reason.
+#[test]
+fn enforcing_is_never_said_while_a_protected_port_can_be_reached() {
+    let section = |number: u16| {
+        format!("[[port]]\nport = {number}\nprotocol = \"tcp\"\nsources = [\"10.0.0.0/8\"]\n")
+    };
+    let (ssh, rdp) = (&*section(22), &*section(3389));
+    let web = &*(section(443) + "terminates = \"forwarded\"\n");
+    const OBSERVE: &str = "mode = \"observe\"\n";
+    let exempt = |sources: &[&str], until: &str| {
+        let each = sources.iter().map(|source| {
+            format!("{{ source = \"{source}\", reason = \"r\", owner = \"o\"{until} }}")
+        });
+        format!("exempt = [{}]\n", each.collect::<Vec<_>>().join(", "))
+    };
+    let some = ssh.to_owned() + &exempt(&["198.51.100.0/24", "2001:db8::/32"], "");
+    let all = ssh.to_owned() + &exempt(&["0.0.0.0/0"], "");
+    let halves = ssh.to_owned() + &exempt(&["8000::/1", "::/1"], "");
+    let ended = ssh.to_owned() + &exempt(&["0.0.0.0/0"], ", until = \"2026-05-31T00:00:00Z\"");
+    let join = |one: &str, other: &str| format!("{one}{other}");
+    let (on, off) = (Some(true), None);
+    let lost = Some(false);
+    for (gate, ports, interfaces, guard, state, problem) in [
+        ("", ssh.into(), vec![GATED], on, "enforcing", ""),
+        ("", ssh.into(), vec![GATED], off, "enforcing", ""),
+        ("", ssh.into(), vec![NONE], off, "not_enforcing", "none is not gated"),
+        ("", ssh.into(), vec![GATED, NONE], off, "degraded", "none is not gated"),
+        ("", ssh.into(), vec![GATED, NONE], on, "degraded", "left to the socket guard"),
+        ("", ssh.into(), vec![], off, "not_enforcing", "no interface matches"),
+        ("", ssh.into(), vec![GATED], lost, "degraded", "the socket guard is not in force"),
+        // What the configuration leaves out.
+        ("", ssh.into(), vec![GATED, FORGOTTEN], off, "degraded", "every protected port can be"),
+        ("", ssh.into(), vec![GATED, FORGOTTEN], lost, "degraded", "every protected port can be"),
+        ("", ssh.into(), vec![GATED, FORGOTTEN], on, "enforcing", ""),
+        ("", ssh.into(), vec![GATED, EXCUSED], off, "enforcing", ""),
+        ("", ssh.into(), vec![EXCUSED], off, "not_enforcing", "no interface matches"),
+        ("", ssh.into(), vec![FORGOTTEN], off, "not_enforcing", "every protected port can be"),
+        // The guard does not see what the host forwards.
+        ("", join(ssh, web), vec![GATED, FORGOTTEN], on, "degraded", "443/tcp, which this host"),
+        ("", join(ssh, web), vec![GATED, EXCUSED], on, "enforcing", ""),
+        ("", join(ssh, web), vec![EXCUSED], on, "degraded", "443/tcp can be reached"),
+        ("", web.into(), vec![EXCUSED], on, "not_enforcing", "443/tcp can be reached"),
+        // Observe mode, and no port at all.
+        (OBSERVE, ssh.into(), vec![GATED], on, "not_enforcing", ""),
+        ("", join(ssh, OBSERVE), vec![GATED], on, "not_enforcing", "22/tcp is in observe mode"),
+        ("", join(ssh, OBSERVE) + rdp, vec![GATED], on, "degraded", "22/tcp is in observe mode"),
+        ("", String::new(), vec![GATED], on, "not_enforcing", "nothing is protected"),
+        // Exemptions.
+        ("", some, vec![GATED], on, "enforcing", ""),
+        ("", ended, vec![GATED], on, "enforcing", ""),
+        ("", all.clone(), vec![GATED], on, "not_enforcing", "22/tcp is open to all over IPv4"),
+        ("", all + rdp, vec![GATED], on, "degraded", "22/tcp is open to all over IPv4"),
+        ("", halves, vec![GATED], on, "not_enforcing", "22/tcp is open to all over IPv6"),
+    ] {
+        let case = format!("{gate} {ports} {interfaces:?} {guard:?}");
+        let mut host = Host::start();
+        let there = |attached| GuardState { wanted: true, attached, ..GuardState::default() };
+        let guard = guard.map_or_else(GuardState::default, there);
+        host.kernel.has(interfaces.into_iter().map(interface).collect(), Some(guard));
+        host.gate().reconfigure(of_ports(gate, &ports), NOW).unwrap();
+        let status = host.gate().status(NOW);
+        let problems = status.problems.join("; ");
+        assert_eq!(status.state, state, "{case}: {problems}");
+        assert!(problems.contains(problem), "{case}: {problems}");
+        assert_eq!(problems.is_empty(), problem.is_empty(), "{case}: {problems}");
+        let open = problems.contains("open to all");
+        assert_eq!(status.ports.iter().any(|port| port.open_to_all), open, "{case}");
+    }
+}
+
 #[test]
 fn the_guard_and_the_controller_each_have_their_words() {
     for (wanted, attached, words) in [
         (true, true, "none    socket guard\n"),
         (false, true, "none    socket guard\n"),
         (true, false, "none    NO SOCKET GUARD\n"),
-        (false, false, "none    socket guard off\n"),
+        (
+            false,
+            false,
+            "none    socket guard off (new interfaces are open for some milliseconds)\n",
+        ),
     ] {
         let guard = Some(v1::SocketGuard { wanted, attached, ..Default::default() });
         let answer = v1::StatusResponse { guard, ..Default::default() };
@@ -281,7 +408,7 @@ fn the_json_value_for_value() {
     let interface = |name: &str, hook: &str, note: &str, attached: bool| {
         json!({
             "name": name, "index": 2, "hook": hook, "note": note, "attached": attached,
-            "since": time,
+            "since": time, "excluded": if hook == "excluded" { json!("own network") } else { json!(null) },
         })
     };
     let exemption = |source: &str, until: Value| json!({ "source": source, "reason": "scanner", "owner": "sec", "until": until });
@@ -299,6 +426,7 @@ fn the_json_value_for_value() {
             interface("tun0", "tcx", "no Ethernet header", true),
             interface("wg0", "guard_only", "", true),
             interface("eth1", "none", "", false),
+            interface("mgmt0", "excluded", "", false),
         ],
         "socket_guard": {
             "wanted": true, "attached": true, "since": time,
@@ -313,10 +441,12 @@ fn the_json_value_for_value() {
                     exemption("198.51.100.1", json!("2100-01-01T00:00:00Z")),
                     exemption("198.51.100.2", json!("2025-06-01T00:00:00Z")),
                 ],
+                "open_to_all": false,
             },
             {
                 "port": "500-501/udp", "mode": "observe", "sessions": "cut",
                 "terminates": "forwarded", "max_duration_s": 0, "exemptions": [],
+                "open_to_all": true,
             },
         ],
         "grants": null,
@@ -346,6 +476,7 @@ fn the_json_value_for_value() {
             "prefix_entries_max": 4,
         },
         "policy": status::policy_json(&policy(0)),
+        "foreign": 3,
     });
     assert_eq!(shown, expected);
     assert_eq!(grants, status::grants_json(&self::grants()));

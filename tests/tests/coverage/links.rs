@@ -16,7 +16,10 @@ use jit_agent::kernel::{
         watch::LinkWatch,
     },
 };
-use jit_tests::{agent::Site, netns::Namespace};
+use jit_tests::{
+    agent::{Site, opens},
+    netns::Namespace,
+};
 use rustix::net::{
     AddressFamily, RecvFlags, SocketFlags, SocketType, bind,
     netlink::SocketAddrNetlink,
@@ -24,7 +27,7 @@ use rustix::net::{
     sockopt::{Timeout, set_socket_recv_buffer_size, set_socket_timeout},
 };
 
-use crate::path::{Gate, PROMISED, is_pinned};
+use crate::path::{PROMISED, is_pinned};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -68,7 +71,7 @@ fn lost_messages_are_reported_as_a_change() {
     assert!(dropped(&namespace) > 0, "nothing was lost");
     let (sender, reports) = mpsc::channel();
     thread::spawn(move || {
-        let error = watch.run(|| {
+        let error = watch.run(|_| {
             let _gone = sender.send(());
         });
         panic!("the watch ended: {error}");
@@ -129,14 +132,15 @@ fn hundreds_of_interfaces_are_listed_whole_while_others_come_and_go() {
 #[test]
 fn a_new_link_is_gated_within_a_second_of_its_message() {
     const LINKS: usize = 50;
-    for others in [0, 200] {
+    for (others, hook) in [(0, "auto"), (200, "auto"), (0, "tc")] {
         let mut site = Site::new();
         let mut lines = String::new();
         for number in 0..others / 2 {
             writeln!(lines, "link add v{number} type veth peer name w{number}").unwrap();
         }
         site.host.ip_batch(&lines);
-        Gate::PACKETS.configure(&site);
+        let text = site.base("[\"*\"]", hook);
+        site.write_config(&text.replace("[gate]", "[gate]\nsocket_guard = false"));
         site.start();
         let appeared = listen(&site.host);
         let mut times = Vec::new();
@@ -168,11 +172,47 @@ fn a_new_link_is_gated_within_a_second_of_its_message() {
         }
         times.sort_unstable();
         println!(
-            "beside {others} interfaces, from RTM_NEWLINK to the pinned gate, {LINKS} times: \
+            "by {hook}, beside {others} interfaces, from RTM_NEWLINK to the pinned gate, {LINKS} times: \
              median {:.1?}, longest {:.1?}",
             times[LINKS / 2],
             times[LINKS - 1]
         );
+    }
+}
+
+/// The gate is on a link before the link is up, if there are some milliseconds in between: then
+/// nobody gets in by it, also without the guard.
+#[test]
+fn a_link_that_is_made_before_it_is_up_never_opens_without_the_guard() {
+    for hook in ["auto", "tc"] {
+        let mut site = Site::new();
+        let text = site.base("[\"*\"]", hook);
+        site.write_config(&text.replace("[gate]", "[gate]\nsocket_guard = false"));
+        site.start();
+        for number in 0..10 {
+            let (name, net) = (format!("n{number}"), format!("198.18.{number}"));
+            site.host.ip_batch(&format!(
+                "link add {name} type veth peer name {name} netns {}\naddr add {net}.1/24 dev {name}\n",
+                site.stranger.name()
+            ));
+            site.stranger
+                .ip_batch(&format!("addr add {net}.2/24 dev {name}\nlink set {name} up\n"));
+            crate::path::wait_until_gated(&site, &name);
+            let to = format!("{net}.1:22").parse().unwrap();
+            let opened = thread::scope(|scope| {
+                let knocking = scope.spawn(|| {
+                    let end = Instant::now() + Duration::from_millis(500);
+                    site.stranger.run(|| {
+                        std::iter::repeat_with(|| opens(to, Duration::from_millis(50)))
+                            .take_while(|_| Instant::now() < end)
+                            .any(|opened| opened)
+                    })
+                });
+                site.host.ip(&["link", "set", &name, "up"]);
+                knocking.join().unwrap()
+            });
+            assert!(!opened, "{name} by {hook} was open\n{}", site.log());
+        }
     }
 }
 
@@ -189,7 +229,7 @@ fn watch(namespace: &Namespace) -> mpsc::Receiver<()> {
     let watch = namespace.run(|| LinkWatch::open().unwrap());
     let (sender, reports) = mpsc::channel();
     thread::spawn(move || {
-        watch.run(|| {
+        watch.run(|_| {
             let _gone = sender.send(());
         })
     });

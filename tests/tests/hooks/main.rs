@@ -9,6 +9,7 @@
 mod drift;
 mod foreign;
 mod kernels;
+mod review;
 mod rungs;
 mod selftest;
 mod tunnels;

@@ -22,4 +22,5 @@ mod restarts;
 mod sessions;
 mod stalled;
 mod storage;
+mod time_namespace;
 mod upgrades;

@@ -28,6 +28,7 @@ pub fn json(status: &v1::StatusResponse) -> Value {
         guard,
         log,
         configuration,
+        foreign,
     } = status;
     json!({
         "state": state,
@@ -73,6 +74,7 @@ pub fn json(status: &v1::StatusResponse) -> Value {
             "dropped_lines": log.dropped_lines,
             "problem": (!log.problem.is_empty()).then_some(&log.problem),
         })),
+        "foreign": foreign,
     })
 }
 
@@ -84,6 +86,7 @@ fn interface_json(interface: &v1::Interface) -> Value {
         "attached": interface.attached,
         "since": time(interface.since_ms),
         "note": interface.note,
+        "excluded": (interface.hook == "excluded").then_some(&interface.excluded),
     })
 }
 
@@ -95,6 +98,7 @@ fn port_json(port: &v1::Port) -> Value {
         "terminates": port.terminates,
         "max_duration_s": port.max_duration_ms / 1000,
         "exemptions": port.exemptions.iter().map(exemption_json).collect::<Vec<_>>(),
+        "open_to_all": port.open_to_all,
     })
 }
 

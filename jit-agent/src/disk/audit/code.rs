@@ -67,6 +67,14 @@ codes! {
     GrantExhausted => "G008", "grant_exhausted";
     /// A grant ends sooner, because the wall clock was set forward.
     GrantShortened => "G009", "grant_shortened";
+    /// An entry in the kernel's tables that no grant explains was removed.
+    ForeignEntry => "K001", "foreign_entry_removed";
+    /// An entry of a grant or an exemption was changed or gone, and was written again.
+    EntryRestored => "K002", "entry_restored";
+    /// Protected ports, their rules or the settings were changed, and were written again.
+    PolicyRestored => "K003", "policy_restored";
+    /// A connection was let in that no grant or exemption explains.
+    ConnectionUnexplained => "K004", "connection_unexplained";
     /// The first record of all.
     AuditBegun => "L001", "audit_begun";
     /// The first record of a file that follows another, with the signed head of that one.

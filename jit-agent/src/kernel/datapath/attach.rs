@@ -103,7 +103,26 @@ impl Links {
         }
         self.choice = Some(wanted.hook);
         states.extend(missing);
+        states.extend(observe::left_out(&wanted.filter, &devices));
         Ok(states)
+    }
+
+    /// Attaches a program to one interface that has just appeared, without looking at the others.
+    /// `None`: it is not new, not wanted, or gone.
+    pub fn attach_new(
+        &mut self,
+        index: u32,
+        wanted: &Wanted,
+        programs: &mut Programs,
+    ) -> Result<Option<InterfaceState>, DatapathError> {
+        if self.choice != Some(wanted.hook) || self.seen.contains_key(&index) {
+            return Ok(None);
+        }
+        let device = observe::device(index)?;
+        match device.filter(|device| !device.loopback && wanted.filter.matches(&device.name)) {
+            Some(device) => self.attach_one(&device, wanted.hook, programs),
+            None => Ok(None),
+        }
     }
 
     /// Reads back from the kernel what differs from this run's state. Changes nothing.
@@ -350,6 +369,7 @@ impl Links {
             since: observe::pinned_since(&attachment.pin),
             note: notes.join("; "),
             foreign_first: attachment.foreign_first,
+            left_out: None,
             changes,
         }
     }

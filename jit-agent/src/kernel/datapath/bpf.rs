@@ -17,7 +17,7 @@ use std::{
 use aya::maps::{MapData, RingBuf};
 use aya_obj::generated::{
     BPF_F_BEFORE, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type, bpf_attr, bpf_cmd,
-    bpf_link_info, bpf_link_type,
+    bpf_insn, bpf_link_info, bpf_link_type, bpf_prog_type,
 };
 use jit_proto::Hook;
 use tokio::io::{Interest, unix::AsyncFd};
@@ -272,6 +272,85 @@ fn any_info(link: impl AsFd) -> io::Result<bpf_link_info> {
     attr.info.info = (&raw mut info) as u64;
     call(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
     Ok(info)
+}
+
+/// Loads a TC program of these instructions, which use no tables.
+pub fn load_classifier(code: &[bpf_insn]) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_3.prog_type = bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS as u32;
+    attr.__bindgen_anon_3.insns = code.as_ptr() as u64;
+    attr.__bindgen_anon_3.insn_cnt = u32::try_from(code.len()).unwrap_or(u32::MAX);
+    attr.__bindgen_anon_3.license = c"Dual MIT/GPL".as_ptr() as u64;
+    let fd = call(bpf_cmd::BPF_PROG_LOAD, &mut attr)?;
+    Ok(own(fd))
+}
+
+/// Runs a TC program once on a frame (BPF_PROG_TEST_RUN), which it may change.
+pub fn run_classifier(program: impl AsFd, frame: &mut [u8]) -> io::Result<()> {
+    let before = frame.to_vec();
+    let length = u32::try_from(frame.len()).unwrap_or(u32::MAX);
+    let mut attr = zeroed();
+    attr.test.prog_fd = number(program.as_fd());
+    attr.test.data_in = before.as_ptr() as u64;
+    attr.test.data_size_in = length;
+    attr.test.data_out = frame.as_mut_ptr() as u64;
+    attr.test.data_size_out = length;
+    call(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr).map(drop)
+}
+
+/// Some entries of a table, one after another.
+#[derive(Debug)]
+pub struct Batch {
+    /// The keys, each with the size that was asked for.
+    pub keys: Vec<u8>,
+    /// The values, in the order of the keys.
+    pub values: Vec<u8>,
+    /// Number of entries.
+    pub count: usize,
+    /// Where the next batch begins; `None`: there is none.
+    pub next: Option<Vec<u8>>,
+}
+
+/// Reads up to `most` entries of a table with keys and values of these sizes, from a place that
+/// the batch before gave, or from the beginning. (Linux 5.6 for hashes and arrays, 5.13 for tries.)
+pub fn read_batch(
+    table: impl AsFd,
+    (key, value): (usize, usize),
+    from: Option<&[u8]>,
+    most: usize,
+) -> io::Result<Batch> {
+    let (mut keys, mut values) = (vec![0_u8; key * most], vec![0_u8; value * most]);
+    // A hash writes the number of a bucket, a trie its last key.
+    let mut next = vec![0_u8; key.max(size_of::<u64>())];
+    let mut attr = zeroed();
+    attr.batch.map_fd = number(table.as_fd());
+    attr.batch.in_batch = from.map_or(0, |from| from.as_ptr() as u64);
+    attr.batch.out_batch = next.as_mut_ptr() as u64;
+    attr.batch.keys = keys.as_mut_ptr() as u64;
+    attr.batch.values = values.as_mut_ptr() as u64;
+    attr.batch.count = u32::try_from(most).unwrap_or(u32::MAX);
+    let next = match call(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr) {
+        Ok(_) => Some(next),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => None,
+        Err(error) => return Err(error),
+    };
+    // SAFETY: this member is the one that BPF_MAP_LOOKUP_BATCH writes.
+    let count = unsafe { attr.batch.count };
+    let count = usize::try_from(count).unwrap_or(most).min(most);
+    keys.truncate(key * count);
+    values.truncate(value * count);
+    Ok(Batch { keys, values, count, next })
+}
+
+/// Removes an entry of a table by the bytes of its key. One that is gone is no error.
+pub fn remove_key(table: impl AsFd, key: &[u8]) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_2.map_fd = number(table.as_fd());
+    attr.__bindgen_anon_2.key = key.as_ptr() as u64;
+    match call(bpf_cmd::BPF_MAP_DELETE_ELEM, &mut attr) {
+        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Waits for the records of the events' ring buffer.

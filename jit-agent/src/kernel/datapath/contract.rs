@@ -12,12 +12,9 @@ use crate::{
         error::DatapathError,
         guard::GuardState,
         probe::Probe,
-        state::{Counters, Drift, Elsewhere, InterfaceState},
+        state::{Counters, Cursor, Drift, Elsewhere, InterfaceState, ReadBack},
     },
-    rules::{
-        clock::BootNanos,
-        reconcile::{Entries, Write},
-    },
+    rules::{clock::BootNanos, reconcile::Write},
 };
 
 /// Which interfaces are to have a program, and by which hook.
@@ -31,8 +28,14 @@ pub struct Wanted {
 
 /// The gate's calls to the kernel.
 pub trait Datapath: Send {
-    /// All entries of the grant tables.
-    fn entries(&mut self) -> Result<Entries, DatapathError>;
+    /// Makes `sys::now` give the boot clock that the programs compare deadlines with. Returns by
+    /// how much it was wrong, nanoseconds.
+    fn align_clock(&mut self) -> Result<i64, DatapathError>;
+    /// Reads about `most` entries of the grant tables, from the cursor on, and moves the cursor. At
+    /// the end it is at the beginning again. What no agent has written by its form is removed.
+    fn read_back(&mut self, cursor: &mut Cursor, most: usize) -> Result<ReadBack, DatapathError>;
+    /// The protected ports with their rules, and the settings, as the programs see them.
+    fn policy(&self) -> Result<(BTreeMap<PortKey, PortRule>, Settings), DatapathError>;
     /// Carries out one write.
     fn write(&mut self, write: &Write) -> Result<(), DatapathError>;
     /// Makes exactly these ports protected.
@@ -62,6 +65,13 @@ pub trait Datapath: Send {
     fn counters(&self) -> Result<Counters, DatapathError>;
     /// Attaches a program to every interface that the filter names, and reports what is where.
     fn attach(&mut self, wanted: &Wanted) -> Result<Vec<InterfaceState>, DatapathError>;
+    /// Attaches a program to one interface if it is new and wanted. `None`: it is not, or it is
+    /// gone.
+    fn attach_new(
+        &mut self,
+        index: u32,
+        wanted: &Wanted,
+    ) -> Result<Option<InterfaceState>, DatapathError>;
     /// Reads back from the kernel what differs from the last [`Datapath::attach`]. Changes nothing.
     fn drift(&self) -> Result<Vec<Drift>, DatapathError>;
     /// Runs the loaded programs on frames, with the tables in force, and returns each wrong answer.

@@ -12,6 +12,7 @@ use crate::{
     config::Limits,
     kernel::datapath::{
         attach::Links,
+        boot_clock,
         bpf::{self, Logger},
         contract::{Datapath, Wanted},
         cut::{Cut, CutScope},
@@ -26,15 +27,13 @@ use crate::{
         programs::Programs,
         selftest::{SHARED, Twin},
         socket_guard::Guard,
-        state::{Counters, Drift, Elsewhere, InterfaceState},
+        state::{Counters, Cursor, Drift, Elsewhere, InterfaceState, ReadBack},
     },
-    rules::{
-        clock::BootNanos,
-        reconcile::{Entries, Write},
-    },
+    rules::{clock::BootNanos, reconcile::Write},
     system::sys::{self, DirectoryLock},
 };
 
+const CLOCK: &str = "cannot read the boot clock as the kernel programs see it";
 /// `aya_log`'s number of the level debug, and of nothing at all.
 const LOG_DEBUG: u8 = 4;
 const LOG_OFF: u8 = 0;
@@ -72,6 +71,14 @@ impl KernelDatapath {
         limits: Limits,
         debug: bool,
     ) -> Result<(Self, KernelEvents), DatapathError> {
+        match boot_clock::align() {
+            Ok(0) => {}
+            Ok(off) => tracing::info!(
+                "this is a time namespace: its boot clock is {} ms off and is not used",
+                off / 1_000_000
+            ),
+            Err(error) => tracing::warn!("{CLOCK}: {error}"),
+        }
         let pins = Pins::new(&pins);
         let lock = pins.lock()?;
         pins.prepare()?;
@@ -119,8 +126,19 @@ impl KernelDatapath {
 }
 
 impl Datapath for KernelDatapath {
-    fn entries(&mut self) -> Result<Entries, DatapathError> {
-        self.maps.entries()
+    fn align_clock(&mut self) -> Result<i64, DatapathError> {
+        boot_clock::align().map_err(|error| DatapathError::Sys {
+            verb: "read the boot clock as the kernel programs see it",
+            error,
+        })
+    }
+
+    fn read_back(&mut self, cursor: &mut Cursor, most: usize) -> Result<ReadBack, DatapathError> {
+        self.maps.read_back(cursor, most)
+    }
+
+    fn policy(&self) -> Result<(BTreeMap<PortKey, PortRule>, Settings), DatapathError> {
+        Ok((self.maps.protected()?, self.maps.settings()?))
     }
 
     fn write(&mut self, write: &Write) -> Result<(), DatapathError> {
@@ -176,6 +194,14 @@ impl Datapath for KernelDatapath {
 
     fn attach(&mut self, wanted: &Wanted) -> Result<Vec<InterfaceState>, DatapathError> {
         self.links.attach(wanted, &mut self.programs)
+    }
+
+    fn attach_new(
+        &mut self,
+        index: u32,
+        wanted: &Wanted,
+    ) -> Result<Option<InterfaceState>, DatapathError> {
+        self.links.attach_new(index, wanted, &mut self.programs)
     }
 
     fn self_test(&mut self, probes: &[Probe]) -> Vec<String> {

@@ -127,6 +127,7 @@ mod tests {
             header,
             unfit: None,
             loopback: false,
+            up: true,
             mtu: 9_001,
             native: Some(7),
             generic: None,

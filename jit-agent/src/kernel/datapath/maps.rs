@@ -1,7 +1,14 @@
 //! The tables as typed maps. The agent opens them from the loaded object. If the agent is dead,
 //! `status` opens them from their pins.
 
-use std::{collections::BTreeMap, fmt::Display, path::Path};
+mod read_back;
+
+use std::{
+    collections::BTreeMap,
+    fmt::Display,
+    os::fd::{AsFd as _, OwnedFd},
+    path::Path,
+};
 
 use aya::maps::{
     Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues,
@@ -9,10 +16,10 @@ use aya::maps::{
 };
 use jit_common::{
     Address, COUNTERS, ConnectionKey, Counter, Family, Flow, GrantEntry, HostKey, MAX_CONNECTIONS,
-    PROTECTED_WORDS, PlaceKey, PortCounters, PortKey, PortRule, PrefixV4, PrefixV6, Protocol,
-    Settings, Slot, map,
+    PROTECTED_WORDS, PlaceKey, PortCounters, PortKey, PortRule, PrefixV4, PrefixV6, Settings, Slot,
+    map,
 };
-use jit_proto::{SourcePrefix, prefix::bits};
+use jit_proto::prefix::bits;
 
 use crate::{
     kernel::datapath::{
@@ -33,6 +40,8 @@ const FULL: [i32; 3] = [libc::E2BIG, libc::ENOSPC, libc::ENOMEM];
 
 /// The tables.
 pub struct Maps {
+    /// Descriptors of the tables that are read back, by name.
+    descriptors: BTreeMap<&'static str, OwnedFd>,
     connections: HashMap<MapData, ConnectionKey, u32>,
     counters: PerCpuArray<MapData, u64>,
     hosts: HashMap<MapData, HostKey, GrantEntry>,
@@ -57,14 +66,22 @@ impl Maps {
         ) -> Result<T, DatapathError> {
             T::try_from(map).map_err(failed("open", table))
         }
-        let mut map = |name| take(name).map(|map| (name, map));
+        let mut descriptors = BTreeMap::new();
+        let mut map = |name| -> Result<_, DatapathError> {
+            let map = take(name)?;
+            if let Some(descriptor) = descriptor(&map) {
+                descriptors.insert(name, descriptor);
+            }
+            Ok((name, map))
+        };
         macro_rules! open {
             ($name:expr) => {{
                 let (name, map) = map($name)?;
                 typed(name, map)?
             }};
         }
-        Ok(Self {
+        let maps = Self {
+            descriptors: BTreeMap::new(),
             connections: open!(map::CONNECTIONS),
             counters: open!(map::COUNTERS),
             hosts: open!(map::HOST_GRANTS),
@@ -76,7 +93,8 @@ impl Maps {
             protected: open!(map::PROTECTED),
             settings: open!(map::SETTINGS),
             slots: open!(map::SLOTS),
-        })
+        };
+        Ok(Self { descriptors, ..maps })
     }
 
     /// From the pins.
@@ -90,29 +108,9 @@ impl Maps {
     /// Everything in the grant tables.
     pub fn entries(&self) -> Result<Entries, DatapathError> {
         let mut entries = Entries::new();
-        for item in self.hosts.iter() {
-            let (key, value) = item.map_err(failed("read", map::HOST_GRANTS))?;
-            if let Some(key) = host_entry(&key) {
-                entries.insert(key, value.into());
-            }
-        }
-        for item in self.prefixes_v4.iter() {
-            let (key, value) = item.map_err(failed("read", map::PREFIX_GRANTS_V4))?;
-            let data = key.data();
-            let length = key.prefix_len().checked_sub(PrefixV4::HEAD_BITS);
-            let address = Address::v4(data.address);
-            if let Some(key) = prefix_entry(data.protocol, data.port, address, length) {
-                entries.insert(key, value.into());
-            }
-        }
-        for item in self.prefixes_v6.iter() {
-            let (key, value) = item.map_err(failed("read", map::PREFIX_GRANTS_V6))?;
-            let data = key.data();
-            let length = key.prefix_len().checked_sub(PrefixV6::HEAD_BITS);
-            let address = Address::v6(data.address);
-            if let Some(key) = prefix_entry(data.protocol, data.port, address, length) {
-                entries.insert(key, value.into());
-            }
+        for table in read_back::TABLES {
+            let all = self.whole(table)?.into_iter();
+            entries.extend(all.filter_map(|(key, entry)| Some((key.known()?, entry))));
         }
         Ok(entries)
     }
@@ -213,8 +211,7 @@ impl Maps {
     /// The protected ports and their rules, as the kernel has them.
     pub fn protected(&self) -> Result<BTreeMap<PortKey, PortRule>, DatapathError> {
         let mut rules = BTreeMap::new();
-        for word in 0..PROTECTED_WORDS {
-            let bits = self.protected.get(&word, 0).map_err(failed("read", map::PROTECTED))?;
+        for (word, bits) in (0..).zip(self.protected_words()?) {
             for bit in (0..64).filter(|bit| bits & (1 << bit) != 0) {
                 let Some(port) = PortKey::from_index(word * 64 + bit) else { continue };
                 let rule = self
@@ -409,26 +406,14 @@ fn cpus() -> Result<usize, DatapathError> {
     aya::util::nr_cpus().map_err(|(_, error)| DatapathError::Sys { verb: "count the CPUs", error })
 }
 
-fn host_entry(key: &HostKey) -> Option<EntryKey> {
-    let address = match key.family {
-        4 => Address { family: Family::V4, bytes: key.address },
-        6 => Address::v6(key.address),
-        _ => return None,
-    };
-    let length = u32::from(bits(address.family));
-    prefix_entry(key.protocol, key.port, address, Some(length))
-}
-
-fn prefix_entry(
-    protocol: u8,
-    port: [u8; 2],
-    address: Address,
-    length: Option<u32>,
-) -> Option<EntryKey> {
-    let port =
-        PortKey { protocol: Protocol::from_number(protocol)?, port: u16::from_be_bytes(port) };
-    let source = SourcePrefix::new(address, u8::try_from(length?).ok()?).ok()?;
-    Some(EntryKey { port, source })
+/// A descriptor of a table that can be read back.
+fn descriptor(map: &Map) -> Option<OwnedFd> {
+    match map {
+        Map::Array(data) | Map::HashMap(data) | Map::LpmTrie(data) => {
+            data.fd().as_fd().try_clone_to_owned().ok()
+        }
+        _ => None,
+    }
 }
 
 /// Any number but zero.

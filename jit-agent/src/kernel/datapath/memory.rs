@@ -28,7 +28,7 @@ use crate::{
             error::DatapathError,
             guard::GuardState,
             probe::{Probe, Syn},
-            state::{Counters, Drift, Elsewhere, InterfaceState},
+            state::{Counters, Cursor, Drift, Elsewhere, InterfaceState, ReadBack},
         },
         netlink::sock_diag::DiagError,
     },
@@ -91,6 +91,7 @@ struct Inner {
     fuse: Option<Arc<Fuse>>,
     entries: Entries,
     rules: BTreeMap<PortKey, PortRule>,
+    settings: Settings,
     slots: BTreeMap<u32, Slot>,
     connections: BTreeMap<ConnectionKey, Handshake>,
     taken: BTreeMap<(u32, u32), u32>,
@@ -110,6 +111,12 @@ struct Inner {
     /// The number of cuts since the test asked last, and the time that each takes.
     cuts: u32,
     cut_takes: Duration,
+    /// The interfaces and the guard that the test wants to be there.
+    interfaces: Vec<InterfaceState>,
+    guard: Option<GuardState>,
+    /// By how much the agent's boot clock is off, and entries of an odd form.
+    clock_off: i64,
+    odd: Vec<String>,
 }
 
 impl Inner {
@@ -217,6 +224,22 @@ impl MemoryDatapath {
         self.lock().unreported += connections;
     }
 
+    /// There are these interfaces, and this guard instead of the one that is wanted.
+    pub fn has(&self, interfaces: Vec<InterfaceState>, guard: Option<GuardState>) {
+        let mut inner = self.lock();
+        (inner.interfaces, inner.guard) = (interfaces, guard);
+    }
+
+    /// The agent's boot clock is off by this, nanoseconds, until it is aligned.
+    pub fn clock_is_off(&self, nanos: i64) {
+        self.lock().clock_off = nanos;
+    }
+
+    /// There is an entry that the agent never writes by its form.
+    pub fn add_odd(&self, text: &str) {
+        self.lock().odd.push(text.to_owned());
+    }
+
     /// Counts connections in a slot.
     pub fn count(&self, slot: u32, hits: u64) {
         self.lock().slots.entry(slot).or_default().hits += hits;
@@ -249,8 +272,20 @@ impl MemoryDatapath {
 }
 
 impl Datapath for MemoryDatapath {
-    fn entries(&mut self) -> Result<Entries, DatapathError> {
-        Ok(self.lock().entries.clone())
+    fn align_clock(&mut self) -> Result<i64, DatapathError> {
+        Ok(std::mem::take(&mut self.lock().clock_off))
+    }
+
+    fn read_back(&mut self, cursor: &mut Cursor, _: usize) -> Result<ReadBack, DatapathError> {
+        let mut inner = self.lock();
+        *cursor = Cursor::default();
+        let entries = inner.entries.iter().map(|(key, entry)| (*key, *entry)).collect();
+        Ok(ReadBack { entries, odd: std::mem::take(&mut inner.odd), ended: true })
+    }
+
+    fn policy(&self) -> Result<(BTreeMap<PortKey, PortRule>, Settings), DatapathError> {
+        let inner = self.lock();
+        Ok((inner.rules.clone(), inner.settings))
     }
 
     fn write(&mut self, write: &Write) -> Result<(), DatapathError> {
@@ -277,7 +312,8 @@ impl Datapath for MemoryDatapath {
         Ok(())
     }
 
-    fn settings(&mut self, _: Settings) -> Result<(), DatapathError> {
+    fn settings(&mut self, settings: Settings) -> Result<(), DatapathError> {
+        self.lock().settings = settings;
         Ok(())
     }
 
@@ -344,7 +380,11 @@ impl Datapath for MemoryDatapath {
         for slot in inner.elsewhere.iter_mut().flatten().flat_map(BTreeMap::values_mut) {
             slot.hits += more;
         }
-        Ok(Vec::new())
+        Ok(inner.interfaces.clone())
+    }
+
+    fn attach_new(&mut self, _: u32, _: &Wanted) -> Result<Option<InterfaceState>, DatapathError> {
+        Ok(None)
     }
 
     fn self_test(&mut self, probes: &[Probe]) -> Vec<String> {
@@ -366,7 +406,8 @@ impl Datapath for MemoryDatapath {
     }
 
     fn guard(&mut self, want: bool) -> GuardState {
-        GuardState { wanted: want, attached: want, ..GuardState::default() }
+        let there = GuardState { wanted: want, attached: want, ..GuardState::default() };
+        self.lock().guard.clone().unwrap_or(there)
     }
 
     fn retire(&mut self) -> Result<(), DatapathError> {

@@ -54,6 +54,12 @@ pub fn devices() -> Result<Vec<Device>, DatapathError> {
     rtnetlink::devices().map_err(|error| DatapathError::Sys { verb: "list the interfaces", error })
 }
 
+/// One interface of this network namespace; `None`: it is not there.
+pub fn device(index: u32) -> Result<Option<Device>, DatapathError> {
+    rtnetlink::device(index)
+        .map_err(|error| DatapathError::Sys { verb: "ask for an interface", error })
+}
+
 /// Whether an interface is not there any more.
 pub fn is_gone(device: &Device) -> bool {
     matches!(rtnetlink::device(device.index), Ok(None))
@@ -65,6 +71,18 @@ pub fn missing(filter: &InterfaceFilter, devices: &[Device]) -> Vec<InterfaceSta
     let names = filter.exact_names().filter(|name| !is_there(name));
     let note = "there is no such interface (`ip link` lists them)";
     names.map(|name| InterfaceState::without(name, 0, note)).collect()
+}
+
+/// Interfaces that packets can come in by and that the configuration leaves out.
+pub fn left_out<'a>(
+    filter: &'a InterfaceFilter,
+    devices: &'a [Device],
+) -> impl Iterator<Item = InterfaceState> + 'a {
+    let out = |device: &&Device| device.up && !device.loopback && !filter.matches(&device.name);
+    devices.iter().filter(out).map(|Device { name, index, .. }| InterfaceState {
+        left_out: Some(filter.reason(name).to_owned()),
+        ..InterfaceState::without(name, *index, "")
+    })
 }
 
 /// The programs on an interface, as far as a program at this hook needs to know them. `owner` is

@@ -94,6 +94,8 @@ pub struct Device {
     pub unfit: Option<Unfit>,
     /// It is a loopback.
     pub loopback: bool,
+    /// It is up: packets can come in by it.
+    pub up: bool,
     /// Largest packet, bytes.
     pub mtu: u32,
     /// Id of the program that runs as native XDP.
@@ -247,6 +249,7 @@ fn read_device(bytes: &[u8]) -> Result<Device, DecodeError> {
         header: header(link_layer_type),
         unfit: None,
         loopback: flags.contains(LinkFlags::Loopback),
+        up: flags.contains(LinkFlags::Up),
         mtu: 0,
         native: None,
         generic: None,

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use jit_common::{COUNTERS, Counter, PortCounters, PortKey, Reason};
 use jit_proto::{Hook, WallTime};
 
+use crate::rules::reconcile::{Entry, EntryKey};
+
 /// One interface and its gate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InterfaceState {
@@ -20,6 +22,9 @@ pub struct InterfaceState {
     pub note: String,
     /// Another owner's program runs before ours and may let packets bypass it.
     pub foreign_first: bool,
+    /// The configuration leaves it out, for this reason; empty: it gives none. `None`: it is to be
+    /// gated.
+    pub left_out: Option<String>,
     /// What happened to it since the programs were last attached, in this order.
     pub changes: Vec<LinkChange>,
 }
@@ -34,9 +39,30 @@ impl InterfaceState {
             since: None,
             note: note.to_owned(),
             foreign_first: false,
+            left_out: None,
             changes: Vec::new(),
         }
     }
+}
+
+/// How far the grant tables have been read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cursor {
+    /// Number of tables that were read to their ends.
+    pub(super) tables: usize,
+    /// Where the next entries begin in the table after them; `None`: at its beginning.
+    pub(super) from: Option<Vec<u8>>,
+}
+
+/// Some entries of the grant tables.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReadBack {
+    /// The entries.
+    pub entries: Vec<(EntryKey, Entry)>,
+    /// Entries of a form that the agent never writes. They were removed.
+    pub odd: Vec<String>,
+    /// These were the last.
+    pub ended: bool,
 }
 
 /// An attachment that somebody changed.

@@ -147,5 +147,8 @@ fn interfaces(pins: &Pins, wanted: &InterfaceFilter) -> Result<Vec<InterfaceStat
     }
     states.sort_by_key(|state| state.index);
     states.extend(observe::missing(wanted, &devices));
+    let gated: Vec<_> = states.iter().map(|state| state.index).collect();
+    let left_out = observe::left_out(wanted, &devices);
+    states.extend(left_out.filter(|state| !gated.contains(&state.index)));
     Ok(states)
 }

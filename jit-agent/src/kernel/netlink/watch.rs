@@ -1,8 +1,9 @@
 //! Reports at once that a link came, went, was renamed, changed, or moved to another network
 //! namespace.
 //!
-//! The report only says *that* something changed, not what: the receiver then looks at all links.
-//! So a message that is lost (ENOBUFS) or not understood only costs one more look.
+//! A report says that something changed: the receiver then looks at all links. So a message that is
+//! lost (ENOBUFS) or not understood only costs one more look. The report also has the indices of
+//! links that are there, so that a new one need not wait for that look.
 
 use std::{io, ops::ControlFlow};
 
@@ -40,12 +41,14 @@ impl LinkWatch {
         Ok(Self { socket })
     }
 
-    /// Calls `changed` after each burst of changes. Blocks. Returns the error that ends the
-    /// listening.
-    pub fn run(self, changed: impl Fn()) -> io::Error {
+    /// Calls `changed` after each burst of changes, with the indices of links that are new or
+    /// changed. Blocks. Returns the error that ends the listening.
+    pub fn run(self, changed: impl Fn(&[u32])) -> io::Error {
+        let mut indices = Vec::new();
         loop {
-            match read_burst(&self.socket) {
-                Ok(true) => changed(),
+            indices.clear();
+            match read_burst(&self.socket, &mut indices) {
+                Ok(true) => changed(&indices),
                 Ok(false) => {}
                 Err(error) => return error.into(),
             }
@@ -61,13 +64,17 @@ impl AsFd for LinkWatch {
 
 /// Waits for a message and reads all that has come by then. Returns whether something about links
 /// may have changed.
-fn read_burst(socket: &OwnedFd) -> Result<bool, Errno> {
+fn read_burst(socket: &OwnedFd, indices: &mut Vec<u32>) -> Result<bool, Errno> {
     let mut buffer = [0; MESSAGE];
     let mut changes = false;
     let mut flags = RecvFlags::TRUNC;
     for _ in 0..BURST {
         let received = recv(socket, buffer.as_mut_slice(), flags);
-        match judge(received.map(|(_, length)| buffer.get(..length))) {
+        let received = received.map(|(_, length)| buffer.get(..length));
+        if let Ok(Some(datagram)) = received {
+            indices.extend(present(datagram));
+        }
+        match judge(received) {
             ControlFlow::Continue(change) => changes |= change,
             ControlFlow::Break(Errno::AGAIN) => break,
             ControlFlow::Break(error) => return Err(error),
@@ -86,6 +93,14 @@ fn judge(received: Result<Option<&[u8]>, Errno>) -> ControlFlow<Errno, bool> {
         Err(Errno::INTR) => ControlFlow::Continue(false),
         Err(error) => ControlFlow::Break(error),
     }
+}
+
+/// The indices of links that a datagram says are there.
+fn present(datagram: &[u8]) -> impl Iterator<Item = u32> + '_ {
+    messages(datagram).filter_map(|message| match message {
+        Ok(Message::Changed(link)) => Some(link.index),
+        _ => None,
+    })
 }
 
 /// Whether a datagram may mean a change.
@@ -129,7 +144,7 @@ mod tests {
     #[test]
     fn a_watch_that_cannot_listen_any_more_ends_and_says_why() {
         let socket = std::fs::File::open("/dev/null").unwrap().into();
-        let error = LinkWatch { socket }.run(|| {});
+        let error = LinkWatch { socket }.run(|_| {});
         assert_eq!(error.raw_os_error(), Some(Errno::NOTSOCK.raw_os_error()));
     }
 }

@@ -20,7 +20,7 @@ use crate::{
     config::Config,
     disk::audit::Record,
     gate::{
-        Gate, PolicyDraft, PolicyPush, Revoked, TICK, Target,
+        Gate, PolicyDraft, PolicyPush, Pusher, Revoked, TICK, Target,
         configuration::NextStart,
         journal::Journal,
         looks::Looks,
@@ -154,6 +154,11 @@ enum Read {
         by: String,
         reply: Reply<PolicyPushed>,
     },
+    SetPolicyFloor {
+        version: u64,
+        by: String,
+        reply: Reply<PolicyFloorSet>,
+    },
     ShowPolicy {
         reply: Reply<v1::ShowPolicyResponse>,
     },
@@ -174,6 +179,7 @@ impl<Q> Waiter<Q> {
 type Reply<T> = oneshot::Sender<T>;
 type Confirmed = Result<v1::ConfirmPolicyResponse, Refused>;
 type PolicyCheck = Check<Box<VerifiedPolicy>>;
+type PolicyFloorSet = Result<v1::SetPolicyFloorResponse, Refused>;
 type PolicyPushed = Result<v1::PushPolicyResponse, Refused>;
 
 /// A peer asked for something that it may not do.
@@ -230,17 +236,21 @@ pub fn channel(journal: Arc<Journal>) -> (GateHandle, Requests) {
 impl GateHandle {
     /// Admits envelopes; the outcomes are in their order. While the gate admits some of them, the
     /// next ones are verified.
-    pub async fn push(&self, envelopes: Vec<v1::Envelope>, by: &str) -> Result<Outcomes, Gone> {
+    pub async fn push(&self, envelopes: Vec<v1::Envelope>, by: Pusher) -> Result<Outcomes, Gone> {
         let mut outcomes = Vec::with_capacity(envelopes.len());
         let mut rest = envelopes.into_iter();
         let mut verify = async || {
             let some: Vec<_> = rest.by_ref().take(MAX_ENVELOPES).collect();
-            if some.is_empty() { None } else { Some(self.verification.grants(some, by).await) }
+            if some.is_empty() {
+                None
+            } else {
+                Some(self.verification.grants(some, &by.name).await)
+            }
         };
         let mut verifying = verify().await;
         while let Some(batch) = verifying {
             // A place that it holds is free again when the gate is done, whatever happens here.
-            let answer = self.pushes.add(by, batch.await.map_err(|_| Gone)?);
+            let answer = self.pushes.add(&by, batch.await.map_err(|_| Gone)?);
             verifying = verify().await;
             outcomes.extend(answer.await.map_err(|_| Gone)?);
         }
@@ -317,6 +327,16 @@ impl GateHandle {
     ) -> Result<Result<v1::ConfirmPolicyResponse, Refused>, Gone> {
         let by = by.to_owned();
         self.ask(|reply| Read::ConfirmPolicy { version, connected, by, reply }).await
+    }
+
+    /// Sets the version that the next policy must be higher than.
+    pub async fn set_policy_floor(
+        &self,
+        version: u64,
+        by: &str,
+    ) -> Result<Result<v1::SetPolicyFloorResponse, Refused>, Gone> {
+        let by = by.to_owned();
+        self.ask(|reply| Read::SetPolicyFloor { version, by, reply }).await
     }
 
     /// Sets the end of the certificate that controllers see.
@@ -475,7 +495,8 @@ impl<D: Datapath> Gate<D> {
         let began = Instant::now();
         let in_time = || began.elapsed() < SLICE;
         let candidates = &mut push.batch.candidates;
-        push.outcomes.extend(self.push_slice(candidates, generation, by, now, in_time));
+        let by = Pusher { name: by.to_owned(), may_revoke: push.may_revoke };
+        push.outcomes.extend(self.push_slice(candidates, generation, &by, now, in_time));
         push
     }
 
@@ -538,6 +559,9 @@ impl<D: Datapath> Gate<D> {
                 }
                 self.settle_audit(now);
                 drop(reply.send(pushed));
+            }
+            Read::SetPolicyFloor { version, by, reply } => {
+                drop(reply.send(self.set_policy_floor(version, &by, now)));
             }
             Read::ShowPolicy { reply } => drop(reply.send(self.show_policy(now))),
             // The answer must show the interfaces as they are now.

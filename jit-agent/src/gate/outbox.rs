@@ -17,7 +17,7 @@ use crate::{
     gate::patience::{Patience, REVOCATION},
     rules::{
         clock::{BootNanos, Now},
-        ledger::Tombstone,
+        ledger::{Floor, Floors, Tombstone},
     },
 };
 
@@ -38,6 +38,8 @@ pub(super) struct Outbox {
     progress: BTreeSet<GrantId>,
     /// Revocations that are neither in the database nor in the reserve.
     unkept: Vec<(GrantId, Tombstone)>,
+    /// Floors that are in neither of them.
+    unkept_floors: Floors,
     next: BootNanos,
     /// Why the last transaction failed.
     problem: Option<String>,
@@ -61,6 +63,7 @@ impl Outbox {
             owed: Transaction::default(),
             progress: BTreeSet::new(),
             unkept: Vec::new(),
+            unkept_floors: Floors::default(),
             next: now.boot,
             problem: None,
             reserve_problem,
@@ -140,6 +143,17 @@ impl Outbox {
         self.unkept.extend(tombstones);
     }
 
+    /// The floor was raised: that must be kept even if the database fails.
+    pub(super) fn raise_floor(&mut self, floor: &Floor) {
+        self.owed.floors.raise(floor.clone());
+        self.unkept_floors.raise(floor.clone());
+    }
+
+    /// What was revoked before this moment is not known.
+    pub(super) const fn lose_before(&mut self, moment: WallTime) {
+        self.owed.lost_before = Some(moment);
+    }
+
     /// Whether grants are to be taken away.
     pub(super) const fn removes(&self) -> bool {
         !self.owed.remove.is_empty()
@@ -182,6 +196,7 @@ impl Outbox {
                 self.problem = None;
                 self.progress.clear();
                 self.unkept.clear();
+                self.unkept_floors = Floors::default();
             }
             Err(error) => {
                 self.problem = Some(error.to_string());
@@ -228,12 +243,13 @@ impl Outbox {
     /// Writes revocations that the database did not take to the reserve. `all`: every grant in the
     /// database was revoked.
     pub(super) fn use_reserve(&mut self, all: bool) -> io::Result<()> {
-        let unkept = self.unkept.clone();
-        let keep = move |store: &mut Store| store.keep(&unkept, all);
+        let (unkept, floors) = (self.unkept.clone(), self.unkept_floors.clone());
+        let keep = move |store: &mut Store| store.keep(&unkept, all, &floors);
         let patience = &self.patience;
         let gives_up = |waited| patience.ends(waited, REVOCATION);
         self.store.call(gives_up, keep, |_, _| {}).map_err(io::Error::other)??;
         self.unkept.clear();
+        self.unkept_floors = Floors::default();
         Ok(())
     }
 }

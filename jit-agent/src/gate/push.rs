@@ -7,7 +7,7 @@ use jit_proto::{GrantId, Refusal, WallTime, v1};
 
 use crate::{
     config::Config,
-    gate::{Gate, report::grant_event, verification::Candidate},
+    gate::{Gate, Pusher, report::grant_event, verification::Candidate},
     kernel::datapath::{Datapath, DatapathError},
     rules::{
         clock::Now,
@@ -27,6 +27,8 @@ pub struct Accepted {
     pub id: GrantId,
     /// Its end.
     pub not_after: WallTime,
+    /// What may not be as meant; empty: nothing.
+    pub warning: String,
 }
 
 /// The outcome of each envelope of a push.
@@ -37,13 +39,14 @@ impl<D: Datapath> Gate<D> {
     pub fn push(
         &mut self,
         envelopes: Vec<v1::Envelope>,
-        by: &str,
+        by: impl Into<Pusher>,
         now: Now,
     ) -> Vec<Result<Accepted, Refused>> {
+        let by = by.into();
         let mut candidates: VecDeque<_> = envelopes.into_iter().map(Candidate::new).collect();
         let mut outcomes = Vec::with_capacity(candidates.len());
         while !candidates.is_empty() {
-            outcomes.extend(self.push_slice(&mut candidates, 0, by, now, || true));
+            outcomes.extend(self.push_slice(&mut candidates, 0, &by, now, || true));
         }
         outcomes
     }
@@ -54,10 +57,11 @@ impl<D: Datapath> Gate<D> {
         &mut self,
         candidates: &mut VecDeque<Candidate>,
         generation: u64,
-        by: &str,
+        pusher: &Pusher,
         now: Now,
         in_time: impl Fn() -> bool,
     ) -> Vec<Result<Accepted, Refused>> {
+        let by = pusher.name.as_str();
         self.restore_held_back(now);
         let mut fresh: Vec<(GrantId, v1::Envelope)> = Vec::new();
         let mut outcomes = Vec::new();
@@ -66,7 +70,7 @@ impl<D: Datapath> Gate<D> {
             && let Some(Candidate { envelope, check }) = candidates.pop_front()
         {
             let verified = check.settled(generation);
-            let accepted = self.admit(&envelope, verified, now);
+            let accepted = self.admit(&envelope, verified, pusher, now);
             if let Ok(Accepted { id, admission, .. }) = &accepted
                 && *admission != Admission::Known
             {
@@ -111,6 +115,7 @@ impl<D: Datapath> Gate<D> {
         &mut self,
         envelope: &v1::Envelope,
         verified: Option<Result<Box<VerifiedGrant>, Refused>>,
+        by: &Pusher,
         now: Now,
     ) -> Result<Accepted, Refused> {
         self.clock.check(now)?;
@@ -122,6 +127,7 @@ impl<D: Datapath> Gate<D> {
         policy.check(&grant, keyring, now)?;
         let (id, not_after) = (grant.id(), grant.not_after());
         self.clock.check_issued(grant.issued_at()).map_err(|refused| refused.of(id))?;
+        let warning = self.check_replaced(&grant, by, now)?;
         let admitted = self.ledger.admit(grant, now);
         if admitted.as_ref().is_err_and(|refused| refused.refusal == Refusal::Revoked)
             && let Some(longer) = self.ledger.refuse_longer(id, not_after, now)
@@ -129,7 +135,10 @@ impl<D: Datapath> Gate<D> {
             self.outbox.refuse([(id, longer)]);
             self.outbox.write_soon(now);
         }
-        Ok(Accepted { admission: admitted?, id, not_after })
+        let admission = admitted?;
+        let warning = if admission == Admission::Known { String::new() } else { warning };
+        self.check_replaced_later(id, by);
+        Ok(Accepted { admission, id, not_after, warning })
     }
 
     /// Whether the kernel can count this grant; else it is refused.
@@ -212,13 +221,15 @@ impl<D: Datapath> Gate<D> {
         for outcome in outcomes {
             match outcome {
                 Ok(Accepted { admission: Admission::Known, .. }) => {}
-                Ok(Accepted { admission, id, not_after }) => {
+                Ok(Accepted { admission, id, not_after, warning }) => {
                     let kind = match admission {
                         Admission::Active | Admission::Known => "activated",
                         Admission::Scheduled => "scheduled",
                     };
-                    tracing::info!(grant = %id, by, until = %not_after, "grant {kind}");
-                    self.report_grant(grant_event(kind, *id, by), now);
+                    tracing::info!(grant = %id, by, until = %not_after, warning, "grant {kind}");
+                    let event = grant_event(kind, *id, by);
+                    let detail = warning.clone();
+                    self.report_grant(v1::GrantEvent { detail, ..event }, now);
                 }
                 // A peer can cause these again and again: beyond a number they are summed.
                 Err(refused) if self.recorder.refused(refused, by, now) => {

@@ -19,7 +19,7 @@ use crate::{
     rules::{
         clock::Now,
         everybody,
-        ledger::{HeldGrant, Stage},
+        ledger::{Floors, HeldGrant, Stage},
     },
     system::log,
 };
@@ -101,6 +101,7 @@ impl<D: Datapath> Gate<D> {
                 problem: logged.problem.unwrap_or_default(),
             }),
             foreign: self.review.mended(),
+            revoked_before: Some(floors(self.ledger.floors())),
         }
     }
 
@@ -170,6 +171,7 @@ impl<D: Datapath> Gate<D> {
             signers: grant.signers().to_vec(),
             left_ms: i64::try_from(left.as_millis()).unwrap_or(i64::MAX),
             hits,
+            outside: self.outside(held).map(ToString::to_string).unwrap_or_default(),
         }
     }
 
@@ -191,6 +193,7 @@ impl<D: Datapath> Gate<D> {
         problems.extend(self.links.problems(&self.forwarded()));
         let policies = self.policies.problems().iter().enumerate();
         problems.extend(policies.map(|(index, text)| (format!("policy {index}"), text.clone())));
+        problems.extend(self.outside_problem().map(|text| ("outside".into(), text)));
         problems.extend(self.links.guard().problem().map(|(name, text)| (name.into(), text)));
         problems.extend(self.problems_of_ports(now));
         problems
@@ -381,6 +384,15 @@ pub(crate) fn drops(counters: &Counters) -> v1::Drops {
         events_suppressed: counters.total(Counter::EventsSuppressed),
         events_lost: counters.total(Counter::EventsLost),
         guard: counters.total(Counter::Guard),
+    }
+}
+
+/// Floors of revocations as a message.
+fn floors(floors: &Floors) -> v1::RevocationFloor {
+    let by_requester = floors.by_requester().iter().map(|(name, at)| (name.clone(), at.0));
+    v1::RevocationFloor {
+        all_ms: floors.all().map_or(0, |at| at.0),
+        by_requester: by_requester.collect(),
     }
 }
 

@@ -7,6 +7,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::{
     gate::{
+        Pusher,
         push::Accepted,
         verification::{Batch, Turns},
     },
@@ -19,6 +20,8 @@ pub(super) type Outcomes = Vec<Result<Accepted, Refused>>;
 /// Part of a push, and the outcomes so far.
 #[derive(Debug)]
 pub(super) struct Push {
+    /// Whether the peer may revoke.
+    pub(super) may_revoke: bool,
     pub(super) batch: Batch,
     pub(super) outcomes: Outcomes,
     pub(super) reply: oneshot::Sender<Outcomes>,
@@ -52,12 +55,13 @@ pub(super) fn pushes() -> (Pushes, PushRequests) {
 
 impl Pushes {
     /// Adds a push. The receiver gets the outcomes, or an error when the gate has ended.
-    pub(super) fn add(&self, by: &str, batch: Batch) -> oneshot::Receiver<Outcomes> {
+    pub(super) fn add(&self, by: &Pusher, batch: Batch) -> oneshot::Receiver<Outcomes> {
         let (reply, answer) = oneshot::channel();
         let outcomes = Vec::with_capacity(batch.candidates.len());
         let mut waiting = self.0.lock();
         if !waiting.ended {
-            waiting.pushes.add(by, Push { batch, outcomes, reply });
+            let push = Push { may_revoke: by.may_revoke, batch, outcomes, reply };
+            waiting.pushes.add(&by.name, push);
         }
         drop(waiting);
         self.0.added.notify_one();
@@ -80,7 +84,7 @@ impl PushRequests {
     pub(super) fn done(&self, by: &str, push: Push) {
         if push.batch.candidates.is_empty() {
             // The asking peer may be gone; an accepted grant stays accepted.
-            let Push { outcomes, reply, batch: _ } = push;
+            let Push { outcomes, reply, .. } = push;
             drop(reply.send(outcomes));
         } else {
             self.0.lock().pushes.put_back(by, push);

@@ -12,13 +12,13 @@ use std::{
 };
 
 use jit_agent::{
-    gate::Target,
+    gate::{Pusher, Target},
     kernel::datapath::memory::MemoryDatapath,
     rules::{
         claims::Capacity,
         clock::{BootNanos, Now, SKEW},
         grant::VerifiedGrant,
-        ledger::{Change, Ledger, Progress, Tombstone},
+        ledger::{Change, Floor, Floors, Ledger, Progress, Tombstone},
         reconcile::{Entries, Entry, EntryKey, Write, plan},
     },
 };
@@ -34,6 +34,8 @@ const UNSEEN: Duration = Duration::from_secs(8 * 24 * 3600);
 const IDS: u8 = 6;
 const SOURCES: [&str; 5] = ["10.0.0.0/8", "10.1.2.0/24", "10.1.2.0/25", "10.1.2.3", "10.1.2.130"];
 const ASKED: [&str; 4] = ["10.9.9.9", "10.1.2.3", "10.1.2.4", "10.1.2.130"];
+/// Who asks for a grant: by its id.
+const REQUESTERS: [&str; 2] = ["ana@example.org", "bo@example.org"];
 /// All times are multiples of this, milliseconds.
 const UNIT: i64 = 10_000;
 
@@ -81,9 +83,17 @@ enum Step {
     Revoke {
         id: u8,
     },
+    /// Everything, or what this requester asked for.
+    RevokeUntilNow {
+        requester: Option<&'static str>,
+    },
 }
 
-fn step(random: &mut Random, sets_clocks: bool) -> Step {
+fn step(random: &mut Random, sets_clocks: bool, floors: bool) -> Step {
+    if floors && random.below(8) == 0 {
+        let whose = usize::try_from(random.below(4)).unwrap();
+        return Step::RevokeUntilNow { requester: REQUESTERS.get(whose).copied() };
+    }
     match random.below(if sets_clocks { 19 } else { 16 }) {
         0..6 => Step::Push {
             id: random.id(),
@@ -111,6 +121,9 @@ struct Model {
     /// Ids that were accepted since the last start: they are known, whatever comes under them.
     known: BTreeSet<u8>,
     floor: i64,
+    /// Of everybody, and of each requester: what was signed until then is refused.
+    all: i64,
+    by_requester: BTreeMap<&'static str, i64>,
 }
 
 #[derive(Clone)]
@@ -119,6 +132,7 @@ struct Modelled {
     begin: i64,
     end: i64,
     replaces: Option<u8>,
+    issued: i64,
     /// On the boot clock, while it is open.
     open_until: Option<i64>,
     begun: bool,
@@ -159,12 +173,28 @@ impl Model {
         self.look(wall, boot);
         let refused = self.refused.contains(&id);
         let good = self.trusts(wall) && fresh.end > wall;
-        let taken = good && !refused && !self.known.contains(&id);
+        let requester = requester_of(id);
+        let floor = self.by_requester.get(requester).copied().unwrap_or_default().max(self.all);
+        let taken = good && !refused && !self.known.contains(&id) && fresh.issued > floor;
         if taken {
             self.grants.insert(id, fresh);
             self.known.insert(id);
         }
         taken || good && refused
+    }
+
+    fn revoke_until_now(&mut self, requester: Option<&'static str>, wall: i64) {
+        let falls = |id: &u8| requester.is_none_or(|name| name == requester_of(*id));
+        let mut floor = wall.max(self.floor);
+        for (id, grant) in self.grants.extract_if(.., |id, _| falls(id)) {
+            self.refused.insert(id);
+            floor = floor.max(grant.issued);
+        }
+        let old = match requester {
+            Some(name) => self.by_requester.entry(name).or_default(),
+            None => &mut self.all,
+        };
+        *old = floor.max(*old);
     }
 
     fn clock_was_set(&mut self, wall: i64, boot: i64) {
@@ -223,6 +253,7 @@ impl Model {
 trait World {
     fn push(&mut self, grant: &v1::Grant, now: Now);
     fn revoke(&mut self, id: u8, now: Now);
+    fn revoke_until_now(&mut self, requester: Option<&'static str>, now: Now);
     fn pass(&mut self, now: Now);
     fn start(&mut self, reboot: bool, now: Now);
     fn opens(&self, source: &str, now: Now) -> bool;
@@ -236,6 +267,7 @@ struct Alone {
     /// Deadlines, and the boot that they mean.
     deadlines: BTreeMap<GrantId, (BootNanos, u32)>,
     tombstones: Vec<(GrantId, Tombstone)>,
+    floors: Floors,
     boot: u32,
     floor: WallTime,
     offset: i64,
@@ -250,6 +282,7 @@ impl Alone {
             grants: BTreeMap::new(),
             deadlines: BTreeMap::new(),
             tombstones: Vec::new(),
+            floors: Floors::default(),
             boot: 1,
             floor: NOW.wall,
             offset: offset(NOW),
@@ -277,6 +310,7 @@ impl Alone {
             };
         }
         self.tombstones = self.ledger.tombstones().collect();
+        self.floors = self.ledger.floors().clone();
         for record in self.ledger.grants() {
             if let Some(deadline) = record.stage.deadline() {
                 self.deadlines.insert(record.grant.id(), (deadline, self.boot));
@@ -375,6 +409,26 @@ impl World for Alone {
         self.settle();
     }
 
+    fn revoke_until_now(&mut self, requester: Option<&'static str>, now: Now) {
+        let seen = Now { wall: now.wall.max(self.floor), ..now };
+        let falls =
+            |grant: &VerifiedGrant| requester.is_none_or(|name| name == grant.message().requester);
+        let fallen: Vec<_> = self
+            .grants
+            .values()
+            .filter(|grant| falls(grant))
+            .map(|one| (one.id(), one.issued_at()))
+            .collect();
+        let latest = fallen.iter().map(|(_, issued)| *issued).max();
+        for (id, _) in fallen {
+            self.ledger.revoke(id, seen, 0).unwrap();
+            self.forget(id);
+        }
+        let at = latest.map_or(seen.wall, |latest| latest.max(seen.wall));
+        self.ledger.raise_floor(Floor { requester: requester.map(str::to_owned), at });
+        self.settle();
+    }
+
     fn pass(&mut self, now: Now) {
         self.look(now);
         let trusted = self.trusts(now);
@@ -406,6 +460,7 @@ impl World for Alone {
             let fresh = Tombstone::new(tombstone.until, now);
             self.ledger.restore_tombstone(id, if reboot { fresh } else { tombstone });
         }
+        self.ledger.restore_floors(&std::mem::take(&mut self.floors));
         self.restore(now);
         self.offset = offset(now);
         self.settle_all();
@@ -430,7 +485,13 @@ struct Whole {
 
 impl World for Whole {
     fn push(&mut self, grant: &v1::Grant, now: Now) {
-        drop(self.host.gate().push(vec![envelope(grant)], "test", now));
+        let by = Pusher { may_revoke: true, ..Pusher::from("test") };
+        drop(self.host.gate().push(vec![envelope(grant)], by, now));
+    }
+
+    fn revoke_until_now(&mut self, requester: Option<&'static str>, now: Now) {
+        let target = requester.map_or(Target::All, |name| Target::Requester(name.into()));
+        assert_eq!(self.host.gate().revoke(&target, "", "", now).warning, "");
     }
 
     fn revoke(&mut self, id: u8, now: Now) {
@@ -459,6 +520,11 @@ fn empty() -> Ledger {
     Ledger::new(Capacity { hosts: 64, prefixes: 64 }, 64, UNSEEN)
 }
 
+/// The requester of the grants with an id.
+fn requester_of(id: u8) -> &'static str {
+    REQUESTERS.get(usize::from(id % 2)).unwrap()
+}
+
 fn offset(now: Now) -> i64 {
     now.wall.0 - i64::try_from(now.boot.0 / 1_000_000).unwrap()
 }
@@ -474,7 +540,7 @@ fn kept(grant: &v1::Grant) -> VerifiedGrant {
 }
 
 /// Runs one history in a world and beside it in the model.
-fn run(world: &mut impl World, seed: u64) {
+fn run(world: &mut impl World, seed: u64, floors: bool) {
     let mut random = Random(seed);
     let sets_clocks = random.below(2) == 0;
     let mut model = Model { floor: NOW.wall.0, ..Model::default() };
@@ -483,7 +549,7 @@ fn run(world: &mut impl World, seed: u64) {
     let (mut wall, mut boot) = (NOW.wall.0, 0_i64);
     let mut steps = Vec::new();
     for _ in 0..4 + random.below(16) {
-        let step = step(&mut random, sets_clocks);
+        let step = step(&mut random, sets_clocks, floors);
         steps.push(step.clone());
         let at = |wall: i64, boot: i64| Now {
             wall: WallTime(wall),
@@ -508,6 +574,7 @@ fn run(world: &mut impl World, seed: u64) {
                     not_before_ms: begin,
                     not_after_ms: end,
                     replaces: replaces.map(|old| vec![old; 16].into()).unwrap_or_default(),
+                    requester: requester_of(id).into(),
                     ..grant(id, &[source])
                 };
                 let source = source.parse().unwrap();
@@ -516,6 +583,7 @@ fn run(world: &mut impl World, seed: u64) {
                     begin,
                     end,
                     replaces,
+                    issued: wall,
                     open_until: None,
                     begun: false,
                     held_back: false,
@@ -536,6 +604,10 @@ fn run(world: &mut impl World, seed: u64) {
                 world.revoke(id, at(wall, boot));
                 model.refused.insert(id);
                 model.grants.remove(&id);
+            }
+            Step::RevokeUntilNow { requester } => {
+                world.revoke_until_now(requester, at(wall, boot));
+                model.revoke_until_now(requester, wall);
             }
             Step::Restart => {
                 model.start(false, wall, boot);
@@ -566,7 +638,8 @@ fn number(name: &str, usual: u64) -> u64 {
 fn the_ledger_never_opens_more_than_the_model() {
     let (count, seed) = (number("JIT_TEST_SEQUENCES", 10_000), number("JIT_TEST_SEED", 1));
     for number in 0..count {
-        run(&mut Alone::new(), seed.wrapping_add(number));
+        // Every second history has revocations with a floor.
+        run(&mut Alone::new(), seed.wrapping_add(number), number % 2 == 1);
     }
     println!("{count} sequences");
 }
@@ -577,14 +650,14 @@ fn the_ledger_never_opens_more_than_the_model() {
 #[test]
 fn a_history_that_went_wrong_once_stays_right() {
     for seed in [77_043_569, 900_201_457] {
-        run(&mut Alone::new(), seed);
-        run(&mut Whole { host: Host::start(), boot: 1 }, seed);
+        run(&mut Alone::new(), seed, false);
+        run(&mut Whole { host: Host::start(), boot: 1 }, seed, false);
     }
 }
 
 #[test]
 fn the_gate_never_opens_more_than_the_model() {
     for seed in 0..100 {
-        run(&mut Whole { host: Host::start(), boot: 1 }, seed);
+        run(&mut Whole { host: Host::start(), boot: 1 }, seed, seed % 2 == 1);
     }
 }

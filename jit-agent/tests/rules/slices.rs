@@ -28,7 +28,7 @@ fn a_revocation_waits_for_one_slice_of_a_batch_of_wide_grants() {
     let sources: Vec<_> = sources.iter().map(String::as_str).collect();
     let batch: Vec<_> = (0..16).map(|id| envelope(&grant(10 + id, &sources))).collect();
     runtime().block_on(async {
-        let pushed = handle.push(batch, "test");
+        let pushed = handle.push(batch, "test".into());
         let revoked = async {
             while !host.kernel.opens(SSH, v4("10.0.0.1"), NOW.boot) {
                 tokio::task::yield_now().await;

@@ -260,7 +260,7 @@ fn a_revocation_waits_a_moment_only_for_a_push_that_waits_for_the_disk() {
     let pushing = handle.clone();
     let push = thread::spawn(move || {
         let outcomes =
-            runtime().block_on(pushing.push(vec![envelope(&grant(2, &[&source(2)]))], ""));
+            runtime().block_on(pushing.push(vec![envelope(&grant(2, &[&source(2)]))], "".into()));
         (outcomes.unwrap().remove(0), Instant::now())
     });
     thread::sleep(Duration::from_millis(200));

@@ -29,6 +29,7 @@ pub fn json(status: &v1::StatusResponse) -> Value {
         log,
         configuration,
         foreign,
+        revoked_before,
     } = status;
     json!({
         "state": state,
@@ -69,12 +70,23 @@ pub fn json(status: &v1::StatusResponse) -> Value {
             "prefix_entries_max": capacity.prefix_entries_max,
         })),
         "policy": policy.as_ref().map(policy_json),
+        "revoked_before": revoked_before.as_ref().map(floors_json),
         "soon": soon,
         "log": log.as_ref().map(|log| json!({
             "dropped_lines": log.dropped_lines,
             "problem": (!log.problem.is_empty()).then_some(&log.problem),
         })),
         "foreign": foreign,
+    })
+}
+
+/// Floors of revocations as JSON.
+fn floors_json(floors: &v1::RevocationFloor) -> Value {
+    let v1::RevocationFloor { all_ms, by_requester } = floors;
+    let by_requester = by_requester.iter().map(|(name, at)| (name.clone(), time(*at)));
+    json!({
+        "all": time(*all_ms),
+        "by_requester": by_requester.collect::<serde_json::Map<_, _>>(),
     })
 }
 
@@ -189,6 +201,7 @@ fn grant_json(state: &v1::GrantState) -> Value {
         "justification": grant.justification,
         "ticket": grant.ticket,
         "signers": state.signers,
+        "outside": (!state.outside.is_empty()).then_some(&state.outside),
     })
 }
 

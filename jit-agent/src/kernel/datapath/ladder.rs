@@ -127,6 +127,7 @@ mod tests {
             header,
             unfit: None,
             loopback: false,
+            in_vrf: false,
             mtu: 9_001,
             native: Some(7),
             generic: None,

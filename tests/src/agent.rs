@@ -16,7 +16,12 @@ use std::{
 
 use ed25519_dalek::{Signer as _, SigningKey, pkcs8::EncodePublicKey as _};
 use jit_client::local;
-use jit_proto::{SourcePrefix, dsse::pre_authentication_encoding, payload_type::GRANT_TYPE, v1};
+use jit_proto::{
+    SourcePrefix,
+    dsse::pre_authentication_encoding,
+    payload_type::GRANT_TYPE,
+    v1::{self, revoke_request::What},
+};
 use prost::Message as _;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -312,14 +317,20 @@ pins = "{}"
     /// Revokes everything. Returns the number of grants that ended. What is signed from now on does
     /// not fall under the revocation.
     pub fn revoke_all(&self) -> u32 {
-        let what = Some(v1::revoke_request::What::All(true));
-        let request = v1::RevokeRequest { what, reason: "test".into() };
-        let answer = self.call(async |mut client| client.revoke(request).await);
+        let revoked = self.revoke(What::All(true), false).revoked;
         let answered = jit_agent::system::sys::now().wall;
         while jit_agent::system::sys::now().wall <= answered {
             thread::yield_now();
         }
-        answer.expect("a revocation").into_inner().revoked
+        revoked
+    }
+
+    /// Revokes. `cut`: ends the sessions, too.
+    pub fn revoke(&self, what: What, cut: bool) -> v1::RevokeResponse {
+        let request = v1::RevokeRequest { what: Some(what), reason: "test".into(), cut };
+        self.call(async |mut client| client.revoke(request).await)
+            .expect("a revocation")
+            .into_inner()
     }
 
     /// A call over the unix socket.

@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod disk;
 pub mod frames;
+mod genetlink;
 mod guard_run;
 pub mod kernel;
 pub mod lacks;
@@ -16,5 +17,6 @@ pub mod random;
 pub mod raw;
 pub mod sockets;
 pub mod sys;
+pub mod team;
 pub mod tun;
 pub mod wireguard;

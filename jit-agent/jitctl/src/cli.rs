@@ -27,6 +27,9 @@ Examples:
     jitctl list
     jitctl revoke --requester ana@example.org --reason 'incident over'
 
+  Somebody must get out now, with every session that is open:
+    jitctl revoke --all --yes --cut --reason 'stolen laptop'
+
 Exit codes:
    0  success                       69  no agent reached, or the connection broke
   64  wrong command line            77  refused by the agent (the reason word is printed)
@@ -55,7 +58,7 @@ pub(crate) enum Command {
     Grant(GrantArgs),
     /// Push signed grants from files that `grant --out` or another signer wrote
     Push(PushArgs),
-    /// End grants now: their ports close
+    /// End grants now: their ports close (--cut: open sessions end as well)
     Revoke(RevokeArgs),
     /// Show the grants that the agent holds
     List(ListArgs),
@@ -86,6 +89,10 @@ pub(crate) struct RevokeArgs {
     /// Confirm --all
     #[arg(long)]
     pub(crate) yes: bool,
+    /// Also end open sessions, on ports where sessions outlive their grant, too; with --all, all
+    /// that no exemption covers, your own included
+    #[arg(long)]
+    pub(crate) cut: bool,
     /// Why the grants end; written to the agent's log
     #[arg(long, value_name = "TEXT")]
     pub(crate) reason: String,

@@ -79,24 +79,29 @@ pub(crate) fn revoke(agent_args: &AgentArgs, args: &RevokeArgs) -> Result<Exit, 
         return Err(Failure::usage("--reason is empty; say why: the agent's log records it"));
     }
     let target = what.clone();
-    let request = v1::RevokeRequest { what: Some(what), reason: args.reason.clone() };
+    let request =
+        v1::RevokeRequest { what: Some(what), reason: args.reason.clone(), cut: args.cut };
     let (answer, floor, agent) = connect::with(agent_args, async |agent| {
         let answer = agent.revoke(request).await?;
         Ok((answer, floor_of(agent, &target).await, agent.name()))
     })?;
-    let v1::RevokeResponse { revoked, warning } = answer;
+    let v1::RevokeResponse { revoked, warning, sessions_open, sessions_ended } = &answer;
     // First: what was not done matters more than what was.
     if !warning.is_empty() {
-        failure::warn(&format!("{agent}: {}", text::printable(&warning)));
+        failure::warn(&format!("{agent}: {}", text::printable(warning)));
     }
     if args.json {
         let until = floor.map(text::moment);
         text::print_json(&json!({
-            "agent": agent, "revoked": revoked, "revoked_before": until, "warning": warning,
+            "agent": agent,
+            "revoked": revoked,
+            "revoked_before": until,
+            "sessions_ended": sessions_ended,
+            "sessions_open": sessions_open,
+            "warning": warning,
         }))?;
     } else {
-        let grants = if revoked == 1 { "grant" } else { "grants" };
-        text::print(&format!("revoked {revoked} {grants} on {agent}\n"))?;
+        text::print(&revoked_text(&answer, &agent, args.cut))?;
         text::print(&floor_line(&args.what, floor))?;
     }
     Ok(Exit::Success)
@@ -160,6 +165,25 @@ fn read_envelope(path: &Path) -> Result<v1::Envelope, Failure> {
     }
 }
 
+/// What a revocation did. `cut`: it was asked to end sessions, too.
+fn revoked_text(answer: &v1::RevokeResponse, agent: &str, cut: bool) -> String {
+    let v1::RevokeResponse { revoked, sessions_open, sessions_ended, warning: _ } = *answer;
+    let mut out = format!("revoked {} on {agent}\n", counted(revoked, "grant"));
+    if cut || sessions_ended > 0 {
+        out += &format!("ended {}\n", counted(sessions_ended, "session"));
+    }
+    if sessions_open > 0 {
+        let (verb, end) = if sessions_open == 1 { ("stays", "it") } else { ("stay", "them") };
+        let cure = if cut { String::new() } else { format!("; --cut ends {end}") };
+        out += &format!("{} {verb} open{cure}\n", counted(sessions_open, "session"));
+    }
+    out
+}
+
+fn counted(number: u32, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
 fn outcome_line(path: &Path, id: Option<&str>, outcome: &v1::Outcome) -> String {
     let reason = text::printable(&outcome.reason);
     let verdict = if outcome.accepted {
@@ -216,6 +240,28 @@ mod tests {
         );
         let id = RevokeWhat { id: Some(GrantId([1; 16])), requester: None, all: false };
         assert_eq!(floor_line(&id, None), "");
+    }
+
+    #[test]
+    fn a_revocation_says_how_many_sessions_stay_and_what_ends_them() {
+        let text = |sessions_open, sessions_ended, cut| {
+            let answer = v1::RevokeResponse {
+                revoked: 1,
+                sessions_open,
+                sessions_ended,
+                ..v1::RevokeResponse::default()
+            };
+            revoked_text(&answer, "web-1", cut)
+        };
+        assert_eq!(text(0, 0, false), "revoked 1 grant on web-1\n");
+        let said = "revoked 1 grant on web-1\n1 session stays open; --cut ends it\n";
+        assert_eq!(text(1, 0, false), said);
+        let said =
+            "revoked 1 grant on web-1\nended 2 sessions\n3 sessions stay open; --cut ends them\n";
+        assert_eq!(text(3, 2, false), said);
+        assert_eq!(text(0, 1, true), "revoked 1 grant on web-1\nended 1 session\n");
+        let said = "revoked 1 grant on web-1\nended 0 sessions\n1 session stays open\n";
+        assert_eq!(text(1, 0, true), said);
     }
 
     #[test]

@@ -120,7 +120,7 @@ enum Urgent {
     Configure { config: Box<Config>, since: WallTime, reply: Reply<Result<(), String>> },
     Record { record: Box<Record>, reply: Reply<()> },
     RefuseConfiguration { why: String, reply: Reply<()> },
-    Revoke { target: Target, by: String, why: String, reply: Reply<Revoked> },
+    Revoke { target: Target, cut: bool, by: String, why: String, reply: Reply<Revoked> },
     Stop { why: String, reply: Reply<()> },
 }
 
@@ -260,7 +260,18 @@ impl GateHandle {
     /// Revokes grants.
     pub async fn revoke(&self, target: Target, by: &str, why: &str) -> Result<Revoked, Gone> {
         let (by, why) = (by.to_owned(), why.to_owned());
-        self.order(|reply| Urgent::Revoke { target, by, why, reply }).await
+        self.order(|reply| Urgent::Revoke { target, cut: false, by, why, reply }).await
+    }
+
+    /// Revokes grants, and ends their sessions on every port.
+    pub async fn revoke_and_cut(
+        &self,
+        target: Target,
+        by: &str,
+        why: &str,
+    ) -> Result<Revoked, Gone> {
+        let (by, why) = (by.to_owned(), why.to_owned());
+        self.order(|reply| Urgent::Revoke { target, cut: true, by, why, reply }).await
     }
 
     /// Grants, oldest first. The gate lists some at a time and serves others in between: a grant
@@ -525,8 +536,9 @@ impl<D: Datapath> Gate<D> {
                 self.settle_audit(now);
                 let _gone = reply.send(());
             }
-            Urgent::Revoke { target, by, why, reply } => {
-                drop(reply.send(self.revoke(&target, &by, &why, now)));
+            Urgent::Revoke { target, cut, by, why, reply } => {
+                let revoke = if cut { Self::revoke_and_cut } else { Self::revoke };
+                drop(reply.send(revoke(self, &target, &by, &why, now)));
             }
             Urgent::Stop { why, reply } => {
                 self.stop(&why, now);

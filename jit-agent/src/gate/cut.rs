@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use jit_common::{Address, PortRule, Protocol};
+use jit_common::{PortRule, Protocol};
 
 use crate::{
     disk::audit::{EventCode, Record},
@@ -17,7 +17,7 @@ use crate::{
     kernel::{
         datapath::{
             Datapath,
-            cut::{Covers, Cut, CutError, CutScope},
+            cut::{Covers, Cut, CutError, CutScope, Sockets},
         },
         netlink::sock_diag::DiagError,
     },
@@ -35,6 +35,11 @@ const REST: Duration = Duration::from_millis(50);
 const RESTS: u32 = 3;
 /// Largest number of peers and ports that are reported one by one after a look.
 const REPORTED: usize = 64;
+/// A revocation waits for a look, unless the last one took longer than this and it is not time for
+/// another.
+const AWAITED: Duration = Duration::from_millis(100);
+/// Longest time that a revocation waits for very many sessions to end.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Entries whose sessions may have to be ended since the last look.
 #[derive(Debug, Default)]
@@ -46,8 +51,41 @@ pub(super) struct Ending {
     exemptions: BootNanos,
     /// No look before this.
     rest: BootNanos,
+    /// The time that the last look took.
+    took: Duration,
     /// Why sessions that have ended may be open still.
     problem: Problem,
+}
+
+/// Whose sessions the answer to a revocation counts.
+#[derive(Debug, Default)]
+pub(super) struct Revoked {
+    /// Those of peers that this covers.
+    pub(super) of: Covers,
+    /// Those of everybody.
+    pub(super) everybody: bool,
+    /// They end, on ports too where sessions outlive their grant.
+    pub(super) cut: bool,
+}
+
+/// What the answer to a revocation says about sessions.
+#[derive(Debug, Default)]
+pub(super) struct Sessions {
+    /// The number that goes on.
+    pub(super) open: u32,
+    /// The number that the revocation ended.
+    pub(super) ended: u32,
+    /// What is not certain.
+    pub(super) warning: Option<String>,
+}
+
+impl Revoked {
+    fn count(&self, sockets: &Sockets) -> u32 {
+        let concerned = sockets
+            .iter()
+            .filter(|((peer, port), _)| self.everybody || self.of.covers(*peer, *port));
+        concerned.map(|(_, sessions)| sessions).sum()
+    }
 }
 
 /// Where sessions may have ended.
@@ -132,42 +170,104 @@ impl<D: Datapath> Gate<D> {
             self.ending.at(key);
         }
         if self.ending.due().is_some_and(|due| due <= now.boot) {
-            self.look_at_sessions(now);
+            self.look_at_sessions(None, now);
         }
         self.ending.due().map(|due| now.until(due))
     }
 
-    fn look_at_sessions(&mut self, now: Now) {
+    /// Ends and counts sessions of what was just closed in the kernel, before the answer. Handshakes
+    /// that are not finished end, too: only the socket guard may be there, which does not see their
+    /// last step.
+    pub(super) fn look_at_revoked(&mut self, revoked: &Revoked, now: Now) -> Sessions {
+        let Ending { rest, took, .. } = self.ending;
+        if !revoked.cut && took > AWAITED && rest > now.boot {
+            let warning = format!(
+                "sessions were not counted, and handshakes may finish until the agent looks again, \
+                 in {} ms: its last look at all sockets of this host took {} ms",
+                now.until(rest).as_millis(),
+                took.as_millis()
+            );
+            return Sessions { warning: Some(warning), ..Sessions::default() };
+        }
+        let (mut sessions, mut spent) = (Sessions::default(), Duration::ZERO);
+        loop {
+            let Cut { ended, open, more, took, problem } =
+                self.look_at_sessions(Some(revoked), now);
+            sessions.ended = sessions.ended.saturating_add(revoked.count(&ended));
+            sessions.open = revoked.count(&open);
+            spent += took;
+            if more && problem.is_none() && spent < PATIENCE {
+                continue;
+            }
+            let drains = !revoked.cut && self.ports_to_look_at().1;
+            sessions.warning = match problem {
+                // Nobody asked for an end.
+                Some(CutError::Diag(DiagError::NoDestroy)) if drains => None,
+                Some(why) => Some(format!("sessions may go on: {why}")),
+                None if more => Some("more sessions are there: revoke again".into()),
+                None => None,
+            };
+            return sessions;
+        }
+    }
+
+    /// Ends sessions whose grants have ended, and lists those that go on all the same.
+    fn look_at_sessions(&mut self, revoked: Option<&Revoked>, now: Now) -> Cut {
         let places = self.ending.take(now.boot);
-        let (ports, half_open) = self.ports_to_look_at();
-        // While a policy waits to be confirmed, what was open before it came is only held up: it
-        // goes on if the policy returns. And without the socket guard, a session that came by an
-        // interface without a gate is nobody's business unless it was a grant's.
-        let gate = &self.config.gate;
-        let all = !self.policies.waits() && (gate.socket_guard || gate.interfaces.is_all());
-        let of = (!places.anywhere || !all).then(|| places.of.clone());
-        let among = CutScope { ports, half_open, of };
-        let Cut { ended, more, took, problem } = self.datapath.cut(&among, now.boot);
-        self.ending.rest = now.boot + took + REST.max(took * RESTS);
-        self.report_cut(&ended, now);
+        let (ports, handshakes_alone) = self.ports_to_look_at();
+        let among = self.scope(&places, (ports, handshakes_alone), revoked);
+        let cut = self.datapath.cut(&among, now.boot);
+        let Cut { ended, more, took, problem, open: _ } = &cut;
+        self.ending.took = *took;
+        self.ending.rest = now.boot + *took + REST.max(*took * RESTS);
+        self.report_cut(ended, now);
         // If only handshakes end, the packet gate handles them.
-        let problem = problem.filter(|problem| {
-            !half_open || !matches!(problem, CutError::Diag(DiagError::NoDestroy))
-        });
-        let text = problem.as_ref().map(ToString::to_string);
+        let no_destroy =
+            |problem: &&CutError| matches!(problem, CutError::Diag(DiagError::NoDestroy));
+        let problem = problem.as_ref().filter(|problem| !handshakes_alone || !no_destroy(problem));
+        let text = problem.map(ToString::to_string);
         self.ending.problem.set("sessions that have ended may be open still", text);
         match problem {
-            None if more => self.ending.fresh.join(&places),
+            None if *more => self.ending.fresh.join(&places),
             None => {}
             // Another try would not help.
-            Some(CutError::Diag(DiagError::NoDestroy)) => self.ending.again.clear(),
+            Some(problem) if no_destroy(&problem) => self.ending.again.clear(),
             Some(_) => self.ending.retry(places, now.boot),
         }
+        cut
+    }
+
+    /// The sessions to look at: those of places where sessions may have ended, and of what was just
+    /// revoked.
+    fn scope(
+        &self,
+        places: &Places,
+        (mut ports, handshakes_alone): (BTreeMap<u16, PortRule>, bool),
+        revoked: Option<&Revoked>,
+    ) -> CutScope {
+        if revoked.is_some_and(|revoked| revoked.everybody && revoked.cut) {
+            ports.values_mut().for_each(|rule| rule.drain = 0);
+        }
+        let everybody = revoked.is_some_and(|revoked| revoked.everybody);
+        let of = (!places.anywhere && !everybody || !self.may_look_anywhere()).then(|| {
+            let mut of = places.of.clone();
+            revoked.iter().for_each(|revoked| of.extend(&revoked.of));
+            of
+        });
+        CutScope { ports, half_open: handshakes_alone && revoked.is_none(), of }
+    }
+
+    /// While a policy waits to be confirmed, what was open before it came is only held up: it goes
+    /// on if the policy returns. And without the socket guard, a session that came by an interface
+    /// without a gate is nobody's business unless it was a grant's.
+    pub(super) fn may_look_anywhere(&self) -> bool {
+        let gate = &self.config.gate;
+        !self.policies.waits() && (gate.socket_guard || gate.interfaces.is_all())
     }
 
     /// Ports of TCP at which something may end with a grant, and whether that is handshakes alone:
     /// no port and no grant has sessions that end.
-    fn ports_to_look_at(&self) -> (BTreeMap<u16, PortRule>, bool) {
+    pub(super) fn ports_to_look_at(&self) -> (BTreeMap<u16, PortRule>, bool) {
         if self.config.gate.observe {
             return (BTreeMap::new(), true);
         }
@@ -185,7 +285,7 @@ impl<D: Datapath> Gate<D> {
         (ports, half_open)
     }
 
-    fn report_cut(&mut self, ended: &BTreeMap<(Address, u16), u32>, now: Now) {
+    fn report_cut(&mut self, ended: &Sockets, now: Now) {
         for ((peer, port), sessions) in ended.iter().take(REPORTED) {
             let source = address(peer.family as u8, &peer.bytes);
             tracing::info!(source, port, sessions, "sessions cut");

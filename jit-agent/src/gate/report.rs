@@ -190,7 +190,7 @@ impl<D: Datapath> Gate<D> {
         let certificate = self.about.certificate_problem(now);
         problems.extend(certificate.map(|text| ("certificate".into(), text)));
         problems.extend(self.faults.all());
-        problems.extend(self.links.problems(&self.forwarded()));
+        problems.extend(self.links.problems(&self.forwarded_ports()));
         let policies = self.policies.problems().iter().enumerate();
         problems.extend(policies.map(|(index, text)| (format!("policy {index}"), text.clone())));
         problems.extend(self.outside_problem().map(|text| ("outside".into(), text)));
@@ -222,7 +222,7 @@ impl<D: Datapath> Gate<D> {
             let text = "no interface matches [gate] interfaces: nothing is gated";
             problems.push(("no_interface".into(), text.into()));
         }
-        let forwarded = self.forwarded();
+        let forwarded = self.forwarded_ports();
         if !forwarded.is_empty() && !self.links.any_gated() {
             let text = format!(
                 "no interface has a gate: {forwarded} can be reached, for the socket guard does not \
@@ -234,7 +234,7 @@ impl<D: Datapath> Gate<D> {
     }
 
     /// The protected ports that this host only forwards, for people; empty: there are none.
-    fn forwarded(&self) -> String {
+    fn forwarded_ports(&self) -> String {
         let sections = self.config.policy.sections().iter().filter(|section| section.forwarded);
         sections.map(|section| section.range.to_string()).collect::<Vec<_>>().join(" ")
     }

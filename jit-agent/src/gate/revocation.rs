@@ -5,18 +5,28 @@
 //! A revocation of everything or of a requester also sets a floor: what was signed until then is
 //! refused, whether this host has seen it or not.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+};
 
+use jit_common::{PortKey, Protocol};
 use jit_proto::{GrantId, v1};
 
 use crate::{
     disk::audit::{EventCode, Record},
-    gate::{Gate, LOGGED, patience::REVOCATION, report::grant_event},
-    kernel::datapath::Datapath,
+    gate::{
+        Gate, LOGGED,
+        cut::{self, Sessions},
+        patience::REVOCATION,
+        report::grant_event,
+    },
+    kernel::datapath::{Datapath, cut::Covers},
     rules::{
         clock::Now,
         grant::VerifiedGrant,
         ledger::{Floor, Tombstone},
+        reconcile::EntryKey,
         refusal::Refused,
     },
 };
@@ -39,6 +49,10 @@ pub struct Revoked {
     pub ended: u32,
     /// Problems, although the grants are closed.
     pub warning: String,
+    /// Sessions that go on although no grant covers them.
+    pub sessions_open: u32,
+    /// Sessions that it ended.
+    pub sessions_ended: u32,
 }
 
 /// An id that is refused from now on.
@@ -55,16 +69,35 @@ pub(super) struct Closed {
 impl<D: Datapath> Gate<D> {
     /// Closes in the kernel, whether the disk takes the revocation or not.
     pub fn revoke(&mut self, target: &Target, by: &str, why: &str, now: Now) -> Revoked {
+        self.revoke_with(target, false, (by, why), now)
+    }
+
+    /// The same, and ends the sessions of what is revoked, on every port.
+    pub fn revoke_and_cut(&mut self, target: &Target, by: &str, why: &str, now: Now) -> Revoked {
+        self.revoke_with(target, true, (by, why), now)
+    }
+
+    fn revoke_with(
+        &mut self,
+        target: &Target,
+        cut: bool,
+        (by, why): (&str, &str),
+        now: Now,
+    ) -> Revoked {
         let ids = self.targets(target);
         let floor = self.floor(target, &ids, now);
         let (closed, refused) = self.close(ids, now);
         self.raise_floor(floor.as_ref());
+        let meant = self.meant(&closed, target, now);
+        let revoked = self.keep_cut(&meant, target, cut, now);
         self.write_changed();
         if *target == Target::All {
             // Also what the ledger does not know.
             self.review_all(now);
         }
         self.remember_revocation(target, by, why);
+        // Also before the disk, which may hang.
+        let mut sessions = self.look_at_revoked(&revoked, now);
         let ended = closed.iter().filter(|closed| closed.ended).count();
         let ended = u32::try_from(ended).unwrap_or(u32::MAX);
         let mut warning = refused.map(|refused| refused.to_string()).unwrap_or_default();
@@ -76,9 +109,115 @@ impl<D: Datapath> Gate<D> {
         }
         self.report_floor(floor, ended, by, why, now);
         self.report_revoked(&closed, by, why, now);
+        if cut {
+            self.report_sessions_cut(target, &sessions, (by, why), now);
+        }
         self.settle_audit(now);
+        let forwarded = self.forwarded(&meant, cut);
         self.closed = closed;
-        Revoked { ended, warning }
+        let Sessions { open: sessions_open, ended: sessions_ended, .. } = sessions;
+        for more in sessions.warning.take().into_iter().chain(forwarded) {
+            let separator = if warning.is_empty() { "" } else { "; " };
+            warning = format!("{warning}{separator}{more}");
+        }
+        Revoked { ended, warning, sessions_open, sessions_ended }
+    }
+
+    /// The grants whose sessions a revocation is about: those that it ended, and those that had
+    /// ended before and whose sessions may go on.
+    fn meant(&self, closed: &[Closed], target: &Target, now: Now) -> Vec<Arc<VerifiedGrant>> {
+        let ids: HashSet<GrantId> = match target {
+            Target::Ids(ids) => ids.iter().copied().collect(),
+            Target::All | Target::Requester(_) => HashSet::new(),
+        };
+        let before = self.ledger.ended().map(|ended| &ended.grant).filter(|grant| match target {
+            Target::All => true,
+            Target::Ids(_) => ids.contains(&grant.id()),
+            Target::Requester(name) => grant.message().requester == *name,
+        });
+        let grants = closed.iter().filter_map(|closed| closed.grant.as_ref()).chain(before);
+        grants.filter(|grant| grant.not_before() <= now.wall).cloned().collect()
+    }
+
+    /// Whose sessions the answer counts. If they are to end, the kernel lets nothing of them in any
+    /// more, also where the agent finds no socket to destroy.
+    fn keep_cut(
+        &mut self,
+        meant: &[Arc<VerifiedGrant>],
+        target: &Target,
+        cut: bool,
+        now: Now,
+    ) -> cut::Revoked {
+        let everybody = *target == Target::All && self.may_look_anywhere();
+        if everybody && !cut {
+            return cut::Revoked { everybody, ..cut::Revoked::default() };
+        }
+        let entries = meant.iter().flat_map(|grant| grant.entries());
+        let keys: BTreeSet<EntryKey> =
+            entries.map(|(port, source)| EntryKey { port, source }).collect();
+        let mut of = Covers::default();
+        keys.iter().for_each(|key| of.insert(*key));
+        if cut {
+            let (ports, _) = self.ports_to_look_at();
+            let at = |EntryKey { port: PortKey { protocol, port }, .. }: &EntryKey| {
+                *protocol == Protocol::Tcp && ports.contains_key(port)
+            };
+            self.ledger.cut_sessions(keys.into_iter().filter(at), now);
+        }
+        cut::Revoked { of, everybody, cut }
+    }
+
+    /// What becomes of sessions that have no socket on this host: the answer must say it.
+    fn forwarded(&self, meant: &[Arc<VerifiedGrant>], cut: bool) -> Option<String> {
+        let (rules, _) = self.ports_to_look_at();
+        let drains = |port: &PortKey| {
+            let rule = rules.get(&port.port).filter(|_| port.protocol == Protocol::Tcp);
+            rule.is_some_and(|rule| rule.forwarded != 0 && rule.drain != 0)
+        };
+        let entries = meant.iter().flat_map(|grant| grant.entries());
+        let ports: BTreeSet<u16> =
+            entries.map(|(port, _)| port).filter(drains).map(|port| port.port).collect();
+        let first = ports.first()?;
+        let rest = match ports.len() - 1 {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        Some(format!(
+            "port {first}{rest} is forwarded, so its sessions are not counted: {}",
+            if cut {
+                "the gate drops their packets from now on, but neither end is reset"
+            } else {
+                "they may go on (--cut stops them)"
+            }
+        ))
+    }
+
+    fn report_sessions_cut(
+        &mut self,
+        target: &Target,
+        sessions: &Sessions,
+        (by, why): (&str, &str),
+        now: Now,
+    ) {
+        let Sessions { open, ended, warning } = sessions;
+        let what = match target {
+            Target::All => "all".to_owned(),
+            Target::Ids(ids) => format!("{} grant ids", ids.len()),
+            Target::Requester(_) => "requester".to_owned(),
+        };
+        tracing::info!(by, why, what, ended, open, "sessions cut by order");
+        let record = Record::new(EventCode::SessionsCut)
+            .by(by)
+            .with("what", what)
+            .text("why", why)
+            .with("sessions", *ended)
+            .with("open", *open)
+            .detail(warning.as_deref().unwrap_or_default());
+        let record = match target {
+            Target::Requester(name) => record.text("requester", name),
+            Target::All | Target::Ids(_) => record,
+        };
+        self.record(record, now);
     }
 
     fn targets(&self, target: &Target) -> Vec<GrantId> {

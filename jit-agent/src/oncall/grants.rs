@@ -56,7 +56,7 @@ pub async fn run(config: &Path, options: Options) -> Result<ExitCode, Failure> {
 async fn end(client: &mut LocalClient, state: &mut v1::GrantState) -> Result<(), Status> {
     let id = state.grant.as_ref().map(|grant| grant.id.clone()).unwrap_or_default();
     let reason = format!("outside the present configuration: {}", state.outside);
-    let request = v1::RevokeRequest { what: Some(What::GrantId(id)), reason };
+    let request = v1::RevokeRequest { what: Some(What::GrantId(id)), reason, cut: false };
     let answer = client.revoke(request).await?.into_inner();
     if !answer.warning.is_empty() {
         eprintln!("jit-agent: warning: {}", clean(&answer.warning, 400));

@@ -2,8 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use jit_agent::{gate::Target, rules::clock::Now};
-use jit_common::Address;
+use jit_agent::{
+    gate::{Revoked, Target},
+    rules::clock::Now,
+};
+use jit_common::{Address, HostKey, PortKey, Protocol, Tables as _, session_has_ended};
 use jit_proto::v1;
 
 use crate::{
@@ -264,4 +267,88 @@ fn slow_looks_leave_three_quarters_of_the_time_to_everything_else() {
     }
     let all = now - 3 * MINUTE;
     assert!(looks > 4 && looks * TOOK * 4 <= all + 4 * TOOK, "{looks} looks in {all} ms");
+}
+
+/// How many sessions an answer counts as open, and as ended.
+const fn counts(revoked: &Revoked) -> [u32; 2] {
+    [revoked.sessions_open, revoked.sessions_ended]
+}
+
+#[test]
+fn the_answer_counts_what_stays_open_and_an_order_to_cut_ends_it() {
+    let mut host = host();
+    host.push(&both(1, &[CLIENT])).unwrap();
+    host.push(&both(2, &[STRANGER])).unwrap();
+    host.sessions(&[CLIENT, STRANGER]);
+    let one = Target::Ids(vec![jit_proto::GrantId([1; 16])]);
+    let revoked = host.gate().revoke(&one, "test", "", later(MINUTE));
+    assert_eq!(counts(&revoked), [1, 1], "at the port that drains, and at the one that cuts");
+    assert_eq!(revoked.warning, "");
+    // The grant has ended, its session has not; the other's is covered.
+    let revoked = host.gate().revoke_and_cut(&one, "test", "now", later(2 * MINUTE));
+    assert_eq!((revoked.ended, counts(&revoked)), (0, [0, 1]));
+    assert_eq!(host.left(), [(v4(STRANGER), 22), (v4(STRANGER), CUT)].into());
+    assert_eq!(host.codes().iter().filter(|code| *code == "C004").count(), 1);
+    // Nobody ever had a grant for this one.
+    host.kernel.open_socket(v4("203.0.113.200"), 40_000, 22);
+    let revoked = host.gate().revoke(&Target::All, "test", "", later(3 * MINUTE));
+    assert_eq!((revoked.ended, counts(&revoked)), (1, [2, 1]));
+    let revoked = host.gate().revoke_and_cut(&Target::All, "test", "", later(3 * MINUTE));
+    assert_eq!((revoked.ended, counts(&revoked)), (0, [0, 2]));
+    assert!(host.left().is_empty());
+}
+
+#[test]
+fn an_order_to_cut_keeps_what_another_grant_or_an_exemption_covers() {
+    let exempt = format!(
+        "[[port]]\nport = 2223\nprotocol = \"tcp\"\nsources = [\"0.0.0.0/0\"]\n\
+         exempt = [{{ source = \"{STRANGER}\", reason = \"probe\", owner = \"netops\" }}]\n"
+    );
+    let mut host = Host::with(&exempt);
+    let ports = vec![crate::support::port(2223)];
+    let to = |id, source| v1::Grant { ports: ports.clone(), ..grant(id, &[source]) };
+    host.push(&v1::Grant { requester: "mallory@example.org".into(), ..to(1, CLIENT) }).unwrap();
+    host.push(&to(2, "203.0.113.0/29")).unwrap();
+    for peer in [CLIENT, STRANGER] {
+        host.kernel.open_socket(v4(peer), 40_000, 2223);
+    }
+    let mallory = Target::Requester("mallory@example.org".into());
+    let revoked = host.gate().revoke_and_cut(&mallory, "test", "", later(1_000));
+    assert_eq!((revoked.ended, counts(&revoked)), (1, [0, 0]), "the wide grant covers it");
+    let revoked = host.gate().revoke_and_cut(&Target::All, "test", "", later(2_000));
+    assert_eq!((revoked.ended, counts(&revoked)), (1, [0, 1]), "the exemption stays");
+    assert_eq!(host.left(), [(v4(STRANGER), 2223)].into());
+}
+
+/// A forwarded port has no socket here, and some kernels destroy none: the answer says so, and the
+/// tables let nothing of these sessions in.
+#[test]
+fn what_an_order_to_cut_cannot_end_is_said_and_gets_no_packet_in() {
+    let forwarded = "[[port]]\nport = 8022\nprotocol = \"tcp\"\nterminates = \"forwarded\"\n\
+                     sources = [\"0.0.0.0/0\"]\n";
+    let mut host = Host::with(forwarded);
+    host.kernel.keep_sockets(true);
+    let ports = vec![crate::support::port(22), crate::support::port(8022)];
+    host.push(&v1::Grant { ports, ..grant(1, &[CLIENT]) }).unwrap();
+    host.kernel.open_socket(v4(CLIENT), 40_000, 22);
+    let revoked = host.gate().revoke_and_cut(&Target::All, "test", "", later(1_000));
+    assert_eq!(counts(&revoked), [1, 0]);
+    for said in ["CONFIG_INET_DIAG_DESTROY", "port 8022 is forwarded", "neither end is reset"] {
+        assert!(revoked.warning.contains(said), "{}", revoked.warning);
+    }
+    let tables = host.kernel.tables();
+    for number in [22, 8022] {
+        let port = PortKey { protocol: Protocol::Tcp, port: number };
+        let entry = tables.host_grant(&HostKey::new(v4(CLIENT), port)).copied();
+        let rule = tables.rule(port);
+        assert_ne!(rule.drain, 0);
+        assert!(session_has_ended(entry.as_ref(), None, rule, later(2_000).boot.0), "{number}");
+    }
+    let revoked = host.gate().revoke(&Target::All, "test", "", later(2_000));
+    assert_ne!(revoked.warning, "", "what an earlier order cut has to end still");
+    let mut without = Host::start();
+    without.kernel.keep_sockets(true);
+    without.kernel.open_socket(v4(CLIENT), 40_000, 22);
+    let revoked = without.gate().revoke(&Target::All, "test", "", NOW);
+    assert_eq!((counts(&revoked), revoked.warning.as_str()), ([1, 0], ""), "nobody asked");
 }

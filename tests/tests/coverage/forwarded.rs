@@ -4,6 +4,7 @@
 
 use std::{net::TcpStream, process::Command};
 
+use jit_proto::v1::revoke_request::What;
 use jit_tests::{
     agent::{PATIENCE, STRANGER, Site, TO_STRANGER, address, carries},
     netns::Namespace,
@@ -34,6 +35,13 @@ fn assert_gated(site: &mut Site, path: &Path) {
     path.assert_closed(site, "after the revocation");
     for session in &mut sessions {
         assert!(carries(session), "a session continues in drain");
+    }
+    let answer = site.revoke(What::All(true), true);
+    let said =
+        "port 22 is forwarded, so its sessions are not counted: the gate drops their packets";
+    assert!(answer.warning.starts_with(said), "{answer:?}");
+    for session in &mut sessions {
+        assert!(!carries(session), "a session that was ordered to end");
     }
 }
 

@@ -6,6 +6,7 @@
     reason = "a test that meets the unexpected panics"
 )]
 
+mod devices;
 mod drift;
 mod foreign;
 mod kernels;

@@ -223,7 +223,7 @@ fn a_bad_grant_in_a_batch_does_not_delay_a_revocation() {
         revoke_ids: vec![b"no id".to_vec().into(), id],
     };
     let answer = site.call(async |mut client| client.push_batch(request).await).unwrap();
-    let v1::PushBatchResponse { outcomes, revoked, warning } = answer.into_inner();
+    let v1::PushBatchResponse { outcomes, revoked, warning, .. } = answer.into_inner();
     assert_eq!((revoked, warning.contains("no grant ids")), (1, true), "{warning}");
     let reasons: Vec<_> = outcomes.iter().map(|outcome| outcome.reason.as_str()).collect();
     assert_eq!(reasons, ["bad_signature", "bad_type", "ok"]);

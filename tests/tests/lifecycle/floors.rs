@@ -10,7 +10,7 @@ use rustix::process::Signal;
 const LONG: Duration = Duration::from_secs(600);
 
 fn revoke(site: &Site, what: What) {
-    let request = v1::RevokeRequest { what: Some(what), reason: "incident".into() };
+    let request = v1::RevokeRequest { what: Some(what), reason: "incident".into(), cut: false };
     let answer = site.call(async |mut client| client.revoke(request).await).unwrap();
     assert_eq!(answer.into_inner().warning, "");
 }

@@ -8,9 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jit_proto::v1;
+use jit_proto::v1::{self, revoke_request::What};
 use jit_tests::{
-    agent::{CLIENT, PATIENCE, Site, TO_CLIENT, address},
+    agent::{CLIENT, PATIENCE, STRANGER, Site, TO_CLIENT, TO_STRANGER, address},
     netns::Namespace,
     sockets, sys,
 };
@@ -57,10 +57,7 @@ fn admit(site: &Site, sources: &[&str], lasts: Duration) -> v1::Outcome {
 }
 
 fn revoke(site: &Site, outcome: &v1::Outcome) {
-    let what = Some(v1::revoke_request::What::GrantId(outcome.grant_id.clone()));
-    let request = v1::RevokeRequest { what, reason: "test".into() };
-    let answer = site.call(async |mut client| client.revoke(request).await).unwrap();
-    assert_eq!(answer.into_inner().revoked, 1);
+    assert_eq!(site.revoke(What::GrantId(outcome.grant_id.clone()), false).revoked, 1);
 }
 
 /// Both ends of a session.
@@ -71,10 +68,12 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) fn open(site: &Site, listener: &TcpListener, family: usize, port: u16) -> Self {
-        let client = site.client.run(|| {
-            let address = address(TO_CLIENT, family, port);
-            TcpStream::connect_timeout(&address, PATIENCE).expect("a connection")
-        });
+        Self::from(&site.client, listener, address(TO_CLIENT, family, port))
+    }
+
+    fn from(namespace: &Namespace, listener: &TcpListener, to: SocketAddr) -> Self {
+        let client =
+            namespace.run(|| TcpStream::connect_timeout(&to, PATIENCE).expect("a connection"));
         let (server, _) = listener.accept().unwrap();
         let mut session = Self { client, server };
         assert!(session.carries(), "a session that was just opened");
@@ -182,6 +181,41 @@ fn cut_sessions_end_with_their_grant() {
     println!("both ends were closed after the end within {took:?}");
     assert!(took < HEARD, "{took:?}");
     assert_eq!(open_sockets(&site.host, CUT), 0);
+}
+
+/// Somebody must get out now: on a port that drains, by both gates and by the guard alone. Another
+/// guest's sessions stay.
+#[test]
+fn an_order_to_cut_ends_drained_sessions_and_no_others() {
+    for interfaces in ["[\"*\"]", "[\"s0\"]"] {
+        let mut site = Site::new();
+        site.write_config(&[site.base(interfaces, "auto"), sections()].concat());
+        site.start();
+        let draining = listen(&site, DRAIN);
+        let outcome = admit(&site, &CLIENT, LONG);
+        admit(&site, &STRANGER, LONG);
+        let mut theirs = [0, 1].map(|family| Session::open(&site, &draining, family, DRAIN));
+        let mut others = [0, 1].map(|family| {
+            Session::from(&site.stranger, &draining, address(TO_STRANGER, family, DRAIN))
+        });
+        let id = What::GrantId(outcome.grant_id);
+        let answer = site.revoke(id.clone(), false);
+        assert_eq!((answer.revoked, answer.sessions_open, answer.sessions_ended), (1, 2, 0));
+        assert!(theirs.iter_mut().all(Session::carries), "{interfaces}: the port drains");
+        let answer = site.revoke(id, true);
+        assert_eq!((answer.sessions_open, answer.sessions_ended), (0, 2), "{interfaces}");
+        assert_eq!(answer.warning, "");
+        assert_eq!(open_sockets(&site.host, DRAIN), 2, "{interfaces}: when it is answered");
+        for session in &mut theirs {
+            session.assert_cut_within(HEARD);
+        }
+        assert!(others.iter_mut().all(Session::carries), "{interfaces}: another grant's");
+        let answer = site.revoke(What::All(true), true);
+        assert_eq!((answer.revoked, answer.sessions_open, answer.sessions_ended), (1, 0, 2));
+        for session in &mut others {
+            session.assert_cut_within(HEARD);
+        }
+    }
 }
 
 /// The agent cannot close both ends, and says so. The gate alone stops the packets of sessions that

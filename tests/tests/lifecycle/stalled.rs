@@ -54,7 +54,7 @@ fn cause_lines(site: &Site) {
 
 fn revoke_all(site: &Site) -> (v1::RevokeResponse, Duration) {
     let what = Some(v1::revoke_request::What::All(true));
-    let request = v1::RevokeRequest { what, reason: "test".into() };
+    let request = v1::RevokeRequest { what, reason: "test".into(), cut: false };
     let began = Instant::now();
     let answer = site.call(async |mut client| client.revoke(request).await).unwrap();
     (answer.into_inner(), began.elapsed())

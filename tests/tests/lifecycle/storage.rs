@@ -24,7 +24,7 @@ fn wait_for(what: &str, condition: impl Fn() -> bool) {
 
 fn revoke_all(site: &Site) -> v1::RevokeResponse {
     let what = Some(v1::revoke_request::What::All(true));
-    let request = v1::RevokeRequest { what, reason: "test".into() };
+    let request = v1::RevokeRequest { what, reason: "test".into(), cut: false };
     site.call(async |mut client| client.revoke(request).await).unwrap().into_inner()
 }
 

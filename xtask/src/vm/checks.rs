@@ -92,6 +92,7 @@ const TESTS: &[Tests] = &[
     Tests { name: "clsact", program: "hooks", names: &["rungs::tc_by_a_classifier"] },
     Tests { name: "tun", program: "hooks", names: &["rungs::a_device_without_an_ethernet_header"] },
     Tests { name: "tunnels", program: "hooks", names: &["tunnels::"] },
+    Tests { name: "devices", program: "hooks", names: &["devices::"] },
     Tests {
         name: "mtu_9000",
         program: "hooks",

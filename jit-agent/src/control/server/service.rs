@@ -35,7 +35,7 @@ use crate::{
         },
         tls::Authorities,
     },
-    gate::{GateHandle, Pusher, Target},
+    gate::{GateHandle, Pusher, Revoked, Target},
 };
 
 /// Largest number of calls at once on one connection. Each may hold a request of the largest size.
@@ -139,6 +139,8 @@ impl JitAgent for Service {
                 self.gate.revoke(Target::Ids(ids), &by.name, "batch").await.map_err(gone)?;
             response.revoked = revoked.ended;
             response.warning = revoked.warning;
+            response.sessions_open = revoked.sessions_open;
+            response.sessions_ended = revoked.sessions_ended;
             if bad > 0 {
                 let text = format!("{bad} of revoke_ids are no grant ids (16 bytes); ");
                 response.warning.insert_str(0, &text);
@@ -161,7 +163,7 @@ impl JitAgent for Service {
     ) -> Result<Response<v1::RevokeResponse>, Status> {
         use v1::revoke_request::What;
         let by = self.authority.authorize(&request, Permission::Revoke)?;
-        let v1::RevokeRequest { what, reason } = request.into_inner();
+        let v1::RevokeRequest { what, reason, cut } = request.into_inner();
         let target = match what {
             Some(What::All(true)) => Target::All,
             Some(What::GrantId(id)) => Target::Ids(vec![grant_id(&id)?]),
@@ -173,8 +175,14 @@ impl JitAgent for Service {
             }
         };
         let why = truncated(&reason);
-        let revoked = self.gate.revoke(target, &by, why).await.map_err(gone)?;
-        Ok(Response::new(v1::RevokeResponse { revoked: revoked.ended, warning: revoked.warning }))
+        let revoked = if cut {
+            self.gate.revoke_and_cut(target, &by, why).await
+        } else {
+            self.gate.revoke(target, &by, why).await
+        };
+        let Revoked { ended, warning, sessions_open, sessions_ended } = revoked.map_err(gone)?;
+        let answer = v1::RevokeResponse { revoked: ended, warning, sessions_open, sessions_ended };
+        Ok(Response::new(answer))
     }
 
     async fn list(

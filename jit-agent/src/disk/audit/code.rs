@@ -49,6 +49,8 @@ codes! {
     ConnectionsSummed => "C002", "connections_summed";
     /// Established connections of a source were ended together with their grant.
     ConnectionCut => "C003", "connection_cut";
+    /// A revocation was ordered to end sessions, too.
+    SessionsCut => "C004", "sessions_cut";
     /// A grant was accepted and opens now.
     GrantAdmitted => "G001", "grant_admitted";
     /// A grant was accepted and opens later.

@@ -29,6 +29,11 @@ use crate::{
 /// The note on a TC program that is not the first.
 const FOREIGN_FIRST: &str = "another TC program runs before it and may let packets pass it by";
 
+/// The note on a member of a VRF (`inet_bound_dev_eq` in `include/net/inet_sock.h`).
+const IN_VRF: &str = "it is in a VRF, whose sessions the program does not find: they stop when \
+                      their grant ends, also with drain; `[gate] exclude` leaves it to the socket \
+                      guard, and they go on";
+
 /// State of an interface when the programs were last attached.
 #[derive(Clone, Debug)]
 struct Seen {
@@ -361,6 +366,7 @@ impl Links {
         }
         let mut notes = vec![attachment.note.as_str()];
         notes.extend(attachment.foreign_first.then_some(FOREIGN_FIRST));
+        notes.extend(device.in_vrf.then_some(IN_VRF));
         notes.retain(|note| !note.is_empty());
         InterfaceState {
             name: name.clone(),

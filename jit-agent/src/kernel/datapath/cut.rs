@@ -11,12 +11,12 @@ use std::{
     time::Duration,
 };
 
-use jit_common::{Address, PortKey, PortRule, Protocol};
+use jit_common::{Address, GrantEntry, PortKey, PortRule, Protocol, session_has_ended};
 use jit_proto::{SourcePrefix, prefix::bits};
 
 use crate::{
     kernel::{datapath::error::DatapathError, netlink::sock_diag::DiagError},
-    rules::reconcile::EntryKey,
+    rules::{clock::BootNanos, reconcile::EntryKey},
 };
 
 /// Most sockets that are destroyed in one go, so that nothing waits long for its end.
@@ -47,17 +47,51 @@ struct Sources {
     prefixes: HashSet<SourcePrefix>,
 }
 
+/// The number of sockets, by peer and port.
+pub type Sockets = BTreeMap<(Address, u16), u32>;
+
 /// Result of a cut.
 #[derive(Debug, Default)]
 pub struct Cut {
-    /// The number of sockets, by peer and port.
-    pub ended: BTreeMap<(Address, u16), u32>,
-    /// There are more than [`MOST`]: call again.
+    /// Those that it ended.
+    pub ended: Sockets,
+    /// Sessions that are there although no grant covers them: the port lets them go on, or they
+    /// cannot be ended.
+    pub open: Sockets,
+    /// There are more than [`MOST`], or a handshake may just have finished: call again.
     pub more: bool,
     /// The time it took.
     pub took: Duration,
     /// Why not all.
     pub problem: Option<CutError>,
+}
+
+/// What becomes of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// A live grant or an exemption covers it.
+    Covered,
+    /// It has ended.
+    Ended,
+    /// No grant covers it any more, and it goes on.
+    Open,
+}
+
+impl Fate {
+    /// By the entries for its peer and the rule of its port.
+    pub fn of(
+        [host, prefix]: [Option<&GrantEntry>; 2],
+        rule: PortRule,
+        BootNanos(now): BootNanos,
+    ) -> Self {
+        if session_has_ended(host, prefix, rule, now) {
+            Self::Ended
+        } else if session_has_ended(host, prefix, PortRule { drain: 0, ..rule }, now) {
+            Self::Open
+        } else {
+            Self::Covered
+        }
+    }
 }
 
 /// Why a session that has ended may still be there.
@@ -121,7 +155,7 @@ impl Covers {
     }
 
     /// Whether one of them covers this peer at this port: one search for each length.
-    fn covers(&self, peer: Address, port: u16) -> bool {
+    pub fn covers(&self, peer: Address, port: u16) -> bool {
         let Some(Sources { lengths, prefixes }) = self.ports.get(&port) else { return false };
         let Ok(host) = SourcePrefix::new(peer, bits(peer.family)) else { return false };
         lengths.iter().any(|length| prefixes.contains(&host.widened(*length)))

@@ -5,12 +5,12 @@
 
 use std::time::Instant;
 
-use jit_common::{PortKey, Protocol, session_has_ended};
+use jit_common::{PortKey, Protocol};
 
 use crate::{
     kernel::{
         datapath::{
-            cut::{Cut, CutError, CutScope, MOST},
+            cut::{Cut, CutError, CutScope, Fate, MOST},
             error::DatapathError,
             maps::Maps,
         },
@@ -32,7 +32,7 @@ pub(super) fn cut(maps: &Maps, among: &CutScope, now: BootNanos) -> Cut {
 fn end(maps: &Maps, among: &CutScope, now: BootNanos, cut: &mut Cut) -> Result<(), CutError> {
     let Some(range) = among.range() else { return Ok(()) };
     let mut diag = SockDiag::open()?;
-    diag.probe()?;
+    let able = diag.probe();
     let own = sys::addresses()
         .map_err(|error| DatapathError::Sys { verb: "list this host's addresses", error })?;
     let mut ended: Vec<Socket> = Vec::new();
@@ -44,22 +44,29 @@ fn end(maps: &Maps, among: &CutScope, now: BootNanos, cut: &mut Cut) -> Result<(
             return;
         }
         let Some(rule) = among.rule(peer, port, half_open) else { return };
-        match maps.covering(peer, PortKey { protocol: Protocol::Tcp, port }) {
-            Ok([host, prefix]) => {
-                if session_has_ended(host.as_ref(), prefix.as_ref(), rule, now.0) {
-                    cut.more |= ended.len() >= MOST;
-                    if !cut.more {
-                        ended.push(socket);
-                    }
-                }
-            }
+        let entries = match maps.covering(peer, PortKey { protocol: Protocol::Tcp, port }) {
+            Ok(entries) => entries,
             // If the entries cannot be read, the session stays.
-            Err(error) => unread = Err(error),
+            Err(error) => {
+                unread = Err(error);
+                return;
+            }
+        };
+        match Fate::of(entries.each_ref().map(Option::as_ref), rule, now) {
+            Fate::Covered => {}
+            Fate::Ended if able.is_ok() && ended.len() < MOST => ended.push(socket),
+            Fate::Ended if able.is_ok() => cut.more = true,
+            Fate::Ended | Fate::Open if half_open => {}
+            Fate::Ended | Fate::Open => *cut.open.entry((peer, port)).or_default() += 1,
         }
     })?;
+    able?;
     for socket in &ended {
         if diag.destroy(socket)? {
             *cut.ended.entry((socket.peer, socket.port)).or_default() += 1;
+        } else {
+            // A handshake that is gone may have finished: then its session is another socket.
+            cut.more |= socket.half_open;
         }
     }
     Ok(unread?)

@@ -128,6 +128,7 @@ mod tests {
             unfit: None,
             loopback: false,
             up: true,
+            in_vrf: false,
             mtu: 9_001,
             native: Some(7),
             generic: None,

@@ -14,7 +14,7 @@ use std::{
 
 use jit_common::{
     Address, ConnectionKey, Decision, Frame, GrantEntry, Handshake, HostKey, Link, PortKey,
-    PortRule, Protocol, Reason, Settings, Slot, decide, session_has_ended,
+    PortRule, Protocol, Reason, Settings, Slot, decide,
 };
 use jit_proto::prefix::bits;
 
@@ -24,7 +24,7 @@ use crate::{
     kernel::{
         datapath::{
             contract::{Datapath, Wanted},
-            cut::{Cut, CutScope},
+            cut::{Cut, CutScope, Fate},
             error::DatapathError,
             guard::GuardState,
             probe::{Probe, Syn},
@@ -420,21 +420,23 @@ impl Datapath for MemoryDatapath {
         let mut inner = self.lock();
         inner.cuts += 1;
         let mut cut = Cut { took: inner.cut_takes, ..Cut::default() };
-        if inner.keeps_sockets {
-            cut.problem = Some(DiagError::NoDestroy.into());
-            return cut;
-        }
+        let keeps = inner.keeps_sockets;
         inner.sockets.retain(|(peer, _, number)| {
             let Some(rule) = among.rule(*peer, *number, false) else { return true };
             let port = PortKey { protocol: Protocol::Tcp, port: *number };
             let host = tables.hosts.get(&HostKey::new(*peer, port));
             let prefix = tables.longest(port, *peer, bits(peer.family));
-            let ended = session_has_ended(host, prefix, rule, now.0);
-            if ended {
-                *cut.ended.entry((*peer, *number)).or_default() += 1;
+            let fate = Fate::of([host, prefix], rule, now);
+            let ends = fate == Fate::Ended && !keeps;
+            if fate != Fate::Covered && !among.half_open {
+                let counts = if ends { &mut cut.ended } else { &mut cut.open };
+                *counts.entry((*peer, *number)).or_default() += 1;
             }
-            !ended
+            !ends
         });
+        if keeps {
+            cut.problem = Some(DiagError::NoDestroy.into());
+        }
         cut
     }
 }

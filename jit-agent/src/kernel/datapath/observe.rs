@@ -65,12 +65,21 @@ pub fn is_gone(device: &Device) -> bool {
     matches!(rtnetlink::device(device.index), Ok(None))
 }
 
-/// Interfaces that the configuration names and that are not there.
+/// Interfaces that the configuration names and that are not there, or that have no gate.
 pub fn missing(filter: &InterfaceFilter, devices: &[Device]) -> Vec<InterfaceState> {
-    let is_there = |name: &&str| devices.iter().any(|device| device.name == *name);
-    let names = filter.exact_names().filter(|name| !is_there(name));
-    let note = "there is no such interface (`ip link` lists them)";
-    names.map(|name| InterfaceState::without(name, 0, note)).collect()
+    let missing = |name| match devices.iter().find(|device| device.name == name) {
+        None => {
+            let note = "there is no such interface (`ip link` lists them)";
+            Some(InterfaceState::without(name, 0, note))
+        }
+        Some(Device { index, loopback: true, .. }) => {
+            let note = "no packet from outside passes a program on it: gate the members of the \
+                        VRF, or the parent of the ipvlan device, and leave this one out";
+            Some(InterfaceState::without(name, *index, note))
+        }
+        Some(_) => None,
+    };
+    filter.exact_names().filter_map(missing).collect()
 }
 
 /// Interfaces that packets can come in by and that the configuration leaves out.

@@ -45,6 +45,12 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+const IFLA_IPVLAN_MODE: u16 = 1;
+const IPVLAN_MODE_L3S: u16 = 2;
+/// The bits of an attribute's type without its flags (`NLA_TYPE_MASK` of `linux/netlink.h`).
+const NLA_TYPE_MASK: u16 = 0x3fff;
 const IFLA_XDP: u16 = 43;
 const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
@@ -92,10 +98,12 @@ pub struct Device {
     pub header: Header,
     /// Why native XDP is not used on it, although it would take a program.
     pub unfit: Option<Unfit>,
-    /// It is a loopback.
+    /// It has no gate: it is a loopback, or no packet from outside passes a program on it.
     pub loopback: bool,
     /// It is up: packets can come in by it.
     pub up: bool,
+    /// It is a member of a VRF.
+    pub in_vrf: bool,
     /// Largest packet, bytes.
     pub mtu: u32,
     /// Id of the program that runs as native XDP.
@@ -250,6 +258,7 @@ fn read_device(bytes: &[u8]) -> Result<Device, DecodeError> {
         unfit: None,
         loopback: flags.contains(LinkFlags::Loopback),
         up: flags.contains(LinkFlags::Up),
+        in_vrf: false,
         mtu: 0,
         native: None,
         generic: None,
@@ -261,12 +270,10 @@ fn read_device(bytes: &[u8]) -> Result<Device, DecodeError> {
             IFLA_IFNAME => device.name = text(value),
             IFLA_MTU => device.mtu = value.try_into().map_or(0, u32::from_ne_bytes),
             IFLA_LINKINFO => {
-                for nested in NlasIterator::new(value) {
-                    let nested = nested?;
-                    if nested.kind() == IFLA_INFO_KIND {
-                        device.unfit = (text(nested.value()) == "bond").then_some(Unfit::Bond);
-                    }
-                }
+                let LinkInfo { kind, data, member_of } = link_info(value)?;
+                device.unfit = (kind == "bond").then_some(Unfit::Bond);
+                device.loopback |= passed_by(&kind, &data)?;
+                device.in_vrf = member_of == "vrf";
             }
             IFLA_XDP => {
                 for nested in NlasIterator::new(value) {
@@ -281,6 +288,48 @@ fn read_device(bytes: &[u8]) -> Result<Device, DecodeError> {
         }
     }
     Ok(device)
+}
+
+/// What kind of device it is.
+#[derive(Default)]
+struct LinkInfo {
+    kind: String,
+    /// Attributes of this kind alone.
+    data: Vec<u8>,
+    /// The kind of the device that it is a member of.
+    member_of: String,
+}
+
+fn link_info(value: &[u8]) -> Result<LinkInfo, DecodeError> {
+    let mut info = LinkInfo::default();
+    for nested in NlasIterator::new(value) {
+        let nested = nested?;
+        match nested.kind() & NLA_TYPE_MASK {
+            IFLA_INFO_KIND => info.kind = text(nested.value()),
+            IFLA_INFO_DATA => info.data = nested.value().to_vec(),
+            IFLA_INFO_SLAVE_KIND => info.member_of = text(nested.value()),
+            _ => {}
+        }
+    }
+    Ok(info)
+}
+
+/// Whether packets from outside pass a program on such a device by. Those of a VRF are judged on its
+/// members; only what the host sends itself inside the VRF comes in by the device (`vrf_l3_rcv` in
+/// `drivers/net/vrf.c`). Those of an ipvlan child in mode L3S are judged on the parent: the child
+/// gets them after routing (`drivers/net/ipvlan/ipvlan_l3s.c`).
+fn passed_by(kind: &str, data: &[u8]) -> Result<bool, DecodeError> {
+    if kind != "ipvlan" {
+        return Ok(kind == "vrf");
+    }
+    for nested in NlasIterator::new(data) {
+        let nested = nested?;
+        if nested.kind() == IFLA_IPVLAN_MODE {
+            let mode = nested.value().try_into().map(u16::from_ne_bytes);
+            return Ok(mode.is_ok_and(|mode| mode == IPVLAN_MODE_L3S));
+        }
+    }
+    Ok(false)
 }
 
 fn header(kind: LinkLayerType) -> Header {

@@ -94,6 +94,14 @@ impl Ledger {
         }
     }
 
+    /// Cuts the sessions of these places from now on, also where the rule of the port lets them go
+    /// on, unless another grant covers them.
+    pub fn cut_sessions(&mut self, keys: impl IntoIterator<Item = EntryKey>, now: Now) {
+        for key in keys {
+            self.lingering.start(key, now.boot, now, &mut self.claims);
+        }
+    }
+
     pub(super) fn expire(&mut self, now: Now, hits: impl Fn(u32) -> u64) -> Vec<Change> {
         let mut changes = Vec::new();
         while let Some((end, id)) = self.ends.first().copied() {

@@ -59,23 +59,7 @@ impl<D: Datapath> Gate<D> {
         in_time: impl Fn() -> bool,
     ) -> Vec<Result<Accepted, Refused>> {
         self.restore_held_back(now);
-        let mut fresh: Vec<(GrantId, v1::Envelope)> = Vec::new();
-        let mut outcomes = Vec::new();
-        let mut entries = 0;
-        while (outcomes.is_empty() || (in_time() && entries < MAX_ENTRIES))
-            && let Some(Candidate { envelope, check }) = candidates.pop_front()
-        {
-            let verified = check.settled(generation);
-            let accepted = self.admit(&envelope, verified, now);
-            if let Ok(Accepted { id, admission, .. }) = &accepted
-                && *admission != Admission::Known
-            {
-                let held = self.ledger.grant(*id);
-                entries += held.map_or(0, |held| held.grant.entries().count());
-                fresh.push((*id, envelope));
-            }
-            outcomes.push(accepted);
-        }
+        let (mut fresh, mut outcomes) = self.admit_some(candidates, generation, now, in_time);
         fresh.retain(|(id, _)| self.start_slot(*id, &mut outcomes));
         let mut changed = BTreeSet::new();
         if !fresh.is_empty() {
@@ -103,6 +87,32 @@ impl<D: Datapath> Gate<D> {
         self.report_outcomes(&outcomes, by, now);
         self.settle_audit(now);
         outcomes
+    }
+
+    /// The part of a slice before anything is written. Returns the new grants and the outcomes.
+    fn admit_some(
+        &mut self,
+        candidates: &mut VecDeque<Candidate>,
+        generation: u64,
+        now: Now,
+        in_time: impl Fn() -> bool,
+    ) -> (Vec<(GrantId, v1::Envelope)>, Vec<Result<Accepted, Refused>>) {
+        let (mut fresh, mut outcomes) = (Vec::new(), Vec::new());
+        let mut entries = 0;
+        while (outcomes.is_empty() || (in_time() && entries < MAX_ENTRIES))
+            && let Some(Candidate { envelope, check }) = candidates.pop_front()
+        {
+            let accepted = self.admit(&envelope, check.settled(generation), now);
+            if let Ok(Accepted { id, admission, .. }) = &accepted
+                && *admission != Admission::Known
+            {
+                let held = self.ledger.grant(*id);
+                entries += held.map_or(0, |held| held.grant.entries().count());
+                fresh.push((*id, envelope));
+            }
+            outcomes.push(accepted);
+        }
+        (fresh, outcomes)
     }
 
     /// All steps of docs/grants.md from `size` to `room`. `verified`: the result of those to

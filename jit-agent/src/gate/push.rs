@@ -29,6 +29,8 @@ pub struct Accepted {
     pub not_after: WallTime,
 }
 
+/// A new grant, not written yet.
+type Fresh = (GrantId, v1::Envelope);
 /// The outcome of each envelope of a push.
 type Outcomes = [Result<Accepted, Refused>];
 
@@ -96,7 +98,7 @@ impl<D: Datapath> Gate<D> {
         generation: u64,
         now: Now,
         in_time: impl Fn() -> bool,
-    ) -> (Vec<(GrantId, v1::Envelope)>, Vec<Result<Accepted, Refused>>) {
+    ) -> (Vec<Fresh>, Vec<Result<Accepted, Refused>>) {
         let (mut fresh, mut outcomes) = (Vec::new(), Vec::new());
         let mut entries = 0;
         while (outcomes.is_empty() || (in_time() && entries < MAX_ENTRIES))
@@ -152,12 +154,7 @@ impl<D: Datapath> Gate<D> {
     }
 
     /// Writes to the audit first: a grant in the database opens again after a crash.
-    fn persist(
-        &mut self,
-        fresh: &[(GrantId, v1::Envelope)],
-        by: &str,
-        now: Now,
-    ) -> Result<(), String> {
+    fn persist(&mut self, fresh: &[Fresh], by: &str, now: Now) -> Result<(), String> {
         let grants = fresh.iter().filter_map(|(id, _)| self.ledger.grant(*id));
         let recorded = self.recorder.accepted(grants, by, now);
         recorded.map_err(|error| error.to_string())?;
@@ -169,12 +166,7 @@ impl<D: Datapath> Gate<D> {
 
     /// Opens the persisted grants, and closes those that they replace. Each grant that the kernel
     /// does not take is taken back. Returns the keys to write for that.
-    fn open(
-        &mut self,
-        fresh: &[(GrantId, v1::Envelope)],
-        outcomes: &mut Outcomes,
-        now: Now,
-    ) -> BTreeSet<EntryKey> {
+    fn open(&mut self, fresh: &[Fresh], outcomes: &mut Outcomes, now: Now) -> BTreeSet<EntryKey> {
         let mut unwritten = BTreeSet::new();
         for (id, _) in fresh {
             let Err((error, keys)) = self.open_one(*id, now) else { continue };

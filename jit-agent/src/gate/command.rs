@@ -313,8 +313,9 @@ impl GateHandle {
     ) -> Result<v1::DiffPolicyResponse, Gone> {
         let check = match &draft {
             PolicyDraft::Envelope(envelope) => self.verification.policy(envelope.clone(), by).await,
-            PolicyDraft::Message(_) => Check::none(),
+            PolicyDraft::Message(_) => Ok(Check::none()),
         };
+        let check = check.map_err(|_| Gone)?;
         self.ask(|reply| Read::DiffPolicy { draft, check, reply }).await
     }
 
@@ -324,7 +325,7 @@ impl GateHandle {
         push: PolicyPush,
         by: &str,
     ) -> Result<Result<v1::PushPolicyResponse, Refused>, Gone> {
-        let check = self.verification.policy(push.envelope.clone(), by).await;
+        let check = self.verification.policy(push.envelope.clone(), by).await.map_err(|_| Gone)?;
         let by = by.to_owned();
         self.ask(|reply| Read::PushPolicy { push, check, by, reply }).await
     }

@@ -31,6 +31,8 @@ pub struct Accepted {
     pub warning: String,
 }
 
+/// A new grant, not written yet.
+type Fresh = (GrantId, v1::Envelope);
 /// The outcome of each envelope of a push.
 type Outcomes = [Result<Accepted, Refused>];
 
@@ -63,23 +65,8 @@ impl<D: Datapath> Gate<D> {
     ) -> Vec<Result<Accepted, Refused>> {
         let by = pusher.name.as_str();
         self.restore_held_back(now);
-        let mut fresh: Vec<(GrantId, v1::Envelope)> = Vec::new();
-        let mut outcomes = Vec::new();
-        let mut entries = 0;
-        while (outcomes.is_empty() || (in_time() && entries < MAX_ENTRIES))
-            && let Some(Candidate { envelope, check }) = candidates.pop_front()
-        {
-            let verified = check.settled(generation);
-            let accepted = self.admit(&envelope, verified, pusher, now);
-            if let Ok(Accepted { id, admission, .. }) = &accepted
-                && *admission != Admission::Known
-            {
-                let held = self.ledger.grant(*id);
-                entries += held.map_or(0, |held| held.grant.entries().count());
-                fresh.push((*id, envelope));
-            }
-            outcomes.push(accepted);
-        }
+        let (mut fresh, mut outcomes) =
+            self.admit_some(candidates, generation, pusher, now, in_time);
         fresh.retain(|(id, _)| self.start_slot(*id, &mut outcomes));
         let mut changed = BTreeSet::new();
         if !fresh.is_empty() {
@@ -107,6 +94,33 @@ impl<D: Datapath> Gate<D> {
         self.report_outcomes(&outcomes, by, now);
         self.settle_audit(now);
         outcomes
+    }
+
+    /// The part of a slice before anything is written. Returns the new grants and the outcomes.
+    fn admit_some(
+        &mut self,
+        candidates: &mut VecDeque<Candidate>,
+        generation: u64,
+        pusher: &Pusher,
+        now: Now,
+        in_time: impl Fn() -> bool,
+    ) -> (Vec<Fresh>, Vec<Result<Accepted, Refused>>) {
+        let (mut fresh, mut outcomes) = (Vec::new(), Vec::new());
+        let mut entries = 0;
+        while (outcomes.is_empty() || (in_time() && entries < MAX_ENTRIES))
+            && let Some(Candidate { envelope, check }) = candidates.pop_front()
+        {
+            let accepted = self.admit(&envelope, check.settled(generation), pusher, now);
+            if let Ok(Accepted { id, admission, .. }) = &accepted
+                && *admission != Admission::Known
+            {
+                let held = self.ledger.grant(*id);
+                entries += held.map_or(0, |held| held.grant.entries().count());
+                fresh.push((*id, envelope));
+            }
+            outcomes.push(accepted);
+        }
+        (fresh, outcomes)
     }
 
     /// All steps of docs/grants.md from `size` to `room`. `verified`: the result of those to
@@ -151,12 +165,7 @@ impl<D: Datapath> Gate<D> {
     }
 
     /// Writes to the audit first: a grant in the database opens again after a crash.
-    fn persist(
-        &mut self,
-        fresh: &[(GrantId, v1::Envelope)],
-        by: &str,
-        now: Now,
-    ) -> Result<(), String> {
+    fn persist(&mut self, fresh: &[Fresh], by: &str, now: Now) -> Result<(), String> {
         let grants = fresh.iter().filter_map(|(id, _)| self.ledger.grant(*id));
         let recorded = self.recorder.accepted(grants, by, now);
         recorded.map_err(|error| error.to_string())?;
@@ -168,12 +177,7 @@ impl<D: Datapath> Gate<D> {
 
     /// Opens the persisted grants, and closes those that they replace. Each grant that the kernel
     /// does not take is taken back. Returns the keys to write for that.
-    fn open(
-        &mut self,
-        fresh: &[(GrantId, v1::Envelope)],
-        outcomes: &mut Outcomes,
-        now: Now,
-    ) -> BTreeSet<EntryKey> {
+    fn open(&mut self, fresh: &[Fresh], outcomes: &mut Outcomes, now: Now) -> BTreeSet<EntryKey> {
         let mut unwritten = BTreeSet::new();
         for (id, _) in fresh {
             let Err((error, keys)) = self.open_one(*id, now) else { continue };

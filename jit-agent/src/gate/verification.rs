@@ -18,7 +18,10 @@ use std::{
 };
 
 use jit_proto::{Refusal, v1};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{
+    OwnedSemaphorePermit, Semaphore,
+    oneshot::{self, error::RecvError},
+};
 
 pub(super) use turns::Turns;
 
@@ -181,16 +184,16 @@ impl Verification {
         answer
     }
 
-    /// Verifies a policy.
+    /// Verifies a policy. On an error nobody may verify it: a panic would end the gate.
     pub(super) async fn policy(
         &self,
         envelope: v1::Envelope,
         by: &str,
-    ) -> Check<Box<VerifiedPolicy>> {
-        let Some(place) = self.place(by).await else { return Check::none() };
+    ) -> Result<Check<Box<VerifiedPolicy>>, RecvError> {
+        let Some(place) = self.place(by).await else { return Ok(Check::none()) };
         let (reply, answer) = oneshot::channel();
         self.shared.add(by, Work::Policy { envelope, reply, _place: place });
-        answer.await.unwrap_or_else(|_| Check::none())
+        answer.await
     }
 
     /// `None`: there is no thread.

@@ -16,9 +16,13 @@ use crate::rules::{
     refusal::Refused,
 };
 
+/// To hash this many bytes takes about as long as a try of a short message.
+const LONG: usize = 32 * 1024;
+
 /// Checks size, type, and that at least one key which may sign payloads of this type made a good
 /// signature (docs/grants.md, steps `size` to `signature`). Returns these keys, each once, in the
-/// order of the configuration. Adds the tries of false signatures to `wasted`.
+/// order of the configuration. Adds the tries of false signatures to `wasted`, a try of a long message
+/// as several.
 pub fn open<'k>(
     envelope: &v1::Envelope,
     expected: PayloadType,
@@ -43,7 +47,7 @@ pub fn open<'k>(
     }
     let message = pre_authentication_encoding(payload_type, payload);
     let found = keyring.try_signatures(&message, signatures);
-    *wasted = wasted.saturating_add(found.wasted);
+    *wasted = wasted.saturating_add(found.wasted * (1 + message.len() / LONG));
     let Some(first) = found.signers.first() else {
         return Err(no_good_signature(keyring, signatures, found.capped));
     };
@@ -76,4 +80,37 @@ fn no_good_signature(keyring: &Keyring, signatures: &[v1::Signature], capped: bo
         detail.push_str("; not every key was tried on each of them: key_id says which one to try");
     }
     Refused::new(refusal, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use ed25519_dalek::{Signer as _, SigningKey, pkcs8::EncodePublicKey as _};
+    use jit_proto::payload_type::GRANT_TYPE;
+
+    use super::*;
+
+    #[test]
+    fn a_false_signature_over_a_long_payload_costs_more() {
+        let key = SigningKey::from_bytes(&[1; 32]);
+        let pem = key.verifying_key().to_public_key_pem(p256::pkcs8::LineEnding::LF).unwrap();
+        let mut keyring = Keyring::default();
+        keyring.add(Signer::from_pem("k".into(), Duration::ZERO, &pem).unwrap()).unwrap();
+        let signature = key.sign(b"something else").to_bytes().to_vec();
+        let cost = |bytes: usize| {
+            let signature =
+                v1::Signature { key_id: "k".into(), signature: signature.clone().into() };
+            let envelope = v1::Envelope {
+                payload_type: GRANT_TYPE.into(),
+                payload: vec![0; bytes].into(),
+                signatures: vec![signature; 2],
+            };
+            let mut wasted = 0;
+            let refused = open(&envelope, PayloadType::Grant, &keyring, &mut wasted).unwrap_err();
+            assert_eq!(refused.refusal, Refusal::BadSignature);
+            wasted
+        };
+        assert_eq!((cost(1), cost(2 * LONG), cost(7 * LONG)), (2, 6, 16));
+    }
 }

@@ -150,7 +150,9 @@ impl<D: Datapath> Gate<D> {
             self.outbox.write_soon(now);
         }
         let admission = admitted?;
-        let warning = if admission == Admission::Known { String::new() } else { warning };
+        if admission == Admission::Known {
+            return Ok(Accepted { admission, id, not_after, warning: String::new() });
+        }
         self.check_replaced_later(id, by);
         Ok(Accepted { admission, id, not_after, warning })
     }

@@ -259,13 +259,12 @@ impl<D: Datapath> Gate<D> {
     fn report_floor(&mut self, floor: Option<Floor>, ended: u32, by: &str, why: &str, now: Now) {
         let Some(Floor { requester, at }) = floor else { return };
         tracing::info!(floor = %at, requester, by, why, "what was signed until then is refused");
-        let whose = requester.unwrap_or_else(|| "everybody".to_owned());
-        let record = Record::new(EventCode::RevocationFloor)
-            .by(by)
-            .text("whose", &whose)
-            .with("floor", at.to_string())
-            .with("ended", ended)
-            .text("why", why);
+        let record = Record::new(EventCode::RevocationFloor).by(by);
+        let record = match &requester {
+            Some(name) => record.text("requester", name),
+            None => record.with("all", true),
+        };
+        let record = record.with("floor", at.to_string()).with("ended", ended).text("why", why);
         self.recorder.revoked(record, ended > 0, by, now);
     }
 

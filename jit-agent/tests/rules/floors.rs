@@ -155,10 +155,10 @@ fn a_floor_is_in_the_audit_with_its_time_its_peer_and_its_reason() {
     let records = host.records();
     let floors: Vec<_> = records.iter().filter(|record| record["code"] == "G010").collect();
     assert_eq!(floors.len(), 2);
-    assert_eq!(floors[0]["whose"], ANA);
+    assert_eq!(floors[0]["requester"], ANA);
     assert_eq!(floors[0]["floor"], NOW.wall.to_string());
     assert_eq!((&floors[0]["ended"], &floors[0]["why"]), (&1.into(), &"laptop stolen".into()));
-    assert_eq!((&floors[1]["whose"], &floors[1]["by"]), (&"everybody".into(), &"hub".into()));
+    assert_eq!((&floors[1]["all"], &floors[1]["by"]), (&true.into(), &"hub".into()));
 }
 
 /// Nothing was held, so no id is in the database: the floor alone shows that a copy is older.

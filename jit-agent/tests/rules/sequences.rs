@@ -6,6 +6,8 @@
 //! it is the seed of the first, so that one that failed runs again by its own), the gate with its
 //! database and audit a hundred.
 
+mod model;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
@@ -25,6 +27,8 @@ use jit_agent::{
 use jit_proto::{GrantId, Refusal, SourcePrefix, WallTime, v1};
 use prost::Message as _;
 
+use model::{Model, Modelled, REQUESTERS, requester_of};
+
 use crate::{
     host::Host,
     support::{NOW, SSH, envelope, grant, v4, verified},
@@ -34,8 +38,6 @@ const UNSEEN: Duration = Duration::from_secs(8 * 24 * 3600);
 const IDS: u8 = 6;
 const SOURCES: [&str; 5] = ["10.0.0.0/8", "10.1.2.0/24", "10.1.2.0/25", "10.1.2.3", "10.1.2.130"];
 const ASKED: [&str; 4] = ["10.9.9.9", "10.1.2.3", "10.1.2.4", "10.1.2.130"];
-/// Who asks for a grant: by its id.
-const REQUESTERS: [&str; 2] = ["ana@example.org", "bo@example.org"];
 /// All times are multiples of this, milliseconds.
 const UNIT: i64 = 10_000;
 
@@ -109,143 +111,6 @@ fn step(random: &mut Random, sets_clocks: bool, floors: bool) -> Step {
         15 => Step::Reboot,
         16 | 17 => Step::Set { millis: (random.below(17) - 8) * UNIT },
         _ => Step::Set { millis: (random.below(3) - 1) * 3_600_000 },
-    }
-}
-
-/// The rules, as short as they can be said. Times in milliseconds; the boot clock runs on over
-/// reboots.
-#[derive(Default)]
-struct Model {
-    grants: BTreeMap<u8, Modelled>,
-    refused: BTreeSet<u8>,
-    /// Ids that were accepted since the last start: they are known, whatever comes under them.
-    known: BTreeSet<u8>,
-    floor: i64,
-    /// Of everybody, and of each requester: what was signed until then is refused.
-    all: i64,
-    by_requester: BTreeMap<&'static str, i64>,
-}
-
-#[derive(Clone)]
-struct Modelled {
-    source: SourcePrefix,
-    begin: i64,
-    end: i64,
-    replaces: Option<u8>,
-    issued: i64,
-    /// On the boot clock, while it is open.
-    open_until: Option<i64>,
-    begun: bool,
-    /// Held back after a reboot with a clock that was not trusted.
-    held_back: bool,
-}
-
-impl Model {
-    fn trusts(&self, wall: i64) -> bool {
-        wall + 60_000 >= self.floor
-    }
-
-    fn pass(&mut self, wall: i64, boot: i64) {
-        self.grants.retain(|_, grant| grant.open_until.is_none_or(|until| until > boot));
-        self.look(wall, boot);
-        if !self.trusts(wall) {
-            return;
-        }
-        self.floor = self.floor.max(wall);
-        loop {
-            let due = |(_, grant): &(&u8, &mut Modelled)| {
-                !grant.held_back && grant.open_until.is_none() && grant.begin <= wall
-            };
-            let first = self.grants.iter_mut().filter(due).min_by_key(|(_, grant)| grant.begin);
-            let Some((_, grant)) = first else { break };
-            grant.open_until = Some(boot + (grant.end - wall));
-            grant.begun = true;
-            if let Some(old) = grant.replaces {
-                self.refused.insert(old);
-                self.grants.remove(&old);
-            }
-        }
-        self.grants.retain(|_, grant| grant.open_until.is_none_or(|until| until > boot));
-    }
-
-    /// Says whether the id is taken or refused until this grant would end, from now on.
-    fn push(&mut self, id: u8, fresh: Modelled, wall: i64, boot: i64) -> bool {
-        self.look(wall, boot);
-        let refused = self.refused.contains(&id);
-        let good = self.trusts(wall) && fresh.end > wall;
-        let requester = requester_of(id);
-        let floor = self.by_requester.get(requester).copied().unwrap_or_default().max(self.all);
-        let taken = good && !refused && !self.known.contains(&id) && fresh.issued > floor;
-        if taken {
-            self.grants.insert(id, fresh);
-            self.known.insert(id);
-        }
-        taken || good && refused
-    }
-
-    fn revoke_until_now(&mut self, requester: Option<&'static str>, wall: i64) {
-        let falls = |id: &u8| requester.is_none_or(|name| name == requester_of(*id));
-        let mut floor = wall.max(self.floor);
-        for (id, grant) in self.grants.extract_if(.., |id, _| falls(id)) {
-            self.refused.insert(id);
-            floor = floor.max(grant.issued);
-        }
-        let old = match requester {
-            Some(name) => self.by_requester.entry(name).or_default(),
-            None => &mut self.all,
-        };
-        *old = floor.max(*old);
-    }
-
-    fn clock_was_set(&mut self, wall: i64, boot: i64) {
-        if self.trusts(wall) {
-            for grant in self.grants.values_mut() {
-                grant.open_until = grant.open_until.map(|until| until.min(boot + grant.end - wall));
-            }
-        }
-    }
-
-    fn start(&mut self, reboot: bool, wall: i64, boot: i64) {
-        self.restore(reboot, wall, boot);
-        self.known.clear();
-        self.know();
-    }
-
-    /// Whatever is held and does not wait is known.
-    fn know(&mut self) {
-        let here = self.grants.iter().filter(|(_, grant)| !grant.held_back);
-        self.known.extend(here.map(|(id, _)| *id));
-    }
-
-    fn restore(&mut self, reboot: bool, wall: i64, boot: i64) {
-        let trusted = self.trusts(wall);
-        // An end is judged by the later of clock and floor, a beginning by the clock.
-        let late = wall.max(self.floor);
-        for grant in self.grants.values_mut() {
-            let until = boot + grant.end - late;
-            if reboot || grant.held_back || grant.open_until.is_none() {
-                grant.held_back = !trusted;
-                grant.open_until = (trusted && grant.begun).then_some(until);
-            } else {
-                grant.open_until = grant.open_until.map(|old| old.min(until));
-            }
-        }
-        self.grants.retain(|_, grant| grant.held_back || grant.end > late);
-    }
-
-    /// What waited for a clock that is right is back when it is.
-    fn look(&mut self, wall: i64, boot: i64) {
-        if self.trusts(wall) && self.grants.values().any(|grant| grant.held_back) {
-            self.restore(false, wall, boot);
-            self.know();
-        }
-    }
-
-    fn covers(&self, source: &str, boot: i64) -> bool {
-        let host = SourcePrefix::new(v4(source), 32).unwrap();
-        self.grants.values().any(|grant| {
-            grant.open_until.is_some_and(|until| until > boot) && grant.source.contains(&host)
-        })
     }
 }
 
@@ -518,11 +383,6 @@ impl World for Whole {
 
 fn empty() -> Ledger {
     Ledger::new(Capacity { hosts: 64, prefixes: 64 }, 64, UNSEEN)
-}
-
-/// The requester of the grants with an id.
-fn requester_of(id: u8) -> &'static str {
-    REQUESTERS.get(usize::from(id % 2)).unwrap()
 }
 
 fn offset(now: Now) -> i64 {

@@ -86,7 +86,7 @@ impl Authority {
     pub(super) fn authorize_root<T>(&self, request: &Request<T>) -> Result<String, Status> {
         let caller = caller(request)?;
         let identity = self.identity(caller);
-        if matches!(caller.who, Who::Local { uid: 0, .. }) {
+        if caller.who.is_root() {
             return Ok(identity.name);
         }
         Err(self.deny(&identity, "root on the host"))

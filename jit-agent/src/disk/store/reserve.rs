@@ -16,6 +16,8 @@
 //! A record is a revoked id, or the floor of a requester, whose name follows in records of its own.
 //! A floor that finds no room becomes the floor of everybody, which stands in the head.
 
+mod records;
+
 use std::{
     collections::HashMap,
     fs::{self, OpenOptions},
@@ -24,7 +26,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use jit_proto::{GrantId, WallTime, text::MAX_NAME_BYTES};
+use jit_proto::{GrantId, WallTime};
+use records::{RECORD, Record};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
@@ -41,17 +44,12 @@ pub(super) const FILE: &str = "grants.reserve";
 const BYTES: usize = 256 * 1024;
 /// Offset of the records, bytes: the head has a page of its own.
 const RECORDS: usize = 4096;
-/// Length of a record, bytes: id, wall time, boot time.
-const RECORD: usize = 32;
 const DIGEST: usize = 32;
 /// Length of the head, bytes: digest, length of the records, the tombstone of everything, the floor
 /// of everybody.
 const HEAD: usize = DIGEST + 32;
 /// Length of the head before there were floors.
 const OLD_HEAD: usize = DIGEST + 24;
-/// In place of a boot time: the record is a floor, and the other bits are the length of the name. Its
-/// id is zero, which no grant has, and no boot clock comes this far.
-const IS_FLOOR: u64 = 1 << 63;
 
 /// The reserve, with the content of its file.
 #[derive(Debug)]
@@ -134,24 +132,14 @@ impl Reserve {
         self.take_records(records)
     }
 
-    fn take_records(&mut self, records: &[u8]) -> Option<()> {
-        let mut rest = records;
-        while let Some((record, more)) = rest.split_at_checked(RECORD) {
-            rest = more;
-            let (id, times) = record.split_first_chunk::<16>()?;
-            let (until, boot) = times.split_first_chunk::<8>()?;
-            let (id, read) = (GrantId(*id), tombstone(*until, *boot.first_chunk::<8>()?));
-            if id != NO_ID || read.boot.0 & IS_FLOOR == 0 {
-                self.note(id, read);
-                continue;
+    fn take_records(&mut self, bytes: &[u8]) -> Option<()> {
+        for record in records::read(bytes)? {
+            match record {
+                Record::Closed(id, tombstone) => self.note(id, tombstone),
+                Record::Floor(floor) => self.floors.raise(floor),
             }
-            let length = usize::try_from(read.boot.0 & !IS_FLOOR).ok()?;
-            let (name, more) = rest.split_at_checked(length.checked_next_multiple_of(RECORD)?)?;
-            rest = more;
-            let name = String::from_utf8(name.get(..length)?.to_vec()).ok()?;
-            self.floors.raise(Floor { requester: Some(name), at: read.until });
         }
-        rest.is_empty().then_some(())
+        Some(())
     }
 
     fn note(&mut self, id: GrantId, tombstone: Tombstone) {
@@ -216,7 +204,7 @@ impl Reserve {
             let fresh = ids.iter().filter(|(id, tombstone)| {
                 self.closed.get(id).is_none_or(|kept| kept.later(*tombstone) != *kept)
             });
-            fresh.for_each(|(id, tombstone)| add(&mut records, *id, *tombstone));
+            fresh.for_each(|(id, tombstone)| records::add(&mut records, *id, *tombstone));
         }
         if records.len() > BYTES - RECORDS {
             let most = (BYTES - RECORDS) / RECORD;
@@ -228,7 +216,8 @@ impl Reserve {
             None => false,
         };
         for floor in floors.iter().filter(|floor| !known(floor)) {
-            kept.raise(add_floor(&mut records, floor));
+            let fits = records::add_floor(&mut records, &floor, BYTES - RECORDS);
+            kept.raise(if fits { floor } else { Floor { requester: None, ..floor } });
         }
         self.write(&records, everything, kept.all())?;
         self.all = everything;
@@ -283,30 +272,6 @@ impl Reserve {
     }
 }
 
-/// Adds the record of a revoked id.
-fn add(records: &mut Vec<u8>, id: GrantId, Tombstone { until, boot }: Tombstone) {
-    records.extend(id.0);
-    records.extend(until.0.to_le_bytes());
-    records.extend(boot.0.to_le_bytes());
-}
-
-/// Adds the records of a requester's floor. Returns the floor that is kept: without room for the
-/// name it is everybody's.
-fn add_floor(records: &mut Vec<u8>, floor: Floor) -> Floor {
-    let Floor { requester: Some(name), at } = floor else { return floor };
-    let room = (BYTES - RECORDS).saturating_sub(records.len());
-    let length = u64::try_from(name.len()).unwrap_or(u64::MAX);
-    if name.len() > MAX_NAME_BYTES || room < RECORD + name.len().next_multiple_of(RECORD) {
-        return Floor { requester: None, at };
-    }
-    add(records, NO_ID, Tombstone { until: at, boot: BootNanos(IS_FLOOR | length) });
-    records.extend(name.as_bytes());
-    records.resize(records.len().next_multiple_of(RECORD), 0);
-    Floor { requester: Some(name), at }
-}
-
-/// The id of no grant.
-const NO_ID: GrantId = GrantId([0; 16]);
 /// No floor of everybody.
 const NO_FLOOR: WallTime = WallTime(0);
 /// A tombstone that has always ended: none.
@@ -395,7 +360,7 @@ mod tests {
     fn floors_are_kept_with_names_of_any_length_until_the_reserve_is_cleared() {
         let directory = tempfile::tempdir().unwrap();
         let mut reserve = ready(directory.path());
-        let long = "x".repeat(MAX_NAME_BYTES);
+        let long = "x".repeat(jit_proto::text::MAX_NAME_BYTES);
         let exact = "y".repeat(RECORD);
         let first = floors(&[(Some("ana@example.org"), 7_000), (Some(&long), 7_001)]);
         let ids = [(id(1), EARLY)];
@@ -435,7 +400,7 @@ mod tests {
     fn a_reserve_from_before_there_were_floors_is_read() {
         let directory = tempfile::tempdir().unwrap();
         let mut records = Vec::new();
-        add(&mut records, id(1), EARLY);
+        records::add(&mut records, id(1), EARLY);
         let new = head(&records, Some(LATE), NO_FLOOR);
         let counts = &new[DIGEST..OLD_HEAD];
         let digest = Sha256::new().chain_update(counts).chain_update(&records).finalize();

@@ -14,6 +14,7 @@
 //! | `cut` | where sessions may have ended | what closes |
 //! | `policy` | the policies that are known | `policy::push`, `policy::apply` |
 //! | `restore` | grants that wait for the right clock | `revocation` |
+//! | `replacement` | scheduled grants whose replacement is checked when they begin | `push`, `policy::apply` |
 //! | `takeover` | grants that another version also counts | `restore` |
 //! | `limits` | the last limit that was looked at | the tick |
 //! | `record` | the audit | all |
@@ -30,10 +31,12 @@ pub mod journal;
 mod limits;
 mod links;
 mod looks;
+mod lost;
 mod outbox;
 mod policy;
 mod push;
 mod record;
+mod replacement;
 pub(crate) mod report;
 mod restore;
 mod revocation;
@@ -49,6 +52,7 @@ use jit_common::{Event, Reason, Settings};
 pub use command::{GateHandle, Gone, Requests, channel};
 pub use policy::{PolicyDraft, PolicyPush};
 pub use push::Accepted;
+pub use replacement::Pusher;
 pub use revocation::{Revoked, Target};
 
 use about::About;
@@ -65,6 +69,7 @@ use links::Links;
 use outbox::Outbox;
 use policy::Policies;
 use record::Recorder;
+use replacement::Replacements;
 use report::grant_event;
 use restore::HeldBack;
 use revocation::Closed;
@@ -112,6 +117,7 @@ pub struct Gate<D> {
     self_test: SelfTest,
     ending: Ending,
     held_back: HeldBack,
+    replacements: Replacements,
     takeover: Takeover,
     limit_scan: LimitScan,
     recorder: Recorder,
@@ -165,6 +171,7 @@ impl<D: Datapath> Gate<D> {
             self_test: SelfTest::new(now),
             ending: Ending::default(),
             held_back: HeldBack::default(),
+            replacements: Replacements::default(),
             takeover: Takeover::default(),
             limit_scan: LimitScan::default(),
             recorder: Recorder::new(audit),
@@ -187,12 +194,24 @@ impl<D: Datapath> Gate<D> {
 
     fn put_in_force(&mut self, stored: Stored, now: Now) -> Result<(), StartError> {
         let Stored {
-            grants, progress, tombstones, boot_id, policies, policies_lost, damaged, ..
+            grants,
+            progress,
+            tombstones,
+            floors,
+            boot_id,
+            policies,
+            policies_lost,
+            damaged,
+            floor,
+            ..
         } = stored;
+        self.ledger.restore_floors(&floors);
         if let Some(damage) = damaged {
             self.report_damage(damage, now);
         }
         self.tables.adopt(self.datapath.entries()?);
+        let lost = lost::unexplained(self.tables.installed(), &grants, now.boot);
+        self.report_lost(&lost, floor.is_none(), now);
         self.restore_policies(policies, policies_lost, now);
         self.exempt(now).map_err(StartError::Exemptions)?;
         self.restore(grants, progress, tombstones, boot_id.as_deref(), now);

@@ -12,7 +12,7 @@ use clap::{Parser, Subcommand};
 use jit_agent::{
     app,
     config::{DEFAULT_PATH, Glimpse},
-    oncall::{Failure, audit, check, detach, grants, status},
+    oncall::{Failure, audit, check, detach, grants, policy, status},
 };
 use jit_client::exit::Exit;
 use jit_proto::printable;
@@ -64,12 +64,21 @@ enum OnCall {
         /// Also list grants that have ended.
         #[arg(long)]
         all: bool,
+        /// End the open grants that the present configuration would refuse, and list those. Only
+        /// root and the agent's own user may.
+        #[arg(long, conflicts_with = "all")]
+        end_outside: bool,
         /// Print JSON.
         #[arg(long)]
         json: bool,
     },
     /// Check a configuration file and the keys and certificates that it names; change nothing.
     Check,
+    /// The pushed policies (docs/policies.md).
+    Policy {
+        #[command(subcommand)]
+        command: policy::Command,
+    },
     /// Read the audit: who opened what, and why; and whether somebody changed it.
     Audit {
         #[command(subcommand)]
@@ -113,7 +122,13 @@ async fn main() -> ExitCode {
 async fn on_call(command: OnCall, config: &Path) -> Result<ExitCode, Failure> {
     match command {
         OnCall::Status { json } => status::run(config, json).await,
-        OnCall::Grants { all, json } => grants::run(config, all, json).await,
+        OnCall::Grants { all, end_outside, json } => {
+            let options = grants::Options { ended: all, end_outside, json };
+            grants::run(config, options).await
+        }
+        OnCall::Policy { command: policy::Command::ResetVersion { version } } => {
+            policy::reset_version(config, version).await
+        }
         OnCall::Check => check::run(config),
         OnCall::Audit { command } => {
             Ok(audit::run(&Glimpse::of(config).paths.state, &command)?.into())

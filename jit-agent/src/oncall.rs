@@ -1,5 +1,5 @@
 //! The commands of the engineer on call. `status`, `check` and `audit` need no running agent;
-//! `grants` needs one; `detach` refuses while one runs.
+//! `grants` and `policy` need one; `detach` refuses while one runs.
 
 mod agent;
 pub mod audit;
@@ -9,6 +9,7 @@ mod failure;
 pub mod grants;
 pub mod offline;
 mod output;
+pub mod policy;
 pub mod status;
 
 pub use failure::Failure;

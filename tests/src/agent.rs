@@ -309,14 +309,17 @@ pins = "{}"
             .map(|response| response.into_inner().outcome.expect("an outcome"))
     }
 
-    /// Revokes everything. Returns the number of grants that ended.
+    /// Revokes everything. Returns the number of grants that ended. What is signed from now on does
+    /// not fall under the revocation.
     pub fn revoke_all(&self) -> u32 {
         let what = Some(v1::revoke_request::What::All(true));
         let request = v1::RevokeRequest { what, reason: "test".into() };
-        self.call(async |mut client| client.revoke(request).await)
-            .expect("a revocation")
-            .into_inner()
-            .revoked
+        let answer = self.call(async |mut client| client.revoke(request).await);
+        let answered = jit_agent::system::sys::now().wall;
+        while jit_agent::system::sys::now().wall <= answered {
+            thread::yield_now();
+        }
+        answer.expect("a revocation").into_inner().revoked
     }
 
     /// A call over the unix socket.

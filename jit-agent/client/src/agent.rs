@@ -159,6 +159,16 @@ impl Agent {
         answer.map_err(|trouble| self.failure("the confirmation", trouble))
     }
 
+    /// Sets the version that the next policy must be higher than; returns the one before. Only for
+    /// root on the host.
+    pub async fn set_policy_floor(&mut self, version: u64) -> Result<u64, CallError> {
+        let request = v1::SetPolicyFloorRequest { version };
+        let answer = within(self.timeout, self.client.set_policy_floor(request)).await;
+        answer
+            .map(|answer| answer.previous)
+            .map_err(|trouble| self.failure("the new floor of versions", trouble))
+    }
+
     /// Streams the events after a cursor; only new events when it is empty.
     pub async fn watch(&mut self, cursor: String) -> Result<Streaming<v1::Event>, CallError> {
         let answer = within(self.timeout, self.client.watch(v1::WatchRequest { cursor })).await;

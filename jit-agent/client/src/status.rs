@@ -54,6 +54,9 @@ impl Style {
     }
 }
 
+/// Requesters whose floor `status` shows.
+const SHOWN_FLOORS: usize = 3;
+
 const BOLD: &str = "1";
 const GREEN: &str = "1;32";
 const RED: &str = "1;31";
@@ -98,6 +101,9 @@ pub fn text(status: &v1::StatusResponse, style: Style) -> String {
         line(&mut out, format_args!("exempt   {range} {}", exemption_text(exemption)));
     }
     out.push_str(&grants_text(&status.grants, style));
+    if let Some(floors) = &status.revoked_before {
+        floor_lines(&mut out, floors);
+    }
     line(&mut out, format_args!("dropped  {}", drops_text(status.drops.as_ref())));
     if let Some(control) = &status.control {
         let push = if control.last_push_ms == 0 {
@@ -132,6 +138,24 @@ pub fn exemption_text(exemption: &v1::Exemption) -> String {
         return format!("{source}  {reason}{until}");
     }
     format!("{source}  {reason} (owner {}{until})", clean(owner, WIDTH))
+}
+
+/// Floors of revocations, the latest first.
+fn floor_lines(out: &mut String, floors: &v1::RevocationFloor) {
+    let v1::RevocationFloor { all_ms, by_requester } = floors;
+    if *all_ms != 0 {
+        let until = WallTime(*all_ms);
+        line(out, format_args!("revoked  what was signed until {until} is refused"));
+    }
+    let mut latest: Vec<_> = by_requester.iter().collect();
+    latest.sort_by_key(|(name, at)| (std::cmp::Reverse(**at), name.as_str()));
+    for (name, at) in latest.iter().take(SHOWN_FLOORS) {
+        let (name, until) = (clean(name, WIDTH), WallTime(**at));
+        line(out, format_args!("revoked  what was signed for {name} until {until} is refused"));
+    }
+    if let Some(more) = latest.len().checked_sub(SHOWN_FLOORS).filter(|more| *more > 0) {
+        line(out, format_args!("revoked  ... and for {more} more requesters (status --json)"));
+    }
 }
 
 fn exemptions(ports: &[v1::Port]) -> impl Iterator<Item = (String, &v1::Exemption)> {
@@ -318,6 +342,23 @@ mod tests {
             let json = jit_proto::printable::json_line(&event_json(&event));
             assert!(!json.contains(jit_proto::printable::is_hostile), "{json:?}");
         }
+    }
+
+    #[test]
+    fn floors_are_shown_the_latest_first_and_not_too_many() {
+        let by_requester = (1..=5).map(|n| (format!("user{n}"), 1_780_272_000_000 + n)).collect();
+        let floors = v1::RevocationFloor { all_ms: 1_780_272_000_000, by_requester };
+        let status =
+            v1::StatusResponse { revoked_before: Some(floors.clone()), ..Default::default() };
+        let shown = text(&status, Style::Plain);
+        let lines: Vec<_> = shown.lines().filter(|line| line.starts_with("revoked")).collect();
+        assert_eq!(lines.len(), 5, "{lines:?}");
+        assert!(lines[0].contains("what was signed until 2026-06-01T00:00:00"), "{lines:?}");
+        assert!(lines[1].contains("signed for user5 until"), "{lines:?}");
+        assert!(lines[4].contains("2 more requesters"), "{lines:?}");
+        let value = json(&status);
+        assert_eq!(value["revoked_before"]["by_requester"].as_object().unwrap().len(), 5);
+        assert!(value["revoked_before"]["all"].as_str().unwrap().starts_with("2026-06-01"));
     }
 
     #[test]

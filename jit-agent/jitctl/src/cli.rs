@@ -101,10 +101,10 @@ pub(crate) struct RevokeWhat {
     /// This grant; the agent refuses its id from then on, also when it has never seen it
     #[arg(long, value_name = "ULID")]
     pub(crate) id: Option<GrantId>,
-    /// Every grant of this requester
+    /// Every grant of this requester; what was signed until now and comes later is refused, too
     #[arg(long, value_name = "REQUESTER")]
     pub(crate) requester: Option<String>,
-    /// Every grant; needs --yes
+    /// Every grant; what was signed until now and comes later is refused, too; needs --yes
     #[arg(long)]
     pub(crate) all: bool,
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use jit_client::{
+    Agent,
     exit::Exit,
     files::read,
     status::{self, Style},
@@ -15,7 +16,7 @@ use prost::Message as _;
 use serde_json::json;
 
 use crate::{
-    cli::{ListArgs, PushArgs, RevokeArgs, StatusArgs},
+    cli::{ListArgs, PushArgs, RevokeArgs, RevokeWhat, StatusArgs},
     connect,
     failure::Failure,
     target::AgentArgs,
@@ -49,6 +50,7 @@ pub(crate) fn push(agent_args: &AgentArgs, args: &PushArgs) -> Result<Exit, Fail
                 "detail": outcome.detail,
                 "not_after": outcome.accepted.then(|| text::moment(outcome.not_after_ms)),
                 "not_after_ms": outcome.accepted.then_some(outcome.not_after_ms),
+                "warning": outcome.warning,
             }))?;
         } else {
             text::print(&outcome_line(path, id.as_deref(), outcome))?;
@@ -76,20 +78,52 @@ pub(crate) fn revoke(agent_args: &AgentArgs, args: &RevokeArgs) -> Result<Exit, 
     if args.reason.trim().is_empty() {
         return Err(Failure::usage("--reason is empty; say why: the agent's log records it"));
     }
+    let target = what.clone();
     let request = v1::RevokeRequest { what: Some(what), reason: args.reason.clone() };
-    let (answer, agent) =
-        connect::with(agent_args, async |agent| Ok((agent.revoke(request).await?, agent.name())))?;
+    let (answer, floor, agent) = connect::with(agent_args, async |agent| {
+        let answer = agent.revoke(request).await?;
+        Ok((answer, floor_of(agent, &target).await, agent.name()))
+    })?;
     let v1::RevokeResponse { revoked, warning } = answer;
     if args.json {
-        text::print_json(&json!({ "agent": agent, "revoked": revoked, "warning": warning }))?;
+        let until = floor.map(text::moment);
+        text::print_json(&json!({
+            "agent": agent, "revoked": revoked, "revoked_before": until, "warning": warning,
+        }))?;
     } else {
         let grants = if revoked == 1 { "grant" } else { "grants" };
         text::print(&format!("revoked {revoked} {grants} on {agent}\n"))?;
+        text::print(&floor_line(&args.what, floor))?;
     }
     if !warning.is_empty() {
         eprintln!("jitctl: warning: {agent}: {}", text::printable(&warning));
     }
     Ok(Exit::Success)
+}
+
+/// Until when what was signed is refused from now on; `None`: the revocation named an id, or this
+/// peer may not read it.
+async fn floor_of(agent: &mut Agent, what: &What) -> Option<i64> {
+    let floors = match what {
+        What::GrantId(_) => return None,
+        What::Requester(_) | What::All(_) => agent.status().await.ok()?.revoked_before?,
+    };
+    let v1::RevocationFloor { all_ms, by_requester } = floors;
+    let floor = match what {
+        What::Requester(name) => by_requester.get(name).copied().unwrap_or(all_ms),
+        What::GrantId(_) | What::All(_) => all_ms,
+    };
+    (floor != 0).then_some(floor)
+}
+
+fn floor_line(what: &RevokeWhat, floor: Option<i64>) -> String {
+    let whose = match &what.requester {
+        Some(name) => format!("grants of {}", text::printable(name)),
+        None if what.all => "grants".to_owned(),
+        None => return String::new(),
+    };
+    let until = floor.map_or_else(|| "the revocation".to_owned(), text::moment);
+    format!("{whose} that were signed until {until} are refused; sign anew\n")
 }
 
 /// Shows the grants that the agent holds.
@@ -128,7 +162,11 @@ fn read_envelope(path: &Path) -> Result<v1::Envelope, Failure> {
 fn outcome_line(path: &Path, id: Option<&str>, outcome: &v1::Outcome) -> String {
     let reason = text::printable(&outcome.reason);
     let verdict = if outcome.accepted {
-        format!("{reason} until {}", text::moment(outcome.not_after_ms))
+        let warning = match text::printable(&outcome.warning) {
+            none if none.is_empty() => none,
+            some => format!("; warning: {some}"),
+        };
+        format!("{reason} until {}{warning}", text::moment(outcome.not_after_ms))
     } else {
         format!("refused: {reason}: {}", text::printable(&outcome.detail))
     };
@@ -148,6 +186,35 @@ mod tests {
         };
         let line = outcome_line(Path::new("a.grant"), None, &outcome);
         assert_eq!(line, "a.grant  -  refused: wrong_host: for db-1\\u{1b}\n");
+    }
+
+    #[test]
+    fn an_accepted_outcome_shows_its_warning() {
+        let outcome = v1::Outcome {
+            reason: "ok".into(),
+            accepted: true,
+            warning: "X, which it replaces, is not known on this host".into(),
+            ..v1::Outcome::default()
+        };
+        let line = outcome_line(Path::new("a.grant"), None, &outcome);
+        assert!(line.ends_with("; warning: X, which it replaces, is not known on this host\n"));
+    }
+
+    #[test]
+    fn a_revocation_says_until_when_what_was_signed_is_refused() {
+        let all = RevokeWhat { id: None, requester: None, all: true };
+        let line = floor_line(&all, Some(1_780_272_000_000));
+        assert_eq!(
+            line,
+            "grants that were signed until 2026-06-01T00:00:00Z are refused; sign anew\n"
+        );
+        let ana = RevokeWhat { requester: Some("ana@example.org".into()), all: false, ..all };
+        let line = floor_line(&ana, None);
+        assert!(
+            line.starts_with("grants of ana@example.org that were signed until the revocation")
+        );
+        let id = RevokeWhat { id: Some(GrantId([1; 16])), requester: None, all: false };
+        assert_eq!(floor_line(&id, None), "");
     }
 
     #[test]

@@ -126,8 +126,8 @@ struct PushArgs {
     /// Confirm at once, over a second connection: this proves that the agent can still be reached
     #[arg(long)]
     confirm: bool,
-    /// Revoke the grants that the policy would refuse (without this, live ones stay until their
-    /// end); also needs the permission to revoke
+    /// Revoke the open grants that the policy refuses, also those that an earlier policy or a reload
+    /// left (without this, they stay until their end); also needs the permission to revoke
     #[arg(long)]
     strict: bool,
     /// Write the signed envelope to a new file instead of pushing it

@@ -25,11 +25,14 @@ pub use database::Opener;
 use database::{OpenError, begin, close, open_and_read, read_in_memory, write};
 use jit_proto::{GrantId, WallTime};
 use redb::Database;
-use reserve::Reserve;
+use reserve::{Closing, Reserve};
 use witness::Witness;
 
 use crate::{
-    rules::{clock::SKEW, ledger::Tombstone},
+    rules::{
+        clock::SKEW,
+        ledger::{Floors, Tombstone},
+    },
     system::sys::{self, FileError},
 };
 
@@ -97,11 +100,18 @@ impl Surroundings {
         if let Some(why) = &self.spoilt {
             return Some(format!("revocations that were answered are not known: {why}"));
         }
-        if stored.closings >= self.witness.closings {
-            return None;
-        }
-        let older = "it is an older one: revocations that were answered are not in it";
-        Some(if self.existed { older } else { "it is gone" }.to_owned())
+        // Every transaction writes the time, and the first one the witness.
+        let empty = stored.floor.is_none() && self.witness.floor > WallTime(0);
+        let older = stored.closings < self.witness.closings;
+        let why = match (self.existed, empty, older) {
+            (_, false, false) => return None,
+            (false, ..) => "it is gone",
+            (true, true, _) => "it is empty",
+            (true, false, true) => {
+                "it is an older one: revocations that were answered are not in it"
+            }
+        };
+        Some(why.to_owned())
     }
 
     /// The content of a store whose database was lost.
@@ -241,15 +251,21 @@ impl Store {
         Ok(())
     }
 
-    /// Keeps revoked ids in the reserve, because the database cannot be written: grants with these
-    /// ids count as removed. With `all`, every grant in the database is revoked.
+    /// Keeps revoked ids and floors in the reserve, because the database cannot be written: grants
+    /// with these ids count as removed. With `all`, every grant in the database is revoked.
     ///
     /// # Errors
-    /// Why the ids could not be written to the reserve either.
-    pub fn keep(&mut self, closed: &[(GrantId, Tombstone)], all: bool) -> io::Result<()> {
-        self.reserve.keep(closed, all)?;
+    /// Why they could not be written to the reserve either.
+    pub fn keep(
+        &mut self,
+        closed: &[(GrantId, Tombstone)],
+        all: bool,
+        floors: &Floors,
+    ) -> io::Result<()> {
+        self.reserve.keep(Closing { ids: closed, all, floors })?;
         self.unsettled.remove.extend(closed.iter().map(|(id, _)| *id));
         self.unsettled.tombstones.extend(closed);
+        self.unsettled.floors.merge(self.reserve.floors());
         Ok(())
     }
 
@@ -263,7 +279,7 @@ impl Store {
             self.database = Some(self.reopen()?);
         }
         let mut reached = self.reached;
-        reached.closings += u64::from(!transaction.tombstones.is_empty());
+        reached.closings += u64::from(transaction.closes());
         reached.floor = reached.floor.max(transaction.floor.unwrap_or(reached.floor));
         let written = catch_unwind(AssertUnwindSafe(|| match &self.database {
             Some(database) => write(database, transaction, reached),
@@ -359,7 +375,9 @@ fn take_reserve(stored: &mut Stored, reserve: &Reserve) -> Transaction {
     let remove = closed.keys().copied().collect();
     let settled = closed.keys().filter_map(|id| Some((*id, *tombstones.get(id)?))).collect();
     stored.tombstones = tombstones.into_iter().collect();
-    Transaction { remove, tombstones: settled, ..Transaction::default() }
+    let floors = reserve.floors().clone();
+    stored.floors.merge(&floors);
+    Transaction { remove, tombstones: settled, floors, ..Transaction::default() }
 }
 
 fn move_aside(path: &Path, aside: &Path) -> Result<(), FileError> {

@@ -16,7 +16,7 @@ use crate::{
     config::Config,
     disk::audit::Record,
     gate::{
-        Accepted, Gate, PolicyDraft, PolicyPush, Revoked, TICK, Target, journal::Journal,
+        Accepted, Gate, PolicyDraft, PolicyPush, Pusher, Revoked, TICK, Target, journal::Journal,
         looks::Looks,
     },
     kernel::datapath::Datapath,
@@ -85,6 +85,7 @@ enum Read {
     DiffPolicy { draft: PolicyDraft, reply: Reply<v1::DiffPolicyResponse> },
     List { ended: bool, reply: Reply<Vec<v1::GrantState>> },
     PushPolicy { push: PolicyPush, by: String, reply: Reply<PolicyPushed> },
+    SetPolicyFloor { version: u64, by: String, reply: Reply<PolicyFloorSet> },
     ShowPolicy { reply: Reply<v1::ShowPolicyResponse> },
     Status { reply: Reply<v1::StatusResponse> },
 }
@@ -92,12 +93,13 @@ enum Read {
 /// Takes the answer to one command, of its own type.
 type Reply<T> = oneshot::Sender<T>;
 type Confirmed = Result<v1::ConfirmPolicyResponse, Refused>;
+type PolicyFloorSet = Result<v1::SetPolicyFloorResponse, Refused>;
 type PolicyPushed = Result<v1::PushPolicyResponse, Refused>;
 
 #[derive(Debug)]
 struct Push {
     envelopes: Vec<v1::Envelope>,
-    by: String,
+    by: Pusher,
     reply: Reply<Vec<Result<Accepted, Refused>>>,
 }
 
@@ -148,7 +150,7 @@ impl GateHandle {
     pub async fn push(
         &self,
         envelopes: Vec<v1::Envelope>,
-        by: &str,
+        by: Pusher,
     ) -> Result<Vec<Result<Accepted, Refused>>, Gone> {
         let mut outcomes = Vec::with_capacity(envelopes.len());
         let mut rest = envelopes.into_iter();
@@ -158,7 +160,7 @@ impl GateHandle {
                 return Ok(outcomes);
             }
             let (reply, answer) = oneshot::channel();
-            let push = Push { envelopes, by: by.to_owned(), reply };
+            let push = Push { envelopes, by: by.clone(), reply };
             self.pushes.send(push).await.map_err(|_| Gone)?;
             outcomes.extend(answer.await.map_err(|_| Gone)?);
         }
@@ -209,6 +211,16 @@ impl GateHandle {
     ) -> Result<Result<v1::ConfirmPolicyResponse, Refused>, Gone> {
         let by = by.to_owned();
         ask(&self.reads, |reply| Read::ConfirmPolicy { version, connected, by, reply }).await
+    }
+
+    /// Sets the version that the next policy must be higher than.
+    pub async fn set_policy_floor(
+        &self,
+        version: u64,
+        by: &str,
+    ) -> Result<Result<v1::SetPolicyFloorResponse, Refused>, Gone> {
+        let by = by.to_owned();
+        ask(&self.reads, |reply| Read::SetPolicyFloor { version, by, reply }).await
     }
 
     /// Sets the end of the certificate that controllers see.
@@ -299,7 +311,7 @@ impl<D: Datapath> Gate<D> {
                 Some(push) = requests.pushes.recv() => {
                     let Push { envelopes, by, reply } = push;
                     // The asking peer may be gone; an accepted grant stays accepted.
-                    drop(reply.send(self.push(envelopes, &by, clock())));
+                    drop(reply.send(self.push(envelopes, by, clock())));
                 }
                 Some(event) = requests.events.recv() => {
                     // Events that came together go to the disk together.
@@ -376,6 +388,9 @@ impl<D: Datapath> Gate<D> {
                 }
                 self.settle_audit(now);
                 drop(reply.send(pushed));
+            }
+            Read::SetPolicyFloor { version, by, reply } => {
+                drop(reply.send(self.set_policy_floor(version, &by, now)));
             }
             Read::ShowPolicy { reply } => drop(reply.send(self.show_policy(now))),
             // The answer must show the interfaces as they are now.

@@ -9,7 +9,7 @@ use crate::{
     disk::store::{Store, StoreError, StoredPolicies, StoredProgress, Transaction},
     rules::{
         clock::{BootNanos, Now},
-        ledger::Tombstone,
+        ledger::{Floor, Floors, Tombstone},
     },
 };
 
@@ -29,6 +29,8 @@ pub(super) struct Outbox {
     progress: BTreeSet<GrantId>,
     /// Revocations that are neither in the database nor in the reserve.
     unkept: Vec<(GrantId, Tombstone)>,
+    /// Floors that are in neither of them.
+    unkept_floors: Floors,
     next: BootNanos,
     /// Why the last transaction failed.
     problem: Option<String>,
@@ -41,6 +43,7 @@ impl Outbox {
             owed: Transaction::default(),
             progress: BTreeSet::new(),
             unkept: Vec::new(),
+            unkept_floors: Floors::default(),
             next: now.boot,
             problem: None,
         }
@@ -95,6 +98,17 @@ impl Outbox {
         self.unkept.extend(tombstones);
     }
 
+    /// The floor was raised: that must be kept even if the database fails.
+    pub(super) fn raise_floor(&mut self, floor: &Floor) {
+        self.owed.floors.raise(floor.clone());
+        self.unkept_floors.raise(floor.clone());
+    }
+
+    /// What was revoked before this moment is not known.
+    pub(super) const fn lose_before(&mut self, moment: WallTime) {
+        self.owed.lost_before = Some(moment);
+    }
+
     /// Whether grants are to be taken away.
     pub(super) const fn removes(&self) -> bool {
         !self.owed.remove.is_empty()
@@ -136,6 +150,7 @@ impl Outbox {
                 self.problem = None;
                 self.progress.clear();
                 self.unkept.clear();
+                self.unkept_floors = Floors::default();
             }
             Err(error) => {
                 self.problem = Some(error.to_string());
@@ -150,8 +165,9 @@ impl Outbox {
     /// Writes revocations that the database did not take to the reserve. `all`: every grant in the
     /// database was revoked.
     pub(super) fn use_reserve(&mut self, all: bool) -> io::Result<()> {
-        self.store.keep(&self.unkept, all)?;
+        self.store.keep(&self.unkept, all, &self.unkept_floors)?;
         self.unkept.clear();
+        self.unkept_floors = Floors::default();
         Ok(())
     }
 }

@@ -1,8 +1,10 @@
 //! The policies that this gate knows: the file's own, pushed ones, and which of them is in force.
 //!
-//! This file has the policies themselves. `push` accepts them, and `apply` puts them in force.
+//! This file has the policies themselves. `push` accepts them, `apply` puts them in force, and
+//! `outside` shows the open grants that they would refuse.
 
 mod apply;
+mod outside;
 mod push;
 
 use std::time::Duration;
@@ -11,6 +13,8 @@ use jit_common::{PortKey, Protocol};
 use jit_proto::{PayloadType, PortSection, Refusal, v1};
 
 pub use push::{PolicyDraft, PolicyPush};
+
+use outside::Outside;
 
 use crate::{
     config::Config,
@@ -41,6 +45,8 @@ pub(super) struct Policies {
     lost: Option<String>,
     /// Problems of the policy in force, a sentence each.
     problems: Vec<String>,
+    /// Open grants that would be refused now.
+    outside: Outside,
 }
 
 impl Policies {

@@ -7,7 +7,7 @@ use jit_proto::{GrantId, Refusal, WallTime, v1};
 
 use crate::{
     config::Config,
-    gate::{Gate, report::grant_event},
+    gate::{Gate, Pusher, report::grant_event},
     kernel::datapath::{Datapath, DatapathError},
     rules::{
         clock::Now,
@@ -27,6 +27,8 @@ pub struct Accepted {
     pub id: GrantId,
     /// Its end.
     pub not_after: WallTime,
+    /// What may not be as meant; empty: nothing.
+    pub warning: String,
 }
 
 /// The outcome of each envelope of a push.
@@ -37,15 +39,17 @@ impl<D: Datapath> Gate<D> {
     pub fn push(
         &mut self,
         envelopes: Vec<v1::Envelope>,
-        by: &str,
+        by: impl Into<Pusher>,
         now: Now,
     ) -> Vec<Result<Accepted, Refused>> {
+        let pusher = by.into();
+        let by = pusher.name.as_str();
         self.restore_held_back(now);
         let mut fresh: Vec<(GrantId, v1::Envelope)> = Vec::new();
         let mut outcomes: Vec<_> = envelopes
             .into_iter()
             .map(|envelope| {
-                let accepted = self.admit(&envelope, now)?;
+                let accepted = self.admit(&envelope, &pusher, now)?;
                 if accepted.admission != Admission::Known {
                     fresh.push((accepted.id, envelope));
                 }
@@ -82,11 +86,17 @@ impl<D: Datapath> Gate<D> {
     }
 
     /// All steps of docs/grants.md from `size` to `room`.
-    fn admit(&mut self, envelope: &v1::Envelope, now: Now) -> Result<Accepted, Refused> {
+    fn admit(
+        &mut self,
+        envelope: &v1::Envelope,
+        by: &Pusher,
+        now: Now,
+    ) -> Result<Accepted, Refused> {
         self.clock.check(now)?;
         let grant = self.verify(envelope, now)?;
         let (id, not_after) = (grant.id(), grant.not_after());
         self.clock.check_issued(grant.issued_at()).map_err(|refused| refused.of(id))?;
+        let warning = self.check_replaced(&grant, by, now)?;
         let admitted = self.ledger.admit(grant, now);
         if admitted.as_ref().is_err_and(|refused| refused.refusal == Refusal::Revoked)
             && let Some(longer) = self.ledger.refuse_longer(id, not_after, now)
@@ -94,7 +104,12 @@ impl<D: Datapath> Gate<D> {
             self.outbox.refuse([(id, longer)]);
             self.outbox.write_soon(now);
         }
-        Ok(Accepted { admission: admitted?, id, not_after })
+        let admission = admitted?;
+        if admission == Admission::Known {
+            return Ok(Accepted { admission, id, not_after, warning: String::new() });
+        }
+        self.check_replaced_later(id, by);
+        Ok(Accepted { admission, id, not_after, warning })
     }
 
     fn verify(&self, envelope: &v1::Envelope, now: Now) -> Result<VerifiedGrant, Refused> {
@@ -184,13 +199,15 @@ impl<D: Datapath> Gate<D> {
         for outcome in outcomes {
             match outcome {
                 Ok(Accepted { admission: Admission::Known, .. }) => {}
-                Ok(Accepted { admission, id, not_after }) => {
+                Ok(Accepted { admission, id, not_after, warning }) => {
                     let kind = match admission {
                         Admission::Active | Admission::Known => "activated",
                         Admission::Scheduled => "scheduled",
                     };
-                    tracing::info!(grant = %id, by, until = %not_after, "grant {kind}");
-                    self.report_grant(grant_event(kind, *id, by), now);
+                    tracing::info!(grant = %id, by, until = %not_after, warning, "grant {kind}");
+                    let event = grant_event(kind, *id, by);
+                    let detail = warning.clone();
+                    self.report_grant(v1::GrantEvent { detail, ..event }, now);
                 }
                 Err(refused) => {
                     self.recorder.refused(refused, by, now);

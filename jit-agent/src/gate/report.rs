@@ -14,7 +14,7 @@ use crate::{
     },
     rules::{
         clock::Now,
-        ledger::{HeldGrant, Stage},
+        ledger::{Floors, HeldGrant, Stage},
     },
 };
 
@@ -71,6 +71,7 @@ impl<D: Datapath> Gate<D> {
             soon: self.soon(hosts, prefixes, now),
             started_at_ms: self.about.started().0,
             policy: Some(self.policies.state(&self.config, now)),
+            revoked_before: Some(floors(self.ledger.floors())),
         }
     }
 
@@ -124,6 +125,7 @@ impl<D: Datapath> Gate<D> {
             signers: grant.signers().to_vec(),
             left_ms: i64::try_from(left.as_millis()).unwrap_or(i64::MAX),
             hits,
+            outside: self.outside(held).map(ToString::to_string).unwrap_or_default(),
         }
     }
 
@@ -145,6 +147,7 @@ impl<D: Datapath> Gate<D> {
         problems.extend(self.links.problems());
         let policies = self.policies.problems().iter().enumerate();
         problems.extend(policies.map(|(index, text)| (format!("policy {index}"), text.clone())));
+        problems.extend(self.outside_problem().map(|text| ("outside".into(), text)));
         problems.extend(self.links.guard().problem().map(|(name, text)| (name.into(), text)));
         let sections = self.config.policy.sections();
         problems.extend(sections.iter().filter(|section| section.observe).map(|section| {
@@ -279,6 +282,15 @@ pub(crate) fn drops(counters: &Counters) -> v1::Drops {
         events_suppressed: counters.total(Counter::EventsSuppressed),
         events_lost: counters.total(Counter::EventsLost),
         guard: counters.total(Counter::Guard),
+    }
+}
+
+/// Floors of revocations as a message.
+fn floors(floors: &Floors) -> v1::RevocationFloor {
+    let by_requester = floors.by_requester().iter().map(|(name, at)| (name.clone(), at.0));
+    v1::RevocationFloor {
+        all_ms: floors.all().map_or(0, |at| at.0),
+        by_requester: by_requester.collect(),
     }
 }
 

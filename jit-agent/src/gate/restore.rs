@@ -6,7 +6,7 @@ use std::{
     num::NonZeroU32,
 };
 
-use jit_proto::{GrantId, Refusal, v1};
+use jit_proto::{GrantId, Refusal, WallTime, v1};
 use prost::Message as _;
 
 use crate::{
@@ -33,6 +33,13 @@ struct Kept {
     progress: StoredProgress,
 }
 
+impl Kept {
+    /// What was signed.
+    fn message(&self) -> Option<v1::Grant> {
+        v1::Grant::decode(&*self.grant.envelope.as_ref()?.payload).ok()
+    }
+}
+
 /// Stored grants of an earlier boot, which wait for a clock that is trusted.
 #[derive(Debug, Default)]
 pub(super) struct HeldBack(Vec<Kept>);
@@ -44,12 +51,16 @@ impl HeldBack {
 
     /// The grants of a requester. The controller names the requester; nobody verifies the name.
     pub(super) fn ids_of(&self, requester: &str) -> impl Iterator<Item = GrantId> {
-        let of_it = move |kept: &&Kept| {
-            let envelope = kept.grant.envelope.as_ref();
-            let grant = envelope.and_then(|envelope| v1::Grant::decode(&*envelope.payload).ok());
-            grant.is_some_and(|grant| grant.requester == requester)
-        };
+        let of_it =
+            move |kept: &&Kept| kept.message().is_some_and(|one| one.requester == requester);
         self.0.iter().filter(of_it).map(|kept| kept.id)
+    }
+
+    /// When the last of a requester's grants was issued; `None`: of everybody's.
+    pub(super) fn latest_issue(&self, requester: Option<&str>) -> Option<WallTime> {
+        let messages = self.0.iter().filter_map(Kept::message);
+        let of_it = messages.filter(|one| requester.is_none_or(|name| one.requester == name));
+        of_it.map(|one| WallTime(one.issued_at_ms)).max()
     }
 
     /// These were revoked.
@@ -144,6 +155,7 @@ impl<D: Datapath> Gate<D> {
             let replacement = self.ledger.replace_id(old, by, late, hits);
             self.report_replacement(replacement, now);
         }
+        self.note_outside();
         self.settle_or_log(now);
     }
 

@@ -1,6 +1,9 @@
 //! Revocations, in this order: close in the kernel, write to the disk (database or reserve), write
 //! to the audit, answer. The kernel is first: to close is always safe, and must not wait for the
 //! disk.
+//!
+//! A revocation of everything or of a requester also sets a floor: what was signed until then is
+//! refused, whether this host has seen it or not.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -10,7 +13,12 @@ use crate::{
     disk::audit::{EventCode, Record},
     gate::{Gate, LOGGED, report::grant_event},
     kernel::datapath::Datapath,
-    rules::{clock::Now, grant::VerifiedGrant, ledger::Tombstone, refusal::Refused},
+    rules::{
+        clock::Now,
+        grant::VerifiedGrant,
+        ledger::{Floor, Tombstone},
+        refusal::Refused,
+    },
 };
 
 /// What to revoke.
@@ -47,7 +55,10 @@ pub(super) struct Closed {
 impl<D: Datapath> Gate<D> {
     /// Closes in the kernel, whether the disk takes the revocation or not.
     pub fn revoke(&mut self, target: &Target, by: &str, why: &str, now: Now) -> Revoked {
-        let (closed, refused) = self.close(self.targets(target), now);
+        let ids = self.targets(target);
+        let floor = self.floor(target, &ids, now);
+        let (closed, refused) = self.close(ids, now);
+        self.raise_floor(floor.as_ref());
         self.write_changed();
         let ended = closed.iter().filter(|closed| closed.ended).count();
         let ended = u32::try_from(ended).unwrap_or(u32::MAX);
@@ -58,6 +69,7 @@ impl<D: Datapath> Gate<D> {
         if !self.tables.dirty().is_empty() {
             warning = self.tables.problem().unwrap_or_default().to_owned();
         }
+        self.report_floor(floor, ended, by, why, now);
         self.report_revoked(&closed, by, why, now);
         self.settle_audit(now);
         self.closed = closed;
@@ -75,6 +87,41 @@ impl<D: Datapath> Gate<D> {
                 .chain(self.held_back.ids_of(name))
                 .collect(),
         }
+    }
+
+    /// The floor that a revocation sets; `None`: it names ids. It is not before what this host has
+    /// seen: neither by its clock nor by a controller whose clock is ahead.
+    fn floor(&self, target: &Target, ids: &[GrantId], now: Now) -> Option<Floor> {
+        let requester = match target {
+            Target::All => None,
+            Target::Ids(_) => return None,
+            Target::Requester(name) => Some(name.clone()),
+        };
+        let late = self.clock.not_before_floor(now).wall;
+        let held = ids.iter().filter_map(|id| self.ledger.grant(*id));
+        let issued = held.map(|held| held.grant.issued_at()).max();
+        let held_back = self.held_back.latest_issue(requester.as_deref());
+        let at = issued.max(held_back).map_or(late, |issued| issued.max(late));
+        Some(Floor { requester, at })
+    }
+
+    fn raise_floor(&mut self, floor: Option<&Floor>) {
+        if let Some(floor) = floor {
+            self.ledger.raise_floor(floor.clone());
+            self.outbox.raise_floor(floor);
+        }
+    }
+
+    fn report_floor(&mut self, floor: Option<Floor>, ended: u32, by: &str, why: &str, now: Now) {
+        let Some(Floor { requester, at }) = floor else { return };
+        tracing::info!(floor = %at, requester, by, why, "what was signed until then is refused");
+        let record = Record::new(EventCode::RevocationFloor).by(by);
+        let record = match &requester {
+            Some(name) => record.text("requester", name),
+            None => record.with("all", true),
+        };
+        let record = record.with("floor", at.to_string()).with("ended", ended).text("why", why);
+        self.recorder.revoked(record, ended > 0, by, now);
     }
 
     /// Revokes in the ledger. An id that finds no room comes last.

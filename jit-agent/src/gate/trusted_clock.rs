@@ -56,6 +56,11 @@ impl TrustedClock {
         self.lost_before
     }
 
+    /// What was revoked before this moment is not known.
+    pub(super) fn lose_before(&mut self, moment: WallTime) {
+        self.lost_before = self.lost_before.max(moment);
+    }
+
     pub(super) fn is_trusted(&self, now: Now) -> bool {
         self.check(now).is_ok()
     }

@@ -59,9 +59,6 @@ pub enum Failure {
     /// A call into the operating system failed.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// The agent did not list its grants.
-    #[error("cannot list the grants")]
-    List(#[source] Box<dyn Error + Send + Sync>),
     /// No agent answers.
     #[error(
         "no agent answers on {}: {error}; `jit-agent status` shows what the kernel enforces",
@@ -78,6 +75,14 @@ pub enum Failure {
         "detach opens every protected port to everybody; add --yes to do it without a terminal"
     )]
     NoTerminal,
+    /// The agent does not let this user do it.
+    #[error("cannot {what}: {why}; use sudo")]
+    NotAllowed {
+        /// What was tried: "list the grants".
+        what: &'static str,
+        /// The agent's answer.
+        why: String,
+    },
     /// No agent answers, and this process may not read the kernel's tables.
     #[error("no agent answers, and only root can read what the kernel enforces; use sudo")]
     NotRoot,
@@ -89,6 +94,15 @@ pub enum Failure {
     /// Keys or certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The agent did not do what it was asked for.
+    #[error("cannot {what}")]
+    Undone {
+        /// What was tried: "list the grants".
+        what: &'static str,
+        /// Why.
+        #[source]
+        error: Box<dyn Error + Send + Sync>,
+    },
     /// The configuration does not say where the pins are.
     #[error("{0}: nothing was detached")]
     UnknownPins(String),
@@ -106,16 +120,17 @@ impl Failure {
             Self::Capabilities(_)
             | Self::DeniedFiles(_)
             | Self::DeniedSocket { .. }
+            | Self::NotAllowed { .. }
             | Self::NotRoot => Exit::Permission,
             Self::Config(_) | Self::Tls(_) | Self::UnknownPins(_) => Exit::Configuration,
             Self::Datapath(error) => datapath_exit(error),
             Self::File(error) => file_exit(error),
             Self::Closed
             | Self::Io(_)
-            | Self::List(_)
             | Self::NoAgent { .. }
             | Self::NoTerminal
             | Self::Running
+            | Self::Undone { .. }
             | Self::Unread(_) => Exit::Unavailable,
         }
     }

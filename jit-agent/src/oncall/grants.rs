@@ -1,45 +1,66 @@
-//! `jit-agent grants`: the grants that this host holds.
+//! `jit-agent grants`: the grants that this host holds. With `--end-outside` it ends those that the
+//! present configuration would refuse.
 
 use std::{path::Path, process::ExitCode};
 
 use jit_client::{
-    local,
+    local::LocalClient,
     status::{self, Style},
 };
-use jit_proto::v1;
+use jit_proto::{
+    printable::clean,
+    v1::{self, revoke_request::What},
+};
+use tonic::Status;
 
-use crate::{
-    config::Glimpse,
-    oncall::{
-        agent::{Unreached, connect},
-        failure::Failure,
-        output::{print, print_json},
-    },
+use crate::oncall::{
+    agent::{reach, undone},
+    failure::Failure,
+    output::{print, print_json},
 };
 
-/// Prints the grants; with `ended`, also those that have ended.
-pub async fn run(config: &Path, ended: bool, json: bool) -> Result<ExitCode, Failure> {
-    let socket = Glimpse::of(config).paths.socket();
-    let mut client = connect(&socket).await.map_err(|unreached| match unreached {
-        Unreached::Closed => Failure::Closed,
-        Unreached::Denied(error) => Failure::DeniedSocket { socket, error },
-        Unreached::NoAnswer(error) | Unreached::NotThere(error) => {
-            Failure::NoAgent { socket, error }
-        }
-    })?;
+/// What `grants` lists, and how.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Also grants that have ended.
+    pub ended: bool,
+    /// End the open grants that the present configuration would refuse; print those.
+    pub end_outside: bool,
+    /// As JSON.
+    pub json: bool,
+}
+
+/// Prints the grants.
+pub async fn run(config: &Path, options: Options) -> Result<ExitCode, Failure> {
+    let Options { ended, end_outside, json } = options;
+    let mut client = reach(config).await?;
     let answer = client.list(v1::ListRequest { include_ended: ended }).await;
-    let answer = answer.map_err(|status| {
-        if local::is_closed(&status) {
-            Failure::List(Box::new(Failure::Closed))
-        } else {
-            Failure::List(Box::new(status))
+    let mut grants =
+        answer.map_err(|status| undone("list the grants", status))?.into_inner().grants;
+    if end_outside {
+        grants.retain(|state| !state.outside.is_empty());
+        for state in &mut grants {
+            let ended = end(&mut client, state).await;
+            ended.map_err(|status| undone("end a grant", status))?;
         }
-    })?;
-    let grants = answer.into_inner().grants;
+    }
     if json {
         print_json(&status::grants_json(&grants));
     } else {
         print(&status::grants_text(&grants, Style::of_stdout()));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Revokes one grant.
+async fn end(client: &mut LocalClient, state: &mut v1::GrantState) -> Result<(), Status> {
+    let id = state.grant.as_ref().map(|grant| grant.id.clone()).unwrap_or_default();
+    let reason = format!("outside the present configuration: {}", state.outside);
+    let request = v1::RevokeRequest { what: Some(What::GrantId(id)), reason };
+    let answer = client.revoke(request).await?.into_inner();
+    if !answer.warning.is_empty() {
+        eprintln!("jit-agent: warning: {}", clean(&answer.warning, 400));
+    }
+    state.set_state(v1::State::Revoked);
+    Ok(())
 }

@@ -184,6 +184,7 @@ fn live_entries(entries: &Entries, slots: &BTreeMap<u32, Slot>, now: Now) -> Vec
             signers: Vec::new(),
             left_ms: i64::try_from(now.until(access.deadline).as_millis()).unwrap_or(i64::MAX),
             hits,
+            outside: String::new(),
         })
         .collect()
 }

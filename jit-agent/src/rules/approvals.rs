@@ -1,7 +1,7 @@
 //! Which of the keys that signed a grant count for it: those whose mandate allows the whole grant
 //! (docs/grants.md, step `threshold`). Pure: time is an argument.
 
-use jit_proto::{PortRange, Refusal, SourcePrefix, WallTime};
+use jit_proto::{PortRange, Refusal, SourcePrefix};
 
 use crate::rules::{
     clock::Now,
@@ -22,9 +22,42 @@ pub(super) struct Approvals {
 impl Approvals {
     /// The approvals of this grant at this time.
     pub(super) fn of(grant: &VerifiedGrant, keyring: &Keyring, now: Now) -> Self {
+        Self::by(grant, keyring, |mandate| {
+            mandate.valid_at(now.wall)?;
+            admits_window(mandate, grant)?;
+            admits_places(mandate, grant)
+        })
+    }
+
+    /// The approvals of a grant that has opened: when a key counts is not judged again.
+    pub(super) fn of_open(grant: &VerifiedGrant, keyring: &Keyring) -> Self {
+        Self::by(grant, keyring, |mandate| {
+            admits_window(mandate, grant)?;
+            admits_places(mandate, grant)
+        })
+    }
+
+    /// The keys of a grant that may open the whole of the one that it replaces.
+    pub(super) fn to_replace(
+        grant: &VerifiedGrant,
+        replaced: &VerifiedGrant,
+        keyring: &Keyring,
+        now: Now,
+    ) -> Self {
+        Self::by(grant, keyring, |mandate| {
+            mandate.valid_at(now.wall)?;
+            admits_places(mandate, replaced)
+        })
+    }
+
+    fn by(
+        grant: &VerifiedGrant,
+        keyring: &Keyring,
+        admits: impl Fn(&Mandate) -> Result<(), Beyond>,
+    ) -> Self {
         let mut approvals = Self { count: 0, beyond: Vec::new() };
         for signer in keyring.signers().iter().filter(|key| grant.keys().contains(&key.key_id())) {
-            match admits(&signer.mandate, grant, now.wall) {
+            match signs_grants(&signer.mandate).and_then(|()| admits(&signer.mandate)) {
                 Ok(()) => approvals.count += 1,
                 Err(beyond) => approvals.beyond.push((signer.id.clone(), beyond)),
             }
@@ -52,19 +85,27 @@ impl Approvals {
     }
 }
 
-/// Whether the key may sign this whole grant now.
-fn admits(mandate: &Mandate, grant: &VerifiedGrant, now: WallTime) -> Result<(), Beyond> {
-    if !mandate.grants {
-        let detail = "signs policies, not grants".to_owned();
-        return Err(Beyond { refusal: Refusal::UnknownKey, detail });
+fn signs_grants(mandate: &Mandate) -> Result<(), Beyond> {
+    if mandate.grants {
+        return Ok(());
     }
-    mandate.valid_at(now)?;
+    let detail = "signs policies, not grants".to_owned();
+    Err(Beyond { refusal: Refusal::UnknownKey, detail })
+}
+
+/// Whether the key may sign a window of this length.
+fn admits_window(mandate: &Mandate, grant: &VerifiedGrant) -> Result<(), Beyond> {
     let lifetime = grant.not_after().since(grant.not_before()).unwrap_or_default();
-    if lifetime > mandate.max_duration {
-        let most = mandate.max_duration;
-        let detail = format!("signs for at most {most:.0?}, and this grant lasts {lifetime:.0?}");
-        return Err(Beyond { refusal: Refusal::Lifetime, detail });
+    if lifetime <= mandate.max_duration {
+        return Ok(());
     }
+    let most = mandate.max_duration;
+    let detail = format!("signs for at most {most:.0?}, and this grant lasts {lifetime:.0?}");
+    Err(Beyond { refusal: Refusal::Lifetime, detail })
+}
+
+/// Whether the key may sign for all ports and sources of this grant.
+fn admits_places(mandate: &Mandate, grant: &VerifiedGrant) -> Result<(), Beyond> {
     let within = |port: &PortRange| match &mandate.ports {
         None => true,
         Some(ranges) => port.ports().all(|port| ranges.iter().any(|range| range.has(port))),

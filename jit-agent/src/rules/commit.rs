@@ -10,6 +10,12 @@ use jit_proto::confirm::MAX_WINDOW;
 
 use crate::rules::clock::{BootNanos, Now};
 
+/// The highest version: what JSON readers hold exactly.
+pub const MAX_VERSION: u64 = 1 << 53;
+/// The furthest that a version may be above the highest before: one mistake must not use up all
+/// versions. A first version that is a time in milliseconds, or written as 20260601120000, is less.
+pub const MAX_JUMP: u64 = 1 << 45;
+
 /// An accepted policy, with its version and the digest of what was signed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Versioned<T> {
@@ -77,6 +83,19 @@ pub enum CommitError {
         /// The highest version that was accepted before.
         highest: u64,
     },
+    /// The version is too far above all before.
+    #[error(
+        "version {asked} is too high: after {highest}, the highest that this host has accepted, it \
+         takes {most} at most"
+    )]
+    TooHigh {
+        /// The version that was pushed.
+        asked: u64,
+        /// The highest version that was accepted before.
+        highest: u64,
+        /// The highest version that would be accepted.
+        most: u64,
+    },
 }
 
 impl<T> Default for Commit<T> {
@@ -97,7 +116,8 @@ impl<T> Commit<T> {
     ) -> Self {
         let versions = [confirmed.as_ref(), pending.as_ref().map(|(policy, _)| policy)];
         let highest = versions.into_iter().flatten().map(|policy| policy.version).max();
-        let highest = highest.unwrap_or(0).max(stored);
+        // It may be lower than the version in force: root may set it back.
+        let highest = if stored == 0 { highest.unwrap_or(0) } else { stored };
         let pending = pending.and_then(|(policy, deadline)| {
             let deadline = deadline.filter(|deadline| *deadline > now.boot)?;
             Some(Pending { policy, applied: now.boot, deadline })
@@ -134,7 +154,16 @@ impl<T> Commit<T> {
         if version <= self.highest {
             return Err(CommitError::Stale { asked: version, highest: self.highest });
         }
+        let most = self.highest.saturating_add(MAX_JUMP).min(MAX_VERSION);
+        if version > most {
+            return Err(CommitError::TooHigh { asked: version, highest: self.highest, most });
+        }
         Ok(Standing::New)
+    }
+
+    /// Sets the version that the next policy must be higher than; returns the one before.
+    pub const fn set_highest(&mut self, version: u64) -> u64 {
+        std::mem::replace(&mut self.highest, version)
     }
 
     /// Accepts a policy. With a window it waits for its confirmation; without one in time, the

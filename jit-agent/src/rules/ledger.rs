@@ -9,6 +9,7 @@
 mod admission;
 mod ending;
 mod exemptions;
+mod floors;
 mod held_grant;
 mod lingering;
 mod slots;
@@ -27,6 +28,7 @@ use lingering::Lingering;
 use slots::Slots;
 use tombstones::Tombstones;
 
+pub use floors::{Floor, Floors};
 pub use held_grant::{Admission, Change, HeldGrant, Progress, Replacement, Stage};
 pub use tombstones::Tombstone;
 
@@ -47,6 +49,7 @@ pub struct Ledger {
     grants: HashMap<GrantId, HeldGrant>,
     ended: VecDeque<HeldGrant>,
     tombstones: Tombstones,
+    floors: Floors,
     claims: Claims,
     exemptions: Exemptions,
     lingering: Lingering,
@@ -65,6 +68,7 @@ impl Ledger {
             grants: HashMap::new(),
             ended: VecDeque::new(),
             tombstones: Tombstones::new(unseen),
+            floors: Floors::default(),
             claims: Claims::new(capacity),
             exemptions: Exemptions::default(),
             lingering: Lingering::default(),
@@ -113,6 +117,22 @@ impl Ledger {
     /// Revoked and replaced ids, each with the end of its refusal.
     pub fn tombstones(&self) -> impl Iterator<Item = (GrantId, Tombstone)> + '_ {
         self.tombstones.iter()
+    }
+
+    /// Refuses what was signed at or before this floor and is not held. The grants that are held and
+    /// fall under it are revoked one by one: [`Ledger::revoke`].
+    pub fn raise_floor(&mut self, floor: Floor) {
+        self.floors.raise(floor);
+    }
+
+    /// Puts stored floors back.
+    pub fn restore_floors(&mut self, floors: &Floors) {
+        self.floors.merge(floors);
+    }
+
+    /// The floors of revocations.
+    pub const fn floors(&self) -> &Floors {
+        &self.floors
     }
 
     /// Notes the kernel's count in a slot. Returns the grant if it has just been used up.
@@ -287,6 +307,12 @@ impl Ledger {
     /// One live or scheduled grant.
     pub fn grant(&self, id: GrantId) -> Option<&HeldGrant> {
         self.grants.get(&id)
+    }
+
+    /// Whether a grant with this id is known to have ended: by its time, or revoked or replaced.
+    pub fn has_ended(&self, id: GrantId) -> bool {
+        !self.grants.contains_key(&id)
+            && (self.tombstones.contains(id) || self.ended().any(|one| one.grant.id() == id))
     }
 
     /// Live and scheduled grants, in no order.

@@ -92,6 +92,37 @@ impl Policy {
         now: Now,
     ) -> Result<(), Refused> {
         let lifetime = check_times(grant, now)?;
+        self.check_content(grant, lifetime, &Approvals::of(grant, keyring, now))
+    }
+
+    /// Checks ceiling and threshold again for a grant that has opened (docs/grants.md, steps
+    /// `ceiling` to `threshold`). Its window, and those of its keys, are not judged again.
+    pub fn check_open(&self, grant: &VerifiedGrant, keyring: &Keyring) -> Result<(), Refused> {
+        let lifetime = grant.not_after().since(grant.not_before()).unwrap_or_default();
+        let checked = self.check_content(grant, lifetime, &Approvals::of_open(grant, keyring));
+        checked.map_err(|refused| refused.of(grant.id()))
+    }
+
+    /// Checks that the keys of a grant may open the whole of the one that it replaces
+    /// (docs/grants.md, step `replaces`).
+    pub fn check_replaced(
+        &self,
+        grant: &VerifiedGrant,
+        replaced: &VerifiedGrant,
+        keyring: &Keyring,
+        now: Now,
+    ) -> Result<(), Refused> {
+        let ports = replaced.ports().iter().flat_map(|range| range.ports());
+        let sections: Vec<_> = ports.filter_map(|port| self.port(port)).collect();
+        check_threshold(&sections, &Approvals::to_replace(grant, replaced, keyring, now))
+    }
+
+    fn check_content(
+        &self,
+        grant: &VerifiedGrant,
+        lifetime: Duration,
+        approvals: &Approvals,
+    ) -> Result<(), Refused> {
         let sections = self.sections_of(grant)?;
         self.check_lifetime(&sections, lifetime)?;
         for section in &sections {
@@ -99,23 +130,7 @@ impl Policy {
                 check_source(section, source)?;
             }
         }
-        let approvals = Approvals::of(grant, keyring, now);
-        if approvals.count == 0 {
-            return Err(approvals.refusal());
-        }
-        for section in sections {
-            if approvals.count < section.approvals {
-                let detail = format!(
-                    "{} needs good signatures by {} distinct keys; there are {}{}",
-                    section.range,
-                    section.approvals,
-                    approvals.count,
-                    approvals.others()
-                );
-                return Err(Refused::new(Refusal::ApprovalsMissing, detail));
-            }
-        }
-        Ok(())
+        check_threshold(&sections, approvals)
     }
 
     /// The sections of the grant's ports, each once.
@@ -178,6 +193,25 @@ fn check_times(grant: &VerifiedGrant, now: Now) -> Result<Duration, Refused> {
         return Err(Refused::new(Refusal::NotYetValid, detail));
     }
     Ok(lifetime)
+}
+
+/// Checks that there are as many approvals as each section asks for (docs/grants.md, step
+/// `threshold`).
+fn check_threshold(sections: &[&PortSection], approvals: &Approvals) -> Result<(), Refused> {
+    if approvals.count == 0 {
+        return Err(approvals.refusal());
+    }
+    let Some(section) = sections.iter().find(|section| approvals.count < section.approvals) else {
+        return Ok(());
+    };
+    let detail = format!(
+        "{} needs good signatures by {} distinct keys; there are {}{}",
+        section.range,
+        section.approvals,
+        approvals.count,
+        approvals.others()
+    );
+    Err(Refused::new(Refusal::ApprovalsMissing, detail))
 }
 
 /// Checks one source against those of the port (docs/grants.md, step `ceiling`).

@@ -208,6 +208,22 @@ fn a_revocation_that_is_cut_short_anywhere_is_true_if_it_was_answered() {
     assert!(steps >= 6, "{steps}");
 }
 
+/// A grant that was signed before and that this host never saw.
+#[test]
+fn a_floor_that_is_cut_short_anywhere_holds_if_it_was_answered() {
+    let steps = at_each_step(
+        |gate| gate.revoke(&Target::All, "test", "", NOW).warning.is_empty(),
+        |host, answered, what| {
+            if answered {
+                assert!(!opens(host, FIRST, MINUTE), "{what}: answered");
+                let unseen = host.push_at(&second(), later(MINUTE));
+                assert_eq!(unseen, Err(Refusal::Revoked), "{what}");
+            }
+        },
+    );
+    assert!(steps >= 6, "{steps}");
+}
+
 #[test]
 fn a_replacement_that_is_cut_short_anywhere_leaves_the_old_grant_or_the_new_one() {
     let new = || v1::Grant { replaces: vec![1; 16].into(), ..second() };

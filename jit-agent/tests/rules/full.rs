@@ -21,7 +21,7 @@ use redb::{StorageBackend, backends::FileBackend};
 
 use crate::{
     host::Host,
-    support::{MINUTE, NOW, SSH, grant, later, v4},
+    support::{MINUTE, NOW, SSH, fresh_grant, grant, later, v4},
 };
 
 const NO_SPACE: i32 = 28;
@@ -148,19 +148,28 @@ fn on_a_full_disk_a_revocation_is_durable_when_it_is_answered() {
             assert_eq!(filled.open(), open, "{target:?} {boot}");
             let replay = filled.host.push(&grant(1, &["203.0.113.7"]));
             assert_eq!(replay, Err(Refusal::Revoked), "{target:?} {boot}");
+            // A grant that this host never saw falls under the floor.
+            if open == [false, false] {
+                let unseen = filled.host.push(&grant(4, &["203.0.113.4"]));
+                assert_eq!(unseen, Err(Refusal::Revoked), "{target:?} {boot}");
+            }
         }
         // There is room: the database takes the revocations and new grants.
         filled.full.store(false, Ordering::Relaxed);
         filled.host.gate().advance(later(5_000));
         assert_eq!(filled.problems(), "");
-        assert_eq!(filled.host.push(&grant(3, &["203.0.113.3"])), Ok(Admission::Active));
+        assert_eq!(filled.host.push(&fresh_grant(3, &["203.0.113.3"])), Ok(Admission::Active));
         filled.host.gate = None;
         fs::remove_file(filled.reserve()).unwrap();
         filled.restart("boot-2");
         assert_eq!(filled.open(), open, "{target:?}: by the database alone");
         let replay = filled.host.push(&grant(1, &["203.0.113.7"]));
         assert_eq!(replay, Err(Refusal::Revoked), "{target:?}");
-        assert_eq!(filled.host.push(&grant(3, &["203.0.113.3"])), Ok(Admission::Known));
+        if open == [false, false] {
+            let unseen = filled.host.push(&grant(4, &["203.0.113.4"]));
+            assert_eq!(unseen, Err(Refusal::Revoked), "{target:?}");
+        }
+        assert_eq!(filled.host.push(&fresh_grant(3, &["203.0.113.3"])), Ok(Admission::Known));
     }
 }
 

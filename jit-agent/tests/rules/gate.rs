@@ -12,7 +12,7 @@ use prost::Message as _;
 
 use crate::{
     host::Host,
-    support::{MINUTE, NOW, SSH, envelope, grant, later, sign, v4},
+    support::{MINUTE, NOW, SSH, envelope, fresh_grant, grant, later, sign, v4},
 };
 
 #[test]
@@ -170,7 +170,7 @@ fn without_an_audit_nothing_new_opens_and_everything_closes() {
     assert!(!host.opens(0));
     std::fs::remove_file(&audit).unwrap();
     std::fs::rename(audit.with_extension("aside"), &audit).unwrap();
-    assert_eq!(host.push(&grant(3, &["203.0.113.9"])), Ok(Admission::Active));
+    assert_eq!(host.push(&fresh_grant(3, &["203.0.113.9"])), Ok(Admission::Active));
     let codes = host.codes();
     assert_eq!(codes.iter().filter(|code| *code == "G001").count(), 2, "{codes:?}");
     assert!(
@@ -325,7 +325,7 @@ fn hits_belong_to_the_grant_that_let_them_in() {
     host.gate().revoke(&Target::All, "test", "", NOW);
     assert_eq!(host.gate().list(true, NOW)[0].hits, 3);
     // The next grant in the slot starts at zero.
-    host.push(&grant(2, &["203.0.113.7"])).unwrap();
+    host.push(&fresh_grant(2, &["203.0.113.7"])).unwrap();
     assert_eq!(host.gate().list(false, NOW)[0].hits, 0);
 }
 
@@ -394,7 +394,7 @@ fn a_revocation_waits_for_one_batch_at_most_whatever_is_asked_before_it() {
             async move {
                 let grants =
                     (0..6_u8).map(|id| envelope(&grant(10 + batch * 6 + id, &["10.0.0.1"])));
-                let outcomes = handle.push(grants.collect(), "test").await.unwrap();
+                let outcomes = handle.push(grants.collect(), "test".into()).await.unwrap();
                 assert!(outcomes.iter().all(Result::is_ok));
                 answered.set(answered.get() + 1);
             }

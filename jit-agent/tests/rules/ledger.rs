@@ -1,12 +1,12 @@
 //! The ledger against the simple rule it stands for: a source is let in exactly while some live
 //! grant covers it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jit_agent::rules::{
     claims::Capacity,
     clock::{BootNanos, Now},
-    ledger::{Admission, Ledger, Progress, Stage},
+    ledger::{Admission, Floor, Ledger, Progress, Stage},
     reconcile::{Entries, Entry, EntryKey, Write, plan},
 };
 use jit_common::Address;
@@ -212,9 +212,23 @@ fn a_restored_deadline_is_never_later_than_the_stored_one() {
 /// One step of a random history.
 #[derive(Clone, Debug)]
 enum Step {
-    Admit { source: &'static str, from: i64, lasts: i64 },
-    Advance { millis: i64 },
-    Revoke { which: u8 },
+    Admit {
+        source: &'static str,
+        from: i64,
+        lasts: i64,
+    },
+    Advance {
+        millis: i64,
+    },
+    Revoke {
+        which: u8,
+    },
+    RevokeAll,
+    /// A grant that was signed this long ago.
+    Late {
+        source: &'static str,
+        signed: i64,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -233,6 +247,9 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(source, from, lasts)| Step::Admit { source, from, lasts }),
         3 => (0..3_i64).prop_map(|millis| Step::Advance { millis }),
         2 => (1..20_u8).prop_map(|which| Step::Revoke { which }),
+        1 => Just(Step::RevokeAll),
+        1 => (prop::sample::select(sources.to_vec()), 0..3_i64)
+            .prop_map(|(source, signed)| Step::Late { source, signed }),
     ]
 }
 
@@ -245,6 +262,8 @@ proptest! {
         let mut world = World::new(CAPACITY);
         let mut model: BTreeMap<u8, (&'static str, i64, i64)> = BTreeMap::new();
         let mut elapsed = 0;
+        let mut floor = i64::MIN;
+        let mut refused = BTreeSet::new();
         let mut next = 0_u8;
         for step in steps {
             match step {
@@ -252,13 +271,41 @@ proptest! {
                     next += 1;
                     let (begin, end) = (elapsed + from, elapsed + from + lasts);
                     let grant = v1::Grant {
+                        issued_at_ms: NOW.wall.0 + elapsed,
                         not_before_ms: NOW.wall.0 + begin,
                         not_after_ms: NOW.wall.0 + end,
                         ..grant(next, &[source])
                     };
-                    if world.admit(&grant, later(elapsed)).is_ok() {
+                    let admitted = world.admit(&grant, later(elapsed));
+                    let falls = elapsed <= floor || refused.contains(&next);
+                    prop_assert_eq!(admitted == Err(Refusal::Revoked), falls);
+                    if admitted.is_ok() {
                         model.insert(next, (source, begin, end));
                     }
+                }
+                Step::Late { source, signed } => {
+                    next += 1;
+                    let (issued, end) = (elapsed - signed, elapsed + 3);
+                    let grant = v1::Grant {
+                        issued_at_ms: NOW.wall.0 + issued,
+                        not_before_ms: NOW.wall.0 + issued,
+                        not_after_ms: NOW.wall.0 + end,
+                        ..grant(next, &[source])
+                    };
+                    let admitted = world.admit(&grant, later(elapsed));
+                    let falls = issued <= floor || refused.contains(&next);
+                    prop_assert_eq!(admitted == Err(Refusal::Revoked), falls);
+                    if admitted.is_ok() {
+                        model.insert(next, (source, issued, end));
+                    }
+                }
+                Step::RevokeAll => {
+                    for which in std::mem::take(&mut model).into_keys() {
+                        world.revoke(which, later(elapsed));
+                    }
+                    floor = elapsed;
+                    let at = later(elapsed).wall;
+                    world.ledger.raise_floor(Floor { requester: None, at });
                 }
                 Step::Advance { millis } => {
                     elapsed += millis;
@@ -267,6 +314,7 @@ proptest! {
                 Step::Revoke { which } => {
                     world.revoke(which, later(elapsed));
                     model.remove(&which);
+                    refused.insert(which);
                 }
             }
             for address in ["10.0.0.1", "10.1.2.3", "10.1.2.4", "10.1.2.130", "10.9.9.9", "203.0.113.9", "192.0.2.1"] {

@@ -208,7 +208,8 @@ fn a_slot_that_had_another_grant_starts_from_zero() {
     host.kernel.clone().open_slot(1, 7).unwrap();
     assert_ne!(host.kernel.slot(1).generation, generation);
     host.restart("boot-1", NOW);
-    host.push(&limited(2, SOURCE, 1)).unwrap();
+    let next = v1::Grant { issued_at_ms: NOW.wall.0 + 1, ..limited(2, SOURCE, 1) };
+    host.push(&next).unwrap();
     assert!(host.connects(40_000, NOW), "the same ports as a connection of the grant before");
     assert_eq!(host.state(2, NOW), (v1::State::Exhausted, 1));
 }

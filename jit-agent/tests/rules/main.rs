@@ -8,6 +8,7 @@ mod ceiling;
 mod commit;
 mod crashes;
 mod documentation;
+mod floors;
 mod full;
 mod gate;
 mod host;

@@ -1,6 +1,13 @@
 //! Policies in force at a gate with a real database: what they change, and what changes them.
 
-use jit_agent::{gate::PolicyPush, kernel::datapath::memory::MemoryDatapath, rules::clock::Now};
+use jit_agent::{
+    gate::{PolicyPush, Target},
+    kernel::datapath::memory::MemoryDatapath,
+    rules::{
+        clock::Now,
+        commit::{MAX_JUMP, MAX_VERSION},
+    },
+};
 use jit_common::PortKey;
 use jit_proto::{Refusal, WallTime, payload_type::GRANT_TYPE, v1};
 use prost::Message as _;
@@ -63,8 +70,9 @@ fn live_grants_stay_until_their_end_unless_strict() {
     assert!(host.opens(SSH, "203.0.113.7", seconds(1)), "a restart takes nothing away");
     let push =
         PolicyPush { envelope: signed(&policy(2, &[])), strict: true, ..PolicyPush::default() };
-    // What the policy in force refuses as well is not this one's doing.
-    assert_eq!(host.push_with(push, seconds(2)).unwrap().revoked, 0);
+    // Also what an earlier policy shut out, without `strict`.
+    assert_eq!(host.push_with(push, seconds(2)).unwrap().revoked, 1);
+    assert!(!host.opens(SSH, "203.0.113.7", seconds(2)));
     let mut host = Host::start();
     let grant = grant(1, &["203.0.113.7"]);
     host.gate().push(vec![envelope(&grant)], "test", NOW).remove(0).unwrap();
@@ -245,4 +253,114 @@ fn a_dated_exemption_ends_on_time_also_when_the_clock_was_wrong() {
     assert!(!host.opens(database, "10.0.0.5", later(30 * MINUTE)));
     host.restart("boot-1", seconds(2));
     assert!(!host.opens(database, "10.0.0.5", later(31 * MINUTE)));
+}
+
+/// One mistake, or one stolen key, must not use up all versions.
+#[test]
+fn a_version_far_above_all_before_is_refused() {
+    let mut host = Host::start();
+    for version in [u64::MAX, MAX_VERSION + 1, MAX_JUMP + 1] {
+        assert_eq!(host.push(&policy(version, &[]), NOW), Err(Refusal::Malformed), "{version}");
+        let answer = host.diff(&policy(version, &[]));
+        assert!(answer.detail.contains("too high"), "{}", answer.detail);
+    }
+    // A time in milliseconds, and one that people write.
+    for version in [1_780_272_000_000, 20_260_601_120_000] {
+        assert_eq!(host.push(&policy(version, &[]), NOW), Ok("ok".into()), "{version}");
+    }
+}
+
+#[test]
+fn root_sets_the_floor_of_versions_back_and_it_holds_over_a_restart() {
+    let mut host = Host::start();
+    assert_eq!(host.push(&policy(MAX_JUMP, &[]), NOW), Ok("ok".into()));
+    assert_eq!(host.push(&policy(8, &[]), NOW), Err(Refusal::StaleVersion));
+    for version in [0, MAX_VERSION + 1] {
+        let refused = host.gate().set_policy_floor(version, "local uid 0", NOW).unwrap_err();
+        assert_eq!(refused.refusal, Refusal::Malformed);
+    }
+    let answer = host.gate().set_policy_floor(7, "local uid 0", NOW).unwrap();
+    assert_eq!(answer.previous, MAX_JUMP);
+    assert_eq!(host.version(NOW), MAX_JUMP, "the policy in force stays");
+    for boot in ["boot-1", "boot-2"] {
+        host.restart(boot, seconds(1));
+        assert_eq!(host.gate().show_policy(NOW).state.unwrap().highest_version, 7, "{boot}");
+        assert_eq!(host.push(&policy(7, &[]), seconds(1)), Err(Refusal::StaleVersion));
+    }
+    assert_eq!(host.push(&policy(8, &[]), seconds(1)), Ok("ok".into()));
+    assert_eq!(host.version(seconds(1)), 8);
+    let audit = host.directory.path().join("state/audit/audit.jsonl");
+    let text = std::fs::read_to_string(audit).unwrap();
+    let record = text.lines().find(|line| line.contains("P006")).unwrap();
+    let record: serde_json::Value = serde_json::from_str(record).unwrap();
+    assert_eq!((&record["version"], &record["previous"]), (&7.into(), &MAX_JUMP.into()));
+    assert_eq!(record["by"], "local uid 0");
+}
+
+/// What `status` says of a grant, and whether it names it in a problem.
+fn outside(host: &mut Host, now: Now) -> (String, bool) {
+    let status = host.gate().status(now);
+    let named = |line: &String| line.contains("--end-outside");
+    let outside = status.grants.first().map(|state| state.outside.clone());
+    (outside.unwrap_or_default(), status.problems.iter().any(named))
+}
+
+#[test]
+fn an_open_grant_outside_the_present_configuration_is_shown_until_it_ends() {
+    let narrow = "sources = [\"10.0.0.0/8\"]";
+    let section = |keys: &str| {
+        format!(
+            "[[port]]\nport = 5900\nprotocol = \"tcp\"\n{keys}\n[[signer]]\nid = \"third\"\npublic_key = \"3.pem\"\n"
+        )
+    };
+    let wide = section("sources = [\"0.0.0.0/0\"]");
+    for (after, word) in [
+        (section(narrow), "source_not_allowed"),
+        (section("sources = [\"0.0.0.0/0\"]\nmax_duration = \"1m\""), "lifetime"),
+        (section("sources = [\"0.0.0.0/0\"]\napprovals = 2"), "approvals_missing"),
+        ("[[signer]]\nid = \"third\"\npublic_key = \"3.pem\"\n".into(), "port_not_protected"),
+        (wide.replace("3.pem", "4.pem"), "unknown_key"),
+    ] {
+        let mut host = Host::with(&wide);
+        let grant = v1::Grant { ports: vec![port(5900)], ..grant(1, &["203.0.113.7"]) };
+        let envelope = sign(GRANT_TYPE, &grant.encode_to_vec(), &[3]);
+        host.gate().push(vec![envelope], "test", NOW).remove(0).unwrap();
+        assert_eq!(outside(&mut host, NOW), (String::new(), false));
+        host.reload(&after, NOW).unwrap();
+        let (text, problem) = outside(&mut host, NOW);
+        assert!(text.starts_with(word) && problem, "{word}: {text}");
+        // A removed key's grants end at a start; the others stay, and are shown again.
+        host.restart("boot-1", seconds(1));
+        if word == "unknown_key" {
+            assert!(host.gate().list(false, seconds(1)).is_empty());
+        } else {
+            let (text, problem) = outside(&mut host, seconds(1));
+            assert!(text.starts_with(word) && problem, "{word}: {text}");
+            host.gate().revoke(&Target::All, "test", "", seconds(2));
+        }
+        let problems = host.gate().status(seconds(2)).problems;
+        assert!(!problems.iter().any(|line| line.contains("--end-outside")), "{problems:?}");
+        // What the file allows again is not outside.
+        let mut host = Host::with(&wide);
+        let envelope = sign(GRANT_TYPE, &grant.encode_to_vec(), &[3]);
+        host.gate().push(vec![envelope], "test", NOW).remove(0).unwrap();
+        host.reload(&after, NOW).unwrap();
+        host.reload(&wide, NOW).unwrap();
+        assert_eq!(outside(&mut host, NOW), (String::new(), false), "{word}");
+    }
+}
+
+/// A push that timed out is repeated: the same policy, with `strict`, ends what it would refuse.
+#[test]
+fn strict_also_ends_what_the_policy_in_force_refuses_already() {
+    let mut host = Host::start();
+    let grant = grant(1, &["203.0.113.7"]);
+    host.gate().push(vec![envelope(&grant)], "test", NOW).remove(0).unwrap();
+    assert_eq!(host.push(&policy(1, &[]), NOW), Ok("ok".into()));
+    assert!(outside(&mut host, NOW).1);
+    let push =
+        PolicyPush { envelope: signed(&policy(1, &[])), strict: true, ..PolicyPush::default() };
+    let answer = host.push_with(push, seconds(1)).unwrap();
+    assert_eq!((answer.reason.as_str(), answer.revoked), ("known", 1));
+    assert!(!host.opens(SSH, "203.0.113.7", seconds(1)));
 }

@@ -1,12 +1,16 @@
 //! Grants that end when another begins, and grants that cut their sessions.
 
-use jit_agent::{gate::Target, rules::ledger::Admission};
+use jit_agent::{
+    gate::{Pusher, Target},
+    rules::ledger::Admission,
+};
 use jit_common::{Address, HostKey};
-use jit_proto::{GrantId, Refusal, v1};
+use jit_proto::{GrantId, Refusal, payload_type::GRANT_TYPE, v1};
+use prost::Message as _;
 
 use crate::{
     host::Host,
-    support::{MINUTE, NOW, SSH, grant, later, v4},
+    support::{MINUTE, NOW, SSH, fresh_grant, grant, later, port, sign, try_config, v4},
 };
 
 const SOURCE: &str = "203.0.113.7";
@@ -194,7 +198,7 @@ fn what_lingers_for_sessions_makes_room_for_grants() {
     host.push(&cutting(1, SOURCE)).unwrap();
     host.gate().revoke(&Target::All, "test", "", NOW);
     assert!(last(&host).is_some());
-    assert_eq!(host.push(&grant(2, &["203.0.113.9"])), Ok(Admission::Active));
+    assert_eq!(host.push(&fresh_grant(2, &["203.0.113.9"])), Ok(Admission::Active));
     assert_eq!(last(&host), None);
 }
 
@@ -213,4 +217,108 @@ fn a_grant_that_ended_with_no_agent_cuts_its_sessions_also_in_tables_that_never_
     host.kernel = jit_agent::kernel::datapath::memory::MemoryDatapath::default();
     host.restart("boot-2", end);
     assert_eq!(last(&host), None);
+}
+
+/// A host whose keys may sign for some ports only: key 3 for 22, key 4 for one source.
+const LIMITED: &str = "[[signer]]\nid = \"ssh\"\npublic_key = \"3.pem\"\nports = [\"22\"]\n\
+    [[signer]]\nid = \"lan\"\npublic_key = \"4.pem\"\nsources = [\"198.51.100.0/24\"]\n";
+
+/// Pushes a grant that these keys signed.
+fn push_by(
+    host: &mut Host,
+    grant: &v1::Grant,
+    keys: &[u8],
+    may_revoke: bool,
+) -> Result<String, Refusal> {
+    let envelope = sign(GRANT_TYPE, &grant.encode_to_vec(), keys);
+    let by = Pusher { may_revoke, ..Pusher::from("hub") };
+    let outcome = host.gate().push(vec![envelope], by, NOW).remove(0);
+    outcome.map(|accepted| accepted.warning).map_err(|refused| refused.refusal)
+}
+
+/// Grant 1 opens 3389, which asks for two keys.
+fn rdp() -> v1::Grant {
+    let not_after_ms = NOW.wall.0 + MINUTE;
+    v1::Grant { ports: vec![port(3389)], not_after_ms, ..grant(1, &[SOURCE]) }
+}
+
+#[test]
+fn only_who_may_open_the_whole_of_a_grant_or_revoke_ends_it_by_replacing() {
+    let next =
+        |id, source| v1::Grant { requester: "eve@example.org".into(), ..replacing(id, 1, source) };
+    for (old, old_keys, keys, refusal) in [
+        (rdp(), &[1, 2][..], &[3][..], Refusal::PortNotAllowed),
+        (rdp(), &[1, 2], &[1], Refusal::ApprovalsMissing),
+        (grant(1, &[SOURCE]), &[1], &[4], Refusal::SourceNotAllowed),
+    ] {
+        let mut host = Host::with(LIMITED);
+        push_by(&mut host, &old, old_keys, false).unwrap();
+        let new = next(2, "198.51.100.1");
+        assert_eq!(push_by(&mut host, &new, keys, false), Err(refusal), "{keys:?}");
+        assert_eq!(host.stands(1), Some(v1::State::Active), "{keys:?}");
+        assert_eq!(host.stands(2), None, "{keys:?}");
+        let outcome = push_by(&mut host, &new, keys, true);
+        assert_eq!(outcome, Ok(String::new()), "the controller may revoke");
+        assert_eq!(host.stands(1), Some(v1::State::Replaced));
+        assert_eq!(push_by(&mut host, &new, keys, false), Ok(String::new()), "known");
+    }
+    let mut host = Host::with(LIMITED);
+    push_by(&mut host, &grant(1, &[SOURCE]), &[1], false).unwrap();
+    assert_eq!(push_by(&mut host, &next(2, SOURCE), &[3], false), Ok(String::new()));
+    assert_eq!(host.stands(1), Some(v1::State::Replaced), "the key may open all of it");
+}
+
+#[test]
+fn the_answer_says_when_there_is_nothing_to_replace() {
+    let mut host = Host::with(LIMITED);
+    let unknown = push_by(&mut host, &replacing(2, 1, SOURCE), &[3], false).unwrap();
+    assert!(unknown.contains("which it replaces, is not known on this host"), "{unknown}");
+    assert_eq!(host.push(&grant(1, &[SOURCE])), Err(Refusal::Revoked), "and stays closed");
+    host.push(&grant(3, &["203.0.113.9"])).unwrap();
+    host.gate().revoke(&Target::Ids(vec![GrantId([3; 16])]), "test", "", NOW);
+    let ended = push_by(&mut host, &replacing(4, 3, SOURCE), &[3], false).unwrap();
+    assert!(ended.contains("which it replaces, has ended before"), "{ended}");
+    let again = push_by(&mut host, &replacing(4, 3, SOURCE), &[3], false);
+    assert_eq!(again, Ok(String::new()), "said once");
+}
+
+/// The grant that it replaces may come late.
+#[test]
+fn a_scheduled_successor_is_checked_again_when_it_begins() {
+    let half = MINUTE / 2;
+    let next = v1::Grant { not_before_ms: NOW.wall.0 + half, ..replacing(2, 1, SOURCE) };
+    for (may_revoke, restarts, begins) in
+        [(false, false, false), (true, false, true), (false, true, true)]
+    {
+        let mut host = Host::with(LIMITED);
+        push_by(&mut host, &next, &[3], may_revoke).unwrap();
+        push_by(&mut host, &rdp(), &[1, 2], false).unwrap();
+        if restarts {
+            // What the controller may do is known no longer. It was checked when it pushed.
+            host.restart("boot-1", NOW);
+        }
+        host.gate().advance(later(half - 1));
+        assert_eq!(host.stands(1), Some(v1::State::Active));
+        host.gate().advance(later(half));
+        let (old, new) = (host.stands(1), host.stands(2));
+        let expected = if begins {
+            (Some(v1::State::Replaced), Some(v1::State::Active))
+        } else {
+            (Some(v1::State::Active), None)
+        };
+        assert_eq!((old, new), expected, "may revoke {may_revoke}, restarts {restarts}");
+        assert_eq!(host.codes().contains(&"G004".to_owned()), !begins);
+    }
+}
+
+#[test]
+fn a_scheduled_successor_whose_key_may_sign_less_now_is_refused_at_the_reload() {
+    let mut host = Host::with(LIMITED);
+    host.push(&grant(1, &[SOURCE])).unwrap();
+    let next = v1::Grant { not_before_ms: NOW.wall.0 + MINUTE, ..replacing(2, 1, "198.51.100.1") };
+    push_by(&mut host, &next, &[3], false).unwrap();
+    let less = "ports = [\"22\"]\nsources = [\"198.51.100.0/24\"]";
+    let (_keys, config) = try_config(&LIMITED.replace("ports = [\"22\"]", less)).unwrap();
+    host.gate().reconfigure(config, NOW).unwrap();
+    assert_eq!((host.stands(1), host.stands(2)), (Some(v1::State::Active), None));
 }

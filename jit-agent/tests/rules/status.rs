@@ -42,7 +42,8 @@ fn exemption(text: &str, until_ms: i64) -> v1::Exemption {
 
 fn of(grant: v1::Grant, state: v1::State, left_ms: i64, hits: u64) -> v1::GrantState {
     let signers = vec!["prod".into()];
-    v1::GrantState { grant: Some(grant), state: state.into(), signers, left_ms, hits }
+    let outside = String::new();
+    v1::GrantState { grant: Some(grant), state: state.into(), signers, left_ms, hits, outside }
 }
 
 /// One grant in each state.
@@ -63,7 +64,10 @@ fn grants() -> Vec<v1::GrantState> {
     let plain = |id| grant(id, &["203.0.113.9/32"]);
     vec![
         of(wide, v1::State::Active, 62 * MINUTE, 12),
-        of(few, v1::State::Exhausted, 5 * MINUTE, 3),
+        v1::GrantState {
+            outside: "port_not_protected: 22/tcp is not protected here".into(),
+            ..of(few, v1::State::Exhausted, 5 * MINUTE, 3)
+        },
         of(next, v1::State::Scheduled, 0, 0),
         of(plain(4), v1::State::Expired, 0, 1),
         of(plain(5), v1::State::Replaced, 0, 1),
@@ -170,6 +174,10 @@ fn everything() -> v1::StatusResponse {
             since_ms: NOW.wall.0,
             note: "all namespaces of this host".into(),
         }),
+        revoked_before: Some(v1::RevocationFloor {
+            all_ms: NOW.wall.0 - 24 * HOUR,
+            by_requester: [("ana@example.org".into(), NOW.wall.0)].into(),
+        }),
     }
 }
 
@@ -204,11 +212,14 @@ grants   1 live, 1 exhausted, 1 scheduled, 1 expired, 1 replaced, 1 revoked
   01040G2081040G2081040G2081  203.0.113.7 +1  22/tcp +1     1h02m    12  ana@example.org  \
 INC-7 disk full
   02081040G2081040G2081040G2  203.0.113.0/24  22/tcp        5m00s   3/3  ana@example.org  disk full
+    outside the present configuration: port_not_protected: 22/tcp is not protected here
   030C1G60R30C1G60R30C1G60R3  203.0.113.8     22/tcp       in 30m     0  ana@example.org  disk full
   040G2081040G2081040G208104  203.0.113.9     22/tcp      expired     1  ana@example.org  disk full
   050M2GA1850M2GA1850M2GA185  203.0.113.9     22/tcp     replaced     1  ana@example.org  disk full
   060R30C1G60R30C1G60R30C1G6  203.0.113.9     22/tcp      revoked     1  ana@example.org  disk full
   070707                      none            none              ?     0
+revoked  what was signed until 2026-05-31T00:00:00Z is refused
+revoked  what was signed for ana@example.org until 2026-06-01T00:00:00Z is refused
 dropped  1,234,569 packets (22/tcp 1,234,560; 500/udp 7): denied 1,234,567, malformed 2; \
 1,000 of them only observed
 control  listening on [::]:8443, last push 2h ago by spiffe://example.org/hub
@@ -324,6 +335,10 @@ fn the_json_value_for_value() {
             "prefix_entries_max": 4,
         },
         "policy": status::policy_json(&policy(0)),
+        "revoked_before": {
+            "all": "2026-05-31T00:00:00Z",
+            "by_requester": { "ana@example.org": time },
+        },
     });
     assert_eq!(shown, expected);
     assert_eq!(grants, status::grants_json(&self::grants()));
@@ -356,8 +371,10 @@ fn a_grant_value_for_value() {
         "justification": "disk full",
         "ticket": "INC-7",
         "signers": ["prod"],
+        "outside": null,
     });
     assert_eq!(shown[0], expected);
+    assert_eq!(shown[1]["outside"], "port_not_protected: 22/tcp is not protected here");
     assert_eq!(shown[1]["max_connections"], 3);
     assert_eq!(shown[2]["replaces"], id_text(&[2; 16]));
     assert_eq!(shown[6]["id"], "070707");

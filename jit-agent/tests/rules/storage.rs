@@ -14,7 +14,7 @@ use jit_agent::{
     gate::Target,
     rules::{
         clock::{Now, SKEW},
-        ledger::{Admission, Tombstone},
+        ledger::{Admission, Floor, Floors, Tombstone},
     },
 };
 use jit_proto::{GrantId, Refusal, WallTime};
@@ -217,6 +217,82 @@ fn a_database_that_is_gone_is_noticed_once_something_was_revoked() {
     fs::remove_file(state.join(FILE)).unwrap();
     host.restart("boot-1", NOW);
     assert_eq!(host.push(&grant(1, &["203.0.113.7"])), Err(Refusal::Revoked));
+}
+
+/// Nothing was ever revoked: what was open is lost all the same.
+#[test]
+fn an_emptied_database_closes_nothing_without_a_word() {
+    for how in ["emptied", "gone", "without its witness", "an older one"] {
+        let mut host = Host::start();
+        host.gate().advance(NOW);
+        host.gate = None;
+        let state = host.directory.path().join("state");
+        let older = fs::read(state.join(FILE)).unwrap();
+        host.restart("boot-1", NOW);
+        host.push(&grant(1, &["203.0.113.7", "203.0.113.8"])).unwrap();
+        host.gate = None;
+        match how {
+            "emptied" => fs::write(state.join(FILE), "").unwrap(),
+            "an older one" => fs::write(state.join(FILE), older).unwrap(),
+            _ => fs::remove_file(state.join(FILE)).unwrap(),
+        }
+        if how == "without its witness" {
+            fs::remove_file(state.join("grants.witness")).unwrap();
+        }
+        host.restart("boot-1", later(MINUTE));
+        assert!(!host.opens(MINUTE), "{how}");
+        let problems = host.gate().status(later(MINUTE)).problems;
+        let lost = problems.iter().find(|line| line.contains("no stored grant explains"));
+        let lost = lost.unwrap_or_else(|| panic!("{how}: {problems:?}"));
+        assert!(lost.contains("2 open entries were closed (22/tcp 203.0.113.7"), "{how}: {lost}");
+        let records = host.records();
+        let record = records.iter().find(|record| record["code"] == "S014").unwrap();
+        assert_eq!(record["entries"], 2, "{how}");
+        let replay = host.push_at(&grant(1, &["203.0.113.7"]), later(MINUTE));
+        let knows = how == "an older one";
+        assert_eq!(replay.is_ok(), knows, "{how}: nothing was revoked, if that is known");
+        // The next start begins with tables that its database explains.
+        host.restart("boot-1", later(2 * MINUTE));
+        let problems = host.gate().status(later(2 * MINUTE)).problems;
+        assert!(!problems.iter().any(|line| line.contains("explains")), "{how}: {problems:?}");
+        let replay = host.push_at(&grant(2, &["203.0.113.7"]), later(2 * MINUTE));
+        assert_eq!(replay.is_ok(), knows, "{how}, after one more start");
+    }
+}
+
+#[test]
+fn a_start_with_a_whole_database_reports_no_loss() {
+    let mut host = Host::start();
+    host.push(&grant(1, &["203.0.113.7"])).unwrap();
+    host.push(&grant(2, &["203.0.113.8"])).unwrap();
+    host.gate().revoke(&Target::Ids(vec![GrantId([2; 16])]), "test", "", NOW);
+    for (boot, millis) in
+        [("boot-1", 0), ("boot-1", MINUTE), ("boot-1", 20 * MINUTE), ("boot-2", 0)]
+    {
+        host.restart(boot, later(millis));
+        assert!(!host.codes().contains(&"S014".to_owned()), "{boot} {millis}");
+    }
+}
+
+/// The tables that the agent of before knew, and no others.
+#[test]
+fn a_state_directory_from_before_there_were_floors_is_adopted() {
+    let state = good_state();
+    {
+        let database = redb::Database::create(state.path().join(FILE)).unwrap();
+        let write = database.begin_write().unwrap();
+        let floors: redb::TableDefinition<'_, &str, i64> = redb::TableDefinition::new("floors");
+        assert!(write.delete_table(floors).unwrap());
+        write.commit().unwrap();
+    }
+    let (mut store, stored) = Store::open(state.path(), NOW.wall).unwrap();
+    assert!(stored.damaged.is_none() && stored.floors.is_empty());
+    assert_eq!((stored.grants.len(), stored.tombstones.len()), (2, 1));
+    let mut floors = Floors::default();
+    floors.raise(Floor { requester: Some("ana@example.org".into()), at: NOW.wall });
+    store.commit(&Transaction { floors: floors.clone(), ..Transaction::default() }).unwrap();
+    drop(store);
+    assert_eq!(Store::open(state.path(), NOW.wall).unwrap().1.floors, floors);
 }
 
 #[test]

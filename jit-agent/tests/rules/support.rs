@@ -60,6 +60,11 @@ pub(crate) fn grant(id: u8, sources: &[&str]) -> v1::Grant {
     }
 }
 
+/// The same, signed a moment later: after a revocation at [`NOW`].
+pub(crate) fn fresh_grant(id: u8, sources: &[&str]) -> v1::Grant {
+    v1::Grant { issued_at_ms: NOW.wall.0 + 1, ..grant(id, sources) }
+}
+
 pub(crate) fn port(number: u32) -> v1::PortRange {
     v1::PortRange { protocol: v1::Protocol::Tcp.into(), first: number, last: number }
 }

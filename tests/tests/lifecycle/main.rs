@@ -12,6 +12,7 @@ mod connections;
 mod controllers;
 mod crashes;
 mod dead;
+mod floors;
 mod handshakes;
 mod installed;
 mod limits;

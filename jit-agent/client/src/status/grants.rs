@@ -7,7 +7,7 @@ use jit_proto::{
 };
 
 use super::{
-    BOLD, Style,
+    BOLD, Style, YELLOW,
     words::{WIDTH, line, now_ms},
 };
 
@@ -57,8 +57,13 @@ pub fn grants_text(grants: &[v1::GrantState], style: Style) -> String {
         format!("  {}", cells.join("  ").trim_end())
     };
     line(&mut out, format_args!("{}", style.paint(BOLD, &render(&header))));
-    for row in &rows {
+    for (row, state) in rows.iter().zip(grants) {
         line(&mut out, format_args!("{}", render(row)));
+        if !state.outside.is_empty() {
+            let outside = clean(&state.outside, 200);
+            let text = format!("outside the present configuration: {outside}");
+            line(&mut out, format_args!("    {}", style.paint(YELLOW, &text)));
+        }
     }
     out
 }

@@ -26,6 +26,7 @@ pub fn json(status: &v1::StatusResponse) -> Value {
         started_at_ms,
         policy,
         guard,
+        revoked_before,
     } = status;
     json!({
         "state": state,
@@ -57,7 +58,18 @@ pub fn json(status: &v1::StatusResponse) -> Value {
             "prefix_entries_max": capacity.prefix_entries_max,
         })),
         "policy": policy.as_ref().map(policy_json),
+        "revoked_before": revoked_before.as_ref().map(floors_json),
         "soon": soon,
+    })
+}
+
+/// Floors of revocations as JSON.
+fn floors_json(floors: &v1::RevocationFloor) -> Value {
+    let v1::RevocationFloor { all_ms, by_requester } = floors;
+    let by_requester = by_requester.iter().map(|(name, at)| (name.clone(), time(*at)));
+    json!({
+        "all": time(*all_ms),
+        "by_requester": by_requester.collect::<serde_json::Map<_, _>>(),
     })
 }
 
@@ -170,6 +182,7 @@ fn grant_json(state: &v1::GrantState) -> Value {
         "justification": grant.justification,
         "ticket": grant.ticket,
         "signers": state.signers,
+        "outside": (!state.outside.is_empty()).then_some(&state.outside),
     })
 }
 

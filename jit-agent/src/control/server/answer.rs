@@ -12,13 +12,14 @@ use crate::{gate::Accepted, rules::refusal::Refused};
 const ERROR_DOMAIN: &str = "jit-agent";
 
 pub(super) fn accepted_outcome(accepted: &Accepted) -> v1::Outcome {
-    let Accepted { admission, id, not_after } = accepted;
+    let Accepted { admission, id, not_after, warning } = accepted;
     v1::Outcome {
         reason: admission.word().into(),
         accepted: true,
         grant_id: id.0.to_vec().into(),
         detail: format!("until {not_after}"),
         not_after_ms: not_after.0,
+        warning: warning.clone(),
     }
 }
 
@@ -30,6 +31,7 @@ pub(super) fn refused_outcome(refused: &Refused) -> v1::Outcome {
         grant_id: id.map(|id| id.0.to_vec()).unwrap_or_default().into(),
         detail: detail.clone(),
         not_after_ms: 0,
+        warning: String::new(),
     }
 }
 

@@ -77,6 +77,21 @@ impl Authority {
         Err(self.deny(&identity, any.first().map_or("", |needed| needed.word())))
     }
 
+    /// Whether the peer may also do this.
+    pub(super) fn may<T>(&self, request: &Request<T>, what: Permission) -> Result<bool, Status> {
+        Ok(self.identity(caller(request)?).may.contains(what))
+    }
+
+    /// The peer's name, if it is root on this host.
+    pub(super) fn authorize_root<T>(&self, request: &Request<T>) -> Result<String, Status> {
+        let caller = caller(request)?;
+        let identity = self.identity(caller);
+        if caller.who.is_root() {
+            return Ok(identity.name);
+        }
+        Err(self.deny(&identity, "root on the host"))
+    }
+
     /// Refuses a peer that may not make this call, before a byte of its request is read. So none of
     /// it is held in memory. A call that does not exist needs no permission.
     pub(super) fn may_call(&self, request: Request<()>) -> Result<Request<()>, Status> {

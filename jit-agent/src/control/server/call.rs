@@ -31,7 +31,7 @@ impl Call {
             "List" | "Status" | "Watch" => (&[Permission::Read], QUESTION),
             "ShowPolicy" => (&[Permission::Read, Permission::Policy], QUESTION),
             "DiffPolicy" | "PushPolicy" => (&[Permission::Policy], ONE_ENVELOPE),
-            "ConfirmPolicy" => (&[Permission::Policy], QUESTION),
+            "ConfirmPolicy" | "SetPolicyFloor" => (&[Permission::Policy], QUESTION),
             _ => return None,
         };
         Some(Self { needs, largest })
@@ -66,7 +66,7 @@ mod tests {
             .lines()
             .filter_map(|line| line.trim().strip_prefix("rpc ")?.split('(').next())
             .collect();
-        assert_eq!(methods.len(), 10, "{methods:?}");
+        assert_eq!(methods.len(), 11, "{methods:?}");
         for method in methods {
             let call = Call::of(&format!("/jit.v1.JitAgent/{method}"));
             assert!(

@@ -48,6 +48,11 @@ pub enum Who {
 }
 
 impl Who {
+    /// Whether the peer is root on this host, as the kernel says.
+    pub const fn is_root(&self) -> bool {
+        matches!(self, Self::Local { uid: 0, .. })
+    }
+
     /// Whether the peer is root or the agent's own user, as the kernel says. They may close.
     pub const fn is_trusted(&self) -> bool {
         matches!(self, Self::Local { uid, own } if *uid == 0 || *uid == *own)
@@ -170,6 +175,14 @@ mod tests {
         assert_eq!((known.name.as_str(), known.may), ("spiffe://example.org/c", may));
         let stranger = Identity::of_certificate(&["spiffe://example.org/c2".into()], &table);
         assert_eq!(stranger.may, Permissions::default());
+    }
+
+    #[test]
+    fn nobody_but_root_on_the_host_counts_as_root() {
+        assert!(Who::Local { uid: 0, own: 990 }.is_root());
+        assert!(!Who::Local { uid: 990, own: 990 }.is_root(), "the agent's own user");
+        let certificate = Who::Certificate { names: vec!["root".into()], chain: [].into() };
+        assert!(!certificate.is_root(), "a controller, whatever it is called and may do");
     }
 
     #[test]

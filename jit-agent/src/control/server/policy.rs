@@ -68,3 +68,13 @@ pub(super) async fn confirm(
     let confirmed = gate.confirm_policy(version, connected, &by).await.map_err(gone)?;
     confirmed.map(Response::new).map_err(|refused| refused_status(&refused))
 }
+
+pub(super) async fn set_floor(
+    gate: &GateHandle,
+    authority: &Authority,
+    request: &Request<v1::SetPolicyFloorRequest>,
+) -> Result<Response<v1::SetPolicyFloorResponse>, Status> {
+    let by = authority.authorize_root(request)?;
+    let set = gate.set_policy_floor(request.get_ref().version, &by).await.map_err(gone)?;
+    set.map(Response::new).map_err(|refused| refused_status(&refused))
+}

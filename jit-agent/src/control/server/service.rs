@@ -35,7 +35,7 @@ use crate::{
         },
         tls::Authorities,
     },
-    gate::{GateHandle, Target},
+    gate::{GateHandle, Pusher, Target},
 };
 
 /// Largest number of calls at once on one connection. Each may hold a request of the largest size.
@@ -65,6 +65,12 @@ impl Service {
     /// connections and streams.
     pub fn set_controllers(&self, controllers: &[Controller], authorities: Option<Authorities>) {
         self.authority.replace(controllers, authorities);
+    }
+
+    /// The peer that pushes, if it may.
+    fn pusher<T>(&self, request: &Request<T>) -> Result<Pusher, Status> {
+        let name = self.authority.authorize(request, Permission::Grant)?;
+        Ok(Pusher { name, may_revoke: self.authority.may(request, Permission::Revoke)? })
     }
 
     /// The HTTP/2 server with its bounds, which serves connections from anywhere.
@@ -97,12 +103,12 @@ impl JitAgent for Service {
         &self,
         request: Request<v1::PushRequest>,
     ) -> Result<Response<v1::PushResponse>, Status> {
-        let by = self.authority.authorize(&request, Permission::Grant)?;
+        let by = self.pusher(&request)?;
         let envelope = request
             .into_inner()
             .envelope
             .ok_or_else(|| Status::invalid_argument("envelope is missing"))?;
-        let outcomes = self.gate.push(vec![envelope], &by).await.map_err(gone)?;
+        let outcomes = self.gate.push(vec![envelope], by).await.map_err(gone)?;
         match outcomes.into_iter().next() {
             Some(Ok(accepted)) => {
                 Ok(Response::new(v1::PushResponse { outcome: Some(accepted_outcome(&accepted)) }))
@@ -116,7 +122,7 @@ impl JitAgent for Service {
         &self,
         request: Request<v1::PushBatchRequest>,
     ) -> Result<Response<v1::PushBatchResponse>, Status> {
-        let by = self.authority.authorize(&request, Permission::Grant)?;
+        let by = self.pusher(&request)?;
         let revokes = !request.get_ref().revoke_ids.is_empty();
         let may_revoke = revokes.then(|| self.authority.authorize(&request, Permission::Revoke));
         let v1::PushBatchRequest { envelopes, revoke_ids } = request.into_inner();
@@ -129,7 +135,8 @@ impl JitAgent for Service {
             // A bad id must not stop the good ones.
             let ids: Vec<_> = revoke_ids.iter().filter_map(|id| GrantId::from_bytes(id)).collect();
             let bad = revoke_ids.len() - ids.len();
-            let revoked = self.gate.revoke(Target::Ids(ids), &by, "batch").await.map_err(gone)?;
+            let revoked =
+                self.gate.revoke(Target::Ids(ids), &by.name, "batch").await.map_err(gone)?;
             response.revoked = revoked.ended;
             response.warning = revoked.warning;
             if bad > 0 {
@@ -137,7 +144,7 @@ impl JitAgent for Service {
                 response.warning.insert_str(0, &text);
             }
         }
-        let outcomes = self.gate.push(envelopes, &by).await.map_err(gone)?;
+        let outcomes = self.gate.push(envelopes, by).await.map_err(gone)?;
         response.outcomes = outcomes
             .iter()
             .map(|outcome| match outcome {
@@ -237,6 +244,13 @@ impl JitAgent for Service {
         request: Request<v1::ConfirmPolicyRequest>,
     ) -> Result<Response<v1::ConfirmPolicyResponse>, Status> {
         policy::confirm(&self.gate, &self.authority, &request).await
+    }
+
+    async fn set_policy_floor(
+        &self,
+        request: Request<v1::SetPolicyFloorRequest>,
+    ) -> Result<Response<v1::SetPolicyFloorResponse>, Status> {
+        policy::set_floor(&self.gate, &self.authority, &request).await
     }
 }
 

@@ -67,6 +67,8 @@ codes! {
     GrantExhausted => "G008", "grant_exhausted";
     /// A grant ends sooner, because the wall clock was set forward.
     GrantShortened => "G009", "grant_shortened";
+    /// What was signed until a moment is refused from now on.
+    RevocationFloor => "G010", "revocation_floor";
     /// The first record of all.
     AuditBegun => "L001", "audit_begun";
     /// The first record of a file that follows another, with the signed head of that one.
@@ -93,6 +95,8 @@ codes! {
     PolicyReturned => "P004", "policy_returned";
     /// A policy was refused.
     PolicyRefused => "P005", "policy_refused";
+    /// Root set the version that the next policy must be higher than.
+    PolicyFloorSet => "P006", "policy_floor_set";
     /// The configuration file was read again.
     ConfigurationReloaded => "R001", "configuration_reloaded";
     /// The configuration file was refused; nothing changed.
@@ -113,6 +117,8 @@ codes! {
     ClockTrusted => "S007", "clock_trusted";
     /// The database could not be read and was kept aside.
     DatabaseDamaged => "S008", "database_damaged";
+    /// The kernel had open entries that no stored grant explains; they were closed.
+    GrantsLost => "S014", "grants_lost";
 }
 
 impl EventCode {

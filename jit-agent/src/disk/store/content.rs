@@ -5,7 +5,7 @@ use std::{collections::HashMap, path::PathBuf};
 use jit_proto::{GrantId, WallTime, v1};
 use prost::Message;
 
-use crate::rules::ledger::Tombstone;
+use crate::rules::ledger::{Floors, Tombstone};
 
 /// A stored grant.
 #[derive(Clone, PartialEq, Message)]
@@ -81,12 +81,23 @@ pub struct Transaction {
     pub tombstones: Vec<(GrantId, Tombstone)>,
     /// Revoked ids to remove, because they need not be refused any more.
     pub forget: Vec<GrantId>,
+    /// Floors of revocations to add to the stored ones.
+    pub floors: Floors,
+    /// What was revoked before this moment is lost, if that was found.
+    pub lost_before: Option<WallTime>,
     /// The boot that the tombstones' boot times belong to, if it changed.
     pub boot_id: Option<String>,
     /// The pushed policies, if they changed.
     pub policies: Option<StoredPolicies>,
     /// Wall time now; the floor only rises.
     pub floor: Option<WallTime>,
+}
+
+impl Transaction {
+    /// Whether it closes something. A database without it is an older one.
+    pub(super) fn closes(&self) -> bool {
+        !self.tombstones.is_empty() || !self.floors.is_empty()
+    }
 }
 
 /// What was read at start.
@@ -98,6 +109,8 @@ pub struct Stored {
     pub progress: HashMap<GrantId, StoredProgress>,
     /// Revoked ids.
     pub tombstones: Vec<(GrantId, Tombstone)>,
+    /// Floors of revocations.
+    pub floors: Floors,
     /// The boot that the tombstones' boot times belong to.
     pub boot_id: Option<String>,
     /// The pushed policies, unverified; `None`: there were none.

@@ -11,7 +11,7 @@ use std::{
 use jit_proto::{GrantId, WallTime};
 use prost::Message as _;
 use redb::{
-    Database, ReadableDatabase as _, ReadableTable as _, StorageBackend as _, TableDefinition,
+    Database, ReadableDatabase as _, ReadableTable, StorageBackend as _, Table, TableDefinition,
     backends::InMemoryBackend,
 };
 
@@ -20,12 +20,17 @@ use crate::{
         content::{Stored, StoredGrant, StoredPolicies, StoredProgress, Transaction},
         witness::Witness,
     },
-    rules::{clock::BootNanos, ledger::Tombstone},
+    rules::{
+        clock::BootNanos,
+        ledger::{Floor, Floors, Tombstone},
+    },
 };
 
 const GRANTS: TableDefinition<'_, [u8; 16], &[u8]> = TableDefinition::new("grants");
 const PROGRESS: TableDefinition<'_, [u8; 16], &[u8]> = TableDefinition::new("lives");
 const TOMBSTONES: TableDefinition<'_, [u8; 16], (i64, u64)> = TableDefinition::new("tombstones");
+/// Requester to floor, milliseconds since 1970; the empty name: everybody.
+const FLOORS: TableDefinition<'_, &str, i64> = TableDefinition::new("floors");
 const BOOT: TableDefinition<'_, &str, &str> = TableDefinition::new("boot");
 const NUMBERS: TableDefinition<'_, &str, i64> = TableDefinition::new("numbers");
 const POLICIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("policies");
@@ -108,6 +113,7 @@ fn read(database: &Database) -> Result<Stored, redb::Error> {
     write.open_table(GRANTS)?;
     write.open_table(PROGRESS)?;
     write.open_table(TOMBSTONES)?;
+    write.open_table(FLOORS)?;
     write.open_table(BOOT)?;
     write.open_table(NUMBERS)?;
     write.open_table(POLICIES)?;
@@ -133,6 +139,7 @@ fn read(database: &Database) -> Result<Stored, redb::Error> {
         let tombstone = Tombstone { until: WallTime(until), boot: BootNanos(boot) };
         stored.tombstones.push((GrantId(id.value()), tombstone));
     }
+    stored.floors = read_floors(&read.open_table(FLOORS)?)?;
     stored.boot_id = read.open_table(BOOT)?.get(ID)?.map(|id| id.value().to_owned());
     let policies = read.open_table(POLICIES)?.get(PUSHED)?;
     stored.policies = policies.and_then(|bytes| StoredPolicies::decode(bytes.value()).ok());
@@ -168,8 +175,18 @@ pub(super) fn write(
     transaction: &Transaction,
     reached: Witness,
 ) -> Result<(), redb::Error> {
-    let Transaction { put, progress, remove, tombstones, forget, boot_id, policies, floor: _ } =
-        transaction;
+    let Transaction {
+        put,
+        progress,
+        remove,
+        tombstones,
+        forget,
+        floors,
+        lost_before,
+        boot_id,
+        policies,
+        floor: _,
+    } = transaction;
     let write = database.begin_write()?;
     {
         let mut grants = write.open_table(GRANTS)?;
@@ -194,6 +211,9 @@ pub(super) fn write(
         for (id, Tombstone { until, boot }) in in_order(tombstones, |(id, _)| *id) {
             table.insert(id.0, (until.0, boot.0))?;
         }
+        if !floors.is_empty() {
+            write_floors(&mut write.open_table(FLOORS)?, floors)?;
+        }
         if let Some(boot_id) = boot_id {
             write.open_table(BOOT)?.insert(ID, boot_id.as_str())?;
         }
@@ -202,10 +222,41 @@ pub(super) fn write(
             write.open_table(POLICIES)?.insert(PUSHED, bytes.as_slice())?;
         }
         let mut numbers = write.open_table(NUMBERS)?;
+        if let Some(lost_before) = lost_before {
+            numbers.insert(LOST_BEFORE, lost_before.0)?;
+        }
         numbers.insert(FLOOR, reached.floor.0)?;
         numbers.insert(CLOSINGS, i64::try_from(reached.closings).unwrap_or(i64::MAX))?;
     }
     write.commit()?;
+    Ok(())
+}
+
+fn read_floors(table: &impl ReadableTable<&'static str, i64>) -> Result<Floors, redb::Error> {
+    let mut floors = Floors::default();
+    for item in table.iter()? {
+        let (name, at) = item?;
+        let requester = Some(name.value().to_owned()).filter(|name| !name.is_empty());
+        floors.raise(Floor { requester, at: WallTime(at.value()) });
+    }
+    Ok(floors)
+}
+
+/// Adds floors to the stored ones.
+fn write_floors(
+    table: &mut Table<'_, &'static str, i64>,
+    more: &Floors,
+) -> Result<(), redb::Error> {
+    let before = read_floors(table)?;
+    let mut after = before.clone();
+    after.merge(more);
+    let kept = after.by_requester();
+    for name in before.by_requester().keys().filter(|name| !kept.contains_key(*name)) {
+        table.remove(name.as_str())?;
+    }
+    for Floor { requester, at } in after.iter() {
+        table.insert(requester.as_deref().unwrap_or_default(), at.0)?;
+    }
     Ok(())
 }
 

@@ -8,9 +8,15 @@
 //! database; the answer to the revocation then says that it is not durable. A revocation of
 //! everything is one number: there is always room for it.
 //!
-//! A head (a SHA-256, and the length of the records) says which records count. The records are
-//! written and synced first, then the head: 56 bytes, which are either the old ones or the new
-//! ones. Records with another SHA-256 than the head's are damage, and open nothing.
+//! A head (a SHA-256, the length of the records, and what is revoked of everybody) says which
+//! records count. The records are written and synced first, then the head: 64 bytes, which are
+//! either the old ones or the new ones. Records with another SHA-256 than the head's are damage, and
+//! open nothing.
+//!
+//! A record is a revoked id, or the floor of a requester, whose name follows in records of its own.
+//! A floor that finds no room becomes the floor of everybody, which stands in the head.
+
+mod records;
 
 use std::{
     collections::HashMap,
@@ -21,10 +27,14 @@ use std::{
 };
 
 use jit_proto::{GrantId, WallTime};
+use records::{RECORD, Record};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    rules::{clock::BootNanos, ledger::Tombstone},
+    rules::{
+        clock::BootNanos,
+        ledger::{Floor, Floors, Tombstone},
+    },
     system::sys,
 };
 
@@ -34,11 +44,12 @@ pub(super) const FILE: &str = "grants.reserve";
 const BYTES: usize = 256 * 1024;
 /// Offset of the records, bytes: the head has a page of its own.
 const RECORDS: usize = 4096;
-/// Length of a record, bytes: id, wall time, boot time.
-const RECORD: usize = 32;
 const DIGEST: usize = 32;
-/// Length of the head, bytes: digest, length of the records, the tombstone of everything.
-const HEAD: usize = DIGEST + 24;
+/// Length of the head, bytes: digest, length of the records, the tombstone of everything, the floor
+/// of everybody.
+const HEAD: usize = DIGEST + 32;
+/// Length of the head before there were floors.
+const OLD_HEAD: usize = DIGEST + 24;
 
 /// The reserve, with the content of its file.
 #[derive(Debug)]
@@ -49,8 +60,20 @@ pub(super) struct Reserve {
     closed: HashMap<GrantId, Tombstone>,
     /// Everything that the database has is revoked.
     all: Option<Tombstone>,
+    floors: Floors,
     /// The records as in the file.
     records: Vec<u8>,
+}
+
+/// Revocations for the reserve.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Closing<'a> {
+    /// Ids, and until when they stay refused.
+    pub(super) ids: &'a [(GrantId, Tombstone)],
+    /// Everything that the database has is revoked.
+    pub(super) all: bool,
+    /// What was signed until then is refused.
+    pub(super) floors: &'a Floors,
 }
 
 impl Reserve {
@@ -61,6 +84,7 @@ impl Reserve {
             ready: Err(format!("{FILE} is not there in its full size")),
             closed: HashMap::new(),
             all: None,
+            floors: Floors::default(),
             records: Vec::new(),
         }
     }
@@ -88,19 +112,34 @@ impl Reserve {
         let (digest, rest) = bytes.split_first_chunk::<DIGEST>()?;
         let (length, rest) = rest.split_first_chunk::<8>()?;
         let (until, rest) = rest.split_first_chunk::<8>()?;
-        let (boot, _) = rest.split_first_chunk::<8>()?;
+        let (boot, rest) = rest.split_first_chunk::<8>()?;
+        let floor = WallTime(i64::from_le_bytes(*rest.first_chunk::<8>()?));
         let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
         let records = bytes.get(RECORDS..)?.get(..length)?;
         let all = tombstone(*until, *boot);
         self.all = (all != NONE).then_some(all);
         self.records = records.to_vec();
-        for record in records.chunks(RECORD) {
-            let (id, rest) = record.split_first_chunk::<16>()?;
-            let (until, rest) = rest.split_first_chunk::<8>()?;
-            let boot = rest.first_chunk::<8>()?;
-            self.note(GrantId(*id), tombstone(*until, *boot));
+        if head(records, self.all, floor).first_chunk() != Some(digest) {
+            // Written before there were floors.
+            let old = head(records, self.all, NO_FLOOR);
+            let counts = old.get(DIGEST..OLD_HEAD)?;
+            let old = Sha256::new().chain_update(counts).chain_update(records).finalize();
+            return (old.as_slice() == digest).then(|| self.take_records(records))?;
         }
-        (head(&self.records, self.all).first_chunk() == Some(digest)).then_some(())
+        if floor != NO_FLOOR {
+            self.floors.raise(Floor { requester: None, at: floor });
+        }
+        self.take_records(records)
+    }
+
+    fn take_records(&mut self, bytes: &[u8]) -> Option<()> {
+        for record in records::read(bytes)? {
+            match record {
+                Record::Closed(id, tombstone) => self.note(id, tombstone),
+                Record::Floor(floor) => self.floors.raise(floor),
+            }
+        }
+        Some(())
     }
 
     fn note(&mut self, id: GrantId, tombstone: Tombstone) {
@@ -128,7 +167,7 @@ impl Reserve {
             let mut options = OpenOptions::new();
             let mut file =
                 options.write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-            let mut bytes = head(&[], None);
+            let mut bytes = head(&[], None, NO_FLOOR);
             bytes.resize(BYTES, 0);
             file.write_all(&bytes)?;
             file.sync_all()?;
@@ -145,60 +184,74 @@ impl Reserve {
 
     /// Whether no revocation waits for the database.
     pub(super) fn is_empty(&self) -> bool {
-        self.closed.is_empty() && self.all.is_none()
+        self.closed.is_empty() && self.all.is_none() && self.floors.is_empty()
     }
 
-    /// Keeps revoked ids; with `all`, that everything in the database is revoked. All of it is on
-    /// the disk when this succeeds.
-    pub(super) fn keep(&mut self, closed: &[(GrantId, Tombstone)], all: bool) -> io::Result<()> {
+    /// Keeps revocations. All of it is on the disk when this succeeds.
+    pub(super) fn keep(&mut self, closing: Closing<'_>) -> io::Result<()> {
         if let Err(why) = &self.ready {
             return Err(io::Error::other(why.clone()));
         }
+        let Closing { ids, all, floors } = closing;
         let mut records = self.records.clone();
         let mut everything = self.all;
         if all {
-            let latest = closed.iter().map(|(_, tombstone)| *tombstone).reduce(Tombstone::later);
-            everything = latest.map(|latest| everything.map_or(latest, |old| old.later(latest)));
+            let latest = ids.iter().map(|(_, tombstone)| *tombstone).reduce(Tombstone::later);
+            everything = latest.map_or(everything, |latest| {
+                Some(everything.map_or(latest, |old| old.later(latest)))
+            });
         } else {
-            let fresh = closed.iter().filter(|(id, tombstone)| {
+            let fresh = ids.iter().filter(|(id, tombstone)| {
                 self.closed.get(id).is_none_or(|kept| kept.later(*tombstone) != *kept)
             });
-            for (id, Tombstone { until, boot }) in fresh {
-                records.extend(id.0);
-                records.extend(until.0.to_le_bytes());
-                records.extend(boot.0.to_le_bytes());
-            }
+            fresh.for_each(|(id, tombstone)| records::add(&mut records, *id, *tombstone));
         }
         if records.len() > BYTES - RECORDS {
             let most = (BYTES - RECORDS) / RECORD;
             return Err(io::Error::other(format!("{FILE} has room for {most} revocations")));
         }
-        self.write(&records, everything)?;
+        let mut kept = self.floors.clone();
+        let known = |floor: &Floor| match &floor.requester {
+            Some(name) => self.floors.of(name) >= Some(floor.at),
+            None => false,
+        };
+        for floor in floors.iter().filter(|floor| !known(floor)) {
+            let fits = records::add_floor(&mut records, &floor, BYTES - RECORDS);
+            kept.raise(if fits { floor } else { Floor { requester: None, ..floor } });
+        }
+        self.write(&records, everything, kept.all())?;
         self.all = everything;
+        self.floors = kept;
         self.records = records;
         if !all {
-            closed.iter().for_each(|(id, tombstone)| self.note(*id, *tombstone));
+            ids.iter().for_each(|(id, tombstone)| self.note(*id, *tombstone));
         }
         Ok(())
     }
 
     /// Empties the reserve, because the database has everything in it.
     pub(super) fn clear(&mut self) -> io::Result<()> {
-        self.write(&[], None)?;
+        self.write(&[], None, None)?;
         self.closed.clear();
         self.all = None;
+        self.floors = Floors::default();
         self.records.clear();
         Ok(())
     }
 
     /// Writes the new records after the existing ones, and then the head that counts them.
-    fn write(&self, records: &[u8], all: Option<Tombstone>) -> io::Result<()> {
+    fn write(
+        &self,
+        records: &[u8],
+        all: Option<Tombstone>,
+        floor: Option<WallTime>,
+    ) -> io::Result<()> {
         let file = OpenOptions::new().write(true).open(&self.path)?;
         if let Some(fresh) = records.get(self.records.len()..).filter(|fresh| !fresh.is_empty()) {
             file.write_all_at(fresh, offset(RECORDS + self.records.len()))?;
             file.sync_data()?;
         }
-        file.write_all_at(&head(records, all), 0)?;
+        file.write_all_at(&head(records, all, floor.unwrap_or(NO_FLOOR)), 0)?;
         file.sync_data()
     }
 
@@ -212,6 +265,15 @@ impl Reserve {
     }
 }
 
+impl Reserve {
+    /// Floors of revocations that wait for the database.
+    pub(super) const fn floors(&self) -> &Floors {
+        &self.floors
+    }
+}
+
+/// No floor of everybody.
+const NO_FLOOR: WallTime = WallTime(0);
 /// A tombstone that has always ended: none.
 const NONE: Tombstone = Tombstone { until: WallTime(0), boot: BootNanos(0) };
 
@@ -220,12 +282,13 @@ fn tombstone(until: [u8; 8], boot: [u8; 8]) -> Tombstone {
     Tombstone { until: WallTime(until), boot: BootNanos(boot) }
 }
 
-fn head(records: &[u8], all: Option<Tombstone>) -> Vec<u8> {
+fn head(records: &[u8], all: Option<Tombstone>, floor: WallTime) -> Vec<u8> {
     let Tombstone { until, boot } = all.unwrap_or(NONE);
     let mut counts = Vec::with_capacity(HEAD);
     counts.extend(u64::try_from(records.len()).unwrap_or(u64::MAX).to_le_bytes());
     counts.extend(until.0.to_le_bytes());
     counts.extend(boot.0.to_le_bytes());
+    counts.extend(floor.0.to_le_bytes());
     let mut head = Sha256::new().chain_update(&counts).chain_update(records).finalize().to_vec();
     head.extend(counts);
     head
@@ -253,6 +316,18 @@ mod tests {
         reserve
     }
 
+    fn keep(reserve: &mut Reserve, ids: &[(GrantId, Tombstone)], all: bool) -> io::Result<()> {
+        reserve.keep(Closing { ids, all, floors: &Floors::default() })
+    }
+
+    fn floors(floors: &[(Option<&str>, i64)]) -> Floors {
+        let mut all = Floors::default();
+        for (name, at) in floors {
+            all.raise(Floor { requester: name.map(str::to_owned), at: WallTime(*at) });
+        }
+        all
+    }
+
     /// What a start would find with a database that has grants 1 and 7.
     fn found(directory: &Path) -> Result<Vec<(GrantId, Tombstone)>, String> {
         let reserve = Reserve::read(directory)?;
@@ -266,19 +341,78 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut reserve = ready(directory.path());
         assert!(reserve.is_empty());
-        reserve.keep(&[(id(1), EARLY), (id(2), LATE)], false).unwrap();
-        reserve.keep(&[(id(1), LATE)], false).unwrap();
+        keep(&mut reserve, &[(id(1), EARLY), (id(2), LATE)], false).unwrap();
+        keep(&mut reserve, &[(id(1), LATE)], false).unwrap();
         assert_eq!(found(directory.path()), Ok(vec![(id(1), LATE), (id(2), LATE)]));
         // By another process, which continues after the first.
         let mut reserve = Reserve::read(directory.path()).unwrap();
         assert!(!reserve.is_empty());
-        reserve.keep(&[(id(1), EARLY), (id(3), EARLY)], false).unwrap();
+        keep(&mut reserve, &[(id(1), EARLY), (id(3), EARLY)], false).unwrap();
         let all = vec![(id(1), LATE), (id(2), LATE), (id(3), EARLY)];
         assert_eq!(found(directory.path()), Ok(all));
         assert_eq!(reserve.records.len(), 4 * RECORD, "what is known is not written again");
         reserve.clear().unwrap();
         assert_eq!(found(directory.path()), Ok(vec![]));
         assert_eq!(fs::metadata(&reserve.path).unwrap().len(), offset(BYTES));
+    }
+
+    #[test]
+    fn floors_are_kept_with_names_of_any_length_until_the_reserve_is_cleared() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut reserve = ready(directory.path());
+        let long = "x".repeat(jit_proto::text::MAX_NAME_BYTES);
+        let exact = "y".repeat(RECORD);
+        let first = floors(&[(Some("ana@example.org"), 7_000), (Some(&long), 7_001)]);
+        let ids = [(id(1), EARLY)];
+        reserve.keep(Closing { ids: &ids, all: false, floors: &first }).unwrap();
+        let length = reserve.records.len();
+        reserve.keep(Closing { ids: &ids, all: false, floors: &first }).unwrap();
+        assert_eq!(reserve.records.len(), length, "what is known is not written again");
+        let second = floors(&[(Some(&exact), 7_002)]);
+        reserve.keep(Closing { ids: &[(id(2), LATE)], all: false, floors: &second }).unwrap();
+        let mut all = first.clone();
+        all.merge(&second);
+        let read = Reserve::read(directory.path()).unwrap();
+        assert_eq!(*read.floors(), all);
+        assert_eq!(found(directory.path()), Ok(vec![(id(1), EARLY), (id(2), LATE)]));
+        reserve.clear().unwrap();
+        assert!(Reserve::read(directory.path()).unwrap().is_empty());
+        // A floor alone is a reason to keep the reserve.
+        reserve.keep(Closing { ids: &[], all: true, floors: &floors(&[(None, 8)]) }).unwrap();
+        let read = Reserve::read(directory.path()).unwrap();
+        assert!(!read.is_empty() && read.floors().all() == Some(WallTime(8)));
+    }
+
+    #[test]
+    fn without_room_for_a_name_the_floor_is_that_of_everybody() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut reserve = ready(directory.path());
+        let most = (BYTES - RECORDS) / RECORD;
+        let ids: Vec<_> =
+            (1..most).map(|n| (GrantId(u128::try_from(n).unwrap().to_le_bytes()), LATE)).collect();
+        let floors = floors(&[(Some("ana@example.org"), 7_000)]);
+        reserve.keep(Closing { ids: &ids, all: false, floors: &floors }).unwrap();
+        let read = Reserve::read(directory.path()).unwrap();
+        assert_eq!(read.floors().all(), Some(WallTime(7_000)), "wider, and not dropped");
+    }
+
+    #[test]
+    fn a_reserve_from_before_there_were_floors_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut records = Vec::new();
+        records::add(&mut records, id(1), EARLY);
+        let new = head(&records, Some(LATE), NO_FLOOR);
+        let counts = &new[DIGEST..OLD_HEAD];
+        let digest = Sha256::new().chain_update(counts).chain_update(&records).finalize();
+        let mut bytes = [digest.as_slice(), counts].concat();
+        bytes.resize(RECORDS, 0);
+        bytes.extend(&records);
+        bytes.resize(BYTES, 0);
+        fs::write(directory.path().join(FILE), bytes).unwrap();
+        let reserve = Reserve::read(directory.path()).unwrap();
+        assert!(reserve.floors().is_empty());
+        assert_eq!(reserve.all, Some(LATE));
+        assert_eq!(reserve.closed, HashMap::from([(id(1), EARLY)]));
     }
 
     #[test]
@@ -291,10 +425,10 @@ mod tests {
             (GrantId(id), LATE)
         };
         let most = u32::try_from((BYTES - RECORDS) / RECORD).unwrap();
-        reserve.keep(&(0..most).map(number).collect::<Vec<_>>(), false).unwrap();
-        let error = reserve.keep(&[number(most)], false).unwrap_err();
+        keep(&mut reserve, &(0..most).map(number).collect::<Vec<_>>(), false).unwrap();
+        let error = keep(&mut reserve, &[number(most)], false).unwrap_err();
         assert!(error.to_string().contains("room for 8064 revocations"), "{error}");
-        reserve.keep(&(0..100_000).map(number).collect::<Vec<_>>(), true).unwrap();
+        keep(&mut reserve, &(0..100_000).map(number).collect::<Vec<_>>(), true).unwrap();
         let found = found(directory.path()).unwrap();
         assert!(found.contains(&(id(7), LATE)) && found.contains(&number(most - 1)));
         reserve.clear().unwrap();
@@ -305,7 +439,7 @@ mod tests {
     fn a_reserve_that_is_cut_or_flipped_is_damaged_or_as_it_was() {
         let directory = tempfile::tempdir().unwrap();
         let mut reserve = ready(directory.path());
-        reserve.keep(&[(id(1), EARLY), (id(2), LATE)], false).unwrap();
+        keep(&mut reserve, &[(id(1), EARLY), (id(2), LATE)], false).unwrap();
         let good = found(directory.path()).unwrap();
         let path = &reserve.path;
         let whole = fs::read(path).unwrap();
@@ -336,11 +470,11 @@ mod tests {
         let mut next = |directory: &Path| {
             states.push((fs::read(&path).unwrap(), found(directory).unwrap()));
         };
-        reserve.keep(&[(id(1), EARLY)], false).unwrap();
+        keep(&mut reserve, &[(id(1), EARLY)], false).unwrap();
         next(directory.path());
-        reserve.keep(&[(id(2), LATE), (id(3), LATE)], false).unwrap();
+        keep(&mut reserve, &[(id(2), LATE), (id(3), LATE)], false).unwrap();
         next(directory.path());
-        reserve.keep(&[(id(7), LATE)], true).unwrap();
+        keep(&mut reserve, &[(id(7), LATE)], true).unwrap();
         next(directory.path());
         reserve.clear().unwrap();
         next(directory.path());
@@ -371,15 +505,16 @@ mod tests {
         reserve.prepare();
         let problem = reserve.problem().unwrap().to_owned();
         assert!(problem.contains("grants.reserve") && problem.contains("not survive"), "{problem}");
-        let error = reserve.keep(&[(id(1), LATE)], false).unwrap_err();
+        let error = keep(&mut reserve, &[(id(1), LATE)], false).unwrap_err();
         assert_eq!(error.to_string(), problem);
         fs::create_dir(&state).unwrap();
         // A short file without records is made anew.
-        fs::write(state.join(FILE), [head(&[], None), vec![0; RECORDS]].concat()).unwrap();
+        fs::write(state.join(FILE), [head(&[], None, NO_FLOOR), vec![0; RECORDS]].concat())
+            .unwrap();
         let mut reserve = Reserve::read(&state).unwrap();
         assert!(reserve.problem().is_some());
         reserve.prepare();
-        reserve.keep(&[(id(1), LATE)], false).unwrap();
+        keep(&mut reserve, &[(id(1), LATE)], false).unwrap();
         assert_eq!(fs::metadata(state.join(FILE)).unwrap().len(), offset(BYTES));
     }
 }

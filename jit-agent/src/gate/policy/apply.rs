@@ -160,8 +160,11 @@ impl<D: Datapath> Gate<D> {
             // The entries before fit again.
             drop(self.put_exemptions(now));
             drop(self.apply_policy());
-        } else if !impact.is_empty() {
-            log_impact(&impact, origin);
+        } else {
+            self.note_outside();
+            if !impact.is_empty() {
+                log_impact(&impact, origin);
+            }
         }
         result
     }
@@ -188,12 +191,14 @@ impl<D: Datapath> Gate<D> {
     /// Removes scheduled grants that keys and policy do not admit any more, as if they had never
     /// been accepted. `only_due`: only those whose window has begun.
     pub(in crate::gate) fn recheck_scheduled(&mut self, only_due: bool, now: Now) {
+        self.sweep_replacements();
         let Config { policy, keyring, .. } = &self.config;
         let judge = |held: &HeldGrant| {
             if !matches!(held.stage, Stage::Scheduled { .. }) {
                 return None;
             }
-            let refused = policy.check(&held.grant, keyring, now).err()?;
+            let refused = policy.check(&held.grant, keyring, now).err();
+            let refused = refused.or_else(|| self.replacement_refused(held, now))?;
             // It began and ended since the last look: it opens nothing, and ends what it replaces.
             (refused.refusal != Refusal::Expired).then_some((held.grant.id(), refused))
         };

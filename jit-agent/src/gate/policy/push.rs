@@ -1,7 +1,7 @@
 //! Pushed policies: the checks before they are accepted, the changes that they would make, and the
 //! answers.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use jit_proto::{
     GrantId, Refusal,
@@ -23,7 +23,7 @@ use crate::{
     kernel::datapath::Datapath,
     rules::{
         clock::{BootNanos, Now},
-        commit::{CommitError, Standing, Versioned},
+        commit::{CommitError, MAX_VERSION, Standing, Versioned},
         impact::{Impact, refused_grant},
         policy::Policy,
         proposal::{self, Proposal, VerifiedPolicy},
@@ -38,7 +38,7 @@ pub struct PolicyPush {
     pub envelope: v1::Envelope,
     /// How long it waits for a confirmation. `None`: the default time.
     pub confirm_within: Option<Duration>,
-    /// Revoke the grants that it would refuse.
+    /// Revoke the grants that it would refuse, also those that an earlier one would have refused.
     pub strict: bool,
 }
 
@@ -79,12 +79,18 @@ impl<D: Datapath> Gate<D> {
     ) -> Result<v1::PushPolicyResponse, Refused> {
         let strict = push.strict;
         let result = match self.judge_push(push, now) {
-            Ok(Verdict::Known(version)) => Ok(v1::PushPolicyResponse {
-                reason: "known".into(),
-                version,
-                confirm_left_ms: self.policies.confirm_left_ms(now),
-                ..v1::PushPolicyResponse::default()
-            }),
+            Ok(Verdict::Known(version)) => {
+                let changes = v1::PolicyChanges::default();
+                let (revoked, warning) = self.revoke_refused(strict, &changes, version, by, now);
+                Ok(v1::PushPolicyResponse {
+                    reason: "known".into(),
+                    version,
+                    confirm_left_ms: self.policies.confirm_left_ms(now),
+                    revoked,
+                    warning,
+                    ..v1::PushPolicyResponse::default()
+                })
+            }
             Ok(Verdict::New(new)) => self.accept_policy(*new, strict, by, now),
             Err(refused) => Err(refused),
         };
@@ -160,11 +166,7 @@ impl<D: Datapath> Gate<D> {
         let event = policy_event(kind, version, by);
         self.report_policy(v1::PolicyEvent { detail: summary(&changes), ..event }, now);
         let confirm_left_ms = self.policies.confirm_left_ms(now);
-        let (revoked, warning) = if strict {
-            self.revoke_refused(&changes, version, by, now)
-        } else {
-            (0, String::new())
-        };
+        let (revoked, warning) = self.revoke_refused(strict, &changes, version, by, now);
         Ok(v1::PushPolicyResponse {
             reason: if window.is_some() { "pending" } else { "ok" }.into(),
             version,
@@ -175,21 +177,24 @@ impl<D: Datapath> Gate<D> {
         })
     }
 
-    /// Revokes the grants that a policy would refuse.
+    /// With `strict`, revokes the grants that a policy in force would refuse: those that it shuts out,
+    /// and those that were outside before.
     fn revoke_refused(
         &mut self,
+        strict: bool,
         changes: &v1::PolicyChanges,
         version: u64,
         by: &str,
         now: Now,
     ) -> (u32, String) {
         let grants = changes.grants.iter();
-        let refused: Vec<_> = grants.filter_map(|one| GrantId::from_bytes(&one.grant_id)).collect();
-        if refused.is_empty() {
+        let shut_out = grants.filter_map(|one| GrantId::from_bytes(&one.grant_id));
+        let refused: BTreeSet<_> = shut_out.chain(self.ids_outside()).collect();
+        if refused.is_empty() || !strict {
             return (0, String::new());
         }
         let why = format!("policy version {version}, strict");
-        let revoked = self.revoke(&Target::Ids(refused), by, &why, now);
+        let revoked = self.revoke(&Target::Ids(refused.into_iter().collect()), by, &why, now);
         (revoked.ended, revoked.warning)
     }
 
@@ -224,6 +229,34 @@ impl<D: Datapath> Gate<D> {
         self.record(Record::new(EventCode::PolicyConfirmed).by(by).with("version", version), now);
         self.report_policy(policy_event("confirmed", version, by), now);
         Ok(v1::ConfirmPolicyResponse { reason: "ok".into() })
+    }
+
+    /// Sets the version that the next policy must be higher than, also to a lower one. Older policies
+    /// can then be pushed again, so the audit has it first.
+    pub fn set_policy_floor(
+        &mut self,
+        version: u64,
+        by: &str,
+        now: Now,
+    ) -> Result<v1::SetPolicyFloorResponse, Refused> {
+        if version == 0 || version > MAX_VERSION {
+            let detail = format!("version: {version} is not 1 to {MAX_VERSION}");
+            return Err(Refused::new(Refusal::Malformed, detail));
+        }
+        let before = self.policies.commit.clone();
+        let previous = self.policies.commit.set_highest(version);
+        let record = Record::new(EventCode::PolicyFloorSet).by(by);
+        let record = record.with("version", version).with("previous", previous);
+        let recorded = self.recorder.commit(vec![record], now);
+        let stored = recorded
+            .map_err(|error| Refused::new(Refusal::Storage, error.to_string()))
+            .and_then(|()| self.persist_policies(now));
+        if let Err(refused) = stored {
+            self.take_back(before);
+            return Err(refused);
+        }
+        tracing::warn!(by, previous, "the next policy must be higher than version {version}");
+        Ok(v1::SetPolicyFloorResponse { previous })
     }
 
     /// The changes that a policy would make, and whether it would be accepted.
@@ -351,6 +384,7 @@ fn refuse(error: CommitError) -> Refused {
         CommitError::NotFresh(_) => Refusal::NotFresh,
         CommitError::NothingPending { .. } => Refusal::NothingPending,
         CommitError::Stale { .. } => Refusal::StaleVersion,
+        CommitError::TooHigh { .. } => Refusal::Malformed,
     };
     Refused::new(refusal, error.to_string())
 }

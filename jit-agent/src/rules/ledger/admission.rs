@@ -18,6 +18,10 @@ impl Ledger {
     /// active if its window has begun. The grant that it replaces is still there:
     /// [`Ledger::replace`] ends it.
     pub fn admit(&mut self, grant: VerifiedGrant, now: Now) -> Result<Admission, Refused> {
+        // A stored grant was admitted before: only what is new here is under a floor.
+        if !self.knows(&grant)? {
+            self.floors.check(&grant)?;
+        }
         self.take_in(grant, Progress::default(), now)
     }
 

@@ -18,6 +18,7 @@ use jit_client::exit::Exit;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
+    task::JoinSet,
     time::timeout,
 };
 
@@ -39,6 +40,8 @@ use start::{Bound, Parts, build};
 
 /// Time from a failure around the gate to the next try.
 const RETRY: Duration = Duration::from_secs(2);
+/// How often a part is looked at that works.
+const CHECK: Duration = Duration::from_secs(5);
 /// The longest wait for the audit's last record.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// The longest wait for the first try of each part, before the agent reports that it is ready.
@@ -56,9 +59,9 @@ pub enum AppError {
     /// The gate in the kernel cannot be loaded.
     #[error(transparent)]
     Datapath(#[from] DatapathError),
-    /// The gate's task ended, which runs as long as the agent.
-    #[error("the gate's task ended; the gate stays in force in the kernel")]
-    Ended,
+    /// A task ended that runs as long as the agent.
+    #[error("{0} ended; the gate stays in force in the kernel")]
+    Ended(&'static str),
     /// Neither the file nor the last good configuration can be used.
     #[error("{file}; the last good configuration cannot be used instead: {last}; {gate}")]
     NoGood {
@@ -85,7 +88,7 @@ impl AppError {
             Self::Datapath(error) | Self::Start(StartError::Datapath(error)) => {
                 datapath_exit(error)
             }
-            Self::Ended | Self::Start(StartError::Store(_) | StartError::Thread(_)) => {
+            Self::Ended(_) | Self::Start(StartError::Store(_) | StartError::Thread(_)) => {
                 Exit::Unavailable
             }
         }
@@ -99,17 +102,21 @@ impl AppError {
 
 /// Runs the agent until SIGTERM or SIGINT. With `debug` the kernel programs log each decision.
 pub async fn run(path: &Path, debug: bool) -> Result<(), AppError> {
-    build(path, debug)?.run().await
+    let faults = Faults::default();
+    // Before anything that takes time: a signal meanwhile is served later.
+    let signals = signals(&faults);
+    build(path, debug, faults)?.run(signals).await
 }
 
 impl Bound {
-    /// Serves until a signal ends the agent, or until the gate's task ends.
-    async fn run(self) -> Result<(), AppError> {
+    /// Serves until a signal ends the agent, or until one of its tasks ends.
+    async fn run(self, signals: [Option<Signal>; 3]) -> Result<(), AppError> {
         let Self { beginning, parts, faults } = self;
         let Parts { gate, journal, kernel, links } = parts;
         let (handle, requests) = channel(journal);
         let ended = spawn_gate(gate, requests);
-        let [hangup, mut terminate, mut interrupt] = signals(&faults);
+        let [hangup, mut terminate, mut interrupt] = signals;
+        let mut tasks = JoinSet::new();
         watchers::start(kernel, links, &handle, &faults);
         let (host, socket) =
             (beginning.loaded.config.host.clone(), beginning.loaded.config.paths.socket());
@@ -117,17 +124,30 @@ impl Bound {
         let (reloader, wanted) = Reloader::new(beginning, handle.clone(), faults.clone());
         let keeper = Keeper::new(service.clone(), handle.clone(), faults.clone());
         let (sender, listens) = oneshot::channel();
-        tokio::spawn(keeper.run(wanted, sender));
+        tasks.spawn(async {
+            keeper.run(wanted, sender).await;
+            "the keeper of the listening port"
+        });
         // Most often this takes no time, and `status` then says how it went.
         let _late = timeout(FIRST_TRY, listens).await;
         let (sender, serves) = oneshot::channel();
-        tokio::spawn(local::keep(socket.clone(), service, faults, sender));
+        let of_local = socket.clone();
+        tasks.spawn(async {
+            local::keep(of_local, service, faults, sender).await;
+            "the keeper of the local socket"
+        });
         let _late = timeout(FIRST_TRY, serves).await;
-        tokio::spawn(reloader.run(hangup));
+        tasks.spawn(async {
+            reloader.run(hangup).await;
+            "the keeper of the configuration"
+        });
         tracing::info!(host, "the gate is in force");
         notify(&[sd_notify::NotifyState::Ready]);
         let signal = tokio::select! {
-            _ = ended => return Err(AppError::Ended),
+            _ = ended => return Err(AppError::Ended("the gate's task")),
+            Some(task) = tasks.join_next() => {
+                return Err(AppError::Ended(task.unwrap_or("a task around the gate")));
+            }
             () = received(&mut terminate) => "SIGTERM",
             () = received(&mut interrupt) => "SIGINT",
         };

@@ -314,8 +314,53 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_cannot_be_read_is_taken_from_its_copy_or_is_absent() {
+        use p256::pkcs8::{EncodePublicKey as _, LineEnding};
+        let text = GOOD.replacen("sessions = \"cut\"", "approvals = 2", 1)
+            + "[[signer]]\nid = \"second\"\npublic_key = \"second.pem\"\n";
+        let file = Path::new("/nowhere/config.toml");
+        let key = ed25519_dalek::SigningKey::from_bytes(&[7; 32]).verifying_key();
+        let pem = key.to_public_key_pem(LineEnding::LF).unwrap();
+        let path = PathBuf::from("/nowhere/prod.pem");
+        let copy = KeyFile { id: "prod".into(), path, pem };
+        // A copy counts for its own id and file alone.
+        let others = [
+            KeyFile { id: "second".into(), ..copy.clone() },
+            KeyFile { path: "/nowhere/other.pem".into(), ..copy.clone() },
+        ];
+        let loaded = Loaded::parse(&text, file, &others).unwrap();
+        assert_eq!(loaded.config.absent_signers, ["prod", "second"], "the threshold is kept");
+        let loaded = Loaded::parse(&text, file, std::slice::from_ref(&copy)).unwrap();
+        assert_eq!(
+            (loaded.config.absent_signers, &loaded.keys),
+            (vec!["second".into()], &vec![copy])
+        );
+        let texts: Vec<_> = loaded.faults.iter().map(KeyFault::text).collect();
+        let [prod, second] = &texts[..] else { panic!("{texts:?}") };
+        assert!(
+            prod.starts_with("line 28: [[signer]] \"prod\": public_key: cannot read"),
+            "{prod}"
+        );
+        assert!(prod.ends_with("was kept when it could be read is used"), "{prod}");
+        assert!(second.ends_with("nothing that this key signs opens"), "{second}");
+    }
+
+    #[test]
+    fn faults_of_control_name_the_line_of_the_file() {
+        let lines = Loaded::parse(GOOD, Path::new("/nowhere/config.toml"), &[]).unwrap().lines;
+        let located = lines.locate("[control] key /x: does not fit the certificate");
+        assert_eq!(located, "line 21: [control] key /x: does not fit the certificate");
+        assert_eq!(lines.locate("something else"), "something else");
+        assert_eq!(ControlLines::default().locate("[control] key"), "[control] key");
+    }
+
+    #[test]
     fn unknown_keys_are_refused_by_name_and_line() {
         let error = read("[host]\nid = \"x\"\nidd = 1\n").unwrap_err();
         assert!(error.contains("line 3") && error.contains("idd"), "{error}");
+        let text = "[host]\nid = \"x\"\nidd = 1\n";
+        let error = Loaded::parse(text, Path::new("/nowhere/config.toml"), &[]).unwrap_err();
+        assert!(error.brief().starts_with("line 3: unknown field `idd`"), "{}", error.brief());
+        assert_eq!(error.brief().lines().count(), 1);
     }
 }

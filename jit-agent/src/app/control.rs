@@ -5,13 +5,13 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{oneshot, watch},
+    sync::{Notify, oneshot, watch},
     task::{JoinHandle, spawn_blocking},
-    time::sleep,
+    time::{sleep, timeout},
 };
 
 use crate::{
-    app::{RETRY, reach::unreachable},
+    app::{CHECK, FIRST_TRY, RETRY, reach::unreachable},
     config::{Config, Control, ControlLines, Controller},
     control::{
         server::{self, Service, Trust},
@@ -33,12 +33,20 @@ pub(super) struct Wanted {
     control: Option<Control>,
     controllers: Vec<Controller>,
     lines: ControlLines,
+    /// The keeper has taken it.
+    taken: Notify,
 }
 
 impl Wanted {
     pub(super) fn of(config: &Config, lines: ControlLines) -> Self {
         let Config { control, controllers, .. } = config;
-        Self { control: control.clone(), controllers: controllers.clone(), lines }
+        let (control, controllers) = (control.clone(), controllers.clone());
+        Self { control, controllers, lines, taken: Notify::new() }
+    }
+
+    /// Waits until the keeper has taken it, if that does not take long.
+    pub(super) async fn taken(&self) {
+        let _late = timeout(FIRST_TRY, self.taken.notified()).await;
     }
 }
 
@@ -83,7 +91,8 @@ impl Keeper {
         let mut reread = true;
         loop {
             let now = Arc::clone(&wanted.borrow_and_update());
-            self.step(&now, reread).await;
+            let works = self.step(&now, reread).await;
+            now.taken.notify_one();
             if let Some(first) = first.take() {
                 let _gone = first.send(());
             }
@@ -94,26 +103,32 @@ impl Keeper {
                     }
                     reread = true;
                 }
-                () = sleep(RETRY) => reread = self.unusable.is_some(),
+                () = sleep(if works { CHECK } else { RETRY }) => {
+                    reread = self.unusable.is_some();
+                }
             }
         }
     }
 
-    /// Tries what is missing. `reread`: reads the certificates again.
-    async fn step(&mut self, wanted: &Wanted, reread: bool) {
-        let Wanted { control, controllers, lines } = wanted;
+    /// Tries what is missing. `reread`: reads the certificates again. Returns whether all works.
+    async fn step(&mut self, wanted: &Wanted, reread: bool) -> bool {
+        let Wanted { control, controllers, lines, taken: _ } = wanted;
+        let authorities = |material: &Option<(Material, _)>| {
+            material.as_ref().map(|(used, _)| used.authorities.clone())
+        };
         let Some(control) = control else {
             (self.material, self.unusable, self.listening) = (None, None, None);
             self.service.set_controllers(controllers, None);
             let _gone = self.gate.set_certificate_end(None).await;
             self.faults.set(NOT_LISTENING, None);
             self.faults.set(CONTROL_FILES, None);
-            return;
+            return true;
         };
         if reread {
+            // Who is no controller any more must not wait for a slow disk.
+            self.service.set_controllers(controllers, authorities(&self.material));
             self.read(control, *lines).await;
-            let authorities = self.material.as_ref().map(|(used, _)| used.authorities.clone());
-            self.service.set_controllers(controllers, authorities);
+            self.service.set_controllers(controllers, authorities(&self.material));
         }
         let problem = self.listen(control, *lines).await.err();
         let in_use = self.material.is_some();
@@ -122,11 +137,12 @@ impl Keeper {
             kept.map(|why| format!("{why}; certificate, key and authorities before stay in use"));
         self.faults.set(CONTROL_FILES, kept);
         let news = self.faults.set(NOT_LISTENING, problem.clone());
-        match problem {
+        match &problem {
             Some(problem) if news => tracing::error!("{problem}"),
             None if news => tracing::info!("listening for controllers on {}", control.listen),
             _ => {}
         }
+        problem.is_none() && self.unusable.is_none()
     }
 
     /// Reads the files. Those in use stay in use if they cannot be read.

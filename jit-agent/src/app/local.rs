@@ -10,7 +10,7 @@ use std::{
 use tokio::{net::UnixListener, sync::oneshot, time::sleep};
 
 use crate::{
-    app::RETRY,
+    app::{CHECK, RETRY},
     control::server::{self, Service},
     gate::faults::Faults,
     system::sys,
@@ -41,7 +41,7 @@ pub(super) async fn keep(
             let why = loop {
                 tokio::select! {
                     ended = &mut serving => break format!("the server for it ended: {ended:?}"),
-                    () = sleep(RETRY) => {
+                    () = sleep(CHECK) => {
                         if place(&socket) != ours {
                             break "somebody removed or replaced it".to_owned();
                         }

@@ -139,9 +139,12 @@ impl Reloader {
                     None => std::future::pending().await,
                 }
             };
+            let waits = self.refused || !self.unusable.is_empty();
+            let works = !waits && !self.unwritten && self.writing.is_none();
             tokio::select! {
                 _ = asked => self.reload().await,
-                () = sleep(LOOK) => self.look().await,
+                // An agent with nothing to mend sleeps.
+                () = sleep(LOOK), if !works => self.look().await,
             }
         }
     }
@@ -188,7 +191,9 @@ impl Reloader {
         self.unwritten |= fresh != self.kept;
         self.kept = fresh;
         self.set_key_faults(&loaded.faults);
-        self.wanted.send_replace(Arc::new(Wanted::of(&loaded.config, loaded.lines)));
+        let wanted = Arc::new(Wanted::of(&loaded.config, loaded.lines));
+        self.wanted.send_replace(Arc::clone(&wanted));
+        wanted.taken().await;
         self.keep().await;
         tracing::info!("reloaded");
     }

@@ -7,7 +7,8 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, mpsc},
+    thread,
     time::Duration,
 };
 
@@ -49,13 +50,12 @@ pub(super) struct Parts {
 }
 
 /// Puts the gate in force: by the file, or by the last good configuration.
-pub(super) fn build(path: &Path, debug: bool) -> Result<Bound, AppError> {
+pub(super) fn build(path: &Path, debug: bool, faults: Faults) -> Result<Bound, AppError> {
     sys::check_capabilities()?;
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let faults = Faults::default();
     let tried = Stamps::of(std::iter::once(path.as_path()));
     let glimpse = Glimpse::of(&path);
-    let (last, unusable) = LastGood::find(&glimpse.states, &path);
+    let (last, unusable) = find_last_good(&glimpse, &path);
     let kept = last.as_ref().map(|last| last.keys.clone()).unwrap_or_default();
     let (error, why) = match Loaded::read(&path, &kept) {
         Ok(loaded) => match put_in_force(&loaded.config, debug, &faults) {
@@ -83,6 +83,16 @@ pub(super) fn build(path: &Path, debug: bool) -> Result<Bound, AppError> {
     parts.gate.set_origin(&path, last.since(), Some(&why), sys::now());
     let beginning = Beginning { path, loaded, kept: last, unwritten: false, refused: true, tried };
     Ok(Bound { beginning, parts, faults })
+}
+
+/// The copy of the last good configuration, and what cannot be used. A disk that hangs is not waited
+/// for.
+fn find_last_good(glimpse: &Glimpse, path: &Path) -> (Option<LastGood>, Vec<String>) {
+    let (states, path) = (glimpse.states.clone(), path.to_owned());
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || sender.send(LastGood::find(&states, &path)));
+    let late = || (None, vec![format!("the disk does not answer within {DISK:?}")]);
+    receiver.recv_timeout(DISK).unwrap_or_else(|_| late())
 }
 
 /// The start with the file on the disk.

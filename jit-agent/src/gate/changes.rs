@@ -160,3 +160,69 @@ fn controllers(old: &[Controller], new: &[Controller]) -> Vec<String> {
     texts.extend(gone.map(|before| format!("controller {:?} may nothing", before.identity)));
     texts
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::Loaded;
+
+    const NOW: WallTime = WallTime(0);
+    const PORT: &str = "[[port]]\nport = 22\nprotocol = \"tcp\"\nsources = [\"192.0.2.0/24\"]\n\
+                        max_duration = \"1h\"\nsessions = \"cut\"\napprovals = 2\n";
+
+    /// Two signers, whose keys do not matter here.
+    fn config(gate: &str, rest: &str) -> Config {
+        let text = format!(
+            "[host]\nid = \"web-1\"\n[gate]\n{gate}\n{rest}\n[[signer]]\nid = \"a\"\n\
+             public_key = \"a.pem\"\n[[signer]]\nid = \"b\"\npublic_key = \"b.pem\"\n"
+        );
+        Loaded::parse(&text, Path::new("/nowhere/config.toml"), &[]).unwrap().config
+    }
+
+    fn between(old: &Config, new: &Config) -> Changes {
+        Changes::between(old, new, &["eth0".into(), "eth1".into()], NOW)
+    }
+
+    #[test]
+    fn what_opens_is_named_by_value_and_what_closes_is_not_among_it() {
+        let exempt =
+            "exempt = [{ source = \"192.0.2.7\", reason = \"probe\", owner = \"netops\" }]\n";
+        for (gate, port, says) in [
+            ("", String::new(), "22/tcp is open to everybody"),
+            ("", format!("{PORT}mode = \"observe\""), "22/tcp is open to everybody"),
+            (
+                "",
+                format!("{PORT}{exempt}"),
+                "22/tcp: 192.0.2.7 needs no grant, for ever (probe; owner netops)",
+            ),
+            ("", PORT.replace("1h", "2h"), "22/tcp: max_duration 1h -> 2h"),
+            ("", PORT.replace("approvals = 2", ""), "22/tcp: approvals 2 -> 1"),
+            ("", PORT.replace("cut", "drain"), "22/tcp: sessions cut -> drain"),
+            (
+                "",
+                PORT.replace("192.0.2.0", "198.51.100.0"),
+                "22/tcp: grants may also name 198.51.100.0/24",
+            ),
+            ("", format!("{PORT}widest_v4 = 8"), "22/tcp: widest_v4 /24 -> /8"),
+            ("interfaces = [\"eth0\"]", PORT.into(), "interface eth1 has no packet gate any more"),
+            (
+                "mode = \"observe\"",
+                PORT.into(),
+                "[gate] mode enforce -> observe: nothing is dropped",
+            ),
+            ("socket_guard = false", PORT.into(), "[gate] socket_guard is off"),
+        ] {
+            let (closed, open) = (config("", PORT), config(gate, &port));
+            let Changes { all, opened } = between(&closed, &open);
+            assert_eq!(opened, [says]);
+            assert!(!all.is_empty(), "{says}");
+            // Back again, something changed and nothing opened. (Other sources open both ways.)
+            let back = between(&open, &closed);
+            assert!(!back.all.is_empty(), "{says}");
+            assert!(back.opened.is_empty() || port.contains("198.51.100.0"), "{back:?}");
+        }
+        assert_eq!(between(&config("", PORT), &config("", PORT)), Changes::default());
+    }
+}

@@ -45,7 +45,6 @@ impl Waiting {
     ///
     /// # Errors
     /// It is not open; it is tried again when the gate has it ([`Gate::await_database`]).
-    #[expect(clippy::result_large_err, reason = "it is made once in a run")]
     pub fn open(state: &Path, limit: Duration) -> Result<(Store, Stored), Self> {
         let opening = begin(state);
         let (why, opening) = match opening.recv_timeout(limit) {

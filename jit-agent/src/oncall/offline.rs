@@ -26,7 +26,7 @@ const DEGRADED: &str = "degraded";
 const NOT_ENFORCING: &str = "not_enforcing";
 
 /// The status that the pins show; not enforcing when there are no pins. `agent` is the beginning of
-/// a sentence, such as "the agent is not running"; `wanted` are the interfaces that the
+/// a sentence, such as "no agent answers"; `wanted` are the interfaces that the
 /// configuration gates.
 pub fn status(
     pins: &Path,

@@ -65,7 +65,7 @@ async fn ask(socket: &Path) -> Result<Asked, Failure> {
         Ok(Err(Unreached::Denied(error))) => {
             Err(Failure::DeniedSocket { socket: socket.to_owned(), error })
         }
-        Ok(Err(Unreached::NotThere(_))) => Ok(Asked::Silent("the agent is not running")),
+        Ok(Err(Unreached::NotThere(_))) => Ok(Asked::Silent("no agent answers")),
         Ok(Ok(Err(_)) | Err(Unreached::NoAnswer(_))) | Err(_) => Ok(NO_ANSWER),
     }
 }

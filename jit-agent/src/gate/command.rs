@@ -282,6 +282,7 @@ impl GateHandle {
     /// Reports that links have changed. Any number of reports counts once, until the gate has
     /// looked.
     pub fn saw_links(&self) {
+        self.patience.links_wait(true);
         self.links.notify_one();
     }
 
@@ -344,7 +345,10 @@ impl<D: Datapath> Gate<D> {
                 Some(Denial { by, asked }) = requests.denials.recv() => {
                     self.saw_denial(&by, asked, clock());
                 }
-                () = requests.links.notified() => looks.want(),
+                () = requests.links.notified() => {
+                    requests.patience.links_wait(false);
+                    looks.want();
+                }
                 // The clock is looked at before anything else is done.
                 () = requests.stepped.notified() => {}
                 () = sleep_until(wake) => {}

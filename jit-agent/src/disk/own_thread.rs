@@ -1,8 +1,9 @@
 //! A value on a thread of its own, for work on a disk that may hang. Whoever asks waits with
 //! patience, and then goes on without an answer.
 //!
-//! There is one call at a time, and no queue: while a call that nobody waits for any more still
-//! hangs, every further one fails at once. So what reaches the disk is in the order of the calls.
+//! There is one call at a time, and no queue. While a call that nobody waits for any more still
+//! hangs, the next one waits for its end too; once that has hung for long, every call fails at once.
+//! So what reaches the disk is in the order of the calls.
 
 use std::{
     fmt, io,
@@ -17,6 +18,8 @@ use std::{
 
 /// How often a caller that waits asks itself whether to give up.
 const STEP: Duration = Duration::from_millis(10);
+/// A call that hangs for longer than this makes the next ones fail at once.
+const LONG: Duration = Duration::from_secs(5);
 /// The longest wait for the thread's end, and for that of one that hangs.
 const LAST_WAIT: Duration = Duration::from_secs(20);
 const LAST_WAIT_STALLED: Duration = Duration::from_secs(2);
@@ -28,8 +31,21 @@ pub(crate) struct OwnThread<T> {
     /// `None`: no more calls come.
     jobs: Option<mpsc::Sender<Job<T>>>,
     thread: Option<JoinHandle<()>>,
-    /// Whether the call that was given up has ended.
-    given_up: Option<Arc<AtomicBool>>,
+    /// The call that was given up.
+    given_up: Option<GivenUp>,
+}
+
+/// A call that nobody waits for any more.
+#[derive(Debug)]
+struct GivenUp {
+    began: Instant,
+    ended: Arc<AtomicBool>,
+}
+
+impl GivenUp {
+    fn hangs(&self) -> bool {
+        !self.ended.load(Ordering::Acquire)
+    }
 }
 
 /// Why there is no answer.
@@ -57,7 +73,17 @@ impl<T: Send + 'static> OwnThread<T> {
 
     /// Whether an earlier call, which nobody waits for any more, has not ended.
     pub(crate) fn is_stalled(&self) -> bool {
-        self.given_up.as_ref().is_some_and(|ended| !ended.load(Ordering::Acquire))
+        self.given_up.as_ref().is_some_and(GivenUp::hangs)
+    }
+
+    /// Whether the thread is free for a call, after a wait that `gives_up` may end.
+    pub(crate) fn becomes_free(&self, gives_up: impl Fn(Duration) -> bool) -> bool {
+        let Some(before) = &self.given_up else { return true };
+        let began = Instant::now();
+        while before.hangs() && before.began.elapsed() < LONG && !gives_up(began.elapsed()) {
+            thread::sleep(STEP);
+        }
+        !before.hangs()
     }
 
     /// Calls `job` on the thread and waits for the result, until `gives_up` says so of the time
@@ -71,7 +97,7 @@ impl<T: Send + 'static> OwnThread<T> {
         job: impl FnOnce(&mut T) -> R + Send + 'static,
         late: impl FnOnce(&mut T, R) + Send + 'static,
     ) -> Result<R, Unanswered> {
-        if self.is_stalled() {
+        if !self.becomes_free(&gives_up) {
             return Err(Unanswered::Stalled);
         }
         self.given_up = None;
@@ -96,7 +122,7 @@ impl<T: Send + 'static> OwnThread<T> {
                 Ok(result) => return Ok(result),
                 Err(RecvTimeoutError::Disconnected) => return Err(Unanswered::Ended),
                 Err(RecvTimeoutError::Timeout) if gives_up(began.elapsed()) => {
-                    self.given_up = Some(ended);
+                    self.given_up = Some(GivenUp { began, ended });
                     return Err(Unanswered::Stalled);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
@@ -110,7 +136,7 @@ impl<T> Drop for OwnThread<T> {
     fn drop(&mut self) {
         self.jobs = None;
         let Some(thread) = self.thread.take() else { return };
-        let stalled = self.given_up.as_ref().is_some_and(|ended| !ended.load(Ordering::Acquire));
+        let stalled = self.given_up.as_ref().is_some_and(GivenUp::hangs);
         let end = Instant::now() + if stalled { LAST_WAIT_STALLED } else { LAST_WAIT };
         while !thread.is_finished() && Instant::now() < end {
             thread::sleep(Duration::from_millis(1));
@@ -155,17 +181,23 @@ mod tests {
         let undo = |numbers: &mut Vec<u32>, result| numbers.retain(|number| *number != result);
         let gave_up = numbers.call(|waited| waited >= SHORT, hangs, undo);
         assert_eq!(gave_up, Err(Unanswered::Stalled));
-        let began = Instant::now();
+        let refused = |numbers: &mut Vec<u32>| numbers.push(3);
+        let gave_up = numbers.call(|waited| waited >= SHORT, refused, |_, ()| {});
+        assert_eq!(gave_up, Err(Unanswered::Stalled));
+        // It hangs for long by now: a call fails at once.
+        let given_up = numbers.given_up.as_mut().unwrap();
+        given_up.began = given_up.began.checked_sub(LONG).unwrap();
         assert_eq!(push(&mut numbers, 3), Err(Unanswered::Stalled));
-        assert!(numbers.is_stalled() && began.elapsed() < STEP, "it fails at once");
-        release.send(()).unwrap();
-        let end = Instant::now() + Duration::from_secs(20);
-        while numbers.is_stalled() {
-            assert!(Instant::now() < end);
-            thread::yield_now();
-        }
-        // The late result was undone, and the refused call did not happen.
+        // It hangs for a moment: the next call waits for it. The late result was undone, and the
+        // refused calls did not happen.
+        let given_up = numbers.given_up.as_mut().unwrap();
+        given_up.began = Instant::now() + LONG;
+        let releasing = thread::spawn(move || {
+            thread::sleep(SHORT);
+            release.send(()).unwrap();
+        });
         assert_eq!(push(&mut numbers, 4), Ok(2));
+        releasing.join().unwrap();
     }
 
     #[test]

@@ -411,6 +411,7 @@ impl GateHandle {
     /// once, until the gate has looked.
     pub fn saw_links(&self, indices: &[u32]) {
         self.new_links.add(indices);
+        self.patience.links_wait(true);
         self.links.notify_one();
     }
 
@@ -479,6 +480,7 @@ impl<D: Datapath> Gate<D> {
                     }
                 }
                 () = requests.links.notified() => {
+                    requests.patience.links_wait(false);
                     // Without the rest between two looks: until then a new link is open.
                     self.attach_new_links(&requests.new_links.take(), clock());
                     looks.want();

@@ -2,8 +2,7 @@
 //! transaction fails. Knows when the next one is due.
 //!
 //! The database has a thread of its own. A transaction that the disk does not answer in time counts
-//! as failed. While it hangs, every further one fails at once, and so does the reserve: it lies on
-//! the same disk.
+//! as failed. While it hangs, so does the reserve, which lies on the same disk.
 
 use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
 
@@ -11,7 +10,7 @@ use jit_proto::{GrantId, WallTime, v1};
 
 use crate::{
     disk::{
-        own_thread::OwnThread,
+        own_thread::{OwnThread, Unanswered},
         store::{Store, StoreError, StoredPolicies, StoredProgress, Transaction},
     },
     gate::patience::{Patience, REVOCATION},
@@ -243,6 +242,10 @@ impl Outbox {
     /// Writes revocations that the database did not take to the reserve. `all`: every grant in the
     /// database was revoked.
     pub(super) fn use_reserve(&mut self, all: bool) -> io::Result<()> {
+        // It lies on the same disk.
+        if self.store.is_stalled() {
+            return Err(io::Error::other(Unanswered::Stalled));
+        }
         let (unkept, floors) = (self.unkept.clone(), self.unkept_floors.clone());
         let keep = move |store: &mut Store| store.keep(&unkept, all, &floors);
         let patience = &self.patience;

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -15,14 +15,18 @@ pub(super) const LONGEST: Duration = Duration::from_secs(5);
 pub(super) const REVOCATION: Duration = Duration::from_secs(2);
 /// The longest wait while somebody asks a question.
 const QUESTION: Duration = Duration::from_secs(2);
+/// The longest wait while an interface may wait for its gate.
+const LINKS: Duration = Duration::from_millis(500);
 /// The longest wait while a revocation or another urgent command waits.
 const URGENT: Duration = Duration::from_millis(100);
 
-/// The commands that wait for the gate. Clones share the numbers.
+/// What waits for the gate. Clones share the numbers.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Patience {
     pub(super) urgent: Waiting,
     pub(super) questions: Waiting,
+    /// Links have changed, and the gate has not looked.
+    links: Arc<AtomicBool>,
 }
 
 /// A number of commands that wait.
@@ -38,12 +42,19 @@ impl Patience {
     pub(super) fn ends(&self, waited: Duration, longest: Duration) -> bool {
         let most = if self.urgent.any() {
             URGENT
+        } else if self.links.load(Ordering::Relaxed) {
+            LINKS
         } else if self.questions.any() {
             QUESTION
         } else {
             LONGEST
         };
         waited >= most.min(longest)
+    }
+
+    /// Sets whether changed links wait.
+    pub(super) fn links_wait(&self, wait: bool) {
+        self.links.store(wait, Ordering::Relaxed);
     }
 }
 
@@ -78,10 +89,13 @@ mod tests {
         assert_eq!(longest(&patience), LONGEST);
         let question = patience.questions.one();
         assert_eq!(longest(&patience), QUESTION);
+        patience.links_wait(true);
+        assert_eq!(longest(&patience), LINKS);
         let urgent = patience.clone().urgent.one();
         assert_eq!(longest(&patience), URGENT);
         assert!(patience.ends(Duration::from_millis(7), Duration::from_millis(7)));
         drop((urgent, question));
+        patience.links_wait(false);
         assert_eq!(longest(&patience), LONGEST);
     }
 }

@@ -3,6 +3,7 @@
 //! written.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, OpenOptions},
     io,
     path::{Path, PathBuf},
@@ -316,23 +317,23 @@ fn history(seed: u64) {
         (random >> 33) % end
     };
     let mut hanging = Hanging::start();
-    let mut known = [Known::default(); IDS as usize + 1];
+    let mut all: BTreeMap<_, _> = (1..=IDS).map(|id| (id, Known::default())).collect();
     let mut steps = Vec::new();
     for _ in 0..20 {
         let id = u8::try_from(1 + below(IDS.into())).unwrap();
-        let of_it = usize::from(id);
         let step = below(12);
         steps.push((step, id));
+        let known = all.get_mut(&id).unwrap();
         match step {
             0..5 => {
                 let pushed = hanging.push(id, NOW);
-                assert!(pushed.is_err() || !known[of_it].revoked, "seed {seed}: {steps:?}");
-                known[of_it].accepted |= pushed.is_ok();
+                assert!(pushed.is_err() || !known.revoked, "seed {seed}: {steps:?}");
+                known.accepted |= pushed.is_ok();
             }
             5..8 => {
                 let warned = !hanging.revoke(&one(id)).warning.is_empty();
-                known[of_it].revoked = true;
-                known[of_it].not_durable |= warned;
+                known.revoked = true;
+                known.not_durable |= warned;
             }
             8 => hanging.valve.set(Answers::No),
             9 if hanging.pipe.is_none() => hanging.hang_audit(),
@@ -340,22 +341,20 @@ fn history(seed: u64) {
                 hanging.valve.set(Answers::Yes);
                 hanging.free_audit();
                 hanging.settle();
-                known.iter_mut().for_each(|one| one.not_durable = false);
+                all.values_mut().for_each(|known| known.not_durable = false);
                 if step == 11 {
                     hanging.restart();
                 }
             }
         }
-        for id in 1..=IDS {
-            let Known { accepted, revoked, .. } = known[usize::from(id)];
-            let expected = accepted && !revoked;
-            assert_eq!(hanging.opens(id), expected, "seed {seed}, grant {id}: {steps:?}");
+        for (id, Known { accepted, revoked, .. }) in &all {
+            let expected = *accepted && !revoked;
+            assert_eq!(hanging.opens(*id), expected, "seed {seed}, grant {id}: {steps:?}");
         }
     }
     // Killed while a disk may hang: what was answered without a warning is true.
     hanging.restart();
-    for id in 1..=IDS {
-        let Known { accepted, revoked, not_durable } = known[usize::from(id)];
+    for (id, Known { accepted, revoked, not_durable }) in all {
         if !not_durable {
             assert!(!revoked || !hanging.opens(id), "seed {seed}, grant {id}: {steps:?}");
         }

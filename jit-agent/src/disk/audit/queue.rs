@@ -102,6 +102,9 @@ impl AuditQueue {
     /// Writes what waits, and syncs when that is due. What the disk does not take is tried again.
     pub(crate) fn flush(&mut self, now: Now, gives_up: impl Fn(Duration) -> bool) {
         let Self { waiting, lost, seen, unanswered, .. } = self;
+        if self.writer.is_stalled() {
+            return;
+        }
         if !waiting.is_empty() || lost.is_some() || seen.unsettled || unanswered.is_some() {
             drop(self.call(gives_up, move |audit| audit.flush(now)));
         }
@@ -114,7 +117,9 @@ impl AuditQueue {
 
     /// Checks that the audit's path still leads to the file that is written to.
     pub(crate) fn check(&mut self, now: Now, gives_up: impl Fn(Duration) -> bool) {
-        drop(self.call(gives_up, move |audit| audit.check(now)));
+        if !self.writer.is_stalled() {
+            drop(self.call(gives_up, move |audit| audit.check(now)));
+        }
     }
 
     /// Why nothing can be written now; `None`: all is well.
@@ -138,7 +143,8 @@ impl AuditQueue {
         gives_up: impl Fn(Duration) -> bool,
         job: impl FnOnce(&mut Audit) -> R + Send + 'static,
     ) -> Result<R, AuditError> {
-        if self.writer.is_stalled() {
+        // What waits must not get lost with a call that is not made.
+        if !self.writer.becomes_free(&gives_up) {
             return Err(Unanswered::Stalled.into());
         }
         let (waiting, lost) = (std::mem::take(&mut self.waiting), self.lost.take());

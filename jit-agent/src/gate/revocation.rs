@@ -77,6 +77,7 @@ impl<D: Datapath> Gate<D> {
         now: Now,
     ) -> Revoked {
         let (closed, refused) = self.close(self.targets(target), now);
+        self.write_changed();
         let meant = self.meant(&closed, target, now);
         let revoked = self.keep_cut(&meant, target, cut, now);
         self.write_changed();

@@ -156,13 +156,12 @@ fn ports_that_root_opened_are_closed_again_and_never_reported_as_protected() {
 fn a_connection_that_no_grant_explains_is_recorded() {
     let mut site = Site::new();
     site.start();
-    // The agent may remove the entry before the stranger comes.
-    let came = (0..10).any(|_| {
+    // The agent may remove the entry before the stranger comes. What comes in the first second after
+    // its start may have been let in by an earlier run.
+    within(&site, "it is recorded", || {
         forge(&site);
-        site.stranger_opens(0, 22)
+        site.stranger_opens(0, 22) && !events(&site, "K004").is_empty()
     });
-    assert!(came, "the stranger never came in time");
-    within(&site, "it is recorded", || !events(&site, "K004").is_empty());
     let (status, code) = site.status();
     assert_eq!(code, 1, "{status:#}");
     assert!(status["problems"].to_string().contains("was let in to 22/tcp"), "{status:#}");

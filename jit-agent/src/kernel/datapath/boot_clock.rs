@@ -6,7 +6,7 @@
 //! run on a frame that no interface ever sees. `/proc/self/timens_offsets` would not do: it shows the
 //! offsets of the children.
 
-use std::io;
+use std::{io, os::fd::OwnedFd};
 
 use aya_obj::generated::bpf_insn;
 
@@ -30,34 +30,50 @@ const TOLERANCE: u64 = 10_000_000;
 /// Readings, of which the closest one counts: this thread may have to wait in between.
 const READINGS: u32 = 5;
 
-/// Makes [`sys::now`] give the programs' boot clock. Returns by how much it was wrong, nanoseconds:
-/// zero unless this is the first call of a process in a time namespace.
-pub fn align() -> io::Result<i64> {
-    let offset = offset()?;
-    let off = offset.saturating_sub(sys::boot_offset());
-    if off.unsigned_abs() < TOLERANCE {
-        return Ok(0);
+/// The loaded program. It is loaded once: each load is in the kernel's own audit.
+#[derive(Debug)]
+pub struct BootClock(OwnedFd);
+
+impl BootClock {
+    /// Loads the program.
+    pub fn load() -> io::Result<Self> {
+        bpf::load_classifier(&code()).map(Self)
     }
-    Ok(sys::set_boot_offset(offset))
+
+    /// Makes [`sys::now`] give the programs' boot clock. Returns by how much it was wrong,
+    /// nanoseconds: zero unless this is the first call of a process in a time namespace.
+    pub fn align(&self) -> io::Result<i64> {
+        let offset = self.offset()?;
+        let off = offset.saturating_sub(sys::boot_offset());
+        if off.unsigned_abs() < TOLERANCE {
+            return Ok(0);
+        }
+        Ok(sys::set_boot_offset(offset))
+    }
+
+    /// Measures how much later the programs' boot clock is than this process's own, nanoseconds.
+    /// Zero outside of a time namespace.
+    fn offset(&self) -> io::Result<i64> {
+        let Self(program) = self;
+        let mut best: Option<(u64, i64)> = None;
+        for _ in 0..READINGS {
+            let before = sys::own_boot_clock();
+            let mut frame = [0; FRAME];
+            bpf::run_classifier(program, &mut frame)?;
+            let after = sys::own_boot_clock();
+            let written = frame.first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes));
+            let took = after.0.saturating_sub(before.0);
+            if best.is_none_or(|(shortest, _)| took < shortest) {
+                best = Some((took, between(before, BootNanos(written), after)));
+            }
+        }
+        Ok(best.map_or(0, |(_, offset)| offset))
+    }
 }
 
-/// Measures how much later the programs' boot clock is than this process's own, nanoseconds. Zero
-/// outside of a time namespace.
-fn offset() -> io::Result<i64> {
-    let program = bpf::load_classifier(&code())?;
-    let mut best: Option<(u64, i64)> = None;
-    for _ in 0..READINGS {
-        let before = sys::own_boot_clock();
-        let mut frame = [0; FRAME];
-        bpf::run_classifier(&program, &mut frame)?;
-        let after = sys::own_boot_clock();
-        let written = frame.first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes));
-        let took = after.0.saturating_sub(before.0);
-        if best.is_none_or(|(shortest, _)| took < shortest) {
-            best = Some((took, between(before, BootNanos(written), after)));
-        }
-    }
-    Ok(best.map_or(0, |(_, offset)| offset))
+/// The same for a command that ends soon.
+pub fn align() -> io::Result<i64> {
+    BootClock::load()?.align()
 }
 
 /// The offset of a clock that was read between two readings of another. They are the same clock if

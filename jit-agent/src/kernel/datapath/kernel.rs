@@ -12,7 +12,7 @@ use crate::{
     config::Limits,
     kernel::datapath::{
         attach::Links,
-        boot_clock,
+        boot_clock::BootClock,
         bpf::{self, Logger},
         contract::{Datapath, Wanted},
         cut::{Cut, CutScope},
@@ -33,7 +33,7 @@ use crate::{
     system::sys::{self, DirectoryLock},
 };
 
-const CLOCK: &str = "cannot read the boot clock as the kernel programs see it";
+const CLOCK: &str = "read the boot clock as the kernel programs see it";
 /// `aya_log`'s number of the level debug, and of nothing at all.
 const LOG_DEBUG: u8 = 4;
 const LOG_OFF: u8 = 0;
@@ -46,6 +46,8 @@ pub struct KernelDatapath {
     guard: Guard,
     /// For the self-test; made when it is first run.
     twin: Option<Twin>,
+    /// `None`: the kernel refused it; it is tried again.
+    boot_clock: Option<BootClock>,
     limits: Limits,
     debug: bool,
     pins: Pins,
@@ -71,13 +73,16 @@ impl KernelDatapath {
         limits: Limits,
         debug: bool,
     ) -> Result<(Self, KernelEvents), DatapathError> {
-        match boot_clock::align() {
-            Ok(0) => {}
-            Ok(off) => tracing::info!(
+        let boot_clock = BootClock::load();
+        match boot_clock.as_ref().map(BootClock::align) {
+            Ok(Ok(0)) => {}
+            Ok(Ok(off)) => tracing::info!(
                 "this is a time namespace: its boot clock is {} ms off and is not used",
                 off / 1_000_000
             ),
-            Err(error) => tracing::warn!("{CLOCK}: {error}"),
+            // The self-test reports it for as long as it is so.
+            Ok(Err(error)) => tracing::warn!("cannot {CLOCK}: {error}"),
+            Err(error) => tracing::warn!("cannot {CLOCK}: {error}"),
         }
         let pins = Pins::new(&pins);
         let lock = pins.lock()?;
@@ -114,6 +119,7 @@ impl KernelDatapath {
             links,
             guard,
             twin: None,
+            boot_clock: boot_clock.ok(),
             limits,
             debug,
             pins,
@@ -127,10 +133,13 @@ impl KernelDatapath {
 
 impl Datapath for KernelDatapath {
     fn align_clock(&mut self) -> Result<i64, DatapathError> {
-        boot_clock::align().map_err(|error| DatapathError::Sys {
-            verb: "read the boot clock as the kernel programs see it",
-            error,
-        })
+        let clock = match self.boot_clock.take() {
+            Some(clock) => Ok(clock),
+            None => BootClock::load(),
+        };
+        let clock = clock.map(|clock| self.boot_clock.insert(clock));
+        let aligned = clock.and_then(|clock| clock.align());
+        aligned.map_err(|error| DatapathError::Sys { verb: CLOCK, error })
     }
 
     fn read_back(&mut self, cursor: &mut Cursor, most: usize) -> Result<ReadBack, DatapathError> {

@@ -3,7 +3,7 @@
 //! A new command is a variant of `OnCall`, an arm in `on_call` and a file in `oncall`.
 
 use std::{
-    io::IsTerminal as _,
+    io::{self, IsTerminal as _, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -83,8 +83,24 @@ enum OnCall {
     },
 }
 
-#[tokio::main(worker_threads = 2)]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
+    // The kernel is asked for news of the sockets after every few turns of tasks. So connections
+    // that always have something to do cannot keep the others waiting.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .event_interval(4)
+        .enable_all()
+        .build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(perform()),
+        Err(error) => {
+            let _unprinted = writeln!(io::stderr(), "jit-agent: cannot start its threads: {error}");
+            Exit::Unavailable.into()
+        }
+    }
+}
+
+async fn perform() -> ExitCode {
     let Arguments { config, command } = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {

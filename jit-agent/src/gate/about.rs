@@ -44,6 +44,8 @@ impl About {
             certificate_not_after_ms: self.certificate_end.map_or(0, |end| end.0),
             last_push_ms,
             last_controller,
+            // The server adds its own numbers.
+            ..v1::Control::default()
         }
     }
 

@@ -154,6 +154,8 @@ fn everything() -> v1::StatusResponse {
             certificate_not_after_ms: FAR,
             last_push_ms: now() - 2 * HOUR - MINUTE / 2,
             last_controller: "spiffe://example.org/hub".into(),
+            connections: 3,
+            connections_max: 512,
         }),
         capacity: Some(v1::Capacity {
             host_entries: 1,
@@ -318,6 +320,7 @@ fn the_json_value_for_value() {
         "control": {
             "listen": "[::]:8443", "certificate_not_after": "2100-01-01T00:00:00Z",
             "last_push": null, "last_controller": "spiffe://example.org/hub",
+            "connections": 3, "connections_max": 512,
         },
         "capacity": {
             "host_entries": 1, "host_entries_max": 2, "prefix_entries": 3,

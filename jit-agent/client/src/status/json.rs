@@ -49,6 +49,8 @@ pub fn json(status: &v1::StatusResponse) -> Value {
             "certificate_not_after": time(control.certificate_not_after_ms),
             "last_push": time(control.last_push_ms),
             "last_controller": control.last_controller,
+            "connections": control.connections,
+            "connections_max": control.connections_max,
         })),
         "capacity": capacity.as_ref().map(|capacity| json!({
             "host_entries": capacity.host_entries,

@@ -3,7 +3,7 @@
 //! A new command is a variant of `OnCall`, an arm in `on_call` and a file in `oncall`.
 
 use std::{
-    io::{self, IsTerminal as _, Write as _},
+    io::{IsTerminal as _, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -94,7 +94,8 @@ fn main() -> ExitCode {
     match runtime {
         Ok(runtime) => runtime.block_on(perform()),
         Err(error) => {
-            let _unprinted = writeln!(io::stderr(), "jit-agent: cannot start its threads: {error}");
+            let _unprinted =
+                writeln!(std::io::stderr(), "jit-agent: cannot start its threads: {error}");
             Exit::Unavailable.into()
         }
     }

@@ -47,7 +47,7 @@ fn unfinished(scene: &Scene, head: &[u8], body: &[u8], calls: u32, within: u64) 
 }
 
 #[test]
-fn bodies_without_an_end() {
+fn bodies_without_an_end_take_a_bounded_memory() {
     let scene = Scene::new();
     let mut body = message(&vec![0; 4 * MIB - 64]);
     body.truncate(4 * MIB - 128);
@@ -103,21 +103,28 @@ fn repeated(scene: &Scene, flood: &Flood, head: &[u8], body: &[u8]) {
 }
 
 #[test]
-fn messages_of_five_mebibytes() {
+fn messages_of_five_mebibytes_keep_nobody_out() {
     let scene = Scene::new();
-    let body = message(&vec![0; 5 * MIB]);
-    scene.under(|flood| repeated(&scene, flood, &http2::call("PushBatch", &[]), &body));
+    let mut body = message(&vec![0; 5 * MIB]);
+    let head = http2::call("PushBatch", &[]);
+    scene.under(|flood| repeated(&scene, flood, &head, &body));
+    // What is longer than it says is not read to its end.
+    body[1..5].copy_from_slice(&20_000_u32.to_be_bytes());
+    scene.site.stranger.run(|| {
+        let raw = unfinished(&scene, &head, &body, 1, 5).unwrap();
+        assert_eq!(raw.ended, [1]);
+    });
 }
 
 #[test]
-fn empty_envelopes_that_grow_when_they_are_decoded() {
+fn empty_envelopes_are_counted_before_they_are_decoded() {
     let scene = Scene::new();
     let body = message(&[10, 0].repeat(2 * MIB - 64));
     scene.under(|flood| repeated(&scene, flood, &http2::call("PushBatch", &[]), &body));
 }
 
 #[test]
-fn a_gzip_bomb() {
+fn a_gzip_bomb_is_not_unpacked() {
     let scene = Scene::new();
     let size = size(256, 2_048);
     let output = Command::new("sh")
@@ -149,7 +156,7 @@ fn granted(scene: &Scene, count: u32) {
 
 /// Long answers, and no window for them.
 #[test]
-fn lists_that_nobody_takes() {
+fn lists_that_nobody_takes_are_few() {
     let scene = Scene::new();
     scene.under(|flood| {
         granted(&scene, u32::try_from(size(3_000, 50_000)).unwrap());
@@ -171,7 +178,7 @@ fn lists_that_nobody_takes() {
 }
 
 #[test]
-fn watchers_that_do_not_read() {
+fn watchers_that_do_not_read_keep_nobody_out() {
     let scene = Scene::new();
     scene.under(|flood| {
         let head = http2::call("Watch", &[]);
@@ -196,7 +203,7 @@ fn watchers_that_do_not_read() {
 
 /// A controller that has a signing key pushes as much as it can.
 #[test]
-fn good_grants_without_number() {
+fn good_grants_without_number_keep_nobody_out() {
     let scene = Scene::new();
     let [count, batch] = [size(6_000, 100_000), size(100, 500)].map(|n| u32::try_from(n).unwrap());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

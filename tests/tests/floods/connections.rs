@@ -24,7 +24,7 @@ fn any_port(source: IpAddr) -> SocketAddr {
 }
 
 #[test]
-fn silent_connections() {
+fn silent_connections_keep_nobody_out() {
     let scene = Scene::new();
     let sources = scene.strangers(20);
     scene.under(|flood| {
@@ -44,7 +44,7 @@ fn silent_connections() {
 }
 
 #[test]
-fn a_client_hello_of_one_byte_a_second() {
+fn a_client_hello_of_one_byte_a_second_keeps_nobody_out() {
     let scene = Scene::new();
     let config = scene.credentials("nobody");
     let sources = scene.strangers(20);
@@ -76,7 +76,7 @@ fn a_client_hello_of_one_byte_a_second() {
 /// More connections than there are places, from more addresses than fill them. They are of the
 /// authority, and stand in no `[[controller]]`: they get no place at all.
 #[test]
-fn certificates_without_a_name_here() {
+fn a_certificate_without_a_controllers_name_gets_no_connection() {
     let scene = Scene::new();
     let sources = scene.strangers(17);
     for name in ["nobody", "agent"] {
@@ -100,7 +100,7 @@ fn certificates_without_a_name_here() {
 
 /// Connections of a controller that are silent, or greet and then do nothing.
 #[test]
-fn a_controller_that_only_holds_places() {
+fn a_controller_that_only_holds_places_keeps_nobody_out() {
     let scene = Scene::new();
     let (bad, good) = (scene.credentials("bad"), scene.credentials("good"));
     let sources = scene.strangers(17);
@@ -127,7 +127,7 @@ fn a_controller_that_only_holds_places() {
 }
 
 #[test]
-fn ever_new_ipv6_networks() {
+fn ever_new_ipv6_networks_of_one_site_keep_nobody_out() {
     let scene = Scene::new();
     // A /48 is routed to the stranger, who may use each of its addresses.
     scene.site.host.ip(&["-6", "route", "add", "2001:db8:f::/48", "via", "2001:db8:2::2"]);

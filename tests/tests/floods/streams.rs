@@ -48,7 +48,7 @@ fn flooded(part: impl Fn(&mut Raw, u32) -> io::Result<()> + Sync) {
 }
 
 #[test]
-fn rapid_reset() {
+fn rapid_resets_keep_nobody_out() {
     let head = http2::call("Status", &[]);
     flooded(|raw, stream| {
         let open = frame(kind::HEADERS, flag::END_HEADERS, stream, &head);
@@ -58,7 +58,7 @@ fn rapid_reset() {
 }
 
 #[test]
-fn continuations_without_an_end() {
+fn continuations_without_an_end_keep_nobody_out() {
     let head = http2::call("Status", &[]);
     let more = http2::fields(&[("x", &"y".repeat(100))]).repeat(100);
     flooded(|raw, stream| match stream {
@@ -68,19 +68,19 @@ fn continuations_without_an_end() {
 }
 
 #[test]
-fn pings() {
+fn pings_keep_nobody_out() {
     let pings = frame(kind::PING, 0, 0, b"pingping").repeat(100);
     flooded(|raw, _| raw.write(&pings));
 }
 
 #[test]
-fn settings() {
+fn settings_keep_nobody_out() {
     let settings = frame(kind::SETTINGS, 0, 0, &[0, 4, 0, 0, 255, 255]).repeat(100);
     flooded(|raw, _| raw.write(&settings));
 }
 
 #[test]
-fn windows_of_one_byte() {
+fn windows_of_one_byte_keep_nobody_out() {
     let window = frame(kind::WINDOW, 0, 0, &1_u32.to_be_bytes()).repeat(100);
     flooded(|raw, _| {
         // Beyond the largest window, which is an error: so of streams that do not exist.

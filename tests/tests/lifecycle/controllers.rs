@@ -117,6 +117,26 @@ fn certificates_of_another_authority_are_refused_on_both_sides() {
     site.assert_closed_to_all();
 }
 
+/// A certificate with a controller's name that is for servers alone.
+#[test]
+fn a_certificate_that_is_not_for_clients_is_refused_whatever_its_name() {
+    let site = site();
+    for (name, usage) in [("server", "serverAuth"), ("client", "clientAuth")] {
+        let make = format!(
+            "openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes \
+             -keyout pki/{name}.key -out {name}.csr -subj /CN={name} 2>&1 && \
+             printf 'subjectAltName=URI:{CONTROLLER}\nextendedKeyUsage={usage}\n' > {name}.ext && \
+             openssl x509 -req -in {name}.csr -CA pki/ca.pem -CAkey pki/ca.key -CAcreateserial \
+             -days 1 -extfile {name}.ext -out pki/{name}.pem 2>&1"
+        );
+        let output = Command::new("sh").args(["-ec", &make]).current_dir(site.path("")).output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    }
+    assert_refused(&call(&site, "pki/ca.pem", "pki", "server", &["list"]), 69, "");
+    assert!(call(&site, "pki/ca.pem", "pki", "client", &["list"]).status.success());
+}
+
 /// `openssl s_client` as a foreign peer.
 fn openssl(site: &Site, arguments: &[&str]) -> String {
     let output = site.client.run(|| {

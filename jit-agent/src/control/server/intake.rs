@@ -154,23 +154,25 @@ impl IntakeLayer {
         by: &str,
     ) -> Result<(Vec<u8>, Option<Reserved>), Status> {
         let mut deadline = Deadline::now() + ARRIVAL;
-        let (mut bytes, mut reserved) = (Vec::new(), None);
+        let (mut bytes, mut reserved, mut room) = (Vec::new(), None, call.largest);
         loop {
             let frame = timeout_at(deadline, body.frame()).await.map_err(|_| late())?;
             let Some(frame) = frame else { return Ok((bytes, reserved)) };
             let Ok(data) = frame?.into_data() else { continue };
             let length = bytes.len() + data.len();
-            if length > call.largest {
+            let grows = length > SMALL && reserved.is_none();
+            if grows {
+                room = announced(&bytes).unwrap_or(room).min(room);
+            }
+            if length > room {
                 return Err(Status::out_of_range(format!(
-                    "length limit exceeded: this call reads at most {} bytes",
-                    call.largest
+                    "length limit exceeded: this request may have {room} bytes"
                 )));
             }
-            if length > SMALL && reserved.is_none() {
-                let most = announced(&bytes).unwrap_or(call.largest).clamp(length, call.largest);
-                let wait = self.bytes.reserve(by, kib(most));
+            if grows {
+                let wait = self.bytes.reserve(by, kib(room));
                 reserved = Some(within_queue(wait, "large requests").await?);
-                bytes.reserve_exact(most.saturating_sub(bytes.len()));
+                bytes.reserve_exact(room.saturating_sub(bytes.len()));
                 deadline = Deadline::now() + ARRIVAL;
             }
             bytes.extend_from_slice(&data);

@@ -112,7 +112,7 @@ fn messages_of_five_mebibytes_keep_nobody_out() {
     body[1..5].copy_from_slice(&20_000_u32.to_be_bytes());
     scene.site.stranger.run(|| {
         let raw = unfinished(&scene, &head, &body, 1, 5).unwrap();
-        assert_eq!(raw.ended, [1]);
+        assert!(raw.ended.contains(&1), "{:?}", raw.ended);
     });
 }
 

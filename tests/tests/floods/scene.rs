@@ -26,7 +26,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObjec
 
 const PORT: u16 = 7443;
 /// Half of the calls of a round must be served within this time, and all of them within the second.
-/// On a machine that is slow already without a flood, three times its own time is soon.
+/// On a machine that is slow already without a flood, five times its own time is soon.
 const SOON: Duration = Duration::from_millis(200);
 const LATE: Duration = Duration::from_secs(2);
 /// Calls in a round, and rounds until one is quick enough: other programs need the machine too.
@@ -136,7 +136,7 @@ may = ["grant", "read"]
     pub(crate) fn under<T: Send>(&self, body: impl FnOnce(&Flood) -> T + Send) -> T {
         // One at a time: what one flood takes must not count as another's.
         let _alone = FLOODING.lock().unwrap_or_else(PoisonError::into_inner);
-        let soon = 3 * self.assert_served("before the flood", Duration::MAX);
+        let soon = 5 * self.assert_served("before the flood", Duration::MAX);
         let before = self.usage();
         // From now on the kernel remembers the most memory anew (proc(5), clear_refs).
         fs::write(self.proc("clear_refs"), "5").unwrap();

@@ -98,8 +98,9 @@ fn a_controller_may_do_only_what_its_table_says() {
     assert_refused(&reader(&["revoke", "--all", "--yes", "--reason", "x"]), 77, "not_permitted");
     // Who is in no `[[controller]]` gets no connection.
     let nobody = |arguments: &[&str]| call(&site, "pki/ca.pem", "pki", "nobody", arguments);
-    assert_refused(&nobody(&["list"]), 69, "");
-    assert_refused(&call(&site, "pki/ca.pem", "pki", "agent", &["list"]), 69, "");
+    assert_refused(&nobody(&["list"]), 77, "not_permitted");
+    let agent = call(&site, "pki/ca.pem", "pki", "agent", &["list"]);
+    assert_refused(&agent, 77, "not_permitted");
     site.assert_closed_to_all();
     let output = site.run(&["audit", "show", "--code", "N001", "--json"]);
     let text = String::from_utf8_lossy(&output.stdout);

@@ -6,7 +6,7 @@
 #![deny(clippy::print_stderr, clippy::print_stdout)]
 
 use std::{
-    io::IsTerminal as _,
+    io::{IsTerminal as _, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -100,8 +100,25 @@ enum OnCall {
     },
 }
 
-#[tokio::main(worker_threads = 2)]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
+    // The kernel is asked for news of the sockets after every few turns of tasks. So connections
+    // that always have something to do cannot keep the others waiting.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .event_interval(4)
+        .enable_all()
+        .build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(perform()),
+        Err(error) => {
+            let _unprinted =
+                writeln!(std::io::stderr(), "jit-agent: cannot start its threads: {error}");
+            Exit::Unavailable.into()
+        }
+    }
+}
+
+async fn perform() -> ExitCode {
     let Arguments { config, command } = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {

@@ -63,9 +63,17 @@ pub(crate) fn as_root(reason: &str, command: Command) -> Result<Command> {
     println!("  root is needed: {reason} (asking sudo)");
     let mut sudo = Command::new("sudo");
     sudo.arg("env").args(
-        ["PATH", "CARGO_TARGET_DIR", "CARGO_TERM_COLOR", "NO_COLOR", "RUST_BACKTRACE", "TERM"]
-            .iter()
-            .filter_map(|name| Some(format!("{name}={}", std::env::var(name).ok()?))),
+        [
+            "PATH",
+            "CARGO_TARGET_DIR",
+            "CARGO_TERM_COLOR",
+            "JIT_TEST_FLOODS",
+            "NO_COLOR",
+            "RUST_BACKTRACE",
+            "TERM",
+        ]
+        .iter()
+        .filter_map(|name| Some(format!("{name}={}", std::env::var(name).ok()?))),
     );
     for (name, value) in command.get_envs() {
         if let Some(value) = value {

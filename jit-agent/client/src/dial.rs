@@ -64,6 +64,13 @@ pub(crate) fn explain(way: &Way, error: &TlsError) -> CallError {
         return CallError::Unavailable(format!("the connection to {way} broke: {error}"));
     };
     let (ca, cert, name) = (tls.ca.display(), tls.cert.display(), tls.name.to_str());
+    if let TlsError::AlertReceived(AlertDescription::AccessDenied) = error {
+        let detail = format!(
+            "the agent at {way} has no [[controller]] with a name of the certificate {cert}; add \
+             one to its configuration"
+        );
+        return CallError::refused("not_permitted", &detail);
+    }
     let why = match error {
         TlsError::InvalidCertificate(cause) => match cause {
             CertificateError::UnknownIssuer | CertificateError::BadSignature => format!(
@@ -94,8 +101,7 @@ pub(crate) fn explain(way: &Way, error: &TlsError) -> CallError {
             | AlertDescription::BadCertificate
             | AlertDescription::CertificateUnknown
             | AlertDescription::DecryptError
-            | AlertDescription::UnsupportedCertificate
-            | AlertDescription::AccessDenied => format!(
+            | AlertDescription::UnsupportedCertificate => format!(
                 "the agent refused the certificate {cert} ({alert:?}): it must come from the CA \
                  that client_ca in the agent's configuration names, and be meant for clients"
             ),

@@ -2,13 +2,24 @@
 //! unix socket. It authorizes and translates; the gate decides.
 
 mod accept;
+mod activity;
 mod answer;
 mod authority;
+mod budget;
 mod call;
+mod handshake;
+mod intake;
+mod listen;
+mod network;
 mod peer;
+mod places;
 mod policy;
+mod reports;
 mod service;
+mod shape;
+mod verifier;
 
-pub use accept::{Trust, bind_tcp, bind_unix, serve_tcp, serve_unix};
-pub use peer::{Caller, Identity, Peer, Who};
+pub use accept::{Trust, serve_tcp, serve_unix};
+pub use listen::{bind_tcp, bind_unix};
+pub use peer::{Caller, Identity, Who};
 pub use service::Service;

@@ -40,6 +40,12 @@ pub struct Material {
 pub struct Authorities(Arc<dyn ClientCertVerifier>);
 
 impl Authorities {
+    /// Judges the certificates of handshakes.
+    pub fn verifier(&self) -> Arc<dyn ClientCertVerifier> {
+        let Self(verifier) = self;
+        Arc::clone(verifier)
+    }
+
     /// Why a certificate is not accepted at this moment; `None`: it is. The certificates that lead
     /// to an authority follow it.
     pub fn objection(&self, chain: &[CertificateDer<'_>], now: WallTime) -> Option<String> {

@@ -53,6 +53,8 @@ impl About {
             last_controller,
             listening: not_listening.is_none(),
             problem: not_listening.or(problem).cloned().unwrap_or_default(),
+            // The server adds its own numbers.
+            ..v1::Control::default()
         }
     }
 

@@ -173,6 +173,8 @@ fn everything() -> v1::StatusResponse {
             last_controller: "spiffe://example.org/hub".into(),
             listening: true,
             problem: "line 7: [control] key: no private key; the certificate before is used".into(),
+            connections: 3,
+            connections_max: 512,
         }),
         configuration: Some(v1::ConfigurationState {
             path: "/etc/jit-agent/config.toml".into(),
@@ -477,6 +479,7 @@ fn the_json_value_for_value() {
             "listen": "[::]:8443", "certificate_not_after": "2100-01-01T00:00:00Z",
             "last_push": null, "last_controller": "spiffe://example.org/hub", "listening": true,
             "problem": "line 7: [control] key: no private key; the certificate before is used",
+            "connections": 3, "connections_max": 512,
         },
         "configuration": {
             "path": "/etc/jit-agent/config.toml", "in_force_since": time, "last_good": true,

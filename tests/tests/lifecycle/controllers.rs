@@ -102,8 +102,11 @@ fn a_controller_may_do_only_what_its_table_says() {
     assert!(reader(&["list"]).status.success());
     assert_refused(&reader(&grant(CLIENT[0], &[])), 77, "not_permitted");
     assert_refused(&reader(&["revoke", "--all", "--yes", "--reason", "x"]), 77, "not_permitted");
+    // Who is in no `[[controller]]` gets no connection.
     let nobody = |arguments: &[&str]| call(&site, "pki/ca.pem", "pki", "nobody", arguments);
     assert_refused(&nobody(&["list"]), 77, "not_permitted");
+    let agent = call(&site, "pki/ca.pem", "pki", "agent", &["list"]);
+    assert_refused(&agent, 77, "not_permitted");
     site.assert_closed_to_all();
     let output = site.run(&["audit", "show", "--code", "N001", "--json"]);
     let text = String::from_utf8_lossy(&output.stdout);
@@ -119,6 +122,26 @@ fn certificates_of_another_authority_are_refused_on_both_sides() {
     let ours = call(&site, "foreign/ca.pem", "pki", "controller", &["list"]);
     assert_refused(&ours, 69, "certificate");
     site.assert_closed_to_all();
+}
+
+/// A certificate with a controller's name that is for servers alone.
+#[test]
+fn a_certificate_that_is_not_for_clients_is_refused_whatever_its_name() {
+    let site = site();
+    for (name, usage) in [("server", "serverAuth"), ("client", "clientAuth")] {
+        let make = format!(
+            "openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes \
+             -keyout pki/{name}.key -out {name}.csr -subj /CN={name} 2>&1 && \
+             printf 'subjectAltName=URI:{CONTROLLER}\nextendedKeyUsage={usage}\n' > {name}.ext && \
+             openssl x509 -req -in {name}.csr -CA pki/ca.pem -CAkey pki/ca.key -CAcreateserial \
+             -days 1 -extfile {name}.ext -out pki/{name}.pem 2>&1"
+        );
+        let output = Command::new("sh").args(["-ec", &make]).current_dir(site.path("")).output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    }
+    assert_refused(&call(&site, "pki/ca.pem", "pki", "server", &["list"]), 69, "");
+    assert!(call(&site, "pki/ca.pem", "pki", "client", &["list"]).status.success());
 }
 
 /// `openssl s_client` as a foreign peer.
@@ -146,7 +169,8 @@ fn tls_1_2_and_clients_without_a_certificate_are_turned_away() {
     let bare = openssl(&site, &["-tls1_3"]);
     assert!(bare.contains("certificate required"), "{bare}");
     let log = site.log();
-    assert_eq!(log.matches("TLS handshake failed").count(), 2, "{log}");
+    let lines = log.matches("TLS handshake failed").count();
+    assert_eq!(lines, 1, "one line a network and minute: {log}");
     // The agent still serves good controllers.
     let listed = call(&site, "pki/ca.pem", "pki", "controller", &["list"]);
     assert!(listed.status.success());

@@ -55,6 +55,8 @@ pub fn json(status: &v1::StatusResponse) -> Value {
             "last_controller": control.last_controller,
             "listening": control.listening,
             "problem": control.problem,
+            "connections": control.connections,
+            "connections_max": control.connections_max,
         })),
         "configuration": configuration.as_ref().map(|configuration| json!({
             "path": configuration.path,

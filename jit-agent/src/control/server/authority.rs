@@ -2,12 +2,16 @@
 //! that is removed, whose certificate ends or whose authority is removed loses all permissions,
 //! also on open connections and streams.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use jit_proto::{
     Refusal,
     permission::{Permission, Permissions},
 };
+use rustls::server::danger::ClientCertVerifier;
 use tokio::sync::watch;
 use tonic::{Request, Status};
 
@@ -16,8 +20,8 @@ use crate::{
     control::{
         server::{
             answer::refused_status,
-            call::Call,
             peer::{Caller, Identity, Who},
+            reports::Reports,
         },
         tls::Authorities,
     },
@@ -31,7 +35,7 @@ const LOOK: Duration = Duration::from_secs(60);
 
 /// The controllers with their permissions, and the authorities that vouch for them.
 #[derive(Clone, Debug, Default)]
-struct Table {
+pub(super) struct Table {
     controllers: Arc<[Controller]>,
     authorities: Option<Authorities>,
 }
@@ -41,13 +45,15 @@ struct Table {
 pub(super) struct Authority {
     gate: GateHandle,
     table: Arc<watch::Sender<Table>>,
+    /// Of peers that asked for something that they may not do.
+    denials: Reports,
 }
 
 impl Authority {
     /// Only local peers may do anything.
     pub(super) fn new(gate: GateHandle) -> Self {
         let (table, _) = watch::channel(Table::default());
-        Self { gate, table: Arc::new(table) }
+        Self { gate, table: Arc::new(table), denials: Reports::default() }
     }
 
     /// From now on these are the controllers, and these authorities vouch for them.
@@ -61,16 +67,16 @@ impl Authority {
         request: &Request<T>,
         needs: Permission,
     ) -> Result<String, Status> {
-        self.authorize_any(request, &[needs])
+        self.authorize_any(caller(request)?, &[needs])
     }
 
     /// The peer's name, if it may do one of these.
-    pub(super) fn authorize_any<T>(
+    pub(super) fn authorize_any(
         &self,
-        request: &Request<T>,
+        caller: &Caller,
         any: &[Permission],
     ) -> Result<String, Status> {
-        let identity = self.identity(caller(request)?);
+        let identity = self.identity(caller);
         if any.iter().any(|needed| identity.may.contains(*needed)) {
             return Ok(identity.name);
         }
@@ -92,15 +98,6 @@ impl Authority {
         Err(self.deny(&identity, "root on the host"))
     }
 
-    /// Refuses a peer that may not make this call, before a byte of its request is read. So none of
-    /// it is held in memory. A call that does not exist needs no permission.
-    pub(super) fn may_call(&self, request: Request<()>) -> Result<Request<()>, Status> {
-        if let Some(call) = Call::noted(&request) {
-            self.authorize_any(&request, call.needs)?;
-        }
-        Ok(request)
-    }
-
     /// Waits until the peer may not do this any more; returns why.
     pub(super) async fn lost(&self, caller: Caller, needs: Permission) -> Status {
         let mut table = self.table.subscribe();
@@ -114,7 +111,36 @@ impl Authority {
         }
     }
 
-    fn identity(&self, caller: &Caller) -> Identity {
+    /// Whether one of these names of a certificate is a controller's.
+    pub(super) fn knows(&self, names: &[String]) -> bool {
+        let controllers = Arc::clone(&self.table.borrow().controllers);
+        let known = controllers.iter().any(|controller| names.contains(&controller.identity));
+        if !known {
+            let identity = Identity::of_certificate(names, &controllers);
+            self.report(&identity, "a connection");
+        }
+        known
+    }
+
+    /// Judges certificates by the present authorities; `None`: there are none.
+    pub(super) fn chain_verifier(&self) -> Option<Arc<dyn ClientCertVerifier>> {
+        self.table.borrow().authorities.as_ref().map(Authorities::verifier)
+    }
+
+    /// Reports each change of the table.
+    pub(super) fn changes(&self) -> watch::Receiver<Table> {
+        self.table.subscribe()
+    }
+
+    /// Writes the sums of denials that were not written one by one.
+    pub(super) fn write_sums(&self, now: Instant) {
+        for (by, more) in self.denials.sums(now) {
+            tracing::warn!(by, reason = "not_permitted", more, "refused as often as this again");
+        }
+    }
+
+    /// The peer's name and what it may do now.
+    pub(super) fn identity(&self, caller: &Caller) -> Identity {
         let Table { controllers, authorities } = self.table.borrow().clone();
         let identity = caller.identity(&controllers);
         let Who::Certificate { chain, .. } = &caller.who else { return identity };
@@ -132,9 +158,8 @@ impl Authority {
     }
 
     fn deny(&self, identity: &Identity, what: &'static str) -> Status {
+        self.report(identity, what);
         let Identity { name, may } = identity;
-        tracing::warn!(by = name, reason = "not_permitted", "refused: it needs {what:?}");
-        self.gate.saw_denial(name, what);
         let may = match may.to_string() {
             none if none.is_empty() => "nothing".to_owned(),
             some => some,
@@ -144,6 +169,14 @@ impl Authority {
              configuration says who may do what"
         );
         refused_status(&Refused::new(Refusal::NotPermitted, detail))
+    }
+
+    fn report(&self, identity: &Identity, what: &'static str) {
+        let name = &identity.name;
+        if self.denials.writes(name, Instant::now()) {
+            tracing::warn!(by = name, reason = "not_permitted", "refused: it needs {what:?}");
+        }
+        self.gate.saw_denial(name, what);
     }
 }
 

@@ -1,8 +1,9 @@
-//! Properties of a call before its request is read: who may make it, and how large it may be.
+//! Properties of a call before its request is read: who may make it, how large it may be, and how
+//! long its answer is.
 
-use http_body_util::Limited;
 use jit_proto::{dsse::MAX_ENVELOPE_BYTES, permission::Permission};
-use tonic::{Request, body::Body, codegen::http};
+
+use crate::control::server::shape::{self, Shape};
 
 /// Largest request: a batch of a few thousand grants.
 pub(super) const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
@@ -12,45 +13,51 @@ const ONE_ENVELOPE: usize = 2 * MAX_ENVELOPE_BYTES;
 const QUESTION: usize = 16 * 1024;
 
 /// A method of the service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Call {
     /// One of these is needed.
     pub(super) needs: &'static [Permission],
     /// Largest size of its request, bytes as received.
-    largest: usize,
+    pub(super) largest: usize,
+    /// The repeated fields of its request.
+    pub(super) shape: Shape,
+    pub(super) answer: Answer,
+}
+
+/// How long the answer to a call is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// It has a small bound.
+    Short,
+    /// As long as there are grants.
+    Long,
+    /// It goes on until somebody ends it.
+    Endless,
 }
 
 impl Call {
     /// The call for a path (gRPC over HTTP/2: `/package.Service/Method`). For a call that does not
     /// exist, nothing is read.
-    fn of(path: &str) -> Option<Self> {
-        let (needs, largest): (&[Permission], _) = match path.strip_prefix("/jit.v1.JitAgent/")? {
-            "Push" => (&[Permission::Grant], ONE_ENVELOPE),
-            "PushBatch" => (&[Permission::Grant], MAX_MESSAGE_BYTES),
-            "Revoke" => (&[Permission::Revoke], MAX_MESSAGE_BYTES),
-            "List" | "Status" | "Watch" => (&[Permission::Read], QUESTION),
-            "ShowPolicy" => (&[Permission::Read, Permission::Policy], QUESTION),
-            "DiffPolicy" | "PushPolicy" => (&[Permission::Policy], ONE_ENVELOPE),
-            "ConfirmPolicy" | "SetPolicyFloor" => (&[Permission::Policy], QUESTION),
+    pub(super) fn of(path: &str) -> Option<Self> {
+        use Permission::{Grant, Policy, Read, Revoke};
+        let method = path.strip_prefix("/jit.v1.JitAgent/")?;
+        let (needs, largest, shape): (&[Permission], _, _) = match method {
+            "Push" => (&[Grant], ONE_ENVELOPE, shape::ONE_ENVELOPE),
+            "PushBatch" => (&[Grant], MAX_MESSAGE_BYTES, shape::BATCH),
+            "Revoke" => (&[Revoke], MAX_MESSAGE_BYTES, shape::PLAIN),
+            "List" | "Status" | "Watch" => (&[Read], QUESTION, shape::PLAIN),
+            "ShowPolicy" => (&[Read, Policy], QUESTION, shape::PLAIN),
+            "DiffPolicy" => (&[Policy], ONE_ENVELOPE, shape::DRAFT),
+            "PushPolicy" => (&[Policy], ONE_ENVELOPE, shape::ONE_ENVELOPE),
+            "ConfirmPolicy" | "SetPolicyFloor" => (&[Policy], QUESTION, shape::PLAIN),
             _ => return None,
         };
-        Some(Self { needs, largest })
-    }
-
-    /// Notes the call in its request, and limits the request to the size that the call needs.
-    pub(super) fn mark(request: http::Request<Body>) -> http::Request<Body> {
-        let call = Self::of(request.uri().path());
-        let largest = call.map_or(0, |call| call.largest);
-        let mut request = request.map(|body| Body::new(Limited::new(body, largest)));
-        if let Some(call) = call {
-            request.extensions_mut().insert(call);
-        }
-        request
-    }
-
-    /// The call that was noted.
-    pub(super) fn noted<T>(request: &Request<T>) -> Option<Self> {
-        request.extensions().get().copied()
+        let answer = match method {
+            "List" | "Status" => Answer::Long,
+            "Watch" => Answer::Endless,
+            _ => Answer::Short,
+        };
+        Some(Self { needs, largest, shape, answer })
     }
 }
 

@@ -12,11 +12,11 @@ use jit_proto::permission::{Permission, Permissions};
 use rustls::pki_types::CertificateDer;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::OwnedSemaphorePermit,
+    sync::oneshot,
 };
 use tonic::transport::server::Connected;
 
-use crate::{config::Controller, rules::clock::BootNanos};
+use crate::{config::Controller, control::server::activity::Activity, rules::clock::BootNanos};
 
 /// The peer, as its new connection showed it. What the peer may do is looked up at each call.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,53 +99,117 @@ impl Identity {
     }
 }
 
-/// A connection that knows its peer and counts against the limits until it is dropped.
+/// What each request of a connection carries.
+#[derive(Clone, Debug)]
+pub(super) struct Linked {
+    pub(super) caller: Caller,
+    pub(super) activity: Activity,
+}
+
+/// Number of bytes with which HTTP/2 begins: the preface and the head of a frame (RFC 9113 sections
+/// 3.4 and 4.1).
+const GREETING: usize = 24 + 9;
+
+/// Bytes that are read from one connection before it is another one's turn. So a peer that sends
+/// without a pause cannot keep a thread for itself.
+const TURN: usize = 8 * 1024;
+
+/// A connection that knows its peer, and has its place until it is dropped.
 #[derive(Debug)]
-pub struct Peer<S> {
+pub(super) struct Peer<S, P> {
     stream: S,
-    caller: Caller,
-    _permits: Vec<OwnedSemaphorePermit>,
+    linked: Linked,
+    /// Bytes received so far, up to the greeting.
+    received: usize,
+    /// Bytes read in this turn.
+    turn: usize,
+    /// Ready when the connection must be closed.
+    closed: Option<oneshot::Receiver<()>>,
+    ended: bool,
+    _place: P,
 }
 
-impl<S> Peer<S> {
-    /// A connection of this peer.
-    pub fn new(stream: S, caller: Caller, permits: Vec<OwnedSemaphorePermit>) -> Self {
-        Self { stream, caller, _permits: permits }
+impl<S, P> Peer<S, P> {
+    /// A connection of this peer with this place. It ends when `closed` is ready.
+    pub(super) fn new(
+        stream: S,
+        linked: Linked,
+        place: P,
+        closed: Option<oneshot::Receiver<()>>,
+    ) -> Self {
+        Self { stream, linked, received: 0, turn: 0, closed, ended: false, _place: place }
+    }
+
+    /// An error when the connection must be closed. All of a connection's reads and writes are of
+    /// one task, which is woken then.
+    fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        if let Some(closed) = &mut self.closed
+            && Pin::new(closed).poll(context).is_ready()
+        {
+            self.closed = None;
+            self.ended = true;
+        }
+        if self.ended { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
+    }
+
+    fn note(&mut self, bytes: usize) {
+        self.turn = self.turn.saturating_add(bytes);
+        if self.received < GREETING {
+            self.received = self.received.saturating_add(bytes);
+            if self.received >= GREETING {
+                self.linked.activity.greeted();
+            }
+        }
     }
 }
 
-impl<S> Connected for Peer<S> {
-    type ConnectInfo = Caller;
+impl<S, P> Connected for Peer<S, P> {
+    type ConnectInfo = Linked;
 
-    fn connect_info(&self) -> Caller {
-        self.caller.clone()
+    fn connect_info(&self) -> Linked {
+        self.linked.clone()
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Peer<S> {
+impl<S: AsyncRead + Unpin, P: Unpin> AsyncRead for Peer<S, P> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        self.check(context)?;
+        if self.turn >= TURN {
+            self.turn = 0;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        self.note(buffer.filled().len().saturating_sub(before));
+        if read.is_pending() {
+            self.turn = 0;
+        }
+        read
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Peer<S> {
+impl<S: AsyncWrite + Unpin, P: Unpin> AsyncWrite for Peer<S, P> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.check(context)?;
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check(context)?;
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check(context)?;
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 
@@ -158,6 +222,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Peer<S> {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.check(context)?;
         Pin::new(&mut self.stream).poll_write_vectored(context, slices)
     }
 }

@@ -21,7 +21,7 @@ pub(super) async fn show(
     authority: &Authority,
     request: &Request<v1::ShowPolicyRequest>,
 ) -> Result<Response<v1::ShowPolicyResponse>, Status> {
-    authority.authorize_any(request, &[Permission::Read, Permission::Policy])?;
+    authority.authorize_any(caller(request)?, &[Permission::Read, Permission::Policy])?;
     gate.show_policy().await.map(Response::new).map_err(gone)
 }
 

@@ -14,15 +14,9 @@ use jit_proto::{
 use tokio::sync::oneshot;
 use tonic::{
     Request, Response, Status,
-    body::Body,
-    codegen::http,
-    service::interceptor::InterceptedService,
     transport::{Server, server::Router},
 };
-use tower::{
-    layer::util::{Identity as Bare, Stack},
-    util::MapRequestLayer,
-};
+use tower::layer::util::{Identity as Bare, Stack};
 
 use crate::{
     config::Controller,
@@ -30,7 +24,9 @@ use crate::{
         server::{
             answer::{accepted_outcome, gone, refused_outcome, refused_status},
             authority::{Authority, caller},
-            call::{Call, MAX_MESSAGE_BYTES},
+            call::MAX_MESSAGE_BYTES,
+            intake::IntakeLayer,
+            places::{MAX_CONNECTIONS, Places},
             policy,
         },
         tls::Authorities,
@@ -40,25 +36,26 @@ use crate::{
 
 /// Largest number of calls at once on one connection. Each may hold a request of the largest size.
 const MAX_STREAMS: u32 = 8;
+/// Bytes that a peer may send before they are read: of one call, and of one connection.
+const STREAM_WINDOW: u32 = 128 * 1024;
+const CONNECTION_WINDOW: u32 = 256 * 1024;
 /// Most envelopes in one batch.
-const MAX_BATCH: usize = 16_384;
+pub(super) const MAX_BATCH: usize = 16_384;
 /// Number of bytes that are kept of a text from the control plane.
 const MAX_REASON_BYTES: usize = 1024;
-
-/// The interceptor that notes the call in each request.
-type Mark = fn(http::Request<Body>) -> http::Request<Body>;
 
 /// The service.
 #[derive(Clone, Debug)]
 pub struct Service {
     gate: GateHandle,
     authority: Authority,
+    places: Places,
 }
 
 impl Service {
     /// A service in front of a gate.
     pub fn new(gate: GateHandle) -> Self {
-        Self { authority: Authority::new(gate.clone()), gate }
+        Self { authority: Authority::new(gate.clone()), gate, places: Places::default() }
     }
 
     /// From now on these are the controllers, and these authorities vouch for them, also on open
@@ -73,25 +70,34 @@ impl Service {
         Ok(Pusher { name, may_revoke: self.authority.may(request, Permission::Revoke)? })
     }
 
+    /// Who may do what.
+    pub(super) fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// The places of controllers' connections.
+    pub(super) fn places(&self) -> &Places {
+        &self.places
+    }
+
     /// The HTTP/2 server with its bounds, which serves connections from anywhere.
-    pub(super) fn router(self) -> Router<Stack<MapRequestLayer<Mark>, Bare>> {
-        let mark: Mark = Call::mark;
-        let authority = self.authority.clone();
+    pub(super) fn router(self) -> Router<Stack<IntakeLayer, Bare>> {
         Server::builder()
             .max_concurrent_streams(MAX_STREAMS)
             .concurrency_limit_per_connection(8)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
             .http2_max_header_list_size(16 * 1024)
             .http2_max_pending_accept_reset_streams(Some(20))
             .max_connection_age(Duration::from_secs(24 * 3600))
-            .layer(MapRequestLayer::new(mark))
-            .add_service(InterceptedService::new(
+            .layer(IntakeLayer::new(self.authority.clone()))
+            .add_service(
                 JitAgentServer::new(self)
                     .max_decoding_message_size(MAX_MESSAGE_BYTES)
                     .max_encoding_message_size(usize::MAX),
-                move |request| authority.may_call(request),
-            ))
+            )
     }
 }
 
@@ -199,7 +205,12 @@ impl JitAgent for Service {
         request: Request<v1::StatusRequest>,
     ) -> Result<Response<v1::StatusResponse>, Status> {
         self.authority.authorize(&request, Permission::Read)?;
-        Ok(Response::new(self.gate.status().await.map_err(gone)?))
+        let mut status = self.gate.status().await.map_err(gone)?;
+        if let Some(control) = &mut status.control {
+            control.connections = number(self.places.taken());
+            control.connections_max = number(MAX_CONNECTIONS);
+        }
+        Ok(Response::new(status))
     }
 
     async fn watch(
@@ -266,6 +277,10 @@ fn grant_id(bytes: &[u8]) -> Result<GrantId, Status> {
     GrantId::from_bytes(bytes).ok_or_else(|| {
         Status::invalid_argument(format!("a grant id has 16 bytes, not {}", bytes.len()))
     })
+}
+
+fn number(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 fn truncated(text: &str) -> &str {

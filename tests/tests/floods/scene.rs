@@ -1,0 +1,306 @@
+//! The scene of a flood: an agent with a good and a bad controller, and what it uses while it is
+//! flooded.
+
+use std::{
+    env, fs,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    process::Command,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use jit_client::{
+    agent::Agent,
+    target::{Target, Tls, Way},
+};
+use jit_tests::{
+    agent::{CLIENT, Site, TO_CLIENT, TO_STRANGER, address},
+    programs::binary,
+};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
+
+const PORT: u16 = 7443;
+/// Half of the calls of a round must be served within this time, and all of them within the second.
+/// On a machine that is slow already without a flood, five times its own time is soon.
+const SOON: Duration = Duration::from_millis(200);
+const LATE: Duration = Duration::from_secs(2);
+/// Calls in a round, and rounds until one is quick enough: other programs need the machine too.
+const CALLS: usize = 7;
+const ROUNDS: usize = 4;
+/// What a flood may add while it lasts: MiB, and descriptors (256 handshakes, 512 connections).
+const MORE_MIB: u64 = 200;
+const MORE_DESCRIPTORS: usize = 256 + 512 + 64;
+/// What may remain, and the longest time until no more remains.
+const LEFT_MIB: u64 = 48;
+const LEFT_DESCRIPTORS: usize = 24;
+const RECOVERY: Duration = Duration::from_secs(30);
+
+static FLOODING: Mutex<()> = Mutex::new(());
+
+/// A number for the short form, and for the long one.
+pub(crate) fn size(short: usize, long: usize) -> usize {
+    if env::var("JIT_TEST_FLOODS").is_ok_and(|form| form == "long") { long } else { short }
+}
+
+/// An agent that listens for controllers. Certificates: `good` may grant, revoke and read, `bad` may
+/// grant and read; `nobody` and `agent` are of the same authority.
+pub(crate) struct Scene {
+    pub(crate) site: Site,
+}
+
+/// Memory and descriptors of the agent.
+#[derive(Clone, Copy, Debug)]
+struct Usage {
+    mib: u64,
+    descriptors: usize,
+}
+
+/// Whether a flood goes on.
+#[derive(Default)]
+pub(crate) struct Flood {
+    up: AtomicBool,
+    over: AtomicBool,
+}
+
+impl Flood {
+    /// The flood has its full height.
+    pub(crate) fn is_up(&self) {
+        self.up.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it must go on.
+    pub(crate) fn goes_on(&self) -> bool {
+        !self.over.load(Ordering::Relaxed)
+    }
+
+    /// Holds something until the flood ends.
+    pub(crate) fn hold<T>(&self, held: T) -> T {
+        self.is_up();
+        while self.goes_on() {
+            thread::sleep(Duration::from_millis(20));
+        }
+        held
+    }
+}
+
+/// Ends the flood, also after a panic.
+struct End<'a>(&'a Flood);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        let Self(flood) = self;
+        flood.is_up();
+        flood.over.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Scene {
+    pub(crate) fn new() -> Self {
+        let mut site = Site::new();
+        let [v4, v6] = TO_CLIENT;
+        let ours = format!("pki issue --dir pki --name agent --ip {v4} --ip {v6}");
+        let controller =
+            |name| format!("pki issue --dir pki --name {name} --uri spiffe://example.org/{name}");
+        let [good, bad, nobody] = ["good", "bad", "nobody"].map(controller);
+        for arguments in ["pki init --dir pki", &ours, &good, &bad, &nobody] {
+            let mut jitctl = Command::new(binary("jitctl"));
+            jitctl.args(arguments.split(' ')).current_dir(site.path(""));
+            let output = jitctl.output().unwrap();
+            assert!(output.status.success(), "{arguments}: {output:?}");
+        }
+        site.configure(&format!(
+            r#"
+[control]
+listen = "[::]:{PORT}"
+certificate = "pki/agent.pem"
+key = "pki/agent.key"
+client_ca = "pki/ca.pem"
+[[controller]]
+identity = "spiffe://example.org/good"
+may = ["grant", "revoke", "read"]
+[[controller]]
+identity = "spiffe://example.org/bad"
+may = ["grant", "read"]
+"#
+        ));
+        site.start();
+        Self { site }
+    }
+
+    /// Runs a flood. It must report when it is up, and go on until it may end.
+    pub(crate) fn under<T: Send>(&self, body: impl FnOnce(&Flood) -> T + Send) -> T {
+        // One at a time: what one flood takes must not count as another's.
+        let _alone = FLOODING.lock().unwrap_or_else(PoisonError::into_inner);
+        let soon = 5 * self.assert_served("before the flood", Duration::MAX);
+        let before = self.usage();
+        // From now on the kernel remembers the most memory anew (proc(5), clear_refs).
+        fs::write(self.proc("clear_refs"), "5").unwrap();
+        let flood = Flood::default();
+        let value = thread::scope(|scope| {
+            let flooding = scope.spawn(|| {
+                let _up = End(&flood);
+                body(&flood)
+            });
+            let end = End(&flood);
+            let began = Instant::now();
+            while !end.0.up.load(Ordering::Relaxed) {
+                assert!(began.elapsed() < 2 * RECOVERY, "the flood does not come up");
+                thread::sleep(Duration::from_millis(5));
+            }
+            self.assert_served("during the flood", soon.max(SOON));
+            let during = self.usage();
+            let most = self.most_mib();
+            println!("before {before:?}, during {during:?}, at most {most} MiB");
+            assert!(during.descriptors < before.descriptors + MORE_DESCRIPTORS, "{during:?}");
+            assert!(most < before.mib + MORE_MIB, "{most} MiB, before {before:?}");
+            drop(end);
+            flooding.join()
+        });
+        let value = value.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        self.assert_recovers(before);
+        value
+    }
+
+    /// Fails unless a good controller that connects and pushes a grant, and root who revokes, are
+    /// served soon. Returns how soon.
+    #[track_caller]
+    fn assert_served(&self, when: &str, soon: Duration) -> Duration {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let target = self.target("good");
+        let push = || {
+            let grant = self.site.envelope(&CLIENT, Duration::from_secs(60));
+            let pushed = runtime.block_on(async {
+                let mut agent = Agent::connect(&target).await.map_err(|error| error.to_string())?;
+                agent.push(grant).await.map_err(|error| error.to_string())
+            });
+            pushed.unwrap_or_else(|error| panic!("{when}: {error}\n{}", self.site.log()));
+        };
+        let controller = format!("{when}: a controller");
+        let served = self.site.client.run(|| assert_soon(&controller, soon, push));
+        let revoke = || {
+            self.site.revoke_all();
+        };
+        served.max(assert_soon(&format!("{when}: root"), soon, revoke))
+    }
+
+    /// Fails unless memory and descriptors are about what they were.
+    #[track_caller]
+    fn assert_recovers(&self, before: Usage) {
+        let began = Instant::now();
+        loop {
+            let after = self.usage();
+            if after.mib <= before.mib + LEFT_MIB
+                && after.descriptors <= before.descriptors + LEFT_DESCRIPTORS
+            {
+                return println!("{:?} afterwards {after:?}", began.elapsed());
+            }
+            assert!(began.elapsed() < RECOVERY, "before {before:?}, {RECOVERY:?} later {after:?}");
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn usage(&self) -> Usage {
+        let descriptors = fs::read_dir(self.proc("fd")).unwrap().count();
+        Usage { mib: self.kib("VmRSS:") / 1024, descriptors }
+    }
+
+    /// The most memory since the flood began, MiB.
+    fn most_mib(&self) -> u64 {
+        self.kib("VmHWM:") / 1024
+    }
+
+    fn kib(&self, line: &str) -> u64 {
+        let status = fs::read_to_string(self.proc("status")).unwrap();
+        let value = status.lines().find_map(|text| text.strip_prefix(line)).unwrap();
+        value.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    fn proc(&self, file: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/{file}", self.site.pid()))
+    }
+
+    /// Controllers' connections that the agent reports.
+    pub(crate) fn connections(&self) -> u64 {
+        self.site.status().0["control"]["connections"].as_u64().unwrap()
+    }
+
+    /// The agent for a controller.
+    pub(crate) fn target(&self, name: &str) -> Target {
+        let [host, _] = TO_CLIENT;
+        let file = |file: &str| self.site.path(&format!("pki/{file}"));
+        let tls = Tls {
+            host: host.to_owned(),
+            port: PORT,
+            name: ServerName::try_from(host).unwrap(),
+            ca: file("ca.pem"),
+            cert: file(&format!("{name}.pem")),
+            key: file(&format!("{name}.key")),
+        };
+        Target { way: Way::Tls(Box::new(tls)), timeout: Duration::from_secs(20) }
+    }
+
+    /// The agent's address on the client's side.
+    pub(crate) fn for_clients() -> SocketAddr {
+        address(TO_CLIENT, 0, PORT)
+    }
+
+    /// The agent's address on the stranger's side.
+    pub(crate) fn for_strangers(family: usize) -> SocketAddr {
+        address(TO_STRANGER, family, PORT)
+    }
+
+    /// For TLS with this certificate, without one for an empty name.
+    pub(crate) fn credentials(&self, name: &str) -> Arc<rustls::ClientConfig> {
+        let pem = |name: &str| fs::read(self.site.path(&format!("pki/{name}"))).unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(&pem("ca.pem")).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots);
+        let chain = CertificateDer::from_pem_slice(&pem(&format!("{name}.pem"))).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(&pem(&format!("{name}.key"))).unwrap();
+        let mut config = config.with_client_auth_cert(vec![chain], key).unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Arc::new(config)
+    }
+
+    /// More IPv4 addresses of the stranger.
+    pub(crate) fn strangers(&self, count: u8) -> Vec<IpAddr> {
+        let addresses = (100..100 + count).map(|last| IpAddr::from([203, 0, 113, last]));
+        let addresses: Vec<_> = addresses.collect();
+        for address in &addresses {
+            self.site.stranger.address("p0", &format!("{address}/24"));
+        }
+        addresses
+    }
+}
+
+/// Fails unless calls are soon enough in one of several rounds. Returns their median.
+#[track_caller]
+fn assert_soon(who: &str, soon: Duration, call: impl Fn()) -> Duration {
+    let mut rounds = Vec::new();
+    for _ in 0..ROUNDS {
+        let mut round: Vec<_> = (0..CALLS)
+            .map(|_| {
+                let began = Instant::now();
+                call();
+                began.elapsed()
+            })
+            .collect();
+        round.sort_unstable();
+        let (median, worst) = (round[CALLS / 2], round[CALLS - 1]);
+        rounds.push((median, worst));
+        if median < soon && worst < LATE {
+            println!("{who}: median and worst {rounds:?}");
+            return median;
+        }
+    }
+    panic!("{who}: median and worst {rounds:?}");
+}

@@ -39,7 +39,7 @@ use crate::{
             DatapathError, bpf,
             kernel::{KernelDatapath, KernelEvents},
         },
-        netlink::watch::LinkWatch,
+        netlink::{nat_watch, watch::LinkWatch},
     },
     oncall::{datapath_exit, file_exit},
     system::sys::{self, FileError, MissingCapabilities},
@@ -264,6 +264,10 @@ fn watch_kernel(
     if let Err(error) = clock_watch::watch(move || of_clock.clock_was_set()) {
         tracing::warn!("cannot watch for a clock that is set: {error}; the gate checks every 2 s");
     }
+    let of_nat = gate.clone();
+    thread::spawn(move || {
+        nat_watch::run(|read| of_nat.saw_translations(read.map_err(|error| error.to_string())));
+    });
     let watching = spawn_watch(links, gate.clone());
     tasks.spawn(async {
         let _ended = watching.await;

@@ -15,6 +15,7 @@
 //! | `policy` | the policies that are known | `policy::push`, `policy::apply` |
 //! | `restore` | grants that wait for the right clock | `revocation` |
 //! | `takeover` | grants that another version also counts | `restore` |
+//! | `translations` | what the host translates to itself | `translation` |
 //! | `limits` | the last limit that was looked at | the tick |
 //! | `record` | the audit | all |
 //! | `about` | facts that only `status` shows | `report` |
@@ -40,6 +41,7 @@ mod revocation;
 mod self_test;
 mod tables;
 mod takeover;
+mod translation;
 mod trusted_clock;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -79,7 +81,10 @@ use crate::{
         audit::{Audit, EventCode, Record},
         store::{Damage, Store, StoreError, Stored},
     },
-    kernel::datapath::{Datapath, DatapathError},
+    kernel::{
+        datapath::{Datapath, DatapathError},
+        netlink::netfilter::Translations,
+    },
     rules::{
         clock::Now,
         ledger::{Change, Ledger},
@@ -113,6 +118,7 @@ pub struct Gate<D> {
     ending: Ending,
     held_back: HeldBack,
     takeover: Takeover,
+    translations: Translations,
     limit_scan: LimitScan,
     recorder: Recorder,
     journal: Arc<Journal>,
@@ -166,6 +172,7 @@ impl<D: Datapath> Gate<D> {
             ending: Ending::default(),
             held_back: HeldBack::default(),
             takeover: Takeover::default(),
+            translations: Translations::default(),
             limit_scan: LimitScan::default(),
             recorder: Recorder::new(audit),
             journal,
@@ -197,6 +204,7 @@ impl<D: Datapath> Gate<D> {
         self.exempt(now).map_err(StartError::Exemptions)?;
         self.restore(grants, progress, tombstones, boot_id.as_deref(), now);
         self.adopt_lingering(now);
+        self.look_at_source_chain();
         self.apply_policy()?;
         self.reconcile_all()?;
         self.close_slots_of_the_past();
@@ -379,15 +387,20 @@ impl<D: Datapath> Gate<D> {
 
     /// Writes settings, protected ports and their rules.
     fn apply_policy(&mut self) -> Result<(), DatapathError> {
-        let settings = Settings {
+        self.ending.anywhere();
+        self.datapath.settings(self.settings())?;
+        self.datapath.protect(&self.config.policy.rules().collect())?;
+        self.translate_for_ports();
+        Ok(())
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
             observe: u32::from(self.config.gate.observe),
             drop_events: DROP_EVENTS,
             grant_events: GRANT_EVENTS,
-            reserved: 0,
-        };
-        self.ending.anywhere();
-        self.datapath.settings(settings)?;
-        self.datapath.protect(&self.config.policy.rules().collect())
+            translates_sources: u32::from(self.translations.source_chain.is_some()),
+        }
     }
 
     /// Makes all of the kernel's grant tables equal to the ledger's state.

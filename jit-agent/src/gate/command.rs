@@ -8,7 +8,7 @@ use std::sync::{
 use jit_common::{Event, Reason};
 use jit_proto::{WallTime, v1};
 use tokio::{
-    sync::{Notify, mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot, watch},
     time::{Instant, sleep_until},
 };
 
@@ -19,7 +19,7 @@ use crate::{
         Accepted, Gate, PolicyDraft, PolicyPush, Revoked, TICK, Target, journal::Journal,
         looks::Looks,
     },
-    kernel::datapath::Datapath,
+    kernel::{datapath::Datapath, netlink::netfilter::Translations},
     rules::{
         clock::{BootNanos, Now},
         refusal::Refused,
@@ -47,6 +47,8 @@ pub struct GateHandle {
     links: Arc<Notify>,
     /// The wall clock was set.
     stepped: Arc<Notify>,
+    /// The last reading of what the host translates.
+    translations: Arc<watch::Sender<ReadTranslations>>,
     journal: Arc<Journal>,
 }
 
@@ -61,7 +63,11 @@ pub struct Requests {
     denials: mpsc::Receiver<Denial>,
     links: Arc<Notify>,
     stepped: Arc<Notify>,
+    translations: watch::Receiver<ReadTranslations>,
 }
+
+/// What the host translates, or why that cannot be read.
+type ReadTranslations = Result<Translations, String>;
 
 /// The gate's task has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -118,6 +124,7 @@ pub fn channel(journal: Arc<Journal>) -> (GateHandle, Requests) {
     let (denials, denial_requests) = mpsc::channel(QUEUE);
     let links = Arc::<Notify>::default();
     let stepped = Arc::<Notify>::default();
+    let (translations, read_translations) = watch::channel(Ok(Translations::default()));
     (
         GateHandle {
             urgent,
@@ -128,6 +135,7 @@ pub fn channel(journal: Arc<Journal>) -> (GateHandle, Requests) {
             denials,
             links: Arc::clone(&links),
             stepped: Arc::clone(&stepped),
+            translations: translations.into(),
             journal,
         },
         Requests {
@@ -139,6 +147,7 @@ pub fn channel(journal: Arc<Journal>) -> (GateHandle, Requests) {
             denials: denial_requests,
             links,
             stepped,
+            translations: read_translations,
         },
     )
 }
@@ -245,6 +254,12 @@ impl GateHandle {
         self.stepped.notify_one();
     }
 
+    /// Reports what the host translates, or why that cannot be read. `false`: the gate's task has
+    /// ended.
+    pub fn saw_translations(&self, read: ReadTranslations) -> bool {
+        self.translations.send(read).is_ok()
+    }
+
     /// Events of grants, links and packets.
     pub fn journal(&self) -> &Arc<Journal> {
         &self.journal
@@ -312,6 +327,10 @@ impl<D: Datapath> Gate<D> {
                     self.saw_denial(&by, asked, clock());
                 }
                 () = requests.links.notified() => looks.want(),
+                Ok(()) = requests.translations.changed() => {
+                    let read = requests.translations.borrow_and_update().clone();
+                    self.saw_translations(read);
+                }
                 // The clock is looked at before anything else is done.
                 () = requests.stepped.notified() => {}
                 () = sleep_until(wake) => {}

@@ -46,7 +46,11 @@ impl<D: Datapath> Gate<D> {
         };
         let mut problems = self.problems(now);
         problems.extend(counter_problem);
-        let (interfaces, guard, drift) = self.links.with_drift(drift);
+        let (interfaces, mut guard, drift) = self.links.with_drift(drift);
+        if let Some(note) = self.source_note().filter(|_| guard.attached) {
+            let before = std::mem::take(&mut guard.note);
+            guard.note = if before.is_empty() { note } else { format!("{before}; {note}") };
+        }
         problems.extend(drift);
         let (hosts, prefixes) = self.ledger.claims().used();
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);

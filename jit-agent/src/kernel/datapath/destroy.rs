@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use jit_common::{PortKey, Protocol, session_has_ended};
+use jit_common::{Flow, PortKey, Protocol, session_has_ended};
 
 use crate::{
     kernel::{
@@ -44,6 +44,12 @@ fn end(maps: &Maps, among: &CutScope, now: BootNanos, cut: &mut Cut) -> Result<(
             return;
         }
         let Some(rule) = among.rule(peer, port, half_open) else { return };
+        // A connection that this host opened is no session of the peer's.
+        match maps.opened_here(&flow(&socket)) {
+            Ok(false) => {}
+            Ok(true) => return,
+            Err(error) => return unread = Err(error),
+        }
         match maps.covering(peer, PortKey { protocol: Protocol::Tcp, port }) {
             Ok([host, prefix]) => {
                 if session_has_ended(host.as_ref(), prefix.as_ref(), rule, now.0) {
@@ -63,4 +69,17 @@ fn end(maps: &Maps, among: &CutScope, now: BootNanos, cut: &mut Cut) -> Result<(
         }
     }
     Ok(unread?)
+}
+
+/// A socket's connection, as segments of the peer name it.
+fn flow(socket: &Socket) -> Flow {
+    let Socket { peer, peer_port, local, port, .. } = *socket;
+    Flow {
+        source: peer.bytes,
+        destination: local.bytes,
+        source_port: peer_port,
+        port,
+        family: peer.family as u8,
+        reserved: [0; 3],
+    }
 }

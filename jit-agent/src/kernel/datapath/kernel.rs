@@ -6,27 +6,30 @@ use aya::{
     Ebpf, EbpfLoader,
     maps::{Map, MapData, RingBuf},
 };
-use jit_common::{PortKey, PortRule, Settings, Slot, map};
+use jit_common::{Flow, PortKey, PortRule, Settings, Slot, map};
 
 use crate::{
     config::Limits,
-    kernel::datapath::{
-        attach::Links,
-        bpf::{self, Logger},
-        contract::{Datapath, Wanted},
-        cut::{Cut, CutScope},
-        destroy,
-        error::{DatapathError, chain},
-        guard::GuardState,
-        layout::layouts,
-        maps::{ForeignSlots, Maps},
-        object::OBJECT,
-        pins::{Pins, Table},
-        probe::Probe,
-        programs::Programs,
-        selftest::{SHARED, Twin},
-        socket_guard::Guard,
-        state::{Counters, Drift, Elsewhere, InterfaceState},
+    kernel::{
+        datapath::{
+            attach::Links,
+            bpf::{self, Logger},
+            contract::{Datapath, Wanted},
+            cut::{Cut, CutScope},
+            destroy,
+            error::{DatapathError, chain},
+            guard::GuardState,
+            layout::layouts,
+            maps::{ForeignSlots, Maps},
+            object::OBJECT,
+            pins::{Pins, Table},
+            probe::Probe,
+            programs::Programs,
+            selftest::{SHARED, Twin},
+            socket_guard::Guard,
+            state::{Counters, Drift, Elsewhere, InterfaceState},
+        },
+        netlink::netfilter,
     },
     rules::{
         clock::BootNanos,
@@ -133,6 +136,15 @@ impl Datapath for KernelDatapath {
 
     fn settings(&mut self, settings: Settings) -> Result<(), DatapathError> {
         self.maps.set_settings(settings)
+    }
+
+    fn source_chain(&self) -> Result<Option<String>, DatapathError> {
+        let verb = "list the chains of nftables";
+        netfilter::source_chain().map_err(|error| DatapathError::Sys { verb, error })
+    }
+
+    fn translate(&mut self, flows: &BTreeMap<Flow, Flow>) -> Result<(), DatapathError> {
+        self.maps.translate(flows)
     }
 
     fn slot(&self, slot: u32) -> Slot {

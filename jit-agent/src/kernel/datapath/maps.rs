@@ -36,6 +36,7 @@ pub struct Maps {
     connections: HashMap<MapData, ConnectionKey, u32>,
     counters: PerCpuArray<MapData, u64>,
     hosts: HashMap<MapData, HostKey, GrantEntry>,
+    opened_here: HashMap<MapData, Flow, u64>,
     places: HashMap<MapData, PlaceKey, Flow>,
     port_counters: PerCpuHashMap<MapData, u32, PortCounters>,
     port_rules: Array<MapData, PortRule>,
@@ -44,6 +45,7 @@ pub struct Maps {
     protected: Array<MapData, u64>,
     settings: Array<MapData, Settings>,
     slots: Array<MapData, Slot>,
+    translated: HashMap<MapData, Flow, Flow>,
 }
 
 impl Maps {
@@ -68,6 +70,7 @@ impl Maps {
             connections: open!(map::CONNECTIONS),
             counters: open!(map::COUNTERS),
             hosts: open!(map::HOST_GRANTS),
+            opened_here: open!(map::OPENED_HERE),
             places: open!(map::PLACES),
             port_counters: open!(map::PORT_COUNTERS),
             port_rules: open!(map::PORT_RULES),
@@ -76,6 +79,7 @@ impl Maps {
             protected: open!(map::PROTECTED),
             settings: open!(map::SETTINGS),
             slots: open!(map::SLOTS),
+            translated: open!(map::TRANSLATED),
         })
     }
 
@@ -235,6 +239,27 @@ impl Maps {
     /// The settings, as the kernel has them.
     pub fn settings(&self) -> Result<Settings, DatapathError> {
         self.settings.get(&0, 0).map_err(failed("read", map::SETTINGS))
+    }
+
+    /// Whether this host opened a TCP connection of its own to the peer of this socket.
+    pub fn opened_here(&self, flow: &Flow) -> Result<bool, DatapathError> {
+        found(self.opened_here.get(flow, 0), map::OPENED_HERE).map(|found| found.is_some())
+    }
+
+    /// Makes the table of translated connections contain exactly these, as far as there is room.
+    pub fn translate(&mut self, flows: &BTreeMap<Flow, Flow>) -> Result<(), DatapathError> {
+        let known: Vec<Flow> = self.translated.keys().filter_map(Result::ok).collect();
+        for flow in known.iter().filter(|flow| !flows.contains_key(flow)) {
+            gone(self.translated.remove(flow), map::TRANSLATED)?;
+        }
+        for (flow, socket) in flows {
+            // Entries are replaced whole, and only when they are others: a session goes on.
+            if found(self.translated.get(flow, 0), map::TRANSLATED)?.as_ref() != Some(socket) {
+                let written = self.translated.insert(flow, socket, 0);
+                written.map_err(failed("write to", map::TRANSLATED))?;
+            }
+        }
+        Ok(())
     }
 
     /// The counts of a slot; all zero when they cannot be read.

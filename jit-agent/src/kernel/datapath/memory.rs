@@ -13,7 +13,7 @@ use std::{
 };
 
 use jit_common::{
-    Address, ConnectionKey, Decision, Frame, GrantEntry, Handshake, HostKey, Link, PortKey,
+    Address, ConnectionKey, Decision, Flow, Frame, GrantEntry, Handshake, HostKey, Link, PortKey,
     PortRule, Protocol, Reason, Settings, Slot, decide, session_has_ended,
 };
 use jit_proto::prefix::bits;
@@ -91,6 +91,8 @@ struct Inner {
     fuse: Option<Arc<Fuse>>,
     entries: Entries,
     rules: BTreeMap<PortKey, PortRule>,
+    translated: BTreeMap<Flow, Flow>,
+    translates_sources: bool,
     slots: BTreeMap<u32, Slot>,
     connections: BTreeMap<ConnectionKey, Handshake>,
     taken: BTreeMap<(u32, u32), u32>,
@@ -227,6 +229,8 @@ impl MemoryDatapath {
         let inner = self.lock();
         let mut tables = MemoryTables {
             ports: inner.rules.clone(),
+            translated: inner.translated.clone(),
+            translates_sources: inner.translates_sources,
             slots: inner.slots.clone(),
             connections: inner.connections.clone().into(),
             taken: inner.taken.clone().into(),
@@ -277,7 +281,13 @@ impl Datapath for MemoryDatapath {
         Ok(())
     }
 
-    fn settings(&mut self, _: Settings) -> Result<(), DatapathError> {
+    fn settings(&mut self, settings: Settings) -> Result<(), DatapathError> {
+        self.lock().translates_sources = settings.translates_sources != 0;
+        Ok(())
+    }
+
+    fn translate(&mut self, flows: &BTreeMap<Flow, Flow>) -> Result<(), DatapathError> {
+        self.lock().translated.clone_from(flows);
         Ok(())
     }
 

@@ -16,6 +16,7 @@ use crate::{
         clock::Now,
         ledger::{HeldGrant, Stage},
     },
+    system::local_ports::LocalPorts,
 };
 
 pub(crate) use crate::gate::links::ungated;
@@ -200,6 +201,10 @@ impl<D: Datapath> Gate<D> {
         .map(|(what, used, most)| format!("{used} of {most} {what} are in use ([limits])"));
         let mut soon: Vec<_> = full.chain(self.about.certificate_soon(now)).collect();
         soon.extend(self.policies.soon(&self.config, now));
+        if let Ok(ports) = LocalPorts::read() {
+            let protected = self.config.policy.sections().iter().map(|section| section.range);
+            soon.extend(ports.warnings(protected));
+        }
         soon
     }
 

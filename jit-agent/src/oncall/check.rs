@@ -1,6 +1,8 @@
 //! `jit-agent check`: whether the service could start with a configuration, its keys and its
 //! certificates. Changes nothing.
 
+mod ports;
+
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
@@ -28,6 +30,7 @@ pub fn run(path: &Path) -> Result<ExitCode, Failure> {
         }
     };
     print(&summary(path, &config));
+    print(&ports::warnings(config.policy.sections()));
     Ok(ExitCode::SUCCESS)
 }
 

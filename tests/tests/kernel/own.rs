@@ -13,7 +13,7 @@ use jit_tests::{
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
 
 use crate::{
-    fixture::{CLOSED, DRAIN, FORWARDED_DRAIN, Ip, OPEN, closed, granted, on_host},
+    fixture::{CLOSED, DRAIN, FORWARDED_DRAIN, Ip, OPEN, closed, granted, on_host, tcp, udp},
     sessions::{SOURCE_PORT, check, end, listener, loopback, neighbours, remember, session, tuple},
 };
 
@@ -139,6 +139,10 @@ fn a_datagram_to_a_connected_socket_comes_in_on_a_port_that_drains() {
                     }
                 };
                 let ports = [DRAIN, CLOSED, FORWARDED_DRAIN];
+                for port in ports {
+                    let rule = tables.ports[&tcp(port)];
+                    tables.ports.insert(udp(port), rule);
+                }
                 let socket = |port| sockets::udp(end(ip, true, port));
                 let sockets = ports.map(socket);
                 for port in ports {

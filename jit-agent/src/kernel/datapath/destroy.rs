@@ -36,7 +36,7 @@ fn end(maps: &Maps, among: &CutScope, now: BootNanos, cut: &mut Cut) -> Result<(
     let own = sys::addresses()
         .map_err(|error| DatapathError::Sys { verb: "list this host's addresses", error })?;
     let mut ended: Vec<Socket> = Vec::new();
-    let mut unread = Ok(());
+    let mut unread: Result<(), DatapathError> = Ok(());
     diag.list(range, among.half_open, |socket| {
         let Socket { peer, port, half_open, .. } = socket;
         // A host that connects to itself needs no grant.
@@ -44,19 +44,19 @@ fn end(maps: &Maps, among: &CutScope, now: BootNanos, cut: &mut Cut) -> Result<(
             return;
         }
         let Some(rule) = among.rule(peer, port, half_open) else { return };
-        // A connection that this host opened is no session of the peer's.
-        match maps.opened_here(&flow(&socket)) {
+        let has_ended = || -> Result<bool, DatapathError> {
+            let port = PortKey { protocol: Protocol::Tcp, port };
+            let [host, prefix] = maps.covering(peer, port)?;
+            let ended = session_has_ended(host.as_ref(), prefix.as_ref(), rule, now.0);
+            // A connection that this host opened is no session of the peer's.
+            Ok(ended && !maps.opened_here(&flow(&socket))?)
+        };
+        match has_ended() {
             Ok(false) => {}
-            Ok(true) => return,
-            Err(error) => return unread = Err(error),
-        }
-        match maps.covering(peer, PortKey { protocol: Protocol::Tcp, port }) {
-            Ok([host, prefix]) => {
-                if session_has_ended(host.as_ref(), prefix.as_ref(), rule, now.0) {
-                    cut.more |= ended.len() >= MOST;
-                    if !cut.more {
-                        ended.push(socket);
-                    }
+            Ok(true) => {
+                cut.more |= ended.len() >= MOST;
+                if !cut.more {
+                    ended.push(socket);
                 }
             }
             // If the entries cannot be read, the session stays.

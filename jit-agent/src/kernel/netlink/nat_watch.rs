@@ -17,6 +17,7 @@ use rustix::{
         netlink::{self, SocketAddrNetlink},
         recv, socket_with,
     },
+    time::{ClockId, clock_gettime},
 };
 
 use crate::{
@@ -32,7 +33,7 @@ const REST_IDLE: Duration = Duration::from_millis(250);
 const REST: Duration = Duration::from_secs(2);
 /// The same after a change of nftables.
 const REST_AFTER_CHANGE: Duration = Duration::from_millis(20);
-/// A rest is at least this number of times the duration of the reading before: so readings take at
+/// A rest is at least this number of times the CPU time of the reading before: so readings take at
 /// most a twentieth of one CPU's time, and a quarter while nftables changes without a pause.
 const RESTS: u32 = 19;
 const RESTS_AFTER_CHANGE: u32 = 3;
@@ -53,9 +54,9 @@ pub fn run(report: impl Fn(io::Result<Translations>) -> bool) {
         if changes.is_none() && tracking {
             changes = listen().ok();
         }
-        let began = Instant::now();
+        let before = cpu_time();
         let read = sys::addresses().and_then(|own| translations(&own));
-        let took = began.elapsed();
+        let took = cpu_time().saturating_sub(before);
         let known = read.as_ref().ok() == last.as_ref();
         last = read.as_ref().ok().cloned();
         if (!known || read.is_err()) && !report(read) {
@@ -63,6 +64,11 @@ pub fn run(report: impl Fn(io::Result<Translations>) -> bool) {
         }
         rest(changes.as_ref(), if tracking { REST } else { REST_IDLE }, took);
     }
+}
+
+/// Time that this thread has had on a CPU: the list's length, however busy the machine is.
+fn cpu_time() -> Duration {
+    clock_gettime(ClockId::ThreadCPUTime).try_into().unwrap_or_default()
 }
 
 /// Listens for changes of nftables.

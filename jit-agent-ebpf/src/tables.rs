@@ -6,9 +6,7 @@ use aya_ebpf::{
     EbpfContext,
     bindings::{BPF_F_CURRENT_NETNS, bpf_sock, bpf_sock_tuple},
     cty::c_void,
-    helpers::{
-        bpf_ktime_get_boot_ns, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp,
-    },
+    helpers::{bpf_ktime_get_boot_ns, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp},
     macros::map,
     maps::{
         Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, lpm_trie::Key,
@@ -83,8 +81,7 @@ pub(crate) static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 #[map]
 static SLOTS: Array<Slot> = Array::with_max_entries(1024, 0);
 #[map]
-static TRANSLATED: HashMap<Flow, Flow> =
-    HashMap::with_max_entries(TRANSLATED_ENTRIES, NO_PREALLOC);
+static TRANSLATED: HashMap<Flow, Flow> = HashMap::with_max_entries(TRANSLATED_ENTRIES, NO_PREALLOC);
 
 /// The question for a session that this CPU asks the kernel.
 ///
@@ -169,7 +166,9 @@ impl Tables for KernelTables {
                 let ends = (&source.first_four(), &destination.first_four());
                 question.fill(ends, *source_port, port.port)
             }
-            Family::V6 => question.fill((&source.bytes, &destination.bytes), *source_port, port.port),
+            Family::V6 => {
+                question.fill((&source.bytes, &destination.bytes), *source_port, port.port)
+            }
         };
         if matches!(port.protocol, Protocol::Udp) {
             // SAFETY: the question has this number of bytes.

@@ -21,8 +21,9 @@ impl LocalPorts {
     /// As the kernel has them now.
     pub fn read() -> io::Result<Self> {
         let read = |path: &str| {
-            fs::read_to_string(path)
-                .map_err(|error| io::Error::new(error.kind(), format!("cannot read {path}: {error}")))
+            fs::read_to_string(path).map_err(|error| {
+                io::Error::new(error.kind(), format!("cannot read {path}: {error}"))
+            })
         };
         let (range, reserved) = (read(RANGE)?, read(RESERVED)?);
         Self::parse(&range, &reserved)
@@ -90,12 +91,10 @@ mod tests {
     fn a_protected_port_that_the_kernel_may_give_away_is_named_with_the_cure() {
         assert_eq!(
             warnings("32768\t60999\n", "8080,9000-9010\n", &["22", "40000"]),
-            [
-                "40000/tcp is inside net.ipv4.ip_local_port_range (32768-60999): the host's own \
+            ["40000/tcp is inside net.ipv4.ip_local_port_range (32768-60999): the host's own \
                  sockets may get it as source port, and the answers to them come to a protected \
                  port; reserve it: sysctl -w \
-                 net.ipv4.ip_local_reserved_ports=8080,9000-9010,40000"
-            ]
+                 net.ipv4.ip_local_reserved_ports=8080,9000-9010,40000"]
         );
         let udp = warnings("32768 60999", "\n", &["51820/udp"]);
         assert!(udp.len() == 1 && udp[0].contains("connected socket"), "{udp:?}");
@@ -114,7 +113,8 @@ mod tests {
     #[test]
     fn the_kernels_own_texts_are_understood_and_others_are_not() {
         assert!(LocalPorts::read().is_ok());
-        for (range, reserved) in [("1", ""), ("1 2 3", ""), ("a b", ""), ("1 2", "x"), ("1 2", "1-")]
+        for (range, reserved) in
+            [("1", ""), ("1 2 3", ""), ("a b", ""), ("1 2", "x"), ("1 2", "1-")]
         {
             assert_eq!(LocalPorts::parse(range, reserved), None, "{range} {reserved}");
         }

@@ -77,9 +77,8 @@ fn a_peers_session_at_the_same_port_is_cut() {
 fn answers_to_a_connected_udp_socket_come_in_and_datagrams_to_another_do_not() {
     let site = site("drain");
     for family in [0, 1] {
-        let [peer, other] = [SERVICE, SERVICE + 1].map(|port| {
-            site.stranger.run(|| sockets::udp(address(STRANGER, family, port)))
-        });
+        let [peer, other] = [SERVICE, SERVICE + 1]
+            .map(|port| site.stranger.run(|| sockets::udp(address(STRANGER, family, port))));
         let socket = site.host.run(|| sockets::udp(own(family)));
         let arrives = |from: &UdpSocket| {
             from.send_to(b"answer", own(family)).unwrap();

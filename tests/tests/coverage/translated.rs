@@ -25,7 +25,8 @@ const GOES_ON: Duration = Duration::from_secs(10);
 type Translation = (&'static str, &'static [&'static str]);
 
 const CHAIN: &str = "add chain inet t p { type nat hook prerouting priority dstnat ; }";
-const REDIRECT: Translation = (CHAIN, &["add rule inet t p iifname s0 tcp dport 22 redirect to :2022"]);
+const REDIRECT: Translation =
+    (CHAIN, &["add rule inet t p iifname s0 tcp dport 22 redirect to :2022"]);
 const OTHER_ADDRESS: Translation = (
     CHAIN,
     &[

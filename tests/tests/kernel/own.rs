@@ -72,7 +72,8 @@ fn a_connection_that_the_host_opened_is_its_own_until_the_peer_opens_one() {
             let _client = client;
             server.run(|| {
                 let (from, to) = (end(ip, true, CLOSED), end(ip, false, SOURCE_PORT));
-                let family = if from.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+                let family =
+                    if from.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
                 let socket =
                     socket_with(family, SocketType::STREAM, SocketFlags::NONBLOCK, None).unwrap();
                 bind(&socket, &from).unwrap();

@@ -254,7 +254,13 @@ fn a_stray_segment_is_counted_once_and_takes_no_place_with_the_guard_attached() 
 
 /// Fails unless the host's decision and both programs give this reason. The programs look in the
 /// calling thread's namespace.
-pub(crate) fn check(kernel: &mut Kernel, tables: &MemoryTables, ip: Ip, segment: Tcp, expected: Reason) {
+pub(crate) fn check(
+    kernel: &mut Kernel,
+    tables: &MemoryTables,
+    ip: Ip,
+    segment: Tcp,
+    expected: Reason,
+) {
     kernel.fill(tables);
     let frame = ip.tcp(&segment).frame();
     let host = on_host(&frame, tables, boot_nanos()).reason;

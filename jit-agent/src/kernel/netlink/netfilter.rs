@@ -81,7 +81,7 @@ pub fn translations(own: &BTreeSet<Address>) -> io::Result<Translations> {
     // Sources of forwarded packets are translated too, often of very many.
     let statuses = [Some(IPS_DST_NAT), source_chain.as_ref().map(|_| IPS_SRC_NAT)];
     for status in statuses.into_iter().flatten().filter(|_| count > 0) {
-        ask(&connections_request(status), |body| {
+        let asked = ask(&connections_request(status), |body| {
             if let Some((flow, socket)) = read_connection(body)?
                 && flows.len() < most()
                 && let Some((_, here)) = socket.ends()
@@ -90,7 +90,8 @@ pub fn translations(own: &BTreeSet<Address>) -> io::Result<Translations> {
                 flows.insert(flow, socket);
             }
             Ok(())
-        })?;
+        });
+        unless_missing(asked)?;
     }
     Ok(Translations { flows, source_chain })
 }
@@ -106,10 +107,18 @@ pub fn source_chain() -> io::Result<Option<String>> {
         found = found.take().or(chain);
         Ok(())
     });
+    unless_missing(asked).map(|()| found)
+}
+
+/// A kernel without nftables, or without this view of its connections, has nothing to list.
+fn unless_missing(asked: io::Result<()>) -> io::Result<()> {
     match asked {
-        // A kernel without nftables.
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(None),
-        other => other.map(|()| found),
+        Err(error)
+            if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EPROTONOSUPPORT)) =>
+        {
+            Ok(())
+        }
+        other => other,
     }
 }
 
@@ -249,10 +258,7 @@ fn read_source_chain(body: &[u8]) -> Result<Option<String>, DecodeError> {
 }
 
 /// Sends a request and hands each answer's body on.
-fn ask(
-    request: &[u8],
-    mut answer: impl FnMut(&[u8]) -> Result<(), DecodeError>,
-) -> io::Result<()> {
+fn ask(request: &[u8], mut answer: impl FnMut(&[u8]) -> Result<(), DecodeError>) -> io::Result<()> {
     let began = Instant::now();
     let socket = Socket::new(NETLINK_NETFILTER)?;
     set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
@@ -293,4 +299,98 @@ fn text(bytes: &[u8]) -> String {
 
 fn unreadable(error: DecodeError) -> io::Error {
     io::Error::other(format!("an answer of the kernel cannot be read: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLIENT: [u8; 4] = [192, 0, 2, 7];
+    const SERVER: [u8; 4] = [198, 51, 100, 1];
+    const NESTED: u16 = 1 << 15;
+
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let mut bytes = u16::try_from(4 + value.len()).unwrap().to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn tuple(kind: u16, ends: [&[u8]; 2], ports: [u16; 2], protocol: u8) -> Vec<u8> {
+        let v6 = if ends[0].len() == 4 { 0 } else { 2 };
+        let addresses = [attribute(1 + v6, ends[0]), attribute(2 + v6, ends[1])].concat();
+        let ports = [
+            attribute(CTA_PROTO_NUM, &[protocol]),
+            attribute(CTA_PROTO_SRC_PORT, &ports[0].to_be_bytes()),
+            attribute(CTA_PROTO_DST_PORT, &ports[1].to_be_bytes()),
+        ];
+        let parts = [
+            attribute(CTA_TUPLE_IP | NESTED, &addresses),
+            attribute(CTA_TUPLE_PROTO | NESTED, &ports.concat()),
+        ];
+        attribute(kind | NESTED, &parts.concat())
+    }
+
+    /// The client's connection to port 22, redirected to port 2022.
+    fn redirected(status: u32, protocol: u8, ends: [&[u8]; 2]) -> Vec<u8> {
+        let [client, server] = ends;
+        let mut body = vec![2, 0, 0, 0];
+        body.extend(tuple(CTA_TUPLE_ORIG, [client, server], [40_000, 22], protocol));
+        body.extend(tuple(CTA_TUPLE_REPLY, [server, client], [2022, 40_000], protocol));
+        body.extend(attribute(CTA_STATUS, &status.to_be_bytes()));
+        body
+    }
+
+    #[test]
+    fn a_redirected_connection_has_the_ends_of_its_socket() {
+        let (client, server) = ([0x20; 16], [0x21; 16]);
+        let ends: [(u8, [&[u8]; 2]); 2] = [(4, [&CLIENT, &SERVER]), (6, [&client, &server])];
+        for (family, ends) in ends {
+            let body = redirected(IPS_DST_NAT | 0x0e, 6, ends);
+            let (flow, socket) = read_connection(&body).unwrap().unwrap();
+            assert_eq!((flow.family, flow.source_port, flow.port), (family, 40_000, 22));
+            assert_eq!(socket, Flow { port: 2022, ..flow });
+            let (source, destination) = flow.ends().unwrap();
+            assert!(source.bytes.starts_with(ends[0]) && destination.bytes.starts_with(ends[1]));
+        }
+    }
+
+    #[test]
+    fn what_is_not_translated_or_not_tcp_is_passed_over() {
+        for (status, protocol) in [(0x0e, 6), (IPS_DST_NAT, 17)] {
+            let body = redirected(status, protocol, [&CLIENT, &SERVER]);
+            assert_eq!(read_connection(&body).unwrap(), None, "{status:#x} {protocol}");
+        }
+        let odd = redirected(IPS_DST_NAT, 6, [&CLIENT[..3], &SERVER]);
+        assert_eq!(read_connection(&odd).unwrap(), None);
+    }
+
+    #[test]
+    fn an_answer_that_is_cut_anywhere_is_an_error_or_nothing() {
+        let whole = redirected(IPS_DST_NAT, 6, [&CLIENT, &SERVER]);
+        for length in 0..whole.len() {
+            let read = read_connection(&whole[..length]);
+            assert!(matches!(read, Err(_) | Ok(None)), "{length}: {read:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_nat_chain_with_rules_at_the_input_hook_translates_sources() {
+        let chain = |kind: &[u8], hook: u32, rules: u32| {
+            let hook = attribute(NFTA_HOOK_HOOKNUM, &hook.to_be_bytes());
+            let parts = [
+                attribute(NFTA_CHAIN_TABLE, b"t\0"),
+                attribute(NFTA_CHAIN_NAME, b"c\0"),
+                attribute(NFTA_CHAIN_HOOK | NESTED, &hook),
+                attribute(NFTA_CHAIN_USE, &rules.to_be_bytes()),
+                attribute(NFTA_CHAIN_TYPE, kind),
+            ];
+            read_source_chain(&[vec![1, 0, 0, 0], parts.concat()].concat()).unwrap()
+        };
+        assert_eq!(chain(b"nat\0", 1, 1).as_deref(), Some("table t, chain c"));
+        for (kind, hook, rules) in [(&b"filter\0"[..], 1, 1), (b"nat\0", 0, 1), (b"nat\0", 1, 0)] {
+            assert_eq!(chain(kind, hook, rules), None, "{kind:?} {hook} {rules}");
+        }
+    }
 }

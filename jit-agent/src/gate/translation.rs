@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use jit_common::{Flow, PortKey, PortRule, Protocol};
+use jit_common::{Flow, PortKey, PortRule, Protocol, TRANSLATED};
 
 use crate::{
     gate::Gate,
@@ -25,7 +25,8 @@ impl<D: Datapath> Gate<D> {
     pub(super) fn look_at_source_chain(&mut self) {
         let chain = self.datapath.source_chain();
         self.report_translations(chain.as_ref().err().map(ToString::to_string));
-        self.translations.source_chain = chain.unwrap_or_default();
+        // If nobody knows, an own address proves nothing.
+        self.translations.source_chain = chain.unwrap_or_else(|_| Some("unknown".into()));
     }
 
     /// What the host translates is another than before, or cannot be read.
@@ -82,7 +83,7 @@ impl<D: Datapath> Gate<D> {
     }
 }
 
-/// The connections that come to these ports.
+/// The connections that come to these ports, as many as the table has room for.
 fn to_protected(
     flows: &BTreeMap<Flow, Flow>,
     rules: &BTreeMap<PortKey, PortRule>,
@@ -91,7 +92,8 @@ fn to_protected(
         let port = PortKey { protocol: Protocol::Tcp, port: flow.port };
         rules.get(&port).is_some_and(|rule| rule.forwarded == 0)
     };
-    let flows = flows.iter().filter(|(flow, _)| comes_to_one(flow));
+    let most = usize::try_from(TRANSLATED).unwrap_or(usize::MAX);
+    let flows = flows.iter().filter(|(flow, _)| comes_to_one(flow)).take(most);
     flows.map(|(flow, socket)| (*flow, *socket)).collect()
 }
 

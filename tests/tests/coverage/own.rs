@@ -8,8 +8,10 @@ use std::{
 
 use jit_tests::{
     agent::{PATIENCE, STRANGER, Site, TO_STRANGER, address, carries, opens},
+    programs::{binary, next_agent},
     sockets,
 };
+use rustix::process::Signal;
 
 /// Protected ports of the host that its clients use.
 const PORT: u16 = 40_000;
@@ -50,6 +52,23 @@ fn the_hosts_own_connections_from_a_port_that_cuts_are_answered_and_not_cut() {
         std::thread::sleep(Duration::from_secs(3));
         assert!(carries(&mut session), "family {family}: after a revocation");
         assert!(!site.stranger.run(|| opens(own(family), PATIENCE)), "family {family}");
+    }
+}
+
+/// Also the agents of two versions of the tables' layouts.
+#[test]
+fn the_hosts_own_connections_stay_its_own_over_restarts_and_changes_of_the_layout() {
+    let mut site = site("cut");
+    let peer = address(STRANGER, 0, SERVICE);
+    let listener = site.stranger.run(|| TcpListener::bind(peer).unwrap());
+    std::thread::spawn(|| sockets::serve_tcp_echo(listener));
+    let mut session = site.host.run(|| sockets::connect_from(own(0), peer, PATIENCE)).unwrap();
+    assert!(carries(&mut session), "{}", site.log());
+    for program in [binary("jit-agent"), next_agent(), binary("jit-agent")] {
+        site.end(Signal::TERM);
+        site.use_program(program);
+        site.start();
+        assert!(carries(&mut session), "{}", site.log());
     }
 }
 

@@ -84,7 +84,7 @@ impl KernelDatapath {
         let take = |object: &mut Ebpf, name| {
             object.take_map(name).ok_or_else(|| DatapathError::Load(format!("no map {name}")))
         };
-        let maps = Maps::open(|name| take(&mut object, name))?;
+        let mut maps = Maps::open(|name| take(&mut object, name))?;
         let events = RingBuf::try_from(take(&mut object, map::EVENTS)?)
             .map_err(|error| DatapathError::Load(chain(&error)))?;
         let log = debug
@@ -102,7 +102,9 @@ impl KernelDatapath {
             Err(cause) => drop(programs.tc().map_err(|_| DatapathError::Load(cause))?),
         }
         let tables = pins.hold_tables(limits)?;
-        let foreign = pins.others()?.into_iter().map(ForeignSlots::open).collect();
+        let others = pins.others()?;
+        others.iter().for_each(|other| maps.carry_opened_here(other));
+        let foreign = others.into_iter().map(ForeignSlots::open).collect();
         let links = Links::new(pins.clone());
         let datapath = Self {
             programs,

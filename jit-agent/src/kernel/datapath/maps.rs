@@ -46,6 +46,8 @@ pub struct Maps {
     settings: Array<MapData, Settings>,
     slots: Array<MapData, Slot>,
     translated: HashMap<MapData, Flow, Flow>,
+    /// What is in it; `None`: it has to be read.
+    translations: Option<BTreeMap<Flow, Flow>>,
 }
 
 impl Maps {
@@ -80,6 +82,7 @@ impl Maps {
             settings: open!(map::SETTINGS),
             slots: open!(map::SLOTS),
             translated: open!(map::TRANSLATED),
+            translations: None,
         })
     }
 
@@ -246,19 +249,42 @@ impl Maps {
         found(self.opened_here.get(flow, 0), map::OPENED_HERE).map(|found| found.is_some())
     }
 
-    /// Makes the table of translated connections contain exactly these, as far as there is room.
+    /// Takes over which connections this host opened from another version's tables, if their form
+    /// is known here.
+    pub fn carry_opened_here(&mut self, other: &Pins) {
+        let map = MapData::from_pin(other.map(map::OPENED_HERE)).and_then(Map::from_map_data).ok();
+        let theirs: Option<HashMap<MapData, Flow, u64>> = map.and_then(|map| map.try_into().ok());
+        for (flow, time) in theirs.iter().flat_map(HashMap::iter).filter_map(Result::ok) {
+            // What finds no room counts as the peer's.
+            let _full = self.opened_here.insert(flow, time, 0);
+        }
+    }
+
+    /// Makes the table of translated connections contain exactly these. Only what differs from the
+    /// last time is written.
     pub fn translate(&mut self, flows: &BTreeMap<Flow, Flow>) -> Result<(), DatapathError> {
-        let known: Vec<Flow> = self.translated.keys().filter_map(Result::ok).collect();
-        for flow in known.iter().filter(|flow| !flows.contains_key(flow)) {
-            gone(self.translated.remove(flow), map::TRANSLATED)?;
+        let mut known = match self.translations.take() {
+            Some(known) => known,
+            None => self
+                .translated
+                .iter()
+                .collect::<Result<_, _>>()
+                .map_err(failed("read", map::TRANSLATED))?,
+        };
+        let gone_flows: Vec<Flow> =
+            known.keys().filter(|flow| !flows.contains_key(flow)).copied().collect();
+        for flow in gone_flows {
+            gone(self.translated.remove(&flow), map::TRANSLATED)?;
+            known.remove(&flow);
         }
         for (flow, socket) in flows {
-            // Entries are replaced whole, and only when they are others: a session goes on.
-            if found(self.translated.get(flow, 0), map::TRANSLATED)?.as_ref() != Some(socket) {
+            if known.get(flow) != Some(socket) {
                 let written = self.translated.insert(flow, socket, 0);
                 written.map_err(failed("write to", map::TRANSLATED))?;
+                known.insert(*flow, *socket);
             }
         }
+        self.translations = Some(known);
         Ok(())
     }
 

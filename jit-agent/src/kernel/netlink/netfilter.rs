@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jit_common::{Address, Family, Flow, Protocol, TRANSLATED};
+use jit_common::{Address, Family, Flow, Protocol};
 use netlink_packet_core::{
     DecodeError, ErrorBuffer, ErrorMessage, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
     NetlinkBuffer, NlasIterator, Parseable as _,
@@ -63,6 +63,9 @@ const ROOM: usize = 64 * 1024;
 const PATIENCE: Duration = Duration::from_secs(2);
 const LONGEST: Duration = Duration::from_secs(20);
 
+/// Most connections that are kept of a list: at ports that are not protected, too.
+const MOST_FLOWS: usize = 1 << 20;
+
 /// What this host translates to itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Translations {
@@ -83,7 +86,7 @@ pub fn translations(own: &BTreeSet<Address>) -> io::Result<Translations> {
     for status in statuses.into_iter().flatten().filter(|_| count > 0) {
         let asked = ask(&connections_request(status), |body| {
             if let Some((flow, socket)) = read_connection(body)?
-                && flows.len() < most()
+                && flows.len() < MOST_FLOWS
                 && let Some((_, here)) = socket.ends()
                 && (here.is_loopback() || own.contains(&here))
             {
@@ -130,10 +133,6 @@ pub fn is_tracking() -> bool {
 /// Number of tracked connections; `None`: the kernel tracks none.
 fn tracked() -> Option<u64> {
     fs::read_to_string(COUNT).ok()?.trim().parse().ok()
-}
-
-fn most() -> usize {
-    usize::try_from(TRANSLATED).unwrap_or(usize::MAX)
 }
 
 /// Asks for all connections with this bit in their status. A kernel that does not know the mask

@@ -169,14 +169,20 @@ fn judge<T: Tables>(segment: Segment, tables: &T, now: u64) -> Decision {
     if let Some(slot) = unlimited(prefix, now) {
         return Decision::granted(segment, slot, fresh);
     }
-    let datagram = port.protocol == Protocol::Udp;
-    // Datagrams have no connections that a limit could count.
-    let limited_host = MaybeSlot::new(if datagram { None } else { limited(host, now) });
-    let limited_prefix = MaybeSlot::new(if datagram { None } else { limited(prefix, now) });
+    if port.protocol == Protocol::Udp {
+        // Datagrams have no connections that a limit could count.
+        let PortRule { drain, forwarded, .. } = tables.rule(port);
+        let may = drain != 0 && forwarded == 0 && !ends_cut(host, prefix);
+        let answer = may && tables.session(&segment) == Session::Established;
+        let reason = if answer { Reason::Established } else { Reason::Denied };
+        return Decision::of(reason, segment);
+    }
+    let limited_host = MaybeSlot::new(limited(host, now));
+    let limited_prefix = MaybeSlot::new(limited(prefix, now));
     if !opens {
         let PortRule { drain, forwarded, .. } = tables.rule(port);
         let without_grant = if forwarded != 0 {
-            if datagram { None } else { Some(Reason::Forwarded) }
+            Some(Reason::Forwarded)
         } else if tables.session(&segment) == Session::Established {
             Some(Reason::Established)
         } else {
@@ -195,11 +201,9 @@ fn judge<T: Tables>(segment: Segment, tables: &T, now: u64) -> Decision {
             if drain != 0 && !ends_cut(host, prefix) {
                 return Decision::of(reason, segment);
             }
-            if !datagram {
-                // The peer of a connection that this host opened needs no grant to answer.
-                let own = reason == Reason::Established && tables.opened_here(&segment);
-                return Decision::of(if own { reason } else { Reason::Expired }, segment);
-            }
+            // The peer of a connection that this host opened needs no grant to answer.
+            let own = reason == Reason::Established && tables.opened_here(&segment);
+            return Decision::of(if own { reason } else { Reason::Expired }, segment);
         }
     }
     // Here the segment opens a connection, by a SYN or as the last step of a handshake. Only a
@@ -211,7 +215,7 @@ fn judge<T: Tables>(segment: Segment, tables: &T, now: u64) -> Decision {
         admission = admit(limited_prefix.get(), &segment, tables);
     }
     match admission {
-        Admission::Refused if opens || datagram => Decision::of(Reason::Denied, segment),
+        Admission::Refused if opens => Decision::of(Reason::Denied, segment),
         Admission::Refused => Decision::of(Reason::NoSession, segment),
         admission => Decision::admitted(segment, slot, admission),
     }

@@ -100,7 +100,8 @@ struct Question {
     ports: u64,
     /// A `bpf_sock_tuple`.
     tuple: [u8; 36],
-    reserved: [u8; 4],
+    /// The answer on its way through memory: [`Question::answer_with`].
+    answer: u32,
 }
 
 /// CLOCK_BOOTTIME in nanoseconds.
@@ -176,17 +177,15 @@ impl Tables for KernelTables {
         }
         // SAFETY: the question has this number of bytes.
         let state = unsafe { self.ask_tcp(question, bytes, ports_asked(*source_port, *port)) };
-        match state {
-            TCP_LISTEN | TCP_NEW_SYN_RECV | NO_SOCKET => self.translated_session(question, segment),
-            TCP_SYN_SENT => {
-                if let Some(flow) = flow_of(segment) {
-                    // If the table has no room, the connection counts as the peer's.
-                    let _ = OPENED_HERE.insert(flow, boot_nanos(), 0);
-                }
-                Session::Established
-            }
-            _ => Session::Established,
+        if is_none(state) {
+            self.ask_translated(question, segment);
+        } else if state == TCP_SYN_SENT
+            && let Some(flow) = flow_of(segment)
+        {
+            // If the table has no room, the connection counts as the peer's.
+            let _ = OPENED_HERE.insert(flow, boot_nanos(), 0);
         }
+        if is_none(question.answer()) { Session::None } else { Session::Established }
     }
 
     #[inline(always)]
@@ -250,14 +249,15 @@ impl Tables for KernelTables {
 }
 
 impl KernelTables {
-    /// The session of a connection that this host translates to itself.
+    /// Asks for the session of a connection that this host translates to itself, if it does. Else the
+    /// answer stays what it was.
     #[inline(always)]
-    fn translated_session(&self, question: &mut Question, segment: &Segment) -> Session {
+    fn ask_translated(&self, question: &mut Question, segment: &Segment) {
         let Some(flow) = flow_of(segment) else {
-            return Session::None;
+            return;
         };
         let Some(socket) = TRANSLATED.get_ptr(&*flow) else {
-            return Session::None;
+            return;
         };
         // SAFETY: entries are never changed in place, and the memory of one that is removed
         // meanwhile stays mapped until the program ends (RCU).
@@ -268,7 +268,7 @@ impl KernelTables {
                 let [Some(source), Some(destination)] =
                     [socket.source.first_chunk::<4>(), socket.destination.first_chunk::<4>()]
                 else {
-                    return Session::None;
+                    return;
                 };
                 question.fill((source, destination), source_port, port)
             }
@@ -276,11 +276,7 @@ impl KernelTables {
         };
         let port = PortKey { protocol: Protocol::Tcp, port };
         // SAFETY: the question has this number of bytes.
-        let state = unsafe { self.ask_tcp(question, bytes, ports_asked(source_port, port)) };
-        match state {
-            TCP_LISTEN | TCP_NEW_SYN_RECV | NO_SOCKET => Session::None,
-            _ => Session::Established,
-        }
+        let _state = unsafe { self.ask_tcp(question, bytes, ports_asked(source_port, port)) };
     }
 
     /// State of the TCP socket that the question is about, or [`NO_SOCKET`].
@@ -299,12 +295,14 @@ impl KernelTables {
                 bpf_skc_lookup_tcp(self.ctx, tuple, bytes, BPF_F_CURRENT_NETNS as u64, 0);
             asked.write_volatile(0);
             if socket.is_null() {
-                return NO_SOCKET;
+                question.answer_with(NO_SOCKET);
+            } else {
+                let state = (*socket).state;
+                bpf_sk_release(socket.cast());
+                question.answer_with(state);
             }
-            let state = (*socket).state;
-            bpf_sk_release(socket.cast());
-            state
         }
+        question.answer()
     }
 
     /// Whether a UDP socket is connected to the sender of the datagram that the question is about.
@@ -333,6 +331,21 @@ impl KernelTables {
 }
 
 impl Question {
+    /// The verifier follows a number's range through registers and the stack, but not through a
+    /// map: so all that follows is verified once, whatever the answer was. Linux 5.10 gives up
+    /// otherwise.
+    #[inline(always)]
+    fn answer_with(&mut self, answer: u32) {
+        // SAFETY: a valid, aligned pointer to this CPU's own memory.
+        unsafe { (&raw mut self.answer).write_volatile(answer) };
+    }
+
+    #[inline(always)]
+    fn answer(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (&raw const self.answer).read_volatile() }
+    }
+
     /// Writes the addresses of source and destination, and their ports. Returns the length, bytes.
     #[inline(always)]
     fn fill<const N: usize>(
@@ -348,6 +361,12 @@ impl Question {
         self.tuple[addresses + 2..ports].copy_from_slice(&port.to_be_bytes());
         ports as u32
     }
+}
+
+/// Whether the state is that of no session: no socket, a listening one, or a half-open request.
+#[inline(always)]
+const fn is_none(state: u32) -> bool {
+    matches!(state, TCP_LISTEN | TCP_NEW_SYN_RECV | NO_SOCKET)
 }
 
 /// The segment's connection, as a key.

@@ -8,7 +8,7 @@ use jit_common::{
 
 use crate::tables::{
     COUNTED_NOW, COUNTERS, Connection, EVENT_BUDGET, EVENTS, LAST_COUNTED, PORT_COUNTERS,
-    PORT_RULES, SETTINGS, atomic_increment, boot_nanos,
+    PORT_RULES, SETTINGS, atomic_increment, boot_nanos, peer_opens,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -28,6 +28,9 @@ pub(crate) fn record(decision: &Decision, interface: u32) -> bool {
     };
     let observed = reason.drops() && (gate_observes() || port_observes(segment.port));
     count_port(segment.port, *reason, observed);
+    if segment.opens && (observed || !reason.drops()) {
+        peer_opens(segment);
+    }
     if reason.drops() {
         if observed {
             count(Counter::Observed);

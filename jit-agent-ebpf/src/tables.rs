@@ -6,7 +6,7 @@ use aya_ebpf::{
     EbpfContext,
     bindings::{BPF_F_CURRENT_NETNS, bpf_sock, bpf_sock_tuple},
     cty::c_void,
-    helpers::{bpf_ktime_get_boot_ns, bpf_sk_release, bpf_skc_lookup_tcp},
+    helpers::{bpf_ktime_get_boot_ns, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp},
     macros::map,
     maps::{
         Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, lpm_trie::Key,
@@ -15,8 +15,9 @@ use aya_ebpf::{
 use jit_common::{
     Admission, Budget, COUNTERS as COUNTER_COUNT, ConnectionKey, EventKind, Family, Flow,
     GrantEntry, Handshake, HostKey, LAST_COUNTED as LAST_COUNTED_ENTRIES, LastCounted, Lookup,
-    NO_PREALLOC, PROTECTED_WORDS, PlaceKey, PortCounters, PortKey, PortRule, PrefixV4, PrefixV6,
-    RING_BYTES, RULE_SLOTS, Segment, Session, Settings, Slot, Tables,
+    NO_PREALLOC, OPENED_HERE as OPENED_HERE_ENTRIES, PROTECTED_WORDS, PlaceKey, PortCounters,
+    PortKey, PortRule, PrefixV4, PrefixV6, Protocol, RING_BYTES, RULE_SLOTS, Segment, Session,
+    Settings, Slot, TRANSLATED as TRANSLATED_ENTRIES, Tables,
 };
 
 const BPF_NOEXIST: u64 = 1;
@@ -24,9 +25,14 @@ const BPF_NOEXIST: u64 = 1;
 /// taken places without having counted them yet. A connection that finds no place is denied; its
 /// SYN is sent again.
 const ATTEMPTS: u32 = 4;
-/// `TCP_LISTEN` and `TCP_NEW_SYN_RECV` of the kernel's `net/tcp_states.h`.
+/// States of the kernel's `net/tcp_states.h`. A connected UDP socket has that of an established
+/// connection.
+const TCP_ESTABLISHED: u32 = 1;
+const TCP_SYN_SENT: u32 = 2;
 const TCP_LISTEN: u32 = 10;
 const TCP_NEW_SYN_RECV: u32 = 12;
+/// No state of a socket: there is none.
+const NO_SOCKET: u32 = u32::MAX;
 
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTER_COUNT, 0);
@@ -52,6 +58,11 @@ pub(crate) static COUNTED_NOW: PerCpuArray<LastCounted> = PerCpuArray::with_max_
 #[map]
 pub(crate) static LAST_COUNTED: LruHashMap<ConnectionKey, LastCounted> =
     LruHashMap::with_max_entries(LAST_COUNTED_ENTRIES, 0);
+/// Scratch for one key, for the same reason.
+#[map]
+static FLOW: PerCpuArray<Flow> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static OPENED_HERE: LruHashMap<Flow, u64> = LruHashMap::with_max_entries(OPENED_HERE_ENTRIES, 0);
 #[map]
 static PLACES: HashMap<PlaceKey, Flow> = HashMap::with_max_entries(1024, NO_PREALLOC);
 #[map]
@@ -69,6 +80,8 @@ static PROTECTED: Array<u64> = Array::with_max_entries(PROTECTED_WORDS, 0);
 pub(crate) static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 #[map]
 static SLOTS: Array<Slot> = Array::with_max_entries(1024, 0);
+#[map]
+static TRANSLATED: HashMap<Flow, Flow> = HashMap::with_max_entries(TRANSLATED_ENTRIES, NO_PREALLOC);
 
 /// The question for a session that this CPU asks the kernel.
 ///
@@ -87,7 +100,8 @@ struct Question {
     ports: u64,
     /// A `bpf_sock_tuple`.
     tuple: [u8; 36],
-    reserved: [u8; 4],
+    /// The answer on its way through memory: [`Question::answer_with`].
+    answer: u32,
 }
 
 /// CLOCK_BOOTTIME in nanoseconds.
@@ -139,54 +153,49 @@ impl Tables for KernelTables {
         PREFIX_V6.get(Key::new(PrefixV6::HEAD_BITS + 128, data))
     }
 
+    /// Most segments find their session at once. Only what would be dropped is asked about twice.
     #[inline(always)]
     fn session(&self, segment: &Segment) -> Session {
         let Some(question) = QUESTION.get_ptr_mut(0) else {
             return Session::None;
         };
         // SAFETY: a valid, aligned pointer to this CPU's own memory.
-        let tuple = unsafe { &mut (*question).tuple };
-        let sport = segment.source_port.to_be_bytes();
-        let dport = segment.port.port.to_be_bytes();
-        let bytes: u32 = match segment.source.family {
+        let question = unsafe { &mut *question };
+        let Segment { source, destination, source_port, port, .. } = segment;
+        let bytes = match source.family {
             Family::V4 => {
-                tuple[0..4].copy_from_slice(&segment.source.first_four());
-                tuple[4..8].copy_from_slice(&segment.destination.first_four());
-                tuple[8..10].copy_from_slice(&sport);
-                tuple[10..12].copy_from_slice(&dport);
-                12
+                let ends = (&source.first_four(), &destination.first_four());
+                question.fill(ends, *source_port, port.port)
             }
             Family::V6 => {
-                tuple[0..16].copy_from_slice(&segment.source.bytes);
-                tuple[16..32].copy_from_slice(&segment.destination.bytes);
-                tuple[32..34].copy_from_slice(&sport);
-                tuple[34..36].copy_from_slice(&dport);
-                36
+                question.fill((&source.bytes, &destination.bytes), *source_port, port.port)
             }
         };
-        // SAFETY: the question is this CPU's, its tuple as long as `bytes` says; the verifier
-        // checks that the socket is compared with null and released on every path.
-        unsafe {
-            let asked = &raw mut (*question).ports;
-            asked.write_volatile(ports_asked(segment.source_port, segment.port));
-            let socket: *mut bpf_sock = bpf_skc_lookup_tcp(
-                self.ctx,
-                tuple.as_mut_ptr().cast::<bpf_sock_tuple>(),
-                bytes,
-                BPF_F_CURRENT_NETNS as u64,
-                0,
-            );
-            asked.write_volatile(0);
-            if socket.is_null() {
-                return Session::None;
-            }
-            let state = (*socket).state;
-            bpf_sk_release(socket.cast());
-            match state {
-                TCP_LISTEN | TCP_NEW_SYN_RECV => Session::None,
-                _ => Session::Established,
-            }
+        if matches!(port.protocol, Protocol::Udp) {
+            // SAFETY: the question has this number of bytes.
+            return unsafe { self.ask_udp(question, bytes, ports_asked(*source_port, *port)) };
         }
+        // SAFETY: the question has this number of bytes.
+        let state = unsafe { self.ask_tcp(question, bytes, ports_asked(*source_port, *port)) };
+        if is_none(state) {
+            self.ask_translated(question, segment);
+        } else if state == TCP_SYN_SENT
+            && let Some(flow) = flow_of(segment)
+        {
+            // If the table has no room, the connection counts as the peer's.
+            let _ = OPENED_HERE.insert(flow, boot_nanos(), 0);
+        }
+        if is_none(question.answer()) { Session::None } else { Session::Established }
+    }
+
+    #[inline(always)]
+    fn opened_here(&self, segment: &Segment) -> bool {
+        flow_of(segment).is_some_and(|flow| OPENED_HERE.get_ptr(&*flow).is_some())
+    }
+
+    #[inline(always)]
+    fn translates_sources(&self) -> bool {
+        SETTINGS.get(0).is_some_and(|settings| settings.translates_sources != 0)
     }
 
     #[inline(always)]
@@ -236,6 +245,151 @@ impl Tables for KernelTables {
                 let _ = CONNECTIONS.remove(connection.key);
             }
         }
+    }
+}
+
+impl KernelTables {
+    /// Asks for the session of a connection that this host translates to itself, if it does. Else the
+    /// answer stays what it was.
+    #[inline(always)]
+    fn ask_translated(&self, question: &mut Question, segment: &Segment) {
+        let Some(flow) = flow_of(segment) else {
+            return;
+        };
+        let Some(socket) = TRANSLATED.get_ptr(&*flow) else {
+            return;
+        };
+        // SAFETY: entries are never changed in place, and the memory of one that is removed
+        // meanwhile stays mapped until the program ends (RCU).
+        let socket = unsafe { &*socket };
+        let (source_port, port) = (socket.source_port, socket.port);
+        let bytes = match segment.source.family {
+            Family::V4 => {
+                let [Some(source), Some(destination)] =
+                    [socket.source.first_chunk::<4>(), socket.destination.first_chunk::<4>()]
+                else {
+                    return;
+                };
+                question.fill((source, destination), source_port, port)
+            }
+            Family::V6 => question.fill((&socket.source, &socket.destination), source_port, port),
+        };
+        let port = PortKey { protocol: Protocol::Tcp, port };
+        // SAFETY: the question has this number of bytes.
+        let _state = unsafe { self.ask_tcp(question, bytes, ports_asked(source_port, port)) };
+    }
+
+    /// State of the TCP socket that the question is about, or [`NO_SOCKET`].
+    ///
+    /// # Safety
+    /// The question's tuple is filled for this number of bytes.
+    #[inline(always)]
+    unsafe fn ask_tcp(&self, question: &mut Question, bytes: u32, ports: u64) -> u32 {
+        let asked = &raw mut question.ports;
+        let tuple = question.tuple.as_mut_ptr().cast::<bpf_sock_tuple>();
+        // SAFETY: the question is this CPU's; the verifier checks that the socket is compared with
+        // null and released on every path.
+        unsafe {
+            asked.write_volatile(ports);
+            let socket: *mut bpf_sock =
+                bpf_skc_lookup_tcp(self.ctx, tuple, bytes, BPF_F_CURRENT_NETNS as u64, 0);
+            asked.write_volatile(0);
+            if socket.is_null() {
+                question.answer_with(NO_SOCKET);
+            } else {
+                let state = (*socket).state;
+                bpf_sk_release(socket.cast());
+                question.answer_with(state);
+            }
+        }
+        question.answer()
+    }
+
+    /// Whether a UDP socket is connected to the sender of the datagram that the question is about.
+    /// One that is not connected may be a service's.
+    ///
+    /// # Safety
+    /// As for `ask_tcp`.
+    #[inline(always)]
+    unsafe fn ask_udp(&self, question: &mut Question, bytes: u32, ports: u64) -> Session {
+        let asked = &raw mut question.ports;
+        let tuple = question.tuple.as_mut_ptr().cast::<bpf_sock_tuple>();
+        // SAFETY: as in `ask_tcp`.
+        unsafe {
+            asked.write_volatile(ports);
+            let socket: *mut bpf_sock =
+                bpf_sk_lookup_udp(self.ctx, tuple, bytes, BPF_F_CURRENT_NETNS as u64, 0);
+            asked.write_volatile(0);
+            if socket.is_null() {
+                return Session::None;
+            }
+            let state = (*socket).state;
+            bpf_sk_release(socket.cast());
+            if state == TCP_ESTABLISHED { Session::Established } else { Session::None }
+        }
+    }
+}
+
+impl Question {
+    /// The verifier follows a number's range through registers and the stack, but not through a
+    /// map: so all that follows is verified once, whatever the answer was. Linux 5.10 gives up
+    /// otherwise.
+    #[inline(always)]
+    fn answer_with(&mut self, answer: u32) {
+        // SAFETY: a valid, aligned pointer to this CPU's own memory.
+        unsafe { (&raw mut self.answer).write_volatile(answer) };
+    }
+
+    #[inline(always)]
+    fn answer(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (&raw const self.answer).read_volatile() }
+    }
+
+    /// Writes the addresses of source and destination, and their ports. Returns the length, bytes.
+    #[inline(always)]
+    fn fill<const N: usize>(
+        &mut self,
+        (source, destination): (&[u8; N], &[u8; N]),
+        source_port: u16,
+        port: u16,
+    ) -> u32 {
+        let (addresses, ports) = (2 * N, 2 * N + 4);
+        self.tuple[..N].copy_from_slice(source);
+        self.tuple[N..addresses].copy_from_slice(destination);
+        self.tuple[addresses..addresses + 2].copy_from_slice(&source_port.to_be_bytes());
+        self.tuple[addresses + 2..ports].copy_from_slice(&port.to_be_bytes());
+        ports as u32
+    }
+}
+
+/// Whether the state is that of no session: no socket, a listening one, or a half-open request.
+#[inline(always)]
+const fn is_none(state: u32) -> bool {
+    matches!(state, TCP_LISTEN | TCP_NEW_SYN_RECV | NO_SOCKET)
+}
+
+/// The segment's connection, as a key.
+#[inline(always)]
+fn flow_of(segment: &Segment) -> Option<&'static mut Flow> {
+    let flow = FLOW.get_ptr_mut(0)?;
+    // SAFETY: a valid, aligned pointer to this CPU's own memory, which nothing else writes to while
+    // the key is in use.
+    let flow = unsafe { &mut *flow };
+    flow.source = segment.source.bytes;
+    flow.destination = segment.destination.bytes;
+    flow.source_port = segment.source_port;
+    flow.port = segment.port.port;
+    flow.family = segment.source.family as u8;
+    Some(flow)
+}
+
+/// A connection that the peer opens is none that this host opened before, between the same ports.
+#[inline(always)]
+pub(crate) fn peer_opens(segment: &Segment) {
+    if let Some(flow) = flow_of(segment) {
+        // Nearly always there is nothing to remove.
+        let _ = OPENED_HERE.remove(flow);
     }
 }
 

@@ -18,6 +18,7 @@
 //! | `restore` | grants that wait for the right clock | `revocation` |
 //! | `replacement` | scheduled grants whose replacement is checked when they begin | `push`, `policy::apply` |
 //! | `takeover` | grants that another version also counts | `restore` |
+//! | `translations` | what the host translates to itself | `translation` |
 //! | `limits` | the last limit that was looked at | the tick |
 //! | `record` | the audit | all |
 //! | `patience` | who waits for the gate, and so how long the gate waits for a disk | `outbox`, `record` |
@@ -55,6 +56,7 @@ mod revocation;
 mod self_test;
 mod tables;
 mod takeover;
+mod translation;
 mod trusted_clock;
 mod verification;
 mod waiting;
@@ -102,7 +104,10 @@ use crate::{
         audit::{Audit, EventCode, Record},
         store::{Damage, Store, StoreError, Stored},
     },
-    kernel::datapath::{Datapath, DatapathError},
+    kernel::{
+        datapath::{Datapath, DatapathError},
+        netlink::netfilter::Translations,
+    },
     rules::{
         clock::Now,
         ledger::{Change, Ledger},
@@ -139,6 +144,7 @@ pub struct Gate<D> {
     held_back: HeldBack,
     replacements: Replacements,
     takeover: Takeover,
+    translations: Translations,
     limit_scan: LimitScan,
     recorder: Recorder,
     journal: Arc<Journal>,
@@ -200,6 +206,7 @@ impl<D: Datapath> Gate<D> {
             held_back: HeldBack::default(),
             replacements: Replacements::default(),
             takeover: Takeover::default(),
+            translations: Translations::default(),
             limit_scan: LimitScan::default(),
             recorder: Recorder::new(audit).map_err(StartError::Thread)?,
             journal,
@@ -248,6 +255,7 @@ impl<D: Datapath> Gate<D> {
         self.exempt(now).map_err(StartError::Exemptions)?;
         self.restore(grants, progress, tombstones, boot_id.as_deref(), now);
         self.adopt_lingering(now);
+        self.look_at_source_chain();
         self.apply_policy()?;
         self.reconcile_all()?;
         // A database that is closed may have grants whose connections are counted there.
@@ -433,7 +441,9 @@ impl<D: Datapath> Gate<D> {
     fn apply_policy(&mut self) -> Result<(), DatapathError> {
         self.ending.anywhere();
         self.datapath.settings(self.settings())?;
-        self.datapath.protect(&self.config.policy.rules().collect())
+        self.datapath.protect(&self.config.policy.rules().collect())?;
+        self.translate_for_ports();
+        Ok(())
     }
 
     fn settings(&self) -> Settings {
@@ -441,7 +451,7 @@ impl<D: Datapath> Gate<D> {
             observe: u32::from(self.config.gate.observe),
             drop_events: DROP_EVENTS,
             grant_events: GRANT_EVENTS,
-            reserved: 0,
+            translates_sources: u32::from(self.translations.source_chain.is_some()),
         }
     }
 

@@ -1,8 +1,9 @@
 //! The operating system, for every layer but the rules: clocks, files that are trusted only after a
-//! check, locks, users, addresses, the log, the service manager.
+//! check, locks, users, addresses, local ports, the log, the service manager.
 
 pub mod addresses;
 pub mod files;
+pub mod local_ports;
 pub mod log;
 pub mod owner;
 pub mod service_manager;

@@ -1,6 +1,6 @@
 //! Connections that grants let in: how many each grant has, and how far their handshakes are.
 
-use crate::Segment;
+use crate::{Address, Family, Segment};
 
 /// Most connections that a grant with a limit can have.
 pub const MAX_CONNECTIONS: u32 = 1024;
@@ -66,6 +66,19 @@ impl Flow {
             family: segment.source.family as u8,
             reserved: [0; 3],
         }
+    }
+
+    /// The addresses of source and destination; `None`: no connection.
+    pub const fn ends(&self) -> Option<(Address, Address)> {
+        let Self { source, destination, family, .. } = *self;
+        let family = match family {
+            4 => Family::V4,
+            6 => Family::V6,
+            _ => return None,
+        };
+        let [source, destination] =
+            [Address { family, bytes: source }, Address { family, bytes: destination }];
+        Some((source, destination))
     }
 
     /// Whether a segment belongs to this connection.

@@ -35,8 +35,16 @@ pub trait Tables {
     fn prefix_grant_v4(&self, data: PrefixV4) -> Option<&GrantEntry>;
     /// The entry of the longest matching IPv6 prefix.
     fn prefix_grant_v6(&self, data: PrefixV6) -> Option<&GrantEntry>;
-    /// The state of the TCP session with the segment's own 4-tuple in this network namespace.
+    /// The state of the session with the segment's 4-tuple in this network namespace: with its own,
+    /// or if there is none, with the one that this host translates it to. A datagram's session is a
+    /// connected UDP socket.
     fn session(&self, segment: &Segment) -> Session;
+    /// Whether this host opened the TCP session that [`Tables::session`] has just found.
+    fn opened_here(&self, segment: &Segment) -> bool;
+    /// Whether this host translates the sources of packets for itself ([`Settings`]).
+    ///
+    /// [`Settings`]: crate::Settings
+    fn translates_sources(&self) -> bool;
     /// Finds the segment among the connections of a grant with a limit whose handshake goes on, and
     /// notes what it adds to the handshake. Only a SYN can be [`Admission::Fresh`]; this call
     /// counts it, because two packets at once must not take the same place.
@@ -162,7 +170,12 @@ fn judge<T: Tables>(segment: Segment, tables: &T, now: u64) -> Decision {
         return Decision::granted(segment, slot, fresh);
     }
     if port.protocol == Protocol::Udp {
-        return Decision::of(Reason::Denied, segment);
+        // Datagrams have no connections that a limit could count.
+        let PortRule { drain, forwarded, .. } = tables.rule(port);
+        let may = drain != 0 && forwarded == 0 && !ends_cut(host, prefix);
+        let answer = may && tables.session(&segment) == Session::Established;
+        let reason = if answer { Reason::Established } else { Reason::Denied };
+        return Decision::of(reason, segment);
     }
     let limited_host = MaybeSlot::new(limited(host, now));
     let limited_prefix = MaybeSlot::new(limited(prefix, now));
@@ -185,8 +198,12 @@ fn judge<T: Tables>(segment: Segment, tables: &T, now: u64) -> Decision {
                 }
                 return Decision::granted(segment, slot, false);
             }
-            let drain = drain != 0 && !ends_cut(host, prefix);
-            return Decision::of(if drain { reason } else { Reason::Expired }, segment);
+            if drain != 0 && !ends_cut(host, prefix) {
+                return Decision::of(reason, segment);
+            }
+            // The peer of a connection that this host opened needs no grant to answer.
+            let own = reason == Reason::Established && tables.opened_here(&segment);
+            return Decision::of(if own { reason } else { Reason::Expired }, segment);
         }
     }
     // Here the segment opens a connection, by a SYN or as the last step of a handshake. Only a

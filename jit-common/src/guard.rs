@@ -41,13 +41,9 @@ pub fn guard<T: Tables>(
     tables: &T,
     now: impl FnOnce() -> u64,
 ) -> Option<Decision> {
-    let Lookup { source, destination, source_port, port, loopback } = *lookup;
+    let Lookup { source, destination, source_port, port, .. } = *lookup;
     let tcp = matches!(port.protocol, Protocol::Tcp);
-    // A sender that claims to be the host itself gets no answer, and over IPv4 the kernel drops its
-    // packets; only an IPv6 datagram would come in.
-    let itself = source.bytes == destination.bytes && (tcp || matches!(source.family, Family::V4));
-    let own = loopback == Some(true) || itself || source.is_loopback();
-    if own || !tables.protected(port) {
+    if is_own(lookup, tables) || !tables.protected(port) {
         return None;
     }
     let segment = Segment { source, destination, source_port, port, opens: tcp, sequence: 0 };
@@ -76,6 +72,27 @@ pub fn guard<T: Tables>(
     Some(Decision::of(Reason::Denied, segment))
 }
 
+/// Whether the host speaks to itself. The way in shows it: by loopback. Where the kernel does not
+/// name that way, the addresses show it, but only if they are those on the wire: a host that
+/// translates sources on their way to its own sockets gives a stranger an own address.
+#[inline(always)]
+fn is_own<T: Tables>(lookup: &Lookup, tables: &T) -> bool {
+    let Lookup { source, destination, port, loopback, .. } = lookup;
+    if *loopback == Some(true) {
+        return true;
+    }
+    // A sender that claims to be the host itself gets no answer, and over IPv4 the kernel drops its
+    // packets; only an IPv6 datagram would come in.
+    let answered = port.protocol == Protocol::Tcp || matches!(source.family, Family::V4);
+    let itself = source.bytes == destination.bytes && answered;
+    if !itself && !source.is_loopback() {
+        return false;
+    }
+    // On an old kernel the host must still reach its services by 127.0.0.1 and ::1.
+    let by_loopback = source.is_loopback() && destination.is_loopback();
+    !tables.translates_sources() || loopback.is_none() && by_loopback
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,6 +107,8 @@ mod tests {
         prefix: Option<GrantEntry>,
         /// What grants with a limit say: slot, asked for a new place or not.
         admissions: [((u32, bool), Admission); 1],
+        /// The host translates sources.
+        translates: bool,
     }
 
     impl Tables for One {
@@ -111,6 +130,12 @@ mod tests {
         fn session(&self, _: &Segment) -> Session {
             unreachable!("the guard asks for no session")
         }
+        fn opened_here(&self, _: &Segment) -> bool {
+            unreachable!("the guard asks for no session")
+        }
+        fn translates_sources(&self) -> bool {
+            self.translates
+        }
         fn admit_segment(&self, _: u32, _: &Segment) -> Admission {
             unreachable!("the guard sees no segments")
         }
@@ -123,8 +148,12 @@ mod tests {
         }
     }
 
-    const CLOSED: One =
-        One { host: None, prefix: None, admissions: [((0, false), Admission::Refused)] };
+    const CLOSED: One = One {
+        host: None,
+        prefix: None,
+        admissions: [((0, false), Admission::Refused)],
+        translates: false,
+    };
 
     fn lookup(port: u16) -> Lookup {
         let port = PortKey { protocol: Protocol::Tcp, port };
@@ -164,7 +193,8 @@ mod tests {
             ((5, true), Admission::Refused, Reason::Denied, false),
             ((6, true), Admission::Fresh, Reason::Denied, false),
         ] {
-            let tables = One { host: entry(4), prefix: entry(5), admissions: [(asked, admission)] };
+            let admissions = [(asked, admission)];
+            let tables = One { host: entry(4), prefix: entry(5), admissions, ..CLOSED };
             let decision = guard(&lookup(22), &tables, || NOW).unwrap();
             assert_eq!((decision.reason, decision.counted), (reason, counted), "{asked:?}");
             assert!(decision.segment.is_some());
@@ -178,7 +208,7 @@ mod tests {
         let port = PortKey { protocol: Protocol::Udp, port: 22 };
         let limited = GrantEntry { limited: Claim::until(NOW + 1, 4), ..GrantEntry::default() };
         let admissions = [((4, true), Admission::Fresh)];
-        let tables = One { host: Some(limited), prefix: None, admissions };
+        let tables = One { host: Some(limited), admissions, ..CLOSED };
         assert_eq!(judge(&Lookup { port, ..lookup(22) }, &tables), Some(Reason::Denied));
     }
 
@@ -207,6 +237,29 @@ mod tests {
             assert_eq!(judge(&datagram(SERVER), &CLOSED), None);
             assert_eq!(judge(&datagram(local_v6), &CLOSED), None);
             assert_eq!(judge(&datagram(global_v6), &CLOSED), Some(Reason::Denied));
+        }
+    }
+
+    #[test]
+    fn where_sources_are_translated_only_the_way_in_shows_the_host_itself() {
+        let translating = One { translates: true, ..CLOSED };
+        let local = Address::v4([127, 0, 0, 9]);
+        let (global_v6, local_v6) = (Address::v6([0x20; 16]), Address::v6(1_u128.to_be_bytes()));
+        for (source, destination) in [
+            (SERVER, SERVER),
+            (local, SERVER),
+            (local, local),
+            (local_v6, local_v6),
+            (local_v6, global_v6),
+            (global_v6, global_v6),
+        ] {
+            for loopback in [None, Some(false), Some(true)] {
+                let lookup = Lookup { source, destination, loopback, ..lookup(22) };
+                let by_loopback = source.is_loopback() && destination.is_loopback();
+                let own = loopback.unwrap_or(by_loopback);
+                let expected = (!own).then_some(Reason::Denied);
+                assert_eq!(judge(&lookup, &translating), expected, "{lookup:?}");
+            }
         }
     }
 

@@ -38,4 +38,6 @@ pub use port::{PROTECTED_WORDS, PortKey, PortRule, Protocol, RULE_SLOTS};
 pub use reason::Reason;
 pub use segment::{Link, Segment};
 pub use session::{Session, session_has_ended};
-pub use tables::{ABI_VERSION, Budget, NO_PREALLOC, RING_BYTES, Settings, map};
+pub use tables::{
+    ABI_VERSION, Budget, NO_PREALLOC, OPENED_HERE, RING_BYTES, Settings, TRANSLATED, map,
+};

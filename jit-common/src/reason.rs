@@ -53,7 +53,9 @@ reasons! {
     NoSession = 6, "no_session", drop;
     /// More than [`crate::MAX_VLAN_TAGS`] VLAN tags.
     VlanDepth = 7, "vlan_depth", drop;
-    /// A segment of an established session without a live grant, on a port with sessions `drain`.
+    /// A segment of an established session without a live grant: on a port with sessions `drain`,
+    /// or of a session that this host opened. On a `drain` port also a datagram to a connected UDP
+    /// socket.
     Established = 8, "established", pass;
     /// The same on a port whose sessions end elsewhere (`terminates = "forwarded"`).
     Forwarded = 9, "forwarded", pass;

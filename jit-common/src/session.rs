@@ -5,7 +5,8 @@ use crate::{
     grant_entry::{limited, unlimited},
 };
 
-/// State of the TCP session that a segment's 4-tuple belongs to, on this host.
+/// State of the session that a segment's 4-tuple belongs to, on this host: a TCP session, or a
+/// connected UDP socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Session {
     /// No session, or only a listening socket or a half-open request (LISTEN, NEW_SYN_RECV), which

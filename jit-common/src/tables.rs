@@ -6,7 +6,7 @@
 //! that checks them.
 
 /// Version of the layouts of all tables and of [`crate::Event`]; part of the pin path.
-pub const ABI_VERSION: u32 = if cfg!(jit_next_abi) { 4 } else { 3 };
+pub const ABI_VERSION: u32 = if cfg!(jit_next_abi) { 5 } else { 4 };
 
 /// Map names: of the statics in the object, of the pins, and in `bpftool map`.
 pub mod map {
@@ -24,6 +24,9 @@ pub mod map {
     /// LRU hash [`crate::ConnectionKey`] -> [`crate::LastCounted`]: connections that grants without
     /// a limit have just let in.
     pub const LAST_COUNTED: &str = "LAST_COUNTED";
+    /// LRU hash [`crate::Flow`] -> u64, CLOCK_BOOTTIME nanoseconds: TCP connections that this host
+    /// opened from a protected port of its own, as the answers to them name them.
+    pub const OPENED_HERE: &str = "OPENED_HERE";
     /// Hash [`crate::PlaceKey`] -> [`crate::Flow`]: the connections in the places of grants with a
     /// limit.
     pub const PLACES: &str = "PLACES";
@@ -41,7 +44,15 @@ pub mod map {
     pub const SETTINGS: &str = "SETTINGS";
     /// Array of [`crate::Slot`]: connections that each grant let in, and its limit.
     pub const SLOTS: &str = "SLOTS";
+    /// Hash [`crate::Flow`] -> [`crate::Flow`]: TCP connections that this host translates to itself
+    /// (NAT): as they stand on the wire, and as their sockets have them.
+    pub const TRANSLATED: &str = "TRANSLATED";
 }
+
+/// Entries in [`map::OPENED_HERE`].
+pub const OPENED_HERE: u32 = 16_384;
+/// Entries in [`map::TRANSLATED`].
+pub const TRANSLATED: u32 = 65_536;
 
 /// Bytes of the ring buffer of events.
 pub const RING_BYTES: u32 = 256 * 1024;
@@ -59,8 +70,9 @@ pub struct Settings {
     pub drop_events: u32,
     /// Events a second and CPU for connections let in; zero: none.
     pub grant_events: u32,
-    /// Always zero.
-    pub reserved: u32,
+    /// Not zero: this host translates the sources of packets that come in for itself. So an own
+    /// address does not show that a packet is the host's own.
+    pub translates_sources: u32,
 }
 const _: () = assert!(size_of::<Settings>() == 16);
 

@@ -72,6 +72,14 @@ impl Tables for Port22 {
         Session::None
     }
 
+    fn opened_here(&self, segment: &Segment) -> bool {
+        panic!("there is no session: {segment:?}")
+    }
+
+    fn translates_sources(&self) -> bool {
+        panic!("a packet's source is the one on the wire")
+    }
+
     fn admit_segment(&self, slot: u32, segment: &Segment) -> Admission {
         panic!("no grant here has a limit: slot {slot}, {segment:?}")
     }

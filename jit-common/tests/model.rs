@@ -23,6 +23,8 @@ struct Situation {
     host: Option<GrantEntry>,
     prefix: Option<GrantEntry>,
     session: bool,
+    /// This host opened it.
+    own: bool,
     /// Of the limited claim for the address, and of that for the prefix.
     admissions: [Admission; 2],
 }
@@ -50,6 +52,15 @@ impl Tables for Situation {
 
     fn session(&self, _: &Segment) -> Session {
         if self.session { Session::Established } else { Session::None }
+    }
+
+    fn opened_here(&self, _: &Segment) -> bool {
+        assert!(self.session, "there is no session");
+        self.own
+    }
+
+    fn translates_sources(&self) -> bool {
+        panic!("a packet's source is the one on the wire")
     }
 
     fn admit_segment(&self, slot: u32, _: &Segment) -> Admission {
@@ -91,7 +102,7 @@ fn packet(flags: Option<u8>) -> Packet {
 type Outcome = (Reason, u32, bool, bool);
 
 fn model(situation: &Situation, flags: Option<u8>) -> Outcome {
-    let Situation { rule, host, prefix, session, admissions } = *situation;
+    let Situation { rule, host, prefix, session, own, admissions } = *situation;
     let claims: Vec<(Claim, Option<Admission>)> = [(host, admissions[0]), (prefix, admissions[1])]
         .into_iter()
         .filter_map(|(entry, admission)| Some((entry?, admission)))
@@ -103,22 +114,25 @@ fn model(situation: &Situation, flags: Option<u8>) -> Outcome {
     if let Some((claim, _)) = live().find(|(_, admission)| admission.is_none()) {
         return (Reason::Granted, claim.slot, opens || flags.is_none(), false);
     }
-    // Datagrams have no connections that could be counted.
+    // The claim that covered the source last decides whether its sessions end with it.
+    let mut last = Claim::default();
+    for (claim, _) in &claims {
+        if claim.deadline > last.deadline {
+            last = *claim;
+        }
+    }
+    let drain = rule.drain != 0 && last.cut == 0;
+    // Datagrams have no connections that could be counted, and nothing forwards their sessions.
     if flags.is_none() {
-        return (Reason::Denied, 0, false, false);
+        let answer = session && rule.forwarded == 0 && drain;
+        return (if answer { Reason::Established } else { Reason::Denied }, 0, false, false);
     }
     if !opens && (rule.forwarded != 0 || session) {
         if let Some((claim, _)) = live().next() {
             return (Reason::Granted, claim.slot, false, false);
         }
-        // The claim that covered the source last decides whether its sessions end with it.
-        let mut last = Claim::default();
-        for (claim, _) in &claims {
-            if claim.deadline > last.deadline {
-                last = *claim;
-            }
-        }
-        let reason = match (rule.drain != 0 && last.cut == 0, rule.forwarded != 0) {
+        let reason = match (drain, rule.forwarded != 0) {
+            (false, false) if own => Reason::Established,
             (false, _) => Reason::Expired,
             (true, true) => Reason::Forwarded,
             (true, false) => Reason::Established,
@@ -161,9 +175,9 @@ fn the_decision_is_the_models_in_every_situation() {
     let mut rules = Vec::new();
     for drain in [0, 1] {
         for forwarded in [0, 1] {
-            for session in [false, true] {
+            for (session, own) in [(false, false), (true, false), (true, true)] {
                 let rule = PortRule { drain, forwarded, ..PortRule::default() };
-                rules.push((rule, session));
+                rules.push((rule, session, own));
             }
         }
     }
@@ -172,7 +186,7 @@ fn the_decision_is_the_models_in_every_situation() {
     let mut compared = 0_u32;
     for host in entries(HOST) {
         for prefix in entries(PREFIX) {
-            for (rule, session) in &rules {
+            for (rule, session, own) in &rules {
                 for (first, second) in [
                     (Admission::Fresh, Admission::Fresh),
                     (Admission::Fresh, Admission::Refused),
@@ -189,8 +203,8 @@ fn the_decision_is_the_models_in_every_situation() {
                             _ => admission,
                         };
                         let admissions = [answer(first), answer(second)];
-                        let (rule, session) = (*rule, *session);
-                        let situation = Situation { rule, host, prefix, session, admissions };
+                        let (rule, session, own) = (*rule, *session, *own);
+                        let situation = Situation { rule, host, prefix, session, own, admissions };
                         let Decision { reason, segment, slot, fresh, counted } =
                             decide(packet, Link::of_ip(0x45), &situation, || NOW);
                         assert!(segment.is_some());
@@ -204,7 +218,7 @@ fn the_decision_is_the_models_in_every_situation() {
             }
         }
     }
-    assert_eq!(compared, 37 * 37 * 8 * 7 * 3);
+    assert_eq!(compared, 37 * 37 * 12 * 7 * 3);
     let all = [
         Reason::Denied,
         Reason::Expired,
@@ -224,6 +238,7 @@ fn a_segment_has_its_sequence_number_and_a_datagram_none() {
         host: Some(GrantEntry::until(NOW + 1, 1)),
         prefix: None,
         session: false,
+        own: false,
         admissions: [Admission::Refused; 2],
     };
     let mut syn = packet(Some(SYN));

@@ -174,6 +174,7 @@ pub struct Loaded {
     events: RingBuf<MapData>,
     hosts: HashMap<MapData, HostKey, GrantEntry>,
     last_counted: HashMap<MapData, ConnectionKey, LastCounted>,
+    opened_here: HashMap<MapData, Flow, u64>,
     places: HashMap<MapData, PlaceKey, Flow>,
     port_counters: PerCpuHashMap<MapData, u32, PortCounters>,
     port_rules: Array<MapData, PortRule>,
@@ -182,6 +183,7 @@ pub struct Loaded {
     protected: Array<MapData, u64>,
     settings: Array<MapData, Settings>,
     slots: Array<MapData, Slot>,
+    translated: HashMap<MapData, Flow, Flow>,
     filled: BTreeSet<PortKey>,
     /// Slots that grants were counted in.
     counted: BTreeSet<u32>,
@@ -222,6 +224,7 @@ impl Loaded {
             events: take(map::EVENTS).try_into().expect("ring buffer"),
             hosts: take(map::HOST_GRANTS).try_into().expect("hash"),
             last_counted: take(map::LAST_COUNTED).try_into().expect("hash"),
+            opened_here: take(map::OPENED_HERE).try_into().expect("hash"),
             places: take(map::PLACES).try_into().expect("hash"),
             port_counters: take(map::PORT_COUNTERS).try_into().expect("per-CPU hash"),
             port_rules: take(map::PORT_RULES).try_into().expect("array"),
@@ -230,6 +233,7 @@ impl Loaded {
             protected: take(map::PROTECTED).try_into().expect("array"),
             settings: take(map::SETTINGS).try_into().expect("array"),
             slots: take(map::SLOTS).try_into().expect("array"),
+            translated: take(map::TRANSLATED).try_into().expect("hash"),
             filled: BTreeSet::new(),
             counted: BTreeSet::new(),
             ebpf,
@@ -268,6 +272,25 @@ impl Loaded {
         for ((port, address, length), entry) in &tables.prefixes {
             self.insert_prefix(*port, *address, *length, *entry);
         }
+        for (flow, socket) in &tables.translated {
+            self.translated.insert(flow, socket, 0).expect("write a translated connection");
+        }
+        for (source, source_port, destination, port) in &tables.opened_here {
+            let flow = Flow {
+                source: source.bytes,
+                destination: destination.bytes,
+                source_port: *source_port,
+                port: *port,
+                family: source.family as u8,
+                reserved: [0; 3],
+            };
+            self.opened_here.insert(flow, 1, 0).expect("write a connection of the host's own");
+        }
+    }
+
+    /// Number of connections that the host is known to have opened.
+    pub fn opened_here(&self) -> usize {
+        self.opened_here.keys().filter_map(Result::ok).count()
     }
 
     /// Writes the settings of the whole gate.
@@ -516,6 +539,14 @@ impl Loaded {
         let keys: Vec<_> = self.connections.keys().collect::<Result<_, _>>().expect("read them");
         for key in keys {
             self.connections.remove(&key).expect("remove a connection");
+        }
+        let keys: Vec<_> = self.opened_here.keys().collect::<Result<_, _>>().expect("read them");
+        for key in keys {
+            self.opened_here.remove(&key).expect("remove a connection of the host's own");
+        }
+        let keys: Vec<_> = self.translated.keys().collect::<Result<_, _>>().expect("read them");
+        for key in keys {
+            self.translated.remove(&key).expect("remove a translated connection");
         }
         for port in std::mem::take(&mut self.filled) {
             let (word, _) = port.word_and_bit();

@@ -12,7 +12,7 @@ use crate::{
     kernel::{
         clock_watch,
         datapath::{bpf, kernel::KernelEvents},
-        netlink::watch::LinkWatch,
+        netlink::{nat_watch, watch::LinkWatch},
     },
 };
 
@@ -56,6 +56,10 @@ pub(super) fn start(
     let (of_links, board) = (gate.clone(), faults.clone());
     thread::spawn(move || watch_links(links, &of_links, &board));
     tokio::spawn(watch_clock(gate.clone(), faults.clone()));
+    let of_nat = gate.clone();
+    thread::spawn(move || {
+        nat_watch::run(|read| of_nat.saw_translations(read.map_err(|error| error.to_string())));
+    });
 }
 
 /// Waits for the kernel's messages about links on a thread of its own, so that the gate gets them at

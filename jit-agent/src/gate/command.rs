@@ -12,7 +12,7 @@ use std::{
 use jit_common::{Event, Reason};
 use jit_proto::{GrantId, WallTime, v1};
 use tokio::{
-    sync::{Notify, mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot, watch},
     time::{Instant, sleep_until},
 };
 
@@ -29,7 +29,7 @@ use crate::{
         verification::{Check, KeysInForce, Verification},
         waiting::{self, Outcomes, Push, PushRequests, Pushes},
     },
-    kernel::datapath::Datapath,
+    kernel::{datapath::Datapath, netlink::netfilter::Translations},
     rules::{
         clock::{BootNanos, Now},
         proposal::VerifiedPolicy,
@@ -66,6 +66,8 @@ pub struct GateHandle {
     new_links: NewLinks,
     /// The wall clock was set.
     stepped: Arc<Notify>,
+    /// The last reading of what the host translates.
+    translations: Arc<watch::Sender<ReadTranslations>>,
     journal: Arc<Journal>,
 }
 
@@ -83,7 +85,11 @@ pub struct Requests {
     links: Arc<Notify>,
     new_links: NewLinks,
     stepped: Arc<Notify>,
+    translations: watch::Receiver<ReadTranslations>,
 }
+
+/// What the host translates, or why that cannot be read.
+type ReadTranslations = Result<Translations, String>;
 
 /// Indices of links that may be new. They are gated before all links are looked at.
 #[derive(Clone, Debug, Default)]
@@ -202,6 +208,7 @@ pub fn channel(journal: Arc<Journal>) -> (GateHandle, Requests) {
     let new_links = NewLinks::default();
     let stepped = Arc::<Notify>::default();
     let patience = Patience::default();
+    let (translations, read_translations) = watch::channel(Ok(Translations::default()));
     (
         GateHandle {
             urgent,
@@ -215,6 +222,7 @@ pub fn channel(journal: Arc<Journal>) -> (GateHandle, Requests) {
             links: Arc::clone(&links),
             new_links: new_links.clone(),
             stepped: Arc::clone(&stepped),
+            translations: translations.into(),
             journal,
         },
         Requests {
@@ -229,6 +237,7 @@ pub fn channel(journal: Arc<Journal>) -> (GateHandle, Requests) {
             links,
             new_links,
             stepped,
+            translations: read_translations,
         },
     )
 }
@@ -394,6 +403,12 @@ impl GateHandle {
         self.stepped.notify_one();
     }
 
+    /// Reports what the host translates, or why that cannot be read. `false`: the gate's task has
+    /// ended.
+    pub fn saw_translations(&self, read: ReadTranslations) -> bool {
+        self.translations.send(read).is_ok()
+    }
+
     async fn order<T>(&self, order: impl FnOnce(Reply<T>) -> Urgent) -> Result<T, Gone> {
         ask(&self.urgent, &self.patience.urgent, order).await
     }
@@ -484,6 +499,10 @@ impl<D: Datapath> Gate<D> {
                     // Without the rest between two looks: until then a new link is open.
                     self.attach_new_links(&requests.new_links.take(), clock());
                     looks.want();
+                }
+                Ok(()) = requests.translations.changed() => {
+                    let read = requests.translations.borrow_and_update().clone();
+                    self.saw_translations(read);
                 }
                 // The clock is looked at before anything else is done.
                 () = requests.stepped.notified() => {}

@@ -21,7 +21,7 @@ use crate::{
         everybody,
         ledger::{Floors, HeldGrant, Stage},
     },
-    system::log,
+    system::{local_ports::LocalPorts, log},
 };
 
 pub(crate) use crate::gate::links::problem;
@@ -64,7 +64,11 @@ impl<D: Datapath> Gate<D> {
         };
         let mut problems = self.problems(now);
         problems.extend(counter_problem);
-        let (interfaces, guard, drift) = self.links.with_drift(drift);
+        let (interfaces, mut guard, drift) = self.links.with_drift(drift);
+        if let Some(note) = self.source_note().filter(|_| guard.attached) {
+            let before = std::mem::take(&mut guard.note);
+            guard.note = if before.is_empty() { note } else { format!("{before}; {note}") };
+        }
         problems.extend(drift);
         let ports: Vec<_> = policy.sections().iter().map(|section| port(section, now)).collect();
         let (hosts, prefixes) = self.ledger.claims().used();
@@ -273,6 +277,10 @@ impl<D: Datapath> Gate<D> {
         .map(|(what, used, most)| format!("{used} of {most} {what} are in use ([limits])"));
         let mut soon: Vec<_> = full.chain(self.about.certificate_soon(now)).collect();
         soon.extend(self.policies.soon(&self.config, now));
+        if let Ok(ports) = LocalPorts::read() {
+            let protected = self.config.policy.sections().iter().map(|section| section.range);
+            soon.extend(ports.warnings(protected));
+        }
         soon
     }
 

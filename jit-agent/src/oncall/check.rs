@@ -3,6 +3,8 @@
 
 mod doubts;
 
+mod ports;
+
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
@@ -39,6 +41,7 @@ pub fn run(path: &Path) -> Result<ExitCode, Failure> {
     for doubt in doubts(&config, &host).into_iter().chain(of_peers) {
         print(&format!("warning: {doubt}\n"))?;
     }
+    print(&ports::warnings(config.policy.sections()))?;
     Ok(ExitCode::SUCCESS)
 }
 

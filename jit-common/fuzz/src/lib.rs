@@ -27,6 +27,10 @@ struct Situation {
     host: Option<GrantEntry>,
     prefix: Option<GrantEntry>,
     session: Session,
+    /// This host opened the session.
+    own: bool,
+    /// It translates sources.
+    translates: bool,
     /// `places`: grants with a limit have room for a new connection. `known`: they have counted
     /// this one.
     places: bool,
@@ -57,6 +61,8 @@ impl Situation {
             session: if bit(rule, 3) { Session::Established } else { Session::None },
             places: bit(rule, 4),
             known: bit(rule, 5),
+            own: bit(rule, 6),
+            translates: bit(rule, 7),
         }
     }
 
@@ -109,6 +115,15 @@ impl Tables for Situation {
     fn session(&self, segment: &Segment) -> Session {
         assert!(!segment.opens, "a SYN asks for no session");
         self.session
+    }
+
+    fn opened_here(&self, segment: &Segment) -> bool {
+        assert_eq!((self.session, segment.port.protocol), (Session::Established, Protocol::Tcp));
+        self.own
+    }
+
+    fn translates_sources(&self) -> bool {
+        self.translates
     }
 
     fn admit_segment(&self, slot: u32, segment: &Segment) -> Admission {
@@ -204,8 +219,11 @@ fn check(decision: &Decision, situation: Situation) {
     assert!(!fresh || opens || datagram, "only a SYN or a datagram is new: {decision:?}");
     assert!(!counted || *fresh && [4, 6].contains(slot), "{decision:?}");
     if matches!(reason, Reason::Established | Reason::Forwarded) {
-        assert_eq!(situation.rule.drain, 1, "{decision:?}");
-        assert!(situation.session == Session::Established || situation.rule.forwarded == 1);
+        let forwarded = *reason == Reason::Forwarded;
+        assert_eq!(situation.rule.forwarded == 1, forwarded, "{decision:?}");
+        assert!(forwarded || situation.session == Session::Established, "{decision:?}");
+        let own = !forwarded && !datagram && situation.own;
+        assert!(situation.rule.drain == 1 || own, "{decision:?}");
     }
     // The guard decides about the same connection. It never refuses a new one that the gate lets
     // in, and lets in none without a live grant.
@@ -254,7 +272,8 @@ pub fn guard_lookup(input: &[u8]) {
     let Lookup { source, destination, port, loopback, .. } = lookup;
     let spoofable = port.protocol == Protocol::Udp && source.family == Family::V6;
     let itself = source.is_loopback() || source == destination && !spoofable;
-    let own = loopback == Some(true) || itself;
+    let both = loopback.is_none() && source.is_loopback() && destination.is_loopback();
+    let own = loopback == Some(true) || itself && (!situation.translates || both);
     let bad = port.protocol == Protocol::Tcp && source.is_bad_tcp_source();
     let expected = match (own || !situation.protected, bad, situation.opens(port)) {
         (true, ..) => None,

@@ -28,6 +28,8 @@ struct One {
     prefix_v4: Option<GrantEntry>,
     prefix_v6: Option<GrantEntry>,
     session: bool,
+    /// This host opened it.
+    own: bool,
     /// What is asked about is UDP, not TCP.
     udp: bool,
     /// What grants with a limit say, by slot.
@@ -75,6 +77,14 @@ impl Tables for One {
     fn session(&self, segment: &Segment) -> Session {
         assert_eq!((segment.source, segment.source_port), (Address::v4(CLIENT), 0x9c40));
         if self.session { Session::Established } else { Session::None }
+    }
+
+    fn opened_here(&self, _: &Segment) -> bool {
+        self.own
+    }
+
+    fn translates_sources(&self) -> bool {
+        false
     }
 
     fn admit_segment(&self, slot: u32, segment: &Segment) -> Admission {
@@ -398,5 +408,44 @@ fn a_tag_that_the_kernel_took_off_counts_as_one() {
         frame.extend(segment(SYN));
         let decision = decide(&Bytes(frame), link, &tables, || NOW);
         assert_eq!(decision.reason, reason, "{tags} {link:?}");
+    }
+}
+
+#[test]
+fn the_peer_of_a_connection_that_this_host_opened_answers_without_a_grant() {
+    let cut = PortRule::default();
+    for (rule, session, own, reason) in [
+        (cut, true, true, Reason::Established),
+        (cut, true, false, Reason::Expired),
+        (cut, false, false, Reason::NoSession),
+        (PortRule { forwarded: 1, ..cut }, true, true, Reason::Expired),
+    ] {
+        let tables = One { rule, session, own, ..One::default() };
+        assert_eq!(of_ip(segment(ACK), &tables).reason, reason, "{rule:?} {session} {own}");
+        assert_eq!(of_ip(segment(SYN), &tables).reason, Reason::Denied, "a SYN is no answer");
+    }
+}
+
+#[test]
+fn a_datagram_to_a_connected_socket_is_a_session_in_drain() {
+    let drain = PortRule { drain: 1, ..PortRule::default() };
+    let cut = Some(GrantEntry {
+        unlimited: Claim { cut: 1, ..Claim::until(NOW, 1) },
+        ..GrantEntry::default()
+    });
+    for (rule, host, session, reason) in [
+        (drain, None, true, Reason::Established),
+        (drain, cut, true, Reason::Denied),
+        (drain, None, false, Reason::Denied),
+        (PortRule { forwarded: 1, ..drain }, None, true, Reason::Denied),
+        (PortRule::default(), None, true, Reason::Denied),
+    ] {
+        let mut datagram = segment(0);
+        datagram[9] = 17;
+        datagram[24..26].copy_from_slice(&[0, 20]);
+        let tables = One { rule, host, session, udp: true, ..One::default() };
+        let decision = of_ip(datagram, &tables);
+        assert_eq!(decision.reason, reason, "{rule:?} {host:?} {session}");
+        assert!(!decision.fresh && decision.slot == 0);
     }
 }

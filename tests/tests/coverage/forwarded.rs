@@ -90,7 +90,7 @@ fn a_macvlan_child_in_another_namespace_is_gated() {
     assert_gated(&mut site, &path);
 }
 
-fn nft(namespace: &Namespace, rule: &str) {
+pub(crate) fn nft(namespace: &Namespace, rule: &str) {
     let file = format!("/run/netns/{}", namespace.name());
     let output =
         Command::new("nsenter").arg(format!("--net={file}")).args(["nft", rule]).output().unwrap();

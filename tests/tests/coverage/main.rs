@@ -10,6 +10,8 @@
 mod forwarded;
 mod links;
 mod moves;
+mod own;
 mod path;
 mod storm;
+mod translated;
 mod ways;

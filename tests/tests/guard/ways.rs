@@ -5,7 +5,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
     process::Command,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use jit_proto::v1;
@@ -104,6 +104,65 @@ fn a_port_redirect_to_a_protected_port_is_closed_by_the_guard() {
             assert!(site.stranger_opens(0, 2222) && site.stranger_opens(1, 2222));
             assert!(!site.client_opens(0, 2222), "a grant opens its source alone");
         }
+    }
+}
+
+/// A redirect past the packet gate, to a service that then takes the stranger for the host itself.
+#[test]
+fn a_stranger_with_an_own_address_is_closed_by_the_guard() {
+    const RULES: [(&str, &str, usize); 3] = [
+        ("snat ip to 203.0.113.1", "the host's address", 0),
+        ("snat ip6 to 2001:db8:2::1", "the host's address", 1),
+        ("snat ip to 127.0.0.1", "loopback", 0),
+    ];
+    for (rule, address_of, family) in RULES {
+        for guard in [false, true] {
+            let mut site = Site::new();
+            let config = site.base("[\"*\"]", "auto");
+            let gate = format!("[gate]\nsocket_guard = {guard}");
+            site.write_config(&config.replace("[gate]", &gate));
+            site.host.sysctl("ipv4/conf/all/route_localnet", "1");
+            nft(&site.host, "add table inet t");
+            nft(&site.host, "add chain inet t p { type nat hook prerouting priority dstnat ; }");
+            nft(&site.host, "add rule inet t p tcp dport 2222 redirect to :22");
+            site.start();
+            nft(&site.host, "add chain inet t i { type nat hook input priority 100 ; }");
+            nft(&site.host, &format!("add rule inet t i iifname s0 tcp dport 22 {rule}"));
+            let to = address(TO_STRANGER, family, 2222);
+            if !guard {
+                assert_eq!(knock(&site.stranger, to), Answer::Open, "{rule}: without the guard");
+                continue;
+            }
+            wait_until_translating(&site);
+            assert_eq!(knock(&site.stranger, to), Answer::Reset, "{rule}: {address_of}");
+            // The way in shows the host itself.
+            for local in ["127.0.0.1", "::1"] {
+                let local = SocketAddr::new(local.parse::<IpAddr>().unwrap(), 22);
+                assert!(site.host.run(|| opens(local, PATIENCE)), "{local}");
+            }
+            site.end(rustix::process::Signal::KILL);
+            assert_eq!(knock(&site.stranger, to), Answer::Reset, "{rule}: with the agent dead");
+            site.start();
+            assert_eq!(knock(&site.stranger, to), Answer::Reset, "{rule}: after a restart");
+            nft(&site.host, "delete chain inet t i");
+            let end = Instant::now() + Duration::from_secs(10);
+            let own = address(TO_STRANGER, family, 22);
+            while !site.host.run(|| opens(own, PATIENCE)) {
+                assert!(Instant::now() < end, "{rule}: the address is the host's own again");
+            }
+        }
+    }
+}
+
+/// Waits until the agent has seen that sources are translated.
+fn wait_until_translating(site: &Site) {
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        let (status, _) = site.status();
+        if status["socket_guard"]["note"].as_str().unwrap_or_default().contains("translates") {
+            return;
+        }
+        assert!(Instant::now() < end, "{status:#}\n{}", site.log());
     }
 }
 

@@ -19,6 +19,7 @@ mod grants;
 mod hook;
 mod limited;
 mod oracle;
+mod own;
 mod sessions;
 mod verifier;
 mod wire;

@@ -16,7 +16,7 @@ use crate::fixture::address;
 /// A packet that would open a connection or a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Opening {
-    source: IpAddr,
+    pub(crate) source: IpAddr,
     pub(crate) port: PortKey,
     /// Nothing unusual about it: no extension headers, and a source that a peer may have.
     pub(crate) plain: bool,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use jit_agent::kernel::datapath::{memory::MemoryTables, object::PROGRAM_GUARD_LEGACY};
-use jit_common::{Claim, Counter, Event, GrantEntry, HostKey, Reason, Settings, Slot};
+use jit_common::{Address, Claim, Counter, Event, GrantEntry, HostKey, Reason, Settings, Slot};
 use jit_tests::{
     frames::{Macs, Tcp, flag},
     kernel::{Kernel, boot_nanos, difference, guards, programs},
@@ -24,7 +24,7 @@ use crate::fixture::{
     SERVER_V6, address, closed, granted, hex, on_host, tcp,
 };
 
-const SOURCE_PORT: u16 = 40_000;
+pub(crate) const SOURCE_PORT: u16 = 40_000;
 
 #[test]
 fn an_established_session_continues_in_drain_and_ends_in_cut() {
@@ -254,7 +254,13 @@ fn a_stray_segment_is_counted_once_and_takes_no_place_with_the_guard_attached() 
 
 /// Fails unless the host's decision and both programs give this reason. The programs look in the
 /// calling thread's namespace.
-fn check(kernel: &mut Kernel, tables: &MemoryTables, ip: Ip, segment: Tcp, expected: Reason) {
+pub(crate) fn check(
+    kernel: &mut Kernel,
+    tables: &MemoryTables,
+    ip: Ip,
+    segment: Tcp,
+    expected: Reason,
+) {
     kernel.fill(tables);
     let frame = ip.tcp(&segment).frame();
     let host = on_host(&frame, tables, boot_nanos()).reason;
@@ -280,7 +286,7 @@ pub(crate) fn loopback() -> Namespace {
 
 /// The server, and a neighbour with the route to the client's address. No host has that address, so
 /// no host answers from it.
-fn neighbours() -> (Namespace, Namespace) {
+pub(crate) fn neighbours() -> (Namespace, Namespace) {
     let (server, client) = (Namespace::new(), Namespace::new());
     server.connect(
         "host0",
@@ -302,7 +308,7 @@ pub(crate) fn listener(ip: Ip, port: u16) -> TcpListener {
 }
 
 /// Both ends of a session from the client's [`SOURCE_PORT`].
-fn session(ip: Ip, listener: TcpListener, port: u16) -> (TcpStream, TcpStream) {
+pub(crate) fn session(ip: Ip, listener: TcpListener, port: u16) -> (TcpStream, TcpStream) {
     let (from, to) = (end(ip, false, SOURCE_PORT), end(ip, true, port));
     let began = Instant::now();
     let client = loop {
@@ -321,12 +327,17 @@ fn session(ip: Ip, listener: TcpListener, port: u16) -> (TcpStream, TcpStream) {
     (client, server)
 }
 
-fn remember(tables: &mut MemoryTables, ip: Ip, port: u16) {
-    let (client, server) = (end(ip, false, SOURCE_PORT).ip(), end(ip, true, port).ip());
-    tables.sessions.insert((address(client), SOURCE_PORT, address(server), port));
+pub(crate) fn remember(tables: &mut MemoryTables, ip: Ip, port: u16) {
+    tables.sessions.insert(tuple(ip, port));
 }
 
-fn end(ip: Ip, server: bool, port: u16) -> SocketAddr {
+/// The ends of [`session`].
+pub(crate) fn tuple(ip: Ip, port: u16) -> (Address, u16, Address, u16) {
+    let (client, server) = (end(ip, false, SOURCE_PORT).ip(), end(ip, true, port).ip());
+    (address(client), SOURCE_PORT, address(server), port)
+}
+
+pub(crate) fn end(ip: Ip, server: bool, port: u16) -> SocketAddr {
     let address = match (ip, server) {
         (Ip::V4, false) => IpAddr::V4(CLIENT_V4),
         (Ip::V4, true) => IpAddr::V4(SERVER_V4),

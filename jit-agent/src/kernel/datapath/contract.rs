@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use jit_common::{PortKey, PortRule, Settings, Slot};
+use jit_common::{Flow, PortKey, PortRule, Settings, Slot};
 
 use crate::{
     config::{HookChoice, InterfaceFilter},
@@ -42,6 +42,14 @@ pub trait Datapath: Send {
     fn protect(&mut self, rules: &BTreeMap<PortKey, PortRule>) -> Result<(), DatapathError>;
     /// Writes the settings of the whole gate.
     fn settings(&mut self, settings: Settings) -> Result<(), DatapathError>;
+    /// An nftables chain that translates sources of packets for this host itself, as the kernel
+    /// has it now.
+    fn source_chain(&self) -> Result<Option<String>, DatapathError> {
+        Ok(None)
+    }
+    /// Makes these the TCP connections that the host translates to itself: each as it stands on the
+    /// wire, with its socket's own addresses and ports.
+    fn translate(&mut self, flows: &BTreeMap<Flow, Flow>) -> Result<(), DatapathError>;
     /// The counts of a slot; all zero when they cannot be read.
     fn slot(&self, slot: u32) -> Slot;
     /// What the tables of other versions of the agent count for the grant with this slot and

@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use jit_common::{PortKey, Protocol};
+use jit_common::{Flow, PortKey, Protocol};
 
 use crate::{
     kernel::{
@@ -36,7 +36,7 @@ fn end(maps: &Maps, among: &CutScope, now: BootNanos, cut: &mut Cut) -> Result<(
     let own = sys::addresses()
         .map_err(|error| DatapathError::Sys { verb: "list this host's addresses", error })?;
     let mut ended: Vec<Socket> = Vec::new();
-    let mut unread = Ok(());
+    let mut unread: Result<(), DatapathError> = Ok(());
     diag.list(range, among.half_open, |socket| {
         let Socket { peer, port, half_open, .. } = socket;
         // A host that connects to itself needs no grant.
@@ -44,15 +44,22 @@ fn end(maps: &Maps, among: &CutScope, now: BootNanos, cut: &mut Cut) -> Result<(
             return;
         }
         let Some(rule) = among.rule(peer, port, half_open) else { return };
-        let entries = match maps.covering(peer, PortKey { protocol: Protocol::Tcp, port }) {
-            Ok(entries) => entries,
+        let fate = || -> Result<Fate, DatapathError> {
+            let entries = maps.covering(peer, PortKey { protocol: Protocol::Tcp, port })?;
+            let fate = Fate::of(entries.each_ref().map(Option::as_ref), rule, now);
+            // A connection that this host opened is no session of the peer's.
+            let ours = !matches!(fate, Fate::Covered) && maps.opened_here(&flow(&socket))?;
+            Ok(if ours { Fate::Covered } else { fate })
+        };
+        let fate = match fate() {
+            Ok(fate) => fate,
             // If the entries cannot be read, the session stays.
             Err(error) => {
                 unread = Err(error);
                 return;
             }
         };
-        match Fate::of(entries.each_ref().map(Option::as_ref), rule, now) {
+        match fate {
             Fate::Covered => {}
             Fate::Ended if able.is_ok() && ended.len() < MOST => ended.push(socket),
             Fate::Ended if able.is_ok() => cut.more = true,
@@ -70,4 +77,17 @@ fn end(maps: &Maps, among: &CutScope, now: BootNanos, cut: &mut Cut) -> Result<(
         }
     }
     Ok(unread?)
+}
+
+/// A socket's connection, as segments of the peer name it.
+fn flow(socket: &Socket) -> Flow {
+    let Socket { peer, peer_port, local, port, .. } = *socket;
+    Flow {
+        source: peer.bytes,
+        destination: local.bytes,
+        source_port: peer_port,
+        port,
+        family: peer.family as u8,
+        reserved: [0; 3],
+    }
 }

@@ -6,28 +6,31 @@ use aya::{
     Ebpf, EbpfLoader,
     maps::{Map, MapData, RingBuf},
 };
-use jit_common::{PortKey, PortRule, Settings, Slot, map};
+use jit_common::{Flow, PortKey, PortRule, Settings, Slot, map};
 
 use crate::{
     config::Limits,
-    kernel::datapath::{
-        attach::Links,
-        boot_clock::BootClock,
-        bpf::{self, Logger},
-        contract::{Datapath, Wanted},
-        cut::{Cut, CutScope},
-        destroy,
-        error::{DatapathError, chain},
-        guard::GuardState,
-        layout::layouts,
-        maps::{ForeignSlots, Maps},
-        object::OBJECT,
-        pins::{Pins, Table},
-        probe::Probe,
-        programs::Programs,
-        selftest::{SHARED, Twin},
-        socket_guard::Guard,
-        state::{Counters, Cursor, Drift, Elsewhere, InterfaceState, ReadBack},
+    kernel::{
+        datapath::{
+            attach::Links,
+            boot_clock::BootClock,
+            bpf::{self, Logger},
+            contract::{Datapath, Wanted},
+            cut::{Cut, CutScope},
+            destroy,
+            error::{DatapathError, chain},
+            guard::GuardState,
+            layout::layouts,
+            maps::{ForeignSlots, Maps},
+            object::OBJECT,
+            pins::{Pins, Table},
+            probe::Probe,
+            programs::Programs,
+            selftest::{SHARED, Twin},
+            socket_guard::Guard,
+            state::{Counters, Cursor, Drift, Elsewhere, InterfaceState, ReadBack},
+        },
+        netlink::netfilter,
     },
     rules::{clock::BootNanos, reconcile::Write},
     system::sys::{self, DirectoryLock},
@@ -93,7 +96,7 @@ impl KernelDatapath {
         let take = |object: &mut Ebpf, name| {
             object.take_map(name).ok_or_else(|| DatapathError::Load(format!("no map {name}")))
         };
-        let maps = Maps::open(|name| take(&mut object, name))?;
+        let mut maps = Maps::open(|name| take(&mut object, name))?;
         let events = RingBuf::try_from(take(&mut object, map::EVENTS)?)
             .map_err(|error| DatapathError::Load(chain(&error)))?;
         let log = debug
@@ -111,7 +114,9 @@ impl KernelDatapath {
             Err(cause) => drop(programs.tc().map_err(|_| DatapathError::Load(cause))?),
         }
         let tables = pins.hold_tables(limits)?;
-        let foreign = pins.others()?.into_iter().map(ForeignSlots::open).collect();
+        let others = pins.others()?;
+        others.iter().for_each(|other| maps.carry_opened_here(other));
+        let foreign = others.into_iter().map(ForeignSlots::open).collect();
         let links = Links::new(pins.clone());
         let datapath = Self {
             programs,
@@ -160,6 +165,15 @@ impl Datapath for KernelDatapath {
 
     fn settings(&mut self, settings: Settings) -> Result<(), DatapathError> {
         self.maps.set_settings(settings)
+    }
+
+    fn source_chain(&self) -> Result<Option<String>, DatapathError> {
+        let verb = "list the chains of nftables";
+        netfilter::source_chain().map_err(|error| DatapathError::Sys { verb, error })
+    }
+
+    fn translate(&mut self, flows: &BTreeMap<Flow, Flow>) -> Result<(), DatapathError> {
+        self.maps.translate(flows)
     }
 
     fn slot(&self, slot: u32) -> Slot {

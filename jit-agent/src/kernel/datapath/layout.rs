@@ -3,8 +3,8 @@
 use aya::maps::{MapInfo, MapType, lpm_trie::Key};
 use jit_common::{
     Budget, COUNTERS, ConnectionKey, EventKind, Flow, GrantEntry, Handshake, HostKey, LAST_COUNTED,
-    LastCounted, MAX_PLACES, NO_PREALLOC, PROTECTED_WORDS, PlaceKey, PortCounters, PortRule,
-    PrefixV4, PrefixV6, RING_BYTES, RULE_SLOTS, Settings, Slot, map,
+    LastCounted, MAX_PLACES, NO_PREALLOC, OPENED_HERE, PROTECTED_WORDS, PlaceKey, PortCounters,
+    PortRule, PrefixV4, PrefixV6, RING_BYTES, RULE_SLOTS, Settings, Slot, TRANSLATED, map,
 };
 
 use crate::config::Limits;
@@ -23,7 +23,7 @@ pub(super) struct Layout {
 }
 
 /// All pinned tables, sized by the configuration.
-pub(super) fn layouts(limits: Limits) -> [Layout; 14] {
+pub(super) fn layouts(limits: Limits) -> [Layout; 16] {
     use MapType::{Array, Hash, LpmTrie, LruHash, PerCpuArray, PerCpuHash, RingBuf};
     let Limits { hosts, prefixes } = limits;
     let (none, slots) = (0, limits.slots());
@@ -34,6 +34,7 @@ pub(super) fn layouts(limits: Limits) -> [Layout; 14] {
         layout::<ConnectionKey, Handshake>(map::CONNECTIONS, Hash, MAX_PLACES, NO_PREALLOC),
         layout::<HostKey, GrantEntry>(map::HOST_GRANTS, Hash, hosts, NO_PREALLOC),
         layout::<ConnectionKey, LastCounted>(map::LAST_COUNTED, LruHash, LAST_COUNTED, none),
+        layout::<Flow, u64>(map::OPENED_HERE, LruHash, OPENED_HERE, none),
         layout::<PlaceKey, Flow>(map::PLACES, Hash, MAX_PLACES, NO_PREALLOC),
         layout::<u32, PortCounters>(map::PORT_COUNTERS, PerCpuHash, RULE_SLOTS, NO_PREALLOC),
         layout::<u32, PortRule>(map::PORT_RULES, Array, RULE_SLOTS, none),
@@ -42,6 +43,7 @@ pub(super) fn layouts(limits: Limits) -> [Layout; 14] {
         layout::<u32, u64>(map::PROTECTED, Array, PROTECTED_WORDS, none),
         layout::<u32, Settings>(map::SETTINGS, Array, 1, none),
         layout::<u32, Slot>(map::SLOTS, Array, slots, none),
+        layout::<Flow, Flow>(map::TRANSLATED, Hash, TRANSLATED, NO_PREALLOC),
     ]
 }
 

@@ -45,6 +45,7 @@ pub struct Maps {
     connections: HashMap<MapData, ConnectionKey, u32>,
     counters: PerCpuArray<MapData, u64>,
     hosts: HashMap<MapData, HostKey, GrantEntry>,
+    opened_here: HashMap<MapData, Flow, u64>,
     places: HashMap<MapData, PlaceKey, Flow>,
     port_counters: PerCpuHashMap<MapData, u32, PortCounters>,
     port_rules: Array<MapData, PortRule>,
@@ -53,6 +54,9 @@ pub struct Maps {
     protected: Array<MapData, u64>,
     settings: Array<MapData, Settings>,
     slots: Array<MapData, Slot>,
+    translated: HashMap<MapData, Flow, Flow>,
+    /// What is in it; `None`: it has to be read.
+    translations: Option<BTreeMap<Flow, Flow>>,
 }
 
 impl Maps {
@@ -85,6 +89,7 @@ impl Maps {
             connections: open!(map::CONNECTIONS),
             counters: open!(map::COUNTERS),
             hosts: open!(map::HOST_GRANTS),
+            opened_here: open!(map::OPENED_HERE),
             places: open!(map::PLACES),
             port_counters: open!(map::PORT_COUNTERS),
             port_rules: open!(map::PORT_RULES),
@@ -93,6 +98,8 @@ impl Maps {
             protected: open!(map::PROTECTED),
             settings: open!(map::SETTINGS),
             slots: open!(map::SLOTS),
+            translated: open!(map::TRANSLATED),
+            translations: None,
         };
         Ok(Self { descriptors, ..maps })
     }
@@ -232,6 +239,50 @@ impl Maps {
     /// The settings, as the kernel has them.
     pub fn settings(&self) -> Result<Settings, DatapathError> {
         self.settings.get(&0, 0).map_err(failed("read", map::SETTINGS))
+    }
+
+    /// Whether this host opened a TCP connection of its own to the peer of this socket.
+    pub fn opened_here(&self, flow: &Flow) -> Result<bool, DatapathError> {
+        found(self.opened_here.get(flow, 0), map::OPENED_HERE).map(|found| found.is_some())
+    }
+
+    /// Takes over which connections this host opened from another version's tables, if their form
+    /// is known here.
+    pub fn carry_opened_here(&mut self, other: &Pins) {
+        let map = MapData::from_pin(other.map(map::OPENED_HERE)).and_then(Map::from_map_data).ok();
+        let theirs: Option<HashMap<MapData, Flow, u64>> = map.and_then(|map| map.try_into().ok());
+        for (flow, time) in theirs.iter().flat_map(HashMap::iter).filter_map(Result::ok) {
+            // What finds no room counts as the peer's.
+            let _full = self.opened_here.insert(flow, time, 0);
+        }
+    }
+
+    /// Makes the table of translated connections contain exactly these. Only what differs from the
+    /// last time is written.
+    pub fn translate(&mut self, flows: &BTreeMap<Flow, Flow>) -> Result<(), DatapathError> {
+        let mut known = match self.translations.take() {
+            Some(known) => known,
+            None => self
+                .translated
+                .iter()
+                .collect::<Result<_, _>>()
+                .map_err(failed("read", map::TRANSLATED))?,
+        };
+        let gone_flows: Vec<Flow> =
+            known.keys().filter(|flow| !flows.contains_key(flow)).copied().collect();
+        for flow in gone_flows {
+            gone(self.translated.remove(&flow), map::TRANSLATED)?;
+            known.remove(&flow);
+        }
+        for (flow, socket) in flows {
+            if known.get(flow) != Some(socket) {
+                let written = self.translated.insert(flow, socket, 0);
+                written.map_err(failed("write to", map::TRANSLATED))?;
+                known.insert(*flow, *socket);
+            }
+        }
+        self.translations = Some(known);
+        Ok(())
     }
 
     /// The counts of a slot; all zero when they cannot be read.

@@ -13,7 +13,7 @@ use std::{
 };
 
 use jit_common::{
-    Address, ConnectionKey, Decision, Frame, GrantEntry, Handshake, HostKey, Link, PortKey,
+    Address, ConnectionKey, Decision, Flow, Frame, GrantEntry, Handshake, HostKey, Link, PortKey,
     PortRule, Protocol, Reason, Settings, Slot, decide,
 };
 use jit_proto::prefix::bits;
@@ -92,6 +92,7 @@ struct Inner {
     entries: Entries,
     rules: BTreeMap<PortKey, PortRule>,
     settings: Settings,
+    translated: BTreeMap<Flow, Flow>,
     slots: BTreeMap<u32, Slot>,
     connections: BTreeMap<ConnectionKey, Handshake>,
     taken: BTreeMap<(u32, u32), u32>,
@@ -250,6 +251,8 @@ impl MemoryDatapath {
         let inner = self.lock();
         let mut tables = MemoryTables {
             ports: inner.rules.clone(),
+            translated: inner.translated.clone(),
+            translates_sources: inner.settings.translates_sources != 0,
             slots: inner.slots.clone(),
             connections: inner.connections.clone().into(),
             taken: inner.taken.clone().into(),
@@ -314,6 +317,11 @@ impl Datapath for MemoryDatapath {
 
     fn settings(&mut self, settings: Settings) -> Result<(), DatapathError> {
         self.lock().settings = settings;
+        Ok(())
+    }
+
+    fn translate(&mut self, flows: &BTreeMap<Flow, Flow>) -> Result<(), DatapathError> {
+        self.lock().translated.clone_from(flows);
         Ok(())
     }
 

@@ -22,6 +22,14 @@ pub struct MemoryTables {
     pub prefixes: BTreeMap<(PortKey, Address, u8), GrantEntry>,
     /// Established TCP sessions: source and its port, destination and its port.
     pub sessions: BTreeSet<(Address, u16, Address, u16)>,
+    /// Of these, the ones that this host opened.
+    pub opened_here: BTreeSet<(Address, u16, Address, u16)>,
+    /// Connected UDP sockets, in the same form.
+    pub connected: BTreeSet<(Address, u16, Address, u16)>,
+    /// TCP connections that are translated on the way to their sockets.
+    pub translated: BTreeMap<Flow, Flow>,
+    /// This host translates sources.
+    pub translates_sources: bool,
     /// Limits of the grants that have one, by slot.
     pub slots: BTreeMap<u32, Slot>,
     /// The connections that those grants let in, until they are sessions.
@@ -81,8 +89,24 @@ impl Tables for MemoryTables {
     }
 
     fn session(&self, segment: &Segment) -> Session {
-        let tuple = (segment.source, segment.source_port, segment.destination, segment.port.port);
-        if self.sessions.contains(&tuple) { Session::Established } else { Session::None }
+        let tuple = ends(segment);
+        let found = match segment.port.protocol {
+            Protocol::Udp => self.connected.contains(&tuple),
+            Protocol::Tcp => {
+                let translated = self.translated.get(&Flow::of(segment));
+                self.sessions.contains(&tuple)
+                    || translated.and_then(flow_ends).is_some_and(|to| self.sessions.contains(&to))
+            }
+        };
+        if found { Session::Established } else { Session::None }
+    }
+
+    fn opened_here(&self, segment: &Segment) -> bool {
+        self.opened_here.contains(&ends(segment))
+    }
+
+    fn translates_sources(&self) -> bool {
+        self.translates_sources
     }
 
     fn admit_segment(&self, slot: u32, segment: &Segment) -> Admission {
@@ -117,6 +141,15 @@ impl Tables for MemoryTables {
     fn handshake_done(&self, slot: u32, segment: &Segment) {
         self.connections.borrow_mut().remove(&self.key(slot, segment));
     }
+}
+
+fn ends(segment: &Segment) -> (Address, u16, Address, u16) {
+    (segment.source, segment.source_port, segment.destination, segment.port.port)
+}
+
+fn flow_ends(flow: &Flow) -> Option<(Address, u16, Address, u16)> {
+    let (source, destination) = flow.ends()?;
+    Some((source, flow.source_port, destination, flow.port))
 }
 
 fn port_key(protocol: u8, port: [u8; 2]) -> Option<PortKey> {

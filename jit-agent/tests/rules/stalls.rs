@@ -7,7 +7,10 @@ use std::{
     fs::{self, OpenOptions},
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Condvar, Mutex},
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -42,11 +45,11 @@ enum Answers {
 
 /// The valve of one disk; clones share it.
 #[derive(Clone, Debug)]
-struct Valve(Arc<(Mutex<Answers>, Condvar)>);
+struct Valve(Arc<(Mutex<Answers>, Condvar, AtomicBool)>);
 
 impl Valve {
     fn open() -> Self {
-        Self(Arc::new((Mutex::new(Answers::Yes), Condvar::new())))
+        Self(Arc::new((Mutex::new(Answers::Yes), Condvar::new(), AtomicBool::new(false))))
     }
 
     fn set(&self, answers: Answers) {
@@ -54,8 +57,18 @@ impl Valve {
         self.0.1.notify_all();
     }
 
+    /// Waits until a call hangs.
+    fn wait_for_a_call(&self) {
+        let end = Instant::now() + Duration::from_secs(20);
+        while !self.0.2.load(Ordering::Relaxed) {
+            assert!(Instant::now() < end, "no call comes");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     fn pass(&self) -> Result<(), io::Error> {
         let state = self.0.0.lock().unwrap();
+        self.0.2.fetch_or(*state == Answers::No, Ordering::Relaxed);
         let state = self.0.1.wait_while(state, |state| *state == Answers::No).unwrap();
         match *state {
             Answers::Ended => Err(io::Error::other("the process has ended")),
@@ -254,6 +267,8 @@ fn while_the_audit_hangs_nothing_opens_and_a_revocation_is_durable() {
 fn a_revocation_waits_a_moment_only_for_a_push_that_waits_for_the_disk() {
     let mut hanging = Hanging::start();
     hanging.push(1, NOW).unwrap();
+    // The turn that is due after a start: the next call is that of the push.
+    hanging.host.gate().advance(NOW);
     let (handle, requests) = channel(Arc::new(Journal::new("test".into())));
     let gate = hanging.host.gate.take().unwrap();
     let serving = thread::spawn(move || runtime().block_on(gate.run(requests, || NOW, || ())));
@@ -264,7 +279,7 @@ fn a_revocation_waits_a_moment_only_for_a_push_that_waits_for_the_disk() {
             runtime().block_on(pushing.push(vec![envelope(&grant(2, &[&source(2)]))], "".into()));
         (outcomes.unwrap().remove(0), Instant::now())
     });
-    thread::sleep(Duration::from_millis(200));
+    hanging.valve.wait_for_a_call();
     let began = Instant::now();
     let watched = hanging.host.kernel.clone();
     let closed = thread::spawn(move || {
@@ -284,6 +299,38 @@ fn a_revocation_waits_a_moment_only_for_a_push_that_waits_for_the_disk() {
     hanging.valve.set(Answers::Yes);
     drop(handle);
     serving.join().unwrap();
+}
+
+/// A busy disk: it answers, but later than a revocation lets a push wait.
+#[test]
+fn a_revocation_that_ends_the_wait_of_a_push_is_durable_when_the_disk_answers_soon() {
+    let mut hanging = Hanging::start();
+    hanging.push(1, NOW).unwrap();
+    // The turn that is due after a start: the next call is that of the push.
+    hanging.host.gate().advance(NOW);
+    let (handle, requests) = channel(Arc::new(Journal::new("test".into())));
+    let gate = hanging.host.gate.take().unwrap();
+    let serving = thread::spawn(move || runtime().block_on(gate.run(requests, || NOW, || ())));
+    hanging.valve.set(Answers::No);
+    let pushing = handle.clone();
+    let push = thread::spawn(move || {
+        let envelopes = vec![envelope(&grant(2, &[&source(2)]))];
+        runtime().block_on(pushing.push(envelopes, "")).unwrap().remove(0)
+    });
+    hanging.valve.wait_for_a_call();
+    let valve = hanging.valve.clone();
+    let answering = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(600));
+        valve.set(Answers::Yes);
+    });
+    let revoked = runtime().block_on(handle.revoke(one(1), "", "")).unwrap();
+    assert_eq!(revoked, Revoked { ended: 1, warning: String::new() });
+    assert_eq!(push.join().unwrap().unwrap_err().refusal, Refusal::Storage);
+    answering.join().unwrap();
+    drop(handle);
+    serving.join().unwrap();
+    hanging.restart();
+    assert!(!hanging.opens(1) && !hanging.opens(2));
 }
 
 fn runtime() -> tokio::runtime::Runtime {

@@ -16,7 +16,7 @@ use tonic::Status;
 use crate::oncall::{
     agent::{reach, undone},
     failure::Failure,
-    output::{print, print_json},
+    output::{complain, print, print_json},
 };
 
 /// What `grants` lists, and how.
@@ -59,7 +59,7 @@ async fn end(client: &mut LocalClient, state: &mut v1::GrantState) -> Result<(),
     let request = v1::RevokeRequest { what: Some(What::GrantId(id)), reason, cut: false };
     let answer = client.revoke(request).await?.into_inner();
     if !answer.warning.is_empty() {
-        eprintln!("jit-agent: warning: {}", clean(&answer.warning, 400));
+        complain(&format!("warning: {}", clean(&answer.warning, 400)));
     }
     state.set_state(v1::State::Revoked);
     Ok(())

@@ -315,7 +315,7 @@ fn a_revocation_that_ends_the_wait_of_a_push_is_durable_when_the_disk_answers_so
     let pushing = handle.clone();
     let push = thread::spawn(move || {
         let envelopes = vec![envelope(&grant(2, &[&source(2)]))];
-        runtime().block_on(pushing.push(envelopes, "")).unwrap().remove(0)
+        runtime().block_on(pushing.push(envelopes, "".into())).unwrap().remove(0)
     });
     hanging.valve.wait_for_a_call();
     let valve = hanging.valve.clone();
@@ -324,7 +324,7 @@ fn a_revocation_that_ends_the_wait_of_a_push_is_durable_when_the_disk_answers_so
         valve.set(Answers::Yes);
     });
     let revoked = runtime().block_on(handle.revoke(one(1), "", "")).unwrap();
-    assert_eq!(revoked, Revoked { ended: 1, warning: String::new() });
+    assert_eq!(revoked, Revoked { ended: 1, ..Revoked::default() });
     assert_eq!(push.join().unwrap().unwrap_err().refusal, Refusal::Storage);
     answering.join().unwrap();
     drop(handle);

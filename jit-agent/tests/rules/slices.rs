@@ -1,13 +1,13 @@
 //! The gate serves others while it has much to do: long batches, long lists, many refusals.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use futures_util::FutureExt as _;
 use jit_agent::gate::{Target, channel, journal::Journal};
 use jit_proto::{
     GrantId,
     v1::{self, GrantEvent, event::What},
 };
+use tokio::time::timeout;
 
 use crate::{
     host::Host,
@@ -86,9 +86,15 @@ fn refusals_beyond_a_number_are_summed_for_the_audit_and_for_watchers_alike() {
     let mut host = Host::start();
     let mut reader = host.journal.reader("").unwrap();
     let journal = Arc::clone(&host.journal);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let mut refused = || {
-        let events = std::iter::from_fn(|| journal.next(&mut reader).now_or_never()).flatten();
-        let grants = events.filter_map(|event| match event.what {
+        // A reader rests between two batches. All events are there by now.
+        let mut next = || {
+            let wait = async { timeout(Duration::from_secs(1), journal.next(&mut reader)).await };
+            runtime.block_on(wait).ok()
+        };
+        let events: Vec<_> = std::iter::from_fn(&mut next).flatten().collect();
+        let grants = events.into_iter().filter_map(|event| match event.what {
             Some(What::Grant(event)) if event.kind == "refused" => Some(event),
             _ => None,
         });

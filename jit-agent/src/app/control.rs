@@ -4,6 +4,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use jit_proto::WallTime;
 use tokio::{
     sync::{Notify, oneshot, watch},
     task::{JoinHandle, spawn_blocking},
@@ -21,7 +22,7 @@ use crate::{
         GateHandle,
         faults::{CONTROL_FILES, Faults, NOT_LISTENING},
     },
-    system::addresses::addresses,
+    system::{addresses::addresses, sys},
 };
 
 /// Time that the kernel gets to let go of a port that was listened on.
@@ -150,9 +151,14 @@ impl Keeper {
         let of = control.clone();
         let read = spawn_blocking(move || Material::read(&of)).await;
         let read = read.map_err(|error| error.to_string());
-        match read.and_then(|read| read.map_err(|error| error.to_string())) {
+        let read = read.and_then(|read| read.map_err(|error| error.to_string()));
+        let now = sys::now().wall;
+        match read.and_then(|fresh| self.no_worse(fresh, now)) {
             Ok(fresh) => {
                 self.unusable = None;
+                for doubt in fresh.doubts(now) {
+                    tracing::warn!("{doubt}");
+                }
                 let _gone = self.gate.set_certificate_end(Some(fresh.not_after)).await;
                 match &mut self.material {
                     Some((used, trust)) => {
@@ -172,6 +178,17 @@ impl Keeper {
                 }
                 self.unusable = Some(why);
             }
+        }
+    }
+
+    /// A certificate that does not count now never replaces one that does.
+    fn no_worse(&self, fresh: Material, now: WallTime) -> Result<Material, String> {
+        let used = self.material.as_ref().map(|(used, _)| used);
+        match fresh.not_now(now) {
+            Some(why) if used.is_some_and(|used| used.not_now(now).is_none()) => {
+                Err(format!("[control] certificate: {why}"))
+            }
+            _ => Ok(fresh),
         }
     }
 

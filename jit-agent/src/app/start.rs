@@ -117,6 +117,9 @@ fn by_file(
 }
 
 fn put_in_force(config: &Config, debug: bool, faults: &Faults) -> Result<Parts, AppError> {
+    // This takes the lock on the pins: from here on no other agent runs this gate. It also finds out
+    // how the programs read the boot clock.
+    let (datapath, kernel) = KernelDatapath::load(config.paths.pins.clone(), config.limits, debug)?;
     let now = sys::now();
     let boot_id = sys::boot_id().unwrap_or_else(|error| {
         let text = format!("{error}: ends of grants follow the wall clock after a restart");
@@ -125,13 +128,11 @@ fn put_in_force(config: &Config, debug: bool, faults: &Faults) -> Result<Parts, 
         // No stored deadline is of this boot.
         format!("unknown-{}", now.boot.0)
     });
-    // This takes the lock on the pins: from here on no other agent runs this gate.
-    let (datapath, kernel) = KernelDatapath::load(config.paths.pins.clone(), config.limits, debug)?;
     let (stored, waiting) = match Waiting::open(&config.paths.state, DISK) {
         Ok(stored) => (stored, None),
         Err(waiting) => (waiting.stand_in(), Some(waiting)),
     };
-    let audit = Audit::start(&config.paths.state, audit_settings(config), now);
+    let audit = Audit::closed(&config.paths.state, audit_settings(config), now);
     let links = watchers::open_links(faults);
     let journal = Arc::new(Journal::new(format!("{:x}", now.wall.0)));
     let boards = (Arc::clone(&journal), faults.clone());

@@ -82,17 +82,9 @@ impl Audit {
         Ok(audit)
     }
 
-    /// The same for the agent, whose gate needs no audit: whatever is wrong with key or files, it is
-    /// tried again.
-    pub fn start(state: &Path, settings: Settings, now: Now) -> Self {
-        let mut audit = Self::closed(state, settings, now);
-        if let Err(error) = audit.ensure_open(now) {
-            audit.fail(&error);
-        }
-        audit
-    }
-
-    fn closed(state: &Path, settings: Settings, now: Now) -> Self {
+    /// The same for the agent, whose gate needs no audit and waits for no disk: key and files are
+    /// opened with the first write. Whatever is wrong with them, it is tried again.
+    pub fn closed(state: &Path, settings: Settings, now: Now) -> Self {
         Self {
             place: Place::new(state, settings),
             open: None,

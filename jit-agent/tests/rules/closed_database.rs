@@ -47,7 +47,7 @@ fn closed() -> Host {
     mode(&state, 0o777);
     let (_keys, config) = config("");
     let waiting = Waiting::open(&state, PATIENCE).unwrap_err();
-    let audit = Audit::start(&state, audit_settings(&config), NOW);
+    let audit = Audit::closed(&state, audit_settings(&config), NOW);
     let boards = (Arc::new(Journal::new("test".into())), Faults::default());
     let stand_in = waiting.stand_in();
     let kernel = host.kernel.clone();

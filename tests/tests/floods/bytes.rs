@@ -219,7 +219,9 @@ fn good_grants_without_number_keep_nobody_out() {
                     agent.push_batch(envelopes).await.unwrap()
                 })
             });
-            assert!(outcomes.iter().all(|outcome| outcome.accepted), "{:?}", outcomes[0]);
+            // Root revokes everything meanwhile, and with it what was signed until then.
+            let good = |one: &v1::Outcome| one.accepted || one.reason == "revoked";
+            assert!(outcomes.iter().all(good), "{:?}", outcomes[0]);
             pushed += u32::try_from(outcomes.len()).unwrap();
             flood.is_up();
         }

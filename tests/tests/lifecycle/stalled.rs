@@ -33,9 +33,10 @@ fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Starts the agent with a pipe as its standard error.
+/// Starts the agent with a pipe as its standard error, and the longest log that there is.
 fn start_into_pipe(site: &mut Site, command: &mut Command) -> PipeReader {
     let (reader, writer) = io::pipe().unwrap();
+    command.env("RUST_LOG", "debug");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(writer);
     let child = site.host.start(command);
     // The pipe's end of this process.
@@ -44,12 +45,15 @@ fn start_into_pipe(site: &mut Site, command: &mut Command) -> PipeReader {
     reader
 }
 
-/// Has the agent log a line for each of many refused envelopes: several times a pipe's 64 KiB.
+/// Has the agent log the frames of many calls: several times a pipe's 64 KiB.
 fn cause_lines(site: &Site) {
-    let envelopes = vec![v1::Envelope::default(); 1_000];
-    let request = v1::PushBatchRequest { envelopes, revoke_ids: Vec::new() };
-    let answer = site.call(async |mut client| client.push_batch(request).await).unwrap();
-    assert_eq!(answer.into_inner().outcomes.len(), 1_000);
+    let answered = site.call(async |mut client| {
+        for _ in 0..300 {
+            client.list(v1::ListRequest::default()).await?;
+        }
+        Ok(())
+    });
+    answered.unwrap();
 }
 
 fn revoke_all(site: &Site) -> (v1::RevokeResponse, Duration) {

@@ -54,6 +54,7 @@ mod restore;
 mod review;
 mod revocation;
 mod self_test;
+mod serve;
 mod tables;
 mod takeover;
 mod translation;

@@ -62,6 +62,22 @@ const GREEN: &str = "1;32";
 const RED: &str = "1;31";
 const YELLOW: &str = "1;33";
 
+/// Version, host and state.
+fn head_line(out: &mut String, status: &v1::StatusResponse, style: Style, colour: &str) {
+    let state = clean(&status.state, 40).replace('_', " ").to_uppercase();
+    let mode = if status.mode == "observe" { " (observe mode: nothing is dropped)" } else { "" };
+    let version = style.paint(BOLD, &format!("jit-agent {}", clean(&status.version, 40)));
+    let (host, state) = (clean(&status.host, 100), style.paint(colour, &state));
+    line(out, format_args!("{version}  {host}  {state}{mode}"));
+}
+
+/// A pushed policy.
+fn policy_text(policy: &v1::PolicyState) -> String {
+    let signers = clean(&policy.signers.join(", "), 100);
+    let signed = if signers.is_empty() { String::new() } else { format!(" signed by {signers}") };
+    format!("version {} of {}{signed}", policy.version, clean(&policy.author, WIDTH))
+}
+
 /// `status` as text.
 pub fn text(status: &v1::StatusResponse, style: Style) -> String {
     let mut out = String::new();
@@ -70,17 +86,7 @@ pub fn text(status: &v1::StatusResponse, style: Style) -> String {
         Exit::Degraded => YELLOW,
         _ => RED,
     };
-    let state = clean(&status.state, 40).replace('_', " ").to_uppercase();
-    let mode = if status.mode == "observe" { " (observe mode: nothing is dropped)" } else { "" };
-    line(
-        &mut out,
-        format_args!(
-            "{}  {}  {}{mode}",
-            style.paint(BOLD, &format!("jit-agent {}", clean(&status.version, 40))),
-            clean(&status.host, 100),
-            style.paint(colour, &state)
-        ),
-    );
+    head_line(&mut out, status, style, colour);
     for problem in &status.problems {
         line(&mut out, format_args!("{}  {}", style.paint(colour, "problem"), clean(problem, 400)));
     }
@@ -91,11 +97,7 @@ pub fn text(status: &v1::StatusResponse, style: Style) -> String {
     let ports: Vec<_> = status.ports.iter().map(port_text).collect();
     line(&mut out, format_args!("ports    {}", or_none(&ports.join("     "))));
     if let Some(policy) = status.policy.as_ref().filter(|policy| policy.version != 0) {
-        let signers = clean(&policy.signers.join(", "), 100);
-        let signed =
-            if signers.is_empty() { String::new() } else { format!(" signed by {signers}") };
-        let author = clean(&policy.author, WIDTH);
-        line(&mut out, format_args!("policy   version {} of {author}{signed}", policy.version));
+        line(&mut out, format_args!("policy   {}", policy_text(policy)));
     }
     for (range, exemption) in exemptions(&status.ports) {
         line(&mut out, format_args!("exempt   {range} {}", exemption_text(exemption)));

@@ -1,4 +1,4 @@
-//! Commands to the gate, and the loop that serves them.
+//! Commands to the gate, and the channels that bring them. `serve` carries them out.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -6,49 +6,35 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use jit_common::{Event, Reason};
 use jit_proto::{GrantId, WallTime, v1};
-use tokio::{
-    sync::{Notify, mpsc, oneshot, watch},
-    time::{Instant, sleep_until},
-};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::{
     config::Config,
     disk::audit::Record,
     gate::{
-        Gate, PolicyDraft, PolicyPush, Pusher, Revoked, TICK, Target,
-        configuration::NextStart,
+        PolicyDraft, PolicyPush, Pusher, Revoked, Target,
         journal::Journal,
-        looks::Looks,
         patience::{Patience, Waiting, Waits},
         report::{grant_id, oldest_first},
         verification::{Check, KeysInForce, Verification},
-        waiting::{self, Outcomes, Push, PushRequests, Pushes},
+        waiting::{self, Outcomes, PushRequests, Pushes},
     },
-    kernel::{datapath::Datapath, netlink::netfilter::Translations},
-    rules::{
-        clock::{BootNanos, Now},
-        proposal::VerifiedPolicy,
-        refusal::Refused,
-    },
+    kernel::netlink::netfilter::Translations,
+    rules::{clock::BootNanos, proposal::VerifiedPolicy, refusal::Refused},
 };
 
 /// Largest number of commands that wait. A sender of more has to wait.
-const QUEUE: usize = 64;
+pub(super) const QUEUE: usize = 64;
 /// Largest number of envelopes that are verified, and then admitted, at once.
 const MAX_ENVELOPES: usize = 256;
-/// How long envelopes are admitted at once. Revocations are served between two slices.
-const SLICE: Duration = Duration::from_millis(10);
 /// Largest number of grants that are listed at once.
 const LISTED: usize = 1_000;
 /// Largest number of new links that are gated before all links are looked at.
 const MAX_NEW_LINKS: usize = 64;
-/// Largest number of events that are looked at in one go.
-const MAX_EVENTS: usize = 255;
 
 /// The gate, for the rest of the agent: sends it commands.
 #[derive(Clone, Debug)]
@@ -74,26 +60,26 @@ pub struct GateHandle {
 /// The gate's end of the channels.
 #[derive(Debug)]
 pub struct Requests {
-    urgent: mpsc::Receiver<Waiter<Urgent>>,
-    reads: mpsc::Receiver<Waiter<Read>>,
-    patience: Patience,
-    pushes: PushRequests,
-    keys: KeysInForce,
-    events: mpsc::Receiver<Event>,
-    missed: Arc<AtomicU64>,
-    denials: mpsc::Receiver<Denial>,
-    links: Arc<Notify>,
-    new_links: NewLinks,
-    stepped: Arc<Notify>,
-    translations: watch::Receiver<ReadTranslations>,
+    pub(super) urgent: mpsc::Receiver<Waiter<Urgent>>,
+    pub(super) reads: mpsc::Receiver<Waiter<Read>>,
+    pub(super) patience: Patience,
+    pub(super) pushes: PushRequests,
+    pub(super) keys: KeysInForce,
+    pub(super) events: mpsc::Receiver<Event>,
+    pub(super) missed: Arc<AtomicU64>,
+    pub(super) denials: mpsc::Receiver<Denial>,
+    pub(super) links: Arc<Notify>,
+    pub(super) new_links: NewLinks,
+    pub(super) stepped: Arc<Notify>,
+    pub(super) translations: watch::Receiver<ReadTranslations>,
 }
 
 /// What the host translates, or why that cannot be read.
-type ReadTranslations = Result<Translations, String>;
+pub(super) type ReadTranslations = Result<Translations, String>;
 
 /// Indices of links that may be new. They are gated before all links are looked at.
 #[derive(Clone, Debug, Default)]
-struct NewLinks(Arc<Mutex<BTreeSet<u32>>>);
+pub(super) struct NewLinks(Arc<Mutex<BTreeSet<u32>>>);
 
 impl NewLinks {
     fn add(&self, indices: &[u32]) {
@@ -102,7 +88,7 @@ impl NewLinks {
         held.extend(indices.iter().take(room));
     }
 
-    fn take(&self) -> BTreeSet<u32> {
+    pub(super) fn take(&self) -> BTreeSet<u32> {
         std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -114,14 +100,14 @@ pub struct Gone;
 
 /// A command that is counted while it waits.
 #[derive(Debug)]
-struct Waiter<Q> {
+pub(super) struct Waiter<Q> {
     request: Q,
     _waits: Waits,
 }
 
 /// Commands that are served before all others.
 #[derive(Debug)]
-enum Urgent {
+pub(super) enum Urgent {
     Certificate { end: Option<WallTime>, reply: Reply<()> },
     Configure { config: Box<Config>, since: WallTime, reply: Reply<Result<(), String>> },
     Record { record: Box<Record>, reply: Reply<()> },
@@ -132,7 +118,7 @@ enum Urgent {
 
 /// Questions and policies, which take their turn with pushes.
 #[derive(Debug)]
-enum Read {
+pub(super) enum Read {
     ConfirmPolicy {
         version: u64,
         connected: BootNanos,
@@ -176,23 +162,23 @@ enum Read {
 
 impl<Q> Waiter<Q> {
     /// The request, which waits no more.
-    fn taken(self) -> Q {
+    pub(super) fn taken(self) -> Q {
         self.request
     }
 }
 
 /// Takes the answer to one command, of its own type.
-type Reply<T> = oneshot::Sender<T>;
-type Confirmed = Result<v1::ConfirmPolicyResponse, Refused>;
-type PolicyCheck = Check<Box<VerifiedPolicy>>;
-type PolicyFloorSet = Result<v1::SetPolicyFloorResponse, Refused>;
-type PolicyPushed = Result<v1::PushPolicyResponse, Refused>;
+pub(super) type Reply<T> = oneshot::Sender<T>;
+pub(super) type Confirmed = Result<v1::ConfirmPolicyResponse, Refused>;
+pub(super) type PolicyCheck = Check<Box<VerifiedPolicy>>;
+pub(super) type PolicyFloorSet = Result<v1::SetPolicyFloorResponse, Refused>;
+pub(super) type PolicyPushed = Result<v1::PushPolicyResponse, Refused>;
 
 /// A peer asked for something that it may not do.
 #[derive(Debug)]
-struct Denial {
-    by: String,
-    asked: &'static str,
+pub(super) struct Denial {
+    pub(super) by: String,
+    pub(super) asked: &'static str,
 }
 
 /// A handle and its other end.
@@ -448,158 +434,4 @@ async fn ask<Q, T>(
     let waiter = Waiter { request: request(reply), _waits: waiting.one() };
     queue.send(waiter).await.map_err(|_| Gone)?;
     answer.await.map_err(|_| Gone)
-}
-
-impl<D: Datapath> Gate<D> {
-    /// Serves requests and lets time pass, until every handle is gone. `clock` reads both clocks;
-    /// `alive` is called at least every two ticks (the watchdog).
-    pub async fn run(mut self, mut requests: Requests, clock: impl Fn() -> Now, alive: impl Fn()) {
-        self.outbox.set_patience(requests.patience.clone());
-        self.recorder.set_patience(requests.patience.clone());
-        requests.keys.replace(&self.config);
-        let mut next_check = Instant::now() + TICK;
-        let mut looks = Looks::default();
-        loop {
-            let quiet = self.advance(clock());
-            let began = Instant::now();
-            let look = looks.due(began).unwrap_or(next_check);
-            let wake = (began + quiet).min(next_check).min(look);
-            // Even when they come very fast, time passes and other commands are served.
-            for request in std::iter::from_fn(|| requests.urgent.try_recv().ok()).take(QUEUE) {
-                self.serve(request.taken(), &mut requests.keys, clock());
-            }
-            // The order of the others is random, so that no kind of request starves another.
-            tokio::select! {
-                request = requests.urgent.recv() => match request {
-                    Some(request) => self.serve(request.taken(), &mut requests.keys, clock()),
-                    None => return,
-                },
-                Some(read) = requests.reads.recv() => {
-                    self.answer(read.taken(), requests.keys.generation(), &clock);
-                }
-                (by, push) = requests.pushes.next() => {
-                    let push = self.push_some(&by, push, requests.keys.generation(), clock());
-                    requests.pushes.done(&by, push);
-                }
-                Some(event) = requests.events.recv() => {
-                    // Events that came together go to the disk together.
-                    let more = std::iter::from_fn(|| requests.events.try_recv().ok());
-                    for event in std::iter::once(event).chain(more.take(MAX_EVENTS)) {
-                        self.saw_packet(&event, clock());
-                    }
-                }
-                Some(denial) = requests.denials.recv() => {
-                    let more = std::iter::from_fn(|| requests.denials.try_recv().ok());
-                    for Denial { by, asked } in std::iter::once(denial).chain(more.take(QUEUE)) {
-                        self.saw_denial(&by, asked, clock());
-                    }
-                }
-                () = requests.links.notified() => {
-                    requests.patience.links_wait(false);
-                    // Without the rest between two looks: until then a new link is open.
-                    self.attach_new_links(&requests.new_links.take(), clock());
-                    looks.want();
-                }
-                Ok(()) = requests.translations.changed() => {
-                    let read = requests.translations.borrow_and_update().clone();
-                    self.saw_translations(read);
-                }
-                // The clock is looked at before anything else is done.
-                () = requests.stepped.notified() => {}
-                () = sleep_until(wake) => {}
-            }
-            let began = Instant::now();
-            if looks.due(began).is_some_and(|due| due <= began) {
-                let failed = self.attach_links(clock());
-                looks.looked(began, Instant::now(), failed);
-                tracing::debug!(took = ?began.elapsed(), failed, "looked at the links");
-            }
-            if Instant::now() >= next_check {
-                self.record_missed(requests.missed.swap(0, Ordering::Relaxed), clock());
-                self.tick(clock());
-                alive();
-                next_check = Instant::now() + TICK;
-            }
-        }
-    }
-
-    /// Admits a slice of a push.
-    fn push_some(&mut self, by: &str, mut push: Push, generation: u64, now: Now) -> Push {
-        let began = Instant::now();
-        let in_time = || began.elapsed() < SLICE;
-        let candidates = &mut push.batch.candidates;
-        let by = Pusher { name: by.to_owned(), may_revoke: push.may_revoke };
-        push.outcomes.extend(self.push_slice(candidates, generation, &by, now, in_time));
-        push
-    }
-
-    fn serve(&mut self, request: Urgent, keys: &mut KeysInForce, now: Now) {
-        // Whoever asked may be gone.
-        match request {
-            Urgent::Certificate { end, reply } => {
-                self.set_certificate_end(end, now);
-                let _gone = reply.send(());
-            }
-            Urgent::Configure { config, since, reply } => {
-                let result = self.reconfigure(*config, now);
-                if result.is_ok() {
-                    // Before the answer: what is verified after it is verified by these.
-                    keys.replace(&self.config);
-                    self.set_in_force_since(since);
-                }
-                drop(reply.send(result));
-            }
-            Urgent::RefuseConfiguration { why, reply } => {
-                self.refuse_configuration(&why, NextStart::LastGood, now);
-                let _gone = reply.send(());
-            }
-            Urgent::Record { record, reply } => {
-                self.record(*record, now);
-                self.settle_audit(now);
-                let _gone = reply.send(());
-            }
-            Urgent::Revoke { target, cut, by, why, reply } => {
-                let revoke = if cut { Self::revoke_and_cut } else { Self::revoke };
-                drop(reply.send(revoke(self, &target, &by, &why, now)));
-            }
-            Urgent::Stop { why, reply } => {
-                self.stop(&why, now);
-                let _gone = reply.send(());
-            }
-        }
-    }
-
-    fn answer(&mut self, read: Read, generation: u64, clock: impl Fn() -> Now) {
-        let now = clock();
-        // Whoever asked may be gone.
-        match read {
-            Read::ConfirmPolicy { version, connected, by, reply } => {
-                let confirmed = self.confirm_policy(version, connected, &by, now);
-                self.settle_audit(now);
-                drop(reply.send(confirmed));
-            }
-            Read::DiffPolicy { draft, check, reply } => {
-                let verified = check.settled(generation);
-                drop(reply.send(self.diff_verified_policy(&draft, verified, now)));
-            }
-            Read::Ended { reply } => drop(reply.send(self.ended_states(now))),
-            Read::GrantIds { reply } => drop(reply.send(self.grant_ids())),
-            Read::Grants { ids, reply } => drop(reply.send(self.grant_states(&ids, now))),
-            Read::PushPolicy { push, check, by, reply } => {
-                let verified = check.settled(generation);
-                let pushed = self.push_verified_policy(push, verified, &by, now);
-                if pushed.as_ref().is_ok_and(|pushed| pushed.reason != "known") {
-                    self.policy_applied(clock());
-                }
-                self.settle_audit(now);
-                drop(reply.send(pushed));
-            }
-            Read::SetPolicyFloor { version, by, reply } => {
-                drop(reply.send(self.set_policy_floor(version, &by, now)));
-            }
-            Read::ShowPolicy { reply } => drop(reply.send(self.show_policy(now))),
-            // The answer must show the interfaces as they are now.
-            Read::Status { reply } => drop(reply.send(self.answer_status(now))),
-        }
-    }
 }

@@ -9,6 +9,7 @@ mod closed_database;
 mod commit;
 mod crashes;
 mod documentation;
+mod enforcing;
 mod floors;
 mod full;
 mod gate;

@@ -48,23 +48,8 @@ pub fn json(status: &v1::StatusResponse) -> Value {
         "ports": ports.iter().map(port_json).collect::<Vec<_>>(),
         "grants": grants_json(grants),
         "dropped": drops_json(drops.as_ref()),
-        "control": control.as_ref().map(|control| json!({
-            "listen": control.listen,
-            "certificate_not_after": time(control.certificate_not_after_ms),
-            "last_push": time(control.last_push_ms),
-            "last_controller": control.last_controller,
-            "listening": control.listening,
-            "problem": control.problem,
-            "connections": control.connections,
-            "connections_max": control.connections_max,
-        })),
-        "configuration": configuration.as_ref().map(|configuration| json!({
-            "path": configuration.path,
-            "in_force_since": time(configuration.in_force_since_ms),
-            "last_good": configuration.last_good,
-            "refused": configuration.refused,
-            "refused_at": time(configuration.refused_at_ms),
-        })),
+        "control": control.as_ref().map(control_json),
+        "configuration": configuration.as_ref().map(configuration_json),
         "capacity": capacity.as_ref().map(|capacity| json!({
             "host_entries": capacity.host_entries,
             "host_entries_max": capacity.host_entries_max,
@@ -79,6 +64,29 @@ pub fn json(status: &v1::StatusResponse) -> Value {
             "problem": (!log.problem.is_empty()).then_some(&log.problem),
         })),
         "foreign": foreign,
+    })
+}
+
+fn control_json(control: &v1::Control) -> Value {
+    json!({
+        "listen": control.listen,
+        "certificate_not_after": time(control.certificate_not_after_ms),
+        "last_push": time(control.last_push_ms),
+        "last_controller": control.last_controller,
+        "listening": control.listening,
+        "problem": control.problem,
+        "connections": control.connections,
+        "connections_max": control.connections_max,
+    })
+}
+
+fn configuration_json(configuration: &v1::ConfigurationState) -> Value {
+    json!({
+        "path": configuration.path,
+        "in_force_since": time(configuration.in_force_since_ms),
+        "last_good": configuration.last_good,
+        "refused": configuration.refused,
+        "refused_at": time(configuration.refused_at_ms),
     })
 }
 

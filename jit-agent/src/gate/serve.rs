@@ -1,0 +1,193 @@
+//! The gate's loop: serves commands in the order of their urgency, and lets time pass.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
+
+use crate::{
+    gate::{
+        Gate, Pusher, TICK,
+        command::{Denial, QUEUE, Read, Requests, Urgent},
+        configuration::NextStart,
+        looks::Looks,
+        verification::KeysInForce,
+        waiting::Push,
+    },
+    kernel::datapath::Datapath,
+    rules::clock::Now,
+};
+
+/// How long envelopes are admitted at once. Revocations are served between two slices.
+const SLICE: Duration = Duration::from_millis(10);
+/// Largest number of events that are looked at in one go.
+const MAX_EVENTS: usize = 255;
+
+impl<D: Datapath> Gate<D> {
+    /// Serves requests and lets time pass, until every handle is gone. `clock` reads both clocks;
+    /// `alive` is called at least every two ticks (the watchdog).
+    pub async fn run(mut self, mut requests: Requests, clock: impl Fn() -> Now, alive: impl Fn()) {
+        self.outbox.set_patience(requests.patience.clone());
+        self.recorder.set_patience(requests.patience.clone());
+        requests.keys.replace(&self.config);
+        let mut next_check = Instant::now() + TICK;
+        let mut looks = Looks::default();
+        loop {
+            let quiet = self.advance(clock());
+            let began = Instant::now();
+            let look = looks.due(began).unwrap_or(next_check);
+            let wake = (began + quiet).min(next_check).min(look);
+            // Even when they come very fast, time passes and other commands are served.
+            for request in std::iter::from_fn(|| requests.urgent.try_recv().ok()).take(QUEUE) {
+                self.serve(request.taken(), &mut requests.keys, clock());
+            }
+            // The order of the others is random, so that no kind of request starves another.
+            tokio::select! {
+                request = requests.urgent.recv() => match request {
+                    Some(request) => self.serve(request.taken(), &mut requests.keys, clock()),
+                    None => return,
+                },
+                Some(read) = requests.reads.recv() => {
+                    self.answer(read.taken(), requests.keys.generation(), &clock);
+                }
+                (by, push) = requests.pushes.next() => {
+                    let push = self.push_some(&by, push, requests.keys.generation(), clock());
+                    requests.pushes.done(&by, push);
+                }
+                Some(event) = requests.events.recv() => {
+                    // Events that came together go to the disk together.
+                    for event in with_the_waiting(event, &mut requests.events, MAX_EVENTS) {
+                        self.saw_packet(&event, clock());
+                    }
+                }
+                Some(denial) = requests.denials.recv() => {
+                    let denials = with_the_waiting(denial, &mut requests.denials, QUEUE);
+                    for Denial { by, asked } in denials {
+                        self.saw_denial(&by, asked, clock());
+                    }
+                }
+                () = requests.links.notified() => {
+                    requests.patience.links_wait(false);
+                    // Without the rest between two looks: until then a new link is open.
+                    self.attach_new_links(&requests.new_links.take(), clock());
+                    looks.want();
+                }
+                Ok(()) = requests.translations.changed() => {
+                    let read = requests.translations.borrow_and_update().clone();
+                    self.saw_translations(read);
+                }
+                // The clock is looked at before anything else is done.
+                () = requests.stepped.notified() => {}
+                () = sleep_until(wake) => {}
+            }
+            self.look_at_links(&mut looks, &clock);
+            if Instant::now() >= next_check {
+                self.record_missed(requests.missed.swap(0, Ordering::Relaxed), clock());
+                self.tick(clock());
+                alive();
+                next_check = Instant::now() + TICK;
+            }
+        }
+    }
+
+    /// Looks at the links if that is due.
+    fn look_at_links(&mut self, looks: &mut Looks, clock: impl Fn() -> Now) {
+        let began = Instant::now();
+        if looks.due(began).is_some_and(|due| due <= began) {
+            let failed = self.attach_links(clock());
+            looks.looked(began, Instant::now(), failed);
+            tracing::debug!(took = ?began.elapsed(), failed, "looked at the links");
+        }
+    }
+
+    /// Admits a slice of a push.
+    fn push_some(&mut self, by: &str, mut push: Push, generation: u64, now: Now) -> Push {
+        let began = Instant::now();
+        let in_time = || began.elapsed() < SLICE;
+        let candidates = &mut push.batch.candidates;
+        let by = Pusher { name: by.to_owned(), may_revoke: push.may_revoke };
+        push.outcomes.extend(self.push_slice(candidates, generation, &by, now, in_time));
+        push
+    }
+
+    fn serve(&mut self, request: Urgent, keys: &mut KeysInForce, now: Now) {
+        // Whoever asked may be gone.
+        match request {
+            Urgent::Certificate { end, reply } => {
+                self.set_certificate_end(end, now);
+                let _gone = reply.send(());
+            }
+            Urgent::Configure { config, since, reply } => {
+                let result = self.reconfigure(*config, now);
+                if result.is_ok() {
+                    // Before the answer: what is verified after it is verified by these.
+                    keys.replace(&self.config);
+                    self.set_in_force_since(since);
+                }
+                drop(reply.send(result));
+            }
+            Urgent::RefuseConfiguration { why, reply } => {
+                self.refuse_configuration(&why, NextStart::LastGood, now);
+                let _gone = reply.send(());
+            }
+            Urgent::Record { record, reply } => {
+                self.record(*record, now);
+                self.settle_audit(now);
+                let _gone = reply.send(());
+            }
+            Urgent::Revoke { target, cut, by, why, reply } => {
+                let revoke = if cut { Self::revoke_and_cut } else { Self::revoke };
+                drop(reply.send(revoke(self, &target, &by, &why, now)));
+            }
+            Urgent::Stop { why, reply } => {
+                self.stop(&why, now);
+                let _gone = reply.send(());
+            }
+        }
+    }
+
+    fn answer(&mut self, read: Read, generation: u64, clock: impl Fn() -> Now) {
+        let now = clock();
+        // Whoever asked may be gone.
+        match read {
+            Read::ConfirmPolicy { version, connected, by, reply } => {
+                let confirmed = self.confirm_policy(version, connected, &by, now);
+                self.settle_audit(now);
+                drop(reply.send(confirmed));
+            }
+            Read::DiffPolicy { draft, check, reply } => {
+                let verified = check.settled(generation);
+                drop(reply.send(self.diff_verified_policy(&draft, verified, now)));
+            }
+            Read::Ended { reply } => drop(reply.send(self.ended_states(now))),
+            Read::GrantIds { reply } => drop(reply.send(self.grant_ids())),
+            Read::Grants { ids, reply } => drop(reply.send(self.grant_states(&ids, now))),
+            Read::PushPolicy { push, check, by, reply } => {
+                let verified = check.settled(generation);
+                let pushed = self.push_verified_policy(push, verified, &by, now);
+                if pushed.as_ref().is_ok_and(|pushed| pushed.reason != "known") {
+                    self.policy_applied(clock());
+                }
+                self.settle_audit(now);
+                drop(reply.send(pushed));
+            }
+            Read::SetPolicyFloor { version, by, reply } => {
+                drop(reply.send(self.set_policy_floor(version, &by, now)));
+            }
+            Read::ShowPolicy { reply } => drop(reply.send(self.show_policy(now))),
+            // The answer must show the interfaces as they are now.
+            Read::Status { reply } => drop(reply.send(self.answer_status(now))),
+        }
+    }
+}
+
+/// A message, and those that wait after it.
+fn with_the_waiting<T>(
+    first: T,
+    waiting: &mut mpsc::Receiver<T>,
+    most: usize,
+) -> impl Iterator<Item = T> {
+    std::iter::once(first).chain(std::iter::from_fn(|| waiting.try_recv().ok()).take(most))
+}

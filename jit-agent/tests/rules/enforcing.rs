@@ -8,7 +8,7 @@ use jit_proto::Hook;
 
 use crate::{
     host::Host,
-    support::{HOST, NOW, grant, key, pem, port},
+    support::{HOST, NOW, key, pem},
 };
 
 const GATED: &str = "gated";

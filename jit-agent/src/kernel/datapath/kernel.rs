@@ -76,17 +76,7 @@ impl KernelDatapath {
         limits: Limits,
         debug: bool,
     ) -> Result<(Self, KernelEvents), DatapathError> {
-        let boot_clock = BootClock::load();
-        match boot_clock.as_ref().map(BootClock::align) {
-            Ok(Ok(0)) => {}
-            Ok(Ok(off)) => tracing::info!(
-                "this is a time namespace: its boot clock is {} ms off and is not used",
-                off / 1_000_000
-            ),
-            // The self-test reports it for as long as it is so.
-            Ok(Err(error)) => tracing::warn!("cannot {CLOCK}: {error}"),
-            Err(error) => tracing::warn!("cannot {CLOCK}: {error}"),
-        }
+        let boot_clock = aligned_boot_clock();
         let pins = Pins::new(&pins);
         let lock = pins.lock()?;
         pins.prepare()?;
@@ -124,7 +114,7 @@ impl KernelDatapath {
             links,
             guard,
             twin: None,
-            boot_clock: boot_clock.ok(),
+            boot_clock,
             limits,
             debug,
             pins,
@@ -300,6 +290,22 @@ fn shares(object: &Ebpf, tables: &[Table]) -> bool {
         let shared = shared.map(|info| info.id());
         shared.is_some() && shared == in_force
     })
+}
+
+/// The programs' boot clock, by which the agent reads its own from now on.
+fn aligned_boot_clock() -> Option<BootClock> {
+    let boot_clock = BootClock::load();
+    match boot_clock.as_ref().map(BootClock::align) {
+        Ok(Ok(0)) => {}
+        Ok(Ok(off)) => tracing::info!(
+            "this is a time namespace: its boot clock is {} ms off and is not used",
+            off / 1_000_000
+        ),
+        // The self-test reports it for as long as it is so.
+        Ok(Err(error)) => tracing::warn!("cannot {CLOCK}: {error}"),
+        Err(error) => tracing::warn!("cannot {CLOCK}: {error}"),
+    }
+    boot_clock.ok()
 }
 
 /// Loads the object with these pinned tables; it makes the others itself.

@@ -20,8 +20,9 @@ use jit_tests::{
 use rustix::process::Signal;
 
 const LONG: Duration = Duration::from_secs(600);
-/// A revocation closes in the kernel within this time, whatever hangs.
-const AT_ONCE: Duration = Duration::from_secs(1);
+/// A revocation closes in the kernel within this time, whatever hangs, also on a busy machine: the
+/// hang itself has no end.
+const AT_ONCE: Duration = Duration::from_secs(3);
 /// The agent ends within this time after SIGTERM, with room for a busy machine.
 const END: Duration = Duration::from_secs(4);
 

@@ -9,7 +9,7 @@ use std::{
 
 /// A peer's first failure is written. Those that follow in this time are summed.
 const SPAN: Duration = Duration::from_secs(60);
-/// Most peers that are told apart. The others count as one.
+/// The most peers that are counted one by one. The others count as one.
 const MAX_PEERS: usize = 64;
 const OTHERS: &str = "other peers";
 

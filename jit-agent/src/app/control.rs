@@ -4,7 +4,6 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use jit_proto::WallTime;
 use tokio::{
     sync::{Notify, oneshot, watch},
     task::{JoinHandle, spawn_blocking},
@@ -151,9 +150,10 @@ impl Keeper {
         let of = control.clone();
         let read = spawn_blocking(move || Material::read(&of)).await;
         let read = read.map_err(|error| error.to_string());
-        let read = read.and_then(|read| read.map_err(|error| error.to_string()));
         let now = sys::now().wall;
-        match read.and_then(|fresh| self.no_worse(fresh, now)) {
+        let used = self.material.as_ref().map(|(used, _)| used);
+        let in_place = |fresh: Material| fresh.in_place_of(used, now);
+        match read.and_then(|read| read.and_then(in_place).map_err(|error| error.to_string())) {
             Ok(fresh) => {
                 self.unusable = None;
                 for doubt in fresh.doubts(now) {
@@ -178,17 +178,6 @@ impl Keeper {
                 }
                 self.unusable = Some(why);
             }
-        }
-    }
-
-    /// A certificate that does not count now never replaces one that does.
-    fn no_worse(&self, fresh: Material, now: WallTime) -> Result<Material, String> {
-        let used = self.material.as_ref().map(|(used, _)| used);
-        match fresh.not_now(now) {
-            Some(why) if used.is_some_and(|used| used.not_now(now).is_none()) => {
-                Err(format!("[control] certificate: {why}"))
-            }
-            _ => Ok(fresh),
         }
     }
 

@@ -132,6 +132,17 @@ impl Material {
         Some(format!("the agent's certificate ({}) does not count now: {why}", leaf.subject))
     }
 
+    /// Takes the place of the material in use. A certificate that does not count now never takes the
+    /// place of one that does.
+    pub fn in_place_of(self, used: Option<&Self>, now: WallTime) -> Result<Self, TlsError> {
+        match self.not_now(now) {
+            Some(why) if used.is_some_and(|used| used.not_now(now).is_none()) => {
+                Err(TlsError::NotNow(why))
+            }
+            _ => Ok(self),
+        }
+    }
+
     /// What a controller may object to, one sentence each.
     pub fn doubts(&self, now: WallTime) -> Vec<String> {
         let doubt = judge::doubt(&self.chain, &self.roots, now);
@@ -272,35 +283,44 @@ mod tests {
     }
 
     /// The files of an agent, written anew by each case.
-    struct Files(tempfile::TempDir);
+    struct Files {
+        directory: tempfile::TempDir,
+        issuer: Issuer<'static, KeyPair>,
+    }
 
     impl Files {
         /// Good files: an authority, and a certificate for web-1 from it.
         fn good() -> Self {
-            let files = Self(tempfile::tempdir().unwrap());
             let (ca, issuer) = authority("ours");
-            let key = KeyPair::generate().unwrap();
-            let leaf = CertificateParams::new(vec!["web-1".into()]).unwrap();
+            let files = Self { directory: tempfile::tempdir().unwrap(), issuer };
             files.write("ca.pem", &pem_of(&ca));
-            files.write("agent.pem", &leaf.signed_by(&key, &issuer).unwrap().pem());
-            files.write("agent.key", &key.serialize_pem());
+            files.issue(2100);
             files
+        }
+
+        /// A certificate that counts until this year, and its key.
+        fn issue(&self, until: i32) {
+            let key = KeyPair::generate().unwrap();
+            let mut leaf = CertificateParams::new(vec!["web-1".into()]).unwrap();
+            leaf.not_after = rcgen::date_time_ymd(until, 1, 1);
+            self.write("agent.pem", &leaf.signed_by(&key, &self.issuer).unwrap().pem());
+            self.write("agent.key", &key.serialize_pem());
         }
 
         fn write(&self, name: &str, text: &str) {
             use std::os::unix::fs::PermissionsExt as _;
-            let path = self.0.path().join(name);
+            let path = self.directory.path().join(name);
             std::fs::write(&path, text).unwrap();
             let secret = std::fs::Permissions::from_mode(0o600);
             std::fs::set_permissions(path, secret).unwrap();
         }
 
         fn text(&self, name: &str) -> String {
-            std::fs::read_to_string(self.0.path().join(name)).unwrap()
+            std::fs::read_to_string(self.directory.path().join(name)).unwrap()
         }
 
         fn read(&self, certificate: &str, key: &str) -> Result<Material, String> {
-            let path = |name: &str| self.0.path().join(name);
+            let path = |name: &str| self.directory.path().join(name);
             let control = Control {
                 listen: "127.0.0.1:1".parse().unwrap(),
                 certificate: path(certificate),
@@ -330,6 +350,19 @@ mod tests {
         files.write("both.pem", &both);
         assert!(files.read("both.pem", "both.pem").is_ok());
         assert!(material.not_now(material.not_after).unwrap().contains("it ended at"));
+    }
+
+    #[test]
+    fn a_certificate_that_has_ended_takes_the_place_of_none_that_counts() {
+        let files = Files::good();
+        let now = sys::now().wall;
+        let read = || files.read("agent.pem", "agent.key").unwrap();
+        let used = read();
+        files.issue(2020);
+        assert!(read().in_place_of(None, now).is_ok(), "there is none before");
+        let error = read().in_place_of(Some(&used), now).unwrap_err().to_string();
+        assert!(error.contains("does not count now: it ended at 2020-01-01"), "{error}");
+        assert!(used.in_place_of(Some(&read()), now).is_ok());
     }
 
     #[test]
@@ -374,7 +407,7 @@ mod tests {
     fn a_private_key_that_others_can_read_is_refused() {
         use std::os::unix::fs::PermissionsExt as _;
         let files = Files::good();
-        let key = files.0.path().join("agent.key");
+        let key = files.directory.path().join("agent.key");
         for (mode, good) in [(0o640, true), (0o644, false)] {
             std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).unwrap();
             let read = files.read("agent.pem", "agent.key");

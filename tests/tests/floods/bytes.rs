@@ -54,7 +54,7 @@ fn bodies_without_an_end_take_a_bounded_memory() {
     scene.under(|flood| {
         let head = http2::call("PushBatch", &[]);
         scene.site.stranger.run(|| {
-            let held: Vec<_> = (0..size(24, 64))
+            let held: Vec<_> = (0..size(24, 40))
                 .filter_map(|_| unfinished(&scene, &head, &body, CALLS, 1))
                 .collect();
             assert!(!held.is_empty());
@@ -159,7 +159,7 @@ fn granted(scene: &Scene, count: u32) {
 fn lists_that_nobody_takes_are_few() {
     let scene = Scene::new();
     scene.under(|flood| {
-        granted(&scene, u32::try_from(size(3_000, 50_000)).unwrap());
+        granted(&scene, u32::try_from(size(3_000, 5_000)).unwrap());
         let head = http2::call("List", &[]);
         scene.site.stranger.run(|| {
             let ask = |_| {

@@ -88,6 +88,7 @@ impl<D: Datapath> Gate<D> {
         let floor = self.floor(target, &ids, now);
         let (closed, refused) = self.close(ids, now);
         self.raise_floor(floor.as_ref());
+        // Closed before anything about sessions is computed; what ends them is written after it.
         self.write_changed();
         let meant = self.meant(&closed, target, now);
         let revoked = self.keep_cut(&meant, target, cut, now);

@@ -17,7 +17,7 @@ use std::{
 
 use jit_agent::{
     disk::store::Opener,
-    gate::{Revoked, Target, channel, journal::Journal},
+    gate::{GateHandle, Revoked, Target, channel, journal::Journal},
     rules::clock::Now,
 };
 use jit_proto::{GrantId, Refusal};
@@ -266,13 +266,7 @@ fn while_the_audit_hangs_nothing_opens_and_a_revocation_is_durable() {
 #[test]
 fn a_revocation_waits_a_moment_only_for_a_push_that_waits_for_the_disk() {
     let mut hanging = Hanging::start();
-    hanging.push(1, NOW).unwrap();
-    // The turn that is due after a start: the next call is that of the push.
-    hanging.host.gate().advance(NOW);
-    let (handle, requests) = channel(Arc::new(Journal::new("test".into())));
-    let gate = hanging.host.gate.take().unwrap();
-    let serving = thread::spawn(move || runtime().block_on(gate.run(requests, || NOW, || ())));
-    hanging.valve.set(Answers::No);
+    let (handle, serving) = serve(&mut hanging);
     let pushing = handle.clone();
     let push = thread::spawn(move || {
         let outcomes =
@@ -305,13 +299,7 @@ fn a_revocation_waits_a_moment_only_for_a_push_that_waits_for_the_disk() {
 #[test]
 fn a_revocation_that_ends_the_wait_of_a_push_is_durable_when_the_disk_answers_soon() {
     let mut hanging = Hanging::start();
-    hanging.push(1, NOW).unwrap();
-    // The turn that is due after a start: the next call is that of the push.
-    hanging.host.gate().advance(NOW);
-    let (handle, requests) = channel(Arc::new(Journal::new("test".into())));
-    let gate = hanging.host.gate.take().unwrap();
-    let serving = thread::spawn(move || runtime().block_on(gate.run(requests, || NOW, || ())));
-    hanging.valve.set(Answers::No);
+    let (handle, serving) = serve(&mut hanging);
     let pushing = handle.clone();
     let push = thread::spawn(move || {
         let envelopes = vec![envelope(&grant(2, &[&source(2)]))];
@@ -331,6 +319,18 @@ fn a_revocation_that_ends_the_wait_of_a_push_is_durable_when_the_disk_answers_so
     serving.join().unwrap();
     hanging.restart();
     assert!(!hanging.opens(1) && !hanging.opens(2));
+}
+
+/// Admits a grant, and lets the gate's loop serve while the database does not answer.
+fn serve(hanging: &mut Hanging) -> (GateHandle, thread::JoinHandle<()>) {
+    hanging.push(1, NOW).unwrap();
+    // The turn that is due after a start: the next call is that of a push.
+    hanging.host.gate().advance(NOW);
+    let (handle, requests) = channel(Arc::new(Journal::new("test".into())));
+    let gate = hanging.host.gate.take().unwrap();
+    let serving = thread::spawn(move || runtime().block_on(gate.run(requests, || NOW, || ())));
+    hanging.valve.set(Answers::No);
+    (handle, serving)
 }
 
 fn runtime() -> tokio::runtime::Runtime {

@@ -154,6 +154,17 @@ fn granted(scene: &Scene, count: u32) {
     }
 }
 
+/// A connection with as many calls as it may have, and no window for their answers.
+fn asks_without_reading(scene: &Scene, head: &[u8]) -> Option<Raw> {
+    let mut raw = connect(scene, Some(0))?;
+    for stream in streams(CALLS) {
+        raw.begin(stream, head).ok()?;
+        raw.send(&mut [(stream, &message(&[]))], Duration::from_secs(1)).ok()?;
+        raw.finish(stream).ok()?;
+    }
+    Some(raw)
+}
+
 /// Long answers, and no window for them.
 #[test]
 fn lists_that_nobody_takes_are_few() {
@@ -162,16 +173,8 @@ fn lists_that_nobody_takes_are_few() {
         granted(&scene, u32::try_from(size(3_000, 5_000)).unwrap());
         let head = http2::call("List", &[]);
         scene.site.stranger.run(|| {
-            let ask = |_| {
-                let mut raw = connect(&scene, Some(0))?;
-                for stream in streams(CALLS) {
-                    raw.begin(stream, &head).ok()?;
-                    raw.send(&mut [(stream, &message(&[]))], Duration::from_secs(1)).ok()?;
-                    raw.finish(stream).ok()?;
-                }
-                Some(raw)
-            };
-            let held: Vec<_> = (0..size(32, 125)).filter_map(ask).collect();
+            let asks = (0..size(32, 125)).filter_map(|_| asks_without_reading(&scene, &head));
+            let held: Vec<_> = asks.collect();
             drop(flood.hold(held));
         });
     });
@@ -183,16 +186,8 @@ fn watchers_that_do_not_read_keep_nobody_out() {
     scene.under(|flood| {
         let head = http2::call("Watch", &[]);
         scene.site.stranger.run(|| {
-            let watch = |_| {
-                let mut raw = connect(&scene, Some(0))?;
-                for stream in streams(CALLS) {
-                    raw.begin(stream, &head).ok()?;
-                    raw.send(&mut [(stream, &message(&[]))], Duration::from_secs(1)).ok()?;
-                    raw.finish(stream).ok()?;
-                }
-                Some(raw)
-            };
-            let held: Vec<_> = (0..125).filter_map(watch).collect();
+            let watchers = (0..125).filter_map(|_| asks_without_reading(&scene, &head));
+            let held: Vec<_> = watchers.collect();
             assert!(held.len() > 100, "{}", held.len());
             // They get something to read.
             granted(&scene, u32::try_from(size(200, 5_000)).unwrap());

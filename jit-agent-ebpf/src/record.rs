@@ -8,7 +8,7 @@ use jit_common::{
 
 use crate::tables::{
     COUNTED_NOW, COUNTERS, Connection, EVENT_BUDGET, EVENTS, LAST_COUNTED, PORT_COUNTERS,
-    PORT_RULES, SETTINGS, atomic_increment, boot_nanos, peer_opens,
+    PORT_RULES, SETTINGS, atomic_increment, boot_nanos, peer_opens, ticks,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -17,7 +17,7 @@ const SECOND: u64 = 1_000_000_000;
 /// mode drops nothing.
 #[inline(always)]
 pub(crate) fn record(decision: &Decision, interface: u32) -> bool {
-    let Decision { reason, segment, slot, fresh, counted } = decision;
+    let Decision { reason, segment, slot, fresh, counted, time } = decision;
     count(Counter::Reason(*reason));
     let Some(segment) = segment else {
         let observed = reason.drops() && gate_observes();
@@ -35,9 +35,9 @@ pub(crate) fn record(decision: &Decision, interface: u32) -> bool {
         if observed {
             count(Counter::Observed);
         }
-        report(EventKind::Drop, interface, observed, *slot, *reason, segment);
-    } else if *counted || *fresh && !counted_lately(segment, *slot, LastCounted::SYN, true) {
-        report(EventKind::Connection, interface, false, *slot, *reason, segment);
+        report(EventKind::Drop, interface, observed, *slot, *reason, segment, *time);
+    } else if *counted || *fresh && !counted_lately(segment, *slot, LastCounted::SYN, true, *time) {
+        report(EventKind::Connection, interface, false, *slot, *reason, segment, *time);
     }
     reason.drops() && !observed
 }
@@ -46,12 +46,12 @@ pub(crate) fn record(decision: &Decision, interface: u32) -> bool {
 /// the packet gate has already counted the packet.
 #[inline(always)]
 pub(crate) fn record_guard(decision: &Decision, interface: u32) -> bool {
-    let Decision { reason, segment, slot, fresh, counted } = decision;
+    let Decision { reason, segment, slot, fresh, counted, time } = decision;
     let Some(segment) = segment else {
         return false;
     };
-    if *counted || *fresh && !counted_lately(segment, *slot, LastCounted::LOOKUP, false) {
-        report(EventKind::Connection, interface, false, *slot, *reason, segment);
+    if *counted || *fresh && !counted_lately(segment, *slot, LastCounted::LOOKUP, false, *time) {
+        report(EventKind::Connection, interface, false, *slot, *reason, segment, *time);
     }
     if !reason.drops() {
         return false;
@@ -62,7 +62,7 @@ pub(crate) fn record_guard(decision: &Decision, interface: u32) -> bool {
     }
     count(Counter::Reason(*reason));
     count_port(segment.port, *reason, false);
-    report(EventKind::Drop, interface, false, 0, *reason, segment);
+    report(EventKind::Drop, interface, false, 0, *reason, segment, *time);
     true
 }
 
@@ -70,7 +70,7 @@ pub(crate) fn record_guard(decision: &Decision, interface: u32) -> bool {
 /// SYN that is sent again, or that comes by two devices of a stack (a bridge and its port), is one
 /// connection, together with its look-up. A UDP flow is reported once a minute.
 #[inline(always)]
-fn counted_lately(segment: &Segment, slot: u32, within: u64, same_sequence: bool) -> bool {
+fn counted_lately(segment: &Segment, slot: u32, within: u64, same_sequence: bool, time: u64) -> bool {
     let Some(connection) = Connection::of(slot, segment) else {
         return false;
     };
@@ -79,7 +79,7 @@ fn counted_lately(segment: &Segment, slot: u32, within: u64, same_sequence: bool
     };
     // SAFETY: a valid, aligned pointer to this CPU's own memory.
     let this = unsafe { &mut *this };
-    this.time = boot_nanos();
+    this.time = time;
     this.sequence = segment.sequence;
     this.protocol = segment.port.protocol as u8;
     if let Some(last) = LAST_COUNTED.get_ptr(connection.key) {
@@ -150,8 +150,8 @@ fn report(
     slot: u32,
     reason: Reason,
     segment: &Segment,
+    time: u64,
 ) {
-    let now = boot_nanos();
     let Settings { drop_events, grant_events, .. } = settings();
     let allowed = match kind {
         EventKind::Drop => drop_events,
@@ -162,8 +162,17 @@ fn report(
     };
     // SAFETY: a valid, aligned pointer to this CPU's own budget.
     let budget = unsafe { &mut *budget };
+    let tick = ticks();
+    let full = budget.used >= u64::from(allowed);
+    if full && budget.tick == tick {
+        count_unreported(kind);
+        return count(Counter::EventsSuppressed);
+    }
+    let now = if time == 0 { boot_nanos() } else { time };
+    budget.tick = tick;
     if now.wrapping_sub(budget.window) >= SECOND {
-        *budget = Budget { window: now, used: 0 };
+        budget.window = now;
+        budget.used = 0;
     }
     if budget.used >= u64::from(allowed) {
         count_unreported(kind);

@@ -72,19 +72,32 @@ pub struct Decision {
     pub fresh: bool,
     /// The connection was counted by [`Tables::admit_segment`].
     pub counted: bool,
+    /// The time that was asked for, CLOCK_BOOTTIME nanoseconds; zero: it was not asked for.
+    pub time: u64,
 }
 
 impl Decision {
     const fn early(reason: Reason) -> Self {
-        Self { reason, segment: None, slot: 0, fresh: false, counted: false }
+        Self { reason, segment: None, slot: 0, fresh: false, counted: false, time: 0 }
     }
 
     pub(crate) const fn of(reason: Reason, segment: Segment) -> Self {
-        Self { reason, segment: Some(segment), slot: 0, fresh: false, counted: false }
+        Self {
+            reason,
+            segment: Some(segment),
+            slot: 0,
+            fresh: false,
+            counted: false,
+            time: 0,
+        }
     }
 
     pub(crate) const fn granted(segment: Segment, slot: u32, fresh: bool) -> Self {
-        Self { reason: Reason::Granted, segment: Some(segment), slot, fresh, counted: false }
+        Self { slot, fresh, ..Self::of(Reason::Granted, segment) }
+    }
+
+    pub(crate) const fn at(self, time: u64) -> Self {
+        Self { time, ..self }
     }
 
     /// A grant with a limit lets the packet in.
@@ -97,17 +110,17 @@ impl Decision {
 
 /// Decides about one packet.
 ///
-/// `now` is asked at most once, and only for protected ports: CLOCK_BOOTTIME in nanoseconds. A
-/// grant is live while its deadline is later than `now`, strictly.
+/// `now` is asked at most once, and only if a table has an entry for the source: CLOCK_BOOTTIME in
+/// nanoseconds. A grant is live while its deadline is later than `now`, strictly.
 #[inline(always)]
 pub fn decide<F: Frame, T: Tables>(
     frame: &F,
     link: Link,
     tables: &T,
-    now: impl FnOnce() -> u64,
+    now: impl Fn() -> u64,
 ) -> Decision {
     match protected_segment(frame, link, tables) {
-        Ok(segment) => judge(segment, tables, now()),
+        Ok(segment) => judge(segment, tables, now),
         Err(reason) => Decision::early(reason),
     }
 }
@@ -158,16 +171,26 @@ pub(crate) fn prefix_grant<T: Tables>(
 /// Decides about a segment to a protected port. A dead host entry does not hide a live prefix, and
 /// an entry that is used up does not hide one that is not.
 #[inline(always)]
-fn judge<T: Tables>(segment: Segment, tables: &T, now: u64) -> Decision {
+fn judge<T: Tables>(segment: Segment, tables: &T, clock: impl Fn() -> u64) -> Decision {
     let Segment { source, port, opens, .. } = segment;
     let fresh = opens || port.protocol == Protocol::Udp;
     let host = tables.host_grant(&HostKey::new(source, port));
-    if let Some(slot) = unlimited(host, now) {
-        return Decision::granted(segment, slot, fresh);
+    // To ask for the time takes as long as a look-up, and without an entry nothing depends on it.
+    let mut now = 0;
+    if host.is_some() {
+        now = clock();
+        if let Some(slot) = unlimited(host, now) {
+            return Decision::granted(segment, slot, fresh).at(now);
+        }
     }
     let prefix = prefix_grant(source, port, tables);
-    if let Some(slot) = unlimited(prefix, now) {
-        return Decision::granted(segment, slot, fresh);
+    if prefix.is_some() {
+        if now == 0 {
+            now = clock();
+        }
+        if let Some(slot) = unlimited(prefix, now) {
+            return Decision::granted(segment, slot, fresh).at(now);
+        }
     }
     if port.protocol == Protocol::Udp {
         // Datagrams have no connections that a limit could count.

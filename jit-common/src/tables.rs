@@ -84,5 +84,8 @@ pub struct Budget {
     pub window: u64,
     /// Number of events sent in the window.
     pub used: u64,
+    /// The kernel's ticks (`jiffies`) when the clock was last asked. Within one tick a window that
+    /// is used up stays so: the clock need not be asked.
+    pub tick: u64,
 }
-const _: () = assert!(size_of::<Budget>() == 16);
+const _: () = assert!(size_of::<Budget>() == 24);

@@ -1,5 +1,7 @@
 //! Loads packet bytes in BPF.
 
+use core::arch::asm;
+
 use aya_ebpf::{
     bindings::bpf_hdr_start_off::BPF_HDR_START_NET,
     helpers::generated::bpf_skb_load_bytes_relative,
@@ -47,9 +49,58 @@ impl Frame for XdpFrame {
     }
 
     #[inline(always)]
+    fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
+        let start = self.data + (offset & OFFSET_MASK);
+        if start + 4 * N > self.end {
+            return None;
+        }
+        // SAFETY: as in `load`.
+        Some(core::array::from_fn(|index| unsafe { word_at(start + 4 * index) }))
+    }
+
+    #[inline(always)]
+    fn half(&self, offset: usize) -> Option<u16> {
+        let start = self.data + (offset & OFFSET_MASK);
+        if start + 2 > self.end {
+            return None;
+        }
+        // SAFETY: as in `load`.
+        Some(u16::from_be(unsafe { half_at(start) }))
+    }
+
+    #[inline(always)]
     fn forget(&self, value: usize) -> usize {
         forget(value)
     }
+}
+
+/// Reads a word at any address. To the compiler an unaligned word is four reads of a byte; the
+/// kernel allows it in a packet (`check_ptr_alignment` in `kernel/bpf/verifier.c`).
+///
+/// # Safety
+/// The word lies in the packet.
+#[inline(always)]
+unsafe fn word_at(address: usize) -> u32 {
+    let word: u64;
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!("{0} = *(u32 *)({1} + 0)", out(reg) word, in(reg) address, options(pure, readonly, nostack));
+    }
+    word as u32
+}
+
+/// The same for two bytes.
+///
+/// # Safety
+/// They lie in the packet.
+#[inline(always)]
+unsafe fn half_at(address: usize) -> u16 {
+    let half: u64;
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!("{0} = *(u16 *)({1} + 0)", out(reg) half, in(reg) address, options(pure, readonly, nostack));
+    }
+    half as u16
 }
 
 /// A packet in the stack. Its bytes may lie in several places (GRO, page fragments), and the kernel

@@ -15,6 +15,7 @@ pub enum Family {
 
 /// An address in network byte order; IPv4 uses the first four bytes and leaves the rest zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(align(8))]
 pub struct Address {
     /// Which of the two families `bytes` holds.
     pub family: Family,
@@ -34,6 +35,15 @@ impl Address {
     #[inline(always)]
     pub const fn v6(bytes: [u8; 16]) -> Self {
         Self { family: Family::V6, bytes }
+    }
+
+    /// An address from four words, as they lie in memory.
+    #[inline(always)]
+    pub const fn of_words(family: Family, [a, b, c, d]: [u32; 4]) -> Self {
+        let [[a0, a1, a2, a3], [b0, b1, b2, b3], [c0, c1, c2, c3], [d0, d1, d2, d3]] =
+            [a.to_ne_bytes(), b.to_ne_bytes(), c.to_ne_bytes(), d.to_ne_bytes()];
+        let bytes = [a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3];
+        Self { family, bytes }
     }
 
     /// The four bytes of an IPv4 address (the first four of an IPv6 address otherwise).

@@ -37,7 +37,7 @@ const _: () = assert!(size_of::<PlaceKey>() == 12);
 
 /// The 4-tuple of a TCP connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct Flow {
     /// As [`Address::bytes`].
     pub source: [u8; 16],

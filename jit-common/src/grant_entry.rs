@@ -6,7 +6,7 @@ use crate::{Address, PortKey};
 
 /// Key of a grant for one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(C)]
+#[repr(C, align(4))]
 pub struct HostKey {
     /// As [`Address::bytes`].
     pub address: [u8; 16],
@@ -34,7 +34,7 @@ impl HostKey {
 
 /// Data part of a key of the IPv4 trie: port and protocol first, so that one trie serves all ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(C)]
+#[repr(C, align(4))]
 pub struct PrefixV4 {
     /// Network byte order.
     pub port: [u8; 2],
@@ -60,7 +60,7 @@ impl PrefixV4 {
 
 /// Data part of a key of the IPv6 trie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(C)]
+#[repr(C, align(4))]
 pub struct PrefixV6 {
     /// Network byte order.
     pub port: [u8; 2],

@@ -5,7 +5,7 @@
 //! packet's length fields are compared with the headers that were read, never with the length of
 //! the buffer: in TC and generic XDP the data may lie elsewhere (GRO), and BIG TCP carries zero.
 
-use crate::{Address, PortKey, Protocol, Reason};
+use crate::{Address, Family, PortKey, Protocol, Reason};
 
 /// Largest number of VLAN tags that are stripped; one more is [`Reason::VlanDepth`].
 pub const MAX_VLAN_TAGS: usize = 4;
@@ -18,6 +18,24 @@ pub trait Frame {
     /// The `N` bytes at `offset` (bytes from the start of the frame), or `None` when they are not
     /// all there.
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+
+    /// `N` words of four bytes from `offset` on, as they lie in memory ([`u32::from_be`] gives their
+    /// value), or `None` when they are not all there. Reads of single bytes take several times as
+    /// long in BPF.
+    #[inline(always)]
+    fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
+        let mut words = [0; N];
+        for (index, word) in words.iter_mut().enumerate() {
+            *word = u32::from_ne_bytes(self.load(offset + 4 * index)?);
+        }
+        Some(words)
+    }
+
+    /// Two bytes at `offset`, in network byte order.
+    #[inline(always)]
+    fn half(&self, offset: usize) -> Option<u16> {
+        self.load(offset).map(u16::from_be_bytes)
+    }
 
     /// Returns `value` itself. In BPF the verifier then no longer knows its range. So it sees that
     /// two paths through a header chain are alike, and follows only one of them.
@@ -90,13 +108,13 @@ pub(crate) struct Ports {
 /// Strips the Ethernet header and at most this many VLAN tags (IEEE 802.1Q, 802.1ad).
 #[inline(always)]
 pub(crate) fn ethernet<F: Frame>(frame: &F, most_tags: usize) -> Result<Network, Reason> {
-    let mut ethertype = u16::from_be_bytes(frame.load(12).ok_or(Reason::Malformed)?);
+    let mut ethertype = frame.half(12).ok_or(Reason::Malformed)?;
     let mut at = ETHERNET_BYTES;
     for _ in 0..most_tags {
         if ethertype != ETHERTYPE_VLAN && ethertype != ETHERTYPE_QINQ {
             break;
         }
-        ethertype = u16::from_be_bytes(frame.load(at + 2).ok_or(Reason::Malformed)?);
+        ethertype = frame.half(at + 2).ok_or(Reason::Malformed)?;
         at = frame.forget(at + VLAN_BYTES);
     }
     match ethertype {
@@ -126,8 +144,11 @@ pub(crate) fn bare<F: Frame>(frame: &F, protocol: u16) -> Result<Network, Reason
 /// IPv4 (RFC 791 section 3.1), with the fragment rules of RFC 1858 and RFC 3128.
 #[inline(always)]
 pub(crate) fn ipv4<F: Frame>(frame: &F, at: usize) -> Result<Transport, Reason> {
-    let header: [u8; IPV4_BYTES] = frame.load(at).ok_or(Reason::Malformed)?;
-    let [v, _, l0, l1, _, _, f0, f1, _, protocol, _, _, s0, s1, s2, s3, d0, d1, d2, d3] = header;
+    let [first, second, third, source, destination] =
+        frame.words::<{ IPV4_BYTES / 4 }>(at).ok_or(Reason::Malformed)?;
+    let [v, _, l0, l1] = first.to_ne_bytes();
+    let [_, _, f0, f1] = second.to_ne_bytes();
+    let [_, protocol, _, _] = third.to_ne_bytes();
     let header_bytes = usize::from(v & 0x0f) * 4;
     let total = usize::from(u16::from_be_bytes([l0, l1]));
     let claimed = if total == 0 { None } else { Some(total) };
@@ -148,8 +169,8 @@ pub(crate) fn ipv4<F: Frame>(frame: &F, at: usize) -> Result<Transport, Reason> 
         return Err(if overlaps { Reason::Fragment } else { Reason::LaterFragment });
     }
     Ok(Transport {
-        source: Address::v4([s0, s1, s2, s3]),
-        destination: Address::v4([d0, d1, d2, d3]),
+        source: Address::of_words(Family::V4, [source, 0, 0, 0]),
+        destination: Address::of_words(Family::V4, [destination, 0, 0, 0]),
         protocol: Protocol::from_number(protocol).ok_or(Reason::OtherProtocol)?,
         at: at + header_bytes,
         claimed: claimed.map(|total| total - header_bytes),
@@ -230,14 +251,16 @@ fn chain<F: Frame>(frame: &F, at: usize, mut next: u8) -> Chain {
 /// the whole chain.
 #[inline(always)]
 pub(crate) fn ipv6<F: Frame>(frame: &F, at: usize) -> Result<Transport, Reason> {
-    let [version, _, _, _, p0, p1, first, _] = frame.load(at).ok_or(Reason::Malformed)?;
-    let source: [u8; 16] = frame.load(at + 8).ok_or(Reason::Malformed)?;
-    let destination: [u8; 16] = frame.load(at + 24).ok_or(Reason::Malformed)?;
+    let [head, lengths, s0, s1, s2, s3, d0, d1, d2, d3] =
+        frame.words::<{ IPV6_BYTES / 4 }>(at).ok_or(Reason::Malformed)?;
+    let [version, ..] = head.to_ne_bytes();
     if version >> 4 != 6 {
         return Err(Reason::Malformed);
     }
+    let [p0, p1, first, _] = lengths.to_ne_bytes();
     let payload = usize::from(u16::from_be_bytes([p0, p1]));
-    let source = Address::v6(source);
+    let source = Address::of_words(Family::V6, [s0, s1, s2, s3]);
+    let destination = Address::of_words(Family::V6, [d0, d1, d2, d3]);
     let bad_source = source.is_bad_tcp_source();
     let Chain { next, walked, fragment, offset, cut_short, routed } = chain(frame, at, first);
     if cut_short || (payload != 0 && walked > payload) {
@@ -258,7 +281,7 @@ pub(crate) fn ipv6<F: Frame>(frame: &F, at: usize) -> Result<Transport, Reason> 
     }
     Ok(Transport {
         source,
-        destination: Address::v6(destination),
+        destination,
         protocol,
         at: at + IPV6_BYTES + walked,
         claimed: if payload == 0 { None } else { Some(payload - walked) },
@@ -281,8 +304,10 @@ fn tcp<F: Frame>(frame: &F, transport: &Transport) -> Result<Ports, Reason> {
     if transport.claimed.is_some_and(|claimed| claimed < TCP_BYTES) {
         return Err(cut_short);
     }
-    let header: [u8; TCP_BYTES] = frame.load(transport.at).ok_or(cut_short)?;
-    let [s0, s1, d0, d1, n0, n1, n2, n3, _, _, _, _, data_offset, flags, ..] = header;
+    let [ends, sequence, _, control, _] =
+        frame.words::<{ TCP_BYTES / 4 }>(transport.at).ok_or(cut_short)?;
+    let [s0, s1, d0, d1] = ends.to_ne_bytes();
+    let [data_offset, flags, ..] = control.to_ne_bytes();
     let header_bytes = usize::from(data_offset >> 4) * 4;
     // A first fragment may leave its options to the next one; a whole segment may not.
     let options_missing =
@@ -295,7 +320,7 @@ fn tcp<F: Frame>(frame: &F, transport: &Transport) -> Result<Ports, Reason> {
         destination: PortKey { protocol: Protocol::Tcp, port: u16::from_be_bytes([d0, d1]) },
         // A mask, never equality: SYN with ECE, CWR, URG, PSH or reserved bits opens connections.
         opens: flags & (TCP_SYN | TCP_ACK) == TCP_SYN,
-        sequence: u32::from_be_bytes([n0, n1, n2, n3]),
+        sequence: u32::from_be(sequence),
     })
 }
 
@@ -305,8 +330,8 @@ fn udp<F: Frame>(frame: &F, transport: &Transport) -> Result<Ports, Reason> {
     if transport.claimed.is_some_and(|claimed| claimed < UDP_BYTES) {
         return Err(cut_short);
     }
-    let header: [u8; UDP_BYTES] = frame.load(transport.at).ok_or(cut_short)?;
-    let [s0, s1, d0, d1, ..] = header;
+    let [ends, _] = frame.words::<{ UDP_BYTES / 4 }>(transport.at).ok_or(cut_short)?;
+    let [s0, s1, d0, d1] = ends.to_ne_bytes();
     Ok(Ports {
         source: u16::from_be_bytes([s0, s1]),
         destination: PortKey { protocol: Protocol::Udp, port: u16::from_be_bytes([d0, d1]) },

@@ -3,7 +3,7 @@
 use core::arch::asm;
 
 use aya_ebpf::{
-    EbpfContext,
+    EbpfContext, Global,
     bindings::{BPF_F_CURRENT_NETNS, bpf_sock, bpf_sock_tuple},
     cty::c_void,
     helpers::{bpf_jiffies64, bpf_ktime_get_boot_ns, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp},
@@ -15,7 +15,7 @@ use aya_ebpf::{
 use jit_common::{
     Admission, Budget, COUNTERS as COUNTER_COUNT, ConnectionKey, EventKind, Family, Flow,
     GrantEntry, Handshake, HostKey, LAST_COUNTED as LAST_COUNTED_ENTRIES, LastCounted, Lookup,
-    NO_PREALLOC, OPENED_HERE as OPENED_HERE_ENTRIES, PROTECTED_WORDS, PlaceKey, PortCounters,
+    NO_PREALLOC, OPENED_HERE as OPENED_HERE_ENTRIES, PROTECTED_WORDS, Place, PlaceKey, PortCounters,
     PortKey, PortRule, PrefixV4, PrefixV6, Protocol, RING_BYTES, RULE_SLOTS, Segment, Session,
     Settings, Slot, TRANSLATED as TRANSLATED_ENTRIES, Tables,
 };
@@ -81,6 +81,14 @@ pub(crate) static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 #[map]
 static SLOTS: Array<Slot> = Array::with_max_entries(1024, 0);
 #[map]
+static SUMMARY: Array<u64> = Array::with_max_entries(1, 0);
+/// Length of [`SUMMARY`] in words, a power of two. The agent sets it together with the table's.
+#[unsafe(no_mangle)]
+static SUMMARY_WORDS: Global<u32> = Global::new(1);
+/// This CPU's last time, and the tick in which it was asked for.
+#[map]
+static LATELY: PerCpuArray<Lately> = PerCpuArray::with_max_entries(1, 0);
+#[map]
 static TRANSLATED: HashMap<Flow, Flow> = HashMap::with_max_entries(TRANSLATED_ENTRIES, NO_PREALLOC);
 
 /// The question for a session that this CPU asks the kernel.
@@ -102,6 +110,13 @@ struct Question {
     tuple: [u8; 36],
     /// The answer on its way through memory: [`Question::answer_with`].
     answer: u32,
+}
+
+/// A time, and the tick in which it was asked for.
+#[repr(C)]
+struct Lately {
+    tick: u64,
+    time: u64,
 }
 
 /// CLOCK_BOOTTIME in nanoseconds.
@@ -142,6 +157,29 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn rule(&self, port: PortKey) -> PortRule {
         PORT_RULES.get(port.index()).copied().unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn summarized(&self, place: Place) -> bool {
+        let (word, bit) = place.word_and_bit(SUMMARY_WORDS.load());
+        // What cannot be read says nothing.
+        SUMMARY.get(word).is_none_or(|bits| bits & bit != 0)
+    }
+
+    /// Asks the clock once in a tick (1 to 10 ms).
+    #[inline(always)]
+    fn lately(&self) -> Option<u64> {
+        let lately = LATELY.get_ptr_mut(0)?;
+        let tick = ticks();
+        // SAFETY: a valid, aligned pointer to this CPU's own memory. The time is written before its
+        // tick: a run for another packet in between finds the older tick, and asks the clock.
+        unsafe {
+            if (&raw const (*lately).tick).read_volatile() != tick {
+                (&raw mut (*lately).time).write_volatile(boot_nanos());
+                (&raw mut (*lately).tick).write_volatile(tick);
+            }
+            Some((&raw const (*lately).time).read_volatile())
+        }
     }
 
     #[inline(always)]

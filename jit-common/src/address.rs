@@ -15,7 +15,7 @@ pub enum Family {
 
 /// An address in network byte order; IPv4 uses the first four bytes and leaves the rest zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(align(8))]
+#[repr(align(4))]
 pub struct Address {
     /// Which of the two families `bytes` holds.
     pub family: Family,

@@ -4,7 +4,7 @@
 //! the caller's (a switch around the decision, not a branch in it).
 
 use crate::{
-    Address, Family, GrantEntry, HostKey, Link, PortKey, PortRule, PrefixV4, PrefixV6, Protocol,
+    Address, Family, GrantEntry, HostKey, Link, Place, PortKey, PortRule, PrefixV4, PrefixV6, Protocol,
     Reason, Segment, Session,
     grant_entry::{limited, unlimited},
     headers::{self, Frame, MAX_VLAN_TAGS, Network},
@@ -29,6 +29,15 @@ pub trait Tables {
     fn protected(&self, port: PortKey) -> bool;
     /// How the port is treated.
     fn rule(&self, port: PortKey) -> PortRule;
+    /// Whether the summary has this place: if not, no entry has it.
+    fn summarized(&self, _place: Place) -> bool {
+        true
+    }
+    /// A time that has passed less than [`LATELY`] ago, if one is at hand: to ask for the exact one
+    /// takes as long as a look-up.
+    fn lately(&self) -> Option<u64> {
+        None
+    }
     /// The entry for exactly this address.
     fn host_grant(&self, key: &HostKey) -> Option<&GrantEntry>;
     /// The entry of the longest matching IPv4 prefix.
@@ -57,6 +66,9 @@ pub trait Tables {
     /// forgets the handshake: from now on the session alone shows that the connection was let in.
     fn handshake_done(&self, slot: u32, segment: &Segment);
 }
+
+/// How long ago the time of [`Tables::lately`] may be at most, nanoseconds.
+pub const LATELY: u64 = 1_000_000_000;
 
 /// The outcome for one packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,6 +167,19 @@ fn protected_segment<F: Frame, T: Tables>(
     })
 }
 
+/// The entry for exactly this address.
+#[inline(always)]
+pub(crate) fn host_grant<T: Tables>(
+    source: Address,
+    port: PortKey,
+    tables: &T,
+) -> Option<&GrantEntry> {
+    if !tables.summarized(Place::of_host(source, port)) {
+        return None;
+    }
+    tables.host_grant(&HostKey::new(source, port))
+}
+
 /// The entry of the longest prefix that covers a source.
 #[inline(always)]
 pub(crate) fn prefix_grant<T: Tables>(
@@ -162,9 +187,29 @@ pub(crate) fn prefix_grant<T: Tables>(
     port: PortKey,
     tables: &T,
 ) -> Option<&GrantEntry> {
+    if !tables.summarized(Place::of_block(source, port))
+        && !tables.summarized(Place::of_port(source.family, port))
+    {
+        return None;
+    }
     match source.family {
         Family::V4 => tables.prefix_grant_v4(PrefixV4::new(source.first_four(), port)),
         Family::V6 => tables.prefix_grant_v6(PrefixV6::new(source.bytes, port)),
+    }
+}
+
+/// The time to judge an entry by. Where no deadline is near, and nothing would be opened, a time of
+/// a moment ago gives the same answer as the exact one.
+#[inline(always)]
+fn time_for<T: Tables>(
+    entry: Option<&GrantEntry>,
+    fresh: bool,
+    tables: &T,
+    clock: &impl Fn() -> u64,
+) -> u64 {
+    match tables.lately() {
+        Some(time) if !fresh && entry.is_none_or(|entry| !entry.ends_within(time, LATELY)) => time,
+        _ => clock(),
     }
 }
 
@@ -174,20 +219,18 @@ pub(crate) fn prefix_grant<T: Tables>(
 fn judge<T: Tables>(segment: Segment, tables: &T, clock: impl Fn() -> u64) -> Decision {
     let Segment { source, port, opens, .. } = segment;
     let fresh = opens || port.protocol == Protocol::Udp;
-    let host = tables.host_grant(&HostKey::new(source, port));
+    let host = host_grant(source, port, tables);
     // To ask for the time takes as long as a look-up, and without an entry nothing depends on it.
     let mut now = 0;
     if host.is_some() {
-        now = clock();
+        now = time_for(host, fresh, tables, &clock);
         if let Some(slot) = unlimited(host, now) {
             return Decision::granted(segment, slot, fresh).at(now);
         }
     }
     let prefix = prefix_grant(source, port, tables);
     if prefix.is_some() {
-        if now == 0 {
-            now = clock();
-        }
+        now = time_for(prefix, fresh, tables, &clock);
         if let Some(slot) = unlimited(prefix, now) {
             return Decision::granted(segment, slot, fresh).at(now);
         }

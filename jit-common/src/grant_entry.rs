@@ -138,6 +138,15 @@ impl GrantEntry {
     pub const fn until(deadline: u64, slot: u32) -> Self {
         Self { unlimited: Claim::until(deadline, slot), limited: Claim::until(0, 0) }
     }
+
+    /// Whether one of its deadlines comes after this time, and at most `span` later; nanoseconds.
+    #[inline(always)]
+    pub(crate) const fn ends_within(&self, time: u64, span: u64) -> bool {
+        // A deadline that has passed is far ahead by this difference.
+        let unlimited = self.unlimited.deadline.wrapping_sub(time).wrapping_sub(1) < span;
+        let limited = self.limited.deadline.wrapping_sub(time).wrapping_sub(1) < span;
+        unlimited || limited
+    }
 }
 
 /// Slot of the entry's grant without a limit, if it is live.

@@ -5,8 +5,8 @@
 //! does not see established sessions or forwarded packets; the packet gate does.
 
 use crate::{
-    Address, Admission, Decision, Family, HostKey, PortKey, Protocol, Reason, Segment, Tables,
-    decide::prefix_grant,
+    Address, Admission, Decision, Family, PortKey, Protocol, Reason, Segment, Tables,
+    decide::{host_grant, prefix_grant},
     grant_entry::{limited, unlimited},
 };
 
@@ -50,12 +50,13 @@ pub fn guard<T: Tables>(
     if tcp && source.is_bad_tcp_source() {
         return Some(Decision::of(Reason::BadSource, segment));
     }
-    let now = now();
-    let host = tables.host_grant(&HostKey::new(source, port));
+    let host = host_grant(source, port, tables);
     let prefix = prefix_grant(source, port, tables);
+    // Without an entry nothing depends on the time.
+    let now = if host.is_some() || prefix.is_some() { now() } else { 0 };
     if let Some(slot) = unlimited(host, now).or(unlimited(prefix, now)) {
         // It is new, unless the packet gate counted it a moment ago.
-        return Some(Decision::granted(segment, slot, true));
+        return Some(Decision::granted(segment, slot, true).at(now));
     }
     if !tcp {
         return Some(Decision::of(Reason::Denied, segment));
@@ -96,7 +97,7 @@ fn is_own<T: Tables>(lookup: &Lookup, tables: &T) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Claim, GrantEntry, PortRule, PrefixV4, PrefixV6, Session};
+    use crate::{Claim, HostKey, GrantEntry, PortRule, PrefixV4, PrefixV6, Session};
 
     const CLIENT: Address = Address::v4([192, 0, 2, 7]);
     const SERVER: Address = Address::v4([198, 51, 100, 1]);

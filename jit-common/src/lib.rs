@@ -21,6 +21,7 @@ mod port;
 mod reason;
 mod segment;
 mod session;
+mod summary;
 mod tables;
 
 pub use address::{Address, Family};
@@ -38,6 +39,7 @@ pub use port::{PROTECTED_WORDS, PortKey, PortRule, Protocol, RULE_SLOTS};
 pub use reason::Reason;
 pub use segment::{Link, Segment};
 pub use session::{Session, session_has_ended};
+pub use summary::{Place, summary_words};
 pub use tables::{
     ABI_VERSION, Budget, NO_PREALLOC, OPENED_HERE, RING_BYTES, Settings, TRANSLATED, map,
 };

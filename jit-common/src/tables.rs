@@ -6,7 +6,7 @@
 //! that checks them.
 
 /// Version of the layouts of all tables and of [`crate::Event`]; part of the pin path.
-pub const ABI_VERSION: u32 = if cfg!(jit_next_abi) { 5 } else { 4 };
+pub const ABI_VERSION: u32 = if cfg!(jit_next_abi) { 6 } else { 5 };
 
 /// Map names: of the statics in the object, of the pins, and in `bpftool map`.
 pub mod map {
@@ -44,6 +44,8 @@ pub mod map {
     pub const SETTINGS: &str = "SETTINGS";
     /// Array of [`crate::Slot`]: connections that each grant let in, and its limit.
     pub const SLOTS: &str = "SLOTS";
+    /// Array of u64: a bit for each [`crate::Place`] that an entry of a grant table may have.
+    pub const SUMMARY: &str = "SUMMARY";
     /// Hash [`crate::Flow`] -> [`crate::Flow`]: TCP connections that this host translates to itself
     /// (NAT): as they stand on the wire, and as their sockets have them.
     pub const TRANSLATED: &str = "TRANSLATED";

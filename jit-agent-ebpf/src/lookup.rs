@@ -1,7 +1,7 @@
 //! Reads the look-up of a listening socket from the socket guard's context.
 
 use aya_ebpf::{bindings::bpf_sk_lookup, programs::SkLookupContext};
-use jit_common::{Address, Lookup, PortKey, Protocol};
+use jit_common::{Address, Family, Lookup, PortKey, Protocol};
 
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
@@ -27,8 +27,8 @@ pub(crate) fn read(ctx: &SkLookupContext, with_interface: bool) -> Option<Looked
         let port = PortKey { protocol, port: field(&raw const (*raw).local_port) as u16 };
         let (source, destination) = match field(&raw const (*raw).family) {
             AF_INET => (
-                Address::v4(field(&raw const (*raw).remote_ip4).to_ne_bytes()),
-                Address::v4(field(&raw const (*raw).local_ip4).to_ne_bytes()),
+                v4(field(&raw const (*raw).remote_ip4)),
+                v4(field(&raw const (*raw).local_ip4)),
             ),
             AF_INET6 => (v6(&raw const (*raw).remote_ip6), v6(&raw const (*raw).local_ip6)),
             _ => return None,
@@ -41,18 +41,19 @@ pub(crate) fn read(ctx: &SkLookupContext, with_interface: bool) -> Option<Looked
     }
 }
 
+#[inline(always)]
+const fn v4(word: u32) -> Address {
+    Address { family: Family::V4, words: [word, 0, 0, 0] }
+}
+
 /// # Safety
 /// `words` points to a field of a valid context.
 #[inline(always)]
 unsafe fn v6(words: *const [u32; 4]) -> Address {
     let word = words.cast::<u32>();
-    let mut bytes = [0; 16];
-    let (chunks, _) = bytes.as_chunks_mut::<4>();
-    for (index, chunk) in chunks.iter_mut().enumerate() {
-        // SAFETY: four words, of which `index` is one.
-        *chunk = unsafe { field(word.add(index)) }.to_ne_bytes();
-    }
-    Address::v6(bytes)
+    // SAFETY: four words, of which `index` is one.
+    let words = core::array::from_fn(|index| unsafe { field(word.add(index)) });
+    Address { family: Family::V6, words }
 }
 
 /// # Safety

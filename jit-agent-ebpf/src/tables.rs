@@ -107,7 +107,7 @@ struct Question {
     /// [`ports_asked`]; zero: nothing is asked.
     ports: u64,
     /// A `bpf_sock_tuple`.
-    tuple: [u8; 36],
+    tuple: [u32; 9],
     /// The answer on its way through memory: [`Question::answer_with`].
     answer: u32,
 }
@@ -210,11 +210,11 @@ impl Tables for KernelTables {
         let Segment { source, destination, source_port, port, .. } = segment;
         let bytes = match source.family {
             Family::V4 => {
-                let ends = (&source.first_four(), &destination.first_four());
-                question.fill(ends, *source_port, port.port)
+                let ([source, ..], [destination, ..]) = (source.words, destination.words);
+                question.fill(([source], [destination]), *source_port, port.port)
             }
             Family::V6 => {
-                question.fill((&source.bytes, &destination.bytes), *source_port, port.port)
+                question.fill((source.words, destination.words), *source_port, port.port)
             }
         };
         if matches!(port.protocol, Protocol::Udp) {
@@ -311,14 +311,10 @@ impl KernelTables {
         let (source_port, port) = (socket.source_port, socket.port);
         let bytes = match segment.source.family {
             Family::V4 => {
-                let [Some(source), Some(destination)] =
-                    [socket.source.first_chunk::<4>(), socket.destination.first_chunk::<4>()]
-                else {
-                    return;
-                };
-                question.fill((source, destination), source_port, port)
+                let ([source, ..], [destination, ..]) = (socket.source, socket.destination);
+                question.fill(([source], [destination]), source_port, port)
             }
-            Family::V6 => question.fill((&socket.source, &socket.destination), source_port, port),
+            Family::V6 => question.fill((socket.source, socket.destination), source_port, port),
         };
         let port = PortKey { protocol: Protocol::Tcp, port };
         // SAFETY: the question has this number of bytes.
@@ -396,16 +392,15 @@ impl Question {
     #[inline(always)]
     fn fill<const N: usize>(
         &mut self,
-        (source, destination): (&[u8; N], &[u8; N]),
+        (source, destination): ([u32; N], [u32; N]),
         source_port: u16,
         port: u16,
     ) -> u32 {
-        let (addresses, ports) = (2 * N, 2 * N + 4);
-        self.tuple[..N].copy_from_slice(source);
-        self.tuple[N..addresses].copy_from_slice(destination);
-        self.tuple[addresses..addresses + 2].copy_from_slice(&source_port.to_be_bytes());
-        self.tuple[addresses + 2..ports].copy_from_slice(&port.to_be_bytes());
-        ports as u32
+        let ports = u32::from(source_port) << 16 | u32::from(port);
+        self.tuple[..N].copy_from_slice(&source);
+        self.tuple[N..2 * N].copy_from_slice(&destination);
+        self.tuple[2 * N] = ports.to_be();
+        (8 * N + 4) as u32
     }
 }
 
@@ -422,8 +417,8 @@ fn flow_of(segment: &Segment) -> Option<&'static mut Flow> {
     // SAFETY: a valid, aligned pointer to this CPU's own memory, which nothing else writes to while
     // the key is in use.
     let flow = unsafe { &mut *flow };
-    flow.source = segment.source.bytes;
-    flow.destination = segment.destination.bytes;
+    flow.source = segment.source.words;
+    flow.destination = segment.destination.words;
     flow.source_port = segment.source_port;
     flow.port = segment.port.port;
     flow.family = segment.source.family as u8;
@@ -475,8 +470,8 @@ impl Connection {
         // while the connection is in use.
         let key = unsafe { &mut *key };
         // The fields are written one by one: a whole key would be made on the stack first.
-        key.flow.source = segment.source.bytes;
-        key.flow.destination = segment.destination.bytes;
+        key.flow.source = segment.source.words;
+        key.flow.destination = segment.destination.words;
         key.flow.source_port = segment.source_port;
         key.flow.port = segment.port.port;
         key.flow.family = segment.source.family as u8;

@@ -3,6 +3,8 @@
 //! The family is part of the value: an on-the-wire `::ffff:192.0.2.1` is an IPv6 address and never
 //! equal to 192.0.2.1, so that no table can confuse the two.
 
+use core::cmp::Ordering;
+
 /// Address family, with the number that goes into table keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
@@ -13,52 +15,58 @@ pub enum Family {
     V6 = 6,
 }
 
-/// An address in network byte order; IPv4 uses the first four bytes and leaves the rest zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(align(4))]
+/// An address. It is kept as words, not as bytes: the compiler for BPF takes sixteen bytes apart, and
+/// moves each of them by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Address {
-    /// Which of the two families `bytes` holds.
+    /// Which of the two families `words` holds.
     pub family: Family,
-    /// Network byte order; for [`Family::V4`] only the first four are meaningful, the rest zero.
-    pub bytes: [u8; 16],
+    /// As they lie in memory, network byte order; for [`Family::V4`] only the first is meaningful,
+    /// the rest zero.
+    pub words: [u32; 4],
 }
 
 impl Address {
     /// An IPv4 address from its four bytes.
     #[inline(always)]
     pub const fn v4(bytes: [u8; 4]) -> Self {
-        let [a, b, c, d] = bytes;
-        Self { family: Family::V4, bytes: [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0] }
+        Self { family: Family::V4, words: [u32::from_ne_bytes(bytes), 0, 0, 0] }
     }
 
     /// An IPv6 address from its sixteen bytes.
     #[inline(always)]
     pub const fn v6(bytes: [u8; 16]) -> Self {
-        Self { family: Family::V6, bytes }
+        Self::of(Family::V6, bytes)
     }
 
-    /// An address from four words, as they lie in memory.
+    /// An address of this family from its bytes, as [`Address::bytes`] gives them.
     #[inline(always)]
-    pub const fn of_words(family: Family, [a, b, c, d]: [u32; 4]) -> Self {
-        let [[a0, a1, a2, a3], [b0, b1, b2, b3], [c0, c1, c2, c3], [d0, d1, d2, d3]] =
-            [a.to_ne_bytes(), b.to_ne_bytes(), c.to_ne_bytes(), d.to_ne_bytes()];
-        let bytes = [a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3];
-        Self { family, bytes }
+    pub const fn of(family: Family, bytes: [u8; 16]) -> Self {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = bytes;
+        let [first, second] = [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h])];
+        let [third, last] = [u32::from_ne_bytes([i, j, k, l]), u32::from_ne_bytes([m, n, o, p])];
+        Self { family, words: [first, second, third, last] }
+    }
+
+    /// The bytes in network byte order. IPv4 uses the first four and leaves the rest zero.
+    #[inline(always)]
+    pub const fn bytes(&self) -> [u8; 16] {
+        bytes(self.words)
     }
 
     /// The four bytes of an IPv4 address (the first four of an IPv6 address otherwise).
     #[inline(always)]
     pub const fn first_four(&self) -> [u8; 4] {
-        let [a, b, c, d, ..] = self.bytes;
-        [a, b, c, d]
+        let [first, ..] = self.words;
+        first.to_ne_bytes()
     }
 
     /// True for `127.0.0.0/8` and `::1`.
     #[inline(always)]
     pub const fn is_loopback(&self) -> bool {
         match self.family {
-            Family::V4 => self.bytes[0] == 127,
-            Family::V6 => u128::from_be_bytes(self.bytes) == 1,
+            Family::V4 => self.first_four()[0] == 127,
+            Family::V6 => u128::from_be_bytes(self.bytes()) == 1,
         }
     }
 
@@ -69,12 +77,33 @@ impl Address {
         if !matches!(self.family, Family::V6) {
             return false;
         }
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = self.bytes;
-        let first_ten = a | b | c | d | e | f | g | h | i | j;
-        let mapped = first_ten == 0 && k == 0xff && l == 0xff;
-        let unspecified = first_ten | k | l | m | n | o | p == 0;
-        mapped || unspecified || a == 0xff
+        let [first, second, third, last] = self.words;
+        // `::ffff` of a mapped address, as it lies in memory.
+        const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+        let mapped = first | second == 0 && third == MAPPED;
+        let unspecified = first | second | third | last == 0;
+        mapped || unspecified || first.to_ne_bytes()[0] == 0xff
     }
+}
+
+impl Ord for Address {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.family, self.bytes()).cmp(&(other.family, other.bytes()))
+    }
+}
+
+impl PartialOrd for Address {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// The bytes of four words, as they lie in memory.
+#[inline(always)]
+pub(crate) const fn bytes([a, b, c, d]: [u32; 4]) -> [u8; 16] {
+    let [[a0, a1, a2, a3], [b0, b1, b2, b3], [c0, c1, c2, c3], [d0, d1, d2, d3]] =
+        [a.to_ne_bytes(), b.to_ne_bytes(), c.to_ne_bytes(), d.to_ne_bytes()];
+    [a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3]
 }
 
 #[cfg(test)]

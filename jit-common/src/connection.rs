@@ -37,12 +37,12 @@ const _: () = assert!(size_of::<PlaceKey>() == 12);
 
 /// The 4-tuple of a TCP connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(C, align(8))]
+#[repr(C)]
 pub struct Flow {
-    /// As [`Address::bytes`].
-    pub source: [u8; 16],
-    /// As [`Address::bytes`].
-    pub destination: [u8; 16],
+    /// As [`Address::words`].
+    pub source: [u32; 4],
+    /// As [`Address::words`].
+    pub destination: [u32; 4],
     /// Source port, host byte order.
     pub source_port: u16,
     /// Destination port, host byte order.
@@ -59,8 +59,8 @@ impl Flow {
     #[inline(always)]
     pub const fn of(segment: &Segment) -> Self {
         Self {
-            source: segment.source.bytes,
-            destination: segment.destination.bytes,
+            source: segment.source.words,
+            destination: segment.destination.words,
             source_port: segment.source_port,
             port: segment.port.port,
             family: segment.source.family as u8,
@@ -77,7 +77,7 @@ impl Flow {
             _ => return None,
         };
         let [source, destination] =
-            [Address { family, bytes: source }, Address { family, bytes: destination }];
+            [Address { family, words: source }, Address { family, words: destination }];
         Some((source, destination))
     }
 
@@ -87,8 +87,8 @@ impl Flow {
         self.source_port == segment.source_port
             && self.port == segment.port.port
             && self.family == segment.source.family as u8
-            && self.source == segment.source.bytes
-            && self.destination == segment.destination.bytes
+            && self.source == segment.source.words
+            && self.destination == segment.destination.words
     }
 }
 

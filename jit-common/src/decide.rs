@@ -193,8 +193,8 @@ pub(crate) fn prefix_grant<T: Tables>(
         return None;
     }
     match source.family {
-        Family::V4 => tables.prefix_grant_v4(PrefixV4::new(source.first_four(), port)),
-        Family::V6 => tables.prefix_grant_v6(PrefixV6::new(source.bytes, port)),
+        Family::V4 => tables.prefix_grant_v4(PrefixV4::new(source, port)),
+        Family::V6 => tables.prefix_grant_v6(PrefixV6::new(source, port)),
     }
 }
 

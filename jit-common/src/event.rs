@@ -65,8 +65,8 @@ impl Event {
     ) -> Self {
         Self {
             time,
-            source: segment.source.bytes,
-            destination: segment.destination.bytes,
+            source: segment.source.bytes(),
+            destination: segment.destination.bytes(),
             interface,
             slot,
             port: segment.port.port,

@@ -6,10 +6,10 @@ use crate::{Address, PortKey};
 
 /// Key of a grant for one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(C, align(4))]
+#[repr(C)]
 pub struct HostKey {
-    /// As [`Address::bytes`].
-    pub address: [u8; 16],
+    /// As [`Address::words`].
+    pub address: [u32; 4],
     /// Network byte order.
     pub port: [u8; 2],
     /// IANA number, 6 or 17.
@@ -24,7 +24,7 @@ impl HostKey {
     #[inline(always)]
     pub const fn new(address: Address, port: PortKey) -> Self {
         Self {
-            address: address.bytes,
+            address: address.words,
             port: port.port.to_be_bytes(),
             protocol: port.protocol as u8,
             family: address.family as u8,
@@ -34,7 +34,7 @@ impl HostKey {
 
 /// Data part of a key of the IPv4 trie: port and protocol first, so that one trie serves all ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(C, align(4))]
+#[repr(C)]
 pub struct PrefixV4 {
     /// Network byte order.
     pub port: [u8; 2],
@@ -42,8 +42,8 @@ pub struct PrefixV4 {
     pub protocol: u8,
     /// Always zero.
     pub reserved: u8,
-    /// Network byte order.
-    pub address: [u8; 4],
+    /// Network byte order, as it lies in memory.
+    pub address: u32,
 }
 const _: () = assert!(size_of::<PrefixV4>() == 8);
 
@@ -53,14 +53,15 @@ impl PrefixV4 {
 
     /// The key data for `address` at `port`.
     #[inline(always)]
-    pub const fn new(address: [u8; 4], port: PortKey) -> Self {
+    pub const fn new(address: Address, port: PortKey) -> Self {
+        let [address, ..] = address.words;
         Self { port: port.port.to_be_bytes(), protocol: port.protocol as u8, reserved: 0, address }
     }
 }
 
 /// Data part of a key of the IPv6 trie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(C, align(4))]
+#[repr(C)]
 pub struct PrefixV6 {
     /// Network byte order.
     pub port: [u8; 2],
@@ -69,8 +70,8 @@ pub struct PrefixV6 {
     /// Always zero; 24 bytes in all, because a trie's value is only aligned after a key of a
     /// multiple of eight bytes.
     pub reserved: [u8; 5],
-    /// Network byte order.
-    pub address: [u8; 16],
+    /// As [`Address::words`].
+    pub address: [u32; 4],
 }
 const _: () = assert!(size_of::<PrefixV6>() == 24);
 
@@ -80,12 +81,12 @@ impl PrefixV6 {
 
     /// The key data for `address` at `port`.
     #[inline(always)]
-    pub const fn new(address: [u8; 16], port: PortKey) -> Self {
+    pub const fn new(address: Address, port: PortKey) -> Self {
         Self {
             port: port.port.to_be_bytes(),
             protocol: port.protocol as u8,
             reserved: [0; 5],
-            address,
+            address: address.words,
         }
     }
 }

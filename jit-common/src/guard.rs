@@ -85,7 +85,7 @@ fn is_own<T: Tables>(lookup: &Lookup, tables: &T) -> bool {
     // A sender that claims to be the host itself gets no answer, and over IPv4 the kernel drops its
     // packets; only an IPv6 datagram would come in.
     let answered = port.protocol == Protocol::Tcp || matches!(source.family, Family::V4);
-    let itself = source.bytes == destination.bytes && answered;
+    let itself = source.words == destination.words && answered;
     if !itself && !source.is_loopback() {
         return false;
     }
@@ -120,7 +120,7 @@ mod tests {
             PortRule::default()
         }
         fn host_grant(&self, key: &HostKey) -> Option<&GrantEntry> {
-            self.host.as_ref().filter(|_| key.address == CLIENT.bytes)
+            self.host.as_ref().filter(|_| key.address == CLIENT.words)
         }
         fn prefix_grant_v4(&self, _: PrefixV4) -> Option<&GrantEntry> {
             self.prefix.as_ref()

@@ -169,8 +169,8 @@ pub(crate) fn ipv4<F: Frame>(frame: &F, at: usize) -> Result<Transport, Reason> 
         return Err(if overlaps { Reason::Fragment } else { Reason::LaterFragment });
     }
     Ok(Transport {
-        source: Address::of_words(Family::V4, [source, 0, 0, 0]),
-        destination: Address::of_words(Family::V4, [destination, 0, 0, 0]),
+        source: Address { family: Family::V4, words: [source, 0, 0, 0] },
+        destination: Address { family: Family::V4, words: [destination, 0, 0, 0] },
         protocol: Protocol::from_number(protocol).ok_or(Reason::OtherProtocol)?,
         at: at + header_bytes,
         claimed: claimed.map(|total| total - header_bytes),
@@ -259,8 +259,8 @@ pub(crate) fn ipv6<F: Frame>(frame: &F, at: usize) -> Result<Transport, Reason> 
     }
     let [p0, p1, first, _] = lengths.to_ne_bytes();
     let payload = usize::from(u16::from_be_bytes([p0, p1]));
-    let source = Address::of_words(Family::V6, [s0, s1, s2, s3]);
-    let destination = Address::of_words(Family::V6, [d0, d1, d2, d3]);
+    let source = Address { family: Family::V6, words: [s0, s1, s2, s3] };
+    let destination = Address { family: Family::V6, words: [d0, d1, d2, d3] };
     let bad_source = source.is_bad_tcp_source();
     let Chain { next, walked, fragment, offset, cut_short, routed } = chain(frame, at, first);
     if cut_short || (payload != 0 && walked > payload) {

@@ -44,12 +44,13 @@ impl Place {
     /// The place of prefixes that are no shorter than a block, in the block of this address.
     #[inline(always)]
     pub const fn of_block(source: Address, port: PortKey) -> Self {
-        let [a, b, c, d, ..] = source.bytes;
+        const FIRST_TWO: u32 = u32::from_ne_bytes([0xff, 0xff, 0, 0]);
+        let [first, ..] = source.words;
         let block = match source.family {
-            Family::V4 => [a, b, 0, 0],
-            Family::V6 => [a, b, c, d],
+            Family::V4 => first & FIRST_TWO,
+            Family::V6 => first,
         };
-        Self::mixed(u32::from_ne_bytes(block) as u64, 0, Kind::Block, source.family, port)
+        Self::mixed(block as u64, 0, Kind::Block, source.family, port)
     }
 
     /// The place of all shorter prefixes of the family.
@@ -103,6 +104,6 @@ enum Kind {
 
 #[inline(always)]
 const fn halves(address: Address) -> [u64; 2] {
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address.bytes;
-    [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes([i, j, k, l, m, n, o, p])]
+    let [a, b, c, d] = address.words;
+    [(a as u64) << 32 | b as u64, (c as u64) << 32 | d as u64]
 }

@@ -30,7 +30,7 @@ pub use connection::{
     PlaceKey, Slot,
 };
 pub use counter::{COUNTERS, Counter, PortCounters};
-pub use decide::{Admission, Decision, Tables, decide};
+pub use decide::{Admission, Decision, LATELY, Tables, decide};
 pub use event::{EVENT_BYTES, Event, EventKind};
 pub use grant_entry::{Claim, GrantEntry, HostKey, PrefixV4, PrefixV6};
 pub use guard::{Lookup, guard};

@@ -54,7 +54,7 @@ impl Tables for Port22 {
         let clients = [Address::v4([192, 0, 2, 7]), Address::v6(v6)];
         let covers = clients.iter().any(|client| {
             [6, 17].contains(&key.protocol)
-                && (key.address, key.family) == (client.bytes, client.family as u8)
+                && (key.address, key.family) == (client.words, client.family as u8)
                 && key.port == PORT.to_be_bytes()
         });
         (self.granted && covers).then_some(&LIVE)
@@ -179,7 +179,7 @@ fn a_segment_has_the_ports_and_addresses_of_its_packet() {
                 assert_eq!(segment.destination.first_four(), [198, 51, 100, 1], "{name}");
             }
             jit_common::Family::V6 => {
-                assert!(at(&[segment.source.bytes, segment.destination.bytes].concat()), "{name}");
+                assert!(at(&[segment.source.bytes(), segment.destination.bytes()].concat()), "{name}");
             }
         }
         let ports = [segment.source_port.to_be_bytes(), PORT.to_be_bytes()].concat();

@@ -205,7 +205,7 @@ fn the_decision_is_the_models_in_every_situation() {
                         let admissions = [answer(first), answer(second)];
                         let (rule, session, own) = (*rule, *session, *own);
                         let situation = Situation { rule, host, prefix, session, own, admissions };
-                        let Decision { reason, segment, slot, fresh, counted } =
+                        let Decision { reason, segment, slot, fresh, counted, time: _ } =
                             decide(packet, Link::of_ip(0x45), &situation, || NOW);
                         assert!(segment.is_some());
                         let expected = model(&situation, *flags);

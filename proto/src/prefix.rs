@@ -57,7 +57,7 @@ impl SourcePrefix {
         if prefix.address != address {
             return Err(PrefixError::HostBits(format!("{}/{length}", ip(address)), prefix));
         }
-        let [a, b, c, d, e, f, g, h, i, j, k, l, ..] = address.bytes;
+        let [a, b, c, d, e, f, g, h, i, j, k, l, ..] = address.bytes();
         let mapped = [a, b, c, d, e, f, g, h, i, j] == [0; 10] && [k, l] == [0xff; 2];
         if address.family == Family::V6 && length >= 96 && mapped {
             return Err(PrefixError::Mapped(prefix));
@@ -97,8 +97,8 @@ impl SourcePrefix {
     pub fn last_address(&self) -> Address {
         let keep = mask(self.length);
         let used = mask(bits(self.address.family));
-        let bytes = u128::from_be_bytes(self.address.bytes) | (!keep & used);
-        Address { family: self.address.family, bytes: bytes.to_be_bytes() }
+        let bytes = u128::from_be_bytes(self.address.bytes()) | (!keep & used);
+        Address::of(self.address.family, bytes.to_be_bytes())
     }
 }
 
@@ -156,7 +156,7 @@ impl From<&SourcePrefix> for v1::Source {
     fn from(prefix: &SourcePrefix) -> Self {
         let bytes = match prefix.address.family {
             Family::V4 => prefix.address.first_four().to_vec(),
-            Family::V6 => prefix.address.bytes.to_vec(),
+            Family::V6 => prefix.address.bytes().to_vec(),
         };
         Self { address: bytes.into(), prefix_length: u32::from(prefix.length) }
     }
@@ -179,14 +179,14 @@ impl fmt::Display for SourcePrefix {
 pub fn ip(address: Address) -> IpAddr {
     match address.family {
         Family::V4 => IpAddr::V4(Ipv4Addr::from(address.first_four())),
-        Family::V6 => IpAddr::V6(Ipv6Addr::from(address.bytes)),
+        Family::V6 => IpAddr::V6(Ipv6Addr::from(address.bytes())),
     }
 }
 
 /// `address` with only its first `length` bits; the others are zero.
 pub fn masked(address: Address, length: u8) -> Address {
-    let bytes = u128::from_be_bytes(address.bytes) & mask(length);
-    Address { family: address.family, bytes: bytes.to_be_bytes() }
+    let bytes = u128::from_be_bytes(address.bytes()) & mask(length);
+    Address::of(address.family, bytes.to_be_bytes())
 }
 
 /// Bits of an address of this family.

@@ -72,20 +72,14 @@ fn context(lookup: &Lookup) -> Context {
     match source.family {
         Family::V4 => {
             context.family = u32::try_from(libc::AF_INET).expect("a small constant");
-            context.remote_ip4 = u32::from_ne_bytes(source.first_four());
-            context.local_ip4 = u32::from_ne_bytes(destination.first_four());
+            context.remote_ip4 = source.words[0];
+            context.local_ip4 = destination.words[0];
         }
         Family::V6 => {
             context.family = u32::try_from(libc::AF_INET6).expect("a small constant");
-            context.remote_ip6 = words(source.bytes);
-            context.local_ip6 = words(destination.bytes);
+            context.remote_ip6 = source.words;
+            context.local_ip6 = destination.words;
         }
     }
     context
-}
-
-fn words(bytes: [u8; 16]) -> [u32; 4] {
-    let (words, _) = bytes.as_chunks::<4>();
-    let mut all = words.iter().map(|word| u32::from_ne_bytes(*word));
-    [(); 4].map(|()| all.next().unwrap_or_default())
 }

@@ -7,7 +7,7 @@
 
 use std::{
     any::Any,
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     ops::{Deref, DerefMut},
     os::fd::AsFd as _,
@@ -38,9 +38,11 @@ use jit_agent::kernel::datapath::{
 };
 use jit_common::{
     Address, Budget, COUNTERS, ConnectionKey, Counter, Event, Family, Flow, GrantEntry, HostKey,
-    LastCounted, Lookup, PROTECTED_WORDS, PlaceKey, PortCounters, PortKey, PortRule, PrefixV4,
-    PrefixV6, Reason, Settings, Slot, map,
+    LastCounted, Lookup, PROTECTED_WORDS, Place, PlaceKey, PortCounters, PortKey, PortRule, PrefixV4,
+    PrefixV6, Protocol, Reason, Settings, Slot, map, summary_words,
 };
+
+use jit_proto::prefix::bits;
 
 use crate::{guard_run, lacks, netns};
 
@@ -183,8 +185,11 @@ pub struct Loaded {
     protected: Array<MapData, u64>,
     settings: Array<MapData, Settings>,
     slots: Array<MapData, Slot>,
+    summary: Array<MapData, u64>,
     translated: HashMap<MapData, Flow, Flow>,
     filled: BTreeSet<PortKey>,
+    /// Words of the summary that are not zero.
+    summarized: Vec<u32>,
     /// Slots that grants were counted in.
     counted: BTreeSet<u32>,
 }
@@ -205,6 +210,9 @@ impl Loaded {
         ] {
             loader.map_max_entries(name, CAPACITY);
         }
+        let words = summary_words(CAPACITY);
+        loader.map_max_entries(map::SUMMARY, words);
+        loader.override_global("SUMMARY_WORDS", &words, true);
         let mut ebpf = loader.load(OBJECT).expect("the object loads");
         for name in all_programs() {
             let program = ebpf.program_mut(name).unwrap_or_else(|| panic!("program {name}"));
@@ -233,8 +241,10 @@ impl Loaded {
             protected: take(map::PROTECTED).try_into().expect("array"),
             settings: take(map::SETTINGS).try_into().expect("array"),
             slots: take(map::SLOTS).try_into().expect("array"),
+            summary: take(map::SUMMARY).try_into().expect("array"),
             translated: take(map::TRANSLATED).try_into().expect("hash"),
             filled: BTreeSet::new(),
+            summarized: Vec::new(),
             counted: BTreeSet::new(),
             ebpf,
         }
@@ -269,6 +279,7 @@ impl Loaded {
         for (key, entry) in &tables.hosts {
             self.hosts.insert(*key, *entry, 0).expect("write a host grant");
         }
+        self.summarize(tables);
         for ((port, address, length), entry) in &tables.prefixes {
             self.insert_prefix(*port, *address, *length, *entry);
         }
@@ -277,8 +288,8 @@ impl Loaded {
         }
         for (source, source_port, destination, port) in &tables.opened_here {
             let flow = Flow {
-                source: source.bytes,
-                destination: destination.bytes,
+                source: source.words,
+                destination: destination.words,
                 source_port: *source_port,
                 port: *port,
                 family: source.family as u8,
@@ -548,6 +559,9 @@ impl Loaded {
         for key in keys {
             self.translated.remove(&key).expect("remove a translated connection");
         }
+        for index in std::mem::take(&mut self.summarized) {
+            self.summary.set(index, 0, 0).expect("clear the summary");
+        }
         for port in std::mem::take(&mut self.filled) {
             let (word, _) = port.word_and_bit();
             self.protected.set(word, 0, 0).expect("clear protected ports");
@@ -556,15 +570,39 @@ impl Loaded {
         }
     }
 
+    /// Sets the bits of these entries in the summary.
+    fn summarize(&mut self, tables: &MemoryTables) {
+        let hosts = tables.hosts.keys().map(|key| {
+            let family = if key.family == 4 { Family::V4 } else { Family::V6 };
+            let protocol = Protocol::from_number(key.protocol).expect("a protocol");
+            let port = PortKey { protocol, port: u16::from_be_bytes(key.port) };
+            Place::of_host(Address { family, words: key.address }, port)
+        });
+        let prefixes = tables.prefixes.keys().map(|(port, address, length)| {
+            // Also a prefix of one address: this table has it in the trie.
+            let length = (*length).min(bits(address.family) - 1);
+            Place::of_prefix(*address, length, *port)
+        });
+        let mut words = BTreeMap::<_, u64>::new();
+        for place in hosts.chain(prefixes) {
+            let (index, bit) = place.word_and_bit(self.summary.len());
+            *words.entry(index).or_default() |= bit;
+        }
+        for (index, word) in &words {
+            self.summary.set(*index, *word, 0).expect("write the summary");
+        }
+        self.summarized = words.into_keys().collect();
+    }
+
     fn insert_prefix(&mut self, port: PortKey, address: Address, length: u8, entry: GrantEntry) {
         let length = u32::from(length);
         match address.family {
             Family::V4 => {
-                let data = PrefixV4::new(address.first_four(), port);
+                let data = PrefixV4::new(address, port);
                 self.prefixes_v4.insert(&Key::new(PrefixV4::HEAD_BITS + length, data), entry, 0)
             }
             Family::V6 => {
-                let data = PrefixV6::new(address.bytes, port);
+                let data = PrefixV6::new(address, port);
                 self.prefixes_v6.insert(&Key::new(PrefixV6::HEAD_BITS + length, data), entry, 0)
             }
         }

@@ -393,7 +393,7 @@ pub fn sock_diag(input: &[u8]) {
         let ports = [socket.port.to_be_bytes(), socket.peer_port.to_be_bytes()].concat();
         assert!(name.starts_with(&ports), "{socket:?}");
         // There is no such address on the wire: it stands for an IPv4 address.
-        assert!(!matches!(socket.peer.bytes, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ..]
+        assert!(!matches!(socket.peer.bytes(), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ..]
             if socket.peer.family == Family::V6));
     }
     let mut again = Vec::new();

@@ -287,7 +287,7 @@ impl<D: Datapath> Gate<D> {
 
     fn report_cut(&mut self, ended: &Sockets, now: Now) {
         for ((peer, port), sessions) in ended.iter().take(REPORTED) {
-            let source = address(peer.family as u8, &peer.bytes);
+            let source = address(peer.family as u8, &peer.bytes());
             tracing::info!(source, port, sessions, "sessions cut");
             let record = Record::new(EventCode::ConnectionCut)
                 .by("agent")

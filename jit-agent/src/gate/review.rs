@@ -244,6 +244,7 @@ impl<D: Datapath> Gate<D> {
             if quiet && self.review.met != self.tables.installed().len() {
                 self.restore_missing(now)?;
             }
+            self.datapath.summarize(&mut self.tables.installed().keys().copied())?;
             self.review.end();
         }
         Ok(())

@@ -27,6 +27,7 @@ pub mod rtnetlink;
 pub mod selftest;
 pub mod socket_guard;
 mod state;
+pub mod summary;
 pub mod view;
 
 pub use contract::{Datapath, Wanted};

@@ -31,7 +31,7 @@ pub fn open_to_all(sources: &[SourcePrefix]) -> Vec<Family> {
 fn covers(sources: &[SourcePrefix], family: Family, (first, last): (Address, Address)) -> bool {
     let number = |address: Address| match family {
         Family::V4 => u128::from(u32::from_be_bytes(address.first_four())),
-        Family::V6 => u128::from_be_bytes(address.bytes),
+        Family::V6 => u128::from_be_bytes(address.bytes()),
     };
     let of_family = sources.iter().filter(|source| source.address().family == family);
     let mut ranges: Vec<_> =

@@ -190,7 +190,7 @@ mod tests {
             let list = lists.next().into_iter().copied().flatten();
             Ok(list.map(|last| Address::v4([192, 0, 2, *last])).collect())
         });
-        all.map(|all| all.iter().map(|address| address.bytes[3]).collect())
+        all.map(|all| all.iter().map(|address| address.first_four()[3]).collect())
     }
 
     #[test]

@@ -189,7 +189,7 @@ pub fn decide_frame(input: &[u8]) {
 }
 
 fn check(decision: &Decision, situation: Situation) {
-    let Decision { reason, segment, slot, fresh, counted } = decision;
+    let Decision { reason, segment, slot, fresh, counted, time: _ } = decision;
     let of_a_segment = matches!(
         reason,
         Reason::Denied

@@ -65,12 +65,12 @@ impl Tables for One {
     }
 
     fn prefix_grant_v4(&self, data: PrefixV4) -> Option<&GrantEntry> {
-        assert_eq!(data, PrefixV4::new(CLIENT, self.port()));
+        assert_eq!(data, PrefixV4::new(Address::v4(CLIENT), self.port()));
         self.prefix_v4.as_ref()
     }
 
     fn prefix_grant_v6(&self, data: PrefixV6) -> Option<&GrantEntry> {
-        assert_eq!(data, PrefixV6::new(CLIENT_V6, self.port()));
+        assert_eq!(data, PrefixV6::new(Address::v6(CLIENT_V6), self.port()));
         self.prefix_v6.as_ref()
     }
 

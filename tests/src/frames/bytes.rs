@@ -25,7 +25,7 @@ pub fn transport_checksum(
 ) -> u16 {
     let length = u32::try_from(bytes.len()).expect("a segment's length fits").to_be_bytes();
     // Unused address bytes of IPv4 are zero and add nothing.
-    checksum(&[&source.bytes, &destination.bytes, &length, &[0, protocol], bytes])
+    checksum(&[&source.bytes(), &destination.bytes(), &length, &[0, protocol], bytes])
 }
 
 /// Offset, bytes, and whether more follow, for each piece of `payload`.

@@ -358,8 +358,8 @@ fn flow(tuple: &Tuple) -> Flow {
     let Tuple { source, source_port, destination, port } = *tuple;
     let [source, destination] = [address(source), address(destination)];
     Flow {
-        source: source.bytes,
-        destination: destination.bytes,
+        source: source.words,
+        destination: destination.words,
         source_port,
         port,
         family: source.family as u8,

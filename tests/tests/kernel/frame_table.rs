@@ -138,8 +138,8 @@ fn every_denied_frame_is_one_event_and_counts_for_its_port() {
                 panic!("{program}: {}: {events:?}", case.name);
             };
             denied += 1;
-            assert_eq!(event.source, segment.source.bytes, "{}", case.name);
-            assert_eq!(event.destination, segment.destination.bytes, "{}", case.name);
+            assert_eq!(event.source, segment.source.bytes(), "{}", case.name);
+            assert_eq!(event.destination, segment.destination.bytes(), "{}", case.name);
             assert_eq!(event.family, segment.source.family as u8, "{}", case.name);
             assert_eq!(event.protocol, segment.port.protocol as u8, "{}", case.name);
             assert_eq!((event.source_port, event.port), (segment.source_port, CLOSED));

@@ -107,5 +107,5 @@ impl Opening {
 fn covers(prefix: Address, length: u8, address: Address) -> bool {
     let bit = |bytes: [u8; 16], at: usize| bytes.get(at / 8).map(|byte| byte >> (7 - at % 8) & 1);
     prefix.family == address.family
-        && (0..usize::from(length)).all(|at| bit(prefix.bytes, at) == bit(address.bytes, at))
+        && (0..usize::from(length)).all(|at| bit(prefix.bytes(), at) == bit(address.bytes(), at))
 }

@@ -21,8 +21,8 @@ use crate::{
 fn flow(ip: Ip, port: u16) -> Flow {
     let (source, source_port, destination, port) = tuple(ip, port);
     Flow {
-        source: source.bytes,
-        destination: destination.bytes,
+        source: source.words,
+        destination: destination.words,
         source_port,
         port,
         family: source.family as u8,

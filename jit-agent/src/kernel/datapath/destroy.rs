@@ -83,8 +83,8 @@ fn end(maps: &Maps, among: &CutScope, now: BootNanos, cut: &mut Cut) -> Result<(
 fn flow(socket: &Socket) -> Flow {
     let Socket { peer, peer_port, local, port, .. } = *socket;
     Flow {
-        source: peer.bytes,
-        destination: local.bytes,
+        source: peer.words,
+        destination: local.words,
         source_port: peer_port,
         port,
         family: peer.family as u8,

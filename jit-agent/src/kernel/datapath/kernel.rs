@@ -6,7 +6,7 @@ use aya::{
     Ebpf, EbpfLoader,
     maps::{Map, MapData, RingBuf},
 };
-use jit_common::{Flow, PortKey, PortRule, Settings, Slot, map};
+use jit_common::{Flow, PortKey, PortRule, Settings, Slot, map, summary_words};
 
 use crate::{
     config::Limits,
@@ -32,7 +32,7 @@ use crate::{
         },
         netlink::netfilter,
     },
-    rules::{clock::BootNanos, reconcile::Write},
+    rules::{clock::BootNanos, reconcile::{EntryKey, Write}},
     system::sys::{self, DirectoryLock},
 };
 
@@ -147,6 +147,13 @@ impl Datapath for KernelDatapath {
 
     fn write(&mut self, write: &Write) -> Result<(), DatapathError> {
         self.maps.write(write)
+    }
+
+    fn summarize(
+        &mut self,
+        keys: &mut dyn Iterator<Item = EntryKey>,
+    ) -> Result<(), DatapathError> {
+        self.maps.summarize(keys)
     }
 
     fn protect(&mut self, rules: &BTreeMap<PortKey, PortRule>) -> Result<(), DatapathError> {
@@ -323,6 +330,8 @@ fn load_object(
     let mut loader = EbpfLoader::new();
     let level = if debug { LOG_DEBUG } else { LOG_OFF };
     loader.override_global("AYA_LOG_LEVEL", &level, true);
+    let words = summary_words(limits.hosts);
+    loader.override_global("SUMMARY_WORDS", &words, true);
     for layout in layouts(limits) {
         if !pinned.contains(&layout.name) {
             continue;

@@ -5,6 +5,7 @@ use jit_common::{
     Budget, COUNTERS, ConnectionKey, EventKind, Flow, GrantEntry, Handshake, HostKey, LAST_COUNTED,
     LastCounted, MAX_PLACES, NO_PREALLOC, OPENED_HERE, PROTECTED_WORDS, PlaceKey, PortCounters,
     PortRule, PrefixV4, PrefixV6, RING_BYTES, RULE_SLOTS, Settings, Slot, TRANSLATED, map,
+    summary_words,
 };
 
 use crate::config::Limits;
@@ -23,7 +24,7 @@ pub(super) struct Layout {
 }
 
 /// All pinned tables, sized by the configuration.
-pub(super) fn layouts(limits: Limits) -> [Layout; 16] {
+pub(super) fn layouts(limits: Limits) -> [Layout; 17] {
     use MapType::{Array, Hash, LpmTrie, LruHash, PerCpuArray, PerCpuHash, RingBuf};
     let Limits { hosts, prefixes } = limits;
     let (none, slots) = (0, limits.slots());
@@ -43,6 +44,7 @@ pub(super) fn layouts(limits: Limits) -> [Layout; 16] {
         layout::<u32, u64>(map::PROTECTED, Array, PROTECTED_WORDS, none),
         layout::<u32, Settings>(map::SETTINGS, Array, 1, none),
         layout::<u32, Slot>(map::SLOTS, Array, slots, none),
+        layout::<u32, u64>(map::SUMMARY, Array, summary_words(hosts), none),
         layout::<Flow, Flow>(map::TRANSLATED, Hash, TRANSLATED, NO_PREALLOC),
     ]
 }

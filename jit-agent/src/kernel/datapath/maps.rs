@@ -26,6 +26,7 @@ use crate::{
         error::{DatapathError, chain},
         pins::Pins,
         state::{Counters, Elsewhere},
+        summary::Summary,
     },
     rules::{
         clock::BootNanos,
@@ -54,6 +55,9 @@ pub struct Maps {
     protected: Array<MapData, u64>,
     settings: Array<MapData, Settings>,
     slots: Array<MapData, Slot>,
+    summary: Array<MapData, u64>,
+    /// What is in it; `None`: it has to be read.
+    summarized: Option<Summary>,
     translated: HashMap<MapData, Flow, Flow>,
     /// What is in it; `None`: it has to be read.
     translations: Option<BTreeMap<Flow, Flow>>,
@@ -98,6 +102,8 @@ impl Maps {
             protected: open!(map::PROTECTED),
             settings: open!(map::SETTINGS),
             slots: open!(map::SLOTS),
+            summary: open!(map::SUMMARY),
+            summarized: None,
             translated: open!(map::TRANSLATED),
             translations: None,
         };
@@ -132,12 +138,12 @@ impl Maps {
         let host = self.hosts.get(&HostKey::new(source, port), 0);
         let (table, prefix) = match source.family {
             Family::V4 => {
-                let data = PrefixV4::new(source.first_four(), port);
+                let data = PrefixV4::new(source, port);
                 let key = Key::new(PrefixV4::HEAD_BITS + u32::from(bits(Family::V4)), data);
                 (map::PREFIX_GRANTS_V4, self.prefixes_v4.get(&key, 0))
             }
             Family::V6 => {
-                let data = PrefixV6::new(source.bytes, port);
+                let data = PrefixV6::new(source, port);
                 let key = Key::new(PrefixV6::HEAD_BITS + u32::from(bits(Family::V6)), data);
                 (map::PREFIX_GRANTS_V6, self.prefixes_v6.get(&key, 0))
             }
@@ -151,6 +157,9 @@ impl Maps {
             Write::Remove(key) => (key, None),
             Write::Set(key, entry) => (key, Some(GrantEntry::from(*entry))),
         };
+        if entry.is_some() {
+            self.cover(key)?;
+        }
         let EntryKey { port, source } = *key;
         let (address, length) = (source.address(), u32::from(source.length()));
         let (table, result) = if source.is_host() {
@@ -162,14 +171,14 @@ impl Maps {
             (map::HOST_GRANTS, result)
         } else if address.family == Family::V4 {
             let key =
-                Key::new(PrefixV4::HEAD_BITS + length, PrefixV4::new(address.first_four(), port));
+                Key::new(PrefixV4::HEAD_BITS + length, PrefixV4::new(address, port));
             let result = match entry {
                 Some(entry) => self.prefixes_v4.insert(&key, entry, 0),
                 None => self.prefixes_v4.remove(&key),
             };
             (map::PREFIX_GRANTS_V4, result)
         } else {
-            let key = Key::new(PrefixV6::HEAD_BITS + length, PrefixV6::new(address.bytes, port));
+            let key = Key::new(PrefixV6::HEAD_BITS + length, PrefixV6::new(address, port));
             let result = match entry {
                 Some(entry) => self.prefixes_v6.insert(&key, entry, 0),
                 None => self.prefixes_v6.remove(&key),
@@ -180,6 +189,44 @@ impl Maps {
             return gone(result, table);
         }
         result.map_err(failed("write to", table))
+    }
+
+    /// Makes the summary say of an entry that it may be there.
+    fn cover(&mut self, key: &EntryKey) -> Result<(), DatapathError> {
+        let changed = self.summarized()?.cover(key);
+        self.write_summary(changed)
+    }
+
+    /// Takes the bits out of the summary that none of these entries needs.
+    pub fn summarize(
+        &mut self,
+        keys: &mut dyn Iterator<Item = EntryKey>,
+    ) -> Result<(), DatapathError> {
+        // Somebody else may have written there.
+        self.summarized = None;
+        let changed = self.summarized()?.rebuild(keys);
+        self.write_summary(changed)
+    }
+
+    fn summarized(&mut self) -> Result<&mut Summary, DatapathError> {
+        let known = match self.summarized.take() {
+            Some(known) => known,
+            None => Summary::new(self.words(map::SUMMARY, &self.summary)?),
+        };
+        Ok(self.summarized.insert(known))
+    }
+
+    fn write_summary(
+        &mut self,
+        words: impl IntoIterator<Item = (u32, u64)>,
+    ) -> Result<(), DatapathError> {
+        for (index, word) in words {
+            if let Err(error) = self.summary.set(index, word, 0) {
+                self.summarized = None;
+                return Err(failed("write to", map::SUMMARY)(error));
+            }
+        }
+        Ok(())
     }
 
     /// Makes exactly these ports protected: rules and counters first, then the bits.
@@ -218,7 +265,7 @@ impl Maps {
     /// The protected ports and their rules, as the kernel has them.
     pub fn protected(&self) -> Result<BTreeMap<PortKey, PortRule>, DatapathError> {
         let mut rules = BTreeMap::new();
-        for (word, bits) in (0..).zip(self.protected_words()?) {
+        for (word, bits) in (0..).zip(self.words(map::PROTECTED, &self.protected)?) {
             for bit in (0..64).filter(|bit| bits & (1 << bit) != 0) {
                 let Some(port) = PortKey::from_index(word * 64 + bit) else { continue };
                 let rule = self

@@ -29,6 +29,7 @@ use crate::{
             guard::GuardState,
             probe::{Probe, Syn},
             state::{Counters, Cursor, Drift, Elsewhere, InterfaceState, ReadBack},
+            summary::Summary,
         },
         netlink::sock_diag::DiagError,
     },
@@ -42,6 +43,11 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 pub struct MemoryDatapath {
     inner: Arc<Mutex<Inner>>,
+}
+
+/// A summary that is short, so that entries share bits.
+fn few_words() -> Summary {
+    Summary::new(vec![0; 4])
 }
 
 struct Bytes(Vec<u8>);
@@ -90,6 +96,8 @@ impl Fuse {
 struct Inner {
     fuse: Option<Arc<Fuse>>,
     entries: Entries,
+    /// `None`: there are no entries yet.
+    summary: Option<Summary>,
     rules: BTreeMap<PortKey, PortRule>,
     settings: Settings,
     translated: BTreeMap<Flow, Flow>,
@@ -201,6 +209,7 @@ impl MemoryDatapath {
         let slots = std::mem::take(&mut inner.slots);
         inner.elsewhere = Some(known.then_some(slots));
         inner.entries.clear();
+        inner.summary = None;
         inner.connections.clear();
         inner.taken.clear();
     }
@@ -251,6 +260,7 @@ impl MemoryDatapath {
         let inner = self.lock();
         let mut tables = MemoryTables {
             ports: inner.rules.clone(),
+            summary: inner.summary.clone(),
             translated: inner.translated.clone(),
             translates_sources: inner.settings.translates_sources != 0,
             slots: inner.slots.clone(),
@@ -302,11 +312,30 @@ impl Datapath for MemoryDatapath {
             let table = "entries";
             return Err(DatapathError::Map { verb: "write to", table, cause, full: true });
         }
+        if let Write::Set(key, _) = write
+            && inner.summary.get_or_insert_with(few_words).cover(key).is_some()
+        {
+            // Everything may end between the two writes.
+            inner.refused()?;
+        }
         inner.writes.push(*write);
         match *write {
             Write::Remove(key) => inner.entries.remove(&key),
             Write::Set(key, entry) => inner.entries.insert(key, entry),
         };
+        Ok(())
+    }
+
+    fn summarize(
+        &mut self,
+        keys: &mut dyn Iterator<Item = EntryKey>,
+    ) -> Result<(), DatapathError> {
+        let mut inner = self.lock();
+        let mut summary = inner.summary.clone().unwrap_or_else(few_words);
+        for _ in summary.rebuild(keys) {
+            inner.refused()?;
+        }
+        inner.summary = Some(summary);
         Ok(())
     }
 

@@ -78,7 +78,7 @@ impl Syn {
             }
             Family::V6 => {
                 let mut head = vec![0x60, 0, 0, 0, 0, 20, port.protocol as u8, 64];
-                head.extend(source.bytes);
+                head.extend(source.bytes());
                 head.extend([0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
                 head
             }

@@ -17,13 +17,14 @@ use jit_common::map;
 use crate::kernel::datapath::{error::chain, probe::Probe};
 
 /// The tables that decide about the frames.
-pub const SHARED: [&str; 6] = [
+pub const SHARED: [&str; 7] = [
     map::HOST_GRANTS,
     map::PORT_RULES,
     map::PREFIX_GRANTS_V4,
     map::PREFIX_GRANTS_V6,
     map::PROTECTED,
     map::SETTINGS,
+    map::SUMMARY,
 ];
 
 /// `XDP_DROP` and `XDP_PASS` (`linux/bpf.h`), `TC_ACT_SHOT` and `TC_ACT_UNSPEC`, -1

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jit_common::{Address, Family, Flow, Protocol};
+use jit_common::{Address, Flow, Protocol};
 use netlink_packet_core::{
     DecodeError, ErrorBuffer, ErrorMessage, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
     NetlinkBuffer, NlasIterator, Parseable as _,
@@ -200,15 +200,15 @@ fn read_tuple(bytes: &[u8]) -> Result<Option<Flow>, DecodeError> {
                         CTA_IP_V4_DST | CTA_IP_V6_DST => &mut flow.destination,
                         _ => continue,
                     };
-                    let (family, bytes) = match *end.value() {
-                        [a, b, c, d] => (Family::V4, Address::v4([a, b, c, d]).bytes),
+                    let read = match *end.value() {
+                        [a, b, c, d] => Address::v4([a, b, c, d]),
                         _ => match end.value().try_into() {
-                            Ok(bytes) => (Family::V6, bytes),
+                            Ok(bytes) => Address::v6(bytes),
                             Err(_) => return Ok(None),
                         },
                     };
-                    *address = bytes;
-                    flow.family = family as u8;
+                    *address = read.words;
+                    flow.family = read.family as u8;
                 }
             }
             CTA_TUPLE_PROTO => {
@@ -351,7 +351,7 @@ mod tests {
             assert_eq!((flow.family, flow.source_port, flow.port), (family, 40_000, 22));
             assert_eq!(socket, Flow { port: 2022, ..flow });
             let (source, destination) = flow.ends().unwrap();
-            assert!(source.bytes.starts_with(ends[0]) && destination.bytes.starts_with(ends[1]));
+            assert!(source.bytes().starts_with(ends[0]) && destination.bytes().starts_with(ends[1]));
         }
     }
 

@@ -3,9 +3,9 @@
 
 use std::io;
 
-use aya::maps::lpm_trie::Key;
+use aya::maps::{Array, MapData, lpm_trie::Key};
 use jit_common::{
-    Address, Family, GrantEntry, HostKey, PROTECTED_WORDS, PortKey, PrefixV4, PrefixV6, Protocol,
+    Address, Family, GrantEntry, HostKey, PortKey, PrefixV4, PrefixV6, Protocol,
     map,
 };
 use jit_proto::{SourcePrefix, prefix::bits};
@@ -59,7 +59,11 @@ impl Maps {
                 self.some(table, cursor.from.as_deref(), room.clamp(LEAST, MOST))?;
             for (key, entry) in entries {
                 match key.known() {
-                    Some(key) => read.entries.push((key, entry)),
+                    Some(key) => {
+                        // Nothing changes, unless somebody else took the table away.
+                        self.cover(&key)?;
+                        read.entries.push((key, entry));
+                    }
                     None => {
                         self.remove(&key)?;
                         read.odd.push(format!("{key:?} in {table}"));
@@ -136,22 +140,24 @@ impl Maps {
         }
     }
 
-    /// The bits of the protected ports.
-    pub(super) fn protected_words(&self) -> Result<Vec<u64>, DatapathError> {
-        let words = usize::try_from(PROTECTED_WORDS).unwrap_or(usize::MAX);
+    /// All words of a table of bits.
+    pub(super) fn words(
+        &self,
+        name: &'static str,
+        table: &Array<MapData, u64>,
+    ) -> Result<Vec<u64>, DatapathError> {
+        let words = usize::try_from(table.len()).unwrap_or(usize::MAX);
         let sizes = (size_of::<u32>(), size_of::<u64>());
         let batch = self
             .descriptors
-            .get(map::PROTECTED)
+            .get(name)
             .and_then(|table| bpf::read_batch(table, sizes, None, words).ok());
         match batch.filter(|batch| batch.count == words) {
             Some(batch) => {
                 let (values, _) = batch.values.as_chunks::<8>();
                 Ok(values.iter().map(|word| u64::from_ne_bytes(*word)).collect())
             }
-            None => (0..PROTECTED_WORDS)
-                .map(|word| self.protected.get(&word, 0).map_err(failed("read", map::PROTECTED)))
-                .collect(),
+            None => table.iter().collect::<Result<_, _>>().map_err(failed("read", name)),
         }
     }
 }
@@ -176,7 +182,7 @@ impl RawKey {
         let rest = &mut rest;
         Some(match table {
             map::HOST_GRANTS => Self::Host(HostKey {
-                address: take(rest)?,
+                address: words(rest)?,
                 port: take(rest)?,
                 protocol: byte(rest)?,
                 family: byte(rest)?,
@@ -187,7 +193,7 @@ impl RawKey {
                     port: take(rest)?,
                     protocol: byte(rest)?,
                     reserved: byte(rest)?,
-                    address: take(rest)?,
+                    address: take(rest).map(u32::from_ne_bytes)?,
                 },
             ),
             _ => Self::V6(
@@ -196,7 +202,7 @@ impl RawKey {
                     port: take(rest)?,
                     protocol: byte(rest)?,
                     reserved: take(rest)?,
-                    address: take(rest)?,
+                    address: words(rest)?,
                 },
             ),
         })
@@ -207,8 +213,8 @@ impl RawKey {
         let (port, protocol, address, length) = match self {
             Self::Host(key) => {
                 let address = match key.family {
-                    4 => Address { family: Family::V4, bytes: key.address },
-                    6 => Address::v6(key.address),
+                    4 => Address { family: Family::V4, words: key.address },
+                    6 => Address { family: Family::V6, words: key.address },
                     _ => return None,
                 };
                 (key.port, key.protocol, address, u32::from(bits(address.family)))
@@ -216,13 +222,13 @@ impl RawKey {
             Self::V4(length, data) => (
                 data.port,
                 data.protocol,
-                Address::v4(data.address),
+                Address { family: Family::V4, words: [data.address, 0, 0, 0] },
                 length.checked_sub(PrefixV4::HEAD_BITS)?,
             ),
             Self::V6(length, data) => (
                 data.port,
                 data.protocol,
-                Address::v6(data.address),
+                Address { family: Family::V6, words: data.address },
                 length.checked_sub(PrefixV6::HEAD_BITS)?,
             ),
         };
@@ -240,10 +246,10 @@ impl RawKey {
         match address.family {
             _ if source.is_host() => Self::Host(HostKey::new(address, port)),
             Family::V4 => {
-                Self::V4(PrefixV4::HEAD_BITS + length, PrefixV4::new(address.first_four(), port))
+                Self::V4(PrefixV4::HEAD_BITS + length, PrefixV4::new(address, port))
             }
             Family::V6 => {
-                Self::V6(PrefixV6::HEAD_BITS + length, PrefixV6::new(address.bytes, port))
+                Self::V6(PrefixV6::HEAD_BITS + length, PrefixV6::new(address, port))
             }
         }
     }
@@ -268,6 +274,11 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
     let (head, tail) = rest.split_first_chunk::<N>()?;
     *rest = tail;
     Some(*head)
+}
+
+/// An address, as [`Address::words`] has it.
+fn words(rest: &mut &[u8]) -> Option<[u32; 4]> {
+    take(rest).map(|bytes| Address::v6(bytes).words)
 }
 
 fn byte(rest: &mut &[u8]) -> Option<u8> {
@@ -295,21 +306,21 @@ mod tests {
     #[test]
     fn keys_that_the_agent_never_writes_are_odd() {
         let address = Address::v4([192, 0, 2, 1]);
-        let data = PrefixV4::new(address.first_four(), SSH);
-        let (host, six) = (HostKey::new(address, SSH), PrefixV6::new([0x20; 16], SSH));
+        let data = PrefixV4::new(address, SSH);
+        let (host, six) = (HostKey::new(address, SSH), PrefixV6::new(Address::v6([0x20; 16]), SSH));
         for odd in [
             RawKey::V4(0, data),
             RawKey::V4(31, data),
             RawKey::V4(32 + 32, data),
             RawKey::V4(32 + 24, data),
             RawKey::V4(32 + 33, data),
-            RawKey::V4(32, PrefixV4 { reserved: 1, ..PrefixV4::new([0; 4], SSH) }),
-            RawKey::V4(32, PrefixV4 { protocol: 1, ..PrefixV4::new([0; 4], SSH) }),
+            RawKey::V4(32, PrefixV4 { reserved: 1, ..PrefixV4::new(Address::v4([0; 4]), SSH) }),
+            RawKey::V4(32, PrefixV4 { protocol: 1, ..PrefixV4::new(Address::v4([0; 4]), SSH) }),
             RawKey::V6(24, six),
             RawKey::V6(64 + 128, six),
             RawKey::Host(HostKey { family: 5, ..host }),
-            RawKey::Host(HostKey { family: 6, address: [0xff; 16], protocol: 0, ..host }),
-            RawKey::Host(HostKey { address: [1; 16], ..host }),
+            RawKey::Host(HostKey { family: 6, address: [u32::MAX; 4], protocol: 0, ..host }),
+            RawKey::Host(HostKey { address: [1; 4], ..host }),
         ] {
             assert_eq!(odd.known(), None, "{odd:?}");
         }

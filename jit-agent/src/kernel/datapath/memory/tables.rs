@@ -6,10 +6,12 @@ use std::{
 };
 
 use jit_common::{
-    Address, Admission, ConnectionKey, Flow, GrantEntry, Handshake, HostKey, PortKey, PortRule,
-    PrefixV4, PrefixV6, Protocol, Segment, Session, Slot, Tables,
+    Address, Admission, ConnectionKey, Family, Flow, GrantEntry, Handshake, HostKey, PortKey, PortRule,
+    Place, PrefixV4, PrefixV6, Protocol, Segment, Session, Slot, Tables,
 };
 use jit_proto::prefix::masked;
+
+use crate::kernel::datapath::summary::Summary;
 
 /// An in-memory twin of the kernel's tables.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +22,8 @@ pub struct MemoryTables {
     pub hosts: BTreeMap<HostKey, GrantEntry>,
     /// Grants for prefixes: port, network address with host bits zero, length in bits.
     pub prefixes: BTreeMap<(PortKey, Address, u8), GrantEntry>,
+    /// The summary of the two; `None`: it says nothing.
+    pub summary: Option<Summary>,
     /// Established TCP sessions: source and its port, destination and its port.
     pub sessions: BTreeSet<(Address, u16, Address, u16)>,
     /// Of these, the ones that this host opened.
@@ -74,18 +78,22 @@ impl Tables for MemoryTables {
         self.ports.get(&port).copied().unwrap_or_default()
     }
 
+    fn summarized(&self, place: Place) -> bool {
+        self.summary.as_ref().is_none_or(|summary| summary.has(place))
+    }
+
     fn host_grant(&self, key: &HostKey) -> Option<&GrantEntry> {
         self.hosts.get(key)
     }
 
     fn prefix_grant_v4(&self, data: PrefixV4) -> Option<&GrantEntry> {
         let port = port_key(data.protocol, data.port)?;
-        self.longest(port, Address::v4(data.address), 32)
+        self.longest(port, Address { family: Family::V4, words: [data.address, 0, 0, 0] }, 32)
     }
 
     fn prefix_grant_v6(&self, data: PrefixV6) -> Option<&GrantEntry> {
         let port = port_key(data.protocol, data.port)?;
-        self.longest(port, Address::v6(data.address), 128)
+        self.longest(port, Address { family: Family::V6, words: data.address }, 128)
     }
 
     fn session(&self, segment: &Segment) -> Session {

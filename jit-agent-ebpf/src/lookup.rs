@@ -26,10 +26,9 @@ pub(crate) fn read(ctx: &SkLookupContext, with_interface: bool) -> Option<Looked
         let protocol = Protocol::from_number(field(&raw const (*raw).protocol) as u8)?;
         let port = PortKey { protocol, port: field(&raw const (*raw).local_port) as u16 };
         let (source, destination) = match field(&raw const (*raw).family) {
-            AF_INET => (
-                v4(field(&raw const (*raw).remote_ip4)),
-                v4(field(&raw const (*raw).local_ip4)),
-            ),
+            AF_INET => {
+                (v4(field(&raw const (*raw).remote_ip4)), v4(field(&raw const (*raw).local_ip4)))
+            }
             AF_INET6 => (v6(&raw const (*raw).remote_ip6), v6(&raw const (*raw).local_ip6)),
             _ => return None,
         };

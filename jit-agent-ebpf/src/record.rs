@@ -2,13 +2,13 @@
 //! here changes a decision, except observe mode.
 
 use jit_common::{
-    Budget, Counter, Decision, Event, EventKind, LastCounted, PortKey, Protocol, Reason, Segment,
+    Counter, Decision, Event, EventKind, LastCounted, PortKey, PortRule, Protocol, Reason, Segment,
     Settings,
 };
 
 use crate::tables::{
-    COUNTED_NOW, COUNTERS, Connection, EVENT_BUDGET, EVENTS, LAST_COUNTED, PORT_COUNTERS,
-    PORT_RULES, SETTINGS, atomic_increment, boot_nanos, peer_opens, ticks,
+    COUNTED_NOW, COUNTERS, Connection, EVENT_BUDGET, EVENTS, FIRST_PORTS, LAST_COUNTED,
+    PORT_COUNTERS, PORT_RULES, SETTINGS, atomic_increment, boot_nanos, peer_opens, ticks,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -26,8 +26,9 @@ pub(crate) fn record(decision: &Decision, interface: u32) -> bool {
         }
         return reason.drops() && !observed;
     };
-    let observed = reason.drops() && (gate_observes() || port_observes(segment.port));
-    count_port(segment.port, *reason, observed);
+    let rule = rule(segment.port);
+    let observed = reason.drops() && (gate_observes() || rule.observe != 0);
+    count_port(segment.port, rule, *reason, observed);
     if segment.opens && (observed || !reason.drops()) {
         peer_opens(segment);
     }
@@ -57,11 +58,12 @@ pub(crate) fn record_guard(decision: &Decision, interface: u32) -> bool {
         return false;
     }
     count(Counter::Guard);
-    if gate_observes() || port_observes(segment.port) {
+    let rule = rule(segment.port);
+    if gate_observes() || rule.observe != 0 {
         return false;
     }
     count(Counter::Reason(*reason));
-    count_port(segment.port, *reason, false);
+    count_port(segment.port, rule, *reason, false);
     report(EventKind::Drop, interface, false, 0, *reason, segment, *time);
     true
 }
@@ -70,7 +72,13 @@ pub(crate) fn record_guard(decision: &Decision, interface: u32) -> bool {
 /// SYN that is sent again, or that comes by two devices of a stack (a bridge and its port), is one
 /// connection, together with its look-up. A UDP flow is reported once a minute.
 #[inline(always)]
-fn counted_lately(segment: &Segment, slot: u32, within: u64, same_sequence: bool, time: u64) -> bool {
+fn counted_lately(
+    segment: &Segment,
+    slot: u32,
+    within: u64,
+    same_sequence: bool,
+    time: u64,
+) -> bool {
     let Some(connection) = Connection::of(slot, segment) else {
         return false;
     };
@@ -113,8 +121,8 @@ fn gate_observes() -> bool {
 }
 
 #[inline(always)]
-fn port_observes(port: PortKey) -> bool {
-    PORT_RULES.get(port.index()).is_some_and(|rule| rule.observe != 0)
+fn rule(port: PortKey) -> PortRule {
+    PORT_RULES.get(port.index()).copied().unwrap_or_default()
 }
 
 #[inline(always)]
@@ -126,8 +134,13 @@ pub(crate) fn count(counter: Counter) {
 }
 
 #[inline(always)]
-fn count_port(port: PortKey, reason: Reason, observed: bool) {
-    let Some(counters) = PORT_COUNTERS.get_ptr_mut(port.index()) else {
+fn count_port(port: PortKey, rule: PortRule, reason: Reason, observed: bool) {
+    let counters = if rule.counters != 0 {
+        FIRST_PORTS.get_ptr_mut(rule.counters)
+    } else {
+        PORT_COUNTERS.get_ptr_mut(port.index())
+    };
+    let Some(counters) = counters else {
         return;
     };
     // SAFETY: a valid, aligned pointer to this CPU's own counters.

@@ -6,18 +6,21 @@ use aya_ebpf::{
     EbpfContext, Global,
     bindings::{BPF_F_CURRENT_NETNS, bpf_sock, bpf_sock_tuple},
     cty::c_void,
-    helpers::{bpf_jiffies64, bpf_ktime_get_boot_ns, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp},
+    helpers::{
+        bpf_jiffies64, bpf_ktime_get_boot_ns, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp,
+    },
     macros::map,
     maps::{
         Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, lpm_trie::Key,
     },
 };
 use jit_common::{
-    Admission, Budget, COUNTERS as COUNTER_COUNT, ConnectionKey, EventKind, Family, Flow,
-    GrantEntry, Handshake, HostKey, LAST_COUNTED as LAST_COUNTED_ENTRIES, LastCounted, Lookup,
-    NO_PREALLOC, OPENED_HERE as OPENED_HERE_ENTRIES, PROTECTED_WORDS, Place, PlaceKey, PortCounters,
-    PortKey, PortRule, PrefixV4, PrefixV6, Protocol, RING_BYTES, RULE_SLOTS, Segment, Session,
-    Settings, Slot, TRANSLATED as TRANSLATED_ENTRIES, Tables,
+    Admission, Budget, COUNTERS as COUNTER_COUNT, ConnectionKey, EventKind,
+    FIRST_PORTS as FIRST_PORTS_ENTRIES, Family, Flow, GrantEntry, Handshake, HostKey, InUse,
+    LAST_COUNTED as LAST_COUNTED_ENTRIES, LastCounted, Lookup, NO_PREALLOC,
+    OPENED_HERE as OPENED_HERE_ENTRIES, PROTECTED_WORDS, Place, PlaceKey, PortCounters, PortKey,
+    PortRule, PrefixV4, PrefixV6, Protocol, RING_BYTES, RULE_SLOTS, Segment, Session, Settings,
+    Slot, TRANSLATED as TRANSLATED_ENTRIES, Tables,
 };
 
 const BPF_NOEXIST: u64 = 1;
@@ -65,6 +68,11 @@ static FLOW: PerCpuArray<Flow> = PerCpuArray::with_max_entries(1, 0);
 static OPENED_HERE: LruHashMap<Flow, u64> = LruHashMap::with_max_entries(OPENED_HERE_ENTRIES, 0);
 #[map]
 static PLACES: HashMap<PlaceKey, Flow> = HashMap::with_max_entries(1024, NO_PREALLOC);
+#[map]
+static IN_USE: Array<u32> = Array::with_max_entries(InUse::COUNT, 0);
+#[map]
+pub(crate) static FIRST_PORTS: PerCpuArray<PortCounters> =
+    PerCpuArray::with_max_entries(FIRST_PORTS_ENTRIES, 0);
 #[map]
 pub(crate) static PORT_COUNTERS: PerCpuHashMap<u32, PortCounters> =
     PerCpuHashMap::with_max_entries(RULE_SLOTS, NO_PREALLOC);
@@ -213,9 +221,7 @@ impl Tables for KernelTables {
                 let ([source, ..], [destination, ..]) = (source.words, destination.words);
                 question.fill(([source], [destination]), *source_port, port.port)
             }
-            Family::V6 => {
-                question.fill((source.words, destination.words), *source_port, port.port)
-            }
+            Family::V6 => question.fill((source.words, destination.words), *source_port, port.port),
         };
         if matches!(port.protocol, Protocol::Udp) {
             // SAFETY: the question has this number of bytes.
@@ -228,6 +234,7 @@ impl Tables for KernelTables {
         } else if state == TCP_SYN_SENT
             && let Some(flow) = flow_of(segment)
         {
+            use_table(InUse::OpenedHere);
             // If the table has no room, the connection counts as the peer's.
             let _ = OPENED_HERE.insert(flow, boot_nanos(), 0);
         }
@@ -299,6 +306,9 @@ impl KernelTables {
     /// answer stays what it was.
     #[inline(always)]
     fn ask_translated(&self, question: &mut Question, segment: &Segment) {
+        if !is_used(InUse::Translated) {
+            return;
+        }
         let Some(flow) = flow_of(segment) else {
             return;
         };
@@ -428,9 +438,27 @@ fn flow_of(segment: &Segment) -> Option<&'static mut Flow> {
 /// A connection that the peer opens is none that this host opened before, between the same ports.
 #[inline(always)]
 pub(crate) fn peer_opens(segment: &Segment) {
+    if !is_used(InUse::OpenedHere) {
+        return;
+    }
     if let Some(flow) = flow_of(segment) {
         // Nearly always there is nothing to remove.
         let _ = OPENED_HERE.remove(flow);
+    }
+}
+
+/// Whether a table may have entries.
+#[inline(always)]
+fn is_used(table: InUse) -> bool {
+    IN_USE.get(table as u32).is_none_or(|used| *used != 0)
+}
+
+/// Notes that a table has entries from now on.
+#[inline(always)]
+fn use_table(table: InUse) {
+    if let Some(used) = IN_USE.get_ptr_mut(table as u32) {
+        // SAFETY: a valid, aligned pointer into the map. All programs write the same.
+        unsafe { used.write_volatile(1) };
     }
 }
 

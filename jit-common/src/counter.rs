@@ -13,6 +13,10 @@ pub struct PortCounters {
 }
 const _: () = assert!(size_of::<PortCounters>() == (Reason::ALL.len() + 1) * 8);
 
+/// Entries in the table of the first ports' counters, the first of which is not used. A look-up there
+/// takes less time than in the hash of the others.
+pub const FIRST_PORTS: u32 = 257;
+
 impl Default for PortCounters {
     fn default() -> Self {
         Self { packets: [0; Reason::ALL.len()], observed: 0 }

@@ -4,8 +4,8 @@
 //! the caller's (a switch around the decision, not a branch in it).
 
 use crate::{
-    Address, Family, GrantEntry, HostKey, Link, Place, PortKey, PortRule, PrefixV4, PrefixV6, Protocol,
-    Reason, Segment, Session,
+    Address, Family, GrantEntry, HostKey, Link, Place, PortKey, PortRule, PrefixV4, PrefixV6,
+    Protocol, Reason, Segment, Session,
     grant_entry::{limited, unlimited},
     headers::{self, Frame, MAX_VLAN_TAGS, Network},
     session::ends_cut,
@@ -94,14 +94,7 @@ impl Decision {
     }
 
     pub(crate) const fn of(reason: Reason, segment: Segment) -> Self {
-        Self {
-            reason,
-            segment: Some(segment),
-            slot: 0,
-            fresh: false,
-            counted: false,
-            time: 0,
-        }
+        Self { reason, segment: Some(segment), slot: 0, fresh: false, counted: false, time: 0 }
     }
 
     pub(crate) const fn granted(segment: Segment, slot: u32, fresh: bool) -> Self {

@@ -97,7 +97,7 @@ fn is_own<T: Tables>(lookup: &Lookup, tables: &T) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Claim, HostKey, GrantEntry, PortRule, PrefixV4, PrefixV6, Session};
+    use crate::{Claim, GrantEntry, HostKey, PortRule, PrefixV4, PrefixV6, Session};
 
     const CLIENT: Address = Address::v4([192, 0, 2, 7]);
     const SERVER: Address = Address::v4([198, 51, 100, 1]);

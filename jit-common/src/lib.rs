@@ -29,7 +29,7 @@ pub use connection::{
     ConnectionKey, Flow, Handshake, LAST_COUNTED, LastCounted, MAX_CONNECTIONS, MAX_PLACES,
     PlaceKey, Slot,
 };
-pub use counter::{COUNTERS, Counter, PortCounters};
+pub use counter::{COUNTERS, Counter, FIRST_PORTS, PortCounters};
 pub use decide::{Admission, Decision, LATELY, Tables, decide};
 pub use event::{EVENT_BYTES, Event, EventKind};
 pub use grant_entry::{Claim, GrantEntry, HostKey, PrefixV4, PrefixV6};
@@ -41,5 +41,5 @@ pub use segment::{Link, Segment};
 pub use session::{Session, session_has_ended};
 pub use summary::{Place, summary_words};
 pub use tables::{
-    ABI_VERSION, Budget, NO_PREALLOC, OPENED_HERE, RING_BYTES, Settings, TRANSLATED, map,
+    ABI_VERSION, Budget, InUse, NO_PREALLOC, OPENED_HERE, RING_BYTES, Settings, TRANSLATED, map,
 };

@@ -85,8 +85,11 @@ pub struct PortRule {
     pub forwarded: u8,
     /// Always zero.
     pub reserved: u8,
+    /// Index of the port's counters in the table of the first ports' counters; zero: they are in
+    /// the other one. Only the code that writes the kernel's tables uses it.
+    pub counters: u32,
 }
-const _: () = assert!(size_of::<PortRule>() == 4);
+const _: () = assert!(size_of::<PortRule>() == 8);
 
 #[cfg(test)]
 mod tests {

@@ -30,7 +30,12 @@ pub mod map {
     /// Hash [`crate::PlaceKey`] -> [`crate::Flow`]: the connections in the places of grants with a
     /// limit.
     pub const PLACES: &str = "PLACES";
-    /// Per-CPU hash [`crate::PortKey`] index -> [`crate::PortCounters`].
+    /// Per-CPU array of [`crate::PortCounters`] by [`crate::PortRule::counters`].
+    pub const FIRST_PORTS: &str = "FIRST_PORTS";
+    /// Array of u32 by [`crate::InUse`]: zero if a table has no entries.
+    pub const IN_USE: &str = "IN_USE";
+    /// Per-CPU hash [`crate::PortKey`] index -> [`crate::PortCounters`]: of ports that are not in the
+    /// table of the first ports.
     pub const PORT_COUNTERS: &str = "PORT_COUNTERS";
     /// Array of [`crate::PortRule`] by [`crate::PortKey::index`].
     pub const PORT_RULES: &str = "PORT_RULES";
@@ -61,6 +66,21 @@ pub const RING_BYTES: u32 = 256 * 1024;
 /// Flag of a table whose entries get their memory when they are inserted (`BPF_F_NO_PREALLOC` of
 /// `linux/bpf.h`). A trie requires it.
 pub const NO_PREALLOC: u32 = 1;
+
+/// A table that is nearly always empty: a packet is not looked up there then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum InUse {
+    /// [`map::TRANSLATED`].
+    Translated = 0,
+    /// [`map::OPENED_HERE`].
+    OpenedHere = 1,
+}
+
+impl InUse {
+    /// Number of such tables.
+    pub const COUNT: u32 = 2;
+}
 
 /// Settings of the whole gate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -179,7 +179,10 @@ fn a_segment_has_the_ports_and_addresses_of_its_packet() {
                 assert_eq!(segment.destination.first_four(), [198, 51, 100, 1], "{name}");
             }
             jit_common::Family::V6 => {
-                assert!(at(&[segment.source.bytes(), segment.destination.bytes()].concat()), "{name}");
+                assert!(
+                    at(&[segment.source.bytes(), segment.destination.bytes()].concat()),
+                    "{name}"
+                );
             }
         }
         let ports = [segment.source_port.to_be_bytes(), PORT.to_be_bytes()].concat();

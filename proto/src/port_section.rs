@@ -83,6 +83,7 @@ impl PortSection {
             drain: matches!(self.sessions, Sessions::Drain) as u8,
             forwarded: self.forwarded as u8,
             reserved: 0,
+            counters: 0,
         }
     }
 }

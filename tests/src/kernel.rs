@@ -37,9 +37,10 @@ use jit_agent::kernel::datapath::{
     },
 };
 use jit_common::{
-    Address, Budget, COUNTERS, ConnectionKey, Counter, Event, Family, Flow, GrantEntry, HostKey,
-    LastCounted, Lookup, PROTECTED_WORDS, Place, PlaceKey, PortCounters, PortKey, PortRule, PrefixV4,
-    PrefixV6, Protocol, Reason, Settings, Slot, map, summary_words,
+    Address, Budget, COUNTERS, ConnectionKey, Counter, Event, FIRST_PORTS, Family, Flow,
+    GrantEntry, HostKey, InUse, LastCounted, Lookup, PROTECTED_WORDS, Place, PlaceKey,
+    PortCounters, PortKey, PortRule, PrefixV4, PrefixV6, Protocol, Reason, Settings, Slot, map,
+    summary_words,
 };
 
 use jit_proto::prefix::bits;
@@ -174,7 +175,9 @@ pub struct Loaded {
     connections: HashMap<MapData, ConnectionKey, u32>,
     counters: PerCpuArray<MapData, u64>,
     events: RingBuf<MapData>,
+    first_ports: PerCpuArray<MapData, PortCounters>,
     hosts: HashMap<MapData, HostKey, GrantEntry>,
+    in_use: Array<MapData, u32>,
     last_counted: HashMap<MapData, ConnectionKey, LastCounted>,
     opened_here: HashMap<MapData, Flow, u64>,
     places: HashMap<MapData, PlaceKey, Flow>,
@@ -187,7 +190,8 @@ pub struct Loaded {
     slots: Array<MapData, Slot>,
     summary: Array<MapData, u64>,
     translated: HashMap<MapData, Flow, Flow>,
-    filled: BTreeSet<PortKey>,
+    /// The protected ports, with the places of their counters.
+    filled: BTreeMap<PortKey, u32>,
     /// Words of the summary that are not zero.
     summarized: Vec<u32>,
     /// Slots that grants were counted in.
@@ -230,7 +234,9 @@ impl Loaded {
             connections: take(map::CONNECTIONS).try_into().expect("hash"),
             counters: take(map::COUNTERS).try_into().expect("per-CPU array"),
             events: take(map::EVENTS).try_into().expect("ring buffer"),
+            first_ports: take(map::FIRST_PORTS).try_into().expect("per-CPU array"),
             hosts: take(map::HOST_GRANTS).try_into().expect("hash"),
+            in_use: take(map::IN_USE).try_into().expect("array"),
             last_counted: take(map::LAST_COUNTED).try_into().expect("hash"),
             opened_here: take(map::OPENED_HERE).try_into().expect("hash"),
             places: take(map::PLACES).try_into().expect("hash"),
@@ -243,7 +249,7 @@ impl Loaded {
             slots: take(map::SLOTS).try_into().expect("array"),
             summary: take(map::SUMMARY).try_into().expect("array"),
             translated: take(map::TRANSLATED).try_into().expect("hash"),
-            filled: BTreeSet::new(),
+            filled: BTreeMap::new(),
             summarized: Vec::new(),
             counted: BTreeSet::new(),
             ebpf,
@@ -259,16 +265,24 @@ impl Loaded {
         }
         self.counted.extend(tables.slots.keys());
         let mut words = [0_u64; PROTECTED_WORDS as usize];
-        for (port, rule) in &tables.ports {
-            self.port_rules.set(port.index(), *rule, 0).expect("write a rule");
-            let counters = PerCpuValues::try_from(vec![PortCounters::default(); cpus()]);
-            let counters = counters.expect("as many values as CPUs");
-            self.port_counters.insert(port.index(), counters, 0).expect("make port counters");
+        for (place, (port, rule)) in (1..).zip(&tables.ports) {
+            let zero = PerCpuValues::try_from(vec![PortCounters::default(); cpus()]);
+            let zero = zero.expect("as many values as CPUs");
+            // Both tables of counters are in use.
+            let counters =
+                if port.protocol == Protocol::Tcp && place < FIRST_PORTS { place } else { 0 };
+            if counters == 0 {
+                self.port_counters.insert(port.index(), zero, 0).expect("make port counters");
+            } else {
+                self.first_ports.set(counters, zero, 0).expect("clear port counters");
+            }
+            let rule = PortRule { counters, ..*rule };
+            self.port_rules.set(port.index(), rule, 0).expect("write a rule");
             let (word, bit) = port.word_and_bit();
             *words.get_mut(word as usize).expect("below PROTECTED_WORDS") |= bit;
-            self.filled.insert(*port);
+            self.filled.insert(*port, counters);
         }
-        for port in &self.filled {
+        for port in self.filled.keys() {
             let (word, _) = port.word_and_bit();
             let bits = *words.get(word as usize).expect("below PROTECTED_WORDS");
             self.protected.set(word, bits, 0).expect("write protected ports");
@@ -282,6 +296,12 @@ impl Loaded {
         self.summarize(tables);
         for ((port, address, length), entry) in &tables.prefixes {
             self.insert_prefix(*port, *address, *length, *entry);
+        }
+        for (table, used) in [
+            (InUse::Translated, !tables.translated.is_empty()),
+            (InUse::OpenedHere, !tables.opened_here.is_empty()),
+        ] {
+            self.in_use.set(table as u32, u32::from(used), 0).expect("note what is in use");
         }
         for (flow, socket) in &tables.translated {
             self.translated.insert(flow, socket, 0).expect("write a translated connection");
@@ -418,7 +438,11 @@ impl Loaded {
     /// The counters of one protected port, summed over CPUs.
     pub fn port_counters(&self, port: PortKey) -> PortCounters {
         let mut sum = PortCounters::default();
-        let values = self.port_counters.get(&port.index(), 0).expect("a protected port");
+        let values = match self.filled.get(&port).expect("a protected port") {
+            0 => self.port_counters.get(&port.index(), 0),
+            place => self.first_ports.get(place, 0),
+        };
+        let values = values.expect("counters of a protected port");
         for value in values.iter() {
             for (total, packets) in sum.packets.iter_mut().zip(value.packets) {
                 *total += packets;
@@ -562,11 +586,13 @@ impl Loaded {
         for index in std::mem::take(&mut self.summarized) {
             self.summary.set(index, 0, 0).expect("clear the summary");
         }
-        for port in std::mem::take(&mut self.filled) {
+        for (port, counters) in std::mem::take(&mut self.filled) {
             let (word, _) = port.word_and_bit();
             self.protected.set(word, 0, 0).expect("clear protected ports");
             self.port_rules.set(port.index(), PortRule::default(), 0).expect("clear a rule");
-            self.port_counters.remove(&port.index()).expect("remove counters");
+            if counters == 0 {
+                self.port_counters.remove(&port.index()).expect("remove counters");
+            }
         }
     }
 

@@ -88,7 +88,10 @@ fn an_entry_that_root_wrote_is_removed_recorded_and_reported() {
     assert!(!site.stranger_opens(0, 22), "the answer comes after it was removed");
     // Entries of forms that the agent never writes; the first covers every port.
     let address = bytes(STRANGER[0]);
-    for (length, data) in [(0, PrefixV4::new(Address::v4(address), SSH)), (64, PrefixV4::new(Address::v4(address), SSH))] {
+    for (length, data) in [
+        (0, PrefixV4::new(Address::v4(address), SSH)),
+        (64, PrefixV4::new(Address::v4(address), SSH)),
+    ] {
         trie(&site).insert(&Key::new(length, data), forever(), 0).unwrap();
     }
     hosts(&site).insert(HostKey::new(Address::v4(address), SSH), forever(), 0).unwrap();

@@ -381,6 +381,7 @@ fn tables(random: &mut Random, tuples: &[Tuple]) -> MemoryTables {
                     drain: u8::from(random.chance(50)),
                     forwarded: u8::from(random.chance(25)),
                     reserved: 0,
+                    counters: 0,
                 };
                 tables.ports.insert(PortKey { protocol, port }, rule);
             }

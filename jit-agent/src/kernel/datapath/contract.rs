@@ -14,7 +14,10 @@ use crate::{
         probe::Probe,
         state::{Counters, Cursor, Drift, Elsewhere, InterfaceState, ReadBack},
     },
-    rules::{clock::BootNanos, reconcile::{EntryKey, Write}},
+    rules::{
+        clock::BootNanos,
+        reconcile::{EntryKey, Write},
+    },
 };
 
 /// Which interfaces are to have a program, and by which hook.
@@ -39,8 +42,7 @@ pub trait Datapath: Send {
     /// Carries out one write. The summary has the bit of an entry before the entry is there.
     fn write(&mut self, write: &Write) -> Result<(), DatapathError>;
     /// Takes the bits out of the summary that none of these entries needs: all that are there.
-    fn summarize(&mut self, keys: &mut dyn Iterator<Item = EntryKey>)
-    -> Result<(), DatapathError>;
+    fn summarize(&mut self, keys: &mut dyn Iterator<Item = EntryKey>) -> Result<(), DatapathError>;
     /// Makes exactly these ports protected.
     fn protect(&mut self, rules: &BTreeMap<PortKey, PortRule>) -> Result<(), DatapathError>;
     /// Writes the settings of the whole gate.

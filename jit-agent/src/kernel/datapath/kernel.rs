@@ -32,7 +32,10 @@ use crate::{
         },
         netlink::netfilter,
     },
-    rules::{clock::BootNanos, reconcile::{EntryKey, Write}},
+    rules::{
+        clock::BootNanos,
+        reconcile::{EntryKey, Write},
+    },
     system::sys::{self, DirectoryLock},
 };
 
@@ -149,10 +152,7 @@ impl Datapath for KernelDatapath {
         self.maps.write(write)
     }
 
-    fn summarize(
-        &mut self,
-        keys: &mut dyn Iterator<Item = EntryKey>,
-    ) -> Result<(), DatapathError> {
+    fn summarize(&mut self, keys: &mut dyn Iterator<Item = EntryKey>) -> Result<(), DatapathError> {
         self.maps.summarize(keys)
     }
 

@@ -2,10 +2,10 @@
 
 use aya::maps::{MapInfo, MapType, lpm_trie::Key};
 use jit_common::{
-    Budget, COUNTERS, ConnectionKey, EventKind, Flow, GrantEntry, Handshake, HostKey, LAST_COUNTED,
-    LastCounted, MAX_PLACES, NO_PREALLOC, OPENED_HERE, PROTECTED_WORDS, PlaceKey, PortCounters,
-    PortRule, PrefixV4, PrefixV6, RING_BYTES, RULE_SLOTS, Settings, Slot, TRANSLATED, map,
-    summary_words,
+    Budget, COUNTERS, ConnectionKey, EventKind, FIRST_PORTS, Flow, GrantEntry, Handshake, HostKey,
+    InUse, LAST_COUNTED, LastCounted, MAX_PLACES, NO_PREALLOC, OPENED_HERE, PROTECTED_WORDS,
+    PlaceKey, PortCounters, PortRule, PrefixV4, PrefixV6, RING_BYTES, RULE_SLOTS, Settings, Slot,
+    TRANSLATED, map, summary_words,
 };
 
 use crate::config::Limits;
@@ -24,7 +24,7 @@ pub(super) struct Layout {
 }
 
 /// All pinned tables, sized by the configuration.
-pub(super) fn layouts(limits: Limits) -> [Layout; 17] {
+pub(super) fn layouts(limits: Limits) -> [Layout; 19] {
     use MapType::{Array, Hash, LpmTrie, LruHash, PerCpuArray, PerCpuHash, RingBuf};
     let Limits { hosts, prefixes } = limits;
     let (none, slots) = (0, limits.slots());
@@ -33,7 +33,9 @@ pub(super) fn layouts(limits: Limits) -> [Layout; 17] {
         layout::<(), ()>(map::EVENTS, RingBuf, RING_BYTES, none),
         layout::<u32, Budget>(map::EVENT_BUDGET, PerCpuArray, EventKind::COUNT, none),
         layout::<ConnectionKey, Handshake>(map::CONNECTIONS, Hash, MAX_PLACES, NO_PREALLOC),
+        layout::<u32, PortCounters>(map::FIRST_PORTS, PerCpuArray, FIRST_PORTS, none),
         layout::<HostKey, GrantEntry>(map::HOST_GRANTS, Hash, hosts, NO_PREALLOC),
+        layout::<u32, u32>(map::IN_USE, Array, InUse::COUNT, none),
         layout::<ConnectionKey, LastCounted>(map::LAST_COUNTED, LruHash, LAST_COUNTED, none),
         layout::<Flow, u64>(map::OPENED_HERE, LruHash, OPENED_HERE, none),
         layout::<PlaceKey, Flow>(map::PLACES, Hash, MAX_PLACES, NO_PREALLOC),

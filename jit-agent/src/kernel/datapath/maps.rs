@@ -4,7 +4,7 @@
 mod read_back;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::Display,
     os::fd::{AsFd as _, OwnedFd},
     path::Path,
@@ -15,9 +15,9 @@ use aya::maps::{
     lpm_trie::Key,
 };
 use jit_common::{
-    Address, COUNTERS, ConnectionKey, Counter, Family, Flow, GrantEntry, HostKey, MAX_CONNECTIONS,
-    PROTECTED_WORDS, PlaceKey, PortCounters, PortKey, PortRule, PrefixV4, PrefixV6, Settings, Slot,
-    map,
+    Address, COUNTERS, ConnectionKey, Counter, FIRST_PORTS, Family, Flow, GrantEntry, HostKey,
+    InUse, MAX_CONNECTIONS, PROTECTED_WORDS, PlaceKey, PortCounters, PortKey, PortRule, PrefixV4,
+    PrefixV6, Settings, Slot, map,
 };
 use jit_proto::prefix::bits;
 
@@ -45,7 +45,9 @@ pub struct Maps {
     descriptors: BTreeMap<&'static str, OwnedFd>,
     connections: HashMap<MapData, ConnectionKey, u32>,
     counters: PerCpuArray<MapData, u64>,
+    first_ports: PerCpuArray<MapData, PortCounters>,
     hosts: HashMap<MapData, HostKey, GrantEntry>,
+    in_use: Array<MapData, u32>,
     opened_here: HashMap<MapData, Flow, u64>,
     places: HashMap<MapData, PlaceKey, Flow>,
     port_counters: PerCpuHashMap<MapData, u32, PortCounters>,
@@ -92,7 +94,9 @@ impl Maps {
             descriptors: BTreeMap::new(),
             connections: open!(map::CONNECTIONS),
             counters: open!(map::COUNTERS),
+            first_ports: open!(map::FIRST_PORTS),
             hosts: open!(map::HOST_GRANTS),
+            in_use: open!(map::IN_USE),
             opened_here: open!(map::OPENED_HERE),
             places: open!(map::PLACES),
             port_counters: open!(map::PORT_COUNTERS),
@@ -170,8 +174,7 @@ impl Maps {
             };
             (map::HOST_GRANTS, result)
         } else if address.family == Family::V4 {
-            let key =
-                Key::new(PrefixV4::HEAD_BITS + length, PrefixV4::new(address, port));
+            let key = Key::new(PrefixV4::HEAD_BITS + length, PrefixV4::new(address, port));
             let result = match entry {
                 Some(entry) => self.prefixes_v4.insert(&key, entry, 0),
                 None => self.prefixes_v4.remove(&key),
@@ -229,14 +232,21 @@ impl Maps {
         Ok(())
     }
 
-    /// Makes exactly these ports protected: rules and counters first, then the bits.
+    /// Makes exactly these ports protected: counters and rules first, then the bits.
     pub fn protect(&mut self, rules: &BTreeMap<PortKey, PortRule>) -> Result<(), DatapathError> {
         let mut words = vec![0_u64; PROTECTED_WORDS as usize];
+        let mut held = self.rules()?;
+        held.retain(|port, rule| rule.counters != 0 && rules.contains_key(port));
+        let taken: BTreeSet<_> = held.values().map(|rule| rule.counters).collect();
+        let mut free = (1..FIRST_PORTS).filter(|index| !taken.contains(index));
         for (port, rule) in rules {
+            let counters = match held.get(port) {
+                Some(held) => held.counters,
+                None => self.count_port(*port, free.next())?,
+            };
             self.port_rules
-                .set(port.index(), *rule, 0)
+                .set(port.index(), PortRule { counters, ..*rule }, 0)
                 .map_err(failed("write to", map::PORT_RULES))?;
-            self.count_port(*port)?;
             let (word, bit) = port.word_and_bit();
             if let Some(word) = usize::try_from(word).ok().and_then(|word| words.get_mut(word)) {
                 *word |= bit;
@@ -264,6 +274,13 @@ impl Maps {
 
     /// The protected ports and their rules, as the kernel has them.
     pub fn protected(&self) -> Result<BTreeMap<PortKey, PortRule>, DatapathError> {
+        let mut rules = self.rules()?;
+        rules.values_mut().for_each(|rule| rule.counters = 0);
+        Ok(rules)
+    }
+
+    /// The same, with the places of their counters.
+    fn rules(&self) -> Result<BTreeMap<PortKey, PortRule>, DatapathError> {
         let mut rules = BTreeMap::new();
         for (word, bits) in (0..).zip(self.words(map::PROTECTED, &self.protected)?) {
             for bit in (0..64).filter(|bit| bits & (1 << bit) != 0) {
@@ -300,6 +317,7 @@ impl Maps {
         let theirs: Option<HashMap<MapData, Flow, u64>> = map.and_then(|map| map.try_into().ok());
         for (flow, time) in theirs.iter().flat_map(HashMap::iter).filter_map(Result::ok) {
             // What finds no room counts as the peer's.
+            let _unused = self.in_use.set(InUse::OpenedHere as u32, 1, 0);
             let _full = self.opened_here.insert(flow, time, 0);
         }
     }
@@ -321,6 +339,9 @@ impl Maps {
             gone(self.translated.remove(&flow), map::TRANSLATED)?;
             known.remove(&flow);
         }
+        if !flows.is_empty() {
+            self.use_table(InUse::Translated, true)?;
+        }
         for (flow, socket) in flows {
             if known.get(flow) != Some(socket) {
                 let written = self.translated.insert(flow, socket, 0);
@@ -329,6 +350,18 @@ impl Maps {
             }
         }
         self.translations = Some(known);
+        if flows.is_empty() {
+            self.use_table(InUse::Translated, false)?;
+        }
+        Ok(())
+    }
+
+    /// Says whether a table may have entries.
+    fn use_table(&mut self, table: InUse, used: bool) -> Result<(), DatapathError> {
+        let (index, used) = (table as u32, u32::from(used));
+        if self.in_use.get(&index, 0).map_err(failed("read", map::IN_USE))? != used {
+            self.in_use.set(index, used, 0).map_err(failed("write to", map::IN_USE))?;
+        }
         Ok(())
     }
 
@@ -428,28 +461,39 @@ impl Maps {
             let values = self.counters.get(&index, 0).map_err(failed("read", map::COUNTERS))?;
             *total = values.iter().sum();
         }
-        for item in self.port_counters.iter() {
-            let (index, values) = item.map_err(failed("read", map::PORT_COUNTERS))?;
-            let Some(port) = PortKey::from_index(index) else { continue };
-            let sum = values.iter().fold(PortCounters::default(), |mut sum, cpu| {
-                sum.packets.iter_mut().zip(cpu.packets).for_each(|(sum, value)| *sum += value);
-                sum.observed += cpu.observed;
-                sum
-            });
-            counters.ports.insert(port, sum);
+        for (port, rule) in self.rules()? {
+            let (values, table) = match rule.counters {
+                0 => (self.port_counters.get(&port.index(), 0), map::PORT_COUNTERS),
+                index => (self.first_ports.get(&index, 0), map::FIRST_PORTS),
+            };
+            counters.ports.insert(port, values.map(sum).map_err(failed("read", table))?);
         }
         Ok(counters)
     }
 
-    /// Makes room for a port's counters, keeping those that are there.
-    fn count_port(&mut self, port: PortKey) -> Result<(), DatapathError> {
+    /// Makes room for a new port's counters: in the table of the first ports at this index, if there is
+    /// one. Returns [`PortRule::counters`].
+    fn count_port(&mut self, port: PortKey, index: Option<u32>) -> Result<u32, DatapathError> {
         let zero = PerCpuValues::try_from(vec![PortCounters::default(); cpus()?])
             .map_err(|error| DatapathError::Sys { verb: "count the CPUs", error })?;
+        if let Some(index) = index {
+            let written = self.first_ports.set(index, zero, 0);
+            return written.map(|()| index).map_err(failed("write to", map::FIRST_PORTS));
+        }
         match self.port_counters.insert(port.index(), zero, BPF_NOEXIST) {
-            Err(error) if errno(&error) == Some(libc::EEXIST) => Ok(()),
-            other => other.map_err(failed("write to", map::PORT_COUNTERS)),
+            Err(error) if errno(&error) == Some(libc::EEXIST) => Ok(0),
+            other => other.map(|()| 0).map_err(failed("write to", map::PORT_COUNTERS)),
         }
     }
+}
+
+/// The counters of all CPUs together.
+fn sum(values: PerCpuValues<PortCounters>) -> PortCounters {
+    values.iter().fold(PortCounters::default(), |mut sum, cpu| {
+        sum.packets.iter_mut().zip(cpu.packets).for_each(|(sum, value)| *sum += value);
+        sum.observed += cpu.observed;
+        sum
+    })
 }
 
 /// The slots of another version's tables, if their form is known here.

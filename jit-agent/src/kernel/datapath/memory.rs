@@ -326,10 +326,7 @@ impl Datapath for MemoryDatapath {
         Ok(())
     }
 
-    fn summarize(
-        &mut self,
-        keys: &mut dyn Iterator<Item = EntryKey>,
-    ) -> Result<(), DatapathError> {
+    fn summarize(&mut self, keys: &mut dyn Iterator<Item = EntryKey>) -> Result<(), DatapathError> {
         let mut inner = self.lock();
         let mut summary = inner.summary.clone().unwrap_or_else(few_words);
         for _ in summary.rebuild(keys) {

@@ -351,7 +351,9 @@ mod tests {
             assert_eq!((flow.family, flow.source_port, flow.port), (family, 40_000, 22));
             assert_eq!(socket, Flow { port: 2022, ..flow });
             let (source, destination) = flow.ends().unwrap();
-            assert!(source.bytes().starts_with(ends[0]) && destination.bytes().starts_with(ends[1]));
+            assert!(
+                source.bytes().starts_with(ends[0]) && destination.bytes().starts_with(ends[1])
+            );
         }
     }
 

@@ -5,8 +5,7 @@ use std::io;
 
 use aya::maps::{Array, MapData, lpm_trie::Key};
 use jit_common::{
-    Address, Family, GrantEntry, HostKey, PortKey, PrefixV4, PrefixV6, Protocol,
-    map,
+    Address, Family, GrantEntry, HostKey, PortKey, PrefixV4, PrefixV6, Protocol, map,
 };
 use jit_proto::{SourcePrefix, prefix::bits};
 
@@ -245,12 +244,8 @@ impl RawKey {
         let (address, length) = (source.address(), u32::from(source.length()));
         match address.family {
             _ if source.is_host() => Self::Host(HostKey::new(address, port)),
-            Family::V4 => {
-                Self::V4(PrefixV4::HEAD_BITS + length, PrefixV4::new(address, port))
-            }
-            Family::V6 => {
-                Self::V6(PrefixV6::HEAD_BITS + length, PrefixV6::new(address, port))
-            }
+            Family::V4 => Self::V4(PrefixV4::HEAD_BITS + length, PrefixV4::new(address, port)),
+            Family::V6 => Self::V6(PrefixV6::HEAD_BITS + length, PrefixV6::new(address, port)),
         }
     }
 }

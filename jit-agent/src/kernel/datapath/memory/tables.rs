@@ -6,8 +6,8 @@ use std::{
 };
 
 use jit_common::{
-    Address, Admission, ConnectionKey, Family, Flow, GrantEntry, Handshake, HostKey, PortKey, PortRule,
-    Place, PrefixV4, PrefixV6, Protocol, Segment, Session, Slot, Tables,
+    Address, Admission, ConnectionKey, Family, Flow, GrantEntry, Handshake, HostKey, Place,
+    PortKey, PortRule, PrefixV4, PrefixV6, Protocol, Segment, Session, Slot, Tables,
 };
 use jit_proto::prefix::masked;
 

@@ -115,8 +115,9 @@ impl Decision {
 
 /// Decides about one packet.
 ///
-/// `now` is asked at most once, and only if a table has an entry for the source: CLOCK_BOOTTIME in
-/// nanoseconds. A grant is live while its deadline is later than `now`, strictly.
+/// `now` is CLOCK_BOOTTIME in nanoseconds. It is asked only if a table has an entry for the source: for
+/// what would open a connection, and where a deadline is near. A grant is live while its deadline is
+/// later than `now`, strictly.
 #[inline(always)]
 pub fn decide<F: Frame, T: Tables>(
     frame: &F,
@@ -223,7 +224,10 @@ fn judge<T: Tables>(segment: Segment, tables: &T, clock: impl Fn() -> u64) -> De
     }
     let prefix = prefix_grant(source, port, tables);
     if prefix.is_some() {
-        now = time_for(prefix, fresh, tables, &clock);
+        // The later of the two is right for both.
+        if now == 0 || !fresh {
+            now = now.max(time_for(prefix, fresh, tables, &clock));
+        }
         if let Some(slot) = unlimited(prefix, now) {
             return Decision::granted(segment, slot, fresh).at(now);
         }

@@ -34,6 +34,8 @@ struct One {
     udp: bool,
     /// What grants with a limit say, by slot.
     admissions: Vec<Admission>,
+    /// A time of a moment ago.
+    lately: Option<u64>,
     /// Slots in which a handshake ended.
     done: RefCell<Vec<u32>>,
 }
@@ -56,6 +58,10 @@ impl Tables for One {
 
     fn rule(&self, _: PortKey) -> PortRule {
         self.rule
+    }
+
+    fn lately(&self) -> Option<u64> {
+        self.lately
     }
 
     fn host_grant(&self, key: &HostKey) -> Option<&GrantEntry> {
@@ -227,7 +233,60 @@ fn the_clock_is_read_only_for_protected_ports_and_once() {
     let decision = decide(&Bytes(packet), V4, &tables, clock);
     assert_eq!((decision.reason, read.get()), (Reason::Unprotected, 0));
     let decision = decide(&Bytes(segment(SYN)), V4, &tables, clock);
+    assert_eq!((decision.reason, read.get()), (Reason::Denied, 0));
+    let dead = until(NOW, 1);
+    let tables = One { host: dead, prefix_v4: dead, ..One::default() };
+    let decision = decide(&Bytes(segment(SYN)), V4, &tables, clock);
     assert_eq!((decision.reason, read.get()), (Reason::Denied, 1));
+    let tables = One { host: until(NOW + 1, 1), ..One::default() };
+    let decision = decide(&Bytes(segment(SYN)), V4, &tables, clock);
+    assert_eq!((decision.reason, decision.time, read.get()), (Reason::Granted, NOW, 2));
+}
+
+/// Whatever deadlines there are, and however long ago the time at hand was asked for.
+#[test]
+fn a_time_of_a_moment_ago_gives_the_same_answer() {
+    const NOW: u64 = 10 * LATELY;
+    let asked = Cell::new(0);
+    let mut by_the_time_at_hand = 0;
+    for age in [0, 1, LATELY / 2, LATELY - 1] {
+        let lately = NOW - age;
+        let deadlines = [0, 1, lately, lately + 1, NOW - 1, NOW, NOW + 1];
+        let deadlines = deadlines.into_iter().chain([lately + LATELY, lately + LATELY + 1, u64::MAX]);
+        let claims: Vec<_> = deadlines.map(|deadline| Claim::until(deadline, 0)).collect();
+        let mut entries = std::vec![None];
+        for unlimited in &claims {
+            let entry = |limited: &Claim| GrantEntry { unlimited: *unlimited, limited: *limited };
+            entries.extend(claims.iter().map(|limited| Some(entry(limited))));
+        }
+        for (host, prefix_v4) in entries.iter().flat_map(|host| entries.iter().map(move |p| (host, p))) {
+            for flags in [SYN, ACK] {
+                let exact = One {
+                    host: *host,
+                    prefix_v4: *prefix_v4,
+                    session: true,
+                    admissions: std::vec![Admission::Known],
+                    ..One::default()
+                };
+                let answer = |tables: &One| {
+                    asked.set(0);
+                    let clock = || {
+                        asked.set(asked.get() + 1);
+                        NOW
+                    };
+                    let decision = decide(&Bytes(segment(flags)), V4, tables, clock);
+                    Decision { time: 0, ..decision }
+                };
+                let expected = answer(&exact);
+                let with = One { lately: Some(lately), ..exact };
+                assert_eq!(answer(&with), expected, "{age} {flags} {host:?} {prefix_v4:?}");
+                let entry = host.is_some() || prefix_v4.is_some();
+                assert!(flags == ACK || !entry || asked.get() == 1, "a SYN has the exact time");
+                by_the_time_at_hand += u32::from(entry && asked.get() == 0);
+            }
+        }
+    }
+    assert!(by_the_time_at_hand > 1_000, "{by_the_time_at_hand}");
 }
 
 #[test]

@@ -252,14 +252,17 @@ fn a_time_of_a_moment_ago_gives_the_same_answer() {
     for age in [0, 1, LATELY / 2, LATELY - 1] {
         let lately = NOW - age;
         let deadlines = [0, 1, lately, lately + 1, NOW - 1, NOW, NOW + 1];
-        let deadlines = deadlines.into_iter().chain([lately + LATELY, lately + LATELY + 1, u64::MAX]);
+        let deadlines =
+            deadlines.into_iter().chain([lately + LATELY, lately + LATELY + 1, u64::MAX]);
         let claims: Vec<_> = deadlines.map(|deadline| Claim::until(deadline, 0)).collect();
         let mut entries = std::vec![None];
         for unlimited in &claims {
             let entry = |limited: &Claim| GrantEntry { unlimited: *unlimited, limited: *limited };
             entries.extend(claims.iter().map(|limited| Some(entry(limited))));
         }
-        for (host, prefix_v4) in entries.iter().flat_map(|host| entries.iter().map(move |p| (host, p))) {
+        for (host, prefix_v4) in
+            entries.iter().flat_map(|host| entries.iter().map(move |p| (host, p)))
+        {
             for flags in [SYN, ACK] {
                 let exact = One {
                     host: *host,

@@ -62,9 +62,12 @@ fn place(key: &EntryKey) -> Place {
 
 #[cfg(test)]
 mod tests {
-    use jit_common::{PortKey, Protocol};
+    use jit_common::{Address, GrantEntry, HostKey, PortKey, Protocol, Tables as _};
+    use jit_proto::{SourcePrefix, prefix::bits};
+    use proptest::prelude::*;
 
     use super::*;
+    use crate::kernel::datapath::memory::MemoryTables;
 
     fn key(source: &str) -> EntryKey {
         let port = PortKey { protocol: Protocol::Tcp, port: 22 };
@@ -96,5 +99,103 @@ mod tests {
         write(&mut kernel, left);
         assert_eq!(Summary::new(kernel), summary);
         assert!(summary.has(place(&key("192.0.2.1"))) && !summary.has(place(&key("192.0.2.2"))));
+    }
+
+    /// Few addresses and lengths, so that prefixes cover sources often.
+    fn addresses() -> impl Strategy<Value = Address> {
+        let byte = prop_oneof![Just(0_u8), Just(1), Just(0x80), any::<u8>()];
+        let v4 = proptest::array::uniform4(byte.clone()).prop_map(Address::v4);
+        prop_oneof![v4, proptest::array::uniform16(byte).prop_map(Address::v6)]
+    }
+
+    fn keys() -> impl Strategy<Value = EntryKey> {
+        (addresses(), any::<u8>(), 0..3_u16, any::<bool>()).prop_map(
+            |(address, length, port, udp)| {
+                let whole = bits(address.family);
+                let length = if length > 180 { whole } else { length % (whole + 1) };
+                let address = jit_proto::prefix::masked(address, length);
+                let protocol = if udp { Protocol::Udp } else { Protocol::Tcp };
+                let source = SourcePrefix::new(address, length).unwrap();
+                EntryKey { port: PortKey { protocol, port }, source }
+            },
+        )
+    }
+
+    fn tables(keys: &[EntryKey], summary: Option<Summary>) -> MemoryTables {
+        let mut tables = MemoryTables { summary, ..MemoryTables::default() };
+        let entry = GrantEntry::until(u64::MAX, 1);
+        for EntryKey { port, source } in keys {
+            if source.is_host() {
+                tables.hosts.insert(HostKey::new(source.address(), *port), entry);
+            } else {
+                tables.prefixes.insert((*port, source.address(), source.length()), entry);
+            }
+        }
+        tables
+    }
+
+    /// Whether the decision would find an entry, asking the summary first.
+    fn finds(tables: &MemoryTables, source: Address, port: PortKey) -> bool {
+        let host = tables.summarized(Place::of_host(source, port))
+            && tables.host_grant(&HostKey::new(source, port)).is_some();
+        let prefix = (tables.summarized(Place::of_block(source, port))
+            || tables.summarized(Place::of_port(source.family, port)))
+            && tables.longest(port, source, bits(source.family)).is_some();
+        host || prefix
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        /// After any history of entries that come and go, with the bits of those that went and
+        /// without, the summary hides no entry.
+        #[test]
+        fn no_entry_is_ever_hidden(
+            come in proptest::collection::vec(keys(), 1..12),
+            go in proptest::collection::vec(any::<bool>(), 12),
+            words in prop_oneof![Just(1_usize), Just(2), Just(64), Just(2_048)],
+            sources in proptest::collection::vec(addresses(), 8),
+        ) {
+            let mut summary = Summary::new(vec![0; words]);
+            for key in &come {
+                summary.cover(key);
+            }
+            let left: Vec<_> =
+                come.iter().zip(go).filter_map(|(key, go)| (!go).then_some(*key)).collect();
+            for rebuilt in [false, true] {
+                if rebuilt {
+                    summary.rebuild(&mut left.iter().copied());
+                }
+                let (with, without) =
+                    (tables(&left, Some(summary.clone())), tables(&left, None));
+                let ends = come.iter().flat_map(|key| {
+                    [key.source.address(), key.source.last_address()]
+                });
+                for source in ends.chain(sources.iter().copied()) {
+                    for port in come.iter().map(|key| key.port) {
+                        let found = finds(&without, source, port);
+                        prop_assert_eq!(finds(&with, source, port), found, "{:?}", source);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sources without an entry are ruled out at once: at least seven of eight.
+    #[test]
+    fn most_sources_without_an_entry_need_no_look_up() {
+        const HOSTS: u32 = 50_000;
+        let words = jit_common::summary_words(HOSTS);
+        let mut summary = Summary::new(vec![0; usize::try_from(words).unwrap()]);
+        let port = PortKey { protocol: Protocol::Tcp, port: 22 };
+        for number in 0..HOSTS {
+            let address = Address::v4((0x0a00_0000 + number).to_be_bytes());
+            let source = SourcePrefix::new(address, 32).unwrap();
+            summary.cover(&EntryKey { port, source });
+        }
+        let strangers = (0..HOSTS).map(|number| Address::v4((0xc000_0000 + number).to_be_bytes()));
+        let asked = strangers.filter(|source| summary.has(Place::of_host(*source, port))).count();
+        assert!(asked < 50_000 / 8, "{asked} of 50,000");
+        println!("{asked} of 50,000 strangers are looked up");
     }
 }

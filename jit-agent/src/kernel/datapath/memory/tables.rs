@@ -44,7 +44,12 @@ pub struct MemoryTables {
 
 impl MemoryTables {
     /// The longest matching prefix, as a kernel trie answers.
-    pub(super) fn longest(&self, port: PortKey, address: Address, max: u8) -> Option<&GrantEntry> {
+    pub(in crate::kernel::datapath) fn longest(
+        &self,
+        port: PortKey,
+        address: Address,
+        max: u8,
+    ) -> Option<&GrantEntry> {
         (0..=max)
             .rev()
             .find_map(|length| self.prefixes.get(&(port, masked(address, length), length)))

@@ -50,10 +50,9 @@ pub fn guard<T: Tables>(
     if tcp && source.is_bad_tcp_source() {
         return Some(Decision::of(Reason::BadSource, segment));
     }
+    let now = now();
     let host = host_grant(source, port, tables);
     let prefix = prefix_grant(source, port, tables);
-    // Without an entry nothing depends on the time.
-    let now = if host.is_some() || prefix.is_some() { now() } else { 0 };
     if let Some(slot) = unlimited(host, now).or(unlimited(prefix, now)) {
         // It is new, unless the packet gate counted it a moment ago.
         return Some(Decision::granted(segment, slot, true).at(now));

@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod disk;
+pub mod figures;
 pub mod frames;
 mod genetlink;
 mod guard_run;

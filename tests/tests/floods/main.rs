@@ -11,6 +11,7 @@
 
 mod bytes;
 mod connections;
+mod handshakes;
 mod http2;
 mod scene;
 mod streams;

@@ -12,5 +12,6 @@
 mod bytes;
 mod connections;
 mod http2;
+mod memory;
 mod scene;
 mod streams;

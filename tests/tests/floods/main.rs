@@ -13,5 +13,6 @@ mod bytes;
 mod connections;
 mod handshakes;
 mod http2;
+mod memory;
 mod scene;
 mod streams;

@@ -18,6 +18,7 @@ use jit_client::{
     agent::Agent,
     target::{Target, Tls, Way},
 };
+use jit_proto::v1;
 use jit_tests::{
     agent::{CLIENT, Site, TO_CLIENT, TO_STRANGER, address},
     programs::binary,
@@ -25,6 +26,8 @@ use jit_tests::{
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
 
 const PORT: u16 = 7443;
+/// Grants that do not end during a test.
+pub(crate) const LONG: Duration = Duration::from_secs(600);
 /// Half of the calls of a round must be served within this time, and all of them within the second.
 /// On a machine that is slow already without a flood, five times its own time is soon.
 const SOON: Duration = Duration::from_millis(200);
@@ -224,18 +227,13 @@ may = ["grant"]
 
     fn usage(&self) -> Usage {
         let descriptors = fs::read_dir(self.proc("fd")).unwrap().count();
-        Usage { mib: self.kib("VmRSS:") / 1024, descriptors, connections: self.connections() }
+        let mib = memory_kib(&self.site, "VmRSS:") / 1024;
+        Usage { mib, descriptors, connections: self.connections() }
     }
 
     /// The most memory since the flood began, MiB.
     fn most_mib(&self) -> u64 {
-        self.kib("VmHWM:") / 1024
-    }
-
-    fn kib(&self, line: &str) -> u64 {
-        let status = fs::read_to_string(self.proc("status")).unwrap();
-        let value = status.lines().find_map(|text| text.strip_prefix(line)).unwrap();
-        value.trim().trim_end_matches(" kB").parse().unwrap()
+        memory_kib(&self.site, "VmHWM:") / 1024
     }
 
     fn proc(&self, file: &str) -> PathBuf {
@@ -310,6 +308,30 @@ may = ["grant"]
             self.site.stranger.address("p0", &format!("{address}/24"));
         }
         addresses
+    }
+}
+
+/// A line of proc(5), status, of the agent, KiB.
+pub(crate) fn memory_kib(site: &Site, line: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", site.pid())).unwrap();
+    let value = status.lines().find_map(|text| text.strip_prefix(line)).unwrap();
+    value.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// An address of its own for each number.
+pub(crate) fn numbered(number: u32) -> String {
+    let [_, high, middle, low] = number.to_be_bytes();
+    format!("10.{high}.{middle}.{low}")
+}
+
+/// With these many grants: a list is long then.
+pub(crate) fn granted(site: &Site, count: u32) {
+    let envelopes: Vec<_> =
+        (0..count).map(|number| site.envelope(&[&numbered(number)], LONG)).collect();
+    for part in envelopes.chunks(2_000) {
+        let request = v1::PushBatchRequest { envelopes: part.to_vec(), revoke_ids: Vec::new() };
+        let outcomes = site.call(async |mut client| client.push_batch(request).await);
+        assert!(outcomes.unwrap().into_inner().outcomes.iter().all(|outcome| outcome.accepted));
     }
 }
 

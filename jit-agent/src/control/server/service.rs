@@ -93,7 +93,7 @@ impl Service {
             .http2_max_header_list_size(16 * 1024)
             .http2_max_pending_accept_reset_streams(Some(20))
             .max_connection_age(Duration::from_secs(24 * 3600))
-            .layer(IntakeLayer::new(self.authority.clone()))
+            .layer(IntakeLayer::new(self.authority.clone(), self.gate.clone()))
             .add_service(
                 JitAgentServer::new(self)
                     .max_decoding_message_size(MAX_MESSAGE_BYTES)

@@ -7,6 +7,7 @@
 //! fails.
 
 mod bundles;
+mod doubted;
 mod kinds;
 
 use std::{

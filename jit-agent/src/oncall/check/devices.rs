@@ -3,7 +3,11 @@
 //! the device above (docs/threat-model.md, section "Not promised"). Only [`warnings`] asks the
 //! kernel; it needs no rights.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::IpAddr,
+};
 
 use jit_common::{Address, Family, PortKey};
 use jit_proto::{PortRange, Sessions};
@@ -17,7 +21,7 @@ use crate::{
     system::addresses::addresses,
 };
 
-/// The most ports that are named of one device.
+/// The most ports and devices that are named in one sentence.
 const NAMED: usize = 8;
 /// What does not hold.
 const LOST: &str = "on a `drain` port they stop when their grant ends, and without a grant when the \
@@ -74,10 +78,10 @@ const fn is_link_local(address: &Address) -> bool {
 }
 
 /// The names of the devices that have an IPv6 link-local address.
-fn link_local_names() -> std::io::Result<BTreeSet<String>> {
+fn link_local_names() -> io::Result<BTreeSet<String>> {
     let all = addresses()?.into_iter().filter(|one| match one.ip {
-        std::net::IpAddr::V4(_) => false,
-        std::net::IpAddr::V6(v6) => v6.is_unicast_link_local(),
+        IpAddr::V4(_) => false,
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
     });
     Ok(all.map(|one| one.interface).collect())
 }
@@ -134,27 +138,35 @@ impl<'a> Stack<'a> {
     }
 
     fn below_text(&self) -> String {
-        let names: Vec<_> = self.below.iter().map(|device| device.name.as_str()).collect();
-        names.join(", ")
+        let names = self.below.iter().take(NAMED).map(|device| device.name.clone());
+        names.chain(self.not_named()).collect::<Vec<_>>().join(", ")
     }
 
-    /// What to paste, and what it needs.
+    fn not_named(&self) -> Option<String> {
+        let more = self.below.len().saturating_sub(NAMED);
+        (more > 0).then(|| format!("and {more} more"))
+    }
+
+    /// What to do, with what to paste.
     fn cure(&self, gate: &GateConfig) -> String {
         let above = &self.above.name;
         // No packet passes a program on it.
-        let alone = self.above.loopback;
-        let reason =
-            if alone { "left to the socket guard".to_owned() } else { format!("gated on {above}") };
-        let entries: Vec<_> = self
-            .below
-            .iter()
-            .map(|below| format!("{{ name = {:?}, reason = {reason:?} }}", below.name))
-            .collect();
-        let mut cure = format!("add to [gate] exclude: {}", entries.join(", "));
-        if !alone && !gate.interfaces.matches(above) {
+        let guard_alone = self.above.loopback;
+        let (what, reason) = if guard_alone {
+            ("leave it to the socket guard".to_owned(), "left to the socket guard".to_owned())
+        } else {
+            (format!("gate {above} alone"), format!("gated on {above}"))
+        };
+        let entry = |below: &&Device| format!("{{ name = {:?}, reason = {reason:?} }}", below.name);
+        let entries: Vec<_> = self.below.iter().take(NAMED).map(entry).collect();
+        let mut cure = format!("{what}: add to [gate] exclude: {}", entries.join(", "));
+        if let Some(more) = self.not_named() {
+            cure += &format!(", {more}: a glob such as \"veth*\" takes them all");
+        }
+        if !guard_alone && !gate.interfaces.matches(above) {
             cure += &format!(", and let [gate] interfaces take {above:?}");
         }
-        if !gate.socket_guard && (alone || self.shared) {
+        if !gate.socket_guard && (guard_alone || self.shared) {
             cure += ", with socket_guard = true: without it the excluded device would be open";
         }
         cure
@@ -201,7 +213,7 @@ fn doubts(
             let now = if bound.is_empty() { bound } else { format!(" (now: {bound})") };
             doubts.push(format!(
                 "[gate] interfaces: the program on {below} does not find sessions in the VRF \
-                 {above}{now}: {LOST}; leave them to the socket guard, where they go on: {cure}"
+                 {above}{now}: {LOST}; {cure}"
             ));
             continue;
         }
@@ -209,7 +221,7 @@ fn doubts(
             doubts.push(format!(
                 "bound to the device {above} (SO_BINDTODEVICE): {bound}; the program on {below}, \
                  which their packets pass first, does not find such sessions: {LOST}; bind the \
-                 service to an address instead of a device, or gate {above} alone: {cure}"
+                 service to an address instead of a device, or {cure}"
             ));
         }
         if link_local.contains(above) {
@@ -218,7 +230,7 @@ fn doubts(
             doubts.push(format!(
                 "IPv6 link-local on {above}: the kernel binds such sessions to {above}, the scope \
                  of their address{now}, and the program on {below}, which their packets pass \
-                 first, does not find them: {LOST}; use other addresses, or gate {above} alone: {cure}"
+                 first, does not find them: {LOST}; use other addresses, or {cure}"
             ));
         }
     }
@@ -228,6 +240,7 @@ fn doubts(
 #[cfg(test)]
 mod tests {
     use jit_common::Protocol;
+    use p256::pkcs8::{EncodePublicKey as _, LineEnding};
 
     use super::*;
 
@@ -305,7 +318,7 @@ mod tests {
         for devices in [bridge, vec![child("eth0.7", 5, 2), device("eth0", 2)], vrf().to_vec()] {
             let gate = gate("");
             let cure = Stack::all(&gate, &devices)[0].cure(&gate);
-            let entries = cure.strip_prefix("add to [gate] exclude: ").unwrap();
+            let (_, entries) = cure.split_once("add to [gate] exclude: ").unwrap();
             let pasted = format!("exclude = [{entries}]\n");
             assert_eq!(of(&pasted, &devices, &services, "br0 eth0.7"), [""; 0], "{cure}");
         }
@@ -345,6 +358,10 @@ mod tests {
             assert_eq!(cure.contains("socket_guard = true"), needs_guard, "{cure}");
             assert!(!of("", devices).contains("socket_guard"));
         }
+        let members = (10..30).map(|index| member(&format!("veth{index}"), index, 5));
+        let many = of("", &[device("docker0", 5)].into_iter().chain(members).collect::<Vec<_>>());
+        assert!(many.contains("veth17\"") && !many.contains("veth18\""), "{many}");
+        assert!(many.ends_with("and 12 more: a glob such as \"veth*\" takes them all"), "{many}");
         let cure = of("interfaces = [\"eth*\"]\n", &bridge);
         assert!(cure.contains("let [gate] interfaces take \"br0\""), "{cure}");
     }
@@ -354,6 +371,26 @@ mod tests {
         let services = [service(2, true, false), service(2, false, true)];
         let devices = [device("eth0", 2), device("eth1", 3), device("docker0", 4)];
         assert_eq!(of("", &devices, &services, "eth0 eth1 docker0"), [""; 0]);
+    }
+
+    #[test]
+    fn only_ports_that_drain_here_can_lose_a_session() {
+        let port = |port: u16, extra: &str| {
+            let sources = "sources = [\"192.0.2.0/24\"]";
+            format!("[[port]]\nport = {port}\nprotocol = \"tcp\"\n{sources}\n{extra}\n")
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let key = ed25519_dalek::SigningKey::from_bytes(&[7; 32]).verifying_key();
+        let pem = key.to_public_key_pem(LineEnding::LF).unwrap();
+        std::fs::write(directory.path().join("prod.pem"), pem).unwrap();
+        let text = [
+            "[host]\nid = \"h\"\n[[signer]]\nid = \"prod\"\npublic_key = \"prod.pem\"\n",
+            &port(22, ""),
+            &port(23, "sessions = \"cut\""),
+            &port(24, "terminates = \"forwarded\""),
+        ];
+        let config = Config::parse(&text.concat(), &directory.path().join("c.toml")).unwrap();
+        assert_eq!(drained(&config), ["22".parse::<PortRange>().unwrap()]);
     }
 
     #[test]

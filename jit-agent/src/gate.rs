@@ -392,6 +392,8 @@ impl<D: Datapath> Gate<D> {
         self.review_tables(now);
         self.look_at_limits(now);
         self.record_unreported(now);
+        self.ledger.give_room_back();
+        self.tables.give_room_back();
         self.faults.set("log", log::state().problem);
     }
 

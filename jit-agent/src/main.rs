@@ -17,7 +17,7 @@ use jit_agent::{
     app,
     config::{DEFAULT_PATH, Glimpse},
     oncall::{Failure, audit, check, complain, detach, grants, policy, status},
-    system::log,
+    system::{log, memory},
 };
 use jit_client::exit::Exit;
 use jit_proto::printable;
@@ -101,6 +101,7 @@ enum OnCall {
 }
 
 fn main() -> ExitCode {
+    memory::set_up();
     // The kernel is asked for news of the sockets after every few turns of tasks. So connections
     // that always have something to do cannot keep the others waiting.
     let runtime = tokio::runtime::Builder::new_multi_thread()

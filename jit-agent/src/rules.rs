@@ -18,3 +18,4 @@ pub mod policy;
 pub mod proposal;
 pub mod reconcile;
 pub mod refusal;
+pub(crate) mod room;

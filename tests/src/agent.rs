@@ -6,7 +6,7 @@
 use std::{
     fs,
     io::{Read as _, Write as _},
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::Once,
@@ -350,12 +350,23 @@ pins = "{}"
     /// Starts a TCP server on all of the host's addresses, of both families. It greets and then
     /// echoes, for as long as the test runs.
     pub fn serve(&self, port: u16) {
-        let listener = self.host.run(|| TcpListener::bind(("::", port)).expect("listen"));
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                thread::spawn(move || echo(stream));
-            }
-        });
+        greet(self.host.run(|| TcpListener::bind(("::", port)).expect("listen")));
+    }
+
+    /// The same by a socket that is bound to a device (`SO_BINDTODEVICE`).
+    pub fn serve_on(&self, device: &str, port: u16) {
+        greet(self.host.run(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("a runtime").block_on(async {
+                let socket = tokio::net::TcpSocket::new_v6().expect("a socket");
+                socket.bind_device(Some(device.as_bytes())).expect("bind to a device");
+                socket.bind((Ipv6Addr::UNSPECIFIED, port).into()).expect("bind to a port");
+                let listener = socket.listen(64).and_then(tokio::net::TcpListener::into_std);
+                let listener = listener.expect("listen");
+                listener.set_nonblocking(false).expect("a listener that waits");
+                listener
+            })
+        }));
     }
 
     /// Whether the client can open a connection to the host's port.
@@ -428,6 +439,15 @@ pub fn carries(stream: &mut TcpStream) -> bool {
     stream.write_all(b"ping").is_ok()
         && stream.read_exact(&mut answer).is_ok()
         && &answer == b"ping"
+}
+
+/// Greets and echoes, for as long as the test runs.
+fn greet(listener: TcpListener) {
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            thread::spawn(move || echo(stream));
+        }
+    });
 }
 
 fn echo(mut stream: TcpStream) {

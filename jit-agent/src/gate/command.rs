@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeSet, HashSet},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -48,6 +48,8 @@ pub struct GateHandle {
     /// Number of connections that were let in and found no place in `events`.
     missed: Arc<AtomicU64>,
     denials: mpsc::Sender<Denial>,
+    /// Number of grants that a list can have.
+    listed: Arc<AtomicUsize>,
     links: Arc<Notify>,
     new_links: NewLinks,
     /// The wall clock was set.
@@ -68,6 +70,7 @@ pub struct Requests {
     pub(super) events: mpsc::Receiver<Event>,
     pub(super) missed: Arc<AtomicU64>,
     pub(super) denials: mpsc::Receiver<Denial>,
+    pub(super) listed: Arc<AtomicUsize>,
     pub(super) links: Arc<Notify>,
     pub(super) new_links: NewLinks,
     pub(super) stepped: Arc<Notify>,
@@ -190,6 +193,7 @@ pub fn channel(journal: Arc<Journal>) -> (GateHandle, Requests) {
     let (events, event_requests) = mpsc::channel(QUEUE * 16);
     let missed = Arc::<AtomicU64>::default();
     let (denials, denial_requests) = mpsc::channel(QUEUE);
+    let listed = Arc::<AtomicUsize>::default();
     let links = Arc::<Notify>::default();
     let new_links = NewLinks::default();
     let stepped = Arc::<Notify>::default();
@@ -205,6 +209,7 @@ pub fn channel(journal: Arc<Journal>) -> (GateHandle, Requests) {
             events,
             missed: Arc::clone(&missed),
             denials,
+            listed: Arc::clone(&listed),
             links: Arc::clone(&links),
             new_links: new_links.clone(),
             stepped: Arc::clone(&stepped),
@@ -220,6 +225,7 @@ pub fn channel(journal: Arc<Journal>) -> (GateHandle, Requests) {
             events: event_requests,
             missed,
             denials: denial_requests,
+            listed,
             links,
             new_links,
             stepped,
@@ -267,6 +273,11 @@ impl GateHandle {
     ) -> Result<Revoked, Gone> {
         let (by, why) = (by.to_owned(), why.to_owned());
         self.order(|reply| Urgent::Revoke { target, cut: true, by, why, reply }).await
+    }
+
+    /// Number of grants that a list has about now, with those that have ended.
+    pub(crate) fn listed(&self) -> usize {
+        self.listed.load(Ordering::Relaxed)
     }
 
     /// Grants, oldest first. The gate lists some at a time and serves others in between: a grant

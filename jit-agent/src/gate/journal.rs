@@ -10,6 +10,7 @@ use std::{
 };
 
 use jit_proto::v1::{Event, Gap, event::What};
+use prost::Message as _;
 use tokio::{
     sync::Notify,
     time::{Instant, sleep_until},
@@ -36,7 +37,53 @@ pub struct Journal {
 struct Inner {
     /// Number of the first event held.
     first: u64,
-    events: VecDeque<Event>,
+    events: Events,
+}
+
+/// Events, encoded in one block. As messages they are tens of thousands of small blocks, and between
+/// those the allocator could give back little of what a long list took.
+#[derive(Debug, Default)]
+struct Events {
+    bytes: VecDeque<u8>,
+    /// Number of bytes that have left `bytes`.
+    gone: u64,
+    /// The end of each event, counted from the first byte that ever was in `bytes`.
+    ends: VecDeque<u64>,
+}
+
+impl Events {
+    fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    fn push(&mut self, event: &Event) {
+        self.bytes.extend(event.encode_to_vec());
+        self.ends.push_back(self.gone.saturating_add(number(self.bytes.len())));
+    }
+
+    fn remove_first(&mut self) {
+        let Some(end) = self.ends.pop_front() else { return };
+        self.bytes.drain(..self.place(end));
+        self.gone = end;
+    }
+
+    /// Some events from this one on.
+    fn some(&self, skip: usize, most: usize) -> impl Iterator<Item = Event> {
+        let before = skip.checked_sub(1).and_then(|last| self.ends.get(last));
+        let mut start = before.map_or(0, |end| self.place(*end));
+        self.ends.iter().skip(skip).take(most).map(move |end| {
+            let end = self.place(*end);
+            let bytes: Vec<_> = self.bytes.range(start..end).copied().collect();
+            start = end;
+            Event::decode(&*bytes).expect("an event that was encoded here")
+        })
+    }
+
+    /// The place in `bytes`, which is never longer than memory.
+    fn place(&self, end: u64) -> usize {
+        let place = usize::try_from(end.saturating_sub(self.gone)).unwrap_or(usize::MAX);
+        place.min(self.bytes.len())
+    }
 }
 
 /// A place in the journal.
@@ -64,11 +111,11 @@ impl Journal {
     /// Adds an event; its cursor is set here.
     pub fn add(&self, time_ms: i64, what: What) {
         let mut inner = self.lock();
-        let number = inner.first.saturating_add(len(&inner.events));
-        let cursor = format!("{}-{number}", self.run);
-        inner.events.push_back(Event { cursor, time_ms, what: Some(what) });
+        let next = inner.first.saturating_add(number(inner.events.len()));
+        let cursor = format!("{}-{next}", self.run);
+        inner.events.push(&Event { cursor, time_ms, what: Some(what) });
         if inner.events.len() > HELD {
-            inner.events.pop_front();
+            inner.events.remove_first();
             inner.first += 1;
         }
         drop(inner);
@@ -79,7 +126,7 @@ impl Journal {
     pub fn reader(&self, cursor: &str) -> Result<Reader, String> {
         if cursor.is_empty() {
             let inner = self.lock();
-            return Ok(Reader::at(inner.first + len(&inner.events), false));
+            return Ok(Reader::at(inner.first + number(inner.events.len()), false));
         }
         let number = cursor
             .rsplit_once('-')
@@ -111,13 +158,13 @@ impl Journal {
 
     fn take(&self, reader: &mut Reader) -> Vec<Event> {
         let inner = self.lock();
-        let end = inner.first + len(&inner.events);
+        let end = inner.first + number(inner.events.len());
         let mut events = Vec::new();
         if reader.lost || reader.next < inner.first {
             let missed = if reader.lost { 0 } else { inner.first - reader.next };
             events.push(Event {
                 cursor: format!("{}-{}", self.run, inner.first.wrapping_sub(1)),
-                time_ms: inner.events.front().map_or(0, |event| event.time_ms),
+                time_ms: inner.events.some(0, 1).next().map_or(0, |event| event.time_ms),
                 what: Some(What::Gap(Gap { missed })),
             });
             (reader.next, reader.lost) = (inner.first, false);
@@ -126,8 +173,8 @@ impl Journal {
         reader.next = reader.next.min(end);
         let skip = usize::try_from(reader.next - inner.first).unwrap_or(usize::MAX);
         let before = events.len();
-        events.extend(inner.events.iter().skip(skip).take(BATCH).cloned());
-        reader.next += u64::try_from(events.len() - before).unwrap_or(0);
+        events.extend(inner.events.some(skip, BATCH));
+        reader.next += number(events.len() - before);
         events
     }
 
@@ -137,8 +184,8 @@ impl Journal {
     }
 }
 
-fn len(events: &VecDeque<Event>) -> u64 {
-    u64::try_from(events.len()).unwrap_or(u64::MAX)
+fn number(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -278,8 +278,7 @@ impl<D: Datapath> Gate<D> {
         let mut soon: Vec<_> = full.chain(self.about.certificate_soon(now)).collect();
         soon.extend(self.policies.soon(&self.config, now));
         if let Ok(ports) = LocalPorts::read() {
-            let protected = self.config.policy.sections().iter().map(|section| section.range);
-            soon.extend(ports.warnings(protected));
+            soon.extend(ports.warnings(self.config.policy.sections()));
         }
         soon
     }

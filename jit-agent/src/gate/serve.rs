@@ -36,6 +36,7 @@ impl<D: Datapath> Gate<D> {
         let mut looks = Looks::default();
         loop {
             let quiet = self.advance(clock());
+            requests.listed.store(self.ledger.listed(), Ordering::Relaxed);
             let began = Instant::now();
             let look = looks.due(began).unwrap_or(next_check);
             let wake = (began + quiet).min(next_check).min(look);

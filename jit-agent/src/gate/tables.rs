@@ -4,7 +4,10 @@ use std::collections::{BTreeSet, HashSet};
 
 use crate::{
     kernel::datapath::{Datapath, DatapathError},
-    rules::reconcile::{Entries, Entry, EntryKey, Write, plan},
+    rules::{
+        reconcile::{Entries, Entry, EntryKey, Write, plan},
+        room,
+    },
 };
 
 /// The kernel's grant tables as they were last written or read.
@@ -55,6 +58,11 @@ impl Tables {
     /// Takes over the entries that an earlier run left in the kernel.
     pub(super) fn adopt(&mut self, installed: Entries) {
         self.installed = installed;
+    }
+
+    /// Gives back the room of entries that have gone.
+    pub(super) fn give_room_back(&mut self) {
+        room::give_back(&mut self.installed);
     }
 
     pub(super) const fn installed(&self) -> &Entries {

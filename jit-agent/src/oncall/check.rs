@@ -1,8 +1,8 @@
 //! `jit-agent check`: whether the service could start with a configuration, its keys and its
 //! certificates, and whether its peers could use it. Changes nothing.
 
+mod devices;
 mod doubts;
-
 mod ports;
 
 use std::{
@@ -13,7 +13,7 @@ use std::{
 use crate::{
     config::{Config, Glimpse},
     control::tls::{Material, TlsError},
-    kernel::datapath::rtnetlink,
+    kernel::datapath::rtnetlink::{self, Device},
     oncall::{failure::Failure, output::print},
     system::{owner::Owner, sys},
 };
@@ -36,9 +36,17 @@ pub fn run(path: &Path) -> Result<ExitCode, Failure> {
     print(&summary(path, &config))?;
     print(&taken(&config, material.as_ref()))?;
     let now = sys::now().wall;
-    let host = Host { now, interfaces: interfaces(), is_bpffs: &sys::is_bpffs };
+    let devices = rtnetlink::devices();
+    let interfaces = devices.as_ref().ok().map(|devices| gateable(devices));
+    let host = Host { now, interfaces, is_bpffs: &sys::is_bpffs };
     let of_peers = material.iter().flat_map(|material| material.doubts(now));
-    for doubt in doubts(&config, &host).into_iter().chain(of_peers) {
+    let of_devices = match &devices {
+        Ok(devices) => devices::warnings(&config, devices),
+        Err(error) => {
+            vec![format!("cannot list the interfaces, so nothing is said of them: {error}")]
+        }
+    };
+    for doubt in doubts(&config, &host).into_iter().chain(of_peers).chain(of_devices) {
         print(&format!("warning: {doubt}\n"))?;
     }
     print(&ports::warnings(config.policy.sections()))?;
@@ -66,9 +74,9 @@ fn ensure_readable(owner: &Owner, files: Vec<PathBuf>) -> Result<(), Failure> {
 }
 
 /// The names of the interfaces but loopback.
-fn interfaces() -> Option<Vec<String>> {
-    let devices = rtnetlink::devices().ok()?;
-    Some(devices.into_iter().filter(|device| !device.loopback).map(|device| device.name).collect())
+fn gateable(devices: &[Device]) -> Vec<String> {
+    let gateable = devices.iter().filter(|device| !device.loopback);
+    gateable.map(|device| device.name.clone()).collect()
 }
 
 fn summary(path: &Path, config: &Config) -> String {

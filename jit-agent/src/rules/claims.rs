@@ -16,6 +16,7 @@ use jit_proto::SourcePrefix;
 use crate::rules::{
     clock::BootNanos,
     reconcile::{Access, Entry, EntryKey},
+    room,
 };
 
 /// Slot of exemptions, whose connections belong to no grant.
@@ -85,6 +86,10 @@ impl Claims {
     /// Entries in use: addresses, prefixes of both families.
     pub fn used(&self) -> (usize, usize) {
         (self.hosts.len(), self.prefixes.len())
+    }
+
+    pub(super) fn give_room_back(&mut self) {
+        room::give_back(&mut self.hosts);
     }
 
     /// Keys whose desired entry may have changed since this was last asked.

@@ -37,6 +37,7 @@ use crate::rules::{
     clock::{BootNanos, Now},
     reconcile::{Entry, EntryKey},
     refusal::Refused,
+    room,
 };
 
 /// How long a grant that is used up keeps its places from other grants with a limit: the handshake
@@ -320,9 +321,22 @@ impl Ledger {
         self.grants.values()
     }
 
+    /// Number of grants that a list can have, with those that have ended.
+    pub fn listed(&self) -> usize {
+        self.grants.len() + self.ended.len()
+    }
+
     /// Grants that have ended, oldest first.
     pub fn ended(&self) -> impl DoubleEndedIterator<Item = &HeldGrant> {
         self.ended.iter()
+    }
+
+    /// Gives back the room of grants that have ended.
+    pub fn give_room_back(&mut self) {
+        room::give_back(&mut self.grants);
+        self.claims.give_room_back();
+        self.slots.give_room_back();
+        self.tombstones.give_room_back();
     }
 
     fn claim(&mut self, held: &HeldGrant) {

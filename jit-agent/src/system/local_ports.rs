@@ -4,7 +4,7 @@
 use std::{fs, io, ops::RangeInclusive};
 
 use jit_common::Protocol;
-use jit_proto::PortRange;
+use jit_proto::{PortRange, PortSection, Sessions};
 
 /// Of the network namespace of this process.
 const RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
@@ -44,32 +44,51 @@ impl LocalPorts {
         Some(Self { range: first..=last, reserved: parts.map(part).collect::<Option<_>>()? })
     }
 
-    /// A sentence for each of these protected ranges with ports that the kernel may give away.
-    pub fn warnings(&self, protected: impl IntoIterator<Item = PortRange>) -> Vec<String> {
-        protected.into_iter().filter_map(|range| self.warning(range)).collect()
+    /// A sentence for each of these sections with ports that the kernel may give away. Each has the
+    /// same command: what is written there replaces what was there.
+    pub fn warnings(&self, sections: &[PortSection]) -> Vec<String> {
+        let given = sections.iter().filter_map(|section| Some((section, self.given(section)?)));
+        let given: Vec<_> = given.collect();
+        let mut reserved: Vec<_> = self.reserved.iter().map(text).collect();
+        for (_, ports) in &given {
+            let ports = text(ports);
+            if !reserved.contains(&ports) {
+                reserved.push(ports);
+            }
+        }
+        let (all, reserved) = (text(&self.range), reserved.join(","));
+        let warning = |section: &PortSection| {
+            format!(
+                "{} is inside net.ipv4.ip_local_port_range ({all}): the host's own sockets may get \
+                 it as source port, and the answers to them come to a protected port{}; reserve \
+                 it: sysctl -w net.ipv4.ip_local_reserved_ports={reserved}",
+                section.range,
+                lost(section)
+            )
+        };
+        given.iter().map(|(section, _)| warning(section)).collect()
     }
 
-    fn warning(&self, protected: PortRange) -> Option<String> {
-        let PortRange { protocol, first, last } = protected;
+    /// The section's ports that the kernel may give away, from the first to the last.
+    fn given(&self, section: &PortSection) -> Option<RangeInclusive<u16>> {
+        let PortRange { first, last, .. } = section.range;
         let given = |port: &u16| {
             self.range.contains(port) && !self.reserved.iter().any(|range| range.contains(port))
         };
         let mut ports = (first..=last).filter(given);
         let lowest = ports.next()?;
-        let missing = lowest..=ports.next_back().unwrap_or(lowest);
-        // What is written there replaces what was there.
-        let reserved: Vec<_> = self.reserved.iter().chain([&missing]).map(text).collect();
-        let lost = match protocol {
-            Protocol::Tcp => "",
-            Protocol::Udp => ", which lets them in only for a connected socket and in `drain`",
-        };
-        Some(format!(
-            "{protected} is inside net.ipv4.ip_local_port_range ({}): the host's own sockets may \
-             get it as source port, and the answers to them come to a protected port{lost}; \
-             reserve it: sysctl -w net.ipv4.ip_local_reserved_ports={}",
-            text(&self.range),
-            reserved.join(",")
-        ))
+        Some(lowest..=ports.next_back().unwrap_or(lowest))
+    }
+}
+
+/// Which answers the gate drops there, as the end of a sentence.
+fn lost(section: &PortSection) -> &'static str {
+    match (section.range.protocol, section.sessions) {
+        (Protocol::Tcp, _) => "",
+        (Protocol::Udp, Sessions::Drain) if !section.forwarded => {
+            ", which drops them unless their socket is connected"
+        }
+        (Protocol::Udp, _) => ", which drops them",
     }
 }
 
@@ -80,11 +99,21 @@ fn text(range: &RangeInclusive<u16>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use jit_proto::port_section::TomlSection;
+
     use super::*;
+
+    fn section(range: &str, keys: &str) -> PortSection {
+        let (port, protocol) = range.split_once('/').unwrap_or((range, "tcp"));
+        let text =
+            format!("port = \"{port}\"\nprotocol = \"{protocol}\"\nsources = [\"::/0\"]\n{keys}");
+        toml::from_str::<TomlSection>(&text).unwrap().check(1).unwrap()
+    }
 
     fn warnings(range: &str, reserved: &str, protected: &[&str]) -> Vec<String> {
         let ports = LocalPorts::parse(range, reserved).unwrap();
-        ports.warnings(protected.iter().map(|range| range.parse().unwrap()))
+        let sections: Vec<_> = protected.iter().map(|range| section(range, "")).collect();
+        ports.warnings(&sections)
     }
 
     #[test]
@@ -96,9 +125,31 @@ mod tests {
                  port; reserve it: sysctl -w \
                  net.ipv4.ip_local_reserved_ports=8080,9000-9010,40000"]
         );
-        let udp = warnings("32768 60999", "\n", &["51820/udp"]);
-        assert!(udp.len() == 1 && udp[0].contains("connected socket"), "{udp:?}");
-        assert!(udp[0].ends_with("ip_local_reserved_ports=51820"), "{udp:?}");
+    }
+
+    /// So that whoever pastes both has both.
+    #[test]
+    fn each_command_reserves_the_ports_of_all_sections() {
+        let both = warnings("32768 60999", "8080", &["40000", "22", "51820/udp", "40000/udp"]);
+        assert_eq!(both.len(), 3);
+        for warning in both {
+            assert!(warning.ends_with("ip_local_reserved_ports=8080,40000,51820"), "{warning}");
+        }
+    }
+
+    #[test]
+    fn which_answers_to_the_hosts_own_datagrams_are_dropped_is_said() {
+        let ports = LocalPorts::parse("32768 60999", "\n").unwrap();
+        for (keys, lost) in [
+            ("sessions = \"cut\"", ", which drops them; "),
+            ("sessions = \"drain\"", ", which drops them unless their socket is connected; "),
+            ("terminates = \"forwarded\"", ", which drops them; "),
+        ] {
+            let warnings = ports.warnings(&[section("51820/udp", keys)]);
+            let [warning] = warnings.as_slice() else { panic!("{keys}: {warnings:?}") };
+            assert!(warning.contains(lost), "{keys}: {warning}");
+            assert!(warning.ends_with("ip_local_reserved_ports=51820"), "{warning}");
+        }
     }
 
     #[test]

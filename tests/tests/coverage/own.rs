@@ -20,6 +20,11 @@ const SERVICE: u16 = 7007;
 
 /// A host whose port 40,000 is protected, of both protocols, with sessions of this kind.
 fn site(sessions: &str) -> Site {
+    site_with(sessions, "")
+}
+
+/// The same with more keys for UDP.
+fn site_with(sessions: &str, udp: &str) -> Site {
     let mut site = Site::new();
     let section = |protocol| {
         format!(
@@ -27,7 +32,7 @@ fn site(sessions: &str) -> Site {
              sources = [\"0.0.0.0/0\", \"::/0\"]\n"
         )
     };
-    site.configure(&[section("tcp"), section("udp")].concat());
+    site.configure(&[&section("tcp"), &section("udp"), udp].concat());
     site.start();
     site
 }
@@ -109,5 +114,63 @@ fn answers_to_a_connected_udp_socket_come_in_and_datagrams_to_another_do_not() {
         assert!(sockets::receive(&peer, sockets::PATIENCE).is_some());
         assert!(arrives(&peer), "family {family}: {}", site.log());
         assert!(!arrives(&other), "family {family}: of another peer");
+    }
+}
+
+/// Asks the stranger's service from this socket, and waits for the answer.
+fn is_answered(site: &Site, socket: &UdpSocket, family: usize) -> bool {
+    let peer = address(STRANGER, family, SERVICE);
+    let service = site.stranger.run(|| sockets::udp(peer));
+    socket.connect(peer).unwrap();
+    socket.send(b"question").unwrap();
+    assert!(sockets::receive(&service, sockets::PATIENCE).is_some());
+    service.send_to(b"answer", socket.local_addr().unwrap()).unwrap();
+    sockets::receive(socket, sockets::SILENCE).is_some()
+}
+
+/// A connected socket may be the service's session with a peer whose grant has ended. So answers
+/// stay out, and the cure that `check` prints keeps clients off the port.
+#[test]
+fn under_cut_answers_to_the_hosts_own_datagrams_come_in_once_the_port_is_reserved() {
+    let site = site("cut");
+    // The kernel gives a client one of these ports.
+    let client = |ports: &str, family| {
+        site.host.sysctl("ipv4/ip_local_port_range", ports);
+        site.host.run(|| sockets::udp(address(TO_STRANGER, family, 0)))
+    };
+    let port = |socket: &UdpSocket| socket.local_addr().unwrap().port();
+    for family in [0, 1] {
+        let socket = client("40000 40000", family);
+        assert_eq!(port(&socket), PORT);
+        assert!(!is_answered(&site, &socket, family), "family {family}");
+    }
+    let checked = || String::from_utf8(site.run(&["check"]).stdout).unwrap();
+    let said = checked();
+    let warning = said.lines().find(|line| line.starts_with("warning: 40000/udp")).unwrap();
+    assert!(warning.contains("which drops them"), "{warning}");
+    let (_, reserved) = warning.split_once("sysctl -w net.ipv4.ip_local_reserved_ports=").unwrap();
+    site.host.sysctl("ipv4/ip_local_reserved_ports", reserved);
+    for family in [0, 1] {
+        // Many sockets: none gets the port.
+        let sockets: Vec<_> = (0..7).map(|_| client("40000 40007", family)).collect();
+        for socket in sockets {
+            assert_ne!(port(&socket), PORT);
+            assert!(is_answered(&site, &socket, family), "family {family}: {}", site.log());
+        }
+    }
+    assert!(!checked().contains("ip_local_port_range"), "{}", checked());
+}
+
+/// A reserved port can still be bound by name, as ntpd and WireGuard do. Then the peers need an
+/// exemption.
+#[test]
+fn under_cut_an_exempt_peer_answers_the_hosts_own_datagrams() {
+    let [v4, v6] = STRANGER;
+    let exempt = |source| format!("{{ source = \"{source}\", reason = \"time\", owner = \"o\" }}");
+    let site = site_with("cut", &format!("exempt = [{}, {}]\n", exempt(v4), exempt(v6)));
+    site.host.sysctl("ipv4/ip_local_reserved_ports", &PORT.to_string());
+    for family in [0, 1] {
+        let socket = site.host.run(|| sockets::udp(own(family)));
+        assert!(is_answered(&site, &socket, family), "family {family}: {}", site.log());
     }
 }

@@ -13,10 +13,9 @@ use jit_tests::agent::STRANGER;
 
 use crate::{
     http2::{self, Raw, message},
-    scene::{Flood, Scene, size},
+    scene::{Flood, LONG, Scene, granted, numbered, size},
 };
 
-const LONG: Duration = Duration::from_secs(600);
 const MIB: usize = 1024 * 1024;
 /// Calls at once on one connection.
 const CALLS: u32 = 8;
@@ -138,22 +137,6 @@ fn a_gzip_bomb_is_not_unpacked() {
     scene.under(|flood| repeated(&scene, flood, &head, &body));
 }
 
-fn numbered(number: u32) -> String {
-    let [_, high, middle, low] = number.to_be_bytes();
-    format!("10.{high}.{middle}.{low}")
-}
-
-/// With these many grants: a list is long then.
-fn granted(scene: &Scene, count: u32) {
-    let envelopes: Vec<_> =
-        (0..count).map(|number| scene.site.envelope(&[&numbered(number)], LONG)).collect();
-    for part in envelopes.chunks(2_000) {
-        let request = v1::PushBatchRequest { envelopes: part.to_vec(), revoke_ids: Vec::new() };
-        let outcomes = scene.site.call(async |mut client| client.push_batch(request).await);
-        assert!(outcomes.unwrap().into_inner().outcomes.iter().all(|outcome| outcome.accepted));
-    }
-}
-
 /// A connection with as many calls as it may have, and no window for their answers.
 fn asks_without_reading(scene: &Scene, head: &[u8]) -> Option<Raw> {
     let mut raw = connect(scene, Some(0))?;
@@ -170,7 +153,7 @@ fn asks_without_reading(scene: &Scene, head: &[u8]) -> Option<Raw> {
 fn lists_that_nobody_takes_are_few() {
     let scene = Scene::new();
     scene.under(|flood| {
-        granted(&scene, u32::try_from(size(3_000, 5_000)).unwrap());
+        granted(&scene.site, u32::try_from(size(3_000, 50_000)).unwrap());
         let head = http2::call("List", &[]);
         scene.site.stranger.run(|| {
             let asks = (0..size(32, 125)).filter_map(|_| asks_without_reading(&scene, &head));
@@ -190,7 +173,7 @@ fn watchers_that_do_not_read_keep_nobody_out() {
             let held: Vec<_> = watchers.collect();
             assert!(held.len() > 100, "{}", held.len());
             // They get something to read.
-            granted(&scene, u32::try_from(size(200, 5_000)).unwrap());
+            granted(&scene.site, u32::try_from(size(200, 5_000)).unwrap());
             drop(flood.hold(held));
         });
     });

@@ -74,13 +74,14 @@ fn a_client_hello_of_one_byte_a_second_keeps_nobody_out() {
 }
 
 /// More connections than there are places, from more addresses than fill them. They are of the
-/// authority, and stand in no `[[controller]]`: they get no place at all.
+/// authority, and stand in no `[[controller]]`; or have a controller's name from a foreign
+/// authority. They get no place at all.
 #[test]
 fn a_certificate_without_a_controllers_name_gets_no_connection() {
     let scene = Scene::new();
     let sources = scene.strangers(17);
-    for name in ["nobody", "agent"] {
-        let config = scene.credentials(name);
+    for (authority, name) in [("pki", "nobody"), ("pki", "agent"), ("foreign", "good")] {
+        let config = Arc::new(scene.credentials_of(authority, name));
         let count = size(200, 17 * 32);
         scene.under(|flood| {
             scene.site.stranger.run(|| {
@@ -90,12 +91,41 @@ fn a_certificate_without_a_controllers_name_gets_no_connection() {
                 let held: Vec<_> = sources.iter().cycle().take(count).filter_map(from).collect();
                 let mut held = flood.hold(held);
                 let open = held.iter_mut().filter_map(|raw| (!raw.is_closed(QUICK)).then_some(()));
-                assert_eq!(open.count(), 0, "places that {name} holds");
+                assert_eq!(open.count(), 0, "places that {authority}/{name} holds");
             });
         });
     }
     let log = scene.site.log();
     assert!(log.lines().count() < 200, "few lines, however many connections: {log}");
+}
+
+/// All places and more are asked for with the certificate of a controller that may do one thing.
+#[test]
+fn a_silent_controller_with_one_permission_keeps_nobody_out() {
+    let scene = Scene::new();
+    let sources = scene.strangers(17);
+    for name in ["reader", "granter"] {
+        let config = scene.credentials(name);
+        scene.under(|flood| {
+            scene.site.stranger.run(|| {
+                let count = size(100, 17 * 32);
+                let mut held = VecDeque::new();
+                for source in sources.iter().cycle() {
+                    let agent = Scene::for_strangers(0);
+                    held.extend(http2::connect(&config, any_port(*source), agent));
+                    if held.len() >= count {
+                        held.pop_front();
+                        flood.is_up();
+                    }
+                    if !flood.goes_on() {
+                        break;
+                    }
+                }
+                let connections = scene.connections();
+                assert!(connections <= 16, "{connections}");
+            });
+        });
+    }
 }
 
 /// Connections of a controller that are silent, or greet and then do nothing.
@@ -129,10 +159,7 @@ fn a_controller_that_only_holds_places_keeps_nobody_out() {
 #[test]
 fn ever_new_ipv6_networks_of_one_site_keep_nobody_out() {
     let scene = Scene::new();
-    // A /48 is routed to the stranger, who may use each of its addresses.
-    scene.site.host.ip(&["-6", "route", "add", "2001:db8:f::/48", "via", "2001:db8:2::2"]);
-    scene.site.stranger.ip(&["-6", "route", "add", "local", "2001:db8:f::/48", "dev", "lo"]);
-    scene.site.stranger.sysctl("ipv6/ip_nonlocal_bind", "1");
+    scene.route_site();
     let second = Duration::from_secs(1);
     let rate = u32::try_from(size(300, 1_000)).unwrap();
     let churn = |flood: &Flood| {

@@ -11,6 +11,8 @@
 
 mod bytes;
 mod connections;
+mod handshakes;
 mod http2;
+mod memory;
 mod scene;
 mod streams;

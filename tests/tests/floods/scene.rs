@@ -18,6 +18,7 @@ use jit_client::{
     agent::Agent,
     target::{Target, Tls, Way},
 };
+use jit_proto::v1;
 use jit_tests::{
     agent::{CLIENT, Site, TO_CLIENT, TO_STRANGER, address},
     programs::binary,
@@ -25,6 +26,8 @@ use jit_tests::{
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
 
 const PORT: u16 = 7443;
+/// Grants that do not end during a test.
+pub(crate) const LONG: Duration = Duration::from_secs(600);
 /// Half of the calls of a round must be served within this time, and all of them within the second.
 /// On a machine that is slow already without a flood, five times its own time is soon.
 const SOON: Duration = Duration::from_millis(200);
@@ -35,6 +38,9 @@ const ROUNDS: usize = 4;
 /// What a flood may add while it lasts: MiB, and descriptors (256 handshakes, 512 connections).
 const MORE_MIB: u64 = 200;
 const MORE_DESCRIPTORS: usize = 256 + 512 + 64;
+/// Controllers that connect, and the places of each.
+const CONTROLLERS: u64 = 4;
+const PLACES: u64 = 16;
 /// What may remain, and the longest time until no more remains. The first self-test, some seconds
 /// after the start, loads the programs a second time: 25 descriptors.
 const LEFT_MIB: u64 = 48;
@@ -49,16 +55,18 @@ pub(crate) fn size(short: usize, long: usize) -> usize {
 }
 
 /// An agent that listens for controllers. Certificates: `good` may grant, revoke and read, `bad` may
-/// grant and read; `nobody` and `agent` are of the same authority.
+/// grant and read, `reader` and `granter` have one permission; `nobody` and `agent` are of the same
+/// authority. A second `good` is of a foreign one.
 pub(crate) struct Scene {
     pub(crate) site: Site,
 }
 
-/// Memory and descriptors of the agent.
+/// Memory and descriptors of the agent, and controllers' connections.
 #[derive(Clone, Copy, Debug)]
 struct Usage {
     mib: u64,
     descriptors: usize,
+    connections: u64,
 }
 
 /// Whether a flood goes on.
@@ -105,10 +113,14 @@ impl Scene {
         let mut site = Site::new();
         let [v4, v6] = TO_CLIENT;
         let ours = format!("pki issue --dir pki --name agent --ip {v4} --ip {v6}");
-        let controller =
-            |name| format!("pki issue --dir pki --name {name} --uri spiffe://example.org/{name}");
-        let [good, bad, nobody] = ["good", "bad", "nobody"].map(controller);
-        for arguments in ["pki init --dir pki", &ours, &good, &bad, &nobody] {
+        let controller = |directory, name| {
+            format!("pki issue --dir {directory} --name {name} --uri spiffe://example.org/{name}")
+        };
+        let known = ["good", "bad", "reader", "granter", "nobody"];
+        let mut calls = vec!["pki init --dir pki".to_owned(), ours];
+        calls.extend(known.map(|name| controller("pki", name)));
+        calls.extend(["pki init --dir foreign".to_owned(), controller("foreign", "good")]);
+        for arguments in calls {
             let mut jitctl = Command::new(binary("jitctl"));
             jitctl.args(arguments.split(' ')).current_dir(site.path(""));
             let output = jitctl.output().unwrap();
@@ -127,6 +139,12 @@ may = ["grant", "revoke", "read"]
 [[controller]]
 identity = "spiffe://example.org/bad"
 may = ["grant", "read"]
+[[controller]]
+identity = "spiffe://example.org/reader"
+may = ["read"]
+[[controller]]
+identity = "spiffe://example.org/granter"
+may = ["grant"]
 "#
         ));
         site.start();
@@ -159,6 +177,7 @@ may = ["grant", "read"]
             println!("before {before:?}, during {during:?}, at most {most} MiB");
             assert!(during.descriptors < before.descriptors + MORE_DESCRIPTORS, "{during:?}");
             assert!(most < before.mib + MORE_MIB, "{most} MiB, before {before:?}");
+            assert!(during.connections <= CONTROLLERS * PLACES, "{during:?}");
             drop(end);
             flooding.join()
         });
@@ -189,7 +208,7 @@ may = ["grant", "read"]
         served.max(assert_soon(&format!("{when}: root"), soon, revoke))
     }
 
-    /// Fails unless memory and descriptors are about what they were.
+    /// Fails unless memory and descriptors are about what they were, and all places are free.
     #[track_caller]
     fn assert_recovers(&self, before: Usage) {
         let began = Instant::now();
@@ -197,6 +216,7 @@ may = ["grant", "read"]
             let after = self.usage();
             if after.mib <= before.mib + LEFT_MIB
                 && after.descriptors <= before.descriptors + LEFT_DESCRIPTORS
+                && after.connections == 0
             {
                 return println!("{:?} afterwards {after:?}", began.elapsed());
             }
@@ -207,18 +227,13 @@ may = ["grant", "read"]
 
     fn usage(&self) -> Usage {
         let descriptors = fs::read_dir(self.proc("fd")).unwrap().count();
-        Usage { mib: self.kib("VmRSS:") / 1024, descriptors }
+        let mib = memory_kib(&self.site, "VmRSS:") / 1024;
+        Usage { mib, descriptors, connections: self.connections() }
     }
 
     /// The most memory since the flood began, MiB.
     fn most_mib(&self) -> u64 {
-        self.kib("VmHWM:") / 1024
-    }
-
-    fn kib(&self, line: &str) -> u64 {
-        let status = fs::read_to_string(self.proc("status")).unwrap();
-        let value = status.lines().find_map(|text| text.strip_prefix(line)).unwrap();
-        value.trim().trim_end_matches(" kB").parse().unwrap()
+        memory_kib(&self.site, "VmHWM:") / 1024
     }
 
     fn proc(&self, file: &str) -> PathBuf {
@@ -255,21 +270,34 @@ may = ["grant", "read"]
         address(TO_STRANGER, family, PORT)
     }
 
-    /// For TLS with this certificate, without one for an empty name.
+    /// For TLS with this certificate of the agent's authority.
     pub(crate) fn credentials(&self, name: &str) -> Arc<rustls::ClientConfig> {
-        let pem = |name: &str| fs::read(self.site.path(&format!("pki/{name}"))).unwrap();
+        Arc::new(self.credentials_of("pki", name))
+    }
+
+    /// The same of an authority, `pki` or `foreign`.
+    pub(crate) fn credentials_of(&self, authority: &str, name: &str) -> rustls::ClientConfig {
+        let pem = |file: &str| fs::read(self.site.path(file)).unwrap();
         let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(&pem("ca.pem")).unwrap()).unwrap();
+        roots.add(CertificateDer::from_pem_slice(&pem("pki/ca.pem")).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = rustls::ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .unwrap()
             .with_root_certificates(roots);
-        let chain = CertificateDer::from_pem_slice(&pem(&format!("{name}.pem"))).unwrap();
-        let key = PrivateKeyDer::from_pem_slice(&pem(&format!("{name}.key"))).unwrap();
+        let own = |end: &str| pem(&format!("{authority}/{name}.{end}"));
+        let chain = CertificateDer::from_pem_slice(&own("pem")).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(&own("key")).unwrap();
         let mut config = config.with_client_auth_cert(vec![chain], key).unwrap();
         config.alpn_protocols = vec![b"h2".to_vec()];
-        Arc::new(config)
+        config
+    }
+
+    /// Routes 2001:db8:f::/48 to the stranger, who may use each of its addresses.
+    pub(crate) fn route_site(&self) {
+        self.site.host.ip(&["-6", "route", "add", "2001:db8:f::/48", "via", "2001:db8:2::2"]);
+        self.site.stranger.ip(&["-6", "route", "add", "local", "2001:db8:f::/48", "dev", "lo"]);
+        self.site.stranger.sysctl("ipv6/ip_nonlocal_bind", "1");
     }
 
     /// More IPv4 addresses of the stranger.
@@ -280,6 +308,30 @@ may = ["grant", "read"]
             self.site.stranger.address("p0", &format!("{address}/24"));
         }
         addresses
+    }
+}
+
+/// A line of proc(5), status, of the agent, KiB.
+pub(crate) fn memory_kib(site: &Site, line: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", site.pid())).unwrap();
+    let value = status.lines().find_map(|text| text.strip_prefix(line)).unwrap();
+    value.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// An address of its own for each number.
+pub(crate) fn numbered(number: u32) -> String {
+    let [_, high, middle, low] = number.to_be_bytes();
+    format!("10.{high}.{middle}.{low}")
+}
+
+/// With these many grants: a list is long then.
+pub(crate) fn granted(site: &Site, count: u32) {
+    let envelopes: Vec<_> =
+        (0..count).map(|number| site.envelope(&[&numbered(number)], LONG)).collect();
+    for part in envelopes.chunks(2_000) {
+        let request = v1::PushBatchRequest { envelopes: part.to_vec(), revoke_ids: Vec::new() };
+        let outcomes = site.call(async |mut client| client.push_batch(request).await);
+        assert!(outcomes.unwrap().into_inner().outcomes.iter().all(|outcome| outcome.accepted));
     }
 }
 

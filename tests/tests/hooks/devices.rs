@@ -1,23 +1,24 @@
 //! Devices of real servers: bonds, teams, VLANs, VRFs, children of an interface, geneve. Each is
 //! closed by the programs on it alone, by those on what is below it alone, and by the socket guard
-//! alone. Sessions go on in drain, and end when it is ordered.
+//! alone. In drain sessions go on, and end when it is ordered. In cut they end with their grant.
 //!
 //! A kernel that does not have a kind of device must refuse it by its type, and its name is
 //! printed. In the virtual machines of `cargo xtask vm-test` all of them are there, or the test
 //! fails.
 
 mod bundles;
+mod doubted;
 mod kinds;
 
 use std::{
-    io::Read as _,
+    io::{ErrorKind, Read as _},
     net::{SocketAddr, TcpStream},
     process::Command,
     thread,
     time::{Duration, Instant},
 };
 
-use jit_proto::v1::revoke_request::What;
+use jit_proto::v1::{self, revoke_request::What};
 use jit_tests::{
     agent::{PATIENCE, STRANGER, Site, TO_STRANGER, carries},
     lacks,
@@ -30,8 +31,15 @@ use crate::rungs::interface;
 use kinds::{BUNDLES, Kind, OTHERS};
 
 const LONG: Duration = Duration::from_secs(600);
+/// Time for a grant to arrive, also on an emulated machine, before it ends.
+const SHORT: Duration = Duration::from_secs(6);
 /// Longest wait for a way to open, or for a count, also on an emulated machine.
 const SETTLED: Duration = Duration::from_secs(60);
+/// Longest wait for the end of a session, also on an emulated machine.
+const ENDED: Duration = Duration::from_secs(20);
+/// The port with `sessions = "drain"`, and the one with `sessions = "cut"`.
+const DRAIN: u16 = 22;
+const CUT: u16 = 2222;
 
 /// A device that the kernel has made, with a way by it to the host's port 22.
 struct Device {
@@ -140,9 +148,9 @@ impl Device {
     }
 
     /// Connects from one of the addresses at the other end.
-    fn connect(&self, site: &Site, family: usize, end: u8) -> Option<TcpStream> {
+    fn connect(&self, site: &Site, family: usize, end: u8, port: u16) -> Option<TcpStream> {
         let at = |end, port| SocketAddr::new(self.address(family, end).parse().unwrap(), port);
-        let (from, to) = (at(end, 0), at(1, 22));
+        let (from, to) = (at(end, 0), at(1, port));
         site.stranger.run(|| {
             let mut stream = sockets::connect_from(from, to, PATIENCE).ok()?;
             stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -174,20 +182,42 @@ fn make(site: &Site, kinds: impl Iterator<Item = &'static Kind>) -> Vec<Device> 
     there
 }
 
+/// A session of the user, by a device.
+struct Session {
+    name: String,
+    port: u16,
+    stream: TcpStream,
+}
+
+impl Session {
+    /// Whether the host ends it by a reset.
+    fn is_reset(&mut self) -> bool {
+        self.stream.set_read_timeout(Some(ENDED)).unwrap();
+        let read = self.stream.read(&mut [0]);
+        read.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset)
+    }
+}
+
 /// The connections that open, of all tried at once, and the names of those that do not.
-fn connect<'a>(site: &Site, devices: &[&'a Device]) -> (Vec<(String, TcpStream)>, Vec<String>) {
+fn connect<'a>(site: &Site, devices: &[&'a Device], ports: &[u16]) -> (Vec<Session>, Vec<String>) {
     let ways = devices.iter().flat_map(|device| [(*device, 0), (*device, 1)]);
-    let name = |(device, family): (&'a Device, usize)| {
-        format!("{} over IPv{}", device.kind.name, [4, 6][family])
+    let ways =
+        ways.flat_map(|(device, family)| ports.iter().map(move |port| (device, family, *port)));
+    let name = |device: &'a Device, family: usize, port: u16| {
+        format!("{} over IPv{} to {port}", device.kind.name, [4, 6][family])
     };
     let (mut open, mut closed) = (Vec::new(), Vec::new());
     thread::scope(|scope| {
-        let attempts: Vec<_> =
-            ways.map(|way| (way, scope.spawn(move || way.0.connect(site, way.1, 2)))).collect();
-        for (way, attempt) in attempts {
+        let attempts: Vec<_> = ways
+            .map(|way @ (device, family, port)| {
+                (way, scope.spawn(move || device.connect(site, family, 2, port)))
+            })
+            .collect();
+        for ((device, family, port), attempt) in attempts {
+            let name = name(device, family, port);
             match attempt.join().unwrap() {
-                Some(stream) => open.push((name(way), stream)),
-                None => closed.push(name(way)),
+                Some(stream) => open.push(Session { name, port, stream }),
+                None => closed.push(name),
             }
         }
     });
@@ -195,10 +225,10 @@ fn connect<'a>(site: &Site, devices: &[&'a Device]) -> (Vec<(String, TcpStream)>
 }
 
 #[track_caller]
-fn assert_open(site: &Site, devices: &[&Device], why: &str) -> Vec<(String, TcpStream)> {
+fn assert_open(site: &Site, devices: &[&Device], ports: &[u16], why: &str) -> Vec<Session> {
     let end = Instant::now() + SETTLED;
     loop {
-        let (open, closed) = connect(site, devices);
+        let (open, closed) = connect(site, devices, ports);
         if closed.is_empty() {
             return open;
         }
@@ -208,36 +238,78 @@ fn assert_open(site: &Site, devices: &[&Device], why: &str) -> Vec<(String, TcpS
 
 #[track_caller]
 fn assert_closed(site: &Site, devices: &[&Device], why: &str) {
-    let (open, _) = connect(site, devices);
-    let open: Vec<_> = open.iter().map(|(name, _)| name).collect();
+    let (open, _) = connect(site, devices, &[DRAIN, CUT]);
+    let open: Vec<_> = open.iter().map(|session| &session.name).collect();
     assert!(open.is_empty(), "open {why}: {open:?}\n{}", site.log());
 }
 
-/// The names of sessions that do not carry data.
-fn silent(sessions: &mut [(String, TcpStream)]) -> Vec<&str> {
-    thread::scope(|scope| {
-        let asked: Vec<_> = sessions
-            .iter_mut()
-            .map(|(name, stream)| (name, scope.spawn(|| carries(stream))))
-            .collect();
-        let silent = asked
-            .into_iter()
-            .filter_map(|(name, carries)| (!carries.join().unwrap()).then_some(name.as_str()));
-        silent.collect()
-    })
+/// The names of the sessions of which this does not hold, asked at once.
+fn without(sessions: &mut [Session], holds: fn(&mut Session) -> bool) -> Vec<&str> {
+    let sessions = thread::scope(|scope| {
+        let asked: Vec<_> =
+            sessions.iter_mut().map(|one| scope.spawn(move || (holds(one), &one.name))).collect();
+        asked.into_iter().map(|one| one.join().unwrap()).collect::<Vec<_>>()
+    });
+    sessions.into_iter().filter(|(held, _)| !held).map(|(_, name)| name.as_str()).collect()
 }
 
-/// The gate alone in one place: closed, open with a grant, a session in drain, ended by order.
-#[track_caller]
-fn assert_gated(site: &Site, devices: &[&Device], found: impl Fn(&Device) -> bool, why: &str) {
-    assert_closed(site, devices, &format!("without a grant, {why}"));
+/// The names of sessions that do not carry data.
+fn silent(sessions: &mut [Session]) -> Vec<&str> {
+    without(sessions, |session| carries(&mut session.stream))
+}
+
+/// How the grant for the port in cut ends.
+#[derive(Clone, Copy)]
+enum End {
+    Revoked,
+    Over,
+}
+
+/// Grants a port to the user's addresses on every device, instead of what an earlier grant opened.
+fn admit(
+    site: &Site,
+    devices: &[&Device],
+    port: u16,
+    lasts: Duration,
+    instead_of: Option<&v1::Grant>,
+) -> v1::Grant {
     let addresses: Vec<_> =
         devices.iter().flat_map(|device| [device.address(0, 2), device.address(1, 2)]).collect();
     let sources: Vec<_> = addresses.iter().map(String::as_str).collect();
-    site.admit(&sources, LONG);
-    let mut sessions = assert_open(site, devices, &format!("with a grant, {why}"));
+    let mut grant = site.grant(&sources, lasts);
+    for range in &mut grant.ports {
+        (range.first, range.last) = (port.into(), port.into());
+    }
+    grant.replaces = instead_of.map(|earlier| earlier.id.clone()).unwrap_or_default();
+    site.push(site.sign(&grant)).unwrap();
+    grant
+}
+
+/// The gate alone in one place: closed, open with a grant, a session in drain, ended by order, and
+/// one in cut, ended with its grant.
+#[track_caller]
+fn assert_gated(
+    site: &Site,
+    devices: &[&Device],
+    found: impl Fn(&Device) -> bool,
+    end: End,
+    why: &str,
+) {
+    assert_closed(site, devices, &format!("without a grant, {why}"));
+    admit(site, devices, DRAIN, LONG, None);
+    let grant = admit(site, devices, CUT, LONG, None);
+    let sessions = assert_open(site, devices, &[DRAIN, CUT], &format!("with a grant, {why}"));
+    let (mut sessions, mut cut): (Vec<_>, Vec<_>) =
+        sessions.into_iter().partition(|session| session.port == DRAIN);
+    if matches!(end, End::Over) {
+        admit(site, devices, CUT, SHORT, Some(&grant));
+        assert_reset(site, &mut cut, &format!("at the end of the grant, {why}"));
+    }
     let answer = site.revoke(What::All(true), false);
-    assert_eq!(answer.revoked, 1);
+    if matches!(end, End::Revoked) {
+        assert_reset(site, &mut cut, &format!("after the revocation, {why}"));
+    }
+    assert_eq!(answer.revoked, if matches!(end, End::Over) { 1 } else { 2 });
     assert_closed(site, devices, &format!("after the revocation, {why}"));
     let lost: Vec<_> = devices.iter().filter(|device| !found(device)).collect();
     let lost: Vec<_> = lost.iter().map(|device| device.kind.name).collect();
@@ -245,15 +317,36 @@ fn assert_gated(site: &Site, devices: &[&Device], found: impl Fn(&Device) -> boo
     silent_ones.retain(|name| !lost.iter().any(|lost| name.starts_with(lost)));
     assert!(silent_ones.is_empty(), "ended in drain, {why}: {silent_ones:?}\n{}", site.log());
     let expected = u32::try_from(sessions.len()).unwrap();
+    let answer = counted(site, answer);
     assert!(answer.sessions_open >= expected, "{why}: {answer:?}");
     let answer = site.revoke(What::All(true), true);
     assert!(answer.sessions_ended >= expected && answer.sessions_open == 0, "{why}: {answer:?}");
     assert_eq!(silent(&mut sessions).len(), sessions.len(), "not ended, {why}");
 }
 
+/// The answer once it counts sessions: a slow machine does not count them soon after a cut.
+#[track_caller]
+fn counted(site: &Site, mut answer: v1::RevokeResponse) -> v1::RevokeResponse {
+    let end = Instant::now() + SETTLED;
+    while answer.warning.contains("sessions were not counted") {
+        assert!(Instant::now() < end, "{answer:?}");
+        thread::sleep(Duration::from_millis(500));
+        answer = site.revoke(What::All(true), false);
+    }
+    answer
+}
+
+/// Fails unless the peer of each session sees a reset.
+#[track_caller]
+fn assert_reset(site: &Site, sessions: &mut [Session], why: &str) {
+    let goes_on = without(sessions, Session::is_reset);
+    assert!(goes_on.is_empty(), "not ended in cut {why}: {goes_on:?}\n{}", site.log());
+}
+
 #[test]
 fn each_device_that_the_kernel_has_is_gated_by_each_gate_alone() {
     let mut site = Site::new();
+    site.serve(CUT);
     // A listener of all VRFs, and children of an interface that does not answer for them.
     site.host.sysctl("ipv4/tcp_l3mdev_accept", "1");
     let devices = make(&site, BUNDLES.iter().chain(OTHERS));
@@ -261,28 +354,28 @@ fn each_device_that_the_kernel_has_is_gated_by_each_gate_alone() {
         devices.iter().filter(|device| wanted(device.kind)).collect()
     };
     let all = chosen(|_| true);
-    assert_open(&site, &all, "without an agent");
-    for (why, interfaces, hook, guard, devices) in [
-        ("by programs on the devices", "[\"jt*\"]", "auto", false, chosen(|kind| kind.seen_above)),
-        (
-            "by native XDP below",
-            "[\"jl*\", \"jm*\"]",
-            "auto",
-            false,
-            chosen(|kind| kind.seen_below),
-        ),
-        ("by TC below", "[\"jl*\", \"jm*\"]", "tc", false, chosen(|kind| kind.seen_below)),
-        ("by the guard", "[\"c0\"]", "auto", true, all.clone()),
+    assert_open(&site, &all, &[DRAIN, CUT], "without an agent");
+    let (above, below) = (chosen(|kind| kind.seen_above), chosen(|kind| kind.seen_below));
+    let members = "[\"jl*\", \"jm*\"]";
+    for (why, interfaces, hook, guard, devices, end) in [
+        ("by programs on the devices", "[\"jt*\"]", "auto", false, &above, End::Revoked),
+        ("by native XDP below", members, "auto", false, &below, End::Revoked),
+        ("by TC below", members, "tc", false, &below, End::Revoked),
+        ("by the guard", "[\"c0\"]", "auto", true, &all, End::Over),
     ] {
         let gate = format!("[gate]\nsocket_guard = {guard}");
-        site.write_config(&site.base(interfaces, hook).replace("[gate]", &gate));
+        let cut = format!(
+            "[[port]]\nport = {CUT}\nprotocol = \"tcp\"\nsessions = \"cut\"\n\
+             sources = [\"0.0.0.0/0\", \"::/0\"]\n"
+        );
+        site.write_config(&(site.base(interfaces, hook).replace("[gate]", &gate) + &cut));
         site.start();
         let found = |device: &Device| device.kind.found_below || !why.ends_with("below");
-        assert_gated(&site, &devices, found, why);
+        assert_gated(&site, devices, found, end, why);
         site.end(Signal::TERM);
         assert_eq!(site.run(&["detach", "--yes"]).status.code(), Some(0));
     }
-    assert_open(&site, &all, "after detach");
+    assert_open(&site, &all, &[DRAIN, CUT], "after detach");
 }
 
 /// No packet passes a program on such a device: it must not be shown as gated.

@@ -27,6 +27,29 @@ fn problems(site: &Site) -> String {
     lines.iter().map(|line| line.as_str().unwrap()).collect::<Vec<_>>().join("\n")
 }
 
+/// A controller that may revoke could otherwise fill the log with one call after the other.
+#[test]
+fn a_requester_that_no_grant_can_have_is_refused_and_fills_no_log() {
+    let mut site = Site::new();
+    site.start();
+    site.admit(&CLIENT, LONG);
+    let before = site.log().len();
+    let request = v1::RevokeRequest {
+        what: Some(What::Requester("x".repeat(900_000))),
+        reason: "incident".into(),
+        cut: false,
+    };
+    for _ in 0..10 {
+        let refused = site.call(async |mut client| client.revoke(request.clone()).await);
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused}");
+        assert!(refused.message().contains("no grant has a requester"), "{refused}");
+    }
+    let more = site.log().len() - before;
+    assert!(more < 10_000, "{more} bytes of log");
+    site.assert_open_to_the_client_alone();
+}
+
 #[test]
 fn what_was_signed_before_a_revocation_opens_nothing_after_it_also_over_kill_9() {
     let requester = What::Requester("ana@example.org".into());

@@ -133,7 +133,7 @@ impl Entrance {
         let caller = identify(&stream, connected);
         let identity = self.service.authority().identity(&caller);
         let now = Instant::now();
-        self.proven.note(Network::of(source), now);
+        self.proven.note(Network::of(source), &identity.name, now);
         let activity = Activity::new(now);
         let Some((place, closed)) = self.service.places().take(&identity, activity.clone()) else {
             // Well-behaved peers try again.

@@ -22,7 +22,8 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 const MAX_HANDSHAKES: usize = 256;
 /// Number of handshakes of one proven network that are kept whatever others do.
 const KEPT: usize = 8;
-/// Most proven networks that are remembered, and for how long.
+/// Most proven networks that are remembered: of one controller, and in all; and for how long.
+const MAX_PROVEN_PER_CONTROLLER: usize = 16;
 const MAX_PROVEN: usize = 1024;
 const PROVEN: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -66,7 +67,8 @@ impl Handshakes {
     }
 }
 
-/// Index of the handshake that is cut off. The first few of each proven network are spared.
+/// Index of the handshake that is cut off. The first few of each proven network are spared, unless
+/// there are no others.
 fn victim(running: &[(Network, bool)], random: usize) -> Option<usize> {
     let mut kept: HashMap<SourcePrefix, usize> = HashMap::new();
     let mut spared = |network: &Network| {
@@ -74,12 +76,15 @@ fn victim(running: &[(Network, bool)], random: usize) -> Option<usize> {
         *count += 1;
         *count <= KEPT
     };
-    let open: Vec<_> = running
+    let mut open: Vec<_> = running
         .iter()
         .enumerate()
         .filter(|(_, (network, proven))| !(*proven && spared(network)))
         .map(|(at, (network, _))| (at, *network))
         .collect();
+    if open.is_empty() {
+        open.extend(running.iter().map(|(network, _)| *network).enumerate());
+    }
     let open = busiest(open, |(_, network)| network.wide);
     let open = busiest(open, |(_, network)| network.narrow);
     let chosen = random.checked_rem(open.len())?;
@@ -103,28 +108,43 @@ fn random() -> usize {
     usize::from_ne_bytes(bytes)
 }
 
-/// Networks from which a controller was let in lately, and when. Clones share one table.
+/// Networks from which a controller was let in lately, the oldest first. Each controller has a few,
+/// so that one with many networks neither makes the others forgotten nor keeps all handshakes.
+/// Clones share one table.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Proven(Arc<Mutex<HashMap<SourcePrefix, Instant>>>);
+pub(super) struct Proven(Arc<Mutex<Vec<Entry>>>);
+
+#[derive(Debug)]
+struct Entry {
+    network: SourcePrefix,
+    controller: String,
+    at: Instant,
+}
 
 impl Proven {
-    /// Remembers a network. The oldest one is forgotten if there are too many.
-    pub(super) fn note(&self, network: Network, now: Instant) {
+    /// Remembers a network. The controller's oldest one is forgotten if it has too many, or the
+    /// oldest of all.
+    pub(super) fn note(&self, network: Network, controller: &str, now: Instant) {
+        let network = network.narrow;
         let mut table = self.lock();
-        if table.len() >= MAX_PROVEN && !table.contains_key(&network.narrow) {
-            let oldest = table.iter().min_by_key(|(_, at)| **at).map(|(network, _)| *network);
-            oldest.and_then(|oldest| table.remove(&oldest));
+        table.retain(|entry| entry.network != network || entry.controller != controller);
+        let own = |entry: &Entry| entry.controller == controller;
+        if table.iter().filter(|entry| own(entry)).count() >= MAX_PROVEN_PER_CONTROLLER {
+            table.iter().position(own).map(|oldest| table.remove(oldest));
         }
-        table.insert(network.narrow, now);
+        if table.len() >= MAX_PROVEN {
+            drop(table.remove(0));
+        }
+        table.push(Entry { network, controller: controller.to_owned(), at: now });
     }
 
     /// Whether a controller was let in from there lately.
     pub(super) fn holds(&self, network: Network, now: Instant) -> bool {
-        let at = self.lock().get(&network.narrow).copied();
-        at.is_some_and(|at| now.saturating_duration_since(at) < PROVEN)
+        let good = |entry: &Entry| now.saturating_duration_since(entry.at) < PROVEN;
+        self.lock().iter().any(|entry| entry.network == network.narrow && good(entry))
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<SourcePrefix, Instant>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Entry>> {
         let Self(table) = self;
         table.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -179,7 +199,33 @@ mod tests {
         // A few, and no more.
         let running = [(good, true); KEPT + 1];
         assert_eq!(victim(&running, 7), Some(KEPT));
-        assert_eq!(victim(&running[..KEPT], 7), None);
+    }
+
+    #[test]
+    fn handshakes_are_bounded_also_when_all_are_of_proven_networks() {
+        let site = (0..32).map(|low| network(&format!("2001:db8:7:{low:x}::1")));
+        let mut running: Vec<_> = site.flat_map(|network| [(network, true); KEPT]).collect();
+        running.insert(3, (network("192.0.2.1"), true));
+        for random in 0..1_000 {
+            // Of the site with the most.
+            assert!(victim(&running, random).is_some_and(|at| at != 3));
+        }
+    }
+
+    #[test]
+    fn a_controller_with_many_networks_makes_no_others_forgotten() {
+        let (proven, now) = (Proven::default(), Instant::now());
+        let good = network("192.0.2.1");
+        proven.note(good, "good", now);
+        let later = now + Duration::from_secs(1);
+        // They share a network, as by NAT.
+        proven.note(good, "bad", now);
+        let many: Vec<_> =
+            (0..1_100).map(|low| network(&format!("2001:db8:7:{low:x}::1"))).collect();
+        many.iter().for_each(|network| proven.note(*network, "bad", later));
+        assert!(proven.holds(good, later));
+        let count = many.iter().filter(|network| proven.holds(**network, later)).count();
+        assert_eq!(count, MAX_PROVEN_PER_CONTROLLER);
     }
 
     #[test]
@@ -187,11 +233,12 @@ mod tests {
         let (proven, began) = (Proven::default(), Instant::now());
         let good = network("192.0.2.1");
         assert!(!proven.holds(good, began));
-        proven.note(good, began);
+        proven.note(good, "good", began);
         assert!(proven.holds(good, began) && !proven.holds(good, began + PROVEN));
         for number in 0..MAX_PROVEN {
             let [.., high, low] = number.to_be_bytes();
-            proven.note(network(&format!("198.18.{high}.{low}")), began + PROVEN);
+            let other = network(&format!("198.18.{high}.{low}"));
+            proven.note(other, &format!("c{number}"), began + PROVEN);
         }
         assert!(!proven.holds(good, began), "the oldest is forgotten");
         assert_eq!(proven.lock().len(), MAX_PROVEN);

@@ -13,12 +13,15 @@ use tokio::time::{Instant as Deadline, timeout, timeout_at};
 use tonic::{Status, body::Body, codegen::http};
 use tower::{Layer, Service};
 
-use crate::control::server::{
-    activity::{OpenCall, Stage},
-    authority::Authority,
-    budget::{Budget, Reserved},
-    call::{Answer, Call, MAX_MESSAGE_BYTES},
-    peer::Linked,
+use crate::{
+    control::server::{
+        activity::{OpenCall, Stage},
+        authority::Authority,
+        budget::{Budget, Reserved},
+        call::{Answer, Call, MAX_MESSAGE_BYTES},
+        peer::Linked,
+    },
+    gate::GateHandle,
 };
 
 /// Longest time for the bytes of a request to arrive.
@@ -32,9 +35,12 @@ const SMALL: usize = 16 * 1024;
 /// while it is decoded.
 const BYTES_OF_PEER: usize = 3 * MAX_MESSAGE_BYTES;
 const BYTES_OF_ALL: usize = 12 * MAX_MESSAGE_BYTES;
-/// Answers with all grants at once: of one peer, and of all.
-const LISTS_OF_PEER: u32 = 2;
-const LISTS_OF_ALL: u32 = 8;
+/// Grants in answers at once, in thousands: of one peer, and of all. A list with more than a peer's
+/// takes the whole of it. A thousand take about 1 MiB while their answer is made.
+const LISTED_OF_PEER: u32 = 16;
+const LISTED_OF_ALL: u32 = 3 * LISTED_OF_PEER;
+/// A short list counts as this many thousands.
+const SHORT_LIST: u32 = 4;
 /// Before each message: one byte of flags, four of its length (gRPC over HTTP/2).
 const PREFIX: usize = 5;
 
@@ -44,13 +50,14 @@ pub(super) struct IntakeLayer {
     authority: Authority,
     bytes: Budget,
     lists: Budget,
+    gate: GateHandle,
 }
 
 impl IntakeLayer {
     /// With budgets of its own.
-    pub(super) fn new(authority: Authority) -> Self {
+    pub(super) fn new(authority: Authority, gate: GateHandle) -> Self {
         let bytes = Budget::new(kib(BYTES_OF_PEER), kib(BYTES_OF_ALL));
-        Self { authority, bytes, lists: Budget::new(LISTS_OF_PEER, LISTS_OF_ALL) }
+        Self { authority, bytes, lists: Budget::new(LISTED_OF_PEER, LISTED_OF_ALL), gate }
     }
 }
 
@@ -135,7 +142,8 @@ impl IntakeLayer {
         let (list, after) = match call.answer {
             Answer::Short => (None, Stage::Answering),
             Answer::Long => {
-                let list = within_queue(self.lists.reserve(&by, 1), "lists").await?;
+                let share = share_of_list(self.gate.listed());
+                let list = within_queue(self.lists.reserve(&by, share), "lists").await?;
                 (Some(list), Stage::Answering)
             }
             Answer::Endless => (None, Stage::Watching),
@@ -186,6 +194,11 @@ fn announced(bytes: &[u8]) -> Option<usize> {
     usize::try_from(u32::from_be_bytes(length)).ok()?.checked_add(PREFIX)
 }
 
+/// What a list of these many grants takes of the budget.
+fn share_of_list(grants: usize) -> u32 {
+    u32::try_from(grants.div_ceil(1000)).unwrap_or(u32::MAX).max(SHORT_LIST)
+}
+
 async fn within_queue(
     wait: impl Future<Output = Option<Reserved>>,
     what: &str,
@@ -224,5 +237,12 @@ mod tests {
         assert_eq!(announced(&[0, 0, 0, 1]), None);
         assert_eq!(announced(&[0, 0, 0, 1, 2]), Some(263));
         assert_eq!(announced(&[0, 0x40, 0, 0, 0, 9, 9]), Some(0x4000_0005));
+    }
+
+    #[test]
+    fn a_peer_has_several_short_lists_at_once_and_one_long_list() {
+        let at_once = |grants| LISTED_OF_PEER / share_of_list(grants).min(LISTED_OF_PEER);
+        assert_eq!([0, 1, 4_000, 8_000, 8_001, 16_000].map(at_once), [4, 4, 4, 2, 1, 1]);
+        assert_eq!([100_000, usize::MAX].map(at_once), [1, 1]);
     }
 }

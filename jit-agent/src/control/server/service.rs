@@ -6,6 +6,7 @@ use futures_util::{Stream, StreamExt as _, stream};
 use jit_proto::{
     GrantId,
     permission::Permission,
+    text::MAX_NAME_BYTES,
     v1::{
         self,
         jit_agent_server::{JitAgent, JitAgentServer},
@@ -92,7 +93,7 @@ impl Service {
             .http2_max_header_list_size(16 * 1024)
             .http2_max_pending_accept_reset_streams(Some(20))
             .max_connection_age(Duration::from_secs(24 * 3600))
-            .layer(IntakeLayer::new(self.authority.clone()))
+            .layer(IntakeLayer::new(self.authority.clone(), self.gate.clone()))
             .add_service(
                 JitAgentServer::new(self)
                     .max_decoding_message_size(MAX_MESSAGE_BYTES)
@@ -173,6 +174,12 @@ impl JitAgent for Service {
         let target = match what {
             Some(What::All(true)) => Target::All,
             Some(What::GrantId(id)) => Target::Ids(vec![grant_id(&id)?]),
+            Some(What::Requester(name)) if name.len() > MAX_NAME_BYTES => {
+                return Err(Status::invalid_argument(format!(
+                    "no grant has a requester of {} bytes: at most {MAX_NAME_BYTES}",
+                    name.len()
+                )));
+            }
             Some(What::Requester(name)) if !name.is_empty() => Target::Requester(name),
             Some(What::All(false) | What::Requester(_)) | None => {
                 return Err(Status::invalid_argument(

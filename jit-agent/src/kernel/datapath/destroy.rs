@@ -14,7 +14,7 @@ use crate::{
             error::DatapathError,
             maps::Maps,
         },
-        netlink::sock_diag::{SockDiag, Socket},
+        netlink::sock_diag::{SockDiag, Socket, Wanted},
     },
     rules::clock::BootNanos,
     system::sys,
@@ -37,7 +37,8 @@ fn end(maps: &Maps, among: &CutScope, now: BootNanos, cut: &mut Cut) -> Result<(
         .map_err(|error| DatapathError::Sys { verb: "list this host's addresses", error })?;
     let mut ended: Vec<Socket> = Vec::new();
     let mut unread: Result<(), DatapathError> = Ok(());
-    diag.list(range, among.half_open, |socket| {
+    let wanted = if among.half_open { Wanted::HalfOpen } else { Wanted::Sessions };
+    diag.list(range, wanted, |socket| {
         let Socket { peer, port, half_open, .. } = socket;
         // A host that connects to itself needs no grant.
         if peer.is_loopback() || own.contains(&peer) {

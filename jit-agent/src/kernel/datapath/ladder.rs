@@ -129,6 +129,8 @@ mod tests {
             loopback: false,
             up: true,
             in_vrf: false,
+            member_of: None,
+            child_of: None,
             mtu: 9_001,
             native: Some(7),
             generic: None,

@@ -36,4 +36,17 @@ mod tests {
         }
         assert!(!names.iter().any(|name| name.contains("debug")), "{names:?}");
     }
+
+    /// The loader drops the types of the running kernel, which such a place would need.
+    #[test]
+    fn no_place_of_the_programs_depends_on_the_types_of_the_running_kernel() {
+        let elf = object::File::parse(OBJECT).unwrap();
+        let section = elf.section_by_name(".BTF.ext").unwrap().data().unwrap();
+        // `struct btf_ext_header` (libbpf, btf.h): `core_relo_len` is its last field, if it is there.
+        let number = |at: usize| section.get(at..at + 4).map(|four| four.try_into().unwrap());
+        let number = |at: usize| number(at).map(u32::from_ne_bytes);
+        let header = number(4).unwrap();
+        let relocations = if header < 32 { 0 } else { number(28).unwrap() };
+        assert_eq!(relocations, 0, "bytes of relocations");
+    }
 }

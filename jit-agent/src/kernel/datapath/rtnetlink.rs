@@ -43,6 +43,8 @@ const TC_HEADER: usize = 20;
 /// Attributes of `linux/if_link.h` and `linux/rtnetlink.h`.
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
+const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
@@ -51,7 +53,10 @@ const IFLA_IPVLAN_MODE: u16 = 1;
 const IPVLAN_MODE_L3S: u16 = 2;
 /// The bits of an attribute's type without its flags (`NLA_TYPE_MASK` of `linux/netlink.h`).
 const NLA_TYPE_MASK: u16 = 0x3fff;
+const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_XDP: u16 = 43;
+/// Kinds of devices whose packets come in by the device that they are on top of, as they are.
+const CHILDREN: [&str; 3] = ["ipvlan", "macvlan", "vlan"];
 const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
 /// `ETH_P_ALL` in network byte order: classifiers see every protocol.
@@ -104,6 +109,11 @@ pub struct Device {
     pub up: bool,
     /// It is a member of a VRF.
     pub in_vrf: bool,
+    /// Index of the bridge, bond, team or VRF that it is a member of: its packets come in by that.
+    pub member_of: Option<u32>,
+    /// Index of the device that it is a child of (VLAN, macvlan, ipvlan): its packets come in there
+    /// first. `None` also if that is in another network namespace.
+    pub child_of: Option<u32>,
     /// Largest packet, bytes.
     pub mtu: u32,
     /// Id of the program that runs as native XDP.
@@ -259,14 +269,20 @@ fn read_device(bytes: &[u8]) -> Result<Device, DecodeError> {
         loopback: flags.contains(LinkFlags::Loopback),
         up: flags.contains(LinkFlags::Up),
         in_vrf: false,
+        member_of: None,
+        child_of: None,
         mtu: 0,
         native: None,
         generic: None,
     };
+    let (mut link, mut elsewhere, mut child) = (None, false, false);
     for attribute in NlasIterator::new(bytes.get(LINK_HEADER..).unwrap_or_default()) {
         let attribute = attribute?;
         let value = attribute.value();
         match attribute.kind() {
+            IFLA_LINK => link = value.try_into().map(u32::from_ne_bytes).ok(),
+            IFLA_LINK_NETNSID => elsewhere = true,
+            IFLA_MASTER => device.member_of = value.try_into().map(u32::from_ne_bytes).ok(),
             IFLA_IFNAME => device.name = text(value),
             IFLA_MTU => device.mtu = value.try_into().map_or(0, u32::from_ne_bytes),
             IFLA_LINKINFO => {
@@ -274,6 +290,7 @@ fn read_device(bytes: &[u8]) -> Result<Device, DecodeError> {
                 device.unfit = (kind == "bond").then_some(Unfit::Bond);
                 device.loopback |= passed_by(&kind, &data)?;
                 device.in_vrf = member_of == "vrf";
+                child = CHILDREN.contains(&kind.as_str());
             }
             IFLA_XDP => {
                 for nested in NlasIterator::new(value) {
@@ -287,6 +304,7 @@ fn read_device(bytes: &[u8]) -> Result<Device, DecodeError> {
             _ => {}
         }
     }
+    device.child_of = link.filter(|_| child && !elsewhere);
     Ok(device)
 }
 

@@ -1,4 +1,4 @@
-//! Lists TCP sockets of this network namespace, and destroys them so that both ends hear it, by
+//! Lists sockets of this network namespace, and destroys TCP sockets so that both ends hear it, by
 //! NETLINK_SOCK_DIAG (sock_diag(7), `linux/sock_diag.h`, `linux/inet_diag.h`).
 //!
 //! Building and reading messages is pure; only [`SockDiag`] speaks to the kernel. The crate
@@ -7,7 +7,7 @@
 
 use std::{io, ops::RangeInclusive, time::Duration};
 
-use jit_common::Address;
+use jit_common::{Address, Protocol};
 use rustix::{
     fd::OwnedFd,
     io::Errno,
@@ -39,6 +39,8 @@ const HEADER: usize = 16;
 const REQUEST: usize = 56;
 const ID: usize = 48;
 const ID_AT: usize = 4;
+/// Where the device's index is in `inet_diag_sockid`.
+const DEVICE_AT: usize = 36;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -53,13 +55,26 @@ const HALF_OPEN: u32 = 1 << SYN_RECV | 1 << 12;
 /// close-wait, last-ack, closing. Not: listening, connecting (syn-sent is this host's own doing),
 /// time-wait (nothing that could carry data is left).
 const OPEN: u32 = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
+/// Likewise of sockets that wait for peers. A UDP socket is never in this state.
+const LISTEN: u8 = 10;
 
 /// More than a message of the kernel's dumps has (32 KiB).
 const BUFFER: usize = 65_536;
 /// Longest wait for the kernel, which usually answers at once.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// A TCP socket with a peer.
+/// Which sockets to list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// TCP: those half open.
+    HalfOpen,
+    /// TCP: those half open, and those with a peer.
+    Sessions,
+    /// Those that listen, and those with a peer; UDP sockets have one if they are connected.
+    Services(Protocol),
+}
+
+/// A socket; those that listen have no peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Socket {
     /// The peer's address; an IPv4 one also when the socket is a dual-stack listener's.
@@ -72,6 +87,10 @@ pub struct Socket {
     pub port: u16,
     /// The handshake is not finished.
     pub half_open: bool,
+    /// It waits for peers.
+    pub listens: bool,
+    /// Index of the device that it is bound to; 0: to none.
+    pub device: u32,
     /// How the kernel names it.
     family: u8,
     id: [u8; ID],
@@ -108,19 +127,24 @@ pub enum DiagError {
     },
 }
 
-/// Asks for all sockets of one family with a local port in a range; or only for those half open.
-/// `sequence` comes back in the answers.
+/// Asks for all such sockets of one family with a local port in a range. `sequence` comes back in
+/// the answers.
 pub fn list_request(
     v6: bool,
     ports: RangeInclusive<u16>,
-    half_open: bool,
+    wanted: Wanted,
     sequence: u32,
 ) -> Vec<u8> {
     /// Bytes of two conditions, each an operation followed by a port.
     const FILTER: u16 = 16;
     let mut request = header(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, sequence);
-    request.extend([if v6 { AF_INET6 } else { AF_INET }, IPPROTO_TCP, 0, 0]);
-    request.extend((if half_open { HALF_OPEN } else { HALF_OPEN | OPEN }).to_ne_bytes());
+    let (protocol, states) = match wanted {
+        Wanted::HalfOpen => (Protocol::Tcp, HALF_OPEN),
+        Wanted::Sessions => (Protocol::Tcp, HALF_OPEN | OPEN),
+        Wanted::Services(protocol) => (protocol, 1 << LISTEN | OPEN),
+    };
+    request.extend([if v6 { AF_INET6 } else { AF_INET }, protocol as u8, 0, 0]);
+    request.extend(states.to_ne_bytes());
     request.extend([0; ID]);
     request.extend((4 + FILTER).to_ne_bytes());
     request.extend(INET_DIAG_REQ_BYTECODE.to_ne_bytes());
@@ -200,8 +224,9 @@ impl Socket {
             _ => return Some(None),
         };
         let (peer, local) = (address(peer), address(local));
-        let half_open = state == SYN_RECV;
-        Some(Some(Self { peer, peer_port, local, port, half_open, family, id }))
+        let (half_open, listens) = (state == SYN_RECV, state == LISTEN);
+        let device = bytes(&id, DEVICE_AT).map(u32::from_ne_bytes)?;
+        Some(Some(Self { peer, peer_port, local, port, half_open, listens, device, family, id }))
     }
 }
 
@@ -238,16 +263,16 @@ impl SockDiag {
         self.ask(&probe_request(sequence), sequence, |_| {}).or_else(unless_gone).map(drop)
     }
 
-    /// Every socket with a local port in this range, or only those half open.
+    /// Every such socket with a local port in this range.
     pub fn list(
         &mut self,
         ports: RangeInclusive<u16>,
-        half_open: bool,
+        wanted: Wanted,
         mut seen: impl FnMut(Socket),
     ) -> Result<(), DiagError> {
         for v6 in [false, true] {
             let sequence = self.next();
-            self.ask(&list_request(v6, ports.clone(), half_open, sequence), sequence, &mut seen)?;
+            self.ask(&list_request(v6, ports.clone(), wanted, sequence), sequence, &mut seen)?;
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use crate::system::local_ports::LocalPorts;
 /// Warnings, one a line.
 pub(super) fn warnings(sections: &[PortSection]) -> String {
     let warnings = match LocalPorts::read() {
-        Ok(ports) => ports.warnings(sections.iter().map(|section| section.range)),
+        Ok(ports) => ports.warnings(sections),
         Err(error) => vec![format!("cannot say whether a protected port is a client's: {error}")],
     };
     warnings.iter().map(|warning| format!("warning: {warning}\n")).collect()

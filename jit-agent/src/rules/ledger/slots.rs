@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use jit_proto::GrantId;
 
-use crate::rules::claims::EXEMPT_SLOT;
+use crate::rules::{claims::EXEMPT_SLOT, room};
 
 /// Largest number of slots whose last owner is remembered.
 const MAX_FORMER: usize = 1024;
@@ -37,6 +37,10 @@ impl Slots {
             closed: Vec::new(),
             places: 0,
         }
+    }
+
+    pub(super) fn give_room_back(&mut self) {
+        room::give_back(&mut self.owners);
     }
 
     pub(super) const fn places(&self) -> u32 {

@@ -7,6 +7,7 @@ use jit_proto::{GrantId, Refusal, WallTime};
 use crate::rules::{
     clock::{BootNanos, Now, SKEW},
     refusal::Refused,
+    room,
 };
 
 /// Largest number of tombstones.
@@ -55,6 +56,10 @@ pub(super) struct Tombstones {
 impl Tombstones {
     pub(super) fn new(unseen: Duration) -> Self {
         Self { ids: HashMap::new(), next_sweep: WallTime(i64::MIN), unseen }
+    }
+
+    pub(super) fn give_room_back(&mut self) {
+        room::give_back(&mut self.ids);
     }
 
     pub(super) const fn set_unseen(&mut self, unseen: Duration) {

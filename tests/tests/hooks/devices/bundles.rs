@@ -10,7 +10,7 @@ use std::{
 
 use jit_tests::agent::{Site, carries};
 
-use super::{BUNDLES, Device, LONG, SETTLED, assert_open, make};
+use super::{BUNDLES, DRAIN, Device, LONG, SETTLED, assert_open, make};
 
 /// What happens to the first member.
 #[derive(Clone, Copy, Debug)]
@@ -70,7 +70,7 @@ fn members_that_fail_come_and_go_open_nothing_and_keep_sessions() {
         return;
     }
     let all: Vec<_> = devices.iter().collect();
-    assert_open(&site, &all, "without an agent");
+    assert_open(&site, &all, &[DRAIN], "without an agent");
     site.start();
     let user: Vec<_> = devices.iter().map(|device| device.address(0, 2)).collect();
     site.admit(&user.iter().map(String::as_str).collect::<Vec<_>>(), LONG);
@@ -84,7 +84,7 @@ fn members_that_fail_come_and_go_open_nothing_and_keep_sessions() {
                 scope.spawn(move || {
                     let mut opened = 0;
                     while !over.load(Ordering::Relaxed) {
-                        opened += u32::from(device.connect(site, family, 3).is_some());
+                        opened += u32::from(device.connect(site, family, 3, DRAIN).is_some());
                         tried.fetch_add(1, Ordering::Relaxed);
                     }
                     (device.kind.name, opened)
@@ -113,7 +113,7 @@ fn members_that_fail_come_and_go_open_nothing_and_keep_sessions() {
 fn use_while_members_move(site: &Site, device: &Device) {
     let end = Instant::now() + SETTLED;
     let mut session = loop {
-        if let Some(session) = device.connect(site, 0, 2) {
+        if let Some(session) = device.connect(site, 0, 2, DRAIN) {
             break session;
         }
         assert!(Instant::now() < end, "{}: no session", device.kind.name);

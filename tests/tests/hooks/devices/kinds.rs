@@ -56,6 +56,12 @@ impl Kind {
     }
 }
 
+/// A switch. Its ways are in `coverage`.
+pub(super) const BRIDGE: &Kind = &Kind::new(
+    "bridge",
+    "link add DEVICE type bridge forward_delay 0\nlink set MEMBER master DEVICE\n",
+);
+
 /// Devices with members that come and go.
 pub(super) const BUNDLES: &[Kind] = &[
     Kind::bundle(

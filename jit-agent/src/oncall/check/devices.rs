@@ -73,7 +73,7 @@ fn services(ports: &[PortRange]) -> Result<Vec<Service>, DiagError> {
 
 /// fe80::/10 (RFC 4291 section 2.5.6).
 const fn is_link_local(address: &Address) -> bool {
-    let [first, second, ..] = address.bytes;
+    let [first, second, ..] = address.bytes();
     matches!(address.family, Family::V6) && first == 0xfe && second & 0xc0 == 0x80
 }
 

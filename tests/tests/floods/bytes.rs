@@ -184,8 +184,9 @@ fn watchers_that_do_not_read_keep_nobody_out() {
 fn good_grants_without_number_keep_nobody_out() {
     let scene = Scene::new();
     let [count, batch] = [size(6_000, 100_000), size(100, 500)].map(|n| u32::try_from(n).unwrap());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let pushed = scene.under(|flood| {
+        // It ends with the flood, and its connections with it.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let mut pushed = 0;
         while flood.goes_on() && pushed < count {
             let envelopes: Vec<_> = (pushed..pushed + batch)

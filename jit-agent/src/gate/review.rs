@@ -244,7 +244,12 @@ impl<D: Datapath> Gate<D> {
             if quiet && self.review.met != self.tables.installed().len() {
                 self.restore_missing(now)?;
             }
-            self.datapath.summarize(&mut self.tables.installed().keys().copied())?;
+            if self.datapath.summarize(&mut self.tables.installed().keys().copied())? {
+                let record = Record::new(EventCode::EntryRestored).by("agent");
+                self.record(record.detail("the summary hid entries: its bits are set again"), now);
+                self.review.note(vec!["the summary".into()]);
+                self.record_alarms(now);
+            }
             self.review.end();
         }
         Ok(())

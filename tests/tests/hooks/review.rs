@@ -101,6 +101,22 @@ fn an_entry_that_root_wrote_is_removed_recorded_and_reported() {
     site.assert_closed_to_all();
 }
 
+/// Bits of the summary that are gone close what is granted, and open nothing.
+#[test]
+fn a_summary_that_root_cleared_is_written_again_recorded_and_reported() {
+    let mut site = Site::new();
+    site.start();
+    site.admit(&CLIENT, LONG);
+    let mut summary: Array<MapData, u64> = table(&site, map::SUMMARY).try_into().unwrap();
+    for index in 0..summary.len() {
+        summary.set(index, 0, 0).unwrap();
+    }
+    within(&site, "the client is let in again", || site.client_opens(0, 22));
+    let recorded = events(&site, "K002");
+    assert_eq!(recorded.len(), 1, "{recorded:?}");
+    assert!(!site.stranger_opens(0, 22));
+}
+
 #[test]
 fn entries_of_a_grant_that_root_changed_or_removed_are_written_again() {
     let mut site = Site::new();

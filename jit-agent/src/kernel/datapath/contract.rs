@@ -41,8 +41,12 @@ pub trait Datapath: Send {
     fn policy(&self) -> Result<(BTreeMap<PortKey, PortRule>, Settings), DatapathError>;
     /// Carries out one write. The summary has the bit of an entry before the entry is there.
     fn write(&mut self, write: &Write) -> Result<(), DatapathError>;
-    /// Takes the bits out of the summary that none of these entries needs: all that are there.
-    fn summarize(&mut self, keys: &mut dyn Iterator<Item = EntryKey>) -> Result<(), DatapathError>;
+    /// Takes the bits out of the summary that none of these entries needs: all that are there. Returns
+    /// whether it lacked one.
+    fn summarize(
+        &mut self,
+        keys: &mut dyn Iterator<Item = EntryKey>,
+    ) -> Result<bool, DatapathError>;
     /// Makes exactly these ports protected.
     fn protect(&mut self, rules: &BTreeMap<PortKey, PortRule>) -> Result<(), DatapathError>;
     /// Writes the settings of the whole gate.

@@ -152,7 +152,10 @@ impl Datapath for KernelDatapath {
         self.maps.write(write)
     }
 
-    fn summarize(&mut self, keys: &mut dyn Iterator<Item = EntryKey>) -> Result<(), DatapathError> {
+    fn summarize(
+        &mut self,
+        keys: &mut dyn Iterator<Item = EntryKey>,
+    ) -> Result<bool, DatapathError> {
         self.maps.summarize(keys)
     }
 

@@ -200,15 +200,17 @@ impl Maps {
         self.write_summary(changed)
     }
 
-    /// Takes the bits out of the summary that none of these entries needs.
+    /// Takes the bits out of the summary that none of these entries needs. Returns whether it
+    /// lacked one.
     pub fn summarize(
         &mut self,
         keys: &mut dyn Iterator<Item = EntryKey>,
-    ) -> Result<(), DatapathError> {
+    ) -> Result<bool, DatapathError> {
         // Somebody else may have written there.
         self.summarized = None;
-        let changed = self.summarized()?.rebuild(keys);
-        self.write_summary(changed)
+        let rebuilt = self.summarized()?.rebuild(keys);
+        self.write_summary(rebuilt.words)?;
+        Ok(rebuilt.lacked)
     }
 
     fn summarized(&mut self) -> Result<&mut Summary, DatapathError> {

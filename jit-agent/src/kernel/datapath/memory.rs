@@ -326,14 +326,18 @@ impl Datapath for MemoryDatapath {
         Ok(())
     }
 
-    fn summarize(&mut self, keys: &mut dyn Iterator<Item = EntryKey>) -> Result<(), DatapathError> {
+    fn summarize(
+        &mut self,
+        keys: &mut dyn Iterator<Item = EntryKey>,
+    ) -> Result<bool, DatapathError> {
         let mut inner = self.lock();
         let mut summary = inner.summary.clone().unwrap_or_else(few_words);
-        for _ in summary.rebuild(keys) {
+        let rebuilt = summary.rebuild(keys);
+        for _ in rebuilt.words {
             inner.refused()?;
         }
         inner.summary = Some(summary);
-        Ok(())
+        Ok(rebuilt.lacked)
     }
 
     fn protect(&mut self, rules: &BTreeMap<PortKey, PortRule>) -> Result<(), DatapathError> {

@@ -11,6 +11,15 @@ pub struct Summary {
     words: Vec<u64>,
 }
 
+/// What has to be written after [`Summary::rebuild`].
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Rebuilt {
+    /// Index and value of the words that change.
+    pub(super) words: Vec<(u32, u64)>,
+    /// A bit of an entry was not set: somebody else has written there.
+    pub(super) lacked: bool,
+}
+
 impl Summary {
     /// From the words of the table. Their number is a power of two.
     pub const fn new(words: Vec<u64>) -> Self {
@@ -36,16 +45,19 @@ impl Summary {
     }
 
     /// Sets the bits of these entries and no others. Returns the words to write.
-    pub(super) fn rebuild(&mut self, keys: &mut dyn Iterator<Item = EntryKey>) -> Vec<(u32, u64)> {
+    pub(super) fn rebuild(&mut self, keys: &mut dyn Iterator<Item = EntryKey>) -> Rebuilt {
         let mut wanted = Self { words: vec![0; self.words.len()] };
         for key in keys {
             wanted.cover(&key);
         }
         let both = (0..).zip(wanted.words.iter().zip(&self.words));
-        let changed = both.filter(|(_, (wanted, is))| wanted != is);
-        let changed = changed.map(|(index, (wanted, _))| (index, *wanted)).collect();
+        let mut rebuilt = Rebuilt::default();
+        for (index, (wanted, is)) in both.filter(|(_, (wanted, is))| wanted != is) {
+            rebuilt.words.push((index, *wanted));
+            rebuilt.lacked |= wanted & !is != 0;
+        }
         *self = wanted;
-        changed
+        rebuilt
     }
 
     fn at(&self, place: Place) -> (usize, u64) {
@@ -93,11 +105,14 @@ mod tests {
             assert_eq!(summary.cover(&key(source)), None, "{source}");
         }
         assert_eq!(Summary::new(kernel.clone()), summary);
-        assert_eq!(summary.rebuild(&mut keys.iter().map(|source| key(source))), []);
+        let rebuilt = summary.rebuild(&mut keys.iter().map(|source| key(source)));
+        assert_eq!(rebuilt, Rebuilt::default());
         let left = summary.rebuild(&mut keys.iter().take(1).map(|source| key(source)));
-        assert_eq!(left.len(), 4, "one bit in a word, each");
-        write(&mut kernel, left);
+        assert_eq!((left.words.len(), left.lacked), (4, false), "one bit in a word, each");
+        write(&mut kernel, left.words);
         assert_eq!(Summary::new(kernel), summary);
+        let cleared = Summary::new(vec![0; 64]).rebuild(&mut std::iter::once(key("192.0.2.1")));
+        assert_eq!((cleared.words.len(), cleared.lacked), (1, true));
         assert!(summary.has(place(&key("192.0.2.1"))) && !summary.has(place(&key("192.0.2.2"))));
     }
 

@@ -9,7 +9,7 @@ use std::{
 
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, lpm_trie::Key};
 use jit_common::{
-    ABI_VERSION, Address, GrantEntry, HostKey, PROTECTED_WORDS, PortKey, PortRule, PrefixV4,
+    ABI_VERSION, Address, GrantEntry, HostKey, PROTECTED_WORDS, Place, PortKey, PortRule, PrefixV4,
     Protocol, map,
 };
 use jit_tests::agent::{CLIENT, STRANGER, Site};
@@ -44,9 +44,14 @@ fn bytes(address: &str) -> [u8; 4] {
     address.parse::<std::net::Ipv4Addr>().unwrap().octets()
 }
 
-/// Lets the stranger's network in for ever.
+/// Lets the stranger's network in for ever, as somebody who knows the summary too.
 fn forge(site: &Site) {
     let [a, b, c, _] = bytes(STRANGER[0]);
+    let mut summary: Array<MapData, u64> = table(site, map::SUMMARY).try_into().unwrap();
+    let place = Place::of_prefix(Address::v4([a, b, c, 0]), 24, SSH);
+    let (index, bit) = place.word_and_bit(summary.len());
+    let word = summary.get(&index, 0).unwrap();
+    summary.set(index, word | bit, 0).unwrap();
     let key = Key::new(PrefixV4::HEAD_BITS + 24, PrefixV4::new(Address::v4([a, b, c, 0]), SSH));
     trie(site).insert(&key, forever(), 0).unwrap();
 }

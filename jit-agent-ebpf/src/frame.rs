@@ -1,6 +1,6 @@
 //! Loads packet bytes in BPF.
 
-use core::arch::asm;
+use core::{arch::asm, mem::MaybeUninit};
 
 use aya_ebpf::{
     bindings::bpf_hdr_start_off::BPF_HDR_START_NET,
@@ -124,6 +124,11 @@ impl Frame for TcFrame<'_> {
     }
 
     #[inline(always)]
+    fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
+        self.ctx.load(offset & OFFSET_MASK).ok()
+    }
+
+    #[inline(always)]
     fn forget(&self, value: usize) -> usize {
         forget(value)
     }
@@ -145,36 +150,56 @@ impl<'a> NetworkFrame<'a> {
     }
 
     /// Reads from the packet's linear part only.
+    ///
+    /// # Safety
+    /// Every pattern of bits is a `T`.
     #[inline(always)]
-    fn load_linear<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        let mut bytes = [0_u8; N];
-        // SAFETY: the kernel hands a valid context in, and writes at most `N` bytes to `bytes`.
-        let failed = unsafe {
-            bpf_skb_load_bytes_relative(
+    unsafe fn load_linear<T>(&self, offset: usize) -> Option<T> {
+        let mut value = MaybeUninit::<T>::uninit();
+        // SAFETY: the kernel hands a valid context in. It writes the whole value, or zeroes it and
+        // fails; the caller promises that any bytes will do.
+        unsafe {
+            let failed = bpf_skb_load_bytes_relative(
                 self.ctx.skb.skb.cast(),
                 offset as u32,
-                bytes.as_mut_ptr().cast(),
-                N as u32,
+                value.as_mut_ptr().cast(),
+                size_of::<T>() as u32,
                 BPF_HDR_START_NET,
-            )
-        };
-        (failed == 0).then_some(bytes)
+            );
+            (failed == 0).then(|| value.assume_init())
+        }
+    }
+
+    /// # Safety
+    /// As for `load_linear`.
+    #[inline(always)]
+    unsafe fn load_anywhere<T>(&self, offset: usize) -> Option<T> {
+        let offset = offset & OFFSET_MASK;
+        // SAFETY: the caller's promise.
+        if let Some(value) = unsafe { self.load_linear(offset) } {
+            return Some(value);
+        }
+        // The bytes may lie after the linear part: then the kernel pulls them into it. Bytes that
+        // are not in the packet at all are still missing afterwards.
+        let wanted = (offset + size_of::<T>() + MOST_BEFORE_NETWORK) as u32;
+        let length = self.ctx.len();
+        let _refused = self.ctx.pull_data(if length < wanted { length } else { wanted });
+        // SAFETY: the caller's promise.
+        unsafe { self.load_linear(offset) }
     }
 }
 
 impl Frame for NetworkFrame<'_> {
     #[inline(always)]
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        let offset = offset & OFFSET_MASK;
-        if let Some(bytes) = self.load_linear(offset) {
-            return Some(bytes);
-        }
-        // The bytes may lie after the linear part: then the kernel pulls them into it. Bytes that
-        // are not in the packet at all are still missing afterwards.
-        let wanted = (offset + N + MOST_BEFORE_NETWORK) as u32;
-        let length = self.ctx.len();
-        let _refused = self.ctx.pull_data(if length < wanted { length } else { wanted });
-        self.load_linear(offset)
+        // SAFETY: any bytes are bytes.
+        unsafe { self.load_anywhere(offset) }
+    }
+
+    #[inline(always)]
+    fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
+        // SAFETY: any bytes are words.
+        unsafe { self.load_anywhere(offset) }
     }
 
     #[inline(always)]

@@ -7,8 +7,8 @@ use jit_common::{
 };
 
 use crate::tables::{
-    COUNTED_NOW, COUNTERS, Connection, EVENT_BUDGET, EVENTS, FIRST_PORTS, LAST_COUNTED,
-    PORT_COUNTERS, PORT_RULES, SETTINGS, atomic_increment, boot_nanos, peer_opens, ticks,
+    COUNTERS, EVENT_BUDGET, EVENTS, FIRST_PORTS, LAST_COUNTED, LAST_HERE, PORT_COUNTERS,
+    PORT_RULES, SETTINGS, SLOTS, atomic_increment, boot_nanos, peer_opens, ticks,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -71,6 +71,9 @@ pub(crate) fn record_guard(decision: &Decision, interface: u32) -> bool {
 /// Counts a connection that a grant without a limit lets in, unless it was counted a moment ago. A
 /// SYN that is sent again, or that comes by two devices of a stack (a bridge and its port), is one
 /// connection, together with its look-up. A UDP flow is reported once a minute.
+///
+/// What this CPU was last asked about is compared first: datagrams of a flow, and a SYN by the next
+/// device of a stack, mostly come to the same CPU.
 #[inline(always)]
 fn counted_lately(
     segment: &Segment,
@@ -79,34 +82,45 @@ fn counted_lately(
     same_sequence: bool,
     time: u64,
 ) -> bool {
-    let Some(connection) = Connection::of(slot, segment) else {
-        return false;
-    };
-    let Some(this) = COUNTED_NOW.get_ptr_mut(0) else {
+    let (Some(counted), Some(here)) = (SLOTS.get_ptr_mut(slot), LAST_HERE.get_ptr_mut(0)) else {
         return false;
     };
     // SAFETY: a valid, aligned pointer to this CPU's own memory.
-    let this = unsafe { &mut *this };
-    this.time = time;
-    this.sequence = segment.sequence;
-    this.protocol = segment.port.protocol as u8;
-    if let Some(last) = LAST_COUNTED.get_ptr(connection.key) {
+    let here = unsafe { &mut *here };
+    // SAFETY: a valid pointer into the map. The agent writes the generation before the entry that
+    // leads here.
+    let generation = unsafe { (*counted).generation };
+    let protocol = segment.port.protocol;
+    let within = if matches!(protocol, Protocol::Udp) { LastCounted::DATAGRAM } else { within };
+    let is_this = |last: &LastCounted| {
+        last.protocol == protocol as u8
+            && time.wrapping_sub(last.time) < within
+            && (!same_sequence || last.sequence == segment.sequence)
+    };
+    if here.key.slot == slot
+        && here.key.generation == generation
+        && is_this(&here.counted)
+        && here.key.flow.owns(segment)
+    {
+        return true;
+    }
+    here.key.fill(slot, generation, segment);
+    here.counted.sequence = segment.sequence;
+    here.counted.protocol = protocol as u8;
+    if let Some(last) = LAST_COUNTED.get_ptr(&here.key) {
         // SAFETY: a valid, aligned pointer into the map. Should the entry become another's
         // meanwhile, one connection is reported twice or not at all.
         let last = unsafe { &*last };
-        let datagram = this.protocol == Protocol::Udp as u8;
-        let within = if datagram { LastCounted::DATAGRAM } else { within };
-        if last.protocol == this.protocol
-            && this.time.wrapping_sub(last.time) < within
-            && (!same_sequence || last.sequence == this.sequence)
-        {
+        if is_this(last) {
+            here.counted.time = last.time;
             return true;
         }
     }
+    here.counted.time = time;
     // If the table has no room, the connection is reported again.
-    let _ = LAST_COUNTED.insert(connection.key, &*this, 0);
+    let _ = LAST_COUNTED.insert(&here.key, &here.counted, 0);
     // SAFETY: a valid pointer into the map, aligned to 8 bytes; `hits` is the first field.
-    unsafe { atomic_increment(connection.counted.cast()) };
+    unsafe { atomic_increment(counted.cast()) };
     false
 }
 

@@ -17,7 +17,7 @@ use aya_ebpf::{
 use jit_common::{
     Admission, Budget, COUNTERS as COUNTER_COUNT, ConnectionKey, EventKind,
     FIRST_PORTS as FIRST_PORTS_ENTRIES, Family, Flow, GrantEntry, Handshake, HostKey, InUse,
-    LAST_COUNTED as LAST_COUNTED_ENTRIES, LastCounted, Lookup, NO_PREALLOC,
+    LAST_COUNTED as LAST_COUNTED_ENTRIES, LastCounted, LastHere, Lookup, NO_PREALLOC,
     OPENED_HERE as OPENED_HERE_ENTRIES, PROTECTED_WORDS, Place, PlaceKey, PortCounters, PortKey,
     PortRule, PrefixV4, PrefixV6, Protocol, RING_BYTES, RULE_SLOTS, Segment, Session, Settings,
     Slot, TRANSLATED as TRANSLATED_ENTRIES, Tables,
@@ -55,9 +55,9 @@ static QUESTION: PerCpuArray<Question> = PerCpuArray::with_max_entries(1, 0);
 /// Scratch for one key: it does not fit on the 512-byte stack.
 #[map]
 static CONNECTION_KEY: PerCpuArray<ConnectionKey> = PerCpuArray::with_max_entries(1, 0);
-/// Scratch for one value, for the same reason.
+/// The flow that this CPU was last asked about, of grants without a limit.
 #[map]
-pub(crate) static COUNTED_NOW: PerCpuArray<LastCounted> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static LAST_HERE: PerCpuArray<LastHere> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub(crate) static LAST_COUNTED: LruHashMap<ConnectionKey, LastCounted> =
     LruHashMap::with_max_entries(LAST_COUNTED_ENTRIES, 0);
@@ -87,7 +87,7 @@ static PROTECTED: Array<u64> = Array::with_max_entries(PROTECTED_WORDS, 0);
 #[map]
 pub(crate) static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 #[map]
-static SLOTS: Array<Slot> = Array::with_max_entries(1024, 0);
+pub(crate) static SLOTS: Array<Slot> = Array::with_max_entries(1024, 0);
 #[map]
 static SUMMARY: Array<u64> = Array::with_max_entries(1, 0);
 /// Length of [`SUMMARY`] in words, a power of two. The agent sets it together with the table's.
@@ -427,11 +427,7 @@ fn flow_of(segment: &Segment) -> Option<&'static mut Flow> {
     // SAFETY: a valid, aligned pointer to this CPU's own memory, which nothing else writes to while
     // the key is in use.
     let flow = unsafe { &mut *flow };
-    flow.source = segment.source.words;
-    flow.destination = segment.destination.words;
-    flow.source_port = segment.source_port;
-    flow.port = segment.port.port;
-    flow.family = segment.source.family as u8;
+    flow.fill(segment);
     Some(flow)
 }
 
@@ -497,14 +493,7 @@ impl Connection {
         // SAFETY: a valid, aligned pointer to this CPU's own memory, which nothing else writes to
         // while the connection is in use.
         let key = unsafe { &mut *key };
-        // The fields are written one by one: a whole key would be made on the stack first.
-        key.flow.source = segment.source.words;
-        key.flow.destination = segment.destination.words;
-        key.flow.source_port = segment.source_port;
-        key.flow.port = segment.port.port;
-        key.flow.family = segment.source.family as u8;
-        key.slot = slot;
-        key.generation = generation;
+        key.fill(slot, generation, segment);
         Some(Self { counted, key })
     }
 

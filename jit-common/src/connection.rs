@@ -68,6 +68,17 @@ impl Flow {
         }
     }
 
+    /// Makes this the connection that a segment belongs to. The fields are written one by one: a
+    /// whole value would be made on the stack first.
+    #[inline(always)]
+    pub const fn fill(&mut self, segment: &Segment) {
+        self.source = segment.source.words;
+        self.destination = segment.destination.words;
+        self.source_port = segment.source_port;
+        self.port = segment.port.port;
+        self.family = segment.source.family as u8;
+    }
+
     /// The addresses of source and destination; `None`: no connection.
     pub const fn ends(&self) -> Option<(Address, Address)> {
         let Self { source, destination, family, .. } = *self;
@@ -105,6 +116,17 @@ pub struct ConnectionKey {
     pub generation: u32,
 }
 const _: () = assert!(size_of::<ConnectionKey>() == 48);
+
+impl ConnectionKey {
+    /// Makes this the connection that a segment belongs to, for the grant with this slot and
+    /// generation.
+    #[inline(always)]
+    pub const fn fill(&mut self, slot: u32, generation: u32, segment: &Segment) {
+        self.flow.fill(segment);
+        self.slot = slot;
+        self.generation = generation;
+    }
+}
 
 /// Progress of a handshake. A grant with a limit let the connection in.
 ///
@@ -177,6 +199,17 @@ pub struct LastCounted {
     pub reserved: [u8; 3],
 }
 const _: () = assert!(size_of::<LastCounted>() == 16);
+
+/// The flow of a grant without a limit that a CPU was last asked about, and when it was counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct LastHere {
+    /// The flow, with its grant.
+    pub key: ConnectionKey,
+    /// When it was counted.
+    pub counted: LastCounted,
+}
+const _: () = assert!(size_of::<LastHere>() == 64);
 
 impl LastCounted {
     /// A SYN with the same sequence number within this time, nanoseconds, is the same connection.

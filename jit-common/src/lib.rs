@@ -26,8 +26,8 @@ mod tables;
 
 pub use address::{Address, Family};
 pub use connection::{
-    ConnectionKey, Flow, Handshake, LAST_COUNTED, LastCounted, MAX_CONNECTIONS, MAX_PLACES,
-    PlaceKey, Slot,
+    ConnectionKey, Flow, Handshake, LAST_COUNTED, LastCounted, LastHere, MAX_CONNECTIONS,
+    MAX_PLACES, PlaceKey, Slot,
 };
 pub use counter::{COUNTERS, Counter, FIRST_PORTS, PortCounters};
 pub use decide::{Admission, Decision, LATELY, Tables, decide};

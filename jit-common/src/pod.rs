@@ -2,8 +2,8 @@
 //! bytes, which lets aya copy them to and from the kernel.
 
 use crate::{
-    Budget, ConnectionKey, Event, Flow, GrantEntry, HostKey, LastCounted, PlaceKey, PortCounters,
-    PortRule, PrefixV4, PrefixV6, Settings, Slot,
+    Budget, ConnectionKey, Event, Flow, GrantEntry, HostKey, LastCounted, LastHere, PlaceKey,
+    PortCounters, PortRule, PrefixV4, PrefixV6, Settings, Slot,
 };
 
 macro_rules! pod {
@@ -22,6 +22,7 @@ pod!(
     GrantEntry,
     HostKey,
     LastCounted,
+    LastHere,
     PlaceKey,
     PortCounters,
     PortRule,

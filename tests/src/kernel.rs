@@ -38,7 +38,7 @@ use jit_agent::kernel::datapath::{
 };
 use jit_common::{
     Address, Budget, COUNTERS, ConnectionKey, Counter, Event, FIRST_PORTS, Family, Flow,
-    GrantEntry, HostKey, InUse, LastCounted, Lookup, PROTECTED_WORDS, Place, PlaceKey,
+    GrantEntry, HostKey, InUse, LastCounted, LastHere, Lookup, PROTECTED_WORDS, Place, PlaceKey,
     PortCounters, PortKey, PortRule, PrefixV4, PrefixV6, Protocol, Reason, Settings, Slot, map,
     summary_words,
 };
@@ -179,6 +179,7 @@ pub struct Loaded {
     hosts: HashMap<MapData, HostKey, GrantEntry>,
     in_use: Array<MapData, u32>,
     last_counted: HashMap<MapData, ConnectionKey, LastCounted>,
+    last_here: PerCpuArray<MapData, LastHere>,
     opened_here: HashMap<MapData, Flow, u64>,
     places: HashMap<MapData, PlaceKey, Flow>,
     port_counters: PerCpuHashMap<MapData, u32, PortCounters>,
@@ -238,6 +239,7 @@ impl Loaded {
             hosts: take(map::HOST_GRANTS).try_into().expect("hash"),
             in_use: take(map::IN_USE).try_into().expect("array"),
             last_counted: take(map::LAST_COUNTED).try_into().expect("hash"),
+            last_here: take("LAST_HERE").try_into().expect("per-CPU array"),
             opened_here: take(map::OPENED_HERE).try_into().expect("hash"),
             places: take(map::PLACES).try_into().expect("hash"),
             port_counters: take(map::PORT_COUNTERS).try_into().expect("per-CPU hash"),
@@ -398,6 +400,16 @@ impl Loaded {
         for key in keys {
             self.last_counted.remove(&key).expect("forget what was counted");
         }
+        self.change_last_here(|last| *last = LastHere::default());
+    }
+
+    /// Changes what each CPU remembers of the flow that it was last asked about.
+    fn change_last_here(&mut self, change: impl Fn(&mut LastHere)) {
+        let values = self.last_here.get(&0, 0).expect("read it");
+        let mut values: Vec<_> = values.iter().copied().collect();
+        values.iter_mut().for_each(change);
+        let values = PerCpuValues::try_from(values).expect("as many values as CPUs");
+        self.last_here.set(0, values, 0).expect("write it back");
     }
 
     /// Makes every count older by this number of nanoseconds.
@@ -407,6 +419,9 @@ impl Loaded {
             let last = LastCounted { time: last.time.wrapping_sub(nanos), ..last };
             self.last_counted.insert(key, last, 0).expect("write it back");
         }
+        self.change_last_here(|last| {
+            last.counted.time = last.counted.time.wrapping_sub(nanos);
+        });
     }
 
     /// Runs a program over a frame and returns the reason for its answer.

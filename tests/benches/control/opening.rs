@@ -153,7 +153,7 @@ fn by_process(signed: &Signed) -> Duration {
 /// Writes and syncs a block, again and again at the same place, as the database does. Returns
 /// milliseconds.
 fn disk(path: PathBuf) -> impl FnMut() -> f64 {
-    let mut file = File::create_new(path).unwrap();
+    let mut file = File::create(path).unwrap();
     move || {
         let mut times: Vec<_> = (0..size(10, 3))
             .map(|_| {

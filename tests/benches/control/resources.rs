@@ -8,7 +8,7 @@ use std::{
 };
 
 use jit_tests::{
-    figures::{quick, size},
+    figures::{Figure, GATE, size},
     process::{Memory, cpu, memory, sleeps},
     programs::binary,
 };
@@ -20,21 +20,22 @@ const MEMORY: &str = "memory";
 pub(crate) fn measure() {
     let signed = Signed::start();
     thread::sleep(Duration::from_secs(size(15, 2)));
-    let idle = resident(&signed, 0);
+    resident(&signed, 0);
     idle_work(&signed);
     let (some, most) = (size(10_000, 500), size(100_000, 2_000));
     signed.fill(0..some, LONG);
-    resident(&signed, some);
+    let few = resident(&signed, some);
     status(&signed, some);
     signed.fill(some..most, LONG);
     let full = resident(&signed, most);
-    let bytes = |now: u64, idle: u64| {
-        let kib = u32::try_from(now.saturating_sub(idle)).unwrap();
-        vec![f64::from(kib) * 1024.0 / f64::from(most)]
+    // Not against none: memory that the start took and gave back would be in it.
+    let bytes = |full: u64, few: u64| {
+        let kib = u32::try_from(full.saturating_sub(few)).unwrap();
+        vec![f64::from(kib) * 1024.0 / f64::from(most - some)]
     };
     for (what, values) in [
-        ("resident", bytes(full.total, idle.total)),
-        ("anonymous", bytes(full.anonymous, idle.anonymous)),
+        ("resident", bytes(full.total, few.total)),
+        ("anonymous", bytes(full.anonymous, few.anonymous)),
     ] {
         report(MEMORY, &format!("of a grant, {what}, {}", many(most)), ("B", false), values);
     }
@@ -88,12 +89,13 @@ fn status(signed: &Signed, grants: u32) {
 /// The programs without their symbols.
 pub(crate) fn sizes() {
     let directory = tempfile::tempdir().unwrap();
-    for name in ["jit-agent", "jitctl"] {
-        let copy = directory.path().join(name);
-        let status = Command::new("strip").arg("-o").arg(&copy).arg(binary(name)).status();
+    for subject in [GATE, "jitctl"] {
+        let copy = directory.path().join(subject);
+        let status = Command::new("strip").arg("-o").arg(&copy).arg(binary(subject)).status();
         assert!(status.unwrap().success(), "strip (of binutils) failed");
         let bytes = f64::from(u32::try_from(fs::metadata(copy).unwrap().len()).unwrap());
-        let row = if quick() { format!("{name}, not optimised or not") } else { name.to_owned() };
-        report("size", &row, ("MiB", false), vec![bytes / 1048576.0]);
+        let (table, row, unit) = ("size", "the program, stripped", "MiB");
+        let values = vec![bytes / 1048576.0];
+        Figure { table, row, subject, unit, more_is_better: false, values }.report();
     }
 }

@@ -28,6 +28,7 @@ fn main() {
         .sample_size(size(full, short))
         .warm_up_time(time(500, 20))
         .measurement_time(time(1_500, 50))
+        .nresamples(size(10_000, 1_000))
         .without_plots()
         .configure_from_args();
     let mut bench = Bench { criterion };

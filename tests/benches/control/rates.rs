@@ -15,8 +15,8 @@ use crate::grants::{BATCH, LONG, Signed, many, millis, report};
 
 const TABLE: &str = "pushes a second";
 const RATE: (&str, bool) = ("1/s", true);
-/// Number of pushes at once over one connection.
-const AT_ONCE: usize = 64;
+/// Number of pushes at once over one connection: no more than the agent takes.
+const AT_ONCE: usize = 8;
 
 pub(crate) fn measure() {
     let signed = Signed::start();
@@ -60,7 +60,9 @@ fn streams(signed: &Signed, name: &str, algorithm: Algorithm) {
     for _ in 0..size(3, 1) {
         let envelopes = signed.envelopes(algorithm, 0..number, LONG);
         let waiting = Arc::new(Mutex::new(VecDeque::from(envelopes)));
-        let took = signed.site.call(async |client| {
+        let took = signed.site.call(async |mut client| {
+            // The first call sets the connection up. Only then the client knows the agent's limits.
+            client.status(v1::StatusRequest {}).await?;
             let start = Instant::now();
             let mut senders = JoinSet::new();
             for _ in 0..AT_ONCE {

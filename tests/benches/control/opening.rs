@@ -12,7 +12,7 @@ use std::{
 use jit_proto::v1::{self, revoke_request::What};
 use jit_tests::{
     agent::{CLIENT, HOST, PATIENCE, TO_CLIENT, address, opens},
-    figures::{GATE, in_turns, size},
+    figures::{GATE, Subject, in_turns, size},
     fwknop::{FWKNOP, Fwknop},
     programs::binary,
 };
@@ -79,7 +79,7 @@ fn answers(signed: &Signed, live: u32) {
 
 /// Until the first connection of a client.
 fn connections(signed: &Signed, fwknop: Option<&Fwknop>, live: u32) {
-    let mut subjects: Vec<(&str, Box<dyn FnMut() -> f64 + '_>)> = vec![
+    let mut subjects: Vec<Subject<'_>> = vec![
         (GATE, Box::new(|| median(signed, |times| times.connected))),
         ("jitctl, from its start, over TLS", Box::new(|| millis(by_process(signed)))),
     ];

@@ -70,7 +70,7 @@ fn answers(signed: &Signed, live: u32) {
         ],
     );
     in_turns(
-        (TABLE, &format!("one revocation answered, {live}")),
+        ("revocation", &format!("one answered, {live}")),
         MILLIS,
         rounds,
         &mut [(GATE, Box::new(|| median(signed, |times| times.revoked)))],
@@ -150,8 +150,8 @@ fn by_process(signed: &Signed) -> Duration {
     took
 }
 
-/// Writes and syncs a block, again and again at the same place, as the database does. Returns
-/// milliseconds.
+/// Writes and syncs a block, again and again at the same place: the least that one push can take.
+/// Returns milliseconds.
 fn disk(path: PathBuf) -> impl FnMut() -> f64 {
     let mut file = File::create(path).unwrap();
     move || {

@@ -442,7 +442,7 @@ pub fn carries(stream: &mut TcpStream) -> bool {
 }
 
 /// Greets and echoes, for as long as the test runs.
-fn greet(listener: TcpListener) {
+pub(crate) fn greet(listener: TcpListener) {
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             thread::spawn(move || echo(stream));

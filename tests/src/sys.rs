@@ -1,5 +1,6 @@
 //! System calls that no safe library offers: bpf(2) for an XDP program of two instructions (`return
-//! XDP_PASS`), seccomp(2) to imitate a kernel that lacks something, and adjtimex(2).
+//! XDP_PASS`), seccomp(2) to imitate a kernel that lacks something, adjtimex(2), and the clock of a
+//! process.
 
 use std::{
     io, mem,
@@ -8,6 +9,7 @@ use std::{
         unix::process::CommandExt as _,
     },
     process::Command,
+    time::Duration,
 };
 
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_prog_type};
@@ -93,6 +95,21 @@ fn refuse(command: &mut Command, call: libc::c_long, arguments: &[(u32, u32)], e
     };
     // SAFETY: between fork and exec it makes two system calls, and allocates nothing.
     unsafe { command.pre_exec(install) };
+}
+
+/// Processor time of a process, by its clock (clock_getcpuclockid(3)).
+pub fn processor_time(pid: u32) -> Duration {
+    let pid = pid.try_into().expect("a process id");
+    let mut clock = 0;
+    // SAFETY: it writes the number of the clock.
+    let found = unsafe { libc::clock_getcpuclockid(pid, &raw mut clock) };
+    assert_eq!(found, 0, "the clock of process {pid}: {}", io::Error::from_raw_os_error(found));
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: clock_gettime(2) writes the structure, which lives until it returns.
+    let read = unsafe { libc::clock_gettime(clock, &raw mut time) };
+    assert_eq!(read, 0, "the clock of process {pid}: {}", io::Error::last_os_error());
+    let seconds = time.tv_sec.try_into().expect("time that passed");
+    Duration::new(seconds, time.tv_nsec.try_into().expect("less than a second"))
 }
 
 fn load() -> OwnedFd {

@@ -12,11 +12,12 @@ pub mod exit;
 pub mod files;
 pub mod local;
 pub mod pem;
+#[cfg(feature = "signing")]
 pub mod signing;
 pub mod status;
 pub mod target;
 pub mod text;
-#[cfg(test)]
+#[cfg(all(test, feature = "signing"))]
 mod worked_example;
 
 pub use agent::Agent;

@@ -11,16 +11,18 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ed25519_dalek::{
-    Signature, Signer as _, SigningKey, VerifyingKey,
-    pkcs8::{
-        DecodePrivateKey as _, DecodePublicKey as _, EncodePrivateKey as _, EncodePublicKey as _,
-    },
+use jit_proto::pem as strict_pem;
+use pem::{EncodeConfig, LineEnding, Pem};
+use ring::{
+    rand::SystemRandom,
+    signature::{Ed25519KeyPair, KeyPair as _},
 };
-use p256::pkcs8::LineEnding;
 use sha2::{Digest as _, Sha256};
 
-use crate::system::sys::{self, FileError, Readers};
+use crate::{
+    rules::keyring::{Ed25519Key, KeyError},
+    system::sys::{self, FileError, Readers},
+};
 
 /// File of the private key, PKCS#8 in PEM, mode 0600.
 const PRIVATE: &str = "host.key";
@@ -32,14 +34,14 @@ const RETIRED: (&str, &str) = ("host-", ".pub.pem");
 /// The host's private key.
 #[derive(Debug)]
 pub struct HostSigningKey {
-    key: SigningKey,
-    id: String,
+    key: Ed25519KeyPair,
+    public: HostPublicKey,
 }
 
 /// A host's public key.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HostPublicKey {
-    key: VerifyingKey,
+    key: Ed25519Key,
     id: String,
 }
 
@@ -60,11 +62,9 @@ impl HostSigningKey {
         let path = state.join(PRIVATE);
         match sys::read_secret(&path, Readers::Owner) {
             Ok(pem) => {
-                if let Ok(key) = SigningKey::from_pkcs8_pem(&pem) {
-                    let key = Self::new(key);
+                if let Some(key) = Self::from_pem(&pem) {
                     // The file of the public key may be missing after a crash.
-                    if HostPublicKey::read(&state.join(PUBLIC)).ok().as_ref() != Some(&key.public())
-                    {
+                    if HostPublicKey::read(&state.join(PUBLIC)).ok().as_ref() != Some(&key.public) {
                         key.write_public(state)?;
                     }
                     return Ok((key, Origin::Found));
@@ -87,33 +87,44 @@ impl HostSigningKey {
 
     /// First 8 bytes of the SHA-256 of the public key (SubjectPublicKeyInfo, DER), hex.
     pub fn id(&self) -> &str {
-        &self.id
+        &self.public.id
     }
 
     /// The public key.
     pub fn public(&self) -> HostPublicKey {
-        HostPublicKey::new(self.key.verifying_key())
+        self.public.clone()
     }
 
     /// Signs these bytes with Ed25519.
     pub fn sign(&self, message: &[u8]) -> [u8; 64] {
-        self.key.sign(message).to_bytes()
+        let signature = self.key.sign(message);
+        signature.as_ref().try_into().expect("an Ed25519 signature has 64 bytes")
     }
 
-    fn new(key: SigningKey) -> Self {
-        let id = HostPublicKey::new(key.verifying_key()).id;
-        Self { key, id }
+    /// Reads PKCS#8 in PEM. Version 1 (by `openssl genpkey`) has no public key in it.
+    fn from_pem(text: &str) -> Option<Self> {
+        let der = strict_pem::one(text, &["PRIVATE KEY"]).ok()?.der;
+        Self::from_pkcs8(&der)
+    }
+
+    fn from_pkcs8(der: &[u8]) -> Option<Self> {
+        let key = Ed25519KeyPair::from_pkcs8_maybe_unchecked(der).ok()?;
+        let public = key.public_key().as_ref().try_into().ok()?;
+        let public = HostPublicKey::new(Ed25519Key::from_bytes(public).ok()?);
+        Some(Self { key, public })
     }
 
     fn make(state: &Path) -> Result<Self, FileError> {
-        let mut seed = [0; 32];
         let path = state.join(PRIVATE);
-        rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
-            .map_err(|error| io("make", &path)(error.into()))?;
-        let key = Self::new(SigningKey::from_bytes(&seed));
-        let pem = key.key.to_pkcs8_pem(LineEnding::LF).map_err(|error| {
-            io("encode", &path)(std::io::Error::new(ErrorKind::InvalidData, error.to_string()))
-        })?;
+        let made = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).ok();
+        let made = made.and_then(|pkcs8| {
+            let key = Self::from_pkcs8(pkcs8.as_ref())?;
+            Some((key, encode("PRIVATE KEY", pkcs8.as_ref())))
+        });
+        let Some((key, pem)) = made else {
+            let error = std::io::Error::other("the kernel gave no random bytes for a key");
+            return Err(io("make", &path)(error));
+        };
         // The old public key stays, so that its signatures can still be checked.
         let public = state.join(PUBLIC);
         if let Ok(old) = HostPublicKey::read(&public) {
@@ -128,26 +139,24 @@ impl HostSigningKey {
 
     fn write_public(&self, state: &Path) -> Result<(), FileError> {
         let path = state.join(PUBLIC);
-        let pem = self.key.verifying_key().to_public_key_pem(LineEnding::LF).map_err(|error| {
-            io("encode", &path)(std::io::Error::new(ErrorKind::InvalidData, error.to_string()))
-        })?;
+        let pem = encode("PUBLIC KEY", &self.public.key.spki());
         write(&path, pem.as_bytes(), 0o644)
     }
 }
 
 impl HostPublicKey {
-    fn new(key: VerifyingKey) -> Self {
-        let id = key
-            .to_public_key_der()
-            .map(|der| hex::encode(Sha256::digest(der.as_bytes()).get(..8).unwrap_or_default()))
-            .unwrap_or_default();
-        Self { key, id }
+    fn new(key: Ed25519Key) -> Self {
+        let digest = Sha256::digest(key.spki());
+        Self { key, id: hex::encode(digest.get(..8).unwrap_or_default()) }
     }
 
     /// Reads a public key in PEM.
     pub fn read(path: &Path) -> Result<Self, FileError> {
         let pem = fs::read_to_string(path).map_err(io("read", path))?;
-        let key = VerifyingKey::from_public_key_pem(&pem).map_err(|error| {
+        let key = strict_pem::one(&pem, &["PUBLIC KEY"])
+            .map_err(KeyError::from)
+            .and_then(|document| Ed25519Key::from_spki(&document.der));
+        let key = key.map_err(|error| {
             let cause = format!("no Ed25519 public key in PEM: {error}");
             io("read", path)(std::io::Error::new(ErrorKind::InvalidData, cause))
         })?;
@@ -175,8 +184,13 @@ impl HostPublicKey {
 
     /// Whether this key signed these bytes.
     pub fn verifies(&self, message: &[u8], signature: &[u8; 64]) -> bool {
-        self.key.verify_strict(message, &Signature::from_bytes(signature)).is_ok()
+        self.key.verifies(message, signature)
     }
+}
+
+fn encode(label: &str, der: &[u8]) -> String {
+    let config = EncodeConfig::new().set_line_ending(LineEnding::LF);
+    pem::encode_config(&Pem::new(label, der), config)
 }
 
 /// Writes a file completely or not at all: under another name, then synced and renamed.
@@ -225,6 +239,42 @@ mod tests {
         let public = HostPublicKey::read(&state.path().join(PUBLIC)).unwrap();
         assert!(public.verifies(b"text", &again.sign(b"text")));
         assert!(!public.verifies(b"other", &again.sign(b"text")));
+    }
+
+    #[test]
+    fn a_key_that_another_program_made_is_taken() {
+        use ed25519_dalek::{
+            Signer as _, SigningKey,
+            pkcs8::{EncodePrivateKey as _, KeypairBytes, spki::der::pem::LineEnding},
+        };
+        let theirs = SigningKey::from_bytes(&[7; 32]);
+        // PKCS#8 with the public key in it, which earlier versions wrote, and without it.
+        let without = KeypairBytes { secret_key: theirs.to_bytes(), public_key: None };
+        for pem in [theirs.to_pkcs8_pem(LineEnding::LF), without.to_pkcs8_pem(LineEnding::LF)]
+            .map(Result::unwrap)
+        {
+            let state = tempfile::tempdir().unwrap();
+            write(&state.path().join(PRIVATE), pem.as_bytes(), 0o600).unwrap();
+            let (key, origin) = HostSigningKey::open(state.path()).unwrap();
+            assert_eq!(origin, Origin::Found);
+            assert_eq!(key.sign(b"text"), theirs.sign(b"text").to_bytes());
+            let public = HostPublicKey::read(&state.path().join(PUBLIC)).unwrap();
+            assert_eq!(public.id(), key.id());
+        }
+    }
+
+    #[test]
+    fn other_programs_read_the_files_of_the_keys() {
+        use ed25519_dalek::{
+            SigningKey, VerifyingKey,
+            pkcs8::{DecodePrivateKey as _, DecodePublicKey as _},
+        };
+        let state = tempfile::tempdir().unwrap();
+        HostSigningKey::open(state.path()).unwrap();
+        let text = |name: &str| fs::read_to_string(state.path().join(name)).unwrap();
+        let private = SigningKey::from_pkcs8_pem(&text(PRIVATE)).unwrap();
+        let public = VerifyingKey::from_public_key_pem(&text(PUBLIC)).unwrap();
+        assert_eq!(private.verifying_key(), public);
     }
 
     #[test]

@@ -3,19 +3,22 @@
 //! Keys come only from the configuration, which root owns; there is no trust on first use. A
 //! signature's `key_id` only says which key to try first.
 
-use std::{fmt, time::Duration};
+mod public_key;
 
-use ed25519_dalek::pkcs8::DecodePublicKey as _;
+use std::time::Duration;
+
 use jit_proto::{
     PayloadType,
     dsse::MAX_SIGNATURES,
     pem::{self, PemError},
     v1,
 };
-use p256::ecdsa::signature::Verifier as _;
 use sha2::{Digest as _, Sha256};
 
-use crate::rules::mandate::Mandate;
+use crate::rules::{keyring::public_key::PublicKey, mandate::Mandate};
+
+pub(crate) use public_key::Ed25519Key;
+pub use public_key::KeyId;
 
 /// Most tries of a key on a signature of one envelope, unless there are more keys: what as many
 /// signatures as an envelope may have need at most, each by another one of as many keys, without a
@@ -34,16 +37,6 @@ pub struct Signer {
     /// First 8 bytes of the SHA-256 of the SubjectPublicKeyInfo, hex: the hint that `jitctl`
     /// writes.
     fingerprint: String,
-}
-
-/// The identity of a key, whatever its name: SHA-256 of algorithm and key bytes.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct KeyId([u8; 32]);
-
-#[derive(Clone, Debug, PartialEq)]
-enum PublicKey {
-    Ed25519(ed25519_dalek::VerifyingKey),
-    P256(p256::ecdsa::VerifyingKey),
 }
 
 /// All trusted keys; no key is in it twice.
@@ -85,6 +78,12 @@ pub enum KeyError {
          `openssl pkey -pubout` prints it)"
     )]
     Unsupported,
+    /// The key is a P-256 point without its y coordinate.
+    #[error(
+        "a compressed P-256 point; write it uncompressed: \
+         `openssl ec -pubin -in FILE -pubout -conv_form uncompressed`"
+    )]
+    Compressed,
     /// The key is a point of small order, under which forged signatures verify. Or it is a second
     /// encoding of a point, and one key would count as two.
     #[error(
@@ -101,16 +100,7 @@ impl Signer {
     /// Reads a public key in PEM. It may sign grants that last at most `max_duration`.
     pub fn from_pem(id: String, max_duration: Duration, pem: &str) -> Result<Self, KeyError> {
         let der = pem::one(pem, &["PUBLIC KEY"])?.der;
-        let key = if let Ok(key) = ed25519_dalek::VerifyingKey::from_public_key_der(&der) {
-            if key.is_weak() || !is_canonical(key.as_bytes()) {
-                return Err(KeyError::Weak);
-            }
-            PublicKey::Ed25519(key)
-        } else if let Ok(key) = p256::PublicKey::from_public_key_der(&der) {
-            PublicKey::P256(key.into())
-        } else {
-            return Err(KeyError::Unsupported);
-        };
+        let key = PublicKey::from_spki(&der)?;
         let digest = Sha256::digest(&der);
         let fingerprint = hex::encode(digest.get(..8).unwrap_or_default());
         let (key_id, mandate) = (key.id(), Mandate::grants(max_duration));
@@ -135,41 +125,6 @@ impl Signer {
 
     fn is_hinted(&self, key_id: &str) -> bool {
         self.id == key_id || self.fingerprint == key_id
-    }
-
-    /// `None`: these bytes are no signature of this algorithm, which costs no time.
-    fn verifies(&self, message: &[u8], signature: &[u8]) -> Option<bool> {
-        match &self.key {
-            PublicKey::Ed25519(key) => {
-                let signature = ed25519_dalek::Signature::from_slice(signature).ok()?;
-                Some(key.verify_strict(message, &signature).is_ok())
-            }
-            PublicKey::P256(key) => {
-                let signature = p256::ecdsa::Signature::from_der(signature)
-                    .or_else(|_| p256::ecdsa::Signature::from_slice(signature))
-                    .ok()?;
-                Some(key.verify(message, &signature).is_ok())
-            }
-        }
-    }
-}
-
-impl PublicKey {
-    /// Hashes the key itself, because one key has several encodings (a compressed point, or not).
-    fn id(&self) -> KeyId {
-        let digest = match self {
-            Self::Ed25519(key) => Sha256::new_with_prefix(b"ed25519").chain_update(key.as_bytes()),
-            Self::P256(key) => {
-                Sha256::new_with_prefix(b"p256").chain_update(key.to_sec1_point(false).as_bytes())
-            }
-        };
-        KeyId(digest.finalize().into())
-    }
-}
-
-impl fmt::Debug for KeyId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(self.0.get(..8).unwrap_or_default()))
     }
 }
 
@@ -212,7 +167,7 @@ impl Keyring {
                     capped = true;
                     return;
                 }
-                let Some(verifies) = signer.verifies(message, &signature.signature) else {
+                let Some(verifies) = signer.key.verifies(message, &signature.signature) else {
                     continue;
                 };
                 left -= 1;
@@ -247,14 +202,6 @@ impl Keyring {
             .iter()
             .any(|signature| self.signers.iter().any(|signer| signer.is_hinted(&signature.key_id)))
     }
-}
-
-/// Whether the y coordinate is below the field's prime, 2^255 - 19 (RFC 8032 section 5.1.3); the
-/// highest bit is the sign of x. A sign with x = 0 needs no check here: both such points are of
-/// small order.
-fn is_canonical(encoded: &[u8; 32]) -> bool {
-    let [low, middle @ .., high] = encoded;
-    *low < 0xed || middle.iter().any(|byte| *byte != 0xff) || high & 0x7f != 0x7f
 }
 
 #[cfg(test)]

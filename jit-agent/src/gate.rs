@@ -110,17 +110,19 @@ use crate::{
         netlink::netfilter::Translations,
     },
     rules::{
-        clock::Now,
+        clock::{BootNanos, Now},
         ledger::{Change, Ledger},
         reconcile::EntryKey,
         refusal::Refused,
     },
-    system::log,
+    system::{log, memory},
 };
 
 /// How often attachments are read back from the kernel without a reported change, and how often
 /// failed work is tried again.
 pub const TICK: Duration = Duration::from_secs(2);
+/// How often free memory goes back to the kernel: at each third tick.
+const GIVE_BACK: Duration = Duration::from_millis(5_900);
 /// Grants that one event logs one by one.
 const LOGGED: usize = 100;
 /// Events a second and CPU for dropped packets.
@@ -156,6 +158,7 @@ pub struct Gate<D> {
     configuration: Origin,
     /// The database cannot be opened yet.
     awaited: Option<Waiting>,
+    next_give_back: BootNanos,
     /// The last revoked grants. They are freed after the answer: for very many grants that takes
     /// time.
     closed: Vec<Closed>,
@@ -217,6 +220,7 @@ impl<D: Datapath> Gate<D> {
             about: About::new(now),
             configuration: Origin::default(),
             awaited: None,
+            next_give_back: now.boot,
             closed: Vec::new(),
         };
         gate.recorder.started(&gate.config, &gate.boot_id, now);
@@ -392,9 +396,18 @@ impl<D: Datapath> Gate<D> {
         self.review_tables(now);
         self.look_at_limits(now);
         self.record_unreported(now);
+        self.give_memory_back(now);
+        self.faults.set("log", log::state().problem);
+    }
+
+    /// What a long list or a large push took must not stay.
+    fn give_memory_back(&mut self, now: Now) {
         self.ledger.give_room_back();
         self.tables.give_room_back();
-        self.faults.set("log", log::state().problem);
+        if now.boot >= self.next_give_back {
+            self.next_give_back = now.boot + GIVE_BACK;
+            memory::give_back();
+        }
     }
 
     /// A packet event from the kernel.

@@ -84,7 +84,7 @@ use jit_proto::{
 };
 use journal::Journal;
 use limits::LimitScan;
-use links::Links;
+use links::{LinkNews, Links};
 use outbox::Outbox;
 use patience::LONGEST;
 use policy::Policies;
@@ -183,7 +183,9 @@ pub enum StartError {
 
 impl<D: Datapath> Gate<D> {
     /// Puts the gate in force: stored grants are verified again, the tables filled, and only then
-    /// are programs attached, or swapped on links that an earlier run pinned.
+    /// are programs attached, or swapped on links that an earlier run pinned. Where no stored
+    /// grant can be open yet, as after a reboot, the programs come first: until then the ports are
+    /// open, and very many grants take long to verify.
     pub fn start(
         config: Config,
         datapath: D,
@@ -258,19 +260,25 @@ impl<D: Datapath> Gate<D> {
         }
         self.restore_policies(policies, policies_lost, now);
         self.exempt(now).map_err(StartError::Exemptions)?;
+        let none_open = self.tables.installed().is_empty()
+            && progress.values().all(|progress| progress.boot_id != self.boot_id);
+        let closes_first = none_open && !grants.is_empty();
+        let mut news = Vec::new();
+        if closes_first {
+            self.write_tables()?;
+            news = self.attach_first()?;
+            tracing::info!(stored = grants.len(), "the ports are closed; stored grants follow");
+        }
         self.restore(grants, progress, tombstones, boot_id.as_deref(), now);
         self.adopt_lingering(now);
-        self.look_at_source_chain();
-        self.apply_policy()?;
-        self.reconcile_all()?;
+        self.write_tables()?;
         // A database that is closed may have grants whose connections are counted there.
         if !self.outbox.is_closed() {
             self.close_slots_of_the_past();
         }
-        let interfaces = self.datapath.attach(&self.wanted())?;
-        let mut news = self.links.set_interfaces(Ok(interfaces));
-        let guard = self.datapath.guard(self.config.gate.socket_guard);
-        news.extend(self.links.set_guard(guard));
+        if !closes_first {
+            news = self.attach_first()?;
+        }
         self.count_carried(now);
         self.links.ensure_gated()?;
         self.report_links(news, now);
@@ -281,6 +289,22 @@ impl<D: Datapath> Gate<D> {
         self.record_unreported(now);
         self.settle_audit(now);
         Ok(())
+    }
+
+    /// Writes ports, settings and all entries.
+    fn write_tables(&mut self) -> Result<(), DatapathError> {
+        self.look_at_source_chain();
+        self.apply_policy()?;
+        self.reconcile_all()
+    }
+
+    /// Attaches the programs for the first time in this run.
+    fn attach_first(&mut self) -> Result<Vec<LinkNews>, DatapathError> {
+        let interfaces = self.datapath.attach(&self.wanted())?;
+        let mut news = self.links.set_interfaces(Ok(interfaces));
+        let guard = self.datapath.guard(self.config.gate.socket_guard);
+        news.extend(self.links.set_guard(guard));
+        Ok(news)
     }
 
     fn report_damage(&mut self, Damage { kept, why }: Damage, now: Now) {

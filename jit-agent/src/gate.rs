@@ -84,7 +84,7 @@ use jit_proto::{
 };
 use journal::Journal;
 use limits::LimitScan;
-use links::Links;
+use links::{LinkNews, Links};
 use outbox::Outbox;
 use patience::LONGEST;
 use policy::Policies;
@@ -110,17 +110,19 @@ use crate::{
         netlink::netfilter::Translations,
     },
     rules::{
-        clock::Now,
+        clock::{BootNanos, Now},
         ledger::{Change, Ledger},
         reconcile::EntryKey,
         refusal::Refused,
     },
-    system::log,
+    system::{log, memory},
 };
 
 /// How often attachments are read back from the kernel without a reported change, and how often
 /// failed work is tried again.
 pub const TICK: Duration = Duration::from_secs(2);
+/// How often free memory goes back to the kernel: at each third tick.
+const GIVE_BACK: Duration = Duration::from_millis(5_900);
 /// Grants that one event logs one by one.
 const LOGGED: usize = 100;
 /// Events a second and CPU for dropped packets.
@@ -156,6 +158,7 @@ pub struct Gate<D> {
     configuration: Origin,
     /// The database cannot be opened yet.
     awaited: Option<Waiting>,
+    next_give_back: BootNanos,
     /// The last revoked grants. They are freed after the answer: for very many grants that takes
     /// time.
     closed: Vec<Closed>,
@@ -180,7 +183,9 @@ pub enum StartError {
 
 impl<D: Datapath> Gate<D> {
     /// Puts the gate in force: stored grants are verified again, the tables filled, and only then
-    /// are programs attached, or swapped on links that an earlier run pinned.
+    /// are programs attached, or swapped on links that an earlier run pinned. Where no stored
+    /// grant can be open yet, as after a reboot, the programs come first: until then the ports are
+    /// open, and very many grants take long to verify.
     pub fn start(
         config: Config,
         datapath: D,
@@ -217,6 +222,7 @@ impl<D: Datapath> Gate<D> {
             about: About::new(now),
             configuration: Origin::default(),
             awaited: None,
+            next_give_back: now.boot,
             closed: Vec::new(),
         };
         gate.recorder.started(&gate.config, &gate.boot_id, now);
@@ -254,19 +260,25 @@ impl<D: Datapath> Gate<D> {
         }
         self.restore_policies(policies, policies_lost, now);
         self.exempt(now).map_err(StartError::Exemptions)?;
+        let none_open = self.tables.installed().is_empty()
+            && progress.values().all(|progress| progress.boot_id != self.boot_id);
+        let closes_first = none_open && !grants.is_empty();
+        let mut news = Vec::new();
+        if closes_first {
+            self.write_tables()?;
+            news = self.attach_first()?;
+            tracing::info!(stored = grants.len(), "the ports are closed; stored grants follow");
+        }
         self.restore(grants, progress, tombstones, boot_id.as_deref(), now);
         self.adopt_lingering(now);
-        self.look_at_source_chain();
-        self.apply_policy()?;
-        self.reconcile_all()?;
+        self.write_tables()?;
         // A database that is closed may have grants whose connections are counted there.
         if !self.outbox.is_closed() {
             self.close_slots_of_the_past();
         }
-        let interfaces = self.datapath.attach(&self.wanted())?;
-        let mut news = self.links.set_interfaces(Ok(interfaces));
-        let guard = self.datapath.guard(self.config.gate.socket_guard);
-        news.extend(self.links.set_guard(guard));
+        if !closes_first {
+            news = self.attach_first()?;
+        }
         self.count_carried(now);
         self.links.ensure_gated()?;
         self.report_links(news, now);
@@ -277,6 +289,22 @@ impl<D: Datapath> Gate<D> {
         self.record_unreported(now);
         self.settle_audit(now);
         Ok(())
+    }
+
+    /// Writes ports, settings and all entries.
+    fn write_tables(&mut self) -> Result<(), DatapathError> {
+        self.look_at_source_chain();
+        self.apply_policy()?;
+        self.reconcile_all()
+    }
+
+    /// Attaches the programs for the first time in this run.
+    fn attach_first(&mut self) -> Result<Vec<LinkNews>, DatapathError> {
+        let interfaces = self.datapath.attach(&self.wanted())?;
+        let mut news = self.links.set_interfaces(Ok(interfaces));
+        let guard = self.datapath.guard(self.config.gate.socket_guard);
+        news.extend(self.links.set_guard(guard));
+        Ok(news)
     }
 
     fn report_damage(&mut self, Damage { kept, why }: Damage, now: Now) {
@@ -392,9 +420,18 @@ impl<D: Datapath> Gate<D> {
         self.review_tables(now);
         self.look_at_limits(now);
         self.record_unreported(now);
+        self.give_memory_back(now);
+        self.faults.set("log", log::state().problem);
+    }
+
+    /// What a long list or a large push took must not stay.
+    fn give_memory_back(&mut self, now: Now) {
         self.ledger.give_room_back();
         self.tables.give_room_back();
-        self.faults.set("log", log::state().problem);
+        if now.boot >= self.next_give_back {
+            self.next_give_back = now.boot + GIVE_BACK;
+            memory::give_back();
+        }
     }
 
     /// A packet event from the kernel.

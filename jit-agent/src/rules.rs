@@ -9,6 +9,7 @@ pub mod clock;
 pub mod commit;
 pub mod envelope;
 pub mod everybody;
+pub(crate) mod few;
 pub mod grant;
 pub mod impact;
 pub mod keyring;

@@ -81,7 +81,7 @@ pub fn json_line(value: &Value) -> String {
 
 /// A JSON document on many lines.
 pub fn json_pretty(value: &Value) -> String {
-    escape_json(format!("{value:#}"))
+    escape_json(serde_json::to_string_pretty(value).expect("a value is JSON"))
 }
 
 #[cfg(test)]

@@ -12,6 +12,9 @@ pub const CLOSED: &str = "the agent closed the connection without an answer: it 
                           for another local connection (16 for root and the agent's user, 16 for \
                           all others), or it is stopping; try again, as root";
 
+/// Bytes of an answer that the agent may send before this side takes them.
+const WINDOW: u32 = 16 * 1024 * 1024;
+
 /// The generated client over the unix socket.
 pub type LocalClient = JitAgentClient<Channel>;
 
@@ -38,6 +41,9 @@ pub async fn connect(socket: &Path) -> io::Result<LocalClient> {
     // The address is only a placeholder: the connector knows the socket.
     let channel = Endpoint::from_static("http://local")
         .timeout(Duration::from_secs(10))
+        // A long list need not wait for this side's leave again and again.
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
         .connect_with_connector(connector)
         .await
         .map_err(io::Error::other)?;

@@ -23,7 +23,7 @@ use crate::{
     gate::{Gate, database::Waiting, faults::Faults, journal::Journal},
     kernel::{
         datapath::{
-            kernel::{KernelDatapath, KernelEvents},
+            kernel::{KernelDatapath, KernelEvents, Loader, loader},
             pins::Pins,
         },
         netlink::watch::LinkWatch,
@@ -52,13 +52,14 @@ pub(super) struct Parts {
 /// Puts the gate in force: by the file, or by the last good configuration.
 pub(super) fn build(path: &Path, debug: bool, faults: Faults) -> Result<Bound, AppError> {
     sys::check_capabilities()?;
+    let prepared = loader();
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let tried = Stamps::of(std::iter::once(path.as_path()));
     let glimpse = Glimpse::of(&path);
     let (last, unusable) = find_last_good(&glimpse, &path);
     let kept = last.as_ref().map(|last| last.keys.clone()).unwrap_or_default();
     let (error, why) = match Loaded::read(&path, &kept) {
-        Ok(loaded) => match put_in_force(&loaded.config, debug, &faults) {
+        Ok(loaded) => match put_in_force(prepared, &loaded.config, debug, &faults) {
             Ok(parts) => return Ok(by_file(path, loaded, last, tried, parts, faults)),
             Err(error) if error.is_of_the_configuration() => {
                 let why = error.to_string();
@@ -79,7 +80,7 @@ pub(super) fn build(path: &Path, debug: bool, faults: Faults) -> Result<Bound, A
         last: second.to_string(),
         gate: gate_now(&glimpse.paths.pins),
     })?;
-    let mut parts = put_in_force(&loaded.config, debug, &faults)?;
+    let mut parts = put_in_force(loader(), &loaded.config, debug, &faults)?;
     parts.gate.set_origin(&path, last.since(), Some(&why), sys::now());
     let beginning = Beginning { path, loaded, kept: last, unwritten: false, refused: true, tried };
     Ok(Bound { beginning, parts, faults })
@@ -116,10 +117,16 @@ fn by_file(
     Bound { beginning, parts, faults }
 }
 
-fn put_in_force(config: &Config, debug: bool, faults: &Faults) -> Result<Parts, AppError> {
+fn put_in_force(
+    loader: Loader,
+    config: &Config,
+    debug: bool,
+    faults: &Faults,
+) -> Result<Parts, AppError> {
     // This takes the lock on the pins: from here on no other agent runs this gate. It also finds out
     // how the programs read the boot clock.
-    let (datapath, kernel) = KernelDatapath::load(config.paths.pins.clone(), config.limits, debug)?;
+    let pins = config.paths.pins.clone();
+    let (datapath, kernel) = KernelDatapath::load(loader, pins, config.limits, debug)?;
     let now = sys::now();
     let boot_id = sys::boot_id().unwrap_or_else(|error| {
         let text = format!("{error}: ends of grants follow the wall clock after a restart");

@@ -1,6 +1,5 @@
 //! The readers of what the kernel reports: events, log lines, links, and a clock that is set. Each
-//! fails by itself: the gate looks at links and clock every 2 s without them. And one that gives
-//! free memory back.
+//! fails by itself: the gate looks at links and clock every 2 s without them.
 
 use std::thread;
 
@@ -8,14 +7,13 @@ use aya::maps::{MapData, RingBuf};
 use jit_common::Event;
 
 use crate::{
-    app::{CHECK, RETRY},
+    app::RETRY,
     gate::{GateHandle, faults::Faults},
     kernel::{
         clock_watch,
         datapath::{bpf, kernel::KernelEvents},
         netlink::{nat_watch, watch::LinkWatch},
     },
-    system::memory,
 };
 
 /// Names of the faults.
@@ -58,7 +56,6 @@ pub(super) fn start(
     let (of_links, board) = (gate.clone(), faults.clone());
     thread::spawn(move || watch_links(links, &of_links, &board));
     tokio::spawn(watch_clock(gate.clone(), faults.clone()));
-    tokio::spawn(give_memory_back());
     let of_nat = gate.clone();
     thread::spawn(move || {
         nat_watch::run(|read| of_nat.saw_translations(read.map_err(|error| error.to_string())));
@@ -94,14 +91,6 @@ async fn watch_clock(gate: GateHandle, faults: Faults) {
             tracing::error!("{text}");
         }
         tokio::time::sleep(RETRY).await;
-    }
-}
-
-/// Gives free memory back from time to time: what a long list or a large push took must not stay.
-async fn give_memory_back() {
-    loop {
-        tokio::time::sleep(CHECK).await;
-        memory::give_back();
     }
 }
 

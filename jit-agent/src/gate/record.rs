@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     io,
+    num::NonZeroU32,
     time::Duration,
 };
 
@@ -208,20 +209,18 @@ impl Recorder {
         let mut record = Record::new(EventCode::GrantReplaced).by("agent").grant(*id);
         record = record.with("replaced_by", by.to_string()).with("ended", *ended);
         if *ended && let Some(found) = ledger.ended().rev().find(|one| one.grant.id() == *id) {
-            let requester = &found.grant.message().requester;
-            record = record.text("requester", requester).with("connections", found.hits);
+            record = record.text("requester", found.grant.requester()).with("connections", found.hits);
         }
         self.append(record, now);
     }
 
     /// Records a grant that has let in as many connections as it may.
     pub(super) fn exhausted(&mut self, held: &HeldGrant, now: Now) {
-        let grant = held.grant.message();
         let record = Record::new(EventCode::GrantExhausted)
             .by("agent")
             .grant(held.grant.id())
-            .text("requester", &grant.requester)
-            .with("connections", grant.max_connections);
+            .text("requester", held.grant.requester())
+            .with("connections", held.grant.limit().map_or(0, NonZeroU32::get));
         self.append(record, now);
     }
 
@@ -241,7 +240,7 @@ impl Recorder {
                 Change::Activated(id) => {
                     let record = Record::new(EventCode::GrantActivated).grant(*id);
                     match ledger.grant(*id) {
-                        Some(found) => record.text("requester", &found.grant.message().requester),
+                        Some(found) => record.text("requester", found.grant.requester()),
                         None => record,
                     }
                 }
@@ -249,7 +248,7 @@ impl Recorder {
                     let record = Record::new(EventCode::GrantExpired).grant(*id);
                     match ended.get(id) {
                         Some(ended) => record
-                            .text("requester", &ended.grant.message().requester)
+                            .text("requester", ended.grant.requester())
                             .with("connections", ended.hits),
                         None => record,
                     }
@@ -279,7 +278,7 @@ impl Recorder {
         }
         let mut record = Record::new(EventCode::Connection);
         if let Some(found) = found {
-            let requester = &found.grant.message().requester;
+            let requester = found.grant.requester();
             record = record.grant(found.grant.id()).text("requester", requester);
         }
         let record = record

@@ -170,7 +170,7 @@ impl<D: Datapath> Gate<D> {
             }
         };
         v1::GrantState {
-            grant: Some(grant.message().clone()),
+            grant: Some(grant.message()),
             state: state.into(),
             signers: grant.signers().to_vec(),
             left_ms: i64::try_from(left.as_millis()).unwrap_or(i64::MAX),

@@ -135,7 +135,7 @@ impl<D: Datapath> Gate<D> {
         let before = self.ledger.ended().map(|ended| &ended.grant).filter(|grant| match target {
             Target::All => true,
             Target::Ids(_) => ids.contains(&grant.id()),
-            Target::Requester(name) => grant.message().requester == *name,
+            Target::Requester(name) => grant.requester() == name,
         });
         let grants = closed.iter().filter_map(|closed| closed.grant.as_ref()).chain(before);
         grants.filter(|grant| grant.not_before() <= now.wall).cloned().collect()
@@ -228,7 +228,7 @@ impl<D: Datapath> Gate<D> {
             Target::All => grants.map(|held| held.grant.id()).chain(self.held_back.ids()).collect(),
             Target::Ids(ids) => ids.clone(),
             Target::Requester(name) => grants
-                .filter(|held| held.grant.message().requester == *name)
+                .filter(|held| held.grant.requester() == name)
                 .map(|held| held.grant.id())
                 .chain(self.held_back.ids_of(name))
                 .collect(),
@@ -314,7 +314,7 @@ impl<D: Datapath> Gate<D> {
     fn report_revoked(&mut self, closed: &[Closed], by: &str, why: &str, now: Now) {
         let each = closed.len() <= LOGGED;
         for Closed { id, grant, ended, connections, until: _ } in closed {
-            let requester = grant.as_ref().map_or("", |grant| grant.message().requester.as_str());
+            let requester = grant.as_ref().map_or("", |grant| grant.requester());
             let record = Record::new(EventCode::GrantRevoked)
                 .by(by)
                 .grant(*id)

@@ -17,6 +17,7 @@ pub mod kernel;
 pub mod ladder;
 mod layout;
 pub mod maps;
+pub mod meanwhile;
 pub mod memory;
 pub mod object;
 pub mod observe;

@@ -15,6 +15,7 @@ use jit_proto::SourcePrefix;
 
 use crate::rules::{
     clock::BootNanos,
+    few::Few,
     reconcile::{Access, Entry, EntryKey},
     room,
 };
@@ -55,8 +56,8 @@ pub struct Capacity {
 #[derive(Clone, Debug)]
 pub struct Claims {
     capacity: Capacity,
-    hosts: HashMap<EntryKey, Vec<PlaceClaim>>,
-    prefixes: BTreeMap<EntryKey, Vec<PlaceClaim>>,
+    hosts: HashMap<EntryKey, Few<PlaceClaim>>,
+    prefixes: BTreeMap<EntryKey, Few<PlaceClaim>>,
     prefixes_v4: usize,
     /// Keys whose desired entry may have changed since they were last taken.
     changed: BTreeSet<EntryKey>,
@@ -125,13 +126,16 @@ impl Claims {
     /// Adds a claim.
     pub fn add(&mut self, key: EntryKey, claim: PlaceClaim) {
         if key.source.is_host() {
-            self.hosts.entry(key).or_default().push(claim);
+            let claims = self.hosts.entry(key).and_modify(|claims| claims.push(claim));
+            claims.or_insert(Few::One(claim));
         } else {
-            let claims = self.prefixes.entry(key).or_default();
-            if claims.is_empty() && key.source.address().family == Family::V4 {
-                self.prefixes_v4 += 1;
-            }
-            claims.push(claim);
+            let claims = self.prefixes.entry(key).and_modify(|claims| claims.push(claim));
+            claims.or_insert_with(|| {
+                if key.source.address().family == Family::V4 {
+                    self.prefixes_v4 += 1;
+                }
+                Few::One(claim)
+            });
         }
         self.has_changed(key);
     }
@@ -145,10 +149,8 @@ impl Claims {
             slot == claim.access.slot && (slot != EXEMPT_SLOT || *other == claim)
         };
         let Some(claims) = self.claims_mut(&key) else { return };
-        if let Some(index) = claims.iter().position(is_it) {
-            claims.swap_remove(index);
-        }
-        if !claims.is_empty() {
+        let index = claims.iter().position(is_it);
+        if index.is_none_or(|index| claims.swap_remove(index)) {
             return;
         }
         if key.source.is_host() {
@@ -164,8 +166,8 @@ impl Claims {
     /// Replaces a claim by another one of the same grant.
     pub fn exchange(&mut self, key: EntryKey, old: PlaceClaim, new: PlaceClaim) {
         let slot = old.access.slot;
-        let mut claims = self.claims_mut(&key).into_iter().flatten();
-        if let Some(claim) = claims.find(|claim| claim.access.slot == slot) {
+        let claims = self.claims_mut(&key).map(Few::as_mut_slice).unwrap_or_default();
+        if let Some(claim) = claims.iter_mut().find(|claim| claim.access.slot == slot) {
             *claim = new;
         }
         self.has_changed(key);
@@ -179,7 +181,7 @@ impl Claims {
         }
         let covering = (0..key.source.length()).flat_map(|length| {
             let wider = EntryKey { source: key.source.widened(length), ..*key };
-            self.prefixes.get(&wider).map_or(&[][..], Vec::as_slice)
+            self.prefixes.get(&wider).map_or(&[][..], |claims| claims)
         });
         Some(entry(own.chain(covering)))
     }
@@ -207,13 +209,13 @@ impl Claims {
 
     fn claims(&self, key: &EntryKey) -> Option<&[PlaceClaim]> {
         if key.source.is_host() {
-            self.hosts.get(key).map(Vec::as_slice)
+            self.hosts.get(key).map(|claims| &**claims)
         } else {
-            self.prefixes.get(key).map(Vec::as_slice)
+            self.prefixes.get(key).map(|claims| &**claims)
         }
     }
 
-    fn claims_mut(&mut self, key: &EntryKey) -> Option<&mut Vec<PlaceClaim>> {
+    fn claims_mut(&mut self, key: &EntryKey) -> Option<&mut Few<PlaceClaim>> {
         if key.source.is_host() { self.hosts.get_mut(key) } else { self.prefixes.get_mut(key) }
     }
 

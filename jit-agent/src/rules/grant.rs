@@ -3,7 +3,7 @@
 //! Nothing is decoded before a signature over the exact bytes is good, and only [`verify`] makes a
 //! `VerifiedGrant`. `policy` decides what the host allows.
 
-use std::num::NonZeroU32;
+use std::{num::NonZeroU32, sync::Arc};
 
 use jit_common::{MAX_CONNECTIONS, PortKey, Protocol};
 use jit_proto::{
@@ -16,6 +16,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::rules::{
     envelope,
+    few::Few,
     keyring::{KeyId, Keyring, Signer},
     refusal::Refused,
 };
@@ -26,21 +27,30 @@ pub const MAX_ENTRIES: usize = 4096;
 const MAX_APPROVERS: usize = 32;
 
 /// A grant with a good signature that decoded completely and is for this host.
+///
+/// A host may hold very many: of the message it keeps the signed bytes, and beside them only what
+/// is asked often.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VerifiedGrant {
     id: GrantId,
-    sources: Vec<SourcePrefix>,
-    ports: Vec<PortRange>,
+    sources: Few<SourcePrefix>,
+    ports: Few<PortRange>,
     issued_at: WallTime,
     not_before: WallTime,
     not_after: WallTime,
     sessions: Option<Sessions>,
     limit: Option<NonZeroU32>,
     replaces: Option<GrantId>,
+    requester: Arc<str>,
+    signed: Arc<Signed>,
+    payload: Box<[u8]>,
+}
+
+/// The keys with a good signature, in the order of the configuration.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(super) struct Signed {
     signers: Vec<String>,
     keys: Vec<KeyId>,
-    digest: [u8; 32],
-    message: v1::Grant,
 }
 
 impl VerifiedGrant {
@@ -92,22 +102,38 @@ impl VerifiedGrant {
 
     /// Names of the distinct keys whose signatures are good, in the order of the configuration.
     pub fn signers(&self) -> &[String] {
-        &self.signers
+        &self.signed.signers
     }
 
     /// The same keys by their bytes: names may mean other keys after a reload.
     pub fn keys(&self) -> &[KeyId] {
-        &self.keys
+        &self.signed.keys
     }
 
-    /// SHA-256 of the signed payload: two grants with one id and different digests conflict.
-    pub const fn digest(&self) -> &[u8; 32] {
-        &self.digest
+    /// Who asked for it. The controller names the requester; nobody verifies the name.
+    pub fn requester(&self) -> &str {
+        &self.requester
+    }
+
+    /// Whether both have the same signed payload: two grants with one id and different payloads
+    /// conflict.
+    pub fn same_content(&self, other: &Self) -> bool {
+        self.payload == other.payload
+    }
+
+    /// SHA-256 of the signed payload.
+    pub fn digest(&self) -> [u8; 32] {
+        Sha256::digest(&self.payload).into()
     }
 
     /// The message as signed, for people.
-    pub const fn message(&self) -> &v1::Grant {
-        &self.message
+    pub fn message(&self) -> v1::Grant {
+        v1::Grant::decode(&*self.payload).expect("it decoded when it was verified")
+    }
+
+    /// Requester and keys, which many grants have in common.
+    pub(super) const fn shared_mut(&mut self) -> (&mut Arc<str>, &mut Arc<Signed>) {
+        (&mut self.requester, &mut self.signed)
     }
 
     /// Every pair of port and source that it opens.
@@ -136,20 +162,23 @@ pub fn verify_counting(
     wasted: &mut usize,
 ) -> Result<VerifiedGrant, Refused> {
     let signers = envelope::open(envelope, PayloadType::Grant, keyring, wasted)?;
-    let grant = decode(&envelope.payload, &signers)?;
-    if !grant.message.hosts.iter().any(|name| name == host) {
-        let named = grant.message.hosts.first().map_or("", String::as_str);
-        let more = grant.message.hosts.len() - 1;
+    let (grant, hosts) = decode(&envelope.payload, &signers)?;
+    if !hosts.iter().any(|name| name == host) {
+        let named = hosts.first().map_or("", String::as_str);
+        let more = hosts.len().saturating_sub(1);
         let detail = format!("it names {named:?} and {more} more; this host is {host:?}");
         return Err(Refused::new(Refusal::WrongHost, detail).of(grant.id));
     }
     Ok(grant)
 }
 
-/// Reads the payload (docs/grants.md, step `decode`). The length check refuses fields that this
+/// Reads the payload (docs/grants.md, step `decode`); returns the hosts that it names, too. The length check refuses fields that this
 /// version does not know (a newer field could narrow the grant, and to ignore it would open more
 /// than was signed) and padded varints.
-fn decode(payload: &[u8], signers: &[&Signer]) -> Result<VerifiedGrant, Refused> {
+fn decode(
+    payload: &[u8],
+    signers: &[&Signer],
+) -> Result<(VerifiedGrant, Vec<String>), Refused> {
     let malformed = |detail: String| Refused::new(Refusal::Malformed, detail);
     let message = v1::Grant::decode(payload)
         .map_err(|error| malformed(format!("the signed payload is not a jit.v1.Grant: {error}")))?;
@@ -185,29 +214,32 @@ fn decode(payload: &[u8], signers: &[&Signer]) -> Result<VerifiedGrant, Refused>
     let sessions = sessions(message.sessions).map_err(malformed)?;
     let limit = limit(message.max_connections, &ports).map_err(malformed)?;
     let replaces = replaced(id, &message.replaces).map_err(malformed)?;
-    Ok(VerifiedGrant {
+    let missing = |what: &str| malformed(format!("{what} is empty"));
+    let signed = Signed {
+        signers: signers.iter().map(|signer| signer.id.clone()).collect(),
+        keys: signers.iter().map(|signer| signer.key_id()).collect(),
+    };
+    let grant = VerifiedGrant {
         id,
-        sources,
-        ports,
+        sources: Few::of(sources).ok_or_else(|| missing("sources"))?,
+        ports: Few::of(ports).ok_or_else(|| missing("ports"))?,
         issued_at: WallTime(message.issued_at_ms),
         not_before: WallTime(message.not_before_ms),
         not_after: WallTime(message.not_after_ms),
         sessions,
         limit,
         replaces,
-        signers: signers.iter().map(|signer| signer.id.clone()).collect(),
-        keys: signers.iter().map(|signer| signer.key_id()).collect(),
-        digest: Sha256::digest(payload).into(),
-        message,
-    })
+        requester: message.requester.into(),
+        signed: Arc::new(signed),
+        payload: payload.into(),
+    };
+    Ok((grant, message.hosts))
 }
 
 fn check_required(id: GrantId, message: &v1::Grant) -> Result<(), String> {
     for (what, missing) in [
         ("id is all zero", id.0 == [0; 16]),
         ("hosts is empty", message.hosts.is_empty()),
-        ("sources is empty", message.sources.is_empty()),
-        ("ports is empty", message.ports.is_empty()),
         ("issued_at_ms is missing", message.issued_at_ms <= 0),
         ("not_before_ms is missing", message.not_before_ms <= 0),
         ("not_after_ms is missing", message.not_after_ms <= 0),

@@ -118,7 +118,7 @@ impl From<&Impact> for v1::PolicyChanges {
 pub fn refused_grant(record: &HeldGrant, refused: &Refused) -> v1::RefusedGrant {
     v1::RefusedGrant {
         grant_id: record.grant.id().0.to_vec().into(),
-        requester: record.grant.message().requester.clone(),
+        requester: record.grant.requester().to_owned(),
         state: match record.stage {
             Stage::Exhausted { .. } => v1::State::Exhausted,
             Stage::Scheduled { .. } => v1::State::Scheduled,

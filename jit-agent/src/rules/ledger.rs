@@ -12,6 +12,7 @@ mod exemptions;
 mod floors;
 mod held_grant;
 mod lingering;
+mod shared;
 mod slots;
 mod tombstones;
 
@@ -25,6 +26,7 @@ use jit_common::PortKey;
 use exemptions::Exemptions;
 use jit_proto::{GrantId, Refusal, SourcePrefix, WallTime};
 use lingering::Lingering;
+use shared::Shared;
 use slots::Slots;
 use tombstones::Tombstones;
 
@@ -54,6 +56,7 @@ pub struct Ledger {
     claims: Claims,
     exemptions: Exemptions,
     lingering: Lingering,
+    shared: Shared,
     slots: Slots,
     ends: BTreeSet<(BootNanos, GrantId)>,
     begins: BTreeSet<(WallTime, GrantId)>,
@@ -73,6 +76,7 @@ impl Ledger {
             claims: Claims::new(capacity),
             exemptions: Exemptions::default(),
             lingering: Lingering::default(),
+            shared: Shared::default(),
             slots: Slots::new(slots),
             ends: BTreeSet::new(),
             begins: BTreeSet::new(),

@@ -1,5 +1,7 @@
 //! The table of grants.
 
+use std::fmt::Write as _;
+
 use jit_proto::{
     printable::clean,
     v1,
@@ -43,22 +45,9 @@ pub fn grants_text(grants: &[v1::GrantState], style: Style) -> String {
             *width = (*width).max(cell.chars().count());
         }
     }
-    let render = |row: &[String; 7]| {
-        let cells: Vec<_> = row
-            .iter()
-            .zip(widths)
-            .enumerate()
-            .map(|(column, (cell, width))| match column {
-                3 | 4 => format!("{cell:>width$}"),
-                6 => cell.clone(),
-                _ => format!("{cell:<width$}"),
-            })
-            .collect();
-        format!("  {}", cells.join("  ").trim_end())
-    };
-    line(&mut out, format_args!("{}", style.paint(BOLD, &render(&header))));
+    line(&mut out, format_args!("{}", style.paint(BOLD, &render(&header, &widths))));
     for (row, state) in rows.iter().zip(grants) {
-        line(&mut out, format_args!("{}", render(row)));
+        line(&mut out, format_args!("{}", render(row, &widths)));
         if !state.outside.is_empty() {
             let outside = clean(&state.outside, 200);
             let text = format!("outside the present configuration: {outside}");
@@ -68,10 +57,25 @@ pub fn grants_text(grants: &[v1::GrantState], style: Style) -> String {
     out
 }
 
+/// The cells of a row, each as wide as its column.
+fn render(row: &[String; 7], widths: &[usize; 7]) -> String {
+    let mut text = String::with_capacity(widths.iter().map(|width| width + 2).sum());
+    for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
+        text.push_str("  ");
+        // Writing to a string does not fail.
+        let _never = match column {
+            3 | 4 => write!(text, "{cell:>width$}"),
+            6 => text.write_str(cell),
+            _ => write!(text, "{cell:<width$}"),
+        };
+    }
+    text.truncate(text.trim_end().len());
+    text
+}
+
 fn grant_row(state: &v1::GrantState) -> [String; 7] {
-    let grant = state.grant.clone().unwrap_or_default();
-    let sources: Vec<_> = grant.sources.iter().map(source_text).collect();
-    let ports: Vec<_> = grant.ports.iter().map(|range| range_text(Some(range))).collect();
+    let none = v1::Grant::default();
+    let grant = state.grant.as_ref().unwrap_or(&none);
     let left = match state.state() {
         v1::State::Active | v1::State::Exhausted => duration(state.left_ms),
         v1::State::Replaced => "replaced".into(),
@@ -84,8 +88,8 @@ fn grant_row(state: &v1::GrantState) -> [String; 7] {
     let id = id_text(&grant.id);
     [
         id.get(..SHORT_ID).unwrap_or(&id).to_owned(),
-        listed(&sources),
-        listed(&ports),
+        listed(&grant.sources, source_text),
+        listed(&grant.ports, |range| range_text(Some(range))),
         left,
         match grant.max_connections {
             0 => state.hits.to_string(),
@@ -96,10 +100,10 @@ fn grant_row(state: &v1::GrantState) -> [String; 7] {
     ]
 }
 
-fn listed(items: &[String]) -> String {
+fn listed<T>(items: &[T], text: impl Fn(&T) -> String) -> String {
     match items {
         [] => "none".into(),
-        [one] => one.clone(),
-        [one, rest @ ..] => format!("{one} +{}", rest.len()),
+        [one] => text(one),
+        [one, rest @ ..] => format!("{} +{}", text(one), rest.len()),
     }
 }

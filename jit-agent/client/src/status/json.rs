@@ -182,7 +182,8 @@ pub fn grants_json(grants: &[v1::GrantState]) -> Value {
 }
 
 fn grant_json(state: &v1::GrantState) -> Value {
-    let grant = state.grant.clone().unwrap_or_default();
+    let none = v1::Grant::default();
+    let grant = state.grant.as_ref().unwrap_or(&none);
     json!({
         "id": id_text(&grant.id),
         "state": match state.state() {

@@ -42,6 +42,11 @@ const MAX_LOCAL_OTHERS: usize = 16;
 const PAUSE: Duration = Duration::from_millis(100);
 /// How often connections are looked at: those that are overdue are closed.
 const TICK: Duration = Duration::from_secs(1);
+/// For this time after the last connection that was accepted there may be something to look at, also
+/// if no place is taken: its handshake, and the sum of failures of the last minute.
+const AFTERWARDS: Duration = Duration::from_secs(70);
+/// How often the sums of what local users may not do are written, if their minute has ended.
+const SUMS: Duration = Duration::from_secs(10);
 
 /// Data for each handshake. It is replaced when configuration or certificates are reloaded.
 pub type Trust = Arc<ServerConfig>;
@@ -77,10 +82,14 @@ async fn accept(listener: TcpListener, mut trust: watch::Receiver<Trust>, entran
     let mut handshakes = Handshakes::default();
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last: Option<Instant> = None;
     loop {
+        let lately = last.is_some_and(|last| last.elapsed() < AFTERWARDS);
+        let watched = lately || entrance.service.places().taken() > 0;
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, address)) => {
+                    last = Some(Instant::now());
                     // A sender that is gone changes nothing more.
                     if table.has_changed().unwrap_or(false) || trust.has_changed().unwrap_or(false) {
                         table.mark_unchanged();
@@ -95,7 +104,8 @@ async fn accept(listener: TcpListener, mut trust: watch::Receiver<Trust>, entran
                     tokio::time::sleep(PAUSE).await;
                 }
             },
-            _ = tick.tick() => entrance.look_after(Instant::now()),
+            // An agent without connections sleeps.
+            _ = tick.tick(), if watched => entrance.look_after(Instant::now()),
             // Nobody serves any more: the port is free again at once.
             () = entrance.sender.closed() => return,
         }
@@ -171,7 +181,7 @@ pub async fn serve_unix(
     let authority = service.authority().clone();
     tokio::spawn(async move {
         let places = LocalPlaces::default();
-        let mut tick = interval(TICK);
+        let mut tick = interval(SUMS);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let accepted = tokio::select! {

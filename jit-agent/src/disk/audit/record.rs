@@ -42,7 +42,7 @@ impl Record {
         let texts = |items: Vec<String>| Value::from(items);
         let record = Self::new(code)
             .grant(grant.id())
-            .text("requester", &message.requester)
+            .text("requester", grant.requester())
             .with("sources", texts(grant.sources().iter().map(ToString::to_string).collect()))
             .with("ports", texts(grant.ports().iter().map(ToString::to_string).collect()))
             .with("not_before", grant.not_before().to_string())
@@ -51,7 +51,7 @@ impl Record {
             .text("replaces", &grant.replaces().map_or_else(String::new, |id| id.to_string()))
             .text("why", &message.justification)
             .text("ticket", &message.ticket)
-            .with("approvers", message.approvers.clone())
+            .with("approvers", message.approvers)
             .with("signers", grant.signers().to_vec())
             .with("digest", hex::encode(grant.digest()));
         match message.max_connections {

@@ -22,6 +22,7 @@ use crate::{
             guard::GuardState,
             layout::layouts,
             maps::{ForeignSlots, Maps},
+            meanwhile::Meanwhile,
             object::OBJECT,
             pins::{Pins, Table},
             probe::Probe,
@@ -46,7 +47,8 @@ const LOG_OFF: u8 = 0;
 
 /// The loaded programs with their tables and links.
 pub struct KernelDatapath {
-    programs: Programs,
+    /// The kernel verifies the first of them while the tables are filled.
+    programs: Meanwhile<Verified>,
     maps: Maps,
     links: Links,
     guard: Guard,
@@ -72,9 +74,19 @@ pub struct KernelEvents {
     pub log: Option<Logger>,
 }
 
+/// A loader without settings. It has read the types of the running kernel, which takes long.
+pub type Loader = Meanwhile<EbpfLoader<'static>>;
+
+/// Begins to make a loader.
+pub fn loader() -> Loader {
+    Meanwhile::begin((), |()| new_loader())
+}
+
 impl KernelDatapath {
-    /// Checks the pins, loads the programs over them, attaches nothing.
+    /// Checks the pins, makes the tables over them, attaches nothing. Whether the kernel takes the
+    /// programs is known at the first attachment.
     pub fn load(
+        loader: Loader,
         pins: PathBuf,
         limits: Limits,
         debug: bool,
@@ -84,8 +96,8 @@ impl KernelDatapath {
         let lock = pins.lock()?;
         pins.prepare()?;
         pins.check(limits)?;
-        let mut object =
-            load_object(&pins, limits, debug, &layouts(limits).map(|layout| layout.name))?;
+        let names = layouts(limits).map(|layout| layout.name);
+        let mut object = load_object(loader.take(), &pins, limits, debug, &names)?;
         let take = |object: &mut Ebpf, name| {
             object.take_map(name).ok_or_else(|| DatapathError::Load(format!("no map {name}")))
         };
@@ -97,15 +109,7 @@ impl KernelDatapath {
             .transpose()
             .map_err(|error| DatapathError::Load(chain(&error)))?;
         let guard = Guard::load(&mut object, pins.clone());
-        let mut programs = Programs::new(object);
-        // If the kernel refuses one program, another is tried. If it refuses all, the start fails.
-        match programs.xdp() {
-            Ok(program) if !bpf::has_xdp_links(&program.fd) => {
-                return Err(DatapathError::NoXdpLinks);
-            }
-            Ok(_) => {}
-            Err(cause) => drop(programs.tc().map_err(|_| DatapathError::Load(cause))?),
-        }
+        let programs = Meanwhile::begin(Programs::new(object), Verified::new);
         let tables = pins.hold_tables(limits)?;
         let others = pins.others()?;
         others.iter().for_each(|other| maps.carry_opened_here(other));
@@ -126,6 +130,31 @@ impl KernelDatapath {
             lock,
         };
         Ok((datapath, KernelEvents { events, log }))
+    }
+}
+
+/// Programs of which the kernel has verified the first.
+struct Verified {
+    programs: Programs,
+    /// Why none of them can be used.
+    refused: Option<DatapathError>,
+}
+
+impl Verified {
+    /// If the kernel refuses one program, another is tried.
+    fn new(mut programs: Programs) -> Self {
+        let refused = match programs.xdp() {
+            Ok(program) if !bpf::has_xdp_links(&program.fd) => Some(DatapathError::NoXdpLinks),
+            Ok(_) => None,
+            Err(cause) => programs.tc().err().map(|_| DatapathError::Load(cause)),
+        };
+        Self { programs, refused }
+    }
+
+    /// The programs. If the kernel refused all, this fails at the first attachment, and so ends the
+    /// start.
+    fn usable(&mut self) -> Result<&mut Programs, DatapathError> {
+        self.refused.take().map_or(Ok(&mut self.programs), Err)
     }
 }
 
@@ -216,7 +245,7 @@ impl Datapath for KernelDatapath {
     }
 
     fn attach(&mut self, wanted: &Wanted) -> Result<Vec<InterfaceState>, DatapathError> {
-        self.links.attach(wanted, &mut self.programs)
+        self.links.attach(wanted, self.programs.ready().usable()?)
     }
 
     fn attach_new(
@@ -224,7 +253,7 @@ impl Datapath for KernelDatapath {
         index: u32,
         wanted: &Wanted,
     ) -> Result<Option<InterfaceState>, DatapathError> {
-        self.links.attach_new(index, wanted, &mut self.programs)
+        self.links.attach_new(index, wanted, self.programs.ready().usable()?)
     }
 
     fn self_test(&mut self, probes: &[Probe]) -> Vec<String> {
@@ -237,14 +266,15 @@ impl Datapath for KernelDatapath {
         }
         let twin = match &mut self.twin {
             Some(twin) => twin,
-            none => match load_object(pins, *limits, *debug, &SHARED) {
+            none => match load_object(new_loader(), pins, *limits, *debug, &SHARED) {
                 Ok(object) if shares(&object, tables) => none.insert(Twin::new(object)),
                 Ok(_) => return Vec::new(),
                 Err(_) if unpinned() => return Vec::new(),
                 Err(error) => return vec![format!("the programs cannot be tried: {error}")],
             },
         };
-        self.programs
+        let Verified { programs, .. } = self.programs.ready();
+        programs
             .loaded()
             .flat_map(|program| twin.judge(program.name, program.tag, probes))
             .collect()
@@ -276,7 +306,7 @@ impl Datapath for KernelDatapath {
     }
 
     fn guard(&mut self, want: bool) -> GuardState {
-        self.guard.keep(want, self.programs.object())
+        self.guard.keep(want, self.programs.ready().programs.object())
     }
 
     fn retire(&mut self) -> Result<(), DatapathError> {
@@ -318,8 +348,17 @@ fn aligned_boot_clock() -> Option<BootClock> {
     boot_clock.ok()
 }
 
+fn new_loader() -> EbpfLoader<'static> {
+    let mut loader = EbpfLoader::new();
+    // The types are some 20 MiB. The programs read none of the kernel's structs (a test of the
+    // object), so they are dropped before anything else is made.
+    loader.btf(None);
+    loader
+}
+
 /// Loads the object with these pinned tables; it makes the others itself.
 fn load_object(
+    loader: EbpfLoader<'_>,
     pins: &Pins,
     limits: Limits,
     debug: bool,
@@ -330,13 +369,11 @@ fn load_object(
             "this binary was built without them (AYA_BUILD_SKIP=1); build it again without".into(),
         ));
     }
-    let mut loader = EbpfLoader::new();
-    // It has read the types of the running kernel, some 20 MiB. The programs read none of its structs
-    // (a test of the object), so they are dropped before anything else is made.
-    loader.btf(None);
     let level = if debug { LOG_DEBUG } else { LOG_OFF };
-    loader.override_global("AYA_LOG_LEVEL", &level, true);
     let words = summary_words(limits.hosts);
+    // It refers to these two, so it goes first.
+    let mut loader = loader;
+    loader.override_global("AYA_LOG_LEVEL", &level, true);
     loader.override_global("SUMMARY_WORDS", &words, true);
     for layout in layouts(limits) {
         if !pinned.contains(&layout.name) {

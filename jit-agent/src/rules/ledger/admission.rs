@@ -52,7 +52,7 @@ impl Ledger {
 
     fn take_in(
         &mut self,
-        grant: VerifiedGrant,
+        mut grant: VerifiedGrant,
         progress: Progress,
         now: Now,
     ) -> Result<Admission, Refused> {
@@ -65,6 +65,7 @@ impl Ledger {
         let room = self.room_for(&grant, scheduled, progress.slot);
         let slot = room.map_err(|refused| refused.of(id))?;
         let stage = Stage::Scheduled { slot };
+        self.shared.share(&mut grant);
         let held = HeldGrant { grant: Arc::new(grant), stage, hits: progress.hits };
         self.claim(&held);
         self.slots.own(slot, id, held.places());
@@ -87,7 +88,7 @@ impl Ledger {
         let ended = || self.ended.iter().find(|ended| ended.grant.id() == id);
         match self.grants.get(&id).or_else(ended) {
             None => Ok(false),
-            Some(known) if known.grant.digest() == grant.digest() => Ok(true),
+            Some(known) if known.grant.same_content(grant) => Ok(true),
             Some(_) => {
                 let detail = "another grant with this id and other content is known";
                 Err(Refused::new(Refusal::IdConflict, detail).of(id))

@@ -81,7 +81,7 @@ impl Floors {
 
     /// Refuses a grant that was issued at or before its floor.
     pub(super) fn check(&self, grant: &VerifiedGrant) -> Result<(), Refused> {
-        let requester = &grant.message().requester;
+        let requester = grant.requester();
         let Some(floor) = self.of(requester).filter(|floor| grant.issued_at() <= *floor) else {
             return Ok(());
         };

@@ -1,7 +1,10 @@
 //! Slots, in which the kernel counts connections: which grant has which slot, and how many
 //! connections all grants with a limit may have together.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    ops::Range,
+};
 
 use jit_proto::GrantId;
 
@@ -13,7 +16,10 @@ const MAX_FORMER: usize = 1024;
 /// All slots.
 #[derive(Debug)]
 pub(super) struct Slots {
-    /// Free slots, the oldest first: a slot rests before it is used again. Some may be in use.
+    /// Slots that were never taken in their turn. Some may be in use.
+    fresh: Range<u32>,
+    /// Slots that were given back, the oldest first: a slot rests before it is used again. Some may
+    /// be in use.
     free: VecDeque<u32>,
     owners: HashMap<u32, GrantId>,
     /// Slots and their last owners, newest last.
@@ -30,7 +36,8 @@ impl Slots {
     /// All slots are free. `length`: length of the kernel's table.
     pub(super) fn new(length: u32) -> Self {
         Self {
-            free: (EXEMPT_SLOT + 1..length).collect(),
+            fresh: EXEMPT_SLOT + 1..length,
+            free: VecDeque::new(),
             owners: HashMap::new(),
             former: VecDeque::new(),
             limited: BTreeSet::new(),
@@ -62,8 +69,10 @@ impl Slots {
 
     /// A slot without an owner. It is the wanted one, if that has no owner.
     pub(super) fn find(&mut self, wanted: Option<u32>) -> Option<u32> {
-        let free = |slot: &u32| !self.owners.contains_key(slot);
-        wanted.filter(free).or_else(|| std::iter::from_fn(|| self.free.pop_front()).find(free))
+        let Self { fresh, free: rested, owners, .. } = self;
+        let free = |slot: &u32| !owners.contains_key(slot);
+        let mut next = std::iter::from_fn(|| fresh.next().or_else(|| rested.pop_front()));
+        wanted.filter(free).or_else(|| next.find(free))
     }
 
     /// Gives a slot to a grant. `places`: its limit; zero: none.

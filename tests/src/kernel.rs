@@ -23,7 +23,8 @@ use aya::{
         lpm_trie::{Key, LpmTrie},
     },
     programs::{
-        Program, ProgramFd, SkLookup, TestRun, TestRunOptions, TestRunResult, Xdp, XdpMode,
+        Program, ProgramFd, ProgramInfo, SkLookup, TestRun, TestRunOptions, TestRunResult, Xdp,
+        XdpMode,
         links::{FdLink, LinkType},
         tc::{self, TcAttachType},
     },
@@ -140,7 +141,12 @@ impl Kernel {
     /// zero.
     pub fn load() -> Self {
         let idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        Self(Some(idle.unwrap_or_else(Loaded::new)))
+        Self(Some(idle.unwrap_or_else(|| Loaded::new(CAPACITY))))
+    }
+
+    /// The same with room for this number of entries in each grant table and in the table of hits.
+    pub fn with_capacity(entries: u32) -> Self {
+        Self(Some(Loaded::new(entries)))
     }
 }
 
@@ -160,8 +166,9 @@ impl DerefMut for Kernel {
 
 impl Drop for Kernel {
     fn drop(&mut self) {
-        // No test uses the programs of a failed test.
-        if let Some(mut loaded) = self.0.take().filter(|_| !thread::panicking()) {
+        // No test uses the programs of a failed test, or those with another capacity.
+        let ready = |loaded: &Loaded| !thread::panicking() && loaded.slots.len() == CAPACITY;
+        if let Some(mut loaded) = self.0.take().filter(ready) {
             loaded.reset();
             IDLE.lock().unwrap_or_else(PoisonError::into_inner).push(loaded);
         }
@@ -199,7 +206,7 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    fn new() -> Self {
+    fn new(capacity: u32) -> Self {
         netns::require_root();
         require_object();
         let mut loader = EbpfLoader::new();
@@ -212,9 +219,9 @@ impl Loaded {
             map::PREFIX_GRANTS_V6,
             map::SLOTS,
         ] {
-            loader.map_max_entries(name, CAPACITY);
+            loader.map_max_entries(name, capacity);
         }
-        let words = summary_words(CAPACITY);
+        let words = summary_words(capacity);
         loader.map_max_entries(map::SUMMARY, words);
         loader.override_global("SUMMARY_WORDS", &words, true);
         let mut ebpf = loader.load(OBJECT).expect("the object loads");
@@ -523,15 +530,19 @@ impl Loaded {
 
     /// Number of instructions that the kernel's verifier processed to accept a program. `None`: the
     /// kernel does not say (before 5.16).
-    pub fn verified_instructions(&mut self, program: &str) -> Option<u32> {
-        let program = self.ebpf.program_mut(program).expect("program");
-        let info = match program {
+    pub fn verified_instructions(&self, program: &str) -> Option<u32> {
+        self.info(program).verified_instruction_count()
+    }
+
+    /// What the kernel says about a program.
+    pub fn info(&self, program: &str) -> ProgramInfo {
+        let info = match self.ebpf.program(program).expect("program") {
             Program::Xdp(program) => program.info(),
             Program::SchedClassifier(program) => program.info(),
             Program::SkLookup(program) => program.info(),
             _ => panic!("an unknown kind of program"),
         };
-        info.expect("program info").verified_instruction_count()
+        info.expect("program info")
     }
 
     /// Puts everything into the state after loading.

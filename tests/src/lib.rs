@@ -13,6 +13,7 @@ mod guard_run;
 pub mod kernel;
 pub mod lacks;
 pub mod netns;
+pub mod peers;
 pub mod programs;
 pub mod random;
 pub mod raw;

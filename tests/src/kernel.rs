@@ -144,8 +144,8 @@ impl Kernel {
         Self(Some(idle.unwrap_or_else(|| Loaded::new(CAPACITY))))
     }
 
-    /// The same with room for this number of entries in each grant table and in the table of hits.
-    pub fn with_capacity(entries: u32) -> Self {
+    /// The same with room for another number of entries. No other test uses them afterwards.
+    pub fn sized(entries: u32) -> Self {
         Self(Some(Loaded::new(entries)))
     }
 }
@@ -166,9 +166,9 @@ impl DerefMut for Kernel {
 
 impl Drop for Kernel {
     fn drop(&mut self) {
-        // No test uses the programs of a failed test, or those with another capacity.
-        let ready = |loaded: &Loaded| !thread::panicking() && loaded.slots.len() == CAPACITY;
-        if let Some(mut loaded) = self.0.take().filter(ready) {
+        // No test uses the programs of a failed test.
+        let usual = |loaded: &Loaded| loaded.entries == CAPACITY && !thread::panicking();
+        if let Some(mut loaded) = self.0.take().filter(usual) {
             loaded.reset();
             IDLE.lock().unwrap_or_else(PoisonError::into_inner).push(loaded);
         }
@@ -197,6 +197,8 @@ pub struct Loaded {
     slots: Array<MapData, Slot>,
     summary: Array<MapData, u64>,
     translated: HashMap<MapData, Flow, Flow>,
+    /// Entries in each grant table.
+    entries: u32,
     /// The protected ports, with the places of their counters.
     filled: BTreeMap<PortKey, u32>,
     /// Words of the summary that are not zero.
@@ -206,7 +208,7 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    fn new(capacity: u32) -> Self {
+    fn new(entries: u32) -> Self {
         netns::require_root();
         require_object();
         let mut loader = EbpfLoader::new();
@@ -219,9 +221,9 @@ impl Loaded {
             map::PREFIX_GRANTS_V6,
             map::SLOTS,
         ] {
-            loader.map_max_entries(name, capacity);
+            loader.map_max_entries(name, entries);
         }
-        let words = summary_words(capacity);
+        let words = summary_words(entries);
         loader.map_max_entries(map::SUMMARY, words);
         loader.override_global("SUMMARY_WORDS", &words, true);
         let mut ebpf = loader.load(OBJECT).expect("the object loads");
@@ -256,6 +258,7 @@ impl Loaded {
             slots: take(map::SLOTS).try_into().expect("array"),
             summary: take(map::SUMMARY).try_into().expect("array"),
             translated: take(map::TRANSLATED).try_into().expect("hash"),
+            entries,
             filled: BTreeMap::new(),
             summarized: Vec::new(),
             counted: BTreeSet::new(),
@@ -275,9 +278,11 @@ impl Loaded {
         for (place, (port, rule)) in (1..).zip(&tables.ports) {
             let zero = PerCpuValues::try_from(vec![PortCounters::default(); cpus()]);
             let zero = zero.expect("as many values as CPUs");
-            // Both tables of counters are in use.
-            let counters =
-                if port.protocol == Protocol::Tcp && place < FIRST_PORTS { place } else { 0 };
+            // Both tables of counters are in use, unless the rule names its place.
+            let counters = match rule.counters {
+                0 if port.protocol == Protocol::Tcp && place < FIRST_PORTS => place,
+                named => named,
+            };
             if counters == 0 {
                 self.port_counters.insert(port.index(), zero, 0).expect("make port counters");
             } else {

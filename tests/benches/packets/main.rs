@@ -29,7 +29,7 @@ const BASE: Size = Size { hosts: 1_000, prefixes: 0 };
 const GATE_TC: &str = "jit-agent, TC";
 const EMPTY: &str = "empty program";
 const ONE_DROP: &str = "XDP_DROP";
-const PARSES: &str = "parses TCP, drops";
+const PARSES: &str = "XDP, parse and drop";
 const FEWER: &str = "jit-agent, 1,000 hosts";
 
 /// The programs that the gate is compared with.
@@ -69,7 +69,7 @@ fn main() {
 
 /// The gate with tables of this size.
 fn loaded(size: Size) -> Kernel {
-    let mut kernel = Kernel::with_capacity(size.capacity());
+    let mut kernel = Kernel::sized(size.capacity());
     kernel.fill(&size.tables());
     kernel.set(Settings { drop_events: 128, grant_events: 4096, ..Settings::default() });
     kernel

@@ -58,8 +58,10 @@ impl Size {
     pub(crate) fn tables(self) -> MemoryTables {
         let mut tables = MemoryTables::default();
         let entry = GrantEntry::until(u64::MAX, 1);
-        for port in [TCP, UDP] {
-            tables.ports.insert(port, PortRule { drain: 1, ..PortRule::default() });
+        // The agent counts its first ports by index.
+        for (port, counters) in [(TCP, 1), (UDP, 2)] {
+            let rule = PortRule { drain: 1, counters, ..PortRule::default() };
+            tables.ports.insert(port, rule);
             for source in self.hosts().take(if port == UDP { 2 } else { usize::MAX }) {
                 tables.hosts.insert(HostKey::new(source, port), entry);
             }

@@ -25,7 +25,8 @@ pub(crate) struct Options {
     /// Only say what is missing; change nothing
     #[arg(long)]
     check: bool,
-    /// Also install what only `coverage` and `mutants` need (they also install it when they run)
+    /// Also install what only `bench`, `coverage` and `mutants` need (they also install it when they
+    /// run)
     #[arg(long)]
     all: bool,
 }
@@ -47,6 +48,8 @@ pub(crate) enum Purpose {
     Coverage,
     /// Running mutants.
     Mutants,
+    /// Measuring the gate beside its peers.
+    Bench,
 }
 
 /// One thing that a task may need.
@@ -60,12 +63,12 @@ struct Need {
 
 impl Need {
     /// Build, demo and tests: each needs everything that the one before needs. Of the others,
-    /// fuzzing needs everything that the tests need, and virtual machines need the demo's `ip`.
+    /// fuzzing and measuring need everything that the tests need, and virtual machines need the demo's `ip`.
     fn serves(&self, purpose: Purpose) -> bool {
         let up_to = match purpose {
             Purpose::Build | Purpose::Demo | Purpose::Test => purpose,
             Purpose::VirtualMachines => Purpose::Demo,
-            Purpose::Fuzz => Purpose::Test,
+            Purpose::Fuzz | Purpose::Bench => Purpose::Test,
             Purpose::Coverage | Purpose::Mutants => Purpose::Build,
         };
         self.from == purpose || self.from as u8 <= up_to as u8
@@ -162,6 +165,30 @@ const NEEDS: &[Need] = &[
         from: Purpose::Mutants,
         find: || tools::MUTANTS.find(),
         provide: |_| tools::MUTANTS.provide(),
+    },
+    Need {
+        name: "xdp-filter",
+        from: Purpose::Bench,
+        find: || system::find_program("xdp-filter"),
+        provide: |_| apt::install("comparing with xdp-filter", &["xdp-tools"]),
+    },
+    Need {
+        name: "iptables with ipset",
+        from: Purpose::Bench,
+        find: || system::find_programs(&["iptables", "ipset"]),
+        provide: |_| apt::install("comparing with iptables and ipset", &["iptables", "ipset"]),
+    },
+    Need {
+        name: "fwknop",
+        from: Purpose::Bench,
+        find: || system::find_programs(&["fwknop", "fwknopd"]),
+        provide: |_| apt::install("comparing with fwknop", &["fwknop-client", "fwknop-server"]),
+    },
+    Need {
+        name: "perf",
+        from: Purpose::Bench,
+        find: system::find_perf,
+        provide: |_| apt::install("counting cycles and cache misses", &["linux-perf"]),
     },
 ];
 

@@ -1,4 +1,4 @@
-//! The goals of design.md, "Speed and size": what a row must reach, beside a peer or by itself.
+//! What a row must reach, beside a peer or by itself (docs/performance.md, section "Goals").
 
 use std::fmt;
 

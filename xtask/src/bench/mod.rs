@@ -70,6 +70,9 @@ impl Bench {
 pub(crate) fn run(options: Options) -> Result<()> {
     // Read first: a wrong path must not be noticed only after the measurement.
     let old = options.compare.as_deref().map(read).transpose()?;
+    if old.as_ref().is_some_and(|old| old.quick != options.quick) {
+        bail!("a report with --quick and one without cannot be compared: measure both in one form");
+    }
     setup::ensure(setup::Purpose::Bench)?;
     let directory = std::path::absolute(shell::target().join("bench"))?;
     fs::create_dir_all(&directory).with_context(|| format!("making {}", directory.display()))?;
@@ -86,9 +89,9 @@ pub(crate) fn run(options: Options) -> Result<()> {
         failed,
         tables: report::merge(&lines)?,
     };
-    let text = write(&report, &directory)?;
-    println!("\n{text}");
-    println!("written to {}: report.json, report.md, charts (*.svg)", directory.display());
+    let shown = write(&report, &directory, options.json)?;
+    println!("\n{shown}");
+    println!("written to {}: report (JSON, Markdown), charts (SVG)", directory.display());
     let slower = old.is_some_and(|old| {
         let changes = compare::changes(&old, &report);
         println!("\n{}", compare::shown(&changes));
@@ -144,17 +147,19 @@ fn build_programs(profile: &str) -> Result<()> {
     shell::long("programs under test", &mut shell::cargo(build.iter().chain(&packages)))
 }
 
-/// Writes all forms of the report. Returns the Markdown.
-fn write(report: &Report, directory: &Path) -> Result<String> {
+/// Writes all forms of the report. Returns the one to show, JSON or Markdown.
+fn write(report: &Report, directory: &Path, as_json: bool) -> Result<String> {
     let text = markdown::render(report);
-    let json = serde_json::to_string_pretty(report).context("the report as JSON")?;
+    let json = serde_json::to_string_pretty(report).context("the report as JSON")? + "\n";
+    let shown = if as_json { json.clone() } else { text.clone() };
     let charts = report.tables.iter().flat_map(chart::of_table);
-    let files = [("report.json".to_owned(), json + "\n"), ("report.md".to_owned(), text.clone())];
+    let report = |extension| format!("report.{extension}");
+    let files = [(report("json"), json), (report("md"), text)];
     for (name, contents) in files.into_iter().chain(charts) {
         let path = directory.join(name);
         fs::write(&path, contents).with_context(|| format!("writing {}", path.display()))?;
     }
-    Ok(text)
+    Ok(shown)
 }
 
 /// An earlier report.

@@ -63,12 +63,13 @@ struct Need {
 
 impl Need {
     /// Build, demo and tests: each needs everything that the one before needs. Of the others,
-    /// fuzzing and measuring need everything that the tests need, and virtual machines need the demo's `ip`.
+    /// fuzzing needs everything that the tests need, and virtual machines and measurements need the
+    /// demo's `ip`.
     fn serves(&self, purpose: Purpose) -> bool {
         let up_to = match purpose {
             Purpose::Build | Purpose::Demo | Purpose::Test => purpose,
-            Purpose::VirtualMachines => Purpose::Demo,
-            Purpose::Fuzz | Purpose::Bench => Purpose::Test,
+            Purpose::VirtualMachines | Purpose::Bench => Purpose::Demo,
+            Purpose::Fuzz => Purpose::Test,
             Purpose::Coverage | Purpose::Mutants => Purpose::Build,
         };
         self.from == purpose || self.from as u8 <= up_to as u8
@@ -173,10 +174,10 @@ const NEEDS: &[Need] = &[
         provide: |_| apt::install("comparing with xdp-filter", &["xdp-tools"]),
     },
     Need {
-        name: "iptables with ipset",
+        name: "packet filters of Linux",
         from: Purpose::Bench,
-        find: || system::find_programs(&["iptables", "ipset"]),
-        provide: |_| apt::install("comparing with iptables and ipset", &["iptables", "ipset"]),
+        find: || system::find_programs(&["nft", "iptables", "ipset"]),
+        provide: |_| apt::install("comparing with them", &["nftables", "iptables", "ipset"]),
     },
     Need {
         name: "fwknop",

@@ -14,6 +14,7 @@ pub mod kernel;
 pub mod lacks;
 pub mod netns;
 pub mod peers;
+pub mod perf;
 pub mod programs;
 pub mod random;
 pub mod raw;

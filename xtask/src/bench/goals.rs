@@ -58,6 +58,7 @@ const GOALS: &[Goal] = &[
     least("frames", "SYN flood dropped", Of::Peer("XDP_DROP"), 0.75),
     least("frames", "SYN flood dropped", FILTER, 1.2),
     least("frames", "SYN flood dropped", Of::Peer("nftables ingress"), 4.0),
+    most("attack", "granted client connects, p99 against idle", Of::Value, 3.0),
     most("push to open", "one push answered, 10,000 grants", Of::Value, 0.5),
     most("push to open", "one push answered, 10,000 grants", DISK, 2.0),
     least("pushes a second", "batches of 1,000, Ed25519, for a second", Of::Value, 30_000.0),

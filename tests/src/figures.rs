@@ -13,6 +13,9 @@ const FILE: &str = "JIT_BENCH_FIGURES";
 /// Variable that asks for few and short rounds: that it runs matters, not what it measures.
 const QUICK: &str = "JIT_BENCH_QUICK";
 
+/// Variable with the number of rounds, in place of the bench's own.
+const ROUNDS: &str = "JIT_BENCH_ROUNDS";
+
 /// The subject that the others are compared with.
 pub const GATE: &str = "jit-agent";
 
@@ -59,10 +62,18 @@ pub fn size<T>(full: T, short: T) -> T {
     if quick() { short } else { full }
 }
 
+/// The number of rounds: what the variable says, or this number.
+pub fn rounds(default: usize) -> usize {
+    let Ok(wanted) = env::var(ROUNDS) else { return default };
+    let wanted = wanted.parse().ok().filter(|wanted| *wanted > 0);
+    wanted.unwrap_or_else(|| panic!("{ROUNDS} is no number of rounds"))
+}
+
 /// A subject, and how one value of it is measured.
 pub type Subject<'a> = (&'a str, Box<dyn FnMut() -> f64 + 'a>);
 
-/// Measures the subjects of one row in turns, and reports each.
+/// Measures the subjects of one row in turns, and reports each. `rounds` is the bench's own number
+/// of rounds.
 pub fn in_turns(
     (table, row): (&str, &str),
     (unit, more_is_better): (&str, bool),
@@ -70,7 +81,7 @@ pub fn in_turns(
     subjects: &mut [Subject<'_>],
 ) {
     let mut values = vec![Vec::new(); subjects.len()];
-    for _ in 0..rounds {
+    for _ in 0..self::rounds(rounds) {
         for ((_, measure), values) in subjects.iter_mut().zip(&mut values) {
             values.push(measure());
         }

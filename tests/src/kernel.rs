@@ -23,7 +23,8 @@ use aya::{
         lpm_trie::{Key, LpmTrie},
     },
     programs::{
-        Program, ProgramFd, SkLookup, TestRun, TestRunOptions, TestRunResult, Xdp, XdpMode,
+        Program, ProgramFd, ProgramInfo, SkLookup, TestRun, TestRunOptions, TestRunResult, Xdp,
+        XdpMode,
         links::{FdLink, LinkType},
         tc::{self, TcAttachType},
     },
@@ -140,7 +141,12 @@ impl Kernel {
     /// zero.
     pub fn load() -> Self {
         let idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        Self(Some(idle.unwrap_or_else(Loaded::new)))
+        Self(Some(idle.unwrap_or_else(|| Loaded::new(CAPACITY))))
+    }
+
+    /// The same with room for another number of entries. No other test uses them afterwards.
+    pub fn sized(entries: u32) -> Self {
+        Self(Some(Loaded::new(entries)))
     }
 }
 
@@ -161,7 +167,8 @@ impl DerefMut for Kernel {
 impl Drop for Kernel {
     fn drop(&mut self) {
         // No test uses the programs of a failed test.
-        if let Some(mut loaded) = self.0.take().filter(|_| !thread::panicking()) {
+        let usual = |loaded: &Loaded| loaded.entries == CAPACITY && !thread::panicking();
+        if let Some(mut loaded) = self.0.take().filter(usual) {
             loaded.reset();
             IDLE.lock().unwrap_or_else(PoisonError::into_inner).push(loaded);
         }
@@ -191,6 +198,8 @@ pub struct Loaded {
     slots: Array<MapData, Slot>,
     summary: Array<MapData, u64>,
     translated: HashMap<MapData, Flow, Flow>,
+    /// Entries in each grant table.
+    entries: u32,
     /// The protected ports, with the places of their counters.
     filled: BTreeMap<PortKey, u32>,
     /// Words of the summary that are not zero.
@@ -200,7 +209,7 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    fn new() -> Self {
+    fn new(entries: u32) -> Self {
         netns::require_root();
         require_object();
         let mut loader = EbpfLoader::new();
@@ -213,9 +222,9 @@ impl Loaded {
             map::PREFIX_GRANTS_V6,
             map::SLOTS,
         ] {
-            loader.map_max_entries(name, CAPACITY);
+            loader.map_max_entries(name, entries);
         }
-        let words = summary_words(CAPACITY);
+        let words = summary_words(entries);
         loader.map_max_entries(map::SUMMARY, words);
         loader.override_global("SUMMARY_WORDS", &words, true);
         let mut ebpf = loader.load(OBJECT).expect("the object loads");
@@ -251,6 +260,7 @@ impl Loaded {
             slots: take(map::SLOTS).try_into().expect("array"),
             summary: take(map::SUMMARY).try_into().expect("array"),
             translated: take(map::TRANSLATED).try_into().expect("hash"),
+            entries,
             filled: BTreeMap::new(),
             summarized: Vec::new(),
             counted: BTreeSet::new(),
@@ -270,9 +280,11 @@ impl Loaded {
         for (place, (port, rule)) in (1..).zip(&tables.ports) {
             let zero = PerCpuValues::try_from(vec![PortCounters::default(); cpus()]);
             let zero = zero.expect("as many values as CPUs");
-            // Both tables of counters are in use.
-            let counters =
-                if port.protocol == Protocol::Tcp && place < FIRST_PORTS { place } else { 0 };
+            // Both tables of counters are in use, unless the rule names its place.
+            let counters = match rule.counters {
+                0 if port.protocol == Protocol::Tcp && place < FIRST_PORTS => place,
+                named => named,
+            };
             if counters == 0 {
                 self.port_counters.insert(port.index(), zero, 0).expect("make port counters");
             } else {
@@ -538,15 +550,19 @@ impl Loaded {
 
     /// Number of instructions that the kernel's verifier processed to accept a program. `None`: the
     /// kernel does not say (before 5.16).
-    pub fn verified_instructions(&mut self, program: &str) -> Option<u32> {
-        let program = self.ebpf.program_mut(program).expect("program");
-        let info = match program {
+    pub fn verified_instructions(&self, program: &str) -> Option<u32> {
+        self.info(program).verified_instruction_count()
+    }
+
+    /// What the kernel says about a program.
+    pub fn info(&self, program: &str) -> ProgramInfo {
+        let info = match self.ebpf.program(program).expect("program") {
             Program::Xdp(program) => program.info(),
             Program::SchedClassifier(program) => program.info(),
             Program::SkLookup(program) => program.info(),
             _ => panic!("an unknown kind of program"),
         };
-        info.expect("program info").verified_instruction_count()
+        info.expect("program info")
     }
 
     /// Puts everything into the state after loading.

@@ -14,6 +14,8 @@ mod guard_run;
 pub mod kernel;
 pub mod lacks;
 pub mod netns;
+pub mod peers;
+pub mod perf;
 pub mod process;
 pub mod programs;
 pub mod random;

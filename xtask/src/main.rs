@@ -30,7 +30,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Measure: time a packet, push to open, memory, size
+    /// Measure the gate beside its peers: time a packet, drop rates, push to open, memory
     Bench(bench::Options),
     /// Install what building and testing need and is missing
     Setup(setup::Options),

@@ -10,7 +10,7 @@ const LIMIT: u32 = 200_000;
 
 #[test]
 fn the_verifier_accepts_each_program_within_its_budget() {
-    let mut kernel = Kernel::load();
+    let kernel = Kernel::load();
     for program in all_programs() {
         let counted = kernel.verified_instructions(program);
         assert_eq!(counted.is_none(), kernel_lacks(VERIFIED_INSTRUCTIONS), "{counted:?}");

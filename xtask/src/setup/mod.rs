@@ -25,7 +25,8 @@ pub(crate) struct Options {
     /// Only say what is missing; change nothing
     #[arg(long)]
     check: bool,
-    /// Also install what only `coverage` and `mutants` need (they also install it when they run)
+    /// Also install what only `bench`, `coverage` and `mutants` need (they also install it when they
+    /// run)
     #[arg(long)]
     all: bool,
 }
@@ -47,6 +48,8 @@ pub(crate) enum Purpose {
     Coverage,
     /// Running mutants.
     Mutants,
+    /// Measuring the gate beside its peers.
+    Bench,
 }
 
 /// One thing that a task may need.
@@ -60,11 +63,12 @@ struct Need {
 
 impl Need {
     /// Build, demo and tests: each needs everything that the one before needs. Of the others,
-    /// fuzzing needs everything that the tests need, and virtual machines need the demo's `ip`.
+    /// fuzzing needs everything that the tests need, and virtual machines and measurements need the
+    /// demo's `ip`.
     fn serves(&self, purpose: Purpose) -> bool {
         let up_to = match purpose {
             Purpose::Build | Purpose::Demo | Purpose::Test => purpose,
-            Purpose::VirtualMachines => Purpose::Demo,
+            Purpose::VirtualMachines | Purpose::Bench => Purpose::Demo,
             Purpose::Fuzz => Purpose::Test,
             Purpose::Coverage | Purpose::Mutants => Purpose::Build,
         };
@@ -162,6 +166,30 @@ const NEEDS: &[Need] = &[
         from: Purpose::Mutants,
         find: || tools::MUTANTS.find(),
         provide: |_| tools::MUTANTS.provide(),
+    },
+    Need {
+        name: "xdp-filter",
+        from: Purpose::Bench,
+        find: || system::find_program("xdp-filter"),
+        provide: |_| apt::install("comparing with xdp-filter", &["xdp-tools"]),
+    },
+    Need {
+        name: "packet filters of Linux",
+        from: Purpose::Bench,
+        find: || system::find_programs(&["nft", "iptables", "ipset"]),
+        provide: |_| apt::install("comparing with them", &["nftables", "iptables", "ipset"]),
+    },
+    Need {
+        name: "fwknop",
+        from: Purpose::Bench,
+        find: || system::find_programs(&["fwknop", "fwknopd"]),
+        provide: |_| apt::install("comparing with fwknop", &["fwknop-client", "fwknop-server"]),
+    },
+    Need {
+        name: "perf",
+        from: Purpose::Bench,
+        find: system::find_perf,
+        provide: |_| apt::install("counting cycles and cache misses", &["linux-perf"]),
     },
 ];
 

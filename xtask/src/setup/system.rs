@@ -28,6 +28,16 @@ pub(super) fn find_programs(names: &[&str]) -> Found {
     }
 }
 
+/// Where there is no package with perf, the benches leave out what it counts.
+pub(super) fn find_perf() -> Found {
+    match find_program("perf") {
+        Found::No(_) if !apt::has("linux-perf") => {
+            Found::Yes("no package linux-perf here: cycles are not counted".to_owned())
+        }
+        found => found,
+    }
+}
+
 /// Debian has two packages with a busybox. Only the static one runs in a machine without libraries.
 pub(super) fn find_static_busybox() -> Found {
     let Found::Yes(path) = find_program("busybox") else { return find_program("busybox") };

@@ -140,7 +140,12 @@ impl Kernel {
     /// zero.
     pub fn load() -> Self {
         let idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        Self(Some(idle.unwrap_or_else(Loaded::new)))
+        Self(Some(idle.unwrap_or_else(|| Loaded::new(CAPACITY))))
+    }
+
+    /// The same with room for another number of entries. No other test uses them afterwards.
+    pub fn sized(entries: u32) -> Self {
+        Self(Some(Loaded::new(entries)))
     }
 }
 
@@ -161,7 +166,8 @@ impl DerefMut for Kernel {
 impl Drop for Kernel {
     fn drop(&mut self) {
         // No test uses the programs of a failed test.
-        if let Some(mut loaded) = self.0.take().filter(|_| !thread::panicking()) {
+        let usual = |loaded: &Loaded| loaded.entries == CAPACITY && !thread::panicking();
+        if let Some(mut loaded) = self.0.take().filter(usual) {
             loaded.reset();
             IDLE.lock().unwrap_or_else(PoisonError::into_inner).push(loaded);
         }
@@ -190,6 +196,8 @@ pub struct Loaded {
     slots: Array<MapData, Slot>,
     summary: Array<MapData, u64>,
     translated: HashMap<MapData, Flow, Flow>,
+    /// Entries in each grant table.
+    entries: u32,
     /// The protected ports, with the places of their counters.
     filled: BTreeMap<PortKey, u32>,
     /// Words of the summary that are not zero.
@@ -199,7 +207,7 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    fn new() -> Self {
+    fn new(entries: u32) -> Self {
         netns::require_root();
         require_object();
         let mut loader = EbpfLoader::new();
@@ -212,9 +220,9 @@ impl Loaded {
             map::PREFIX_GRANTS_V6,
             map::SLOTS,
         ] {
-            loader.map_max_entries(name, CAPACITY);
+            loader.map_max_entries(name, entries);
         }
-        let words = summary_words(CAPACITY);
+        let words = summary_words(entries);
         loader.map_max_entries(map::SUMMARY, words);
         loader.override_global("SUMMARY_WORDS", &words, true);
         let mut ebpf = loader.load(OBJECT).expect("the object loads");
@@ -249,6 +257,7 @@ impl Loaded {
             slots: take(map::SLOTS).try_into().expect("array"),
             summary: take(map::SUMMARY).try_into().expect("array"),
             translated: take(map::TRANSLATED).try_into().expect("hash"),
+            entries,
             filled: BTreeMap::new(),
             summarized: Vec::new(),
             counted: BTreeSet::new(),

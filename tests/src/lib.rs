@@ -7,11 +7,13 @@
 pub mod agent;
 pub mod disk;
 pub mod figures;
+pub mod filters;
 pub mod frames;
 mod genetlink;
 mod guard_run;
 pub mod kernel;
 pub mod lacks;
+pub mod live;
 pub mod netns;
 pub mod programs;
 pub mod random;

@@ -73,7 +73,7 @@ fn gates(kernel: &Rc<RefCell<Kernel>>) -> Vec<Filter> {
 
 /// All subjects in turns, for each family and number of sources.
 fn measure(subjects: &[Filter], grants: &str) {
-    let (frames, rounds) = size((1_000_000, 7), (50_000, 1));
+    let (frames, rounds) = size((500_000, 7), (50_000, 1));
     for (family, name) in FAMILIES.into_iter().enumerate() {
         for sources in [Sources::One, Sources::Million] {
             let row = format!("SYN flood dropped, {name}, {}, {grants}", sources.name());

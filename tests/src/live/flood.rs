@@ -3,7 +3,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::OwnedFd,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use super::{
@@ -79,12 +79,12 @@ impl Flood {
         Self { program, frame, _next: next }
     }
 
-    /// Sends this number of frames, and returns the time that it took. Call this in the sender's
-    /// namespace, on the thread that sends.
+    /// Sends this number of frames, and returns the time that the kernel took for it: not to prepare
+    /// it, and not for other work of the machine. Call this in the sender's namespace, on the thread
+    /// that sends.
     pub fn send(&self, frames: u32) -> Duration {
-        let start = Instant::now();
-        sys::run_live(&self.program, &self.frame, frames);
-        start.elapsed()
+        let nanos = sys::run_live(&self.program, &self.frame, frames);
+        Duration::from_secs_f64(nanos * f64::from(frames) / 1e9)
     }
 }
 

@@ -26,6 +26,8 @@ impl Lane {
     #[expect(clippy::new_without_default, reason = "it acts on the kernel")]
     pub fn new() -> Self {
         let (host, sender) = (Namespace::new(), Namespace::new());
+        // Nothing but floods comes from it: no router solicitation either.
+        sender.sysctl("ipv6/conf/default/disable_ipv6", "1");
         let [v4, v6] = TO;
         host.connect(INTERFACE, &[&format!("{v4}/24"), &format!("{v6}/64")], &sender, SENDER, &[]);
         for key in ["all", INTERFACE] {
@@ -44,7 +46,7 @@ impl Lane {
         Flood::new(Target { address, mac, through }, sources)
     }
 
-    /// Sends this number of frames of a flood, and returns the time that it took.
+    /// Sends this number of frames of a flood, and returns the time that the kernel took for it.
     pub fn send(&self, flood: &Flood, frames: u32) -> Duration {
         self.sender.run(|| {
             stay_on(flood_cpu());

@@ -9,11 +9,13 @@ mod assembly;
 mod flood;
 mod lane;
 mod offload;
+mod spell;
 
 pub(crate) use assembly::{Assembly, Register};
 pub use flood::{Flood, Sources, Target};
 pub use lane::{INTERFACE, Lane, TO};
 pub use offload::receive_in_groups;
+pub use spell::Spell;
 
 use rustix::thread::{CpuSet, sched_setaffinity};
 

@@ -24,7 +24,7 @@ const LAST_FRAMES: Duration = Duration::from_millis(500);
 const FIRST_V4: u32 = 0x0a00_0000;
 const FIRST_V6: u32 = 0;
 
-/// The sources that are let in, of both families: the first so many numbers.
+/// Number of sources of each family that are let in.
 #[derive(Clone, Copy, Debug)]
 pub struct Granted(pub u32);
 
@@ -106,7 +106,12 @@ impl Filter {
 }
 
 /// Runs a command in a namespace and gives it this text. Returns what it prints.
-pub(super) fn told(namespace: &Namespace, program: &str, arguments: &[&str], text: &str) -> String {
+pub(super) fn output_of(
+    namespace: &Namespace,
+    program: &str,
+    arguments: &[&str],
+    text: &str,
+) -> String {
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = namespace.start(&mut command);

@@ -2,7 +2,7 @@
 
 use super::{
     Filter, Granted, LASTS,
-    filter::{listed, told},
+    filter::{listed, output_of},
 };
 use crate::{
     live::{INTERFACE, Lane},
@@ -36,7 +36,7 @@ pub fn gate_at_ingress(host: &Namespace, devices: &[&str], granted: [&str; 2]) {
 
 /// Packets that the table of this family dropped.
 pub fn dropped(host: &Namespace, family: &str) -> u64 {
-    let text = told(host, "nft", &["-j", "list", "counter", family, "gate", "denied"], "");
+    let text = output_of(host, "nft", &["-j", "list", "counter", family, "gate", "denied"], "");
     let answer: serde_json::Value = serde_json::from_str(&text).expect("nft answers with JSON");
     let counters = answer.get("nftables").and_then(serde_json::Value::as_array);
     let packets = counters.into_iter().flatten().find_map(|one| one.pointer("/counter/packets"));
@@ -58,5 +58,5 @@ table {family} gate {{
 }}
 "#
     );
-    told(host, "nft", &["-f", "-"], &rules);
+    output_of(host, "nft", &["-f", "-"], &rules);
 }

@@ -5,7 +5,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use super::{Filter, filter::told};
+use super::{Filter, filter::output_of};
 use crate::{
     live::{INTERFACE, Lane},
     netns::Namespace,
@@ -20,13 +20,13 @@ pub fn xdp_filter() -> Filter {
     let command = |arguments: &str| {
         let inside = ["--mount", "--target", id.as_str(), "xdp-filter"].into_iter();
         let all: Vec<_> = inside.chain(arguments.split(' ')).collect();
-        told(&lane.host, "nsenter", &all, "")
+        output_of(&lane.host, "nsenter", &all, "")
     };
     command(&format!("load --mode native --policy allow --features all {INTERFACE}"));
     command("port 22 --mode dst --proto tcp");
     let dropped = move |lane: &Lane| {
         let all = ["--mount", "--target", &id, "xdp-filter", "status"];
-        let text = told(&lane.host, "nsenter", &all, "");
+        let text = output_of(&lane.host, "nsenter", &all, "");
         let line = text.lines().find_map(|line| line.trim().strip_prefix("XDP_DROP"));
         let packets = line.and_then(|line| line.split_whitespace().next());
         packets.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("status: {text}"))

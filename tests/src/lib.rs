@@ -7,12 +7,14 @@
 pub mod agent;
 pub mod disk;
 pub mod figures;
+pub mod filters;
 pub mod frames;
 pub mod fwknop;
 mod genetlink;
 mod guard_run;
 pub mod kernel;
 pub mod lacks;
+pub mod live;
 pub mod netns;
 pub mod peers;
 pub mod perf;

@@ -201,6 +201,18 @@ impl Namespace {
         self.ip(&["neigh", "replace", &address, "lladdr", &mac, "dev", interface]);
     }
 
+    /// Frames that came in at an interface inside.
+    pub fn received(&self, interface: &str) -> u64 {
+        let output = Command::new("ip")
+            .args(["-n", &self.name, "-j", "-s", "link", "show", "dev", interface])
+            .output()
+            .expect("run ip");
+        let links: serde_json::Value =
+            serde_json::from_slice(&output.stdout).expect("ip answers with JSON");
+        let packets = links.pointer("/0/stats64/rx/packets").and_then(serde_json::Value::as_u64);
+        packets.unwrap_or_else(|| panic!("interface {interface} has no counter"))
+    }
+
     /// A property of an interface, by `ip`: /sys shows the namespace of the process that mounted
     /// it.
     fn property(&self, interface: &str, what: &str) -> String {

@@ -209,7 +209,8 @@ impl Recorder {
         let mut record = Record::new(EventCode::GrantReplaced).by("agent").grant(*id);
         record = record.with("replaced_by", by.to_string()).with("ended", *ended);
         if *ended && let Some(found) = ledger.ended().rev().find(|one| one.grant.id() == *id) {
-            record = record.text("requester", found.grant.requester()).with("connections", found.hits);
+            record =
+                record.text("requester", found.grant.requester()).with("connections", found.hits);
         }
         self.append(record, now);
     }

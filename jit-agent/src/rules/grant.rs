@@ -175,10 +175,7 @@ pub fn verify_counting(
 /// Reads the payload (docs/grants.md, step `decode`); returns the hosts that it names, too. The length check refuses fields that this
 /// version does not know (a newer field could narrow the grant, and to ignore it would open more
 /// than was signed) and padded varints.
-fn decode(
-    payload: &[u8],
-    signers: &[&Signer],
-) -> Result<(VerifiedGrant, Vec<String>), Refused> {
+fn decode(payload: &[u8], signers: &[&Signer]) -> Result<(VerifiedGrant, Vec<String>), Refused> {
     let malformed = |detail: String| Refused::new(Refusal::Malformed, detail);
     let message = v1::Grant::decode(payload)
         .map_err(|error| malformed(format!("the signed payload is not a jit.v1.Grant: {error}")))?;

@@ -24,9 +24,10 @@ impl<T: Send + 'static> Meanwhile<T> {
 
     /// The value; waits for it. A panic of the thread goes on here.
     pub fn ready(&mut self) -> &mut T {
-        let made = self.thread.take().map(|thread| {
-            thread.join().unwrap_or_else(|reason| panic::resume_unwind(reason))
-        });
+        let made = self
+            .thread
+            .take()
+            .map(|thread| thread.join().unwrap_or_else(|reason| panic::resume_unwind(reason)));
         let made = made.or_else(|| self.made.take());
         self.made.insert(made.expect("a thread made it, or it was made at once"))
     }

@@ -4,7 +4,7 @@ use std::{cell::Cell, collections::BTreeMap, sync::Arc, time::Duration};
 
 use jit_agent::{
     gate::{Target, channel, journal::Journal},
-    kernel::datapath::{Datapath as _, memory::MemoryDatapath},
+    kernel::datapath::{Datapath as _, memory::MemoryDatapath, probe::Syn},
     rules::ledger::Admission,
 };
 use jit_proto::{GrantId, Refusal, payload_type::GRANT_TYPE, v1};
@@ -123,6 +123,19 @@ fn after_a_reboot_a_grant_lasts_no_longer_than_it_had_left() {
         jit_agent::rules::clock::BootNanos(end.0 - 1)
     ));
     assert!(!host.kernel.opens(SSH, v4("203.0.113.7"), end));
+}
+
+/// Very many grants take long to verify, and until the programs are attached every port is open.
+#[test]
+fn after_a_reboot_the_ports_close_before_stored_grants_are_verified() {
+    let mut host = Host::start();
+    host.push(&grant(1, &["203.0.113.7"])).unwrap();
+    host.kernel = MemoryDatapath::default();
+    let syn = Syn { source: v4("203.0.113.7"), source_port: 40_000, port: SSH, sequence: 7 };
+    host.kernel.come_meanwhile(syn, NOW.boot);
+    host.restart("boot-2", NOW);
+    assert_eq!(host.kernel.let_in_meanwhile(), 0, "no grant was there when it was attached");
+    assert!(host.opens(0));
 }
 
 #[test]

@@ -53,6 +53,15 @@ impl<T: ?Sized + Eq + Hash> Values<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rules::{claims::PlaceClaim, few::Few, ledger::HeldGrant};
+
+    /// A host may hold very many grants.
+    #[test]
+    fn a_grant_and_its_claim_are_small() {
+        assert!(size_of::<VerifiedGrant>() <= 152, "{}", size_of::<VerifiedGrant>());
+        assert!(size_of::<HeldGrant>() <= 40, "{}", size_of::<HeldGrant>());
+        assert_eq!(size_of::<Few<PlaceClaim>>(), size_of::<PlaceClaim>());
+    }
 
     #[test]
     fn equal_values_are_kept_once_and_unused_ones_go() {

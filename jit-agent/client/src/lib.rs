@@ -17,7 +17,8 @@ pub mod signing;
 pub mod status;
 pub mod target;
 pub mod text;
-#[cfg(all(test, feature = "signing"))]
+#[cfg(feature = "signing")]
+#[cfg(test)]
 mod worked_example;
 
 pub use agent::Agent;

@@ -18,6 +18,9 @@ use crate::{
 };
 
 const QUICK: Duration = Duration::from_millis(500);
+/// Handshakes a second. Each costs the agent a signature: more of them flood the processor if the
+/// agent is not optimised.
+const RATE: u32 = 300;
 /// Small records: the last one holds nothing but the end of `Finished`.
 const RECORD: usize = 64;
 
@@ -71,9 +74,8 @@ fn without_last_record(records: &[u8]) -> &[u8] {
     &records[..last]
 }
 
-/// Keeps a number of handshakes open: the oldest is closed for a new one, this often a second.
+/// Keeps a number of handshakes open: the oldest is closed for a new one, [`RATE`] times a second.
 fn keep_open(flood: &Flood, count: usize, mut open: impl FnMut() -> Option<TcpStream>) {
-    let rate = u32::try_from(size(400, 1_000)).unwrap();
     let (mut held, began) = (VecDeque::new(), Instant::now());
     for begun in 1.. {
         if !flood.goes_on() {
@@ -84,7 +86,7 @@ fn keep_open(flood: &Flood, count: usize, mut open: impl FnMut() -> Option<TcpSt
             flood.is_up();
             held.pop_front();
         }
-        let due = began + Duration::from_secs(1) * begun / rate;
+        let due = began + Duration::from_secs(1) * begun / RATE;
         thread::sleep(due.saturating_duration_since(Instant::now()));
     }
 }

@@ -299,6 +299,8 @@ pub(crate) fn neighbours() -> (Namespace, Namespace) {
     server.ip(&["route", "add", "2001:db8:7::/48", "dev", "host0"]);
     for address in [IpAddr::V4(CLIENT_V4), IpAddr::V6(CLIENT_V6)] {
         server.neighbour("host0", address, client.mac("client0"));
+        // Nobody says that it is unreachable, which would end a connection that begins.
+        client.ip(&["route", "add", "blackhole", &address.to_string()]);
     }
     (server, client)
 }

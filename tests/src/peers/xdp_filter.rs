@@ -26,8 +26,13 @@ impl XdpFilter {
             .map(|entry| entry.path().join(OBJECT))
             .find(|path| path.is_file())
             .unwrap_or_else(|| panic!("no /usr/lib/*/{OBJECT}: install the package xdp-tools"));
+        // The object pins its tables by their names. They are needed no longer than the program.
+        let pins = PathBuf::from(format!("/sys/fs/bpf/jit-bench-{}", std::process::id()));
+        fs::create_dir_all(&pins).expect("make a directory for pins");
         let mut loader = EbpfLoader::new();
+        loader.default_map_pin_directory(&pins);
         let loaded = loader.allow_unsupported_maps().load_file(&object);
+        fs::remove_dir_all(&pins).expect("remove the pins");
         let mut filter = Self(loaded.unwrap_or_else(|error| panic!("{object:?}: {error}")));
         filter.program().load().expect("xdp-filter loads");
         filter

@@ -17,16 +17,6 @@ use aya_obj::generated::{
     bpf_map_type, bpf_prog_type,
 };
 
-/// `r0 = XDP_PASS; exit` (RFC 9669 sections 4.1 and 4.3).
-const INSTRUCTIONS: [u64; 2] = [0x0000_0002_0000_00b7, 0x0000_0000_0000_0095];
-
-/// Nanoseconds a run of the two instructions takes over a frame, the mean of `repeat` runs.
-pub fn empty_nanos(frame: &[u8], repeat: u32) -> f64 {
-    let attr = run(&load(&INSTRUCTIONS), frame, repeat, 0);
-    // SAFETY: this member is the one that BPF_PROG_TEST_RUN writes.
-    f64::from(unsafe { attr.test.duration })
-}
-
 /// What an XDP program answers for a frame.
 pub(crate) fn answer(program: &OwnedFd, frame: &[u8]) -> u32 {
     let attr = run(program, frame, 1, 0);

@@ -150,15 +150,23 @@ fn sizes(size: Size, base: &Kernel, peers: &Peers) {
     let kernel = loaded(size);
     for row in rows::all().iter().filter(|row| row.by_size && size.has(row.grant)) {
         check(&kernel, row);
-        let frame = &row.frame;
         let mut subjects: Vec<Subject<'_>> = vec![
-            (GATE, Box::new(|| kernel.nanos(program(), frame, repeat()))),
-            (XDP_FILTER, Box::new(|| peers.filter.run(frame, repeat()).1)),
+            (GATE, Box::new(|| mean(row, |frame, times| kernel.nanos(program(), frame, times)))),
+            (XDP_FILTER, Box::new(|| mean(row, |frame, times| peers.filter.run(frame, times).1))),
         ];
         if BASE.has(row.grant) {
-            subjects.push((FEWER, Box::new(|| base.nanos(program(), frame, repeat()))));
+            let base = || mean(row, |frame, times| base.nanos(program(), frame, times));
+            subjects.push((FEWER, Box::new(base)));
         }
         let name = format!("{}, {size}", row.name);
         figures::in_turns(("sizes", &name), ("ns", false), rounds(), &mut subjects);
     }
+}
+
+/// Mean over all sources of a row, of the time for a packet.
+fn mean(row: &Row, nanos: impl Fn(&[u8], u32) -> f64) -> f64 {
+    let frames: Vec<_> = [&row.frame].into_iter().chain(&row.others).collect();
+    let sources = u32::try_from(frames.len()).unwrap();
+    let all: f64 = frames.iter().map(|frame| nanos(frame, repeat() / sources)).sum();
+    all / f64::from(sources)
 }

@@ -21,6 +21,8 @@ const SERVER_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1);
 /// A client without a grant.
 const DENIED_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
 const DENIED_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 7, 0, 0, 0, 0, 7);
+/// Number of further sources without a grant.
+const OTHERS: u8 = 35;
 /// The first source with a grant of its own; the others follow.
 pub(crate) const GRANTED_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 0);
 pub(crate) const GRANTED_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 0);
@@ -42,6 +44,9 @@ pub(crate) enum Grant {
 pub(crate) struct Row {
     pub(crate) name: String,
     pub(crate) frame: Vec<u8>,
+    /// The same from other sources. In a large table about one source in nine has its bit in the
+    /// summary set by chance: one source alone would show one of the two.
+    pub(crate) others: Vec<Vec<u8>>,
     pub(crate) reason: Reason,
     pub(crate) grant: Grant,
     /// The size of the tables may matter for it.
@@ -66,6 +71,12 @@ impl Source {
     fn udp(self, datagram: &Udp) -> [(&'static str, Packet); 2] {
         let (v4, v6) = self.headers();
         [("IPv4", v4.udp(datagram)), ("IPv6", v6.udp(datagram))]
+    }
+
+    /// The source whose addresses are this number higher.
+    fn higher(self, by: u8) -> Self {
+        let (v4, v6) = (u32::from(self.0), u128::from(self.1));
+        Self((v4 + u32::from(by)).into(), (v6 + u128::from(by)).into())
     }
 
     fn headers(self) -> (Ipv4, Ipv6) {
@@ -100,13 +111,28 @@ pub(crate) fn all() -> Vec<Row> {
             packets.map(|(ip, packet)| Row {
                 name: format!("{name}, {ip}"),
                 frame: packet.frame(),
+                others: Vec::new(),
                 reason,
                 grant,
                 by_size: true,
             })
         })
         .collect();
-    let row = |name, frame| Row { name, frame, reason: Denied, grant: None, by_size: false };
+    for row in rows.iter_mut().filter(|row| row.name.starts_with("SYN denied, IP")) {
+        row.others = (1..=OTHERS)
+            .flat_map(|by| DENIED.higher(by).tcp(&syn))
+            .filter(|(ip, _)| row.name.ends_with(ip))
+            .map(|(_, packet)| packet.frame())
+            .collect();
+    }
+    let row = |name, frame| Row {
+        name,
+        frame,
+        others: Vec::new(),
+        reason: Denied,
+        grant: None,
+        by_size: false,
+    };
     for (ip, packet) in DENIED.tcp(&syn) {
         rows.push(row(format!("SYN denied, VLAN, {ip}"), packet.tagged(&[(VLAN, 7)])));
         let tags = [(QINQ, 7), (VLAN, 8)];

@@ -5,7 +5,7 @@
 use std::{
     io, mem,
     os::{
-        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+        fd::{AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd},
         unix::process::CommandExt as _,
     },
     process::Command,
@@ -17,11 +17,12 @@ use aya_obj::generated::{
     bpf_map_type, bpf_prog_type,
 };
 
-/// What an XDP program answers for a frame.
-pub(crate) fn answer(program: &OwnedFd, frame: &[u8]) -> u32 {
-    let attr = run(program, frame, 1, 0);
+/// An XDP program's answer to a frame, and the nanoseconds of a run, the mean of `repeat` runs.
+pub(crate) fn answer_and_nanos(program: &OwnedFd, frame: &[u8], repeat: u32) -> (u32, f64) {
+    let attr = run(program, frame, repeat, 0);
     // SAFETY: this member is the one that BPF_PROG_TEST_RUN writes.
-    unsafe { attr.test.retval }
+    let test = unsafe { attr.test };
+    (test.retval, f64::from(test.duration))
 }
 
 /// Runs an XDP program over this number of copies of a frame, which go where it sends them
@@ -51,11 +52,11 @@ fn run(program: &OwnedFd, frame: &[u8], repeat: u32, flags: u32) -> bpf_attr {
 
 /// Attaches an XDP program natively to an interface of the calling thread's network namespace. It
 /// is in force until what is returned is dropped.
-pub(crate) fn attach_native(program: &OwnedFd, interface: u32) -> OwnedFd {
+pub(crate) fn attach_native(program: BorrowedFd<'_>, interface: u32) -> OwnedFd {
     let mut attr = zeroed();
     // SAFETY: this member is the one that BPF_LINK_CREATE reads.
     let link = unsafe { &mut attr.link_create };
-    link.__bindgen_anon_1.prog_fd = number(program);
+    link.__bindgen_anon_1.prog_fd = number(&program);
     link.__bindgen_anon_2.target_ifindex = interface;
     link.attach_type = bpf_attach_type::BPF_XDP as u32;
     link.flags = XDP_FLAGS_DRV_MODE;
@@ -176,7 +177,7 @@ fn descriptor(fd: i32) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
-fn number(fd: &OwnedFd) -> u32 {
+fn number(fd: &impl AsRawFd) -> u32 {
     u32::try_from(fd.as_raw_fd()).expect("a descriptor")
 }
 

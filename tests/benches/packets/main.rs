@@ -18,7 +18,7 @@ use jit_tests::{
     figures::{self, GATE, Subject},
     frames::{Ipv4, Tcp},
     kernel::{Kernel, xdp_programs},
-    peers::{DROP, PARSE_AND_DROP, PASS, RawProgram, XDP_FILTER, XdpFilter},
+    peers::{Small, XDP_FILTER, XdpFilter},
 };
 
 use crate::{rows::Row, tables::Size};
@@ -35,9 +35,9 @@ const FEWER: &str = "jit-agent, 1,000 hosts";
 /// The programs that the gate is compared with.
 struct Peers {
     filter: XdpFilter,
-    empty: RawProgram,
-    drops: RawProgram,
-    parses: RawProgram,
+    empty: Small,
+    drops: Small,
+    parses: Small,
 }
 
 fn main() {
@@ -48,9 +48,9 @@ fn main() {
     }
     let peers = Peers {
         filter: XdpFilter::load(),
-        empty: RawProgram::load(PASS),
-        drops: RawProgram::load(DROP),
-        parses: RawProgram::load(PARSE_AND_DROP),
+        empty: Small::pass(),
+        drops: Small::drop(),
+        parses: Small::parse_and_drop(),
     };
     let namespace = rows::namespace();
     namespace.run(|| {

@@ -456,12 +456,12 @@ impl<D: Datapath> Gate<D> {
         put: &[(GrantId, v1::Envelope)],
         now: Now,
     ) -> Result<(), StoreError> {
-        let (progress, floor) = self.to_settle(now);
+        let (progress, floor) = self.unsettled(now);
         self.outbox.commit(put, progress, floor, longest, now)
     }
 
     /// The progress and the floor that the next transaction is to write.
-    fn to_settle(&mut self, now: Now) -> (Vec<(GrantId, StoredProgress)>, WallTime) {
+    fn unsettled(&mut self, now: Now) -> (Vec<(GrantId, StoredProgress)>, WallTime) {
         let floor = self.clock.raise_floor(now);
         let progressed = self.outbox.progressed();
         (progressed.filter_map(|id| Some((id, self.progress(id)?))).collect(), floor)

@@ -175,7 +175,7 @@ impl<D: Datapath> Gate<D> {
         for (id, _) in fresh {
             self.outbox.progress(*id);
         }
-        let (progress, floor) = self.to_settle(now);
+        let (progress, floor) = self.unsettled(now);
         let permit = Permit::default();
         let storing = self.outbox.begin(fresh, progress, floor, LONGEST, permit.clone());
         let written = permit.clone();

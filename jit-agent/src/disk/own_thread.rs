@@ -147,7 +147,7 @@ impl<T: Send + 'static> OwnThread<T> {
         Ok(Begun { answer, decided, began: Instant::now(), ended })
     }
 
-    /// Waits for the result of a call, until `gives_up` says so of the time since it began.
+    /// Waits for the result of a call, until `gives_up` says so of the time waited here.
     ///
     /// # Errors
     /// There is no result. The job may happen all the same.
@@ -156,11 +156,12 @@ impl<T: Send + 'static> OwnThread<T> {
         call: Begun<R>,
         gives_up: impl Fn(Duration) -> bool,
     ) -> Result<R, Unanswered> {
+        let began = Instant::now();
         loop {
             match call.answer.recv_timeout(STEP) {
                 Ok(result) => return Ok(result),
                 Err(RecvTimeoutError::Disconnected) => return Err(Unanswered::Ended),
-                Err(RecvTimeoutError::Timeout) if gives_up(call.began.elapsed()) => break,
+                Err(RecvTimeoutError::Timeout) if gives_up(began.elapsed()) => break,
                 Err(RecvTimeoutError::Timeout) => {}
             }
         }

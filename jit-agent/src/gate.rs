@@ -103,7 +103,7 @@ use crate::{
     config::Config,
     disk::{
         audit::{Audit, EventCode, Record},
-        store::{Damage, Store, StoreError, Stored},
+        store::{Damage, Store, StoreError, Stored, StoredProgress},
     },
     kernel::{
         datapath::{Datapath, DatapathError},
@@ -456,10 +456,15 @@ impl<D: Datapath> Gate<D> {
         put: &[(GrantId, v1::Envelope)],
         now: Now,
     ) -> Result<(), StoreError> {
+        let (progress, floor) = self.unsettled(now);
+        self.outbox.commit(put, progress, floor, longest, now)
+    }
+
+    /// The progress and the floor that the next transaction is to write.
+    fn unsettled(&mut self, now: Now) -> (Vec<(GrantId, StoredProgress)>, WallTime) {
         let floor = self.clock.raise_floor(now);
         let progressed = self.outbox.progressed();
-        let progress = progressed.filter_map(|id| Some((id, self.progress(id)?))).collect();
-        self.outbox.commit(put, progress, floor, longest, now)
+        (progressed.filter_map(|id| Some((id, self.progress(id)?))).collect(), floor)
     }
 
     /// The same without new grants. A failed write is tried again, and logged once.

@@ -117,16 +117,31 @@ impl Audit {
     }
 
     /// Writes records that something depends on, and waits for the disk. When this fails they are
-    /// not tried again: what they record must not happen.
+    /// not tried again: what they record must not happen. Calls `written` when the records are in
+    /// the file and not synced yet: from then on only a crash of the machine can lose them.
     ///
     /// # Errors
     /// Why the records could not be written. A sync that failed may leave them in the file all the
     /// same; the caller then appends a record of what happened instead.
-    pub fn commit(&mut self, records: Vec<Record>, now: Now) -> Result<(), AuditError> {
+    pub fn commit(
+        &mut self,
+        records: Vec<Record>,
+        now: Now,
+        written: impl FnOnce(),
+    ) -> Result<(), AuditError> {
         // Older records come first; while they cannot be written, new ones cannot either.
         self.try_write(now).inspect_err(|error| self.fail(error))?;
         self.waiting.extend(records.into_iter().map(|record| (now.wall, record)));
-        let result = self.sync(now);
+        let result = match self.try_write(now) {
+            Ok(()) => {
+                written();
+                self.sync(now)
+            }
+            Err(error) => {
+                self.fail(&error);
+                Err(error)
+            }
+        };
         self.waiting.clear();
         result
     }

@@ -10,7 +10,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc::{self, RecvTimeoutError, SendError},
+        mpsc::{self, RecvTimeoutError},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -38,6 +38,16 @@ pub(crate) struct OwnThread<T> {
 /// A call that nobody waits for any more.
 #[derive(Debug)]
 struct GivenUp {
+    began: Instant,
+    ended: Arc<AtomicBool>,
+}
+
+/// A call whose result has not been taken.
+#[must_use = "the next call must not begin before this one was waited for"]
+pub(crate) struct Begun<R> {
+    answer: mpsc::Receiver<R>,
+    /// Set by whoever is first: the thread with a result, or the caller who gives up.
+    decided: Arc<AtomicBool>,
     began: Instant,
     ended: Arc<AtomicBool>,
 }
@@ -97,18 +107,36 @@ impl<T: Send + 'static> OwnThread<T> {
         job: impl FnOnce(&mut T) -> R + Send + 'static,
         late: impl FnOnce(&mut T, R) + Send + 'static,
     ) -> Result<R, Unanswered> {
-        if !self.becomes_free(&gives_up) {
+        let call = self.begin(&gives_up, job, late)?;
+        self.wait(call, gives_up)
+    }
+
+    /// Begins such a call. [`OwnThread::wait`] takes its result, before the next call begins.
+    ///
+    /// # Errors
+    /// The job does not happen.
+    pub(crate) fn begin<R: Send + 'static>(
+        &mut self,
+        gives_up: impl Fn(Duration) -> bool,
+        job: impl FnOnce(&mut T) -> R + Send + 'static,
+        late: impl FnOnce(&mut T, R) + Send + 'static,
+    ) -> Result<Begun<R>, Unanswered> {
+        if !self.becomes_free(gives_up) {
             return Err(Unanswered::Stalled);
         }
         self.given_up = None;
-        // Without a buffer: a result is either taken or comes late.
-        let (sender, answer) = mpsc::sync_channel(0);
-        let ended = Arc::new(AtomicBool::new(false));
-        let ends = Arc::clone(&ended);
+        // A result is either taken or comes late. A channel without a buffer would say which, but
+        // both of its ends yield the processor, and on a busy machine that takes milliseconds.
+        let (sender, answer) = mpsc::sync_channel(1);
+        let [decided, ended] = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
+        let (decides, ends) = (Arc::clone(&decided), Arc::clone(&ended));
         let work: Job<T> = Box::new(move |value| {
             let result = job(value);
-            if let Err(SendError(result)) = sender.send(result) {
+            if decides.swap(true, Ordering::AcqRel) {
                 late(value, result);
+            } else {
+                // The caller takes it: only the caller's own panic ends it before.
+                let _taken = sender.send(result);
             }
             ends.store(true, Ordering::Release);
         });
@@ -116,18 +144,33 @@ impl<T: Send + 'static> OwnThread<T> {
         if !matches!(sent, Some(Ok(()))) {
             return Err(Unanswered::Ended);
         }
+        Ok(Begun { answer, decided, began: Instant::now(), ended })
+    }
+
+    /// Waits for the result of a call, until `gives_up` says so of the time waited here.
+    ///
+    /// # Errors
+    /// There is no result. The job may happen all the same.
+    pub(crate) fn wait<R>(
+        &mut self,
+        call: Begun<R>,
+        gives_up: impl Fn(Duration) -> bool,
+    ) -> Result<R, Unanswered> {
         let began = Instant::now();
         loop {
-            match answer.recv_timeout(STEP) {
+            match call.answer.recv_timeout(STEP) {
                 Ok(result) => return Ok(result),
                 Err(RecvTimeoutError::Disconnected) => return Err(Unanswered::Ended),
-                Err(RecvTimeoutError::Timeout) if gives_up(began.elapsed()) => {
-                    self.given_up = Some(GivenUp { began, ended });
-                    return Err(Unanswered::Stalled);
-                }
+                Err(RecvTimeoutError::Timeout) if gives_up(began.elapsed()) => break,
                 Err(RecvTimeoutError::Timeout) => {}
             }
         }
+        if call.decided.swap(true, Ordering::AcqRel) {
+            // The result came in this moment.
+            return call.answer.recv().map_err(|_| Unanswered::Ended);
+        }
+        self.given_up = Some(GivenUp { began: call.began, ended: call.ended });
+        Err(Unanswered::Stalled)
     }
 }
 
@@ -198,6 +241,20 @@ mod tests {
         });
         assert_eq!(push(&mut numbers, 4), Ok(2));
         releasing.join().unwrap();
+    }
+
+    #[test]
+    fn calls_of_two_threads_run_at_the_same_time() {
+        let [mut first, mut second] = [numbers(), numbers()];
+        let patient = |waited| waited > Duration::from_secs(20);
+        let (send, received) = mpsc::channel();
+        // Alone it would never end.
+        let waits = move |numbers: &mut Vec<u32>| numbers.push(received.recv().unwrap());
+        let begun = first.begin(patient, waits, |_, ()| {}).unwrap();
+        let sends = move |_: &mut Vec<u32>| send.send(7).unwrap();
+        assert_eq!(second.call(patient, sends, |_, ()| {}), Ok(()));
+        assert_eq!(first.wait(begun, patient), Ok(()));
+        assert_eq!(push(&mut first, 8), Ok(2));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use std::{
     fmt, fs, io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 pub use content::{Damage, Stored, StoredGrant, StoredPolicies, StoredProgress, Transaction};
@@ -56,6 +56,32 @@ pub struct Store {
     closed: Option<String>,
 }
 
+/// Says whether a transaction may be committed. Clones are the same permit. What is said first
+/// counts.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Permit(Arc<OnceLock<bool>>);
+
+impl Permit {
+    pub(crate) fn granted() -> Self {
+        let permit = Self::default();
+        permit.grant();
+        permit
+    }
+
+    pub(crate) fn grant(&self) {
+        let _said_before = self.0.set(true);
+    }
+
+    pub(crate) fn refuse(&self) {
+        let _said_before = self.0.set(false);
+    }
+
+    /// Waits until something was said.
+    pub(super) fn wait(&self) -> bool {
+        *self.0.wait()
+    }
+}
+
 /// Why something could not be stored or read.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -78,6 +104,9 @@ pub enum StoreError {
     /// The disk has not answered yet. The transaction may be on it all the same.
     #[error("cannot write to the database: {0}")]
     Unanswered(#[from] Unanswered),
+    /// The transaction was not permitted.
+    #[error("nothing was written to the database: the audit does not have the records")]
+    NotPermitted,
     /// A transaction failed.
     #[error("cannot write to the database: {0}")]
     Write(#[from] Box<redb::Error>),
@@ -269,12 +298,24 @@ impl Store {
 
     /// Writes the reserve's revocations and then a transaction, and syncs them to the disk.
     pub fn commit(&mut self, transaction: &Transaction) -> Result<(), StoreError> {
+        self.commit_if(transaction, &Permit::granted())
+    }
+
+    /// The same, and waits for the permit before the transaction's last step.
+    ///
+    /// # Errors
+    /// Also [`StoreError::NotPermitted`]: nothing of the transaction is on the disk.
+    pub(crate) fn commit_if(
+        &mut self,
+        transaction: &Transaction,
+        permit: &Permit,
+    ) -> Result<(), StoreError> {
         if let Some(cause) = self.closed.clone() {
             return Err(StoreError::Closed(cause));
         }
         if !self.reserve.is_empty() {
             let unsettled = std::mem::take(&mut self.unsettled);
-            let settled = self.commit_one(&unsettled);
+            let settled = self.commit_one(&unsettled, &Permit::granted());
             self.unsettled = unsettled;
             settled?;
             // Cleared before the database has new grants, which the reserve would show as revoked.
@@ -283,7 +324,7 @@ impl Store {
             cleared.map_err(|error| FileError::Io { verb: "write to", path: path(), error })?;
             self.unsettled = Transaction::default();
         }
-        self.commit_one(transaction)?;
+        self.commit_one(transaction, permit)?;
         self.reserve.prepare();
         Ok(())
     }
@@ -314,7 +355,7 @@ impl Store {
         self.reserve.problem()
     }
 
-    fn commit_one(&mut self, transaction: &Transaction) -> Result<(), StoreError> {
+    fn commit_one(&mut self, transaction: &Transaction, permit: &Permit) -> Result<(), StoreError> {
         if self.database.is_none() {
             self.database = Some(self.reopen()?);
         }
@@ -322,7 +363,7 @@ impl Store {
         reached.closings += u64::from(transaction.closes());
         reached.floor = reached.floor.max(transaction.floor.unwrap_or(reached.floor));
         let written = catch_unwind(AssertUnwindSafe(|| match &self.database {
-            Some(database) => write(database, transaction, reached),
+            Some(database) => write(database, transaction, reached, permit),
             None => Err(redb::Error::PreviousIo),
         }));
         let result = written.unwrap_or_else(|_| {
@@ -331,11 +372,15 @@ impl Store {
         if matches!(result, Err(redb::Error::Io(_) | redb::Error::PreviousIo)) {
             self.close();
         }
-        if result.is_ok() {
-            self.reached = reached;
-            self.write_beside(transaction);
+        match result {
+            Ok(true) => {
+                self.reached = reached;
+                self.write_beside(transaction);
+                Ok(())
+            }
+            Ok(false) => Err(StoreError::NotPermitted),
+            Err(error) => Err(StoreError::Write(Box::new(error))),
         }
-        result.map_err(|error| StoreError::Write(Box::new(error)))
     }
 
     /// Opens the file again: after an I/O error the library requires it.

@@ -10,8 +10,8 @@ use jit_proto::{GrantId, WallTime, v1};
 
 use crate::{
     disk::{
-        own_thread::{OwnThread, Unanswered},
-        store::{Store, StoreError, StoredPolicies, StoredProgress, Transaction},
+        own_thread::{Begun, OwnThread, Unanswered},
+        store::{Permit, Store, StoreError, StoredPolicies, StoredProgress, Transaction},
     },
     gate::patience::{Patience, REVOCATION},
     rules::{
@@ -47,6 +47,17 @@ pub(super) struct Outbox {
     /// The database is not open: a stand-in takes its place.
     closed: bool,
 }
+
+/// A transaction on its way to the disk.
+#[must_use = "nothing else is done with the database before it has ended"]
+pub(super) struct Storing {
+    whole: Arc<Transaction>,
+    fresh: BTreeSet<GrantId>,
+    begun: Result<Begun<Committed>, Unanswered>,
+}
+
+/// The result of a transaction, and why the reserve would take nothing.
+type Committed = (Result<(), StoreError>, Option<String>);
 
 impl Outbox {
     /// Moves the database to a thread.
@@ -183,13 +194,53 @@ impl Outbox {
         longest: Duration,
         now: Now,
     ) -> Result<(), StoreError> {
+        let storing = self.begin(put, progress, floor, longest, Permit::granted());
+        self.finish(storing, longest, now)
+    }
+
+    /// Begins to commit, and waits for the permit before the last step. [`Outbox::finish`] waits
+    /// for the end, and nothing else is done with the database before.
+    pub(super) fn begin(
+        &mut self,
+        put: &[(GrantId, v1::Envelope)],
+        progress: Vec<(GrantId, StoredProgress)>,
+        floor: WallTime,
+        longest: Duration,
+        permit: Permit,
+    ) -> Storing {
         let fresh: BTreeSet<GrantId> = put.iter().map(|(id, _)| *id).collect();
         // A grant that was taken back may have been pushed again.
         self.owed.remove.retain(|id| !fresh.contains(id));
         let put = put.iter().map(|(id, envelope)| (*id, envelope.into())).collect();
         let owed = std::mem::take(&mut self.owed);
         let whole = Arc::new(Transaction { put, progress, floor: Some(floor), ..owed });
-        let result = self.write(Arc::clone(&whole), &fresh, longest);
+        let refused = Transaction { remove: fresh.iter().copied().collect(), ..Default::default() };
+        let transaction = Arc::clone(&whole);
+        let commit = move |store: &mut Store| {
+            let result = store.commit_if(&transaction, &permit);
+            (result, store.reserve_problem().map(str::to_owned))
+        };
+        // Their peer got the answer that they are refused: no restart may find them.
+        let late = move |store: &mut Store, (result, _): Committed| {
+            if result.is_ok() && !refused.remove.is_empty() {
+                // If this fails, the next transaction does it.
+                drop(store.commit(&refused));
+            }
+        };
+        let patience = &self.patience;
+        let begun = self.store.begin(|waited| patience.ends(waited, longest), commit, late);
+        Storing { whole, fresh, begun }
+    }
+
+    /// Waits with patience until what was begun is on the disk.
+    pub(super) fn finish(
+        &mut self,
+        storing: Storing,
+        longest: Duration,
+        now: Now,
+    ) -> Result<(), StoreError> {
+        let Storing { whole, fresh, begun } = storing;
+        let result = self.wait(begun, longest);
         match &result {
             Ok(()) => {
                 self.problem = None;
@@ -198,7 +249,10 @@ impl Outbox {
                 self.unkept_floors = Floors::default();
             }
             Err(error) => {
-                self.problem = Some(error.to_string());
+                // Without a permit nothing was wrong with the database.
+                if !matches!(error, StoreError::NotPermitted) {
+                    self.problem = Some(error.to_string());
+                }
                 self.next = now.boot + RETRY;
                 let whole = Arc::unwrap_or_clone(whole);
                 self.owed = Transaction { put: Vec::new(), progress: Vec::new(), ..whole };
@@ -208,28 +262,14 @@ impl Outbox {
         result
     }
 
-    /// Has the thread commit a transaction, and waits with patience.
-    fn write(
+    fn wait(
         &mut self,
-        transaction: Arc<Transaction>,
-        fresh: &BTreeSet<GrantId>,
+        begun: Result<Begun<Committed>, Unanswered>,
         longest: Duration,
     ) -> Result<(), StoreError> {
-        let refused = Transaction { remove: fresh.iter().copied().collect(), ..Default::default() };
-        let commit = move |store: &mut Store| {
-            let result = store.commit(&transaction);
-            (result, store.reserve_problem().map(str::to_owned))
-        };
-        // Their peer got the answer that they are refused: no restart may find them.
-        let late = move |store: &mut Store, (result, _): (Result<(), StoreError>, _)| {
-            if result.is_ok() && !refused.remove.is_empty() {
-                // If this fails, the next transaction does it.
-                drop(store.commit(&refused));
-            }
-        };
         let patience = &self.patience;
-        let gives_up = |waited| patience.ends(waited, longest);
-        let (result, reserve_problem) = self.store.call(gives_up, commit, late)?;
+        let (result, reserve_problem) =
+            self.store.wait(begun?, |waited| patience.ends(waited, longest))?;
         self.reserve_problem = reserve_problem;
         result
     }

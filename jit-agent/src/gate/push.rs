@@ -7,7 +7,8 @@ use jit_proto::{GrantId, Refusal, WallTime, v1};
 
 use crate::{
     config::Config,
-    gate::{Gate, Pusher, report::grant_event, verification::Candidate},
+    disk::store::Permit,
+    gate::{Gate, Pusher, patience::LONGEST, report::grant_event, verification::Candidate},
     kernel::datapath::{Datapath, DatapathError},
     rules::{
         clock::Now,
@@ -166,15 +167,42 @@ impl<D: Datapath> Gate<D> {
         false
     }
 
-    /// Writes to the audit first: a grant in the database opens again after a crash.
+    /// Writes to the audit's file first: a grant in the database opens again after a crash. The
+    /// database waits for that only before its last step, and both files are synced at the same
+    /// time. If a power failure takes the record alone, the next start records the grant again
+    /// (`Recorder::reopened`).
     fn persist(&mut self, fresh: &[Fresh], by: &str, now: Now) -> Result<(), String> {
-        let grants = fresh.iter().filter_map(|(id, _)| self.ledger.grant(*id));
-        let recorded = self.recorder.accepted(grants, by, now);
-        recorded.map_err(|error| error.to_string())?;
         for (id, _) in fresh {
             self.outbox.progress(*id);
         }
-        self.settle(fresh, now).map_err(|error| error.to_string())
+        let (progress, floor) = self.unsettled(now);
+        let permit = Permit::default();
+        let storing = self.outbox.begin(fresh, progress, floor, LONGEST, permit.clone());
+        let written = permit.clone();
+        let grants = fresh.iter().filter_map(|(id, _)| self.ledger.grant(*id));
+        let recorded = self.recorder.accepted(grants, by, now, move || written.grant());
+        // From here on the database waits for nobody.
+        permit.refuse();
+        let stored = self.outbox.finish(storing, LONGEST, now);
+        match (recorded, stored) {
+            (Ok(()), stored) => stored.map_err(|error| error.to_string()),
+            (Err(error), stored) => {
+                if stored.is_ok() {
+                    self.take_back_stored(fresh, now);
+                }
+                Err(error.to_string())
+            }
+        }
+    }
+
+    /// Removes stored grants again that the audit does not have.
+    fn take_back_stored(&mut self, fresh: &[Fresh], now: Now) {
+        for (id, _) in fresh {
+            self.outbox.remove(*id);
+        }
+        if let Err(error) = self.settle(&[], now) {
+            tracing::error!("{error}: refused grants would come back at a restart");
+        }
     }
 
     /// Opens the persisted grants, and closes those that they replace. Each grant that the kernel

@@ -139,7 +139,18 @@ impl Recorder {
 
     /// Adds records and waits until the disk has them.
     pub(super) fn commit(&mut self, records: Vec<Record>, now: Now) -> Result<(), AuditError> {
-        self.audit.commit(records, now, |waited| self.patience.ends(waited, LONGEST))
+        self.commit_saying(records, now, || ())
+    }
+
+    /// The same. The audit's thread calls `written` when the file has them, and then syncs it.
+    fn commit_saying(
+        &mut self,
+        records: Vec<Record>,
+        now: Now,
+        written: impl FnOnce() + Send + 'static,
+    ) -> Result<(), AuditError> {
+        let Self { audit, patience, .. } = self;
+        audit.commit(records, now, |waited| patience.ends(waited, LONGEST), written)
     }
 
     /// Checks that the audit's path still leads to the file that is written to.
@@ -188,19 +199,20 @@ impl Recorder {
     }
 
     /// Records accepted grants. They are in the audit and on the disk before anything opens, so
-    /// that nothing opens without an explanation.
+    /// that nothing opens without an explanation. `written`: see [`Recorder::commit_saying`].
     pub(super) fn accepted<'a>(
         &mut self,
         grants: impl Iterator<Item = &'a HeldGrant>,
         by: &str,
         now: Now,
+        written: impl FnOnce() + Send + 'static,
     ) -> Result<(), AuditError> {
         let records = grants.map(|held| {
             let scheduled = matches!(held.stage, Stage::Scheduled { .. });
             let admission = if scheduled { Admission::Scheduled } else { Admission::Active };
             Record::accepted(admission, &held.grant).by(by)
         });
-        self.commit(records.collect(), now)
+        self.commit_saying(records.collect(), now, written)
     }
 
     /// Records a grant that ended because another began, or an id that is refused from now on.
@@ -226,9 +238,14 @@ impl Recorder {
     }
 
     /// Records a grant that opens at the agent's start: its window began while no agent was
-    /// running, or the machine was started again.
-    pub(super) fn reopened(&mut self, held: &HeldGrant, now: Now) {
-        let record = Record::of_grant(EventCode::GrantActivated, &held.grant).by("agent");
+    /// running, or the machine was started again. Likewise one that is scheduled still, after the
+    /// machine was started again.
+    pub(super) fn reopened(&mut self, held: &HeldGrant, admission: Admission, now: Now) {
+        let code = match admission {
+            Admission::Scheduled => EventCode::GrantScheduled,
+            Admission::Active | Admission::Known => EventCode::GrantActivated,
+        };
+        let record = Record::of_grant(code, &held.grant).by("agent");
         self.append(record.detail("from the database, at the agent's start"), now);
     }
 

@@ -252,11 +252,11 @@ impl<D: Datapath> Gate<D> {
         match result {
             Ok(Some(admission)) => {
                 self.resume(id, still.slot, carried, now);
-                if still.deadline.is_none()
-                    && admission == Admission::Active
-                    && let Some(held) = self.ledger.grant(id)
+                let here = progress.boot_id == self.boot_id;
+                if let Some(held) = self.ledger.grant(id)
+                    && is_news(admission, &still, here)
                 {
-                    self.recorder.reopened(held, now);
+                    self.recorder.reopened(held, admission, now);
                 }
             }
             Ok(None) | Err(Refused { refusal: Refusal::Expired, .. }) => {
@@ -399,6 +399,16 @@ fn kept(
         Kept { id, grant, progress }
     });
     kept.collect()
+}
+
+/// Whether the audit may not have this grant's record, or says that the grant is not open. `here`:
+/// it was stored in this boot. A power failure may take a record that was not synced.
+const fn is_news(admission: Admission, still: &Still, here: bool) -> bool {
+    match admission {
+        Admission::Active => still.deadline.is_none(),
+        Admission::Scheduled => !here,
+        Admission::Known => false,
+    }
 }
 
 /// What to do with a stored grant, and which one it replaces if it has begun. The second time is

@@ -7,6 +7,7 @@
 //! ([`Ledger::take_changed`]).
 
 mod admission;
+mod ended;
 mod ending;
 mod exemptions;
 mod floors;
@@ -17,12 +18,13 @@ mod slots;
 mod tombstones;
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, HashMap},
     time::Duration,
 };
 
 use jit_common::PortKey;
 
+use ended::Ended;
 use exemptions::Exemptions;
 use jit_proto::{GrantId, Refusal, SourcePrefix, WallTime};
 use lingering::Lingering;
@@ -50,7 +52,7 @@ const HANDSHAKE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Ledger {
     grants: HashMap<GrantId, HeldGrant>,
-    ended: VecDeque<HeldGrant>,
+    ended: Ended,
     tombstones: Tombstones,
     floors: Floors,
     claims: Claims,
@@ -70,7 +72,7 @@ impl Ledger {
     pub fn new(capacity: Capacity, slots: u32, unseen: Duration) -> Self {
         Self {
             grants: HashMap::new(),
-            ended: VecDeque::new(),
+            ended: Ended::default(),
             tombstones: Tombstones::new(unseen),
             floors: Floors::default(),
             claims: Claims::new(capacity),
@@ -295,7 +297,7 @@ impl Ledger {
             return self.grants.get(&id);
         }
         let id = self.slots.last_owner(slot)?;
-        self.ended.iter().rev().find(|ended| ended.grant.id() == id)
+        self.ended.find(id)
     }
 
     /// Slots after this one of grants that have a limit and are not used up, in their order.
@@ -316,8 +318,7 @@ impl Ledger {
 
     /// Whether a grant with this id is known to have ended: by its time, or revoked or replaced.
     pub fn has_ended(&self, id: GrantId) -> bool {
-        !self.grants.contains_key(&id)
-            && (self.tombstones.contains(id) || self.ended().any(|one| one.grant.id() == id))
+        !self.grants.contains_key(&id) && (self.tombstones.contains(id) || self.ended.contains(id))
     }
 
     /// Live and scheduled grants, in no order.

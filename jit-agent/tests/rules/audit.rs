@@ -353,7 +353,7 @@ fn a_disk_that_takes_nothing_delays_nobody_and_the_gap_is_reported() {
     let mut audit = open(state.path(), settings(1 << 30, 4));
     assert!(audit.problem().is_some());
     let record = || Record::new(EventCode::GrantRevoked).by("test");
-    assert!(audit.commit(vec![Record::new(EventCode::GrantAdmitted)], NOW).is_err());
+    assert!(audit.commit(vec![Record::new(EventCode::GrantAdmitted)], NOW, || ()).is_err());
     for _ in 0..10_000 {
         audit.append(record(), NOW);
     }
@@ -384,7 +384,7 @@ fn hostile_names_stay_on_their_line_and_read_back() {
     hostile.ticket = name.into();
     hostile.approvers = vec![name.into(); 3];
     let record = Record::accepted(Admission::Active, &verified(&hostile)).by(name);
-    audit.commit(vec![record], NOW).unwrap();
+    audit.commit(vec![record], NOW, || ()).unwrap();
     drop(audit);
     assert_good(state.path());
     for file in [CURRENT, "audit.head"] {

@@ -202,6 +202,33 @@ fn a_grant_that_the_kernel_refuses_is_reported_as_refused() {
     assert_eq!(ours, ["G004"]);
 }
 
+/// The audit and the database are synced at the same time: a power failure may take the record
+/// alone, of a grant that nobody got an answer about.
+#[test]
+fn a_grant_whose_record_a_power_failure_took_is_recorded_at_the_next_start() {
+    let mut host = Host::start();
+    let audit = host.directory.path().join("state/audit");
+    let files = ["audit.jsonl", "audit.head"].map(|name| audit.join(name));
+    let before = files.clone().map(|file| std::fs::read(file).unwrap());
+    host.push(&grant(1, &["203.0.113.7"])).unwrap();
+    let begins = (NOW.wall.0 + 5 * MINUTE, NOW.wall.0 + 10 * MINUTE);
+    let later_one =
+        v1::Grant { not_before_ms: begins.0, not_after_ms: begins.1, ..grant(2, &["203.0.113.8"]) };
+    host.push(&later_one).unwrap();
+    host.gate = None;
+    for (file, bytes) in files.iter().zip(before) {
+        std::fs::write(file, bytes).unwrap();
+    }
+    host.kernel = MemoryDatapath::default();
+    host.restart("boot-2", later(MINUTE));
+    assert!(host.opens(MINUTE));
+    let records = host.records();
+    for (code, source) in [("G003", "203.0.113.7"), ("G002", "203.0.113.8")] {
+        let found = records.iter().find(|record| record["code"] == code);
+        assert_eq!(found.unwrap()["sources"], serde_json::json!([source]), "{records:?}");
+    }
+}
+
 #[test]
 fn what_opens_again_after_a_reboot_is_reported_with_its_reason() {
     let mut host = Host::start();

@@ -262,6 +262,19 @@ fn while_the_audit_hangs_nothing_opens_and_a_revocation_is_durable() {
     }
 }
 
+/// Both files are synced at the same time: the database may have what the audit does not take.
+#[test]
+fn a_grant_that_the_audit_does_not_take_is_not_stored_either() {
+    let mut hanging = Hanging::start();
+    hanging.hang_audit();
+    assert_eq!(hanging.push(1, NOW), Err(Refusal::Storage));
+    hanging.restart();
+    assert!(!hanging.opens(1));
+    hanging.push(1, NOW).unwrap();
+    hanging.restart();
+    assert!(hanging.opens(1));
+}
+
 /// Served by its loop, as in the agent: who waits for the gate ends its wait for the disk.
 #[test]
 fn a_revocation_waits_a_moment_only_for_a_push_that_waits_for_the_disk() {

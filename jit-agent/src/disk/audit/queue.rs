@@ -86,7 +86,8 @@ impl AuditQueue {
         self.waiting.len() >= MAX_BATCH
     }
 
-    /// Writes records that something depends on, and waits for the disk with patience.
+    /// Writes records that something depends on, and waits for the disk with patience. The thread
+    /// calls `written` when they are in the file, and then syncs it.
     ///
     /// # Errors
     /// The records are not known to be on the disk: what they record must not happen.
@@ -95,8 +96,9 @@ impl AuditQueue {
         records: Vec<Record>,
         now: Now,
         gives_up: impl Fn(Duration) -> bool,
+        written: impl FnOnce() + Send + 'static,
     ) -> Result<(), AuditError> {
-        self.call(gives_up, move |audit| audit.commit(records, now))?
+        self.call(gives_up, move |audit| audit.commit(records, now, written))?
     }
 
     /// Writes what waits, and syncs when that is due. What the disk does not take is tried again.

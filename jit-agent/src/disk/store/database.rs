@@ -17,6 +17,7 @@ use redb::{
 
 use crate::{
     disk::store::{
+        Permit,
         content::{Stored, StoredGrant, StoredPolicies, StoredProgress, Transaction},
         witness::Witness,
     },
@@ -169,12 +170,14 @@ pub(super) fn begin(database: &Database, stored: &Stored) -> Result<(), redb::Er
     Ok(())
 }
 
-/// Writes a transaction and syncs it to the disk. `reached` is what the database then holds.
+/// Writes a transaction and syncs it to the disk, if that is permitted. `reached` is what the
+/// database then holds.
 pub(super) fn write(
     database: &Database,
     transaction: &Transaction,
     reached: Witness,
-) -> Result<(), redb::Error> {
+    permit: &Permit,
+) -> Result<bool, redb::Error> {
     let Transaction {
         put,
         progress,
@@ -228,8 +231,13 @@ pub(super) fn write(
         numbers.insert(FLOOR, reached.floor.0)?;
         numbers.insert(CLOSINGS, i64::try_from(reached.closings).unwrap_or(i64::MAX))?;
     }
-    write.commit()?;
-    Ok(())
+    let permitted = permit.wait();
+    if permitted {
+        write.commit()?;
+    } else {
+        write.abort()?;
+    }
+    Ok(permitted)
 }
 
 fn read_floors(table: &impl ReadableTable<&'static str, i64>) -> Result<Floors, redb::Error> {

@@ -85,8 +85,7 @@ impl Ledger {
             let detail = "this grant was revoked, or another one replaced it";
             return Err(Refused::new(Refusal::Revoked, detail).of(id));
         }
-        let ended = || self.ended.iter().find(|ended| ended.grant.id() == id);
-        match self.grants.get(&id).or_else(ended) {
+        match self.grants.get(&id).or_else(|| self.ended.find(id)) {
             None => Ok(false),
             Some(known) if known.grant.same_content(grant) => Ok(true),
             Some(_) => {

@@ -12,9 +12,6 @@ use crate::rules::{
     refusal::Refused,
 };
 
-/// Largest number of ended grants that are remembered for `list --all`.
-const MAX_ENDED: usize = 1024;
-
 impl Ledger {
     /// Revokes an id, whether a grant with it is known or not. Returns whether that ended a grant,
     /// and until when the id stays refused. `hits`: connections that the kernel counted in its
@@ -66,7 +63,7 @@ impl Ledger {
         for key in before.keys() {
             self.lingering.stop(key, &mut self.claims);
         }
-        self.ended.retain(|ended| ended.grant.id() != id);
+        self.ended.remove(id);
         self.slots.own(slot, id, before.places());
         if let Some(deadline) = before.stage.deadline() {
             self.ends.insert((deadline, id));
@@ -138,10 +135,7 @@ impl Ledger {
         if held.stage.deadline().is_some() {
             self.linger(&held, end, now);
         }
-        if self.ended.len() >= MAX_ENDED {
-            self.ended.pop_front();
-        }
-        self.ended.push_back(held.ended(stage, hits));
+        self.ended.add(held.ended(stage, hits));
     }
 
     /// Gives back what a grant that leaves `grants` held.

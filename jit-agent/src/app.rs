@@ -43,8 +43,10 @@ use start::{Bound, Parts, build};
 
 /// Time from a failure around the gate to the next try.
 const RETRY: Duration = Duration::from_secs(2);
-/// How often a part is looked at that works.
+/// How often a part is looked at that works: if nobody reports that it has changed, and if the kernel
+/// does.
 const CHECK: Duration = Duration::from_secs(5);
+const SELDOM: Duration = Duration::from_secs(60);
 /// The longest wait for the audit's last record.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// The longest wait for the first try of each part, before the agent reports that it is ready.

@@ -62,7 +62,9 @@ pub(super) fn start(
     tokio::spawn(watch_clock(gate.clone(), faults.clone()));
     let of_nat = gate.clone();
     thread::spawn(move || {
-        nat_watch::run(&translations, |read| of_nat.saw_translations(read.map_err(|error| error.to_string())));
+        nat_watch::run(&translations, |read| {
+            of_nat.saw_translations(read.map_err(|error| error.to_string()))
+        });
     });
 }
 

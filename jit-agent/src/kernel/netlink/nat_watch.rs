@@ -163,8 +163,8 @@ fn wait(changes: Option<BorrowedFd<'_>>, waker: &Waker) -> Woken {
         thread::sleep(REST);
         return Woken::Turn;
     }
-    let changed = changes.is_some()
-        && sources.first().is_some_and(|source| !source.revents().is_empty());
+    let changed =
+        changes.is_some() && sources.first().is_some_and(|source| !source.revents().is_empty());
     if changed { Woken::Change } else { Woken::Turn }
 }
 

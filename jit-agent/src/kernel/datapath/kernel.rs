@@ -112,7 +112,7 @@ impl KernelDatapath {
             .then(|| aya_log::EbpfLogger::init(&mut object))
             .transpose()
             .map_err(|error| DatapathError::Load(chain(&error)))?;
-        let guard = Guard::load(&mut object, pins.clone());
+        let guard = Guard::new(pins.clone());
         let programs = Meanwhile::begin(Programs::new(object), Verified::new);
         let tables = pins.hold_tables(limits)?;
         let others = pins.others()?;
@@ -310,7 +310,7 @@ impl Datapath for KernelDatapath {
     }
 
     fn guard(&mut self, want: bool) -> GuardState {
-        self.guard.keep(want, self.programs.ready().programs.object())
+        self.guard.keep(want, self.programs.ready().programs.object_mut())
     }
 
     fn retire(&mut self) -> Result<(), DatapathError> {

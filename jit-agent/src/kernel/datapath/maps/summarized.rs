@@ -25,7 +25,7 @@ pub(super) struct Summarized {
 
 impl Summarized {
     /// The words that the next review reads; `None`: all.
-    fn to_read(&mut self) -> Option<Vec<u32>> {
+    fn take_turn(&mut self) -> Option<Vec<u32>> {
         self.reviews = self.reviews.wrapping_add(1);
         let known = self.known.as_ref().filter(|_| !self.reviews.is_multiple_of(WHOLE))?;
         let words = known.words_with_bits();
@@ -46,7 +46,7 @@ impl Maps {
         &mut self,
         keys: &mut dyn Iterator<Item = EntryKey>,
     ) -> Result<bool, DatapathError> {
-        match self.summarized.to_read() {
+        match self.summarized.take_turn() {
             Some(words) => {
                 for index in words {
                     let word = self.summary.get(&index, 0).map_err(failed("read", map::SUMMARY))?;
@@ -96,17 +96,17 @@ mod tests {
     #[test]
     fn a_review_reads_the_words_with_bits_and_all_of_them_once_a_minute() {
         let mut summarized = Summarized::default();
-        assert_eq!(summarized.to_read(), None, "nothing is known");
+        assert_eq!(summarized.take_turn(), None, "nothing is known");
         let mut known = Summary::new(vec![0; 64]);
         let (word, _) = known.cover(&key("192.0.2.1".into())).unwrap();
         summarized.known = Some(known);
-        let reads: Vec<_> = (0..2 * WHOLE).map(|_| summarized.to_read()).collect();
+        let reads: Vec<_> = (0..2 * WHOLE).map(|_| summarized.take_turn()).collect();
         let (all, some): (Vec<_>, Vec<_>) = reads.into_iter().partition(Option::is_none);
         assert_eq!(all.len(), 2);
         assert!(some.iter().all(|words| *words == Some(vec![word])), "{some:?}");
         for number in 0..200 {
             summarized.known.as_mut().unwrap().cover(&key(format!("198.18.0.{number}")));
         }
-        assert_eq!(summarized.to_read(), None, "most words have bits");
+        assert_eq!(summarized.take_turn(), None, "most words have bits");
     }
 }

@@ -49,6 +49,8 @@ const CHECK: Duration = Duration::from_secs(5);
 const SELDOM: Duration = Duration::from_secs(60);
 /// The longest wait for the audit's last record.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// The longest wait for the end of the tasks around the gate.
+const TASKS: Duration = Duration::from_millis(100);
 /// The longest wait for the first try of each part, before the agent reports that it is ready.
 const FIRST_TRY: Duration = Duration::from_secs(1);
 
@@ -158,6 +160,10 @@ impl Bound {
             () = received(&mut interrupt) => "SIGINT",
         };
         stop(&handle, signal).await;
+        // The keeper of the socket would make it again.
+        tasks.abort_all();
+        let ended = async { while tasks.join_next().await.is_some() {} };
+        let _late = timeout(TASKS, ended).await;
         drop(std::fs::remove_file(socket));
         Ok(())
     }

@@ -27,7 +27,10 @@ use crate::{
     control::server::Service,
     disk::audit,
     gate::{Gate, GateHandle, Requests, StartError, channel, faults::Faults},
-    kernel::datapath::{DatapathError, kernel::KernelDatapath},
+    kernel::{
+        datapath::{DatapathError, kernel::KernelDatapath},
+        netlink::nat_watch::Waker,
+    },
     oncall::datapath_exit,
     system::{
         service_manager,
@@ -40,10 +43,14 @@ use start::{Bound, Parts, build};
 
 /// Time from a failure around the gate to the next try.
 const RETRY: Duration = Duration::from_secs(2);
-/// How often a part is looked at that works.
+/// How often a part is looked at that works: if nobody reports that it has changed, and if the kernel
+/// does.
 const CHECK: Duration = Duration::from_secs(5);
+const SELDOM: Duration = Duration::from_secs(60);
 /// The longest wait for the audit's last record.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// The longest wait for the end of the tasks around the gate.
+const TASKS: Duration = Duration::from_millis(100);
 /// The longest wait for the first try of each part, before the agent reports that it is ready.
 const FIRST_TRY: Duration = Duration::from_secs(1);
 
@@ -114,10 +121,11 @@ impl Bound {
         let Self { beginning, parts, faults } = self;
         let Parts { gate, journal, kernel, links } = parts;
         let (handle, requests) = channel(journal);
-        let ended = spawn_gate(gate, requests);
+        let translations = Waker::new();
+        let ended = spawn_gate(gate, requests, translations.clone());
         let [hangup, mut terminate, mut interrupt] = signals;
         let mut tasks = JoinSet::new();
-        watchers::start(kernel, links, &handle, &faults);
+        watchers::start(kernel, links, translations, &handle, &faults);
         let (host, socket) =
             (beginning.loaded.config.host.clone(), beginning.loaded.config.paths.socket());
         let service = Service::new(handle.clone());
@@ -152,6 +160,10 @@ impl Bound {
             () = received(&mut interrupt) => "SIGINT",
         };
         stop(&handle, signal).await;
+        // The keeper of the socket would make it again.
+        tasks.abort_all();
+        let ended = async { while tasks.join_next().await.is_some() {} };
+        let _late = timeout(TASKS, ended).await;
         drop(std::fs::remove_file(socket));
         Ok(())
     }
@@ -191,23 +203,27 @@ async fn received(signal: &mut Option<Signal>) {
     }
 }
 
-/// Runs the gate on a thread of its own, so that a slow disk delays no handshake.
-fn spawn_gate(gate: Gate<KernelDatapath>, requests: Requests) -> oneshot::Receiver<()> {
+/// Runs the gate on a thread of its own, so that a slow disk delays no handshake. With each of its
+/// ticks the reader of translations is woken, too, instead of by a timer of its own.
+fn spawn_gate(
+    gate: Gate<KernelDatapath>,
+    requests: Requests,
+    translations: Waker,
+) -> oneshot::Receiver<()> {
     let (sender, ended) = oneshot::channel::<()>();
     thread::spawn(move || {
         // Dropped at the end of the thread, also in a panic: the receiver then notices.
         let _sender = sender;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         match runtime {
-            Ok(runtime) => runtime.block_on(gate.run(requests, sys::now, alive)),
+            Ok(runtime) => runtime.block_on(gate.run(requests, sys::now, || {
+                notify(&[sd_notify::NotifyState::Watchdog]);
+                translations.wake();
+            })),
             Err(error) => tracing::error!("cannot start the gate's runtime: {error}"),
         }
     });
     ended
-}
-
-fn alive() {
-    notify(&[sd_notify::NotifyState::Watchdog]);
 }
 
 fn notify(states: &[sd_notify::NotifyState<'_>]) {

@@ -119,8 +119,8 @@ use crate::{
 };
 
 /// How often attachments are read back from the kernel without a reported change, and how often
-/// failed work is tried again.
-pub const TICK: Duration = Duration::from_secs(2);
+/// failed work is tried again. Two seconds, as a power of two of milliseconds ([`serve`]).
+pub const TICK: Duration = Duration::from_millis(2_048);
 /// How often free memory goes back to the kernel: at each third tick.
 const GIVE_BACK: Duration = Duration::from_millis(5_900);
 /// Grants that one event logs one by one.
@@ -415,7 +415,8 @@ impl<D: Datapath> Gate<D> {
 
     /// Checks for changes that nobody reports; every [`TICK`].
     pub fn tick(&mut self, now: Now) {
-        self.check_attachments(now);
+        self.recorder.check_in_turn(now);
+        self.check_in_kernel(now);
         self.self_test(now);
         self.review_tables(now);
         self.look_at_limits(now);

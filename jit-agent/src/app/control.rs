@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use crate::{
-    app::{CHECK, FIRST_TRY, RETRY, reach::unreachable},
+    app::{CHECK, FIRST_TRY, RETRY, SELDOM, reach::unreachable},
     config::{Config, Control, ControlLines, Controller},
     control::{
         server::{self, Service, Trust},
@@ -21,6 +21,7 @@ use crate::{
         GateHandle,
         faults::{CONTROL_FILES, Faults, NOT_LISTENING},
     },
+    kernel::netlink::watch::AddressWatch,
     system::{addresses::addresses, sys},
 };
 
@@ -72,13 +73,16 @@ pub(super) struct Keeper {
     /// Why the files on the disk are not in use.
     unusable: Option<String>,
     listening: Option<Listening>,
+    /// `None`: not opened yet, or it cannot be read any more.
+    addresses: Option<AddressWatch>,
 }
 
 impl Keeper {
     pub(super) fn new(service: Service, gate: GateHandle, faults: Faults) -> Self {
         // Until the first try has ended.
         faults.set(NOT_LISTENING, Some("not listening: the agent is only just starting".into()));
-        Self { service, gate, faults, material: None, unusable: None, listening: None }
+        let (material, unusable, listening, addresses) = (None, None, None, None);
+        Self { service, gate, faults, material, unusable, listening, addresses }
     }
 
     /// Keeps the port for as long as the agent runs. `first` is sent when it was tried once.
@@ -103,10 +107,39 @@ impl Keeper {
                     }
                     reread = true;
                 }
-                () = sleep(if works { CHECK } else { RETRY }) => {
+                () = self.something_changes(works) => {
                     reread = self.unusable.is_some();
                 }
             }
+        }
+    }
+
+    /// Waits until the port has to be looked at again: soon if something is missing, else when the
+    /// addresses of this host change or the server ends.
+    async fn something_changes(&mut self, works: bool) {
+        if !works {
+            return sleep(RETRY).await;
+        }
+        let Self { listening, addresses, .. } = self;
+        // Without a port there is nothing to look at.
+        let Some(Listening { task, .. }) = listening else { return std::future::pending().await };
+        let changed = async {
+            match addresses {
+                Some(watch) => timeout(SELDOM, watch.changed()).await.unwrap_or(Ok(())),
+                None => {
+                    sleep(CHECK).await;
+                    Ok(())
+                }
+            }
+        };
+        tokio::select! {
+            read = changed => {
+                if read.is_err() {
+                    *addresses = None;
+                    sleep(RETRY).await;
+                }
+            }
+            _ended = task => *listening = None,
         }
     }
 
@@ -204,6 +237,10 @@ impl Keeper {
                 }
             });
             self.listening = Some(Listening { address, task });
+        }
+        // Before they are listed: every later change is then seen.
+        if self.addresses.is_none() {
+            self.addresses = AddressWatch::open().ok();
         }
         // The kernel lets a socket listen on an address that no interface has yet, and serves it
         // from the moment on that one has.

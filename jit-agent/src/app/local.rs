@@ -7,13 +7,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use tokio::{net::UnixListener, sync::oneshot, time::sleep};
+use tokio::{
+    net::UnixListener,
+    sync::oneshot,
+    time::{sleep, timeout},
+};
 
 use crate::{
-    app::{CHECK, RETRY},
+    app::{CHECK, RETRY, SELDOM},
     control::server::{self, Service},
     gate::faults::Faults,
-    system::sys,
+    system::{directory_watch::DirectoryWatch, sys},
 };
 
 /// Name of the fault.
@@ -37,11 +41,13 @@ pub(super) async fn keep(
             if let Some(first) = first.take() {
                 let _gone = first.send(());
             }
+            // Before the place is read: every later change is then seen.
+            let watch = socket.parent().and_then(|directory| DirectoryWatch::open(directory).ok());
             let ours = place(&socket);
             let why = loop {
                 tokio::select! {
                     ended = &mut serving => break format!("the server for it ended: {ended:?}"),
-                    () = sleep(CHECK) => {
+                    () = may_have_changed(watch.as_ref()) => {
                         if place(&socket) != ours {
                             break "somebody removed or replaced it".to_owned();
                         }
@@ -56,6 +62,18 @@ pub(super) async fn keep(
             }
             sleep(RETRY).await;
         }
+    }
+}
+
+/// Waits until the socket's file has to be looked at again. The kernel reports what happens in its
+/// directory, but not what happens above that.
+async fn may_have_changed(watch: Option<&DirectoryWatch>) {
+    match watch {
+        Some(watch) => match timeout(SELDOM, watch.changed()).await {
+            Ok(Ok(())) | Err(_) => {}
+            Ok(Err(_)) => sleep(CHECK).await,
+        },
+        None => sleep(CHECK).await,
     }
 }
 

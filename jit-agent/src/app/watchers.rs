@@ -12,7 +12,10 @@ use crate::{
     kernel::{
         clock_watch,
         datapath::{bpf, kernel::KernelEvents},
-        netlink::{nat_watch, watch::LinkWatch},
+        netlink::{
+            nat_watch::{self, Waker},
+            watch::LinkWatch,
+        },
     },
 };
 
@@ -46,6 +49,7 @@ pub(super) fn open_links(faults: &Faults) -> Option<LinkWatch> {
 pub(super) fn start(
     kernel: KernelEvents,
     links: Option<LinkWatch>,
+    translations: Waker,
     gate: &GateHandle,
     faults: &Faults,
 ) {
@@ -58,7 +62,9 @@ pub(super) fn start(
     tokio::spawn(watch_clock(gate.clone(), faults.clone()));
     let of_nat = gate.clone();
     thread::spawn(move || {
-        nat_watch::run(|read| of_nat.saw_translations(read.map_err(|error| error.to_string())));
+        nat_watch::run(&translations, |read| {
+            of_nat.saw_translations(read.map_err(|error| error.to_string()))
+        });
     });
 }
 

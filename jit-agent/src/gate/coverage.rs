@@ -12,12 +12,18 @@ use crate::{
 };
 
 impl<D: Datapath> Gate<D> {
-    /// Reads back what is on the interfaces and the socket guard, and restores what is missing.
+    /// Reads back what is on the interfaces and the socket guard, and restores what is missing. Looks
+    /// at the audit's file, too.
     pub fn check_attachments(&mut self, now: Now) {
+        self.recorder.check(now);
+        self.check_in_kernel(now);
+    }
+
+    /// The same without the audit.
+    pub(super) fn check_in_kernel(&mut self, now: Now) {
         self.attach_guard(now);
         self.keep_tables(now);
         self.retire(now);
-        self.recorder.check(now);
         let _new_gaps = self.attach_links(now);
     }
 

@@ -49,6 +49,10 @@ const LAST: Duration = Duration::from_secs(1);
 /// opened has records of its own.
 const CHANGES: usize = 64;
 
+/// How often the audit's file is looked at, if nobody asks for the status: at each fourth tick. Each
+/// look wakes the audit's thread.
+const LOOK: Duration = Duration::from_secs(8);
+
 /// How often the signed head is reported to watchers.
 const HEAD: Duration = Duration::from_secs(60);
 
@@ -67,6 +71,7 @@ pub(super) struct Recorder {
     /// The last head that was reported to watchers, and the time of the next report.
     reported_head: Option<Tip>,
     next_head: BootNanos,
+    next_look: BootNanos,
 }
 
 impl Recorder {
@@ -84,6 +89,7 @@ impl Recorder {
             clock_trusted: true,
             reported_head: None,
             next_head: BootNanos(0),
+            next_look: BootNanos(0),
         })
     }
 
@@ -155,7 +161,15 @@ impl Recorder {
 
     /// Checks that the audit's path still leads to the file that is written to.
     pub(super) fn check(&mut self, now: Now) {
+        self.next_look = now.boot + LOOK;
         self.audit.check(now, |waited| self.patience.ends(waited, FLUSH));
+    }
+
+    /// The same, if it is due.
+    pub(super) fn check_in_turn(&mut self, now: Now) {
+        if now.boot >= self.next_look {
+            self.check(now);
+        }
     }
 
     /// Problems and damages of the audit.

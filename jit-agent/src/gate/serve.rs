@@ -27,12 +27,13 @@ const MAX_EVENTS: usize = 255;
 
 impl<D: Datapath> Gate<D> {
     /// Serves requests and lets time pass, until every handle is gone. `clock` reads both clocks;
-    /// `alive` is called at least every two ticks (the watchdog).
+    /// `alive` is called at each tick (the watchdog).
     pub async fn run(mut self, mut requests: Requests, clock: impl Fn() -> Now, alive: impl Fn()) {
         self.outbox.set_patience(requests.patience.clone());
         self.recorder.set_patience(requests.patience.clone());
         requests.keys.replace(&self.config);
-        let mut next_check = Instant::now() + TICK;
+        let ticks = Ticks::from(Instant::now());
+        let mut next_check = ticks.after(Instant::now());
         let mut looks = Looks::default();
         loop {
             let quiet = self.advance(clock());
@@ -88,7 +89,7 @@ impl<D: Datapath> Gate<D> {
                 self.record_missed(requests.missed.swap(0, Ordering::Relaxed), clock());
                 self.tick(clock());
                 alive();
-                next_check = Instant::now() + TICK;
+                next_check = ticks.after(Instant::now());
             }
         }
     }
@@ -181,6 +182,30 @@ impl<D: Datapath> Gate<D> {
             // The answer must show the interfaces as they are now.
             Read::Status { reply } => drop(reply.send(self.answer_status(now))),
         }
+    }
+}
+
+/// The times of the ticks: multiples of [`TICK`] after the start of this thread's runtime, which was
+/// made just before.
+///
+/// The runtime keeps timers in wheels of 64 slots: of 1 ms, of 64 ms, of 4,096 ms. It wakes at the
+/// begin of a slot in a larger wheel, and then again for the timer itself. At these times both are
+/// the same, so an idle gate wakes once for each tick.
+struct Ticks {
+    start: Instant,
+}
+
+impl Ticks {
+    /// The runtime counts whole milliseconds, and rounds up.
+    fn from(now: Instant) -> Self {
+        Self { start: now.checked_sub(Duration::from_millis(1)).unwrap_or(now) }
+    }
+
+    /// The next tick.
+    fn after(&self, now: Instant) -> Instant {
+        let passed = now.saturating_duration_since(self.start).as_millis() / TICK.as_millis();
+        let next = u32::try_from(passed).unwrap_or(u32::MAX).saturating_add(1);
+        self.start + TICK.saturating_mul(next)
     }
 }
 

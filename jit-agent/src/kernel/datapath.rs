@@ -6,6 +6,7 @@
 
 pub mod attach;
 mod attachment;
+mod blind;
 pub mod boot_clock;
 pub mod bpf;
 mod contract;

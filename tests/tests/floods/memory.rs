@@ -6,7 +6,7 @@ use std::{
 };
 
 use jit_proto::v1;
-use jit_tests::agent::Site;
+use jit_tests::{agent::Site, process::sleeps};
 
 use crate::scene::{granted, memory_kib, size};
 
@@ -44,13 +44,34 @@ fn list(site: &Site) -> usize {
 fn an_idle_agent_is_small() {
     let mut site = Site::new();
     site.start();
-    // The first self-test loads the programs once more, and reads the types of the kernel for it.
+    // The first self-test loads the programs once more.
     let deadline = Instant::now() + Duration::from_secs(30);
     while the_programs_are_loaded_once(&site) {
         assert!(Instant::now() < deadline, "no self-test");
         thread::sleep(Duration::from_millis(50));
     }
     assert_falls_to(&site, IDLE_KIB, RECOVERY, "idle");
+}
+
+/// Each look for something that the kernel reports, or each timer of a runtime with wheels, would be
+/// a wake-up more.
+#[test]
+fn an_idle_agent_wakes_about_once_a_second() {
+    const SPAN: Duration = Duration::from_secs(10);
+    const TRIES: usize = 6;
+    let mut site = Site::new();
+    site.start();
+    let wakes = || {
+        let before = sleeps(site.pid());
+        thread::sleep(SPAN);
+        sleeps(site.pid()) - before
+    };
+    // The first of them has the end of the start in it, and another machine's noise may be in any.
+    let mut found = Vec::new();
+    while found.iter().all(|wakes| *wakes > SPAN.as_secs()) {
+        assert!(found.len() < TRIES, "wake-ups in {SPAN:?}: {found:?}");
+        found.push(wakes());
+    }
 }
 
 /// Whether the self-test has not loaded the programs yet, besides those that are in force.

@@ -45,8 +45,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// For this time after the last connection that was accepted there may be something to look at, also
 /// if no place is taken: its handshake, and the sum of failures of the last minute.
 const AFTERWARDS: Duration = Duration::from_secs(70);
-/// How often the sums of what local users may not do are written, if their minute has ended.
-const SUMS: Duration = Duration::from_secs(10);
+/// How often the sums of what local users may not do are written, if their minute has ended. An agent
+/// without requests wakes for it, so it is seldom.
+const SUMS: Duration = Duration::from_secs(60);
 
 /// Data for each handshake. It is replaced when configuration or certificates are reloaded.
 pub type Trust = Arc<ServerConfig>;

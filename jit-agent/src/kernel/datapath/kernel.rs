@@ -13,6 +13,7 @@ use crate::{
     kernel::{
         datapath::{
             attach::Links,
+            blind,
             boot_clock::BootClock,
             bpf::{self, Logger},
             contract::{Datapath, Wanted},
@@ -74,12 +75,15 @@ pub struct KernelEvents {
     pub log: Option<Logger>,
 }
 
-/// A loader without settings. It has read the types of the running kernel, which takes long.
+/// A loader without settings. To make it takes a moment: the kernel is asked what it can do.
 pub type Loader = Meanwhile<EbpfLoader<'static>>;
 
 /// Begins to make a loader.
 pub fn loader() -> Loader {
-    Meanwhile::begin((), |()| new_loader())
+    Meanwhile::begin((), |()| {
+        let _known = aya::features();
+        new_loader()
+    })
 }
 
 impl KernelDatapath {
@@ -108,7 +112,7 @@ impl KernelDatapath {
             .then(|| aya_log::EbpfLogger::init(&mut object))
             .transpose()
             .map_err(|error| DatapathError::Load(chain(&error)))?;
-        let guard = Guard::load(&mut object, pins.clone());
+        let guard = Guard::new(pins.clone());
         let programs = Meanwhile::begin(Programs::new(object), Verified::new);
         let tables = pins.hold_tables(limits)?;
         let others = pins.others()?;
@@ -306,7 +310,7 @@ impl Datapath for KernelDatapath {
     }
 
     fn guard(&mut self, want: bool) -> GuardState {
-        self.guard.keep(want, self.programs.ready().programs.object())
+        self.guard.keep(want, self.programs.ready().programs.object_mut())
     }
 
     fn retire(&mut self) -> Result<(), DatapathError> {
@@ -349,9 +353,9 @@ fn aligned_boot_clock() -> Option<BootClock> {
 }
 
 fn new_loader() -> EbpfLoader<'static> {
-    let mut loader = EbpfLoader::new();
-    // The types are some 20 MiB. The programs read none of the kernel's structs (a test of the
-    // object), so they are dropped before anything else is made.
+    let mut loader = blind::without_files(EbpfLoader::new);
+    // The programs read none of the kernel's structs (a test of the object). If its types were read
+    // all the same, they are dropped before anything else is made.
     loader.btf(None);
     loader
 }

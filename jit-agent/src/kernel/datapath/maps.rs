@@ -2,6 +2,7 @@
 //! `status` opens them from their pins.
 
 mod read_back;
+mod summarized;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,12 +22,13 @@ use jit_common::{
 };
 use jit_proto::prefix::bits;
 
+use summarized::Summarized;
+
 use crate::{
     kernel::datapath::{
         error::{DatapathError, chain},
         pins::Pins,
         state::{Counters, Elsewhere},
-        summary::Summary,
     },
     rules::{
         clock::BootNanos,
@@ -58,8 +60,7 @@ pub struct Maps {
     settings: Array<MapData, Settings>,
     slots: Array<MapData, Slot>,
     summary: Array<MapData, u64>,
-    /// What is in it; `None`: it has to be read.
-    summarized: Option<Summary>,
+    summarized: Summarized,
     translated: HashMap<MapData, Flow, Flow>,
     /// What is in it; `None`: it has to be read.
     translations: Option<BTreeMap<Flow, Flow>>,
@@ -107,7 +108,7 @@ impl Maps {
             settings: open!(map::SETTINGS),
             slots: open!(map::SLOTS),
             summary: open!(map::SUMMARY),
-            summarized: None,
+            summarized: Summarized::default(),
             translated: open!(map::TRANSLATED),
             translations: None,
         };
@@ -194,46 +195,6 @@ impl Maps {
         result.map_err(failed("write to", table))
     }
 
-    /// Makes the summary say of an entry that it may be there.
-    fn cover(&mut self, key: &EntryKey) -> Result<(), DatapathError> {
-        let changed = self.summarized()?.cover(key);
-        self.write_summary(changed)
-    }
-
-    /// Takes the bits out of the summary that none of these entries needs. Returns whether it
-    /// lacked one.
-    pub fn summarize(
-        &mut self,
-        keys: &mut dyn Iterator<Item = EntryKey>,
-    ) -> Result<bool, DatapathError> {
-        // Somebody else may have written there.
-        self.summarized = None;
-        let rebuilt = self.summarized()?.rebuild(keys);
-        self.write_summary(rebuilt.words)?;
-        Ok(rebuilt.lacked)
-    }
-
-    fn summarized(&mut self) -> Result<&mut Summary, DatapathError> {
-        let known = match self.summarized.take() {
-            Some(known) => known,
-            None => Summary::new(self.words(map::SUMMARY, &self.summary)?),
-        };
-        Ok(self.summarized.insert(known))
-    }
-
-    fn write_summary(
-        &mut self,
-        words: impl IntoIterator<Item = (u32, u64)>,
-    ) -> Result<(), DatapathError> {
-        for (index, word) in words {
-            if let Err(error) = self.summary.set(index, word, 0) {
-                self.summarized = None;
-                return Err(failed("write to", map::SUMMARY)(error));
-            }
-        }
-        Ok(())
-    }
-
     /// Makes exactly these ports protected: counters and rules first, then the bits.
     pub fn protect(&mut self, rules: &BTreeMap<PortKey, PortRule>) -> Result<(), DatapathError> {
         let mut words = vec![0_u64; PROTECTED_WORDS as usize];
@@ -254,9 +215,9 @@ impl Maps {
                 *word |= bit;
             }
         }
-        for (index, word) in (0..PROTECTED_WORDS).zip(words) {
-            let read = self.protected.get(&index, 0).map_err(failed("read", map::PROTECTED))?;
-            if read != word {
+        let before = self.words(map::PROTECTED, &self.protected)?;
+        for (index, (word, before)) in (0..).zip(words.into_iter().zip(before)) {
+            if before != word {
                 self.protected.set(index, word, 0).map_err(failed("write to", map::PROTECTED))?;
             }
         }

@@ -46,8 +46,8 @@ impl Programs {
     }
 
     /// The object.
-    pub const fn object(&self) -> &Ebpf {
-        &self.object
+    pub const fn object_mut(&mut self) -> &mut Ebpf {
+        &mut self.object
     }
 
     /// The program for a hook of an interface whose frames begin like this, or why there is none.

@@ -51,7 +51,8 @@ pub struct GuardProgram {
 #[derive(Debug)]
 pub struct Guard {
     pins: Pins,
-    program: Result<GuardProgram, String>,
+    /// `None`: it was never wanted. The gate of the interfaces does not wait for it.
+    program: Option<Result<GuardProgram, String>>,
     link: Option<OwnedFd>,
     /// It was in force in this run.
     kept: bool,
@@ -60,14 +61,18 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Loads the program that this kernel takes; attaches nothing.
-    pub fn load(object: &mut Ebpf, pins: Pins) -> Self {
-        Self { pins, program: load(object), link: None, kept: false, lost: false }
+    /// Loads and attaches nothing.
+    pub const fn new(pins: Pins) -> Self {
+        Self { pins, program: None, link: None, kept: false, lost: false }
     }
 
-    /// Brings the guard into force, or takes it off: adopts a pinned link by swapping its program,
-    /// makes what is missing, and reads back from the kernel what is there.
-    pub fn keep(&mut self, want: bool, object: &Ebpf) -> GuardState {
+    /// Brings the guard into force, or takes it off: loads the program that this kernel takes, adopts a
+    /// pinned link by swapping its program, makes what is missing, and reads back from the kernel what
+    /// is there.
+    pub fn keep(&mut self, want: bool, object: &mut Ebpf) -> GuardState {
+        if want && self.program.is_none() {
+            self.program = Some(load(object));
+        }
         let result = if want { self.attach(object) } else { self.detach().map(|()| None) };
         let changes = self.changes(want, &result);
         if let Err(note) = result {
@@ -81,18 +86,22 @@ impl Guard {
             wanted: want,
             attached,
             since: attached.then(|| pinned_since(&self.pins.guard())).flatten(),
-            note: if attached && self.program.as_ref().is_ok_and(legacy) {
+            note: if attached && self.loaded().is_some_and(legacy) {
                 BY_ADDRESS.into()
             } else {
                 String::new()
             },
-            others: match (&self.link, &self.program) {
-                (Some(_), Ok(program)) => others(program.id),
+            others: match (&self.link, self.loaded()) {
+                (Some(_), Some(program)) => others(program.id),
                 _ => Vec::new(),
             },
             held_by: None,
             changes,
         }
+    }
+
+    fn loaded(&self) -> Option<&GuardProgram> {
+        self.program.as_ref()?.as_ref().ok()
     }
 
     /// The changes to report. If a guard comes back, its loss is reported first.
@@ -118,7 +127,7 @@ impl Guard {
     /// Reads back from the kernel what differs from the last [`Guard::keep`]. Changes nothing.
     pub fn drift(&self) -> Option<Drift> {
         let link = self.link.as_ref().filter(|_| self.kept)?;
-        let ours = |id| self.program.as_ref().is_ok_and(|program| program.id == id);
+        let ours = |id| self.loaded().is_some_and(|program| program.id == id);
         let (gated, why) = match bpf::guard_info(link) {
             Err(error) => (false, format!("cannot read back its link: {error}")),
             Ok(info) if info.namespace == 0 => (false, "its link was detached".into()),
@@ -140,7 +149,8 @@ impl Guard {
 
     /// Keeps the link that is there, or makes one.
     fn attach(&mut self, object: &Ebpf) -> Result<Option<LinkChange>, String> {
-        let GuardProgram { name, id } = self.program.clone()?;
+        let loaded = self.program.clone().ok_or_else(|| "the program is not loaded".to_owned())?;
+        let GuardProgram { name, id } = loaded?;
         let program: &SkLookup = object
             .program(name)
             .and_then(|program| program.try_into().ok())

@@ -26,6 +26,23 @@ impl Summary {
         Self { words }
     }
 
+    /// The number of words.
+    pub(super) const fn len(&self) -> usize {
+        self.words.len()
+    }
+
+    /// The indexes of the words that have bits.
+    pub(super) fn words_with_bits(&self) -> Vec<u32> {
+        let words = (0..).zip(&self.words).filter(|(_, word)| **word != 0);
+        words.map(|(index, _)| index).collect()
+    }
+
+    /// Notes what the table has there.
+    pub(super) fn read(&mut self, index: u32, word: u64) {
+        let known = usize::try_from(index).ok().and_then(|index| self.words.get_mut(index));
+        known.into_iter().for_each(|known| *known = word);
+    }
+
     /// Whether the bit of a place is set.
     pub(super) fn has(&self, place: Place) -> bool {
         let (index, bit) = self.at(place);

@@ -125,13 +125,8 @@ fn unless_missing(asked: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Whether the kernel tracks connections in this network namespace.
-pub fn is_tracking() -> bool {
-    tracked().is_some()
-}
-
-/// Number of tracked connections; `None`: the kernel tracks none.
-fn tracked() -> Option<u64> {
+/// Number of tracked connections in this network namespace; `None`: the kernel tracks none.
+pub fn tracked() -> Option<u64> {
     fs::read_to_string(COUNT).ok()?.trim().parse().ok()
 }
 

@@ -16,10 +16,15 @@ use rustix::{
     },
 };
 
-use crate::kernel::netlink::message::{Message, messages};
+use crate::{
+    kernel::netlink::message::{Message, messages},
+    system::readable::Readable,
+};
 
-/// `RTMGRP_LINK` of `linux/rtnetlink.h`: links of this network namespace.
+/// `RTMGRP_LINK`, `RTMGRP_IPV4_IFADDR` and `RTMGRP_IPV6_IFADDR` of `linux/rtnetlink.h`: links of this
+/// network namespace, and their addresses.
 const GROUP_LINK: u32 = 1;
+const GROUP_ADDRESSES: u32 = 0x10 | 0x100;
 /// A message about a link has one to two thousand bytes; one that is cut off counts as a change.
 const MESSAGE: usize = 8 * 1024;
 /// Most messages that are read before a change is reported.
@@ -34,11 +39,7 @@ pub struct LinkWatch {
 impl LinkWatch {
     /// Begins to listen: [`LinkWatch::run`] reports all changes from now on.
     pub fn open() -> io::Result<Self> {
-        let flags = SocketFlags::CLOEXEC;
-        // No protocol: NETLINK_ROUTE.
-        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
-        bind(&socket, &SocketAddrNetlink::new(0, GROUP_LINK))?;
-        Ok(Self { socket })
+        Ok(Self { socket: listen(GROUP_LINK, SocketFlags::CLOEXEC)? })
     }
 
     /// Calls `changed` after each burst of changes, with the indices of links that are new or
@@ -54,6 +55,42 @@ impl LinkWatch {
             }
         }
     }
+}
+
+/// Listens for changes of links and addresses, for tasks.
+#[derive(Debug)]
+pub struct AddressWatch(Readable);
+
+impl AddressWatch {
+    /// Begins to listen.
+    pub fn open() -> io::Result<Self> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        Readable::new(listen(GROUP_LINK | GROUP_ADDRESSES, flags)?).map(Self)
+    }
+
+    /// Waits for a change. Those that came together, or were lost, are one.
+    ///
+    /// # Errors
+    /// Nothing more can be read.
+    pub async fn changed(&self) -> io::Result<()> {
+        let Self(socket) = self;
+        let read = |socket: &OwnedFd| match recv(
+            socket,
+            [0; MESSAGE].as_mut_slice(),
+            RecvFlags::empty(),
+        ) {
+            Ok(_) | Err(Errno::NOBUFS) => Ok(()),
+            Err(error) => Err(error),
+        };
+        socket.news(read).await
+    }
+}
+
+fn listen(groups: u32, flags: SocketFlags) -> io::Result<OwnedFd> {
+    // No protocol: NETLINK_ROUTE.
+    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
+    bind(&socket, &SocketAddrNetlink::new(0, groups))?;
+    Ok(socket)
 }
 
 impl AsFd for LinkWatch {

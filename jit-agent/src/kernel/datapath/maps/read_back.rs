@@ -54,8 +54,9 @@ impl Maps {
             if room == 0 {
                 return Ok(read);
             }
-            let (entries, next) =
-                self.some(table, cursor.from.as_deref(), room.clamp(LEAST, MOST))?;
+            // Most tables are small: the first call needs no more room.
+            let most = if cursor.from.is_none() { LEAST } else { room.clamp(LEAST, MOST) };
+            let (entries, next) = self.some(table, cursor.from.as_deref(), most)?;
             for (key, entry) in entries {
                 match key.known() {
                     Some(key) => {

@@ -69,12 +69,15 @@ fn main() -> Result<()> {
 }
 
 /// The object without its debug sections, as `llvm-strip --strip-debug` leaves it: BTF and the
-/// symbols stay, which the loader and the kernel read.
+/// symbols stay, which the loader and the kernel read. The relocations of `.BTF.ext` go, too: they
+/// only repeat places that stand in the section itself, and nobody reads them.
 fn without_debug_sections(object: &[u8]) -> Result<Vec<u8>> {
     let mut elf = elf::Builder::read(object)?;
     for section in &mut elf.sections {
         let name = section.name.as_slice();
-        section.delete = name.starts_with(b".debug") || name.starts_with(b".rel.debug");
+        section.delete = name.starts_with(b".debug")
+            || name.starts_with(b".rel.debug")
+            || name == b".rel.BTF.ext";
     }
     elf.delete_orphans();
     // LLVM keeps the names of sections among those of symbols, and the writer apart.

@@ -41,6 +41,7 @@ pub mod faults;
 pub mod journal;
 mod limits;
 mod links;
+mod list;
 mod looks;
 mod lost;
 mod outbox;

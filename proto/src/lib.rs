@@ -6,6 +6,7 @@
 pub mod confirm;
 pub mod dsse;
 pub mod grant_id;
+mod grant_state;
 pub mod hook;
 pub mod payload_type;
 pub mod pem;

@@ -165,6 +165,10 @@ impl From<&SourcePrefix> for v1::Source {
 /// `192.0.2.1`, `10.0.0.0/8`: a single address has no length.
 impl fmt::Display for SourcePrefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if f.width().is_none() && f.precision().is_none() {
+            write!(f, "{}", ip(self.address))?;
+            return if self.is_host() { Ok(()) } else { write!(f, "/{}", self.length) };
+        }
         // Through a string, so that width and alignment apply to the whole.
         let text = if self.is_host() {
             ip(self.address).to_string()

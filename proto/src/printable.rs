@@ -7,6 +7,7 @@
 
 use std::fmt::Write as _;
 
+use serde::Serialize;
 use serde_json::Value;
 
 /// Whether a letter must be escaped before it reaches a terminal.
@@ -28,9 +29,17 @@ pub fn is_hostile(letter: char) -> bool {
         )
 }
 
+/// Whether a byte is an ASCII letter that is not hostile.
+const fn is_plain(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~')
+}
+
 /// Text for a terminal: hostile letters escaped as in Rust (`\u{202e}`), cut after `most`
 /// characters.
 pub fn clean(text: &str, most: usize) -> String {
+    if text.len() <= most && text.bytes().all(is_plain) {
+        return text.to_owned();
+    }
     let mut out = String::new();
     for (count, letter) in text.chars().enumerate() {
         if count >= most {
@@ -56,7 +65,8 @@ pub fn clean_lines(text: &str) -> String {
 /// (JSON text has them only inside strings. Newlines between tokens, as pretty JSON has them, stay.)
 pub fn escape_json(json: String) -> String {
     let hostile = |letter: char| is_hostile(letter) && letter != '\n';
-    if !json.contains(hostile) {
+    // A look at bytes is quick, and most often enough.
+    if json.bytes().all(|byte| byte == b'\n' || is_plain(byte)) || !json.contains(hostile) {
         return json;
     }
     let mut out = String::with_capacity(json.len() + 32);
@@ -80,8 +90,8 @@ pub fn json_line(value: &Value) -> String {
 }
 
 /// A JSON document on many lines.
-pub fn json_pretty(value: &Value) -> String {
-    escape_json(serde_json::to_string_pretty(value).expect("a value is JSON"))
+pub fn json_pretty(value: &impl Serialize) -> String {
+    escape_json(serde_json::to_string_pretty(value).expect("it is JSON"))
 }
 
 #[cfg(test)]

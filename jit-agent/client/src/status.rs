@@ -16,7 +16,7 @@ use self::words::{WIDTH, line, now_ms, thousands};
 pub use self::{
     event::{event_json, event_text},
     grants::grants_text,
-    json::{exemption_json, grants_json, json, policy_json},
+    json::{GrantsJson, StatusJson, exemption_json, policy_json},
 };
 use crate::exit::Exit;
 
@@ -295,7 +295,8 @@ mod tests {
             justification: "x".repeat(500),
             ..v1::Grant::default()
         };
-        let state = v1::GrantState { grant: Some(grant), ..v1::GrantState::default() };
+        let grant = prost::Message::encode_to_vec(&grant).into();
+        let state = v1::GrantState { grant, ..v1::GrantState::default() };
         let text = grants_text(&[state], Style::Plain);
         assert!(!text.contains('\x1b') && !text.contains('\u{202e}'), "{text:?}");
         assert_eq!(text.lines().count(), 3);
@@ -349,7 +350,7 @@ mod tests {
         let hostile =
             |text: &str| text.lines().any(|line| line.contains(jit_proto::printable::is_hostile));
         assert!(!hostile(&shown), "{shown:?}");
-        assert!(!hostile(&jit_proto::printable::json_pretty(&json(&answer))));
+        assert!(!hostile(&jit_proto::printable::json_pretty(&StatusJson(&answer))));
         for what in [
             What::Grant(v1::GrantEvent {
                 kind: bad(),
@@ -389,7 +390,7 @@ mod tests {
         assert!(lines[0].contains("what was signed until 2026-06-01T00:00:00"), "{lines:?}");
         assert!(lines[1].contains("signed for user5 until"), "{lines:?}");
         assert!(lines[4].contains("2 more requesters"), "{lines:?}");
-        let value = json(&status);
+        let value = serde_json::to_value(StatusJson(&status)).unwrap();
         assert_eq!(value["revoked_before"]["by_requester"].as_object().unwrap().len(), 5);
         assert!(value["revoked_before"]["all"].as_str().unwrap().starts_with("2026-06-01"));
     }

@@ -6,7 +6,7 @@ use jit_client::{
     Agent,
     exit::Exit,
     files::read,
-    status::{self, Style},
+    status::{self, GrantsJson, StatusJson, Style},
 };
 use jit_proto::{
     GrantId,
@@ -136,7 +136,7 @@ fn floor_line(what: &RevokeWhat, floor: Option<i64>) -> String {
 pub(crate) fn list(agent_args: &AgentArgs, args: &ListArgs) -> Result<Exit, Failure> {
     let grants = connect::with(agent_args, async |agent| Ok(agent.list(args.all).await?))?;
     if args.json {
-        text::print_pretty(&status::grants_json(&grants))?;
+        text::print_pretty(&GrantsJson(&grants))?;
     } else {
         text::print(&status::grants_text(&grants, Style::of_stdout()))?;
     }
@@ -147,7 +147,7 @@ pub(crate) fn list(agent_args: &AgentArgs, args: &ListArgs) -> Result<Exit, Fail
 pub(crate) fn status(agent_args: &AgentArgs, args: &StatusArgs) -> Result<Exit, Failure> {
     let status = connect::with(agent_args, async |agent| Ok(agent.status().await?))?;
     if args.json {
-        text::print_pretty(&status::json(&status))?;
+        text::print_pretty(&StatusJson(&status))?;
     } else {
         text::print(&status::text(&status, Style::of_stdout()))?;
     }

@@ -39,7 +39,7 @@ pub(crate) fn print_json(value: &serde_json::Value) -> Result<(), Failure> {
 }
 
 /// As [`print_json`], on several lines.
-pub(crate) fn print_pretty(value: &serde_json::Value) -> Result<(), Failure> {
+pub(crate) fn print_pretty(value: &impl serde::Serialize) -> Result<(), Failure> {
     print(&format!("{}\n", json_pretty(value)))
 }
 

@@ -18,8 +18,8 @@ use crate::{
     gate::{
         PolicyDraft, PolicyPush, Pusher, Revoked, Target,
         journal::Journal,
+        list::{Age, Listed, oldest_first},
         patience::{Patience, Waiting, Waits},
-        report::{grant_id, oldest_first},
         verification::{Check, KeysInForce, Verification},
         waiting::{self, Outcomes, PushRequests, Pushes},
     },
@@ -134,14 +134,14 @@ pub(super) enum Read {
         reply: Reply<v1::DiffPolicyResponse>,
     },
     Ended {
-        reply: Reply<Vec<v1::GrantState>>,
+        reply: Reply<Vec<Listed>>,
     },
     GrantIds {
-        reply: Reply<Vec<GrantId>>,
+        reply: Reply<Vec<Age>>,
     },
     Grants {
         ids: Vec<GrantId>,
-        reply: Reply<Vec<v1::GrantState>>,
+        reply: Reply<Vec<Listed>>,
     },
     PushPolicy {
         push: PolicyPush,
@@ -283,21 +283,21 @@ impl GateHandle {
     /// Grants, oldest first. The gate lists some at a time and serves others in between: a grant
     /// that ends meanwhile may be left out, unless grants that have ended are listed, too.
     pub async fn list(&self, ended: bool) -> Result<Vec<v1::GrantState>, Gone> {
-        let ids = self.ask(|reply| Read::GrantIds { reply }).await?;
+        let mut ids = self.ask(|reply| Read::GrantIds { reply }).await?;
+        // Ids are shorter than what is listed of a grant: to sort that costs little then.
+        ids.sort_unstable();
         let mut grants = Vec::with_capacity(ids.len());
         for some in ids.chunks(LISTED) {
-            let ids = some.to_vec();
+            let ids = some.iter().map(|(_, id)| *id).collect();
             grants.extend(self.ask(|reply| Read::Grants { ids, reply }).await?);
         }
         if ended {
             let ended = self.ask(|reply| Read::Ended { reply }).await?;
-            let ids: HashSet<_> = ended.iter().filter_map(grant_id).collect();
-            grants.retain(|state| grant_id(state).is_none_or(|id| !ids.contains(id)));
-            drop(ids);
+            let ids: HashSet<_> = ended.iter().map(|(age, _)| *age).collect();
+            grants.retain(|(age, _)| !ids.contains(age));
             grants.extend(ended);
         }
-        oldest_first(&mut grants);
-        Ok(grants)
+        Ok(oldest_first(grants))
     }
 
     /// The status as it is now.

@@ -1,4 +1,4 @@
-//! Makes the gate's messages for `status`, `list` and watchers.
+//! Makes the gate's messages for `status` and watchers.
 
 use jit_common::{Counter, Event, Family, PortCounters, Protocol, Reason};
 use jit_proto::{
@@ -16,11 +16,7 @@ use crate::{
     kernel::datapath::{
         Counters, Datapath, DatapathError, Drift, InterfaceState, guard::GuardState,
     },
-    rules::{
-        clock::Now,
-        everybody,
-        ledger::{Floors, HeldGrant, Stage},
-    },
+    rules::{clock::Now, everybody, ledger::Floors},
     system::{local_ports::LocalPorts, log},
 };
 
@@ -109,32 +105,6 @@ impl<D: Datapath> Gate<D> {
         }
     }
 
-    /// Grants, oldest first.
-    pub fn list(&self, ended: bool, now: Now) -> Vec<v1::GrantState> {
-        let mut grants = self.grant_states(&self.grant_ids(), now);
-        if ended {
-            grants.extend(self.ended_states(now));
-        }
-        oldest_first(&mut grants);
-        grants
-    }
-
-    /// The live and scheduled grants, in no order.
-    pub(super) fn grant_ids(&self) -> Vec<GrantId> {
-        self.ledger.grants().map(|held| held.grant.id()).collect()
-    }
-
-    /// Those of these grants that are still there.
-    pub(super) fn grant_states(&self, ids: &[GrantId], now: Now) -> Vec<v1::GrantState> {
-        let held = ids.iter().filter_map(|id| self.ledger.grant(*id));
-        held.map(|held| self.grant_state(held, now)).collect()
-    }
-
-    /// The grants that have ended lately.
-    pub(super) fn ended_states(&self, now: Now) -> Vec<v1::GrantState> {
-        self.ledger.ended().map(|held| self.grant_state(held, now)).collect()
-    }
-
     /// A packet event with the grant that let it in.
     pub(super) fn packet_event(&self, event: &Event) -> v1::PacketEvent {
         let address = |bytes: &[u8; 16]| address_bytes(event.family, bytes).to_vec();
@@ -150,32 +120,6 @@ impl<D: Datapath> Gate<D> {
             grant_id: grant.map(|found| found.grant.id().0.to_vec()).unwrap_or_default().into(),
             observed: event.observed != 0,
             interface_index: event.interface,
-        }
-    }
-
-    fn grant_state(&self, held: &HeldGrant, now: Now) -> v1::GrantState {
-        let HeldGrant { grant, stage, hits } = held;
-        let counted = stage.slot().map_or(0, |slot| self.datapath.slot(slot).hits);
-        let counted = hits.saturating_add(counted);
-        let (state, left, hits) = match stage {
-            Stage::Active { deadline, .. } => (v1::State::Active, now.until(*deadline), counted),
-            Stage::Exhausted { deadline, .. } => {
-                (v1::State::Exhausted, now.until(*deadline), counted)
-            }
-            Stage::Replaced => (v1::State::Replaced, Default::default(), *hits),
-            Stage::Expired => (v1::State::Expired, Default::default(), *hits),
-            Stage::Revoked => (v1::State::Revoked, Default::default(), *hits),
-            Stage::Scheduled { .. } => {
-                (v1::State::Scheduled, grant.not_after().since(now.wall).unwrap_or_default(), 0)
-            }
-        };
-        v1::GrantState {
-            grant: Some(grant.message()),
-            state: state.into(),
-            signers: grant.signers().to_vec(),
-            left_ms: i64::try_from(left.as_millis()).unwrap_or(i64::MAX),
-            hits,
-            outside: self.outside(held).map(ToString::to_string).unwrap_or_default(),
         }
     }
 
@@ -292,18 +236,6 @@ impl<D: Datapath> Gate<D> {
 pub(super) fn grant_event(kind: &str, id: GrantId, by: &str) -> v1::GrantEvent {
     let grant_id = id.0.to_vec().into();
     v1::GrantEvent { kind: kind.into(), grant_id, by: by.into(), ..v1::GrantEvent::default() }
-}
-
-/// The id in a message.
-pub(super) fn grant_id(state: &v1::GrantState) -> Option<&[u8]> {
-    state.grant.as_ref().map(|grant| &*grant.id)
-}
-
-pub(super) fn oldest_first(grants: &mut [v1::GrantState]) {
-    grants.sort_by(|a, b| {
-        let age = |state: &v1::GrantState| state.grant.as_ref().map(|grant| grant.issued_at_ms);
-        (age(a), grant_id(a)).cmp(&(age(b), grant_id(b)))
-    });
 }
 
 fn name_and_text((name, text): (&str, &str)) -> (String, String) {

@@ -5,7 +5,7 @@ use std::{path::Path, process::ExitCode};
 
 use jit_client::{
     local::LocalClient,
-    status::{self, Style},
+    status::{self, GrantsJson, Style},
 };
 use jit_proto::{
     printable::clean,
@@ -45,7 +45,7 @@ pub async fn run(config: &Path, options: Options) -> Result<ExitCode, Failure> {
         }
     }
     if json {
-        print_json(&status::grants_json(&grants))?;
+        print_json(&GrantsJson(&grants))?;
     } else {
         print(&status::grants_text(&grants, Style::of_stdout()))?;
     }
@@ -54,7 +54,7 @@ pub async fn run(config: &Path, options: Options) -> Result<ExitCode, Failure> {
 
 /// Revokes one grant.
 async fn end(client: &mut LocalClient, state: &mut v1::GrantState) -> Result<(), Status> {
-    let id = state.grant.as_ref().map(|grant| grant.id.clone()).unwrap_or_default();
+    let id = state.signed().map(|grant| grant.id).unwrap_or_default();
     let reason = format!("outside the present configuration: {}", state.outside);
     let request = v1::RevokeRequest { what: Some(What::GrantId(id)), reason, cut: false };
     let answer = client.revoke(request).await?.into_inner();

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use jit_common::{ABI_VERSION, PortKey, PortRule, Slot};
 use jit_proto::{SourcePrefix, v1};
+use prost::Message as _;
 
 use crate::{
     config::InterfaceFilter,
@@ -187,13 +188,15 @@ fn live_entries(entries: &Entries, slots: &BTreeMap<u32, Slot>, now: Now) -> Vec
     live.into_iter()
         .map(|(key, access)| (key, access, counted(&access)))
         .map(|(key, access, Slot { hits, limit, generation: _ })| v1::GrantState {
-            grant: Some(v1::Grant {
+            grant: v1::Grant {
                 sources: vec![(&key.source).into()],
                 ports: vec![key.port.into()],
                 requester: "(in the kernel)".into(),
                 max_connections: limit,
                 ..v1::Grant::default()
-            }),
+            }
+            .encode_to_vec()
+            .into(),
             state: if limit > 0 && hits >= u64::from(limit) {
                 v1::State::Exhausted.into()
             } else {

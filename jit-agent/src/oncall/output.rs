@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind, Write as _};
 
 use jit_proto::printable;
-use serde_json::Value;
+use serde::Serialize;
 
 /// Prints to standard output. A reader that has closed it (`| head`) is not an error: the command
 /// goes on without it, and its exit code means the same.
@@ -15,7 +15,7 @@ pub(super) fn print(text: &str) -> io::Result<()> {
 }
 
 /// Prints JSON on several lines.
-pub(super) fn print_json(value: &Value) -> io::Result<()> {
+pub(super) fn print_json(value: &impl Serialize) -> io::Result<()> {
     print(&format!("{}\n", printable::json_pretty(value)))
 }
 

@@ -5,7 +5,7 @@ use std::{path::Path, process::ExitCode, time::Duration};
 use jit_client::{
     exit::Exit,
     local,
-    status::{self, Style},
+    status::{self, StatusJson, Style},
 };
 use jit_proto::v1;
 
@@ -45,7 +45,7 @@ pub async fn run(config: &Path, json: bool) -> Result<ExitCode, Failure> {
         Asked::Silent(agent) => offline(glimpse, agent)?,
     };
     if json {
-        print_json(&status::json(&status))?;
+        print_json(&StatusJson(&status))?;
     } else {
         print(&status::text(&status, Style::of_stdout()))?;
     }

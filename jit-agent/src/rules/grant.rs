@@ -40,7 +40,8 @@ pub struct VerifiedGrant {
     not_after: WallTime,
     sessions: Option<Sessions>,
     limit: Option<NonZeroU32>,
-    replaces: Option<GrantId>,
+    /// Rare, so it has no room here.
+    replaces: Option<Box<GrantId>>,
     requester: Arc<str>,
     signed: Arc<Signed>,
     payload: Box<[u8]>,
@@ -96,8 +97,8 @@ impl VerifiedGrant {
     }
 
     /// The grant that ends when this one begins.
-    pub const fn replaces(&self) -> Option<GrantId> {
-        self.replaces
+    pub fn replaces(&self) -> Option<GrantId> {
+        self.replaces.as_deref().copied()
     }
 
     /// Names of the distinct keys whose signatures are good, in the order of the configuration.
@@ -129,6 +130,11 @@ impl VerifiedGrant {
     /// The message as signed, for people.
     pub fn message(&self) -> v1::Grant {
         v1::Grant::decode(&*self.payload).expect("it decoded when it was verified")
+    }
+
+    /// The encoded message, as it was signed.
+    pub fn payload(&self) -> &[u8] {
+        &self.payload
     }
 
     /// Requester and keys, which many grants have in common.
@@ -225,7 +231,7 @@ fn decode(payload: &[u8], signers: &[&Signer]) -> Result<(VerifiedGrant, Vec<Str
         not_after: WallTime(message.not_after_ms),
         sessions,
         limit,
-        replaces,
+        replaces: replaces.map(Box::new),
         requester: message.requester.into(),
         signed: Arc::new(signed),
         payload: payload.into(),

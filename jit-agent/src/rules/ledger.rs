@@ -60,7 +60,8 @@ pub struct Ledger {
     lingering: Lingering,
     shared: Shared,
     slots: Slots,
-    ends: BTreeSet<(BootNanos, GrantId)>,
+    /// Ends of the grants that have begun, by their slots: a slot is shorter than an id.
+    ends: BTreeSet<(BootNanos, u32)>,
     begins: BTreeSet<(WallTime, GrantId)>,
     /// Grants that are used up, and when others may have their places.
     handshakes: BTreeSet<(BootNanos, GrantId)>,
@@ -367,19 +368,17 @@ impl Ledger {
     fn activate(&mut self, id: GrantId, deadline: BootNanos) {
         let Some(held) = self.grants.get(&id) else { return };
         let old = held.stage.deadline();
+        let Some(slot) = held.stage.slot() else { return };
         let stage = match held.stage {
-            Stage::Exhausted { slot, yields_places, .. } => {
+            Stage::Exhausted { yields_places, .. } => {
                 Stage::Exhausted { deadline, slot, yields_places }
             }
-            stage => match stage.slot() {
-                Some(slot) => Stage::Active { deadline, slot },
-                None => return,
-            },
+            _ => Stage::Active { deadline, slot },
         };
         if let Some(old) = old {
-            self.ends.remove(&(old, id));
+            self.ends.remove(&(old, slot));
         }
-        self.ends.insert((deadline, id));
+        self.ends.insert((deadline, slot));
         self.set_stage(id, stage);
     }
 

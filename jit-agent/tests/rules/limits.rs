@@ -52,8 +52,7 @@ impl Host {
 
     fn state(&mut self, id: u8, now: Now) -> (v1::State, u64) {
         let listed = self.gate().list(true, now);
-        let found =
-            listed.iter().find(|state| state.grant.as_ref().unwrap().id.first() == Some(&id));
+        let found = listed.iter().find(|state| state.signed().unwrap().id.first() == Some(&id));
         found.map(|state| (state.state(), state.hits)).unwrap()
     }
 }

@@ -219,7 +219,7 @@ fn a_scheduled_grant_is_asked_again_at_a_reload_and_when_it_begins() {
     host.reload("", seconds(1)).unwrap();
     let left = host.gate().list(true, seconds(1));
     assert_eq!(left.len(), 1);
-    assert_eq!(left[0].grant.as_ref().unwrap().id.as_ref(), [9; 16]);
+    assert_eq!(left[0].signed().unwrap().id.as_ref(), [9; 16]);
     assert!(host.opens(SSH, "203.0.113.9", seconds(1)));
     let fresh = host.gate().push(vec![scheduled(4, 0)], "test", seconds(1)).remove(0);
     assert_eq!(fresh.unwrap_err().refusal, Refusal::BadSignature);

@@ -22,8 +22,7 @@ fn replacing(id: u8, old: u8, source: &str) -> v1::Grant {
 impl Host {
     fn stands(&mut self, id: u8) -> Option<v1::State> {
         let listed = self.gate().list(true, NOW);
-        let found =
-            listed.iter().find(|state| state.grant.as_ref().unwrap().id.first() == Some(&id));
+        let found = listed.iter().find(|state| state.signed().unwrap().id.first() == Some(&id));
         found.map(v1::GrantState::state)
     }
 }

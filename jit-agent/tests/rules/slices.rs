@@ -68,7 +68,7 @@ fn a_list_made_in_parts_has_every_grant_once() {
     runtime.block_on(async {
         let client = async {
             let numbers = |grants: &[v1::GrantState]| -> Vec<_> {
-                let ids = grants.iter().map(|state| state.grant.as_ref().unwrap().id.to_vec());
+                let ids = grants.iter().map(|state| state.signed().unwrap().id.to_vec());
                 ids.map(|id| u16::from_be_bytes(id[14..].try_into().unwrap())).collect()
             };
             let all = handle.list(true).await.unwrap();

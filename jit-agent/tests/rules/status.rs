@@ -3,14 +3,15 @@
 use jit_agent::rules::refusal::Refused;
 use jit_client::{
     exit::Exit,
-    status::{self, Style},
+    status::{self, GrantsJson, StatusJson, Style},
 };
 use jit_proto::{
     Refusal, WallTime,
     v1::{self, event::What},
     words::id_text,
 };
-use serde_json::{Value, json};
+use prost::Message as _;
+use serde_json::{Value, json, to_value};
 
 use crate::support::{MINUTE, NOW, grant, port};
 
@@ -43,7 +44,8 @@ fn exemption(text: &str, until_ms: i64) -> v1::Exemption {
 fn of(grant: v1::Grant, state: v1::State, left_ms: i64, hits: u64) -> v1::GrantState {
     let signers = vec!["prod".into()];
     let outside = String::new();
-    v1::GrantState { grant: Some(grant), state: state.into(), signers, left_ms, hits, outside }
+    let grant = grant.encode_to_vec().into();
+    v1::GrantState { grant, state: state.into(), signers, left_ms, hits, outside }
 }
 
 /// One grant in each state.
@@ -299,7 +301,7 @@ fn the_guard_and_the_controller_each_have_their_words() {
 
 #[test]
 fn the_json_value_for_value() {
-    let mut shown = status::json(&everything());
+    let mut shown = to_value(StatusJson(&everything())).unwrap();
     let grants = shown["grants"].take();
     assert!(shown["control"]["last_push"].take().is_string());
     let time = "2026-06-01T00:00:00Z";
@@ -382,12 +384,12 @@ fn the_json_value_for_value() {
         },
     });
     assert_eq!(shown, expected);
-    assert_eq!(grants, status::grants_json(&self::grants()));
+    assert_eq!(grants, to_value(GrantsJson(&self::grants())).unwrap());
 }
 
 #[test]
 fn a_grant_value_for_value() {
-    let shown = status::grants_json(&grants());
+    let shown = to_value(GrantsJson(&grants())).unwrap();
     let states: Vec<_> = shown.as_array().unwrap().iter().map(|grant| &grant["state"]).collect();
     assert_eq!(
         states,

@@ -199,6 +199,23 @@ fn every_connection_under_a_grant_is_counted_and_reported() {
     assert_eq!(site.status().0["grants"][0]["hits"], 1);
 }
 
+#[test]
+fn a_list_shows_the_connections_of_each_grant() {
+    let mut site = Site::new();
+    site.start();
+    for source in ["203.0.113.250", CLIENT[0], "203.0.113.251", STRANGER[0]] {
+        site.admit(&[source], LONG);
+    }
+    assert!(site.client_opens(0, 22) && site.client_opens(0, 22) && site.stranger_opens(0, 22));
+    let (status, _) = site.status();
+    let hits = |source: &str| {
+        let mut grants = status["grants"].as_array().unwrap().iter();
+        grants.find(|grant| grant["sources"][0] == source).unwrap()["hits"].as_u64().unwrap()
+    };
+    assert_eq!([hits("203.0.113.250"), hits("203.0.113.251")], [0, 0], "{status:#}");
+    assert_eq!([hits(CLIENT[0]), hits(STRANGER[0])], [2, 1], "{status:#}");
+}
+
 fn session(site: &Site) -> TcpStream {
     let mut stream = site.client.run(|| {
         TcpStream::connect_timeout(&address(TO_CLIENT, 0, 22), PATIENCE).expect("a connection")

@@ -1,7 +1,5 @@
 //! The table of grants.
 
-use std::fmt::Write as _;
-
 use jit_proto::{
     printable::clean,
     v1,
@@ -37,17 +35,19 @@ pub fn grants_text(grants: &[v1::GrantState], style: Style) -> String {
     if grants.is_empty() {
         return out;
     }
-    let rows: Vec<[String; 7]> = grants.iter().map(grant_row).collect();
-    let header = ["ID", "SOURCE", "PORT", "LEFT", "HITS", "REQUESTER", "WHY"].map(String::from);
-    let mut widths = [0; 7];
-    for row in rows.iter().chain([&header]) {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
-        }
+    let mut rows = Rows::default();
+    rows.push(&["ID", "SOURCE", "PORT", "LEFT", "HITS", "REQUESTER", "WHY"].map(String::from));
+    for state in grants {
+        rows.push(&grant_row(state));
     }
-    line(&mut out, format_args!("{}", style.paint(BOLD, &render(&header, &widths))));
-    for (row, state) in rows.iter().zip(grants) {
-        line(&mut out, format_args!("{}", render(row, &widths)));
+    let (mut rows, widths) = (rows.cells(), rows.widths);
+    let header = rows.next().unwrap_or_default();
+    let mut title = String::new();
+    render(&mut title, &header, &widths);
+    line(&mut out, format_args!("{}", style.paint(BOLD, &title)));
+    for (row, state) in rows.zip(grants) {
+        render(&mut out, &row, &widths);
+        out.push('\n');
         if !state.outside.is_empty() {
             let outside = clean(&state.outside, 200);
             let text = format!("outside the present configuration: {outside}");
@@ -57,25 +57,59 @@ pub fn grants_text(grants: &[v1::GrantState], style: Style) -> String {
     out
 }
 
-/// The cells of a row, each as wide as its column.
-fn render(row: &[String; 7], widths: &[usize; 7]) -> String {
-    let mut text = String::with_capacity(widths.iter().map(|width| width + 2).sum());
-    for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
-        text.push_str("  ");
-        // Writing to a string does not fail.
-        let _never = match column {
-            3 | 4 => write!(text, "{cell:>width$}"),
-            6 => text.write_str(cell),
-            _ => write!(text, "{cell:<width$}"),
-        };
+/// Rows whose cells follow each other in one text: there may be very many.
+#[derive(Default)]
+struct Rows {
+    text: String,
+    /// Where each cell of a row ends.
+    ends: Vec<[usize; 7]>,
+    /// The most characters in each column.
+    widths: [usize; 7],
+}
+
+impl Rows {
+    fn push(&mut self, cells: &[String; 7]) {
+        let mut ends = [0; 7];
+        for ((end, width), cell) in ends.iter_mut().zip(&mut self.widths).zip(cells) {
+            *width = (*width).max(cell.chars().count());
+            self.text.push_str(cell);
+            *end = self.text.len();
+        }
+        self.ends.push(ends);
     }
-    text.truncate(text.trim_end().len());
-    text
+
+    fn cells(&self) -> impl Iterator<Item = [&str; 7]> {
+        let mut start = 0;
+        self.ends.iter().map(move |ends| {
+            ends.map(|end| self.text.get(std::mem::replace(&mut start, end)..end).unwrap_or(""))
+        })
+    }
+}
+
+/// Adds the cells of a row, each as wide as its column.
+fn render(out: &mut String, row: &[&str; 7], widths: &[usize; 7]) {
+    let start = out.len();
+    for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
+        let pad = std::iter::repeat_n(' ', width.saturating_sub(cell.chars().count()));
+        out.push_str("  ");
+        match column {
+            3 | 4 => {
+                out.extend(pad);
+                out.push_str(cell);
+            }
+            6 => out.push_str(cell),
+            _ => {
+                out.push_str(cell);
+                out.extend(pad);
+            }
+        }
+    }
+    let written = out.get(start..).unwrap_or_default().trim_end().len();
+    out.truncate(start + written);
 }
 
 fn grant_row(state: &v1::GrantState) -> [String; 7] {
-    let none = v1::Grant::default();
-    let grant = state.grant.as_ref().unwrap_or(&none);
+    let grant = state.signed().unwrap_or_default();
     let left = match state.state() {
         v1::State::Active | v1::State::Exhausted => duration(state.left_ms),
         v1::State::Replaced => "replaced".into(),

@@ -1,15 +1,40 @@
 //! Status, grants and policy as JSON; documented in docs/json.md.
+//!
+//! What may be long is written as it is read, without a tree of values in memory.
 
 use jit_proto::{
     v1,
     words::{id_text, protocol_word, range_text, sessions_word, source_text},
 };
+use serde::ser::{Serialize, SerializeMap as _, Serializer};
 use serde_json::{Value, json};
 
 use super::words::time;
 
+const GRANTS: &str = "grants";
+
 /// `status --json`; documented in docs/json.md.
-pub fn json(status: &v1::StatusResponse) -> Value {
+#[derive(Clone, Copy, Debug)]
+pub struct StatusJson<'a>(pub &'a v1::StatusResponse);
+
+impl Serialize for StatusJson<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(status) = self;
+        let all = without_grants(status);
+        let mut map = serializer.serialize_map(None)?;
+        for (key, value) in all.as_object().into_iter().flatten() {
+            if key == GRANTS {
+                map.serialize_entry(key, &GrantsJson(&status.grants))?;
+            } else {
+                map.serialize_entry(key, value)?;
+            }
+        }
+        map.end()
+    }
+}
+
+/// The status; its grants are written into this place.
+fn without_grants(status: &v1::StatusResponse) -> Value {
     let v1::StatusResponse {
         state,
         problems,
@@ -18,7 +43,7 @@ pub fn json(status: &v1::StatusResponse) -> Value {
         mode,
         interfaces,
         ports,
-        grants,
+        grants: _,
         drops,
         control,
         capacity,
@@ -46,7 +71,7 @@ pub fn json(status: &v1::StatusResponse) -> Value {
             "note": guard.note,
         })),
         "ports": ports.iter().map(port_json).collect::<Vec<_>>(),
-        "grants": grants_json(grants),
+        GRANTS: null,
         "dropped": drops_json(drops.as_ref()),
         "control": control.as_ref().map(control_json),
         "configuration": configuration.as_ref().map(configuration_json),
@@ -176,44 +201,62 @@ pub fn exemption_json(exemption: &v1::Exemption) -> Value {
     })
 }
 
-/// `grants --json`.
-pub fn grants_json(grants: &[v1::GrantState]) -> Value {
-    grants.iter().map(grant_json).collect()
+/// `grants --json`, written grant by grant: there may be very many.
+#[derive(Clone, Copy, Debug)]
+pub struct GrantsJson<'a>(pub &'a [v1::GrantState]);
+
+impl Serialize for GrantsJson<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(GrantJson))
+    }
 }
 
-fn grant_json(state: &v1::GrantState) -> Value {
-    let none = v1::Grant::default();
-    let grant = state.grant.as_ref().unwrap_or(&none);
-    json!({
-        "id": id_text(&grant.id),
-        "state": match state.state() {
-            v1::State::Active => "active",
-            v1::State::Exhausted => "exhausted",
-            v1::State::Expired => "expired",
-            v1::State::Replaced => "replaced",
-            v1::State::Revoked => "revoked",
-            v1::State::Scheduled => "scheduled",
-            v1::State::Unspecified => "unknown",
-        },
-        "sources": grant.sources.iter().map(source_text).collect::<Vec<_>>(),
-        "ports": grant.ports.iter().map(|range| range_text(Some(range))).collect::<Vec<_>>(),
-        "hosts": grant.hosts,
-        "issued_at": time(grant.issued_at_ms),
-        "not_before": time(grant.not_before_ms),
-        "not_after": time(grant.not_after_ms),
-        "left_ms": state.left_ms,
-        "hits": state.hits,
-        "max_connections": (grant.max_connections > 0).then_some(grant.max_connections),
-        "sessions": (grant.sessions() != v1::Sessions::Unspecified)
-            .then(|| sessions_word(grant.sessions())),
-        "replaces": (!grant.replaces.is_empty()).then(|| id_text(&grant.replaces)),
-        "requester": grant.requester,
-        "approvers": grant.approvers,
-        "justification": grant.justification,
-        "ticket": grant.ticket,
-        "signers": state.signers,
-        "outside": (!state.outside.is_empty()).then_some(&state.outside),
-    })
+/// A grant. Its keys are in the order of the alphabet, as everywhere in this JSON.
+struct GrantJson<'a>(&'a v1::GrantState);
+
+impl Serialize for GrantJson<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(state) = self;
+        let grant = state.signed().unwrap_or_default();
+        let ports: Vec<_> = grant.ports.iter().map(|range| range_text(Some(range))).collect();
+        let sources: Vec<_> = grant.sources.iter().map(source_text).collect();
+        let limit = (grant.max_connections > 0).then_some(grant.max_connections);
+        let replaces = (!grant.replaces.is_empty()).then(|| id_text(&grant.replaces));
+        let says = grant.sessions() != v1::Sessions::Unspecified;
+        let mut map = serializer.serialize_map(Some(19))?;
+        map.serialize_entry("approvers", &grant.approvers)?;
+        map.serialize_entry("hits", &state.hits)?;
+        map.serialize_entry("hosts", &grant.hosts)?;
+        map.serialize_entry("id", &id_text(&grant.id))?;
+        map.serialize_entry("issued_at", &time(grant.issued_at_ms))?;
+        map.serialize_entry("justification", &grant.justification)?;
+        map.serialize_entry("left_ms", &state.left_ms)?;
+        map.serialize_entry("max_connections", &limit)?;
+        map.serialize_entry("not_after", &time(grant.not_after_ms))?;
+        map.serialize_entry("not_before", &time(grant.not_before_ms))?;
+        map.serialize_entry("outside", &(!state.outside.is_empty()).then_some(&state.outside))?;
+        map.serialize_entry("ports", &ports)?;
+        map.serialize_entry("replaces", &replaces)?;
+        map.serialize_entry("requester", &grant.requester)?;
+        map.serialize_entry("sessions", &says.then(|| sessions_word(grant.sessions())))?;
+        map.serialize_entry("signers", &state.signers)?;
+        map.serialize_entry("sources", &sources)?;
+        map.serialize_entry("state", state_word(state.state()))?;
+        map.serialize_entry("ticket", &grant.ticket)?;
+        map.end()
+    }
+}
+
+fn state_word(state: v1::State) -> &'static str {
+    match state {
+        v1::State::Active => "active",
+        v1::State::Exhausted => "exhausted",
+        v1::State::Expired => "expired",
+        v1::State::Replaced => "replaced",
+        v1::State::Revoked => "revoked",
+        v1::State::Scheduled => "scheduled",
+        v1::State::Unspecified => "unknown",
+    }
 }
 
 fn counters_json(counters: &[v1::Counter]) -> Value {

@@ -1,7 +1,7 @@
 //! The trait [`Datapath`]: all that the gate asks of the kernel. `kernel` is the real one; `memory` is
 //! a twin for tests.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use jit_common::{Flow, PortKey, PortRule, Settings, Slot};
 
@@ -61,6 +61,10 @@ pub trait Datapath: Send {
     fn translate(&mut self, flows: &BTreeMap<Flow, Flow>) -> Result<(), DatapathError>;
     /// The counts of a slot; all zero when they cannot be read.
     fn slot(&self, slot: u32) -> Slot;
+    /// The connections in each of these slots, in their order, as far as they can be read at once.
+    fn hits(&self, _slots: RangeInclusive<u32>) -> Vec<u64> {
+        Vec::new()
+    }
     /// What the tables of other versions of the agent count for the grant with this slot and
     /// generation. Their gate may still be in force.
     fn elsewhere(&self, _slot: u32, _generation: u32) -> Elsewhere {

@@ -1,6 +1,6 @@
 //! The real datapath: loads the object, adopts or creates the pinned tables, attaches.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, ops::RangeInclusive, path::PathBuf};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -211,6 +211,10 @@ impl Datapath for KernelDatapath {
 
     fn slot(&self, slot: u32) -> Slot {
         self.maps.slot(slot)
+    }
+
+    fn hits(&self, slots: RangeInclusive<u32>) -> Vec<u64> {
+        self.maps.hits(slots)
     }
 
     fn elsewhere(&self, slot: u32, generation: u32) -> Elsewhere {

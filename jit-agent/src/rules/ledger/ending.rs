@@ -66,7 +66,7 @@ impl Ledger {
         self.ended.remove(id);
         self.slots.own(slot, id, before.places());
         if let Some(deadline) = before.stage.deadline() {
-            self.ends.insert((deadline, id));
+            self.ends.insert((deadline, slot));
         } else {
             self.begins.insert((before.grant.not_before(), id));
         }
@@ -101,14 +101,14 @@ impl Ledger {
 
     pub(super) fn expire(&mut self, now: Now, hits: impl Fn(u32) -> u64) -> Vec<Change> {
         let mut changes = Vec::new();
-        while let Some((end, id)) = self.ends.first().copied() {
+        while let Some((end, slot)) = self.ends.first().copied() {
             if end > now.boot {
                 break;
             }
             self.ends.pop_first();
+            let Some(id) = self.slots.owner(slot) else { continue };
             if let Some(held) = self.grants.remove(&id) {
-                let hits = held.stage.slot().map_or(0, &hits);
-                self.close(held, Stage::Expired, end, now, hits);
+                self.close(held, Stage::Expired, end, now, hits(slot));
             }
             changes.push(Change::Expired(id));
         }
@@ -143,7 +143,7 @@ impl Ledger {
         let id = held.grant.id();
         let (Some(claim), Some(slot)) = (held.claim(), held.stage.slot()) else { return };
         if let Some(deadline) = held.stage.deadline() {
-            self.ends.remove(&(deadline, id));
+            self.ends.remove(&(deadline, slot));
         }
         self.begins.remove(&(held.grant.not_before(), id));
         for key in held.keys() {

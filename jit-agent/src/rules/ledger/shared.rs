@@ -58,8 +58,9 @@ mod tests {
     /// A host may hold very many grants.
     #[test]
     fn a_grant_and_its_claim_are_small() {
-        assert!(size_of::<VerifiedGrant>() <= 152, "{}", size_of::<VerifiedGrant>());
-        assert!(size_of::<HeldGrant>() <= 40, "{}", size_of::<HeldGrant>());
+        // With the two counts of its `Arc`, a block of 160 bytes.
+        assert!(size_of::<VerifiedGrant>() <= 136, "{}", size_of::<VerifiedGrant>());
+        assert!(size_of::<HeldGrant>() <= 32, "{}", size_of::<HeldGrant>());
         assert_eq!(size_of::<Few<PlaceClaim>>(), size_of::<PlaceClaim>());
     }
 

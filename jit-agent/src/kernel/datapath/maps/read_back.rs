@@ -1,11 +1,11 @@
 //! Reads the tables back, many entries in one call (BPF_MAP_LOOKUP_BATCH). Where the kernel cannot do
 //! that (tries before Linux 5.13), one after another.
 
-use std::io;
+use std::{io, ops::RangeInclusive};
 
 use aya::maps::{Array, MapData, lpm_trie::Key};
 use jit_common::{
-    Address, Family, GrantEntry, HostKey, PortKey, PrefixV4, PrefixV6, Protocol, map,
+    Address, Family, GrantEntry, HostKey, PortKey, PrefixV4, PrefixV6, Protocol, Slot, map,
 };
 use jit_proto::{SourcePrefix, prefix::bits};
 
@@ -138,6 +138,24 @@ impl Maps {
                 gone(self.prefixes_v6.remove(&Key::new(length, data)), map::PREFIX_GRANTS_V6)
             }
         }
+    }
+
+    /// The connections in each of these slots, in their order; none if this kernel cannot read them
+    /// at once.
+    pub fn hits(&self, slots: RangeInclusive<u32>) -> Vec<u64> {
+        let most = slots.end().saturating_sub(*slots.start()).saturating_add(1);
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        // A table of slots is read from the one after this.
+        let before = slots.start().checked_sub(1).map(u32::to_ne_bytes);
+        let sizes = (size_of::<u32>(), size_of::<Slot>());
+        let batch = self.descriptors.get(map::SLOTS).and_then(|table| {
+            bpf::read_batch(table, sizes, before.as_ref().map(<[u8; 4]>::as_slice), most).ok()
+        });
+        let values = batch.map(|batch| batch.values).unwrap_or_default();
+        let (values, _) = values.as_chunks::<{ size_of::<Slot>() }>();
+        // The first word of a slot.
+        let hits = values.iter().filter_map(|value| value.first_chunk().copied());
+        hits.map(u64::from_ne_bytes).collect()
     }
 
     /// All words of a table of bits.

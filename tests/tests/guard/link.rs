@@ -8,13 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::{EbpfLoader, programs::SkLookup};
-use jit_agent::kernel::datapath::{
-    bpf,
-    object::{OBJECT, PROGRAM_GUARD, PROGRAM_GUARD_LEGACY},
-    pins::Pins,
-    socket_guard::Guard,
-};
+use aya::EbpfLoader;
+use jit_agent::kernel::datapath::{bpf, object::OBJECT, pins::Pins, socket_guard::Guard};
 use jit_common::ABI_VERSION;
 use jit_tests::{
     agent::{PATIENCE, STRANGER, Site, TO_STRANGER, address, opens},
@@ -265,17 +260,13 @@ fn the_guard_of_another_version_is_reported_as_such_and_can_be_taken_off() {
     let pins = Pins::new(site.pins());
     site.host.run(|| {
         let mut object = EbpfLoader::new().load(OBJECT).unwrap();
-        for name in [PROGRAM_GUARD, PROGRAM_GUARD_LEGACY] {
-            let program: &mut SkLookup = object.program_mut(name).unwrap().try_into().unwrap();
-            program.load().unwrap();
-        }
-        let mut guard = Guard::load(&mut object, pins);
-        let state = guard.keep(true, &object);
+        let mut guard = Guard::new(pins);
+        let state = guard.keep(true, &mut object);
         assert_eq!((state.attached, state.held_by), (false, Some(ABI_VERSION + 1)), "{state:?}");
         let (_, problem) = state.problem().unwrap();
         assert!(problem.contains("that of another version"), "{problem}");
         assert!(!stranger_opens(&site), "the old guard is in force");
-        let off = guard.keep(false, &object);
+        let off = guard.keep(false, &mut object);
         assert_eq!((off.attached, off.held_by, off.problem()), (false, None, None));
     });
     assert!(stranger_opens(&site), "the command in the problem takes it off");

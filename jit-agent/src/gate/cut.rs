@@ -2,7 +2,7 @@
 //!
 //! The datapath decides about each session by the entries in the kernel's tables. So this part only
 //! remembers that something may have ended. A session that opens while its grant ends may not have
-//! its socket yet: there is a second look a tick later.
+//! its socket yet: there is a second look.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -13,7 +13,7 @@ use jit_common::{PortRule, Protocol};
 
 use crate::{
     disk::audit::{EventCode, Record},
-    gate::{Gate, TICK, alarms::Problem, report::address},
+    gate::{Gate, alarms::Problem, report::address},
     kernel::{
         datapath::{
             Datapath,
@@ -29,6 +29,8 @@ use crate::{
 
 /// Largest number of places that are remembered: the tables hold no more.
 const MOST_ENDED: usize = 1 << 23;
+/// The second look comes this much later.
+const AGAIN: Duration = Duration::from_secs(2);
 /// Between two looks is at least this time, and at least [`RESTS`] times the duration of the first.
 /// So looks take at most a quarter of the gate's time.
 const REST: Duration = Duration::from_millis(50);
@@ -144,7 +146,7 @@ impl Ending {
     fn take(&mut self, now: BootNanos) -> Places {
         let mut places = std::mem::take(&mut self.fresh);
         if !places.is_empty() {
-            self.again.push_back((now + TICK, places.clone()));
+            self.again.push_back((now + AGAIN, places.clone()));
         }
         while let Some((_, before)) = self.again.pop_front_if(|(at, _)| *at <= now) {
             places.join(&before);
@@ -156,7 +158,7 @@ impl Ending {
     fn retry(&mut self, places: Places, now: BootNanos) {
         match self.again.back_mut() {
             Some((_, last)) => last.join(&places),
-            None => self.again.push_back((now + TICK, places)),
+            None => self.again.push_back((now + AGAIN, places)),
         }
     }
 }

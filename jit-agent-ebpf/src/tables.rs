@@ -324,7 +324,11 @@ impl KernelTables {
                 let ([source, ..], [destination, ..]) = (socket.source, socket.destination);
                 question.fill(([source], [destination]), source_port, port)
             }
-            Family::V6 => question.fill((socket.source, socket.destination), source_port, port),
+            Family::V6 => {
+                // BPF copies a whole array byte by byte.
+                let ([a, b, c, d], [e, f, g, h]) = (socket.source, socket.destination);
+                question.fill(([a, b, c, d], [e, f, g, h]), source_port, port)
+            }
         };
         let port = PortKey { protocol: Protocol::Tcp, port };
         // SAFETY: the question has this number of bytes.

@@ -69,11 +69,14 @@ impl Flow {
     }
 
     /// Makes this the connection that a segment belongs to. The fields are written one by one: a
-    /// whole value would be made on the stack first.
+    /// whole value would be made on the stack first. So are the words: BPF copies a whole array byte
+    /// by byte.
     #[inline(always)]
     pub const fn fill(&mut self, segment: &Segment) {
-        self.source = segment.source.words;
-        self.destination = segment.destination.words;
+        let [a, b, c, d] = segment.source.words;
+        self.source = [a, b, c, d];
+        let [a, b, c, d] = segment.destination.words;
+        self.destination = [a, b, c, d];
         self.source_port = segment.source_port;
         self.port = segment.port.port;
         self.family = segment.source.family as u8;

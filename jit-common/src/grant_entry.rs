@@ -67,9 +67,11 @@ pub struct PrefixV6 {
     pub port: [u8; 2],
     /// IANA number, 6 or 17.
     pub protocol: u8,
+    /// Always zero.
+    pub reserved: u8,
     /// Always zero; 24 bytes in all, because a trie's value is only aligned after a key of a
-    /// multiple of eight bytes.
-    pub reserved: [u8; 5],
+    /// multiple of eight bytes. (BPF would clear an array of bytes by a loop.)
+    pub padding: u32,
     /// As [`Address::words`].
     pub address: [u32; 4],
 }
@@ -85,7 +87,8 @@ impl PrefixV6 {
         Self {
             port: port.port.to_be_bytes(),
             protocol: port.protocol as u8,
-            reserved: [0; 5],
+            reserved: 0,
+            padding: 0,
             address: address.words,
         }
     }

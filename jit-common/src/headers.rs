@@ -194,28 +194,31 @@ struct Chain {
     routed: bool,
 }
 
+/// Parts of what the walk has seen: the bytes walked, which are fewer, and two truth values.
+const WALKED: usize = 0xffff;
+const FRAGMENTED: usize = 1 << 16;
+const ROUTED: usize = 1 << 17;
+
 /// Walks the extension headers of the packet at `at`; the first has the number `next`.
 ///
 /// The loop only collects; the decision comes once, after the loop. Together with `forget` this
 /// keeps the verifier's paths alike (otherwise it processes 600,000 instructions).
 #[inline(always)]
 fn chain<F: Frame>(frame: &F, at: usize, mut next: u8) -> Chain {
-    let mut walked = 0;
-    let mut fragment = false;
+    // The bytes walked, and whether there was a fragment or a routing header.
+    let mut seen = 0;
     let mut offset = 0;
     let mut cut_short = false;
-    let mut routed = false;
     for _ in 0..MAX_EXTENSION_HEADERS {
-        let here = at + IPV6_BYTES + walked;
+        let here = at + IPV6_BYTES + (seen & WALKED);
         match next {
             NEXT_FRAGMENT => {
                 let Some([after, _, f0, f1, ..]) = frame.load::<FRAGMENT_BYTES>(here) else {
                     cut_short = true;
                     break;
                 };
-                fragment = true;
                 next = after;
-                walked = frame.forget(walked + FRAGMENT_BYTES);
+                seen = frame.forget((seen + FRAGMENT_BYTES) | FRAGMENTED);
                 // The three low bits are flags.
                 offset = usize::from(u16::from_be_bytes([f0, f1]) & 0xfff8);
                 if offset > 0 {
@@ -224,7 +227,7 @@ fn chain<F: Frame>(frame: &F, at: usize, mut next: u8) -> Chain {
             }
             NEXT_HOP_BY_HOP | NEXT_ROUTING | NEXT_DESTINATION | NEXT_AUTHENTICATION
             | NEXT_MOBILITY | NEXT_HIP | NEXT_SHIM6 => {
-                routed |= next == NEXT_ROUTING;
+                let routed = if next == NEXT_ROUTING { ROUTED } else { 0 };
                 let Some([after, length]) = frame.load(here) else {
                     cut_short = true;
                     break;
@@ -239,12 +242,13 @@ fn chain<F: Frame>(frame: &F, at: usize, mut next: u8) -> Chain {
                     break;
                 }
                 next = after;
-                walked = frame.forget(walked + bytes);
+                seen = frame.forget((seen + bytes) | routed);
             }
             _ => break,
         }
     }
-    Chain { next, walked, fragment, offset, cut_short, routed }
+    let (fragment, routed) = (seen & FRAGMENTED != 0, seen & ROUTED != 0);
+    Chain { next, walked: seen & WALKED, fragment, offset, cut_short, routed }
 }
 
 /// IPv6 (RFC 8200 section 4) with its extension headers; RFC 7112: the first fragment must hold

@@ -219,7 +219,8 @@ impl RawKey {
                 PrefixV6 {
                     port: take(rest)?,
                     protocol: byte(rest)?,
-                    reserved: take(rest)?,
+                    reserved: byte(rest)?,
+                    padding: take(rest).map(u32::from_ne_bytes)?,
                     address: words(rest)?,
                 },
             ),

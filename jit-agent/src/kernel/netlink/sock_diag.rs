@@ -461,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn one_question_finds_the_sessions_of_both_families_at_a_port_and_no_others() {
+    fn one_question_finds_the_sockets_of_both_families_at_a_port_and_no_others() {
         let listen = |address: &str| TcpListener::bind(address).unwrap();
         let mut diag = SockDiag::open().unwrap();
         for listener in [listen("127.0.0.1:0"), listen("[::1]:0"), listen("[::]:0")] {
@@ -488,6 +488,10 @@ mod tests {
             })
             .unwrap();
             assert_eq!(found, peers, "{local}");
+            let (mut listening, range) = (0, local.port()..=local.port());
+            let count = |socket: Socket| listening += usize::from(socket.listens);
+            diag.list(range, Wanted::Services(Protocol::Tcp), count).unwrap();
+            assert_eq!(listening, 1, "{local}");
         }
     }
 

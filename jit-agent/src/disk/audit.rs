@@ -173,10 +173,13 @@ impl Audit {
         self.lost = Some((before.saturating_add(count), first));
     }
 
-    /// Whether there is something to write or to sync.
-    pub(crate) fn is_unsettled(&self) -> bool {
+    /// When there is something to sync, or to write that could not be written; `None`: all is done.
+    pub(crate) fn due(&self) -> Option<BootNanos> {
+        if self.problem.is_some() || !self.waiting.is_empty() || self.lost.is_some() {
+            return Some(BootNanos(0));
+        }
         let synced = self.open.as_ref().is_some_and(|open| open.synced == open.segment.tip);
-        !synced || !self.waiting.is_empty() || self.lost.is_some() || self.problem.is_some()
+        (!synced).then_some(self.next_sync)
     }
 
     /// Why nothing can be written now; `None`: all is well.

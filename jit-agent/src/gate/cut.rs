@@ -23,7 +23,7 @@ use crate::{
     },
     rules::{
         clock::{BootNanos, Now},
-        reconcile::{Entry, EntryKey},
+        reconcile::EntryKey,
     },
 };
 
@@ -279,11 +279,7 @@ impl<D: Datapath> Gate<D> {
             .map(|(port, rule)| (port.port, rule))
             .collect();
         let by_port = ports.values().any(|rule| rule.drain == 0);
-        let by_grant = || {
-            let accesses = self.tables.installed().values().flat_map(Entry::accesses);
-            accesses.into_iter().any(|access| access.cut && access.is_some())
-        };
-        let half_open = !by_port && !by_grant();
+        let half_open = !by_port && !self.tables.cuts();
         (ports, half_open)
     }
 

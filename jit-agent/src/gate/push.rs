@@ -49,13 +49,16 @@ impl<D: Datapath> Gate<D> {
         let mut candidates: VecDeque<_> = envelopes.into_iter().map(Candidate::new).collect();
         let mut outcomes = Vec::with_capacity(candidates.len());
         while !candidates.is_empty() {
-            outcomes.extend(self.push_slice(&mut candidates, 0, &by, now, || true));
+            let some = self.push_slice(&mut candidates, 0, &by, now, || true);
+            self.report_accepted(&some, &by.name, now);
+            outcomes.extend(some);
         }
         outcomes
     }
 
     /// Admits the first of these candidates, as long as there is time and they do not open very
-    /// many entries; at least one. `generation`: of the keys.
+    /// many entries; at least one. `generation`: of the keys. Their peer may have its answer before
+    /// [`Gate::report_accepted`].
     pub(super) fn push_slice(
         &mut self,
         candidates: &mut VecDeque<Candidate>,
@@ -92,7 +95,7 @@ impl<D: Datapath> Gate<D> {
         if outcomes.iter().any(Result::is_ok) {
             self.about.pushed(by, now);
         }
-        self.report_outcomes(&outcomes, by, now);
+        self.report_refused(&outcomes, by, now);
         self.settle_audit(now);
         outcomes
     }
@@ -251,30 +254,30 @@ impl<D: Datapath> Gate<D> {
         Err((error, keys))
     }
 
-    fn report_outcomes(&mut self, outcomes: &Outcomes, by: &str, now: Now) {
-        for outcome in outcomes {
-            match outcome {
-                Ok(Accepted { admission: Admission::Known, .. }) => {}
-                Ok(Accepted { admission, id, not_after, warning }) => {
-                    let kind = match admission {
-                        Admission::Active | Admission::Known => "activated",
-                        Admission::Scheduled => "scheduled",
-                    };
-                    tracing::info!(grant = %id, by, until = %not_after, warning, "grant {kind}");
-                    let event = grant_event(kind, *id, by);
-                    let detail = warning.clone();
-                    self.report_grant(v1::GrantEvent { detail, ..event }, now);
-                }
-                // A peer can cause these again and again: beyond a number they are summed.
-                Err(refused) if self.recorder.refused(refused, by, now) => {
-                    let Refused { refusal, detail, id } = refused;
-                    let word = refusal.word();
-                    tracing::warn!(by, reason = word, "grant refused: {detail:?}");
-                    let event = grant_event("refused", id.unwrap_or(GrantId([0; 16])), by);
-                    let (reason, detail) = (word.into(), detail.clone());
-                    self.report_grant(v1::GrantEvent { reason, detail, ..event }, now);
-                }
-                Err(_) => {}
+    /// Writes accepted grants to the log, and to the watchers.
+    pub(super) fn report_accepted(&self, outcomes: &Outcomes, by: &str, now: Now) {
+        for Accepted { admission, id, not_after, warning } in outcomes.iter().flatten() {
+            let kind = match admission {
+                Admission::Known => continue,
+                Admission::Active => "activated",
+                Admission::Scheduled => "scheduled",
+            };
+            tracing::info!(grant = %id, by, until = %not_after, warning, "grant {kind}");
+            let event = grant_event(kind, *id, by);
+            self.report_grant(v1::GrantEvent { detail: warning.clone(), ..event }, now);
+        }
+    }
+
+    fn report_refused(&mut self, outcomes: &Outcomes, by: &str, now: Now) {
+        for refused in outcomes.iter().filter_map(|outcome| outcome.as_ref().err()) {
+            // A peer can cause these again and again: beyond a number they are summed.
+            if self.recorder.refused(refused, by, now) {
+                let Refused { refusal, detail, id } = refused;
+                let word = refusal.word();
+                tracing::warn!(by, reason = word, "grant refused: {detail:?}");
+                let event = grant_event("refused", id.unwrap_or(GrantId([0; 16])), by);
+                let (reason, detail) = (word.into(), detail.clone());
+                self.report_grant(v1::GrantEvent { reason, detail, ..event }, now);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The records that the gate adds to the audit.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     io,
     num::NonZeroU32,
     time::Duration,
@@ -234,7 +234,7 @@ impl Recorder {
         let Replacement { by, ended, id, until: _ } = replacement;
         let mut record = Record::new(EventCode::GrantReplaced).by("agent").grant(*id);
         record = record.with("replaced_by", by.to_string()).with("ended", *ended);
-        if *ended && let Some(found) = ledger.ended().rev().find(|one| one.grant.id() == *id) {
+        if *ended && let Some(found) = ledger.ended_grant(*id) {
             record =
                 record.text("requester", found.grant.requester()).with("connections", found.hits);
         }
@@ -265,8 +265,6 @@ impl Recorder {
 
     /// Records grants that began or ended.
     pub(super) fn changes(&mut self, changes: &[Change], ledger: &Ledger, now: Now) {
-        let ended: HashMap<GrantId, &HeldGrant> =
-            ledger.ended().map(|ended| (ended.grant.id(), ended)).collect();
         for change in changes {
             let record = match change {
                 Change::Activated(id) => {
@@ -278,7 +276,7 @@ impl Recorder {
                 }
                 Change::Expired(id) => {
                     let record = Record::new(EventCode::GrantExpired).grant(*id);
-                    match ended.get(id) {
+                    match ledger.ended_grant(*id) {
                         Some(ended) => record
                             .text("requester", ended.grant.requester())
                             .with("connections", ended.hits),

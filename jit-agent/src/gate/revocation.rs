@@ -128,15 +128,15 @@ impl<D: Datapath> Gate<D> {
     /// The grants whose sessions a revocation is about: those that it ended, and those that had
     /// ended before and whose sessions may go on.
     fn meant(&self, closed: &[Closed], target: &Target, now: Now) -> Vec<Arc<VerifiedGrant>> {
-        let ids: HashSet<GrantId> = match target {
-            Target::Ids(ids) => ids.iter().copied().collect(),
-            Target::All | Target::Requester(_) => HashSet::new(),
+        let before: Vec<_> = match target {
+            Target::All => self.ledger.ended().collect(),
+            Target::Ids(ids) => ids.iter().filter_map(|id| self.ledger.ended_grant(*id)).collect(),
+            Target::Requester(name) => {
+                let all = self.ledger.ended();
+                all.filter(|ended| ended.grant.requester() == name).collect()
+            }
         };
-        let before = self.ledger.ended().map(|ended| &ended.grant).filter(|grant| match target {
-            Target::All => true,
-            Target::Ids(_) => ids.contains(&grant.id()),
-            Target::Requester(name) => grant.requester() == name,
-        });
+        let before = before.into_iter().map(|ended| &ended.grant);
         let grants = closed.iter().filter_map(|closed| closed.grant.as_ref()).chain(before);
         grants.filter(|grant| grant.not_before() <= now.wall).cloned().collect()
     }

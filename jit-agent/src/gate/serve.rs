@@ -14,7 +14,7 @@ use crate::{
         configuration::NextStart,
         looks::Looks,
         verification::KeysInForce,
-        waiting::Push,
+        waiting::{Push, PushRequests},
     },
     kernel::datapath::Datapath,
     rules::clock::Now,
@@ -55,8 +55,8 @@ impl<D: Datapath> Gate<D> {
                     self.answer(read.taken(), requests.keys.generation(), &clock);
                 }
                 (by, push) = requests.pushes.next() => {
-                    let push = self.push_some(&by, push, requests.keys.generation(), clock());
-                    requests.pushes.done(&by, push);
+                    let generation = requests.keys.generation();
+                    self.push_some(&by, push, &requests.pushes, generation, clock());
                 }
                 Some(event) = requests.events.recv() => {
                     // Events that came together go to the disk together.
@@ -104,14 +104,24 @@ impl<D: Datapath> Gate<D> {
         }
     }
 
-    /// Admits a slice of a push.
-    fn push_some(&mut self, by: &str, mut push: Push, generation: u64, now: Now) -> Push {
+    /// Admits a slice of a push, and answers if it was the last one. What nobody's safety depends on
+    /// comes after the answer.
+    fn push_some(
+        &mut self,
+        by: &str,
+        mut push: Push,
+        pushes: &PushRequests,
+        generation: u64,
+        now: Now,
+    ) {
         let began = Instant::now();
         let in_time = || began.elapsed() < SLICE;
         let candidates = &mut push.batch.candidates;
-        let by = Pusher { name: by.to_owned(), may_revoke: push.may_revoke };
-        push.outcomes.extend(self.push_slice(candidates, generation, &by, now, in_time));
-        push
+        let pusher = Pusher { name: by.to_owned(), may_revoke: push.may_revoke };
+        let outcomes = self.push_slice(candidates, generation, &pusher, now, in_time);
+        push.outcomes.extend(outcomes.iter().cloned());
+        pushes.done(by, push);
+        self.report_accepted(&outcomes, by, now);
     }
 
     fn serve(&mut self, request: Urgent, keys: &mut KeysInForce, now: Now) {

@@ -14,6 +14,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Tables {
     installed: Entries,
+    /// Number of entries that cut sessions: whether there is one is asked in each revocation.
+    cutting: usize,
     /// Keys whose write failed.
     dirty: BTreeSet<EntryKey>,
     /// Why.
@@ -57,7 +59,24 @@ pub(super) struct Written {
 impl Tables {
     /// Takes over the entries that an earlier run left in the kernel.
     pub(super) fn adopt(&mut self, installed: Entries) {
+        self.cutting = installed.values().filter(|entry| entry.cuts()).count();
         self.installed = installed;
+    }
+
+    /// Whether any entry cuts its sessions, whatever the rule of its port.
+    pub(super) const fn cuts(&self) -> bool {
+        self.cutting > 0
+    }
+
+    fn insert(&mut self, key: EntryKey, entry: Entry) -> Option<Entry> {
+        self.cutting += usize::from(entry.cuts());
+        let before = self.installed.insert(key, entry);
+        self.forgot(before.as_ref());
+        before
+    }
+
+    fn forgot(&mut self, before: Option<&Entry>) {
+        self.cutting -= before.map_or(0, |before| usize::from(before.cuts()));
     }
 
     /// Gives back the room of entries that have gone.
@@ -86,7 +105,7 @@ impl Tables {
         for (key, found) in read {
             let was = self.installed.get(key).copied();
             if was != Some(*found) {
-                self.installed.insert(*key, *found);
+                self.insert(*key, *found);
                 differences.push(Difference { key: *key, was, found: Some(*found) });
             }
         }
@@ -95,8 +114,10 @@ impl Tables {
 
     /// Likewise where nothing was found, though something was written.
     pub(super) fn missing(&mut self, there: &HashSet<EntryKey>) -> Vec<Difference> {
-        let gone = self.installed.extract_if(|key, _| !there.contains(key));
-        gone.map(|(key, was)| Difference { key, was: Some(was), found: None }).collect()
+        let gone: Vec<_> = self.installed.extract_if(|key, _| !there.contains(key)).collect();
+        gone.iter().for_each(|(_, was)| self.forgot(Some(was)));
+        let differences = gone.into_iter();
+        differences.map(|(key, was)| Difference { key, was: Some(was), found: None }).collect()
     }
 
     pub(super) const fn dirty(&self) -> &BTreeSet<EntryKey> {
@@ -123,11 +144,12 @@ impl Tables {
             self.writes = self.writes.wrapping_add(1);
             let (key, may_end) = match write {
                 Write::Remove(key) => {
-                    self.installed.remove(&key);
+                    let before = self.installed.remove(&key);
+                    self.forgot(before.as_ref());
                     (key, true)
                 }
                 Write::Set(key, entry) => {
-                    let before = self.installed.insert(key, entry);
+                    let before = self.insert(key, entry);
                     (key, before.is_some_and(|before| entry.may_end(&before)))
                 }
             };
@@ -187,6 +209,35 @@ mod tests {
         assert_eq!(write(&mut tables, &mut kernel, [Some(entry(9)), Some(entry(4))]), [second]);
         assert_eq!(write(&mut tables, &mut kernel, [None, Some(entry(4))]), [first]);
         assert_eq!(tables.installed().len(), 1);
+    }
+
+    /// A revocation asks this without a look at every entry.
+    #[test]
+    fn whether_any_entry_cuts_its_sessions_is_known_whatever_happened_to_the_entries() {
+        let (mut tables, mut kernel) = (Tables::default(), MemoryDatapath::default());
+        let [first, second, third] = ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map(key);
+        let cutting = |deadline| {
+            let entry = entry(deadline);
+            Entry { unlimited: Access { cut: true, ..entry.unlimited }, ..entry }
+        };
+        let mut write = |tables: &mut Tables, key, entry| {
+            tables.write([(key, entry)], &mut kernel).result.unwrap();
+            tables.cuts()
+        };
+        assert!(!write(&mut tables, first, Some(entry(5))));
+        assert!(write(&mut tables, second, Some(cutting(5))));
+        assert!(write(&mut tables, second, Some(cutting(9))), "it counts once");
+        assert!(!write(&mut tables, second, None));
+        assert!(write(&mut tables, second, Some(cutting(5))));
+        assert!(!write(&mut tables, second, Some(entry(5))));
+        tables.correct(&[(first, cutting(5)), (third, cutting(5))]);
+        assert!(tables.cuts());
+        tables.missing(&[second, third].into());
+        assert!(tables.cuts());
+        tables.missing(&[second].into());
+        assert!(!tables.cuts());
+        tables.adopt([(third, cutting(5))].into());
+        assert!(tables.cuts());
     }
 
     #[test]

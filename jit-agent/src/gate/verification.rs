@@ -1,5 +1,5 @@
 //! Verification of signatures, outside of the gate's task: on threads of its own, in turns between
-//! the peers.
+//! the peers. While nobody waits for a turn, an envelope that comes alone is verified by its caller.
 //!
 //! The gate decides with what is found here, so nothing opens without it. A reload may come
 //! between: what was found carries the generation of its keys, and what was good by older ones is
@@ -101,6 +101,8 @@ struct State {
     /// The places of each peer that has sent anything. The configuration names these peers.
     places: HashMap<String, Arc<Semaphore>>,
     threads: usize,
+    /// A caller verifies its one envelope itself.
+    lone: bool,
     ended: bool,
 }
 
@@ -167,7 +169,8 @@ impl Verification {
     }
 
     /// Verifies grants; the candidates are in the order of the envelopes. Waits for a place of this
-    /// peer, but not for the result.
+    /// peer, but not for the result. One envelope is verified here if nothing waits: to wake a
+    /// thread and to be woken takes longer than that.
     pub(super) async fn grants(
         &self,
         envelopes: Vec<v1::Envelope>,
@@ -179,8 +182,15 @@ impl Verification {
             let _gone = reply.send(Batch { candidates, _place: None });
             return answer;
         };
+        let lone = envelopes.len() == 1;
         let (rest, done) = (envelopes.into(), VecDeque::new());
-        self.shared.add(by, Work::Grants { rest, done, place, reply });
+        let work = Work::Grants { rest, done, place, reply };
+        if lone && let Some(keys) = self.shared.begin_lone() {
+            self.shared.serve(by, work, Some(&keys));
+            self.shared.lock().lone = false;
+        } else {
+            self.shared.add(by, work);
+        }
         answer
     }
 
@@ -257,14 +267,35 @@ impl Shared {
         };
         let keys = state.keys.clone();
         drop(state);
+        self.serve(&by, work, keys.as_deref());
+        true
+    }
+
+    /// Whether a caller may verify one envelope itself, and the keys for it: nobody waits for a
+    /// turn, and no other caller does the same. So a flood takes no more than one thread of the
+    /// server.
+    fn begin_lone(&self) -> Option<Arc<Keys>> {
+        let mut state = self.lock();
+        if state.lone || !state.work.is_empty() {
+            return None;
+        }
+        let keys = state.keys.clone()?;
+        state.lone = true;
+        Some(keys)
+    }
+
+    /// Does a slice of this work, and puts the rest back.
+    fn serve(&self, by: &str, work: Work, keys: Option<&Keys>) {
         // A panic ends this call alone: its work is dropped, and so its sender gets an error.
-        let done = catch_unwind(AssertUnwindSafe(|| self.slice(&by, work, keys.as_deref())));
+        let done = catch_unwind(AssertUnwindSafe(|| self.slice(by, work, keys)));
         match done {
-            Ok(Some(rest)) => self.lock().work.put_back(&by, rest),
+            Ok(Some(rest)) => {
+                self.lock().work.put_back(by, rest);
+                self.changed.notify_one();
+            }
             Ok(None) => {}
             Err(_) => tracing::error!(by, "a signature could not be verified: internal error"),
         }
-        true
     }
 
     /// Does a slice of this work; returns what is left of it.
@@ -446,7 +477,7 @@ mod tests {
         shared.lock().threads = 1;
         let owner = Arc::new(Owner(Arc::clone(&shared)));
         let verification = Verification { shared: Arc::clone(&shared), _owner: owner };
-        let add = |by| verification.grants(vec![envelope(1)], by).now_or_never();
+        let add = |by| verification.grants(vec![envelope(1); 2], by).now_or_never();
         let waiting: Vec<_> = std::iter::from_fn(|| add("a")).collect();
         assert_eq!(waiting.len(), PLACES);
         let other = add("b").unwrap();
@@ -458,6 +489,33 @@ mod tests {
         }
         assert!(add("a").is_some());
         drop(other);
+    }
+
+    #[test]
+    fn one_caller_at_a_time_verifies_its_one_envelope_itself_and_only_if_nobody_waits() {
+        let shared = Arc::<Shared>::default();
+        // Nobody serves.
+        shared.lock().threads = 1;
+        shared.lock().keys = Some(Arc::new(keys()));
+        let owner = Arc::new(Owner(Arc::clone(&shared)));
+        let verification = Verification { shared: Arc::clone(&shared), _owner: owner };
+        let verified = |number| {
+            let envelopes = vec![envelope(1); number];
+            let mut answer = verification.grants(envelopes, "a").now_or_never().unwrap();
+            answer.try_recv().is_ok()
+        };
+        assert!(verified(1) && verified(1));
+        shared.lock().lone = true;
+        assert!(!verified(1), "another caller does it");
+        shared.lock().lone = false;
+        assert!(!verified(1), "it comes after those who wait");
+        for _ in 0..2 {
+            assert!(shared.serve_one());
+        }
+        assert!(shared.lock().work.is_empty());
+        assert!(!verified(2), "a batch is for the threads");
+        assert!(shared.serve_one());
+        assert!(verified(1));
     }
 
     #[test]

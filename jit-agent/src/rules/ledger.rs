@@ -332,6 +332,11 @@ impl Ledger {
         self.grants.len() + self.ended.len()
     }
 
+    /// One grant that has ended, if it is remembered.
+    pub fn ended_grant(&self, id: GrantId) -> Option<&HeldGrant> {
+        self.ended.find(id)
+    }
+
     /// Grants that have ended, oldest first.
     pub fn ended(&self) -> impl DoubleEndedIterator<Item = &HeldGrant> {
         self.ended.iter()

@@ -57,6 +57,11 @@ impl Entry {
         [self.unlimited, self.limited]
     }
 
+    /// Whether sessions end with a grant of it, whatever the rule of the port.
+    pub fn cuts(&self) -> bool {
+        self.accesses().iter().any(|access| access.cut && access.is_some())
+    }
+
     /// Whether sessions that `old` covered may have ended under this entry. They have not if each
     /// claim is the same or only lasts longer.
     pub fn may_end(&self, old: &Self) -> bool {

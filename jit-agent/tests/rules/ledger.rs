@@ -336,3 +336,36 @@ proptest! {
         let _: Address = v4("192.0.2.1");
     }
 }
+
+/// The oldest make room, and a replacement that is taken back leaves a gap.
+#[test]
+fn the_grants_that_ended_last_are_found_by_their_ids() {
+    let id = |number: u16| GrantId([number.to_be_bytes(); 8].concat().try_into().unwrap());
+    let mut ledger = Ledger::new(CAPACITY, 64, UNSEEN);
+    let admit = |ledger: &mut Ledger, number: u16, replaces: Option<u16>| {
+        let bytes = |number| id(number).0.to_vec().into();
+        let replaces = replaces.map(bytes).unwrap_or_default();
+        let grant = v1::Grant { id: bytes(number), replaces, ..grant(1, &["203.0.113.7"]) };
+        ledger.admit(verified(&grant), NOW).unwrap();
+    };
+    let end = |ledger: &mut Ledger, number| {
+        admit(ledger, number, None);
+        ledger.revoke(id(number), NOW, 0).unwrap();
+    };
+    (1..700).for_each(|number| end(&mut ledger, number));
+    admit(&mut ledger, 5_000, None);
+    let before = ledger.grant(id(5_000)).cloned();
+    admit(&mut ledger, 5_001, Some(5_000));
+    let replacement = ledger.replace(id(5_001), NOW, 0).unwrap();
+    (700..750).for_each(|number| end(&mut ledger, number));
+    assert!(ledger.ended_grant(id(5_000)).is_some());
+    ledger.take_back(replacement, before);
+    assert!(ledger.ended_grant(id(5_000)).is_none());
+    (750..1_500).for_each(|number| end(&mut ledger, number));
+    let held: Vec<_> = ledger.ended().map(|held| held.grant.id()).collect();
+    assert_eq!(held, (1_500 - 1_024..1_500).map(id).collect::<Vec<_>>());
+    let found = |number: &u16| ledger.ended_grant(id(*number)).map(|held| held.grant.id());
+    for number in 1..1_500 {
+        assert_eq!(found(&number), held.contains(&id(number)).then(|| id(number)), "{number}");
+    }
+}

@@ -11,7 +11,7 @@ use crate::{
         audit::{Audit, AuditError, MAX_BATCH, MAX_WAITING, Record, SignedHead},
         own_thread::{OwnThread, Unanswered},
     },
-    rules::clock::Now,
+    rules::clock::{BootNanos, Now},
 };
 
 /// The audit of a running agent.
@@ -34,8 +34,8 @@ struct Seen {
     problem: Option<String>,
     damage: Option<String>,
     signed: Option<SignedHead>,
-    /// There is something to write or to sync.
-    unsettled: bool,
+    /// When there is something to sync, or to try again; `None`: all is done.
+    due: Option<BootNanos>,
 }
 
 impl Seen {
@@ -44,7 +44,7 @@ impl Seen {
             problem: audit.problem().map(str::to_owned),
             damage: audit.damage().map(str::to_owned),
             signed: audit.signed_head().cloned(),
-            unsettled: audit.is_unsettled(),
+            due: audit.due(),
         }
     }
 }
@@ -107,7 +107,9 @@ impl AuditQueue {
         if self.writer.is_stalled() {
             return;
         }
-        if !waiting.is_empty() || lost.is_some() || seen.unsettled || unanswered.is_some() {
+        // Each call wakes the thread and waits for it.
+        let due = seen.due.is_some_and(|due| due <= now.boot);
+        if !waiting.is_empty() || lost.is_some() || due || unanswered.is_some() {
             drop(self.call(gives_up, move |audit| audit.flush(now)));
         }
     }

@@ -43,6 +43,11 @@ impl<T> Turns<T> {
         Some((by, work))
     }
 
+    /// Whether nobody waits.
+    pub(in crate::gate) fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
     /// Drops everything.
     pub(in crate::gate) fn clear(&mut self) {
         *self = Self::default();

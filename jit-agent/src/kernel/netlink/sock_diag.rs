@@ -2,7 +2,7 @@
 //! NETLINK_SOCK_DIAG (sock_diag(7), `linux/sock_diag.h`, `linux/inet_diag.h`).
 //!
 //! Building and reading messages is pure; only [`SockDiag`] speaks to the kernel. The crate
-//! netlink-packet-sock-diag is not used: it cannot send the kernel the filter by port, and three
+//! netlink-packet-sock-diag is not used: it cannot send the kernel the filter by port, and four
 //! messages of a fixed form are all that is needed.
 
 use std::{io, ops::RangeInclusive, time::Duration};
@@ -21,6 +21,8 @@ use rustix::{
 /// Message types (`linux/netlink.h`, `linux/sock_diag.h`).
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
+/// The older question about TCP sockets (`linux/inet_diag.h`).
+const TCPDIAG_GETSOCK: u16 = 18;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
 /// Message flags (`linux/netlink.h`).
@@ -127,25 +129,34 @@ pub enum DiagError {
     },
 }
 
-/// Asks for all such sockets of one family with a local port in a range. `sequence` comes back in
+/// Asks for all such UDP sockets of one family with a local port in a range. `sequence` comes back in
 /// the answers.
-pub fn list_request(
-    v6: bool,
-    ports: RangeInclusive<u16>,
-    wanted: Wanted,
-    sequence: u32,
-) -> Vec<u8> {
-    /// Bytes of two conditions, each an operation followed by a port.
-    const FILTER: u16 = 16;
+fn udp_request(v6: bool, ports: &RangeInclusive<u16>, states: u32, sequence: u32) -> Vec<u8> {
     let mut request = header(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, sequence);
-    let (protocol, states) = match wanted {
-        Wanted::HalfOpen => (Protocol::Tcp, HALF_OPEN),
-        Wanted::Sessions => (Protocol::Tcp, HALF_OPEN | OPEN),
-        Wanted::Services(protocol) => (protocol, 1 << LISTEN | OPEN),
-    };
-    request.extend([if v6 { AF_INET6 } else { AF_INET }, protocol as u8, 0, 0]);
+    request.extend([if v6 { AF_INET6 } else { AF_INET }, Protocol::Udp as u8, 0, 0]);
     request.extend(states.to_ne_bytes());
     request.extend([0; ID]);
+    at_ports(request, ports)
+}
+
+/// Likewise for TCP sockets, of both families. For each question the kernel looks through its whole
+/// table of connections, which takes long however few they are. Only in the older form one question
+/// is about both families (`inet_diag_dump_compat` in `net/ipv4/inet_diag.c`).
+fn tcp_request(ports: &RangeInclusive<u16>, states: u32, sequence: u32) -> Vec<u8> {
+    let mut request = header(TCPDIAG_GETSOCK, NLM_F_REQUEST | NLM_F_DUMP, sequence);
+    // A family, which the kernel takes no notice of here, and nothing more about each socket.
+    request.extend([0; 4]);
+    request.extend([0; ID]);
+    request.extend(states.to_ne_bytes());
+    // The kernel's own.
+    request.extend([0; 4]);
+    at_ports(request, ports)
+}
+
+/// Ends a request with a filter.
+fn at_ports(mut request: Vec<u8>, ports: &RangeInclusive<u16>) -> Vec<u8> {
+    /// Bytes of two conditions, each an operation followed by a port.
+    const FILTER: u16 = 16;
     request.extend((4 + FILTER).to_ne_bytes());
     request.extend(INET_DIAG_REQ_BYTECODE.to_ne_bytes());
     // The jumps if it holds and if not: one to four bytes after the end says no.
@@ -190,7 +201,7 @@ pub fn read(
             continue;
         }
         match bytes(head, 4).map(u16::from_ne_bytes) {
-            Some(SOCK_DIAG_BY_FAMILY) => {
+            Some(SOCK_DIAG_BY_FAMILY | TCPDIAG_GETSOCK) => {
                 if let Some(socket) = Socket::read(body).ok_or_else(malformed)? {
                     seen(socket);
                 }
@@ -270,9 +281,19 @@ impl SockDiag {
         wanted: Wanted,
         mut seen: impl FnMut(Socket),
     ) -> Result<(), DiagError> {
+        let (protocol, states) = match wanted {
+            Wanted::HalfOpen => (Protocol::Tcp, HALF_OPEN),
+            Wanted::Sessions => (Protocol::Tcp, HALF_OPEN | OPEN),
+            Wanted::Services(protocol) => (protocol, 1 << LISTEN | OPEN),
+        };
+        if protocol == Protocol::Tcp {
+            let sequence = self.next();
+            self.ask(&tcp_request(&ports, states, sequence), sequence, seen)?;
+            return Ok(());
+        }
         for v6 in [false, true] {
             let sequence = self.next();
-            self.ask(&list_request(v6, ports.clone(), wanted, sequence), sequence, &mut seen)?;
+            self.ask(&udp_request(v6, &ports, states, sequence), sequence, &mut seen)?;
         }
         Ok(())
     }
@@ -386,6 +407,11 @@ fn failed(verb: &'static str) -> impl Fn(Errno) -> DiagError {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        collections::BTreeSet,
+        net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream},
+    };
+
     use super::*;
 
     const AF_UNIX: u8 = 1;
@@ -414,7 +440,7 @@ mod tests {
     }
 
     fn mapped(v4: [u8; 4]) -> [u8; 16] {
-        std::net::Ipv4Addr::from(v4).to_ipv6_mapped().octets()
+        Ipv4Addr::from(v4).to_ipv6_mapped().octets()
     }
 
     fn sockets(datagram: &[u8]) -> (Vec<Socket>, Result<Answer, DiagError>) {
@@ -432,6 +458,41 @@ mod tests {
         let request = destroy(AF_UNIX, &[0; ID], sequence);
         let answer = diag.ask(&request, sequence, |_| {}).or_else(unless_gone);
         assert!(matches!(answer, Err(DiagError::NoDestroy)), "{answer:?}");
+    }
+
+    #[test]
+    fn one_question_finds_the_sockets_of_both_families_at_a_port_and_no_others() {
+        let listen = |address: &str| TcpListener::bind(address).unwrap();
+        let mut diag = SockDiag::open().unwrap();
+        for listener in [listen("127.0.0.1:0"), listen("[::1]:0"), listen("[::]:0")] {
+            let local = listener.local_addr().unwrap();
+            let mut ends = vec![];
+            let mut connect = |address: IpAddr| {
+                let end = TcpStream::connect((address, local.port())).unwrap();
+                // From here on its handshake is finished at both ends.
+                ends.push((end, listener.accept().unwrap()));
+            };
+            if local.ip() != Ipv6Addr::LOCALHOST {
+                connect(Ipv4Addr::LOCALHOST.into());
+            }
+            if local.is_ipv6() {
+                connect(Ipv6Addr::LOCALHOST.into());
+            }
+            let port = |(end, _): &(TcpStream, _)| end.local_addr().unwrap().port();
+            let peers: BTreeSet<_> = ends.iter().map(port).collect();
+            let mut found = BTreeSet::new();
+            let range = local.port()..=local.port();
+            diag.list(range, Wanted::Sessions, |socket| {
+                assert!(socket.peer.is_loopback() && !socket.listens && !socket.half_open);
+                assert!(found.insert(socket.peer_port));
+            })
+            .unwrap();
+            assert_eq!(found, peers, "{local}");
+            let (mut listening, range) = (0, local.port()..=local.port());
+            let count = |socket: Socket| listening += usize::from(socket.listens);
+            diag.list(range, Wanted::Services(Protocol::Tcp), count).unwrap();
+            assert_eq!(listening, 1, "{local}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Grants that have ended, for lists and for the question whether an id is new.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 use jit_proto::GrantId;
 
@@ -14,8 +14,11 @@ const MOST: usize = 1024;
 pub(super) struct Ended {
     /// Oldest first, each id once.
     grants: VecDeque<HeldGrant>,
-    /// Their ids: every push asks for one that is not among them.
-    ids: HashSet<GrantId>,
+    /// The numbers of their ids, one after the other: every push asks for an id that is not among
+    /// them.
+    numbers: HashMap<GrantId, usize>,
+    /// The number of the oldest one.
+    first: usize,
 }
 
 impl Ended {
@@ -26,25 +29,25 @@ impl Ended {
         if self.grants.len() >= MOST
             && let Some(oldest) = self.grants.pop_front()
         {
-            self.ids.remove(&oldest.grant.id());
+            self.numbers.remove(&oldest.grant.id());
+            self.first += 1;
         }
-        self.ids.insert(id);
+        self.numbers.insert(id, self.first + self.grants.len());
         self.grants.push_back(held);
     }
 
     pub(super) fn remove(&mut self, id: GrantId) {
-        if self.ids.remove(&id) {
-            self.grants.retain(|held| held.grant.id() != id);
-        }
+        let Some(number) = self.numbers.remove(&id) else { return };
+        self.grants.remove(number - self.first);
+        self.numbers.values_mut().filter(|other| **other > number).for_each(|other| *other -= 1);
     }
 
     pub(super) fn find(&self, id: GrantId) -> Option<&HeldGrant> {
-        let known = self.ids.contains(&id);
-        known.then(|| self.iter().find(|held| held.grant.id() == id)).flatten()
+        self.grants.get(self.numbers.get(&id)? - self.first)
     }
 
     pub(super) fn contains(&self, id: GrantId) -> bool {
-        self.ids.contains(&id)
+        self.numbers.contains_key(&id)
     }
 
     pub(super) fn len(&self) -> usize {

@@ -19,6 +19,9 @@ use crate::{
     },
 };
 
+/// Most new grants of one slice that the log names one by one.
+const LINES: usize = 16;
+
 /// Result of an accepted envelope.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Accepted {
@@ -251,7 +254,16 @@ impl<D: Datapath> Gate<D> {
         Err((error, keys))
     }
 
+    /// Reports each outcome to watchers. Of many new grants at once, the log has one line: the audit
+    /// has each.
     fn report_outcomes(&mut self, outcomes: &Outcomes, by: &str, now: Now) {
+        let new = |outcome: &&Result<Accepted, Refused>| {
+            outcome.as_ref().is_ok_and(|accepted| accepted.admission != Admission::Known)
+        };
+        let count = outcomes.iter().filter(new).count();
+        if count > LINES {
+            tracing::info!(by, count, "grants accepted; the audit has each of them");
+        }
         for outcome in outcomes {
             match outcome {
                 Ok(Accepted { admission: Admission::Known, .. }) => {}
@@ -260,7 +272,9 @@ impl<D: Datapath> Gate<D> {
                         Admission::Active | Admission::Known => "activated",
                         Admission::Scheduled => "scheduled",
                     };
-                    tracing::info!(grant = %id, by, until = %not_after, warning, "grant {kind}");
+                    if count <= LINES || !warning.is_empty() {
+                        tracing::info!(grant = %id, by, until = %not_after, warning, "grant {kind}");
+                    }
                     let event = grant_event(kind, *id, by);
                     let detail = warning.clone();
                     self.report_grant(v1::GrantEvent { detail, ..event }, now);

@@ -126,9 +126,10 @@ fn that_may_sign(
     mut signers: Vec<&Signer>,
     expected: PayloadType,
 ) -> Result<Vec<&Signer>, Refused> {
-    let name = signers.first().map(|signer| signer.id.clone()).unwrap_or_default();
+    let first = signers.first().copied();
     signers.retain(|signer| signer.mandate.signs(expected));
     if signers.is_empty() {
+        let name = first.map_or("", |signer| signer.id.as_str());
         let word = expected.word();
         let detail = format!(
             "the signature by {name:?} is good, but `signs` of that key does not list {word:?}"

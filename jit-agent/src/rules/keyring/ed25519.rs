@@ -20,7 +20,7 @@ use curve25519_dalek::{
 use ring::rand::{SecureRandom as _, SystemRandom};
 use sha2::{Digest as _, Sha512};
 
-use crate::rules::keyring::{KeyError, public_key::PublicKey};
+use crate::rules::keyring::KeyError;
 
 /// SubjectPublicKeyInfo of an Ed25519 key, up to the key (RFC 8410 section 4). It has one encoding.
 pub(super) const ED25519_SPKI: [u8; 12] =
@@ -63,10 +63,8 @@ impl Ed25519Key {
 
     /// Reads a SubjectPublicKeyInfo in DER.
     pub(crate) fn from_spki(der: &[u8]) -> Result<Self, KeyError> {
-        match PublicKey::from_spki(der)? {
-            PublicKey::Ed25519(key) => Ok(key),
-            PublicKey::P256(_) => Err(KeyError::Unsupported),
-        }
+        let bytes = der.strip_prefix(&ED25519_SPKI).and_then(|bytes| bytes.try_into().ok());
+        Self::from_bytes(bytes.ok_or(KeyError::Unsupported)?)
     }
 
     /// Its SubjectPublicKeyInfo in DER.

@@ -52,9 +52,8 @@ pub(super) struct P256Key([u8; 65]);
 impl PublicKey {
     /// Reads a SubjectPublicKeyInfo in DER.
     pub(super) fn from_spki(der: &[u8]) -> Result<Self, KeyError> {
-        if let Some(bytes) = der.strip_prefix(&ED25519_SPKI) {
-            let bytes = bytes.try_into().map_err(|_| KeyError::Unsupported)?;
-            return Ed25519Key::from_bytes(bytes).map(Self::Ed25519);
+        if der.starts_with(&ED25519_SPKI) {
+            return Ed25519Key::from_spki(der).map(Self::Ed25519);
         }
         if let Some(point) = der.strip_prefix(&P256_SPKI) {
             return P256Key::from_point(point).map(Self::P256).ok_or(KeyError::Unsupported);

@@ -19,6 +19,9 @@ use crate::{
     },
 };
 
+/// Most new grants of one slice that the log names one by one.
+const LINES: usize = 16;
+
 /// Result of an accepted envelope.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Accepted {
@@ -254,15 +257,22 @@ impl<D: Datapath> Gate<D> {
         Err((error, keys))
     }
 
-    /// Writes accepted grants to the log, and to the watchers.
+    /// Writes accepted grants to the log, and to the watchers. Of many new grants at once, the log
+    /// has one line: the audit has each.
     pub(super) fn report_accepted(&self, outcomes: &Outcomes, by: &str, now: Now) {
-        for Accepted { admission, id, not_after, warning } in outcomes.iter().flatten() {
+        let new = outcomes.iter().flatten().filter(|one| one.admission != Admission::Known);
+        let count = new.clone().count();
+        if count > LINES {
+            tracing::info!(by, count, "grants accepted; the audit has each of them");
+        }
+        for Accepted { admission, id, not_after, warning } in new {
             let kind = match admission {
-                Admission::Known => continue,
-                Admission::Active => "activated",
                 Admission::Scheduled => "scheduled",
+                Admission::Active | Admission::Known => "activated",
             };
-            tracing::info!(grant = %id, by, until = %not_after, warning, "grant {kind}");
+            if count <= LINES || !warning.is_empty() {
+                tracing::info!(grant = %id, by, until = %not_after, warning, "grant {kind}");
+            }
             let event = grant_event(kind, *id, by);
             self.report_grant(v1::GrantEvent { detail: warning.clone(), ..event }, now);
         }

@@ -368,9 +368,9 @@ impl<D: Datapath> Gate<D> {
 fn verify_all(grants: &[Kept], config: &Config) -> Vec<Option<Result<VerifiedGrant, Refused>>> {
     let verify = |part: &[Kept]| -> Vec<_> {
         let envelopes = part.iter().map(|kept| kept.grant.envelope.as_ref());
-        envelopes
-            .map(|envelope| Some(grant::verify(envelope?, &config.keyring, &config.host)))
-            .collect()
+        let present: Vec<_> = envelopes.clone().flatten().collect();
+        let mut results = grant::verify_all(&present, &config.keyring, &config.host).into_iter();
+        envelopes.map(|envelope| envelope.and_then(|_| results.next())).collect()
     };
     let cpus = thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let part = grants.len().div_ceil(cpus).max(PART);

@@ -29,6 +29,7 @@ use crate::{
     config::Config,
     gate::verification::budget::Budgets,
     rules::{
+        envelope::Together,
         grant::{self, VerifiedGrant},
         keyring::Keyring,
         proposal::{self, VerifiedPolicy},
@@ -38,6 +39,8 @@ use crate::{
 
 /// How long the work of one peer is done before the next one's turn.
 const SLICE: Duration = Duration::from_millis(5);
+/// This many signatures that are verified together take at most as long as one try.
+const TOGETHER: usize = 3;
 /// Most threads. Half of the CPUs are for the gate and the server.
 const MAX_THREADS: usize = 4;
 /// Most pieces of work of one peer that wait here or at the gate. For more, its calls wait.
@@ -117,6 +120,8 @@ struct Keys {
 enum Work {
     Grants {
         rest: VecDeque<v1::Envelope>,
+        /// The first so many of the rest are verified one by one.
+        one_by_one: usize,
         done: VecDeque<Candidate>,
         place: OwnedSemaphorePermit,
         reply: oneshot::Sender<Batch>,
@@ -184,7 +189,7 @@ impl Verification {
         };
         let lone = envelopes.len() == 1;
         let (rest, done) = (envelopes.into(), VecDeque::new());
-        let work = Work::Grants { rest, done, place, reply };
+        let work = Work::Grants { rest, one_by_one: 0, done, place, reply };
         if lone && let Some(keys) = self.shared.begin_lone() {
             self.shared.serve(by, work, Some(&keys));
             self.shared.lock().lone = false;
@@ -301,12 +306,15 @@ impl Shared {
     /// Does a slice of this work; returns what is left of it.
     fn slice(&self, by: &str, work: Work, keys: Option<&Keys>) -> Option<Work> {
         match work {
-            Work::Grants { mut rest, mut done, place, reply } => {
+            Work::Grants { mut rest, mut one_by_one, mut done, place, reply } => {
                 let began = Instant::now();
-                while began.elapsed() < SLICE
-                    && !reply.is_closed()
-                    && let Some(envelope) = rest.pop_front()
-                {
+                while began.elapsed() < SLICE && !reply.is_closed() && !rest.is_empty() {
+                    if one_by_one == 0 {
+                        one_by_one = self.check_together(by, keys, &mut rest, &mut done);
+                        continue;
+                    }
+                    one_by_one -= 1;
+                    let Some(envelope) = rest.pop_front() else { break };
                     let check = self.check(by, keys, |Keys { keyring, host, .. }, wasted| {
                         grant::verify_counting(&envelope, keyring, host, wasted).map(Box::new)
                     });
@@ -316,7 +324,7 @@ impl Shared {
                     return None;
                 }
                 if !rest.is_empty() {
-                    return Some(Work::Grants { rest, done, place, reply });
+                    return Some(Work::Grants { rest, one_by_one, done, place, reply });
                 }
                 let _gone = reply.send(Batch { candidates: done, _place: Some(place) });
             }
@@ -328,6 +336,41 @@ impl Shared {
             }
         }
         None
+    }
+
+    /// Verifies the first of these envelopes together. Returns how many must be verified one by one:
+    /// nothing was found out about them. A false signature among many costs work that is charged,
+    /// and until the peer's budget is full again it gets no more of it.
+    fn check_together(
+        &self,
+        by: &str,
+        keys: Option<&Keys>,
+        rest: &mut VecDeque<v1::Envelope>,
+        done: &mut VecDeque<Candidate>,
+    ) -> usize {
+        let Some(Keys { generation, keyring, host }) = keys else { return rest.len() };
+        let limited = !by.starts_with(LOCAL);
+        if limited && !self.lock().budgets.is_full(by, Instant::now()) {
+            return 1;
+        }
+        match grant::verify_together(rest.iter(), keyring, host) {
+            Together::Good(results) => {
+                let count = results.len().min(rest.len());
+                for (result, envelope) in results.into_iter().zip(rest.drain(..count)) {
+                    let result = Some(result.map(Box::new));
+                    let check = Check { generation: *generation, result };
+                    done.push_back(Candidate { envelope, check });
+                }
+                0
+            }
+            Together::OneByOne { envelopes, signatures } => {
+                if limited && signatures > 0 {
+                    let tries = signatures.div_ceil(TOGETHER);
+                    self.lock().budgets.charge(by, tries, Instant::now());
+                }
+                envelopes
+            }
+        }
     }
 
     /// Verifies within the peer's budget.
@@ -391,6 +434,29 @@ mod tests {
         }
     }
 
+    /// The same, signed once, with the name of the key that is trusted.
+    fn named(seed: u8) -> v1::Envelope {
+        let mut envelope = envelope(seed);
+        envelope.signatures.truncate(1);
+        envelope.signatures.iter_mut().for_each(|signature| signature.key_id = "k".into());
+        envelope
+    }
+
+    /// Verifies all these as the work of a peer; returns their words.
+    fn words(shared: &Shared, by: &str, envelopes: &[v1::Envelope]) -> Vec<&'static str> {
+        let (keys, (work, mut answer)) = (keys(), grants(envelopes.to_vec()));
+        let mut left = Some(work);
+        while let Some(work) = left {
+            left = shared.slice(by, work, Some(&keys));
+        }
+        let Batch { candidates, .. } = answer.try_recv().unwrap();
+        assert!(candidates.iter().map(|candidate| &candidate.envelope).eq(envelopes));
+        let results = candidates.into_iter().map(|candidate| candidate.check.settled(1).unwrap());
+        results
+            .map(|result| result.map_or_else(|refused| refused.refusal.word(), |_| "ok"))
+            .collect()
+    }
+
     fn word(shared: &Shared, by: &str, envelope: &v1::Envelope) -> &'static str {
         let check = shared.check(by, Some(&keys()), |Keys { keyring, host, .. }, wasted| {
             grant::verify_counting(envelope, keyring, host, wasted)
@@ -403,7 +469,7 @@ mod tests {
         let (reply, answer) = oneshot::channel();
         let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
         let (rest, done) = (envelopes.into(), VecDeque::new());
-        (Work::Grants { rest, done, place, reply }, answer)
+        (Work::Grants { rest, one_by_one: 0, done, place, reply }, answer)
     }
 
     #[test]
@@ -446,7 +512,47 @@ mod tests {
         for _ in 0..1_000 {
             assert_eq!(word(&shared, "controller", &both), "malformed", "its signature is good");
         }
-        assert!(shared.lock().budgets.is_full("controller"));
+        assert!(shared.lock().budgets.is_full("controller", Instant::now()));
+    }
+
+    #[test]
+    fn a_false_signature_among_many_costs_its_sender_alone_and_changes_no_other_answer() {
+        let shared = Shared::default();
+        let mut envelopes = vec![named(1); 300];
+        assert_eq!(words(&shared, "controller", &envelopes), ["malformed"; 300], "all are good");
+        assert!(shared.lock().budgets.is_full("controller", Instant::now()));
+        for (place, other) in [(0, named(2)), (100, named(2)), (200, envelope(1)), (299, named(2))]
+        {
+            envelopes[place] = other;
+        }
+        let one_by_one: Vec<_> =
+            envelopes.iter().map(|envelope| word(&Shared::default(), "other", envelope)).collect();
+        assert_eq!(words(&shared, "controller", &envelopes), one_by_one);
+        assert_eq!(one_by_one.iter().filter(|word| **word == "bad_signature").count(), 3);
+        assert!(!shared.lock().budgets.is_full("controller", Instant::now()));
+        assert_eq!(words(&shared, "local uid 0", &envelopes), one_by_one);
+    }
+
+    #[test]
+    fn what_was_verified_together_in_vain_is_charged_and_not_done_again_before_it_is_paid() {
+        let (shared, keys) = (Shared::default(), keys());
+        let mut rest = VecDeque::from(vec![named(1); 150]);
+        rest.push_back(named(2));
+        rest.extend(vec![named(1); 20]);
+        let mut done = VecDeque::new();
+        let mut check = |by| shared.check_together(by, Some(&keys), &mut rest, &mut done);
+        let before = Instant::now();
+        assert_eq!(check("a"), 171);
+        let paid = before + budget::EACH * u32::try_from(171_usize.div_ceil(TOGETHER)).unwrap();
+        assert!(!shared.lock().budgets.is_full("a", paid - Duration::from_millis(1)));
+        assert_eq!(check("a"), 1, "nothing is done together now");
+        assert_eq!(check("local uid 0"), 171);
+        assert!(done.is_empty());
+        // Few, or without a name, are not worth it.
+        let mut rest = VecDeque::from(vec![named(1); 3]);
+        rest.extend([envelope(1), named(1)]);
+        let mut check = |by| shared.check_together(by, Some(&keys), &mut rest, &mut done);
+        assert_eq!((check("b"), shared.lock().budgets.is_full("b", before)), (3, true));
     }
 
     #[test]
@@ -467,7 +573,7 @@ mod tests {
         let (work, answer) = grants(vec![envelope(2); 100]);
         drop(answer);
         assert!(shared.slice("a", work, Some(&keys)).is_none());
-        assert!(shared.lock().budgets.is_full("a"), "nothing was verified");
+        assert!(shared.lock().budgets.is_full("a", Instant::now()), "nothing was verified");
     }
 
     #[test]

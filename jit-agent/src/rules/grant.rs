@@ -15,7 +15,7 @@ use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 
 use crate::rules::{
-    envelope,
+    envelope::{self, Together},
     few::Few,
     keyring::{KeyId, Keyring, Signer},
     refusal::Refused,
@@ -168,7 +168,56 @@ pub fn verify_counting(
     wasted: &mut usize,
 ) -> Result<VerifiedGrant, Refused> {
     let signers = envelope::open(envelope, PayloadType::Grant, keyring, wasted)?;
-    let (grant, hosts) = decode(&envelope.payload, &signers)?;
+    read(envelope, &signers, host)
+}
+
+/// Verifies the first of these envelopes together, in a third of the time; the results are those of
+/// [`verify`].
+pub fn verify_together<'e>(
+    envelopes: impl Iterator<Item = &'e v1::Envelope>,
+    keyring: &Keyring,
+    host: &str,
+) -> Together<Result<VerifiedGrant, Refused>> {
+    match envelope::open_together(envelopes, PayloadType::Grant, keyring) {
+        Together::Good(opened) => {
+            let results =
+                opened.into_iter().map(|(envelope, signers)| read(envelope, &signers?, host));
+            Together::Good(results.collect())
+        }
+        Together::OneByOne { envelopes, signatures } => {
+            Together::OneByOne { envelopes, signatures }
+        }
+    }
+}
+
+/// Verifies all these envelopes, as many together as can be; the results are in their order.
+pub fn verify_all(
+    envelopes: &[&v1::Envelope],
+    keyring: &Keyring,
+    host: &str,
+) -> Vec<Result<VerifiedGrant, Refused>> {
+    let mut results = Vec::with_capacity(envelopes.len());
+    while let Some(rest) = envelopes.get(results.len()..)
+        && !rest.is_empty()
+    {
+        match verify_together(rest.iter().copied(), keyring, host) {
+            Together::Good(first) => results.extend(first),
+            Together::OneByOne { envelopes, .. } => {
+                let first = rest.iter().take(envelopes);
+                results.extend(first.map(|envelope| verify(envelope, keyring, host)));
+            }
+        }
+    }
+    results
+}
+
+/// The steps `decode` and `host` of an envelope that these keys signed.
+fn read(
+    envelope: &v1::Envelope,
+    signers: &[&Signer],
+    host: &str,
+) -> Result<VerifiedGrant, Refused> {
+    let (grant, hosts) = decode(&envelope.payload, signers)?;
     if !hosts.iter().any(|name| name == host) {
         let named = hosts.first().map_or("", String::as_str);
         let more = hosts.len().saturating_sub(1);

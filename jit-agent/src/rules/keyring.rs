@@ -3,6 +3,7 @@
 //! Keys come only from the configuration, which root owns; there is no trust on first use. A
 //! signature's `key_id` only says which key to try first.
 
+mod ed25519;
 mod public_key;
 
 use std::time::Duration;
@@ -15,9 +16,13 @@ use jit_proto::{
 };
 use sha2::{Digest as _, Sha256};
 
-use crate::rules::{keyring::public_key::PublicKey, mandate::Mandate};
+use crate::rules::{
+    keyring::{ed25519::Claim, public_key::PublicKey},
+    mandate::Mandate,
+};
 
-pub(crate) use public_key::Ed25519Key;
+pub(crate) use ed25519::Ed25519Key;
+pub(super) use ed25519::all_good;
 pub use public_key::KeyId;
 
 /// Most tries of a key on a signature of one envelope, unless there are more keys: what as many
@@ -55,6 +60,15 @@ pub struct Found<'k> {
     pub wasted: usize,
     /// Not every signature was tried with every key: that would have been too many tries.
     pub capped: bool,
+}
+
+/// A signature that can be verified together with others, and the key that it names.
+pub(super) struct Named<'k, 's> {
+    pub(super) signer: &'k Signer,
+    key: &'k Ed25519Key,
+    signature: &'s [u8; 64],
+    /// Of the key in the configuration.
+    position: usize,
 }
 
 /// A signature, and its tries so far.
@@ -195,12 +209,38 @@ impl Keyring {
         Found { signers, wasted, capped }
     }
 
-    /// Whether any signature names a trusted key. It only
-    /// distinguishes a bad signature from an unknown key.
+    /// The signatures in the order of the keys that they name. `None`: there is none, one of them
+    /// names no Ed25519 key, or two of them the same. If all are good, these are the keys that
+    /// [`Self::try_signatures`] finds: it tries just these first.
+    pub(super) fn named<'s>(&self, signatures: &'s [v1::Signature]) -> Option<Vec<Named<'_, 's>>> {
+        let mut all: Vec<Named<'_, 's>> = Vec::with_capacity(signatures.len());
+        for v1::Signature { key_id, signature } in signatures {
+            let mut signers = self.signers.iter().enumerate();
+            let (position, signer) = signers.find(|(_, signer)| signer.is_hinted(key_id))?;
+            let PublicKey::Ed25519(key) = &signer.key else { return None };
+            if all.iter().any(|named| named.position == position) {
+                return None;
+            }
+            let signature = signature.as_ref().try_into().ok()?;
+            all.push(Named { signer, key, signature, position });
+        }
+        all.sort_by_key(|named| named.position);
+        (!all.is_empty()).then_some(all)
+    }
+
+    /// Whether any signature names a trusted key. It only distinguishes a bad signature from an
+    /// unknown key.
     pub fn knows_any(&self, signatures: &[v1::Signature]) -> bool {
         signatures
             .iter()
             .any(|signature| self.signers.iter().any(|signer| signer.is_hinted(&signature.key_id)))
+    }
+}
+
+impl<'a> Named<'a, 'a> {
+    /// What the signature says, if it is over this message.
+    pub(super) const fn claim(&self, message: &'a [u8]) -> Claim<'a> {
+        Claim { key: self.key, message, signature: self.signature }
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use jit_agent::{
     config::Config,
     rules::{
+        envelope::Together,
         grant,
         keyring::{Keyring, Signer},
         refusal::Refused,
@@ -135,6 +136,53 @@ fn a_keys_window_is_checked_again_after_verification() {
     config.policy.check(&grant, &config.keyring, later(5 * MINUTE - 1)).unwrap();
     let refused = config.policy.check(&grant, &config.keyring, later(5 * MINUTE)).unwrap_err();
     assert_eq!(refused.refusal, Refusal::UnknownKey);
+}
+
+/// Signs with these keys, each of which the signature names.
+fn sign_named(payload: &v1::Grant, seeds: &[u8]) -> v1::Envelope {
+    let mut envelope = sign(GRANT_TYPE, &payload.encode_to_vec(), seeds);
+    for (signature, seed) in envelope.signatures.iter_mut().zip(seeds) {
+        signature.key_id = format!("k{seed}");
+    }
+    envelope
+}
+
+#[test]
+fn envelopes_get_the_same_answers_alone_and_many_together() {
+    let limits = "signs = [\"policy\"]";
+    for limits in ["", limits] {
+        let Config { keyring, .. } = config(&signers(limits)).unwrap();
+        let one = |n: u8, seeds: &[u8]| sign_named(&good(n, &["203.0.113.7"]), seeds);
+        let many = |seeds: &[u8]| (1..=12).map(|n| one(n, seeds)).collect::<Vec<_>>();
+        let mut all = [many(&[1]), many(&[3, 2]), many(&[2, 1, 3])].concat();
+        let check = |all: &[v1::Envelope]| {
+            let envelopes: Vec<_> = all.iter().collect();
+            let alone = |envelope: &&v1::Envelope| grant::verify(envelope, &keyring, HOST);
+            let alone: Vec<_> = envelopes.iter().map(alone).collect();
+            assert_eq!(grant::verify_all(&envelopes, &keyring, HOST), alone);
+            alone.iter().filter(|verified| verified.is_ok()).count()
+        };
+        let signs_no_grants = if limits.is_empty() { 0 } else { 12 };
+        assert_eq!(check(&all), 36 - signs_no_grants);
+        let together = grant::verify_together(all.iter(), &keyring, HOST);
+        let Together::Good(results) = together else { panic!("{together:?}") };
+        assert_eq!(results.len(), 36);
+        // Of another host, of no host's, by no key, with two names for one key, without a name, and
+        // with a name of another key, of another type, and too large.
+        let mut elsewhere = good(20, &["203.0.113.7"]);
+        elsewhere.hosts = vec!["another".into()];
+        all.insert(3, sign_named(&elsewhere, &[2]));
+        all.insert(9, v1::Envelope { payload: (&b"x"[..]).into(), ..one(1, &[2]) });
+        all.insert(15, v1::Envelope { signatures: Vec::new(), ..one(1, &[2]) });
+        all.insert(18, one(21, &[2, 2]));
+        all.insert(20, sign(GRANT_TYPE, &good(22, &["203.0.113.7"]).encode_to_vec(), &[2]));
+        let mut false_name = one(23, &[2]);
+        false_name.signatures.iter_mut().for_each(|signature| signature.key_id = "k3".into());
+        all.insert(25, false_name);
+        all.insert(30, v1::Envelope { payload_type: "x".into(), ..one(1, &[2]) });
+        all.insert(31, v1::Envelope { payload: vec![0; 300_000].into(), ..one(1, &[2]) });
+        assert_eq!(check(&all), 36 - signs_no_grants + 3);
+    }
 }
 
 #[test]

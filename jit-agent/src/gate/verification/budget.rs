@@ -8,7 +8,7 @@ use std::{
 
 /// The time in which a peer gets one more try of a false signature. A try takes about 0.05 ms by
 /// Ed25519 and 0.3 ms by P-256: so in the long run this is a twentieth of one CPU at most.
-const EACH: Duration = Duration::from_millis(5);
+pub(super) const EACH: Duration = Duration::from_millis(5);
 /// The budget of a peer that has sent no false signature lately: this many tries. A batch that was
 /// signed with a wrong key gets some hundred clear answers first.
 const TRIES: u32 = 2_000;
@@ -29,9 +29,9 @@ impl Budgets {
         (!over.is_zero()).then_some(over)
     }
 
-    #[cfg(test)]
-    pub(super) fn is_full(&self, by: &str) -> bool {
-        !self.full_at.contains_key(by)
+    /// Whether this peer has sent no false signature lately.
+    pub(super) fn is_full(&self, by: &str, now: Instant) -> bool {
+        self.full_at.get(by).is_none_or(|full_at| *full_at <= now)
     }
 
     /// Takes these tries from a peer's budget.
@@ -76,5 +76,9 @@ mod tests {
         assert_eq!(budgets.full_at.len(), 1, "a full budget needs no entry");
         budgets.charge("a", 1, later);
         assert_eq!(budgets.throttled("a", later), Some(EACH));
+        let full = later + FULL + EACH;
+        assert!(!budgets.is_full("a", later));
+        assert!(!budgets.is_full("a", full - EACH) && budgets.is_full("a", full));
+        assert!(budgets.is_full("b", later), "it got its one try back");
     }
 }

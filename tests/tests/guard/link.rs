@@ -8,8 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::EbpfLoader;
-use jit_agent::kernel::datapath::{bpf, object::OBJECT, pins::Pins, socket_guard::Guard};
+use aya::{EbpfLoader, programs::SkLookup};
+use jit_agent::kernel::datapath::{
+    bpf,
+    object::{OBJECT, PROGRAM_GUARD, PROGRAM_GUARD_LEGACY},
+    pins::Pins,
+    socket_guard::Guard,
+};
 use jit_common::ABI_VERSION;
 use jit_tests::{
     agent::{PATIENCE, STRANGER, Site, TO_STRANGER, address, opens},
@@ -249,8 +254,7 @@ fn a_guard_that_the_kernel_refuses_leaves_the_rest_in_force_and_is_tried_again()
     assert!(!site.stranger.run(|| opens(address, PATIENCE)));
 }
 
-/// After an upgrade the kernel refuses the new guard, here because the largest number of programs
-/// is loaded.
+/// After an upgrade the new guard cannot be loaded.
 #[test]
 fn the_guard_of_another_version_is_reported_as_such_and_can_be_taken_off() {
     let mut site = ungated("");
@@ -260,6 +264,11 @@ fn the_guard_of_another_version_is_reported_as_such_and_can_be_taken_off() {
     let pins = Pins::new(site.pins());
     site.host.run(|| {
         let mut object = EbpfLoader::new().load(OBJECT).unwrap();
+        // A program that is loaded cannot be loaded once more.
+        for name in [PROGRAM_GUARD, PROGRAM_GUARD_LEGACY] {
+            let program: &mut SkLookup = object.program_mut(name).unwrap().try_into().unwrap();
+            program.load().unwrap();
+        }
         let mut guard = Guard::new(pins);
         let state = guard.keep(true, &mut object);
         assert_eq!((state.attached, state.held_by), (false, Some(ABI_VERSION + 1)), "{state:?}");

@@ -303,6 +303,15 @@ mod tests {
         assert!(text.lines().all(|line| line.chars().count() < 200));
     }
 
+    #[test]
+    fn a_grant_that_cannot_be_read_is_listed_and_says_so() {
+        let state = v1::GrantState { grant: vec![0xff].into(), ..v1::GrantState::default() };
+        let text = grants_text(std::slice::from_ref(&state), Style::Plain);
+        assert!(text.contains("this grant cannot be read"), "{text}");
+        let json = serde_json::to_string(&GrantsJson(&[state])).unwrap();
+        assert!(json.contains("this grant cannot be read"), "{json}");
+    }
+
     /// A false agent is trusted as little as a grant.
     #[test]
     fn no_field_of_an_answer_or_an_event_can_rewrite_the_screen() {

@@ -108,8 +108,15 @@ fn render(out: &mut String, row: &[&str; 7], widths: &[usize; 7]) {
     out.truncate(start + written);
 }
 
+/// The grant as signed. One that this version cannot read is listed all the same, and says so.
+pub(super) fn readable(state: &v1::GrantState) -> v1::Grant {
+    let unreadable =
+        || v1::Grant { justification: "this grant cannot be read".into(), ..v1::Grant::default() };
+    state.signed().unwrap_or_else(unreadable)
+}
+
 fn grant_row(state: &v1::GrantState) -> [String; 7] {
-    let grant = state.signed().unwrap_or_default();
+    let grant = readable(state);
     let left = match state.state() {
         v1::State::Active | v1::State::Exhausted => duration(state.left_ms),
         v1::State::Replaced => "replaced".into(),

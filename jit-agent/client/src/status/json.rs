@@ -9,7 +9,7 @@ use jit_proto::{
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 use serde_json::{Value, json};
 
-use super::words::time;
+use super::{grants::readable, words::time};
 
 const GRANTS: &str = "grants";
 
@@ -217,7 +217,7 @@ struct GrantJson<'a>(&'a v1::GrantState);
 impl Serialize for GrantJson<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Self(state) = self;
-        let grant = state.signed().unwrap_or_default();
+        let grant = readable(state);
         let ports: Vec<_> = grant.ports.iter().map(|range| range_text(Some(range))).collect();
         let sources: Vec<_> = grant.sources.iter().map(source_text).collect();
         let limit = (grant.max_connections > 0).then_some(grant.max_connections);

@@ -72,13 +72,24 @@ impl Permit {
         let _said_before = self.0.set(true);
     }
 
-    pub(crate) fn refuse(&self) {
-        let _said_before = self.0.set(false);
+    /// Refuses when what is returned is dropped, also by a panic: nobody must wait for ever.
+    pub(crate) fn refused_at_last(&self) -> RefusedAtLast {
+        RefusedAtLast(self.clone())
     }
 
     /// Waits until something was said.
     pub(super) fn wait(&self) -> bool {
         *self.0.wait()
+    }
+}
+
+/// Refuses a permit at its end, unless it was granted before.
+#[derive(Debug)]
+pub(crate) struct RefusedAtLast(Permit);
+
+impl Drop for RefusedAtLast {
+    fn drop(&mut self) {
+        let _said_before = self.0.0.set(false);
     }
 }
 
@@ -486,6 +497,21 @@ mod tests {
 
     fn id(byte: u8) -> GrantId {
         GrantId([byte; 16])
+    }
+
+    #[test]
+    fn a_permit_that_nobody_granted_is_refused_at_last_also_by_a_panic() {
+        let (permit, granted) = (Permit::default(), Permit::granted());
+        let (waits, begins) = (permit.clone(), permit.clone());
+        let waiting = std::thread::spawn(move || waits.wait());
+        let panics = std::thread::spawn(move || {
+            let _refused_at_last = begins.refused_at_last();
+            panic!("between the beginning and the end");
+        });
+        assert!(panics.join().is_err());
+        assert!(!waiting.join().unwrap());
+        drop(granted.refused_at_last());
+        assert!(granted.wait());
     }
 
     #[test]

@@ -183,12 +183,13 @@ impl<D: Datapath> Gate<D> {
         }
         let (progress, floor) = self.unsettled(now);
         let permit = Permit::default();
+        let refused_at_last = permit.refused_at_last();
         let storing = self.outbox.begin(fresh, progress, floor, LONGEST, permit.clone());
         let written = permit.clone();
         let grants = fresh.iter().filter_map(|(id, _)| self.ledger.grant(*id));
         let recorded = self.recorder.accepted(grants, by, now, move || written.grant());
         // From here on the database waits for nobody.
-        permit.refuse();
+        drop(refused_at_last);
         let stored = self.outbox.finish(storing, LONGEST, now);
         match (recorded, stored) {
             (Ok(()), stored) => stored.map_err(|error| error.to_string()),

@@ -120,7 +120,7 @@ struct Keys {
 enum Work {
     Grants {
         rest: VecDeque<v1::Envelope>,
-        /// The first so many of the rest are verified one by one.
+        /// Number of envelopes at the front of the rest that are verified one by one.
         one_by_one: usize,
         done: VecDeque<Candidate>,
         place: OwnedSemaphorePermit,

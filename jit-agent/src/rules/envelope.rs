@@ -33,10 +33,9 @@ const BYTES_TOGETHER: usize = 4 * LONG;
 pub enum Together<T> {
     /// All signatures are good: the results of these envelopes, in their order.
     Good(Vec<T>),
-    /// So many envelopes, at least one, must be verified one by one. In vain, so many signatures
-    /// were verified.
+    /// The first envelopes must be verified one by one.
     OneByOne {
-        /// Number of the envelopes.
+        /// Number of these envelopes, at least one.
         envelopes: usize,
         /// Number of their signatures of which at least one is false; 0: none was verified.
         signatures: usize,

@@ -20,7 +20,7 @@ use jit_common::{
     LAST_COUNTED as LAST_COUNTED_ENTRIES, LastCounted, LastHere, Lookup, NO_PREALLOC,
     OPENED_HERE as OPENED_HERE_ENTRIES, PROTECTED_WORDS, Place, PlaceKey, PortCounters, PortKey,
     PortRule, PrefixV4, PrefixV6, Protocol, RING_BYTES, RULE_SLOTS, Segment, Session, Settings,
-    Slot, TRANSLATED as TRANSLATED_ENTRIES, Tables,
+    Slot, SummarySize, TRANSLATED as TRANSLATED_ENTRIES, Tables,
 };
 
 const BPF_NOEXIST: u64 = 1;
@@ -90,9 +90,11 @@ pub(crate) static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 pub(crate) static SLOTS: Array<Slot> = Array::with_max_entries(1024, 0);
 #[map]
 static SUMMARY: Array<u64> = Array::with_max_entries(1, 0);
-/// Length of [`SUMMARY`] in words, a power of two. The agent sets it together with the table's.
+/// Lengths of the two parts of [`SUMMARY`] in words. The agent sets them together with the table's.
 #[unsafe(no_mangle)]
-static SUMMARY_WORDS: Global<u32> = Global::new(1);
+static SUMMARY_HOSTS: Global<u32> = Global::new(1);
+#[unsafe(no_mangle)]
+static SUMMARY_PREFIXES: Global<u32> = Global::new(1);
 /// This CPU's last time, and the tick in which it was asked for.
 #[map]
 static LATELY: PerCpuArray<Lately> = PerCpuArray::with_max_entries(1, 0);
@@ -169,7 +171,8 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn summarized(&self, place: Place) -> bool {
-        let (word, bit) = place.word_and_bit(SUMMARY_WORDS.load());
+        let size = SummarySize { hosts: SUMMARY_HOSTS.load(), prefixes: SUMMARY_PREFIXES.load() };
+        let (word, bit) = place.word_and_bit(size);
         // What cannot be read says nothing.
         SUMMARY.get(word).is_none_or(|bits| bits & bit != 0)
     }

@@ -39,7 +39,7 @@ pub use port::{PROTECTED_WORDS, PortKey, PortRule, Protocol, RULE_SLOTS};
 pub use reason::Reason;
 pub use segment::{Link, Segment};
 pub use session::{Session, session_has_ended};
-pub use summary::{Place, summary_words};
+pub use summary::{Place, SummarySize};
 pub use tables::{
     ABI_VERSION, Budget, InUse, NO_PREALLOC, OPENED_HERE, RING_BYTES, Settings, TRANSLATED, map,
 };

@@ -10,16 +10,38 @@ use crate::{Address, Family, PortKey};
 /// prefix takes the place of its port.
 const BLOCK_V4: u8 = 16;
 const BLOCK_V6: u8 = 32;
-/// Bits of the summary for each entry that the table of host grants has room for. With all of them
-/// in use about one source in nine is looked up for nothing.
+/// Bits of the summary for each entry that a table of grants has room for. With all of them in use
+/// about one source in nine is looked up for nothing.
 const BITS_PER_ENTRY: u32 = 8;
-/// Fewest and most words of 64 bits: 16 KiB and 8 MiB.
+/// Fewest and most words of 64 bits of a part: 16 KiB and 8 MiB.
 const FEWEST_WORDS: u32 = 1 << 11;
 const MOST_WORDS: u32 = 1 << 20;
 
-/// Length of the summary in 64-bit words, a power of two, for this number of host grants.
-pub const fn summary_words(hosts: u32) -> u32 {
-    let wanted = hosts.saturating_mul(BITS_PER_ENTRY) / 64;
+/// The summary's two parts: the words of host grants come first, those of prefixes after them. They
+/// share no bit: many hosts would set that of a port's short prefixes by chance, and then every
+/// source would be looked up among the prefixes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SummarySize {
+    /// Length of a part in 64-bit words, a power of two.
+    pub hosts: u32,
+    /// As `hosts`.
+    pub prefixes: u32,
+}
+
+impl SummarySize {
+    /// For tables with room for this many host grants, and for this many prefixes of each family.
+    pub const fn for_grants(hosts: u32, prefixes: u32) -> Self {
+        Self { hosts: words(hosts), prefixes: words(prefixes) }
+    }
+
+    /// Length of the whole summary in words.
+    pub const fn words(self) -> u32 {
+        self.hosts + self.prefixes
+    }
+}
+
+const fn words(entries: u32) -> u32 {
+    let wanted = entries.saturating_mul(BITS_PER_ENTRY) / 64;
     if wanted <= FEWEST_WORDS {
         FEWEST_WORDS
     } else if wanted >= MOST_WORDS {
@@ -29,9 +51,12 @@ pub const fn summary_words(hosts: u32) -> u32 {
     }
 }
 
-/// Where an entry has its bit, before the summary's length is known.
+/// Where an entry has its bit, before the summary's size is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place(u32);
+pub struct Place {
+    mixed: u32,
+    kind: Kind,
+}
 
 impl Place {
     /// The place of an entry for exactly this address.
@@ -74,10 +99,15 @@ impl Place {
         }
     }
 
-    /// Index of the 64-bit word in a summary with this number of words, and the mask of the bit.
+    /// Index of the 64-bit word in a summary of this size, and the mask of the bit.
     #[inline(always)]
-    pub const fn word_and_bit(self, words: u32) -> (u32, u64) {
-        ((self.0 >> 6) & words.wrapping_sub(1), 1 << (self.0 & 63))
+    pub const fn word_and_bit(self, size: SummarySize) -> (u32, u64) {
+        let word = self.mixed >> 6;
+        let index = match self.kind {
+            Kind::Host => word & size.hosts.wrapping_sub(1),
+            Kind::Block | Kind::Port => size.hosts + (word & size.prefixes.wrapping_sub(1)),
+        };
+        (index, 1 << (self.mixed & 63))
     }
 
     /// Multiplicative hashing (Knuth, The Art of Computer Programming, volume 3, section 6.4): the
@@ -91,11 +121,11 @@ impl Place {
             | port.port as u64;
         let mixed = first.wrapping_mul(GOLDEN) ^ last ^ port.rotate_left(32);
         let mixed = (mixed ^ mixed >> 29).wrapping_mul(GOLDEN);
-        Self((mixed >> 32) as u32)
+        Self { mixed: (mixed >> 32) as u32, kind }
     }
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Host = 1,
     Block = 2,

@@ -6,7 +6,7 @@
 //! that checks them.
 
 /// Version of the layouts of all tables and of [`crate::Event`]; part of the pin path.
-pub const ABI_VERSION: u32 = if cfg!(jit_next_abi) { 6 } else { 5 };
+pub const ABI_VERSION: u32 = if cfg!(jit_next_abi) { 7 } else { 6 };
 
 /// Map names: of the statics in the object, of the pins, and in `bpftool map`.
 pub mod map {

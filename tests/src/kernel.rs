@@ -39,7 +39,7 @@ use jit_agent::kernel::datapath::object::{
 use jit_common::{
     Budget, COUNTERS, ConnectionKey, Counter, Event, Flow, GrantEntry, HostKey, LastCounted,
     LastHere, Lookup, PlaceKey, PortCounters, PortKey, PortRule, PrefixV4, PrefixV6, Reason,
-    Settings, Slot, map, summary_words,
+    Settings, Slot, SummarySize, map,
 };
 
 use crate::{guard_run, lacks, netns};
@@ -193,6 +193,7 @@ pub struct Loaded {
     settings: Array<MapData, Settings>,
     slots: Array<MapData, Slot>,
     summary: Array<MapData, u64>,
+    summary_size: SummarySize,
     translated: HashMap<MapData, Flow, Flow>,
     /// Entries in each grant table.
     entries: u32,
@@ -220,9 +221,10 @@ impl Loaded {
         ] {
             loader.map_max_entries(name, entries);
         }
-        let words = summary_words(entries);
-        loader.map_max_entries(map::SUMMARY, words);
-        loader.override_global("SUMMARY_WORDS", &words, true);
+        let summary = SummarySize::for_grants(entries, entries);
+        loader.map_max_entries(map::SUMMARY, summary.words());
+        loader.override_global("SUMMARY_HOSTS", &summary.hosts, true);
+        loader.override_global("SUMMARY_PREFIXES", &summary.prefixes, true);
         let mut ebpf = loader.load(OBJECT).expect("the object loads");
         for name in all_programs() {
             let program = ebpf.program_mut(name).unwrap_or_else(|| panic!("program {name}"));
@@ -255,6 +257,7 @@ impl Loaded {
             settings: take(map::SETTINGS).try_into().expect("array"),
             slots: take(map::SLOTS).try_into().expect("array"),
             summary: take(map::SUMMARY).try_into().expect("array"),
+            summary_size: summary,
             translated: take(map::TRANSLATED).try_into().expect("hash"),
             entries,
             filled: BTreeMap::new(),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jit_common::SummarySize;
 use jit_proto::toml_value::duration;
 
 use crate::rules::claims::Capacity;
@@ -41,6 +42,11 @@ impl Limits {
     /// the old.
     pub const fn slots(self) -> u32 {
         2 * (self.hosts + 2 * self.prefixes) + 1
+    }
+
+    /// The size of the summary of the grant tables.
+    pub const fn summary(self) -> SummarySize {
+        SummarySize::for_grants(self.hosts, self.prefixes)
     }
 }
 

@@ -10,7 +10,7 @@ use jit_agent::{
         reconcile::{Access, Entries, Entry, EntryKey, plan},
     },
 };
-use jit_common::{Address, PortKey, Protocol, summary_words};
+use jit_common::{Address, PortKey, Protocol, SummarySize};
 use jit_proto::{GrantId, SourcePrefix, WallTime, v1};
 use jit_tests::figures::size;
 
@@ -44,10 +44,10 @@ fn reconcile(bench: &mut Bench) {
 }
 
 fn summary(bench: &mut Bench) {
-    let words = usize::try_from(summary_words(HOSTS)).unwrap();
+    let size = SummarySize::for_grants(HOSTS, HOSTS);
     let keys: Vec<_> = (0..MANY).map(key).collect();
     bench.row("summary: made anew from 100,000 entries", || {
-        let mut summary = Summary::new(vec![0; words]);
+        let mut summary = Summary::empty(size);
         for key in &keys {
             summary.cover(key);
         }

@@ -136,7 +136,7 @@ impl Loaded {
         });
         let mut words = BTreeMap::<_, u64>::new();
         for place in hosts.chain(prefixes) {
-            let (index, bit) = place.word_and_bit(self.summary.len());
+            let (index, bit) = place.word_and_bit(self.summary_size);
             *words.entry(index).or_default() |= bit;
         }
         for (index, word) in &words {

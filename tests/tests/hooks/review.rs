@@ -10,7 +10,7 @@ use std::{
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, lpm_trie::Key};
 use jit_common::{
     ABI_VERSION, Address, GrantEntry, HostKey, PROTECTED_WORDS, Place, PortKey, PortRule, PrefixV4,
-    Protocol, map,
+    Protocol, SummarySize, map,
 };
 use jit_tests::agent::{CLIENT, STRANGER, Site};
 use rustix::process::Signal;
@@ -26,6 +26,14 @@ const SSH: PortKey = PortKey { protocol: Protocol::Tcp, port: 22 };
 fn table(site: &Site, name: &str) -> Map {
     let pin = site.pins().join(format!("v{ABI_VERSION}/maps/{name}"));
     Map::from_map_data(MapData::from_pin(pin).unwrap()).unwrap()
+}
+
+fn summary_size(site: &Site) -> SummarySize {
+    let entries = |name| {
+        let pin = site.pins().join(format!("v{ABI_VERSION}/maps/{name}"));
+        MapData::from_pin(pin).unwrap().info().unwrap().max_entries()
+    };
+    SummarySize::for_grants(entries(map::HOST_GRANTS), entries(map::PREFIX_GRANTS_V4))
 }
 
 fn trie(site: &Site) -> LpmTrie<MapData, PrefixV4, GrantEntry> {
@@ -49,7 +57,7 @@ fn forge(site: &Site) {
     let [a, b, c, _] = bytes(STRANGER[0]);
     let mut summary: Array<MapData, u64> = table(site, map::SUMMARY).try_into().unwrap();
     let place = Place::of_prefix(Address::v4([a, b, c, 0]), 24, SSH);
-    let (index, bit) = place.word_and_bit(summary.len());
+    let (index, bit) = place.word_and_bit(summary_size(site));
     let word = summary.get(&index, 0).unwrap();
     summary.set(index, word | bit, 0).unwrap();
     let key = Key::new(PrefixV4::HEAD_BITS + 24, PrefixV4::new(Address::v4([a, b, c, 0]), SSH));

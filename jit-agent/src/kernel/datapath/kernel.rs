@@ -6,7 +6,7 @@ use aya::{
     Ebpf, EbpfLoader,
     maps::{Map, MapData, RingBuf},
 };
-use jit_common::{Flow, PortKey, PortRule, Settings, Slot, map, summary_words};
+use jit_common::{Flow, PortKey, PortRule, Settings, Slot, map};
 
 use crate::{
     config::Limits,
@@ -378,11 +378,12 @@ fn load_object(
         ));
     }
     let level = if debug { LOG_DEBUG } else { LOG_OFF };
-    let words = summary_words(limits.hosts);
-    // It refers to these two, so it goes first.
+    let summary = limits.summary();
+    // It refers to these three, so it goes first.
     let mut loader = loader;
     loader.override_global("AYA_LOG_LEVEL", &level, true);
-    loader.override_global("SUMMARY_WORDS", &words, true);
+    loader.override_global("SUMMARY_HOSTS", &summary.hosts, true);
+    loader.override_global("SUMMARY_PREFIXES", &summary.prefixes, true);
     for layout in layouts(limits) {
         if !pinned.contains(&layout.name) {
             continue;

@@ -5,7 +5,7 @@ use jit_common::{
     Budget, COUNTERS, ConnectionKey, EventKind, FIRST_PORTS, Flow, GrantEntry, Handshake, HostKey,
     InUse, LAST_COUNTED, LastCounted, MAX_PLACES, NO_PREALLOC, OPENED_HERE, PROTECTED_WORDS,
     PlaceKey, PortCounters, PortRule, PrefixV4, PrefixV6, RING_BYTES, RULE_SLOTS, Settings, Slot,
-    TRANSLATED, map, summary_words,
+    TRANSLATED, map,
 };
 
 use crate::config::Limits;
@@ -46,7 +46,7 @@ pub(super) fn layouts(limits: Limits) -> [Layout; 19] {
         layout::<u32, u64>(map::PROTECTED, Array, PROTECTED_WORDS, none),
         layout::<u32, Settings>(map::SETTINGS, Array, 1, none),
         layout::<u32, Slot>(map::SLOTS, Array, slots, none),
-        layout::<u32, u64>(map::SUMMARY, Array, summary_words(hosts), none),
+        layout::<u32, u64>(map::SUMMARY, Array, limits.summary().words(), none),
         layout::<Flow, Flow>(map::TRANSLATED, Hash, TRANSLATED, NO_PREALLOC),
     ]
 }

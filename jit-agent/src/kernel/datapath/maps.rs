@@ -18,7 +18,7 @@ use aya::maps::{
 use jit_common::{
     Address, COUNTERS, ConnectionKey, Counter, FIRST_PORTS, Family, Flow, GrantEntry, HostKey,
     InUse, MAX_CONNECTIONS, PROTECTED_WORDS, PlaceKey, PortCounters, PortKey, PortRule, PrefixV4,
-    PrefixV6, Settings, Slot, map,
+    PrefixV6, Settings, Slot, SummarySize, map,
 };
 use jit_proto::prefix::bits;
 
@@ -60,6 +60,7 @@ pub struct Maps {
     settings: Array<MapData, Settings>,
     slots: Array<MapData, Slot>,
     summary: Array<MapData, u64>,
+    summary_size: SummarySize,
     summarized: Summarized,
     translated: HashMap<MapData, Flow, Flow>,
     /// What is in it; `None`: it has to be read.
@@ -91,18 +92,20 @@ impl Maps {
                 typed(name, map)?
             }};
         }
+        let (hosts, prefixes) = (map(map::HOST_GRANTS)?, map(map::PREFIX_GRANTS_V4)?);
         let maps = Self {
             descriptors: BTreeMap::new(),
+            summary_size: SummarySize::for_grants(entries(&hosts)?, entries(&prefixes)?),
             connections: open!(map::CONNECTIONS),
             counters: open!(map::COUNTERS),
             first_ports: open!(map::FIRST_PORTS),
-            hosts: open!(map::HOST_GRANTS),
+            hosts: typed(hosts.0, hosts.1)?,
             in_use: open!(map::IN_USE),
             opened_here: open!(map::OPENED_HERE),
             places: open!(map::PLACES),
             port_counters: open!(map::PORT_COUNTERS),
             port_rules: open!(map::PORT_RULES),
-            prefixes_v4: open!(map::PREFIX_GRANTS_V4),
+            prefixes_v4: typed(prefixes.0, prefixes.1)?,
             prefixes_v6: open!(map::PREFIX_GRANTS_V6),
             protected: open!(map::PROTECTED),
             settings: open!(map::SETTINGS),
@@ -519,6 +522,16 @@ fn descriptor(map: &Map) -> Option<OwnedFd> {
         }
         _ => None,
     }
+}
+
+/// The number of entries that a table has room for.
+fn entries((name, map): &(&'static str, Map)) -> Result<u32, DatapathError> {
+    let info = match map {
+        Map::HashMap(data) | Map::LpmTrie(data) => data.info(),
+        // Refused when it is opened as what it should be.
+        _ => return Ok(0),
+    };
+    Ok(info.map_err(failed("read the size of", name))?.max_entries())
 }
 
 /// Any number but zero.

@@ -14,7 +14,7 @@ use std::{
 
 use jit_common::{
     Address, ConnectionKey, Decision, Flow, Frame, GrantEntry, Handshake, HostKey, Link, PortKey,
-    PortRule, Protocol, Reason, Settings, Slot, decide,
+    PortRule, Protocol, Reason, Settings, Slot, SummarySize, decide,
 };
 use jit_proto::prefix::bits;
 
@@ -47,7 +47,7 @@ pub struct MemoryDatapath {
 
 /// A summary that is short, so that entries share bits.
 fn few_words() -> Summary {
-    Summary::new(vec![0; 4])
+    Summary::empty(SummarySize { hosts: 2, prefixes: 2 })
 }
 
 struct Bytes(Vec<u8>);

@@ -1,6 +1,6 @@
 //! The agent's side of the summary of the grant tables ([`jit_common::Place`]).
 
-use jit_common::Place;
+use jit_common::{Place, SummarySize};
 
 use crate::rules::reconcile::EntryKey;
 
@@ -8,6 +8,7 @@ use crate::rules::reconcile::EntryKey;
 /// written: if a write fails, the summary has to be read again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Summary {
+    size: SummarySize,
     words: Vec<u64>,
 }
 
@@ -21,9 +22,15 @@ pub(super) struct Rebuilt {
 }
 
 impl Summary {
-    /// From the words of the table. Their number is a power of two.
-    pub const fn new(words: Vec<u64>) -> Self {
-        Self { words }
+    /// Without a bit.
+    pub fn empty(size: SummarySize) -> Self {
+        let words = usize::try_from(size.words()).unwrap_or_default();
+        Self::new(size, vec![0; words])
+    }
+
+    /// From the words of the table.
+    pub const fn new(size: SummarySize, words: Vec<u64>) -> Self {
+        Self { size, words }
     }
 
     /// The number of words.
@@ -63,7 +70,7 @@ impl Summary {
 
     /// Sets the bits of these entries and no others. Returns the words to write.
     pub(super) fn rebuild(&mut self, keys: &mut dyn Iterator<Item = EntryKey>) -> Rebuilt {
-        let mut wanted = Self { words: vec![0; self.words.len()] };
+        let mut wanted = Self::empty(self.size);
         for key in keys {
             wanted.cover(&key);
         }
@@ -78,8 +85,7 @@ impl Summary {
     }
 
     fn at(&self, place: Place) -> (usize, u64) {
-        let words = u32::try_from(self.words.len()).unwrap_or_default();
-        let (index, bit) = place.word_and_bit(words);
+        let (index, bit) = place.word_and_bit(self.size);
         (usize::try_from(index).unwrap_or(usize::MAX), bit)
     }
 }
@@ -91,7 +97,7 @@ fn place(key: &EntryKey) -> Place {
 
 #[cfg(test)]
 mod tests {
-    use jit_common::{Address, GrantEntry, HostKey, PortKey, Protocol, Tables as _};
+    use jit_common::{Address, Family, GrantEntry, HostKey, PortKey, Protocol, Tables as _};
     use jit_proto::{SourcePrefix, prefix::bits};
     use proptest::prelude::*;
 
@@ -110,9 +116,11 @@ mod tests {
         }
     }
 
+    const SHORT: SummarySize = SummarySize { hosts: 32, prefixes: 32 };
+
     #[test]
     fn only_words_that_change_are_written() {
-        let mut summary = Summary::new(vec![0; 64]);
+        let mut summary = Summary::empty(SHORT);
         let mut kernel = vec![0; 64];
         let keys = ["192.0.2.1", "192.0.2.2", "10.0.0.0/8", "2001:db8::/32", "2001:db8::7"];
         for source in keys {
@@ -121,14 +129,14 @@ mod tests {
             write(&mut kernel, write_one);
             assert_eq!(summary.cover(&key(source)), None, "{source}");
         }
-        assert_eq!(Summary::new(kernel.clone()), summary);
+        assert_eq!(Summary::new(SHORT, kernel.clone()), summary);
         let rebuilt = summary.rebuild(&mut keys.iter().map(|source| key(source)));
         assert_eq!(rebuilt, Rebuilt::default());
         let left = summary.rebuild(&mut keys.iter().take(1).map(|source| key(source)));
         assert_eq!((left.words.len(), left.lacked), (4, false), "one bit in a word, each");
         write(&mut kernel, left.words);
-        assert_eq!(Summary::new(kernel), summary);
-        let cleared = Summary::new(vec![0; 64]).rebuild(&mut std::iter::once(key("192.0.2.1")));
+        assert_eq!(Summary::new(SHORT, kernel), summary);
+        let cleared = Summary::empty(SHORT).rebuild(&mut std::iter::once(key("192.0.2.1")));
         assert_eq!((cleared.words.len(), cleared.lacked), (1, true));
         assert!(summary.has(place(&key("192.0.2.1"))) && !summary.has(place(&key("192.0.2.2"))));
     }
@@ -176,6 +184,11 @@ mod tests {
         host || prefix
     }
 
+    /// Lengths of a part of the summary, words.
+    fn parts() -> impl Strategy<Value = u32> {
+        prop_oneof![Just(1), Just(2), Just(64), Just(2_048)]
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2_000))]
 
@@ -185,10 +198,11 @@ mod tests {
         fn no_entry_is_ever_hidden(
             come in proptest::collection::vec(keys(), 1..12),
             go in proptest::collection::vec(any::<bool>(), 12),
-            words in prop_oneof![Just(1_usize), Just(2), Just(64), Just(2_048)],
+            hosts in parts(),
+            prefixes in parts(),
             sources in proptest::collection::vec(addresses(), 8),
         ) {
-            let mut summary = Summary::new(vec![0; words]);
+            let mut summary = Summary::empty(SummarySize { hosts, prefixes });
             for key in &come {
                 summary.cover(key);
             }
@@ -217,8 +231,7 @@ mod tests {
     #[test]
     fn most_sources_without_an_entry_need_no_look_up() {
         const HOSTS: u32 = 50_000;
-        let words = jit_common::summary_words(HOSTS);
-        let mut summary = Summary::new(vec![0; usize::try_from(words).unwrap()]);
+        let mut summary = Summary::empty(SummarySize::for_grants(HOSTS, HOSTS));
         let port = PortKey { protocol: Protocol::Tcp, port: 22 };
         for number in 0..HOSTS {
             let address = Address::v4((0x0a00_0000 + number).to_be_bytes());
@@ -229,5 +242,22 @@ mod tests {
         let asked = strangers.filter(|source| summary.has(Place::of_host(*source, port))).count();
         assert!(asked < 50_000 / 8, "{asked} of 50,000");
         println!("{asked} of 50,000 strangers are looked up");
+    }
+
+    /// However many hosts there are, no source is looked up among the prefixes for them, and none
+    /// among the hosts for prefixes.
+    #[test]
+    fn hosts_and_prefixes_share_no_bit() {
+        let size = SummarySize::for_grants(1 << 20, 1 << 14);
+        let port = PortKey { protocol: Protocol::Tcp, port: 22 };
+        for number in 0..100_000_u32 {
+            let address = Address::v4(number.to_be_bytes());
+            let (host, _) = Place::of_host(address, port).word_and_bit(size);
+            let (block, _) = Place::of_block(address, port).word_and_bit(size);
+            assert!(host < size.hosts, "{host}");
+            assert!((size.hosts..size.words()).contains(&block), "{block}");
+        }
+        let (short, _) = Place::of_port(Family::V6, port).word_and_bit(size);
+        assert!((size.hosts..size.words()).contains(&short), "{short}");
     }
 }

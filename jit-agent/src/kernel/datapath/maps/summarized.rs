@@ -63,7 +63,7 @@ impl Maps {
     fn summarized(&mut self) -> Result<&mut Summary, DatapathError> {
         let known = match self.summarized.known.take() {
             Some(known) => known,
-            None => Summary::new(self.words(map::SUMMARY, &self.summary)?),
+            None => Summary::new(self.summary_size, self.words(map::SUMMARY, &self.summary)?),
         };
         Ok(self.summarized.known.insert(known))
     }
@@ -84,7 +84,7 @@ impl Maps {
 
 #[cfg(test)]
 mod tests {
-    use jit_common::{PortKey, Protocol};
+    use jit_common::{PortKey, Protocol, SummarySize};
 
     use super::*;
 
@@ -97,7 +97,7 @@ mod tests {
     fn a_review_reads_the_words_with_bits_and_all_of_them_once_a_minute() {
         let mut summarized = Summarized::default();
         assert_eq!(summarized.take_turn(), None, "nothing is known");
-        let mut known = Summary::new(vec![0; 64]);
+        let mut known = Summary::empty(SummarySize { hosts: 32, prefixes: 32 });
         let (word, _) = known.cover(&key("192.0.2.1".into())).unwrap();
         summarized.known = Some(known);
         let reads: Vec<_> = (0..2 * WHOLE).map(|_| summarized.take_turn()).collect();

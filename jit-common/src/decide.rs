@@ -35,9 +35,7 @@ pub trait Tables {
     }
     /// A time that has passed less than [`LATELY`] ago, if one is at hand: to ask for the exact one
     /// takes as long as a look-up.
-    fn lately(&self) -> Option<u64> {
-        None
-    }
+    fn lately(&self) -> Option<u64>;
     /// The entry for exactly this address.
     fn host_grant(&self, key: &HostKey) -> Option<&GrantEntry>;
     /// The entry of the longest matching IPv4 prefix.

@@ -178,4 +178,15 @@ mod tests {
         bytes[..4].copy_from_slice(&[192, 0, 2, 1]);
         assert_ne!(v4, HostKey::new(Address::v6(bytes), port));
     }
+
+    #[test]
+    fn a_deadline_is_near_after_this_time_and_up_to_the_end_of_the_span() {
+        for (deadline, near) in [(0, false), (10, false), (11, true), (15, true), (16, false)] {
+            let (at, never) = (Claim::until(deadline, 1), Claim::until(0, 0));
+            let unlimited = GrantEntry { unlimited: at, limited: never };
+            let limited = GrantEntry { unlimited: never, limited: at };
+            assert_eq!(unlimited.ends_within(10, 5), near, "{deadline}");
+            assert_eq!(limited.ends_within(10, 5), near, "{deadline}");
+        }
+    }
 }

@@ -118,6 +118,10 @@ mod tests {
         fn rule(&self, _: PortKey) -> PortRule {
             PortRule::default()
         }
+        fn lately(&self) -> Option<u64> {
+            None
+        }
+
         fn host_grant(&self, key: &HostKey) -> Option<&GrantEntry> {
             self.host.as_ref().filter(|_| key.address == CLIENT.words)
         }

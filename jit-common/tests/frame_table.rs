@@ -49,6 +49,10 @@ impl Tables for Port22 {
         PortRule::default()
     }
 
+    fn lately(&self) -> Option<u64> {
+        None
+    }
+
     fn host_grant(&self, key: &HostKey) -> Option<&GrantEntry> {
         let v6 = [0x20, 1, 0x0d, 0xb8, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7];
         let clients = [Address::v4([192, 0, 2, 7]), Address::v6(v6)];

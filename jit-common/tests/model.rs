@@ -38,6 +38,10 @@ impl Tables for Situation {
         self.rule
     }
 
+    fn lately(&self) -> Option<u64> {
+        None
+    }
+
     fn host_grant(&self, _: &HostKey) -> Option<&GrantEntry> {
         self.host.as_ref()
     }

@@ -99,6 +99,10 @@ impl Tables for Situation {
         self.rule
     }
 
+    fn lately(&self) -> Option<u64> {
+        None
+    }
+
     fn host_grant(&self, key: &HostKey) -> Option<&GrantEntry> {
         assert!([4, 6].contains(&key.family) && [6, 17].contains(&key.protocol));
         self.host.as_ref()

@@ -36,6 +36,8 @@ struct One {
     admissions: Vec<Admission>,
     /// A time of a moment ago.
     lately: Option<u64>,
+    /// The places that the summary has; `None`: all.
+    places: Option<Vec<Place>>,
     /// Slots in which a handshake ended.
     done: RefCell<Vec<u32>>,
 }
@@ -58,6 +60,10 @@ impl Tables for One {
 
     fn rule(&self, _: PortKey) -> PortRule {
         self.rule
+    }
+
+    fn summarized(&self, place: Place) -> bool {
+        self.places.as_ref().is_none_or(|places| places.contains(&place))
     }
 
     fn lately(&self) -> Option<u64> {
@@ -241,6 +247,37 @@ fn the_clock_is_read_only_for_protected_ports_and_once() {
     let tables = One { host: until(NOW + 1, 1), ..One::default() };
     let decision = decide(&Bytes(segment(SYN)), V4, &tables, clock);
     assert_eq!((decision.reason, decision.time, read.get()), (Reason::Granted, NOW, 2));
+}
+
+/// The tables have entries of each kind; those are found whose place the summary has.
+#[test]
+fn an_entry_is_found_by_its_place_in_the_summary() {
+    let source = Address::v4(CLIENT);
+    let mut tables = One { prefix_v4: until(NOW + 1, 2), ..One::default() };
+    let port = tables.port();
+    let (host, block, short) = (
+        Place::of_host(source, port),
+        Place::of_block(source, port),
+        Place::of_port(Family::V4, port),
+    );
+    let nowhere = Place::of_port(Family::V6, port);
+    for (places, found) in [
+        (std::vec![], false),
+        (std::vec![host, nowhere], false),
+        (std::vec![block], true),
+        (std::vec![short], true),
+        (std::vec![block, short], true),
+    ] {
+        tables.places = Some(places);
+        let reason = of_ip(segment(SYN), &tables).reason;
+        assert_eq!(reason == Reason::Granted, found, "{:?}", tables.places);
+    }
+    let mut tables = One { host: until(NOW + 1, 1), ..One::default() };
+    for (places, found) in [(std::vec![block, short], false), (std::vec![host], true)] {
+        tables.places = Some(places);
+        let reason = of_ip(segment(SYN), &tables).reason;
+        assert_eq!(reason == Reason::Granted, found, "{:?}", tables.places);
+    }
 }
 
 /// Whatever deadlines there are, and however long ago the time at hand was asked for.

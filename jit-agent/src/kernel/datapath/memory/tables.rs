@@ -87,6 +87,10 @@ impl Tables for MemoryTables {
         self.summary.as_ref().is_none_or(|summary| summary.has(place))
     }
 
+    fn lately(&self) -> Option<u64> {
+        None
+    }
+
     fn host_grant(&self, key: &HostKey) -> Option<&GrantEntry> {
         self.hosts.get(key)
     }

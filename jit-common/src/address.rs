@@ -126,6 +126,12 @@ mod tests {
         assert!(!Address::v4([0, 0, 0, 0]).is_bad_tcp_source());
     }
 
+    #[test]
+    fn addresses_are_ordered_by_family_and_then_by_bytes() {
+        let ordered = [Address::v4([9, 0, 0, 1]), Address::v4([10, 0, 0, 0]), v6("::"), v6("::1")];
+        assert!(ordered.is_sorted_by(|one, next| one < next), "{ordered:?}");
+    }
+
     /// Wherever two bits stand, and however they might cancel.
     #[test]
     fn every_bit_of_the_address_counts() {

@@ -228,6 +228,11 @@ fn first_fragments() -> Vec<Case> {
             let packet = v6().chain(&[Extension::fragment(0, false)]).tcp(&Tcp::syn(port));
             packet.cut(48 + 13).frame()
         }),
+        always("two fragment headers, cut inside TCP", "RFC 7112", Reason::Fragment, |port| {
+            let atomic = Extension::fragment(0, false);
+            let packet = v6().chain(&[atomic.clone(), atomic]).tcp(&Tcp::syn(port));
+            packet.cut(56 + 13).frame()
+        }),
         always("atomic fragment with data offset 4", "RFC 9293", Reason::Malformed, |port| {
             let segment = Tcp::syn(port).data_offset(4);
             v6().chain(&[Extension::fragment(0, false)]).tcp(&segment).frame()
@@ -238,18 +243,19 @@ fn first_fragments() -> Vec<Case> {
 /// SRv6 unwraps an inner packet on the device that it came in on, after the gate: with
 /// `seg6_enabled` Linux answered a SYN in one.
 fn inner_packets() -> Vec<Case> {
-    let inner = |name, next: u8, routed: bool, reason| {
+    let inner = |name, next: u8, routed: usize, reason| {
         always(name, "RFC 8754 section 4.3; ipv6_srh_rcv", reason, move |port| {
-            let chain = if routed { vec![Extension::routing(4)] } else { Vec::new() };
+            let chain = vec![Extension::routing(4); routed];
             v6().chain(&chain).carry(next, &segment(port, 28)).frame()
         })
     };
     let (chain, other) = (Reason::Chain, Reason::OtherProtocol);
     vec![
-        inner("IPv6 after a routing header", 41, true, chain),
-        inner("IPv4 after a routing header", 4, true, chain),
-        inner("IPv6 in IPv6", 41, false, other),
-        inner("ICMPv6 after a routing header", ICMPV6, true, other),
+        inner("IPv6 after a routing header", 41, 1, chain),
+        inner("IPv4 after a routing header", 4, 1, chain),
+        inner("IPv6 after two routing headers", 41, 2, chain),
+        inner("IPv6 in IPv6", 41, 0, other),
+        inner("ICMPv6 after a routing header", ICMPV6, 1, other),
     ]
 }
 

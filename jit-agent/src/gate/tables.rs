@@ -128,14 +128,24 @@ impl Tables {
         self.problem.as_deref()
     }
 
-    /// Writes the differences from these entries. All writes are tried: a failed write must not
-    /// keep another one from closing.
-    pub(super) fn write(
-        &mut self,
+    /// The differences from these entries.
+    pub(super) fn plan(
+        &self,
         desired: impl IntoIterator<Item = (EntryKey, Option<Entry>)>,
+    ) -> Vec<Write> {
+        plan(desired, &self.installed)
+    }
+
+    /// Carries out what was just planned. All writes are tried: a failed write must not keep another
+    /// one from closing.
+    pub(super) fn carry_out(
+        &mut self,
+        writes: Vec<Write>,
         datapath: &mut impl Datapath,
     ) -> Written {
-        let writes = plan(desired, &self.installed);
+        if self.installed.is_empty() {
+            self.installed.reserve(writes.len());
+        }
         let (failed, result) = match datapath.write_all(&writes) {
             Ok(()) => (BTreeSet::new(), Ok(())),
             Err(Failures { at, why }) => (at.into_iter().collect(), Err(why)),
@@ -175,6 +185,17 @@ impl Tables {
         if self.dirty.is_empty() {
             self.problem = None;
         }
+    }
+}
+
+#[cfg(test)]
+impl Tables {
+    fn write(
+        &mut self,
+        desired: impl IntoIterator<Item = (EntryKey, Option<Entry>)>,
+        datapath: &mut impl Datapath,
+    ) -> Written {
+        self.carry_out(self.plan(desired), datapath)
     }
 }
 

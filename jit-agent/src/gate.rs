@@ -266,19 +266,24 @@ impl<D: Datapath> Gate<D> {
         let closes_first = none_open && !grants.is_empty();
         let mut news = Vec::new();
         if closes_first {
-            self.write_policy()?;
             let writes = self.plan_all();
-            self.carry_out(writes)?;
+            self.write_tables(writes)?;
             news = self.attach_first()?;
             tracing::info!(stored = grants.len(), "the ports are closed; stored grants follow");
         }
         let storing = self.restore(grants, progress, tombstones, boot_id.as_deref(), now);
         self.adopt_lingering(now);
         let writes = self.plan_all();
-        // A grant is open only when the disk knows where it is counted.
-        self.settled_or_log(storing, now);
-        self.write_policy()?;
-        self.carry_out(writes)?;
+        // A grant is open only when the disk knows where it is counted. Into tables that no program
+        // uses yet, entries are written while the disk works.
+        if self.datapath.is_new() && !closes_first {
+            let written = self.write_tables(writes);
+            self.settled_or_log(storing, now);
+            written?;
+        } else {
+            self.settled_or_log(storing, now);
+            self.write_tables(writes)?;
+        }
         // A database that is closed may have grants whose connections are counted there.
         if !self.outbox.is_closed() {
             self.close_slots_of_the_past();
@@ -298,10 +303,11 @@ impl<D: Datapath> Gate<D> {
         Ok(())
     }
 
-    /// Writes ports and settings.
-    fn write_policy(&mut self) -> Result<(), DatapathError> {
+    /// Writes ports and settings, and then these entries.
+    fn write_tables(&mut self, writes: Vec<Write>) -> Result<(), DatapathError> {
         self.look_at_source_chain();
-        self.apply_policy()
+        self.apply_policy()?;
+        self.carry_out(writes)
     }
 
     /// Attaches the programs for the first time in this run.

@@ -211,8 +211,11 @@ impl<D: Datapath> Gate<D> {
         storing
     }
 
-    /// Finds out which grants the kernel still counts.
+    /// Finds out which grants the kernel still counts. New tables count none.
     fn find_counts(&self, grants: &mut [Kept]) {
+        if self.datapath.is_new() {
+            return;
+        }
         let here =
             |kept: &Kept| kept.progress.boot_id == self.boot_id && kept.progress.generation != 0;
         let slots: Vec<_> =

@@ -34,6 +34,10 @@ pub trait Datapath: Send {
     /// Makes `sys::now` give the boot clock that the programs compare deadlines with. Returns by
     /// how much it was wrong, nanoseconds.
     fn align_clock(&mut self) -> Result<i64, DatapathError>;
+    /// Whether the tables were made by this run: no program uses them before the first attachment.
+    fn is_new(&self) -> bool {
+        false
+    }
     /// Reads about `most` entries of the grant tables, from the cursor on, and moves the cursor. At
     /// the end it is at the beginning again. What no agent has written by its form is removed.
     fn read_back(&mut self, cursor: &mut Cursor, most: usize) -> Result<ReadBack, DatapathError>;

@@ -60,6 +60,8 @@ pub struct KernelDatapath {
     limits: Limits,
     debug: bool,
     pins: Pins,
+    /// No table was pinned before.
+    is_new: bool,
     /// The slots of other versions.
     foreign: Vec<ForeignSlots>,
     /// The pinned tables, by name.
@@ -100,6 +102,7 @@ impl KernelDatapath {
         let lock = pins.lock()?;
         pins.prepare()?;
         pins.check(limits)?;
+        let is_new = !layouts(limits).iter().any(|layout| pins.map(layout.name).exists());
         let names = layouts(limits).map(|layout| layout.name);
         let mut object = load_object(loader.take(), &pins, limits, debug, &names)?;
         let take = |object: &mut Ebpf, name| {
@@ -129,6 +132,7 @@ impl KernelDatapath {
             limits,
             debug,
             pins,
+            is_new,
             foreign,
             tables,
             lock,
@@ -171,6 +175,10 @@ impl Datapath for KernelDatapath {
         let clock = clock.map(|clock| self.boot_clock.insert(clock));
         let aligned = clock.and_then(|clock| clock.align());
         aligned.map_err(|error| DatapathError::Sys { verb: CLOCK, error })
+    }
+
+    fn is_new(&self) -> bool {
+        self.is_new
     }
 
     fn read_back(&mut self, cursor: &mut Cursor, most: usize) -> Result<ReadBack, DatapathError> {

@@ -56,3 +56,36 @@ fn verify(part: &[Kept], keyring: &Keyring, host: &str) -> Verified {
     let mut results = grant::verify_all(&present, keyring, host).into_iter();
     envelopes.map(|envelope| envelope.and_then(|_| results.next())).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use jit_proto::{GrantId, v1};
+
+    use super::*;
+    use crate::disk::store::{StoredGrant, StoredProgress};
+
+    #[test]
+    fn each_grant_gets_its_own_result_in_the_order_of_the_grants() {
+        for number in [0, 1, PART, 10 * PART + 7] {
+            let kept = |number: usize| Kept {
+                id: GrantId((number as u128).to_be_bytes()),
+                grant: StoredGrant {
+                    envelope: (!number.is_multiple_of(3)).then(v1::Envelope::default),
+                },
+                progress: StoredProgress::default(),
+                counts: false,
+            };
+            let grants: Vec<_> = (0..number).map(kept).collect();
+            let mut taken = Vec::new();
+            verify_all(&grants, &Keyring::default(), "web-1", |part, verified| {
+                assert_eq!(part.len(), verified.len());
+                taken.extend(part.iter().map(|kept| kept.id).zip(verified));
+            });
+            assert!(taken.iter().map(|(id, _)| *id).eq(grants.iter().map(|kept| kept.id)));
+            for (number, (_, result)) in taken.iter().enumerate() {
+                assert_eq!(result.is_none(), number.is_multiple_of(3));
+                assert!(!matches!(result, Some(Ok(_))), "nobody signed it");
+            }
+        }
+    }
+}

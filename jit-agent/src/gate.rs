@@ -86,7 +86,7 @@ use jit_proto::{
 use journal::Journal;
 use limits::LimitScan;
 use links::{LinkNews, Links};
-use outbox::Outbox;
+use outbox::{Outbox, Storing};
 use patience::LONGEST;
 use policy::Policies;
 use record::Recorder;
@@ -104,7 +104,7 @@ use crate::{
     config::Config,
     disk::{
         audit::{Audit, EventCode, Record},
-        store::{Damage, Store, StoreError, Stored, StoredProgress},
+        store::{Damage, Permit, Store, StoreError, Stored, StoredProgress},
     },
     kernel::{
         datapath::{Datapath, DatapathError},
@@ -113,7 +113,7 @@ use crate::{
     rules::{
         clock::{BootNanos, Now},
         ledger::{Change, Ledger},
-        reconcile::EntryKey,
+        reconcile::{EntryKey, Write},
         refusal::Refused,
     },
     system::{log, memory},
@@ -261,18 +261,23 @@ impl<D: Datapath> Gate<D> {
         }
         self.restore_policies(policies, policies_lost, now);
         self.exempt(now).map_err(StartError::Exemptions)?;
+        // Nobody may get in now, or everybody can: closing the ports refuses nobody for long.
         let none_open = self.tables.installed().is_empty()
             && progress.values().all(|progress| progress.boot_id != self.boot_id);
-        let closes_first = none_open && !grants.is_empty();
+        let closes_first = (none_open || self.datapath.is_new()) && !grants.is_empty();
         let mut news = Vec::new();
         if closes_first {
-            self.write_tables()?;
+            let writes = self.plan_all();
+            self.write_tables(writes)?;
             news = self.attach_first()?;
             tracing::info!(stored = grants.len(), "the ports are closed; stored grants follow");
         }
-        self.restore(grants, progress, tombstones, boot_id.as_deref(), now);
+        let storing = self.restore(grants, progress, tombstones, boot_id.as_deref(), now);
         self.adopt_lingering(now);
-        self.write_tables()?;
+        let writes = self.plan_all();
+        // A grant is open only when the disk knows where it is counted.
+        self.settled_or_log(storing, now);
+        self.write_tables(writes)?;
         // A database that is closed may have grants whose connections are counted there.
         if !self.outbox.is_closed() {
             self.close_slots_of_the_past();
@@ -292,11 +297,11 @@ impl<D: Datapath> Gate<D> {
         Ok(())
     }
 
-    /// Writes ports, settings and all entries.
-    fn write_tables(&mut self) -> Result<(), DatapathError> {
+    /// Writes ports and settings, and then these entries.
+    fn write_tables(&mut self, writes: Vec<Write>) -> Result<(), DatapathError> {
         self.look_at_source_chain();
         self.apply_policy()?;
-        self.reconcile_all()
+        self.carry_out(writes)
     }
 
     /// Attaches the programs for the first time in this run.
@@ -465,14 +470,24 @@ impl<D: Datapath> Gate<D> {
     /// The progress and the floor that the next transaction is to write.
     fn unsettled(&mut self, now: Now) -> (Vec<(GrantId, StoredProgress)>, WallTime) {
         let floor = self.clock.raise_floor(now);
-        let progressed = self.outbox.progressed();
-        (progressed.filter_map(|id| Some((id, self.progress(id)?))).collect(), floor)
+        (self.progress(self.outbox.progressed()), floor)
     }
 
     /// The same without new grants. A failed write is tried again, and logged once.
     fn settle_or_log(&mut self, now: Now) {
+        let storing = self.begin_to_settle(now);
+        self.settled_or_log(storing, now);
+    }
+
+    /// Begins with it. Nothing else is done with the database before [`Gate::settled_or_log`].
+    fn begin_to_settle(&mut self, now: Now) -> Storing {
+        let (progress, floor) = self.unsettled(now);
+        self.outbox.begin(&[], progress, floor, LONGEST, Permit::granted())
+    }
+
+    fn settled_or_log(&mut self, storing: Storing, now: Now) {
         let before = self.outbox.problems().map(|problem| problem.map(str::to_owned));
-        let Err(error) = self.settle(&[], now) else { return };
+        let Err(error) = self.outbox.finish(storing, LONGEST, now) else { return };
         if before.iter().flatten().all(|problem| *problem != error.to_string()) {
             tracing::error!("{error}");
         }
@@ -502,13 +517,17 @@ impl<D: Datapath> Gate<D> {
         }
     }
 
-    /// Makes all of the kernel's grant tables equal to the ledger's state.
-    fn reconcile_all(&mut self) -> Result<(), DatapathError> {
-        let keys = self.all_keys();
-        self.try_write(&keys)
+    /// The writes that make all of the kernel's grant tables equal to the ledger's state.
+    fn plan_all(&mut self) -> Vec<Write> {
+        // All keys are looked at, in no order.
+        let _changed = self.ledger.take_changed();
+        let gone = self.tables.installed().keys().filter(|key| self.ledger.desired(key).is_none());
+        let desired = self.ledger.all_desired().chain(gone.map(|key| (*key, None)));
+        self.tables.plan(desired)
     }
 
-    /// The same while the gate is in force.
+    /// Makes all of the kernel's grant tables equal to the ledger's state while the gate is in
+    /// force.
     fn write_all(&mut self) {
         let keys = self.all_keys();
         self.write(keys);
@@ -540,7 +559,12 @@ impl<D: Datapath> Gate<D> {
     /// The same, but the caller handles failures.
     fn try_write(&mut self, keys: &BTreeSet<EntryKey>) -> Result<(), DatapathError> {
         let desired = keys.iter().map(|key| (*key, self.ledger.desired(key)));
-        let written = self.tables.write(desired, &mut self.datapath);
+        let writes = self.tables.plan(desired);
+        self.carry_out(writes)
+    }
+
+    fn carry_out(&mut self, writes: Vec<Write>) -> Result<(), DatapathError> {
+        let written = self.tables.carry_out(writes, &mut self.datapath);
         for key in written.closed {
             self.ending.at(key);
         }

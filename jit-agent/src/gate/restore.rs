@@ -1,10 +1,11 @@
 //! Grants after restarts and reboots: stored grants are put back. Grants that another one replaced
 //! meanwhile end.
 
+mod ahead;
+
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    num::{NonZeroU32, NonZeroUsize},
-    thread,
+    num::NonZeroU32,
 };
 
 use jit_proto::{GrantId, Refusal, WallTime, v1};
@@ -16,20 +17,15 @@ use crate::{
         audit::{EventCode, Record},
         store::{Stored, StoredGrant, StoredProgress},
     },
-    gate::{Gate, report::grant_event, takeover::Carried},
+    gate::{Gate, outbox::Storing, report::grant_event, takeover::Carried},
     kernel::datapath::{Datapath, Elsewhere},
     rules::{
         clock::{BootNanos, Now},
-        grant::{self, VerifiedGrant},
+        grant::VerifiedGrant,
         ledger::{Admission, Progress, Replacement, Tombstone},
         refusal::Refused,
     },
 };
-
-/// Stored grants that are verified before the first of them is put back.
-const AT_ONCE: usize = 4096;
-/// Grants that are worth a thread.
-const PART: usize = 64;
 
 /// A stored grant.
 #[derive(Clone, Debug)]
@@ -37,6 +33,8 @@ struct Kept {
     id: GrantId,
     grant: StoredGrant,
     progress: StoredProgress,
+    /// The kernel still has its count, as read when it was last tried to put it back.
+    counts: bool,
 }
 
 impl Kept {
@@ -96,6 +94,16 @@ struct Still {
     elsewhere: Elsewhere,
 }
 
+/// A stored grant that the ledger has taken.
+struct Taken {
+    id: GrantId,
+    slot: u32,
+    /// It is counted anew, with at most this number of connections; `None`: the kernel goes on.
+    anew: Option<u32>,
+    /// What the audit has to know.
+    news: Option<Admission>,
+}
+
 /// What to do with a stored grant.
 enum Verdict {
     /// Its end has come.
@@ -107,7 +115,7 @@ enum Verdict {
 }
 
 impl<D: Datapath> Gate<D> {
-    /// Puts the stored grants back.
+    /// Puts the stored grants back, and begins to write their progress to the disk.
     pub(super) fn restore(
         &mut self,
         grants: Vec<(GrantId, StoredGrant)>,
@@ -115,14 +123,14 @@ impl<D: Datapath> Gate<D> {
         tombstones: Vec<(GrantId, Tombstone)>,
         stored_boot: Option<&str>,
         now: Now,
-    ) {
+    ) -> Storing {
         self.restore_tombstones(tombstones, stored_boot, now);
         if let Err(untrusted) = self.clock.check(now) {
             tracing::error!(
                 "this host's {untrusted}: grants of an earlier boot stay closed until it is right"
             );
         }
-        self.restore_grants(kept(grants, &mut progress), now);
+        self.restore_grants(kept(grants, &mut progress), now)
     }
 
     /// Keeps what is stored closed, until it is known what of it was revoked.
@@ -159,7 +167,8 @@ impl<D: Datapath> Gate<D> {
             grants = held.len(),
             "the clock is right: grants of an earlier boot are back"
         );
-        self.restore_grants(held, now);
+        let storing = self.restore_grants(held, now);
+        self.settled_or_log(storing, now);
         self.write_all();
     }
 
@@ -169,39 +178,76 @@ impl<D: Datapath> Gate<D> {
             return;
         }
         let held = std::mem::take(&mut self.held_back.key);
-        self.restore_grants(held, now);
+        let storing = self.restore_grants(held, now);
+        self.settled_or_log(storing, now);
         self.write_all();
     }
 
-    fn restore_grants(&mut self, mut grants: Vec<Kept>, now: Now) {
+    fn restore_grants(&mut self, mut grants: Vec<Kept>, now: Now) -> Storing {
         let trusted = self.clock.is_trusted(now);
         // The clock may be a little earlier than the floor. The later of the two says what has
         // ended.
         let late = self.clock.not_before_floor(now);
+        self.find_counts(&mut grants);
         // Grants with a slot come first: the others take the free slots.
-        grants.sort_by_cached_key(|kept| (self.slot_kept(&kept.progress).is_none(), kept.id));
-        let (ready, held): (Vec<_>, Vec<_>) = grants
-            .into_iter()
-            .partition(|kept| trusted || self.deadline_kept(&kept.progress).is_some());
+        grants.sort_by_key(|kept| (!kept.counts, kept.id));
+        let waits = |kept: &mut Kept| !trusted && self.deadline_kept(&kept.progress).is_none();
+        let held: Vec<_> = grants.extract_if(.., waits).collect();
         self.held_back.clock.extend(held);
         let mut replaced = BTreeSet::new();
-        for some in ready.chunks(AT_ONCE) {
-            for (kept, verified) in some.iter().zip(verify_all(some, &self.config)) {
-                let Some(verified) = verified else { continue };
-                if self.lacks_a_key(kept, &verified, late) {
-                    self.held_back.key.push(kept.clone());
-                } else if let Some(old) = self.restore_one(kept, verified, [now, late]) {
-                    replaced.insert((old, kept.id));
-                }
-            }
-        }
+        let (keyring, host) = (self.config.keyring.clone(), self.config.host.clone());
+        ahead::verify_all(&grants, &keyring, &host, |some, verified| {
+            replaced.extend(self.restore_some(some, verified, [now, late]));
+        });
         for (old, by) in replaced {
             let hits = self.hits(old);
             let replacement = self.ledger.replace_id(old, by, late, hits);
             self.report_replacement(replacement, now);
         }
+        // Meanwhile the disk writes.
+        let storing = self.begin_to_settle(now);
+        drop(grants);
         self.note_outside();
-        self.settle_or_log(now);
+        storing
+    }
+
+    /// Finds out which grants the kernel still counts. New tables count none.
+    fn find_counts(&self, grants: &mut [Kept]) {
+        if self.datapath.is_new() {
+            return;
+        }
+        let here =
+            |kept: &Kept| kept.progress.boot_id == self.boot_id && kept.progress.generation != 0;
+        let slots: Vec<_> =
+            grants.iter().filter(|kept| here(kept)).map(|kept| kept.progress.slot).collect();
+        let mut counted = self.datapath.slots(&slots).into_iter();
+        for kept in grants {
+            let slot = if here(kept) { counted.next() } else { None };
+            kept.counts = slot.is_some_and(|slot| slot.generation == kept.progress.generation);
+        }
+    }
+
+    /// Puts some grants back; returns which other ones ended when they began, and by which.
+    fn restore_some(
+        &mut self,
+        some: &[Kept],
+        verified: ahead::Verified,
+        times: [Now; 2],
+    ) -> Vec<(GrantId, GrantId)> {
+        let [now, late] = times;
+        let (mut replaced, mut taken) = (Vec::new(), Vec::new());
+        for (kept, verified) in some.iter().zip(verified) {
+            let Some(verified) = verified else { continue };
+            if self.lacks_a_key(kept, &verified, late) {
+                self.held_back.key.push(kept.clone());
+                continue;
+            }
+            let (old, back) = self.restore_one(kept, verified, times);
+            replaced.extend(old.map(|old| (old, kept.id)));
+            taken.extend(back);
+        }
+        self.resume(taken, now);
+        replaced
     }
 
     /// Whether a grant is refused because a signer's key cannot be read at the moment.
@@ -224,16 +270,16 @@ impl<D: Datapath> Gate<D> {
         refusal.is_some_and(|refusal| unsigned.contains(&refusal))
     }
 
-    /// Puts one grant back; returns which other one ended when it began.
+    /// Puts one grant back; returns which other one ended when it began, and what is left to do.
     fn restore_one(
         &mut self,
         kept: &Kept,
         verified: Result<VerifiedGrant, Refused>,
         times: [Now; 2],
-    ) -> Option<GrantId> {
-        let Kept { id, grant: _, progress } = kept;
+    ) -> (Option<GrantId>, Option<Taken>) {
+        let Kept { id, progress, .. } = kept;
         let (id, [now, _]) = (*id, times);
-        let still = self.still(progress);
+        let still = self.still(kept);
         let (replaces, verdict) = judge(verified, progress.began, &self.config, times);
         let carried = carried(progress, &still);
         let result = match verdict {
@@ -249,52 +295,72 @@ impl<D: Datapath> Gate<D> {
                 self.ledger.restore(grant, progress, at)
             }
         };
-        match result {
+        let taken = match result {
             Ok(Some(admission)) => {
-                self.resume(id, still.slot, carried, now);
                 let here = progress.boot_id == self.boot_id;
-                if let Some(held) = self.ledger.grant(id)
-                    && is_news(admission, &still, here)
-                {
-                    self.recorder.reopened(held, admission, now);
-                }
+                let news = is_news(admission, &still, here).then_some(admission);
+                self.taken(id, still.slot, carried, news)
             }
             Ok(None) | Err(Refused { refusal: Refusal::Expired, .. }) => {
                 self.outbox.remove(id);
                 let record = Record::new(EventCode::GrantExpired).by("agent").grant(id);
                 self.record(record.detail("its end came while no agent was running"), now);
+                None
             }
             Err(refused) => {
                 // A grant that the audit calls refused must not come back at a later start.
                 self.outbox.remove(id);
                 tracing::warn!(grant = %id, "stored grant not restored: {refused}");
                 self.record_not_restored(id, refused.refusal, &refused.detail, now);
+                None
             }
-        }
-        replaces
+        };
+        (replaces, taken)
     }
 
-    /// Goes on with the kernel's count, or starts a new count with the connections that are left.
-    /// While another gate also counts, it starts with none.
-    fn resume(&mut self, id: GrantId, kept: Option<u32>, carried: Option<Carried>, now: Now) {
-        if let Some(slot) = self.ledger.grant(id).and_then(|held| held.stage.slot()) {
-            let started = match (kept == Some(slot), &carried) {
-                (true, _) => Ok(()),
-                (false, Some(_)) => self.datapath.open_slot(slot, 0),
-                (false, None) => self.count_anew(id),
-            };
-            if let Err(error) = started {
-                tracing::error!(grant = %id, "{error}: stored grant not restored");
-                self.record_not_restored(id, Refusal::Storage, &error.to_string(), now);
-                self.ledger.forget(id);
-            } else {
-                self.outbox.progress(id);
-                let hits = self.datapath.slot(slot).hits;
-                self.ledger.count(slot, hits, now);
-            }
-        }
+    /// A grant that the ledger has taken goes on with the kernel's count, or begins a new count with
+    /// the connections that are left. While another gate also counts, it begins with none.
+    fn taken(
+        &mut self,
+        id: GrantId,
+        kept: Option<u32>,
+        carried: Option<Carried>,
+        news: Option<Admission>,
+    ) -> Option<Taken> {
+        let held = self.ledger.grant(id)?;
+        let slot = held.stage.slot()?;
+        let limit = if carried.is_some() { 0 } else { held.limit() };
+        let anew = (kept != Some(slot)).then_some(limit);
         if let Some(carried) = carried {
             self.takeover.add(id, carried);
+        }
+        Some(Taken { id, slot, anew, news })
+    }
+
+    /// Opens the slots of grants that are counted anew, and notes what all of them have counted.
+    fn resume(&mut self, taken: Vec<Taken>, now: Now) {
+        let anew: Vec<_> = taken.iter().filter_map(|one| Some((one.slot, one.anew?))).collect();
+        let failures = self.datapath.open_slots(&anew).err();
+        let why = failures.as_ref().map(|failures| failures.why.to_string()).unwrap_or_default();
+        let failed = failures.iter().flat_map(|failures| &failures.at);
+        let failed: HashSet<_> =
+            failed.filter_map(|place| anew.get(*place)).map(|(slot, _)| *slot).collect();
+        for Taken { id, slot, anew, news } in taken {
+            if failed.contains(&slot) {
+                tracing::error!(grant = %id, "{why}: stored grant not restored");
+                self.record_not_restored(id, Refusal::Storage, &why, now);
+                self.ledger.forget(id);
+                continue;
+            }
+            self.outbox.progress(id);
+            let Some(held) = self.ledger.grant(id) else { continue };
+            if let Some(admission) = news {
+                self.recorder.reopened(held, admission, now);
+            }
+            if held.grant.limit().is_some() {
+                let hits = if anew.is_some() { 0 } else { self.datapath.slot(slot).hits };
+                self.ledger.count(slot, hits, now);
+            }
         }
     }
 
@@ -304,8 +370,11 @@ impl<D: Datapath> Gate<D> {
         self.record(record.reason(refusal.word()).detail(&detail), now);
     }
 
-    fn still(&self, progress: &StoredProgress) -> Still {
-        let slot = self.slot_kept(progress);
+    fn still(&self, kept: &Kept) -> Still {
+        let progress = &kept.progress;
+        // Another grant may have got it, if this one was held back.
+        let slot =
+            Some(progress.slot).filter(|slot| kept.counts && self.ledger.owner(*slot).is_none());
         let elsewhere = self.elsewhere(progress, slot);
         Still { deadline: self.deadline_kept(progress), slot, elsewhere }
     }
@@ -314,16 +383,6 @@ impl<D: Datapath> Gate<D> {
     fn deadline_kept(&self, progress: &StoredProgress) -> Option<BootNanos> {
         let same_boot = progress.boot_id == self.boot_id;
         (same_boot && progress.deadline != 0).then_some(BootNanos(progress.deadline))
-    }
-
-    /// The slot that the kernel still counts this grant in.
-    fn slot_kept(&self, progress: &StoredProgress) -> Option<u32> {
-        let StoredProgress { boot_id, slot, generation, .. } = progress;
-        let same = *boot_id == self.boot_id
-            && *generation != 0
-            && self.datapath.slot(*slot).generation == *generation
-            && self.ledger.owner(*slot).is_none();
-        same.then_some(*slot)
     }
 
     /// The count in another version's tables of a grant that had a slot in this boot.
@@ -364,39 +423,13 @@ impl<D: Datapath> Gate<D> {
     }
 }
 
-/// Verifies stored grants on all CPUs; the results are in their order. `None`: there is no envelope.
-fn verify_all(grants: &[Kept], config: &Config) -> Vec<Option<Result<VerifiedGrant, Refused>>> {
-    let verify = |part: &[Kept]| -> Vec<_> {
-        let envelopes = part.iter().map(|kept| kept.grant.envelope.as_ref());
-        let present: Vec<_> = envelopes.clone().flatten().collect();
-        let mut results = grant::verify_all(&present, &config.keyring, &config.host).into_iter();
-        envelopes.map(|envelope| envelope.and_then(|_| results.next())).collect()
-    };
-    let cpus = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let part = grants.len().div_ceil(cpus).max(PART);
-    thread::scope(|scope| {
-        let parts: Vec<_> = grants
-            .chunks(part)
-            .map(|part| {
-                let spawned = thread::Builder::new().spawn_scoped(scope, move || verify(part));
-                (part, spawned.ok())
-            })
-            .collect();
-        let results = parts.into_iter().flat_map(|(part, spawned)| {
-            // Without a thread, or if one panics, it is done here.
-            spawned.and_then(|thread| thread.join().ok()).unwrap_or_else(|| verify(part))
-        });
-        results.collect()
-    })
-}
-
 fn kept(
     grants: Vec<(GrantId, StoredGrant)>,
     progress: &mut HashMap<GrantId, StoredProgress>,
 ) -> Vec<Kept> {
     let kept = grants.into_iter().map(|(id, grant)| {
         let progress = progress.remove(&id).unwrap_or_default();
-        Kept { id, grant, progress }
+        Kept { id, grant, progress, counts: false }
     });
     kept.collect()
 }

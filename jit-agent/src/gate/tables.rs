@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 
 use crate::{
-    kernel::datapath::{Datapath, DatapathError},
+    kernel::datapath::{Datapath, DatapathError, Failures},
     rules::{
         reconcile::{Entries, Entry, EntryKey, Write, plan},
         room,
@@ -128,19 +128,31 @@ impl Tables {
         self.problem.as_deref()
     }
 
-    /// Writes the differences from these entries. All writes are tried: a failed write must not
-    /// keep another one from closing.
-    pub(super) fn write(
-        &mut self,
+    /// The differences from these entries.
+    pub(super) fn plan(
+        &self,
         desired: impl IntoIterator<Item = (EntryKey, Option<Entry>)>,
+    ) -> Vec<Write> {
+        plan(desired, &self.installed)
+    }
+
+    /// Carries out what was just planned. All writes are tried: a failed write must not keep another
+    /// one from closing.
+    pub(super) fn carry_out(
+        &mut self,
+        writes: Vec<Write>,
         datapath: &mut impl Datapath,
     ) -> Written {
-        let mut written = Written { closed: Vec::new(), result: Ok(()) };
-        for write in plan(desired, &self.installed) {
-            if let Err(error) = datapath.write(&write) {
-                written.result = written.result.and(Err(error));
-                continue;
-            }
+        if self.installed.is_empty() {
+            self.installed.reserve(writes.len());
+        }
+        let (failed, result) = match datapath.write_all(&writes) {
+            Ok(()) => (BTreeSet::new(), Ok(())),
+            Err(Failures { at, why }) => (at.into_iter().collect(), Err(why)),
+        };
+        let mut written = Written { closed: Vec::new(), result };
+        let done = writes.into_iter().enumerate().filter(|(place, _)| !failed.contains(place));
+        for (_, write) in done {
             self.writes = self.writes.wrapping_add(1);
             let (key, may_end) = match write {
                 Write::Remove(key) => {
@@ -173,6 +185,17 @@ impl Tables {
         if self.dirty.is_empty() {
             self.problem = None;
         }
+    }
+}
+
+#[cfg(test)]
+impl Tables {
+    fn write(
+        &mut self,
+        desired: impl IntoIterator<Item = (EntryKey, Option<Entry>)>,
+        datapath: &mut impl Datapath,
+    ) -> Written {
+        self.carry_out(self.plan(desired), datapath)
     }
 }
 

@@ -197,6 +197,20 @@ fn detach_removes_classifiers_without_pins_and_leaves_no_directory_of_root() {
     assert!(!site.pins().exists());
 }
 
+/// Very many grants take seconds to put back: the ports do not wait for them.
+#[test]
+fn where_nothing_is_pinned_the_ports_close_before_stored_grants_are_put_back() {
+    let mut site = Site::new();
+    site.start();
+    site.admit(&CLIENT, LONG);
+    site.end(Signal::TERM);
+    assert_eq!(site.run(&["detach", "--yes"]).status.code(), Some(0));
+    assert!(site.stranger_opens(0, 22), "the gate is open after detach");
+    site.start();
+    assert!(site.log().contains("the ports are closed; stored grants follow"), "{}", site.log());
+    assert!(site.client_opens(0, 22) && !site.stranger_opens(0, 22));
+}
+
 #[test]
 fn with_the_agent_dead_status_reports_what_the_kernel_enforces() {
     let mut site = Site::new();

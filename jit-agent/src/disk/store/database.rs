@@ -2,17 +2,19 @@
 //! means.
 
 use std::{
+    collections::HashMap,
     fs, io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::Arc,
+    thread,
 };
 
 use jit_proto::{GrantId, WallTime};
 use prost::Message as _;
 use redb::{
-    Database, ReadableDatabase as _, ReadableTable, StorageBackend as _, Table, TableDefinition,
-    backends::InMemoryBackend,
+    Database, ReadableDatabase as _, ReadableTable, ReadableTableMetadata as _,
+    StorageBackend as _, Table, TableDefinition, backends::InMemoryBackend,
 };
 
 use crate::{
@@ -121,19 +123,14 @@ fn read(database: &Database) -> Result<Stored, redb::Error> {
     write.commit()?;
     let read = database.begin_read()?;
     let mut stored = Stored::default();
-    for item in read.open_table(GRANTS)?.iter()? {
-        let (id, bytes) = item?;
-        // An entry that does not decode opens nothing. It is left out, and overwritten later.
-        if let Ok(grant) = StoredGrant::decode(bytes.value()) {
-            stored.grants.push((GrantId(id.value()), grant));
-        }
-    }
-    for item in read.open_table(PROGRESS)?.iter()? {
-        let (id, bytes) = item?;
-        if let Ok(one) = StoredProgress::decode(bytes.value()) {
-            stored.progress.insert(GrantId(id.value()), one);
-        }
-    }
+    // Most of the time goes into these two.
+    let progress = thread::scope(|scope| {
+        let other = thread::Builder::new().spawn_scoped(scope, || read_progress(database)).ok();
+        stored.grants = read_grants(database)?;
+        let other = other.and_then(|thread| thread.join().ok());
+        other.unwrap_or_else(|| read_progress(database))
+    });
+    stored.progress = progress?;
     for item in read.open_table(TOMBSTONES)?.iter()? {
         let (id, tombstone) = item?;
         let (until, boot) = tombstone.value();
@@ -152,6 +149,30 @@ fn read(database: &Database) -> Result<Stored, redb::Error> {
     stored.lost_before = number(LOST_BEFORE)?.map(WallTime);
     stored.closings = number(CLOSINGS)?.and_then(|count| u64::try_from(count).ok()).unwrap_or(0);
     Ok(stored)
+}
+
+fn read_grants(database: &Database) -> Result<Vec<(GrantId, StoredGrant)>, redb::Error> {
+    let mut grants = Vec::new();
+    for item in database.begin_read()?.open_table(GRANTS)?.iter()? {
+        let (id, bytes) = item?;
+        // An entry that does not decode opens nothing. It is left out, and overwritten later.
+        if let Ok(grant) = StoredGrant::decode(bytes.value()) {
+            grants.push((GrantId(id.value()), grant));
+        }
+    }
+    Ok(grants)
+}
+
+fn read_progress(database: &Database) -> Result<HashMap<GrantId, StoredProgress>, redb::Error> {
+    let table = database.begin_read()?.open_table(PROGRESS)?;
+    let mut progress = HashMap::with_capacity(usize::try_from(table.len()?).unwrap_or_default());
+    for item in table.iter()? {
+        let (id, bytes) = item?;
+        if let Ok(one) = StoredProgress::decode(bytes.value()) {
+            progress.insert(GrantId(id.value()), one);
+        }
+    }
+    Ok(progress)
 }
 
 /// The first content of a database in place of one that was lost.

@@ -1,6 +1,6 @@
 //! The real datapath: loads the object, adopts or creates the pinned tables, attaches.
 
-use std::{collections::BTreeMap, ops::RangeInclusive, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -19,7 +19,7 @@ use crate::{
             contract::{Datapath, Wanted},
             cut::{Cut, CutScope},
             destroy,
-            error::{DatapathError, chain},
+            error::{DatapathError, Failures, chain},
             guard::GuardState,
             layout::layouts,
             maps::{ForeignSlots, Maps},
@@ -60,6 +60,8 @@ pub struct KernelDatapath {
     limits: Limits,
     debug: bool,
     pins: Pins,
+    /// No table was pinned before, also none of another version.
+    is_new: bool,
     /// The slots of other versions.
     foreign: Vec<ForeignSlots>,
     /// The pinned tables, by name.
@@ -100,6 +102,7 @@ impl KernelDatapath {
         let lock = pins.lock()?;
         pins.prepare()?;
         pins.check(limits)?;
+        let has_tables = layouts(limits).iter().any(|layout| pins.map(layout.name).exists());
         let names = layouts(limits).map(|layout| layout.name);
         let mut object = load_object(loader.take(), &pins, limits, debug, &names)?;
         let take = |object: &mut Ebpf, name| {
@@ -116,6 +119,7 @@ impl KernelDatapath {
         let programs = Meanwhile::begin(Programs::new(object), Verified::new);
         let tables = pins.hold_tables(limits)?;
         let others = pins.others()?;
+        let is_new = !has_tables && others.is_empty();
         others.iter().for_each(|other| maps.carry_opened_here(other));
         let foreign = others.into_iter().map(ForeignSlots::open).collect();
         let links = Links::new(pins.clone());
@@ -129,6 +133,7 @@ impl KernelDatapath {
             limits,
             debug,
             pins,
+            is_new,
             foreign,
             tables,
             lock,
@@ -173,6 +178,10 @@ impl Datapath for KernelDatapath {
         aligned.map_err(|error| DatapathError::Sys { verb: CLOCK, error })
     }
 
+    fn is_new(&self) -> bool {
+        self.is_new
+    }
+
     fn read_back(&mut self, cursor: &mut Cursor, most: usize) -> Result<ReadBack, DatapathError> {
         self.maps.read_back(cursor, most)
     }
@@ -183,6 +192,10 @@ impl Datapath for KernelDatapath {
 
     fn write(&mut self, write: &Write) -> Result<(), DatapathError> {
         self.maps.write(write)
+    }
+
+    fn write_all(&mut self, writes: &[Write]) -> Result<(), Failures> {
+        self.maps.write_all(writes)
     }
 
     fn summarize(
@@ -213,8 +226,8 @@ impl Datapath for KernelDatapath {
         self.maps.slot(slot)
     }
 
-    fn hits(&self, slots: RangeInclusive<u32>) -> Vec<u64> {
-        self.maps.hits(slots)
+    fn slots(&self, slots: &[u32]) -> Vec<Slot> {
+        self.maps.slots(slots)
     }
 
     fn elsewhere(&self, slot: u32, generation: u32) -> Elsewhere {
@@ -234,6 +247,10 @@ impl Datapath for KernelDatapath {
 
     fn open_slot(&mut self, slot: u32, limit: u32) -> Result<(), DatapathError> {
         self.maps.open_slot(slot, limit)
+    }
+
+    fn open_slots(&mut self, slots: &[(u32, u32)]) -> Result<(), Failures> {
+        self.maps.open_slots(slots)
     }
 
     fn close_slot(&mut self, slot: u32) -> Result<(), DatapathError> {

@@ -12,9 +12,6 @@ use crate::{
     },
 };
 
-/// Slots that are read at once may be this many times as many as those that are asked for.
-const SPARSE: usize = 4;
-
 /// When a grant was issued, and its id: the order of a list.
 pub(super) type Age = (WallTime, GrantId);
 /// A grant of a list. Its message stays encoded, as it was signed.
@@ -39,11 +36,11 @@ impl<D: Datapath> Gate<D> {
     /// Those of these grants that are still there.
     pub(super) fn grant_states(&self, ids: &[GrantId], now: Now) -> Vec<Listed> {
         let held: Vec<_> = ids.iter().filter_map(|id| self.ledger.grant(*id)).collect();
-        let counts = self.counts(&held);
-        let state = |held: &HeldGrant| {
-            let slot = held.stage.slot();
-            let counted = slot.map_or(0, |slot| counts.of(slot, || self.datapath.slot(slot).hits));
-            grant_state(held, counted, self.outside(held), now)
+        let slots: Vec<_> = held.iter().filter_map(|held| held.stage.slot()).collect();
+        let mut counts = self.datapath.slots(&slots).into_iter();
+        let mut state = |held: &HeldGrant| {
+            let counted = held.stage.slot().and_then(|_| counts.next()).unwrap_or_default();
+            grant_state(held, counted.hits, self.outside(held), now)
         };
         held.into_iter().map(|held| (age(held), state(held))).collect()
     }
@@ -52,31 +49,6 @@ impl<D: Datapath> Gate<D> {
     pub(super) fn ended_states(&self, now: Now) -> Vec<Listed> {
         let state = |held| grant_state(held, 0, None, now);
         self.ledger.ended().map(|held| (age(held), state(held))).collect()
-    }
-
-    /// The counts of the slots of these grants, if they can be read at once.
-    fn counts(&self, held: &[&HeldGrant]) -> Counts {
-        let slots = || held.iter().filter_map(|held| held.stage.slot());
-        let (Some(first), Some(last)) = (slots().min(), slots().max()) else {
-            return Counts::default();
-        };
-        let near = usize::try_from(last - first).is_ok_and(|span| span < SPARSE * held.len());
-        let hits = if near { self.datapath.hits(first..=last) } else { Vec::new() };
-        Counts { first, hits }
-    }
-}
-
-/// What some slots counted, one after another.
-#[derive(Default)]
-struct Counts {
-    first: u32,
-    hits: Vec<u64>,
-}
-
-impl Counts {
-    fn of(&self, slot: u32, alone: impl FnOnce() -> u64) -> u64 {
-        let index = slot.checked_sub(self.first).and_then(|index| usize::try_from(index).ok());
-        index.and_then(|index| self.hits.get(index).copied()).unwrap_or_else(alone)
     }
 }
 

@@ -33,5 +33,5 @@ pub mod summary;
 pub mod view;
 
 pub use contract::{Datapath, Wanted};
-pub use error::{DatapathError, chain};
+pub use error::{DatapathError, Failures, chain};
 pub use state::{Counters, Cursor, Drift, Elsewhere, InterfaceState, LinkChange, ReadBack};

@@ -6,6 +6,7 @@
     reason = "a panic fails the test, which is what a test is for"
 )]
 
+mod batches;
 mod cases;
 mod collateral;
 mod comparison;

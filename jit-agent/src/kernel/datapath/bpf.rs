@@ -14,7 +14,10 @@ use std::{
     path::Path,
 };
 
-use aya::maps::{MapData, RingBuf};
+use aya::{
+    Pod,
+    maps::{MapData, RingBuf},
+};
 use aya_obj::generated::{
     BPF_F_BEFORE, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type, bpf_attr, bpf_cmd,
     bpf_insn, bpf_link_info, bpf_link_type, bpf_prog_type,
@@ -340,6 +343,29 @@ pub fn read_batch(
     keys.truncate(key * count);
     values.truncate(value * count);
     Ok(Batch { keys, values, count, next })
+}
+
+/// Writes entries of a table: each key with the value at the same place, in their order. Returns how
+/// many were written, and why no more. (Linux 5.6 for hashes and arrays, commits 057996380a42 and
+/// c60f2d286177; 5.13 for tries, f56387c534cc.)
+pub fn write_batch<K: Pod, V: Pod>(
+    table: impl AsFd,
+    keys: &[K],
+    values: &[V],
+) -> (usize, io::Result<()>) {
+    let most = keys.len().min(values.len());
+    let mut attr = zeroed();
+    attr.batch.map_fd = number(table.as_fd());
+    attr.batch.keys = keys.as_ptr() as u64;
+    attr.batch.values = values.as_ptr() as u64;
+    attr.batch.count = u32::try_from(most).unwrap_or(u32::MAX);
+    let result = call(bpf_cmd::BPF_MAP_UPDATE_BATCH, &mut attr).map(drop);
+    // SAFETY: this member is the one that BPF_MAP_UPDATE_BATCH writes.
+    let count = usize::try_from(unsafe { attr.batch.count }).unwrap_or(most);
+    // The number may be as it was if not even the first one was tried (before Linux 6.7, commit
+    // 06e5c999f102). One that fails is not among those that were written.
+    let written = if result.is_err() && count >= most { 0 } else { count.min(most) };
+    (written, result)
 }
 
 /// Removes an entry of a table by the bytes of its key. One that is gone is no error.

@@ -1,7 +1,7 @@
 //! The trait [`Datapath`]: all that the gate asks of the kernel. `kernel` is the real one; `memory` is
 //! a twin for tests.
 
-use std::{collections::BTreeMap, ops::RangeInclusive};
+use std::collections::BTreeMap;
 
 use jit_common::{Flow, PortKey, PortRule, Settings, Slot};
 
@@ -9,7 +9,7 @@ use crate::{
     config::{HookChoice, InterfaceFilter},
     kernel::datapath::{
         cut::{Cut, CutScope},
-        error::DatapathError,
+        error::{DatapathError, Failures},
         guard::GuardState,
         probe::Probe,
         state::{Counters, Cursor, Drift, Elsewhere, InterfaceState, ReadBack},
@@ -41,6 +41,10 @@ pub trait Datapath: Send {
     fn policy(&self) -> Result<(BTreeMap<PortKey, PortRule>, Settings), DatapathError>;
     /// Carries out one write. The summary has the bit of an entry before the entry is there.
     fn write(&mut self, write: &Write) -> Result<(), DatapathError>;
+    /// Carries out many writes, in their order. All are tried.
+    fn write_all(&mut self, writes: &[Write]) -> Result<(), Failures> {
+        Failures::of(writes, |write| self.write(write))
+    }
     /// Takes the bits out of the summary that none of these entries needs: all that are there. Returns
     /// whether it lacked one.
     fn summarize(
@@ -61,9 +65,9 @@ pub trait Datapath: Send {
     fn translate(&mut self, flows: &BTreeMap<Flow, Flow>) -> Result<(), DatapathError>;
     /// The counts of a slot; all zero when they cannot be read.
     fn slot(&self, slot: u32) -> Slot;
-    /// The connections in each of these slots, in their order, as far as they can be read at once.
-    fn hits(&self, _slots: RangeInclusive<u32>) -> Vec<u64> {
-        Vec::new()
+    /// The same for many slots, in their order.
+    fn slots(&self, slots: &[u32]) -> Vec<Slot> {
+        slots.iter().map(|slot| self.slot(*slot)).collect()
     }
     /// What the tables of other versions of the agent count for the grant with this slot and
     /// generation. Their gate may still be in force.
@@ -75,6 +79,10 @@ pub trait Datapath: Send {
     /// Counts a slot from zero, for its next grant, which has at most `limit` connections. A grant
     /// with a limit of zero has none; for a grant without a limit the number is not used.
     fn open_slot(&mut self, slot: u32, limit: u32) -> Result<(), DatapathError>;
+    /// The same for many slots, each with its limit. All are tried.
+    fn open_slots(&mut self, slots: &[(u32, u32)]) -> Result<(), Failures> {
+        Failures::of(slots, |(slot, limit)| self.open_slot(*slot, *limit))
+    }
     /// Forgets the connections of a slot's grant, which has ended: others need their places.
     fn close_slot(&mut self, slot: u32) -> Result<(), DatapathError>;
     /// The same for all slots but these: their grants ended while no agent was running.

@@ -69,6 +69,52 @@ pub enum DatapathError {
     },
 }
 
+/// What failed of many things that were all tried.
+#[derive(Debug)]
+pub struct Failures {
+    /// Their places among all, in order.
+    pub at: Vec<usize>,
+    /// Why the first of them failed.
+    pub why: DatapathError,
+}
+
+impl Failures {
+    /// Tries all, one by one.
+    pub(super) fn of<T>(
+        all: &[T],
+        mut one: impl FnMut(&T) -> Result<(), DatapathError>,
+    ) -> Result<(), Self> {
+        let mut result = Ok(());
+        for (place, item) in all.iter().enumerate() {
+            Self::note(&mut result, place, one(item));
+        }
+        result
+    }
+
+    /// Adds the result of one of them.
+    pub(super) fn note(
+        results: &mut Result<(), Self>,
+        place: usize,
+        result: Result<(), DatapathError>,
+    ) {
+        match (results, result) {
+            (_, Ok(())) => {}
+            (Err(failures), Err(_)) => failures.at.push(place),
+            (results, Err(why)) => *results = Err(Self { at: vec![place], why }),
+        }
+    }
+
+    /// Adds the results of some of them, of which the first has this place.
+    pub(super) fn note_all(results: &mut Result<(), Self>, first: usize, some: Result<(), Self>) {
+        let Err(Self { at, why }) = some else { return };
+        let at = at.into_iter().map(|place| first + place);
+        match results {
+            Err(failures) => failures.at.extend(at),
+            Ok(()) => *results = Err(Self { at: at.collect(), why }),
+        }
+    }
+}
+
 /// An error with its causes, in one line.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

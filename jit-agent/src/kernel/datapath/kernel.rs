@@ -1,6 +1,6 @@
 //! The real datapath: loads the object, adopts or creates the pinned tables, attaches.
 
-use std::{collections::BTreeMap, ops::RangeInclusive, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -19,7 +19,7 @@ use crate::{
             contract::{Datapath, Wanted},
             cut::{Cut, CutScope},
             destroy,
-            error::{DatapathError, chain},
+            error::{DatapathError, Failures, chain},
             guard::GuardState,
             layout::layouts,
             maps::{ForeignSlots, Maps},
@@ -185,6 +185,10 @@ impl Datapath for KernelDatapath {
         self.maps.write(write)
     }
 
+    fn write_all(&mut self, writes: &[Write]) -> Result<(), Failures> {
+        self.maps.write_all(writes)
+    }
+
     fn summarize(
         &mut self,
         keys: &mut dyn Iterator<Item = EntryKey>,
@@ -213,8 +217,8 @@ impl Datapath for KernelDatapath {
         self.maps.slot(slot)
     }
 
-    fn hits(&self, slots: RangeInclusive<u32>) -> Vec<u64> {
-        self.maps.hits(slots)
+    fn slots(&self, slots: &[u32]) -> Vec<Slot> {
+        self.maps.slots(slots)
     }
 
     fn elsewhere(&self, slot: u32, generation: u32) -> Elsewhere {
@@ -234,6 +238,10 @@ impl Datapath for KernelDatapath {
 
     fn open_slot(&mut self, slot: u32, limit: u32) -> Result<(), DatapathError> {
         self.maps.open_slot(slot, limit)
+    }
+
+    fn open_slots(&mut self, slots: &[(u32, u32)]) -> Result<(), Failures> {
+        self.maps.open_slots(slots)
     }
 
     fn close_slot(&mut self, slot: u32) -> Result<(), DatapathError> {

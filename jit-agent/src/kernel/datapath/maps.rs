@@ -1,6 +1,7 @@
 //! The tables as typed maps. The agent opens them from the loaded object. If the agent is dead,
 //! `status` opens them from their pins.
 
+mod many;
 mod read_back;
 mod summarized;
 
@@ -337,13 +338,8 @@ impl Maps {
     /// number. The connections of the grant before are forgotten.
     pub fn open_slot(&mut self, slot: u32, limit: u32) -> Result<(), DatapathError> {
         let old = self.slots.get(&slot, 0).map_err(failed("read", map::SLOTS))?;
-        let generation = match old.generation {
-            // The slot has had no grant yet. It gets a random number: the disk may remember slots
-            // of other tables, and must not confuse them with this one.
-            0 => fresh_generation()?,
-            generation => generation.wrapping_add(1),
-        };
-        let counted = Slot { hits: 0, limit, generation };
+        let fresh = if old.generation == 0 { fresh_generation()? } else { 0 };
+        let counted = opened(old, limit, fresh);
         self.slots.set(slot, counted, 0).map_err(failed("write to", map::SLOTS))?;
         self.forget_connections(slot, old)
     }
@@ -519,6 +515,17 @@ fn descriptor(map: &Map) -> Option<OwnedFd> {
         }
         _ => None,
     }
+}
+
+/// A slot that has counted this, for its next grant. `fresh`: for a slot without a generation.
+const fn opened(old: Slot, limit: u32, fresh: u32) -> Slot {
+    let generation = match old.generation {
+        // The slot has had no grant yet. It gets a random number: the disk may remember slots of
+        // other tables, and must not confuse them with this one.
+        0 => fresh,
+        generation => generation.wrapping_add(1),
+    };
+    Slot { hits: 0, limit, generation }
 }
 
 /// Any number but zero.

@@ -1,11 +1,11 @@
 //! Reads the tables back, many entries in one call (BPF_MAP_LOOKUP_BATCH). Where the kernel cannot do
 //! that (tries before Linux 5.13), one after another.
 
-use std::{io, ops::RangeInclusive};
+use std::io;
 
 use aya::maps::{Array, MapData, lpm_trie::Key};
 use jit_common::{
-    Address, Family, GrantEntry, HostKey, PortKey, PrefixV4, PrefixV6, Protocol, Slot, map,
+    Address, Family, GrantEntry, HostKey, PortKey, PrefixV4, PrefixV6, Protocol, map,
 };
 use jit_proto::{SourcePrefix, prefix::bits};
 
@@ -140,24 +140,6 @@ impl Maps {
         }
     }
 
-    /// The connections in each of these slots, in their order; none if this kernel cannot read them
-    /// at once.
-    pub fn hits(&self, slots: RangeInclusive<u32>) -> Vec<u64> {
-        let most = slots.end().saturating_sub(*slots.start()).saturating_add(1);
-        let most = usize::try_from(most).unwrap_or(usize::MAX);
-        // A table of slots is read from the one after this.
-        let before = slots.start().checked_sub(1).map(u32::to_ne_bytes);
-        let sizes = (size_of::<u32>(), size_of::<Slot>());
-        let batch = self.descriptors.get(map::SLOTS).and_then(|table| {
-            bpf::read_batch(table, sizes, before.as_ref().map(<[u8; 4]>::as_slice), most).ok()
-        });
-        let values = batch.map(|batch| batch.values).unwrap_or_default();
-        let (values, _) = values.as_chunks::<{ size_of::<Slot>() }>();
-        // The first word of a slot.
-        let hits = values.iter().filter_map(|value| value.first_chunk().copied());
-        hits.map(u64::from_ne_bytes).collect()
-    }
-
     /// All words of a table of bits.
     pub(super) fn words(
         &self,
@@ -180,13 +162,22 @@ impl Maps {
     }
 }
 
-/// Whether this kernel cannot read such a table in batches. (`ENOTSUPP` is the kernel's own.)
-fn cannot(error: &io::Error) -> bool {
+/// Whether this kernel cannot read or write such a table in batches. (`ENOTSUPP` is the kernel's own.)
+pub(super) fn cannot(error: &io::Error) -> bool {
     const ENOTSUPP: i32 = 524;
     matches!(error.raw_os_error(), Some(ENOTSUPP | libc::EINVAL | libc::EOPNOTSUPP | libc::ENOSPC))
 }
 
 impl RawKey {
+    /// The table that has such keys.
+    pub(super) const fn table(&self) -> &'static str {
+        match self {
+            Self::Host(_) => map::HOST_GRANTS,
+            Self::V4(..) => map::PREFIX_GRANTS_V4,
+            Self::V6(..) => map::PREFIX_GRANTS_V6,
+        }
+    }
+
     fn size(table: &str) -> usize {
         match table {
             map::HOST_GRANTS => size_of::<HostKey>(),
@@ -259,7 +250,7 @@ impl RawKey {
     }
 
     /// The key that the agent writes for a place.
-    fn of(key: &EntryKey) -> Self {
+    pub(super) fn of(key: &EntryKey) -> Self {
         let EntryKey { port, source } = *key;
         let (address, length) = (source.address(), u32::from(source.length()));
         match address.family {

@@ -1,6 +1,8 @@
 //! Keeps the summary of the grant tables: its bits are set before an entry is written, and taken out
 //! when no entry needs them.
 
+use std::collections::BTreeMap;
+
 use jit_common::map;
 
 use super::{Maps, failed};
@@ -40,6 +42,17 @@ impl Maps {
         self.write_summary(changed)
     }
 
+    /// The same of many entries.
+    pub(super) fn cover_all<'a>(
+        &mut self,
+        keys: impl Iterator<Item = &'a EntryKey>,
+    ) -> Result<(), DatapathError> {
+        let summary = self.summarized()?;
+        // A word that changes more than once is written once, as it is at last.
+        let changed: BTreeMap<_, _> = keys.filter_map(|key| summary.cover(key)).collect();
+        self.write_summary(changed)
+    }
+
     /// Takes the bits out of the summary that none of these entries needs. Returns whether it
     /// lacked one: somebody else may have written there.
     pub fn summarize(
@@ -72,13 +85,17 @@ impl Maps {
         &mut self,
         words: impl IntoIterator<Item = (u32, u64)>,
     ) -> Result<(), DatapathError> {
-        for (index, word) in words {
-            if let Err(error) = self.summary.set(index, word, 0) {
-                self.summarized.known = None;
-                return Err(failed("write to", map::SUMMARY)(error));
-            }
-        }
-        Ok(())
+        let (indexes, words): (Vec<_>, Vec<_>) = words.into_iter().unzip();
+        let written = self.write_many(map::SUMMARY, &indexes, &words, |maps, place| {
+            let (Some(index), Some(word)) = (indexes.get(place), words.get(place)) else {
+                return Ok(());
+            };
+            maps.summary.set(*index, word, 0).map_err(failed("write to", map::SUMMARY))
+        });
+        written.map_err(|failures| {
+            self.summarized.known = None;
+            failures.why
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 
 use crate::{
-    kernel::datapath::{Datapath, DatapathError},
+    kernel::datapath::{Datapath, DatapathError, Failures},
     rules::{
         reconcile::{Entries, Entry, EntryKey, Write, plan},
         room,
@@ -135,12 +135,14 @@ impl Tables {
         desired: impl IntoIterator<Item = (EntryKey, Option<Entry>)>,
         datapath: &mut impl Datapath,
     ) -> Written {
-        let mut written = Written { closed: Vec::new(), result: Ok(()) };
-        for write in plan(desired, &self.installed) {
-            if let Err(error) = datapath.write(&write) {
-                written.result = written.result.and(Err(error));
-                continue;
-            }
+        let writes = plan(desired, &self.installed);
+        let (failed, result) = match datapath.write_all(&writes) {
+            Ok(()) => (BTreeSet::new(), Ok(())),
+            Err(Failures { at, why }) => (at.into_iter().collect(), Err(why)),
+        };
+        let mut written = Written { closed: Vec::new(), result };
+        let done = writes.into_iter().enumerate().filter(|(place, _)| !failed.contains(place));
+        for (_, write) in done {
             self.writes = self.writes.wrapping_add(1);
             let (key, may_end) = match write {
                 Write::Remove(key) => {

@@ -465,8 +465,7 @@ impl<D: Datapath> Gate<D> {
     /// The progress and the floor that the next transaction is to write.
     fn unsettled(&mut self, now: Now) -> (Vec<(GrantId, StoredProgress)>, WallTime) {
         let floor = self.clock.raise_floor(now);
-        let progressed = self.outbox.progressed();
-        (progressed.filter_map(|id| Some((id, self.progress(id)?))).collect(), floor)
+        (self.progress(self.outbox.progressed()), floor)
     }
 
     /// The same without new grants. A failed write is tried again, and logged once.

@@ -109,17 +109,29 @@ impl<D: Datapath> Gate<D> {
         }
     }
 
-    /// The progress of a grant, for the disk.
-    pub(super) fn progress(&self, id: GrantId) -> Option<StoredProgress> {
-        let held = self.ledger.grant(id)?;
-        let slot = held.stage.slot()?;
-        let Slot { hits, limit: _, generation } = self.datapath.slot(slot);
+    /// The progress of those of these grants that are held, for the disk.
+    pub(super) fn progress(
+        &self,
+        ids: impl Iterator<Item = GrantId>,
+    ) -> Vec<(GrantId, StoredProgress)> {
+        let held: Vec<_> = ids.filter_map(|id| self.ledger.grant(id)).collect();
+        let (held, slots): (Vec<_>, Vec<_>) =
+            held.into_iter().filter_map(|held| Some((held, held.stage.slot()?))).unzip();
+        let counted = self.datapath.slots(&slots).into_iter().zip(slots);
+        held.into_iter()
+            .zip(counted)
+            .map(|(held, (counted, slot))| (held.grant.id(), self.progress_of(held, slot, counted)))
+            .collect()
+    }
+
+    fn progress_of(&self, held: &HeldGrant, slot: u32, counted: Slot) -> StoredProgress {
+        let Slot { hits, limit: _, generation } = counted;
         // If this takeover breaks off, each version must find the count of the other's gate.
-        let (slot, generation, before) = match self.takeover.of(id) {
+        let (slot, generation, before) = match self.takeover.of(held.grant.id()) {
             Some(Carried { slot, generation, before, .. }) => (*slot, *generation, *before),
             None => (slot, generation, held.hits),
         };
-        Some(StoredProgress {
+        StoredProgress {
             boot_id: self.boot_id.clone(),
             deadline: held.stage.deadline().map_or(0, |deadline| deadline.0),
             slot,
@@ -127,7 +139,7 @@ impl<D: Datapath> Gate<D> {
             before,
             began: held.stage.deadline().is_some(),
             hits: held.hits.saturating_add(hits),
-        })
+        }
     }
 }
 

@@ -9,11 +9,11 @@ use crate::{
     config::Config,
     disk::store::Permit,
     gate::{Gate, Pusher, patience::LONGEST, report::grant_event, verification::Candidate},
-    kernel::datapath::{Datapath, DatapathError},
+    kernel::datapath::{Datapath, DatapathError, Failures},
     rules::{
         clock::Now,
         grant::{self, MAX_ENTRIES, VerifiedGrant},
-        ledger::Admission,
+        ledger::{Admission, HeldGrant},
         reconcile::EntryKey,
         refusal::Refused,
     },
@@ -74,13 +74,13 @@ impl<D: Datapath> Gate<D> {
         self.restore_held_back(now);
         let (mut fresh, mut outcomes) =
             self.admit_some(candidates, generation, pusher, now, in_time);
-        fresh.retain(|(id, _)| self.start_slot(*id, &mut outcomes));
+        self.start_slots(&mut fresh, &mut outcomes);
         let mut changed = BTreeSet::new();
         if !fresh.is_empty() {
             match self.persist(&fresh, by, now) {
                 Ok(()) => {
                     changed = self.ledger.take_changed();
-                    changed.extend(self.open(&fresh, &mut outcomes, now));
+                    self.open(&fresh, &mut changed, &mut outcomes, now);
                 }
                 Err(error) => {
                     tracing::error!("{error}: new grants are refused");
@@ -164,13 +164,21 @@ impl<D: Datapath> Gate<D> {
         Ok(Accepted { admission, id, not_after, warning })
     }
 
-    /// Whether the kernel can count this grant; else it is refused.
-    fn start_slot(&mut self, id: GrantId, outcomes: &mut Outcomes) -> bool {
-        let Err(error) = self.count_anew(id) else { return true };
-        tracing::error!(grant = %id, "{error}: the grant is refused");
-        self.ledger.forget(id);
-        refuse(outcomes, id, &Refused::new(refusal_of(&error), error.to_string()));
-        false
+    /// Starts the slots of new grants. Those that the kernel cannot count are refused.
+    fn start_slots(&mut self, fresh: &mut Vec<Fresh>, outcomes: &mut Outcomes) {
+        let held = fresh.iter().filter_map(|(id, _)| self.ledger.grant(*id));
+        let (ids, slots): (Vec<_>, Vec<_>) = held
+            .filter_map(|held| Some((held.grant.id(), (held.stage.slot()?, held.limit()))))
+            .unzip();
+        let Err(Failures { at, why }) = self.datapath.open_slots(&slots) else { return };
+        let failed: BTreeSet<_> = at.into_iter().filter_map(|place| ids.get(place)).collect();
+        tracing::error!(grants = failed.len(), "{why}: the grants are refused");
+        let refused = Refused::new(refusal_of(&why), why.to_string());
+        for id in &failed {
+            self.ledger.forget(**id);
+            refuse(outcomes, **id, &refused);
+        }
+        fresh.retain(|(id, _)| !failed.contains(id));
     }
 
     /// Writes to the audit's file first: a grant in the database opens again after a crash. The
@@ -181,13 +189,14 @@ impl<D: Datapath> Gate<D> {
         for (id, _) in fresh {
             self.outbox.progress(*id);
         }
-        let (progress, floor) = self.unsettled(now);
         let permit = Permit::default();
         let refused_at_last = permit.refused_at_last();
-        let storing = self.outbox.begin(fresh, progress, floor, LONGEST, permit.clone());
         let written = permit.clone();
         let grants = fresh.iter().filter_map(|(id, _)| self.ledger.grant(*id));
-        let recorded = self.recorder.accepted(grants, by, now, move || written.grant());
+        let recording = self.recorder.begin_accepted(grants, by, now, move || written.grant());
+        let (progress, floor) = self.unsettled(now);
+        let storing = self.outbox.begin(fresh, progress, floor, LONGEST, permit);
+        let recorded = self.recorder.finish(recording);
         // From here on the database waits for nobody.
         drop(refused_at_last);
         let stored = self.outbox.finish(storing, LONGEST, now);
@@ -213,12 +222,21 @@ impl<D: Datapath> Gate<D> {
     }
 
     /// Opens the persisted grants, and closes those that they replace. Each grant that the kernel
-    /// does not take is taken back. Returns the keys to write for that.
-    fn open(&mut self, fresh: &[Fresh], outcomes: &mut Outcomes, now: Now) -> BTreeSet<EntryKey> {
-        let mut unwritten = BTreeSet::new();
+    /// does not take is taken back. What is left in `changed` must still be written.
+    fn open(
+        &mut self,
+        fresh: &[Fresh],
+        changed: &mut BTreeSet<EntryKey>,
+        outcomes: &mut Outcomes,
+        now: Now,
+    ) {
+        if self.open_together(fresh, changed) {
+            changed.clear();
+            return;
+        }
         for (id, _) in fresh {
             let Err((error, keys)) = self.open_one(*id, now) else { continue };
-            unwritten.extend(keys);
+            changed.extend(keys);
             tracing::error!(grant = %id, "{error}: the grant is taken back");
             self.outbox.remove(*id);
             if let Err(error) = self.settle(&[], now) {
@@ -231,7 +249,16 @@ impl<D: Datapath> Gate<D> {
         {
             tracing::error!("{error}: what was replaced is tried to be forgotten again");
         }
-        unwritten
+    }
+
+    /// Opens grants together, if they replace nothing. `false`: some of them may not be open.
+    fn open_together(&mut self, fresh: &[Fresh], changed: &mut BTreeSet<EntryKey>) -> bool {
+        let held: Vec<_> = fresh.iter().filter_map(|(id, _)| self.ledger.grant(*id)).collect();
+        if held.iter().any(|held| held.grant.replaces().is_some()) {
+            return false;
+        }
+        changed.extend(held.into_iter().flat_map(HeldGrant::keys));
+        self.try_write(changed).is_ok()
     }
 
     /// Opens one grant. On an error it is taken back in the ledger, and the error has the keys to

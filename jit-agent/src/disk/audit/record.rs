@@ -4,7 +4,10 @@ use jit_proto::{GrantId, WallTime, printable::escape_json};
 use serde::Serialize;
 
 use crate::{
-    disk::audit::{chain::Tip, code::EventCode},
+    disk::audit::{
+        chain::{Tip, hex_of},
+        code::EventCode,
+    },
     rules::{grant::VerifiedGrant, ledger::Admission},
 };
 
@@ -58,7 +61,7 @@ impl Record {
             .text("ticket", &message.ticket)
             .with("approvers", message.approvers)
             .with("signers", grant.signers())
-            .with("digest", hex::encode(grant.digest()));
+            .with("digest", hex_of(&grant.digest(), &mut [0; 64]));
         match message.max_connections {
             0 => record,
             most => record.with("max_connections", most),

@@ -77,17 +77,18 @@ impl<D: Datapath> Gate<D> {
         self.start_slots(&mut fresh, &mut outcomes);
         let mut changed = BTreeSet::new();
         if !fresh.is_empty() {
-            match self.persist(&fresh, by, now) {
+            let ids: Vec<_> = fresh.iter().map(|(id, _)| *id).collect();
+            match self.persist(fresh, &ids, by, now) {
                 Ok(()) => {
                     changed = self.ledger.take_changed();
-                    self.open(&fresh, &mut changed, &mut outcomes, now);
+                    self.open(&ids, &mut changed, &mut outcomes, now);
                 }
                 Err(error) => {
                     tracing::error!("{error}: new grants are refused");
                     let refused = Refused::new(Refusal::Storage, error);
-                    for (id, _) in &fresh {
-                        self.ledger.forget(*id);
-                        refuse(&mut outcomes, *id, &refused);
+                    for id in ids {
+                        self.ledger.forget(id);
+                        refuse(&mut outcomes, id, &refused);
                     }
                 }
             }
@@ -149,6 +150,7 @@ impl<D: Datapath> Gate<D> {
         let (id, not_after) = (grant.id(), grant.not_after());
         self.clock.check_issued(grant.issued_at()).map_err(|refused| refused.of(id))?;
         let warning = self.check_replaced(&grant, by, now)?;
+        let replaces = grant.replaces().is_some();
         let admitted = self.ledger.admit(grant, now);
         if admitted.as_ref().is_err_and(|refused| refused.refusal == Refusal::Revoked)
             && let Some(longer) = self.ledger.refuse_longer(id, not_after, now)
@@ -160,7 +162,9 @@ impl<D: Datapath> Gate<D> {
         if admission == Admission::Known {
             return Ok(Accepted { admission, id, not_after, warning: String::new() });
         }
-        self.check_replaced_later(id, by);
+        if replaces {
+            self.check_replaced_later(id, by);
+        }
         Ok(Accepted { admission, id, not_after, warning })
     }
 
@@ -185,14 +189,20 @@ impl<D: Datapath> Gate<D> {
     /// database waits for that only before its last step, and both files are synced at the same
     /// time. If a power failure takes the record alone, the next start records the grant again
     /// (`Recorder::reopened`).
-    fn persist(&mut self, fresh: &[Fresh], by: &str, now: Now) -> Result<(), String> {
-        for (id, _) in fresh {
+    fn persist(
+        &mut self,
+        fresh: Vec<Fresh>,
+        ids: &[GrantId],
+        by: &str,
+        now: Now,
+    ) -> Result<(), String> {
+        for id in ids {
             self.outbox.progress(*id);
         }
         let permit = Permit::default();
         let refused_at_last = permit.refused_at_last();
         let written = permit.clone();
-        let grants = fresh.iter().filter_map(|(id, _)| self.ledger.grant(*id));
+        let grants = ids.iter().filter_map(|id| self.ledger.grant(*id));
         let recording = self.recorder.begin_accepted(grants, by, now, move || written.grant());
         let (progress, floor) = self.unsettled(now);
         let storing = self.outbox.begin(fresh, progress, floor, LONGEST, permit);
@@ -204,7 +214,7 @@ impl<D: Datapath> Gate<D> {
             (Ok(()), stored) => stored.map_err(|error| error.to_string()),
             (Err(error), stored) => {
                 if stored.is_ok() {
-                    self.take_back_stored(fresh, now);
+                    self.take_back_stored(ids, now);
                 }
                 Err(error.to_string())
             }
@@ -212,8 +222,8 @@ impl<D: Datapath> Gate<D> {
     }
 
     /// Removes stored grants again that the audit does not have.
-    fn take_back_stored(&mut self, fresh: &[Fresh], now: Now) {
-        for (id, _) in fresh {
+    fn take_back_stored(&mut self, ids: &[GrantId], now: Now) {
+        for id in ids {
             self.outbox.remove(*id);
         }
         if let Err(error) = self.settle(&[], now) {
@@ -225,16 +235,16 @@ impl<D: Datapath> Gate<D> {
     /// does not take is taken back. What is left in `changed` must still be written.
     fn open(
         &mut self,
-        fresh: &[Fresh],
+        ids: &[GrantId],
         changed: &mut BTreeSet<EntryKey>,
         outcomes: &mut Outcomes,
         now: Now,
     ) {
-        if self.open_together(fresh, changed) {
+        if self.open_together(ids, changed) {
             changed.clear();
             return;
         }
-        for (id, _) in fresh {
+        for id in ids {
             let Err((error, keys)) = self.open_one(*id, now) else { continue };
             changed.extend(keys);
             tracing::error!(grant = %id, "{error}: the grant is taken back");
@@ -252,8 +262,8 @@ impl<D: Datapath> Gate<D> {
     }
 
     /// Opens grants together, if they replace nothing. `false`: some of them may not be open.
-    fn open_together(&mut self, fresh: &[Fresh], changed: &mut BTreeSet<EntryKey>) -> bool {
-        let held: Vec<_> = fresh.iter().filter_map(|(id, _)| self.ledger.grant(*id)).collect();
+    fn open_together(&mut self, ids: &[GrantId], changed: &mut BTreeSet<EntryKey>) -> bool {
+        let held: Vec<_> = ids.iter().filter_map(|id| self.ledger.grant(*id)).collect();
         if held.iter().any(|held| held.grant.replaces().is_some()) {
             return false;
         }

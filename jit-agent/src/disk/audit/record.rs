@@ -13,9 +13,10 @@ use crate::{
 
 /// Longest free text in a record, characters: what a peer sends must not fill the disk.
 const MAX_TEXT: usize = 2048;
-/// Room for most records of a grant, and for what a line has before them, bytes.
-const USUAL: usize = 640;
-const HEAD: usize = 256;
+/// Room for the fields of most grants, bytes.
+const FIELDS: usize = 640;
+/// Room for what a line has before its fields, bytes.
+const FRONT: usize = 256;
 
 /// A record that is not in the chain yet.
 ///
@@ -47,7 +48,7 @@ impl Record {
     pub fn of_grant(code: EventCode, grant: &VerifiedGrant) -> Self {
         let message = grant.message();
         let mut record = Self::new(code);
-        record.fields.reserve(USUAL);
+        record.fields.reserve(FIELDS);
         let record = record
             .grant(grant.id())
             .text("requester", grant.requester())
@@ -120,6 +121,7 @@ impl Record {
             self.fields.extend_from_slice(part.as_bytes());
         }
         let begin = self.fields.len();
+        // Only a map with odd keys could not be written.
         let written = serde_json::to_writer(&mut self.fields, &value);
         if written.is_err() || self.fields.get(begin..) == Some(b"[]") {
             self.fields.truncate(before);
@@ -131,7 +133,7 @@ impl Record {
     pub fn line(&self, tip: Tip, time: WallTime) -> String {
         use std::io::Write as _;
         let Self { code, fields } = self;
-        let mut line = Vec::with_capacity(HEAD + fields.len());
+        let mut line = Vec::with_capacity(FRONT + fields.len());
         // Writing to a vector does not fail.
         let _never = write!(
             line,

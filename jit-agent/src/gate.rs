@@ -482,7 +482,7 @@ impl<D: Datapath> Gate<D> {
     /// Begins with it. Nothing else is done with the database before [`Gate::settled_or_log`].
     fn begin_to_settle(&mut self, now: Now) -> Storing {
         let (progress, floor) = self.unsettled(now);
-        self.outbox.begin(&[], progress, floor, LONGEST, Permit::granted())
+        self.outbox.begin(Vec::new(), progress, floor, LONGEST, Permit::granted())
     }
 
     fn settled_or_log(&mut self, storing: Storing, now: Now) {

@@ -65,8 +65,9 @@ pub fn clean_lines(text: &str) -> String {
 /// (JSON text has them only inside strings. Newlines between tokens, as pretty JSON has them, stay.)
 pub fn escape_json(json: String) -> String {
     let hostile = |letter: char| is_hostile(letter) && letter != '\n';
-    // A look at bytes is quick, and most often enough.
-    if json.bytes().all(|byte| byte == b'\n' || is_plain(byte)) || !json.contains(hostile) {
+    // A look at all bytes is quick, and most often enough.
+    let plain = json.bytes().fold(true, |plain, byte| plain & (byte == b'\n' || is_plain(byte)));
+    if plain || !json.contains(hostile) {
         return json;
     }
     let mut out = String::with_capacity(json.len() + 32);

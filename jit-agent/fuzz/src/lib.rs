@@ -356,7 +356,7 @@ fn one_grant(byte: u8) -> Transaction {
         ..StoredProgress::default()
     };
     Transaction {
-        put: vec![(id, StoredGrant::from(&signed(&[byte; 40])))],
+        put: vec![(id, StoredGrant::from(signed(&[byte; 40])))],
         progress: vec![(id, progress)],
         ..Transaction::default()
     }

@@ -29,8 +29,9 @@ use crate::{
 
 /// Largest number of commands that wait. A sender of more has to wait.
 pub(super) const QUEUE: usize = 64;
-/// Largest number of envelopes that are verified, and then admitted, at once.
-const MAX_ENVELOPES: usize = 256;
+/// Largest number of envelopes that are verified, and then admitted, at once: each page of the
+/// database that they are in is written once.
+const MAX_ENVELOPES: usize = 1_024;
 /// Largest number of grants that are listed at once.
 const LISTED: usize = 1_000;
 /// Largest number of new links that are gated before all links are looked at.

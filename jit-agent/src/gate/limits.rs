@@ -9,7 +9,7 @@ use jit_proto::GrantId;
 use crate::{
     disk::store::StoredProgress,
     gate::{Gate, report::grant_event, takeover::Carried},
-    kernel::datapath::{Datapath, DatapathError},
+    kernel::datapath::Datapath,
     rules::{clock::Now, ledger::HeldGrant},
 };
 
@@ -41,15 +41,6 @@ impl<D: Datapath> Gate<D> {
     pub(super) fn hits(&self, id: GrantId) -> u64 {
         let slot = self.ledger.grant(id).and_then(|held| held.stage.slot());
         slot.map_or(0, |slot| self.datapath.slot(slot).hits)
-    }
-
-    /// Starts the slot of a grant. No entry refers to the slot yet.
-    pub(super) fn count_anew(&mut self, id: GrantId) -> Result<(), DatapathError> {
-        let Some(held) = self.ledger.grant(id) else { return Ok(()) };
-        match held.stage.slot() {
-            Some(slot) => self.datapath.open_slot(slot, held.limit()),
-            None => Ok(()),
-        }
     }
 
     /// Handles a connection that was let in. If its grant has a limit, the count goes to the disk

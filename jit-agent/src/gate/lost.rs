@@ -136,7 +136,7 @@ mod tests {
         };
         let payload = grant.encode_to_vec().into();
         let envelope = v1::Envelope { payload, ..v1::Envelope::default() };
-        let stored = [(GrantId([1; 16]), StoredGrant::from(&envelope))];
+        let stored = [(GrantId([1; 16]), StoredGrant::from(envelope))];
         let lost = unexplained(&installed, &stored, BootNanos(5));
         assert_eq!(lost, [key("192.0.2.2")].into());
         assert_eq!(closed(&lost), "1 open entry was closed (22/tcp 192.0.2.2)");

@@ -194,7 +194,7 @@ impl Outbox {
         longest: Duration,
         now: Now,
     ) -> Result<(), StoreError> {
-        let storing = self.begin(put, progress, floor, longest, Permit::granted());
+        let storing = self.begin(put.to_vec(), progress, floor, longest, Permit::granted());
         self.finish(storing, longest, now)
     }
 
@@ -202,7 +202,7 @@ impl Outbox {
     /// for the end, and nothing else is done with the database before.
     pub(super) fn begin(
         &mut self,
-        put: &[(GrantId, v1::Envelope)],
+        put: Vec<(GrantId, v1::Envelope)>,
         progress: Vec<(GrantId, StoredProgress)>,
         floor: WallTime,
         longest: Duration,
@@ -211,7 +211,7 @@ impl Outbox {
         let fresh: BTreeSet<GrantId> = put.iter().map(|(id, _)| *id).collect();
         // A grant that was taken back may have been pushed again.
         self.owed.remove.retain(|id| !fresh.contains(id));
-        let put = put.iter().map(|(id, envelope)| (*id, envelope.into())).collect();
+        let put = put.into_iter().map(|(id, envelope)| (id, envelope.into())).collect();
         let owed = std::mem::take(&mut self.owed);
         let whole = Arc::new(Transaction { put, progress, floor: Some(floor), ..owed });
         let refused = Transaction { remove: fresh.iter().copied().collect(), ..Default::default() };

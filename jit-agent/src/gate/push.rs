@@ -9,11 +9,11 @@ use crate::{
     config::Config,
     disk::store::Permit,
     gate::{Gate, Pusher, patience::LONGEST, report::grant_event, verification::Candidate},
-    kernel::datapath::{Datapath, DatapathError},
+    kernel::datapath::{Datapath, DatapathError, Failures},
     rules::{
         clock::Now,
         grant::{self, MAX_ENTRIES, VerifiedGrant},
-        ledger::Admission,
+        ledger::{Admission, HeldGrant},
         reconcile::EntryKey,
         refusal::Refused,
     },
@@ -74,20 +74,21 @@ impl<D: Datapath> Gate<D> {
         self.restore_held_back(now);
         let (mut fresh, mut outcomes) =
             self.admit_some(candidates, generation, pusher, now, in_time);
-        fresh.retain(|(id, _)| self.start_slot(*id, &mut outcomes));
+        self.start_slots(&mut fresh, &mut outcomes);
         let mut changed = BTreeSet::new();
         if !fresh.is_empty() {
-            match self.persist(&fresh, by, now) {
+            let ids: Vec<_> = fresh.iter().map(|(id, _)| *id).collect();
+            match self.persist(fresh, &ids, by, now) {
                 Ok(()) => {
                     changed = self.ledger.take_changed();
-                    changed.extend(self.open(&fresh, &mut outcomes, now));
+                    self.open(&ids, &mut changed, &mut outcomes, now);
                 }
                 Err(error) => {
                     tracing::error!("{error}: new grants are refused");
                     let refused = Refused::new(Refusal::Storage, error);
-                    for (id, _) in &fresh {
-                        self.ledger.forget(*id);
-                        refuse(&mut outcomes, *id, &refused);
+                    for id in ids {
+                        self.ledger.forget(id);
+                        refuse(&mut outcomes, id, &refused);
                     }
                 }
             }
@@ -149,6 +150,7 @@ impl<D: Datapath> Gate<D> {
         let (id, not_after) = (grant.id(), grant.not_after());
         self.clock.check_issued(grant.issued_at()).map_err(|refused| refused.of(id))?;
         let warning = self.check_replaced(&grant, by, now)?;
+        let replaces = grant.replaces().is_some();
         let admitted = self.ledger.admit(grant, now);
         if admitted.as_ref().is_err_and(|refused| refused.refusal == Refusal::Revoked)
             && let Some(longer) = self.ledger.refuse_longer(id, not_after, now)
@@ -160,34 +162,51 @@ impl<D: Datapath> Gate<D> {
         if admission == Admission::Known {
             return Ok(Accepted { admission, id, not_after, warning: String::new() });
         }
-        self.check_replaced_later(id, by);
+        if replaces {
+            self.check_replaced_later(id, by);
+        }
         Ok(Accepted { admission, id, not_after, warning })
     }
 
-    /// Whether the kernel can count this grant; else it is refused.
-    fn start_slot(&mut self, id: GrantId, outcomes: &mut Outcomes) -> bool {
-        let Err(error) = self.count_anew(id) else { return true };
-        tracing::error!(grant = %id, "{error}: the grant is refused");
-        self.ledger.forget(id);
-        refuse(outcomes, id, &Refused::new(refusal_of(&error), error.to_string()));
-        false
+    /// Starts the slots of new grants. Those that the kernel cannot count are refused.
+    fn start_slots(&mut self, fresh: &mut Vec<Fresh>, outcomes: &mut Outcomes) {
+        let held = fresh.iter().filter_map(|(id, _)| self.ledger.grant(*id));
+        let (ids, slots): (Vec<_>, Vec<_>) = held
+            .filter_map(|held| Some((held.grant.id(), (held.stage.slot()?, held.limit()))))
+            .unzip();
+        let Err(Failures { at, why }) = self.datapath.open_slots(&slots) else { return };
+        let failed: BTreeSet<_> = at.into_iter().filter_map(|place| ids.get(place)).collect();
+        tracing::error!(grants = failed.len(), "{why}: the grants are refused");
+        let refused = Refused::new(refusal_of(&why), why.to_string());
+        for id in &failed {
+            self.ledger.forget(**id);
+            refuse(outcomes, **id, &refused);
+        }
+        fresh.retain(|(id, _)| !failed.contains(id));
     }
 
     /// Writes to the audit's file first: a grant in the database opens again after a crash. The
     /// database waits for that only before its last step, and both files are synced at the same
     /// time. If a power failure takes the record alone, the next start records the grant again
     /// (`Recorder::reopened`).
-    fn persist(&mut self, fresh: &[Fresh], by: &str, now: Now) -> Result<(), String> {
-        for (id, _) in fresh {
+    fn persist(
+        &mut self,
+        fresh: Vec<Fresh>,
+        ids: &[GrantId],
+        by: &str,
+        now: Now,
+    ) -> Result<(), String> {
+        for id in ids {
             self.outbox.progress(*id);
         }
-        let (progress, floor) = self.unsettled(now);
         let permit = Permit::default();
         let refused_at_last = permit.refused_at_last();
-        let storing = self.outbox.begin(fresh, progress, floor, LONGEST, permit.clone());
         let written = permit.clone();
-        let grants = fresh.iter().filter_map(|(id, _)| self.ledger.grant(*id));
-        let recorded = self.recorder.accepted(grants, by, now, move || written.grant());
+        let grants = ids.iter().filter_map(|id| self.ledger.grant(*id));
+        let recording = self.recorder.begin_accepted(grants, by, now, move || written.grant());
+        let (progress, floor) = self.unsettled(now);
+        let storing = self.outbox.begin(fresh, progress, floor, LONGEST, permit);
+        let recorded = self.recorder.finish(recording);
         // From here on the database waits for nobody.
         drop(refused_at_last);
         let stored = self.outbox.finish(storing, LONGEST, now);
@@ -195,7 +214,7 @@ impl<D: Datapath> Gate<D> {
             (Ok(()), stored) => stored.map_err(|error| error.to_string()),
             (Err(error), stored) => {
                 if stored.is_ok() {
-                    self.take_back_stored(fresh, now);
+                    self.take_back_stored(ids, now);
                 }
                 Err(error.to_string())
             }
@@ -203,8 +222,8 @@ impl<D: Datapath> Gate<D> {
     }
 
     /// Removes stored grants again that the audit does not have.
-    fn take_back_stored(&mut self, fresh: &[Fresh], now: Now) {
-        for (id, _) in fresh {
+    fn take_back_stored(&mut self, ids: &[GrantId], now: Now) {
+        for id in ids {
             self.outbox.remove(*id);
         }
         if let Err(error) = self.settle(&[], now) {
@@ -213,12 +232,21 @@ impl<D: Datapath> Gate<D> {
     }
 
     /// Opens the persisted grants, and closes those that they replace. Each grant that the kernel
-    /// does not take is taken back. Returns the keys to write for that.
-    fn open(&mut self, fresh: &[Fresh], outcomes: &mut Outcomes, now: Now) -> BTreeSet<EntryKey> {
-        let mut unwritten = BTreeSet::new();
-        for (id, _) in fresh {
+    /// does not take is taken back. What is left in `changed` must still be written.
+    fn open(
+        &mut self,
+        ids: &[GrantId],
+        changed: &mut BTreeSet<EntryKey>,
+        outcomes: &mut Outcomes,
+        now: Now,
+    ) {
+        if self.open_together(ids, changed) {
+            changed.clear();
+            return;
+        }
+        for id in ids {
             let Err((error, keys)) = self.open_one(*id, now) else { continue };
-            unwritten.extend(keys);
+            changed.extend(keys);
             tracing::error!(grant = %id, "{error}: the grant is taken back");
             self.outbox.remove(*id);
             if let Err(error) = self.settle(&[], now) {
@@ -231,7 +259,16 @@ impl<D: Datapath> Gate<D> {
         {
             tracing::error!("{error}: what was replaced is tried to be forgotten again");
         }
-        unwritten
+    }
+
+    /// Opens grants together, if they replace nothing. `false`: some of them may not be open.
+    fn open_together(&mut self, ids: &[GrantId], changed: &mut BTreeSet<EntryKey>) -> bool {
+        let held: Vec<_> = ids.iter().filter_map(|id| self.ledger.grant(*id)).collect();
+        if held.iter().any(|held| held.grant.replaces().is_some()) {
+            return false;
+        }
+        changed.extend(held.into_iter().flat_map(HeldGrant::keys));
+        self.try_write(changed).is_ok()
     }
 
     /// Opens one grant. On an error it is taken back in the ledger, and the error has the keys to

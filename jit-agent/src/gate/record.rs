@@ -17,7 +17,7 @@ use crate::{
     config::{AuditConfig, Config},
     disk::audit::{
         Audit, AuditError, EventCode, Record, Tip,
-        queue::AuditQueue,
+        queue::{AuditQueue, Committing},
         quota::{Quota, Sum},
     },
     gate::{
@@ -145,18 +145,26 @@ impl Recorder {
 
     /// Adds records and waits until the disk has them.
     pub(super) fn commit(&mut self, records: Vec<Record>, now: Now) -> Result<(), AuditError> {
-        self.commit_saying(records, now, || ())
+        let committing = self.begin(records, now, || ());
+        self.finish(committing)
     }
 
-    /// The same. The audit's thread calls `written` when the file has them, and then syncs it.
-    fn commit_saying(
+    /// Begins the same. The audit's thread calls `written` when the file has them, and then syncs
+    /// it.
+    fn begin(
         &mut self,
         records: Vec<Record>,
         now: Now,
         written: impl FnOnce() + Send + 'static,
-    ) -> Result<(), AuditError> {
+    ) -> Committing {
         let Self { audit, patience, .. } = self;
-        audit.commit(records, now, |waited| patience.ends(waited, LONGEST), written)
+        audit.begin(records, now, |waited| patience.ends(waited, LONGEST), written)
+    }
+
+    /// Waits until the disk has what was begun.
+    pub(super) fn finish(&mut self, committing: Committing) -> Result<(), AuditError> {
+        let Self { audit, patience, .. } = self;
+        audit.finish(committing, |waited| patience.ends(waited, LONGEST))
     }
 
     /// Checks that the audit's path still leads to the file that is written to.
@@ -212,21 +220,21 @@ impl Recorder {
         self.append(record.detail(note), now);
     }
 
-    /// Records accepted grants. They are in the audit and on the disk before anything opens, so
-    /// that nothing opens without an explanation. `written`: see [`Recorder::commit_saying`].
-    pub(super) fn accepted<'a>(
+    /// Begins to record accepted grants. They are in the audit and on the disk before anything
+    /// opens, so that nothing opens without an explanation. `written`: see [`Recorder::begin`].
+    pub(super) fn begin_accepted<'a>(
         &mut self,
         grants: impl Iterator<Item = &'a HeldGrant>,
         by: &str,
         now: Now,
         written: impl FnOnce() + Send + 'static,
-    ) -> Result<(), AuditError> {
+    ) -> Committing {
         let records = grants.map(|held| {
             let scheduled = matches!(held.stage, Stage::Scheduled { .. });
             let admission = if scheduled { Admission::Scheduled } else { Admission::Active };
             Record::accepted(admission, &held.grant).by(by)
         });
-        self.commit_saying(records.collect(), now, written)
+        self.begin(records.collect(), now, written)
     }
 
     /// Records a grant that ended because another began, or an id that is refused from now on.

@@ -8,7 +8,7 @@
 //!
 //! Keys whose desired entry may have changed are kept until the gate takes them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jit_common::{Address, Family, PortKey};
 use jit_proto::SourcePrefix;
@@ -247,7 +247,10 @@ impl Counts {
     /// Each key counts once.
     fn of(keys: impl Iterator<Item = EntryKey>) -> Self {
         let mut counts = Self::default();
-        for key in keys.collect::<HashSet<_>>() {
+        let mut keys: Vec<_> = keys.collect();
+        keys.sort_unstable();
+        keys.dedup();
+        for key in keys {
             match (key.source.is_host(), key.source.address().family) {
                 (true, _) => counts.hosts += 1,
                 (false, Family::V4) => counts.v4 += 1,

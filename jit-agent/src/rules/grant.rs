@@ -54,6 +54,24 @@ pub(super) struct Signed {
     keys: Vec<KeyId>,
 }
 
+impl Signed {
+    fn of(signers: &[&Signer]) -> Self {
+        Self {
+            signers: signers.iter().map(|signer| signer.id.clone()).collect(),
+            keys: signers.iter().map(|signer| signer.key_id()).collect(),
+        }
+    }
+
+    /// The same; the last one again if these keys are its keys.
+    fn shared(signers: &[&Signer], last: &mut Option<Arc<Self>>) -> Arc<Self> {
+        let keys = || signers.iter().map(|signer| signer.key_id());
+        match last {
+            Some(same) if keys().eq(same.keys.iter().copied()) => Arc::clone(same),
+            _ => Arc::clone(last.insert(Arc::new(Self::of(signers)))),
+        }
+    }
+}
+
 impl VerifiedGrant {
     /// The id; never all zero.
     pub const fn id(&self) -> GrantId {
@@ -168,7 +186,7 @@ pub fn verify_counting(
     wasted: &mut usize,
 ) -> Result<VerifiedGrant, Refused> {
     let signers = envelope::open(envelope, PayloadType::Grant, keyring, wasted)?;
-    read(envelope, &signers, host)
+    read(envelope, Arc::new(Signed::of(&signers)), host)
 }
 
 /// Verifies the first of these envelopes together, in a third of the time; the results are those of
@@ -180,8 +198,11 @@ pub fn verify_together<'e>(
 ) -> Together<Result<VerifiedGrant, Refused>> {
     match envelope::open_together(envelopes, PayloadType::Grant, keyring) {
         Together::Good(opened) => {
-            let results =
-                opened.into_iter().map(|(envelope, signers)| read(envelope, &signers?, host));
+            let mut last = None;
+            let results = opened.into_iter().map(|(envelope, signers)| {
+                let signed = Signed::shared(&signers?, &mut last);
+                read(envelope, signed, host)
+            });
             Together::Good(results.collect())
         }
         Together::OneByOne { envelopes, signatures } => {
@@ -214,10 +235,10 @@ pub fn verify_all(
 /// The steps `decode` and `host` of an envelope that these keys signed.
 fn read(
     envelope: &v1::Envelope,
-    signers: &[&Signer],
+    signed: Arc<Signed>,
     host: &str,
 ) -> Result<VerifiedGrant, Refused> {
-    let (grant, hosts) = decode(&envelope.payload, signers)?;
+    let (grant, hosts) = decode(&envelope.payload, signed)?;
     if !hosts.iter().any(|name| name == host) {
         let named = hosts.first().map_or("", String::as_str);
         let more = hosts.len().saturating_sub(1);
@@ -230,7 +251,7 @@ fn read(
 /// Reads the payload (docs/grants.md, step `decode`); returns the hosts that it names, too. The length check refuses fields that this
 /// version does not know (a newer field could narrow the grant, and to ignore it would open more
 /// than was signed) and padded varints.
-fn decode(payload: &[u8], signers: &[&Signer]) -> Result<(VerifiedGrant, Vec<String>), Refused> {
+fn decode(payload: &[u8], signed: Arc<Signed>) -> Result<(VerifiedGrant, Vec<String>), Refused> {
     let malformed = |detail: String| Refused::new(Refusal::Malformed, detail);
     let message = v1::Grant::decode(payload)
         .map_err(|error| malformed(format!("the signed payload is not a jit.v1.Grant: {error}")))?;
@@ -267,10 +288,6 @@ fn decode(payload: &[u8], signers: &[&Signer]) -> Result<(VerifiedGrant, Vec<Str
     let limit = limit(message.max_connections, &ports).map_err(malformed)?;
     let replaces = replaced(id, &message.replaces).map_err(malformed)?;
     let missing = |what: &str| malformed(format!("{what} is empty"));
-    let signed = Signed {
-        signers: signers.iter().map(|signer| signer.id.clone()).collect(),
-        keys: signers.iter().map(|signer| signer.key_id()).collect(),
-    };
     let grant = VerifiedGrant {
         id,
         sources: Few::of(sources).ok_or_else(|| missing("sources"))?,
@@ -282,7 +299,7 @@ fn decode(payload: &[u8], signers: &[&Signer]) -> Result<(VerifiedGrant, Vec<Str
         limit,
         replaces: replaces.map(Box::new),
         requester: message.requester.into(),
-        signed: Arc::new(signed),
+        signed,
         payload: payload.into(),
     };
     Ok((grant, message.hosts))

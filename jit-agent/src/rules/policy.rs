@@ -152,10 +152,11 @@ impl Policy {
     fn check_lifetime(&self, sections: &[&PortSection], lifetime: Duration) -> Result<(), Refused> {
         let most = sections
             .iter()
-            .map(|section| (section.range.to_string(), section.max_duration))
-            .chain([("this host".to_owned(), self.max_duration)]);
-        for (whose, most) in most {
+            .map(|section| (Some(section.range), section.max_duration))
+            .chain([(None, self.max_duration)]);
+        for (range, most) in most {
             if lifetime > most {
+                let whose = range.map_or_else(|| "this host".to_owned(), |range| range.to_string());
                 let detail = format!("it lasts {lifetime:.0?}; {whose} allows at most {most:.0?}");
                 return Err(Refused::new(Refusal::Lifetime, detail));
             }

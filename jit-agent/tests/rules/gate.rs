@@ -165,6 +165,25 @@ fn a_kernel_that_refuses_takes_the_grant_back_everywhere() {
     }
 }
 
+/// The entries of a batch are written together, and one by one if one of them does not fit.
+#[test]
+fn of_a_batch_only_the_grant_that_the_kernel_refuses_is_taken_back() {
+    let mut host = Host::start();
+    host.push(&grant(1, &["203.0.113.7"])).unwrap();
+    // From now on only an entry that is there already can be written.
+    host.kernel.refuse_openings(true);
+    let batch = [(2, "203.0.113.7"), (3, "203.0.113.8"), (4, "203.0.113.7")];
+    let batch = batch.map(|(id, source)| envelope(&grant(id, &[source])));
+    let outcomes = host.gate().push(batch.into(), "test", NOW);
+    let refused = outcomes.iter().map(|outcome| outcome.as_ref().err().map(|why| why.refusal));
+    let refused: Vec<_> = refused.collect();
+    assert_eq!(refused, [None, Some(Refusal::Capacity), None]);
+    host.kernel.refuse_openings(false);
+    host.restart("boot-1", NOW);
+    assert_eq!(host.gate().list(false, NOW).len(), 3);
+    assert!(host.opens(0) && !host.kernel.opens(SSH, v4("203.0.113.8"), NOW.boot));
+}
+
 #[test]
 fn without_an_audit_nothing_new_opens_and_everything_closes() {
     let mut host = Host::start();

@@ -42,7 +42,7 @@ fn good_state() -> TempDir {
         let id = GrantId([byte; 16]);
         let stored =
             StoredProgress { boot_id: "boot-1".into(), slot: byte.into(), ..Default::default() };
-        let put = vec![(id, StoredGrant::from(&envelope(&grant(byte, &["203.0.113.7"]))))];
+        let put = vec![(id, StoredGrant::from(envelope(&grant(byte, &["203.0.113.7"]))))];
         let progress = vec![(id, stored)];
         let boot_id = Some("boot-1".to_owned());
         store.commit(&Transaction { put, progress, boot_id, ..Transaction::default() }).unwrap();

@@ -80,7 +80,10 @@ fn accepted(numbers: std::ops::Range<u32>) -> Transaction {
     let id = |number: u32| GrantId(u128::from(number).to_be_bytes());
     let progress = StoredProgress { deadline: 1, began: true, ..StoredProgress::default() };
     Transaction {
-        put: numbers.clone().map(|number| (id(number), StoredGrant::from(&envelope))).collect(),
+        put: numbers
+            .clone()
+            .map(|number| (id(number), StoredGrant::from(envelope.clone())))
+            .collect(),
         progress: numbers.map(|number| (id(number), progress.clone())).collect(),
         floor: Some(WallTime(1)),
         ..Transaction::default()

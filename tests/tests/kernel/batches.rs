@@ -9,7 +9,7 @@ use jit_agent::{
         reconcile::{Access, Entry, EntryKey, Write},
     },
 };
-use jit_common::{PortKey, Protocol, map, summary_words};
+use jit_common::{PortKey, Protocol, SummarySize, map};
 use jit_tests::netns;
 
 /// `ENOTSUPP` of the kernel.
@@ -27,11 +27,12 @@ fn maps(room: u32) -> Maps {
 
 fn object(room: u32) -> aya::Ebpf {
     netns::require_root();
-    let words = summary_words(room);
+    let summary = SummarySize::for_grants(room, room);
     let mut loader = EbpfLoader::new();
     loader.btf(None);
-    loader.override_global("SUMMARY_WORDS", &words, true);
-    loader.map_max_entries(map::SUMMARY, words);
+    loader.override_global("SUMMARY_HOSTS", &summary.hosts, true);
+    loader.override_global("SUMMARY_PREFIXES", &summary.prefixes, true);
+    loader.map_max_entries(map::SUMMARY, summary.words());
     for name in [map::HOST_GRANTS, map::PREFIX_GRANTS_V4, map::PREFIX_GRANTS_V6, map::SLOTS] {
         loader.map_max_entries(name, room);
     }

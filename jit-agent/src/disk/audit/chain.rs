@@ -25,9 +25,15 @@ impl LineHash {
     }
 }
 
+/// A hash as 64 hex digits. (`hex::encode` makes one letter after the other.)
+pub(super) fn hex_of<'t>(hash: &[u8; 32], text: &'t mut [u8; 64]) -> &'t str {
+    hex::encode_to_slice(hash, text).expect("two digits for each byte");
+    str::from_utf8(text).expect("hex digits are ASCII")
+}
+
 impl fmt::Display for LineHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(self.0))
+        f.write_str(hex_of(&self.0, &mut [0; 64]))
     }
 }
 

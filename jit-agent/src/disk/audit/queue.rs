@@ -9,7 +9,7 @@ use jit_proto::WallTime;
 use crate::{
     disk::{
         audit::{Audit, AuditError, MAX_BATCH, MAX_WAITING, Record, SignedHead},
-        own_thread::{OwnThread, Unanswered},
+        own_thread::{Begun, OwnThread, Unanswered},
     },
     rules::clock::{BootNanos, Now},
 };
@@ -27,6 +27,13 @@ pub(crate) struct AuditQueue {
     /// Why the last call has no answer; `None`: it has.
     unanswered: Option<String>,
 }
+
+/// Records on their way to the disk.
+#[must_use = "nothing else is done with the audit before this has ended"]
+pub(crate) struct Committing(Result<Begun<Answer<Result<(), AuditError>>>, Unanswered>);
+
+/// The result of a call, and the writer's state after it.
+type Answer<R> = (R, Seen);
 
 /// The writer's state after its last call.
 #[derive(Debug, Default)]
@@ -86,19 +93,28 @@ impl AuditQueue {
         self.waiting.len() >= MAX_BATCH
     }
 
-    /// Writes records that something depends on, and waits for the disk with patience. The thread
-    /// calls `written` when they are in the file, and then syncs it.
-    ///
-    /// # Errors
-    /// The records are not known to be on the disk: what they record must not happen.
-    pub(crate) fn commit(
+    /// Begins to write records that something depends on. The thread calls `written` when they are
+    /// in the file, and then syncs it. [`AuditQueue::finish`] waits for the end.
+    pub(crate) fn begin(
         &mut self,
         records: Vec<Record>,
         now: Now,
         gives_up: impl Fn(Duration) -> bool,
         written: impl FnOnce() + Send + 'static,
+    ) -> Committing {
+        Committing(self.begin_call(gives_up, move |audit| audit.commit(records, now, written)))
+    }
+
+    /// Waits with patience until what was begun is on the disk.
+    ///
+    /// # Errors
+    /// The records are not known to be on the disk: what they record must not happen.
+    pub(crate) fn finish(
+        &mut self,
+        committing: Committing,
+        gives_up: impl Fn(Duration) -> bool,
     ) -> Result<(), AuditError> {
-        self.call(gives_up, move |audit| audit.commit(records, now, written))?
+        self.finish_call(committing.0, gives_up)?
     }
 
     /// Writes what waits, and syncs when that is due. What the disk does not take is tried again.
@@ -141,15 +157,24 @@ impl AuditQueue {
         self.seen.signed.as_ref()
     }
 
-    /// Hands over what waits, and calls `job`.
+    /// Hands over what waits, calls `job`, and waits for its end.
     fn call<R: Send + 'static>(
         &mut self,
         gives_up: impl Fn(Duration) -> bool,
         job: impl FnOnce(&mut Audit) -> R + Send + 'static,
     ) -> Result<R, AuditError> {
+        let begun = self.begin_call(&gives_up, job);
+        self.finish_call(begun, gives_up)
+    }
+
+    fn begin_call<R: Send + 'static>(
+        &mut self,
+        gives_up: impl Fn(Duration) -> bool,
+        job: impl FnOnce(&mut Audit) -> R + Send + 'static,
+    ) -> Result<Begun<Answer<R>>, Unanswered> {
         // What waits must not get lost with a call that is not made.
         if !self.writer.becomes_free(&gives_up) {
-            return Err(Unanswered::Stalled.into());
+            return Err(Unanswered::Stalled);
         }
         let (waiting, lost) = (std::mem::take(&mut self.waiting), self.lost.take());
         let sizes = self.sizes.take();
@@ -164,11 +189,19 @@ impl AuditQueue {
             let result = job(audit);
             (result, Seen::of(audit))
         };
-        let answer = self.writer.call(gives_up, work, |_, _| {});
+        self.writer.begin(gives_up, work, |_, _| {})
+    }
+
+    fn finish_call<R>(
+        &mut self,
+        begun: Result<Begun<Answer<R>>, Unanswered>,
+        gives_up: impl Fn(Duration) -> bool,
+    ) -> Result<R, AuditError> {
+        let answer = begun.and_then(|begun| self.writer.wait(begun, gives_up));
         self.note(answer)
     }
 
-    fn note<R>(&mut self, answer: Result<(R, Seen), Unanswered>) -> Result<R, AuditError> {
+    fn note<R>(&mut self, answer: Result<Answer<R>, Unanswered>) -> Result<R, AuditError> {
         match answer {
             Ok((result, seen)) => {
                 if self.unanswered.take().is_some() {

@@ -1,15 +1,22 @@
 //! One record (who did what, why, with which key, through which controller), and its line.
 
 use jit_proto::{GrantId, WallTime, printable::escape_json};
-use serde_json::Value;
+use serde::Serialize;
 
 use crate::{
-    disk::audit::{chain::Tip, code::EventCode},
+    disk::audit::{
+        chain::{Tip, hex_of},
+        code::EventCode,
+    },
     rules::{grant::VerifiedGrant, ledger::Admission},
 };
 
 /// Longest free text in a record, characters: what a peer sends must not fill the disk.
 const MAX_TEXT: usize = 2048;
+/// Room for the fields of most grants, bytes.
+const FIELDS: usize = 640;
+/// Room for what a line has before its fields, bytes.
+const FRONT: usize = 256;
 
 /// A record that is not in the chain yet.
 ///
@@ -18,7 +25,8 @@ const MAX_TEXT: usize = 2048;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
     code: EventCode,
-    fields: Vec<(&'static str, Value)>,
+    /// JSON: each field after a comma.
+    fields: Vec<u8>,
 }
 
 impl Record {
@@ -39,12 +47,13 @@ impl Record {
     /// The record of an event of a grant, with the grant's content.
     pub fn of_grant(code: EventCode, grant: &VerifiedGrant) -> Self {
         let message = grant.message();
-        let texts = |items: Vec<String>| Value::from(items);
-        let record = Self::new(code)
+        let mut record = Self::new(code);
+        record.fields.reserve(FIELDS);
+        let record = record
             .grant(grant.id())
             .text("requester", grant.requester())
-            .with("sources", texts(grant.sources().iter().map(ToString::to_string).collect()))
-            .with("ports", texts(grant.ports().iter().map(ToString::to_string).collect()))
+            .with("sources", texts(grant.sources()))
+            .with("ports", texts(grant.ports()))
             .with("not_before", grant.not_before().to_string())
             .with("not_after", grant.not_after().to_string())
             .text("sessions", grant.sessions().map_or("", |sessions| sessions.word()))
@@ -52,8 +61,8 @@ impl Record {
             .text("why", &message.justification)
             .text("ticket", &message.ticket)
             .with("approvers", message.approvers)
-            .with("signers", grant.signers().to_vec())
-            .with("digest", hex::encode(grant.digest()));
+            .with("signers", grant.signers())
+            .with("digest", hex_of(&grant.digest(), &mut [0; 64]));
         match message.max_connections {
             0 => record,
             most => record.with("max_connections", most),
@@ -106,19 +115,28 @@ impl Record {
 
     /// Any field; an empty list is left out.
     #[must_use]
-    pub fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
-        let value = value.into();
-        if value.as_array().is_none_or(|items| !items.is_empty()) {
-            self.fields.push((name, value));
+    pub fn with(mut self, name: &'static str, value: impl Serialize) -> Self {
+        let before = self.fields.len();
+        for part in [",\"", name, "\":"] {
+            self.fields.extend_from_slice(part.as_bytes());
+        }
+        let begin = self.fields.len();
+        // Only a map with odd keys could not be written.
+        let written = serde_json::to_writer(&mut self.fields, &value);
+        if written.is_err() || self.fields.get(begin..) == Some(b"[]") {
+            self.fields.truncate(before);
         }
         self
     }
 
     /// The record's line after `tip`, without a newline.
     pub fn line(&self, tip: Tip, time: WallTime) -> String {
-        use std::fmt::Write as _;
+        use std::io::Write as _;
         let Self { code, fields } = self;
-        let mut line = format!(
+        let mut line = Vec::with_capacity(FRONT + fields.len());
+        // Writing to a vector does not fail.
+        let _never = write!(
+            line,
             "{{\"seq\":{},\"time_ms\":{},\"time\":\"{}\",\"prev\":\"{}\",\"code\":\"{}\",\"event\":\"{}\"",
             tip.seq.saturating_add(1),
             time.0,
@@ -127,13 +145,14 @@ impl Record {
             code.code(),
             code.name()
         );
-        for (name, value) in fields {
-            // Writing to a string does not fail.
-            let _never = write!(line, ",\"{name}\":{value}");
-        }
-        line.push('}');
-        escape_json(line)
+        line.extend_from_slice(fields);
+        line.push(b'}');
+        escape_json(String::from_utf8(line).expect("JSON is UTF-8"))
     }
+}
+
+fn texts(items: &[impl ToString]) -> Vec<String> {
+    items.iter().map(ToString::to_string).collect()
 }
 
 /// RFC 3339 with milliseconds, UTC; empty for years outside of its range.
@@ -143,6 +162,8 @@ pub(super) fn rfc3339(time: WallTime) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
     use crate::disk::audit::chain::LineHash;
 

@@ -15,9 +15,9 @@ pub struct StoredGrant {
     pub envelope: Option<v1::Envelope>,
 }
 
-impl From<&v1::Envelope> for StoredGrant {
-    fn from(envelope: &v1::Envelope) -> Self {
-        Self { envelope: Some(envelope.clone()) }
+impl From<v1::Envelope> for StoredGrant {
+    fn from(envelope: v1::Envelope) -> Self {
+        Self { envelope: Some(envelope) }
     }
 }
 

@@ -214,12 +214,17 @@ pub(super) fn write(
     let write = database.begin_write()?;
     {
         let mut grants = write.open_table(GRANTS)?;
+        let mut bytes = Vec::new();
         for (id, stored) in in_order(put, |(id, _)| *id) {
-            grants.insert(id.0, stored.encode_to_vec().as_slice())?;
+            bytes.clear();
+            stored.encode_raw(&mut bytes);
+            grants.insert(id.0, bytes.as_slice())?;
         }
         let mut table = write.open_table(PROGRESS)?;
         for (id, one) in in_order(progress, |(id, _)| *id) {
-            table.insert(id.0, one.encode_to_vec().as_slice())?;
+            bytes.clear();
+            one.encode_raw(&mut bytes);
+            table.insert(id.0, bytes.as_slice())?;
         }
         let remove = in_order(remove, |id| *id);
         for id in &remove {

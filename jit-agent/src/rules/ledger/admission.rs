@@ -18,10 +18,11 @@ impl Ledger {
     /// active if its window has begun. The grant that it replaces is still there:
     /// [`Ledger::replace`] ends it.
     pub fn admit(&mut self, grant: VerifiedGrant, now: Now) -> Result<Admission, Refused> {
-        // A stored grant was admitted before: only what is new here is under a floor.
-        if !self.knows(&grant)? {
-            self.floors.check(&grant)?;
+        if self.knows(&grant)? {
+            return Ok(Admission::Known);
         }
+        // A stored grant was admitted before: only what is new here is under a floor.
+        self.floors.check(&grant)?;
         self.take_in(grant, Progress::default(), now)
     }
 
@@ -43,6 +44,9 @@ impl Ledger {
             return Ok(None);
         }
         let id = grant.id();
+        if self.knows(&grant)? {
+            return Ok(Some(Admission::Known));
+        }
         let admission = self.take_in(grant, progress, now)?;
         if admission == Admission::Active {
             self.activate(id, deadline);
@@ -50,6 +54,7 @@ impl Ledger {
         Ok(Some(admission))
     }
 
+    /// Takes a grant that is not held.
     fn take_in(
         &mut self,
         mut grant: VerifiedGrant,
@@ -57,9 +62,6 @@ impl Ledger {
         now: Now,
     ) -> Result<Admission, Refused> {
         let id = grant.id();
-        if self.knows(&grant)? {
-            return Ok(Admission::Known);
-        }
         let (begin, end) = (grant.not_before(), grant.not_after());
         let scheduled = begin > now.wall;
         let room = self.room_for(&grant, scheduled, progress.slot);
@@ -105,8 +107,8 @@ impl Ledger {
     ) -> Result<u32, Refused> {
         if self.fits(grant, scheduled).is_err() {
             self.lingering.stop_all(&mut self.claims);
+            self.fits(grant, scheduled)?;
         }
-        self.fits(grant, scheduled)?;
         self.slots.find(slot).ok_or_else(|| {
             let detail = format!("no room: {} grants are held", self.slots.used());
             Refused::new(Refusal::Capacity, detail)

@@ -254,12 +254,17 @@ impl Audit {
             let Some(open) = &mut self.open else { continue };
             let mut tip = open.segment.tip;
             let mut bytes = Vec::new();
-            let batch = self.waiting.len().min(MAX_BATCH);
-            for (time, record) in self.waiting.iter().take(batch) {
+            let room = self.place.settings.max_size.saturating_sub(open.segment.length);
+            let mut written = 0;
+            for (time, record) in self.waiting.iter().take(MAX_BATCH) {
                 tip = push_line(&mut bytes, record, tip, *time);
+                written += 1;
+                if u64::try_from(bytes.len()).is_ok_and(|length| length >= room) {
+                    break;
+                }
             }
             open.segment.append(&bytes, tip, &self.place.directory)?;
-            self.waiting.drain(..batch);
+            self.waiting.drain(..written);
         }
         Ok(())
     }

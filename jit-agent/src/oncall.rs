@@ -4,6 +4,7 @@
 mod agent;
 pub mod audit;
 pub mod check;
+pub mod denials;
 pub mod detach;
 mod failure;
 pub mod grants;

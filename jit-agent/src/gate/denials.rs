@@ -70,11 +70,10 @@ impl Denials {
     }
 
     /// The blob, if anything has changed since it was asked for last.
-    fn to_store(&mut self) -> Option<Vec<u8>> {
-        let (history, more_packets) = self.history.to_store();
-        let (refused, more_pushes) = self.refused.to_store();
-        (more_packets || more_pushes).then(|| {
-            let stored = Stored { history: Some(history), refused: Some(refused) };
+    fn save(&mut self) -> Option<Vec<u8>> {
+        let Self { history, refused, .. } = self;
+        (history.has_changed() || refused.has_changed()).then(|| {
+            let stored = Stored { history: Some(history.save()), refused: Some(refused.save()) };
             let mut blob = vec![VERSION];
             stored.encode_raw(&mut blob);
             blob
@@ -141,7 +140,7 @@ impl<D: Datapath> Gate<D> {
         if self.outbox.is_closed() {
             return false;
         }
-        let blob = self.denials.to_store();
+        let blob = self.denials.save();
         let changed = blob.is_some();
         if let Some(blob) = blob {
             self.outbox.denials(blob);
@@ -268,6 +267,6 @@ mod tests {
         for blob in [&b""[..], b"\x02", b"\x01\xff\xff"] {
             assert!(denials.restore(blob).is_err(), "{blob:?}");
         }
-        assert_eq!(denials.to_store(), None);
+        assert_eq!(denials.save(), None);
     }
 }

@@ -69,7 +69,7 @@ pub(crate) struct History {
     fresh: HashMap<Kind, u64>,
     before: Option<Reading>,
     totals: Totals,
-    /// The history has changed since [`History::to_store`].
+    /// The history has changed since [`History::save`].
     changed: bool,
 }
 

@@ -129,11 +129,16 @@ impl RefusedPushes {
         self.minutes.range(since..).map(|(_, count)| *count).fold(0, u64::saturating_add)
     }
 
-    /// What is to be stored, and whether it has changed since it was asked for last.
-    pub(crate) fn to_store(&mut self) -> (StoredRefusals, bool) {
+    /// Whether they have changed since [`RefusedPushes::save`].
+    pub(crate) const fn has_changed(&self) -> bool {
+        self.changed
+    }
+
+    /// The refused pushes as they are to be stored.
+    pub(crate) fn save(&mut self) -> StoredRefusals {
+        self.changed = false;
         let held = self.held.iter().cloned().collect();
-        let stored = StoredRefusals { held, minutes: self.minutes.clone() };
-        (stored, std::mem::take(&mut self.changed))
+        StoredRefusals { held, minutes: self.minutes.clone() }
     }
 
     /// Adds what was stored, before what has come since.
@@ -248,7 +253,7 @@ mod tests {
             assert_eq!(wanted(Query { port, ..Query::default() }), count);
         }
         let mut after = RefusedPushes::default();
-        after.restore(pushes.to_store().0);
+        after.restore(pushes.save());
         assert_eq!(found(&after, Query::default()), all);
         assert_eq!(after.in_the_last_hour(NOW), 5);
     }

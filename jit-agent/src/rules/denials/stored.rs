@@ -50,18 +50,23 @@ struct StoredDenial {
 }
 
 impl History {
-    /// What is to be stored, and whether it has changed since it was asked for last.
-    pub(crate) fn to_store(&mut self) -> (StoredHistory, bool) {
+    /// Whether it has changed since [`History::save`].
+    pub(crate) const fn has_changed(&self) -> bool {
+        self.changed
+    }
+
+    /// The history as it is to be stored.
+    pub(crate) fn save(&mut self) -> StoredHistory {
+        self.changed = false;
         let Totals { since, recorded, counted, dropped } = self.totals;
         let denials = self.sketch.iter().map(|(denial, count)| StoredDenial::of(denial, count));
-        let stored = StoredHistory {
+        StoredHistory {
             since_ms: since.map_or(0, |since| since.0),
             recorded,
             counted,
             dropped,
             denials: denials.collect(),
-        };
-        (stored, std::mem::take(&mut self.changed))
+        }
     }
 
     /// Adds a stored history. A denial that this version does not know is left out.

@@ -1,5 +1,5 @@
 //! The commands of the engineer on call. `status`, `check` and `audit` need no running agent;
-//! `grants` and `policy` need one; `detach` refuses while one runs.
+//! `denials`, `grants` and `policy` need one; `detach` refuses while one runs.
 
 mod agent;
 pub mod audit;

@@ -47,6 +47,8 @@ const CONNECTIONS: u32 = 60;
 const FLUSH: Duration = Duration::from_millis(250);
 /// The longest wait for the last record of this run.
 const LAST: Duration = Duration::from_secs(1);
+/// The longest wait for the last minute of the history of denials: nothing depends on it.
+const LAST_DENIALS: Duration = Duration::from_millis(500);
 /// The most changes of a reload that its record names; the log names all of them, and what a reload
 /// opened has records of its own.
 const CHANGES: usize = 64;
@@ -528,7 +530,7 @@ impl<D: Datapath> Gate<D> {
         // Nobody waits for more than this.
         self.recorder.audit.sync(now, |waited| waited >= LAST);
         if self.store_denials()
-            && let Err(error) = self.settle_within(LAST, &[], now)
+            && let Err(error) = self.settle_within(LAST_DENIALS, &[], now)
         {
             tracing::warn!("{error}: the last minute is missing in the history of denials");
         }

@@ -19,6 +19,7 @@
 //! | `replacement` | scheduled grants whose replacement is checked when they begin | `push`, `policy::apply` |
 //! | `takeover` | grants that another version also counts | `restore` |
 //! | `translations` | what the host translates to itself | `translation` |
+//! | `denials` | the history of denials | `push`, `report` |
 //! | `limits` | the last limit that was looked at | the tick |
 //! | `record` | the audit | all |
 //! | `patience` | who waits for the gate, and so how long the gate waits for a disk | `outbox`, `record` |
@@ -37,6 +38,7 @@ mod configuration;
 mod coverage;
 mod cut;
 pub mod database;
+mod denials;
 pub mod faults;
 pub mod journal;
 mod limits;
@@ -78,6 +80,7 @@ use alarms::Alarms;
 use configuration::Origin;
 use cut::Ending;
 use database::Waiting;
+use denials::Denials;
 use faults::Faults;
 use jit_proto::{
     GrantId, WallTime,
@@ -150,6 +153,7 @@ pub struct Gate<D> {
     takeover: Takeover,
     translations: Translations,
     limit_scan: LimitScan,
+    denials: Denials,
     recorder: Recorder,
     journal: Arc<Journal>,
     boot_id: String,
@@ -215,6 +219,7 @@ impl<D: Datapath> Gate<D> {
             takeover: Takeover::default(),
             translations: Translations::default(),
             limit_scan: LimitScan::default(),
+            denials: Denials::default(),
             recorder: Recorder::new(audit).map_err(StartError::Thread)?,
             journal,
             boot_id,
@@ -247,8 +252,10 @@ impl<D: Datapath> Gate<D> {
             policies_lost,
             damaged,
             floor,
+            denials,
             ..
         } = stored;
+        self.restore_denials(denials.as_deref());
         self.ledger.restore_floors(&floors);
         if let Some(damage) = damaged {
             self.report_damage(damage, now);
@@ -293,6 +300,7 @@ impl<D: Datapath> Gate<D> {
         self.ending.anywhere();
         self.end_sessions(now);
         self.record_unreported(now);
+        self.read_denials(now);
         self.settle_audit(now);
         Ok(())
     }
@@ -354,6 +362,7 @@ impl<D: Datapath> Gate<D> {
         let more_to_close = self.close_slots();
         let next_look = self.end_sessions(now);
         if self.outbox.take_turn(now) {
+            self.store_denials_in_turn(now);
             self.settle_or_log(now);
         }
         self.settle_audit(now);
@@ -427,6 +436,7 @@ impl<D: Datapath> Gate<D> {
         self.review_tables(now);
         self.look_at_limits(now);
         self.record_unreported(now);
+        self.read_denials(now);
         self.give_memory_back(now);
         self.faults.set("log", log::state().problem);
     }
@@ -447,6 +457,8 @@ impl<D: Datapath> Gate<D> {
         if event.reason == Reason::Granted as u8 {
             self.explain(event, now);
             self.count(event.slot, now);
+        } else {
+            self.count_denial(event, now);
         }
         self.journal.add(now.wall.0, What::Packet(self.packet_event(event)));
     }

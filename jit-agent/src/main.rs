@@ -16,7 +16,7 @@ use clap::{Parser, Subcommand};
 use jit_agent::{
     app,
     config::{DEFAULT_PATH, Glimpse},
-    oncall::{Failure, audit, check, complain, detach, grants, policy, status},
+    oncall::{Failure, audit, check, complain, denials, detach, grants, policy, status},
     system::{log, memory},
 };
 use jit_client::exit::Exit;
@@ -36,6 +36,7 @@ const LAST_LINES: Duration = Duration::from_millis(300);
     version,
     after_help = "Is it in force?            jit-agent status\n\
                   Is the new file good?      jit-agent check\n\
+                  Who was denied?            jit-agent denials --since 1h\n\
                   Who got in, and why?       jit-agent audit show --since 1d\n\
                   Open everything again:     jit-agent detach\n\n\
                   Exit codes: status 0 enforcing, 1 degraded, 2 not enforcing; otherwise \
@@ -80,6 +81,15 @@ enum OnCall {
         #[arg(long)]
         json: bool,
     },
+    /// List who was denied lately: dropped packets by source, port and reason, and refused pushes
+    /// of grants with their word. The history is kept over restarts.
+    #[command(after_help = "Who knocks most?            jit-agent denials --since 1h\n\
+                            Was ana's grant refused?    jit-agent denials --user ana@example.org\n\
+                            Does this address arrive?   jit-agent denials --source 203.0.113.7 \
+                            --follow\n\n\
+                            `~` marks an estimate: under a flood the kernel reports some packets \
+                            one by one and counts all. tcpdump does not see what XDP drops.")]
+    Denials(denials::Options),
     /// Check a configuration file and the keys and certificates that it names; change nothing.
     Check,
     /// The pushed policies (docs/policies.md).
@@ -172,6 +182,7 @@ async fn on_call(command: OnCall, config: &Path) -> Result<ExitCode, Failure> {
         OnCall::Policy { command: policy::Command::ResetVersion { version } } => {
             policy::reset_version(config, version).await
         }
+        OnCall::Denials(options) => denials::run(config, options).await,
         OnCall::Check => check::run(config),
         OnCall::Audit { command } => {
             Ok(audit::run(&Glimpse::of(config).paths.state, &command)?.into())

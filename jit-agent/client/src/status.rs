@@ -14,12 +14,14 @@ use jit_proto::{
 
 use self::words::{WIDTH, line, now_ms, thousands};
 pub use self::{
+    denials::{denials_json, denials_text},
     event::{event_json, event_text},
     grants::grants_text,
     json::{GrantsJson, StatusJson, exemption_json, policy_json},
 };
 use crate::exit::Exit;
 
+mod denials;
 mod event;
 mod grants;
 mod json;

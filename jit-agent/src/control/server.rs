@@ -7,6 +7,7 @@ mod answer;
 mod authority;
 mod budget;
 mod call;
+mod denials;
 mod handshake;
 mod intake;
 mod listen;

@@ -24,7 +24,7 @@ use crate::{
         waiting::{self, Outcomes, PushRequests, Pushes},
     },
     kernel::netlink::netfilter::Translations,
-    rules::{clock::BootNanos, proposal::VerifiedPolicy, refusal::Refused},
+    rules::{clock::BootNanos, denials::Query, proposal::VerifiedPolicy, refusal::Refused},
 };
 
 /// Largest number of commands that wait. A sender of more has to wait.
@@ -48,6 +48,8 @@ pub struct GateHandle {
     events: mpsc::Sender<Event>,
     /// Number of connections that were let in and found no place in `events`.
     missed: Arc<AtomicU64>,
+    /// Number of dropped packets that found no place there.
+    missed_drops: Arc<AtomicU64>,
     denials: mpsc::Sender<Denial>,
     /// Number of grants that a list can have.
     listed: Arc<AtomicUsize>,
@@ -70,6 +72,7 @@ pub struct Requests {
     pub(super) keys: KeysInForce,
     pub(super) events: mpsc::Receiver<Event>,
     pub(super) missed: Arc<AtomicU64>,
+    pub(super) missed_drops: Arc<AtomicU64>,
     pub(super) denials: mpsc::Receiver<Denial>,
     pub(super) listed: Arc<AtomicUsize>,
     pub(super) links: Arc<Notify>,
@@ -128,6 +131,10 @@ pub(super) enum Read {
         connected: BootNanos,
         by: String,
         reply: Reply<Confirmed>,
+    },
+    Denials {
+        query: Query,
+        reply: Reply<v1::DenialsResponse>,
     },
     DiffPolicy {
         draft: PolicyDraft,
@@ -193,6 +200,7 @@ pub fn channel(journal: Arc<Journal>) -> (GateHandle, Requests) {
     let (verification, keys) = Verification::start();
     let (events, event_requests) = mpsc::channel(QUEUE * 16);
     let missed = Arc::<AtomicU64>::default();
+    let missed_drops = Arc::<AtomicU64>::default();
     let (denials, denial_requests) = mpsc::channel(QUEUE);
     let listed = Arc::<AtomicUsize>::default();
     let links = Arc::<Notify>::default();
@@ -209,6 +217,7 @@ pub fn channel(journal: Arc<Journal>) -> (GateHandle, Requests) {
             verification,
             events,
             missed: Arc::clone(&missed),
+            missed_drops: Arc::clone(&missed_drops),
             denials,
             listed: Arc::clone(&listed),
             links: Arc::clone(&links),
@@ -225,6 +234,7 @@ pub fn channel(journal: Arc<Journal>) -> (GateHandle, Requests) {
             keys,
             events: event_requests,
             missed,
+            missed_drops,
             denials: denial_requests,
             listed,
             links,
@@ -305,6 +315,11 @@ impl GateHandle {
     pub async fn status(&self) -> Result<v1::StatusResponse, Gone> {
         let status = self.ask(|reply| Read::Status { reply }).await?;
         Ok(v1::StatusResponse { grants: self.list(false).await?, ..status })
+    }
+
+    /// The packets that were dropped and the pushes that were refused.
+    pub(crate) async fn denials(&self, query: Query) -> Result<v1::DenialsResponse, Gone> {
+        self.ask(|reply| Read::Denials { query, reply }).await
     }
 
     /// The policy in force.
@@ -430,9 +445,11 @@ impl GateHandle {
 
     /// Reports a packet. If the gate has no time for it, the report is dropped, as in the kernel.
     pub fn saw_packet(&self, event: Event) {
-        if self.events.try_send(event).is_err() && event.reason == Reason::Granted as u8 {
-            // Not recorded one by one, but counted: the audit says so.
-            self.missed.fetch_add(1, Ordering::Relaxed);
+        if self.events.try_send(event).is_err() {
+            // Not recorded one by one, but counted: audit and history say so.
+            let granted = event.reason == Reason::Granted as u8;
+            let missed = if granted { &self.missed } else { &self.missed_drops };
+            missed.fetch_add(1, Ordering::Relaxed);
         }
     }
 }

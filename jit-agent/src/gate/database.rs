@@ -154,6 +154,7 @@ impl<D: Datapath> Gate<D> {
         now: Now,
     ) {
         self.outbox.open(store, now);
+        self.restore_denials(stored.denials.take().as_deref());
         self.ledger.restore_floors(&stored.floors);
         let floor = stored.floor.unwrap_or_default().max(self.clock.floor());
         self.clock = TrustedClock::new(Some(floor), stored.lost_before, now);

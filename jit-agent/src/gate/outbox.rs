@@ -136,6 +136,11 @@ impl Outbox {
         self.owed.policies = Some(policies);
     }
 
+    /// The history of denials.
+    pub(super) fn denials(&mut self, blob: Vec<u8>) {
+        self.owed.denials = Some(blob);
+    }
+
     /// The progress of a grant has changed.
     pub(super) fn progress(&mut self, id: GrantId) {
         self.progress.insert(id);

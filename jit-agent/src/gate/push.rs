@@ -4,6 +4,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use jit_proto::{GrantId, Refusal, WallTime, v1};
+use prost::bytes::Bytes;
 
 use crate::{
     config::Config,
@@ -72,7 +73,7 @@ impl<D: Datapath> Gate<D> {
     ) -> Vec<Result<Accepted, Refused>> {
         let by = pusher.name.as_str();
         self.restore_held_back(now);
-        let (mut fresh, mut outcomes) =
+        let (mut fresh, mut outcomes, payloads) =
             self.admit_some(candidates, generation, pusher, now, in_time);
         self.start_slots(&mut fresh, &mut outcomes);
         let mut changed = BTreeSet::new();
@@ -99,12 +100,13 @@ impl<D: Datapath> Gate<D> {
         if outcomes.iter().any(Result::is_ok) {
             self.about.pushed(by, now);
         }
-        self.report_refused(&outcomes, by, now);
+        self.report_refused(&outcomes, &payloads, by, now);
         self.settle_audit(now);
         outcomes
     }
 
-    /// The part of a slice before anything is written. Returns the new grants and the outcomes.
+    /// The part of a slice before anything is written. Returns the new grants, and the outcomes with
+    /// the payloads that they are of.
     fn admit_some(
         &mut self,
         candidates: &mut VecDeque<Candidate>,
@@ -112,12 +114,13 @@ impl<D: Datapath> Gate<D> {
         pusher: &Pusher,
         now: Now,
         in_time: impl Fn() -> bool,
-    ) -> (Vec<Fresh>, Vec<Result<Accepted, Refused>>) {
-        let (mut fresh, mut outcomes) = (Vec::new(), Vec::new());
+    ) -> (Vec<Fresh>, Vec<Result<Accepted, Refused>>, Vec<Bytes>) {
+        let (mut fresh, mut outcomes, mut payloads) = (Vec::new(), Vec::new(), Vec::new());
         let mut entries = 0;
         while (outcomes.is_empty() || (in_time() && entries < MAX_ENTRIES))
             && let Some(Candidate { envelope, check }) = candidates.pop_front()
         {
+            payloads.push(envelope.payload.clone());
             let accepted = self.admit(&envelope, check.settled(generation), pusher, now);
             if let Ok(Accepted { id, admission, .. }) = &accepted
                 && *admission != Admission::Known
@@ -128,7 +131,7 @@ impl<D: Datapath> Gate<D> {
             }
             outcomes.push(accepted);
         }
-        (fresh, outcomes)
+        (fresh, outcomes, payloads)
     }
 
     /// All steps of docs/grants.md from `size` to `room`. `verified`: the result of those to
@@ -316,10 +319,12 @@ impl<D: Datapath> Gate<D> {
         }
     }
 
-    fn report_refused(&mut self, outcomes: &Outcomes, by: &str, now: Now) {
-        for refused in outcomes.iter().filter_map(|outcome| outcome.as_ref().err()) {
+    fn report_refused(&mut self, outcomes: &Outcomes, payloads: &[Bytes], by: &str, now: Now) {
+        for (outcome, payload) in outcomes.iter().zip(payloads) {
+            let Err(refused) = outcome else { continue };
+            let asked = self.keep_refused(refused, payload, by, now);
             // A peer can cause these again and again: beyond a number they are summed.
-            if self.recorder.refused(refused, by, now) {
+            if self.recorder.refused(refused, &asked, by, now) {
                 let Refused { refusal, detail, id } = refused;
                 let word = refusal.word();
                 tracing::warn!(by, reason = word, "grant refused: {detail:?}");

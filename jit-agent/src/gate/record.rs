@@ -11,6 +11,7 @@ use jit_common::{Event, Protocol, Reason};
 use jit_proto::{
     GrantId, Refusal, WallTime,
     v1::{self, event::What},
+    words::{range_text, source_text},
 };
 
 use crate::{
@@ -32,6 +33,7 @@ use crate::{
         clock::{BootNanos, Now},
         ledger::{Admission, Change, HeldGrant, Ledger, Replacement, Stage},
         refusal::Refused,
+        refused_pushes::Asked,
     },
 };
 
@@ -45,6 +47,8 @@ const CONNECTIONS: u32 = 60;
 const FLUSH: Duration = Duration::from_millis(250);
 /// The longest wait for the last record of this run.
 const LAST: Duration = Duration::from_secs(1);
+/// The longest wait for the last minute of the history of denials: nothing depends on it.
+const LAST_DENIALS: Duration = Duration::from_millis(500);
 /// The most changes of a reload that its record names; the log names all of them, and what a reload
 /// opened has records of its own.
 const CHANGES: usize = 64;
@@ -195,12 +199,19 @@ impl Recorder {
         }
     }
 
-    /// Records a refused grant, like [`Recorder::bounded`].
-    pub(super) fn refused(&mut self, refused: &Refused, by: &str, now: Now) -> bool {
-        let Refused { refusal, detail, id } = refused;
+    /// Records a refused grant and what it asked for, like [`Recorder::bounded`].
+    pub(super) fn refused(&mut self, refused: &Refused, asked: &Asked, by: &str, now: Now) -> bool {
+        let Refused { refusal, detail, id: _ } = refused;
+        let Asked { id, requester, sources, ports, vouched: _ } = asked;
         let mut record = Record::new(EventCode::GrantRefused).by(by).reason(refusal.word());
         if let Some(id) = id {
             record = record.grant(*id);
+        }
+        let sources: Vec<_> = sources.iter().map(source_text).collect();
+        let ports: Vec<_> = ports.iter().map(|range| range_text(Some(range))).collect();
+        record = record.text("requester", requester).with("sources", sources).with("ports", ports);
+        if asked.is_hearsay() {
+            record = record.with("verified", false);
         }
         self.bounded(record.detail(detail), by, refusal.word(), now)
     }
@@ -518,5 +529,10 @@ impl<D: Datapath> Gate<D> {
         self.recorder.append(record, now);
         // Nobody waits for more than this.
         self.recorder.audit.sync(now, |waited| waited >= LAST);
+        if self.store_denials()
+            && let Err(error) = self.settle_within(LAST_DENIALS, &[], now)
+        {
+            tracing::warn!("{error}: the last minute is missing in the history of denials");
+        }
     }
 }

@@ -45,6 +45,7 @@ impl<D: Datapath> Gate<D> {
         let drift = self.datapath.drift();
         self.check_attachments(now);
         self.review_for_status(now);
+        self.read_denials(now);
         self.status_with(drift, now)
     }
 
@@ -102,6 +103,9 @@ impl<D: Datapath> Gate<D> {
             }),
             foreign: self.review.mended(),
             revoked_before: Some(floors(self.ledger.floors())),
+            refused: self.denials.refused_lately(now),
+            recent: Some(self.denials.recent(now)),
+            refused_last_hour: self.denials.refused_in_the_last_hour(now),
         }
     }
 
@@ -336,7 +340,7 @@ fn floors(floors: &Floors) -> v1::RevocationFloor {
 }
 
 /// The bytes of an event's address that count: 4 or 16.
-fn address_bytes(family: u8, bytes: &[u8; 16]) -> &[u8] {
+pub(super) fn address_bytes(family: u8, bytes: &[u8; 16]) -> &[u8] {
     let length = if family == 4 { 4 } else { 16 };
     bytes.get(..length).unwrap_or(bytes)
 }
@@ -346,11 +350,11 @@ pub(super) fn address(family: u8, bytes: &[u8; 16]) -> String {
     jit_proto::words::address_text(address_bytes(family, bytes))
 }
 
-fn counter(reason: Reason, packets: u64) -> v1::Counter {
+pub(super) fn counter(reason: Reason, packets: u64) -> v1::Counter {
     v1::Counter { reason: reason.word().into(), packets }
 }
 
-fn protocol(number: u8) -> i32 {
+pub(super) fn protocol(number: u8) -> i32 {
     match Protocol::from_number(number) {
         Some(Protocol::Tcp) => v1::Protocol::Tcp.into(),
         Some(Protocol::Udp) => v1::Protocol::Udp.into(),

@@ -87,6 +87,7 @@ impl<D: Datapath> Gate<D> {
             self.look_at_links(&mut looks, &clock);
             if Instant::now() >= next_check {
                 self.record_missed(requests.missed.swap(0, Ordering::Relaxed), clock());
+                self.missed_denials(requests.missed_drops.swap(0, Ordering::Relaxed));
                 self.tick(clock());
                 alive();
                 next_check = ticks.after(Instant::now());
@@ -169,6 +170,7 @@ impl<D: Datapath> Gate<D> {
                 self.settle_audit(now);
                 drop(reply.send(confirmed));
             }
+            Read::Denials { query, reply } => drop(reply.send(self.answer_denials(&query, now))),
             Read::DiffPolicy { draft, check, reply } => {
                 let verified = check.settled(generation);
                 drop(reply.send(self.diff_verified_policy(&draft, verified, now)));

@@ -100,6 +100,19 @@ pub enum Since {
     At(WallTime),
 }
 
+impl Since {
+    /// The moment that it means at this time.
+    pub(super) fn moment(self, now: WallTime) -> WallTime {
+        match self {
+            Self::At(moment) => moment,
+            Self::Ago(ago) => {
+                let millis = i64::try_from(ago.as_millis()).unwrap_or(i64::MAX);
+                WallTime(now.0.saturating_sub(millis))
+            }
+        }
+    }
+}
+
 /// Why the audit cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {verb} the audit in {}: {error}{hint}", directory.display())]
@@ -220,15 +233,8 @@ fn follow(directory: &Path, args: &FilterArgs) -> io::Result<()> {
 impl FilterArgs {
     fn filter(&self) -> Filter {
         let now = sys::now().wall;
-        let since = self.since.map(|since| match since {
-            Since::At(moment) => moment,
-            Since::Ago(ago) => {
-                let millis = i64::try_from(ago.as_millis()).unwrap_or(i64::MAX);
-                WallTime(now.0.saturating_sub(millis))
-            }
-        });
         Filter {
-            since,
+            since: self.since.map(|since| since.moment(now)),
             codes: self.code.clone(),
             grant: self.grant,
             requester: self.requester.clone(),
@@ -269,7 +275,7 @@ fn parse_code(text: &str) -> Result<EventCode, String> {
     })
 }
 
-fn parse_since(text: &str) -> Result<Since, String> {
+pub(super) fn parse_since(text: &str) -> Result<Since, String> {
     if let Ok(moment) = text.parse::<jiff::Timestamp>() {
         return Ok(Since::At(WallTime(moment.as_millisecond())));
     }

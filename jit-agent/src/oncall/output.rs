@@ -8,10 +8,21 @@ use serde::Serialize;
 /// Prints to standard output. A reader that has closed it (`| head`) is not an error: the command
 /// goes on without it, and its exit code means the same.
 pub(super) fn print(text: &str) -> io::Result<()> {
+    print_while_open(text).map(drop)
+}
+
+/// The same. Returns whether the reader is still there: a command that prints without end stops
+/// when it is not.
+pub(super) fn print_while_open(text: &str) -> io::Result<bool> {
     let mut out = io::stdout().lock();
-    unless_closed(out.write_all(text.as_bytes()).and_then(|()| out.flush())).map_err(|error| {
-        io::Error::new(error.kind(), format!("cannot write to standard output: {error}"))
-    })
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => {
+            let text = format!("cannot write to standard output: {error}");
+            Err(io::Error::new(error.kind(), text))
+        }
+    }
 }
 
 /// Prints JSON on several lines.

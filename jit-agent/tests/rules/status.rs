@@ -199,6 +199,7 @@ fn everything() -> v1::StatusResponse {
             all_ms: NOW.wall.0 - 24 * HOUR,
             by_requester: [("ana@example.org".into(), NOW.wall.0)].into(),
         }),
+        ..v1::StatusResponse::default()
     }
 }
 

@@ -13,6 +13,7 @@ mod connections;
 mod controllers;
 mod crashes;
 mod dead;
+mod denials;
 mod floors;
 mod handshakes;
 mod installed;

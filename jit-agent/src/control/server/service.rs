@@ -26,6 +26,7 @@ use crate::{
             answer::{accepted_outcome, gone, refused_outcome, refused_status},
             authority::{Authority, caller},
             call::MAX_MESSAGE_BYTES,
+            denials,
             intake::IntakeLayer,
             places::{MAX_CONNECTIONS, Places},
             policy,
@@ -277,6 +278,13 @@ impl JitAgent for Service {
         request: Request<v1::SetPolicyFloorRequest>,
     ) -> Result<Response<v1::SetPolicyFloorResponse>, Status> {
         policy::set_floor(&self.gate, &self.authority, &request).await
+    }
+
+    async fn denials(
+        &self,
+        request: Request<v1::DenialsRequest>,
+    ) -> Result<Response<v1::DenialsResponse>, Status> {
+        denials::list(&self.gate, &self.authority, request).await
     }
 }
 

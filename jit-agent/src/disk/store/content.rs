@@ -89,6 +89,8 @@ pub struct Transaction {
     pub boot_id: Option<String>,
     /// The pushed policies, if they changed.
     pub policies: Option<StoredPolicies>,
+    /// The history of denials, if it changed.
+    pub denials: Option<Vec<u8>>,
     /// Wall time now; the floor only rises.
     pub floor: Option<WallTime>,
 }
@@ -117,6 +119,8 @@ pub struct Stored {
     pub policies: Option<StoredPolicies>,
     /// Why both copies of the pushed policies are lost; `None`: they are not.
     pub policies_lost: Option<String>,
+    /// The history of denials, unread; `None`: there was none.
+    pub denials: Option<Vec<u8>>,
     /// The latest wall time ever seen.
     pub floor: Option<WallTime>,
     /// Revocations before this moment are lost with a damaged database. A grant that was issued

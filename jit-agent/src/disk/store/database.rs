@@ -37,6 +37,8 @@ const FLOORS: TableDefinition<'_, &str, i64> = TableDefinition::new("floors");
 const BOOT: TableDefinition<'_, &str, &str> = TableDefinition::new("boot");
 const NUMBERS: TableDefinition<'_, &str, i64> = TableDefinition::new("numbers");
 const POLICIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("policies");
+const DENIALS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("denials");
+const HISTORY: &str = "history";
 const PUSHED: &str = "pushed";
 const ID: &str = "id";
 const FLOOR: &str = "floor";
@@ -120,6 +122,7 @@ fn read(database: &Database) -> Result<Stored, redb::Error> {
     write.open_table(BOOT)?;
     write.open_table(NUMBERS)?;
     write.open_table(POLICIES)?;
+    write.open_table(DENIALS)?;
     write.commit()?;
     let read = database.begin_read()?;
     let mut stored = Stored::default();
@@ -141,6 +144,8 @@ fn read(database: &Database) -> Result<Stored, redb::Error> {
     stored.boot_id = read.open_table(BOOT)?.get(ID)?.map(|id| id.value().to_owned());
     let policies = read.open_table(POLICIES)?.get(PUSHED)?;
     stored.policies = policies.and_then(|bytes| StoredPolicies::decode(bytes.value()).ok());
+    let denials = read.open_table(DENIALS)?.get(HISTORY)?;
+    stored.denials = denials.map(|blob| blob.value().to_vec());
     let numbers = read.open_table(NUMBERS)?;
     let number = |name: &str| -> Result<_, redb::Error> {
         Ok(numbers.get(name)?.map(|value| value.value()))
@@ -209,6 +214,7 @@ pub(super) fn write(
         lost_before,
         boot_id,
         policies,
+        denials,
         floor: _,
     } = transaction;
     let write = database.begin_write()?;
@@ -249,6 +255,9 @@ pub(super) fn write(
         if let Some(policies) = policies {
             let bytes = policies.encode_to_vec();
             write.open_table(POLICIES)?.insert(PUSHED, bytes.as_slice())?;
+        }
+        if let Some(blob) = denials {
+            write.open_table(DENIALS)?.insert(HISTORY, blob.as_slice())?;
         }
         let mut numbers = write.open_table(NUMBERS)?;
         if let Some(lost_before) = lost_before {

@@ -5,6 +5,7 @@ use jit_proto::{
     Refusal,
     v1::{self, event::What},
 };
+use prost::bytes::Bytes;
 
 use crate::{
     config::Config,
@@ -200,15 +201,21 @@ impl<D: Datapath> Gate<D> {
             let refused = policy.check(&held.grant, keyring, now).err();
             let refused = refused.or_else(|| self.replacement_refused(held, now))?;
             // It began and ended since the last look: it opens nothing, and ends what it replaces.
-            (refused.refusal != Refusal::Expired).then_some((held.grant.id(), refused))
+            let payload = Bytes::copy_from_slice(held.grant.payload());
+            (refused.refusal != Refusal::Expired).then_some((
+                held.grant.id(),
+                refused.of(held.grant.id()),
+                payload,
+            ))
         };
         let refused: Vec<_> = if only_due {
             self.ledger.due(now).filter_map(judge).collect()
         } else {
             self.ledger.grants().filter_map(judge).collect()
         };
-        for (id, refused) in refused {
-            let single = self.recorder.refused(&refused, "agent", now);
+        for (id, refused, payload) in refused {
+            let asked = self.keep_refused(&refused, &payload, "agent", now);
+            let single = self.recorder.refused(&refused, &asked, "agent", now);
             let Refused { refusal, detail, .. } = refused;
             self.ledger.forget(id);
             self.outbox.remove(id);

@@ -23,7 +23,7 @@ use crate::{
         verification::{Check, KeysInForce, Verification},
         waiting::{self, Outcomes, PushRequests, Pushes},
     },
-    kernel::netlink::netfilter::Translations,
+    kernel::{datapath::verdict::Question, netlink::netfilter::Translations},
     rules::{clock::BootNanos, proposal::VerifiedPolicy, refusal::Refused},
 };
 
@@ -162,6 +162,11 @@ pub(super) enum Read {
     Status {
         reply: Reply<v1::StatusResponse>,
     },
+    Why {
+        question: Question,
+        requester: String,
+        reply: Reply<WhyAnswered>,
+    },
 }
 
 impl<Q> Waiter<Q> {
@@ -176,6 +181,7 @@ pub(super) type Reply<T> = oneshot::Sender<T>;
 pub(super) type Confirmed = Result<v1::ConfirmPolicyResponse, Refused>;
 pub(super) type PolicyCheck = Check<Box<VerifiedPolicy>>;
 pub(super) type PolicyFloorSet = Result<v1::SetPolicyFloorResponse, Refused>;
+pub(super) type WhyAnswered = Result<v1::WhyResponse, String>;
 pub(super) type PolicyPushed = Result<v1::PushPolicyResponse, Refused>;
 
 /// A peer asked for something that it may not do.
@@ -305,6 +311,15 @@ impl GateHandle {
     pub async fn status(&self) -> Result<v1::StatusResponse, Gone> {
         let status = self.ask(|reply| Read::Status { reply }).await?;
         Ok(v1::StatusResponse { grants: self.list(false).await?, ..status })
+    }
+
+    /// What the loaded programs do with a connection, and why; or why they cannot be asked.
+    pub async fn why(
+        &self,
+        question: Question,
+        requester: String,
+    ) -> Result<Result<v1::WhyResponse, String>, Gone> {
+        self.ask(|reply| Read::Why { question, requester, reply }).await
     }
 
     /// The policy in force.

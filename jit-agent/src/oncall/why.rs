@@ -10,7 +10,8 @@ use std::{net::IpAddr, path::Path, process::ExitCode, time::Duration};
 use clap::Args;
 use jit_client::{exit::Exit, local, status::Style};
 use jit_common::{Address, PortKey, Protocol};
-use jit_proto::{SourcePrefix, WallTime, prefix::bits, v1};
+use jit_proto::{SourcePrefix, WallTime, prefix::bits, printable::clean, v1};
+use tonic::Code;
 
 use crate::{
     config::Glimpse,
@@ -21,7 +22,7 @@ use crate::{
         view::{self, Foreign, View},
     },
     oncall::{
-        agent::{Unreached, connect},
+        agent::{Unreached, connect, undone},
         failure::Failure,
         offline::{live_entries, port_message},
         output::{complain, print, print_json},
@@ -130,8 +131,10 @@ async fn ask_agent(
         Ok(Err(Unreached::Denied(error))) => {
             Err(Failure::DeniedSocket { socket: socket.to_owned(), error })
         }
+        Ok(Ok(Err(status))) if status.code() == Code::PermissionDenied => Err(undone(ASK, status)),
         Ok(Ok(Err(status))) if !local::is_closed(&status) => {
-            complain(&format!("the agent cannot say it: {}", status.message()));
+            let why = clean(status.message(), 400);
+            complain(&format!("the agent does not say it ({why}): the kernel is asked"));
             Ok(None)
         }
         Ok(Ok(Err(_)) | Err(_)) | Err(_) => Ok(None),
@@ -194,7 +197,7 @@ fn of_view(
             rule.is_some_and(|rule| rule.forwarded != 0),
         ),
         guard: answers.guard.map(answers::verdict),
-        port: rule.map(|rule| v1::Port { ..port_message(port, rule) }),
+        port: rule.map(|rule| port_message(port, rule)),
         entries: found,
         grants: live_entries(&entries, &slots, now),
         ..v1::WhyResponse::default()

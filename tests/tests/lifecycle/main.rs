@@ -25,3 +25,4 @@ mod stalled;
 mod storage;
 mod time_namespace;
 mod upgrades;
+mod why;

@@ -121,6 +121,8 @@ struct Asked<'a> {
     question: Question,
     entries: [Option<GrantEntry>; 2],
     slots: Vec<(u32, Slot)>,
+    protected: bool,
+    observes: bool,
     now: BootNanos,
     /// Whether a program with this name and tag is in force.
     in_force: &'a dyn Fn(&str, u64) -> bool,
@@ -142,8 +144,8 @@ pub(super) fn ask(
     slots.sort_unstable();
     slots.dedup();
     let slots = slots.into_iter().map(|slot| (slot, maps.slot(slot))).collect();
-    let asked = Asked { question, entries, slots, now, in_force };
-    // A verdict is the same on interfaces with the same program.
+    let (protected, observes) = maps.treats(question.port)?;
+    let asked = Asked { question, entries, slots, protected, observes, now, in_force };
     let ways = interfaces.iter().filter(|state| state.index != 0);
     let ways = ways.map(|state| asked.way(&mut twin.object, state, guarded)).collect();
     let guard = guarded.then(|| {
@@ -296,14 +298,15 @@ impl Asked<'_> {
     fn by_tables(&self) -> Verdict {
         let decision = guard(&self.question.lookup(), self, || self.now.0);
         let reason = decision.map(|decision| decision.reason);
-        Verdict { open: reason.is_none_or(|reason| !reason.drops()), reason }
+        let drops = reason.is_some_and(Reason::drops);
+        Verdict { open: !drops || self.observes, reason }
     }
 }
 
-/// The tables as far as the question needs them; the port is taken as protected and enforced.
+/// The tables as far as the question needs them.
 impl Tables for Asked<'_> {
     fn protected(&self, _: PortKey) -> bool {
-        true
+        self.protected
     }
     fn rule(&self, _: PortKey) -> PortRule {
         PortRule::default()

@@ -358,3 +358,164 @@ fn shell(word: &str) -> String {
     }
     format!("'{}'", word.replace('\'', r"'\''"))
 }
+
+#[cfg(test)]
+mod tests {
+    use jit_common::Address;
+    use prost::Message as _;
+
+    use super::*;
+
+    const NOW: WallTime = WallTime(1_780_272_000_000);
+    const QUESTION: Question = Question {
+        source: Address::v4([192, 0, 2, 7]),
+        port: PortKey { protocol: Protocol::Tcp, port: 22 },
+    };
+
+    fn verdict(open: bool) -> Option<v1::WhyVerdict> {
+        let reason = if open { "granted" } else { "denied" };
+        Some(v1::WhyVerdict { open, reason: reason.into() })
+    }
+
+    /// One gated interface, on a protected port.
+    fn answer(open: bool, grants: Vec<v1::GrantState>) -> v1::WhyResponse {
+        let way = v1::WhyInterface {
+            name: "eth0".into(),
+            hook: "xdp_native".into(),
+            open,
+            gate: verdict(open),
+            ..v1::WhyInterface::default()
+        };
+        v1::WhyResponse {
+            host: "web 1".into(),
+            interfaces: vec![way],
+            guard: verdict(open),
+            port: Some(v1::Port::default()),
+            grants,
+            ..v1::WhyResponse::default()
+        }
+    }
+
+    fn grant(state: State, source: &str, port: u32, most: u32) -> v1::GrantState {
+        let source: SourcePrefix = source.parse().unwrap();
+        let range = v1::PortRange { protocol: v1::Protocol::Tcp.into(), first: port, last: port };
+        let signed = v1::Grant {
+            id: vec![1; 16].into(),
+            requester: "ana".into(),
+            approvers: vec!["li".into()],
+            sources: vec![(&source).into()],
+            ports: vec![range],
+            not_before_ms: NOW.0 + 300_000,
+            not_after_ms: NOW.0 - 60_000,
+            max_connections: most,
+            ..v1::Grant::default()
+        };
+        v1::GrantState {
+            grant: signed.encode_to_vec().into(),
+            state: state.into(),
+            signers: vec!["prod".into()],
+            hits: u64::from(most),
+            ..v1::GrantState::default()
+        }
+    }
+
+    fn explained(answer: &v1::WhyResponse, requester: Option<&str>) -> Explanation {
+        let (question, now) = (QUESTION, NOW);
+        Known { question, interface: None, requester, answer, refused: &[], now }.explain()
+    }
+
+    #[track_caller]
+    fn says(answer: &v1::WhyResponse, open: bool, words: &[&str]) {
+        let explanation = explained(answer, Some("ana"));
+        assert_eq!(explanation.open, open, "{explanation:?}");
+        for word in words {
+            assert!(explanation.sentence.contains(word), "no {word:?}: {explanation:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_said() {
+        let closed =
+            |state, source, port, most| answer(false, vec![grant(state, source, port, most)]);
+        says(&answer(false, Vec::new()), false, &["192.0.2.7 to 22/tcp: no grant covers it"]);
+        for (state, says_so) in [
+            (State::Exhausted, "is used up: 5 of 5 connections"),
+            (State::Active, "has no place left"),
+            (State::Scheduled, "has not begun: it begins at 2026-06-01T00:05:00.000Z (in 5m"),
+            (State::Expired, "ended at 2026-05-31T23:59:00.000Z"),
+            (State::Revoked, "was revoked"),
+            (State::Replaced, "was replaced"),
+        ] {
+            let name = "of ana (signed by prod, approved by li)";
+            says(&closed(state, "192.0.2.0/24", 22, 5), false, &[says_so, name]);
+        }
+        let other = "no grant covers it; grant ";
+        says(&closed(State::Active, "192.0.2.8", 22, 0), false, &[other, "is for 192.0.2.8, not"]);
+        says(&closed(State::Active, "192.0.2.7", 23, 0), false, &[other, "to 23/tcp only"]);
+        says(&closed(State::Revoked, "192.0.2.8", 22, 0), false, &["(ended) is for 192.0.2.8"]);
+        // Ended grants of others for other sources explain nothing.
+        let ended = closed(State::Revoked, "192.0.2.8", 22, 0);
+        assert!(explained(&ended, None).sentence.ends_with("no grant covers it"));
+    }
+
+    #[test]
+    fn what_no_grant_can_open_is_not_asked_for() {
+        let closed = answer(false, Vec::new());
+        let ask = explained(&closed, Some("o'neil")).ask.unwrap();
+        let expected = "jitctl grant --signing-key KEY --host 'web 1' --source 192.0.2.7 --port 22 \
+                        --for 1h --requester 'o'\\''neil' --why 'TEXT'";
+        assert_eq!(ask, expected);
+        let outside = v1::WhyResponse { not_grantable: "only 10.0.0.0/8".into(), ..closed.clone() };
+        says(&outside, false, &["no grant can let this source in: only 10.0.0.0/8"]);
+        assert_eq!(explained(&outside, None).ask, None);
+        let mut bad = closed;
+        bad.interfaces[0].gate = Some(v1::WhyVerdict { open: false, reason: "bad_source".into() });
+        says(&bad, false, &["the packet itself is refused (bad_source)"]);
+        assert_eq!(explained(&bad, None).ask, None);
+    }
+
+    #[test]
+    fn the_entry_that_lets_in_is_named() {
+        let source: SourcePrefix = "192.0.2.0/24".parse().unwrap();
+        let entry = v1::WhyEntry {
+            source: Some((&source).into()),
+            left_ms: 3_600_000,
+            grant_id: vec![1; 16].into(),
+            ..v1::WhyEntry::default()
+        };
+        let mut open = answer(true, vec![grant(State::Active, "192.0.2.0/24", 22, 0)]);
+        open.entries = vec![entry.clone()];
+        says(&open, true, &["of ana", "lets it in, for 192.0.2.0/24, 1h left"]);
+        // One that is used up is passed over; one without an end is an exemption.
+        let used = v1::WhyEntry { max_connections: 2, hits: 2, ..entry.clone() };
+        let exempt = v1::WhyEntry { exempt: true, forever: true, left_ms: 0, ..entry };
+        open.entries = vec![used, exempt];
+        says(&open, true, &["an exemption for 192.0.2.0/24 lets it in, no end"]);
+    }
+
+    #[test]
+    fn open_without_a_grant_has_its_reason() {
+        let way = |gate, guard, open| v1::WhyInterface {
+            name: "eth9".into(),
+            hook: "none".into(),
+            gate,
+            guard,
+            open,
+            note: String::new(),
+        };
+        let mut none = answer(false, Vec::new());
+        none.interfaces.push(way(None, None, true));
+        says(&none, true, &["eth9 has no gate (none), and no socket guard stops it"]);
+        assert!(explained(&none, None).more.contains(&"it is closed by eth0".into()));
+        let free = v1::WhyResponse { port: None, ..answer(true, Vec::new()) };
+        says(&free, true, &["22/tcp is not protected"]);
+        let observed = Some(v1::WhyVerdict { open: true, reason: "denied".into() });
+        let mut watched = answer(true, Vec::new());
+        watched.interfaces[0].gate = observed;
+        says(&watched, true, &["observe mode lets it pass"]);
+        let own = v1::WhyResponse { own: true, ..answer(false, Vec::new()) };
+        says(&own, true, &["an address of this host"]);
+        let dead = v1::WhyResponse { from_tables: true, ..v1::WhyResponse::default() };
+        says(&dead, true, &["no program is in the kernel"]);
+    }
+}

@@ -149,12 +149,14 @@ impl Known<'_> {
         }
         let missed = others.iter().filter_map(|grant| self.near_text(grant));
         reasons.extend(missed.take(NAMED));
-        let only_near = covering.is_empty() && self.answer.not_grantable.is_empty();
-        if reasons.is_empty() {
-            reasons.push("no grant covers it".into());
-        } else if only_near && self.packet_reason().is_none() && self.used_up_entry().is_none() {
-            let first = reasons.first_mut().map(std::mem::take).unwrap_or_default();
-            reasons[..1].clone_from_slice(&[format!("no grant covers it; {first}")]);
+        let only_near = covering.is_empty()
+            && self.answer.not_grantable.is_empty()
+            && self.packet_reason().is_none()
+            && self.used_up_entry().is_none();
+        match reasons.first_mut() {
+            None => reasons.push("no grant covers it".into()),
+            Some(first) if only_near => *first = format!("no grant covers it; {first}"),
+            Some(_) => {}
         }
         reasons
     }

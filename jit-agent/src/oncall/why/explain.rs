@@ -443,8 +443,8 @@ mod tests {
         for (state, says_so) in [
             (State::Exhausted, "is used up: 5 of 5 connections"),
             (State::Active, "has no place left"),
-            (State::Scheduled, "has not begun: it begins at 2026-06-01T00:05:00.000Z (in 5m"),
-            (State::Expired, "ended at 2026-05-31T23:59:00.000Z"),
+            (State::Scheduled, "has not begun: it begins at 2026-06-01T00:05:00Z (in 5m"),
+            (State::Expired, "ended at 2026-05-31T23:59:00Z"),
             (State::Revoked, "was revoked"),
             (State::Replaced, "was replaced"),
         ] {

@@ -64,6 +64,7 @@ mod translation;
 mod trusted_clock;
 mod verification;
 mod waiting;
+pub(crate) mod why;
 
 use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
 

@@ -16,7 +16,7 @@ use clap::{Parser, Subcommand};
 use jit_agent::{
     app,
     config::{DEFAULT_PATH, Glimpse},
-    oncall::{Failure, audit, check, complain, denials, detach, grants, policy, status},
+    oncall::{Failure, audit, check, complain, denials, detach, grants, policy, status, why},
     system::{log, memory},
 };
 use jit_client::exit::Exit;
@@ -37,9 +37,10 @@ const LAST_LINES: Duration = Duration::from_millis(300);
     after_help = "Is it in force?            jit-agent status\n\
                   Is the new file good?      jit-agent check\n\
                   Who was denied?            jit-agent denials --since 1h\n\
+                  Why can they not get in?   jit-agent why 203.0.113.7 22\n\
                   Who got in, and why?       jit-agent audit show --since 1d\n\
                   Open everything again:     jit-agent detach\n\n\
-                  Exit codes: status 0 enforcing, 1 degraded, 2 not enforcing; otherwise \
+                  Exit codes: status 0 enforcing, 1 degraded, 2 not enforcing; why 0 open, 1 closed; otherwise \
                   64 usage, 69 unavailable, 77 permission, 78 configuration."
 )]
 struct Arguments {
@@ -90,6 +91,14 @@ enum OnCall {
                             `~` marks an estimate: under a flood the kernel reports some packets \
                             one by one and counts all. tcpdump does not see what XDP drops.")]
     Denials(denials::Options),
+    /// Say whether a connection would get in, and by which grant, or what is missing. The loaded
+    /// programs answer, also when no agent runs; nothing is counted. Exit code 0 open, 1 closed.
+    ///
+    /// The kernel drops a packet before tcpdump sees it: ask here instead.
+    #[command(after_help = "Does 203.0.113.7 get in?      jit-agent why 203.0.113.7 22\n\
+                            Why can ana not get in?       jit-agent why 203.0.113.7 22 --user ana@example.org\n\
+                            By one interface, over UDP:   jit-agent why 203.0.113.7 51820 --udp --interface eth1")]
+    Why(why::WhyArgs),
     /// Check a configuration file and the keys and certificates that it names; change nothing.
     Check,
     /// The pushed policies (docs/policies.md).
@@ -179,6 +188,7 @@ async fn on_call(command: OnCall, config: &Path) -> Result<ExitCode, Failure> {
             let options = grants::Options { ended: all, end_outside, json };
             grants::run(config, options).await
         }
+        OnCall::Why(args) => why::run(config, &args).await,
         OnCall::Policy { command: policy::Command::ResetVersion { version } } => {
             policy::reset_version(config, version).await
         }

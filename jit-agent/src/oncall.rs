@@ -1,4 +1,4 @@
-//! The commands of the engineer on call. `status`, `check` and `audit` need no running agent;
+//! The commands of the engineer on call. `status`, `why`, `check` and `audit` need no running agent;
 //! `denials`, `grants` and `policy` need one; `detach` refuses while one runs.
 
 mod agent;
@@ -12,6 +12,7 @@ pub mod offline;
 mod output;
 pub mod policy;
 pub mod status;
+pub mod why;
 
 pub use failure::Failure;
 pub(crate) use failure::datapath_exit;

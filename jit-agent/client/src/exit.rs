@@ -1,4 +1,5 @@
-//! Exit codes of `jit-agent` and `jitctl`: those of sysexits.h, and 0, 1 and 2 for `status`.
+//! Exit codes of `jit-agent` and `jitctl`: those of sysexits.h, 0, 1 and 2 for `status`, and 0 and 1
+//! for `why`.
 
 use std::process::ExitCode;
 
@@ -7,9 +8,9 @@ use jit_proto::v1;
 /// How a command ends; [`Exit::code`] is the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// The command did its work; for `status`: enforcing.
+    /// The command did its work; for `status`: enforcing; for `why`: open.
     Success,
-    /// For `status`: the gate is in force, but something is wrong.
+    /// For `status`: the gate is in force, but something is wrong. For `why`: closed.
     Degraded,
     /// For `status`: the gate is not in force.
     NotEnforcing,

@@ -23,7 +23,7 @@ use crate::{
         verification::{Check, KeysInForce, Verification},
         waiting::{self, Outcomes, PushRequests, Pushes},
     },
-    kernel::netlink::netfilter::Translations,
+    kernel::{datapath::verdict::Question, netlink::netfilter::Translations},
     rules::{clock::BootNanos, denials::Query, proposal::VerifiedPolicy, refusal::Refused},
 };
 
@@ -169,6 +169,11 @@ pub(super) enum Read {
     Status {
         reply: Reply<v1::StatusResponse>,
     },
+    Why {
+        question: Question,
+        requester: String,
+        reply: Reply<WhyAnswered>,
+    },
 }
 
 impl<Q> Waiter<Q> {
@@ -183,6 +188,7 @@ pub(super) type Reply<T> = oneshot::Sender<T>;
 pub(super) type Confirmed = Result<v1::ConfirmPolicyResponse, Refused>;
 pub(super) type PolicyCheck = Check<Box<VerifiedPolicy>>;
 pub(super) type PolicyFloorSet = Result<v1::SetPolicyFloorResponse, Refused>;
+pub(super) type WhyAnswered = Result<v1::WhyResponse, String>;
 pub(super) type PolicyPushed = Result<v1::PushPolicyResponse, Refused>;
 
 /// A peer asked for something that it may not do.
@@ -320,6 +326,15 @@ impl GateHandle {
     /// The packets that were dropped and the pushes that were refused.
     pub(crate) async fn denials(&self, query: Query) -> Result<v1::DenialsResponse, Gone> {
         self.ask(|reply| Read::Denials { query, reply }).await
+    }
+
+    /// What the loaded programs do with a connection, and why; or why they cannot be asked.
+    pub async fn why(
+        &self,
+        question: Question,
+        requester: String,
+    ) -> Result<Result<v1::WhyResponse, String>, Gone> {
+        self.ask(|reply| Read::Why { question, requester, reply }).await
     }
 
     /// The policy in force.

@@ -83,6 +83,11 @@ impl Links {
         news
     }
 
+    /// All interfaces, those that are left out as well.
+    pub(super) fn interfaces(&self) -> &[InterfaceState] {
+        &self.interfaces
+    }
+
     /// Indices of the interfaces without a gate.
     pub(super) fn ungated(&self) -> BTreeSet<u32> {
         let without = self.to_gate().filter(|state| state.hook.is_none());

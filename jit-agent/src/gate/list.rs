@@ -45,6 +45,12 @@ impl<D: Datapath> Gate<D> {
         held.into_iter().map(|held| (age(held), state(held))).collect()
     }
 
+    /// A grant that is held or has ended.
+    pub(super) fn state_of(&self, held: &HeldGrant, now: Now) -> v1::GrantState {
+        let counted = held.stage.slot().map_or(0, |slot| self.datapath.slot(slot).hits);
+        grant_state(held, counted, self.outside(held), now)
+    }
+
     /// The grants that have ended lately.
     pub(super) fn ended_states(&self, now: Now) -> Vec<Listed> {
         let state = |held| grant_state(held, 0, None, now);

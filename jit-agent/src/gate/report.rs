@@ -2,7 +2,7 @@
 
 use jit_common::{Counter, Event, Family, PortCounters, Protocol, Reason};
 use jit_proto::{
-    GrantId, PortSection, Sessions,
+    GrantId, Hook, PortSection, Sessions,
     v1::{self, event::What},
 };
 
@@ -271,11 +271,6 @@ pub(crate) fn state(
 
 pub(crate) fn interface(state: &InterfaceState, guard: &GuardState) -> v1::Interface {
     let InterfaceState { name, index, hook, since, note, left_out, .. } = state;
-    let none = match (left_out, guard.attached) {
-        (Some(_), _) => "excluded",
-        (None, true) => "guard_only",
-        (None, false) => "none",
-    };
     let note = match left_out {
         Some(_) if guard.attached => GUARDED,
         _ => note,
@@ -284,11 +279,21 @@ pub(crate) fn interface(state: &InterfaceState, guard: &GuardState) -> v1::Inter
         excluded: left_out.clone().unwrap_or_default(),
         name: name.clone(),
         index: *index,
-        hook: hook.map_or(none, |hook| hook.word()).into(),
+        hook: hook_word(*hook, left_out.is_some(), guard).into(),
         since_ms: since.map_or(0, |since| since.0),
         note: note.to_owned(),
         attached: hook.is_some(),
     }
+}
+
+/// The word for an interface's hook, or for what it has in its place.
+pub(crate) fn hook_word(hook: Option<Hook>, left_out: bool, guard: &GuardState) -> &'static str {
+    let none = match (left_out, guard.attached) {
+        (true, _) => "excluded",
+        (false, true) => "guard_only",
+        (false, false) => "none",
+    };
+    hook.map_or(none, Hook::word)
 }
 
 /// The socket guard as a message.
@@ -380,7 +385,7 @@ pub(crate) fn open_text(families: &[Family]) -> Option<String> {
     Some(format!("is open to all{over}: its exemptions let everybody in without a grant"))
 }
 
-fn port(section: &PortSection, now: Now) -> v1::Port {
+pub(super) fn port(section: &PortSection, now: Now) -> v1::Port {
     v1::Port {
         range: Some(section.range.into()),
         mode: if section.observe { OBSERVE } else { "enforce" }.into(),

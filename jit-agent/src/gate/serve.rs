@@ -193,6 +193,9 @@ impl<D: Datapath> Gate<D> {
             Read::ShowPolicy { reply } => drop(reply.send(self.show_policy(now))),
             // The answer must show the interfaces as they are now.
             Read::Status { reply } => drop(reply.send(self.answer_status(now))),
+            Read::Why { question, requester, reply } => {
+                drop(reply.send(self.why(question, &requester, now)));
+            }
         }
     }
 }

@@ -30,6 +30,7 @@ pub mod selftest;
 pub mod socket_guard;
 mod state;
 pub mod summary;
+pub mod verdict;
 pub mod view;
 
 pub use contract::{Datapath, Wanted};

@@ -141,7 +141,7 @@ fn add_interfaces(
     status.guard = Some(guard_message(guard));
 }
 
-fn port_message(port: PortKey, rule: &PortRule) -> v1::Port {
+pub(super) fn port_message(port: PortKey, rule: &PortRule) -> v1::Port {
     v1::Port {
         range: Some(port.into()),
         mode: if rule.observe != 0 { "observe" } else { "enforce" }.into(),
@@ -180,7 +180,11 @@ fn exemptions(entries: &Entries, port: PortKey, now: Now) -> Vec<v1::Exemption> 
 }
 
 /// What is open now. Requester and reason are in the database, which only the agent reads.
-fn live_entries(entries: &Entries, slots: &BTreeMap<u32, Slot>, now: Now) -> Vec<v1::GrantState> {
+pub(super) fn live_entries(
+    entries: &Entries,
+    slots: &BTreeMap<u32, Slot>,
+    now: Now,
+) -> Vec<v1::GrantState> {
     let mut live: Vec<(&EntryKey, Access)> =
         live_accesses(entries, now).filter(|(_, access)| access.slot != EXEMPT_SLOT).collect();
     live.sort_unstable_by_key(|(key, access)| (access.slot, **key));

@@ -26,3 +26,4 @@ mod stalled;
 mod storage;
 mod time_namespace;
 mod upgrades;
+mod why;

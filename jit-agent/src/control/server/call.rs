@@ -45,7 +45,7 @@ impl Call {
             "Push" => (&[Grant], ONE_ENVELOPE, shape::ONE_ENVELOPE),
             "PushBatch" => (&[Grant], MAX_MESSAGE_BYTES, shape::BATCH),
             "Revoke" => (&[Revoke], MAX_MESSAGE_BYTES, shape::PLAIN),
-            "Denials" | "List" | "Status" | "Watch" => (&[Read], QUESTION, shape::PLAIN),
+            "Denials" | "List" | "Status" | "Watch" | "Why" => (&[Read], QUESTION, shape::PLAIN),
             "ShowPolicy" => (&[Read, Policy], QUESTION, shape::PLAIN),
             "DiffPolicy" => (&[Policy], ONE_ENVELOPE, shape::DRAFT),
             "PushPolicy" => (&[Policy], ONE_ENVELOPE, shape::ONE_ENVELOPE),
@@ -73,7 +73,7 @@ mod tests {
             .lines()
             .filter_map(|line| line.trim().strip_prefix("rpc ")?.split('(').next())
             .collect();
-        assert_eq!(methods.len(), 12, "{methods:?}");
+        assert_eq!(methods.len(), 13, "{methods:?}");
         for method in methods {
             let call = Call::of(&format!("/jit.v1.JitAgent/{method}"));
             assert!(

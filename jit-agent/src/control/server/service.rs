@@ -34,6 +34,7 @@ use crate::{
         tls::Authorities,
     },
     gate::{GateHandle, Pusher, Revoked, Target},
+    kernel::datapath::verdict::Question,
 };
 
 /// Largest number of calls at once on one connection. Each may hold a request of the largest size.
@@ -285,6 +286,23 @@ impl JitAgent for Service {
         request: Request<v1::DenialsRequest>,
     ) -> Result<Response<v1::DenialsResponse>, Status> {
         denials::list(&self.gate, &self.authority, request).await
+    }
+
+    async fn why(
+        &self,
+        request: Request<v1::WhyRequest>,
+    ) -> Result<Response<v1::WhyResponse>, Status> {
+        self.authority.authorize(&request, Permission::Read)?;
+        let v1::WhyRequest { source, protocol: _, port, requester } = request.get_ref();
+        let question = Question::of_message(source, request.get_ref().protocol(), *port);
+        let question = question.ok_or_else(|| {
+            Status::invalid_argument("say which: a source of 4 or 16 bytes, a protocol, a port")
+        })?;
+        if requester.len() > MAX_NAME_BYTES {
+            return Err(Status::invalid_argument("no requester has so long a name"));
+        }
+        let answer = self.gate.why(question, requester.clone()).await.map_err(gone)?;
+        answer.map(Response::new).map_err(Status::unavailable)
     }
 }
 

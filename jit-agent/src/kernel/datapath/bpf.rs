@@ -22,6 +22,7 @@ use aya_obj::generated::{
     BPF_F_BEFORE, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type, bpf_attr, bpf_cmd,
     bpf_insn, bpf_link_info, bpf_link_type, bpf_prog_type,
 };
+use jit_common::{Family, Lookup};
 use jit_proto::Hook;
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -299,6 +300,69 @@ pub fn run_classifier(program: impl AsFd, frame: &mut [u8]) -> io::Result<()> {
     attr.test.data_out = frame.as_mut_ptr() as u64;
     attr.test.data_size_out = length;
     call(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr).map(drop)
+}
+
+/// Runs a socket guard once over a look-up (BPF_PROG_TEST_RUN, Linux 5.13+); whether it refuses it.
+/// The kernel takes no interface here: the look-up comes in by none.
+pub fn run_guard(program: impl AsFd, lookup: &Lookup) -> io::Result<bool> {
+    let mut context = SkLookup::of(lookup);
+    let mut attr = zeroed();
+    attr.test.prog_fd = number(program.as_fd());
+    attr.test.ctx_in = (&raw mut context) as u64;
+    attr.test.ctx_size_in = u32::try_from(size_of::<SkLookup>()).unwrap_or(u32::MAX);
+    call(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr)?;
+    // SAFETY: this member is the one that BPF_PROG_TEST_RUN fills.
+    Ok(unsafe { attr.test.retval } == SK_DROP)
+}
+
+/// `SK_DROP` (`linux/bpf.h`).
+const SK_DROP: u32 = 0;
+
+/// `struct bpf_sk_lookup` (`linux/bpf.h`). Addresses and the remote port are in network byte order.
+#[derive(Default)]
+#[repr(C)]
+struct SkLookup {
+    cookie: u64,
+    family: u32,
+    protocol: u32,
+    remote_ip4: u32,
+    remote_ip6: [u32; 4],
+    remote_port: u16,
+    reserved: u16,
+    local_ip4: u32,
+    local_ip6: [u32; 4],
+    local_port: u32,
+    /// Zero: the kernel refuses anything else in a test run.
+    ingress_ifindex: u32,
+    padding: u32,
+}
+const _: () = assert!(size_of::<SkLookup>() == 72);
+
+impl SkLookup {
+    fn of(lookup: &Lookup) -> Self {
+        let Lookup { source, destination, source_port, port, .. } = lookup;
+        let common = Self {
+            protocol: u32::from(port.protocol as u8),
+            remote_port: source_port.to_be(),
+            local_port: u32::from(port.port),
+            ..Self::default()
+        };
+        let family = |number: i32| u32::try_from(number).unwrap_or_default();
+        match source.family {
+            Family::V4 => Self {
+                family: family(libc::AF_INET),
+                remote_ip4: source.words[0],
+                local_ip4: destination.words[0],
+                ..common
+            },
+            Family::V6 => Self {
+                family: family(libc::AF_INET6),
+                remote_ip6: source.words,
+                local_ip6: destination.words,
+                ..common
+            },
+        }
+    }
 }
 
 /// Some entries of a table, one after another.

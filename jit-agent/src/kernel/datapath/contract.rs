@@ -13,6 +13,7 @@ use crate::{
         guard::GuardState,
         probe::Probe,
         state::{Counters, Cursor, Drift, Elsewhere, InterfaceState, ReadBack},
+        verdict::{Answers, Question},
     },
     rules::{
         clock::BootNanos,
@@ -110,6 +111,15 @@ pub trait Datapath: Send {
     /// Runs the loaded programs on frames, with the tables in force, and returns each wrong answer.
     /// Nothing is counted.
     fn self_test(&mut self, probes: &[Probe]) -> Vec<String>;
+    /// Asks the loaded programs on these interfaces about a connection, and the guard if it is
+    /// attached. Nothing is counted.
+    fn ask(
+        &mut self,
+        question: Question,
+        interfaces: &[InterfaceState],
+        guarded: bool,
+        now: BootNanos,
+    ) -> Result<Answers, DatapathError>;
     /// Pins tables again whose pins are gone, and names them.
     fn keep_tables(&mut self) -> Result<Vec<&'static str>, DatapathError>;
     /// Brings the socket guard into force, or takes it off, and reports what is there.

@@ -31,6 +31,7 @@ use crate::{
             selftest::{SHARED, Twin},
             socket_guard::Guard,
             state::{Counters, Cursor, Drift, Elsewhere, InterfaceState, ReadBack},
+            verdict::{self, Answers, Question},
         },
         netlink::netfilter,
     },
@@ -167,6 +168,28 @@ impl Verified {
     }
 }
 
+impl KernelDatapath {
+    /// Loads the twin, if it is not. A test with tables that are not in force would prove nothing:
+    /// `None`: their pins are gone.
+    fn make_twin(&mut self) -> Result<(), Option<DatapathError>> {
+        let Self { twin, pins, tables, limits, debug, .. } = self;
+        if twin.is_some() {
+            return Ok(());
+        }
+        let unpinned = || !pins.missing(tables).is_empty();
+        if unpinned() {
+            return Err(None);
+        }
+        match load_object(new_loader(), pins, *limits, *debug, &SHARED) {
+            Ok(object) if shares(&object, tables) => *twin = Some(Twin::new(object)),
+            Ok(_) => return Err(None),
+            Err(_) if unpinned() => return Err(None),
+            Err(error) => return Err(Some(error)),
+        }
+        Ok(())
+    }
+}
+
 impl Datapath for KernelDatapath {
     fn align_clock(&mut self) -> Result<i64, DatapathError> {
         let clock = match self.boot_clock.take() {
@@ -282,27 +305,42 @@ impl Datapath for KernelDatapath {
     }
 
     fn self_test(&mut self, probes: &[Probe]) -> Vec<String> {
-        // A test with tables that are not in force would prove nothing. Tables without pins are
-        // reported and pinned again elsewhere.
-        let Self { pins, tables, limits, debug, .. } = self;
-        let unpinned = || !pins.missing(tables).is_empty();
-        if self.twin.is_none() && unpinned() {
-            return Vec::new();
+        match self.make_twin() {
+            Ok(()) => {}
+            // Tables without pins are reported and pinned again elsewhere.
+            Err(None) => return Vec::new(),
+            Err(Some(error)) => return vec![format!("the programs cannot be tried: {error}")],
         }
-        let twin = match &mut self.twin {
-            Some(twin) => twin,
-            none => match load_object(new_loader(), pins, *limits, *debug, &SHARED) {
-                Ok(object) if shares(&object, tables) => none.insert(Twin::new(object)),
-                Ok(_) => return Vec::new(),
-                Err(_) if unpinned() => return Vec::new(),
-                Err(error) => return vec![format!("the programs cannot be tried: {error}")],
-            },
-        };
+        let Some(twin) = &mut self.twin else { return Vec::new() };
         let Verified { programs, .. } = self.programs.ready();
         programs
             .loaded()
             .flat_map(|program| twin.judge(program.name, program.tag, probes))
             .collect()
+    }
+
+    fn ask(
+        &mut self,
+        question: Question,
+        interfaces: &[InterfaceState],
+        guarded: bool,
+        now: BootNanos,
+    ) -> Result<Answers, DatapathError> {
+        self.make_twin().map_err(|error| {
+            error.unwrap_or_else(|| {
+                DatapathError::Load("the pins of the tables are gone; ask again in a moment".into())
+            })
+        })?;
+        let Self { twin: Some(twin), programs, maps, .. } = self else {
+            return Err(DatapathError::Load("they cannot be loaded a second time".into()));
+        };
+        let Verified { programs, .. } = programs.ready();
+        let in_force = |name: &str, tag| {
+            // The guard is read back by its id, elsewhere.
+            let mut loaded = programs.loaded().filter(|program| program.name == name).peekable();
+            loaded.peek().is_none() || loaded.any(|program| program.tag == tag)
+        };
+        verdict::ask(twin, maps, question, (interfaces, guarded), now, &in_force)
     }
 
     fn keep_tables(&mut self) -> Result<Vec<&'static str>, DatapathError> {
@@ -341,6 +379,11 @@ impl Datapath for KernelDatapath {
     fn cut(&mut self, among: &CutScope, now: BootNanos) -> Cut {
         destroy::cut(&self.maps, among, now)
     }
+}
+
+/// The object once more over these pins, for a process that is no agent.
+pub(super) fn lone_twin(pins: &Pins, limits: Limits) -> Result<Twin, DatapathError> {
+    load_object(new_loader(), pins, limits, false, &SHARED).map(Twin::new)
 }
 
 /// Whether the tables that a self-test needs are those in force, not new ones because a pin was

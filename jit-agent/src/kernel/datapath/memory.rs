@@ -30,6 +30,7 @@ use crate::{
             probe::{Probe, Syn},
             state::{Counters, Cursor, Drift, Elsewhere, InterfaceState, ReadBack},
             summary::Summary,
+            verdict::{Answers, Question, Verdict, Way},
         },
         netlink::sock_diag::DiagError,
     },
@@ -433,6 +434,27 @@ impl Datapath for MemoryDatapath {
             probe.wrong("the decision", dropped)
         };
         probes.iter().filter_map(judged).collect()
+    }
+
+    fn ask(
+        &mut self,
+        Question { source, port }: Question,
+        interfaces: &[InterfaceState],
+        _: bool,
+        now: BootNanos,
+    ) -> Result<Answers, DatapathError> {
+        let syn = Syn { source, source_port: 40_000, port, sequence: 1 };
+        let reason = judged(&syn, &self.tables(), now).reason;
+        let verdict = Verdict { open: !reason.drops(), reason: Some(reason) };
+        let ways = interfaces.iter().map(|state| Way {
+            interface: state.name.clone(),
+            hook: state.hook,
+            left_out: state.left_out.clone(),
+            gate: state.hook.map(|_| verdict),
+            guard: None,
+            note: String::new(),
+        });
+        Ok(Answers { ways: ways.collect(), ..Answers::default() })
     }
 
     fn keep_tables(&mut self) -> Result<Vec<&'static str>, DatapathError> {

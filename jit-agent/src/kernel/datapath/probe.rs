@@ -1,6 +1,6 @@
 //! Frames that the gate is tried with, and the answers that they must get.
 
-use jit_common::{Address, Family, PortKey};
+use jit_common::{Address, Family, Lookup, PortKey, Protocol};
 use jit_proto::prefix::ip;
 
 /// Shortest Ethernet frame, without its checksum.
@@ -29,6 +29,16 @@ impl Probe {
         }
     }
 
+    /// What begins a connection: a SYN, or for UDP an empty datagram. Nothing is expected of it.
+    pub(super) fn first_packet(lookup: &Lookup) -> Self {
+        let Lookup { source, source_port, port, .. } = *lookup;
+        let syn = Self::syn(source, port, false);
+        if port.protocol == Protocol::Tcp {
+            return syn;
+        }
+        Self { packet: datagram(source, source_port, port), ..syn }
+    }
+
     /// An ARP request, which must pass.
     pub fn arp() -> Self {
         let mut packet = vec![0, 1, 8, 0, 6, 4, 0, 1];
@@ -50,6 +60,22 @@ impl Probe {
         let did = if dropped { "drops" } else { "lets pass" };
         (dropped != self.drop).then(|| format!("{program} {did} {}", self.what))
     }
+}
+
+/// An empty datagram, as an IP packet to an address of this host.
+fn datagram(source: Address, source_port: u16, port: PortKey) -> Vec<u8> {
+    let mut packet = Syn { source, source_port, port, sequence: 0 }.packet();
+    // The lengths in the IP headers: twenty bytes of TCP are eight of UDP now.
+    let (length, header) = match source.family {
+        Family::V4 => (3, 20),
+        Family::V6 => (5, 40),
+    };
+    if let Some(length) = packet.get_mut(length) {
+        *length = length.saturating_sub(12);
+    }
+    packet.truncate(header + 4);
+    packet.extend([0, 8, 0, 0]);
+    packet
 }
 
 /// A TCP segment that would open a connection.
@@ -93,8 +119,6 @@ impl Syn {
 
 #[cfg(test)]
 mod tests {
-    use jit_common::Protocol;
-
     use super::*;
 
     #[test]
@@ -116,5 +140,18 @@ mod tests {
         let v4 = Probe::syn(Address::v4([192, 0, 2, 77]), port, true).frame();
         assert_eq!((v4.len(), &v4[12..15]), (60, &[0x08, 0x00, 0x45][..]));
         assert_eq!(Probe::arp().frame().len(), SHORTEST);
+    }
+
+    #[test]
+    fn a_connection_over_udp_begins_with_an_empty_datagram() {
+        let port = PortKey { protocol: Protocol::Udp, port: 53 };
+        for (source, length) in [(Address::v4([192, 0, 2, 7]), 28), (Address::v6([0x20; 16]), 48)] {
+            let packet = datagram(source, 40_000, port);
+            assert_eq!(packet.len(), length);
+            let udp = packet.last_chunk::<8>().unwrap();
+            assert_eq!(*udp, [0x9c, 0x40, 0, 53, 0, 8, 0, 0]);
+            let said = if length == 28 { packet[3] } else { packet[5] + 40 };
+            assert_eq!(usize::from(said), length);
+        }
     }
 }

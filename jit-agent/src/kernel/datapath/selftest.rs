@@ -33,7 +33,7 @@ const XDP: (u32, u32) = (1, 2);
 const TC: (u32, u32) = (2, u32::MAX);
 /// The object once more, with tables of its own to count in.
 pub struct Twin {
-    object: Ebpf,
+    pub(super) object: Ebpf,
     /// Programs that cannot be tried on this kernel and were logged.
     logged: BTreeSet<String>,
 }
@@ -78,7 +78,7 @@ impl Twin {
 }
 
 /// Loads a program if it is not, and gives its tag.
-fn load(object: &mut Ebpf, name: &str) -> Result<u64, String> {
+pub(super) fn load(object: &mut Ebpf, name: &str) -> Result<u64, String> {
     let cause = |error: ProgramError| chain(&error);
     let loaded = |result: Result<(), ProgramError>| match result {
         Err(ProgramError::AlreadyLoaded) => Ok(()),
@@ -93,13 +93,17 @@ fn load(object: &mut Ebpf, name: &str) -> Result<u64, String> {
             loaded(program.load()).map_err(cause)?;
             program.info()
         }
-        _ => return Err("it is no program for interfaces".into()),
+        Some(Program::SkLookup(program)) => {
+            loaded(program.load()).map_err(cause)?;
+            program.info()
+        }
+        _ => return Err("the object does not have it".into()),
     };
     info.map(|info| info.tag()).map_err(cause)
 }
 
 /// Whether a program drops a frame; `None` for an answer that it should never give.
-fn run(object: &Ebpf, name: &str, frame: &[u8]) -> Result<Option<bool>, String> {
+pub(super) fn run(object: &Ebpf, name: &str, frame: &[u8]) -> Result<Option<bool>, String> {
     let options = TestRunOptions { data_in: Some(frame), ..TestRunOptions::new() };
     let (result, (drop, pass)) = match object.program(name) {
         Some(Program::Xdp(program)) => (program.test_run(options), XDP),

@@ -2,22 +2,26 @@
 
 use std::{collections::BTreeMap, os::fd::OwnedFd, path::Path};
 
-use jit_common::{PortKey, PortRule, Settings, Slot};
+use aya::{maps::MapInfo, programs::loaded_programs};
+use jit_common::{PortKey, PortRule, Settings, Slot, map};
 use jit_proto::Hook;
 
 use crate::{
-    config::InterfaceFilter,
+    config::{InterfaceFilter, Limits},
     kernel::datapath::{
         bpf,
-        error::DatapathError,
+        error::{DatapathError, chain},
         guard::GuardState,
+        kernel::lone_twin,
         maps::Maps,
         observe::{self, Found, devices, pinned_since},
         pins::Pins,
+        selftest::SHARED,
         socket_guard,
         state::{Counters, InterfaceState},
+        verdict::{self, Answers, Question},
     },
-    rules::reconcile::Entries,
+    rules::{clock::BootNanos, reconcile::Entries},
 };
 
 /// Everything that the pins show.
@@ -103,6 +107,31 @@ impl View {
             settings: maps.settings()?,
         }))
     }
+}
+
+/// Asks the loaded programs about a connection, over the pins. Changes nothing. Only for root: the
+/// kernel lets nobody else list programs.
+pub fn ask(
+    pins: &Path,
+    question: Question,
+    state: (&[InterfaceState], bool),
+    now: BootNanos,
+) -> Result<Answers, DatapathError> {
+    let pins = Pins::new(pins);
+    let maps = Maps::from_pins(&pins)?;
+    let entries = |name: &str| {
+        let info = MapInfo::from_pin(pins.map(name));
+        info.map(|info| info.max_entries()).map_err(|error| DatapathError::Load(chain(&error)))
+    };
+    // The loader would make and pin a table that is not there.
+    for name in SHARED {
+        entries(name)?;
+    }
+    let limits =
+        Limits { hosts: entries(map::HOST_GRANTS)?, prefixes: entries(map::PREFIX_GRANTS_V4)? };
+    let tags: Vec<_> = loaded_programs().filter_map(Result::ok).map(|info| info.tag()).collect();
+    let mut twin = lone_twin(&pins, limits)?;
+    verdict::ask(&mut twin, &maps, question, state, now, &|_, tag| tags.contains(&tag))
 }
 
 fn attached(interfaces: &[InterfaceState], guard: &GuardState) -> bool {

@@ -1,0 +1,205 @@
+//! `jit-agent why`: would a connection get in, and by what, or what is missing. The loaded programs
+//! say so; this asks them through the agent, or by itself when no agent answers.
+
+mod explain;
+mod print;
+mod refused;
+
+use std::{net::IpAddr, path::Path, process::ExitCode, time::Duration};
+
+use clap::Args;
+use jit_client::{exit::Exit, local, status::Style};
+use jit_common::{Address, PortKey, Protocol};
+use jit_proto::{SourcePrefix, WallTime, prefix::bits, printable::clean, v1};
+use tonic::Code;
+
+use crate::{
+    config::Glimpse,
+    gate::why as answers,
+    kernel::datapath::{
+        DatapathError, boot_clock,
+        verdict::Question,
+        view::{self, Foreign, View},
+    },
+    oncall::{
+        agent::{Unreached, connect, undone},
+        failure::Failure,
+        offline::{live_entries, port_message},
+        output::{complain, print, print_json},
+    },
+    rules::clock::Now,
+    system::sys,
+};
+
+use explain::Known;
+
+/// The longest wait for an agent; then the programs are asked without it.
+const PATIENCE: Duration = Duration::from_millis(1_500);
+/// How far back refused grants are looked for.
+const LATELY: Duration = Duration::from_secs(24 * 3600);
+const ASK: &str = "ask the loaded programs";
+
+/// The question.
+#[derive(Args, Clone, Debug)]
+pub struct WhyArgs {
+    /// Address that the connection comes from.
+    #[arg(value_name = "SOURCE")]
+    pub source: IpAddr,
+    /// Port that it goes to, on this host.
+    #[arg(value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: u16,
+    /// A UDP datagram, not a TCP connection.
+    #[arg(long)]
+    pub udp: bool,
+    /// Only if it comes in by this interface; otherwise: by any.
+    #[arg(long, value_name = "NAME")]
+    pub interface: Option<String>,
+    /// The person who tries: also look at the grants of this requester.
+    #[arg(long, value_name = "REQUESTER")]
+    pub user: Option<String>,
+    /// Print JSON (docs/json.md).
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl WhyArgs {
+    /// A dual-stack listener reports IPv4 sources as IPv6: those are IPv4 on the wire.
+    fn question(&self) -> Question {
+        let source = match self.source.to_canonical() {
+            IpAddr::V4(v4) => Address::v4(v4.octets()),
+            IpAddr::V6(v6) => Address::v6(v6.octets()),
+        };
+        let protocol = if self.udp { Protocol::Udp } else { Protocol::Tcp };
+        Question { source, port: PortKey { protocol, port: self.port } }
+    }
+}
+
+/// Prints the answer. The exit code is 0: open, or 1: closed.
+pub async fn run(config: &Path, args: &WhyArgs) -> Result<ExitCode, Failure> {
+    let glimpse = Glimpse::of(config);
+    let question = args.question();
+    let requester = args.user.as_deref();
+    let answer = match ask_agent(&glimpse.paths.socket(), question, requester).await? {
+        Some(answer) => answer,
+        None if sys::missing_capabilities().contains(&"CAP_BPF") => return Err(Failure::NotRoot),
+        None => ask_kernel(&glimpse, question, sys::now())?,
+    };
+    if let Some(name) = &args.interface
+        && !answer.interfaces.iter().any(|way| way.name == *name)
+    {
+        let names: Vec<_> = answer.interfaces.iter().map(|way| way.name.as_str()).collect();
+        let error = format!("there is no interface {name} here; there are: {}", names.join(", "));
+        return Err(Failure::Undone { what: ASK, error: error.into() });
+    }
+    let now = sys::now().wall;
+    let since = WallTime(now.0.saturating_sub(i64::try_from(LATELY.as_millis()).unwrap_or(0)));
+    let refused = refused::lately(&glimpse.paths.state, question.source, requester, since);
+    let refused = refused.unwrap_or_else(|error| {
+        complain(&format!("refused grants are not known: cannot read the audit: {error}"));
+        Vec::new()
+    });
+    let interface = args.interface.as_deref();
+    let known = Known { question, interface, requester, answer: &answer, refused: &refused, now };
+    let explained = known.explain();
+    if args.json {
+        print_json(&print::json(&known, &explained))?;
+    } else {
+        print(&print::text(&known, &explained, Style::of_stdout()))?;
+    }
+    Ok(if explained.open { Exit::Success } else { Exit::Degraded }.into())
+}
+
+/// The agent's answer; `None`: it gives none.
+async fn ask_agent(
+    socket: &Path,
+    Question { source, port }: Question,
+    requester: Option<&str>,
+) -> Result<Option<v1::WhyResponse>, Failure> {
+    let length = usize::from(bits(source.family) / 8);
+    let request = v1::WhyRequest {
+        source: source.bytes().get(..length).unwrap_or_default().to_vec().into(),
+        protocol: v1::PortRange::from(port).protocol,
+        port: port.port.into(),
+        requester: requester.unwrap_or_default().into(),
+    };
+    let asked = tokio::time::timeout(PATIENCE, async {
+        let mut client = connect(socket).await?;
+        Ok(client.why(request).await)
+    });
+    match asked.await {
+        Ok(Ok(Ok(answer))) => Ok(Some(answer.into_inner())),
+        Ok(Err(Unreached::Denied(error))) => {
+            Err(Failure::DeniedSocket { socket: socket.to_owned(), error })
+        }
+        Ok(Ok(Err(status))) if status.code() == Code::PermissionDenied => Err(undone(ASK, status)),
+        Ok(Ok(Err(status))) if !local::is_closed(&status) => {
+            let why = clean(status.message(), 400);
+            complain(&format!("the agent does not say it ({why}): the kernel is asked"));
+            Ok(None)
+        }
+        Ok(Ok(Err(_)) | Err(_)) | Err(_) => Ok(None),
+    }
+}
+
+/// Asks the programs over the pins.
+fn ask_kernel(glimpse: &Glimpse, question: Question, now: Now) -> Result<v1::WhyResponse, Failure> {
+    let Glimpse { paths, host, interfaces, .. } = glimpse;
+    // The deadlines in the tables are by the programs' boot clock.
+    if let Err(error) = boot_clock::align() {
+        complain(&format!("the programs' boot clock cannot be read ({error}): times may be wrong"));
+    }
+    let view = View::read(&paths.pins, interfaces).map_err(Failure::Unread)?;
+    let foreign = || Foreign::read(&paths.pins, interfaces).ok().flatten();
+    if !view.as_ref().is_some_and(View::attached)
+        && let Some(foreign) = foreign().filter(Foreign::attached)
+    {
+        let error = format!(
+            "another version of the agent (layouts {}) pinned the gate, and this one cannot read \
+             its tables; `systemctl start jit-agent` takes it over",
+            foreign.version
+        );
+        return Err(Failure::Undone { what: ASK, error: error.into() });
+    }
+    let nothing = || v1::WhyResponse {
+        host: host.clone(),
+        from_tables: true,
+        own: answers::is_own(question.source),
+        ..v1::WhyResponse::default()
+    };
+    let Some(view) = view else { return Ok(nothing()) };
+    let filled = of_view(&paths.pins, view, question, now).map_err(Failure::Unread)?;
+    let v1::WhyResponse { host, own, from_tables, .. } = nothing();
+    Ok(v1::WhyResponse { host, own, from_tables, ..filled })
+}
+
+fn of_view(
+    pins: &Path,
+    view: View,
+    question: Question,
+    now: Now,
+) -> Result<v1::WhyResponse, DatapathError> {
+    let View { interfaces, guard, ports, mut entries, slots, .. } = view;
+    let Question { source, port } = question;
+    let state = (&*interfaces, guard.attached);
+    let answers = view::ask(pins, question, state, now.boot)?;
+    let rule = ports.get(&port);
+    let found = answers::covering(source, port, |key| entries.get(key).copied());
+    let found = found.into_iter();
+    let found =
+        found.map(|(key, access)| answers::entry(&key, access, &answers.slots, now)).collect();
+    let host = SourcePrefix::new(source, bits(source.family)).ok();
+    entries
+        .retain(|key, _| key.port == port || host.is_some_and(|host| key.source.contains(&host)));
+    Ok(v1::WhyResponse {
+        interfaces: answers::ways(
+            &answers.ways,
+            &guard,
+            rule.is_some_and(|rule| rule.forwarded != 0),
+        ),
+        guard: answers.guard.map(answers::verdict),
+        port: rule.map(|rule| port_message(port, rule)),
+        entries: found,
+        grants: live_entries(&entries, &slots, now),
+        ..v1::WhyResponse::default()
+    })
+}

@@ -16,7 +16,7 @@ use clap::{Parser, Subcommand};
 use jit_agent::{
     app,
     config::{DEFAULT_PATH, Glimpse},
-    oncall::{Failure, audit, check, complain, detach, grants, policy, status},
+    oncall::{Failure, audit, check, close, complain, detach, grants, policy, status},
     system::{log, memory},
 };
 use jit_client::exit::Exit;
@@ -37,6 +37,7 @@ const LAST_LINES: Duration = Duration::from_millis(300);
     after_help = "Is it in force?            jit-agent status\n\
                   Is the new file good?      jit-agent check\n\
                   Who got in, and why?       jit-agent audit show --since 1d\n\
+                  Somebody must get out now: jit-agent close --user NAME --cut\n\
                   Open everything again:     jit-agent detach\n\n\
                   Exit codes: status 0 enforcing, 1 degraded, 2 not enforcing; otherwise \
                   64 usage, 69 unavailable, 77 permission, 78 configuration."
@@ -80,6 +81,9 @@ enum OnCall {
         #[arg(long)]
         json: bool,
     },
+    /// End grants now, from the host itself: their ports close (--cut: open sessions end as well).
+    /// Only root and the agent's own user may. Exit code 1: there was nothing to end.
+    Close(close::CloseArgs),
     /// Check a configuration file and the keys and certificates that it names; change nothing.
     Check,
     /// The pushed policies (docs/policies.md).
@@ -172,6 +176,7 @@ async fn on_call(command: OnCall, config: &Path) -> Result<ExitCode, Failure> {
         OnCall::Policy { command: policy::Command::ResetVersion { version } } => {
             policy::reset_version(config, version).await
         }
+        OnCall::Close(args) => close::run(config, &args).await,
         OnCall::Check => check::run(config),
         OnCall::Audit { command } => {
             Ok(audit::run(&Glimpse::of(config).paths.state, &command)?.into())

@@ -1,9 +1,10 @@
 //! The commands of the engineer on call. `status`, `check` and `audit` need no running agent;
-//! `grants` and `policy` need one; `detach` refuses while one runs.
+//! `close`, `grants` and `policy` need one; `detach` refuses while one runs.
 
 mod agent;
 pub mod audit;
 pub mod check;
+pub mod close;
 pub mod detach;
 mod failure;
 pub mod grants;

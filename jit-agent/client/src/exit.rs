@@ -9,7 +9,8 @@ use jit_proto::v1;
 pub enum Exit {
     /// The command did its work; for `status`: enforcing.
     Success,
-    /// For `status`: the gate is in force, but something is wrong.
+    /// For `status`: the gate is in force, but something is wrong. For a revocation: it found
+    /// nothing to end.
     Degraded,
     /// For `status`: the gate is not in force.
     NotEnforcing,

@@ -8,7 +8,7 @@ use std::{
     num::NonZeroU32,
 };
 
-use jit_proto::{GrantId, Refusal, WallTime, v1};
+use jit_proto::{GrantId, Refusal, SourcePrefix, WallTime, v1};
 use prost::Message as _;
 
 use crate::{
@@ -67,6 +67,16 @@ impl HeldBack {
         let of_it =
             move |kept: &&Kept| kept.message().is_some_and(|one| one.requester == requester);
         self.all().filter(of_it).map(|kept| kept.id)
+    }
+
+    /// The grants that open something to one of these addresses.
+    pub(super) fn ids_open_to(&self, source: &SourcePrefix) -> impl Iterator<Item = GrantId> {
+        let opens = move |kept: &&Kept| {
+            let sources = kept.message().map(|one| one.sources).unwrap_or_default();
+            let mut sources = sources.iter().filter_map(|one| SourcePrefix::try_from(one).ok());
+            sources.any(|own| own.overlaps(source))
+        };
+        self.all().filter(opens).map(|kept| kept.id)
     }
 
     /// When the last of a requester's grants was issued; `None`: of everybody's.

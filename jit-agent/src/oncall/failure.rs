@@ -103,6 +103,9 @@ pub enum Failure {
         #[source]
         error: Box<dyn Error + Send + Sync>,
     },
+    /// The command line is wrong.
+    #[error("{0}")]
+    Usage(String),
     /// The configuration does not say where the pins are.
     #[error("{0}: nothing was detached")]
     UnknownPins(String),
@@ -132,6 +135,7 @@ impl Failure {
             | Self::Running
             | Self::Undone { .. }
             | Self::Unread(_) => Exit::Unavailable,
+            Self::Usage(_) => Exit::Usage,
         }
     }
 }

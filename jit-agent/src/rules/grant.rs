@@ -134,6 +134,11 @@ impl VerifiedGrant {
         &self.requester
     }
 
+    /// Whether it opens something to one of these addresses.
+    pub fn opens_to(&self, source: &SourcePrefix) -> bool {
+        self.sources.iter().any(|own| own.overlaps(source))
+    }
+
     /// Whether both have the same signed payload: two grants with one id and different payloads
     /// conflict.
     pub fn same_content(&self, other: &Self) -> bool {

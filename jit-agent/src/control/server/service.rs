@@ -4,7 +4,7 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt as _, stream};
 use jit_proto::{
-    GrantId,
+    GrantId, SourcePrefix,
     permission::Permission,
     text::MAX_NAME_BYTES,
     v1::{
@@ -181,9 +181,10 @@ impl JitAgent for Service {
                 )));
             }
             Some(What::Requester(name)) if !name.is_empty() => Target::Requester(name),
+            Some(What::Source(source)) => Target::Source(source_prefix(&source)?),
             Some(What::All(false) | What::Requester(_)) | None => {
                 return Err(Status::invalid_argument(
-                    "say what to revoke: grant_id, requester, or all = true",
+                    "say what to revoke: grant_id, requester, source, or all = true",
                 ));
             }
         };
@@ -193,9 +194,15 @@ impl JitAgent for Service {
         } else {
             self.gate.revoke(target, &by, why).await
         };
-        let Revoked { ended, warning, sessions_open, sessions_ended } = revoked.map_err(gone)?;
-        let answer = v1::RevokeResponse { revoked: ended, warning, sessions_open, sessions_ended };
-        Ok(Response::new(answer))
+        let Revoked { ended: revoked, warning, sessions_open, sessions_ended, unseen } =
+            revoked.map_err(gone)?;
+        Ok(Response::new(v1::RevokeResponse {
+            revoked,
+            warning,
+            sessions_open,
+            sessions_ended,
+            unseen,
+        }))
     }
 
     async fn list(
@@ -284,6 +291,11 @@ fn grant_id(bytes: &[u8]) -> Result<GrantId, Status> {
     GrantId::from_bytes(bytes).ok_or_else(|| {
         Status::invalid_argument(format!("a grant id has 16 bytes, not {}", bytes.len()))
     })
+}
+
+fn source_prefix(source: &v1::Source) -> Result<SourcePrefix, Status> {
+    SourcePrefix::try_from(source)
+        .map_err(|error| Status::invalid_argument(format!("source: {error}")))
 }
 
 fn number(count: usize) -> u32 {

@@ -31,6 +31,7 @@
 
 mod about;
 mod alarms;
+mod break_glass;
 mod changes;
 mod command;
 mod configuration;
@@ -67,6 +68,7 @@ use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
 
 use jit_common::{Event, Reason, Settings};
 
+pub use break_glass::Opened;
 pub use command::{GateHandle, Gone, Requests, channel};
 pub use policy::{PolicyDraft, PolicyPush};
 pub use push::Accepted;

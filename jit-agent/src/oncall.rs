@@ -1,8 +1,9 @@
 //! The commands of the engineer on call. `status`, `check` and `audit` need no running agent;
-//! `close`, `grants` and `policy` need one; `detach` refuses while one runs.
+//! `break-glass`, `close`, `grants` and `policy` need one; `detach` refuses while one runs.
 
 mod agent;
 pub mod audit;
+pub mod break_glass;
 pub mod check;
 pub mod close;
 pub mod detach;

@@ -32,7 +32,9 @@ impl FromStr for ShortId {
             return text.parse().map(Self::Whole);
         }
         if capitals.len() < LEAST {
-            return Err(format!("`{text}` is too short for a grant id: give at least {LEAST} letters"));
+            return Err(format!(
+                "`{text}` is too short for a grant id: give at least {LEAST} letters"
+            ));
         }
         Ok(Self::Beginning(capitals))
     }
@@ -63,7 +65,10 @@ impl ShortId {
                     0 => String::new(),
                     more => format!(" and {more} more"),
                 };
-                Err(format!("{beginning} is not unique: {}{more}; type more of it", named.join(", ")))
+                Err(format!(
+                    "{beginning} is not unique: {}{more}; type more of it",
+                    named.join(", ")
+                ))
             }
         }
     }

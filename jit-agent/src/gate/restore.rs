@@ -21,7 +21,7 @@ use crate::{
     kernel::datapath::{Datapath, Elsewhere},
     rules::{
         clock::{BootNanos, Now},
-        grant::VerifiedGrant,
+        grant::{VerifiedGrant, break_glass},
         ledger::{Admission, Progress, Replacement, Tombstone},
         refusal::Refused,
     },
@@ -38,6 +38,14 @@ struct Kept {
 }
 
 impl Kept {
+    /// The record of its end.
+    fn expired(&self) -> EventCode {
+        match &self.grant.envelope {
+            Some(envelope) if break_glass::is_of(envelope) => EventCode::BreakGlassEnded,
+            _ => EventCode::GrantExpired,
+        }
+    }
+
     /// What was signed.
     fn message(&self) -> Option<v1::Grant> {
         v1::Grant::decode(&*self.grant.envelope.as_ref()?.payload).ok()
@@ -302,7 +310,11 @@ impl<D: Datapath> Gate<D> {
             }
             Verdict::Restore(grant, at) => {
                 let progress = known(progress, &still, carried.as_ref(), grant.limit());
-                self.ledger.restore(grant, progress, at)
+                let ended = progress.deadline.is_some_and(|deadline| deadline <= at.boot);
+                match self.check_witness(&grant, still.deadline) {
+                    Err(refused) if !ended => Err(refused),
+                    _ => self.ledger.restore(grant, progress, at),
+                }
             }
         };
         let taken = match result {
@@ -313,7 +325,7 @@ impl<D: Datapath> Gate<D> {
             }
             Ok(None) | Err(Refused { refusal: Refusal::Expired, .. }) => {
                 self.outbox.remove(id);
-                let record = Record::new(EventCode::GrantExpired).by("agent").grant(id);
+                let record = Record::new(kept.expired()).by("agent").grant(id);
                 self.record(record.detail("its end came while no agent was running"), now);
                 None
             }
@@ -322,6 +334,10 @@ impl<D: Datapath> Gate<D> {
                 self.outbox.remove(id);
                 tracing::warn!(grant = %id, "stored grant not restored: {refused}");
                 self.record_not_restored(id, refused.refusal, &refused.detail, now);
+                if kept.expired() == EventCode::BreakGlassEnded {
+                    let record = Record::new(EventCode::BreakGlassEnded).by("agent").grant(id);
+                    self.record(record.detail("not restored at the agent's start"), now);
+                }
                 None
             }
         };

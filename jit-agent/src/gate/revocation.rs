@@ -121,7 +121,8 @@ impl<D: Datapath> Gate<D> {
             self.report_sessions_cut(target, &sessions, (by, why), now);
         }
         self.settle_audit(now);
-        let forwarded = self.forwarded(&meant, cut).into_iter().chain(self.exempt_still(target, now));
+        let forwarded =
+            self.forwarded(&meant, cut).into_iter().chain(self.exempt_still(target, now));
         self.closed = closed;
         let Sessions { open: sessions_open, ended: sessions_ended, .. } = sessions;
         for more in sessions.warning.take().into_iter().chain(forwarded) {
@@ -309,8 +310,7 @@ impl<D: Datapath> Gate<D> {
         for id in ids {
             let grant = self.ledger.grant(id).map(|held| Arc::clone(&held.grant));
             let connections = self.hits(id);
-            let unseen =
-                grant.is_none() && !held_back.contains(&id) && !self.ledger.has_ended(id);
+            let unseen = grant.is_none() && !held_back.contains(&id) && !self.ledger.has_ended(id);
             match self.ledger.revoke(id, late, connections) {
                 Ok((ended, until)) => {
                     let ended = ended || held_back.contains(&id);
@@ -346,7 +346,9 @@ impl<D: Datapath> Gate<D> {
         let each = closed.len() <= LOGGED;
         for Closed { id, grant, ended, unseen: _, connections, until: _ } in closed {
             let requester = grant.as_ref().map_or("", |grant| grant.requester());
-            let record = Record::new(EventCode::GrantRevoked)
+            let by_root = grant.as_ref().is_some_and(|grant| grant.is_break_glass());
+            let code = if by_root { EventCode::BreakGlassEnded } else { EventCode::GrantRevoked };
+            let record = Record::new(code)
                 .by(by)
                 .grant(*id)
                 .text("requester", requester)

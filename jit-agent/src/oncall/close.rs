@@ -60,7 +60,8 @@ struct CloseWhat {
 pub async fn run(config: &Path, args: &CloseArgs) -> Result<ExitCode, Failure> {
     let mut client = reach(config).await?;
     let what = asked(&mut client, &args.what).await?;
-    let request = v1::RevokeRequest { what: Some(what), reason: args.reason.clone(), cut: args.cut };
+    let request =
+        v1::RevokeRequest { what: Some(what), reason: args.reason.clone(), cut: args.cut };
     let answer = client.revoke(request).await;
     let answer = answer.map_err(|status| undone("close", status))?.into_inner();
     let v1::RevokeResponse { revoked, warning, sessions_open, sessions_ended, unseen } = &answer;

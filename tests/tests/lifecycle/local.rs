@@ -58,7 +58,10 @@ fn revoke(site: &Site) -> (bool, String) {
         .args(["revoke", "--all", "--yes", "--reason", "test"])
         .output()
         .unwrap();
-    (matches!(output.status.code(), Some(0 | 1)), String::from_utf8_lossy(&output.stderr).into_owned())
+    (
+        matches!(output.status.code(), Some(0 | 1)),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    )
 }
 
 fn started() -> Site {

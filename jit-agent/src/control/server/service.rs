@@ -4,7 +4,7 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt as _, stream};
 use jit_proto::{
-    GrantId, SourcePrefix,
+    GrantId, PortRange, SourcePrefix,
     permission::Permission,
     text::MAX_NAME_BYTES,
     v1::{
@@ -32,7 +32,8 @@ use crate::{
         },
         tls::Authorities,
     },
-    gate::{GateHandle, Pusher, Revoked, Target},
+    gate::{GateHandle, Opened, Pusher, Revoked, Target},
+    rules::grant::break_glass::BreakGlass,
 };
 
 /// Largest number of calls at once on one connection. Each may hold a request of the largest size.
@@ -205,6 +206,21 @@ impl JitAgent for Service {
         }))
     }
 
+    async fn break_glass(
+        &self,
+        request: Request<v1::BreakGlassRequest>,
+    ) -> Result<Response<v1::BreakGlassResponse>, Status> {
+        let by = self.authority.authorize_root(&request)?;
+        let asked = opening(request.into_inner())?;
+        match self.gate.break_glass(asked, &by).await.map_err(gone)? {
+            Ok(Opened { id, not_after }) => Ok(Response::new(v1::BreakGlassResponse {
+                grant_id: id.0.to_vec().into(),
+                not_after_ms: not_after.0,
+            })),
+            Err(refused) => Err(refused_status(&refused)),
+        }
+    }
+
     async fn list(
         &self,
         request: Request<v1::ListRequest>,
@@ -290,6 +306,18 @@ impl JitAgent for Service {
 fn grant_id(bytes: &[u8]) -> Result<GrantId, Status> {
     GrantId::from_bytes(bytes).ok_or_else(|| {
         Status::invalid_argument(format!("a grant id has 16 bytes, not {}", bytes.len()))
+    })
+}
+
+fn opening(request: v1::BreakGlassRequest) -> Result<BreakGlass, Status> {
+    let v1::BreakGlassRequest { source, ports, lasts_ms, reason } = request;
+    let missing = |what: &str| Status::invalid_argument(format!("{what} is missing"));
+    Ok(BreakGlass {
+        source: source_prefix(&source.ok_or_else(|| missing("source"))?)?,
+        ports: PortRange::try_from(&ports.ok_or_else(|| missing("ports"))?)
+            .map_err(|error| Status::invalid_argument(format!("ports: {error}")))?,
+        lasts: Duration::from_millis(lasts_ms),
+        reason,
     })
 }
 

@@ -33,6 +33,7 @@ mod about;
 mod alarms;
 mod break_glass;
 mod changes;
+mod closings;
 mod command;
 mod configuration;
 mod coverage;
@@ -276,9 +277,12 @@ impl<D: Datapath> Gate<D> {
         }
         let storing = self.restore(grants, progress, tombstones, boot_id.as_deref(), now);
         self.adopt_lingering(now);
-        let writes = self.plan_all();
+        let mut writes = self.plan_all();
         // A grant is open only when the disk knows where it is counted.
         self.settled_or_log(storing, now);
+        if self.carry_all_closings(now) {
+            writes = self.plan_all();
+        }
         self.write_tables(writes)?;
         // A database that is closed may have grants whose connections are counted there.
         if !self.outbox.is_closed() {
@@ -423,6 +427,7 @@ impl<D: Datapath> Gate<D> {
 
     /// Checks for changes that nobody reports; every [`TICK`].
     pub fn tick(&mut self, now: Now) {
+        self.carry_closings(now);
         self.recorder.check_in_turn(now);
         self.check_in_kernel(now);
         self.self_test(now);

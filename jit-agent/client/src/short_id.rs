@@ -46,13 +46,30 @@ impl ShortId {
     /// # Errors
     /// No grant's id begins like this, or several do; for a person.
     pub fn among(&self, grants: &[v1::GrantState]) -> Result<GrantId, String> {
+        let ids = grants.iter().filter_map(v1::GrantState::signed);
+        let ids: Vec<_> = ids.filter_map(|grant| GrantId::from_bytes(&grant.id)).collect();
+        self.among_ids(&ids)
+    }
+
+    /// Whether a whole id, as text, begins like this.
+    pub fn begins(&self, id: &str) -> bool {
+        match self {
+            Self::Beginning(beginning) => id.starts_with(beginning),
+            Self::Whole(whole) => id == whole.to_string(),
+        }
+    }
+
+    /// As [`ShortId::among`], with ids.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn among_ids(&self, ids: &[GrantId]) -> Result<GrantId, String> {
         let beginning = match self {
             Self::Beginning(beginning) => beginning,
             Self::Whole(id) => return Ok(*id),
         };
-        let ids = grants.iter().filter_map(v1::GrantState::signed);
-        let ids = ids.filter_map(|grant| GrantId::from_bytes(&grant.id));
-        let found: Vec<_> = ids.filter(|id| id.to_string().starts_with(beginning)).collect();
+        let begins = |id: &&GrantId| id.to_string().starts_with(beginning);
+        let found: Vec<_> = ids.iter().filter(begins).copied().collect();
         match found.as_slice() {
             [] => Err(format!(
                 "no grant's id begins with {beginning}; give the whole id to bar one that the agent \

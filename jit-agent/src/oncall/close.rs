@@ -1,6 +1,8 @@
 //! `jit-agent close`: ends grants now, from the host itself.
 
-use std::{path::Path, process::ExitCode};
+mod offline;
+
+use std::{path::Path, process::ExitCode, time::Duration};
 
 use clap::Args;
 use jit_client::{exit::Exit, local::LocalClient, revocation, short_id::ShortId};
@@ -10,12 +12,16 @@ use jit_proto::{
     v1::{self, revoke_request::What},
 };
 use serde_json::json;
+use tonic::Response;
 
 use crate::oncall::{
     agent::{reach, undone},
     failure::Failure,
     output::{complain, print, print_json},
 };
+
+/// How long the agent has for its answer. After that it counts as hung.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The reason that is recorded when the person gives none.
 const NO_REASON: &str = "closed on the host";
@@ -58,12 +64,13 @@ struct CloseWhat {
 
 /// Ends grants and prints what that did.
 pub async fn run(config: &Path, args: &CloseArgs) -> Result<ExitCode, Failure> {
-    let mut client = reach(config).await?;
-    let what = asked(&mut client, &args.what).await?;
-    let request =
-        v1::RevokeRequest { what: Some(what), reason: args.reason.clone(), cut: args.cut };
-    let answer = client.revoke(request).await;
-    let answer = answer.map_err(|status| undone("close", status))?.into_inner();
+    let answer = match tokio::time::timeout(PATIENCE, ask(config, args)).await {
+        Ok(Err(Failure::NoAgent { .. })) => {
+            return offline::close(config, args, "no agent answers");
+        }
+        Ok(answer) => answer?,
+        Err(_) => return offline::close(config, args, "the agent hangs"),
+    };
     let v1::RevokeResponse { revoked, warning, sessions_open, sessions_ended, unseen } = &answer;
     // First: what was not done matters more than what was.
     if !warning.is_empty() {
@@ -82,6 +89,16 @@ pub async fn run(config: &Path, args: &CloseArgs) -> Result<ExitCode, Failure> {
     }
     let found = revocation::found_something(&answer);
     Ok(if found { Exit::Success } else { Exit::Degraded }.into())
+}
+
+/// The agent's answer.
+async fn ask(config: &Path, args: &CloseArgs) -> Result<v1::RevokeResponse, Failure> {
+    let mut client = reach(config).await?;
+    let what = asked(&mut client, &args.what).await?;
+    let request =
+        v1::RevokeRequest { what: Some(what), reason: args.reason.clone(), cut: args.cut };
+    let answer = client.revoke(request).await;
+    answer.map(Response::into_inner).map_err(|status| undone("close", status))
 }
 
 /// What the agent is asked to close. A short id is looked up in its list.

@@ -138,3 +138,70 @@ fn a_mistyped_command_does_not_suggest_detach() {
     let (code, text) = said(&site.run(&["detahc"]));
     assert_eq!((code, text.contains("'detach'")), (64, false), "{text}");
 }
+
+#[test]
+fn with_the_agent_dead_a_source_is_closed_at_once_and_for_good() {
+    let mut site = started();
+    site.admit(&CLIENT, LONG);
+    site.admit(&[STRANGER[0]], LONG);
+    site.end(Signal::KILL);
+    assert!(site.client_opens(0, 22));
+    let (code, text) = close(&site, &["--source", CLIENT[0]]);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.starts_with("no agent answers; closed 1 entry of the kernel's"), "{text}");
+    assert!(!site.client_opens(0, 22) && site.stranger_opens(0, 22));
+    site.start();
+    // The whole grant is revoked, its other source included.
+    assert!(!site.client_opens(0, 22) && !site.client_opens(1, 22), "{}", site.log());
+    assert!(site.stranger_opens(0, 22));
+    let records = crate::audit::shown(&site, &[]);
+    let revoked = records.iter().filter(|record| record["code"] == "G006").count();
+    assert_eq!(revoked, 1, "{}", site.log());
+    site.end(Signal::KILL);
+    site.start();
+    assert!(!site.client_opens(0, 22) && site.stranger_opens(0, 22));
+}
+
+#[test]
+fn with_the_agent_dead_a_user_and_an_id_are_found_in_the_audit() {
+    let mut site = started();
+    let id = site.admit(&CLIENT, LONG).grant_id;
+    let id = jit_proto::GrantId::from_bytes(&id).unwrap().to_string();
+    site.end(Signal::KILL);
+    assert_eq!(close(&site, &["--user", "li@example.org"]).0, 1);
+    assert!(site.client_opens(0, 22));
+    let (code, text) = close(&site, &["--grant", &id[..8]]);
+    assert_eq!(code, 0, "{text}");
+    site.assert_closed_to_all();
+    site.start();
+    site.assert_closed_to_all();
+    site.admit(&CLIENT, LONG);
+    site.end(Signal::KILL);
+    let (code, text) = close(&site, &["--user", "ana@example.org"]);
+    assert_eq!(code, 0, "{text}");
+    site.assert_closed_to_all();
+    site.start();
+    site.assert_closed_to_all();
+}
+
+#[test]
+fn with_the_agent_hung_everything_is_closed_at_once_and_stays_closed_when_it_goes_on() {
+    let mut site = started();
+    site.admit(&CLIENT, LONG);
+    site.signal(Signal::STOP);
+    let (code, text) = close(&site, &["--all"]);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.starts_with("the agent hangs; closed 2 entries"), "{text}");
+    site.assert_closed_to_all();
+    site.signal(Signal::CONT);
+    // Longer than a review of the tables takes to come round.
+    let deadline = std::time::Instant::now() + Duration::from_secs(9);
+    while std::time::Instant::now() < deadline {
+        assert!(!site.client_opens(0, 22), "{}", site.log());
+    }
+    let (status, _) = site.status();
+    assert_eq!(status["grants"], serde_json::json!([]), "{status:#}");
+    site.end(Signal::KILL);
+    site.start();
+    site.assert_closed_to_all();
+}

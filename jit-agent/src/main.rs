@@ -85,10 +85,12 @@ enum OnCall {
         json: bool,
     },
     /// Let a source in for a short time without a grant: for root on this host, when no controller
-    /// can give one. `status`, the log and the audit show it loudly. The kernel ends it.
+    /// can give one. It needs a running agent. `status`, the log and the audit show it loudly. The
+    /// kernel ends it.
     BreakGlass(break_glass::BreakGlassArgs),
     /// End grants now, from the host itself: their ports close (--cut: open sessions end as well).
-    /// Only root and the agent's own user may. Exit code 1: there was nothing to end.
+    /// Only root and the agent's own user may. With the agent dead or hung, root closes in the
+    /// kernel's tables, and the agent carries it on. Exit code 1: there was nothing to end.
     Close(close::CloseArgs),
     /// Check a configuration file and the keys and certificates that it names; change nothing.
     Check,

@@ -1,5 +1,6 @@
 //! The commands of the engineer on call. `status`, `check` and `audit` need no running agent;
-//! `break-glass`, `close`, `grants` and `policy` need one; `detach` refuses while one runs.
+//! `break-glass`, `grants` and `policy` need one; `close` asks one, and does without if it must;
+//! `detach` refuses while one runs.
 
 mod agent;
 pub mod audit;

@@ -4,7 +4,7 @@
 //!
 //! It needs neither a controller nor a clock that is right: its end is on the boot clock.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use jit_proto::{GrantId, Refusal, WallTime, printable::clean, v1};
 
@@ -110,8 +110,8 @@ impl<D: Datapath> Gate<D> {
         let slots: Vec<_> = slot.into_iter().collect();
         self.datapath.open_slots(&slots).map_err(|failures| storage(failures.why.to_string()))?;
         self.persist(vec![(id, envelope)], &[id], by, now).map_err(storage)?;
-        let keys: BTreeSet<_> =
-            self.ledger.grant(id).into_iter().flat_map(HeldGrant::keys).collect();
+        let mut keys = self.ledger.take_changed();
+        keys.extend(self.ledger.grant(id).into_iter().flat_map(HeldGrant::keys));
         self.try_write(&keys).map_err(|error| {
             self.take_back_stored(&[id], now);
             storage(error.to_string())
@@ -125,12 +125,13 @@ impl<D: Datapath> Gate<D> {
         grant: &VerifiedGrant,
         deadline: Option<BootNanos>,
     ) -> Result<(), Refused> {
-        let Some(deadline) = deadline.filter(|_| grant.is_break_glass()) else {
-            return if grant.is_break_glass() { Err(unwitnessed(grant)) } else { Ok(()) };
-        };
+        if !grant.is_break_glass() {
+            return Ok(());
+        }
         let held = |(port, source)| {
             let entry = self.tables.installed().get(&EntryKey { port, source });
-            entry.is_some_and(|entry| entry.unlimited.deadline >= deadline)
+            let ends = entry.map(|entry| entry.unlimited.deadline);
+            deadline.is_some_and(|deadline| ends.is_some_and(|ends| ends >= deadline))
         };
         if grant.entries().all(held) { Ok(()) } else { Err(unwitnessed(grant)) }
     }
@@ -146,7 +147,7 @@ impl<D: Datapath> Gate<D> {
         open.sort_unstable_by_key(|(deadline, held)| (*deadline, held.grant.id()));
         let more = open.len().saturating_sub(NAMED);
         let line = |(deadline, held): &(BootNanos, &HeldGrant)| {
-            let VerifiedGrantText { ports, sources, why } = VerifiedGrantText::of(&held.grant);
+            let Texts { ports, sources, why } = Texts::of(&held.grant);
             let minutes = now.until(*deadline).as_secs().div_ceil(60);
             let id = held.grant.id();
             format!(
@@ -163,13 +164,13 @@ impl<D: Datapath> Gate<D> {
 }
 
 /// A grant's texts for one line.
-struct VerifiedGrantText {
+struct Texts {
     ports: String,
     sources: String,
     why: String,
 }
 
-impl VerifiedGrantText {
+impl Texts {
     fn of(grant: &VerifiedGrant) -> Self {
         let texts = |texts: Vec<String>| texts.join(" ");
         Self {

@@ -8,12 +8,18 @@ use jit_proto::{
     GrantId, PortRange, SourcePrefix, WallTime, printable::clean, toml_value::duration, v1,
 };
 use serde_json::json;
+use tonic::Response;
 
 use crate::oncall::{
     agent::{reach, undone},
     failure::Failure,
-    output::{print, print_json},
+    output::{complain, print, print_json},
 };
+
+/// What it does, for errors.
+const WHAT: &str = "break the glass";
+/// How long the agent has for its answer. After that it counts as hung.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Arguments of `break-glass`.
 #[derive(Args, Clone, Debug)]
@@ -42,15 +48,14 @@ fn time(text: &str) -> Result<Duration, String> {
 /// Opens, and prints how to close it again.
 pub async fn run(config: &Path, args: &BreakGlassArgs) -> Result<ExitCode, Failure> {
     let BreakGlassArgs { source, port, lasts, reason, json } = args;
-    let mut client = reach(config).await?;
     let request = v1::BreakGlassRequest {
         source: Some(source.into()),
         ports: Some((*port).into()),
         lasts_ms: u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX),
         reason: reason.clone(),
     };
-    let answer = client.break_glass(request).await;
-    let answer = answer.map_err(|status| undone("break the glass", status))?.into_inner();
+    let answer = tokio::time::timeout(PATIENCE, ask(config, request)).await;
+    let answer = answer.map_err(|_| Failure::Hung { what: WHAT })??;
     let v1::BreakGlassResponse { grant_id, not_after_ms } = answer;
     let id = GrantId::from_bytes(&grant_id).map(|id| id.to_string()).unwrap_or_default();
     let until = WallTime(not_after_ms);
@@ -71,4 +76,17 @@ pub async fn run(config: &Path, args: &BreakGlassArgs) -> Result<ExitCode, Failu
         ))?;
     }
     Ok(Exit::Success.into())
+}
+
+async fn ask(
+    config: &Path,
+    request: v1::BreakGlassRequest,
+) -> Result<v1::BreakGlassResponse, Failure> {
+    let reached = reach(config).await.inspect_err(|failure| {
+        if matches!(failure, Failure::NoAgent { .. }) {
+            complain("break-glass needs a running agent: `systemctl start jit-agent`");
+        }
+    });
+    let answer = reached?.break_glass(request).await;
+    answer.map(Response::into_inner).map_err(|status| undone(WHAT, status))
 }

@@ -7,6 +7,7 @@
 //! commands that must work with a broken file.
 
 mod audit;
+mod break_glass;
 mod ceiling;
 mod control;
 mod gate;
@@ -19,7 +20,10 @@ mod raw;
 mod signer;
 mod value;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use jit_proto::PayloadType;
 
@@ -61,6 +65,8 @@ pub struct Config {
     pub controllers: Vec<Controller>,
     /// Size and number of the audit's files.
     pub audit: AuditConfig,
+    /// The longest opening by root on the host; `None`: root may open nothing without a grant.
+    pub break_glass: Option<Duration>,
     /// Sizes of the kernel's tables.
     pub limits: Limits,
     /// The directories of the agent.
@@ -167,6 +173,7 @@ impl Loaded {
             audit,
             limits,
             ceiling,
+            break_glass,
             paths,
         } = raw;
         check_host(&host)?;
@@ -189,6 +196,7 @@ impl Loaded {
             control,
             controllers: Controller::all(controller)?,
             audit: AuditConfig::new(audit)?,
+            break_glass: break_glass::longest(break_glass)?,
             limits: Limits::new(limits.hosts, limits.prefixes)?,
             paths: Paths::new(paths)?,
         };
@@ -213,8 +221,6 @@ fn check_host(id: &str) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const GOOD: &str = r#"

@@ -2,6 +2,7 @@
 //! last good configuration.
 
 pub mod audit;
+pub mod closings;
 pub mod host_key;
 pub mod last_good;
 pub(crate) mod own_thread;

@@ -32,7 +32,9 @@
 
 mod about;
 mod alarms;
+mod break_glass;
 mod changes;
+mod closings;
 mod command;
 mod configuration;
 mod coverage;
@@ -70,6 +72,7 @@ use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
 
 use jit_common::{Event, Reason, Settings};
 
+pub use break_glass::Opened;
 pub use command::{GateHandle, Gone, Requests, channel};
 pub use policy::{PolicyDraft, PolicyPush};
 pub use push::Accepted;
@@ -282,9 +285,12 @@ impl<D: Datapath> Gate<D> {
         }
         let storing = self.restore(grants, progress, tombstones, boot_id.as_deref(), now);
         self.adopt_lingering(now);
-        let writes = self.plan_all();
+        let mut writes = self.plan_all();
         // A grant is open only when the disk knows where it is counted.
         self.settled_or_log(storing, now);
+        if self.carry_all_closings(now) {
+            writes = self.plan_all();
+        }
         self.write_tables(writes)?;
         // A database that is closed may have grants whose connections are counted there.
         if !self.outbox.is_closed() {
@@ -431,6 +437,7 @@ impl<D: Datapath> Gate<D> {
 
     /// Checks for changes that nobody reports; every [`TICK`].
     pub fn tick(&mut self, now: Now) {
+        self.carry_closings(now);
         self.recorder.check_in_turn(now);
         self.check_in_kernel(now);
         self.self_test(now);

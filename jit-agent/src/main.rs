@@ -12,11 +12,17 @@ use std::{
     time::Duration,
 };
 
-use clap::{Parser, Subcommand};
+use clap::{
+    Parser, Subcommand,
+    error::{ContextKind, ContextValue},
+};
 use jit_agent::{
     app,
     config::{DEFAULT_PATH, Glimpse},
-    oncall::{Failure, audit, check, complain, denials, detach, grants, policy, status, why},
+    oncall::{
+        Failure, audit, break_glass, check, close, complain, denials, detach, grants, policy,
+        status, why,
+    },
     system::{log, memory},
 };
 use jit_client::exit::Exit;
@@ -39,6 +45,7 @@ const LAST_LINES: Duration = Duration::from_millis(300);
                   Who was denied?            jit-agent denials --since 1h\n\
                   Why can they not get in?   jit-agent why 203.0.113.7 22\n\
                   Who got in, and why?       jit-agent audit show --since 1d\n\
+                  Somebody must get out now: jit-agent close --user NAME --cut\n\
                   Open everything again:     jit-agent detach\n\n\
                   Exit codes: status 0 enforcing, 1 degraded, 2 not enforcing; why 0 open, 1 closed; otherwise \
                   64 usage, 69 unavailable, 77 permission, 78 configuration."
@@ -99,6 +106,14 @@ enum OnCall {
                             Why can ana not get in?       jit-agent why 203.0.113.7 22 --user ana@example.org\n\
                             By one interface, over UDP:   jit-agent why 203.0.113.7 51820 --udp --interface eth1")]
     Why(why::WhyArgs),
+    /// Let a source in for a short time without a grant: for root on this host, when no controller
+    /// can give one. It needs a running agent. `status`, the log and the audit show it loudly. The
+    /// kernel ends it.
+    BreakGlass(break_glass::BreakGlassArgs),
+    /// End grants now, from the host itself: their ports close (--cut: open sessions end as well).
+    /// Only root and the agent's own user may. With the agent dead or hung, root closes in the
+    /// kernel's tables, and the agent carries it on. Exit code 1: there was nothing to end.
+    Close(close::CloseArgs),
     /// Check a configuration file and the keys and certificates that it names; change nothing.
     Check,
     /// The pushed policies (docs/policies.md).
@@ -141,7 +156,8 @@ fn main() -> ExitCode {
 async fn perform() -> ExitCode {
     let Arguments { config, command } = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => {
+        Err(mut error) => {
+            forget_detach(&mut error);
             let _unprinted = error.print();
             let exit = if error.use_stderr() { Exit::Usage } else { Exit::Success };
             return exit.into();
@@ -158,6 +174,25 @@ async fn perform() -> ExitCode {
         complain(&format!("{error:#}"));
         exit.into()
     })
+}
+
+/// A mistyped command must not suggest the one that opens every port.
+fn forget_detach(error: &mut clap::Error) {
+    let suggested = match error.get(ContextKind::SuggestedSubcommand) {
+        Some(ContextValue::String(one)) => vec![one.clone()],
+        Some(ContextValue::Strings(several)) => several.clone(),
+        _ => return,
+    };
+    let (detach, others): (Vec<_>, Vec<_>) =
+        suggested.into_iter().partition(|name| name == "detach");
+    if detach.is_empty() {
+        return;
+    }
+    if others.is_empty() {
+        error.remove(ContextKind::SuggestedSubcommand);
+    } else {
+        error.insert(ContextKind::SuggestedSubcommand, ContextValue::Strings(others));
+    }
 }
 
 /// Runs the daemon. From here on only the log writes to standard error: it waits for nobody.
@@ -193,6 +228,8 @@ async fn on_call(command: OnCall, config: &Path) -> Result<ExitCode, Failure> {
             policy::reset_version(config, version).await
         }
         OnCall::Denials(options) => denials::run(config, options).await,
+        OnCall::BreakGlass(args) => break_glass::run(config, &args).await,
+        OnCall::Close(args) => close::run(config, &args).await,
         OnCall::Check => check::run(config),
         OnCall::Audit { command } => {
             Ok(audit::run(&Glimpse::of(config).paths.state, &command)?.into())
@@ -236,9 +273,29 @@ fn log_filter(directives: &str) -> Targets {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
     use tracing::Level;
 
     use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_mistyped_command_never_suggests_detach() {
+        for typed in ["detahc", "detac", "detatch", "detach-", "deatch", "statsu", "clsoe"] {
+            let Err(mut error) = Arguments::try_parse_from(["jit-agent", typed]) else {
+                panic!("{typed} is a command");
+            };
+            forget_detach(&mut error);
+            let said = error.to_string();
+            assert!(!said.contains("'detach'"), "{typed}: {said}");
+            let similar = matches!(typed, "statsu" | "clsoe");
+            assert_eq!(said.contains("similar"), similar, "{typed}: {said}");
+        }
+    }
 
     #[test]
     fn the_log_is_as_rust_log_says_and_info_where_that_says_nothing() {

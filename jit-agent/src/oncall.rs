@@ -1,9 +1,12 @@
 //! The commands of the engineer on call. `status`, `why`, `check` and `audit` need no running agent;
-//! `denials`, `grants` and `policy` need one; `detach` refuses while one runs.
+//! `break-glass`, `denials`, `grants` and `policy` need one; `close` asks one, and does without if it
+//! must; `detach` refuses while one runs.
 
 mod agent;
 pub mod audit;
+pub mod break_glass;
 pub mod check;
+pub mod close;
 pub mod denials;
 pub mod detach;
 mod failure;

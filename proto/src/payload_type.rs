@@ -5,6 +5,10 @@ pub const GRANT_TYPE: &str = "application/vnd.jit-agent.grant.v1+protobuf";
 /// Payload type of a [`crate::v1::Policy`].
 pub const POLICY_TYPE: &str = "application/vnd.jit-agent.policy.v1+protobuf";
 
+/// Type of the envelope in which an agent stores an opening by root on its host, a
+/// [`crate::v1::Grant`]. It has no signature, and nobody can push one.
+pub const BREAK_GLASS_TYPE: &str = "application/vnd.jit-agent.break-glass.v1+protobuf";
+
 /// The kind of payload in an envelope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PayloadType {

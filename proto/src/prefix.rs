@@ -87,6 +87,11 @@ impl SourcePrefix {
             && masked(other.address, self.length) == self.address
     }
 
+    /// Whether some address lies in both; never across families.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.contains(other) || other.contains(self)
+    }
+
     /// The same network cut to `length` bits; itself when that is not shorter.
     pub fn widened(&self, length: u8) -> Self {
         let length = length.min(self.length);

@@ -169,6 +169,15 @@ impl Agent {
             .map_err(|trouble| self.failure("the new floor of versions", trouble))
     }
 
+    /// Opens ports without a grant. Only for root on the host.
+    pub async fn break_glass(
+        &mut self,
+        request: v1::BreakGlassRequest,
+    ) -> Result<v1::BreakGlassResponse, CallError> {
+        let answer = within(self.timeout, self.client.break_glass(request)).await;
+        answer.map_err(|trouble| self.failure("the opening", trouble))
+    }
+
     /// Streams the events after a cursor; only new events when it is empty.
     pub async fn watch(&mut self, cursor: String) -> Result<Streaming<v1::Event>, CallError> {
         let answer = within(self.timeout, self.client.watch(v1::WatchRequest { cursor })).await;

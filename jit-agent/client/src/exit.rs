@@ -10,7 +10,8 @@ use jit_proto::v1;
 pub enum Exit {
     /// The command did its work; for `status`: enforcing; for `why`: open.
     Success,
-    /// For `status`: the gate is in force, but something is wrong. For `why`: closed.
+    /// For `status`: the gate is in force, but something is wrong. For `why`: closed. For a
+    /// revocation: it found nothing to end.
     Degraded,
     /// For `status`: the gate is not in force.
     NotEnforcing,

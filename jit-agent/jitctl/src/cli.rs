@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use jit_proto::GrantId;
+use jit_client::short_id::ShortId;
+use jit_proto::SourcePrefix;
 
 use crate::{
     grant::GrantArgs, keygen::KeygenArgs, pki::PkiArgs, policy::PolicyArgs, target::AgentArgs,
@@ -32,6 +33,7 @@ Examples:
 
 Exit codes:
    0  success                       69  no agent reached, or the connection broke
+   1  `revoke` found nothing to end
   64  wrong command line            77  refused by the agent (the reason word is printed)
   78  a file is missing, unreadable or wrong, or exists and would be replaced
   status alone: 0 enforcing, 1 degraded, 2 not enforcing";
@@ -102,15 +104,19 @@ pub(crate) struct RevokeArgs {
 }
 
 /// Which grants to revoke: exactly one of these.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 #[group(required = true, multiple = false)]
 pub(crate) struct RevokeWhat {
-    /// This grant; the agent refuses its id from then on, also when it has never seen it
+    /// This grant, by its id or the first letters of it (at least 4, if no other id begins with
+    /// them); the agent refuses a whole id from then on, also when it has never seen it
     #[arg(long, value_name = "ULID")]
-    pub(crate) id: Option<GrantId>,
+    pub(crate) id: Option<ShortId>,
     /// Every grant of this requester; what was signed until now and comes later is refused, too
     #[arg(long, value_name = "REQUESTER")]
     pub(crate) requester: Option<String>,
+    /// Every grant that opens something to this address, or to an address in this prefix
+    #[arg(long, value_name = "IP|PREFIX")]
+    pub(crate) source: Option<SourcePrefix>,
     /// Every grant; what was signed until now and comes later is refused, too; needs --yes
     #[arg(long)]
     pub(crate) all: bool,
@@ -168,6 +174,10 @@ mod tests {
         assert!(parse(&["--id", "01J9W7K3AAAAAAAAAAAAAAAAAA"]));
         assert!(!parse(&[]));
         assert!(!parse(&["--all", "--requester", "ana@example.org"]));
+        assert!(parse(&["--id", "01j9w7"]));
+        assert!(parse(&["--source", "192.0.2.0/28"]));
         assert!(!parse(&["--id", "not-a-ulid"]));
+        assert!(!parse(&["--id", "01J"]));
+        assert!(!parse(&["--source", "192.0.2.7", "--all"]));
     }
 }

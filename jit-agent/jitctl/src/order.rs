@@ -6,6 +6,8 @@ use jit_client::{
     Agent,
     exit::Exit,
     files::read,
+    revocation,
+    short_id::ShortId,
     status::{self, GrantsJson, StatusJson, Style},
 };
 use jit_proto::{
@@ -62,30 +64,23 @@ pub(crate) fn push(agent_args: &AgentArgs, args: &PushArgs) -> Result<Exit, Fail
 
 /// Ends grants.
 pub(crate) fn revoke(agent_args: &AgentArgs, args: &RevokeArgs) -> Result<Exit, Failure> {
-    let what = match (&args.what.id, &args.what.requester) {
-        (Some(id), _) => What::GrantId(id.0.to_vec().into()),
-        (None, Some(requester)) => What::Requester(requester.clone()),
-        (None, None) if args.yes => What::All(true),
-        (None, None) => {
-            return Err(Failure::usage(
-                "--all ends every grant on the agent; add --yes to confirm it",
-            ));
-        }
-    };
+    if args.what.all && !args.yes {
+        return Err(Failure::usage("--all ends every grant on the agent; add --yes to confirm it"));
+    }
     if args.yes && !args.what.all {
         return Err(Failure::usage("--yes confirms --all and nothing else; leave it out"));
     }
     if args.reason.trim().is_empty() {
         return Err(Failure::usage("--reason is empty; say why: the agent's log records it"));
     }
-    let target = what.clone();
-    let request =
-        v1::RevokeRequest { what: Some(what), reason: args.reason.clone(), cut: args.cut };
     let (answer, floor, agent) = connect::with(agent_args, async |agent| {
+        let what = asked(agent, &args.what).await?;
+        let (target, reason, cut) = (what.clone(), args.reason.clone(), args.cut);
+        let request = v1::RevokeRequest { what: Some(what), reason, cut };
         let answer = agent.revoke(request).await?;
         Ok((answer, floor_of(agent, &target).await, agent.name()))
     })?;
-    let v1::RevokeResponse { revoked, warning, sessions_open, sessions_ended } = &answer;
+    let v1::RevokeResponse { revoked, warning, sessions_open, sessions_ended, unseen } = &answer;
     // First: what was not done matters more than what was.
     if !warning.is_empty() {
         failure::warn(&format!("{agent}: {}", text::printable(warning)));
@@ -98,26 +93,54 @@ pub(crate) fn revoke(agent_args: &AgentArgs, args: &RevokeArgs) -> Result<Exit, 
             "revoked_before": until,
             "sessions_ended": sessions_ended,
             "sessions_open": sessions_open,
+            "unseen": unseen,
             "warning": warning,
         }))?;
     } else {
-        text::print(&revoked_text(&answer, &agent, args.cut))?;
+        text::print(&revocation::text(&answer, &words(&args.what), &agent, args.cut))?;
         text::print(&floor_line(&args.what, floor))?;
     }
-    Ok(Exit::Success)
+    Ok(if revocation::found_something(&answer) { Exit::Success } else { Exit::Degraded })
 }
 
-/// Until when what was signed is refused from now on; `None`: the revocation named an id, or this
-/// peer may not read it.
+/// What the agent is asked to revoke. A short id is looked up in the agent's list.
+async fn asked(agent: &mut Agent, what: &RevokeWhat) -> Result<What, Failure> {
+    Ok(match what {
+        RevokeWhat { id: Some(id), .. } => {
+            let listed = match id {
+                ShortId::Beginning(_) => agent.list(true).await?,
+                ShortId::Whole(_) => Vec::new(),
+            };
+            let id = id.among(&listed).map_err(Failure::usage)?;
+            What::GrantId(id.0.to_vec().into())
+        }
+        RevokeWhat { requester: Some(requester), .. } => What::Requester(requester.clone()),
+        RevokeWhat { source: Some(source), .. } => What::Source(source.into()),
+        RevokeWhat { id: None, requester: None, source: None, all: _ } => What::All(true),
+    })
+}
+
+/// The same for a person, after "no".
+fn words(what: &RevokeWhat) -> String {
+    match what {
+        RevokeWhat { id: Some(_), .. } => "grant with this id".into(),
+        RevokeWhat { requester: Some(name), .. } => format!("grant of {}", text::printable(name)),
+        RevokeWhat { source: Some(source), .. } => format!("grant for {source}"),
+        RevokeWhat { id: None, requester: None, source: None, all: _ } => "grant".into(),
+    }
+}
+
+/// Until when what was signed is refused from now on; `None`: the revocation named an id or a
+/// source, or this peer may not read it.
 async fn floor_of(agent: &mut Agent, what: &What) -> Option<i64> {
     let floors = match what {
-        What::GrantId(_) => return None,
+        What::GrantId(_) | What::Source(_) => return None,
         What::Requester(_) | What::All(_) => agent.status().await.ok()?.revoked_before?,
     };
     let v1::RevocationFloor { all_ms, by_requester } = floors;
     let floor = match what {
         What::Requester(name) => by_requester.get(name).copied().unwrap_or(all_ms),
-        What::GrantId(_) | What::All(_) => all_ms,
+        What::GrantId(_) | What::Source(_) | What::All(_) => all_ms,
     };
     (floor != 0).then_some(floor)
 }
@@ -165,25 +188,6 @@ fn read_envelope(path: &Path) -> Result<v1::Envelope, Failure> {
     }
 }
 
-/// What a revocation did. `cut`: it was asked to end sessions, too.
-fn revoked_text(answer: &v1::RevokeResponse, agent: &str, cut: bool) -> String {
-    let v1::RevokeResponse { revoked, sessions_open, sessions_ended, warning: _ } = *answer;
-    let mut out = format!("revoked {} on {agent}\n", counted(revoked, "grant"));
-    if cut || sessions_ended > 0 {
-        out += &format!("ended {}\n", counted(sessions_ended, "session"));
-    }
-    if sessions_open > 0 {
-        let (verb, end) = if sessions_open == 1 { ("stays", "it") } else { ("stay", "them") };
-        let cure = if cut { String::new() } else { format!("; --cut ends {end}") };
-        out += &format!("{} {verb} open{cure}\n", counted(sessions_open, "session"));
-    }
-    out
-}
-
-fn counted(number: u32, noun: &str) -> String {
-    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
-}
-
 fn outcome_line(path: &Path, id: Option<&str>, outcome: &v1::Outcome) -> String {
     let reason = text::printable(&outcome.reason);
     let verdict = if outcome.accepted {
@@ -227,41 +231,21 @@ mod tests {
 
     #[test]
     fn a_revocation_says_until_when_what_was_signed_is_refused() {
-        let all = RevokeWhat { id: None, requester: None, all: true };
+        let all = RevokeWhat { id: None, requester: None, source: None, all: true };
         let line = floor_line(&all, Some(1_780_272_000_000));
         assert_eq!(
             line,
             "grants that were signed until 2026-06-01T00:00:00Z are refused; sign anew\n"
         );
-        let ana = RevokeWhat { requester: Some("ana@example.org".into()), all: false, ..all };
+        let ana =
+            RevokeWhat { requester: Some("ana@example.org".into()), all: false, ..all.clone() };
         let line = floor_line(&ana, None);
         assert!(
             line.starts_with("grants of ana@example.org that were signed until the revocation")
         );
-        let id = RevokeWhat { id: Some(GrantId([1; 16])), requester: None, all: false };
+        let id = Some(ShortId::Whole(GrantId([1; 16])));
+        let id = RevokeWhat { id, all: false, ..all };
         assert_eq!(floor_line(&id, None), "");
-    }
-
-    #[test]
-    fn a_revocation_says_how_many_sessions_stay_and_what_ends_them() {
-        let text = |sessions_open, sessions_ended, cut| {
-            let answer = v1::RevokeResponse {
-                revoked: 1,
-                sessions_open,
-                sessions_ended,
-                ..v1::RevokeResponse::default()
-            };
-            revoked_text(&answer, "web-1", cut)
-        };
-        assert_eq!(text(0, 0, false), "revoked 1 grant on web-1\n");
-        let said = "revoked 1 grant on web-1\n1 session stays open; --cut ends it\n";
-        assert_eq!(text(1, 0, false), said);
-        let said =
-            "revoked 1 grant on web-1\nended 2 sessions\n3 sessions stay open; --cut ends them\n";
-        assert_eq!(text(3, 2, false), said);
-        assert_eq!(text(0, 1, true), "revoked 1 grant on web-1\nended 1 session\n");
-        let said = "revoked 1 grant on web-1\nended 0 sessions\n1 session stays open\n";
-        assert_eq!(text(1, 0, true), said);
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub(super) struct Config {
     pub(super) limits: Limits,
     pub(super) ceiling: Option<Ceiling>,
     #[serde(default)]
+    pub(super) break_glass: BreakGlass,
+    #[serde(default)]
     pub(super) paths: Paths,
 }
 
@@ -145,6 +147,12 @@ pub(super) struct Ceiling {
 pub(super) struct Audit {
     pub(super) max_size: Option<String>,
     pub(super) keep: Option<u32>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BreakGlass {
+    pub(super) max_duration: Option<String>,
 }
 
 #[derive(Default, Deserialize)]

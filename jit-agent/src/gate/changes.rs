@@ -1,5 +1,7 @@
 //! The difference between two configurations, by value: for the log and the audit. Pure.
 
+use std::time::Duration;
+
 use jit_proto::{Exemption, PortRange, WallTime};
 
 use crate::{
@@ -102,6 +104,13 @@ impl Changes {
                 _ => "allows other policies",
             };
             self.changed(format!("[ceiling] {words}"));
+        }
+        if old.break_glass != new.break_glass {
+            let text = |longest: Option<Duration>| {
+                longest.map_or_else(|| "off".to_owned(), |longest| format!("{longest:.0?}"))
+            };
+            let (from, to) = (text(old.break_glass), text(new.break_glass));
+            self.changed(format!("[break_glass] max_duration {from} -> {to}"));
         }
         let listen = |config: &Config| match &config.control {
             Some(control) => control.listen.to_string(),

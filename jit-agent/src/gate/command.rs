@@ -16,7 +16,7 @@ use crate::{
     config::Config,
     disk::audit::Record,
     gate::{
-        PolicyDraft, PolicyPush, Pusher, Revoked, Target,
+        Opened, PolicyDraft, PolicyPush, Pusher, Revoked, Target,
         journal::Journal,
         list::{Age, Listed, oldest_first},
         patience::{Patience, Waiting, Waits},
@@ -24,7 +24,10 @@ use crate::{
         waiting::{self, Outcomes, PushRequests, Pushes},
     },
     kernel::{datapath::verdict::Question, netlink::netfilter::Translations},
-    rules::{clock::BootNanos, denials::Query, proposal::VerifiedPolicy, refusal::Refused},
+    rules::{
+        clock::BootNanos, denials::Query, grant::break_glass::BreakGlass, proposal::VerifiedPolicy,
+        refusal::Refused,
+    },
 };
 
 /// Largest number of commands that wait. A sender of more has to wait.
@@ -115,6 +118,7 @@ pub(super) struct Waiter<Q> {
 /// Commands that are served before all others.
 #[derive(Debug)]
 pub(super) enum Urgent {
+    BreakGlass { asked: Box<BreakGlass>, by: String, reply: Reply<GlassBroken> },
     Certificate { end: Option<WallTime>, reply: Reply<()> },
     Configure { config: Box<Config>, since: WallTime, reply: Reply<Result<(), String>> },
     Record { record: Box<Record>, reply: Reply<()> },
@@ -185,6 +189,7 @@ impl<Q> Waiter<Q> {
 
 /// Takes the answer to one command, of its own type.
 pub(super) type Reply<T> = oneshot::Sender<T>;
+pub(super) type GlassBroken = Result<Opened, Refused>;
 pub(super) type Confirmed = Result<v1::ConfirmPolicyResponse, Refused>;
 pub(super) type PolicyCheck = Check<Box<VerifiedPolicy>>;
 pub(super) type PolicyFloorSet = Result<v1::SetPolicyFloorResponse, Refused>;
@@ -290,6 +295,12 @@ impl GateHandle {
     ) -> Result<Revoked, Gone> {
         let (by, why) = (by.to_owned(), why.to_owned());
         self.order(|reply| Urgent::Revoke { target, cut: true, by, why, reply }).await
+    }
+
+    /// Opens ports for root on the host.
+    pub async fn break_glass(&self, asked: BreakGlass, by: &str) -> Result<GlassBroken, Gone> {
+        let (asked, by) = (Box::new(asked), by.to_owned());
+        self.order(|reply| Urgent::BreakGlass { asked, by, reply }).await
     }
 
     /// Number of grants that a list has about now, with those that have ended.

@@ -192,7 +192,7 @@ impl<D: Datapath> Gate<D> {
     /// database waits for that only before its last step, and both files are synced at the same
     /// time. If a power failure takes the record alone, the next start records the grant again
     /// (`Recorder::reopened`).
-    fn persist(
+    pub(super) fn persist(
         &mut self,
         fresh: Vec<Fresh>,
         ids: &[GrantId],
@@ -225,7 +225,7 @@ impl<D: Datapath> Gate<D> {
     }
 
     /// Removes stored grants again that the audit does not have.
-    fn take_back_stored(&mut self, ids: &[GrantId], now: Now) {
+    pub(super) fn take_back_stored(&mut self, ids: &[GrantId], now: Now) {
         for id in ids {
             self.outbox.remove(*id);
         }

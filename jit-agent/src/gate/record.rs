@@ -294,8 +294,13 @@ impl Recorder {
                     }
                 }
                 Change::Expired(id) => {
-                    let record = Record::new(EventCode::GrantExpired).grant(*id);
-                    match ledger.ended_grant(*id) {
+                    let ended = ledger.ended_grant(*id);
+                    let code = match ended {
+                        Some(ended) if ended.grant.is_break_glass() => EventCode::BreakGlassEnded,
+                        _ => EventCode::GrantExpired,
+                    };
+                    let record = Record::new(code).grant(*id);
+                    match ended {
                         Some(ended) => record
                             .text("requester", ended.grant.requester())
                             .with("connections", ended.hits),

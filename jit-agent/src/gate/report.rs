@@ -223,7 +223,8 @@ impl<D: Datapath> Gate<D> {
         .into_iter()
         .filter(|(_, used, most)| used.saturating_mul(10) >= most.saturating_mul(9))
         .map(|(what, used, most)| format!("{used} of {most} {what} are in use ([limits])"));
-        let mut soon: Vec<_> = full.chain(self.about.certificate_soon(now)).collect();
+        let loud = self.break_glass_open(now).into_iter();
+        let mut soon: Vec<_> = loud.chain(full).chain(self.about.certificate_soon(now)).collect();
         soon.extend(self.policies.soon(&self.config, now));
         if let Ok(ports) = LocalPorts::read() {
             soon.extend(ports.warnings(self.config.policy.sections()));

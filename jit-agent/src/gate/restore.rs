@@ -8,7 +8,7 @@ use std::{
     num::NonZeroU32,
 };
 
-use jit_proto::{GrantId, Refusal, WallTime, v1};
+use jit_proto::{GrantId, Refusal, SourcePrefix, WallTime, v1};
 use prost::Message as _;
 
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
     kernel::datapath::{Datapath, Elsewhere},
     rules::{
         clock::{BootNanos, Now},
-        grant::VerifiedGrant,
+        grant::{VerifiedGrant, break_glass},
         ledger::{Admission, Progress, Replacement, Tombstone},
         refusal::Refused,
     },
@@ -38,6 +38,14 @@ struct Kept {
 }
 
 impl Kept {
+    /// The record of its end.
+    fn expired(&self) -> EventCode {
+        match &self.grant.envelope {
+            Some(envelope) if break_glass::is_of(envelope) => EventCode::BreakGlassEnded,
+            _ => EventCode::GrantExpired,
+        }
+    }
+
     /// What was signed.
     fn message(&self) -> Option<v1::Grant> {
         v1::Grant::decode(&*self.grant.envelope.as_ref()?.payload).ok()
@@ -67,6 +75,16 @@ impl HeldBack {
         let of_it =
             move |kept: &&Kept| kept.message().is_some_and(|one| one.requester == requester);
         self.all().filter(of_it).map(|kept| kept.id)
+    }
+
+    /// The grants that open something to one of these addresses.
+    pub(super) fn ids_open_to(&self, source: &SourcePrefix) -> impl Iterator<Item = GrantId> {
+        let opens = move |kept: &&Kept| {
+            let sources = kept.message().map(|one| one.sources).unwrap_or_default();
+            let mut sources = sources.iter().filter_map(|one| SourcePrefix::try_from(one).ok());
+            sources.any(|own| own.overlaps(source))
+        };
+        self.all().filter(opens).map(|kept| kept.id)
     }
 
     /// When the last of a requester's grants was issued; `None`: of everybody's.
@@ -292,7 +310,11 @@ impl<D: Datapath> Gate<D> {
             }
             Verdict::Restore(grant, at) => {
                 let progress = known(progress, &still, carried.as_ref(), grant.limit());
-                self.ledger.restore(grant, progress, at)
+                let ended = progress.deadline.is_some_and(|deadline| deadline <= at.boot);
+                match self.check_witness(&grant, still.deadline) {
+                    Err(refused) if !ended => Err(refused),
+                    _ => self.ledger.restore(grant, progress, at),
+                }
             }
         };
         let taken = match result {
@@ -303,7 +325,7 @@ impl<D: Datapath> Gate<D> {
             }
             Ok(None) | Err(Refused { refusal: Refusal::Expired, .. }) => {
                 self.outbox.remove(id);
-                let record = Record::new(EventCode::GrantExpired).by("agent").grant(id);
+                let record = Record::new(kept.expired()).by("agent").grant(id);
                 self.record(record.detail("its end came while no agent was running"), now);
                 None
             }
@@ -312,6 +334,10 @@ impl<D: Datapath> Gate<D> {
                 self.outbox.remove(id);
                 tracing::warn!(grant = %id, "stored grant not restored: {refused}");
                 self.record_not_restored(id, refused.refusal, &refused.detail, now);
+                if kept.expired() == EventCode::BreakGlassEnded {
+                    let record = Record::new(EventCode::BreakGlassEnded).by("agent").grant(id);
+                    self.record(record.detail("not restored at the agent's start"), now);
+                }
                 None
             }
         };

@@ -11,7 +11,7 @@ use std::{
 };
 
 use jit_common::{PortKey, Protocol};
-use jit_proto::{GrantId, v1};
+use jit_proto::{GrantId, SourcePrefix, v1};
 
 use crate::{
     disk::audit::{EventCode, Record},
@@ -40,6 +40,8 @@ pub enum Target {
     Ids(Vec<GrantId>),
     /// All grants of a requester.
     Requester(String),
+    /// All grants that open something to one of these addresses.
+    Source(SourcePrefix),
 }
 
 /// Result of a revocation.
@@ -53,6 +55,8 @@ pub struct Revoked {
     pub sessions_open: u32,
     /// Sessions that it ended.
     pub sessions_ended: u32,
+    /// Ids that this host has never seen, and refuses from now on.
+    pub unseen: u32,
 }
 
 /// An id that is refused from now on.
@@ -62,6 +66,8 @@ pub(super) struct Closed {
     /// The grant with this id, unless it waits for a trusted clock.
     grant: Option<Arc<VerifiedGrant>>,
     ended: bool,
+    /// No grant with this id was ever here, and the id was not refused.
+    unseen: bool,
     connections: u64,
     until: Tombstone,
 }
@@ -100,8 +106,8 @@ impl<D: Datapath> Gate<D> {
         self.remember_revocation(target, by, why);
         // Also before the disk, which may hang.
         let mut sessions = self.look_at_revoked(&revoked, now);
-        let ended = closed.iter().filter(|closed| closed.ended).count();
-        let ended = u32::try_from(ended).unwrap_or(u32::MAX);
+        let ended = number(closed.iter().filter(|closed| closed.ended));
+        let unseen = number(closed.iter().filter(|closed| closed.unseen));
         let mut warning = refused.map(|refused| refused.to_string()).unwrap_or_default();
         if let Err(why) = self.make_durable(&closed, *target == Target::All, now) {
             warning = format!("closed, but not durable: {why}");
@@ -115,14 +121,15 @@ impl<D: Datapath> Gate<D> {
             self.report_sessions_cut(target, &sessions, (by, why), now);
         }
         self.settle_audit(now);
-        let forwarded = self.forwarded(&meant, cut);
+        let forwarded =
+            self.forwarded(&meant, cut).into_iter().chain(self.exempt_still(target, now));
         self.closed = closed;
         let Sessions { open: sessions_open, ended: sessions_ended, .. } = sessions;
         for more in sessions.warning.take().into_iter().chain(forwarded) {
             let separator = if warning.is_empty() { "" } else { "; " };
             warning = format!("{warning}{separator}{more}");
         }
-        Revoked { ended, warning, sessions_open, sessions_ended }
+        Revoked { ended, warning, sessions_open, sessions_ended, unseen }
     }
 
     /// The grants whose sessions a revocation is about: those that it ended, and those that had
@@ -134,6 +141,9 @@ impl<D: Datapath> Gate<D> {
             Target::Requester(name) => {
                 let all = self.ledger.ended();
                 all.filter(|ended| ended.grant.requester() == name).collect()
+            }
+            Target::Source(source) => {
+                self.ledger.ended().filter(|ended| ended.grant.opens_to(source)).collect()
             }
         };
         let before = before.into_iter().map(|ended| &ended.grant);
@@ -194,6 +204,20 @@ impl<D: Datapath> Gate<D> {
         ))
     }
 
+    /// A source that needs no grant still gets in: the answer must say it.
+    fn exempt_still(&self, target: &Target, now: Now) -> Option<String> {
+        let Target::Source(source) = target else { return None };
+        let (port, exempt, _) = self.config.policy.exemptions().find(|(_, exempt, until)| {
+            exempt.overlaps(source) && until.is_none_or(|until| until > now.wall)
+        })?;
+        let PortKey { protocol, port } = port;
+        Some(format!(
+            "an exemption of {port}/{} lets {exempt} in without a grant; only the configuration \
+             ends it",
+            protocol.word()
+        ))
+    }
+
     fn report_sessions_cut(
         &mut self,
         target: &Target,
@@ -206,6 +230,7 @@ impl<D: Datapath> Gate<D> {
             Target::All => "all".to_owned(),
             Target::Ids(ids) => format!("{} grant ids", ids.len()),
             Target::Requester(_) => "requester".to_owned(),
+            Target::Source(source) => source.to_string(),
         };
         tracing::info!(by, why, what, ended, open, "sessions cut by order");
         let record = Record::new(EventCode::SessionsCut)
@@ -217,7 +242,7 @@ impl<D: Datapath> Gate<D> {
             .detail(warning.as_deref().unwrap_or_default());
         let record = match target {
             Target::Requester(name) => record.text("requester", name),
-            Target::All | Target::Ids(_) => record,
+            Target::All | Target::Ids(_) | Target::Source(_) => record,
         };
         self.record(record, now);
     }
@@ -232,6 +257,11 @@ impl<D: Datapath> Gate<D> {
                 .map(|held| held.grant.id())
                 .chain(self.held_back.ids_of(name))
                 .collect(),
+            Target::Source(source) => grants
+                .filter(|held| held.grant.opens_to(source))
+                .map(|held| held.grant.id())
+                .chain(self.held_back.ids_open_to(source))
+                .collect(),
         }
     }
 
@@ -240,7 +270,7 @@ impl<D: Datapath> Gate<D> {
     fn floor(&self, target: &Target, ids: &[GrantId], now: Now) -> Option<Floor> {
         let requester = match target {
             Target::All => None,
-            Target::Ids(_) => return None,
+            Target::Ids(_) | Target::Source(_) => return None,
             Target::Requester(name) => Some(name.clone()),
         };
         let late = self.clock.not_before_floor(now).wall;
@@ -280,10 +310,11 @@ impl<D: Datapath> Gate<D> {
         for id in ids {
             let grant = self.ledger.grant(id).map(|held| Arc::clone(&held.grant));
             let connections = self.hits(id);
+            let unseen = grant.is_none() && !held_back.contains(&id) && !self.ledger.has_ended(id);
             match self.ledger.revoke(id, late, connections) {
                 Ok((ended, until)) => {
                     let ended = ended || held_back.contains(&id);
-                    closed.push(Closed { id, grant, ended, connections, until });
+                    closed.push(Closed { id, grant, ended, unseen, connections, until });
                 }
                 Err(refused) => no_room = Some(refused),
             }
@@ -313,9 +344,11 @@ impl<D: Datapath> Gate<D> {
 
     fn report_revoked(&mut self, closed: &[Closed], by: &str, why: &str, now: Now) {
         let each = closed.len() <= LOGGED;
-        for Closed { id, grant, ended, connections, until: _ } in closed {
+        for Closed { id, grant, ended, unseen: _, connections, until: _ } in closed {
             let requester = grant.as_ref().map_or("", |grant| grant.requester());
-            let record = Record::new(EventCode::GrantRevoked)
+            let by_root = grant.as_ref().is_some_and(|grant| grant.is_break_glass());
+            let code = if by_root { EventCode::BreakGlassEnded } else { EventCode::GrantRevoked };
+            let record = Record::new(code)
                 .by(by)
                 .grant(*id)
                 .text("requester", requester)
@@ -334,4 +367,8 @@ impl<D: Datapath> Gate<D> {
             tracing::info!(grants, by, why, "grants revoked; the audit names each");
         }
     }
+}
+
+fn number<T>(some: impl Iterator<Item = T>) -> u32 {
+    u32::try_from(some.count()).unwrap_or(u32::MAX)
 }

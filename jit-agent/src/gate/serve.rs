@@ -128,6 +128,9 @@ impl<D: Datapath> Gate<D> {
     fn serve(&mut self, request: Urgent, keys: &mut KeysInForce, now: Now) {
         // Whoever asked may be gone.
         match request {
+            Urgent::BreakGlass { asked, by, reply } => {
+                drop(reply.send(self.break_glass(&asked, &by, now)));
+            }
             Urgent::Certificate { end, reply } => {
                 self.set_certificate_end(end, now);
                 let _gone = reply.send(());

@@ -9,6 +9,7 @@ mod attachment;
 mod blind;
 pub mod boot_clock;
 pub mod bpf;
+pub mod closed;
 mod contract;
 pub mod cut;
 mod destroy;

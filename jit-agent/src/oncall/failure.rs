@@ -24,6 +24,15 @@ pub enum Failure {
         #[source]
         error: Box<Self>,
     },
+    /// The agent took the connection and does not answer.
+    #[error(
+        "cannot {what}: the agent hangs: `systemctl restart jit-agent`, then try again; it may still do \
+         it when it goes on, so look at `jit-agent status`"
+    )]
+    Hung {
+        /// What was tried: "list the grants".
+        what: &'static str,
+    },
     /// The audit cannot be read.
     #[error(transparent)]
     Audit(#[from] CommandError),
@@ -103,6 +112,9 @@ pub enum Failure {
         #[source]
         error: Box<dyn Error + Send + Sync>,
     },
+    /// The command line is wrong.
+    #[error("{0}")]
+    Usage(String),
     /// The configuration does not say where the pins are.
     #[error("{0}: nothing was detached")]
     UnknownPins(String),
@@ -126,12 +138,14 @@ impl Failure {
             Self::Datapath(error) => datapath_exit(error),
             Self::File(error) => file_exit(error),
             Self::Closed
+            | Self::Hung { .. }
             | Self::Io(_)
             | Self::NoAgent { .. }
             | Self::NoTerminal
             | Self::Running
             | Self::Undone { .. }
             | Self::Unread(_) => Exit::Unavailable,
+            Self::Usage(_) => Exit::Usage,
         }
     }
 }

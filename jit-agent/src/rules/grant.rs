@@ -1,7 +1,10 @@
 //! From an envelope to a [`VerifiedGrant`] (docs/grants.md, steps `size` to `host`).
 //!
 //! Nothing is decoded before a signature over the exact bytes is good, and only [`verify`] makes a
-//! `VerifiedGrant`. `policy` decides what the host allows.
+//! `VerifiedGrant`; beside it `break_glass`, for root on the host. `policy` decides what the host
+//! allows.
+
+pub mod break_glass;
 
 use std::{num::NonZeroU32, sync::Arc};
 
@@ -129,9 +132,19 @@ impl VerifiedGrant {
         &self.signed.keys
     }
 
+    /// Root on the host opened it, and nobody signed it.
+    pub fn is_break_glass(&self) -> bool {
+        self.keys().is_empty()
+    }
+
     /// Who asked for it. The controller names the requester; nobody verifies the name.
     pub fn requester(&self) -> &str {
         &self.requester
+    }
+
+    /// Whether it opens something to one of these addresses.
+    pub fn opens_to(&self, source: &SourcePrefix) -> bool {
+        self.sources.iter().any(|own| own.overlaps(source))
     }
 
     /// Whether both have the same signed payload: two grants with one id and different payloads

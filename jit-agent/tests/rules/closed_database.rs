@@ -100,6 +100,7 @@ fn what_is_revoked_without_the_database_stays_revoked_with_it() {
         (Target::All, [false, false, false]),
         (Target::Requester("li@example.org".into()), [true, false, false]),
         (Target::Ids(vec![GrantId([2; 16])]), [true, false, true]),
+        (Target::Source("203.0.113.2/31".parse().unwrap()), [true, false, false]),
     ] {
         let mut host = closed();
         let revoked = host.gate().revoke(&target, "root", "test", NOW);

@@ -10,6 +10,8 @@ use std::{
     time::Duration,
 };
 
+use jit_client::Agent;
+use jit_proto::v1;
 use jit_tests::{
     agent::{CLIENT, HOST, TO_CLIENT},
     programs::binary,
@@ -175,4 +177,27 @@ fn watch_goes_on_after_a_restart_of_the_agent() {
     assert!(shows(&controlled, "activated"));
     watch.kill().unwrap();
     watch.wait().unwrap();
+}
+
+#[test]
+fn no_controller_breaks_the_glass() {
+    let controlled = Controlled::new();
+    let source: jit_proto::SourcePrefix = CLIENT[0].parse().unwrap();
+    let ports: jit_proto::PortRange = "22/tcp".parse().unwrap();
+    let request = v1::BreakGlassRequest {
+        source: Some((&source).into()),
+        ports: Some(ports.into()),
+        lasts_ms: 60_000,
+        reason: "test".into(),
+    };
+    let target = controlled.target("controller", Duration::from_secs(10));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let refused = controlled.site.client.run(|| {
+        runtime.block_on(async {
+            let mut agent = Agent::connect(&target).await.unwrap();
+            agent.break_glass(request).await.unwrap_err()
+        })
+    });
+    assert!(refused.to_string().contains("not_permitted"), "{refused}");
+    controlled.site.assert_closed_to_all();
 }

@@ -7,8 +7,10 @@
 )]
 
 mod audit;
+mod break_glass;
 mod broken_surroundings;
 mod clock;
+mod close;
 mod connections;
 mod controllers;
 mod crashes;

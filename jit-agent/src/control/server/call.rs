@@ -49,6 +49,8 @@ impl Call {
             "ShowPolicy" => (&[Read, Policy], QUESTION, shape::PLAIN),
             "DiffPolicy" => (&[Policy], ONE_ENVELOPE, shape::DRAFT),
             "PushPolicy" => (&[Policy], ONE_ENVELOPE, shape::ONE_ENVELOPE),
+            // Beside the permission it needs root on the host.
+            "BreakGlass" => (&[Grant], QUESTION, shape::PLAIN),
             "ConfirmPolicy" | "SetPolicyFloor" => (&[Policy], QUESTION, shape::PLAIN),
             _ => return None,
         };
@@ -73,7 +75,7 @@ mod tests {
             .lines()
             .filter_map(|line| line.trim().strip_prefix("rpc ")?.split('(').next())
             .collect();
-        assert_eq!(methods.len(), 13, "{methods:?}");
+        assert_eq!(methods.len(), 14, "{methods:?}");
         for method in methods {
             let call = Call::of(&format!("/jit.v1.JitAgent/{method}"));
             assert!(

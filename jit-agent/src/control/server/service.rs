@@ -4,7 +4,7 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt as _, stream};
 use jit_proto::{
-    GrantId,
+    GrantId, PortRange, SourcePrefix,
     permission::Permission,
     text::MAX_NAME_BYTES,
     v1::{
@@ -33,8 +33,9 @@ use crate::{
         },
         tls::Authorities,
     },
-    gate::{GateHandle, Pusher, Revoked, Target},
+    gate::{GateHandle, Opened, Pusher, Revoked, Target},
     kernel::datapath::verdict::Question,
+    rules::grant::break_glass::BreakGlass,
 };
 
 /// Largest number of calls at once on one connection. Each may hold a request of the largest size.
@@ -183,9 +184,10 @@ impl JitAgent for Service {
                 )));
             }
             Some(What::Requester(name)) if !name.is_empty() => Target::Requester(name),
+            Some(What::Source(source)) => Target::Source(source_prefix(&source)?),
             Some(What::All(false) | What::Requester(_)) | None => {
                 return Err(Status::invalid_argument(
-                    "say what to revoke: grant_id, requester, or all = true",
+                    "say what to revoke: grant_id, requester, source, or all = true",
                 ));
             }
         };
@@ -195,9 +197,30 @@ impl JitAgent for Service {
         } else {
             self.gate.revoke(target, &by, why).await
         };
-        let Revoked { ended, warning, sessions_open, sessions_ended } = revoked.map_err(gone)?;
-        let answer = v1::RevokeResponse { revoked: ended, warning, sessions_open, sessions_ended };
-        Ok(Response::new(answer))
+        let Revoked { ended: revoked, warning, sessions_open, sessions_ended, unseen } =
+            revoked.map_err(gone)?;
+        Ok(Response::new(v1::RevokeResponse {
+            revoked,
+            warning,
+            sessions_open,
+            sessions_ended,
+            unseen,
+        }))
+    }
+
+    async fn break_glass(
+        &self,
+        request: Request<v1::BreakGlassRequest>,
+    ) -> Result<Response<v1::BreakGlassResponse>, Status> {
+        let by = self.authority.authorize_root(&request)?;
+        let asked = opening(request.into_inner())?;
+        match self.gate.break_glass(asked, &by).await.map_err(gone)? {
+            Ok(Opened { id, not_after }) => Ok(Response::new(v1::BreakGlassResponse {
+                grant_id: id.0.to_vec().into(),
+                not_after_ms: not_after.0,
+            })),
+            Err(refused) => Err(refused_status(&refused)),
+        }
     }
 
     async fn list(
@@ -310,6 +333,23 @@ fn grant_id(bytes: &[u8]) -> Result<GrantId, Status> {
     GrantId::from_bytes(bytes).ok_or_else(|| {
         Status::invalid_argument(format!("a grant id has 16 bytes, not {}", bytes.len()))
     })
+}
+
+fn opening(request: v1::BreakGlassRequest) -> Result<BreakGlass, Status> {
+    let v1::BreakGlassRequest { source, ports, lasts_ms, reason } = request;
+    let missing = |what: &str| Status::invalid_argument(format!("{what} is missing"));
+    Ok(BreakGlass {
+        source: source_prefix(&source.ok_or_else(|| missing("source"))?)?,
+        ports: PortRange::try_from(&ports.ok_or_else(|| missing("ports"))?)
+            .map_err(|error| Status::invalid_argument(format!("ports: {error}")))?,
+        lasts: Duration::from_millis(lasts_ms),
+        reason,
+    })
+}
+
+fn source_prefix(source: &v1::Source) -> Result<SourcePrefix, Status> {
+    SourcePrefix::try_from(source)
+        .map_err(|error| Status::invalid_argument(format!("source: {error}")))
 }
 
 fn number(count: usize) -> u32 {

@@ -39,6 +39,7 @@ impl Record {
     pub fn accepted(admission: Admission, grant: &VerifiedGrant) -> Self {
         let code = match admission {
             Admission::Scheduled => EventCode::GrantScheduled,
+            _ if grant.is_break_glass() => EventCode::BreakGlass,
             Admission::Active | Admission::Known => EventCode::GrantAdmitted,
         };
         Self::of_grant(code, grant)

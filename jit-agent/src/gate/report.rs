@@ -102,6 +102,7 @@ impl<D: Datapath> Gate<D> {
             }),
             foreign: self.review.mended(),
             revoked_before: Some(floors(self.ledger.floors())),
+            ..v1::StatusResponse::default()
         }
     }
 

@@ -55,6 +55,9 @@ fn without_grants(status: &v1::StatusResponse) -> Value {
         configuration,
         foreign,
         revoked_before,
+        refused: _,
+        recent: _,
+        refused_last_hour: _,
     } = status;
     json!({
         "state": state,

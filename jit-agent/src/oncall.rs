@@ -1,5 +1,5 @@
-//! The commands of the engineer on call. `status`, `check` and `audit` need no running agent;
-//! `grants` and `policy` need one; `detach` refuses while one runs.
+//! The commands of the engineer on call. `status`, `grants`, `check` and `audit` need no running
+//! agent; `policy` needs one; `detach` refuses while one runs.
 
 mod agent;
 pub mod audit;
@@ -7,8 +7,10 @@ pub mod check;
 pub mod detach;
 mod failure;
 pub mod grants;
+mod names;
 pub mod offline;
 mod output;
+mod pager;
 pub mod policy;
 pub mod status;
 

@@ -6,7 +6,7 @@ use jit_client::{
     Agent,
     exit::Exit,
     files::read,
-    status::{self, GrantsJson, StatusJson, Style},
+    status::{self, GrantsJson, Page, StatusJson, Style},
 };
 use jit_proto::{
     GrantId,
@@ -138,7 +138,7 @@ pub(crate) fn list(agent_args: &AgentArgs, args: &ListArgs) -> Result<Exit, Fail
     if args.json {
         text::print_pretty(&GrantsJson(&grants))?;
     } else {
-        text::print(&status::grants_text(&grants, Style::of_stdout()))?;
+        text::print(&status::grants_text(&grants, Page::of_stdout(Style::of_stdout())))?;
     }
     Ok(Exit::Success)
 }
@@ -149,7 +149,7 @@ pub(crate) fn status(agent_args: &AgentArgs, args: &StatusArgs) -> Result<Exit, 
     if args.json {
         text::print_pretty(&StatusJson(&status))?;
     } else {
-        text::print(&status::text(&status, Style::of_stdout()))?;
+        text::print(&status::text(&status, Page::of_stdout(Style::of_stdout())))?;
     }
     Ok(Exit::of_status(&status))
 }

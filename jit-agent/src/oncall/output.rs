@@ -2,6 +2,8 @@
 
 use std::io::{self, ErrorKind, Write as _};
 
+use clap::ColorChoice;
+use jit_client::status::{Page, Style};
 use jit_proto::printable;
 use serde::Serialize;
 
@@ -11,6 +13,15 @@ pub(super) fn print(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     unless_closed(out.write_all(text.as_bytes()).and_then(|()| out.flush())).map_err(|error| {
         io::Error::new(error.kind(), format!("cannot write to standard output: {error}"))
+    })
+}
+
+/// What standard output is, and whether text on it has colours.
+pub(super) fn page(colour: ColorChoice) -> Page {
+    Page::of_stdout(match colour {
+        ColorChoice::Always => Style::Colour,
+        ColorChoice::Auto => Style::of_stdout(),
+        ColorChoice::Never => Style::Plain,
     })
 }
 

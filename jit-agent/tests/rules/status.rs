@@ -89,7 +89,7 @@ fn now() -> i64 {
     i64::try_from(since.as_millis()).unwrap()
 }
 
-fn everything() -> v1::StatusResponse {
+pub(crate) fn everything() -> v1::StatusResponse {
     let interface = |name: &str, hook: &str, note: &str| v1::Interface {
         name: name.into(),
         index: 2,
@@ -202,6 +202,27 @@ fn everything() -> v1::StatusResponse {
             all_ms: NOW.wall.0 - 24 * HOUR,
             by_requester: [("ana@example.org".into(), NOW.wall.0)].into(),
         }),
+        refused: vec![v1::RefusedPush {
+            time_ms: FAR,
+            grant_id: vec![8; 16].into(),
+            requester: "li@example.org".into(),
+            sources: vec![source("203.0.113.9/32")],
+            ports: vec![port(22)],
+            by: "spiffe://example.org/hub".into(),
+            reason: "lifetime".into(),
+            detail: "longer than 3h".into(),
+            count: 2,
+        }],
+        refused_last_hour: 3,
+        recent: Some(v1::RecentDrops {
+            packets: 1_204,
+            by_port: vec![v1::PortCounter {
+                protocol: v1::Protocol::Tcp.into(),
+                port: 22,
+                by_reason: vec![counter("denied", 1_180)],
+            }],
+            top: vec![v1::TopSource { source: vec![198, 51, 100, 9].into(), packets: 612 }],
+        }),
     }
 }
 
@@ -244,8 +265,11 @@ grants   1 live, 1 exhausted, 1 scheduled, 1 expired, 1 replaced, 1 revoked
   070707    none            none              ?     0
 revoked  what was signed until 2026-05-31T00:00:00Z is refused
 revoked  what was signed for ana@example.org until 2026-06-01T00:00:00Z is refused
+refused  0s ago 2 times  li@example.org  203.0.113.9  22/tcp  lifetime: longer than 3h
+refused  … 2 more: `jit-agent denials`
+dropped  1,204 in 5 min (22/tcp 1,180), most from 198.51.100.9 (612)
 dropped  1,234,569 packets (22/tcp 1,234,560; 500/udp 7): denied 1,234,567, malformed 2; \
-1,000 of them only observed
+1,000 of them only observed, since the gate was put in force
 tables   3 times not what the agent wrote: put right (audit K001 to K003)
 control  listening on [::]:8443, last push 2h ago by spiffe://example.org/hub
 log      12,345 lines dropped: nobody took them in time
@@ -316,6 +340,7 @@ fn the_json_value_for_value() {
     };
     let exemption = |source: &str, until: Value| json!({ "source": source, "reason": "scanner", "owner": "sec", "until": until });
     let expected = json!({
+        "schema_version": 1,
         "state": "degraded",
         "problems": ["eth1 has no gate: run `jit-agent check`"],
         "soon": ["the certificate ends in 6 days"],
@@ -344,12 +369,12 @@ fn the_json_value_for_value() {
                     exemption("198.51.100.1", json!("2100-01-01T00:00:00Z")),
                     exemption("198.51.100.2", json!("2025-06-01T00:00:00Z")),
                 ],
-                "open_to_all": false,
+                "open_to_all": false, "sources_allowed": 2, "approvals": 2,
             },
             {
                 "port": "500-501/udp", "mode": "observe", "sessions": "cut",
                 "terminates": "forwarded", "max_duration_s": 0, "exemptions": [],
-                "open_to_all": true,
+                "open_to_all": true, "sources_allowed": null, "approvals": null,
             },
         ],
         "grants": null,
@@ -365,6 +390,17 @@ fn the_json_value_for_value() {
             "events_lost": 5,
             "by_socket_guard": 6,
         },
+        "dropped_lately": {
+            "packets": 1_204,
+            "by_port": { "22/tcp": { "denied": 1_180 } },
+            "top": [{ "source": "198.51.100.9", "packets": 612 }],
+        },
+        "refused": [{
+            "time": "2100-01-01T00:00:00Z", "grant_id": id_text(&[8; 16]), "requester": "li@example.org",
+            "sources": ["203.0.113.9"], "ports": ["22/tcp"], "by": "spiffe://example.org/hub",
+            "reason": "lifetime", "detail": "longer than 3h", "count": 2,
+        }],
+        "refused_last_hour": 3,
         "control": {
             "listen": "[::]:8443", "certificate_not_after": "2100-01-01T00:00:00Z",
             "last_push": null, "last_controller": "spiffe://example.org/hub", "listening": true,

@@ -13,7 +13,7 @@ pub use self::{
     json::{GrantsJson, StatusJson, exemption_json, policy_json},
     page::{Page, Style},
     ports::exemption_text,
-    short_id::find_id,
+    short_id::{IdBegin, ShortIds},
 };
 
 mod columns;
@@ -59,7 +59,7 @@ mod tests {
         };
         let grant = prost::Message::encode_to_vec(&grant).into();
         let state = v1::GrantState { grant, ..v1::GrantState::default() };
-        let text = grants_text(&[state], PLAIN);
+        let text = grants_text(&[state], &ShortIds::default(), PLAIN);
         assert!(!text.contains('\x1b') && !text.contains('\u{202e}'), "{text:?}");
         assert_eq!(text.lines().count(), 3);
         assert!(text.lines().all(|line| line.chars().count() < 200));
@@ -68,7 +68,7 @@ mod tests {
     #[test]
     fn a_grant_that_cannot_be_read_is_listed_and_says_so() {
         let state = v1::GrantState { grant: vec![0xff].into(), ..v1::GrantState::default() };
-        let text = grants_text(std::slice::from_ref(&state), PLAIN);
+        let text = grants_text(std::slice::from_ref(&state), &ShortIds::default(), PLAIN);
         assert!(text.contains("this grant cannot be read"), "{text}");
         let json = serde_json::to_string(&GrantsJson(&[state])).unwrap();
         assert!(json.contains("this grant cannot be read"), "{json}");

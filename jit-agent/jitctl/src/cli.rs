@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use jit_proto::GrantId;
+use jit_client::status::IdBegin;
 
 use crate::{
     grant::GrantArgs, keygen::KeygenArgs, pki::PkiArgs, policy::PolicyArgs, target::AgentArgs,
@@ -105,9 +105,10 @@ pub(crate) struct RevokeArgs {
 #[derive(Args, Debug)]
 #[group(required = true, multiple = false)]
 pub(crate) struct RevokeWhat {
-    /// This grant; the agent refuses its id from then on, also when it has never seen it
+    /// This grant; the agent refuses its id from then on, also when it has never seen it. The first
+    /// characters of the id will do, as `list` shows them
     #[arg(long, value_name = "ULID")]
-    pub(crate) id: Option<GrantId>,
+    pub(crate) id: Option<IdBegin>,
     /// Every grant of this requester; what was signed until now and comes later is refused, too
     #[arg(long, value_name = "REQUESTER")]
     pub(crate) requester: Option<String>,

@@ -6,7 +6,7 @@ use jit_client::{
     Agent,
     exit::Exit,
     files::read,
-    status::{self, GrantsJson, Page, StatusJson, Style},
+    status::{self, GrantsJson, IdBegin, Page, ShortIds, StatusJson, Style},
 };
 use jit_proto::{
     GrantId,
@@ -63,7 +63,7 @@ pub(crate) fn push(agent_args: &AgentArgs, args: &PushArgs) -> Result<Exit, Fail
 /// Ends grants.
 pub(crate) fn revoke(agent_args: &AgentArgs, args: &RevokeArgs) -> Result<Exit, Failure> {
     let what = match (&args.what.id, &args.what.requester) {
-        (Some(id), _) => What::GrantId(id.0.to_vec().into()),
+        (Some(begin), _) => What::GrantId(whole_id(agent_args, begin)?.0.to_vec().into()),
         (None, Some(requester)) => What::Requester(requester.clone()),
         (None, None) if args.yes => What::All(true),
         (None, None) => {
@@ -107,6 +107,15 @@ pub(crate) fn revoke(agent_args: &AgentArgs, args: &RevokeArgs) -> Result<Exit, 
     Ok(Exit::Success)
 }
 
+/// The id that a person wrote; the agent's list completes one that was not written whole.
+fn whole_id(agent_args: &AgentArgs, begin: &IdBegin) -> Result<GrantId, Failure> {
+    if let Some(id) = begin.whole() {
+        return Ok(id);
+    }
+    let grants = connect::with(agent_args, async |agent| Ok(agent.list(true).await?))?;
+    begin.find(&grants).map_err(|why| Failure::usage(format!("{why}; see `jitctl list --all`")))
+}
+
 /// Until when what was signed is refused from now on; `None`: the revocation named an id, or this
 /// peer may not read it.
 async fn floor_of(agent: &mut Agent, what: &What) -> Option<i64> {
@@ -138,7 +147,8 @@ pub(crate) fn list(agent_args: &AgentArgs, args: &ListArgs) -> Result<Exit, Fail
     if args.json {
         text::print_pretty(&GrantsJson(&grants))?;
     } else {
-        text::print(&status::grants_text(&grants, Page::of_stdout(Style::of_stdout())))?;
+        let (ids, page) = (ShortIds::of(&grants), Page::of_stdout(Style::of_stdout()));
+        text::print(&status::grants_text(&grants, &ids, page))?;
     }
     Ok(Exit::Success)
 }
@@ -238,7 +248,7 @@ mod tests {
         assert!(
             line.starts_with("grants of ana@example.org that were signed until the revocation")
         );
-        let id = RevokeWhat { id: Some(GrantId([1; 16])), requester: None, all: false };
+        let id = RevokeWhat { id: Some(GrantId([1; 16]).into()), requester: None, all: false };
         assert_eq!(floor_line(&id, None), "");
     }
 

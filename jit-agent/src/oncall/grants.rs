@@ -6,7 +6,7 @@ use std::{path::Path, process::ExitCode};
 use clap::{Args, ColorChoice, ValueEnum};
 use jit_client::{
     local::LocalClient,
-    status::{self, Filter, GrantsJson, Order},
+    status::{self, Filter, GrantsJson, Order, ShortIds},
 };
 use jit_proto::{
     PortRange, SourcePrefix,
@@ -55,7 +55,7 @@ pub struct Options {
     #[arg(long)]
     json: bool,
     /// Colours: `auto` has them on a terminal, unless NO_COLOR is set.
-    #[arg(long, value_name = "WHEN", default_value = "auto", conflicts_with = "json")]
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
     color: ColorChoice,
 }
 
@@ -90,6 +90,7 @@ impl From<Sort> for Order {
 pub async fn run(config: &Path, options: Options) -> Result<ExitCode, Failure> {
     let Options { all, end_outside, source, user, port, host_entry, sort, json, color } = options;
     let mut grants = if end_outside { held(config).await? } else { listed(config, all).await? };
+    let ids = ShortIds::of(&grants);
     Filter { source, user, port, host_entry }.apply(&mut grants);
     if end_outside {
         grants.retain(|state| !state.outside.is_empty());
@@ -106,7 +107,7 @@ pub async fn run(config: &Path, options: Options) -> Result<ExitCode, Failure> {
         print_json(&GrantsJson(&grants))?;
     } else {
         let page = page(color);
-        print_paged(&status::grants_text(&grants, page), page)?;
+        print_paged(&status::grants_text(&grants, &ids, page), page)?;
     }
     Ok(ExitCode::SUCCESS)
 }

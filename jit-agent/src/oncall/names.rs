@@ -3,13 +3,7 @@
 //! Reads a copy of the file's bytes: an agent that hangs holds the file's lock, and nothing here may
 //! write. What is enforced is by the kernel's tables alone: the database only gives names.
 
-use std::{
-    collections::HashMap,
-    path::Path,
-    sync::mpsc,
-    thread,
-    time::Duration,
-};
+use std::{collections::HashMap, path::Path, sync::mpsc, thread, time::Duration};
 
 use jit_common::Slot;
 use jit_proto::v1;

@@ -74,7 +74,9 @@ mod tests {
     fn under_sudo_the_pager_is_less_in_its_secure_mode() {
         assert_eq!(program(Some("most -x"), false).as_deref(), Some("sh"));
         assert_eq!(program(Some("cat"), false), None);
-        for (chosen, sudo) in [(Some("most"), true), (None, true), (None, false), (Some(" "), false)] {
+        for (chosen, sudo) in
+            [(Some("most"), true), (None, true), (None, false), (Some(" "), false)]
+        {
             assert_eq!(program(chosen, sudo).as_deref(), Some("less"), "{chosen:?}");
             let command = pager(chosen.map(str::to_owned), sudo).unwrap();
             let secure = command.get_envs().any(|(name, value)| {

@@ -32,7 +32,7 @@ pub struct Options {
     #[arg(long)]
     json: bool,
     /// Colours: `auto` has them on a terminal, unless NO_COLOR is set.
-    #[arg(long, value_name = "WHEN", default_value = "auto", conflicts_with = "json")]
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
     color: ColorChoice,
 }
 

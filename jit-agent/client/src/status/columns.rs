@@ -92,7 +92,9 @@ mod tests {
 
     #[test]
     fn a_cut_text_is_never_wider_than_asked_and_ends_with_a_mark() {
-        for text in ["plain text of some length", "山田太郎山田太郎", "e\u{301}e\u{301}e\u{301}", "👩‍👩‍👧‍👦👩‍👩‍👧‍👦"] {
+        for text in
+            ["plain text of some length", "山田太郎山田太郎", "e\u{301}e\u{301}e\u{301}", "👩‍👩‍👧‍👦👩‍👩‍👧‍👦"]
+        {
             for columns in 0..30 {
                 let cut = cut(text, columns);
                 assert!(width(&cut) <= columns, "{cut:?} in {columns}");
@@ -104,7 +106,8 @@ mod tests {
 
     #[test]
     fn a_folded_text_keeps_every_word_and_no_line_is_too_wide() {
-        let text = "eth1 has no gate: run `jit-agent check`, which says why 山田太郎山田太郎山田太郎";
+        let text =
+            "eth1 has no gate: run `jit-agent check`, which says why 山田太郎山田太郎山田太郎";
         for columns in 2..90 {
             let lines = fold(text, columns);
             assert!(lines.iter().all(|line| width(line) <= columns), "{columns}: {lines:?}");

@@ -49,12 +49,10 @@ impl Filter {
         let has_source = source.is_none_or(|wanted| {
             sources().any(|one| one.contains(&wanted) || wanted.contains(&one))
         });
-        let has_user = user.as_ref().is_none_or(|wanted| {
-            grant.requester.to_lowercase().contains(&wanted.to_lowercase())
-        });
-        let has_port = port.is_none_or(|wanted| {
-            grant.ports.iter().any(|one| overlap(one, wanted))
-        });
+        let has_user = user
+            .as_ref()
+            .is_none_or(|wanted| grant.requester.to_lowercase().contains(&wanted.to_lowercase()));
+        let has_port = port.is_none_or(|wanted| grant.ports.iter().any(|one| overlap(one, wanted)));
         has_source && has_user && has_port && (!host_entry || sources().any(|one| one.is_host()))
     }
 }
@@ -82,7 +80,9 @@ impl Order {
                 let sources = readable(state).sources;
                 sources.first().and_then(|source| SourcePrefix::try_from(source).ok())
             }),
-            Self::User => grants.sort_by_cached_key(|state| readable(state).requester.to_lowercase()),
+            Self::User => {
+                grants.sort_by_cached_key(|state| readable(state).requester.to_lowercase())
+            }
         }
     }
 }
@@ -128,9 +128,8 @@ mod tests {
 
     #[test]
     fn a_source_is_found_inside_a_prefix_and_as_the_second_one() {
-        let by = |text: &str| {
-            found(Filter { source: Some(text.parse().unwrap()), ..Filter::default() })
-        };
+        let by =
+            |text: &str| found(Filter { source: Some(text.parse().unwrap()), ..Filter::default() });
         assert_eq!(by("203.0.113.7"), [1, 2]);
         assert_eq!(by("203.0.113.8"), [2]);
         assert_eq!(by("203.0.112.0/23"), [1, 2]);
@@ -143,9 +142,8 @@ mod tests {
     fn a_user_a_port_and_a_host_entry_are_found() {
         let user = |text: &str| found(Filter { user: Some(text.into()), ..Filter::default() });
         assert_eq!((user("li"), user("EXAMPLE")), (vec![1], vec![1, 2, 3]));
-        let port = |text: &str| {
-            found(Filter { port: Some(text.parse().unwrap()), ..Filter::default() })
-        };
+        let port =
+            |text: &str| found(Filter { port: Some(text.parse().unwrap()), ..Filter::default() });
         assert_eq!((port("22/tcp"), port("5986"), port("22/udp")), (vec![1], vec![1], vec![3]));
         assert_eq!(port("1-65535/tcp"), [1, 2]);
         assert_eq!(found(Filter { host_entry: true, ..Filter::default() }), [1, 3]);

@@ -10,7 +10,7 @@ use super::{
     BOLD, Page, YELLOW,
     columns::{cut, pad, width},
     layout::{Piece, Section, lay_out},
-    short_id::{Ids, id_of},
+    short_id::{ShortIds, id_of},
     words::{WIDTH, listed, now_ms, thousands},
 };
 
@@ -27,36 +27,38 @@ const WHY: usize = 6;
 const GAP: usize = 2;
 
 /// Where a table that is too wide gives up columns, and down to how many.
-const SHRINK: [(usize, usize); 5] =
-    [(WHY, 16), (REQUESTER, 12), (WHY, 3), (REQUESTER, 8), (SOURCE, 12)];
-
-/// Rank of the grants among the sections of the screen.
-const RANK: u8 = 6;
+const SHRINK: [(usize, usize); 6] =
+    [(WHY, 8), (REQUESTER, 14), (WHY, 3), (SOURCE, 24), (REQUESTER, 8), (SOURCE, 12)];
 
 /// The table of these grants, each with a row.
-pub fn grants_text(grants: &[v1::GrantState], page: Page) -> String {
+pub fn grants_text(grants: &[v1::GrantState], ids: &ShortIds, page: Page) -> String {
     let all = Page { height: None, grants: None, ..page };
-    let lines = lay_out(&[section(grants, all)], None, all.width, all.style);
+    let lines = lay_out(&[table(grants, ids, all)], None, all.width, all.style);
     lines.into_iter().flat_map(|line| [line, "\n".to_owned()]).collect()
 }
 
 /// How many there are, and as many rows as can be shown. Only those are decoded.
 pub(super) fn section(grants: &[v1::GrantState], page: Page) -> Section {
+    table(grants, &ShortIds::of(grants), page)
+}
+
+fn table(grants: &[v1::GrantState], ids: &ShortIds, page: Page) -> Section {
     let most = page.grants.unwrap_or(usize::MAX).min(page.height.unwrap_or(usize::MAX));
     let shown = grants.get(..grants.len().min(most)).unwrap_or_default();
     let mut titles = vec![Piece::plain(format!("grants   {}", counts(grants)))];
     if shown.is_empty() {
-        return Section::table(RANK, titles, Vec::new()).with_more(grants.len(), "jit-agent grants");
+        return Section::table(RANK, titles, Vec::new())
+            .with_more(grants.len(), "jit-agent grants");
     }
-    let ids = Ids::of(grants);
-    let cells: Vec<_> = shown.iter().map(|state| cells(state, &ids)).collect();
+    let cells: Vec<_> = shown.iter().map(|state| cells(state, ids)).collect();
     let widths = widths(&cells, page.width);
     titles.push(Piece::coloured(row(&TITLES.map(String::from), &widths), BOLD));
     let mut rows = Vec::with_capacity(shown.len());
     for (cells, state) in cells.iter().zip(shown) {
         rows.push(Piece::plain(row(cells, &widths)));
         if !state.outside.is_empty() {
-            let text = format!("    outside the present configuration: {}", clean(&state.outside, 200));
+            let text =
+                format!("    outside the present configuration: {}", clean(&state.outside, 200));
             let text = page.width.map_or_else(|| text.clone(), |wide| cut(&text, wide));
             rows.push(Piece::coloured(text, YELLOW));
         }
@@ -124,7 +126,7 @@ pub(super) fn readable(state: &v1::GrantState) -> v1::Grant {
     state.signed().unwrap_or_else(unreadable)
 }
 
-fn cells(state: &v1::GrantState, ids: &Ids) -> [String; COLUMNS] {
+fn cells(state: &v1::GrantState, ids: &ShortIds) -> [String; COLUMNS] {
     let grant = readable(state);
     let left = match state.state() {
         v1::State::Active | v1::State::Exhausted => duration(state.left_ms),

@@ -9,6 +9,8 @@ use super::{
 
 /// Columns of the word before a section's lines.
 const LABEL: usize = 9;
+/// Rank of the problems: their sentences are whole before others get more than two lines.
+pub(super) const PROBLEMS: u8 = 0;
 /// Spaces between two things on one line.
 const GAP: usize = 4;
 
@@ -74,15 +76,18 @@ impl Section {
     }
 
     /// Short things, as many on a line as fit.
-    pub(super) fn flow(label: &'static str, rank: u8, pieces: &[Piece], wide: Option<usize>) -> Self {
+    pub(super) fn flow(
+        label: &'static str,
+        rank: u8,
+        pieces: &[Piece],
+        wide: Option<usize>,
+    ) -> Self {
         let room = wide.map_or(usize::MAX, |wide| wide.saturating_sub(LABEL));
         let mut rows: Vec<Row> = Vec::new();
         for piece in pieces {
             let coloured = piece.colour.is_some().then(|| piece.clone());
             match rows.last_mut() {
-                Some(row)
-                    if width(&row.text).saturating_add(GAP + width(&piece.text)) <= room =>
-                {
+                Some(row) if width(&row.text).saturating_add(GAP + width(&piece.text)) <= room => {
                     row.text.extend(std::iter::repeat_n(' ', GAP));
                     row.text.push_str(&piece.text);
                     row.coloured.extend(coloured);
@@ -239,8 +244,8 @@ pub(super) fn lay_out(
     out
 }
 
-/// Lines for each section: two for each at first, then what each needs with one line a thing, then
-/// whole sentences; always in the order of the ranks.
+/// Lines for each section: two for each at first, then whole problems in up to half of the screen,
+/// then what each needs with one line a thing, then whole sentences; always in the order of the ranks.
 fn shares(sections: &[Section], height: usize, wide: Option<usize>) -> Vec<usize> {
     let mut order: Vec<usize> = (0..sections.len()).collect();
     order.sort_by_key(|index| sections.get(*index).map(|section| section.rank));
@@ -257,7 +262,9 @@ fn shares(sections: &[Section], height: usize, wide: Option<usize>) -> Vec<usize
     };
     raise(&|section| section.compact().min(1));
     raise(&|section| section.compact().min(2));
-    raise(&|section| section.compact().min(height / 3));
+    let urgent = |section: &Section| section.rank == PROBLEMS;
+    raise(&|section| if urgent(section) { section.whole(wide).min(height / 2) } else { 0 });
+    raise(&|section| section.compact().min(if section.table { height / 2 } else { height / 3 }));
     raise(&Section::compact);
     raise(&|section| section.whole(wide));
     lines

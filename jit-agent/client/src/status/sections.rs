@@ -7,7 +7,7 @@ use super::{
     BOLD, GREEN, Page, RED, Style, YELLOW,
     columns::{cut, width},
     drops, grants, interfaces,
-    layout::{Piece, Section},
+    layout::{PROBLEMS, Piece, Section},
     ports,
     words::{WIDTH, now_ms, thousands},
 };
@@ -67,7 +67,7 @@ pub(super) fn sections(status: &v1::StatusResponse, page: Page) -> Vec<Section> 
     let policy = status.policy.as_ref().filter(|policy| policy.version != 0);
     let control = status.control.as_ref().map(|control| control_text(control, now));
     let soon = status.soon.iter().map(|soon| clean(soon, 200)).collect();
-    let mut all = vec![sentences("problem", 0, problems).labelled(colour(status))];
+    let mut all = vec![sentences("problem", PROBLEMS, problems).labelled(colour(status))];
     all.extend(gate_and_ports(status, page.width, now));
     all.push(sentences("policy", 7, policy.map(policy_text).into_iter().collect()));
     all.push(exempt(status, page));
@@ -125,8 +125,7 @@ fn dropped(status: &v1::StatusResponse) -> Vec<String> {
 
 fn tables(status: &v1::StatusResponse) -> Vec<String> {
     let number = thousands(status.foreign);
-    let text =
-        format!("{number} times not what the agent wrote: put right (audit K001 to K003)");
+    let text = format!("{number} times not what the agent wrote: put right (audit K001 to K003)");
     (status.foreign > 0).then_some(text).into_iter().collect()
 }
 

@@ -1,10 +1,16 @@
 //! Short ids of grants, as git has them: the shortest beginning that only one grant has.
 
-use jit_proto::{v1, words::id_text};
+use std::str::FromStr;
+
+use jit_proto::{GrantId, v1, words::id_text};
 use prost::Message as _;
 
-/// Fewest characters of a short id.
+/// Fewest characters of a short id that is shown.
 const LEAST: usize = 8;
+/// Fewest characters of an id that a person may write.
+const SHORTEST: usize = 4;
+/// Characters of a whole id.
+const LONGEST: usize = 26;
 
 /// The only field of a grant that an id needs: the others are skipped, not decoded.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -21,10 +27,12 @@ pub(super) fn id_of(state: &v1::GrantState) -> String {
 
 /// Sorted ids, to find how much of one is needed.
 #[derive(Debug, Default)]
-pub(super) struct Ids(Vec<String>);
+pub struct ShortIds(Vec<String>);
 
-impl Ids {
-    pub(super) fn of(grants: &[v1::GrantState]) -> Self {
+impl ShortIds {
+    /// The ids among which a short one must be the only one: all that are known, also those that a
+    /// filter hides.
+    pub fn of(grants: &[v1::GrantState]) -> Self {
         let mut ids: Vec<_> = grants.iter().map(id_of).collect();
         ids.sort_unstable();
         ids.dedup();
@@ -47,38 +55,71 @@ fn same(id: &str, other: &str) -> usize {
     id.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count()
 }
 
-/// The one grant whose id begins with `text`, among those that are listed. A grant that is open or
-/// scheduled comes before those that have ended.
-///
-/// # Errors
-/// A sentence for a person: no grant, or several, begin with it.
-pub fn find_id(text: &str, grants: &[v1::GrantState]) -> Result<String, String> {
-    let wanted = text.to_ascii_uppercase();
-    if wanted.len() < 4 || !wanted.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-        return Err(format!("`{text}` is no id of a grant, nor 4 or more characters of its begin"));
+/// An id of a grant, or the begin of one, as a person writes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdBegin(String);
+
+impl FromStr for IdBegin {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let long = (SHORTEST..=LONGEST).contains(&text.len());
+        if !long || !text.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+            return Err(format!(
+                "`{text}` is no id of a grant, nor the first {SHORTEST} or more characters of one"
+            ));
+        }
+        Ok(Self(text.to_ascii_uppercase()))
     }
-    let ended = |state: &v1::GrantState| {
-        use v1::State::{Expired, Replaced, Revoked};
-        matches!(state.state(), Expired | Replaced | Revoked)
-    };
-    for old in [false, true] {
-        let listed = grants.iter().filter(|state| ended(state) == old).map(id_of);
-        let mut found: Vec<_> = listed.filter(|id| id.starts_with(&wanted)).collect();
-        found.sort_unstable();
-        found.dedup();
-        match found.as_slice() {
-            [] => {}
-            [one] => return Ok(one.clone()),
-            [one, two, ..] => {
-                let number = found.len();
-                return Err(format!(
-                    "`{text}` is the begin of {number} grants, {one} and {two} among them: write \
-                     more of it"
-                ));
+}
+
+impl From<GrantId> for IdBegin {
+    fn from(id: GrantId) -> Self {
+        Self(id.to_string())
+    }
+}
+
+impl IdBegin {
+    /// The id, if all of it was written.
+    pub fn whole(&self) -> Option<GrantId> {
+        self.0.parse().ok()
+    }
+
+    /// Whether an id as text begins so.
+    pub fn begins(&self, id: &str) -> bool {
+        id.starts_with(&self.0)
+    }
+
+    /// The one listed grant whose id begins so. One that is open or scheduled comes before those
+    /// that have ended.
+    ///
+    /// # Errors
+    /// A sentence for a person: no grant's id begins so, or several do.
+    pub fn find(&self, grants: &[v1::GrantState]) -> Result<GrantId, String> {
+        let Self(text) = self;
+        let ended = |state: &v1::GrantState| {
+            use v1::State::{Expired, Replaced, Revoked};
+            matches!(state.state(), Expired | Replaced | Revoked)
+        };
+        for old in [false, true] {
+            let listed = grants.iter().filter(|state| ended(state) == old).map(id_of);
+            let mut found: Vec<_> = listed.filter(|id| self.begins(id)).collect();
+            found.sort_unstable();
+            found.dedup();
+            match found.as_slice() {
+                [] => {}
+                [one] => return one.parse(),
+                [one, two, ..] => {
+                    let number = found.len();
+                    return Err(format!(
+                        "the ids of {number} grants begin with {text}, {one} and {two} among them: \
+                         write more of it"
+                    ));
+                }
             }
         }
+        Err(format!("no grant that is listed has an id that begins with {text}"))
     }
-    Err(format!("no grant has an id that begins with `{text}`; see `jit-agent grants --all`"))
 }
 
 #[cfg(test)]
@@ -91,6 +132,10 @@ mod tests {
         v1::GrantState { grant, state: state.into(), ..v1::GrantState::default() }
     }
 
+    fn find(text: &str, grants: &[v1::GrantState]) -> Result<String, String> {
+        text.parse::<IdBegin>()?.find(grants).map(|id| id.to_string())
+    }
+
     fn near(last: u8) -> [u8; 16] {
         let mut id = [1; 16];
         id[15] = last;
@@ -99,29 +144,32 @@ mod tests {
 
     #[test]
     fn a_short_id_is_the_shortest_that_is_the_only_one() {
-        let grants =
-            [state([7; 16], v1::State::Active), state(near(1), v1::State::Active), state(near(2), v1::State::Active)];
-        let ids = Ids::of(&grants);
+        let grants = [
+            state([7; 16], v1::State::Active),
+            state(near(1), v1::State::Active),
+            state(near(2), v1::State::Active),
+        ];
+        let ids = ShortIds::of(&grants);
         let all: Vec<_> = grants.iter().map(id_of).collect();
         let short: Vec<_> = all.iter().map(|id| ids.short(id)).collect();
         assert_eq!(short[0].len(), 8);
         assert_ne!(short[1], short[2]);
         for (id, short) in all.iter().zip(&short) {
-            assert_eq!(find_id(short, &grants).as_ref(), Ok(id));
-            assert_eq!(find_id(&short.to_lowercase(), &grants).as_ref(), Ok(id));
+            assert_eq!(find(short, &grants).as_ref(), Ok(id));
+            assert_eq!(find(&short.to_lowercase(), &grants).as_ref(), Ok(id));
         }
-        let several = find_id(&all[1][..8], &grants).unwrap_err();
-        assert!(several.contains("2 grants"), "{several}");
+        let several = find(&all[1][..8], &grants).unwrap_err();
+        assert!(several.contains("ids of 2 grants"), "{several}");
     }
 
     #[test]
     fn an_open_grant_comes_before_one_that_has_ended() {
         let grants = [state(near(1), v1::State::Revoked), state(near(2), v1::State::Active)];
         let begin = &id_of(&grants[0])[..8];
-        assert_eq!(find_id(begin, &grants).unwrap(), id_of(&grants[1]));
-        assert!(find_id("ZZZZ", &grants).unwrap_err().contains("no grant"));
+        assert_eq!(find(begin, &grants).unwrap(), id_of(&grants[1]));
+        assert!(find("ZZZZ", &grants).unwrap_err().contains("no grant"));
         for bad in ["", "01", "01;DROP"] {
-            assert!(find_id(bad, &grants).unwrap_err().contains("is no id"), "{bad}");
+            assert!(find(bad, &grants).unwrap_err().contains("is no id"), "{bad}");
         }
     }
 }

@@ -30,6 +30,9 @@ const GAP: usize = 2;
 const SHRINK: [(usize, usize); 6] =
     [(WHY, 8), (REQUESTER, 14), (WHY, 3), (SOURCE, 24), (REQUESTER, 8), (SOURCE, 12)];
 
+/// Rank of the grants among the sections of the screen.
+const RANK: u8 = 6;
+
 /// The table of these grants, each with a row.
 pub fn grants_text(grants: &[v1::GrantState], ids: &ShortIds, page: Page) -> String {
     let all = Page { height: None, grants: None, ..page };

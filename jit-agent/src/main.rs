@@ -71,24 +71,9 @@ enum Command {
 enum OnCall {
     /// Show whether the gate is in force, on which interfaces and ports, and the grants with the
     /// time left. When no agent runs, shows what the kernel enforces.
-    Status {
-        /// Print JSON (docs/json.md).
-        #[arg(long)]
-        json: bool,
-    },
-    /// List the grants that this host holds.
-    Grants {
-        /// Also list grants that have ended.
-        #[arg(long)]
-        all: bool,
-        /// End the open grants that the present configuration would refuse, and list those. Only
-        /// root and the agent's own user may.
-        #[arg(long, conflicts_with = "all")]
-        end_outside: bool,
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
-    },
+    Status(status::Options),
+    /// List the grants that this host holds. When no agent answers, those in force in the kernel.
+    Grants(grants::Options),
     /// List who was denied lately: dropped packets by source, port and reason, and refused pushes
     /// of grants with their word. The history is kept over restarts.
     #[command(after_help = "Who knocks most?            jit-agent denials --since 1h\n\
@@ -218,11 +203,8 @@ async fn run(config: &Path) -> ExitCode {
 
 async fn on_call(command: OnCall, config: &Path) -> Result<ExitCode, Failure> {
     match command {
-        OnCall::Status { json } => status::run(config, json).await,
-        OnCall::Grants { all, end_outside, json } => {
-            let options = grants::Options { ended: all, end_outside, json };
-            grants::run(config, options).await
-        }
+        OnCall::Status(options) => status::run(config, options).await,
+        OnCall::Grants(options) => grants::run(config, options).await,
         OnCall::Why(args) => why::run(config, &args).await,
         OnCall::Policy { command: policy::Command::ResetVersion { version } } => {
             policy::reset_version(config, version).await

@@ -1,6 +1,6 @@
-//! The commands of the engineer on call. `status`, `why`, `check` and `audit` need no running agent;
-//! `break-glass`, `denials`, `grants` and `policy` need one; `close` asks one, and does without if it
-//! must; `detach` refuses while one runs.
+//! The commands of the engineer on call. `status`, `grants`, `why`, `check` and `audit` need no running
+//! agent; `break-glass`, `denials` and `policy` need one; `close` asks one, and does without if it must;
+//! `detach` refuses while one runs.
 
 mod agent;
 pub mod audit;
@@ -11,8 +11,10 @@ pub mod denials;
 pub mod detach;
 mod failure;
 pub mod grants;
+mod names;
 pub mod offline;
 mod output;
+mod pager;
 pub mod policy;
 pub mod status;
 pub mod why;

@@ -13,7 +13,6 @@ pub mod files;
 pub mod local;
 pub mod pem;
 pub mod revocation;
-pub mod short_id;
 #[cfg(feature = "signing")]
 pub mod signing;
 pub mod status;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use jit_client::short_id::ShortId;
+use jit_client::status::IdBegin;
 use jit_proto::SourcePrefix;
 
 use crate::{
@@ -107,10 +107,10 @@ pub(crate) struct RevokeArgs {
 #[derive(Args, Clone, Debug)]
 #[group(required = true, multiple = false)]
 pub(crate) struct RevokeWhat {
-    /// This grant, by its id or the first letters of it (at least 4, if no other id begins with
-    /// them); the agent refuses a whole id from then on, also when it has never seen it
+    /// This grant, by its id or the first letters of it (at least 4, as `list` shows them); the
+    /// agent refuses a whole id from then on, also when it has never seen it
     #[arg(long, value_name = "ULID")]
-    pub(crate) id: Option<ShortId>,
+    pub(crate) id: Option<IdBegin>,
     /// Every grant of this requester; what was signed until now and comes later is refused, too
     #[arg(long, value_name = "REQUESTER")]
     pub(crate) requester: Option<String>,

@@ -7,8 +7,7 @@ use jit_client::{
     exit::Exit,
     files::read,
     revocation,
-    short_id::ShortId,
-    status::{self, GrantsJson, StatusJson, Style},
+    status::{self, GrantsJson, Page, ShortIds, StatusJson, Style},
 };
 use jit_proto::{
     GrantId,
@@ -107,11 +106,11 @@ pub(crate) fn revoke(agent_args: &AgentArgs, args: &RevokeArgs) -> Result<Exit, 
 async fn asked(agent: &mut Agent, what: &RevokeWhat) -> Result<What, Failure> {
     Ok(match what {
         RevokeWhat { id: Some(id), .. } => {
-            let listed = match id {
-                ShortId::Beginning(_) => agent.list(true).await?,
-                ShortId::Whole(_) => Vec::new(),
+            let listed = match id.whole() {
+                Some(_) => Vec::new(),
+                None => agent.list(true).await?,
             };
-            let id = id.among(&listed).map_err(Failure::usage)?;
+            let id = id.find(&listed).map_err(Failure::usage)?;
             What::GrantId(id.0.to_vec().into())
         }
         RevokeWhat { requester: Some(requester), .. } => What::Requester(requester.clone()),
@@ -161,7 +160,8 @@ pub(crate) fn list(agent_args: &AgentArgs, args: &ListArgs) -> Result<Exit, Fail
     if args.json {
         text::print_pretty(&GrantsJson(&grants))?;
     } else {
-        text::print(&status::grants_text(&grants, Style::of_stdout()))?;
+        let (ids, page) = (ShortIds::of(&grants), Page::of_stdout(Style::of_stdout()));
+        text::print(&status::grants_text(&grants, &ids, page))?;
     }
     Ok(Exit::Success)
 }
@@ -172,7 +172,7 @@ pub(crate) fn status(agent_args: &AgentArgs, args: &StatusArgs) -> Result<Exit, 
     if args.json {
         text::print_pretty(&StatusJson(&status))?;
     } else {
-        text::print(&status::text(&status, Style::of_stdout()))?;
+        text::print(&status::text(&status, Page::of_stdout(Style::of_stdout())))?;
     }
     Ok(Exit::of_status(&status))
 }
@@ -243,7 +243,7 @@ mod tests {
         assert!(
             line.starts_with("grants of ana@example.org that were signed until the revocation")
         );
-        let id = Some(ShortId::Whole(GrantId([1; 16])));
+        let id = Some(GrantId([1; 16]).into());
         let id = RevokeWhat { id, all: false, ..all };
         assert_eq!(floor_line(&id, None), "");
     }

@@ -38,6 +38,8 @@ use crate::{
 };
 
 const FILE: &str = "grants.redb";
+/// The largest file that is read into memory for people, bytes.
+const MOST_PEEKED: u64 = 256 * 1024 * 1024;
 
 /// The open database.
 pub struct Store {
@@ -202,6 +204,22 @@ impl Store {
     /// any.
     pub fn open(directory: &Path, now: WallTime) -> Result<(Self, Stored), StoreError> {
         Self::open_by(directory, now, Arc::new(|builder, path| builder.create(path)))
+    }
+
+    /// Reads what the file holds now, also while an agent has it open. Writes and makes nothing, and
+    /// waits for no lock. For people: what the kernel enforces is not decided by it.
+    ///
+    /// # Errors
+    /// The file cannot be read, is too large for a copy in memory, or makes no sense. A copy that
+    /// was made while an agent wrote may make none.
+    pub(crate) fn peek(directory: &Path) -> Result<Stored, StoreError> {
+        let path = directory.join(FILE);
+        let failed = |cause| StoreError::Database { verb: "read", path: path.clone(), cause };
+        let size = fs::metadata(&path).map_err(|error| failed(error.to_string()))?.len();
+        if size > MOST_PEEKED {
+            return Err(failed(format!("{size} bytes are too many for a copy in memory")));
+        }
+        read_in_memory(&path).ok_or_else(|| failed("its content makes no sense".into()))
     }
 
     /// As [`Store::open`], with another way to open the file.

@@ -20,11 +20,23 @@ use crate::{
         ledger::HeldGrant,
         reconcile::EntryKey,
         refusal::Refused,
+        refused_pushes::Asked,
     },
 };
 
 /// Most openings that `status` names.
 const NAMED: usize = 3;
+
+/// What root asked for, as the audit has it.
+fn what(asked: &BreakGlass) -> Asked {
+    Asked {
+        id: None,
+        requester: break_glass::REQUESTER.into(),
+        sources: vec![(&asked.source).into()],
+        ports: vec![asked.ports.into()],
+        vouched: true,
+    }
+}
 
 /// What root opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +76,7 @@ impl<D: Datapath> Gate<D> {
                     reason = refused.refusal.word(),
                     "break-glass refused: {refused}"
                 );
-                self.recorder.refused(refused, by, now);
+                self.recorder.refused(refused, &what(asked), by, now);
             }
         }
         self.settle_audit(now);

@@ -398,5 +398,7 @@ pub(super) fn port(section: &PortSection, now: Now) -> v1::Port {
         terminates: if section.forwarded { FORWARDED } else { "host" }.into(),
         max_duration_ms: i64::try_from(section.max_duration.as_millis()).unwrap_or(i64::MAX),
         exemptions: section.exemptions.iter().map(v1::Exemption::from).collect(),
+        sources_allowed: u32::try_from(section.sources.len()).unwrap_or(u32::MAX),
+        approvals: u32::try_from(section.approvals).unwrap_or(u32::MAX),
     }
 }

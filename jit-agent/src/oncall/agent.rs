@@ -3,13 +3,74 @@
 use std::{
     io::{self, ErrorKind},
     path::Path,
+    time::Duration,
 };
 
 use jit_client::local::{self, LocalClient};
 use jit_proto::printable::clean;
-use tonic::{Code, Status};
+use tonic::{Code, Response, Status};
 
 use crate::{config::Glimpse, oncall::failure::Failure};
+
+/// The longest wait for an agent, where the kernel's tables can be read instead. With the reading
+/// of tables and database the command ends within two seconds.
+const PATIENCE: Duration = Duration::from_millis(1_200);
+
+/// The result of a request to the agent.
+pub(super) enum Asked<T> {
+    /// The agent answered.
+    Answered(T),
+    /// The agent closed the connection without an answer.
+    Closed,
+    /// The agent does not do it, and says why.
+    Refused(Status),
+    /// No agent answers.
+    Silent(Silence),
+}
+
+/// Why no agent answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Silence {
+    /// No agent is running.
+    Dead,
+    /// It is stopped, hangs, or broke the connection.
+    Hung,
+    /// It closed the connection.
+    Closed,
+}
+
+impl Silence {
+    /// The begin of a sentence.
+    pub(super) const fn text(self) -> &'static str {
+        match self {
+            Self::Dead => "no agent answers",
+            Self::Hung => "the agent does not answer",
+            Self::Closed => local::CLOSED,
+        }
+    }
+}
+
+/// Asks the agent, and waits no longer than an engineer should.
+pub(super) async fn ask<T>(
+    socket: &Path,
+    request: impl AsyncFnOnce(&mut LocalClient) -> Result<Response<T>, Status>,
+) -> Result<Asked<T>, Failure> {
+    let asked = tokio::time::timeout(PATIENCE, async {
+        let mut client = connect(socket).await?;
+        Ok(request(&mut client).await)
+    });
+    match asked.await {
+        Ok(Ok(Ok(answer))) => Ok(Asked::Answered(answer.into_inner())),
+        Ok(Ok(Err(status))) if local::is_closed(&status) => Ok(Asked::Closed),
+        Ok(Ok(Err(status))) => Ok(Asked::Refused(status)),
+        Ok(Err(Unreached::Closed)) => Ok(Asked::Closed),
+        Ok(Err(Unreached::Denied(error))) => {
+            Err(Failure::DeniedSocket { socket: socket.to_owned(), error })
+        }
+        Ok(Err(Unreached::NotThere(_))) => Ok(Asked::Silent(Silence::Dead)),
+        Ok(Err(Unreached::NoAnswer(_))) | Err(_) => Ok(Asked::Silent(Silence::Hung)),
+    }
+}
 
 /// Why no agent was reached.
 #[derive(Debug)]

@@ -23,9 +23,12 @@ use crate::{
     oncall::output::unless_closed,
     system::sys,
 };
-use jit_client::{exit::Exit, status::Style};
+use jit_client::{
+    exit::Exit,
+    status::{IdBegin, Style},
+};
 use jit_proto::{
-    GrantId, WallTime,
+    WallTime,
     printable::{clean, json_pretty},
 };
 
@@ -80,9 +83,9 @@ pub struct FilterArgs {
     /// Only records from then on: 45m, 7d, 2026-06-01 or 2026-06-01T12:00:00Z.
     #[arg(long, value_name = "WHEN", value_parser = parse_since)]
     pub since: Option<Since>,
-    /// Only records about this grant.
+    /// Only records about this grant: its id, or the first characters of it.
     #[arg(long, value_name = "ID")]
-    pub grant: Option<GrantId>,
+    pub grant: Option<IdBegin>,
     /// Only records about grants of this person, or that name the person.
     #[arg(long, value_name = "NAME")]
     pub requester: Option<String>,
@@ -236,7 +239,7 @@ impl FilterArgs {
         Filter {
             since: self.since.map(|since| since.moment(now)),
             codes: self.code.clone(),
-            grant: self.grant,
+            grant: self.grant.clone(),
             requester: self.requester.clone(),
             ..Filter::default()
         }

@@ -5,7 +5,7 @@ mod offline;
 use std::{path::Path, process::ExitCode, time::Duration};
 
 use clap::Args;
-use jit_client::{exit::Exit, local::LocalClient, revocation, short_id::ShortId};
+use jit_client::{exit::Exit, local::LocalClient, revocation, status::IdBegin};
 use jit_proto::{
     SourcePrefix,
     printable::clean,
@@ -56,7 +56,7 @@ struct CloseWhat {
     /// This grant, by its id or the first letters of it (at least 4, if no other id begins with
     /// them).
     #[arg(long, value_name = "ID")]
-    grant: Option<ShortId>,
+    grant: Option<IdBegin>,
     /// Every grant; what was signed until now and comes later is refused, too.
     #[arg(long)]
     all: bool,
@@ -107,14 +107,14 @@ async fn asked(client: &mut LocalClient, what: &CloseWhat) -> Result<What, Failu
         CloseWhat { source: Some(source), .. } => What::Source(source.into()),
         CloseWhat { user: Some(name), .. } => What::Requester(name.clone()),
         CloseWhat { grant: Some(id), .. } => {
-            let listed = match id {
-                ShortId::Beginning(_) => {
+            let listed = match id.whole() {
+                Some(_) => Vec::new(),
+                None => {
                     let answer = client.list(v1::ListRequest { include_ended: true }).await;
                     answer.map_err(|status| undone("list the grants", status))?.into_inner().grants
                 }
-                ShortId::Whole(_) => Vec::new(),
             };
-            let id = id.among(&listed).map_err(Failure::Usage)?;
+            let id = id.find(&listed).map_err(Failure::Usage)?;
             What::GrantId(id.0.to_vec().into())
         }
         CloseWhat { source: None, user: None, grant: None, all: _ } => What::All(true),

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use jit_common::{ABI_VERSION, PortKey, PortRule, Slot};
-use jit_proto::{SourcePrefix, v1};
+use jit_proto::{PortRange, SourcePrefix, v1};
 use prost::Message as _;
 
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
         guard::GuardState,
         view::{Foreign, View},
     },
+    oncall::names::Names,
     rules::{
         claims::EXEMPT_SLOT,
         clock::{BootNanos, Now},
@@ -26,13 +27,53 @@ use crate::{
 const DEGRADED: &str = "degraded";
 const NOT_ENFORCING: &str = "not_enforcing";
 
-/// The status that the pins show; not enforcing when there are no pins. `agent` is the beginning of
-/// a sentence, such as "no agent answers"; `wanted` are the interfaces that the
-/// configuration gates.
-pub fn status(
+/// Why there is no answer of an agent.
+#[derive(Clone, Debug)]
+pub(super) struct Absent {
+    /// The begin of a sentence, such as "no agent answers".
+    pub(super) agent: &'static str,
+    /// Why its configuration is refused; `None`: it is not, or that is not the cause.
+    pub(super) refused: Option<String>,
+}
+
+impl Absent {
+    /// What to do so that an agent answers again.
+    fn cure(&self, command: &str) -> String {
+        match &self.refused {
+            None => command.to_owned(),
+            Some(why) => format!(
+                "its configuration is refused ({why}): mend it by `jit-agent check`, then \
+                 `systemctl start jit-agent`"
+            ),
+        }
+    }
+
+    /// The problem where every port is open.
+    fn open(&self, what: &str) -> String {
+        let cure = self.cure("start it with `systemctl start jit-agent`");
+        format!("{} and {what}: every port is open; {cure}", self.agent)
+    }
+
+    /// The problem of a gate without an agent.
+    fn of_gate(&self, attached: bool) -> String {
+        if !attached {
+            return self.open("no program is attached");
+        }
+        let cure = self.cure("`systemctl restart jit-agent`, `journalctl -u jit-agent`");
+        format!(
+            "{}: the kernel holds this and ends every grant on time, but nothing new opens; {cure}",
+            self.agent
+        )
+    }
+}
+
+/// The status that the pins show; not enforcing when there are no pins. `wanted` are the interfaces
+/// that the configuration gates, `names` the grants that the database has.
+pub(super) fn status(
     pins: &Path,
     wanted: &InterfaceFilter,
-    agent: &str,
+    absent: &Absent,
+    names: Option<&Names>,
     now: Now,
 ) -> Result<v1::StatusResponse, DatapathError> {
     // A takeover makes the tables of its version before it replaces the first program. Until then
@@ -42,26 +83,18 @@ pub fn status(
         && let Some(foreign) = Foreign::read(pins, wanted)?
         && (foreign.attached() || matches!(own, Ok(None)))
     {
-        return Ok(of_another_version(foreign, agent));
+        return Ok(of_another_version(foreign, absent));
     }
-    Ok(own?.map_or_else(|| without_pins(agent), |view| of_view(view, agent, now)))
-}
-
-/// Nothing is in the kernel.
-fn without_pins(agent: &str) -> v1::StatusResponse {
-    let problem = format!(
-        "{agent} and nothing is pinned: every port is open; start it with `systemctl start \
-         jit-agent`"
-    );
-    with_problem(NOT_ENFORCING, problem)
+    let without_pins = || with_problem(NOT_ENFORCING, absent.open("nothing is pinned"));
+    Ok(own?.map_or_else(without_pins, |view| of_view(view, absent, names, now)))
 }
 
 /// This version's gate.
-fn of_view(view: View, agent: &str, now: Now) -> v1::StatusResponse {
+fn of_view(view: View, absent: &Absent, names: Option<&Names>, now: Now) -> v1::StatusResponse {
     let attached = view.attached();
     let View { interfaces, guard, ports, entries, slots, counters, settings } = view;
     let observes = settings.observe != 0;
-    let mut status = with_problem(NOT_ENFORCING, without_agent(agent, attached));
+    let mut status = with_problem(NOT_ENFORCING, absent.of_gate(attached));
     if observes {
         status.mode = "observe".into();
     }
@@ -85,18 +118,20 @@ fn of_view(view: View, agent: &str, now: Now) -> v1::StatusResponse {
     }
     let state = report::state(observes, &interfaces, &guard, &status.ports, &status.problems);
     status.state = state.into();
-    status.grants = live_entries(&entries, &slots, now);
+    status.grants = live_grants(&entries, &slots, names, now);
     status.drops = Some(drops(&counters));
     status
 }
 
 /// Another version's gate: its links can be read, its tables cannot.
-fn of_another_version(foreign: Foreign, agent: &str) -> v1::StatusResponse {
+fn of_another_version(foreign: Foreign, absent: &Absent) -> v1::StatusResponse {
     let state = if foreign.attached() { DEGRADED } else { NOT_ENFORCING };
     let Foreign { version, interfaces, guard } = foreign;
+    let cure = absent.cure("`systemctl start jit-agent` takes it over");
     let problem = format!(
-        "{agent}: another version of it (layouts {version}, here {ABI_VERSION}) pinned the gate, and \
-         this version cannot read its tables; `systemctl start jit-agent` takes it over"
+        "{}: another version of it (layouts {version}, here {ABI_VERSION}) pinned the gate, and this \
+         version cannot read its tables; {cure}",
+        absent.agent
     );
     let mut status = with_problem(state, problem);
     // It does not know which ports are forwarded: some may be.
@@ -111,21 +146,6 @@ fn with_problem(state: &str, problem: String) -> v1::StatusResponse {
         state: state.into(),
         problems: vec![problem],
         ..v1::StatusResponse::default()
-    }
-}
-
-/// The problem of a gate without an agent.
-fn without_agent(agent: &str, attached: bool) -> String {
-    if attached {
-        format!(
-            "{agent}: the kernel holds this and ends every grant on time, but nothing new opens; \
-             `systemctl restart jit-agent`, `journalctl -u jit-agent`"
-        )
-    } else {
-        format!(
-            "{agent} and no program is attached: every port is open; start it with `systemctl \
-             start jit-agent`"
-        )
     }
 }
 
@@ -179,39 +199,77 @@ fn exemptions(entries: &Entries, port: PortKey, now: Now) -> Vec<v1::Exemption> 
         .collect()
 }
 
-/// What is open now. Requester and reason are in the database, which only the agent reads.
-pub(super) fn live_entries(
+/// What is open now: by the kernel's tables. Who asked for it, and why, is by the database.
+pub(super) fn live_grants(
     entries: &Entries,
     slots: &BTreeMap<u32, Slot>,
+    names: Option<&Names>,
     now: Now,
 ) -> Vec<v1::GrantState> {
-    let mut live: Vec<(&EntryKey, Access)> =
-        live_accesses(entries, now).filter(|(_, access)| access.slot != EXEMPT_SLOT).collect();
-    live.sort_unstable_by_key(|(key, access)| (access.slot, **key));
-    let counted = |access: &Access| slots.get(&access.slot).copied().unwrap_or_default();
-    live.into_iter()
-        .map(|(key, access)| (key, access, counted(&access)))
-        .map(|(key, access, Slot { hits, limit, generation: _ })| v1::GrantState {
-            grant: v1::Grant {
-                sources: vec![(&key.source).into()],
-                ports: vec![key.port.into()],
-                requester: "(in the kernel)".into(),
-                max_connections: limit,
-                ..v1::Grant::default()
-            }
-            .encode_to_vec()
-            .into(),
-            state: if limit > 0 && hits >= u64::from(limit) {
-                v1::State::Exhausted.into()
-            } else {
-                v1::State::Active.into()
-            },
-            signers: Vec::new(),
-            left_ms: i64::try_from(now.until(access.deadline).as_millis()).unwrap_or(i64::MAX),
-            hits,
-            outside: String::new(),
-        })
-        .collect()
+    let mut live: BTreeMap<(u32, BootNanos), Vec<EntryKey>> = BTreeMap::new();
+    for (key, access) in live_accesses(entries, now) {
+        if access.slot != EXEMPT_SLOT {
+            live.entry((access.slot, access.deadline)).or_default().push(*key);
+        }
+    }
+    let mut grants = Vec::new();
+    for ((slot, deadline), mut keys) in live {
+        keys.sort_unstable();
+        let counted = slots.get(&slot).copied().unwrap_or_default();
+        let named = names.and_then(|names| names.of_slot(slot, counted));
+        match named.filter(|grant| opens_just(grant, &keys)) {
+            Some(grant) => grants.push(live_grant(grant.clone(), counted, deadline, now)),
+            None => grants.extend(keys.into_iter().map(|key| {
+                let grant = of_entry(named, key, counted.limit);
+                live_grant(grant, counted, deadline, now)
+            })),
+        }
+    }
+    grants
+}
+
+/// Whether these entries are all that a grant opens.
+fn opens_just(grant: &v1::Grant, keys: &[EntryKey]) -> bool {
+    let sources = grant.sources.iter().filter_map(|source| SourcePrefix::try_from(source).ok());
+    let sources: Vec<_> = sources.collect();
+    let ranges = grant.ports.iter().filter_map(|range| PortRange::try_from(range).ok());
+    let mut opened: Vec<_> = ranges
+        .flat_map(PortRange::ports)
+        .flat_map(|port| sources.iter().map(move |source| EntryKey { source: *source, port }))
+        .take(keys.len() + 1)
+        .collect();
+    opened.sort_unstable();
+    opened == keys
+}
+
+/// One entry of the tables, with the names of its grant where they are known.
+fn of_entry(named: Option<&v1::Grant>, key: EntryKey, limit: u32) -> v1::Grant {
+    let unknown = || v1::Grant {
+        requester: "(in the kernel)".into(),
+        max_connections: limit,
+        ..v1::Grant::default()
+    };
+    v1::Grant {
+        sources: vec![(&key.source).into()],
+        ports: vec![key.port.into()],
+        ..named.cloned().unwrap_or_else(unknown)
+    }
+}
+
+fn live_grant(grant: v1::Grant, counted: Slot, deadline: BootNanos, now: Now) -> v1::GrantState {
+    let Slot { hits, limit, generation: _ } = counted;
+    v1::GrantState {
+        grant: grant.encode_to_vec().into(),
+        state: if limit > 0 && hits >= u64::from(limit) {
+            v1::State::Exhausted.into()
+        } else {
+            v1::State::Active.into()
+        },
+        signers: Vec::new(),
+        left_ms: i64::try_from(now.until(deadline).as_millis()).unwrap_or(i64::MAX),
+        hits,
+        outside: String::new(),
+    }
 }
 
 /// The claims that let somebody in now.

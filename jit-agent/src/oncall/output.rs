@@ -2,6 +2,8 @@
 
 use std::io::{self, ErrorKind, Write as _};
 
+use clap::ColorChoice;
+use jit_client::status::{Page, Style};
 use jit_proto::printable;
 use serde::Serialize;
 
@@ -23,6 +25,15 @@ pub(super) fn print_while_open(text: &str) -> io::Result<bool> {
             Err(io::Error::new(error.kind(), text))
         }
     }
+}
+
+/// What standard output is, and whether text on it has colours.
+pub(super) fn page(colour: ColorChoice) -> Page {
+    Page::of_stdout(match colour {
+        ColorChoice::Always => Style::Colour,
+        ColorChoice::Auto => Style::of_stdout(),
+        ColorChoice::Never => Style::Plain,
+    })
 }
 
 /// Prints JSON on several lines.

@@ -1,89 +1,95 @@
 //! `jit-agent status`: the agent's answer, or what the kernel enforces while no agent answers.
 
-use std::{path::Path, process::ExitCode, time::Duration};
+use std::{path::Path, process::ExitCode};
 
+use clap::{Args, ColorChoice};
 use jit_client::{
     exit::Exit,
-    local,
-    status::{self, StatusJson, Style},
+    status::{self, Page, StatusJson},
 };
 use jit_proto::v1;
 
 use crate::{
-    config::Glimpse,
+    config::{Glimpse, Loaded},
     kernel::datapath::boot_clock,
     oncall::{
-        agent::{Unreached, connect},
+        agent::{Asked, Silence, ask},
         failure::Failure,
-        offline,
-        output::{print, print_json},
+        names::Names,
+        offline::{self, Absent},
+        output::{page, print, print_json},
     },
     system::sys,
 };
 
-/// The longest wait for an agent; then the kernel's tables are read.
-const PATIENCE: Duration = Duration::from_secs(3);
-
-/// The result of the request to the agent.
-enum Asked {
-    /// The agent answered.
-    Answered(Box<v1::StatusResponse>),
-    /// The agent closed the connection without an answer.
-    Closed,
-    /// No agent answers. The text begins a sentence for a person.
-    Silent(&'static str),
+/// What `status` shows, and how.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Options {
+    /// Show everything, however long it gets.
+    #[arg(long)]
+    all: bool,
+    /// Print JSON (docs/json.md).
+    #[arg(long)]
+    json: bool,
+    /// Colours: `auto` has them on a terminal, unless NO_COLOR is set.
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    color: ColorChoice,
 }
 
 /// Prints the status. The exit code is the state.
-pub async fn run(config: &Path, json: bool) -> Result<ExitCode, Failure> {
+pub async fn run(config: &Path, options: Options) -> Result<ExitCode, Failure> {
+    let Options { all, json, color } = options;
     let glimpse = Glimpse::of(config);
-    let status = match ask(&glimpse.paths.socket()).await? {
-        Asked::Answered(status) => *status,
-        Asked::Closed if !may_read_tables() => return Err(Failure::Closed),
-        Asked::Closed => offline(glimpse, local::CLOSED)?,
-        Asked::Silent(_) if !may_read_tables() => return Err(Failure::NotRoot),
-        Asked::Silent(agent) => offline(glimpse, agent)?,
+    let socket = glimpse.paths.socket();
+    let asked = ask(&socket, async |client| client.status(v1::StatusRequest {}).await);
+    let status = match asked.await? {
+        Asked::Answered(status) => status,
+        Asked::Closed => without_agent(config, glimpse, Silence::Closed)?,
+        Asked::Refused(_) => without_agent(config, glimpse, Silence::Hung)?,
+        Asked::Silent(silence) => without_agent(config, glimpse, silence)?,
     };
     if json {
         print_json(&StatusJson(&status))?;
     } else {
-        print(&status::text(&status, Style::of_stdout()))?;
+        let page = page(color);
+        let page = if all { Page { height: None, grants: None, ..page } } else { page };
+        print(&status::text(&status, page))?;
     }
     Ok(Exit::of_status(&status).into())
 }
 
-async fn ask(socket: &Path) -> Result<Asked, Failure> {
-    const NO_ANSWER: Asked = Asked::Silent("the agent does not answer");
-    let asked = tokio::time::timeout(PATIENCE, async {
-        let mut client = connect(socket).await?;
-        Ok(client.status(v1::StatusRequest {}).await)
-    });
-    match asked.await {
-        Ok(Ok(Ok(answer))) => Ok(Asked::Answered(Box::new(answer.into_inner()))),
-        Ok(Ok(Err(status))) if local::is_closed(&status) => Ok(Asked::Closed),
-        Ok(Err(Unreached::Closed)) => Ok(Asked::Closed),
-        Ok(Err(Unreached::Denied(error))) => {
-            Err(Failure::DeniedSocket { socket: socket.to_owned(), error })
-        }
-        Ok(Err(Unreached::NotThere(_))) => Ok(Asked::Silent("no agent answers")),
-        Ok(Ok(Err(_)) | Err(Unreached::NoAnswer(_))) | Err(_) => Ok(NO_ANSWER),
+/// What the kernel enforces, with the names that the database has.
+pub(super) fn without_agent(
+    config: &Path,
+    glimpse: Glimpse,
+    silence: Silence,
+) -> Result<v1::StatusResponse, Failure> {
+    if sys::missing_capabilities().contains(&"CAP_BPF") {
+        return Err(match silence {
+            Silence::Closed => Failure::Closed,
+            Silence::Dead | Silence::Hung => Failure::NotRoot,
+        });
     }
-}
-
-fn may_read_tables() -> bool {
-    !sys::missing_capabilities().contains(&"CAP_BPF")
-}
-
-fn offline(glimpse: Glimpse, agent: &str) -> Result<v1::StatusResponse, Failure> {
     let Glimpse { paths, host, interfaces, unreadable, .. } = glimpse;
     // The deadlines in the tables are by the programs' boot clock.
     let aligned = boot_clock::align().err();
-    let mut status =
-        offline::status(&paths.pins, &interfaces, agent, sys::now()).map_err(Failure::Unread)?;
+    let names = Names::read(&paths.state);
+    let absent = Absent { agent: silence.text(), refused: refused(config, silence) };
+    let known = names.as_ref().ok();
+    let mut status = offline::status(&paths.pins, &interfaces, &absent, known, sys::now())
+        .map_err(Failure::Unread)?;
     status.host = host;
     status.problems.extend(unreadable);
     status.problems.extend(aligned.map(|error| {
         format!("the kernel programs' boot clock cannot be read ({error}): times left may be wrong")
     }));
+    let nameless = names.err().filter(|_| !status.grants.is_empty());
+    status.problems.extend(nameless.map(|why| format!("the grants have no names here: {why}")));
     Ok(status)
+}
+
+/// Why the configuration is refused, if no agent runs: it may be why none does.
+fn refused(config: &Path, silence: Silence) -> Option<String> {
+    let refused = (silence == Silence::Dead).then(|| Loaded::read(config, &[]).err())??;
+    Some(refused.brief().to_owned())
 }

@@ -24,7 +24,7 @@ use crate::{
     oncall::{
         agent::{Unreached, connect, undone},
         failure::Failure,
-        offline::{live_entries, port_message},
+        offline::{live_grants, port_message},
         output::{complain, print, print_json},
     },
     rules::clock::Now,
@@ -199,7 +199,7 @@ fn of_view(
         guard: answers.guard.map(answers::verdict),
         port: rule.map(|rule| port_message(port, rule)),
         entries: found,
-        grants: live_entries(&entries, &slots, now),
+        grants: live_grants(&entries, &slots, None, now),
         ..v1::WhyResponse::default()
     })
 }

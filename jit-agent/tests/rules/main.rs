@@ -23,6 +23,7 @@ mod policies_confirmed;
 mod policy_host;
 mod replaced;
 mod review;
+mod screens;
 mod sequences;
 mod sessions;
 mod signers;

@@ -3,7 +3,7 @@
 use jit_agent::rules::refusal::Refused;
 use jit_client::{
     exit::Exit,
-    status::{self, GrantsJson, StatusJson, Style},
+    status::{self, GrantsJson, Page, StatusJson, Style},
 };
 use jit_proto::{
     Refusal, WallTime,
@@ -15,6 +15,7 @@ use serde_json::{Value, json, to_value};
 
 use crate::support::{MINUTE, NOW, grant, port};
 
+const PLAIN: Page = Page::endless(Style::Plain);
 const HOUR: i64 = 60 * MINUTE;
 /// A time that no clock reaches while these tests are used.
 const FAR: i64 = 4_102_444_800_000;
@@ -88,7 +89,7 @@ fn now() -> i64 {
     i64::try_from(since.as_millis()).unwrap()
 }
 
-fn everything() -> v1::StatusResponse {
+pub(crate) fn everything() -> v1::StatusResponse {
     let interface = |name: &str, hook: &str, note: &str| v1::Interface {
         name: name.into(),
         index: 2,
@@ -126,6 +127,8 @@ fn everything() -> v1::StatusResponse {
                     exemption("198.51.100.2/32", NOW.wall.0 - HOUR * 24 * 365),
                 ],
                 open_to_all: false,
+                sources_allowed: 2,
+                approvals: 2,
             },
             v1::Port {
                 range: Some(udp(500, 501)),
@@ -199,7 +202,27 @@ fn everything() -> v1::StatusResponse {
             all_ms: NOW.wall.0 - 24 * HOUR,
             by_requester: [("ana@example.org".into(), NOW.wall.0)].into(),
         }),
-        ..v1::StatusResponse::default()
+        refused: vec![v1::RefusedPush {
+            time_ms: FAR,
+            grant_id: vec![8; 16].into(),
+            requester: "li@example.org".into(),
+            sources: vec![source("203.0.113.9/32")],
+            ports: vec![port(22)],
+            by: "spiffe://example.org/hub".into(),
+            reason: "lifetime".into(),
+            detail: "longer than 3h".into(),
+            count: 2,
+        }],
+        refused_last_hour: 3,
+        recent: Some(v1::RecentDrops {
+            packets: 1_204,
+            by_port: vec![v1::PortCounter {
+                protocol: v1::Protocol::Tcp.into(),
+                port: 22,
+                by_reason: vec![counter("denied", 1_180)],
+            }],
+            top: vec![v1::TopSource { source: vec![198, 51, 100, 9].into(), packets: 612 }],
+        }),
     }
 }
 
@@ -222,41 +245,44 @@ fn the_screen_word_for_word() {
     let screen = "\
 jit-agent 0.1.0  web-1  DEGRADED (observe mode: nothing is dropped)
 problem  eth1 has no gate: run `jit-agent check`
-gate     eth0  native XDP    tun0  TC (tcx) (no Ethernet header)    wg0  SOCKET GUARD ONLY    \
-eth1  NOT GATED    mgmt0  EXCLUDED (own network)    socket guard
-ports    22/tcp enforce drain <=3h     500-501/udp observe cut forwarded OPEN TO ALL
+gate     1 WITHOUT A GATE: eth1    1 SOCKET GUARD ONLY: wg0    eth0  native XDP    \
+tun0  TC (tcx) (no Ethernet header)    mgmt0  EXCLUDED (own network)    socket guard
+ports    22/tcp enforce drain <=3h  from 2 sources, 2 approvals, exempt 2    \
+500-501/udp observe cut forwarded OPEN TO ALL
 policy   version 8 of kim@example.org signed by policy-1, policy-2
 exempt   22/tcp 198.51.100.0/24  scanner (owner sec)
 exempt   22/tcp 198.51.100.1  scanner (owner sec, until 2100-01-01T00:00:00Z)
 exempt   22/tcp 198.51.100.2  scanner (owner sec, ended 2025-06-01T00:00:00Z)
 grants   1 live, 1 exhausted, 1 scheduled, 1 expired, 1 replaced, 1 revoked
-  ID                          SOURCE          PORT           LEFT  HITS  REQUESTER        WHY
-  01040G2081040G2081040G2081  203.0.113.7 +1  22/tcp +1     1h02m    12  ana@example.org  \
-INC-7 disk full
-  02081040G2081040G2081040G2  203.0.113.0/24  22/tcp        5m00s   3/3  ana@example.org  disk full
+  ID        SOURCE          PORT           LEFT  HITS  REQUESTER        WHY
+  01040G20  203.0.113.7 +1  22/tcp +1     1h02m    12  ana@example.org  INC-7 disk full
+  02081040  203.0.113.0/24  22/tcp        5m00s   3/3  ana@example.org  disk full
     outside the present configuration: port_not_protected: 22/tcp is not protected here
-  030C1G60R30C1G60R30C1G60R3  203.0.113.8     22/tcp       in 30m     0  ana@example.org  disk full
-  040G2081040G2081040G208104  203.0.113.9     22/tcp      expired     1  ana@example.org  disk full
-  050M2GA1850M2GA1850M2GA185  203.0.113.9     22/tcp     replaced     1  ana@example.org  disk full
-  060R30C1G60R30C1G60R30C1G6  203.0.113.9     22/tcp      revoked     1  ana@example.org  disk full
-  070707                      none            none              ?     0
+  030C1G60  203.0.113.8     22/tcp       in 30m     0  ana@example.org  disk full
+  040G2081  203.0.113.9     22/tcp      expired     1  ana@example.org  disk full
+  050M2GA1  203.0.113.9     22/tcp     replaced     1  ana@example.org  disk full
+  060R30C1  203.0.113.9     22/tcp      revoked     1  ana@example.org  disk full
+  070707    none            none              ?     0
 revoked  what was signed until 2026-05-31T00:00:00Z is refused
 revoked  what was signed for ana@example.org until 2026-06-01T00:00:00Z is refused
+refused  0s ago 2 times  li@example.org  203.0.113.9  22/tcp  lifetime: longer than 3h
+refused  … 2 more: `jit-agent denials`
+dropped  1,204 in 5 min (22/tcp 1,180), most from 198.51.100.9 (612)
 dropped  1,234,569 packets (22/tcp 1,234,560; 500/udp 7): denied 1,234,567, malformed 2; \
-1,000 of them only observed
+1,000 of them only observed, since the gate was put in force
 tables   3 times not what the agent wrote: put right (audit K001 to K003)
 control  listening on [::]:8443, last push 2h ago by spiffe://example.org/hub
 log      12,345 lines dropped: nobody took them in time
 soon     the certificate ends in 6 days
 ";
-    assert_eq!(status::text(&everything(), Style::Plain), screen);
+    assert_eq!(status::text(&everything(), PLAIN), screen);
 }
 
 #[test]
 fn an_empty_status_still_has_a_screen() {
     let screen = "jit-agent     \ngate     none\nports    none\ngrants   0 live\n\
                   dropped  0 packets\n";
-    assert_eq!(status::text(&v1::StatusResponse::default(), Style::Plain), screen);
+    assert_eq!(status::text(&v1::StatusResponse::default(), PLAIN), screen);
 }
 
 #[test]
@@ -268,7 +294,7 @@ fn the_state_is_a_colour_and_an_exit_code() {
         assert_eq!(Exit::of_status(&answer).code(), code, "{state}");
         let word = state.replace('_', " ").to_uppercase();
         let painted = format!("\x1b[1;{colour}m{word}\x1b[0m");
-        assert!(status::text(&answer, Style::Colour).contains(&painted), "{state}");
+        assert!(status::text(&answer, Page::endless(Style::Colour)).contains(&painted), "{state}");
     }
 }
 
@@ -286,18 +312,18 @@ fn the_guard_and_the_controller_each_have_their_words() {
     ] {
         let guard = Some(v1::SocketGuard { wanted, attached, ..Default::default() });
         let answer = v1::StatusResponse { guard, ..Default::default() };
-        let screen = status::text(&answer, Style::Plain);
+        let screen = status::text(&answer, PLAIN);
         assert!(screen.contains(words), "{screen}");
     }
     let control = Some(v1::Control { listen: "[::]:8443".into(), ..Default::default() });
     let answer = v1::StatusResponse { control, ..Default::default() };
     let words = "control  listening on [::]:8443, no push since the start\n";
-    assert!(status::text(&answer, Style::Plain).contains(words));
+    assert!(status::text(&answer, PLAIN).contains(words));
     let problem = "not listening: no interface has 192.0.2.1".to_owned();
     let control = v1::Control { listen: "192.0.2.1:8443".into(), problem, ..Default::default() };
     let answer = v1::StatusResponse { control: Some(control), ..Default::default() };
     let words = "control  not listening: no interface has 192.0.2.1, no push since the start\n";
-    assert!(status::text(&answer, Style::Plain).contains(words));
+    assert!(status::text(&answer, PLAIN).contains(words));
 }
 
 #[test]
@@ -314,6 +340,7 @@ fn the_json_value_for_value() {
     };
     let exemption = |source: &str, until: Value| json!({ "source": source, "reason": "scanner", "owner": "sec", "until": until });
     let expected = json!({
+        "schema_version": 1,
         "state": "degraded",
         "problems": ["eth1 has no gate: run `jit-agent check`"],
         "soon": ["the certificate ends in 6 days"],
@@ -342,12 +369,12 @@ fn the_json_value_for_value() {
                     exemption("198.51.100.1", json!("2100-01-01T00:00:00Z")),
                     exemption("198.51.100.2", json!("2025-06-01T00:00:00Z")),
                 ],
-                "open_to_all": false,
+                "open_to_all": false, "sources_allowed": 2, "approvals": 2,
             },
             {
                 "port": "500-501/udp", "mode": "observe", "sessions": "cut",
                 "terminates": "forwarded", "max_duration_s": 0, "exemptions": [],
-                "open_to_all": true,
+                "open_to_all": true, "sources_allowed": null, "approvals": null,
             },
         ],
         "grants": null,
@@ -363,6 +390,17 @@ fn the_json_value_for_value() {
             "events_lost": 5,
             "by_socket_guard": 6,
         },
+        "dropped_lately": {
+            "packets": 1_204,
+            "by_port": { "22/tcp": { "denied": 1_180 } },
+            "top": [{ "source": "198.51.100.9", "packets": 612 }],
+        },
+        "refused": [{
+            "time": "2100-01-01T00:00:00Z", "grant_id": id_text(&[8; 16]), "requester": "li@example.org",
+            "sources": ["203.0.113.9"], "ports": ["22/tcp"], "by": "spiffe://example.org/hub",
+            "reason": "lifetime", "detail": "longer than 3h", "count": 2,
+        }],
+        "refused_last_hour": 3,
         "control": {
             "listen": "[::]:8443", "certificate_not_after": "2100-01-01T00:00:00Z",
             "last_push": null, "last_controller": "spiffe://example.org/hub", "listening": true,

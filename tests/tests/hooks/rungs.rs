@@ -158,7 +158,7 @@ fn a_device_with_an_unknown_header_is_left_to_the_guard_and_reported() {
     assert!(state["note"].as_str().unwrap().contains("ARPHRD 24"), "{state:#}");
     assert!(status["problems"].to_string().contains("t0 is left to the socket guard"));
     let text = String::from_utf8(site.run(&["status"]).stdout).unwrap();
-    assert!(text.contains("t0  SOCKET GUARD ONLY (its frames"), "{text}");
+    assert!(text.contains("1 SOCKET GUARD ONLY: t0 (its frames"), "{text}");
     let lesser = events(&site, "A005");
     assert!(lesser.len() == 1 && lesser[0].contains("\"t0\""), "{lesser:?}");
     assert_eq!(client_opens_by_tun(&site), [false; 2]);

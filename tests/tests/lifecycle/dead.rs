@@ -40,9 +40,8 @@ fn with_the_agent_dead_exemptions_are_reported_as_exemptions() {
     assert!(site.stranger_opens(0, 22) && !site.stranger_opens(1, 22) && site.client_opens(0, 22));
     let (status, code) = site.status();
     assert_eq!((code, problems(&status).len()), (1, 1), "{status:#}");
-    let grants: Vec<_> =
-        status["grants"].as_array().unwrap().iter().map(|grant| &grant["sources"][0]).collect();
-    assert_eq!(grants, CLIENT, "{status:#}");
+    assert_eq!(status["grants"].as_array().unwrap().len(), 1, "{status:#}");
+    assert_eq!(status["grants"][0]["sources"], serde_json::json!(CLIENT), "{status:#}");
     let exemptions = status["ports"][0]["exemptions"].as_array().unwrap();
     let reported: Vec<_> =
         exemptions.iter().map(|one| (&one["source"], one["until"].is_null())).collect();
@@ -53,7 +52,7 @@ fn with_the_agent_dead_exemptions_are_reported_as_exemptions() {
     assert!(["2119-12-31T23:59", "2120-01-01T00:00"].iter().any(|near| until.starts_with(near)));
     let screen = String::from_utf8(site.run(&["status"]).stdout).unwrap();
     let exempt = format!("exempt   22/tcp {}  (in the kernel)\n", STRANGER[0]);
-    assert!(screen.contains(&exempt) && screen.contains("grants   2 live\n"), "{screen}");
+    assert!(screen.contains(&exempt) && screen.contains("grants   1 live\n"), "{screen}");
 }
 
 #[test]
@@ -102,4 +101,64 @@ fn with_the_agent_dead_a_classifier_without_its_pin_is_in_force() {
         "{status:#}"
     );
     site.assert_closed_to_all();
+}
+
+#[test]
+fn with_the_agent_dead_grants_have_their_names_and_nothing_is_written() {
+    let site = killed();
+    let state = || {
+        let mut files: Vec<_> = std::fs::read_dir(site.path("state"))
+            .unwrap()
+            .map(|file| file.unwrap())
+            .map(|file| (file.file_name(), file.metadata().unwrap().modified().unwrap()))
+            .collect();
+        files.sort();
+        files
+    };
+    let before = state();
+    let (status, _) = site.status();
+    let grant = &status["grants"][0];
+    assert_eq!(grant["requester"], "ana@example.org", "{status:#}");
+    assert_eq!(grant["justification"], "test", "{status:#}");
+    assert!(grant["id"].as_str().unwrap().len() == 26, "{status:#}");
+    let screen = String::from_utf8(site.run(&["status"]).stdout).unwrap();
+    assert!(screen.lines().next().unwrap().ends_with("DEGRADED"), "{screen}");
+    assert!(screen.contains("ana@example.org"), "{screen}");
+    assert_eq!(state(), before);
+    // Without the database the kernel's entries are shown all the same.
+    std::fs::write(site.path("state/grants.redb"), "no database").unwrap();
+    let (status, code) = site.status();
+    assert_eq!((code, status["grants"].as_array().unwrap().len()), (1, 2), "{status:#}");
+    assert_eq!(status["grants"][0]["requester"], "(in the kernel)");
+    let said = problems(&status).concat();
+    assert!(said.contains("the grants have no names here: cannot read the database"), "{said}");
+}
+
+#[test]
+fn with_the_agent_dead_by_its_configuration_the_next_step_is_check() {
+    let site = killed();
+    let good = std::fs::read_to_string(site.config()).unwrap();
+    site.write_config(&good.replace("[gate]", "[gaet]"));
+    let (status, code) = site.status();
+    let said = problems(&status).concat();
+    assert_eq!(code, 1, "{status:#}");
+    assert!(said.contains("its configuration is refused (line "), "{said}");
+    assert!(said.contains("`jit-agent check`") && !said.contains("systemctl restart"), "{said}");
+    site.write_config(&good);
+    let said = problems(&site.status().0).concat();
+    assert!(said.contains("systemctl restart") && !said.contains("jit-agent check"), "{said}");
+}
+
+#[test]
+fn a_real_status_is_as_its_schema_says_alive_and_dead() {
+    let schema = include_str!("../../../jit-agent/docs/status.schema.json");
+    let schema = jsonschema::validator_for(&serde_json::from_str(schema).unwrap()).unwrap();
+    let mut site = Site::new();
+    site.start();
+    site.admit(&CLIENT, LONG);
+    let alive = site.status().0;
+    site.end(Signal::KILL);
+    for status in [alive, site.status().0] {
+        schema.validate(&status).unwrap_or_else(|error| panic!("{error}: {status:#}"));
+    }
 }

@@ -3,22 +3,80 @@
 use jit_proto::{
     printable::clean,
     v1,
-    words::{duration, id_text, range_text, source_text},
+    words::{duration, range_text, source_text},
 };
 
 use super::{
-    BOLD, Style, YELLOW,
-    words::{WIDTH, line, now_ms},
+    BOLD, Page, YELLOW,
+    columns::{cut, pad, width},
+    layout::{Piece, Section, lay_out},
+    short_id::{ShortIds, id_of},
+    words::{WIDTH, listed, now_ms, thousands},
 };
 
-/// Characters of a grant's id in the table: all 26 of a ULID.
-const SHORT_ID: usize = 26;
+/// Columns of a grant.
+const TITLES: [&str; COLUMNS] = ["ID", "SOURCE", "PORT", "LEFT", "HITS", "REQUESTER", "WHY"];
+const COLUMNS: usize = 7;
+const SOURCE: usize = 1;
+const LEFT: usize = 3;
+const HITS: usize = 4;
+const REQUESTER: usize = 5;
+const WHY: usize = 6;
 
-/// The table of grants.
-pub fn grants_text(grants: &[v1::GrantState], style: Style) -> String {
-    let mut out = String::new();
+/// Spaces before each cell.
+const GAP: usize = 2;
+
+/// Where a table that is too wide gives up columns, and down to how many.
+const SHRINK: [(usize, usize); 6] =
+    [(WHY, 8), (REQUESTER, 14), (WHY, 3), (SOURCE, 24), (REQUESTER, 8), (SOURCE, 12)];
+
+/// Rank of the grants among the sections of the screen.
+const RANK: u8 = 6;
+
+/// The table of these grants, each with a row.
+pub fn grants_text(grants: &[v1::GrantState], ids: &ShortIds, page: Page) -> String {
+    let all = Page { height: None, grants: None, ..page };
+    let lines = lay_out(&[table(grants, ids, all)], None, all.width, all.style);
+    lines.into_iter().flat_map(|line| [line, "\n".to_owned()]).collect()
+}
+
+/// How many there are, and as many rows as can be shown. Only those are decoded.
+pub(super) fn section(grants: &[v1::GrantState], page: Page) -> Section {
+    table(grants, &ShortIds::of(grants), page)
+}
+
+fn table(grants: &[v1::GrantState], ids: &ShortIds, page: Page) -> Section {
+    let most = page.grants.unwrap_or(usize::MAX).min(page.height.unwrap_or(usize::MAX));
+    let shown = grants.get(..grants.len().min(most)).unwrap_or_default();
+    let mut titles = vec![Piece::plain(format!("grants   {}", counts(grants)))];
+    if shown.is_empty() {
+        return Section::table(RANK, titles, Vec::new())
+            .with_more(grants.len(), "jit-agent grants");
+    }
+    let cells: Vec<_> = shown.iter().map(|state| cells(state, ids)).collect();
+    let widths = widths(&cells, page.width);
+    titles.push(Piece::coloured(row(&TITLES.map(String::from), &widths), BOLD));
+    let mut rows = Vec::with_capacity(shown.len());
+    for (cells, state) in cells.iter().zip(shown) {
+        rows.push(Piece::plain(row(cells, &widths)));
+        if !state.outside.is_empty() {
+            let text =
+                format!("    outside the present configuration: {}", clean(&state.outside, 200));
+            let text = page.width.map_or_else(|| text.clone(), |wide| cut(&text, wide));
+            rows.push(Piece::coloured(text, YELLOW));
+        }
+    }
+    let beyond = grants.len() - shown.len();
+    Section::table(RANK, titles, rows).with_more(beyond, "jit-agent grants")
+}
+
+/// `2 live, 1 scheduled`.
+fn counts(grants: &[v1::GrantState]) -> String {
     let count = |state| grants.iter().filter(|grant| grant.state() == state).count();
-    let mut counts = vec![format!("{} live", count(v1::State::Active))];
+    let text = |count: usize, word: &str| {
+        format!("{} {word}", thousands(u64::try_from(count).unwrap_or(u64::MAX)))
+    };
+    let mut counts = vec![text(count(v1::State::Active), "live")];
     for (state, word) in [
         (v1::State::Exhausted, "exhausted"),
         (v1::State::Scheduled, "scheduled"),
@@ -28,84 +86,40 @@ pub fn grants_text(grants: &[v1::GrantState], style: Style) -> String {
     ] {
         match count(state) {
             0 => {}
-            count => counts.push(format!("{count} {word}")),
+            count => counts.push(text(count, word)),
         }
     }
-    line(&mut out, format_args!("grants   {}", counts.join(", ")));
-    if grants.is_empty() {
-        return out;
-    }
-    let mut rows = Rows::default();
-    rows.push(&["ID", "SOURCE", "PORT", "LEFT", "HITS", "REQUESTER", "WHY"].map(String::from));
-    for state in grants {
-        rows.push(&grant_row(state));
-    }
-    let (mut rows, widths) = (rows.cells(), rows.widths);
-    let header = rows.next().unwrap_or_default();
-    let mut title = String::new();
-    render(&mut title, &header, &widths);
-    line(&mut out, format_args!("{}", style.paint(BOLD, &title)));
-    for (row, state) in rows.zip(grants) {
-        render(&mut out, &row, &widths);
-        out.push('\n');
-        if !state.outside.is_empty() {
-            let outside = clean(&state.outside, 200);
-            let text = format!("outside the present configuration: {outside}");
-            line(&mut out, format_args!("    {}", style.paint(YELLOW, &text)));
+    counts.join(", ")
+}
+
+/// How wide each column is: as its widest cell, or less where the terminal has not the room.
+fn widths(rows: &[[String; COLUMNS]], wide: Option<usize>) -> [usize; COLUMNS] {
+    let mut widths = TITLES.map(str::len);
+    for row in rows {
+        for (most, cell) in widths.iter_mut().zip(row) {
+            *most = (*most).max(width(cell));
         }
     }
+    let Some(wide) = wide else { return widths };
+    for (column, least) in SHRINK {
+        let total: usize = widths.iter().map(|width| width + GAP).sum();
+        if let Some(width) = widths.get_mut(column) {
+            let less = total.saturating_sub(wide).min(width.saturating_sub(least));
+            *width -= less;
+        }
+    }
+    widths
+}
+
+/// The cells side by side, each cut to its column.
+fn row(cells: &[String; COLUMNS], widths: &[usize; COLUMNS]) -> String {
+    let mut out = String::new();
+    for (column, (cell, width)) in cells.iter().zip(widths).enumerate() {
+        out.extend(std::iter::repeat_n(' ', GAP));
+        pad(&mut out, &cut(cell, *width), *width, matches!(column, LEFT | HITS));
+    }
+    out.truncate(out.trim_end().len());
     out
-}
-
-/// Rows whose cells follow each other in one text: there may be very many.
-#[derive(Default)]
-struct Rows {
-    text: String,
-    /// Where each cell of a row ends.
-    ends: Vec<[usize; 7]>,
-    /// The most characters in each column.
-    widths: [usize; 7],
-}
-
-impl Rows {
-    fn push(&mut self, cells: &[String; 7]) {
-        let mut ends = [0; 7];
-        for ((end, width), cell) in ends.iter_mut().zip(&mut self.widths).zip(cells) {
-            *width = (*width).max(cell.chars().count());
-            self.text.push_str(cell);
-            *end = self.text.len();
-        }
-        self.ends.push(ends);
-    }
-
-    fn cells(&self) -> impl Iterator<Item = [&str; 7]> {
-        let mut start = 0;
-        self.ends.iter().map(move |ends| {
-            ends.map(|end| self.text.get(std::mem::replace(&mut start, end)..end).unwrap_or(""))
-        })
-    }
-}
-
-/// Adds the cells of a row, each as wide as its column.
-fn render(out: &mut String, row: &[&str; 7], widths: &[usize; 7]) {
-    let start = out.len();
-    for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
-        let pad = std::iter::repeat_n(' ', width.saturating_sub(cell.chars().count()));
-        out.push_str("  ");
-        match column {
-            3 | 4 => {
-                out.extend(pad);
-                out.push_str(cell);
-            }
-            6 => out.push_str(cell),
-            _ => {
-                out.push_str(cell);
-                out.extend(pad);
-            }
-        }
-    }
-    let written = out.get(start..).unwrap_or_default().trim_end().len();
-    out.truncate(start + written);
 }
 
 /// The grant as signed. One that this version cannot read is listed all the same, and says so.
@@ -115,7 +129,7 @@ pub(super) fn readable(state: &v1::GrantState) -> v1::Grant {
     state.signed().unwrap_or_else(unreadable)
 }
 
-fn grant_row(state: &v1::GrantState) -> [String; 7] {
+fn cells(state: &v1::GrantState, ids: &ShortIds) -> [String; COLUMNS] {
     let grant = readable(state);
     let left = match state.state() {
         v1::State::Active | v1::State::Exhausted => duration(state.left_ms),
@@ -126,9 +140,9 @@ fn grant_row(state: &v1::GrantState) -> [String; 7] {
         v1::State::Unspecified => "?".into(),
     };
     let why = [grant.ticket.as_str(), grant.justification.as_str()].join(" ");
-    let id = id_text(&grant.id);
+    let id = id_of(state);
     [
-        id.get(..SHORT_ID).unwrap_or(&id).to_owned(),
+        ids.short(&id).to_owned(),
         listed(&grant.sources, source_text),
         listed(&grant.ports, |range| range_text(Some(range))),
         left,
@@ -139,12 +153,4 @@ fn grant_row(state: &v1::GrantState) -> [String; 7] {
         clean(&grant.requester, WIDTH),
         clean(why.trim(), WIDTH),
     ]
-}
-
-fn listed<T>(items: &[T], text: impl Fn(&T) -> String) -> String {
-    match items {
-        [] => "none".into(),
-        [one] => text(one),
-        [one, rest @ ..] => format!("{} +{}", text(one), rest.len()),
-    }
 }

@@ -4,7 +4,7 @@
 
 use jit_proto::{
     v1,
-    words::{id_text, protocol_word, range_text, sessions_word, source_text},
+    words::{address_text, id_text, protocol_word, range_text, sessions_word, source_text},
 };
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 use serde_json::{Value, json};
@@ -12,6 +12,9 @@ use serde_json::{Value, json};
 use super::{grants::readable, words::time};
 
 const GRANTS: &str = "grants";
+/// Version of the schema (docs/status.schema.json). Goes up when a field goes or changes its
+/// meaning, not when one is added.
+const SCHEMA_VERSION: u32 = 1;
 
 /// `status --json`; documented in docs/json.md.
 #[derive(Clone, Copy, Debug)]
@@ -55,11 +58,12 @@ fn without_grants(status: &v1::StatusResponse) -> Value {
         configuration,
         foreign,
         revoked_before,
-        refused: _,
-        recent: _,
-        refused_last_hour: _,
+        refused,
+        recent,
+        refused_last_hour,
     } = status;
     json!({
+        "schema_version": SCHEMA_VERSION,
         "state": state,
         "problems": problems,
         "version": version,
@@ -76,6 +80,9 @@ fn without_grants(status: &v1::StatusResponse) -> Value {
         "ports": ports.iter().map(port_json).collect::<Vec<_>>(),
         GRANTS: null,
         "dropped": drops_json(drops.as_ref()),
+        "dropped_lately": recent.as_ref().map(recent_json),
+        "refused": refused.iter().map(refused_json).collect::<Vec<_>>(),
+        "refused_last_hour": refused_last_hour,
         "control": control.as_ref().map(control_json),
         "configuration": configuration.as_ref().map(configuration_json),
         "capacity": capacity.as_ref().map(|capacity| json!({
@@ -149,6 +156,39 @@ fn port_json(port: &v1::Port) -> Value {
         "max_duration_s": port.max_duration_ms / 1000,
         "exemptions": port.exemptions.iter().map(exemption_json).collect::<Vec<_>>(),
         "open_to_all": port.open_to_all,
+        "sources_allowed": (port.sources_allowed > 0).then_some(port.sources_allowed),
+        "approvals": (port.approvals > 0).then_some(port.approvals),
+    })
+}
+
+/// What was dropped in the last five minutes.
+fn recent_json(recent: &v1::RecentDrops) -> Value {
+    let v1::RecentDrops { packets, by_port, top } = recent;
+    let top = top
+        .iter()
+        .map(|top| json!({ "source": address_text(&top.source), "packets": top.packets }));
+    json!({
+        "packets": packets,
+        "by_port": ports_json(by_port),
+        "top": top.collect::<Vec<_>>(),
+    })
+}
+
+/// A push that was refused.
+fn refused_json(push: &v1::RefusedPush) -> Value {
+    let v1::RefusedPush { time_ms, grant_id, requester, sources, ports, by, reason, detail, count } =
+        push;
+    let ports = ports.iter().map(|range| range_text(Some(range)));
+    json!({
+        "time": time(*time_ms),
+        "grant_id": (!grant_id.is_empty()).then(|| id_text(grant_id)),
+        "requester": requester,
+        "sources": sources.iter().map(source_text).collect::<Vec<_>>(),
+        "ports": ports.collect::<Vec<_>>(),
+        "by": by,
+        "reason": reason,
+        "detail": detail,
+        "count": count,
     })
 }
 
@@ -156,15 +196,21 @@ fn drops_json(drops: Option<&v1::Drops>) -> Value {
     let drops = drops.cloned().unwrap_or_default();
     json!({
         "by_reason": counters_json(&drops.by_reason),
-        "by_port": drops.by_port.iter().map(|port| {
-            let key = format!("{}/{}", port.port, protocol_word(port.protocol()));
-            (key, counters_json(&port.by_reason))
-        }).collect::<serde_json::Map<_, _>>(),
+        "by_port": ports_json(&drops.by_port),
         "observed": drops.observed,
         "events_suppressed": drops.events_suppressed,
         "events_lost": drops.events_lost,
         "by_socket_guard": drops.guard,
     })
+}
+
+/// Port to reason word to packets.
+fn ports_json(by_port: &[v1::PortCounter]) -> Value {
+    let of_port = |port: &v1::PortCounter| {
+        let key = format!("{}/{}", port.port, protocol_word(port.protocol()));
+        (key, counters_json(&port.by_reason))
+    };
+    by_port.iter().map(of_port).collect::<serde_json::Map<_, _>>().into()
 }
 
 /// Which policy is in force, as JSON.

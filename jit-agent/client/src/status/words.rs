@@ -1,4 +1,4 @@
-//! Helpers of text and JSON: a line, a time as JSON, thousands, the width of a column.
+//! Words of text and JSON: a line, a time as JSON, thousands, the first of a list.
 
 use std::fmt::Write as _;
 
@@ -32,4 +32,38 @@ pub(super) fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
 
 pub(super) fn now_ms() -> i64 {
     jiff::Timestamp::now().as_millisecond()
+}
+
+/// The first of a list, and the number of the others: `203.0.113.7 +1`.
+pub(super) fn listed<T>(items: &[T], text: impl Fn(&T) -> String) -> String {
+    match items {
+        [] => "none".into(),
+        [one] => text(one),
+        [one, rest @ ..] => format!("{} +{}", text(one), rest.len()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jit_proto::words::duration;
+
+    use super::*;
+
+    #[test]
+    fn durations_and_numbers_read_well() {
+        for (millis, expected) in [
+            (0, "0s"),
+            (59_999, "59s"),
+            (61_000, "1m01s"),
+            (41 * 60_000, "41m"),
+            (62 * 60_000, "1h02m"),
+            (3 * 3_600_000, "3h"),
+            (76 * 3_600_000, "3d04h"),
+            (-5, "0s"),
+        ] {
+            assert_eq!(duration(millis), expected);
+        }
+        assert_eq!(thousands(1_234_567), "1,234,567");
+        assert_eq!(thousands(12), "12");
+    }
 }

@@ -8,9 +8,9 @@ use std::collections::HashSet;
 use serde_json::{Map, Value};
 
 use crate::disk::audit::EventCode;
-use jit_client::status::Style;
+use jit_client::status::{IdBegin, Style};
 use jit_proto::{
-    GrantId, WallTime,
+    WallTime,
     printable::{clean, escape_json},
 };
 
@@ -48,7 +48,7 @@ pub(super) struct Filter {
     /// Records of one of these kinds.
     pub(super) codes: Vec<EventCode>,
     /// Records about this grant.
-    pub(super) grant: Option<GrantId>,
+    pub(super) grant: Option<IdBegin>,
     /// Records that name this person, or are about a grant of this person.
     pub(super) requester: Option<String>,
     /// Ids of that person's grants, from the lines before: later records name only the id.
@@ -89,7 +89,7 @@ impl Filter {
         }
         let time = record.get("time_ms").and_then(Value::as_i64);
         since.is_none_or(|since| time.is_none_or(|time| time >= since.0))
-            && grant.is_none_or(|grant| id == Some(&grant.to_string()))
+            && grant.as_ref().is_none_or(|begin| id.is_some_and(|id| begin.begins(id)))
             && (codes.is_empty() || codes.iter().any(|code| text("code") == Some(code.code())))
     }
 }
@@ -168,6 +168,8 @@ fn colour(code: &str) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use jit_proto::GrantId;
+
     use super::*;
     use crate::disk::audit::{Record, Tip};
 
@@ -223,8 +225,10 @@ mod tests {
         assert_eq!(wanted(Filter::default()), [0, 1, 2, 3]);
         let requester = Some("ana".to_owned());
         assert_eq!(wanted(Filter { requester, ..Filter::default() }), [0, 2]);
-        let grant = Some(GrantId([2; 16]));
-        assert_eq!(wanted(Filter { grant, ..Filter::default() }), [1]);
+        for begin in [GrantId([2; 16]).to_string().parse(), "02081040".parse()] {
+            let grant = Some(begin.unwrap());
+            assert_eq!(wanted(Filter { grant, ..Filter::default() }), [1]);
+        }
         let codes = vec![EventCode::GrantAdmitted, EventCode::AgentStarted];
         assert_eq!(wanted(Filter { codes, ..Filter::default() }), [0, 1, 3]);
         let since = Some(WallTime(1_780_272_000_001));

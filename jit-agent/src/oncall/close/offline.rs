@@ -5,7 +5,7 @@
 
 use std::{io, path::Path, process::ExitCode};
 
-use jit_client::{exit::Exit, short_id::ShortId};
+use jit_client::{exit::Exit, status::IdBegin};
 use jit_proto::{GrantId, PortRange, SourcePrefix};
 use serde::Deserialize;
 use serde_json::json;
@@ -141,9 +141,8 @@ fn plan(what: &CloseWhat, state: &Path) -> Result<(What, Vec<Places>), Failure> 
     })
 }
 
-fn one_of(id: &ShortId, found: impl Iterator<Item = GrantId>) -> Result<GrantId, Failure> {
-    let found: Vec<_> = found.collect();
-    id.among_ids(&found).map_err(Failure::Usage)
+fn one_of(id: &IdBegin, found: impl Iterator<Item = GrantId>) -> Result<GrantId, Failure> {
+    id.among(found).map_err(Failure::Usage)
 }
 
 /// A record of the audit about a grant that opened.

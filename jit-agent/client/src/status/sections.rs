@@ -1,0 +1,185 @@
+//! The sections of `status`: what each says, in the order of the screen, and its rank when there is
+//! not room for all.
+
+use jit_proto::{WallTime, printable::clean, v1, words::duration};
+
+use super::{
+    BOLD, GREEN, Page, RED, Style, YELLOW,
+    columns::{cut, width},
+    drops, grants, interfaces,
+    layout::{PROBLEMS, Piece, Section},
+    ports,
+    words::{WIDTH, now_ms, thousands},
+};
+use crate::exit::Exit;
+
+/// Requesters whose floor `status` shows.
+const SHOWN_FLOORS: usize = 3;
+/// Exemptions, and refused pushes, that `status` shows where there is no screen to fill.
+const SHOWN: usize = 5;
+
+/// The verdict: version, host and state. The host's name gives way before the state does.
+pub(super) fn head(status: &v1::StatusResponse, style: Style, wide: Option<usize>) -> String {
+    let mut state = clean(&status.state, 40).replace('_', " ").to_uppercase();
+    let mut mode = match status.mode.as_str() {
+        "observe" => " (observe mode: nothing is dropped)",
+        _ => "",
+    };
+    let mut version = format!("jit-agent {}", clean(&status.version, 40));
+    let mut host = format!("  {}  ", clean(&status.host, 100));
+    if let Some(wide) = wide {
+        let others = |version: &str, mode: &str| width(version) + width(&state) + width(mode);
+        if others(&version, mode) + 8 > wide && !mode.is_empty() {
+            mode = " (observe)";
+        }
+        if others(&version, mode) + 8 > wide {
+            version.clear();
+        }
+        let room = wide.saturating_sub(others(&version, mode));
+        if width(&host) > room {
+            host = match room.saturating_sub(4) {
+                0..4 => " ".repeat(room.min(2)),
+                room => format!("  {}  ", cut(host.trim(), room)),
+            };
+        }
+        if version.is_empty() {
+            host = host.trim_start().to_owned();
+        }
+        state = cut(&state, wide.saturating_sub(width(mode)));
+    }
+    let (version, state) = (style.paint(BOLD, &version), style.paint(colour(status), &state));
+    format!("{version}{host}{state}{mode}")
+}
+
+fn colour(status: &v1::StatusResponse) -> &'static str {
+    match Exit::of_status(status) {
+        Exit::Success => GREEN,
+        Exit::Degraded => YELLOW,
+        _ => RED,
+    }
+}
+
+/// All but the head. Sections that have nothing to say are left out.
+pub(super) fn sections(status: &v1::StatusResponse, page: Page) -> Vec<Section> {
+    let now = now_ms();
+    let sentences = Section::sentences;
+    let problems = status.problems.iter().map(|problem| clean(problem, 400)).collect();
+    let policy = status.policy.as_ref().filter(|policy| policy.version != 0);
+    let control = status.control.as_ref().map(|control| control_text(control, now));
+    let soon = status.soon.iter().map(|soon| clean(soon, 200)).collect();
+    let mut all = vec![sentences("problem", PROBLEMS, problems).labelled(colour(status))];
+    all.extend(gate_and_ports(status, page.width, now));
+    all.push(sentences("policy", 7, policy.map(policy_text).into_iter().collect()));
+    all.push(exempt(status, page));
+    all.push(grants::section(&status.grants, page));
+    all.push(sentences("revoked", 10, status.revoked_before.iter().flat_map(floors).collect()));
+    all.push(refused(status, page, now));
+    all.push(sentences("dropped", 4, dropped(status)));
+    all.push(sentences("tables", 8, tables(status)));
+    all.push(sentences("control", 3, control.into_iter().collect()));
+    all.push(sentences("log", 8, log(status)));
+    all.push(sentences("soon", 3, soon).labelled(YELLOW));
+    all.retain(|section| !section.is_empty());
+    all
+}
+
+/// The interfaces and the ports.
+fn gate_and_ports(status: &v1::StatusResponse, wide: Option<usize>, now: i64) -> [Section; 2] {
+    let or_none = |pieces: Vec<Piece>| {
+        if pieces.is_empty() { vec![Piece::plain("none")] } else { pieces }
+    };
+    let mut gate = or_none(interfaces::pieces(&status.interfaces));
+    gate.extend(status.guard.as_ref().map(interfaces::guard));
+    let ports = status.ports.iter().map(|port| ports::piece(port, now)).collect();
+    [Section::flow("gate", 1, &gate, wide), Section::flow("ports", 2, &or_none(ports), wide)]
+}
+
+/// The first exemptions.
+fn exempt(status: &v1::StatusResponse, page: Page) -> Section {
+    let all = status.ports.iter().map(|port| port.exemptions.len()).sum::<usize>();
+    let most = page.height.unwrap_or(if page.grants.is_some() { SHOWN } else { usize::MAX });
+    let shown: Vec<_> = ports::exemptions(&status.ports).take(most).collect();
+    let beyond = all - shown.len();
+    Section::sentences("exempt", 9, shown).with_more(beyond, "jit-agent status --json")
+}
+
+/// Pushes that were refused in the last hour.
+fn refused(status: &v1::StatusResponse, page: Page, now: i64) -> Section {
+    let listed = &status.refused;
+    let most = page.height.unwrap_or(if page.grants.is_some() { SHOWN } else { usize::MAX });
+    let shown: Vec<_> = listed.iter().take(most).map(|push| drops::refused(push, now)).collect();
+    let all = usize::try_from(status.refused_last_hour).unwrap_or(usize::MAX).max(listed.len());
+    let beyond = all - shown.len();
+    Section::sentences("refused", 5, shown).with_more(beyond, "jit-agent denials")
+}
+
+/// What was dropped in the last minutes, and since the gate was first put in force.
+fn dropped(status: &v1::StatusResponse) -> Vec<String> {
+    let recent = status.recent.as_ref().map(drops::recent);
+    let since = drops::since_start(status.drops.as_ref().unwrap_or(&v1::Drops::default()));
+    match recent {
+        Some(recent) => vec![recent, format!("{since}, since the gate was put in force")],
+        None => vec![since],
+    }
+}
+
+fn tables(status: &v1::StatusResponse) -> Vec<String> {
+    let number = thousands(status.foreign);
+    let text = format!("{number} times not what the agent wrote: put right (audit K001 to K003)");
+    (status.foreign > 0).then_some(text).into_iter().collect()
+}
+
+fn log(status: &v1::StatusResponse) -> Vec<String> {
+    let log = status.log.as_ref().filter(|log| log.dropped_lines > 0);
+    let text = log.map(|log| {
+        format!("{} lines dropped: nobody took them in time", thousands(log.dropped_lines))
+    });
+    text.into_iter().collect()
+}
+
+/// A pushed policy.
+fn policy_text(policy: &v1::PolicyState) -> String {
+    let signers = clean(&policy.signers.join(", "), 100);
+    let signed = if signers.is_empty() { String::new() } else { format!(" signed by {signers}") };
+    format!("version {} of {}{signed}", policy.version, clean(&policy.author, WIDTH))
+}
+
+fn control_text(control: &v1::Control, now: i64) -> String {
+    let push = if control.last_push_ms == 0 {
+        "no push since the start".to_owned()
+    } else {
+        let ago = duration(now.saturating_sub(control.last_push_ms));
+        format!("last push {ago} ago by {}", clean(&control.last_controller, 100))
+    };
+    format!("{}, {push}", listening_text(control))
+}
+
+/// Whether controllers can connect, and where.
+fn listening_text(control: &v1::Control) -> String {
+    let listen = clean(&control.listen, 100);
+    match (control.listening, control.problem.as_str()) {
+        // An agent of an earlier version says nothing about it.
+        (true, _) | (false, "") => format!("listening on {listen}"),
+        (false, problem) => clean(problem, 200),
+    }
+}
+
+/// Floors of revocations, the latest first.
+fn floors(floors: &v1::RevocationFloor) -> Vec<String> {
+    let v1::RevocationFloor { all_ms, by_requester } = floors;
+    let until = WallTime(*all_ms);
+    let mut texts = Vec::new();
+    if *all_ms != 0 {
+        texts.push(format!("what was signed until {until} is refused"));
+    }
+    let mut latest: Vec<_> = by_requester.iter().collect();
+    latest.sort_by_key(|(name, at)| (std::cmp::Reverse(**at), name.as_str()));
+    texts.extend(latest.iter().take(SHOWN_FLOORS).map(|(name, at)| {
+        let (name, until) = (clean(name, WIDTH), WallTime(**at));
+        format!("what was signed for {name} until {until} is refused")
+    }));
+    if let Some(more) = latest.len().checked_sub(SHOWN_FLOORS).filter(|more| *more > 0) {
+        texts.push(format!("... and for {more} more requesters (status --json)"));
+    }
+    texts
+}

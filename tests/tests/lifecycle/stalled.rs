@@ -295,8 +295,9 @@ fn no_command_panics_when_nobody_reads_its_output() {
         // The host does not know the key.
         ("push own.grant", 77),
         ("push own.grant --json", 77),
-        ("revoke --all --yes --reason test", 0),
-        ("revoke --all --yes --reason test --json", 0),
+        // There is nothing to revoke.
+        ("revoke --all --yes --reason test", 1),
+        ("revoke --all --yes --reason test --json", 1),
         ("--help", 0),
     ] {
         let command = &mut jitctl(&site, arguments);

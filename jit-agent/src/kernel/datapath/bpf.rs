@@ -312,11 +312,16 @@ pub fn run_guard(program: impl AsFd, lookup: &Lookup) -> io::Result<bool> {
     attr.test.ctx_size_in = u32::try_from(size_of::<SkLookup>()).unwrap_or(u32::MAX);
     call(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr)?;
     // SAFETY: this member is the one that BPF_PROG_TEST_RUN fills.
-    Ok(unsafe { attr.test.retval } == SK_DROP)
+    match unsafe { attr.test.retval } {
+        SK_DROP => Ok(true),
+        SK_PASS => Ok(false),
+        other => Err(io::Error::other(format!("the guard answered {other}"))),
+    }
 }
 
-/// `SK_DROP` (`linux/bpf.h`).
+/// `enum sk_action` (`linux/bpf.h`).
 const SK_DROP: u32 = 0;
+const SK_PASS: u32 = 1;
 
 /// `struct bpf_sk_lookup` (`linux/bpf.h`). Addresses and the remote port are in network byte order.
 #[derive(Default)]

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jit_proto::{payload_type::BREAK_GLASS_TYPE, v1};
 use jit_tests::agent::{CLIENT, Site};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -148,5 +149,31 @@ fn nobody_but_root_breaks_the_glass() {
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(77), "{text}");
     assert!(text.contains("not_permitted"), "{text}");
+    site.assert_closed_to_all();
+}
+
+/// The database has an opening by root without a signature. Whoever may push is not trusted as the
+/// database is.
+#[test]
+fn a_push_of_its_type_is_refused_alone_and_in_a_batch() {
+    let mut site = started("");
+    let signed = v1::Envelope {
+        payload_type: BREAK_GLASS_TYPE.into(),
+        ..site.envelope(&CLIENT, Duration::from_secs(600))
+    };
+    let unsigned = v1::Envelope { signatures: Vec::new(), ..signed.clone() };
+    for envelope in [&signed, &unsigned] {
+        let request = v1::PushRequest { envelope: Some(envelope.clone()) };
+        let refused = site.call(async |mut client| client.push(request).await).unwrap_err();
+        assert!(refused.message().contains("bad_type"), "{refused:?}");
+    }
+    let request = v1::PushBatchRequest { envelopes: vec![signed, unsigned], ..Default::default() };
+    let answer = site.call(async |mut client| client.push_batch(request).await).unwrap();
+    for outcome in answer.into_inner().outcomes {
+        assert_eq!((outcome.reason.as_str(), outcome.accepted), ("bad_type", false));
+    }
+    site.assert_closed_to_all();
+    site.end(Signal::TERM);
+    site.start();
     site.assert_closed_to_all();
 }

@@ -32,6 +32,7 @@ use crate::{
         netlink::nat_watch::Waker,
     },
     oncall::datapath_exit,
+    rules::problem::ProblemKind,
     system::{
         service_manager,
         sys::{self, MissingCapabilities},
@@ -188,7 +189,7 @@ fn signals(faults: &Faults) -> [Option<Signal>; 3] {
         let report = |error: &io::Error| {
             let text = format!("cannot listen for {name}: {error}; it would end the agent");
             tracing::error!("{text}");
-            faults.set(name, Some(text));
+            faults.set(ProblemKind::Signal.of(name), Some(text));
         };
         signal(kind).inspect_err(report).ok()
     })

@@ -120,6 +120,7 @@ use crate::{
     rules::{
         clock::{BootNanos, Now},
         ledger::{Change, Ledger},
+        problem::ProblemKind,
         reconcile::{EntryKey, Write},
         refusal::Refused,
     },
@@ -446,7 +447,7 @@ impl<D: Datapath> Gate<D> {
         self.record_unreported(now);
         self.read_denials(now);
         self.give_memory_back(now);
-        self.faults.set("log", log::state().problem);
+        self.faults.set(ProblemKind::Log, log::state().problem);
     }
 
     /// What a long list or a large push took must not stay.

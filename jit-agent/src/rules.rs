@@ -17,6 +17,7 @@ pub mod keyring;
 pub mod ledger;
 pub mod mandate;
 pub mod policy;
+pub mod problem;
 pub mod proposal;
 pub mod reconcile;
 pub mod refusal;

@@ -17,11 +17,9 @@ use crate::{
         server::{self, Service, Trust},
         tls::Material,
     },
-    gate::{
-        GateHandle,
-        faults::{CONTROL_FILES, Faults, NOT_LISTENING},
-    },
+    gate::{GateHandle, faults::Faults},
     kernel::netlink::watch::AddressWatch,
+    rules::problem::ProblemKind,
     system::{addresses::addresses, sys},
 };
 
@@ -80,7 +78,10 @@ pub(super) struct Keeper {
 impl Keeper {
     pub(super) fn new(service: Service, gate: GateHandle, faults: Faults) -> Self {
         // Until the first try has ended.
-        faults.set(NOT_LISTENING, Some("not listening: the agent is only just starting".into()));
+        faults.set(
+            ProblemKind::Control,
+            Some("not listening: the agent is only just starting".into()),
+        );
         let (material, unusable, listening, addresses) = (None, None, None, None);
         Self { service, gate, faults, material, unusable, listening, addresses }
     }
@@ -153,8 +154,8 @@ impl Keeper {
             (self.material, self.unusable, self.listening) = (None, None, None);
             self.service.set_controllers(controllers, None);
             let _gone = self.gate.set_certificate_end(None).await;
-            self.faults.set(NOT_LISTENING, None);
-            self.faults.set(CONTROL_FILES, None);
+            self.faults.set(ProblemKind::Control, None);
+            self.faults.set(ProblemKind::ControlFiles, None);
             return true;
         };
         if reread {
@@ -168,8 +169,8 @@ impl Keeper {
         let kept = self.unusable.as_ref().filter(|_| in_use);
         let kept =
             kept.map(|why| format!("{why}; certificate, key and authorities before stay in use"));
-        self.faults.set(CONTROL_FILES, kept);
-        let news = self.faults.set(NOT_LISTENING, problem.clone());
+        self.faults.set(ProblemKind::ControlFiles, kept);
+        let news = self.faults.set(ProblemKind::Control, problem.clone());
         match &problem {
             Some(problem) if news => tracing::error!("{problem}"),
             None if news => tracing::info!("listening for controllers on {}", control.listen),

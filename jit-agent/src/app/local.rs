@@ -17,11 +17,12 @@ use crate::{
     app::{CHECK, RETRY, SELDOM},
     control::server::{self, Service},
     gate::faults::Faults,
+    rules::problem::ProblemKind,
     system::{directory_watch::DirectoryWatch, sys},
 };
 
 /// Name of the fault.
-const FAULT: &str = "local_socket";
+const FAULT: ProblemKind = ProblemKind::LocalSocket;
 
 /// Keeps the socket for as long as the agent runs. `first` is sent when it was tried once.
 pub(super) async fn keep(

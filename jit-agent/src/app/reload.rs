@@ -24,13 +24,14 @@ use crate::{
     config::{KeyFault, Loaded},
     disk::last_good::LastGood,
     gate::{GateHandle, faults::Faults},
+    rules::problem::ProblemKind,
     system::sys::{self, FileError},
 };
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 /// Name of the fault: the copy cannot be written.
-const UNKEPT: &str = "last_good";
+const UNKEPT: ProblemKind = ProblemKind::LastGood;
 
 /// What shows that a file may have changed: its place, size and times. `None`: it cannot be found.
 type Stamp = Option<(u64, u64, u64, i64, i64)>;
@@ -212,15 +213,15 @@ impl Reloader {
 
     /// Reports the keys that cannot be used, and no others.
     fn set_key_faults(&mut self, faults: &[KeyFault]) {
-        let name = |id: &str| format!("signer {id}");
+        let name = |id: &str| ProblemKind::Signer.of(id);
         for id in std::mem::take(&mut self.unusable) {
             if faults.iter().all(|fault| fault.id != id) {
-                self.faults.set(&name(&id), None);
+                self.faults.set(name(&id), None);
             }
         }
         for fault in faults {
             let text = fault.text();
-            if self.faults.set(&name(&fault.id), Some(text.clone())) {
+            if self.faults.set(name(&fault.id), Some(text.clone())) {
                 tracing::error!("{text}");
             }
             self.unusable.push(fault.id.clone());

@@ -28,6 +28,7 @@ use crate::{
         },
         netlink::watch::LinkWatch,
     },
+    rules::problem::ProblemKind,
     system::sys,
 };
 
@@ -131,7 +132,7 @@ fn put_in_force(
     let boot_id = sys::boot_id().unwrap_or_else(|error| {
         let text = format!("{error}: ends of grants follow the wall clock after a restart");
         tracing::error!("{text}");
-        faults.set("boot_id", Some(text));
+        faults.set(ProblemKind::BootId, Some(text));
         // No stored deadline is of this boot.
         format!("unknown-{}", now.boot.0)
     });

@@ -17,12 +17,13 @@ use crate::{
             watch::LinkWatch,
         },
     },
+    rules::problem::ProblemKind,
 };
 
 /// Names of the faults.
-const CLOCK: &str = "clock_watch";
-const EVENTS: &str = "kernel_events";
-const LINKS: &str = "link_watch";
+const CLOCK: ProblemKind = ProblemKind::ClockWatch;
+const EVENTS: ProblemKind = ProblemKind::KernelEvents;
+const LINKS: ProblemKind = ProblemKind::LinkWatch;
 
 /// Opens the watch over the links. It is opened before the gate lists them, so that every later
 /// change is reported.

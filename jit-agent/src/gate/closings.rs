@@ -8,11 +8,11 @@ use crate::{
     disk::closings::{self, Closing, What},
     gate::{Gate, Target},
     kernel::datapath::Datapath,
-    rules::clock::Now,
+    rules::{clock::Now, problem::ProblemKind},
 };
 
 /// The name of the fault.
-const FAULT: &str = "closings";
+const FAULT: ProblemKind = ProblemKind::Closings;
 
 impl<D: Datapath> Gate<D> {
     /// Carries the closings of the runtime directory: in every tick, before the tables are reviewed.

@@ -10,11 +10,11 @@ use crate::{
     disk::audit::{EventCode, Record},
     gate::{Gate, changes::Changes},
     kernel::datapath::Datapath,
-    rules::clock::Now,
+    rules::{clock::Now, problem::ProblemKind},
 };
 
 /// Name of the fault: the file on the disk is not in force.
-const FAULT: &str = "configuration";
+const FAULT: ProblemKind = ProblemKind::Configuration;
 /// The most openings in one record of the audit; more of them make more records.
 const OPENED: usize = 64;
 

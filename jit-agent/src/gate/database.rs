@@ -15,13 +15,16 @@ use crate::{
     disk::store::{Store, StoreError, Stored},
     gate::{Gate, Target, trusted_clock::TrustedClock},
     kernel::datapath::Datapath,
-    rules::clock::{BootNanos, Now},
+    rules::{
+        clock::{BootNanos, Now},
+        problem::ProblemKind,
+    },
 };
 
 /// Time from a failure to the next try.
 const RETRY: Duration = Duration::from_secs(2);
 /// Name of the fault.
-const FAULT: &str = "database_closed";
+const FAULT: ProblemKind = ProblemKind::DatabaseClosed;
 /// The most revocations that are remembered; after that, all grants count as revoked.
 const REMEMBERED: usize = 4096;
 

@@ -8,6 +8,7 @@ use crate::{
         DatapathError, Drift, InterfaceState, LinkChange,
         guard::{self, GuardState},
     },
+    rules::problem::{ProblemKind, ProblemName},
 };
 
 /// The interfaces and the socket guard.
@@ -153,15 +154,15 @@ impl Links {
 
     /// The problems of interfaces. Each has a text, which may change, and a name, which does not.
     /// `forwarded`: the protected ports that this host only forwards, for people.
-    pub(super) fn problems(&self, forwarded: &str) -> Vec<(String, String)> {
+    pub(super) fn problems(&self, forwarded: &str) -> Vec<(ProblemName, String)> {
         let mut problems = Vec::new();
         for state in &self.interfaces {
             let InterfaceState { name, note, foreign_first, .. } = state;
             if *foreign_first {
-                problems.push((format!("passed by {name}"), format!("{name}: {note}")));
+                problems.push((ProblemKind::PassedBy.of(name), format!("{name}: {note}")));
             }
             let text = problem(state, &self.guard, forwarded);
-            problems.extend(text.map(|text| (format!("interface {name}"), text)));
+            problems.extend(text.map(|text| (ProblemKind::Interface.of(name), text)));
         }
         problems
     }
@@ -261,7 +262,8 @@ mod tests {
         let names: Vec<_> = news.iter().map(|news| (news.name.as_str(), news.change)).collect();
         assert_eq!(names, [("eth0", LinkChange::Attached)]);
         assert_eq!(links.ungated(), [3].into());
-        let names: Vec<_> = links.problems("").into_iter().map(|(name, _)| name).collect();
+        let names: Vec<_> =
+            links.problems("").into_iter().map(|(name, _)| name.to_string()).collect();
         assert_eq!(names, ["interface eth1"]);
         let failed = DatapathError::Load("busy".into());
         assert_eq!(links.set_interfaces(Err(failed)), []);

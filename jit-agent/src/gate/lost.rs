@@ -17,6 +17,7 @@ use crate::{
     rules::{
         claims::EXEMPT_SLOT,
         clock::{BootNanos, Now, SKEW},
+        problem::ProblemKind,
         reconcile::{Entries, Entry, EntryKey},
     },
 };
@@ -24,7 +25,7 @@ use crate::{
 /// Entries that are named one by one.
 const NAMED: usize = 8;
 /// The name of the problem, for the board and the audit.
-const FAULT: &str = "grants_lost";
+const FAULT: ProblemKind = ProblemKind::GrantsLost;
 
 /// Open entries that no stored grant explains.
 pub(super) fn unexplained(

@@ -32,6 +32,7 @@ use crate::{
         claims::EXEMPT_SLOT,
         clock::{BootNanos, Now},
         ledger::{Admission, Change, HeldGrant, Ledger, Replacement, Stage},
+        problem::ProblemName,
         refusal::Refused,
         refused_pushes::Asked,
     },
@@ -70,7 +71,7 @@ pub(super) struct Recorder {
     /// Connections: grant, source and port.
     connections: Quota<Option<GrantId>, (Option<GrantId>, String, String)>,
     /// Alarms that were raised and not cleared.
-    alarms: BTreeSet<String>,
+    alarms: BTreeSet<ProblemName>,
     clock_trusted: bool,
     /// The last head that was reported to watchers, and the time of the next report.
     reported_head: Option<Tip>,
@@ -367,19 +368,21 @@ impl Recorder {
 
     /// Records each problem of `status` once when it appears and once when it has ended. Its text
     /// may change in between.
-    pub(super) fn problems_are(&mut self, current: BTreeMap<String, String>, now: Now) {
+    pub(super) fn problems_are(&mut self, current: BTreeMap<ProblemName, String>, now: Now) {
         let raised = &self.alarms;
-        let cleared: Vec<String> =
+        let cleared: Vec<ProblemName> =
             raised.iter().filter(|name| !current.contains_key(*name)).cloned().collect();
-        let new: Vec<(String, String)> =
+        let new: Vec<(ProblemName, String)> =
             current.into_iter().filter(|(name, _)| !raised.contains(name)).collect();
         for (alarm, text) in new {
-            let record = Record::new(EventCode::AlarmRaised).by("agent").text("alarm", &alarm);
+            let record =
+                Record::new(EventCode::AlarmRaised).by("agent").text("alarm", &alarm.to_string());
             self.append(record.detail(&text), now);
             self.alarms.insert(alarm);
         }
         for alarm in cleared {
-            let record = Record::new(EventCode::AlarmCleared).by("agent").text("alarm", &alarm);
+            let record =
+                Record::new(EventCode::AlarmCleared).by("agent").text("alarm", &alarm.to_string());
             self.append(record, now);
             self.alarms.remove(&alarm);
         }

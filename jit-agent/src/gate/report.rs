@@ -8,15 +8,16 @@ use jit_proto::{
 
 use crate::{
     config::Config,
-    gate::{
-        Gate,
-        alarms::Alarms,
-        faults::{CONTROL_FILES, NOT_LISTENING},
-    },
+    gate::{Gate, alarms::Alarms},
     kernel::datapath::{
         Counters, Datapath, DatapathError, Drift, InterfaceState, guard::GuardState,
     },
-    rules::{clock::Now, everybody, ledger::Floors},
+    rules::{
+        clock::Now,
+        everybody,
+        ledger::Floors,
+        problem::{ProblemKind, ProblemName},
+    },
     system::{local_ports::LocalPorts, log},
 };
 
@@ -60,18 +61,21 @@ impl<D: Datapath> Gate<D> {
             Err(error) => (Counters::default(), Some(error.to_string())),
         };
         let mut problems = self.problems(now);
-        problems.extend(counter_problem);
+        problems.extend(counter_problem.map(|text| ProblemKind::Counters.sentence(&text)));
         let (interfaces, mut guard, drift) = self.links.with_drift(drift);
         if let Some(note) = self.source_note().filter(|_| guard.attached) {
             let before = std::mem::take(&mut guard.note);
             guard.note = if before.is_empty() { note } else { format!("{before}; {note}") };
         }
-        problems.extend(drift);
+        problems.extend(drift.iter().map(|text| ProblemKind::Coverage.sentence(text)));
         let ports: Vec<_> = policy.sections().iter().map(|section| port(section, now)).collect();
         let (hosts, prefixes) = self.ledger.claims().used();
         let logged = log::state();
         let faults = self.faults.all();
-        let (not_listening, files) = (faults.get(NOT_LISTENING), faults.get(CONTROL_FILES));
+        let (not_listening, files) = (
+            faults.get(&ProblemKind::Control.into()),
+            faults.get(&ProblemKind::ControlFiles.into()),
+        );
         let control = control.as_ref();
         let control = control.map(|control| self.about.control(control, not_listening, files));
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
@@ -128,51 +132,53 @@ impl<D: Datapath> Gate<D> {
     }
 
     fn problems(&self, now: Now) -> Vec<String> {
-        self.problems_by_name(now).into_iter().map(|(_, text)| text).collect()
+        let named = self.problems_by_name(now).into_iter();
+        named.map(|(name, text)| name.kind.sentence(&text)).collect()
     }
 
     /// The problems. Each has a text, which may change, and a name, which does not.
-    pub(super) fn problems_by_name(&self, now: Now) -> Vec<(String, String)> {
-        let mut problems: Vec<_> = self.problems_of_parts().map(name_and_text).collect();
+    pub(super) fn problems_by_name(&self, now: Now) -> Vec<(ProblemName, String)> {
+        let mut problems: Vec<_> = self.problems_of_parts().collect();
         let untrusted =
             self.clock.check(now).err().map(|untrusted| {
                 format!("the {untrusted}: nothing new is opened until it is right")
             });
-        problems.extend(untrusted.map(|text| ("clock".into(), text)));
+        problems.extend(untrusted.map(|text| (ProblemKind::Clock.into(), text)));
         let certificate = self.about.certificate_problem(now);
-        problems.extend(certificate.map(|text| ("certificate".into(), text)));
+        problems.extend(certificate.map(|text| (ProblemKind::Certificate.into(), text)));
         problems.extend(self.faults.all());
         problems.extend(self.links.problems(&self.forwarded_ports()));
         let policies = self.policies.problems().iter().enumerate();
-        problems.extend(policies.map(|(index, text)| (format!("policy {index}"), text.clone())));
-        problems.extend(self.outside_problem().map(|text| ("outside".into(), text)));
-        problems.extend(self.links.guard().problem().map(|(name, text)| (name.into(), text)));
+        problems
+            .extend(policies.map(|(index, text)| (ProblemKind::Policy.of(index), text.clone())));
+        problems.extend(self.outside_problem().map(|text| (ProblemKind::Outside.into(), text)));
+        problems.extend(self.links.guard().problem().map(|(kind, text)| (kind.into(), text)));
         problems.extend(self.problems_of_ports(now));
         problems
     }
 
     /// The ports that are not closed, or not everywhere.
-    fn problems_of_ports(&self, now: Now) -> Vec<(String, String)> {
+    fn problems_of_ports(&self, now: Now) -> Vec<(ProblemName, String)> {
         let sections = self.config.policy.sections();
         let mut problems = Vec::new();
         for section in sections {
             let range = section.range;
             if section.observe {
                 let text = format!("{range} is in observe mode: everybody gets in");
-                problems.push((format!("observe {range}"), text));
+                problems.push((ProblemKind::Observe.of(range), text));
             }
             if let Some(text) = open_text(&exempt_from_all(section, now)) {
                 let text = format!("{range} {text}");
-                problems.push((format!("open_to_all {range}"), text));
+                problems.push((ProblemKind::OpenToAll.of(range), text));
             }
         }
         if sections.is_empty() {
             let text = "no [[port]] section: nothing is protected";
-            problems.push(("no_port".into(), text.into()));
+            problems.push((ProblemKind::NoPort.into(), text.into()));
         }
         if !self.links.any_to_gate() {
             let text = "no interface matches [gate] interfaces: nothing is gated";
-            problems.push(("no_interface".into(), text.into()));
+            problems.push((ProblemKind::NoInterface.into(), text.into()));
         }
         let forwarded = self.forwarded_ports();
         if !forwarded.is_empty() && !self.links.any_gated() {
@@ -180,7 +186,7 @@ impl<D: Datapath> Gate<D> {
                 "no interface has a gate: {forwarded} can be reached, for the socket guard does not \
                  see what this host forwards"
             );
-            problems.push(("forwarded".into(), text));
+            problems.push((ProblemKind::Forwarded.into(), text));
         }
         problems
     }
@@ -191,26 +197,26 @@ impl<D: Datapath> Gate<D> {
         sections.map(|section| section.range.to_string()).collect::<Vec<_>>().join(" ")
     }
 
-    fn problems_of_parts(&self) -> impl Iterator<Item = (&'static str, &str)> {
+    fn problems_of_parts(&self) -> impl Iterator<Item = (ProblemName, String)> {
         let Alarms { damaged, pins, retired } = &self.alarms;
         let [storage, reserve] = self.outbox.problems();
         let [audit, audit_damaged] = self.recorder.problems();
         [
-            ("coverage", self.links.problem()),
-            ("database", damaged.as_deref()),
-            ("kernel", self.tables.problem()),
-            ("pins", pins.text()),
-            ("pins of another version", retired.text()),
-            ("reserve", reserve),
-            ("self_test", self.self_test.problem()),
-            ("storage", storage),
-            ("sessions", self.ending.problem()),
-            ("audit", audit),
-            ("audit_damaged", audit_damaged),
+            (ProblemKind::Coverage, self.links.problem()),
+            (ProblemKind::Database, damaged.as_deref()),
+            (ProblemKind::Kernel, self.tables.problem()),
+            (ProblemKind::Pins, pins.text()),
+            (ProblemKind::RetiredPins, retired.text()),
+            (ProblemKind::Reserve, reserve),
+            (ProblemKind::SelfTest, self.self_test.problem()),
+            (ProblemKind::Storage, storage),
+            (ProblemKind::Sessions, self.ending.problem()),
+            (ProblemKind::Audit, audit),
+            (ProblemKind::AuditDamaged, audit_damaged),
         ]
         .into_iter()
         .chain(self.review.problems())
-        .filter_map(|(name, text)| Some((name, text?)))
+        .filter_map(|(kind, text)| Some((kind.into(), text?.to_owned())))
     }
 
     fn soon(&self, hosts: usize, prefixes: usize, now: Now) -> Vec<String> {
@@ -241,10 +247,6 @@ impl<D: Datapath> Gate<D> {
 pub(super) fn grant_event(kind: &str, id: GrantId, by: &str) -> v1::GrantEvent {
     let grant_id = id.0.to_vec().into();
     v1::GrantEvent { kind: kind.into(), grant_id, by: by.into(), ..v1::GrantEvent::default() }
-}
-
-fn name_and_text((name, text): (&str, &str)) -> (String, String) {
-    (name.to_owned(), text.to_owned())
 }
 
 /// `enforcing`, `degraded` or `not_enforcing`. A gate that closes no port at all is not in force.

@@ -19,6 +19,7 @@ use crate::{
     kernel::datapath::{Cursor, Datapath, DatapathError},
     rules::{
         clock::{BootNanos, Now},
+        problem::ProblemKind,
         reconcile::{Entries, EntryKey},
     },
 };
@@ -86,12 +87,12 @@ impl Review {
         self.mended
     }
 
-    pub(super) fn problems(&self) -> [(&'static str, Option<&str>); 4] {
+    pub(super) fn problems(&self) -> [(ProblemKind, Option<&str>); 4] {
         [
-            ("foreign_entries", self.entries.text()),
-            ("foreign_policy", self.policy.text()),
-            ("unreadable_tables", self.unreadable.text()),
-            ("unexplained_connection", self.connection.text()),
+            (ProblemKind::ForeignEntries, self.entries.text()),
+            (ProblemKind::ForeignPolicy, self.policy.text()),
+            (ProblemKind::UnreadableTables, self.unreadable.text()),
+            (ProblemKind::UnexplainedConnection, self.connection.text()),
         ]
     }
 

@@ -15,10 +15,11 @@ use crate::{
         datapath::{Datapath, DatapathError},
         netlink::netfilter::Translations,
     },
+    rules::problem::ProblemKind,
 };
 
 /// The fault's name on the board.
-const FAULT: &str = "translations";
+const FAULT: ProblemKind = ProblemKind::Translations;
 
 impl<D: Datapath> Gate<D> {
     /// What an earlier run cannot know: whether sources are translated. Before anything is attached.

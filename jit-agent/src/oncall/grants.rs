@@ -133,7 +133,7 @@ async fn listed(config: &Path, ended: bool) -> Result<Vec<v1::GrantState>, Failu
     let status = without_agent(config, glimpse, silence)?;
     complain("no agent answers: these are the grants in the kernel now (`jit-agent status`)");
     for problem in status.problems {
-        complain(&clean(&problem, 400));
+        complain(&clean(&problem, 480));
     }
     Ok(status.grants)
 }

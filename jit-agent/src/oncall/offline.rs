@@ -19,6 +19,7 @@ use crate::{
         claims::EXEMPT_SLOT,
         clock::{BootNanos, Now},
         everybody,
+        problem::ProblemKind,
         reconcile::{Access, Entries, EntryKey},
     },
 };
@@ -98,7 +99,7 @@ fn of_view(view: View, absent: &Absent, names: Option<&Names>, now: Now) -> v1::
     if observes {
         status.mode = "observe".into();
     }
-    status.problems.extend(guard.problem().map(|(_, text)| text));
+    status.problems.extend(guard.problem().map(|(kind, text)| kind.sentence(&text)));
     let forwarded: Vec<_> = ports
         .iter()
         .filter(|(_, rule)| rule.forwarded != 0)
@@ -114,7 +115,9 @@ fn of_view(view: View, absent: &Absent, names: Option<&Names>, now: Now) -> v1::
             ..port_message(*port, rule)
         });
         let port = format!("{}/{}", port.port, port.protocol.word());
-        status.problems.extend(open.map(|text| format!("{port} {text}")));
+        status
+            .problems
+            .extend(open.map(|text| ProblemKind::OpenToAll.sentence(&format!("{port} {text}"))));
     }
     let state = report::state(observes, &interfaces, &guard, &status.ports, &status.problems);
     status.state = state.into();
@@ -144,7 +147,7 @@ fn with_problem(state: &str, problem: String) -> v1::StatusResponse {
         version: env!("CARGO_PKG_VERSION").into(),
         mode: "enforce".into(),
         state: state.into(),
-        problems: vec![problem],
+        problems: vec![ProblemKind::NoAgent.sentence(&problem)],
         ..v1::StatusResponse::default()
     }
 }
@@ -156,7 +159,7 @@ fn add_interfaces(
     forwarded: &str,
 ) {
     let gaps = interfaces.iter().filter_map(|state| report::problem(state, guard, forwarded));
-    status.problems.extend(gaps);
+    status.problems.extend(gaps.map(|text| ProblemKind::Interface.sentence(&text)));
     status.interfaces = interfaces.iter().map(|state| interface(state, guard)).collect();
     status.guard = Some(guard_message(guard));
 }

@@ -19,6 +19,7 @@ use crate::{
         offline::{self, Absent},
         output::{page, print, print_json},
     },
+    rules::problem::ProblemKind,
     system::sys,
 };
 
@@ -79,12 +80,16 @@ pub(super) fn without_agent(
     let mut status = offline::status(&paths.pins, &interfaces, &absent, known, sys::now())
         .map_err(Failure::Unread)?;
     status.host = host;
-    status.problems.extend(unreadable);
+    status.problems.extend(unreadable.map(|text| ProblemKind::Configuration.sentence(&text)));
     status.problems.extend(aligned.map(|error| {
-        format!("the kernel programs' boot clock cannot be read ({error}): times left may be wrong")
+        ProblemKind::UnreadableTables.sentence(&format!(
+            "the kernel programs' boot clock cannot be read ({error}): times left may be wrong"
+        ))
     }));
     let nameless = names.err().filter(|_| !status.grants.is_empty());
-    status.problems.extend(nameless.map(|why| format!("the grants have no names here: {why}")));
+    status.problems.extend(nameless.map(|why| {
+        ProblemKind::NoNames.sentence(&format!("the grants have no names here: {why}"))
+    }));
     Ok(status)
 }
 

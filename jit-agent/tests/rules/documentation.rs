@@ -9,7 +9,7 @@ use std::{
 use jit_agent::{
     config::Config,
     disk::audit::EventCode,
-    rules::{grant, ledger::Admission},
+    rules::{grant, ledger::Admission, problem::ProblemKind},
 };
 use jit_common::Reason;
 use jit_proto::Refusal;
@@ -40,6 +40,23 @@ fn every_word_has_its_heading_in_the_runbook() {
         let heading = if shared(word) { format!("{word} (packet)") } else { word.to_owned() };
         assert!(has(&heading), "{heading}");
     }
+    let shared =
+        |word: &str| shared(word) || Reason::ALL.iter().any(|reason| reason.word() == word);
+    for kind in ProblemKind::ALL {
+        let word = kind.word();
+        let heading = if shared(word) { format!("{word} (problem)") } else { word.to_owned() };
+        assert!(has(&heading), "{heading}");
+    }
+}
+
+/// Two headings with one text have one anchor.
+#[test]
+fn no_heading_of_the_runbook_stands_there_twice() {
+    let mut seen = std::collections::BTreeSet::new();
+    for heading in headings(RUNBOOK) {
+        assert!(seen.insert(anchor(heading)), "{heading}");
+    }
+    assert!(seen.len() > 100, "{}", seen.len());
 }
 
 #[test]

@@ -63,7 +63,7 @@ fn colour(status: &v1::StatusResponse) -> &'static str {
 pub(super) fn sections(status: &v1::StatusResponse, page: Page) -> Vec<Section> {
     let now = now_ms();
     let sentences = Section::sentences;
-    let problems = status.problems.iter().map(|problem| clean(problem, 400)).collect();
+    let problems = status.problems.iter().map(|problem| clean(problem, 480)).collect();
     let policy = status.policy.as_ref().filter(|policy| policy.version != 0);
     let control = status.control.as_ref().map(|control| control_text(control, now));
     let soon = status.soon.iter().map(|soon| clean(soon, 200)).collect();

@@ -2,7 +2,7 @@
 
 use jit_proto::WallTime;
 
-use crate::kernel::datapath::state::LinkChange;
+use crate::{kernel::datapath::state::LinkChange, rules::problem::ProblemKind};
 
 /// The guard's name in messages about problems.
 pub const NAME: &str = "the socket guard";
@@ -29,7 +29,7 @@ pub struct GuardState {
 
 impl GuardState {
     /// Why the wanted guard is not in force, or not alone: a stable name, and the text.
-    pub fn problem(&self) -> Option<(&'static str, String)> {
+    pub fn problem(&self) -> Option<(ProblemKind, String)> {
         if !self.wanted {
             return None;
         }
@@ -47,7 +47,7 @@ impl GuardState {
                      interface without a gate is not stopped"
                 ),
             };
-            return Some(("socket_guard", text));
+            return Some((ProblemKind::SocketGuard, text));
         }
         let ids: Vec<_> = self.others.iter().map(u32::to_string).collect();
         (!ids.is_empty()).then(|| {
@@ -58,7 +58,7 @@ impl GuardState {
                  stopped; `bpftool prog show` names their owners",
                 ids.join(", ")
             );
-            ("socket_guard_overruled", text)
+            (ProblemKind::SocketGuardOverruled, text)
         })
     }
 }

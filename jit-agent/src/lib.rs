@@ -3,7 +3,7 @@
 //! The folders are the layers. A layer imports only from those to its left:
 //!
 //! ```text
-//! rules <- kernel, disk <- gate <- control <- oncall <- app, main
+//! rules <- kernel, disk <- gate <- control <- oncall <- cli, app, main
 //! ```
 //!
 //! `system` and `config` serve all of them but `rules`.
@@ -12,6 +12,7 @@
 #![deny(clippy::print_stderr, clippy::print_stdout)]
 
 pub mod app;
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod disk;

@@ -13,6 +13,7 @@ mod debian;
 mod demo;
 mod fuzz;
 mod mutants;
+mod pages;
 mod setup;
 mod shell;
 mod test;
@@ -44,6 +45,8 @@ enum Task {
     Mutants(mutants::Options),
     /// Show the gate at work: real agent, real connections, in network namespaces
     Demo(demo::Options),
+    /// Write the man pages and shell completions of jit-agent and jitctl
+    Pages(pages::Options),
     /// Check formatting, lints and licences, and run every test
     Test(test::Options),
     /// Run the tests that matter there on old and new kernels, in virtual machines
@@ -53,6 +56,7 @@ enum Task {
 fn main() -> ExitCode {
     let done = match Arguments::parse().task {
         Task::Bench(options) => bench::run(options),
+        Task::Pages(options) => pages::run(options),
         Task::Setup(options) => setup::run(options),
         Task::Build(options) => build::run(options),
         Task::Coverage(options) => coverage::run(options),

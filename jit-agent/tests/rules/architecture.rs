@@ -20,7 +20,7 @@ const LAYERS: &[&[&str]] = &[
     &["control"],
     // `check` reads the certificates that `control` serves with.
     &["oncall"],
-    &["app"],
+    &["cli", "app"],
     &["main", "lib"],
 ];
 

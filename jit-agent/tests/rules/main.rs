@@ -17,6 +17,7 @@ mod host;
 mod impact;
 mod ledger;
 mod limits;
+mod man_pages;
 mod policies;
 mod policies_applied;
 mod policies_confirmed;

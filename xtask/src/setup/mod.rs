@@ -120,6 +120,12 @@ const NEEDS: &[Need] = &[
         provide: |_| apt::install("killing the agent at a system call", &["strace"]),
     },
     Need {
+        name: "groff",
+        from: Purpose::Test,
+        find: || system::find_program("groff"),
+        provide: |_| apt::install("reading the man pages", &["groff-base"]),
+    },
+    Need {
         name: "python for the independent client",
         from: Purpose::Test,
         find: system::find_client_python,

@@ -1,0 +1,72 @@
+//! `jitctl`: the controller's side as a command line. It makes keys and certificates, builds and
+//! signs grants, and talks to agents.
+//!
+//! It decides nothing: only the agent decides whether a grant opens anything.
+
+// These panic when the reader is gone: `text.rs` writes instead.
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
+mod cli;
+mod connect;
+mod failure;
+mod files;
+mod grant;
+mod keygen;
+mod order;
+mod pki;
+mod policy;
+mod requester;
+mod signing;
+mod target;
+mod text;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+use jit_client::exit::Exit;
+
+use crate::{
+    cli::{Cli, Command},
+    failure::Failure,
+};
+
+/// Runs the program with the arguments of this process.
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Success };
+            // When the terminal is closed, there is nowhere to report it.
+            let _ = error.print();
+            return exit.into();
+        }
+    };
+    match perform(cli) {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            failure.report();
+            failure.exit.into()
+        }
+    }
+}
+
+fn perform(cli: Cli) -> Result<Exit, Failure> {
+    let Cli { agent, command } = cli;
+    match command {
+        Command::Keygen(args) => keygen::run(&args),
+        Command::Pki(args) => pki::run(&args),
+        Command::Grant(args) => grant::run(&agent, &args),
+        Command::Push(args) => order::push(&agent, &args),
+        Command::Revoke(args) => order::revoke(&agent, &args),
+        Command::List(args) => order::list(&agent, &args),
+        Command::Status(args) => order::status(&agent, &args),
+        Command::Policy(args) => policy::run(&agent, &args),
+        Command::Watch(args) => watch::run(&agent, &args),
+    }
+}
+
+/// The command line, for its man pages and completions.
+pub fn command() -> clap::Command {
+    Cli::command()
+}

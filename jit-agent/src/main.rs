@@ -20,8 +20,8 @@ use jit_agent::{
     app,
     config::{DEFAULT_PATH, Glimpse},
     oncall::{
-        Failure, audit, break_glass, check, close, complain, denials, detach, grants, policy,
-        status, why,
+        Failure, audit, break_glass, check, close, complain, denials, detach, doctor, grants,
+        policy, status, why,
     },
     system::{log, memory},
 };
@@ -101,6 +101,9 @@ enum OnCall {
     Close(close::CloseArgs),
     /// Check a configuration file and the keys and certificates that it names; change nothing.
     Check,
+    /// Look at everything that the gate needs on this host and at what gets around it, with the
+    /// command that mends it; change nothing. Exit code 1: something is wrong.
+    Doctor(doctor::DoctorArgs),
     /// The pushed policies (docs/policies.md).
     Policy {
         #[command(subcommand)]
@@ -213,6 +216,7 @@ async fn on_call(command: OnCall, config: &Path) -> Result<ExitCode, Failure> {
         OnCall::BreakGlass(args) => break_glass::run(config, &args).await,
         OnCall::Close(args) => close::run(config, &args).await,
         OnCall::Check => check::run(config),
+        OnCall::Doctor(args) => doctor::run(config, &args),
         OnCall::Audit { command } => {
             Ok(audit::run(&Glimpse::of(config).paths.state, &command)?.into())
         }

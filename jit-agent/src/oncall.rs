@@ -9,6 +9,7 @@ pub mod check;
 pub mod close;
 pub mod denials;
 pub mod detach;
+pub mod doctor;
 mod failure;
 pub mod grants;
 mod names;

@@ -42,12 +42,14 @@ const LAST_LINES: Duration = Duration::from_millis(300);
     version,
     after_help = "Is it in force?            jit-agent status\n\
                   Is the new file good?      jit-agent check\n\
+                  Is this host good?         jit-agent doctor\n\
                   Who was denied?            jit-agent denials --since 1h\n\
                   Why can they not get in?   jit-agent why 203.0.113.7 22\n\
                   Who got in, and why?       jit-agent audit show --since 1d\n\
                   Somebody must get out now: jit-agent close --user NAME --cut\n\
                   Open everything again:     jit-agent detach\n\n\
-                  Exit codes: status 0 enforcing, 1 degraded, 2 not enforcing; why 0 open, 1 closed; otherwise \
+                  Exit codes: status 0 enforcing, 1 degraded, 2 not enforcing; why 0 open, 1 closed; \
+                  doctor 0 good, 1 something to do; otherwise \
                   64 usage, 69 unavailable, 77 permission, 78 configuration."
 )]
 struct Arguments {
@@ -102,7 +104,11 @@ enum OnCall {
     /// Check a configuration file and the keys and certificates that it names; change nothing.
     Check,
     /// Look at everything that the gate needs on this host and at what gets around it, with the
-    /// command that mends it; change nothing. Exit code 1: something is wrong.
+    /// command that mends it; change nothing. Exit code 0: nothing is wrong; 1: there is a failure or
+    /// a warning.
+    ///
+    /// It works before the installation, with the agent dead or hung, and without root: then it says
+    /// what only root would see. docs/runbook.md has a heading for each check.
     Doctor(doctor::DoctorArgs),
     /// The pushed policies (docs/policies.md).
     Policy {
@@ -216,7 +222,7 @@ async fn on_call(command: OnCall, config: &Path) -> Result<ExitCode, Failure> {
         OnCall::BreakGlass(args) => break_glass::run(config, &args).await,
         OnCall::Close(args) => close::run(config, &args).await,
         OnCall::Check => check::run(config),
-        OnCall::Doctor(args) => doctor::run(config, &args),
+        OnCall::Doctor(args) => doctor::run(config, &args).await,
         OnCall::Audit { command } => {
             Ok(audit::run(&Glimpse::of(config).paths.state, &command)?.into())
         }

@@ -9,6 +9,7 @@ use std::{
 use jit_agent::{
     config::Config,
     disk::audit::EventCode,
+    oncall::doctor::CHECKS,
     rules::{grant, ledger::Admission},
 };
 use jit_common::Reason;
@@ -40,6 +41,19 @@ fn every_word_has_its_heading_in_the_runbook() {
         let heading = if shared(word) { format!("{word} (packet)") } else { word.to_owned() };
         assert!(has(&heading), "{heading}");
     }
+}
+
+#[test]
+fn every_check_of_the_doctor_has_its_heading_in_the_runbook() {
+    let (_, rest) = RUNBOOK.split_once("\n## What `doctor` finds\n").unwrap();
+    let section = rest.split("\n## ").next().unwrap();
+    let mut headings: Vec<_> =
+        section.lines().filter_map(|line| line.strip_prefix("### ")).collect();
+    assert!(headings.is_sorted(), "{headings:?}");
+    let mut checks: Vec<_> = CHECKS.iter().flat_map(|(_, checks)| *checks).copied().collect();
+    checks.sort_unstable();
+    headings.sort_unstable();
+    assert_eq!(headings, checks, "a heading for each check, and none without one");
 }
 
 #[test]

@@ -47,7 +47,10 @@ impl Seen {
         let schema = jsonschema::validator_for(&serde_json::from_str(schema).unwrap()).unwrap();
         schema.validate(&report).unwrap_or_else(|error| panic!("{error}: {report:#}"));
         let findings = report["findings"].as_array().unwrap().clone();
+        // Scripts must expect more fields. Here each one must be in the schema.
+        assert_eq!(report.as_object().unwrap().len(), 7, "{report:#}");
         for finding in &findings {
+            assert_eq!(finding.as_object().unwrap().len(), 5, "{finding:#}");
             let check = finding["check"].as_str().unwrap();
             let known = CHECKS.iter().any(|(_, checks)| checks.contains(&check));
             assert!(known, "{check} is in no group");
@@ -402,7 +405,7 @@ fn a_time_namespace_is_found() {
     // Where this command is in one.
     let plain = site.command(&["doctor", "--json"]);
     let mut inside = Command::new("unshare");
-    inside.args(["--time", "--boottime", "7200", "--"]);
+    inside.args(["--time", "--boottime", "7200", "--fork", "--"]);
     inside.arg(plain.get_program()).args(plain.get_args());
     site.end(Signal::KILL);
     let seen = Seen::of(&site.host.run(|| inside.output().unwrap()));

@@ -10,9 +10,9 @@ pub(crate) enum Level {
     Ok,
     /// It could not be seen, most often because only root may look.
     Unseen,
-    /// The gate is in force, and something gets around it, or ends soon, or is slower.
+    /// The gate can be in force, and something gets around it, or ends soon, or is slower.
     Warning,
-    /// The agent cannot start, or a protected port is open.
+    /// The agent cannot start or does not answer, nothing new opens, or a protected port is open.
     Failure,
 }
 

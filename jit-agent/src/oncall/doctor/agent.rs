@@ -6,6 +6,7 @@ use jit_proto::v1;
 use super::{
     finding::Finding,
     host::{Agent, Host},
+    interfaces::is_about,
     process::Process,
 };
 use crate::{oncall::agent::Silence, system::local_ports::LocalPorts};
@@ -109,11 +110,7 @@ fn problems(host: &Host, status: &v1::StatusResponse) -> Vec<Finding> {
     };
     let open = status.state == "not_enforcing";
     let is_elsewhere = |text: &str| {
-        let of_interface = |interface: &v1::Interface| {
-            let rest = text.strip_prefix(interface.name.as_str());
-            rest.is_some_and(|rest| rest.starts_with(':') || rest.starts_with(' '))
-        };
-        status.interfaces.iter().any(of_interface)
+        status.interfaces.iter().any(|interface| is_about(text, &interface.name))
             || silence.is_some_and(|silence| text.starts_with(silence))
             || local.iter().flatten().any(|warning| warning == text)
             // The certificates' own checks say more.

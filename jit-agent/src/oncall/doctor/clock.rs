@@ -66,7 +66,7 @@ fn boot(offset: Option<&io::Result<i64>>, elsewhere: bool) -> Finding {
         }
         Some(Ok(0)) => Finding::ok(NAME, "it is the kernel programs' own"),
         Some(Ok(offset)) => {
-            let off = duration_text(Duration::from_nanos(offset.unsigned_abs()));
+            let off = duration_text(rounded(Duration::from_nanos(offset.unsigned_abs())));
             let seen = format!(
                 "a time namespace: this boot clock is {off} off that of the kernel programs; the \
                  agent measures it, and grants end on time while it can"
@@ -79,6 +79,12 @@ fn boot(offset: Option<&io::Result<i64>>, elsewhere: bool) -> Finding {
         }
         None => Finding::unseen(NAME, "only root can ask a kernel program for its boot clock"),
     }
+}
+
+/// To the nearest second: a measurement is off by the time that it takes.
+const fn rounded(time: Duration) -> Duration {
+    let up = time.subsec_millis() >= 500;
+    Duration::from_secs(time.as_secs().saturating_add(if up { 1 } else { 0 }))
 }
 
 fn ntp(read: &io::Result<Discipline>) -> Finding {
@@ -122,7 +128,7 @@ mod tests {
         assert_eq!(boot(Some(&Ok(0)), false).level, Level::Ok);
         assert_eq!(boot(Some(&Ok(0)), true).level, Level::Warning);
         assert_eq!(boot(None, false).level, Level::Unseen);
-        let finding = boot(Some(&Ok(-3_600_000_000_000)), false);
+        let finding = boot(Some(&Ok(-3_599_999_900_000)), false);
         assert!(finding.level == Level::Warning && finding.seen.contains("1h off"), "{finding:?}");
         let refused = Err(io::Error::from_raw_os_error(libc::EPERM));
         assert_eq!(boot(Some(&refused), false).level, Level::Warning);

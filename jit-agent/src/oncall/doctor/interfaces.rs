@@ -78,18 +78,19 @@ fn nics(devices: &[Device]) -> Vec<Nic<'_>> {
 }
 
 /// The row of `status` about an interface.
-fn row<'a>(status: Option<&'a v1::StatusResponse>, index: u32) -> Option<&'a v1::Interface> {
+fn row(status: Option<&v1::StatusResponse>, index: u32) -> Option<&v1::Interface> {
     status?.interfaces.iter().find(|row| row.index == index)
+}
+
+/// Whether a problem of `status` is about the interface of this name.
+pub(super) fn is_about(problem: &str, name: &str) -> bool {
+    problem.strip_prefix(name).is_some_and(|rest| rest.starts_with([':', ' ']))
 }
 
 /// The problems of `status` about an interface.
 fn problems<'a>(status: Option<&'a v1::StatusResponse>, name: &str) -> Vec<&'a str> {
-    let about = |text: &&str| {
-        let rest = text.strip_prefix(name);
-        rest.is_some_and(|rest| rest.starts_with(':') || rest.starts_with(' '))
-    };
     let all = status.into_iter().flat_map(|status| &status.problems).map(String::as_str);
-    all.filter(about).collect()
+    all.filter(|text| is_about(text, name)).collect()
 }
 
 impl Nic<'_> {

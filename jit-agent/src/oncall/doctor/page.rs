@@ -1,5 +1,7 @@
 //! The doctor's findings as text: the verdict first, then the groups, the worst one first. Pure.
 
+use std::cmp::Reverse;
+
 use jit_client::status::{Page, Style, cut, fold, width};
 use jit_proto::printable::clean;
 
@@ -93,13 +95,13 @@ fn groups(findings: &[Finding]) -> Vec<(&'static str, Vec<&Finding>)> {
             let of_it = findings.iter().filter(|one| checks.contains(&one.check));
             let mut of_it: Vec<_> = of_it.collect();
             // The sort keeps the order of those that are equally bad.
-            of_it.sort_by(|one, other| other.level.cmp(&one.level));
+            of_it.sort_by_key(|one| Reverse(one.level));
             (*title, of_it)
         })
         .filter(|(_, of_it)| !of_it.is_empty())
         .collect();
     let worst = |of_it: &[&Finding]| of_it.first().map(|one| one.level.max(Level::Unseen));
-    groups.sort_by(|(_, one), (_, other)| worst(other).cmp(&worst(one)));
+    groups.sort_by_key(|(_, of_it)| Reverse(worst(of_it)));
     groups
 }
 

@@ -28,6 +28,8 @@ const CAPABILITIES: &str = "-all,+bpf,+net_admin,+perfmon";
 /// A uid without a user.
 const NOBODY: u32 = 64_999;
 const LONG: Duration = Duration::from_secs(600);
+/// How often a busy disk is borne.
+const TRIES: u32 = 20;
 /// The longest time for `doctor`, with some room for a loaded machine.
 const SOON: Duration = Duration::from_secs(5);
 
@@ -88,11 +90,21 @@ impl Seen {
     }
 }
 
+/// What `doctor` finds. On a machine whose disk is busy the agent may report that: then it is asked
+/// again.
 fn doctor(site: &Site) -> Seen {
-    let began = Instant::now();
-    let seen = Seen::of(&site.run(&["doctor", "--json"]));
-    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
-    seen
+    let mut tries = 0;
+    loop {
+        let began = Instant::now();
+        let seen = Seen::of(&site.run(&["doctor", "--json"]));
+        assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+        let busy =
+            |finding: &Value| finding["seen"].as_str().unwrap().contains("disk does not answer");
+        tries += 1;
+        if tries == TRIES || !seen.findings.iter().any(busy) {
+            return seen;
+        }
+    }
 }
 
 /// Starts the agent with these capabilities.
@@ -394,6 +406,47 @@ fn another_owners_xdp_program_is_found_alive_and_dead() {
     seen.only(&["agent", "other-programs"]);
     seen.has("warning", "other-programs", "another owner's XDP program");
     drop(link);
+}
+
+#[test]
+fn another_owners_classifier_before_the_gate_is_found_alive_and_dead() {
+    let mut site = new_site();
+    write_config(&site, &site.base("[\"*\"]", "clsact"));
+    for line in [
+        "tc qdisc add dev s0 clsact",
+        "tc filter add dev s0 ingress pref 1 protocol ip u32 match ip dport 9 0xffff flowid 1:1",
+    ] {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", site.host.name())).args(line.split(' '));
+        assert!(command.status().unwrap().success(), "{line}");
+    }
+    start_with(&mut site, CAPABILITIES);
+    for wrong in [&["other-programs"][..], &["agent", "other-programs"]] {
+        let seen = doctor(&site);
+        seen.only(wrong);
+        let found = seen.all("warning", "other-programs");
+        assert_eq!(found.len(), 1, "{found:#?}");
+        assert_eq!(found[0]["about"], "s0");
+        seen.has("warning", "other-programs", "tc filter show dev s0 ingress");
+        if wrong.len() == 1 {
+            site.end(Signal::KILL);
+        }
+    }
+}
+
+#[test]
+fn a_service_bound_to_a_device_above_a_gated_one_is_found() {
+    let site = new_site();
+    site.host.ip(&["link", "add", "up0", "link", "s0", "type", "macvlan"]);
+    site.host.ip(&["link", "set", "up0", "up"]);
+    site.serve_on("up0", 22);
+    let seen = doctor(&site);
+    seen.has("warning", "devices-above", "device up0 (SO_BINDTODEVICE): 22/tcp (listener)");
+    // As `check` says it.
+    let checked = String::from_utf8(site.run(&["check"]).stdout).unwrap();
+    for finding in seen.all("warning", "devices-above") {
+        assert!(checked.contains(finding["seen"].as_str().unwrap()), "{checked}");
+    }
 }
 
 #[test]

@@ -64,7 +64,8 @@ impl Finding {
         self
     }
 
-    fn new(check: &'static str, level: Level, seen: impl Into<String>) -> Self {
+    /// A condition of this level.
+    pub(crate) fn new(check: &'static str, level: Level, seen: impl Into<String>) -> Self {
         Self { check, level, about: String::new(), seen: seen.into(), fix: Vec::new() }
     }
 }

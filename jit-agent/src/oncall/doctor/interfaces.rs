@@ -49,7 +49,7 @@ pub(super) fn findings(host: &Host) -> Vec<Finding> {
             asked.unwrap_or_else(|| Err(io::ErrorKind::PermissionDenied.into()))
         }));
     }
-    found.extend(missing(devices, status));
+    found.extend(missing(&nics, status));
     found.extend(above(host, devices));
     found
 }
@@ -64,16 +64,7 @@ struct Nic<'a> {
 
 fn nics(devices: &[Device]) -> Vec<Nic<'_>> {
     let ethtool = Ethtool::open().ok();
-    let nic = |device: &'_ Device| {
-        let name = &device.name;
-        let driver = ethtool.as_ref().and_then(|ethtool| ethtool.driver(name).ok());
-        let queues = ethtool.as_ref().and_then(|ethtool| ethtool.queues(name).ok());
-        (driver, queues)
-    };
-    let nic = |device| {
-        let (driver, queues) = nic(device);
-        Nic { device, driver, queues }
-    };
+    let nic = |device| Nic::of(device, ethtool.as_ref());
     devices.iter().filter(|device| !device.loopback).map(nic).collect()
 }
 
@@ -93,15 +84,16 @@ fn problems<'a>(status: Option<&'a v1::StatusResponse>, name: &str) -> Vec<&'a s
     all.filter(|text| is_about(text, name)).collect()
 }
 
-impl Nic<'_> {
+impl<'a> Nic<'a> {
+    fn of(device: &'a Device, ethtool: Option<&Ethtool>) -> Self {
+        let name = &device.name;
+        let driver = ethtool.and_then(|ethtool| ethtool.driver(name).ok());
+        let queues = ethtool.and_then(|ethtool| ethtool.queues(name).ok());
+        Self { device, driver, queues }
+    }
+
     fn finding(&self, check: &'static str, level: Level, seen: String) -> Finding {
-        let finding = match level {
-            Level::Ok => Finding::ok(check, seen),
-            Level::Unseen => Finding::unseen(check, seen),
-            Level::Warning => Finding::warning(check, seen),
-            Level::Failure => Finding::failure(check, seen),
-        };
-        finding.about(self.device.name.clone())
+        Finding::new(check, level, seen).about(self.device.name.clone())
     }
 
     /// A device that is down matters only if it is to have a gate.
@@ -285,17 +277,18 @@ impl Nic<'_> {
     }
 }
 
-/// Interfaces that the configuration names and that are not there.
-fn missing(devices: &[Device], status: Option<&v1::StatusResponse>) -> Vec<Finding> {
-    let is_there = |row: &&v1::Interface| devices.iter().any(|one| one.index == row.index);
+/// Interfaces that the configuration names and that are not there, or that no packet from outside
+/// passes a program on.
+fn missing(nics: &[Nic<'_>], status: Option<&v1::StatusResponse>) -> Vec<Finding> {
+    let is_there = |row: &&v1::Interface| nics.iter().any(|nic| nic.device.index == row.index);
     let rows = status.into_iter().flat_map(|status| &status.interfaces);
-    let gone = rows.filter(|row| !is_there(row));
-    gone.map(|row| {
-        Finding::warning("interface", format!("without a gate: {}", row.note))
-            .about(row.name.clone())
-            .fix("ip link; correct [gate] interfaces; jit-agent check")
-    })
-    .collect()
+    rows.filter(|row| !is_there(row))
+        .map(|row| {
+            Finding::warning("interface", format!("without a gate: {}", row.note))
+                .about(row.name.clone())
+                .fix("ip link; correct [gate] interfaces; jit-agent check")
+        })
+        .collect()
 }
 
 /// What `check` says of devices above gated ones.

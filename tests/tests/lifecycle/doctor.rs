@@ -437,11 +437,12 @@ fn another_owners_classifier_before_the_gate_is_found_alive_and_dead() {
 #[test]
 fn a_service_bound_to_a_device_above_a_gated_one_is_found() {
     let site = new_site();
+    write_config(&site, &site.base("[\"*\"]", "auto").replace("port = 22\n", "port = 2200\n"));
     site.host.ip(&["link", "add", "up0", "link", "s0", "type", "macvlan"]);
     site.host.ip(&["link", "set", "up0", "up"]);
-    site.serve_on("up0", 22);
+    site.serve_on("up0", 2200);
     let seen = doctor(&site);
-    seen.has("warning", "devices-above", "device up0 (SO_BINDTODEVICE): 22/tcp (listener)");
+    seen.has("warning", "devices-above", "device up0 (SO_BINDTODEVICE): 2200/tcp (listener)");
     // As `check` says it.
     let checked = String::from_utf8(site.run(&["check"]).stdout).unwrap();
     for finding in seen.all("warning", "devices-above") {

@@ -89,14 +89,19 @@ fn head(findings: &[Finding], style: Style) -> String {
 
 /// The findings by group, with the worst group and the worst finding of each first.
 fn groups(findings: &[Finding]) -> Vec<(&'static str, Vec<&Finding>)> {
-    let mut groups: Vec<_> = CHECKS
-        .iter()
-        .map(|(title, checks)| {
-            let of_it = findings.iter().filter(|one| checks.contains(&one.check));
-            let mut of_it: Vec<_> = of_it.collect();
+    let is_known = |one: &Finding| CHECKS.iter().any(|(_, checks)| checks.contains(&one.check));
+    let known = CHECKS.iter().map(|(title, checks)| {
+        let of_it = findings.iter().filter(|one| checks.contains(&one.check));
+        (*title, of_it.collect::<Vec<_>>())
+    });
+    // Nothing that was found is left out.
+    let others = ("Other", findings.iter().filter(|one| !is_known(one)).collect());
+    let mut groups: Vec<_> = known
+        .chain([others])
+        .map(|(title, mut of_it)| {
             // The sort keeps the order of those that are equally bad.
             of_it.sort_by_key(|one| Reverse(one.level));
-            (*title, of_it)
+            (title, of_it)
         })
         .filter(|(_, of_it)| !of_it.is_empty())
         .collect();
@@ -203,6 +208,12 @@ mod tests {
         let coloured = text(&[finding], Page::endless(Style::Colour));
         assert!(coloured.contains("\x1b[1;33m1 warning\x1b[0m"), "{coloured:?}");
         assert!(coloured.contains("\x1b[1;33mwarning\x1b[0m   ntp"), "{coloured:?}");
+    }
+
+    #[test]
+    fn a_check_without_a_group_is_shown_too() {
+        let text = text(&[Finding::failure("odd", "it is")], Page::endless(Style::Plain));
+        assert!(text.contains("\nOther\n  FAILURE   odd  it is\n"), "{text}");
     }
 
     #[test]

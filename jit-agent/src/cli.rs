@@ -9,7 +9,7 @@ use clap::{
 
 use crate::{
     config::DEFAULT_PATH,
-    oncall::{audit, break_glass, close, denials, grants, policy, status, why},
+    oncall::{audit, break_glass, close, denials, doctor, grants, policy, status, why},
 };
 
 /// A host-side port gate: the kernel closes protected ports to everybody. A signed grant opens them
@@ -19,13 +19,14 @@ use crate::{
     version,
     after_help = "Is it in force?            jit-agent status\n\
                   Is the new file good?      jit-agent check\n\
+                  Is this host good?         jit-agent doctor\n\
                   Who was denied?            jit-agent denials --since 1h\n\
                   Why can they not get in?   jit-agent why 203.0.113.7 22\n\
                   Who got in, and why?       jit-agent audit show --since 1d\n\
                   Somebody must get out now: jit-agent close --user NAME --cut\n\
                   Open everything again:     jit-agent detach\n\n\
                   Exit codes: status 0 enforcing, 1 degraded, 2 not enforcing; why 0 open, 1 closed;\n\
-                  otherwise 64 usage, 69 unavailable, 77 permission, 78 configuration."
+                  doctor 0 good, 1 something to do; otherwise 64 usage, 69 unavailable, 77 permission, 78 configuration."
 )]
 pub struct Arguments {
     /// Configuration file.
@@ -82,6 +83,13 @@ pub enum OnCall {
     Close(close::CloseArgs),
     /// Check a configuration file and the keys and certificates that it names; change nothing.
     Check,
+    /// Look at everything that the gate needs on this host and at what gets around it, with the
+    /// command that mends it; change nothing. Exit code 0: nothing is wrong; 1: there is a failure or
+    /// a warning.
+    ///
+    /// It works before the installation, with the agent dead or hung, and without root: then it says
+    /// what only root would see. docs/runbook.md has a heading for each check.
+    Doctor(doctor::DoctorArgs),
     /// The pushed policies (docs/policies.md).
     Policy {
         /// What to do with them.

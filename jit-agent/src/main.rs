@@ -17,8 +17,8 @@ use jit_agent::{
     cli::{Arguments, Command, OnCall},
     config::Glimpse,
     oncall::{
-        Failure, audit, break_glass, check, close, complain, denials, detach, grants, policy,
-        status, why,
+        Failure, audit, break_glass, check, close, complain, denials, detach, doctor, grants,
+        policy, status, why,
     },
     system::{log, memory},
 };
@@ -106,6 +106,7 @@ async fn on_call(command: OnCall, config: &Path) -> Result<ExitCode, Failure> {
         OnCall::BreakGlass(args) => break_glass::run(config, &args).await,
         OnCall::Close(args) => close::run(config, &args).await,
         OnCall::Check => check::run(config),
+        OnCall::Doctor(args) => doctor::run(config, &args).await,
         OnCall::Audit { command } => {
             Ok(audit::run(&Glimpse::of(config).paths.state, &command)?.into())
         }

@@ -1,5 +1,5 @@
-//! The commands of the engineer on call. `status`, `grants`, `why`, `check` and `audit` need no running
-//! agent; `break-glass`, `denials` and `policy` need one; `close` asks one, and does without if it must;
+//! The commands of the engineer on call. `status`, `grants`, `why`, `check`, `doctor` and `audit` need no
+//! running agent; `break-glass`, `denials` and `policy` need one; `close` asks one, and does without if it must;
 //! `detach` refuses while one runs.
 
 mod agent;
@@ -9,6 +9,7 @@ pub mod check;
 pub mod close;
 pub mod denials;
 pub mod detach;
+pub mod doctor;
 mod failure;
 pub mod grants;
 mod names;

@@ -1,13 +1,15 @@
 //! The operating system, for every layer but the rules: clocks, files that are trusted only after a
-//! check, locks, users, addresses, local ports, directories that change, the log, the
+//! check, locks, users, addresses, local ports, network devices, directories that change, the log, the
 //! allocator, the service manager.
 
 pub mod addresses;
 pub mod directory_watch;
+pub mod ethtool;
 pub mod files;
 pub mod local_ports;
 pub mod log;
 pub mod memory;
+pub mod ntp;
 pub mod owner;
 pub mod readable;
 pub mod service_manager;

@@ -1,5 +1,5 @@
 //! Exit codes of `jit-agent` and `jitctl`: those of sysexits.h, 0, 1 and 2 for `status`, and 0 and 1
-//! for `why`.
+//! for `why` and `doctor`.
 
 use std::process::ExitCode;
 
@@ -10,8 +10,8 @@ use jit_proto::v1;
 pub enum Exit {
     /// The command did its work; for `status`: enforcing; for `why`: open.
     Success,
-    /// For `status`: the gate is in force, but something is wrong. For `why`: closed. For a
-    /// revocation: it found nothing to end.
+    /// For `status`: the gate is in force, but something is wrong. For `why`: closed. For `doctor`:
+    /// there is something to do. For a revocation: it found nothing to end.
     Degraded,
     /// For `status`: the gate is not in force.
     NotEnforcing,

@@ -7,6 +7,7 @@
 use jit_proto::v1;
 
 pub use self::{
+    columns::{cut, fold, width},
     denials::{denials_json, denials_text},
     event::{event_json, event_text},
     filter::{Filter, Order},

@@ -24,6 +24,12 @@ pub struct Limits {
     pub prefixes: u32,
 }
 
+impl Default for Limits {
+    fn default() -> Self {
+        Self { hosts: DEFAULT_HOSTS, prefixes: DEFAULT_PREFIXES }
+    }
+}
+
 impl Limits {
     /// Checks the sizes in `[limits]`.
     pub(super) fn new(hosts: Option<u32>, prefixes: Option<u32>) -> Result<Self, String> {

@@ -10,6 +10,8 @@ use std::{
     process::ExitCode,
 };
 
+use jit_proto::WallTime;
+
 use crate::{
     config::{Config, Glimpse},
     control::tls::{Material, TlsError},
@@ -37,20 +39,35 @@ pub fn run(path: &Path) -> Result<ExitCode, Failure> {
     print(&taken(&config, material.as_ref()))?;
     let now = sys::now().wall;
     let devices = rtnetlink::devices();
-    let interfaces = devices.as_ref().ok().map(|devices| gateable(devices));
-    let host = Host { now, interfaces, is_bpffs: &sys::is_bpffs };
     let of_peers = material.iter().flat_map(|material| material.doubts(now));
     let of_devices = match &devices {
-        Ok(devices) => devices::warnings(&config, devices),
+        Ok(devices) => devices_above(&config, devices),
         Err(error) => {
             vec![format!("cannot list the interfaces, so nothing is said of them: {error}")]
         }
     };
-    for doubt in doubts(&config, &host).into_iter().chain(of_peers).chain(of_devices) {
+    let of_configuration = of_configuration(&config, devices.as_deref().ok(), &sys::is_bpffs, now);
+    for doubt in of_configuration.into_iter().chain(of_peers).chain(of_devices) {
         print(&format!("warning: {doubt}\n"))?;
     }
     print(&ports::warnings(config.policy.sections()))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a configuration will most likely not do, one sentence each. `devices`: those of this network
+/// namespace, if they are known; `is_bpffs`: whether a path lies on a BPF file system.
+pub(super) fn of_configuration(
+    config: &Config,
+    devices: Option<&[Device]>,
+    is_bpffs: &dyn Fn(&Path) -> bool,
+    now: WallTime,
+) -> Vec<String> {
+    doubts(config, &Host { now, interfaces: devices.map(gateable), is_bpffs })
+}
+
+/// What the gate does not see of devices above gated ones, one sentence each.
+pub(super) fn devices_above(config: &Config, devices: &[Device]) -> Vec<String> {
+    devices::warnings(config, devices)
 }
 
 fn read(path: &Path) -> Result<(Config, Option<Material>), Failure> {
@@ -62,7 +79,8 @@ fn read(path: &Path) -> Result<(Config, Option<Material>), Failure> {
     Ok((config, material))
 }
 
-fn ensure_readable(owner: &Owner, files: Vec<PathBuf>) -> Result<(), Failure> {
+/// Whether the service's user may read these files; an error names those that it may not.
+pub(super) fn ensure_readable(owner: &Owner, files: Vec<PathBuf>) -> Result<(), Failure> {
     let denied = owner.unreadable(files)?;
     let Some(first) = denied.first().map(|path| path.display()) else { return Ok(()) };
     let all: Vec<_> = denied.iter().map(|path| path.display().to_string()).collect();

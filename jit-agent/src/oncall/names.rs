@@ -29,13 +29,7 @@ impl Names {
     pub(super) fn read(state: &Path) -> Result<Self, String> {
         let boot = sys::boot_id().map_err(|error| error.to_string())?;
         let directory = state.to_owned();
-        let (sender, receiver) = mpsc::channel();
-        thread::spawn(move || {
-            let _late = sender.send(Store::peek(&directory));
-        });
-        let stored = receiver
-            .recv_timeout(DISK)
-            .map_err(|_| format!("the disk does not answer within {DISK:?}"))?;
+        let stored = within_patience(move || Store::peek(&directory))?;
         Ok(Self::of(stored.map_err(|error| error.to_string())?, &boot))
     }
 
@@ -53,6 +47,20 @@ impl Names {
     pub(super) fn of_slot(&self, slot: u32, counted: Slot) -> Option<&v1::Grant> {
         self.0.get(&(slot, counted.generation))
     }
+}
+
+/// Does something with the disk on a thread of its own, which a disk that hangs keeps alone.
+///
+/// # Errors
+/// A sentence for a person.
+pub(super) fn within_patience<T: Send + 'static>(
+    what: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, String> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let _late = sender.send(what());
+    });
+    receiver.recv_timeout(DISK).map_err(|_| format!("the disk does not answer within {DISK:?}"))
 }
 
 #[cfg(test)]

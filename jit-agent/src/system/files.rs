@@ -125,8 +125,15 @@ pub fn private_directory(path: &Path, mode: u32) -> Result<(), FileError> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(io("create")(error)),
     }
+    check_private_directory(path)
+}
+
+/// Refuses an existing directory that somebody else could write to, or could put another one in place
+/// of.
+pub fn check_private_directory(path: &Path) -> Result<(), FileError> {
+    let io = |error| FileError::Io { verb: "look at", path: path.to_owned(), error };
     check_way(path)?;
-    check_trusted(path, &fs::symlink_metadata(path).map_err(io("look at"))?)
+    check_trusted(path, &fs::symlink_metadata(path).map_err(io)?)
 }
 
 /// Refuses a file that somebody other than root and this process's user owns or can write.

@@ -9,6 +9,7 @@ use std::{
 use jit_agent::{
     config::Config,
     disk::audit::EventCode,
+    oncall::doctor::CHECKS,
     rules::{grant, ledger::Admission, problem::ProblemKind},
 };
 use jit_common::Reason;
@@ -57,6 +58,21 @@ fn no_heading_of_the_runbook_stands_there_twice() {
         assert!(seen.insert(anchor(heading)), "{heading}");
     }
     assert!(seen.len() > 100, "{}", seen.len());
+}
+
+#[test]
+fn every_check_of_the_doctor_has_its_heading_in_the_runbook() {
+    let (_, rest) = RUNBOOK.split_once("\n## What `doctor` finds\n").unwrap();
+    let section = rest.split("\n## ").next().unwrap();
+    let mut headings: Vec<_> =
+        section.lines().filter_map(|line| line.strip_prefix("### ")).collect();
+    assert!(headings.is_sorted(), "{headings:?}");
+    let checks = CHECKS.iter().flat_map(|(_, checks)| *checks);
+    // A problem may have the same word.
+    let mut checks: Vec<_> = checks.map(|check| format!("{check} (doctor)")).collect();
+    checks.sort_unstable();
+    headings.sort_unstable();
+    assert_eq!(headings, checks, "a heading for each check, and none without one");
 }
 
 #[test]

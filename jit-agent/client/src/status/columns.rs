@@ -9,12 +9,12 @@ use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 pub(super) const CUT: char = '…';
 
 /// Columns that a text takes.
-pub(super) fn width(text: &str) -> usize {
+pub fn width(text: &str) -> usize {
     if text.is_ascii() { text.len() } else { text.width() }
 }
 
 /// The text in at most this number of columns, with `…` at its end if some of it is missing.
-pub(super) fn cut(text: &str, columns: usize) -> String {
+pub fn cut(text: &str, columns: usize) -> String {
     if width(text) <= columns {
         return text.to_owned();
     }
@@ -42,7 +42,7 @@ fn head(text: &str, columns: usize) -> &str {
 }
 
 /// The text in lines of at most this number of columns, broken at spaces where there are any.
-pub(super) fn fold(text: &str, columns: usize) -> Vec<String> {
+pub fn fold(text: &str, columns: usize) -> Vec<String> {
     let columns = columns.max(2);
     let mut lines = Vec::new();
     let mut rest = text.trim_end();

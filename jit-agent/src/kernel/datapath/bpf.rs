@@ -20,7 +20,7 @@ use aya::{
 };
 use aya_obj::generated::{
     BPF_F_BEFORE, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type, bpf_attr, bpf_cmd,
-    bpf_insn, bpf_link_info, bpf_link_type, bpf_prog_type,
+    bpf_insn, bpf_link_info, bpf_link_type, bpf_prog_info, bpf_prog_type,
 };
 use jit_common::{Family, Lookup};
 use jit_proto::Hook;
@@ -280,13 +280,30 @@ fn any_info(link: impl AsFd) -> io::Result<bpf_link_info> {
 
 /// Loads a TC program of these instructions, which use no tables.
 pub fn load_classifier(code: &[bpf_insn]) -> io::Result<OwnedFd> {
+    load(bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS, code)
+}
+
+/// Loads a program of these instructions, which use no tables.
+pub(super) fn load(kind: bpf_prog_type, code: &[bpf_insn]) -> io::Result<OwnedFd> {
     let mut attr = zeroed();
-    attr.__bindgen_anon_3.prog_type = bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS as u32;
+    attr.__bindgen_anon_3.prog_type = kind as u32;
     attr.__bindgen_anon_3.insns = code.as_ptr() as u64;
     attr.__bindgen_anon_3.insn_cnt = u32::try_from(code.len()).unwrap_or(u32::MAX);
     attr.__bindgen_anon_3.license = c"Dual MIT/GPL".as_ptr() as u64;
     let fd = call(bpf_cmd::BPF_PROG_LOAD, &mut attr)?;
     Ok(own(fd))
+}
+
+/// Whether the kernel compiled a program; otherwise it interprets it.
+pub(super) fn is_compiled(program: impl AsFd) -> io::Result<bool> {
+    // SAFETY: `bpf_prog_info` is made of integers; all zero is valid.
+    let mut info: bpf_prog_info = unsafe { mem::zeroed() };
+    let mut attr = zeroed();
+    attr.info.bpf_fd = number(program.as_fd());
+    attr.info.info_len = u32::try_from(size_of::<bpf_prog_info>()).unwrap_or(u32::MAX);
+    attr.info.info = (&raw mut info) as u64;
+    call(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(info.jited_prog_len > 0)
 }
 
 /// Runs a TC program once on a frame (BPF_PROG_TEST_RUN), which it may change.

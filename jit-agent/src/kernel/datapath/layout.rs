@@ -56,7 +56,30 @@ const fn layout<K, V>(name: &'static str, kind: MapType, entries: u32, flags: u3
     Layout { name, kind, key: size_of::<K>(), value: size_of::<V>(), entries, flags }
 }
 
+/// What the kernel adds to each element of a hash, a trie or a list, bytes: about.
+const ELEMENT: u64 = 64;
+/// A bucket of a hash, bytes.
+const BUCKET: u64 = 16;
+
 impl Layout {
+    /// Memory when the table is made, and when it is full, bytes: about. `cpus`: possible ones.
+    pub(super) fn memory(&self, cpus: u64) -> (u64, u64) {
+        let size = |bytes: usize| u64::try_from(bytes).unwrap_or(u64::MAX).next_multiple_of(8);
+        let (entries, key, value) = (u64::from(self.entries), size(self.key), size(self.value));
+        let each = |bytes: u64| entries.saturating_mul(bytes);
+        let per_cpu = matches!(self.kind, MapType::PerCpuArray | MapType::PerCpuHash);
+        let value = if per_cpu { value.saturating_mul(cpus) } else { value };
+        let elements = each(ELEMENT.saturating_add(key).saturating_add(value));
+        let buckets = entries.next_power_of_two().saturating_mul(BUCKET);
+        match self.kind {
+            MapType::RingBuf => (entries, entries),
+            MapType::Array | MapType::PerCpuArray => (each(value), each(value)),
+            MapType::LruHash => (buckets + elements, buckets + elements),
+            MapType::LpmTrie => (0, elements),
+            _ => (buckets, buckets.saturating_add(elements)),
+        }
+    }
+
     /// The difference between a table and this layout; `None`: there is none.
     pub(super) fn difference(&self, info: &MapInfo) -> Option<String> {
         let kind = info.map_type().ok();

@@ -1,6 +1,6 @@
 //! Reads from the pins what the kernel enforces now: for `status` when the agent is dead.
 
-use std::{collections::BTreeMap, os::fd::OwnedFd, path::Path};
+use std::{collections::BTreeMap, io, os::fd::OwnedFd, path::Path};
 
 use aya::{maps::MapInfo, programs::loaded_programs};
 use jit_common::{PortKey, PortRule, Settings, Slot, map};
@@ -16,6 +16,7 @@ use crate::{
         maps::Maps,
         observe::{self, Found, devices, pinned_since},
         pins::Pins,
+        rtnetlink::Device,
         selftest::SHARED,
         socket_guard,
         state::{Counters, InterfaceState},
@@ -132,6 +133,15 @@ pub fn ask(
     let tags: Vec<_> = loaded_programs().filter_map(Result::ok).map(|info| info.tag()).collect();
     let mut twin = lone_twin(&pins, limits)?;
     verdict::ask(&mut twin, &maps, question, state, now, &|_, tag| tags.contains(&tag))
+}
+
+/// Whether no other owner's program runs before ours at this hook of an interface. Also where ours is
+/// not there.
+pub fn is_first(pins: &Path, device: &Device, hook: Hook) -> io::Result<bool> {
+    let pins = Pins::new(pins);
+    let link: Option<OwnedFd> = bpf::open_pin(&pins.link(device.index, hook)).ok();
+    let found = observe::attachment(device, hook, link.as_ref(), &pins.owner())?;
+    Ok(!matches!(found, Found::InForce { foreign_first: true, .. }))
 }
 
 fn attached(interfaces: &[InterfaceState], guard: &GuardState) -> bool {

@@ -1,6 +1,6 @@
 //! The operating system, for every layer but the rules: clocks, files that are trusted only after a
-//! check, locks, users, addresses, local ports, directories that change, the log, the
-//! allocator, the service manager.
+//! check, locks, users, addresses, local ports, processes, other programs, directories that change,
+//! the log, the allocator, the service manager.
 
 pub mod addresses;
 pub mod directory_watch;
@@ -9,6 +9,8 @@ pub mod local_ports;
 pub mod log;
 pub mod memory;
 pub mod owner;
+pub mod processes;
 pub mod readable;
 pub mod service_manager;
 pub mod sys;
+pub mod tool;

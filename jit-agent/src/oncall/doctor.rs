@@ -6,6 +6,7 @@
 mod finding;
 mod host;
 mod kernel;
+mod ways;
 
 use std::{fmt::Write as _, path::Path, process::ExitCode};
 
@@ -39,7 +40,8 @@ struct Report {
 /// Looks at the host and prints what was found. Exit code 1: something is wrong.
 pub fn run(path: &Path, args: &DoctorArgs) -> Result<ExitCode, Failure> {
     let host = Host::read(path);
-    let findings = kernel::findings(&host);
+    let mut findings = kernel::findings(&host);
+    findings.extend(ways::findings(&host));
     let wrong = findings.iter().any(|one| one.level == Level::Failure);
     if args.json {
         print_json(&Report { version: VERSION, findings })?;

@@ -16,6 +16,7 @@ mod controllers;
 mod crashes;
 mod dead;
 mod denials;
+mod doctor_ways;
 mod floors;
 mod handshakes;
 mod installed;

@@ -39,7 +39,10 @@ pub(super) fn findings(host: &Host, loaded: Option<&Loaded>, own: &[SourcePrefix
             Ok(Err(error)) => findings.push(unusable(&error, host.is_root)),
             Ok(Ok(material)) => {
                 findings.extend(of_material(&material, now));
-                findings.extend(names(&material.hosts(), &names_of(config, control, own)));
+                // The id of a cloud's resource says nothing of names.
+                if is_name(&config.host) {
+                    findings.extend(names(&material.hosts(), &names_of(config, control, own)));
+                }
             }
         }
     }
@@ -119,11 +122,14 @@ fn of_material(material: &Material, now: WallTime) -> Vec<Finding> {
         findings.push(Finding::warning(check_of(key), seen).fix(ANEW));
     }
     let shown = material.certificates();
-    for (check, begin) in [(CERTIFICATE, "certificate"), (CLIENT_CA, "client_ca")] {
+    for (check, begin, ok) in [
+        (CERTIFICATE, "certificate", "a controller that trusts its authority accepts it"),
+        (CLIENT_CA, "client_ca", "it can vouch for controllers"),
+    ] {
         let line = shown.iter().find_map(|line| line.strip_prefix(begin));
         if findings.iter().all(|finding| finding.check != check) {
             let line = line.unwrap_or_default().trim();
-            findings.push(Finding::ok(check, format!("a controller accepts it: {line}")));
+            findings.push(Finding::ok(check, format!("{ok}: {line}")));
         }
     }
     findings.push(Finding::ok(KEY, "the key fits the certificate, and nobody else can read it"));
@@ -145,6 +151,10 @@ fn names_of(config: &Config, control: &Control, own: &[SourcePrefix]) -> Vec<Str
     names.dedup();
     names.extend(addresses.iter().map(ToString::to_string));
     names
+}
+
+fn is_name(id: &str) -> bool {
+    id.chars().all(|letter| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '.' | '_'))
 }
 
 /// `hosts`: those of the certificate. `names`: those of this host.
@@ -190,18 +200,7 @@ fn signers(config: &Config, faults: &[KeyFault], now: WallTime) -> Vec<Finding> 
         let finding = Finding::failure(SIGNERS, seen).about(id.clone());
         finding.fix(format!("put the public key at {}, or remove the section", path.display()))
     });
-    let doubts = doubts::signers(config, now).into_iter().map(|doubt| {
-        let (seen, fix) = doubt.split_once(": ").unwrap_or((&doubt, ""));
-        let none = fix == "nothing can be opened";
-        let finding = if none { Finding::failure(SIGNERS, &*doubt) } else { Finding::warning(SIGNERS, &*doubt) };
-        let fix = if none || seen.contains("counts") {
-            "give the section another window (not_before, not_after), or a new key; then `systemctl \
-             reload jit-agent`"
-        } else {
-            "set the shorter duration in both places"
-        };
-        finding.fix(fix)
-    });
+    let doubts = doubts::signers(config, now).into_iter().map(signer_doubt);
     let soon = config.keyring.signers().iter().filter_map(|signer| {
         let end = signer.mandate.not_after?;
         let left = end.since(now).filter(|left| *left < SOON)?;
@@ -218,16 +217,44 @@ fn signers(config: &Config, faults: &[KeyFault], now: WallTime) -> Vec<Finding> 
     findings
 }
 
-fn controllers(config: &Config) -> Finding {
-    if let Some(doubt) = doubts::controllers(config) {
-        let (seen, fix) = doubt.rsplit_once("; ").unwrap_or((&doubt, ""));
-        return Finding::warning(CONTROLLERS, seen).fix(fix);
-    }
-    let seen = match (&config.control, config.controllers.len()) {
-        (Some(control), number) => format!("{number} may connect, to {}", control.listen),
-        (None, _) => "the agent does not listen: grants come by the local socket alone".to_owned(),
+fn signer_doubt(doubt: String) -> Finding {
+    let none = doubt.ends_with("nothing can be opened");
+    let fix = if none || doubt.contains(" counts ") {
+        "give the section another window (not_before, not_after), or a new key; then `systemctl reload \
+         jit-agent`"
+    } else {
+        "set the shorter duration in both places"
     };
-    Finding::ok(CONTROLLERS, seen)
+    let finding = if none { Finding::failure } else { Finding::warning };
+    finding(SIGNERS, doubt).fix(fix)
+}
+
+fn controllers(config: &Config) -> Finding {
+    let number = config.controllers.len();
+    let (seen, fix) = match (doubts::controllers(config), &config.control) {
+        (None, Some(control)) => {
+            return Finding::ok(
+                CONTROLLERS,
+                format!("{number} may connect, to {}", control.listen),
+            );
+        }
+        (None, None) => {
+            let seen = "the agent does not listen: grants come by the local socket alone";
+            return Finding::ok(CONTROLLERS, seen);
+        }
+        (Some(doubt), Some(_)) => (
+            doubt,
+            "add a [[controller]] with identity, a name in its certificate, and what it may do; then \
+             `systemctl reload jit-agent`",
+        ),
+        (Some(doubt), None) => (
+            doubt,
+            "add [control] with listen, certificate, key and client_ca, or remove the [[controller]] \
+             sections; then `systemctl restart jit-agent`",
+        ),
+    };
+    let seen = seen.rsplit_once("; ").map_or(seen.as_str(), |(seen, _)| seen);
+    Finding::warning(CONTROLLERS, seen).fix(fix)
 }
 
 #[cfg(test)]
@@ -267,6 +294,8 @@ mod tests {
         let found = names(&["web-2".to_owned()], &hosts).unwrap();
         assert!(found.seen.contains("is for web-2, and this host is web-1, 198.51.100.1"));
         assert!(names(&["web-2".to_owned()], &[]).is_none(), "nobody knows");
+        assert!(is_name("web-1.example.org"));
+        assert!(!is_name("arn:aws:ec2:eu-west-1:111122223333:instance/i-0abc"));
     }
 
     #[test]

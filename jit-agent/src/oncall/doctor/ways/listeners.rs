@@ -109,11 +109,15 @@ fn unprotected(port: PortKey, listeners: &[&Listener], seen: &Seen<'_>) -> Findi
         |process| format!("{} (process {})", process.name, process.id),
     );
     let open = match seen.config {
-        Some(_) => "is not protected: everybody who reaches this host gets to it",
-        None => "is not protected yet: everybody who reaches this host gets to it",
+        Some(_) => "not protected",
+        None => "not protected yet",
     };
-    Finding::warning(CHECK, format!("{who} listens on {}, {what}; it {open}", port_text(port)))
-        .about(port_text(port))
+    let text = port_text(port);
+    let seen = format!(
+        "{who} listens on {text} ({what}), which is {open}: everybody who reaches this host gets to it"
+    );
+    Finding::warning(CHECK, seen)
+        .about(text)
         .fix(section(&port.port.to_string(), port.protocol, false))
         .fix("or let the service listen on 127.0.0.1 and ::1 alone, or stop it")
 }
@@ -134,11 +138,11 @@ mod tests {
     #[test]
     fn a_listener_of_administration_without_protection_is_named_with_its_program() {
         for (at, process, says) in [
-            (5985, Some("omiserver"), "omiserver (process 700) listens on 5985/tcp, WinRM;"),
-            (3389, None, "a process that only root sees listens on 3389/tcp, RDP;"),
-            (2222, Some("sshd"), "sshd (process 700) listens on 2222/tcp, SSH;"),
-            (8022, Some("/usr/sbin/dropbear -p 8022"), "listens on 8022/tcp, SSH;"),
-            (9090, Some("systemd"), "systemd (process 700) listens on 9090/tcp, Cockpit;"),
+            (5985, Some("omiserver"), "omiserver (process 700) listens on 5985/tcp (WinRM),"),
+            (3389, None, "a process that only root sees listens on 3389/tcp (RDP),"),
+            (2222, Some("sshd"), "sshd (process 700) listens on 2222/tcp (SSH),"),
+            (8022, Some("/usr/sbin/dropbear -p 8022"), "listens on 8022/tcp (SSH),"),
+            (9090, Some("systemd"), "systemd (process 700) listens on 9090/tcp (Cockpit),"),
         ] {
             let all = of("22", &[listener(at, "::", process), listener(at, "0.0.0.0", None)], true);
             let [one] = all.as_slice() else { panic!("{at}: {all:?}") };

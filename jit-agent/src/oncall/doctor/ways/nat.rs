@@ -21,9 +21,10 @@ use crate::{
 /// The most chains that one packet is followed through, and the most rules that are looked at.
 const DEEPEST: usize = 16;
 const MOST_STEPS: usize = 200_000;
-/// Begins of the names of tables and chains in which container engines publish ports: Docker, CNI
-/// (Podman before 4), Netavark (Podman), kube-proxy.
-const PUBLISHERS: [&str; 6] = ["DOCKER", "CNI-", "NETAVARK", "netavark", "nv_", "KUBE-"];
+/// Begins of the names of tables and chains in which container engines publish ports: Docker by
+/// iptables and by nftables, CNI (Podman before 4), Netavark (Podman), kube-proxy, LXD, Incus.
+const PUBLISHERS: [&str; 9] =
+    ["DOCKER", "docker", "CNI-", "NETAVARK", "netavark", "nv_", "KUBE-", "lxd", "incus"];
 /// Legacy tables of this network namespace that are in use. Listing another would make it.
 const LEGACY: [(&str, &str); 2] = [
     ("/proc/net/ip_tables_names", "iptables-legacy-save"),
@@ -31,7 +32,7 @@ const LEGACY: [(&str, &str); 2] = [
 ];
 
 /// All ports of a protocol.
-const ALL: RangeInclusive<u16> = 1..=u16::MAX;
+pub(super) const ALL: RangeInclusive<u16> = 1..=u16::MAX;
 
 /// Translations of destinations.
 #[derive(Debug, Default)]

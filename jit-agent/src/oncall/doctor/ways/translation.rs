@@ -5,7 +5,12 @@ use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use jit_common::{PortKey, Protocol};
 
-use super::{Seen, listeners::known_for, nat::Translation, port_text, section};
+use super::{
+    Seen,
+    listeners::known_for,
+    nat::{ALL, Translation},
+    port_text, section,
+};
 use crate::oncall::doctor::finding::Finding;
 
 const REDIRECTS: &str = "redirects";
@@ -13,6 +18,9 @@ const TERMINATES: &str = "terminates";
 const PUBLISHED: &str = "published-ports";
 /// Most translations that are named for one check.
 const NAMED: usize = 32;
+/// What else to do with a published port.
+const OR_PUBLISH: &str = "or publish it on loopback alone (-p 127.0.0.1:PORT:PORT), or leave it if it \
+                          is for everybody";
 /// Programs that take a container's port on the host in its place.
 const PROXIES: [&str; 4] = ["docker-proxy", "rootlessport", "pasta", "slirp4netns"];
 
@@ -41,13 +49,16 @@ pub(super) fn findings(seen: &Seen<'_>) -> Vec<Finding> {
         }
         findings.extend(found.into_iter().take(NAMED));
         if more > 0 {
-            findings.push(Finding::warning(check, format!("and {more} more of the same kind")));
+            let seen = format!("and {more} more of the same kind");
+            let list = "list them: nft list ruleset; iptables-save -t nat; ip6tables-save -t nat";
+            findings.push(Finding::warning(check, seen).fix(list));
         }
     }
-    let why = seen.nat.unseen.iter().map(|why| {
-        Finding::unseen(REDIRECTS, format!("what this host translates (NAT) is not known: {why}"))
-    });
-    findings.extend(why);
+    let fix = if seen.is_root { "install nft and iptables-save" } else { "sudo jit-agent doctor" };
+    findings.extend(seen.nat.unseen.iter().map(|why| {
+        let seen = format!("what this host translates (NAT) is not known: {why}");
+        Finding::unseen(REDIRECTS, seen).fix(fix)
+    }));
     findings
 }
 
@@ -74,10 +85,11 @@ fn judge(one: &Translation, seen: &Seen<'_>) -> Vec<Finding> {
     let protected = ends.iter().find(|port| !open(port)).copied();
     // Without a number of its own, an open port leads to itself.
     let protected = protected.filter(|_| one.to.is_some());
-    let known = ends.iter().filter(|_| one.protocol == Protocol::Tcp).find_map(|port| {
-        (one.ports.clone().count() < usize::from(u16::MAX)).then(|| known_for(*port)).flatten()
-    });
-    if one.published {
+    // What takes every port, as a proxy does, is not made for one service.
+    let chosen = one.protocol == Protocol::Tcp && one.ports != ALL;
+    let known = ends.iter().filter(|_| chosen).find_map(|port| known_for(*port));
+    // An engine's redirect to this host itself is for its own containers: their name service.
+    if one.published && one.address.is_some() {
         findings.push(published(one, first));
     } else if let Some(port) = protected {
         findings.push(past(one, &port_text(key(port)), seen));
@@ -155,7 +167,7 @@ fn past(one: &Translation, service: &str, seen: &Seen<'_>) -> Finding {
 fn published(one: &Translation, first: u16) -> Finding {
     let from = ports_text(one.protocol, &one.ports);
     let port = one.to.as_ref().map_or(first, |to| *to.start());
-    let to = one.address.map_or_else(|| "a container".to_owned(), |to| to.to_string());
+    let to = one.address.map(|to| to.to_string()).unwrap_or_default();
     let known = known_for(port).filter(|_| one.protocol == Protocol::Tcp);
     let known = known.map(|what| format!(" ({what})")).unwrap_or_default();
     Finding::warning(
@@ -164,7 +176,7 @@ fn published(one: &Translation, first: u16) -> Finding {
     )
     .about(from)
     .fix(section(&number(&one.ports), one.protocol, true))
-    .fix("or publish it on loopback alone (-p 127.0.0.1:PORT:PORT), or leave it if it is for everybody")
+    .fix(OR_PUBLISH)
     .fix(format!("the rule: {}", one.list))
 }
 
@@ -187,7 +199,7 @@ fn proxies(seen: &Seen<'_>) -> Vec<Finding> {
         Finding::warning(PUBLISHED, seen)
             .about(text)
             .fix(section(&listener.port.port.to_string(), listener.port.protocol, false))
-            .fix("or publish it on loopback alone (-p 127.0.0.1:PORT:PORT), or leave it if it is for everybody")
+            .fix(OR_PUBLISH)
     };
     proxied.map(finding).collect()
 }
@@ -365,6 +377,7 @@ mod tests {
             to(80..=80, None, Some(8080)),
             to(443..=443, Some("10.0.0.2"), Some(8443)),
             to(1..=65535, Some("10.0.0.2"), None),
+            Translation { published: true, ..to(53..=53, None, Some(1153)) },
         ] {
             assert_eq!(
                 of(&port("3389", "terminates = \"forwarded\""), &[translation], &[]),

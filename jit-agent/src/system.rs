@@ -1,6 +1,6 @@
 //! The operating system, for every layer but the rules: clocks, files that are trusted only after a
-//! check, locks, users, addresses, local ports, network devices, directories that change, the log, the
-//! allocator, the service manager.
+//! check, locks, users, addresses, local ports, processes, other programs, network devices, directories
+//! that change, the log, the allocator, the service manager.
 
 pub mod addresses;
 pub mod directory_watch;
@@ -11,6 +11,8 @@ pub mod log;
 pub mod memory;
 pub mod ntp;
 pub mod owner;
+pub mod processes;
 pub mod readable;
 pub mod service_manager;
 pub mod sys;
+pub mod tool;

@@ -26,6 +26,10 @@ pub struct Facts {
     pub authority: Authority,
     /// It may stand for a server (section 4.2.1.12): no usage is listed, or this one is.
     pub serves: bool,
+    /// Its key may sign handshakes (section 4.2.1.3): no usage of the key is listed, or this one is.
+    pub signs: bool,
+    /// Its key may sign certificates: likewise.
+    pub issues: bool,
 }
 
 /// What a certificate says about issuing others.
@@ -53,6 +57,7 @@ impl Facts {
             Some(false) | None => Authority::No,
         };
         let usage = parsed.extended_key_usage().ok()?;
+        let of_key = parsed.key_usage().ok()?.map(|found| found.value);
         let time = |at: x509_parser::time::ASN1Time| WallTime(at.timestamp().saturating_mul(1000));
         Some(Self {
             subject: parsed.subject().to_string(),
@@ -63,6 +68,8 @@ impl Facts {
             fingerprint: hex::encode(Sha256::digest(certificate)),
             authority,
             serves: usage.is_none_or(|usage| usage.value.server_auth),
+            signs: of_key.is_none_or(|usage| usage.digital_signature()),
+            issues: of_key.is_none_or(|usage| usage.key_cert_sign()),
         })
     }
 

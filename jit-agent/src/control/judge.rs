@@ -82,6 +82,39 @@ pub(super) fn doubt(
     ))
 }
 
+/// What peers that follow RFC 5280 strictly refuse (OpenSSL does), and what does not belong there.
+pub(super) fn oddities(chain: &[CertificateDer<'static>]) -> Vec<String> {
+    let facts: Vec<_> = chain.iter().filter_map(Facts::of).collect();
+    let Some((leaf, others)) = facts.split_first() else { return Vec::new() };
+    let mut oddities = Vec::new();
+    if !leaf.signs {
+        oddities.push(format!(
+            "the key usage of {} lacks digitalSignature, which TLS 1.3 needs; issue it with \
+             digitalSignature",
+            leaf.subject
+        ));
+    }
+    // A root that is not needed issued itself alone.
+    let issued = |one: &Facts, below: &Facts| {
+        below.issuer == one.subject && below.fingerprint != one.fingerprint
+    };
+    let issuer = |one: &&Facts| facts.iter().any(|below| issued(one, below));
+    for one in others.iter().filter(|one| issuer(one) && !one.issues) {
+        oddities.push(format!(
+            "the key usage of {} lacks keyCertSign, so it issues nothing; issue it with keyCertSign",
+            one.subject
+        ));
+    }
+    for one in others.iter().filter(|one| !issuer(one)) {
+        oddities.push(format!(
+            "{} is in the file and issued none of the certificates there; remove it, or append what \
+             belongs between",
+            one.subject
+        ));
+    }
+    oddities
+}
+
 fn verify(
     chain: &[CertificateDer<'static>],
     authorities: &[CertificateDer<'static>],
@@ -189,6 +222,35 @@ mod tests {
         assert!(unrelated.contains("no certificate of \"CN=root\""), "{unrelated}");
         let own = doubts(3, &other).unwrap();
         assert!(own.contains("the root in its own file"), "{own}");
+    }
+
+    #[test]
+    fn usages_of_keys_and_certificates_that_do_not_belong_there_are_named() {
+        use rcgen::KeyUsagePurpose as Key;
+        let mut weak = params("middle", &[], true);
+        weak.key_usages = vec![Key::CrlSign];
+        let weak = signed(weak, None);
+        let good = signed(params("good", &[], true), None);
+        let other = signed(params("other", &[], true), None);
+        let leaf = |usages: Vec<Key>, by: &Signed| {
+            let mut params = params("agent", &["web-1"], false);
+            params.key_usages = usages;
+            signed(params, Some(by)).0
+        };
+        let signs = vec![Key::DigitalSignature];
+        assert_eq!(oddities(&[leaf(signs.clone(), &good), good.0.clone()]), [""; 0]);
+        assert_eq!(oddities(&[leaf(Vec::new(), &good), good.0.clone()]), [""; 0]);
+        for (chain, says) in [
+            (
+                vec![leaf(vec![Key::KeyEncipherment], &good), good.0.clone()],
+                "lacks digitalSignature",
+            ),
+            (vec![leaf(signs.clone(), &weak), weak.0], "CN=middle lacks keyCertSign"),
+            (vec![leaf(signs, &good), other.0, good.0], "CN=other is in the file and issued none"),
+        ] {
+            let found = oddities(&chain);
+            assert!(matches!(&found[..], [one] if one.contains(says)), "{says}: {found:?}");
+        }
     }
 
     #[test]

@@ -146,12 +146,27 @@ impl Material {
     /// What a controller may object to, one sentence each.
     pub fn doubts(&self, now: WallTime) -> Vec<String> {
         let doubt = judge::doubt(&self.chain, &self.roots, now);
-        let doubt = doubt.map(|doubt| format!("[control] certificate: {doubt}"));
+        let doubts = doubt.into_iter().chain(judge::oddities(&self.chain));
+        let doubts = doubts.map(|doubt| format!("[control] certificate: {doubt}"));
         let ended = self.roots.iter().filter_map(Facts::of).filter_map(|facts| {
             let why = facts.not_now(now)?;
             Some(format!("[control] client_ca: {} does not count now: {why}", facts.subject))
         });
-        doubt.into_iter().chain(ended).collect()
+        doubts.chain(ended).collect()
+    }
+
+    /// The names and addresses in the agent's certificate.
+    pub fn hosts(&self) -> Vec<String> {
+        self.chain.first().and_then(Facts::of).map(|facts| facts.hosts).unwrap_or_default()
+    }
+
+    /// When each certificate ends: the key of the configuration, the subject, the end.
+    pub fn ends(&self) -> Vec<(&'static str, String, WallTime)> {
+        let of = |key: &'static str, one: &CertificateDer<'_>| {
+            Facts::of(one).map(|facts| (key, facts.subject, facts.not_after))
+        };
+        let own = self.chain.iter().filter_map(|one| of("certificate", one));
+        own.chain(self.roots.iter().filter_map(|one| of("client_ca", one))).collect()
     }
 
     /// What was taken from the files: one line a certificate, with the key of the configuration.

@@ -2,7 +2,7 @@
 //! certificates, and whether its peers could use it. Changes nothing.
 
 mod devices;
-mod doubts;
+pub(in crate::oncall) mod doubts;
 mod ports;
 
 use std::{

@@ -16,6 +16,7 @@ mod memory;
 mod page;
 mod places;
 mod process;
+mod ways;
 
 use std::{path::Path, process::ExitCode};
 
@@ -45,6 +46,10 @@ pub const CHECKS: &[(&str, &[&str])] = &[
     ),
     ("Clock", &["clock-floor", "boot-clock", "ntp"]),
     ("Memory", &["memory-limit", "memlock"]),
+    ("Ports", &["listeners", "local-ports", "no-listener", "exemptions"]),
+    ("Translation", &["redirects", "terminates", "published-ports", "route-localnet"]),
+    ("Certificates", &["certificate", "private-key", "client-ca", "signers", "controllers"]),
+    ("Ways around", &["ways-around"]),
 ];
 
 /// The command's options.
@@ -107,6 +112,7 @@ fn all(host: &Host) -> Vec<Finding> {
         kernel::findings,
         memory::findings,
         places::findings,
+        ways::findings,
     ];
     kinds.iter().flat_map(|findings| findings(host)).collect()
 }

@@ -17,6 +17,17 @@ pub struct LocalPorts {
     reserved: Vec<RangeInclusive<u16>>,
 }
 
+/// Protected ports that the kernel may give to this host's own sockets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientPort {
+    /// The ports of the section.
+    pub range: PortRange,
+    /// What comes of it, as a sentence without a full stop.
+    pub what: String,
+    /// The value of `net.ipv4.ip_local_reserved_ports` that ends it, for all sections.
+    pub reserved: String,
+}
+
 impl LocalPorts {
     /// As the kernel has them now.
     pub fn read() -> io::Result<Self> {
@@ -26,11 +37,12 @@ impl LocalPorts {
             })
         };
         let (range, reserved) = (read(RANGE)?, read(RESERVED)?);
-        Self::parse(&range, &reserved)
+        Self::of(&range, &reserved)
             .ok_or_else(|| io::Error::other(format!("{RANGE} or {RESERVED} is not understood")))
     }
 
-    fn parse(range: &str, reserved: &str) -> Option<Self> {
+    /// From the texts of both settings.
+    pub fn of(range: &str, reserved: &str) -> Option<Self> {
         let mut ends = range.split_whitespace().map(str::parse);
         let (Some(Ok(first)), Some(Ok(last)), None) = (ends.next(), ends.next(), ends.next())
         else {
@@ -44,9 +56,17 @@ impl LocalPorts {
         Some(Self { range: first..=last, reserved: parts.map(part).collect::<Option<_>>()? })
     }
 
-    /// A sentence for each of these sections with ports that the kernel may give away. Each has the
-    /// same command: what is written there replaces what was there.
+    /// A sentence for each of these sections with ports that the kernel may give away.
     pub fn warnings(&self, sections: &[PortSection]) -> Vec<String> {
+        let warning = |ClientPort { what, reserved, .. }| {
+            format!("{what}; reserve it: sysctl -w net.ipv4.ip_local_reserved_ports={reserved}")
+        };
+        self.client_ports(sections).into_iter().map(warning).collect()
+    }
+
+    /// Each of these sections with ports that the kernel may give away. Each has the same setting:
+    /// what is written there replaces what was there.
+    pub fn client_ports(&self, sections: &[PortSection]) -> Vec<ClientPort> {
         let given = sections.iter().filter_map(|section| Some((section, self.given(section)?)));
         let given: Vec<_> = given.collect();
         let mut reserved: Vec<_> = self.reserved.iter().map(text).collect();
@@ -57,16 +77,20 @@ impl LocalPorts {
             }
         }
         let (all, reserved) = (text(&self.range), reserved.join(","));
-        let warning = |section: &PortSection| {
+        let what = |section: &PortSection| {
             format!(
                 "{} is inside net.ipv4.ip_local_port_range ({all}): the host's own sockets may get \
-                 it as source port, and the answers to them come to a protected port{}; reserve \
-                 it: sysctl -w net.ipv4.ip_local_reserved_ports={reserved}",
+                 it as source port, and the answers to them come to a protected port{}",
                 section.range,
                 lost(section)
             )
         };
-        given.iter().map(|(section, _)| warning(section)).collect()
+        let ports = given.iter().map(|(section, _)| ClientPort {
+            range: section.range,
+            what: what(section),
+            reserved: reserved.clone(),
+        });
+        ports.collect()
     }
 
     /// The section's ports that the kernel may give away, from the first to the last.
@@ -111,7 +135,7 @@ mod tests {
     }
 
     fn warnings(range: &str, reserved: &str, protected: &[&str]) -> Vec<String> {
-        let ports = LocalPorts::parse(range, reserved).unwrap();
+        let ports = LocalPorts::of(range, reserved).unwrap();
         let sections: Vec<_> = protected.iter().map(|range| section(range, "")).collect();
         ports.warnings(&sections)
     }
@@ -139,7 +163,7 @@ mod tests {
 
     #[test]
     fn which_answers_to_the_hosts_own_datagrams_are_dropped_is_said() {
-        let ports = LocalPorts::parse("32768 60999", "\n").unwrap();
+        let ports = LocalPorts::of("32768 60999", "\n").unwrap();
         for (keys, lost) in [
             ("sessions = \"cut\"", ", which drops them; "),
             ("sessions = \"drain\"", ", which drops them unless their socket is connected; "),
@@ -167,7 +191,7 @@ mod tests {
         for (range, reserved) in
             [("1", ""), ("1 2 3", ""), ("a b", ""), ("1 2", "x"), ("1 2", "1-")]
         {
-            assert_eq!(LocalPorts::parse(range, reserved), None, "{range} {reserved}");
+            assert_eq!(LocalPorts::of(range, reserved), None, "{range} {reserved}");
         }
     }
 }

@@ -17,6 +17,7 @@ mod crashes;
 mod dead;
 mod denials;
 mod doctor;
+mod doctor_ways;
 mod floors;
 mod handshakes;
 mod installed;

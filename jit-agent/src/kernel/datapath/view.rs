@@ -110,6 +110,15 @@ impl View {
     }
 }
 
+/// The protected ports in the pinned tables; `None`: nothing is pinned.
+pub fn protected(pins: &Path) -> Result<Option<BTreeMap<PortKey, PortRule>>, DatapathError> {
+    let pins = Pins::new(pins);
+    if !pins.exist() {
+        return Ok(None);
+    }
+    Maps::from_pins(&pins)?.protected().map(Some)
+}
+
 /// Asks the loaded programs about a connection, over the pins. Changes nothing. Only for root: the
 /// kernel lets nobody else list programs.
 pub fn ask(

@@ -46,7 +46,7 @@ const CTA_IP_V6_DST: u16 = 4;
 const CTA_PROTO_NUM: u16 = 1;
 const CTA_PROTO_SRC_PORT: u16 = 2;
 const CTA_PROTO_DST_PORT: u16 = 3;
-/// Attributes of a chain and of its hook, and the number of the hook "input".
+/// Attributes of a chain and of its hook, and the numbers of the hooks "input" and "prerouting".
 const NFTA_CHAIN_TABLE: u16 = 1;
 const NFTA_CHAIN_NAME: u16 = 3;
 const NFTA_CHAIN_HOOK: u16 = 4;
@@ -54,6 +54,7 @@ const NFTA_CHAIN_USE: u16 = 6;
 const NFTA_CHAIN_TYPE: u16 = 7;
 const NFTA_HOOK_HOOKNUM: u16 = 1;
 const NF_INET_LOCAL_IN: u32 = 1;
+const NF_INET_PRE_ROUTING: u32 = 0;
 
 /// Number of tracked connections of this network namespace; there is none without tracking.
 const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
@@ -101,12 +102,22 @@ pub fn translations(own: &BTreeSet<Address>) -> io::Result<Translations> {
 
 /// An nftables chain with rules that translates sources of packets for this host itself.
 pub fn source_chain() -> io::Result<Option<String>> {
+    nat_chain(NF_INET_LOCAL_IN)
+}
+
+/// Whether an nftables chain with rules translates destinations of packets that come in.
+pub fn translates_destinations() -> io::Result<bool> {
+    Ok(nat_chain(NF_INET_PRE_ROUTING)?.is_some())
+}
+
+/// An nftables chain of NAT with rules, at this hook.
+fn nat_chain(hook: u32) -> io::Result<Option<String>> {
     if tracked().is_none() {
         return Ok(None);
     }
     let mut found = None;
     let asked = ask(&request(NFTABLES_GET_CHAIN, &[]), |body| {
-        let chain = read_source_chain(body)?;
+        let chain = read_nat_chain(body, hook)?;
         found = found.take().or(chain);
         Ok(())
     });
@@ -224,8 +235,8 @@ fn read_tuple(bytes: &[u8]) -> Result<Option<Flow>, DecodeError> {
     Ok((protocol == Protocol::Tcp as u8 && flow.family != 0).then_some(flow))
 }
 
-/// A chain with rules, of NAT, at the hook "input".
-fn read_source_chain(body: &[u8]) -> Result<Option<String>, DecodeError> {
+/// A chain with rules, of NAT, at this hook.
+fn read_nat_chain(body: &[u8], at: u32) -> Result<Option<String>, DecodeError> {
     let (mut table, mut name, mut kind) = (String::new(), String::new(), String::new());
     let (mut hook, mut rules) = (None, 0);
     for attribute in NlasIterator::new(body.get(NF_HEADER..).unwrap_or_default()) {
@@ -247,7 +258,7 @@ fn read_source_chain(body: &[u8]) -> Result<Option<String>, DecodeError> {
             _ => {}
         }
     }
-    let translates = kind == "nat" && hook == Some(NF_INET_LOCAL_IN) && rules > 0;
+    let translates = kind == "nat" && hook == Some(at) && rules > 0;
     Ok(translates.then(|| format!("table {table}, chain {name}")))
 }
 
@@ -372,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_nat_chain_with_rules_at_the_input_hook_translates_sources() {
+    fn only_a_nat_chain_with_rules_at_the_hook_translates() {
         let chain = |kind: &[u8], hook: u32, rules: u32| {
             let hook = attribute(NFTA_HOOK_HOOKNUM, &hook.to_be_bytes());
             let parts = [
@@ -382,7 +393,7 @@ mod tests {
                 attribute(NFTA_CHAIN_USE, &rules.to_be_bytes()),
                 attribute(NFTA_CHAIN_TYPE, kind),
             ];
-            read_source_chain(&[vec![1, 0, 0, 0], parts.concat()].concat()).unwrap()
+            read_nat_chain(&[vec![1, 0, 0, 0], parts.concat()].concat(), NF_INET_LOCAL_IN).unwrap()
         };
         assert_eq!(chain(b"nat\0", 1, 1).as_deref(), Some("table t, chain c"));
         for (kind, hook, rules) in [(&b"filter\0"[..], 1, 1), (b"nat\0", 0, 1), (b"nat\0", 1, 0)] {

@@ -41,8 +41,9 @@ const HEADER: usize = 16;
 const REQUEST: usize = 56;
 const ID: usize = 48;
 const ID_AT: usize = 4;
-/// Where the device's index is in `inet_diag_sockid`.
+/// Where the device's index is in `inet_diag_sockid`, and the inode in `inet_diag_msg`.
 const DEVICE_AT: usize = 36;
+const INODE_AT: usize = 68;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -59,6 +60,8 @@ const HALF_OPEN: u32 = 1 << SYN_RECV | 1 << 12;
 const OPEN: u32 = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
 /// Likewise of sockets that wait for peers. A UDP socket is never in this state.
 const LISTEN: u8 = 10;
+/// State of a UDP socket without a peer (`net/tcp_states.h`: close).
+const WITHOUT_PEER: u8 = 7;
 
 /// More than a message of the kernel's dumps has (32 KiB).
 const BUFFER: usize = 65_536;
@@ -74,6 +77,8 @@ pub enum Wanted {
     Sessions,
     /// Those that listen, and those with a peer; UDP sockets have one if they are connected.
     Services(Protocol),
+    /// Those that take what comes from anybody: TCP sockets that listen, UDP sockets without a peer.
+    Open(Protocol),
 }
 
 /// A socket; those that listen have no peer.
@@ -93,6 +98,8 @@ pub struct Socket {
     pub listens: bool,
     /// Index of the device that it is bound to; 0: to none.
     pub device: u32,
+    /// Its inode, by which `/proc/PID/fd` names it; 0: no process has it.
+    pub inode: u32,
     /// How the kernel names it.
     family: u8,
     id: [u8; ID],
@@ -237,7 +244,19 @@ impl Socket {
         let (peer, local) = (address(peer), address(local));
         let (half_open, listens) = (state == SYN_RECV, state == LISTEN);
         let device = bytes(&id, DEVICE_AT).map(u32::from_ne_bytes)?;
-        Some(Some(Self { peer, peer_port, local, port, half_open, listens, device, family, id }))
+        let inode = bytes(body, INODE_AT).map(u32::from_ne_bytes)?;
+        Some(Some(Self {
+            peer,
+            peer_port,
+            local,
+            port,
+            half_open,
+            listens,
+            device,
+            inode,
+            family,
+            id,
+        }))
     }
 }
 
@@ -285,6 +304,8 @@ impl SockDiag {
             Wanted::HalfOpen => (Protocol::Tcp, HALF_OPEN),
             Wanted::Sessions => (Protocol::Tcp, HALF_OPEN | OPEN),
             Wanted::Services(protocol) => (protocol, 1 << LISTEN | OPEN),
+            Wanted::Open(Protocol::Tcp) => (Protocol::Tcp, 1 << LISTEN),
+            Wanted::Open(Protocol::Udp) => (Protocol::Udp, 1 << WITHOUT_PEER),
         };
         if protocol == Protocol::Tcp {
             let sequence = self.next();
@@ -493,6 +514,31 @@ mod tests {
             diag.list(range, Wanted::Services(Protocol::Tcp), count).unwrap();
             assert_eq!(listening, 1, "{local}");
         }
+    }
+
+    #[test]
+    fn who_takes_what_comes_is_listed_with_its_inode() {
+        use std::os::{fd::AsRawFd as _, unix::fs::MetadataExt as _};
+        let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let connected = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        connected.connect(udp.local_addr().unwrap()).unwrap();
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        let inode = |descriptor: i32| {
+            let path = format!("/proc/self/fd/{descriptor}");
+            std::fs::metadata(path).unwrap().ino()
+        };
+        let mut diag = SockDiag::open().unwrap();
+        let mut open = |protocol, port: u16| {
+            let mut inodes: Vec<u64> = Vec::new();
+            diag.list(port..=port, Wanted::Open(protocol), |one| inodes.push(one.inode.into()))
+                .unwrap();
+            inodes
+        };
+        let ports = [&udp, &connected].map(|socket| socket.local_addr().unwrap().port());
+        assert_eq!(open(Protocol::Udp, ports[0]), [inode(udp.as_raw_fd())]);
+        assert_eq!(open(Protocol::Udp, ports[1]), [0_u64; 0]);
+        let port = tcp.local_addr().unwrap().port();
+        assert_eq!(open(Protocol::Tcp, port), [inode(tcp.as_raw_fd())]);
     }
 
     #[test]

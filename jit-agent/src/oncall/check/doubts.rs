@@ -80,7 +80,8 @@ fn ports(config: &Config, now: WallTime) -> Vec<String> {
     doubts
 }
 
-fn signers(config: &Config, now: WallTime) -> Vec<String> {
+/// Signers that do not count, or not as long as they say.
+pub(in crate::oncall) fn signers(config: &Config, now: WallTime) -> Vec<String> {
     let keyring = &config.keyring;
     let mut doubts = Vec::new();
     let counts = |signer: &&Signer| signer.mandate.valid_at(now).is_ok();
@@ -112,7 +113,8 @@ fn above(key: &str, duration: Duration, limit: Duration) -> Option<String> {
     })
 }
 
-fn controllers(config: &Config) -> Option<String> {
+/// Controllers that cannot connect.
+pub(in crate::oncall) fn controllers(config: &Config) -> Option<String> {
     match (&config.control, config.controllers.as_slice()) {
         (Some(_), []) => {
             Some("[control] without a [[controller]]: nobody may connect; add one".into())

@@ -28,8 +28,8 @@ const CAPABILITIES: &str = "-all,+bpf,+net_admin,+perfmon";
 /// A uid without a user.
 const NOBODY: u32 = 64_999;
 const LONG: Duration = Duration::from_secs(600);
-/// How often a busy disk is borne.
-const TRIES: u32 = 20;
+/// The longest time that the disk of a loaded machine takes to answer the agent again.
+const BUSY: Duration = Duration::from_secs(60);
 /// The longest time for `doctor`, with some room for a loaded machine.
 const SOON: Duration = Duration::from_secs(5);
 
@@ -93,15 +93,14 @@ impl Seen {
 /// What `doctor` finds. On a machine whose disk is busy the agent may report that: then it is asked
 /// again.
 fn doctor(site: &Site) -> Seen {
-    let mut tries = 0;
+    let end = Instant::now() + BUSY;
     loop {
         let began = Instant::now();
         let seen = Seen::of(&site.run(&["doctor", "--json"]));
         assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
         let busy =
             |finding: &Value| finding["seen"].as_str().unwrap().contains("disk does not answer");
-        tries += 1;
-        if tries == TRIES || !seen.findings.iter().any(busy) {
+        if Instant::now() > end || !seen.findings.iter().any(busy) {
             return seen;
         }
     }

@@ -1,6 +1,6 @@
 //! The operating system, for every layer but the rules: clocks, files that are trusted only after a
 //! check, locks, users, addresses, local ports, directories that change, the log, the
-//! allocator, the service manager.
+//! meters, the allocator, the service manager.
 
 pub mod addresses;
 pub mod directory_watch;
@@ -8,6 +8,7 @@ pub mod files;
 pub mod local_ports;
 pub mod log;
 pub mod memory;
+pub(crate) mod meters;
 pub mod owner;
 pub mod readable;
 pub mod service_manager;

@@ -119,6 +119,12 @@ impl Changes {
         if old.control != new.control {
             self.changed(format!("[control] {} -> {}", listen(old), listen(new)));
         }
+        let served = |config: &Config| {
+            config.metrics.as_ref().map_or_else(|| "nowhere".to_owned(), ToString::to_string)
+        };
+        if old.metrics != new.metrics {
+            self.changed(format!("[metrics] listen {} -> {}", served(old), served(new)));
+        }
         if old.audit != new.audit {
             self.changed(format!("[audit] {:?} -> {:?}", old.audit, new.audit));
         }

@@ -22,6 +22,7 @@ use crate::{
         refusal::Refused,
         refused_pushes::{Asked, RefusedPushes, StoredRefusals},
     },
+    system::meters::meters,
 };
 
 /// The first byte of the blob.
@@ -165,6 +166,7 @@ impl<D: Datapath> Gate<D> {
     /// Counts events that the gate had no time for.
     pub(super) fn missed_denials(&mut self, count: u64) {
         self.denials.missed = self.denials.missed.saturating_add(count);
+        meters().events_missed.inc_by(count);
     }
 
     /// Reads the kernel's counters for the history, if there is news.

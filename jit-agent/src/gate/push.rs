@@ -1,9 +1,13 @@
 //! Admissions, in this order: verify, ledger, audit, disk, open in the kernel, answer. A grant that
 //! one of these steps does not take is taken back.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::Instant,
+};
 
 use jit_proto::{GrantId, Refusal, WallTime, v1};
+use prometheus_client::metrics::counter::Counter;
 use prost::bytes::Bytes;
 
 use crate::{
@@ -18,6 +22,7 @@ use crate::{
         reconcile::EntryKey,
         refusal::Refused,
     },
+    system::meters::meters,
 };
 
 /// Most new grants of one slice that the log names one by one.
@@ -82,7 +87,9 @@ impl<D: Datapath> Gate<D> {
             match self.persist(fresh, &ids, by, now) {
                 Ok(()) => {
                     changed = self.ledger.take_changed();
+                    let began = Instant::now();
                     self.open(&ids, &mut changed, &mut outcomes, now);
+                    meters().opening.since(began);
                 }
                 Err(error) => {
                     tracing::error!("{error}: new grants are refused");
@@ -97,6 +104,7 @@ impl<D: Datapath> Gate<D> {
         // A grant that was taken back leaves no entry in the kernel.
         changed.extend(self.ledger.take_changed());
         self.write(changed);
+        count(&outcomes);
         if outcomes.iter().any(Result::is_ok) {
             self.about.pushed(by, now);
         }
@@ -333,6 +341,20 @@ impl<D: Datapath> Gate<D> {
                 self.report_grant(v1::GrantEvent { reason, detail, ..event }, now);
             }
         }
+    }
+}
+
+/// Counts outcomes for the metrics.
+fn count(outcomes: &Outcomes) {
+    let meters = meters();
+    for outcome in outcomes {
+        let counter = match outcome {
+            Ok(Accepted { admission: Admission::Active, .. }) => Some(&meters.admitted),
+            Ok(Accepted { admission: Admission::Known, .. }) => Some(&meters.known),
+            Ok(Accepted { admission: Admission::Scheduled, .. }) => Some(&meters.scheduled),
+            Err(refused) => meters.refused(refused.refusal),
+        };
+        counter.map(Counter::inc);
     }
 }
 

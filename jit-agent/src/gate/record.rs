@@ -35,6 +35,7 @@ use crate::{
         refusal::Refused,
         refused_pushes::Asked,
     },
+    system::meters::meters,
 };
 
 /// Refusals that are recorded one by one in a minute. The number is for all peers together.
@@ -481,6 +482,7 @@ impl<D: Datapath> Gate<D> {
     /// Records connections that the kernel reported and the gate had no time to take.
     pub(super) fn record_missed(&mut self, count: u64, now: Now) {
         if count > 0 {
+            meters().events_missed.inc_by(count);
             let record = Record::new(EventCode::ConnectionsSummed).by("agent");
             let detail = "more came at once than the agent could take in one by one";
             self.record(record.with("count", count).detail(detail), now);

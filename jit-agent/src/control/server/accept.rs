@@ -31,7 +31,7 @@ use crate::{
         tls,
     },
     rules::clock::BootNanos,
-    system::sys,
+    system::{meters::meters, sys},
 };
 
 /// Largest number of local connections: of root and the agent's own user, who may close, and of all
@@ -157,6 +157,7 @@ impl Entrance {
 
     /// Writes one line a network and minute.
     fn report(&self, source: IpAddr, what: &str) {
+        meters().connections_failed.inc();
         let network = Network::of(source).wide.to_string();
         if self.reports.writes(&network, Instant::now()) {
             tracing::info!(%source, "{what}");

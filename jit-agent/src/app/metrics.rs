@@ -81,10 +81,10 @@ fn report(faults: &Faults, address: &MetricsAddress, why: Option<String>) {
              every 2 s"
         )
     });
-    if faults.set(FAULT, text.clone()) {
-        match text {
-            Some(text) => tracing::error!("{text}"),
-            None => tracing::info!("serving metrics on {address}"),
-        }
+    let news = faults.set(FAULT, text.clone());
+    match text {
+        Some(text) if news => tracing::error!("{text}"),
+        Some(_) => {}
+        None => tracing::info!("serving metrics on {address}"),
     }
 }

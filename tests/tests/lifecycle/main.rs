@@ -21,6 +21,7 @@ mod handshakes;
 mod installed;
 mod limits;
 mod local;
+mod metrics;
 mod refusals;
 mod restarts;
 mod sessions;

@@ -11,9 +11,11 @@ mod apt;
 mod backports;
 mod compiler;
 mod need;
+mod promtool;
 mod system;
 mod tools;
 
+pub(crate) use promtool::promtool;
 pub(crate) use system::client_python;
 
 /// Options of the installation.
@@ -118,6 +120,12 @@ const NEEDS: &[Need] = &[
         from: Purpose::Test,
         find: || system::find_program("strace"),
         provide: |_| apt::install("killing the agent at a system call", &["strace"]),
+    },
+    Need {
+        name: "promtool",
+        from: Purpose::Test,
+        find: promtool::find,
+        provide: promtool::provide,
     },
     Need {
         name: "python for the independent client",

@@ -1,6 +1,6 @@
 //! The operating system, for every layer but the rules: clocks, files that are trusted only after a
 //! check, locks, users, addresses, local ports, directories that change, the log, the
-//! meters, the allocator, the service manager.
+//! meters, what peers do too often, the allocator, the service manager.
 
 pub mod addresses;
 pub mod directory_watch;
@@ -11,5 +11,6 @@ pub mod memory;
 pub(crate) mod meters;
 pub mod owner;
 pub mod readable;
+pub(crate) mod reports;
 pub mod service_manager;
 pub mod sys;

@@ -6,13 +6,16 @@ use std::{
     time::Instant,
 };
 
-use jit_proto::{GrantId, Refusal, WallTime, v1};
+use jit_proto::{
+    GrantId, Refusal, WallTime, v1,
+    words::{range_text, source_text},
+};
 use prometheus_client::metrics::counter::Counter;
 use prost::bytes::Bytes;
 
 use crate::{
     config::Config,
-    disk::store::Permit,
+    disk::{audit::EventCode, store::Permit},
     gate::{Gate, Pusher, patience::LONGEST, report::grant_event, verification::Candidate},
     kernel::datapath::{Datapath, DatapathError, Failures},
     rules::{
@@ -21,6 +24,7 @@ use crate::{
         ledger::{Admission, HeldGrant},
         reconcile::EntryKey,
         refusal::Refused,
+        refused_pushes::Asked,
     },
     system::meters::meters,
 };
@@ -320,7 +324,16 @@ impl<D: Datapath> Gate<D> {
                 Admission::Active | Admission::Known => "activated",
             };
             if count <= LINES || !warning.is_empty() {
-                tracing::info!(grant = %id, by, until = %not_after, warning, "grant {kind}");
+                let code = match admission {
+                    Admission::Scheduled => EventCode::GrantScheduled,
+                    Admission::Active | Admission::Known => EventCode::GrantAdmitted,
+                };
+                let held = self.ledger.grant(*id);
+                let requester = held.map(|held| held.grant.requester());
+                tracing::info!(
+                    grant = %id, by, requester, until = %not_after, warning, code = code.code(),
+                    "grant {kind}"
+                );
             }
             let event = grant_event(kind, *id, by);
             self.report_grant(v1::GrantEvent { detail: warning.clone(), ..event }, now);
@@ -331,17 +344,38 @@ impl<D: Datapath> Gate<D> {
         for (outcome, payload) in outcomes.iter().zip(payloads) {
             let Err(refused) = outcome else { continue };
             let asked = self.keep_refused(refused, payload, by, now);
+            let Refused { refusal, detail, id } = refused;
+            let word = refusal.word();
             // A peer can cause these again and again: beyond a number they are summed.
+            if self.denials.writes(by, refused, now) {
+                log_refused(refused, &asked, by);
+            }
             if self.recorder.refused(refused, &asked, by, now) {
-                let Refused { refusal, detail, id } = refused;
-                let word = refusal.word();
-                tracing::warn!(by, reason = word, "grant refused: {detail:?}");
                 let event = grant_event("refused", id.unwrap_or(GrantId([0; 16])), by);
                 let (reason, detail) = (word.into(), detail.clone());
                 self.report_grant(v1::GrantEvent { reason, detail, ..event }, now);
             }
         }
     }
+}
+
+/// What it asked for is as the envelope says: `verified` says whether a key vouches for it.
+fn log_refused(refused: &Refused, asked: &Asked, by: &str) {
+    let Refused { refusal, detail, id } = refused;
+    let Asked { requester, sources, ports, .. } = asked;
+    let sources: Vec<_> = sources.iter().map(source_text).collect();
+    let ports: Vec<_> = ports.iter().map(|range| range_text(Some(range))).collect();
+    tracing::warn!(
+        grant = id.map(tracing::field::display),
+        by,
+        reason = refusal.word(),
+        requester,
+        source = sources.join(" "),
+        port = ports.join(" "),
+        verified = !asked.is_hearsay(),
+        code = EventCode::GrantRefused.code(),
+        "grant refused: {detail:?}"
+    );
 }
 
 /// Counts outcomes for the metrics.

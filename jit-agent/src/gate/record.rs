@@ -519,9 +519,11 @@ impl<D: Datapath> Gate<D> {
     /// Records sums that are due and alarms, and writes waiting records. Called as time passes.
     pub(super) fn settle_audit(&mut self, now: Now) {
         for event in self.recorder.add_sums(false, now) {
-            let v1::GrantEvent { reason, by, detail, .. } = &event;
-            tracing::warn!(by, reason, "grants refused: {detail}");
             self.report_grant(event, now);
+        }
+        for (by, more) in self.denials.unwritten(now) {
+            let code = EventCode::GrantRefused.code();
+            tracing::warn!(by, more, code, "more grants were refused within a minute");
         }
         self.recorder.flush(now);
         if let Some(head) = self.recorder.unreported_head(now) {

@@ -359,7 +359,10 @@ impl<D: Datapath> Gate<D> {
                 .with("connections", *connections);
             self.recorder.revoked(record, *ended, by, now);
             if each && *ended {
-                tracing::info!(grant = %id, by, why, "grant revoked");
+                tracing::info!(
+                    grant = %id, by, requester, why, code = code.code(),
+                    "grant revoked"
+                );
             }
             let event = grant_event("revoked", *id, by);
             self.report_grant(v1::GrantEvent { detail: why.into(), ..event }, now);

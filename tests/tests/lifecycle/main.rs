@@ -19,6 +19,7 @@ mod denials;
 mod floors;
 mod handshakes;
 mod installed;
+mod journal;
 mod limits;
 mod local;
 mod metrics;

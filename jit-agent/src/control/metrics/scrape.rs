@@ -2,7 +2,7 @@
 //! asked no more often.
 
 use std::{
-    path::PathBuf,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -67,9 +67,9 @@ async fn page(service: &Service, sizes: &mut Reading) -> Made {
 struct Reading(Option<JoinHandle<Sizes>>);
 
 impl Reading {
-    async fn of(&mut self, state: &PathBuf) -> Sizes {
+    async fn of(&mut self, state: &Path) -> Sizes {
         let Self(reading) = self;
-        let state = state.clone();
+        let state = state.to_owned();
         let running = reading.get_or_insert_with(|| spawn_blocking(move || Sizes::read(&state)));
         match timeout(DISK, running).await {
             Ok(read) => {

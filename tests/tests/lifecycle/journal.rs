@@ -144,14 +144,14 @@ fn two_hundred_garbage_connections_of_one_source_are_one_line_and_a_count() {
         }
     });
     let deadline = Instant::now() + Duration::from_secs(100);
-    while !site.log().contains("more connections failed within a minute") {
+    while !site.log().contains("more connections failed or were closed within a minute") {
         assert!(Instant::now() < deadline, "{}", site.log());
         thread::sleep(Duration::from_millis(500));
     }
     let log = site.log();
     assert_eq!(failed(), 1, "{log}");
     let sums: Vec<_> =
-        log.lines().filter(|line| line.contains("more connections failed")).collect();
+        log.lines().filter(|line| line.contains("more connections failed or")).collect();
     assert!(sums.len() == 1 && sums[0].contains("more=199"), "{sums:?}");
     assert!(sums[0].contains("203.0.113.0/24"), "{sums:?}");
 }
@@ -170,8 +170,13 @@ fn refused_pushes_of_one_controller_for_one_reason_are_one_line_and_a_count() {
         let log = site.log();
         log.lines().filter(|line| line.contains("grant refused") && line.contains(of)).count()
     };
-    assert_eq!((refused("wrong_host"), refused("")), (1, 2), "{}", site.log());
     let deadline = Instant::now() + Duration::from_secs(100);
+    // The log's thread writes after the answer.
+    while refused("") < 2 {
+        assert!(Instant::now() < deadline, "{}", site.log());
+        thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!((refused("wrong_host"), refused("")), (1, 2), "{}", site.log());
     while !site.log().contains("more grants were refused within a minute") {
         assert!(Instant::now() < deadline, "{}", site.log());
         thread::sleep(Duration::from_millis(500));

@@ -181,7 +181,7 @@ impl Entrance {
             }
         }
         for (peer, more) in self.reports.sums(boot) {
-            tracing::info!(peer, more, "more connections failed within a minute");
+            tracing::info!(peer, more, "more connections failed or were closed within a minute");
         }
     }
 }

@@ -2,11 +2,12 @@
 //!
 //! The gate goes up first (`start`). Around it each part is kept by a task of its own, fails by
 //! itself and is tried again: the port for controllers (`control`), the local socket (`local`), the
-//! configuration (`reload`), the readers of what the kernel reports (`watchers`). What fails is a
+//! metrics (`metrics`), the configuration (`reload`), the readers of what the kernel reports (`watchers`). What fails is a
 //! fault on the gate's board. The end of the agent detaches nothing.
 
 mod control;
 mod local;
+mod metrics;
 mod reach;
 mod reload;
 mod start;
@@ -17,7 +18,7 @@ use std::{io, path::Path, thread, time::Duration};
 use jit_client::exit::Exit;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::oneshot,
+    sync::{oneshot, watch},
     task::JoinSet,
     time::timeout,
 };
@@ -130,7 +131,9 @@ impl Bound {
         let (host, socket) =
             (beginning.loaded.config.host.clone(), beginning.loaded.config.paths.socket());
         let service = Service::new(handle.clone());
-        let (reloader, wanted) = Reloader::new(beginning, handle.clone(), faults.clone());
+        let metrics = watch::Sender::new(beginning.loaded.config.metrics.clone());
+        let scraped = metrics.subscribe();
+        let (reloader, wanted) = Reloader::new(beginning, handle.clone(), faults.clone(), metrics);
         let keeper = Keeper::new(service.clone(), handle.clone(), faults.clone());
         let (sender, listens) = oneshot::channel();
         tasks.spawn(async {
@@ -139,6 +142,7 @@ impl Bound {
         });
         // Most often this takes no time, and `status` then says how it went.
         let _late = timeout(FIRST_TRY, listens).await;
+        let (of_metrics, board) = (service.clone(), faults.clone());
         let (sender, serves) = oneshot::channel();
         let of_local = socket.clone();
         tasks.spawn(async {
@@ -146,6 +150,10 @@ impl Bound {
             "the keeper of the local socket"
         });
         let _late = timeout(FIRST_TRY, serves).await;
+        tasks.spawn(async {
+            metrics::keep(scraped, of_metrics, board).await;
+            "the keeper of the metrics"
+        });
         tasks.spawn(async {
             reloader.run(hangup).await;
             "the keeper of the configuration"

@@ -14,6 +14,7 @@ mod gate;
 mod glimpse;
 mod interfaces;
 mod limits;
+mod metrics;
 mod paths;
 mod port;
 mod raw;
@@ -35,6 +36,7 @@ pub use self::{
     glimpse::Glimpse,
     interfaces::InterfaceFilter,
     limits::Limits,
+    metrics::MetricsAddress,
     paths::{DEFAULT_PATH, Paths},
     signer::{KeyFault, KeyFile},
 };
@@ -67,6 +69,8 @@ pub struct Config {
     pub audit: AuditConfig,
     /// The longest opening by root on the host; `None`: root may open nothing without a grant.
     pub break_glass: Option<Duration>,
+    /// Where the metrics are served; `None`: nowhere.
+    pub metrics: Option<MetricsAddress>,
     /// Sizes of the kernel's tables.
     pub limits: Limits,
     /// The directories of the agent.
@@ -174,6 +178,7 @@ impl Loaded {
             limits,
             ceiling,
             break_glass,
+            metrics,
             paths,
         } = raw;
         check_host(&host)?;
@@ -186,6 +191,7 @@ impl Loaded {
         let control = control.map(|raw| Control::new(raw, directory, &policy)).transpose()?;
         let Signers { keyring, files: keys, faults, .. } = signers;
         let absent = faults.iter().filter(|fault| !fault.kept).map(|fault| fault.id.clone());
+        let paths = Paths::new(paths)?;
         let config = Config {
             host,
             gate: GateConfig::new(gate)?,
@@ -197,8 +203,9 @@ impl Loaded {
             controllers: Controller::all(controller)?,
             audit: AuditConfig::new(audit)?,
             break_glass: break_glass::longest(break_glass)?,
+            metrics: MetricsAddress::new(metrics, &paths)?,
             limits: Limits::new(limits.hosts, limits.prefixes)?,
-            paths: Paths::new(paths)?,
+            paths,
         };
         Ok(Self { config, text: text.to_owned(), keys, faults, lines: lines.unwrap_or_default() })
     }

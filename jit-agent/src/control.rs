@@ -3,5 +3,6 @@
 
 pub mod certificate;
 mod judge;
+pub(crate) mod metrics;
 pub mod server;
 pub mod tls;

@@ -6,6 +6,7 @@ pub mod closings;
 pub mod host_key;
 pub mod last_good;
 pub(crate) mod own_thread;
+pub(crate) mod sizes;
 pub mod store;
 
 pub use own_thread::Unanswered;

@@ -48,6 +48,7 @@ mod links;
 mod list;
 mod looks;
 mod lost;
+pub(crate) mod measure;
 mod outbox;
 mod patience;
 mod policy;

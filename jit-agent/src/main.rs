@@ -5,12 +5,7 @@
 // These panic when the reader is gone: `complain` and the log write instead.
 #![deny(clippy::print_stderr, clippy::print_stdout)]
 
-use std::{
-    io::{IsTerminal as _, Write as _},
-    path::Path,
-    process::ExitCode,
-    time::Duration,
-};
+use std::{io::Write as _, path::Path, process::ExitCode, time::Duration};
 
 use jit_agent::{
     app,
@@ -119,13 +114,7 @@ fn log() -> std::io::Result<bool> {
     let filter = log_filter(&std::env::var("RUST_LOG").unwrap_or_default());
     let most: Option<LevelFilter> = Layer::<Registry>::max_level_hint(&filter);
     let debug = most.is_some_and(|level| level >= LevelFilter::DEBUG);
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(log::start()?)
-        .with_ansi(std::io::stderr().is_terminal());
-    // Under systemd the journal has the time already.
-    let journal = std::env::var_os("JOURNAL_STREAM").is_some();
-    let lines = if journal { lines.without_time().boxed() } else { lines.boxed() };
-    tracing_subscriber::registry().with(lines).with(filter).init();
+    tracing_subscriber::registry().with(log::start()?).with(filter).init();
     // The usual hook writes to standard error, where it could hang.
     std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
     Ok(debug)

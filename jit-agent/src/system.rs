@@ -1,6 +1,6 @@
 //! The operating system, for every layer but the rules: clocks, files that are trusted only after a
 //! check, locks, users, addresses, local ports, processes, other programs, network devices, directories
-//! that change, the log, the allocator, the service manager.
+//! that change, the log, the meters, what peers do too often, the allocator, the service manager.
 
 pub mod addresses;
 pub mod directory_watch;
@@ -9,10 +9,12 @@ pub mod files;
 pub mod local_ports;
 pub mod log;
 pub mod memory;
+pub(crate) mod meters;
 pub mod ntp;
 pub mod owner;
 pub mod processes;
 pub mod readable;
+pub(crate) mod reports;
 pub mod service_manager;
 pub mod sys;
 pub mod tool;

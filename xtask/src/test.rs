@@ -99,6 +99,7 @@ impl Outcome {
             .env("CARGO_MANIFEST_DIR", &program.directory)
             .env("JIT_AGENT_PROGRAMS", shell::target().join("debug"))
             .env("JIT_CLIENT_PYTHON", setup::client_python())
+            .env("JIT_PROMTOOL", setup::promtool())
             .args(name)
             .args(if io::stdout().is_terminal() {
                 ["--color", "always"]

@@ -68,7 +68,7 @@ pub(super) async fn keep(
 
 /// Waits until the socket's file has to be looked at again. The kernel reports what happens in its
 /// directory, but not what happens above that.
-async fn may_have_changed(watch: Option<&DirectoryWatch>) {
+pub(super) async fn may_have_changed(watch: Option<&DirectoryWatch>) {
     match watch {
         Some(watch) => match timeout(SELDOM, watch.changed()).await {
             Ok(Ok(())) | Err(_) => {}
@@ -99,7 +99,7 @@ fn report(faults: &Faults, socket: &Path, why: Option<String>) {
 }
 
 /// Which file a path leads to.
-fn place(path: &Path) -> Result<(u64, u64), io::ErrorKind> {
+pub(super) fn place(path: &Path) -> Result<(u64, u64), io::ErrorKind> {
     let metadata = fs::symlink_metadata(path).map_err(|error| error.kind())?;
     Ok((metadata.dev(), metadata.ino()))
 }

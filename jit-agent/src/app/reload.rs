@@ -21,7 +21,7 @@ use tokio::{
 
 use crate::{
     app::control::Wanted,
-    config::{KeyFault, Loaded},
+    config::{KeyFault, Loaded, MetricsAddress},
     disk::last_good::LastGood,
     gate::{GateHandle, faults::Faults},
     rules::problem::ProblemKind,
@@ -71,6 +71,7 @@ pub(super) struct Reloader {
     gate: GateHandle,
     faults: Faults,
     wanted: watch::Sender<Arc<Wanted>>,
+    metrics: watch::Sender<Option<MetricsAddress>>,
     /// The configuration in force.
     kept: LastGood,
     /// It is not in the state directory as it is in force.
@@ -107,6 +108,7 @@ impl Reloader {
         beginning: Beginning,
         gate: GateHandle,
         faults: Faults,
+        metrics: watch::Sender<Option<MetricsAddress>>,
     ) -> (Self, watch::Receiver<Arc<Wanted>>) {
         let Beginning { path, loaded, kept, unwritten, refused, tried } = beginning;
         let (wanted, receiver) = watch::channel(Arc::new(Wanted::of(&loaded.config, loaded.lines)));
@@ -118,6 +120,7 @@ impl Reloader {
             gate,
             faults,
             wanted,
+            metrics,
             kept,
             unwritten,
             writing: None,
@@ -192,6 +195,11 @@ impl Reloader {
         self.unwritten |= fresh != self.kept;
         self.kept = fresh;
         self.set_key_faults(&loaded.faults);
+        self.metrics.send_if_modified(|served| {
+            let changed = *served != loaded.config.metrics;
+            served.clone_from(&loaded.config.metrics);
+            changed
+        });
         let wanted = Arc::new(Wanted::of(&loaded.config, loaded.lines));
         self.wanted.send_replace(Arc::clone(&wanted));
         wanted.taken().await;

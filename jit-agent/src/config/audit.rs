@@ -22,6 +22,11 @@ pub struct AuditConfig {
 }
 
 impl AuditConfig {
+    /// The most that all files can take, bytes.
+    pub(crate) const fn most(self) -> u64 {
+        self.max_size.saturating_mul(self.keep as u64 + 1)
+    }
+
     /// Checks an `[audit]`.
     pub(super) fn new(raw: raw::Audit) -> Result<Self, String> {
         let raw::Audit { max_size, keep } = raw;

@@ -30,6 +30,8 @@ pub(super) struct Config {
     #[serde(default)]
     pub(super) break_glass: BreakGlass,
     #[serde(default)]
+    pub(super) metrics: Metrics,
+    #[serde(default)]
     pub(super) paths: Paths,
 }
 
@@ -153,6 +155,12 @@ pub(super) struct Audit {
 #[serde(deny_unknown_fields)]
 pub(super) struct BreakGlass {
     pub(super) max_duration: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Metrics {
+    pub(super) listen: Option<String>,
 }
 
 #[derive(Default, Deserialize)]

@@ -15,7 +15,6 @@ mod network;
 mod peer;
 mod places;
 mod policy;
-mod reports;
 mod service;
 mod shape;
 mod verifier;

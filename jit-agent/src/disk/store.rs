@@ -18,6 +18,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
+    time::Instant,
 };
 
 pub use content::{Damage, Stored, StoredGrant, StoredPolicies, StoredProgress, Transaction};
@@ -34,10 +35,13 @@ use crate::{
         clock::SKEW,
         ledger::{Floors, Tombstone},
     },
-    system::sys::{self, FileError},
+    system::{
+        meters::meters,
+        sys::{self, FileError},
+    },
 };
 
-const FILE: &str = "grants.redb";
+pub(crate) const FILE: &str = "grants.redb";
 /// The largest file that is read into memory for people, bytes.
 const MOST_PEEKED: u64 = 256 * 1024 * 1024;
 
@@ -353,7 +357,9 @@ impl Store {
             cleared.map_err(|error| FileError::Io { verb: "write to", path: path(), error })?;
             self.unsettled = Transaction::default();
         }
+        let began = Instant::now();
         self.commit_one(transaction, permit)?;
+        meters().commit.since(began);
         self.reserve.prepare();
         Ok(())
     }

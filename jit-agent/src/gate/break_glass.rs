@@ -9,6 +9,7 @@ use std::time::Duration;
 use jit_proto::{GrantId, Refusal, WallTime, printable::clean, v1};
 
 use crate::{
+    disk::audit::EventCode,
     gate::{Gate, report::grant_event},
     kernel::datapath::Datapath,
     rules::{
@@ -65,6 +66,7 @@ impl<D: Datapath> Gate<D> {
                 let reason = clean(reason, 1000);
                 tracing::warn!(
                     grant = %id, by, %source, %ports, until = %not_after, reason,
+                    code = EventCode::BreakGlass.code(),
                     "BREAK GLASS: root opened a port without a grant"
                 );
                 let event = grant_event("activated", *id, by);

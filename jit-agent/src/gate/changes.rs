@@ -1,11 +1,11 @@
 //! The difference between two configurations, by value: for the log and the audit. Pure.
 
-use std::time::Duration;
+use std::{cmp::Ordering, time::Duration};
 
 use jit_proto::{Exemption, PortRange, WallTime};
 
 use crate::{
-    config::{Config, Controller},
+    config::{AuditConfig, Config, Control, Controller},
     rules::{
         impact::{self, Impact},
         keyring::Keyring,
@@ -27,6 +27,7 @@ impl Changes {
     pub(super) fn between(old: &Config, new: &Config, gated: &[String], now: WallTime) -> Self {
         let mut changes = Self::default();
         changes.policy(old, new, now);
+        changes.limits(old, new);
         changes.gate(old, new, gated);
         changes.authority(old, new);
         changes
@@ -63,6 +64,16 @@ impl Changes {
         }
         for (range, exemption) in &added {
             self.opens(exempted(*range, exemption));
+        }
+    }
+
+    fn limits(&mut self, old: &Config, new: &Config) {
+        let (from, to) = (old.policy.max_duration(), new.policy.max_duration());
+        let text = format!("[limits] max_duration {from:.0?} -> {to:.0?}");
+        match from.cmp(&to) {
+            Ordering::Less => self.opens(text),
+            Ordering::Equal => {}
+            Ordering::Greater => self.changed(text),
         }
     }
 
@@ -112,15 +123,21 @@ impl Changes {
             let (from, to) = (text(old.break_glass), text(new.break_glass));
             self.changed(format!("[break_glass] max_duration {from} -> {to}"));
         }
-        let listen = |config: &Config| match &config.control {
-            Some(control) => control.listen.to_string(),
-            None => "nothing".to_owned(),
+        for (key, (from, to)) in control(old.control.as_ref(), new.control.as_ref()) {
+            self.changed(format!("[control] {key} {from} -> {to}"));
+        }
+        let served = |config: &Config| {
+            config.metrics.as_ref().map_or_else(|| "nowhere".to_owned(), ToString::to_string)
         };
-        if old.control != new.control {
-            self.changed(format!("[control] {} -> {}", listen(old), listen(new)));
+        if old.metrics != new.metrics {
+            self.changed(format!("[metrics] listen {} -> {}", served(old), served(new)));
         }
         if old.audit != new.audit {
-            self.changed(format!("[audit] {:?} -> {:?}", old.audit, new.audit));
+            let text = |audit: AuditConfig| {
+                let AuditConfig { max_size, keep } = audit;
+                format!("{keep} files of {max_size} bytes")
+            };
+            self.changed(format!("[audit] {} -> {}", text(old.audit), text(new.audit)));
         }
     }
 }
@@ -129,6 +146,22 @@ fn exempted(range: PortRange, exemption: &Exemption) -> String {
     let Exemption { source, reason, owner, until } = exemption;
     let until = until.map_or_else(|| "for ever".into(), |until| format!("until {until}"));
     format!("{range}: {source} needs no grant, {until} ({reason}; owner {owner})")
+}
+
+/// The keys of `[control]` that differ, with both values.
+fn control(old: Option<&Control>, new: Option<&Control>) -> Vec<(&'static str, (String, String))> {
+    let none = || ["nothing"; 4].map(str::to_owned);
+    let values = |control: &Control| {
+        let Control { listen, certificate, key, client_ca } = control;
+        let paths = [certificate, key, client_ca].map(|path| path.display().to_string());
+        let [certificate, key, client_ca] = paths;
+        [listen.to_string(), certificate, key, client_ca]
+    };
+    let before = old.map_or_else(none, values);
+    let after = new.map_or_else(none, values);
+    let keys = ["listen", "certificate", "key", "client_ca"];
+    let all = keys.into_iter().zip(before.into_iter().zip(after));
+    all.filter(|(_, (before, after))| before != after).collect()
 }
 
 fn signers(old: &Keyring, new: &Keyring) -> Vec<String> {
@@ -233,5 +266,58 @@ mod tests {
             assert!(back.opened.is_empty() || port.contains("198.51.100.0"), "{back:?}");
         }
         assert_eq!(between(&config("", PORT), &config("", PORT)), Changes::default());
+    }
+
+    #[test]
+    fn every_section_that_changed_is_named_with_both_values() {
+        let control = |listen: &str, key: &str| {
+            format!(
+                "[control]\nlisten = \"{listen}\"\ncertificate = \"/a.pem\"\nkey = \"{key}\"\n\
+                 client_ca = \"/ca.pem\"\n"
+            )
+        };
+        let plain = control("192.0.2.1:7443", "/a.key");
+        for (before, after, says) in [
+            (
+                String::new(),
+                "[limits]\nmax_duration = \"2h\"\n".to_owned(),
+                &["[limits] max_duration 86400s -> 7200s"][..],
+            ),
+            (
+                plain.clone(),
+                control("192.0.2.1:7444", "/b.key"),
+                &[
+                    "[control] listen 192.0.2.1:7443 -> 192.0.2.1:7444",
+                    "[control] key /a.key -> /b.key",
+                ],
+            ),
+            (
+                plain,
+                String::new(),
+                &[
+                    "[control] listen 192.0.2.1:7443 -> nothing",
+                    "[control] certificate /a.pem -> nothing",
+                    "[control] key /a.key -> nothing",
+                    "[control] client_ca /ca.pem -> nothing",
+                ],
+            ),
+            (
+                String::new(),
+                "[metrics]\nlisten = \"127.0.0.1:9477\"\n".to_owned(),
+                &["[metrics] listen nowhere -> 127.0.0.1:9477"],
+            ),
+            (
+                "[audit]\nkeep = 3\n".to_owned(),
+                String::new(),
+                &["[audit] 3 files of 33554432 bytes -> 16 files of 33554432 bytes"],
+            ),
+        ] {
+            let changes = between(
+                &config("", &format!("{PORT}{before}")),
+                &config("", &format!("{PORT}{after}")),
+            );
+            assert_eq!(changes.all, says);
+            assert_eq!(changes.opened, [""; 0]);
+        }
     }
 }

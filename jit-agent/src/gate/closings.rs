@@ -9,6 +9,7 @@ use crate::{
     gate::{Gate, Target},
     kernel::datapath::Datapath,
     rules::{clock::Now, problem::ProblemKind},
+    system::meters::meters,
 };
 
 /// The name of the fault.
@@ -50,6 +51,7 @@ impl<D: Datapath> Gate<D> {
             let revoke = if *cut { Self::revoke_and_cut } else { Self::revoke };
             let warning = revoke(self, &target, by, &why, now).warning;
             tracing::warn!(by, why, warning, "carried a closing that was made past the agent");
+            meters().closings.inc();
             carried.push(closing);
         }
         let text = unreadable.first().map(|first| {

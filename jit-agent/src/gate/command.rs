@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    time::Instant,
 };
 
 use jit_common::{Event, Reason};
@@ -19,6 +20,7 @@ use crate::{
         Opened, PolicyDraft, PolicyPush, Pusher, Revoked, Target,
         journal::Journal,
         list::{Age, Listed, oldest_first},
+        measure::Measured,
         patience::{Patience, Waiting, Waits},
         verification::{Check, KeysInForce, Verification},
         waiting::{self, Outcomes, PushRequests, Pushes},
@@ -28,6 +30,7 @@ use crate::{
         clock::BootNanos, denials::Query, grant::break_glass::BreakGlass, proposal::VerifiedPolicy,
         refusal::Refused,
     },
+    system::meters::meters,
 };
 
 /// Largest number of commands that wait. A sender of more has to wait.
@@ -166,6 +169,10 @@ pub(super) enum Read {
         by: String,
         reply: Reply<PolicyFloorSet>,
     },
+    /// For the metrics.
+    Measure {
+        reply: Reply<Measured>,
+    },
     ShowPolicy {
         reply: Reply<v1::ShowPolicyResponse>,
     },
@@ -260,6 +267,7 @@ impl GateHandle {
     /// Admits envelopes; the outcomes are in their order. While the gate admits some of them, the
     /// next ones are verified.
     pub async fn push(&self, envelopes: Vec<v1::Envelope>, by: Pusher) -> Result<Outcomes, Gone> {
+        let began = Instant::now();
         let mut outcomes = Vec::with_capacity(envelopes.len());
         let mut rest = envelopes.into_iter();
         let mut verify = async || {
@@ -277,6 +285,7 @@ impl GateHandle {
             verifying = verify().await;
             outcomes.extend(answer.await.map_err(|_| Gone)?);
         }
+        meters().push.since(began);
         Ok(outcomes)
     }
 
@@ -332,6 +341,11 @@ impl GateHandle {
     pub async fn status(&self) -> Result<v1::StatusResponse, Gone> {
         let status = self.ask(|reply| Read::Status { reply }).await?;
         Ok(v1::StatusResponse { grants: self.list(false).await?, ..status })
+    }
+
+    /// The gate in numbers.
+    pub(crate) async fn measure(&self) -> Result<Measured, Gone> {
+        self.ask(|reply| Read::Measure { reply }).await
     }
 
     /// The packets that were dropped and the pushes that were refused.

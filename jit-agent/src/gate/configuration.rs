@@ -130,7 +130,9 @@ impl<D: Datapath> Gate<D> {
     }
 
     fn try_reconfigure(&mut self, config: Config, now: Now) -> Result<(), (String, NextStart)> {
-        if let Some(what) = needs_restart(&self.config, &config) {
+        let restart = needs_restart(&self.config, &config);
+        if !restart.is_empty() {
+            let what = restart.join(", ");
             let why = format!("{what} cannot change without a restart: nothing changed");
             return Err((why, NextStart::TheFile));
         }
@@ -142,6 +144,9 @@ impl<D: Datapath> Gate<D> {
     /// Records a reload: all that it changed, and what it opened.
     fn record_reload(&mut self, changes: &Changes, now: Now) {
         let Changes { all, opened } = changes;
+        if all.is_empty() {
+            tracing::info!("reload: the file says the same as before");
+        }
         for change in all {
             tracing::info!("reload: {change}");
         }
@@ -159,27 +164,21 @@ impl<D: Datapath> Gate<D> {
     }
 }
 
-/// The first setting that cannot change while the agent runs, with both values.
-fn needs_restart(old: &Config, new: &Config) -> Option<String> {
-    if old.host != new.host {
-        return Some(format!("[host] id {:?} -> {:?}", old.host, new.host));
-    }
+/// The settings that cannot change while the agent runs, with both values.
+fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
+    let mut settings = vec![("[host] id", format!("{:?}", old.host), format!("{:?}", new.host))];
     let (was, is) = (old.limits, new.limits);
-    for (key, was, is) in [("hosts", was.hosts, is.hosts), ("prefixes", was.prefixes, is.prefixes)]
-    {
-        if was != is {
-            return Some(format!("[limits] {key} {was} -> {is}"));
-        }
-    }
+    settings.extend([
+        ("[limits] hosts", was.hosts.to_string(), is.hosts.to_string()),
+        ("[limits] prefixes", was.prefixes.to_string(), is.prefixes.to_string()),
+    ]);
     let (was, is) = (&old.paths, &new.paths);
-    for (key, was, is) in [
-        ("state", &was.state, &is.state),
-        ("runtime", &was.runtime, &is.runtime),
-        ("pins", &was.pins, &is.pins),
-    ] {
-        if was != is {
-            return Some(format!("[paths] {key} {} -> {}", was.display(), is.display()));
-        }
-    }
-    None
+    let path = |path: &Path| path.display().to_string();
+    settings.extend([
+        ("[paths] state", path(&was.state), path(&is.state)),
+        ("[paths] runtime", path(&was.runtime), path(&is.runtime)),
+        ("[paths] pins", path(&was.pins), path(&is.pins)),
+    ]);
+    let changed = settings.into_iter().filter(|(_, was, is)| was != is);
+    changed.map(|(key, was, is)| format!("{key} {was} -> {is}")).collect()
 }

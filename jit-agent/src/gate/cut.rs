@@ -25,6 +25,7 @@ use crate::{
         clock::{BootNanos, Now},
         reconcile::EntryKey,
     },
+    system::meters::meters,
 };
 
 /// Largest number of places that are remembered: the tables hold no more.
@@ -284,10 +285,12 @@ impl<D: Datapath> Gate<D> {
     }
 
     fn report_cut(&mut self, ended: &Sockets, now: Now) {
+        meters().sessions_cut.inc_by(ended.values().copied().map(u64::from).sum());
         for ((peer, port), sessions) in ended.iter().take(REPORTED) {
             let source = address(peer.family as u8, &peer.bytes());
-            tracing::info!(source, port, sessions, "sessions cut");
-            let record = Record::new(EventCode::ConnectionCut)
+            let code = EventCode::ConnectionCut;
+            tracing::info!(source, port, sessions, code = code.code(), "sessions cut");
+            let record = Record::new(code)
                 .by("agent")
                 .with("source", source)
                 .with("port", format!("{port}/tcp"))

@@ -22,6 +22,7 @@ use crate::{
         refusal::Refused,
         refused_pushes::{Asked, RefusedPushes, StoredRefusals},
     },
+    system::{meters::meters, reports::Reports},
 };
 
 /// The first byte of the blob.
@@ -39,6 +40,8 @@ const EACH: Duration = Duration::from_secs(60);
 pub(super) struct Denials {
     history: History,
     refused: RefusedPushes,
+    /// Refused pushes in the log, by controller and reason.
+    lines: Reports,
     /// Events that the kernel delivered and the gate had no time for.
     missed: u64,
     /// Why the history is not whole; empty: it is.
@@ -97,6 +100,16 @@ impl Denials {
     pub(super) fn refused_lately(&self, now: Now) -> Vec<v1::RefusedPush> {
         let since = Some(WallTime(now.wall.0.saturating_sub(HOUR)));
         self.refused.matching(&Query { since, top: SHOWN_REFUSALS, ..Query::default() }).0
+    }
+
+    /// Whether the log gets a line about this refusal.
+    pub(super) fn writes(&self, by: &str, refused: &Refused, now: Now) -> bool {
+        self.lines.writes(&format!("{by} ({})", refused.refusal.word()), now.boot)
+    }
+
+    /// The refusals of minutes that have ended, of which the log got no line.
+    pub(super) fn unwritten(&self, now: Now) -> Vec<(String, u64)> {
+        self.lines.sums(now.boot)
     }
 
     /// Number of pushes that were refused in the last hour.
@@ -165,6 +178,7 @@ impl<D: Datapath> Gate<D> {
     /// Counts events that the gate had no time for.
     pub(super) fn missed_denials(&mut self, count: u64) {
         self.denials.missed = self.denials.missed.saturating_add(count);
+        meters().events_missed.inc_by(count);
     }
 
     /// Reads the kernel's counters for the history, if there is news.

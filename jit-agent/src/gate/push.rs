@@ -1,14 +1,21 @@
 //! Admissions, in this order: verify, ledger, audit, disk, open in the kernel, answer. A grant that
 //! one of these steps does not take is taken back.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::Instant,
+};
 
-use jit_proto::{GrantId, Refusal, WallTime, v1};
+use jit_proto::{
+    GrantId, Refusal, WallTime, v1,
+    words::{range_text, source_text},
+};
+use prometheus_client::metrics::counter::Counter;
 use prost::bytes::Bytes;
 
 use crate::{
     config::Config,
-    disk::store::Permit,
+    disk::{audit::EventCode, store::Permit},
     gate::{Gate, Pusher, patience::LONGEST, report::grant_event, verification::Candidate},
     kernel::datapath::{Datapath, DatapathError, Failures},
     rules::{
@@ -17,7 +24,9 @@ use crate::{
         ledger::{Admission, HeldGrant},
         reconcile::EntryKey,
         refusal::Refused,
+        refused_pushes::Asked,
     },
+    system::meters::meters,
 };
 
 /// Most new grants of one slice that the log names one by one.
@@ -82,7 +91,9 @@ impl<D: Datapath> Gate<D> {
             match self.persist(fresh, &ids, by, now) {
                 Ok(()) => {
                     changed = self.ledger.take_changed();
+                    let began = Instant::now();
                     self.open(&ids, &mut changed, &mut outcomes, now);
+                    meters().opening.since(began);
                 }
                 Err(error) => {
                     tracing::error!("{error}: new grants are refused");
@@ -97,6 +108,7 @@ impl<D: Datapath> Gate<D> {
         // A grant that was taken back leaves no entry in the kernel.
         changed.extend(self.ledger.take_changed());
         self.write(changed);
+        count(&outcomes);
         if outcomes.iter().any(Result::is_ok) {
             self.about.pushed(by, now);
         }
@@ -312,7 +324,16 @@ impl<D: Datapath> Gate<D> {
                 Admission::Active | Admission::Known => "activated",
             };
             if count <= LINES || !warning.is_empty() {
-                tracing::info!(grant = %id, by, until = %not_after, warning, "grant {kind}");
+                let code = match admission {
+                    Admission::Scheduled => EventCode::GrantScheduled,
+                    Admission::Active | Admission::Known => EventCode::GrantAdmitted,
+                };
+                let held = self.ledger.grant(*id);
+                let requester = held.map(|held| held.grant.requester());
+                tracing::info!(
+                    grant = %id, by, requester, until = %not_after, warning, code = code.code(),
+                    "grant {kind}"
+                );
             }
             let event = grant_event(kind, *id, by);
             self.report_grant(v1::GrantEvent { detail: warning.clone(), ..event }, now);
@@ -323,16 +344,51 @@ impl<D: Datapath> Gate<D> {
         for (outcome, payload) in outcomes.iter().zip(payloads) {
             let Err(refused) = outcome else { continue };
             let asked = self.keep_refused(refused, payload, by, now);
+            let Refused { refusal, detail, id } = refused;
+            let word = refusal.word();
             // A peer can cause these again and again: beyond a number they are summed.
+            if self.denials.writes(by, refused, now) {
+                log_refused(refused, &asked, by);
+            }
             if self.recorder.refused(refused, &asked, by, now) {
-                let Refused { refusal, detail, id } = refused;
-                let word = refusal.word();
-                tracing::warn!(by, reason = word, "grant refused: {detail:?}");
                 let event = grant_event("refused", id.unwrap_or(GrantId([0; 16])), by);
                 let (reason, detail) = (word.into(), detail.clone());
                 self.report_grant(v1::GrantEvent { reason, detail, ..event }, now);
             }
         }
+    }
+}
+
+/// What it asked for is as the envelope says: `verified` says whether a key vouches for it.
+fn log_refused(refused: &Refused, asked: &Asked, by: &str) {
+    let Refused { refusal, detail, id } = refused;
+    let Asked { requester, sources, ports, .. } = asked;
+    let sources: Vec<_> = sources.iter().map(source_text).collect();
+    let ports: Vec<_> = ports.iter().map(|range| range_text(Some(range))).collect();
+    tracing::warn!(
+        grant = id.map(tracing::field::display),
+        by,
+        reason = refusal.word(),
+        requester,
+        source = sources.join(" "),
+        port = ports.join(" "),
+        verified = !asked.is_hearsay(),
+        code = EventCode::GrantRefused.code(),
+        "grant refused: {detail:?}"
+    );
+}
+
+/// Counts outcomes for the metrics.
+fn count(outcomes: &Outcomes) {
+    let meters = meters();
+    for outcome in outcomes {
+        let counter = match outcome {
+            Ok(Accepted { admission: Admission::Active, .. }) => Some(&meters.admitted),
+            Ok(Accepted { admission: Admission::Known, .. }) => Some(&meters.known),
+            Ok(Accepted { admission: Admission::Scheduled, .. }) => Some(&meters.scheduled),
+            Err(refused) => meters.refused(refused.refusal),
+        };
+        counter.map(Counter::inc);
     }
 }
 

@@ -36,6 +36,7 @@ use crate::{
         refusal::Refused,
         refused_pushes::Asked,
     },
+    system::meters::meters,
 };
 
 /// Refusals that are recorded one by one in a minute. The number is for all peers together.
@@ -484,6 +485,7 @@ impl<D: Datapath> Gate<D> {
     /// Records connections that the kernel reported and the gate had no time to take.
     pub(super) fn record_missed(&mut self, count: u64, now: Now) {
         if count > 0 {
+            meters().events_missed.inc_by(count);
             let record = Record::new(EventCode::ConnectionsSummed).by("agent");
             let detail = "more came at once than the agent could take in one by one";
             self.record(record.with("count", count).detail(detail), now);
@@ -520,9 +522,11 @@ impl<D: Datapath> Gate<D> {
     /// Records sums that are due and alarms, and writes waiting records. Called as time passes.
     pub(super) fn settle_audit(&mut self, now: Now) {
         for event in self.recorder.add_sums(false, now) {
-            let v1::GrantEvent { reason, by, detail, .. } = &event;
-            tracing::warn!(by, reason, "grants refused: {detail}");
             self.report_grant(event, now);
+        }
+        for (by, more) in self.denials.unwritten(now) {
+            let code = EventCode::GrantRefused.code();
+            tracing::warn!(by, more, code, "more grants were refused within a minute");
         }
         self.recorder.flush(now);
         if let Some(head) = self.recorder.unreported_head(now) {

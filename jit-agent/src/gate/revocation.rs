@@ -29,6 +29,7 @@ use crate::{
         reconcile::EntryKey,
         refusal::Refused,
     },
+    system::meters::meters,
 };
 
 /// What to revoke.
@@ -115,6 +116,7 @@ impl<D: Datapath> Gate<D> {
         if !self.tables.dirty().is_empty() {
             warning = self.tables.problem().unwrap_or_default().to_owned();
         }
+        meters().revoked.inc_by(ended.into());
         self.report_floor(floor, ended, by, why, now);
         self.report_revoked(&closed, by, why, now);
         if cut {
@@ -357,7 +359,10 @@ impl<D: Datapath> Gate<D> {
                 .with("connections", *connections);
             self.recorder.revoked(record, *ended, by, now);
             if each && *ended {
-                tracing::info!(grant = %id, by, why, "grant revoked");
+                tracing::info!(
+                    grant = %id, by, requester, why, code = code.code(),
+                    "grant revoked"
+                );
             }
             let event = grant_event("revoked", *id, by);
             self.report_grant(v1::GrantEvent { detail: why.into(), ..event }, now);

@@ -181,6 +181,7 @@ impl<D: Datapath> Gate<D> {
             Read::Ended { reply } => drop(reply.send(self.ended_states(now))),
             Read::GrantIds { reply } => drop(reply.send(self.grant_ids())),
             Read::Grants { ids, reply } => drop(reply.send(self.grant_states(&ids, now))),
+            Read::Measure { reply } => drop(reply.send(self.measure(now))),
             Read::PushPolicy { push, check, by, reply } => {
                 let verified = check.settled(generation);
                 let pushed = self.push_verified_policy(push, verified, &by, now);

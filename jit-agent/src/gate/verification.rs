@@ -35,6 +35,7 @@ use crate::{
         proposal::{self, VerifiedPolicy},
         refusal::Refused,
     },
+    system::meters::meters,
 };
 
 /// How long the work of one peer is done before the next one's turn.
@@ -320,6 +321,7 @@ impl Shared {
                     });
                     done.push_back(Candidate { envelope, check });
                 }
+                meters().signatures.since(began);
                 if reply.is_closed() {
                     return None;
                 }

@@ -74,6 +74,8 @@ problems! {
     LocalSocket => "local_socket";
     /// The log is not read.
     Log => "log";
+    /// Nobody can scrape the metrics.
+    Metrics => "metrics";
     /// No agent answers.
     NoAgent => "no_agent";
     /// The database's names of grants cannot be read, without the agent.

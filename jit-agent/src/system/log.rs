@@ -1,21 +1,30 @@
-//! The agent's log: lines wait in a queue, and a thread of their own writes them to standard error.
+//! The agent's log: lines wait in a queue, and a thread of their own writes them to standard error, or
+//! to the journal as records with fields (`journal`) if systemd has connected the two.
 //!
 //! Whoever logs never waits and never fails. Lines that find no room are dropped and counted, and so
-//! are lines that cannot be written. Standard error is often a pipe: its reader may be stopped, and
-//! then a write hangs, or gone, and then it fails. `tracing-appender` would do the queue, but it
+//! are lines that cannot be written. The reader may be stopped, and then a write hangs, or gone, and then
+//! it fails. `tracing-appender` would do the queue, but it
 //! neither reports a failed write nor says when its reader is back.
 
+mod journal;
+
 use std::{
+    borrow::Cow,
     collections::VecDeque,
-    io::{self, Write},
-    os::fd::{AsFd, BorrowedFd},
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    env,
+    io::{self, IsTerminal as _, Write},
+    os::fd::AsFd,
+    path::Path,
+    sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
     thread,
     time::{Duration, Instant},
 };
 
 use rustix::event::{PollFd, PollFlags, poll};
-use tracing_subscriber::fmt::MakeWriter;
+use tracing::{Level, Subscriber};
+use tracing_subscriber::{Layer, fmt, registry::LookupSpan};
+
+use journal::{Journal, Records};
 
 /// The most bytes that wait for a reader.
 const MAX_BYTES: usize = 1024 * 1024;
@@ -24,6 +33,14 @@ const STALLED: Duration = Duration::from_secs(2);
 
 /// The queue of this process.
 static LOG: Queue = Queue::new();
+/// Where its lines go.
+static FORM: OnceLock<Form> = OnceLock::new();
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Journal,
+    Text,
+}
 
 /// What `status` shows about the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,22 +67,41 @@ struct Inner {
     unreported: u64,
     /// When the present write began.
     writing: Option<Instant>,
-    /// Why the last write failed.
-    failed: Option<String>,
+    /// Why the last write failed, and where to.
+    failed: Option<(&'static str, String)>,
 }
 
-/// Starts the thread that writes to standard error. Returns what makes lines for it.
+/// Starts the thread that writes. Returns what makes lines of events.
 ///
 /// # Errors
 /// The kernel starts no thread.
-pub fn start() -> io::Result<impl for<'a> MakeWriter<'a> + Send + Sync + 'static> {
-    let work = || {
-        LOG.write_to(io::stderr().as_fd(), |lines| {
+pub fn start<S>() -> io::Result<Box<dyn Layer<S> + Send + Sync>>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    let stream = env::var_os("JOURNAL_STREAM");
+    let connected = journal::is_connected(stream.as_deref(), io::stderr());
+    let journal = connected.then(|| Journal::open(Path::new(journal::SOCKET)).ok()).flatten();
+    let form = if journal.is_some() { Form::Journal } else { Form::Text };
+    let work = move || {
+        let report = |lines| {
             tracing::warn!(lines, "lines of this log were dropped: nobody took them");
-        });
+        };
+        match journal {
+            Some(journal) => {
+                LOG.write_to("the journal", |record| journal.send(record), report);
+            }
+            None => LOG.write_to("standard error", |line| write_all(io::stderr(), line), report),
+        }
     };
     thread::Builder::new().name("log".into()).spawn(work)?;
-    Ok(|| Line(&LOG))
+    let form = FORM.get_or_init(|| form);
+    if *form == Form::Journal {
+        return Ok(Records(&LOG).boxed());
+    }
+    let lines = fmt::layer().with_writer(|| Line(&LOG)).with_ansi(io::stderr().is_terminal());
+    // The journal has the time already.
+    Ok(if connected { lines.without_time().boxed() } else { lines.boxed() })
 }
 
 /// The state of this process's log.
@@ -73,9 +109,12 @@ pub fn state() -> LogState {
     LOG.state(Instant::now())
 }
 
-/// Adds a line that is no event.
+/// Adds an error that is no event.
 pub fn line(text: &str) {
-    LOG.push(format!("{text}\n").as_bytes());
+    LOG.push(&match FORM.get() {
+        Some(Form::Journal) => journal::message(Level::ERROR, text),
+        Some(Form::Text) | None => format!("{text}\n").into_bytes(),
+    });
 }
 
 /// Waits until every line is written, for the end of the process; at most this long.
@@ -83,18 +122,28 @@ pub fn flush(longest: Duration) {
     LOG.flush(longest);
 }
 
-/// One line of the log.
+/// One line of the log: an event is written at once, and stays one line.
 struct Line(&'static Queue);
 
 impl Write for Line {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.push(bytes);
+        self.0.push(&one_line(bytes));
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// An event with no end of a line but its last.
+fn one_line(event: &[u8]) -> Cow<'_, [u8]> {
+    let text = event.strip_suffix(b"\n").unwrap_or(event);
+    if !text.contains(&b'\n') {
+        return Cow::Borrowed(event);
+    }
+    let lines: Vec<_> = text.split(|byte| *byte == b'\n').collect();
+    Cow::Owned([&lines.join(&b"\\n"[..]), &b"\n"[..]].concat())
 }
 
 impl Queue {
@@ -128,8 +177,8 @@ impl Queue {
             .writing
             .is_some_and(|began| now.saturating_duration_since(began) >= STALLED)
             .then(|| "the reader of the log takes no line: lines are dropped".to_owned());
-        let failed = inner.failed.as_ref().map(|error| {
-            format!("cannot write the log to standard error: {error}: its lines are dropped")
+        let failed = inner.failed.as_ref().map(|(to, error)| {
+            format!("cannot write the log to {to}: {error}: its lines are dropped")
         });
         LogState { dropped: inner.dropped, problem: stalled.or(failed) }
     }
@@ -141,11 +190,16 @@ impl Queue {
 
     /// Writes lines as they come, for ever. `report` logs how many lines were dropped, when the
     /// reader takes them again.
-    fn write_to(&self, out: BorrowedFd<'_>, report: impl Fn(u64)) {
+    fn write_to(
+        &self,
+        to: &'static str,
+        write: impl Fn(&[u8]) -> io::Result<()>,
+        report: impl Fn(u64),
+    ) {
         loop {
             let line = self.next();
-            let written = write_all(out, &line);
-            let unreported = self.written(written);
+            let written = write(&line);
+            let unreported = self.written(to, written);
             self.changed.notify_all();
             if unreported > 0 {
                 report(unreported);
@@ -166,7 +220,7 @@ impl Queue {
     }
 
     /// Notes the end of a write. Returns the number of dropped lines to mention now.
-    fn written(&self, result: io::Result<()>) -> u64 {
+    fn written(&self, to: &'static str, result: io::Result<()>) -> u64 {
         let mut inner = self.lock();
         inner.writing = None;
         match result {
@@ -180,7 +234,7 @@ impl Queue {
                 0
             }
             Err(error) => {
-                inner.failed = Some(error.to_string());
+                inner.failed = Some((to, error.to_string()));
                 inner.drop_line();
                 0
             }
@@ -231,8 +285,8 @@ mod tests {
         let queue: &'static Queue = Box::leak(Box::new(Queue::new()));
         let (reader, writer) = io::pipe().unwrap();
         thread::spawn(move || {
-            queue
-                .write_to(writer.as_fd(), |lines| queue.push(format!("{lines} lost\n").as_bytes()));
+            let report = |lines| queue.push(format!("{lines} lost\n").as_bytes());
+            queue.write_to("a pipe", |line| write_all(&writer, line), report);
         });
         (queue, reader)
     }
@@ -276,6 +330,12 @@ mod tests {
         wait_for(|| queue.state(Instant::now()).dropped == 2);
         let problem = queue.state(Instant::now()).problem.unwrap();
         assert!(problem.contains("Broken pipe"), "{problem}");
+    }
+
+    #[test]
+    fn an_event_stays_on_one_line() {
+        assert_eq!(*one_line(b"one\n"), *b"one\n");
+        assert_eq!(*one_line(b"one\ntwo\n\n"), *b"one\\ntwo\\n\n");
     }
 
     #[test]

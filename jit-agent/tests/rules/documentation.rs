@@ -2,6 +2,7 @@
 //! exist. `CONTRIBUTING.md` says how code and pages refer to a page.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
@@ -129,6 +130,58 @@ fn every_link_of_the_pages_exists() {
     for page in pages {
         assert_eq!(missing_links(&page), [""; 0], "{}", page.display());
     }
+}
+
+/// Whoever is woken by an alert finds what to do.
+#[test]
+fn every_alert_leads_to_a_heading_of_the_runbook_of_its_own_name() {
+    let alerts = include_str!("../../docs/alerts.yml");
+    let of = |key: &str| -> Vec<String> {
+        let values = alerts.lines().filter_map(|line| line.trim().strip_prefix(key));
+        values.map(|value| value.trim().trim_matches('"').to_owned()).collect()
+    };
+    let (names, runbooks) = (of("- alert:"), of("runbook:"));
+    assert!(names.len() > 15 && names.len() == runbooks.len(), "{names:?} {runbooks:?}");
+    for (name, runbook) in names.iter().zip(&runbooks) {
+        assert_eq!(runbook.split_once(".md#"), Some(("runbook", anchor(name).as_str())));
+        assert!(headings(RUNBOOK).any(|heading| heading == name), "{name}");
+    }
+}
+
+/// Grafana shows a panel twice or none of its lines if one of these is wrong.
+#[test]
+fn the_dashboard_has_one_data_source_and_panels_of_their_own() {
+    let dashboard: serde_json::Value =
+        serde_json::from_str(include_str!("../../docs/dashboard.json")).unwrap();
+    let list = |at: &serde_json::Value| at.as_array().cloned().unwrap_or_default();
+    let variables = list(dashboard.pointer("/templating/list").unwrap());
+    let names: Vec<_> = variables.iter().filter_map(|one| one.get("name")?.as_str()).collect();
+    assert_eq!(names, ["datasource", "instance"]);
+    let panels = list(dashboard.get("panels").unwrap());
+    let (mut ids, mut titles) = (BTreeSet::new(), BTreeSet::new());
+    for panel in &panels {
+        let text = |at: &str| panel.pointer(at).and_then(|value| value.as_str());
+        let number = |at: &str| panel.pointer(at).and_then(serde_json::Value::as_u64);
+        assert!(ids.insert(number("/id").unwrap()), "{panel}");
+        assert!(titles.insert(text("/title").unwrap()), "{panel}");
+        assert!(number("/gridPos/x").unwrap() + number("/gridPos/w").unwrap() <= 24, "{panel}");
+        if text("/type") == Some("row") {
+            continue;
+        }
+        assert_eq!(text("/datasource/uid"), Some("${datasource}"));
+        let targets = list(panel.get("targets").unwrap());
+        assert!(!targets.is_empty(), "{panel}");
+        let of = |target: &serde_json::Value, at: &str| {
+            target.pointer(at).and_then(|value| value.as_str()).unwrap_or_default().to_owned()
+        };
+        let references: BTreeSet<_> = targets.iter().map(|target| of(target, "/refId")).collect();
+        assert_eq!(references.len(), targets.len(), "{panel}");
+        for target in &targets {
+            assert_eq!(of(target, "/datasource/uid"), "${datasource}");
+            assert!(of(target, "/expr").contains("$instance"), "{target}");
+        }
+    }
+    assert!(panels.len() > 20);
 }
 
 /// A reader of the code must find the rule that a comment names.

@@ -11,9 +11,11 @@ mod apt;
 mod backports;
 mod compiler;
 mod need;
+mod promtool;
 mod system;
 mod tools;
 
+pub(crate) use promtool::promtool;
 pub(crate) use system::client_python;
 
 /// Options of the installation.
@@ -124,6 +126,12 @@ const NEEDS: &[Need] = &[
         from: Purpose::Test,
         find: || system::find_program("groff"),
         provide: |_| apt::install("reading the man pages", &["groff-base"]),
+    },
+    Need {
+        name: "promtool",
+        from: Purpose::Test,
+        find: promtool::find,
+        provide: promtool::provide,
     },
     Need {
         name: "python for the independent client",

@@ -24,14 +24,13 @@ use crate::{
             network::Network,
             peer::{Caller, Linked, Peer, Who},
             places::Place,
-            reports::Reports,
             service::Service,
             verifier,
         },
         tls,
     },
     rules::clock::BootNanos,
-    system::sys,
+    system::{meters::meters, reports::Reports, sys},
 };
 
 /// Largest number of local connections: of root and the agent's own user, who may close, and of all
@@ -40,6 +39,8 @@ const MAX_LOCAL_TRUSTED: usize = 16;
 const MAX_LOCAL_OTHERS: usize = 16;
 /// Pause after an error of accept, such as no descriptors left.
 const PAUSE: Duration = Duration::from_millis(100);
+/// What such errors are counted as.
+const ACCEPT: &str = "accept";
 /// How often connections are looked at: those that are overdue are closed.
 const TICK: Duration = Duration::from_secs(1);
 /// For this time after the last connection that was accepted there may be something to look at, also
@@ -101,7 +102,8 @@ async fn accept(listener: TcpListener, mut trust: watch::Receiver<Trust>, entran
                     entrance.begin(stream, address, config, &mut handshakes);
                 }
                 Err(error) => {
-                    tracing::warn!("cannot accept a connection: {error}");
+                    last = Some(Instant::now());
+                    entrance.report_accept(&error);
                     tokio::time::sleep(PAUSE).await;
                 }
             },
@@ -157,18 +159,29 @@ impl Entrance {
 
     /// Writes one line a network and minute.
     fn report(&self, source: IpAddr, what: &str) {
+        meters().connections_failed.inc();
         let network = Network::of(source).wide.to_string();
-        if self.reports.writes(&network, Instant::now()) {
+        if self.reports.writes(&network, sys::now().boot) {
             tracing::info!(%source, "{what}");
         }
     }
 
-    fn look_after(&self, now: Instant) {
-        for (controller, why) in self.service.places().close_overdue(now) {
-            tracing::info!(controller, ?why, "a connection is closed");
+    /// Writes one line a minute about what keeps connections from being accepted.
+    fn report_accept(&self, error: &io::Error) {
+        if self.reports.writes(ACCEPT, sys::now().boot) {
+            tracing::warn!("cannot accept a connection: {error}");
         }
-        for (network, more) in self.reports.sums(now) {
-            tracing::info!(network, more, "more connections failed within a minute");
+    }
+
+    fn look_after(&self, now: Instant) {
+        let boot = sys::now().boot;
+        for (controller, why) in self.service.places().close_overdue(now) {
+            if self.reports.writes(&controller, boot) {
+                tracing::info!(controller, ?why, "a connection is closed");
+            }
+        }
+        for (peer, more) in self.reports.sums(boot) {
+            tracing::info!(peer, more, "more connections failed or were closed within a minute");
         }
     }
 }
@@ -181,14 +194,17 @@ pub async fn serve_unix(
     let (sender, connections) = mpsc::channel(16);
     let authority = service.authority().clone();
     tokio::spawn(async move {
-        let places = LocalPlaces::default();
+        let (places, reports) = (LocalPlaces::default(), Reports::default());
         let mut tick = interval(SUMS);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 _ = tick.tick() => {
-                    authority.write_sums(Instant::now());
+                    authority.write_sums(sys::now().boot);
+                    for (peer, more) in reports.sums(sys::now().boot) {
+                        tracing::warn!(peer, more, "as often as this again");
+                    }
                     continue;
                 }
                 () = sender.closed() => return,
@@ -197,7 +213,9 @@ pub async fn serve_unix(
             let stream = match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    tracing::warn!("cannot accept a local connection: {error}");
+                    if reports.writes(ACCEPT, sys::now().boot) {
+                        tracing::warn!("cannot accept a local connection: {error}");
+                    }
                     tokio::time::sleep(PAUSE).await;
                     continue;
                 }

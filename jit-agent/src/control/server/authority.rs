@@ -2,10 +2,7 @@
 //! that is removed, whose certificate ends or whose authority is removed loses all permissions,
 //! also on open connections and streams.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use jit_proto::{
     Refusal,
@@ -21,13 +18,13 @@ use crate::{
         server::{
             answer::refused_status,
             peer::{Caller, Identity, Who},
-            reports::Reports,
         },
         tls::Authorities,
     },
+    disk::audit::EventCode,
     gate::GateHandle,
-    rules::refusal::Refused,
-    system::sys,
+    rules::{clock::BootNanos, refusal::Refused},
+    system::{reports::Reports, sys},
 };
 
 /// How often the certificate of an open stream is checked: it may have ended.
@@ -133,7 +130,7 @@ impl Authority {
     }
 
     /// Writes the sums of denials that were not written one by one.
-    pub(super) fn write_sums(&self, now: Instant) {
+    pub(super) fn write_sums(&self, now: BootNanos) {
         for (by, more) in self.denials.sums(now) {
             tracing::warn!(by, reason = "not_permitted", more, "refused as often as this again");
         }
@@ -173,8 +170,9 @@ impl Authority {
 
     fn report(&self, identity: &Identity, what: &'static str) {
         let name = &identity.name;
-        if self.denials.writes(name, Instant::now()) {
-            tracing::warn!(by = name, reason = "not_permitted", "refused: it needs {what:?}");
+        if self.denials.writes(name, sys::now().boot) {
+            let code = EventCode::NotPermitted.code();
+            tracing::warn!(by = name, reason = "not_permitted", code, "refused: it needs {what:?}");
         }
         self.gate.saw_denial(name, what);
     }

@@ -33,7 +33,7 @@ use crate::{
         },
         tls::Authorities,
     },
-    gate::{GateHandle, Opened, Pusher, Revoked, Target},
+    gate::{GateHandle, Gone, Opened, Pusher, Revoked, Target, measure::Measured},
     kernel::datapath::verdict::Question,
     rules::grant::break_glass::BreakGlass,
 };
@@ -66,6 +66,20 @@ impl Service {
     /// connections and streams.
     pub fn set_controllers(&self, controllers: &[Controller], authorities: Option<Authorities>) {
         self.authority.replace(controllers, authorities);
+    }
+
+    /// The gate in numbers, for the metrics.
+    pub(crate) async fn measure(&self) -> Result<Measured, Gone> {
+        let mut measured = self.gate.measure().await?;
+        self.add_connections(&mut measured.status);
+        Ok(measured)
+    }
+
+    fn add_connections(&self, status: &mut v1::StatusResponse) {
+        if let Some(control) = &mut status.control {
+            control.connections = number(self.places.taken());
+            control.connections_max = number(MAX_CONNECTIONS);
+        }
     }
 
     /// The peer that pushes, if it may.
@@ -238,10 +252,7 @@ impl JitAgent for Service {
     ) -> Result<Response<v1::StatusResponse>, Status> {
         self.authority.authorize(&request, Permission::Read)?;
         let mut status = self.gate.status().await.map_err(gone)?;
-        if let Some(control) = &mut status.control {
-            control.connections = number(self.places.taken());
-            control.connections_max = number(MAX_CONNECTIONS);
-        }
+        self.add_connections(&mut status);
         Ok(Response::new(status))
     }
 

@@ -1,11 +1,13 @@
-//! What peers do wrong, for the log: one line a peer and minute, and then the number of the others.
-//! So nobody can fill the log by failing often.
+//! What a peer can cause again and again, for the log: one line a peer and minute, and then the number
+//! of the others. So nobody can fill the log by failing often.
 
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
+
+use crate::rules::clock::BootNanos;
 
 /// A peer's first failure is written. Those that follow in this time are summed.
 const SPAN: Duration = Duration::from_secs(60);
@@ -15,17 +17,17 @@ const OTHERS: &str = "other peers";
 
 /// The peers of the last minute. Clones share one table.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Reports(Arc<Mutex<HashMap<String, Summed>>>);
+pub(crate) struct Reports(Arc<Mutex<HashMap<String, Summed>>>);
 
 #[derive(Debug)]
 struct Summed {
-    since: Instant,
+    since: BootNanos,
     more: u64,
 }
 
 impl Reports {
     /// Whether this failure is written. If not, it is summed.
-    pub(super) fn writes(&self, peer: &str, now: Instant) -> bool {
+    pub(crate) fn writes(&self, peer: &str, now: BootNanos) -> bool {
         let mut table = self.lock();
         let known = table.len() < MAX_PEERS || table.contains_key(peer);
         let peer = if known { peer } else { OTHERS };
@@ -42,10 +44,10 @@ impl Reports {
     }
 
     /// The peers whose minute has ended, with the number of failures that were not written.
-    pub(super) fn sums(&self, now: Instant) -> Vec<(String, u64)> {
+    pub(crate) fn sums(&self, now: BootNanos) -> Vec<(String, u64)> {
         let mut sums = Vec::new();
         self.lock().retain(|peer, Summed { since, more }| {
-            let lasts = now.saturating_duration_since(*since) < SPAN;
+            let lasts = now < *since + SPAN;
             if !lasts && *more > 0 {
                 sums.push((peer.clone(), *more));
             }
@@ -66,7 +68,7 @@ mod tests {
 
     #[test]
     fn a_peer_writes_one_line_a_minute_and_the_others_are_summed() {
-        let (reports, began) = (Reports::default(), Instant::now());
+        let (reports, began) = (Reports::default(), BootNanos(7));
         assert!(reports.writes("192.0.2.1", began));
         assert!((0..1_000).all(|_| !reports.writes("192.0.2.1", began)));
         assert!(reports.writes("192.0.2.2", began));
@@ -78,7 +80,7 @@ mod tests {
 
     #[test]
     fn many_peers_write_few_lines() {
-        let (reports, now) = (Reports::default(), Instant::now());
+        let (reports, now) = (Reports::default(), BootNanos(7));
         let lines = (0..100_000).filter(|peer| reports.writes(&peer.to_string(), now)).count();
         assert_eq!(lines, MAX_PEERS + 1);
         let sums = reports.sums(now + SPAN);

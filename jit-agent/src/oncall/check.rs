@@ -46,7 +46,8 @@ pub fn run(path: &Path) -> Result<ExitCode, Failure> {
             vec![format!("cannot list the interfaces, so nothing is said of them: {error}")]
         }
     };
-    let of_configuration = of_configuration(&config, devices.as_deref().ok(), &sys::is_bpffs, now);
+    let interfaces = devices.as_deref().ok().map(gateable);
+    let of_configuration = doubts(&config, &Host { now, interfaces, is_bpffs: &sys::is_bpffs });
     for doubt in of_configuration.into_iter().chain(of_peers).chain(of_devices) {
         print(&format!("warning: {doubt}\n"))?;
     }
@@ -54,15 +55,16 @@ pub fn run(path: &Path) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What a configuration will most likely not do, one sentence each. `devices`: those of this network
-/// namespace, if they are known; `is_bpffs`: whether a path lies on a BPF file system.
-pub(super) fn of_configuration(
+/// What the settings of a configuration will most likely not do, one sentence each, without what
+/// `doctor` checks by itself. `devices`: those of this network namespace, if they are known. The place
+/// of the pins is not judged.
+pub(super) fn of_settings(
     config: &Config,
     devices: Option<&[Device]>,
-    is_bpffs: &dyn Fn(&Path) -> bool,
     now: WallTime,
 ) -> Vec<String> {
-    doubts(config, &Host { now, interfaces: devices.map(gateable), is_bpffs })
+    let interfaces = devices.map(gateable);
+    doubts::settings(config, &Host { now, interfaces, is_bpffs: &|_| true })
 }
 
 /// What the gate does not see of devices above gated ones, one sentence each.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use jit_proto::{PayloadType, WallTime, words::duration_text};
+use jit_proto::{PayloadType, PortSection, WallTime, words::duration_text};
 
 use crate::{
     config::{Config, DEFAULT_MAX_DURATION},
@@ -21,12 +21,19 @@ pub(super) struct Host<'a> {
 
 /// Each doubt in one sentence, with what to do.
 pub(super) fn doubts(config: &Config, host: &Host<'_>) -> Vec<String> {
+    let mut doubts = settings(config, host);
+    doubts.extend(ended_exemptions(config, host.now));
+    doubts.extend(signers(config, host.now));
+    doubts.extend(controllers(config));
+    doubts
+}
+
+/// The same, without exemptions, signers and controllers: `doctor` has checks of their own for them.
+pub(super) fn settings(config: &Config, host: &Host<'_>) -> Vec<String> {
     let mut doubts = Vec::new();
     doubts.extend(pins(config, host));
     doubts.extend(interfaces(config, host));
-    doubts.extend(ports(config, host.now));
-    doubts.extend(signers(config, host.now));
-    doubts.extend(controllers(config));
+    doubts.extend(ports(config));
     doubts
 }
 
@@ -58,26 +65,32 @@ fn interfaces(config: &Config, host: &Host<'_>) -> Vec<String> {
         .collect()
 }
 
-fn ports(config: &Config, now: WallTime) -> Vec<String> {
+fn ports(config: &Config) -> Vec<String> {
     let policy = &config.policy;
-    let mut doubts = Vec::new();
     if policy.sections().is_empty() {
-        doubts.push("no [[port]] section: nothing is protected".to_owned());
+        return vec!["no [[port]] section: nothing is protected".to_owned()];
     }
-    for section in policy.sections() {
+    let long = policy.sections().iter().filter_map(|section| {
+        let key = format!("[[port]] {} max_duration", section.range);
+        above(&key, section.max_duration, policy.max_duration())
+    });
+    long.collect()
+}
+
+fn ended_exemptions(config: &Config, now: WallTime) -> Vec<String> {
+    let ended = |section: &PortSection| {
         let range = section.range;
-        let key = format!("[[port]] {range} max_duration");
-        doubts.extend(above(&key, section.max_duration, policy.max_duration()));
         let ended = section.exemptions.iter().filter(|one| one.until.is_some_and(|end| end <= now));
-        doubts.extend(ended.map(|exemption| {
+        let sentence = ended.map(|exemption| {
             format!(
                 "[[port]] {range} exempt {} ({}) has ended: it lets nobody in; remove it, or set \
                  `until` later",
                 exemption.source, exemption.reason
             )
-        }));
-    }
-    doubts
+        });
+        sentence.collect::<Vec<_>>()
+    };
+    config.policy.sections().iter().flat_map(ended).collect()
 }
 
 /// Signers that do not count, or not as long as they say.

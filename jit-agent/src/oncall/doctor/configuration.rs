@@ -1,7 +1,7 @@
 //! Whether the configuration can be read, by the service's user too, and whether it is in force; and
 //! what `check` says of it.
 
-use std::{io::ErrorKind, path::Path};
+use std::io::ErrorKind;
 
 use super::{
     finding::Finding,
@@ -57,10 +57,8 @@ fn of_good(host: &Host, config: &Config) -> Vec<Finding> {
         let seen = format!("the file on disk is not in force: {}", state.refused);
         found.push(Finding::failure(NAME, seen).fix(CHECK).fix("systemctl reload jit-agent"));
     }
-    // The place of the pins is a check of its own.
-    let anywhere = |_: &Path| true;
     let devices = host.devices.as_deref().ok();
-    let doubts = check::of_configuration(config, devices, &anywhere, host.now.wall);
+    let doubts = check::of_settings(config, devices, host.now.wall);
     found.extend(doubts.into_iter().map(|doubt| Finding::warning(NAME, doubt).fix(CHECK)));
     if found.is_empty() {
         let path = host.path.display();

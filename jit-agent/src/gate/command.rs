@@ -158,6 +158,10 @@ pub(super) enum Read {
         ids: Vec<GrantId>,
         reply: Reply<Vec<Listed>>,
     },
+    /// For the metrics.
+    Measure {
+        reply: Reply<Measured>,
+    },
     PushPolicy {
         push: PolicyPush,
         check: PolicyCheck,
@@ -168,10 +172,6 @@ pub(super) enum Read {
         version: u64,
         by: String,
         reply: Reply<PolicyFloorSet>,
-    },
-    /// For the metrics.
-    Measure {
-        reply: Reply<Measured>,
     },
     ShowPolicy {
         reply: Reply<v1::ShowPolicyResponse>,

@@ -13,6 +13,7 @@ use prometheus_client::encoding::prometheus_text::CONTENT_TYPE;
 use prost::bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time::{sleep, timeout},
 };
@@ -46,24 +47,28 @@ pub(crate) async fn serve(listener: &Listener, service: Service) {
         // Nobody closes the semaphore.
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let accepted = match listener {
-            Listener::Tcp(listener) => {
-                listener.accept().await.map(|(stream, _)| answer(stream, place, pages.clone()))
-            }
-            Listener::Unix(listener) => {
-                listener.accept().await.map(|(stream, _)| answer(stream, place, pages.clone()))
-            }
+            Listener::Tcp(listener) => listener.accept().await.map(|(stream, _)| boxed(stream)),
+            Listener::Unix(listener) => listener.accept().await.map(|(stream, _)| boxed(stream)),
         };
-        if accepted.is_err() {
-            sleep(PAUSE).await;
+        match accepted {
+            Ok(stream) => answer(stream, place, pages.clone()),
+            Err(_) => sleep(PAUSE).await,
         }
     }
 }
 
+/// A connection of either kind. So the machinery of HTTP is compiled once.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl Stream for TcpStream {}
+impl Stream for UnixStream {}
+
+fn boxed(stream: impl Stream + 'static) -> Box<dyn Stream> {
+    Box::new(stream)
+}
+
 /// Serves one connection in a task of its own.
-fn answer<S>(stream: S, place: OwnedSemaphorePermit, pages: mpsc::Sender<Asked>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+fn answer(stream: Box<dyn Stream>, place: OwnedSemaphorePermit, pages: mpsc::Sender<Asked>) {
     let service = service_fn(move |request| {
         let pages = pages.clone();
         async move { Ok::<_, Infallible>(respond(&request, &pages).await) }

@@ -34,6 +34,9 @@ pub struct Closing {
     pub by: String,
     /// Why.
     pub why: String,
+    /// Number of sessions that were ended at once.
+    #[serde(default)]
+    pub sessions_ended: u32,
 }
 
 /// What was closed.
@@ -132,8 +135,13 @@ mod tests {
             What::User("eve\n\u{1b}[2J".into()),
         ];
         for (number, what) in whats.iter().enumerate() {
-            let closing =
-                Closing { what: what.clone(), cut: true, by: "root".into(), why: "x".into() };
+            let closing = Closing {
+                what: what.clone(),
+                cut: true,
+                by: "root".into(),
+                why: "x".into(),
+                sessions_ended: 2,
+            };
             closing.keep(directory.path(), &number.to_string()).unwrap();
             assert!(closing.keep(directory.path(), &number.to_string()).is_ok(), "replaced");
         }

@@ -5,7 +5,10 @@ use std::{fs, path::PathBuf, thread};
 
 use crate::{
     config::Paths,
-    disk::closings::{self, Closing, What},
+    disk::{
+        audit::{EventCode, Record},
+        closings::{self, Closing, What},
+    },
     gate::{Gate, Target},
     kernel::datapath::Datapath,
     rules::clock::Now,
@@ -45,11 +48,22 @@ impl<D: Datapath> Gate<D> {
             if carried.contains(&closing) {
                 continue;
             }
-            let Closing { cut, by, why, what: _ } = &closing;
+            let Closing { cut, by, why, sessions_ended, what: _ } = &closing;
             let why = format!("{why} (closed while the agent did not answer)");
             let revoke = if *cut { Self::revoke_and_cut } else { Self::revoke };
             let warning = revoke(self, &target, by, &why, now).warning;
-            tracing::warn!(by, why, warning, "carried a closing that was made past the agent");
+            if *sessions_ended > 0 {
+                let record = Record::new(EventCode::SessionsEndedPast).by(by);
+                let record = record.with("sessions", *sessions_ended);
+                self.record(record.text("why", &why), now);
+            }
+            tracing::warn!(
+                by,
+                why,
+                warning,
+                sessions_ended,
+                "carried a closing that was made past the agent"
+            );
             carried.push(closing);
         }
         let text = unreadable.first().map(|first| {

@@ -23,6 +23,7 @@ pub mod meanwhile;
 pub mod memory;
 pub mod object;
 pub mod observe;
+pub mod opening;
 pub mod pins;
 pub mod probe;
 pub mod programs;

@@ -73,17 +73,16 @@ pub(super) fn without_agent(
     let Glimpse { paths, host, interfaces, unreadable, .. } = glimpse;
     // The deadlines in the tables are by the programs' boot clock.
     let aligned = boot_clock::align().err();
-    let names = Names::read(&paths.state);
+    let (names, nameless) = Names::read(&paths);
     let absent = Absent { agent: silence.text(), refused: refused(config, silence) };
-    let known = names.as_ref().ok();
-    let mut status = offline::status(&paths.pins, &interfaces, &absent, known, sys::now())
+    let mut status = offline::status(&paths.pins, &interfaces, &absent, &names, sys::now())
         .map_err(Failure::Unread)?;
     status.host = host;
     status.problems.extend(unreadable);
     status.problems.extend(aligned.map(|error| {
         format!("the kernel programs' boot clock cannot be read ({error}): times left may be wrong")
     }));
-    let nameless = names.err().filter(|_| !status.grants.is_empty());
+    let nameless = nameless.filter(|_| !status.grants.is_empty());
     status.problems.extend(nameless.map(|why| format!("the grants have no names here: {why}")));
     Ok(status)
 }

@@ -21,6 +21,8 @@ mod handshakes;
 mod installed;
 mod limits;
 mod local;
+mod past;
+mod questions;
 mod refusals;
 mod restarts;
 mod sessions;

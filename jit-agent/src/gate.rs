@@ -452,7 +452,7 @@ impl<D: Datapath> Gate<D> {
     /// A packet event from the kernel.
     pub fn saw_packet(&mut self, event: &Event, now: Now) {
         let granted = event.reason == Reason::Granted as u8;
-        let known = event.slot == EXEMPT_SLOT || self.ledger.counted_for(event.slot).is_some();
+        let known = event.slot == EXEMPT_SLOT || self.ledger.owner(event.slot).is_some();
         if granted && !known {
             // Root may have opened it while the agent hung.
             self.carry_openings(now);

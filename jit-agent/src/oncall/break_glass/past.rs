@@ -298,8 +298,11 @@ mod tests {
 
     fn checked(source: &str, ports: &str, lasts: Duration) -> Result<(), Refusal> {
         let text = "[host]\nid = \"web-1\"\n[[port]]\nport = 22\nprotocol = \"tcp\"\n\
-                    sources = [\"0.0.0.0/0\"]\nwidest_v4 = 28\n";
-        let config = Config::parse(text, Path::new("/nowhere/config.toml")).unwrap();
+                    sources = [\"0.0.0.0/0\"]\nwidest_v4 = 28\n\
+                    [[signer]]\nid = \"prod\"\npublic_key = \"prod.pem\"\n";
+        // Keys that cannot be read do not matter.
+        let loaded = Loaded::parse(text, Path::new("/nowhere/config.toml"), &[]);
+        let config = loaded.unwrap().config;
         let protected =
             [22, 3389].map(|port| (PortKey { protocol: Protocol::Tcp, port }, PortRule::default()));
         let asked = BreakGlass {

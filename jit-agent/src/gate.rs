@@ -274,7 +274,8 @@ impl<D: Datapath> Gate<D> {
         // With a database that is closed, nobody knows yet what is stored.
         if !self.outbox.is_closed() {
             let mut lost = lost::unexplained(self.tables.installed(), &grants, now.boot);
-            lost.retain(|key| !self.places_of_openings().contains(key));
+            let opened = self.places_of_openings(now);
+            lost.retain(|key| !opened.contains(key));
             self.report_lost(&lost, floor.is_none(), now);
         }
         self.restore_policies(policies, policies_lost, now);
@@ -295,8 +296,7 @@ impl<D: Datapath> Gate<D> {
         let mut writes = self.plan_all();
         // A grant is open only when the disk knows where it is counted.
         self.settled_or_log(storing, now);
-        // In this order: what was opened and closed again is recorded so.
-        if self.carry_all_openings(now) | self.carry_all_closings(now) {
+        if self.carry_all_past(now) {
             writes = self.plan_all();
         }
         self.write_tables(writes)?;
@@ -426,8 +426,7 @@ impl<D: Datapath> Gate<D> {
 
     /// Checks for changes that nobody reports; every [`TICK`].
     pub fn tick(&mut self, now: Now) {
-        self.carry_openings(now);
-        self.carry_closings(now);
+        self.carry_past(now);
         self.recorder.check_in_turn(now);
         self.check_in_kernel(now);
         self.self_test(now);
@@ -455,7 +454,7 @@ impl<D: Datapath> Gate<D> {
         let known = event.slot == EXEMPT_SLOT || self.ledger.owner(event.slot).is_some();
         if granted && !known {
             // Root may have opened it while the agent hung.
-            self.carry_openings(now);
+            self.carry_past(now);
         }
         self.recorder.packet(event, &self.ledger, &self.links, now);
         if granted {

@@ -34,6 +34,12 @@ pub struct Closing {
     pub by: String,
     /// Why.
     pub why: String,
+    /// The boot that `made` belongs to.
+    #[serde(default)]
+    pub boot_id: String,
+    /// When it was made: what root opened later stays open.
+    #[serde(default)]
+    pub made: u64,
     /// Number of sessions that were ended at once.
     #[serde(default)]
     pub sessions_ended: u32,
@@ -140,6 +146,8 @@ mod tests {
                 cut: true,
                 by: "root".into(),
                 why: "x".into(),
+                boot_id: "boot".into(),
+                made: 5,
                 sessions_ended: 2,
             };
             closing.keep(directory.path(), &number.to_string()).unwrap();

@@ -18,26 +18,30 @@ use crate::{
 const FAULT: &str = "closings";
 
 impl<D: Datapath> Gate<D> {
-    /// Carries the closings of the runtime directory: in every tick, before the tables are reviewed.
-    pub(super) fn carry_closings(&mut self, now: Now) {
+    /// Carries the closings of the runtime directory, and returns them: in every tick, before the tables
+    /// are reviewed.
+    pub(super) fn carry_closings(&mut self, now: Now) -> Vec<Closing> {
         let (found, unreadable) = closings::pending(&self.config.paths.runtime);
-        self.carry(found, unreadable, now);
+        self.carry(found, unreadable, now)
     }
 
     /// The same with those of the state directory: at a start, when the grants are back in the
-    /// ledger and before they open. Returns whether there were any.
-    pub(super) fn carry_all_closings(&mut self, now: Now) -> bool {
+    /// ledger and before they open.
+    pub(super) fn carry_all_closings(&mut self, now: Now) -> Vec<Closing> {
         let paths = &self.config.paths;
         let (mut found, mut unreadable) = closings::pending(&paths.state);
         let (more, others) = closings::pending(&paths.runtime);
         found.extend(more);
         unreadable.extend(others);
-        let any = !found.is_empty();
-        self.carry(found, unreadable, now);
-        any
+        self.carry(found, unreadable, now)
     }
 
-    fn carry(&mut self, found: Vec<(PathBuf, Closing)>, mut unreadable: Vec<String>, now: Now) {
+    fn carry(
+        &mut self,
+        found: Vec<(PathBuf, Closing)>,
+        mut unreadable: Vec<String>,
+        now: Now,
+    ) -> Vec<Closing> {
         let (mut done, mut carried) = (Vec::new(), Vec::new());
         for (path, closing) in found {
             let Some(target) = target(&closing.what) else {
@@ -48,7 +52,7 @@ impl<D: Datapath> Gate<D> {
             if carried.contains(&closing) {
                 continue;
             }
-            let Closing { cut, by, why, sessions_ended, what: _ } = &closing;
+            let Closing { cut, by, why, sessions_ended, .. } = &closing;
             let why = format!("{why} (closed while the agent did not answer)");
             let revoke = if *cut { Self::revoke_and_cut } else { Self::revoke };
             let warning = revoke(self, &target, by, &why, now).warning;
@@ -75,6 +79,7 @@ impl<D: Datapath> Gate<D> {
             let durable = !self.outbox.is_closed() && !self.outbox.has_unkept();
             forget(done, self.config.paths.clone(), durable);
         }
+        carried
     }
 }
 

@@ -5,6 +5,9 @@
 //! A file is not enough: the kernel's tables must hold the opening, too. It is written there after
 //! its file is kept. So whoever meets an entry that nothing explains looks for a file, and then
 //! decides.
+//!
+//! What root closed past the agent (`closings`) is carried first, and ends only the openings that were
+//! made before it.
 
 use std::{collections::BTreeSet, path::PathBuf, thread, time::Duration};
 
@@ -14,6 +17,7 @@ use crate::{
     config::Paths,
     disk::{
         audit::{EventCode, Record},
+        closings::{Closing, What},
         openings::{self, Opening},
     },
     gate::{Gate, report::grant_event, tables::Difference},
@@ -44,6 +48,8 @@ pub(super) struct Openings {
     unstored: Vec<(GrantId, v1::Envelope)>,
     /// Those that this run has carried, for better or worse.
     carried: BTreeSet<GrantId>,
+    /// A carrying goes on: a revocation in it may review the tables.
+    busy: bool,
 }
 
 /// What is to be done with an opening's file.
@@ -59,10 +65,25 @@ enum Fate {
     Wait,
 }
 
-/// `held`: the kernel's tables hold all of it.
-fn fate(opening: &Opening, boot_id: &str, [carried, held]: [bool; 2], now: Now) -> Fate {
+/// Whether a closing ends an opening: it is about it, and was made later.
+fn ends(closing: &Closing, opening: &Opening) -> bool {
+    let is_about = match &closing.what {
+        What::All => true,
+        What::Grant(_) => closing.what.grant() == Some(opening.id),
+        What::Source(_) => {
+            closing.what.source().is_some_and(|source| source.overlaps(&opening.source))
+        }
+        What::User(name) => name == REQUESTER,
+    };
+    is_about && closing.boot_id == opening.boot_id && closing.made >= opening.made.0
+}
+
+/// `closed`: root closed it later; `held`: the kernel's tables hold all of it.
+fn fate(opening: &Opening, boot_id: &str, [carried, closed, held]: [bool; 3], now: Now) -> Fate {
     if carried {
         Fate::Carried
+    } else if closed {
+        Fate::Ended("it was closed while the agent did not answer")
     } else if opening.boot_id != boot_id {
         Fate::Ended("the machine was started again, which ends it")
     } else if opening.deadline <= now.boot {
@@ -77,9 +98,21 @@ fn fate(opening: &Opening, boot_id: &str, [carried, held]: [bool; 2], now: Now) 
 }
 
 impl<D: Datapath> Gate<D> {
-    /// Carries the openings of the runtime directory: in every tick, and when something is met that
-    /// nothing explains. Returns the places of those that root is about to write.
-    pub(super) fn carry_openings(&mut self, now: Now) -> BTreeSet<EntryKey> {
+    /// Carries the closings and openings of the runtime directory: in every tick, and when something is
+    /// met that nothing explains. Returns the places of openings that root is about to write.
+    pub(super) fn carry_past(&mut self, now: Now) -> BTreeSet<EntryKey> {
+        if self.openings.busy {
+            let (found, _) = openings::pending(&self.config.paths.runtime);
+            return found.iter().flat_map(Opening::keys).collect();
+        }
+        self.openings.busy = true;
+        let closings = self.carry_closings(now);
+        let waiting = self.carry_openings(&closings, now);
+        self.openings.busy = false;
+        waiting
+    }
+
+    fn carry_openings(&mut self, closings: &[Closing], now: Now) -> BTreeSet<EntryKey> {
         let (found, refused) = openings::pending(&self.config.paths.runtime);
         self.report_refused_openings(FAULT, &refused, now);
         if found.is_empty() {
@@ -92,24 +125,29 @@ impl<D: Datapath> Gate<D> {
                 return found.iter().flat_map(Opening::keys).collect();
             }
         };
-        let waiting = self.carry_found(&found, now);
+        let waiting = self.carry_found(&found, closings, now);
         let differences = self.still_unexplained(differences, &waiting);
         self.mend(differences, odd, now);
         waiting
     }
 
-    /// The same with those of the state directory: at a start, when the tables are adopted and the
-    /// stored grants are in the ledger. Returns whether there were any.
-    pub(super) fn carry_all_openings(&mut self, now: Now) -> bool {
+    /// The same with those of the state directory, too: at a start, when the tables are adopted and the
+    /// stored grants are in the ledger, before anything opens. Returns whether there were any.
+    pub(super) fn carry_all_past(&mut self, now: Now) -> bool {
+        self.openings.busy = true;
+        let closings = self.carry_all_closings(now);
         let (found, refused) = self.all_openings();
         self.report_refused_openings(FAULT_AT_START, &refused, now);
-        self.carry_found(&found, now);
-        !found.is_empty()
+        self.carry_found(&found, &closings, now);
+        self.openings.busy = false;
+        !found.is_empty() || !closings.is_empty()
     }
 
-    /// The places of openings of this boot: a start must not call them lost.
-    pub(super) fn places_of_openings(&self) -> BTreeSet<EntryKey> {
-        self.all_openings().0.iter().flat_map(Opening::keys).collect()
+    /// The places of openings of this boot that have not ended: a start must not call them lost.
+    pub(super) fn places_of_openings(&self, now: Now) -> BTreeSet<EntryKey> {
+        let is_live = |one: &&Opening| one.boot_id == self.boot_id && one.deadline > now.boot;
+        let (found, _) = self.all_openings();
+        found.iter().filter(is_live).flat_map(Opening::keys).collect()
     }
 
     fn all_openings(&self) -> (Vec<Opening>, Vec<String>) {
@@ -150,7 +188,12 @@ impl<D: Datapath> Gate<D> {
         left
     }
 
-    fn carry_found(&mut self, found: &[Opening], now: Now) -> BTreeSet<EntryKey> {
+    fn carry_found(
+        &mut self,
+        found: &[Opening],
+        closings: &[Closing],
+        now: Now,
+    ) -> BTreeSet<EntryKey> {
         let (mut done, mut waiting) = (Vec::new(), BTreeSet::new());
         for opening in found {
             let id = opening.id;
@@ -159,7 +202,8 @@ impl<D: Datapath> Gate<D> {
                 let entry = self.tables.installed().get(&key);
                 entry.is_some_and(|entry| entry.unlimited.deadline >= opening.deadline)
             });
-            match fate(opening, &self.boot_id, [carried, held], now) {
+            let closed = closings.iter().any(|closing| ends(closing, opening));
+            match fate(opening, &self.boot_id, [carried, closed, held], now) {
                 Fate::Wait => {
                     waiting.extend(opening.keys());
                     continue;
@@ -313,29 +357,67 @@ mod tests {
     use super::*;
     use crate::rules::clock::BootNanos;
 
-    #[test]
-    fn an_opening_is_adopted_only_in_its_boot_before_its_end_and_if_the_kernel_holds_it() {
-        let second = 1_000_000_000;
-        let opening = Opening {
+    const SECOND: u64 = 1_000_000_000;
+
+    /// Made after 100 seconds, for 100 seconds.
+    fn opening() -> Opening {
+        Opening {
             id: GrantId([1; 16]),
             source: "192.0.2.7".parse().unwrap(),
             ports: "22/tcp".parse().unwrap(),
             boot_id: "now".into(),
-            made: BootNanos(100 * second),
+            made: BootNanos(100 * SECOND),
             made_at: WallTime(0),
-            deadline: BootNanos(200 * second),
+            deadline: BootNanos(200 * SECOND),
             slot: 7,
             generation: 1,
             by: "root".into(),
             reason: "x".into(),
+        }
+    }
+
+    #[test]
+    fn a_closing_ends_what_it_is_about_and_what_was_opened_before_it() {
+        let closing = |what, boot: &str, seconds| Closing {
+            what,
+            cut: false,
+            by: "root".into(),
+            why: "x".into(),
+            boot_id: boot.into(),
+            made: seconds * SECOND,
+            sessions_ended: 0,
         };
-        let at = |seconds| Now { wall: WallTime(0), boot: BootNanos(seconds * second) };
-        let of = |boot, held, seconds| fate(&opening, boot, [false, held], at(seconds));
+        let is_ended = |what, boot, seconds| ends(&closing(what, boot, seconds), &opening());
+        for what in [
+            What::All,
+            What::Grant(GrantId([1; 16]).to_string()),
+            What::Source("192.0.2.0/24".into()),
+            What::User(REQUESTER.into()),
+        ] {
+            assert!(is_ended(what.clone(), "now", 101), "{what:?}");
+            assert!(!is_ended(what.clone(), "now", 99) && !is_ended(what, "before", 101));
+        }
+        for other in [
+            What::Grant(GrantId([2; 16]).to_string()),
+            What::Source("192.0.2.8".into()),
+            What::User("ana@example.org".into()),
+        ] {
+            assert!(!is_ended(other.clone(), "now", 101), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn an_opening_is_adopted_only_in_its_boot_before_its_end_and_if_the_kernel_holds_it() {
+        let opening = opening();
+        let at = |seconds| Now { wall: WallTime(0), boot: BootNanos(seconds * SECOND) };
+        let of = |boot, held, seconds| fate(&opening, boot, [false, false, held], at(seconds));
         assert_eq!(of("now", true, 101), Fate::Adopt);
         assert_eq!(of("now", false, 101), Fate::Wait);
         assert!(matches!(of("now", false, 110), Fate::Ended(_)));
         assert!(matches!(of("now", true, 200), Fate::Ended(_)));
         assert!(matches!(of("before", true, 101), Fate::Ended(_)));
-        assert_eq!(fate(&opening, "now", [true, true], at(101)), Fate::Carried);
+        assert_eq!(fate(&opening, "now", [true, false, true], at(101)), Fate::Carried);
+        let closed = fate(&opening, "now", [false, true, true], at(101));
+        assert!(matches!(closed, Fate::Ended(_)));
     }
 }

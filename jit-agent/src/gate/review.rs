@@ -237,7 +237,7 @@ impl<D: Datapath> Gate<D> {
         let mut differences = self.tables.correct(&read.entries);
         let foreign = differences.iter().filter(|difference| difference.was.is_none()).count();
         if foreign > 0 {
-            let waiting = self.carry_openings(now);
+            let waiting = self.carry_past(now);
             differences = self.still_unexplained(differences, &waiting);
         }
         self.review.met += read.entries.len().saturating_sub(foreign);

@@ -27,6 +27,9 @@ fn killed(extra: &str) -> Site {
     let mut site = Site::new();
     site.configure(extra);
     site.start();
+    wait_until(&site, "the configuration is kept", || {
+        site.path("state/configuration.last-good").exists()
+    });
     site.end(Signal::KILL);
     site
 }
@@ -359,6 +362,37 @@ fn on_a_full_disk_an_opening_stays_open_and_is_stored_when_there_is_room() {
     assert_eq!(requesters(&site), ["root (break-glass)"]);
     drop(site);
     drop(disk);
+}
+
+/// Root closes everything, and then lets itself in.
+#[test]
+fn a_closing_ends_what_was_opened_before_it_and_not_what_was_opened_after_it() {
+    let mut site = Site::new();
+    site.start();
+    let close_all = |site: &Site| assert_eq!(said(&site.run(&["close", "--all"])).0, 0);
+    let in_this_order = |site: &Site| {
+        open(site, STRANGER[0], "30m");
+        close_all(site);
+        open(site, CLIENT[0], "30m");
+        assert!(site.client_opens(0, 22) && !site.stranger_opens(0, 22));
+    };
+    let stays = |site: &Site| {
+        wait_until(site, "both are carried", || files(site).is_empty());
+        assert!(site.client_opens(0, 22) && !site.stranger_opens(0, 22), "{}", site.log());
+        assert_eq!(requesters(site), ["root (break-glass)"]);
+    };
+    site.signal(Signal::STOP);
+    in_this_order(&site);
+    site.signal(Signal::CONT);
+    stays(&site);
+    close_all(&site);
+    site.end(Signal::KILL);
+    in_this_order(&site);
+    site.start();
+    stays(&site);
+    site.end(Signal::KILL);
+    site.start();
+    stays(&site);
 }
 
 #[test]

@@ -39,7 +39,12 @@ pub(super) fn close(config: &Path, args: &CloseArgs, agent: &str) -> Result<Exit
     }
     let (what, places) = plan(&args.what, &glimpse.paths)?;
     let (by, why) = (sys::caller(), args.reason.clone());
-    let closing = Closing { what, cut: args.cut, by, why, sessions_ended: 0 };
+    // The deadlines in the tables are by the programs' boot clock.
+    if let Err(error) = boot_clock::align() {
+        complain(&format!("warning: the programs' boot clock cannot be read ({error})"));
+    }
+    let (boot_id, made) = (sys::boot_id().unwrap_or_default(), sys::now().boot.0);
+    let closing = Closing { what, cut: args.cut, by, why, boot_id, made, sessions_ended: 0 };
     let name = format!("{}-{}", sys::now().wall.0, std::process::id());
     let kept = keep(&closing, &name, &glimpse);
     if let Err(error) = &kept {
@@ -51,10 +56,6 @@ pub(super) fn close(config: &Path, args: &CloseArgs, agent: &str) -> Result<Exit
     }
     // An agent that starts now waits, or has the file to read. One that hangs has the lock.
     let _lock = sys::lock_directory(&glimpse.paths.pins).ok().flatten();
-    // The deadlines in the tables are by the programs' boot clock.
-    if let Err(error) = boot_clock::align() {
-        complain(&format!("warning: the programs' boot clock cannot be read ({error})"));
-    }
     let now = sys::now().boot;
     let closed = closed::close(&glimpse.paths.pins, &places, args.cut, now)?;
     let found = closed.as_ref().is_some_and(|closed| closed.live > 0 || closed.sessions_ended > 0);

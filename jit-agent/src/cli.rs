@@ -74,8 +74,8 @@ pub enum OnCall {
                             By one interface, over UDP:   jit-agent why 203.0.113.7 51820 --udp --interface eth1")]
     Why(why::WhyArgs),
     /// Let a source in for a short time without a grant: for root on this host, when no controller
-    /// can give one. It needs a running agent. `status`, the log and the audit show it loudly. The
-    /// kernel ends it.
+    /// can give one. `status`, the log and the audit show it loudly. The kernel ends it. With the agent
+    /// dead or hung, root opens in the kernel's tables, and the agent takes it over.
     BreakGlass(break_glass::BreakGlassArgs),
     /// End grants now, from the host itself: their ports close (--cut: open sessions end as well).
     /// Only root and the agent's own user may. With the agent dead or hung, root closes in the

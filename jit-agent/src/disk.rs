@@ -5,6 +5,7 @@ pub mod audit;
 pub mod closings;
 pub mod host_key;
 pub mod last_good;
+pub mod openings;
 pub(crate) mod own_thread;
 pub(crate) mod sizes;
 pub mod store;

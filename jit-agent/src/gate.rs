@@ -19,6 +19,7 @@
 //! | `replacement` | scheduled grants whose replacement is checked when they begin | `push`, `policy::apply` |
 //! | `takeover` | grants that another version also counts | `restore` |
 //! | `translations` | what the host translates to itself | `translation` |
+//! | `openings` | what root opened past the agent | the start, the tick, `review` |
 //! | `denials` | the history of denials | `push`, `report` |
 //! | `limits` | the last limit that was looked at | the tick |
 //! | `record` | the audit | all |
@@ -32,7 +33,7 @@
 
 mod about;
 mod alarms;
-mod break_glass;
+pub(crate) mod break_glass;
 mod changes;
 mod closings;
 mod command;
@@ -49,6 +50,7 @@ mod list;
 mod looks;
 mod lost;
 pub(crate) mod measure;
+mod openings;
 mod outbox;
 mod patience;
 mod policy;
@@ -94,6 +96,7 @@ use jit_proto::{
 use journal::Journal;
 use limits::LimitScan;
 use links::{LinkNews, Links};
+use openings::Openings;
 use outbox::{Outbox, Storing};
 use patience::LONGEST;
 use policy::Policies;
@@ -111,14 +114,15 @@ use trusted_clock::TrustedClock;
 use crate::{
     config::Config,
     disk::{
-        audit::{Audit, EventCode, Record},
-        store::{Damage, Permit, Store, StoreError, Stored, StoredProgress},
+        audit::Audit,
+        store::{Permit, Store, StoreError, Stored, StoredProgress},
     },
     kernel::{
         datapath::{Datapath, DatapathError},
         netlink::netfilter::Translations,
     },
     rules::{
+        claims::EXEMPT_SLOT,
         clock::{BootNanos, Now},
         ledger::{Change, Ledger},
         problem::ProblemKind,
@@ -157,6 +161,7 @@ pub struct Gate<D> {
     held_back: HeldBack,
     replacements: Replacements,
     takeover: Takeover,
+    openings: Openings,
     translations: Translations,
     limit_scan: LimitScan,
     denials: Denials,
@@ -223,6 +228,7 @@ impl<D: Datapath> Gate<D> {
             held_back: HeldBack::default(),
             replacements: Replacements::default(),
             takeover: Takeover::default(),
+            openings: Openings::default(),
             translations: Translations::default(),
             limit_scan: LimitScan::default(),
             denials: Denials::default(),
@@ -269,7 +275,9 @@ impl<D: Datapath> Gate<D> {
         self.adopt_tables(now)?;
         // With a database that is closed, nobody knows yet what is stored.
         if !self.outbox.is_closed() {
-            let lost = lost::unexplained(self.tables.installed(), &grants, now.boot);
+            let mut lost = lost::unexplained(self.tables.installed(), &grants, now.boot);
+            let opened = self.places_of_openings(now);
+            lost.retain(|key| !opened.contains(key));
             self.report_lost(&lost, floor.is_none(), now);
         }
         self.restore_policies(policies, policies_lost, now);
@@ -290,7 +298,7 @@ impl<D: Datapath> Gate<D> {
         let mut writes = self.plan_all();
         // A grant is open only when the disk knows where it is counted.
         self.settled_or_log(storing, now);
-        if self.carry_all_closings(now) {
+        if self.carry_all_past(now) {
             writes = self.plan_all();
         }
         self.write_tables(writes)?;
@@ -328,25 +336,6 @@ impl<D: Datapath> Gate<D> {
         let guard = self.datapath.guard(self.config.gate.socket_guard);
         news.extend(self.links.set_guard(guard));
         Ok(news)
-    }
-
-    fn report_damage(&mut self, Damage { kept, why }: Damage, now: Now) {
-        let kept = kept.map(|file| format!(", and kept as {}", file.display()));
-        let text = format!(
-            "the database was damaged ({why}){}: grants issued before {} are refused",
-            kept.unwrap_or_default(),
-            self.clock.lost_before()
-        );
-        tracing::error!("{text}; the gate starts without stored grants");
-        self.record(Record::new(EventCode::DatabaseDamaged).by("agent").detail(&text), now);
-        self.alarms.damaged = Some(text);
-    }
-
-    /// Sets the end of the certificate that controllers see. `None`: the agent does not listen for
-    /// controllers.
-    pub fn set_certificate_end(&mut self, end: Option<WallTime>, now: Now) {
-        self.about.set_certificate_end(end);
-        self.record_alarms(now);
     }
 
     /// Lets time pass, and tries failed work again. Returns the time until the next call is needed.
@@ -439,7 +428,7 @@ impl<D: Datapath> Gate<D> {
 
     /// Checks for changes that nobody reports; every [`TICK`].
     pub fn tick(&mut self, now: Now) {
-        self.carry_closings(now);
+        self.carry_past(now);
         self.recorder.check_in_turn(now);
         self.check_in_kernel(now);
         self.self_test(now);
@@ -463,8 +452,14 @@ impl<D: Datapath> Gate<D> {
 
     /// A packet event from the kernel.
     pub fn saw_packet(&mut self, event: &Event, now: Now) {
+        let granted = event.reason == Reason::Granted as u8;
+        let known = event.slot == EXEMPT_SLOT || self.ledger.owner(event.slot).is_some();
+        if granted && !known {
+            // Root may have opened it while the agent hung.
+            self.carry_past(now);
+        }
         self.recorder.packet(event, &self.ledger, &self.links, now);
-        if event.reason == Reason::Granted as u8 {
+        if granted {
             self.explain(event, now);
             self.count(event.slot, now);
         } else {
@@ -503,13 +498,16 @@ impl<D: Datapath> Gate<D> {
 
     /// Begins with it. Nothing else is done with the database before [`Gate::settled_or_log`].
     fn begin_to_settle(&mut self, now: Now) -> Storing {
+        let put = self.openings_to_store();
         let (progress, floor) = self.unsettled(now);
-        self.outbox.begin(Vec::new(), progress, floor, LONGEST, Permit::granted())
+        self.outbox.begin(put, progress, floor, LONGEST, Permit::granted())
     }
 
     fn settled_or_log(&mut self, storing: Storing, now: Now) {
         let before = self.outbox.problems().map(|problem| problem.map(str::to_owned));
-        let Err(error) = self.outbox.finish(storing, LONGEST, now) else { return };
+        let Err(error) = self.outbox.finish(storing, LONGEST, now) else {
+            return self.openings_stored();
+        };
         if before.iter().flatten().all(|problem| *problem != error.to_string()) {
             tracing::error!("{error}");
         }

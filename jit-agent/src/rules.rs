@@ -16,6 +16,7 @@ pub mod impact;
 pub mod keyring;
 pub mod ledger;
 pub mod mandate;
+pub mod opening;
 pub mod policy;
 pub mod problem;
 pub mod proposal;

@@ -1,10 +1,26 @@
 //! What a person sees of a revocation: what ended, what stays open, and whether there was anything.
 
 use jit_proto::v1;
+use serde_json::{Map, Value};
 
 /// Whether a revocation found something: a grant, or sessions of one that had ended before.
 pub const fn found_something(answer: &v1::RevokeResponse) -> bool {
     answer.revoked > 0 || answer.sessions_ended > 0 || answer.sessions_open > 0
+}
+
+/// The same for programs (docs/json.md).
+pub fn json(answer: &v1::RevokeResponse) -> Map<String, Value> {
+    let v1::RevokeResponse { revoked, warning, sessions_open, sessions_ended, unseen } = answer;
+    [
+        ("revoked", Value::from(*revoked)),
+        ("sessions_ended", (*sessions_ended).into()),
+        ("sessions_open", (*sessions_open).into()),
+        ("unseen", (*unseen).into()),
+        ("warning", warning.as_str().into()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into_iter()
+    .collect()
 }
 
 /// What a revocation did, on lines. `what`: what was to be revoked, as in "no grant of ana". `cut`:

@@ -79,22 +79,15 @@ pub(crate) fn revoke(agent_args: &AgentArgs, args: &RevokeArgs) -> Result<Exit, 
         let answer = agent.revoke(request).await?;
         Ok((answer, floor_of(agent, &target).await, agent.name()))
     })?;
-    let v1::RevokeResponse { revoked, warning, sessions_open, sessions_ended, unseen } = &answer;
     // First: what was not done matters more than what was.
-    if !warning.is_empty() {
-        failure::warn(&format!("{agent}: {}", text::printable(warning)));
+    if !answer.warning.is_empty() {
+        failure::warn(&format!("{agent}: {}", text::printable(&answer.warning)));
     }
     if args.json {
-        let until = floor.map(text::moment);
-        text::print_json(&json!({
-            "agent": agent,
-            "revoked": revoked,
-            "revoked_before": until,
-            "sessions_ended": sessions_ended,
-            "sessions_open": sessions_open,
-            "unseen": unseen,
-            "warning": warning,
-        }))?;
+        let mut value = revocation::json(&answer);
+        value.insert("agent".into(), agent.as_str().into());
+        value.insert("revoked_before".into(), floor.map(text::moment).into());
+        text::print_json(&value.into())?;
     } else {
         text::print(&revocation::text(&answer, &words(&args.what), &agent, args.cut))?;
         text::print(&floor_line(&args.what, floor))?;

@@ -34,6 +34,15 @@ pub struct Closing {
     pub by: String,
     /// Why.
     pub why: String,
+    /// The boot that `made` belongs to.
+    #[serde(default)]
+    pub boot_id: String,
+    /// When it was made: what root opened later stays open.
+    #[serde(default)]
+    pub made: u64,
+    /// Number of sessions that were ended at once.
+    #[serde(default)]
+    pub sessions_ended: u32,
 }
 
 /// What was closed.
@@ -132,8 +141,15 @@ mod tests {
             What::User("eve\n\u{1b}[2J".into()),
         ];
         for (number, what) in whats.iter().enumerate() {
-            let closing =
-                Closing { what: what.clone(), cut: true, by: "root".into(), why: "x".into() };
+            let closing = Closing {
+                what: what.clone(),
+                cut: true,
+                by: "root".into(),
+                why: "x".into(),
+                boot_id: "boot".into(),
+                made: 5,
+                sessions_ended: 2,
+            };
             closing.keep(directory.path(), &number.to_string()).unwrap();
             assert!(closing.keep(directory.path(), &number.to_string()).is_ok(), "replaced");
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jit_proto::{WallTime, v1};
 
-use crate::{config::Control, rules::clock::Now};
+use crate::{config::Control, gate::Gate, kernel::datapath::Datapath, rules::clock::Now};
 
 /// A certificate that ends within this time has to be renewed.
 const RENEW_WITHIN: Duration = Duration::from_secs(14 * 86_400);
@@ -71,5 +71,14 @@ impl About {
         let left = end.since(now.wall).filter(|left| *left < RENEW_WITHIN)?;
         let left = jit_proto::words::duration_text(left);
         Some(format!("the agent's certificate ends in {left} ({end})"))
+    }
+}
+
+impl<D: Datapath> Gate<D> {
+    /// Sets the end of the certificate that controllers see. `None`: the agent does not listen for
+    /// controllers.
+    pub fn set_certificate_end(&mut self, end: Option<WallTime>, now: Now) {
+        self.about.set_certificate_end(end);
+        self.record_alarms(now);
     }
 }

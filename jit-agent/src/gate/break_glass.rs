@@ -6,7 +6,13 @@
 
 use std::time::Duration;
 
-use jit_proto::{GrantId, Refusal, WallTime, printable::clean, v1};
+use jit_proto::{
+    GrantId, Refusal, WallTime,
+    printable::clean,
+    v1,
+    words::{id_text, ranges_text, source_text},
+};
+use prost::Message as _;
 
 use crate::{
     disk::audit::EventCode,
@@ -91,11 +97,7 @@ impl<D: Datapath> Gate<D> {
         by: &str,
         now: Now,
     ) -> Result<Opened, Refused> {
-        // It is new, whatever the clock says: no revocation of before is about it.
-        let late = self.clock.not_before_floor(now);
-        let after = |floor: WallTime| floor + Duration::from_millis(1);
-        let wall = self.ledger.floors().all().map_or(late.wall, |all| late.wall.max(after(all)));
-        let at = Now { wall, ..late };
+        let at = self.break_glass_time(now);
         let id = new_id(at.wall)?;
         let host = &self.config.host;
         let (grant, envelope) = asked.grant(id, host, self.config.break_glass, at.wall)?;
@@ -111,6 +113,14 @@ impl<D: Datapath> Gate<D> {
         kept.map(|()| opened)
     }
 
+    /// The time of an opening. It is new, whatever the clock says: no revocation of before is about it.
+    pub(super) fn break_glass_time(&self, now: Now) -> Now {
+        let late = self.clock.not_before_floor(now);
+        let after = |floor: WallTime| floor + Duration::from_millis(1);
+        let wall = self.ledger.floors().all().map_or(late.wall, |all| late.wall.max(after(all)));
+        Now { wall, ..late }
+    }
+
     fn keep_and_open(
         &mut self,
         id: GrantId,
@@ -120,9 +130,9 @@ impl<D: Datapath> Gate<D> {
     ) -> Result<(), Refused> {
         let storage = |why: String| Refused::new(Refusal::Storage, why).of(id);
         let held = self.ledger.grant(id);
-        let slot = held.and_then(|held| held.stage.slot()).map(|slot| (slot, 0));
-        let slots: Vec<_> = slot.into_iter().collect();
-        self.datapath.open_slots(&slots).map_err(|failures| storage(failures.why.to_string()))?;
+        if let Some(slot) = held.and_then(|held| held.stage.slot()) {
+            self.datapath.open_slot(slot, 0).map_err(|error| storage(error.to_string()))?;
+        }
         self.persist(vec![(id, envelope)], &[id], by, now).map_err(storage)?;
         let mut keys = self.ledger.take_changed();
         keys.extend(self.ledger.grant(id).into_iter().flat_map(HeldGrant::keys));
@@ -152,47 +162,45 @@ impl<D: Datapath> Gate<D> {
 
     /// What root has opened, for `status`.
     pub(super) fn break_glass_open(&self, now: Now) -> Vec<String> {
-        let mut open: Vec<_> = self
-            .ledger
-            .grants()
-            .filter(|held| held.grant.is_break_glass())
-            .filter_map(|held| Some((held.stage.deadline()?, held)))
-            .collect();
-        open.sort_unstable_by_key(|(deadline, held)| (*deadline, held.grant.id()));
-        let more = open.len().saturating_sub(NAMED);
-        let line = |(deadline, held): &(BootNanos, &HeldGrant)| {
-            let Texts { ports, sources, why } = Texts::of(&held.grant);
-            let minutes = now.until(*deadline).as_secs().div_ceil(60);
-            let id = held.grant.id();
-            format!(
-                "BREAK GLASS: root opened {ports} to {sources}, {minutes} min left: {why}; \
-                 `jit-agent close --grant {id}` ends it"
-            )
-        };
-        let mut lines: Vec<_> = open.iter().take(NAMED).map(line).collect();
-        if more > 0 {
-            lines.push(format!("BREAK GLASS: {more} more openings by root (`jit-agent grants`)"));
-        }
-        lines
+        let open = self.ledger.grants().filter(|held| held.grant.is_break_glass());
+        open_lines(open.filter_map(|held| {
+            let left = now.until(held.stage.deadline()?);
+            Some((left, held.grant.message()))
+        }))
     }
 }
 
-/// A grant's texts for one line.
-struct Texts {
-    ports: String,
-    sources: String,
-    why: String,
+/// What root has opened among these grants, for `status` without an agent.
+pub(crate) fn open(grants: &[v1::GrantState]) -> Vec<String> {
+    let by_root = grants.iter().filter_map(|state| {
+        let left = Duration::from_millis(u64::try_from(state.left_ms).ok()?);
+        let grant = v1::Grant::decode(&*state.grant).ok()?;
+        (grant.requester == break_glass::REQUESTER).then_some((left, grant))
+    });
+    open_lines(by_root)
 }
 
-impl Texts {
-    fn of(grant: &VerifiedGrant) -> Self {
-        let texts = |texts: Vec<String>| texts.join(" ");
-        Self {
-            ports: texts(grant.ports().iter().map(ToString::to_string).collect()),
-            sources: texts(grant.sources().iter().map(ToString::to_string).collect()),
-            why: clean(&grant.message().justification, 100),
-        }
+/// The lines about these, each with its time left.
+fn open_lines(open: impl Iterator<Item = (Duration, v1::Grant)>) -> Vec<String> {
+    let mut open: Vec<_> = open.collect();
+    open.sort_by(|(a, one), (b, other)| (a, &one.id).cmp(&(b, &other.id)));
+    let more = open.len().saturating_sub(NAMED);
+    let line = |(left, grant): &(Duration, v1::Grant)| {
+        let sources: Vec<_> = grant.sources.iter().map(source_text).collect();
+        format!(
+            "BREAK GLASS: root opened {} to {}, {} min left: {}; `jit-agent close --grant {}` ends it",
+            ranges_text(&grant.ports),
+            sources.join(" "),
+            left.as_secs().div_ceil(60),
+            clean(&grant.justification, 100),
+            id_text(&grant.id)
+        )
+    };
+    let mut lines: Vec<_> = open.iter().take(NAMED).map(line).collect();
+    if more > 0 {
+        lines.push(format!("BREAK GLASS: {more} more openings by root (`jit-agent grants`)"));
     }
+    lines
 }
 
 fn unwitnessed(grant: &VerifiedGrant) -> Refused {
@@ -204,7 +212,7 @@ fn unwitnessed(grant: &VerifiedGrant) -> Refused {
 }
 
 /// A new id: a ULID of this time.
-fn new_id(at: WallTime) -> Result<GrantId, Refused> {
+pub(crate) fn new_id(at: WallTime) -> Result<GrantId, Refused> {
     let mut bytes = [0; 16];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).map_err(
         |error| {

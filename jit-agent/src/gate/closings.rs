@@ -5,7 +5,10 @@ use std::{fs, path::PathBuf, thread};
 
 use crate::{
     config::Paths,
-    disk::closings::{self, Closing, What},
+    disk::{
+        audit::{EventCode, Record},
+        closings::{self, Closing, What},
+    },
     gate::{Gate, Target},
     kernel::datapath::Datapath,
     rules::{clock::Now, problem::ProblemKind},
@@ -16,26 +19,30 @@ use crate::{
 const FAULT: ProblemKind = ProblemKind::Closings;
 
 impl<D: Datapath> Gate<D> {
-    /// Carries the closings of the runtime directory: in every tick, before the tables are reviewed.
-    pub(super) fn carry_closings(&mut self, now: Now) {
+    /// Carries the closings of the runtime directory, and returns them: in every tick, before the tables
+    /// are reviewed.
+    pub(super) fn carry_closings(&mut self, now: Now) -> Vec<Closing> {
         let (found, unreadable) = closings::pending(&self.config.paths.runtime);
-        self.carry(found, unreadable, now);
+        self.carry(found, unreadable, now)
     }
 
     /// The same with those of the state directory: at a start, when the grants are back in the
-    /// ledger and before they open. Returns whether there were any.
-    pub(super) fn carry_all_closings(&mut self, now: Now) -> bool {
+    /// ledger and before they open.
+    pub(super) fn carry_all_closings(&mut self, now: Now) -> Vec<Closing> {
         let paths = &self.config.paths;
         let (mut found, mut unreadable) = closings::pending(&paths.state);
         let (more, others) = closings::pending(&paths.runtime);
         found.extend(more);
         unreadable.extend(others);
-        let any = !found.is_empty();
-        self.carry(found, unreadable, now);
-        any
+        self.carry(found, unreadable, now)
     }
 
-    fn carry(&mut self, found: Vec<(PathBuf, Closing)>, mut unreadable: Vec<String>, now: Now) {
+    fn carry(
+        &mut self,
+        found: Vec<(PathBuf, Closing)>,
+        mut unreadable: Vec<String>,
+        now: Now,
+    ) -> Vec<Closing> {
         let (mut done, mut carried) = (Vec::new(), Vec::new());
         for (path, closing) in found {
             let Some(target) = target(&closing.what) else {
@@ -46,11 +53,22 @@ impl<D: Datapath> Gate<D> {
             if carried.contains(&closing) {
                 continue;
             }
-            let Closing { cut, by, why, what: _ } = &closing;
+            let Closing { cut, by, why, sessions_ended, .. } = &closing;
             let why = format!("{why} (closed while the agent did not answer)");
             let revoke = if *cut { Self::revoke_and_cut } else { Self::revoke };
             let warning = revoke(self, &target, by, &why, now).warning;
-            tracing::warn!(by, why, warning, "carried a closing that was made past the agent");
+            if *sessions_ended > 0 {
+                let record = Record::new(EventCode::SessionsEndedPast).by(by);
+                let record = record.with("sessions", *sessions_ended);
+                self.record(record.text("why", &why), now);
+            }
+            tracing::warn!(
+                by,
+                why,
+                warning,
+                sessions_ended,
+                "carried a closing that was made past the agent"
+            );
             meters().closings.inc();
             carried.push(closing);
         }
@@ -63,6 +81,7 @@ impl<D: Datapath> Gate<D> {
             let durable = !self.outbox.is_closed() && !self.outbox.has_unkept();
             forget(done, self.config.paths.clone(), durable);
         }
+        carried
     }
 }
 

@@ -10,7 +10,7 @@ use prost::Message as _;
 use crate::{
     disk::{
         audit::{EventCode, Record},
-        store::StoredGrant,
+        store::{Damage, StoredGrant},
     },
     gate::Gate,
     kernel::datapath::Datapath,
@@ -63,6 +63,18 @@ fn places(grant: &StoredGrant) -> Option<Vec<EntryKey>> {
 }
 
 impl<D: Datapath> Gate<D> {
+    pub(super) fn report_damage(&mut self, Damage { kept, why }: Damage, now: Now) {
+        let kept = kept.map(|file| format!(", and kept as {}", file.display()));
+        let text = format!(
+            "the database was damaged ({why}){}: grants issued before {} are refused",
+            kept.unwrap_or_default(),
+            self.clock.lost_before()
+        );
+        tracing::error!("{text}; the gate starts without stored grants");
+        self.record(Record::new(EventCode::DatabaseDamaged).by("agent").detail(&text), now);
+        self.alarms.damaged = Some(text);
+    }
+
     /// Reports entries that this start closes for want of a stored grant. If `forgotten`, the
     /// database knows of no earlier run: what was revoked is lost as well, and what was issued before
     /// is refused.

@@ -235,8 +235,12 @@ impl<D: Datapath> Gate<D> {
 
     fn review_some(&mut self, most: usize, now: Now) -> Result<(), DatapathError> {
         let read = self.datapath.read_back(&mut self.review.cursor, most)?;
-        let differences = self.tables.correct(&read.entries);
+        let mut differences = self.tables.correct(&read.entries);
         let foreign = differences.iter().filter(|difference| difference.was.is_none()).count();
+        if foreign > 0 {
+            let waiting = self.carry_past(now);
+            differences = self.still_unexplained(differences, &waiting);
+        }
         self.review.met += read.entries.len().saturating_sub(foreign);
         self.mend(differences, read.odd, now);
         if read.ended {
@@ -273,7 +277,7 @@ impl<D: Datapath> Gate<D> {
     }
 
     /// Writes again or removes what is different, and records it.
-    fn mend(&mut self, differences: Vec<Difference>, odd: Vec<String>, now: Now) {
+    pub(super) fn mend(&mut self, differences: Vec<Difference>, odd: Vec<String>, now: Now) {
         if differences.is_empty() && odd.is_empty() {
             return;
         }

@@ -25,6 +25,7 @@ pub mod memory;
 pub mod need;
 pub mod object;
 pub mod observe;
+pub mod opening;
 pub mod pins;
 pub mod probe;
 pub mod programs;

@@ -11,7 +11,6 @@ use jit_proto::{
     printable::clean,
     v1::{self, revoke_request::What},
 };
-use serde_json::json;
 use tonic::Response;
 
 use crate::oncall::{
@@ -71,19 +70,12 @@ pub async fn run(config: &Path, args: &CloseArgs) -> Result<ExitCode, Failure> {
         Ok(answer) => answer?,
         Err(_) => return offline::close(config, args, "the agent hangs"),
     };
-    let v1::RevokeResponse { revoked, warning, sessions_open, sessions_ended, unseen } = &answer;
     // First: what was not done matters more than what was.
-    if !warning.is_empty() {
-        complain(&format!("warning: {}", clean(warning, 1000)));
+    if !answer.warning.is_empty() {
+        complain(&format!("warning: {}", clean(&answer.warning, 1000)));
     }
     if args.json {
-        print_json(&json!({
-            "revoked": revoked,
-            "sessions_ended": sessions_ended,
-            "sessions_open": sessions_open,
-            "unseen": unseen,
-            "warning": warning,
-        }))?;
+        print_json(&revocation::json(&answer))?;
     } else {
         print(&revocation::text(&answer, &words(&args.what), "this host", args.cut))?;
     }

@@ -1,16 +1,21 @@
-//! Whose grants the kernel enforces, from the database, while no agent answers.
+//! Whose grants the kernel enforces, from the database, while no agent answers; and what root opened
+//! past the agent, which the database does not have yet.
 //!
 //! Reads a copy of the file's bytes: an agent that hangs holds the file's lock, and nothing here may
 //! write. What is enforced is by the kernel's tables alone: the database only gives names.
 
-use std::{collections::HashMap, path::Path, sync::mpsc, thread, time::Duration};
+use std::{collections::HashMap, sync::mpsc, thread, time::Duration};
 
 use jit_common::Slot;
 use jit_proto::v1;
 use prost::Message as _;
 
 use crate::{
-    disk::store::{Store, Stored, StoredGrant},
+    config::Paths,
+    disk::{
+        openings::{self, Opening},
+        store::{Store, Stored, StoredGrant},
+    },
     system::sys,
 };
 
@@ -22,25 +27,43 @@ const DISK: Duration = Duration::from_millis(500);
 pub(super) struct Names(HashMap<(u32, u32), v1::Grant>);
 
 impl Names {
-    /// Reads the names. A disk that hangs is not waited for.
-    ///
-    /// # Errors
-    /// A sentence for a person.
-    pub(super) fn read(state: &Path) -> Result<Self, String> {
-        let boot = sys::boot_id().map_err(|error| error.to_string())?;
-        let directory = state.to_owned();
-        let stored = within_patience(move || Store::peek(&directory))?;
-        Ok(Self::of(stored.map_err(|error| error.to_string())?, &boot))
+    /// Reads the names, and why the database gives none. A disk that hangs is not waited for.
+    pub(super) fn read(paths: &Paths) -> (Self, Option<String>) {
+        let boot = match sys::boot_id() {
+            Ok(boot) => boot,
+            Err(error) => return (Self::default(), Some(error.to_string())),
+        };
+        let ((mut opened, _), state) = (openings::pending(&paths.runtime), paths.state.clone());
+        let read = within_patience(move || (openings::pending(&state).0, Store::peek(&state)));
+        let (stored, why) = match read {
+            Ok((kept, stored)) => {
+                opened.extend(kept);
+                stored.map_or_else(
+                    |error| (Stored::default(), Some(error.to_string())),
+                    |stored| (stored, None),
+                )
+            }
+            Err(why) => (Stored::default(), Some(why)),
+        };
+        (Self::of(stored, opened, &boot), why)
     }
 
-    fn of(stored: Stored, boot: &str) -> Self {
+    fn of(stored: Stored, opened: Vec<Opening>, boot: &str) -> Self {
         let Stored { grants, progress, .. } = stored;
         let named = grants.into_iter().filter_map(|(id, StoredGrant { envelope })| {
             let place = progress.get(&id).filter(|place| place.boot_id == boot)?;
             let grant = v1::Grant::decode(envelope?.payload).ok()?;
             Some(((place.slot, place.generation), grant))
         });
-        Self(named.collect())
+        let of_boot = opened.into_iter().filter(|opening| opening.boot_id == boot);
+        let by_root = of_boot
+            .map(|opening| ((opening.slot, opening.generation), opening.message(String::new())));
+        Self(named.chain(by_root).collect())
+    }
+
+    /// The slots that grants of the database have.
+    pub(super) fn slots(&self) -> impl Iterator<Item = u32> + '_ {
+        self.0.keys().map(|(slot, _)| *slot)
     }
 
     /// The grant that is counted in this slot.
@@ -87,10 +110,10 @@ mod tests {
             stored.progress.insert(GrantId([1; 16]), place.clone());
             stored
         };
-        let names = Names::of(stored(), "now");
+        let names = Names::of(stored(), Vec::new(), "now");
         let slot = |generation| Slot { generation, ..Slot::default() };
         assert_eq!(names.of_slot(7, slot(3)), Some(&grant));
         assert_eq!((names.of_slot(7, slot(4)), names.of_slot(8, slot(3))), (None, None));
-        assert_eq!(Names::of(stored(), "before").of_slot(7, slot(3)), None);
+        assert_eq!(Names::of(stored(), Vec::new(), "before").of_slot(7, slot(3)), None);
     }
 }

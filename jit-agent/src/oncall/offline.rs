@@ -8,7 +8,10 @@ use prost::Message as _;
 
 use crate::{
     config::InterfaceFilter,
-    gate::report::{self, drops, guard_message, interface, open_text},
+    gate::{
+        break_glass,
+        report::{self, drops, guard_message, interface, open_text},
+    },
     kernel::datapath::{
         DatapathError, InterfaceState,
         guard::GuardState,
@@ -74,7 +77,7 @@ pub(super) fn status(
     pins: &Path,
     wanted: &InterfaceFilter,
     absent: &Absent,
-    names: Option<&Names>,
+    names: &Names,
     now: Now,
 ) -> Result<v1::StatusResponse, DatapathError> {
     // A takeover makes the tables of its version before it replaces the first program. Until then
@@ -91,7 +94,7 @@ pub(super) fn status(
 }
 
 /// This version's gate.
-fn of_view(view: View, absent: &Absent, names: Option<&Names>, now: Now) -> v1::StatusResponse {
+fn of_view(view: View, absent: &Absent, names: &Names, now: Now) -> v1::StatusResponse {
     let attached = view.attached();
     let View { interfaces, guard, ports, entries, slots, counters, settings } = view;
     let observes = settings.observe != 0;
@@ -121,7 +124,8 @@ fn of_view(view: View, absent: &Absent, names: Option<&Names>, now: Now) -> v1::
     }
     let state = report::state(observes, &interfaces, &guard, &status.ports, &status.problems);
     status.state = state.into();
-    status.grants = live_grants(&entries, &slots, names, now);
+    status.grants = live_grants(&entries, &slots, Some(names), now);
+    status.soon = break_glass::open(&status.grants);
     status.drops = Some(drops(&counters));
     status
 }

@@ -74,10 +74,9 @@ pub(super) fn without_agent(
     let Glimpse { paths, host, interfaces, unreadable, .. } = glimpse;
     // The deadlines in the tables are by the programs' boot clock.
     let aligned = boot_clock::align().err();
-    let names = Names::read(&paths.state);
+    let (names, nameless) = Names::read(&paths);
     let absent = Absent { agent: silence.text(), refused: refused(config, silence) };
-    let known = names.as_ref().ok();
-    let mut status = offline::status(&paths.pins, &interfaces, &absent, known, sys::now())
+    let mut status = offline::status(&paths.pins, &interfaces, &absent, &names, sys::now())
         .map_err(Failure::Unread)?;
     status.host = host;
     status.problems.extend(unreadable.map(|text| ProblemKind::Configuration.sentence(&text)));
@@ -86,7 +85,7 @@ pub(super) fn without_agent(
             "the kernel programs' boot clock cannot be read ({error}): times left may be wrong"
         ))
     }));
-    let nameless = names.err().filter(|_| !status.grants.is_empty());
+    let nameless = nameless.filter(|_| !status.grants.is_empty());
     status.problems.extend(nameless.map(|why| {
         ProblemKind::NoNames.sentence(&format!("the grants have no names here: {why}"))
     }));

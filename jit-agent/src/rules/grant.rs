@@ -258,6 +258,11 @@ fn read(
         let detail = format!("it names {named:?} and {more} more; this host is {host:?}");
         return Err(Refused::new(Refusal::WrongHost, detail).of(grant.id));
     }
+    // Nobody who signs may look like root on the host.
+    if !grant.is_break_glass() && break_glass::is_reserved(&grant.requester) {
+        let detail = format!("no grant may have the requester {:?}", break_glass::REQUESTER);
+        return Err(Refused::new(Refusal::Malformed, detail).of(grant.id));
+    }
     Ok(grant)
 }
 

@@ -88,6 +88,8 @@ problems! {
     Observe => "observe";
     /// Exemptions open a port to everybody.
     OpenToAll => "open_to_all";
+    /// An opening from a time without the agent cannot be taken over.
+    Openings => "openings";
     /// Grants that the present configuration would refuse are open.
     Outside => "outside";
     /// A program of somebody else takes packets before the gate.

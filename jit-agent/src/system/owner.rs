@@ -83,6 +83,11 @@ impl Owner {
         })
     }
 
+    /// Whether this is its uid.
+    pub fn is(&self, uid: u32) -> bool {
+        self.uid.as_raw() == uid
+    }
+
     /// The existing ones of these files that this user may not read.
     ///
     /// # Errors

@@ -79,7 +79,7 @@ fn push(scene: &Scene, count: usize) -> usize {
 }
 
 /// Sends the same call again and again, to its end.
-fn repeated(scene: &Scene, flood: &Flood, head: &[u8], body: &[u8]) {
+pub(crate) fn repeated(scene: &Scene, flood: &Flood, head: &[u8], body: &[u8]) {
     scene.site.stranger.run(|| {
         while flood.goes_on() {
             let Some(mut raw) = unfinished(scene, head, body, 2, 10) else { continue };

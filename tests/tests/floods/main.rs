@@ -14,5 +14,6 @@ mod connections;
 mod handshakes;
 mod http2;
 mod memory;
+mod questions;
 mod scene;
 mod streams;

@@ -205,3 +205,44 @@ fn with_the_agent_hung_everything_is_closed_at_once_and_stays_closed_when_it_goe
     site.start();
     site.assert_closed_to_all();
 }
+
+#[test]
+fn with_the_agent_dead_or_hung_the_command_itself_ends_sessions() {
+    let mut site = started();
+    site.admit(&CLIENT, LONG);
+    let (mut kept, mut cut) = (session(&site), session(&site));
+    site.signal(Signal::STOP);
+    let (code, text) = close(&site, &["--source", CLIENT[0]]);
+    assert!(
+        code == 0 && text.contains("2 sessions stay open (drain); --cut ends"),
+        "{code} {text}"
+    );
+    assert!(carries(&mut kept) && carries(&mut cut));
+    let (code, text) = close(&site, &["--source", CLIENT[0], "--cut"]);
+    assert!(code == 0 && text.contains("ended 2 sessions"), "{code} {text}");
+    assert!(!carries(&mut kept) && !carries(&mut cut));
+    site.signal(Signal::CONT);
+    let records = || crate::audit::shown(&site, &[]);
+    let ended = |records: &[serde_json::Value]| {
+        let found = records.iter().find(|record| record["code"] == "C006").cloned();
+        found.map(|record| record["sessions"].clone())
+    };
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while ended(&records()) != Some(2.into()) {
+        assert!(std::time::Instant::now() < deadline, "{}", site.log());
+    }
+    site.admit(&[CLIENT[0]], LONG);
+    site.admit(&[STRANGER[0]], LONG);
+    let mut mine = session(&site);
+    site.end(Signal::KILL);
+    let (code, text) = close(&site, &["--source", STRANGER[0], "--cut"]);
+    assert!(code == 0 && text.contains("ended 0 sessions"), "{code} {text}");
+    assert!(carries(&mut mine));
+    let (code, text) = close(&site, &["--all", "--cut", "--json"]);
+    let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((code, &value["sessions_ended"]), (0, &1.into()), "{text}");
+    assert!(!carries(&mut mine));
+    site.assert_closed_to_all();
+    site.start();
+    site.assert_closed_to_all();
+}

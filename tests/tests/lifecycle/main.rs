@@ -25,6 +25,8 @@ mod journal;
 mod limits;
 mod local;
 mod metrics;
+mod past;
+mod questions;
 mod refusals;
 mod restarts;
 mod sessions;

@@ -43,6 +43,8 @@ codes! {
     BreakGlass => "B001", "break_glass";
     /// An opening by root has ended.
     BreakGlassEnded => "B002", "break_glass_ended";
+    /// The file of an opening that root did not make, or that cannot be taken over.
+    OpeningRefused => "B003", "opening_refused";
     /// A connection that a grant let in.
     Connection => "C001", "connection";
     /// The number of connections in a minute beyond those that are recorded one by one.
@@ -51,6 +53,8 @@ codes! {
     ConnectionCut => "C003", "connection_cut";
     /// A revocation was ordered to end sessions, too.
     SessionsCut => "C004", "sessions_cut";
+    /// Sessions were ended by `jit-agent close` while the agent did not answer.
+    SessionsEndedPast => "C006", "sessions_ended_past";
     /// A grant was accepted and opens now.
     GrantAdmitted => "G001", "grant_admitted";
     /// A grant was accepted and opens later.

@@ -144,7 +144,8 @@ fn colour(code: &str) -> &'static str {
             | EventCode::BreakGlass
             | EventCode::DatabaseDamaged
             | EventCode::GateDetached
-            | EventCode::GateLost,
+            | EventCode::GateLost
+            | EventCode::OpeningRefused,
         ) => "1;31",
         Some(
             EventCode::Connection

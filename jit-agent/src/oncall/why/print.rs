@@ -1,6 +1,7 @@
 //! The answer of `why` as text and as JSON.
 
 use jit_client::status::{GrantsJson, Style};
+use jit_common::PortKey;
 use jit_proto::{
     prefix::ip,
     printable::clean,
@@ -52,6 +53,16 @@ pub(super) fn text(known: &Known<'_>, explained: &Explanation, style: Style) -> 
         let text = "no agent answers: this is what the kernel enforces; names of grants and \
                     grants that have ended: `jit-agent audit show`";
         line("agent", text);
+        if explained.ask.is_some() {
+            let PortKey { port, protocol } = known.question.port;
+            let text = format!(
+                "until an agent runs, only root lets it in: jit-agent break-glass --source {} \
+                 --port {port}/{} --for 30m --reason 'TEXT'",
+                ip(known.question.source),
+                protocol.word()
+            );
+            line("", &text);
+        }
     }
     if let Some(ask) = &explained.ask {
         line("ask", ask);

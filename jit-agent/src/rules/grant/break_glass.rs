@@ -97,6 +97,14 @@ pub fn is_of(envelope: &v1::Envelope) -> bool {
     envelope.payload_type == BREAK_GLASS_TYPE
 }
 
+/// Whether a person would take this requester for root.
+pub fn is_reserved(requester: &str) -> bool {
+    let letters = |name: &str| -> String {
+        name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
+    };
+    letters(requester) == letters(REQUESTER)
+}
+
 /// Reads a stored one back.
 ///
 /// # Errors
@@ -135,6 +143,18 @@ mod tests {
         assert_eq!(grant(&asked(Duration::ZERO, "x"), Some(HOUR)), Err(Refusal::Lifetime));
         assert_eq!(grant(&asked(HOUR, " \n"), Some(HOUR)), Err(Refusal::Malformed));
         assert_eq!(grant(&asked(HOUR, "x"), None), Err(Refusal::NotPermitted));
+    }
+
+    #[test]
+    fn its_requester_is_nobody_elses() {
+        for reserved in
+            [REQUESTER, "Root (Break-Glass)", " root  (break glass)\n", "root/breakglass"]
+        {
+            assert!(is_reserved(reserved), "{reserved}");
+        }
+        for free in ["root", "ana@example.org", "root (break-glass) team", ""] {
+            assert!(!is_reserved(free), "{free}");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod failure;
 mod files;
 mod grant;
 mod keygen;
+mod live;
 mod order;
 mod pki;
 mod policy;

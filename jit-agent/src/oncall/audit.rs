@@ -20,13 +20,10 @@ use crate::{
         read::Reader,
         verify::{self, Options},
     },
-    oncall::output::unless_closed,
+    oncall::output::{Colours, unless_closed},
     system::sys,
 };
-use jit_client::{
-    exit::Exit,
-    status::{IdBegin, Style},
-};
+use jit_client::{exit::Exit, status::IdBegin};
 use jit_proto::{
     WallTime,
     printable::{clean, json_pretty},
@@ -61,6 +58,8 @@ pub struct VerifyArgs {
     /// A head that was kept elsewhere: SEQ:HASH, or a copy of audit.head; may be repeated.
     #[arg(long, value_name = "HEAD")]
     pub against: Vec<String>,
+    #[command(flatten)]
+    colours: Colours,
 }
 
 /// What `show` shows.
@@ -92,6 +91,8 @@ pub struct FilterArgs {
     /// Only records of this kind: G001 or grant_admitted; may be repeated.
     #[arg(long, value_name = "CODE", value_parser = parse_code)]
     pub code: Vec<EventCode>,
+    #[command(flatten)]
+    colours: Colours,
 }
 
 /// The value of `--since`.
@@ -161,7 +162,7 @@ pub fn run(state: &Path, command: &Command) -> Result<u8, CommandError> {
             let text = if args.json {
                 format!("{}\n", json_pretty(&report::json(&report)))
             } else {
-                report::text(&report, &directory, Style::of_stdout())
+                report::text(&report, &directory, args.colours.style())
             };
             unless_closed(io::stdout().write_all(text.as_bytes())).map_err(failed("verify"))?;
             Ok(u8::from(!report.is_good()))
@@ -252,7 +253,7 @@ impl FilterArgs {
             if self.json {
                 show::json(&line, raw)
             } else {
-                show::text(&line, raw, Style::of_stdout())
+                show::text(&line, raw, self.colours.style())
             }
         })
     }

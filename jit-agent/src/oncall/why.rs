@@ -8,7 +8,7 @@ mod refused;
 use std::{net::IpAddr, path::Path, process::ExitCode, time::Duration};
 
 use clap::Args;
-use jit_client::{exit::Exit, local, status::Style};
+use jit_client::{exit::Exit, local};
 use jit_common::{Address, PortKey, Protocol};
 use jit_proto::{SourcePrefix, WallTime, prefix::bits, printable::clean, v1};
 use tonic::Code;
@@ -25,7 +25,7 @@ use crate::{
         agent::{Unreached, connect, undone},
         failure::Failure,
         offline::{live_grants, port_message},
-        output::{complain, print, print_json},
+        output::{Colours, complain, print, print_json},
     },
     rules::clock::Now,
     system::sys,
@@ -60,6 +60,8 @@ pub struct WhyArgs {
     /// Print JSON (docs/json.md).
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    colours: Colours,
 }
 
 impl WhyArgs {
@@ -104,7 +106,7 @@ pub async fn run(config: &Path, args: &WhyArgs) -> Result<ExitCode, Failure> {
     if args.json {
         print_json(&print::json(&known, &explained))?;
     } else {
-        print(&print::text(&known, &explained, Style::of_stdout()))?;
+        print(&print::text(&known, &explained, args.colours.style()))?;
     }
     Ok(if explained.open { Exit::Success } else { Exit::Degraded }.into())
 }

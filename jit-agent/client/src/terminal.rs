@@ -45,7 +45,7 @@ impl Terminal {
         execute!(self.0, EnterAlternateScreen, Hide, DisableLineWrap, Clear(ClearType::All))
     }
 
-    /// Draws the lines, the first at the top.
+    /// Draws a whole screen of lines.
     pub(crate) fn draw(&mut self, lines: &[String]) -> io::Result<()> {
         self.0.queue(BeginSynchronizedUpdate)?;
         for (line, row) in lines.iter().zip(0_u16..) {
@@ -53,8 +53,6 @@ impl Terminal {
             self.0.queue(MoveTo(0, row))?.queue(Clear(ClearType::UntilNewLine))?;
             self.0.queue(Print(line))?;
         }
-        let used = u16::try_from(lines.len()).unwrap_or(u16::MAX);
-        self.0.queue(MoveTo(0, used))?.queue(Clear(ClearType::FromCursorDown))?;
         self.0.queue(EndSynchronizedUpdate)?.flush()
     }
 }

@@ -3,55 +3,87 @@
 //! Reads a copy of the file's bytes: an agent that hangs holds the file's lock, and nothing here may
 //! write. What is enforced is by the kernel's tables alone: the database only gives names.
 
-use std::{collections::HashMap, path::Path, sync::mpsc, thread, time::Duration};
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::mpsc::{self, Receiver},
+    thread,
+    time::Duration,
+};
 
 use jit_common::Slot;
 use jit_proto::v1;
 use prost::Message as _;
 
 use crate::{
-    disk::store::{Store, Stored, StoredGrant},
+    disk::store::{Store, StoreError, Stored, StoredGrant},
     system::sys,
 };
 
 /// The longest wait for the disk.
 const DISK: Duration = Duration::from_millis(500);
 
-/// Grants by the slot, and its generation, in which the kernel counts their connections.
+/// The grants of the database.
 #[derive(Debug, Default)]
-pub(super) struct Names(HashMap<(u32, u32), v1::Grant>);
+pub(super) struct Names {
+    /// By the slot, and its generation, in which the kernel counts their connections.
+    of_slots: HashMap<(u32, u32), v1::Grant>,
+    /// Those that have not begun.
+    waiting: Vec<v1::Grant>,
+}
 
-impl Names {
-    /// Reads the names. A disk that hangs is not waited for.
-    ///
-    /// # Errors
-    /// A sentence for a person.
-    pub(super) fn read(state: &Path) -> Result<Self, String> {
-        let boot = sys::boot_id().map_err(|error| error.to_string())?;
+/// Names that are being read, on a thread of their own.
+pub(super) struct Reading(Receiver<Result<Stored, StoreError>>);
+
+impl Reading {
+    /// Begins to read.
+    pub(super) fn begin(state: &Path) -> Self {
         let directory = state.to_owned();
         let (sender, receiver) = mpsc::channel();
         thread::spawn(move || {
             let _late = sender.send(Store::peek(&directory));
         });
-        let stored = receiver
-            .recv_timeout(DISK)
-            .map_err(|_| format!("the disk does not answer within {DISK:?}"))?;
-        Ok(Self::of(stored.map_err(|error| error.to_string())?, &boot))
+        Self(receiver)
     }
 
+    /// Waits for the names. A disk that hangs is not waited for.
+    ///
+    /// # Errors
+    /// A sentence for a person.
+    pub(super) fn end(self) -> Result<Names, String> {
+        let boot = sys::boot_id().map_err(|error| error.to_string())?;
+        let stored = self.0.recv_timeout(DISK);
+        let stored = stored.map_err(|_| format!("the disk does not answer within {DISK:?}"))?;
+        Ok(Names::of(stored.map_err(|error| error.to_string())?, &boot))
+    }
+}
+
+impl Names {
     fn of(stored: Stored, boot: &str) -> Self {
         let Stored { grants, progress, .. } = stored;
-        let named = grants.into_iter().filter_map(|(id, StoredGrant { envelope })| {
-            let place = progress.get(&id).filter(|place| place.boot_id == boot)?;
-            let grant = v1::Grant::decode(envelope?.payload).ok()?;
-            Some(((place.slot, place.generation), grant))
-        });
-        Self(named.collect())
+        let mut names = Self::default();
+        for (id, StoredGrant { envelope }) in grants {
+            let Some(grant) = envelope.and_then(|one| v1::Grant::decode(one.payload).ok()) else {
+                continue;
+            };
+            let place = progress.get(&id);
+            if place.is_none_or(|place| !place.began) {
+                names.waiting.push(grant);
+            } else if let Some(place) = place.filter(|place| place.boot_id == boot) {
+                names.of_slots.insert((place.slot, place.generation), grant);
+            }
+        }
+        names
     }
 
     /// The grant that is counted in this slot.
     pub(super) fn of_slot(&self, slot: u32, counted: Slot) -> Option<&v1::Grant> {
-        self.0.get(&(slot, counted.generation))
+        self.of_slots.get(&(slot, counted.generation))
+    }
+
+    /// The grants that have not begun.
+    pub(super) fn waiting(&self) -> &[v1::Grant] {
+        &self.waiting
     }
 }
 
@@ -71,6 +103,7 @@ mod tests {
             boot_id: "now".into(),
             slot: 7,
             generation: 3,
+            began: true,
             ..StoredProgress::default()
         };
         let stored = || {
@@ -84,5 +117,10 @@ mod tests {
         assert_eq!(names.of_slot(7, slot(3)), Some(&grant));
         assert_eq!((names.of_slot(7, slot(4)), names.of_slot(8, slot(3))), (None, None));
         assert_eq!(Names::of(stored(), "before").of_slot(7, slot(3)), None);
+        assert!(names.waiting().is_empty());
+        let mut later = stored();
+        later.progress.clear();
+        let names = Names::of(later, "now");
+        assert_eq!((names.of_slot(7, slot(3)), names.waiting()), (None, &[grant.clone()][..]));
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     oncall::{
         agent::{Asked, PATIENCE, Silence, ask_within},
         failure::Failure,
-        names::Names,
+        names::Reading,
         offline::{self, Absent},
         output::{Colours, print, print_json},
     },
@@ -105,7 +105,7 @@ pub(super) fn without_agent(
     let Glimpse { paths, host, interfaces, unreadable, .. } = glimpse;
     // The deadlines in the tables are by the programs' boot clock.
     let aligned = boot_clock::align().err();
-    let names = Names::read(&paths.state);
+    let names = Reading::begin(&paths.state).end();
     let absent = Absent { agent: silence.text(), refused: refused(config, silence) };
     let known = names.as_ref().ok();
     let mut status = offline::status(&paths.pins, &interfaces, &absent, known, sys::now())

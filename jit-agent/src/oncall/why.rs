@@ -1,6 +1,7 @@
 //! `jit-agent why`: would a connection get in, and by what, or what is missing. The loaded programs
 //! say so; this asks them through the agent, or by itself when no agent answers.
 
+mod ended;
 mod explain;
 mod print;
 mod refused;
@@ -10,7 +11,8 @@ use std::{net::IpAddr, path::Path, process::ExitCode, time::Duration};
 use clap::Args;
 use jit_client::{exit::Exit, local};
 use jit_common::{Address, PortKey, Protocol};
-use jit_proto::{SourcePrefix, WallTime, prefix::bits, printable::clean, v1};
+use jit_proto::{WallTime, prefix::bits, printable::clean, v1};
+use prost::Message as _;
 use tonic::Code;
 
 use crate::{
@@ -24,10 +26,15 @@ use crate::{
     oncall::{
         agent::{Unreached, connect, undone},
         failure::Failure,
+        names::{Names, Reading},
         offline::{live_grants, port_message},
         output::{Colours, complain, print, print_json},
     },
-    rules::clock::Now,
+    rules::{
+        claims::EXEMPT_SLOT,
+        clock::Now,
+        reconcile::{Access, EntryKey},
+    },
     system::sys,
 };
 
@@ -84,7 +91,7 @@ pub async fn run(config: &Path, args: &WhyArgs) -> Result<ExitCode, Failure> {
     let answer = match ask_agent(&glimpse.paths.socket(), question, requester).await? {
         Some(answer) => answer,
         None if sys::missing_capabilities().contains(&"CAP_BPF") => return Err(Failure::NotRoot),
-        None => ask_kernel(&glimpse, question, sys::now())?,
+        None => ask_kernel(&glimpse, question, requester, sys::now())?,
     };
     if let Some(name) = &args.interface
         && !answer.interfaces.iter().any(|way| way.name == *name)
@@ -144,8 +151,15 @@ async fn ask_agent(
 }
 
 /// Asks the programs over the pins.
-fn ask_kernel(glimpse: &Glimpse, question: Question, now: Now) -> Result<v1::WhyResponse, Failure> {
+fn ask_kernel(
+    glimpse: &Glimpse,
+    question: Question,
+    requester: Option<&str>,
+    now: Now,
+) -> Result<v1::WhyResponse, Failure> {
     let Glimpse { paths, host, interfaces, .. } = glimpse;
+    // Read while the programs are loaded.
+    let reading = Reading::begin(&paths.state);
     // The deadlines in the tables are by the programs' boot clock.
     if let Err(error) = boot_clock::align() {
         complain(&format!("the programs' boot clock cannot be read ({error}): times may be wrong"));
@@ -169,29 +183,63 @@ fn ask_kernel(glimpse: &Glimpse, question: Question, now: Now) -> Result<v1::Why
         ..v1::WhyResponse::default()
     };
     let Some(view) = view else { return Ok(nothing()) };
-    let filled = of_view(&paths.pins, view, question, now).map_err(Failure::Unread)?;
+    let mut filled = of_view(&paths.pins, view, question, reading, now).map_err(Failure::Unread)?;
+    filled.grants.extend(gone(&paths.state, question, requester, &filled.grants));
+    let theirs = |state: &v1::GrantState| {
+        state.signed().is_some_and(|grant| concerns(&grant, question, requester))
+    };
+    filled.grants.retain(theirs);
     let v1::WhyResponse { host, own, from_tables, .. } = nothing();
     Ok(v1::WhyResponse { host, own, from_tables, ..filled })
+}
+
+/// Grants that have ended, from the audit. One that is still in force has not.
+fn gone(
+    state: &Path,
+    question: Question,
+    requester: Option<&str>,
+    held: &[v1::GrantState],
+) -> Vec<v1::GrantState> {
+    let held: Vec<_> = held.iter().filter_map(|state| Some(state.signed()?.id)).collect();
+    let wants =
+        |grant: &v1::Grant| !held.contains(&grant.id) && concerns(grant, question, requester);
+    ended::ended(state, wants).unwrap_or_else(|error| {
+        complain(&format!("grants that have ended are not known: cannot read the audit: {error}"));
+        Vec::new()
+    })
+}
+
+/// Whether a grant has to do with the question.
+fn concerns(grant: &v1::Grant, question: Question, requester: Option<&str>) -> bool {
+    explain::covers(grant, question)
+        || explain::opens(grant, question)
+        || requester.is_some_and(|name| grant.requester == name)
 }
 
 fn of_view(
     pins: &Path,
     view: View,
     question: Question,
+    reading: Reading,
     now: Now,
 ) -> Result<v1::WhyResponse, DatapathError> {
-    let View { interfaces, guard, ports, mut entries, slots, .. } = view;
+    let View { interfaces, guard, ports, entries, slots, .. } = view;
     let Question { source, port } = question;
-    let state = (&*interfaces, guard.attached);
-    let answers = view::ask(pins, question, state, now.boot)?;
+    let answers = view::ask(pins, question, (&*interfaces, guard.attached), now.boot)?;
+    let names = reading.end().unwrap_or_else(|why| {
+        complain(&format!("the grants have no names here: {why}"));
+        Names::default()
+    });
     let rule = ports.get(&port);
+    let named = |(key, access): (EntryKey, Access)| {
+        let counted = slots.get(&access.slot).copied().unwrap_or_default();
+        let grant = names.of_slot(access.slot, counted).filter(|_| access.slot != EXEMPT_SLOT);
+        let grant_id = grant.map(|grant| grant.id.clone()).unwrap_or_default();
+        v1::WhyEntry { grant_id, ..answers::entry(&key, access, &answers.slots, now) }
+    };
     let found = answers::covering(source, port, |key| entries.get(key).copied());
-    let found = found.into_iter();
-    let found =
-        found.map(|(key, access)| answers::entry(&key, access, &answers.slots, now)).collect();
-    let host = SourcePrefix::new(source, bits(source.family)).ok();
-    entries
-        .retain(|key, _| key.port == port || host.is_some_and(|host| key.source.contains(&host)));
+    let mut grants = live_grants(&entries, &slots, Some(&names), now);
+    grants.extend(names.waiting().iter().map(|grant| waiting(grant, now)));
     Ok(v1::WhyResponse {
         interfaces: answers::ways(
             &answers.ways,
@@ -200,8 +248,19 @@ fn of_view(
         ),
         guard: answers.guard.map(answers::verdict),
         port: rule.map(|rule| port_message(port, rule)),
-        entries: found,
-        grants: live_grants(&entries, &slots, None, now),
+        entries: found.into_iter().map(named).collect(),
+        grants,
         ..v1::WhyResponse::default()
     })
+}
+
+/// A grant that has not begun; without an agent it does not begin.
+fn waiting(grant: &v1::Grant, now: Now) -> v1::GrantState {
+    let ended = grant.not_after_ms <= now.wall.0;
+    let state = if ended { v1::State::Expired } else { v1::State::Scheduled };
+    v1::GrantState {
+        grant: grant.encode_to_vec().into(),
+        state: state.into(),
+        ..v1::GrantState::default()
+    }
 }

@@ -20,6 +20,7 @@ mod floors;
 mod handshakes;
 mod installed;
 mod limits;
+mod live_view;
 mod local;
 mod refusals;
 mod restarts;

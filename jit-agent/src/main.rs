@@ -21,7 +21,7 @@ use jit_agent::{
     config::{DEFAULT_PATH, Glimpse},
     oncall::{
         Failure, audit, break_glass, check, close, complain, denials, detach, grants, policy,
-        status, why,
+        status, unless_closed, why,
     },
     system::{log, memory},
 };
@@ -143,9 +143,18 @@ async fn perform() -> ExitCode {
         Ok(arguments) => arguments,
         Err(mut error) => {
             forget_detach(&mut error);
-            let _unprinted = error.print();
-            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Success };
-            return exit.into();
+            let printed = error.print();
+            if error.use_stderr() {
+                return Exit::Usage.into();
+            }
+            // The help was asked for.
+            return match unless_closed(printed) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    complain(&format!("cannot write to standard output: {error}"));
+                    Exit::Unavailable.into()
+                }
+            };
         }
     };
     let result = match command {

@@ -44,7 +44,8 @@ impl Terminal {
         // It makes the terminal the program's own, so that a change of size reaches it.
         let mut session = Command::new("setsid");
         session.arg("--ctty").arg(command.get_program()).args(command.get_args());
-        session.env("TERM", "xterm-256color").stdin(end()).stdout(end()).stderr(end());
+        session.stdin(end()).stdout(end()).stderr(end());
+        session.env("TERM", "xterm-256color");
         for (name, value) in command.get_envs() {
             match value {
                 Some(value) => session.env(name, value),
@@ -78,6 +79,18 @@ impl Terminal {
     /// The first line on the screen.
     pub fn first_line(&self) -> String {
         self.screen().lines().next().unwrap_or_default().to_owned()
+    }
+
+    /// Whether something on the screen has a colour or is bold.
+    pub fn is_coloured(&self) -> bool {
+        let parser = self.parser();
+        let (high, wide) = parser.screen().size();
+        (0..high.get()).any(|row| {
+            (0..wide.get()).any(|column| {
+                let cell = parser.screen().cell(row, column);
+                cell.is_some_and(|cell| cell.bold() || cell.fgcolor() != vt100::Color::Default)
+            })
+        })
     }
 
     /// Waits for a screen. Returns how long it took.

@@ -20,7 +20,7 @@ use crate::{
         read::Reader,
         verify::{self, Options},
     },
-    oncall::output::{Colours, unless_closed},
+    oncall::output::{Colours, print, unless_closed, unwritten},
     system::sys,
 };
 use jit_client::{exit::Exit, status::IdBegin};
@@ -164,7 +164,7 @@ pub fn run(state: &Path, command: &Command) -> Result<u8, CommandError> {
             } else {
                 report::text(&report, &directory, args.colours.style())
             };
-            unless_closed(io::stdout().write_all(text.as_bytes())).map_err(failed("verify"))?;
+            print(&text).map_err(failed("verify"))?;
             Ok(u8::from(!report.is_good()))
         }
         Command::Show(args) => {
@@ -186,7 +186,7 @@ fn show_all(directory: &Path, args: &ShowArgs) -> io::Result<()> {
     while let Some(line) = reader.next_line()? {
         let Some(text) = args.filter.render(&line, &mut filter) else { continue };
         match args.last {
-            None => writeln!(out, "{text}")?,
+            None => writeln!(out, "{text}").map_err(unwritten)?,
             Some(last) => {
                 kept.push_back(text);
                 if kept.len() > last {
@@ -196,9 +196,9 @@ fn show_all(directory: &Path, args: &ShowArgs) -> io::Result<()> {
         }
     }
     for text in kept {
-        writeln!(out, "{text}")?;
+        writeln!(out, "{text}").map_err(unwritten)?;
     }
-    out.flush()
+    out.flush().map_err(unwritten)
 }
 
 fn follow(directory: &Path, args: &FilterArgs) -> io::Result<()> {
@@ -219,14 +219,14 @@ fn follow(directory: &Path, args: &FilterArgs) -> io::Result<()> {
     }
     let mut out = io::stdout().lock();
     for text in kept {
-        writeln!(out, "{text}")?;
+        writeln!(out, "{text}").map_err(unwritten)?;
     }
     loop {
-        out.flush()?;
+        out.flush().map_err(unwritten)?;
         match reader.next_line()? {
             Some(line) => {
                 if let Some(text) = args.render(&line, &mut filter) {
-                    writeln!(out, "{text}")?;
+                    writeln!(out, "{text}").map_err(unwritten)?;
                 }
             }
             None => thread::sleep(POLL),

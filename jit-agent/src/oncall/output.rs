@@ -44,10 +44,15 @@ pub(super) fn print_while_open(text: &str) -> io::Result<bool> {
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => {
-            let text = format!("cannot write to standard output: {error}");
-            Err(io::Error::new(error.kind(), text))
-        }
+        Err(error) => Err(unwritten(error)),
+    }
+}
+
+/// Says that standard output was the cause.
+pub(super) fn unwritten(error: io::Error) -> io::Error {
+    match error.kind() {
+        ErrorKind::BrokenPipe => error,
+        kind => io::Error::new(kind, format!("cannot write to standard output: {error}")),
     }
 }
 
@@ -62,7 +67,10 @@ pub fn complain(text: &str) {
 }
 
 /// A reader that has closed standard output is not an error.
-pub(super) fn unless_closed(result: io::Result<()>) -> io::Result<()> {
+///
+/// # Errors
+/// Every other error.
+pub fn unless_closed(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         other => other,

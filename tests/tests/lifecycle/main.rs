@@ -11,6 +11,7 @@ mod break_glass;
 mod broken_surroundings;
 mod clock;
 mod close;
+mod colours;
 mod connections;
 mod controllers;
 mod crashes;

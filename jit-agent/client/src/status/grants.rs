@@ -23,6 +23,8 @@ const HITS: usize = 4;
 const REQUESTER: usize = 5;
 const WHY: usize = 6;
 
+/// Longest ticket and justification, characters: on a wide terminal there is room.
+const WHY_WIDTH: usize = 100;
 /// Spaces before each cell.
 const GAP: usize = 2;
 
@@ -170,6 +172,6 @@ fn cells(state: &v1::GrantState, ids: &ShortIds) -> [String; COLUMNS] {
             most => format!("{}/{most}", state.hits),
         },
         clean(&grant.requester, WIDTH),
-        clean(why.trim(), WIDTH),
+        clean(why.trim(), WHY_WIDTH),
     ]
 }

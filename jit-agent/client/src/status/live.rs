@@ -23,6 +23,7 @@ use super::{
     grants::{self, readable},
     layout::lay_out,
     sections,
+    words::thousands,
 };
 
 /// Neither enforcing nor not: nobody knows.
@@ -156,16 +157,19 @@ impl Live {
     /// `grants   40 live  3 to 17 of 40 by time left, with "ana"`.
     fn title(&self, wide: Option<usize>) -> String {
         let number = self.shown.len();
+        let count = |number: usize| thousands(u64::try_from(number).unwrap_or(u64::MAX));
         let mut text = format!("grants   {}", grants::counts(&self.status.grants));
         if number > self.rows {
             let last = (self.top + self.rows).min(number);
-            text.push_str(&format!("  {} to {last} of {number}", self.top + 1));
+            let (first, last, all) = (count(self.top + 1), count(last), count(number));
+            text.push_str(&format!("  {first} to {last} of {all}"));
         }
         if !self.status.grants.is_empty() {
             text.push_str(&format!("  by {}", keys::name(self.order)));
         }
         if !self.filter.is_empty() {
-            text.push_str(&format!(", {number} with \"{}\"", clean(&self.filter, 40)));
+            let filter = clean(&self.filter, 40);
+            text.push_str(&format!(", {} with \"{filter}\"", count(number)));
         }
         wide.map_or_else(|| text.clone(), |wide| cut(&text, wide))
     }

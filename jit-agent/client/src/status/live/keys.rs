@@ -10,7 +10,7 @@ use crate::status::Order;
 const LONGEST: usize = 64;
 
 pub(super) const HELP: &str =
-    "q quit   / filter   sort: t time left, h hits, s source, r requester   ↑↓ PgUp PgDn";
+    "q quit   / filter   sort: t left, h hits, s source, r requester   ↑↓ PgUp PgDn";
 
 /// What follows a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -41,6 +41,7 @@ const LAST_LINES: Duration = Duration::from_millis(300);
 #[command(
     version,
     after_help = "Is it in force?            jit-agent status\n\
+                  What happens now?          jit-agent status --watch\n\
                   Is the new file good?      jit-agent check\n\
                   Who was denied?            jit-agent denials --since 1h\n\
                   Why can they not get in?   jit-agent why 203.0.113.7 22\n\

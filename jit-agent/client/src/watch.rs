@@ -34,7 +34,7 @@ const WAITING: usize = 256;
 
 /// What the view waits for.
 enum News {
-    Answer(v1::StatusResponse),
+    Answer(Box<v1::StatusResponse>),
     End,
     Key(KeyEvent),
     Resize,
@@ -98,7 +98,7 @@ async fn show(
         // All that has come, before it is drawn again.
         while let Some(one) = next {
             match one {
-                News::Answer(status) => live.answer(status, Instant::now()),
+                News::Answer(status) => live.answer(*status, Instant::now()),
                 News::End => return Ok(live.into_status()),
                 News::Key(key) => match live.key(key) {
                     After::Draw => {}
@@ -139,7 +139,7 @@ async fn keep_asking(mut ask: impl AsyncFnMut() -> v1::StatusResponse, sender: S
     next.tick().await;
     loop {
         next.tick().await;
-        if sender.send(News::Answer(ask().await)).await.is_err() {
+        if sender.send(News::Answer(Box::new(ask().await))).await.is_err() {
             return;
         }
     }

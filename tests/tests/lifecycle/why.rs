@@ -97,7 +97,9 @@ fn set_up(site: &Site, state: &str, source: &str) {
         "limited" => v1::Grant { max_connections: 1, ..grant(source) },
         _ => return,
     };
-    site.push(site.sign(&signed)).unwrap();
+    let pushed = site.push(site.sign(&signed));
+    // A short one may have ended before it came.
+    assert!(pushed.is_ok() || state == "ended", "{pushed:?}");
     match state {
         "revoked" => drop(site.revoke_all()),
         "ended" => thread::sleep(Duration::from_millis(1_300)),

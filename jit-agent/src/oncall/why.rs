@@ -6,12 +6,12 @@ mod explain;
 mod print;
 mod refused;
 
-use std::{net::IpAddr, path::Path, process::ExitCode, time::Duration};
+use std::{collections::HashSet, net::IpAddr, path::Path, process::ExitCode, time::Duration};
 
 use clap::Args;
 use jit_client::{exit::Exit, local};
 use jit_common::{Address, PortKey, Protocol};
-use jit_proto::{WallTime, prefix::bits, printable::clean, v1};
+use jit_proto::{SourcePrefix, WallTime, prefix::bits, printable::clean, v1};
 use prost::Message as _;
 use tonic::Code;
 
@@ -33,7 +33,7 @@ use crate::{
     rules::{
         claims::EXEMPT_SLOT,
         clock::Now,
-        reconcile::{Access, EntryKey},
+        reconcile::{Access, Entries, EntryKey},
     },
     system::sys,
 };
@@ -44,6 +44,8 @@ use explain::Known;
 const PATIENCE: Duration = Duration::from_millis(1_500);
 /// How far back refused grants are looked for.
 const LATELY: Duration = Duration::from_secs(24 * 3600);
+/// Most grants for the port, but for other sources, that are looked at without an agent.
+const OTHERS: usize = 64;
 const ASK: &str = "ask the loaded programs";
 
 /// The question.
@@ -183,7 +185,8 @@ fn ask_kernel(
         ..v1::WhyResponse::default()
     };
     let Some(view) = view else { return Ok(nothing()) };
-    let mut filled = of_view(&paths.pins, view, question, reading, now).map_err(Failure::Unread)?;
+    let filled = of_view(&paths.pins, view, question, requester, reading, now);
+    let mut filled = filled.map_err(Failure::Unread)?;
     filled.grants.extend(gone(&paths.state, question, requester, &filled.grants));
     let theirs = |state: &v1::GrantState| {
         state.signed().is_some_and(|grant| concerns(&grant, question, requester))
@@ -220,10 +223,11 @@ fn of_view(
     pins: &Path,
     view: View,
     question: Question,
+    requester: Option<&str>,
     reading: Reading,
     now: Now,
 ) -> Result<v1::WhyResponse, DatapathError> {
-    let View { interfaces, guard, ports, entries, slots, .. } = view;
+    let View { interfaces, guard, ports, mut entries, slots, .. } = view;
     let Question { source, port } = question;
     let answers = view::ask(pins, question, (&*interfaces, guard.attached), now.boot)?;
     let names = reading.end().unwrap_or_else(|why| {
@@ -238,6 +242,12 @@ fn of_view(
         v1::WhyEntry { grant_id, ..answers::entry(&key, access, &answers.slots, now) }
     };
     let found = answers::covering(source, port, |key| entries.get(key).copied());
+    keep_near(&mut entries, question, |slot| {
+        let counted = slots.get(&slot).copied().unwrap_or_default();
+        requester.is_some_and(|theirs| {
+            names.of_slot(slot, counted).is_some_and(|grant| grant.requester == theirs)
+        })
+    });
     let mut grants = live_grants(&entries, &slots, Some(&names), now);
     grants.extend(names.waiting().iter().map(|grant| waiting(grant, now)));
     Ok(v1::WhyResponse {
@@ -252,6 +262,28 @@ fn of_view(
         grants,
         ..v1::WhyResponse::default()
     })
+}
+
+/// Keeps the entries of grants that have to do with the question: that cover the source, are
+/// `theirs`, by the slot, and a few of the others for the port.
+fn keep_near(entries: &mut Entries, question: Question, theirs: impl Fn(u32) -> bool) {
+    let Question { source, port } = question;
+    let host = SourcePrefix::new(source, bits(source.family)).ok();
+    let mut near = HashSet::new();
+    let mut others = 0;
+    for (key, entry) in entries.iter() {
+        let covers = host.is_some_and(|host| key.source.contains(&host));
+        for access in entry.accesses().into_iter().filter(|access| access.is_some()) {
+            if covers || theirs(access.slot) {
+                near.insert(access.slot);
+            } else if key.port == port && others < OTHERS && near.insert(access.slot) {
+                others += 1;
+            }
+        }
+    }
+    entries.retain(|_, entry| {
+        entry.accesses().iter().any(|access| access.is_some() && near.contains(&access.slot))
+    });
 }
 
 /// A grant that has not begun; without an agent it does not begin.

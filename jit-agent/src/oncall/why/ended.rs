@@ -1,6 +1,10 @@
 //! Grants that have ended, as the audit has them: for a host on which no agent answers.
 
-use std::{collections::BTreeMap, io, path::Path};
+use std::{
+    collections::{BTreeMap, HashSet, VecDeque},
+    io,
+    path::Path,
+};
 
 use jit_proto::{GrantId, PortRange, SourcePrefix, v1};
 use prost::Message as _;
@@ -27,25 +31,69 @@ struct Line {
     signers: Vec<String>,
 }
 
-/// The grants that have ended and that `wants` asks for. Only the audit's current file is read.
+/// Most grants that have ended that are looked at, the latest to end.
+const MOST: usize = 1_000;
+
+/// The grants that have ended and that `wants` asks for. Only the audit's current file is read, and
+/// of it only the lines of grants that have ended are parsed.
 pub(super) fn ended(
     state: &Path,
     wants: impl Fn(&v1::Grant) -> bool,
 ) -> io::Result<Vec<v1::GrantState>> {
-    let mut reader = Reader::from_the_newest(&directory(state))?;
+    let directory = directory(state);
+    let mut ids = VecDeque::new();
+    each_line(&directory, |line| {
+        if ENDS.into_iter().any(|code| has_code(line, code)) {
+            ids.extend(id_in(line));
+            if ids.len() > MOST {
+                ids.pop_front();
+            }
+        }
+    })?;
+    let ids: HashSet<GrantId> = ids.into_iter().collect();
     let mut all = BTreeMap::new();
-    while let Some(line) = reader.next_line()? {
-        // Most lines are others: they are not parsed.
-        if line.windows(9).any(|bytes| bytes == b"\"grant\":\"")
-            && let Ok(line) = serde_json::from_slice(&line)
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    each_line(&directory, |line| {
+        if id_in(line).is_some_and(|id| ids.contains(&id))
+            && let Ok(line) = serde_json::from_slice(line)
         {
             follow(&mut all, line);
         }
-    }
+    })?;
     let ended = all
         .into_values()
         .filter(|(grant, state)| !matches!(state.state(), v1::State::Active) && wants(grant));
     Ok(ended.map(|(_, state)| state).collect())
+}
+
+const ENDS: [EventCode; 4] = [
+    EventCode::BreakGlassEnded,
+    EventCode::GrantExpired,
+    EventCode::GrantReplaced,
+    EventCode::GrantRevoked,
+];
+
+fn each_line(directory: &Path, mut act: impl FnMut(&[u8])) -> io::Result<()> {
+    let mut reader = Reader::from_the_newest(directory)?;
+    while let Some(line) = reader.next_line()? {
+        act(&line);
+    }
+    Ok(())
+}
+
+fn has_code(line: &[u8], code: EventCode) -> bool {
+    // Near the begin of each line.
+    let head = line.get(..line.len().min(256)).unwrap_or_default();
+    head.windows(4).any(|bytes| bytes == code.code().as_bytes())
+}
+
+/// The id of the grant that a line is about.
+fn id_in(line: &[u8]) -> Option<GrantId> {
+    const NAME: &[u8] = b"\"grant\":\"";
+    let at = line.windows(NAME.len()).position(|bytes| bytes == NAME)? + NAME.len();
+    std::str::from_utf8(line.get(at..at + 26)?).ok()?.parse().ok()
 }
 
 /// What a line changes. A grant whose first line is in an older file is not known.
@@ -112,6 +160,11 @@ mod tests {
             let record = record.with("sources", vec!["192.0.2.0/24"]).with("ports", vec!["22/tcp"]);
             line(record.with("not_after", "2026-06-01T00:00:00Z"))
         };
+        let raw = Record::new(EventCode::GrantExpired).grant(id);
+        let raw = raw.line(Tip::START, WallTime(1_780_272_000_000));
+        assert_eq!(id_in(raw.as_bytes()), Some(id));
+        let is = |code| has_code(raw.as_bytes(), code);
+        assert!(is(EventCode::GrantExpired) && !is(EventCode::GrantRevoked));
         let mut all = BTreeMap::new();
         // Its first line is not known.
         follow(&mut all, line(Record::new(EventCode::GrantExpired).grant(id)));

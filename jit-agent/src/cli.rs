@@ -18,6 +18,7 @@ use crate::{
 #[command(
     version,
     after_help = "Is it in force?            jit-agent status\n\
+                  What happens now?          jit-agent status --watch\n\
                   Is the new file good?      jit-agent check\n\
                   Is this host good?         jit-agent doctor\n\
                   Who was denied?            jit-agent denials --since 1h\n\

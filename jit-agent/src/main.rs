@@ -13,7 +13,7 @@ use jit_agent::{
     config::Glimpse,
     oncall::{
         Failure, audit, break_glass, check, close, complain, denials, detach, doctor, grants,
-        policy, status, why,
+        policy, status, unless_closed, why,
     },
     system::{log, memory},
 };
@@ -50,9 +50,18 @@ async fn perform() -> ExitCode {
     let Arguments { config, command } = match Arguments::read() {
         Ok(arguments) => arguments,
         Err(error) => {
-            let _unprinted = error.print();
-            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Success };
-            return exit.into();
+            let printed = error.print();
+            if error.use_stderr() {
+                return Exit::Usage.into();
+            }
+            // The help was asked for.
+            return match unless_closed(printed) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    complain(&format!("cannot write to standard output: {error}"));
+                    Exit::Unavailable.into()
+                }
+            };
         }
     };
     let result = match command {

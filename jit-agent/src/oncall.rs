@@ -22,4 +22,4 @@ pub mod why;
 
 pub use failure::Failure;
 pub(crate) use failure::datapath_exit;
-pub use output::complain;
+pub use output::{complain, unless_closed};

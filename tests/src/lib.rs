@@ -25,5 +25,6 @@ pub mod raw;
 pub mod sockets;
 pub mod sys;
 pub mod team;
+pub mod terminal;
 pub mod tun;
 pub mod wireguard;

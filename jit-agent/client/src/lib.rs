@@ -17,7 +17,9 @@ pub mod revocation;
 pub mod signing;
 pub mod status;
 pub mod target;
+mod terminal;
 pub mod text;
+pub mod watch;
 #[cfg(test)]
 #[cfg(feature = "signing")]
 mod worked_example;

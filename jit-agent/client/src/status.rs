@@ -27,6 +27,7 @@ mod grants;
 mod interfaces;
 mod json;
 mod layout;
+pub(crate) mod live;
 mod page;
 mod ports;
 mod sections;

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
-use jit_client::status::IdBegin;
+use clap::{Args, ColorChoice, Parser, Subcommand};
+use jit_client::status::{IdBegin, Style};
 use jit_proto::SourcePrefix;
 
 use crate::{
@@ -131,6 +131,27 @@ pub(crate) struct ListArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) colours: Colours,
+}
+
+/// The option of every command that has colours.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Colours {
+    /// Colours: `auto` has them on a terminal, unless NO_COLOR is set or TERM is dumb
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    color: ColorChoice,
+}
+
+impl Colours {
+    /// Whether text on standard output has colours.
+    pub(crate) fn style(self) -> Style {
+        match self.color {
+            ColorChoice::Always => Style::Colour,
+            ColorChoice::Auto => Style::of_stdout(),
+            ColorChoice::Never => Style::Plain,
+        }
+    }
 }
 
 /// Arguments of `status`.
@@ -139,6 +160,11 @@ pub(crate) struct StatusArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+    /// Stay, and draw the screen anew each second; its last line says the keys
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) watch: bool,
+    #[command(flatten)]
+    pub(crate) colours: Colours,
 }
 
 /// Arguments of `watch`.

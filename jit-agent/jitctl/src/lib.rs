@@ -12,6 +12,7 @@ mod failure;
 mod files;
 mod grant;
 mod keygen;
+mod live;
 mod order;
 mod pki;
 mod policy;
@@ -36,10 +37,19 @@ pub fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Success };
-            // When the terminal is closed, there is nowhere to report it.
-            let _ = error.print();
-            return exit.into();
+            let printed = error.print();
+            if error.use_stderr() {
+                return Exit::Usage.into();
+            }
+            // The help was asked for.
+            return match text::written(printed) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(failure) if failure == Failure::output_closed() => ExitCode::SUCCESS,
+                Err(failure) => {
+                    failure.report();
+                    failure.exit.into()
+                }
+            };
         }
     };
     match perform(cli) {

@@ -7,7 +7,7 @@ use jit_client::{
     exit::Exit,
     files::read,
     revocation,
-    status::{self, GrantsJson, Page, ShortIds, StatusJson, Style},
+    status::{self, GrantsJson, Page, ShortIds, StatusJson},
 };
 use jit_proto::{
     GrantId,
@@ -20,6 +20,7 @@ use crate::{
     cli::{ListArgs, PushArgs, RevokeArgs, RevokeWhat, StatusArgs},
     connect,
     failure::{self, Failure},
+    live,
     target::AgentArgs,
     text,
 };
@@ -153,7 +154,7 @@ pub(crate) fn list(agent_args: &AgentArgs, args: &ListArgs) -> Result<Exit, Fail
     if args.json {
         text::print_pretty(&GrantsJson(&grants))?;
     } else {
-        let (ids, page) = (ShortIds::of(&grants), Page::of_stdout(Style::of_stdout()));
+        let (ids, page) = (ShortIds::of(&grants), Page::of_stdout(args.colours.style()));
         text::print(&status::grants_text(&grants, &ids, page))?;
     }
     Ok(Exit::Success)
@@ -161,11 +162,15 @@ pub(crate) fn list(agent_args: &AgentArgs, args: &ListArgs) -> Result<Exit, Fail
 
 /// Shows what the agent enforces; the exit code is the agent's state.
 pub(crate) fn status(agent_args: &AgentArgs, args: &StatusArgs) -> Result<Exit, Failure> {
+    let style = args.colours.style();
+    if args.watch {
+        return live::run(agent_args, style);
+    }
     let status = connect::with(agent_args, async |agent| Ok(agent.status().await?))?;
     if args.json {
         text::print_pretty(&StatusJson(&status))?;
     } else {
-        text::print(&status::text(&status, Page::of_stdout(Style::of_stdout())))?;
+        text::print(&status::text(&status, Page::of_stdout(style)))?;
     }
     Ok(Exit::of_status(&status))
 }

@@ -27,7 +27,12 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
 /// has closed standard output.
 pub(crate) fn follow(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| match error.kind() {
+    written(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+}
+
+/// What became of a text on standard output.
+pub(crate) fn written(result: std::io::Result<()>) -> Result<(), Failure> {
+    result.map_err(|error| match error.kind() {
         ErrorKind::BrokenPipe => Failure::output_closed(),
         _ => Failure::files(format!("cannot write to standard output: {error}")),
     })

@@ -14,7 +14,7 @@ use crate::{config::Glimpse, oncall::failure::Failure};
 
 /// The longest wait for an agent, where the kernel's tables can be read instead. With the reading
 /// of tables and database the command ends within two seconds.
-const PATIENCE: Duration = Duration::from_millis(1_200);
+pub(super) const PATIENCE: Duration = Duration::from_millis(1_200);
 
 /// The result of a request to the agent.
 pub(super) enum Asked<T> {
@@ -55,7 +55,16 @@ pub(super) async fn ask<T>(
     socket: &Path,
     request: impl AsyncFnOnce(&mut LocalClient) -> Result<Response<T>, Status>,
 ) -> Result<Asked<T>, Failure> {
-    let asked = tokio::time::timeout(PATIENCE, async {
+    ask_within(PATIENCE, socket, request).await
+}
+
+/// The same, with a wait of its own.
+pub(super) async fn ask_within<T>(
+    patience: Duration,
+    socket: &Path,
+    request: impl AsyncFnOnce(&mut LocalClient) -> Result<Response<T>, Status>,
+) -> Result<Asked<T>, Failure> {
+    let asked = tokio::time::timeout(patience, async {
         let mut client = connect(socket).await?;
         Ok(request(&mut client).await)
     });

@@ -20,13 +20,10 @@ use crate::{
         read::Reader,
         verify::{self, Options},
     },
-    oncall::output::unless_closed,
+    oncall::output::{Colours, print, unless_closed, unwritten},
     system::sys,
 };
-use jit_client::{
-    exit::Exit,
-    status::{IdBegin, Style},
-};
+use jit_client::{exit::Exit, status::IdBegin};
 use jit_proto::{
     WallTime,
     printable::{clean, json_pretty},
@@ -61,6 +58,8 @@ pub struct VerifyArgs {
     /// A head that was kept elsewhere: SEQ:HASH, or a copy of audit.head; may be repeated.
     #[arg(long, value_name = "HEAD")]
     pub against: Vec<String>,
+    #[command(flatten)]
+    colours: Colours,
 }
 
 /// What `show` shows.
@@ -92,6 +91,8 @@ pub struct FilterArgs {
     /// Only records of this kind: G001 or grant_admitted; may be repeated.
     #[arg(long, value_name = "CODE", value_parser = parse_code)]
     pub code: Vec<EventCode>,
+    #[command(flatten)]
+    colours: Colours,
 }
 
 /// The value of `--since`.
@@ -161,9 +162,9 @@ pub fn run(state: &Path, command: &Command) -> Result<u8, CommandError> {
             let text = if args.json {
                 format!("{}\n", json_pretty(&report::json(&report)))
             } else {
-                report::text(&report, &directory, Style::of_stdout())
+                report::text(&report, &directory, args.colours.style())
             };
-            unless_closed(io::stdout().write_all(text.as_bytes())).map_err(failed("verify"))?;
+            print(&text).map_err(failed("verify"))?;
             Ok(u8::from(!report.is_good()))
         }
         Command::Show(args) => {
@@ -185,7 +186,7 @@ fn show_all(directory: &Path, args: &ShowArgs) -> io::Result<()> {
     while let Some(line) = reader.next_line()? {
         let Some(text) = args.filter.render(&line, &mut filter) else { continue };
         match args.last {
-            None => writeln!(out, "{text}")?,
+            None => writeln!(out, "{text}").map_err(unwritten)?,
             Some(last) => {
                 kept.push_back(text);
                 if kept.len() > last {
@@ -195,9 +196,9 @@ fn show_all(directory: &Path, args: &ShowArgs) -> io::Result<()> {
         }
     }
     for text in kept {
-        writeln!(out, "{text}")?;
+        writeln!(out, "{text}").map_err(unwritten)?;
     }
-    out.flush()
+    out.flush().map_err(unwritten)
 }
 
 fn follow(directory: &Path, args: &FilterArgs) -> io::Result<()> {
@@ -218,14 +219,14 @@ fn follow(directory: &Path, args: &FilterArgs) -> io::Result<()> {
     }
     let mut out = io::stdout().lock();
     for text in kept {
-        writeln!(out, "{text}")?;
+        writeln!(out, "{text}").map_err(unwritten)?;
     }
     loop {
-        out.flush()?;
+        out.flush().map_err(unwritten)?;
         match reader.next_line()? {
             Some(line) => {
                 if let Some(text) = args.render(&line, &mut filter) {
-                    writeln!(out, "{text}")?;
+                    writeln!(out, "{text}").map_err(unwritten)?;
                 }
             }
             None => thread::sleep(POLL),
@@ -252,7 +253,7 @@ impl FilterArgs {
             if self.json {
                 show::json(&line, raw)
             } else {
-                show::text(&line, raw, Style::of_stdout())
+                show::text(&line, raw, self.colours.style())
             }
         })
     }

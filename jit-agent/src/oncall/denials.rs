@@ -3,10 +3,7 @@
 
 use std::{path::Path, process::ExitCode};
 
-use jit_client::{
-    local::LocalClient,
-    status::{self, Style},
-};
+use jit_client::{local::LocalClient, status};
 use jit_proto::{
     PortRange, SourcePrefix,
     printable::json_line,
@@ -19,7 +16,7 @@ use crate::{
         agent::{reach, undone},
         audit::{Since, parse_since},
         failure::Failure,
-        output::{print, print_json, print_while_open},
+        output::{Colours, print, print_json, print_while_open},
     },
     system::sys,
 };
@@ -52,6 +49,8 @@ pub struct Options {
     /// Print JSON (docs/json.md); with --follow, one line for the list and one for each new one.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    colours: Colours,
 }
 
 /// Prints the denials.
@@ -65,7 +64,7 @@ pub async fn run(config: &Path, options: Options) -> Result<ExitCode, Failure> {
         // Lines of JSON.
         (true, true) => print(&format!("{}\n", json_line(&status::denials_json(&answer))))?,
         (true, false) => print_json(&status::denials_json(&answer))?,
-        (false, _) => print(&status::denials_text(&answer, Style::of_stdout()))?,
+        (false, _) => print(&status::denials_text(&answer, options.colours.style()))?,
     }
     if let Some(events) = events {
         options.follow(events).await?;

@@ -20,13 +20,12 @@ mod ways;
 
 use std::{path::Path, process::ExitCode};
 
-use clap::ColorChoice;
 use jit_client::exit::Exit;
 use serde::Serialize;
 
 use crate::oncall::{
     failure::Failure,
-    output::{page, print, print_json},
+    output::{Colours, print, print_json},
 };
 use finding::{Finding, Level};
 use host::Host;
@@ -58,9 +57,8 @@ pub struct DoctorArgs {
     /// Print JSON (docs/json.md).
     #[arg(long)]
     json: bool,
-    /// Colours: `auto` has them on a terminal, unless NO_COLOR is set.
-    #[arg(long, value_name = "WHEN", default_value = "auto")]
-    color: ColorChoice,
+    #[command(flatten)]
+    colours: Colours,
 }
 
 /// What `--json` prints.
@@ -97,7 +95,7 @@ pub async fn run(path: &Path, args: &DoctorArgs) -> Result<ExitCode, Failure> {
     if args.json {
         print_json(&Report::new(&findings))?;
     } else {
-        print(&page::text(&findings, page(args.color)))?;
+        print(&page::text(&findings, args.colours.page()))?;
     }
     Ok(if is_wrong(&findings) { Exit::Degraded } else { Exit::Success }.into())
 }

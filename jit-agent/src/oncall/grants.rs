@@ -3,7 +3,7 @@
 
 use std::{path::Path, process::ExitCode};
 
-use clap::{Args, ColorChoice, ValueEnum};
+use clap::{Args, ValueEnum};
 use jit_client::{
     local::LocalClient,
     status::{self, Filter, GrantsJson, Order, ShortIds},
@@ -20,7 +20,7 @@ use crate::{
     oncall::{
         agent::{Asked, Silence, ask, reach, undone},
         failure::Failure,
-        output::{complain, page, print_json},
+        output::{Colours, complain, print_json},
         pager::print_paged,
         status::without_agent,
     },
@@ -54,9 +54,8 @@ pub struct Options {
     /// Print JSON.
     #[arg(long)]
     json: bool,
-    /// Colours: `auto` has them on a terminal, unless NO_COLOR is set.
-    #[arg(long, value_name = "WHEN", default_value = "auto")]
-    color: ColorChoice,
+    #[command(flatten)]
+    colours: Colours,
 }
 
 /// The words of `--sort`.
@@ -88,7 +87,7 @@ impl From<Sort> for Order {
 
 /// Prints the grants.
 pub async fn run(config: &Path, options: Options) -> Result<ExitCode, Failure> {
-    let Options { all, end_outside, source, user, port, host_entry, sort, json, color } = options;
+    let Options { all, end_outside, source, user, port, host_entry, sort, json, colours } = options;
     let mut grants = if end_outside { held(config).await? } else { listed(config, all).await? };
     let ids = ShortIds::of(&grants);
     Filter { source, user, port, host_entry }.apply(&mut grants);
@@ -106,7 +105,7 @@ pub async fn run(config: &Path, options: Options) -> Result<ExitCode, Failure> {
     if json {
         print_json(&GrantsJson(&grants))?;
     } else {
-        let page = page(color);
+        let page = colours.page();
         print_paged(&status::grants_text(&grants, &ids, page), page)?;
     }
     Ok(ExitCode::SUCCESS)

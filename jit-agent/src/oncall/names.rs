@@ -4,7 +4,12 @@
 //! Reads a copy of the file's bytes: an agent that hangs holds the file's lock, and nothing here may
 //! write. What is enforced is by the kernel's tables alone: the database only gives names.
 
-use std::{collections::HashMap, sync::mpsc, thread, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::mpsc::{self, Receiver},
+    thread,
+    time::Duration,
+};
 
 use jit_common::Slot;
 use jit_proto::v1;
@@ -14,7 +19,7 @@ use crate::{
     config::Paths,
     disk::{
         openings::{self, Opening},
-        store::{Store, Stored, StoredGrant},
+        store::{Store, StoreError, Stored, StoredGrant},
     },
     system::sys,
 };
@@ -22,20 +27,41 @@ use crate::{
 /// The longest wait for the disk.
 const DISK: Duration = Duration::from_millis(500);
 
-/// Grants by the slot, and its generation, in which the kernel counts their connections.
+/// The grants of the database.
 #[derive(Debug, Default)]
-pub(super) struct Names(HashMap<(u32, u32), v1::Grant>);
+pub(super) struct Names {
+    /// By the slot, and its generation, in which the kernel counts their connections.
+    of_slots: HashMap<(u32, u32), v1::Grant>,
+    /// Those that have not begun.
+    waiting: Vec<v1::Grant>,
+    /// The slots that they have.
+    slots: Vec<u32>,
+}
 
-impl Names {
-    /// Reads the names, and why the database gives none. A disk that hangs is not waited for.
-    pub(super) fn read(paths: &Paths) -> (Self, Option<String>) {
+/// Names that are being read, on a thread of their own.
+pub(super) struct Reading {
+    /// What root opened past the agent, as the runtime directory has it.
+    opened: Vec<Opening>,
+    kept: Late<(Vec<Opening>, Result<Stored, StoreError>)>,
+}
+
+impl Reading {
+    /// Begins to read.
+    pub(super) fn begin(paths: &Paths) -> Self {
+        let (opened, _) = openings::pending(&paths.runtime);
+        let state = paths.state.clone();
+        let kept = Late::begin(move || (openings::pending(&state).0, Store::peek(&state)));
+        Self { opened, kept }
+    }
+
+    /// Waits for the names, and says why the database gives none. A disk that hangs is not waited for.
+    pub(super) fn end(self) -> (Names, Option<String>) {
+        let Self { mut opened, kept } = self;
         let boot = match sys::boot_id() {
             Ok(boot) => boot,
-            Err(error) => return (Self::default(), Some(error.to_string())),
+            Err(error) => return (Names::default(), Some(error.to_string())),
         };
-        let ((mut opened, _), state) = (openings::pending(&paths.runtime), paths.state.clone());
-        let read = within_patience(move || (openings::pending(&state).0, Store::peek(&state)));
-        let (stored, why) = match read {
+        let (stored, why) = match kept.end() {
             Ok((kept, stored)) => {
                 opened.extend(kept);
                 stored.map_or_else(
@@ -45,45 +71,76 @@ impl Names {
             }
             Err(why) => (Stored::default(), Some(why)),
         };
-        (Self::of(stored, opened, &boot), why)
+        (Names::of(stored, opened, &boot), why)
     }
+}
 
+impl Names {
     fn of(stored: Stored, opened: Vec<Opening>, boot: &str) -> Self {
         let Stored { grants, progress, .. } = stored;
-        let named = grants.into_iter().filter_map(|(id, StoredGrant { envelope })| {
-            let place = progress.get(&id).filter(|place| place.boot_id == boot)?;
-            let grant = v1::Grant::decode(envelope?.payload).ok()?;
-            Some(((place.slot, place.generation), grant))
-        });
-        let of_boot = opened.into_iter().filter(|opening| opening.boot_id == boot);
-        let by_root = of_boot
-            .map(|opening| ((opening.slot, opening.generation), opening.message(String::new())));
-        Self(named.chain(by_root).collect())
+        let mut names = Self::default();
+        for (id, StoredGrant { envelope }) in grants {
+            let place = progress.get(&id);
+            names.slots.extend(place.filter(|place| place.boot_id == boot).map(|place| place.slot));
+            let Some(grant) = envelope.and_then(|one| v1::Grant::decode(one.payload).ok()) else {
+                continue;
+            };
+            if place.is_none_or(|place| !place.began) {
+                names.waiting.push(grant);
+            } else if let Some(place) = place.filter(|place| place.boot_id == boot) {
+                names.of_slots.insert((place.slot, place.generation), grant);
+            }
+        }
+        for opening in opened.into_iter().filter(|opening| opening.boot_id == boot) {
+            let Opening { slot, generation, .. } = opening;
+            names.slots.push(slot);
+            names.of_slots.insert((slot, generation), opening.message(String::new()));
+        }
+        names
     }
 
-    /// The slots that grants of the database have.
+    /// The slots that grants of the database, and openings by root, have.
     pub(super) fn slots(&self) -> impl Iterator<Item = u32> + '_ {
-        self.0.keys().map(|(slot, _)| *slot)
+        self.slots.iter().copied()
     }
 
     /// The grant that is counted in this slot.
     pub(super) fn of_slot(&self, slot: u32, counted: Slot) -> Option<&v1::Grant> {
-        self.0.get(&(slot, counted.generation))
+        self.of_slots.get(&(slot, counted.generation))
+    }
+
+    /// The grants that have not begun.
+    pub(super) fn waiting(&self) -> &[v1::Grant] {
+        &self.waiting
     }
 }
 
-/// Does something with the disk on a thread of its own, which a disk that hangs keeps alone.
+/// Something that is done with the disk on a thread of its own, which a disk that hangs keeps alone.
+struct Late<T>(Receiver<T>);
+
+impl<T: Send + 'static> Late<T> {
+    fn begin(what: impl FnOnce() -> T + Send + 'static) -> Self {
+        let (sender, receiver) = mpsc::channel();
+        thread::spawn(move || {
+            let _late = sender.send(what());
+        });
+        Self(receiver)
+    }
+
+    fn end(self) -> Result<T, String> {
+        let Self(receiver) = self;
+        receiver.recv_timeout(DISK).map_err(|_| format!("the disk does not answer within {DISK:?}"))
+    }
+}
+
+/// Does something with the disk. One that hangs is not waited for.
 ///
 /// # Errors
 /// A sentence for a person.
 pub(super) fn within_patience<T: Send + 'static>(
     what: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, String> {
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
-        let _late = sender.send(what());
-    });
-    receiver.recv_timeout(DISK).map_err(|_| format!("the disk does not answer within {DISK:?}"))
+    Late::begin(what).end()
 }
 
 #[cfg(test)]
@@ -102,6 +159,7 @@ mod tests {
             boot_id: "now".into(),
             slot: 7,
             generation: 3,
+            began: true,
             ..StoredProgress::default()
         };
         let stored = || {
@@ -115,5 +173,10 @@ mod tests {
         assert_eq!(names.of_slot(7, slot(3)), Some(&grant));
         assert_eq!((names.of_slot(7, slot(4)), names.of_slot(8, slot(3))), (None, None));
         assert_eq!(Names::of(stored(), Vec::new(), "before").of_slot(7, slot(3)), None);
+        assert!(names.waiting().is_empty());
+        let mut later = stored();
+        later.progress.clear();
+        let names = Names::of(later, Vec::new(), "now");
+        assert_eq!((names.of_slot(7, slot(3)), names.waiting()), (None, &[grant.clone()][..]));
     }
 }

@@ -2,10 +2,34 @@
 
 use std::io::{self, ErrorKind, Write as _};
 
-use clap::ColorChoice;
+use clap::{Args, ColorChoice};
 use jit_client::status::{Page, Style};
 use jit_proto::printable;
 use serde::Serialize;
+
+/// The option of every command that has colours.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub(crate) struct Colours {
+    /// Colours: `auto` has them on a terminal, unless NO_COLOR is set or TERM is dumb.
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    color: ColorChoice,
+}
+
+impl Colours {
+    /// Whether text on standard output has colours.
+    pub(super) fn style(self) -> Style {
+        match self.color {
+            ColorChoice::Always => Style::Colour,
+            ColorChoice::Auto => Style::of_stdout(),
+            ColorChoice::Never => Style::Plain,
+        }
+    }
+
+    /// The same, with the size of what standard output is.
+    pub(super) fn page(self) -> Page {
+        Page::of_stdout(self.style())
+    }
+}
 
 /// Prints to standard output. A reader that has closed it (`| head`) is not an error: the command
 /// goes on without it, and its exit code means the same.
@@ -20,20 +44,16 @@ pub(super) fn print_while_open(text: &str) -> io::Result<bool> {
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => {
-            let text = format!("cannot write to standard output: {error}");
-            Err(io::Error::new(error.kind(), text))
-        }
+        Err(error) => Err(unwritten(error)),
     }
 }
 
-/// What standard output is, and whether text on it has colours.
-pub(super) fn page(colour: ColorChoice) -> Page {
-    Page::of_stdout(match colour {
-        ColorChoice::Always => Style::Colour,
-        ColorChoice::Auto => Style::of_stdout(),
-        ColorChoice::Never => Style::Plain,
-    })
+/// Says that standard output was the cause.
+pub(super) fn unwritten(error: io::Error) -> io::Error {
+    match error.kind() {
+        ErrorKind::BrokenPipe => error,
+        kind => io::Error::new(kind, format!("cannot write to standard output: {error}")),
+    }
 }
 
 /// Prints JSON on several lines.
@@ -47,7 +67,10 @@ pub fn complain(text: &str) {
 }
 
 /// A reader that has closed standard output is not an error.
-pub(super) fn unless_closed(result: io::Result<()>) -> io::Result<()> {
+///
+/// # Errors
+/// Every other error.
+pub fn unless_closed(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         other => other,

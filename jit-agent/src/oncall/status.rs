@@ -1,11 +1,13 @@
 //! `jit-agent status`: the agent's answer, or what the kernel enforces while no agent answers.
 
-use std::{path::Path, process::ExitCode};
+use std::{io, path::Path, process::ExitCode, time::Duration};
 
-use clap::{Args, ColorChoice};
+use clap::Args;
 use jit_client::{
     exit::Exit,
+    local::LocalClient,
     status::{self, Page, StatusJson},
+    watch,
 };
 use jit_proto::v1;
 
@@ -13,15 +15,18 @@ use crate::{
     config::{Glimpse, Loaded},
     kernel::datapath::boot_clock,
     oncall::{
-        agent::{Asked, Silence, ask},
+        agent::{Asked, PATIENCE, Silence, ask_within},
         failure::Failure,
-        names::Names,
+        names::Reading,
         offline::{self, Absent},
-        output::{page, print, print_json},
+        output::{Colours, print, print_json},
     },
     rules::problem::ProblemKind,
     system::sys,
 };
+
+/// The wait of the live view: it says within two seconds that the agent does not answer.
+const SHORT_PATIENCE: Duration = Duration::from_millis(700);
 
 /// What `status` shows, and how.
 #[derive(Args, Clone, Copy, Debug)]
@@ -32,31 +37,58 @@ pub struct Options {
     /// Print JSON (docs/json.md).
     #[arg(long)]
     json: bool,
-    /// Colours: `auto` has them on a terminal, unless NO_COLOR is set.
-    #[arg(long, value_name = "WHEN", default_value = "auto")]
-    color: ColorChoice,
+    /// Stay, and draw the screen anew each second; also while no agent answers. Its last line says
+    /// the keys.
+    #[arg(long, conflicts_with_all = ["all", "json"])]
+    watch: bool,
+    #[command(flatten)]
+    colours: Colours,
 }
 
 /// Prints the status. The exit code is the state.
 pub async fn run(config: &Path, options: Options) -> Result<ExitCode, Failure> {
-    let Options { all, json, color } = options;
-    let glimpse = Glimpse::of(config);
-    let socket = glimpse.paths.socket();
-    let asked = ask(&socket, async |client| client.status(v1::StatusRequest {}).await);
-    let status = match asked.await? {
-        Asked::Answered(status) => status,
-        Asked::Closed => without_agent(config, glimpse, Silence::Closed)?,
-        Asked::Refused(_) => without_agent(config, glimpse, Silence::Hung)?,
-        Asked::Silent(silence) => without_agent(config, glimpse, silence)?,
+    let Options { all, json, watch, colours } = options;
+    if watch && let Some(why) = watch::unusable() {
+        return Err(Failure::Usage(why.into()));
+    }
+    let status = now(config, PATIENCE).await?;
+    let status = if watch {
+        watch::watch(colours.style(), status, async || refreshed(config).await).await?
+    } else {
+        status
     };
     if json {
         print_json(&StatusJson(&status))?;
-    } else {
-        let page = page(color);
+    } else if !watch {
+        let page = colours.page();
         let page = if all { Page { height: None, grants: None, ..page } } else { page };
         print(&status::text(&status, page))?;
     }
     Ok(Exit::of_status(&status).into())
+}
+
+/// The next status of the live view. What cannot be read is unknown, and says why.
+async fn refreshed(config: &Path) -> v1::StatusResponse {
+    now(config, SHORT_PATIENCE)
+        .await
+        .unwrap_or_else(|failure| watch::unknown(Glimpse::of(config).host, failure.to_string()))
+}
+
+/// The agent's status, or what the kernel enforces if none answers.
+async fn now(config: &Path, patience: Duration) -> Result<v1::StatusResponse, Failure> {
+    let glimpse = Glimpse::of(config);
+    let socket = glimpse.paths.socket();
+    let request = async |client: &mut LocalClient| client.status(v1::StatusRequest {}).await;
+    let silence = match ask_within(patience, &socket, request).await? {
+        Asked::Answered(status) => return Ok(status),
+        Asked::Closed => Silence::Closed,
+        Asked::Refused(_) => Silence::Hung,
+        Asked::Silent(silence) => silence,
+    };
+    let config = config.to_owned();
+    // The live view draws meanwhile.
+    let read = tokio::task::spawn_blocking(move || without_agent(&config, glimpse, silence));
+    read.await.map_err(io::Error::other)?
 }
 
 /// What the kernel enforces, with the names that the database has.
@@ -74,7 +106,7 @@ pub(super) fn without_agent(
     let Glimpse { paths, host, interfaces, unreadable, .. } = glimpse;
     // The deadlines in the tables are by the programs' boot clock.
     let aligned = boot_clock::align().err();
-    let (names, nameless) = Names::read(&paths);
+    let (names, nameless) = Reading::begin(&paths).end();
     let absent = Absent { agent: silence.text(), refused: refused(config, silence) };
     let mut status = offline::status(&paths.pins, &interfaces, &absent, &names, sys::now())
         .map_err(Failure::Unread)?;

@@ -1,16 +1,18 @@
 //! `jit-agent why`: would a connection get in, and by what, or what is missing. The loaded programs
 //! say so; this asks them through the agent, or by itself when no agent answers.
 
+mod ended;
 mod explain;
 mod print;
 mod refused;
 
-use std::{net::IpAddr, path::Path, process::ExitCode, time::Duration};
+use std::{collections::HashSet, net::IpAddr, path::Path, process::ExitCode, time::Duration};
 
 use clap::Args;
-use jit_client::{exit::Exit, local, status::Style};
+use jit_client::{exit::Exit, local};
 use jit_common::{Address, PortKey, Protocol};
 use jit_proto::{SourcePrefix, WallTime, prefix::bits, printable::clean, v1};
+use prost::Message as _;
 use tonic::Code;
 
 use crate::{
@@ -24,10 +26,15 @@ use crate::{
     oncall::{
         agent::{Unreached, connect, undone},
         failure::Failure,
+        names::Reading,
         offline::{live_grants, port_message},
-        output::{complain, print, print_json},
+        output::{Colours, complain, print, print_json},
     },
-    rules::clock::Now,
+    rules::{
+        claims::EXEMPT_SLOT,
+        clock::Now,
+        reconcile::{Access, Entries, EntryKey},
+    },
     system::sys,
 };
 
@@ -37,6 +44,8 @@ use explain::Known;
 const PATIENCE: Duration = Duration::from_millis(1_500);
 /// How far back refused grants are looked for.
 const LATELY: Duration = Duration::from_secs(24 * 3600);
+/// Most grants for the port, but for other sources, that are looked at without an agent.
+const OTHERS: usize = 64;
 const ASK: &str = "ask the loaded programs";
 
 /// The question.
@@ -60,6 +69,8 @@ pub struct WhyArgs {
     /// Print JSON (docs/json.md).
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    colours: Colours,
 }
 
 impl WhyArgs {
@@ -82,7 +93,7 @@ pub async fn run(config: &Path, args: &WhyArgs) -> Result<ExitCode, Failure> {
     let answer = match ask_agent(&glimpse.paths.socket(), question, requester).await? {
         Some(answer) => answer,
         None if sys::missing_capabilities().contains(&"CAP_BPF") => return Err(Failure::NotRoot),
-        None => ask_kernel(&glimpse, question, sys::now())?,
+        None => ask_kernel(&glimpse, question, requester, sys::now())?,
     };
     if let Some(name) = &args.interface
         && !answer.interfaces.iter().any(|way| way.name == *name)
@@ -104,7 +115,7 @@ pub async fn run(config: &Path, args: &WhyArgs) -> Result<ExitCode, Failure> {
     if args.json {
         print_json(&print::json(&known, &explained))?;
     } else {
-        print(&print::text(&known, &explained, Style::of_stdout()))?;
+        print(&print::text(&known, &explained, args.colours.style()))?;
     }
     Ok(if explained.open { Exit::Success } else { Exit::Degraded }.into())
 }
@@ -142,8 +153,15 @@ async fn ask_agent(
 }
 
 /// Asks the programs over the pins.
-fn ask_kernel(glimpse: &Glimpse, question: Question, now: Now) -> Result<v1::WhyResponse, Failure> {
+fn ask_kernel(
+    glimpse: &Glimpse,
+    question: Question,
+    requester: Option<&str>,
+    now: Now,
+) -> Result<v1::WhyResponse, Failure> {
     let Glimpse { paths, host, interfaces, .. } = glimpse;
+    // Read while the programs are loaded.
+    let reading = Reading::begin(&paths);
     // The deadlines in the tables are by the programs' boot clock.
     if let Err(error) = boot_clock::align() {
         complain(&format!("the programs' boot clock cannot be read ({error}): times may be wrong"));
@@ -167,29 +185,71 @@ fn ask_kernel(glimpse: &Glimpse, question: Question, now: Now) -> Result<v1::Why
         ..v1::WhyResponse::default()
     };
     let Some(view) = view else { return Ok(nothing()) };
-    let filled = of_view(&paths.pins, view, question, now).map_err(Failure::Unread)?;
+    let filled = of_view(&paths.pins, view, question, requester, reading, now);
+    let mut filled = filled.map_err(Failure::Unread)?;
+    filled.grants.extend(gone(&paths.state, question, requester, &filled.grants));
+    let theirs = |state: &v1::GrantState| {
+        state.signed().is_some_and(|grant| concerns(&grant, question, requester))
+    };
+    filled.grants.retain(theirs);
     let v1::WhyResponse { host, own, from_tables, .. } = nothing();
     Ok(v1::WhyResponse { host, own, from_tables, ..filled })
+}
+
+/// Grants that have ended, from the audit. One that is still in force has not.
+fn gone(
+    state: &Path,
+    question: Question,
+    requester: Option<&str>,
+    held: &[v1::GrantState],
+) -> Vec<v1::GrantState> {
+    let held: Vec<_> = held.iter().filter_map(|state| Some(state.signed()?.id)).collect();
+    let wants =
+        |grant: &v1::Grant| !held.contains(&grant.id) && concerns(grant, question, requester);
+    ended::ended(state, wants).unwrap_or_else(|error| {
+        complain(&format!("grants that have ended are not known: cannot read the audit: {error}"));
+        Vec::new()
+    })
+}
+
+/// Whether a grant has to do with the question.
+fn concerns(grant: &v1::Grant, question: Question, requester: Option<&str>) -> bool {
+    explain::covers(grant, question)
+        || explain::opens(grant, question)
+        || requester.is_some_and(|name| grant.requester == name)
 }
 
 fn of_view(
     pins: &Path,
     view: View,
     question: Question,
+    requester: Option<&str>,
+    reading: Reading,
     now: Now,
 ) -> Result<v1::WhyResponse, DatapathError> {
     let View { interfaces, guard, ports, mut entries, slots, .. } = view;
     let Question { source, port } = question;
-    let state = (&*interfaces, guard.attached);
-    let answers = view::ask(pins, question, state, now.boot)?;
+    let answers = view::ask(pins, question, (&*interfaces, guard.attached), now.boot)?;
+    let (names, nameless) = reading.end();
+    if let Some(why) = nameless {
+        complain(&format!("the grants have no names here: {why}"));
+    }
     let rule = ports.get(&port);
+    let named = |(key, access): (EntryKey, Access)| {
+        let counted = slots.get(&access.slot).copied().unwrap_or_default();
+        let grant = names.of_slot(access.slot, counted).filter(|_| access.slot != EXEMPT_SLOT);
+        let grant_id = grant.map(|grant| grant.id.clone()).unwrap_or_default();
+        v1::WhyEntry { grant_id, ..answers::entry(&key, access, &answers.slots, now) }
+    };
     let found = answers::covering(source, port, |key| entries.get(key).copied());
-    let found = found.into_iter();
-    let found =
-        found.map(|(key, access)| answers::entry(&key, access, &answers.slots, now)).collect();
-    let host = SourcePrefix::new(source, bits(source.family)).ok();
-    entries
-        .retain(|key, _| key.port == port || host.is_some_and(|host| key.source.contains(&host)));
+    keep_near(&mut entries, question, |slot| {
+        let counted = slots.get(&slot).copied().unwrap_or_default();
+        requester.is_some_and(|theirs| {
+            names.of_slot(slot, counted).is_some_and(|grant| grant.requester == theirs)
+        })
+    });
+    let mut grants = live_grants(&entries, &slots, Some(&names), now);
+    grants.extend(names.waiting().iter().map(|grant| waiting(grant, now)));
     Ok(v1::WhyResponse {
         interfaces: answers::ways(
             &answers.ways,
@@ -198,8 +258,41 @@ fn of_view(
         ),
         guard: answers.guard.map(answers::verdict),
         port: rule.map(|rule| port_message(port, rule)),
-        entries: found,
-        grants: live_grants(&entries, &slots, None, now),
+        entries: found.into_iter().map(named).collect(),
+        grants,
         ..v1::WhyResponse::default()
     })
+}
+
+/// Keeps the entries of grants that have to do with the question: that cover the source, are
+/// `theirs`, by the slot, and a few of the others for the port.
+fn keep_near(entries: &mut Entries, question: Question, theirs: impl Fn(u32) -> bool) {
+    let Question { source, port } = question;
+    let host = SourcePrefix::new(source, bits(source.family)).ok();
+    let mut near = HashSet::new();
+    let mut others = 0;
+    for (key, entry) in entries.iter() {
+        let covers = host.is_some_and(|host| key.source.contains(&host));
+        for access in entry.accesses().into_iter().filter(|access| access.is_some()) {
+            if covers || theirs(access.slot) {
+                near.insert(access.slot);
+            } else if key.port == port && others < OTHERS && near.insert(access.slot) {
+                others += 1;
+            }
+        }
+    }
+    entries.retain(|_, entry| {
+        entry.accesses().iter().any(|access| access.is_some() && near.contains(&access.slot))
+    });
+}
+
+/// A grant that has not begun; without an agent it does not begin.
+fn waiting(grant: &v1::Grant, now: Now) -> v1::GrantState {
+    let ended = grant.not_after_ms <= now.wall.0;
+    let state = if ended { v1::State::Expired } else { v1::State::Scheduled };
+    v1::GrantState {
+        grant: grant.encode_to_vec().into(),
+        state: state.into(),
+        ..v1::GrantState::default()
+    }
 }

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 
 use jit_client::status::{self, Page, StatusJson, Style};
 use jit_proto::{
-    SourcePrefix,
+    GrantId, SourcePrefix,
     v1::{self, State},
 };
 use prost::Message as _;
@@ -123,6 +123,71 @@ fn each_screen_fits_and_begins_with_the_verdict() {
             assert_eq!(without_colours(&painted), shown, "{name}");
         }
     }
+}
+
+/// The sample in the README is what is printed.
+#[test]
+fn the_readme_shows_what_status_prints() {
+    let source: SourcePrefix = "203.0.113.7".parse().unwrap();
+    let id: GrantId = "01M82PP7Q0000000000000000A".parse().unwrap();
+    let grant = v1::Grant {
+        id: id.0.to_vec().into(),
+        sources: vec![v1::Source::from(&source)],
+        ports: vec![port(22)],
+        requester: "ana@example.org".into(),
+        ticket: "INC-4211".into(),
+        justification: "disk full".into(),
+        ..v1::Grant::default()
+    };
+    let counter = |packets| v1::Counter { reason: "denied".into(), packets };
+    let by_port = |packets| {
+        let port = v1::PortCounter { protocol: 1, port: 22, by_reason: vec![counter(packets)] };
+        vec![port]
+    };
+    let sample = answer(0);
+    let status = v1::StatusResponse {
+        state: "enforcing".into(),
+        problems: Vec::new(),
+        host: "web-1".into(),
+        interfaces: sample.interfaces.into_iter().take(4).collect(),
+        ports: sample
+            .ports
+            .into_iter()
+            .take(1)
+            .map(|port| v1::Port { sources_allowed: 2, exemptions: Vec::new(), ..port })
+            .collect(),
+        grants: vec![v1::GrantState {
+            grant: grant.encode_to_vec().into(),
+            state: State::Active.into(),
+            left_ms: 41 * MINUTE,
+            hits: 3,
+            ..v1::GrantState::default()
+        }],
+        recent: Some(v1::RecentDrops {
+            packets: 1_204,
+            by_port: by_port(1_204),
+            top: vec![v1::TopSource { source: vec![198, 51, 100, 9].into(), packets: 612 }],
+        }),
+        drops: Some(v1::Drops {
+            by_reason: vec![counter(31_407)],
+            by_port: by_port(31_407),
+            ..v1::Drops::default()
+        }),
+        control: Some(v1::Control {
+            listen: "0.0.0.0:7443".into(),
+            listening: true,
+            last_push_ms: jiff::Timestamp::now().as_millisecond() - 12 * MINUTE,
+            last_controller: "spiffe://example.org/jit-controller".into(),
+            ..v1::Control::default()
+        }),
+        soon: Vec::new(),
+        ..sample
+    };
+    let shown = status::text(&status, Page::screen(Style::Plain, 110, 24));
+    let readme = include_str!("../../../README.md");
+    let block =
+        readme.split("$ jit-agent status\n").nth(1).and_then(|rest| rest.split("```").next());
+    assert_eq!(block, Some(&*shown));
 }
 
 fn without_colours(text: &str) -> String {

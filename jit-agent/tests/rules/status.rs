@@ -271,7 +271,7 @@ dropped  1,204 in 5 min (22/tcp 1,180), most from 198.51.100.9 (612)
 dropped  1,234,569 packets (22/tcp 1,234,560; 500/udp 7): denied 1,234,567, malformed 2; \
 1,000 of them only observed, since the gate was put in force
 tables   3 times not what the agent wrote: put right (audit K001 to K003)
-control  listening on [::]:8443, last push 2h ago by spiffe://example.org/hub
+control  listening on [::]:8443, 3 of 512 connections, last push 2h ago by spiffe://example.org/hub
 log      12,345 lines dropped: nobody took them in time
 soon     the certificate ends in 6 days
 ";

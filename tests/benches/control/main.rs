@@ -1,22 +1,24 @@
 //! The figures of the control side, of a real agent with real namespaces and a real disk: push to
-//! open, rates, many ends at once, start, memory, idle work, `status`, size.
+//! open, rates, many ends at once, start, memory, idle work, `status`, `why`, size.
 //!
 //! `cargo bench -p jit-tests --bench control [NAME...]` runs these parts, or all.
 #![expect(clippy::unwrap_used, reason = "a measurement that meets the unexpected panics")]
 
 mod ending;
 mod grants;
+mod oncall;
 mod opening;
 mod rates;
 mod resources;
 mod starts;
 
 /// A part, and its name on the command line.
-const PARTS: [(&str, fn()); 6] = [
+const PARTS: [(&str, fn()); 7] = [
     ("opening", opening::measure),
     ("rates", rates::measure),
     ("ending", ending::measure),
     ("resources", resources::measure),
+    ("oncall", oncall::measure),
     ("starts", starts::measure),
     ("sizes", resources::sizes),
 ];

@@ -1,4 +1,4 @@
-//! Memory, idle work, `status`, and the size of the programs.
+//! Memory, idle work, and the size of the programs.
 
 use std::{
     fs,
@@ -13,7 +13,7 @@ use jit_tests::{
     programs::binary,
 };
 
-use crate::grants::{LONG, Signed, many, millis, report};
+use crate::grants::{LONG, Signed, many, report};
 
 const MEMORY: &str = "memory";
 
@@ -25,7 +25,6 @@ pub(crate) fn measure() {
     let (some, most) = (size(10_000, 500), size(100_000, 2_000));
     signed.fill(0..some, LONG);
     let few = resident(&signed, some);
-    status(&signed, some);
     signed.fill(some..most, LONG);
     let full = resident(&signed, most);
     // Not against none: memory that the start took and gave back would be in it.
@@ -66,24 +65,6 @@ fn idle_work(signed: &Signed) {
     }
     report("idle", "processor time, of one core", ("%", false), shares);
     report("idle", "wake-ups a second", ("1/s", false), wakes);
-}
-
-/// From the start of the process to its end.
-fn status(signed: &Signed, grants: u32) {
-    for arguments in [&["status"][..], &["status", "--json"]] {
-        let once = || {
-            let mut command = signed.site.command(arguments);
-            let (output, took) = signed.site.host.run(|| {
-                let start = Instant::now();
-                (command.output().unwrap(), start.elapsed())
-            });
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-            millis(took)
-        };
-        let times = std::iter::repeat_with(once).take(size(20, 2)).collect();
-        let row = format!("{}, {}", arguments.join(" "), many(grants));
-        report("status", &row, ("ms", false), times);
-    }
 }
 
 /// The programs without their symbols.

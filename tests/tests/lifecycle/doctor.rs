@@ -187,8 +187,9 @@ fn before_the_installation_doctor_looks_at_all_else() {
     command.args(["doctor", "--json", "--config"]).arg(&missing);
     let seen = Seen::of(&site.host.run(|| command.output().unwrap()));
     assert_eq!(seen.code, 1);
-    seen.only(&["agent", "configuration"]);
+    seen.only(&["agent", "configuration", "listeners"]);
     seen.has("warning", "agent", "not installed");
+    seen.has("warning", "listeners", "22/tcp");
     seen.has("warning", "configuration", "no-such.toml yet");
     seen.has("ok", "interface", "no gate yet");
     seen.has("ok", "capabilities", "root can give");

@@ -331,9 +331,32 @@ fn output_that_cannot_be_written_is_an_error() {
             site.host.run(|| command.stdout(file).output().unwrap());
         (status.code(), String::from_utf8(stderr).unwrap())
     };
-    for (command, exit) in [(agent(&site, "status"), 69), (jitctl(&site, "status"), 78)] {
+    let of_agent = [
+        "status",
+        "status --json",
+        "grants",
+        "grants --json",
+        "why 198.51.100.2 22",
+        "why 198.51.100.2 22 --json",
+        "denials",
+        "denials --json",
+        "check",
+        "audit show",
+        "audit show --json",
+        "audit verify",
+        "audit verify --json",
+        "audit follow",
+        "--help",
+        "status --help",
+        "--version",
+    ];
+    let of_jitctl = ["status", "status --json", "list", "list --json", "policy show", "--help"];
+    let agents = of_agent.map(|arguments| (arguments, agent(&site, arguments), 69));
+    let jitctls = of_jitctl.map(|arguments| (arguments, jitctl(&site, arguments), 78));
+    for (arguments, command, exit) in agents.into_iter().chain(jitctls) {
         let (code, said) = full(command);
-        assert_eq!(code, Some(exit), "{said}");
-        assert!(said.contains("cannot write to standard output: No space left"), "{said}");
+        assert_eq!(code, Some(exit), "{arguments}: {said}");
+        let says = said.contains("cannot write to standard output: No space left");
+        assert!(says, "{arguments}: {said}");
     }
 }

@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, UdpSocket},
+    net::{IpAddr, SocketAddr, UdpSocket},
     process::Output,
     thread,
     time::{Duration, Instant},
@@ -12,10 +12,14 @@ use std::{
 use aya::maps::MapInfo;
 use jit_agent::kernel::datapath::{bpf, pins::Pins};
 use jit_common::{Counter, Reason, map};
-use jit_proto::{SourcePrefix, v1};
+use jit_proto::{
+    SourcePrefix,
+    v1::{self, revoke_request::What},
+};
 use jit_tests::{
-    agent::{CLIENT, HOST, STRANGER, Site, TO_CLIENT},
+    agent::{CLIENT, HOST, PATIENCE, STRANGER, Site, TO_CLIENT, opens},
     random::Random,
+    tun,
 };
 use rustix::process::Signal;
 use serde_json::Value;
@@ -93,7 +97,9 @@ fn set_up(site: &Site, state: &str, source: &str) {
         "limited" => v1::Grant { max_connections: 1, ..grant(source) },
         _ => return,
     };
-    site.push(site.sign(&signed)).unwrap();
+    let pushed = site.push(site.sign(&signed));
+    // A short one may have ended before it came.
+    assert!(pushed.is_ok() || state == "ended", "{pushed:?}");
     match state {
         "revoked" => drop(site.revoke_all()),
         "ended" => thread::sleep(Duration::from_millis(1_300)),
@@ -271,7 +277,7 @@ fn why_answers_the_same_with_the_agent_dead_and_with_the_agent_hung() {
     site.end(Signal::KILL);
     assert_eq!(verdicts(&site), alive);
     let dead = screen(&site, &[CLIENT[0], "22"]);
-    says(&dead, &["OPEN: ", "(in the kernel)", "no agent answers", "left"]);
+    says(&dead, &["OPEN: ", " of ana@example.org lets it in", "no agent answers", "left"]);
     says(&screen(&site, &[CLIENT[1], "22"]), &["CLOSED: ", "used up", "1 of 1 connections"]);
     let other = screen(&site, &[STRANGER[0], "22"]);
     let ask = format!(
@@ -282,6 +288,43 @@ fn why_answers_the_same_with_the_agent_dead_and_with_the_agent_hung() {
     // Nothing is in the kernel: everything is open.
     assert_eq!(site.run(&["detach", "--yes"]).status.code(), Some(0));
     says(&screen(&site, &[STRANGER[0], "22"]), &["OPEN: ", "no program is in the kernel"]);
+}
+
+/// From the database and the audit.
+#[test]
+fn why_names_grants_also_with_the_agent_dead_or_hung() {
+    let mut site = Site::new();
+    site.start();
+    site.admit(&[CLIENT[0], "192.0.2.0/28"], LONG);
+    let later = site.grant(&[CLIENT[1]], LONG);
+    let later = v1::Grant { not_before_ms: later.not_before_ms + 120_000, ..later };
+    site.push(site.sign(&later)).unwrap();
+    let of_li = |source: &str, lasts| v1::Grant {
+        requester: "li@example.org".into(),
+        approvers: vec!["bo@example.org".into()],
+        ..site.grant(&[source], lasts)
+    };
+    site.push(site.sign(&of_li(STRANGER[0], Duration::from_millis(1_200)))).unwrap();
+    let revoked = of_li(STRANGER[1], LONG);
+    site.push(site.sign(&revoked)).unwrap();
+    site.revoke(What::GrantId(revoked.id), false);
+    wait_until(|| screen(&site, &[STRANGER[0], "22"]).contains(") ended at "));
+    for signal in [Signal::STOP, Signal::KILL] {
+        site.signal(signal);
+        let ask = |source: &str| screen(&site, &[source, "22"]);
+        says(&ask(CLIENT[0]), &["OPEN: ", " of ana@example.org lets it in", "9m", "left"]);
+        says(&ask("192.0.2.7"), &["OPEN: ", " of ana@example.org lets it in, for 192.0.2.0/28"]);
+        says(&ask(CLIENT[1]), &["CLOSED: ", " of ana@example.org has not begun"]);
+        let li = " of li@example.org (signed by test, approved by bo@example.org) ";
+        says(&ask(STRANGER[0]), &["CLOSED: ", &format!("{li}ended at ")]);
+        says(&ask(STRANGER[1]), &["CLOSED: ", &format!("{li}was revoked")]);
+        if signal == Signal::STOP {
+            site.signal(Signal::CONT);
+        }
+    }
+    let answer = why(&site, &[CLIENT[0], "22"]).0;
+    assert!(answer["decides"]["grant"].is_string() && answer["from_tables"] == true, "{answer:#}");
+    assert_eq!(answer["decides"]["grant"], answer["grants"][0]["id"], "{answer:#}");
 }
 
 /// Why can this user not get in: each question in one command.
@@ -323,6 +366,18 @@ fn why_explains_what_is_missing() {
     let later = v1::Grant { not_before_ms: later.not_before_ms + 120_000, ..later };
     site.push(site.sign(&later)).unwrap();
     says(&ask(&site, CLIENT[0], "22"), &["CLOSED: ", "has not begun"]);
+    // Refused: by the user's name, and by the source.
+    let mut refused = site.grant(&[CLIENT[0]], LONG);
+    refused.hosts = vec!["another-host".into()];
+    site.push(site.sign(&refused)).unwrap_err();
+    let says_so = |arguments: &[&str]| {
+        let screen = screen(&site, arguments);
+        let line = screen.lines().find(|line| line.starts_with("refused"));
+        line.is_some_and(|line| line.contains("wrong_host") && line.contains("ana@example.org"))
+    };
+    wait_until(|| says_so(&[CLIENT[0], "22"]));
+    wait_until(|| says_so(&[&["192.0.2.99", "22"], &ana[..]].concat()));
+    assert!(!says_so(&["192.0.2.99", "22"]));
     // Not protected; the host itself; no such interface.
     says(&ask(&site, CLIENT[0], "80"), &["OPEN: ", "80/tcp is not protected"]);
     says(&ask(&site, TO_CLIENT[0], "22"), &["OPEN: ", "address of this host"]);
@@ -346,6 +401,58 @@ fn why_says_which_interface_has_no_gate() {
     says(&open, &["OPEN: ", "s0 has no gate (excluded)", "no socket guard", "it is closed by c0"]);
     assert!(site.stranger_opens(0, 22));
     assert!(!why(&site, &[STRANGER[0], "22", "--interface", "c0"]).1);
+}
+
+#[test]
+fn why_equals_a_real_connection_in_observe_mode() {
+    let mut site = Site::new();
+    site.write_config(
+        &site.base("[\"*\"]", "auto").replace("[gate]", "[gate]\nmode = \"observe\""),
+    );
+    site.start();
+    for granted in [false, true] {
+        if granted {
+            site.admit(&[CLIENT[0]], LONG);
+        }
+        for (client, source) in [(true, CLIENT[0]), (false, STRANGER[0])] {
+            assert!(connects(&site, client, 0, 22) && why(&site, &[source, "22"]).1);
+            let without = !client || !granted;
+            let observes = screen(&site, &[source, "22"]).contains("observe mode lets it pass");
+            assert_eq!(observes, without, "{source}");
+        }
+    }
+    site.end(Signal::KILL);
+    says(&screen(&site, &[STRANGER[0], "22"]), &["OPEN: ", "observe mode lets it pass"]);
+    assert!(site.stranger_opens(0, 22));
+}
+
+/// Its packets have no Ethernet header, and a program of its own judges them.
+#[test]
+fn why_equals_a_real_connection_by_a_tun_device() {
+    const FROM: [&str; 2] = ["198.18.4.2", "2001:db8:18:4::2"];
+    const TO: [&str; 2] = ["198.18.4.1", "2001:db8:18:4::1"];
+    let mut site = Site::new();
+    tun::connect("t0", &site.host, &site.client);
+    for (namespace, [v4, v6]) in [(&site.host, TO), (&site.client, FROM)] {
+        namespace.ip_batch(&format!(
+            "addr add {v4}/24 dev t0\naddr add {v6}/64 dev t0 nodad\nlink set t0 up\n"
+        ));
+    }
+    let text = site.base("[\"*\"]", "auto");
+    site.write_config(&text.replace("[gate]", "[gate]\nsocket_guard = false"));
+    site.start();
+    let both = |site: &Site, family: usize| {
+        let open = why(site, &[FROM[family], "22", "--interface", "t0"]).1;
+        let address = SocketAddr::new(TO[family].parse().unwrap(), 22);
+        let real = site.client.run(|| opens(address, PATIENCE));
+        assert_eq!(open, real, "{}", screen(site, &[FROM[family], "22"]));
+        open
+    };
+    assert_eq!([0, 1].map(|family| both(&site, family)), [false; 2]);
+    site.admit(&FROM[..1], LONG);
+    assert_eq!([0, 1].map(|family| both(&site, family)), [true, false]);
+    site.end(Signal::KILL);
+    assert_eq!([0, 1].map(|family| both(&site, family)), [true, false]);
 }
 
 /// Whether a datagram of the client gets an answer.

@@ -72,6 +72,7 @@ const GOALS: &[Goal] = &[
     most("idle", "processor time", Of::Value, 0.05),
     most("idle", "wake-ups", Of::Value, 1.0),
     most("status", "status, 10,000 grants", Of::Value, 40.0),
+    most("status", "why", Of::Value, 50.0),
 ];
 
 /// A goal of a row, and whether the row reaches it.

@@ -43,7 +43,7 @@ impl Filter {
         grants.retain(|state| self.matches(&readable(state)));
     }
 
-    fn matches(&self, grant: &v1::Grant) -> bool {
+    pub(super) fn matches(&self, grant: &v1::Grant) -> bool {
         let Self { source, user, port, host_entry } = self;
         let sources = || grant.sources.iter().filter_map(|one| SourcePrefix::try_from(one).ok());
         let has_source = source.is_none_or(|wanted| {

@@ -7,7 +7,7 @@ use jit_proto::{
 };
 
 use super::{
-    BOLD, Page, YELLOW,
+    BOLD, Page, Style, YELLOW,
     columns::{cut, pad, width},
     layout::{Piece, Section, lay_out},
     short_id::{ShortIds, id_of},
@@ -23,6 +23,8 @@ const HITS: usize = 4;
 const REQUESTER: usize = 5;
 const WHY: usize = 6;
 
+/// Longest ticket and justification, characters: on a wide terminal there is room.
+const WHY_WIDTH: usize = 100;
 /// Spaces before each cell.
 const GAP: usize = 2;
 
@@ -53,25 +55,44 @@ fn table(grants: &[v1::GrantState], ids: &ShortIds, page: Page) -> Section {
         return Section::table(RANK, titles, Vec::new())
             .with_more(grants.len(), "jit-agent grants");
     }
+    let (heads, rows) = rows(shown, ids, page.width);
+    titles.push(heads);
+    let beyond = grants.len() - shown.len();
+    Section::table(RANK, titles, rows).with_more(beyond, "jit-agent grants")
+}
+
+/// The titles of the columns, and the lines of these grants.
+fn rows(shown: &[v1::GrantState], ids: &ShortIds, wide: Option<usize>) -> (Piece, Vec<Piece>) {
     let cells: Vec<_> = shown.iter().map(|state| cells(state, ids)).collect();
-    let widths = widths(&cells, page.width);
-    titles.push(Piece::coloured(row(&TITLES.map(String::from), &widths), BOLD));
+    let widths = widths(&cells, wide);
     let mut rows = Vec::with_capacity(shown.len());
     for (cells, state) in cells.iter().zip(shown) {
         rows.push(Piece::plain(row(cells, &widths)));
         if !state.outside.is_empty() {
             let text =
                 format!("    outside the present configuration: {}", clean(&state.outside, 200));
-            let text = page.width.map_or_else(|| text.clone(), |wide| cut(&text, wide));
+            let text = wide.map_or_else(|| text.clone(), |wide| cut(&text, wide));
             rows.push(Piece::coloured(text, YELLOW));
         }
     }
-    let beyond = grants.len() - shown.len();
-    Section::table(RANK, titles, rows).with_more(beyond, "jit-agent grants")
+    (Piece::coloured(row(&TITLES.map(String::from), &widths), BOLD), rows)
+}
+
+/// The titles and the lines of a part of the grants, at most this number of lines.
+pub(super) fn window(
+    shown: &[v1::GrantState],
+    ids: &ShortIds,
+    wide: Option<usize>,
+    lines: usize,
+    style: Style,
+) -> Vec<String> {
+    let (heads, rows) = rows(shown.get(..shown.len().min(lines)).unwrap_or_default(), ids, wide);
+    let all = std::iter::once(heads).chain(rows);
+    all.take(lines).map(|piece| piece.painted(wide, style)).collect()
 }
 
 /// `2 live, 1 scheduled`.
-fn counts(grants: &[v1::GrantState]) -> String {
+pub(super) fn counts(grants: &[v1::GrantState]) -> String {
     let count = |state| grants.iter().filter(|grant| grant.state() == state).count();
     let text = |count: usize, word: &str| {
         format!("{} {word}", thousands(u64::try_from(count).unwrap_or(u64::MAX)))
@@ -151,6 +172,6 @@ fn cells(state: &v1::GrantState, ids: &ShortIds) -> [String; COLUMNS] {
             most => format!("{}/{most}", state.hits),
         },
         clean(&grant.requester, WIDTH),
-        clean(why.trim(), WIDTH),
+        clean(why.trim(), WHY_WIDTH),
     ]
 }

@@ -29,6 +29,12 @@ impl Piece {
     pub(super) fn coloured(text: impl Into<String>, colour: &'static str) -> Self {
         Self { text: text.into(), colour: Some(colour) }
     }
+
+    /// In its colour, cut to this width.
+    pub(super) fn painted(&self, wide: Option<usize>, style: Style) -> String {
+        let text = wide.map_or_else(|| self.text.clone(), |wide| cut(&self.text, wide));
+        self.colour.map_or_else(|| text.clone(), |code| style.paint(code, &text))
+    }
 }
 
 /// One line of the screen, or a sentence that may take several.
@@ -158,8 +164,7 @@ impl Section {
             self.titles.len()
         };
         for title in self.titles.iter().take(titles) {
-            let text = wide.map_or_else(|| title.text.clone(), |wide| cut(&title.text, wide));
-            out.push(title.colour.map_or_else(|| text.clone(), |code| style.paint(code, &text)));
+            out.push(title.painted(wide, style));
         }
         let room = lines.saturating_sub(titles);
         let all = self.rows.len() <= room && self.beyond == 0;

@@ -62,25 +62,60 @@ fn colour(status: &v1::StatusResponse) -> &'static str {
 /// All but the head. Sections that have nothing to say are left out.
 pub(super) fn sections(status: &v1::StatusResponse, page: Page) -> Vec<Section> {
     let now = now_ms();
-    let sentences = Section::sentences;
-    let problems = status.problems.iter().map(|problem| clean(problem, 480)).collect();
-    let policy = status.policy.as_ref().filter(|policy| policy.version != 0);
-    let control = status.control.as_ref().map(|control| control_text(control, now));
-    let soon = status.soon.iter().map(|soon| clean(soon, 200)).collect();
-    let mut all = vec![sentences("problem", PROBLEMS, problems).labelled(colour(status))];
+    let mut all = vec![problems(status)];
     all.extend(gate_and_ports(status, page.width, now));
-    all.push(sentences("policy", 7, policy.map(policy_text).into_iter().collect()));
-    all.push(exempt(status, page));
+    all.extend(policy_and_exemptions(status, page));
     all.push(grants::section(&status.grants, page));
-    all.push(sentences("revoked", 10, status.revoked_before.iter().flat_map(floors).collect()));
-    all.push(refused(status, page, now));
-    all.push(sentences("dropped", 4, dropped(status)));
-    all.push(sentences("tables", 8, tables(status)));
-    all.push(sentences("control", 3, control.into_iter().collect()));
-    all.push(sentences("log", 8, log(status)));
-    all.push(sentences("soon", 3, soon).labelled(YELLOW));
+    all.extend(lately(status, page, now, None));
+    all.push(soon(status));
     all.retain(|section| !section.is_empty());
     all
+}
+
+/// All but the head and the grants, the alarms first; `rate` is what is dropped a second.
+pub(super) fn around_grants(
+    status: &v1::StatusResponse,
+    page: Page,
+    rate: Option<String>,
+) -> Vec<Section> {
+    let now = now_ms();
+    let mut all = vec![problems(status), soon(status)];
+    all.extend(gate_and_ports(status, page.width, now));
+    all.extend(policy_and_exemptions(status, page));
+    all.extend(lately(status, page, now, rate));
+    all.retain(|section| !section.is_empty());
+    all
+}
+
+fn problems(status: &v1::StatusResponse) -> Section {
+    let problems = status.problems.iter().map(|problem| clean(problem, 480)).collect();
+    Section::sentences("problem", PROBLEMS, problems).labelled(colour(status))
+}
+
+fn soon(status: &v1::StatusResponse) -> Section {
+    let soon = status.soon.iter().map(|soon| clean(soon, 200)).collect();
+    Section::sentences("soon", 3, soon).labelled(YELLOW)
+}
+
+fn policy_and_exemptions(status: &v1::StatusResponse, page: Page) -> [Section; 2] {
+    let policy = status.policy.as_ref().filter(|policy| policy.version != 0);
+    let policy = policy.map(policy_text).into_iter().collect();
+    [Section::sentences("policy", 7, policy), exempt(status, page)]
+}
+
+/// What happened: revocations, refusals, drops; and the controllers.
+fn lately(status: &v1::StatusResponse, page: Page, now: i64, rate: Option<String>) -> [Section; 6] {
+    let sentences = Section::sentences;
+    let control = status.control.as_ref().map(|control| control_text(control, now));
+    let drops = rate.into_iter().chain(dropped(status)).collect();
+    [
+        sentences("revoked", 10, status.revoked_before.iter().flat_map(floors).collect()),
+        refused(status, page, now),
+        sentences("dropped", 4, drops),
+        sentences("tables", 8, tables(status)),
+        sentences("control", 3, control.into_iter().collect()),
+        sentences("log", 8, log(status)),
+    ]
 }
 
 /// The interfaces and the ports.
@@ -151,7 +186,11 @@ fn control_text(control: &v1::Control, now: i64) -> String {
         let ago = duration(now.saturating_sub(control.last_push_ms));
         format!("last push {ago} ago by {}", clean(&control.last_controller, 100))
     };
-    format!("{}, {push}", listening_text(control))
+    let connected = match (control.connections, control.connections_max) {
+        (0, _) => String::new(),
+        (now, most) => format!(", {now} of {most} connections"),
+    };
+    format!("{}{connected}, {push}", listening_text(control))
 }
 
 /// Whether controllers can connect, and where.

@@ -39,7 +39,7 @@ use crate::{
     oncall::{
         agent::Silence,
         failure::Failure,
-        names::Names,
+        names::Reading,
         output::{complain, print, print_json},
     },
     rules::{clock::Now, grant::break_glass::BreakGlass, refusal::Refused},
@@ -171,7 +171,7 @@ fn plan(
         by: sys::caller(),
         reason: asked.reason,
     };
-    let (names, _unknown) = Names::read(&config.paths);
+    let (names, _unknown) = Reading::begin(&config.paths).end();
     let keys: Vec<_> = opening.keys().collect();
     let spread = usize::from(id.0.last().copied().unwrap_or(0)) % SPREAD;
     let planned = tables.plan(&keys, (opening.deadline, now.boot), names.slots(), spread)?;

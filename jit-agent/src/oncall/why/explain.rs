@@ -16,6 +16,8 @@ use crate::{kernel::datapath::verdict::Question, oncall::why::refused::RefusedPu
 const WIDTH: usize = 60;
 /// Most sources of a grant, and most grants of one kind, that are named.
 const NAMED: usize = 3;
+/// Most keys that the command names: as many as a grant can have signatures.
+const MOST_KEYS: u32 = 8;
 
 /// What is known about a question.
 #[derive(Clone, Debug)]
@@ -61,12 +63,31 @@ impl Known<'_> {
         let subject = format!("{} to {}", ip(self.question.source), self.port_text());
         let first = if reasons.is_empty() { String::new() } else { reasons.remove(0) };
         let grantable = self.answer.not_grantable.is_empty() && self.answer.port.is_some();
+        let asks = !open && grantable && self.packet_reason().is_none();
+        reasons.extend(self.approvals_text().filter(|_| asks));
         Explanation {
             open,
             sentence: format!("{subject}: {first}"),
             more: reasons,
-            ask: (!open && grantable && self.packet_reason().is_none()).then(|| self.ask()),
+            ask: asks.then(|| self.ask()),
         }
+    }
+
+    /// Number of signatures that a grant for the port needs.
+    fn approvals(&self) -> u32 {
+        self.answer.port.as_ref().map_or(1, |port| port.approvals.max(1))
+    }
+
+    /// How a grant gets its approvals, if it needs several.
+    fn approvals_text(&self) -> Option<String> {
+        let needed = self.approvals();
+        (needed > 1).then(|| {
+            format!(
+                "{} needs {needed} approvals: signatures of the same grant by {needed} different keys \
+                 (one --signing-key for each)",
+                self.port_text()
+            )
+        })
     }
 
     fn port_text(&self) -> String {
@@ -271,8 +292,14 @@ impl Known<'_> {
         };
         let requester =
             self.requester.map(|name| format!(" --requester {}", shell(&clean(name, 256))));
+        let keys = match self.approvals() {
+            1 => " --signing-key KEY".to_owned(),
+            needed => {
+                (1..=needed.min(MOST_KEYS)).map(|n| format!(" --signing-key KEY{n}")).collect()
+            }
+        };
         format!(
-            "jitctl grant --signing-key KEY --host {host} --source {} --port {}{udp} --for {lasts}{} \
+            "jitctl grant{keys} --host {host} --source {} --port {}{udp} --for {lasts}{} \
              --why 'TEXT'",
             ip(source),
             port.port,
@@ -304,31 +331,40 @@ impl<'a> Grant<'a> {
         if self.signed.id.is_empty() {
             return format!("a grant {requester}");
         }
-        let signers = clean(&self.signers.join(", "), WIDTH);
-        let approvers = match &*self.signed.approvers {
-            [] => String::new(),
-            names => format!(", approved by {}", clean(&names.join(", "), WIDTH)),
+        let names = |verb: &str, names: &[String]| match names {
+            [] => None,
+            names => Some(format!("{verb} by {}", clean(&names.join(", "), WIDTH))),
         };
-        format!(
-            "grant {} of {requester} (signed by {signers}{approvers})",
-            id_text(&self.signed.id)
-        )
+        let signers = names("signed", self.signers);
+        let all: Vec<_> =
+            signers.into_iter().chain(names("approved", &self.signed.approvers)).collect();
+        // The database names no signers: its signatures are verified at the agent's start.
+        let all = if all.is_empty() { String::new() } else { format!(" ({})", all.join(", ")) };
+        format!("grant {} of {requester}{all}", id_text(&self.signed.id))
     }
 
-    fn covers(&self, Question { source, .. }: Question) -> bool {
-        let host = SourcePrefix::new(source, bits(source.family));
-        host.is_ok_and(|host| {
-            let prefixes = self.signed.sources.iter();
-            prefixes
-                .filter_map(|one| SourcePrefix::try_from(one).ok())
-                .any(|one| one.contains(&host))
-        })
+    fn covers(&self, question: Question) -> bool {
+        covers(&self.signed, question)
     }
 
-    fn opens(&self, Question { port, .. }: Question) -> bool {
-        let ranges = self.signed.ports.iter();
-        ranges.filter_map(|range| PortRange::try_from(range).ok()).any(|range| range.has(port))
+    fn opens(&self, question: Question) -> bool {
+        opens(&self.signed, question)
     }
+}
+
+/// Whether a grant is for the source.
+pub(super) fn covers(grant: &v1::Grant, Question { source, .. }: Question) -> bool {
+    let host = SourcePrefix::new(source, bits(source.family));
+    host.is_ok_and(|host| {
+        let prefixes = grant.sources.iter();
+        prefixes.filter_map(|one| SourcePrefix::try_from(one).ok()).any(|one| one.contains(&host))
+    })
+}
+
+/// Whether a grant is for the port.
+pub(super) fn opens(grant: &v1::Grant, Question { port, .. }: Question) -> bool {
+    let ranges = grant.ports.iter();
+    ranges.filter_map(|range| PortRange::try_from(range).ok()).any(|range| range.has(port))
 }
 
 /// The states that a person can still do something about come first.
@@ -467,6 +503,11 @@ mod tests {
         let expected = "jitctl grant --signing-key KEY --host 'web 1' --source 192.0.2.7 --port 22 \
                         --for 1h --requester 'o'\\''neil' --why 'TEXT'";
         assert_eq!(ask, expected);
+        let two = v1::Port { approvals: 2, ..v1::Port::default() };
+        let two = explained(&v1::WhyResponse { port: Some(two), ..closed.clone() }, None);
+        let keys = "jitctl grant --signing-key KEY1 --signing-key KEY2 --host ";
+        assert!(two.ask.unwrap().starts_with(keys));
+        assert!(two.more.iter().any(|text| text.starts_with("22/tcp needs 2 approvals")));
         let outside = v1::WhyResponse { not_grantable: "only 10.0.0.0/8".into(), ..closed.clone() };
         says(&outside, false, &["no grant can let this source in: only 10.0.0.0/8"]);
         assert_eq!(explained(&outside, None).ask, None);

@@ -50,8 +50,8 @@ pub(super) fn text(known: &Known<'_>, explained: &Explanation, style: Style) -> 
         line("refused", &text);
     }
     if known.answer.from_tables {
-        let text = "no agent answers: this is what the kernel enforces; names of grants and \
-                    grants that have ended: `jit-agent audit show`";
+        let text = "no agent answers: this is what the kernel enforces, with names from the database \
+                    and the audit";
         line("agent", text);
         if explained.ask.is_some() {
             let PortKey { port, protocol } = known.question.port;

@@ -161,7 +161,7 @@ fn ask_kernel(
 ) -> Result<v1::WhyResponse, Failure> {
     let Glimpse { paths, host, interfaces, .. } = glimpse;
     // Read while the programs are loaded.
-    let reading = Reading::begin(&paths);
+    let reading = Reading::begin(paths);
     // The deadlines in the tables are by the programs' boot clock.
     if let Err(error) = boot_clock::align() {
         complain(&format!("the programs' boot clock cannot be read ({error}): times may be wrong"));

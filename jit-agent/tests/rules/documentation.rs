@@ -54,7 +54,7 @@ fn every_word_has_its_heading_in_the_runbook() {
 /// Two headings with one text have one anchor.
 #[test]
 fn no_heading_of_the_runbook_stands_there_twice() {
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     for heading in headings(RUNBOOK) {
         assert!(seen.insert(anchor(heading)), "{heading}");
     }

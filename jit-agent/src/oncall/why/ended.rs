@@ -7,6 +7,7 @@ use std::{
 };
 
 use jit_proto::{GrantId, PortRange, SourcePrefix, v1};
+use memchr::memmem;
 use prost::Message as _;
 use serde::Deserialize;
 
@@ -86,13 +87,13 @@ fn each_line(directory: &Path, mut act: impl FnMut(&[u8])) -> io::Result<()> {
 fn has_code(line: &[u8], code: EventCode) -> bool {
     // Near the begin of each line.
     let head = line.get(..line.len().min(256)).unwrap_or_default();
-    head.windows(4).any(|bytes| bytes == code.code().as_bytes())
+    memmem::find(head, code.code().as_bytes()).is_some()
 }
 
 /// The id of the grant that a line is about.
 fn id_in(line: &[u8]) -> Option<GrantId> {
     const NAME: &[u8] = b"\"grant\":\"";
-    let at = line.windows(NAME.len()).position(|bytes| bytes == NAME)? + NAME.len();
+    let at = memmem::find(line, NAME)? + NAME.len();
     std::str::from_utf8(line.get(at..at + 26)?).ok()?.parse().ok()
 }
 

@@ -4,6 +4,7 @@ use std::{io, path::Path};
 
 use jit_common::Address;
 use jit_proto::{SourcePrefix, WallTime, prefix::bits};
+use memchr::memmem;
 use serde_json::{Map, Value};
 
 use crate::disk::audit::{EventCode, directory, read::Reader};
@@ -35,7 +36,7 @@ pub(super) fn lately(
     let mut found = Vec::new();
     while let Some(line) = reader.next_line()? {
         // Most lines are others: they are not parsed.
-        if !line.windows(code.len()).any(|bytes| bytes == code.as_bytes()) {
+        if memmem::find(&line, code.as_bytes()).is_none() {
             continue;
         }
         let Ok(record) = serde_json::from_slice::<Map<String, Value>>(&line) else { continue };

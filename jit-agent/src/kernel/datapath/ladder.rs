@@ -121,20 +121,8 @@ mod tests {
     ];
 
     fn device(header: Header) -> Device {
-        Device {
-            index: 2,
-            name: "eth0".into(),
-            header,
-            unfit: None,
-            loopback: false,
-            up: true,
-            in_vrf: false,
-            member_of: None,
-            child_of: None,
-            mtu: 9_001,
-            native: Some(7),
-            generic: None,
-        }
+        let mtu = 9_001;
+        Device { header, mtu, native: Some(7), ..Device::example("eth0", 2) }
     }
 
     #[test]

@@ -122,6 +122,27 @@ pub struct Device {
     pub generic: Option<u32>,
 }
 
+#[cfg(test)]
+impl Device {
+    /// An Ethernet device that is up, by itself and without a program.
+    pub(crate) fn example(name: &str, index: u32) -> Self {
+        Self {
+            index,
+            name: name.into(),
+            header: Header::Ethernet,
+            unfit: None,
+            loopback: false,
+            up: true,
+            in_vrf: false,
+            member_of: None,
+            child_of: None,
+            mtu: 1500,
+            native: None,
+            generic: None,
+        }
+    }
+}
+
 /// A BPF classifier at the ingress of an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Classifier {

@@ -244,34 +244,16 @@ mod tests {
 
     use super::*;
 
-    /// A device of a list that follows `lo`, by its place there.
-    fn device(name: &str, index: u32) -> Device {
-        Device {
-            index,
-            name: name.into(),
-            header: Header::Ethernet,
-            unfit: None,
-            loopback: false,
-            up: true,
-            in_vrf: false,
-            member_of: None,
-            child_of: None,
-            mtu: 1500,
-            native: None,
-            generic: None,
-        }
-    }
-
     fn member(name: &str, index: u32, of: u32) -> Device {
-        Device { member_of: Some(of), ..device(name, index) }
+        Device { member_of: Some(of), ..Device::example(name, index) }
     }
 
     fn child(name: &str, index: u32, of: u32) -> Device {
-        Device { child_of: Some(of), ..device(name, index) }
+        Device { child_of: Some(of), ..Device::example(name, index) }
     }
 
     fn vrf() -> [Device; 2] {
-        let above = Device { loopback: true, ..device("blue", 5) };
+        let above = Device { loopback: true, ..Device::example("blue", 5) };
         [above, Device { in_vrf: true, ..member("eth0", 2, 5) }]
     }
 
@@ -295,9 +277,15 @@ mod tests {
     fn a_socket_bound_above_a_gated_device_is_named_with_the_cure() {
         let services = [service(5, true, false), service(5, false, false)];
         for (devices, below) in [
-            (vec![device("top", 5), member("eth0", 2, 5), member("eth1", 3, 5)], "eth0, eth1"),
-            (vec![child("top", 5, 2), device("eth0", 2)], "eth0"),
-            (vec![child("top", 5, 4), device("bond0", 4), member("eth0", 2, 4)], "bond0, eth0"),
+            (
+                vec![Device::example("top", 5), member("eth0", 2, 5), member("eth1", 3, 5)],
+                "eth0, eth1",
+            ),
+            (vec![child("top", 5, 2), Device::example("eth0", 2)], "eth0"),
+            (
+                vec![child("top", 5, 4), Device::example("bond0", 4), member("eth0", 2, 4)],
+                "bond0, eth0",
+            ),
         ] {
             let doubts = of("", &devices, &services, "");
             let [doubt] = doubts.as_slice() else { panic!("{doubts:?}") };
@@ -314,8 +302,10 @@ mod tests {
     #[test]
     fn the_cure_is_a_configuration_that_raises_no_doubt() {
         let services = [service(5, true, false), service(5, false, true)];
-        let bridge = vec![device("br0", 5), member("eth0", 2, 5), member("eth1", 3, 5)];
-        for devices in [bridge, vec![child("eth0.7", 5, 2), device("eth0", 2)], vrf().to_vec()] {
+        let bridge = vec![Device::example("br0", 5), member("eth0", 2, 5), member("eth1", 3, 5)];
+        for devices in
+            [bridge, vec![child("eth0.7", 5, 2), Device::example("eth0", 2)], vrf().to_vec()]
+        {
             let gate = gate("");
             let cure = Stack::all(&gate, &devices)[0].cure(&gate);
             let (_, entries) = cure.split_once("add to [gate] exclude: ").unwrap();
@@ -326,7 +316,7 @@ mod tests {
 
     #[test]
     fn link_local_is_in_doubt_above_a_gated_device_alone() {
-        let devices = [device("br0", 5), member("eth0", 2, 5), device("eth1", 3)];
+        let devices = [Device::example("br0", 5), member("eth0", 2, 5), Device::example("eth1", 3)];
         let doubts = of("", &devices, &[service(5, false, true)], "br0 eth1");
         let [doubt] = doubts.as_slice() else { panic!("{doubts:?}") };
         assert!(doubt.contains("link-local on br0") && doubt.contains("scope"), "{doubt}");
@@ -351,15 +341,16 @@ mod tests {
             let gate = gate(extra);
             Stack::all(&gate, devices)[0].cure(&gate)
         };
-        let bridge = [device("br0", 5), member("eth0", 2, 5)];
-        let vlan = [child("eth0.7", 5, 2), device("eth0", 2)];
+        let bridge = [Device::example("br0", 5), member("eth0", 2, 5)];
+        let vlan = [child("eth0.7", 5, 2), Device::example("eth0", 2)];
         for (devices, needs_guard) in [(&bridge, false), (&vlan, true), (&vrf(), true)] {
             let cure = of("socket_guard = false\n", devices);
             assert_eq!(cure.contains("socket_guard = true"), needs_guard, "{cure}");
             assert!(!of("", devices).contains("socket_guard"));
         }
         let members = (10..30).map(|index| member(&format!("veth{index}"), index, 5));
-        let many = of("", &[device("docker0", 5)].into_iter().chain(members).collect::<Vec<_>>());
+        let many =
+            of("", &[Device::example("docker0", 5)].into_iter().chain(members).collect::<Vec<_>>());
         assert!(many.contains("veth17\"") && !many.contains("veth18\""), "{many}");
         assert!(many.ends_with("and 12 more: a glob such as \"veth*\" takes them all"), "{many}");
         let cure = of("interfaces = [\"eth*\"]\n", &bridge);
@@ -369,7 +360,8 @@ mod tests {
     #[test]
     fn nothing_is_in_doubt_without_a_device_above_a_gated_one() {
         let services = [service(2, true, false), service(2, false, true)];
-        let devices = [device("eth0", 2), device("eth1", 3), device("docker0", 4)];
+        let devices =
+            [Device::example("eth0", 2), Device::example("eth1", 3), Device::example("docker0", 4)];
         assert_eq!(of("", &devices, &services, "eth0 eth1 docker0"), [""; 0]);
     }
 

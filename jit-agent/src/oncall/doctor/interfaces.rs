@@ -307,24 +307,6 @@ fn above(host: &Host, devices: &[Device]) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::datapath::rtnetlink::Header;
-
-    fn device(name: &str, index: u32) -> Device {
-        Device {
-            index,
-            name: name.into(),
-            header: Header::Ethernet,
-            unfit: None,
-            loopback: false,
-            up: true,
-            in_vrf: false,
-            member_of: None,
-            child_of: None,
-            mtu: 1500,
-            native: None,
-            generic: None,
-        }
-    }
 
     fn nic<'a>(device: &'a Device, driver: &str, used: u32, most: u32) -> Nic<'a> {
         Nic { device, driver: Some(driver.into()), queues: Some(Queues { used, most }) }
@@ -349,7 +331,7 @@ mod tests {
     fn ena_needs_a_small_mtu_and_half_of_its_queues() {
         let with_tc = status(&[("eth0", 2, "tcx")], &[]);
         let fixes = |mtu, used, hook| {
-            let device = Device { mtu, ..device("eth0", 2) };
+            let device = Device { mtu, ..Device::example("eth0", 2) };
             let finding = nic(&device, "ena", used, 8).native(Some(&with_tc), hook);
             finding.map(|finding| finding.fix)
         };
@@ -361,7 +343,7 @@ mod tests {
         assert_eq!(fixes(3498, 4, HookChoice::Auto).unwrap().len(), 1, "a restart alone");
         assert_eq!(fixes(9001, 8, HookChoice::Tc), None, "it is not wanted");
         let native = status(&[("eth0", 2, "xdp_native")], &[]);
-        let eth0 = device("eth0", 2);
+        let eth0 = Device::example("eth0", 2);
         assert_eq!(nic(&eth0, "ena", 8, 8).native(Some(&native), HookChoice::Auto), None);
         assert_eq!(nic(&eth0, "veth", 8, 8).native(Some(&with_tc), HookChoice::Auto), None);
         // Before the agent is installed, too.
@@ -370,7 +352,7 @@ mod tests {
 
     #[test]
     fn an_interface_is_as_good_as_its_gate() {
-        let eth0 = device("eth0", 2);
+        let eth0 = Device::example("eth0", 2);
         let level = |hook: &str, problems: &[&str]| {
             let status = status(&[("eth0", 2, hook)], problems);
             nic(&eth0, "veth", 1, 1).gate(Some(&status)).level
@@ -389,7 +371,7 @@ mod tests {
 
     #[test]
     fn programs_of_others_before_the_gate_are_a_warning() {
-        let plain = device("eth0", 2);
+        let plain = Device::example("eth0", 2);
         let foreign = Device { native: Some(77), ..plain.clone() };
         let level = |device: &Device, hook: &str, first: io::Result<bool>| {
             let status = status(&[("eth0", 2, hook)], &[]);
@@ -412,8 +394,8 @@ mod tests {
 
     #[test]
     fn the_state_of_a_virtual_function_is_said() {
-        let above = Device { unfit: Some(Unfit::HyperV), ..device("eth0", 2) };
-        let below = Device { member_of: Some(2), ..device("enP1", 3) };
+        let above = Device { unfit: Some(Unfit::HyperV), ..Device::example("eth0", 2) };
+        let below = Device { member_of: Some(2), ..Device::example("enP1", 3) };
         let down = Device { up: false, ..below.clone() };
         let seen = |below: &Device, rows: &[(&str, u32, &str)]| {
             let nics = [nic(&above, "hv_netvsc", 1, 1), nic(below, "mlx5_core", 4, 8)];

@@ -69,7 +69,7 @@ fn nothing_opens_and_nothing_is_refused_while(what: &str, next: impl Fn(u32) -> 
             site.use_program(program(next(restarts)));
             site.start();
             assert_eq!(versions(site), [version(next(restarts))], "and no other version");
-            let (status, code) = site.status();
+            let (status, code) = site.status_when_the_disk_answers();
             assert_eq!((status["state"].as_str(), code), (Some("enforcing"), 0), "{status:#}");
         }
     });

@@ -33,7 +33,7 @@ use crate::{
     },
     rules::{
         clock::BootNanos,
-        reconcile::{Access, Entries, Entry, EntryKey, Write},
+        reconcile::{Access, Entry, EntryKey, Write},
     },
 };
 
@@ -125,16 +125,6 @@ impl Maps {
             MapData::from_pin(path).and_then(Map::from_map_data).map_err(failed("open", name))
         };
         Self::open(|name| open_pin(name, &pins.map(name)))
-    }
-
-    /// Everything in the grant tables.
-    pub fn entries(&self) -> Result<Entries, DatapathError> {
-        let mut entries = Entries::new();
-        for table in read_back::TABLES {
-            let all = self.whole(table)?.into_iter();
-            entries.extend(all.filter_map(|(key, entry)| Some((key.known()?, entry))));
-        }
-        Ok(entries)
     }
 
     /// The entries for one source at a port, by its address and by its longest prefix: what the

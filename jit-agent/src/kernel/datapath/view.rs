@@ -1,6 +1,11 @@
 //! Reads from the pins what the kernel enforces now: for `status` when the agent is dead.
 
-use std::{collections::BTreeMap, io, os::fd::OwnedFd, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    os::fd::OwnedFd,
+    path::Path,
+};
 
 use aya::{maps::MapInfo, programs::loaded_programs};
 use jit_common::{PortKey, PortRule, Settings, Slot, map};
@@ -94,10 +99,10 @@ impl View {
         let maps = Maps::from_pins(&pins)?;
         let entries = maps.entries()?;
         let accesses = entries.values().flat_map(|entry| entry.accesses());
-        let slots = accesses
-            .filter(|access| access.is_some())
-            .map(|access| (access.slot, maps.slot(access.slot)))
-            .collect();
+        let slots: BTreeSet<_> =
+            accesses.filter(|access| access.is_some()).map(|access| access.slot).collect();
+        let slots: Vec<_> = slots.into_iter().collect();
+        let slots = slots.iter().copied().zip(maps.slots(&slots)).collect();
         Ok(Some(Self {
             interfaces: interfaces(&pins, wanted)?,
             guard: socket_guard::of_pin(&pins),

@@ -18,7 +18,7 @@ use crate::{
     },
     rules::{
         clock::BootNanos,
-        reconcile::{Access, Entry, EntryKey},
+        reconcile::{Access, Entries, Entry, EntryKey},
     },
 };
 
@@ -76,6 +76,22 @@ impl Maps {
         *cursor = Cursor::default();
         read.ended = true;
         Ok(read)
+    }
+
+    /// Everything in the grant tables.
+    pub fn entries(&self) -> Result<Entries, DatapathError> {
+        let mut entries = Entries::new();
+        for table in TABLES {
+            let mut from = None;
+            loop {
+                let (some, next) = self.some(table, from.as_deref(), MOST)?;
+                let known = some.into_iter().filter_map(|(key, entry)| Some((key.known()?, entry)));
+                entries.extend(known);
+                let Some(next) = next else { break };
+                from = Some(next);
+            }
+        }
+        Ok(entries)
     }
 
     /// Entries of one table, and where the next ones begin.

@@ -13,7 +13,7 @@ use std::{
 
 use jit_common::Slot;
 use jit_proto::v1;
-use prost::Message as _;
+use prost::{Message as _, bytes::Bytes};
 
 use crate::{
     config::Paths,
@@ -30,8 +30,9 @@ const DISK: Duration = Duration::from_millis(500);
 /// The grants of the database.
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    /// By the slot, and its generation, in which the kernel counts their connections.
-    of_slots: HashMap<(u32, u32), v1::Grant>,
+    /// By the slot, and its generation, in which the kernel counts their connections. Encoded: of
+    /// many, few are asked for.
+    of_slots: HashMap<(u32, u32), Bytes>,
     /// Those that have not begun.
     waiting: Vec<v1::Grant>,
     /// The slots that they have.
@@ -82,19 +83,18 @@ impl Names {
         for (id, StoredGrant { envelope }) in grants {
             let place = progress.get(&id);
             names.slots.extend(place.filter(|place| place.boot_id == boot).map(|place| place.slot));
-            let Some(grant) = envelope.and_then(|one| v1::Grant::decode(one.payload).ok()) else {
-                continue;
-            };
+            let Some(v1::Envelope { payload, .. }) = envelope else { continue };
             if place.is_none_or(|place| !place.began) {
-                names.waiting.push(grant);
+                names.waiting.extend(v1::Grant::decode(payload));
             } else if let Some(place) = place.filter(|place| place.boot_id == boot) {
-                names.of_slots.insert((place.slot, place.generation), grant);
+                names.of_slots.insert((place.slot, place.generation), payload);
             }
         }
         for opening in opened.into_iter().filter(|opening| opening.boot_id == boot) {
             let Opening { slot, generation, .. } = opening;
             names.slots.push(slot);
-            names.of_slots.insert((slot, generation), opening.message(String::new()));
+            let grant = opening.message(String::new()).encode_to_vec();
+            names.of_slots.insert((slot, generation), grant.into());
         }
         names
     }
@@ -105,8 +105,9 @@ impl Names {
     }
 
     /// The grant that is counted in this slot.
-    pub(super) fn of_slot(&self, slot: u32, counted: Slot) -> Option<&v1::Grant> {
-        self.of_slots.get(&(slot, counted.generation))
+    pub(super) fn of_slot(&self, slot: u32, counted: Slot) -> Option<v1::Grant> {
+        let encoded = self.of_slots.get(&(slot, counted.generation))?;
+        v1::Grant::decode(&**encoded).ok()
     }
 
     /// The grants that have not begun.
@@ -116,10 +117,11 @@ impl Names {
 }
 
 /// Something that is done with the disk on a thread of its own, which a disk that hangs keeps alone.
-struct Late<T>(Receiver<T>);
+pub(super) struct Late<T>(Receiver<T>);
 
 impl<T: Send + 'static> Late<T> {
-    fn begin(what: impl FnOnce() -> T + Send + 'static) -> Self {
+    /// Begins.
+    pub(super) fn begin(what: impl FnOnce() -> T + Send + 'static) -> Self {
         let (sender, receiver) = mpsc::channel();
         thread::spawn(move || {
             let _late = sender.send(what());
@@ -127,7 +129,11 @@ impl<T: Send + 'static> Late<T> {
         Self(receiver)
     }
 
-    fn end(self) -> Result<T, String> {
+    /// Waits for the end.
+    ///
+    /// # Errors
+    /// A sentence for a person: the disk hangs.
+    pub(super) fn end(self) -> Result<T, String> {
         let Self(receiver) = self;
         receiver.recv_timeout(DISK).map_err(|_| format!("the disk does not answer within {DISK:?}"))
     }
@@ -170,7 +176,7 @@ mod tests {
         };
         let names = Names::of(stored(), Vec::new(), "now");
         let slot = |generation| Slot { generation, ..Slot::default() };
-        assert_eq!(names.of_slot(7, slot(3)), Some(&grant));
+        assert_eq!(names.of_slot(7, slot(3)).as_ref(), Some(&grant));
         assert_eq!((names.of_slot(7, slot(4)), names.of_slot(8, slot(3))), (None, None));
         assert_eq!(Names::of(stored(), Vec::new(), "before").of_slot(7, slot(3)), None);
         assert!(names.waiting().is_empty());

@@ -224,10 +224,12 @@ pub(super) fn live_grants(
         keys.sort_unstable();
         let counted = slots.get(&slot).copied().unwrap_or_default();
         let named = names.and_then(|names| names.of_slot(slot, counted));
-        match named.filter(|grant| opens_just(grant, &keys)) {
-            Some(grant) => grants.push(live_grant(grant.clone(), counted, deadline, now)),
-            None => grants.extend(keys.into_iter().map(|key| {
-                let grant = of_entry(named, key, counted.limit);
+        match named {
+            Some(grant) if opens_just(&grant, &keys) => {
+                grants.push(live_grant(grant, counted, deadline, now));
+            }
+            named => grants.extend(keys.into_iter().map(|key| {
+                let grant = of_entry(named.as_ref(), key, counted.limit);
                 live_grant(grant, counted, deadline, now)
             })),
         }

@@ -6,7 +6,7 @@ mod explain;
 mod print;
 mod refused;
 
-use std::{collections::HashSet, net::IpAddr, path::Path, process::ExitCode, time::Duration};
+use std::{collections::HashSet, io, net::IpAddr, path::Path, process::ExitCode, time::Duration};
 
 use clap::Args;
 use jit_client::{exit::Exit, local};
@@ -26,7 +26,7 @@ use crate::{
     oncall::{
         agent::{Unreached, connect, undone},
         failure::Failure,
-        names::Reading,
+        names::{Late, Reading},
         offline::{live_grants, port_message},
         output::{Colours, complain, print, print_json},
     },
@@ -39,6 +39,7 @@ use crate::{
 };
 
 use explain::Known;
+use refused::RefusedPush;
 
 /// The longest wait for an agent; then the programs are asked without it.
 const PATIENCE: Duration = Duration::from_millis(1_500);
@@ -90,6 +91,7 @@ pub async fn run(config: &Path, args: &WhyArgs) -> Result<ExitCode, Failure> {
     let glimpse = Glimpse::of(config);
     let question = args.question();
     let requester = args.user.as_deref();
+    let refused = refused_lately(&glimpse.paths.state, question, args.user.clone());
     let answer = match ask_agent(&glimpse.paths.socket(), question, requester).await? {
         Some(answer) => answer,
         None if sys::missing_capabilities().contains(&"CAP_BPF") => return Err(Failure::NotRoot),
@@ -103,12 +105,7 @@ pub async fn run(config: &Path, args: &WhyArgs) -> Result<ExitCode, Failure> {
         return Err(Failure::Undone { what: ASK, error: error.into() });
     }
     let now = sys::now().wall;
-    let since = WallTime(now.0.saturating_sub(i64::try_from(LATELY.as_millis()).unwrap_or(0)));
-    let refused = refused::lately(&glimpse.paths.state, question.source, requester, since);
-    let refused = refused.unwrap_or_else(|error| {
-        complain(&format!("refused grants are not known: cannot read the audit: {error}"));
-        Vec::new()
-    });
+    let refused = or_unknown(refused.end(), "refused grants are not known");
     let interface = args.interface.as_deref();
     let known = Known { question, interface, requester, answer: &answer, refused: &refused, now };
     let explained = known.explain();
@@ -118,6 +115,29 @@ pub async fn run(config: &Path, args: &WhyArgs) -> Result<ExitCode, Failure> {
         print(&print::text(&known, &explained, args.colours.style()))?;
     }
     Ok(if explained.open { Exit::Success } else { Exit::Degraded }.into())
+}
+
+/// Begins to look for grants that were refused lately.
+fn refused_lately(
+    state: &Path,
+    Question { source, .. }: Question,
+    requester: Option<String>,
+) -> Late<io::Result<Vec<RefusedPush>>> {
+    let lately = i64::try_from(LATELY.as_millis()).unwrap_or(0);
+    let since = WallTime(sys::now().wall.0.saturating_sub(lately));
+    let state = state.to_owned();
+    Late::begin(move || refused::lately(&state, source, requester.as_deref(), since))
+}
+
+/// What was read in the audit; nothing, and a sentence, if it cannot be read.
+fn or_unknown<T>(read: Result<io::Result<Vec<T>>, String>, what: &str) -> Vec<T> {
+    let why = match read {
+        Ok(Ok(found)) => return found,
+        Ok(Err(error)) => format!("cannot read the audit: {error}"),
+        Err(error) => error,
+    };
+    complain(&format!("{what}: {why}"));
+    Vec::new()
 }
 
 /// The agent's answer; `None`: it gives none.
@@ -162,6 +182,11 @@ fn ask_kernel(
     let Glimpse { paths, host, interfaces, .. } = glimpse;
     // Read while the programs are loaded.
     let reading = Reading::begin(paths);
+    let ended = {
+        let (state, requester) = (paths.state.clone(), requester.map(str::to_owned));
+        let wants = move |grant: &v1::Grant| concerns(grant, question, requester.as_deref());
+        Late::begin(move || ended::ended(&state, wants))
+    };
     // The deadlines in the tables are by the programs' boot clock.
     if let Err(error) = boot_clock::align() {
         complain(&format!("the programs' boot clock cannot be read ({error}): times may be wrong"));
@@ -187,29 +212,17 @@ fn ask_kernel(
     let Some(view) = view else { return Ok(nothing()) };
     let filled = of_view(&paths.pins, view, question, requester, reading, now);
     let mut filled = filled.map_err(Failure::Unread)?;
-    filled.grants.extend(gone(&paths.state, question, requester, &filled.grants));
+    let held: Vec<_> = filled.grants.iter().filter_map(|state| Some(state.signed()?.id)).collect();
+    let mut ended = or_unknown(ended.end(), "grants that have ended are not known");
+    // One that is still in force has not ended.
+    ended.retain(|state| state.signed().is_some_and(|grant| !held.contains(&grant.id)));
+    filled.grants.extend(ended);
     let theirs = |state: &v1::GrantState| {
         state.signed().is_some_and(|grant| concerns(&grant, question, requester))
     };
     filled.grants.retain(theirs);
     let v1::WhyResponse { host, own, from_tables, .. } = nothing();
     Ok(v1::WhyResponse { host, own, from_tables, ..filled })
-}
-
-/// Grants that have ended, from the audit. One that is still in force has not.
-fn gone(
-    state: &Path,
-    question: Question,
-    requester: Option<&str>,
-    held: &[v1::GrantState],
-) -> Vec<v1::GrantState> {
-    let held: Vec<_> = held.iter().filter_map(|state| Some(state.signed()?.id)).collect();
-    let wants =
-        |grant: &v1::Grant| !held.contains(&grant.id) && concerns(grant, question, requester);
-    ended::ended(state, wants).unwrap_or_else(|error| {
-        complain(&format!("grants that have ended are not known: cannot read the audit: {error}"));
-        Vec::new()
-    })
 }
 
 /// Whether a grant has to do with the question.
@@ -238,7 +251,7 @@ fn of_view(
     let named = |(key, access): (EntryKey, Access)| {
         let counted = slots.get(&access.slot).copied().unwrap_or_default();
         let grant = names.of_slot(access.slot, counted).filter(|_| access.slot != EXEMPT_SLOT);
-        let grant_id = grant.map(|grant| grant.id.clone()).unwrap_or_default();
+        let grant_id = grant.map(|grant| grant.id).unwrap_or_default();
         v1::WhyEntry { grant_id, ..answers::entry(&key, access, &answers.slots, now) }
     };
     let found = answers::covering(source, port, |key| entries.get(key).copied());

@@ -266,7 +266,7 @@ pins = "{}"
         let end = Instant::now() + Duration::from_secs(60);
         loop {
             let (status, code) = self.status();
-            let busy = status["problems"].to_string().contains("the disk does not answer");
+            let busy = status.to_string().contains("the disk does not answer");
             if !busy || Instant::now() > end {
                 return (status, code);
             }

@@ -145,7 +145,7 @@ impl History {
         };
         self.sketch.settle(weigh);
         self.recent.settle(weigh);
-        self.recent.count(growth(before.dropped, reading.dropped), &grown, now);
+        self.recent.count(growth(before.dropped, reading.dropped), &grown, &fresh, now);
         self.before = Some(reading);
     }
 

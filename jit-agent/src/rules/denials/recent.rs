@@ -1,6 +1,6 @@
 //! What was dropped in the last five minutes, in spans of half a minute.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use jit_common::Address;
 
@@ -16,9 +16,22 @@ const ALL: u64 = 10 * SPAN;
 /// Denials that are held of each span.
 const HELD: usize = 128;
 
-/// The last spans, oldest first.
+/// What was dropped lately.
 #[derive(Debug, Default)]
-pub(crate) struct Recent(VecDeque<Span>);
+pub(crate) struct Recent {
+    /// The last spans, oldest first.
+    spans: VecDeque<Span>,
+    all: Tally,
+    kinds: BTreeMap<Kind, Tally>,
+}
+
+/// Packets since the start of the agent. The counters alone would be too few: the first that are
+/// reported may be from before the start, and then its first reading has them already.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    counted: u64,
+    reported: u64,
+}
 
 #[derive(Debug)]
 struct Span {
@@ -35,23 +48,37 @@ impl Recent {
 
     /// Whether the counters were not read for a whole span.
     pub(super) fn wants_reading(&self, now: Now) -> bool {
-        self.0.back().is_none_or(|span| span.has_ended(now))
+        self.spans.back().is_none_or(|span| span.has_ended(now))
     }
 
-    /// Adds what was counted since the last reading.
-    pub(super) fn count(&mut self, dropped: u64, ports: &BTreeMap<Kind, u64>, now: Now) {
+    /// Adds what was counted, and what was reported one by one, since the last reading.
+    pub(super) fn count(
+        &mut self,
+        dropped: u64,
+        counted: &BTreeMap<Kind, u64>,
+        reported: &HashMap<Kind, u64>,
+        now: Now,
+    ) {
+        let all = self.all.add(dropped, reported.values().copied().fold(0, u64::saturating_add));
+        let kinds: BTreeSet<Kind> = counted.keys().chain(reported.keys()).copied().collect();
+        let of = |packets: Option<&u64>| packets.copied().unwrap_or(0);
+        let more = kinds.into_iter().map(|kind| {
+            let tally = self.kinds.entry(kind).or_default();
+            (kind, tally.add(of(counted.get(&kind)), of(reported.get(&kind))))
+        });
+        let more: Vec<_> = more.collect();
         let span = self.span(now);
-        span.dropped = span.dropped.saturating_add(dropped);
-        for (kind, packets) in ports {
-            let sum = span.ports.entry(*kind).or_default();
-            *sum = sum.saturating_add(*packets);
+        span.dropped = span.dropped.saturating_add(all);
+        for (kind, packets) in more {
+            let sum = span.ports.entry(kind).or_default();
+            *sum = sum.saturating_add(packets);
         }
     }
 
     /// See [`Sketch::settle`].
     pub(super) fn settle(&mut self, weigh: impl Fn(&Denial, u64) -> u64) {
         // Fresh sights may be of the span before.
-        for span in self.0.iter_mut().rev().take(2) {
+        for span in self.spans.iter_mut().rev().take(2) {
             span.sketch.settle(&weigh);
         }
     }
@@ -77,23 +104,37 @@ impl Recent {
     }
 
     fn spans(&self, now: Now) -> impl Iterator<Item = &Span> {
-        self.0.iter().filter(move |span| span.age(now) < ALL)
+        self.spans.iter().filter(move |span| span.age(now) < ALL)
     }
 
     /// The span of this moment.
     fn span(&mut self, now: Now) -> &mut Span {
-        while self.0.front().is_some_and(|span| span.age(now) >= ALL) {
-            self.0.pop_front();
+        while self.spans.front().is_some_and(|span| span.age(now) >= ALL) {
+            self.spans.pop_front();
         }
         if self.wants_reading(now) {
-            self.0.push_back(Span {
+            self.spans.push_back(Span {
                 began: now.boot,
                 dropped: 0,
                 ports: BTreeMap::new(),
                 sketch: Sketch::new(HELD),
             });
         }
-        self.0.back_mut().expect("a span was added where there was none")
+        self.spans.back_mut().expect("a span was added where there was none")
+    }
+}
+
+impl Tally {
+    /// Adds packets; by how many more are known now.
+    fn add(&mut self, counted: u64, reported: u64) -> u64 {
+        let before = self.packets();
+        self.counted = self.counted.saturating_add(counted);
+        self.reported = self.reported.saturating_add(reported);
+        self.packets() - before
+    }
+
+    fn packets(self) -> u64 {
+        self.counted.max(self.reported)
     }
 }
 

@@ -131,6 +131,32 @@ fn a_restart_keeps_all_and_counts_what_was_dropped_meanwhile() {
     assert_eq!(after.totals().unrecorded(), 5);
 }
 
+/// While no agent ran the kernel counted packets, and held the events of them. The next one reads the
+/// counters first, and then takes the events.
+#[test]
+fn the_last_minutes_are_never_fewer_packets_than_their_sources_sent() {
+    for events_first in [false, true] {
+        let mut history = History::default();
+        if !events_first {
+            history.read(reading(100, 0), at(1));
+        }
+        for _ in 0..100 {
+            history.see(denied(7, SSH), false, at(2));
+        }
+        history.read(reading(100, 0), at(3));
+        let recent = history.recent();
+        let top = [(denied(7, SSH).source, 100)];
+        assert_eq!(recent.top(1, at(4)), top);
+        assert_eq!(recent.dropped(at(4)), 100);
+        assert_eq!(recent.ports(at(4)), [((SSH, Reason::Denied), 100)].into());
+        // An event that comes before its packet is counted is no second packet.
+        history.see(denied(7, SSH), false, at(5));
+        history.read(reading(100, 0), at(6));
+        history.read(reading(101, 0), at(7));
+        assert_eq!(history.recent().dropped(at(8)), 101);
+    }
+}
+
 #[test]
 fn what_is_asked_for_is_found() {
     let mut history = History::default();

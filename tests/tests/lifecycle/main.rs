@@ -19,6 +19,7 @@ mod dead;
 mod denials;
 mod doctor;
 mod doctor_ways;
+mod early;
 mod floors;
 mod handshakes;
 mod installed;
@@ -28,6 +29,7 @@ mod live_view;
 mod local;
 mod metrics;
 mod past;
+
 mod questions;
 mod refusals;
 mod restarts;

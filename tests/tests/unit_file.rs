@@ -263,7 +263,7 @@ fn the_early_unit_requires_nothing_and_ends() {
 }
 
 #[test]
-fn stopping_a_unit_runs_nothing_that_opens_the_gate() {
+fn stopping_the_unit_runs_nothing_that_opens_the_gate() {
     for unit in UNITS.map(packaging) {
         assert!(values(&unit, "ExecStop").is_empty() && values(&unit, "ExecStopPost").is_empty());
     }

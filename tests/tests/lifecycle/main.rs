@@ -29,6 +29,7 @@ mod live_view;
 mod local;
 mod metrics;
 mod past;
+mod privilege;
 
 mod questions;
 mod refusals;

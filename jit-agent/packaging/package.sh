@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installed as /usr/lib/jit-agent/package. The scripts of the .deb and of the .rpm call it, so that
 # both do the same. It works without systemd running (a chroot, an image build): then it makes users
-# and directories, and there is no gate to keep or to take off.
+# and directories, and leaves the gate alone, which would be another system's.
 #
 #   package configure     after files were unpacked, at an installation or an upgrade
 #   package remove        before they are removed; never at an upgrade
@@ -80,21 +80,25 @@ configure() {
 }
 
 # Without the program nobody could take the gate off. So a gate that cannot be taken off keeps the
-# package, and the agent runs again.
-remove() {
+# package, and the agent runs again. In a chroot nothing is taken off: what is pinned is the host's.
+take_off() {
     active=no
-    if is_booted; then
-        systemctl --quiet is-active jit-agent.service && active=yes
-        invoke stop jit-agent.service || true
-        invoke stop jit-agent-early.service || true
-    fi
+    systemctl --quiet is-active jit-agent.service && active=yes
+    invoke stop jit-agent.service || true
+    invoke stop jit-agent-early.service || true
     if said=$(/usr/bin/jit-agent detach --yes 2>&1); then
         say "$said"
-    elif is_booted; then
-        say "$said"
-        say "the gate cannot be taken off, so the package stays. Mend that, and remove it again."
-        [ "$active" = no ] || invoke start jit-agent.service || true
-        return 1
+        return 0
+    fi
+    say "$said"
+    say "the gate cannot be taken off, so the package stays. Mend that, and remove it again."
+    [ "$active" = no ] || invoke start jit-agent.service || true
+    return 1
+}
+
+remove() {
+    if is_booted; then
+        take_off || return 1
     fi
     if has systemctl; then
         systemctl --quiet --no-reload disable jit-agent.service jit-agent-early.service || true

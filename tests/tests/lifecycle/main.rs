@@ -34,6 +34,7 @@ mod privilege;
 mod questions;
 mod refusals;
 mod restarts;
+mod sandbox;
 mod sessions;
 mod stalled;
 mod storage;

@@ -51,8 +51,8 @@ pub fn early(path: &Path) -> Result<(), AppError> {
     for fault in faults {
         tracing::warn!("{}", fault.text());
     }
-    let host = config.host;
-    tracing::info!(host, "early: the gate is in force");
+    let observes = if config.gate.observe { ", in observe mode: it drops nothing" } else { "" };
+    tracing::info!(host = config.host, "early: the gate is in force{observes}");
     parts.gate.stop(ENDED, sys::now());
     close(parts);
     Ok(())

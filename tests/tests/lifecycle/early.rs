@@ -159,3 +159,28 @@ fn without_any_configuration_it_fails_and_says_what_is_open() {
     }
     assert!(site.stranger_opens(0, 22), "nothing is half-attached");
 }
+
+/// The file that the package installs, as it is.
+#[test]
+fn with_the_installed_configuration_both_start_and_nobody_is_shut_out() {
+    let mut site = Site::new();
+    let shipped = include_str!("../../../jit-agent/packaging/config.toml");
+    let base = site.base("[\"*\"]", "auto");
+    let (_, paths) = base.split_once("[paths]").unwrap();
+    site.write_config(&format!("{shipped}[paths]{paths}"));
+    let (code, said) = early(&site);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("in force, in observe mode: it drops nothing"), "{said}");
+    assert!(site.client_opens(0, 22) && site.stranger_opens(1, 22));
+    let output = site.run(&["check"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    site.spawn();
+    let deadline = Instant::now() + BOUND;
+    while !site.log().contains("the gate is in force") {
+        assert!(Instant::now() < deadline, "{}", site.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(site.client_opens(0, 22) && site.stranger_opens(1, 22));
+    assert_eq!(site.status().1, 2, "it says that it enforces nothing");
+    site.end(Signal::TERM);
+}

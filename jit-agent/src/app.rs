@@ -3,9 +3,11 @@
 //! The gate goes up first (`start`). Around it each part is kept by a task of its own, fails by
 //! itself and is tried again: the port for controllers (`control`), the local socket (`local`), the
 //! metrics (`metrics`), the configuration (`reload`), the readers of what the kernel reports (`watchers`). What fails is a
-//! fault on the gate's board. The end of the agent detaches nothing.
+//! fault on the gate's board. The end of the agent detaches nothing. `early` is the start alone, for the
+//! unit that runs before the network.
 
 mod control;
+mod early;
 mod local;
 mod metrics;
 mod reach;
@@ -40,6 +42,7 @@ use crate::{
     },
 };
 use control::Keeper;
+pub use early::early;
 use reload::Reloader;
 use start::{Bound, Parts, build};
 

@@ -41,6 +41,10 @@ pub struct Arguments {
 /// What to do.
 #[derive(Subcommand)]
 pub enum Command {
+    /// Put the gate in force from what this host has, and end: for the unit that runs before the
+    /// network. It needs no controller, no certificate and no audit. A gate that is in force is left
+    /// as it is.
+    Early,
     /// Put the gate in force and serve controllers. The end of the agent (also kill -9) opens
     /// nothing.
     Run,

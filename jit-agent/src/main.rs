@@ -8,14 +8,14 @@
 use std::{io::Write as _, path::Path, process::ExitCode, time::Duration};
 
 use jit_agent::{
-    app,
+    app::{self, AppError},
     cli::{Arguments, Command, OnCall},
     config::Glimpse,
     oncall::{
         Failure, audit, break_glass, check, close, complain, denials, detach, doctor, grants,
         policy, status, unless_closed, why,
     },
-    system::{log, memory},
+    system::{core_dumps, log, memory},
 };
 use jit_client::exit::Exit;
 use jit_proto::printable;
@@ -29,6 +29,9 @@ const LAST_LINES: Duration = Duration::from_millis(300);
 
 fn main() -> ExitCode {
     memory::set_up();
+    if let Err(error) = core_dumps::off() {
+        complain(&format!("warning: core dumps cannot be turned off: {error}"));
+    }
     // The kernel is asked for news of the sockets after every few turns of tasks. So connections
     // that always have something to do cannot keep the others waiting.
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -65,7 +68,8 @@ async fn perform() -> ExitCode {
         }
     };
     let result = match command {
-        Command::Run => return run(&config).await,
+        Command::Early => return logged(async |_| app::early(&config)).await,
+        Command::Run => return logged(async |debug| app::run(&config, debug).await).await,
         Command::OnCall(command) => {
             let done = on_call(command, &config).await;
             done.map_err(|failure| (failure.exit(), failure.into()))
@@ -77,8 +81,9 @@ async fn perform() -> ExitCode {
     })
 }
 
-/// Runs the daemon. From here on only the log writes to standard error: it waits for nobody.
-async fn run(config: &Path) -> ExitCode {
+/// Runs the daemon, or its start. From here on only the log writes to standard error: it waits for
+/// nobody. `runs` gets whether the kernel programs log each decision.
+async fn logged(runs: impl AsyncFnOnce(bool) -> Result<(), AppError>) -> ExitCode {
     let debug = match log() {
         Ok(debug) => debug,
         Err(error) => {
@@ -86,7 +91,7 @@ async fn run(config: &Path) -> ExitCode {
             return Exit::Unavailable.into();
         }
     };
-    let ended = app::run(config, debug).await;
+    let ended = runs(debug).await;
     let exit = match &ended {
         Ok(()) => Exit::Success,
         Err(error) => {

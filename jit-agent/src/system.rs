@@ -1,8 +1,9 @@
 //! The operating system, for every layer but the rules: clocks, files that are trusted only after a
 //! check, locks, users, addresses, local ports, processes, other programs, network devices, directories
-//! that change, the log, the meters, what peers do too often, the allocator, the service manager.
+//! that change, the log, the meters, what peers do too often, the allocator, core dumps, the service manager.
 
 pub mod addresses;
+pub mod core_dumps;
 pub mod directory_watch;
 pub mod ethtool;
 pub mod files;

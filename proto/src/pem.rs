@@ -2,13 +2,18 @@
 //! refused, so that no key and no certificate vanishes in silence.
 //!
 //! Text outside of the documents is allowed, as in RFC 7468 section 2: tools write subjects there.
-//! The crate `pem` decodes; it would skip what it does not understand, so the boundaries are found
-//! here.
+//! The crate `pem` would skip what it does not understand, and leave copies of a private key in freed
+//! memory. So the boundaries are found here, and what was read is overwritten.
 
 use std::fmt;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use zeroize::Zeroizing;
+
 /// Five dashes begin and end each boundary.
 const DASHES: &str = "-----";
+/// Letters of a line (RFC 7468 section 2).
+const LINE: usize = 64;
 /// UTF-8's byte-order mark. Editors put it at the beginning of a file; files that are joined have it
 /// in the middle.
 const BYTE_ORDER_MARK: char = '\u{feff}';
@@ -18,8 +23,8 @@ const BYTE_ORDER_MARK: char = '\u{feff}';
 pub struct Document {
     /// Its label: `CERTIFICATE`, `PUBLIC KEY`.
     pub label: String,
-    /// Its content, DER.
-    pub der: Vec<u8>,
+    /// Its content, DER. It is overwritten when it is dropped.
+    pub der: Zeroizing<Vec<u8>>,
     /// The line of its beginning, from 1.
     pub line: usize,
 }
@@ -128,6 +133,26 @@ pub fn one(text: &str, wanted: &[&str]) -> Result<Document, PemError> {
     }
 }
 
+/// A document as text: lines of 64 letters, as `openssl` writes them.
+pub fn encode(label: &str, der: &[u8]) -> Zeroizing<String> {
+    let content = Zeroizing::new(STANDARD.encode(der));
+    let lines = content.len().div_ceil(LINE);
+    // It never grows: the place that it would leave is not overwritten.
+    let room = content.len() + lines + 2 * (label.len() + "-----BEGIN -----\n".len());
+    let mut text = Zeroizing::new(String::with_capacity(room));
+    let mut rest = content.as_str();
+    text.extend(["-----BEGIN ", label, "-----\n"]);
+    while let Some((line, after)) = rest.split_at_checked(LINE.min(rest.len())) {
+        if line.is_empty() {
+            break;
+        }
+        text.extend([line, "\n"]);
+        rest = after;
+    }
+    text.extend(["-----END ", label, "-----\n"]);
+    text
+}
+
 /// What to do about a document that is in the wrong file or of a foreign kind.
 fn cure(label: &str) -> &'static str {
     match label {
@@ -145,7 +170,8 @@ fn cure(label: &str) -> &'static str {
 /// Every document of a text.
 fn parse(text: &str) -> Result<Vec<Document>, PemError> {
     let mut documents = Vec::new();
-    let mut open: Option<(usize, &str, String)> = None;
+    let mut open: Option<(usize, &str, Zeroizing<String>)> = None;
+    let whole = text.len();
     for (line, text) in (1..).zip(text.lines()) {
         let text = text.trim_start_matches(BYTE_ORDER_MARK).trim();
         match (boundary(text, line)?, open.as_mut()) {
@@ -154,9 +180,10 @@ fn parse(text: &str) -> Result<Vec<Document>, PemError> {
             (None, Some(_)) if text.is_empty() => {}
             (None, Some((_, _, content))) => {
                 content.extend(text.split_whitespace());
-                content.push('\n');
             }
-            (Some(Boundary::Begin(label)), None) => open = Some((line, label, String::new())),
+            (Some(Boundary::Begin(label)), None) => {
+                open = Some((line, label, Zeroizing::new(room(label, whole))));
+            }
             (Some(Boundary::End(end)), Some((begun, label, content))) if end == *label => {
                 documents.push(decode(label, content, *begun)?);
                 open = None;
@@ -176,6 +203,12 @@ fn parse(text: &str) -> Result<Vec<Document>, PemError> {
 
 fn no_end(line: usize, label: &str) -> PemError {
     PemError::Unmatched { line, label: label.to_owned(), missing: "-----END" }
+}
+
+/// A text for the content of a document, which a private key never outgrows: the place that it would
+/// leave is not overwritten.
+fn room(label: &str, whole: usize) -> String {
+    String::with_capacity(if label.ends_with("PRIVATE KEY") { whole } else { 0 })
 }
 
 enum Boundary<'a> {
@@ -210,12 +243,11 @@ fn decode(label: &str, content: &str, line: usize) -> Result<Document, PemError>
     if content.contains("ENCRYPTED") && content.contains(':') {
         return Err(fail(format!("it has a passphrase{}", cure("ENCRYPTED PRIVATE KEY"))));
     }
-    let whole = format!("-----BEGIN {label}-----\n{content}-----END {label}-----\n");
-    let decoded = pem::parse(whole).map_err(|error| fail(error.to_string()))?;
-    if decoded.contents().is_empty() {
+    let decoded = STANDARD.decode(content).map_err(|error| fail(error.to_string()))?;
+    if decoded.is_empty() {
         return Err(fail("it is empty".into()));
     }
-    Ok(Document { label: label.to_owned(), der: decoded.into_contents(), line })
+    Ok(Document { label: label.to_owned(), der: Zeroizing::new(decoded), line })
 }
 
 #[cfg(test)]
@@ -227,7 +259,7 @@ mod tests {
 
     fn ders(text: &str) -> Result<Vec<Vec<u8>>, String> {
         documents(text, &["CERTIFICATE"])
-            .map(|found| found.into_iter().map(|one| one.der).collect())
+            .map(|found| found.into_iter().map(|one| one.der.to_vec()).collect())
             .map_err(|error| error.to_string())
     }
 
@@ -243,6 +275,21 @@ mod tests {
             format!("{ONE}{TWO}").trim_end().to_owned(),
         ] {
             assert_eq!(ders(&text), both, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_written_is_read_again_and_is_as_others_write_it() {
+        assert_eq!(*encode("CERTIFICATE", &[1, 2, 3]), ONE);
+        for length in [0, 1, 47, 48, 49, 96, 1000] {
+            let der = vec![7; length];
+            let text = encode("PRIVATE KEY", &der);
+            assert!(text.lines().all(|line| line.len() <= LINE) && text.ends_with("-----\n"));
+            assert!(text.capacity() < text.len() + LINE, "{length}: it grew");
+            match one(&text, &["PRIVATE KEY"]) {
+                Ok(document) => assert_eq!(*document.der, der),
+                Err(error) => assert!(length == 0, "{length}: {error}"),
+            }
         }
     }
 
@@ -278,7 +325,7 @@ mod tests {
             error.to_string(),
             "line 4: a second CERTIFICATE; this file must have exactly one"
         );
-        assert_eq!(one(ONE, &["CERTIFICATE"]).unwrap().der, [1, 2, 3]);
+        assert_eq!(one(ONE, &["CERTIFICATE"]).unwrap().der.to_vec(), [1, 2, 3]);
         assert!(!format!("{:?}", one(ONE, &["CERTIFICATE"])).contains("[1, 2, 3]"));
     }
 }

@@ -36,7 +36,7 @@ pub fn certificates(text: &str, holds: Holds) -> Result<Vec<CertificateDer<'stat
     let [pkcs8, sec1, pkcs1] = PRIVATE_KEYS;
     let found = documents(text, &holds.labels(&[CERTIFICATE], &[pkcs8, sec1, pkcs1, CURVE]))?;
     let found = found.into_iter().filter(|one| one.label == CERTIFICATE);
-    let chain: Vec<_> = found.map(|one| CertificateDer::from(one.der)).collect();
+    let chain: Vec<_> = found.map(|one| CertificateDer::from(one.der.to_vec())).collect();
     if chain.is_empty() { Err(PemError::Empty) } else { Ok(chain) }
 }
 
@@ -48,10 +48,12 @@ pub fn private_key(text: &str, holds: Holds) -> Result<PrivateKeyDer<'static>, P
     let [pkcs8, sec1, pkcs1] = PRIVATE_KEYS;
     let found = documents(text, &holds.labels(&[pkcs8, sec1, pkcs1, CURVE], &[CERTIFICATE]))?;
     let mut keys = found.into_iter().filter(|one| PRIVATE_KEYS.contains(&one.label.as_str()));
-    let Document { label, der, .. } = keys.next().ok_or(PemError::Empty)?;
+    let Document { label, mut der, .. } = keys.next().ok_or(PemError::Empty)?;
     if let Some(second) = keys.next() {
         return Err(PemError::Second { line: second.line, label: second.label });
     }
+    // It is the caller's now, to overwrite it.
+    let der = std::mem::take(&mut *der);
     Ok(match label.as_str() {
         "EC PRIVATE KEY" => PrivateSec1KeyDer::from(der).into(),
         "RSA PRIVATE KEY" => PrivatePkcs1KeyDer::from(der).into(),

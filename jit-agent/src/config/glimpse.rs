@@ -27,6 +27,8 @@ pub struct Glimpse {
     pub interfaces: InterfaceFilter,
     /// The paths of the file itself, and of the key and certificate files that it names.
     pub files: Vec<PathBuf>,
+    /// The path of the private key, if the file names one.
+    pub key: Option<PathBuf>,
     /// Why `paths` may be wrong: the file exists, but cannot be read or is not TOML.
     pub unreadable: Option<String>,
     /// The directories in which this file's agent may have its state, likeliest first.
@@ -62,6 +64,7 @@ impl Glimpse {
             paths,
             host: host.unwrap_or_default().to_owned(),
             interfaces: interfaces(&table),
+            key: control_file(&table, "key").map(|name| beside(path, name)),
             files: iter::once(path.to_owned()).chain(named_files(&table, path)).collect(),
             unreadable,
         }
@@ -124,13 +127,21 @@ fn interfaces(table: &Table) -> InterfaceFilter {
 }
 
 fn named_files(table: &Table, path: &Path) -> Vec<PathBuf> {
-    let directory = path.parent().unwrap_or(Path::new("."));
-    let control = table.get("control").into_iter();
     let of_control = ["certificate", "key", "client_ca"];
-    let control = control.flat_map(|control| of_control.map(|key| control.get(key)));
+    let control = of_control.into_iter().filter_map(|key| control_file(table, key));
     let signers = table.get("signer").and_then(Value::as_array).into_iter().flatten();
-    let named = control.chain(signers.map(|signer| signer.get("public_key"))).flatten();
-    named.filter_map(Value::as_str).map(|name| directory.join(name)).collect()
+    let signers = signers.filter_map(|signer| signer.get("public_key")?.as_str());
+    control.chain(signers).map(|name| beside(path, name)).collect()
+}
+
+/// A file that `[control]` names.
+fn control_file<'a>(table: &'a Table, key: &str) -> Option<&'a str> {
+    table.get("control")?.get(key)?.as_str()
+}
+
+/// A file that a configuration names.
+fn beside(configuration: &Path, name: &str) -> PathBuf {
+    configuration.parent().unwrap_or(Path::new(".")).join(name)
 }
 
 #[cfg(test)]
@@ -159,6 +170,7 @@ mod tests {
         assert_eq!(glimpse.paths, Paths { pins: "/sys/fs/bpf/other".into(), ..Paths::default() });
         let names: Vec<_> = glimpse.files.iter().filter_map(|path| path.file_name()).collect();
         assert_eq!(names, ["config.toml", "agent.key", "prod.pem"]);
+        assert!(glimpse.key.is_some_and(|key| key.ends_with("agent.key")));
     }
 
     #[test]

@@ -5,11 +5,13 @@ use std::{path::Path, sync::Arc, time::Duration};
 use jit_client::pem::{self, Holds};
 use jit_proto::WallTime;
 use rustls::{
-    RootCertStore, ServerConfig,
+    InconsistentKeys, RootCertStore, ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, UnixTime},
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+    sign::{CertifiedKey, SingleCertAndKey},
 };
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
+use zeroize::Zeroize as _;
 
 use crate::{
     config::{Config, Control},
@@ -114,10 +116,11 @@ impl Material {
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| content("key", key, &error.to_string()))?
             .with_client_cert_verifier(Arc::clone(&verifier))
-            .with_single_cert(chain.clone(), private)
-            .map_err(|error| {
-                content("key", key, &format!("does not fit the certificate: {error}"))
-            })?;
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(
+                certified(chain.clone(), private).map_err(|error| {
+                    content("key", key, &format!("does not fit the certificate: {error}"))
+                })?,
+            )));
         config.alpn_protocols = vec![ALPN.to_vec()];
         let authorities = Authorities(verifier);
         let not_after = leaf.not_after;
@@ -229,6 +232,21 @@ fn private_key(certificate: &Path, path: &Path) -> Result<PrivateKeyDer<'static>
         .map_err(|error| TlsError::File { key: "key", error })?;
     pem::private_key(&text, holds(certificate, path))
         .map_err(|error| content("key", path, &error.to_string()))
+}
+
+/// The chain with its key. The key's bytes are overwritten: from here on only `ring` has them.
+fn certified(
+    chain: Vec<CertificateDer<'static>>,
+    mut key: PrivateKeyDer<'static>,
+) -> Result<CertifiedKey, rustls::Error> {
+    let read = rustls::crypto::ring::sign::any_supported_type(&key);
+    key.zeroize();
+    let certified = CertifiedKey::new(chain, read?);
+    match certified.keys_match() {
+        // As rustls itself does: it does not know every kind of key.
+        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(certified),
+        Err(error) => Err(error),
+    }
 }
 
 fn authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

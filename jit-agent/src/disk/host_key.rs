@@ -12,7 +12,6 @@ use std::{
 };
 
 use jit_proto::pem as strict_pem;
-use pem::{EncodeConfig, LineEnding, Pem};
 use ring::{
     rand::SystemRandom,
     signature::{Ed25519KeyPair, KeyPair as _},
@@ -119,7 +118,7 @@ impl HostSigningKey {
         let made = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).ok();
         let made = made.and_then(|pkcs8| {
             let key = Self::from_pkcs8(pkcs8.as_ref())?;
-            Some((key, encode("PRIVATE KEY", pkcs8.as_ref())))
+            Some((key, strict_pem::encode("PRIVATE KEY", pkcs8.as_ref())))
         });
         let Some((key, pem)) = made else {
             let error = std::io::Error::other("the kernel gave no random bytes for a key");
@@ -139,7 +138,7 @@ impl HostSigningKey {
 
     fn write_public(&self, state: &Path) -> Result<(), FileError> {
         let path = state.join(PUBLIC);
-        let pem = encode("PUBLIC KEY", &self.public.key.spki());
+        let pem = strict_pem::encode("PUBLIC KEY", &self.public.key.spki());
         write(&path, pem.as_bytes(), 0o644)
     }
 }
@@ -186,11 +185,6 @@ impl HostPublicKey {
     pub fn verifies(&self, message: &[u8], signature: &[u8; 64]) -> bool {
         self.key.verifies(message, signature)
     }
-}
-
-fn encode(label: &str, der: &[u8]) -> String {
-    let config = EncodeConfig::new().set_line_ending(LineEnding::LF);
-    pem::encode_config(&Pem::new(label, der), config)
 }
 
 /// Writes a file completely or not at all: under another name, then synced and renamed.

@@ -10,6 +10,7 @@ mod content;
 mod copy;
 mod database;
 mod reserve;
+mod trusted;
 mod witness;
 
 use std::{
@@ -35,10 +36,7 @@ use crate::{
         clock::SKEW,
         ledger::{Floors, Tombstone},
     },
-    system::{
-        meters::meters,
-        sys::{self, FileError},
-    },
+    system::{meters::meters, sys::FileError},
 };
 
 pub(crate) const FILE: &str = "grants.redb";
@@ -232,7 +230,7 @@ impl Store {
         now: WallTime,
         opener: Opener,
     ) -> Result<(Self, Stored), StoreError> {
-        sys::private_directory(directory, 0o700)?;
+        trusted::check(directory)?;
         let path = directory.join(FILE);
         let witnessed = witness::read(directory);
         let existed = path.exists();

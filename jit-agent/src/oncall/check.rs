@@ -4,11 +4,9 @@
 mod devices;
 pub(in crate::oncall) mod doubts;
 mod ports;
+mod readable;
 
-use std::{
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{path::Path, process::ExitCode};
 
 use jit_proto::WallTime;
 
@@ -17,17 +15,18 @@ use crate::{
     control::tls::{Material, TlsError},
     kernel::datapath::rtnetlink::{self, Device},
     oncall::{failure::Failure, output::print},
-    system::{owner::Owner, sys},
+    system::sys,
 };
 use doubts::{Host, doubts};
+pub(super) use readable::ensure_readable;
 
 /// Checks a configuration file and prints what was taken from it, and what is doubtful.
 pub fn run(path: &Path) -> Result<ExitCode, Failure> {
-    let Glimpse { paths, files, .. } = Glimpse::of(path);
-    let (config, material) = match paths.owner() {
+    let glimpse = Glimpse::of(path);
+    let (config, material) = match glimpse.paths.owner() {
         None => read(path)?,
         Some(owner) => {
-            ensure_readable(&owner, files)?;
+            ensure_readable(&owner, &glimpse)?;
             // Root can read more than the service.
             owner.act(|| read(path))?.map_err(|error| Failure::AsService {
                 owner: owner.to_string(),
@@ -40,6 +39,7 @@ pub fn run(path: &Path) -> Result<ExitCode, Failure> {
     let now = sys::now().wall;
     let devices = rtnetlink::devices();
     let of_peers = material.iter().flat_map(|material| material.doubts(now));
+    let of_peers = of_peers.chain(readable::exposed_key(&config));
     let of_devices = match &devices {
         Ok(devices) => devices_above(&config, devices),
         Err(error) => {
@@ -79,18 +79,6 @@ fn read(path: &Path) -> Result<(Config, Option<Material>), Failure> {
         return Err(Failure::Tls(TlsError::NotNow(why)));
     }
     Ok((config, material))
-}
-
-/// Whether the service's user may read these files; an error names those that it may not.
-pub(super) fn ensure_readable(owner: &Owner, files: Vec<PathBuf>) -> Result<(), Failure> {
-    let denied = owner.unreadable(files)?;
-    let Some(first) = denied.first().map(|path| path.display()) else { return Ok(()) };
-    let all: Vec<_> = denied.iter().map(|path| path.display().to_string()).collect();
-    let all = all.join(" ");
-    Err(Failure::DeniedFiles(format!(
-        "the service runs as {owner}, which may not read {all}: let its group read each, as in \
-         `chgrp jit-agent {first} && chmod g+r {first}`, and their directories with g+x"
-    )))
 }
 
 /// The names of the interfaces but loopback.

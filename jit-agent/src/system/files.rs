@@ -11,9 +11,12 @@ use std::{
 };
 
 use rustix::process::geteuid;
+use zeroize::Zeroizing;
 
 /// The most symbolic links on the way to a file, as in the kernel (path_resolution(7)).
 const MOST_LINKS: u32 = 40;
+/// The most room that is taken before a file is read, bytes.
+const MOST_ROOM: usize = 1024 * 1024;
 /// Write permission for group and others.
 const WRITE: u32 = 0o022;
 /// In a directory with this bit, only its owner and the owner of an entry can rename the entry.
@@ -85,11 +88,11 @@ pub enum Readers {
 
 /// Reads a text file that only root or the agent itself can have written.
 pub fn read_trusted(path: &Path) -> Result<String, FileError> {
-    Ok(read(path)?.0)
+    Ok(std::mem::take(&mut *read(path)?.0))
 }
 
-/// The same for a secret, which only these may read.
-pub fn read_secret(path: &Path, readers: Readers) -> Result<String, FileError> {
+/// The same for a secret, which only these may read. The text is overwritten when it is dropped.
+pub fn read_secret(path: &Path, readers: Readers) -> Result<Zeroizing<String>, FileError> {
     let (text, metadata) = read(path)?;
     let mode = metadata.permissions().mode() & 0o777;
     let (others, change) = match readers {
@@ -102,13 +105,15 @@ pub fn read_secret(path: &Path, readers: Readers) -> Result<String, FileError> {
     Ok(text)
 }
 
-fn read(path: &Path) -> Result<(String, fs::Metadata), FileError> {
+fn read(path: &Path) -> Result<(Zeroizing<String>, fs::Metadata), FileError> {
     let io = |error| FileError::Io { verb: "read", path: path.to_owned(), error };
     let mut file = fs::File::open(path).map_err(io)?;
     check_way(path)?;
     let metadata = file.metadata().map_err(io)?;
     check_trusted(path, &metadata)?;
-    let mut text = String::new();
+    // It does not grow: the place that it would leave is not overwritten.
+    let room = usize::try_from(metadata.len()).unwrap_or(0).min(MOST_ROOM).saturating_add(1);
+    let mut text = Zeroizing::new(String::with_capacity(room));
     io::Read::read_to_string(&mut file, &mut text).map_err(io)?;
     Ok((text, metadata))
 }
@@ -134,6 +139,14 @@ pub fn check_private_directory(path: &Path) -> Result<(), FileError> {
     let io = |error| FileError::Io { verb: "look at", path: path.to_owned(), error };
     check_way(path)?;
     check_trusted(path, &fs::symlink_metadata(path).map_err(io)?)
+}
+
+/// Refuses an existing file that somebody else could have written, or could put another one in place
+/// of.
+pub fn check_trusted_file(path: &Path) -> Result<(), FileError> {
+    let io = |error| FileError::Io { verb: "look at", path: path.to_owned(), error };
+    check_way(path)?;
+    check_trusted(path, &fs::metadata(path).map_err(io)?)
 }
 
 /// Refuses a file that somebody other than root and this process's user owns or can write.

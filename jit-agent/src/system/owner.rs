@@ -13,7 +13,7 @@ use std::{
     thread,
 };
 
-use nix::unistd::{self, User};
+use nix::unistd::{self, Group, User};
 use rustix::{
     process::{Gid, Uid, geteuid},
     thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
@@ -21,6 +21,10 @@ use rustix::{
 
 /// The user in the shipped systemd unit.
 const USER: &str = "jit-agent";
+/// The group in the unit: its members may ask for the status.
+pub const STATUS_GROUP: &str = "jit-agent";
+/// The group in the unit that may read the private key (`SupplementaryGroups=`).
+pub const KEY_GROUP: &str = "jit-agent-keys";
 
 /// The user that the service runs as; never root.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,12 +60,14 @@ impl Owner {
         (!owner.uid.is_root()).then_some(owner)
     }
 
-    /// A user of the system with all its groups, as systemd starts a service.
+    /// A user of the system with all its groups and the unit's own, as systemd starts the service.
     fn named(user: User) -> Self {
         let User { name, uid, gid, .. } = user;
         let all = CString::new(name.as_str()).map(|name| unistd::getgrouplist(&name, gid));
         let all = all.ok().and_then(Result::ok).unwrap_or_else(|| vec![gid]);
-        let groups = all.into_iter().map(|group| Gid::from_raw(group.as_raw())).collect();
+        let keys = Group::from_name(KEY_GROUP).ok().flatten().map(|group| group.gid);
+        let all = all.into_iter().chain(keys);
+        let groups = all.map(|group| Gid::from_raw(group.as_raw())).collect();
         let (uid, gid) = (Uid::from_raw(uid.as_raw()), Gid::from_raw(gid.as_raw()));
         Self { uid, gid, groups, name: Some(name) }
     }
@@ -81,6 +87,11 @@ impl Owner {
             let acting = scope.spawn(|| change().map(|()| what()));
             acting.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
+    }
+
+    /// Its own group, by number.
+    pub fn group(&self) -> u32 {
+        self.gid.as_raw()
     }
 
     /// Whether this is its uid.

@@ -17,8 +17,8 @@ use rustix::{
 
 use crate::rules::clock::{BootNanos, Now};
 pub use crate::system::files::{
-    FileError, Readers, check_private_directory, check_trusted, private_directory, read_secret,
-    read_trusted,
+    FileError, Readers, check_private_directory, check_trusted, check_trusted_file,
+    private_directory, read_secret, read_trusted,
 };
 
 /// `f_type` of a BPF file system (BPF_FS_MAGIC, uapi/linux/magic.h).

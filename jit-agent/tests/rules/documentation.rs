@@ -25,6 +25,7 @@ const RUNBOOK: &str = include_str!("../../docs/runbook.md");
 const AUDIT: &str = include_str!("../../docs/audit.md");
 const README: &str = include_str!("../../../README.md");
 const CONTRIBUTING: &str = include_str!("../../../CONTRIBUTING.md");
+const EXAMPLE: &str = include_str!("../../packaging/example.toml");
 const SHIPPED: &str = include_str!("../../packaging/config.toml");
 
 #[test]
@@ -372,7 +373,7 @@ fn the_first_grant_is_one_that_both_configurations_let_in() {
     assert_eq!((after("--host"), after("--port"), after("--for")), (HOST, "22/tcp", "45m"));
     let mut first = support::grant(1, &[after("--source")]);
     first.not_after_ms = first.not_before_ms + 45 * support::MINUTE;
-    for text in [SHIPPED, of_readme.unwrap()] {
+    for text in [EXAMPLE, of_readme.unwrap()] {
         let config = configured(text).unwrap();
         let verified = grant::verify(&support::envelope(&first), &config.keyring, HOST).unwrap();
         assert_eq!(config.policy.check(&verified, &config.keyring, NOW).map(|_| ()), Ok(()));
@@ -382,8 +383,8 @@ fn the_first_grant_is_one_that_both_configurations_let_in() {
 
 /// The reader may use each line that is commented out.
 #[test]
-fn every_key_in_the_shipped_configuration_is_valid() {
-    let keys: Vec<_> = SHIPPED
+fn every_key_in_the_example_configuration_is_valid() {
+    let keys: Vec<_> = EXAMPLE
         .lines()
         .filter_map(|line| line.strip_prefix("# "))
         .filter(|line| {
@@ -396,7 +397,7 @@ fn every_key_in_the_shipped_configuration_is_valid() {
         })
         .collect();
     assert!(keys.len() > 25, "{keys:?}");
-    let whole: String = SHIPPED
+    let whole: String = EXAMPLE
         .lines()
         .map(|line| match line.strip_prefix("# ") {
             Some(shown) if keys.contains(&shown) => format!("{shown}\n"),
@@ -408,7 +409,7 @@ fn every_key_in_the_shipped_configuration_is_valid() {
     let config = configured(&whole).unwrap();
     assert!(config.ceiling.is_some() && config.policy.sections().len() == 2);
     // Where it shows a default, it shows the right value.
-    let plain = configured(SHIPPED).unwrap();
+    let plain = configured(EXAMPLE).unwrap();
     assert_eq!(
         (config.limits, config.audit, config.paths),
         (plain.limits, plain.audit, plain.paths)
@@ -416,7 +417,7 @@ fn every_key_in_the_shipped_configuration_is_valid() {
 }
 
 #[test]
-fn the_shipped_configuration_shows_every_key() {
+fn the_example_configuration_shows_every_key() {
     let sections = include_str!("../../src/config/raw.rs");
     let port = include_str!("../../../proto/src/port_section/toml.rs");
     let (port, _) = port.split_once("/// A policy's file").unwrap();
@@ -428,11 +429,20 @@ fn the_shipped_configuration_shows_every_key() {
     assert!(names.len() > 40, "{names:?}");
     for name in names {
         let shown = [format!("{name} = "), format!("[{name}]")];
-        assert!(shown.iter().any(|shown| SHIPPED.contains(shown)), "{name}");
+        assert!(shown.iter().any(|shown| EXAMPLE.contains(shown)), "{name}");
     }
     for name in
         ["[audit]", "[limits]", "[paths]", "hosts = ", "prefixes = ", "max_size = ", "keep = "]
     {
-        assert!(SHIPPED.contains(name), "{name}");
+        assert!(EXAMPLE.contains(name), "{name}");
     }
+}
+
+/// Nobody is shut out by an installation, and nothing that is not there yet is needed.
+#[test]
+fn the_configuration_that_is_installed_starts_and_protects_nothing() {
+    let config = Config::parse(SHIPPED, Path::new("/etc/jit-agent/config.toml")).unwrap();
+    assert!(config.gate.observe && config.policy.sections().is_empty());
+    assert!(config.control.is_none() && config.keyring.signers().is_empty());
+    assert!(config.controllers.is_empty() && config.ceiling.is_none());
 }

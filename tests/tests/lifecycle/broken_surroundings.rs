@@ -28,7 +28,7 @@ const LONG: Duration = Duration::from_secs(600);
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// A stranger who tries to get in again and again.
-struct Prober {
+pub(crate) struct Prober {
     stop: Arc<AtomicBool>,
     opened: Arc<AtomicU32>,
     tried: Arc<AtomicU32>,
@@ -36,7 +36,7 @@ struct Prober {
 }
 
 impl Prober {
-    fn start(site: &Site) -> Self {
+    pub(crate) fn start(site: &Site) -> Self {
         let (stop, opened, tried) = <(Arc<AtomicBool>, Arc<AtomicU32>, Arc<AtomicU32>)>::default();
         let of_it = (Arc::clone(&stop), Arc::clone(&opened), Arc::clone(&tried));
         let thread = site.stranger.spawn(move || {
@@ -54,7 +54,7 @@ impl Prober {
 
     /// Fails if the stranger ever got in.
     #[track_caller]
-    fn assert_never_got_in(self) {
+    pub(crate) fn assert_never_got_in(self) {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().unwrap();
         let tried = self.tried.load(Ordering::Relaxed);
@@ -63,7 +63,7 @@ impl Prober {
     }
 }
 
-fn problems(status: &Value) -> String {
+pub(crate) fn problems(status: &Value) -> String {
     status["problems"].to_string()
 }
 
@@ -76,14 +76,14 @@ fn wait_for(site: &Site, what: &str, condition: impl Fn() -> bool) {
 }
 
 /// The agent is killed, not before it has kept its configuration.
-fn kill(site: &mut Site) {
+pub(crate) fn kill(site: &mut Site) {
     let kept = site.path("state/configuration.last-good");
     wait_for(site, "the copy of the configuration", || kept.exists());
     site.end(Signal::KILL);
 }
 
 /// As after a reboot: no agent, nothing pinned, and the stranger's link is down.
-fn reboot(site: &mut Site) {
+pub(crate) fn reboot(site: &mut Site) {
     kill(site);
     let output = site.run(&["detach", "--yes"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -17,21 +17,23 @@ use jit_tests::{
 use rustix::process::Signal;
 
 /// The service's user and group: no account of this machine has these numbers.
-const USER: u32 = 64_900;
-const GROUP: u32 = 64_901;
+pub(crate) const USER: u32 = 64_900;
+pub(crate) const GROUP: u32 = 64_901;
+/// The group that may read the private key.
+pub(crate) const KEYS: u32 = 64_902;
 const LONG: Duration = Duration::from_secs(600);
 /// The capabilities of the unit (`AmbientCapabilities`, `CapabilityBoundingSet`).
-const CAPABILITIES: &str = "-all,+bpf,+net_admin,+perfmon";
+pub(crate) const CAPABILITIES: &str = "-all,+bpf,+net_admin,+perfmon";
 /// `ReadOnlyPaths=/sys` with `ReadWritePaths=` of the pins: a directory that is not there is an error.
 const READ_ONLY: &str = "mount --bind \"$PINS\" \"$PINS\" && mount -o remount,bind,ro /sys/fs/bpf && \
                          mount --bind \"$BUILT\" \"$PROGRAM\" && exec \"$@\"";
 
-struct Installed {
-    site: Site,
+pub(crate) struct Installed {
+    pub(crate) site: Site,
 }
 
 impl Installed {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let site = Site::new();
         for arguments in
             ["pki init --dir pki", "pki issue --dir pki --name agent --dns web-1.example.org"]
@@ -66,34 +68,40 @@ impl Installed {
         installed
     }
 
-    fn install(&self, name: &str, owner: u32, mode: u32) {
+    pub(crate) fn install(&self, name: &str, owner: u32, mode: u32) {
         give(&self.site.path(name), owner, mode);
     }
 
     /// The command that systemd would start.
     fn service(&self) -> Command {
+        self.service_with(CAPABILITIES, "run")
+    }
+
+    /// The same with other capabilities, or another command.
+    pub(crate) fn service_with(&self, capabilities: &str, run: &str) -> Command {
         let mut command = Command::new("unshare");
         command.args(["--mount", "sh", "-c", READ_ONLY, "sh", "setpriv"]);
         command.args(["--reuid", &USER.to_string(), "--regid", &GROUP.to_string()]);
-        command.args(["--clear-groups", "--no-new-privs"]);
+        command.args(["--groups", &KEYS.to_string(), "--no-new-privs"]);
         for set in ["--inh-caps", "--ambient-caps", "--bounding-set"] {
-            command.arg(format!("{set}={CAPABILITIES}"));
+            command.arg(format!("{set}={capabilities}"));
         }
         let program = self.site.path("jit-agent");
-        command.arg(&program).arg("run").arg("--config").arg(self.site.config());
+        command.arg(&program).arg(run).arg("--config").arg(self.site.config());
         command.env("PINS", self.site.pins()).env("PROGRAM", program);
         command.env("BUILT", binary("jit-agent")).stdin(Stdio::null());
         command
     }
 
-    fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.site.path("log"));
         let mut command = self.service();
         command.stderr(log.unwrap());
         let child = self.site.host.start(&mut command);
         self.site.adopt_process(child);
-        let user = fs::metadata(format!("/proc/{}", self.site.pid())).unwrap().uid();
-        assert_eq!(user, USER, "the agent is the service's user");
+        let status = fs::read_to_string(format!("/proc/{}/status", self.site.pid())).unwrap();
+        let user = format!("Uid:\t{USER}\t{USER}\t{USER}\t{USER}\n");
+        assert!(status.contains(&user), "the agent is the service's user: {status}");
     }
 
     /// `check` as root.
@@ -114,7 +122,7 @@ fn give(path: &Path, owner: u32, mode: u32) {
 
 /// Both outputs of a command that ended with this code.
 #[track_caller]
-fn said(output: &Output, code: i32) -> String {
+pub(crate) fn said(output: &Output, code: i32) -> String {
     let text = [output.stdout.as_slice(), &output.stderr].concat();
     let text = String::from_utf8_lossy(&text).into_owned();
     assert_eq!(output.status.code(), Some(code), "{text}");

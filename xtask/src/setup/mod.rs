@@ -128,6 +128,12 @@ const NEEDS: &[Need] = &[
         provide: |_| apt::install("reading the man pages", &["groff-base"]),
     },
     Need {
+        name: "shellcheck",
+        from: Purpose::Test,
+        find: || system::find_program("shellcheck"),
+        provide: |_| apt::install("checking the packages' scripts", &["shellcheck"]),
+    },
+    Need {
         name: "promtool",
         from: Purpose::Test,
         find: promtool::find,

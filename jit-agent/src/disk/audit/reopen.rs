@@ -94,6 +94,8 @@ fn look(place: &Place, full: &BTreeMap<u64, PathBuf>, now: Now) -> Result<Left, 
     };
     let metadata = file.metadata().map_err(io("look at", &path))?;
     sys::check_trusted(&path, &metadata)?;
+    // A link that somebody made leads to what somebody chose.
+    sys::check_trusted_file(&path)?;
     let ends = Ends::read(&mut file).map_err(io("read", &path))?;
     let torn = (ends.whole < ends.length)
         .then(|| keep_torn(&place.directory, &mut file, &ends, now))

@@ -15,7 +15,7 @@ use std::{
 use jit_proto::WallTime;
 use sha2::{Digest as _, Sha256};
 
-const FILE: &str = "grants.witness";
+pub(super) const FILE: &str = "grants.witness";
 const BODY: usize = 16;
 /// How much earlier the witness's floor may be than the database's, milliseconds.
 const FLOOR_MILLIS: i64 = 60_000;

@@ -47,7 +47,7 @@ fn missing(host: &Host) -> Finding {
 fn of_good(host: &Host, config: &Config) -> Vec<Finding> {
     let mut found = Vec::new();
     if let Some(owner) = host.glimpse.paths.owner()
-        && let Err(error) = check::ensure_readable(&owner, host.glimpse.files.clone())
+        && let Err(error) = check::ensure_readable(&owner, &host.glimpse)
     {
         found.push(Finding::failure(NAME, error.to_string()).fix(CHECK));
     }

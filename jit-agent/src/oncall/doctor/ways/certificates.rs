@@ -14,7 +14,10 @@ use crate::{
         check::doubts,
         doctor::{finding::Finding, host::Host},
     },
-    system::sys::{self, FileError},
+    system::{
+        owner::{KEY_GROUP, STATUS_GROUP},
+        sys::{self, FileError},
+    },
 };
 
 const CERTIFICATE: &str = "certificate";
@@ -66,7 +69,8 @@ fn unusable(error: &TlsError, is_root: bool) -> Finding {
     let finding = Finding::failure(check, format!("[control] {key}: {cause}"));
     let finding = match error {
         TlsError::File { error: FileError::Io { path, .. }, .. } if denied => finding.fix(format!(
-            "chgrp jit-agent {path} && chmod g+r {path}; its directories need g+x",
+            "chgrp {group} {path} && chmod g+r {path}; its directories need g+x",
+            group = if key == "key" { KEY_GROUP } else { STATUS_GROUP },
             path = path.display()
         )),
         TlsError::File { error: FileError::Io { path, .. }, .. } => finding.fix(format!(

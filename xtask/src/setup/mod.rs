@@ -27,7 +27,7 @@ pub(crate) struct Options {
     /// Only say what is missing; change nothing
     #[arg(long)]
     check: bool,
-    /// Also install what only `bench`, `coverage` and `mutants` need (they also install it when they
+    /// Also install what only `bench`, `coverage`, `dist` and `mutants` need (they also install it when they
     /// run)
     #[arg(long)]
     all: bool,
@@ -46,6 +46,8 @@ pub(crate) enum Purpose {
     VirtualMachines,
     /// Fuzzing.
     Fuzz,
+    /// Making packages.
+    Packages,
     /// Measuring which lines the tests reach.
     Coverage,
     /// Running mutants.
@@ -72,7 +74,7 @@ impl Need {
             Purpose::Build | Purpose::Demo | Purpose::Test => purpose,
             Purpose::VirtualMachines | Purpose::Bench => Purpose::Demo,
             Purpose::Fuzz => Purpose::Test,
-            Purpose::Coverage | Purpose::Mutants => Purpose::Build,
+            Purpose::Coverage | Purpose::Mutants | Purpose::Packages => Purpose::Build,
         };
         self.from == purpose || self.from as u8 <= up_to as u8
     }
@@ -174,6 +176,12 @@ const NEEDS: &[Need] = &[
         from: Purpose::Fuzz,
         find: || tools::FUZZ.find(),
         provide: |_| tools::FUZZ.provide(),
+    },
+    Need {
+        name: "packers",
+        from: Purpose::Packages,
+        find: || system::find_programs(&["dpkg-deb", "dpkg-shlibdeps", "rpmbuild", "xz"]),
+        provide: |_| apt::install("making packages", &["dpkg-dev", "rpm", "xz-utils"]),
     },
     Need {
         name: "cargo-llvm-cov",

@@ -39,7 +39,7 @@ fn indented(line: &str) -> String {
 
 /// Debian's changelog: what changed is in the project's own one, beside it.
 pub(super) fn changelog(package: &Package, release: &Release) -> Result<String> {
-    let Release { version, epoch } = release;
+    let Release { version, epoch, target: _ } = release;
     let revision = Release::REVISION;
     let date = date(*epoch, "%a, %d %b %Y %H:%M:%S +0000")?;
     Ok(format!(
@@ -47,6 +47,17 @@ pub(super) fn changelog(package: &Package, release: &Release) -> Result<String> 
          changelog.gz.\n\n -- {MAINTAINER}  {date}\n",
         package.name
     ))
+}
+
+/// What lintian(1) may find, and why that is right here.
+pub(super) fn overrides(package: &str) -> String {
+    format!(
+        "# There is no address for mail: SECURITY.md says how to report.\n\
+         {package}: bogus-mail-host *\n\
+         {package}: bogus-mail-host-in-debian-changelog *\n\
+         # A first upload to Debian's archive closes a bug. This is not from there.\n\
+         {package}: initial-upload-closes-no-bugs *\n"
+    )
 }
 
 /// A time in words, UTC.

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result};
 use super::{
     contents::Package,
     control::{MAINTAINER, wrapped},
+    libraries,
     release::Release,
     stage::Staged,
 };
@@ -46,13 +47,20 @@ pub(super) fn pack(
             write(script, &text, 0o755)?;
         }
     }
-    let architecture = Release::debian_architecture()?;
+    let architecture = release.target.debian();
     let (name, version, revision) = (package.name, &release.version, Release::REVISION);
     let file = out.join(format!("{name}_{version}-{revision}_{architecture}.deb"));
     let mut build = shell::program("dpkg-deb", ["--root-owner-group", "-Zxz", "--build"]);
     build.arg(&staged.root).arg(&file).env("SOURCE_DATE_EPOCH", release.epoch.to_string());
     shell::long(&format!("packing {}", file_name(&file)), &mut build)?;
     Ok(file)
+}
+
+/// Checks packages with lintian(1). All that it finds is wrong, but for the overrides in the packages.
+pub(super) fn check(packages: &[PathBuf]) -> Result<()> {
+    let mut lintian = shell::program("lintian", ["--fail-on", "error,warning"]);
+    let debs = packages.iter().filter(|path| path.extension().is_some_and(|end| end == "deb"));
+    shell::long("checking the packages with lintian", lintian.args(debs))
 }
 
 fn control(package: &Package, staged: &Staged, release: &Release, depends: &str) -> Result<String> {
@@ -77,25 +85,19 @@ fn control(package: &Package, staged: &Staged, release: &Release, depends: &str)
          {}",
         release.version,
         Release::REVISION,
-        Release::debian_architecture()?,
+        release.target.debian(),
         long.join(" .\n")
     ))
 }
 
-/// The libraries that the program is linked with, by dpkg-shlibdeps(1).
+/// The libraries that the program is linked with, and what the scripts use.
 fn depends(package: &Package, staged: &Staged) -> Result<String> {
-    let source = tempfile::tempdir().context("a scratch directory")?;
-    fs::create_dir(source.path().join("debian"))?;
-    let declared = format!("Source: {0}\n\nPackage: {0}\nArchitecture: any\n", package.name);
-    fs::write(source.path().join("debian/control"), declared)?;
     let program = staged.place(&format!("/usr/bin/{}", package.name));
-    let mut find = shell::program("dpkg-shlibdeps", ["-O"]);
-    let found = shell::quiet(find.arg(format!("-e{}", program.display())).current_dir(&source))?;
-    let found = String::from_utf8_lossy(&found.stdout);
-    let libraries = found.trim().strip_prefix("shlibs:Depends=");
-    let libraries = libraries.with_context(|| format!("dpkg-shlibdeps says {found:?}"))?;
-    // The scripts make users and directories with systemd's tools, and live without them.
-    Ok(libraries.to_owned())
+    let bytes = fs::read(&program).with_context(|| format!("reading {}", program.display()))?;
+    let libraries = libraries::debian(&bytes);
+    let libraries = libraries.with_context(|| format!("what {} depends on", package.name))?;
+    // Without systemd's tools the scripts make users with those of passwd.
+    Ok(if package.has_scripts { libraries + ", passwd" } else { libraries })
 }
 
 /// The checksums that `dpkg --verify` compares.

@@ -12,21 +12,36 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 
-use self::release::Release;
+use self::{release::Release, target::Target};
 use crate::{setup, shell};
 
+mod components;
 mod contents;
 mod control;
 mod deb;
+mod hardening;
+mod libraries;
 mod release;
 mod rpm;
 mod stage;
 mod tarball;
+mod target;
+#[cfg(test)]
+mod tests;
+mod trial;
+mod verify;
+
+/// The list of checksums.
+const SUMS: &str = "SHA256SUMS";
 
 /// What to make.
 #[derive(Args)]
 #[command(after_help = "All packages of a release:      cargo xtask dist\n\
                         Quickly, for a test machine:    cargo xtask dist --debug --only deb\n\
+                        For hosts with an older glibc:  cargo xtask dist --target x86_64-static\n\
+                        For 64-bit ARM:                 cargo xtask dist --target aarch64\n\
+                        Are the bytes the same?         cargo xtask dist --verify\n\
+                        Do the .rpm packages work?      cargo xtask dist --try-rpm --debug\n\
                         Another version for a test:     cargo xtask dist --debug --as-version 0.2.0")]
 pub(crate) struct Options {
     /// Only these kinds; may be given more than once
@@ -38,6 +53,16 @@ pub(crate) struct Options {
     /// Say this version in the packages (not in the programs): for tests of upgrades
     #[arg(long, value_name = "VERSION")]
     as_version: Option<String>,
+    /// What the programs run on; without it a machine like this one. A static target makes a tarball
+    /// only
+    #[arg(long, value_enum, conflicts_with = "debug")]
+    target: Option<Target>,
+    /// Build the last commit twice, in two directories, and compare all files: takes two whole builds
+    #[arg(long, conflicts_with_all = ["debug", "out"])]
+    verify: bool,
+    /// Install, upgrade and remove the .rpm packages in a root of their own; needs root
+    #[arg(long, conflicts_with_all = ["only", "out", "target", "verify"])]
+    try_rpm: bool,
     /// Directory of the packages; without it `dist` in cargo's target directory
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -56,17 +81,45 @@ pub(crate) enum Kind {
 
 /// Makes the packages and prints their paths.
 pub(crate) fn run(options: Options) -> Result<()> {
-    let Options { only, debug, as_version, out } = options;
+    let Options { only, debug, as_version, target, verify, try_rpm, out } = options;
+    let target = target.map_or_else(Target::native, Ok)?;
+    ensure!(
+        !target.is_static() || only.is_empty() || only.contains(&Kind::Tar),
+        "a static program is for hosts without packages: `--only tar` is the only kind of {}",
+        target.label()
+    );
     setup::ensure(setup::Purpose::Packages)?;
+    if verify {
+        let place = std::path::absolute(shell::target().join("dist-verify"))?;
+        return verify::run(&arguments(&only, as_version, target), &place);
+    }
+    if try_rpm {
+        let place = std::path::absolute(shell::target().join("dist-trial"))?;
+        return trial::run(as_version, debug, &place);
+    }
     let out = out.unwrap_or_else(|| shell::target().join("dist"));
     let out = std::path::absolute(out)?;
-    let release = Release::read(as_version)?;
-    let wanted = |kind| only.is_empty() || only.contains(&kind);
+    let release = Release::read(as_version, target)?;
+    let wanted = |kind| {
+        (only.is_empty() || only.contains(&kind)) && (!target.is_static() || kind == Kind::Tar)
+    };
     let made = make(&release, &out, debug, wanted)?;
     for path in made {
         println!("{}", path.display());
     }
     Ok(())
+}
+
+/// Arguments of the same task, for the builds that are compared.
+fn arguments(only: &[Kind], as_version: Option<String>, target: Target) -> Vec<String> {
+    let mut arguments = vec!["--target".to_owned(), target.label().to_owned()];
+    for kind in only {
+        arguments.extend(["--only".to_owned(), kind.name().to_owned()]);
+    }
+    if let Some(version) = as_version {
+        arguments.extend(["--as-version".to_owned(), version]);
+    }
+    arguments
 }
 
 /// Makes packages of these kinds in a directory that is emptied before. Returns their paths; the last
@@ -97,18 +150,25 @@ pub(crate) fn make(
             });
         }
     }
-    fs::remove_dir_all(&scratch).with_context(|| format!("removing {}", scratch.display()))?;
+    if !debug && wanted(Kind::Deb) {
+        setup::ensure_program("lintian", "lintian", "checking the packages")?;
+        deb::check(&made)?;
+    }
+    if !debug {
+        made.extend(components::write(release, release.target, &scratch, out)?);
+    }
     ensure!(!made.is_empty(), "no package was wanted");
+    fs::remove_dir_all(&scratch).with_context(|| format!("removing {}", scratch.display()))?;
     made.push(checksums(&made, out)?);
     Ok(made)
 }
 
-/// Writes `SHA256SUMS`, as sha256sum(1) checks it.
+/// Writes the list of checksums, as sha256sum(1) checks it.
 fn checksums(made: &[PathBuf], out: &Path) -> Result<PathBuf> {
     let names = made.iter().filter_map(|path| path.file_name());
     let mut sum = shell::program("sha256sum", names);
     let output = shell::quiet(sum.current_dir(out))?;
-    let file = out.join("SHA256SUMS");
+    let file = out.join(SUMS);
     fs::write(&file, output.stdout).with_context(|| format!("writing {}", file.display()))?;
     Ok(file)
 }

@@ -1,12 +1,10 @@
-//! Which release: its version, the time that all files get, the architecture, and its programs.
+//! Which release: its version, the time that all files get, what it is built for, and its programs.
 
-use std::{
-    env::consts::ARCH,
-    path::{Path, PathBuf},
-};
+use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, ensure};
 
+use super::{hardening, target::Target};
 use crate::{
     build::{self, Programs},
     shell,
@@ -18,6 +16,7 @@ pub(crate) struct Release {
     pub(crate) version: String,
     /// Seconds since the Unix epoch: the time of the commit.
     pub(crate) epoch: u64,
+    pub(crate) target: Target,
 }
 
 impl Release {
@@ -25,18 +24,9 @@ impl Release {
     pub(crate) const REVISION: &'static str = "1";
 
     /// The release of this checkout. `version`: in place of the workspace's own.
-    pub(crate) fn read(version: Option<String>) -> Result<Self> {
+    pub(crate) fn read(version: Option<String>, target: Target) -> Result<Self> {
         let own = env!("CARGO_PKG_VERSION").to_owned();
-        Ok(Self { version: version.unwrap_or(own), epoch: commit_time()? })
-    }
-
-    /// The architecture, as Debian calls it.
-    pub(crate) fn debian_architecture() -> Result<&'static str> {
-        Ok(match ARCH {
-            "aarch64" => "arm64",
-            "x86_64" => "amd64",
-            other => bail!("no packages are made for {other}"),
-        })
+        Ok(Self { version: version.unwrap_or(own), epoch: commit_time()?, target })
     }
 
     /// Builds the programs, or takes those of an earlier build.
@@ -44,22 +34,32 @@ impl Release {
         if debug {
             return build::programs(false);
         }
-        // Paths of this machine are in messages of panics and in what debuggers read.
+        // Names of directories here are in messages of panics and in what debuggers read.
         let home = cargo_home()?;
-        let from = |path: &Path, to: &str| format!("--remap-path-prefix={}={to}", path.display());
-        let flags = [from(shell::root(), "/jit-agent"), from(&home, "/cargo")].join("\x1f");
-        let target = std::path::absolute(shell::target().join("dist-build"))?;
-        let arguments = ["build", "--release", "--locked", "--bin", "jit-agent", "--bin", "jitctl"];
-        let mut cargo = shell::cargo(arguments);
+        let root = shell::root();
+        let place = std::path::absolute(shell::target().join("dist-build"))?;
+        let mut cargo = self.target.cargo(&[(root, "/jit-agent"), (&home, "/cargo")])?;
         cargo
             .arg("--target-dir")
-            .arg(&target)
+            .arg(&place)
             .env_remove("JIT_NEXT_ABI")
-            .env("CARGO_ENCODED_RUSTFLAGS", flags)
             .env("SOURCE_DATE_EPOCH", self.epoch.to_string());
-        shell::long("building jit-agent and jitctl, optimised", &mut cargo)?;
-        let directory = target.join("release");
-        Ok(Programs { agent: directory.join("jit-agent"), jitctl: directory.join("jitctl") })
+        let label = self.target.label();
+        shell::long(&format!("building jit-agent and jitctl for {label}, optimised"), &mut cargo)?;
+        let directory = place.join(self.target.triple()).join("release");
+        let programs =
+            Programs { agent: directory.join("jit-agent"), jitctl: directory.join("jitctl") };
+        for program in [&programs.agent, &programs.jitctl] {
+            let found = hardening::check(program, &[root, &home])?;
+            let is_static = self.target.is_static();
+            ensure!(
+                found.is_static == is_static,
+                "{} is {found}, and {label} is not",
+                program.display()
+            );
+            println!("  {}: hardened, {found}", program.display());
+        }
+        Ok(programs)
     }
 }
 

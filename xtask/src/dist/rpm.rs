@@ -1,7 +1,6 @@
 //! Packs an .rpm with rpmbuild(8).
 
 use std::{
-    env::consts::ARCH,
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
@@ -46,7 +45,9 @@ pub(super) fn pack(
     }
     build.arg(&spec).env("SOURCE_DATE_EPOCH", release.epoch.to_string());
     let (name, version, revision) = (package.name, &release.version, Release::REVISION);
-    let file = format!("{name}-{version}-{revision}.{ARCH}.rpm");
+    let machine = release.target.linux();
+    let file = format!("{name}-{version}-{revision}.{machine}.rpm");
+    build.arg("--target").arg(format!("{machine}-linux"));
     shell::long(&format!("packing {file}"), &mut build)?;
     Ok(out.join(file))
 }
@@ -65,7 +66,9 @@ fn specification(package: &Package, staged: &Staged, release: &Release) -> Resul
         Release::REVISION,
     );
     if *has_scripts {
-        text += "Requires(post): coreutils\nRecommends: systemd\n";
+        // Without systemd's tools the scripts make users with those of shadow.
+        text += "Requires(post): coreutils, (systemd or shadow-utils or shadow)\n\
+                 Recommends: systemd\n";
     }
     write!(text, "\n%description\n{}", long.join("\n"))?;
     write!(text, "\n%install\ncp -a '{}/.' '%{{buildroot}}/'\n", staged.root.display())?;

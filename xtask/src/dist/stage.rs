@@ -120,6 +120,8 @@ impl Staged {
         match kind {
             Kind::Deb => {
                 self.text(&format!("{doc}/copyright"), &control::copyright()?)?;
+                let overrides = format!("/usr/share/lintian/overrides/{}", package.name);
+                self.text(&overrides, &control::overrides(package.name))?;
                 let changes = self.root.with_extension("changes");
                 fs::write(&changes, control::changelog(package, release)?)?;
                 self.compress(&changes, format!("{doc}/changelog.Debian.gz"))?;

@@ -1,9 +1,6 @@
 //! Packs a tarball for hosts without .deb and .rpm: unpack it at `/`.
 
-use std::{
-    env::consts::ARCH,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
@@ -17,7 +14,12 @@ pub(super) fn pack(
     release: &Release,
     out: &Path,
 ) -> Result<PathBuf> {
-    let file = out.join(format!("{}-{}-linux-{ARCH}.tar.xz", package.name, release.version));
+    let file = out.join(format!(
+        "{}-{}-linux-{}.tar.xz",
+        package.name,
+        release.version,
+        release.target.label()
+    ));
     let mut tar = shell::program("tar", ["--create", "--xz", "--sort=name", "--format=gnu"]);
     tar.args(["--owner=root:0", "--group=root:0", "--numeric-owner"]);
     tar.arg(format!("--mtime=@{}", release.epoch)).arg("--file").arg(&file);

@@ -14,9 +14,11 @@ mod need;
 mod promtool;
 mod system;
 mod tools;
+mod unwinder;
 
 pub(crate) use promtool::promtool;
 pub(crate) use system::client_python;
+pub(crate) use unwinder::unwinder;
 
 /// Options of the installation.
 #[derive(Args)]
@@ -178,6 +180,18 @@ const NEEDS: &[Need] = &[
         provide: |_| tools::FUZZ.provide(),
     },
     Need {
+        name: "cargo-auditable",
+        from: Purpose::Packages,
+        find: || tools::AUDITABLE.find(),
+        provide: |_| tools::AUDITABLE.provide(),
+    },
+    Need {
+        name: "cargo-cyclonedx",
+        from: Purpose::Packages,
+        find: || tools::COMPONENTS.find(),
+        provide: |_| tools::COMPONENTS.provide(),
+    },
+    Need {
         name: "packers",
         from: Purpose::Packages,
         find: || system::find_programs(&["dpkg-deb", "dpkg-shlibdeps", "rpmbuild", "xz"]),
@@ -250,6 +264,22 @@ pub(crate) fn ensure(purpose: Purpose) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Installs a program that only some machines need, from this package of Debian.
+pub(crate) fn ensure_program(program: &str, package: &str, reason: &str) -> Result<()> {
+    match system::find_program(program) {
+        Found::Yes(_) => Ok(()),
+        Found::No(_) => apt::install(reason, &[package]),
+    }
+}
+
+/// Unpacks the unwinder of static programs, if it is not there.
+pub(crate) fn ensure_unwinder() -> Result<()> {
+    match unwinder::find() {
+        Found::Yes(_) => Ok(()),
+        Found::No(_) => unwinder::provide(Source::Auto),
+    }
 }
 
 fn provide(need: &Need, why: &str, source: Source) -> Result<()> {

@@ -33,6 +33,8 @@ mod verify;
 
 /// The list of checksums.
 const SUMS: &str = "SHA256SUMS";
+/// The directory of what is only needed while packages are made.
+const SCRATCH: &str = "scratch";
 
 /// What to make.
 #[derive(Args)]
@@ -130,10 +132,8 @@ pub(crate) fn make(
     debug: bool,
     wanted: impl Fn(Kind) -> bool,
 ) -> Result<Vec<PathBuf>> {
-    if out.exists() {
-        fs::remove_dir_all(out).with_context(|| format!("emptying {}", out.display()))?;
-    }
-    let scratch = out.join("scratch");
+    empty(out)?;
+    let scratch = out.join(SCRATCH);
     fs::create_dir_all(&scratch).with_context(|| format!("making {}", scratch.display()))?;
     let programs = release.programs(debug)?;
     let pages = scratch.join("pages");
@@ -161,6 +161,18 @@ pub(crate) fn make(
     fs::remove_dir_all(&scratch).with_context(|| format!("removing {}", scratch.display()))?;
     made.push(checksums(&made, out)?);
     Ok(made)
+}
+
+/// Removes what an earlier run of this task left in a directory. Another directory is not touched.
+fn empty(out: &Path) -> Result<()> {
+    let Ok(mut entries) = fs::read_dir(out) else { return Ok(()) };
+    let is_ours = out.join(SUMS).is_file() || out.join(SCRATCH).is_dir();
+    ensure!(
+        is_ours || entries.next().is_none(),
+        "{} has files, and not those of an earlier run (there is no {SUMS}): name another directory",
+        out.display()
+    );
+    fs::remove_dir_all(out).with_context(|| format!("emptying {}", out.display()))
 }
 
 /// Writes the list of checksums, as sha256sum(1) checks it.

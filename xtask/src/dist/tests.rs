@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Kind, contents, deb, release::Release, stage, target::Target};
+use super::{Kind, SUMS, contents, deb, empty, release::Release, stage, target::Target};
 use crate::{build::Programs, shell};
 
 /// Modes, owners and paths, without documentation, manual and completions.
@@ -89,4 +89,21 @@ fn packing_in_another_directory_gives_the_same_bytes() {
     fs::create_dir_all(&deeper).unwrap();
     let second = packed(&deeper);
     assert!(fs::read(first).unwrap() == fs::read(second).unwrap(), "the packages differ");
+}
+
+#[test]
+fn only_what_the_task_made_is_removed() {
+    let place = tempfile::tempdir().unwrap();
+    let out = place.path().join("out");
+    empty(&out).unwrap();
+    fs::create_dir(&out).unwrap();
+    empty(&out).unwrap();
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join("letter"), "of somebody").unwrap();
+    let refused = empty(&out).unwrap_err().to_string();
+    assert!(refused.contains("name another directory"), "{refused}");
+    assert!(out.join("letter").is_file());
+    fs::write(out.join(SUMS), "").unwrap();
+    empty(&out).unwrap();
+    assert!(!out.exists());
 }

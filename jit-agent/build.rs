@@ -40,8 +40,14 @@ fn main() -> Result<()> {
     let package = Package { name: OBJECT, root_dir: "../jit-agent-ebpf", ..Package::default() };
     // What the inner cargo says reaches the user as warnings: let it be only those. Its profile is
     // `release` too, whose `lto` is chosen for the agent's size: the kernel programs keep theirs,
-    // another changes their instructions.
-    for (name, value) in [("CARGO_TERM_QUIET", "true"), ("CARGO_PROFILE_RELEASE_LTO", "thin")] {
+    // another changes their instructions. The names of source files stay in the object, for the
+    // verifier's log: let them not say where this machine has them.
+    for (name, value) in [
+        ("CARGO_TERM_QUIET", "true"),
+        ("CARGO_PROFILE_RELEASE_LTO", "thin"),
+        ("CARGO_PROFILE_RELEASE_TRIM_PATHS", "all"),
+        ("CARGO_UNSTABLE_TRIM_PATHS", "true"),
+    ] {
         // SAFETY: the build script has one thread.
         unsafe { env::set_var(name, value) };
     }

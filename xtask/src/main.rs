@@ -11,6 +11,7 @@ mod coverage;
 mod crates;
 mod debian;
 mod demo;
+mod dist;
 mod fuzz;
 mod mutants;
 mod pages;
@@ -45,6 +46,8 @@ enum Task {
     Mutants(mutants::Options),
     /// Show the gate at work: real agent, real connections, in network namespaces
     Demo(demo::Options),
+    /// Make the packages of a release: .deb, .rpm and tarballs, with their checksums
+    Dist(dist::Options),
     /// Write the man pages and shell completions of jit-agent and jitctl
     Pages(pages::Options),
     /// Check formatting, lints and licences, and run every test
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Task::Setup(options) => setup::run(options),
         Task::Build(options) => build::run(options),
         Task::Coverage(options) => coverage::run(options),
+        Task::Dist(options) => dist::run(options),
         Task::Demo(options) => demo::run(options),
         Task::Fuzz(options) => fuzz::run(options),
         Task::Mutants(options) => mutants::run(options),

@@ -1,6 +1,6 @@
 //! `cargo xtask pages`: man pages and shell completions, made from the command lines themselves.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
@@ -20,11 +20,17 @@ pub(crate) fn run(options: Options) -> Result<()> {
     setup::ensure(setup::Purpose::Build)?;
     let out = options.out.unwrap_or_else(|| shell::target().join("pages"));
     let out = std::path::absolute(out)?;
+    write(&out)?;
+    println!("{0}/man\n{0}/completions", out.display());
+    Ok(())
+}
+
+/// Writes them below a directory.
+pub(crate) fn write(out: &Path) -> Result<()> {
     for package in ["jit-agent", "jitctl"] {
         let mut write = shell::cargo(["run", "--quiet", "--package", package]);
-        write.args(["--example", "pages", "--"]).arg(&out);
+        write.args(["--example", "pages", "--"]).arg(out);
         shell::visible(&mut write)?;
     }
-    println!("{0}/man\n{0}/completions", out.display());
     Ok(())
 }

@@ -9,6 +9,8 @@ use std::{
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
+/// `SIOCETHTOOL` of `linux/sockios.h`, in the type that this C library has for it.
+const ETHTOOL: libc::Ioctl = 0x8946;
 /// Commands of `linux/ethtool.h`.
 const GET_DRIVER: u32 = 0x03;
 const GET_CHANNELS: u32 = 0x3c;
@@ -92,7 +94,7 @@ impl Ethtool {
         message.ifr_ifru.ifru_data = (&raw mut *request).cast();
         // SAFETY: the kernel reads the command at the beginning of the request, and writes no more
         // than the structure of that command, which the request is. Both live until it returns.
-        let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut message) };
+        let done = unsafe { libc::ioctl(socket.as_raw_fd(), ETHTOOL, &raw mut message) };
         if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 }

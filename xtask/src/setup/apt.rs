@@ -1,6 +1,11 @@
 //! Installs Debian's packages. Never removes a package to make room for another one.
 
-use std::{process::Command, sync::Once};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Once,
+};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -56,6 +61,26 @@ pub(super) fn has(package: &str) -> bool {
     shell::answer(&mut shell::program("apt-cache", ["policy", package])).is_some_and(|policy| {
         policy.contains("Candidate:") && !policy.contains("(none)\n  Version")
     })
+}
+
+/// Downloads a package and unpacks it below a directory. Installs nothing. Returns the directory of
+/// its files.
+pub(super) fn unpack(package: &str, directory: &Path) -> Result<PathBuf> {
+    fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
+    let mut download = shell::program("apt-get", ["download", package]);
+    shell::long(
+        &format!("apt-get download {package} (nothing is installed)"),
+        download.current_dir(directory),
+    )?;
+    let files = fs::read_dir(directory).context("reading what was downloaded")?;
+    let archive = files
+        .filter_map(|file| Some(file.ok()?.path()))
+        .find(|path| path.extension().is_some_and(|end| end == "deb"))
+        .context("apt-get downloaded no package")?;
+    let content = directory.join("content");
+    let mut unpack = shell::program("dpkg-deb", ["--extract"]);
+    shell::quiet(unpack.arg(&archive).arg(&content))?;
+    Ok(content)
 }
 
 fn update(reason: &str) {

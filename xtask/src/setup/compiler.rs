@@ -60,6 +60,11 @@ pub(super) fn provide(source: Source) -> Result<()> {
     }
 }
 
+/// The LLVM major version of the compiler.
+pub(super) fn llvm() -> Option<u32> {
+    installed().map(|compiler| compiler.llvm)
+}
+
 pub(super) fn find_linker() -> Found {
     let Some(path) = shell::find("bpf-linker") else {
         return Found::No("not on the PATH".to_owned());

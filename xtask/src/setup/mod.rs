@@ -14,9 +14,11 @@ mod need;
 mod promtool;
 mod system;
 mod tools;
+mod unwinder;
 
 pub(crate) use promtool::promtool;
 pub(crate) use system::client_python;
+pub(crate) use unwinder::unwinder;
 
 /// Options of the installation.
 #[derive(Args)]
@@ -27,7 +29,7 @@ pub(crate) struct Options {
     /// Only say what is missing; change nothing
     #[arg(long)]
     check: bool,
-    /// Also install what only `bench`, `coverage` and `mutants` need (they also install it when they
+    /// Also install what only `bench`, `coverage`, `dist` and `mutants` need (they also install it when they
     /// run)
     #[arg(long)]
     all: bool,
@@ -46,6 +48,8 @@ pub(crate) enum Purpose {
     VirtualMachines,
     /// Fuzzing.
     Fuzz,
+    /// Making packages.
+    Packages,
     /// Measuring which lines the tests reach.
     Coverage,
     /// Running mutants.
@@ -72,7 +76,7 @@ impl Need {
             Purpose::Build | Purpose::Demo | Purpose::Test => purpose,
             Purpose::VirtualMachines | Purpose::Bench => Purpose::Demo,
             Purpose::Fuzz => Purpose::Test,
-            Purpose::Coverage | Purpose::Mutants => Purpose::Build,
+            Purpose::Coverage | Purpose::Mutants | Purpose::Packages => Purpose::Build,
         };
         self.from == purpose || self.from as u8 <= up_to as u8
     }
@@ -176,6 +180,24 @@ const NEEDS: &[Need] = &[
         provide: |_| tools::FUZZ.provide(),
     },
     Need {
+        name: "cargo-auditable",
+        from: Purpose::Packages,
+        find: || tools::AUDITABLE.find(),
+        provide: |_| tools::AUDITABLE.provide(),
+    },
+    Need {
+        name: "cargo-cyclonedx",
+        from: Purpose::Packages,
+        find: || tools::COMPONENTS.find(),
+        provide: |_| tools::COMPONENTS.provide(),
+    },
+    Need {
+        name: "packers",
+        from: Purpose::Packages,
+        find: || system::find_programs(&["dpkg-deb", "dpkg-shlibdeps", "rpmbuild", "xz"]),
+        provide: |_| apt::install("making packages", &["dpkg-dev", "rpm", "xz-utils"]),
+    },
+    Need {
         name: "cargo-llvm-cov",
         from: Purpose::Coverage,
         find: || tools::COVERAGE.find(),
@@ -242,6 +264,22 @@ pub(crate) fn ensure(purpose: Purpose) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Installs a program that only some machines need, from this package of Debian.
+pub(crate) fn ensure_program(program: &str, package: &str, reason: &str) -> Result<()> {
+    match system::find_program(program) {
+        Found::Yes(_) => Ok(()),
+        Found::No(_) => apt::install(reason, &[package]),
+    }
+}
+
+/// Unpacks the unwinder of static programs, if it is not there.
+pub(crate) fn ensure_unwinder() -> Result<()> {
+    match unwinder::find() {
+        Found::Yes(_) => Ok(()),
+        Found::No(_) => unwinder::provide(Source::Auto),
+    }
 }
 
 fn provide(need: &Need, why: &str, source: Source) -> Result<()> {

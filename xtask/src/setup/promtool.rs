@@ -40,20 +40,7 @@ pub(super) fn provide(_: Source) -> Result<()> {
     );
     let directory = shell::target().join("setup/prometheus");
     drop(fs::remove_dir_all(&directory));
-    fs::create_dir_all(&directory).with_context(|| format!("making {}", directory.display()))?;
-    let mut download = shell::program("apt-get", ["download", PACKAGE]);
-    shell::long(
-        &format!("apt-get download {PACKAGE} (nothing is installed)"),
-        download.current_dir(&directory),
-    )?;
-    let files = fs::read_dir(&directory).context("reading what was downloaded")?;
-    let package = files
-        .filter_map(|file| Some(file.ok()?.path()))
-        .find(|path| path.extension().is_some_and(|end| end == "deb"))
-        .context("apt-get downloaded no package")?;
-    let content = directory.join("content");
-    let mut unpack = shell::program("dpkg-deb", ["--extract"]);
-    shell::quiet(unpack.arg(&package).arg(&content))?;
+    let content = apt::unpack(PACKAGE, &directory)?;
     fs::rename(content.join(PROGRAM), promtool())
         .with_context(|| format!("taking {PROGRAM} out of the package"))?;
     fs::remove_dir_all(&directory).with_context(|| format!("removing {}", directory.display()))

@@ -11,10 +11,14 @@ pub(super) struct Tool {
     /// Crate and program.
     name: &'static str,
     version: &'static str,
-    /// Arguments with which the program prints its version.
+    /// Arguments with which the program prints its version. Empty for one that does not.
     asks: &'static [&'static str],
 }
 
+/// It does not say its version.
+pub(super) const AUDITABLE: Tool = Tool { name: "cargo-auditable", version: "0.7.7", asks: &[] };
+pub(super) const COMPONENTS: Tool =
+    Tool { name: "cargo-cyclonedx", version: "0.5.9", asks: &["cyclonedx", "--version"] };
 pub(super) const COVERAGE: Tool =
     Tool { name: "cargo-llvm-cov", version: "0.9.1", asks: &["llvm-cov", "--version"] };
 pub(super) const FUZZ: Tool =
@@ -30,6 +34,9 @@ impl Tool {
         let Some(path) = shell::find(name) else {
             return Found::No("not on the PATH".to_owned());
         };
+        if asks.is_empty() {
+            return Found::Yes(format!("{}, version unknown", path.display()));
+        }
         let said = shell::answer(&mut shell::program(&path, *asks));
         match said.as_deref().and_then(|said| said.split_whitespace().last()) {
             Some(found) if found == *version => Found::Yes(format!("{}, {found}", path.display())),

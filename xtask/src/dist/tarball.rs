@@ -1,0 +1,29 @@
+//! Packs a tarball for hosts without .deb and .rpm: unpack it at `/`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use super::{contents::Package, release::Release, stage::Staged};
+use crate::shell;
+
+/// Packs it, and returns its path.
+pub(super) fn pack(
+    package: &Package,
+    staged: &Staged,
+    release: &Release,
+    out: &Path,
+) -> Result<PathBuf> {
+    let file = out.join(format!(
+        "{}-{}-linux-{}.tar.xz",
+        package.name,
+        release.version,
+        release.target.label()
+    ));
+    let mut tar = shell::program("tar", ["--create", "--xz", "--sort=name", "--format=gnu"]);
+    tar.args(["--owner=root:0", "--group=root:0", "--numeric-owner"]);
+    tar.arg(format!("--mtime=@{}", release.epoch)).arg("--file").arg(&file);
+    tar.arg("--directory").arg(&staged.root).arg(".");
+    shell::long(&format!("packing {}", file.display()), &mut tar)?;
+    Ok(file)
+}

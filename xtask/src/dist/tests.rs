@@ -1,0 +1,109 @@
+//! What is in a .deb, packed from the real table of files. A program of the machine stands for the
+//! built ones.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use super::{Kind, SUMS, contents, deb, empty, release::Release, stage, target::Target};
+use crate::{build::Programs, shell};
+
+/// Modes, owners and paths, without documentation, manual and completions.
+const AGENT: &str = "\
+-rw-r--r-- root/root ./etc/jit-agent/config.toml
+drwxr-xr-x root/root ./etc/jit-agent/signers/
+-rwxr-xr-x root/root ./usr/bin/jit-agent
+-rwxr-xr-x root/root ./usr/lib/jit-agent/package
+-rw-r--r-- root/root ./usr/lib/systemd/system/jit-agent-early.service
+-rw-r--r-- root/root ./usr/lib/systemd/system/jit-agent.service
+-rw-r--r-- root/root ./usr/lib/sysusers.d/jit-agent.conf
+-rw-r--r-- root/root ./usr/lib/tmpfiles.d/jit-agent.conf";
+
+/// Packs the agent's package below a directory.
+fn packed(place: &Path) -> PathBuf {
+    let pages = place.join("pages");
+    for page in [
+        "man/jit-agent.8",
+        "man/jit-agent-run.8",
+        "man/jitctl.1",
+        "completions/jit-agent.bash",
+        "completions/jit-agent.fish",
+        "completions/_jit-agent",
+    ] {
+        let page = pages.join(page);
+        fs::create_dir_all(page.parent().unwrap()).unwrap();
+        fs::write(page, "text").unwrap();
+    }
+    let program = shell::find("true").unwrap();
+    let programs = Programs { agent: program.clone(), jitctl: program };
+    let target = Target::native().unwrap();
+    let release = Release { version: "0.1.0".to_owned(), epoch: 1_700_000_000, target };
+    let package = contents::PACKAGES.iter().find(|package| package.name == "jit-agent").unwrap();
+    let root = place.join("root");
+    let staged = stage::lay_out(package, Kind::Deb, &programs, &pages, &release, &root).unwrap();
+    deb::pack(package, &staged, &release, place).unwrap()
+}
+
+fn dpkg(option: &str, package: &Path) -> String {
+    let output = shell::quiet(shell::program("dpkg-deb", [option]).arg(package)).unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn the_package_has_these_files_with_these_modes() {
+    let place = tempfile::tempdir().unwrap();
+    let package = packed(place.path());
+    let listed = dpkg("--contents", &package);
+    // Mode, owner, size, date, time, path.
+    let fields = listed.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let all: Vec<_> = fields.map(|line| format!("{} {} {}", line[0], line[1], line[5])).collect();
+    let found: Vec<_> = all
+        .iter()
+        .map(String::as_str)
+        .filter(|line| !line.contains("/usr/share/"))
+        .filter(|line| !line.starts_with('d') || line.ends_with("/signers/"))
+        .collect();
+    assert_eq!(found.join("\n"), AGENT);
+    for page in
+        ["man/man8/jit-agent.8.gz", "man/man8/jit-agent-run.8.gz", "doc/jit-agent/copyright"]
+    {
+        let line = format!("-rw-r--r-- root/root ./usr/share/{page}");
+        assert!(all.contains(&line), "{line} is not in\n{}", all.join("\n"));
+    }
+    assert!(!listed.contains("jitctl"), "{listed}");
+
+    let control = dpkg("--info", &package);
+    for script in ["conffiles", "postinst", "postrm", "prerm", "md5sums"] {
+        assert!(control.contains(script), "{script} is not in\n{control}");
+    }
+    let depends = dpkg("--field", &package);
+    assert!(depends.contains("\nDepends: libc6 (>= 2."), "{depends}");
+}
+
+#[test]
+fn packing_in_another_directory_gives_the_same_bytes() {
+    let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let first = packed(one.path());
+    let deeper = other.path().join("somewhere/deeper");
+    fs::create_dir_all(&deeper).unwrap();
+    let second = packed(&deeper);
+    assert!(fs::read(first).unwrap() == fs::read(second).unwrap(), "the packages differ");
+}
+
+#[test]
+fn only_what_the_task_made_is_removed() {
+    let place = tempfile::tempdir().unwrap();
+    let out = place.path().join("out");
+    empty(&out).unwrap();
+    fs::create_dir(&out).unwrap();
+    empty(&out).unwrap();
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join("letter"), "of somebody").unwrap();
+    let refused = empty(&out).unwrap_err().to_string();
+    assert!(refused.contains("name another directory"), "{refused}");
+    assert!(out.join("letter").is_file());
+    fs::write(out.join(SUMS), "").unwrap();
+    empty(&out).unwrap();
+    assert!(!out.exists());
+}

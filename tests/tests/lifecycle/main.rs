@@ -31,6 +31,7 @@ mod past;
 mod questions;
 mod refusals;
 mod restarts;
+mod secrets;
 mod sessions;
 mod stalled;
 mod storage;

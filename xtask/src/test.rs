@@ -7,8 +7,10 @@
 //! tests but ran none is a failure. No test is skipped: a test that cannot run fails.
 
 use std::{
+    fs::{self, File},
     io::{self, IsTerminal as _},
-    process::{Command, Stdio},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -37,6 +39,10 @@ pub(crate) struct Options {
     /// Only tests with this in their name
     name: Option<String>,
 }
+
+/// The test program that runs beside the virtual machines: it takes five minutes, and little of a
+/// processor.
+const BESIDE: &str = "soak";
 
 /// Results so far.
 #[derive(Default)]
@@ -77,41 +83,99 @@ pub(crate) fn run(options: Options) -> Result<()> {
     } else {
         shell::heading("tests as root, on this kernel");
         for program in root_only {
-            outcome.run_program(program, name, true)?;
+            if no_machines || name.is_some() || !is_beside(program) {
+                outcome.run_program(program, name, true)?;
+            }
         }
     }
     if no_machines {
         let left_out = "virtual machines and fuzz targets were left out (--no-machines)";
         outcome.wrong.push(left_out.to_owned());
     } else if name.is_none() {
+        let beside = programs.iter().filter(|program| !no_root && is_beside(program));
+        let beside = beside.map(Beside::start).collect::<Result<Vec<_>>>()?;
         outcome.run_elsewhere(&programs);
+        for one in beside {
+            outcome.end(one)?;
+        }
     }
     outcome.summary(name.is_some(), started.elapsed())
 }
 
+/// A test program that runs while other things do. What it writes is shown at its end.
+struct Beside<'a> {
+    program: &'a TestProgram,
+    child: Child,
+    output: PathBuf,
+}
+
+impl<'a> Beside<'a> {
+    fn start(program: &'a TestProgram) -> Result<Self> {
+        let output = shell::target().join(format!("{BESIDE}.log"));
+        let file = File::create(&output).with_context(|| format!("making {}", output.display()))?;
+        let other = file.try_clone().context("a second descriptor of the output")?;
+        let mut command = command(program, None, true)?;
+        command.stdin(Stdio::null()).stdout(file).stderr(other);
+        let child = command.spawn().context("cannot start a test program")?;
+        println!("\n{} runs beside what follows", shown(program));
+        Ok(Self { program, child, output })
+    }
+}
+
+fn is_beside(program: &TestProgram) -> bool {
+    program.package == ROOT_PACKAGE && program.source.file_stem().is_some_and(|stem| stem == BESIDE)
+}
+
+fn shown(program: &TestProgram) -> String {
+    let source = program.source.strip_prefix(shell::root()).unwrap_or(&program.source);
+    source.display().to_string()
+}
+
+fn command(program: &TestProgram, name: Option<&str>, root: bool) -> Result<Command> {
+    let colour = if io::stdout().is_terminal() { "always" } else { "never" };
+    let mut command = Command::new(&program.executable);
+    command
+        .current_dir(&program.directory)
+        .env("CARGO_MANIFEST_DIR", &program.directory)
+        .env("JIT_AGENT_PROGRAMS", shell::target().join("debug"))
+        .env("JIT_CLIENT_PYTHON", setup::client_python())
+        .env("JIT_PROMTOOL", setup::promtool())
+        .args(name)
+        .args(["--color", colour]);
+    if root {
+        return shell::as_root("these tests make namespaces and load programs", command);
+    }
+    Ok(command)
+}
+
 impl Outcome {
     fn run_program(&mut self, program: &TestProgram, name: Option<&str>, root: bool) -> Result<()> {
-        let source = program.source.strip_prefix(shell::root()).unwrap_or(&program.source);
-        let shown = source.display();
-        let mut command = Command::new(&program.executable);
-        command
-            .current_dir(&program.directory)
-            .env("CARGO_MANIFEST_DIR", &program.directory)
-            .env("JIT_AGENT_PROGRAMS", shell::target().join("debug"))
-            .env("JIT_CLIENT_PYTHON", setup::client_python())
-            .env("JIT_PROMTOOL", setup::promtool())
-            .args(name)
-            .args(if io::stdout().is_terminal() {
-                ["--color", "always"]
-            } else {
-                ["--color", "never"]
-            });
-        if root {
-            command = shell::as_root("these tests make namespaces and load programs", command)?;
-        }
-        println!("\n{shown}");
+        let mut command = command(program, name, root)?;
+        println!("\n{}", shown(program));
         let mut tally = Tally::default();
         let ended_well = shell::stream(command.stdin(Stdio::null()), |line| tally.read(line))?;
+        self.count(program, tally, ended_well);
+        Ok(())
+    }
+
+    /// Waits for a test program that was started before.
+    fn end(&mut self, beside: Beside<'_>) -> Result<()> {
+        let Beside { program, mut child, output } = beside;
+        let ended = child.wait().context("waiting for a test program")?;
+        println!("\n{}", shown(program));
+        let written = fs::read_to_string(&output);
+        let written = written.with_context(|| format!("reading {}", output.display()))?;
+        let mut tally = Tally::default();
+        for line in written.lines() {
+            println!("{line}");
+            tally.read(line);
+        }
+        self.count(program, tally, ended.success());
+        Ok(())
+    }
+
+    fn count(&mut self, program: &TestProgram, tally: Tally, ended_well: bool) {
+        let shown = shown(program);
         if tally.closed == 0 {
             self.wrong.push(format!("{shown}: died before its last test"));
         } else if !ended_well && tally.failed == 0 {
@@ -121,7 +185,6 @@ impl Outcome {
             self.wrong.push(format!("{shown}: has tests, but ran none"));
         }
         self.total.add(tally);
-        Ok(())
     }
 
     fn run_documentation(&mut self) -> Result<()> {

@@ -80,7 +80,8 @@ pub(crate) fn call(
     try_jitctl(site, &[&agent, arguments].concat())
 }
 
-fn grant<'a>(source: &'a str, extra: &[&'a str]) -> Vec<&'a str> {
+/// The arguments of a grant for ten minutes.
+pub(crate) fn grant<'a>(source: &'a str, extra: &[&'a str]) -> Vec<&'a str> {
     let mut arguments = vec!["grant", "--signing-key", "signing.key", "--host", HOST];
     arguments.extend(["--source", source, "--port", "22/tcp", "--for", "10m"]);
     arguments.extend(["--requester", "ana@example.org", "--why", "disk full"]);

@@ -35,6 +35,7 @@ mod questions;
 mod refusals;
 mod restarts;
 mod sandbox;
+mod secrets;
 mod sessions;
 mod stalled;
 mod storage;

@@ -51,6 +51,7 @@ impl Call {
             "PushPolicy" => (&[Policy], ONE_ENVELOPE, shape::ONE_ENVELOPE),
             // Beside the permission it needs root on the host.
             "BreakGlass" => (&[Grant], QUESTION, shape::PLAIN),
+            "Confirm" | "Enforce" => (&[Policy], QUESTION, shape::PLAIN),
             "ConfirmPolicy" | "SetPolicyFloor" => (&[Policy], QUESTION, shape::PLAIN),
             _ => return None,
         };

@@ -35,5 +35,6 @@ mod sessions;
 mod stalled;
 mod storage;
 mod time_namespace;
+mod trial;
 mod upgrades;
 mod why;

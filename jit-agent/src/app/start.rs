@@ -136,7 +136,8 @@ impl Found {
         thread::spawn(move || {
             let (last, unusable) = LastGood::find(&states, &path);
             let trial = StoredTrial::find(&states, &path);
-            sender.send(Self { last, trial, unusable })
+            // The start may have gone on without it.
+            let _late = sender.send(Self { last, trial, unusable });
         });
         let unusable = || vec![format!("the disk does not answer within {DISK:?}")];
         let late = || Self { last: None, trial: None, unusable: unusable() };

@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn a_trial_goes_on_in_its_boot_until_its_end_and_is_gone_when_confirmed() {
         let (good, trial) = (good(), trial());
-        let at = |seconds| BootNanos(BEGIN.boot.0 + seconds * 1_000_000_000);
+        let at = |seconds: u64| BootNanos(BEGIN.boot.0 + seconds * 1_000_000_000);
         assert_eq!(trial.standing(&good, "boot-1", at(59)), Standing::Live);
         assert_eq!(trial.standing(&good, "boot-1", at(60)), Standing::Lapsed);
         assert_eq!(trial.standing(&good, "boot-2", at(1)), Standing::Lapsed);

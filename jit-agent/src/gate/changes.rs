@@ -273,7 +273,7 @@ mod tests {
             ("socket_guard = false", PORT.into(), "[gate] socket_guard is off"),
         ] {
             let (closed, open) = (config("", PORT), config(gate, &port));
-            let Changes { all, opened } = between(&closed, &open);
+            let Changes { all, opened, closed: _ } = between(&closed, &open);
             assert_eq!(opened, [says]);
             assert!(!all.is_empty(), "{says}");
             // Back again, something changed and nothing opened. (Other sources open both ways.)

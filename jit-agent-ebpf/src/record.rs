@@ -20,14 +20,14 @@ pub(crate) fn record(decision: &Decision, interface: u32) -> bool {
     let Decision { reason, segment, slot, fresh, counted, time } = decision;
     count(Counter::Reason(*reason));
     let Some(segment) = segment else {
-        let observed = reason.drops() && gate_observes();
+        let observed = reason.drops() && observes(None, *time);
         if observed {
             count(Counter::Observed);
         }
         return reason.drops() && !observed;
     };
     let rule = rule(segment.port);
-    let observed = reason.drops() && (gate_observes() || rule.observe != 0);
+    let observed = reason.drops() && observes(Some(&rule), *time);
     count_port(segment.port, rule, *reason, observed);
     if segment.opens && (observed || !reason.drops()) {
         peer_opens(segment);
@@ -59,7 +59,7 @@ pub(crate) fn record_guard(decision: &Decision, interface: u32) -> bool {
     }
     count(Counter::Guard);
     let rule = rule(segment.port);
-    if gate_observes() || rule.observe != 0 {
+    if observes(Some(&rule), *time) {
         return false;
     }
     count(Counter::Reason(*reason));
@@ -129,9 +129,19 @@ fn settings() -> Settings {
     SETTINGS.get(0).copied().unwrap_or_default()
 }
 
+/// Whether a packet that would be dropped passes.
 #[inline(always)]
-fn gate_observes() -> bool {
-    settings().observe != 0
+fn observes(rule: Option<&PortRule>, time: u64) -> bool {
+    match SETTINGS.get(0) {
+        Some(settings) => settings.observes(rule, || at(time)),
+        None => false,
+    }
+}
+
+/// The time that the decision asked for, or that of now.
+#[inline(always)]
+fn at(time: u64) -> u64 {
+    if time == 0 { boot_nanos() } else { time }
 }
 
 #[inline(always)]
@@ -195,7 +205,7 @@ fn report(
         count_unreported(kind);
         return count(Counter::EventsSuppressed);
     }
-    let now = if time == 0 { boot_nanos() } else { time };
+    let now = at(time);
     budget.tick = tick;
     if now.wrapping_sub(budget.window) >= SECOND {
         budget.window = now;

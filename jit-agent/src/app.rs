@@ -125,7 +125,8 @@ impl Bound {
     async fn run(self, signals: [Option<Signal>; 3]) -> Result<(), AppError> {
         let Self { beginning, parts, faults } = self;
         let Parts { gate, journal, kernel, links } = parts;
-        let (handle, requests) = channel(journal);
+        let (handle, mut requests) = channel(journal);
+        let trials = requests.take_trials();
         let translations = Waker::new();
         let ended = spawn_gate(gate, requests, translations.clone());
         let [hangup, mut terminate, mut interrupt] = signals;
@@ -136,7 +137,8 @@ impl Bound {
         let service = Service::new(handle.clone());
         let metrics = watch::Sender::new(beginning.loaded.config.metrics.clone());
         let scraped = metrics.subscribe();
-        let (reloader, wanted) = Reloader::new(beginning, handle.clone(), faults.clone(), metrics);
+        let (reloader, wanted) =
+            Reloader::new(beginning, handle.clone(), faults.clone(), metrics, trials);
         let keeper = Keeper::new(service.clone(), handle.clone(), faults.clone());
         let (sender, listens) = oneshot::channel();
         tasks.spawn(async {

@@ -9,7 +9,9 @@ use clap::{
 
 use crate::{
     config::DEFAULT_PATH,
-    oncall::{audit, break_glass, close, denials, doctor, grants, policy, status, why},
+    oncall::{
+        audit, break_glass, close, confirm, denials, doctor, enforce, grants, policy, status, why,
+    },
 };
 
 /// A host-side port gate: the kernel closes protected ports to everybody. A signed grant opens them
@@ -86,6 +88,13 @@ pub enum OnCall {
     /// Only root and the agent's own user may. With the agent dead or hung, root closes in the
     /// kernel's tables, and the agent carries it on. Exit code 1: there was nothing to end.
     Close(close::CloseArgs),
+    /// Keep the configuration that is on trial: in an SSH session that was opened after the trial
+    /// began. Only for root.
+    Confirm(confirm::ConfirmArgs),
+    /// Enforce, on trial, what the configuration only observes. Shows who would be shut out, asks, and
+    /// waits: without `jit-agent confirm` from a new SSH session in time, the kernel itself observes
+    /// again. Only for root. Exit code 0: confirmed; 1: not confirmed.
+    Enforce(enforce::EnforceArgs),
     /// Check a configuration file and the keys and certificates that it names; change nothing.
     Check,
     /// Look at everything that the gate needs on this host and at what gets around it, with the

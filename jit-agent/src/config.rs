@@ -10,6 +10,7 @@ mod audit;
 mod break_glass;
 mod ceiling;
 mod control;
+mod enforcing;
 mod gate;
 mod glimpse;
 mod interfaces;
@@ -32,7 +33,8 @@ pub(crate) use self::limits::DEFAULT_MAX_DURATION;
 pub use self::{
     audit::AuditConfig,
     control::{Control, ControlLines, Controller},
-    gate::{GateConfig, HookChoice},
+    enforcing::enforcing_text,
+    gate::{CONFIRM_WITHIN, GateConfig, HookChoice, TRIALS},
     glimpse::Glimpse,
     interfaces::InterfaceFilter,
     limits::Limits,

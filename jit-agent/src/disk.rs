@@ -1,5 +1,5 @@
-//! What survives a restart: the database (`store`), the audit, the key that signs the audit, and the
-//! last good configuration.
+//! What survives a restart: the database (`store`), the audit, the key that signs the audit, the last
+//! good configuration, and the trial of another one.
 
 pub mod audit;
 pub mod closings;
@@ -9,5 +9,6 @@ pub mod openings;
 pub(crate) mod own_thread;
 pub(crate) mod sizes;
 pub mod store;
+pub mod trial;
 
 pub use own_thread::Unanswered;

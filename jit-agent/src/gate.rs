@@ -18,6 +18,7 @@
 //! | `restore` | grants that wait for the right clock | `revocation` |
 //! | `replacement` | scheduled grants whose replacement is checked when they begin | `push`, `policy::apply` |
 //! | `takeover` | grants that another version also counts | `restore` |
+//! | `trials` | the configuration on trial, and the one before it | the tick, `report` |
 //! | `translations` | what the host translates to itself | `translation` |
 //! | `openings` | what root opened past the agent | the start, the tick, `review` |
 //! | `denials` | the history of denials | `push`, `report` |
@@ -66,6 +67,7 @@ mod serve;
 mod tables;
 mod takeover;
 mod translation;
+pub mod trial;
 mod trusted_clock;
 mod verification;
 mod waiting;
@@ -73,7 +75,7 @@ pub(crate) mod why;
 
 use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
 
-use jit_common::{Event, Reason, Settings};
+use jit_common::{Event, Reason};
 
 pub use break_glass::Opened;
 pub use command::{GateHandle, Gone, Requests, channel};
@@ -109,6 +111,7 @@ use revocation::Closed;
 use self_test::SelfTest;
 use tables::Tables;
 use takeover::Takeover;
+use trial::{Trial, Trials};
 use trusted_clock::TrustedClock;
 
 use crate::{
@@ -139,10 +142,6 @@ pub const TICK: Duration = Duration::from_millis(2_048);
 const GIVE_BACK: Duration = Duration::from_millis(5_900);
 /// Grants that one event logs one by one.
 const LOGGED: usize = 100;
-/// Events a second and CPU for dropped packets.
-const DROP_EVENTS: u32 = 128;
-/// Events a second and CPU for connections let in.
-const GRANT_EVENTS: u32 = 4096;
 
 /// The gate.
 pub struct Gate<D> {
@@ -163,6 +162,7 @@ pub struct Gate<D> {
     takeover: Takeover,
     openings: Openings,
     translations: Translations,
+    trials: Trials,
     limit_scan: LimitScan,
     denials: Denials,
     recorder: Recorder,
@@ -211,6 +211,20 @@ impl<D: Datapath> Gate<D> {
         boot_id: String,
         now: Now,
     ) -> Result<Self, StartError> {
+        let boards = (journal, faults);
+        Self::start_on_trial((config, None), datapath, (store, stored), audit, boards, boot_id, now)
+    }
+
+    /// The same with a configuration that an earlier run put on trial, to the same end.
+    pub fn start_on_trial(
+        (config, trial): (Config, Option<&Trial>),
+        datapath: D,
+        (store, stored): (Store, Stored),
+        audit: Audit,
+        (journal, faults): (Arc<Journal>, Faults),
+        boot_id: String,
+        now: Now,
+    ) -> Result<Self, StartError> {
         let ledger =
             Ledger::new(config.limits.into(), config.limits.slots(), config.policy.longest_ahead());
         let mut gate = Self {
@@ -230,6 +244,7 @@ impl<D: Datapath> Gate<D> {
             takeover: Takeover::default(),
             openings: Openings::default(),
             translations: Translations::default(),
+            trials: trial.map(Trials::resume).unwrap_or_default(),
             limit_scan: LimitScan::default(),
             denials: Denials::default(),
             recorder: Recorder::new(audit).map_err(StartError::Thread)?,
@@ -343,6 +358,7 @@ impl<D: Datapath> Gate<D> {
         self.closed = Vec::new();
         self.look_for_database(now);
         self.return_policy(now);
+        self.end_trial_in_time(now);
         self.restore_held_back(now);
         let trusted = self.clock.is_trusted(now);
         self.recorder.clock(trusted, self.clock.floor(), now);
@@ -366,7 +382,8 @@ impl<D: Datapath> Gate<D> {
         self.settle_audit(now);
         let next_change = self.ledger.next_change(now, trusted);
         let policy = self.policies.next_change(now);
-        let ahead = [next_change, policy, next_look, more_to_close, Some(TICK)];
+        let trial = self.trials.next_change(now);
+        let ahead = [next_change, policy, trial, next_look, more_to_close, Some(TICK)];
         ahead.into_iter().flatten().min().unwrap_or(TICK)
     }
 
@@ -516,24 +533,6 @@ impl<D: Datapath> Gate<D> {
             && let Ok(()) = self.outbox.use_reserve(false)
         {
             tracing::warn!("revocations that the database does not take are kept in the reserve");
-        }
-    }
-
-    /// Writes settings, protected ports and their rules.
-    fn apply_policy(&mut self) -> Result<(), DatapathError> {
-        self.ending.anywhere();
-        self.datapath.settings(self.settings())?;
-        self.datapath.protect(&self.config.policy.rules().collect())?;
-        self.translate_for_ports();
-        Ok(())
-    }
-
-    fn settings(&self) -> Settings {
-        Settings {
-            observe: u32::from(self.config.gate.observe),
-            drop_events: DROP_EVENTS,
-            grant_events: GRANT_EVENTS,
-            translates_sources: u32::from(self.translations.source_chain.is_some()),
         }
     }
 

@@ -12,8 +12,8 @@ use jit_agent::{
     cli::{Arguments, Command, OnCall},
     config::Glimpse,
     oncall::{
-        Failure, audit, break_glass, check, close, complain, denials, detach, doctor, grants,
-        policy, status, unless_closed, why,
+        Failure, audit, break_glass, check, close, complain, confirm, denials, detach, doctor,
+        enforce, grants, policy, status, unless_closed, why,
     },
     system::{core_dumps, log, memory},
 };
@@ -114,6 +114,8 @@ async fn on_call(command: OnCall, config: &Path) -> Result<ExitCode, Failure> {
         OnCall::Denials(options) => denials::run(config, options).await,
         OnCall::BreakGlass(args) => break_glass::run(config, &args).await,
         OnCall::Close(args) => close::run(config, &args).await,
+        OnCall::Confirm(args) => confirm::run(config, &args).await,
+        OnCall::Enforce(args) => enforce::run(config, &args).await,
         OnCall::Check => check::run(config),
         OnCall::Doctor(args) => doctor::run(config, &args).await,
         OnCall::Audit { command } => {

@@ -1,5 +1,5 @@
 //! The commands of the engineer on call. `status`, `grants`, `why`, `check`, `doctor` and `audit` need no
-//! running agent; `break-glass`, `denials` and `policy` need one; `close` asks one, and does without if it must;
+//! running agent; `break-glass`, `confirm`, `denials`, `enforce` and `policy` need one; `close` asks one, and does without if it must;
 //! `detach` refuses while one runs.
 
 mod agent;
@@ -7,9 +7,11 @@ pub mod audit;
 pub mod break_glass;
 pub mod check;
 pub mod close;
+pub mod confirm;
 pub mod denials;
 pub mod detach;
 pub mod doctor;
+pub mod enforce;
 mod failure;
 pub mod grants;
 mod names;
@@ -17,6 +19,7 @@ pub mod offline;
 mod output;
 mod pager;
 pub mod policy;
+mod ssh_session;
 pub mod status;
 pub mod why;
 

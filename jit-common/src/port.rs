@@ -83,8 +83,9 @@ pub struct PortRule {
     pub drain: u8,
     /// Not zero: sessions end elsewhere (NAT, containers), so this host has no socket for them.
     pub forwarded: u8,
-    /// Always zero.
-    pub reserved: u8,
+    /// Not zero: the port enforces on trial, and everybody got in before: from
+    /// [`crate::Settings::trial_until`] on it observes.
+    pub trial: u8,
     /// Index of the port's counters in the table of the first ports' counters; zero: they are in
     /// the other one. Only the code that writes the kernel's tables uses it.
     pub counters: u32,

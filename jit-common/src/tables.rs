@@ -5,8 +5,10 @@
 //! path. Sizes and flags stand here once, for the object that makes the tables and for the agent
 //! that checks them.
 
+use crate::PortRule;
+
 /// Version of the layouts of all tables and of [`crate::Event`]; part of the pin path.
-pub const ABI_VERSION: u32 = if cfg!(jit_next_abi) { 7 } else { 6 };
+pub const ABI_VERSION: u32 = if cfg!(jit_next_abi) { 8 } else { 7 };
 
 /// Map names: of the statics in the object, of the pins, and in `bpftool map`.
 pub mod map {
@@ -95,8 +97,31 @@ pub struct Settings {
     /// Not zero: this host translates the sources of packets that come in for itself. So an own
     /// address does not show that a packet is the host's own.
     pub translates_sources: u32,
+    /// Not zero: the whole gate enforces on trial, and observed before. Before `trial_until`, so
+    /// that a write which is seen half does not end a trial that is confirmed.
+    pub trial: u32,
+    /// Always zero.
+    pub reserved: u32,
+    /// CLOCK_BOOTTIME nanoseconds. From then on, what enforces on trial observes.
+    pub trial_until: u64,
 }
-const _: () = assert!(size_of::<Settings>() == 16);
+const _: () = assert!(size_of::<Settings>() == 32);
+
+impl Settings {
+    /// Whether a packet that would be dropped passes: the gate or its port is only observed. `rule`:
+    /// of the port, where the packet is for a protected one.
+    ///
+    /// The clock is asked only where something is on trial, and so the kernel itself ends the trial:
+    /// an agent that is dead or hangs shuts nobody out for longer.
+    #[inline(always)]
+    pub fn observes(&self, rule: Option<&PortRule>, now: impl FnOnce() -> u64) -> bool {
+        if self.observe != 0 || rule.is_some_and(|rule| rule.observe != 0) {
+            return true;
+        }
+        let on_trial = self.trial != 0 || rule.is_some_and(|rule| rule.trial != 0);
+        on_trial && now() >= self.trial_until
+    }
+}
 
 /// State of a rate limit, for each CPU and kind of event. Its window is one second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -111,3 +136,39 @@ pub struct Budget {
     pub tick: u64,
 }
 const _: () = assert!(size_of::<Budget>() == 24);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_on_trial_enforces_until_its_end_and_observes_from_then_on() {
+        let trial = Settings { trial_until: 1_000, ..Settings::default() };
+        let enforced = PortRule::default();
+        let on_trial = PortRule { trial: 1, ..enforced };
+        let observed = PortRule { observe: 1, ..enforced };
+        for (settings, rule, before, after) in [
+            (trial, Some(&enforced), false, false),
+            (trial, None, false, false),
+            (trial, Some(&observed), true, true),
+            (trial, Some(&on_trial), false, true),
+            (Settings { trial: 1, ..trial }, Some(&enforced), false, true),
+            (Settings { trial: 1, ..trial }, None, false, true),
+            (Settings { observe: 1, ..trial }, Some(&enforced), true, true),
+            (Settings::default(), Some(&on_trial), true, true),
+        ] {
+            assert_eq!(settings.observes(rule, || 999), before, "{settings:?} {rule:?}");
+            assert_eq!(settings.observes(rule, || 1_000), after, "{settings:?} {rule:?}");
+        }
+    }
+
+    #[test]
+    fn the_clock_is_asked_only_for_what_is_on_trial() {
+        let clock = || panic!("it was asked");
+        let rule = PortRule::default();
+        assert!(!Settings::default().observes(Some(&rule), clock));
+        assert!(!Settings::default().observes(None, clock));
+        let observe = Settings { observe: 1, trial: 1, ..Settings::default() };
+        assert!(observe.observes(Some(&PortRule { trial: 1, ..rule }), clock));
+    }
+}

@@ -82,7 +82,7 @@ impl PortSection {
             observe: self.observe as u8,
             drain: matches!(self.sessions, Sessions::Drain) as u8,
             forwarded: self.forwarded as u8,
-            reserved: 0,
+            trial: 0,
             counters: 0,
         }
     }

@@ -19,8 +19,16 @@ const SSH: PortKey = PortKey { protocol: Protocol::Tcp, port: 22 };
 /// Entries of the agent's tables where its configuration does not set them.
 const ENTRIES: u32 = 131_072;
 /// Events of dropped packets and of connections in a second, as the agent sets them.
-const SETTINGS: Settings =
-    Settings { observe: 0, drop_events: 128, grant_events: 4096, translates_sources: 0 };
+const SETTINGS: Settings = Settings { drop_events: 128, grant_events: 4096, ..NO_SETTINGS };
+const NO_SETTINGS: Settings = Settings {
+    observe: 0,
+    drop_events: 0,
+    grant_events: 0,
+    translates_sources: 0,
+    trial: 0,
+    reserved: 0,
+    trial_until: 0,
+};
 const FAMILIES: [&str; 2] = ["IPv4", "IPv6"];
 /// Grants of each family: half of those in the name of a row.
 const FEW: Granted = Granted(500);

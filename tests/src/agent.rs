@@ -134,6 +134,7 @@ id = "{HOST}"
 [gate]
 interfaces = {interfaces}
 hook = "{hook}"
+confirm_within = "off"
 [[port]]
 port = 22
 protocol = "tcp"

@@ -4,6 +4,8 @@
 //! A file that is being written is not taken half: a changed one is read when it has not changed for
 //! a second more. (At SIGHUP it is read at once.)
 
+mod trial;
+
 use std::{
     fs,
     os::unix::fs::MetadataExt as _,
@@ -14,7 +16,7 @@ use std::{
 
 use tokio::{
     signal::unix::Signal,
-    sync::watch,
+    sync::{mpsc, watch},
     task::{JoinHandle, spawn_blocking},
     time::sleep,
 };
@@ -22,8 +24,8 @@ use tokio::{
 use crate::{
     app::control::Wanted,
     config::{KeyFault, Loaded, MetricsAddress},
-    disk::last_good::LastGood,
-    gate::{GateHandle, faults::Faults},
+    disk::{last_good::LastGood, trial::StoredTrial},
+    gate::{GateHandle, faults::Faults, trial::TrialRequest},
     rules::problem::ProblemKind,
     system::sys::{self, FileError},
 };
@@ -79,6 +81,9 @@ pub(super) struct Reloader {
     writing: Option<JoinHandle<Result<(), FileError>>>,
     /// The file on the disk is not in force.
     refused: bool,
+    /// What is in force until it is confirmed. The good one is `kept` meanwhile.
+    trial: Option<StoredTrial>,
+    trials: mpsc::Receiver<TrialRequest>,
     /// Ids of the signers whose file cannot be used.
     unusable: Vec<String>,
     /// The files as they were when they were read last, and when they were looked at last.
@@ -98,6 +103,8 @@ pub(super) struct Beginning {
     pub(super) unwritten: bool,
     /// The file on the disk could not be used.
     pub(super) refused: bool,
+    /// A trial of an earlier run that goes on. `loaded` is on trial then, and `kept` the good one.
+    pub(super) trial: Option<StoredTrial>,
     /// The files before they were read.
     pub(super) tried: Stamps,
 }
@@ -109,8 +116,9 @@ impl Reloader {
         gate: GateHandle,
         faults: Faults,
         metrics: watch::Sender<Option<MetricsAddress>>,
+        trials: mpsc::Receiver<TrialRequest>,
     ) -> (Self, watch::Receiver<Arc<Wanted>>) {
-        let Beginning { path, loaded, kept, unwritten, refused, tried } = beginning;
+        let Beginning { path, loaded, kept, unwritten, refused, trial, tried } = beginning;
         let (wanted, receiver) = watch::channel(Arc::new(Wanted::of(&loaded.config, loaded.lines)));
         let state = loaded.config.paths.state.clone();
         let seen = tried.clone();
@@ -125,6 +133,8 @@ impl Reloader {
             unwritten,
             writing: None,
             refused,
+            trial,
+            trials,
             unusable: Vec::new(),
             tried,
             seen,
@@ -143,10 +153,11 @@ impl Reloader {
                     None => std::future::pending().await,
                 }
             };
-            let waits = self.refused || !self.unusable.is_empty();
+            let waits = self.refused || self.trial.is_some() || !self.unusable.is_empty();
             let works = !waits && !self.unwritten && self.writing.is_none();
             tokio::select! {
                 _ = asked => self.reload().await,
+                Some(request) = self.trials.recv() => self.serve_trial(request).await,
                 // An agent with nothing to mend sleeps.
                 () = sleep(LOOK), if !works => self.look().await,
             }
@@ -155,6 +166,7 @@ impl Reloader {
 
     async fn look(&mut self) {
         self.keep().await;
+        self.notice_end_of_trial().await;
         if !self.refused && self.unusable.is_empty() {
             return;
         }
@@ -181,6 +193,13 @@ impl Reloader {
         };
         self.tried = self.stamps(&loaded.faults);
         self.seen = self.tried.clone();
+        self.notice_end_of_trial().await;
+        if self.trial.is_some() && loaded.text == self.kept.text() {
+            return tracing::info!("reload: the file is as before; the trial goes on");
+        }
+        if let Some(within) = self.needs_trial(&loaded) {
+            return self.try_file(loaded, within).await;
+        }
         let fresh = LastGood::new(&self.path, &loaded, sys::now().wall);
         let fresh = fresh.since_as(Some(&self.kept));
         match self.gate.reconfigure(loaded.config.clone(), fresh.since()).await {
@@ -194,6 +213,14 @@ impl Reloader {
         self.refused = false;
         self.unwritten |= fresh != self.kept;
         self.kept = fresh;
+        self.forget_trial().await;
+        self.serve(&loaded).await;
+        self.keep().await;
+        tracing::info!("reloaded");
+    }
+
+    /// What is around the gate follows this configuration.
+    async fn serve(&mut self, loaded: &Loaded) {
         self.set_key_faults(&loaded.faults);
         self.metrics.send_if_modified(|served| {
             let changed = *served != loaded.config.metrics;
@@ -203,8 +230,6 @@ impl Reloader {
         let wanted = Arc::new(Wanted::of(&loaded.config, loaded.lines));
         self.wanted.send_replace(Arc::clone(&wanted));
         wanted.taken().await;
-        self.keep().await;
-        tracing::info!("reloaded");
     }
 
     async fn refuse(&mut self, why: String) {

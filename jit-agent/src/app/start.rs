@@ -12,6 +12,8 @@ use std::{
     time::Duration,
 };
 
+use jit_proto::WallTime;
+
 use crate::{
     app::{
         AppError, audit_settings,
@@ -19,8 +21,18 @@ use crate::{
         watchers,
     },
     config::{Config, Glimpse, Loaded},
-    disk::{audit::Audit, last_good::LastGood},
-    gate::{Gate, database::Waiting, faults::Faults, journal::Journal},
+    disk::{
+        audit::Audit,
+        last_good::LastGood,
+        trial::{Standing, StoredTrial},
+    },
+    gate::{
+        Gate,
+        database::Waiting,
+        faults::Faults,
+        journal::Journal,
+        trial::{Trial, lapsed_text},
+    },
     kernel::{
         datapath::{
             kernel::{KernelDatapath, KernelEvents, Loader, loader},
@@ -57,44 +69,168 @@ pub(super) fn build(path: &Path, debug: bool, faults: Faults) -> Result<Bound, A
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let tried = Stamps::of(std::iter::once(path.as_path()));
     let glimpse = Glimpse::of(&path);
-    let (last, unusable) = find_last_good(&glimpse, &path);
+    let Found { last, trial, unusable } = Found::look(&glimpse, &path);
     let kept = last.as_ref().map(|last| last.keys.clone()).unwrap_or_default();
-    let (error, why) = match Loaded::read(&path, &kept) {
-        Ok(loaded) => match put_in_force(prepared, &loaded.config, debug, &faults) {
-            Ok(parts) => return Ok(by_file(path, loaded, last, tried, parts, faults)),
+    let (trial, lapsed) = stand(last.as_ref(), trial, &glimpse.states);
+    if let (Some(last), Some(trial)) = (&last, trial)
+        && let Some(bound) = resume(&path, last, trial, (&tried, debug, &faults))?
+    {
+        return Ok(bound);
+    }
+    let read = Loaded::read(&path, &kept);
+    let unconfirmed = match (&read, &lapsed, &last) {
+        (Ok(loaded), Some(trial), Some(last)) if trial.is_of(&loaded.text) => last.load().is_ok(),
+        _ => false,
+    };
+    let (file, why) = match read {
+        Ok(_) if unconfirmed => {
+            let begun = lapsed.as_ref().map_or(0, |trial| trial.begun_ms);
+            let why = lapsed_text(true, WallTime(begun));
+            (why.clone(), why)
+        }
+        Ok(loaded) => match put_in_force(prepared, (&loaded.config, None), debug, &faults) {
+            Ok(parts) => {
+                let mut bound = by_file(path, loaded, last, tried, parts, faults);
+                bound.report_lapsed(lapsed, false, glimpse.states);
+                return Ok(bound);
+            }
             Err(error) if error.is_of_the_configuration() => {
                 let why = error.to_string();
-                (error, why)
+                (why.clone(), why)
             }
             Err(error) => return Err(error),
         },
-        Err(error) => {
-            let why = error.brief().to_owned();
-            (error.into(), why)
-        }
+        Err(error) => (error.to_string(), error.brief().to_owned()),
     };
     let Some(last) = last else {
-        return Err(unprotected(error, &glimpse, &unusable));
+        return Err(unprotected(file, &glimpse, &unusable));
     };
     let loaded = last.load().map_err(|second| AppError::NoGood {
-        file: error.to_string(),
+        file,
         last: second.to_string(),
         gate: gate_now(&glimpse.paths.pins),
     })?;
-    let mut parts = put_in_force(loader(), &loaded.config, debug, &faults)?;
+    let mut parts = put_in_force(loader(), (&loaded.config, None), debug, &faults)?;
     parts.gate.set_origin(&path, last.since(), Some(&why), sys::now());
-    let beginning = Beginning { path, loaded, kept: last, unwritten: false, refused: true, tried };
-    Ok(Bound { beginning, parts, faults })
+    let trial = None;
+    let beginning =
+        Beginning { path, loaded, kept: last, unwritten: false, refused: true, trial, tried };
+    let mut bound = Bound { beginning, parts, faults };
+    bound.report_lapsed(lapsed, unconfirmed, glimpse.states);
+    Ok(bound)
 }
 
-/// The copy of the last good configuration, and what cannot be used. A disk that hangs is not waited
-/// for.
-fn find_last_good(glimpse: &Glimpse, path: &Path) -> (Option<LastGood>, Vec<String>) {
-    let (states, path) = (glimpse.states.clone(), path.to_owned());
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || sender.send(LastGood::find(&states, &path)));
-    let late = || (None, vec![format!("the disk does not answer within {DISK:?}")]);
-    receiver.recv_timeout(DISK).unwrap_or_else(|_| late())
+/// What the state directories have about the configuration.
+struct Found {
+    last: Option<LastGood>,
+    trial: Option<StoredTrial>,
+    /// What cannot be used.
+    unusable: Vec<String>,
+}
+
+impl Found {
+    /// A disk that hangs is not waited for.
+    fn look(glimpse: &Glimpse, path: &Path) -> Self {
+        let (states, path) = (glimpse.states.clone(), path.to_owned());
+        let (sender, receiver) = mpsc::channel();
+        thread::spawn(move || {
+            let (last, unusable) = LastGood::find(&states, &path);
+            let trial = StoredTrial::find(&states, &path);
+            // The start may have gone on without it.
+            let _late = sender.send(Self { last, trial, unusable });
+        });
+        let unusable = || vec![format!("the disk does not answer within {DISK:?}")];
+        let late = || Self { last: None, trial: None, unusable: unusable() };
+        receiver.recv_timeout(DISK).unwrap_or_else(|_| late())
+    }
+}
+
+/// The trial that goes on, or the one that ended without a confirmation.
+fn stand(
+    last: Option<&LastGood>,
+    trial: Option<StoredTrial>,
+    states: &[PathBuf],
+) -> (Option<StoredTrial>, Option<StoredTrial>) {
+    let (Some(last), Some(trial)) = (last, trial) else { return (None, None) };
+    let boot_id = sys::boot_id().unwrap_or_default();
+    match trial.standing(last, &boot_id, sys::now().boot) {
+        Standing::Live => (Some(trial), None),
+        Standing::Lapsed => (None, Some(trial)),
+        Standing::Gone => {
+            forget(states.to_vec());
+            (None, None)
+        }
+    }
+}
+
+/// The start in a trial: it goes on, to the same end. `None`: this version does not take what is on
+/// trial.
+fn resume(
+    path: &Path,
+    last: &LastGood,
+    stored: StoredTrial,
+    (tried, debug, faults): (&Stamps, bool, &Faults),
+) -> Result<Option<Bound>, AppError> {
+    let (Ok(loaded), Ok(good)) = (stored.load(), last.load()) else { return Ok(None) };
+    let trial = Trial {
+        config: loaded.config.clone(),
+        before: good.config,
+        before_since: last.since(),
+        until: stored.until(),
+        begun: WallTime(stored.begun_ms),
+        of_file: stored.of_file,
+        by: "agent".into(),
+    };
+    let mut parts = match put_in_force(loader(), (&loaded.config, Some(&trial)), debug, faults) {
+        Ok(parts) => parts,
+        Err(error) if error.is_of_the_configuration() => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    parts.gate.set_origin(path, trial.begun, None, sys::now());
+    tracing::warn!("ON TRIAL: the trial that began at {} goes on", trial.begun);
+    let beginning = Beginning {
+        path: path.to_owned(),
+        loaded,
+        kept: last.clone(),
+        unwritten: false,
+        refused: false,
+        trial: Some(stored),
+        tried: tried.clone(),
+    };
+    Ok(Some(Bound { beginning, parts, faults: faults.clone() }))
+}
+
+/// Removes the record of a trial. A disk that hangs is not waited for.
+fn forget(states: Vec<PathBuf>) {
+    thread::spawn(move || {
+        for state in &states {
+            if let Err(error) = StoredTrial::remove(state) {
+                tracing::error!("{error}");
+            }
+        }
+    });
+}
+
+impl Bound {
+    /// Reports a trial that ended without an agent, once. `refused`: its file is still on the disk, and
+    /// must not come into force at a later start either.
+    fn report_lapsed(&mut self, lapsed: Option<StoredTrial>, refused: bool, states: Vec<PathBuf>) {
+        let Some(trial) = lapsed else { return };
+        if !trial.lapsed {
+            let text = lapsed_text(trial.of_file, WallTime(trial.begun_ms));
+            self.parts.gate.report_lapsed(&text, sys::now());
+        }
+        if !refused {
+            return forget(states);
+        }
+        let state = self.beginning.loaded.config.paths.state.clone();
+        let trial = trial.ended();
+        thread::spawn(move || {
+            if let Err(error) = trial.write(&state) {
+                tracing::error!("{error}");
+            }
+        });
+    }
 }
 
 /// The start with the file on the disk.
@@ -114,13 +250,14 @@ fn by_file(
     }
     parts.gate.set_origin(&path, kept.since(), None, now);
     let unwritten = last.as_ref() != Some(&kept);
-    let beginning = Beginning { path, loaded, kept, unwritten, refused: false, tried };
+    let (refused, trial) = (false, None);
+    let beginning = Beginning { path, loaded, kept, unwritten, refused, trial, tried };
     Bound { beginning, parts, faults }
 }
 
 fn put_in_force(
     loader: Loader,
-    config: &Config,
+    (config, trial): (&Config, Option<&Trial>),
     debug: bool,
     faults: &Faults,
 ) -> Result<Parts, AppError> {
@@ -144,7 +281,8 @@ fn put_in_force(
     let links = watchers::open_links(faults);
     let journal = Arc::new(Journal::new(format!("{:x}", now.wall.0)));
     let boards = (Arc::clone(&journal), faults.clone());
-    let mut gate = Gate::start(config.clone(), datapath, stored, audit, boards, boot_id, now)?;
+    let config = (config.clone(), trial);
+    let mut gate = Gate::start_on_trial(config, datapath, stored, audit, boards, boot_id, now)?;
     if let Some(waiting) = waiting {
         gate.await_database(waiting, now);
     }
@@ -152,12 +290,12 @@ fn put_in_force(
 }
 
 /// The very first start with a file that cannot be used.
-fn unprotected(error: AppError, glimpse: &Glimpse, unusable: &[String]) -> AppError {
+fn unprotected(file: String, glimpse: &Glimpse, unusable: &[String]) -> AppError {
     let mut looked = glimpse.states.iter().take(2).map(|state| state.display().to_string());
     let looked = looked.by_ref().collect::<Vec<_>>().join(", ");
     let unusable: String = unusable.iter().map(|why| format!("; {why}")).collect();
     AppError::NoGood {
-        file: error.to_string(),
+        file,
         last: format!("there is none in {looked}{unusable}"),
         gate: gate_now(&glimpse.paths.pins),
     }

@@ -50,6 +50,7 @@ pub(super) struct Gate {
     pub(super) exclude: Vec<Exclude>,
     pub(super) hook: Option<Hook>,
     pub(super) socket_guard: Option<bool>,
+    pub(super) confirm_within: Option<String>,
 }
 
 /// An entry of `exclude`: a glob, or a glob and why its interfaces need no gate.

@@ -17,6 +17,7 @@ mod places;
 mod policy;
 mod service;
 mod shape;
+mod trial;
 mod verifier;
 
 pub use accept::{Trust, serve_tcp, serve_unix};

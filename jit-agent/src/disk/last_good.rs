@@ -13,7 +13,8 @@ use std::{
 };
 
 use jit_proto::WallTime;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use sha2::{Digest as _, Sha256};
 
 use crate::{
     config::{ConfigError, KeyFile, Loaded},
@@ -77,49 +78,81 @@ impl LastGood {
     }
 
     fn read(state: &Path) -> Result<Option<Self>, FileError> {
-        let path = state.join(FILE);
-        if let Ok(directory) = fs::metadata(state)
-            && path.exists()
-        {
-            sys::check_trusted(state, &directory)?;
-        }
-        let text = match sys::read_trusted(&path) {
-            Ok(text) => text,
-            Err(FileError::Io { error, .. })
-                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
-            {
-                return Ok(None);
-            }
-            Err(error) => return Err(error),
-        };
-        let parsed = serde_json::from_str(&text);
-        parsed.map(Some).map_err(|error| FileError::Io {
-            verb: "read",
-            path,
-            error: io::Error::new(ErrorKind::InvalidData, error),
-        })
+        read_json(state, FILE)
     }
 
     /// Writes it to a state directory, completely or not at all.
     pub fn write(&self, state: &Path) -> Result<(), FileError> {
-        let path = state.join(FILE);
-        let beside = state.join(format!("{FILE}.new"));
-        let written = || -> io::Result<()> {
-            let text = serde_json::to_vec(self)?;
-            match fs::remove_file(&beside) {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            let mut options = fs::OpenOptions::new();
-            let mut file = options.write(true).create_new(true).mode(0o600).open(&beside)?;
-            file.write_all(&text)?;
-            file.sync_all()?;
-            fs::rename(&beside, &path)?;
-            sys::sync_directory_of(&path)
-        };
-        sys::private_directory(state, 0o700)?;
-        written().map_err(|error| FileError::Io { verb: "write", path: path.clone(), error })
+        write_json(state, FILE, self)
     }
+
+    /// SHA-256 of the text of the file, hex.
+    pub fn hash(&self) -> String {
+        hash_of(&self.text)
+    }
+
+    /// The text of the file.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+}
+
+/// SHA-256 of the text of a configuration, hex.
+pub(super) fn hash_of(text: &str) -> String {
+    Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Reads a file of a state directory that others cannot have written; `None`: there is none.
+pub(super) fn read_json<T: DeserializeOwned>(
+    state: &Path,
+    name: &str,
+) -> Result<Option<T>, FileError> {
+    let path = state.join(name);
+    if let Ok(directory) = fs::metadata(state)
+        && path.exists()
+    {
+        sys::check_trusted(state, &directory)?;
+    }
+    let text = match sys::read_trusted(&path) {
+        Ok(text) => text,
+        Err(FileError::Io { error, .. })
+            if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+        {
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    let parsed = serde_json::from_str(&text);
+    parsed.map(Some).map_err(|error| FileError::Io {
+        verb: "read",
+        path,
+        error: io::Error::new(ErrorKind::InvalidData, error),
+    })
+}
+
+/// Writes a file of a state directory, completely or not at all.
+pub(super) fn write_json<T: Serialize>(
+    state: &Path,
+    name: &str,
+    content: &T,
+) -> Result<(), FileError> {
+    let path = state.join(name);
+    let beside = state.join(format!("{name}.new"));
+    let written = || -> io::Result<()> {
+        let text = serde_json::to_vec(content)?;
+        match fs::remove_file(&beside) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut options = fs::OpenOptions::new();
+        let mut file = options.write(true).create_new(true).mode(0o600).open(&beside)?;
+        file.write_all(&text)?;
+        file.sync_all()?;
+        fs::rename(&beside, &path)?;
+        sys::sync_directory_of(&path)
+    };
+    sys::private_directory(state, 0o700)?;
+    written().map_err(|error| FileError::Io { verb: "write", path: path.clone(), error })
 }
 
 #[cfg(test)]

@@ -19,6 +19,8 @@ pub(super) struct Changes {
     pub(super) all: Vec<String>,
     /// Those that let in what was kept out before.
     pub(super) opened: Vec<String>,
+    /// Those that may shut somebody out, or end sessions, who gets in now.
+    pub(super) closed: Vec<String>,
 }
 
 impl Changes {
@@ -30,6 +32,10 @@ impl Changes {
         changes.limits(old, new);
         changes.gate(old, new, gated);
         changes.authority(old, new);
+        if new.gate.observe {
+            // Nothing is dropped, and no session ends.
+            changes.closed.clear();
+        }
         changes
     }
 
@@ -42,11 +48,16 @@ impl Changes {
         self.opened.push(text);
     }
 
+    fn closes(&mut self, text: String) {
+        self.all.push(text.clone());
+        self.closed.push(text);
+    }
+
     fn policy(&mut self, old: &Config, new: &Config, now: WallTime) {
         let impact = Impact::between(&old.policy, &new.policy, now);
         let Impact { closed, opened, changed, lost, added } = impact;
         for range in closed {
-            self.changed(format!("{range} is closed without a grant"));
+            self.closes(format!("{range} is closed without a grant"));
         }
         for range in opened {
             self.opens(format!("{range} is open to everybody"));
@@ -56,11 +67,14 @@ impl Changes {
                 self.changed(format!("{range}: {what}"));
             }
         }
+        for (range, what) in impact::sterner(&old.policy, &new.policy) {
+            self.closed.extend(what.into_iter().map(|what| format!("{range}: {what}")));
+        }
         for (range, what) in impact::laxer(&old.policy, &new.policy) {
             self.opened.extend(what.into_iter().map(|what| format!("{range}: {what}")));
         }
         for (range, exemption) in &lost {
-            self.changed(format!("{range}: no exemption for {} any more", exemption.source));
+            self.closes(format!("{range}: no exemption for {} any more", exemption.source));
         }
         for (range, exemption) in &added {
             self.opens(exempted(*range, exemption));
@@ -83,17 +97,19 @@ impl Changes {
             (false, true) => {
                 self.opens("[gate] mode enforce -> observe: nothing is dropped".into())
             }
-            (true, false) => self.changed("[gate] mode observe -> enforce".into()),
+            (true, false) => self.closes("[gate] mode observe -> enforce".into()),
             _ => {}
         }
         match (before.socket_guard, after.socket_guard) {
             (true, false) => self.opens("[gate] socket_guard is off".into()),
-            (false, true) => self.changed("[gate] socket_guard is on".into()),
+            (false, true) => self.closes("[gate] socket_guard is on".into()),
             _ => {}
         }
         let (from, to) = (before.interfaces.text(), after.interfaces.text());
         if from != to {
-            self.changed(format!("[gate] interfaces {from} -> {to}"));
+            let text = format!("[gate] interfaces {from} -> {to}");
+            // Where all are gated, no other interface is gated than before.
+            if before.interfaces.is_all() { self.changed(text) } else { self.closes(text) }
         }
         for name in gated.iter().filter(|name| !after.interfaces.matches(name)) {
             self.opens(format!("interface {name} has no packet gate any more"));
@@ -257,7 +273,7 @@ mod tests {
             ("socket_guard = false", PORT.into(), "[gate] socket_guard is off"),
         ] {
             let (closed, open) = (config("", PORT), config(gate, &port));
-            let Changes { all, opened } = between(&closed, &open);
+            let Changes { all, opened, closed: _ } = between(&closed, &open);
             assert_eq!(opened, [says]);
             assert!(!all.is_empty(), "{says}");
             // Back again, something changed and nothing opened. (Other sources open both ways.)

@@ -22,6 +22,7 @@ use crate::{
         list::{Age, Listed, oldest_first},
         measure::Measured,
         patience::{Patience, Waiting, Waits},
+        trial::{Confirmation, Session, Trial, TrialRefused, TrialRequest},
         verification::{Check, KeysInForce, Verification},
         waiting::{self, Outcomes, PushRequests, Pushes},
     },
@@ -66,6 +67,8 @@ pub struct GateHandle {
     /// The last reading of what the host translates.
     translations: Arc<watch::Sender<ReadTranslations>>,
     journal: Arc<Journal>,
+    /// To the keeper of the configuration.
+    trials: mpsc::Sender<TrialRequest>,
 }
 
 /// The gate's end of the channels.
@@ -85,6 +88,14 @@ pub struct Requests {
     pub(super) new_links: NewLinks,
     pub(super) stepped: Arc<Notify>,
     pub(super) translations: watch::Receiver<ReadTranslations>,
+    trials: mpsc::Receiver<TrialRequest>,
+}
+
+impl Requests {
+    /// The requests that the keeper of the configuration carries out. Called once.
+    pub fn take_trials(&mut self) -> mpsc::Receiver<TrialRequest> {
+        std::mem::replace(&mut self.trials, mpsc::channel(1).1)
+    }
 }
 
 /// What the host translates, or why that cannot be read.
@@ -122,8 +133,10 @@ pub(super) struct Waiter<Q> {
 #[derive(Debug)]
 pub(super) enum Urgent {
     BreakGlass { asked: Box<BreakGlass>, by: String, reply: Reply<GlassBroken> },
+    BeginTrial { trial: Box<Trial>, reply: Reply<Result<v1::TrialState, String>> },
     Certificate { end: Option<WallTime>, reply: Reply<()> },
     Configure { config: Box<Config>, since: WallTime, reply: Reply<Result<(), String>> },
+    ConfirmTrial { step: Confirmation, by: String, reply: Reply<bool> },
     Record { record: Box<Record>, reply: Reply<()> },
     RefuseConfiguration { why: String, reply: Reply<()> },
     Revoke { target: Target, cut: bool, by: String, why: String, reply: Reply<Revoked> },
@@ -176,9 +189,18 @@ pub(super) enum Read {
     ShowPolicy {
         reply: Reply<v1::ShowPolicyResponse>,
     },
+    PreviewTrial {
+        config: Box<Config>,
+        sessions: Vec<Session>,
+        reply: Reply<v1::EnforceResponse>,
+    },
     /// Without its grants.
     Status {
         reply: Reply<v1::StatusResponse>,
+    },
+    /// The trial that goes on, or the last one.
+    Trial {
+        reply: Reply<Option<v1::TrialState>>,
     },
     Why {
         question: Question,
@@ -225,6 +247,7 @@ pub fn channel(journal: Arc<Journal>) -> (GateHandle, Requests) {
     let new_links = NewLinks::default();
     let stepped = Arc::<Notify>::default();
     let patience = Patience::default();
+    let (trials, trial_requests) = mpsc::channel(QUEUE);
     let (translations, read_translations) = watch::channel(Ok(Translations::default()));
     (
         GateHandle {
@@ -243,6 +266,7 @@ pub fn channel(journal: Arc<Journal>) -> (GateHandle, Requests) {
             stepped: Arc::clone(&stepped),
             translations: translations.into(),
             journal,
+            trials,
         },
         Requests {
             urgent: urgent_requests,
@@ -259,6 +283,7 @@ pub fn channel(journal: Arc<Journal>) -> (GateHandle, Requests) {
             new_links,
             stepped,
             translations: read_translations,
+            trials: trial_requests,
         },
     )
 }
@@ -426,6 +451,55 @@ impl GateHandle {
     ) -> Result<Result<(), String>, Gone> {
         let config = Box::new(config);
         self.order(|reply| Urgent::Configure { config, since, reply }).await
+    }
+
+    /// Enforces on trial what is only observed.
+    pub async fn enforce(
+        &self,
+        asked: v1::EnforceRequest,
+        by: String,
+    ) -> Result<Result<v1::EnforceResponse, TrialRefused>, Gone> {
+        let (reply, answer) = oneshot::channel();
+        self.trials.send(TrialRequest::Enforce { asked, by, reply }).await.map_err(|_| Gone)?;
+        answer.await.map_err(|_| Gone)
+    }
+
+    /// Confirms the trial.
+    pub async fn confirm(
+        &self,
+        asked: v1::ConfirmRequest,
+        by: String,
+    ) -> Result<Result<v1::ConfirmResponse, TrialRefused>, Gone> {
+        let (reply, answer) = oneshot::channel();
+        self.trials.send(TrialRequest::Confirm { asked, by, reply }).await.map_err(|_| Gone)?;
+        answer.await.map_err(|_| Gone)
+    }
+
+    /// Puts a configuration in force on trial. The disk has it.
+    pub async fn begin_trial(&self, trial: Trial) -> Result<Result<v1::TrialState, String>, Gone> {
+        let trial = Box::new(trial);
+        self.order(|reply| Urgent::BeginTrial { trial, reply }).await
+    }
+
+    /// A step of the confirmation of the trial. `false`: none goes on.
+    pub async fn confirm_trial(&self, step: Confirmation, by: &str) -> Result<bool, Gone> {
+        let by = by.to_owned();
+        self.order(|reply| Urgent::ConfirmTrial { step, by, reply }).await
+    }
+
+    /// What a configuration would close, and whom of these sessions it would shut out.
+    pub async fn preview_trial(
+        &self,
+        config: Config,
+        sessions: Vec<Session>,
+    ) -> Result<v1::EnforceResponse, Gone> {
+        let config = Box::new(config);
+        self.ask(|reply| Read::PreviewTrial { config, sessions, reply }).await
+    }
+
+    /// The trial that goes on, or the last one of this run.
+    pub async fn trial(&self) -> Result<Option<v1::TrialState>, Gone> {
+        self.ask(|reply| Read::Trial { reply }).await
     }
 
     /// Reports that the configuration on the disk cannot be used.

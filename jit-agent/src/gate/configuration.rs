@@ -87,19 +87,11 @@ impl<D: Datapath> Gate<D> {
     /// are; sizes, paths and the host's id need a restart. On an error the old one stays.
     pub fn reconfigure(&mut self, config: Config, now: Now) -> Result<(), String> {
         let old = self.config.clone();
-        let gated: Vec<_> = self.links.to_gate().map(|one| one.name.clone()).collect();
+        let gated = self.gated();
+        self.replace_trial(now);
         match self.try_reconfigure(config, now) {
             Ok(()) => {
-                self.configuration = Origin {
-                    path: std::mem::take(&mut self.configuration.path),
-                    since: now.wall,
-                    ..Origin::default()
-                };
-                self.faults.set(FAULT, None);
-                let changes = Changes::between(&old, &self.config, &gated, now.wall);
-                self.record_reload(&changes, now);
-                self.restore_unsigned(now);
-                self.record_alarms(now);
+                self.took(&old, &gated, now);
                 Ok(())
             }
             Err((why, next)) => {
@@ -107,6 +99,25 @@ impl<D: Datapath> Gate<D> {
                 Err(why)
             }
         }
+    }
+
+    /// Names of the interfaces that are to have a gate.
+    pub(super) fn gated(&self) -> Vec<String> {
+        self.links.to_gate().map(|one| one.name.clone()).collect()
+    }
+
+    /// Another configuration than `old` is in force.
+    pub(super) fn took(&mut self, old: &Config, gated: &[String], now: Now) {
+        self.configuration = Origin {
+            path: std::mem::take(&mut self.configuration.path),
+            since: now.wall,
+            ..Origin::default()
+        };
+        self.faults.set(FAULT, None);
+        let changes = Changes::between(old, &self.config, gated, now.wall);
+        self.record_reload(&changes, now);
+        self.restore_unsigned(now);
+        self.record_alarms(now);
     }
 
     /// The file on the disk is not taken: that is a fault until it is mended.
@@ -129,7 +140,11 @@ impl<D: Datapath> Gate<D> {
         self.configuration.refused = Some((why.to_owned(), now.wall));
     }
 
-    fn try_reconfigure(&mut self, config: Config, now: Now) -> Result<(), (String, NextStart)> {
+    pub(super) fn try_reconfigure(
+        &mut self,
+        config: Config,
+        now: Now,
+    ) -> Result<(), (String, NextStart)> {
         let restart = needs_restart(&self.config, &config);
         if !restart.is_empty() {
             let what = restart.join(", ");
@@ -143,7 +158,7 @@ impl<D: Datapath> Gate<D> {
 
     /// Records a reload: all that it changed, and what it opened.
     fn record_reload(&mut self, changes: &Changes, now: Now) {
-        let Changes { all, opened } = changes;
+        let Changes { all, opened, closed: _ } = changes;
         if all.is_empty() {
             tracing::info!("reload: the file says the same as before");
         }

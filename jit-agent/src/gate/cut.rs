@@ -260,12 +260,13 @@ impl<D: Datapath> Gate<D> {
         CutScope { ports, half_open: handshakes_alone && revoked.is_none(), of }
     }
 
-    /// While a policy waits to be confirmed, what was open before it came is only held up: it goes
-    /// on if the policy returns. And without the socket guard, a session that came by an interface
+    /// While a policy or a configuration waits to be confirmed, what was open before it came is only
+    /// held up: it goes on if the one before returns. And without the socket guard, a session that came by an interface
     /// without a gate is nobody's business unless it was a grant's.
     pub(super) fn may_look_anywhere(&self) -> bool {
         let gate = &self.config.gate;
-        !self.policies.waits() && (gate.socket_guard || gate.interfaces.is_all())
+        let waits = self.policies.waits() || self.trials.is_on();
+        !waits && (gate.socket_guard || gate.interfaces.is_all())
     }
 
     /// Ports of TCP at which something may end with a grant, and whether that is handshakes alone:

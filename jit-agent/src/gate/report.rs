@@ -110,6 +110,7 @@ impl<D: Datapath> Gate<D> {
             refused: self.denials.refused_lately(now),
             recent: Some(self.denials.recent(now)),
             refused_last_hour: self.denials.refused_in_the_last_hour(now),
+            trial: self.trials.state(now),
         }
     }
 
@@ -153,6 +154,7 @@ impl<D: Datapath> Gate<D> {
             .extend(policies.map(|(index, text)| (ProblemKind::Policy.of(index), text.clone())));
         problems.extend(self.outside_problem().map(|text| (ProblemKind::Outside.into(), text)));
         problems.extend(self.links.guard().problem().map(|(kind, text)| (kind.into(), text)));
+        problems.extend(self.trials.problem(now));
         problems.extend(self.problems_of_ports(now));
         problems
     }

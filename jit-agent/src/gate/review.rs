@@ -163,6 +163,8 @@ fn policy_differences(
     if settings.observe != other.observe {
         let mode = if other.observe == 0 { "enforced" } else { "observed only" };
         differences.push(format!("the gate {mode}"));
+    } else if (settings.trial, settings.trial_until) != (other.trial, other.trial_until) {
+        differences.push("the end of the trial was another one".into());
     } else if settings != other {
         differences.push("the settings of events were others".into());
     }
@@ -334,7 +336,7 @@ impl<D: Datapath> Gate<D> {
                 return self.review.policy.set("cannot review the tables", Some(text));
             }
         };
-        let wanted = (self.config.policy.rules().collect(), self.settings());
+        let wanted = (self.rules(), self.settings());
         let differences = policy_differences(&wanted, &found);
         if differences.is_empty() {
             return self.review.policy.set("", None);

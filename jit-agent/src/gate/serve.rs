@@ -37,6 +37,9 @@ impl<D: Datapath> Gate<D> {
         let mut looks = Looks::default();
         loop {
             let quiet = self.advance(clock());
+            if self.trials.take_returned() {
+                requests.keys.replace(&self.config);
+            }
             requests.listed.store(self.ledger.listed(), Ordering::Relaxed);
             let began = Instant::now();
             let look = looks.due(began).unwrap_or(next_check);
@@ -133,6 +136,15 @@ impl<D: Datapath> Gate<D> {
             Urgent::BreakGlass { asked, by, reply } => {
                 drop(reply.send(self.break_glass(&asked, &by, now)));
             }
+            // Nobody waits for it: the disk does not have it.
+            Urgent::BeginTrial { reply, .. } if reply.is_closed() => {}
+            Urgent::BeginTrial { trial, reply } => {
+                let begun = self.begin_trial(&trial, now);
+                if begun.is_ok() {
+                    keys.replace(&self.config);
+                }
+                drop(reply.send(begun));
+            }
             Urgent::Certificate { end, reply } => {
                 self.set_certificate_end(end, now);
                 let _gone = reply.send(());
@@ -145,6 +157,9 @@ impl<D: Datapath> Gate<D> {
                     self.set_in_force_since(since);
                 }
                 drop(reply.send(result));
+            }
+            Urgent::ConfirmTrial { step, by, reply } => {
+                let _gone = reply.send(self.confirm_trial(step, &by, now));
             }
             Urgent::RefuseConfiguration { why, reply } => {
                 self.refuse_configuration(&why, NextStart::LastGood, now);
@@ -197,6 +212,10 @@ impl<D: Datapath> Gate<D> {
                 drop(reply.send(self.set_policy_floor(version, &by, now)));
             }
             Read::ShowPolicy { reply } => drop(reply.send(self.show_policy(now))),
+            Read::PreviewTrial { config, sessions, reply } => {
+                drop(reply.send(self.preview(&config, &sessions, now)));
+            }
+            Read::Trial { reply } => drop(reply.send(self.trials.state(now))),
             // The answer must show the interfaces as they are now.
             Read::Status { reply } => drop(reply.send(self.answer_status(now))),
             Read::Why { question, requester, reply } => {

@@ -96,8 +96,13 @@ pub(super) fn status(
 /// This version's gate.
 fn of_view(view: View, absent: &Absent, names: &Names, now: Now) -> v1::StatusResponse {
     let attached = view.attached();
-    let View { interfaces, guard, ports, entries, slots, counters, settings } = view;
-    let observes = settings.observe != 0;
+    let View { interfaces, guard, mut ports, entries, slots, counters, settings } = view;
+    let clock = || now.boot.0;
+    let observes = settings.observes(None, clock);
+    for rule in ports.values_mut().filter(|rule| settings.observes(Some(rule), clock)) {
+        // Also what was on trial, and was not confirmed in time.
+        rule.observe = 1;
+    }
     let mut status = with_problem(NOT_ENFORCING, absent.of_gate(attached));
     if observes {
         status.mode = "observe".into();

@@ -205,6 +205,23 @@ pub fn laxer(old: &Policy, new: &Policy) -> Vec<(PortRange, Vec<String>)> {
     both.collect()
 }
 
+/// What ends or stops sessions on a port that stays enforced under `new` and did not under `old`:
+/// each as text.
+pub fn sterner(old: &Policy, new: &Policy) -> Vec<(PortRange, Vec<String>)> {
+    let both = segments(old, new).into_iter().filter_map(|(range, old, new)| {
+        let (old, new) = (old?, new?);
+        let mut what = Vec::new();
+        if (old.sessions, new.sessions) == (Sessions::Drain, Sessions::Cut) {
+            what.push("sessions drain -> cut".into());
+        }
+        if old.forwarded && !new.forwarded {
+            what.push("terminates forwarded -> host".into());
+        }
+        (!what.is_empty() && !old.observe && !new.observe).then_some((range, what))
+    });
+    both.collect()
+}
+
 fn laxer_section(old: &PortSection, new: &PortSection) -> Vec<String> {
     let mut what = Vec::new();
     let new_sources = new.sources.iter();

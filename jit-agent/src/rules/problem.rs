@@ -116,6 +116,8 @@ problems! {
     SocketGuardOverruled => "socket_guard_overruled";
     /// The database takes nothing.
     Storage => "storage";
+    /// A configuration is in force on trial.
+    Trial => "trial";
     /// Translated connections cannot be followed.
     Translations => "translations";
     /// A connection came in that no grant explains.

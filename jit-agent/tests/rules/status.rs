@@ -214,6 +214,14 @@ pub(crate) fn everything() -> v1::StatusResponse {
             count: 2,
         }],
         refused_last_hour: 3,
+        trial: Some(v1::TrialState {
+            left_ms: 103_000,
+            begun_ms: NOW.wall.0,
+            of_file: false,
+            closes: vec!["[gate] mode observe -> enforce".into()],
+            ended: String::new(),
+            ended_ms: 0,
+        }),
         recent: Some(v1::RecentDrops {
             packets: 1_204,
             by_port: vec![v1::PortCounter {
@@ -401,6 +409,14 @@ fn the_json_value_for_value() {
             "reason": "lifetime", "detail": "longer than 3h", "count": 2,
         }],
         "refused_last_hour": 3,
+        "trial": {
+            "left_ms": 103_000,
+            "begun": time,
+            "of_file": false,
+            "closes": ["[gate] mode observe -> enforce"],
+            "ended": null,
+            "ended_at": null,
+        },
         "control": {
             "listen": "[::]:8443", "certificate_not_after": "2100-01-01T00:00:00Z",
             "last_push": null, "last_controller": "spiffe://example.org/hub", "listening": true,

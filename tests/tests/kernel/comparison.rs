@@ -116,7 +116,7 @@ fn host_and_kernel_agree_on_generated_look_ups() {
         let settings = Settings {
             observe: u32::from(random.chance(10)),
             translates_sources: u32::from(tables.translates_sources),
-            ..Settings::default()
+            ..trial(&mut random)
         };
         kernel.fill(&tables);
         kernel.set(settings);
@@ -127,7 +127,7 @@ fn host_and_kernel_agree_on_generated_look_ups() {
                 let loopback = lookup.loopback.filter(|_| program == PROGRAM_GUARD);
                 let decision = guard(&Lookup { loopback, ..lookup }, &tables, boot_nanos);
                 let reason = decision.map(|decision| decision.reason);
-                let observed = settings.observe != 0 || tables.rule(lookup.port).observe != 0;
+                let observed = settings.observes(Some(&tables.rule(lookup.port)), boot_nanos);
                 let refused = reason.is_some_and(|reason| reason.drops() && !observed);
                 let before = kernel.counters();
                 assert_eq!(kernel.refuses(program, &lookup), refused, "{program}: {lookup:?}");
@@ -200,7 +200,7 @@ fn compare(frames: usize, seed: u64) -> Seen {
         for (wire, socket) in translated.iter().filter(|_| random.chance(50)) {
             tables.translated.insert(flow(wire), flow(socket));
         }
-        let settings = Settings { observe: u32::from(random.chance(10)), ..Settings::default() };
+        let settings = Settings { observe: u32::from(random.chance(10)), ..trial(&mut random) };
         kernel.fill(&tables);
         kernel.set(settings);
         let addresses = addresses();
@@ -227,10 +227,17 @@ fn compare(frames: usize, seed: u64) -> Seen {
     seen
 }
 
+/// Sometimes the gate is on trial; the end of a trial is an hour ago or ahead.
+fn trial(random: &mut Random) -> Settings {
+    let now = boot_nanos();
+    let trial_until = if random.chance(50) { now + HOUR } else { now.saturating_sub(HOUR) };
+    Settings { trial: u32::from(random.chance(20)), trial_until, ..Settings::default() }
+}
+
 fn sample(frame: Vec<u8>, tables: &MemoryTables, settings: Settings) -> Sample {
     let decision = on_host(&frame, tables, boot_nanos());
-    let observed = settings.observe != 0
-        || decision.segment.is_some_and(|segment| tables.rule(segment.port).observe != 0);
+    let rule = decision.segment.map(|segment| tables.rule(segment.port));
+    let observed = settings.observes(rule.as_ref(), boot_nanos);
     Sample { frame, decision, dropped: decision.reason.drops() && !observed }
 }
 
@@ -380,7 +387,7 @@ fn tables(random: &mut Random, tuples: &[Tuple]) -> MemoryTables {
                     observe: u8::from(random.chance(10)),
                     drain: u8::from(random.chance(50)),
                     forwarded: u8::from(random.chance(25)),
-                    reserved: 0,
+                    trial: u8::from(random.chance(20)),
                     counters: 0,
                 };
                 tables.ports.insert(PortKey { protocol, port }, rule);

@@ -40,5 +40,6 @@ mod sessions;
 mod stalled;
 mod storage;
 mod time_namespace;
+mod trial;
 mod upgrades;
 mod why;

@@ -61,6 +61,7 @@ fn without_grants(status: &v1::StatusResponse) -> Value {
         refused,
         recent,
         refused_last_hour,
+        trial,
     } = status;
     json!({
         "schema_version": SCHEMA_VERSION,
@@ -99,6 +100,18 @@ fn without_grants(status: &v1::StatusResponse) -> Value {
             "problem": (!log.problem.is_empty()).then_some(&log.problem),
         })),
         "foreign": foreign,
+        "trial": trial.as_ref().map(trial_json),
+    })
+}
+
+fn trial_json(trial: &v1::TrialState) -> Value {
+    json!({
+        "left_ms": trial.left_ms,
+        "begun": time(trial.begun_ms),
+        "of_file": trial.of_file,
+        "closes": trial.closes,
+        "ended": (!trial.ended.is_empty()).then_some(&trial.ended),
+        "ended_at": time(trial.ended_ms),
     })
 }
 

@@ -51,6 +51,7 @@ impl Call {
             "PushPolicy" => (&[Policy], ONE_ENVELOPE, shape::ONE_ENVELOPE),
             // Beside the permission it needs root on the host.
             "BreakGlass" => (&[Grant], QUESTION, shape::PLAIN),
+            "Confirm" | "Enforce" => (&[Policy], QUESTION, shape::PLAIN),
             "ConfirmPolicy" | "SetPolicyFloor" => (&[Policy], QUESTION, shape::PLAIN),
             _ => return None,
         };
@@ -75,7 +76,7 @@ mod tests {
             .lines()
             .filter_map(|line| line.trim().strip_prefix("rpc ")?.split('(').next())
             .collect();
-        assert_eq!(methods.len(), 14, "{methods:?}");
+        assert_eq!(methods.len(), 16, "{methods:?}");
         for method in methods {
             let call = Call::of(&format!("/jit.v1.JitAgent/{method}"));
             assert!(

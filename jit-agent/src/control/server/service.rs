@@ -29,7 +29,7 @@ use crate::{
             denials,
             intake::IntakeLayer,
             places::{MAX_CONNECTIONS, Places},
-            policy,
+            policy, trial,
         },
         tls::Authorities,
     },
@@ -235,6 +235,20 @@ impl JitAgent for Service {
             })),
             Err(refused) => Err(refused_status(&refused)),
         }
+    }
+
+    async fn enforce(
+        &self,
+        request: Request<v1::EnforceRequest>,
+    ) -> Result<Response<v1::EnforceResponse>, Status> {
+        trial::enforce(&self.gate, &self.authority, request).await
+    }
+
+    async fn confirm(
+        &self,
+        request: Request<v1::ConfirmRequest>,
+    ) -> Result<Response<v1::ConfirmResponse>, Status> {
+        trial::confirm(&self.gate, &self.authority, request).await
     }
 
     async fn list(

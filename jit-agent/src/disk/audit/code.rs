@@ -45,6 +45,8 @@ codes! {
     BreakGlassEnded => "B002", "break_glass_ended";
     /// The file of an opening that root did not make, or that cannot be taken over.
     OpeningRefused => "B003", "opening_refused";
+    /// A trial ended without a confirmation: the configuration before is in force again.
+    TrialLapsed => "B004", "trial_lapsed";
     /// A connection that a grant let in.
     Connection => "C001", "connection";
     /// The number of connections in a minute beyond those that are recorded one by one.
@@ -99,6 +101,10 @@ codes! {
     RecordsSummed => "L007", "records_summed";
     /// A peer asked for something that it may not do.
     NotPermitted => "N001", "not_permitted";
+    /// A configuration that closes something is in force on trial.
+    TrialBegun => "N002", "trial_begun";
+    /// The configuration on trial was confirmed.
+    TrialConfirmed => "N003", "trial_confirmed";
     /// A signed policy was pushed.
     PolicyPushed => "P001", "policy_pushed";
     /// A policy is in force and waits to be confirmed.

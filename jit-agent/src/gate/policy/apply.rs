@@ -1,6 +1,7 @@
 //! Puts policies in force: the file's at start and SIGHUP, pushed ones, and those that return. All
 //! go through [`Gate::apply`].
 
+use jit_common::Settings;
 use jit_proto::{
     Refusal,
     v1::{self, event::What},
@@ -14,7 +15,7 @@ use crate::{
         store::StoredPolicies,
     },
     gate::{Gate, policy::Pushed, report::grant_event},
-    kernel::datapath::Datapath,
+    kernel::datapath::{Datapath, DatapathError},
     rules::{
         clock::Now,
         commit::Commit,
@@ -24,6 +25,11 @@ use crate::{
         refusal::Refused,
     },
 };
+
+/// Events a second and CPU for dropped packets.
+const DROP_EVENTS: u32 = 128;
+/// Events a second and CPU for connections let in.
+const GRANT_EVENTS: u32 = 4096;
 
 /// Where a policy comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,6 +138,25 @@ impl<D: Datapath> Gate<D> {
             // After a restart its time has still ended.
             tracing::error!("{refused}");
         }
+    }
+
+    /// Writes settings, protected ports and their rules.
+    pub(in crate::gate) fn apply_policy(&mut self) -> Result<(), DatapathError> {
+        self.ending.anywhere();
+        self.datapath.settings(self.settings())?;
+        self.datapath.protect(&self.rules())?;
+        self.translate_for_ports();
+        Ok(())
+    }
+
+    pub(in crate::gate) fn settings(&self) -> Settings {
+        self.trials.settings(Settings {
+            observe: u32::from(self.config.gate.observe),
+            drop_events: DROP_EVENTS,
+            grant_events: GRANT_EVENTS,
+            translates_sources: u32::from(self.translations.source_chain.is_some()),
+            ..Settings::default()
+        })
     }
 
     /// Puts a policy in force; there is no other way. Exemptions are written to the tables, then

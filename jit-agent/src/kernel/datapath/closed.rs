@@ -83,7 +83,8 @@ pub fn close(
     }
     // The entries are gone: what is not known about sessions is no reason to fail.
     match (maps.protected(), maps.settings()) {
-        (Ok(rules), Ok(settings)) if settings.observe == 0 => {
+        (Ok(mut rules), Ok(settings)) if !settings.observes(None, || now.0) => {
+            rules.retain(|_, rule| !settings.observes(Some(rule), || now.0));
             let scope = scope(&rules, places, &keys, cut);
             end_sessions(&maps, &scope, now, &mut closed);
         }
@@ -100,8 +101,7 @@ fn scope(
     closed: &[EntryKey],
     cut: bool,
 ) -> CutScope {
-    let of_tcp =
-        rules.iter().filter(|(port, rule)| port.protocol == Protocol::Tcp && rule.observe == 0);
+    let of_tcp = rules.iter().filter(|(port, _)| port.protocol == Protocol::Tcp);
     let rule = |rule: &PortRule| if cut { PortRule { drain: 0, ..*rule } } else { *rule };
     let ports: BTreeMap<_, _> = of_tcp.map(|(port, own)| (port.port, rule(own))).collect();
     let mut covers = Covers::default();

@@ -144,7 +144,7 @@ pub(super) fn ask(
     slots.sort_unstable();
     slots.dedup();
     let slots = slots.into_iter().map(|slot| (slot, maps.slot(slot))).collect();
-    let (protected, observes) = maps.treats(question.port)?;
+    let (protected, observes) = maps.treats(question.port, now)?;
     let asked = Asked { question, entries, slots, protected, observes, now, in_force };
     let ways = interfaces.iter().filter(|state| state.index != 0);
     let ways = ways.map(|state| asked.way(&mut twin.object, state, guarded)).collect();

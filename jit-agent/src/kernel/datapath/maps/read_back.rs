@@ -157,13 +157,13 @@ impl Maps {
     }
 
     /// Whether the kernel protects a port, and whether it lets all pass there all the same (observe
-    /// mode of the gate or the port).
-    pub fn treats(&self, port: PortKey) -> Result<(bool, bool), DatapathError> {
+    /// mode of the gate or the port, or the end of its trial).
+    pub fn treats(&self, port: PortKey, now: BootNanos) -> Result<(bool, bool), DatapathError> {
         let (word, bit) = port.word_and_bit();
         let word = self.protected.get(&word, 0).map_err(failed("read", map::PROTECTED))?;
         let rule = self.port_rules.get(&port.index(), 0);
         let rule = rule.map_err(failed("read", map::PORT_RULES))?;
-        let observes = self.settings()?.observe != 0 || rule.observe != 0;
+        let observes = self.settings()?.observes(Some(&rule), || now.0);
         Ok((word & bit != 0, observes))
     }
 

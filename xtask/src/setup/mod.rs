@@ -46,6 +46,8 @@ pub(crate) enum Purpose {
     Test,
     /// Running the tests in virtual machines with other kernels.
     VirtualMachines,
+    /// Running the packages in a virtual machine with systemd.
+    SystemdMachine,
     /// Fuzzing.
     Fuzz,
     /// Making packages.
@@ -74,7 +76,7 @@ impl Need {
     fn serves(&self, purpose: Purpose) -> bool {
         let up_to = match purpose {
             Purpose::Build | Purpose::Demo | Purpose::Test => purpose,
-            Purpose::VirtualMachines | Purpose::Bench => Purpose::Demo,
+            Purpose::VirtualMachines | Purpose::SystemdMachine | Purpose::Bench => Purpose::Demo,
             Purpose::Fuzz => Purpose::Test,
             Purpose::Coverage | Purpose::Mutants | Purpose::Packages => Purpose::Build,
         };
@@ -172,6 +174,25 @@ const NEEDS: &[Need] = &[
         from: Purpose::VirtualMachines,
         find: || system::find_programs(&["cpio", "xz", "zstd"]),
         provide: |_| apt::install("packing and unpacking kernels", &["cpio", "xz-utils", "zstd"]),
+    },
+    Need {
+        name: "emulator and disk of a whole machine",
+        from: Purpose::SystemdMachine,
+        find: || {
+            system::find_programs(&[
+                "qemu-system-x86_64",
+                "mmdebstrap",
+                "mke2fs",
+                "ssh",
+                "dpkg-deb",
+            ])
+        },
+        provide: |_| {
+            apt::install(
+                "emulating a server",
+                &["qemu-system-x86", "mmdebstrap", "e2fsprogs", "openssh-client", "dpkg"],
+            )
+        },
     },
     Need {
         name: "cargo-fuzz",

@@ -1,6 +1,6 @@
 //! `cargo xtask vm-test`: tests the gate on other kernels than this machine's, in virtual machines
 //! that are emulated in software. It needs no rights. It writes only below `target/vm-test`:
-//! kernels, consoles, and the table of results.
+//! kernels, consoles, and the table of results. With `--systemd` it tests the packages instead.
 
 use std::{
     fs,
@@ -36,6 +36,7 @@ mod modules;
 mod packages;
 mod progress;
 mod report;
+mod systemd;
 
 /// Longest time from a machine's start to power-off.
 const LIMIT: Duration = Duration::from_secs(1_200);
@@ -49,9 +50,18 @@ pub(crate) struct Options {
     /// The reduced matrix, which `cargo xtask test` also runs
     #[arg(long, conflicts_with = "kernel")]
     quick: bool,
-    /// Only this check; may be given more than once
-    #[arg(long, value_parser = checks::names())]
+    /// Only this check, or with --systemd this step; may be given more than once
+    #[arg(long, value_parser = [checks::names(), systemd::names()].concat())]
     only: Vec<String>,
+    /// Test the packages in a machine with a real systemd instead: install, reboot, upgrade, removal
+    #[arg(long, conflicts_with_all = ["kernel", "quick"])]
+    systemd: bool,
+    /// With --systemd: all steps, one boot for each fault
+    #[arg(long, requires = "systemd")]
+    long: bool,
+    /// With --systemd: the folder with the packages, in place of target/dist
+    #[arg(long, requires = "systemd", value_name = "FOLDER")]
+    packages: Option<PathBuf>,
 }
 
 /// The checks to run in each machine.
@@ -72,7 +82,10 @@ impl Steps {
 
 /// Builds the programs, fetches the kernels, boots them, and reports the results.
 pub(crate) fn run(options: Options) -> Result<()> {
-    let Options { kernel, quick, only } = options;
+    let Options { kernel, quick, only, systemd, long, packages } = options;
+    if systemd {
+        return systemd::run(long, &only, packages);
+    }
     let chosen = CHOICES.into_iter().filter(|choice| {
         if kernel.is_empty() {
             !quick || choice.quick

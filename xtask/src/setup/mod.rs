@@ -116,10 +116,13 @@ const NEEDS: &[Need] = &[
         provide: |_| apt::install("scoring the unit (systemd is not started)", &["systemd"]),
     },
     Need {
-        name: "nft",
+        name: "nft and iptables",
         from: Purpose::Test,
-        find: || system::find_program("nft"),
-        provide: |_| apt::install("redirecting ports in network namespaces", &["nftables"]),
+        find: || system::find_programs(&["nft", "iptables-legacy", "iptables-nft"]),
+        provide: |_| {
+            let packages = ["nftables", "iptables"];
+            apt::install("redirecting ports in network namespaces", &packages)
+        },
     },
     Need {
         name: "strace",

@@ -237,7 +237,7 @@ fn the_early_unit_requires_nothing_and_ends() {
         ["yes"],
         "a start of the daemon does not repeat it"
     );
-    assert_eq!(values(&early, "TimeoutStartSec"), ["20s"]);
+    assert_eq!(values(&early, "TimeoutStartSec"), ["90s"]);
     // Some of these require mounts by themselves (systemd.exec(5)).
     for setting in [
         "Requires",

@@ -7,7 +7,7 @@
 use std::{
     fs,
     io::{ErrorKind, Write as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -199,13 +199,14 @@ fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
         }
         let mut file =
             fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
+        // The unit's UMask= has been taken off it.
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&beside, path)?;
         sys::sync_directory_of(path)
     };
     written().map_err(io("write", path))?;
-    debug_assert!(fs::metadata(path).is_ok_and(|metadata| metadata.mode() & 0o777 == mode));
     Ok(())
 }
 
@@ -215,8 +216,6 @@ fn io<'a>(verb: &'static str, path: &'a Path) -> impl Fn(std::io::Error) -> File
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
     #[test]

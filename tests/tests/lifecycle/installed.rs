@@ -26,7 +26,7 @@ const LONG: Duration = Duration::from_secs(600);
 pub(crate) const CAPABILITIES: &str = "-all,+bpf,+net_admin,+perfmon";
 /// `ReadOnlyPaths=/sys` with `ReadWritePaths=` of the pins: a directory that is not there is an error.
 const READ_ONLY: &str = "mount --bind \"$PINS\" \"$PINS\" && mount -o remount,bind,ro /sys/fs/bpf && \
-                         mount --bind \"$BUILT\" \"$PROGRAM\" && exec \"$@\"";
+                         mount --bind \"$BUILT\" \"$PROGRAM\" && umask 077 && exec \"$@\"";
 
 pub(crate) struct Installed {
     pub(crate) site: Site,
@@ -174,6 +174,10 @@ fn run_as_the_unit_runs_it_detach_is_audited_and_the_service_starts_again() {
         assert!(records.lines().all(|line| line.contains("local uid 0")), "{records}");
         said(&site.run(&["audit", "verify"]), 0);
         assert_eq!(foreign(&site.path("state")), Vec::<String>::new());
+        // Everybody may verify with it, whatever UMask= the unit has.
+        let public = fs::metadata(site.path("state/host.pub.pem")).unwrap();
+        assert_eq!(public.mode() & 0o777, 0o644);
+        assert!(!site.log().contains("panicked"), "{}", site.log());
     }
 }
 

@@ -30,7 +30,7 @@ pub(super) fn boot(scene: &mut Scene) -> Result<String> {
 
 /// Installs the packages with apt. A package shuts nobody out.
 pub(super) fn install(scene: &mut Scene) -> Result<String> {
-    let script = format!("cd {INSIDE}/now && apt-get install --yes --no-download ./*.deb");
+    let script = format!("cd {INSIDE}/now && apt-get install --yes ./*.deb");
     let said = scene.machine.run_within(&script, Duration::from_secs(400))?;
     scene.machine.run(
         "set -e

@@ -198,13 +198,14 @@ fn memory_is_bounded_well_above_what_full_tables_take() {
 }
 
 #[test]
-fn what_the_unit_says_to_read_is_what_the_readme_installs() {
+fn what_the_unit_says_to_read_is_what_the_packages_hold() {
     let unit = packaging("jit-agent.service");
-    let readme = packaging("../../README.md");
+    let contents = packaging("../../xtask/src/dist/contents.rs");
     for page in words(&unit, "Documentation") {
         let name = page.strip_prefix("file:/usr/share/doc/jit-agent/").expect("an installed file");
         assert!(!packaging(&format!("../docs/{name}")).is_empty());
-        assert!(readme.contains("jit-agent/docs/* /usr/share/doc/jit-agent/"));
+        assert!(contents.contains("Directory(\"jit-agent/docs\")"));
+        assert!(contents.contains("\"/usr/share/doc/jit-agent/\""));
     }
     assert!(!words(&unit, "Documentation").is_empty());
 }

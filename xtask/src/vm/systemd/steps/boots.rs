@@ -18,6 +18,7 @@ const LINK_UP: &str = "eth0: Link UP";
 pub(super) fn reboot(scene: &mut Scene) -> Result<String> {
     let from = Instant::now();
     scene.session = None;
+    scene.grant("60m")?;
     scene.machine.run("systemctl reboot")?;
     let times = booted(scene)?;
     scene.wait_enforcing()?;

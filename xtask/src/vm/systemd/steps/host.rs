@@ -74,7 +74,7 @@ pub(super) fn journald(scene: &mut Scene) -> Result<String> {
 }
 
 /// Grants that are tried on a full disk: more than fit into the free pages of the database.
-const GRANTS: usize = 60;
+const GRANTS: usize = 400;
 
 /// No byte is free. No grant is accepted, but closing works.
 pub(super) fn disk_full(scene: &mut Scene) -> Result<String> {
@@ -95,9 +95,12 @@ pub(super) fn disk_full(scene: &mut Scene) -> Result<String> {
     });
     let closed = scene.machine.attempt("jit-agent close --all", Duration::from_secs(60))?;
     let out = !scene.gets_in(CLIENT)?;
+    let room = scene.machine.run("df --output=avail,iavail /var/lib | tail -1")?;
     scene.machine.run("rm -f /root/full /root/full2; sync")?;
-    looked?;
-    let refused = refused.context("a grant was accepted that nothing could record")?;
+    let refused = refused.with_context(|| {
+        format!("{GRANTS} grants were accepted on a full disk (left, kB and files: {room})")
+    })?;
+    looked.with_context(|| format!("refused: {refused}; left, kB and files: {room}"))?;
     ensure!(refused.contains("storage"), "{refused}");
     ensure!(closed.code == 0 && out, "close --all ended with {}: {}", closed.code, closed.output);
     scene.wait_enforcing()?;

@@ -72,7 +72,15 @@ pub(super) fn start(scene: &mut Scene) -> Result<String> {
     scene.wait_enforcing()?;
     ensure!(!scene.gets_in(STRANGER)?, "the stranger gets in");
     let took = in_force.duration_since(started).as_secs_f64();
-    Ok(format!("in force after {took:.1} s; {}", scene.nobody_since(in_force)?))
+    let units = scene.machine.run(
+        "systemctl show --property ExecMainStartTimestampMonotonic --value jit-agent-early
+        systemctl show --property ActiveEnterTimestampMonotonic --value jit-agent-early jit-agent",
+    )?;
+    let units = units.split_whitespace().collect::<Vec<_>>().join(", ");
+    Ok(format!(
+        "in force after {took:.1} s; early began and was active, daemon active at {units} us; {}",
+        scene.nobody_since(in_force)?
+    ))
 }
 
 /// What the running agent may do, and what others may read.

@@ -43,8 +43,9 @@ pub(super) fn removal(scene: &mut Scene) -> Result<String> {
     let until = Instant::now();
     let said =
         scene.machine.run_within("apt-get remove --yes jit-agent", Duration::from_secs(300))?;
-    let told: Vec<_> = said.lines().filter(|line| line.starts_with("jit-agent:")).collect();
-    ensure!(told.iter().any(|line| line.contains("detach")), "it does not say so:\n{said}");
+    let words: Vec<_> = said.lines().filter(|line| line.starts_with("jit-agent:")).collect();
+    let says = words.iter().any(|line| line.contains("open to all"));
+    ensure!(says, "it does not say that the ports are open:\n{said}");
     scene.machine.run(
         "set -e
         test ! -e /usr/bin/jit-agent
@@ -53,7 +54,7 @@ pub(super) fn removal(scene: &mut Scene) -> Result<String> {
         ! ip link show eth0 | grep -q xdp",
     )?;
     ensure!(scene.gets_in(STRANGER)?, "the gate is still there");
-    Ok(format!("{}; in all until then: {}", told.join(" / "), scene.nobody(from, until)?))
+    Ok(format!("{}; in all until then: {}", words.join(" / "), scene.nobody(from, until)?))
 }
 
 /// Purge removes what the package and the agent have written.

@@ -10,7 +10,8 @@ use clap::{
 use crate::{
     config::DEFAULT_PATH,
     oncall::{
-        audit, break_glass, close, confirm, denials, doctor, enforce, grants, policy, status, why,
+        audit, break_glass, close, confirm, denials, doctor, enforce, grants, init, policy, status,
+        why,
     },
 };
 
@@ -19,7 +20,8 @@ use crate::{
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "Is it in force?            jit-agent status\n\
+    after_help = "Begin on a new host:       jit-agent init\n\
+                  Is it in force?            jit-agent status\n\
                   What happens now?          jit-agent status --watch\n\
                   Is the new file good?      jit-agent check\n\
                   Is this host good?         jit-agent doctor\n\
@@ -104,6 +106,13 @@ pub enum OnCall {
     /// It works before the installation, with the agent dead or hung, and without root: then it says
     /// what only root would see. docs/runbook.md has a heading for each check.
     Doctor(doctor::DoctorArgs),
+    /// Look at this host, ask what to protect, and write a configuration in observe mode that `check`
+    /// accepts; make the host's TLS key and a request for its certificate. It shuts nobody out.
+    #[command(after_help = "Ask each thing:           jit-agent init\n\
+                            Ask nothing:              jit-agent init --yes\n\
+                            See what it would write:  jit-agent init --yes --dry-run\n\
+                            For another host's image: jit-agent init --yes --host-id web-2 --output image/etc/jit-agent/")]
+    Init(Box<init::InitArgs>),
     /// The pushed policies (docs/policies.md).
     Policy {
         /// What to do with them.

@@ -27,7 +27,7 @@ use std::{
     time::Duration,
 };
 
-use jit_proto::PayloadType;
+use jit_proto::{PayloadType, port_section::DEFAULT_APPROVALS};
 
 pub(crate) use self::limits::DEFAULT_MAX_DURATION;
 pub use self::{
@@ -186,7 +186,11 @@ impl Loaded {
         check_host(&host)?;
         let signers = Signers::read(signer, (text, directory), kept)?;
         let max_duration = limits::max_duration(limits.max_duration)?;
-        let policy = port::policy(port, signers.number_of(PayloadType::Grant), max_duration)?;
+        let gate = GateConfig::new(gate)?;
+        let keys = signers.number_of(PayloadType::Grant);
+        // Observe mode shuts nobody out: a host may begin before it has a signer. `check` warns.
+        let keys = if gate.observe { keys.max(DEFAULT_APPROVALS) } else { keys };
+        let policy = port::policy(port, keys, max_duration)?;
         let signing = signers.number_of(PayloadType::Policy);
         let ceiling = ceiling.map(|raw| ceiling::ceiling(raw, signing)).transpose()?;
         let lines = control.as_ref().map(|raw| ControlLines::new(raw, text));
@@ -196,7 +200,7 @@ impl Loaded {
         let paths = Paths::new(paths)?;
         let config = Config {
             host,
-            gate: GateConfig::new(gate)?,
+            gate,
             policy,
             ceiling,
             keyring,
@@ -326,6 +330,21 @@ mod tests {
             let error = read(&text).unwrap_err();
             assert!(error.contains(expected), "{to}: {error}");
         }
+    }
+
+    #[test]
+    fn only_in_observe_mode_a_port_needs_no_signer() {
+        let text = |mode: &str| {
+            format!(
+                "[host]\nid = \"h\"\n[gate]\nmode = \"{mode}\"\n[[port]]\nport = 22\n\
+                 protocol = \"tcp\"\nsources = [\"0.0.0.0/0\"]\n"
+            )
+        };
+        assert_eq!(read(&text("observe")).unwrap().policy.sections().len(), 1);
+        let error = read(&text("enforce")).unwrap_err();
+        assert!(error.contains("only 0 [[signer]] keys sign grants"), "{error}");
+        let two = format!("{}approvals = 2\n", text("observe"));
+        assert!(read(&two).unwrap_err().contains("only 1 [[signer]]"), "one is to come, not two");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The commands of the engineer on call. `status`, `grants`, `why`, `check`, `doctor` and `audit` need no
-//! running agent; `break-glass`, `confirm`, `denials`, `enforce` and `policy` need one; `close` asks one, and does without if it must;
+//! The commands of the engineer on call. `status`, `grants`, `why`, `check`, `doctor`, `init` and `audit` need
+//! no running agent; `break-glass`, `confirm`, `denials`, `enforce` and `policy` need one; `close` asks one, and does without if it must;
 //! `detach` refuses while one runs.
 
 mod agent;
@@ -14,6 +14,7 @@ pub mod doctor;
 pub mod enforce;
 mod failure;
 pub mod grants;
+pub mod init;
 mod names;
 pub mod offline;
 mod output;

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, time::Duration};
 use jit_common::{PortKey, PortRule};
 
 pub use self::{
-    to_toml::to_toml,
+    to_toml::{quoted, to_toml},
     toml::{Mode, PolicyFile, TomlSection, stands_twice},
 };
 use crate::{PortRange, Sessions, SourcePrefix, WallTime};

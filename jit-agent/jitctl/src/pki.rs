@@ -13,8 +13,9 @@ use clap::{Args, Subcommand};
 use jit_client::{exit::Exit, files::read_text};
 use jit_proto::pem;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, SanType, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    date_time_ymd,
 };
 
 use crate::{
@@ -74,6 +75,10 @@ struct IssueArgs {
     /// URI in the certificate, such as a controller's identity; may be repeated
     #[arg(long, value_name = "URI")]
     uri: Vec<String>,
+    /// Sign this request (`jit-agent init` writes one) in place of making a key. Its DNS names and
+    /// addresses are taken unless --dns or --ip is given; a URI only from --uri
+    #[arg(long, value_name = "FILE")]
+    csr: Option<PathBuf>,
     /// How long the certificate is valid
     #[arg(long = "for", value_name = "TIME", default_value = "90d")]
     #[arg(value_parser = text::parse_duration)]
@@ -121,9 +126,13 @@ fn issue(args: &IssueArgs) -> Result<Exit, Failure> {
             args.name
         )));
     }
-    let names = subject_alt_names(args)?;
+    let request = args.csr.as_deref().map(read_request).transpose()?;
+    let names = subject_alt_names(args, request.as_ref())?;
     let (cert, key) = paths(&args.dir, &args.name);
-    files::refuse_existing(&[&cert, &key])?;
+    match request {
+        None => files::refuse_existing(&[&cert, &key])?,
+        Some(_) => files::refuse_existing(&[&cert])?,
+    }
     let issuer = load_ca(&args.dir)?;
 
     let mut params = params(&args.name, SystemTime::now(), args.lifetime);
@@ -132,20 +141,48 @@ fn issue(args: &IssueArgs) -> Result<Exit, Failure> {
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages =
         vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    let lifetime = text::duration(args.lifetime);
+    let head = format!(
+        "certificate of the development CA, valid for {lifetime}\n  certificate  {}\n",
+        cert.display()
+    );
+    if let Some(request) = request {
+        let made = params.signed_by(&request.public_key, &issuer);
+        let made = made.map_err(|error| cannot_make(&args.name, &error))?;
+        files::write_new(&cert, made.pem().as_bytes(), PUBLIC)?;
+        text::print(&head)?;
+        return Ok(Exit::Success);
+    }
     let pair = generate()?;
     let made = params.signed_by(&pair, &issuer).map_err(|error| cannot_make(&args.name, &error))?;
     files::write_new(&key, pair.serialize_pem().as_bytes(), PRIVATE)?;
     files::write_new(&cert, made.pem().as_bytes(), PUBLIC)?;
-    text::print(&format!(
-        "certificate of the development CA, valid for {}\n  certificate  {}\n  private key  {}\n",
-        text::duration(args.lifetime),
-        cert.display(),
-        key.display()
-    ))?;
+    text::print(&format!("{head}  private key  {}\n", key.display()))?;
     Ok(Exit::Success)
 }
 
-fn subject_alt_names(args: &IssueArgs) -> Result<Vec<SanType>, Failure> {
+/// Reads a request for a certificate. Its signature shows that the host has the key (RFC 2986).
+fn read_request(path: &Path) -> Result<CertificateSigningRequestParams, Failure> {
+    let text = read_text(path, "the request for a certificate")?;
+    let unusable = |why: String| {
+        Failure::files(format!(
+            "cannot use the request for a certificate {}: {why}",
+            path.display()
+        ))
+    };
+    pem::one(&text, &["CERTIFICATE REQUEST"]).map_err(|error| unusable(error.to_string()))?;
+    CertificateSigningRequestParams::from_pem(&text).map_err(|error| unusable(error.to_string()))
+}
+
+/// The names of the options. A request adds the DNS names and addresses that no option says: a URI is
+/// a controller's identity, which a host must not ask for.
+fn subject_alt_names(
+    args: &IssueArgs,
+    request: Option<&CertificateSigningRequestParams>,
+) -> Result<Vec<SanType>, Failure> {
+    let asked = request.filter(|_| args.dns.is_empty() && args.ip.is_empty());
+    let asked = asked.into_iter().flat_map(|request| &request.params.subject_alt_names);
+    let asked = asked.filter(|name| matches!(name, SanType::DnsName(_) | SanType::IpAddress(_)));
     let dns = args.dns.iter().map(|name| {
         let name = name.as_str().try_into();
         name.map(SanType::DnsName).map_err(|_| ("--dns", "a DNS name in ASCII"))
@@ -161,6 +198,7 @@ fn subject_alt_names(args: &IssueArgs) -> Result<Vec<SanType>, Failure> {
     let names = dns
         .chain(uri)
         .chain(ip)
+        .chain(asked.cloned().map(Ok))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|(option, expected)| Failure::usage(format!("{option} expects {expected}")))?;
     if names.is_empty() {
@@ -242,8 +280,43 @@ mod tests {
             dns: vec!["web-1.example.org".into()],
             ip: vec!["192.0.2.10".parse().unwrap()],
             uri: vec!["spiffe://example.org/web-1".into()],
+            csr: None,
             lifetime: Duration::from_secs(3600),
         }
+    }
+
+    #[test]
+    fn a_request_gets_its_names_but_no_identity_and_no_key() {
+        let dir = tempfile::tempdir().unwrap();
+        init(&init_args(dir.path())).unwrap();
+        let mut asked = CertificateParams::default();
+        asked.subject_alt_names = vec![
+            SanType::DnsName("web-2.example.org".try_into().unwrap()),
+            SanType::URI("spiffe://example.org/jit-controller".try_into().unwrap()),
+        ];
+        let pair = KeyPair::generate().unwrap();
+        let request = asked.serialize_request(&pair).unwrap();
+        let file = dir.path().join("agent.csr");
+        std::fs::write(&file, request.pem().unwrap()).unwrap();
+        let mut args = issue_args(dir.path(), "web-2");
+        (args.dns, args.ip, args.uri) = (vec![], vec![], vec![]);
+        args.csr = Some(file.clone());
+        issue(&args).unwrap();
+        assert!(!dir.path().join("web-2.key").exists());
+        let leaf = der(&dir.path().join("web-2.pem"));
+        let (_, leaf) = x509_parser::certificate::X509Certificate::from_der(&leaf).unwrap();
+        let names = &leaf.subject_alternative_name().unwrap().unwrap().value.general_names;
+        assert_eq!(names[..], [GeneralName::DNSName("web-2.example.org")]);
+        let key = rcgen::PublicKeyData::subject_public_key_info(&pair);
+        assert_eq!(leaf.public_key().raw, key);
+        // Another key's signature.
+        let text = std::fs::read_to_string(&file).unwrap();
+        let request = pem::one(&text, &["CERTIFICATE REQUEST"]).unwrap();
+        let mut bytes = request.der.to_vec();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(&file, pem::encode("CERTIFICATE REQUEST", &bytes).as_bytes()).unwrap();
+        args.name = "web-3".into();
+        assert_eq!(issue(&args).unwrap_err().exit, Exit::Configuration);
     }
 
     fn der(path: &Path) -> Vec<u8> {

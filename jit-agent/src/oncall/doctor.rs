@@ -27,8 +27,9 @@ use crate::oncall::{
     failure::Failure,
     output::{Colours, print, print_json},
 };
-use finding::{Finding, Level};
+pub(in crate::oncall) use finding::{Finding, Level};
 use host::Host;
+pub(in crate::oncall) use ways::{Administered, around, for_administration};
 
 /// Version of the JSON that `doctor --json` prints (docs/doctor.schema.json). Goes up when a field
 /// goes or changes its meaning.

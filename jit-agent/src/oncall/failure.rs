@@ -100,6 +100,9 @@ pub enum Failure {
         "the agent is running and would put the gate back; stop it first: `systemctl stop jit-agent`"
     )]
     Running,
+    /// Something is in the way, and nothing was done.
+    #[error("{0}")]
+    Refused(String),
     /// Keys or certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -134,7 +137,9 @@ impl Failure {
             | Self::DeniedSocket { .. }
             | Self::NotAllowed { .. }
             | Self::NotRoot => Exit::Permission,
-            Self::Config(_) | Self::Tls(_) | Self::UnknownPins(_) => Exit::Configuration,
+            Self::Config(_) | Self::Refused(_) | Self::Tls(_) | Self::UnknownPins(_) => {
+                Exit::Configuration
+            }
             Self::Datapath(error) => datapath_exit(error),
             Self::File(error) => file_exit(error),
             Self::Closed

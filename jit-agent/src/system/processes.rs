@@ -11,6 +11,8 @@ use std::{
 const NAME: usize = 15;
 /// The most bytes of a command line that are kept.
 const COMMAND_LINE: usize = 4096;
+/// The most processes on the way up to the first.
+const MOST_ANCESTORS: usize = 64;
 
 /// A process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +85,26 @@ pub fn holders(proc: &Path, sockets: &BTreeSet<u32>) -> io::Result<BTreeMap<u32,
     Ok(holders)
 }
 
+/// The sockets, by their inodes, of a process and of the processes that started it, up to the first of
+/// the system: of the session that a command is typed in.
+pub fn sockets_of_session(proc: &Path, id: u32) -> BTreeSet<u32> {
+    let mut sockets = BTreeSet::new();
+    let mut next = Some(id);
+    for _ in 0..MOST_ANCESTORS {
+        let Some(id) = next.filter(|id| *id > 1) else { break };
+        let directory = proc.join(id.to_string());
+        sockets.extend(sockets_of(&directory));
+        next = parent(&directory);
+    }
+    sockets
+}
+
+/// The process that started one: the second field after the name, which may have spaces and brackets.
+fn parent(directory: &Path) -> Option<u32> {
+    let stat = fs::read_to_string(directory.join("stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
 fn ids(proc: &Path) -> io::Result<Vec<u32>> {
     let names = fs::read_dir(proc)?.flatten().map(|entry| entry.file_name());
     let mut ids: Vec<u32> = names.filter_map(|name| name.to_str()?.parse().ok()).collect();
@@ -117,6 +139,30 @@ mod tests {
         let called = Path::new(&own.arguments[0]).file_name().unwrap().to_str().unwrap();
         assert!(own.is(called) && own.is(&own.name) && !own.is("other"), "{own:?}");
         assert!(shares_network(Path::new("/proc"), own.id));
+    }
+
+    #[test]
+    fn the_sockets_of_a_session_are_those_on_the_way_up_without_the_first_process() {
+        let proc = tempfile::tempdir().unwrap();
+        for (id, parent, name) in [
+            (1, 0, "systemd"),
+            (700, 1, "sshd"),
+            (701, 700, "a) S 9 (b"),
+            (702, 701, "jit-agent"),
+            (703, 1, "sshd"),
+        ] {
+            let fd = proc.path().join(format!("{id}/fd"));
+            fs::create_dir_all(&fd).unwrap();
+            fs::write(
+                proc.path().join(format!("{id}/stat")),
+                format!("{id} ({name}) S {parent} 1 1"),
+            )
+            .unwrap();
+            std::os::unix::fs::symlink(format!("socket:[{}]", 1000 + id), fd.join("3")).unwrap();
+        }
+        assert_eq!(sockets_of_session(proc.path(), 702), [1700, 1701, 1702].into());
+        fs::write(proc.path().join("700/stat"), "700 (sshd) S 702 1 1").unwrap();
+        assert_eq!(sockets_of_session(proc.path(), 702).len(), 3, "a circle ends");
     }
 
     #[test]

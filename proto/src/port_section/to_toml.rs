@@ -55,8 +55,8 @@ fn exemption(exemption: &v1::Exemption) -> String {
     )
 }
 
-/// A TOML basic string; hostile letters are escaped.
-fn quoted(text: &str) -> String {
+/// A TOML basic string on one line; hostile letters are escaped.
+pub fn quoted(text: &str) -> String {
     let mut out = String::from("\"");
     for letter in text.chars() {
         match letter {

@@ -22,6 +22,7 @@ mod doctor_ways;
 mod early;
 mod floors;
 mod handshakes;
+mod init;
 mod installed;
 mod journal;
 mod limits;

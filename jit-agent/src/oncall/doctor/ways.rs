@@ -18,8 +18,12 @@ use std::{
 
 use jit_common::{Address, PortKey, PortRule, Protocol};
 use jit_proto::{SourcePrefix, prefix::ip};
+use rustix::process::geteuid;
 
-use super::{finding::Finding, host::Host};
+use super::{
+    finding::{Finding, Level},
+    host::Host,
+};
 use crate::{
     config::{Config, Loaded},
     kernel::{
@@ -35,6 +39,8 @@ use nat::Nat;
 
 /// Where the kernel shows processes.
 const PROC: &str = "/proc";
+/// Where it shows the settings of each interface.
+const LOCALNET: &str = "/proc/sys/net/ipv4/conf";
 
 /// A socket that takes what comes from anybody.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,9 +77,53 @@ pub(super) fn findings(host: &Host) -> Vec<Finding> {
     findings.extend(listeners::findings(&seen));
     findings.extend(ports::findings(&seen, sys::now().wall));
     findings.extend(translation::findings(&seen));
-    findings.extend(localnet::findings(Path::new("/proc/sys/net/ipv4/conf")));
+    findings.extend(localnet::findings(Path::new(LOCALNET)));
     findings.extend(certificates::findings(host, loaded.as_ref(), &own));
     findings.extend(remote::findings(Path::new("/"), Path::new(PROC)));
+    findings
+}
+
+/// A listener by which the host is administered, from anywhere but loopback.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::oncall) struct Administered {
+    pub(in crate::oncall) port: PortKey,
+    /// What is administered by it: "SSH".
+    pub(in crate::oncall) what: &'static str,
+    /// The name of the process, where it can be seen.
+    pub(in crate::oncall) process: Option<String>,
+}
+
+/// The listeners by which this host is administered, one for each port.
+pub(in crate::oncall) fn for_administration() -> Result<Vec<Administered>, DiagError> {
+    let mut ports = BTreeMap::new();
+    for listener in listeners()?.iter().filter(|listener| !listener.address.is_loopback()) {
+        if let Some(what) = listeners::service(listener) {
+            let process = listener.process.as_ref().map(|process| process.name.clone());
+            ports.entry(listener.port).or_insert(Administered {
+                port: listener.port,
+                what,
+                process,
+            });
+        }
+    }
+    Ok(ports.into_values().collect())
+}
+
+/// What the gate of a configuration that is not in force yet would not see: findings that are not well.
+pub(in crate::oncall) fn around(config: &Config) -> Vec<Finding> {
+    let is_root = geteuid().is_root();
+    let mut findings = Vec::new();
+    let listeners = seen("listeners", listeners(), &mut findings);
+    let own = seen("redirects", sys::addresses(), &mut findings);
+    let own: Vec<_> = own.into_iter().map(|one| SourcePrefix::from(ip(one))).collect();
+    let nat = if is_root { Nat::read(&own) } else { Nat::hidden() };
+    let protected = config.policy.rules().collect();
+    let seen = Seen { config: Some(config), protected, listeners, nat, is_root };
+    findings.extend(listeners::findings(&seen));
+    findings.extend(translation::findings(&seen));
+    findings.extend(localnet::findings(Path::new(LOCALNET)));
+    findings.extend(remote::findings(Path::new("/"), Path::new(PROC)));
+    findings.retain(|finding| finding.level > Level::Ok);
     findings
 }
 

@@ -85,7 +85,7 @@ pub(super) fn findings(seen: &Seen<'_>) -> Vec<Finding> {
 }
 
 /// What is administered by it; `None`: nothing that is known.
-fn service(listener: &Listener) -> Option<&'static str> {
+pub(super) fn service(listener: &Listener) -> Option<&'static str> {
     let PortKey { protocol: Protocol::Tcp, port } = listener.port else { return None };
     let process = listener.process.as_ref();
     let is = |program: &str| process.is_some_and(|process| process.is(program));

@@ -1,0 +1,212 @@
+//! `jit-agent init`: looks at this host, asks what to protect, and writes a configuration that `check`
+//! accepts, the host's TLS key and a request for its certificate.
+//!
+//! The configuration is always in observe mode: it shuts nobody out. Everything is chosen and checked
+//! before the first file is written, and the configuration comes last. So a mistake, a key that is
+//! pressed, or a full disk leaves the old configuration, or a whole new one. [`survey`] reads the host,
+//! [`ask`] and [`choices`] decide, [`text`] writes the configuration, [`key`] makes the key, and
+//! [`files`] puts each file in its place.
+
+mod ask;
+mod choices;
+mod files;
+mod key;
+mod report;
+mod survey;
+mod text;
+
+use std::{
+    io::{self, IsTerminal as _},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::Args;
+use jit_client::exit::Exit;
+use jit_proto::{PortRange, SourcePrefix, printable};
+
+use crate::{
+    config::{Config, Loaded},
+    control::tls::Material,
+    oncall::{
+        doctor,
+        failure::Failure,
+        output::{complain, print, print_json},
+    },
+    system::sys,
+};
+use ask::Asker;
+use choices::Choices;
+use files::Places;
+use report::Report;
+use survey::Survey;
+
+/// Arguments of `init`.
+#[derive(Args, Clone, Debug)]
+pub struct InitArgs {
+    /// Ask nothing: take the options, and what this host shows for everything else.
+    #[arg(long)]
+    yes: bool,
+    /// The host's id, exactly as grants name it [default: the host's name].
+    #[arg(long, value_name = "ID")]
+    host_id: Option<String>,
+    /// A port to protect, as 22/tcp or 5985-5986/tcp; may be repeated [default: those on which
+    /// something for administration listens, else 22/tcp].
+    #[arg(long, value_name = "PORT")]
+    port: Vec<PortRange>,
+    /// The widest source that a grant may name; may be repeated [default: 0.0.0.0/0 and ::/0].
+    #[arg(long, value_name = "CIDR")]
+    source: Vec<SourcePrefix>,
+    /// A source that needs no grant until the day of --exempt-days; may be repeated. With --yes the
+    /// address of your own session is added.
+    #[arg(long, value_name = "IP|CIDR")]
+    exempt: Vec<SourcePrefix>,
+    /// When exemptions end, days from today.
+    #[arg(long, value_name = "DAYS", default_value_t = 7)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=366))]
+    exempt_days: u16,
+    /// An interface that needs no gate, or a glob such as veth*; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    exclude: Vec<String>,
+    /// The file of a public key whose signature opens (PEM, from `jitctl keygen`); may be repeated. It
+    /// is copied beside the configuration. Its name without the ending is the signer's id.
+    #[arg(long, value_name = "FILE")]
+    signer: Vec<PathBuf>,
+    /// A controller that may connect, by a name in its certificate such as
+    /// spiffe://example.org/jit-controller; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    controller: Vec<String>,
+    /// Where controllers connect [default: 0.0.0.0:7443].
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+    /// A name or address by which controllers connect, for the certificate; may be repeated [default:
+    /// the host's name and addresses].
+    #[arg(long, value_name = "NAME|IP")]
+    name: Vec<String>,
+    /// Make no key and no request for a certificate.
+    #[arg(long)]
+    no_key: bool,
+    /// The configuration to write, or a directory for config.toml [default: that of --config].
+    #[arg(long, value_name = "DIR|FILE")]
+    output: Option<PathBuf>,
+    /// Replace a configuration that somebody edited. The old one stays beside it.
+    #[arg(long)]
+    force: bool,
+    /// Write nothing; print what would be written.
+    #[arg(long)]
+    dry_run: bool,
+    /// Print JSON. Needs --yes.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Chooses, checks, writes, and prints what to do next.
+pub fn run(config: &Path, args: InitArgs) -> Result<ExitCode, Failure> {
+    if !args.yes && (args.json || !io::stdin().is_terminal()) {
+        return Err(Failure::Usage(
+            "init asks what to protect, and there is no terminal to ask on: add --yes to take what this \
+             host shows, and to choose: --host-id, --port, --source, --exempt, --signer, --controller, \
+             --listen; --dry-run shows what it would write"
+                .into(),
+        ));
+    }
+    let places = Places::new(args.output.as_deref().unwrap_or(config))?;
+    if !args.dry_run && !args.force && places.is_edited()? {
+        return Err(Failure::Refused(format!(
+            "{} is there, and it is not as it was installed or as init wrote it: nothing is written; \
+             --force replaces it and keeps it beside the new one, --output writes to another place, \
+             --dry-run only shows",
+            places.config.display()
+        )));
+    }
+    let survey = Survey::of_this_host();
+    for why in &survey.unseen {
+        complain(&format!("warning: {why}"));
+    }
+    let now = sys::now().wall;
+    let choices = match args.yes {
+        true => Choices::of(&args, &survey, now)?,
+        false => {
+            let mut asker = Asker::new(io::stdin().lock(), io::stderr());
+            Choices::asked(&args, &survey, now, &places, &mut asker)?
+        }
+    };
+    let written = Draft::new(&choices, &survey, &places)?;
+    let names = key::names(&args.name, &choices.host, &survey)?;
+    let mut report = Report::new(&args, &choices, &written, &places, &survey);
+    report.around = doctor::around(&written.config);
+    if args.dry_run {
+        report.text = Some(written.text);
+    } else {
+        put(&args, &choices, &written, &names, &places, &mut report)?;
+    }
+    match args.json {
+        true => print_json(&report)?,
+        false => print(&printable::clean_lines(&report.page()))?,
+    }
+    Ok(Exit::Success.into())
+}
+
+/// A configuration that is good, and not written yet.
+struct Draft {
+    text: String,
+    config: Config,
+    /// The agent listens: the certificates are there and fit.
+    listens: bool,
+}
+
+impl Draft {
+    fn new(choices: &Choices, survey: &Survey, places: &Places) -> Result<Self, Failure> {
+        if places.certificate().exists() && places.client_ca().exists() {
+            let draft = Self::with(choices, survey, places, true)?;
+            match Material::of(&draft.config) {
+                Ok(_) => return Ok(draft),
+                Err(error) => complain(&format!(
+                    "warning: the agent will not listen for controllers until this is put right: \
+                     {error}"
+                )),
+            }
+        }
+        Self::with(choices, survey, places, false)
+    }
+
+    fn with(
+        choices: &Choices,
+        survey: &Survey,
+        places: &Places,
+        listens: bool,
+    ) -> Result<Self, Failure> {
+        let text = text::configuration(choices, survey, places, listens);
+        let keys: Vec<_> = choices.signers.iter().map(|one| one.key_file(places)).collect();
+        let config = Loaded::parse(&text, &places.config, &keys)?.config;
+        // What is a comment now must be good when somebody removes the signs.
+        Loaded::parse(&text::uncommented(&text), &places.config, &keys)?;
+        Ok(Self { text, config, listens })
+    }
+}
+
+/// Writes everything, the configuration last.
+fn put(
+    args: &InitArgs,
+    choices: &Choices,
+    draft: &Draft,
+    names: &key::Names,
+    places: &Places,
+    report: &mut Report,
+) -> Result<(), Failure> {
+    places.prepare(!args.no_key, !choices.signers.is_empty())?;
+    if !args.no_key {
+        let (pair, made) = key::ensure(places)?;
+        let request = key::request(&pair, &choices.host, names)?;
+        places.write(&places.request(), request.as_bytes(), files::Readers::Status)?;
+        report.key_is_new = Some(made);
+    }
+    for signer in &choices.signers {
+        let key = signer.key_file(places);
+        places.write(&key.path, key.pem.as_bytes(), files::Readers::Status)?;
+    }
+    report.kept = places.write_config(&draft.text, args.force)?;
+    report.written = true;
+    Ok(())
+}

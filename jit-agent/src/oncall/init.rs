@@ -4,13 +4,14 @@
 //! The configuration is always in observe mode: it shuts nobody out. Everything is chosen and checked
 //! before the first file is written, and the configuration comes last. So a mistake, a key that is
 //! pressed, or a full disk leaves the old configuration, or a whole new one. [`survey`] reads the host,
-//! [`ask`] and [`choices`] decide, [`text`] writes the configuration, [`key`] makes the key, and
+//! [`ask`] and [`choices`] decide, [`text`] and [`mark`] write the configuration, [`key`] makes the key, and
 //! [`files`] puts each file in its place.
 
 mod ask;
 mod choices;
 mod files;
 mod key;
+mod mark;
 mod report;
 mod survey;
 mod text;

@@ -10,7 +10,7 @@ use std::{
 use jiff::Timestamp;
 use nix::unistd::Group;
 
-use super::text;
+use super::mark::is_ours;
 use crate::{
     oncall::failure::Failure,
     system::sys::{self, FileError},
@@ -73,7 +73,7 @@ impl Places {
         match fs::read(&self.config) {
             Ok(bytes) => {
                 let text = String::from_utf8(bytes);
-                Ok(!text.is_ok_and(|text| text == SHIPPED || text::is_ours(&text)))
+                Ok(!text.is_ok_and(|text| text == SHIPPED || is_ours(&text)))
             }
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
             Err(error) => Err(io_error("read", &self.config)(error)),

@@ -4,18 +4,16 @@
 use std::fmt::Write as _;
 
 use jit_proto::{PortRange, port_section::quoted};
-use sha2::{Digest as _, Sha256};
 
 use super::{
     choices::{Choices, Exempt},
     files::Places,
+    mark::marked,
     survey::Survey,
 };
 
 /// Before a line that is to be good as soon as somebody removes this.
 const LATER: &str = "#control# ";
-/// Before the checksum of everything above it, in the last line.
-const MARK: &str = "# jit-agent init, unedited, sha256 ";
 
 /// The configuration. `listens`: `[control]` is in force, else it is a comment.
 pub(super) fn configuration(
@@ -48,14 +46,7 @@ pub(super) fn configuration(
     }
     text += &control(choices, places, listens);
     text += &signers(choices, places);
-    let sum = hex::encode(Sha256::digest(&text));
-    text + MARK + &sum + "\n"
-}
-
-/// Whether `init` wrote this, and nobody edited it.
-pub(super) fn is_ours(text: &str) -> bool {
-    let Some((above, sum)) = text.rsplit_once(MARK) else { return false };
-    sum.trim_end() == hex::encode(Sha256::digest(above))
+    marked(text)
 }
 
 /// The text as it is when `[control]` is in force.
@@ -235,17 +226,6 @@ pub(super) mod tests {
         assert_eq!(later.controllers.len(), 1);
         let now = configuration(&choices("web-1", ""), &survey("ana"), &places, true);
         assert!(Loaded::parse(&now, &places.config, &[]).unwrap().config.control.is_some());
-    }
-
-    #[test]
-    fn its_own_text_is_known_again_until_somebody_edits_it() {
-        let text = configuration(&choices("web-1", ""), &survey("ana"), &places(), false);
-        assert!(is_ours(&text));
-        for edited in [text.replace("22", "23"), text.replace("3h", "4h"), text.replace(MARK, "#")]
-        {
-            assert!(!is_ours(&edited));
-        }
-        assert!(!is_ours(""));
     }
 
     proptest! {

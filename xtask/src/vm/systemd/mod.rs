@@ -60,11 +60,11 @@ pub(super) fn run(long: bool, only: &[String], packages: Option<PathBuf>) -> Res
     let started = Instant::now();
     let results = take(&steps, &packages, &scratch)?;
     let table = report::table(&results);
-    fs::write(scratch.join("result.md"), &table).context("writing the result")?;
+    fs::write(scratch.join("result.txt"), &table).context("writing the result")?;
     let failed = results.iter().filter(|result| result.seen.is_err()).count();
     let all = steps.len();
     println!(
-        "\n{table}\n  {} of {all} steps, {failed} failed, in {} s; console and result.md are \
+        "\n{table}\n  {} of {all} steps, {failed} failed, in {} s; console and result.txt are \
               below {}",
         results.len(),
         started.elapsed().as_secs(),

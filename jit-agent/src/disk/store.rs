@@ -42,6 +42,8 @@ use crate::{
 pub(crate) const FILE: &str = "grants.redb";
 /// The largest file that is read into memory for people, bytes.
 const MOST_PEEKED: u64 = 256 * 1024 * 1024;
+/// Free bytes with which a transaction with grants fits.
+const ROOM: u64 = 1024 * 1024;
 
 /// The open database.
 pub struct Store {
@@ -381,6 +383,12 @@ impl Store {
         self.unsettled.tombstones.extend(closed);
         self.unsettled.floors.merge(self.reserve.floors());
         Ok(())
+    }
+
+    /// Whether the disk has room for grants. What is not known counts as room.
+    pub(crate) fn has_room(&self) -> bool {
+        let vfs = rustix::fs::statvfs(&self.path);
+        vfs.map_or(true, |vfs| vfs.f_bavail.saturating_mul(vfs.f_frsize) >= ROOM)
     }
 
     /// Why [`Store::keep`] would fail; `None`: it would not.

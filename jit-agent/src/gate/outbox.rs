@@ -44,6 +44,8 @@ pub(super) struct Outbox {
     problem: Option<String>,
     /// Why the reserve would take nothing.
     reserve_problem: Option<String>,
+    /// The disk had room after the last transaction.
+    has_room: bool,
     /// The database is not open: a stand-in takes its place.
     closed: bool,
 }
@@ -56,8 +58,8 @@ pub(super) struct Storing {
     begun: Result<Begun<Committed>, Unanswered>,
 }
 
-/// The result of a transaction, and why the reserve would take nothing.
-type Committed = (Result<(), StoreError>, Option<String>);
+/// The result of a transaction, why the reserve would take nothing, and whether the disk has room.
+type Committed = (Result<(), StoreError>, Option<String>, bool);
 
 impl Outbox {
     /// Moves the database to a thread.
@@ -77,6 +79,7 @@ impl Outbox {
             next: now.boot,
             problem: None,
             reserve_problem,
+            has_room: true,
             closed,
         })
     }
@@ -223,10 +226,10 @@ impl Outbox {
         let transaction = Arc::clone(&whole);
         let commit = move |store: &mut Store| {
             let result = store.commit_if(&transaction, &permit);
-            (result, store.reserve_problem().map(str::to_owned))
+            (result, store.reserve_problem().map(str::to_owned), store.has_room())
         };
         // Their peer got the answer that they are refused: no restart may find them.
-        let late = move |store: &mut Store, (result, _): Committed| {
+        let late = move |store: &mut Store, (result, _, _): Committed| {
             if result.is_ok() && !refused.remove.is_empty() {
                 // If this fails, the next transaction does it.
                 drop(store.commit(&refused));
@@ -248,7 +251,12 @@ impl Outbox {
         let result = self.wait(begun, longest);
         match &result {
             Ok(()) => {
-                self.problem = None;
+                // On a full disk a small transaction may still fit, and no grant does.
+                if self.has_room || !fresh.is_empty() {
+                    self.problem = None;
+                } else if self.problem.is_some() {
+                    self.next = now.boot + RETRY;
+                }
                 self.progress.clear();
                 self.unkept.clear();
                 self.unkept_floors = Floors::default();
@@ -273,9 +281,10 @@ impl Outbox {
         longest: Duration,
     ) -> Result<(), StoreError> {
         let patience = &self.patience;
-        let (result, reserve_problem) =
+        let (result, reserve_problem, has_room) =
             self.store.wait(begun?, |waited| patience.ends(waited, longest))?;
         self.reserve_problem = reserve_problem;
+        self.has_room = has_room;
         result
     }
 

@@ -16,10 +16,12 @@ mod glimpse;
 mod interfaces;
 mod limits;
 mod metrics;
+mod mistakes;
 mod paths;
 mod port;
 mod raw;
 mod signer;
+mod spelling;
 mod value;
 
 use std::{
@@ -42,7 +44,7 @@ pub use self::{
     paths::{DEFAULT_PATH, Paths},
     signer::{KeyFault, KeyFile},
 };
-use self::{signer::Signers, value::line_at};
+use self::{mistakes::Mistake, signer::Signers, value::line_at};
 use crate::{
     rules::{ceiling::Ceiling, keyring::Keyring, policy::Policy},
     system::sys,
@@ -94,7 +96,8 @@ pub struct Loaded {
     pub lines: ControlLines,
 }
 
-/// Why a configuration is refused: the file, the key and the first cause.
+/// Why a configuration is refused: the file, and every mistake that keeps it from being read, or the
+/// first value that is wrong.
 #[derive(Debug, thiserror::Error)]
 #[error("configuration {}: {what}", file.display())]
 pub struct ConfigError {
@@ -108,13 +111,36 @@ impl ConfigError {
         Self { file: file.to_owned(), brief: what.clone(), what }
     }
 
-    fn of_toml(file: &Path, text: &str, error: &toml::de::Error) -> Self {
-        let line = error.span().map_or(1, |span| line_at(text, span.start));
-        Self {
-            file: file.to_owned(),
-            what: error.to_string().trim_end().to_owned(),
-            brief: format!("line {line}: {}", error.message()),
+    /// `mistakes`: at least one.
+    fn of_mistakes(file: &Path, mistakes: &[Mistake]) -> Self {
+        let placed: Vec<_> = mistakes.iter().map(Mistake::placed).collect();
+        let first = placed.first().cloned().unwrap_or_default();
+        let file = file.to_owned();
+        match placed.len().saturating_sub(1) {
+            0 => Self { file, what: first.clone(), brief: first },
+            more => {
+                let all = mistakes.iter().map(|Mistake { line, column, text }| {
+                    format!("\n  {}:{line}:{column}: {text}", file.display())
+                });
+                let all: String = all.collect();
+                let what = format!("{} mistakes; each by line and column:{all}", more + 1);
+                Self {
+                    file,
+                    what,
+                    brief: format!("{first} (and {more} more; see `jit-agent check`)"),
+                }
+            }
         }
+    }
+
+    fn of_toml(file: &Path, text: &str, error: &toml::de::Error) -> Self {
+        let mistakes = mistakes::syntax(text);
+        if mistakes.is_empty() {
+            let line = error.span().map_or(1, |span| line_at(text, span.start));
+            let brief = format!("line {line}: {}", error.message());
+            return Self { file: file.to_owned(), what: error.to_string(), brief };
+        }
+        Self::of_mistakes(file, &mistakes)
     }
 
     /// The cause on one line, with the file's line where it is known.
@@ -132,14 +158,15 @@ impl Config {
     /// Checks a text as if it were the content of this file, and reads the key files that it names.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         let Loaded { config, faults, .. } = Loaded::parse(text, path, &[])?;
-        match faults.into_iter().next() {
-            None => Ok(config),
-            Some(KeyFault { id, path: _, why, line, kept: _ }) => Err(ConfigError {
-                file: path.to_owned(),
-                what: format!("[[signer]] {id:?}: {why}"),
-                brief: format!("line {line}: [[signer]] {id:?}: {why}"),
-            }),
+        if faults.is_empty() {
+            return Ok(config);
         }
+        let all = faults.into_iter().map(|KeyFault { id, path: _, why, line, kept: _ }| Mistake {
+            line,
+            column: 1,
+            text: format!("[[signer]] {id:?}: {why}"),
+        });
+        Err(ConfigError::of_mistakes(path, &all.collect::<Vec<_>>()))
     }
 }
 
@@ -394,7 +421,11 @@ mod tests {
         assert!(error.contains("line 3") && error.contains("idd"), "{error}");
         let text = "[host]\nid = \"x\"\nidd = 1\n";
         let error = Loaded::parse(text, Path::new("/nowhere/config.toml"), &[]).unwrap_err();
-        assert!(error.brief().starts_with("line 3: unknown field `idd`"), "{}", error.brief());
+        assert!(
+            error.brief().starts_with("line 3: [host]: unknown field `idd`"),
+            "{}",
+            error.brief()
+        );
         assert_eq!(error.brief().lines().count(), 1);
     }
 }

@@ -13,7 +13,21 @@ pub fn duration(key: &str, text: &str) -> Result<Duration, String> {
         .ok()
         .and_then(|duration| Duration::try_from(duration).ok())
         .filter(|duration| *duration >= Duration::from_secs(1))
-        .ok_or_else(|| format!("{key}: {text:?} is not a duration of a second or more, like 3h"))
+        .ok_or_else(|| {
+            let what = format!("{key}: {text:?} is not a duration of a second or more, like 3h");
+            match in_hours(text) {
+                Some(right) => format!("{what}; write {right:?}"),
+                None => what,
+            }
+        })
+}
+
+/// Days (`1d`, `P1D`), which have no fixed length everywhere, in hours.
+fn in_hours(text: &str) -> Option<String> {
+    let upper = text.to_uppercase();
+    let days = upper.strip_prefix('P').unwrap_or(&upper).strip_suffix('D')?;
+    let days: u32 = days.trim().parse().ok()?;
+    Some(format!("{}h", days.checked_mul(24).filter(|hours| *hours > 0)?))
 }
 
 /// An RFC 3339 time.
@@ -32,5 +46,23 @@ pub fn width(key: &str, value: Option<u8>, family: Family) -> Result<Option<u8>,
     match value {
         Some(width) if width > most => Err(format!("{key}: {width} is more than {most}")),
         width => Ok(width),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_are_refused_with_their_hours() {
+        for (typed, right) in [("1d", "write \"24h\""), ("P2D", "write \"48h\"")] {
+            let error = duration("max_duration", typed).unwrap_err();
+            assert!(error.starts_with("max_duration: ") && error.ends_with(right), "{error}");
+        }
+        for typed in ["0d", "4000000000d", "d", "soon"] {
+            let error = duration("max_duration", typed).unwrap_err();
+            assert!(error.ends_with("like 3h"), "{error}");
+        }
+        assert_eq!(duration("max_duration", "90m"), Ok(Duration::from_secs(5400)));
     }
 }

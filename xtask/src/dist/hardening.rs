@@ -218,9 +218,9 @@ mod tests {
 
     #[test]
     fn a_directory_of_the_building_machine_is_found() {
-        let program = b"panicked at /home/somebody/work/src/main.rs:1";
+        let program = b"panicked at /home/somebody/tree/src/main.rs:1";
         let [root, here, other] =
-            ["/", "/home/somebody/work", "/home/somebody/other"].map(Path::new);
+            ["/", "/home/somebody/tree", "/home/somebody/other"].map(Path::new);
         assert_eq!(named(program, &[root, other, here]), Some(here));
         assert_eq!(named(program, &[root, other]), None);
     }

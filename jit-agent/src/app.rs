@@ -1,13 +1,16 @@
 //! Wiring: from a configuration to a running agent.
 //!
 //! The gate goes up first (`start`). Around it each part is kept by a task of its own, fails by
-//! itself and is tried again: the port for controllers (`control`), the local socket (`local`), the
+//! itself and is tried again: the port for controllers (`control`) with the
+//! process that serves it (`front_process`, `front`), the local socket (`local`), the
 //! metrics (`metrics`), the configuration (`reload`), the readers of what the kernel reports (`watchers`). What fails is a
 //! fault on the gate's board. The end of the agent detaches nothing. `early` is the start alone, for the
 //! unit that runs before the network.
 
 mod control;
 mod early;
+pub mod front;
+mod front_process;
 mod local;
 mod metrics;
 mod reach;

@@ -3,6 +3,7 @@
 
 pub mod certificate;
 mod judge;
+pub(crate) mod link;
 pub(crate) mod metrics;
 pub mod server;
 pub mod tls;

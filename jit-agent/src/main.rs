@@ -32,6 +32,13 @@ fn main() -> ExitCode {
     if let Err(error) = core_dumps::off() {
         complain(&format!("warning: core dumps cannot be turned off: {error}"));
     }
+    // Not a command for people: it has no options, and starts before any thread does.
+    if std::env::args_os().nth(1).is_some_and(|command| command == app::front::COMMAND) {
+        return app::front::run().unwrap_or_else(|| {
+            complain("`front` is the part of the agent that talks to the network: `run` starts it");
+            Exit::Usage.into()
+        });
+    }
     // The kernel is asked for news of the sockets after every few turns of tasks. So connections
     // that always have something to do cannot keep the others waiting.
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -1,6 +1,6 @@
 //! The operating system, for every layer but the rules: clocks, files that are trusted only after a
 //! check, locks, users, addresses, local ports, processes, other programs, network devices, directories
-//! that change, the log, the meters, what peers do too often, the allocator, core dumps, the service manager.
+//! that change, the log, the meters, what peers do too often, the allocator, core dumps, what a process gives up, the service manager.
 
 pub mod addresses;
 pub mod core_dumps;
@@ -16,6 +16,7 @@ pub mod owner;
 pub mod processes;
 pub mod readable;
 pub(crate) mod reports;
+pub mod sandbox;
 pub mod service_manager;
 pub mod sys;
 pub mod tool;

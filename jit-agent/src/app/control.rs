@@ -1,20 +1,25 @@
-//! Keeps the listening port for controllers. Certificates and the port fail by themselves: what fails
-//! is a fault on the board, is tried again, and ends by itself when mended. The gate waits for none
-//! of it.
+//! Keeps the listening port for controllers, and the front that serves it. Certificates, the port and
+//! the front fail by themselves: what fails is a fault on the board, is tried again, and ends by itself
+//! when mended. The gate waits for none of it.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::{Notify, oneshot, watch},
-    task::{JoinHandle, spawn_blocking},
-    time::{sleep, timeout},
+    task::spawn_blocking,
+    time::{Instant, sleep, timeout},
 };
 
 use crate::{
-    app::{CHECK, FIRST_TRY, RETRY, SELDOM, reach::unreachable},
+    app::{CHECK, FIRST_TRY, RETRY, SELDOM, front_process::FrontProcess, reach::unreachable},
     config::{Config, Control, ControlLines, Controller},
     control::{
-        server::{self, Service, Trust},
+        server::{self, Service},
         tls::Material,
     },
     gate::{GateHandle, faults::Faults},
@@ -23,8 +28,12 @@ use crate::{
     system::{addresses::addresses, sys},
 };
 
-/// Time that the kernel gets to let go of a port that was listened on.
+/// How often, and for how long, a port is asked for that is taken: the front of an agent that was
+/// killed may be about to end.
 const LET_GO: Duration = Duration::from_millis(50);
+const TAKEN: Duration = Duration::from_millis(500);
+/// A front that ends before this time is not started again at once.
+const SHORT: Duration = Duration::from_secs(10);
 
 /// What the configuration says about controllers.
 #[derive(Debug, Default)]
@@ -49,16 +58,16 @@ impl Wanted {
     }
 }
 
-/// The port that is listened on, and the task that serves it.
+/// The port that is listened on. It stays open while the front is started again: who connects
+/// meanwhile waits.
 struct Listening {
     address: SocketAddr,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Listening {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+    listener: TcpListener,
+    front: Option<FrontProcess>,
+    /// When the front was started last.
+    started: Instant,
+    /// Why the last front ended.
+    ended: Option<String>,
 }
 
 /// The keeper of the listening port.
@@ -67,7 +76,7 @@ pub(super) struct Keeper {
     gate: GateHandle,
     faults: Faults,
     /// The certificates in use.
-    material: Option<(Material, watch::Sender<Trust>)>,
+    material: Option<Material>,
     /// Why the files on the disk are not in use.
     unusable: Option<String>,
     listening: Option<Listening>,
@@ -123,7 +132,9 @@ impl Keeper {
         }
         let Self { listening, addresses, .. } = self;
         // Without a port there is nothing to look at.
-        let Some(Listening { task, .. }) = listening else { return std::future::pending().await };
+        let Some(Listening { front: Some(front), .. }) = listening else {
+            return std::future::pending().await;
+        };
         let changed = async {
             match addresses {
                 Some(watch) => timeout(SELDOM, watch.changed()).await.unwrap_or(Ok(())),
@@ -140,16 +151,23 @@ impl Keeper {
                     sleep(RETRY).await;
                 }
             }
-            _ended = task => *listening = None,
+            why = front.ended() => self.lose_front(&why),
+        }
+    }
+
+    /// The front has ended by itself.
+    fn lose_front(&mut self, why: &str) {
+        tracing::error!("the process that talks to the network {why}; it is started again");
+        if let Some(listening) = &mut self.listening {
+            (listening.front, listening.ended) = (None, Some(why.to_owned()));
         }
     }
 
     /// Tries what is missing. `reread`: reads the certificates again. Returns whether all works.
     async fn step(&mut self, wanted: &Wanted, reread: bool) -> bool {
         let Wanted { control, controllers, lines, taken: _ } = wanted;
-        let authorities = |material: &Option<(Material, _)>| {
-            material.as_ref().map(|(used, _)| used.authorities.clone())
-        };
+        let authorities =
+            |material: &Option<Material>| material.as_ref().map(|used| used.authorities.clone());
         let Some(control) = control else {
             (self.material, self.unusable, self.listening) = (None, None, None);
             self.service.set_controllers(controllers, None);
@@ -164,7 +182,7 @@ impl Keeper {
             self.read(control, *lines).await;
             self.service.set_controllers(controllers, authorities(&self.material));
         }
-        let problem = self.listen(control, *lines).await.err();
+        let problem = self.listen(wanted, control).await.err();
         let in_use = self.material.is_some();
         let kept = self.unusable.as_ref().filter(|_| in_use);
         let kept =
@@ -185,7 +203,7 @@ impl Keeper {
         let read = spawn_blocking(move || Material::read(&of)).await;
         let read = read.map_err(|error| error.to_string());
         let now = sys::now().wall;
-        let used = self.material.as_ref().map(|(used, _)| used);
+        let used = self.material.as_ref();
         let in_place = |fresh: Material| fresh.in_place_of(used, now);
         match read.and_then(|read| read.and_then(in_place).map_err(|error| error.to_string())) {
             Ok(fresh) => {
@@ -194,16 +212,7 @@ impl Keeper {
                     tracing::warn!("{doubt}");
                 }
                 let _gone = self.gate.set_certificate_end(Some(fresh.not_after)).await;
-                match &mut self.material {
-                    Some((used, trust)) => {
-                        trust.send_replace(Arc::clone(&fresh.config));
-                        *used = fresh;
-                    }
-                    none => {
-                        let (trust, _) = watch::channel(Arc::clone(&fresh.config));
-                        *none = Some((fresh, trust));
-                    }
-                }
+                self.material = Some(fresh);
             }
             Err(why) => {
                 let why = lines.locate(&why);
@@ -215,30 +224,41 @@ impl Keeper {
         }
     }
 
-    /// Listens, if it does not yet. The error says why no controller can connect.
-    async fn listen(&mut self, control: &Control, lines: ControlLines) -> Result<(), String> {
-        let Some((_, trust)) = &self.material else {
+    /// Listens, if it does not yet, with a front that serves by what is wanted. The error says why no
+    /// controller can connect.
+    async fn listen(&mut self, wanted: &Wanted, control: &Control) -> Result<(), String> {
+        let Some(material) = &self.material else {
             return Err(format!("not listening: {}", self.unusable.as_deref().unwrap_or_default()));
         };
+        let setup = material.setup(&wanted.controllers);
         let address = control.listen;
-        let of_file = || lines.locate(&format!("[control] listen = \"{address}\""));
-        let holds = |held: &Listening| held.address == address && !held.task.is_finished();
-        if !self.listening.as_ref().is_some_and(holds) {
-            if let Some(mut before) = self.listening.take() {
-                before.task.abort();
-                let _ended = (&mut before.task).await;
-                sleep(LET_GO).await;
+        let of_file = || wanted.lines.locate(&format!("[control] listen = \"{address}\""));
+        let listening = match self.listening.take().filter(|held| held.address == address) {
+            Some(held) => held,
+            None => {
+                let listener = bind(address).await;
+                let listener =
+                    listener.map_err(|error| format!("not listening: {}: {error}", of_file()))?;
+                Listening { address, listener, front: None, started: Instant::now(), ended: None }
             }
-            let listener = server::bind_tcp(address)
-                .map_err(|error| format!("not listening: {}: {error}", of_file()))?;
-            let (service, trust) = (self.service.clone(), trust.subscribe());
-            let task = tokio::spawn(async move {
-                if let Err(error) = server::serve_tcp(listener, service, trust).await {
-                    tracing::error!("the server for controllers failed: {error}");
+        };
+        let listening = self.listening.insert(listening);
+        match &mut listening.front {
+            Some(front) if !front.is_over() => front.set_up(setup).await,
+            Some(_) => Err("the process that talks to the network has just ended".into()),
+            none => {
+                let soon = listening.started.elapsed() < SHORT;
+                if let Some(why) = listening.ended.take_if(|_| soon) {
+                    return Err(format!(
+                        "not listening: the process that talks to the network {why}"
+                    ));
                 }
-            });
-            self.listening = Some(Listening { address, task });
+                listening.started = Instant::now();
+                let started = FrontProcess::start(&listening.listener, &self.service, setup).await;
+                started.map(|front| *none = Some(front))
+            }
         }
+        .map_err(|why| format!("not listening: {why}"))?;
         // Before they are listed: every later change is then seen.
         if self.addresses.is_none() {
             self.addresses = AddressWatch::open().ok();
@@ -251,6 +271,19 @@ impl Keeper {
         match unreachable(address.ip(), &addresses) {
             Some(why) => Err(format!("not listening: {why} ({})", of_file())),
             None => Ok(()),
+        }
+    }
+}
+
+/// Opens the port. The front of an agent that was killed holds it for a moment.
+async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let began = Instant::now();
+    loop {
+        match server::bind_tcp(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && began.elapsed() < TAKEN => {
+                sleep(LET_GO).await;
+            }
+            bound => return bound?.into_std(),
         }
     }
 }

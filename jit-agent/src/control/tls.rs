@@ -3,7 +3,10 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use jit_client::pem::{self, Holds};
-use jit_proto::WallTime;
+use jit_proto::{
+    WallTime,
+    permission::{Permission, Permissions},
+};
 use rustls::{
     InconsistentKeys, RootCertStore, ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, UnixTime},
@@ -11,22 +14,24 @@ use rustls::{
     sign::{CertifiedKey, SingleCertAndKey},
 };
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
-use zeroize::Zeroize as _;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::{
-    config::{Config, Control},
-    control::{certificate::Facts, judge},
+    config::{Config, Control, Controller},
+    control::{
+        certificate::Facts,
+        judge,
+        link::{Listed, Setup},
+    },
     system::sys::{self, FileError, Readers},
 };
 
 /// HTTP/2 (RFC 9113 section 3.2).
 const ALPN: &[u8] = b"h2";
 
-/// Configuration of the listening port.
+/// Certificates and key of the listening port.
 #[derive(Clone, Debug)]
 pub struct Material {
-    /// For the handshakes.
-    pub config: Arc<ServerConfig>,
     /// Judges the controllers' certificates.
     pub authorities: Authorities,
     /// End of the agent's own certificate.
@@ -35,6 +40,16 @@ pub struct Material {
     chain: Vec<CertificateDer<'static>>,
     /// The authorities that vouch for controllers.
     roots: Vec<CertificateDer<'static>>,
+    /// For the front, which makes the handshakes.
+    key: Arc<Zeroizing<PrivateKeyDer<'static>>>,
+}
+
+/// What the front makes handshakes by.
+pub(crate) struct Handshaking {
+    /// With every client let in that the authorities vouch for.
+    pub(crate) config: ServerConfig,
+    /// Judges the controllers' certificates.
+    pub(crate) authorities: Authorities,
 }
 
 /// Decides which certificates are accepted.
@@ -102,29 +117,34 @@ impl Material {
         let (chain, leaf) = own_chain(certificate, key)?;
         let private = private_key(certificate, key)?;
         let roots = authorities(client_ca)?;
-        let mut store = RootCertStore::empty();
-        for root in &roots {
-            let added = store.add(root.clone());
-            added.map_err(|error| content("client_ca", client_ca, &error.to_string()))?;
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier =
-            WebPkiClientVerifier::builder_with_provider(Arc::new(store), Arc::clone(&provider))
-                .build()
-                .map_err(|error| content("client_ca", client_ca, &error.to_string()))?;
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .map_err(|error| content("key", key, &error.to_string()))?
-            .with_client_cert_verifier(Arc::clone(&verifier))
-            .with_cert_resolver(Arc::new(SingleCertAndKey::from(
-                certified(chain.clone(), private).map_err(|error| {
-                    content("key", key, &format!("does not fit the certificate: {error}"))
-                })?,
-            )));
-        config.alpn_protocols = vec![ALPN.to_vec()];
-        let authorities = Authorities(verifier);
+        let made = handshaking(chain.clone(), private.clone_key(), &roots);
+        let Handshaking { config: _, authorities } = made.map_err(|unfit| match unfit {
+            Unfit::Authorities(cause) => content("client_ca", client_ca, &cause),
+            Unfit::Key(cause) => content("key", key, &cause),
+        })?;
         let not_after = leaf.not_after;
-        Ok(Self { config: Arc::new(config), authorities, not_after, chain, roots })
+        Ok(Self { authorities, not_after, chain, roots, key: Arc::new(Zeroizing::new(private)) })
+    }
+
+    /// The same for the front, with these controllers.
+    pub(crate) fn setup(&self, controllers: &[Controller]) -> Setup {
+        let all = |certificates: &[CertificateDer<'_>]| {
+            certificates.iter().map(|one| one.to_vec().into()).collect()
+        };
+        let words = |may: Permissions| {
+            let held = Permission::ALL.into_iter().filter(move |one| may.contains(*one));
+            held.map(|one| one.word().to_owned()).collect()
+        };
+        let listed = |Controller { identity, may }: &Controller| Listed {
+            identity: identity.clone(),
+            may: words(*may),
+        };
+        Setup {
+            chain: all(&self.chain),
+            key: self.key.secret_der().to_vec().into(),
+            roots: all(&self.roots),
+            controllers: controllers.iter().map(listed).collect(),
+        }
     }
 
     /// Why no controller accepts the agent's certificate at this moment, whatever else is right;
@@ -183,6 +203,55 @@ impl Material {
         let own = own.map(|facts| line("certificate", facts));
         own.chain(roots.map(|facts| line("client_ca", facts))).collect()
     }
+}
+
+/// What a setup says: how handshakes are made, and who the controllers are.
+pub(crate) fn of_setup(setup: &Setup) -> Result<(Handshaking, Vec<Controller>), String> {
+    let Setup { chain, key, roots, controllers } = setup;
+    let all = |certificates: &[prost::bytes::Bytes]| {
+        certificates.iter().map(|one| CertificateDer::from(one.to_vec())).collect::<Vec<_>>()
+    };
+    let key = PrivateKeyDer::try_from(key.to_vec()).map_err(str::to_owned)?;
+    let handshaking = handshaking(all(chain), key, &all(roots)).map_err(|unfit| match unfit {
+        Unfit::Authorities(cause) | Unfit::Key(cause) => cause,
+    })?;
+    let permission = |word: &String| Permission::ALL.into_iter().find(|one| one.word() == word);
+    let controller = |Listed { identity, may }: &Listed| Controller {
+        identity: identity.clone(),
+        may: may.iter().filter_map(permission).collect(),
+    };
+    Ok((handshaking, controllers.iter().map(controller).collect()))
+}
+
+/// Which file is to blame, and why.
+enum Unfit {
+    Authorities(String),
+    Key(String),
+}
+
+fn handshaking(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    roots: &[CertificateDer<'static>],
+) -> Result<Handshaking, Unfit> {
+    let mut store = RootCertStore::empty();
+    for root in roots {
+        store.add(root.clone()).map_err(|error| Unfit::Authorities(error.to_string()))?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(store), Arc::clone(&provider))
+            .build()
+            .map_err(|error| Unfit::Authorities(error.to_string()))?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|error| Unfit::Key(error.to_string()))?
+        .with_client_cert_verifier(Arc::clone(&verifier))
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified(chain, key).map_err(
+            |error| Unfit::Key(format!("does not fit the certificate: {error}")),
+        )?)));
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    Ok(Handshaking { config, authorities: Authorities(verifier) })
 }
 
 /// The subject alternative names of a certificate that can stand for a controller: URIs and DNS

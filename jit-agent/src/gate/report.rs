@@ -111,6 +111,8 @@ impl<D: Datapath> Gate<D> {
             recent: Some(self.denials.recent(now)),
             refused_last_hour: self.denials.refused_in_the_last_hour(now),
             trial: self.trials.state(now),
+            // Whoever serves controllers knows.
+            front: None,
         }
     }
 

@@ -174,6 +174,14 @@ pub(crate) fn everything() -> v1::StatusResponse {
             connections: 3,
             connections_max: 512,
         }),
+        front: Some(v1::Front {
+            pid: 812,
+            since_ms: NOW.wall.0,
+            ends: 2,
+            last_end_ms: now() - HOUR - MINUTE / 2,
+            last_end: "ended by signal 9 (it closed its end)".into(),
+            keeps: "files (Landlock)".into(),
+        }),
         configuration: Some(v1::ConfigurationState {
             path: "/etc/jit-agent/config.toml".into(),
             in_force_since_ms: NOW.wall.0,
@@ -339,6 +347,7 @@ fn the_json_value_for_value() {
     let mut shown = to_value(StatusJson(&everything())).unwrap();
     let grants = shown["grants"].take();
     assert!(shown["control"]["last_push"].take().is_string());
+    assert!(shown["front"]["last_end_at"].take().is_string());
     let time = "2026-06-01T00:00:00Z";
     let interface = |name: &str, hook: &str, note: &str, attached: bool| {
         json!({
@@ -422,6 +431,10 @@ fn the_json_value_for_value() {
             "last_push": null, "last_controller": "spiffe://example.org/hub", "listening": true,
             "problem": "line 7: [control] key: no private key; the certificate before is used",
             "connections": 3, "connections_max": 512,
+        },
+        "front": {
+            "pid": 812, "since": time, "ends": 2, "last_end_at": null,
+            "last_end": "ended by signal 9 (it closed its end)", "keeps": "files (Landlock)",
         },
         "configuration": {
             "path": "/etc/jit-agent/config.toml", "in_force_since": time, "last_good": true,

@@ -62,6 +62,7 @@ fn without_grants(status: &v1::StatusResponse) -> Value {
         recent,
         refused_last_hour,
         trial,
+        front,
     } = status;
     json!({
         "schema_version": SCHEMA_VERSION,
@@ -85,6 +86,7 @@ fn without_grants(status: &v1::StatusResponse) -> Value {
         "refused": refused.iter().map(refused_json).collect::<Vec<_>>(),
         "refused_last_hour": refused_last_hour,
         "control": control.as_ref().map(control_json),
+        "front": front.as_ref().map(front_json),
         "configuration": configuration.as_ref().map(configuration_json),
         "capacity": capacity.as_ref().map(|capacity| json!({
             "host_entries": capacity.host_entries,
@@ -125,6 +127,17 @@ fn control_json(control: &v1::Control) -> Value {
         "problem": control.problem,
         "connections": control.connections,
         "connections_max": control.connections_max,
+    })
+}
+
+fn front_json(front: &v1::Front) -> Value {
+    json!({
+        "pid": (front.pid != 0).then_some(front.pid),
+        "since": time(front.since_ms),
+        "ends": front.ends,
+        "last_end_at": time(front.last_end_ms),
+        "last_end": front.last_end,
+        "keeps": front.keeps,
     })
 }
 

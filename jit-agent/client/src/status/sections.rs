@@ -113,7 +113,7 @@ fn lately(status: &v1::StatusResponse, page: Page, now: i64, rate: Option<String
         refused(status, page, now),
         sentences("dropped", 4, drops),
         sentences("tables", 8, tables(status)),
-        sentences("control", 3, control.into_iter().collect()),
+        sentences("control", 3, control.into_iter().chain(front(status, now)).collect()),
         sentences("log", 8, log(status)),
     ]
 }
@@ -191,6 +191,24 @@ fn control_text(control: &v1::Control, now: i64) -> String {
         (now, most) => format!(", {now} of {most} connections"),
     };
     format!("{}{connected}, {push}", listening_text(control))
+}
+
+/// What is not as usual with the process that talks to the network.
+fn front(status: &v1::StatusResponse, now: i64) -> Vec<String> {
+    let Some(front) = &status.front else { return Vec::new() };
+    let mut texts = Vec::new();
+    if front.ends > 0 {
+        let (ends, why) = (thousands(front.ends), clean(&front.last_end, 160));
+        let ago = duration(now.saturating_sub(front.last_end_ms));
+        texts.push(format!("its process ended by itself {ends} times, last {ago} ago: {why}"));
+    }
+    if !front.keeps.is_empty() {
+        texts.push(format!(
+            "its process keeps what it should not have: {}",
+            clean(&front.keeps, 100)
+        ));
+    }
+    texts
 }
 
 /// Whether controllers can connect, and where.

@@ -1,4 +1,4 @@
-//! Accepts connections. Their number and time are bounded before anything they say is believed.
+//! Accepts connections: controllers' in the front, and local ones. Their number and time are bounded before anything they say is believed.
 
 use std::{
     io,
@@ -25,12 +25,13 @@ use crate::{
             peer::{Caller, Linked, Peer, Who},
             places::Place,
             service::Service,
+            upstream::Upstream,
             verifier,
         },
         tls,
     },
     rules::clock::BootNanos,
-    system::{meters::meters, reports::Reports, sys},
+    system::{memory, reports::Reports, sys},
 };
 
 /// Largest number of local connections: of root and the agent's own user, who may close, and of all
@@ -56,28 +57,28 @@ pub type Trust = Arc<ServerConfig>;
 /// A controller's connection.
 type Controlled = Peer<TlsStream<TcpStream>, Place>;
 
-/// Serves controllers until the listener fails for good.
-pub async fn serve_tcp(
+/// Serves controllers until the listener fails for good. For the front.
+pub(crate) async fn serve_tcp(
     listener: TcpListener,
-    service: Service,
+    upstream: Upstream,
     trust: watch::Receiver<Trust>,
 ) -> Result<(), tonic::transport::Error> {
     let (sender, connections) = mpsc::channel(16);
-    tokio::spawn(accept(listener, trust, Entrance::new(service.clone(), sender)));
-    service.router().serve_with_incoming(ReceiverStream::new(connections)).await
+    tokio::spawn(accept(listener, trust, Entrance::new(upstream.clone(), sender)));
+    upstream.router().serve_with_incoming(ReceiverStream::new(connections)).await
 }
 
 /// What every handshake needs. Clones share everything.
 #[derive(Clone)]
 struct Entrance {
-    service: Service,
+    upstream: Upstream,
     proven: Proven,
     reports: Reports,
     sender: mpsc::Sender<io::Result<Controlled>>,
 }
 
 async fn accept(listener: TcpListener, mut trust: watch::Receiver<Trust>, entrance: Entrance) {
-    let authority = entrance.service.authority().clone();
+    let authority = entrance.upstream.authority().clone();
     let mut table = authority.changes();
     let configured = |base: &Trust| verifier::for_controllers(base, &authority).map(Arc::new);
     let mut config = configured(&trust.borrow_and_update());
@@ -85,13 +86,14 @@ async fn accept(listener: TcpListener, mut trust: watch::Receiver<Trust>, entran
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last: Option<Instant> = None;
+    let mut worked = false;
     loop {
         let lately = last.is_some_and(|last| last.elapsed() < AFTERWARDS);
-        let watched = lately || entrance.service.places().taken() > 0;
+        let watched = lately || entrance.upstream.places().taken() > 0;
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, address)) => {
-                    last = Some(Instant::now());
+                    (last, worked) = (Some(Instant::now()), true);
                     // A sender that is gone changes nothing more.
                     if table.has_changed().unwrap_or(false) || trust.has_changed().unwrap_or(false) {
                         table.mark_unchanged();
@@ -108,7 +110,14 @@ async fn accept(listener: TcpListener, mut trust: watch::Receiver<Trust>, entran
                 }
             },
             // An agent without connections sleeps.
-            _ = tick.tick(), if watched => entrance.look_after(Instant::now()),
+            _ = tick.tick(), if watched => {
+                entrance.look_after(Instant::now());
+                let idle = entrance.upstream.places().taken() == 0 && handshakes.is_empty();
+                if std::mem::replace(&mut worked, !idle) && idle {
+                    // What much work took goes back to the kernel.
+                    memory::give_back();
+                }
+            }
             // Nobody serves any more: the port is free again at once.
             () = entrance.sender.closed() => return,
         }
@@ -116,8 +125,8 @@ async fn accept(listener: TcpListener, mut trust: watch::Receiver<Trust>, entran
 }
 
 impl Entrance {
-    fn new(service: Service, sender: mpsc::Sender<io::Result<Controlled>>) -> Self {
-        Self { service, proven: Proven::default(), reports: Reports::default(), sender }
+    fn new(upstream: Upstream, sender: mpsc::Sender<io::Result<Controlled>>) -> Self {
+        Self { upstream, proven: Proven::default(), reports: Reports::default(), sender }
     }
 
     fn begin(
@@ -144,22 +153,26 @@ impl Entrance {
     /// Gives a controller's connection a place.
     async fn admit(&self, stream: TlsStream<TcpStream>, source: IpAddr, connected: BootNanos) {
         let caller = identify(&stream, connected);
-        let identity = self.service.authority().identity(&caller);
+        let identity = self.upstream.authority().identity(&caller);
         let now = Instant::now();
         self.proven.note(Network::of(source), &identity.name, now);
         let activity = Activity::new(now);
-        let Some((place, closed)) = self.service.places().take(&identity, activity.clone()) else {
+        let boot = sys::now().boot;
+        let register = |number| Some(self.upstream.register(&caller, number, boot));
+        let taken = self.upstream.places().take(&identity, activity.clone(), register);
+        let Some((place, closed)) = taken else {
             // Well-behaved peers try again.
             let name = identity.name;
             return self.report(source, &format!("too many connections of {name}: one is closed"));
         };
-        let peer = Peer::new(stream, Linked { caller, activity }, place, Some(closed));
+        let linked = Linked { caller, activity, connection: Some(place.number()) };
+        let peer = Peer::new(stream, linked, place, Some(closed));
         let _gone = self.sender.send(Ok(peer)).await;
     }
 
     /// Writes one line a network and minute.
     fn report(&self, source: IpAddr, what: &str) {
-        meters().connections_failed.inc();
+        self.upstream.report_failed();
         let network = Network::of(source).wide.to_string();
         if self.reports.writes(&network, sys::now().boot) {
             tracing::info!(%source, "{what}");
@@ -175,7 +188,7 @@ impl Entrance {
 
     fn look_after(&self, now: Instant) {
         let boot = sys::now().boot;
-        for (controller, why) in self.service.places().close_overdue(now) {
+        for (controller, why) in self.upstream.places().close_overdue(now) {
             if self.reports.writes(&controller, boot) {
                 tracing::info!(controller, ?why, "a connection is closed");
             }
@@ -223,7 +236,8 @@ pub async fn serve_unix(
             let Some(caller) = identify_local(&stream, connected) else { continue };
             // The connection is closed at once. The command line explains that.
             let Some(permit) = places.permit(&caller.who) else { continue };
-            let linked = Linked { caller, activity: Activity::new(Instant::now()) };
+            let activity = Activity::new(Instant::now());
+            let linked = Linked { caller, activity, connection: None };
             let peer = Peer::new(stream, linked, permit, None);
             let _closed = sender.send(Ok::<_, io::Error>(peer)).await;
         }

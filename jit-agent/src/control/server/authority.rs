@@ -7,6 +7,7 @@ use std::{sync::Arc, time::Duration};
 use jit_proto::{
     Refusal,
     permission::{Permission, Permissions},
+    printable,
 };
 use rustls::server::danger::ClientCertVerifier;
 use tokio::sync::watch;
@@ -15,6 +16,7 @@ use tonic::{Request, Status};
 use crate::{
     config::Controller,
     control::{
+        link::{Denied, Said, ToGate, pipe::Sender},
         server::{
             answer::refused_status,
             peer::{Caller, Identity, Who},
@@ -29,6 +31,8 @@ use crate::{
 
 /// How often the certificate of an open stream is checked: it may have ended.
 const LOOK: Duration = Duration::from_secs(60);
+/// Number of letters that are kept of a name that the front reports.
+const MAX_NAME: usize = 1024;
 
 /// The controllers with their permissions, and the authorities that vouch for them.
 #[derive(Clone, Debug, Default)]
@@ -37,10 +41,22 @@ pub(super) struct Table {
     authorities: Option<Authorities>,
 }
 
+/// What a peer asked for that is not one of its permissions.
+const CONNECTION: &str = "a connection";
+const ROOT: &str = "root on the host";
+
+/// Who hears of denials: the gate, which records them; in the front, the gate's process, which asks
+/// its own table who that is.
+#[derive(Clone, Debug)]
+pub(super) enum Witness {
+    Gate(GateHandle),
+    Front(Sender<ToGate>),
+}
+
 /// The table in force, and the receiver of denials.
 #[derive(Clone, Debug)]
 pub(super) struct Authority {
-    gate: GateHandle,
+    witness: Witness,
     table: Arc<watch::Sender<Table>>,
     /// Of peers that asked for something that they may not do.
     denials: Reports,
@@ -48,9 +64,9 @@ pub(super) struct Authority {
 
 impl Authority {
     /// Only local peers may do anything.
-    pub(super) fn new(gate: GateHandle) -> Self {
+    pub(super) fn new(witness: Witness) -> Self {
         let (table, _) = watch::channel(Table::default());
-        Self { gate, table: Arc::new(table), denials: Reports::default() }
+        Self { witness, table: Arc::new(table), denials: Reports::default() }
     }
 
     /// From now on these are the controllers, and these authorities vouch for them.
@@ -92,7 +108,7 @@ impl Authority {
         if caller.who.is_root() {
             return Ok(identity.name);
         }
-        Err(self.deny(&identity, "root on the host"))
+        Err(self.deny(&identity, ROOT))
     }
 
     /// Waits until the peer may not do this any more; returns why.
@@ -114,7 +130,7 @@ impl Authority {
         let known = controllers.iter().any(|controller| names.contains(&controller.identity));
         if !known {
             let identity = Identity::of_certificate(names, &controllers);
-            self.report(&identity, "a connection");
+            self.report(&identity.name, CONNECTION);
         }
         known
     }
@@ -155,7 +171,7 @@ impl Authority {
     }
 
     fn deny(&self, identity: &Identity, what: &'static str) -> Status {
-        self.report(identity, what);
+        self.report(&identity.name, what);
         let Identity { name, may } = identity;
         let may = match may.to_string() {
             none if none.is_empty() => "nothing".to_owned(),
@@ -168,13 +184,36 @@ impl Authority {
         refused_status(&Refused::new(Refusal::NotPermitted, detail))
     }
 
-    fn report(&self, identity: &Identity, what: &'static str) {
-        let name = &identity.name;
-        if self.denials.writes(name, sys::now().boot) {
-            let code = EventCode::NotPermitted.code();
-            tracing::warn!(by = name, reason = "not_permitted", code, "refused: it needs {what:?}");
+    fn report(&self, name: &str, what: &'static str) {
+        match &self.witness {
+            Witness::Gate(gate) => {
+                if self.denials.writes(name, sys::now().boot) {
+                    let code = EventCode::NotPermitted.code();
+                    tracing::warn!(
+                        by = name,
+                        reason = "not_permitted",
+                        code,
+                        "refused: it needs {what:?}"
+                    );
+                }
+                gate.saw_denial(name, what);
+            }
+            Witness::Front(gate) => {
+                let denied = Denied { by: name.to_owned(), asked: what.to_owned() };
+                gate.send_if_room(&ToGate { said: Some(Said::Denied(denied)) });
+            }
         }
-        self.gate.saw_denial(name, what);
+    }
+
+    /// Takes a denial that the front reports. `false`: nobody can ask for that.
+    pub(super) fn take_report(&self, denied: &Denied) -> bool {
+        let Denied { by, asked } = denied;
+        let permissions = Permission::ALL.map(Permission::word);
+        let known = permissions.into_iter().chain([CONNECTION, ROOT]).find(|one| one == asked);
+        if let Some(what) = known {
+            self.report(&printable::clean(by, MAX_NAME), what);
+        }
+        known.is_some()
     }
 }
 

@@ -4,9 +4,17 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+use tonic::Status;
+
+/// Longest wait for a part of a budget.
+const QUEUE: Duration = Duration::from_secs(30);
 
 /// A budget of units: of all peers, and of each. Clones are of the same budget.
 #[derive(Clone, Debug)]
@@ -37,6 +45,22 @@ impl Budget {
         let of_peer = own.acquire_many_owned(units).await.ok()?;
         let of_all = Arc::clone(&self.of_all).acquire_many_owned(units).await.ok()?;
         Some(Reserved { _of_peer: of_peer, _of_all: of_all })
+    }
+
+    /// The same, but not for long. `what` names in the answer what there is too much of.
+    pub(super) async fn reserve_soon(
+        &self,
+        peer: &str,
+        units: u32,
+        what: &str,
+    ) -> Result<Reserved, Status> {
+        let reserved = timeout(QUEUE, self.reserve(peer, units)).await.ok().flatten();
+        reserved.ok_or_else(|| {
+            let seconds = QUEUE.as_secs();
+            Status::resource_exhausted(format!(
+                "too many {what} at once: no room became free within {seconds} s; try again later"
+            ))
+        })
     }
 
     fn of_peer(&self, peer: &str) -> Arc<Semaphore> {

@@ -50,6 +50,11 @@ struct Running {
 }
 
 impl Handshakes {
+    /// Whether all have ended.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.iter().all(|one| one.task.is_finished())
+    }
+
     /// Adds a handshake. If there are too many, one of the network with the most is cut off: a
     /// random one, so that nobody can time it. So a sender with many silent ones loses them, and a
     /// newcomer gets its turn.

@@ -9,55 +9,45 @@ use std::{
 };
 
 use http_body_util::{BodyExt as _, Full};
-use tokio::time::{Instant as Deadline, timeout, timeout_at};
+use tokio::time::{Instant as Deadline, timeout_at};
 use tonic::{Status, body::Body, codegen::http};
 use tower::{Layer, Service};
 
-use crate::{
-    control::server::{
-        activity::{OpenCall, Stage},
-        authority::Authority,
-        budget::{Budget, Reserved},
-        call::{Answer, Call, MAX_MESSAGE_BYTES},
-        peer::Linked,
-    },
-    gate::GateHandle,
+use crate::control::server::{
+    activity::{OpenCall, Stage},
+    authority::Authority,
+    budget::{Budget, Reserved},
+    call::{Answer, Call, MAX_MESSAGE_BYTES},
+    lists::Lists,
+    peer::Linked,
 };
 
 /// Longest time for the bytes of a request to arrive.
 const ARRIVAL: Duration = Duration::from_secs(15);
-/// Longest wait for a part of a budget.
-const QUEUE: Duration = Duration::from_secs(30);
 /// Requests up to this size need no reservation: every question and every revocation. What they can
 /// take is bounded by the number of connections and calls.
-const SMALL: usize = 16 * 1024;
+pub(super) const SMALL: usize = 16 * 1024;
 /// Bytes of requests at once: of one peer, and of all. A request is in memory up to three times
 /// while it is decoded.
 const BYTES_OF_PEER: usize = 3 * MAX_MESSAGE_BYTES;
-const BYTES_OF_ALL: usize = 12 * MAX_MESSAGE_BYTES;
-/// Grants in answers at once, in thousands: of one peer, and of all. A list with more than a peer's
-/// takes the whole of it. A thousand take about 1 MiB while their answer is made.
-const LISTED_OF_PEER: u32 = 16;
-const LISTED_OF_ALL: u32 = 3 * LISTED_OF_PEER;
-/// A short list counts as this many thousands.
-const SHORT_LIST: u32 = 4;
+pub(super) const BYTES_OF_ALL: usize = 12 * MAX_MESSAGE_BYTES;
 /// Before each message: one byte of flags, four of its length (gRPC over HTTP/2).
-const PREFIX: usize = 5;
+pub(super) const PREFIX: usize = 5;
 
 /// Puts the intake before the service.
 #[derive(Clone, Debug)]
 pub(super) struct IntakeLayer {
     authority: Authority,
     bytes: Budget,
-    lists: Budget,
-    gate: GateHandle,
+    /// `None`: the service does not decode requests, but passes them on.
+    lists: Option<Lists>,
 }
 
 impl IntakeLayer {
     /// With budgets of its own.
-    pub(super) fn new(authority: Authority, gate: GateHandle) -> Self {
+    pub(super) fn new(authority: Authority, lists: Option<Lists>) -> Self {
         let bytes = Budget::new(kib(BYTES_OF_PEER), kib(BYTES_OF_ALL));
-        Self { authority, bytes, lists: Budget::new(LISTED_OF_PEER, LISTED_OF_ALL), gate }
+        Self { authority, bytes, lists }
     }
 }
 
@@ -124,7 +114,7 @@ struct Taken {
 impl IntakeLayer {
     async fn take(&self, request: http::Request<Body>) -> Result<Taken, Status> {
         let linked = request.extensions().get::<Linked>().cloned();
-        let Linked { caller, activity } =
+        let Linked { caller, activity, connection: _ } =
             linked.ok_or_else(|| Status::internal("a connection without a caller"))?;
         let open = activity.begin(Instant::now());
         let (mut head, body) = request.into_parts();
@@ -133,22 +123,23 @@ impl IntakeLayer {
         // Before a byte is read: nothing of a peer that may not make this call is held in memory.
         let by = self.authority.authorize_any(&caller, call.needs)?;
         let (message, bytes) = self.read(body, &call, &by).await?;
-        let content = message.get(PREFIX..).unwrap_or_default();
-        if !call.shape.fits(content) {
-            return Err(Status::invalid_argument(
-                "the request repeats a field too often; send it in several parts",
-            ));
-        }
-        let (list, after) = match call.answer {
-            Answer::Short => (None, Stage::Answering),
-            Answer::Long => {
-                let share = share_of_list(self.gate.listed());
-                let list = within_queue(self.lists.reserve(&by, share), "lists").await?;
-                (Some(list), Stage::Answering)
-            }
-            Answer::Endless => (None, Stage::Watching),
+        let after = match call.answer {
+            Answer::Short | Answer::Long => Stage::Answering,
+            Answer::Endless => Stage::Watching,
         };
-        open.enter(Stage::Working, Instant::now());
+        let mut list = None;
+        if let Some(lists) = &self.lists {
+            if !call.shape.fits(message.get(PREFIX..).unwrap_or_default()) {
+                return Err(repeats());
+            }
+            if call.answer == Answer::Long {
+                list = Some(lists.reserve(&by).await?);
+            }
+        }
+        // A list that is passed on may wait for its turn: until it is answered it can give way.
+        if self.lists.is_some() || call.answer != Answer::Long {
+            open.enter(Stage::Working, Instant::now());
+        }
         head.extensions.insert(caller);
         let request = http::Request::from_parts(head, Body::new(Full::from(message)));
         Ok(Taken { request, open, list, bytes, after })
@@ -178,8 +169,7 @@ impl IntakeLayer {
                 )));
             }
             if grows {
-                let wait = self.bytes.reserve(by, kib(room));
-                reserved = Some(within_queue(wait, "large requests").await?);
+                reserved = Some(self.bytes.reserve_soon(by, kib(room), "large requests").await?);
                 bytes.reserve_exact(room.saturating_sub(bytes.len()));
                 deadline = Deadline::now() + ARRIVAL;
             }
@@ -194,21 +184,9 @@ fn announced(bytes: &[u8]) -> Option<usize> {
     usize::try_from(u32::from_be_bytes(length)).ok()?.checked_add(PREFIX)
 }
 
-/// What a list of these many grants takes of the budget.
-fn share_of_list(grants: usize) -> u32 {
-    u32::try_from(grants.div_ceil(1000)).unwrap_or(u32::MAX).max(SHORT_LIST)
-}
-
-async fn within_queue(
-    wait: impl Future<Output = Option<Reserved>>,
-    what: &str,
-) -> Result<Reserved, Status> {
-    timeout(QUEUE, wait).await.ok().flatten().ok_or_else(|| {
-        let seconds = QUEUE.as_secs();
-        Status::resource_exhausted(format!(
-            "too many {what} at once: no room became free within {seconds} s; try again later"
-        ))
-    })
+/// The answer to a request that would take too much memory.
+pub(super) fn repeats() -> Status {
+    Status::invalid_argument("the request repeats a field too often; send it in several parts")
 }
 
 fn late() -> Status {
@@ -237,12 +215,5 @@ mod tests {
         assert_eq!(announced(&[0, 0, 0, 1]), None);
         assert_eq!(announced(&[0, 0, 0, 1, 2]), Some(263));
         assert_eq!(announced(&[0, 0x40, 0, 0, 0, 9, 9]), Some(0x4000_0005));
-    }
-
-    #[test]
-    fn a_peer_has_several_short_lists_at_once_and_one_long_list() {
-        let at_once = |grants| LISTED_OF_PEER / share_of_list(grants).min(LISTED_OF_PEER);
-        assert_eq!([0, 1, 4_000, 8_000, 8_001, 16_000].map(at_once), [4, 4, 4, 2, 1, 1]);
-        assert_eq!([100_000, usize::MAX].map(at_once), [1, 1]);
     }
 }

@@ -104,6 +104,8 @@ impl Identity {
 pub(super) struct Linked {
     pub(super) caller: Caller,
     pub(super) activity: Activity,
+    /// Number of the connection in the front; `None`: it is a local one.
+    pub(super) connection: Option<u64>,
 }
 
 /// Number of bytes with which HTTP/2 begins: the preface and the head of a frame (RFC 9113 sections

@@ -11,9 +11,12 @@ use std::{
 use jit_proto::permission::Permission;
 use tokio::sync::oneshot;
 
-use crate::control::server::{
-    activity::{Activity, Overdue, Stage},
-    peer::Identity,
+use crate::control::{
+    link::{Said, ToGate, pipe::Sender},
+    server::{
+        activity::{Activity, Overdue, Stage},
+        peer::Identity,
+    },
 };
 
 /// Largest number of connections: of one controller, of all that may not revoke, and of all.
@@ -40,6 +43,26 @@ struct Held {
     activity: Activity,
     /// Dropped to close the connection.
     _open: oneshot::Sender<()>,
+    _registered: Option<Registered>,
+}
+
+/// The gate knows of a connection until this is dropped.
+#[derive(Debug)]
+pub(super) struct Registered {
+    gate: Sender<ToGate>,
+    connection: u64,
+}
+
+impl Registered {
+    pub(super) fn new(gate: Sender<ToGate>, connection: u64) -> Self {
+        Self { gate, connection }
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.gate.send(&ToGate { said: Some(Said::Closed(self.connection)) });
+    }
 }
 
 /// A place, until it is dropped.
@@ -51,11 +74,13 @@ pub(super) struct Place {
 
 impl Places {
     /// A place for a connection of this controller, and what becomes ready when the connection must
-    /// be closed. `None`: all places are taken by connections at work.
+    /// be closed. `None`: all places are taken by connections at work. `register` gets the place's
+    /// number, after the connection that gives way is reported as closed.
     pub(super) fn take(
         &self,
         identity: &Identity,
         activity: Activity,
+        register: impl FnOnce(u64) -> Option<Registered>,
     ) -> Option<(Place, oneshot::Receiver<()>)> {
         let may_revoke = identity.may.contains(Permission::Revoke);
         let mut table = self.lock();
@@ -69,7 +94,15 @@ impl Places {
         table.next += 1;
         let (open, closed) = oneshot::channel();
         let controller = identity.name.clone();
-        table.held.push(Held { number, controller, may_revoke, activity, _open: open });
+        let _registered = register(number);
+        table.held.push(Held {
+            number,
+            controller,
+            may_revoke,
+            activity,
+            _open: open,
+            _registered,
+        });
         Some((Place { places: self.clone(), number }, closed))
     }
 
@@ -95,6 +128,13 @@ impl Places {
     fn lock(&self) -> MutexGuard<'_, Table> {
         let Self(table) = self;
         table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place {
+    /// Its number, which is no other's.
+    pub(super) const fn number(&self) -> u64 {
+        self.number
     }
 }
 
@@ -212,7 +252,7 @@ mod tests {
         let (places, now) = (Places::default(), Instant::now());
         let may = Permissions::from_iter([Permission::Read]);
         let identity = Identity { name: "one".into(), may };
-        let take = || places.take(&identity, Activity::new(now)).unwrap();
+        let take = || places.take(&identity, Activity::new(now), |_| None).unwrap();
         let (first, mut closed) = take();
         let mut others: Vec<_> = (1..MAX_PER_CONTROLLER).map(|_| take()).collect();
         assert!(closed.try_recv().is_err_and(|error| error == oneshot::error::TryRecvError::Empty));

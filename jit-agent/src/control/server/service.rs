@@ -13,10 +13,7 @@ use jit_proto::{
     },
 };
 use tokio::sync::oneshot;
-use tonic::{
-    Request, Response, Status,
-    transport::{Server, server::Router},
-};
+use tonic::{Request, Response, Status, transport::server::Router};
 use tower::layer::util::{Identity as Bare, Stack};
 
 use crate::{
@@ -24,11 +21,14 @@ use crate::{
     control::{
         server::{
             answer::{accepted_outcome, gone, refused_outcome, refused_status},
-            authority::{Authority, caller},
+            authority::{Authority, Witness, caller},
             call::MAX_MESSAGE_BYTES,
             denials,
+            front_board::FrontBoard,
+            http2::http2,
             intake::IntakeLayer,
-            places::{MAX_CONNECTIONS, Places},
+            lists::Lists,
+            places::MAX_CONNECTIONS,
             policy, trial,
         },
         tls::Authorities,
@@ -38,11 +38,6 @@ use crate::{
     rules::grant::break_glass::BreakGlass,
 };
 
-/// Largest number of calls at once on one connection. Each may hold a request of the largest size.
-const MAX_STREAMS: u32 = 8;
-/// Bytes that a peer may send before they are read: of one call, and of one connection.
-const STREAM_WINDOW: u32 = 128 * 1024;
-const CONNECTION_WINDOW: u32 = 256 * 1024;
 /// Most envelopes in one batch.
 pub(super) const MAX_BATCH: usize = 16_384;
 /// Number of bytes that are kept of a text from the control plane.
@@ -53,13 +48,14 @@ const MAX_REASON_BYTES: usize = 1024;
 pub struct Service {
     gate: GateHandle,
     authority: Authority,
-    places: Places,
+    front: FrontBoard,
 }
 
 impl Service {
     /// A service in front of a gate.
     pub fn new(gate: GateHandle) -> Self {
-        Self { authority: Authority::new(gate.clone()), gate, places: Places::default() }
+        let authority = Authority::new(Witness::Gate(gate.clone()));
+        Self { gate, authority, front: FrontBoard::default() }
     }
 
     /// From now on these are the controllers, and these authorities vouch for them, also on open
@@ -77,9 +73,10 @@ impl Service {
 
     fn add_connections(&self, status: &mut v1::StatusResponse) {
         if let Some(control) = &mut status.control {
-            control.connections = number(self.places.taken());
+            control.connections = number(self.front.connections());
             control.connections_max = number(MAX_CONNECTIONS);
         }
+        status.front = self.front.shown();
     }
 
     /// The peer that pushes, if it may.
@@ -93,29 +90,27 @@ impl Service {
         &self.authority
     }
 
-    /// The places of controllers' connections.
-    pub(super) fn places(&self) -> &Places {
-        &self.places
+    /// The process that talks to the network.
+    pub fn front(&self) -> &FrontBoard {
+        &self.front
     }
 
-    /// The HTTP/2 server with its bounds, which serves connections from anywhere.
+    pub(super) fn gate(&self) -> &GateHandle {
+        &self.gate
+    }
+
+    /// The service without a server: it decodes requests and answers them.
+    pub(super) fn methods(self) -> JitAgentServer<Self> {
+        JitAgentServer::new(self)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(usize::MAX)
+    }
+
+    /// The HTTP/2 server for the local socket.
     pub(super) fn router(self) -> Router<Stack<IntakeLayer, Bare>> {
-        Server::builder()
-            .max_concurrent_streams(MAX_STREAMS)
-            .concurrency_limit_per_connection(8)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .http2_keepalive_interval(Some(Duration::from_secs(30)))
-            .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-            .http2_max_header_list_size(16 * 1024)
-            .http2_max_pending_accept_reset_streams(Some(20))
-            .max_connection_age(Duration::from_secs(24 * 3600))
-            .layer(IntakeLayer::new(self.authority.clone(), self.gate.clone()))
-            .add_service(
-                JitAgentServer::new(self)
-                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
-                    .max_encoding_message_size(usize::MAX),
-            )
+        let lists = Lists::new(self.gate.clone());
+        let intake = IntakeLayer::new(self.authority.clone(), Some(lists));
+        http2().layer(intake).add_service(self.methods())
     }
 }
 

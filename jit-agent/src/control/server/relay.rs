@@ -1,0 +1,246 @@
+//! The gate's end of its front: takes in what the front passes on, answers it, and believes nothing
+//! of it. Whose connection it is, the certificates say: they are judged here at each call, so that the
+//! front can stand for no controller whose certificate it has not met. A front that breaks the rules,
+//! or does not answer, is ended; the gate goes on without it.
+
+mod answers;
+mod lines;
+
+use std::{
+    collections::HashMap,
+    os::unix::net::UnixStream,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use rustls::pki_types::CertificateDer;
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{MissedTickBehavior, interval, timeout},
+};
+
+use crate::{
+    control::{
+        link::{
+            Called, Opened, Order, Said, Setup, ToFront, ToGate,
+            pipe::{Receiver, Sender, pipe},
+        },
+        server::{
+            call::Call,
+            http2::MAX_STREAMS,
+            intake::{BYTES_OF_ALL, PREFIX, SMALL},
+            peer::{Caller, Who},
+            places::MAX_CONNECTIONS,
+            relay::{
+                answers::{Answers, Asked},
+                lines::Lines,
+            },
+            service::Service,
+        },
+        tls,
+    },
+    rules::clock::BootNanos,
+    system::{meters::meters, sys},
+};
+
+/// How often the front is asked whether it answers, and the most questions that wait for an answer.
+const PING: Duration = Duration::from_secs(5);
+const MAX_UNANSWERED: u64 = 2;
+/// The longest wait for the answer to a setup.
+const SETUP: Duration = Duration::from_secs(5);
+/// Largest number of certificates of a peer, and of their bytes (a TLS handshake has no more).
+const MAX_CHAIN: usize = 16;
+const MAX_CHAIN_BYTES: usize = 64 * 1024;
+/// Largest number of calls at once, and of the bytes of their requests: what a good front lets in.
+const MAX_CALLS: usize = MAX_CONNECTIONS * MAX_STREAMS as usize;
+const MAX_BYTES: usize = BYTES_OF_ALL + MAX_CALLS * SMALL;
+
+/// What a front may not do.
+type Broken = &'static str;
+
+/// A front that runs, as the gate sees it. Dropped: nothing of it is served any more.
+#[derive(Debug)]
+pub struct Fronted {
+    sender: Sender<ToFront>,
+    ready: watch::Receiver<(u64, String)>,
+    task: JoinHandle<String>,
+    asked: u64,
+}
+
+impl Fronted {
+    /// Serves the front at the other end of this socket.
+    ///
+    /// # Errors
+    /// The socket cannot be used.
+    pub fn new(socket: UnixStream, service: &Service) -> std::io::Result<Self> {
+        let (sender, receiver) = pipe(socket)?;
+        let (said, ready) = watch::channel((0, String::new()));
+        let relay = Relay {
+            sender: sender.clone(),
+            service: service.clone(),
+            answers: Answers::new(sender.clone(), service.clone()),
+            connections: HashMap::new(),
+            lines: Lines::default(),
+            ready: said,
+            unanswered: Arc::default(),
+        };
+        let task = tokio::spawn(relay.run(receiver));
+        Ok(Self { sender, ready, task, asked: 0 })
+    }
+
+    /// From now on the front serves controllers by this. The error says why it does not.
+    pub(crate) async fn set_up(&mut self, setup: Setup) -> Result<(), String> {
+        self.sender.send(&ToFront { order: Some(Order::Setup(setup)) });
+        self.asked += 1;
+        let asked = self.asked;
+        let answered = timeout(SETUP, self.ready.wait_for(|(answers, _)| *answers >= asked)).await;
+        match answered {
+            Ok(Ok(ready)) if ready.1.is_empty() => Ok(()),
+            Ok(Ok(ready)) => Err(ready.1.clone()),
+            Ok(Err(_)) => Err("it ended at once".into()),
+            Err(_) => Err(format!("it did not answer within {} s", SETUP.as_secs())),
+        }
+    }
+
+    /// Waits for the end of the front; returns what the gate saw of it.
+    pub async fn ended(&mut self) -> String {
+        let ended = (&mut self.task).await;
+        ended.unwrap_or_else(|error| error.to_string())
+    }
+
+    /// Whether it has ended.
+    pub fn is_over(&self) -> bool {
+        self.task.is_finished()
+    }
+}
+
+impl Drop for Fronted {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Relay {
+    sender: Sender<ToFront>,
+    service: Service,
+    answers: Answers,
+    /// Controllers' connections.
+    connections: HashMap<u64, Caller>,
+    lines: Lines,
+    /// Number of setups that were answered, and the last answer.
+    ready: watch::Sender<(u64, String)>,
+    /// Number of pings without an answer.
+    unanswered: Arc<AtomicU64>,
+}
+
+impl Relay {
+    async fn run(mut self, mut receiver: Receiver<ToGate>) -> String {
+        let (sender, unanswered) = (self.sender.clone(), Arc::clone(&self.unanswered));
+        tokio::select! {
+            why = self.serve(&mut receiver) => why,
+            error = sender.flush_forever() => format!("nothing can be sent to it: {error}"),
+            () = unanswering(&sender, &unanswered) => {
+                format!("it did not answer for {} s", PING.as_secs() * MAX_UNANSWERED)
+            }
+        }
+    }
+
+    async fn serve(&mut self, receiver: &mut Receiver<ToGate>) -> String {
+        loop {
+            let message = match receiver.next().await {
+                Ok(message) => message,
+                Err(error) => return error.to_string(),
+            };
+            let Some(said) = message.said else { return "it said nothing that is known".into() };
+            if let Err(broken) = self.take(said) {
+                return broken.to_owned();
+            }
+        }
+    }
+
+    fn take(&mut self, said: Said) -> Result<(), Broken> {
+        match said {
+            Said::Called(called) => self.call(called)?,
+            Said::Cancelled(call) => self.answers.give_up(call),
+            Said::Closed(connection) => {
+                self.connections.remove(&connection);
+                self.service.front().set_connections(self.connections.len());
+            }
+            Said::Denied(denied) => {
+                if !self.service.authority().take_report(&denied) {
+                    return Err("it reported a denial of something that nobody can ask for");
+                }
+            }
+            Said::Failed(count) => {
+                meters().connections_failed.inc_by(count.min(1));
+            }
+            Said::Keeps(what) => {
+                self.service.front().set_keeps(jit_proto::printable::clean(&what, 200));
+            }
+            Said::Logged(line) => self.lines.write(&line, sys::now().boot),
+            Said::Opened(opened) => self.open(opened)?,
+            Said::Pong(_) => self.unanswered.store(0, Ordering::Relaxed),
+            Said::Ready(problem) => {
+                self.ready.send_modify(|(answers, last)| {
+                    *answers = answers.saturating_add(1);
+                    *last = jit_proto::printable::clean(&problem, 500);
+                });
+            }
+            Said::Taken(call) => self.answers.taken(call)?,
+        }
+        Ok(())
+    }
+
+    fn open(&mut self, opened: Opened) -> Result<(), Broken> {
+        let Opened { connection, chain, age } = opened;
+        if self.connections.len() >= MAX_CONNECTIONS {
+            return Err("it let in more connections than there are places");
+        }
+        let bytes: usize = chain.iter().map(prost::bytes::Bytes::len).sum();
+        if chain.len() > MAX_CHAIN || bytes > MAX_CHAIN_BYTES {
+            return Err("it passed on more certificates than a handshake has");
+        }
+        // Copies: the message is not kept for them.
+        let chain: Arc<[_]> = chain.iter().map(|one| CertificateDer::from(one.to_vec())).collect();
+        let names = chain.first().map(tls::names).unwrap_or_default();
+        let connected = BootNanos(sys::now().boot.0.saturating_sub(age));
+        let caller = Caller { who: Who::Certificate { names, chain }, connected };
+        if self.connections.insert(connection, caller).is_some() {
+            return Err("it used the number of a connection twice");
+        }
+        self.service.front().set_connections(self.connections.len());
+        Ok(())
+    }
+
+    fn call(&mut self, called: Called) -> Result<(), Broken> {
+        let Called { call, connection, path, message } = called;
+        let known = Call::of(&path).ok_or("it passed on a call that does not exist")?;
+        if message.len() > known.largest.saturating_add(PREFIX) {
+            return Err("it passed on a request that is larger than the call allows");
+        }
+        if self.answers.number() >= MAX_CALLS
+            || self.answers.bytes().saturating_add(message.len()) > MAX_BYTES
+        {
+            return Err("it passed on more calls than it may take in");
+        }
+        let caller = self.connections.get(&connection).cloned();
+        self.answers.begin(Asked { call, path, known, message, caller })
+    }
+}
+
+/// Pings, until the front does not answer.
+async fn unanswering(sender: &Sender<ToFront>, unanswered: &AtomicU64) {
+    let mut tick = interval(PING);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    for number in 0.. {
+        tick.tick().await;
+        if unanswered.fetch_add(1, Ordering::Relaxed) >= MAX_UNANSWERED {
+            return;
+        }
+        sender.send_if_room(&ToFront { order: Some(Order::Ping(number)) });
+    }
+}

@@ -4,7 +4,6 @@
 use std::{
     env, fs,
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
     process::Command,
     sync::{
         Arc, Mutex, PoisonError,
@@ -158,7 +157,9 @@ may = ["grant"]
         let soon = 5 * self.assert_served("before the flood", Duration::MAX);
         let before = self.usage();
         // From now on the kernel remembers the most memory anew (proc(5), clear_refs).
-        fs::write(self.proc("clear_refs"), "5").unwrap();
+        for pid in self.processes() {
+            fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
+        }
         let flood = Flood::default();
         let value = thread::scope(|scope| {
             let flooding = scope.spawn(|| {
@@ -226,18 +227,28 @@ may = ["grant"]
     }
 
     fn usage(&self) -> Usage {
-        let descriptors = fs::read_dir(self.proc("fd")).unwrap().count();
-        let mib = memory_kib(&self.site, "VmRSS:") / 1024;
+        let processes = self.processes();
+        let count = |pid: &u32| fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+        let descriptors = processes.iter().map(count).sum();
+        let mib = self.mib("VmRSS:");
         Usage { mib, descriptors, connections: self.connections() }
     }
 
     /// The most memory since the flood began, MiB.
     fn most_mib(&self) -> u64 {
-        memory_kib(&self.site, "VmHWM:") / 1024
+        self.mib("VmHWM:")
     }
 
-    fn proc(&self, file: &str) -> PathBuf {
-        PathBuf::from(format!("/proc/{}/{file}", self.site.pid()))
+    /// A line of proc(5), status, of all processes of the agent together, MiB.
+    fn mib(&self, line: &str) -> u64 {
+        self.processes().iter().map(|pid| memory_kib_of(*pid, line)).sum::<u64>() / 1024
+    }
+
+    /// The agent, and the process that talks to the network for it.
+    fn processes(&self) -> Vec<u32> {
+        let front = self.site.status().0["front"]["pid"].as_u64();
+        let front = front.map(|pid| pid.try_into().unwrap());
+        std::iter::once(self.site.pid()).chain(front).collect()
     }
 
     /// Controllers' connections that the agent reports.
@@ -313,7 +324,11 @@ may = ["grant"]
 
 /// A line of proc(5), status, of the agent, KiB.
 pub(crate) fn memory_kib(site: &Site, line: &str) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", site.pid())).unwrap();
+    memory_kib_of(site.pid(), line)
+}
+
+fn memory_kib_of(pid: u32, line: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let value = status.lines().find_map(|text| text.strip_prefix(line)).unwrap();
     value.trim().trim_end_matches(" kB").parse().unwrap()
 }

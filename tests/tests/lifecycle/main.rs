@@ -21,6 +21,7 @@ mod doctor;
 mod doctor_ways;
 mod early;
 mod floors;
+mod front;
 mod handshakes;
 mod init;
 mod installed;

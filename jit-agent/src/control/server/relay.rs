@@ -244,3 +244,64 @@ async fn unanswering(sender: &Sender<ToFront>, unanswered: &AtomicU64) {
         sender.send_if_room(&ToFront { order: Some(Order::Ping(number)) });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use prost::bytes::Bytes;
+    use tokio::runtime::Builder;
+
+    use super::*;
+    use crate::{
+        control::link::{Denied, encode},
+        gate::{channel, journal::Journal},
+    };
+
+    /// What the gate says of a front that sends these bytes.
+    fn end_of(bytes: &[u8]) -> String {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (handle, _requests) = channel(Arc::new(Journal::new("test".into())));
+            let (near, mut far) = UnixStream::pair().unwrap();
+            let mut fronted = Fronted::new(near, &Service::new(handle)).unwrap();
+            far.write_all(bytes).unwrap();
+            timeout(Duration::from_secs(4), fronted.ended()).await.expect("it is ended")
+        })
+    }
+
+    fn said(said: Said) -> Vec<u8> {
+        encode(&ToGate { said: Some(said) }).to_vec()
+    }
+
+    fn opened(connection: u64, chain: Vec<Bytes>) -> Vec<u8> {
+        said(Said::Opened(Opened { connection, chain, age: u64::MAX }))
+    }
+
+    fn called(path: &str, length: usize) -> Vec<u8> {
+        let (path, message) = (path.to_owned(), Bytes::from(vec![0; length]));
+        said(Said::Called(Called { call: 1, connection: 1, path, message }))
+    }
+
+    #[test]
+    fn a_front_that_breaks_the_rules_is_ended() {
+        let denied = Denied { by: "x".into(), asked: "everything".into() };
+        let list = "/jit.v1.JitAgent/List";
+        for (bytes, why) in [
+            (vec![255; 64], "announced a message of 4294967295 bytes"),
+            (vec![0, 0, 0, 2, 10, 99], "bytes that are no message"),
+            (vec![0, 0, 0, 0], "said nothing that is known"),
+            (called("/jit.v1.JitAgent/Open", 5), "a call that does not exist"),
+            (called(list, 17 * 1024), "larger than the call allows"),
+            ([called(list, 5), called(list, 5)].concat(), "the number of a call twice"),
+            ([opened(1, Vec::new()), opened(1, Vec::new())].concat(), "a connection twice"),
+            (opened(1, vec![Bytes::new(); MAX_CHAIN + 1]), "more certificates"),
+            (opened(1, vec![vec![7; MAX_CHAIN_BYTES + 1].into()]), "more certificates"),
+            ((0..=512).flat_map(|one| opened(one, Vec::new())).collect(), "there are places"),
+            (said(Said::Denied(denied)), "nobody can ask for"),
+        ] {
+            let ended = end_of(&bytes);
+            assert!(ended.contains(why), "{why}: {ended}");
+        }
+    }
+}

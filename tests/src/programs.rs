@@ -68,6 +68,15 @@ fn build(layouts: Layouts) -> PathBuf {
         }
     };
     command.current_dir(workspace);
+    // `cargo test` describes this package in the environment. Some build scripts are run again when
+    // that changes, and with them everything that depends on their crates is built again.
+    for (name, _) in env::vars_os() {
+        let of_package =
+            |name: &str| name.starts_with("CARGO_MANIFEST_") || name.starts_with("CARGO_PKG_");
+        if name.to_str().is_some_and(of_package) {
+            command.env_remove(name);
+        }
+    }
     if profile.ends_with("release") {
         command.arg("--release");
     }

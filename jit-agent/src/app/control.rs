@@ -70,6 +70,16 @@ struct Listening {
     ended: Option<String>,
 }
 
+impl Listening {
+    /// Notes that the front has ended by itself, if it has.
+    async fn notice_end(&mut self) {
+        let Some(front) = self.front.as_mut().filter(|front| front.is_over()) else { return };
+        let why = front.ended().await;
+        tracing::error!("the process that talks to the network {why}; it is started again");
+        (self.front, self.ended) = (None, Some(why));
+    }
+}
+
 /// The keeper of the listening port.
 pub(super) struct Keeper {
     service: Service,
@@ -151,15 +161,7 @@ impl Keeper {
                     sleep(RETRY).await;
                 }
             }
-            why = front.ended() => self.lose_front(&why),
-        }
-    }
-
-    /// The front has ended by itself.
-    fn lose_front(&mut self, why: &str) {
-        tracing::error!("the process that talks to the network {why}; it is started again");
-        if let Some(listening) = &mut self.listening {
-            (listening.front, listening.ended) = (None, Some(why.to_owned()));
+            _ = front.ended() => {}
         }
     }
 
@@ -243,9 +245,9 @@ impl Keeper {
             }
         };
         let listening = self.listening.insert(listening);
+        listening.notice_end().await;
         match &mut listening.front {
-            Some(front) if !front.is_over() => front.set_up(setup).await,
-            Some(_) => Err("the process that talks to the network has just ended".into()),
+            Some(front) => front.set_up(setup).await,
             none => {
                 let soon = listening.started.elapsed() < SHORT;
                 if let Some(why) = listening.ended.take_if(|_| soon) {

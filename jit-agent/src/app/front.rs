@@ -7,7 +7,7 @@ use std::{
     fs, io,
     os::{fd::AsFd as _, unix::net::UnixStream},
     process::ExitCode,
-    sync::Arc,
+    sync::{Arc, mpsc},
     time::Duration,
 };
 
@@ -36,11 +36,13 @@ use crate::{
         server::{Trust, Upstream, serve_tcp},
         tls::{self, Handshaking},
     },
-    system::sandbox,
+    system::{core_dumps, sandbox},
 };
 
 /// The command that starts it.
 pub const COMMAND: &str = "front";
+/// Number of threads that serve.
+const WORKERS: usize = 2;
 /// Time for the last line of the log to reach the gate.
 const LAST_LINE: Duration = Duration::from_millis(100);
 /// The kernel ends the front before the gate's process when memory runs out.
@@ -67,9 +69,11 @@ fn sockets(
         }
     };
     note("descriptors", sandbox::close_descriptors());
+    // The gate's end of the socket ends with its process, too. A front that hangs does not see that.
+    let _follows = sandbox::end_with_parent();
     let _unnamed = set_name(c"jit-agent-front");
     let _unchanged = fs::write("/proc/self/oom_score_adj", OOM_SCORE);
-    note("core dumps", sandbox::hide_memory());
+    note("core dumps", core_dumps::off());
     note("capabilities", sandbox::drop_capabilities());
     note("files (Landlock)", sandbox::close_surroundings());
     let link = link.as_fd().try_clone_to_owned()?;
@@ -80,12 +84,19 @@ fn sockets(
 fn serve(
     (link, listener, mut keeps): (UnixStream, std::net::TcpListener, Vec<&'static str>),
 ) -> io::Result<()> {
-    // All threads start here: later none can.
+    // All threads start here: later none can. The filter of calls comes when they run, because what a
+    // thread asks the kernel for while it starts is not in the filter.
+    let (begun, begin) = mpsc::channel();
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(WORKERS)
         .event_interval(4)
+        .on_thread_start(move || {
+            // Nobody counts those after the last.
+            let _more = begun.send(());
+        })
         .enable_all()
         .build()?;
+    for () in begin.iter().take(WORKERS) {}
     runtime.block_on(async {
         // Whoever ends the agent with a signal to all of its processes ends the gate's: the front
         // follows it.

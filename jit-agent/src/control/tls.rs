@@ -247,9 +247,10 @@ fn handshaking(
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| Unfit::Key(error.to_string()))?
         .with_client_cert_verifier(Arc::clone(&verifier))
-        .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified(chain, key).map_err(
-            |error| Unfit::Key(format!("does not fit the certificate: {error}")),
-        )?)));
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(
+            certified(chain, key)
+                .map_err(|error| Unfit::Key(format!("does not fit the certificate: {error}")))?,
+        )));
     config.alpn_protocols = vec![ALPN.to_vec()];
     Ok(Handshaking { config, authorities: Authorities(verifier) })
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use rustix::{
-    process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit},
+    process::{Signal, set_parent_process_death_signal},
     thread::{
         CapabilitySet, CapabilitySets, clear_ambient_capability_set,
         remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
@@ -53,10 +53,9 @@ pub fn close_descriptors() -> io::Result<()> {
     Ok(())
 }
 
-/// No core dump, and nobody without capabilities may look into this process.
-pub fn hide_memory() -> io::Result<()> {
-    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
-    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+/// The kernel ends this process when the thread that started it ends, also a process that hangs.
+pub fn end_with_parent() -> io::Result<()> {
+    Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
 }
 
 /// Gives up every capability, for this thread and those that it starts. The bounding set is emptied

@@ -68,6 +68,8 @@ pub struct Fronted {
     sender: Sender<ToFront>,
     ready: watch::Receiver<(u64, String)>,
     task: JoinHandle<String>,
+    /// What the gate saw of its end.
+    seen: Option<String>,
     asked: u64,
 }
 
@@ -89,7 +91,7 @@ impl Fronted {
             unanswered: Arc::default(),
         };
         let task = tokio::spawn(relay.run(receiver));
-        Ok(Self { sender, ready, task, asked: 0 })
+        Ok(Self { sender, ready, task, seen: None, asked: 0 })
     }
 
     /// From now on the front serves controllers by this. The error says why it does not.
@@ -108,8 +110,12 @@ impl Fronted {
 
     /// Waits for the end of the front; returns what the gate saw of it.
     pub async fn ended(&mut self) -> String {
+        // A task can be waited for once.
+        if let Some(seen) = &self.seen {
+            return seen.clone();
+        }
         let ended = (&mut self.task).await;
-        ended.unwrap_or_else(|error| error.to_string())
+        self.seen.insert(ended.unwrap_or_else(|error| error.to_string())).clone()
     }
 
     /// Whether it has ended.

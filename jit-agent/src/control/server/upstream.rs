@@ -167,9 +167,15 @@ impl Upstream {
         let mut waiting = self.begin(connection, head.uri.path(), message);
         let Answer { headers, data, trailers, call: _ } = waiting.next().await?;
         let headers = headers.ok_or_else(|| Status::internal("an answer without a beginning"))?;
-        let first = Answer { data, trailers, ..Answer::default() };
-        let parts = stream::unfold((waiting, Some(first)), next_frame);
-        let mut response = http::Response::new(Body::new(StreamBody::new(parts)));
+        let body = if data.is_empty() && trailers.as_ref().is_some_and(|all| all.all.is_empty()) {
+            // "Trailers-Only" (gRPC over HTTP/2): the headers end the stream. Other libraries take no
+            // DATA frame after them.
+            Body::empty()
+        } else {
+            let first = Answer { data, trailers, ..Answer::default() };
+            Body::new(StreamBody::new(stream::unfold((waiting, Some(first)), next_frame)))
+        };
+        let mut response = http::Response::new(body);
         *response.headers_mut() = header_map(&headers);
         Ok(response)
     }

@@ -246,6 +246,13 @@ pins = "{}"
         self.agent.as_ref().expect("an agent").id()
     }
 
+    /// The agent, and the process that talks to the network for it, if there is one.
+    pub fn processes(&self) -> Vec<u32> {
+        let front = self.status().0.pointer("/front/pid").and_then(Value::as_u64);
+        let front = front.map(|pid| pid.try_into().expect("a process id"));
+        std::iter::once(self.pid()).chain(front).collect()
+    }
+
     /// The agent's log.
     pub fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap_or_default()

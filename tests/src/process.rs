@@ -4,7 +4,7 @@ use std::{fs, time::Duration};
 
 use crate::sys;
 
-/// Resident memory of a process, KiB.
+/// Resident memory of processes, KiB. What several share counts for each.
 #[derive(Clone, Copy, Debug)]
 pub struct Memory {
     /// All of it.
@@ -13,21 +13,33 @@ pub struct Memory {
     pub anonymous: u64,
 }
 
-/// Resident memory of a process (proc_pid_status(5)).
-pub fn memory(pid: u32) -> Memory {
-    let text = read(&format!("/proc/{pid}/status"));
-    Memory { total: number(&text, "VmRSS:"), anonymous: number(&text, "RssAnon:") }
+/// Resident memory of processes (proc_pid_status(5)).
+pub fn memory(pids: &[u32]) -> Memory {
+    Memory { total: status(pids, "VmRSS:"), anonymous: status(pids, "RssAnon:") }
 }
 
-/// Processor time that a process has used, with all its threads, also those that have ended.
-pub fn cpu(pid: u32) -> Duration {
-    sys::processor_time(pid)
+/// The sum of a line of proc_pid_status(5), of processes.
+pub fn status(pids: &[u32], line: &str) -> u64 {
+    pids.iter().map(|pid| number(&read(&format!("/proc/{pid}/status")), line)).sum()
 }
 
-/// Number of times that the threads of a process went to sleep: each was woken as often.
-pub fn sleeps(pid: u32) -> u64 {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("the threads of a process");
-    threads
+/// Number of descriptors that processes have.
+pub fn descriptors(pids: &[u32]) -> usize {
+    let of = |pid| fs::read_dir(format!("/proc/{pid}/fd")).expect("the descriptors of a process");
+    pids.iter().map(|pid| of(pid).count()).sum()
+}
+
+/// Processor time that processes have used, with all their threads, also those that have ended.
+pub fn cpu(pids: &[u32]) -> Duration {
+    pids.iter().map(|pid| sys::processor_time(*pid)).sum()
+}
+
+/// Number of times that the threads of processes went to sleep: each was woken as often.
+pub fn sleeps(pids: &[u32]) -> u64 {
+    let threads =
+        |pid| fs::read_dir(format!("/proc/{pid}/task")).expect("the threads of a process");
+    pids.iter()
+        .flat_map(threads)
         .flatten()
         // A thread may end meanwhile.
         .filter_map(|thread| fs::read_to_string(thread.path().join("status")).ok())

@@ -27,7 +27,7 @@ use jit_proto::v1;
 use jit_tests::{
     agent::{Site, TO_STRANGER},
     frames::{Ipv4, Macs, Tcp},
-    process::memory,
+    process::{descriptors, memory},
     random::Random,
     raw::Wire,
 };
@@ -61,11 +61,12 @@ struct Usage {
 
 impl Usage {
     fn of(site: &Site) -> Self {
-        let memory = memory(site.pid());
+        let agent = site.processes();
+        let memory = memory(&agent);
         Self {
             resident_kib: memory.total,
             own_kib: memory.anonymous,
-            descriptors: fs::read_dir(format!("/proc/{}/fd", site.pid())).unwrap().count(),
+            descriptors: descriptors(&agent),
             entries: entries(site),
             disk: bytes_below(&site.path("state")),
         }

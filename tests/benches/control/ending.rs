@@ -34,9 +34,10 @@ pub(crate) fn measure() {
     let left = end.saturating_duration_since(Instant::now());
     assert!(left > 2 * BEFORE, "the pushes took too long: {left:?} is left");
     thread::sleep(left - BEFORE);
-    let before = cpu(signed.site.pid());
+    let agent = signed.site.processes();
+    let before = cpu(&agent);
     let (waited, asked) = revocations_until_none_is_left(&signed, end);
-    let used = cpu(signed.site.pid()) - before;
+    let used = cpu(&agent) - before;
     let row = |what: &str| format!("{what}, {}", many(number));
     report(TABLE, &row("processor time of the agent"), MILLIS, vec![millis(used)]);
     report(TABLE, &row("longest that a revocation waits"), MILLIS, vec![waited]);

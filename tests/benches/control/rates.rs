@@ -34,7 +34,8 @@ fn batches(signed: &Signed, name: &str, algorithm: Algorithm) {
     let (mut by_clock, mut by_cpu) = (Vec::new(), Vec::new());
     for _ in 0..size(3, 1) {
         let mut envelopes = signed.envelopes(algorithm, 0..number, LONG).into_iter();
-        let before = cpu(signed.site.pid());
+        let agent = signed.site.processes();
+        let before = cpu(&agent);
         let mut took = Duration::ZERO;
         loop {
             let batch: Vec<_> = envelopes.by_ref().take(usize::try_from(BATCH).unwrap()).collect();
@@ -44,7 +45,7 @@ fn batches(signed: &Signed, name: &str, algorithm: Algorithm) {
             took += signed.push(batch);
         }
         by_clock.push(f64::from(number) / took.as_secs_f64());
-        by_cpu.push(f64::from(number) / (cpu(signed.site.pid()) - before).as_secs_f64());
+        by_cpu.push(f64::from(number) / (cpu(&agent) - before).as_secs_f64());
         assert_eq!(signed.site.revoke_all(), number);
     }
     let batch = BATCH.min(number);

@@ -44,7 +44,7 @@ pub(crate) fn measure() {
 }
 
 fn resident(signed: &Signed, grants: u32) -> Memory {
-    let memory = memory(signed.site.pid());
+    let memory = memory(&signed.site.processes());
     for (what, kib) in [("resident", memory.total), ("anonymous", memory.anonymous)] {
         let mib = f64::from(u32::try_from(kib).unwrap()) / 1024.0;
         report(MEMORY, &format!("{what}, {}", many(grants)), ("MiB", false), vec![mib]);
@@ -54,14 +54,14 @@ fn resident(signed: &Signed, grants: u32) -> Memory {
 
 /// Without a grant, without a request.
 fn idle_work(signed: &Signed) {
-    let pid = signed.site.pid();
+    let pids = signed.site.processes();
     let (mut shares, mut wakes) = (Vec::new(), Vec::new());
     for _ in 0..size(2, 1) {
-        let (start, used, slept) = (Instant::now(), cpu(pid), sleeps(pid));
+        let (start, used, slept) = (Instant::now(), cpu(&pids), sleeps(&pids));
         thread::sleep(Duration::from_secs(size(20, 3)));
         let took = start.elapsed().as_secs_f64();
-        shares.push((cpu(pid) - used).as_secs_f64() / took * 100.0);
-        wakes.push(f64::from(u32::try_from(sleeps(pid) - slept).unwrap()) / took);
+        shares.push((cpu(&pids) - used).as_secs_f64() / took * 100.0);
+        wakes.push(f64::from(u32::try_from(sleeps(&pids) - slept).unwrap()) / took);
     }
     report("idle", "processor time, of one core", ("%", false), shares);
     report("idle", "wake-ups a second", ("1/s", false), wakes);

@@ -62,9 +62,10 @@ fn an_idle_agent_wakes_about_once_a_second() {
     let mut site = Site::new();
     site.start();
     let wakes = || {
-        let before = sleeps(site.pid());
+        let agent = site.processes();
+        let before = sleeps(&agent);
         thread::sleep(SPAN);
-        sleeps(site.pid()) - before
+        sleeps(&agent) - before
     };
     // The first of them has the end of the start in it, and another machine's noise may be in any.
     let mut found = Vec::new();

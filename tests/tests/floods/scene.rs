@@ -20,6 +20,7 @@ use jit_client::{
 use jit_proto::v1;
 use jit_tests::{
     agent::{CLIENT, Site, TO_CLIENT, TO_STRANGER, address},
+    process::{descriptors, status},
     programs::binary,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
@@ -157,7 +158,7 @@ may = ["grant"]
         let soon = 5 * self.assert_served("before the flood", Duration::MAX);
         let before = self.usage();
         // From now on the kernel remembers the most memory anew (proc(5), clear_refs).
-        for pid in self.processes() {
+        for pid in self.site.processes() {
             fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
         }
         let flood = Flood::default();
@@ -227,28 +228,14 @@ may = ["grant"]
     }
 
     fn usage(&self) -> Usage {
-        let processes = self.processes();
-        let count = |pid: &u32| fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
-        let descriptors = processes.iter().map(count).sum();
-        let mib = self.mib("VmRSS:");
+        let descriptors = descriptors(&self.site.processes());
+        let mib = memory_kib(&self.site, "VmRSS:") / 1024;
         Usage { mib, descriptors, connections: self.connections() }
     }
 
     /// The most memory since the flood began, MiB.
     fn most_mib(&self) -> u64 {
-        self.mib("VmHWM:")
-    }
-
-    /// A line of proc(5), status, of all processes of the agent together, MiB.
-    fn mib(&self, line: &str) -> u64 {
-        self.processes().iter().map(|pid| memory_kib_of(*pid, line)).sum::<u64>() / 1024
-    }
-
-    /// The agent, and the process that talks to the network for it.
-    fn processes(&self) -> Vec<u32> {
-        let front = self.site.status().0["front"]["pid"].as_u64();
-        let front = front.map(|pid| pid.try_into().unwrap());
-        std::iter::once(self.site.pid()).chain(front).collect()
+        memory_kib(&self.site, "VmHWM:") / 1024
     }
 
     /// Controllers' connections that the agent reports.
@@ -322,15 +309,9 @@ may = ["grant"]
     }
 }
 
-/// A line of proc(5), status, of the agent, KiB.
+/// A line of proc(5), status, of all processes of the agent together, KiB.
 pub(crate) fn memory_kib(site: &Site, line: &str) -> u64 {
-    memory_kib_of(site.pid(), line)
-}
-
-fn memory_kib_of(pid: u32, line: &str) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let value = status.lines().find_map(|text| text.strip_prefix(line)).unwrap();
-    value.trim().trim_end_matches(" kB").parse().unwrap()
+    status(&site.processes(), line)
 }
 
 /// An address of its own for each number.

@@ -1,6 +1,6 @@
 //! The contract's messages as text: ids, sources, ports, words, durations.
 
-use std::time::Duration;
+use std::{fmt::Display, time::Duration};
 
 use crate::{GrantId, SourcePrefix, v1};
 
@@ -53,6 +53,12 @@ pub const fn sessions_word(sessions: v1::Sessions) -> &'static str {
         v1::Sessions::Drain => "drain",
         v1::Sessions::Unspecified => "?",
     }
+}
+
+/// `1 session`, `2 sessions`: for nouns that take an `s`.
+pub fn counted<N: Display + From<u8> + PartialEq>(number: N, noun: &str) -> String {
+    let plural = if number == N::from(1) { "" } else { "s" };
+    format!("{number} {noun}{plural}")
 }
 
 /// As [`duration`], from a [`Duration`].

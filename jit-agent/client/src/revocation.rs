@@ -1,6 +1,6 @@
 //! What a person sees of a revocation: what ended, what stays open, and whether there was anything.
 
-use jit_proto::v1;
+use jit_proto::{v1, words::counted};
 use serde_json::{Map, Value};
 
 /// Whether a revocation found something: a grant, or sessions of one that had ended before.
@@ -44,10 +44,6 @@ pub fn text(answer: &v1::RevokeResponse, what: &str, agent: &str, cut: bool) -> 
         out += &format!("{} {verb} open{cure}\n", counted(sessions_open, "session"));
     }
     out
-}
-
-fn counted(number: u32, noun: &str) -> String {
-    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]

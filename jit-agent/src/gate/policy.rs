@@ -10,7 +10,7 @@ mod push;
 use std::time::Duration;
 
 use jit_common::{PortKey, Protocol};
-use jit_proto::{PayloadType, PortSection, Refusal, v1};
+use jit_proto::{PayloadType, PortSection, Refusal, v1, words::counted};
 
 pub use push::{PolicyDraft, PolicyPush};
 
@@ -238,7 +238,9 @@ fn unreachable_threshold(sections: &[PortSection], keyring: &Keyring) -> Option<
     let signers = keyring.signers_of(PayloadType::Grant).count();
     let section = sections.iter().find(|section| section.approvals > signers)?;
     Some(format!(
-        "{}: approvals is {}, but this host trusts {signers} keys that sign grants",
-        section.range, section.approvals
+        "{}: approvals is {}, and this host trusts only {} for grants",
+        section.range,
+        section.approvals,
+        counted(signers, "key"),
     ))
 }

@@ -7,6 +7,8 @@ use std::{
     process::ExitCode,
 };
 
+use jit_proto::words::counted;
+
 use crate::{
     config::Glimpse,
     disk::audit::{Audit, AuditError, EventCode, Record, Settings},
@@ -49,7 +51,8 @@ pub fn run(config: &Path, yes: bool) -> Result<ExitCode, Failure> {
     tracing::warn!(interfaces, guard, "gate detached");
     let guard = if guard { " and the socket guard is off" } else { "" };
     print(&format!(
-        "the gate is gone from {interfaces} interfaces{guard}: protected ports are open to all\n"
+        "the gate is gone from {}{guard}: protected ports are open to all\n",
+        counted(interfaces, "interface")
     ))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -587,7 +587,7 @@ fn each_kind_of_event_is_a_line_and_an_object() {
         ),
         (
             Some(What::Gap(v1::Gap { missed: 3 })),
-            "gap: 3 events are no longer held".into(),
+            "gap: 3 events, no longer held".into(),
             json!({ "gap": { "missed": 3 }}),
         ),
         (

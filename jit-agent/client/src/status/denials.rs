@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{
     BOLD, Style, YELLOW,
-    words::{WIDTH, line, thousands, time},
+    words::{WIDTH, line, many, thousands, time},
 };
 
 /// The history of denials.
@@ -20,14 +20,14 @@ pub fn denials_text(answer: &v1::DenialsResponse, style: Style) -> String {
     let since = match since_ms {
         0 => "nothing was counted yet".to_owned(),
         since => {
-            let all = thousands(recorded.saturating_add(*unrecorded));
+            let all = many(recorded.saturating_add(*unrecorded), "packet");
             let missing = match unrecorded {
                 0 => String::new(),
                 unrecorded => {
                     format!(", {} of them not recorded one by one", thousands(*unrecorded))
                 }
             };
-            format!("since {}: {all} packets{missing}", moment(*since))
+            format!("since {}: {all}{missing}", moment(*since))
         }
     };
     line(&mut out, format_args!("denials  {since}"));

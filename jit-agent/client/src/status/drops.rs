@@ -8,7 +8,7 @@ use jit_proto::{
     words::{address_text, duration, protocol_word, range_text, source_text},
 };
 
-use super::words::{WIDTH, listed, thousands};
+use super::words::{WIDTH, listed, many, thousands};
 
 /// The most ports that are listed.
 const MOST_PORTS: usize = 6;
@@ -31,7 +31,7 @@ pub(super) fn recent(recent: &v1::RecentDrops) -> String {
 /// Drops since the gate was first put in force, the busiest ports first.
 pub(super) fn since_start(drops: &v1::Drops) -> String {
     let total: u64 = drops.by_reason.iter().map(|counter| counter.packets).sum();
-    let mut text = format!("{} packets{}", thousands(total), ports(&drops.by_port));
+    let mut text = format!("{}{}", many(total, "packet"), ports(&drops.by_port));
     let reasons: Vec<_> = drops
         .by_reason
         .iter()

@@ -4,7 +4,7 @@ use jit_proto::{
     WallTime,
     printable::clean,
     v1,
-    words::{address_text, id_text, protocol_word},
+    words::{address_text, counted, id_text, protocol_word},
 };
 use serde_json::{Value, json};
 
@@ -29,7 +29,9 @@ pub fn event_text(event: &v1::Event) -> String {
             format!("audit head {}:{}", head.seq, hex::encode(&head.hash))
         }
         Some(What::Gap(gap)) if gap.missed == 0 => "gap: an unknown number of events".to_owned(),
-        Some(What::Gap(gap)) => format!("gap: {} events are no longer held", gap.missed),
+        Some(What::Gap(gap)) => {
+            format!("gap: {}, no longer held", counted(gap.missed, "event"))
+        }
         Some(What::Policy(policy)) => {
             let v1::PolicyEvent { kind, version, reason, by, detail } = policy;
             let version = format!("version {version}");

@@ -4,7 +4,7 @@ use jit_proto::{
     WallTime,
     printable::clean,
     v1,
-    words::{duration, range_text, sessions_word, source_text},
+    words::{self, duration, range_text, sessions_word, source_text},
 };
 
 use super::{
@@ -43,8 +43,7 @@ pub(super) fn piece(port: &v1::Port, now: i64) -> Piece {
 }
 
 fn counted(number: u32, noun: &str) -> Option<String> {
-    let plural = if number == 1 { "" } else { "s" };
-    (number > 0).then(|| format!("{number} {noun}{plural}"))
+    (number > 0).then(|| words::counted(number, noun))
 }
 
 /// Each exemption on a line, with its port.

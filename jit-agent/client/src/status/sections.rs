@@ -9,7 +9,7 @@ use super::{
     drops, grants, interfaces,
     layout::{PROBLEMS, Piece, Section},
     ports,
-    words::{WIDTH, now_ms, thousands},
+    words::{WIDTH, many, now_ms},
 };
 use crate::exit::Exit;
 
@@ -159,15 +159,15 @@ fn dropped(status: &v1::StatusResponse) -> Vec<String> {
 }
 
 fn tables(status: &v1::StatusResponse) -> Vec<String> {
-    let number = thousands(status.foreign);
-    let text = format!("{number} times not what the agent wrote: put right (audit K001 to K003)");
+    let times = many(status.foreign, "time");
+    let text = format!("{times} not what the agent wrote: put right (audit K001 to K003)");
     (status.foreign > 0).then_some(text).into_iter().collect()
 }
 
 fn log(status: &v1::StatusResponse) -> Vec<String> {
     let log = status.log.as_ref().filter(|log| log.dropped_lines > 0);
     let text = log.map(|log| {
-        format!("{} lines dropped: nobody took them in time", thousands(log.dropped_lines))
+        format!("{} dropped: nobody took them in time", many(log.dropped_lines, "line"))
     });
     text.into_iter().collect()
 }

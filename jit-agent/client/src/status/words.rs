@@ -25,6 +25,12 @@ pub(super) fn thousands(number: u64) -> String {
     out
 }
 
+/// `1 packet`, `12,345 packets`: for nouns that take an `s`.
+pub(super) fn many(number: u64, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {noun}{plural}", thousands(number))
+}
+
 pub(super) fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
     // Writing to a string does not fail.
     let _never = writeln!(out, "{text}");

@@ -9,7 +9,7 @@ use crate::disk::audit::{
     verify::{Finding, Report},
 };
 use jit_client::status::Style;
-use jit_proto::printable::clean;
+use jit_proto::{printable::clean, words::counted};
 
 /// The report for people.
 pub(super) fn text(report: &Report, directory: &Path, style: Style) -> String {
@@ -22,7 +22,8 @@ pub(super) fn text(report: &Report, directory: &Path, style: Style) -> String {
     };
     // Writing to a string does not fail.
     let _never = writeln!(out, "audit    {}", clean(&directory.display().to_string(), 400));
-    let _never = writeln!(out, "files    {}, {names}; {records} records", files.len());
+    let _never =
+        writeln!(out, "files    {}, {names}; {}", files.len(), counted(*records, "record"));
     if let Some(tip) = tip {
         let _never = writeln!(out, "ends     {tip}");
     }

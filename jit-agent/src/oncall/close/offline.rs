@@ -6,7 +6,7 @@
 use std::{io, path::Path, process::ExitCode};
 
 use jit_client::{exit::Exit, status::IdBegin};
-use jit_proto::GrantId;
+use jit_proto::{GrantId, words::counted};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -97,10 +97,7 @@ fn text(closed: Option<Closed>, agent: &str, cut: bool, kept: bool) -> String {
     if exempt > 0 {
         out += "an exemption still lets in what it names; only the configuration ends it\n";
     }
-    let sessions = |number: u32| match number {
-        1 => "1 session".to_owned(),
-        number => format!("{number} sessions"),
-    };
+    let sessions = |number: u32| counted(number, "session");
     if sessions_ended > 0 || cut && warning.is_none() {
         out += &format!("ended {}\n", sessions(sessions_ended));
     }

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 
 use jit_client::status::{Page, Style, cut, fold, width};
-use jit_proto::printable::clean;
+use jit_proto::{printable::clean, words::counted};
 
 use super::{
     CHECKS,
@@ -61,11 +61,7 @@ pub(super) fn text(findings: &[Finding], page: Page) -> String {
 /// `2 failures, 1 warning, 3 not seen, 20 ok`
 pub(super) fn verdict(findings: &[Finding]) -> String {
     let count = |level| findings.iter().filter(|one| one.level == level).count();
-    let plural = |number: usize, word: &str| match number {
-        0 => None,
-        1 => Some(format!("1 {word}")),
-        _ => Some(format!("{number} {word}s")),
-    };
+    let plural = |number: usize, word: &str| (number > 0).then(|| counted(number, word));
     let plain = |number: usize, word: &str| (number > 0).then(|| format!("{number} {word}"));
     let failures = plural(count(Level::Failure), "failure");
     let warnings = plural(count(Level::Warning), "warning");

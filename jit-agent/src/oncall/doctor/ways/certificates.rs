@@ -215,8 +215,11 @@ fn signers(config: &Config, faults: &[KeyFault], now: WallTime) -> Vec<Finding> 
     });
     let findings: Vec<_> = missing.chain(doubts).chain(soon).collect();
     if findings.is_empty() {
-        let number = config.keyring.signers().len();
-        return vec![Finding::ok(SIGNERS, format!("all {number} signers count now"))];
+        let seen = match config.keyring.signers().len() {
+            1 => "the only signer counts now".to_owned(),
+            number => format!("all {number} signers count now"),
+        };
+        return vec![Finding::ok(SIGNERS, seen)];
     }
     findings
 }

@@ -1,9 +1,9 @@
 //! What the agent may do, who may look at what it has, and what it refuses to use: exactly three
-//! capabilities, two groups, no core dump, no key outside of the keys' files.
+//! capabilities, two groups, no core dump. (Keys: `secrets`.)
 
 use std::{
     fs::{self, File},
-    io::{self, Read as _, Seek as _, SeekFrom},
+    io,
     os::unix::{
         fs::{MetadataExt as _, PermissionsExt as _, chown, lchown, symlink},
         net::UnixStream,
@@ -314,75 +314,4 @@ fn a_pin_directory_that_was_made_before_the_agent_is_refused_by_name() {
         }
     }
     site.start();
-}
-
-/// A private key's file, and the part of its text that is the secret: in base64, after what all keys
-/// of its kind begin with.
-fn secret(path: &Path) -> String {
-    let text = fs::read_to_string(path).unwrap();
-    let body: String = text.lines().filter(|line| !line.starts_with('-')).collect();
-    // P-256 begins its secret at byte 36 of PKCS#8, Ed25519 at byte 16: characters 48 and 22. A line
-    // has 64.
-    let at = if body.len() > 120 { 49 } else { 26 };
-    body[at..at + 15].to_owned()
-}
-
-fn contains(bytes: &[u8], secret: &str) -> bool {
-    memchr::memmem::find(bytes, secret.as_bytes()).is_some()
-}
-
-/// All files below a directory.
-fn files(directory: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
-    let below = |path: PathBuf| if path.is_dir() { files(&path) } else { vec![path] };
-    entries.flat_map(below).collect()
-}
-
-/// Whether a process has the text in memory that it can write.
-fn remembers(pid: u32, secret: &str) -> bool {
-    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
-    let mut memory = File::open(format!("/proc/{pid}/mem")).unwrap();
-    maps.lines().filter(|line| line.contains(" rw")).any(|line| {
-        let (range, _) = line.split_once(' ').unwrap();
-        let (from, to) = range.split_once('-').unwrap();
-        let [from, to] = [from, to].map(|end| u64::from_str_radix(end, 16).unwrap());
-        let mut bytes = Vec::new();
-        memory.seek(SeekFrom::Start(from)).unwrap();
-        // What cannot be read is of the kernel.
-        let _end = (&mut memory).take(to - from).read_to_end(&mut bytes);
-        contains(&bytes, secret)
-    })
-}
-
-#[test]
-fn no_private_key_is_in_log_arguments_environment_state_or_memory_after_it_was_read() {
-    let mut site = controllers::site();
-    site.admit(&CLIENT, LONG);
-    // Once more: certificate and key are read again.
-    site.signal(Signal::HUP);
-    let reloaded = Instant::now() + Duration::from_secs(30);
-    while !site.log().contains("reloaded") {
-        assert!(Instant::now() < reloaded, "{}", site.log());
-        thread::sleep(Duration::from_millis(50));
-    }
-    let keys = [site.path("pki/agent.key"), site.path("state/host.key")];
-    let (status, _) = site.status();
-    let pid = site.pid();
-    for key in &keys {
-        let secret = secret(key);
-        let file = fs::read(key).unwrap();
-        assert!(contains(&file, &secret), "{}: it is one line's part", key.display());
-        for place in ["cmdline", "environ"] {
-            let bytes = fs::read(format!("/proc/{pid}/{place}")).unwrap();
-            assert!(!bytes.is_empty() && !contains(&bytes, &secret), "{place}");
-        }
-        assert!(!site.log().contains(&secret) && !status.to_string().contains(&secret));
-        for path in files(&site.path("state")).into_iter().filter(|path| !keys.contains(path)) {
-            assert!(!contains(&fs::read(&path).unwrap(), &secret), "{}", path.display());
-        }
-        assert!(!remembers(pid, &secret), "{} is in memory as text", key.display());
-    }
-    // The search finds what is there.
-    assert!(remembers(pid, jit_tests::agent::HOST));
-    site.end(Signal::TERM);
 }

@@ -1,6 +1,6 @@
 //! The operating system, for every layer but the rules: clocks, files that are trusted only after a
 //! check, locks, users, addresses, local ports, processes, other programs, network devices, directories
-//! that change, the log, the meters, what peers do too often, the allocator, core dumps, what a process gives up, the service manager.
+//! that change, files that are replaced, the log, the meters, what peers do too often, the allocator, core dumps, what a process gives up, the service manager.
 
 pub mod addresses;
 pub mod core_dumps;
@@ -15,6 +15,7 @@ pub mod ntp;
 pub mod owner;
 pub mod processes;
 pub mod readable;
+pub(crate) mod replacement;
 pub(crate) mod reports;
 pub mod sandbox;
 pub mod service_manager;

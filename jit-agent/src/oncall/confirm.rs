@@ -4,30 +4,34 @@
 //! get in. Where `jit-agent enforce` began the trial, it writes mode = "enforce" into the file first.
 
 use std::{
-    fs::{self, File},
-    io::{self, Write as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown},
     path::{Path, PathBuf},
     process::ExitCode,
+    time::{Duration, Instant},
 };
 
 use clap::Args;
-use jit_client::{exit::Exit, local::LocalClient};
+use jit_client::{exit::Exit, local::is_closed};
 use jit_proto::v1;
+use tonic::{Code, Status};
 
 use crate::{
-    config::enforcing_text,
+    config::{Glimpse, enforcing_text},
     oncall::{
-        agent::{reach, undone},
+        agent::{Asked, ask as ask_agent, reach, undone},
         failure::Failure,
         output::{complain, print},
         ssh_session::SshSession,
     },
-    system::sys::{self, FileError},
+    system::{replacement::replace, sys},
 };
 
 /// What it does, for errors.
 const WHAT: &str = "confirm";
+/// The longest wait until it is known what became of a trial: a disk that hangs holds its end up by ten
+/// seconds.
+const UNKNOWN: Duration = Duration::from_secs(15);
+/// The time between two looks meanwhile.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Arguments of `confirm`.
 #[derive(Args, Clone, Debug)]
@@ -68,34 +72,83 @@ pub async fn run(config: &Path, args: &ConfirmArgs) -> Result<ExitCode, Failure>
         from_console: args.from_console,
         dry_run: true,
     };
-    let v1::ConfirmResponse { file: text } = ask(&mut client, asked.clone()).await?;
+    let dry_run = client.confirm(asked.clone()).await;
+    let v1::ConfirmResponse { file: text } =
+        dry_run.map_err(|status| undone(WHAT, status))?.into_inner();
+    let begun = status.trial.map_or(0, |trial| trial.begun_ms);
     let path = PathBuf::from(status.configuration.unwrap_or_default().path);
     let before = if text.is_empty() { None } else { Some(write_enforcing(&path, &text)?) };
-    let confirmed = ask(&mut client, v1::ConfirmRequest { dry_run: false, ..asked }).await;
-    if let Err(error) = confirmed {
-        if let Some(before) = before
-            && let Err(error) = replace(&path, &before)
-        {
-            complain(&format!(
-                "{error}: it says mode = \"enforce\", and the gate does not enforce"
-            ));
+    let confirmed = client.confirm(v1::ConfirmRequest { dry_run: false, ..asked }).await;
+    if let Err(status) = confirmed {
+        let end = if is_answer(&status) { End::Other } else { outcome(config, begun).await };
+        match (end, before) {
+            (End::Confirmed, _) => {}
+            (End::Other, Some(before)) => {
+                if let Err(error) = replace(&path, &before) {
+                    complain(&format!(
+                        "{error}: it says mode = \"enforce\", and the gate does not enforce"
+                    ));
+                }
+                return Err(undone(WHAT, status));
+            }
+            (End::Other, None) => return Err(undone(WHAT, status)),
+            (End::Unknown, _) => {
+                // A file that says "enforce" is right in both cases: unless the trial was confirmed, no
+                // start takes it.
+                complain(
+                    "it is not known whether the trial is confirmed: `jit-agent status`, and `jit-agent \
+                     confirm` again if it goes on",
+                );
+                return Err(undone(WHAT, status));
+            }
         }
-        return Err(error);
     }
-    let file = match before {
-        Some(_) => format!("; {} says mode = \"enforce\" now", path.display()),
-        None => String::new(),
+    let file = if text.is_empty() {
+        String::new()
+    } else {
+        format!("; {} says mode = \"enforce\" now", path.display())
     };
     print(&format!("confirmed: the configuration on trial is in force from now on{file}\n"))?;
     Ok(Exit::Success.into())
 }
 
-async fn ask(
-    client: &mut LocalClient,
-    asked: v1::ConfirmRequest,
-) -> Result<v1::ConfirmResponse, Failure> {
-    let answer = client.confirm(asked).await;
-    answer.map(tonic::Response::into_inner).map_err(|status| undone(WHAT, status))
+/// What became of a trial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// It was confirmed.
+    Confirmed,
+    /// It was not.
+    Other,
+    /// The agent does not say.
+    Unknown,
+}
+
+/// Whether the agent itself says no. Otherwise it may have confirmed the trial, and the answer was lost
+/// or came too late.
+fn is_answer(status: &Status) -> bool {
+    let lost = [Code::Cancelled, Code::DeadlineExceeded, Code::Unknown].contains(&status.code());
+    !lost && !is_closed(status)
+}
+
+/// Asks what became of the trial that began then, until it is known.
+async fn outcome(config: &Path, begun: i64) -> End {
+    let socket = Glimpse::of(config).paths.socket();
+    let end = Instant::now() + UNKNOWN;
+    while Instant::now() < end {
+        let asked = ask_agent(&socket, async |client| client.status(v1::StatusRequest {}).await);
+        if let Ok(Asked::Answered(status)) = asked.await {
+            let trial = status.trial.filter(|trial| trial.begun_ms == begun).unwrap_or_default();
+            match trial.ended.as_str() {
+                "confirmed" => return End::Confirmed,
+                // An agent that was started anew does not know of it any more.
+                "" if trial.begun_ms == 0 => return End::Unknown,
+                "" => {}
+                _ => return End::Other,
+            }
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    End::Unknown
 }
 
 fn is_protected(status: &v1::StatusResponse, port: u16) -> bool {
@@ -123,55 +176,11 @@ fn write_enforcing(path: &Path, text: &str) -> Result<String, Failure> {
     Ok(before)
 }
 
-/// Replaces a file as a whole. Its owner and mode stay; a link to it stays a link.
-fn replace(path: &Path, text: &str) -> Result<(), FileError> {
-    let replaced = || -> io::Result<()> {
-        let path = fs::canonicalize(path)?;
-        let metadata = fs::metadata(&path)?;
-        let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(".jit-agent-new");
-        let beside = path.with_file_name(name);
-        match fs::remove_file(&beside) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let written =
-            write_beside(&beside, &metadata, text).and_then(|()| fs::rename(&beside, &path));
-        if written.is_err() {
-            drop(fs::remove_file(&beside));
-        }
-        written?;
-        sys::sync_directory_of(&path)
-    };
-    replaced().map_err(|error| FileError::Io { verb: "write", path: path.to_owned(), error })
-}
-
-fn write_beside(beside: &Path, like: &fs::Metadata, text: &str) -> io::Result<()> {
-    let mut file = File::options().write(true).create_new(true).mode(0o600).open(beside)?;
-    fchown(&file, Some(like.uid()), Some(like.gid()))?;
-    file.set_permissions(fs::Permissions::from_mode(like.mode() & 0o7777))?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::{fs, os::unix::fs::PermissionsExt as _};
 
-    #[test]
-    fn a_file_is_replaced_whole_with_its_mode_and_through_its_link() {
-        let directory = tempfile::tempdir().unwrap();
-        let (path, link) = (directory.path().join("config.toml"), directory.path().join("link"));
-        fs::write(&path, "before").unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        std::os::unix::fs::symlink(&path, &link).unwrap();
-        replace(&link, "after").unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "after");
-        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o640);
-        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
-        assert!(replace(&directory.path().join("none"), "").is_err());
-    }
+    use super::*;
 
     #[test]
     fn a_file_that_is_another_than_that_of_the_trial_stays() {

@@ -83,12 +83,33 @@ pub(super) struct Reloader {
     refused: bool,
     /// What is in force until it is confirmed. The good one is `kept` meanwhile.
     trial: Option<StoredTrial>,
+    /// A trial of an earlier run whose end is to be written down.
+    past: Option<Past>,
     trials: mpsc::Receiver<TrialRequest>,
     /// Ids of the signers whose file cannot be used.
     unusable: Vec<String>,
     /// The files as they were when they were read last, and when they were looked at last.
     tried: Stamps,
     seen: Stamps,
+}
+
+/// A trial of an earlier run that has ended.
+pub(super) struct Past {
+    pub(super) trial: StoredTrial,
+    pub(super) end: PastEnd,
+    /// Its file is still on the disk, and must not come into force at a later start either.
+    pub(super) refused: bool,
+}
+
+/// How a trial of an earlier run has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PastEnd {
+    /// The disk had the confirmation.
+    Confirmed,
+    /// Nobody confirmed it in time.
+    Lapsed,
+    /// Another configuration took its place.
+    Replaced,
 }
 
 /// How the configuration came into force at the start.
@@ -105,6 +126,8 @@ pub(super) struct Beginning {
     pub(super) refused: bool,
     /// A trial of an earlier run that goes on. `loaded` is on trial then, and `kept` the good one.
     pub(super) trial: Option<StoredTrial>,
+    /// A trial of an earlier run that has ended.
+    pub(super) past: Option<Past>,
     /// The files before they were read.
     pub(super) tried: Stamps,
 }
@@ -118,7 +141,7 @@ impl Reloader {
         metrics: watch::Sender<Option<MetricsAddress>>,
         trials: mpsc::Receiver<TrialRequest>,
     ) -> (Self, watch::Receiver<Arc<Wanted>>) {
-        let Beginning { path, loaded, kept, unwritten, refused, trial, tried } = beginning;
+        let Beginning { path, loaded, kept, unwritten, refused, trial, past, tried } = beginning;
         let (wanted, receiver) = watch::channel(Arc::new(Wanted::of(&loaded.config, loaded.lines)));
         let state = loaded.config.paths.state.clone();
         let seen = tried.clone();
@@ -134,6 +157,7 @@ impl Reloader {
             writing: None,
             refused,
             trial,
+            past,
             trials,
             unusable: Vec::new(),
             tried,
@@ -145,6 +169,7 @@ impl Reloader {
 
     /// Serves SIGHUP for as long as the agent runs.
     pub(super) async fn run(mut self, mut hangup: Option<Signal>) {
+        self.settle_past().await;
         self.keep().await;
         loop {
             let asked = async {

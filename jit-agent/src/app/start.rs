@@ -17,7 +17,7 @@ use jit_proto::WallTime;
 use crate::{
     app::{
         AppError, audit_settings,
-        reload::{Beginning, Stamps},
+        reload::{Beginning, Past, PastEnd, Stamps},
         watchers,
     },
     config::{Config, Glimpse, Loaded},
@@ -71,27 +71,31 @@ pub(super) fn build(path: &Path, debug: bool, faults: Faults) -> Result<Bound, A
     let glimpse = Glimpse::of(&path);
     let Found { last, trial, unusable } = Found::look(&glimpse, &path);
     let kept = last.as_ref().map(|last| last.keys.clone()).unwrap_or_default();
-    let (trial, lapsed) = stand(last.as_ref(), trial, &glimpse.states);
+    let (trial, past) = stand(last.as_ref(), trial);
     if let (Some(last), Some(trial)) = (&last, trial)
         && let Some(bound) = resume(&path, last, trial, (&tried, debug, &faults))?
     {
         return Ok(bound);
     }
     let read = Loaded::read(&path, &kept);
-    let unconfirmed = match (&read, &lapsed, &last) {
-        (Ok(loaded), Some(trial), Some(last)) if trial.is_of(&loaded.text) => last.load().is_ok(),
+    let unconfirmed = match (&read, &past, &last) {
+        (Ok(loaded), Some(past), Some(last))
+            if past.end == PastEnd::Lapsed && past.trial.is_of(&loaded.text) =>
+        {
+            last.load().is_ok()
+        }
         _ => false,
     };
     let (file, why) = match read {
         Ok(_) if unconfirmed => {
-            let begun = lapsed.as_ref().map_or(0, |trial| trial.begun_ms);
+            let begun = past.as_ref().map_or(0, |past| past.trial.begun_ms);
             let why = lapsed_text(true, WallTime(begun));
             (why.clone(), why)
         }
         Ok(loaded) => match put_in_force(prepared, (&loaded.config, None), debug, &faults) {
             Ok(parts) => {
                 let mut bound = by_file(path, loaded, last, tried, parts, faults);
-                bound.report_lapsed(lapsed, false, glimpse.states);
+                bound.set_past(past, false);
                 return Ok(bound);
             }
             Err(error) if error.is_of_the_configuration() => {
@@ -112,11 +116,18 @@ pub(super) fn build(path: &Path, debug: bool, faults: Faults) -> Result<Bound, A
     })?;
     let mut parts = put_in_force(loader(), (&loaded.config, None), debug, &faults)?;
     parts.gate.set_origin(&path, last.since(), Some(&why), sys::now());
-    let trial = None;
-    let beginning =
-        Beginning { path, loaded, kept: last, unwritten: false, refused: true, trial, tried };
+    let beginning = Beginning {
+        path,
+        loaded,
+        kept: last,
+        unwritten: false,
+        refused: true,
+        trial: None,
+        past: None,
+        tried,
+    };
     let mut bound = Bound { beginning, parts, faults };
-    bound.report_lapsed(lapsed, unconfirmed, glimpse.states);
+    bound.set_past(past, unconfirmed);
     Ok(bound)
 }
 
@@ -145,22 +156,20 @@ impl Found {
     }
 }
 
-/// The trial that goes on, or the one that ended without a confirmation.
+/// The trial that goes on, or the one that has ended.
 fn stand(
     last: Option<&LastGood>,
     trial: Option<StoredTrial>,
-    states: &[PathBuf],
-) -> (Option<StoredTrial>, Option<StoredTrial>) {
+) -> (Option<StoredTrial>, Option<Past>) {
     let (Some(last), Some(trial)) = (last, trial) else { return (None, None) };
     let boot_id = sys::boot_id().unwrap_or_default();
-    match trial.standing(last, &boot_id, sys::now().boot) {
-        Standing::Live => (Some(trial), None),
-        Standing::Lapsed => (None, Some(trial)),
-        Standing::Gone => {
-            forget(states.to_vec());
-            (None, None)
-        }
-    }
+    let end = match trial.standing(last, &boot_id, sys::now().boot) {
+        Standing::Live => return (Some(trial), None),
+        Standing::Lapsed => PastEnd::Lapsed,
+        Standing::Gone if last.path == trial.path && trial.is_of(last.text()) => PastEnd::Confirmed,
+        Standing::Gone => PastEnd::Replaced,
+    };
+    (None, Some(Past { trial, end, refused: false }))
 }
 
 /// The start in a trial: it goes on, to the same end. `None`: this version does not take what is on
@@ -195,41 +204,22 @@ fn resume(
         unwritten: false,
         refused: false,
         trial: Some(stored),
+        past: None,
         tried: tried.clone(),
     };
     Ok(Some(Bound { beginning, parts, faults: faults.clone() }))
 }
 
-/// Removes the record of a trial. A disk that hangs is not waited for.
-fn forget(states: Vec<PathBuf>) {
-    thread::spawn(move || {
-        for state in &states {
-            if let Err(error) = StoredTrial::remove(state) {
-                tracing::error!("{error}");
-            }
-        }
-    });
-}
-
 impl Bound {
-    /// Reports a trial that ended without an agent, once. `refused`: its file is still on the disk, and
-    /// must not come into force at a later start either.
-    fn report_lapsed(&mut self, lapsed: Option<StoredTrial>, refused: bool, states: Vec<PathBuf>) {
-        let Some(trial) = lapsed else { return };
-        if !trial.lapsed {
-            let text = lapsed_text(trial.of_file, WallTime(trial.begun_ms));
-            self.parts.gate.report_lapsed(&text, sys::now());
+    /// Notes a trial that ended before this start. The disk is not touched here: the reloader does it,
+    /// and a start before the network leaves it to the agent. `refused`: its file is still on the disk.
+    fn set_past(&mut self, past: Option<Past>, refused: bool) {
+        let Some(past) = past else { return };
+        if past.end == PastEnd::Lapsed {
+            let (of_file, begun) = (past.trial.of_file, WallTime(past.trial.begun_ms));
+            self.parts.gate.note_lapsed(of_file, begun, sys::now());
         }
-        if !refused {
-            return forget(states);
-        }
-        let state = self.beginning.loaded.config.paths.state.clone();
-        let trial = trial.ended();
-        thread::spawn(move || {
-            if let Err(error) = trial.write(&state) {
-                tracing::error!("{error}");
-            }
-        });
+        self.beginning.past = Some(Past { refused, ..past });
     }
 }
 
@@ -250,8 +240,8 @@ fn by_file(
     }
     parts.gate.set_origin(&path, kept.since(), None, now);
     let unwritten = last.as_ref() != Some(&kept);
-    let (refused, trial) = (false, None);
-    let beginning = Beginning { path, loaded, kept, unwritten, refused, trial, tried };
+    let beginning =
+        Beginning { path, loaded, kept, unwritten, refused: false, trial: None, past: None, tried };
     Bound { beginning, parts, faults }
 }
 

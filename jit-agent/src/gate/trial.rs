@@ -8,31 +8,37 @@
 //!
 //! The gate does not touch the disk here. `app::reload` writes the trial down before it begins.
 
-use std::collections::BTreeMap;
+mod preview;
+mod record;
 
-use jit_common::{Address, PortKey, PortRule, Protocol, Settings};
-use jit_proto::{
-    SourcePrefix, WallTime,
-    prefix::{bits, masked},
-    v1,
-    words::duration_text,
-};
+use std::{collections::BTreeMap, time::Duration};
+
+use jit_common::{Address, PortKey, PortRule, Settings};
+use jit_proto::{WallTime, v1, words::duration_text};
 use tokio::sync::oneshot;
+
+pub use preview::{closes, no_signer};
+pub use record::{BEGUN, confirmed_record, lapsed_record, lapsed_text, running_text};
 
 use crate::{
     config::Config,
     disk::audit::{EventCode, Record},
-    gate::{Gate, changes::Changes, configuration::NextStart, report::address_bytes},
+    gate::{Gate, Target, changes::Changes, configuration::NextStart},
     kernel::datapath::Datapath,
     rules::{
         clock::{BootNanos, Now},
+        grant::VerifiedGrant,
         problem::{ProblemKind, ProblemName},
-        reconcile::EntryKey,
     },
 };
 
-/// The most sessions that the answer to a question lists.
-const LISTED: usize = 64;
+/// How much later a trial ends while a confirmation is written to the disk. It came in time, so the
+/// ports stay closed meanwhile; a disk that hangs keeps them closed no longer than this.
+const HOLD: Duration = Duration::from_secs(10);
+/// The begin of a line of the log.
+const LAPSED: &str = "trial ended without a confirmation";
+/// Why grants end with a trial.
+const OF_TRIAL: &str = "only the configuration on trial allowed it, and nobody confirmed that";
 
 /// A configuration that goes on trial.
 #[derive(Clone, Debug)]
@@ -74,11 +80,11 @@ impl Ended {
 /// A step of a confirmation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Confirmation {
-    /// The trial does not end meanwhile: the disk is written.
+    /// The disk is written: the trial ends later, in the gate and in the kernel.
     Hold,
     /// The disk has it.
     Commit,
-    /// The disk has not taken it: the trial goes on to its end.
+    /// The disk has not taken it: the trial goes on to its end, which may have passed.
     Release,
 }
 
@@ -142,13 +148,13 @@ struct Running {
     begun: WallTime,
     of_file: bool,
     closes: Vec<String>,
-    /// A confirmation is being written.
-    held: bool,
+    /// When it would end, while a confirmation is written.
+    held: Option<BootNanos>,
 }
 
 impl Running {
     fn message(&self, now: Now) -> v1::TrialState {
-        let left = now.until(self.until).as_millis();
+        let left = now.until(self.held.unwrap_or(self.until)).as_millis();
         v1::TrialState {
             left_ms: i64::try_from(left).unwrap_or(i64::MAX),
             begun_ms: self.begun.0,
@@ -177,9 +183,9 @@ impl Trials {
     }
 
     /// When it ends.
-    pub(super) fn next_change(&self, now: Now) -> Option<std::time::Duration> {
-        let waits = self.on.as_ref().filter(|trial| !trial.held);
-        waits.map(|trial| now.until(trial.until)).filter(|left| !left.is_zero())
+    pub(super) fn next_change(&self, now: Now) -> Option<Duration> {
+        let left = self.on.as_ref().map(|trial| now.until(trial.until));
+        left.filter(|left| !left.is_zero())
     }
 
     /// Whether other keys count from now on. Says so once.
@@ -189,17 +195,18 @@ impl Trials {
 
     pub(super) fn problem(&self, now: Now) -> Option<(ProblemName, String)> {
         let trial = self.on.as_ref()?;
-        let left = duration_text(now.until(trial.until));
-        let back = if trial.of_file {
-            "the configuration before returns"
-        } else {
-            "the gate observes again"
-        };
-        let text = format!(
-            "enforcing on trial, {left} left: open a new SSH session and run `jit-agent confirm` \
-             there, or {back}"
-        );
-        Some((ProblemKind::Trial.into(), text))
+        Some((ProblemKind::Trial.into(), running_text(&trial.message(now))))
+    }
+
+    /// A trial of an earlier run has ended without a confirmation.
+    pub(super) fn note_lapsed(&mut self, of_file: bool, begun: WallTime, now: Now) {
+        self.last = Some(v1::TrialState {
+            begun_ms: begun.0,
+            of_file,
+            ended: Ended::Lapsed.word().into(),
+            ended_ms: now.wall.0,
+            ..v1::TrialState::default()
+        });
     }
 
     /// The settings of the whole gate, with the trial in them.
@@ -240,30 +247,9 @@ impl Running {
             begun: *begun,
             of_file: *of_file,
             closes: Changes::between(before, config, &[], *begun).closed,
-            held: false,
+            held: None,
         }
     }
-}
-
-/// What a trial that ended without a confirmation leaves.
-pub fn lapsed_text(of_file: bool, begun: WallTime) -> String {
-    if of_file {
-        format!(
-            "it closes something and was on trial since {begun}, and nobody confirmed it in time; \
-             `systemctl reload jit-agent` puts it on trial again, and `jit-agent confirm` over a new SSH \
-             session keeps it"
-        )
-    } else {
-        format!(
-            "nobody confirmed the trial that began at {begun}: the gate observes as before; \
-             `jit-agent enforce` tries again"
-        )
-    }
-}
-
-/// What a configuration closes that is in force now.
-pub fn closes(before: &Config, config: &Config, now: WallTime) -> Vec<String> {
-    Changes::between(before, config, &[], now).closed
 }
 
 impl<D: Datapath> Gate<D> {
@@ -310,7 +296,8 @@ impl<D: Datapath> Gate<D> {
             duration_text(left)
         );
         let record = Record::new(EventCode::TrialBegun).by(&trial.by);
-        self.record(record.with("closes", closes).with("seconds", left.as_secs()), now);
+        let record = record.with(BEGUN, trial.begun.0).with("closes", closes);
+        self.record(record.with("seconds", left.as_secs()), now);
         self.record_alarms(now);
         self.settle_audit(now);
         Ok(self.trials.state(now).unwrap_or_default())
@@ -318,17 +305,44 @@ impl<D: Datapath> Gate<D> {
 
     /// A step of the confirmation. `false`: no trial goes on, or its time has passed.
     pub fn confirm_trial(&mut self, step: Confirmation, by: &str, now: Now) -> bool {
-        let Some(trial) = &mut self.trials.on else { return false };
         match step {
-            Confirmation::Hold => {
-                trial.held = now.boot < trial.until;
-                return trial.held;
-            }
-            Confirmation::Release => {
-                trial.held = false;
-                return true;
-            }
-            Confirmation::Commit => {}
+            Confirmation::Hold => self.hold_trial(now),
+            Confirmation::Release => self.release_trial(),
+            Confirmation::Commit => self.commit_trial(by, now),
+        }
+    }
+
+    fn hold_trial(&mut self, now: Now) -> bool {
+        let Some(trial) = &mut self.trials.on else { return false };
+        if now.boot >= trial.until {
+            return false;
+        }
+        let until = *trial.held.get_or_insert(trial.until);
+        trial.until = until.max(now.boot + HOLD);
+        // The kernel must not observe before the confirmation is in force.
+        if let Err(error) = self.datapath.settings(self.settings()) {
+            tracing::error!("the trial cannot be confirmed: {error}");
+            self.release_trial();
+            return false;
+        }
+        true
+    }
+
+    fn release_trial(&mut self) -> bool {
+        let Some(trial) = &mut self.trials.on else { return false };
+        let Some(until) = trial.held.take() else { return true };
+        trial.until = until;
+        if let Err(error) = self.datapath.settings(self.settings()) {
+            // The review of the tables puts it right.
+            tracing::error!("{error}");
+        }
+        true
+    }
+
+    fn commit_trial(&mut self, by: &str, now: Now) -> bool {
+        let Some(trial) = &mut self.trials.on else { return false };
+        if now.boot >= trial.until {
+            return false;
         }
         let (of_file, begun) = (trial.of_file, trial.begun);
         // A port that is on trial without an end of the trial would observe: the end goes last.
@@ -342,10 +356,9 @@ impl<D: Datapath> Gate<D> {
             tracing::error!("{error}");
         }
         self.ending.anywhere();
-        let what = if of_file { "the file" } else { "enforcing" };
-        tracing::info!(by, "{what}, on trial since {begun}, is confirmed");
-        let record = Record::new(EventCode::TrialConfirmed).by(by);
-        self.record(record.detail(&format!("{what}, on trial since {begun}")), now);
+        let record = confirmed_record(of_file, begun, by);
+        tracing::info!(by, of_file, "what is on trial since {begun} is confirmed");
+        self.record(record, now);
         self.record_alarms(now);
         self.settle_audit(now);
         true
@@ -353,7 +366,7 @@ impl<D: Datapath> Gate<D> {
 
     /// The configuration before the trial returns when its time has passed.
     pub(super) fn end_trial_in_time(&mut self, now: Now) {
-        let passed = |trial: &&Running| !trial.held && now.boot >= trial.until;
+        let passed = |trial: &&Running| now.boot >= trial.until;
         if self.trials.on.as_ref().filter(passed).is_none() {
             return;
         }
@@ -374,70 +387,46 @@ impl<D: Datapath> Gate<D> {
         self.check_attachments(now);
         self.took(&old, &gated, now);
         self.set_in_force_since(trial.before_since);
+        self.revoke_of_trial(&old, now);
         let text = lapsed_text(trial.of_file, trial.begun);
         if trial.of_file {
             self.refuse_configuration(&text, NextStart::LastGood, now);
         }
-        self.report_lapsed(&text, now);
-    }
-
-    /// Reports a trial that ended without a confirmation, in this run or before it.
-    pub fn report_lapsed(&mut self, text: &str, now: Now) {
-        tracing::warn!("trial ended without a confirmation: {text}");
-        self.record(Record::new(EventCode::TrialLapsed).by("agent").detail(text), now);
+        tracing::warn!("{LAPSED}: {text}");
+        self.record(lapsed_record(trial.of_file, trial.begun), now);
         self.record_alarms(now);
         self.settle_audit(now);
     }
 
-    /// Another configuration takes the place of the one on trial.
+    /// Ends the grants that were open only by what was on trial: its signers, its wider limits.
+    fn revoke_of_trial(&mut self, on_trial: &Config, now: Now) {
+        let in_force = &self.config;
+        let is_of_trial = |grant: &VerifiedGrant| {
+            let by = |config: &Config| config.policy.check_open(grant, &config.keyring).is_ok();
+            by(on_trial) && !by(in_force)
+        };
+        let held = self.ledger.grants().filter(|held| held.stage.deadline().is_some());
+        let ids: Vec<_> =
+            held.filter(|held| is_of_trial(&held.grant)).map(|held| held.grant.id()).collect();
+        if ids.is_empty() {
+            return;
+        }
+        let revoked = self.revoke(&Target::Ids(ids), "agent", OF_TRIAL, now);
+        tracing::warn!(grants = revoked.ended, "{OF_TRIAL}");
+    }
+
+    /// Notes a trial that ended without a confirmation while no agent ran. `app::reload` records it.
+    pub fn note_lapsed(&mut self, of_file: bool, begun: WallTime, now: Now) {
+        tracing::warn!("{LAPSED}: {}", lapsed_text(of_file, begun));
+        self.trials.note_lapsed(of_file, begun, now);
+    }
+
+    /// Another configuration takes the place of the one on trial, or of the one that nobody confirmed.
     pub(super) fn replace_trial(&mut self, now: Now) {
         if self.trials.end(Ended::Replaced, now).is_some() {
             tracing::warn!("the trial has ended: another configuration takes its place");
+        } else if self.trials.last.as_ref().is_some_and(|last| last.ended == Ended::Lapsed.word()) {
+            self.trials.last = None;
         }
-    }
-
-    /// What a configuration would close, and whom it would shut out of these sessions.
-    pub(super) fn preview(
-        &self,
-        config: &Config,
-        sessions: &[Session],
-        now: Now,
-    ) -> v1::EnforceResponse {
-        let closes = closes(&self.config, config, now.wall);
-        let closed = |port: u16| {
-            let port = PortKey { protocol: Protocol::Tcp, port };
-            config.policy.port(port).is_some_and(|section| !section.observe)
-        };
-        let bytes = |address: Address| {
-            address_bytes(address.family as u8, &address.bytes()).to_vec().into()
-        };
-        let (mut listed, mut total) = (Vec::new(), 0_u32);
-        for (peer, peer_port, local, port) in sessions {
-            if !closed(*port) || self.is_covered(*peer, *port, now) {
-                continue;
-            }
-            total = total.saturating_add(1);
-            if listed.len() < LISTED {
-                listed.push(v1::Session {
-                    peer: bytes(*peer),
-                    peer_port: (*peer_port).into(),
-                    local: bytes(*local),
-                    port: (*port).into(),
-                });
-            }
-        }
-        v1::EnforceResponse { trial: None, closes, sessions: listed, sessions_total: total }
-    }
-
-    /// Whether a grant or an exemption lets a peer in now.
-    fn is_covered(&self, peer: Address, port: u16, now: Now) -> bool {
-        let port = PortKey { protocol: Protocol::Tcp, port };
-        (0..=bits(peer.family)).any(|length| {
-            let Ok(source) = SourcePrefix::new(masked(peer, length), length) else { return false };
-            let entry = self.tables.installed().get(&EntryKey { port, source });
-            entry.is_some_and(|entry| {
-                entry.accesses().iter().any(|access| access.deadline > now.boot)
-            })
-        })
     }
 }

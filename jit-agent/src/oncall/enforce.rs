@@ -4,6 +4,7 @@
 //! again, whatever becomes of this command or of the agent.
 
 use std::{
+    cell::Cell,
     io::{self, IsTerminal as _, Write as _},
     path::Path,
     process::ExitCode,
@@ -17,9 +18,10 @@ use jit_proto::{
     printable::clean,
     toml_value::duration,
     v1,
-    words::{address_text, duration as duration_words},
+    words::{address_text, counted, duration as duration_words},
 };
 use serde_json::json;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     oncall::{
@@ -93,6 +95,8 @@ pub async fn run(config: &Path, args: &EnforceArgs) -> Result<ExitCode, Failure>
         print_json(&json(&begun, own))?;
         return Ok(Exit::Success.into());
     }
+    // From here on Ctrl-C ends only the waiting, and says so.
+    let interrupt = signal(SignalKind::interrupt());
     print(&format!(
         "ENFORCING ON TRIAL for {}.\n\
          Now open a NEW SSH session to this host, and run there: sudo jit-agent confirm\n\
@@ -102,11 +106,42 @@ pub async fn run(config: &Path, args: &EnforceArgs) -> Result<ExitCode, Failure>
     if args.no_wait {
         return Ok(Exit::Success.into());
     }
-    wait(config).await
+    wait(config, interrupt).await
 }
 
-/// Waits until the trial has ended, and says how.
-async fn wait(config: &Path) -> Result<ExitCode, Failure> {
+/// Waits until the trial has ended, and says how. Ctrl-C ends the waiting alone.
+async fn wait(config: &Path, interrupt: io::Result<Signal>) -> Result<ExitCode, Failure> {
+    let left = Cell::new(None);
+    let interrupted = async {
+        match interrupt {
+            Ok(mut signal) => signal.recv().await,
+            // Ctrl-C ends the command, as if it did not wait.
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        ended = follow(config, &left) => ended,
+        _ = interrupted => {
+            if left.get().is_some() {
+                print("\n")?;
+            }
+            print(&interrupted_text(left.get()))?;
+            Ok(Exit::Degraded.into())
+        }
+    }
+}
+
+/// What a person reads who has waited no longer. `left`: when it was looked at last, milliseconds.
+fn interrupted_text(left: Option<i64>) -> String {
+    let left = left.map(|left| format!(", {} left", duration_words(left))).unwrap_or_default();
+    format!(
+        "THE TRIAL GOES ON{left}. To keep it: `sudo jit-agent confirm` in a NEW SSH session.\n\
+         Otherwise the gate observes again by itself. `jit-agent status` says how it goes.\n"
+    )
+}
+
+/// Shows the time left on a terminal, until the trial has ended.
+async fn follow(config: &Path, left: &Cell<Option<i64>>) -> Result<ExitCode, Failure> {
     let terminal = io::stderr().is_terminal();
     loop {
         let Ok(mut client) = reach(config).await else {
@@ -125,6 +160,7 @@ async fn wait(config: &Path) -> Result<ExitCode, Failure> {
             }
             return ended(&trial.ended);
         }
+        left.set(Some(trial.left_ms));
         if terminal {
             let left = duration_words(trial.left_ms);
             let _unseen = write!(io::stderr(), "\r{left} left to confirm   ");
@@ -210,6 +246,9 @@ fn preview_text(
             ));
         }
     }
+    for warning in &preview.warnings {
+        text.push_str(&format!("WARNING: {}\n", clean(warning, 400)));
+    }
     if seen.is_empty() {
         text.push_str("nobody else was let pass by observe mode in the last day\n");
     } else {
@@ -220,10 +259,10 @@ fn preview_text(
                 _ => "tcp",
             };
             text.push_str(&format!(
-                "  {} -> {}/{protocol}: {} packets, last {}\n",
+                "  {} -> {}/{protocol}: {}, last {}\n",
                 address_text(&denial.source),
                 denial.port,
-                denial.packets,
+                counted(denial.packets, "packet"),
                 WallTime(denial.last_ms)
             ));
         }
@@ -237,7 +276,7 @@ fn session_text(session: &v1::Session) -> String {
 }
 
 fn json(answer: &v1::EnforceResponse, own: Option<SshSession>) -> serde_json::Value {
-    let v1::EnforceResponse { trial, closes, sessions, sessions_total } = answer;
+    let v1::EnforceResponse { trial, closes, sessions, sessions_total, warnings } = answer;
     let sessions = sessions.iter().map(|session| {
         json!({
             "peer": address_text(&session.peer),
@@ -250,6 +289,7 @@ fn json(answer: &v1::EnforceResponse, own: Option<SshSession>) -> serde_json::Va
         "closes": closes,
         "sessions": sessions.collect::<Vec<_>>(),
         "sessions_total": sessions_total,
+        "warnings": warnings,
         "left_ms": trial.as_ref().map(|trial| trial.left_ms),
     })
 }

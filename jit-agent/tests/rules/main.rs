@@ -35,5 +35,6 @@ mod storage;
 mod support;
 mod threat_model;
 mod time;
+mod trials;
 mod verification;
 mod wycheproof;

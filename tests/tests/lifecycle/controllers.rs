@@ -53,7 +53,7 @@ public_key = "signing.pub.pem"
 }
 
 /// Runs `jitctl` in the scratch directory and the client's namespace; panics unless it succeeds.
-fn jitctl(site: &Site, arguments: &[&str]) -> Output {
+pub(crate) fn jitctl(site: &Site, arguments: &[&str]) -> Output {
     let output = try_jitctl(site, arguments);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "jitctl {arguments:?}: {errors}");
@@ -78,6 +78,14 @@ pub(crate) fn call(
     let (cert, key) = (format!("{authority}/{name}.pem"), format!("{authority}/{name}.key"));
     let agent = ["--agent", "198.51.100.1:7443", "--ca", ca, "--cert", &cert, "--key", &key];
     try_jitctl(site, &[&agent, arguments].concat())
+}
+
+/// The same at another port, as one of the controllers of the agent's own authority.
+pub(crate) fn call_at(site: &Site, port: u16, name: &str, arguments: &[&str]) -> Output {
+    let (agent, cert) = (format!("198.51.100.1:{port}"), format!("pki/{name}.pem"));
+    let key = format!("pki/{name}.key");
+    let how = ["--agent", &agent, "--ca", "pki/ca.pem", "--cert", &cert, "--key", &key];
+    try_jitctl(site, &[&how, arguments].concat())
 }
 
 /// The arguments of a grant for ten minutes.
@@ -147,9 +155,15 @@ fn a_certificate_that_is_not_for_clients_is_refused_whatever_its_name() {
 
 /// `openssl s_client` as a foreign peer.
 fn openssl(site: &Site, arguments: &[&str]) -> String {
+    openssl_at(site, 7443, arguments)
+}
+
+/// The same at another port.
+pub(crate) fn openssl_at(site: &Site, port: u16, arguments: &[&str]) -> String {
+    let agent = format!("198.51.100.1:{port}");
     let output = site.client.run(|| {
         Command::new("timeout")
-            .args(["10", "openssl", "s_client", "-connect", "198.51.100.1:7443"])
+            .args(["10", "openssl", "s_client", "-connect", &agent])
             .args(["-CAfile", "pki/ca.pem", "-alpn", "h2", "-ign_eof"])
             .args(arguments)
             .current_dir(site.path(""))

@@ -19,7 +19,7 @@ const SHORT: &str = "10s";
 const LAPSED: Duration = Duration::from_secs(25);
 
 /// A site in observe mode; `extra` follows its configuration.
-fn observing(extra: &str) -> Site {
+pub(crate) fn observing(extra: &str) -> Site {
     let mut site = Site::new();
     let base = site.base("[\"*\"]", "auto");
     let base = base.replace("[gate]\n", "[gate]\nmode = 'observe' # until it is known who comes\n");
@@ -30,7 +30,7 @@ fn observing(extra: &str) -> Site {
 }
 
 /// Exit code, and what was printed.
-fn said(site: &Site, arguments: &[&str], session: Option<&TcpStream>) -> (i32, String) {
+pub(crate) fn said(site: &Site, arguments: &[&str], session: Option<&TcpStream>) -> (i32, String) {
     let mut command = site.command(arguments);
     command.env_remove("SSH_CONNECTION");
     if let Some(stream) = session {
@@ -43,12 +43,12 @@ fn said(site: &Site, arguments: &[&str], session: Option<&TcpStream>) -> (i32, S
     (output.status.code().unwrap(), String::from_utf8(text).unwrap())
 }
 
-fn enforce(site: &Site, within: &str) -> (i32, String) {
+pub(crate) fn enforce(site: &Site, within: &str) -> (i32, String) {
     said(site, &["enforce", "--yes", "--no-wait", "--confirm-within", within], None)
 }
 
 #[track_caller]
-fn enforced(site: &Site, within: &str) -> Instant {
+pub(crate) fn enforced(site: &Site, within: &str) -> Instant {
     let (code, text) = enforce(site, within);
     assert_eq!(code, 0, "{text}\n{}", site.log());
     assert!(text.contains("ENFORCING ON TRIAL"), "{text}");
@@ -71,7 +71,7 @@ fn stranger(site: &Site) -> TcpStream {
 
 /// Waits until the stranger gets in again; returns when that was.
 #[track_caller]
-fn reopened(site: &Site) -> Instant {
+pub(crate) fn reopened(site: &Site) -> Instant {
     let end = Instant::now() + LAPSED;
     while !site.stranger_opens(0, 22) {
         assert!(Instant::now() < end, "the stranger is shut out still\n{}", site.log());
@@ -79,20 +79,25 @@ fn reopened(site: &Site) -> Instant {
     Instant::now()
 }
 
-fn audit(site: &Site, code: &str) -> usize {
+pub(crate) fn audit(site: &Site, code: &str) -> usize {
     let (_, text) = said(site, &["audit", "show", "--json"], None);
     text.lines().filter(|line| line.contains(&format!("\"{code}\""))).count()
 }
 
-fn boot_of_trial(site: &Site, boot: &str) {
+pub(crate) fn boot_of_trial(site: &Site, boot: &str) {
+    edit_trial(site, "boot_id", boot.into());
+}
+
+/// Changes a field of the trial's record in the state.
+pub(crate) fn edit_trial(site: &Site, field: &str, value: Value) {
     let path = site.path("state/configuration.trial");
     let mut trial: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-    trial["boot_id"] = boot.into();
+    trial[field] = value;
     fs::write(&path, serde_json::to_vec(&trial).unwrap()).unwrap();
 }
 
 /// The reason of the file on the disk that is not in force, or an empty text.
-fn refused(site: &Site) -> String {
+pub(crate) fn refused(site: &Site) -> String {
     site.status().0["configuration"]["refused"].as_str().unwrap().to_owned()
 }
 
@@ -333,14 +338,10 @@ fn a_reload_that_closes_something_returns_unless_it_is_confirmed() {
     assert!(site.stranger_opens(0, 22) && carries(&mut shut_out), "{}", site.log());
     assert!(refused(&site).contains("nobody confirmed it in time"), "{}", site.log());
     assert_eq!(fs::read_to_string(site.config()).unwrap(), closing);
-    // The end is in the audit first, and then in the state. Killed between the two, the next run would
-    // record it once more.
-    let written = || {
-        let trial = fs::read(site.path("state/configuration.trial")).unwrap();
-        serde_json::from_slice::<Value>(&trial).unwrap()["lapsed"] == true
-    };
-    wait_for("the end is written down", &written);
+    // The end is in the audit first, and then in the state: the next run records it no second time,
+    // also if it was killed between the two.
     site.end(Signal::KILL);
+    edit_trial(&site, "lapsed", false.into());
     site.start();
     assert!(site.stranger_opens(0, 22), "the file that nobody confirmed stays out");
     assert!(refused(&site).contains("nobody confirmed it in time"));

@@ -9,14 +9,18 @@ use jit_common::{Address, Family, PortKey, Protocol};
 use jit_proto::{WallTime, prefix::ip, v1};
 use tokio::task::spawn_blocking;
 
-use super::Reloader;
+use super::{Past, PastEnd, Reloader};
 use crate::{
     config::{CONFIRM_WITHIN, Config, Loaded, TRIALS},
     disk::{
+        audit::{self, EventCode, read::is_recorded},
         last_good::LastGood,
         trial::{self, Connection, StoredTrial},
     },
-    gate::trial::{Confirmation, Session, Trial, TrialRefused, TrialRequest, closes},
+    gate::trial::{
+        BEGUN, Confirmation, Session, Trial, TrialRefused, TrialRequest, closes, confirmed_record,
+        lapsed_record, no_signer,
+    },
     kernel::netlink::sock_diag::{SockDiag, Wanted},
     system::sys,
 };
@@ -64,6 +68,9 @@ impl Reloader {
         let good = self.kept.load().map_err(failed)?;
         if !good.config.observes() {
             return not_now("nothing is in observe mode: the gate enforces already");
+        }
+        if let Some(why) = no_signer(&good.config.enforcing(), sys::now().wall) {
+            return Err(TrialRefused::NotNow(why));
         }
         let on_trial = trial::enforcing(&self.kept).map_err(TrialRefused::Failed)?;
         let sessions = list(on_trial.config.clone()).await?;
@@ -201,24 +208,72 @@ impl Reloader {
         if !self.gate.confirm_trial(Confirmation::Hold, by).await.map_err(failed)? {
             return Err(passed());
         }
+        // The kernel took the later end after this one: it may have observed for a moment.
+        if sys::now().boot >= trial.until() {
+            self.release(by).await?;
+            return Err(passed());
+        }
         let good = LastGood::new(&self.path, &loaded, WallTime(trial.begun_ms));
         if let Err(error) = self.write_kept(good.clone()).await {
-            self.gate.confirm_trial(Confirmation::Release, by).await.map_err(failed)?;
+            self.release(by).await?;
+            // The disk may have taken it even so: the good one must be there when the trial ends.
+            self.unwritten = true;
             return Err(error);
         }
         // From here on a start takes it for the good one.
+        if !self.gate.confirm_trial(Confirmation::Commit, by).await.map_err(failed)? {
+            // The disk took longer than the gate waits: the one before is in force by now.
+            if let Err(error) = self.write_kept(self.kept.clone()).await {
+                tracing::error!("{error}");
+                self.unwritten = true;
+            }
+            return Err(passed());
+        }
         self.kept = good;
         self.trial = None;
         self.refused = false;
-        if !self.gate.confirm_trial(Confirmation::Commit, by).await.map_err(failed)? {
-            return Err(passed());
-        }
         self.tried = self.stamps(&[]);
         self.seen = self.tried.clone();
         if let Err(error) = self.write_trial(None).await {
             tracing::error!("{error}");
         }
         Ok(v1::ConfirmResponse::default())
+    }
+
+    async fn release(&self, by: &str) -> Result<(), TrialRefused> {
+        self.gate.confirm_trial(Confirmation::Release, by).await.map(drop).map_err(failed)
+    }
+
+    /// Writes down how a trial of an earlier run ended: in the audit, unless that has it, and then in
+    /// the state. Killed between the two, the next run finds the record.
+    pub(super) async fn settle_past(&mut self) {
+        let Some(Past { trial, end, refused }) = self.past.take() else { return };
+        let (of_file, begun) = (trial.of_file, WallTime(trial.begun_ms));
+        let record = match end {
+            PastEnd::Confirmed => Some(confirmed_record(of_file, begun, "agent")),
+            PastEnd::Lapsed if !trial.lapsed => Some(lapsed_record(of_file, begun)),
+            PastEnd::Lapsed | PastEnd::Replaced => None,
+        };
+        if let Some(record) = record
+            && !self.is_recorded(record.code(), begun).await
+            && let Err(gone) = self.gate.record(record).await
+        {
+            return tracing::error!("the end of a trial cannot be recorded: {gone}");
+        }
+        if let Err(error) = self.write_trial(refused.then(|| trial.ended())).await {
+            tracing::error!("{error}");
+        }
+    }
+
+    /// Whether the audit has the end of a trial. If it cannot be read, it is recorded once more.
+    async fn is_recorded(&self, code: EventCode, begun: WallTime) -> bool {
+        let directory = audit::directory(&self.state);
+        let look = move || is_recorded(&directory, code, (BEGUN, begun.0));
+        let found = spawn_blocking(look).await.map_err(std::io::Error::other).flatten();
+        found.unwrap_or_else(|error| {
+            tracing::warn!("the audit cannot be read: {error}");
+            false
+        })
     }
 
     /// Notes that the trial has ended in the gate, and what follows from it around the gate.

@@ -8,7 +8,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::disk::audit::files::{CURRENT, Link, MAX_LINE, full_files, full_name};
+use memchr::memmem;
+use serde_json::{Map, Value};
+
+use crate::disk::audit::{
+    code::EventCode,
+    files::{CURRENT, Link, MAX_LINE, full_files, full_name},
+};
 
 /// A reader, and its place in the audit.
 #[derive(Debug)]
@@ -110,6 +116,30 @@ impl Reader {
     }
 }
 
+/// Whether the current file, or the one before it, has a record with this code, and with this number
+/// in a field.
+pub fn is_recorded(
+    directory: &Path,
+    code: EventCode,
+    (field, number): (&str, i64),
+) -> io::Result<bool> {
+    let ahead = full_files(directory)?.into_values().next_back().into_iter().collect();
+    let (directory, begun) = (directory.to_owned(), Vec::new());
+    let mut reader = Reader { directory, ahead, open: None, begun };
+    while let Some(line) = reader.next_line()? {
+        // Most lines are others: they are not parsed.
+        if memmem::find(&line, code.code().as_bytes()).is_none() {
+            continue;
+        }
+        let Ok(record) = serde_json::from_slice::<Map<String, Value>>(&line) else { continue };
+        let is_it = record.get("code").and_then(Value::as_str) == Some(code.code());
+        if is_it && record.get(field).and_then(Value::as_i64) == Some(number) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Whether another file is the current one. While there is none, the next one is not begun yet.
 fn is_renamed(directory: &Path, inode: u64) -> io::Result<bool> {
     match std::fs::metadata(directory.join(CURRENT)) {
@@ -129,4 +159,27 @@ fn number_of(file: &mut BufReader<File>, path: &Path) -> io::Result<Option<u64>>
         digits.parse().ok().filter(|number| full_name(*number) == name)
     };
     Ok(said.and_then(|link| link.file).or_else(named))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_found_in_the_current_file_and_in_the_one_before_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let line = |code: &str, begun: i64| {
+            format!("{{\"seq\":1,\"code\":\"{code}\",\"begun_ms\":{begun},\"detail\":\"B004\"}}\n")
+        };
+        let files = [(full_name(1), 1), (full_name(2), 2), (CURRENT.to_owned(), 3)];
+        for (name, begun) in files {
+            let text = format!("{}torn\n{}", line("N003", begun + 10), line("B004", begun));
+            std::fs::write(directory.path().join(name), text).unwrap();
+        }
+        let has = |code, begun| is_recorded(directory.path(), code, ("begun_ms", begun)).unwrap();
+        let lapsed = [1, 2, 3, 4, 13].map(|begun| has(EventCode::TrialLapsed, begun));
+        assert_eq!(lapsed, [false, true, true, false, false], "the oldest file is not read");
+        assert!(has(EventCode::TrialConfirmed, 13) && !has(EventCode::TrialConfirmed, 3));
+        assert!(is_recorded(Path::new("/nowhere"), EventCode::TrialLapsed, ("a", 1)).is_err());
+    }
 }

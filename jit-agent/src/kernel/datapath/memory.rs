@@ -256,6 +256,11 @@ impl MemoryDatapath {
         self.lock().slots.entry(slot).or_default().hits += hits;
     }
 
+    /// The settings of the whole gate.
+    pub fn settings_in_force(&self) -> Settings {
+        self.lock().settings
+    }
+
     /// The entries as the decision sees them.
     pub fn tables(&self) -> MemoryTables {
         let inner = self.lock();

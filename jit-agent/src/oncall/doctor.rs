@@ -16,6 +16,7 @@ mod memory;
 mod page;
 mod places;
 mod process;
+mod trial;
 mod ways;
 
 use std::{path::Path, process::ExitCode};
@@ -38,7 +39,7 @@ const SCHEMA_VERSION: u32 = 1;
 /// The names of all checks, by group (docs/runbook.md, section "What `doctor` finds").
 pub const CHECKS: &[(&str, &[&str])] = &[
     ("Kernel", &["bpffs", "kernel", "bpf-jit", "lockdown", "sock-destroy"]),
-    ("Agent", &["agent", "capabilities", "version", "status"]),
+    ("Agent", &["agent", "capabilities", "version", "status", "trial"]),
     ("Files", &["configuration", "pins", "state", "disk"]),
     (
         "Interfaces",
@@ -111,6 +112,7 @@ fn all(host: &Host) -> Vec<Finding> {
         kernel::findings,
         memory::findings,
         places::findings,
+        trial::findings,
         ways::findings,
     ];
     kinds.iter().flat_map(|findings| findings(host)).collect()

@@ -22,7 +22,7 @@ use crate::controllers;
 const PATIENCE: Duration = Duration::from_secs(30);
 const LONG: Duration = Duration::from_secs(600);
 const ADDRESS: &str = "127.0.0.1:9477";
-const TCP: &str = "\n[metrics]\nlisten = \"127.0.0.1:9477\"\n";
+pub(crate) const TCP: &str = "\n[metrics]\nlisten = \"127.0.0.1:9477\"\n";
 const PAGE: &str = include_str!("../../../jit-agent/docs/metrics.md");
 const DASHBOARD: &str = include_str!("../../../jit-agent/docs/dashboard.json");
 const ALERTS: &str = include_str!("../../../jit-agent/docs/alerts.yml");
@@ -44,7 +44,7 @@ fn connect(site: &Site) -> Option<TcpStream> {
 
 /// A scrape of the agent, as soon as it has this in it.
 #[track_caller]
-fn scrape_with(site: &Site, says: &str) -> String {
+pub(crate) fn scrape_with(site: &Site, says: &str) -> String {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let page = connect(site).map(|stream| get(stream, "/metrics")).unwrap_or_default();

@@ -268,7 +268,7 @@ impl Scrape {
     }
 
     fn configuration(&self, page: &mut Page<'_>) -> fmt::Result {
-        let v1::StatusResponse { configuration, policy, .. } = &self.measured.status;
+        let v1::StatusResponse { configuration, policy, trial, .. } = &self.measured.status;
         let configuration = configuration.clone().unwrap_or_default();
         page.gauge(
             "configuration_in_force_timestamp_seconds",
@@ -284,6 +284,18 @@ impl Scrape {
             "configuration_last_good",
             "1: the agent started with the kept copy of the last good configuration",
             flag(configuration.last_good),
+        )?;
+        let trial = trial.as_ref();
+        let left = trial.filter(|trial| trial.ended.is_empty()).map(|trial| trial.left_ms);
+        page.gauge(
+            "trial_end_timestamp_seconds",
+            "When the configuration on trial ends unless it is confirmed, Unix time; 0: none is",
+            left.map_or(0.0, |left| seconds(self.measured.clock.wall.0.saturating_add(left))),
+        )?;
+        page.gauge(
+            "trial_lapsed",
+            "1: nobody confirmed the last configuration on trial, and the one before is in force",
+            flag(trial.is_some_and(|trial| trial.ended == "lapsed")),
         )?;
         let policy = policy.as_ref();
         page.gauge(

@@ -115,6 +115,7 @@ fn problems(host: &Host, status: &v1::StatusResponse) -> Vec<Finding> {
             || local.iter().flatten().any(|warning| warning == text)
             // The certificates' own checks say more.
             || text.starts_with("the agent's certificate ")
+            || text.ends_with("[trial]")
             || text.starts_with("the file on disk is not in force")
             || text.starts_with("configuration on disk refused")
             || text.starts_with("the clock says ")

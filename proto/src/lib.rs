@@ -21,6 +21,7 @@ pub mod text;
 pub mod toml_value;
 pub mod wall_time;
 pub mod words;
+pub mod wrong;
 
 pub use grant_id::GrantId;
 pub use hook::Hook;

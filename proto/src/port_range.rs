@@ -52,8 +52,17 @@ impl FromStr for PortRange {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let bad =
-            || format!("`{text}` is not a port such as 22, 22/tcp, 5985-5986/tcp or 3478/udp");
+        let bad = || {
+            let lower = text.trim().to_lowercase();
+            let meant = match text.split_once([',', ' ', ';']) {
+                Some(_) => format!("; write {}", listed(text)),
+                None if lower != text && lower.parse::<Self>().is_ok() => {
+                    format!("; write {lower:?}")
+                }
+                None => String::new(),
+            };
+            format!("`{text}` is not a port such as 22, 22/tcp, 5985-5986/tcp or 3478/udp{meant}")
+        };
         let (ports, protocol) = match text.split_once('/') {
             None => (text, Protocol::Tcp),
             Some((ports, "tcp")) => (ports, Protocol::Tcp),
@@ -67,6 +76,43 @@ impl FromStr for PortRange {
             return Err(format!("`{text}` ends before it starts; write the lower port first"));
         }
         Ok(Self { protocol, first, last })
+    }
+}
+
+/// The parts of a text that is meant as a list: `"22", "3389"`.
+pub(crate) fn listed(text: &str) -> String {
+    let parts = text.split([',', ' ', ';']).filter(|part| !part.is_empty());
+    parts.map(|part| format!("{part:?}")).collect::<Vec<_>>().join(", ")
+}
+
+/// What was most likely meant by the value of `port`, as the end of a sentence; empty if that is not
+/// known.
+pub(crate) fn port_meant(text: &str) -> String {
+    let text = text.trim();
+    let is_port = |text: &str| text.trim().parse::<u16>().is_ok_and(|port| port > 0);
+    let two = |at: &str| text.split_once(at).filter(|(one, other)| is_port(one) && is_port(other));
+    if let Some((port, protocol)) = text.split_once('/') {
+        let protocol = protocol.to_lowercase();
+        let known = matches!(&*protocol, "tcp" | "udp") && port.parse::<u16>().is_ok();
+        return known
+            .then(|| format!("; write port = {port} and protocol = {protocol:?}"))
+            .unwrap_or_default();
+    }
+    if let Some((first, last)) = two(":").or_else(|| two("..")).or_else(|| two("\u{2013}")) {
+        return format!("; write \"{}-{}\"", first.trim(), last.trim());
+    }
+    if text.contains([',', ';', ' ']) {
+        let all = listed(text).replace('"', "");
+        return format!("; write a [[port]] section for each of {all}");
+    }
+    match (text.strip_suffix('-'), text.strip_prefix('-')) {
+        (Some(port), _) if is_port(port) => {
+            format!("; write {port} for this port alone, \"{port}-65535\" for all from it on")
+        }
+        (_, Some(port)) if is_port(port) => {
+            format!("; write {port} for this port alone, \"1-{port}\" for all up to it")
+        }
+        _ => String::new(),
     }
 }
 
@@ -108,5 +154,37 @@ impl From<PortRange> for v1::PortRange {
 impl From<PortKey> for v1::PortRange {
     fn from(PortKey { protocol, port }: PortKey) -> Self {
         PortRange { protocol, first: port, last: port }.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_is_spelled_otherwise_is_named_as_it_is_written() {
+        for (typed, says) in [
+            ("22-", "write 22 for this port alone"),
+            ("-22", "\"1-22\" for all up to it"),
+            ("22,3389", "a [[port]] section for each of 22, 3389"),
+            ("22 3389", "a [[port]] section for each of 22, 3389"),
+            ("22:80", "write \"22-80\""),
+            ("22/TCP", "write port = 22 and protocol = \"tcp\""),
+        ] {
+            assert!(port_meant(typed).contains(says), "{typed}: {}", port_meant(typed));
+        }
+        for typed in ["ssh", "", "-", "22/sctp", "0-", "70000-"] {
+            assert_eq!(port_meant(typed), "", "{typed}");
+        }
+    }
+
+    #[test]
+    fn a_range_that_is_spelled_otherwise_is_named_as_it_is_written() {
+        for (typed, says) in
+            [("22/TCP", "; write \"22/tcp\""), ("22, 3389/tcp", "; write \"22\", \"3389/tcp\"")]
+        {
+            let error = typed.parse::<PortRange>().unwrap_err();
+            assert!(error.ends_with(says), "{typed}: {error}");
+        }
     }
 }

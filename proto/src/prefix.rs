@@ -8,7 +8,7 @@ use std::{
 
 use jit_common::{Address, Family};
 
-use crate::v1;
+use crate::{port_range::listed, v1};
 
 /// An address or a prefix; the bits after the length are zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,6 +29,14 @@ pub enum PrefixError {
     /// The address has bits set after the prefix length.
     #[error("{0} has bits set after its prefix length; write {1}")]
     HostBits(String, SourcePrefix),
+    /// It is spelled as people write it, but not as an address or a prefix.
+    #[error("`{typed}` is not an address or a prefix; write {write}")]
+    Spelling {
+        /// The text.
+        typed: String,
+        /// What was most likely meant.
+        write: String,
+    },
     /// The part after the slash is not a length of this family.
     #[error("prefix length `{0}` is not a number from 0 to {1}")]
     Length(String, u8),
@@ -121,21 +129,61 @@ impl FromStr for SourcePrefix {
     type Err = PrefixError;
 
     fn from_str(text: &str) -> Result<Self, PrefixError> {
-        let (ip, length) = match text.split_once('/') {
-            Some((ip, length)) => (ip, Some(length)),
-            None => (text, None),
-        };
-        let address = match ip.parse().map_err(|_| PrefixError::Address(ip.to_owned()))? {
-            IpAddr::V4(ip) => Address::v4(ip.octets()),
-            IpAddr::V6(ip) => Address::v6(ip.octets()),
-        };
-        let max = bits(address.family);
-        let length = match length {
-            None => max,
-            Some(text) => text.parse().map_err(|_| PrefixError::Length(text.to_owned(), max))?,
-        };
-        Self::new(address, length)
+        parse(text).map_err(|error| match (&error, meant(text)) {
+            (PrefixError::Address(_) | PrefixError::Length(..), Some(write)) => {
+                PrefixError::Spelling { typed: text.to_owned(), write }
+            }
+            _ => error,
+        })
     }
+}
+
+fn parse(text: &str) -> Result<SourcePrefix, PrefixError> {
+    let (ip, length) = match text.split_once('/') {
+        Some((ip, length)) => (ip, Some(length)),
+        None => (text, None),
+    };
+    let address = match ip.parse().map_err(|_| PrefixError::Address(ip.to_owned()))? {
+        IpAddr::V4(ip) => Address::v4(ip.octets()),
+        IpAddr::V6(ip) => Address::v6(ip.octets()),
+    };
+    let max = bits(address.family);
+    let length = match length {
+        None => max,
+        Some(text) => text.parse().map_err(|_| PrefixError::Length(text.to_owned(), max))?,
+    };
+    SourcePrefix::new(address, length)
+}
+
+/// What was most likely meant by a text that is no source.
+fn meant(text: &str) -> Option<String> {
+    let text = text.trim();
+    if matches!(&*text.to_lowercase(), "0/0" | "any" | "all" | "*" | "0" | "everybody") {
+        return Some(
+            "\"0.0.0.0/0\" for everybody by IPv4, and \"::/0\" for everybody by IPv6".into(),
+        );
+    }
+    if text.contains([',', ' ', ';']) {
+        let all = listed(text);
+        let parts = text.split([',', ' ', ';']).filter(|part| !part.is_empty());
+        let good = parts.into_iter().all(|part| part.parse::<SourcePrefix>().is_ok());
+        return good.then(|| format!("each source as a string of its own: {all}"));
+    }
+    let (ip, length) = text.split_once('/')?;
+    let length = match length.parse::<Ipv4Addr>() {
+        // A mask of the network, as ifconfig(8) writes it.
+        Ok(mask) => {
+            let (ones, mask) = (mask.to_bits().leading_ones(), mask.to_bits());
+            (ones == mask.count_ones()).then_some(ones)?
+        }
+        Err(_) => length.parse().ok().filter(|length| *length <= 32)?,
+    };
+    // The octets that are not written are zero: 10/8.
+    let octets: Vec<u8> = ip.split('.').map(str::parse).collect::<Result<_, _>>().ok()?;
+    let mut whole = [0; 4];
+    whole.get_mut(..octets.len())?.copy_from_slice(&octets);
+    let address = masked(Address::v4(whole), u8::try_from(length).ok()?);
+    Some(format!("{:?}", format!("{}/{length}", self::ip(address))))
 }
 
 impl TryFrom<&v1::Source> for SourcePrefix {
@@ -237,6 +285,27 @@ mod tests {
             assert!(bad.parse::<SourcePrefix>().is_err(), "{bad}");
         }
         assert!(matches!("::ffff:192.0.2.1".parse::<SourcePrefix>(), Err(PrefixError::Mapped(_))));
+    }
+
+    #[test]
+    fn a_source_that_is_spelled_otherwise_is_named_as_it_is_written() {
+        for (typed, write) in [
+            ("0/0", "\"0.0.0.0/0\" for everybody by IPv4, and \"::/0\" for everybody by IPv6"),
+            ("any", "\"0.0.0.0/0\" for everybody by IPv4, and \"::/0\" for everybody by IPv6"),
+            ("10/8", "\"10.0.0.0/8\""),
+            ("192.168/16", "\"192.168.0.0/16\""),
+            ("192.0.2/24", "\"192.0.2.0/24\""),
+            ("192.0.2.0/255.255.255.0", "\"192.0.2.0/24\""),
+            ("10.0.0.0/8,::1", "each source as a string of its own: \"10.0.0.0/8\", \"::1\""),
+        ] {
+            let error = typed.parse::<SourcePrefix>().unwrap_err();
+            let typed = typed.to_owned();
+            assert_eq!(error, PrefixError::Spelling { typed, write: write.into() });
+        }
+        for typed in ["10/33", "1.2.3.4.5/8", "256/8", "192.0.2.0/255.0.255.0", "a, b", "x/8"] {
+            let error = typed.parse::<SourcePrefix>().unwrap_err();
+            assert!(!matches!(error, PrefixError::Spelling { .. }), "{error}");
+        }
     }
 
     #[test]

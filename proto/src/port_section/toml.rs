@@ -11,7 +11,9 @@ use super::{
 };
 use crate::{
     PortRange, Sessions, SourcePrefix,
+    port_range::port_meant,
     toml_value::{duration, moment, width},
+    wrong::{Places, Wrong, Wrongs, join},
 };
 
 /// A section as the file has it, unchecked.
@@ -99,10 +101,23 @@ impl FromStr for PolicyFile {
     fn from_str(text: &str) -> Result<Self, String> {
         let TomlPolicy { version, hosts, port } =
             toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
-        // The file's reader does not know how many keys a host trusts: any number of approvals
-        // passes.
-        let sections =
-            port.into_iter().map(|port| port.check(usize::MAX)).collect::<Result<Vec<_>, _>>()?;
+        let mut wrongs = Wrongs::default();
+        let mut sections = Vec::new();
+        for (index, section) in port.into_iter().enumerate() {
+            // The file's reader does not know how many keys a host trusts: any number of approvals
+            // passes.
+            match section.check(usize::MAX) {
+                Ok(section) => sections.push(section),
+                Err(wrong) => wrongs.add_below(&format!("port.{index}"), wrong),
+            }
+        }
+        let places = Places::of(text);
+        let placed = |Wrong { path, text }: Wrong| match places.at(&path) {
+            Some(place) => format!("line {}: {text}", place.line),
+            None => text,
+        };
+        let all = |wrongs: Wrongs| wrongs.into_iter().map(placed).collect::<Vec<_>>().join("\n");
+        wrongs.end(()).map_err(all)?;
         by_port(&sections).map_err(stands_twice)?;
         Ok(Self { version, hosts, sections })
     }
@@ -118,8 +133,8 @@ impl TomlSection {
     /// cannot require more approvals.
     ///
     /// # Errors
-    /// One sentence that names the port and the key.
-    pub fn check(self, signers: usize) -> Result<PortSection, String> {
+    /// Every wrong value, by its path below the section. Each sentence names the port and the key.
+    pub fn check(self, signers: usize) -> Result<PortSection, Wrongs> {
         let Self {
             port,
             protocol,
@@ -133,49 +148,90 @@ impl TomlSection {
             terminates,
             exempt,
         } = self;
-        let range = port_range(&port, protocol)?;
-        let at = |what: String| format!("[[port]] {range}: {what}");
-        let widest_v4 = width("widest_v4", widest_v4, Family::V4).map_err(at)?;
-        let widest_v6 = width("widest_v6", widest_v6, Family::V6).map_err(at)?;
-        Ok(PortSection {
+        let mut wrongs = Wrongs::default();
+        let range = port_range(&port, protocol);
+        let name = range.as_ref().map_or_else(|_| port.text(), ToString::to_string);
+        let at = &|what: String| format!("[[port]] {name}: {what}");
+        let unread = PortRange { protocol: Protocol::Tcp, first: 1, last: 1 };
+        let range = wrongs.or("port", range, unread);
+        let widest_v4 = width("widest_v4", widest_v4, Family::V4).map_err(at);
+        let widest_v4 = wrongs.or("widest_v4", widest_v4, None);
+        let widest_v6 = width("widest_v6", widest_v6, Family::V6).map_err(at);
+        let widest_v6 = wrongs.or("widest_v6", widest_v6, None);
+        let longest = max_duration
+            .map_or(Ok(DEFAULT_PORT_DURATION), |text| duration("max_duration", &text))
+            .map_err(at);
+        let approvals = check_approvals(approvals, signers).map_err(at);
+        let section = PortSection {
             range,
             observe: mode == Some(Mode::Observe),
-            sources: check_sources(&sources).map_err(at)?,
+            sources: check_sources(&sources, at, &mut wrongs),
             widest_v4: widest_v4.unwrap_or(DEFAULT_WIDEST_V4),
             widest_v6: widest_v6.unwrap_or(DEFAULT_WIDEST_V6),
-            max_duration: max_duration
-                .map_or(Ok(DEFAULT_PORT_DURATION), |text| duration("max_duration", &text))
-                .map_err(at)?,
-            approvals: check_approvals(approvals, signers).map_err(at)?,
+            max_duration: wrongs.or("max_duration", longest, DEFAULT_PORT_DURATION),
+            approvals: wrongs.or("approvals", approvals, DEFAULT_APPROVALS),
             sessions: sessions.unwrap_or(Sessions::Drain),
             forwarded: terminates == Some(Terminates::Forwarded),
-            exemptions: exempt
-                .into_iter()
-                .map(|exempt| exempt.check().map_err(at))
-                .collect::<Result<_, _>>()?,
-        })
+            exemptions: check_exemptions(exempt, at, &mut wrongs),
+        };
+        wrongs.end(section)
     }
 }
 
 impl Exempt {
-    fn check(self) -> Result<Exemption, String> {
+    fn check(self) -> Result<Exemption, Wrongs> {
         let Self { source, reason, owner, until } = self;
-        if reason.is_empty() || owner.is_empty() {
-            return Err(format!("exempt {source}: reason and owner may not be empty"));
+        let mut wrongs = Wrongs::default();
+        for (key, text) in [("reason", &reason), ("owner", &owner)] {
+            if text.is_empty() {
+                wrongs.add(key, format!("exempt {source}: reason and owner may not be empty"));
+            }
         }
-        let until = moment("until", until).map_err(|error| format!("exempt {source}: {error}"))?;
-        let source = source.parse().map_err(|error| format!("exempt: source: {error}"))?;
-        Ok(Exemption { source, reason, owner, until })
+        let until = moment("until", until).map_err(|error| format!("exempt {source}: {error}"));
+        let until = wrongs.or("until", until, None);
+        let source = source.parse().map_err(|error| format!("exempt: source: {error}"));
+        let source = wrongs.or("source", source, SourcePrefix::any(Family::V4));
+        wrongs.end(Exemption { source, reason, owner, until })
     }
 }
 
-fn check_sources(texts: &[String]) -> Result<Vec<SourcePrefix>, String> {
-    if texts.is_empty() {
-        return Err("sources is empty, so no grant could open the port; for everyone write \
-                    [\"0.0.0.0/0\", \"::/0\"]"
-            .into());
+fn check_exemptions(
+    exempt: Vec<Exempt>,
+    at: &impl Fn(String) -> String,
+    wrongs: &mut Wrongs,
+) -> Vec<Exemption> {
+    let mut exemptions = Vec::new();
+    for (index, exempt) in exempt.into_iter().enumerate() {
+        match exempt.check() {
+            Ok(exemption) => exemptions.push(exemption),
+            Err(wrong) => {
+                for Wrong { path, text } in wrong {
+                    wrongs.add(join(&format!("exempt.{index}"), &path), at(text));
+                }
+            }
+        }
     }
-    texts.iter().map(|text| text.parse().map_err(|error| format!("sources: {error}"))).collect()
+    exemptions
+}
+
+fn check_sources(
+    texts: &[String],
+    at: &impl Fn(String) -> String,
+    wrongs: &mut Wrongs,
+) -> Vec<SourcePrefix> {
+    if texts.is_empty() {
+        let what = "sources is empty, so no grant could open the port; for everyone write \
+                    [\"0.0.0.0/0\", \"::/0\"]";
+        wrongs.add("sources", at(what.into()));
+    }
+    let mut sources = Vec::new();
+    for (index, text) in texts.iter().enumerate() {
+        match text.parse() {
+            Ok(source) => sources.push(source),
+            Err(error) => wrongs.add(format!("sources.{index}"), at(format!("sources: {error}"))),
+        }
+    }
+    sources
 }
 
 fn check_approvals(approvals: Option<u8>, signers: usize) -> Result<usize, String> {
@@ -190,6 +246,15 @@ fn check_approvals(approvals: Option<u8>, signers: usize) -> Result<usize, Strin
     }
 }
 
+impl Ports {
+    fn text(&self) -> String {
+        match self {
+            Self::One(port) => port.to_string(),
+            Self::Range(text) => format!("{text:?}"),
+        }
+    }
+}
+
 fn port_range(port: &Ports, protocol: TomlProtocol) -> Result<PortRange, String> {
     let protocol = match protocol {
         TomlProtocol::Tcp => Protocol::Tcp,
@@ -200,8 +265,9 @@ fn port_range(port: &Ports, protocol: TomlProtocol) -> Result<PortRange, String>
         Ports::Range(text) => {
             let bounds = text.split_once('-').unwrap_or((text, text));
             let (Ok(first), Ok(last)) = (bounds.0.trim().parse(), bounds.1.trim().parse()) else {
+                let meant = port_meant(text);
                 return Err(format!(
-                    "[[port]] port: {text:?} is not a port, or a range FIRST-LAST"
+                    "[[port]] port: {text:?} is not a port, or a range FIRST-LAST{meant}"
                 ));
             };
             (first, last)

@@ -7,10 +7,12 @@
 //! commands that must work with a broken file.
 
 mod audit;
+mod base;
 mod break_glass;
 mod ceiling;
 mod control;
 mod enforcing;
+mod error;
 mod gate;
 mod glimpse;
 mod interfaces;
@@ -24,30 +26,33 @@ mod signer;
 mod spelling;
 mod value;
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
-use jit_proto::{PayloadType, port_section::DEFAULT_APPROVALS};
+use jit_proto::{
+    PayloadType,
+    port_section::DEFAULT_APPROVALS,
+    wrong::{Place, Places, Wrong, Wrongs},
+};
 
 pub(crate) use self::limits::DEFAULT_MAX_DURATION;
 pub use self::{
     audit::AuditConfig,
     control::{Control, ControlLines, Controller},
     enforcing::enforcing_text,
+    error::ConfigError,
     gate::{CONFIRM_WITHIN, GateConfig, HookChoice, TRIALS},
     glimpse::Glimpse,
     interfaces::InterfaceFilter,
     limits::Limits,
     metrics::MetricsAddress,
+    mistakes::Mistake,
     paths::{DEFAULT_PATH, Paths},
     signer::{KeyFault, KeyFile},
 };
-use self::{mistakes::Mistake, signer::Signers, value::line_at};
+use self::{base::Base, signer::Signers};
 use crate::{
     rules::{ceiling::Ceiling, keyring::Keyring, policy::Policy},
-    system::sys,
+    system::{image::Files, sys},
 };
 
 /// A checked configuration.
@@ -96,57 +101,13 @@ pub struct Loaded {
     pub lines: ControlLines,
 }
 
-/// Why a configuration is refused: the file, and every mistake that keeps it from being read, or the
-/// first value that is wrong.
-#[derive(Debug, thiserror::Error)]
-#[error("configuration {}: {what}", file.display())]
-pub struct ConfigError {
-    file: PathBuf,
-    what: String,
-    brief: String,
-}
-
-impl ConfigError {
-    fn new(file: &Path, what: String) -> Self {
-        Self { file: file.to_owned(), brief: what.clone(), what }
-    }
-
-    /// `mistakes`: at least one.
-    fn of_mistakes(file: &Path, mistakes: &[Mistake]) -> Self {
-        let placed: Vec<_> = mistakes.iter().map(Mistake::placed).collect();
-        let first = placed.first().cloned().unwrap_or_default();
-        let file = file.to_owned();
-        match placed.len().saturating_sub(1) {
-            0 => Self { file, what: first.clone(), brief: first },
-            more => {
-                let all = mistakes.iter().map(|Mistake { line, column, text }| {
-                    format!("\n  {}:{line}:{column}: {text}", file.display())
-                });
-                let all: String = all.collect();
-                let what = format!("{} mistakes; each by line and column:{all}", more + 1);
-                Self {
-                    file,
-                    what,
-                    brief: format!("{first} (and {more} more; see `jit-agent check`)"),
-                }
-            }
-        }
-    }
-
-    fn of_toml(file: &Path, text: &str, error: &toml::de::Error) -> Self {
-        let mistakes = mistakes::syntax(text);
-        if mistakes.is_empty() {
-            let line = error.span().map_or(1, |span| line_at(text, span.start));
-            let brief = format!("line {line}: {}", error.message());
-            return Self { file: file.to_owned(), what: error.to_string(), brief };
-        }
-        Self::of_mistakes(file, &mistakes)
-    }
-
-    /// The cause on one line, with the file's line where it is known.
-    pub fn brief(&self) -> &str {
-        &self.brief
-    }
+/// What `check` takes from a file: all of it that is good, and every mistake.
+#[derive(Debug)]
+pub struct Examined {
+    /// The configuration, or all that is wrong in the file and in the signers' key files.
+    pub config: Result<Config, ConfigError>,
+    /// `[control]`, if it can be read, also where something else is wrong.
+    pub control: Option<Control>,
 }
 
 impl Config {
@@ -157,16 +118,32 @@ impl Config {
 
     /// Checks a text as if it were the content of this file, and reads the key files that it names.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let Loaded { config, faults, .. } = Loaded::parse(text, path, &[])?;
-        if faults.is_empty() {
-            return Ok(config);
+        Examined::of(text, path, &Files::Host).config
+    }
+}
+
+impl Examined {
+    /// Checks a text as if it were the content of this file. `files`: where the files are that it
+    /// names.
+    pub fn of(text: &str, path: &Path, files: &Files) -> Self {
+        let base = Base { text, directory: directory(path), files };
+        let Draft { loaded, mut mistakes } = Draft::of(&base, &[]);
+        let Some(Loaded { config, faults, .. }) = loaded else {
+            return Self { config: Err(ConfigError::new(path, mistakes)), control: None };
+        };
+        let places = Places::of(text);
+        mistakes.extend(faults.into_iter().map(|KeyFault { id, path: _, why, line, kept: _ }| {
+            let index = places.index_of("signer", "id", &id);
+            let place = index.and_then(|index| places.at(&format!("signer.{index}.public_key")));
+            let place = place.unwrap_or(Place { line, column: 1 });
+            Mistake { place: Some(place), text: format!("[[signer]] {id:?}: {why}") }
+        }));
+        mistakes.sort();
+        let control = config.control.clone();
+        if mistakes.is_empty() {
+            return Self { config: Ok(config), control };
         }
-        let all = faults.into_iter().map(|KeyFault { id, path: _, why, line, kept: _ }| Mistake {
-            line,
-            column: 1,
-            text: format!("[[signer]] {id:?}: {why}"),
-        });
-        Err(ConfigError::of_mistakes(path, &all.collect::<Vec<_>>()))
+        Self { config: Err(ConfigError::new(path, mistakes)), control }
     }
 }
 
@@ -185,67 +162,121 @@ impl Loaded {
     /// # Errors
     /// As [`Loaded::read`].
     pub fn parse(text: &str, path: &Path, kept: &[KeyFile]) -> Result<Self, ConfigError> {
-        let raw: raw::Config =
-            toml::from_str(text).map_err(|error| ConfigError::of_toml(path, text, &error))?;
-        let directory = path.parent().unwrap_or(Path::new("."));
-        Self::check(raw, (text, directory), kept).map_err(|what| ConfigError::new(path, what))
-    }
-
-    fn check(
-        raw: raw::Config,
-        (text, directory): (&str, &Path),
-        kept: &[KeyFile],
-    ) -> Result<Self, String> {
-        let raw::Config {
-            host: raw::Host { id: host },
-            gate,
-            port,
-            control,
-            controller,
-            signer,
-            audit,
-            limits,
-            ceiling,
-            break_glass,
-            metrics,
-            paths,
-        } = raw;
-        check_host(&host)?;
-        let signers = Signers::read(signer, (text, directory), kept)?;
-        let max_duration = limits::max_duration(limits.max_duration)?;
-        let gate = GateConfig::new(gate)?;
-        let keys = signers.number_of(PayloadType::Grant);
-        // Observe mode shuts nobody out: a host may begin before it has a signer. `check` warns.
-        let keys = if gate.observe { keys.max(DEFAULT_APPROVALS) } else { keys };
-        let policy = port::policy(port, keys, max_duration)?;
-        let signing = signers.number_of(PayloadType::Policy);
-        let ceiling = ceiling.map(|raw| ceiling::ceiling(raw, signing)).transpose()?;
-        let lines = control.as_ref().map(|raw| ControlLines::new(raw, text));
-        let control = control.map(|raw| Control::new(raw, directory, &policy)).transpose()?;
-        let Signers { keyring, files: keys, faults, .. } = signers;
-        let absent = faults.iter().filter(|fault| !fault.kept).map(|fault| fault.id.clone());
-        let paths = Paths::new(paths)?;
-        let config = Config {
-            host,
-            gate,
-            policy,
-            ceiling,
-            keyring,
-            absent_signers: absent.collect(),
-            control,
-            controllers: Controller::all(controller)?,
-            audit: AuditConfig::new(audit)?,
-            break_glass: break_glass::longest(break_glass)?,
-            metrics: MetricsAddress::new(metrics, &paths)?,
-            limits: Limits::new(limits.hosts, limits.prefixes)?,
-            paths,
-        };
-        Ok(Self { config, text: text.to_owned(), keys, faults, lines: lines.unwrap_or_default() })
+        let base = Base { text, directory: directory(path), files: &Files::Host };
+        match Draft::of(&base, kept) {
+            Draft { loaded: Some(loaded), mistakes } if mistakes.is_empty() => Ok(loaded),
+            Draft { mistakes, .. } => Err(ConfigError::new(path, mistakes)),
+        }
     }
 }
 
+/// A configuration as far as a text could be read. It is one only if there is no mistake; what is wrong
+/// has some other value meanwhile.
+struct Draft {
+    loaded: Option<Loaded>,
+    /// In the order of the file.
+    mistakes: Vec<Mistake>,
+}
+
+impl Draft {
+    fn of(base: &Base<'_>, kept: &[KeyFile]) -> Self {
+        let text = base.text;
+        let mut draft = match toml::from_str(text) {
+            Ok(raw) => Self::checked(raw, base, kept, &Places::of(text)),
+            Err(error) => Self::mended(base, kept, &error),
+        };
+        draft.mistakes.sort();
+        draft.mistakes.dedup();
+        draft
+    }
+
+    /// From a text that cannot be read as it is. The values are checked as if it could.
+    fn mended(base: &Base<'_>, kept: &[KeyFile], error: &toml::de::Error) -> Self {
+        let (mut mistakes, root) = mistakes::syntax(base.text);
+        let mut loaded = None;
+        if let Some(root) = root
+            && let Ok(raw) = mistakes::read(root.clone())
+        {
+            let places = Places::of_table(base.text, root);
+            let draft = Self::checked(raw, base, kept, &places);
+            loaded = draft.loaded;
+            mistakes.extend(draft.mistakes);
+        }
+        if mistakes.is_empty() {
+            let at = error.span().map_or(0, |span| span.start);
+            mistakes.push(Mistake::at(base.text, at, error.message().to_owned()));
+        }
+        Self { loaded, mistakes }
+    }
+
+    fn checked(raw: raw::Config, base: &Base<'_>, kept: &[KeyFile], places: &Places<'_>) -> Self {
+        let mut wrongs = Wrongs::default();
+        let loaded = check(raw, base, kept, &mut wrongs);
+        // A value without a place was put in for one that is missing, which is said already.
+        let placed =
+            |Wrong { path, text }: Wrong| Some(Mistake { place: Some(places.at(&path)?), text });
+        Self { loaded: Some(loaded), mistakes: wrongs.into_iter().filter_map(placed).collect() }
+    }
+}
+
+fn check(raw: raw::Config, base: &Base<'_>, kept: &[KeyFile], wrongs: &mut Wrongs) -> Loaded {
+    let raw::Config {
+        host: raw::Host { id: host },
+        gate,
+        port,
+        control,
+        controller,
+        signer,
+        audit,
+        limits,
+        ceiling,
+        break_glass,
+        metrics,
+        paths,
+    } = raw;
+    wrongs.or("host.id", check_host(&host), ());
+    let signers = Signers::read(signer, base, kept, wrongs);
+    let longest = limits::max_duration(limits.max_duration);
+    let longest = wrongs.or("limits.max_duration", longest, DEFAULT_MAX_DURATION);
+    let gate = GateConfig::new(gate, wrongs);
+    let keys = signers.number_of(PayloadType::Grant);
+    // Observe mode shuts nobody out: a host may begin before it has a signer. `check` warns.
+    let keys = if gate.observe { keys.max(DEFAULT_APPROVALS) } else { keys };
+    let policy = port::policy(port, keys, longest, wrongs);
+    let signing = signers.number_of(PayloadType::Policy);
+    let ceiling = ceiling.map(|raw| ceiling::ceiling(raw, signing, wrongs));
+    let lines = control.as_ref().map(|raw| ControlLines::new(raw, base.text));
+    let control = control.and_then(|raw| Control::new(raw, base, &policy, wrongs));
+    let Signers { keyring, files: keys, faults, .. } = signers;
+    let absent = faults.iter().filter(|fault| !fault.kept).map(|fault| fault.id.clone());
+    let paths = Paths::new(paths, wrongs);
+    let metrics = MetricsAddress::new(metrics, &paths);
+    let break_glass = break_glass::longest(break_glass);
+    let config = Config {
+        host,
+        gate,
+        policy,
+        ceiling,
+        keyring,
+        absent_signers: absent.collect(),
+        control,
+        controllers: Controller::all(controller, wrongs),
+        audit: AuditConfig::new(audit, wrongs),
+        break_glass: wrongs.or("break_glass.max_duration", break_glass, None),
+        metrics: wrongs.or("metrics.listen", metrics, None),
+        limits: Limits::new(limits.hosts, limits.prefixes, wrongs),
+        paths,
+    };
+    Loaded { config, text: base.text.to_owned(), keys, faults, lines: lines.unwrap_or_default() }
+}
+
 fn read_text(path: &Path) -> Result<String, ConfigError> {
-    sys::read_trusted(path).map_err(|error| ConfigError::new(path, error.to_string()))
+    sys::read_trusted(path).map_err(|error| ConfigError::whole(path, error.to_string()))
+}
+
+/// Where the relative paths of a configuration start.
+fn directory(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("."))
 }
 
 /// The id of `[host]`.
@@ -261,6 +292,8 @@ fn check_host(id: &str) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     const GOOD: &str = r#"

@@ -1,5 +1,5 @@
 //! The operating system, for every layer but the rules: clocks, files that are trusted only after a
-//! check, locks, users, addresses, local ports, processes, other programs, network devices, directories
+//! check, files of an image, locks, users, addresses, local ports, processes, other programs, network devices, directories
 //! that change, files that are replaced, the log, the meters, what peers do too often, the allocator, core dumps, what a process gives up, the service manager.
 
 pub mod addresses;
@@ -7,6 +7,7 @@ pub mod core_dumps;
 pub mod directory_watch;
 pub mod ethtool;
 pub mod files;
+pub mod image;
 pub mod local_ports;
 pub mod log;
 pub mod memory;

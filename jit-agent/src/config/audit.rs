@@ -2,6 +2,8 @@
 
 use std::ops::RangeInclusive;
 
+use jit_proto::wrong::Wrongs;
+
 use crate::config::{raw, value};
 
 /// Defaults: the size of a full file, bytes, and the number of full files to keep. Together at most
@@ -28,16 +30,20 @@ impl AuditConfig {
     }
 
     /// Checks an `[audit]`.
-    pub(super) fn new(raw: raw::Audit) -> Result<Self, String> {
+    pub(super) fn new(raw: raw::Audit, wrongs: &mut Wrongs) -> Self {
         let raw::Audit { max_size, keep } = raw;
         let max_size = max_size.map_or(Ok(DEFAULT_SIZE), |text| {
             value::bytes(&text).filter(|size| SIZES.contains(size)).ok_or_else(|| {
                 format!("[audit] max_size: {text:?} is not a size from 64KiB to 1GiB, like 32MiB")
             })
-        })?;
-        match keep.unwrap_or(DEFAULT_KEEP) {
-            keep @ 1..=MAX_KEEP => Ok(Self { max_size, keep }),
+        });
+        let keep = match keep.unwrap_or(DEFAULT_KEEP) {
+            keep @ 1..=MAX_KEEP => Ok(keep),
             keep => Err(format!("[audit] keep: {keep} is not from 1 to {MAX_KEEP}")),
+        };
+        Self {
+            max_size: wrongs.or("audit.max_size", max_size, DEFAULT_SIZE),
+            keep: wrongs.or("audit.keep", keep, DEFAULT_KEEP),
         }
     }
 }

@@ -1,7 +1,10 @@
 //! `[ceiling]`: the most that a pushed policy may ask for.
 
 use jit_common::Family;
-use jit_proto::toml_value::{duration, width};
+use jit_proto::{
+    toml_value::{duration, width},
+    wrong::Wrongs,
+};
 
 use crate::{
     config::{raw, value::each},
@@ -9,7 +12,7 @@ use crate::{
 };
 
 /// Checks a `[ceiling]`. `signing` is the number of keys that sign policies.
-pub(super) fn ceiling(raw: raw::Ceiling, signing: usize) -> Result<Ceiling, String> {
+pub(super) fn ceiling(raw: raw::Ceiling, signing: usize, all: &mut Wrongs) -> Ceiling {
     let at = |what: String| format!("[ceiling] {what}");
     let raw::Ceiling {
         arm,
@@ -25,31 +28,36 @@ pub(super) fn ceiling(raw: raw::Ceiling, signing: usize) -> Result<Ceiling, Stri
         forwarded,
         exemptions,
     } = raw;
+    let mut wrongs = Wrongs::default();
     let policy_approvals = policy_approvals.map_or(1, usize::from);
     if policy_approvals == 0 || policy_approvals > signing {
-        return Err(at(format!(
+        let what = format!(
             "policy_approvals: {policy_approvals} is not from 1 to {signing}, the number of \
              [[signer]] keys with signs = [\"policy\"]"
-        )));
+        );
+        wrongs.add("policy_approvals", at(what));
     }
     if approvals == Some(0) {
-        return Err(at("approvals: 0 would let a port open without a signature".into()));
+        let what = "approvals: 0 would let a port open without a signature";
+        wrongs.add("approvals", at(what.into()));
     }
-    Ok(Ceiling {
+    let max_duration = max_duration.map(|text| duration("max_duration", &text)).transpose();
+    let widest_v4 = width("widest_v4", widest_v4, Family::V4).map_err(at);
+    let widest_v6 = width("widest_v6", widest_v6, Family::V6).map_err(at);
+    let ceiling = Ceiling {
         approvals: approvals.map(usize::from),
-        arm: each("arm", &arm).map_err(at)?,
-        disarm: each("disarm", &disarm).map_err(at)?,
+        arm: each("arm", &arm, at, &mut wrongs),
+        disarm: each("disarm", &disarm, at, &mut wrongs),
         drain,
         exemptions,
         forwarded,
-        max_duration: max_duration
-            .map(|text| duration("max_duration", &text))
-            .transpose()
-            .map_err(at)?,
+        max_duration: wrongs.or("max_duration", max_duration.map_err(at), None),
         observe,
         policy_approvals,
-        sources: each("sources", &sources).map_err(at)?,
-        widest_v4: width("widest_v4", widest_v4, Family::V4).map_err(at)?,
-        widest_v6: width("widest_v6", widest_v6, Family::V6).map_err(at)?,
-    })
+        sources: each("sources", &sources, at, &mut wrongs),
+        widest_v4: wrongs.or("widest_v4", widest_v4, None),
+        widest_v6: wrongs.or("widest_v6", widest_v6, None),
+    };
+    all.add_below("ceiling", wrongs);
+    ceiling
 }

@@ -1,16 +1,15 @@
 //! `[control]` and `[[controller]]`: where controllers connect, and what each of them may do.
 
 use std::{
-    collections::BTreeSet,
-    net::SocketAddr,
-    path::{Path, PathBuf},
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
 };
 
 use jit_common::{PortKey, Protocol};
-use jit_proto::permission::Permissions;
+use jit_proto::{permission::Permissions, wrong::Wrongs};
 
 use crate::{
-    config::{raw, value::line_at},
+    config::{base::Base, raw, value::line_at},
     rules::policy::Policy,
 };
 
@@ -72,52 +71,82 @@ pub struct Controller {
 }
 
 impl Control {
-    /// Checks a `[control]`. Relative paths start in `directory`, that of the configuration.
+    /// Checks a `[control]`. `None`: it is wrong.
     pub(super) fn new(
         raw: raw::Control,
-        directory: &Path,
+        base: &Base<'_>,
         policy: &Policy,
-    ) -> Result<Self, String> {
+        wrongs: &mut Wrongs,
+    ) -> Option<Self> {
         let raw::Control { listen, certificate, key, client_ca } = raw;
         let listen = listen.into_inner();
-        let listen: SocketAddr = listen
-            .parse()
-            .map_err(|_| format!("[control] listen: {listen:?} is not ADDRESS:PORT"))?;
+        let Ok(listen) = listen.parse::<SocketAddr>() else {
+            wrongs.add("control.listen", no_address(&listen));
+            return None;
+        };
         if policy.port(PortKey { protocol: Protocol::Tcp, port: listen.port() }).is_some() {
-            return Err(format!(
+            let what = format!(
                 "[control] listen: a [[port]] section protects port {}, so the gate would lock the \
                  controllers out; listen on another port",
                 listen.port()
-            ));
+            );
+            wrongs.add("control.listen", what);
         }
-        Ok(Self {
+        Some(Self {
             listen,
-            certificate: directory.join(certificate.into_inner()),
-            key: directory.join(key.into_inner()),
-            client_ca: directory.join(client_ca.into_inner()),
+            certificate: base.path(certificate.into_inner()),
+            key: base.path(key.into_inner()),
+            client_ca: base.path(client_ca.into_inner()),
         })
     }
 }
 
-impl Controller {
-    /// Checks a `[[controller]]`.
-    fn new(raw: raw::Controller) -> Result<Self, String> {
-        let raw::Controller { identity, may } = raw;
-        if identity.is_empty() {
-            return Err("[[controller]] identity is empty".into());
-        }
-        Ok(Self { identity, may: may.into_iter().collect() })
-    }
+fn no_address(listen: &str) -> String {
+    let port = listen.rsplit(':').next().unwrap_or_default().trim();
+    let meant = if port.parse::<u16>().is_ok()
+        && matches!(listen.trim_end_matches(port), "" | ":" | "*:")
+    {
+        format!("; write \"0.0.0.0:{port}\", or \"[::]:{port}\" for IPv6 as well")
+    } else if listen.parse::<IpAddr>().is_ok() {
+        "; a port is missing, such as 7443".to_owned()
+    } else {
+        String::new()
+    };
+    format!("[control] listen: {listen:?} is not ADDRESS:PORT{meant}")
+}
 
+impl Controller {
     /// Checks all `[[controller]]` sections: no two have the same identity.
-    pub(super) fn all(raw: Vec<raw::Controller>) -> Result<Vec<Self>, String> {
-        let all = raw.into_iter().map(Self::new).collect::<Result<Vec<_>, _>>()?;
-        let mut identities = BTreeSet::new();
-        match all.iter().find(|one| !identities.insert(&one.identity)) {
-            Some(twice) => {
-                Err(format!("[[controller]] identity {:?} is in two sections", twice.identity))
+    pub(super) fn all(raw: Vec<raw::Controller>, wrongs: &mut Wrongs) -> Vec<Self> {
+        let mut all: Vec<Self> = Vec::new();
+        for (index, raw::Controller { identity, may }) in raw.into_iter().enumerate() {
+            let at = format!("controller.{index}.identity");
+            if identity.is_empty() {
+                wrongs.add(at, "[[controller]] identity is empty");
+            } else if all.iter().any(|one| one.identity == identity) {
+                let what = format!("[[controller]] identity {identity:?} is in two sections");
+                wrongs.add(at, what);
             }
-            None => Ok(all),
+            all.push(Self { identity, may: may.into_iter().collect() });
         }
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_without_a_part_is_refused_with_what_is_missing() {
+        for (listen, says) in [
+            ("7443", "write \"0.0.0.0:7443\""),
+            (":7443", "write \"0.0.0.0:7443\""),
+            ("*:7443", "\"[::]:7443\" for IPv6"),
+            ("192.0.2.1", "a port is missing"),
+        ] {
+            assert!(no_address(listen).contains(says), "{}", no_address(listen));
+        }
+        assert!(no_address("web-1:7443").ends_with("is not ADDRESS:PORT"));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use jit_proto::{port_section::Mode, toml_value::duration};
+use jit_proto::{port_section::Mode, toml_value::duration, wrong::Wrongs};
 
 use crate::config::{interfaces::InterfaceFilter, raw};
 
@@ -44,10 +44,10 @@ pub enum HookChoice {
 
 impl GateConfig {
     /// Checks a `[gate]`.
-    pub(super) fn new(raw: raw::Gate) -> Result<Self, String> {
+    pub(super) fn new(raw: raw::Gate, wrongs: &mut Wrongs) -> Self {
         let raw::Gate { mode, interfaces, exclude, hook, socket_guard, confirm_within } = raw;
         let observe = mode.is_some_and(|mode| mode == Mode::Observe);
-        let interfaces = InterfaceFilter::new(interfaces, exclude)?;
+        let interfaces = InterfaceFilter::new(interfaces, exclude, wrongs);
         let hook = match hook {
             None | Some(raw::Hook::Auto) => HookChoice::Auto,
             Some(raw::Hook::Clsact) => HookChoice::Clsact,
@@ -56,8 +56,9 @@ impl GateConfig {
             Some(raw::Hook::Tc) => HookChoice::Tc,
         };
         let socket_guard = socket_guard.unwrap_or(true);
-        let confirm_within = self::confirm_within(confirm_within.as_deref())?;
-        Ok(Self { observe, interfaces, hook, socket_guard, confirm_within })
+        let confirm_within = self::confirm_within(confirm_within.as_deref());
+        let confirm_within = wrongs.or("gate.confirm_within", confirm_within, None);
+        Self { observe, interfaces, hook, socket_guard, confirm_within }
     }
 }
 

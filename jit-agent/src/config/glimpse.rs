@@ -9,6 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use jit_proto::wrong::Wrongs;
 use toml::{Table, Value};
 
 use crate::config::{interfaces::InterfaceFilter, paths::Paths};
@@ -123,7 +124,9 @@ fn interfaces(table: &Table) -> InterfaceFilter {
         .map(|list| list.iter().filter_map(Value::as_str).map(str::to_owned).collect());
     let exclude = list("exclude").into_iter().flatten();
     let exclude = exclude.filter_map(|entry| entry.clone().try_into().ok());
-    InterfaceFilter::new(globs, exclude.collect()).unwrap_or_default()
+    let mut wrongs = Wrongs::default();
+    let filter = InterfaceFilter::new(globs, exclude.collect(), &mut wrongs);
+    if wrongs.is_empty() { filter } else { InterfaceFilter::default() }
 }
 
 fn named_files(table: &Table, path: &Path) -> Vec<PathBuf> {

@@ -1,6 +1,7 @@
 //! The globs that choose the interfaces to gate.
 
 use glob::Pattern;
+use jit_proto::wrong::Wrongs;
 
 use crate::config::raw::{Exclude, Reasoned};
 
@@ -29,26 +30,26 @@ impl Default for InterfaceFilter {
 
 impl InterfaceFilter {
     /// From the globs of `[gate] interfaces` (`None`: every interface) and `exclude`.
-    ///
-    /// # Errors
-    /// A text is not a glob, a reason is empty, or `interfaces` is empty.
+    /// Wrong are a text that is not a glob, an empty reason, and an empty `interfaces`.
     pub(super) fn new(
         interfaces: Option<Vec<String>>,
         exclude: Vec<Exclude>,
-    ) -> Result<Self, String> {
+        wrongs: &mut Wrongs,
+    ) -> Self {
         let include = match interfaces {
             Some(globs) => {
-                globs.iter().map(|glob| pattern("interfaces", glob)).collect::<Result<_, _>>()?
+                if globs.is_empty() {
+                    let what = "[gate] interfaces is empty: nothing would be gated; write [\"*\"] for \
+                                all";
+                    wrongs.add("gate.interfaces", what);
+                }
+                let globs = globs.iter().map(|glob| pattern("interfaces", glob));
+                each("gate.interfaces", globs, wrongs)
             }
             None => Self::default().include,
         };
-        if include.is_empty() {
-            return Err(
-                "[gate] interfaces is empty: nothing would be gated; write [\"*\"] for all".into(),
-            );
-        }
-        let exclude = exclude.into_iter().map(Exclusion::new).collect::<Result<_, _>>()?;
-        Ok(Self { include, exclude })
+        let exclude = each("gate.exclude", exclude.into_iter().map(Exclusion::new), wrongs);
+        Self { include, exclude }
     }
 
     /// Whether an interface of this name is gated.
@@ -104,6 +105,16 @@ impl Exclusion {
         };
         Ok(Self { pattern: pattern("exclude", &name)?, reason })
     }
+}
+
+fn each<T>(
+    path: &str,
+    read: impl Iterator<Item = Result<T, String>>,
+    wrongs: &mut Wrongs,
+) -> Vec<T> {
+    let read = read.enumerate();
+    read.filter_map(|(index, one)| wrongs.or(format!("{path}.{index}"), one.map(Some), None))
+        .collect()
 }
 
 fn pattern(key: &str, glob: &str) -> Result<Pattern, String> {

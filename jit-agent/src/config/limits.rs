@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jit_common::SummarySize;
-use jit_proto::toml_value::duration;
+use jit_proto::{toml_value::duration, wrong::Wrongs};
 
 use crate::rules::claims::Capacity;
 
@@ -32,15 +32,20 @@ impl Default for Limits {
 
 impl Limits {
     /// Checks the sizes in `[limits]`.
-    pub(super) fn new(hosts: Option<u32>, prefixes: Option<u32>) -> Result<Self, String> {
-        let limit = |key: &str, value: Option<u32>, default: u32| match value.unwrap_or(default) {
-            entries @ 1..=MAX_ENTRIES => Ok(entries),
-            entries => Err(format!("[limits] {key}: {entries} is not from 1 to {MAX_ENTRIES}")),
+    pub(super) fn new(hosts: Option<u32>, prefixes: Option<u32>, wrongs: &mut Wrongs) -> Self {
+        let mut limit = |key: &str, value: Option<u32>, default: u32| match value.unwrap_or(default)
+        {
+            entries @ 1..=MAX_ENTRIES => entries,
+            entries => {
+                let what = format!("[limits] {key}: {entries} is not from 1 to {MAX_ENTRIES}");
+                wrongs.add(format!("limits.{key}"), what);
+                default
+            }
         };
-        Ok(Self {
-            hosts: limit("hosts", hosts, DEFAULT_HOSTS)?,
-            prefixes: limit("prefixes", prefixes, DEFAULT_PREFIXES)?,
-        })
+        Self {
+            hosts: limit("hosts", hosts, DEFAULT_HOSTS),
+            prefixes: limit("prefixes", prefixes, DEFAULT_PREFIXES),
+        }
     }
 
     /// The number of grants that can be held at once. It is larger than the number of entries: a

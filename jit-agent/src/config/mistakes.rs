@@ -4,7 +4,8 @@
 
 use std::ops::Range;
 
-use serde::de::DeserializeOwned;
+use jit_proto::wrong::Place;
+use serde::{Deserialize as _, de::DeserializeOwned};
 use toml::{
     Spanned,
     de::{DeString, DeTable, DeValue, Error, ValueDeserializer},
@@ -21,24 +22,25 @@ const MENDED: &[(&str, &str)] = &[
     ("key", "\"x\""),
     ("listen", "\"127.0.0.1:65432\""),
     ("may", "[]"),
+    // So that no signer is missed.
+    ("mode", "\"observe\""),
     ("name", "\"x\""),
     ("owner", "\"x\""),
     ("protocol", "\"tcp\""),
     ("public_key", "\"x\""),
     ("reason", "\"x\""),
+    ("signs", "[\"grant\", \"policy\"]"),
     ("source", "\"192.0.2.1\""),
     ("sources", "[\"192.0.2.1\"]"),
 ];
 
 /// A mistake, where it is, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Mistake {
-    /// The line, from 1; 0: it is about the file as a whole.
-    pub(crate) line: usize,
-    /// The column, from 1, in characters.
-    pub(crate) column: usize,
+pub struct Mistake {
+    /// Where; `None`: it is about the file as a whole.
+    pub place: Option<Place>,
     /// One sentence.
-    pub(crate) text: String,
+    pub text: String,
 }
 
 type Table<'i> = DeTable<'i>;
@@ -62,50 +64,46 @@ const SECTIONS: &[Section] = &[
     ("signer", true, reads::<raw::Signer>),
 ];
 
+/// Reads a whole file from its table.
+pub(super) fn read(root: Table<'_>) -> Result<raw::Config, Error> {
+    let root = Spanned::new(0..0, DeValue::Table(root));
+    raw::Config::deserialize(ValueDeserializer::from(root))
+}
+
 fn reads<T: DeserializeOwned>(value: Value<'_>) -> Result<(), Error> {
     T::deserialize(ValueDeserializer::from(value)).map(drop)
 }
 
 impl Mistake {
-    fn at(text: &str, byte: usize, what: String) -> Self {
-        let before = text.get(..byte).unwrap_or(text);
-        let line = before.rsplit('\n').next().unwrap_or_default();
-        Self {
-            line: 1 + before.matches('\n').count(),
-            column: 1 + line.chars().count(),
-            text: what,
-        }
+    pub(super) fn at(text: &str, byte: usize, what: String) -> Self {
+        Self { place: Some(Place::of_byte(text, byte)), text: what }
     }
 
-    /// The mistake with its place.
-    pub(crate) fn placed(&self) -> String {
-        match self.line {
-            0 => self.text.clone(),
-            line => format!("line {line}: {}", self.text),
+    /// The mistake with its line.
+    pub fn placed(&self) -> String {
+        match self.place {
+            None => self.text.clone(),
+            Some(Place { line, .. }) => format!("line {line}: {}", self.text),
         }
     }
 }
 
-/// All mistakes of a text, in the order of the file.
-pub(super) fn syntax(text: &str) -> Vec<Mistake> {
+/// The mistakes that keep a text from being read, and the text as if they were mended. `None`: it is no
+/// TOML. What was put in has an empty span.
+pub(super) fn syntax(text: &str) -> (Vec<Mistake>, Option<Table<'_>>) {
     let (root, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
         let all = errors.iter().map(|error| {
             let at = error.span().map_or(0, |span| span.start);
             Mistake::at(text, at, error.message().replace('\n', "; "))
         });
-        return sorted(all.collect());
+        return (all.collect(), None);
     }
     let mut root = root.into_inner();
     let mut found = Found { text, mistakes: Vec::new() };
+    found.names(&mut root);
     found.sections(&mut root);
-    sorted(found.mistakes)
-}
-
-fn sorted(mut mistakes: Vec<Mistake>) -> Vec<Mistake> {
-    mistakes.sort();
-    mistakes.dedup();
-    mistakes
+    (found.mistakes, Some(root))
 }
 
 struct Found<'t> {
@@ -118,24 +116,40 @@ impl Found<'_> {
         self.mistakes.push(Mistake::at(self.text, at, what));
     }
 
-    fn sections(&mut self, root: &mut Table<'_>) {
+    /// Sections that nobody knows, and the one that must be there.
+    fn names(&mut self, root: &mut Table<'_>) {
         let names: Vec<_> = SECTIONS.iter().map(|(name, ..)| *name).collect();
-        if !root.iter().any(|(key, _)| key.get_ref() == "host") {
-            self.mistakes.push(Mistake {
-                line: 1,
-                column: 1,
-                text: "missing field `host`: the file needs [host] with id".into(),
-            });
+        let is_known = |key: &str| names.contains(&key);
+        let unknown = root.iter().filter(|(key, _)| !is_known(key.get_ref()));
+        let unknown: Vec<_> = unknown
+            .map(|(key, _)| (key.get_ref().clone().into_owned(), key.span().start))
+            .collect();
+        for (key, at) in unknown {
+            let near = spelling::near(&key, &names);
+            let hint = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+            self.add(at, format!("unknown field `{key}`{hint}"));
+            let Some((name, value)) = root.remove_entry(key.as_str()) else { continue };
+            if let Some(near) = near.filter(|near| !root.contains_key(*near)) {
+                // It is read as what it was meant to be.
+                root.insert(Spanned::new(name.span(), DeString::Borrowed(near)), value);
+            }
         }
+        if !root.contains_key("host") {
+            self.add(0, "missing field `host`: the file needs [host] with id".into());
+            if let Ok(value) = DeValue::parse("{ id = \"x\" }") {
+                let value = Spanned::new(0..0, value.into_inner());
+                root.insert(Spanned::new(0..0, DeString::Borrowed("host")), value);
+            }
+        }
+    }
+
+    fn sections(&mut self, root: &mut Table<'_>) {
         for (key, value) in root.iter_mut() {
             let Some((name, many, read)) = SECTIONS.iter().find(|(name, ..)| key.get_ref() == name)
             else {
-                let near = spelling::near(key.get_ref(), &names);
-                let near = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
-                self.add(key.span().start, format!("unknown field `{}`{near}", key.get_ref()));
                 continue;
             };
-            let at = key.span().start;
+            let (at, span) = (key.span().start, value.span());
             match (value.get_mut(), many) {
                 (DeValue::Array(all), true) => {
                     for one in all.iter_mut() {
@@ -146,6 +160,8 @@ impl Found<'_> {
                 (DeValue::Table(_), true) => {
                     self.add(at, format!("[{name}] is a list of sections; write [[{name}]]"));
                     self.section(&format!("[[{name}]]"), value, *read);
+                    let only = Spanned::new(span, std::mem::replace(value.get_mut(), none()));
+                    *value.get_mut() = DeValue::Array([only].into_iter().collect());
                 }
                 (_, many) => {
                     let (open, close) = if *many { ("[[", "]]") } else { ("[", "]") };
@@ -220,6 +236,11 @@ impl Found<'_> {
     }
 }
 
+/// Stands for a value for a moment.
+const fn none<'i>() -> DeValue<'i> {
+    DeValue::Boolean(false)
+}
+
 fn holds(outer: &Range<usize>, inner: &Range<usize>) -> bool {
     outer.start <= inner.start && inner.end <= outer.end
 }
@@ -231,6 +252,7 @@ fn insert(table: &mut Table<'_>, key: &str) -> bool {
         return false;
     };
     let Ok(value) = DeValue::parse(text) else { return false };
+    let value = Spanned::new(0..0, value.into_inner());
     table.insert(Spanned::new(0..0, DeString::Borrowed(key)), value);
     true
 }
@@ -245,7 +267,10 @@ mod tests {
     use super::*;
 
     fn of(text: &str) -> Vec<String> {
-        syntax(text).iter().map(|one| format!("{}:{} {}", one.line, one.column, one.text)).collect()
+        let (mut mistakes, _) = syntax(text);
+        mistakes.sort();
+        let line = |one: &Mistake| one.place.map_or(0, |place| place.line);
+        mistakes.iter().map(|one| format!("{}: {}", line(one), one.text)).collect()
     }
 
     #[test]

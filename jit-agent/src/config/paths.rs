@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use jit_proto::wrong::Wrongs;
+
 use crate::{config::raw, system::owner::Owner};
 
 /// Default path of the configuration file.
@@ -34,7 +36,7 @@ impl Default for Paths {
 
 impl Paths {
     /// Checks a `[paths]`.
-    pub(super) fn new(raw: raw::Paths) -> Result<Self, String> {
+    pub(super) fn new(raw: raw::Paths, wrongs: &mut Wrongs) -> Self {
         let raw::Paths { state, runtime, pins } = raw;
         let default = Self::default();
         let paths = Self {
@@ -46,10 +48,11 @@ impl Paths {
             [("state", &paths.state), ("runtime", &paths.runtime), ("pins", &paths.pins)]
         {
             if !path.is_absolute() {
-                return Err(format!("[paths] {key}: {} is not an absolute path", path.display()));
+                let what = format!("[paths] {key}: {} is not an absolute path", path.display());
+                wrongs.add(format!("paths.{key}"), what);
             }
         }
-        Ok(paths)
+        paths
     }
 
     /// Path of the unix socket for the command line.

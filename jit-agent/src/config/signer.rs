@@ -1,15 +1,17 @@
 //! `[[signer]]`: the trusted keys, and what each of them may sign.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use jit_proto::{
     PayloadType,
     toml_value::{duration, moment},
+    wrong::Wrongs,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
     config::{
+        base::Base,
         limits::DEFAULT_MAX_DURATION,
         raw,
         value::{line_at, parsed},
@@ -18,7 +20,6 @@ use crate::{
         keyring::{Keyring, Signer},
         mandate::Mandate,
     },
-    system::sys,
 };
 
 /// The content of a signer's key file.
@@ -61,32 +62,37 @@ pub(super) struct Signers {
 }
 
 impl Signers {
-    /// Reads the files of all keys. Relative paths start in `directory`, that of the configuration.
-    /// For a file that cannot be used, the kept copy of the same key is taken.
-    ///
-    /// # Errors
-    /// A section is wrong, whatever its file says.
+    /// Reads the files of all keys. For a file that cannot be used, the kept copy of the same key is
+    /// taken. Wrong is a section, whatever its file says.
     pub(super) fn read(
         signers: Vec<raw::Signer>,
-        (text, directory): (&str, &Path),
+        base: &Base<'_>,
         kept: &[KeyFile],
-    ) -> Result<Self, String> {
+        wrongs: &mut Wrongs,
+    ) -> Self {
         let mut read = Self::default();
         let mut ids = Vec::new();
-        for signer in signers {
+        for (index, signer) in signers.into_iter().enumerate() {
+            let path = format!("signer.{index}");
             let id = signer.id.clone();
-            let at = |why: String| format!("[[signer]] {id:?}: {why}");
+            let mandate = mandate(&signer, &path, wrongs);
             if ids.contains(&id) {
-                return Err(at("the id is in two sections".into()));
+                let what = format!("[[signer]] {id:?}: the id is in two sections");
+                wrongs.add(format!("{path}.id"), what);
+            } else {
+                let span = signer.public_key.span();
+                let line = line_at(base.text, span.start);
+                let file = base.path(signer.public_key.into_inner());
+                // A key without a place was put in for one that is missing, which is said already.
+                if !span.is_empty() {
+                    let file = KeyFile { id: id.clone(), path: file, pem: String::new() };
+                    read.add(file, line, &mandate, (base, kept));
+                }
+                ids.push(id);
             }
-            let mandate = mandate(&signer).map_err(at)?;
-            let path = directory.join(signer.public_key.get_ref());
-            let line = line_at(text, signer.public_key.span().start);
-            read.add(KeyFile { id: id.clone(), path, pem: String::new() }, line, &mandate, kept);
             read.mandates.push(mandate);
-            ids.push(id);
         }
-        Ok(read)
+        read
     }
 
     /// The number of sections that may sign payloads of this type. A key that cannot be read for a
@@ -95,8 +101,15 @@ impl Signers {
         self.mandates.iter().filter(|mandate| mandate.signs(payload)).count()
     }
 
-    fn add(&mut self, file: KeyFile, line: usize, mandate: &Mandate, kept: &[KeyFile]) {
-        let fresh = sys::read_trusted(&file.path)
+    fn add(
+        &mut self,
+        file: KeyFile,
+        line: usize,
+        mandate: &Mandate,
+        (base, kept): (&Base<'_>, &[KeyFile]),
+    ) {
+        let Some(read) = base.files.read(&file.path) else { return };
+        let fresh = read
             .map_err(|error| format!("public_key: {error}"))
             .and_then(|pem| self.take(KeyFile { pem, ..file.clone() }, mandate));
         let Err(why) = fresh else { return };
@@ -116,37 +129,41 @@ impl Signers {
     }
 }
 
-/// What a section lets its key sign.
-fn mandate(raw: &raw::Signer) -> Result<Mandate, String> {
+/// What a section lets its key sign. `path`: that of the section.
+fn mandate(raw: &raw::Signer, path: &str, all: &mut Wrongs) -> Mandate {
     let raw::Signer { id, signs, ports, sources, max_duration, not_before, not_after, .. } = raw;
+    let at = |why: String| format!("[[signer]] {id:?}: {why}");
+    let mut wrongs = Wrongs::default();
     if id.is_empty() {
-        return Err("id is empty".into());
+        wrongs.add("id", at("id is empty".into()));
     }
+    let longest = max_duration
+        .as_ref()
+        .map_or(Ok(DEFAULT_MAX_DURATION), |text| duration("max_duration", text));
+    let moment = |key: &str, text: &Option<String>| moment(key, text.clone()).map_err(at);
     let mandate = Mandate {
         grants: signs.contains(&raw::Signs::Grant),
-        max_duration: max_duration
-            .as_ref()
-            .map_or(Ok(DEFAULT_MAX_DURATION), |text| duration("max_duration", text))?,
-        not_after: moment("not_after", not_after.clone())?,
-        not_before: moment("not_before", not_before.clone())?,
+        max_duration: wrongs.or("max_duration", longest.map_err(at), DEFAULT_MAX_DURATION),
+        not_after: wrongs.or("not_after", moment("not_after", not_after), None),
+        not_before: wrongs.or("not_before", moment("not_before", not_before), None),
         policies: signs.contains(&raw::Signs::Policy),
-        ports: parsed("ports", ports.clone())?,
-        sources: parsed("sources", sources.clone())?,
+        ports: parsed("ports", ports.clone(), at, &mut wrongs),
+        sources: parsed("sources", sources.clone(), at, &mut wrongs),
     };
     if signs.is_empty() {
-        return Err(
-            "signs is empty: the key could sign nothing; leave it out for grants only".into()
-        );
-    }
-    if !mandate.grants && (mandate.ports.is_some() || mandate.sources.is_some()) {
-        return Err("ports and sources limit grants, but `signs` does not list \"grant\"".into());
+        let why = "signs is empty: the key could sign nothing; leave it out for grants only";
+        wrongs.add("signs", at(why.into()));
+    } else if !mandate.grants && (ports.is_some() || sources.is_some()) {
+        let why = "ports and sources limit grants, but `signs` does not list \"grant\"";
+        wrongs.add("signs", at(why.into()));
     }
     if let (Some(from), Some(to)) = (mandate.not_before, mandate.not_after)
         && to <= from
     {
-        return Err(format!("not_after {to} is not later than not_before {from}"));
+        wrongs.add("not_after", at(format!("not_after {to} is not later than not_before {from}")));
     }
-    Ok(mandate)
+    all.add_below(path, wrongs);
+    mandate
 }
 
 impl KeyFault {

@@ -2,23 +2,38 @@
 
 use std::{fmt, str::FromStr};
 
+use jit_proto::wrong::Wrongs;
+
 /// A list that is left out, or not empty: an empty one would look like no limit.
 pub(super) fn parsed<T: FromStr<Err: fmt::Display>>(
     key: &str,
     texts: Option<Vec<String>>,
-) -> Result<Option<Vec<T>>, String> {
-    let Some(texts) = texts else { return Ok(None) };
+    at: impl Fn(String) -> String,
+    wrongs: &mut Wrongs,
+) -> Option<Vec<T>> {
+    let texts = texts?;
     if texts.is_empty() {
-        return Err(format!("{key} is empty, which allows nothing; leave it out for no limit"));
+        let what = format!("{key} is empty, which allows nothing; leave it out for no limit");
+        wrongs.add(key, at(what));
     }
-    each(key, &texts).map(Some)
+    Some(each(key, &texts, at, wrongs))
 }
 
+/// The values of a list. `at` begins a sentence with the section.
 pub(super) fn each<T: FromStr<Err: fmt::Display>>(
     key: &str,
     texts: &[String],
-) -> Result<Vec<T>, String> {
-    texts.iter().map(|text| text.parse().map_err(|error| format!("{key}: {error}"))).collect()
+    at: impl Fn(String) -> String,
+    wrongs: &mut Wrongs,
+) -> Vec<T> {
+    let mut values = Vec::new();
+    for (index, text) in texts.iter().enumerate() {
+        match text.parse() {
+            Ok(value) => values.push(value),
+            Err(error) => wrongs.add(format!("{key}.{index}"), at(format!("{key}: {error}"))),
+        }
+    }
+    values
 }
 
 /// A size as people write it: `64KiB`, `32MiB`, `1GiB`.

@@ -10,8 +10,8 @@ use clap::{
 use crate::{
     config::DEFAULT_PATH,
     oncall::{
-        audit, break_glass, close, confirm, denials, doctor, enforce, grants, init, policy, status,
-        why,
+        audit, break_glass, check, close, confirm, denials, doctor, enforce, grants, init, policy,
+        status, why,
     },
 };
 
@@ -97,8 +97,14 @@ pub enum OnCall {
     /// waits: without `jit-agent confirm` from a new SSH session in time, the kernel itself observes
     /// again. Only for root. Exit code 0: confirmed; 1: not confirmed.
     Enforce(enforce::EnforceArgs),
-    /// Check a configuration file and the keys and certificates that it names; change nothing.
-    Check,
+    /// Check a configuration file and the keys and certificates that it names; change nothing. Shows
+    /// everything that is wrong or doubtful, and what the file says. Exit code 0: good, also with
+    /// warnings; 78: there is an error.
+    #[command(after_help = "As the service reads it:   sudo jit-agent check\n\
+                            In CI, without the keys:   jit-agent check --syntax-only --config web-1.toml\n\
+                            In an image of a host:     jit-agent check --root image/\n\
+                            For scripts:               jit-agent check --json --strict")]
+    Check(check::CheckArgs),
     /// Look at everything that the gate needs on this host and at what gets around it, with the
     /// command that mends it; change nothing. Exit code 0: nothing is wrong; 1: there is a failure or
     /// a warning.

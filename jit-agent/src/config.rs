@@ -31,7 +31,7 @@ use std::{path::Path, time::Duration};
 use jit_proto::{
     PayloadType,
     port_section::DEFAULT_APPROVALS,
-    wrong::{Place, Places, Wrong, Wrongs},
+    wrong::{Places, Wrong, Wrongs},
 };
 
 pub(crate) use self::limits::DEFAULT_MAX_DURATION;
@@ -104,8 +104,10 @@ pub struct Loaded {
 /// What `check` takes from a file: all of it that is good, and every mistake.
 #[derive(Debug)]
 pub struct Examined {
-    /// The configuration, or all that is wrong in the file and in the signers' key files.
+    /// The configuration, without the signers whose key cannot be used.
     pub config: Result<Config, ConfigError>,
+    /// The signers' key files that cannot be used.
+    pub faults: Vec<KeyFault>,
     /// `[control]`, if it can be read, also where something else is wrong.
     pub control: Option<Control>,
 }
@@ -118,32 +120,39 @@ impl Config {
 
     /// Checks a text as if it were the content of this file, and reads the key files that it names.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        Examined::of(text, path, &Files::Host).config
+        let Examined { config, faults, .. } = Examined::of(text, path, Some(&Files::Host));
+        let config = config?;
+        if faults.is_empty() {
+            return Ok(config);
+        }
+        let places = Places::of(text);
+        let mut mistakes: Vec<_> = faults.iter().map(|fault| fault.mistake(&places)).collect();
+        mistakes.sort();
+        Err(ConfigError::new(path, mistakes))
     }
 }
 
 impl Examined {
+    /// Of a file that cannot be read.
+    pub fn unread(path: &Path, why: String) -> Self {
+        let config = Err(ConfigError::whole(path, why));
+        Self { config, faults: Vec::new(), control: None }
+    }
+
     /// Checks a text as if it were the content of this file. `files`: where the files are that it
-    /// names.
-    pub fn of(text: &str, path: &Path, files: &Files) -> Self {
+    /// names; `None`: they are not read.
+    pub fn of(text: &str, path: &Path, files: Option<&Files>) -> Self {
         let base = Base { text, directory: directory(path), files };
-        let Draft { loaded, mut mistakes } = Draft::of(&base, &[]);
-        let Some(Loaded { config, faults, .. }) = loaded else {
-            return Self { config: Err(ConfigError::new(path, mistakes)), control: None };
-        };
-        let places = Places::of(text);
-        mistakes.extend(faults.into_iter().map(|KeyFault { id, path: _, why, line, kept: _ }| {
-            let index = places.index_of("signer", "id", &id);
-            let place = index.and_then(|index| places.at(&format!("signer.{index}.public_key")));
-            let place = place.unwrap_or(Place { line, column: 1 });
-            Mistake { place: Some(place), text: format!("[[signer]] {id:?}: {why}") }
-        }));
-        mistakes.sort();
-        let control = config.control.clone();
-        if mistakes.is_empty() {
-            return Self { config: Ok(config), control };
+        let Draft { loaded, mistakes } = Draft::of(&base, &[]);
+        let refused = |mistakes| Err(ConfigError::new(path, mistakes));
+        match loaded {
+            None => Self { config: refused(mistakes), faults: Vec::new(), control: None },
+            Some(Loaded { config, faults, .. }) => {
+                let control = config.control.clone();
+                let config = if mistakes.is_empty() { Ok(config) } else { refused(mistakes) };
+                Self { config, faults, control }
+            }
         }
-        Self { config: Err(ConfigError::new(path, mistakes)), control }
     }
 }
 
@@ -162,7 +171,7 @@ impl Loaded {
     /// # Errors
     /// As [`Loaded::read`].
     pub fn parse(text: &str, path: &Path, kept: &[KeyFile]) -> Result<Self, ConfigError> {
-        let base = Base { text, directory: directory(path), files: &Files::Host };
+        let base = Base { text, directory: directory(path), files: Some(&Files::Host) };
         match Draft::of(&base, kept) {
             Draft { loaded: Some(loaded), mistakes } if mistakes.is_empty() => Ok(loaded),
             Draft { mistakes, .. } => Err(ConfigError::new(path, mistakes)),

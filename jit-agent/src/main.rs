@@ -123,7 +123,7 @@ async fn on_call(command: OnCall, config: &Path) -> Result<ExitCode, Failure> {
         OnCall::Close(args) => close::run(config, &args).await,
         OnCall::Confirm(args) => confirm::run(config, &args).await,
         OnCall::Enforce(args) => enforce::run(config, &args).await,
-        OnCall::Check => check::run(config),
+        OnCall::Check(args) => check::run(config, &args),
         OnCall::Doctor(args) => doctor::run(config, &args).await,
         OnCall::Init(args) => init::run(config, *args),
         OnCall::Audit { command } => {

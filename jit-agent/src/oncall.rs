@@ -13,6 +13,7 @@ pub mod detach;
 pub mod doctor;
 pub mod enforce;
 mod failure;
+mod finding;
 pub mod grants;
 pub mod init;
 mod names;

@@ -12,8 +12,8 @@ pub(super) struct Base<'t> {
     pub(super) text: &'t str,
     /// The directory of the file.
     pub(super) directory: &'t Path,
-    /// Where the files are that it names.
-    pub(super) files: &'t Files,
+    /// Where the files are that it names; `None`: they are not read.
+    pub(super) files: Option<&'t Files>,
 }
 
 impl Base<'_> {

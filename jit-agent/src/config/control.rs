@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    ops::Range,
     path::PathBuf,
 };
 
@@ -79,6 +80,11 @@ impl Control {
         wrongs: &mut Wrongs,
     ) -> Option<Self> {
         let raw::Control { listen, certificate, key, client_ca } = raw;
+        // One that is missing was put in, and said already.
+        let spans = [listen.span(), certificate.span(), key.span(), client_ca.span()];
+        if spans.iter().any(Range::is_empty) {
+            return None;
+        }
         let listen = listen.into_inner();
         let Ok(listen) = listen.parse::<SocketAddr>() else {
             wrongs.add("control.listen", no_address(&listen));

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use jit_proto::{
     PayloadType,
     toml_value::{duration, moment},
-    wrong::Wrongs,
+    wrong::{Place, Places, Wrongs},
 };
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +13,7 @@ use crate::{
     config::{
         base::Base,
         limits::DEFAULT_MAX_DURATION,
+        mistakes::Mistake,
         raw,
         value::{line_at, parsed},
     },
@@ -108,8 +109,9 @@ impl Signers {
         mandate: &Mandate,
         (base, kept): (&Base<'_>, &[KeyFile]),
     ) {
-        let Some(read) = base.files.read(&file.path) else { return };
-        let fresh = read
+        let Some(files) = base.files else { return };
+        let fresh = files
+            .read(&file.path)
             .map_err(|error| format!("public_key: {error}"))
             .and_then(|pem| self.take(KeyFile { pem, ..file.clone() }, mandate));
         let Err(why) = fresh else { return };
@@ -167,6 +169,15 @@ fn mandate(raw: &raw::Signer, path: &str, all: &mut Wrongs) -> Mandate {
 }
 
 impl KeyFault {
+    /// The same as a mistake of the file.
+    pub(super) fn mistake(&self, places: &Places<'_>) -> Mistake {
+        let Self { id, path: _, line, why, kept: _ } = self;
+        let index = places.index_of("signer", "id", id);
+        let place = index.and_then(|index| places.at(&format!("signer.{index}.public_key")));
+        let place = place.unwrap_or(Place { line: *line, column: 1 });
+        Mistake { place: Some(place), text: format!("[[signer]] {id:?}: {why}") }
+    }
+
     /// The fault as a sentence.
     pub fn text(&self) -> String {
         let Self { id, path: _, line, why, kept } = self;

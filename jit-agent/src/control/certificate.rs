@@ -5,7 +5,10 @@ use std::net::IpAddr;
 use jit_proto::WallTime;
 use rustls::pki_types::CertificateDer;
 use sha2::{Digest as _, Sha256};
-use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate, X509Version};
+use x509_parser::{
+    prelude::{FromDer as _, GeneralName, X509Certificate, X509Version},
+    public_key::PublicKey,
+};
 
 /// The facts of one certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +25,8 @@ pub struct Facts {
     pub not_after: WallTime,
     /// SHA-256 of the whole certificate, hex, as `openssl x509 -fingerprint -sha256` has it.
     pub fingerprint: String,
+    /// The kind of its key: "ECDSA P-256", "RSA 2048".
+    pub key: String,
     /// It may issue certificates (section 4.2.1.9); those of version 1 say nothing.
     pub authority: Authority,
     /// It may stand for a server (section 4.2.1.12): no usage is listed, or this one is.
@@ -66,6 +71,7 @@ impl Facts {
             not_before: time(parsed.validity().not_before),
             not_after: time(parsed.validity().not_after),
             fingerprint: hex::encode(Sha256::digest(certificate)),
+            key: key(&parsed),
             authority,
             serves: usage.is_none_or(|usage| usage.value.server_auth),
             signs: of_key.is_none_or(|usage| usage.digital_signature()),
@@ -84,6 +90,25 @@ impl Facts {
             return Some(format!("it counts only from {}", self.not_before));
         }
         (now >= self.not_after).then(|| format!("it ended at {}", self.not_after))
+    }
+}
+
+/// The kind of a key (RFC 3279 section 2.3, RFC 5480 section 2, RFC 8410 section 3).
+fn key(parsed: &X509Certificate<'_>) -> String {
+    let info = parsed.public_key();
+    let id = info.algorithm.algorithm.to_id_string();
+    let curve = info.algorithm.parameters.as_ref().and_then(|any| any.as_oid().ok());
+    match (&*id, info.parsed()) {
+        ("1.3.101.112", _) => "Ed25519".into(),
+        ("1.3.101.113", _) => "Ed448".into(),
+        ("1.2.840.10045.2.1", _) => match curve.map(|curve| curve.to_id_string()).as_deref() {
+            Some("1.2.840.10045.3.1.7") => "ECDSA P-256".into(),
+            Some("1.3.132.0.34") => "ECDSA P-384".into(),
+            Some("1.3.132.0.35") => "ECDSA P-521".into(),
+            curve => format!("ECDSA, curve {}", curve.unwrap_or("not named")),
+        },
+        (_, Ok(PublicKey::RSA(rsa))) => format!("RSA {}", rsa.key_size()),
+        _ => format!("algorithm {id}"),
     }
 }
 

@@ -74,11 +74,15 @@ pub(super) fn doubt(
         );
     }
     let last = facts.last().map_or(leaf, |last| last);
+    let others = authorities.iter().filter_map(Facts::of).map(|facts| facts.subject);
+    let others: Vec<_> = others.collect();
     Some(format!(
-        "no certificate of {:?}, which issued {:?}, is in `certificate` or `client_ca`: a \
-         controller that has it only as an intermediate refuses the agent; append it to \
-         `certificate`",
-        last.issuer, last.subject
+        "no certificate of {:?}, which issued {:?}, is in `certificate` or `client_ca` (there: {}): \
+         controllers that trust it accept the agent, so this is no error, and one that has it only as \
+         an intermediate refuses the agent; append it to `certificate`",
+        last.issuer,
+        last.subject,
+        others.join(", ")
     ))
 }
 

@@ -23,7 +23,10 @@ use crate::{
         judge,
         link::{Listed, Setup},
     },
-    system::sys::{self, FileError, Readers},
+    system::{
+        image::Files,
+        sys::{FileError, Readers},
+    },
 };
 
 /// HTTP/2 (RFC 9113 section 3.2).
@@ -113,10 +116,42 @@ impl Material {
 
     /// Reads the files that a `[control]` names.
     pub fn read(control: &Control) -> Result<Self, TlsError> {
+        Self::examine(control, &Files::Host).map_err(|errors| {
+            let mut errors = errors.into_iter();
+            let none = || content("certificate", &control.certificate, "it cannot be used");
+            errors.next().unwrap_or_else(none)
+        })
+    }
+
+    /// The same, from these places.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub fn examine(control: &Control, files: &Files) -> Result<Self, Vec<TlsError>> {
         let Control { certificate, key, client_ca, listen: _ } = control;
-        let (chain, leaf) = own_chain(certificate, key)?;
-        let private = private_key(certificate, key)?;
-        let roots = authorities(client_ca)?;
+        let read = (
+            own_chain(certificate, key, files),
+            private_key(certificate, key, files),
+            authorities(client_ca, files),
+        );
+        match read {
+            (Ok(own), Ok(private), Ok(roots)) => {
+                Self::of_files(control, own, private, roots).map_err(|error| vec![error])
+            }
+            (own, private, roots) => {
+                let private = private.map(|mut private| private.zeroize());
+                Err([own.err(), private.err(), roots.err()].into_iter().flatten().collect())
+            }
+        }
+    }
+
+    fn of_files(
+        control: &Control,
+        (chain, leaf): (Vec<CertificateDer<'static>>, Facts),
+        private: PrivateKeyDer<'static>,
+        roots: Vec<CertificateDer<'static>>,
+    ) -> Result<Self, TlsError> {
+        let Control { key, client_ca, .. } = control;
         let made = handshaking(chain.clone(), private.clone_key(), &roots);
         let Handshaking { config: _, authorities } = made.map_err(|unfit| match unfit {
             Unfit::Authorities(cause) => content("client_ca", client_ca, &cause),
@@ -183,25 +218,26 @@ impl Material {
         self.chain.first().and_then(Facts::of).map(|facts| facts.hosts).unwrap_or_default()
     }
 
-    /// When each certificate ends: the key of the configuration, the subject, the end.
-    pub fn ends(&self) -> Vec<(&'static str, String, WallTime)> {
-        let of = |key: &'static str, one: &CertificateDer<'_>| {
-            Facts::of(one).map(|facts| (key, facts.subject, facts.not_after))
-        };
+    /// What each certificate says: the key of the configuration, the facts.
+    pub fn facts(&self) -> Vec<(&'static str, Facts)> {
+        let of = |key: &'static str, one: &CertificateDer<'_>| Some((key, Facts::of(one)?));
         let own = self.chain.iter().filter_map(|one| of("certificate", one));
         own.chain(self.roots.iter().filter_map(|one| of("client_ca", one))).collect()
     }
 
+    /// When each certificate ends: the key of the configuration, the subject, the end.
+    pub fn ends(&self) -> Vec<(&'static str, String, WallTime)> {
+        let all = self.facts().into_iter();
+        all.map(|(key, facts)| (key, facts.subject, facts.not_after)).collect()
+    }
+
     /// What was taken from the files: one line a certificate, with the key of the configuration.
     pub fn certificates(&self) -> Vec<String> {
-        let line = |key: &str, facts: Facts| {
+        let line = |(key, facts): (&str, Facts)| {
             let Facts { subject, not_after, fingerprint, .. } = facts;
             format!("{key:<12} {subject}, until {not_after}, SHA-256 {fingerprint}")
         };
-        let own = self.chain.iter().filter_map(Facts::of);
-        let roots = self.roots.iter().filter_map(Facts::of);
-        let own = own.map(|facts| line("certificate", facts));
-        own.chain(roots.map(|facts| line("client_ca", facts))).collect()
+        self.facts().into_iter().map(line).collect()
     }
 }
 
@@ -276,9 +312,13 @@ pub fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
 }
 
 /// The agent's chain, and the facts of its first certificate.
-fn own_chain(path: &Path, key: &Path) -> Result<(Vec<CertificateDer<'static>>, Facts), TlsError> {
+fn own_chain(
+    path: &Path,
+    key: &Path,
+    files: &Files,
+) -> Result<(Vec<CertificateDer<'static>>, Facts), TlsError> {
     let fail = |cause: &str| content("certificate", path, cause);
-    let text = read("certificate", path)?;
+    let text = read("certificate", path, files)?;
     let chain =
         pem::certificates(&text, holds(path, key)).map_err(|error| fail(&error.to_string()))?;
     let facts = chain.iter().zip(1..).map(|(certificate, number)| {
@@ -297,8 +337,13 @@ fn holds(certificate: &Path, key: &Path) -> Holds {
     if certificate == key { Holds::Both } else { Holds::One }
 }
 
-fn private_key(certificate: &Path, path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    let text = sys::read_secret(path, Readers::Group)
+fn private_key(
+    certificate: &Path,
+    path: &Path,
+    files: &Files,
+) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let text = files
+        .read_secret(path, Readers::Group)
         .map_err(|error| TlsError::File { key: "key", error })?;
     pem::private_key(&text, holds(certificate, path))
         .map_err(|error| content("key", path, &error.to_string()))
@@ -319,9 +364,9 @@ fn certified(
     }
 }
 
-fn authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+fn authorities(path: &Path, files: &Files) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let fail = |cause: String| content("client_ca", path, &cause);
-    let text = read("client_ca", path)?;
+    let text = read("client_ca", path, files)?;
     let roots = pem::certificates(&text, Holds::One).map_err(|error| fail(error.to_string()))?;
     for (root, number) in roots.iter().zip(1..) {
         let facts =
@@ -333,8 +378,8 @@ fn authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     Ok(roots)
 }
 
-fn read(key: &'static str, path: &Path) -> Result<String, TlsError> {
-    sys::read_trusted(path).map_err(|error| TlsError::File { key, error })
+fn read(key: &'static str, path: &Path, files: &Files) -> Result<String, TlsError> {
+    files.read(path).map_err(|error| TlsError::File { key, error })
 }
 
 fn content(key: &'static str, path: &Path, cause: &str) -> TlsError {
@@ -346,6 +391,7 @@ mod tests {
     use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
     use super::*;
+    use crate::system::sys;
 
     fn authority(name: &str) -> (CertificateDer<'static>, Issuer<'static, KeyPair>) {
         let mut params = CertificateParams::new(Vec::new()).unwrap();

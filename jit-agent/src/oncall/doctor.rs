@@ -8,7 +8,6 @@ mod agent;
 mod capabilities;
 mod clock;
 mod configuration;
-mod finding;
 mod host;
 mod interfaces;
 mod kernel;
@@ -26,11 +25,11 @@ use serde::Serialize;
 
 use crate::oncall::{
     failure::Failure,
+    finding::{self, Finding, Level},
     output::{Colours, print, print_json},
 };
-pub(in crate::oncall) use finding::{Finding, Level};
 use host::Host;
-pub(in crate::oncall) use ways::{Administered, around, for_administration};
+pub(in crate::oncall) use ways::{Administered, around, for_administration, of_ports};
 
 /// Version of the JSON that `doctor --json` prints (docs/doctor.schema.json). Goes up when a field
 /// goes or changes its meaning.

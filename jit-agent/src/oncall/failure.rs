@@ -6,7 +6,6 @@ use jit_client::{exit::Exit, local};
 
 use crate::{
     config::ConfigError,
-    control::tls::TlsError,
     kernel::datapath::DatapathError,
     oncall::audit::CommandError,
     system::sys::{FileError, MissingCapabilities},
@@ -15,15 +14,6 @@ use crate::{
 /// Why an on-call command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// The failure that the service's user would have.
-    #[error("as the service sees it, as {owner}")]
-    AsService {
-        /// The service's user, by name or number.
-        owner: String,
-        /// The cause.
-        #[source]
-        error: Box<Self>,
-    },
     /// The agent took the connection and does not answer.
     #[error(
         "cannot {what}: the agent hangs: `systemctl restart jit-agent`, then try again; it may still do \
@@ -48,9 +38,6 @@ pub enum Failure {
     /// An operation on the gate in the kernel failed.
     #[error(transparent)]
     Datapath(#[from] DatapathError),
-    /// The service's user may not read files of the configuration.
-    #[error("{0}")]
-    DeniedFiles(String),
     /// This user may not open the agent's socket.
     #[error(
         "cannot open {}: {error}: permission denied; use sudo, or join the group jit-agent",
@@ -103,9 +90,6 @@ pub enum Failure {
     /// Something is in the way, and nothing was done.
     #[error("{0}")]
     Refused(String),
-    /// Keys or certificates cannot be used.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
     /// The agent did not do what it was asked for.
     #[error("cannot {what}")]
     Undone {
@@ -130,16 +114,12 @@ impl Failure {
     /// The exit code.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::AsService { error, .. } => error.exit(),
             Self::Audit(error) => error.exit(),
             Self::Capabilities(_)
-            | Self::DeniedFiles(_)
             | Self::DeniedSocket { .. }
             | Self::NotAllowed { .. }
             | Self::NotRoot => Exit::Permission,
-            Self::Config(_) | Self::Refused(_) | Self::Tls(_) | Self::UnknownPins(_) => {
-                Exit::Configuration
-            }
+            Self::Config(_) | Self::Refused(_) | Self::UnknownPins(_) => Exit::Configuration,
             Self::Datapath(error) => datapath_exit(error),
             Self::File(error) => file_exit(error),
             Self::Closed

@@ -25,20 +25,14 @@ pub enum Files {
     /// Below this directory. Symbolic links in it lead nowhere else. A relative path is one of this
     /// host.
     Image(PathBuf),
-    /// Nowhere: they are not read.
-    Unread,
 }
 
 impl Files {
-    /// Reads a file. `None`: files are not read.
-    pub fn read(&self, path: &Path) -> Option<Result<String, FileError>> {
+    /// Reads a file.
+    pub fn read(&self, path: &Path) -> Result<String, FileError> {
         match self {
-            Self::Host => Some(read_trusted(path)),
-            Self::Image(root) => Some(read_below(root, path).map(|(mut text, _)| {
-                // Not a copy: it is the caller's now.
-                std::mem::take(&mut *text)
-            })),
-            Self::Unread => None,
+            Self::Host => read_trusted(path),
+            Self::Image(root) => Ok(std::mem::take(&mut *read_below(root, path)?.0)),
         }
     }
 
@@ -47,16 +41,16 @@ impl Files {
         &self,
         path: &Path,
         readers: Readers,
-    ) -> Option<Result<Zeroizing<String>, FileError>> {
+    ) -> Result<Zeroizing<String>, FileError> {
         match self {
-            Self::Host => Some(read_secret(path, readers)),
-            Self::Image(root) => Some(read_below(root, path).and_then(|(text, mode)| {
+            Self::Host => read_secret(path, readers),
+            Self::Image(root) => {
+                let (text, mode) = read_below(root, path)?;
                 if mode & OTHERS == 0 {
                     return Ok(text);
                 }
                 Err(FileError::Exposed { path: below(root, path), mode, change: "o=" })
-            })),
-            Self::Unread => None,
+            }
         }
     }
 }
@@ -106,12 +100,11 @@ mod tests {
         symlink("/etc/keys/inside", root.join("etc/absolute")).unwrap();
         symlink("../../../../../outside", root.join("etc/out")).unwrap();
         let image = Files::Image(root.clone());
-        let read = |path: &str| image.read(Path::new(path)).unwrap();
+        let read = |path: &str| image.read(Path::new(path));
         assert_eq!(read("/etc/keys/inside").unwrap(), "inside");
         assert_eq!(read("/etc/absolute").unwrap(), "inside", "a link of the image's own root");
         let error = read("/etc/out").unwrap_err().to_string();
         assert!(error.contains(&root.join("etc/out").display().to_string()), "{error}");
-        assert!(Files::Unread.read(Path::new("/etc/out")).is_none());
     }
 
     #[test]
@@ -122,11 +115,11 @@ mod tests {
         let image = Files::Image(directory.path().to_owned());
         for (mode, good) in [(0o600, true), (0o640, true), (0o664, false), (0o644, false)] {
             fs::set_permissions(&key, fs::Permissions::from_mode(mode)).unwrap();
-            let read = image.read_secret(Path::new("/agent.key"), Readers::Group).unwrap();
+            let read = image.read_secret(Path::new("/agent.key"), Readers::Group);
             assert_eq!(read.is_ok(), good, "{mode:o}");
         }
         // Who owns the image and may write to it is not asked.
         fs::set_permissions(&key, fs::Permissions::from_mode(0o666)).unwrap();
-        assert!(image.read(Path::new("/agent.key")).unwrap().is_ok());
+        assert!(image.read(Path::new("/agent.key")).is_ok());
     }
 }

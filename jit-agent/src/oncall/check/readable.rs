@@ -1,45 +1,53 @@
 //! Who may read the files of a configuration: the service all of them, and whoever may ask for the
 //! status not the private key.
 
-use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
 
+use super::{certificates::KEY, settings::SETTINGS};
 use crate::{
     config::{Config, Glimpse},
-    oncall::failure::Failure,
+    oncall::finding::Finding,
     system::owner::{KEY_GROUP, Owner, STATUS_GROUP},
 };
 
 /// The bit of a file's mode that lets its group read it.
 const GROUP_READS: u32 = 0o040;
 
-/// Whether the service's user may read all files; an error names those that it may not.
-pub(in crate::oncall) fn ensure_readable(owner: &Owner, glimpse: &Glimpse) -> Result<(), Failure> {
+/// The files that the service's user may not read, and what to do; `None`: it may read all.
+///
+/// # Errors
+/// This process cannot become that user.
+pub(in crate::oncall) fn denied(
+    owner: &Owner,
+    glimpse: &Glimpse,
+) -> io::Result<Option<(Vec<PathBuf>, Finding)>> {
     let denied = owner.unreadable(glimpse.files.clone())?;
     if denied.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
     let all: Vec<_> = denied.iter().map(|path| path.display().to_string()).collect();
-    let is_key = |path: &&std::path::PathBuf| glimpse.key.as_ref() == Some(*path);
+    let is_key = |path: &&PathBuf| glimpse.key.as_ref() == Some(*path);
     let cures = [
         denied.iter().find(|path| !is_key(path)).map(|path| cure(STATUS_GROUP, path)),
         denied.iter().find(is_key).map(|path| cure(KEY_GROUP, path)),
     ];
-    let cures: Vec<_> = cures.into_iter().flatten().collect();
-    Err(Failure::DeniedFiles(format!(
-        "the service runs as {owner}, which may not read {}: let it read each, as in {}, and their \
-         directories with g+x",
-        all.join(" "),
-        cures.join(" and ")
-    )))
+    let seen = format!("the service runs as {owner}, which may not read {}", all.join(" "));
+    let finding = cures.into_iter().flatten().fold(Finding::failure(SETTINGS, seen), Finding::fix);
+    let finding = finding.fix("the same for each of them; their directories need g+x");
+    Ok(Some((denied, finding)))
 }
 
 fn cure(group: &str, path: &Path) -> String {
     let path = path.display();
-    format!("`chgrp {group} {path} && chmod g+r {path}`")
+    format!("chgrp {group} {path} && chmod g+r {path}")
 }
 
 /// The private key can be read by everybody who may ask for the status.
-pub(super) fn exposed_key(config: &Config) -> Option<String> {
+pub(super) fn exposed_key(config: &Config) -> Option<Finding> {
     let key = &config.control.as_ref()?.key;
     let key_file = fs::metadata(key).ok()?;
     // The group of the socket's directory is the one that may ask.
@@ -51,10 +59,11 @@ pub(super) fn exposed_key(config: &Config) -> Option<String> {
     let exposed = group != 0 && key_file.gid() == group && key_file.mode() & GROUP_READS != 0;
     exposed.then(|| {
         let key = key.display();
-        format!(
-            "[control] key: {key} can be read by its whole group, which may also ask for the \
-             status; the key has a group of its own: `chgrp {KEY_GROUP} {key}`"
-        )
+        let seen = format!(
+            "[control] key: {key} can be read by its whole group, which may also ask for the status; \
+             the key has a group of its own"
+        );
+        Finding::warning(KEY, seen).at("control.key").fix(format!("chgrp {KEY_GROUP} {key}"))
     })
 }
 

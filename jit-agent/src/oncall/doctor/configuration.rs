@@ -46,10 +46,11 @@ fn missing(host: &Host) -> Finding {
 /// A file that is good by itself.
 fn of_good(host: &Host, config: &Config) -> Vec<Finding> {
     let mut found = Vec::new();
-    if let Some(owner) = host.glimpse.paths.owner()
-        && let Err(error) = check::ensure_readable(&owner, &host.glimpse)
-    {
-        found.push(Finding::failure(NAME, error.to_string()).fix(CHECK));
+    if let Some(owner) = host.glimpse.paths.owner() {
+        match check::denied(&owner, &host.glimpse) {
+            Ok(denied) => found.extend(denied.map(|(_, finding)| finding.fix(CHECK))),
+            Err(error) => found.push(Finding::unseen(NAME, error.to_string())),
+        }
     }
     let state = host.status.as_ref().ok().filter(|_| host.agent == Agent::Answers);
     let state = state.and_then(|status| status.configuration.as_ref());
@@ -58,8 +59,7 @@ fn of_good(host: &Host, config: &Config) -> Vec<Finding> {
         found.push(Finding::failure(NAME, seen).fix(CHECK).fix("systemctl reload jit-agent"));
     }
     let devices = host.devices.as_deref().ok();
-    let doubts = check::of_settings(config, devices, host.now.wall);
-    found.extend(doubts.into_iter().map(|doubt| Finding::warning(NAME, doubt).fix(CHECK)));
+    found.extend(check::of_settings(config, devices));
     if found.is_empty() {
         let path = host.path.display();
         let sections = config.policy.sections().len();

@@ -125,7 +125,7 @@ fn group_lines(group: &[&Finding], name: usize, style: Style, wide: Option<usize
 
 /// A finding: a line if it is good, else as many as it takes, and what to do.
 fn finding_lines(finding: &Finding, name: usize, style: Style, wide: Option<usize>) -> Vec<String> {
-    let Finding { check, level, about, seen, fix } = finding;
+    let Finding { check, level, about, seen, fix, at: _ } = finding;
     let about = if about.is_empty() { String::new() } else { format!("{about}: ") };
     let text = clean(&format!("{about}{seen}"), LONGEST);
     let before = LEVEL + name + 2;

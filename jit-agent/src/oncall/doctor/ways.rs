@@ -127,6 +127,22 @@ pub(in crate::oncall) fn around(config: &Config) -> Vec<Finding> {
     findings
 }
 
+/// What is odd about the protected ports of a configuration: findings that are not well, but for
+/// exemptions.
+pub(in crate::oncall) fn of_ports(config: &Config) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let listeners = seen("listeners", listeners(), &mut findings);
+    let own = seen("redirects", sys::addresses(), &mut findings);
+    let own: Vec<_> = own.into_iter().map(|one| SourcePrefix::from(ip(one))).collect();
+    let is_root = geteuid().is_root();
+    let nat = if is_root { Nat::read(&own) } else { Nat::hidden() };
+    let protected = config.policy.rules().collect();
+    let seen = Seen { config: Some(config), protected, listeners, nat, is_root };
+    findings.extend(ports::of_host(&seen));
+    findings.retain(|finding| finding.level > Level::Ok);
+    findings
+}
+
 /// Reads as the service does: root can read more than it, and trusts other owners of files.
 fn as_service<T: Send>(host: &Host, read: impl FnOnce() -> T + Send) -> io::Result<T> {
     match host.glimpse.paths.owner() {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::{Draft, InitArgs, choices::Choices, files::Places, survey::Survey};
-use crate::oncall::doctor::Finding;
+use crate::oncall::finding::Finding;
 
 /// Version of the JSON. Goes up when a field goes or changes its meaning.
 const SCHEMA: u32 = 1;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jit_common::{PortKey, Protocol};
 
 use super::{Listener, Seen, port_text, section};
-use crate::oncall::doctor::finding::Finding;
+use crate::oncall::finding::Finding;
 
 const CHECK: &str = "listeners";
 
@@ -128,7 +128,7 @@ mod tests {
         super::tests::{config, listener, port, seen},
         *,
     };
-    use crate::oncall::doctor::finding::Level;
+    use crate::oncall::finding::Level;
 
     fn of(protected: &str, listeners: &[Listener], is_root: bool) -> Vec<Finding> {
         let config = config(&port(protected, ""));

@@ -3,7 +3,7 @@
 
 use std::{fs, io, path::Path};
 
-use crate::oncall::doctor::finding::Finding;
+use crate::oncall::finding::Finding;
 
 const CHECK: &str = "route-localnet";
 
@@ -62,7 +62,7 @@ fn localnet(settings: &Path) -> io::Result<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oncall::doctor::finding::Level;
+    use crate::oncall::finding::Level;
 
     #[test]
     fn an_interface_that_routes_loopback_from_outside_is_named() {

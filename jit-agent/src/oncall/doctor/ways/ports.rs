@@ -1,42 +1,51 @@
 //! Protected ports that something is odd about: the host's own clients may send from them, nobody
-//! listens there, or everybody is exempt. Pure but for the kernel's range of ports.
+//! listens there, or an exemption is odd. Pure but for the kernel's range of ports.
 
-use jit_common::Family;
 use jit_proto::{PortSection, WallTime};
 
 use super::Seen;
 use crate::{
-    oncall::doctor::finding::Finding,
-    rules::everybody,
+    oncall::{
+        check::settings::{EXEMPT, exemptions},
+        finding::Finding,
+    },
     system::local_ports::{ClientPort, LocalPorts},
 };
 
 const LOCAL: &str = "local-ports";
 const SILENT: &str = "no-listener";
-const EXEMPT: &str = "exemptions";
 
 /// The findings; none without a configuration.
 pub(super) fn findings(seen: &Seen<'_>, now: WallTime) -> Vec<Finding> {
     let Some(config) = seen.config else { return Vec::new() };
-    let sections = config.policy.sections();
-    let local = match LocalPorts::read() {
-        Ok(ports) => local(ports.client_ports(sections)),
-        Err(error) => vec![Finding::unseen(LOCAL, error.to_string())],
-    };
-    let mut findings = local;
-    findings.extend(silent(sections, seen));
-    findings.extend(exemptions(sections, now));
+    let mut findings = of_host(seen);
+    let good = "no exemption covers everybody, and none has ended";
+    findings.extend(or_ok(exemptions(config.policy.sections(), now), EXEMPT, good));
     findings
 }
 
-fn local(ports: Vec<ClientPort>) -> Vec<Finding> {
+/// Those that depend on the host.
+pub(super) fn of_host(seen: &Seen<'_>) -> Vec<Finding> {
+    let Some(config) = seen.config else { return Vec::new() };
+    let sections = config.policy.sections();
+    let mut findings = match LocalPorts::read() {
+        Ok(ports) => local(ports.client_ports(sections), sections),
+        Err(error) => vec![Finding::unseen(LOCAL, error.to_string())],
+    };
+    findings.extend(silent(sections, seen));
+    findings
+}
+
+fn local(ports: Vec<ClientPort>, sections: &[PortSection]) -> Vec<Finding> {
     let findings: Vec<_> = ports
         .into_iter()
         .map(|ClientPort { range, what, reserved }| {
             let setting = format!("net.ipv4.ip_local_reserved_ports={reserved}");
             let file = "/etc/sysctl.d/60-jit-agent.conf";
+            let index = sections.iter().position(|section| section.range == range);
             Finding::warning(LOCAL, what)
                 .about(range.to_string())
+                .at(format!("port.{}.port", index.unwrap_or_default()))
                 .fix(format!("sysctl -w {setting}"))
                 .fix(format!("echo '{setting}' > {file}"))
         })
@@ -49,7 +58,7 @@ fn local(ports: Vec<ClientPort>) -> Vec<Finding> {
 /// here.
 fn silent(sections: &[PortSection], seen: &Seen<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for section in sections.iter().filter(|section| !section.forwarded) {
+    for (index, section) in sections.iter().enumerate().filter(|(_, one)| !one.forwarded) {
         let range = section.range;
         let translated = seen.nat.translations.iter().any(|one| {
             let (first, last) = (*one.ports.start(), *one.ports.end());
@@ -64,6 +73,7 @@ fn silent(sections: &[PortSection], seen: &Seen<'_>) -> Vec<Finding> {
         findings.push(
             Finding::warning(SILENT, format!("{what} {range}, which is protected"))
                 .about(range.to_string())
+                .at(format!("port.{index}.port"))
                 .fix(
                     "start the service, or mend the number of the port; if the service is not meant \
                      to run on this host, remove the section",
@@ -72,46 +82,6 @@ fn silent(sections: &[PortSection], seen: &Seen<'_>) -> Vec<Finding> {
         );
     }
     or_ok(findings, SILENT, "something listens on every protected port")
-}
-
-fn exemptions(sections: &[PortSection], now: WallTime) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    for section in sections {
-        let range = section.range;
-        let (live, ended): (Vec<_>, Vec<_>) =
-            section.exemptions.iter().partition(|one| one.until.is_none_or(|end| now < end));
-        let sources: Vec<_> = live.iter().map(|one| one.source).collect();
-        let families = everybody::open_to_all(&sources);
-        if !families.is_empty() {
-            let families: Vec<_> = families.iter().map(family).collect();
-            let families = families.join(" and ");
-            findings.push(
-                Finding::failure(
-                    EXEMPT,
-                    format!("the exemptions of {range} cover every {families} address: it is open"),
-                )
-                .about(range.to_string())
-                .fix(format!("name only the sources that need it in `exempt` of [[port]] {range}")),
-            );
-        }
-        for one in ended {
-            let (source, reason) = (one.source, &one.reason);
-            let seen = format!("the exemption of {source} ({reason}) has ended: it lets nobody in");
-            findings.push(
-                Finding::warning(EXEMPT, seen)
-                    .about(range.to_string())
-                    .fix(format!("remove it from [[port]] {range}, or set `until` later")),
-            );
-        }
-    }
-    or_ok(findings, EXEMPT, "no exemption covers everybody, and none has ended")
-}
-
-const fn family(family: &Family) -> &'static str {
-    match family {
-        Family::V4 => "IPv4",
-        Family::V6 => "IPv6",
-    }
 }
 
 fn or_ok(findings: Vec<Finding>, check: &'static str, ok: &str) -> Vec<Finding> {
@@ -129,7 +99,7 @@ mod tests {
         },
         *,
     };
-    use crate::oncall::doctor::finding::Level;
+    use crate::oncall::finding::Level;
 
     fn levels(findings: &[Finding]) -> Vec<Level> {
         findings.iter().map(|one| one.level).collect()
@@ -139,12 +109,12 @@ mod tests {
     fn a_protected_port_of_clients_is_named_with_the_setting() {
         let ports = LocalPorts::of("32768 60999", "8080").unwrap();
         let sections = config(&(port("40000", "") + &port("22", "")));
-        let all = local(ports.client_ports(sections.policy.sections()));
+        let all = local(ports.client_ports(sections.policy.sections()), sections.policy.sections());
         let [one] = all.as_slice() else { panic!("{all:?}") };
         assert_eq!((one.level, one.about.as_str()), (Level::Warning, "40000/tcp"));
         assert_eq!(one.fix[0], "sysctl -w net.ipv4.ip_local_reserved_ports=8080,40000");
         assert!(!one.seen.contains("sysctl"), "{}", one.seen);
-        assert_eq!(levels(&local(Vec::new())), [Level::Ok]);
+        assert_eq!(levels(&local(Vec::new(), &[])), [Level::Ok]);
     }
 
     #[test]
@@ -179,24 +149,5 @@ mod tests {
             list: String::new(),
         });
         assert_eq!(levels(&silent(config.policy.sections(), &seen)), [Level::Ok]);
-    }
-
-    #[test]
-    fn exemptions_that_are_everybody_or_have_ended_are_named() {
-        let now = WallTime(1_800_000_000_000);
-        let exempt = |source: &str, until: &str| {
-            format!("{{ source = \"{source}\", reason = \"probe\", owner = \"netops\"{until} }}")
-        };
-        let ended = ", until = \"2026-01-01T00:00:00Z\"";
-        for (entries, expected) in [
-            (vec![exempt("192.0.2.7", "")], vec![Level::Ok]),
-            (vec![exempt("0.0.0.0/0", "")], vec![Level::Failure]),
-            (vec![exempt("0.0.0.0/1", ""), exempt("128.0.0.0/1", "")], vec![Level::Failure]),
-            (vec![exempt("::/0", ended)], vec![Level::Warning]),
-        ] {
-            let config = config(&port("22", &format!("exempt = [{}]", entries.join(", "))));
-            let all = exemptions(config.policy.sections(), now);
-            assert_eq!(levels(&all), expected, "{entries:?}: {all:?}");
-        }
     }
 }

@@ -8,7 +8,7 @@ use std::{fs, io, path::Path};
 use serde_json::Value;
 
 use crate::{
-    oncall::doctor::finding::Finding,
+    oncall::finding::Finding,
     system::{
         processes::{self, Process},
         tool::{ToolError, output},
@@ -175,7 +175,7 @@ fn past(about: &str, seen: String) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oncall::doctor::finding::Level;
+    use crate::oncall::finding::Level;
 
     /// A host with these files and processes.
     fn host(files: &[(&str, &str)], processes: &[&str]) -> Vec<Finding> {

@@ -11,7 +11,7 @@ use super::{
     nat::{ALL, Translation},
     port_text, section,
 };
-use crate::oncall::doctor::finding::Finding;
+use crate::oncall::finding::Finding;
 
 const REDIRECTS: &str = "redirects";
 const TERMINATES: &str = "terminates";
@@ -255,7 +255,7 @@ mod tests {
         super::tests::{config, listener, port, seen},
         *,
     };
-    use crate::oncall::doctor::finding::Level;
+    use crate::oncall::finding::Level;
 
     fn to(ports: RangeInclusive<u16>, address: Option<&str>, to: Option<u16>) -> Translation {
         Translation {

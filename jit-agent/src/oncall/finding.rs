@@ -1,6 +1,18 @@
-//! What `doctor` says of one condition.
+//! What `doctor` and `check` say of one condition.
 
 use serde::Serialize;
+
+/// What of a configuration's file a finding is about.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) enum At {
+    /// Nothing of it.
+    #[default]
+    Nowhere,
+    /// A value, by its path (`jit_proto::wrong`).
+    Value(String),
+    /// A key of the signer with this id.
+    Signer(String, &'static str),
+}
 
 /// How good what was seen is. The order is from good to bad.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
@@ -29,6 +41,9 @@ pub(crate) struct Finding {
     pub(crate) seen: String,
     /// What to do, one command or sentence each. Empty where all is well.
     pub(crate) fix: Vec<String>,
+    /// Where the configuration says so: `check` names the line.
+    #[serde(skip)]
+    pub(crate) at: At,
 }
 
 impl Finding {
@@ -64,8 +79,27 @@ impl Finding {
         self
     }
 
+    /// The same, with the value of the configuration that it is about.
+    pub(crate) fn at(mut self, path: impl Into<String>) -> Self {
+        self.at = At::Value(path.into());
+        self
+    }
+
+    /// The same, with the signer's key of the configuration that it is about.
+    pub(crate) fn at_signer(mut self, id: &str, key: &'static str) -> Self {
+        self.at = At::Signer(id.to_owned(), key);
+        self
+    }
+
     /// A condition of this level.
     pub(crate) fn new(check: &'static str, level: Level, seen: impl Into<String>) -> Self {
-        Self { check, level, about: String::new(), seen: seen.into(), fix: Vec::new() }
+        Self {
+            check,
+            level,
+            about: String::new(),
+            seen: seen.into(),
+            fix: Vec::new(),
+            at: At::Nowhere,
+        }
     }
 }

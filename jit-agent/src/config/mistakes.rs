@@ -218,9 +218,9 @@ impl Found<'_> {
             return false;
         };
         let top = unknown.is_some_and(|unknown| *key == *unknown);
-        let value = table.get(key.as_str());
-        let wrong = value.and_then(|value| value.get_ref().as_str()).unwrap_or_default();
-        let hint = spelling::hint(message, &key, wrong);
+        let nothing = none();
+        let value = table.get(key.as_str()).map_or(&nothing, Spanned::get_ref);
+        let hint = spelling::hint(message, &key, value);
         let about = if top { name.to_owned() } else { format!("{name} {key}") };
         self.add(span.start, format!("{about}: {message}{hint}"));
         table.remove(key.as_str());

@@ -1,5 +1,7 @@
 //! The nearest right spelling of a key or value that is refused.
 
+use toml::de::DeValue;
+
 /// The word that was most likely meant, if one is near.
 pub(super) fn near<'w>(typed: &str, words: &[&'w str]) -> Option<&'w str> {
     let typed = typed.to_lowercase();
@@ -17,15 +19,32 @@ pub(super) fn meant<'m>(message: &'m str, typed: &str) -> Option<&'m str> {
 }
 
 /// The end of a sentence about a value or key that the reader refuses; empty if nothing is near.
-pub(super) fn hint(message: &str, key: &str, value: &str) -> String {
+/// `value`: what stands there, if it is a string.
+pub(super) fn hint(message: &str, key: &str, value: &DeValue<'_>) -> String {
+    let text = value.as_str().unwrap_or_default();
     let typed = message.split('`').nth(1).unwrap_or_default();
     if message.starts_with("unknown ") {
         let meant = meant(message, typed);
         return meant.map_or(String::new(), |word| format!("; did you mean `{word}`?"));
     }
-    if message.contains("expected a sequence") && !value.is_empty() {
-        let all: Vec<_> = value.split(',').map(|one| format!("{:?}", one.trim())).collect();
+    if message.contains("expected a sequence") && !text.is_empty() {
+        let all: Vec<_> = text.split(',').map(|one| format!("{:?}", one.trim())).collect();
         return format!("; write [{}]", all.join(", "));
+    }
+    match (value, message) {
+        (DeValue::Array(_), _) if key == "port" => {
+            return "; write a [[port]] section for each port".into();
+        }
+        (DeValue::Datetime(_), _) => return "; write it in quotes".into(),
+        (DeValue::String(_), message) if message.contains("expected a boolean") => {
+            return "; write true or false, without quotes".into();
+        }
+        (DeValue::String(number), message)
+            if message.contains("expected u") && number.parse::<u64>().is_ok() =>
+        {
+            return format!("; write {number}, without quotes");
+        }
+        _ => {}
     }
     if message.contains("integer") && message.contains("expected a string") {
         return match key {

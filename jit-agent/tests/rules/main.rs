@@ -18,6 +18,7 @@ mod impact;
 mod ledger;
 mod limits;
 mod man_pages;
+mod mistakes;
 mod policies;
 mod policies_applied;
 mod policies_confirmed;

@@ -146,9 +146,10 @@ fn under_cut_answers_to_the_hosts_own_datagrams_come_in_once_the_port_is_reserve
     }
     let checked = || String::from_utf8(site.run(&["check"]).stdout).unwrap();
     let said = checked();
-    let warning = said.lines().find(|line| line.starts_with("warning: 40000/udp")).unwrap();
+    let warning = said.lines().find(|line| line.contains(": warning: 40000/udp")).unwrap();
     assert!(warning.contains("which drops them"), "{warning}");
-    let (_, reserved) = warning.split_once("sysctl -w net.ipv4.ip_local_reserved_ports=").unwrap();
+    let (_, cure) = said.split_once("do: sysctl -w net.ipv4.ip_local_reserved_ports=").unwrap();
+    let reserved = cure.lines().next().unwrap();
     site.host.sysctl("ipv4/ip_local_reserved_ports", reserved);
     for family in [0, 1] {
         // Many sockets: none gets the port.

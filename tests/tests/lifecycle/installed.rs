@@ -188,7 +188,7 @@ fn check_names_files_that_the_service_may_not_read_and_it_does_not_start() {
     // As `jitctl` writes the key, and as `install` does without `-g`.
     installed.install("pki/agent.key", 0, 0o600);
     chown(site.path("config.toml"), Some(0), Some(0)).unwrap();
-    let text = installed.check(77, &["uid 64900", "config.toml", "pki/agent.key", "chgrp"]);
+    let text = installed.check(78, &["uid 64900", "config.toml", "pki/agent.key", "chgrp"]);
     assert!(!text.contains("signer.pem") && !text.contains("is good"), "{text}");
     let started = site.host.run(|| installed.service().output().unwrap());
     assert!(said(&started, 78).contains("Permission denied"));

@@ -9,6 +9,7 @@
 mod audit;
 mod break_glass;
 mod broken_surroundings;
+mod check;
 mod clock;
 mod close;
 mod colours;

@@ -203,17 +203,23 @@ impl Found<'_> {
         start: usize,
     ) -> bool {
         let message = error.message();
-        if let Some(missing) = quoted(message, "missing field `") {
+        let (missing, unknown) =
+            (quoted(message, "missing field `"), quoted(message, "unknown field `"));
+        // A table in the section, such as an exemption, is mended by itself.
+        for (key, value) in table.iter_mut() {
+            if let Some((inner, start)) = table_with(value, span)
+                && (missing.is_some() || hit(inner, span, unknown).is_some())
+            {
+                let name = format!("{name} {}", key.get_ref());
+                return self.mend(&name, inner, error, span, start);
+            }
+        }
+        if let Some(missing) = missing {
             // A mended value has no place of its own; the missing key is reported at the section.
             self.add(start, format!("{name}: missing field `{missing}`"));
             return insert(table, missing);
         }
-        let unknown = quoted(message, "unknown field `");
-        let Some(key) = table.iter().find_map(|(key, value)| {
-            let hit = key.span() == *span || holds(&value.span(), span);
-            let named = unknown.is_some_and(|unknown| key.get_ref() == unknown);
-            (hit || named).then(|| key.get_ref().clone().into_owned())
-        }) else {
+        let Some(key) = hit(table, span, unknown) else {
             self.add(span.start, format!("{name}: {message}"));
             return false;
         };
@@ -233,6 +239,38 @@ impl Found<'_> {
         }
         let _optional = insert(table, &key);
         true
+    }
+}
+
+/// The key that an error is about.
+fn hit(table: &Table<'_>, span: &Range<usize>, unknown: Option<&str>) -> Option<String> {
+    table.iter().find_map(|(key, value)| {
+        let here = key.span() == *span || holds(&value.span(), span);
+        let named = unknown.is_some_and(|unknown| key.get_ref() == unknown);
+        (here || named).then(|| key.get_ref().clone().into_owned())
+    })
+}
+
+/// The table that a value is, or has in its list, in which an error is; and its start.
+fn table_with<'a, 'i>(
+    value: &'a mut Value<'i>,
+    span: &Range<usize>,
+) -> Option<(&'a mut Table<'i>, usize)> {
+    let at = value.span();
+    if !holds(&at, span) {
+        return None;
+    }
+    match value.get_mut() {
+        DeValue::Table(table) => Some((table, at.start)),
+        DeValue::Array(list) => {
+            let one = list.iter_mut().find(|one| holds(&one.span(), span))?;
+            let start = one.span().start;
+            match one.get_mut() {
+                DeValue::Table(table) => Some((table, start)),
+                _ => None,
+            }
+        }
+        _ => None,
     }
 }
 

@@ -94,9 +94,11 @@ pub(crate) fn port_meant(text: &str) -> String {
     if let Some((port, protocol)) = text.split_once('/') {
         let protocol = protocol.to_lowercase();
         let known = matches!(&*protocol, "tcp" | "udp") && port.parse::<u16>().is_ok();
-        return known
-            .then(|| format!("; write port = {port} and protocol = {protocol:?}"))
-            .unwrap_or_default();
+        return if known {
+            format!("; write port = {port} and protocol = {protocol:?}")
+        } else {
+            String::new()
+        };
     }
     if let Some((first, last)) = two(":").or_else(|| two("..")).or_else(|| two("\u{2013}")) {
         return format!("; write \"{}-{}\"", first.trim(), last.trim());

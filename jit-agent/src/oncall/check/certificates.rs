@@ -126,7 +126,7 @@ pub(in crate::oncall) fn signers(
     faults: &[KeyFault],
     now: WallTime,
 ) -> Vec<Finding> {
-    let missing = faults.iter().map(|fault| unusable_key(fault));
+    let missing = faults.iter().map(unusable_key);
     let mut findings: Vec<_> = missing.collect();
     let keyring = &config.keyring;
     let window = "give the section another window (not_before, not_after), or a new key; then \

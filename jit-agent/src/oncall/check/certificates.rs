@@ -166,8 +166,11 @@ pub(in crate::oncall) fn signers(
         }
     }
     if findings.is_empty() {
-        let number = keyring.signers().len();
-        return vec![Finding::ok(SIGNERS, format!("all {number} signers count now"))];
+        let seen = match keyring.signers().len() {
+            1 => "the only signer counts now".to_owned(),
+            number => format!("all {number} signers count now"),
+        };
+        return vec![Finding::ok(SIGNERS, seen)];
     }
     findings
 }

@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -33,9 +33,19 @@ pub(crate) struct TestProgram {
 
 /// Builds all programs and all test programs, and returns the test programs.
 pub(crate) fn build() -> Result<Vec<TestProgram>> {
-    let mut build =
-        shell::cargo(["build"].iter().chain(&HOST).chain(&["--all-targets", "--message-format"]));
-    build.arg("json-render-diagnostics").stdout(Stdio::piped());
+    build_with(shell::cargo(["build"].iter().chain(&HOST).chain(&["--all-targets"])))
+}
+
+/// Builds one test program of the tests that need root, with what it needs. Returns the program.
+pub(crate) fn build_root_test(name: &str) -> Result<PathBuf> {
+    let build = shell::cargo(["test", "--no-run", "--package", ROOT_PACKAGE, "--test", name]);
+    let mut programs = build_with(build)?.into_iter();
+    let program = programs.next().context("cargo names no test program")?;
+    Ok(program.executable)
+}
+
+fn build_with(mut build: Command) -> Result<Vec<TestProgram>> {
+    build.args(["--message-format", "json-render-diagnostics"]).stdout(Stdio::piped());
     let mut child = build.spawn().context("cannot start cargo")?;
     let output = child.stdout.take().context("cargo's output is a pipe")?;
     let mut programs = Vec::new();

@@ -2,14 +2,12 @@
 //! answers that nobody takes.
 
 use std::{
-    net::SocketAddr,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use jit_client::agent::Agent;
 use jit_proto::v1;
-use jit_tests::agent::STRANGER;
 
 use crate::{
     http2::{self, Raw, message},
@@ -22,9 +20,8 @@ const CALLS: u32 = 8;
 
 /// A connection of the bad controller. It offers this window for answers.
 fn connect(scene: &Scene, window: Option<u32>) -> Option<Raw> {
-    let source: SocketAddr = format!("{}:0", STRANGER[0]).parse().unwrap();
     let config = scene.credentials("bad");
-    let mut raw = http2::connect(&config, source, Scene::for_strangers(0)).ok()?;
+    let mut raw = http2::connect(&config, Scene::source(), Scene::for_strangers(0)).ok()?;
     match window {
         Some(window) => raw.greet(window).ok()?,
         None => raw.greet_well().ok()?,
@@ -52,7 +49,7 @@ fn bodies_without_an_end_take_a_bounded_memory() {
     body.truncate(4 * MIB - 128);
     scene.under(|flood| {
         let head = http2::call("PushBatch", &[]);
-        scene.site.stranger.run(|| {
+        scene.stranger(|| {
             let held: Vec<_> = (0..size(24, 40))
                 .filter_map(|_| unfinished(&scene, &head, &body, CALLS, 1))
                 .collect();
@@ -70,7 +67,7 @@ fn bodies_without_an_end_take_a_bounded_memory() {
 fn push(scene: &Scene, count: usize) -> usize {
     let envelope = v1::Envelope { payload: vec![7; 200].into(), ..v1::Envelope::default() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    scene.site.client.run(|| {
+    scene.site().client.run(|| {
         runtime.block_on(async {
             let mut agent = Agent::connect(&scene.target("good")).await.unwrap();
             agent.push_batch(vec![envelope; count]).await.unwrap().len()
@@ -80,7 +77,7 @@ fn push(scene: &Scene, count: usize) -> usize {
 
 /// Sends the same call again and again, to its end.
 pub(crate) fn repeated(scene: &Scene, flood: &Flood, head: &[u8], body: &[u8]) {
-    scene.site.stranger.run(|| {
+    scene.stranger(|| {
         while flood.goes_on() {
             let Some(mut raw) = unfinished(scene, head, body, 2, 10) else { continue };
             let open: Vec<_> = streams(2).filter(|stream| !raw.ended.contains(stream)).collect();
@@ -109,7 +106,7 @@ fn messages_of_five_mebibytes_keep_nobody_out() {
     scene.under(|flood| repeated(&scene, flood, &head, &body));
     // What is longer than it says is not read to its end.
     body[1..5].copy_from_slice(&20_000_u32.to_be_bytes());
-    scene.site.stranger.run(|| {
+    scene.stranger(|| {
         let raw = unfinished(&scene, &head, &body, 1, 5).unwrap();
         assert!(raw.ended.contains(&1), "{:?}", raw.ended);
     });
@@ -153,9 +150,9 @@ fn asks_without_reading(scene: &Scene, head: &[u8]) -> Option<Raw> {
 fn lists_that_nobody_takes_are_few() {
     let scene = Scene::new();
     scene.under(|flood| {
-        granted(&scene.site, u32::try_from(size(3_000, 50_000)).unwrap());
+        granted(scene.site(), u32::try_from(size(3_000, 50_000)).unwrap());
         let head = http2::call("List", &[]);
-        scene.site.stranger.run(|| {
+        scene.stranger(|| {
             let asks = (0..size(32, 125)).filter_map(|_| asks_without_reading(&scene, &head));
             let held: Vec<_> = asks.collect();
             drop(flood.hold(held));
@@ -168,12 +165,12 @@ fn watchers_that_do_not_read_keep_nobody_out() {
     let scene = Scene::new();
     scene.under(|flood| {
         let head = http2::call("Watch", &[]);
-        scene.site.stranger.run(|| {
+        scene.stranger(|| {
             let watchers = (0..125).filter_map(|_| asks_without_reading(&scene, &head));
             let held: Vec<_> = watchers.collect();
             assert!(held.len() > 100, "{}", held.len());
             // They get something to read.
-            granted(&scene.site, u32::try_from(size(200, 5_000)).unwrap());
+            granted(scene.site(), u32::try_from(size(200, 5_000)).unwrap());
             drop(flood.hold(held));
         });
     });
@@ -190,9 +187,9 @@ fn good_grants_without_number_keep_nobody_out() {
         let mut pushed = 0;
         while flood.goes_on() && pushed < count {
             let envelopes: Vec<_> = (pushed..pushed + batch)
-                .map(|number| scene.site.envelope(&[&numbered(number)], LONG))
+                .map(|number| scene.site().envelope(&[&numbered(number)], LONG))
                 .collect();
-            let outcomes = scene.site.client.run(|| {
+            let outcomes = scene.site().client.run(|| {
                 runtime.block_on(async {
                     let mut agent = Agent::connect(&scene.target("bad")).await.unwrap();
                     agent.push_batch(envelopes).await.unwrap()

@@ -10,7 +10,7 @@ use std::{
 };
 
 use jit_tests::{agent::CLIENT, sockets::connect_from};
-use rustls::{ClientConnection, pki_types::ServerName};
+use rustls::ClientConnection;
 
 use crate::{
     http2,
@@ -28,7 +28,7 @@ fn silent_connections_keep_nobody_out() {
     let scene = Scene::new();
     let sources = scene.strangers(20);
     scene.under(|flood| {
-        scene.site.stranger.run(|| {
+        scene.stranger(|| {
             let from = |source: &IpAddr| {
                 connect_from(any_port(*source), Scene::for_strangers(0), QUICK).ok()
             };
@@ -49,11 +49,11 @@ fn a_client_hello_of_one_byte_a_second_keeps_nobody_out() {
     let config = scene.credentials("nobody");
     let sources = scene.strangers(20);
     scene.under(|flood| {
-        let name = ServerName::try_from("198.51.100.1").unwrap();
+        let name = Scene::server_name();
         let mut hello = Vec::new();
         let mut session = ClientConnection::new(Arc::clone(&config), name).unwrap();
         session.write_tls(&mut hello).unwrap();
-        scene.site.stranger.run(|| {
+        scene.stranger(|| {
             let from = |source: &IpAddr| {
                 connect_from(any_port(*source), Scene::for_strangers(0), QUICK).ok()
             };
@@ -84,7 +84,7 @@ fn a_certificate_without_a_controllers_name_gets_no_connection() {
         let config = Arc::new(scene.credentials_of(authority, name));
         let count = size(200, 17 * 32);
         scene.under(|flood| {
-            scene.site.stranger.run(|| {
+            scene.stranger(|| {
                 let from = |source: &IpAddr| {
                     http2::connect(&config, any_port(*source), Scene::for_strangers(0)).ok()
                 };
@@ -95,7 +95,7 @@ fn a_certificate_without_a_controllers_name_gets_no_connection() {
             });
         });
     }
-    let log = scene.site.log();
+    let log = scene.site().log();
     assert!(log.lines().count() < 200, "few lines, however many connections: {log}");
 }
 
@@ -107,7 +107,7 @@ fn a_silent_controller_with_one_permission_keeps_nobody_out() {
     for name in ["reader", "granter"] {
         let config = scene.credentials(name);
         scene.under(|flood| {
-            scene.site.stranger.run(|| {
+            scene.stranger(|| {
                 let count = size(100, 17 * 32);
                 let mut held = VecDeque::new();
                 for source in sources.iter().cycle() {
@@ -135,7 +135,7 @@ fn a_controller_that_only_holds_places_keeps_nobody_out() {
     let (bad, good) = (scene.credentials("bad"), scene.credentials("good"));
     let sources = scene.strangers(17);
     scene.under(|flood| {
-        scene.site.stranger.run(|| {
+        scene.stranger(|| {
             let connect = |config, source: &IpAddr| {
                 http2::connect(config, any_port(*source), Scene::for_strangers(0)).ok()
             };
@@ -192,8 +192,8 @@ fn ever_new_ipv6_networks_of_one_site_keep_nobody_out() {
     };
     scene.under(|flood| {
         thread::scope(|scope| {
-            scope.spawn(|| scene.site.stranger.run(|| churn(flood)));
-            let served = scene.site.client.run(|| (0..4).filter(|_| far()).count());
+            scope.spawn(|| scene.stranger(|| churn(flood)));
+            let served = scene.site().client.run(|| (0..4).filter(|_| far()).count());
             assert_eq!(served, 4, "of four");
             flood.is_up();
         });

@@ -10,7 +10,7 @@ use std::{
 };
 
 use jit_tests::sockets::connect_from;
-use rustls::{ClientConfig, ClientConnection, pki_types::ServerName};
+use rustls::{ClientConfig, ClientConnection};
 
 use crate::{
     http2,
@@ -39,7 +39,7 @@ fn begin(
     stop: Stop,
 ) -> io::Result<TcpStream> {
     let mut tcp = connect_from(SocketAddr::new(source, 0), agent, QUICK)?;
-    let name = ServerName::try_from("198.51.100.1").unwrap();
+    let name = Scene::server_name();
     let mut session = ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
     while session.wants_write() {
         session.write_tls(&mut tcp)?;
@@ -101,7 +101,7 @@ fn handshakes_that_stop_midway_keep_nobody_out() {
     for stop in [Stop::AfterClientHello, Stop::BeforeFinished] {
         println!("{stop:?}");
         scene.under(|flood| {
-            scene.site.stranger.run(|| {
+            scene.stranger(|| {
                 let mut sources = sources.iter().cycle();
                 keep_open(flood, size(300, 17 * 32), || {
                     let source = sources.next()?;
@@ -121,14 +121,14 @@ fn handshakes_from_very_many_proven_networks_are_bounded() {
     let config = scene.credentials("reader");
     let networks = u16::try_from(size(150, 1_000)).unwrap();
     let source = |number: u16| IpAddr::from(Ipv6Addr::new(0x2001, 0xdb8, 0xf, number, 0, 0, 0, 1));
-    scene.site.stranger.run(|| {
+    scene.stranger(|| {
         for number in 0..networks {
             let from = SocketAddr::new(source(number), 0);
             http2::connect(&config, from, Scene::for_strangers(1)).unwrap();
         }
     });
     scene.under(|flood| {
-        scene.site.stranger.run(|| {
+        scene.stranger(|| {
             let mut sources = (0..networks).cycle().map(source);
             keep_open(flood, 8 * usize::from(networks), || {
                 connect_from(SocketAddr::new(sources.next()?, 0), Scene::for_strangers(1), QUICK)

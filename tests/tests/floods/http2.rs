@@ -9,7 +9,9 @@ use std::{
 };
 
 use jit_tests::sockets::connect_from;
-use rustls::{ClientConfig, ClientConnection, StreamOwned, pki_types::ServerName};
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
+
+use crate::scene::Scene;
 
 /// Longest wait of a read or write.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -65,8 +67,7 @@ pub(crate) fn secure(config: &Arc<ClientConfig>, tcp: TcpStream) -> io::Result<R
     tcp.set_read_timeout(Some(PATIENCE))?;
     tcp.set_write_timeout(Some(PATIENCE))?;
     tcp.set_nodelay(true)?;
-    // The certificate is for the address on the client's side.
-    let name = ServerName::try_from("198.51.100.1").unwrap();
+    let name = Scene::server_name();
     let session = ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
     let mut tls = StreamOwned::new(session, tcp);
     while tls.conn.is_handshaking() {

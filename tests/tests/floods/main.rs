@@ -2,6 +2,8 @@
 //! controller gone bad. During each of them a good controller and root's revocation are served, and
 //! memory and descriptors stay bounded. Afterwards both are about what they were.
 //!
+//! With `JIT_TEST_FLOODS_AT` in the environment some of them run against an agent elsewhere.
+//!
 //! The short form has smaller numbers. `JIT_TEST_FLOODS=long` in the environment runs the long one.
 #![expect(
     clippy::indexing_slicing,
@@ -11,6 +13,7 @@
 
 mod bytes;
 mod connections;
+mod elsewhere;
 mod handshakes;
 mod http2;
 mod memory;

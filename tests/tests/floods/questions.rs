@@ -29,7 +29,7 @@ fn question() -> v1::WhyRequest {
 /// Somebody on the host asks, many times at once.
 fn asks_locally(scene: &Scene, flood: &Flood) {
     while flood.goes_on() {
-        let answered = scene.site.call(async |client| {
+        let answered = scene.site().call(async |client| {
             let mut calls = tokio::task::JoinSet::new();
             for _ in 0..32 {
                 let mut client = client.clone();
@@ -60,7 +60,7 @@ fn questions_without_end_keep_nobody_out() {
             while flood.goes_on() {
                 let began = Instant::now();
                 let status =
-                    scene.site.call(async |mut client| client.status(v1::StatusRequest {}).await);
+                    scene.site().call(async |mut client| client.status(v1::StatusRequest {}).await);
                 status.unwrap();
                 worst = worst.max(began.elapsed());
             }

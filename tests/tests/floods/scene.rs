@@ -19,11 +19,13 @@ use jit_client::{
 };
 use jit_proto::v1;
 use jit_tests::{
-    agent::{CLIENT, Site, TO_CLIENT, TO_STRANGER, address},
+    agent::{CLIENT, STRANGER, Site, TO_CLIENT, TO_STRANGER, address},
     process::{descriptors, status},
     programs::binary,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
+
+use crate::elsewhere::{self, Elsewhere};
 
 const PORT: u16 = 7443;
 /// Grants that do not end during a test.
@@ -58,7 +60,12 @@ pub(crate) fn size(short: usize, long: usize) -> usize {
 /// grant and read, `reader` and `granter` have one permission; `nobody` and `agent` are of the same
 /// authority. A second `good` is of a foreign one.
 pub(crate) struct Scene {
-    pub(crate) site: Site,
+    place: Place,
+}
+
+enum Place {
+    Here(Box<Site>),
+    Elsewhere(Elsewhere),
 }
 
 /// Memory and descriptors of the agent, and controllers' connections.
@@ -110,6 +117,9 @@ impl Drop for End<'_> {
 
 impl Scene {
     pub(crate) fn new() -> Self {
+        if let Some(elsewhere) = Elsewhere::from_environment() {
+            return Self { place: Place::Elsewhere(elsewhere) };
+        }
         let mut site = Site::new();
         let [v4, v6] = TO_CLIENT;
         let ours = format!("pki issue --dir pki --name agent --ip {v4} --ip {v6}");
@@ -148,7 +158,23 @@ may = ["grant"]
 "#
         ));
         site.start();
-        Self { site }
+        Self { place: Place::Here(Box::new(site)) }
+    }
+
+    /// The agent and its networks here.
+    pub(crate) fn site(&self) -> &Site {
+        match &self.place {
+            Place::Here(site) => site,
+            Place::Elsewhere(_) => panic!("this flood needs an agent of its own"),
+        }
+    }
+
+    /// Does something where strangers are.
+    pub(crate) fn stranger<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        match &self.place {
+            Place::Here(site) => site.stranger.run(work),
+            Place::Elsewhere(_) => work(),
+        }
     }
 
     /// Runs a flood. It must report when it is up, and go on until it may end.
@@ -157,9 +183,11 @@ may = ["grant"]
         let _alone = FLOODING.lock().unwrap_or_else(PoisonError::into_inner);
         let soon = 5 * self.assert_served("before the flood", Duration::MAX);
         let before = self.usage();
-        // From now on the kernel remembers the most memory anew (proc(5), clear_refs).
-        for pid in self.site.processes() {
-            fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
+        if before.is_some() {
+            // From now on the kernel remembers the most memory anew (proc(5), clear_refs).
+            for pid in self.site().processes() {
+                fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
+            }
         }
         let flood = Flood::default();
         let value = thread::scope(|scope| {
@@ -174,17 +202,21 @@ may = ["grant"]
                 thread::sleep(Duration::from_millis(5));
             }
             self.assert_served("during the flood", soon.max(SOON));
-            let during = self.usage();
-            let most = self.most_mib();
-            println!("before {before:?}, during {during:?}, at most {most} MiB");
-            assert!(during.descriptors < before.descriptors + MORE_DESCRIPTORS, "{during:?}");
-            assert!(most < before.mib + MORE_MIB, "{most} MiB, before {before:?}");
-            assert!(during.connections <= CONTROLLERS * PLACES, "{during:?}");
+            if let Some((before, during)) = before.zip(self.usage()) {
+                let most = self.most_mib();
+                println!("before {before:?}, during {during:?}, at most {most} MiB");
+                assert!(during.descriptors < before.descriptors + MORE_DESCRIPTORS, "{during:?}");
+                assert!(most < before.mib + MORE_MIB, "{most} MiB, before {before:?}");
+                assert!(during.connections <= CONTROLLERS * PLACES, "{during:?}");
+            }
             drop(end);
             flooding.join()
         });
         let value = value.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        self.assert_recovers(before);
+        match before {
+            Some(before) => self.assert_recovers(before),
+            None => drop(self.assert_served("after the flood", soon.max(SOON))),
+        }
         value
     }
 
@@ -194,18 +226,30 @@ may = ["grant"]
     fn assert_served(&self, when: &str, soon: Duration) -> Duration {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let target = self.target("good");
+        let controller = format!("{when}: a controller");
+        let site = match &self.place {
+            Place::Here(site) => site,
+            Place::Elsewhere(there) => {
+                let pushed = assert_soon(&controller, soon, || there.push(&runtime, &target));
+                let revoked = || there.revoke(&runtime, &target);
+                return pushed.max(assert_soon(
+                    &format!("{controller} who revokes"),
+                    soon,
+                    revoked,
+                ));
+            }
+        };
         let push = || {
-            let grant = self.site.envelope(&CLIENT, Duration::from_secs(60));
+            let grant = site.envelope(&CLIENT, Duration::from_secs(60));
             let pushed = runtime.block_on(async {
                 let mut agent = Agent::connect(&target).await.map_err(|error| error.to_string())?;
                 agent.push(grant).await.map_err(|error| error.to_string())
             });
-            pushed.unwrap_or_else(|error| panic!("{when}: {error}\n{}", self.site.log()));
+            pushed.unwrap_or_else(|error| panic!("{when}: {error}\n{}", site.log()));
         };
-        let controller = format!("{when}: a controller");
-        let served = self.site.client.run(|| assert_soon(&controller, soon, push));
+        let served = site.client.run(|| assert_soon(&controller, soon, push));
         let revoke = || {
-            self.site.revoke_all();
+            site.revoke_all();
         };
         served.max(assert_soon(&format!("{when}: root"), soon, revoke))
     }
@@ -215,7 +259,7 @@ may = ["grant"]
     fn assert_recovers(&self, before: Usage) {
         let began = Instant::now();
         loop {
-            let after = self.usage();
+            let after = self.usage().expect("an agent here");
             if after.mib <= before.mib + LEFT_MIB
                 && after.descriptors <= before.descriptors + LEFT_DESCRIPTORS
                 && after.connections == 0
@@ -227,30 +271,32 @@ may = ["grant"]
         }
     }
 
-    fn usage(&self) -> Usage {
-        let descriptors = descriptors(&self.site.processes());
-        let mib = memory_kib(&self.site, "VmRSS:") / 1024;
-        Usage { mib, descriptors, connections: self.connections() }
+    /// What the agent uses; `None`: it runs elsewhere.
+    fn usage(&self) -> Option<Usage> {
+        let Place::Here(site) = &self.place else { return None };
+        let descriptors = descriptors(&site.processes());
+        let mib = memory_kib(site, "VmRSS:") / 1024;
+        Some(Usage { mib, descriptors, connections: self.connections() })
     }
 
     /// The most memory since the flood began, MiB.
     fn most_mib(&self) -> u64 {
-        memory_kib(&self.site, "VmHWM:") / 1024
+        memory_kib(self.site(), "VmHWM:") / 1024
     }
 
     /// Controllers' connections that the agent reports.
     pub(crate) fn connections(&self) -> u64 {
-        self.site.status().0["control"]["connections"].as_u64().unwrap()
+        self.site().status().0["control"]["connections"].as_u64().unwrap()
     }
 
     /// The agent for a controller.
     pub(crate) fn target(&self, name: &str) -> Target {
-        let [host, _] = TO_CLIENT;
-        let file = |file: &str| self.site.path(&format!("pki/{file}"));
+        let agent = Self::for_clients();
+        let file = |file: &str| self.path(&format!("pki/{file}"));
         let tls = Tls {
-            host: host.to_owned(),
-            port: PORT,
-            name: ServerName::try_from(host).unwrap(),
+            host: agent.ip().to_string(),
+            port: agent.port(),
+            name: Self::server_name(),
             ca: file("ca.pem"),
             cert: file(&format!("{name}.pem")),
             key: file(&format!("{name}.key")),
@@ -260,12 +306,33 @@ may = ["grant"]
 
     /// The agent's address on the client's side.
     pub(crate) fn for_clients() -> SocketAddr {
-        address(TO_CLIENT, 0, PORT)
+        elsewhere::address().unwrap_or_else(|| address(TO_CLIENT, 0, PORT))
+    }
+
+    /// The address in the agent's certificate: that on the client's side.
+    pub(crate) fn server_name() -> ServerName<'static> {
+        ServerName::from(Self::for_clients().ip())
+    }
+
+    /// The stranger's address.
+    pub(crate) fn source() -> SocketAddr {
+        match elsewhere::address() {
+            Some(_) => elsewhere::stranger(),
+            None => address(STRANGER, 0, 0),
+        }
+    }
+
+    /// A file with a key or a certificate.
+    fn path(&self, name: &str) -> PathBuf {
+        match &self.place {
+            Place::Here(site) => site.path(name),
+            Place::Elsewhere(there) => there.keys().join(name),
+        }
     }
 
     /// The agent's address on the stranger's side.
     pub(crate) fn for_strangers(family: usize) -> SocketAddr {
-        address(TO_STRANGER, family, PORT)
+        elsewhere::address().unwrap_or_else(|| address(TO_STRANGER, family, PORT))
     }
 
     /// For TLS with this certificate of the agent's authority.
@@ -275,7 +342,7 @@ may = ["grant"]
 
     /// The same of an authority, `pki` or `foreign`.
     pub(crate) fn credentials_of(&self, authority: &str, name: &str) -> rustls::ClientConfig {
-        let pem = |file: &str| fs::read(self.site.path(file)).unwrap();
+        let pem = |file: &str| fs::read(self.path(file)).unwrap();
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(&pem("pki/ca.pem")).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -293,17 +360,18 @@ may = ["grant"]
 
     /// Routes 2001:db8:f::/48 to the stranger, who may use each of its addresses.
     pub(crate) fn route_site(&self) {
-        self.site.host.ip(&["-6", "route", "add", "2001:db8:f::/48", "via", "2001:db8:2::2"]);
-        self.site.stranger.ip(&["-6", "route", "add", "local", "2001:db8:f::/48", "dev", "lo"]);
-        self.site.stranger.sysctl("ipv6/ip_nonlocal_bind", "1");
+        self.site().host.ip(&["-6", "route", "add", "2001:db8:f::/48", "via", "2001:db8:2::2"]);
+        self.site().stranger.ip(&["-6", "route", "add", "local", "2001:db8:f::/48", "dev", "lo"]);
+        self.site().stranger.sysctl("ipv6/ip_nonlocal_bind", "1");
     }
 
     /// More IPv4 addresses of the stranger.
     pub(crate) fn strangers(&self, count: u8) -> Vec<IpAddr> {
+        let Place::Here(site) = &self.place else { return elsewhere::strangers(count) };
         let addresses = (100..100 + count).map(|last| IpAddr::from([203, 0, 113, last]));
         let addresses: Vec<_> = addresses.collect();
         for address in &addresses {
-            self.site.stranger.address("p0", &format!("{address}/24"));
+            site.stranger.address("p0", &format!("{address}/24"));
         }
         addresses
     }

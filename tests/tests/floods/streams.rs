@@ -1,8 +1,6 @@
 //! Frames of HTTP/2 by a controller gone bad: cheap to send, and dear for a careless server.
 
-use std::{io, net::SocketAddr, thread, time::Duration};
-
-use jit_tests::agent::STRANGER;
+use std::{io, thread, time::Duration};
 
 use crate::{
     http2::{self, Raw, flag, frame, kind},
@@ -14,7 +12,7 @@ use crate::{
 fn flooded(part: impl Fn(&mut Raw, u32) -> io::Result<()> + Sync) {
     let scene = Scene::new();
     let config = scene.credentials("bad");
-    let source: SocketAddr = format!("{}:0", STRANGER[0]).parse().unwrap();
+    let source = Scene::source();
     let work = |flood: &Flood| {
         while flood.goes_on() {
             let Ok(mut raw) = http2::connect(&config, source, Scene::for_strangers(0)) else {
@@ -41,7 +39,7 @@ fn flooded(part: impl Fn(&mut Raw, u32) -> io::Result<()> + Sync) {
     scene.under(|flood| {
         thread::scope(|scope| {
             for _ in 0..size(2, 8) {
-                scope.spawn(|| scene.site.stranger.run(|| work(flood)));
+                scope.spawn(|| scene.stranger(|| work(flood)));
             }
         });
     });

@@ -17,7 +17,7 @@ mod tools;
 mod unwinder;
 
 pub(crate) use promtool::promtool;
-pub(crate) use system::client_python;
+pub(crate) use system::{ansible_playbook, client_python};
 pub(crate) use unwinder::unwinder;
 
 /// Options of the installation.
@@ -296,6 +296,11 @@ pub(crate) fn ensure_program(program: &str, package: &str, reason: &str) -> Resu
         Found::Yes(_) => Ok(()),
         Found::No(_) => apt::install(reason, &[package]),
     }
+}
+
+/// Installs Ansible, which one step of one machine needs.
+pub(crate) fn ensure_ansible() -> Result<()> {
+    system::ensure_ansible()
 }
 
 /// Unpacks the unwinder of static programs, if it is not there.

@@ -1,6 +1,10 @@
 //! Things that the demo and the tests need from the machine, except compilers.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context as _, Result};
 
@@ -82,18 +86,47 @@ pub(super) fn find_client_python() -> Found {
 }
 
 pub(super) fn provide_client_python(_: Source) -> Result<()> {
-    let can_make_environments = shell::program("python3", ["-c", "import ensurepip, venv"]);
-    if shell::answer(&mut { can_make_environments }).is_none() {
-        apt::install("a Python environment for a client in another language", &["python3-venv"])?;
-    }
     let python = client_python();
     let environment = python.ancestors().nth(2).context("the environment has a directory")?;
+    install_python(environment, "a client in another language", |install| {
+        install.arg("--requirement").arg(shell::root().join(PYTHON_PACKAGES))
+    })
+}
+
+/// Makes a Python environment with packages.
+fn install_python(
+    environment: &Path,
+    reason: &str,
+    packages: impl FnOnce(&mut Command) -> &mut Command,
+) -> Result<()> {
+    let can_make_environments = shell::program("python3", ["-c", "import ensurepip, venv"]);
+    if shell::answer(&mut { can_make_environments }).is_none() {
+        apt::install(&format!("a Python environment for {reason}"), &["python3-venv"])?;
+    }
     shell::quiet(shell::program("python3", ["-m", "venv", "--clear"]).arg(environment))?;
-    let mut install = shell::program(&python, ["-m", "pip", "install", "--quiet"]);
-    shell::long(
-        &format!("pip install -r {PYTHON_PACKAGES}"),
-        install.arg("--requirement").arg(shell::root().join(PYTHON_PACKAGES)),
-    )
+    let python = environment.join("bin/python3");
+    let mut install = shell::program(python, ["-m", "pip", "install", "--quiet"]);
+    shell::long(&format!("pip install, for {reason}"), packages(&mut install))
+}
+
+/// Ansible, of a version that the Python of Debian 12 runs.
+const ANSIBLE: &str = "ansible-core==2.19.14";
+
+/// The program that plays Ansible's playbooks.
+pub(crate) fn ansible_playbook() -> PathBuf {
+    shell::target().join("ansible-venv/bin/ansible-playbook")
+}
+
+/// Installs Ansible, if it is not there.
+pub(super) fn ensure_ansible() -> Result<()> {
+    let program = ansible_playbook();
+    let asked = shell::answer(&mut shell::program(&program, ["--version"]));
+    let (_, version) = ANSIBLE.split_once("==").unwrap_or_default();
+    if asked.is_some_and(|said| said.contains(version)) {
+        return Ok(());
+    }
+    let environment = program.ancestors().nth(2).context("the environment has a directory")?;
+    install_python(environment, "playing an Ansible role", |install| install.arg(ANSIBLE))
 }
 
 /// Shows which optional programs are there. Installs none of them.

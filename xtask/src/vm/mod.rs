@@ -51,7 +51,7 @@ pub(crate) struct Options {
     #[arg(long, conflicts_with = "kernel")]
     quick: bool,
     /// Only this check, or with --systemd this step; may be given more than once
-    #[arg(long, value_parser = [checks::names(), systemd::names()].concat())]
+    #[arg(long, value_name = "NAME")]
     only: Vec<String>,
     /// Test the packages in a machine with a real systemd instead: install, reboot, upgrade, removal
     #[arg(long, conflicts_with_all = ["kernel", "quick"])]
@@ -62,6 +62,9 @@ pub(crate) struct Options {
     /// With --systemd: the folder with the packages, in place of target/dist
     #[arg(long, requires = "systemd", value_name = "FOLDER")]
     packages: Option<PathBuf>,
+    /// With --systemd: the built program of the tests `floods`
+    #[arg(long, requires = "systemd", hide = true)]
+    floods: Option<PathBuf>,
 }
 
 /// The checks to run in each machine.
@@ -82,9 +85,14 @@ impl Steps {
 
 /// Builds the programs, fetches the kernels, boots them, and reports the results.
 pub(crate) fn run(options: Options) -> Result<()> {
-    let Options { kernel, quick, only, systemd, long, packages } = options;
+    let Options { kernel, quick, only, systemd, long, packages, floods } = options;
+    let known = if systemd { systemd::names() } else { checks::names() };
+    if let Some(unknown) = only.iter().find(|name| !known.contains(&name.as_str())) {
+        let (what, other) = if systemd { ("step", "") } else { ("check", ", without --systemd") };
+        bail!("--only {unknown}: there is no such {what}{other}; there are: {}", known.join(", "));
+    }
     if systemd {
-        return systemd::run(long, &only, packages);
+        return systemd::run(systemd::Run { long, only, packages, floods });
     }
     let chosen = CHOICES.into_iter().filter(|choice| {
         if kernel.is_empty() {

@@ -28,6 +28,8 @@ pub(super) const MACHINE: Addresses = addresses(10, 0x10);
 pub(super) const CLIENT: Addresses = addresses(7, 7);
 /// The host that gets no grant, and tries all the time.
 pub(super) const STRANGER: Addresses = addresses(9, 9);
+/// The last bytes of the addresses of more strangers, 203.0.113.0/24. Only the floods have them.
+pub(super) const STRANGERS: std::ops::Range<u8> = 100..120;
 /// The host of the controller. It has the first address, which `jitctl` takes.
 const CONTROLLER: Addresses = addresses(2, 2);
 
@@ -115,6 +117,11 @@ impl Link {
     pub(super) fn output(&self, command: &mut Command) -> Result<Output> {
         let shown = shell::show(command);
         self.inside(|| command.output())?.with_context(|| format!("cannot start `{shown}`"))
+    }
+
+    /// Gives this end one more address.
+    pub(super) fn address(&self, address: &str) -> Result<()> {
+        self.ip(&["address", "replace", address, "dev", TAP])
     }
 
     fn ip(&self, arguments: &[&str]) -> Result<()> {

@@ -165,6 +165,11 @@ impl Machine {
         self.monitor.write_all(b"system_reset\n").context("resetting the machine")
     }
 
+    /// Whether the emulator has ended.
+    pub(super) fn has_ended(&mut self) -> bool {
+        self.emulator.try_wait().is_ok_and(|ended| ended.is_some())
+    }
+
     /// The last lines of the console.
     pub(super) fn console_end(&self) -> String {
         let text = fs::read(&self.console).unwrap_or_default();

@@ -21,6 +21,8 @@ pub(super) struct Packages {
     pub(super) version: String,
     /// The same code with a higher version.
     pub(super) higher: String,
+    /// The package of jit-agent, on this host.
+    pub(super) agent: PathBuf,
     /// `jitctl`, taken out of its package: the host is the controller.
     pub(super) jitctl: PathBuf,
 }
@@ -49,24 +51,24 @@ impl Packages {
         );
         let next = files.join("next");
         fs::create_dir_all(&next).context("making a folder for the next packages")?;
-        let mut versions = None;
+        let mut agent = None;
         let mut jitctl = None;
         for package in &found {
             let unpacked = scratch.join("unpacked").join(package.file_stem().unwrap_or_default());
             let (version, higher) = repack(package, &unpacked, &next)?;
             if field(package, "Package")? == "jit-agent" {
-                versions = Some((version, higher));
+                agent = Some((version, higher, package.clone()));
             }
             let program = unpacked.join("usr/bin/jitctl");
             if program.is_file() {
                 jitctl = Some(program);
             }
         }
-        let Some((version, higher)) = versions else {
+        let Some((version, higher, agent)) = agent else {
             bail!("none of the packages in {} is jit-agent", from.display());
         };
         let jitctl = jitctl.context("none of the packages has /usr/bin/jitctl")?;
-        Ok(Self { version, higher, jitctl })
+        Ok(Self { version, higher, agent, jitctl })
     }
 }
 

@@ -17,8 +17,9 @@ use crate::{
 /// The release.
 const SUITE: &str = "bookworm";
 /// What a small server has, and a kernel for virtual machines.
-const PACKAGES: &str = "dbus,iproute2,kmod,linux-image-cloud-amd64,openssh-server,procps,systemd,\
-                        systemd-sysv,udev";
+/// Python is there for Ansible.
+const PACKAGES: &str = "dbus,iproute2,kmod,linux-image-cloud-amd64,openssh-server,procps,python3,\
+                        python3-apt,systemd,systemd-sysv,udev";
 /// The initramfs has only what finds the disk: it is read by an emulated processor at each boot.
 const INITRAMFS: &str = "mkdir -p \"$1/etc/initramfs-tools/conf.d\" && \
                          echo MODULES=list >\"$1/etc/initramfs-tools/conf.d/modules\" && \

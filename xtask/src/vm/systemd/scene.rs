@@ -3,11 +3,9 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Write as _},
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
-    process::{Child, Command, Output, Stdio},
-    sync::mpsc,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -21,17 +19,18 @@ use super::{
     machine::Machine,
     packages::Packages,
     probe::{PORT, Probe},
+    session::{Ends, Session},
 };
 use crate::shell;
 
-/// How long a client waits for a connection, and a session for an echo. Emulation is slow.
+/// How long a client waits for a connection. Emulation is slow.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The host's name in grants.
 pub(super) const HOST_ID: &str = "web-1";
 /// The controller's name in its certificate.
 pub(super) const CONTROLLER: &str = "spiffe://example.org/jit-controller";
 /// The port for controllers.
-const CONTROL: u16 = 7443;
+pub(super) const CONTROL: u16 = 7443;
 
 /// What the steps share.
 pub(super) struct Scene {
@@ -39,6 +38,8 @@ pub(super) struct Scene {
     pub(super) probe: Probe,
     pub(super) machine: Machine,
     pub(super) packages: Packages,
+    /// The program of the floods, if a step needs it.
+    pub(super) floods: Option<PathBuf>,
     /// A folder on this host for keys and certificates.
     pub(super) scratch: PathBuf,
     /// Since when nobody may get in.
@@ -88,7 +89,11 @@ impl Scene {
 
     /// `jitctl` from the controller's address.
     pub(super) fn jitctl(&self, arguments: &[&str]) -> Result<Output> {
-        let pki = self.scratch.join("pki");
+        self.jitctl_with(&self.scratch.join("pki"), arguments)
+    }
+
+    /// The same with the certificates of this folder.
+    pub(super) fn jitctl_with(&self, pki: &Path, arguments: &[&str]) -> Result<Output> {
         let mut command = Command::new(&self.packages.jitctl);
         command.args(["--agent", &SocketAddr::new(MACHINE.v4.into(), CONTROL).to_string()]);
         for (option, name) in
@@ -163,23 +168,17 @@ impl Scene {
         self.wait_status("not ENFORCING", |code, _| code == 0).map(drop)
     }
 
-    /// An SSH session of the client.
+    /// An SSH session of the client, with an echo at the other end.
     pub(super) fn open_session(&mut self) -> Result<()> {
-        let key = self.scratch.join("ssh");
-        let mut command = Command::new("ssh");
-        command
-            .args(["-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no"])
-            .args(["-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-F", "none"])
-            .args(["-b", &CLIENT.v4.to_string(), "-i"])
-            .arg(key)
-            .args([&format!("root@{}", MACHINE.v4), "cat"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped());
-        let child = self.link.start(&mut command)?;
-        let mut session = Session::over(child)?;
+        let mut session = self.ssh(Ends::Pipes, "cat")?;
         session.echo().context("the session has only begun")?;
         self.session = Some(session);
         Ok(())
+    }
+
+    /// A new SSH session of the client, as root, with this command.
+    pub(super) fn ssh(&self, ends: Ends, command: &str) -> Result<Session> {
+        Session::open(&self.link, CLIENT.v4, &self.scratch.join("ssh"), ends, command)
     }
 
     /// The session must still answer.
@@ -208,47 +207,6 @@ impl Scene {
         let content =
             fs::read(self.scratch.join(from)).with_context(|| format!("reading {from}"))?;
         self.machine.put(to, owner, mode, &content)
-    }
-}
-
-/// A session over SSH, with an echo at the other end. Drop ends it.
-pub(super) struct Session {
-    child: Child,
-    lines: mpsc::Receiver<String>,
-    count: u32,
-}
-
-impl Session {
-    fn over(mut child: Child) -> Result<Self> {
-        let output = child.stdout.take().context("the session's output is a pipe")?;
-        let (send, lines) = mpsc::channel();
-        thread::spawn(move || {
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                if send.send(line).is_err() {
-                    break;
-                }
-            }
-        });
-        Ok(Self { child, lines, count: 0 })
-    }
-
-    fn echo(&mut self) -> Result<()> {
-        self.count += 1;
-        let line = format!("line {}", self.count);
-        let input = self.child.stdin.as_mut().context("the session's input is a pipe")?;
-        writeln!(input, "{line}").context("the SSH session has ended")?;
-        // The first one waits for the keys to be exchanged.
-        let back = self.lines.recv_timeout(PATIENCE * 3).context("the SSH session is silent")?;
-        ensure!(back == line, "the SSH session answers {back:?}");
-        Ok(())
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ended = self.child.kill();
-        let _reaped = self.child.wait();
     }
 }
 

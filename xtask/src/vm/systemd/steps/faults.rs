@@ -173,7 +173,8 @@ fn look(scene: &mut Scene, faults: &[Fault]) -> Result<(String, String)> {
     let problems: Vec<_> =
         problems.into_iter().flatten().filter_map(|problem| problem.as_str()).collect();
     ensure!(!problems.is_empty(), "no problem is named");
-    let words = problems.iter().filter_map(|problem| problem.rsplit_once('('));
-    let words: Vec<_> = words.map(|(_, word)| word.trim_end_matches(')')).collect();
+    // Its word stands in square brackets at the end.
+    let words = problems.iter().filter_map(|problem| problem.rsplit_once('['));
+    let words: Vec<_> = words.map(|(_, word)| word.trim_end_matches(']')).collect();
     Ok((times, words.join(", ")))
 }

@@ -128,7 +128,8 @@ pub(super) fn grant(scene: &mut Scene) -> Result<String> {
     Ok(format!("both addresses, and an SSH session; {}", scene.nobody_since(from)?))
 }
 
-fn configuration() -> String {
+/// The configuration of the steps.
+pub(super) fn configuration() -> String {
     format!(
         r#"[host]
 id = "{HOST_ID}"

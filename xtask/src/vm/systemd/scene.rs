@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use super::{
     link::{Addresses, CLIENT, Link, MACHINE},
-    machine::Machine,
+    machine::{Done, Machine},
     packages::Packages,
     probe::{PORT, Probe},
     session::{Ends, Session},
@@ -179,6 +179,14 @@ impl Scene {
     /// A new SSH session of the client, as root, with this command.
     pub(super) fn ssh(&self, ends: Ends, command: &str) -> Result<Session> {
         Session::open(&self.link, CLIENT.v4, &self.scratch.join("ssh"), ends, command)
+    }
+
+    /// The client, who is exempt by IPv4, must get a new SSH session.
+    pub(super) fn exempt_gets_in(&self) -> Result<()> {
+        let done = self.ssh(Ends::Pipes, "echo in")?.answers(|_| "", PATIENCE * 6)?;
+        let Done { code, output } = done;
+        ensure!(code == 0 && output == "in\n", "the exempt client is shut out: {code}, {output}");
+        Ok(())
     }
 
     /// The session must still answer.

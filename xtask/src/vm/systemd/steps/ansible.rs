@@ -115,6 +115,7 @@ fn play(scene: &Scene) -> Result<(Recap, String)> {
         .current_dir(&folder)
         .env("ANSIBLE_HOME", folder.join("home"))
         .env("ANSIBLE_NOCOLOR", "1")
+        .env("ANSIBLE_PIPELINING", "1")
         .env("ANSIBLE_ROLES_PATH", roles)
         .env("ANSIBLE_SSH_ARGS", ssh)
         .env("ANSIBLE_TIMEOUT", "60")

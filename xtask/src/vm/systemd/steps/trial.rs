@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::boots;
 use crate::vm::systemd::{
-    link::{CLIENT, STRANGER},
+    link::STRANGER,
     machine::Done,
     scene::Scene,
     session::{Ends, Session},
@@ -28,7 +28,7 @@ pub(super) fn ends(scene: &mut Scene) -> Result<String> {
     let refused = confirm_in(&mut old)?;
     ensure!(refused.contains("was open before the trial"), "{refused}");
     ensure!(!refused.contains("code=0"), "{refused}");
-    ensure!(scene.gets_in(CLIENT)?, "the exempt client is shut out");
+    scene.exempt_gets_in()?;
     ensure!(!scene.gets_in(STRANGER)?, "the stranger gets in");
     let looked = Instant::now();
     ensure!(looked.duration_since(begun) < SHORT, "too slow: the trial may have ended");
@@ -64,7 +64,7 @@ pub(super) fn holds(scene: &mut Scene) -> Result<String> {
     scene.machine.run("systemctl reboot")?;
     let times = boots::booted(scene)?;
     scene.wait_enforcing()?;
-    ensure!(scene.gets_in(CLIENT)?, "the exempt client is shut out");
+    scene.exempt_gets_in()?;
     Ok(format!("confirmed; after a reboot {times}; {}", scene.nobody_since(closed)?))
 }
 

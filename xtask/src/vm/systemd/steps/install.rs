@@ -17,15 +17,19 @@ const CAPABILITIES: &str = "000000c000001000";
 pub(super) fn boot(scene: &mut Scene) -> Result<String> {
     let took = scene.machine.ready()?;
     let units = scene.machine.run("systemctl is-system-running --wait; systemctl is-active ssh")?;
-    let files = format!(
-        "mkdir -p {INSIDE} && mount -o ro /dev/vdb {INSIDE} && \
-                         mkdir -p -m 0700 /root/.ssh"
-    );
-    scene.machine.run(&files)?;
+    mount(scene)?;
+    scene.machine.run("mkdir -p -m 0700 /root/.ssh")?;
     scene.put("ssh.pub", "/root/.ssh/authorized_keys", "root:root", "0600")?;
     let seen = scene.stranger_gets_in(Duration::from_secs(60))?;
     let state = units.lines().next().unwrap_or_default();
     Ok(format!("{} s, system {state}; {seen}", took.as_secs()))
+}
+
+/// Mounts the disk with the packages, unless it is: a reboot unmounts it.
+pub(super) fn mount(scene: &mut Scene) -> Result<()> {
+    let script =
+        format!("mkdir -p {INSIDE}; mountpoint --quiet {INSIDE} || mount -o ro /dev/vdb {INSIDE}");
+    scene.machine.run(&script).map(drop)
 }
 
 /// Installs the packages with apt. A package shuts nobody out.

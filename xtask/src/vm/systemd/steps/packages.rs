@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
+use super::install;
 use crate::vm::systemd::{
     link::{CLIENT, STRANGER},
     packages::INSIDE,
@@ -25,6 +26,7 @@ pub(super) fn downgrade(scene: &mut Scene) -> Result<String> {
 fn change(scene: &mut Scene, folder: &str, version: &str) -> Result<String> {
     let from = Instant::now();
     let before = pid(scene)?;
+    install::mount(scene)?;
     let script =
         format!("cd {INSIDE}/{folder} && apt-get install --yes --allow-downgrades ./*.deb");
     let said = scene.machine.run_within(&script, Duration::from_secs(400))?;

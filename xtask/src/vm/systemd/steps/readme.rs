@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use super::install;
 use crate::{
     shell,
     vm::systemd::{
@@ -44,6 +45,7 @@ pub(super) fn readme(scene: &mut Scene) -> Result<String> {
     let keys = scene.scratch.join("readme");
     fs::create_dir(&keys).context("making a folder for keys")?;
     scene.machine.run_within("dpkg --purge jit-agent jitctl", PATIENCE)?;
+    install::mount(scene)?;
     scene.machine.run(&format!("cp {INSIDE}/now/*.deb /root/"))?;
     scene.stranger_gets_in(Duration::from_secs(60))?;
     let mut copy = Copy { keys, init: None, trial: None };

@@ -15,11 +15,13 @@ const SPOILS: [(&str, &str, &str); 3] = [
     ("writable by all", "chmod 0777 $pins", "chmod 0700 $pins"),
     (
         "another user's link",
-        "mv $pins $pins.aside; ln -s $pins.aside $pins; chown -h nobody $pins",
-        "rm $pins; mv $pins.aside $pins",
+        "mv $pins $aside; ln -s $aside $pins; chown -h nobody $pins",
+        "rm $pins; mv $aside $pins",
     ),
 ];
 const PINS: &str = "/sys/fs/bpf/jit-agent";
+/// bpffs takes no names with dots.
+const ASIDE: &str = "/sys/fs/bpf/aside";
 /// A unit that runs a script between two others while the machine boots.
 const UNIT: &str = "/etc/systemd/system/jit-vm-spoil.service";
 
@@ -54,13 +56,14 @@ pub(super) fn pins(scene: &mut Scene) -> Result<String> {
     let mut seen = Vec::new();
     for (what, spoil, mend) in SPOILS {
         let script = format!(
-            "set -e; pins={PINS}; systemctl stop jit-agent; {spoil}
+            "set -e; pins={PINS}; aside={ASIDE}; systemctl stop jit-agent; {spoil}
             ! systemctl start jit-agent || exit 1"
         );
         let said = starts_not(scene, &script, PINS);
         // It is tried again each second, and succeeds now.
-        scene.machine.run(&format!("set -e; pins={PINS}; {mend}"))?;
+        let mended = scene.machine.run(&format!("set -e; pins={PINS}; aside={ASIDE}; {mend}"));
         seen.push(said.with_context(|| format!("a directory that is {what}"))?);
+        mended?;
         scene.wait_enforcing()?;
     }
     let last = seen.last().map(String::as_str).unwrap_or_default();

@@ -157,7 +157,7 @@ pub(super) const STEPS: &[Step] = &[
     step("readme", "the README's section, copied: ends ENFORCING", BARE, readme::readme),
     step("trial_ends", "enforce without confirm: it observes again", COPIED, trial::ends),
     step("trial_holds", "enforce, confirm over a new session, reboot", COPIED, trial::holds),
-    step("ansible", "the role: installs, changes nothing, refuses", BARE, ansible::ansible),
+    long("ansible", "the role: installs, changes nothing, refuses", BARE, ansible::ansible),
 ];
 
 /// The steps of a run: `only` these with what they build on, else all, or all but the long ones.

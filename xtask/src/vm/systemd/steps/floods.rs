@@ -100,6 +100,7 @@ fn configure(scene: &mut Scene, text: &str) -> Result<()> {
 fn flood(scene: &Scene, program: &std::path::Path, test: &str) -> Result<String> {
     let mut command = shell::program(program, ["--exact", "--nocapture", test]);
     command
+        .env("RUST_BACKTRACE", "0")
         .env("JIT_TEST_FLOODS", "long")
         .env("JIT_TEST_FLOODS_AT", format!("{}:{CONTROL}", MACHINE.v4))
         .env("JIT_TEST_FLOODS_KEYS", &scene.scratch)

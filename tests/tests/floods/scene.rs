@@ -4,6 +4,7 @@
 use std::{
     env, fs,
     net::{IpAddr, SocketAddr},
+    path::PathBuf,
     process::Command,
     sync::{
         Arc, Mutex, PoisonError,

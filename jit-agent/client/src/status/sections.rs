@@ -198,9 +198,9 @@ fn front(status: &v1::StatusResponse, now: i64) -> Vec<String> {
     let Some(front) = &status.front else { return Vec::new() };
     let mut texts = Vec::new();
     if front.ends > 0 {
-        let (ends, why) = (thousands(front.ends), clean(&front.last_end, 160));
+        let (ends, why) = (many(front.ends, "time"), clean(&front.last_end, 160));
         let ago = duration(now.saturating_sub(front.last_end_ms));
-        texts.push(format!("its process ended by itself {ends} times, last {ago} ago: {why}"));
+        texts.push(format!("its process ended by itself {ends}, last {ago} ago: {why}"));
     }
     if !front.keeps.is_empty() {
         texts.push(format!(

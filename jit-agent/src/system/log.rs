@@ -308,9 +308,10 @@ mod tests {
             queue.push(LINE.as_bytes());
         }
         assert!(began.elapsed() < STALLED, "{:?}", began.elapsed());
-        let later = Instant::now() + STALLED;
-        let state = queue.state(later);
-        assert!(state.dropped > 0 && state.problem.unwrap().contains("takes no line"));
+        let problem = || queue.state(Instant::now() + STALLED).problem;
+        // The thread that writes may not have had its turn yet.
+        wait_for(|| problem().is_some_and(|problem| problem.contains("takes no line")));
+        assert!(queue.state(Instant::now()).dropped > 0);
         let mut lines = BufReader::new(reader).lines().map(Result::unwrap);
         let read = lines.by_ref().take_while(|line| !line.ends_with(" lost")).count();
         // Everything was written or counted.

@@ -175,8 +175,12 @@ fn both_units_have_one_sandbox() {
     };
     assert_eq!(
         alone(&daemon, &early),
-        ["PrivateTmp=yes", "RestrictAddressFamilies=AF_INET AF_INET6 AF_NETLINK AF_UNIX"],
-        "it would require mounts; it talks to nobody"
+        [
+            "PrivateTmp=yes",
+            "RestrictAddressFamilies=AF_INET AF_INET6 AF_NETLINK AF_UNIX",
+            "SystemCallFilter=capset seccomp"
+        ],
+        "it would require mounts; it talks to nobody, and starts no process that does"
     );
     assert_eq!(alone(&early, &daemon), ["RestrictAddressFamilies=AF_NETLINK AF_UNIX"]);
     assert!(daemon.len() > 20, "{daemon:?}");

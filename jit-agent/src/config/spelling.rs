@@ -2,9 +2,16 @@
 
 use toml::de::DeValue;
 
+/// The fewest letters that stand for the one word that begins with them.
+const SHORTEST: usize = 3;
+
 /// The word that was most likely meant, if one is near.
 pub(super) fn near<'w>(typed: &str, words: &[&'w str]) -> Option<&'w str> {
     let typed = typed.to_lowercase();
+    let mut begun = words.iter().filter(|word| typed.len() >= SHORTEST && word.starts_with(&typed));
+    if let (Some(only), None) = (begun.next(), begun.next()) {
+        return Some(only);
+    }
     let distance = |word: &str| strsim::damerau_levenshtein(&typed, word);
     let nearest = words.iter().min_by_key(|word| distance(word))?;
     let most = 1 + typed.len() / 4;
@@ -63,6 +70,12 @@ mod tests {
     fn only_a_near_word_is_meant() {
         assert_eq!(near("TCP", &["tcp", "udp"]), Some("tcp"));
         assert_eq!(near("gaet", &["gate", "host"]), Some("gate"));
+        assert_eq!(near("proto", &["port", "protocol"]), Some("protocol"));
+        assert_eq!(
+            near("gat", &["gate", "gates"]),
+            Some("gate"),
+            "by its letters, if two begin so"
+        );
         assert_eq!(near("banana", &["gate", "host"]), None);
     }
 }

@@ -30,7 +30,7 @@ use tokio::{
 
 use crate::{
     config::{AuditConfig, Config, ConfigError},
-    control::server::Service,
+    control::server::{Heartbeat, Service},
     disk::audit,
     gate::{Gate, GateHandle, Requests, StartError, channel, faults::Faults},
     kernel::{
@@ -131,13 +131,14 @@ impl Bound {
         let (handle, mut requests) = channel(journal);
         let trials = requests.take_trials();
         let translations = Waker::new();
-        let ended = spawn_gate(gate, requests, translations.clone());
+        let service = Service::new(handle.clone());
+        let woken = (translations.clone(), service.heartbeat().clone());
+        let ended = spawn_gate(gate, requests, woken);
         let [hangup, mut terminate, mut interrupt] = signals;
         let mut tasks = JoinSet::new();
         watchers::start(kernel, links, translations, &handle, &faults);
         let (host, socket) =
             (beginning.loaded.config.host.clone(), beginning.loaded.config.paths.socket());
-        let service = Service::new(handle.clone());
         let metrics = watch::Sender::new(beginning.loaded.config.metrics.clone());
         let scraped = metrics.subscribe();
         let (reloader, wanted) =
@@ -221,11 +222,12 @@ async fn received(signal: &mut Option<Signal>) {
 }
 
 /// Runs the gate on a thread of its own, so that a slow disk delays no handshake. With each of its
-/// ticks the reader of translations is woken, too, instead of by a timer of its own.
+/// ticks the reader of translations is woken, too, and every few of them whoever asks the front whether
+/// it answers, instead of by timers of their own.
 fn spawn_gate(
     gate: Gate<KernelDatapath>,
     requests: Requests,
-    translations: Waker,
+    (translations, heartbeat): (Waker, Heartbeat),
 ) -> oneshot::Receiver<()> {
     let (sender, ended) = oneshot::channel::<()>();
     thread::spawn(move || {
@@ -236,6 +238,7 @@ fn spawn_gate(
             Ok(runtime) => runtime.block_on(gate.run(requests, sys::now, || {
                 notify(&[sd_notify::NotifyState::Watchdog]);
                 translations.wake();
+                heartbeat.tick();
             })),
             Err(error) => tracing::error!("cannot start the gate's runtime: {error}"),
         }

@@ -3,14 +3,21 @@
 use std::{
     fs,
     net::Ipv4Addr,
+    process::Command,
     time::{Duration, Instant},
 };
 
 use jit_client::signing::{Algorithm, SigningKey, seal};
 use jit_proto::{payload_type::GRANT_TYPE, v1};
-use jit_tests::{agent::Site, figures::Figure};
+use jit_tests::{
+    agent::{Site, TO_CLIENT},
+    figures::Figure,
+    programs::binary,
+};
 use prost::Message as _;
 
+/// Where the agent listens for controllers.
+pub(crate) const PORT: u16 = 7443;
 /// Number of grants in a batch.
 pub(crate) const BATCH: u32 = 1_000;
 /// How long grants last that nobody waits for.
@@ -29,6 +36,32 @@ impl Signed {
         let mut signed = Self::new("");
         signed.site.start();
         signed
+    }
+
+    /// A site whose agent listens for controllers and runs.
+    pub(crate) fn listening() -> Self {
+        let [server, _] = TO_CLIENT;
+        let mut signed = Self::new(&format!(
+            "[control]\nlisten = \"{server}:{PORT}\"\ncertificate = \"pki/agent.pem\"\n\
+             key = \"pki/agent.key\"\nclient_ca = \"pki/ca.pem\"\n\
+             [[controller]]\nidentity = \"spiffe://example.org/controller\"\n\
+             may = [\"grant\", \"revoke\", \"read\"]\n"
+        ));
+        signed.make_certificates();
+        signed.site.start();
+        signed
+    }
+
+    fn make_certificates(&self) {
+        for arguments in [
+            "pki init --dir pki --name bench",
+            "pki issue --dir pki --name agent --ip 198.51.100.1",
+            "pki issue --dir pki --name controller --uri spiffe://example.org/controller",
+        ] {
+            let mut command = Command::new(binary("jitctl"));
+            command.args(arguments.split(' ')).current_dir(self.site.path(""));
+            assert!(command.output().unwrap().status.success(), "jitctl {arguments}");
+        }
     }
 
     /// A site without an agent. `extra` follows its configuration.

@@ -9,6 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jit_client::{
+    CallError,
+    agent::Agent,
+    target::{Target, Tls, Way},
+};
 use jit_proto::v1::{self, revoke_request::What};
 use jit_tests::{
     agent::{CLIENT, HOST, PATIENCE, TO_CLIENT, address, opens},
@@ -17,12 +22,10 @@ use jit_tests::{
     programs::binary,
 };
 
-use crate::grants::{LONG, Signed, many, millis};
+use crate::grants::{LONG, PORT, Signed, many, millis};
 
 const TABLE: &str = "push to open";
 const MILLIS: (&str, bool) = ("ms", false);
-/// Where the agent listens for controllers.
-const PORT: u16 = 7443;
 /// Bytes that a sync of the disk itself writes.
 const WRITTEN: [u8; 4096] = [0x55; 4096];
 
@@ -34,15 +37,7 @@ struct Times {
 }
 
 pub(crate) fn measure() {
-    let [server, _] = TO_CLIENT;
-    let mut signed = Signed::new(&format!(
-        "[control]\nlisten = \"{server}:{PORT}\"\ncertificate = \"pki/agent.pem\"\n\
-         key = \"pki/agent.key\"\nclient_ca = \"pki/ca.pem\"\n\
-         [[controller]]\nidentity = \"spiffe://example.org/controller\"\n\
-         may = [\"grant\", \"revoke\", \"read\"]\n"
-    ));
-    make_certificates(&signed);
-    signed.site.start();
+    let signed = Signed::listening();
     let fwknop = Fwknop::start();
     if fwknop.is_none() {
         println!("fwknop or iptables is not installed: {TABLE} is measured without this peer");
@@ -66,6 +61,7 @@ fn answers(signed: &Signed, live: u32) {
         rounds,
         &mut [
             (GATE, Box::new(|| median(signed, |times| times.answered))),
+            ("a controller, over TLS", Box::new(|| millis(over_tls(signed)))),
             ("the disk itself: 4 KiB and fdatasync", Box::new(&mut disk)),
         ],
     );
@@ -127,6 +123,40 @@ fn pushes(signed: &Signed, number: usize) -> Vec<Times> {
     signed.site.client.run(all).unwrap()
 }
 
+/// The median of some pushes of a controller over one connection until their answers.
+fn over_tls(signed: &Signed) -> Duration {
+    let [server, _] = TO_CLIENT;
+    let [source, _] = CLIENT;
+    let tls = Tls {
+        host: server.to_owned(),
+        port: PORT,
+        name: server.to_owned().try_into().unwrap(),
+        ca: signed.site.path("pki/ca.pem"),
+        cert: signed.site.path("pki/controller.pem"),
+        key: signed.site.path("pki/controller.key"),
+    };
+    let target = Target { way: Way::Tls(Box::new(tls)), timeout: PATIENCE };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let all = async || {
+        let mut agent = Agent::connect(&target).await?;
+        let mut times = Vec::new();
+        // The first call sets the connection up.
+        for _ in 0..=size(10, 3) {
+            let envelope = signed.for_source(source, LONG);
+            let start = Instant::now();
+            let outcome = agent.push(envelope).await?;
+            times.push(start.elapsed());
+            let what = What::GrantId(outcome.grant_id);
+            let reason = "bench".into();
+            agent.revoke(v1::RevokeRequest { what: Some(what), reason, cut: false }).await?;
+        }
+        Ok::<_, CallError>(times.split_off(1))
+    };
+    let mut times = signed.site.client.run(|| runtime.block_on(all())).unwrap();
+    times.sort_unstable();
+    times.get(times.len() / 2).copied().unwrap()
+}
+
 /// The same by the command line, as fwknop's client: from the start of its process.
 fn by_process(signed: &Signed) -> Duration {
     let [server, _] = TO_CLIENT;
@@ -166,17 +196,5 @@ fn disk(path: PathBuf) -> impl FnMut() -> f64 {
             .collect();
         times.sort_unstable();
         millis(times.get(times.len() / 2).copied().unwrap())
-    }
-}
-
-fn make_certificates(signed: &Signed) {
-    for arguments in [
-        "pki init --dir pki --name bench",
-        "pki issue --dir pki --name agent --ip 198.51.100.1",
-        "pki issue --dir pki --name controller --uri spiffe://example.org/controller",
-    ] {
-        let mut command = Command::new(binary("jitctl"));
-        command.args(arguments.split(' ')).current_dir(signed.site.path(""));
-        assert!(command.output().unwrap().status.success(), "jitctl {arguments}");
     }
 }

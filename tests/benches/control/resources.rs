@@ -18,7 +18,7 @@ use crate::grants::{LONG, Signed, many, report};
 const MEMORY: &str = "memory";
 
 pub(crate) fn measure() {
-    let signed = Signed::start();
+    let signed = Signed::listening();
     thread::sleep(Duration::from_secs(size(15, 2)));
     resident(&signed, 0);
     idle_work(&signed);

@@ -17,11 +17,7 @@ use std::{
 };
 
 use rustls::pki_types::CertificateDer;
-use tokio::{
-    sync::watch,
-    task::JoinHandle,
-    time::{MissedTickBehavior, interval, timeout},
-};
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
 
 use crate::{
     control::{
@@ -31,6 +27,7 @@ use crate::{
         },
         server::{
             call::Call,
+            heartbeat::Heartbeat,
             http2::MAX_STREAMS,
             intake::{BYTES_OF_ALL, PREFIX, SMALL},
             peer::{Caller, Who},
@@ -47,8 +44,7 @@ use crate::{
     system::{meters::meters, sys},
 };
 
-/// How often the front is asked whether it answers, and the most questions that wait for an answer.
-const PING: Duration = Duration::from_secs(5);
+/// The most questions whether it answers that a front leaves without an answer.
 const MAX_UNANSWERED: u64 = 2;
 /// The longest wait for the answer to a setup.
 const SETUP: Duration = Duration::from_secs(5);
@@ -146,11 +142,12 @@ struct Relay {
 impl Relay {
     async fn run(mut self, mut receiver: Receiver<ToGate>) -> String {
         let (sender, unanswered) = (self.sender.clone(), Arc::clone(&self.unanswered));
+        let heartbeat = self.service.heartbeat().clone();
         tokio::select! {
             why = self.serve(&mut receiver) => why,
             error = sender.flush_forever() => format!("nothing can be sent to it: {error}"),
-            () = unanswering(&sender, &unanswered) => {
-                format!("it did not answer for {} s", PING.as_secs() * MAX_UNANSWERED)
+            () = unanswering(&heartbeat, &sender, &unanswered) => {
+                format!("it did not answer {MAX_UNANSWERED} questions in turn")
             }
         }
     }
@@ -239,11 +236,9 @@ impl Relay {
 }
 
 /// Pings, until the front does not answer.
-async fn unanswering(sender: &Sender<ToFront>, unanswered: &AtomicU64) {
-    let mut tick = interval(PING);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+async fn unanswering(heartbeat: &Heartbeat, sender: &Sender<ToFront>, unanswered: &AtomicU64) {
     for number in 0.. {
-        tick.tick().await;
+        heartbeat.due().await;
         if unanswered.fetch_add(1, Ordering::Relaxed) >= MAX_UNANSWERED {
             return;
         }

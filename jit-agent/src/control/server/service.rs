@@ -25,6 +25,7 @@ use crate::{
             call::MAX_MESSAGE_BYTES,
             denials,
             front_board::FrontBoard,
+            heartbeat::Heartbeat,
             http2::http2,
             intake::IntakeLayer,
             lists::Lists,
@@ -49,13 +50,14 @@ pub struct Service {
     gate: GateHandle,
     authority: Authority,
     front: FrontBoard,
+    heartbeat: Heartbeat,
 }
 
 impl Service {
     /// A service in front of a gate.
     pub fn new(gate: GateHandle) -> Self {
         let authority = Authority::new(Witness::Gate(gate.clone()));
-        Self { gate, authority, front: FrontBoard::default() }
+        Self { gate, authority, front: FrontBoard::default(), heartbeat: Heartbeat::default() }
     }
 
     /// From now on these are the controllers, and these authorities vouch for them, also on open
@@ -93,6 +95,11 @@ impl Service {
     /// The process that talks to the network.
     pub fn front(&self) -> &FrontBoard {
         &self.front
+    }
+
+    /// When it is asked whether it answers.
+    pub fn heartbeat(&self) -> &Heartbeat {
+        &self.heartbeat
     }
 
     pub(super) fn gate(&self) -> &GateHandle {

@@ -7,6 +7,7 @@ pub mod host_key;
 pub mod last_good;
 pub mod openings;
 pub(crate) mod own_thread;
+mod room;
 pub(crate) mod sizes;
 pub mod store;
 pub mod trial;

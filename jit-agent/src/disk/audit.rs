@@ -38,6 +38,7 @@ use reopen::{Open, Reopened, reopen};
 use segment::{Segment, push_line};
 
 use crate::{
+    disk::room::has_room,
     rules::clock::{BootNanos, Now},
     system::sys::{self, FileError},
 };
@@ -135,7 +136,7 @@ impl Audit {
         let result = match self.try_write(now) {
             Ok(()) => {
                 written();
-                self.sync(now)
+                self.sync(now).inspect(|()| self.problem = None)
             }
             Err(error) => {
                 self.fail(&error);
@@ -161,7 +162,9 @@ impl Audit {
         self.next_sync = BootNanos(now.boot.0.saturating_add(SYNC_NANOS));
         let result = self.try_write(now).and_then(|()| self.try_sync(now));
         match &result {
-            Ok(()) => self.problem = None,
+            // What could not be written is not tried again, so this may have written nothing.
+            Ok(()) if has_room(&self.place.directory) => self.problem = None,
+            Ok(()) => {}
             Err(error) => self.fail(error),
         }
         result

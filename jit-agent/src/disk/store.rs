@@ -31,7 +31,7 @@ use reserve::{Closing, Reserve};
 use witness::Witness;
 
 use crate::{
-    disk::own_thread::Unanswered,
+    disk::{own_thread::Unanswered, room::has_room},
     rules::{
         clock::SKEW,
         ledger::{Floors, Tombstone},
@@ -42,8 +42,6 @@ use crate::{
 pub(crate) const FILE: &str = "grants.redb";
 /// The largest file that is read into memory for people, bytes.
 const MOST_PEEKED: u64 = 256 * 1024 * 1024;
-/// Free bytes with which a transaction with grants fits.
-const ROOM: u64 = 1024 * 1024;
 
 /// The open database.
 pub struct Store {
@@ -387,8 +385,7 @@ impl Store {
 
     /// Whether the disk has room for grants. What is not known counts as room.
     pub(crate) fn has_room(&self) -> bool {
-        let vfs = rustix::fs::statvfs(&self.path);
-        vfs.map_or(true, |vfs| vfs.f_bavail.saturating_mul(vfs.f_frsize) >= ROOM)
+        has_room(&self.path)
     }
 
     /// Why [`Store::keep`] would fail; `None`: it would not.

@@ -1,7 +1,9 @@
 //! Disks that are full or read-only, and databases that are damaged, under a real agent.
 
 use std::{
-    fs, thread,
+    fs,
+    os::unix::fs::DirBuilderExt as _,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -115,6 +117,33 @@ fn a_full_disk_without_the_reserve_is_an_alarm_until_there_is_room() {
     disk.make_room();
     assert_well_again(&mut site, envelope);
     assert_eq!(fs::metadata(site.path("state/grants.reserve")).unwrap().len(), 256 * 1024);
+    drop(site);
+    drop(disk);
+}
+
+#[test]
+fn a_full_disk_under_the_audit_alone_is_an_alarm_until_there_is_room() {
+    let mut site = Site::new();
+    fs::DirBuilder::new().mode(0o700).create(site.path("state")).unwrap();
+    let disk = Disk::mount(site.path("state/audit"));
+    site.start();
+    site.admit(&CLIENT, LONG);
+    disk.fill();
+    // The last page of the file is used up soon.
+    let pushes = |number| site.push(site.envelope(&[&format!("203.0.113.{number}")], LONG));
+    let refused = (1..255).find_map(|number| pushes(number).err()).unwrap();
+    assert!(refused.message().starts_with("storage"), "{refused}");
+    // What was refused is not written again: nothing fails from now on, and no grant would fit.
+    for _ in 0..3 {
+        thread::sleep(Duration::from_secs(2));
+        let (status, code) = site.status();
+        let problems = status["problems"].to_string();
+        assert!(code == 1 && problems.contains("audit"), "{code}: {problems}");
+    }
+    site.assert_open_to_the_client_alone();
+    disk.make_room();
+    wait_for("no alarm", || site.status().1 == 0);
+    site.admit(&[STRANGER[0]], LONG);
     drop(site);
     drop(disk);
 }

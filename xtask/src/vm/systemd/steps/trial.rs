@@ -21,9 +21,7 @@ const SLACK: Duration = Duration::from_secs(10);
 /// Nobody confirms: after the time it observes again, by itself. A session from before cannot confirm.
 pub(super) fn ends(scene: &mut Scene) -> Result<String> {
     observe(scene)?;
-    let mut old = scene.ssh(Ends::Pipes, "bash")?;
-    old.types("echo in")?;
-    old.prints("in\n", PATIENCE)?;
+    let mut old = shell(scene)?;
     let (begun, closed) = enforce(scene, SHORT)?;
     let refused = confirm_in(&mut old)?;
     ensure!(refused.contains("was open before the trial"), "{refused}");
@@ -85,6 +83,21 @@ fn enforce(scene: &mut Scene, within: Duration) -> Result<(Instant, Instant)> {
     let said = scene.machine.run(&command)?;
     ensure!(said.contains("ENFORCING ON TRIAL"), "{said}");
     Ok((begun, Instant::now()))
+}
+
+/// A session whose far end is a shell. A server that the stranger keeps busy may refuse some.
+fn shell(scene: &Scene) -> Result<Session> {
+    let mut tries = 0;
+    loop {
+        let mut session = scene.ssh(Ends::Pipes, "bash")?;
+        let in_it = session.types("echo in").and_then(|()| session.prints("in\n", PATIENCE));
+        tries += 1;
+        match in_it {
+            Ok(_) => return Ok(session),
+            Err(error) if tries == 5 => return Err(error),
+            Err(_) => {}
+        }
+    }
 }
 
 /// What `confirm` says in a session whose far end is a shell.

@@ -105,7 +105,7 @@ pub(super) const STEPS: &[Step] = &[
     step("journald", "journald restarted and stopped: the agent goes on", SERVICE, host::journald),
     step("capabilities", "a missing capability is named", SERVICE, refused::capabilities),
     step("pins", "a foreign, writable, linked pin directory is named", SERVICE, refused::pins),
-    step("floods", "the service under floods: served in 2 s, no OOM", SERVICE, floods::floods),
+    long("floods", "the service under floods: served in 2 s, no OOM", SERVICE, floods::floods),
     step("disk_full", "disk full: closed, named, `close --all` works", SERVICE, host::disk_full),
     step(
         "reboot",
@@ -121,7 +121,7 @@ pub(super) const STEPS: &[Step] = &[
         faults::files,
     ),
     step("faults_configuration", "boot: a typo, the port is taken", SERVICE, faults::configuration),
-    step("pins_at_boot", "boot with a pin directory of somebody else", SERVICE, refused::at_boot),
+    long("pins_at_boot", "boot with a pin directory of somebody else", SERVICE, refused::at_boot),
     long("fault_missing", "boot without the certificate", SERVICE, faults::certificate_missing),
     long(
         "fault_unreadable",

@@ -44,7 +44,8 @@ const ENDED: Fault = Fault {
              cat /root/ended.pem >/etc/jit-agent/tls/agent.pem
              cat /root/ended.key >/etc/jit-agent/tls/agent.key",
     says: &["ended at "],
-    mends: "cp -p /root/tls/agent.* /etc/jit-agent/tls/",
+    // It listens with the old one until it is asked to read the new one.
+    mends: "cp -p /root/tls/agent.* /etc/jit-agent/tls/ && systemctl reload jit-agent",
 };
 /// The name of the unit sorts before the agent's, and it is ordered so.
 const PORT_TAKEN: Fault = Fault {
@@ -77,7 +78,9 @@ const AUDIT_KEY: Fault = Fault {
 const AUDIT_DIRECTORY: Fault = Fault {
     breaks: "mv /var/lib/jit-agent/audit /root/audit && touch /var/lib/jit-agent/audit",
     says: &["/var/lib/jit-agent/audit"],
-    mends: "rm /var/lib/jit-agent/audit && mv /root/audit /var/lib/jit-agent/audit",
+    // The alarm that files were gone ends with a start.
+    mends: "rm /var/lib/jit-agent/audit && mv /root/audit /var/lib/jit-agent/audit &&
+            systemctl restart jit-agent",
 };
 const TYPO: Fault = Fault {
     breaks: "cp -p /etc/jit-agent/config.toml /root/ &&
@@ -141,8 +144,7 @@ pub(super) fn typo(scene: &mut Scene) -> Result<String> {
     boot_with(scene, &[TYPO])
 }
 
-/// Breaks all of it, cuts the power, and looks. Whatever is seen, it is mended afterwards, without a
-/// restart of the agent.
+/// Breaks all of it, cuts the power, and looks. Whatever is seen, it is mended afterwards.
 fn boot_with(scene: &mut Scene, faults: &[Fault]) -> Result<String> {
     scene.machine.run("test ! -e /root/tls || rm -r /root/tls")?;
     for fault in faults {
@@ -157,7 +159,9 @@ fn boot_with(scene: &mut Scene, faults: &[Fault]) -> Result<String> {
     let (times, named) = seen?;
     let nobody = scene.nobody_since(from)?;
     scene.wait_enforcing()?;
-    Ok(format!("{times}; {nobody}; DEGRADED names {named}; mended without a restart"))
+    let restart = faults.iter().any(|fault| fault.mends.contains("systemctl restart"));
+    let how = if restart { "with" } else { "without" };
+    Ok(format!("{times}; {nobody}; DEGRADED names {named}; mended {how} a restart"))
 }
 
 fn look(scene: &mut Scene, faults: &[Fault]) -> Result<(String, String)> {

@@ -9,12 +9,18 @@ set -e
 
 CONFIG=/etc/jit-agent
 
+PINS=/sys/fs/bpf/jit-agent
+
+# Not `echo`: in some shells it changes what has a backslash.
 say() {
-    echo "jit-agent: $*" >&2
+    printf 'jit-agent: %s\n' "$*" >&2
 }
 
+# Whether this root is that of the running system. One that is only worked on may have the running
+# system's /run and /sys: its gate must not be taken off by a package in an image.
 is_booted() {
-    [ -d /run/systemd/system ]
+    [ -d /run/systemd/system ] || return 1
+    ! systemd-detect-virt --quiet --chroot 2>/dev/null
 }
 
 has() {
@@ -30,8 +36,13 @@ invoke() {
     fi
 }
 
-# Users and groups, as in jit-agent.sysusers.conf.
+# Users and groups, as in jit-agent.sysusers.conf. An existing user keeps what it has.
 make_users() {
+    case "$(getent passwd jit-agent)" in
+    "" | */nologin | */false) ;;
+    *) say "the user jit-agent was there before, and can log in. Who logs in as it can open the gate." \
+        "Take that away: usermod --lock --shell /usr/sbin/nologin jit-agent" ;;
+    esac
     if has systemd-sysusers; then
         systemd-sysusers jit-agent.conf
         return
@@ -69,7 +80,7 @@ configure() {
     make_users
     make_directories
     is_booted || return 0
-    systemctl daemon-reload
+    systemctl daemon-reload || say "systemd does not read its units again: systemctl daemon-reload"
     if systemctl --quiet is-active jit-agent.service; then
         # What is pinned stays in force: the new agent adopts it, and no packet sees a gap.
         invoke restart jit-agent.service ||
@@ -99,6 +110,9 @@ take_off() {
 remove() {
     if is_booted; then
         take_off || return 1
+    elif [ -n "$(ls -A "$PINS" 2>/dev/null)" ]; then
+        say "nothing was taken off: this is not the root of a system that systemd runs." \
+            "What is pinned in $PINS stays in force until the next boot."
     fi
     if has systemctl; then
         systemctl --quiet --no-reload disable jit-agent.service jit-agent-early.service || true

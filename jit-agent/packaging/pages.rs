@@ -1,5 +1,5 @@
-//! Man pages and shell completions of a program, from its command line. The examples `pages` of
-//! `jit-agent` and `jitctl` include this file: `cargo xtask pages` runs them.
+//! Man pages and shell completions of a program, from its command line. The examples
+//! `jit-agent-pages` and `jitctl-pages` include this file: `cargo xtask pages` runs them.
 
 use std::{
     fs,

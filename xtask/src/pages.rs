@@ -2,10 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Args;
 
 use crate::{setup, shell};
+
+/// The examples that write the pages, each of its own program.
+const WRITERS: [&str; 2] = ["jit-agent-pages", "jitctl-pages"];
 
 /// Where to.
 #[derive(Args)]
@@ -20,17 +23,22 @@ pub(crate) fn run(options: Options) -> Result<()> {
     setup::ensure(setup::Purpose::Build)?;
     let out = options.out.unwrap_or_else(|| shell::target().join("pages"));
     let out = std::path::absolute(out)?;
-    write(&out)?;
+    write(&out, false)?;
     println!("{0}/man\n{0}/completions", out.display());
     Ok(())
 }
 
-/// Writes them below a directory.
-pub(crate) fn write(out: &Path) -> Result<()> {
-    for package in ["jit-agent", "jitctl"] {
-        let mut write = shell::cargo(["run", "--quiet", "--package", package]);
-        write.args(["--example", "pages", "--"]).arg(out);
-        shell::visible(&mut write)?;
+/// Writes them below a directory. `built`: by what an earlier build of all targets has left.
+pub(crate) fn write(out: &Path, built: bool) -> Result<()> {
+    if !built {
+        let mut build = shell::cargo(["build", "--quiet", "--package", "jit-agent"]);
+        build.args(["--package", "jitctl"]);
+        shell::visible(build.args(WRITERS.iter().flat_map(|name| ["--example", name])))?;
+    }
+    for name in WRITERS {
+        let writer = std::path::absolute(shell::target().join("debug/examples").join(name))?;
+        ensure!(writer.is_file(), "{} does not exist: run `cargo xtask pages`", writer.display());
+        shell::visible(shell::program(writer, [out]).current_dir(shell::root()))?;
     }
     Ok(())
 }

@@ -9,19 +9,21 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::{
+    Profile,
     contents::Package,
     control::{MAINTAINER, wrapped},
     libraries,
     release::Release,
     stage::Staged,
 };
-use crate::shell;
+use crate::{setup, shell};
 
 /// Packs it, and returns its path.
 pub(super) fn pack(
     package: &Package,
     staged: &Staged,
     release: &Release,
+    profile: Profile,
     out: &Path,
 ) -> Result<PathBuf> {
     let information = staged.root.join("DEBIAN");
@@ -50,7 +52,9 @@ pub(super) fn pack(
     let architecture = release.target.debian();
     let (name, version, revision) = (package.name, &release.version, Release::REVISION);
     let file = out.join(format!("{name}_{version}-{revision}_{architecture}.deb"));
-    let mut build = shell::program("dpkg-deb", ["--root-owner-group", "-Zxz", "--build"]);
+    let mut build = shell::program("dpkg-deb", ["--root-owner-group", "--build"]);
+    // Programs that are not optimised are large, and only tests unpack them.
+    build.args(if profile.is_debug { ["-Zgzip", "-z1"] } else { ["-Zxz", "-z6"] });
     build.arg(&staged.root).arg(&file).env("SOURCE_DATE_EPOCH", release.epoch.to_string());
     shell::long(&format!("packing {}", file_name(&file)), &mut build)?;
     Ok(file)
@@ -58,8 +62,13 @@ pub(super) fn pack(
 
 /// Checks packages with lintian(1). All that it finds is wrong, but for the overrides in the packages.
 pub(super) fn check(packages: &[PathBuf]) -> Result<()> {
+    let is_deb = |path: &&PathBuf| path.extension().is_some_and(|end| end == "deb");
+    let debs: Vec<_> = packages.iter().filter(is_deb).collect();
+    if debs.is_empty() {
+        return Ok(());
+    }
+    setup::ensure_program("lintian", "lintian", "checking the packages")?;
     let mut lintian = shell::program("lintian", ["--fail-on", "error,warning"]);
-    let debs = packages.iter().filter(|path| path.extension().is_some_and(|end| end == "deb"));
     shell::long("checking the packages with lintian", lintian.args(debs))
 }
 

@@ -1,10 +1,10 @@
 //! Which release: its version, the time that all files get, what it is built for, and its programs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{hardening, target::Target};
+use super::{Profile, hardening, target::Target};
 use crate::{
     build::{self, Programs},
     shell,
@@ -29,11 +29,16 @@ impl Release {
         Ok(Self { version: version.unwrap_or(own), epoch: commit_time()?, target })
     }
 
-    /// Builds the programs, or takes those of an earlier build.
-    pub(crate) fn programs(&self, debug: bool) -> Result<Programs> {
-        if debug {
-            return build::programs(false);
+    /// The programs. Those that are not optimised lose their symbols in `scratch`.
+    pub(crate) fn programs(&self, profile: Profile, scratch: &Path) -> Result<Programs> {
+        match (profile.is_debug, profile.is_built) {
+            (false, _) => self.optimised(),
+            (true, false) => stripped(&build::programs(false)?, scratch),
+            (true, true) => stripped(&build::built(false)?, scratch),
         }
+    }
+
+    fn optimised(&self) -> Result<Programs> {
         // Names of directories here are in messages of panics and in what debuggers read.
         let home = cargo_home()?;
         let root = shell::root();
@@ -61,6 +66,17 @@ impl Release {
         }
         Ok(programs)
     }
+}
+
+/// The same programs without symbols, which are most of what is not optimised.
+fn stripped(programs: &Programs, scratch: &Path) -> Result<Programs> {
+    let Programs { agent, jitctl } = programs;
+    let strip = |program: &Path| {
+        let to = scratch.join(program.file_name().context("a program has a name")?);
+        shell::quiet(shell::program("strip", ["-o"]).arg(&to).arg(program))?;
+        anyhow::Ok(to)
+    };
+    Ok(Programs { agent: strip(agent)?, jitctl: strip(jitctl)? })
 }
 
 fn cargo_home() -> Result<PathBuf> {

@@ -1,6 +1,7 @@
 //! Packs an .rpm with rpmbuild(8).
 
 use std::{
+    collections::BTreeSet,
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
@@ -9,6 +10,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::{
+    Profile,
     contents::Package,
     control::{self, MAINTAINER, wrapped},
     release::Release,
@@ -21,6 +23,7 @@ pub(super) fn pack(
     package: &Package,
     staged: &Staged,
     release: &Release,
+    profile: Profile,
     out: &Path,
 ) -> Result<PathBuf> {
     let place = staged.root.with_extension("rpmbuild");
@@ -39,7 +42,8 @@ pub(super) fn pack(
         "_buildhost localhost",
         "use_source_date_epoch_as_buildtime 1",
         "clamp_mtime_to_source_date_epoch 1",
-        "_binary_payload w19.zstdio",
+        // Programs that are not optimised are large, and only tests unpack them.
+        if profile.is_debug { "_binary_payload w1.zstdio" } else { "_binary_payload w19.zstdio" },
     ] {
         build.args(["--define", setting]);
     }
@@ -81,6 +85,9 @@ fn specification(package: &Package, staged: &Staged, release: &Release) -> Resul
         }
     }
     text += "\n%files\n";
+    for directory in own_directories(package, staged) {
+        writeln!(text, "%dir %attr(755, root, root) {directory}")?;
+    }
     for file in &staged.files {
         let kind = match (file.is_directory, file.is_configuration) {
             (true, _) => "%dir ",
@@ -98,4 +105,14 @@ fn specification(package: &Package, staged: &Staged, release: &Release) -> Resul
         "\n%changelog\n* {date} {MAINTAINER} - {version}-{revision}\n- Release {version}\n"
     )?;
     Ok(text)
+}
+
+/// Directories of the package's name, and what is below them: rpm removes only those that are listed.
+fn own_directories<'a>(package: &Package, staged: &'a Staged) -> BTreeSet<&'a str> {
+    let files = || staged.files.iter().map(|file| file.path.as_str());
+    let is_own = |path: &Path| path.iter().any(|part| part == package.name);
+    let above = files().flat_map(|file| Path::new(file).ancestors().skip(1));
+    let own: BTreeSet<_> = above.filter(|path| is_own(path)).filter_map(Path::to_str).collect();
+    // Some are entries of their own, with their own mode.
+    own.into_iter().filter(|directory| files().all(|file| file != *directory)).collect()
 }

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Kind, SUMS, contents, deb, empty, release::Release, stage, target::Target};
+use super::{Kind, Profile, SUMS, contents, deb, empty, release::Release, stage, target::Target};
 use crate::{build::Programs, shell};
 
 /// Modes, owners and paths, without documentation, manual and completions.
@@ -41,8 +41,9 @@ fn packed(place: &Path) -> PathBuf {
     let release = Release { version: "0.1.0".to_owned(), epoch: 1_700_000_000, target };
     let package = contents::PACKAGES.iter().find(|package| package.name == "jit-agent").unwrap();
     let root = place.join("root");
+    let profile = Profile { is_debug: false, is_built: false };
     let staged = stage::lay_out(package, Kind::Deb, &programs, &pages, &release, &root).unwrap();
-    deb::pack(package, &staged, &release, place).unwrap()
+    deb::pack(package, &staged, &release, profile, place).unwrap()
 }
 
 fn dpkg(option: &str, package: &Path) -> String {

@@ -66,7 +66,7 @@ pub(crate) struct Scene {
 
 enum Place {
     Here(Box<Site>),
-    Elsewhere(Elsewhere),
+    Elsewhere(Box<Elsewhere>),
 }
 
 /// Memory and descriptors of the agent, and controllers' connections.
@@ -119,7 +119,7 @@ impl Drop for End<'_> {
 impl Scene {
     pub(crate) fn new() -> Self {
         if let Some(elsewhere) = Elsewhere::from_environment() {
-            return Self { place: Place::Elsewhere(elsewhere) };
+            return Self { place: Place::Elsewhere(Box::new(elsewhere)) };
         }
         let mut site = Site::new();
         let [v4, v6] = TO_CLIENT;

@@ -14,6 +14,8 @@ use zeroize::Zeroizing;
 
 use crate::system::files::{FileError, Readers, read_secret, read_trusted};
 
+/// The most room that is taken before a file is read, bytes.
+const MOST_ROOM: usize = 1024 * 1024;
 /// Others may read, write or search it.
 const OTHERS: u32 = 0o007;
 
@@ -63,8 +65,11 @@ pub fn below(root: &Path, path: &Path) -> PathBuf {
 fn read_below(root: &Path, path: &Path) -> Result<(Zeroizing<String>, u32), FileError> {
     let failed = |error| FileError::Io { verb: "read", path: below(root, path), error };
     let mut file = open_below(root, path).map_err(failed)?;
-    let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
-    let mut text = Zeroizing::new(String::new());
+    let metadata = file.metadata().map_err(failed)?;
+    let mode = metadata.permissions().mode() & 0o777;
+    // It does not grow: the place that it would leave is not overwritten.
+    let room = usize::try_from(metadata.len()).unwrap_or(0).min(MOST_ROOM).saturating_add(1);
+    let mut text = Zeroizing::new(String::with_capacity(room));
     file.read_to_string(&mut text).map_err(failed)?;
     Ok((text, mode))
 }

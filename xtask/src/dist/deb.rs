@@ -29,6 +29,7 @@ pub(super) fn pack(
     let information = staged.root.join("DEBIAN");
     let depends = depends(package, staged)?;
     fs::create_dir_all(&information).context("making DEBIAN")?;
+    fs::set_permissions(&information, fs::Permissions::from_mode(0o755))?;
     let write = |name: &str, text: &str, mode: u32| {
         let file = information.join(name);
         fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;

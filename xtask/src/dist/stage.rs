@@ -182,7 +182,7 @@ impl Staged {
     fn set_times(&self, epoch: u64) -> Result<()> {
         let declared = |path: &str| self.files.iter().find(|file| file.path == path);
         let mut find = shell::program("find", [self.root.as_os_str()]);
-        let output = shell::quiet(find.args(["-mindepth", "1", "-type", "d"]))?;
+        let output = shell::quiet(find.args(["-type", "d"]))?;
         for line in String::from_utf8_lossy(&output.stdout).lines() {
             let path = line.strip_prefix(&*self.root.to_string_lossy()).unwrap_or(line);
             let mode = declared(path).map_or(0o755, |file| file.mode);

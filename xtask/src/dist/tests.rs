@@ -3,10 +3,13 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
-use super::{Kind, Profile, SUMS, contents, deb, empty, release::Release, stage, target::Target};
+use super::{
+    Kind, Profile, SUMS, contents, deb, empty, release::Release, stage, tarball, target::Target,
+};
 use crate::{build::Programs, shell};
 
 /// Modes, owners and paths, without documentation, manual and completions.
@@ -22,6 +25,13 @@ drwxr-xr-x root/root ./etc/jit-agent/signers/
 
 /// Packs the agent's package below a directory.
 fn packed(place: &Path) -> PathBuf {
+    let (package, staged, release) = laid_out(place);
+    let profile = Profile { is_debug: false, is_built: false };
+    deb::pack(package, &staged, &release, profile, place).unwrap()
+}
+
+/// Lays out the agent's files below a directory.
+fn laid_out(place: &Path) -> (&'static contents::Package, stage::Staged, Release) {
     let pages = place.join("pages");
     for page in [
         "man/jit-agent.8",
@@ -41,9 +51,11 @@ fn packed(place: &Path) -> PathBuf {
     let release = Release { version: "0.1.0".to_owned(), epoch: 1_700_000_000, target };
     let package = contents::PACKAGES.iter().find(|package| package.name == "jit-agent").unwrap();
     let root = place.join("root");
-    let profile = Profile { is_debug: false, is_built: false };
+    // As under a mask of file modes that lets nobody else read.
+    fs::create_dir(&root).unwrap();
+    fs::set_permissions(&root, fs::Permissions::from_mode(0o700)).unwrap();
     let staged = stage::lay_out(package, Kind::Deb, &programs, &pages, &release, &root).unwrap();
-    deb::pack(package, &staged, &release, profile, place).unwrap()
+    (package, staged, release)
 }
 
 fn dpkg(option: &str, package: &Path) -> String {
@@ -80,6 +92,22 @@ fn the_package_has_these_files_with_these_modes() {
     }
     let depends = dpkg("--field", &package);
     assert!(depends.contains("\nDepends: libc6 (>= 2."), "{depends}");
+}
+
+/// The root of a .deb has the mode of a root. A tarball has none: it is unpacked by hand.
+#[test]
+fn unpacking_at_the_root_does_not_change_the_root() {
+    let place = tempfile::tempdir().unwrap();
+    let listed = dpkg("--contents", &packed(place.path()));
+    assert!(listed.starts_with("drwxr-xr-x root/root "), "{listed}");
+
+    let other = tempfile::tempdir().unwrap();
+    let (package, staged, release) = laid_out(other.path());
+    let tarball = tarball::pack(package, &staged, &release, other.path()).unwrap();
+    let listed = shell::quiet(shell::program("tar", ["--list", "--file"]).arg(tarball)).unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert!(listed.starts_with("etc/\netc/jit-agent/\n"), "{listed}");
+    assert!(listed.lines().all(|path| path.starts_with("etc/") || path.starts_with("usr/")));
 }
 
 #[test]

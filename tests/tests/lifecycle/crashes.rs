@@ -18,16 +18,16 @@ const LONG: Duration = Duration::from_secs(600);
 const POINTS: [(&str, &[u32]); 3] =
     [("fdatasync", &[1, 2, 3]), ("pwrite64", &[1, 3, 6]), ("bpf", &[1, 2, 4])];
 
-/// strace, which kills the agent at a system call.
-struct Killer(Child);
+/// strace, which does something to the agent at a system call: it kills it, or delays the call.
+pub(crate) struct Tracer(Child);
 
-impl Killer {
-    /// Waits until all threads of the agent are watched.
-    fn attach(site: &Site, call: &str, number: u32) -> Self {
+impl Tracer {
+    /// Waits until all threads of the agent are watched. `how`: as after `--inject=CALL:`.
+    pub(crate) fn attach(site: &Site, call: &str, how: &str) -> Self {
         let pid = site.pid();
         let child = Command::new("strace")
             .args(["--follow-forks", "--attach", &pid.to_string(), "--output", "/dev/null"])
-            .args(["--trace", call, "--inject", &format!("{call}:signal=SIGKILL:when={number}")])
+            .args(["--trace", call, "--inject", &format!("{call}:{how}")])
             .stderr(Stdio::null())
             .spawn()
             .expect("run strace (`cargo xtask setup` installs it)");
@@ -40,7 +40,7 @@ impl Killer {
     }
 }
 
-impl Drop for Killer {
+impl Drop for Tracer {
     fn drop(&mut self) {
         // SIGKILL, because after SIGTERM strace waits for the threads of an agent that has ended.
         // The kernel detaches strace from an agent that still runs.
@@ -69,9 +69,9 @@ fn an_agent_killed_at_a_system_call_of_an_admission_has_answered_truthfully() {
         for number in numbers {
             site.start();
             let envelope = site.envelope(&CLIENT, LONG);
-            let killer = Killer::attach(&site, call, *number);
+            let tracer = Tracer::attach(&site, call, &format!("signal=SIGKILL:when={number}"));
             let answered = answered(|| site.push(envelope.clone()));
-            drop(killer);
+            drop(tracer);
             site.end(Signal::KILL);
             site.start();
             let what = format!("{call} {number}, answered: {answered}");
@@ -98,9 +98,9 @@ fn an_agent_killed_at_a_system_call_of_a_revocation_has_answered_truthfully() {
             site.start();
             let envelope = site.envelope(&CLIENT, LONG);
             site.push(envelope.clone()).unwrap();
-            let killer = Killer::attach(&site, call, *number);
+            let tracer = Tracer::attach(&site, call, &format!("signal=SIGKILL:when={number}"));
             let answered = answered(|| Ok(site.revoke_all()));
-            drop(killer);
+            drop(tracer);
             site.end(Signal::KILL);
             site.start();
             let what = format!("{call} {number}, answered: {answered}");

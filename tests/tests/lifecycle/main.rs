@@ -47,6 +47,7 @@ mod trial;
 mod trial_race;
 mod trial_returns;
 mod trial_shown;
+mod trial_slow_disk;
 mod trial_terminal;
 mod upgrades;
 mod why;

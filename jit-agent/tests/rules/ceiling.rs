@@ -50,7 +50,7 @@ fn a_policy_within_the_ceiling_is_accepted_and_each_excess_is_named() {
         (change(|port| port.exemptions = vec![exemption("10.1.0.0/24", 0)]), ""),
         (change(|port| port.exemptions = vec![exemption("10.1.0.0/23", 0)]), "exempts 10.1.0.0/23"),
         (change(|port| port.exemptions = vec![exemption("192.0.2.1", 0)]), "exempts 192.0.2.1"),
-        (change(|port| port.approvals = 3), "trusts 2 keys"),
+        (change(|port| port.approvals = 3), "trusts only 2 keys"),
     ] {
         let mut host = Host::start();
         let expected = host.diff(&policy);

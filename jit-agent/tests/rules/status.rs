@@ -288,6 +288,8 @@ dropped  1,234,569 packets (22/tcp 1,234,560; 500/udp 7): denied 1,234,567, malf
 1,000 of them only observed, since the gate was put in force
 tables   3 times not what the agent wrote: put right (audit K001 to K003)
 control  listening on [::]:8443, 3 of 512 connections, last push 2h ago by spiffe://example.org/hub
+control  its process ended by itself 2 times, last 1h ago: ended by signal 9 (it closed its end)
+control  its process keeps what it should not have: files (Landlock)
 log      12,345 lines dropped: nobody took them in time
 soon     the certificate ends in 6 days
 ";

@@ -29,6 +29,9 @@ mod scene;
 mod session;
 mod steps;
 
+/// The file of the result, beside the console.
+const RESULT: &str = "result.md";
+
 /// The names of all steps.
 pub(super) fn names() -> Vec<&'static str> {
     steps::names()
@@ -84,10 +87,10 @@ pub(super) fn run(run: Run) -> Result<()> {
     }
     let results = taken.results;
     let table = report::table(&results);
-    fs::write(scratch.join("result.md"), &table).context("writing the result")?;
+    fs::write(scratch.join(RESULT), &table).context("writing the result")?;
     let failed = results.iter().filter(|result| result.seen.is_err()).count();
     println!(
-        "\n{table}\n  {} steps, {failed} failed, in {} s; console and result.md are below {}",
+        "\n{table}\n  {} steps, {failed} failed, in {} s; console and {RESULT} are below {}",
         results.len(),
         started.elapsed().as_secs(),
         scratch.display()

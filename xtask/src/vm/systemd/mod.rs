@@ -30,7 +30,7 @@ mod session;
 mod steps;
 
 /// The file of the result, beside the console.
-const RESULT: &str = "result.md";
+const RESULT: &str = "result.txt";
 
 /// The names of all steps.
 pub(super) fn names() -> Vec<&'static str> {

@@ -1,14 +1,9 @@
 //! Takes from this process what it does not need: descriptors, capabilities, files, and most of the
 //! kernel's calls. What is taken does not come back, also not by running another program.
 //!
-//! `seccompiler` (of Firecracker) writes the filter of calls. Landlock's crate would be another one for
-//! three calls; they are made here.
+//! `seccompiler` (of Firecracker) writes the filter of calls.
 
-use std::{
-    collections::BTreeMap,
-    fs, io,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
-};
+use std::{collections::BTreeMap, fs, io, os::fd::RawFd};
 
 use rustix::{
     process::{Signal, set_parent_process_death_signal},
@@ -22,10 +17,10 @@ use seccompiler::{
     SeccompRule, apply_filter_all_threads,
 };
 
+use crate::system::landlock::{self, Denials};
+
 /// The highest number that a capability can have.
 const MAX_CAPABILITY: u32 = 63;
-/// `LANDLOCK_CREATE_RULESET_VERSION` of `linux/landlock.h`.
-const VERSION: u32 = 1;
 /// All rights to files, by the version of Landlock: the number of bits in `handled_access_fs`.
 const FILE_RIGHTS: [u32; 5] = [13, 14, 15, 15, 16];
 /// `LANDLOCK_ACCESS_NET_BIND_TCP` and `..._CONNECT_TCP` (version 4).
@@ -76,32 +71,17 @@ pub fn drop_capabilities() -> io::Result<()> {
 /// No file, no TCP port and no other process can be reached any more, by this thread and those that it
 /// starts, as far as the kernel knows Landlock (5.13, 6.7, 6.12).
 pub fn close_surroundings() -> io::Result<()> {
-    let version = create(&[], VERSION)?;
+    let version = landlock::version()?;
     let known = usize::try_from(version).unwrap_or(0);
     let bits = FILE_RIGHTS.get(known.saturating_sub(1)).or(FILE_RIGHTS.last()).copied();
     let files = (1_u64 << bits.unwrap_or_default()) - 1;
-    let attributes = match version {
-        ..4 => vec![files],
-        4..6 => vec![files, NET_RIGHTS],
-        6.. => vec![files, NET_RIGHTS, SCOPES],
+    let rights = [files, NET_RIGHTS, SCOPES];
+    let fields = match version {
+        ..4 => 1,
+        4..6 => 2,
+        6.. => 3,
     };
-    let rules = create(&attributes, 0)?;
-    // SAFETY: the kernel has just made this descriptor, and nobody else has it.
-    let rules = unsafe { OwnedFd::from_raw_fd(rules) };
-    // SAFETY: the call takes two integers.
-    let done = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, rules.as_raw_fd(), 0_u32) };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-fn create(attributes: &[u64], flags: u32) -> io::Result<RawFd> {
-    let start = if attributes.is_empty() { std::ptr::null() } else { attributes.as_ptr() };
-    // SAFETY: the first argument is a `struct landlock_ruleset_attr` of the length in the second: up
-    // to three integers of 64 bits; or nothing, with the flag that asks for the version. It lives
-    // until the call ends.
-    let made = unsafe {
-        libc::syscall(libc::SYS_landlock_create_ruleset, start, size_of_val(attributes), flags)
-    };
-    RawFd::try_from(made).ok().filter(|made| *made >= 0).ok_or_else(io::Error::last_os_error)
+    landlock::give_up(rights.get(..fields).unwrap_or_default(), Denials::Recorded)
 }
 
 /// From now on no thread of this process makes another call than those that serving open sockets

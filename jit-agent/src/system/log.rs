@@ -31,6 +31,9 @@ const MAX_BYTES: usize = 1024 * 1024;
 /// A write that takes longer than this has a reader that is stopped.
 const STALLED: Duration = Duration::from_secs(2);
 
+/// How often an output that failed is tried again, if there is no line for it.
+const RETRY: Duration = Duration::from_secs(2);
+
 /// The queue of this process.
 static LOG: Queue = Queue::new();
 /// Where its lines go.
@@ -49,6 +52,34 @@ pub struct LogState {
     pub dropped: u64,
     /// Why lines are not written now; `None`: they are.
     pub problem: Option<String>,
+}
+
+/// Where lines go.
+trait Output {
+    /// As a problem names it.
+    const NAME: &'static str;
+
+    /// Writes a line. Waits for a reader that is stopped.
+    fn write(&self, line: &[u8]) -> io::Result<()>;
+
+    /// Whether an output that failed takes lines again.
+    fn is_back(&self) -> bool;
+}
+
+/// A stream, such as standard error. The reader of a stream that has failed does not come back.
+struct Stream<F>(F);
+
+impl<F: AsFd> Output for Stream<F> {
+    const NAME: &'static str = "standard error";
+
+    fn write(&self, line: &[u8]) -> io::Result<()> {
+        let Self(stream) = self;
+        write_all(stream, line)
+    }
+
+    fn is_back(&self) -> bool {
+        false
+    }
 }
 
 /// Lines that wait for standard error.
@@ -88,10 +119,8 @@ where
             tracing::warn!(lines, "lines of this log were dropped: nobody took them");
         };
         match journal {
-            Some(journal) => {
-                LOG.write_to("the journal", |record| journal.send(record), report);
-            }
-            None => LOG.write_to("standard error", |line| write_all(io::stderr(), line), report),
+            Some(journal) => LOG.write_to(&journal, report),
+            None => LOG.write_to(&Stream(io::stderr()), report),
         }
     };
     thread::Builder::new().name("log".into()).spawn(work)?;
@@ -190,16 +219,13 @@ impl Queue {
 
     /// Writes lines as they come, for ever. `report` logs how many lines were dropped, when the
     /// reader takes them again.
-    fn write_to(
-        &self,
-        to: &'static str,
-        write: impl Fn(&[u8]) -> io::Result<()>,
-        report: impl Fn(u64),
-    ) {
+    fn write_to<O: Output>(&self, output: &O, report: impl Fn(u64)) {
         loop {
-            let line = self.next();
-            let written = write(&line);
-            let unreported = self.written(to, written);
+            let unreported = match self.next() {
+                Some(line) => self.written(O::NAME, output.write(&line)),
+                None if output.is_back() => self.written(O::NAME, Ok(())),
+                None => continue,
+            };
             self.changed.notify_all();
             if unreported > 0 {
                 report(unreported);
@@ -207,15 +233,26 @@ impl Queue {
         }
     }
 
-    fn next(&self) -> Vec<u8> {
+    /// The next line; `None`: there was none for a while, and the last could not be written.
+    fn next(&self) -> Option<Vec<u8>> {
         let mut inner = self.lock();
         loop {
             if let Some(line) = inner.lines.pop_front() {
                 inner.bytes = inner.bytes.saturating_sub(line.len());
                 inner.writing = Some(Instant::now());
-                return line;
+                return Some(line);
             }
-            inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
+            if inner.failed.is_none() {
+                inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            let waited =
+                self.changed.wait_timeout_while(inner, RETRY, |inner| inner.lines.is_empty());
+            let (held, slept) = waited.unwrap_or_else(PoisonError::into_inner);
+            if slept.timed_out() {
+                return None;
+            }
+            inner = held;
         }
     }
 
@@ -286,7 +323,7 @@ mod tests {
         let (reader, writer) = io::pipe().unwrap();
         thread::spawn(move || {
             let report = |lines| queue.push(format!("{lines} lost\n").as_bytes());
-            queue.write_to("a pipe", |line| write_all(&writer, line), report);
+            queue.write_to(&Stream(writer), report);
         });
         (queue, reader)
     }

@@ -23,7 +23,7 @@ use tracing::{
 };
 use tracing_subscriber::{Layer, layer::Context};
 
-use super::Queue;
+use super::{Output, Queue};
 
 /// Where the journal listens.
 pub(super) const SOCKET: &str = "/run/systemd/journal/socket";
@@ -61,16 +61,28 @@ impl Journal {
     /// Nobody listens on the path.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let socket = UnixDatagram::unbound()?;
-        // The journal drops an empty record. One that is busy is there.
-        match sendto(&socket, &[], SendFlags::DONTWAIT, &SocketAddrUnix::new(path)?) {
-            Ok(_) | Err(rustix::io::Errno::AGAIN) => Ok(Self { socket, path: path.to_owned() }),
-            Err(error) => Err(error.into()),
-        }
+        probe(&socket, path)?;
+        Ok(Self { socket, path: path.to_owned() })
+    }
+}
+
+impl Output for Journal {
+    const NAME: &'static str = "the journal";
+
+    fn write(&self, record: &[u8]) -> io::Result<()> {
+        self.socket.send_to(record, &self.path).map(drop)
     }
 
-    /// Sends a record. Waits for a journal that is stopped.
-    pub(super) fn send(&self, record: &[u8]) -> io::Result<()> {
-        self.socket.send_to(record, &self.path).map(drop)
+    fn is_back(&self) -> bool {
+        probe(&self.socket, &self.path).is_ok()
+    }
+}
+
+/// Whether somebody listens. The journal drops an empty record. One that is busy is there.
+fn probe(socket: &UnixDatagram, path: &Path) -> io::Result<()> {
+    match sendto(socket, &[], SendFlags::DONTWAIT, &SocketAddrUnix::new(path)?) {
+        Ok(_) | Err(rustix::io::Errno::AGAIN) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -210,7 +222,7 @@ mod tests {
         let journal = Journal::open(path).unwrap();
         thread::spawn(move || {
             let report = |lines| queue.push(&message(Level::WARN, &format!("{lines} lost")));
-            queue.write_to("the journal", |record| journal.send(record), report);
+            queue.write_to(&journal, report);
         });
         assert_eq!(socket.recv(&mut [0; 9]).unwrap(), 0, "the empty record of the open");
         (socket, queue)
@@ -218,7 +230,13 @@ mod tests {
 
     fn receive(socket: &UnixDatagram) -> BTreeMap<String, String> {
         let mut buffer = vec![0; 256 * 1024];
-        let length = socket.recv(&mut buffer).unwrap();
+        // The journal drops an empty record.
+        let length = loop {
+            match socket.recv(&mut buffer).unwrap() {
+                0 => {}
+                length => break length,
+            }
+        };
         decode(&buffer[..length])
     }
 
@@ -303,6 +321,28 @@ mod tests {
         assert_eq!(receive(&socket)["MESSAGE"], "back");
         assert_eq!(receive(&socket)["MESSAGE"], "1 lost");
         assert_eq!(queue.state(Instant::now()).problem, None);
+    }
+
+    #[test]
+    fn a_journal_that_is_back_is_found_without_a_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let (socket, queue) = journal(&path);
+        drop(socket);
+        queue.push(&message(Level::INFO, "while it is gone"));
+        let wait = |failed: bool| {
+            let end = Instant::now() + Duration::from_secs(20);
+            while queue.state(Instant::now()).problem.is_some() != failed {
+                assert!(Instant::now() < end, "failed: {failed}");
+                thread::sleep(Duration::from_millis(1));
+            }
+        };
+        wait(true);
+        std::fs::remove_file(&path).unwrap();
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        wait(false);
+        assert_eq!(receive(&socket)["MESSAGE"], "1 lost");
     }
 
     #[test]

@@ -91,7 +91,10 @@ pub(super) fn disk_full(scene: &mut Scene) -> Result<String> {
     let refused = (0..GRANTS).find_map(|_| scene.grant("63m").err().map(|error| error.to_string()));
     let looked = scene.wait_status("a full disk is not named", |code, status| {
         let said = status.get("problems").map(ToString::to_string).unwrap_or_default();
-        code == 1 && said.contains("(storage)")
+        // Whichever of the two met it first.
+        code == 1
+            && said.contains("No space left")
+            && ["[storage]", "[audit]"].iter().any(|word| said.contains(word))
     });
     let closed = scene.machine.attempt("jit-agent close --all", Duration::from_secs(60))?;
     let out = !scene.gets_in(CLIENT)?;

@@ -18,6 +18,12 @@ pub fn memory(pids: &[u32]) -> Memory {
     Memory { total: status(pids, "VmRSS:"), anonymous: status(pids, "RssAnon:") }
 }
 
+/// Resident memory of processes, KiB, with what they share, also with others, counted in parts
+/// (proc_pid_smaps(5), Pss).
+pub fn proportional(pids: &[u32]) -> u64 {
+    pids.iter().map(|pid| number(&read(&format!("/proc/{pid}/smaps_rollup")), "Pss:")).sum()
+}
+
 /// The sum of a line of proc_pid_status(5), of processes.
 pub fn status(pids: &[u32], line: &str) -> u64 {
     pids.iter().map(|pid| number(&read(&format!("/proc/{pid}/status")), line)).sum()

@@ -9,7 +9,7 @@ use std::{
 
 use jit_tests::{
     figures::{Figure, GATE, size},
-    process::{Memory, cpu, memory, sleeps},
+    process::{Memory, cpu, memory, proportional, sleeps},
     programs::binary,
 };
 
@@ -44,7 +44,9 @@ pub(crate) fn measure() {
 }
 
 fn resident(signed: &Signed, grants: u32) -> Memory {
-    let memory = memory(&signed.site.processes());
+    let agent = signed.site.processes();
+    // The program's pages are in both of its processes, and once in memory.
+    let memory = Memory { total: proportional(&agent), ..memory(&agent) };
     for (what, kib) in [("resident", memory.total), ("anonymous", memory.anonymous)] {
         let mib = f64::from(u32::try_from(kib).unwrap()) / 1024.0;
         report(MEMORY, &format!("{what}, {}", many(grants)), ("MiB", false), vec![mib]);

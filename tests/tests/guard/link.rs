@@ -207,7 +207,7 @@ fn detach_takes_the_guard_off_and_says_so() {
     site.end(Signal::TERM);
     let output = site.run(&["detach", "--yes"]);
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(said.contains("1 interfaces and the socket guard is off"), "{said}");
+    assert!(said.contains("1 interface and the socket guard is off"), "{said}");
     assert!(stranger_opens(&site));
     assert!(site.holds_no_pins());
 }

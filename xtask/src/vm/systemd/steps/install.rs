@@ -12,6 +12,7 @@ use crate::vm::systemd::{
 
 /// CAP_NET_ADMIN, CAP_PERFMON and CAP_BPF: bits 12, 38 and 39.
 const CAPABILITIES: &str = "000000c000001000";
+const NONE: &str = "0000000000000000";
 
 /// Waits for the first boot. The stranger then must get in: what follows can fail.
 pub(super) fn boot(scene: &mut Scene) -> Result<String> {
@@ -100,6 +101,7 @@ pub(super) fn rights(scene: &mut Scene) -> Result<String> {
     }
     ensure!(!said.contains("Uid:\t0"), "the agent runs as root: {said}");
     ensure!(said.contains("NoNewPrivs:\t1") && said.contains("Seccomp:\t2"), "{said}");
+    front(scene)?;
     let refused = scene.machine.run(
         "for path in /sys/fs/bpf/jit-agent /var/lib/jit-agent /run/jit-agent \
             /etc/jit-agent/tls /etc/jit-agent/tls/agent.key; do
@@ -118,8 +120,31 @@ pub(super) fn rights(scene: &mut Scene) -> Result<String> {
     )?;
     ensure!(member.ends_with("member"), "{member}");
     Ok("CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON; nobody: EACCES on 5 paths; \
-        group jit-agent: status, not the key"
+        group jit-agent: status, not the key; the front: no capability, seccomp, no BPF"
         .to_owned())
+}
+
+/// The process that talks to the network could give up all that it should not have, also in the unit's
+/// own filter of calls.
+fn front(scene: &mut Scene) -> Result<()> {
+    let said = scene.machine.run(
+        "set -e
+        main=$(systemctl show --property MainPID --value jit-agent)
+        group=$(systemctl show --property ControlGroup --value jit-agent)
+        for pid in $(grep -vx $main /sys/fs/cgroup$group/cgroup.procs); do
+            grep -E '^Cap|^Seccomp:' /proc/$pid/status
+            ls -l /proc/$pid/fd
+        done
+        jit-agent status --json | grep '\"keeps\":'",
+    )?;
+    let capabilities: Vec<_> = said.lines().filter(|line| line.starts_with("Cap")).collect();
+    ensure!(
+        capabilities.len() == 5 && capabilities.iter().all(|line| line.ends_with(NONE)),
+        "the front has capabilities, or there is more than one:\n{said}"
+    );
+    ensure!(said.contains("Seccomp:\t2") && !said.contains("bpf"), "{said}");
+    ensure!(said.contains("\"keeps\": \"\""), "{said}");
+    Ok(())
 }
 
 /// Grants the client the port.

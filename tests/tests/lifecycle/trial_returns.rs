@@ -1,10 +1,7 @@
 //! What comes back when nobody confirms: the listening port and its certificate, the controllers and
 //! signers of before. And the end of a trial that no agent saw is recorded once.
 
-use std::{
-    fs, thread,
-    time::{Duration, Instant},
-};
+use std::fs;
 
 use jit_tests::agent::Site;
 use rustix::process::Signal;
@@ -13,19 +10,11 @@ use serde_json::Value;
 use crate::{
     broken_surroundings::reboot,
     controllers::{self, call_at, grant, jitctl},
-    trial::{audit, boot_of_trial, edit_trial, enforced, observing, refused, reopened},
+    trial::{
+        audit, boot_of_trial, edit_trial, enforced, observing, recorded, refused, reopened,
+        wait_for,
+    },
 };
-
-const PATIENCE: Duration = Duration::from_secs(60);
-
-#[track_caller]
-fn wait_for(site: &Site, what: &str, seen: impl Fn() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !seen() {
-        assert!(Instant::now() < end, "{what}\n{}", site.log());
-        thread::sleep(Duration::from_millis(20));
-    }
-}
 
 fn left(site: &Site) -> u64 {
     site.status().0["trial"]["left_ms"].as_u64().unwrap_or(0)
@@ -88,7 +77,7 @@ fn listener_certificate_controllers_and_signers_of_before_return_and_nothing_of_
     assert!(!site.client_opens(0, 22), "the grant of the trial ended with it\n{}", site.log());
     assert!(site.stranger_opens(0, 22), "that of before did not\n{}", site.log());
     assert!(refused(&site).contains("nobody confirmed it in time"), "{}", refused(&site));
-    assert_eq!((audit(&site, "G006"), audit(&site, "B004")), (1, 1));
+    assert_eq!((audit(&site, "G006"), recorded(&site, "B004")), (1, 1));
     let late = call_at(&site, 7443, "controller", &of_late);
     assert!(!late.status.success(), "nobody trusts its signer any more");
 }

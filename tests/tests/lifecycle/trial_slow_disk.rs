@@ -2,7 +2,7 @@
 //! than the gate waits for the disk.
 
 use std::{
-    fs, thread,
+    fs,
     time::{Duration, Instant},
 };
 
@@ -11,10 +11,8 @@ use rustix::process::Signal;
 
 use crate::{
     crashes::Tracer,
-    trial::{audit, enforced, observing, reopened, said},
+    trial::{audit, enforced, observing, reopened, said, wait_for},
 };
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 fn file(site: &Site) -> String {
     fs::read_to_string(site.config()).unwrap()
@@ -25,15 +23,6 @@ fn confirmed_slowly(site: &Site, seconds: u32) -> (i32, String) {
     // Only the copy of the configuration and the record of the trial are written by this call.
     let _tracer = Tracer::attach(site, "fsync", &format!("delay_enter={seconds}s:when=1"));
     said(site, &["confirm", "--from-console"], None)
-}
-
-#[track_caller]
-fn wait_for(site: &Site, what: &str, seen: impl Fn() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !seen() {
-        assert!(Instant::now() < end, "{what}\n{}", site.log());
-        thread::sleep(Duration::from_millis(50));
-    }
 }
 
 #[test]

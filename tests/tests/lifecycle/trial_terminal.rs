@@ -6,7 +6,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use jit_tests::{agent::Site, terminal::Terminal};
 use rustix::process::Signal;
 
-use crate::trial::{audit, observing, reopened, said};
+use crate::trial::{audit, observing, recorded, reopened, said};
 
 const CTRL_C: &str = "\x03";
 
@@ -94,7 +94,7 @@ fn the_countdown_ends_with_what_became_of_the_trial() {
 #[test]
 fn a_lost_session_leaves_the_trial_running_and_it_ends_without_a_confirmation() {
     let site = observing("");
-    let mut terminal = begun(&site, "10s");
+    let mut terminal = begun(&site, "30s");
     // As sshd's kernel does when the connection is gone.
     terminal.signal(Signal::HUP);
     assert_eq!(terminal.wait().signal(), Some(1), "{}", terminal.screen());
@@ -103,5 +103,5 @@ fn a_lost_session_leaves_the_trial_running_and_it_ends_without_a_confirmation() 
     reopened(&site);
     let (status, code) = site.status();
     assert_eq!((code, status["mode"].as_str()), (2, Some("observe")), "{status}");
-    assert_eq!(audit(&site, "B004"), 1);
+    assert_eq!(recorded(&site, "B004"), 1);
 }

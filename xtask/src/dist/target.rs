@@ -2,11 +2,13 @@
 
 use std::{
     env::consts::ARCH,
+    fs,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{setup, shell};
 
@@ -169,9 +171,10 @@ fn remapped((from, to): &(&Path, &str)) -> String {
 /// link a position-independent static program, so gcc does, with musl's files by name.
 fn musl() -> Result<Vec<String>> {
     const MUSL: &str = "/usr/lib/x86_64-linux-musl";
+    let archives = archives_alone(Path::new(MUSL))?;
     let mut flags = vec![
         "-Clink-self-contained=no".to_owned(),
-        format!("-Lnative={MUSL}"),
+        format!("-Lnative={}", archives.display()),
         format!("-Lnative={}", setup::unwinder().display()),
         "-Clink-arg=-nostartfiles".to_owned(),
         // The unwinder was compiled for glibc. Of that it needs one function that musl has not, for
@@ -195,6 +198,23 @@ fn musl() -> Result<Vec<String>> {
     // Again, for the start files.
     flags.push("-Clink-arg=-lc".to_owned());
     Ok(flags)
+}
+
+/// A directory with links to the static libraries of this one. Where rustc asks for the dynamic kind
+/// of some library, the linker would take the dynamic libc that stands beside the static one.
+fn archives_alone(musl: &Path) -> Result<PathBuf> {
+    let directory = shell::target().join("setup/musl");
+    fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
+    for entry in
+        fs::read_dir(musl).with_context(|| format!("{}: install musl-dev", musl.display()))?
+    {
+        let archive = entry.with_context(|| musl.display().to_string())?.path();
+        let link = directory.join(archive.file_name().unwrap_or_default());
+        if archive.extension().is_some_and(|kind| kind == "a") && !link.exists() {
+            symlink(&archive, &link).with_context(|| link.display().to_string())?;
+        }
+    }
+    Ok(directory)
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 //! A check names a value by its path, `port.1.sources.0`: it has no need of the text. [`Places`]
 //! finds the line.
 
+use std::{fmt, str::FromStr};
+
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
@@ -42,6 +44,23 @@ impl Wrongs {
             self.add(path, text);
             instead
         })
+    }
+
+    /// The values of a list that are right; the others are added. `at` begins a sentence with the section.
+    pub fn each<T: FromStr<Err: fmt::Display>>(
+        &mut self,
+        key: &str,
+        texts: &[String],
+        at: impl Fn(String) -> String,
+    ) -> Vec<T> {
+        let mut values = Vec::new();
+        for (index, text) in texts.iter().enumerate() {
+            match text.parse() {
+                Ok(value) => values.push(value),
+                Err(error) => self.add(format!("{key}.{index}"), at(format!("{key}: {error}"))),
+            }
+        }
+        values
     }
 
     /// The value, if nothing is wrong.

@@ -6,10 +6,7 @@ use jit_proto::{
     wrong::Wrongs,
 };
 
-use crate::{
-    config::{raw, value::each},
-    rules::ceiling::Ceiling,
-};
+use crate::{config::raw, rules::ceiling::Ceiling};
 
 /// Checks a `[ceiling]`. `signing` is the number of keys that sign policies.
 pub(super) fn ceiling(raw: raw::Ceiling, signing: usize, all: &mut Wrongs) -> Ceiling {
@@ -46,15 +43,15 @@ pub(super) fn ceiling(raw: raw::Ceiling, signing: usize, all: &mut Wrongs) -> Ce
     let widest_v6 = width("widest_v6", widest_v6, Family::V6).map_err(at);
     let ceiling = Ceiling {
         approvals: approvals.map(usize::from),
-        arm: each("arm", &arm, at, &mut wrongs),
-        disarm: each("disarm", &disarm, at, &mut wrongs),
+        arm: wrongs.each("arm", &arm, at),
+        disarm: wrongs.each("disarm", &disarm, at),
         drain,
         exemptions,
         forwarded,
         max_duration: wrongs.or("max_duration", max_duration.map_err(at), None),
         observe,
         policy_approvals,
-        sources: each("sources", &sources, at, &mut wrongs),
+        sources: wrongs.each("sources", &sources, at),
         widest_v4: wrongs.or("widest_v4", widest_v4, None),
         widest_v6: wrongs.or("widest_v6", widest_v6, None),
     };

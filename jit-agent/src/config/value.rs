@@ -16,24 +16,7 @@ pub(super) fn parsed<T: FromStr<Err: fmt::Display>>(
         let what = format!("{key} is empty, which allows nothing; leave it out for no limit");
         wrongs.add(key, at(what));
     }
-    Some(each(key, &texts, at, wrongs))
-}
-
-/// The values of a list. `at` begins a sentence with the section.
-pub(super) fn each<T: FromStr<Err: fmt::Display>>(
-    key: &str,
-    texts: &[String],
-    at: impl Fn(String) -> String,
-    wrongs: &mut Wrongs,
-) -> Vec<T> {
-    let mut values = Vec::new();
-    for (index, text) in texts.iter().enumerate() {
-        match text.parse() {
-            Ok(value) => values.push(value),
-            Err(error) => wrongs.add(format!("{key}.{index}"), at(format!("{key}: {error}"))),
-        }
-    }
-    values
+    Some(wrongs.each(key, &texts, at))
 }
 
 /// A size as people write it: `64KiB`, `32MiB`, `1GiB`.

@@ -224,14 +224,7 @@ fn check_sources(
                     [\"0.0.0.0/0\", \"::/0\"]";
         wrongs.add("sources", at(what.into()));
     }
-    let mut sources = Vec::new();
-    for (index, text) in texts.iter().enumerate() {
-        match text.parse() {
-            Ok(source) => sources.push(source),
-            Err(error) => wrongs.add(format!("sources.{index}"), at(format!("sources: {error}"))),
-        }
-    }
-    sources
+    wrongs.each("sources", texts, at)
 }
 
 fn check_approvals(approvals: Option<u8>, signers: usize) -> Result<usize, String> {

@@ -29,6 +29,7 @@ use tempfile::TempDir;
 
 use crate::{
     netns::{Namespace, is_orphan, unique},
+    process::{assert_end, children},
     programs::binary,
 };
 
@@ -229,10 +230,13 @@ pins = "{}"
         command
     }
 
-    /// Ends the agent with a signal and waits for its end.
+    /// Ends the agent with a signal, and waits for its end and for that of its children: they hold
+    /// the listening port.
     pub fn end(&mut self, signal: Signal) {
+        let children = children(self.pid());
         self.signal(signal);
         self.agent.take().expect("an agent").wait().expect("wait for the agent");
+        assert_end(&children, START);
     }
 
     /// Sends the agent a signal.

@@ -1,6 +1,12 @@
-//! What the kernel counts for a process: memory, processor time and wake-ups.
+//! What the kernel counts for a process: memory, processor time and wake-ups; and its children.
 
-use std::{fs, time::Duration};
+use std::{fs, os::fd::OwnedFd, time::Duration};
+
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    process::{Pid, PidfdFlags, pidfd_open},
+    time::Timespec,
+};
 
 use crate::sys;
 
@@ -51,6 +57,35 @@ pub fn sleeps(pids: &[u32]) -> u64 {
         .filter_map(|thread| fs::read_to_string(thread.path().join("status")).ok())
         .map(|text| number(&text, "voluntary_ctxt_switches:"))
         .sum()
+}
+
+/// The children of a process. The descriptors mean these processes for ever, whatever gets their
+/// numbers later.
+pub fn children(pid: u32) -> Vec<OwnedFd> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let lists =
+        threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    let lists: Vec<String> = lists.collect();
+    let numbers = lists.iter().flat_map(|list| list.split_whitespace());
+    numbers
+        .filter_map(|number| Pid::from_raw(number.parse().ok()?))
+        // One that has ended meanwhile is no child any more.
+        .filter_map(|child| pidfd_open(child, PidfdFlags::empty()).ok())
+        .collect()
+}
+
+/// Waits for the end of processes, of each at most `within`.
+///
+/// # Panics
+///
+/// One has not ended then.
+#[track_caller]
+pub fn assert_end(processes: &[OwnedFd], within: Duration) {
+    let within = Timespec::try_from(within).expect("a time");
+    for process in processes {
+        let mut end = [PollFd::new(process, PollFlags::IN)];
+        assert_eq!(poll(&mut end, Some(&within)), Ok(1), "a child lives on");
+    }
 }
 
 fn read(path: &str) -> String {

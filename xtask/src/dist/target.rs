@@ -25,6 +25,7 @@ pub(crate) enum Target {
     /// 64-bit ARM, glibc
     Aarch64,
     /// 64-bit x86, glibc
+    #[value(name = "x86_64")]
     X86_64,
     /// 64-bit x86, without any library: for hosts whose glibc is older than the one here
     #[value(name = "x86_64-static")]
@@ -219,7 +220,16 @@ fn archives_alone(musl: &Path) -> Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use clap::ValueEnum as _;
+
     use super::*;
+
+    #[test]
+    fn a_target_is_chosen_by_the_label_that_tarballs_have() {
+        for target in Target::value_variants() {
+            assert_eq!(Target::from_str(target.label(), false), Ok(*target));
+        }
+    }
 
     #[test]
     fn names_of_this_machine_are_replaced_in_rust_and_c() {

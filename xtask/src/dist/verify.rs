@@ -29,11 +29,15 @@ pub(super) fn run(arguments: &[String], scratch: &Path) -> Result<()> {
     if scratch.exists() {
         fs::remove_dir_all(scratch).with_context(|| format!("emptying {}", scratch.display()))?;
     }
+    // The branch may move between the builds.
+    let commit = shell::answer(&mut git(["rev-parse", "HEAD"])).context("which commit is it?")?;
     let mut lists = Vec::new();
     for (number, (place, zone, language, mask)) in (1..).zip(BUILDS) {
         let clone = scratch.join(place);
         let mut copy = git(["clone", "--quiet", "--no-hardlinks"]);
         shell::quiet(copy.arg(shell::root()).arg(&clone))?;
+        let mut choose = git(["checkout", "--quiet", "--detach"]);
+        shell::quiet(choose.arg(commit.trim()).current_dir(&clone))?;
         let out = clone.join("target/dist");
         let mut build = shell::program("sh", ["-c", "umask \"$1\" && shift && exec \"$@\"", "sh"]);
         build.arg(mask).arg(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

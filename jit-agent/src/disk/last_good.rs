@@ -13,6 +13,7 @@ use std::{
 };
 
 use jit_proto::WallTime;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 
@@ -102,6 +103,13 @@ pub(super) fn hash_of(text: &str) -> String {
     Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Whether there is no such file. The file system of pins has no names with a dot, and refuses each of
+/// them as not permitted (kernel/bpf/inode.c, bpf_lookup).
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+        || error.raw_os_error() == Some(Errno::PERM.raw_os_error())
+}
+
 /// Reads a file of a state directory that others cannot have written; `None`: there is none.
 pub(super) fn read_json<T: DeserializeOwned>(
     state: &Path,
@@ -115,11 +123,7 @@ pub(super) fn read_json<T: DeserializeOwned>(
     }
     let text = match sys::read_trusted(&path) {
         Ok(text) => text,
-        Err(FileError::Io { error, .. })
-            if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
-        {
-            return Ok(None);
-        }
+        Err(FileError::Io { error, .. }) if is_absent(&error) => return Ok(None),
         Err(error) => return Err(error),
     };
     let parsed = serde_json::from_str(&text);

@@ -85,6 +85,17 @@ pub(crate) fn knock_while(site: &mut Site, body: impl FnOnce(&mut Site, &Knockin
 }
 
 #[test]
+fn a_start_where_all_is_well_logs_no_error() {
+    let mut site = Site::new();
+    for _ in 0..2 {
+        site.start();
+        let log = site.log();
+        assert!(!log.contains("ERROR") && !log.contains("WARN"), "{log}");
+        site.end(Signal::TERM);
+    }
+}
+
+#[test]
 fn ten_restarts_open_nothing_to_a_stranger_and_lose_nothing_granted() {
     let mut site = Site::new();
     site.start();

@@ -1,0 +1,10 @@
+//! The controller of jit-agent: who may ask, who must agree, what is signed, and how it reaches the hosts.
+//!
+//! From the bottom: `model` (nouns, pure), `rules` (Cedar, pure), `store` (the database), `audit`,
+//! `signer` (a process of its own, the only one with a key), `desk` (what may be done with a request),
+//! `fleet` (hosts: connections, deliveries, what they answer), `api` (HTTP), `app` (wiring), `commands`.
+//! Nothing here can open a port: only what the signer signs can, and each host checks that by itself.
+
+pub mod audit;
+pub mod model;
+pub mod store;

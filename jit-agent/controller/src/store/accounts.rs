@@ -1,0 +1,159 @@
+//! Accounts and their tokens. A token's text is never stored: only its hash.
+
+use std::collections::BTreeSet;
+
+use sqlx::{Row as _, any::AnyRow, query};
+
+use super::{
+    Store, StoreError, Tx,
+    error::{json, to_json},
+};
+use crate::model::Account;
+
+/// A token, without its text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// Its name in lists: a ULID.
+    pub id: String,
+    /// SHA-256 of its text, as 64 hex digits.
+    pub hash: String,
+    /// The account that it acts for.
+    pub account: String,
+    /// What it may do.
+    pub scopes: BTreeSet<String>,
+    /// What it is for, in words.
+    pub label: String,
+    /// When it was made, milliseconds since the Unix epoch.
+    pub created_ms: i64,
+    /// When it ends.
+    pub ends_ms: i64,
+    /// When it was last used, to the minute; 0: never.
+    pub used_ms: i64,
+    /// When it was revoked; 0: it is not.
+    pub revoked_ms: i64,
+}
+
+impl Store {
+    /// All accounts, by name.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn accounts(&self) -> Result<Vec<Account>, StoreError> {
+        let rows = query("SELECT * FROM account ORDER BY name").fetch_all(self.pool()).await?;
+        rows.iter().map(account).collect()
+    }
+
+    /// The account with this name.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn account(&self, name: &str) -> Result<Option<Account>, StoreError> {
+        let row = query("SELECT * FROM account WHERE name = $1").bind(name);
+        row.fetch_optional(self.pool()).await?.as_ref().map(account).transpose()
+    }
+
+    /// The token with this hash, whether it has ended or not.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn token(&self, hash: &str) -> Result<Option<Token>, StoreError> {
+        let row = query("SELECT * FROM token WHERE hash = $1").bind(hash);
+        row.fetch_optional(self.pool()).await?.as_ref().map(token).transpose()
+    }
+
+    /// The tokens of an account, the newest first; of all accounts without a name.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn tokens(&self, of: Option<&str>) -> Result<Vec<Token>, StoreError> {
+        let rows = query("SELECT * FROM token WHERE $1 = '' OR account = $1 ORDER BY id DESC");
+        let rows = rows.bind(of.unwrap_or_default()).fetch_all(self.pool()).await?;
+        rows.iter().map(token).collect()
+    }
+
+    /// Records that a token was used.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn token_used(&self, id: &str, now_ms: i64) -> Result<(), StoreError> {
+        let update = query("UPDATE token SET used_ms = $2 WHERE id = $1").bind(id).bind(now_ms);
+        update.execute(self.pool()).await?;
+        Ok(())
+    }
+}
+
+/// Makes an account, or changes what it says.
+///
+/// # Errors
+/// Those of the database.
+pub async fn put(tx: &mut Tx, account: &Account) -> Result<(), StoreError> {
+    let statement = "INSERT INTO account (name, subject, groups_json, disabled, created_ms) \
+                     VALUES ($1, $2, $3, $4, $5) ON CONFLICT (name) DO UPDATE SET \
+                     subject = excluded.subject, groups_json = excluded.groups_json, \
+                     disabled = excluded.disabled";
+    query(statement)
+        .bind(account.name.as_str())
+        .bind(account.subject.as_str())
+        .bind(to_json(&account.groups))
+        .bind(i64::from(account.disabled))
+        .bind(account.created_ms)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// Adds a token.
+///
+/// # Errors
+/// Those of the database.
+pub async fn add_token(tx: &mut Tx, token: &Token) -> Result<(), StoreError> {
+    let statement = "INSERT INTO token (id, hash, account, scopes_json, label, created_ms, ends_ms, \
+                     used_ms, revoked_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+    query(statement)
+        .bind(token.id.as_str())
+        .bind(token.hash.as_str())
+        .bind(token.account.as_str())
+        .bind(to_json(&token.scopes))
+        .bind(token.label.as_str())
+        .bind(token.created_ms)
+        .bind(token.ends_ms)
+        .bind(token.used_ms)
+        .bind(token.revoked_ms)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// Ends a token; returns whether there was such a one.
+///
+/// # Errors
+/// Those of the database.
+pub async fn revoke_token(tx: &mut Tx, id: &str, now_ms: i64) -> Result<bool, StoreError> {
+    let update = query("UPDATE token SET revoked_ms = $2 WHERE id = $1 AND revoked_ms = 0");
+    let done = update.bind(id).bind(now_ms).execute(&mut **tx).await?;
+    Ok(done.rows_affected() == 1)
+}
+
+fn account(row: &AnyRow) -> Result<Account, StoreError> {
+    Ok(Account {
+        name: row.try_get("name")?,
+        subject: row.try_get("subject")?,
+        groups: json("groups of an account", row.try_get("groups_json")?)?,
+        disabled: row.try_get::<i64, _>("disabled")? != 0,
+        created_ms: row.try_get("created_ms")?,
+    })
+}
+
+fn token(row: &AnyRow) -> Result<Token, StoreError> {
+    Ok(Token {
+        id: row.try_get("id")?,
+        hash: row.try_get("hash")?,
+        account: row.try_get("account")?,
+        scopes: json("scopes of a token", row.try_get("scopes_json")?)?,
+        label: row.try_get("label")?,
+        created_ms: row.try_get("created_ms")?,
+        ends_ms: row.try_get("ends_ms")?,
+        used_ms: row.try_get("used_ms")?,
+        revoked_ms: row.try_get("revoked_ms")?,
+    })
+}

@@ -1,0 +1,235 @@
+//! The outbox: what hosts must still hear, and what they have answered. One row a host and grant.
+
+use sqlx::{Row as _, any::AnyRow, query};
+
+use super::{Store, StoreError, Tx};
+use crate::model::Answer;
+
+/// What a host must hear of a grant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Wanted {
+    /// It has ended: before anything that opens.
+    Revoke,
+    /// The grant.
+    Grant,
+}
+
+impl Wanted {
+    /// Its word in the store.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Grant => "grant",
+            Self::Revoke => "revoke",
+        }
+    }
+}
+
+/// One host's part of a grant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// Id of the grant.
+    pub grant_id: String,
+    /// Id of the host.
+    pub host: String,
+    /// The request.
+    pub request: String,
+    /// What the host must hear.
+    pub wanted: Wanted,
+    /// It has not answered to that yet.
+    pub pending: bool,
+    /// Its last answer.
+    pub answer: Answer,
+    /// The reason word of that answer.
+    pub word: String,
+    /// The host's sentence about it.
+    pub detail: String,
+    /// Why the host does not answer, in words; empty: it does.
+    pub trouble: String,
+    /// Since when, milliseconds since the Unix epoch; 0: it does.
+    pub trouble_since_ms: i64,
+    /// How often it was tried.
+    pub attempts: i64,
+    /// When it is tried next.
+    pub next_ms: i64,
+    /// When the host answered; 0: never.
+    pub answered_ms: i64,
+    /// From then on it is not tried any more.
+    pub until_ms: i64,
+}
+
+impl Store {
+    /// What is due: revocations first, then the oldest; at most `most`.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn deliveries_due(
+        &self,
+        now_ms: i64,
+        most: u32,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        let rows = "SELECT * FROM delivery WHERE pending = 1 AND next_ms <= $1 AND until_ms > $1 \
+                    ORDER BY wanted DESC, next_ms, grant_id LIMIT $2";
+        let rows = query(rows).bind(now_ms).bind(i64::from(most)).fetch_all(self.pool()).await?;
+        rows.iter().map(delivery).collect()
+    }
+
+    /// When the next one is due, milliseconds since the Unix epoch; `None`: nothing waits.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn next_delivery(&self) -> Result<Option<i64>, StoreError> {
+        let row = query("SELECT next_ms FROM delivery WHERE pending = 1 ORDER BY next_ms LIMIT 1");
+        let row = row.fetch_optional(self.pool()).await?;
+        Ok(row.map(|row| row.try_get("next_ms")).transpose()?)
+    }
+
+    /// What the hosts of a request have answered, by host.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn deliveries_of(&self, request: &str) -> Result<Vec<Delivery>, StoreError> {
+        let rows = query("SELECT * FROM delivery WHERE request = $1 ORDER BY host, grant_id");
+        rows.bind(request).fetch_all(self.pool()).await?.iter().map(delivery).collect()
+    }
+
+    /// Tries everything for this host again now: it answers again.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn host_is_back(&self, host: &str, now_ms: i64) -> Result<u64, StoreError> {
+        let update =
+            "UPDATE delivery SET next_ms = $2 WHERE host = $1 AND pending = 1 AND next_ms > $2";
+        Ok(query(update).bind(host).bind(now_ms).execute(self.pool()).await?.rows_affected())
+    }
+}
+
+/// Adds a row for each host of a grant.
+///
+/// # Errors
+/// Those of the database.
+pub async fn insert(
+    tx: &mut Tx,
+    request: &str,
+    grant_id: &str,
+    hosts: &[String],
+    now_ms: i64,
+    until_ms: i64,
+) -> Result<(), StoreError> {
+    let statement = "INSERT INTO delivery (grant_id, host, request, wanted, pending, answer, word, \
+                     detail, trouble, trouble_since_ms, attempts, next_ms, answered_ms, until_ms) \
+                     VALUES ($1, $2, $3, $4, 1, $5, '', '', '', 0, 0, $6, 0, $7)";
+    for host in hosts {
+        query(statement)
+            .bind(grant_id)
+            .bind(host.as_str())
+            .bind(request)
+            .bind(Wanted::Grant.word())
+            .bind(Answer::Waiting.word())
+            .bind(now_ms)
+            .bind(until_ms)
+            .execute(&mut **tx)
+            .await?;
+    }
+    Ok(())
+}
+
+/// From now on hosts must hear that the request's grants have ended.
+///
+/// # Errors
+/// Those of the database.
+pub async fn revoke(tx: &mut Tx, request: &str, now_ms: i64) -> Result<(), StoreError> {
+    let update = "UPDATE delivery SET wanted = $2, pending = 1, attempts = 0, next_ms = $3 \
+                  WHERE request = $1 AND wanted <> $2";
+    let update = query(update).bind(request).bind(Wanted::Revoke.word()).bind(now_ms);
+    update.execute(&mut **tx).await?;
+    Ok(())
+}
+
+/// Keeps a host's answer, if it is to what the host must hear now: an answer to the grant that comes
+/// after a revocation was asked for changes nothing. Returns whether it was kept.
+///
+/// # Errors
+/// Those of the database.
+pub async fn answered(
+    tx: &mut Tx,
+    of: &Delivery,
+    answer: Answer,
+    word: &str,
+    detail: &str,
+    now_ms: i64,
+) -> Result<bool, StoreError> {
+    let update = "UPDATE delivery SET pending = 0, answer = $4, word = $5, detail = $6, trouble = '', \
+                  trouble_since_ms = 0, answered_ms = $7 \
+                  WHERE grant_id = $1 AND host = $2 AND wanted = $3";
+    let done = query(update)
+        .bind(of.grant_id.as_str())
+        .bind(of.host.as_str())
+        .bind(of.wanted.word())
+        .bind(answer.word())
+        .bind(word)
+        .bind(detail)
+        .bind(now_ms)
+        .execute(&mut **tx)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Keeps that a host did not answer, and when it is tried again.
+///
+/// # Errors
+/// Those of the database.
+pub async fn failed(
+    tx: &mut Tx,
+    of: &Delivery,
+    trouble: &str,
+    now_ms: i64,
+    next_ms: i64,
+) -> Result<(), StoreError> {
+    let update = "UPDATE delivery SET attempts = attempts + 1, trouble = $4, next_ms = $6, \
+                  trouble_since_ms = CASE trouble_since_ms WHEN 0 THEN $5 ELSE trouble_since_ms END \
+                  WHERE grant_id = $1 AND host = $2 AND wanted = $3 AND pending = 1";
+    query(update)
+        .bind(of.grant_id.as_str())
+        .bind(of.host.as_str())
+        .bind(of.wanted.word())
+        .bind(trouble)
+        .bind(now_ms)
+        .bind(next_ms)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// What the hosts of a request have answered, as this transaction sees it.
+///
+/// # Errors
+/// Those of the database.
+pub async fn of_request(tx: &mut Tx, request: &str) -> Result<Vec<Delivery>, StoreError> {
+    let rows = query("SELECT * FROM delivery WHERE request = $1 ORDER BY host, grant_id");
+    rows.bind(request).fetch_all(&mut **tx).await?.iter().map(delivery).collect()
+}
+
+fn delivery(row: &AnyRow) -> Result<Delivery, StoreError> {
+    let wanted: &str = row.try_get("wanted")?;
+    let answer: &str = row.try_get("answer")?;
+    Ok(Delivery {
+        grant_id: row.try_get("grant_id")?,
+        host: row.try_get("host")?,
+        request: row.try_get("request")?,
+        wanted: match wanted {
+            "grant" => Wanted::Grant,
+            "revoke" => Wanted::Revoke,
+            other => return Err(StoreError::corrupt("wanted", other)),
+        },
+        pending: row.try_get::<i64, _>("pending")? != 0,
+        answer: Answer::of_word(answer).ok_or_else(|| StoreError::corrupt("answer", answer))?,
+        word: row.try_get("word")?,
+        detail: row.try_get("detail")?,
+        trouble: row.try_get("trouble")?,
+        trouble_since_ms: row.try_get("trouble_since_ms")?,
+        attempts: row.try_get("attempts")?,
+        next_ms: row.try_get("next_ms")?,
+        answered_ms: row.try_get("answered_ms")?,
+        until_ms: row.try_get("until_ms")?,
+    })
+}

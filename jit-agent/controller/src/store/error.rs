@@ -1,0 +1,50 @@
+//! Why the database did not do what was asked.
+
+/// Why the database did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Somebody else has changed it meanwhile.
+    #[error("{0} was changed meanwhile; read it again")]
+    Conflict(String),
+    /// What is stored cannot be read: another program wrote it, or the disk is broken.
+    #[error("the database holds something that is no {what}: {why}")]
+    Corrupt {
+        /// What it should be.
+        what: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The database refused, or broke off.
+    #[error("the database: {0}")]
+    Database(#[from] sqlx::Error),
+    /// Tables could not be brought up to date.
+    #[error("the tables of the database cannot be brought up to date: {0}")]
+    Migration(#[from] sqlx::migrate::MigrateError),
+    /// It cannot be opened.
+    #[error("the database cannot be opened: {0}")]
+    Unreachable(#[source] sqlx::Error),
+}
+
+impl StoreError {
+    pub(crate) fn corrupt(what: &'static str, why: impl ToString) -> Self {
+        Self::Corrupt { what, why: why.to_string() }
+    }
+
+    /// Whether it is the refusal of a second row with the same key.
+    pub fn is_duplicate(&self) -> bool {
+        matches!(self, Self::Database(sqlx::Error::Database(error)) if error.is_unique_violation())
+    }
+}
+
+/// Reads a column that holds JSON.
+pub(crate) fn json<T: serde::de::DeserializeOwned>(
+    what: &'static str,
+    text: &str,
+) -> Result<T, StoreError> {
+    serde_json::from_str(text).map_err(|why| StoreError::corrupt(what, why))
+}
+
+/// Writes one.
+pub(crate) fn to_json<T: serde::Serialize>(value: &T) -> String {
+    serde_json::to_string(value).expect("the store's values are texts, numbers and lists")
+}

@@ -1,0 +1,115 @@
+//! Hosts: what administrators say of them, and what their agents answered last.
+
+use sqlx::{Row as _, any::AnyRow, query};
+
+use super::{
+    Store, StoreError, Tx,
+    error::{json, to_json},
+};
+use crate::model::{Host, host::Observed};
+
+/// A host, with what its agent answered last.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoredHost {
+    /// As administrators describe it.
+    pub host: Host,
+    /// As its agent answered.
+    pub observed: Observed,
+}
+
+impl Store {
+    /// Hosts by id: those after `after`, at most `most` of them. With a condition only such ones.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn hosts(
+        &self,
+        after: &str,
+        most: u32,
+        condition: Option<&str>,
+    ) -> Result<Vec<StoredHost>, StoreError> {
+        let statement = "SELECT * FROM host WHERE id > $1 AND ($2 = '' OR condition = $2) \
+                         ORDER BY id LIMIT $3";
+        let rows = query(statement)
+            .bind(after)
+            .bind(condition.unwrap_or_default())
+            .bind(i64::from(most))
+            .fetch_all(self.pool())
+            .await?;
+        rows.iter().map(host).collect()
+    }
+
+    /// The host with this id.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn host(&self, id: &str) -> Result<Option<StoredHost>, StoreError> {
+        let row = query("SELECT * FROM host WHERE id = $1").bind(id);
+        row.fetch_optional(self.pool()).await?.as_ref().map(host).transpose()
+    }
+
+    /// Number of hosts.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn host_count(&self) -> Result<i64, StoreError> {
+        let row = query("SELECT COUNT(*) AS count FROM host").fetch_one(self.pool()).await?;
+        Ok(row.try_get("count")?)
+    }
+
+    /// Writes what a host's agent answered. A host that was removed meanwhile stays removed.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn observe(&self, id: &str, observed: &Observed) -> Result<(), StoreError> {
+        let update = "UPDATE host SET condition = $2, observed_json = $3 WHERE id = $1";
+        let update = query(update).bind(id).bind(observed.condition.word()).bind(to_json(observed));
+        update.execute(self.pool()).await?;
+        Ok(())
+    }
+}
+
+/// Makes a host, or changes what administrators say of it.
+///
+/// # Errors
+/// Those of the database.
+pub async fn put(tx: &mut Tx, host: &Host) -> Result<(), StoreError> {
+    let observed = Observed::default();
+    let statement = "INSERT INTO host (id, address, server_name, labels_json, groups_json, condition, \
+                     observed_json) VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (id) DO UPDATE SET \
+                     address = excluded.address, server_name = excluded.server_name, \
+                     labels_json = excluded.labels_json, groups_json = excluded.groups_json";
+    query(statement)
+        .bind(host.id.as_str())
+        .bind(host.address.as_str())
+        .bind(host.server_name.as_str())
+        .bind(to_json(&host.labels))
+        .bind(to_json(&host.groups))
+        .bind(observed.condition.word())
+        .bind(to_json(&observed))
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// Removes a host; returns whether there was such a one.
+///
+/// # Errors
+/// Those of the database.
+pub async fn remove(tx: &mut Tx, id: &str) -> Result<bool, StoreError> {
+    let done = query("DELETE FROM host WHERE id = $1").bind(id).execute(&mut **tx).await?;
+    Ok(done.rows_affected() == 1)
+}
+
+fn host(row: &AnyRow) -> Result<StoredHost, StoreError> {
+    Ok(StoredHost {
+        host: Host {
+            id: row.try_get("id")?,
+            address: row.try_get("address")?,
+            server_name: row.try_get("server_name")?,
+            labels: json("labels of a host", row.try_get("labels_json")?)?,
+            groups: json("groups of a host", row.try_get("groups_json")?)?,
+        },
+        observed: json("answer of a host", row.try_get("observed_json")?)?,
+    })
+}

@@ -1,0 +1,76 @@
+//! What was stored is read back, and what was not committed is not there.
+
+use jit_controller::{
+    audit::{self, Code, Record},
+    model::{Account, Host},
+    store::{Store, accounts, hosts},
+};
+use serde_json::json;
+
+use crate::databases::Database;
+
+on_each_database! {
+    accounts_and_hosts_are_read_back,
+    the_audit_is_a_chain_without_gaps,
+    a_second_opening_finds_the_tables,
+}
+
+async fn accounts_and_hosts_are_read_back(database: Database) {
+    let store = Store::open(&database.url).await.unwrap();
+    let ana = Account {
+        name: "ana".into(),
+        subject: "ana@example.org".into(),
+        groups: ["admins".to_owned(), "sre".to_owned()].into(),
+        disabled: false,
+        created_ms: 7,
+    };
+    let web = Host {
+        id: "web-1".into(),
+        address: "192.0.2.10:7443".into(),
+        labels: [("env".to_owned(), "prod".to_owned())].into(),
+        ..Host::default()
+    };
+    let mut tx = store.begin().await.unwrap();
+    accounts::put(&mut tx, &ana).await.unwrap();
+    hosts::put(&mut tx, &web).await.unwrap();
+    drop(tx);
+    assert_eq!(store.account("ana").await.unwrap(), None);
+    let mut tx = store.begin().await.unwrap();
+    accounts::put(&mut tx, &ana).await.unwrap();
+    hosts::put(&mut tx, &web).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(store.account("ana").await.unwrap(), Some(ana));
+    let found = store.hosts("", 10, None).await.unwrap();
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].host, web);
+}
+
+async fn the_audit_is_a_chain_without_gaps(database: Database) {
+    let store = Store::open(&database.url).await.unwrap();
+    let write = async |store: Store| {
+        for number in 0..20 {
+            let mut tx = store.begin().await.unwrap();
+            let record = Record::new(Code::Started, "", "controller", json!({ "number": number }));
+            audit::append(&mut tx, number, &record).await.unwrap();
+            tx.commit().await.unwrap();
+        }
+    };
+    tokio::join!(write(store.clone()), write(store.clone()), write(store.clone()));
+    let lines = store.audit_after(0, 100).await.unwrap();
+    assert_eq!(lines.len(), 60);
+    let mut prev = "0".repeat(64);
+    for (number, line) in (1..).zip(&lines) {
+        let value: serde_json::Value = serde_json::from_str(&line.line).unwrap();
+        assert_eq!((line.seq, value["prev"].as_str()), (number, Some(prev.as_str())));
+        prev.clone_from(&line.hash);
+    }
+    assert_eq!(store.audit_tip().await.unwrap(), (60, prev));
+}
+
+async fn a_second_opening_finds_the_tables(database: Database) {
+    for _ in 0..2 {
+        let store = Store::open(&database.url).await.unwrap();
+        assert_eq!(store.host_count().await.unwrap(), 0);
+        store.close().await;
+    }
+}

@@ -224,7 +224,8 @@ pub(crate) mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        let changes: [(&str, fn(&mut Proposal)); 10] = [
+        type Change = fn(&mut Proposal);
+        let changes: [(&str, Change); 10] = [
             ("id", |p| p.id = "x".into()),
             ("hosts", |p| p.hosts.clear()),
             ("hosts", |p| p.hosts = vec![String::new()]),

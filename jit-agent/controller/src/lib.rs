@@ -6,5 +6,9 @@
 //! Nothing here can open a port: only what the signer signs can, and each host checks that by itself.
 
 pub mod audit;
+pub mod clock;
+pub mod desk;
 pub mod model;
+pub mod rules;
+pub mod signer;
 pub mod store;

@@ -16,4 +16,4 @@ pub use grant::GrantPart;
 pub use host::Host;
 pub use proposal::{Proposal, ProposalError};
 pub use state::{Answer, State};
-pub use verdict::{Outcome, Rule, Verdict};
+pub use verdict::{Escalation, Outcome, Rule, Verdict};

@@ -35,6 +35,15 @@ pub struct Rule {
     pub hosts_total: usize,
 }
 
+/// Who is asked too, and when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Escalation {
+    /// So long after the request was submitted, milliseconds.
+    pub after_ms: i64,
+    /// Members of this group may then approve in place of any other.
+    pub group: String,
+}
+
 /// What the rules say of a proposal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
@@ -46,6 +55,8 @@ pub struct Verdict {
     pub needs: Needs,
     /// The longest time that the matching rules allow, milliseconds; `None`: they name none.
     pub max_duration_ms: Option<i64>,
+    /// Who is asked too if nobody has agreed; `None`: nobody.
+    pub escalate: Option<Escalation>,
     /// The rules that matched.
     pub rules: Vec<Rule>,
     /// Why it is denied, a sentence each; empty: it is not.

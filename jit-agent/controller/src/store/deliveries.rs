@@ -92,6 +92,19 @@ impl Store {
         rows.bind(request).fetch_all(self.pool()).await?.iter().map(delivery).collect()
     }
 
+    /// Hosts that had accepted a grant for later, and whose time has begun, are asked again: they answer
+    /// that it is open. Returns the number of rows.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn ask_scheduled_again(&self, now_ms: i64) -> Result<u64, StoreError> {
+        let update = "UPDATE delivery SET pending = 1, attempts = 0, next_ms = $1 \
+                      WHERE answer = 'scheduled' AND wanted = 'grant' AND pending = 0 AND until_ms > $1 \
+                      AND grant_id IN (SELECT id FROM grant_part WHERE not_before_ms <= $1 \
+                      AND not_after_ms > $1)";
+        Ok(query(update).bind(now_ms).execute(self.pool()).await?.rows_affected())
+    }
+
     /// Tries everything for this host again now: it answers again.
     ///
     /// # Errors

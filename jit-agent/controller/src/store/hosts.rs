@@ -1,12 +1,15 @@
 //! Hosts: what administrators say of them, and what their agents answered last.
 
-use sqlx::{Row as _, any::AnyRow, query};
+use sqlx::{AssertSqlSafe, Row as _, any::AnyRow, query};
 
 use super::{
     Store, StoreError, Tx,
     error::{json, to_json},
 };
 use crate::model::{Host, host::Observed};
+
+/// Ids of one question to the database.
+const IDS: usize = 500;
 
 /// A host, with what its agent answered last.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,6 +49,26 @@ impl Store {
     pub async fn host(&self, id: &str) -> Result<Option<StoredHost>, StoreError> {
         let row = query("SELECT * FROM host WHERE id = $1").bind(id);
         row.fetch_optional(self.pool()).await?.as_ref().map(host).transpose()
+    }
+
+    /// The hosts with these ids that there are, by id.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn hosts_by_id(&self, ids: &[String]) -> Result<Vec<StoredHost>, StoreError> {
+        let mut found = Vec::with_capacity(ids.len());
+        for some in ids.chunks(IDS) {
+            let places: Vec<_> = (1..=some.len()).map(|number| format!("${number}")).collect();
+            let places = places.join(", ");
+            // Only numbers of places are put in.
+            let rows =
+                AssertSqlSafe(format!("SELECT * FROM host WHERE id IN ({places}) ORDER BY id"));
+            let rows = some.iter().fold(query(rows), |rows, id| rows.bind(id.as_str()));
+            for row in rows.fetch_all(self.pool()).await? {
+                found.push(host(&row)?);
+            }
+        }
+        Ok(found)
     }
 
     /// Number of hosts.

@@ -1,0 +1,233 @@
+//! Requests that end early, or go on.
+
+use serde_json::json;
+
+use super::{Ask, Desk, DeskError, approve, ask::new_id, enabled, submit};
+use crate::{
+    audit::{self, Code, Record},
+    model::{Account, Needs, Outcome, Proposal, State, Verdict},
+    rules::Action,
+    store::{Request, Tx, deliveries, requests},
+};
+
+/// An extension begins so long before the end of what it extends: hosts start it by their own clocks.
+const OVERLAP_MS: i64 = 5_000;
+
+impl Desk {
+    /// The requester takes a request back before it is on hosts.
+    ///
+    /// # Errors
+    /// It is another's, or it is too late.
+    pub async fn withdraw(
+        &self,
+        who: &Account,
+        id: &str,
+        now_ms: i64,
+    ) -> Result<Request, DeskError> {
+        enabled(who)?;
+        let mut tx = self.store().begin().await?;
+        let mut request = Self::lock(&mut tx, id).await?;
+        if request.proposal.requester != who.subject {
+            drop(tx);
+            let detail = "only who asked can take it back".to_owned();
+            return Err(self.refuse(who, id, "not_permitted", detail, now_ms).await);
+        }
+        match request.state {
+            State::Withdrawn => return Ok(request),
+            State::Pending | State::Approved | State::AwaitingSignatures => {}
+            state if state.is_on_hosts() => {
+                drop(tx);
+                return self.revoke(who, id, "withdrawn", now_ms).await;
+            }
+            state => return Err(ended_already(id, state)),
+        }
+        request.state = State::Withdrawn;
+        request.why = format!("withdrawn by {}", who.subject);
+        request.escalate_ms = 0;
+        requests::update(&mut tx, &request).await?;
+        let record = Record::new(Code::Withdrawn, id, &who.subject, json!({ "account": who.name }));
+        audit::append(&mut tx, now_ms, &record).await?;
+        self.commit(tx).await?;
+        Ok(request)
+    }
+
+    /// Ends what is on hosts: by who asked, or by who may revoke on every host of it.
+    ///
+    /// # Errors
+    /// It is not on hosts, or this person may not.
+    pub async fn revoke(
+        &self,
+        who: &Account,
+        id: &str,
+        reason: &str,
+        now_ms: i64,
+    ) -> Result<Request, DeskError> {
+        enabled(who)?;
+        self.may_end(who, id, now_ms).await?;
+        let mut tx = self.store().begin().await?;
+        let mut request = Self::lock(&mut tx, id).await?;
+        match request.state {
+            State::Revoked => return Ok(request),
+            State::Approved | State::AwaitingSignatures | State::Refused => {}
+            state if state.is_on_hosts() => {}
+            state => return Err(ended_already(id, state)),
+        }
+        request.state = State::Revoked;
+        request.why = format!("revoked by {}: {reason}", who.subject);
+        requests::update(&mut tx, &request).await?;
+        deliveries::revoke(&mut tx, id, now_ms).await?;
+        let fields = json!({ "account": who.name, "reason": reason });
+        audit::append(&mut tx, now_ms, &Record::new(Code::Revoked, id, &who.subject, fields))
+            .await?;
+        self.commit(tx).await?;
+        Ok(request)
+    }
+
+    /// Asks for more time: a request of its own, which begins at the end of this one.
+    ///
+    /// # Errors
+    /// As of [`Desk::submit`]; or it has ended.
+    pub async fn extend(
+        &self,
+        who: &Account,
+        id: &str,
+        duration_ms: i64,
+        reason: &str,
+        key: &str,
+        now_ms: i64,
+    ) -> Result<Request, DeskError> {
+        let old =
+            self.store().request(id).await?.filter(|old| old.proposal.requester == who.subject);
+        let old = old.ok_or_else(|| DeskError::NotFound(format!("request {id} of yours")))?;
+        if old.state.is_final() || old.ends_ms == 0 {
+            return Err(ended_already(id, old.state));
+        }
+        let mut ask = Ask::of(&old.proposal);
+        ask.start_ms = Some((old.ends_ms - OVERLAP_MS).max(now_ms));
+        ask.duration_ms = duration_ms.saturating_add(OVERLAP_MS);
+        ask.replaces = None;
+        if !reason.is_empty() {
+            reason.clone_into(&mut ask.reason);
+        }
+        self.submit(who, ask, key, now_ms).await
+    }
+
+    /// Ends a request earlier than it was approved for. Nobody must agree: it only closes.
+    ///
+    /// # Errors
+    /// It is not on hosts, the end is not earlier, or this person may not.
+    pub async fn shorten(
+        &self,
+        who: &Account,
+        id: &str,
+        ends_ms: i64,
+        reason: &str,
+        now_ms: i64,
+    ) -> Result<Request, DeskError> {
+        enabled(who)?;
+        self.may_end(who, id, now_ms).await?;
+        let seen = self.store().request(id).await?;
+        let seen = seen.ok_or_else(|| DeskError::NotFound(format!("request {id}")))?;
+        let hosts = self.hosts(&seen.proposal.hosts).await?;
+        let mut tx = self.store().begin().await?;
+        let old = Self::lock(&mut tx, id).await?;
+        if !old.state.is_on_hosts() || !old.replaced_by.is_empty() {
+            return Err(ended_already(id, old.state));
+        }
+        if ends_ms <= now_ms || ends_ms >= old.ends_ms {
+            let why = "it must be later than now and earlier than the end that was approved".into();
+            return Err(DeskError::Invalid { field: "ends", why });
+        }
+        let mut new = shortened(&old, who, ends_ms, reason, now_ms)?;
+        requests::insert(&mut tx, &new).await?;
+        submit::submitted(&mut tx, &new, now_ms).await?;
+        approve::approve(&mut tx, &mut new, &hosts, &[], now_ms).await?;
+        self.commit(tx).await?;
+        Ok(new)
+    }
+
+    /// Whether this person may end a request.
+    async fn may_end(&self, who: &Account, id: &str, now_ms: i64) -> Result<(), DeskError> {
+        let request = self.store().request(id).await?;
+        let request = request.ok_or_else(|| DeskError::NotFound(format!("request {id}")))?;
+        if request.proposal.requester == who.subject {
+            return Ok(());
+        }
+        let rules = self.rules().await?;
+        let hosts = self.store().hosts_by_id(&request.proposal.hosts).await?;
+        let closed = hosts.iter().find(|host| !rules.may(who, Action::Revoke, &host.host, now_ms));
+        match closed {
+            None => Ok(()),
+            Some(host) => {
+                let detail = format!("the rules do not let you revoke on {}", host.host.id);
+                Err(self.refuse(who, id, "not_permitted", detail, now_ms).await)
+            }
+        }
+    }
+}
+
+/// The request that a shorter time replaces: the same, with an earlier end. Its verdict names no rule:
+/// the signer compares it with what it signed before.
+fn shortened(
+    old: &Request,
+    who: &Account,
+    ends_ms: i64,
+    reason: &str,
+    now_ms: i64,
+) -> Result<Request, DeskError> {
+    let start_ms = old.proposal.start_ms.filter(|start| *start > now_ms);
+    let proposal = Proposal {
+        id: new_id(now_ms),
+        start_ms,
+        duration_ms: ends_ms - start_ms.unwrap_or(now_ms),
+        reason: if reason.is_empty() { old.proposal.reason.clone() } else { reason.to_owned() },
+        replaces: Some(old.proposal.id.clone()),
+        created_ms: now_ms,
+        approve_until_ms: ends_ms,
+        ..old.proposal.clone()
+    };
+    let proposal = proposal.checked()?;
+    let verdict = Verdict {
+        rules_version: old.verdict.rules_version,
+        outcome: Outcome::Automatic,
+        needs: Needs::default(),
+        max_duration_ms: None,
+        escalate: None,
+        rules: Vec::new(),
+        denied: Vec::new(),
+    };
+    Ok(Request {
+        hash: proposal.hash(),
+        account: who.name.clone(),
+        idempotency_key: proposal.id.clone(),
+        state: State::Pending,
+        why: String::new(),
+        escalate_ms: 0,
+        ends_ms: 0,
+        replaced_by: String::new(),
+        revision: 0,
+        proposal,
+        verdict,
+    })
+}
+
+/// The request that another one replaced ends.
+pub(super) async fn replaced(tx: &mut Tx, new: &Request, now_ms: i64) -> Result<(), DeskError> {
+    let Some(old) = &new.proposal.replaces else { return Ok(()) };
+    let Some(mut old) = requests::lock(tx, old).await? else { return Ok(()) };
+    if old.state.is_final() {
+        return Ok(());
+    }
+    old.state = State::Ended;
+    old.why = format!("replaced by {}", new.proposal.id);
+    requests::update(tx, &old).await?;
+    let fields = json!({ "replaced_by": new.proposal.id });
+    let record = Record::new(Code::Replaced, &old.proposal.id, &new.proposal.requester, fields);
+    audit::append(tx, now_ms, &record).await?;
+    Ok(())
+}
+
+fn ended_already(id: &str, state: State) -> DeskError {
+    let detail = format!("{id} is {}: there is nothing to change", state.word());
+    DeskError::Forbidden { word: "not_open", detail }
+}

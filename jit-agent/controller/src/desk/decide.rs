@@ -47,7 +47,7 @@ impl Desk {
             drop(tx);
             return Err(self.refuse(who, id, "already_decided", detail, now_ms).await);
         }
-        let groups = groups(who, &request);
+        let groups = groups(who, &request, now_ms);
         let may = |host: &StoredHost| rules.may(who, Action::Approve, &host.host, now_ms);
         let closed = hosts.iter().find(|host| !may(host)).map(|host| host.host.id.clone());
         if let Err((word, detail)) = judge(who, &request, &groups, closed, hash, now_ms) {
@@ -135,23 +135,23 @@ pub(super) fn standing(
     let still = |decision: &Decision| {
         let account = accounts.iter().find(|account| account.name == decision.account)?;
         let same = !account.disabled && account.subject == decision.subject;
-        let groups = same.then(|| groups(account, request))?;
+        let groups = same.then(|| groups(account, request, decision.at_ms))?;
         Some(Decision { groups: &decision.groups & &groups, ..decision.clone() })
     };
     decisions.iter().filter_map(still).collect()
 }
 
 /// The group that was asked too because nobody had agreed in time.
-fn escalated(request: &Request) -> Option<&str> {
+fn escalated(request: &Request, now_ms: i64) -> Option<&str> {
     let escalation = request.verdict.escalate.as_ref()?;
-    (request.escalate_ms == 0).then_some(escalation.group.as_str())
+    escalation.is_due(request.proposal.created_ms, now_ms).then_some(escalation.group.as_str())
 }
 
 /// The groups that somebody counts for: those that the rules name; after an escalation its group stands
 /// for each of them.
-fn groups(who: &Account, request: &Request) -> BTreeSet<String> {
+fn groups(who: &Account, request: &Request, now_ms: i64) -> BTreeSet<String> {
     let named = request.verdict.needs.0.keys();
-    let stands_in = escalated(request).is_some_and(|group| who.groups.contains(group));
+    let stands_in = escalated(request, now_ms).is_some_and(|group| who.groups.contains(group));
     named.filter(|group| stands_in || who.groups.contains(*group)).cloned().collect()
 }
 

@@ -35,13 +35,20 @@ pub struct Rule {
     pub hosts_total: usize,
 }
 
-/// Who is asked too, and when.
+/// A group whose members may agree in the place of all needed groups, after a time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Escalation {
-    /// So long after the request was submitted, milliseconds.
+    /// How long after the proposal was submitted ([`super::Proposal::created_ms`]), milliseconds.
     pub after_ms: i64,
-    /// Members of this group may then approve in place of any other.
+    /// The group.
     pub group: String,
+}
+
+impl Escalation {
+    /// Whether the time has passed for what was submitted then.
+    pub const fn is_due(&self, created_ms: i64, now_ms: i64) -> bool {
+        now_ms >= created_ms.saturating_add(self.after_ms)
+    }
 }
 
 /// What the rules say of a proposal.
@@ -55,10 +62,11 @@ pub struct Verdict {
     pub needs: Needs,
     /// The longest time that the matching rules allow, milliseconds; `None`: they name none.
     pub max_duration_ms: Option<i64>,
-    /// Who is asked too if nobody has agreed; `None`: nobody.
-    pub escalate: Option<Escalation>,
     /// The rules that matched.
     pub rules: Vec<Rule>,
     /// Why it is denied, a sentence each; empty: it is not.
     pub denied: Vec<String>,
+    /// Who else may agree, after a time; `None`: nobody.
+    #[serde(default)]
+    pub escalate: Option<Escalation>,
 }

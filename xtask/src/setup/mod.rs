@@ -143,6 +143,12 @@ const NEEDS: &[Need] = &[
         provide: |_| apt::install("checking the packages' scripts", &["shellcheck"]),
     },
     Need {
+        name: "postgres",
+        from: Purpose::Test,
+        find: system::find_postgres,
+        provide: system::provide_postgres,
+    },
+    Need {
         name: "promtool",
         from: Purpose::Test,
         find: promtool::find,

@@ -72,6 +72,29 @@ pub(super) fn mount_bpffs(_: Source) -> Result<()> {
     Ok(())
 }
 
+/// Where Debian's packages put the programs of each version of Postgres.
+const POSTGRES: &str = "/usr/lib/postgresql";
+/// Its package makes a database and starts a server for it, unless this says otherwise. The tests start a
+/// server of their own.
+const NO_CLUSTER: &str = "mkdir -p /etc/postgresql-common/createcluster.d && \
+     echo 'create_main_cluster = off' >/etc/postgresql-common/createcluster.d/jit-agent-tests.conf";
+
+pub(super) fn find_postgres() -> Found {
+    let versions = fs::read_dir(POSTGRES).into_iter().flatten().flatten();
+    let servers = versions.map(|version| version.path().join("bin/postgres"));
+    match servers.filter(|server| server.exists()).max() {
+        Some(server) => Found::Yes(server.display().to_string()),
+        None => Found::No(format!("no server below {POSTGRES}")),
+    }
+}
+
+pub(super) fn provide_postgres(_: Source) -> Result<()> {
+    let reason = "testing the controller with a server of Postgres";
+    let prepare = shell::program("sh", ["-c", NO_CLUSTER]);
+    shell::quiet(&mut shell::as_root(reason, prepare)?)?;
+    apt::install(reason, &["postgresql"])
+}
+
 /// The Python with the packages that a gRPC client in another language needs.
 pub(crate) fn client_python() -> PathBuf {
     shell::target().join("client-venv/bin/python3")

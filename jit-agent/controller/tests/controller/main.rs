@@ -1,5 +1,11 @@
 //! The controller with a real database: each test runs on SQLite and on Postgres.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that meets the unexpected panics"
+)]
+
 #[macro_use]
 mod databases;
 

@@ -1,11 +1,14 @@
 //! Talking to an agent: which one ([`target`]), how to reach it (`dial`, [`local`]), what to ask
-//! ([`agent`]), signing for it ([`signing`]), and what a person sees of its answers ([`status`]).
+//! ([`agent`]), signing for it ([`signing`]), its certificates
+//! (`ca`), and what a person sees of its answers ([`status`]).
 //!
 //! Errors come back as data ([`CallError`]); nothing here prints or ends the program.
 
 #![deny(clippy::print_stderr, clippy::print_stdout)]
 
 pub mod agent;
+#[cfg(feature = "pki")]
+pub mod ca;
 mod dial;
 mod error;
 pub mod exit;

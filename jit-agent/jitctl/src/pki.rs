@@ -6,16 +6,14 @@ use std::{
     net::IpAddr,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use clap::{Args, Subcommand};
-use jit_client::{exit::Exit, files::read_text};
-use jit_proto::pem;
-use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
-    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
-    date_time_ymd,
+use jit_client::{
+    ca::{self, Authority, CaError, Names, Pair, Request},
+    exit::Exit,
+    files::read_text,
 };
 
 use crate::{
@@ -23,11 +21,6 @@ use crate::{
     files::{self, PRIVATE, PUBLIC},
     text,
 };
-
-/// How long before now certificates become valid, for hosts with a slow clock.
-const BACKDATE: Duration = Duration::from_secs(300);
-/// Last second that an X.509 date has room for (RFC 5280 section 4.1.2.5): 9999-12-31T23:59:59Z.
-const LAST_SECOND: u64 = 253_402_300_799;
 
 /// Arguments of `pki`.
 #[derive(Args, Debug)]
@@ -99,13 +92,9 @@ fn init(args: &InitArgs) -> Result<Exit, Failure> {
     DirBuilder::new().recursive(true).mode(0o700).create(&args.dir).map_err(|error| {
         Failure::files(format!("cannot make the directory {}: {error}", args.dir.display()))
     })?;
-    let mut params = params(&args.name, SystemTime::now(), args.lifetime);
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    let pair = generate()?;
-    let made = params.self_signed(&pair).map_err(|error| cannot_make(&args.name, &error))?;
-    files::write_new(&key, pair.serialize_pem().as_bytes(), PRIVATE)?;
-    files::write_new(&cert, made.pem().as_bytes(), PUBLIC)?;
+    let made = Authority::create(&args.name, args.lifetime);
+    let made = made.map_err(|error| cannot_make(&args.name, &error))?;
+    write_pair(&made, &cert, &key)?;
     text::print(&format!(
         "development CA `{}`, valid for {}\n  certificate  {}\n  private key  {}\n\
          This is a development CA: its key is not encrypted, and it cannot revoke. In production\n\
@@ -127,90 +116,49 @@ fn issue(args: &IssueArgs) -> Result<Exit, Failure> {
         )));
     }
     let request = args.csr.as_deref().map(read_request).transpose()?;
-    let names = subject_alt_names(args, request.as_ref())?;
+    let names = Names { dns: args.dns.clone(), ip: args.ip.clone(), uri: args.uri.clone() };
+    let failed = |error: CaError| cannot_make(&args.name, &error);
+    ca::check_names(&names, request.as_ref()).map_err(failed)?;
     let (cert, key) = paths(&args.dir, &args.name);
     match request {
         None => files::refuse_existing(&[&cert, &key])?,
         Some(_) => files::refuse_existing(&[&cert])?,
     }
-    let issuer = load_ca(&args.dir)?;
-
-    let mut params = params(&args.name, SystemTime::now(), args.lifetime);
-    params.subject_alt_names = names;
-    params.use_authority_key_identifier_extension = true;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages =
-        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    let authority = load_ca(&args.dir)?;
     let lifetime = text::duration(args.lifetime);
     let head = format!(
         "certificate of the development CA, valid for {lifetime}\n  certificate  {}\n",
         cert.display()
     );
     if let Some(request) = request {
-        let made = params.signed_by(&request.public_key, &issuer);
-        let made = made.map_err(|error| cannot_make(&args.name, &error))?;
-        files::write_new(&cert, made.pem().as_bytes(), PUBLIC)?;
+        let made = authority.sign(&request, &args.name, &names, args.lifetime).map_err(failed)?;
+        files::write_new(&cert, made.as_bytes(), PUBLIC)?;
         text::print(&head)?;
         return Ok(Exit::Success);
     }
-    let pair = generate()?;
-    let made = params.signed_by(&pair, &issuer).map_err(|error| cannot_make(&args.name, &error))?;
-    files::write_new(&key, pair.serialize_pem().as_bytes(), PRIVATE)?;
-    files::write_new(&cert, made.pem().as_bytes(), PUBLIC)?;
+    let made = authority.issue(&args.name, &names, args.lifetime).map_err(failed)?;
+    write_pair(&made, &cert, &key)?;
     text::print(&format!("{head}  private key  {}\n", key.display()))?;
     Ok(Exit::Success)
 }
 
+fn write_pair(pair: &Pair, cert: &Path, key: &Path) -> Result<(), Failure> {
+    files::write_new(key, pair.key.as_bytes(), PRIVATE)?;
+    files::write_new(cert, pair.certificate.as_bytes(), PUBLIC)
+}
+
 /// Reads a request for a certificate. Its signature shows that the host has the key (RFC 2986).
-fn read_request(path: &Path) -> Result<CertificateSigningRequestParams, Failure> {
+fn read_request(path: &Path) -> Result<Request, Failure> {
     let text = read_text(path, "the request for a certificate")?;
-    let unusable = |why: String| {
+    Request::from_pem(&text).map_err(|error| {
         Failure::files(format!(
-            "cannot use the request for a certificate {}: {why}",
+            "cannot use the request for a certificate {}: {error}",
             path.display()
         ))
-    };
-    pem::one(&text, &["CERTIFICATE REQUEST"]).map_err(|error| unusable(error.to_string()))?;
-    CertificateSigningRequestParams::from_pem(&text).map_err(|error| unusable(error.to_string()))
+    })
 }
 
-/// The names of the options. A request adds the DNS names and addresses that no option says: a URI is
-/// a controller's identity, which a host must not ask for.
-fn subject_alt_names(
-    args: &IssueArgs,
-    request: Option<&CertificateSigningRequestParams>,
-) -> Result<Vec<SanType>, Failure> {
-    let asked = request.filter(|_| args.dns.is_empty() && args.ip.is_empty());
-    let asked = asked.into_iter().flat_map(|request| &request.params.subject_alt_names);
-    let asked = asked.filter(|name| matches!(name, SanType::DnsName(_) | SanType::IpAddress(_)));
-    let dns = args.dns.iter().map(|name| {
-        let name = name.as_str().try_into();
-        name.map(SanType::DnsName).map_err(|_| ("--dns", "a DNS name in ASCII"))
-    });
-    let uri = args.uri.iter().map(|uri| {
-        let scheme = uri.split_once(':').is_some_and(|(scheme, rest)| {
-            scheme.starts_with(|c: char| c.is_ascii_alphabetic()) && !rest.is_empty()
-        });
-        let uri = uri.as_str().try_into().ok().filter(|_| scheme);
-        uri.map(SanType::URI).ok_or(("--uri", "a URI such as spiffe://example.org/jit-controller"))
-    });
-    let ip = args.ip.iter().map(|ip| Ok(SanType::IpAddress(*ip)));
-    let names = dns
-        .chain(uri)
-        .chain(ip)
-        .chain(asked.cloned().map(Ok))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|(option, expected)| Failure::usage(format!("{option} expects {expected}")))?;
-    if names.is_empty() {
-        return Err(Failure::usage(
-            "the certificate needs a name: add --dns or --ip for an agent (what controllers \
-             connect to), --uri for a controller (its identity in the agents' configuration)",
-        ));
-    }
-    Ok(names)
-}
-
-fn load_ca(dir: &Path) -> Result<Issuer<'static, KeyPair>, Failure> {
+fn load_ca(dir: &Path) -> Result<Authority, Failure> {
     let (cert, key) = paths(dir, "ca");
     let cert_pem = read_text(&cert, "the CA's certificate").map_err(|failure| {
         Failure::files(format!(
@@ -220,40 +168,34 @@ fn load_ca(dir: &Path) -> Result<Issuer<'static, KeyPair>, Failure> {
     })?;
     let key_pem = read_text(&key, "the CA's private key")?;
     files::warn_if_exposed(&key, "the CA's private key");
-    let unusable = |what: &str, path: &Path, why: String| {
-        Failure::files(format!("cannot use the CA's {what} {}: {why}", path.display()))
-    };
-    // `rcgen` would take the first document and leave the rest.
-    pem::one(&cert_pem, &["CERTIFICATE"])
-        .map_err(|error| unusable("certificate", &cert, error.to_string()))?;
-    pem::one(&key_pem, &["PRIVATE KEY"])
-        .map_err(|error| unusable("private key", &key, error.to_string()))?;
-    let pair = KeyPair::from_pem(&key_pem)
-        .map_err(|error| unusable("private key", &key, error.to_string()))?;
-    Issuer::from_ca_cert_pem(&cert_pem, pair)
-        .map_err(|error| unusable("certificate", &cert, error.to_string()))
+    Authority::from_pem(&cert_pem, &key_pem).map_err(|error| {
+        let (what, path) = match error {
+            CaError::Key(_) => ("private key", &key),
+            _ => ("certificate", &cert),
+        };
+        Failure::files(format!("cannot use the CA's {what} {}: {error}", path.display()))
+    })
 }
 
-fn params(name: &str, now: SystemTime, lifetime: Duration) -> CertificateParams {
-    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let at = |since_epoch: Duration| {
-        date_time_ymd(1970, 1, 1) + Duration::from_secs(since_epoch.as_secs().min(LAST_SECOND))
-    };
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, name);
-    params.not_before = at(now.saturating_sub(BACKDATE));
-    params.not_after = at(now.saturating_add(lifetime));
-    params
-}
-
-fn generate() -> Result<KeyPair, Failure> {
-    KeyPair::generate()
-        .map_err(|error| Failure::unavailable(format!("cannot make a private key: {error}")))
-}
-
-fn cannot_make(name: &str, error: &rcgen::Error) -> Failure {
-    Failure::usage(format!("cannot make a certificate for `{}`: {error}", text::printable(name)))
+fn cannot_make(name: &str, error: &CaError) -> Failure {
+    match error {
+        CaError::NewKey(_) => Failure::unavailable(error.to_string()),
+        CaError::Dns(_) => Failure::usage("--dns expects a DNS name in ASCII"),
+        CaError::Uri(_) => {
+            Failure::usage("--uri expects a URI such as spiffe://example.org/jit-controller")
+        }
+        CaError::Unnamed => Failure::usage(
+            "the certificate needs a name: add --dns or --ip for an agent (what controllers \
+             connect to), --uri for a controller (its identity in the agents' configuration)",
+        ),
+        CaError::Made(why) => Failure::usage(format!(
+            "cannot make a certificate for `{}`: {why}",
+            text::printable(name)
+        )),
+        CaError::Certificate(_) | CaError::Key(_) | CaError::Request(_) => {
+            Failure::files(error.to_string())
+        }
+    }
 }
 
 fn paths(dir: &Path, name: &str) -> (PathBuf, PathBuf) {
@@ -264,6 +206,8 @@ fn paths(dir: &Path, name: &str) -> (PathBuf, PathBuf) {
 mod tests {
     use std::os::unix::fs::MetadataExt as _;
 
+    use jit_proto::pem;
+    use rcgen::{CertificateParams, KeyPair, SanType};
     use x509_parser::{extensions::GeneralName, prelude::FromDer as _};
 
     use super::*;

@@ -4,7 +4,15 @@
 //! A record is written in the transaction of what it records: one is never there without the other. Its
 //! line has the SHA-256 of the line before, as in a host's audit (docs/audit.md).
 
+pub mod access;
 mod code;
+pub mod export;
+pub mod forward;
+pub mod head;
+pub mod ocsf;
+pub mod sealing;
+pub mod syslog;
+pub mod verify;
 
 pub use code::Code;
 use serde_json::{Map, Value, json};

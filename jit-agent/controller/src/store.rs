@@ -5,15 +5,16 @@
 
 pub mod accounts;
 pub mod deliveries;
+pub mod dump;
 mod error;
 pub mod grants;
 pub mod hosts;
-mod migrations;
+pub mod migrations;
 pub mod requests;
 pub mod rules;
 pub mod settings;
 
-use std::{path::Path, time::Duration};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
 pub use accounts::Token;
 pub use deliveries::{Delivery, Wanted};
@@ -23,8 +24,9 @@ pub use hosts::StoredHost;
 pub use requests::{Page, Request};
 pub use rules::RulesVersion;
 use sqlx::{
-    Any, AnyPool, Executor as _, Transaction,
+    Any, AnyPool, Executor as _, Row as _, Transaction,
     any::{AnyPoolOptions, install_default_drivers},
+    query,
 };
 
 /// A transaction. Dropped without a commit, it changes nothing.
@@ -64,6 +66,26 @@ impl Store {
     /// # Errors
     /// It cannot be reached or opened, or a newer version has changed its tables.
     pub async fn open(url: &str) -> Result<Self, StoreError> {
+        let store = Self::connect(url).await?;
+        migrations::run(&store, None).await?;
+        Ok(store)
+    }
+
+    /// The same with the tables of these versions only, to put rows into them that a copy holds.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub async fn open_at(url: &str, versions: &BTreeSet<i64>) -> Result<Self, StoreError> {
+        let store = Self::connect(url).await?;
+        migrations::run(&store, Some(versions)).await?;
+        Ok(store)
+    }
+
+    /// Opens the database as it is, to look at it.
+    ///
+    /// # Errors
+    /// It cannot be reached or opened.
+    pub async fn connect(url: &str) -> Result<Self, StoreError> {
         install_default_drivers();
         let kind = if url.starts_with("sqlite:") { Kind::Sqlite } else { Kind::Postgres };
         let url = match kind {
@@ -89,9 +111,27 @@ impl Store {
                 })
             });
         let pool = options.connect(&url).await.map_err(StoreError::Unreachable)?;
-        let store = Self { pool, kind };
-        migrations::run(&store).await?;
-        Ok(store)
+        Ok(Self { pool, kind })
+    }
+
+    /// The versions of its tables, the oldest first; none: it is empty.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn versions(&self) -> Result<BTreeSet<i64>, StoreError> {
+        let there = match self.kind {
+            Kind::Sqlite => "SELECT name FROM sqlite_master WHERE name = '_sqlx_migrations'",
+            Kind::Postgres => {
+                "SELECT CAST(relname AS TEXT) AS name FROM pg_class \
+                 WHERE oid = to_regclass('_sqlx_migrations')"
+            }
+        };
+        if query(there).fetch_optional(&self.pool).await?.is_none() {
+            return Ok(BTreeSet::new());
+        }
+        let rows = query("SELECT version FROM _sqlx_migrations ORDER BY version");
+        let rows = rows.fetch_all(&self.pool).await?;
+        Ok(rows.iter().map(|row| row.try_get("version")).collect::<Result<_, _>>()?)
     }
 
     /// Which database it is.

@@ -15,6 +15,11 @@ macro_rules! codes {
                 match self { $(Self::$variant => $id,)* }
             }
 
+            /// The one with this code.
+            pub fn of_id(id: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|code| code.id() == id)
+            }
+
             /// The name of the event.
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)* }

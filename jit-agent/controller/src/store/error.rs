@@ -20,6 +20,12 @@ pub enum StoreError {
     /// Tables could not be brought up to date.
     #[error("the tables of the database cannot be brought up to date: {0}")]
     Migration(#[from] sqlx::migrate::MigrateError),
+    /// A later version of this program has changed the tables.
+    #[error(
+        "the database has tables of version {0}, which this program does not know: a later \
+         jit-controller has changed them; use that one, or restore a backup from before"
+    )]
+    Newer(i64),
     /// It cannot be opened.
     #[error("the database cannot be opened: {0}")]
     Unreachable(#[source] sqlx::Error),

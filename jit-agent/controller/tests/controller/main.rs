@@ -9,4 +9,9 @@
 #[macro_use]
 mod databases;
 
+mod access;
+mod audit;
+mod filled;
+mod forward;
+mod migrations;
 mod store;

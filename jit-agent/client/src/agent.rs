@@ -12,7 +12,7 @@ use tonic_types::StatusExt as _;
 
 use crate::{
     CallError,
-    dial::{self, Broken, Connection},
+    dial::{self, Broken, Connection, Credentials},
     local,
     target::{Target, Way},
     text,
@@ -25,7 +25,8 @@ const MAX_ANSWER_BYTES: usize = 128 * 1024 * 1024;
 /// Interval between probes of an idle connection, and the wait for the answer to one.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
-/// A connected agent.
+/// A connected agent. Clones share the connection, and its calls run side by side.
+#[derive(Clone)]
 pub struct Agent {
     client: JitAgentClient<Channel>,
     way: Way,
@@ -36,8 +37,21 @@ pub struct Agent {
 impl Agent {
     /// Connects; the handshake is complete when this returns.
     pub async fn connect(target: &Target) -> Result<Self, CallError> {
+        Self::over(target, dial::dial(target, None).await?).await
+    }
+
+    /// The same with credentials that were read before; the files that the target names are only for
+    /// the sentences of errors. For many agents.
+    pub async fn connect_as(
+        target: &Target,
+        credentials: &Credentials,
+    ) -> Result<Self, CallError> {
+        Self::over(target, dial::dial(target, Some(credentials)).await?).await
+    }
+
+    async fn over(target: &Target, connection: Connection) -> Result<Self, CallError> {
         let Target { way, timeout } = target.clone();
-        let Connection { stream, broken } = dial::dial(target).await?;
+        let Connection { stream, broken } = connection;
         // There is one connection, made above. When it breaks, the next call fails.
         let mut stream = Some(TokioIo::new(stream));
         let connector = tower::service_fn(move |_: Uri| {
@@ -176,6 +190,15 @@ impl Agent {
     ) -> Result<v1::BreakGlassResponse, CallError> {
         let answer = within(self.timeout, self.client.break_glass(request)).await;
         answer.map_err(|trouble| self.failure("the opening", trouble))
+    }
+
+    /// Asks for the history of denials.
+    pub async fn denials(
+        &mut self,
+        request: v1::DenialsRequest,
+    ) -> Result<v1::DenialsResponse, CallError> {
+        let answer = within(self.timeout, self.client.denials(request)).await;
+        answer.map_err(|trouble| self.failure("the request for its denials", trouble))
     }
 
     /// Streams the events after a cursor; only new events when it is empty.

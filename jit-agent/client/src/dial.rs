@@ -12,7 +12,7 @@ use std::{
 
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, Error as TlsError, RootCertStore,
-    pki_types::CertificateDer,
+    client::Resumption, pki_types::CertificateDer,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -37,6 +37,24 @@ pub(crate) struct Connection {
     pub(crate) broken: Broken,
 }
 
+/// CA, client certificate and private key, read once for the connections to many agents.
+#[derive(Clone, Debug)]
+pub struct Credentials(Arc<ClientConfig>);
+
+impl Credentials {
+    /// Reads the CA of the agents' certificates, the client certificate chain, and its private key.
+    /// Files that change later are read again by nobody: make new ones.
+    ///
+    /// # Errors
+    /// A file that is missing, unreadable or wrong.
+    pub fn read(ca: &Path, cert: &Path, key: &Path) -> Result<Self, CallError> {
+        let mut config = client_config(ca, cert, key)?;
+        // Each connection proves itself anew, as one with a configuration of its own does.
+        config.resumption = Resumption::disabled();
+        Ok(Self(Arc::new(config)))
+    }
+}
+
 /// The TLS error that ended a connection; empty until then.
 ///
 /// In TLS 1.3 the server checks the client's certificate after the client's handshake is complete.
@@ -45,12 +63,15 @@ pub(crate) struct Connection {
 pub(crate) type Broken = Arc<OnceLock<TlsError>>;
 
 /// Connects within the target's time-out.
-pub(crate) async fn dial(target: &Target) -> Result<Connection, CallError> {
+pub(crate) async fn dial(
+    target: &Target,
+    credentials: Option<&Credentials>,
+) -> Result<Connection, CallError> {
     let Target { way, timeout } = target;
     let connecting = async {
         match way {
             Way::Socket(path) => unix(path).await,
-            Way::Tls(tls) => over_tls(way, tls, *timeout).await,
+            Way::Tls(tls) => over_tls(way, tls, credentials, *timeout).await,
         }
     };
     tokio::time::timeout(*timeout, connecting)
@@ -141,10 +162,18 @@ async fn unix(path: &Path) -> Result<Connection, CallError> {
     Ok(Connection { stream: Box::new(stream), broken: Broken::default() })
 }
 
-async fn over_tls(way: &Way, tls: &Tls, timeout: Duration) -> Result<Connection, CallError> {
-    let config = client_config(tls)?;
+async fn over_tls(
+    way: &Way,
+    tls: &Tls,
+    credentials: Option<&Credentials>,
+    timeout: Duration,
+) -> Result<Connection, CallError> {
+    let config = match credentials {
+        Some(Credentials(config)) => Arc::clone(config),
+        None => Arc::new(client_config(&tls.ca, &tls.cert, &tls.key)?),
+    };
     let tcp = tcp(way, tls, timeout).await?;
-    let connecting = TlsConnector::from(Arc::new(config)).connect(tls.name.clone(), tcp);
+    let connecting = TlsConnector::from(config).connect(tls.name.clone(), tcp);
     let stream = connecting.await.map_err(|error| match tls_error(&error) {
         Some(error) => explain(way, error),
         None => CallError::Unavailable(format!(
@@ -196,30 +225,30 @@ async fn tcp(way: &Way, tls: &Tls, timeout: Duration) -> Result<TcpStream, CallE
     Err(CallError::Unavailable(format!("cannot connect to the agent at {way}: {last}{next}")))
 }
 
-fn client_config(tls: &Tls) -> Result<ClientConfig, CallError> {
+fn client_config(ca: &Path, cert: &Path, key: &Path) -> Result<ClientConfig, CallError> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(&tls.ca, "the CA certificate", Holds::One)? {
+    for certificate in certificates(ca, "the CA certificate", Holds::One)? {
         roots.add(certificate).map_err(|error| {
-            CallError::Files(format!("cannot use the CA certificate {}: {error}", tls.ca.display()))
+            CallError::Files(format!("cannot use the CA certificate {}: {error}", ca.display()))
         })?;
     }
-    let holds = if tls.cert == tls.key { Holds::Both } else { Holds::One };
-    let chain = certificates(&tls.cert, "the client certificate", holds)?;
-    let key = files::read_text(&tls.key, "the private key")?;
-    let key = pem::private_key(&key, holds).map_err(|error| {
-        CallError::Files(format!("cannot use the private key {}: {error}", tls.key.display()))
+    let holds = if cert == key { Holds::Both } else { Holds::One };
+    let chain = certificates(cert, "the client certificate", holds)?;
+    let text = files::read_text(key, "the private key")?;
+    let private = pem::private_key(&text, holds).map_err(|error| {
+        CallError::Files(format!("cannot use the private key {}: {error}", key.display()))
     })?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("ring has TLS 1.3")
         .with_root_certificates(roots)
-        .with_client_auth_cert(chain, key)
+        .with_client_auth_cert(chain, private)
         .map_err(|error| {
             CallError::Files(format!(
                 "cannot use the certificate {} with the private key {}: {error}",
-                tls.cert.display(),
-                tls.key.display()
+                cert.display(),
+                key.display()
             ))
         })?;
     config.alpn_protocols = vec![b"h2".to_vec()];

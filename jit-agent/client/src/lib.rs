@@ -28,5 +28,6 @@ pub mod watch;
 mod worked_example;
 
 pub use agent::Agent;
+pub use dial::Credentials;
 pub use error::CallError;
 pub use target::Target;

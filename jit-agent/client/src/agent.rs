@@ -42,10 +42,7 @@ impl Agent {
 
     /// The same with credentials that were read before; the files that the target names are only for
     /// the sentences of errors. For many agents.
-    pub async fn connect_as(
-        target: &Target,
-        credentials: &Credentials,
-    ) -> Result<Self, CallError> {
+    pub async fn connect_as(target: &Target, credentials: &Credentials) -> Result<Self, CallError> {
         Self::over(target, dial::dial(target, Some(credentials)).await?).await
     }
 

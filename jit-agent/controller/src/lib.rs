@@ -8,6 +8,7 @@
 pub mod audit;
 pub mod clock;
 pub mod desk;
+pub mod fleet;
 pub mod model;
 pub mod rules;
 pub mod signer;

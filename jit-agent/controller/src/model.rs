@@ -7,6 +7,7 @@ pub mod as_text;
 pub mod grant;
 pub mod host;
 pub mod proposal;
+pub mod rollout;
 pub mod state;
 pub mod verdict;
 

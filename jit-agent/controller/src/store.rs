@@ -8,9 +8,11 @@ pub mod deliveries;
 pub mod dump;
 mod error;
 pub mod grants;
+pub mod heads;
 pub mod hosts;
 pub mod migrations;
 pub mod requests;
+pub mod rollouts;
 pub mod rules;
 pub mod settings;
 
@@ -20,8 +22,10 @@ pub use accounts::Token;
 pub use deliveries::{Delivery, Wanted};
 pub use error::StoreError;
 pub use grants::StoredGrant;
+pub use heads::AuditHead;
 pub use hosts::StoredHost;
 pub use requests::{Page, Request};
+pub use rollouts::{Policy, Rollout, RolloutHost};
 pub use rules::RulesVersion;
 use sqlx::{
     Any, AnyPool, Executor as _, Row as _, Transaction,

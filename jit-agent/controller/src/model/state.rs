@@ -26,6 +26,8 @@ macro_rules! words {
     };
 }
 
+pub(super) use words;
+
 words! {
     /// The state of a request.
     State {

@@ -73,6 +73,55 @@ impl Store {
         rows.iter().map(delivery).collect()
     }
 
+    /// Hosts for which something of this kind is due, those that wait longest first; at most `most`.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn hosts_due(
+        &self,
+        wanted: Wanted,
+        now_ms: i64,
+        most: u32,
+    ) -> Result<Vec<String>, StoreError> {
+        let rows = "SELECT host, MIN(next_ms) AS due_ms FROM delivery WHERE pending = 1 \
+                    AND next_ms <= $1 AND until_ms > $1 AND wanted = $2 \
+                    GROUP BY host ORDER BY due_ms, host LIMIT $3";
+        let rows = query(rows).bind(now_ms).bind(wanted.word()).bind(i64::from(most));
+        let rows = rows.fetch_all(self.pool()).await?;
+        rows.iter().map(|row| Ok(row.try_get("host")?)).collect()
+    }
+
+    /// What of this kind is due for a host, the oldest first; at most `most`.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn due_for(
+        &self,
+        host: &str,
+        wanted: Wanted,
+        now_ms: i64,
+        most: u32,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        let rows = "SELECT * FROM delivery WHERE host = $1 AND pending = 1 AND wanted = $2 \
+                    AND next_ms <= $3 AND until_ms > $3 ORDER BY grant_id LIMIT $4";
+        let rows = query(rows).bind(host).bind(wanted.word()).bind(now_ms).bind(i64::from(most));
+        rows.fetch_all(self.pool()).await?.iter().map(delivery).collect()
+    }
+
+    /// One host's part of a grant.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn delivery(
+        &self,
+        grant_id: &str,
+        host: &str,
+    ) -> Result<Option<Delivery>, StoreError> {
+        let row = query("SELECT * FROM delivery WHERE grant_id = $1 AND host = $2");
+        let row = row.bind(grant_id).bind(host).fetch_optional(self.pool()).await?;
+        row.as_ref().map(delivery).transpose()
+    }
+
     /// When the next one is due, milliseconds since the Unix epoch; `None`: nothing waits.
     ///
     /// # Errors
@@ -80,6 +129,17 @@ impl Store {
     pub async fn next_delivery(&self) -> Result<Option<i64>, StoreError> {
         let row = query("SELECT next_ms FROM delivery WHERE pending = 1 ORDER BY next_ms LIMIT 1");
         let row = row.fetch_optional(self.pool()).await?;
+        Ok(row.map(|row| row.try_get("next_ms")).transpose()?)
+    }
+
+    /// When the next one is due that is not yet, milliseconds since the Unix epoch; `None`: none is.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn next_due(&self, now_ms: i64) -> Result<Option<i64>, StoreError> {
+        let row = "SELECT next_ms FROM delivery WHERE pending = 1 AND next_ms > $1 \
+                   AND until_ms > next_ms ORDER BY next_ms LIMIT 1";
+        let row = query(row).bind(now_ms).fetch_optional(self.pool()).await?;
         Ok(row.map(|row| row.try_get("next_ms")).transpose()?)
     }
 

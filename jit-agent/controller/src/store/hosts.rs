@@ -1,5 +1,7 @@
 //! Hosts: what administrators say of them, and what their agents answered last.
 
+use std::collections::BTreeMap;
+
 use sqlx::{AssertSqlSafe, Row as _, any::AnyRow, query};
 
 use super::{
@@ -40,6 +42,26 @@ impl Store {
             .fetch_all(self.pool())
             .await?;
         rows.iter().map(host).collect()
+    }
+
+    /// Where the agents of all hosts are: id, address and server name, without labels and groups.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn addresses(&self) -> Result<BTreeMap<String, Host>, StoreError> {
+        let rows =
+            query("SELECT id, address, server_name FROM host").fetch_all(self.pool()).await?;
+        rows.iter()
+            .map(|row| {
+                let host = Host {
+                    id: row.try_get("id")?,
+                    address: row.try_get("address")?,
+                    server_name: row.try_get("server_name")?,
+                    ..Host::default()
+                };
+                Ok((host.id.clone(), host))
+            })
+            .collect()
     }
 
     /// The host with this id.
@@ -90,6 +112,29 @@ impl Store {
         update.execute(self.pool()).await?;
         Ok(())
     }
+}
+
+/// Reads what a host's agent answered last, for a change: nobody else changes it before this transaction
+/// ends. `None`: there is no such host.
+///
+/// # Errors
+/// Those of the database.
+pub async fn lock_observed(tx: &mut Tx, id: &str) -> Result<Option<Observed>, StoreError> {
+    // The change of the row locks it on Postgres; on SQLite the transaction is alone anyway.
+    let row = "UPDATE host SET condition = condition WHERE id = $1 RETURNING observed_json";
+    let row = query(row).bind(id).fetch_optional(&mut **tx).await?;
+    row.map(|row| json("answer of a host", row.try_get("observed_json")?)).transpose()
+}
+
+/// Writes what was read by [`lock_observed`] and changed.
+///
+/// # Errors
+/// Those of the database.
+pub async fn set_observed(tx: &mut Tx, id: &str, observed: &Observed) -> Result<(), StoreError> {
+    let update = "UPDATE host SET condition = $2, observed_json = $3 WHERE id = $1";
+    let update = query(update).bind(id).bind(observed.condition.word()).bind(to_json(observed));
+    update.execute(&mut **tx).await?;
+    Ok(())
 }
 
 /// Makes a host, or changes what administrators say of it.

@@ -12,6 +12,7 @@ use super::{Kind, Store, StoreError};
 /// Name and statements of each version, written for SQLite.
 const VERSIONS: &[(i64, &str, &str)] = &[
     (1, "core", include_str!("schema/0001_core.sql")),
+    (2, "rollouts", include_str!("schema/0002_rollouts.sql")),
     (4, "audit", include_str!("schema/0004_audit.sql")),
 ];
 

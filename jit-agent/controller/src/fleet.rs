@@ -1,0 +1,145 @@
+//! The hosts: a connection to each, what they answer, and what they must hear.
+//!
+//! A *follower* a host keeps the connection, asks for the status and reads events. The *deliverer* takes
+//! what is due from the outbox. The *scribe* writes what followers saw. The *roller* brings policies to
+//! hosts in waves. Nothing here decides who may get in, and nothing here signs.
+
+mod backoff;
+mod deliverer;
+mod dial;
+mod follower;
+pub mod import;
+mod link;
+mod observe;
+mod outbox;
+mod roster;
+mod scribe;
+mod settings;
+mod watchman;
+
+use std::{net::IpAddr, sync::Arc};
+
+use jit_client::CallError;
+use jit_proto::{PortRange, v1};
+pub use settings::{RawSettings, Settings};
+use tokio::{
+    sync::{Notify, mpsc},
+    task::AbortHandle,
+};
+
+use self::{dial::Dialer, outbox::Outbox, roster::Roster, scribe::Note};
+use crate::{
+    clock::now_ms,
+    store::{Store, StoreError},
+};
+
+/// Why something of the fleet was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum FleetError {
+    /// The agent refused, or a file of the controller is missing.
+    #[error("{0}")]
+    Agent(#[from] CallError),
+    /// There is no such host, rollout or policy.
+    #[error("there is no {0}")]
+    NotFound(String),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The host does not answer.
+    #[error("{0}")]
+    Unreachable(String),
+}
+
+/// What all parts share.
+struct Shared {
+    outbox: Outbox,
+    dialer: Dialer,
+    roster: Roster,
+    settings: Settings,
+    notes: mpsc::Sender<Note>,
+    /// A host can be delivered to from now on, or cannot any more.
+    wake: Notify,
+    /// Hosts may have changed.
+    reread: Notify,
+}
+
+/// The hosts. Clones are of the same; the tasks end with the last one.
+#[derive(Clone)]
+pub struct Fleet {
+    shared: Arc<Shared>,
+    _tasks: Arc<Tasks>,
+}
+
+struct Tasks(AbortHandle);
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Fleet {
+    /// Follows all hosts of the store from now on, and delivers to them.
+    ///
+    /// # Errors
+    /// A certificate or key that cannot be used.
+    pub fn start(store: Store, settings: &Settings) -> Result<Self, CallError> {
+        let (notes, written) = scribe::open();
+        let shared = Arc::new(Shared {
+            outbox: Outbox::new(store),
+            dialer: Dialer::new(settings)?,
+            roster: Roster::default(),
+            settings: settings.clone(),
+            notes,
+            wake: Notify::new(),
+            reread: Notify::new(),
+        });
+        let tasks = tokio::spawn(watchman::run(Arc::clone(&shared), written)).abort_handle();
+        Ok(Self { shared, _tasks: Arc::new(Tasks(tasks)) })
+    }
+
+    /// Looks at once at hosts and outbox: something was committed.
+    pub fn wake(&self) {
+        self.shared.reread.notify_one();
+        self.shared.wake.notify_one();
+    }
+
+    /// Addresses whose packets to a port the host has dropped within this time, and when each was seen
+    /// last, milliseconds since the Unix epoch; the newest first. At most 100.
+    ///
+    /// # Errors
+    /// There is no such host, or it does not answer.
+    pub async fn recent_denials(
+        &self,
+        host: &str,
+        port: PortRange,
+        within_ms: i64,
+    ) -> Result<Vec<(IpAddr, i64)>, FleetError> {
+        let (_, link) = self
+            .shared
+            .roster
+            .find(host)
+            .ok_or_else(|| FleetError::NotFound(format!("host {host:?}")))?;
+        let mut agent = link.agent().map_err(FleetError::Unreachable)?;
+        let request = v1::DenialsRequest {
+            since_ms: now_ms().saturating_sub(within_ms),
+            port: Some(port.into()),
+            top: 100,
+            ..v1::DenialsRequest::default()
+        };
+        let denials = agent.denials(request).await?.denials;
+        let mut found: Vec<_> = denials
+            .iter()
+            .filter_map(|denial| Some((address(&denial.source)?, denial.last_ms)))
+            .collect();
+        found.sort_by_key(|(_, last_ms)| std::cmp::Reverse(*last_ms));
+        Ok(found)
+    }
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
+        _ => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
+    }
+}

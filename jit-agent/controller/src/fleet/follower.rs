@@ -1,0 +1,241 @@
+//! Follows one host: keeps the connection, asks for the status, reads events and where the audit ends.
+
+use std::{sync::Arc, time::Duration};
+
+use jit_client::{Agent, CallError};
+use jit_proto::{GrantId, v1, v1::event::What};
+use tokio::time::{Instant, sleep, sleep_until};
+use tonic::Streaming;
+
+use super::{
+    Shared,
+    backoff::{Backoff, part, random},
+    link::{Line, Link},
+    observe::{self, SignedHead},
+    scribe::Note,
+};
+use crate::{
+    clock::now_ms,
+    model::{
+        Answer, Host,
+        host::{Alarm, Observed},
+    },
+};
+
+/// Between attempts to connect.
+const AGAIN: Backoff = Backoff { first: Duration::from_millis(500), most: Duration::from_secs(30) };
+/// A connection that held for this time was a good one: the next attempt comes soon.
+const HELD: Duration = Duration::from_secs(30);
+/// After an event that changes the status it is asked for when no other has come for this time.
+const SETTLE: Duration = Duration::from_millis(200);
+/// How often it is written that a host answers, if nothing else is.
+const WRITTEN: Duration = Duration::from_secs(60);
+/// A cursor that no run of an agent has: all events that it still holds come, with the end of its audit.
+const ALL_EVENTS: &str = "controller-0";
+
+/// Follows one host.
+pub(super) struct Follower {
+    host: Arc<Host>,
+    link: Arc<Link>,
+    shared: Arc<Shared>,
+    observed: Observed,
+    written: Option<Instant>,
+}
+
+impl Follower {
+    pub(super) fn new(host: Arc<Host>, link: Arc<Link>, shared: Arc<Shared>) -> Self {
+        Self { host, link, shared, observed: Observed::default(), written: None }
+    }
+
+    /// Follows it until the task is ended.
+    pub(super) async fn run(mut self) {
+        match self.shared.outbox.store().host(&self.host.id).await {
+            Ok(Some(stored)) => self.observed = stored.observed,
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, host = self.host.id, "a host cannot be read"),
+        }
+        // A fleet that is followed from now on is not called all at once.
+        let (mut failed, mut urgent) = (0_u32, false);
+        loop {
+            match self.shared.dialer.dial(&self.host, urgent).await {
+                Ok(agent) => {
+                    let since = Instant::now();
+                    let why = self.follow(agent).await;
+                    failed = if since.elapsed() > HELD { 0 } else { failed.saturating_add(1) };
+                    self.shared.roster.silent(&self.host.id);
+                    match why {
+                        End::Closed(_) if failed < 2 => self.link.set(Line::Connecting),
+                        End::Closed(why) => self.down(&why).await,
+                        End::WrongId(why) => {
+                            failed = failed.max(4);
+                            self.link.set(Line::Down(why));
+                            self.shared.wake.notify_one();
+                        }
+                    }
+                }
+                Err(error) => {
+                    failed = failed.saturating_add(1);
+                    self.down(&error.to_string()).await;
+                }
+            }
+            urgent = tokio::select! {
+                () = sleep(AGAIN.pause(failed, random())) => false,
+                () = self.link.wanted() => true,
+            };
+        }
+    }
+
+    async fn down(&mut self, why: &str) {
+        self.link.set(Line::Down(why.to_owned()));
+        self.shared.wake.notify_one();
+        let observed = observe::unreachable(&self.observed, why, now_ms());
+        self.see(observed, Vec::new()).await;
+    }
+
+    /// Follows a host that is connected, until the connection ends.
+    async fn follow(&mut self, mut agent: Agent) -> End {
+        if let Err(end) = self.ask(&mut agent).await {
+            return end;
+        }
+        let mut events = match self.events(&mut agent).await {
+            Ok(events) => events,
+            Err(error) => return End::Closed(error.to_string()),
+        };
+        self.link.set(Line::Up(agent.clone()));
+        if let Err(error) = self.shared.outbox.store().host_is_back(&self.host.id, now_ms()).await {
+            tracing::warn!(%error, host = self.host.id, "what it waits for is delivered later");
+        }
+        self.shared.wake.notify_one();
+        let every = self.shared.settings.follow_every;
+        let mut due = Instant::now() + part(every, random());
+        loop {
+            tokio::select! {
+                event = agent.next_event(&mut events) => match event {
+                    Ok(Some(event)) => {
+                        if self.happened(event).await {
+                            due = due.min(Instant::now() + SETTLE);
+                        }
+                    }
+                    Ok(None) => return End::Closed("the agent ended the stream of events".into()),
+                    Err(error) => return End::Closed(error.to_string()),
+                },
+                () = sleep_until(due) => {
+                    if let Err(end) = self.ask(&mut agent).await {
+                        return end;
+                    }
+                    due = Instant::now() + every * 3 / 4 + part(every / 2, random());
+                }
+                () = self.link.doubted() => due = Instant::now(),
+            }
+        }
+    }
+
+    async fn events(&mut self, agent: &mut Agent) -> Result<Streaming<v1::Event>, CallError> {
+        if !self.observed.cursor.is_empty() {
+            match agent.watch(self.observed.cursor.clone()).await {
+                Ok(events) => return Ok(events),
+                // A cursor that this agent does not understand: all that it has.
+                Err(error) => tracing::debug!(%error, host = self.host.id, "another cursor"),
+            }
+        }
+        agent.watch(ALL_EVENTS.to_owned()).await
+    }
+
+    /// Asks for the status.
+    async fn ask(&mut self, agent: &mut Agent) -> Result<(), End> {
+        let status = agent.status().await.map_err(|error| End::Closed(error.to_string()))?;
+        let now_ms = now_ms();
+        self.clones(&status, now_ms).await;
+        if status.host != self.host.id {
+            let text = format!(
+                "the agent at {} says that it is {:?}, and not {:?}: correct the address of {:?}, or \
+                 the id in the configuration of that host",
+                self.host.address, status.host, self.host.id, self.host.id
+            );
+            let observed = observe::unreachable(&self.observed, &text, now_ms);
+            let alarm = Alarm { word: "wrong_id".into(), text: text.clone(), at_ms: now_ms };
+            self.see(observed, vec![alarm]).await;
+            return Err(End::WrongId(text));
+        }
+        let observed = observe::answered(&self.observed, &status, now_ms);
+        self.see(observed, Vec::new()).await;
+        Ok(())
+    }
+
+    async fn clones(&self, status: &v1::StatusResponse, now_ms: i64) {
+        let found = self.shared.roster.names(&self.host.id, &status.host, status.started_at_ms);
+        for clone in found {
+            let [right, other] = &clone.addresses;
+            let text = format!(
+                "two agents say that they are {:?}: the one at {right}, and the one at {other}, which \
+                 the inventory has as {:?}",
+                clone.host, clone.other
+            );
+            let alarm = Alarm { word: "clone".into(), text, at_ms: now_ms };
+            for host in [clone.host, clone.other] {
+                self.note(Note { host, alarms: vec![alarm.clone()], ..Note::default() }).await;
+            }
+        }
+    }
+
+    /// Something happened at the host. Returns whether its status may be another one.
+    async fn happened(&mut self, event: v1::Event) -> bool {
+        self.observed.cursor = event.cursor;
+        match event.what {
+            Some(What::AuditHead(head)) => {
+                if let Some(head) = SignedHead::of_event(&head, now_ms()) {
+                    let host = self.host.id.clone();
+                    self.note(Note { host, head: Some(head), ..Note::default() }).await;
+                }
+                false
+            }
+            Some(What::Gate(_) | What::Policy(_) | What::Gap(_)) => true,
+            Some(What::Grant(grant)) if grant.kind == "activated" => {
+                self.began(&grant.grant_id).await;
+                false
+            }
+            Some(What::Grant(_) | What::Packet(_)) | None => false,
+        }
+    }
+
+    /// A grant that was scheduled has begun.
+    async fn began(&self, id: &[u8]) {
+        let Some(id) = GrantId::from_bytes(id) else { return };
+        let outbox = &self.shared.outbox;
+        let answered = async {
+            let row = outbox.store().delivery(&id.to_string(), &self.host.id).await?;
+            if let Some(row) = row.filter(|row| row.answer == Answer::Scheduled && !row.pending) {
+                outbox.answered(&row, Answer::Open, "ok", "it has begun", now_ms()).await?;
+            }
+            Ok::<_, super::FleetError>(())
+        };
+        if let Err(error) = answered.await {
+            tracing::warn!(%error, host = self.host.id, grant = %id, "an answer was not stored");
+        }
+    }
+
+    /// Keeps what is known now, and has it written if it is new or was not written for a minute.
+    async fn see(&mut self, observed: Observed, alarms: Vec<Alarm>) {
+        let stale = self.written.is_none_or(|written| written.elapsed() >= WRITTEN)
+            && observed.seen_ms > self.observed.seen_ms;
+        let news = stale || !alarms.is_empty() || observe::differs(&self.observed, &observed);
+        self.observed = observed;
+        if news {
+            self.written = Some(Instant::now());
+            let host = self.host.id.clone();
+            let observed = Some(self.observed.clone());
+            self.note(Note { host, observed, alarms, head: None }).await;
+        }
+    }
+
+    async fn note(&self, note: Note) {
+        // It ends only together with this task.
+        let _written = self.shared.notes.send(note).await;
+    }
+}
+
+/// Why a host is not followed any more for now.
+enum End {
+    Closed(String),
+    WrongId(String),
+}

@@ -1,0 +1,151 @@
+//! The hosts that are followed, their connections, and which id the agent at each address has named.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use super::link::Link;
+use crate::model::Host;
+
+/// The hosts that are followed.
+#[derive(Default)]
+pub(super) struct Roster {
+    entries: Mutex<BTreeMap<String, Entry>>,
+    read: AtomicBool,
+}
+
+struct Entry {
+    host: Arc<Host>,
+    link: Arc<Link>,
+    /// The id that its agent named last, and when that agent was started.
+    named: Option<(String, i64)>,
+}
+
+/// Another agent with the same id.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Clone {
+    /// The host of the inventory that has this id.
+    pub(super) host: String,
+    /// Where both answer: that host's own address, and the other one.
+    pub(super) addresses: [String; 2],
+    /// The host of the inventory with the other address.
+    pub(super) other: String,
+}
+
+impl Roster {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The hosts of the store are in it: one that is not has been removed.
+    pub(super) fn has_been_read(&self) {
+        self.read.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_read(&self) -> bool {
+        self.read.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn add(&self, host: Arc<Host>) -> Arc<Link> {
+        let link = Arc::new(Link::default());
+        let entry = Entry { host, link: Arc::clone(&link), named: None };
+        self.lock().insert(entry.host.id.clone(), entry);
+        link
+    }
+
+    pub(super) fn remove(&self, id: &str) {
+        self.lock().remove(id);
+    }
+
+    /// The host with this id, and its connection.
+    pub(super) fn find(&self, id: &str) -> Option<(Arc<Host>, Arc<Link>)> {
+        let entries = self.lock();
+        entries.get(id).map(|entry| (Arc::clone(&entry.host), Arc::clone(&entry.link)))
+    }
+
+    /// The agent of this host named an id. Returns other agents that name the same one: two machines.
+    ///
+    /// One agent that answers at two addresses was started once: that is a mistake in the inventory, and
+    /// no clone.
+    pub(super) fn names(&self, host: &str, id: &str, started_ms: i64) -> Vec<Clone> {
+        let mut entries = self.lock();
+        if let Some(entry) = entries.get_mut(host) {
+            entry.named = Some((id.to_owned(), started_ms));
+        }
+        let Some(right) = entries.get(id).filter(|entry| names(entry, id)) else {
+            return Vec::new();
+        };
+        let others =
+            |other: &&Entry| other.host.id != id && names(other, id) && other.named != right.named;
+        let mut clones = Vec::new();
+        // All others when the right one answers; otherwise only this one.
+        for other in entries.values().filter(others) {
+            if host == id || other.host.id == host {
+                clones.push(Clone {
+                    host: id.to_owned(),
+                    addresses: [right.host.address.clone(), other.host.address.clone()],
+                    other: other.host.id.clone(),
+                });
+            }
+        }
+        clones
+    }
+
+    /// The agent of this host does not answer any more.
+    pub(super) fn silent(&self, host: &str) {
+        if let Some(entry) = self.lock().get_mut(host) {
+            entry.named = None;
+        }
+    }
+}
+
+fn names(entry: &Entry, id: &str) -> bool {
+    entry.named.as_ref().is_some_and(|(named, _)| named == id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn roster(hosts: &[(&str, &str)]) -> Roster {
+        let roster = Roster::default();
+        for (id, address) in hosts {
+            let (id, address) = ((*id).to_owned(), (*address).to_owned());
+            roster.add(Arc::new(Host { id, address, ..Host::default() }));
+        }
+        roster
+    }
+
+    #[test]
+    fn two_agents_with_one_id_are_clones_whichever_answers_first() {
+        for right_first in [true, false] {
+            let roster = roster(&[("web-1", "192.0.2.1:1"), ("web-2", "192.0.2.2:1")]);
+            let right = || roster.names("web-1", "web-1", 1000);
+            let wrong = || roster.names("web-2", "web-1", 2000);
+            let found = if right_first {
+                assert_eq!(right(), []);
+                wrong()
+            } else {
+                assert_eq!(wrong(), []);
+                right()
+            };
+            let [clone] = &found[..] else { panic!("{found:?}") };
+            assert_eq!((clone.host.as_str(), clone.other.as_str()), ("web-1", "web-2"));
+            assert_eq!(clone.addresses, ["192.0.2.1:1", "192.0.2.2:1"]);
+        }
+    }
+
+    #[test]
+    fn one_agent_at_two_addresses_is_no_clone_nor_is_one_that_is_gone() {
+        let roster = roster(&[("web-1", "192.0.2.1:1"), ("web-2", "192.0.2.2:1")]);
+        assert_eq!(roster.names("web-1", "web-1", 1000), []);
+        assert_eq!(roster.names("web-2", "web-1", 1000), []);
+        roster.silent("web-1");
+        assert_eq!(roster.names("web-2", "web-1", 3000), []);
+        assert_eq!(roster.names("web-1", "db-7", 1000), []);
+    }
+}

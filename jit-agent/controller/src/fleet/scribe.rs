@@ -1,0 +1,122 @@
+//! Writes what followers see: many hosts in one transaction, so that a fleet that wakes up does not hold
+//! up who asks for access. What a person must know is an audit record in the same transaction.
+
+use serde_json::json;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+
+use super::{
+    observe::{self, HeadVerdict, SignedHead},
+    outbox::Outbox,
+};
+use crate::{
+    audit::{self, Code, Record},
+    clock::now_ms,
+    model::host::{Alarm, Observed},
+    store::{StoreError, Tx, heads, hosts},
+};
+
+/// The most notes that wait; followers wait for room.
+const WAITING: usize = 1024;
+/// The most notes of one transaction.
+const BATCH: usize = 64;
+const DAY_MS: i64 = 24 * 3600 * 1000;
+const BY: &str = "controller";
+
+/// What was seen of a host.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Note {
+    pub(super) host: String,
+    /// What its agent answered, without alarms and audit; `None`: nothing new.
+    pub(super) observed: Option<Observed>,
+    pub(super) alarms: Vec<Alarm>,
+    /// The end of its audit.
+    pub(super) head: Option<SignedHead>,
+}
+
+/// A place for notes, and who writes them.
+pub(super) fn open() -> (Sender<Note>, Receiver<Note>) {
+    channel(WAITING)
+}
+
+/// Writes until nobody is left who could have a note.
+pub(super) async fn run(outbox: Outbox, mut notes: Receiver<Note>) {
+    let mut batch = Vec::with_capacity(BATCH);
+    while notes.recv_many(&mut batch, BATCH).await > 0 {
+        if let Err(error) = write_all(&outbox, &batch).await {
+            // Followers see the same again: at the next status, at the latest a minute later.
+            tracing::warn!(%error, hosts = batch.len(), "what hosts answered could not be stored");
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        }
+        batch.clear();
+    }
+}
+
+async fn write_all(outbox: &Outbox, notes: &[Note]) -> Result<(), StoreError> {
+    let mut turn = outbox.begin().await?;
+    for note in notes {
+        write(&mut turn.tx, note).await?;
+    }
+    turn.commit().await
+}
+
+async fn write(tx: &mut Tx, note: &Note) -> Result<(), StoreError> {
+    // A host that was removed meanwhile has no row any more.
+    let Some(mut stored) = hosts::lock_observed(tx, &note.host).await? else { return Ok(()) };
+    let now_ms = now_ms();
+    if let Some(seen) = &note.observed {
+        if seen.condition != stored.condition {
+            let record = json!({
+                "host": note.host, "condition": seen.condition.word(),
+                "before": stored.condition.word(), "trouble": seen.trouble,
+                "problems": seen.problems,
+            });
+            let record = Record::new(Code::HostCondition, "", BY, record);
+            audit::append(tx, now_ms, &record).await?;
+        }
+        let Observed { alarms, audit_head, audit_key, .. } = stored;
+        stored = Observed { alarms, audit_head, audit_key, ..seen.clone() };
+    }
+    let mut alarms = note.alarms.clone();
+    if let Some(new) = &note.head {
+        let alarm = keep_head(tx, &note.host, new, &mut stored, now_ms).await?;
+        alarms.extend(alarm);
+    }
+    for alarm in &alarms {
+        if observe::add_alarm(&mut stored, alarm) {
+            let record = json!({ "host": note.host, "alarm": alarm.word, "text": alarm.text });
+            audit::append(tx, now_ms, &Record::new(Code::HostAlarm, "", BY, record)).await?;
+        }
+    }
+    hosts::set_observed(tx, &note.host, &stored).await
+}
+
+async fn keep_head(
+    tx: &mut Tx,
+    host: &str,
+    new: &SignedHead,
+    stored: &mut Observed,
+    now_ms: i64,
+) -> Result<Option<Alarm>, StoreError> {
+    let kept = heads::newest(tx, host).await?.and_then(SignedHead::of);
+    let verdict = kept.as_ref().map(|kept| observe::judge(kept, new));
+    let alarm = match verdict {
+        Some(HeadVerdict::Old) => return Ok(None),
+        Some(HeadVerdict::Alarm(word, text)) => {
+            Some(Alarm { word: word.into(), text, at_ms: now_ms })
+        }
+        Some(HeadVerdict::Good) | None => None,
+    };
+    heads::keep(tx, host, &new.head).await?;
+    let day = |head: &SignedHead| head.head.at_ms.div_euclid(DAY_MS);
+    // One a day is enough in the controller's own audit; all of them are in the table.
+    if alarm.is_some() || kept.is_none_or(|kept| day(&kept) != day(new)) {
+        let record = json!({
+            "host": host, "audit_seq": new.head.seq, "audit_hash": new.head.hash,
+            "key": new.key, "signed": new.head.signed,
+        });
+        audit::append(tx, now_ms, &Record::new(Code::HostAuditHead, "", BY, record)).await?;
+    }
+    stored.audit_head = format!("{}:{}", new.head.seq, new.head.hash);
+    stored.audit_key.clone_from(&new.key);
+    Ok(alarm)
+}

@@ -1,0 +1,136 @@
+//! The owner of all tasks: a follower for each host of the store, one deliverer, one scribe. It notices
+//! when one ends, and starts it again.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::mpsc::Receiver,
+    task::{AbortHandle, Id, JoinSet},
+    time::{Instant, sleep, sleep_until},
+};
+
+use super::{
+    Shared, deliverer,
+    follower::Follower,
+    scribe::{self, Note},
+};
+use crate::{audit::Code, model::Host, store::StoreError};
+
+/// The longest time without a look at the hosts: another process may change them, too.
+const LOOK: Duration = Duration::from_secs(30);
+/// The most audit records that are read at once.
+const RECORDS: u32 = 500;
+
+/// Owns the tasks until it is ended itself.
+pub(super) async fn run(shared: Arc<Shared>, notes: Receiver<Note>) {
+    let mut parts = JoinSet::new();
+    parts.spawn(scribe::run(shared.outbox.clone(), notes));
+    parts.spawn(deliverer::run(Arc::clone(&shared)));
+    let mut followers =
+        Followers { shared: Arc::clone(&shared), all: BTreeMap::new(), tasks: JoinSet::new() };
+    let mut changes = shared.outbox.changes();
+    let mut seen = i64::MAX;
+    let mut due = Instant::now();
+    loop {
+        tokio::select! {
+            () = sleep_until(due) => {
+                match followers.reread().await {
+                    Ok(tip) => {
+                        seen = tip;
+                        due = Instant::now() + LOOK;
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "the hosts cannot be read");
+                        due = Instant::now() + Duration::from_secs(1);
+                    }
+                }
+            }
+            () = shared.reread.notified() => due = Instant::now(),
+            _ = changes.changed() => {
+                if hosts_changed(&shared, &mut seen).await.unwrap_or(true) {
+                    due = Instant::now();
+                }
+            }
+            Some(ended) = followers.tasks.join_next_with_id() => followers.ended(ended).await,
+            Some(ended) = parts.join_next() => {
+                // Both run for ever. Without one of them nothing is right: everybody sees it.
+                tracing::error!(?ended, "a part of the fleet has ended; hosts get nothing any more");
+                return;
+            }
+        }
+    }
+}
+
+/// Whether there is a record of a changed host after the one that was seen last.
+async fn hosts_changed(shared: &Shared, seen: &mut i64) -> Result<bool, StoreError> {
+    let mut changed = false;
+    loop {
+        let lines = shared.outbox.store().audit_after(*seen, RECORDS).await?;
+        let of_hosts = [Code::HostChanged.id(), Code::HostRemoved.id()];
+        changed |= lines.iter().any(|line| of_hosts.contains(&line.code.as_str()));
+        let Some(last) = lines.last() else { return Ok(changed) };
+        *seen = last.seq;
+    }
+}
+
+struct Followers {
+    shared: Arc<Shared>,
+    all: BTreeMap<String, (Arc<Host>, AbortHandle)>,
+    tasks: JoinSet<()>,
+}
+
+impl Followers {
+    /// Follows the hosts that the store has now. Returns the audit's end from before it was read.
+    async fn reread(&mut self) -> Result<i64, StoreError> {
+        let store = self.shared.outbox.store().clone();
+        let (tip, _) = store.audit_tip().await?;
+        let mut hosts = store.addresses().await?;
+        let gone: Vec<_> = self
+            .all
+            .iter()
+            .filter(|(id, (host, _))| match hosts.get(*id) {
+                Some(now) => now.address != host.address || now.server_name != host.server_name,
+                None => true,
+            })
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in gone {
+            if let Some((_, task)) = self.all.remove(&id) {
+                task.abort();
+                self.shared.roster.remove(&id);
+            }
+        }
+        hosts.retain(|id, _| !self.all.contains_key(id));
+        for host in hosts.into_values() {
+            self.follow(Arc::new(host));
+        }
+        self.shared.roster.has_been_read();
+        self.shared.wake.notify_one();
+        Ok(tip)
+    }
+
+    fn follow(&mut self, host: Arc<Host>) {
+        let link = self.shared.roster.add(Arc::clone(&host));
+        let follower = Follower::new(Arc::clone(&host), link, Arc::clone(&self.shared));
+        let task = self.tasks.spawn(follower.run());
+        self.all.insert(host.id.clone(), (host, task));
+    }
+
+    async fn ended(&mut self, ended: Result<(Id, ()), tokio::task::JoinError>) {
+        let id = match &ended {
+            Ok((id, ())) => *id,
+            Err(error) if error.is_cancelled() => return,
+            Err(error) => error.id(),
+        };
+        let found = self.all.values().find(|(_, task)| task.id() == id);
+        if let Some(host) = found.map(|(host, _)| Arc::clone(host)) {
+            tracing::error!(
+                ?ended,
+                host = host.id,
+                "a host was not followed any more; it is again"
+            );
+            sleep(Duration::from_millis(100)).await;
+            self.follow(host);
+        }
+    }
+}

@@ -30,7 +30,8 @@ use tokio::{
 use self::{dial::Dialer, outbox::Outbox, roster::Roster, scribe::Note};
 use crate::{
     clock::now_ms,
-    store::{Store, StoreError},
+    desk::{Desk, DeskError},
+    store::StoreError,
 };
 
 /// Why something of the fleet was not done.
@@ -39,6 +40,9 @@ pub enum FleetError {
     /// The agent refused, or a file of the controller is missing.
     #[error("{0}")]
     Agent(#[from] CallError),
+    /// The desk could not keep an answer.
+    #[error(transparent)]
+    Desk(#[from] DeskError),
     /// There is no such host, rollout or policy.
     #[error("there is no {0}")]
     NotFound(String),
@@ -83,10 +87,10 @@ impl Fleet {
     ///
     /// # Errors
     /// A certificate or key that cannot be used.
-    pub fn start(store: Store, settings: &Settings) -> Result<Self, CallError> {
+    pub fn start(desk: Desk, settings: &Settings) -> Result<Self, CallError> {
         let (notes, written) = scribe::open();
         let shared = Arc::new(Shared {
-            outbox: Outbox::new(store),
+            outbox: Outbox::new(desk),
             dialer: Dialer::new(settings)?,
             roster: Roster::default(),
             settings: settings.clone(),

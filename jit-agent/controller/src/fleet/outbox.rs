@@ -1,35 +1,35 @@
-//! What hosts have answered, for the request. One writer at a time: SQLite has no more, and who waits here
-//! waits in order.
+//! What hosts have answered, and what followers saw. One writer at a time: SQLite has no more, and who
+//! waits here waits in order.
 
 use std::sync::Arc;
 
-use tokio::sync::{Mutex, OwnedMutexGuard, watch};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::{
+    desk::{Changes, Desk, DeskError},
     model::Answer,
-    store::{Delivery, Store, StoreError, Tx, deliveries},
+    store::{Delivery, Store, StoreError, Tx},
 };
 
 /// Where answers of hosts go.
 #[derive(Clone)]
 pub(super) struct Outbox {
-    store: Store,
+    desk: Desk,
     writing: Arc<Mutex<()>>,
-    changes: watch::Sender<u64>,
 }
 
 impl Outbox {
-    pub(super) fn new(store: Store) -> Self {
-        Self { store, writing: Arc::default(), changes: watch::channel(0).0 }
+    pub(super) fn new(desk: Desk) -> Self {
+        Self { desk, writing: Arc::default() }
     }
 
-    pub(super) const fn store(&self) -> &Store {
-        &self.store
+    pub(super) fn store(&self) -> &Store {
+        self.desk.store()
     }
 
     /// Notices that something was committed.
-    pub(super) fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
+    pub(super) fn changes(&self) -> Changes {
+        self.desk.changes()
     }
 
     /// A host has answered.
@@ -40,10 +40,9 @@ impl Outbox {
         word: &str,
         detail: &str,
         now_ms: i64,
-    ) -> Result<(), StoreError> {
-        let mut turn = self.begin().await?;
-        deliveries::answered(&mut turn.tx, of, answer, word, detail, now_ms).await?;
-        turn.commit().await
+    ) -> Result<(), DeskError> {
+        let _turn = self.writing.lock().await;
+        self.desk.answered(of, answer, word, detail, now_ms).await
     }
 
     /// A host has not answered.
@@ -53,31 +52,30 @@ impl Outbox {
         trouble: &str,
         now_ms: i64,
         next_ms: i64,
-    ) -> Result<(), StoreError> {
-        let mut turn = self.begin().await?;
-        deliveries::failed(&mut turn.tx, of, trouble, now_ms, next_ms).await?;
-        turn.commit().await
+    ) -> Result<(), DeskError> {
+        let _turn = self.writing.lock().await;
+        self.desk.failed(of, trouble, now_ms, next_ms).await
     }
 
     /// Begins a change of the fleet's own.
     pub(super) async fn begin(&self) -> Result<Turn, StoreError> {
         let turn = Arc::clone(&self.writing).lock_owned().await;
-        let tx = self.store.begin().await?;
-        Ok(Turn { tx, changes: self.changes.clone(), _turn: turn })
+        let tx = self.store().begin().await?;
+        Ok(Turn { tx, desk: self.desk.clone(), _turn: turn })
     }
 }
 
 /// A transaction. Dropped without a commit, it changes nothing.
 pub(super) struct Turn {
     pub(super) tx: Tx,
-    changes: watch::Sender<u64>,
+    desk: Desk,
     _turn: OwnedMutexGuard<()>,
 }
 
 impl Turn {
     pub(super) async fn commit(self) -> Result<(), StoreError> {
         self.tx.commit().await?;
-        self.changes.send_modify(|count| *count = count.wrapping_add(1));
+        self.desk.changed();
         Ok(())
     }
 }

@@ -15,6 +15,7 @@ pub mod exit;
 pub mod files;
 pub mod local;
 pub mod pem;
+pub mod policy_changes;
 pub mod revocation;
 #[cfg(feature = "signing")]
 pub mod signing;

@@ -12,12 +12,15 @@ pub mod import;
 mod link;
 mod observe;
 mod outbox;
+mod roller;
+pub mod rollouts;
 mod roster;
 mod scribe;
 mod settings;
+mod step;
 mod watchman;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, pin::Pin, sync::Arc};
 
 use jit_client::CallError;
 use jit_proto::{PortRange, v1};
@@ -40,9 +43,15 @@ pub enum FleetError {
     /// The agent refused, or a file of the controller is missing.
     #[error("{0}")]
     Agent(#[from] CallError),
+    /// It does not go together with what there is.
+    #[error("{0}")]
+    Conflict(String),
     /// The desk could not keep an answer.
     #[error(transparent)]
     Desk(#[from] DeskError),
+    /// A value is wrong.
+    #[error("{0}")]
+    Invalid(String),
     /// There is no such host, rollout or policy.
     #[error("there is no {0}")]
     NotFound(String),
@@ -54,17 +63,38 @@ pub enum FleetError {
     Unreachable(String),
 }
 
+/// Why a policy was not signed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SignError {
+    /// For good.
+    #[error("{0}")]
+    Refused(String),
+    /// Nobody signs now; it is tried again.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// Signs the encoded `jit.v1.Policy` for one host. The fleet has no key.
+pub type SignPolicy = Arc<
+    dyn Fn(Vec<u8>) -> Pin<Box<dyn Future<Output = Result<Vec<v1::Signature>, SignError>> + Send>>
+        + Send
+        + Sync,
+>;
+
 /// What all parts share.
 struct Shared {
     outbox: Outbox,
     dialer: Dialer,
     roster: Roster,
     settings: Settings,
+    sign: SignPolicy,
     notes: mpsc::Sender<Note>,
     /// A host can be delivered to from now on, or cannot any more.
     wake: Notify,
     /// Hosts may have changed.
     reread: Notify,
+    /// A rollout may have changed.
+    roll: Notify,
 }
 
 /// The hosts. Clones are of the same; the tasks end with the last one.
@@ -83,20 +113,22 @@ impl Drop for Tasks {
 }
 
 impl Fleet {
-    /// Follows all hosts of the store from now on, and delivers to them.
+    /// Follows all hosts of the store from now on, delivers to them, and goes on with rollouts.
     ///
     /// # Errors
     /// A certificate or key that cannot be used.
-    pub fn start(desk: Desk, settings: &Settings) -> Result<Self, CallError> {
+    pub fn start(desk: Desk, settings: &Settings, sign: SignPolicy) -> Result<Self, CallError> {
         let (notes, written) = scribe::open();
         let shared = Arc::new(Shared {
             outbox: Outbox::new(desk),
             dialer: Dialer::new(settings)?,
             roster: Roster::default(),
             settings: settings.clone(),
+            sign,
             notes,
             wake: Notify::new(),
             reread: Notify::new(),
+            roll: Notify::new(),
         });
         let tasks = tokio::spawn(watchman::run(Arc::clone(&shared), written)).abort_handle();
         Ok(Self { shared, _tasks: Arc::new(Tasks(tasks)) })
@@ -119,12 +151,7 @@ impl Fleet {
         port: PortRange,
         within_ms: i64,
     ) -> Result<Vec<(IpAddr, i64)>, FleetError> {
-        let (_, link) = self
-            .shared
-            .roster
-            .find(host)
-            .ok_or_else(|| FleetError::NotFound(format!("host {host:?}")))?;
-        let mut agent = link.agent().map_err(FleetError::Unreachable)?;
+        let mut agent = self.shared.agent(host)?;
         let request = v1::DenialsRequest {
             since_ms: now_ms().saturating_sub(within_ms),
             port: Some(port.into()),

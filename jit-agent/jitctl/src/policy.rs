@@ -1,7 +1,6 @@
 //! `jitctl policy`: shows, compares, pushes and confirms which ports a host protects. The agent
 //! computes what a policy would change; nothing is decided here.
 
-mod changes;
 mod section;
 
 use std::{
@@ -15,6 +14,7 @@ use jit_client::{
     Agent, CallError,
     exit::Exit,
     files::{read, read_text},
+    policy_changes as changes,
     signing::seal,
     status,
 };

@@ -1,4 +1,4 @@
-//! The owner of all tasks: a follower for each host of the store, one deliverer, one scribe. It notices
+//! The owner of all tasks: a follower for each host of the store, one deliverer, one scribe, one roller. It notices
 //! when one ends, and starts it again.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -12,6 +12,7 @@ use tokio::{
 use super::{
     Shared, deliverer,
     follower::Follower,
+    roller,
     scribe::{self, Note},
 };
 use crate::{audit::Code, model::Host, store::StoreError};
@@ -26,6 +27,7 @@ pub(super) async fn run(shared: Arc<Shared>, notes: Receiver<Note>) {
     let mut parts = JoinSet::new();
     parts.spawn(scribe::run(shared.outbox.clone(), notes));
     parts.spawn(deliverer::run(Arc::clone(&shared)));
+    parts.spawn(roller::run(Arc::clone(&shared)));
     let mut followers =
         Followers { shared: Arc::clone(&shared), all: BTreeMap::new(), tasks: JoinSet::new() };
     let mut changes = shared.outbox.changes();
@@ -53,7 +55,7 @@ pub(super) async fn run(shared: Arc<Shared>, notes: Receiver<Note>) {
             }
             Some(ended) = followers.tasks.join_next_with_id() => followers.ended(ended).await,
             Some(ended) = parts.join_next() => {
-                // Both run for ever. Without one of them nothing is right: everybody sees it.
+                // They run for ever. Without one of them nothing is right: everybody sees it.
                 tracing::error!(?ended, "a part of the fleet has ended; hosts get nothing any more");
                 return;
             }

@@ -2,17 +2,16 @@
 
 use std::fmt::Write as _;
 
-use jit_client::status;
 use jit_proto::{
-    v1,
+    WallTime, v1,
     words::{id_text, ranges_text},
 };
 use serde_json::{Value, json};
 
-use crate::text;
+use crate::{status, text};
 
 /// One line for each change; changes that shut somebody out come first.
-pub(super) fn text(changes: &v1::PolicyChanges) -> String {
+pub fn text(changes: &v1::PolicyChanges) -> String {
     let v1::PolicyChanges {
         closed,
         opened,
@@ -55,7 +54,7 @@ pub(super) fn text(changes: &v1::PolicyChanges) -> String {
                 "{} of {} ({state}, until {}) would be refused: {}",
                 id_text(grant_id),
                 text::printable(requester),
-                text::moment(*not_after_ms),
+                moment(*not_after_ms),
                 text::printable(reason)
             ),
         );
@@ -70,7 +69,7 @@ pub(super) fn text(changes: &v1::PolicyChanges) -> String {
 }
 
 /// `changes` of `policy diff --json` and `policy push --json`; documented in docs/json.md.
-pub(super) fn json(changes: &v1::PolicyChanges) -> Value {
+pub fn json(changes: &v1::PolicyChanges) -> Value {
     let v1::PolicyChanges {
         closed,
         opened,
@@ -115,10 +114,14 @@ pub(super) fn json(changes: &v1::PolicyChanges) -> Value {
             },
             "reason": grant.reason,
             "detail": grant.detail,
-            "not_after": text::moment(grant.not_after_ms),
+            "not_after": moment(grant.not_after_ms),
         })).collect::<Vec<_>>(),
         "confirm": confirm,
     })
+}
+
+fn moment(milliseconds: i64) -> String {
+    WallTime(milliseconds).exact()
 }
 
 fn exemption(change: &v1::ExemptionChange) -> String {

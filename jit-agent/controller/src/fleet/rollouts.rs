@@ -1,0 +1,294 @@
+//! What people do with policies: save one, bring it to hosts in waves, halt, go on, give up.
+
+use std::time::Duration;
+
+use jit_proto::{
+    PolicyFile, text,
+    v1::{self, diff_policy_request::What},
+};
+use serde_json::json;
+
+use super::{Fleet, FleetError, Shared};
+use crate::{
+    audit::{self, Code, Record},
+    model::{
+        Host,
+        rollout::{HostState, RolloutState, Wave, plan},
+    },
+    store::{Policy, Rollout, StoreError, Tx, rollouts},
+};
+
+/// The longest wait of a host for the confirmation (`agent.proto`).
+const MAX_CONFIRM: Duration = jit_proto::confirm::MAX_WINDOW;
+/// The longest pause between two waves.
+const MAX_PAUSE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// The most waves.
+const MAX_WAVES: usize = 64;
+/// Hosts of one page of the store.
+const PAGE: u32 = 1000;
+
+/// How a policy comes to hosts.
+#[derive(Clone, Debug)]
+pub struct Course {
+    /// Id of the policy.
+    pub policy: String,
+    /// Which hosts come when; those that no wave selects keep what they have.
+    pub waves: Vec<Wave>,
+    /// How long a host waits for the confirmation before it returns to the policy before: 10 s to 1 h.
+    pub confirm_within: Duration,
+    /// Time between the end of a wave and the next one, in which its hosts must stay well.
+    pub pause: Duration,
+}
+
+impl Fleet {
+    /// Keeps a policy: TOML, as `jitctl policy push` reads it. `hosts` and `version` may not stand in it:
+    /// a rollout decides both.
+    ///
+    /// # Errors
+    /// It cannot be read, with line; or the database does not answer.
+    pub async fn save_policy(
+        &self,
+        by: &str,
+        policy: &str,
+        justification: &str,
+        now_ms: i64,
+    ) -> Result<Policy, FleetError> {
+        let file = read(policy)?;
+        if file.version.is_some() || !file.hosts.is_empty() {
+            return Err(FleetError::Invalid(
+                "a rollout decides `hosts` and `version`: leave them out of the policy".into(),
+            ));
+        }
+        text::check("the justification", justification, text::MAX_TEXT_BYTES)
+            .and_then(|()| text::check("the author", by, text::MAX_NAME_BYTES))
+            .map_err(FleetError::Invalid)?;
+        let policy = Policy {
+            id: new_id(now_ms),
+            text: policy.to_owned(),
+            author: by.to_owned(),
+            justification: justification.to_owned(),
+            saved_ms: now_ms,
+        };
+        let mut turn = self.shared.outbox.begin().await?;
+        rollouts::insert_policy(&mut turn.tx, &policy).await?;
+        turn.commit().await?;
+        Ok(policy)
+    }
+
+    /// What a policy would change on a host, as its agent says; nothing changes.
+    ///
+    /// # Errors
+    /// There is no such policy or host, or the host does not answer.
+    pub async fn preview_policy(
+        &self,
+        policy: &str,
+        host: &str,
+        now_ms: i64,
+    ) -> Result<v1::DiffPolicyResponse, FleetError> {
+        let policy = self.policy(policy).await?;
+        let file = read(&policy.text)?;
+        let mut agent = self.shared.agent(host)?;
+        let shown = agent.show_policy().await?.state.unwrap_or_default();
+        let version = shown.highest_version.saturating_add(1);
+        let policy = signed_policy(&policy, &file, host, version, now_ms);
+        Ok(agent.diff_policy(What::Policy(policy)).await?)
+    }
+
+    /// The hosts of each wave, if the rollout began now.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn plan_rollout(&self, waves: &[Wave]) -> Result<Vec<Vec<String>>, FleetError> {
+        let store = self.shared.outbox.store();
+        let mut hosts: Vec<Host> = Vec::new();
+        loop {
+            let after = hosts.last().map(|host| host.id.clone()).unwrap_or_default();
+            let page = store.hosts(&after, PAGE, None).await?;
+            if page.is_empty() {
+                return Ok(plan(&hosts, waves));
+            }
+            hosts.extend(page.into_iter().map(|stored| stored.host));
+        }
+    }
+
+    /// Begins a rollout.
+    ///
+    /// # Errors
+    /// There is no such policy, a value is wrong, no host is selected, or a host is in another rollout
+    /// that has not ended.
+    pub async fn begin_rollout(
+        &self,
+        by: &str,
+        course: Course,
+        now_ms: i64,
+    ) -> Result<Rollout, FleetError> {
+        let Course { policy, waves, confirm_within, pause } = course;
+        let invalid = |text: String| Err(FleetError::Invalid(text));
+        let policy = self.policy(&policy).await?;
+        if waves.is_empty() || waves.len() > MAX_WAVES {
+            return invalid(format!("there are 1 to {MAX_WAVES} waves"));
+        }
+        if confirm_within < Duration::from_secs(10) || confirm_within > MAX_CONFIRM {
+            return invalid("a host waits 10s to 1h for the confirmation".into());
+        }
+        if pause > MAX_PAUSE {
+            return invalid("the pause between waves is a week at most".into());
+        }
+        let hosts = self.plan_rollout(&waves).await?;
+        if hosts.iter().all(Vec::is_empty) {
+            return invalid("the waves select no host".into());
+        }
+        if let Some(other) = self.shared.outbox.store().running_rollouts().await?.first() {
+            // Two rollouts would overtake each other at the same hosts.
+            return Err(FleetError::Conflict(format!(
+                "rollout {} goes on: wait for its end, or abort it",
+                other.id
+            )));
+        }
+        let rollout = Rollout {
+            id: new_id(now_ms),
+            policy: policy.id,
+            waves,
+            state: RolloutState::Running,
+            why: String::new(),
+            wave: 0,
+            wave_since_ms: now_ms,
+            confirm_s: i64::try_from(confirm_within.as_secs()).unwrap_or(i64::MAX),
+            pause_ms: i64::try_from(pause.as_millis()).unwrap_or(i64::MAX),
+            created_by: by.to_owned(),
+            created_ms: now_ms,
+        };
+        let mut turn = self.shared.outbox.begin().await?;
+        rollouts::insert(&mut turn.tx, &rollout, &hosts).await?;
+        record(&mut turn.tx, &rollout, by, now_ms).await?;
+        turn.commit().await?;
+        self.shared.roll.notify_one();
+        Ok(rollout)
+    }
+
+    /// Goes on with a rollout that has halted: hosts that refused, degraded or stayed silent are tried
+    /// again.
+    ///
+    /// # Errors
+    /// It has not halted.
+    pub async fn resume_rollout(
+        &self,
+        by: &str,
+        id: &str,
+        now_ms: i64,
+    ) -> Result<Rollout, FleetError> {
+        self.change_rollout(by, id, now_ms, RolloutState::Running, &[RolloutState::Halted]).await
+    }
+
+    /// Ends a rollout. Hosts that have the policy keep it; others keep what they have.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub async fn abort_rollout(
+        &self,
+        by: &str,
+        id: &str,
+        now_ms: i64,
+    ) -> Result<Rollout, FleetError> {
+        let from = [RolloutState::Halted, RolloutState::Running];
+        self.change_rollout(by, id, now_ms, RolloutState::Aborted, &from).await
+    }
+
+    async fn change_rollout(
+        &self,
+        by: &str,
+        id: &str,
+        now_ms: i64,
+        to: RolloutState,
+        from: &[RolloutState],
+    ) -> Result<Rollout, FleetError> {
+        let mut turn = self.shared.outbox.begin().await?;
+        let mut rollout = rollouts::lock(&mut turn.tx, id)
+            .await?
+            .ok_or_else(|| FleetError::NotFound(format!("rollout {id:?}")))?;
+        if !from.contains(&rollout.state) {
+            let state = rollout.state.word();
+            return Err(FleetError::Conflict(format!("rollout {id} is {state}")));
+        }
+        rollout.state = to;
+        rollout.why = format!("{by} said so");
+        match to {
+            RolloutState::Aborted => {
+                let waiting = [HostState::Waiting, HostState::Signing];
+                let skipped = HostState::Skipped;
+                rollouts::move_hosts(&mut turn.tx, id, &waiting, skipped, now_ms).await?;
+            }
+            _ => {
+                let again = [HostState::Degraded, HostState::Refused, HostState::Silent];
+                let waiting = HostState::Waiting;
+                rollouts::move_hosts(&mut turn.tx, id, &again, waiting, now_ms).await?;
+            }
+        }
+        rollouts::update(&mut turn.tx, &rollout).await?;
+        record(&mut turn.tx, &rollout, by, now_ms).await?;
+        turn.commit().await?;
+        self.shared.roll.notify_one();
+        Ok(rollout)
+    }
+
+    async fn policy(&self, id: &str) -> Result<Policy, FleetError> {
+        let found = self.shared.outbox.store().policy(id).await?;
+        found.ok_or_else(|| FleetError::NotFound(format!("policy {id:?}")))
+    }
+}
+
+impl Shared {
+    /// The connection to a host.
+    pub(super) fn agent(&self, host: &str) -> Result<jit_client::Agent, FleetError> {
+        let found = self.roster.find(host);
+        let (_, link) = found.ok_or_else(|| FleetError::NotFound(format!("host {host:?}")))?;
+        link.agent().map_err(FleetError::Unreachable)
+    }
+}
+
+/// Reads a policy.
+pub(super) fn read(text: &str) -> Result<PolicyFile, FleetError> {
+    text.parse().map_err(|why| FleetError::Invalid(format!("the policy cannot be used: {why}")))
+}
+
+/// What is signed for one host.
+pub(super) fn signed_policy(
+    policy: &Policy,
+    file: &PolicyFile,
+    host: &str,
+    version: u64,
+    now_ms: i64,
+) -> v1::Policy {
+    v1::Policy {
+        hosts: vec![host.to_owned()],
+        version,
+        issued_at_ms: now_ms,
+        // What is signed and not delivered must not come into force long after.
+        not_after_ms: now_ms.saturating_add(24 * 3600 * 1000),
+        ports: file.sections.iter().map(v1::PolicyPort::from).collect(),
+        author: policy.author.clone(),
+        justification: policy.justification.clone(),
+    }
+}
+
+/// Records the state of a rollout.
+pub(super) async fn record(
+    tx: &mut Tx,
+    rollout: &Rollout,
+    by: &str,
+    now_ms: i64,
+) -> Result<(), StoreError> {
+    let waves: Vec<_> = rollout.waves.iter().map(ToString::to_string).collect();
+    let fields = json!({
+        "rollout": rollout.id, "policy": rollout.policy, "state": rollout.state.word(),
+        "why": rollout.why, "wave": rollout.wave, "waves": waves,
+    });
+    audit::append(tx, now_ms, &Record::new(Code::RolloutChanged, "", by, fields)).await?;
+    Ok(())
+}
+
+fn new_id(now_ms: i64) -> String {
+    let random = u128::from(super::backoff::random()) << 32 | u128::from(super::backoff::random());
+    let random = random << 16 | u128::from(super::backoff::random());
+    ulid::Ulid::from_parts(u64::try_from(now_ms).unwrap_or(0), random).to_string()
+}

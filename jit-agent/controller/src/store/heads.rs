@@ -29,7 +29,7 @@ impl Store {
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn audit_heads(
+    pub async fn host_audit_heads(
         &self,
         host: &str,
         before: i64,

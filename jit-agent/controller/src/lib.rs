@@ -5,8 +5,10 @@
 //! `fleet` (hosts: connections, deliveries, what they answer), `api` (HTTP), `app` (wiring), `commands`.
 //! Nothing here can open a port: only what the signer signs can, and each host checks that by itself.
 
+pub mod api;
 pub mod audit;
 pub mod clock;
+pub mod config;
 pub mod desk;
 pub mod fleet;
 pub mod model;

@@ -165,7 +165,7 @@ impl Store {
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn audit_heads(&self) -> Result<Vec<SignedHead>, StoreError> {
+    pub async fn signed_heads(&self) -> Result<Vec<SignedHead>, StoreError> {
         let rows = query("SELECT * FROM audit_head ORDER BY seq").fetch_all(self.pool()).await?;
         rows.iter().map(head).collect()
     }
@@ -174,7 +174,7 @@ impl Store {
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn audit_head(&self) -> Result<Option<SignedHead>, StoreError> {
+    pub async fn last_signed_head(&self) -> Result<Option<SignedHead>, StoreError> {
         let row = query("SELECT * FROM audit_head ORDER BY seq DESC LIMIT 1");
         row.fetch_optional(self.pool()).await?.as_ref().map(head).transpose()
     }

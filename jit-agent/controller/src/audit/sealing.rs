@@ -67,7 +67,7 @@ pub async fn sign_if_due(
     now_ms: i64,
     at_once: bool,
 ) -> Result<Option<SignedHead>, StoreError> {
-    let last = store.audit_head().await?.map_or((0, 0), |head| (head.seq, head.time_ms));
+    let last = store.last_signed_head().await?.map_or((0, 0), |head| (head.seq, head.time_ms));
     let (seq, hash) = store.audit_tip().await?;
     if !is_due(last, seq, now_ms, at_once) {
         return Ok(None);

@@ -117,7 +117,7 @@ pub async fn verify(
     mut each: impl FnMut(i64),
 ) -> Result<Report, StoreError> {
     // Read first: what is written meanwhile only makes the chain longer.
-    let heads = store.audit_heads().await?;
+    let heads = store.signed_heads().await?;
     let (tip, tip_hash) = store.audit_tip().await?;
     let mut report = Report::default();
     let mut chain = Chain::default();

@@ -164,7 +164,7 @@ impl Desk {
 
     /// Commits, and says so.
     async fn commit(&self, tx: Tx) -> Result<(), DeskError> {
-        tx.commit().await.map_err(StoreError::from)?;
+        tx.commit().await?;
         self.changed();
         Ok(())
     }

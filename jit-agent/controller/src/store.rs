@@ -16,7 +16,13 @@ pub mod rollouts;
 pub mod rules;
 pub mod settings;
 
-use std::{collections::BTreeSet, path::Path, time::Duration};
+use std::{
+    collections::BTreeSet,
+    ops::{Deref, DerefMut},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 pub use accounts::Token;
 pub use deliveries::{Delivery, Wanted};
@@ -28,13 +34,43 @@ pub use requests::{Page, Request};
 pub use rollouts::{Policy, Rollout, RolloutHost};
 pub use rules::RulesVersion;
 use sqlx::{
-    Any, AnyPool, Executor as _, Row as _, Transaction,
+    Any, AnyConnection, AnyPool, Executor as _, Row as _, Transaction,
     any::{AnyPoolOptions, install_default_drivers},
     query,
 };
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 /// A transaction. Dropped without a commit, it changes nothing.
-pub type Tx = Transaction<'static, Any>;
+#[derive(Debug)]
+pub struct Tx {
+    transaction: Transaction<'static, Any>,
+    /// On SQLite: nobody else writes.
+    _turn: Option<OwnedMutexGuard<()>>,
+}
+
+impl Tx {
+    /// Makes it lasting.
+    ///
+    /// # Errors
+    /// The database does not answer: it may have happened or not.
+    pub async fn commit(self) -> Result<(), StoreError> {
+        Ok(self.transaction.commit().await?)
+    }
+}
+
+impl Deref for Tx {
+    type Target = AnyConnection;
+
+    fn deref(&self) -> &AnyConnection {
+        &self.transaction
+    }
+}
+
+impl DerefMut for Tx {
+    fn deref_mut(&mut self) -> &mut AnyConnection {
+        &mut self.transaction
+    }
+}
 
 /// Longest wait for a connection of the pool or for another writer.
 const WAIT: Duration = Duration::from_secs(10);
@@ -57,6 +93,9 @@ pub enum Kind {
 pub struct Store {
     pool: AnyPool,
     kind: Kind,
+    /// On SQLite writers wait here in the order in which they came: its own waiting sleeps longer and
+    /// longer, and lets anybody through (sqlite3_busy_timeout).
+    turn: Arc<Mutex<()>>,
 }
 
 impl Store {
@@ -115,7 +154,7 @@ impl Store {
                 })
             });
         let pool = options.connect(&url).await.map_err(StoreError::Unreachable)?;
-        Ok(Self { pool, kind })
+        Ok(Self { pool, kind, turn: Arc::default() })
     }
 
     /// The versions of its tables, the oldest first; none: it is empty.
@@ -148,11 +187,11 @@ impl Store {
     /// # Errors
     /// The database does not answer.
     pub async fn begin(&self) -> Result<Tx, StoreError> {
-        let statement = match self.kind {
-            Kind::Sqlite => "BEGIN IMMEDIATE",
-            Kind::Postgres => "BEGIN",
+        let (statement, turn) = match self.kind {
+            Kind::Sqlite => ("BEGIN IMMEDIATE", Some(Arc::clone(&self.turn).lock_owned().await)),
+            Kind::Postgres => ("BEGIN", None),
         };
-        Ok(self.pool.begin_with(statement).await?)
+        Ok(Tx { transaction: self.pool.begin_with(statement).await?, _turn: turn })
     }
 
     /// Closes all connections.

@@ -6,7 +6,7 @@ use super::{Desk, DeskError, end};
 use crate::{
     audit::{self, Code, Record},
     model::{Answer, State, state::of_answers},
-    store::{Delivery, StoreError, Wanted, deliveries, requests},
+    store::{Delivery, Wanted, deliveries, requests},
 };
 
 impl Desk {
@@ -36,8 +36,7 @@ impl Desk {
         audit::append(&mut tx, now_ms, &record).await?;
         let follows = request.state.is_on_hosts() || request.state == State::Refused;
         if of.wanted == Wanted::Grant && follows {
-            let all = deliveries::of_request(&mut tx, &of.request).await?;
-            let state = of_answers(&all.iter().map(|one| one.answer).collect::<Vec<_>>());
+            let state = of_answers(&deliveries::tally(&mut tx, &of.request).await?);
             if state == State::Open || state == State::Partly {
                 end::replaced(&mut tx, &request, now_ms).await?;
             }
@@ -72,6 +71,6 @@ impl Desk {
             return self.commit(tx).await;
         }
         // Nobody waits for the tenth failure.
-        Ok(tx.commit().await.map_err(StoreError::from)?)
+        Ok(tx.commit().await?)
     }
 }

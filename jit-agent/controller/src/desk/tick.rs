@@ -59,18 +59,18 @@ impl Desk {
         if request.state.is_final() || request.ends_ms == 0 || request.ends_ms > now_ms {
             return Ok(());
         }
-        let all = deliveries::of_request(&mut tx, id).await?;
-        let opened = all.iter().filter(|one| one.answer == Answer::Open).count();
-        request.why = ended_words(&request, opened, all.len());
+        let answers = deliveries::tally(&mut tx, id).await?;
+        let (opened, hosts) = (answers.of(Answer::Open), answers.all());
+        request.why = ended_words(&request, opened, hosts);
         request.state = State::Ended;
         requests::update(&mut tx, &request).await?;
-        let fields = json!({ "hosts_open": opened, "hosts": all.len() });
+        let fields = json!({ "hosts_open": opened, "hosts": hosts });
         audit::append(&mut tx, now_ms, &Record::new(Code::Ended, id, CONTROLLER, fields)).await?;
         self.commit(tx).await
     }
 }
 
-fn ended_words(request: &Request, opened: usize, hosts: usize) -> String {
+fn ended_words(request: &Request, opened: u64, hosts: u64) -> String {
     match request.state {
         State::AwaitingSignatures => "its time has passed before it had all signatures".into(),
         State::Approved => "its time has passed before it was signed".into(),

@@ -102,15 +102,35 @@ words! {
     }
 }
 
+/// How many hosts have answered what.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally(Vec<(Answer, u64)>);
+
+impl Tally {
+    /// Adds hosts with this answer.
+    pub fn add(&mut self, answer: Answer, hosts: u64) {
+        self.0.push((answer, hosts));
+    }
+
+    /// Number of hosts with this answer.
+    pub fn of(&self, wanted: Answer) -> u64 {
+        self.0.iter().filter(|(answer, _)| *answer == wanted).map(|(_, count)| count).sum()
+    }
+
+    /// Number of hosts.
+    pub fn all(&self) -> u64 {
+        self.0.iter().map(|(_, count)| count).sum()
+    }
+}
+
 /// The state of a request whose hosts have answered this, if its end has not come.
-pub fn of_answers(answers: &[Answer]) -> State {
-    let count = |wanted: Answer| answers.iter().filter(|answer| **answer == wanted).count();
-    let (open, scheduled, refused) =
-        (count(Answer::Open), count(Answer::Scheduled), count(Answer::Refused));
-    match answers.len() {
+pub fn of_answers(answers: &Tally) -> State {
+    let (open, scheduled) = (answers.of(Answer::Open), answers.of(Answer::Scheduled));
+    match answers.all() {
+        0 => State::Delivering,
         all if open == all => State::Open,
         all if open + scheduled == all => State::Scheduled,
-        all if refused == all => State::Refused,
+        all if answers.of(Answer::Refused) == all => State::Refused,
         _ if open + scheduled > 0 => State::Partly,
         _ => State::Delivering,
     }
@@ -143,8 +163,13 @@ mod tests {
             (&[Refused, Refused], State::Refused),
             (&[Refused, Waiting], State::Delivering),
             (&[Waiting], State::Delivering),
+            (&[], State::Delivering),
         ] {
-            assert_eq!(of_answers(answers), state, "{answers:?}");
+            let mut tally = Tally::default();
+            for answer in answers {
+                tally.add(*answer, 1);
+            }
+            assert_eq!(of_answers(&tally), state, "{answers:?}");
         }
     }
 }

@@ -3,7 +3,7 @@
 use sqlx::{Row as _, any::AnyRow, query};
 
 use super::{Store, StoreError, Tx};
-use crate::model::Answer;
+use crate::model::{Answer, state::Tally};
 
 /// What a host must hear of a grant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -273,13 +273,20 @@ pub async fn failed(
     Ok(())
 }
 
-/// What the hosts of a request have answered, as this transaction sees it.
+/// How many hosts of a request have answered what, as this transaction sees it.
 ///
 /// # Errors
 /// Those of the database.
-pub async fn of_request(tx: &mut Tx, request: &str) -> Result<Vec<Delivery>, StoreError> {
-    let rows = query("SELECT * FROM delivery WHERE request = $1 ORDER BY host, grant_id");
-    rows.bind(request).fetch_all(&mut **tx).await?.iter().map(delivery).collect()
+pub async fn tally(tx: &mut Tx, request: &str) -> Result<Tally, StoreError> {
+    let rows = "SELECT answer, COUNT(*) AS count FROM delivery WHERE request = $1 GROUP BY answer";
+    let mut tally = Tally::default();
+    for row in query(rows).bind(request).fetch_all(&mut **tx).await? {
+        let word: &str = row.try_get("answer")?;
+        let answer = Answer::of_word(word).ok_or_else(|| StoreError::corrupt("answer", word))?;
+        let count: i64 = row.try_get("count")?;
+        tally.add(answer, u64::try_from(count).unwrap_or(0));
+    }
+    Ok(tally)
 }
 
 fn delivery(row: &AnyRow) -> Result<Delivery, StoreError> {

@@ -1,6 +1,6 @@
 //! Talking to an agent: which one ([`target`]), how to reach it (`dial`, [`local`]), what to ask
-//! ([`agent`]), signing for it ([`signing`]), its certificates
-//! (`ca`), and what a person sees of its answers ([`status`]).
+//! ([`agent`]), signing for it ([`signing`], [`keys`]), its certificates (`ca`), and what a person sees
+//! of its answers ([`status`]).
 //!
 //! Errors come back as data ([`CallError`]); nothing here prints or ends the program.
 
@@ -13,12 +13,20 @@ mod dial;
 mod error;
 pub mod exit;
 pub mod files;
+#[cfg(feature = "signing")]
+pub mod keys;
 pub mod local;
 pub mod pem;
+#[cfg(feature = "pkcs11")]
+pub mod pkcs11;
+#[cfg(feature = "signing")]
+pub mod public_key;
 pub mod policy_changes;
 pub mod revocation;
 #[cfg(feature = "signing")]
 pub mod signing;
+#[cfg(feature = "signing")]
+pub mod ssh_agent;
 pub mod status;
 pub mod target;
 mod terminal;

@@ -3,7 +3,9 @@
 //! Private keys are PKCS#8 PEM files without a passphrase. A key elsewhere (an HSM, a cloud key
 //! service) signs the same bytes, see docs/signing.md. Nothing here re-encodes a payload.
 
-use ed25519_dalek::{Signer as _, ed25519::KeypairBytes, pkcs8::spki::EncodePublicKey};
+use std::fmt;
+
+use ed25519_dalek::{Signer as _, ed25519::KeypairBytes};
 use jit_proto::{
     dsse::pre_authentication_encoding,
     pem::{self, PemError},
@@ -11,7 +13,8 @@ use jit_proto::{
 };
 use p256::pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _, LineEnding};
 use rustls::crypto::{GetRandomFailed, SecureRandom};
-use sha2::{Digest as _, Sha256};
+
+use crate::public_key::PublicKey;
 
 /// Signature algorithms that agents accept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,29 +123,22 @@ impl SigningKey {
         pem.expect("a key of fixed size encodes").to_string()
     }
 
+    /// The public key.
+    pub fn public(&self) -> PublicKey {
+        match self {
+            Self::Ed25519(key) => PublicKey::Ed25519(key.verifying_key()),
+            Self::P256(key) => PublicKey::P256(key.public_key()),
+        }
+    }
+
     /// The public key as SubjectPublicKeyInfo in PEM, as `openssl pkey -pubout` prints it.
     pub fn public_pem(&self) -> String {
-        let pem = match self {
-            Self::Ed25519(key) => key.verifying_key().to_public_key_pem(LineEnding::LF),
-            Self::P256(key) => key.public_key().to_public_key_pem(LineEnding::LF),
-        };
-        pem.expect("a key of fixed size encodes")
+        self.public().pem()
     }
 
-    /// The public key as SubjectPublicKeyInfo in DER.
-    fn public_der(&self) -> Vec<u8> {
-        let der = match self {
-            Self::Ed25519(key) => key.verifying_key().to_public_key_der(),
-            Self::P256(key) => key.public_key().to_public_key_der(),
-        };
-        der.expect("a key of fixed size encodes").into_vec()
-    }
-
-    /// A hint for the agent, which key to try first: the first 8 bytes of the SHA-256 of the
-    /// SubjectPublicKeyInfo in DER, as 16 hex digits.
+    /// A hint for the agent, which key to try first ([`PublicKey::key_id`]).
     pub fn key_id(&self) -> String {
-        let digest = Sha256::digest(self.public_der());
-        hex::encode(digest.get(..8).unwrap_or_default())
+        self.public().key_id()
     }
 
     /// The algorithm's name for people.
@@ -163,6 +159,13 @@ impl SigningKey {
                 signature.to_der().as_bytes().to_vec()
             }
         }
+    }
+}
+
+/// Says which key it is, and nothing of its secret.
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} key {}", self.algorithm(), self.key_id())
     }
 }
 

@@ -125,7 +125,11 @@ impl Key {
     ///
     /// # Errors
     /// As [`Self::sign`].
-    pub fn signature(&self, payload_type: &str, payload: &[u8]) -> Result<v1::Signature, KeyTrouble> {
+    pub fn signature(
+        &self,
+        payload_type: &str,
+        payload: &[u8],
+    ) -> Result<v1::Signature, KeyTrouble> {
         let key_id = self.public().key_id();
         let message = pre_authentication_encoding(payload_type, payload);
         match self.sign(&message) {
@@ -139,7 +143,11 @@ impl Key {
 ///
 /// # Errors
 /// A key does not sign.
-pub fn seal(payload_type: &str, payload: Vec<u8>, keys: &[Key]) -> Result<v1::Envelope, KeyTrouble> {
+pub fn seal(
+    payload_type: &str,
+    payload: Vec<u8>,
+    keys: &[Key],
+) -> Result<v1::Envelope, KeyTrouble> {
     let sign = |key: &Key| key.signature(payload_type, &payload);
     let signatures = keys.iter().map(sign).collect::<Result<Vec<_>, _>>()?;
     Ok(v1::Envelope { payload_type: payload_type.to_owned(), payload: payload.into(), signatures })
@@ -216,9 +224,11 @@ impl FromStr for Pkcs11Spec {
                 "pin-source" => &mut pin_file,
                 "type" => continue,
                 "pin-value" => {
-                    return Err("a PIN on a command line is seen by everybody on the machine; put \
+                    return Err(
+                        "a PIN on a command line is seen by everybody on the machine; put \
                                 it into a file that only you can read, and name that: pin-source"
-                        .to_owned());
+                            .to_owned(),
+                    );
                 }
                 _ => return Err(format!("`{name}` is not known here; write {example}")),
             };

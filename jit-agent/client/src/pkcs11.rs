@@ -37,8 +37,9 @@ impl Pkcs11Key {
     /// What is missing or refused, in words.
     pub fn open(place: &Pkcs11Spec) -> Result<Self, String> {
         let Pkcs11Spec { module: path, token, key, pin_file } = place;
-        let module = Pkcs11::new(path)
-            .map_err(|error| format!("cannot load the PKCS#11 module {}: {error}", path.display()))?;
+        let module = Pkcs11::new(path).map_err(|error| {
+            format!("cannot load the PKCS#11 module {}: {error}", path.display())
+        })?;
         let failed = |what: String| {
             move |error: cryptoki::error::Error| format!("{what} ({}): {error}", path.display())
         };
@@ -117,10 +118,8 @@ fn pair(
     label: &str,
 ) -> cryptoki::error::Result<Result<(ObjectHandle, PublicKey), String>> {
     let find = |class| {
-        session.find_objects(&[
-            Attribute::Class(class),
-            Attribute::Label(label.as_bytes().to_vec()),
-        ])
+        session
+            .find_objects(&[Attribute::Class(class), Attribute::Label(label.as_bytes().to_vec())])
     };
     let (private, public) = (find(ObjectClass::PRIVATE_KEY)?, find(ObjectClass::PUBLIC_KEY)?);
     let (&[private], &[public]) = (&private[..], &public[..]) else {

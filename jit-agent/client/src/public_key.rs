@@ -57,8 +57,10 @@ impl PublicKey {
 
     fn strong(key: ed25519_dalek::VerifyingKey) -> Result<Self, String> {
         if key.is_weak() {
-            return Err("it is an Ed25519 key of small order, under which signatures can be forged"
-                .to_owned());
+            return Err(
+                "it is an Ed25519 key of small order, under which signatures can be forged"
+                    .to_owned(),
+            );
         }
         Ok(Self::Ed25519(key))
     }
@@ -123,9 +125,8 @@ impl PublicKey {
         }
         Ok(match self {
             Self::Ed25519(_) => raw.to_vec(),
-            Self::P256(_) => p256_signature(raw).map_or_else(Vec::new, |signature| {
-                signature.to_der().as_bytes().to_vec()
-            }),
+            Self::P256(_) => p256_signature(raw)
+                .map_or_else(Vec::new, |signature| signature.to_der().as_bytes().to_vec()),
         })
     }
 }

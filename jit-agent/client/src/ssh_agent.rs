@@ -186,9 +186,11 @@ impl SshAgentKey {
         match answer.byte() {
             Some(SIGNATURE) => {}
             Some(FAILURE) => {
-                return Err("the ssh-agent refused to sign: the key was removed, or the signature \
+                return Err(
+                    "the ssh-agent refused to sign: the key was removed, or the signature \
                             was not confirmed"
-                    .to_owned());
+                        .to_owned(),
+                );
             }
             _ => return Err("the ssh-agent's answer is no signature".to_owned()),
         }

@@ -1,0 +1,181 @@
+//! The signer's process: reads, checks, writes its journal, signs, answers. One thread, nothing else.
+
+use std::{
+    io::{self, Write as _},
+    os::{fd::AsFd as _, unix::net::UnixStream},
+    process::ExitCode,
+};
+
+use jit_proto::payload_type::{GRANT_TYPE, POLICY_TYPE};
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    SignRequest,
+    check::{self, Refused},
+    confine,
+    journal::{Entry, Journal, JournalError, Kind},
+    keys::{self, Keys},
+    limits::Rate,
+    protocol::{self, Answer, Ask, FromSigner, ToSigner},
+    settings::{Limits, Settings},
+};
+use crate::clock::now_ms;
+
+/// Runs `jit-controller signer`: the controller starts it, with one of a pair of sockets as standard
+/// input. It ends when the controller closes the other one.
+pub fn child() -> ExitCode {
+    match serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            let _gone = writeln!(io::stderr(), "jit-controller signer: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve() -> Result<(), String> {
+    let by_hand = "it is started by `jit-controller serve`, not by hand";
+    let socket = io::stdin().as_fd().try_clone_to_owned().map(UnixStream::from);
+    let socket = socket.map_err(|error| format!("{by_hand}: {error}"))?;
+    socket.peer_addr().map_err(|error| format!("{by_hand}: {error}"))?;
+    confine::begin().map_err(|error| format!("cannot protect the process: {error}"))?;
+    let broken = |error: io::Error| format!("the connection to the controller broke: {error}");
+    let settings = match protocol::read(&socket).map_err(broken)? {
+        Some(ToSigner::Open(settings)) => settings,
+        Some(ToSigner::Ask { .. }) => return Err("it was asked before it was opened".into()),
+        None => return Ok(()),
+    };
+    let mut signer = match Open::new(*settings) {
+        Ok(signer) => signer,
+        Err(why) => {
+            protocol::write(&socket, &FromSigner::Failed(why.clone())).map_err(broken)?;
+            return Err(why);
+        }
+    };
+    protocol::write(&socket, &FromSigner::Ready(signer.keys.infos())).map_err(broken)?;
+    while let Some(message) = protocol::read(&socket).map_err(broken)? {
+        let ToSigner::Ask { number, ask } = message else {
+            return Err("it was opened twice".into());
+        };
+        let (answer, end) = match signer.answer(ask, now_ms()) {
+            Ok(answer) => (answer, None),
+            Err(Lost(why)) => (Answer::Unavailable(why.clone()), Some(why)),
+        };
+        protocol::write(&socket, &FromSigner::Answer { number, answer }).map_err(broken)?;
+        if let Some(why) = end {
+            return Err(format!("{why}; it begins again"));
+        }
+    }
+    Ok(())
+}
+
+/// The journal or a key is lost: only a new start helps.
+struct Lost(String);
+
+/// The signer with its keys.
+struct Open {
+    limits: Limits,
+    journal: Journal,
+    keys: Keys,
+    rate: Rate,
+}
+
+impl Open {
+    /// Opens journal and keys, then closes the process.
+    fn new(settings: Settings) -> Result<Self, String> {
+        settings.check().map_err(|error| error.to_string())?;
+        let Settings { journal, keys, limits } = settings;
+        let journal = Journal::open(&journal, now_ms())?;
+        let needs = keys::needs(&keys);
+        let keys = Keys::open(&keys)?;
+        confine::close(needs).map_err(|error| format!("cannot close the process: {error}"))?;
+        let most = limits.signatures_a_minute;
+        // The signatures of a signer that was killed count too.
+        let before = journal.last_times(usize::try_from(most).unwrap_or(usize::MAX));
+        let rate = Rate::new(most, before);
+        Ok(Self { limits, journal, keys, rate })
+    }
+
+    fn answer(&mut self, ask: Ask, now_ms: i64) -> Result<Answer, Lost> {
+        let asked = match ask {
+            Ask::Grant(request) => self.grant(&request, now_ms),
+            Ask::Policy { payload } => self.policy(&payload, now_ms),
+        };
+        match asked {
+            Ok(signatures) => Ok(Answer::Signed(signatures)),
+            Err(Trouble::Refused(Refused { word, detail })) => {
+                Ok(Answer::Refused { word: word.to_owned(), detail })
+            }
+            Err(Trouble::TooFast(left)) => Ok(Answer::Unavailable(format!(
+                "too_fast: at most {} signatures a minute (limits.signatures_a_minute); again in \
+                 {left} ms",
+                self.limits.signatures_a_minute
+            ))),
+            Err(Trouble::Lost(why)) => Err(Lost(why)),
+        }
+    }
+
+    fn grant(
+        &mut self,
+        request: &SignRequest,
+        now_ms: i64,
+    ) -> Result<Vec<protocol::Signature>, Trouble> {
+        let passed = check::grant(request, &self.limits, now_ms)?;
+        let hash = |payload: &[u8]| Sha256::digest(payload).into();
+        if let Some((id, old)) = passed.narrows {
+            let signed_before = Entry { kind: Kind::Grant, id, hash: hash(&old) };
+            if !self.journal.has(&signed_before) {
+                let detail = format!("this signer has not signed the grant {id} that it replaces");
+                return Err(Refused { word: "unknown_grant", detail }.into());
+            }
+        }
+        let (id, mark) = passed.request;
+        let agreed = Entry { kind: Kind::Request, id, hash: mark };
+        let payload = &passed.part.payload;
+        let grant = Entry { kind: Kind::Grant, id: passed.part.id, hash: hash(payload) };
+        self.sign(&[agreed, grant], GRANT_TYPE, payload, now_ms)
+    }
+
+    fn policy(&mut self, payload: &[u8], now_ms: i64) -> Result<Vec<protocol::Signature>, Trouble> {
+        let id = check::policy(payload, &self.limits, now_ms)?;
+        let entry = Entry { kind: Kind::Policy, id, hash: Sha256::digest(payload).into() };
+        self.sign(&[entry], POLICY_TYPE, payload, now_ms)
+    }
+
+    fn sign(
+        &mut self,
+        entries: &[Entry],
+        payload_type: &str,
+        payload: &[u8],
+        now_ms: i64,
+    ) -> Result<Vec<protocol::Signature>, Trouble> {
+        self.rate.take(now_ms).map_err(Trouble::TooFast)?;
+        self.journal.keep(entries, now_ms)?;
+        let signed = self.keys.sign(payload_type, payload).map_err(Trouble::Lost)?;
+        Ok(signed.into_iter().map(protocol::Signature::from).collect())
+    }
+}
+
+enum Trouble {
+    Lost(String),
+    Refused(Refused),
+    /// Time until there is room again, milliseconds.
+    TooFast(i64),
+}
+
+impl From<Refused> for Trouble {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+impl From<JournalError> for Trouble {
+    fn from(error: JournalError) -> Self {
+        let detail = error.to_string();
+        match error {
+            JournalError::Otherwise(_) => Refused { word: "signed_otherwise", detail }.into(),
+            JournalError::TooOld(_) => Refused { word: "too_old", detail }.into(),
+            JournalError::Write(_) => Self::Lost(detail),
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! The controller's side: starts the signer's process, starts it again when it ends, and matches answers
+//! with what was asked.
+//!
+//! A thread of its own does it, with a small runtime: the kernel ends the process when the *thread* that
+//! started it ends, and a runtime's other threads come and go.
+
+use std::{
+    collections::HashMap,
+    io,
+    os::{fd::OwnedFd, unix::net::UnixStream as StdStream},
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::{Arc, PoisonError, RwLock},
+    thread,
+    time::Duration,
+};
+
+use jit_proto::v1;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{
+        UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    process::{Child, Command},
+    runtime::Builder,
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep, timeout, timeout_at},
+};
+use tracing::{info, warn};
+
+use super::{
+    KeyInfo, SignerError,
+    protocol::{self, Answer, Ask, FromSigner, ToSigner},
+    settings::Settings,
+};
+
+/// Longest wait for a signature, from the call on.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest wait for the start: a key service must be reached.
+const START: Duration = Duration::from_secs(60);
+/// A signer that does not answer for this time is ended and started again.
+const HANGS: Duration = Duration::from_secs(75);
+/// The first wait after an end, and the longest.
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// A signer that ran for this time has not failed at once.
+const RAN_WELL: Duration = Duration::from_secs(10);
+/// What may wait to be signed.
+const QUEUE: usize = 256;
+/// What the signer has at once: the rest waits here, and survives its end.
+const IN_FLIGHT: usize = 16;
+
+/// The signer. The last one that is dropped ends its process.
+#[derive(Clone, Debug)]
+pub struct Signer {
+    asks: mpsc::Sender<Asked>,
+    seen: Arc<RwLock<Seen>>,
+}
+
+/// What is known of the process.
+#[derive(Debug, Default)]
+struct Seen {
+    keys: Vec<KeyInfo>,
+    pid: Option<u32>,
+}
+
+/// Something to sign, and where its answer goes.
+#[derive(Debug)]
+struct Asked {
+    ask: Ask,
+    until: Instant,
+    answer: Reply,
+}
+
+type Reply = oneshot::Sender<Result<Vec<v1::Signature>, SignerError>>;
+
+impl Signer {
+    /// As [`Signer::start`], from this program.
+    ///
+    /// # Errors
+    /// It does not start: a setting, a key, the journal.
+    pub async fn start_program(program: &Path, settings: &Settings) -> Result<Self, SignerError> {
+        let unavailable = |error: io::Error| SignerError::Unavailable(error.to_string());
+        settings.check().map_err(|error| SignerError::Unavailable(error.to_string()))?;
+        let (asks, asked) = mpsc::channel(QUEUE);
+        let (started, start) = oneshot::channel();
+        let seen = Arc::new(RwLock::new(Seen::default()));
+        let keeper = Keeper {
+            program: program.to_owned(),
+            settings: settings.clone(),
+            seen: Arc::clone(&seen),
+        };
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(unavailable)?;
+        thread::Builder::new()
+            .name("signer".into())
+            .spawn(move || runtime.block_on(keeper.run(asked, started)))
+            .map_err(unavailable)?;
+        match start.await {
+            Ok(Ok(())) => Ok(Self { asks, seen }),
+            Ok(Err(why)) => Err(SignerError::Unavailable(why)),
+            Err(_) => Err(SignerError::Unavailable("its thread has ended".into())),
+        }
+    }
+
+    /// The keys, in the order of the settings.
+    pub fn keys(&self) -> Vec<KeyInfo> {
+        self.seen.read().unwrap_or_else(PoisonError::into_inner).keys.clone()
+    }
+
+    /// The process's id; `None`: it is about to be started again.
+    pub fn pid(&self) -> Option<u32> {
+        self.seen.read().unwrap_or_else(PoisonError::into_inner).pid
+    }
+
+    pub(super) async fn ask(&self, ask: Ask) -> Result<Vec<v1::Signature>, SignerError> {
+        let gone = || SignerError::Unavailable("it has ended".into());
+        let late = || SignerError::Unavailable("it did not answer in time".into());
+        let until = Instant::now() + PATIENCE;
+        let (answer, answered) = oneshot::channel();
+        let asked = Asked { ask, until, answer };
+        timeout_at(until, self.asks.send(asked)).await.map_err(|_| late())?.map_err(|_| gone())?;
+        timeout_at(until, answered).await.map_err(|_| late())?.map_err(|_| gone())?
+    }
+}
+
+/// What the thread does.
+struct Keeper {
+    program: PathBuf,
+    settings: Settings,
+    seen: Arc<RwLock<Seen>>,
+}
+
+/// How a signer's process ended.
+enum End {
+    /// The controller does not need it any more.
+    Dropped,
+    /// It must be started again.
+    Lost(String),
+}
+
+impl Keeper {
+    async fn run(
+        self,
+        mut asked: mpsc::Receiver<Asked>,
+        started: oneshot::Sender<Result<(), String>>,
+    ) {
+        let mut running = match self.start().await {
+            Ok(running) => running,
+            Err(why) => {
+                let _nobody_waits = started.send(Err(why));
+                return;
+            }
+        };
+        let _nobody_waits = started.send(Ok(()));
+        let mut wait = FIRST_WAIT;
+        loop {
+            let since = Instant::now();
+            let end = running.serve(&mut asked).await;
+            self.see(|seen| seen.pid = None);
+            running.end().await;
+            let End::Lost(why) = end else { return };
+            warn!("the signer has ended, and is started again: {why}");
+            if since.elapsed() >= RAN_WELL {
+                wait = FIRST_WAIT;
+            }
+            running = loop {
+                sleep(wait).await;
+                wait = (wait * 2).min(LONGEST_WAIT);
+                if asked.is_closed() && asked.is_empty() {
+                    return;
+                }
+                match self.start().await {
+                    Ok(running) => break running,
+                    Err(why) => warn!("the signer does not start: {why}"),
+                }
+            };
+            info!("the signer is there again");
+        }
+    }
+
+    fn see(&self, change: impl FnOnce(&mut Seen)) {
+        change(&mut self.seen.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Starts a process, and waits until its keys are open.
+    async fn start(&self) -> Result<Running, String> {
+        let failed = |error: io::Error| format!("cannot start the signer: {error}");
+        let (ours, theirs) = StdStream::pair().map_err(failed)?;
+        ours.set_nonblocking(true).map_err(failed)?;
+        let child = Command::new(&self.program)
+            .arg("signer")
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(failed)?;
+        let (mut read, mut write) = UnixStream::from_std(ours).map_err(failed)?.into_split();
+        let open = ToSigner::Open(Box::new(self.settings.clone()));
+        let opened = async {
+            write.write_all(&protocol::encode(&open)?).await?;
+            next(&mut read).await
+        };
+        let first = timeout(START, opened).await;
+        let keys = match first.map_err(|_| "the signer does not answer after its start")? {
+            Ok(FromSigner::Ready(keys)) => keys,
+            Ok(FromSigner::Failed(why)) => return Err(why),
+            Ok(FromSigner::Answer { .. }) => return Err("the signer is of another version".into()),
+            Err(error) => return Err(failed(error)),
+        };
+        self.see(|seen| *seen = Seen { keys, pid: child.id() });
+        // A read that is given up loses bytes: a task of its own reads.
+        let (answers, answered) = mpsc::channel(1);
+        tokio::spawn(async move {
+            loop {
+                let answer = next(&mut read).await;
+                let is_end = answer.is_err();
+                if answers.send(answer).await.is_err() || is_end {
+                    return;
+                }
+            }
+        });
+        Ok(Running { child, write, answered, number: 0, waiting: HashMap::new() })
+    }
+}
+
+/// A process that is open.
+struct Running {
+    child: Child,
+    write: OwnedWriteHalf,
+    answered: mpsc::Receiver<io::Result<FromSigner>>,
+    number: u64,
+    /// What it was asked, and when.
+    waiting: HashMap<u64, (Instant, Reply)>,
+}
+
+impl Running {
+    async fn serve(&mut self, asked: &mut mpsc::Receiver<Asked>) -> End {
+        loop {
+            let oldest = self.waiting.values().map(|(since, _)| *since).min();
+            let hangs = oldest.unwrap_or_else(Instant::now) + HANGS;
+            tokio::select! {
+                one = asked.recv(), if self.waiting.len() < IN_FLIGHT => {
+                    let Some(one) = one else { return End::Dropped };
+                    if let Err(why) = self.send(one).await {
+                        return End::Lost(why);
+                    }
+                }
+                answer = self.answered.recv() => match answer {
+                    Some(Ok(FromSigner::Answer { number, answer })) => self.give(number, answer),
+                    Some(Ok(_)) => return End::Lost("it has said what was not expected".into()),
+                    Some(Err(error)) => return End::Lost(error.to_string()),
+                    None => return End::Lost("its connection was closed".into()),
+                },
+                () = tokio::time::sleep_until(hangs), if oldest.is_some() => {
+                    return End::Lost(format!("it did not answer for {} s", HANGS.as_secs()));
+                }
+            }
+        }
+    }
+
+    async fn send(&mut self, Asked { ask, until, answer }: Asked) -> Result<(), String> {
+        if answer.is_closed() || until <= Instant::now() {
+            return Ok(());
+        }
+        self.number += 1;
+        let number = self.number;
+        let message = match protocol::encode(&ToSigner::Ask { number, ask }) {
+            Ok(message) => message,
+            Err(why) => {
+                let (word, detail) = ("malformed".to_owned(), why.to_string());
+                let _nobody_waits = answer.send(Err(SignerError::Refused { word, detail }));
+                return Ok(());
+            }
+        };
+        self.waiting.insert(number, (Instant::now(), answer));
+        match timeout(HANGS, self.write.write_all(&message)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("it did not read for {} s", HANGS.as_secs())),
+        }
+    }
+
+    fn give(&mut self, number: u64, answer: Answer) {
+        let Some((_, to)) = self.waiting.remove(&number) else { return };
+        let result = match answer {
+            Answer::Signed(signatures) => Ok(signatures.into_iter().map(Into::into).collect()),
+            Answer::Refused { word, detail } => Err(SignerError::Refused { word, detail }),
+            Answer::Unavailable(why) => Err(SignerError::Unavailable(why)),
+        };
+        let _nobody_waits = to.send(result);
+    }
+
+    /// Ends the process. What it was asked is to be tried again: the journal knows what it has signed.
+    async fn end(self) {
+        let Self { mut child, write, answered, waiting, .. } = self;
+        for (_, answer) in waiting.into_values() {
+            let why = "it ended before it answered";
+            let _nobody_waits = answer.send(Err(SignerError::Unavailable(why.into())));
+        }
+        drop((write, answered));
+        // It ends by itself when the connection is closed.
+        if timeout(Duration::from_secs(1), child.wait()).await.is_err() {
+            let _ended = child.kill().await;
+        }
+    }
+}
+
+async fn next(read: &mut OwnedReadHalf) -> io::Result<FromSigner> {
+    let mut head = [0; 4];
+    read.read_exact(&mut head).await?;
+    let mut json = vec![0; protocol::length(head)?];
+    read.read_exact(&mut json).await?;
+    protocol::decode(&json)
+}

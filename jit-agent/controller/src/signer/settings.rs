@@ -1,0 +1,287 @@
+//! What the signer may do, and with which keys: the section `[signer]` of the configuration.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use jit_proto::{PortRange, dsse::MAX_SIGNATURES};
+use serde::{Deserialize, Serialize};
+
+use crate::model::{as_text, proposal};
+
+/// The most signatures a minute that can be set.
+const MAX_RATE: u32 = 100_000;
+
+/// The section `[signer]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// File that says what was signed, so that nothing is signed twice with other bytes.
+    #[serde(default = "default_journal")]
+    pub journal: PathBuf,
+    /// The keys: each grant is signed by all of them.
+    pub keys: Vec<KeySettings>,
+    /// What is never signed, whoever has agreed.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// Where a key is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum KeySettings {
+    /// A program that signs, kept running (docs/controller-signers.md).
+    Command {
+        /// The program, and its arguments.
+        command: Vec<String>,
+        /// File with the public key that it must have, in PEM; without it the program's word counts.
+        #[serde(default)]
+        public_key: Option<PathBuf>,
+        /// Longest wait for a signature.
+        #[serde(default = "default_timeout", with = "duration_text")]
+        timeout: Duration,
+    },
+    /// A PKCS#8 PEM file.
+    Pem {
+        /// The file.
+        file: PathBuf,
+    },
+    /// A key in a hardware module.
+    Pkcs11 {
+        /// The module: a shared library.
+        module: PathBuf,
+        /// Label of the token.
+        token: String,
+        /// Label of the key pair.
+        key: String,
+        /// File with the PIN on its first line.
+        #[serde(default)]
+        pin_file: Option<PathBuf>,
+        /// The module speaks with its device over the network, and the signer may make sockets for it.
+        #[serde(default)]
+        network: bool,
+    },
+    /// A key that an ssh-agent holds.
+    SshAgent {
+        /// Its socket; without it the one that `SSH_AUTH_SOCK` names.
+        #[serde(default)]
+        socket: Option<PathBuf>,
+        /// Comment of the key, or its fingerprint: `SHA256:...`.
+        key: String,
+    },
+}
+
+/// What is never signed, whoever has agreed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// The longest time of a grant.
+    #[serde(with = "duration_text")]
+    pub longest: Duration,
+    /// The ports that may be opened; empty: all.
+    #[serde(with = "as_text::list")]
+    pub ports: Vec<PortRange>,
+    /// Ids of hosts, with `*` and `?`, that may be opened; empty: all.
+    pub hosts: Vec<String>,
+    /// The most hosts of a request.
+    pub hosts_a_request: usize,
+    /// Shortest prefix length of an IPv4 source.
+    pub widest_ipv4: u8,
+    /// Shortest prefix length of an IPv6 source.
+    pub widest_ipv6: u8,
+    /// The most grants and policies that are signed in a minute.
+    pub signatures_a_minute: u32,
+    /// Whether policies are signed.
+    pub policies: bool,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            longest: proposal::MAX_DURATION,
+            ports: Vec::new(),
+            hosts: Vec::new(),
+            hosts_a_request: 1000,
+            widest_ipv4: 16,
+            widest_ipv6: 32,
+            signatures_a_minute: 600,
+            policies: false,
+        }
+    }
+}
+
+/// What is wrong with the settings: the field, and a sentence.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("signer.{field}: {why}")]
+pub struct SettingsError {
+    /// The field.
+    pub field: &'static str,
+    /// What is wrong with it, and what would be right.
+    pub why: String,
+}
+
+impl Settings {
+    /// The settings for a key in a file, as `init` writes them.
+    pub fn of_pem(file: &Path) -> Self {
+        let key = KeySettings::Pem { file: file.to_owned() };
+        Self { journal: default_journal(), keys: vec![key], limits: Limits::default() }
+    }
+
+    /// Makes relative paths begin in this directory.
+    pub fn resolve(&mut self, directory: &Path) {
+        let absolute = |path: &mut PathBuf| *path = directory.join(&*path);
+        absolute(&mut self.journal);
+        for key in &mut self.keys {
+            match key {
+                KeySettings::Command { command, public_key, .. } => {
+                    // A bare name is looked for in PATH.
+                    if let Some(program) = command.first_mut().filter(|name| name.contains('/')) {
+                        *program = directory.join(&*program).to_string_lossy().into_owned();
+                    }
+                    public_key.iter_mut().for_each(absolute);
+                }
+                KeySettings::Pem { file } => absolute(file),
+                KeySettings::Pkcs11 { module, pin_file, .. } => {
+                    absolute(module);
+                    pin_file.iter_mut().for_each(absolute);
+                }
+                KeySettings::SshAgent { socket, .. } => socket.iter_mut().for_each(absolute),
+            }
+        }
+    }
+
+    /// Checks what can be checked without opening a file.
+    ///
+    /// # Errors
+    /// The first field that is wrong.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        let wrong = |field, why: String| Err(SettingsError { field, why });
+        let Limits { longest, hosts, hosts_a_request, widest_ipv4, widest_ipv6, .. } = &self.limits;
+        if self.keys.is_empty() || self.keys.len() > MAX_SIGNATURES {
+            let why = format!("{} of them; 1 to {MAX_SIGNATURES} can sign", self.keys.len());
+            return wrong("keys", why);
+        }
+        let is_empty = |key: &KeySettings| match key {
+            KeySettings::Command { command, .. } => command.first().is_none_or(String::is_empty),
+            _ => false,
+        };
+        if self.keys.iter().any(is_empty) {
+            return wrong("keys", "a command is empty; name the program".into());
+        }
+        let distinct: BTreeSet<_> = self.keys.iter().map(|key| format!("{key:?}")).collect();
+        if distinct.len() != self.keys.len() {
+            return wrong("keys", "the same key stands there twice; it counts once".into());
+        }
+        if !(Duration::from_secs(1)..=proposal::MAX_DURATION).contains(longest) {
+            return wrong("limits.longest", "it is from 1s to 24h".into());
+        }
+        if hosts.iter().any(String::is_empty) {
+            return wrong("limits.hosts", "one of them is empty; `*` is every host".into());
+        }
+        if !(1..=proposal::MAX_HOSTS).contains(hosts_a_request) {
+            let why = format!("it is from 1 to {}", proposal::MAX_HOSTS);
+            return wrong("limits.hosts_a_request", why);
+        }
+        if *widest_ipv4 > 32 {
+            return wrong("limits.widest_ipv4", "a prefix length is from 0 to 32".into());
+        }
+        if *widest_ipv6 > 128 {
+            return wrong("limits.widest_ipv6", "a prefix length is from 0 to 128".into());
+        }
+        if !(1..=MAX_RATE).contains(&self.limits.signatures_a_minute) {
+            return wrong("limits.signatures_a_minute", format!("it is from 1 to {MAX_RATE}"));
+        }
+        Ok(())
+    }
+}
+
+fn default_journal() -> PathBuf {
+    "signer.journal".into()
+}
+
+const fn default_timeout() -> Duration {
+    Duration::from_secs(10)
+}
+
+/// Durations as people write them: `8h`, `30m`.
+mod duration_text {
+    use std::time::Duration;
+
+    use jiff::{Span, SpanRelativeTo};
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(
+        duration: &Duration,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&format!("{}ms", duration.as_millis()))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Duration, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let bad =
+            || D::Error::custom(format!("`{text}` is not a duration such as 45s, 30m or 1h30m"));
+        let span: Span = text.parse().map_err(|_| bad())?;
+        let signed = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| bad())?;
+        Duration::try_from(signed).map_err(|_| bad())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = r#"
+        [[keys]]
+        kind = "pem"
+        file = "signer.key"
+        [[keys]]
+        kind = "command"
+        command = ["./kms.py", "--key", "x"]
+        [limits]
+        longest = "8h"
+        ports = ["22", "3389/tcp"]
+        hosts = ["web-*"]
+    "#;
+
+    #[test]
+    fn a_section_is_read_with_defaults_and_survives_json() {
+        let mut settings: Settings = toml::from_str(TEXT).unwrap();
+        settings.check().unwrap();
+        assert_eq!(settings.limits.longest, Duration::from_secs(8 * 3600));
+        assert_eq!(settings.limits.signatures_a_minute, 600);
+        settings.resolve(Path::new("/etc/c"));
+        assert_eq!(settings.journal, Path::new("/etc/c/signer.journal"));
+        let KeySettings::Command { command, .. } = &settings.keys[1] else { panic!() };
+        assert_eq!(command[0], "/etc/c/./kms.py");
+        let json = serde_json::to_string(&settings).unwrap();
+        assert_eq!(serde_json::from_str::<Settings>(&json).unwrap(), settings);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        type Change = fn(&mut Settings);
+        let changes: [(&str, Change); 9] = [
+            ("keys", |s| s.keys.clear()),
+            ("keys", |s| s.keys.push(s.keys[0].clone())),
+            ("limits.longest", |s| s.limits.longest = Duration::ZERO),
+            ("limits.longest", |s| s.limits.longest = Duration::from_secs(90_000)),
+            ("limits.hosts", |s| s.limits.hosts.push(String::new())),
+            ("limits.hosts_a_request", |s| s.limits.hosts_a_request = 0),
+            ("limits.widest_ipv4", |s| s.limits.widest_ipv4 = 33),
+            ("limits.widest_ipv6", |s| s.limits.widest_ipv6 = 129),
+            ("limits.signatures_a_minute", |s| s.limits.signatures_a_minute = 0),
+        ];
+        for (field, change) in changes {
+            let mut settings: Settings = toml::from_str(TEXT).unwrap();
+            change(&mut settings);
+            assert_eq!(settings.check().unwrap_err().field, field);
+        }
+        assert!(toml::from_str::<Settings>("keys = []\nx = 1").is_err());
+        assert!(toml::from_str::<Settings>("[[keys]]\nkind = \"pem\"\nfiel = \"x\"").is_err());
+    }
+}

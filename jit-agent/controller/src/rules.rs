@@ -6,6 +6,9 @@
 //! before they are saved, and its semantics are proved.
 
 mod annotation;
+pub mod cases;
+pub mod command;
+pub mod diff;
 mod evaluate;
 mod judge;
 mod mistake;
@@ -15,6 +18,8 @@ mod region;
 mod sentence;
 mod written;
 
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +36,9 @@ use crate::model::{Account, Host, Proposal, Verdict};
 
 /// What `init` saves as version 1.
 pub const DEFAULT: &str = include_str!("rules/default.cedar");
+
+/// Cases for [`DEFAULT`]: an example of a file for [`cases::run`].
+pub const DEFAULT_CASES: &str = include_str!("rules/default-cases.toml");
 
 /// What rules can speak of, as a schema of Cedar.
 pub const SCHEMA: &str = include_str!("rules/schema.cedarschema");

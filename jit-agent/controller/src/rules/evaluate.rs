@@ -26,7 +26,7 @@ pub(super) struct Said {
     pub(super) broken: Vec<(usize, String)>,
 }
 
-/// Hosts that no rule can tell apart.
+/// Hosts that no rule distinguishes.
 #[derive(Debug)]
 pub(super) struct Class {
     /// The entity that stands for all of them.
@@ -37,7 +37,7 @@ pub(super) struct Class {
 }
 
 impl Inner {
-    /// Puts hosts together that no rule can tell apart.
+    /// Puts hosts together that no rule distinguishes.
     pub(super) fn classes(&self, hosts: &[Host]) -> Vec<Class> {
         let mut classes: BTreeMap<Look, Vec<String>> = BTreeMap::new();
         for host in hosts {
@@ -128,11 +128,10 @@ pub(super) fn question(
     principal: &EntityUid,
     action: Action,
     host: &EntityUid,
-    fields: Vec<(String, RestrictedExpression)>,
+    context: &Context,
 ) -> Result<Request, String> {
-    let context = Context::from_pairs(fields).map_err(|error| error.to_string())?;
     let action = uid("Action", action.word());
-    Request::new(principal.clone(), action, host.clone(), context, Some(&PARSED_SCHEMA))
+    Request::new(principal.clone(), action, host.clone(), context.clone(), Some(&PARSED_SCHEMA))
         .map_err(|error| error.to_string())
 }
 
@@ -149,7 +148,18 @@ pub(super) fn bare_question(
 }
 
 /// `Moment` of the schema.
-pub(super) fn moment(at_ms: i64) -> Vec<(String, RestrictedExpression)> {
+///
+/// # Errors
+/// A value that Cedar does not take.
+pub(super) fn moment(at_ms: i64) -> Result<Context, String> {
+    context(moment_fields(at_ms))
+}
+
+fn context(fields: Vec<(String, RestrictedExpression)>) -> Result<Context, String> {
+    Context::from_pairs(fields).map_err(|error| error.to_string())
+}
+
+fn moment_fields(at_ms: i64) -> Vec<(String, RestrictedExpression)> {
     let (days, within) = (at_ms.div_euclid(86_400_000), at_ms.rem_euclid(86_400_000));
     // The first day of 1970 was a Thursday, the fourth day of its week (ISO 8601).
     let weekday = (days + 3).rem_euclid(7) + 1;
@@ -159,14 +169,17 @@ pub(super) fn moment(at_ms: i64) -> Vec<(String, RestrictedExpression)> {
 }
 
 /// `Asked` of the schema.
+///
+/// # Errors
+/// A value that Cedar does not take.
 pub(super) fn asked(
     proposal: &Proposal,
     ports: &Ports,
     sources: &Sources,
     now_ms: i64,
-) -> Vec<(String, RestrictedExpression)> {
+) -> Result<Context, String> {
     let begin = proposal.start_ms.unwrap_or(now_ms).max(now_ms);
-    let mut fields = moment(begin);
+    let mut fields = moment_fields(begin);
     let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
     let all_ports = proposal.ports.iter().map(|range| range.count()).sum();
     for (name, value) in [
@@ -194,7 +207,7 @@ pub(super) fn asked(
         fields.push((name.to_owned(), RestrictedExpression::new_string(value.to_owned())));
     }
     fields.push(("source".to_owned(), RestrictedExpression::new_ip(address(sources.source))));
-    fields
+    context(fields)
 }
 
 /// Begun seconds.

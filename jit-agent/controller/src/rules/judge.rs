@@ -11,7 +11,7 @@ use super::{
 use crate::model::{Account, Escalation, Host, Needs, Outcome, Proposal, Rule, Verdict};
 
 /// The most questions to Cedar for one proposal, some seconds of work. Hosts, ports and sources that
-/// no rule can tell apart count once, so that it takes hundreds of hosts that rules name to get there.
+/// no rule distinguishes count once, so that it takes hundreds of hosts that rules name to get there.
 const MAX_QUESTIONS: usize = 400_000;
 /// The most hosts that the trace names for a rule.
 const MAX_NAMED: usize = 20;
@@ -104,12 +104,10 @@ fn sum(
     let mut sum = Sum::default();
     for (port_number, port) in ports.iter().enumerate() {
         for (source_number, source) in sources.iter().enumerate() {
-            let fields = evaluate::asked(proposal, port, source, now_ms);
+            let context = evaluate::asked(proposal, port, source, now_ms)?;
             for (class_number, class) in classes.iter().enumerate() {
-                let question = |action| {
-                    let fields = fields.clone();
-                    evaluate::question(&principal, action, &class.uid, fields)
-                };
+                let question =
+                    |action| evaluate::question(&principal, action, &class.uid, &context);
                 let by_itself = question(Action::AutoApprove)?;
                 let initiate = rules.ask(&question(Action::Initiate)?, &entities);
                 let automatic = rules.ask(&by_itself, &entities);

@@ -27,19 +27,13 @@ impl Mistake {
         let label = diagnostic.labels().and_then(|mut labels| labels.next());
         let offset = label.as_ref().map_or(otherwise, miette::LabeledSpan::offset);
         let mut text = diagnostic.to_string();
-        // Cedar numbers the rules of a text; the place says which one it is.
-        if let Some((_, rest)) =
-            text.strip_prefix("for policy `policy").and_then(|rest| rest.split_once("`, "))
-        {
-            text = rest.to_owned();
-        }
         if let Some(label) = label.as_ref().and_then(miette::LabeledSpan::label) {
             text = format!("{text}: {label}");
         }
         if let Some(help) = diagnostic.help() {
             text = format!("{text}; {help}");
         }
-        Self::at(source, offset, text)
+        Self::at(source, offset, without_number(&text))
     }
 }
 
@@ -47,6 +41,17 @@ impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { line, column, text } = self;
         write!(f, "line {line}, column {column}: {text}")
+    }
+}
+
+/// Cedar numbers the rules of a text; the place says which one it is.
+fn without_number(text: &str) -> String {
+    let Some((before, rest)) = text.split_once("for policy `policy") else {
+        return text.to_owned();
+    };
+    match rest.split_once("`, ") {
+        Some((_, after)) => format!("{before}{after}"),
+        None => text.to_owned(),
     }
 }
 

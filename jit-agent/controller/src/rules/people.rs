@@ -41,8 +41,8 @@ pub(super) fn may(
     };
     match action {
         Action::Approve | Action::Configure | Action::Read | Action::Revoke => {
-            let moment = evaluate::moment(now_ms);
-            ask(evaluate::question(&principal, action, &class.uid, moment)).allowed
+            let question = |moment| evaluate::question(&principal, action, &class.uid, &moment);
+            ask(evaluate::moment(now_ms).and_then(question)).allowed
         }
         Action::Initiate | Action::AutoApprove => {
             let depends = |said: &evaluate::Said| {
@@ -92,15 +92,16 @@ pub(super) fn eligible(
     };
     let candidates: Vec<&Account> = accounts.iter().filter(candidate).collect();
     let classes = rules.classes(hosts);
-    let Ok(entities) = evaluate::entities(candidates.iter().copied(), &classes) else {
+    let (Ok(entities), Ok(moment)) =
+        (evaluate::entities(candidates.iter().copied(), &classes), evaluate::moment(now_ms))
+    else {
         return Vec::new();
     };
     // Nobody is asked about nothing.
     let may_everywhere = |account: &Account| {
-        let (principal, moment) = (evaluate::user(account), evaluate::moment(now_ms));
+        let principal = evaluate::user(account);
         let may = |class: &evaluate::Class| {
-            let moment = moment.clone();
-            evaluate::question(&principal, Action::Approve, &class.uid, moment)
+            evaluate::question(&principal, Action::Approve, &class.uid, &moment)
                 .is_ok_and(|request| rules.ask(&request, &entities).allowed)
         };
         !classes.is_empty() && classes.iter().all(may)
@@ -123,4 +124,140 @@ pub(super) fn eligible(
         person.accounts.sort();
     }
     people
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::tests::{NOW, PERMIT_SRE, account, host, rules},
+        *,
+    };
+    use crate::{
+        model::{Decision, Escalation, Outcome, Ruling, proposal::tests::ssh},
+        rules::DEFAULT,
+    };
+
+    fn verdict(needs: &str) -> Verdict {
+        Verdict {
+            rules_version: 1,
+            outcome: Outcome::Manual,
+            needs: super::super::annotation::needs(needs).unwrap(),
+            max_duration_ms: None,
+            rules: Vec::new(),
+            denied: Vec::new(),
+            escalate: Some(Escalation { after_ms: 900_000, group: "oncall".into() }),
+        }
+    }
+
+    /// Subjects, accounts and groups of those who can agree, at this time after it was submitted.
+    fn who(text: &str, accounts: &[Account], needs: &str, after_ms: i64) -> Vec<String> {
+        let hosts = [host("web-1", &[]), host("web-2", &[("env", "prod")])];
+        let now_ms = ssh().created_ms + after_ms;
+        let found = rules(text).eligible(accounts, &hosts, &ssh(), &verdict(needs), now_ms);
+        let shown = |Eligible { subject, accounts, groups }: Eligible| {
+            let groups = groups.into_iter().collect::<Vec<_>>().join(" ");
+            format!("{subject}: {} for {groups}", accounts.join(" "))
+        };
+        found.into_iter().map(shown).collect()
+    }
+
+    #[test]
+    fn several_accounts_of_one_person_are_one_and_the_requester_has_none() {
+        let accounts = [
+            account("ana", &["sre"]),
+            account("ana-admin", &["sre", "approvers"]),
+            account("li-admin", &["approvers"]),
+            account("li", &["sre", "developers"]),
+            Account { disabled: true, ..account("bo", &["sre"]) },
+            account("cy", &["developers"]),
+        ];
+        let both = "1 of sre and 1 of approvers";
+        let li = ["li@example.org: li li-admin for approvers sre"];
+        assert_eq!(who(DEFAULT, &accounts, both, 0), li);
+        // He is one person, and two must agree.
+        let found = rules(DEFAULT).eligible(
+            &accounts,
+            &[host("web-1", &[])],
+            &ssh(),
+            &verdict(both),
+            ssh().created_ms,
+        );
+        let decision = |account: &String| Decision {
+            request: ssh().id,
+            subject: found[0].subject.clone(),
+            account: account.clone(),
+            ruling: Ruling::Approve,
+            groups: found[0].groups.clone(),
+            reason: String::new(),
+            hash: ssh().hash(),
+            at_ms: 0,
+        };
+        let decisions: Vec<_> = found[0].accounts.iter().map(decision).collect();
+        assert_eq!(decisions.len(), 2);
+        let missing = verdict(both).needs.missing(&ssh().requester, &ssh().hash(), &decisions);
+        assert_eq!(missing.count(), 1);
+    }
+
+    #[test]
+    fn who_may_not_approve_on_every_host_is_not_asked() {
+        let text = format!(
+            "{PERMIT_SRE}{}",
+            r#"permit (principal, action == Action::"approve", resource);
+               forbid (principal, action == Action::"approve", resource)
+               when { resource.hasTag("env") && resource.getTag("env") == "prod" }
+               unless { principal.groups.contains("seniors") };"#
+        );
+        let accounts = [account("bo", &["sre"]), account("li", &["sre", "seniors"])];
+        assert_eq!(who(&text, &accounts, "1 of sre", 0), ["li@example.org: li for sre"]);
+        assert_eq!(who(PERMIT_SRE, &accounts, "1 of sre", 0), [""; 0]);
+        let nowhere = rules(&text).eligible(&accounts, &[], &ssh(), &verdict("1 of sre"), NOW);
+        assert_eq!(nowhere, []);
+    }
+
+    #[test]
+    fn after_the_time_of_the_escalation_its_group_counts_for_all() {
+        let accounts = [account("bo", &["oncall"]), account("li", &["sre"])];
+        let needs = "1 of sre and 1 of approvers";
+        let before = ["li@example.org: li for sre"];
+        assert_eq!(who(DEFAULT, &accounts, needs, 899_999), before);
+        let after = ["bo@example.org: bo for approvers sre", "li@example.org: li for sre"];
+        assert_eq!(who(DEFAULT, &accounts, needs, 900_000), after);
+        let asks_itself = [account("ana-oncall", &["oncall"])];
+        assert_eq!(who(DEFAULT, &asks_itself, needs, 900_000), [""; 0]);
+    }
+
+    #[test]
+    fn what_an_account_may_do_follows_from_the_rules() {
+        let rules = rules(&format!(
+            "{DEFAULT}{}",
+            r#"@id("vault") forbid (principal, action, resource) when { resource.id == "vault" };
+               @id("night") forbid (principal, action == Action::"approve", resource)
+               when { context.hour < 6 };"#
+        ));
+        let (dev, prod) = (host("dev-1", &[("env", "dev")]), host("web-1", &[("env", "prod")]));
+        let may = |groups: &[&str], action, host: &Host| {
+            rules.may(&account("li", groups), action, host, NOW)
+        };
+        for (groups, action, host, answer) in [
+            (&["admins"][..], Action::Configure, &prod, true),
+            (&["sre"], Action::Configure, &prod, false),
+            (&["sre"], Action::Revoke, &prod, true),
+            (&[], Action::Read, &prod, true),
+            (&[], Action::Revoke, &prod, false),
+            (&["oncall"], Action::Approve, &prod, true),
+            (&["developers"], Action::Approve, &prod, false),
+            (&["sre"], Action::Initiate, &prod, true),
+            (&["developers"], Action::Initiate, &prod, false),
+            (&["developers"], Action::Initiate, &dev, true),
+            (&["developers"], Action::AutoApprove, &dev, true),
+            (&["sre"], Action::AutoApprove, &dev, false),
+        ] {
+            assert_eq!(may(groups, action, host), answer, "{groups:?} {action:?} {}", host.id);
+        }
+        let night = NOW - 12 * 3_600_000;
+        assert!(!rules.may(&account("li", &["sre"]), Action::Approve, &prod, night));
+        for action in Action::ALL {
+            assert!(!may(&["admins", "sre", "developers"], *action, &host("vault", &[])));
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! Ports and sources that no rule can tell apart.
+//! Ports and sources that no rule distinguishes.
 //!
 //! A range of ports is cut where a rule compares with a number, a prefix where a rule names a smaller
 //! one in it. So a rule that forbids 3389 meets a request for 1-65535, and one that forbids 10.1.0.0/16

@@ -30,9 +30,12 @@ pub(super) enum Cause {
     Unpermitted,
 }
 
+/// Numbers of classes of hosts, or of sources.
+type Numbers = BTreeSet<usize>;
+
 /// All that is denied: cause, port, source; and the hosts.
 #[derive(Debug, Default)]
-pub(super) struct Denials(BTreeMap<(Cause, usize, usize), BTreeSet<usize>>);
+pub(super) struct Denials(BTreeMap<(Cause, usize, usize), Numbers>);
 
 impl Denials {
     pub(super) fn add(&mut self, cause: Cause, port: usize, source: usize, class: usize) {
@@ -51,13 +54,11 @@ impl Denials {
         ports: &[Ports],
         sources: &[Sources],
     ) -> Vec<String> {
-        let mut by_port: BTreeMap<(&Cause, usize, &BTreeSet<usize>), BTreeSet<usize>> =
-            BTreeMap::new();
+        let mut by_port: BTreeMap<(&Cause, usize, &Numbers), Numbers> = BTreeMap::new();
         for ((cause, port, source), hosts) in &self.0 {
             by_port.entry((cause, *port, hosts)).or_default().insert(*source);
         }
-        let mut whole: BTreeMap<(&Cause, &BTreeSet<usize>, BTreeSet<usize>), Vec<usize>> =
-            BTreeMap::new();
+        let mut whole: BTreeMap<(&Cause, &Numbers, Numbers), Vec<usize>> = BTreeMap::new();
         for ((cause, port, hosts), from) in by_port {
             whole.entry((cause, hosts, from)).or_default().push(port);
         }

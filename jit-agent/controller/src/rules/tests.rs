@@ -1,21 +1,17 @@
 //! The rules as a whole: what is said of a proposal.
 
-use std::time::{Duration, Instant};
-
-use proptest::prelude::*;
-
 use super::*;
-use crate::model::{Decision, Needs, Outcome, Ruling, proposal::tests::ssh};
+use crate::model::{Outcome, proposal::tests::ssh};
 
 /// Saturday, 2027-02-27 14:41:00 UTC.
-const NOW: i64 = 1_803_739_260_000;
+pub(super) const NOW: i64 = 1_803_739_260_000;
 const HOUR: i64 = 3_600_000;
 
-const PERMIT_SRE: &str = r#"@id("sre") @require("1 of sre") @max("3h")
+pub(super) const PERMIT_SRE: &str = r#"@id("sre") @require("1 of sre") @max("3h")
 permit (principal in Group::"sre", action == Action::"initiate", resource);
 "#;
 
-fn account(name: &str, groups: &[&str]) -> Account {
+pub(super) fn account(name: &str, groups: &[&str]) -> Account {
     Account {
         name: name.into(),
         subject: format!("{}@example.org", name.split('-').next().unwrap()),
@@ -25,7 +21,7 @@ fn account(name: &str, groups: &[&str]) -> Account {
     }
 }
 
-fn host(id: &str, labels: &[(&str, &str)]) -> Host {
+pub(super) fn host(id: &str, labels: &[(&str, &str)]) -> Host {
     Host {
         id: id.into(),
         labels: labels.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
@@ -33,17 +29,22 @@ fn host(id: &str, labels: &[(&str, &str)]) -> Host {
     }
 }
 
-fn rules(text: &str) -> Rules {
+pub(super) fn rules(text: &str) -> Rules {
     Rules::parse(7, text).unwrap_or_else(|mistakes| panic!("{text}\n{mistakes:#?}"))
 }
 
-fn mistakes(text: &str) -> Vec<(usize, usize, String)> {
+pub(super) fn mistakes(text: &str) -> Vec<(usize, usize, String)> {
     let mistakes = Rules::parse(1, text).expect_err(text);
     mistakes.into_iter().map(|one| (one.line, one.column, one.text)).collect()
 }
 
 /// Ana, of these groups, asks.
-fn judge(text: &str, groups: &[&str], hosts: &[Host], change: impl Fn(&mut Proposal)) -> Verdict {
+pub(super) fn judge(
+    text: &str,
+    groups: &[&str],
+    hosts: &[Host],
+    change: impl Fn(&mut Proposal),
+) -> Verdict {
     let mut proposal = ssh();
     proposal.hosts = hosts.iter().map(|host| host.id.clone()).collect();
     change(&mut proposal);
@@ -54,7 +55,7 @@ fn ids(verdict: &Verdict) -> Vec<&str> {
     verdict.rules.iter().map(|rule| rule.id.as_str()).collect()
 }
 
-const AUTO: &str = r#"@id("auto") @max("1h")
+pub(super) const AUTO: &str = r#"@id("auto") @max("1h")
 permit (principal, action == Action::"auto_approve", resource);
 "#;
 
@@ -251,7 +252,7 @@ fn what_cannot_be_judged_is_denied() {
 }
 
 #[test]
-fn hosts_that_rules_name_are_told_apart() {
+fn hosts_that_rules_name_are_judged_by_themselves() {
     let text = format!(
         "{PERMIT_SRE}{}",
         r#"@id("named") forbid (principal, action == Action::"initiate", resource)
@@ -270,4 +271,35 @@ fn the_default_rules_can_be_read_and_name_their_rules() {
     let rules = rules(DEFAULT);
     assert_eq!((rules.version(), rules.text()), (7, DEFAULT));
     assert!(rules.0.written.iter().all(|rule| rule.named));
+}
+
+#[test]
+fn production_is_not_automatic_whatever_else_is_permitted() {
+    let text = format!("{DEFAULT}{AUTO}");
+    for (labels, outcome) in [
+        (&[("env", "stage")][..], Outcome::Automatic),
+        (&[("env", "prod")], Outcome::Manual),
+        (&[("environment", "stage")], Outcome::Manual),
+    ] {
+        let verdict = judge(&text, &["sre"], &[host("web-1", labels)], |_| {});
+        assert_eq!(verdict.outcome, outcome, "{labels:?}");
+        assert_eq!(ids(&verdict)[0] == "prod-is-never-automatic", outcome == Outcome::Manual);
+    }
+}
+
+/// The blocks of this language in the page of documentation.
+fn blocks(language: &str) -> Vec<&'static str> {
+    let page = include_str!("../../../docs/controller-rules.md");
+    let begin = format!("\n```{language}\n");
+    page.split(begin.as_str()).skip(1).map(|rest| rest.split("```").next().unwrap()).collect()
+}
+
+#[test]
+fn the_examples_of_the_documentation_hold() {
+    let [text] = blocks("cedar")[..] else { panic!("one set of rules") };
+    let [cases] = blocks("toml")[..] else { panic!("one file of cases") };
+    for result in cases::run(&rules(text), cases).unwrap() {
+        assert!(result.passed(), "line {}: {:?}", result.line, result.wrong);
+    }
+    assert_eq!(blocks("cedarschema"), [SCHEMA]);
 }

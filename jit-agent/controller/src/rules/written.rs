@@ -91,13 +91,16 @@ pub(super) fn read(text: &str, schema: &Schema) -> Result<Read, Vec<Mistake>> {
     let start_of = |id: &PolicyId| starts.get(id).copied().unwrap_or(0);
 
     let result = Validator::new(schema.clone()).validate(&policies, ValidationMode::Strict);
+    let mut faulty = BTreeSet::new();
     for error in result.validation_errors() {
+        faulty.insert(error.policy_id().clone());
         mistakes.push(Mistake::of_cedar(text, error, start_of(error.policy_id())));
     }
     // A rule that never matches is no harmless one: it may be meant to forbid something. Only strings
     // in several scripts are left alone: labels may have them.
     for warning in result.validation_warnings() {
-        if !matches!(warning, ValidationWarning::MixedScriptString(_)) {
+        let is_fault = !matches!(warning, ValidationWarning::MixedScriptString(_));
+        if is_fault && !faulty.contains(warning.policy_id()) {
             mistakes.push(Mistake::of_cedar(text, warning, start_of(warning.policy_id())));
         }
     }
@@ -112,8 +115,10 @@ pub(super) fn read(text: &str, schema: &Schema) -> Result<Read, Vec<Mistake>> {
             let why = format!("@id(\"{}\") is also that of the rule in line {line}", rule.id);
             mistakes.push(Mistake::at(text, annotation_start(policy, "id", start), why));
         }
-        for why in reach.add(policy) {
-            mistakes.push(Mistake::at(text, start_of_body(text, start, policy), why));
+        // What the schema refuses needs no second sentence.
+        let limits = reach.add(policy);
+        for why in limits.into_iter().filter(|_| !faulty.contains(policy.id())) {
+            mistakes.push(Mistake::at(text, first_use(text, start, policy, &why), why));
         }
         written.push(rule);
     }
@@ -143,11 +148,14 @@ fn annotation_start(policy: &Policy, name: &str, otherwise: usize) -> usize {
     found.and_then(|(_, value)| value.loc.as_ref()).map_or(otherwise, |loc| loc.start())
 }
 
-/// Where its conditions begin: the first `context` of it.
-fn start_of_body(text: &str, start: usize, policy: &Policy) -> usize {
+/// Where a rule first uses what a sentence begins with: `context.port`, `context`.
+fn first_use(text: &str, start: usize, policy: &Policy, why: &str) -> usize {
     let end = policy.as_ref().loc().map_or(start, |loc| loc.end());
     let within = text.get(start..end).unwrap_or("");
-    start + within.find("context").unwrap_or(0)
+    let word = why.trim_start_matches('`').split([' ', '`']).next().unwrap_or("");
+    let word = if word.starts_with("context") { word } else { "\u{0}" };
+    let bracketed = word.replacen('.', "[\"", 1);
+    start + within.find(word).or_else(|| within.find(&bracketed)).unwrap_or(0)
 }
 
 /// One rule with its annotations.
@@ -236,5 +244,121 @@ fn actions(policy: &Policy) -> BTreeSet<Action> {
         ActionConstraint::Any => Action::ALL.iter().copied().collect(),
         ActionConstraint::In(uids) => uids.iter().filter_map(named).collect(),
         ActionConstraint::Eq(uid) => named(&uid).into_iter().collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::tests::mistakes, *};
+
+    /// A rule with this condition, in the second line.
+    fn when(effect: &str, action: &str, condition: &str) -> String {
+        format!(
+            "{effect} (principal, action == Action::\"{action}\", resource)\nwhen {{ {condition} }};"
+        )
+    }
+
+    #[test]
+    fn every_mistake_has_its_line_and_column() {
+        let forbid = |condition| when("forbid", "initiate", condition);
+        let read = |head: &str| head.to_owned();
+        for (text, line, column, says) in [
+            (read("permt (principal, action, resource);"), 1, 1, "must be either `permit` or"),
+            (read("forbid (principal, action, resource"), 1, 36, "unexpected end of input"),
+            (
+                read("forbid (principal, action == Action::\"raed\", resource);"),
+                1,
+                30,
+                "unrecognized action `Action::\"raed\"`; did you mean `Action::\"read\"`?",
+            ),
+            (
+                read("forbid (principal in Grup::\"sre\", action, resource);"),
+                1,
+                22,
+                "unrecognized entity type `Grup`; did you mean `Group`?",
+            ),
+            (
+                forbid("principal.acount == \"x\""),
+                2,
+                8,
+                "attribute `acount` on entity type `User` not found; did you mean `account`?",
+            ),
+            (when("permit", "read", "context.port == 22"), 2, 8, "attribute `port` in context for"),
+            (forbid("resource.getTag(\"env\") == \"x\""), 2, 8, "resence with `.hasTag(\"env\")"),
+            (forbid("context.port == \"22\""), 2, 8, "the types Long and String are not"),
+            (forbid("context.source == ip(\"10.0.0/8\")"), 2, 26, "failed to parse as IP address"),
+            (forbid("false"), 1, 1, "policy is impossible"),
+            (forbid("context.port + 1 == 23"), 2, 8, "context.port can only be compared with"),
+            (forbid("[22, context.port].contains(7)"), 2, 13, "context.port can only be compared"),
+            (forbid("context[\"port\"] < context.hosts"), 2, 8, "context.port can only be"),
+            (
+                forbid("ip(\"10.0.0.1\").isInRange(context.source)"),
+                2,
+                33,
+                "context.source can only",
+            ),
+            (
+                forbid("[context].contains(context)"),
+                2,
+                9,
+                "`context` can only be used with a field",
+            ),
+            (forbid("context.protocol == \"TCP\""), 2, 8, "context.protocol is never \"TCP\""),
+            (
+                forbid("[\"cut\", \"x\"].contains(context.sessions)"),
+                2,
+                30,
+                "sessions is never \"x\"",
+            ),
+            (
+                read("forbid (principal == ?principal, action, resource);"),
+                1,
+                1,
+                "templates (?principal, ?resource) are not possible",
+            ),
+            (forbid("resource == Host::\"a\\n\""), 2, 20, "is not a printable ASCII"),
+        ] {
+            let found = mistakes(&text);
+            let [(at_line, at_column, why)] = &found[..] else { panic!("{text}\n{found:#?}") };
+            assert!(why.contains(says), "{text}\n{why}");
+            assert_eq!((*at_line, *at_column), (line, column), "{text}\n{why}");
+        }
+        // All of them, in the order of the text.
+        let both = format!("{}\n{}", forbid("principal.x"), forbid("context.port + 1 == 23"));
+        let places: Vec<_> = mistakes(&both).iter().map(|(line, ..)| *line).collect();
+        assert_eq!(places, [2, 4]);
+        assert!(mistakes(&" ".repeat(MAX_BYTES + 1))[0].2.contains("262144 are possible"));
+    }
+
+    #[test]
+    fn annotations_are_checked() {
+        let permit = |annotations: &str, action: &str| {
+            format!(
+                "\n{annotations}\npermit (principal, action == Action::\"{action}\", resource);"
+            )
+        };
+        for (annotations, action, line, says) in [
+            ("@require(\"sre\")", "initiate", 2, "@require: \"sre\" is not such as \"1 of sre\""),
+            ("@require(\"1 of a\") @max(\"soon\")", "initiate", 2, "@max: \"soon\" is not a dura"),
+            ("@require(\"1 of a\") @escalate(\"15m\")", "initiate", 2, "@escalate: \"15m\" is"),
+            ("@max(\"1h\")", "initiate", 2, "who must agree? Add @require"),
+            ("", "initiate", 3, "who must agree? Add @require"),
+            ("@require(\"1 of a\")", "auto_approve", 2, "a permit of `initiate` only"),
+            ("@escalate(\"1m to a\")", "auto_approve", 2, "@escalate has a meaning on"),
+            ("@max(\"1h\")", "read", 2, "@max has a meaning on"),
+            ("@requires(\"1 of a\")", "read", 2, "@requires is not known; there are @escalate"),
+            ("@id", "read", 2, "@id is a short name"),
+            ("@id(\"line 7\")", "read", 2, "rules without an @id are named so"),
+        ] {
+            let found = mistakes(&permit(annotations, action));
+            let [(at, _, why)] = &found[..] else { panic!("{annotations}\n{found:#?}") };
+            assert!(why.contains(says), "{annotations}: {why}");
+            assert_eq!(*at, line, "{annotations}");
+        }
+        let all = "@require(\"1 of a\")\npermit (principal, action, resource);";
+        assert!(mistakes(all)[0].2.contains("would also approve automatically"));
+        let twice = format!("@id(\"a\"){0}\n  @id(\"a\"){0}", permit("", "read"));
+        let says = "@id(\"a\") is also that of the rule in line 1";
+        assert_eq!(mistakes(&twice), [(4, 3, says.to_owned())]);
     }
 }

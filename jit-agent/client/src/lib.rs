@@ -9,6 +9,8 @@
 pub mod agent;
 #[cfg(feature = "pki")]
 pub mod ca;
+#[cfg(feature = "controller")]
+pub mod controller;
 mod dial;
 mod error;
 pub mod exit;

@@ -1,0 +1,3 @@
+//! The controller's API as its clients see it: the JSON of `/api/v1`.
+
+pub mod types;

@@ -21,9 +21,9 @@ pub mod local;
 pub mod pem;
 #[cfg(feature = "pkcs11")]
 pub mod pkcs11;
+pub mod policy_changes;
 #[cfg(feature = "signing")]
 pub mod public_key;
-pub mod policy_changes;
 pub mod revocation;
 #[cfg(feature = "signing")]
 pub mod signing;

@@ -15,6 +15,7 @@ pub mod requests;
 pub mod rollouts;
 pub mod rules;
 pub mod settings;
+pub mod webhooks;
 
 use std::{
     collections::BTreeSet,
@@ -39,6 +40,7 @@ use sqlx::{
     query,
 };
 use tokio::sync::{Mutex, OwnedMutexGuard};
+pub use webhooks::Webhook;
 
 /// A transaction. Dropped without a commit, it changes nothing.
 #[derive(Debug)]

@@ -15,7 +15,7 @@ mod rules;
 mod webhooks;
 
 pub use audit::{AccessEntry, AccessView, AuditView};
-pub use hosts::{AlarmView, HostInput, HostPortView, HostView, ImportMistake, ImportResult};
+pub use hosts::{AlarmView, HostInput, HostPortView, HostView, ImportResult};
 pub use people::{
     AccountInput, AccountView, AddressCandidate, AddressView, MeView, SCOPES, TokenInput,
     TokenMade, TokenView,
@@ -26,6 +26,9 @@ pub use requests::{
     Need, NewRequest, Preview, ReasonInput, RequestSummary, RequestView, RuleTrace, ShortenInput,
     SignatureInput, SignatureView, VerdictView,
 };
-pub use rollouts::{PolicyInput, PolicyView, RolloutHostView, RolloutInput, RolloutView, WaveView};
+pub use rollouts::{
+    PolicyInput, PolicyPreview, PolicyView, RolloutCount, RolloutHostView, RolloutInput,
+    RolloutPlan, RolloutView, WavePlan,
+};
 pub use rules::{RulesCaseView, RulesDiff, RulesInput, RulesTestInput, RulesTestResult, RulesView};
 pub use webhooks::{WebhookInput, WebhookMade, WebhookView};

@@ -87,6 +87,10 @@ codes! {
     Started = "S001" "controller_started",
     /// The signer started, with these keys.
     SignerStarted = "S002" "signer_started",
+    /// A webhook was made, changed or removed.
+    WebhookChanged = "W001" "webhook_changed",
+    /// A webhook failed for too long and is not called any more.
+    WebhookDisabled = "W002" "webhook_disabled",
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use super::{Kind, Store, StoreError};
 const VERSIONS: &[(i64, &str, &str)] = &[
     (1, "core", include_str!("schema/0001_core.sql")),
     (2, "rollouts", include_str!("schema/0002_rollouts.sql")),
+    (3, "webhooks", include_str!("schema/0003_webhooks.sql")),
     (4, "audit", include_str!("schema/0004_audit.sql")),
 ];
 

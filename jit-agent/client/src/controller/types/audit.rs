@@ -46,7 +46,8 @@ pub struct AccessView {
     pub cut: bool,
 }
 
-/// A grant that a host had accepted and not ended at the moment.
+/// Somebody who could get in. It errs on the side of "could": a host whose answer did not arrive may have
+/// opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct AccessEntry {
@@ -62,18 +63,20 @@ pub struct AccessEntry {
     pub approvers: Vec<String>,
     /// Why, in words.
     pub reason: String,
-    /// Number of the ticket.
-    pub ticket: String,
     /// The request.
     pub request: String,
     /// Id of the grant.
     pub grant: String,
-    /// Since when the host let them in.
+    /// From when.
     pub since: String,
-    /// Since when, milliseconds since the Unix epoch.
+    /// From when, milliseconds since the Unix epoch.
     pub since_ms: i64,
-    /// When it ended or would have ended.
+    /// Until when: its end, or the moment in which the host confirmed an earlier one.
     pub until: String,
     /// The same, milliseconds since the Unix epoch.
     pub until_ms: i64,
+    /// What the host answered last; `waiting`: nothing, so it may not have opened.
+    pub answer: String,
+    /// The host has confirmed that it opened.
+    pub certain: bool,
 }

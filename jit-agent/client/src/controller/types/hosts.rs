@@ -93,7 +93,8 @@ pub struct HostView {
     pub alarms: Vec<AlarmView>,
 }
 
-/// What an import did: `POST /api/v1/hosts/import`. With mistakes nothing is changed.
+/// What an import did: `POST /api/v1/hosts/import`. With a mistake nothing is changed, and the problem
+/// names all of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ImportResult {
@@ -101,20 +102,10 @@ pub struct ImportResult {
     pub added: Vec<String>,
     /// Ids of hosts that were changed.
     pub changed: Vec<String>,
+    /// Ids of hosts that were removed: the text does not name them, and `remove=true` was asked for.
+    pub removed: Vec<String>,
     /// Number of hosts that were there already, with the same words.
     pub unchanged: u64,
     /// It was only tried (`dry_run=true`): nothing is changed.
     pub dry_run: bool,
-    /// What is wrong, line by line.
-    pub mistakes: Vec<ImportMistake>,
-}
-
-/// A line of an inventory that is wrong.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct ImportMistake {
-    /// Line, from 1; 0: the whole text.
-    pub line: u64,
-    /// What is wrong, and what would be right.
-    pub text: String,
 }

@@ -89,6 +89,10 @@ pub struct VerdictView {
     pub max_duration_ms: Option<i64>,
     /// The same as text.
     pub max_duration: Option<String>,
+    /// The group that is asked too if nobody has agreed in time.
+    pub escalates_to: Option<String>,
+    /// After this time, milliseconds from the submission on.
+    pub escalates_after_ms: Option<i64>,
     /// The rules that matched.
     pub rules: Vec<RuleTrace>,
     /// Why it is denied, a sentence each.
@@ -375,8 +379,6 @@ pub struct RequestView {
 pub struct Preview {
     /// Exact ids of hosts, in order.
     pub hosts: Vec<String>,
-    /// Hosts that the controller does not know.
-    pub missing_hosts: Vec<String>,
     /// The addresses that would be signed; `me` is replaced.
     pub sources: Vec<String>,
     /// Ports.

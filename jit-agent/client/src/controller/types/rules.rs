@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::TextMistake;
+use super::{TextMistake, VerdictView};
 
 /// A version of the rules: `GET /api/v1/rules`. The header `ETag` names the version.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +44,12 @@ pub struct RulesDiff {
     pub from: i64,
     /// The newer version; `null`: the text that was sent.
     pub to: Option<i64>,
+    /// Rules that are new, by name.
+    pub added: Vec<String>,
+    /// Rules that are no more.
+    pub removed: Vec<String>,
+    /// Rules that say something else.
+    pub changed: Vec<String>,
     /// Lines that differ, as `diff -u` shows them; empty: none.
     pub text: String,
 }
@@ -76,14 +82,14 @@ pub struct RulesTestResult {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RulesCaseView {
-    /// Its name.
+    /// Its name, or who asks for what.
     pub name: String,
+    /// Line of the text, from 1.
+    pub line: u64,
     /// It came out as expected.
     pub passed: bool,
-    /// What was expected: `manual: 1 of sre`.
-    pub expected: String,
+    /// What is not as expected, a sentence each.
+    pub wrong: Vec<String>,
     /// What the rules say.
-    pub got: String,
-    /// Why, in words: the rules that matched.
-    pub why: String,
+    pub verdict: VerdictView,
 }

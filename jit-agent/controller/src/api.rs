@@ -1,0 +1,127 @@
+//! The HTTP API, `/api/v1`: JSON over HTTPS, bearer tokens with scopes, problem details (RFC 9457), pages
+//! with cursors, tags, limits, server-sent events and webhooks. `docs/openapi.json` describes it.
+//!
+//! Nothing is decided here but what a token and an account may see: the desk decides about requests, and
+//! writes each change with its audit record.
+
+#![expect(unused_qualifications, reason = "in what utoipa's derives make of parameters")]
+
+mod access;
+mod accounts;
+mod answer;
+mod auth;
+mod changes;
+pub mod deliver;
+mod events;
+mod frame;
+mod grants;
+mod health;
+mod hosts;
+mod input;
+mod inventory;
+mod limits;
+mod me;
+mod openapi;
+mod policies;
+pub mod problem;
+mod records;
+mod requests;
+mod rollouts;
+mod rules;
+pub mod server;
+mod settings;
+mod sight;
+mod state;
+pub mod target;
+pub mod token;
+mod tokens;
+mod view;
+mod warnings;
+mod webhooks;
+
+use std::time::Duration;
+
+use axum::{Router, extract::DefaultBodyLimit, http::StatusCode, middleware::from_fn_with_state};
+pub use deliver::{Deliverer, WebhookKey};
+pub use openapi::description;
+pub use server::Server;
+pub use settings::{Rate, RawSettings, Retry, Settings};
+pub use state::ApiState;
+use tower_http::{
+    catch_panic::CatchPanicLayer,
+    timeout::{RequestBodyTimeoutLayer, TimeoutLayer},
+};
+use utoipa_axum::{
+    router::{OpenApiRouter, UtoipaMethodRouterExt as _},
+    routes,
+};
+
+/// Largest body of most calls, bytes: a request for 10,000 hosts fits.
+const MAX_BODY: usize = 2 * 1024 * 1024;
+/// Longest time of a call; the longest wait for a request's end is shorter.
+const MAX_CALL: Duration = Duration::from_secs(75);
+/// Longest silence in a body.
+const MAX_SILENCE: Duration = Duration::from_secs(15);
+
+/// Everything that needs a token.
+fn with_token() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::new()
+        .routes(routes!(requests::list, requests::submit))
+        .routes(routes!(requests::read))
+        .routes(routes!(changes::decide))
+        .routes(routes!(changes::withdraw))
+        .routes(routes!(changes::revoke))
+        .routes(routes!(changes::extend))
+        .routes(routes!(changes::shorten))
+        .routes(routes!(changes::sign))
+        .routes(routes!(grants::read))
+        .routes(routes!(hosts::list))
+        .routes(routes!(inventory::import).layer(inventory::limit()))
+        .routes(routes!(hosts::read, hosts::put, hosts::remove))
+        .routes(routes!(hosts::clear_alarms))
+        .routes(routes!(accounts::list))
+        .routes(routes!(accounts::read, accounts::put))
+        .routes(routes!(tokens::list, tokens::make))
+        .routes(routes!(tokens::revoke))
+        .routes(routes!(rules::read, rules::put))
+        .routes(routes!(rules::history))
+        .routes(routes!(rules::diff, rules::diff_text))
+        .routes(routes!(rules::test))
+        .routes(routes!(policies::list, policies::make))
+        .routes(routes!(policies::read))
+        .routes(routes!(policies::preview))
+        .routes(routes!(rollouts::list, rollouts::begin))
+        .routes(routes!(rollouts::read))
+        .routes(routes!(rollouts::hosts))
+        .routes(routes!(rollouts::resume))
+        .routes(routes!(rollouts::abort))
+        .routes(routes!(records::list))
+        .routes(routes!(access::read))
+        .routes(routes!(events::events))
+        .routes(routes!(webhooks::list, webhooks::make))
+        .routes(routes!(webhooks::read, webhooks::put, webhooks::remove))
+        .routes(routes!(me::me))
+        .routes(routes!(me::address))
+}
+
+/// What anybody may call.
+fn without_token() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::new()
+        .routes(routes!(health::healthz))
+        .routes(routes!(health::readyz))
+        .routes(routes!(openapi::read))
+}
+
+/// The API.
+pub fn router(state: ApiState) -> Router {
+    let guarded =
+        Router::from(with_token()).layer(from_fn_with_state(state.clone(), auth::authenticate));
+    Router::from(without_token())
+        .merge(guarded)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(RequestBodyTimeoutLayer::new(MAX_SILENCE))
+        .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, MAX_CALL))
+        .layer(CatchPanicLayer::custom(frame::panicked))
+        .layer(from_fn_with_state(state.clone(), frame::frame))
+        .with_state(state)
+}

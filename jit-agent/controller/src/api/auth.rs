@@ -1,0 +1,269 @@
+//! Who calls, and what the token lets him do.
+//!
+//! An account comes out of a [`Caller`] only by naming the scope that is needed, so that no handler
+//! can forget it. What the *account* may do is decided by rules and groups.
+
+use axum::{
+    extract::{FromRequestParts, Request, State},
+    http::{HeaderMap, header::AUTHORIZATION, request::Parts},
+    middleware::Next,
+    response::{IntoResponse as _, Response},
+};
+use serde_json::json;
+
+use super::{
+    problem::{Failure, Word},
+    state::ApiState,
+    token::Secret,
+};
+use crate::{
+    audit::{self, Code, Record},
+    clock,
+    model::Account,
+    store::Token,
+};
+
+/// The use of a token is written down at most this often, milliseconds.
+const USED_EVERY_MS: i64 = 60_000;
+/// The group whose members read the whole audit, beside administrators.
+pub(super) const AUDITORS: &str = "auditors";
+
+macro_rules! scopes {
+    ($($(#[$doc:meta])* $variant:ident = $word:literal,)*) => {
+        /// What a token may be used for.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(super) enum Scope { $($(#[$doc])* $variant,)* }
+
+        impl Scope {
+            /// Its word.
+            pub(super) const fn word(self) -> &'static str {
+                match self { $(Self::$variant => $word,)* }
+            }
+        }
+    };
+}
+
+scopes! {
+    /// Accounts, tokens of others, webhooks.
+    Admin = "admin",
+    /// Decide on requests.
+    Approve = "approve",
+    /// Read the audit, and who could get in where.
+    Audit = "audit",
+    /// Change hosts.
+    Hosts = "hosts",
+    /// Policies and rollouts.
+    Policy = "policy",
+    /// See what the account may see.
+    Read = "read",
+    /// Submit requests, and change one's own.
+    Request = "request",
+    /// Change rules.
+    Rules = "rules",
+    /// Add signatures to grants.
+    Signatures = "signatures",
+}
+
+/// Who calls.
+#[derive(Clone, Debug)]
+pub(super) struct Caller {
+    account: Account,
+    token: Token,
+}
+
+impl Caller {
+    /// The account, if the token has this scope.
+    ///
+    /// # Errors
+    /// `scope_missing`.
+    pub(super) fn with(&self, scope: Scope) -> Result<&Account, Failure> {
+        if self.token.scopes.contains(scope.word()) {
+            return Ok(&self.account);
+        }
+        let have = self.token.scopes.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+        let detail = format!("it needs the scope `{}`; the token has: {have}", scope.word());
+        Err(Failure::new(Word::ScopeMissing, detail))
+    }
+
+    /// The account, if it is an administrator's and the token has this scope.
+    ///
+    /// # Errors
+    /// `scope_missing`, `not_admin`.
+    pub(super) fn admin_with(&self, scope: Scope) -> Result<&Account, Failure> {
+        let account = self.with(scope)?;
+        if account.is_admin() {
+            return Ok(account);
+        }
+        let detail = format!("{} is not in the group `admins`", account.name);
+        Err(Failure::refused("not_admin", detail).next("ask an administrator"))
+    }
+
+    /// The account, if it may read the whole audit.
+    ///
+    /// # Errors
+    /// `scope_missing`, `not_auditor`.
+    pub(super) fn auditor(&self) -> Result<&Account, Failure> {
+        let account = self.with(Scope::Audit)?;
+        if account.is_admin() || account.groups.contains(AUDITORS) {
+            return Ok(account);
+        }
+        let detail = format!("{} is neither in `admins` nor in `{AUDITORS}`", account.name);
+        Err(Failure::refused("not_auditor", detail).next("ask an administrator"))
+    }
+
+    /// The token, without its text.
+    pub(super) const fn token(&self) -> &Token {
+        &self.token
+    }
+
+    /// Whether the account is an administrator's.
+    pub(super) fn is_admin(&self) -> bool {
+        self.account.is_admin()
+    }
+
+    /// The groups of the account.
+    pub(super) const fn groups(&self) -> &std::collections::BTreeSet<String> {
+        &self.account.groups
+    }
+
+    /// The person who calls.
+    pub(super) fn subject(&self) -> &str {
+        &self.account.subject
+    }
+
+    /// Whose calls are counted and logged.
+    pub(super) fn name(&self) -> &str {
+        &self.account.name
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+        let caller = parts.extensions.get::<Self>().cloned();
+        caller.ok_or_else(|| Failure::new(Word::TokenMissing, "the call has no token"))
+    }
+}
+
+/// Name of the account that called, for the log.
+#[derive(Clone, Debug)]
+pub(super) struct CalledBy(pub(super) String);
+
+/// The layer before every handler that needs a token.
+pub(super) async fn authenticate(
+    State(state): State<ApiState>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let now_ms = clock::now_ms();
+    let (caller, denied) = match of_headers(&state, request.headers(), now_ms).await {
+        Ok(found) => found,
+        Err(failure) => return failure.into_response(),
+    };
+    let checked = denied.map_or_else(|| state.limits().account(caller.name()), Err);
+    let mut response = match checked {
+        Ok(()) => {
+            if now_ms.saturating_sub(caller.token.used_ms) >= USED_EVERY_MS {
+                note_use(&state, &caller.token.id, now_ms);
+            }
+            request.extensions_mut().insert(caller.clone());
+            next.run(request).await
+        }
+        Err(failure) => failure.into_response(),
+    };
+    response.extensions_mut().insert(CalledBy(caller.name().to_owned()));
+    if let Some(failure) = response.extensions().get::<Failure>() {
+        note_refusal(&state, &caller, failure, now_ms).await;
+    }
+    response
+}
+
+/// Whether a caller's token and account are still good: for what lasts longer than a call.
+///
+/// # Errors
+/// Why they are not.
+pub(super) async fn still(
+    state: &ApiState,
+    caller: &Caller,
+    now_ms: i64,
+) -> Result<Caller, Failure> {
+    let (caller, denied) = of_hash(state, &caller.token.hash, now_ms).await?;
+    denied.map_or(Ok(caller), Err)
+}
+
+async fn of_headers(
+    state: &ApiState,
+    headers: &HeaderMap,
+    now_ms: i64,
+) -> Result<(Caller, Option<Failure>), Failure> {
+    let Some(header) = headers.get(AUTHORIZATION) else {
+        return Err(Failure::new(Word::TokenMissing, "the header Authorization is missing"));
+    };
+    let text = header.to_str().ok().and_then(|text| text.split_once(' '));
+    let text = text.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    let secret = text.and_then(|(_, text)| Secret::of_text(text.trim()));
+    let Some(secret) = secret else {
+        return Err(Failure::new(Word::TokenUnknown, "what was sent has not the form of a token"));
+    };
+    of_hash(state, &secret.hash(), now_ms).await
+}
+
+/// The caller, and why he may not call.
+async fn of_hash(
+    state: &ApiState,
+    hash: &str,
+    now_ms: i64,
+) -> Result<(Caller, Option<Failure>), Failure> {
+    let unknown = || Failure::new(Word::TokenUnknown, "no account has this token");
+    let token = state.store().token(hash).await?.ok_or_else(unknown)?;
+    let account = state.store().account(&token.account).await?.ok_or_else(unknown)?;
+    let denied = if token.revoked_ms != 0 {
+        Some(Failure::new(Word::TokenRevoked, format!("the token {} was revoked", token.id)))
+    } else if token.ends_ms <= now_ms {
+        let ended = jit_proto::WallTime(token.ends_ms);
+        Some(Failure::new(Word::TokenEnded, format!("the token {} ended at {ended}", token.id)))
+    } else if account.disabled {
+        let detail = format!("the account {} is disabled", account.name);
+        Some(Failure::new(Word::AccountDisabled, detail))
+    } else {
+        None
+    };
+    Ok((Caller { account, token }, denied))
+}
+
+/// Beside the call: nobody waits for it.
+fn note_use(state: &ApiState, token: &str, now_ms: i64) {
+    let (store, token) = (state.store().clone(), token.to_owned());
+    tokio::spawn(async move {
+        if let Err(error) = store.token_used(&token, now_ms).await {
+            tracing::warn!(%error, "the use of a token was not written down");
+        }
+    });
+}
+
+/// Attempts that were refused by name are in the audit.
+async fn note_refusal(state: &ApiState, caller: &Caller, failure: &Failure, now_ms: i64) {
+    let parts = failure.parts();
+    if parts.recorded
+        || !matches!(parts.status.as_u16(), 401 | 403)
+        || !state.limits().records(&caller.token.id, &parts.word)
+    {
+        return;
+    }
+    let fields = json!({
+        "account": caller.account.name,
+        "token": caller.token.id,
+        "word": parts.word,
+        "detail": parts.detail,
+    });
+    let record = Record::new(Code::Refused, "", &caller.account.subject, fields);
+    let written = async {
+        let mut tx = state.store().begin().await?;
+        audit::append(&mut tx, now_ms, &record).await?;
+        state.commit(tx).await
+    };
+    if let Err(error) = written.await {
+        tracing::warn!(%error, "a refusal was not recorded");
+    }
+}

@@ -1,0 +1,96 @@
+//! What handlers share.
+
+use std::{ops::Deref, sync::Arc};
+
+use tokio::sync::Semaphore;
+
+use super::{deliver::WebhookKey, limits::Limits, settings::Settings};
+use crate::{
+    desk::Desk,
+    fleet::Fleet,
+    store::{Store, StoreError, Tx},
+};
+
+/// What handlers share. Cheap to clone.
+#[derive(Clone)]
+pub struct ApiState(Arc<Parts>);
+
+/// The parts of an [`ApiState`].
+pub struct Parts {
+    desk: Desk,
+    fleet: Option<Fleet>,
+    settings: Settings,
+    limits: Limits,
+    streams: Arc<Semaphore>,
+    webhook_key: Option<WebhookKey>,
+}
+
+impl ApiState {
+    /// The state of an API over this desk. Without a fleet it cannot ask hosts, and begins no rollouts;
+    /// without the key of webhooks none can be made.
+    pub fn new(
+        desk: Desk,
+        settings: Settings,
+        webhook_key: Option<WebhookKey>,
+        fleet: Option<Fleet>,
+    ) -> Self {
+        let limits = Limits::new(&settings);
+        let streams = Arc::new(Semaphore::new(settings.streams));
+        Self(Arc::new(Parts { desk, fleet, settings, limits, streams, webhook_key }))
+    }
+}
+
+impl Deref for ApiState {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+impl Parts {
+    /// What may be done with requests.
+    pub const fn desk(&self) -> &Desk {
+        &self.desk
+    }
+
+    /// The hosts.
+    pub const fn fleet(&self) -> Option<&Fleet> {
+        self.fleet.as_ref()
+    }
+
+    /// The database.
+    pub fn store(&self) -> &Store {
+        self.desk.store()
+    }
+
+    /// The configuration.
+    pub const fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// How often somebody may call.
+    pub(super) const fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Places for streams of events.
+    pub const fn streams(&self) -> &Arc<Semaphore> {
+        &self.streams
+    }
+
+    /// From which the secrets of webhooks follow.
+    pub const fn webhook_key(&self) -> Option<&WebhookKey> {
+        self.webhook_key.as_ref()
+    }
+
+    /// Ends a change, and wakes who waits for it.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn commit(&self, tx: Tx) -> Result<(), StoreError> {
+        tx.commit().await?;
+        self.desk.changed();
+        Ok(())
+    }
+}

@@ -145,7 +145,7 @@ impl Desk {
         let written = async {
             let mut tx = self.store().begin().await?;
             audit::append(&mut tx, now_ms, &record).await?;
-            Ok::<_, StoreError>(tx.commit().await?)
+            tx.commit().await
         };
         match written.await {
             Ok(()) => self.changed(),

@@ -6,6 +6,7 @@
 //! Nothing here can open a port: only what the signer signs can, and each host checks that by itself.
 
 pub mod api;
+pub mod app;
 pub mod audit;
 pub mod clock;
 pub mod config;

@@ -38,11 +38,11 @@ pub(super) async fn approve(
     for (number, part) in parts.iter().enumerate() {
         grants::insert(tx, &request.proposal.id, number, part, needed).await?;
     }
-    if let Some(old) = &request.proposal.replaces {
-        if let Some(mut old) = requests::lock(tx, old).await? {
-            old.replaced_by.clone_from(&request.proposal.id);
-            requests::update(tx, &old).await?;
-        }
+    if let Some(old) = &request.proposal.replaces
+        && let Some(mut old) = requests::lock(tx, old).await?
+    {
+        old.replaced_by.clone_from(&request.proposal.id);
+        requests::update(tx, &old).await?;
     }
     request.state = State::Approved;
     request.why.clear();

@@ -13,5 +13,7 @@ mod access;
 mod audit;
 mod filled;
 mod forward;
+mod histories;
 mod migrations;
+mod signers;
 mod store;

@@ -1,0 +1,316 @@
+//! The running controller: its parts, from the database up, and their end.
+//!
+//! By default one process has all roles. A fleet splits them: processes then share a Postgres, and what one
+//! commits the others see within a second. *api* answers calls. *hub* talks to hosts. *signer* owns the
+//! signer's process, and keeps what must be kept once: time, the audit's heads, its receivers, webhooks.
+
+use std::{collections::BTreeSet, fmt, str::FromStr, sync::Arc, time::Duration};
+
+use jit_client::{CallError, exit::Exit};
+use serde_json::json;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinSet,
+    time::{MissedTickBehavior, interval, timeout},
+};
+
+use crate::{
+    api::{self, ApiState, Server, WebhookKey},
+    audit::{self, Code, Record, forward::Forward, head::HeadKey, sealing::Sealing},
+    clock::now_ms,
+    config::Config,
+    desk::{self, Desk},
+    fleet::{Fleet, SignError, SignPolicy},
+    signer::{Signer, SignerError},
+    store::{Store, StoreError},
+};
+
+/// How often time is looked at, and the database, for what other processes have committed.
+const TICK: Duration = Duration::from_secs(1);
+
+/// A part of the controller that can be a process of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// Answers calls.
+    Api,
+    /// Talks to hosts.
+    Hub,
+    /// Signs, and keeps what must be kept once.
+    Signer,
+}
+
+impl Role {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Api, Self::Hub, Self::Signer];
+
+    /// Its word on the command line.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Api => "api",
+            Self::Hub => "hub",
+            Self::Signer => "signer",
+        }
+    }
+}
+
+impl FromStr for Role {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|role| role.word() == text);
+        found.ok_or_else(|| format!("{text:?} is no role; there are api, hub and signer"))
+    }
+}
+
+/// Why the controller does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// A part ended that never should.
+    #[error("{0} has ended; the controller ends too, to be started anew")]
+    Ended(&'static str),
+    /// A file of the configuration cannot be used.
+    #[error("{0}")]
+    File(String),
+    /// A certificate or key for hosts cannot be used.
+    #[error(transparent)]
+    Hosts(#[from] CallError),
+    /// The signer does not start.
+    #[error("the signer does not start: {0}")]
+    Signer(String),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl AppError {
+    /// The exit code that belongs to it.
+    pub const fn exit(&self) -> Exit {
+        match self {
+            Self::Ended(_) | Self::Store(_) => Exit::Unavailable,
+            Self::File(_) | Self::Hosts(_) | Self::Signer(_) => Exit::Configuration,
+        }
+    }
+}
+
+/// Parts that end with the process.
+struct Parts {
+    tasks: JoinSet<&'static str>,
+    sealing: Option<Sealing>,
+    forwards: Vec<Forward>,
+    _webhooks: Option<api::Deliverer>,
+    server: Option<api::server::Control>,
+    _fleet: Option<Fleet>,
+}
+
+/// Runs the controller until it is asked to end.
+///
+/// # Errors
+/// It cannot start, or a part of it has ended.
+pub async fn serve(config: Config, roles: &BTreeSet<Role>) -> Result<(), AppError> {
+    let mut signals = Signals::new()?;
+    let store = Store::open(&config.store.url().map_err(AppError::File)?).await?;
+    let signer = match roles.contains(&Role::Signer) {
+        true => Some(Signer::start(&config.signer).await.map_err(|error| match error {
+            SignerError::Refused { word, detail } => AppError::Signer(format!("{word}: {detail}")),
+            SignerError::Unavailable(why) => AppError::Signer(why),
+        })?),
+        false => None,
+    };
+    let desk = Desk::new(store, signer.clone(), desk::Settings::default());
+    let mut parts = start(&config, roles, &desk, signer.as_ref())?;
+    started(&desk, roles, signer.as_ref()).await?;
+    tracing::info!(roles = %Words(roles), "the controller is up");
+    let ended = loop {
+        tokio::select! {
+            _ = signals.interrupt.recv() => break None,
+            _ = signals.terminate.recv() => break None,
+            _ = signals.hangup.recv() => reload(&config, parts.server.as_ref()),
+            part = parts.tasks.join_next(), if !parts.tasks.is_empty() => {
+                break Some(part.and_then(Result::ok).unwrap_or("a part"));
+            }
+        }
+    };
+    if let Some(server) = &parts.server {
+        server.end();
+    }
+    parts.tasks.shutdown().await;
+    if let Some(sealing) = parts.sealing {
+        sealing.end().await;
+    }
+    for forward in parts.forwards {
+        forward.end().await;
+    }
+    desk.store().close().await;
+    ended.map_or(Ok(()), |part| Err(AppError::Ended(part)))
+}
+
+/// Starts the parts of these roles.
+fn start(
+    config: &Config,
+    roles: &BTreeSet<Role>,
+    desk: &Desk,
+    signer: Option<&Signer>,
+) -> Result<Parts, AppError> {
+    let mut tasks = JoinSet::new();
+    let fleet = match roles.contains(&Role::Hub) {
+        true => Some(Fleet::start(desk.clone(), &config.agents, sign_policy(signer.cloned()))?),
+        false => None,
+    };
+    if let Some(fleet) = &fleet {
+        tasks.spawn(wake(desk.clone(), fleet.clone()));
+    }
+    let webhook_key = WebhookKey::open(&config.api.webhook_key).map_err(AppError::File)?;
+    let (mut sealing, mut forwards, mut webhooks) = (None, Vec::new(), None);
+    if let Some(signer) = signer {
+        let text = std::fs::read_to_string(&config.audit.key);
+        let unusable = |why: String| {
+            AppError::File(format!("audit.key, {}: {why}", config.audit.key.display()))
+        };
+        let key = HeadKey::from_pem(&text.map_err(|why| unusable(why.to_string()))?);
+        sealing = Some(Sealing::start(desk.store().clone(), key.map_err(unusable)?));
+        for syslog in &config.syslog {
+            let receiver = syslog.receiver().map_err(|error| AppError::File(error.to_string()))?;
+            forwards.push(Forward::start(desk.store().clone(), receiver));
+        }
+        let started = api::Deliverer::start(desk.clone(), &config.api, webhook_key.clone());
+        webhooks = Some(started.map_err(AppError::File)?);
+        tasks.spawn(sign(desk.clone(), signer.clone()));
+        tasks.spawn(tick(desk.clone()));
+    }
+    let mut server = None;
+    if roles.contains(&Role::Api) {
+        let bound = Server::bind(&config.api).map_err(AppError::File)?;
+        server = Some(bound.control());
+        let state =
+            ApiState::new(desk.clone(), config.api.clone(), Some(webhook_key), fleet.clone());
+        let router = api::router(state);
+        tasks.spawn(async move {
+            if let Err(error) = bound.run(router).await {
+                tracing::error!(%error, "the API no longer listens");
+            }
+            "the API"
+        });
+    }
+    Ok(Parts { tasks, sealing, forwards, _webhooks: webhooks, server, _fleet: fleet })
+}
+
+/// Records that it runs, with which keys.
+async fn started(
+    desk: &Desk,
+    roles: &BTreeSet<Role>,
+    signer: Option<&Signer>,
+) -> Result<(), StoreError> {
+    let now = now_ms();
+    let mut tx = desk.store().begin().await?;
+    let version = env!("CARGO_PKG_VERSION");
+    let fields = json!({ "version": version, "roles": Words(roles).to_string() });
+    audit::append(&mut tx, now, &Record::new(Code::Started, "", desk::CONTROLLER, fields)).await?;
+    if let Some(signer) = signer {
+        let keys: Vec<_> = signer.keys().into_iter().map(|key| key.key_id).collect();
+        let record =
+            Record::new(Code::SignerStarted, "", desk::CONTROLLER, json!({ "keys": keys }));
+        audit::append(&mut tx, now, &record).await?;
+    }
+    tx.commit().await
+}
+
+/// Signs what is approved, as soon as it is.
+async fn sign(desk: Desk, _signer: Signer) -> &'static str {
+    let mut changes = desk.changes();
+    let mut last = String::new();
+    loop {
+        changes.borrow_and_update();
+        match desk.sign_waiting(now_ms()).await {
+            Ok(_) => last.clear(),
+            Err(error) => {
+                let error = error.to_string();
+                if error != last {
+                    tracing::warn!("requests wait for their signatures: {error}");
+                }
+                last = error;
+                tokio::time::sleep(TICK).await;
+            }
+        }
+        // What another process has approved is seen by the clock.
+        let _by_the_clock = timeout(TICK, changes.changed()).await;
+    }
+}
+
+/// Lets time do what it does to requests.
+async fn tick(desk: Desk) -> &'static str {
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = desk.tick(now_ms()).await {
+            tracing::warn!("requests cannot be ended or expired now: {error}");
+        }
+    }
+}
+
+/// Hosts hear at once of what was committed.
+async fn wake(desk: Desk, fleet: Fleet) -> &'static str {
+    let mut changes = desk.changes();
+    loop {
+        fleet.wake();
+        let _by_the_clock = timeout(TICK, changes.changed()).await;
+        changes.borrow_and_update();
+    }
+}
+
+/// How the fleet has policies signed.
+fn sign_policy(signer: Option<Signer>) -> SignPolicy {
+    Arc::new(move |payload| {
+        let signer = signer.clone();
+        Box::pin(async move {
+            let signer = signer.ok_or_else(|| {
+                SignError::Unavailable(
+                    "this process has no signer: give the roles hub and signer to one".into(),
+                )
+            })?;
+            signer.sign_policy(payload).await.map_err(|error| match error {
+                SignerError::Refused { word, detail } => {
+                    SignError::Refused(format!("{word}: {detail}"))
+                }
+                SignerError::Unavailable(why) => SignError::Unavailable(why),
+            })
+        })
+    })
+}
+
+/// Certificates that were renewed are taken; with a mistake the old ones stay.
+fn reload(config: &Config, server: Option<&api::server::Control>) {
+    let Some(server) = server else { return };
+    match server.reload(&config.api) {
+        Ok(()) => tracing::info!("the certificate of the API was read again"),
+        Err(why) => tracing::error!("the old certificate of the API stays: {why}"),
+    }
+}
+
+/// The signals that end it, or have it read certificates again.
+struct Signals {
+    hangup: Signal,
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, AppError> {
+        let of = |kind| signal(kind).map_err(|why| AppError::File(format!("signals: {why}")));
+        Ok(Self {
+            hangup: of(SignalKind::hangup())?,
+            interrupt: of(SignalKind::interrupt())?,
+            terminate: of(SignalKind::terminate())?,
+        })
+    }
+}
+
+/// Roles, separated by commas.
+struct Words<'a>(&'a BTreeSet<Role>);
+
+impl fmt::Display for Words<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words: Vec<_> = self.0.iter().map(|role| role.word()).collect();
+        f.write_str(&words.join(", "))
+    }
+}

@@ -1,0 +1,27 @@
+//! A signer for tests: the real process, with a key in a file.
+
+use std::path::Path;
+
+use jit_client::signing::{Algorithm, SigningKey};
+use jit_controller::signer::{Settings, Signer};
+use tempfile::TempDir;
+
+/// A signer whose key and journal go away with the value.
+pub(crate) struct Signing {
+    pub(crate) signer: Signer,
+    _directory: TempDir,
+}
+
+/// Starts one.
+pub(crate) async fn pem() -> Signing {
+    let directory = tempfile::tempdir().unwrap();
+    let provider = rustls::crypto::ring::default_provider();
+    let key = SigningKey::generate(Algorithm::Ed25519, provider.secure_random).unwrap();
+    std::fs::write(directory.path().join("signing.key"), key.to_pem()).unwrap();
+    let mut settings = Settings::of_pem(Path::new("signing.key"));
+    settings.resolve(directory.path());
+    settings.limits.signatures_a_minute = 100_000;
+    let program = Path::new(env!("CARGO_BIN_EXE_jit-controller"));
+    let signer = Signer::start_program(program, &settings).await.unwrap();
+    Signing { signer, _directory: directory }
+}

@@ -8,7 +8,9 @@
 pub mod api;
 pub mod app;
 pub mod audit;
+pub mod cli;
 pub mod clock;
+pub mod commands;
 pub mod config;
 pub mod desk;
 pub mod fleet;

@@ -111,7 +111,7 @@ impl Store {
     /// # Errors
     /// It cannot be reached or opened, or a newer version has changed its tables.
     pub async fn open(url: &str) -> Result<Self, StoreError> {
-        let store = Self::connect(url).await?;
+        let store = Self::reach(url, "rwc").await?;
         migrations::run(&store, None).await?;
         Ok(store)
     }
@@ -121,20 +121,24 @@ impl Store {
     /// # Errors
     /// As [`Store::open`].
     pub async fn open_at(url: &str, versions: &BTreeSet<i64>) -> Result<Self, StoreError> {
-        let store = Self::connect(url).await?;
+        let store = Self::reach(url, "rwc").await?;
         migrations::run(&store, Some(versions)).await?;
         Ok(store)
     }
 
-    /// Opens the database as it is, to look at it.
+    /// Opens the database as it is, to look at it. A file that does not exist is not made.
     ///
     /// # Errors
     /// It cannot be reached or opened.
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
+        Self::reach(url, "rw").await
+    }
+
+    async fn reach(url: &str, mode: &str) -> Result<Self, StoreError> {
         install_default_drivers();
         let kind = if url.starts_with("sqlite:") { Kind::Sqlite } else { Kind::Postgres };
         let url = match kind {
-            Kind::Sqlite if !url.contains('?') => format!("{url}?mode=rwc"),
+            Kind::Sqlite if !url.contains('?') => format!("{url}?mode={mode}"),
             Kind::Sqlite | Kind::Postgres => url.to_owned(),
         };
         let most = match kind {
@@ -182,6 +186,18 @@ impl Store {
     /// Which database it is.
     pub const fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// What the server's clock says, milliseconds since the Unix epoch; `None`: it has none of its own.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn server_time_ms(&self) -> Result<Option<i64>, StoreError> {
+        if self.kind == Kind::Sqlite {
+            return Ok(None);
+        }
+        let now = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT) AS now";
+        Ok(Some(query(now).fetch_one(&self.pool).await?.try_get("now")?))
     }
 
     /// Begins a change. On SQLite it waits until no other is under way.

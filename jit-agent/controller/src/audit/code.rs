@@ -85,6 +85,8 @@ codes! {
     Refused = "R014" "attempt_refused",
     /// The controller started.
     Started = "S001" "controller_started",
+    /// The controller was restored from a backup: what came after that is not known.
+    Restored = "S003" "controller_restored",
     /// The signer started, with these keys.
     SignerStarted = "S002" "signer_started",
     /// A webhook was made, changed or removed.

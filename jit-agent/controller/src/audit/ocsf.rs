@@ -79,7 +79,7 @@ pub fn class_of(code: Code, answer: &str) -> (Class, u32) {
         Code::Answered if answer == "closed" => (USER_ACCESS, 2),
         Code::Answered => (USER_ACCESS, 1),
         Code::Revoked | Code::Ended | Code::Replaced => (USER_ACCESS, 2),
-        Code::Started | Code::SignerStarted => (LIFECYCLE, 3),
+        Code::Restored | Code::Started | Code::SignerStarted => (LIFECYCLE, 3),
         Code::WebhookChanged => (ENTITY, 3),
         Code::WebhookDisabled => (ENTITY, OTHER),
     }
@@ -89,7 +89,9 @@ pub fn class_of(code: Code, answer: &str) -> (Class, u32) {
 pub const fn severity_of(code: Code) -> Severity {
     match code {
         Code::HostAlarm => Severity::High,
-        Code::Refused | Code::SigningRefused | Code::WebhookDisabled => Severity::Medium,
+        Code::Refused | Code::Restored | Code::SigningRefused | Code::WebhookDisabled => {
+            Severity::Medium
+        }
         _ => Severity::Informational,
     }
 }

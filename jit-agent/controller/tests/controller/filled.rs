@@ -51,6 +51,7 @@ pub(crate) fn request(proposal: Proposal, state: State) -> Request {
         escalate: None,
         rules: Vec::new(),
         denied: Vec::new(),
+        escalate: None,
     };
     Request {
         hash: proposal.hash(),
@@ -122,7 +123,7 @@ pub(crate) async fn fill(store: &Store) {
     let web = Host { id: "web-1".into(), address: "192.0.2.10:7443".into(), ..Host::default() };
     hosts::put(&mut tx, &web).await.unwrap();
     let saved = RulesVersion {
-        version: 1,
+        version: 7,
         text: "// none".into(),
         author: "ana".into(),
         note: "'quoted' \"twice\"\n".into(),

@@ -11,6 +11,7 @@ mod databases;
 
 mod access;
 mod audit;
+mod commands;
 mod filled;
 mod forward;
 mod histories;

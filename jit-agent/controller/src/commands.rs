@@ -1,0 +1,17 @@
+//! What a person runs. Each command is a file; it prints for a person, or JSON for a script.
+
+pub mod access;
+pub mod backup;
+pub mod check;
+pub mod export;
+mod failure;
+mod files;
+pub mod init;
+mod manifest;
+mod output;
+mod progress;
+pub mod restore;
+pub mod verify;
+
+pub use failure::Failure;
+pub use output::complain;

@@ -1,0 +1,127 @@
+//! `jit-controller check`: whether the controller would run, and what will go wrong soon. It changes
+//! nothing.
+
+mod certificates;
+mod database;
+mod files;
+mod keys;
+
+use std::path::Path;
+
+use clap::Args;
+use jit_client::exit::Exit;
+use serde::Serialize;
+use serde_json::json;
+
+use super::{
+    Failure,
+    output::{print, print_json},
+};
+use crate::{clock, config::Config};
+
+/// Arguments of `check`.
+#[derive(Args, Debug)]
+pub struct CheckArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Level {
+    /// It does not work.
+    Error,
+    /// It will not work soon, or is not as safe as it should be.
+    Warning,
+    /// As it should be.
+    Good,
+}
+
+/// What was found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Finding {
+    pub(super) level: Level,
+    /// What was looked at: `database`, `signer.key`.
+    pub(super) about: String,
+    /// One sentence, with what to do.
+    pub(super) text: String,
+}
+
+/// What was found so far.
+#[derive(Debug, Default)]
+pub(super) struct Findings(Vec<Finding>);
+
+impl Findings {
+    pub(super) fn add(&mut self, level: Level, about: impl Into<String>, text: impl Into<String>) {
+        self.0.push(Finding { level, about: about.into(), text: text.into() });
+    }
+
+    pub(super) fn error(&mut self, about: impl Into<String>, text: impl Into<String>) {
+        self.add(Level::Error, about, text);
+    }
+
+    pub(super) fn warn(&mut self, about: impl Into<String>, text: impl Into<String>) {
+        self.add(Level::Warning, about, text);
+    }
+
+    pub(super) fn good(&mut self, about: impl Into<String>, text: impl Into<String>) {
+        self.add(Level::Good, about, text);
+    }
+}
+
+/// Looks at everything.
+///
+/// # Errors
+/// Standard output cannot be written.
+pub async fn run(file: &Path, args: &CheckArgs) -> Result<Exit, Failure> {
+    let mut findings = Findings::default();
+    match Config::read(file) {
+        Err(error) => {
+            for line in error.to_string().lines() {
+                findings.error("configuration", line);
+            }
+        }
+        Ok(config) => {
+            let now_ms = clock::now_ms();
+            findings.good("configuration", format!("{} is good", file.display()));
+            files::check(&config, &mut findings);
+            certificates::check(&config, now_ms, &mut findings);
+            keys::check(&config, &mut findings);
+            database::check(&config, now_ms, &mut findings).await;
+        }
+    }
+    let Findings(all) = findings;
+    let worst = all.iter().map(|one| one.level).min().unwrap_or(Level::Good);
+    if args.json {
+        print_json(&json!({ "schema_version": 1, "worst": worst, "findings": all }))?;
+    } else {
+        print(&shown(&all))?;
+    }
+    Ok(if worst == Level::Error { Exit::Configuration } else { Exit::Success })
+}
+
+fn shown(all: &[Finding]) -> String {
+    let mut text = String::new();
+    for Finding { level, about, text: sentence } in all {
+        let mark = match level {
+            Level::Error => "✗",
+            Level::Warning => "!",
+            Level::Good => "✓",
+        };
+        text.push_str(&format!(
+            "{mark} {about}: {}\n",
+            jit_proto::printable::clean_lines(sentence)
+        ));
+    }
+    let count = |level: Level| all.iter().filter(|one| one.level == level).count();
+    text.push_str(&match (count(Level::Error), count(Level::Warning)) {
+        (0, 0) => "\nEverything is in order.\n".to_owned(),
+        (0, warnings) => format!("\nIt runs; warnings: {warnings}.\n"),
+        (errors, warnings) => {
+            format!("\nIt does not run like this. Errors: {errors}, warnings: {warnings}.\n")
+        }
+    });
+    text
+}

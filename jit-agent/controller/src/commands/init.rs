@@ -1,0 +1,320 @@
+//! `jit-controller init`: one directory with everything that a controller needs, and the lines that a
+//! host needs to trust it.
+
+mod keys;
+mod report;
+
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::{Args, ValueEnum};
+use jit_client::{exit::Exit, signing::Algorithm};
+use serde_json::json;
+
+use self::{keys::Keys, report::Report};
+use super::{
+    Failure,
+    files::{self, Draft, PRIVATE},
+    output::person,
+};
+use crate::{
+    api::token::Secret,
+    audit::{self, Code, Record, sealing::sign_if_due},
+    clock,
+    config::{Config, Database, FILE},
+    model::{Account, account::ADMINS},
+    rules,
+    store::{RulesVersion, Store, Token, accounts, rules as saved},
+};
+
+/// Scopes of the first administrator's token: all.
+const SCOPES: [&str; 9] =
+    ["admin", "approve", "audit", "hosts", "policy", "read", "request", "rules", "signatures"];
+/// The authority.
+const CA_LIFETIME: Duration = Duration::from_secs(10 * 365 * 86_400);
+/// Certificates of the controller.
+const LEAF_LIFETIME: Duration = Duration::from_secs(825 * 86_400);
+/// The most characters of a name.
+const LONGEST_NAME: usize = 64;
+
+const EXAMPLES: &str = "\
+Examples:
+    jit-controller init --name jit.example.org --admin ana
+    jit-controller init --dir /srv/jit --name jit.example.org --database postgres://jit@db/jit
+
+It makes in one directory: controller.toml, the database, an authority for the certificates of agents and
+of the controller (pki), the controller's certificates, the key that signs grants, the key of the audit,
+the default rules, and an administrator, whose token is shown once. It replaces nothing.";
+
+/// Arguments of `init`.
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct InitArgs {
+    /// DNS name or address by which people reach the controller; may be repeated
+    #[arg(long, value_name = "NAME", required = true)]
+    pub name: Vec<String>,
+    /// Account of the first administrator
+    #[arg(long, value_name = "ACCOUNT", default_value = "admin")]
+    pub admin: String,
+    /// The person that this account belongs to; without it the account's name
+    #[arg(long, value_name = "SUBJECT")]
+    pub subject: Option<String>,
+    /// How long the first token is good
+    #[arg(long = "token-for", value_name = "TIME", default_value = "720h")]
+    #[arg(value_parser = parse_duration)]
+    pub token_for: Duration,
+    /// Write the token to this file (mode 0600) in place of showing it
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Signature algorithm of the key that signs grants
+    #[arg(long, value_enum, default_value = "ed25519")]
+    pub algorithm: AlgorithmArg,
+    /// The database: postgres://USER@HOST/DATABASE; without it a file of SQLite
+    #[arg(long, value_name = "URL")]
+    pub database: Option<String>,
+    /// File with the password for --database
+    #[arg(long, value_name = "FILE", requires = "database")]
+    pub password_file: Option<PathBuf>,
+    /// Where the API listens
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "[::]:8443")]
+    pub listen: std::net::SocketAddr,
+    /// Name of the controller in agents' configurations; without it spiffe://NAME/jit-controller
+    #[arg(long, value_name = "URI")]
+    pub identity: Option<String>,
+    /// Print JSON; the token is in it unless --token-file is given
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Algorithms that agents accept.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum AlgorithmArg {
+    /// Ed25519 (RFC 8032): small and fast
+    Ed25519,
+    /// ECDSA over P-256 with SHA-256: what hardware and cloud key services offer
+    P256,
+}
+
+impl From<AlgorithmArg> for Algorithm {
+    fn from(argument: AlgorithmArg) -> Self {
+        match argument {
+            AlgorithmArg::Ed25519 => Self::Ed25519,
+            AlgorithmArg::P256 => Self::P256,
+        }
+    }
+}
+
+/// `45s`, `30m`, `720h`.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    jit_proto::toml_value::duration("the time", text)
+}
+
+/// Makes a controller in this directory.
+///
+/// # Errors
+/// Something of it is there already, or cannot be made. Then nothing is left of it, except tables in a
+/// database of Postgres.
+pub async fn run(directory: &Path, args: &InitArgs) -> Result<Exit, Failure> {
+    check_names(args)?;
+    refuse_existing(directory, args)?;
+    let draft = Draft::begin(directory)?;
+    let text = configuration(args);
+    // As it will be read: a mistake in an argument is found before anything is made.
+    let config = Config::parse(&text, &directory.join(FILE))?;
+    let keys = Keys::make(args)?;
+    keys.write(draft.path())?;
+    let (store, made) = open(&config, draft.path()).await?;
+    let secret = Secret::generate();
+    let filled = fill(&store, args, &keys, &secret).await;
+    store.close().await;
+    filled?;
+    if let Some(file) = &args.token_file {
+        files::write_new(file, format!("{}\n", secret.expose()).as_bytes(), PRIVATE)?;
+    }
+    drop(made);
+    files::write_new(&draft.path().join(FILE), text.as_bytes(), PRIVATE)?;
+    draft.finish(FILE)?;
+    Report::new(directory, args, &config, &keys, &secret).print(args.json)?;
+    Ok(Exit::Success)
+}
+
+/// What every controller's directory has.
+const NAMES: [&str; 12] = [
+    FILE,
+    "controller.db",
+    "pki",
+    "controller.pem",
+    "controller.key",
+    "api.pem",
+    "api.key",
+    "signer.key",
+    "signer.pub.pem",
+    "signer.journal",
+    "audit.key",
+    "audit.pub.pem",
+];
+
+fn refuse_existing(directory: &Path, args: &InitArgs) -> Result<(), Failure> {
+    let ours = NAMES.iter().map(|name| directory.join(name));
+    for path in ours.chain(args.token_file.clone()) {
+        if path.symlink_metadata().is_ok() {
+            return Err(Failure::files(format!(
+                "{} exists already and is not replaced; is there a controller here? Look at it with \
+                 `jit-controller check --dir {}`, or choose another --dir",
+                path.display(),
+                directory.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn check_names(args: &InitArgs) -> Result<(), Failure> {
+    let plain = |name: &str| {
+        !name.is_empty()
+            && name.chars().count() <= LONGEST_NAME
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-@".contains(c))
+    };
+    if !plain(&args.admin) {
+        return Err(Failure::usage(format!(
+            "--admin {:?}: an account has 1 to {LONGEST_NAME} letters, digits, and . _ - @",
+            args.admin
+        )));
+    }
+    let subject = args.subject.as_deref().unwrap_or(&args.admin);
+    if subject.trim().is_empty() || subject.chars().any(char::is_control) || subject.len() > 256 {
+        return Err(Failure::usage("--subject: 1 to 256 printable characters"));
+    }
+    Ok(())
+}
+
+/// The first name, for URLs: an IPv6 address in brackets.
+fn first_name(args: &InitArgs) -> String {
+    let name = args.name.first().map_or("localhost", String::as_str);
+    match name.parse::<IpAddr>() {
+        Ok(IpAddr::V6(address)) => format!("[{address}]"),
+        Ok(IpAddr::V4(_)) | Err(_) => name.to_owned(),
+    }
+}
+
+fn identity(args: &InitArgs) -> String {
+    let default =
+        || format!("spiffe://{}/jit-controller", first_name(args).replace(['[', ']'], ""));
+    args.identity.clone().unwrap_or_else(default)
+}
+
+fn configuration(args: &InitArgs) -> String {
+    let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
+    let store = match &args.database {
+        None => "url = \"sqlite:controller.db\"".to_owned(),
+        Some(url) => {
+            let password = args.password_file.as_ref().map(|file| {
+                let file = std::path::absolute(file).unwrap_or_else(|_| file.clone());
+                format!("\npassword_file = {}", quoted(&file.display().to_string()))
+            });
+            format!("url = {}{}", quoted(url), password.unwrap_or_default())
+        }
+    };
+    format!(
+        "# The controller of jit-agent. `jit-controller check` says what is wrong here.\n\
+         # Relative paths begin in the directory of this file.\n\n\
+         [store]\n{store}\n\n\
+         # Where people, jitctl and programs come in (HTTPS).\n\
+         [api]\nlisten = {}\ncertificate = \"api.pem\"\nkey = \"api.key\"\n\n\
+         # How agents are reached: as {}\n\
+         [agents]\nca = \"pki/ca.pem\"\ncertificate = \"controller.pem\"\nkey = \"controller.key\"\n\n\
+         # With what grants are signed. limits: what is never signed, whoever has agreed.\n\
+         [signer]\nkeys = [{{ kind = \"pem\", file = \"signer.key\" }}]\n\n\
+         [signer.limits]\nlongest = \"8h\"\n\n\
+         # Signs the end of the audit.\n\
+         [audit]\nkey = \"audit.key\"\n\n\
+         # Receivers of the audit over TLS (RFC 5425); format: \"jsonl\" or \"ocsf\".\n\
+         # [[syslog]]\n# server = \"siem.example.org:6514\"\n# ca = \"siem-ca.pem\"\n\
+         # format = \"ocsf\"\n",
+        quoted(&args.listen.to_string()),
+        identity(args),
+    )
+}
+
+/// Opens the database. SQLite's file is made in the draft.
+async fn open(config: &Config, draft: &Path) -> Result<(Store, Option<PathBuf>), Failure> {
+    match &config.store {
+        Database::Sqlite(file) => {
+            let name = file.file_name().unwrap_or_default();
+            let file = draft.join(name);
+            files::write_new(&file, b"", PRIVATE)?;
+            Ok((Store::open(&Store::sqlite_url(&file)).await?, Some(file)))
+        }
+        Database::Postgres { .. } => {
+            let store = Store::open(&config.store.url().map_err(Failure::usage)?).await?;
+            if !store.accounts().await?.is_empty() || store.rules_in_force().await?.is_some() {
+                return Err(Failure::files(format!(
+                    "{} belongs to a controller already; name an empty database",
+                    config.store
+                )));
+            }
+            Ok((store, None))
+        }
+    }
+}
+
+/// The default rules, the administrator and his token, and their records.
+async fn fill(store: &Store, args: &InitArgs, keys: &Keys, secret: &Secret) -> Result<(), Failure> {
+    let now_ms = clock::now_ms();
+    let by = person();
+    let lifetime = i64::try_from(args.token_for.as_millis()).unwrap_or(i64::MAX);
+    let account = Account {
+        name: args.admin.clone(),
+        subject: args.subject.clone().unwrap_or_else(|| args.admin.clone()),
+        groups: [ADMINS.to_owned()].into(),
+        disabled: false,
+        created_ms: now_ms,
+    };
+    let token = Token {
+        id: ulid::Ulid::generate().to_string(),
+        hash: secret.hash(),
+        account: account.name.clone(),
+        scopes: SCOPES.iter().map(|scope| (*scope).to_owned()).collect(),
+        label: "made by init".into(),
+        created_ms: now_ms,
+        ends_ms: now_ms.saturating_add(lifetime),
+        used_ms: 0,
+        revoked_ms: 0,
+    };
+    let version = RulesVersion {
+        version: 1,
+        text: rules::DEFAULT.to_owned(),
+        author: by.clone(),
+        note: "the default rules".into(),
+        saved_ms: now_ms,
+    };
+    let records = [
+        Record::new(
+            Code::AccountChanged,
+            "",
+            &by,
+            json!({ "account": account.name, "subject": account.subject, "groups": account.groups }),
+        ),
+        Record::new(
+            Code::TokenMade,
+            "",
+            &by,
+            json!({ "token": token.id, "account": token.account, "scopes": token.scopes,
+                    "ends_ms": token.ends_ms }),
+        ),
+        Record::new(Code::RulesSaved, "", &by, json!({ "version": 1, "note": version.note })),
+    ];
+    let mut tx = store.begin().await?;
+    accounts::put(&mut tx, &account).await?;
+    accounts::add_token(&mut tx, &token).await?;
+    saved::save(&mut tx, &version).await?;
+    for record in &records {
+        audit::append(&mut tx, now_ms, record).await?;
+    }
+    tx.commit().await?;
+    sign_if_due(store, &keys.audit, now_ms, true).await?;
+    Ok(())
+}

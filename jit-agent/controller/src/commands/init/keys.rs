@@ -1,0 +1,95 @@
+//! Keys and certificates of a new controller.
+
+use std::path::Path;
+
+use jit_client::{
+    ca::{Authority, CaError, Names, Pair},
+    signing::{Algorithm, SigningKey},
+};
+
+use super::{
+    super::{
+        Failure,
+        files::{self, PRIVATE, PUBLIC},
+    },
+    CA_LIFETIME, InitArgs, LEAF_LIFETIME, identity,
+};
+use crate::audit::head::HeadKey;
+
+/// All of them. Private keys are written nowhere else.
+pub(super) struct Keys {
+    authority: Pair,
+    agents: Pair,
+    api: Pair,
+    signer: SigningKey,
+    audit_pem: String,
+    pub(super) audit: HeadKey,
+}
+
+impl Keys {
+    pub(super) fn make(args: &InitArgs) -> Result<Self, Failure> {
+        let failed = |error: CaError| match error {
+            CaError::NewKey(_) => Failure::unavailable(error.to_string()),
+            CaError::Dns(_) => Failure::usage(format!("--name: {error}")),
+            CaError::Uri(_) => Failure::usage(format!("--identity: {error}")),
+            other => Failure::usage(other.to_string()),
+        };
+        let first = args.name.first().map_or("jit-controller", String::as_str);
+        let authority =
+            Authority::create(&format!("jit-controller {first}"), CA_LIFETIME).map_err(failed)?;
+        let issuer = Authority::from_pem(&authority.certificate, &authority.key).map_err(failed)?;
+        let own = Names { uri: vec![identity(args)], ..Names::default() };
+        let agents = issuer.issue("jit-controller", &own, LEAF_LIFETIME).map_err(failed)?;
+        // On this machine it is reached by its loopback names too.
+        let mut names = Names { dns: vec!["localhost".into()], ..Names::default() };
+        names.ip = vec![[127, 0, 0, 1].into(), std::net::Ipv6Addr::LOCALHOST.into()];
+        for name in &args.name {
+            match name.parse() {
+                Ok(address) if !names.ip.contains(&address) => names.ip.push(address),
+                Ok(_) => {}
+                Err(_) if !names.dns.contains(name) => names.dns.push(name.clone()),
+                Err(_) => {}
+            }
+        }
+        let api = issuer.issue(first, &names, LEAF_LIFETIME).map_err(failed)?;
+        let new = |algorithm: Algorithm| {
+            let random = rustls::crypto::ring::default_provider().secure_random;
+            SigningKey::generate(algorithm, random).map_err(|_| {
+                Failure::unavailable("cannot make a key: the system gives no random numbers")
+            })
+        };
+        let signer = new(args.algorithm.into())?;
+        let audit_pem = new(Algorithm::Ed25519)?.to_pem();
+        let audit = HeadKey::from_pem(&audit_pem).map_err(Failure::unavailable)?;
+        Ok(Self { authority, agents, api, signer, audit_pem, audit })
+    }
+
+    pub(super) fn write(&self, directory: &Path) -> Result<(), Failure> {
+        files::make_directory(&directory.join("pki"))?;
+        let (signer, audit) = (self.signer.to_pem(), &self.audit_pem);
+        for (name, text) in [
+            ("pki/ca.key", &self.authority.key),
+            ("controller.key", &self.agents.key),
+            ("api.key", &self.api.key),
+            ("signer.key", &signer),
+            ("audit.key", audit),
+        ] {
+            files::write_new(&directory.join(name), text.as_bytes(), PRIVATE)?;
+        }
+        for (name, text) in [
+            ("pki/ca.pem", &self.authority.certificate),
+            ("controller.pem", &self.agents.certificate),
+            ("api.pem", &self.api.certificate),
+            ("signer.pub.pem", &self.signer.public_pem()),
+            ("audit.pub.pem", &self.audit.public_pem()),
+        ] {
+            files::write_new(&directory.join(name), text.as_bytes(), PUBLIC)?;
+        }
+        Ok(())
+    }
+
+    /// The signing key: algorithm, id, and public half.
+    pub(super) fn signer(&self) -> (&'static str, String, String) {
+        (self.signer.algorithm(), self.signer.key_id(), self.signer.public_pem())
+    }
+}

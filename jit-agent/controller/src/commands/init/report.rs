@@ -1,0 +1,138 @@
+//! What `init` made, and what to do next.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::{
+    super::{
+        Failure,
+        output::{print, print_json},
+    },
+    InitArgs, Keys, Secret, first_name, identity,
+};
+use crate::config::Config;
+
+#[derive(Serialize)]
+pub(super) struct Report {
+    schema_version: u32,
+    directory: String,
+    database: String,
+    url: String,
+    ca: String,
+    identity: String,
+    signing_key: Key,
+    audit_key: String,
+    admin: String,
+    /// Only if it is in no file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_file: Option<String>,
+    /// Lines for the configuration of each host.
+    host_config: String,
+    /// Commands, in their order.
+    next: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Key {
+    algorithm: &'static str,
+    id: String,
+    public_key: String,
+}
+
+impl Report {
+    pub(super) fn new(
+        directory: &Path,
+        args: &InitArgs,
+        config: &Config,
+        keys: &Keys,
+        secret: &Secret,
+    ) -> Self {
+        let (algorithm, id, public_key) = keys.signer();
+        let directory_text = std::path::absolute(directory)
+            .unwrap_or_else(|_| directory.to_owned())
+            .display()
+            .to_string();
+        let url = format!("https://{}:{}", first_name(args), args.listen.port());
+        let ca = format!("{directory_text}/pki/ca.pem");
+        let from =
+            args.token_file.as_ref().map_or(String::new(), |file| format!(" < {}", file.display()));
+        let next = vec![
+            format!("jit-controller serve --dir {directory_text}"),
+            format!("jitctl login --controller {url} --ca {ca}{from}"),
+            "jitctl hosts add web-1 --address web-1.example.org:7443".to_owned(),
+        ];
+        Self {
+            schema_version: 1,
+            database: config.store.to_string(),
+            url,
+            ca,
+            identity: identity(args),
+            signing_key: Key { algorithm, id, public_key },
+            audit_key: keys.audit.id(),
+            admin: args.admin.clone(),
+            token: args.token_file.is_none().then(|| secret.expose().to_owned()),
+            token_file: args.token_file.as_ref().map(|file| file.display().to_string()),
+            host_config: host_config(&identity(args)),
+            next,
+            directory: directory_text,
+        }
+    }
+
+    pub(super) fn print(&self, json: bool) -> Result<(), Failure> {
+        if json {
+            return print_json(self);
+        }
+        let Self { directory, database, identity, signing_key, admin, host_config, next, .. } =
+            self;
+        let Key { algorithm, id, .. } = signing_key;
+        let token = match (&self.token, &self.token_file) {
+            (Some(token), _) => format!("Token of {admin}; it is shown only now:\n\n    {token}\n"),
+            (None, Some(file)) => format!("The token of {admin} is in {file}.\n"),
+            (None, None) => String::new(),
+        };
+        let mut text = format!(
+            "Made a controller in {directory}\n\
+             \x20 database      {database}\n\
+             \x20 signing key   {algorithm} {id}\n\
+             \x20 identity      {identity}\n\
+             \x20 rules         version 1, the defaults: `jitctl rules`\n\n\
+             {token}\n\
+             Next:\n"
+        );
+        for (number, command) in (1..).zip(next) {
+            text.push_str(&format!("  {number}. {command}\n"));
+        }
+        text.push_str(&format!(
+            "\nOn each host, in /etc/jit-agent/config.toml (copy {directory}/pki/ca.pem there as \
+             controller-ca.pem,\nand {directory}/signer.pub.pem as controller-signer.pub.pem):\n\n\
+             {host_config}\n\
+             The agent's certificate: `jit-agent init` writes agent.csr; then here\n\
+             \x20 jitctl pki issue --dir {directory}/pki --name web-1 --csr agent.csr\n\n\
+             Keep {directory}/pki/ca.key and {directory}/signer.key elsewhere too: \
+             `jit-controller backup --with-keys`.\n"
+        ));
+        print(&text)
+    }
+}
+
+/// The lines of a host's configuration that let this controller in.
+fn host_config(identity: &str) -> String {
+    let identity = toml::Value::String(identity.to_owned());
+    format!(
+        "[control]\n\
+         listen = \"0.0.0.0:7443\"\n\
+         certificate = \"agent.pem\"\n\
+         key = \"agent.key\"\n\
+         client_ca = \"controller-ca.pem\"\n\n\
+         [[controller]]\n\
+         identity = {identity}\n\
+         may = [\"grant\", \"policy\", \"read\", \"revoke\"]\n\n\
+         [[signer]]\n\
+         id = \"controller\"\n\
+         public_key = \"controller-signer.pub.pem\"\n\
+         signs = [\"grant\"]\n"
+    )
+}

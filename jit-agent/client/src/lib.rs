@@ -1,6 +1,7 @@
 //! Talking to an agent: which one ([`target`]), how to reach it (`dial`, [`local`]), what to ask
 //! ([`agent`]), signing for it ([`signing`], [`keys`]), its certificates (`ca`), and what a person sees
-//! of its answers ([`status`]).
+//! of its answers ([`status`]); with the feature `controller` also talking to the controller, which asks
+//! many people and many agents.
 //!
 //! Errors come back as data ([`CallError`]); nothing here prints or ends the program.
 

@@ -7,7 +7,12 @@ use jit_client::status::{IdBegin, Style};
 use jit_proto::SourcePrefix;
 
 use crate::{
-    grant::GrantArgs, keygen::KeygenArgs, pki::PkiArgs, policy::PolicyArgs, target::AgentArgs,
+    controller::{self, ControllerArgs},
+    grant::GrantArgs,
+    keygen::KeygenArgs,
+    pki::PkiArgs,
+    policy::PolicyArgs,
+    target::AgentArgs,
 };
 
 const EXAMPLES: &str = "\
@@ -45,6 +50,8 @@ Exit codes:
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) agent: AgentArgs,
+    #[command(flatten)]
+    pub(crate) controller: ControllerArgs,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -70,6 +77,8 @@ pub(crate) enum Command {
     Policy(PolicyArgs),
     /// Print the agent's events as they happen
     Watch(WatchArgs),
+    #[command(flatten)]
+    Controller(controller::Command),
 }
 
 /// Arguments of `push`.
@@ -117,6 +126,9 @@ pub(crate) struct RevokeWhat {
     /// Every grant that opens something to this address, or to an address in this prefix
     #[arg(long, value_name = "IP|PREFIX")]
     pub(crate) source: Option<SourcePrefix>,
+    /// This request, on all its hosts; over the controller
+    #[arg(long, value_name = "ID")]
+    pub(crate) request: Option<String>,
     /// Every grant; what was signed until now and comes later is refused, too; needs --yes
     #[arg(long)]
     pub(crate) all: bool,
@@ -144,6 +156,11 @@ pub(crate) struct Colours {
 }
 
 impl Colours {
+    /// As if the option had this value.
+    pub(crate) const fn of(color: ColorChoice) -> Self {
+        Self { color }
+    }
+
     /// Whether text on standard output has colours.
     pub(crate) fn style(self) -> Style {
         match self.color {

@@ -29,6 +29,11 @@ impl Failure {
         Self { exit: Exit::Configuration, message: message.into() }
     }
 
+    /// An agent, the controller or a person refused.
+    pub(crate) fn refused(message: impl Into<String>) -> Self {
+        Self { exit: Exit::Permission, message: message.into() }
+    }
+
     /// The reader of standard output closed it: the command ends, without an error.
     pub(crate) const fn output_closed() -> Self {
         Self { exit: Exit::Success, message: String::new() }
@@ -68,6 +73,14 @@ impl From<CallError> for Failure {
 /// Prints a sentence to standard error. If nobody can read it, there is nowhere to say so.
 fn complain(sentence: &str) {
     let _gone = writeln!(std::io::stderr(), "{}", clean_lines(sentence));
+}
+
+/// Prints something worth knowing to standard error, where standard output is for something else.
+pub(crate) fn note(text: &str) {
+    let text = text.trim_end();
+    if !text.is_empty() {
+        complain(text);
+    }
 }
 
 /// Prints a warning to standard error.

@@ -8,6 +8,7 @@
 
 mod cli;
 mod connect;
+mod controller;
 mod failure;
 mod files;
 mod grant;
@@ -62,17 +63,21 @@ pub fn run() -> ExitCode {
 }
 
 fn perform(cli: Cli) -> Result<Exit, Failure> {
-    let Cli { agent, command } = cli;
+    let Cli { agent, controller, command } = cli;
     match command {
         Command::Keygen(args) => keygen::run(&args),
         Command::Pki(args) => pki::run(&args),
         Command::Grant(args) => grant::run(&agent, &args),
         Command::Push(args) => order::push(&agent, &args),
-        Command::Revoke(args) => order::revoke(&agent, &args),
+        Command::Revoke(args) => match &args.what.request {
+            Some(id) => controller::revoke(&agent, &controller, id, &args),
+            None => order::revoke(&agent, &args),
+        },
         Command::List(args) => order::list(&agent, &args),
         Command::Status(args) => order::status(&agent, &args),
         Command::Policy(args) => policy::run(&agent, &args),
         Command::Watch(args) => watch::run(&agent, &args),
+        Command::Controller(command) => controller::run(&agent, &controller, &command),
     }
 }
 

@@ -109,7 +109,9 @@ async fn asked(agent: &mut Agent, what: &RevokeWhat) -> Result<What, Failure> {
         }
         RevokeWhat { requester: Some(requester), .. } => What::Requester(requester.clone()),
         RevokeWhat { source: Some(source), .. } => What::Source(source.into()),
-        RevokeWhat { id: None, requester: None, source: None, all: _ } => What::All(true),
+        RevokeWhat { id: None, requester: None, source: None, request: _, all: _ } => {
+            What::All(true)
+        }
     })
 }
 
@@ -119,7 +121,9 @@ fn words(what: &RevokeWhat) -> String {
         RevokeWhat { id: Some(_), .. } => "grant with this id".into(),
         RevokeWhat { requester: Some(name), .. } => format!("grant of {}", text::printable(name)),
         RevokeWhat { source: Some(source), .. } => format!("grant for {source}"),
-        RevokeWhat { id: None, requester: None, source: None, all: _ } => "grant".into(),
+        RevokeWhat { id: None, requester: None, source: None, request: _, all: _ } => {
+            "grant".into()
+        }
     }
 }
 
@@ -229,7 +233,7 @@ mod tests {
 
     #[test]
     fn a_revocation_says_until_when_what_was_signed_is_refused() {
-        let all = RevokeWhat { id: None, requester: None, source: None, all: true };
+        let all = RevokeWhat { id: None, requester: None, source: None, request: None, all: true };
         let line = floor_line(&all, Some(1_780_272_000_000));
         assert_eq!(
             line,

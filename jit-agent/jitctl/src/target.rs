@@ -38,18 +38,25 @@ pub(crate) struct AgentArgs {
     pub(crate) timeout: Option<Duration>,
 }
 
+impl AgentArgs {
+    /// The longest wait that the command line names, or the environment.
+    pub(crate) fn timeout_or(&self, env: &Environment<'_>) -> Result<Duration, Failure> {
+        match (self.timeout, env.text("JITCTL_TIMEOUT")?) {
+            (Some(timeout), _) => Ok(timeout),
+            (None, None) => Ok(DEFAULT_TIMEOUT),
+            (None, Some(value)) => text::parse_duration(&value)
+                .map_err(|why| Failure::usage(format!("JITCTL_TIMEOUT: {why}"))),
+        }
+    }
+}
+
 /// The agent that the command line names, or the environment where that is silent.
 pub(crate) fn target(
     args: &AgentArgs,
     env: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Target, Failure> {
     let env = Environment(&env);
-    let timeout = match (args.timeout, env.text("JITCTL_TIMEOUT")?) {
-        (Some(timeout), _) => timeout,
-        (None, None) => DEFAULT_TIMEOUT,
-        (None, Some(value)) => text::parse_duration(&value)
-            .map_err(|why| Failure::usage(format!("JITCTL_TIMEOUT: {why}")))?,
-    };
+    let timeout = args.timeout_or(&env)?;
     // An option takes precedence over both variables, also over the other option's.
     let (agent, socket) = match (&args.agent, &args.socket) {
         (None, None) => (env.text("JITCTL_AGENT")?, env.path("JITCTL_SOCKET")),
@@ -75,18 +82,18 @@ pub(crate) fn target(
 }
 
 /// Variables of the environment; an empty one counts as missing.
-struct Environment<'a>(&'a dyn Fn(&str) -> Option<OsString>);
+pub(crate) struct Environment<'a>(pub(crate) &'a dyn Fn(&str) -> Option<OsString>);
 
 impl Environment<'_> {
     fn get(&self, name: &str) -> Option<OsString> {
         (self.0)(name).filter(|value| !value.is_empty())
     }
 
-    fn path(&self, name: &str) -> Option<PathBuf> {
+    pub(crate) fn path(&self, name: &str) -> Option<PathBuf> {
         self.get(name).map(PathBuf::from)
     }
 
-    fn text(&self, name: &str) -> Result<Option<String>, Failure> {
+    pub(crate) fn text(&self, name: &str) -> Result<Option<String>, Failure> {
         let text = self.get(name).map(OsString::into_string).transpose();
         text.map_err(|_| Failure::usage(format!("{name} is not UTF-8")))
     }

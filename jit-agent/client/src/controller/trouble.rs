@@ -1,0 +1,202 @@
+//! Why a call of the controller has no answer, or another than was asked for: whole sentences.
+
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use rustls::{CertificateError, Error as TlsError};
+use serde::Deserialize;
+
+use super::types::TextMistake;
+use crate::{CallError, text};
+
+/// What a refusal says ([`super::types::Problem`]); everything may be missing, as it does where a proxy
+/// answers.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Problem {
+    title: String,
+    detail: String,
+    next: String,
+    word: String,
+    field: String,
+    mistakes: Vec<TextMistake>,
+    request_id: String,
+}
+
+impl Problem {
+    /// What it says, and what to do next.
+    fn sentence(&self) -> String {
+        let said = if self.detail.is_empty() { &self.title } else { &self.detail };
+        let mut out = match self.field.as_str() {
+            field if !field.is_empty() && !said.contains(field) => format!("{field}: {said}"),
+            _ => said.clone(),
+        };
+        for TextMistake { line, column, text } in &self.mistakes {
+            out += &match (line, column) {
+                (0, _) => format!("\n  {text}"),
+                (line, 0) => format!("\n  line {line}: {text}"),
+                (line, column) => format!("\n  line {line}, column {column}: {text}"),
+            };
+        }
+        if !self.next.is_empty() {
+            out += if self.mistakes.is_empty() { "; " } else { "\n" };
+            out += &self.next;
+        }
+        out
+    }
+}
+
+/// The refusal in an answer.
+pub(super) fn refused(name: &str, status: StatusCode, body: &[u8]) -> CallError {
+    let problem: Problem = serde_json::from_slice(body).unwrap_or_default();
+    let (said, word) = (problem.sentence(), problem.word.as_str());
+    if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+        let said = if said.is_empty() { "it gives no reason" } else { &said };
+        let call = match problem.request_id.as_str() {
+            "" => String::new(),
+            id => format!(", call {id} in its log"),
+        };
+        return CallError::Unavailable(format!(
+            "the controller at {name} could not answer: {said} (HTTP {}{call}); try again",
+            status.as_u16()
+        ));
+    }
+    if status == StatusCode::UNAUTHORIZED {
+        let word = if word.is_empty() { "not_authenticated" } else { word };
+        let said = if said.is_empty() { "the token is unknown or has ended" } else { &said };
+        let next = if said.contains("jitctl login") { "" } else { "; log in again: jitctl login" };
+        return CallError::refused(word, &format!("{said}{next}"));
+    }
+    if word.is_empty() && said.is_empty() {
+        return CallError::Unavailable(format!(
+            "{name} answered HTTP {}, as no controller does; check the address",
+            status.as_u16()
+        ));
+    }
+    let word = match status {
+        _ if !word.is_empty() => word,
+        StatusCode::CONFLICT => "conflict",
+        StatusCode::FORBIDDEN => "not_permitted",
+        StatusCode::NOT_FOUND => "not_found",
+        StatusCode::PRECONDITION_FAILED => "changed",
+        _ => "invalid",
+    };
+    CallError::refused(word, &said)
+}
+
+/// Why there is no answer.
+pub(super) fn explain(
+    name: &str,
+    error: &reqwest::Error,
+    patience: Duration,
+    may_repeat: bool,
+) -> CallError {
+    let mut cause: &dyn std::error::Error = error;
+    let mut tls = None;
+    loop {
+        tls = tls.or_else(|| tls_error(cause));
+        match cause.source() {
+            Some(next) => cause = next,
+            None => break,
+        }
+    }
+    let why = if let Some(tls) = tls {
+        certificate(tls)
+    } else if error.is_timeout() {
+        format!("no answer within {} (--timeout waits longer)", text::duration(patience))
+    } else if error.is_connect() {
+        format!("{cause}; check the address, and whether the controller is running")
+    } else {
+        format!("the connection broke: {cause}")
+    };
+    let unsure = !may_repeat && !error.is_connect();
+    let unsure =
+        if unsure { "; it may have been done all the same: look before you repeat it" } else { "" };
+    CallError::Unavailable(format!("cannot talk to the controller at {name}: {why}{unsure}"))
+}
+
+/// The TLS error in one link of a chain of causes.
+fn tls_error<'e>(cause: &'e (dyn std::error::Error + 'static)) -> Option<&'e TlsError> {
+    if let Some(error) = cause.downcast_ref::<TlsError>() {
+        return Some(error);
+    }
+    // An I/O error hides its own content from `source`.
+    cause.downcast_ref::<std::io::Error>()?.get_ref()?.downcast_ref()
+}
+
+fn certificate(error: &TlsError) -> String {
+    match error {
+        TlsError::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature,
+        ) => "its certificate comes from no CA that is trusted here; give the CA at the login: \
+              jitctl login --ca FILE, or find out who answers at that address"
+            .into(),
+        TlsError::InvalidCertificate(
+            cause @ (CertificateError::NotValidForName
+            | CertificateError::NotValidForNameContext { .. }),
+        ) => format!("its certificate is for another name ({cause}); use a name that it bears"),
+        TlsError::InvalidCertificate(
+            cause @ (CertificateError::Expired | CertificateError::ExpiredContext { .. }),
+        ) => format!(
+            "its certificate has expired ({cause}); renew it, or check the clock of this machine"
+        ),
+        TlsError::InvalidCertificate(cause) => {
+            format!("its certificate is not acceptable: {cause}")
+        }
+        TlsError::InvalidMessage(_) => {
+            format!("the other side does not speak TLS ({error}); check address and port")
+        }
+        _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(status: StatusCode, body: &str) -> CallError {
+        refused("https://c.example", status, body.as_bytes())
+    }
+
+    #[test]
+    fn a_problem_is_a_refusal_with_its_word() {
+        let body = r#"{"title":"x","detail":"ana asked for it","word":"self_approval"}"#;
+        let refused = refusal(StatusCode::FORBIDDEN, body);
+        assert_eq!(refused, CallError::refused("self_approval", "ana asked for it"));
+        let body = r#"{"detail":"it is empty","word":"invalid","field":"reason","next":""}"#;
+        let refused = refusal(StatusCode::UNPROCESSABLE_ENTITY, body);
+        assert_eq!(refused, CallError::refused("invalid", "reason: it is empty"));
+        let refused = refusal(StatusCode::NOT_FOUND, r#"{"title":"no such request"}"#);
+        assert_eq!(refused, CallError::refused("not_found", "no such request"));
+    }
+
+    #[test]
+    fn mistakes_in_a_text_are_named_with_their_lines() {
+        let body = r#"{"detail":"the rules have a mistake","word":"invalid","next":"mend it",
+            "mistakes":[{"line":3,"column":7,"text":"no entity Hots"}]}"#;
+        let said = refusal(StatusCode::UNPROCESSABLE_ENTITY, body).to_string();
+        let end = "the rules have a mistake\n  line 3, column 7: no entity Hots\nmend it";
+        assert!(said.ends_with(end), "{said}");
+    }
+
+    #[test]
+    fn without_an_account_the_next_step_is_a_login() {
+        let CallError::Refused { word, detail } = refusal(StatusCode::UNAUTHORIZED, "") else {
+            panic!("refused")
+        };
+        assert_eq!(word, "not_authenticated");
+        assert!(detail.ends_with("jitctl login"), "{detail}");
+    }
+
+    #[test]
+    fn a_fault_of_the_server_is_no_refusal() {
+        for (status, body) in [
+            (StatusCode::INTERNAL_SERVER_ERROR, r#"{"detail":"x","word":"internal"}"#),
+            (StatusCode::TOO_MANY_REQUESTS, ""),
+            (StatusCode::BAD_GATEWAY, "<html>"),
+            (StatusCode::MOVED_PERMANENTLY, ""),
+        ] {
+            assert!(matches!(refusal(status, body), CallError::Unavailable(_)), "{status}");
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! `jitctl access`: who could get in where at a time.
+
+use clap::Args;
+use jiff::Timestamp;
+use jit_client::{
+    controller::{call::Call, types::AccessView},
+    exit::Exit,
+    status::Page,
+};
+use jit_proto::PortRange;
+
+use super::{Output, session::To, table::Table};
+use crate::{
+    failure::{self, Failure},
+    text,
+};
+
+/// Arguments of `access`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+    jitctl access                                          who can get in now
+    jitctl access --at 2027-03-01T10:00:00Z --host db-1 --port 5432")]
+pub(crate) struct AccessArgs {
+    /// At this time [default: now]
+    #[arg(long, value_name = "RFC3339")]
+    at: Option<Timestamp>,
+    /// Only on this host
+    #[arg(long, value_name = "ID")]
+    host: Option<String>,
+    /// Only at this port, tcp unless it ends in /udp
+    #[arg(long, value_name = "PORT")]
+    port: Option<PortRange>,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Shows who could get in.
+pub(super) fn run(to: To<'_>, args: &AccessArgs) -> Result<Exit, Failure> {
+    let at = args.at.unwrap_or_else(Timestamp::now);
+    let port = args.port.map(|port| port.to_string()).unwrap_or_default();
+    let call = Call::get(["access"])
+        .query("at", text::moment(at.as_millisecond()))
+        .query("host", args.host.as_deref().unwrap_or_default())
+        .query("port", port);
+    let view: AccessView = to.call(async |session| session.fetch(call).await)?;
+    if args.output.json {
+        text::print_pretty(&view)?;
+        return Ok(Exit::Success);
+    }
+    if view.entries.is_empty() {
+        text::print(&format!("nobody could get in at {}\n", text::printable(&view.at)))?;
+        return Ok(Exit::Success);
+    }
+    text::print(&table(&view).text(Page::of_stdout(args.output.colours.style())))?;
+    if view.cut {
+        failure::warn("there is more than is shown: ask for one host with --host");
+    }
+    Ok(Exit::Success)
+}
+
+fn table(view: &AccessView) -> Table {
+    let mut table =
+        Table::new(&["HOST", "PORTS", "FROM", "WHO", "AGREED", "SINCE", "UNTIL", "REQUEST", "WHY"]);
+    for one in &view.entries {
+        let why = [one.ticket.as_str(), one.reason.as_str()].join(" ");
+        table.row([
+            one.host.as_str().into(),
+            one.ports.join(", ").into(),
+            one.sources.join(", ").into(),
+            one.requester.as_str().into(),
+            one.approvers.join(", ").into(),
+            one.since.as_str().into(),
+            one.until.as_str().into(),
+            one.request.as_str().into(),
+            why.trim().into(),
+        ]);
+    }
+    table
+}

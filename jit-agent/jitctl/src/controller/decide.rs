@@ -1,0 +1,133 @@
+//! `jitctl approve` and `deny`: a person reads a request, and says yes or no to exactly that.
+
+use clap::Args;
+use jit_client::{
+    controller::{
+        call::Call,
+        types::{DecisionInput, RequestView},
+    },
+    exit::Exit,
+    status::Page,
+};
+
+use super::{
+    Output, ask,
+    session::{Session, To},
+    show, wait,
+};
+use crate::{failure::Failure, text};
+
+const EXAMPLES: &str = "\
+Shows the request first, and asks. What is sent is the hash of what was shown: if the request has changed
+meanwhile, the approval is refused. Nobody approves his own request.
+
+Examples:
+    jitctl requests --pending
+    jitctl approve 01KPEXAMP1E000000000000001
+    jitctl approve 01KPEXAMP1E000000000000001 --hash 5f0c... --reason 'seen INC-4211'";
+
+/// Arguments of `approve`.
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct ApproveArgs {
+    /// Id of the request
+    id: String,
+    /// Why you agree, in words
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    reason: String,
+    /// Hash of the request that you have read elsewhere: nothing is asked, and nothing else is approved
+    #[arg(long, value_name = "HASH")]
+    hash: Option<String>,
+    /// Ask nothing: approve what is there now
+    #[arg(long, conflicts_with = "hash")]
+    yes: bool,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Arguments of `deny`.
+#[derive(Args, Debug)]
+pub(crate) struct DenyArgs {
+    /// Id of the request
+    id: String,
+    /// Why not, in words: the requester reads it
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Agrees to a request.
+pub(super) fn approve(to: To<'_>, args: &ApproveArgs) -> Result<Exit, Failure> {
+    let page = Page::of_stdout(args.output.colours.style());
+    to.call(async |session| {
+        let view: RequestView = session.fetch(wait::read(&args.id)).await?;
+        if !args.output.json {
+            text::print(&show::head(&view, page))?;
+            text::print(&show::verdict(&view.verdict, page))?;
+        }
+        match &args.hash {
+            Some(hash) if !hash.eq_ignore_ascii_case(&view.hash) => {
+                return Err(Failure::refused(format!(
+                    "refused: changed: the hash of {} is {}, not the one that you named; read it \
+                     again",
+                    text::printable(&view.id),
+                    text::printable(&view.hash)
+                )));
+            }
+            Some(_) => {}
+            None if args.yes => {}
+            None => {
+                if !ask::confirm("Approve this?", "--hash HASH of what you have read, or --yes")? {
+                    return Err(Failure::refused("nothing was approved"));
+                }
+            }
+        }
+        let decided = decide(session, &view, "approve", &args.reason).await?;
+        said(&decided, args.output, "approved")
+    })
+}
+
+/// Refuses a request.
+pub(super) fn deny(to: To<'_>, args: &DenyArgs) -> Result<Exit, Failure> {
+    if args.reason.trim().is_empty() {
+        return Err(Failure::usage("--reason is empty; say why: the requester reads it"));
+    }
+    to.call(async |session| {
+        let view: RequestView = session.fetch(wait::read(&args.id)).await?;
+        let decided = decide(session, &view, "deny", &args.reason).await?;
+        said(&decided, args.output, "denied")
+    })
+}
+
+/// Sends a decision on what was shown.
+async fn decide(
+    session: &Session,
+    view: &RequestView,
+    ruling: &str,
+    reason: &str,
+) -> Result<RequestView, Failure> {
+    let input = DecisionInput {
+        ruling: ruling.to_owned(),
+        reason: reason.to_owned(),
+        hash: view.hash.clone(),
+    };
+    let path = ["requests", view.id.as_str(), "decision"];
+    // Of one person the same decision twice is one decision.
+    session.fetch(Call::post(path).json(&input).key(ulid::Ulid::generate().to_string())).await
+}
+
+fn said(view: &RequestView, output: Output, word: &str) -> Result<Exit, Failure> {
+    if output.json {
+        text::print_pretty(view)?;
+        return Ok(Exit::Success);
+    }
+    let missing = match view.missing_text.as_str() {
+        "" => String::new(),
+        missing if view.state == "pending" => format!("; still missing: {missing}"),
+        _ => String::new(),
+    };
+    let text = format!("{word} {}: it is {}{missing}", view.id, view.state);
+    text::print(&format!("{}\n", text::printable(&text)))?;
+    Ok(Exit::Success)
+}

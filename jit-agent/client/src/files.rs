@@ -9,15 +9,20 @@ const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
 /// Reads a whole file of at most 1 MiB; `what` names the file's role in the error.
 pub fn read(path: &Path, what: &str) -> Result<Vec<u8>, CallError> {
+    read_up_to(path, what, MAX_FILE_BYTES)
+}
+
+/// The same for a file of at most this number of bytes.
+pub fn read_up_to(path: &Path, what: &str, most: u64) -> Result<Vec<u8>, CallError> {
     let failed =
         |why: String| CallError::Files(format!("cannot read {what} {}: {why}", path.display()));
     let file = File::open(path).map_err(|error| failed(error.to_string()))?;
     let mut bytes = Vec::new();
-    file.take(MAX_FILE_BYTES + 1)
+    file.take(most.saturating_add(1))
         .read_to_end(&mut bytes)
         .map_err(|error| failed(error.to_string()))?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(failed(format!("it is larger than {MAX_FILE_BYTES} bytes")));
+    if bytes.len() as u64 > most {
+        return Err(failed(format!("it is larger than {most} bytes")));
     }
     Ok(bytes)
 }

@@ -148,7 +148,7 @@ pub(crate) struct ListArgs {
 }
 
 /// The option of every command that has colours.
-#[derive(Args, Clone, Copy, Debug)]
+#[derive(Args, Clone, Copy, Debug, Default)]
 pub(crate) struct Colours {
     /// Colours: `auto` has them on a terminal, unless NO_COLOR is set or TERM is dumb
     #[arg(long, value_name = "WHEN", default_value = "auto")]

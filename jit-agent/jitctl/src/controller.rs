@@ -21,7 +21,6 @@ mod session;
 mod show;
 mod source;
 mod ssh;
-mod table;
 mod tokens;
 mod wait;
 

@@ -17,9 +17,12 @@ use prost::Message as _;
 use serde_json::json;
 
 use crate::{
+    agents,
+    cli::Colours,
     connect,
     failure::Failure,
     files::{self, PUBLIC},
+    many,
     requester::default_requester,
     signing::signing_keys,
     target::AgentArgs,
@@ -104,6 +107,14 @@ pub(crate) fn run(agent_args: &AgentArgs, args: &GrantArgs) -> Result<Exit, Fail
     if let Some(path) = &args.out {
         files::write_new(path, &envelope.encode_to_vec(), PUBLIC)?;
         return report(args, &Done { id, window, outcome: None, written: Some(path) });
+    }
+    if let Some(agents) = agents::of(agent_args)? {
+        let (from, until) = (text::moment(window.0), text::moment(window.1));
+        if !args.json {
+            text::print(&format!("grant    {id}\nwindow   {from} to {until}\n"))?;
+        }
+        let name = [id.to_string()];
+        return many::push(&agents, &[envelope], &name, args.json, Colours::default());
     }
     let started = Instant::now();
     let (outcome, agent, push) = connect::with(agent_args, async |agent| {

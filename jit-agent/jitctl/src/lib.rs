@@ -6,6 +6,7 @@
 // These panic when the reader is gone: `text.rs` writes instead.
 #![deny(clippy::print_stderr, clippy::print_stdout)]
 
+mod agents;
 mod cli;
 mod connect;
 mod controller;
@@ -14,11 +15,13 @@ mod files;
 mod grant;
 mod keygen;
 mod live;
+mod many;
 mod order;
 mod pki;
 mod policy;
 mod requester;
 mod signing;
+mod table;
 mod target;
 mod text;
 mod watch;

@@ -17,10 +17,11 @@ use prost::Message as _;
 use serde_json::json;
 
 use crate::{
-    cli::{ListArgs, PushArgs, RevokeArgs, RevokeWhat, StatusArgs},
+    agents,
+    cli::{Colours, ListArgs, PushArgs, RevokeArgs, RevokeWhat, StatusArgs},
     connect,
     failure::{self, Failure},
-    live,
+    live, many,
     target::AgentArgs,
     text,
 };
@@ -29,6 +30,10 @@ use crate::{
 pub(crate) fn push(agent_args: &AgentArgs, args: &PushArgs) -> Result<Exit, Failure> {
     let envelopes =
         args.files.iter().map(|path| read_envelope(path)).collect::<Result<Vec<_>, _>>()?;
+    if let Some(agents) = agents::of(agent_args)? {
+        let files: Vec<_> = args.files.iter().map(|path| path.display().to_string()).collect();
+        return many::push(&agents, &envelopes, &files, args.json, Colours::default());
+    }
     let outcomes =
         connect::with(agent_args, async |agent| match <[v1::Envelope; 1]>::try_from(envelopes) {
             Ok([envelope]) => Ok(vec![agent.push(envelope).await?]),
@@ -73,6 +78,10 @@ pub(crate) fn revoke(agent_args: &AgentArgs, args: &RevokeArgs) -> Result<Exit, 
     if args.reason.trim().is_empty() {
         return Err(Failure::usage("--reason is empty; say why: the agent's log records it"));
     }
+    if let Some(agents) = agents::of(agent_args)? {
+        let what = many::revoke_what(&args.what)?;
+        return many::revoke(&agents, &what, &args.reason, args.cut, args.json);
+    }
     let (answer, floor, agent) = connect::with(agent_args, async |agent| {
         let what = asked(agent, &args.what).await?;
         let (target, reason, cut) = (what.clone(), args.reason.clone(), args.cut);
@@ -98,21 +107,23 @@ pub(crate) fn revoke(agent_args: &AgentArgs, args: &RevokeArgs) -> Result<Exit, 
 
 /// What the agent is asked to revoke. A short id is looked up in the agent's list.
 async fn asked(agent: &mut Agent, what: &RevokeWhat) -> Result<What, Failure> {
-    Ok(match what {
-        RevokeWhat { id: Some(id), .. } => {
-            let listed = match id.whole() {
-                Some(_) => Vec::new(),
-                None => agent.list(true).await?,
-            };
-            let id = id.find(&listed).map_err(Failure::usage)?;
-            What::GrantId(id.0.to_vec().into())
-        }
-        RevokeWhat { requester: Some(requester), .. } => What::Requester(requester.clone()),
-        RevokeWhat { source: Some(source), .. } => What::Source(source.into()),
-        RevokeWhat { id: None, requester: None, source: None, request: _, all: _ } => {
-            What::All(true)
-        }
-    })
+    let Some(id) = &what.id else { return but_id(what) };
+    let listed = match id.whole() {
+        Some(_) => Vec::new(),
+        None => agent.list(true).await?,
+    };
+    let id = id.find(&listed).map_err(Failure::usage)?;
+    Ok(What::GrantId(id.0.to_vec().into()))
+}
+
+/// What is to be revoked where no id is named. Nothing but `--all` is all.
+pub(crate) fn but_id(what: &RevokeWhat) -> Result<What, Failure> {
+    match what {
+        RevokeWhat { requester: Some(requester), .. } => Ok(What::Requester(requester.clone())),
+        RevokeWhat { source: Some(source), .. } => Ok(What::Source(source.into())),
+        RevokeWhat { all: true, .. } => Ok(What::All(true)),
+        RevokeWhat { .. } => Err(Failure::usage("say what to revoke: --requester, --source, --all")),
+    }
 }
 
 /// The same for a person, after "no".
@@ -154,6 +165,9 @@ fn floor_line(what: &RevokeWhat, floor: Option<i64>) -> String {
 
 /// Shows the grants that the agent holds.
 pub(crate) fn list(agent_args: &AgentArgs, args: &ListArgs) -> Result<Exit, Failure> {
+    if let Some(agents) = agents::of(agent_args)? {
+        return many::list(&agents, args.all, args.json, args.colours);
+    }
     let grants = connect::with(agent_args, async |agent| Ok(agent.list(args.all).await?))?;
     if args.json {
         text::print_pretty(&GrantsJson(&grants))?;
@@ -169,6 +183,9 @@ pub(crate) fn status(agent_args: &AgentArgs, args: &StatusArgs) -> Result<Exit, 
     let style = args.colours.style();
     if args.watch {
         return live::run(agent_args, style);
+    }
+    if let Some(agents) = agents::of(agent_args)? {
+        return many::status(&agents, args.json, args.colours);
     }
     let status = connect::with(agent_args, async |agent| Ok(agent.status().await?))?;
     if args.json {

@@ -33,6 +33,14 @@ pub(crate) struct AgentArgs {
     /// Talk to the agent on this machine through its unix socket instead [env: JITCTL_SOCKET]
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
+    /// Talk to all agents of a file at once, in parallel: push, revoke, list, status, grant, watch. TOML
+    /// with [defaults] ca, cert, key and [[agent]] address, server_name, labels; or CSV with these
+    /// columns (labels: a=b;c=d)
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) agents: Option<PathBuf>,
+    /// Only agents of the file with this label; repeated: with all of them
+    #[arg(long, global = true, value_name = "NAME=VALUE", value_parser = text::parse_label)]
+    pub(crate) select: Vec<(String, String)>,
     /// Longest wait for a connection, and for an answer [default: 10s] [env: JITCTL_TIMEOUT]
     #[arg(long, global = true, value_name = "TIME", value_parser = text::parse_duration)]
     pub(crate) timeout: Option<Duration>,
@@ -55,6 +63,11 @@ pub(crate) fn target(
     args: &AgentArgs,
     env: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Target, Failure> {
+    if args.agents.is_some() {
+        return Err(Failure::usage(
+            "this command talks to one agent at a time: use --agent in place of --agents",
+        ));
+    }
     let env = Environment(&env);
     let timeout = args.timeout_or(&env)?;
     // An option takes precedence over both variables, also over the other option's.

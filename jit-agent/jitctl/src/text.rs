@@ -59,6 +59,16 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// `env=prod`
+pub(crate) fn parse_label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.trim().is_empty() => {
+            Ok((name.trim().to_owned(), value.trim().to_owned()))
+        }
+        _ => Err(format!("`{text}` is not NAME=VALUE")),
+    }
+}
+
 /// Milliseconds since the Unix epoch as RFC 3339 in UTC.
 pub(crate) fn moment(milliseconds: i64) -> String {
     WallTime(milliseconds).exact()
@@ -72,6 +82,15 @@ pub(crate) fn took(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn labels_have_a_name() {
+        assert_eq!(parse_label("env = a=b"), Ok(("env".into(), "a=b".into())));
+        assert_eq!(parse_label("env="), Ok(("env".into(), String::new())));
+        for bad in ["", "env", "=prod"] {
+            assert!(parse_label(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn durations_are_read_as_people_write_them() {

@@ -9,7 +9,8 @@ use jit_client::{
 };
 use jit_proto::PortRange;
 
-use super::{Output, session::To, table::Table};
+use super::{Output, session::To};
+use crate::table::Table;
 use crate::{
     failure::{self, Failure},
     text,

@@ -10,12 +10,12 @@ use jit_client::{
     status::Page,
 };
 
-use super::{
-    Output,
-    session::To,
+use super::{Output, session::To};
+use crate::{
+    failure::Failure,
     table::{Cell, Table},
+    text,
 };
-use crate::{failure::Failure, text};
 
 const EXAMPLES: &str = "\
 Examples:

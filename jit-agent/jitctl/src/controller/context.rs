@@ -218,7 +218,7 @@ pub(super) fn parse_name(name: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use jit_client::exit::Exit;
 

@@ -18,9 +18,12 @@ use super::{
     Output, ask, inventory,
     requests::age,
     session::{Session, To},
-    table::{Cell, Table, line, word_line},
 };
-use crate::{failure::Failure, text};
+use crate::{
+    failure::Failure,
+    table::{Cell, Table, line, word_line},
+    text,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -39,7 +42,7 @@ pub(crate) struct HostsArgs {
     #[command(subcommand)]
     command: Option<HostsCommand>,
     /// Only hosts with this label; repeated: with all of them
-    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_label)]
+    #[arg(long, value_name = "NAME=VALUE", value_parser = text::parse_label)]
     label: Vec<(String, String)>,
     /// Only in this state: enforcing, degraded, not_enforcing, unreachable, unknown
     #[arg(long, value_name = "STATE")]
@@ -111,16 +114,6 @@ struct Said {
     /// A group of hosts; NAME- removes the host from it; may be repeated
     #[arg(long, value_name = "GROUP")]
     group: Vec<String>,
-}
-
-/// `env=prod`
-pub(super) fn parse_label(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.trim().is_empty() => {
-            Ok((name.trim().to_owned(), value.trim().to_owned()))
-        }
-        _ => Err(format!("`{text}` is not NAME=VALUE")),
-    }
 }
 
 fn parse_address(text: &str) -> Result<String, String> {
@@ -210,7 +203,7 @@ impl Said {
                     input.labels.remove(name);
                 }
                 None => {
-                    let (name, value) = parse_label(label).map_err(Failure::usage)?;
+                    let (name, value) = text::parse_label(label).map_err(Failure::usage)?;
                     input.labels.insert(name, value);
                 }
             }

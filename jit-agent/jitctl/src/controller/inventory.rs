@@ -8,11 +8,14 @@ use jit_client::{
         types::{ImportMistake, ImportResult},
     },
     exit::Exit,
-    files::read,
+    files::read_up_to,
 };
 
 use super::{Output, session::To, show};
 use crate::{failure::Failure, text};
+
+/// The largest file that is sent, bytes.
+const MAX_BYTES: u64 = 32 * 1024 * 1024;
 
 /// Sends the file.
 pub(super) fn import(
@@ -31,7 +34,7 @@ pub(super) fn import(
             )));
         }
     };
-    let bytes = read(file, "the file of hosts")?;
+    let bytes = read_up_to(file, "the file of hosts", MAX_BYTES)?;
     let call = Call::post(["hosts", "import"])
         .query("dry_run", if dry_run { "true" } else { "" })
         .text(kind, bytes)

@@ -20,11 +20,11 @@ use super::{
     context::{Context, Contexts, Place, parse_name},
     secret,
     session::{Session, To},
-    table::{Cell, Table, line},
 };
 use crate::{
     connect,
     failure::{self, Failure},
+    table::{Cell, Table, line},
     text,
 };
 

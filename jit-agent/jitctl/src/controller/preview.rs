@@ -2,7 +2,8 @@
 
 use jit_client::{controller::types::Preview, status::Page};
 
-use super::{show, table::line};
+use super::show;
+use crate::table::line;
 
 /// All of it. `source`: where the address comes from, if it was found.
 pub(super) fn text(preview: &Preview, source: Option<&str>, page: Page) -> String {

@@ -47,7 +47,7 @@ pub(crate) struct RequestArgs {
     #[arg(value_name = "HOST", required_unless_present = "label")]
     pub(super) hosts: Vec<String>,
     /// All hosts with this label, too; repeated: hosts that have all of them
-    #[arg(long, value_name = "NAME=VALUE", value_parser = hosts::parse_label)]
+    #[arg(long, value_name = "NAME=VALUE", value_parser = text::parse_label)]
     pub(super) label: Vec<(String, String)>,
     /// Port or range, tcp unless it ends in /udp: 22, 5985-5986/tcp; may be repeated
     #[arg(long, required = true, value_name = "PORTS", value_delimiter = ',')]

@@ -11,14 +11,12 @@ use jit_client::{
     status::Page,
 };
 
-use super::{
-    Output,
-    session::To,
-    show,
+use super::{Output, session::To, show, wait};
+use crate::{
+    failure::Failure,
     table::{Cell, Table},
-    wait,
+    text,
 };
-use crate::{failure::Failure, text};
 
 const EXAMPLES: &str = "\
 Examples:

@@ -17,9 +17,12 @@ use jit_proto::printable::clean_lines;
 use super::{
     Output, ask,
     session::{Session, To},
-    table::{Cell, Table},
 };
-use crate::{failure::Failure, text};
+use crate::{
+    failure::Failure,
+    table::{Cell, Table},
+    text,
+};
 
 const EXAMPLES: &str = "\
 Examples:

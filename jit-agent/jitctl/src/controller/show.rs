@@ -7,7 +7,7 @@ use jit_client::{
     status::Page,
 };
 
-use super::table::{Cell, Table, line, word_line};
+use crate::table::{Cell, Table, line, word_line};
 
 /// The most hosts of a list in one line.
 const MOST: usize = 8;

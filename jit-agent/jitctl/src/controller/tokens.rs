@@ -16,10 +16,10 @@ use super::{
     Output,
     hosts::{done, set},
     session::To,
-    table::{Cell, Table},
 };
 use crate::{
     failure::{self, Failure},
+    table::{Cell, Table},
     text,
 };
 

@@ -76,6 +76,11 @@ impl Table {
         self.rows.push(cells.into());
     }
 
+    /// The same, for any number of titles.
+    pub(crate) fn push(&mut self, cells: Vec<Cell>) {
+        self.rows.push(cells);
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }

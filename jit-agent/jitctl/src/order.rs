@@ -122,7 +122,9 @@ pub(crate) fn but_id(what: &RevokeWhat) -> Result<What, Failure> {
         RevokeWhat { requester: Some(requester), .. } => Ok(What::Requester(requester.clone())),
         RevokeWhat { source: Some(source), .. } => Ok(What::Source(source.into())),
         RevokeWhat { all: true, .. } => Ok(What::All(true)),
-        RevokeWhat { .. } => Err(Failure::usage("say what to revoke: --requester, --source, --all")),
+        RevokeWhat { .. } => {
+            Err(Failure::usage("say what to revoke: --requester, --source, --all"))
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Why a call of the controller has no answer, or another than was asked for: whole sentences.
 
-use std::time::Duration;
+use std::{error::Error, time::Duration};
 
 use reqwest::StatusCode;
 use rustls::{CertificateError, Error as TlsError};
@@ -91,11 +91,11 @@ pub(super) fn explain(
     patience: Duration,
     may_repeat: bool,
 ) -> CallError {
-    let mut cause: &dyn std::error::Error = error;
+    let mut cause: &(dyn Error + 'static) = error;
     let mut tls = None;
     loop {
-        tls = tls.or_else(|| tls_error(cause));
-        match cause.source() {
+        tls = tls.or_else(|| cause.downcast_ref::<TlsError>());
+        match inner(cause) {
             Some(next) => cause = next,
             None => break,
         }
@@ -115,13 +115,12 @@ pub(super) fn explain(
     CallError::Unavailable(format!("cannot talk to the controller at {name}: {why}{unsure}"))
 }
 
-/// The TLS error in one link of a chain of causes.
-fn tls_error<'e>(cause: &'e (dyn std::error::Error + 'static)) -> Option<&'e TlsError> {
-    if let Some(error) = cause.downcast_ref::<TlsError>() {
-        return Some(error);
+/// The next link of a chain of causes. An I/O error gives the cause of its content, not the content.
+fn inner<'e>(cause: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'static)> {
+    match cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+        Some(content) => Some(content),
+        None => cause.source(),
     }
-    // An I/O error hides its own content from `source`.
-    cause.downcast_ref::<std::io::Error>()?.get_ref()?.downcast_ref()
 }
 
 fn certificate(error: &TlsError) -> String {

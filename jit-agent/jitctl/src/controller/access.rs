@@ -1,5 +1,7 @@
 //! `jitctl access`: who could get in where at a time.
 
+use std::net::IpAddr;
+
 use clap::Args;
 use jiff::Timestamp;
 use jit_client::{
@@ -32,6 +34,12 @@ pub(crate) struct AccessArgs {
     /// Only at this port, tcp unless it ends in /udp
     #[arg(long, value_name = "PORT")]
     port: Option<PortRange>,
+    /// Only where this address is let in
+    #[arg(long, value_name = "ADDR")]
+    source: Option<IpAddr>,
+    /// Only of this person
+    #[arg(long, value_name = "NAME")]
+    requester: Option<String>,
     #[command(flatten)]
     output: Output,
 }
@@ -43,7 +51,9 @@ pub(super) fn run(to: To<'_>, args: &AccessArgs) -> Result<Exit, Failure> {
     let call = Call::get(["access"])
         .query("at", text::moment(at.as_millisecond()))
         .query("host", args.host.as_deref().unwrap_or_default())
-        .query("port", port);
+        .query("port", port)
+        .query("source", args.source.map(|source| source.to_string()).unwrap_or_default())
+        .query("requester", args.requester.as_deref().unwrap_or_default());
     let view: AccessView = to.call(async |session| session.fetch(call).await)?;
     if args.output.json {
         text::print_pretty(&view)?;
@@ -61,20 +71,35 @@ pub(super) fn run(to: To<'_>, args: &AccessArgs) -> Result<Exit, Failure> {
 }
 
 fn table(view: &AccessView) -> Table {
-    let mut table =
-        Table::new(&["HOST", "PORTS", "FROM", "WHO", "AGREED", "SINCE", "UNTIL", "REQUEST", "WHY"]);
+    let mut table = Table::new(&[
+        "HOST",
+        "PORTS",
+        "FROM",
+        "WHO",
+        "AGREED",
+        "HOST SAYS",
+        "SINCE",
+        "UNTIL",
+        "REQUEST",
+        "WHY",
+    ]);
     for one in &view.entries {
-        let why = [one.ticket.as_str(), one.reason.as_str()].join(" ");
+        // Nobody knows whether a host that did not answer has opened.
+        let says = match one.certain {
+            true => one.answer.clone(),
+            false => format!("{}, perhaps", one.answer),
+        };
         table.row([
             one.host.as_str().into(),
             one.ports.join(", ").into(),
             one.sources.join(", ").into(),
             one.requester.as_str().into(),
             one.approvers.join(", ").into(),
+            says.into(),
             one.since.as_str().into(),
             one.until.as_str().into(),
             one.request.as_str().into(),
-            why.trim().into(),
+            one.reason.as_str().into(),
         ]);
     }
     table

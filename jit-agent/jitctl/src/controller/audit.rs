@@ -32,6 +32,9 @@ pub(crate) struct AuditArgs {
     /// Begin after the record with this number
     #[arg(long, value_name = "SEQ", default_value_t = 0)]
     after: i64,
+    /// Only records of this request: who sees the request sees them
+    #[arg(long, value_name = "ID", conflicts_with_all = ["after", "follow"])]
+    request: Option<String>,
     /// Stay, and print records as they come
     #[arg(long)]
     follow: bool,
@@ -47,7 +50,7 @@ pub(super) fn run(to: To<'_>, args: &AuditArgs) -> Result<Exit, Failure> {
         let mut pause = PAUSE;
         let mut first = true;
         loop {
-            let records = match part(session, after).await {
+            let records = match part(session, after, args.request.as_deref()).await {
                 Ok(records) => records,
                 // Only the first question may fail.
                 Err(failure) if args.follow && !first && failure.exit == Exit::Unavailable => {
@@ -68,6 +71,7 @@ pub(super) fn run(to: To<'_>, args: &AuditArgs) -> Result<Exit, Failure> {
                 text::follow(&format!("{line}\n"))?;
             }
             match records.last() {
+                _ if args.request.is_some() => return Ok(Exit::Success),
                 Some(last) if last.seq > after => after = last.seq,
                 _ if args.follow => tokio::time::sleep(PAUSE).await,
                 _ => return Ok(Exit::Success),
@@ -76,8 +80,15 @@ pub(super) fn run(to: To<'_>, args: &AuditArgs) -> Result<Exit, Failure> {
     })
 }
 
-async fn part(session: &Session, after: i64) -> Result<Vec<AuditView>, Failure> {
-    let call = Call::get(["audit"]).query("after", after).query("limit", PART);
+async fn part(
+    session: &Session,
+    after: i64,
+    request: Option<&str>,
+) -> Result<Vec<AuditView>, Failure> {
+    let call = match request {
+        Some(request) => Call::get(["audit"]).query("request", request),
+        None => Call::get(["audit"]).query("after", after).query("limit", PART),
+    };
     let page: Page<AuditView> = session.fetch(call).await?;
     Ok(page.items)
 }

@@ -95,6 +95,9 @@ enum HostsCommand {
         /// Only show what would change
         #[arg(long)]
         dry_run: bool,
+        /// Also forget the hosts that the file does not name
+        #[arg(long)]
+        remove: bool,
         #[command(flatten)]
         output: Output,
     },
@@ -162,20 +165,14 @@ pub(super) fn run(to: To<'_>, args: &HostsArgs) -> Result<Exit, Failure> {
             Ok(Exit::Success)
         }),
         Some(HostsCommand::Set { id, address, said }) => to.call(async |session| {
-            let (view, version) =
-                session.fetch_version::<HostView>(Call::get(["hosts", id])).await?;
+            let view: HostView = session.fetch(Call::get(["hosts", id])).await?;
             let before = HostInput {
                 address: address.clone().unwrap_or(view.address),
                 server_name: to.agent.server_name.clone().unwrap_or(view.server_name),
                 labels: view.labels,
                 groups: view.groups,
             };
-            let call = Call::put(["hosts", id]).json(&said.applied(before)?);
-            let call = match version {
-                Some(version) => call.if_match(version),
-                None => call,
-            };
-            session.send(call).await?;
+            put(session, id, said.applied(before)?).await?;
             text::print(&format!("changed {}\n", text::printable(id)))?;
             Ok(Exit::Success)
         }),
@@ -185,8 +182,8 @@ pub(super) fn run(to: To<'_>, args: &HostsArgs) -> Result<Exit, Failure> {
             }
             done(to, Call::delete(["hosts", id]), &format!("removed {id}"))
         }
-        Some(HostsCommand::Import { file, dry_run, output }) => {
-            inventory::import(to, file, *dry_run, *output)
+        Some(HostsCommand::Import { file, dry_run, remove, output }) => {
+            inventory::import(to, file, *dry_run, *remove, *output)
         }
         Some(HostsCommand::ClearAlarms { id }) => {
             done(to, Call::delete(["hosts", id, "alarms"]), &format!("cleared the alarms of {id}"))

@@ -3,10 +3,7 @@
 use std::path::Path;
 
 use jit_client::{
-    controller::{
-        call::Call,
-        types::{ImportMistake, ImportResult},
-    },
+    controller::{call::Call, types::ImportResult},
     exit::Exit,
     files::read_up_to,
 };
@@ -22,6 +19,7 @@ pub(super) fn import(
     to: To<'_>,
     file: &Path,
     dry_run: bool,
+    remove: bool,
     output: Output,
 ) -> Result<Exit, Failure> {
     let kind = match file.extension().and_then(|extension| extension.to_str()) {
@@ -37,38 +35,27 @@ pub(super) fn import(
     let bytes = read_up_to(file, "the file of hosts", MAX_BYTES)?;
     let call = Call::post(["hosts", "import"])
         .query("dry_run", if dry_run { "true" } else { "" })
+        .query("remove", if remove { "true" } else { "" })
         .text(kind, bytes)
         .key(ulid::Ulid::generate().to_string());
     let result: ImportResult = to.call(async |session| session.fetch(call).await)?;
-    let exit = if result.mistakes.is_empty() { Exit::Success } else { Exit::Configuration };
     if output.json {
         text::print_pretty(&result)?;
     } else {
-        text::print(&said(&result, file))?;
+        text::print(&said(&result))?;
     }
-    Ok(exit)
+    Ok(Exit::Success)
 }
 
-fn said(result: &ImportResult, file: &Path) -> String {
-    let ImportResult { added, changed, unchanged, dry_run, mistakes } = result;
+fn said(result: &ImportResult) -> String {
+    let ImportResult { added, changed, removed, unchanged, dry_run } = result;
     let mut out = String::new();
-    for ImportMistake { line, text } in mistakes {
-        let text = text::printable(text);
-        out += &match line {
-            0 => format!("{}: {text}\n", file.display()),
-            line => format!("{}:{line}: {text}\n", file.display()),
-        };
-    }
-    if !mistakes.is_empty() {
-        return format!("{out}nothing was changed\n");
-    }
-    for (word, names) in [("added", added), ("changed", changed)] {
-        let names = match names.len() {
+    for (word, names) in [("added", added), ("changed", changed), ("removed", removed)] {
+        let shown = match names.len() {
             0 => String::new(),
             count => format!(": {}", text::printable(&show::first(names, count))),
         };
-        let count = if word == "added" { added.len() } else { changed.len() };
-        out += &format!("{word} {count}{names}\n");
+        out += &format!("{word} {}{shown}\n", names.len());
     }
     out += &format!("unchanged {unchanged}\n");
     if *dry_run {
@@ -82,17 +69,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mistakes_are_shown_with_their_lines() {
-        let mistakes = vec![ImportMistake { line: 3, text: "no address".into() }];
-        let result = ImportResult { mistakes, ..ImportResult::default() };
-        let text = said(&result, Path::new("hosts.csv"));
-        assert_eq!(text, "hosts.csv:3: no address\nnothing was changed\n");
+    fn a_trial_says_that_it_was_one() {
         let added = vec!["web-1".to_owned()];
         let result = ImportResult { added, unchanged: 2, dry_run: true, ..ImportResult::default() };
-        let text = said(&result, Path::new("hosts.csv"));
-        assert!(
-            text.starts_with("added 1: web-1\nchanged 0\nunchanged 2\nthis was only"),
-            "{text}"
-        );
+        let text = said(&result);
+        let begin = "added 1: web-1\nchanged 0\nremoved 0\nunchanged 2\nthis was only a trial";
+        assert!(text.starts_with(begin), "{text}");
     }
 }

@@ -12,7 +12,6 @@ pub(super) fn text(preview: &Preview, source: Option<&str>, page: Page) -> Strin
     let window = format!("{}: {} to {}", preview.duration, preview.begins, preview.ends);
     let mut out = [
         line(page, "hosts", &preview.hosts.join(", ")),
-        line(page, "unknown", &preview.missing_hosts.join(", ")),
         line(page, "ports", &preview.ports.join(", ")),
         line(page, "lets in", &sources),
         line(page, "for", &window),
@@ -30,12 +29,6 @@ pub(super) fn text(preview: &Preview, source: Option<&str>, page: Page) -> Strin
 
 /// Why it cannot be submitted; `None`: it can.
 pub(super) fn refused(preview: &Preview) -> Option<String> {
-    if !preview.missing_hosts.is_empty() {
-        return Some(format!(
-            "unknown_host: the controller does not know {}: jitctl hosts",
-            show::first(&preview.missing_hosts, preview.missing_hosts.len())
-        ));
-    }
     if preview.verdict.outcome != "denied" {
         return None;
     }
@@ -96,7 +89,5 @@ mod tests {
         denied.verdict.outcome = "denied".into();
         denied.verdict.denied = vec!["port 22 is frozen".into()];
         assert_eq!(refused(&denied).unwrap(), "denied_by_rules: port 22 is frozen");
-        let unknown = Preview { missing_hosts: vec!["web-9".into()], ..manual() };
-        assert!(refused(&unknown).unwrap().starts_with("unknown_host: "));
     }
 }

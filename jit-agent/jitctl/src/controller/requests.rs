@@ -77,7 +77,7 @@ pub(super) fn run(to: To<'_>, args: &RequestsArgs) -> Result<Exit, Failure> {
         .query("state", state.unwrap_or_default())
         .query("host", args.host.as_deref().unwrap_or_default())
         .query("mine", if args.mine { "true" } else { "" })
-        .query("limit", args.limit.clamp(1, 200));
+        .query("limit", args.limit.clamp(1, 500));
     let list = async |session: &super::session::Session| {
         session.list::<RequestSummary>(call, Some(args.limit)).await
     };

@@ -87,8 +87,8 @@ enum RulesCommand {
         /// The older version
         #[arg(value_name = "FROM", required_unless_present = "file")]
         from: Option<i64>,
-        /// The newer version
-        #[arg(value_name = "TO", required_unless_present = "file")]
+        /// The newer version [default: the one in force]
+        #[arg(value_name = "TO")]
         to: Option<i64>,
         /// A text, compared with what is in force
         #[arg(long, value_name = "FILE", conflicts_with_all = ["from", "to"])]
@@ -236,15 +236,19 @@ fn said(result: &RulesTestResult, file: &Path, page: Page) -> String {
     if result.cases.is_empty() {
         return "no mistakes\n".into();
     }
-    let mut table = Table::new(&["CASE", "RESULT", "EXPECTED", "GOT", "WHY"]);
+    let mut table = Table::new(&["LINE", "CASE", "RESULT", "RULES SAY", "WRONG"]);
     for case in &result.cases {
         let word = if case.passed { "passed" } else { "failed" };
+        let says = match case.verdict.needs_text.as_str() {
+            "" => case.verdict.outcome.clone(),
+            needs => format!("{}: {needs}", case.verdict.outcome),
+        };
         table.row([
+            case.line.to_string().into(),
             case.name.as_str().into(),
             Cell::word(word),
-            case.expected.as_str().into(),
-            case.got.as_str().into(),
-            case.why.as_str().into(),
+            says.into(),
+            case.wrong.join("; ").into(),
         ]);
     }
     let failed = result.cases.iter().filter(|case| !case.passed).count();
@@ -297,7 +301,10 @@ fn text_of(path: &Path, what: &str) -> Result<String, Failure> {
 
 #[cfg(test)]
 mod tests {
-    use jit_client::{controller::types::RulesCaseView, status::Style};
+    use jit_client::{
+        controller::types::{RulesCaseView, VerdictView},
+        status::Style,
+    };
 
     use super::*;
 
@@ -312,18 +319,22 @@ mod tests {
 
     #[test]
     fn cases_are_counted() {
-        let case = |name: &str, passed| RulesCaseView {
+        let case = |name: &str, passed: bool| RulesCaseView {
             name: name.into(),
+            line: 3,
             passed,
-            expected: "denied".into(),
-            got: "manual: 1 of sre".into(),
-            why: "prod-ssh".into(),
+            wrong: if passed { Vec::new() } else { vec!["nobody may".into()] },
+            verdict: VerdictView {
+                outcome: "manual".into(),
+                needs_text: "1 of sre".into(),
+                ..VerdictView::default()
+            },
         };
         let cases = vec![case("a", true), case("b", false)];
         let result = RulesTestResult { cases, ..RulesTestResult::default() };
         let text = said(&result, Path::new("r"), PAGE);
         assert!(text.ends_with("2 cases, 1 failed\n"), "{text}");
-        assert!(text.contains("b     failed  denied    manual: 1 of sre  prod-ssh\n"), "{text}");
+        assert!(text.contains("3     b     failed  manual: 1 of sre  nobody may\n"), "{text}");
         let none = RulesTestResult { passed: true, ..RulesTestResult::default() };
         assert_eq!(said(&none, Path::new("r"), PAGE), "no mistakes\n");
     }

@@ -183,29 +183,33 @@ impl Session {
         let most = most.unwrap_or(MOST);
         let mut found = Vec::new();
         let mut cursor = String::new();
-        loop {
+        // A page may be empty where much is hidden from the caller, and have a next one all the same.
+        for _ in 0..MOST {
             let call = call.clone().query("cursor", &cursor);
             let page: Page<T> = self.fetch(call).await?;
-            let none = page.items.is_empty();
             found.extend(page.items);
             found.truncate(most);
             match page.next {
-                // An empty page with a successor would never end.
-                Some(next) if found.len() < most && !none && next != cursor => cursor = next,
-                _ => return Ok(found),
+                Some(next) if found.len() < most && next != cursor => cursor = next,
+                _ => break,
             }
         }
+        Ok(found)
     }
 }
 
 /// A refusal of the controller, whose sentence may have several lines.
 fn failure(error: CallError) -> Failure {
     match error {
-        CallError::Refused { word, detail } => Failure::refused(format!(
-            "refused: {}: {}",
-            printable(&word),
-            detail.lines().map(printable).collect::<Vec<_>>().join("\n")
-        )),
+        CallError::Refused { word, detail } => {
+            let lines = detail.lines().map(printable).collect::<Vec<_>>().join("\n");
+            let text = format!("refused: {}: {lines}", printable(&word));
+            match word.as_str() {
+                // The mistakes are in a file of this side.
+                "invalid_cases" | "invalid_inventory" | "invalid_rules" => Failure::files(text),
+                _ => Failure::refused(text),
+            }
+        }
         other => other.into(),
     }
 }

@@ -1,10 +1,13 @@
 //! A request as text: what is asked, what rules and people say, what each host answered.
 
+use std::time::Duration;
+
 use jit_client::{
     controller::types::{
         AnswerView, DecisionView, EligibleView, RequestView, RuleTrace, VerdictView,
     },
     status::Page,
+    text,
 };
 
 use crate::table::{Cell, Table, line, word_line};
@@ -92,6 +95,11 @@ pub(super) fn verdict(verdict: &VerdictView, page: Page) -> String {
     let most = verdict.max_duration.as_ref().map(|most| format!("; at most {most}"));
     let says = format!("{says}{} (version {})", most.unwrap_or_default(), verdict.rules_version);
     let mut out = line(page, "rules", &says);
+    if let Some(group) = &verdict.escalates_to {
+        let after = verdict.escalates_after_ms.and_then(|after| u64::try_from(after).ok());
+        let after = text::duration(Duration::from_millis(after.unwrap_or(0)));
+        out += &line(page, "escalation", &format!("after {after} {group} may agree, too"));
+    }
     for why in &verdict.denied {
         out += &line(page, "denied", why);
     }

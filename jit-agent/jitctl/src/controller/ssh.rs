@@ -279,15 +279,14 @@ fn command_line(
 
 /// Takes a request back, or ends it. It ends by itself, too: a failure is only a warning.
 async fn end(session: &Session, id: &str) {
-    let input = ReasonInput { reason: "ssh has ended".into() };
     let ended = async {
         let view: RequestView = session.fetch(wait::read(id)).await?;
-        let what = match view.state.as_str() {
+        let call = match view.state.as_str() {
             _ if view.is_final => return Ok(()),
-            "pending" => "withdraw",
-            _ => "revoke",
+            "pending" => change::change(id, "withdraw", &ReasonInput::default()),
+            _ => change::change(id, "revoke", &ReasonInput { reason: "ssh has ended".into() }),
         };
-        session.send(change::change(id, what, &input)).await.map(|_| ())
+        session.send(call).await.map(|_| ())
     };
     if let Err(failure) = ended.await {
         let failure: Failure = failure;

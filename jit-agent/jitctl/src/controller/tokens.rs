@@ -38,7 +38,7 @@ The token is printed once, alone on standard output. It may do only what its sco
 pub(crate) struct TokensArgs {
     #[command(subcommand)]
     command: Option<TokensCommand>,
-    /// Only those of this account [default: your own; an administrator sees all]
+    /// Those of this account; `*`: of all, for administrators [default: your own]
     #[arg(long, value_name = "NAME")]
     account: Option<String>,
     #[command(flatten)]

@@ -13,8 +13,9 @@ use crate::failure::Failure;
 
 /// The longest time that the controller holds one question.
 const HOLD: Duration = Duration::from_secs(2);
-/// The least time between two questions, should the controller answer at once.
-const PAUSE: Duration = Duration::from_millis(200);
+/// The least time between two questions while something changes, and while only silent hosts are missing.
+const PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// The most failures in a row before this gives up: the controller may be starting again.
 const PATIENCE: u32 = 15;
 
@@ -32,6 +33,7 @@ pub(super) async fn settled(
     let bar = bar();
     let until = Instant::now() + most;
     let mut failures = 0;
+    let mut pause = PAUSE;
     loop {
         draw(&bar, &view);
         if outcome::is_settled(&view) || Instant::now() >= until {
@@ -44,7 +46,11 @@ pub(super) async fn settled(
             .query("timeout", format!("{}ms", hold.as_millis()))
             .patience(hold + Duration::from_secs(10));
         match session.fetch::<RequestView>(call).await {
-            Ok(now) => (view, failures) = (now, 0),
+            Ok(now) => {
+                let changed = now.counts != view.counts || now.state != view.state;
+                pause = if changed { PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
+                (view, failures) = (now, 0);
+            }
             Err(failure) if failure.exit == jit_client::exit::Exit::Unavailable => {
                 failures += 1;
                 if failures >= PATIENCE {
@@ -59,7 +65,7 @@ pub(super) async fn settled(
                 return Err(failure);
             }
         }
-        tokio::time::sleep(PAUSE.saturating_sub(asked.elapsed())).await;
+        tokio::time::sleep(pause.saturating_sub(asked.elapsed())).await;
     }
     bar.finish_and_clear();
     Ok(view)

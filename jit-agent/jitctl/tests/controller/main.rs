@@ -1,0 +1,9 @@
+//! `jitctl` against a controller over real HTTPS that answers what a test wants: what it sends, what it
+//! shows, and its exit codes.
+#![expect(clippy::unwrap_used, reason = "a test that meets the unexpected panics")]
+
+mod asking;
+mod login;
+mod server;
+mod ssh;
+mod things;

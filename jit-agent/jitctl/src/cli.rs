@@ -35,13 +35,23 @@ Examples:
 
   Somebody must get out now, with every session that is open:
     jitctl revoke --all --yes --cut --reason 'stolen laptop'
+    jitctl --agents agents.toml --select env=prod revoke --all --yes --cut --reason 'stolen laptop'
+
+  Over a controller, which knows the hosts, the rules and who must agree:
+    jitctl login --controller https://jit.example.org
+    jitctl request web-1 web-2 --port 22 --for 1h --why 'disk full' --wait
+    jitctl requests --pending
+    jitctl approve 01KPEXAMP1E000000000000001
+    jitctl ssh web-1 --why 'disk full' --end
 
 Exit codes:
    0  success                       69  no agent reached, or the connection broke
-   1  `revoke` found nothing to end
-  64  wrong command line            77  refused by the agent (the reason word is printed)
+   1  `revoke` found nothing to end; `rules test`: a case failed
+  64  wrong command line            77  refused by an agent, the controller or a person (the
+                                        reason word is printed)
   78  a file is missing, unreadable or wrong, or exists and would be replaced
-  status alone: 0 enforcing, 1 degraded, 2 not enforcing";
+  status alone: 0 enforcing, 1 degraded, 2 not enforcing
+  of many agents or hosts the worst; ssh alone: that of ssh";
 
 /// The controller's side of jit-agent: makes keys, signs grants, and pushes them to agents.
 #[derive(Debug, Parser)]

@@ -19,6 +19,7 @@ mod rules;
 mod secret;
 mod session;
 mod show;
+mod signature;
 mod source;
 mod ssh;
 mod tokens;

@@ -6,4 +6,5 @@ mod controlled;
 mod independent_client;
 mod jitctl;
 mod junk_signatures;
+mod many;
 mod policies;

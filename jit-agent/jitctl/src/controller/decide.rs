@@ -7,15 +7,20 @@ use jit_client::{
         types::{DecisionInput, RequestView},
     },
     exit::Exit,
+    keys::{Key, KeySpec},
     status::Page,
 };
+use jit_proto::words::counted;
 
 use super::{
     Output, ask,
     session::{Session, To},
-    show, wait,
+    show, signature, wait,
 };
-use crate::{failure::Failure, text};
+use crate::{
+    failure::{self, Failure},
+    text,
+};
 
 const EXAMPLES: &str = "\
 Shows the request first, and asks. What is sent is the hash of what was shown: if the request has changed
@@ -38,6 +43,10 @@ pub(crate) struct ApproveArgs {
     /// Hash of the request that you have read elsewhere: nothing is asked, and nothing else is approved
     #[arg(long, value_name = "HASH")]
     hash: Option<String>,
+    /// Also sign it with a key of your own, for hosts that ask for several signatures: a PEM file,
+    /// ssh-agent:KEY or pkcs11:URI. If others must agree first, run this again afterwards
+    #[arg(long, value_name = "KEY")]
+    signing_key: Option<KeySpec>,
     /// Ask nothing: approve what is there now
     #[arg(long, conflicts_with = "hash")]
     yes: bool,
@@ -60,6 +69,9 @@ pub(crate) struct DenyArgs {
 /// Agrees to a request.
 pub(super) fn approve(to: To<'_>, args: &ApproveArgs) -> Result<Exit, Failure> {
     let page = Page::of_stdout(args.output.colours.style());
+    // Before anything is decided: a key that is missing is found at once.
+    let key = args.signing_key.as_ref().map(Key::open).transpose();
+    let key = key.map_err(|error| Failure::files(error.to_string()))?;
     to.call(async |session| {
         let view: RequestView = session.fetch(wait::read(&args.id)).await?;
         if !args.output.json {
@@ -83,7 +95,19 @@ pub(super) fn approve(to: To<'_>, args: &ApproveArgs) -> Result<Exit, Failure> {
                 }
             }
         }
-        let decided = decide(session, &view, "approve", &args.reason).await?;
+        // Whoever signs may have approved before, or others have.
+        let mut decided = match view.state.as_str() {
+            "awaiting_signatures" if key.is_some() => view,
+            _ => decide(session, &view, "approve", &args.reason).await?,
+        };
+        if let Some(key) = &key {
+            let (now, signed) = signature::add(session, &decided, key).await?;
+            decided = now;
+            match signed {
+                0 => failure::warn("nothing waits for a signature of this key now"),
+                signed => failure::note(&format!("signed {}", counted(signed, "grant"))),
+            }
+        }
         said(&decided, args.output, "approved")
     })
 }

@@ -64,7 +64,7 @@ impl<F: AsFd> Drop for Silent<F> {
 }
 
 /// The letters until the end of the line; `None`: the person ended it (Ctrl-C, Ctrl-D, Ctrl-\).
-fn typed(keys: &mut impl io::Read) -> io::Result<Option<String>> {
+fn typed(keys: &mut impl io::BufRead) -> io::Result<Option<String>> {
     let mut text = Vec::new();
     for key in keys.take(MAX_BYTES).bytes() {
         match key? {

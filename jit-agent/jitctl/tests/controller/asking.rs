@@ -1,8 +1,13 @@
 //! Requests and decisions: what is shown before, what is sent, what comes of it.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jit_client::controller::types::{
-    AnswerCounts, AnswerView, EligibleView, Preview, RequestView, VerdictView,
+    AnswerCounts, AnswerView, EligibleView, GrantView, Preview, RequestView, VerdictView,
 };
+use jit_proto::{
+    PortRange, SourcePrefix, dsse::pre_authentication_encoding, payload_type::GRANT_TYPE, v1,
+};
+use prost::Message as _;
 
 use crate::server::{Controller, ok, page, problem};
 
@@ -188,6 +193,46 @@ fn an_approval_names_the_hash_that_was_read() {
     controller.asked();
     controller.jitctl(&format!("deny {ID} --reason no")).good();
     assert_eq!(controller.asked().last().unwrap().json()["ruling"], "deny");
+}
+
+#[test]
+fn a_signature_is_made_only_of_what_was_shown() {
+    let controller = Controller::with_login();
+    controller.jitctl("keygen --algorithm ed25519 --out li").good();
+    let mut waiting = view("awaiting_signatures");
+    waiting.sources = vec!["203.0.113.7".into()];
+    waiting.ports = vec!["22/tcp".into()];
+    waiting.duration_ms = 3_600_000;
+    let part =
+        GrantView { id: ID.into(), state: "awaiting_signatures".into(), ..Default::default() };
+    waiting.grants = vec![part.clone()];
+    let grant = |host: &str| v1::Grant {
+        hosts: vec![host.into()],
+        sources: vec![v1::Source::from(&"203.0.113.7".parse::<SourcePrefix>().unwrap())],
+        ports: vec![v1::PortRange::from("22".parse::<PortRange>().unwrap())],
+        not_after_ms: 3_600_000,
+        requester: "ana@example.org".into(),
+        ..v1::Grant::default()
+    };
+    let whole = |host: &str| {
+        let payload = STANDARD.encode(grant(host).encode_to_vec());
+        ok(&GrantView { payload: Some(payload), ..part.clone() })
+    };
+    controller.says(&format!("GET /requests/{ID}"), ok(&waiting));
+    controller.says(&format!("POST /requests/{ID}/signatures"), ok(&view("delivering")));
+    controller.says(&format!("GET /grants/{ID}"), whole("db-1"));
+    let approve = format!("approve {ID} --yes --signing-key li.key");
+    controller.jitctl(&approve).fails(77, "refused: payload_differs: ");
+    assert!(controller.asked().iter().all(|one| one.call.starts_with("GET ")));
+    controller.says(&format!("GET /grants/{ID}"), whole("web-1"));
+    controller.jitctl(&approve).good();
+    let sent = controller.asked().last().unwrap().json();
+    let signature = STANDARD.decode(sent["signature"].as_str().unwrap()).unwrap();
+    let key = std::fs::read_to_string(controller.file("li.pub.pem")).unwrap();
+    let key = jit_client::public_key::PublicKey::from_pem(&key).unwrap();
+    let message = pre_authentication_encoding(GRANT_TYPE, &grant("web-1").encode_to_vec());
+    assert!(key.verifies(&message, &signature));
+    controller.jitctl(&format!("approve {ID} --yes --signing-key none.key")).fails(78, "none.key");
 }
 
 #[test]

@@ -48,7 +48,6 @@ pub(crate) fn request(proposal: Proposal, state: State) -> Request {
         outcome: Outcome::Manual,
         needs: Needs([("sre".to_owned(), 1)].into()),
         max_duration_ms: Some(HOUR),
-        escalate: None,
         rules: Vec::new(),
         denied: Vec::new(),
         escalate: None,

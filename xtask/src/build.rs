@@ -43,10 +43,30 @@ pub(crate) fn programs(release: bool) -> Result<Programs> {
     built(release)
 }
 
+/// Builds the controller. It is no default member: its dependencies take minutes.
+pub(crate) fn controller(release: bool) -> Result<PathBuf> {
+    let mut arguments = vec!["build", "--package", "jit-controller", "--bin", "jit-controller"];
+    if release {
+        arguments.push("--release");
+    }
+    shell::visible(&mut shell::cargo(arguments))?;
+    built_controller(release)
+}
+
+/// The controller of an earlier build.
+pub(crate) fn built_controller(release: bool) -> Result<PathBuf> {
+    let program = std::path::absolute(directory(release))?.join("jit-controller");
+    ensure!(program.is_file(), "{} does not exist: leave out --built", program.display());
+    Ok(program)
+}
+
+fn directory(release: bool) -> PathBuf {
+    shell::target().join(if release { "release" } else { "debug" })
+}
+
 /// The programs of an earlier build.
 pub(crate) fn built(release: bool) -> Result<Programs> {
-    let directory = shell::target().join(if release { "release" } else { "debug" });
-    let directory = std::path::absolute(directory)?;
+    let directory = std::path::absolute(directory(release))?;
     let programs =
         Programs { agent: directory.join("jit-agent"), jitctl: directory.join("jitctl") };
     for program in [&programs.agent, &programs.jitctl] {

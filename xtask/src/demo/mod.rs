@@ -22,10 +22,12 @@ use self::{
 use crate::{build, setup, shell};
 
 mod agent;
+mod daemon;
 mod interrupt;
 mod net;
 mod report;
 mod service;
+mod whole;
 
 /// How long to wait before a connection counts as closed.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -44,6 +46,9 @@ pub(crate) struct Options {
     /// Use the programs of an earlier build
     #[arg(long)]
     built: bool,
+    /// With a controller and two hosts: a request, an approval by somebody else, a revocation, the audits
+    #[arg(long)]
+    whole: bool,
     /// This is the run that sudo was asked for
     #[arg(long, hide = true)]
     through_sudo: bool,
@@ -51,24 +56,34 @@ pub(crate) struct Options {
 
 /// Builds the programs, becomes root, and shows the demo.
 pub(crate) fn run(options: Options) -> Result<()> {
-    let Options { release, built, through_sudo } = options;
+    let Options { release, built, whole, through_sudo } = options;
     let programs = if built {
         build::built(release)?
     } else {
         setup::ensure(setup::Purpose::Demo)?;
         build::programs(release)?
     };
+    // Only the demo of the whole needs what it is made of.
+    let controller = match (whole, built) {
+        (false, _) => None,
+        (true, false) => Some(build::controller(release)?),
+        (true, true) => Some(build::built_controller(release)?),
+    };
     if !shell::is_root() {
         let mut again = Command::new(std::env::current_exe().context("where this program is")?);
         ensure!(!through_sudo, "sudo did not make this run root's");
         again.args(["demo", "--built", "--through-sudo"]).args(release.then_some("--release"));
+        again.args(whole.then_some("--whole"));
         let reason = "the demo makes network namespaces and loads programs into the kernel";
         return Err(shell::as_root(reason, again)?.exec()).context("starting sudo");
     }
     interrupt::watch()?;
     net::sweep();
     let report = Report::new();
-    let shown = show(&report, &programs);
+    let shown = match controller {
+        Some(controller) => whole::show(&report, &programs, &controller),
+        None => show(&report, &programs),
+    };
     // `show` has removed everything that it made.
     if interrupt::arrived() {
         report.say("interrupted; cleaned up");
@@ -86,7 +101,7 @@ fn show(report: &Report, programs: &build::Programs) -> Result<()> {
         Ok((format!("host {HOST}; client {CLIENT}; stranger {STRANGER}"), network))
     })?;
     let service = report.step_with("a service on port 22 of the host", || {
-        let service = Service::start(&network.host, scratch.path())?;
+        let service = Service::start(&network.host, HOST, scratch.path())?;
         Ok((service.name.clone(), service))
     })?;
     let mut agent = report.step_with("throw-away keys, certificates, configuration", || {
@@ -95,7 +110,7 @@ fn show(report: &Report, programs: &build::Programs) -> Result<()> {
     })?;
     let played = play(report, &network, &mut agent);
     if played.is_err() && !interrupt::arrived() {
-        report.say(&format!("the agent's last words:\n{}", agent.log_end()));
+        report.say(&format!("the agent's last words:\n{}", agent.daemon.log_end()));
     }
     drop(service);
     played
@@ -110,7 +125,8 @@ fn play(report: &Report, network: &Network, agent: &mut Agent<'_>) -> Result<()>
     };
 
     look("no gate yet: open to both", open(Who::Client), open(Who::Stranger))?;
-    report.step("agent started", || Ok(format!("in force after {} ms", ms(agent.start()?))))?;
+    report
+        .step("agent started", || Ok(format!("in force after {} ms", ms(agent.daemon.start()?))))?;
     look("no grant: closed to both", closed(Who::Client), closed(Who::Stranger))?;
 
     let short = report.step_with(&format!("grant for the client, {SHORT}, pushed"), || {
@@ -119,13 +135,15 @@ fn play(report: &Report, network: &Network, agent: &mut Agent<'_>) -> Result<()>
         Ok((format!("first connection {} ms after jitctl was started", ms(after)), granted))
     })?;
     look("open to the client only", open(Who::Client), closed(Who::Stranger))?;
-    report.step("agent killed", || Ok(format!("SIGKILL to pid {}", agent.kill()?)))?;
-    report.step("jit-agent status reads the pins", || agent.status_of_the_dead())?;
+    report.step("agent killed", || Ok(format!("SIGKILL to pid {}", agent.daemon.kill()?)))?;
+    report.step("jit-agent status reads the pins", || agent.daemon.status_of_the_dead())?;
     look("agent dead: the same", open(Who::Client), closed(Who::Stranger))?;
     report.step("deadline passes, agent still dead", || deadline(network, short.not_after))?;
     look("closed to both again", closed(Who::Client), closed(Who::Stranger))?;
 
-    report.step("agent restarted", || Ok(format!("in force after {} ms", ms(agent.start()?))))?;
+    report.step("agent restarted", || {
+        Ok(format!("in force after {} ms", ms(agent.daemon.start()?)))
+    })?;
     look("the grant that ended stays ended", closed(Who::Client), closed(Who::Stranger))?;
     let long = report.step_with("new grant for the client, 1h, pushed", || {
         let (granted, after) = push(network, || agent.grant(&CLIENT.sources(), "1h", "disk full"))?;
@@ -141,7 +159,7 @@ fn play(report: &Report, network: &Network, agent: &mut Agent<'_>) -> Result<()>
         agent.grant(&["203.0.113.128/28".to_owned()], "1h", "patching").map(|other| other.id)
     })?;
     look("closed to both", closed(Who::Client), closed(Who::Stranger))?;
-    let screen = agent.status()?;
+    let screen = agent.daemon.status()?;
     report.say(&format!("\n$ jit-agent status\n{screen}"));
     Ok(())
 }

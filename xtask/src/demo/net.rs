@@ -11,17 +11,20 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
     os::fd::AsFd as _,
     path::Path,
+    process::{Command, Output, Stdio},
     thread,
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::shell;
 
 /// The server.
 pub(super) const HOST: Addresses = addresses(10, 0x10);
+/// A second server, in the demo of the whole.
+pub(super) const SECOND: Addresses = addresses(11, 0x11);
 /// The host that gets a grant.
 pub(super) const CLIENT: Addresses = addresses(7, 7);
 /// The host that gets no grant.
@@ -69,7 +72,8 @@ pub(super) struct Namespace {
 }
 
 impl Namespace {
-    fn new(role: &str) -> Result<Self> {
+    /// A namespace for this role in the demo.
+    pub(super) fn new(role: &str) -> Result<Self> {
         let name = format!("{PREFIX}{}-{role}", std::process::id());
         ip(&["netns", "add", &name])?;
         let path = Path::new(NAMED).join(&name);
@@ -91,6 +95,26 @@ impl Namespace {
             });
             worker.join().map_err(|_| anyhow!("the work in {} panicked", self.name))?
         })
+    }
+
+    /// Runs a program inside the namespace until it ends.
+    pub(super) fn output(&self, mut command: Command) -> Result<Output> {
+        command.stdin(Stdio::null());
+        let shown = shell::show(&command);
+        self.inside(move || command.output())?.with_context(|| format!("cannot start `{shown}`"))
+    }
+
+    /// The same. Fails unless it ends well.
+    pub(super) fn ended_well(&self, command: Command) -> Result<Output> {
+        let shown = shell::show(&command);
+        let output = self.output(command)?;
+        ensure!(
+            output.status.success(),
+            "`{shown}` failed ({}): {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        Ok(output)
     }
 
     fn ip(&self, arguments: &[&str]) -> Result<()> {
@@ -129,23 +153,31 @@ impl Network {
             stranger: Namespace::new("stranger")?,
             controller: Namespace::new("controller")?,
         };
-        let switch = &network.controller;
-        switch.ip(&["link", "add", "switch", "type", "bridge", "mcast_snooping", "0"])?;
-        for (port, namespace, addresses) in [
+        let members = [
             ("host", &network.host, HOST),
             ("client", &network.client, CLIENT),
             ("stranger", &network.stranger, STRANGER),
-        ] {
-            let peer = ["type", "veth", "peer", "name", "eth0", "netns", &namespace.name];
-            switch.ip(&[&["link", "add", port][..], &peer].concat())?;
-            switch.ip(&["link", "set", port, "master", "switch", "up"])?;
-            namespace.address("eth0", addresses)?;
-            namespace.ip(&["link", "set", "eth0", "up"])?;
-        }
-        switch.address("switch", CONTROLLER)?;
-        switch.ip(&["link", "set", "switch", "up"])?;
+        ];
+        join(&network.controller, &members)?;
         Ok(network)
     }
+}
+
+/// Makes a switch in the controller's namespace, and connects hosts to it by their `eth0`.
+pub(super) fn join(
+    controller: &Namespace,
+    members: &[(&str, &Namespace, Addresses)],
+) -> Result<()> {
+    controller.ip(&["link", "add", "switch", "type", "bridge", "mcast_snooping", "0"])?;
+    for (port, namespace, addresses) in members {
+        let peer = ["type", "veth", "peer", "name", "eth0", "netns", &namespace.name];
+        controller.ip(&[&["link", "add", port][..], &peer].concat())?;
+        controller.ip(&["link", "set", port, "master", "switch", "up"])?;
+        namespace.address("eth0", *addresses)?;
+        namespace.ip(&["link", "set", "eth0", "up"])?;
+    }
+    controller.address("switch", CONTROLLER)?;
+    controller.ip(&["link", "set", "switch", "up"])
 }
 
 /// Result of an attempt to connect.
@@ -177,7 +209,12 @@ pub(super) fn connect_here(to: SocketAddr, patience: Duration) -> Seen {
 
 /// Both addresses of the server's port.
 pub(super) fn doors(port: u16) -> [SocketAddr; 2] {
-    [IpAddr::V4(HOST.v4), IpAddr::V6(HOST.v6)].map(|address| SocketAddr::new(address, port))
+    doors_of(HOST, port)
+}
+
+/// Both addresses of a host's port.
+pub(super) fn doors_of(host: Addresses, port: u16) -> [SocketAddr; 2] {
+    [IpAddr::V4(host.v4), IpAddr::V6(host.v6)].map(|address| SocketAddr::new(address, port))
 }
 
 /// The directory of the pins of this process's demo.

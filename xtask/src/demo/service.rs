@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::{
     interrupt,
-    net::{self, Namespace, Seen},
+    net::{self, Addresses, Namespace, Seen},
 };
 use crate::shell;
 
@@ -33,18 +33,19 @@ pub(super) struct Service {
 
 impl Service {
     /// Starts the service in the host's namespace and waits until it answers.
-    pub(super) fn start(host: &Namespace, scratch: &Path) -> Result<Self> {
+    pub(super) fn start(host: &Namespace, addresses: Addresses, scratch: &Path) -> Result<Self> {
+        let doors = net::doors_of(addresses, PORT);
         let service = match shell::find("sshd") {
-            Some(sshd) => match Self::sshd(host, &sshd, scratch) {
+            Some(sshd) => match Self::sshd(host, &sshd, doors, scratch) {
                 Ok(service) => service,
                 Err(error) => {
                     println!("  {} cannot be used here: {error:#}", sshd.display());
-                    Self::greeter(host)?
+                    Self::greeter(host, doors)?
                 }
             },
-            None => Self::greeter(host)?,
+            None => Self::greeter(host, doors)?,
         };
-        let [v4, _] = net::doors(PORT);
+        let [v4, _] = doors;
         let deadline = Instant::now() + Duration::from_secs(5);
         while !matches!(net::connect(host, v4, Duration::from_secs(1))?, Seen::Open(_)) {
             interrupt::sleep_until(Instant::now() + Duration::from_millis(50))?;
@@ -55,11 +56,15 @@ impl Service {
         Ok(service)
     }
 
-    fn sshd(host: &Namespace, sshd: &Path, scratch: &Path) -> Result<Self> {
+    fn sshd(
+        host: &Namespace,
+        sshd: &Path,
+        [v4, v6]: [SocketAddr; 2],
+        scratch: &Path,
+    ) -> Result<Self> {
         let key = scratch.join("ssh_host_ed25519_key");
         let mut keygen = shell::program("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-f"]);
         shell::quiet(keygen.arg(&key))?;
-        let [v4, v6] = net::doors(PORT);
         let common = format!(
             "ListenAddress {v4}\nListenAddress {v6}\nHostKey {}\nPidFile none\nUsePAM no\n\
              MaxStartups 1000\nPasswordAuthentication no\n",
@@ -87,8 +92,8 @@ impl Service {
         }
     }
 
-    fn greeter(host: &Namespace) -> Result<Self> {
-        for door in net::doors(PORT) {
+    fn greeter(host: &Namespace, doors: [SocketAddr; 2]) -> Result<Self> {
+        for door in doors {
             let listener = host
                 .inside(|| TcpListener::bind(door))?
                 .with_context(|| format!("listening on {door}"))?;

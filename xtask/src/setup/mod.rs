@@ -155,7 +155,19 @@ const NEEDS: &[Need] = &[
         provide: promtool::provide,
     },
     Need {
-        name: "python for the independent client",
+        name: "ssh-agent",
+        from: Purpose::Test,
+        find: || system::find_programs(&["ssh-agent", "ssh-add", "ssh-keygen"]),
+        provide: |_| apt::install("signing with keys of an ssh-agent", &["openssh-client"]),
+    },
+    Need {
+        name: "softhsm2",
+        from: Purpose::Test,
+        find: || system::find_program("softhsm2-util"),
+        provide: |_| apt::install("signing with keys in a PKCS#11 module", &["softhsm2"]),
+    },
+    Need {
+        name: "python for clients and key services",
         from: Purpose::Test,
         find: system::find_client_python,
         provide: system::provide_client_python,

@@ -44,7 +44,7 @@ const HANGS: Duration = Duration::from_secs(75);
 /// The first wait after an end, and the longest.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
-/// A signer that ran for this time has not failed at once.
+/// A signer that ran for this time, or has answered, has not failed at once.
 const RAN_WELL: Duration = Duration::from_secs(10);
 /// What may wait to be signed.
 const QUEUE: usize = 256;
@@ -157,11 +157,12 @@ impl Keeper {
         loop {
             let since = Instant::now();
             let end = running.serve(&mut asked).await;
+            let running_well = running.answers > 0;
             self.see(|seen| seen.pid = None);
             running.end().await;
             let End::Lost(why) = end else { return };
             warn!("the signer has ended, and is started again: {why}");
-            if since.elapsed() >= RAN_WELL {
+            if since.elapsed() >= RAN_WELL || running_well {
                 wait = FIRST_WAIT;
             }
             running = loop {
@@ -220,7 +221,7 @@ impl Keeper {
                 }
             }
         });
-        Ok(Running { child, write, answered, number: 0, waiting: HashMap::new() })
+        Ok(Running { child, write, answered, number: 0, answers: 0, waiting: HashMap::new() })
     }
 }
 
@@ -230,6 +231,8 @@ struct Running {
     write: OwnedWriteHalf,
     answered: mpsc::Receiver<io::Result<FromSigner>>,
     number: u64,
+    /// Number of signatures and refusals; what is to be tried again is none.
+    answers: u64,
     /// What it was asked, and when.
     waiting: HashMap<u64, (Instant, Reply)>,
 }
@@ -288,6 +291,9 @@ impl Running {
             Answer::Refused { word, detail } => Err(SignerError::Refused { word, detail }),
             Answer::Unavailable(why) => Err(SignerError::Unavailable(why)),
         };
+        if !matches!(result, Err(SignerError::Unavailable(_))) {
+            self.answers += 1;
+        }
         let _nobody_waits = to.send(result);
     }
 

@@ -1,0 +1,12 @@
+//! The signer's real process, with real keys: files, SoftHSM, ssh-agent, programs.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that meets the unexpected panics"
+)]
+
+mod backends;
+mod clouds;
+mod process;
+mod world;

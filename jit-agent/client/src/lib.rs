@@ -17,6 +17,8 @@ mod error;
 pub mod exit;
 pub mod files;
 #[cfg(feature = "signing")]
+pub mod inspect;
+#[cfg(feature = "signing")]
 pub mod keys;
 pub mod local;
 pub mod pem;

@@ -12,6 +12,7 @@ use crate::{
     keygen::KeygenArgs,
     pki::PkiArgs,
     policy::PolicyArgs,
+    sign::{InspectArgs, SignArgs},
     target::AgentArgs,
 };
 
@@ -77,6 +78,10 @@ pub(crate) enum Command {
     Grant(GrantArgs),
     /// Push signed grants from files that `grant --out` or another signer wrote
     Push(PushArgs),
+    /// Show what an envelope says and add a signature to it
+    Sign(SignArgs),
+    /// Show what a host would check of an envelope
+    Inspect(InspectArgs),
     /// End grants now: their ports close (--cut: open sessions end as well)
     Revoke(RevokeArgs),
     /// Show the grants that the agent holds

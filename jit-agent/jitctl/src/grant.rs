@@ -8,7 +8,10 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
-use jit_client::{exit::Exit, signing::seal};
+use jit_client::{
+    exit::Exit,
+    keys::{KeySpec, seal},
+};
 use jit_common::Protocol;
 use jit_proto::{
     GrantId, PortRange, SourcePrefix, dsse::MAX_ENVELOPE_BYTES, payload_type::GRANT_TYPE, v1,
@@ -32,9 +35,10 @@ use crate::{
 /// Arguments of `grant`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct GrantArgs {
-    /// Private key that signs (PKCS#8 PEM); repeat for ports that need several approvals
-    #[arg(long, required = true, value_name = "FILE")]
-    signing_key: Vec<PathBuf>,
+    /// Key that signs: a PKCS#8 PEM file, ssh-agent:COMMENT, or pkcs11:... (see `jitctl sign --help`);
+    /// repeat for ports that need several approvals
+    #[arg(long, required = true, value_name = "KEY")]
+    signing_key: Vec<KeySpec>,
     /// Exact id of a host that the grant is for, as its agent's status shows it; may be repeated
     #[arg(long, required = true, value_name = "ID", num_args = 1..)]
     host: Vec<String>,
@@ -98,7 +102,7 @@ pub(crate) fn run(agent_args: &AgentArgs, args: &GrantArgs) -> Result<Exit, Fail
     let id = args.id.unwrap_or_else(|| GrantId(ulid::Ulid::generate().to_bytes()));
     let grant = build(args, id, Timestamp::now(), default_requester)?;
     let window = (grant.not_before_ms, grant.not_after_ms);
-    let envelope = seal(GRANT_TYPE, grant.encode_to_vec(), &keys);
+    let envelope = seal(GRANT_TYPE, grant.encode_to_vec(), &keys)?;
     if envelope.encoded_len() > MAX_ENVELOPE_BYTES {
         return Err(Failure::usage(format!(
             "the grant is larger than the {MAX_ENVELOPE_BYTES} bytes that agents accept; split it"

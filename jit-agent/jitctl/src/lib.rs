@@ -20,6 +20,7 @@ mod order;
 mod pki;
 mod policy;
 mod requester;
+mod sign;
 mod signing;
 mod table;
 mod target;
@@ -76,6 +77,8 @@ fn perform(cli: Cli) -> Result<Exit, Failure> {
             Some(id) => controller::revoke(&agent, &controller, id, &args),
             None => order::revoke(&agent, &args),
         },
+        Command::Sign(args) => sign::sign(&args),
+        Command::Inspect(args) => sign::inspect(&args),
         Command::List(args) => order::list(&agent, &args),
         Command::Status(args) => order::status(&agent, &args),
         Command::Policy(args) => policy::run(&agent, &args),

@@ -14,9 +14,8 @@ use jit_client::{
     Agent, CallError,
     exit::Exit,
     files::{read, read_text},
-    policy_changes as changes,
-    signing::seal,
-    status,
+    keys::{KeySpec, seal},
+    policy_changes as changes, status,
 };
 use jit_proto::{
     PolicyFile,
@@ -100,10 +99,10 @@ struct PushArgs {
     /// A file with a signed policy, written by `push --out`
     #[arg(long, group = "what", value_name = "FILE", conflicts_with_all = ["signing_key", "out"])]
     envelope: Option<PathBuf>,
-    /// Private key that signs (PKCS#8 PEM), of a [[signer]] with signs = ["policy"]; repeat for
-    /// several approvals
-    #[arg(long, value_name = "FILE")]
-    signing_key: Vec<PathBuf>,
+    /// Key that signs, of a [[signer]] with signs = ["policy"]: a PKCS#8 PEM file, ssh-agent:COMMENT,
+    /// or pkcs11:... (see `jitctl sign --help`); repeat for several approvals
+    #[arg(long, value_name = "KEY")]
+    signing_key: Vec<KeySpec>,
     /// Exact id of a host that the policy is for; may be repeated [default: `hosts` in the file]
     #[arg(long, value_name = "ID", num_args = 1..)]
     host: Vec<String>,
@@ -387,7 +386,7 @@ fn sign(agent_args: &AgentArgs, args: &PushArgs, path: &Path) -> Result<v1::Enve
             .saturating_add(1),
     };
     let policy = build(args, &file, version, Timestamp::now(), default_requester)?;
-    let envelope = seal(POLICY_TYPE, policy.encode_to_vec(), &keys);
+    let envelope = seal(POLICY_TYPE, policy.encode_to_vec(), &keys)?;
     if envelope.encoded_len() > MAX_ENVELOPE_BYTES {
         return Err(Failure::usage(format!(
             "the policy is larger than the {MAX_ENVELOPE_BYTES} bytes that agents accept"

@@ -25,7 +25,7 @@ use tokio::{
     process::{Child, Command},
     runtime::Builder,
     sync::{mpsc, oneshot},
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 use tracing::{info, warn};
 
@@ -35,7 +35,7 @@ use super::{
     settings::Settings,
 };
 
-/// Longest wait for a signature, from the call on.
+/// Longest wait for a signature, from the call on. A signer that does not start is answered for at once.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Longest wait for the start: a key service must be reached.
 const START: Duration = Duration::from_secs(60);
@@ -165,18 +165,42 @@ impl Keeper {
             if since.elapsed() >= RAN_WELL || running_well {
                 wait = FIRST_WAIT;
             }
+            let mut failed = None;
             running = loop {
-                sleep(wait).await;
-                wait = (wait * 2).min(LONGEST_WAIT);
-                if asked.is_closed() && asked.is_empty() {
+                if !self.pause(wait, &mut asked, failed.as_deref()).await {
                     return;
                 }
+                wait = (wait * 2).min(LONGEST_WAIT);
                 match self.start().await {
                     Ok(running) => break running,
-                    Err(why) => warn!("the signer does not start: {why}"),
+                    Err(why) => {
+                        warn!("the signer does not start: {why}");
+                        failed = Some(why);
+                    }
                 }
             };
             info!("the signer is there again");
+        }
+    }
+
+    /// Waits before a start. If the last one has failed, whoever asks meanwhile gets the reason at once.
+    /// Returns whether anybody needs the signer still.
+    async fn pause(
+        &self,
+        wait: Duration,
+        asked: &mut mpsc::Receiver<Asked>,
+        failed: Option<&str>,
+    ) -> bool {
+        let until = Instant::now() + wait;
+        loop {
+            tokio::select! {
+                () = sleep_until(until) => return !asked.is_closed(),
+                one = asked.recv(), if failed.is_some() => {
+                    let Some(one) = one else { return false };
+                    let why = format!("it does not start: {}", failed.unwrap_or_default());
+                    let _nobody_waits = one.answer.send(Err(SignerError::Unavailable(why)));
+                }
+            }
         }
     }
 
@@ -255,7 +279,7 @@ impl Running {
                     Some(Err(error)) => return End::Lost(error.to_string()),
                     None => return End::Lost("its connection was closed".into()),
                 },
-                () = tokio::time::sleep_until(hangs), if oldest.is_some() => {
+                () = sleep_until(hangs), if oldest.is_some() => {
                     return End::Lost(format!("it did not answer for {} s", HANGS.as_secs()));
                 }
             }

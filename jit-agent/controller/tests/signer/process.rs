@@ -8,7 +8,7 @@ use std::{
     path::Path,
     process::{Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use jit_controller::{
@@ -163,6 +163,24 @@ async fn a_process_that_crashes_is_started_again() {
     eventually("the end is seen", async || signer.pid() != Some(first)).await;
     signs(&signer).await;
     assert_ne!(signer.pid(), Some(first));
+}
+
+#[tokio::test]
+async fn while_it_does_not_start_whoever_asks_hears_why_at_once() {
+    let world = World::new();
+    let signer = world.start().await;
+    let (file, aside) = (world.path("signer.key"), world.path("aside.key"));
+    fs::rename(&file, &aside).unwrap();
+    kill(signer.pid().unwrap());
+    eventually("the reason", async || {
+        let asked = Instant::now();
+        let answer = signer.sign(&agreed(proposal())).await;
+        assert!(asked.elapsed() < Duration::from_secs(5), "{answer:?}");
+        matches!(answer, Err(SignerError::Unavailable(why)) if why.contains("signer.key"))
+    })
+    .await;
+    fs::rename(&aside, &file).unwrap();
+    eventually("it signs again", async || signer.sign(&agreed(proposal())).await.is_ok()).await;
 }
 
 #[tokio::test]

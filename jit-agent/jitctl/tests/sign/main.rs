@@ -1,6 +1,10 @@
 //! `jitctl sign` and `inspect` as a person runs them, with a real ssh-agent and a real SoftHSM.
 
-#![expect(clippy::unwrap_used, reason = "a test that meets the unexpected panics")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that meets the unexpected panics"
+)]
 
 use std::{
     fs,

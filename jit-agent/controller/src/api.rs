@@ -22,6 +22,7 @@ mod inventory;
 mod limits;
 mod me;
 mod openapi;
+mod places;
 mod policies;
 pub mod problem;
 mod records;

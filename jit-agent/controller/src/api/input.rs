@@ -149,6 +149,17 @@ pub(super) fn moment_ms(
     }
 }
 
+/// Checks words that may be missing.
+///
+/// # Errors
+/// They are too long, or would change how a terminal shows what stands beside them.
+pub(super) fn words(field: &str, text: &str, most: usize) -> Result<(), Failure> {
+    if text.is_empty() {
+        return Ok(());
+    }
+    jit_proto::text::check(field, text, most).map_err(|why| Failure::field(field, why))
+}
+
 fn both(field: &str) -> Failure {
     Failure::field(field, format!("give either `{field}` or `{field}_ms`, not both"))
 }

@@ -5,7 +5,7 @@ use jit_client::controller::types::{
     self, RulesCaseView, RulesDiff, RulesInput, RulesTestInput, RulesTestResult, RulesView,
     TextMistake,
 };
-use jit_proto::text::{MAX_TEXT_BYTES, check};
+use jit_proto::text::MAX_TEXT_BYTES;
 use serde::Deserialize;
 use serde_json::json;
 use utoipa::IntoParams;
@@ -13,7 +13,7 @@ use utoipa::IntoParams;
 use super::{
     answer,
     auth::{Caller, Scope},
-    input::{Body, Call, Params},
+    input::{Body, Call, Params, words},
     problem::{Failure, Word},
     state::ApiState,
     view,
@@ -78,7 +78,7 @@ pub(super) async fn put(
     Body(new): Body<RulesInput>,
 ) -> Result<Response, Failure> {
     let by = caller.admin_with(Scope::Rules)?;
-    check("text", &new.note, MAX_TEXT_BYTES).map_err(|why| Failure::field("note", why))?;
+    words("note", &new.note, MAX_TEXT_BYTES)?;
     let before = state.store().rules_in_force().await?;
     let number = before.as_ref().map_or(0, |rules| rules.version);
     match_version(&call, number)?;

@@ -19,7 +19,7 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 
-use super::settings::Settings;
+use super::{places::Places, settings::Settings};
 
 /// Longest TLS handshake, and longest wait for the head of a call.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -66,6 +66,7 @@ impl Server {
     /// Those of the listening socket.
     pub async fn run(self, router: Router) -> io::Result<()> {
         let acceptor = RustlsAcceptor::new(self.tls).handshake_timeout(HANDSHAKE);
+        let acceptor = acceptor.acceptor(Places::new());
         let mut server = axum_server::from_tcp(self.listener)?
             .acceptor(acceptor)
             .handle(self.handle)

@@ -165,7 +165,7 @@ mod tests {
             "http://192.0.2.1/x",
             "ftp://192.0.2.1/x",
             "https://user:secret@192.0.2.1/x",
-            "https:///x",
+            "https://",
             "web",
         ] {
             assert!(check(text, false).is_err(), "{text}");

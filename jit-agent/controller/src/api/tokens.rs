@@ -6,7 +6,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use jit_client::controller::types::{self, SCOPES, TokenInput, TokenMade, TokenView};
-use jit_proto::text::{MAX_NAME_BYTES, check};
+use jit_proto::text::MAX_NAME_BYTES;
 use serde::Deserialize;
 use serde_json::json;
 use utoipa::IntoParams;
@@ -14,7 +14,7 @@ use utoipa::IntoParams;
 use super::{
     answer,
     auth::{Caller, Scope},
-    input::{Body, Call, Params, duration_ms},
+    input::{Body, Call, Params, duration_ms, words},
     problem::{Failure, Word},
     state::ApiState,
     token::Secret,
@@ -89,7 +89,7 @@ pub(super) async fn make(
         // A stolen token does not live longer by making another one.
         ends_ms = ends_ms.min(caller.token().ends_ms);
     }
-    check("text", &new.label, MAX_NAME_BYTES).map_err(|why| Failure::field("label", why))?;
+    words("label", &new.label, MAX_NAME_BYTES)?;
     scopes(&caller, &new)?;
     let secret = Secret::generate();
     let token = Token {

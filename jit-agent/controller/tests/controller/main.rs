@@ -10,6 +10,7 @@
 mod databases;
 
 mod access;
+mod api;
 mod audit;
 mod commands;
 mod filled;

@@ -221,6 +221,25 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    /// Clap would give one the value of the other, and fail where their types differ.
+    #[test]
+    fn no_command_has_an_option_with_the_name_of_a_global_one() {
+        fn walk(command: &clap::Command, global: &[String]) {
+            for one in command.get_subcommands() {
+                for argument in one.get_arguments().filter(|argument| !argument.is_global_set()) {
+                    let id = argument.get_id().as_str();
+                    assert!(!global.contains(&id.to_owned()), "{} {id}", one.get_name());
+                }
+                walk(one, global);
+            }
+        }
+        let root = Cli::command();
+        let global = root.get_arguments().filter(|argument| argument.is_global_set());
+        let global: Vec<_> = global.map(|argument| argument.get_id().to_string()).collect();
+        assert!(global.contains(&"key".to_owned()), "{global:?}");
+        walk(&root, &global);
+    }
+
     #[test]
     fn revoke_takes_exactly_one_target() {
         let parse = |args: &[&str]| {

@@ -13,8 +13,10 @@ const RED: &str = "31";
 const YELLOW: &str = "33";
 /// Spaces between two columns.
 const GAP: usize = 2;
-/// A column that must give room keeps this width.
-const LEAST: usize = 8;
+/// Columns that must give room keep the first of these widths; if that is not enough, the next.
+const LEAST: [usize; 3] = [8, 4, 1];
+/// Columns that give room last: a part of an id is of no use.
+const WHOLE: [&str; 3] = ["AGENT", "ID", "REQUEST"];
 /// The longest text of a cell, letters.
 const MAX_CELL: usize = 400;
 /// Columns of a label.
@@ -125,9 +127,11 @@ impl Table {
         }
         let Some(wide) = wide else { return widths };
         let gaps = widths.len().saturating_sub(1) * GAP;
-        for least in [LEAST, 1] {
+        for (least, all) in LEAST.map(|least| (least, false)).into_iter().chain([(1, true)]) {
             while widths.iter().sum::<usize>() + gaps > wide {
-                match widths.iter_mut().max() {
+                let gives = widths.iter_mut().zip(&self.titles);
+                let gives = gives.filter(|(_, title)| all || !WHOLE.contains(title));
+                match gives.map(|(width, _)| width).max() {
                     Some(widest) if *widest > least => *widest -= 1,
                     _ => break,
                 }
@@ -187,6 +191,16 @@ mod tests {
                 assert!(text.contains("refused"), "{text}");
             }
         }
+    }
+
+    #[test]
+    fn an_id_is_whole_where_anything_else_can_give_room() {
+        let id = "01KPEXAMP1E000000000000001";
+        let mut table = Table::new(&["ID", "STATE", "WHY"]);
+        table.row([id.into(), Cell::word("pending"), "a long reason in many words".into()]);
+        let text = table.text(Page { width: Some(40), ..Page::endless(Style::Plain) });
+        assert!(text.lines().all(|line| width(line) <= 40), "{text}");
+        assert!(text.contains(id), "{text}");
     }
 
     #[test]

@@ -31,7 +31,9 @@ impl Problem {
             field if !field.is_empty() && !said.contains(field) => format!("{field}: {said}"),
             _ => said.clone(),
         };
-        for TextMistake { line, column, text } in &self.mistakes {
+        let told = |mistake: &TextMistake| self.mistakes.len() == 1 && said.contains(&mistake.text);
+        let mistakes = self.mistakes.iter().filter(|mistake| !told(mistake));
+        for TextMistake { line, column, text } in mistakes {
             out += &match (line, column) {
                 (0, _) => format!("\n  {text}"),
                 (line, 0) => format!("\n  line {line}: {text}"),
@@ -39,7 +41,7 @@ impl Problem {
             };
         }
         if !self.next.is_empty() {
-            out += if self.mistakes.is_empty() { "; " } else { "\n" };
+            out += if out.contains('\n') { "\n" } else { "; " };
             out += &self.next;
         }
         out
@@ -81,6 +83,10 @@ pub(super) fn refused(name: &str, status: StatusCode, body: &[u8]) -> CallError 
         StatusCode::PRECONDITION_FAILED => "changed",
         _ => "invalid",
     };
+    if !problem.mistakes.is_empty() {
+        // They are in a file of this side.
+        return CallError::Files(format!("refused: {word}: {said}"));
+    }
     CallError::refused(word, &said)
 }
 
@@ -172,10 +178,16 @@ mod tests {
     #[test]
     fn mistakes_in_a_text_are_named_with_their_lines() {
         let body = r#"{"detail":"the rules have a mistake","word":"invalid","next":"mend it",
-            "mistakes":[{"line":3,"column":7,"text":"no entity Hots"}]}"#;
-        let said = refusal(StatusCode::UNPROCESSABLE_ENTITY, body).to_string();
-        let end = "the rules have a mistake\n  line 3, column 7: no entity Hots\nmend it";
-        assert!(said.ends_with(end), "{said}");
+            "mistakes":[{"line":3,"column":7,"text":"no entity Hots"},{"line":4,"text":"x","column":0}]}"#;
+        let refused = refusal(StatusCode::UNPROCESSABLE_ENTITY, body);
+        let end =
+            "the rules have a mistake\n  line 3, column 7: no entity Hots\n  line 4: x\nmend it";
+        assert!(matches!(&refused, CallError::Files(said) if said.ends_with(end)), "{refused}");
+        let body = r#"{"detail":"line 3: no port","word":"invalid","next":"mend it",
+            "mistakes":[{"line":3,"column":0,"text":"no port"}]}"#;
+        let refused = refusal(StatusCode::UNPROCESSABLE_ENTITY, body);
+        let said = "refused: invalid: line 3: no port; mend it";
+        assert_eq!(refused, CallError::Files(said.into()));
     }
 
     #[test]

@@ -71,18 +71,8 @@ pub(super) fn run(to: To<'_>, args: &AccessArgs) -> Result<Exit, Failure> {
 }
 
 fn table(view: &AccessView) -> Table {
-    let mut table = Table::new(&[
-        "HOST",
-        "PORTS",
-        "FROM",
-        "WHO",
-        "AGREED",
-        "HOST SAYS",
-        "SINCE",
-        "UNTIL",
-        "REQUEST",
-        "WHY",
-    ]);
+    let titles = ["HOST", "PORTS", "FROM", "WHO", "AGREED", "UNTIL", "HOST SAYS", "REQUEST"];
+    let mut table = Table::new(&titles);
     for one in &view.entries {
         // Nobody knows whether a host that did not answer has opened.
         let says = match one.certain {
@@ -95,11 +85,9 @@ fn table(view: &AccessView) -> Table {
             one.sources.join(", ").into(),
             one.requester.as_str().into(),
             one.approvers.join(", ").into(),
-            says.into(),
-            one.since.as_str().into(),
             one.until.as_str().into(),
+            says.into(),
             one.request.as_str().into(),
-            one.reason.as_str().into(),
         ]);
     }
     table

@@ -15,7 +15,12 @@ use jit_client::{
 use serde::Serialize;
 
 use super::{ControllerArgs, Output, session::To, show, wait};
-use crate::{cli::RevokeArgs, failure::Failure, target::AgentArgs, text};
+use crate::{
+    cli::RevokeArgs,
+    failure::{self, Failure},
+    target::AgentArgs,
+    text,
+};
 
 /// How long `revoke` waits for the hosts.
 const HOSTS: Duration = Duration::from_secs(5);
@@ -32,7 +37,7 @@ pub(crate) struct WithdrawArgs {
 /// Arguments of `extend`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-More time is another request, which begins at the end of this one and needs what this one needed.
+More time is another request. It begins at the end of this one, and needs what this one needed.
 
 Example:
     jitctl extend 01KPEXAMP1E000000000000001 --for 30m --reason 'restore still runs'")]
@@ -143,6 +148,9 @@ pub(crate) fn revoke(
             text::print_pretty(&view)?;
             return Ok(exit);
         }
+        if let Some(other) = &view.replaced_by {
+            failure::warn(&format!("{other} has replaced it and goes on: revoke that, too"));
+        }
         let hosts = view.answers.len() - open.clone().count();
         text::print(&format!(
             "revoked {}: {hosts} hosts have ended it\n",
@@ -181,7 +189,11 @@ fn say(to: To<'_>, id: &str, call: Call, output: Output) -> Result<Exit, Failure
         return Ok(Exit::Success);
     }
     let ends = view.ends.as_ref().map(|ends| format!(", ends {ends}")).unwrap_or_default();
-    let whose = if view.id == id { String::new() } else { format!(" (after {id})") };
+    let whose = match &view.replaces {
+        _ if view.id == id => String::new(),
+        Some(replaces) => format!(" (replaces {replaces})"),
+        None => format!(" (after {id})"),
+    };
     let state = match view.state.as_str() {
         "pending" => wait::sentence(&view),
         state => state.to_owned(),

@@ -23,8 +23,8 @@ use crate::{
 };
 
 const EXAMPLES: &str = "\
-Shows the request first, and asks. What is sent is the hash of what was shown: if the request has changed
-meanwhile, the approval is refused. Nobody approves his own request.
+Shows the request first, and asks. What is sent is the hash of what was shown: if the request has
+changed meanwhile, the approval is refused. Nobody approves his own request.
 
 Examples:
     jitctl requests --pending

@@ -32,8 +32,8 @@ Examples:
     jitctl hosts set web-1 --label role=db --label old-     changes one label, removes another
     jitctl hosts import hosts.csv --dry-run
 
-A file is CSV with the columns id, address, server_name, labels (a=b;c=d), groups (x;y), or TOML with
-[[host]] sections of the same names.";
+A file is CSV with the columns id, address, server_name, labels (a=b;c=d), groups (x;y), or TOML
+with [[host]] sections of the same names.";
 
 /// Arguments of `hosts`.
 #[derive(Args, Debug)]

@@ -29,16 +29,17 @@ use crate::{
 };
 
 /// A token that ends within this time is worth a warning.
-const SOON: Duration = Duration::from_secs(24 * 3600);
+const SOON: Duration = Duration::from_secs(2 * 3600);
 
 const EXAMPLES: &str = "\
 Examples:
     jitctl login --controller https://jit.example.org
     jitctl login --controller https://jit.example.org:8443 --ca ca.pem --context prod < token
 
-The token comes from an administrator (jitctl tokens make) or from `jit-controller init`. It is typed
-without being shown, or read from standard input. Logins are kept in ~/.config/jitctl, which only you can
-read. JITCTL_TOKEN in the environment replaces the token of every login, and needs none.";
+The token comes from an administrator (jitctl tokens make) or from `jit-controller init`. It is
+typed without being shown, or read from standard input. Logins are kept in ~/.config/jitctl, which
+only you can read. JITCTL_TOKEN in the environment replaces the token of every login, and needs
+none.";
 
 /// Arguments of `login`.
 #[derive(Args, Debug)]

@@ -36,8 +36,8 @@ Examples:
   Only see who would have to agree, and why:
     jitctl request db-1 --port 5432 --why 'slow query' --dry-run
 
-Exit codes: 0 submitted, or with --wait: open on every host; 77 refused by a rule, a person or a host;
-69 with --wait: something has not answered in time.";
+Exit codes: 0 submitted, or with --wait: open on every host; 77 refused by a rule, a person or
+a host; 69 with --wait: something has not answered in time.";
 
 /// Arguments of `request`.
 #[derive(Args, Clone, Debug)]
@@ -79,7 +79,7 @@ pub(crate) struct RequestArgs {
     pub(super) replaces: Option<String>,
     /// A text that is used for this request only: the same command again is the same request
     #[arg(long, value_name = "TEXT")]
-    pub(super) key: Option<String>,
+    pub(super) idempotency_key: Option<String>,
     /// Wait until every host has answered, or this long
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "24h", value_parser = text::parse_duration)]
     pub(super) wait: Option<Duration>,
@@ -145,7 +145,7 @@ pub(super) fn run(to: To<'_>, args: &RequestArgs) -> Result<Exit, Failure> {
         if let Some(refused) = refused {
             return Err(Failure::refused(format!("refused: {}", text::printable(&refused))));
         }
-        let submitted = submit(session, &ask, args.key.clone()).await?;
+        let submitted = submit(session, &ask, args.idempotency_key.clone()).await?;
         let Some(most) = args.wait else {
             if args.output.json {
                 text::print_pretty(&submitted)?;

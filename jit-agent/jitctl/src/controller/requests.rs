@@ -96,8 +96,7 @@ pub(super) fn run(to: To<'_>, args: &RequestsArgs) -> Result<Exit, Failure> {
 }
 
 fn table(requests: &[RequestSummary], now_ms: i64) -> Table {
-    let mut table =
-        Table::new(&["ID", "STATE", "AGE", "WHO", "HOSTS", "PORTS", "FROM", "FOR", "WHY"]);
+    let mut table = Table::new(&["ID", "STATE", "AGE", "WHO", "WHAT", "WHY"]);
     for one in requests {
         let hosts = usize::try_from(one.hosts_total).unwrap_or(usize::MAX);
         let why = if one.why.is_empty() { &one.reason } else { &one.why };
@@ -106,15 +105,19 @@ fn table(requests: &[RequestSummary], now_ms: i64) -> Table {
             _ if one.ticket.is_empty() => why.clone(),
             _ => format!("{} {why}", one.ticket),
         };
+        let what = format!(
+            "{} on {} from {} for {}",
+            one.ports.join(", "),
+            show::first(&one.hosts, hosts),
+            one.sources.join(", "),
+            one.duration
+        );
         table.row([
             one.id.as_str().into(),
             Cell::word(&one.state),
             age(now_ms, one.created_ms).into(),
             one.requester.as_str().into(),
-            show::first(&one.hosts, hosts).into(),
-            one.ports.join(", ").into(),
-            one.sources.join(", ").into(),
-            one.duration.as_str().into(),
+            what.into(),
             why.into(),
         ]);
     }
@@ -155,7 +158,7 @@ mod tests {
         let text = table(&[pending], 1_000_000 + 300_000).text(Page::endless(Style::Plain));
         let line = text.lines().nth(1).unwrap();
         assert!(line.contains("pending  5m"), "{line}");
-        assert!(line.contains("web-1 and 599 more"), "{line}");
+        assert!(line.contains("22/tcp on web-1 and 599 more from"), "{line}");
         assert!(line.ends_with("[1 of sre] disk full"), "{line}");
     }
 

@@ -203,12 +203,7 @@ fn failure(error: CallError) -> Failure {
     match error {
         CallError::Refused { word, detail } => {
             let lines = detail.lines().map(printable).collect::<Vec<_>>().join("\n");
-            let text = format!("refused: {}: {lines}", printable(&word));
-            match word.as_str() {
-                // The mistakes are in a file of this side.
-                "invalid_cases" | "invalid_inventory" | "invalid_rules" => Failure::files(text),
-                _ => Failure::refused(text),
-            }
+            Failure::refused(format!("refused: {}: {lines}", printable(&word)))
         }
         other => other.into(),
     }

@@ -36,6 +36,8 @@ pub(super) struct Found {
     pub(super) address: String,
     /// For people: `as web-1 sees you`.
     pub(super) how: String,
+    /// Why it may not be the one that hosts see; empty: it is.
+    doubt: String,
 }
 
 /// What the controller and a host know of this person's address.
@@ -89,16 +91,21 @@ async fn knock(session: &Session, host: &str, port: u16) -> Result<(), Failure> 
 /// Sure: the host saw the address that the controller sees, or saw nobody.
 fn known(view: &AddressView, host: &str) -> Known {
     let AddressView { address, forwarded: _, candidates, trouble } = view;
-    let found = |address: &str, how: String| Found { address: address.to_owned(), how };
+    let found = |address: &str, how: String| Found {
+        address: address.to_owned(),
+        how,
+        doubt: String::new(),
+    };
     if let Some(same) = candidates.iter().find(|candidate| candidate.same) {
         return Known::Sure(found(&same.address, format!("as {host} sees you")));
     }
     if candidates.is_empty() {
-        let why = match trouble.as_str() {
+        let doubt = match trouble.as_str() {
             "" => format!("{host} has dropped nothing from you"),
             trouble => trouble.to_owned(),
         };
-        return Known::Sure(found(address, format!("as the controller sees you; {why}")));
+        let seen = found(address, "as the controller sees you".to_owned());
+        return Known::Sure(Found { doubt, ..seen });
     }
     let dropped = candidates.iter().take(MOST).map(|candidate| {
         found(&candidate.address, format!("dropped by {host} at {}", candidate.seen))
@@ -125,10 +132,11 @@ fn chosen(choices: Vec<Found>) -> Result<Found, Failure> {
 
 /// Warns when the address is the controller's view only.
 pub(super) fn warn_if_unsure(found: &Found) {
-    if found.how.starts_with("as the controller") {
+    let Found { address, how, doubt } = found;
+    if !doubt.is_empty() {
         failure::warn(&format!(
-            "{} is your address {}; if connections stay closed, say another with --source",
-            found.address, found.how
+            "{address} is your address {how}: {doubt}; if connections stay closed, say another with \
+             --source"
         ));
     }
 }
@@ -158,7 +166,8 @@ mod tests {
     fn the_address_is_sure_when_controller_and_host_agree() {
         let known = known(&view(&[("198.51.100.9", false), ("203.0.113.7", true)], ""), "web-1");
         let how = "as web-1 sees you".to_owned();
-        assert_eq!(known, Known::Sure(Found { address: "203.0.113.7".into(), how }));
+        let (address, doubt) = ("203.0.113.7".to_owned(), String::new());
+        assert_eq!(known, Known::Sure(Found { address, how, doubt }));
     }
 
     #[test]
@@ -178,7 +187,8 @@ mod tests {
         let Known::Sure(found) = known(&view(&[], "web-1 does not answer"), "web-1") else {
             panic!("it is sure")
         };
-        assert_eq!(found.how, "as the controller sees you; web-1 does not answer");
+        assert_eq!(found.how, "as the controller sees you");
+        assert_eq!(found.doubt, "web-1 does not answer");
         assert_eq!(found.address, "203.0.113.7");
     }
 }

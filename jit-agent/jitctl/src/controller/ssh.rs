@@ -52,9 +52,10 @@ Examples:
     jitctl ssh web-1 --why 'disk full'
     jitctl ssh ana@web-1 --for 15m --end --why 'disk full' -- -A uptime
 
-What stands after -- goes to ssh: its options, and the command on the host. If the port is open for you
-already, nothing is asked. ssh connects to HOST if that is a name here (~/.ssh/config is used as always),
-else to the address where the controller reaches the host. The exit code is that of ssh.";
+What stands after -- goes to ssh: its options, and the command on the host. If the port is open
+for you already, nothing is asked. ssh connects to HOST if that is a name here, else to the address
+where the controller reaches the host; ~/.ssh/config is used as always. The exit code is that of
+ssh.";
 
 /// Arguments of `ssh`.
 #[derive(Args, Debug)]
@@ -168,7 +169,7 @@ async fn open(
         sessions: None,
         max_connections: None,
         replaces: None,
-        key: None,
+        idempotency_key: None,
         wait: Some(args.wait),
         dry_run: false,
         output: Output { json: false, colours: Colours::of(ColorChoice::Never) },

@@ -56,7 +56,7 @@ enum TokensCommand {
         #[arg(long = "for", value_name = "TIME", value_parser = text::parse_duration)]
         lifetime: Duration,
         /// What it is for, in words
-        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+        #[arg(long, value_name = "TEXT", default_value = "made with jitctl")]
         label: String,
         /// The account that it acts for [default: your own]
         #[arg(long, value_name = "NAME")]

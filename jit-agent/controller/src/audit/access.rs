@@ -68,14 +68,15 @@ pub async fn access(
     filter: &Filter,
     most: usize,
 ) -> Result<Vec<Access>, StoreError> {
-    // A host that has refused has never opened. One that confirmed the end was open until then.
+    // A host that has refused the grant has never opened; one that refused to end it may be open still.
+    // One that confirmed the end was open until then.
     let rows = "SELECT delivery.grant_id, delivery.host, delivery.request, delivery.answer, \
                 delivery.word, delivery.answered_ms, grant_part.not_before_ms, \
                 grant_part.not_after_ms, grant_part.payload \
                 FROM grant_part JOIN delivery ON delivery.grant_id = grant_part.id \
                 WHERE grant_part.not_after_ms > $1 AND grant_part.not_before_ms <= $1 \
                 AND grant_part.signed_ms > 0 AND grant_part.signed_ms <= $1 \
-                AND delivery.answer <> $2 AND ($3 = '' OR delivery.host = $3) \
+                AND NOT (delivery.answer = $2 AND delivery.wanted = 'grant') AND ($3 = '' OR delivery.host = $3) \
                 AND (delivery.answer <> $4 OR delivery.answered_ms > $1) \
                 ORDER BY delivery.host, delivery.grant_id";
     let rows = query(rows)

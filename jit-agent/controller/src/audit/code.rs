@@ -102,6 +102,16 @@ mod tests {
     use super::Code;
 
     #[test]
+    fn every_code_has_its_heading_in_the_documentation() {
+        let text = include_str!("../../../docs/controller-audit.md");
+        let headings: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("### ")).collect();
+        let codes = Code::ALL.iter().map(|code| format!("{} {}", code.id(), code.name()));
+        let mut codes: Vec<_> = codes.collect();
+        codes.sort();
+        assert_eq!(headings, codes, "docs/controller-audit.md, by code");
+    }
+
+    #[test]
     fn codes_and_names_are_unique_and_well_formed() {
         let ids: BTreeSet<_> = Code::ALL.iter().map(|code| code.id()).collect();
         let names: BTreeSet<_> = Code::ALL.iter().map(|code| code.name()).collect();

@@ -172,8 +172,11 @@ pub fn event(line: &Line) -> Value {
             object.insert("privileges".into(), privileges(&fields));
         }
         3004 => {
-            let id =
-                ["host", "policy", "rollout", "version"].iter().find_map(|key| fields.get(*key));
+            let id = ["host", "webhook", "rollout", "policy", "version"]
+                .iter()
+                .find_map(|key| fields.get(*key));
+            // A host may stand there as a whole.
+            let id = id.map(|id| id.get("id").unwrap_or(id));
             let id = id.map(|id| id.as_str().map_or_else(|| id.to_string(), str::to_owned));
             let entity = json!({ "name": id.unwrap_or_default(), "type": name });
             object.insert("entity".into(), entity);
@@ -278,6 +281,17 @@ mod tests {
             assert_eq!(event["type_uid"], uid * 100 + activity);
             assert_eq!(uid / 1000, event["category_uid"].as_u64().unwrap());
         }
+    }
+
+    #[test]
+    fn the_documentation_has_the_class_of_every_code() {
+        let text = include_str!("../../../docs/controller-audit.md");
+        for code in Code::ALL {
+            let (class, activity) = class_of(*code, "open");
+            let row = format!("| `{}` | {} {} | {activity}", code.id(), class.name, class.uid);
+            assert!(text.contains(&row), "docs/controller-audit.md lacks {row:?}");
+        }
+        assert!(text.contains(VERSION), "docs/controller-audit.md lacks the version {VERSION}");
     }
 
     #[test]

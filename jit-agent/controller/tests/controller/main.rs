@@ -17,5 +17,6 @@ mod filled;
 mod forward;
 mod histories;
 mod migrations;
+mod serve;
 mod signers;
 mod store;

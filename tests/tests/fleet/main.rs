@@ -1,2 +1,13 @@
-//! x
-fn main() {}
+//! The controller's fleet with real agents: what is delivered, what is noticed, how policies roll.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that meets the unexpected panics"
+)]
+
+mod delivery;
+mod desk;
+mod many;
+mod watched;
+mod waves;
+mod yard;

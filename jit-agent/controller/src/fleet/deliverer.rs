@@ -3,7 +3,7 @@
 //! that it has never seen holds, too.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -11,7 +11,7 @@ use std::{
 use jit_client::{Agent, CallError};
 use jit_proto::{GrantId, v1};
 use prost::Message as _;
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinError, JoinSet};
 
 use super::{
     FleetError, Shared,
@@ -49,7 +49,7 @@ enum Lane {
 /// Delivers until the task is ended.
 pub(super) async fn run(shared: Arc<Shared>) {
     let mut changes = shared.outbox.changes();
-    let mut busy = BTreeSet::new();
+    let mut busy = Busy::new();
     let mut calls = JoinSet::new();
     loop {
         let began = Instant::now();
@@ -74,14 +74,16 @@ pub(super) async fn run(shared: Arc<Shared>) {
     }
 }
 
-type Busy = BTreeSet<(Lane, String)>;
+/// What is under way, and the task that does it.
+type Busy = BTreeMap<Place, Id>;
+type Place = (Lane, String);
 
-fn ended(busy: &mut Busy, done: Result<(Lane, String), tokio::task::JoinError>) {
+fn ended(busy: &mut Busy, done: Result<Place, JoinError>) {
     match done {
         Ok(place) => drop(busy.remove(&place)),
         Err(error) => {
-            // A defect of ours. The place of that host stays taken until the next start; say so.
-            tracing::error!(%error, "a delivery ended by a defect");
+            tracing::error!(%error, "a delivery ended by a defect; it is tried again");
+            busy.retain(|_, task| *task != error.id());
         }
     }
 }
@@ -90,7 +92,7 @@ fn ended(busy: &mut Busy, done: Result<(Lane, String), tokio::task::JoinError>) 
 async fn round(
     shared: &Arc<Shared>,
     busy: &mut Busy,
-    calls: &mut JoinSet<(Lane, String)>,
+    calls: &mut JoinSet<Place>,
 ) -> Result<Duration, FleetError> {
     let store = shared.outbox.store();
     let now = now_ms();
@@ -100,7 +102,7 @@ async fn round(
             Wanted::Revoke => Lane::Revoke,
         };
         let most = shared.settings.hosts_at_once;
-        let taken = |busy: &Busy, lane| busy.iter().filter(|(other, _)| *other == lane).count();
+        let taken = |busy: &Busy, lane| busy.keys().filter(|(other, _)| *other == lane).count();
         let (mut free, mut failing) = (
             most.saturating_sub(taken(busy, lane)),
             FAILING.saturating_sub(taken(busy, Lane::Failing)),
@@ -116,17 +118,18 @@ async fn round(
             };
             let places = if lane == Lane::Failing { &mut failing } else { &mut free };
             let place = (lane, host);
-            if *places == 0 || busy.contains(&place) {
+            if *places == 0 || busy.contains_key(&place) {
                 continue;
             }
             *places -= 1;
-            busy.insert(place.clone());
+            let taken = place.clone();
             let task =
                 Task { shared: Arc::clone(shared), host: place.1.clone(), wanted, link: found };
-            calls.spawn(async move {
+            let call = calls.spawn(async move {
                 task.run(way).await;
                 place
             });
+            busy.insert(taken, call.id());
         }
     }
     let next = store.next_due(now).await?;

@@ -1,7 +1,7 @@
 //! Brings policies to hosts, wave by wave. All that was decided, signed and answered is in the store: after
 //! a kill it goes on where it was.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{task::JoinSet, time::sleep};
 
@@ -24,23 +24,24 @@ const TICK: Duration = Duration::from_millis(500);
 
 /// Rolls until the task is ended.
 pub(super) async fn run(shared: Arc<Shared>) {
-    let mut rolling = BTreeSet::new();
+    let mut rolling = BTreeMap::new();
     let mut tasks = JoinSet::new();
     loop {
         match shared.outbox.store().running_rollouts().await {
             Ok(running) => {
                 for rollout in running {
-                    if rolling.insert(rollout.id.clone()) {
-                        let shared = Arc::clone(&shared);
-                        tasks.spawn(async move {
-                            if let Err(error) = roll(&shared, &rollout.id).await {
-                                let id = &rollout.id;
-                                tracing::warn!(%error, rollout = id, "a rollout stands still");
-                                sleep(LOOK).await;
-                            }
-                            rollout.id
-                        });
+                    if rolling.contains_key(&rollout.id) {
+                        continue;
                     }
+                    let (id, shared) = (rollout.id.clone(), Arc::clone(&shared));
+                    let task = tasks.spawn(async move {
+                        if let Err(error) = roll(&shared, &id).await {
+                            tracing::warn!(%error, rollout = id, "a rollout stands still");
+                            sleep(LOOK).await;
+                        }
+                        id
+                    });
+                    rolling.insert(rollout.id, task.id());
                 }
             }
             Err(error) => tracing::warn!(%error, "rollouts cannot be read"),
@@ -48,7 +49,11 @@ pub(super) async fn run(shared: Arc<Shared>) {
         tokio::select! {
             Some(ended) = tasks.join_next() => match ended {
                 Ok(id) => drop(rolling.remove(&id)),
-                Err(error) => tracing::error!(%error, "a rollout stands still by a defect"),
+                Err(error) => {
+                    tracing::error!(%error, "a rollout stood still by a defect; it is tried again");
+                    rolling.retain(|_, task| *task != error.id());
+                    sleep(LOOK).await;
+                }
             },
             () = shared.roll.notified() => {}
             () = sleep(LOOK) => {}

@@ -1,0 +1,153 @@
+//! Policies in waves.
+
+use std::time::Duration;
+
+use jit_controller::{
+    clock::now_ms,
+    fleet::rollouts::Course,
+    model::rollout::{HostState, RolloutState},
+    store::Rollout,
+};
+
+use crate::{desk::Controller, yard::Yard};
+
+const LONG: Duration = Duration::from_secs(60);
+/// Port 22 as before, and 2222 armed, which needs a confirmation.
+const POLICY: &str = r#"
+[[port]]
+port = 22
+protocol = "tcp"
+sources = ["0.0.0.0/0", "::/0"]
+[[port]]
+port = 2222
+protocol = "tcp"
+sources = ["0.0.0.0/0", "::/0"]
+"#;
+const CEILING: &str =
+    "[ceiling]\narm = [\"22\", \"2222\"]\nsources = [\"0.0.0.0/0\", \"::/0\"]\ndrain = true\n";
+
+fn hosts(yard: &mut Yard, ids: &[&str], strict: &str) -> Controller {
+    for id in ids {
+        let number = yard.add(id);
+        if *id != strict {
+            yard.configure(number, id, "", CEILING);
+        }
+        yard.start(number);
+    }
+    let controller = Controller::new(yard, &[]);
+    for (number, id) in ids.iter().enumerate() {
+        let env = if number == 0 { "canary" } else { "prod" };
+        controller.put(id, &yard.address(number), &[("env", env)]);
+    }
+    for id in ids {
+        controller.until("it answers", LONG, |it| it.observed(id).seen_ms > 0);
+    }
+    controller
+}
+
+fn begin(controller: &Controller, pause: Duration) -> Rollout {
+    controller.runtime.block_on(async {
+        let fleet = controller.fleet();
+        let now = now_ms();
+        let policy = fleet.save_policy("ana@example.org", POLICY, "CHG-1", now).await.unwrap();
+        let course = Course {
+            policy: policy.id,
+            waves: ["env=canary", "all"].map(|wave| wave.parse().unwrap()).into(),
+            confirm_within: Duration::from_secs(30),
+            pause,
+        };
+        fleet.begin_rollout("ana@example.org", course, now).await.unwrap()
+    })
+}
+
+fn rollout(controller: &Controller, id: &str) -> Rollout {
+    controller.runtime.block_on(controller.desk.store().rollout(id)).unwrap().unwrap()
+}
+
+fn states(controller: &Controller, id: &str) -> Vec<HostState> {
+    let hosts = controller.desk.store().rollout_hosts(id, "", 100);
+    controller.runtime.block_on(hosts).unwrap().into_iter().map(|host| host.state).collect()
+}
+
+/// Whether a host protects the port that only the policy names.
+fn has_policy(controller: &Controller, host: &str) -> bool {
+    controller.observed(host).ports.iter().any(|port| port.port == "2222/tcp")
+}
+
+#[test]
+fn a_rollout_halts_at_a_host_that_refuses_and_the_others_keep_what_they_have() {
+    let mut yard = Yard::new();
+    let ids = ["web-1", "web-2", "web-3"];
+    let controller = hosts(&mut yard, &ids, "web-1");
+    let id = begin(&controller, Duration::ZERO).id;
+    controller.until("it halts", LONG, |it| rollout(it, &id).state == RolloutState::Halted);
+    let why = rollout(&controller, &id).why;
+    assert!(why.starts_with("web-1 is refused: ceiling: "), "{why}");
+    assert_eq!(
+        states(&controller, &id),
+        [HostState::Refused, HostState::Waiting, HostState::Waiting]
+    );
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(ids.iter().all(|id| !has_policy(&controller, id)));
+    // The host's own administrator allows it, and the rollout goes on.
+    yard.configure(0, "web-1", "", CEILING);
+    yard.signal_agent(0, rustix::process::Signal::HUP);
+    let resumed = loop {
+        std::thread::sleep(Duration::from_millis(500));
+        let again = controller.fleet().resume_rollout("ana@example.org", &id, now_ms());
+        if controller.runtime.block_on(again).is_ok() {
+            std::thread::sleep(Duration::from_millis(500));
+            if rollout(&controller, &id).state != RolloutState::Halted {
+                break true;
+            }
+        }
+    };
+    assert!(resumed);
+    controller.until("it is done", LONG, |it| rollout(it, &id).state == RolloutState::Done);
+    assert_eq!(states(&controller, &id), [HostState::Applied; 3]);
+    controller.until("all have the policy", LONG, |it| ids.iter().all(|id| has_policy(it, id)));
+    assert!(controller.recorded("P001", "web-3") == 1 && controller.recorded("P003", "web-1") >= 2);
+}
+
+#[test]
+fn a_rollout_goes_on_after_a_restart_and_an_abort_leaves_the_rest_as_it_is() {
+    let mut yard = Yard::new();
+    let ids = ["web-1", "web-2", "web-3"];
+    let mut controller = hosts(&mut yard, &ids, "");
+    let first = begin(&controller, Duration::from_secs(5)).id;
+    controller.until("the first wave has it", LONG, |it| {
+        states(it, &first) == [HostState::Applied, HostState::Waiting, HostState::Waiting]
+    });
+    controller.fleet = None;
+    controller.fleet = Some(controller.start());
+    let done = |it: &Controller, id: &str| rollout(it, id).state == RolloutState::Done;
+    controller.until("it is done", LONG, |it| done(it, &first));
+    // Each host was confirmed: nothing returns. The next one is aborted between its waves.
+    let second = begin(&controller, Duration::from_secs(60)).id;
+    controller
+        .until("the first wave has it", LONG, |it| states(it, &second)[0] == HostState::Applied);
+    let abort = controller.fleet().abort_rollout("li@example.org", &second, now_ms());
+    controller.runtime.block_on(abort).unwrap();
+    assert_eq!(
+        states(&controller, &second),
+        [HostState::Applied, HostState::Skipped, HostState::Skipped]
+    );
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(rollout(&controller, &second).state, RolloutState::Aborted);
+    assert!(ids.iter().all(|id| has_policy(&controller, id)));
+}
+
+#[test]
+fn a_rollout_halts_at_a_host_that_is_silent() {
+    let mut yard = Yard::new();
+    let controller = hosts(&mut yard, &["web-1", "web-2"], "");
+    yard.stop(0, rustix::process::Signal::KILL);
+    let id = begin(&controller, Duration::ZERO).id;
+    controller.until("it halts", LONG, |it| rollout(it, &id).state == RolloutState::Halted);
+    assert_eq!(states(&controller, &id), [HostState::Silent, HostState::Waiting]);
+    let policy = rollout(&controller, &id).policy;
+    let preview = controller.fleet().preview_policy(&policy, "web-2", now_ms());
+    let preview = controller.runtime.block_on(preview).unwrap();
+    assert_eq!(preview.reason, "ok");
+    assert_eq!(preview.changes.unwrap().closed.len(), 1);
+}

@@ -24,6 +24,7 @@ use std::{
     time::Duration,
 };
 
+pub use answers::{Heard, What};
 pub use ask::Ask;
 pub use error::DeskError;
 pub use submit::Preview;

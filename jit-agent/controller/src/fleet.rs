@@ -27,7 +27,7 @@ use jit_proto::{PortRange, v1};
 pub use settings::{RawSettings, Settings};
 use tokio::{
     sync::{Notify, mpsc},
-    task::AbortHandle,
+    task::{AbortHandle, JoinSet},
 };
 
 use self::{dial::Dialer, outbox::Outbox, roster::Roster, scribe::Note};
@@ -118,9 +118,10 @@ impl Fleet {
     /// # Errors
     /// A certificate or key that cannot be used.
     pub fn start(desk: Desk, settings: &Settings, sign: SignPolicy) -> Result<Self, CallError> {
-        let (notes, written) = scribe::open();
+        let (notes, noted) = scribe::open();
+        let (outbox, answers) = Outbox::open(desk.clone());
         let shared = Arc::new(Shared {
-            outbox: Outbox::new(desk),
+            outbox,
             dialer: Dialer::new(settings)?,
             roster: Roster::default(),
             settings: settings.clone(),
@@ -130,7 +131,12 @@ impl Fleet {
             reread: Notify::new(),
             roll: Notify::new(),
         });
-        let tasks = tokio::spawn(watchman::run(Arc::clone(&shared), written)).abort_handle();
+        let mut parts = JoinSet::new();
+        parts.spawn(outbox::run(desk, answers));
+        parts.spawn(scribe::run(shared.outbox.clone(), noted));
+        parts.spawn(deliverer::run(Arc::clone(&shared)));
+        parts.spawn(roller::run(Arc::clone(&shared)));
+        let tasks = tokio::spawn(watchman::run(Arc::clone(&shared), parts)).abort_handle();
         Ok(Self { shared, _tasks: Arc::new(Tasks(tasks)) })
     }
 

@@ -1,17 +1,71 @@
 //! What hosts answer, and what that makes of a request.
 
+use std::collections::BTreeMap;
+
 use serde_json::json;
 
 use super::{Desk, DeskError, end};
 use crate::{
     audit::{self, Code, Record},
     model::{Answer, State, state::of_answers},
-    store::{Delivery, Wanted, deliveries, requests},
+    store::{Delivery, Tx, Wanted, deliveries, requests},
 };
 
+/// What was heard of a host, or that nothing was.
+#[derive(Clone, Debug)]
+pub struct Heard {
+    /// What the host had to hear.
+    pub of: Delivery,
+    /// Its answer.
+    pub what: What,
+}
+
+/// What a host answered, or that it did not.
+#[derive(Clone, Debug)]
+pub enum What {
+    /// It has answered.
+    Answered {
+        /// What.
+        answer: Answer,
+        /// Its reason word.
+        word: String,
+        /// Its sentence.
+        detail: String,
+    },
+    /// It has not.
+    Failed {
+        /// Why, in words.
+        trouble: String,
+        /// When it is tried again.
+        next_ms: i64,
+    },
+}
+
 impl Desk {
-    /// Keeps a host's answer, and the request's state that follows from all answers. An answer to what
-    /// is no longer wanted changes nothing.
+    /// Keeps what was heard of hosts, and the states of requests that follow from all answers, in one
+    /// transaction. An answer to what is no longer wanted changes nothing.
+    ///
+    /// # Errors
+    /// Those of the database: nothing of it is kept then.
+    pub async fn hear(&self, heard: &[Heard], now_ms: i64) -> Result<(), DeskError> {
+        // In the order of requests: of two who write, none waits for the other.
+        let mut by_request: BTreeMap<&str, Vec<&Heard>> = BTreeMap::new();
+        for one in heard {
+            by_request.entry(&one.of.request).or_default().push(one);
+        }
+        let mut tx = self.store().begin().await?;
+        let mut news = false;
+        for (request, heard) in by_request {
+            news |= hear_of(&mut tx, request, &heard, now_ms).await?;
+        }
+        if news {
+            return self.commit(tx).await;
+        }
+        // Nobody waits for the tenth failure.
+        Ok(tx.commit().await?)
+    }
+
+    /// Keeps a host's answer ([`Desk::hear`]).
     ///
     /// # Errors
     /// Those of the database.
@@ -23,32 +77,11 @@ impl Desk {
         detail: &str,
         now_ms: i64,
     ) -> Result<(), DeskError> {
-        let mut tx = self.store().begin().await?;
-        let mut request = Self::lock(&mut tx, &of.request).await?;
-        if !deliveries::answered(&mut tx, of, answer, word, detail, now_ms).await? {
-            return Ok(());
-        }
-        let fields = json!({
-            "grant": of.grant_id, "host": of.host, "wanted": of.wanted.word(), "answer": answer.word(),
-            "word": word, "detail": detail,
-        });
-        let record = Record::new(Code::Answered, &of.request, &of.host, fields);
-        audit::append(&mut tx, now_ms, &record).await?;
-        let follows = request.state.is_on_hosts() || request.state == State::Refused;
-        if of.wanted == Wanted::Grant && follows {
-            let state = of_answers(&deliveries::tally(&mut tx, &of.request).await?);
-            if state == State::Open || state == State::Partly {
-                end::replaced(&mut tx, &request, now_ms).await?;
-            }
-            if state != request.state {
-                request.state = state;
-                requests::update(&mut tx, &request).await?;
-            }
-        }
-        self.commit(tx).await
+        let what = What::Answered { answer, word: word.to_owned(), detail: detail.to_owned() };
+        self.hear(&[Heard { of: of.clone(), what }], now_ms).await
     }
 
-    /// Keeps that a host did not answer, and why. The first time is in the audit.
+    /// Keeps that a host did not answer, and why ([`Desk::hear`]). The first time is in the audit.
     ///
     /// # Errors
     /// Those of the database.
@@ -59,18 +92,49 @@ impl Desk {
         now_ms: i64,
         next_ms: i64,
     ) -> Result<(), DeskError> {
-        let mut tx = self.store().begin().await?;
-        deliveries::failed(&mut tx, of, trouble, now_ms, next_ms).await?;
-        if of.trouble.is_empty() {
-            let fields = json!({
-                "grant": of.grant_id, "host": of.host, "wanted": of.wanted.word(),
-                "answer": "none", "detail": trouble,
-            });
-            let record = Record::new(Code::Answered, &of.request, &of.host, fields);
-            audit::append(&mut tx, now_ms, &record).await?;
-            return self.commit(tx).await;
-        }
-        // Nobody waits for the tenth failure.
-        Ok(tx.commit().await?)
+        let what = What::Failed { trouble: trouble.to_owned(), next_ms };
+        self.hear(&[Heard { of: of.clone(), what }], now_ms).await
     }
+}
+
+/// Keeps what was heard of the hosts of one request. Returns whether anybody waits for it.
+async fn hear_of(tx: &mut Tx, id: &str, heard: &[&Heard], now_ms: i64) -> Result<bool, DeskError> {
+    let mut request = Desk::lock(tx, id).await?;
+    let (mut news, mut grants_answered) = (false, false);
+    for Heard { of, what } in heard {
+        let (answer, word, detail) = match what {
+            What::Answered { answer, word, detail } => {
+                if !deliveries::answered(tx, of, *answer, word, detail, now_ms).await? {
+                    continue;
+                }
+                grants_answered |= of.wanted == Wanted::Grant;
+                (answer.word(), word.as_str(), detail)
+            }
+            What::Failed { trouble, next_ms } => {
+                deliveries::failed(tx, of, trouble, now_ms, *next_ms).await?;
+                if !of.trouble.is_empty() {
+                    continue;
+                }
+                ("none", "", trouble)
+            }
+        };
+        news = true;
+        let fields = json!({
+            "grant": of.grant_id, "host": of.host, "wanted": of.wanted.word(), "answer": answer,
+            "word": word, "detail": detail,
+        });
+        audit::append(tx, now_ms, &Record::new(Code::Answered, id, &of.host, fields)).await?;
+    }
+    let follows = request.state.is_on_hosts() || request.state == State::Refused;
+    if grants_answered && follows {
+        let state = of_answers(&deliveries::tally(tx, id).await?);
+        if state == State::Open || state == State::Partly {
+            end::replaced(tx, &request, now_ms).await?;
+        }
+        if state != request.state {
+            request.state = state;
+            requests::update(tx, &request).await?;
+        }
+    }
+    Ok(news)
 }

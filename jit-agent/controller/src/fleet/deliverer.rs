@@ -208,12 +208,12 @@ impl Task {
                 // A grant that the host has known before may not have begun yet.
                 let scheduled = reason == "scheduled" || (reason == "known" && not_before_ms > now);
                 let answer = if scheduled { Answer::Scheduled } else { Answer::Open };
-                outbox.answered(&row, answer, &reason, &warning, now).await?;
+                outbox.answered(&row, answer, &reason, &warning).await?;
             } else if PASSING.contains(&reason.as_str()) {
                 let refused = CallError::refused(&reason, &detail);
                 self.failed(&[row], &refused.to_string()).await?;
             } else {
-                outbox.answered(&row, Answer::Refused, &reason, &detail, now).await?;
+                outbox.answered(&row, Answer::Refused, &reason, &detail).await?;
             }
         }
         Ok(())
@@ -234,7 +234,7 @@ impl Task {
             match agent.revoke(request).await {
                 Ok(answer) => {
                     let outbox = &self.shared.outbox;
-                    outbox.answered(row, Answer::Closed, "ok", &answer.warning, now_ms()).await?;
+                    outbox.answered(row, Answer::Closed, "ok", &answer.warning).await?;
                 }
                 Err(error) => {
                     let rest = rows.get(number..).unwrap_or_default();
@@ -260,7 +260,7 @@ impl Task {
             let failed = u32::try_from(row.attempts).unwrap_or(u32::MAX).saturating_add(1);
             let pause = AGAIN.pause(failed, random()).as_millis();
             let next = now.saturating_add(i64::try_from(pause).unwrap_or(i64::MAX));
-            self.shared.outbox.failed(row, &trouble, now, next).await?;
+            self.shared.outbox.failed(row, &trouble, next).await?;
         }
         Ok(())
     }

@@ -205,7 +205,7 @@ impl Follower {
         let answered = async {
             let row = outbox.store().delivery(&id.to_string(), &self.host.id).await?;
             if let Some(row) = row.filter(|row| row.answer == Answer::Scheduled && !row.pending) {
-                outbox.answered(&row, Answer::Open, "ok", "it has begun", now_ms()).await?;
+                outbox.answered(&row, Answer::Open, "ok", "it has begun").await?;
             }
             Ok::<_, super::FleetError>(())
         };

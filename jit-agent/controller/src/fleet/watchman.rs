@@ -1,20 +1,14 @@
-//! The owner of all tasks: a follower for each host of the store, one deliverer, one scribe, one roller. It notices
-//! when one ends, and starts it again.
+//! The owner of all tasks: a follower for each host of the store, and the parts of which there is one. It
+//! notices when one ends.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::mpsc::Receiver,
     task::{AbortHandle, Id, JoinSet},
     time::{Instant, sleep, sleep_until},
 };
 
-use super::{
-    Shared, deliverer,
-    follower::Follower,
-    roller,
-    scribe::{self, Note},
-};
+use super::{Shared, follower::Follower};
 use crate::{audit::Code, model::Host, store::StoreError};
 
 /// The longest time without a look at the hosts: another process may change them, too.
@@ -23,11 +17,7 @@ const LOOK: Duration = Duration::from_secs(30);
 const RECORDS: u32 = 500;
 
 /// Owns the tasks until it is ended itself.
-pub(super) async fn run(shared: Arc<Shared>, notes: Receiver<Note>) {
-    let mut parts = JoinSet::new();
-    parts.spawn(scribe::run(shared.outbox.clone(), notes));
-    parts.spawn(deliverer::run(Arc::clone(&shared)));
-    parts.spawn(roller::run(Arc::clone(&shared)));
+pub(super) async fn run(shared: Arc<Shared>, mut parts: JoinSet<()>) {
     let mut followers =
         Followers { shared: Arc::clone(&shared), all: BTreeMap::new(), tasks: JoinSet::new() };
     let mut changes = shared.outbox.changes();

@@ -82,7 +82,10 @@ fn an_audit_that_was_cut_is_noticed() {
     let text = &controller.observed("web-1").alarms[0].text;
     assert!(text.contains(&last.to_string()), "{last}: {text}");
     assert_eq!(controller.recorded("H004", "audit_cut"), 1);
-    let heads =
-        controller.runtime.block_on(controller.desk.store().host_audit_heads("web-1", i64::MAX, 99));
+    let heads = controller.runtime.block_on(controller.desk.store().host_audit_heads(
+        "web-1",
+        i64::MAX,
+        99,
+    ));
     assert!(!heads.unwrap().is_empty());
 }

@@ -43,18 +43,18 @@ pub(super) struct Follower {
 }
 
 impl Follower {
-    pub(super) fn new(host: Arc<Host>, link: Arc<Link>, shared: Arc<Shared>) -> Self {
-        Self { host, link, shared, observed: Observed::default(), written: None }
+    /// Of a host with its connection, and what was known of it before.
+    pub(super) fn new(
+        host: Arc<Host>,
+        link: Arc<Link>,
+        observed: Observed,
+        shared: Arc<Shared>,
+    ) -> Self {
+        Self { host, link, shared, observed, written: None }
     }
 
     /// Follows it until the task is ended.
     pub(super) async fn run(mut self) {
-        match self.shared.outbox.store().host(&self.host.id).await {
-            Ok(Some(stored)) => self.observed = stored.observed,
-            Ok(None) => {}
-            Err(error) => tracing::warn!(%error, host = self.host.id, "a host cannot be read"),
-        }
-        // A fleet that is followed from now on is not called all at once.
         let (mut failed, mut urgent) = (0_u32, false);
         loop {
             match self.shared.dialer.dial(&self.host, urgent).await {
@@ -102,10 +102,10 @@ impl Follower {
             Err(error) => return End::Closed(error.to_string()),
         };
         self.link.set(Line::Up(agent.clone()));
-        if let Err(error) = self.shared.outbox.store().host_is_back(&self.host.id, now_ms()).await {
-            tracing::warn!(%error, host = self.host.id, "what it waits for is delivered later");
-        }
+        // What waits only for its first attempt does not wait for the scribe.
         self.shared.wake.notify_one();
+        let back = Note { host: self.host.id.clone(), back: true, ..Note::default() };
+        self.note(back).await;
         let every = self.shared.settings.follow_every;
         let mut due = Instant::now() + part(every, random());
         loop {
@@ -224,7 +224,7 @@ impl Follower {
             self.written = Some(Instant::now());
             let host = self.host.id.clone();
             let observed = Some(self.observed.clone());
-            self.note(Note { host, observed, alarms, head: None }).await;
+            self.note(Note { host, observed, alarms, ..Note::default() }).await;
         }
     }
 

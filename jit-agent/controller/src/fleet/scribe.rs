@@ -12,7 +12,7 @@ use crate::{
     audit::{self, Code, Record},
     clock::now_ms,
     model::host::{Alarm, Observed},
-    store::{StoreError, Tx, heads, hosts},
+    store::{StoreError, Tx, deliveries, heads, hosts},
 };
 
 /// The most notes that wait; followers wait for room.
@@ -29,6 +29,8 @@ pub(super) struct Note {
     /// What its agent answered, without alarms and audit; `None`: nothing new.
     pub(super) observed: Option<Observed>,
     pub(super) alarms: Vec<Alarm>,
+    /// It answers again: what it waits for is due now.
+    pub(super) back: bool,
     /// The end of its audit.
     pub(super) head: Option<SignedHead>,
 }
@@ -63,6 +65,9 @@ async fn write(tx: &mut Tx, note: &Note) -> Result<(), StoreError> {
     // A host that was removed meanwhile has no row any more.
     let Some(mut stored) = hosts::lock_observed(tx, &note.host).await? else { return Ok(()) };
     let now_ms = now_ms();
+    if note.back {
+        deliveries::host_is_back(tx, &note.host, now_ms).await?;
+    }
     if let Some(seen) = &note.observed {
         if seen.condition != stored.condition {
             let record = json!({

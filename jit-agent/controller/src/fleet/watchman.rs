@@ -9,10 +9,18 @@ use tokio::{
 };
 
 use super::{Shared, follower::Follower};
-use crate::{audit::Code, model::Host, store::StoreError};
+use crate::{
+    audit::Code,
+    model::{Host, host::Observed},
+    store::StoreError,
+};
 
 /// The longest time without a look at the hosts: another process may change them, too.
 const LOOK: Duration = Duration::from_secs(30);
+/// Up to this number hosts are read one by one.
+const FEW: usize = 16;
+/// Hosts of one page.
+const PAGE: u32 = 500;
 /// The most audit records that are read at once.
 const RECORDS: u32 = 500;
 
@@ -93,17 +101,43 @@ impl Followers {
             }
         }
         hosts.retain(|id, _| !self.all.contains_key(id));
-        for host in hosts.into_values() {
-            self.follow(Arc::new(host));
+        let mut known = self.known(&hosts).await?;
+        for (id, host) in hosts {
+            let observed = known.remove(&id).unwrap_or_default();
+            self.follow(Arc::new(host), observed);
         }
         self.shared.roster.has_been_read();
         self.shared.wake.notify_one();
         Ok(tip)
     }
 
-    fn follow(&mut self, host: Arc<Host>) {
+    /// What is known of hosts. Of many it is read page by page: a statement for each would hold up others.
+    async fn known(
+        &self,
+        of: &BTreeMap<String, Host>,
+    ) -> Result<BTreeMap<String, Observed>, StoreError> {
+        let store = self.shared.outbox.store();
+        let mut known = BTreeMap::new();
+        if of.len() < FEW {
+            for id in of.keys() {
+                known.extend(store.host(id).await?.map(|found| (id.clone(), found.observed)));
+            }
+            return Ok(known);
+        }
+        let mut after = String::new();
+        loop {
+            let page = store.hosts(&after, PAGE, None).await?;
+            let Some(last) = page.last() else { return Ok(known) };
+            after.clone_from(&last.host.id);
+            let wanted = page.into_iter().filter(|found| of.contains_key(&found.host.id));
+            known.extend(wanted.map(|found| (found.host.id, found.observed)));
+        }
+    }
+
+    fn follow(&mut self, host: Arc<Host>, observed: Observed) {
         let link = self.shared.roster.add(Arc::clone(&host));
-        let follower = Follower::new(Arc::clone(&host), link, Arc::clone(&self.shared));
+        let shared = Arc::clone(&self.shared);
+        let follower = Follower::new(Arc::clone(&host), link, observed, shared);
         let task = self.tasks.spawn(follower.run());
         self.all.insert(host.id.clone(), (host, task));
     }
@@ -122,7 +156,7 @@ impl Followers {
                 "a host was not followed any more; it is again"
             );
             sleep(Duration::from_millis(100)).await;
-            self.follow(host);
+            self.follow(host, Observed::default());
         }
     }
 }

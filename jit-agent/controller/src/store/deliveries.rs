@@ -164,16 +164,17 @@ impl Store {
                       AND not_after_ms > $1)";
         Ok(query(update).bind(now_ms).execute(self.pool()).await?.rows_affected())
     }
+}
 
-    /// Tries everything for this host again now: it answers again.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn host_is_back(&self, host: &str, now_ms: i64) -> Result<u64, StoreError> {
-        let update =
-            "UPDATE delivery SET next_ms = $2 WHERE host = $1 AND pending = 1 AND next_ms > $2";
-        Ok(query(update).bind(host).bind(now_ms).execute(self.pool()).await?.rows_affected())
-    }
+/// Tries everything for this host again now: it answers again.
+///
+/// # Errors
+/// Those of the database.
+pub async fn host_is_back(tx: &mut Tx, host: &str, now_ms: i64) -> Result<(), StoreError> {
+    let update =
+        "UPDATE delivery SET next_ms = $2 WHERE host = $1 AND pending = 1 AND next_ms > $2";
+    query(update).bind(host).bind(now_ms).execute(&mut **tx).await?;
+    Ok(())
 }
 
 /// Adds a row for each host of a grant.

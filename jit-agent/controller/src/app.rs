@@ -157,7 +157,7 @@ fn start(
         false => None,
     };
     if let Some(fleet) = &fleet {
-        tasks.spawn(wake(desk.clone(), fleet.clone()));
+        tasks.spawn(fleet_ended(fleet.clone()));
     }
     let webhook_key = WebhookKey::open(&config.api.webhook_key).map_err(AppError::File)?;
     let (mut sealing, mut forwards, mut webhooks) = (None, Vec::new(), None);
@@ -248,14 +248,10 @@ async fn tick(desk: Desk) -> &'static str {
     }
 }
 
-/// Hosts hear at once of what was committed.
-async fn wake(desk: Desk, fleet: Fleet) -> &'static str {
-    let mut changes = desk.changes();
-    loop {
-        fleet.wake();
-        let _by_the_clock = timeout(TICK, changes.changed()).await;
-        changes.borrow_and_update();
-    }
+/// The fleet follows the desk's changes by itself. It ends only by a defect.
+async fn fleet_ended(fleet: Fleet) -> &'static str {
+    fleet.ended().await;
+    "the fleet"
 }
 
 /// How the fleet has policies signed.

@@ -26,7 +26,7 @@ use jit_client::CallError;
 use jit_proto::{PortRange, v1};
 pub use settings::{RawSettings, Settings};
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::{Notify, mpsc, watch},
     task::{AbortHandle, JoinSet},
 };
 
@@ -101,6 +101,8 @@ struct Shared {
 #[derive(Clone)]
 pub struct Fleet {
     shared: Arc<Shared>,
+    /// Closed when the tasks have ended.
+    alive: watch::Receiver<()>,
     _tasks: Arc<Tasks>,
 }
 
@@ -136,8 +138,21 @@ impl Fleet {
         parts.spawn(scribe::run(shared.outbox.clone(), noted));
         parts.spawn(deliverer::run(Arc::clone(&shared)));
         parts.spawn(roller::run(Arc::clone(&shared)));
-        let tasks = tokio::spawn(watchman::run(Arc::clone(&shared), parts)).abort_handle();
-        Ok(Self { shared, _tasks: Arc::new(Tasks(tasks)) })
+        let (living, alive) = watch::channel(());
+        let watched = watchman::run(Arc::clone(&shared), parts);
+        let tasks = tokio::spawn(async move {
+            watched.await;
+            drop(living);
+        });
+        let tasks = tasks.abort_handle();
+        Ok(Self { shared, alive, _tasks: Arc::new(Tasks(tasks)) })
+    }
+
+    /// Waits until a part has ended by a defect: hosts get nothing any more then, and only a new start
+    /// helps.
+    pub async fn ended(&self) {
+        let mut alive = self.alive.clone();
+        while alive.changed().await.is_ok() {}
     }
 
     /// Looks at once at hosts and outbox: something was committed.

@@ -17,9 +17,11 @@ use super::{
     FleetError, Shared,
     backoff::{Backoff, random},
     link::{Line, Link},
+    outbox::answered,
 };
 use crate::{
     clock::now_ms,
+    desk::{Heard, What},
     model::Answer,
     store::{Delivery, Wanted},
 };
@@ -27,7 +29,7 @@ use crate::{
 /// Between attempts at one host.
 const AGAIN: Backoff = Backoff { first: Duration::from_millis(200), most: Duration::from_secs(60) };
 /// The longest time without a look at the outbox: another process may write it, too.
-const LOOK: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(500);
 /// The most grants of one call, and the most bytes of them: an agent reads 4 MiB.
 const BATCH: u32 = 64;
 const BATCH_BYTES: usize = 2 * 1024 * 1024;
@@ -170,12 +172,12 @@ impl Task {
 
     async fn push(&self, mut agent: Agent, rows: Vec<Delivery>) -> Result<(), FleetError> {
         let (mut sent, mut envelopes, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let mut heard = Vec::new();
         for row in rows {
             let grant = self.shared.outbox.store().grant(&row.grant_id).await?;
-            let Some((part, envelope)) =
-                grant.and_then(|grant| Some((grant.part, grant.envelope?)))
-            else {
-                self.failed(&[row], "its grant is not signed").await?;
+            let signed = grant.and_then(|grant| Some((grant.part, grant.envelope?)));
+            let Some((part, envelope)) = signed else {
+                heard.push(failure(&row, "its grant is not signed"));
                 continue;
             };
             bytes += envelope.encoded_len();
@@ -185,45 +187,28 @@ impl Task {
             envelopes.push(envelope);
             sent.push((row, part.not_before_ms));
         }
-        if envelopes.is_empty() {
-            return Ok(());
-        }
-        let outcomes = match agent.push_batch(envelopes).await {
-            Ok(outcomes) => outcomes,
-            Err(error) => {
-                let rows: Vec<_> = sent.into_iter().map(|(row, _)| row).collect();
-                return self.unanswered(&rows, &error).await;
-            }
-        };
-        let mut outcomes = outcomes.into_iter();
-        for (row, not_before_ms) in sent {
-            let Some(outcome) = outcomes.next() else {
-                self.failed(&[row], "the agent's answer says nothing of this grant").await?;
-                continue;
-            };
-            let now = now_ms();
-            let outbox = &self.shared.outbox;
-            let v1::Outcome { reason, accepted, detail, warning, .. } = outcome;
-            if accepted {
-                // A grant that the host has known before may not have begun yet.
-                let scheduled = reason == "scheduled" || (reason == "known" && not_before_ms > now);
-                let answer = if scheduled { Answer::Scheduled } else { Answer::Open };
-                outbox.answered(&row, answer, &reason, &warning).await?;
-            } else if PASSING.contains(&reason.as_str()) {
-                let refused = CallError::refused(&reason, &detail);
-                self.failed(&[row], &refused.to_string()).await?;
-            } else {
-                outbox.answered(&row, Answer::Refused, &reason, &detail).await?;
+        if !envelopes.is_empty() {
+            match agent.push_batch(envelopes).await {
+                Ok(outcomes) => {
+                    let mut outcomes = outcomes.into_iter();
+                    let all = sent.iter().map(|(row, begins)| judge(row, *begins, outcomes.next()));
+                    heard.extend(all);
+                }
+                Err(error) => {
+                    let why = self.unanswered(&error);
+                    heard.extend(sent.iter().map(|(row, _)| failure(row, &why)));
+                }
             }
         }
-        Ok(())
+        self.shared.outbox.hear(heard).await
     }
 
     async fn revoke(&self, mut agent: Agent, rows: &[Delivery]) -> Result<(), FleetError> {
+        let mut heard = Vec::new();
         for (number, row) in rows.iter().enumerate() {
             let id: Option<GrantId> = row.grant_id.parse().ok();
             let Some(id) = id else {
-                self.failed(std::slice::from_ref(row), "its id is none of a grant").await?;
+                heard.push(failure(row, "its id is none of a grant"));
                 continue;
             };
             let request = v1::RevokeRequest {
@@ -232,36 +217,118 @@ impl Task {
                 cut: false,
             };
             match agent.revoke(request).await {
-                Ok(answer) => {
-                    let outbox = &self.shared.outbox;
-                    outbox.answered(row, Answer::Closed, "ok", &answer.warning).await?;
-                }
+                Ok(answer) => heard.push(answered(row, Answer::Closed, "ok", &answer.warning)),
                 Err(error) => {
+                    let why = self.unanswered(&error);
                     let rest = rows.get(number..).unwrap_or_default();
-                    return self.unanswered(rest, &error).await;
+                    heard.extend(rest.iter().map(|row| failure(row, &why)));
+                    break;
                 }
             }
         }
-        Ok(())
+        self.shared.outbox.hear(heard).await
     }
 
-    /// A call did not succeed as a whole.
-    async fn unanswered(&self, rows: &[Delivery], error: &CallError) -> Result<(), FleetError> {
+    /// Why a call did not succeed as a whole.
+    fn unanswered(&self, error: &CallError) -> String {
         if let (CallError::Unavailable(_), Some(link)) = (error, &self.link) {
             link.doubt();
         }
-        self.failed(rows, &error.to_string()).await
+        error.to_string()
     }
 
     async fn failed(&self, rows: &[Delivery], trouble: &str) -> Result<(), FleetError> {
-        let trouble = jit_proto::printable::clean(trouble, 1000);
-        for row in rows {
-            let now = now_ms();
-            let failed = u32::try_from(row.attempts).unwrap_or(u32::MAX).saturating_add(1);
-            let pause = AGAIN.pause(failed, random()).as_millis();
-            let next = now.saturating_add(i64::try_from(pause).unwrap_or(i64::MAX));
-            self.shared.outbox.failed(row, &trouble, next).await?;
+        let heard = rows.iter().map(|row| failure(row, trouble)).collect();
+        self.shared.outbox.hear(heard).await
+    }
+}
+
+/// What a host's outcome for one grant means. `begins_ms`: when the grant begins.
+fn judge(row: &Delivery, begins_ms: i64, outcome: Option<v1::Outcome>) -> Heard {
+    let Some(v1::Outcome { reason, accepted, detail, warning, .. }) = outcome else {
+        return failure(row, "the agent's answer says nothing of this grant");
+    };
+    if accepted {
+        // A grant that the host has known before may not have begun yet.
+        let scheduled = reason == "scheduled" || (reason == "known" && begins_ms > now_ms());
+        let answer = if scheduled { Answer::Scheduled } else { Answer::Open };
+        answered(row, answer, &reason, &warning)
+    } else if PASSING.contains(&reason.as_str()) {
+        failure(row, &CallError::refused(&reason, &detail).to_string())
+    } else {
+        answered(row, Answer::Refused, &reason, &detail)
+    }
+}
+
+/// That a host did not answer, and when it is tried again.
+fn failure(row: &Delivery, trouble: &str) -> Heard {
+    let failed = u32::try_from(row.attempts).unwrap_or(u32::MAX).saturating_add(1);
+    let pause = AGAIN.pause(failed, random()).as_millis();
+    let next_ms = now_ms().saturating_add(i64::try_from(pause).unwrap_or(i64::MAX));
+    let trouble = jit_proto::printable::clean(trouble, 1000);
+    Heard { of: row.clone(), what: What::Failed { trouble, next_ms } }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row() -> Delivery {
+        Delivery {
+            grant_id: "01J00000000000000000000000".into(),
+            host: "web-1".into(),
+            request: "01J00000000000000000000000".into(),
+            wanted: Wanted::Grant,
+            pending: true,
+            answer: Answer::Waiting,
+            word: String::new(),
+            detail: String::new(),
+            trouble: String::new(),
+            trouble_since_ms: 0,
+            attempts: 3,
+            next_ms: 0,
+            answered_ms: 0,
+            until_ms: i64::MAX,
         }
-        Ok(())
+    }
+
+    #[test]
+    fn an_outcome_is_final_unless_it_is_about_this_moment_only() {
+        let heard = |reason: &str, begins_ms| {
+            let accepted = ["ok", "known", "scheduled"].contains(&reason);
+            let outcome = v1::Outcome {
+                reason: reason.into(),
+                accepted,
+                detail: "x\u{1b}".into(),
+                ..v1::Outcome::default()
+            };
+            match judge(&row(), begins_ms, Some(outcome)).what {
+                What::Answered { answer, .. } => answer.word().to_owned(),
+                What::Failed { trouble, .. } => trouble,
+            }
+        };
+        let later = now_ms() + 60_000;
+        for (reason, begins_ms, expected) in [
+            ("ok", 0, "open"),
+            ("known", 0, "open"),
+            ("known", later, "scheduled"),
+            ("scheduled", later, "scheduled"),
+            ("lifetime", 0, "refused"),
+            ("not_yet_valid", 0, "refused"),
+            ("wrong_host", 0, "refused"),
+            ("storage", 0, "refused: storage: x\\u{1b}"),
+            ("throttled", 0, "refused: throttled: x\\u{1b}"),
+        ] {
+            assert_eq!(heard(reason, begins_ms), expected, "{reason}");
+        }
+        assert!(matches!(judge(&row(), 0, None).what, What::Failed { .. }));
+    }
+
+    #[test]
+    fn a_host_that_does_not_answer_is_tried_again_within_the_doubled_time() {
+        let What::Failed { next_ms, .. } = failure(&row(), "no").what else { panic!("a failure") };
+        // The fourth failure: up to 200 ms doubled three times, and never at once.
+        let pause = next_ms - now_ms();
+        assert!((0..=1600).contains(&pause), "{pause}");
     }
 }

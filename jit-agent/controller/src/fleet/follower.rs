@@ -12,6 +12,7 @@ use super::{
     backoff::{Backoff, part, random},
     link::{Line, Link},
     observe::{self, SignedHead},
+    outbox::answered,
     scribe::Note,
 };
 use crate::{
@@ -202,14 +203,15 @@ impl Follower {
     async fn began(&self, id: &[u8]) {
         let Some(id) = GrantId::from_bytes(id) else { return };
         let outbox = &self.shared.outbox;
-        let answered = async {
+        let kept = async {
             let row = outbox.store().delivery(&id.to_string(), &self.host.id).await?;
             if let Some(row) = row.filter(|row| row.answer == Answer::Scheduled && !row.pending) {
-                outbox.answered(&row, Answer::Open, "ok", "it has begun").await?;
+                let begun = answered(&row, Answer::Open, "ok", "it has begun");
+                outbox.hear(vec![begun]).await?;
             }
             Ok::<_, super::FleetError>(())
         };
-        if let Err(error) = answered.await {
+        if let Err(error) = kept.await {
             tracing::warn!(%error, host = self.host.id, grant = %id, "an answer was not stored");
         }
     }

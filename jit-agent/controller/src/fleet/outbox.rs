@@ -14,7 +14,7 @@ use crate::{
     store::{Delivery, Store, StoreError, Tx},
 };
 
-/// The most answers of one transaction.
+/// The most hosts of one transaction.
 const BATCH: usize = 256;
 
 /// Where answers of hosts go.
@@ -24,9 +24,9 @@ pub(super) struct Outbox {
     heard: Sender<Waiting>,
 }
 
-/// Something that was heard, and who waits until it is written.
+/// What was heard, and who waits until it is written.
 pub(super) struct Waiting {
-    heard: Heard,
+    heard: Vec<Heard>,
     written: oneshot::Sender<Result<(), DeskError>>,
 }
 
@@ -46,30 +46,11 @@ impl Outbox {
         self.desk.changes()
     }
 
-    /// A host has answered. Returns when that is on disk.
-    pub(super) async fn answered(
-        &self,
-        of: &Delivery,
-        answer: Answer,
-        word: &str,
-        detail: &str,
-    ) -> Result<(), FleetError> {
-        let what = What::Answered { answer, word: word.to_owned(), detail: detail.to_owned() };
-        self.hear(Heard { of: of.clone(), what }).await
-    }
-
-    /// A host has not answered.
-    pub(super) async fn failed(
-        &self,
-        of: &Delivery,
-        trouble: &str,
-        next_ms: i64,
-    ) -> Result<(), FleetError> {
-        let what = What::Failed { trouble: trouble.to_owned(), next_ms };
-        self.hear(Heard { of: of.clone(), what }).await
-    }
-
-    async fn hear(&self, heard: Heard) -> Result<(), FleetError> {
+    /// Keeps what hosts answered, or that they did not. Returns when it is on disk.
+    pub(super) async fn hear(&self, heard: Vec<Heard>) -> Result<(), FleetError> {
+        if heard.is_empty() {
+            return Ok(());
+        }
         let (written, wait) = oneshot::channel();
         let gone = || FleetError::Conflict("the fleet has ended".into());
         self.heard.send(Waiting { heard, written }).await.map_err(|_| gone())?;
@@ -82,21 +63,26 @@ impl Outbox {
     }
 }
 
+/// What a host answered.
+pub(super) fn answered(of: &Delivery, answer: Answer, word: &str, detail: &str) -> Heard {
+    let what = What::Answered { answer, word: word.to_owned(), detail: detail.to_owned() };
+    Heard { of: of.clone(), what }
+}
+
 /// Writes answers until nobody is left who could have one.
 pub(super) async fn run(desk: Desk, mut waiting: Receiver<Waiting>) {
     let mut batch = Vec::with_capacity(BATCH);
     while waiting.recv_many(&mut batch, BATCH).await > 0 {
-        let (heard, written): (Vec<_>, Vec<_>) =
-            batch.drain(..).map(|one| (one.heard, one.written)).unzip();
+        let heard: Vec<_> = batch.iter().flat_map(|one| &one.heard).cloned().collect();
         let together = desk.hear(&heard, now_ms()).await;
-        for (number, written) in written.into_iter().enumerate() {
-            let result = match (&together, heard.get(number)) {
+        for one in batch.drain(..) {
+            let result = match &together {
+                Ok(()) => Ok(()),
                 // One that cannot be written must not hold up the others.
-                (Err(_), Some(one)) => desk.hear(std::slice::from_ref(one), now_ms()).await,
-                _ => Ok(()),
+                Err(_) => desk.hear(&one.heard, now_ms()).await,
             };
             // Who asked may have been ended meanwhile.
-            let _gone = written.send(result);
+            let _gone = one.written.send(result);
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Writes what followers see: many hosts in one transaction, so that a fleet that wakes up does not hold
 //! up who asks for access. What a person must know is an audit record in the same transaction.
 
+use std::time::Duration;
+
 use serde_json::json;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
@@ -19,6 +21,8 @@ use crate::{
 const WAITING: usize = 1024;
 /// The most notes of one transaction.
 const BATCH: usize = 64;
+/// Between attempts while the database does not answer.
+const AGAIN: Duration = Duration::from_secs(1);
 const DAY_MS: i64 = 24 * 3600 * 1000;
 const BY: &str = "controller";
 
@@ -44,10 +48,16 @@ pub(super) fn open() -> (Sender<Note>, Receiver<Note>) {
 pub(super) async fn run(outbox: Outbox, mut notes: Receiver<Note>) {
     let mut batch = Vec::with_capacity(BATCH);
     while notes.recv_many(&mut batch, BATCH).await > 0 {
-        if let Err(error) = write_all(&outbox, &batch).await {
-            // Followers see the same again: at the next status, at the latest a minute later.
+        while let Err(error) = write_all(&outbox, &batch).await {
             tracing::warn!(%error, hosts = batch.len(), "what hosts answered could not be stored");
-            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            if matches!(error, StoreError::Corrupt { .. }) {
+                // The row of one host cannot be read: it must not hold up the others.
+                for note in &batch {
+                    let _said_above = write_all(&outbox, std::slice::from_ref(note)).await;
+                }
+                break;
+            }
+            tokio::time::sleep(AGAIN).await;
         }
         batch.clear();
     }

@@ -1,5 +1,6 @@
 //! Man pages and shell completions of a program, from its command line. The examples
-//! `jit-agent-pages` and `jitctl-pages` include this file: `cargo xtask pages` runs them.
+//! `jit-agent-pages`, `jit-controller-pages` and `jitctl-pages` include this file: `cargo xtask pages`
+//! runs them.
 
 use std::{
     fs,

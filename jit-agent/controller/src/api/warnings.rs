@@ -81,7 +81,8 @@ fn ports(host: &StoredHost, preview: &Preview) -> Vec<String> {
             }
             if port.approvals > 1 {
                 all.push(format!(
-                    "{id} asks for {} signatures at {}: others add theirs with `jitctl sign`",
+                    "{id} asks for {} signatures at {}: others add theirs with `jitctl \
+                     approve ID --signing-key KEY`",
                     port.approvals, port.port
                 ));
                 break;

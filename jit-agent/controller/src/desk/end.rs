@@ -39,7 +39,7 @@ impl Desk {
                 drop(tx);
                 return self.revoke(who, id, "withdrawn", now_ms).await;
             }
-            state => return Err(ended_already(id, state)),
+            state => return Err(ended_already(id, state, &request.replaced_by)),
         }
         request.state = State::Withdrawn;
         request.why = format!("withdrawn by {}", who.subject);
@@ -70,7 +70,7 @@ impl Desk {
             State::Revoked => return Ok(request),
             State::Approved | State::AwaitingSignatures | State::Refused => {}
             state if state.is_on_hosts() => {}
-            state => return Err(ended_already(id, state)),
+            state => return Err(ended_already(id, state, &request.replaced_by)),
         }
         request.state = State::Revoked;
         request.why = format!("revoked by {}: {reason}", who.subject);
@@ -100,7 +100,7 @@ impl Desk {
             self.store().request(id).await?.filter(|old| old.proposal.requester == who.subject);
         let old = old.ok_or_else(|| DeskError::NotFound(format!("request {id} of yours")))?;
         if old.state.is_final() || old.ends_ms == 0 {
-            return Err(ended_already(id, old.state));
+            return Err(ended_already(id, old.state, &old.replaced_by));
         }
         let mut ask = Ask::of(&old.proposal);
         ask.start_ms = Some((old.ends_ms - OVERLAP_MS).max(now_ms));
@@ -132,7 +132,7 @@ impl Desk {
         let mut tx = self.store().begin().await?;
         let old = Self::lock(&mut tx, id).await?;
         if !old.state.is_on_hosts() || !old.replaced_by.is_empty() {
-            return Err(ended_already(id, old.state));
+            return Err(ended_already(id, old.state, &old.replaced_by));
         }
         if ends_ms <= now_ms || ends_ms >= old.ends_ms {
             let why = "it must be later than now and earlier than the end that was approved".into();
@@ -227,7 +227,24 @@ pub(super) async fn replaced(tx: &mut Tx, new: &Request, now_ms: i64) -> Result<
     Ok(())
 }
 
-fn ended_already(id: &str, state: State) -> DeskError {
-    let detail = format!("{id} is {}: there is nothing to change", state.word());
+/// Whoever holds an old id learns which request is on the hosts in its place.
+fn ended_already(id: &str, state: State, replaced_by: &str) -> DeskError {
+    let state = state.word();
+    let detail = match replaced_by {
+        "" => format!("{id} is {state}: there is nothing to change"),
+        new => format!("{id} is {state}: {new} replaces it, change that one"),
+    };
     DeskError::Forbidden { word: "not_open", detail }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_id_leads_to_the_request_that_replaces_it() {
+        let said = |replaced_by| ended_already("01A", State::Ended, replaced_by).to_string();
+        assert_eq!(said(""), "not_open: 01A is ended: there is nothing to change");
+        assert_eq!(said("01B"), "not_open: 01A is ended: 01B replaces it, change that one");
+    }
 }

@@ -101,7 +101,7 @@ impl Desk {
         Ok(())
     }
 
-    /// Adds a signature that a person made: `jitctl sign`.
+    /// Adds a signature that a person made: `jitctl approve --signing-key`.
     ///
     /// # Errors
     /// The grant does not wait for signatures, or has one of this key.

@@ -33,7 +33,8 @@ words! {
     State {
         /// Enough people have agreed; nothing is signed yet.
         Approved = "approved",
-        /// Signed by the controller, and more signatures are needed: `jitctl sign`.
+        /// Signed by the controller, and more signatures are needed: `jitctl approve
+        /// --signing-key`.
         AwaitingSignatures = "awaiting_signatures",
         /// Signed, on its way to hosts.
         Delivering = "delivering",

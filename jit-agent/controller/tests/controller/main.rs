@@ -20,3 +20,4 @@ mod migrations;
 mod serve;
 mod signers;
 mod store;
+mod words;

@@ -94,7 +94,7 @@ pub(super) fn sentence(view: &RequestView) -> String {
             let who = show::eligible(&view.eligible);
             format!("waits for {}: {who}", view.missing_text)
         }
-        "awaiting_signatures" => "waits for signatures: jitctl sign".into(),
+        "awaiting_signatures" => "waits for signatures: jitctl approve --signing-key".into(),
         _ => {
             let counts = &view.counts;
             let parts = [

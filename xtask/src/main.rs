@@ -48,7 +48,7 @@ enum Task {
     Demo(demo::Options),
     /// Make the packages of a release: .deb, .rpm and tarballs, with their checksums
     Dist(dist::Options),
-    /// Write the man pages and shell completions of jit-agent and jitctl
+    /// Write the man pages and shell completions of jit-agent, jit-controller and jitctl
     Pages(pages::Options),
     /// Check formatting, lints and licences, and run every test
     Test(test::Options),

@@ -7,8 +7,8 @@ use clap::Args;
 
 use crate::{setup, shell};
 
-/// The examples that write the pages, each of its own program.
-const WRITERS: [&str; 2] = ["jit-agent-pages", "jitctl-pages"];
+/// The programs that have pages. The example `NAME-pages` of each writes them.
+const PROGRAMS: [&str; 3] = ["jit-agent", "jit-controller", "jitctl"];
 
 /// Where to.
 #[derive(Args)]
@@ -23,20 +23,22 @@ pub(crate) fn run(options: Options) -> Result<()> {
     setup::ensure(setup::Purpose::Build)?;
     let out = options.out.unwrap_or_else(|| shell::target().join("pages"));
     let out = std::path::absolute(out)?;
-    write(&out, false)?;
+    write(&out, &PROGRAMS, false)?;
     println!("{0}/man\n{0}/completions", out.display());
     Ok(())
 }
 
-/// Writes them below a directory. `built`: by what an earlier build of all targets has left.
-pub(crate) fn write(out: &Path, built: bool) -> Result<()> {
+/// Writes those of these programs below a directory. `built`: by what an earlier build of all targets has
+/// left.
+pub(crate) fn write(out: &Path, programs: &[&str], built: bool) -> Result<()> {
+    let writers: Vec<_> = programs.iter().map(|name| format!("{name}-pages")).collect();
     if !built {
-        let mut build = shell::cargo(["build", "--quiet", "--package", "jit-agent"]);
-        build.args(["--package", "jitctl"]);
-        shell::visible(build.args(WRITERS.iter().flat_map(|name| ["--example", name])))?;
+        let mut build = shell::cargo(["build", "--quiet"]);
+        build.args(programs.iter().flat_map(|name| ["--package", name]));
+        shell::visible(build.args(writers.iter().flat_map(|name| ["--example", name])))?;
     }
-    for name in WRITERS {
-        let writer = std::path::absolute(shell::target().join("debug/examples").join(name))?;
+    for name in writers {
+        let writer = std::path::absolute(shell::target().join("debug/examples").join(&name))?;
         ensure!(writer.is_file(), "{} does not exist: run `cargo xtask pages`", writer.display());
         shell::visible(shell::program(writer, [out]).current_dir(shell::root()))?;
     }

@@ -31,6 +31,7 @@ const NEVER: &[(&str, &[&str])] = &[
     ("proto", &["tokio", "aya", "redb", "clap", "jit-client", "jit-agent"]),
     ("jit-agent", &["jitctl", "xtask", "jit-tests"]),
     ("jit-agent/client", &["clap", "aya", "redb", "jit-agent"]),
+    ("jit-agent/controller", &["aya", "redb", "jit-agent", "jitctl"]),
     ("jit-agent/jitctl", &["aya", "redb", "jit-agent"]),
 ];
 
@@ -40,6 +41,7 @@ const SOURCES: &[&str] = &[
     "jit-agent-ebpf/src",
     "proto/src",
     "jit-agent/client/src",
+    "jit-agent/controller/src",
     "jit-agent/jitctl/src",
     "jit-agent/src",
     "xtask/src",

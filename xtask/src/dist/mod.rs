@@ -165,7 +165,8 @@ pub(crate) fn make(
         fs::create_dir_all(&scratch).with_context(|| format!("making {}", scratch.display()))?;
         let programs = release.programs(profile, &scratch)?;
         if !pages.exists() {
-            crate::pages::write(&pages, profile.is_built)?;
+            let programs = contents::PACKAGES.iter().map(|package| package.name);
+            crate::pages::write(&pages, &programs.collect::<Vec<_>>(), profile.is_built)?;
         }
         let wanted = |kind| wanted(kind) && (!release.target.is_static() || kind == Kind::Tar);
         made.extend(pack(release, profile, &programs, &pages, &scratch, out, wanted)?);

@@ -7,6 +7,8 @@ use std::{fs, path::Path, process::Command};
 const THRESHOLD: u32 = 20;
 /// The daemon's unit, and the one before the network.
 const UNITS: [&str; 2] = ["jit-agent.service", "jit-agent-early.service"];
+/// The controller's unit, which needs no right of the system.
+const CONTROLLER: &str = "jit-controller.service";
 
 fn packaging(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../jit-agent/packaging").join(name);
@@ -33,7 +35,7 @@ fn words<'a>(unit: &'a str, setting: &str) -> Vec<&'a str> {
 fn shipped_units_stay_below_the_exposure_threshold() {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("unit-file");
     fs::create_dir_all(&directory).expect("cargo's directory for tests can be written");
-    for unit in UNITS {
+    for unit in UNITS.into_iter().chain([CONTROLLER]) {
         let copy = directory.join(unit);
         fs::write(&copy, packaging(unit)).expect("the copy can be written");
         let output = Command::new("systemd-analyze")
@@ -63,6 +65,36 @@ fn a_unit_without_hardening_is_above_the_threshold() {
         .expect("systemd-analyze is installed: `cargo xtask setup`")
         .status;
     assert!(!status.success(), "the threshold lets everything through");
+}
+
+#[test]
+fn the_controller_has_no_capability_and_a_directory_of_its_own() {
+    let unit = packaging(CONTROLLER);
+    for (setting, value) in [
+        ("AmbientCapabilities", ""),
+        ("CapabilityBoundingSet", ""),
+        ("LimitCORE", "0"),
+        ("NoNewPrivileges", "yes"),
+        ("PrivateUsers", "yes"),
+        ("ProtectSystem", "strict"),
+        ("StateDirectory", "jit-controller"),
+        ("StateDirectoryMode", "0700"),
+        ("UMask", "0077"),
+        ("User", "jit-controller"),
+    ] {
+        assert_eq!(values(&unit, setting), [value], "{setting}");
+    }
+    // It talks to people, agents and its database, and to nobody by netlink.
+    let families = words(&unit, "RestrictAddressFamilies");
+    assert_eq!(families, ["AF_INET", "AF_INET6", "AF_UNIX"]);
+    // The signer confines itself: these calls take rights, and give none.
+    let last = values(&unit, "SystemCallFilter").last().copied().unwrap_or_default().to_owned();
+    assert!(last.contains("seccomp") && !last.starts_with('~'), "{last}");
+    let users = packaging("jit-controller.sysusers.conf");
+    assert!(users.lines().any(|line| line.starts_with("u jit-controller - ")), "{users}");
+    let made = packaging("jit-controller.tmpfiles.conf");
+    let line = "d /var/lib/jit-controller 0700 jit-controller jit-controller -";
+    assert!(made.lines().any(|one| one == line), "{made}");
 }
 
 #[test]

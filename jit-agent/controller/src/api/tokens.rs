@@ -188,22 +188,3 @@ fn scopes(caller: &Caller, new: &TokenInput) -> Result<(), Failure> {
     }
     Ok(())
 }
-
-/// What a token is for may be left out.
-fn check_label(label: &str) -> Result<(), Failure> {
-    if label.is_empty() {
-        return Ok(());
-    }
-    check("text", label, MAX_NAME_BYTES).map_err(|why| Failure::field("label", why))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_token_needs_no_label_and_a_label_has_printable_letters() {
-        assert!(check_label("").is_ok() && check_label("bo's laptop").is_ok());
-        assert!(check_label("a\u{1b}[2J").is_err());
-    }
-}

@@ -12,21 +12,20 @@ use crate::{
     store::{Request, StoredHost, Tx, grants, requests},
 };
 
-/// Approves a request: its grants are made, and nobody has signed them. If nothing of its time is left,
-/// it ends instead.
+/// Approves a request, which these people have agreed to: its grants are made, and nobody has signed them. If
+/// nothing of its time is left, it ends instead.
 pub(super) async fn approve(
     tx: &mut Tx,
     request: &mut Request,
     hosts: &[StoredHost],
-    decisions: &[Decision],
+    approvers: &[String],
     now_ms: i64,
 ) -> Result<(), DeskError> {
-    let approvers = approvers(decisions);
     let replaces = match &request.proposal.replaces {
         Some(old) => grants::of_request(tx, old).await?.iter().map(|grant| grant.part.id).collect(),
         None => Vec::new(),
     };
-    let Some(parts) = grant::parts(&request.proposal, &approvers, &replaces, now_ms) else {
+    let Some(parts) = grant::parts(&request.proposal, approvers, &replaces, now_ms) else {
         request.state = State::ExpiredUnapproved;
         request.why = "it was approved after its end".into();
         requests::update(tx, request).await?;

@@ -89,7 +89,8 @@ impl Desk {
                 let accounts = self.store().accounts().await?;
                 let standing = standing(&decisions, &accounts, &request);
                 if missing(&request, &standing).is_empty() {
-                    approve::approve(&mut tx, &mut request, &hosts, &standing, now_ms).await?;
+                    let approvers = approve::approvers(&standing);
+                    approve::approve(&mut tx, &mut request, &hosts, &approvers, now_ms).await?;
                 }
             }
         }

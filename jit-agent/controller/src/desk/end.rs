@@ -1,5 +1,7 @@
 //! Requests that end early, or go on.
 
+use jit_proto::v1;
+use prost::Message as _;
 use serde_json::json;
 
 use super::{Ask, Desk, DeskError, approve, ask::new_id, enabled, submit};
@@ -7,7 +9,7 @@ use crate::{
     audit::{self, Code, Record},
     model::{Account, Needs, Outcome, Proposal, State, Verdict},
     rules::Action,
-    store::{Request, Tx, deliveries, requests},
+    store::{Request, StoreError, StoredGrant, Tx, deliveries, grants, requests},
 };
 
 /// An extension begins so long before the end of what it extends: hosts start it by their own clocks.
@@ -141,7 +143,9 @@ impl Desk {
         let mut new = shortened(&old, who, ends_ms, reason, now_ms)?;
         requests::insert(&mut tx, &new).await?;
         submit::submitted(&mut tx, &new, now_ms).await?;
-        approve::approve(&mut tx, &mut new, &hosts, &[], now_ms).await?;
+        // Who agreed to more has agreed to less.
+        let approvers = agreed(&grants::of_request(&mut tx, id).await?)?;
+        approve::approve(&mut tx, &mut new, &hosts, &approvers, now_ms).await?;
         self.commit(tx).await?;
         Ok(new)
     }
@@ -209,6 +213,13 @@ fn shortened(
         proposal,
         verdict,
     })
+}
+
+/// Those who had agreed to grants, as they name them.
+fn agreed(grants: &[StoredGrant]) -> Result<Vec<String>, StoreError> {
+    let Some(first) = grants.first() else { return Ok(Vec::new()) };
+    let payload = v1::Grant::decode(first.part.payload.as_slice());
+    Ok(payload.map_err(|why| StoreError::corrupt("payload", why))?.approvers)
 }
 
 /// The request that another one replaced ends.

@@ -10,15 +10,8 @@ use jit_controller::{
 const PAGE: &str = include_str!("../../../docs/controller.md");
 
 /// How code gives a word, without the spaces in it.
-const GIVEN: [&str; 7] = [
-    "refuse(\"",
-    "refuse(who,id,\"",
-    "refused(\"",
-    "Refused(\"",
-    "Err((\"",
-    "word:\"",
-    "Alarm(\"",
-];
+const GIVEN: [&str; 7] =
+    ["refuse(\"", "refuse(who,id,\"", "refused(\"", "Refused(\"", "Err((\"", "word:\"", "Alarm(\""];
 
 /// Words that are in the tables of the page: those in the first column.
 fn rows() -> BTreeSet<String> {
@@ -89,7 +82,8 @@ fn every_word_of_the_controller_has_its_row_with_what_to_do() {
 
 #[test]
 fn the_page_names_no_word_that_the_code_does_not_give() {
-    let mut code: String = ["api", "audit", "desk", "fleet", "model", "signer"].map(source).concat();
+    let mut code: String =
+        ["api", "audit", "desk", "fleet", "model", "signer"].map(source).concat();
     let jitctl = Path::new(env!("CARGO_MANIFEST_DIR")).join("../jitctl/src/controller/preview.rs");
     code.push_str(&fs::read_to_string(jitctl).unwrap());
     let unknown: Vec<_> = rows()

@@ -7,7 +7,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     convert::Infallible,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -30,7 +30,11 @@ use super::{
     state::ApiState,
     view,
 };
-use crate::{audit::Line, clock, desk::Changes};
+use crate::{
+    audit::{Code, Line},
+    clock,
+    desk::Changes,
+};
 
 /// A comment is sent this often, so that proxies and clients see that the stream lives.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -83,6 +87,7 @@ pub(super) async fn events(
         ready: VecDeque::new(),
         seen: HashMap::new(),
         ended: false,
+        checked: Instant::now(),
         _place: place,
     };
     let keep_alive = KeepAlive::new().interval(HEARTBEAT).text("heartbeat");
@@ -98,6 +103,8 @@ struct Feed {
     /// Which requests the account sees.
     seen: HashMap<String, bool>,
     ended: bool,
+    /// When the token was looked at last.
+    checked: Instant,
     _place: OwnedSemaphorePermit,
 }
 
@@ -138,25 +145,40 @@ impl Feed {
     /// Reads what comes next. Returns whether there was something.
     async fn read(&mut self) -> Result<bool, Failure> {
         let now_ms = clock::now_ms();
-        self.caller = still(&self.state, &self.caller, now_ms).await?;
         let lines = self.state.store().audit_after(self.cursor, CHUNK).await?;
+        self.recheck(&lines, now_ms).await?;
         let Some(last) = lines.last().map(|line| line.seq) else { return Ok(false) };
-        if self.seen.len() > MEMORY {
-            self.seen.clear();
-        }
-        let sees_all = self.caller.auditor().is_ok();
-        let account = self.caller.with(Scope::Read)?;
-        let mut sight = Sight::new(&self.state, account, now_ms).await?;
-        let mut events = Vec::new();
-        for line in lines {
-            if sees_all || sees(&mut sight, &mut self.seen, &line.request).await? {
-                events.push(event(line));
+        if self.caller.auditor().is_ok() {
+            self.ready.extend(lines.into_iter().map(event));
+        } else {
+            if self.seen.len() > MEMORY {
+                self.seen.clear();
+            }
+            let account = self.caller.with(Scope::Read)?;
+            let mut sight = Sight::new(&self.state, account, now_ms).await?;
+            for line in lines {
+                if sees(&mut sight, &mut self.seen, &line.request).await? {
+                    self.ready.push_back(event(line));
+                }
             }
         }
-        drop(sight);
-        self.ready.extend(events);
         self.cursor = last;
         Ok(true)
+    }
+
+    /// Looks at token and account again: now and then, and before anything is sent that happened after
+    /// one of them was changed. Such a change is in the audit.
+    async fn recheck(&mut self, lines: &[Line], now_ms: i64) -> Result<(), Failure> {
+        let changes = [Code::AccountChanged.id(), Code::TokenRevoked.id()];
+        let is_due = self.checked.elapsed() >= RECHECK
+            || self.caller.token().ends_ms <= now_ms
+            || lines.iter().any(|line| changes.contains(&line.code.as_str()));
+        if is_due {
+            self.caller = still(&self.state, &self.caller, now_ms).await?;
+            self.checked = Instant::now();
+            self.seen.clear();
+        }
+        Ok(())
     }
 }
 

@@ -55,11 +55,9 @@ impl<'s> Sight<'s> {
     /// Whether it may do this on a host. Administrators may read and configure everywhere.
     pub(super) fn may(&self, action: Action, host: &Host) -> bool {
         let by_office = matches!(action, Action::Configure | Action::Read) && self.sees_all();
-        let by_rules = self
-            .rules
-            .as_ref()
-            .is_some_and(|rules| rules.may(self.account, action, host, self.now_ms));
-        by_office || by_rules
+        let by_rules = |rules: &Rules| rules.may(self.account, action, host, self.now_ms);
+        // The office first: lists of administrators ask for each of thousands of hosts.
+        by_office || self.rules.as_ref().is_some_and(by_rules)
     }
 
     /// Whether it sees a host.

@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// Requests that are looked at for one page of those that the account may see.
-const MAX_SCAN: u32 = 1000;
+const MAX_SCAN: u32 = 500;
 /// Longest wait for what becomes of a request.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 /// Longest key that a client may send.
@@ -108,6 +108,7 @@ pub(super) async fn list(
     let room = usize::try_from(most).unwrap_or(usize::MAX);
     loop {
         let found = state.store().requests(&page).await?;
+        sight.prepare(&found).await?;
         let last_chunk = found.len() < usize::try_from(page.most).unwrap_or(usize::MAX);
         for request in found {
             if items.len() == room {

@@ -4,7 +4,7 @@
 //! request is seen by who asked, by who may approve on one of its hosts (who decides must see all of it),
 //! and by who may read all of its hosts.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use super::{problem::Failure, state::ApiState};
 use crate::{
@@ -27,10 +27,13 @@ pub(super) struct Sight<'s> {
     hosts: HashMap<String, View>,
 }
 
-#[derive(Clone, Copy, Default)]
+/// What is known of one host. Rules are asked when it matters.
+#[derive(Default)]
 struct View {
-    read: bool,
-    approve: bool,
+    /// `None`: it was removed meanwhile, and nobody sees a request by it.
+    host: Option<Host>,
+    read: Option<bool>,
+    approve: Option<bool>,
 }
 
 impl<'s> Sight<'s> {
@@ -69,13 +72,35 @@ impl<'s> Sight<'s> {
 
     /// Whether it sees a request.
     pub(super) async fn request(&mut self, request: &Request) -> Result<bool, Failure> {
-        if self.sees_all() || request.proposal.requester == self.account.subject {
+        if self.owns(request) {
             return Ok(true);
         }
-        self.learn(&request.proposal.hosts).await?;
-        let views = || request.proposal.hosts.iter().map(|id| self.hosts.get(id).copied());
-        let views = || views().map(Option::unwrap_or_default);
-        Ok(views().any(|view| view.approve) || views().all(|view| view.read))
+        let hosts = &request.proposal.hosts;
+        self.learn(hosts.iter()).await?;
+        let reads_all = hosts.iter().all(|id| self.may_on(id, Action::Read));
+        Ok(reads_all || hosts.iter().any(|id| self.may_on(id, Action::Approve)))
+    }
+
+    /// Looks up at once what [`Self::request`] needs for each of these.
+    pub(super) async fn prepare(&mut self, requests: &[Request]) -> Result<(), Failure> {
+        let others: Vec<_> = requests.iter().filter(|request| !self.owns(request)).collect();
+        self.learn(others.iter().flat_map(|request| &request.proposal.hosts)).await
+    }
+
+    fn owns(&self, request: &Request) -> bool {
+        self.sees_all() || request.proposal.requester == self.account.subject
+    }
+
+    fn may_on(&mut self, id: &str, action: Action) -> bool {
+        let Some(view) = self.hosts.get(id) else { return false };
+        let known = if action == Action::Read { view.read } else { view.approve };
+        let may =
+            known.unwrap_or_else(|| view.host.as_ref().is_some_and(|host| self.may(action, host)));
+        if let Some(view) = self.hosts.get_mut(id) {
+            let kept = if action == Action::Read { &mut view.read } else { &mut view.approve };
+            *kept = Some(may);
+        }
+        may
     }
 
     /// A request that it sees.
@@ -85,23 +110,19 @@ impl<'s> Sight<'s> {
         if self.request(&request).await? { Ok(request) } else { Err(missing()) }
     }
 
-    async fn learn(&mut self, ids: &[String]) -> Result<(), Failure> {
+    async fn learn(&mut self, ids: impl Iterator<Item = &String>) -> Result<(), Failure> {
         if self.hosts.len() > MEMORY {
             self.hosts.clear();
         }
-        let unknown: Vec<_> =
-            ids.iter().filter(|id| !self.hosts.contains_key(*id)).cloned().collect();
+        let unknown: BTreeSet<_> = ids.filter(|id| !self.hosts.contains_key(*id)).collect();
         if unknown.is_empty() {
             return Ok(());
         }
+        let unknown: Vec<_> = unknown.into_iter().cloned().collect();
         for known in self.state.store().hosts_by_id(&unknown).await? {
-            let view = View {
-                read: self.may(Action::Read, &known.host),
-                approve: self.may(Action::Approve, &known.host),
-            };
+            let view = View { host: Some(known.host.clone()), ..View::default() };
             self.hosts.insert(known.host.id, view);
         }
-        // A host that was removed meanwhile is seen by nobody through it.
         for id in unknown {
             self.hosts.entry(id).or_default();
         }

@@ -125,7 +125,7 @@ fn ask(ana: &Person<'_>) -> Result<(String, String)> {
     let mut arguments =
         vec!["request", NAMES[0], NAMES[1], "--port", "22", "--for", "10m", "--json"];
     arguments.extend(source.iter().flat_map(|source| ["--source", source]));
-    arguments.extend(["--why", "disk full", "--ticket", "INC-4211", "--yes"]);
+    arguments.extend(["--why", "disk full", "--ticket", "INC-4211"]);
     let said: Value = serde_json::from_str(&ana.says(&arguments)?).context("it printed no JSON")?;
     let text = |pointer: &str| said.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
     let id = text("/id").with_context(|| format!("no id in {said}"))?;

@@ -13,6 +13,7 @@ mod access;
 mod api;
 mod audit;
 mod commands;
+mod desk;
 mod filled;
 mod forward;
 mod histories;

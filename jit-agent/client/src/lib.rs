@@ -19,6 +19,8 @@ pub mod files;
 #[cfg(feature = "signing")]
 pub mod inspect;
 #[cfg(feature = "signing")]
+mod key_spec;
+#[cfg(feature = "signing")]
 pub mod keys;
 pub mod local;
 pub mod pem;

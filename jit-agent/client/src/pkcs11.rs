@@ -18,7 +18,7 @@ use cryptoki::{
 };
 use sha2::{Digest as _, Sha256};
 
-use crate::{files, keys::Pkcs11Spec, public_key::PublicKey};
+use crate::{files, key_spec::Pkcs11Spec, public_key::PublicKey};
 
 /// A key in a module. The module stays loaded as long as the value lives.
 #[derive(Debug)]

@@ -21,6 +21,7 @@ mod limits;
 mod link;
 mod narrower;
 mod protocol;
+mod refused;
 mod settings;
 
 use std::path::Path;

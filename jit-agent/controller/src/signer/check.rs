@@ -7,7 +7,7 @@ use jit_proto::{GrantId, dsse::MAX_ENVELOPE_BYTES, v1};
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 
-use super::{SignRequest, narrower, settings::Limits};
+use super::{SignRequest, narrower, refused::Refused, settings::Limits};
 use crate::model::{
     Decision, GrantPart, Outcome, Rule, Ruling, grant,
     proposal::{MAX_AHEAD, MAX_HOSTS},
@@ -20,13 +20,6 @@ const MAX_PEOPLE: u32 = 256;
 /// A request that was made before this time is not signed any more, milliseconds: its beginning is at
 /// most 30 days after it.
 pub(super) const MAX_AGE_MS: i64 = 40 * 24 * 3_600_000;
-
-/// Why something is not signed: a stable word, and a sentence.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Refused {
-    pub(super) word: &'static str,
-    pub(super) detail: String,
-}
 
 /// A grant that may be signed, if the journal does not say otherwise.
 #[derive(Debug)]
@@ -89,8 +82,9 @@ pub(super) fn grant(
     Ok(Passed { part, request: (id, mark(request)), narrows })
 }
 
-/// Checks a policy; the settings decide whether any is signed. Returns an id of its version and hosts.
-pub(super) fn policy(payload: &[u8], limits: &Limits, now_ms: i64) -> Result<GrantId, Refused> {
+/// Checks a policy; the settings decide whether any is signed. Its version may have been signed before:
+/// a host takes one policy of a version, and one that it refused is written anew.
+pub(super) fn policy(payload: &[u8], limits: &Limits, now_ms: i64) -> Result<(), Refused> {
     if !limits.policies {
         return refuse("policies_off", "this signer signs no policies (limits.policies)");
     }
@@ -108,14 +102,7 @@ pub(super) fn policy(payload: &[u8], limits: &Limits, now_ms: i64) -> Result<Gra
     if policy.issued_at_ms > now_ms.saturating_add(SKEW_MS) {
         return refuse("clock_off", "it was made in the future: check the clock");
     }
-    let mut name = Sha256::new_with_prefix(policy.version.to_be_bytes());
-    for host in &policy.hosts {
-        name.update(u64::try_from(host.len()).unwrap_or(0).to_be_bytes());
-        name.update(host);
-    }
-    let name: [u8; 32] = name.finalize().into();
-    let id = GrantId::from_bytes(name.get(..16).unwrap_or_default());
-    Ok(id.unwrap_or(GrantId([0; 16])))
+    Ok(())
 }
 
 fn check_times(request: &SignRequest, id: GrantId, now_ms: i64) -> Result<(), Refused> {

@@ -6,17 +6,19 @@ use std::{
     process::ExitCode,
 };
 
-use jit_proto::payload_type::{GRANT_TYPE, POLICY_TYPE};
+use jit_proto::{
+    GrantId,
+    payload_type::{GRANT_TYPE, POLICY_TYPE},
+};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    SignRequest,
-    check::{self, Refused},
-    confine,
+    SignRequest, check, confine,
     journal::{Entry, Journal, JournalError, Kind},
     keys::{self, Keys},
     limits::Rate,
     protocol::{self, Answer, Ask, FromSigner, ToSigner},
+    refused::Refused,
     settings::{Limits, Settings},
 };
 use crate::clock::now_ms;
@@ -137,8 +139,10 @@ impl Open {
     }
 
     fn policy(&mut self, payload: &[u8], now_ms: i64) -> Result<Vec<protocol::Signature>, Trouble> {
-        let id = check::policy(payload, &self.limits, now_ms)?;
-        let entry = Entry { kind: Kind::Policy, id, hash: Sha256::digest(payload).into() };
+        check::policy(payload, &self.limits, now_ms)?;
+        let hash: [u8; 32] = Sha256::digest(payload).into();
+        let id = GrantId(hash.first_chunk().copied().unwrap_or_default());
+        let entry = Entry { kind: Kind::Policy, id, hash };
         self.sign(&[entry], POLICY_TYPE, payload, now_ms)
     }
 

@@ -35,7 +35,7 @@ pub(super) enum Kind {
     Floor,
     /// A grant: its payload.
     Grant,
-    /// A policy: its payload.
+    /// A policy: its payload, by a part of its own hash.
     Policy,
     /// A request: who agreed to it, and when.
     Request,

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use jit_common::Family;
 use jit_proto::{PortRange, SourcePrefix};
 
-use super::{check::Refused, settings::Limits};
+use super::{refused::Refused, settings::Limits};
 use crate::model::Proposal;
 
 /// The time in which signatures are counted, milliseconds.

@@ -299,8 +299,9 @@ async fn policies_are_signed_if_the_settings_say_so() {
     let signer = world.start().await;
     let signatures = signer.sign_policy(policy.encode_to_vec()).await.unwrap();
     verify(&signer, &policy.encode_to_vec(), POLICY_TYPE, &signatures);
+    // A host that refused it gets the next one under the same version.
     let other = v1::Policy { justification: "another".into(), ..policy };
-    assert_eq!(word(signer.sign_policy(other.encode_to_vec()).await), "signed_otherwise");
+    signer.sign_policy(other.encode_to_vec()).await.unwrap();
 }
 
 #[tokio::test]

@@ -378,7 +378,4 @@ fn policies_are_signed_only_if_the_settings_say_so() {
     assert_eq!(check(|p| p.issued_at_ms += 120_000, true).unwrap_err(), "clock_off");
     let limits = Limits { policies: true, ..Limits::default() };
     assert_eq!(super::policy(b"\xff", &limits, NOW).unwrap_err().word, "malformed");
-    let first = check(|_| {}, true).unwrap();
-    assert_ne!(check(|p| p.version = 8, true).unwrap(), first);
-    assert_ne!(check(|p| p.hosts.push("web-2".into()), true).unwrap(), first);
 }

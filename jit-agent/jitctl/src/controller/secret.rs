@@ -18,8 +18,9 @@ pub(super) fn read_token(what: &str) -> Result<Token, Failure> {
     let stdin = io::stdin();
     let failed = |error: io::Error| Failure::usage(format!("cannot read the token: {error}"));
     let text = if stdin.is_terminal() {
-        let _gone = write!(io::stderr(), "{what}: ");
+        // First silent: who types at once would be seen.
         let silent = Silent::new(&stdin).map_err(failed)?;
+        let _gone = write!(io::stderr(), "{what}: ");
         let text = typed(&mut stdin.lock());
         drop(silent);
         let _gone = writeln!(io::stderr());

@@ -6,4 +6,5 @@ mod asking;
 mod login;
 mod server;
 mod ssh;
+mod terminal;
 mod things;

@@ -101,11 +101,21 @@ pub(super) fn approve(to: To<'_>, args: &ApproveArgs) -> Result<Exit, Failure> {
             _ => decide(session, &view, "approve", &args.reason).await?,
         };
         if let Some(key) = &key {
-            let (now, signed) = signature::add(session, &decided, key).await?;
-            decided = now;
-            match signed {
-                0 => failure::warn("nothing waits for a signature of this key now"),
-                signed => failure::note(&format!("signed {}", counted(signed, "grant"))),
+            match signature::add(session, &decided, key).await {
+                Ok((now, 0)) => {
+                    decided = now;
+                    failure::warn("nothing waits for a signature of this key now");
+                }
+                Ok((now, signed)) => {
+                    decided = now;
+                    failure::note(&format!("signed {}", counted(signed, "grant")));
+                }
+                Err(failure) => {
+                    // What was done is done, whatever comes of the signature.
+                    said(&decided, args.output, "approved")?;
+                    failure::warn("approved, but not signed:");
+                    return Err(failure);
+                }
             }
         }
         said(&decided, args.output, "approved")

@@ -233,6 +233,12 @@ fn a_signature_is_made_only_of_what_was_shown() {
     let message = pre_authentication_encoding(GRANT_TYPE, &grant("web-1").encode_to_vec());
     assert!(key.verifies(&message, &signature));
     controller.jitctl(&format!("approve {ID} --yes --signing-key none.key")).fails(78, "none.key");
+    // The approval stands, also when the signature is refused.
+    let refused = problem(403, "scope_missing", "it needs the scope `signatures`");
+    controller.says(&format!("POST /requests/{ID}/signatures"), refused);
+    let said = controller.jitctl(&approve);
+    assert!(said.out.ends_with("it is awaiting_signatures\n"), "{said:?}");
+    said.fails(77, "approved, but not signed:\nrefused: scope_missing: ");
 }
 
 #[test]

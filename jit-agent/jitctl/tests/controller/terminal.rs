@@ -38,10 +38,11 @@ fn on_a_terminal(command: &mut Command, steps: &[(&str, &str)]) -> (ExitStatus, 
     let mut reader = keyboard.try_clone().unwrap();
     let (sender, shown) = mpsc::channel();
     thread::spawn(move || {
-        let mut bytes = [0; 4096];
+        let mut bytes = vec![0; 4096];
         // It fails when the other side is closed.
         while let Ok(count @ 1..) = reader.read(&mut bytes) {
-            if sender.send(bytes[..count].to_vec()).is_err() {
+            let read = bytes.iter().copied().take(count).collect::<Vec<u8>>();
+            if sender.send(read).is_err() {
                 return;
             }
         }

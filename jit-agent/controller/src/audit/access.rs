@@ -2,13 +2,14 @@
 //!
 //! It errs on the side of "could": a host whose answer did not arrive may have opened.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use jit_proto::{PortRange, SourcePrefix, v1};
 use prost::Message as _;
 use serde::Serialize;
 use sqlx::{Row as _, any::AnyRow, query};
 
+use super::{Code, Line};
 use crate::{
     model::Answer,
     store::{Store, StoreError},
@@ -76,7 +77,8 @@ pub async fn access(
                 FROM grant_part JOIN delivery ON delivery.grant_id = grant_part.id \
                 WHERE grant_part.not_after_ms > $1 AND grant_part.not_before_ms <= $1 \
                 AND grant_part.signed_ms > 0 AND grant_part.signed_ms <= $1 \
-                AND NOT (delivery.answer = $2 AND delivery.wanted = 'grant') AND ($3 = '' OR delivery.host = $3) \
+                AND NOT (delivery.answer = $2 AND (delivery.wanted = 'grant' OR delivery.pending = 1)) \
+                AND ($3 = '' OR delivery.host = $3) \
                 AND (delivery.answer <> $4 OR delivery.answered_ms > $1) \
                 ORDER BY delivery.host, delivery.grant_id";
     let rows = query(rows)
@@ -85,13 +87,45 @@ pub async fn access(
         .bind(filter.host.as_str())
         .bind(Answer::Closed.word());
     let mut found = Vec::new();
+    let mut records: BTreeMap<String, Vec<Line>> = BTreeMap::new();
     for row in rows.fetch_all(store.pool()).await? {
-        let one = read(&row)?;
-        if found.len() < most && wanted(&one.0, &one.1, filter) {
-            found.push(one.0);
+        let (mut one, grant) = read(&row)?;
+        if found.len() >= most {
+            break;
         }
+        if !wanted(&one, &grant, filter) {
+            continue;
+        }
+        if one.answer == Answer::Closed.word() {
+            // The last answer hides the first: the audit has it.
+            if !records.contains_key(&one.request) {
+                records.insert(one.request.clone(), store.audit_of(&one.request).await?);
+            }
+            match first_answer(records.get(&one.request).into_iter().flatten(), &one) {
+                Some(Answer::Refused) => continue,
+                Some(Answer::Open | Answer::Scheduled) => one.certain = true,
+                Some(Answer::Closed | Answer::Waiting) | None => {}
+            }
+        }
+        found.push(one);
     }
     Ok(found)
+}
+
+/// What the host said of the grant itself, by the audit.
+fn first_answer<'l>(lines: impl Iterator<Item = &'l Line>, of: &Access) -> Option<Answer> {
+    let answers = lines.filter(|line| line.code == Code::Answered.id()).filter_map(|line| {
+        let fields: serde_json::Value = serde_json::from_str(&line.line).ok()?;
+        let text = |key: &str| fields.get(key).and_then(serde_json::Value::as_str);
+        let same = text("grant") == Some(&of.grant) && text("host") == Some(&of.host);
+        let answer = Answer::of_word(text("answer")?)?;
+        (same && text("wanted") == Some("grant")).then_some(answer)
+    });
+    // Open counts, whatever came after it.
+    answers.fold(None, |before, answer| match before {
+        Some(Answer::Open | Answer::Scheduled) => before,
+        _ => Some(answer),
+    })
 }
 
 fn read(row: &AnyRow) -> Result<(Access, v1::Grant), StoreError> {

@@ -161,12 +161,13 @@ impl SignedHead {
 }
 
 impl Store {
-    /// All signed heads, the oldest first.
+    /// Signed heads of records after this one, up to that one, the oldest first.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn signed_heads(&self) -> Result<Vec<SignedHead>, StoreError> {
-        let rows = query("SELECT * FROM audit_head ORDER BY seq").fetch_all(self.pool()).await?;
+    pub async fn signed_heads(&self, after: i64, to: i64) -> Result<Vec<SignedHead>, StoreError> {
+        let rows = query("SELECT * FROM audit_head WHERE seq > $1 AND seq <= $2 ORDER BY seq");
+        let rows = rows.bind(after).bind(to).fetch_all(self.pool()).await?;
         rows.iter().map(head).collect()
     }
 

@@ -117,20 +117,19 @@ pub async fn verify(
     mut each: impl FnMut(i64),
 ) -> Result<Report, StoreError> {
     // Read first: what is written meanwhile only makes the chain longer.
-    let heads = store.signed_heads().await?;
+    let last_head = store.last_signed_head().await?.map_or(0, |head| head.seq);
     let (tip, tip_hash) = store.audit_tip().await?;
     let mut report = Report::default();
     let mut chain = Chain::default();
     let mut wrong_heads = Vec::new();
-    let mut next = heads.iter().peekable();
     let mut kept: Vec<_> = against.iter().collect();
     kept.sort_by_key(|head| head.seq);
     let mut kept = kept.into_iter().peekable();
     'all: loop {
         let page = store.audit_after(chain.seq, PAGE).await?;
-        if page.is_empty() {
-            break;
-        }
+        let Some(last) = page.last() else { break };
+        let heads = store.signed_heads(chain.seq, last.seq).await?;
+        let mut next = heads.iter().peekable();
         for line in &page {
             if let Err(broken) = chain.follow(line) {
                 report.broken.push(broken);
@@ -161,7 +160,7 @@ pub async fn verify(
     report.broken.append(&mut wrong_heads);
     if report.is_good() {
         let (end, _) = store.audit_tip().await?;
-        let beyond = next.next().map(|signed| signed.seq).into_iter();
+        let beyond = (last_head > chain.seq).then_some(last_head).into_iter();
         let beyond = beyond.chain(kept.next().map(|head| head.seq));
         let beyond = beyond.chain((tip > chain.seq).then_some(tip)).max();
         if let Some(last) = beyond {

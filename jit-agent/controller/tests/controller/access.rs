@@ -1,10 +1,15 @@
 //! Who could get in where at a moment.
 
 use jit_controller::{
-    audit::access::{Access, Filter, access},
+    audit::{
+        self, Code, Record,
+        access::{Access, Filter, access},
+    },
     model::{Answer, Proposal},
     store::{Store, deliveries},
 };
+
+use serde_json::json;
 
 use crate::{
     databases::Database,
@@ -24,6 +29,11 @@ async fn answer(store: &Store, request: &str, host: &str, answer: Answer, now_ms
     let one = all.iter().find(|one| one.host == host).unwrap();
     let mut tx = store.begin().await.unwrap();
     assert!(deliveries::answered(&mut tx, one, answer, "word", "", now_ms).await.unwrap());
+    let fields = json!({
+        "grant": one.grant_id, "host": host, "wanted": one.wanted.word(), "answer": answer.word(),
+    });
+    let record = Record::new(Code::Answered, request, host, fields);
+    audit::append(&mut tx, now_ms, &record).await.unwrap();
     tx.commit().await.unwrap();
 }
 
@@ -74,7 +84,12 @@ async fn those_who_could_get_in_are_found(database: Database) {
     assert_eq!(at(&store, NOW + 2000, &all).await.len(), 2, "nobody has confirmed it");
     answer(&store, &id, "web-1", Answer::Closed, NOW + 3000).await;
     let found = at(&store, NOW + 2999, &all).await;
-    assert_eq!((&found[0].host[..], found[0].until_ms), ("web-1", NOW + 3000));
+    let first = &found[0];
+    assert_eq!((&first.host[..], first.until_ms, first.certain), ("web-1", NOW + 3000, true));
+    answer(&store, &id, "web-2", Answer::Closed, NOW + 4000).await;
+    let found = at(&store, NOW + 2999, &all).await;
+    let hosts: Vec<_> = found.iter().map(|one| &one.host[..]).collect();
+    assert_eq!(hosts, ["web-1", "web-3"], "web-2 had refused, and was never open");
     assert_eq!(at(&store, NOW + 3000, &all).await.len(), 1, "web-3 has not answered");
 
     // Filters.

@@ -106,11 +106,13 @@ impl Report {
             text.push_str(&format!("  {number}. {command}\n"));
         }
         text.push_str(&format!(
-            "\nOn each host, in /etc/jit-agent/config.toml (copy {directory}/pki/ca.pem there as \
-             controller-ca.pem,\nand {directory}/signer.pub.pem as controller-signer.pub.pem):\n\n\
-             {host_config}\n\
-             The agent's certificate: `jit-agent init` writes agent.csr; then here\n\
+            "\nOn each host, with {directory}/signer.pub.pem copied there:\n\n\
+             \x20 jit-agent init --signer signer.pub.pem --controller {identity}\n\n\
+             It makes the host's key and agent.csr. Here, then, its certificate; copy it there as \
+             tls/agent.pem,\nand {directory}/pki/ca.pem as tls/ca.pem:\n\n\
              \x20 jitctl pki issue --dir {directory}/pki --name web-1 --csr agent.csr\n\n\
+             By hand, these are the lines of /etc/jit-agent/config.toml:\n\n\
+             {host_config}\n\
              Keep {directory}/pki/ca.key and {directory}/signer.key elsewhere too: \
              `jit-controller backup --with-keys`.\n"
         ));
@@ -124,15 +126,15 @@ fn host_config(identity: &str) -> String {
     format!(
         "[control]\n\
          listen = \"0.0.0.0:7443\"\n\
-         certificate = \"agent.pem\"\n\
-         key = \"agent.key\"\n\
-         client_ca = \"controller-ca.pem\"\n\n\
+         certificate = \"tls/agent.pem\"\n\
+         key = \"tls/agent.key\"\n\
+         client_ca = \"tls/ca.pem\"\n\n\
          [[controller]]\n\
          identity = {identity}\n\
          may = [\"grant\", \"policy\", \"read\", \"revoke\"]\n\n\
          [[signer]]\n\
          id = \"controller\"\n\
-         public_key = \"controller-signer.pub.pem\"\n\
+         public_key = \"signers/controller.pem\"\n\
          signs = [\"grant\"]\n"
     )
 }

@@ -100,6 +100,20 @@ mod tests {
 
     use super::*;
 
+    /// A longer line is broken in the middle of a sentence, and examples cannot be copied.
+    #[test]
+    fn no_line_of_the_help_is_wider_than_its_widest_page() {
+        let mut ahead = vec![Cli::command()];
+        while let Some(command) = ahead.pop() {
+            for help in [command.get_after_help(), command.get_after_long_help()] {
+                let text = help.map(ToString::to_string).unwrap_or_default();
+                let long = text.lines().find(|line| line.chars().count() > 98);
+                assert_eq!(long, None, "{}", command.get_name());
+            }
+            ahead.extend(command.get_subcommands().cloned());
+        }
+    }
+
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();

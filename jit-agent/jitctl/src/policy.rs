@@ -47,7 +47,7 @@ Examples:
     jitctl policy show > policy.toml              the policy in force, as a file to edit
     jitctl policy diff policy.toml                who would be affected; changes nothing
     jitctl policy push policy.toml --signing-key release.key --host web-1 --why CHG-77
-    jitctl policy confirm                         within 2 minutes, else the previous one returns";
+    jitctl policy confirm                         in 2 minutes, else the one before returns";
 
 /// Arguments of `policy`.
 #[derive(Args, Debug)]

@@ -26,8 +26,8 @@ Examples:
     jit-controller access --host db-1                             # now
     jit-controller access --at 2027-03-01T02:30:00Z --port 22     # then, on every host
 
-`unsure` are hosts that have not answered: they may have opened. What was open on a host without a grant
-(exemptions, break-glass, observe mode) is in that host's own audit.";
+`unsure` are hosts that have not answered: they may have opened. What was open on a host
+without a grant (exemptions, break-glass, observe mode) is in that host's own audit.";
 
 /// Arguments of `access`.
 #[derive(Args, Debug)]

@@ -45,9 +45,10 @@ Examples:
     jit-controller init --name jit.example.org --admin ana
     jit-controller init --dir /srv/jit --name jit.example.org --database postgres://jit@db/jit
 
-It makes in one directory: controller.toml, the database, an authority for the certificates of agents and
-of the controller (pki), the controller's certificates, the key that signs grants, the key of the audit,
-the default rules, and an administrator, whose token is shown once. It replaces nothing.";
+It makes in one directory: controller.toml, the database, an authority for the certificates of
+agents and of the controller (pki), the controller's certificates, the key that signs grants,
+the key of the audit, the default rules, and an administrator, whose token is shown once. It
+replaces nothing.";
 
 /// Arguments of `init`.
 #[derive(Args, Debug)]

@@ -26,8 +26,9 @@ Examples:
     jit-controller verify --against 1234:0a1b...   # a head that was kept elsewhere
     jit-controller verify --key audit.pub.pem      # only this key counts
 
-Exit code 0: nothing was changed; 1: something was, and it is named. Who holds the key of the audit could
-write it anew: only a head that was kept elsewhere shows that. `signed` of --json is such a head.";
+Exit code 0: nothing was changed; 1: something was, and it is named. Who holds the key of the
+audit could write it anew: only a head that was kept elsewhere shows that. `signed` of --json
+is such a head.";
 
 /// Arguments of `verify`.
 #[derive(Args, Debug)]

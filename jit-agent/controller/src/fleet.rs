@@ -7,6 +7,7 @@
 mod backoff;
 mod deliverer;
 mod dial;
+mod error;
 mod follower;
 pub mod import;
 mod link;
@@ -22,6 +23,7 @@ mod watchman;
 
 use std::{net::IpAddr, pin::Pin, sync::Arc};
 
+pub use error::FleetError;
 use jit_client::CallError;
 use jit_proto::{PortRange, v1};
 pub use settings::{RawSettings, Settings};
@@ -31,37 +33,7 @@ use tokio::{
 };
 
 use self::{dial::Dialer, outbox::Outbox, roster::Roster, scribe::Note};
-use crate::{
-    clock::now_ms,
-    desk::{Desk, DeskError},
-    store::StoreError,
-};
-
-/// Why something of the fleet was not done.
-#[derive(Debug, thiserror::Error)]
-pub enum FleetError {
-    /// The agent refused, or a file of the controller is missing.
-    #[error("{0}")]
-    Agent(#[from] CallError),
-    /// It does not go together with what there is.
-    #[error("{0}")]
-    Conflict(String),
-    /// The desk could not keep an answer.
-    #[error(transparent)]
-    Desk(#[from] DeskError),
-    /// A value is wrong.
-    #[error("{0}")]
-    Invalid(String),
-    /// There is no such host, rollout or policy.
-    #[error("there is no {0}")]
-    NotFound(String),
-    /// The database.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The host does not answer.
-    #[error("{0}")]
-    Unreachable(String),
-}
+use crate::{clock::now_ms, desk::Desk};
 
 /// Why a policy was not signed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

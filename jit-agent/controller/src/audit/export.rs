@@ -32,7 +32,7 @@ impl Format {
         match self {
             Self::Jsonl => line.line.clone(),
             Self::Ocsf => jit_proto::printable::json_line(&ocsf::event(line)),
-            Self::SyslogLines => syslog::message(line, &syslog::host_name(), Self::Jsonl),
+            Self::SyslogLines => syslog::message(line, &syslog::host_name(), &line.line),
         }
     }
 }

@@ -179,7 +179,7 @@ async fn round(
     loop {
         let mut bytes = Vec::new();
         for line in &page {
-            bytes.extend(syslog::frame(line, host, receiver.format));
+            bytes.extend(syslog::frame(line, host, &receiver.format.line(line)));
             last = line.seq;
         }
         sent += page.len();

@@ -3,7 +3,6 @@
 
 use super::{
     Code, Line,
-    export::Format,
     ocsf::{Severity, severity_of},
 };
 
@@ -13,8 +12,8 @@ const FACILITY: u8 = 13;
 const STRUCTURE: &str = "jit@32473";
 const PROGRAM: &str = "jit-controller";
 
-/// The message, without its length.
-pub fn message(line: &Line, host: &str, format: Format) -> String {
+/// The message, without its length. `text`: the record in some form.
+pub fn message(line: &Line, host: &str, text: &str) -> String {
     let code = Code::of_id(&line.code);
     let severity = match code.map_or(Severity::Informational, severity_of) {
         Severity::Informational => 6,
@@ -28,7 +27,6 @@ pub fn message(line: &Line, host: &str, format: Format) -> String {
         "" => String::new(),
         request => format!(" request=\"{}\"", parameter(request)),
     };
-    let text = format.line(line);
     format!(
         "<{priority}>1 {time} {host} {PROGRAM} - {id} [{STRUCTURE} seq=\"{}\"{request}] {text}",
         line.seq
@@ -36,8 +34,8 @@ pub fn message(line: &Line, host: &str, format: Format) -> String {
 }
 
 /// The message with its length in front, as it goes over TLS.
-pub fn frame(line: &Line, host: &str, format: Format) -> Vec<u8> {
-    let message = message(line, host, format);
+pub fn frame(line: &Line, host: &str, text: &str) -> Vec<u8> {
+    let message = message(line, host, text);
     format!("{} {message}", message.len()).into_bytes()
 }
 
@@ -75,7 +73,7 @@ mod tests {
             hash: String::new(),
             line: "{\"by\":\"ünal\"}".into(),
         };
-        let said = message(&line, "ctl 1\n", Format::Jsonl);
+        let said = message(&line, "ctl 1\n", &line.line);
         let time = jit_proto::WallTime(line.time_ms).exact();
         assert_eq!(
             said,
@@ -84,7 +82,7 @@ mod tests {
                  request=\"a\\\"\\]\\\\b\"] {{\"by\":\"ünal\"}}"
             )
         );
-        let framed = frame(&line, "", Format::Jsonl);
+        let framed = frame(&line, "", &line.line);
         let text = String::from_utf8(framed).unwrap();
         let (length, rest) = text.split_once(' ').unwrap();
         assert_eq!(length.parse::<usize>().unwrap(), rest.len());

@@ -79,7 +79,6 @@ impl Site {
     /// Makes three namespaces, a TCP server on the host's port 22, and a configuration. No agent
     /// runs yet.
     pub fn new() -> Self {
-        SWEEP.call_once(sweep);
         let (host, client, stranger) = (Namespace::new(), Namespace::new(), Namespace::new());
         let with = |addresses: [&str; 2]| {
             let [v4, v6] = addresses;
@@ -93,7 +92,7 @@ impl Site {
             host.connect(name, &ours.map(String::as_str), peer, "p0", &theirs.map(String::as_str));
         }
         let directory = tempfile::tempdir().expect("a scratch directory");
-        let pins = Path::new(BPF).join(format!("{PINS}{}-{}", std::process::id(), unique()));
+        let pins = new_pins();
         let mut seed = [0; 32];
         rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
             .expect("random bytes");
@@ -487,6 +486,12 @@ fn echo(mut stream: TcpStream) {
     }
 }
 
+/// A pin directory that no other host has.
+pub(crate) fn new_pins() -> PathBuf {
+    SWEEP.call_once(sweep);
+    Path::new(BPF).join(format!("{PINS}{}-{}", std::process::id(), unique()))
+}
+
 /// Removes the pins of test runs that were killed.
 fn sweep() {
     for entry in fs::read_dir(BPF).into_iter().flatten().flatten() {
@@ -497,7 +502,7 @@ fn sweep() {
     }
 }
 
-fn remove_pins(directory: &Path) {
+pub(crate) fn remove_pins(directory: &Path) {
     let Ok(entries) = fs::read_dir(directory) else { return };
     for entry in entries.flatten() {
         let path = entry.path();

@@ -59,7 +59,8 @@ fn build(layouts: Layouts) -> PathBuf {
     command.args(["build", "--quiet", "--package", "jit-agent", "--package", "jit-tests"]);
     match layouts {
         Layouts::Present => {
-            command.args(["--package", "jitctl", "--bins", "--target-dir"]).arg(target)
+            let packages = ["--package", "jitctl", "--package", "jit-controller", "--bins"];
+            command.args(packages).arg("--target-dir").arg(target)
         }
         Layouts::Next => {
             let shared = format!("build.build-dir={:?}", target.display().to_string());

@@ -1,0 +1,17 @@
+//! The controller as a whole: real controllers with their signers, real agents, real people's tools.
+//! What is asked and agreed to opens, and nothing else does, also when something dies, is stolen, forged
+//! or wrong.
+#![expect(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a test that meets the unexpected panics"
+)]
+
+mod asked;
+mod databases;
+mod forged;
+mod histories;
+mod killed;
+mod speed;
+mod stolen;
+mod words;

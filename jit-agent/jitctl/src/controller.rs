@@ -29,7 +29,7 @@ use clap::{Args, Subcommand};
 use jit_client::exit::Exit;
 
 pub(crate) use self::change::revoke;
-use crate::{cli::Colours, failure::Failure, target::AgentArgs};
+use crate::{colours::Colours, failure::Failure, target::AgentArgs};
 
 /// Which controller to talk to.
 #[derive(Args, Debug, Default)]

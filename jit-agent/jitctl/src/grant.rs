@@ -21,7 +21,7 @@ use serde_json::json;
 
 use crate::{
     agents,
-    cli::Colours,
+    colours::Colours,
     connect,
     failure::Failure,
     files::{self, PUBLIC},

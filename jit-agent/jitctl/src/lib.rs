@@ -6,8 +6,10 @@
 // These panic when the reader is gone: `text.rs` writes instead.
 #![deny(clippy::print_stderr, clippy::print_stdout)]
 
+mod agent_args;
 mod agents;
 mod cli;
+mod colours;
 mod connect;
 mod controller;
 mod failure;

@@ -20,7 +20,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     agents::Listed,
-    cli::Colours,
+    colours::Colours,
     connect,
     failure::Failure,
     order,
@@ -310,7 +310,7 @@ pub(crate) fn status(agents: &[Listed], json: bool, colours: Colours) -> Result<
 }
 
 /// What a revocation of many agents is about. A short id is of one agent.
-pub(crate) fn revoke_what(what: &crate::cli::RevokeWhat) -> Result<What, Failure> {
+pub(crate) fn revoke_what(what: &crate::agent_args::RevokeWhat) -> Result<What, Failure> {
     if let Some(id) = &what.id {
         let id = id.whole().ok_or_else(|| {
             Failure::usage("--agents needs the whole id of a grant: jitctl list --json")

@@ -17,8 +17,9 @@ use prost::Message as _;
 use serde_json::json;
 
 use crate::{
+    agent_args::{ListArgs, PushArgs, RevokeArgs, RevokeWhat, StatusArgs},
     agents,
-    cli::{Colours, ListArgs, PushArgs, RevokeArgs, RevokeWhat, StatusArgs},
+    colours::Colours,
     connect,
     failure::{self, Failure},
     live, many,

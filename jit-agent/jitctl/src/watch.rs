@@ -8,8 +8,8 @@ use jit_client::{Agent, CallError, Target, exit::Exit, status};
 use jit_proto::printable::json_line;
 
 use crate::{
+    agent_args::WatchArgs,
     agents::{self, Listed},
-    cli::WatchArgs,
     connect,
     failure::Failure,
     target::AgentArgs,

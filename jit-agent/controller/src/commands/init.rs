@@ -1,19 +1,16 @@
 //! `jit-controller init`: one directory with everything that a controller needs, and the lines that a
 //! host needs to trust it.
 
+mod args;
 mod keys;
 mod report;
 
-use std::{
-    net::IpAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
-use jit_client::{exit::Exit, signing::Algorithm};
+use jit_client::exit::Exit;
 use serde_json::json;
 
+pub use self::args::InitArgs;
 use self::{keys::Keys, report::Report};
 use super::{
     Failure,
@@ -33,85 +30,8 @@ use crate::{
 /// Scopes of the first administrator's token: all.
 const SCOPES: [&str; 9] =
     ["admin", "approve", "audit", "hosts", "policy", "read", "request", "rules", "signatures"];
-/// The authority.
-const CA_LIFETIME: Duration = Duration::from_secs(10 * 365 * 86_400);
-/// Certificates of the controller.
-const LEAF_LIFETIME: Duration = Duration::from_secs(825 * 86_400);
 /// The most characters of a name.
 const LONGEST_NAME: usize = 64;
-
-const EXAMPLES: &str = "\
-Examples:
-    jit-controller init --name jit.example.org --admin ana
-    jit-controller init --dir /srv/jit --name jit.example.org --database postgres://jit@db/jit
-
-It makes in one directory: controller.toml, the database, an authority for the certificates of
-agents and of the controller (pki), the controller's certificates, the key that signs grants,
-the key of the audit, the default rules, and an administrator, whose token is shown once. It
-replaces nothing.";
-
-/// Arguments of `init`.
-#[derive(Args, Debug)]
-#[command(after_help = EXAMPLES)]
-pub struct InitArgs {
-    /// DNS name or address by which people reach the controller; may be repeated
-    #[arg(long, value_name = "NAME", required = true)]
-    pub name: Vec<String>,
-    /// Account of the first administrator
-    #[arg(long, value_name = "ACCOUNT", default_value = "admin")]
-    pub admin: String,
-    /// The person that this account belongs to; without it the account's name
-    #[arg(long, value_name = "SUBJECT")]
-    pub subject: Option<String>,
-    /// How long the first token is good
-    #[arg(long = "token-for", value_name = "TIME", default_value = "720h")]
-    #[arg(value_parser = parse_duration)]
-    pub token_for: Duration,
-    /// Write the token to this file (mode 0600) in place of showing it
-    #[arg(long, value_name = "FILE")]
-    pub token_file: Option<PathBuf>,
-    /// Signature algorithm of the key that signs grants
-    #[arg(long, value_enum, default_value = "ed25519")]
-    pub algorithm: AlgorithmArg,
-    /// The database: postgres://USER@HOST/DATABASE; without it a file of SQLite
-    #[arg(long, value_name = "URL")]
-    pub database: Option<String>,
-    /// File with the password for --database
-    #[arg(long, value_name = "FILE", requires = "database")]
-    pub password_file: Option<PathBuf>,
-    /// Where the API listens
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "[::]:8443")]
-    pub listen: std::net::SocketAddr,
-    /// Name of the controller in agents' configurations; without it spiffe://NAME/jit-controller
-    #[arg(long, value_name = "URI")]
-    pub identity: Option<String>,
-    /// Print JSON; the token is in it unless --token-file is given
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// Algorithms that agents accept.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum AlgorithmArg {
-    /// Ed25519 (RFC 8032): small and fast
-    Ed25519,
-    /// ECDSA over P-256 with SHA-256: what hardware and cloud key services offer
-    P256,
-}
-
-impl From<AlgorithmArg> for Algorithm {
-    fn from(argument: AlgorithmArg) -> Self {
-        match argument {
-            AlgorithmArg::Ed25519 => Self::Ed25519,
-            AlgorithmArg::P256 => Self::P256,
-        }
-    }
-}
-
-/// `45s`, `30m`, `720h`.
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    jit_proto::toml_value::duration("the time", text)
-}
 
 /// Makes a controller in this directory.
 ///
@@ -192,21 +112,6 @@ fn check_names(args: &InitArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The first name, for URLs: an IPv6 address in brackets.
-fn first_name(args: &InitArgs) -> String {
-    let name = args.name.first().map_or("localhost", String::as_str);
-    match name.parse::<IpAddr>() {
-        Ok(IpAddr::V6(address)) => format!("[{address}]"),
-        Ok(IpAddr::V4(_)) | Err(_) => name.to_owned(),
-    }
-}
-
-fn identity(args: &InitArgs) -> String {
-    let default =
-        || format!("spiffe://{}/jit-controller", first_name(args).replace(['[', ']'], ""));
-    args.identity.clone().unwrap_or_else(default)
-}
-
 fn configuration(args: &InitArgs) -> String {
     let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
     let store = match &args.database {
@@ -236,7 +141,7 @@ fn configuration(args: &InitArgs) -> String {
          # [[syslog]]\n# server = \"siem.example.org:6514\"\n# ca = \"siem-ca.pem\"\n\
          # format = \"ocsf\"\n",
         quoted(&args.listen.to_string()),
-        identity(args),
+        args.identity(),
     )
 }
 

@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use super::{ControllerArgs, Output, session::To, show, wait};
 use crate::{
-    cli::RevokeArgs,
+    agent_args::RevokeArgs,
     failure::{self, Failure},
     target::AgentArgs,
     text,

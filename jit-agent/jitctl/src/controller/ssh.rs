@@ -38,7 +38,7 @@ use super::{
     source::ME,
     wait,
 };
-use crate::{cli::Colours, failure, failure::Failure, text};
+use crate::{colours::Colours, failure, failure::Failure, text};
 
 /// What a request that is open already must have left to be used.
 const LEAST_LEFT: Duration = Duration::from_secs(60);

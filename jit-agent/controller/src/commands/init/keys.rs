@@ -1,6 +1,6 @@
 //! Keys and certificates of a new controller.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use jit_client::{
     ca::{Authority, CaError, Names, Pair},
@@ -12,9 +12,14 @@ use super::{
         Failure,
         files::{self, PRIVATE, PUBLIC},
     },
-    CA_LIFETIME, InitArgs, LEAF_LIFETIME, identity,
+    args::InitArgs,
 };
 use crate::audit::head::HeadKey;
+
+/// The authority.
+const CA_LIFETIME: Duration = Duration::from_secs(10 * 365 * 86_400);
+/// Certificates of the controller.
+const LEAF_LIFETIME: Duration = Duration::from_secs(825 * 86_400);
 
 /// All of them. Private keys are written nowhere else.
 pub(super) struct Keys {
@@ -38,7 +43,7 @@ impl Keys {
         let authority =
             Authority::create(&format!("jit-controller {first}"), CA_LIFETIME).map_err(failed)?;
         let issuer = Authority::from_pem(&authority.certificate, &authority.key).map_err(failed)?;
-        let own = Names { uri: vec![identity(args)], ..Names::default() };
+        let own = Names { uri: vec![args.identity()], ..Names::default() };
         let agents = issuer.issue("jit-controller", &own, LEAF_LIFETIME).map_err(failed)?;
         // On this machine it is reached by its loopback names too.
         let mut names = Names { dns: vec!["localhost".into()], ..Names::default() };

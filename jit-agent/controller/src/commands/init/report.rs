@@ -9,9 +9,10 @@ use super::{
         Failure,
         output::{print, print_json},
     },
-    InitArgs, Keys, Secret, first_name, identity,
+    args::InitArgs,
+    keys::Keys,
 };
-use crate::config::Config;
+use crate::{api::token::Secret, config::Config};
 
 #[derive(Serialize)]
 pub(super) struct Report {
@@ -55,7 +56,7 @@ impl Report {
             .unwrap_or_else(|_| directory.to_owned())
             .display()
             .to_string();
-        let url = format!("https://{}:{}", first_name(args), args.listen.port());
+        let url = format!("https://{}:{}", args.first_name(), args.listen.port());
         let ca = format!("{directory_text}/pki/ca.pem");
         let from =
             args.token_file.as_ref().map_or(String::new(), |file| format!(" < {}", file.display()));
@@ -69,13 +70,13 @@ impl Report {
             database: config.store.to_string(),
             url,
             ca,
-            identity: identity(args),
+            identity: args.identity(),
             signing_key: Key { algorithm, id, public_key },
             audit_key: keys.audit.id(),
             admin: args.admin.clone(),
             token: args.token_file.is_none().then(|| secret.expose().to_owned()),
             token_file: args.token_file.as_ref().map(|file| file.display().to_string()),
-            host_config: host_config(&identity(args)),
+            host_config: host_config(&args.identity()),
             next,
             directory: directory_text,
         }

@@ -1,0 +1,99 @@
+//! Arguments of the commands that go to agents.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use jit_client::status::IdBegin;
+use jit_proto::SourcePrefix;
+
+use crate::colours::Colours;
+
+/// Arguments of `push`.
+#[derive(Args, Debug)]
+pub(crate) struct PushArgs {
+    /// Files, each with one encoded jit.v1.Envelope; several files are pushed as one batch
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Arguments of `revoke`.
+#[derive(Args, Debug)]
+pub(crate) struct RevokeArgs {
+    #[command(flatten)]
+    pub(crate) what: RevokeWhat,
+    /// Confirm --all
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Also end open sessions, on ports where sessions outlive their grant, too; with --all, all
+    /// that no exemption covers, your own included
+    #[arg(long)]
+    pub(crate) cut: bool,
+    /// Why the grants end; written to the agent's log
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: String,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Which grants to revoke: exactly one of these.
+#[derive(Args, Clone, Debug)]
+#[group(required = true, multiple = false)]
+pub(crate) struct RevokeWhat {
+    /// This grant, by its id or the first letters of it (at least 4, as `list` shows them); the
+    /// agent refuses a whole id from then on, also when it has never seen it
+    #[arg(long, value_name = "ULID")]
+    pub(crate) id: Option<IdBegin>,
+    /// Every grant of this requester; what was signed until now and comes later is refused, too
+    #[arg(long, value_name = "REQUESTER")]
+    pub(crate) requester: Option<String>,
+    /// Every grant that opens something to this address, or to an address in this prefix
+    #[arg(long, value_name = "IP|PREFIX")]
+    pub(crate) source: Option<SourcePrefix>,
+    /// This request, on all its hosts; over the controller
+    #[arg(long, value_name = "ID")]
+    pub(crate) request: Option<String>,
+    /// Every grant; what was signed until now and comes later is refused, too; needs --yes
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+/// Arguments of `list`.
+#[derive(Args, Debug)]
+pub(crate) struct ListArgs {
+    /// Also show grants that have ended
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) colours: Colours,
+}
+
+/// Arguments of `status`.
+#[derive(Args, Debug)]
+pub(crate) struct StatusArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Stay, and draw the screen anew each second; its last line says the keys
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) watch: bool,
+    #[command(flatten)]
+    pub(crate) colours: Colours,
+}
+
+/// Arguments of `watch`.
+#[derive(Args, Debug)]
+pub(crate) struct WatchArgs {
+    /// Start after this event (the last `cursor` that --json printed) instead of now
+    #[arg(long, value_name = "CURSOR", default_value = "", hide_default_value = true)]
+    pub(crate) cursor: String,
+    /// Print each event as JSON on one line
+    #[arg(long)]
+    pub(crate) json: bool,
+}

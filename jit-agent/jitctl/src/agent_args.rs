@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use jit_client::status::IdBegin;
-use jit_proto::SourcePrefix;
+use jit_proto::{SourcePrefix, v1::revoke_request::What};
 
-use crate::colours::Colours;
+use crate::{colours::Colours, failure::Failure};
 
 /// Arguments of `push`.
 #[derive(Args, Debug)]
@@ -59,6 +59,18 @@ pub(crate) struct RevokeWhat {
     /// Every grant; what was signed until now and comes later is refused, too; needs --yes
     #[arg(long)]
     pub(crate) all: bool,
+}
+
+impl RevokeWhat {
+    /// What is to be revoked where no id is named. Nothing but `--all` is all.
+    pub(crate) fn but_id(&self) -> Result<What, Failure> {
+        match self {
+            Self { requester: Some(requester), .. } => Ok(What::Requester(requester.clone())),
+            Self { source: Some(source), .. } => Ok(What::Source(source.into())),
+            Self { all: true, .. } => Ok(What::All(true)),
+            Self { .. } => Err(Failure::usage("say what to revoke: --requester, --source, --all")),
+        }
+    }
 }
 
 /// Arguments of `list`.

@@ -23,7 +23,6 @@ use crate::{
     colours::Colours,
     connect,
     failure::Failure,
-    order,
     table::{Cell, Table},
     text,
 };
@@ -317,7 +316,7 @@ pub(crate) fn revoke_what(what: &crate::agent_args::RevokeWhat) -> Result<What, 
         })?;
         return Ok(What::GrantId(id.0.to_vec().into()));
     }
-    order::but_id(what)
+    what.but_id()
 }
 
 #[cfg(test)]

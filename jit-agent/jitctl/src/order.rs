@@ -108,25 +108,13 @@ pub(crate) fn revoke(agent_args: &AgentArgs, args: &RevokeArgs) -> Result<Exit, 
 
 /// What the agent is asked to revoke. A short id is looked up in the agent's list.
 async fn asked(agent: &mut Agent, what: &RevokeWhat) -> Result<What, Failure> {
-    let Some(id) = &what.id else { return but_id(what) };
+    let Some(id) = &what.id else { return what.but_id() };
     let listed = match id.whole() {
         Some(_) => Vec::new(),
         None => agent.list(true).await?,
     };
     let id = id.find(&listed).map_err(Failure::usage)?;
     Ok(What::GrantId(id.0.to_vec().into()))
-}
-
-/// What is to be revoked where no id is named. Nothing but `--all` is all.
-pub(crate) fn but_id(what: &RevokeWhat) -> Result<What, Failure> {
-    match what {
-        RevokeWhat { requester: Some(requester), .. } => Ok(What::Requester(requester.clone())),
-        RevokeWhat { source: Some(source), .. } => Ok(What::Source(source.into())),
-        RevokeWhat { all: true, .. } => Ok(What::All(true)),
-        RevokeWhat { .. } => {
-            Err(Failure::usage("say what to revoke: --requester, --source, --all"))
-        }
-    }
 }
 
 /// The same for a person, after "no".

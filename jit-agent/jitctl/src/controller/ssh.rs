@@ -53,9 +53,9 @@ Examples:
     jitctl ssh ana@web-1 --for 15m --end --why 'disk full' -- -A uptime
 
 What stands after -- goes to ssh: its options, and the command on the host. If the port is open
-for you already, nothing is asked. ssh connects to HOST if that is a name here, else to the address
-where the controller reaches the host; ~/.ssh/config is used as always. The exit code is that of
-ssh.";
+for you already, nothing is asked. ssh connects to HOST if that is a name here, else to the
+address where the controller reaches the host; ~/.ssh/config is used as always. The exit code is
+that of ssh.";
 
 /// Arguments of `ssh`.
 #[derive(Args, Debug)]

@@ -168,8 +168,12 @@ fn events_of_all_agents_come_with_their_names() {
     });
     // The streams begin some time after the start: events are made until both have come.
     let mut seen = std::collections::BTreeSet::new();
+    let source = CLIENT[0];
+    let grant = format!(
+        "grant --signing-key signer.key --for 60s --host {HOST} --source {source} --port 22 --why w"
+    );
     for _ in 0..40 {
-        two.jitctl("revoke --requester nobody@example.org --reason test");
+        two.jitctl(&grant).good();
         while let Ok(event) = lines.recv_timeout(Duration::from_millis(200)) {
             seen.insert(event["agent"].as_str().unwrap().to_owned());
         }

@@ -25,7 +25,7 @@ use self::{
 };
 use crate::{
     netns::Namespace,
-    process::{assert_end, children},
+    process::{assert_end, child_numbers, children},
     programs::binary,
 };
 
@@ -159,6 +159,12 @@ impl Stage {
     /// Process id of the controller.
     pub fn pid(&self) -> u32 {
         self.controller.as_ref().expect("a controller").id()
+    }
+
+    /// Process ids of the controller and its signer.
+    pub fn processes(&self) -> Vec<u32> {
+        let below = child_numbers(self.pid());
+        std::iter::once(self.pid()).chain(below).collect()
     }
 
     /// Sends a signal to the controller's children: the signer. Returns their number.

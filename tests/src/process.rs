@@ -62,16 +62,22 @@ pub fn sleeps(pids: &[u32]) -> u64 {
 /// The children of a process. The descriptors mean these processes for ever, whatever gets their
 /// numbers later.
 pub fn children(pid: u32) -> Vec<OwnedFd> {
+    child_numbers(pid)
+        .into_iter()
+        .filter_map(|child| Pid::from_raw(i32::try_from(child).ok()?))
+        // One that has ended meanwhile is no child any more.
+        .filter_map(|child| pidfd_open(child, PidfdFlags::empty()).ok())
+        .collect()
+}
+
+/// Process ids of the children of a process.
+pub fn child_numbers(pid: u32) -> Vec<u32> {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let lists =
         threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
     let lists: Vec<String> = lists.collect();
     let numbers = lists.iter().flat_map(|list| list.split_whitespace());
-    numbers
-        .filter_map(|number| Pid::from_raw(number.parse().ok()?))
-        // One that has ended meanwhile is no child any more.
-        .filter_map(|child| pidfd_open(child, PidfdFlags::empty()).ok())
-        .collect()
+    numbers.filter_map(|number| number.parse().ok()).collect()
 }
 
 /// Waits for the end of processes, of each at most `within`.

@@ -12,6 +12,5 @@ mod databases;
 mod forged;
 mod histories;
 mod killed;
-mod speed;
 mod stolen;
 mod words;

@@ -73,6 +73,10 @@ const GOALS: &[Goal] = &[
     most("idle", "wake-ups", Of::Value, 1.0),
     most("status", "status, 10,000 grants", Of::Value, 40.0),
     most("status", "why", Of::Value, 50.0),
+    most("controller", "request to open, one host", Of::Value, 50.0),
+    most("controller", "request to open, 200 hosts", Of::Value, 2_000.0),
+    most("controller memory", "one host is followed", Of::Value, 80.0),
+    most("lists", "", Of::Value, 50.0),
 ];
 
 /// A goal of a row, and whether the row reaches it.

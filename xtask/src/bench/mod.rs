@@ -55,6 +55,8 @@ enum Bench {
     Attack,
     /// Pushes, start, memory
     Control,
+    /// Requests to a controller with real hosts, its lists and memory
+    Controller,
     /// Single steps of the agent
     Micro,
 }
@@ -139,12 +141,17 @@ fn measure(options: &Options, figures: &Path) -> Result<Vec<String>> {
     Ok(failed)
 }
 
-/// Builds what some benches start: the agent and the operator's tool.
+/// Builds what some benches start: the agent, the operator's tool and the controller.
 fn build_programs(profile: &str) -> Result<()> {
-    // Together with jit-tests, so that dependencies keep the features that it asks for.
-    let packages = ["--package", "jit-agent", "--package", "jitctl", "--package", "jit-tests"];
-    let build = ["build", "--bins", "--profile", profile];
-    shell::long("programs under test", &mut shell::cargo(build.iter().chain(&packages)))
+    // Together with jit-tests, so that dependencies keep the features that it asks for. The controller
+    // by itself: its features must not make the agent larger, whose size is measured.
+    for packages in [&["jit-agent", "jitctl", "jit-tests"][..], &["jit-controller"]] {
+        let packages = packages.iter().flat_map(|package| ["--package", package]);
+        let build = ["build", "--bins", "--profile", profile];
+        let mut build = shell::cargo(build.into_iter().chain(packages));
+        shell::long("programs under test", &mut build)?;
+    }
+    Ok(())
 }
 
 /// Writes all forms of the report. Returns the one to show, JSON or Markdown.

@@ -16,6 +16,7 @@ pub mod rollouts;
 pub mod rules;
 pub mod settings;
 pub mod webhooks;
+mod whole;
 
 use std::{
     collections::BTreeSet,
@@ -41,6 +42,7 @@ use sqlx::{
 };
 use tokio::sync::{Mutex, OwnedMutexGuard};
 pub use webhooks::Webhook;
+pub use whole::Whole;
 
 /// A transaction. Dropped without a commit, it changes nothing.
 #[derive(Debug)]

@@ -27,7 +27,7 @@ use crate::{
     desk::Ask,
     model::{Account, Answer, State as RequestState, proposal::SessionsWord},
     rules::Action,
-    store::{Delivery, Page, Request},
+    store::{Delivery, Page, Request, Whole},
 };
 
 /// Requests that are looked at for one page of those that the account may see.
@@ -205,12 +205,11 @@ pub(super) async fn full(
     request: Request,
 ) -> Result<RequestView, Failure> {
     let now_ms = clock::now_ms();
-    let id = request.proposal.id.as_str();
-    let store = state.store();
+    // Its state and the answers that it follows from belong together.
+    let whole = state.store().whole(&request.proposal.id).await?;
+    let whole = whole.ok_or_else(|| Failure::not_found("request", &request.proposal.id))?;
+    let Whole { request, decisions, deliveries, grants } = whole;
     let (missing, eligible) = state.desk().open_needs(&request, now_ms).await?;
-    let decisions = store.decisions(id).await?;
-    let deliveries = store.deliveries_of(id).await?;
-    let grants = store.grants_of(id).await?;
     let mut may = Vec::new();
     if eligible.iter().any(|one| one.subject == account.subject) {
         may.extend(["approve", "deny"]);
@@ -289,8 +288,10 @@ async fn waited(
     loop {
         // What is committed from here on is noticed below.
         changes.mark_unchanged();
+        // The answers first: a state that is read after them knows of them.
+        let deliveries = state.store().deliveries_of(&id).await?;
         request = state.store().request(&id).await?.unwrap_or(request);
-        if at_rest(&request, &state.store().deliveries_of(&id).await?) {
+        if at_rest(&request, &deliveries) {
             return Ok(request);
         }
         match timeout_at(until, changes.changed()).await {

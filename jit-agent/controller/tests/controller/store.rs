@@ -2,17 +2,18 @@
 
 use jit_controller::{
     audit::{self, Code, Record},
-    model::{Account, Host},
-    store::{Store, accounts, hosts},
+    model::{Account, Answer, Host, State},
+    store::{Store, accounts, deliveries, hosts, requests},
 };
 use serde_json::json;
 
-use crate::databases::Database;
+use crate::{databases::Database, filled};
 
 on_each_database! {
     accounts_and_hosts_are_read_back,
     the_audit_is_a_chain_without_gaps,
     a_second_opening_finds_the_tables,
+    a_request_is_read_as_it_was_at_one_moment,
 }
 
 async fn accounts_and_hosts_are_read_back(database: Database) {
@@ -72,5 +73,37 @@ async fn a_second_opening_finds_the_tables(database: Database) {
         let store = Store::open(&database.url).await.unwrap();
         assert_eq!(store.host_count().await.unwrap(), 0);
         store.close().await;
+    }
+}
+
+/// The state of a request is written together with the answer that it follows from.
+async fn a_request_is_read_as_it_was_at_one_moment(database: Database) {
+    let store = Store::open(&database.url).await.unwrap();
+    for number in 1..=60 {
+        let proposal = filled::proposal(number, &["web-1"]);
+        let id = proposal.id.clone();
+        let mut tx = store.begin().await.unwrap();
+        filled::sign(&mut tx, proposal).await;
+        tx.commit().await.unwrap();
+        let answers = async {
+            let row = store.deliveries_of(&id).await.unwrap().remove(0);
+            let mut tx = store.begin().await.unwrap();
+            let mut request = requests::lock(&mut tx, &id).await.unwrap().unwrap();
+            deliveries::answered(&mut tx, &row, Answer::Open, "ok", "", filled::NOW).await.unwrap();
+            request.state = State::Open;
+            requests::update(&mut tx, &request).await.unwrap();
+            tx.commit().await.unwrap();
+        };
+        let reads = async {
+            loop {
+                let whole = store.whole(&id).await.unwrap().unwrap();
+                let open = whole.request.state == State::Open;
+                assert_eq!(open, whole.deliveries[0].answer == Answer::Open, "request {number}");
+                if open {
+                    return;
+                }
+            }
+        };
+        tokio::join!(answers, reads);
     }
 }

@@ -24,6 +24,11 @@ enum Never {
 /// Crates for the kernel's side and for the agent's database.
 const OF_THE_AGENT: &[&str] = &["aya", "aya-build", "aya-obj", "jit-agent", "redb"];
 
+/// Crates of the controller: databases, rules, web clients, key devices. None of them may run with the
+/// agent's rights.
+const OF_THE_CONTROLLER: &[&str] =
+    &["cedar-policy", "cryptoki", "jit-controller", "reqwest", "sqlx", "sqlx-core"];
+
 const RULES: &[Rule] = &[
     Rule { of: "jit-common", never: Never::Outside },
     Rule {
@@ -32,6 +37,9 @@ const RULES: &[Rule] = &[
     },
     Rule { of: "jit-proto", never: Never::These { anywhere: OF_THE_AGENT, directly: &["tokio"] } },
     Rule { of: "jit-client", never: Never::These { anywhere: OF_THE_AGENT, directly: &["clap"] } },
+    // Neither knows the other's program. They share the wire, and what a client of the agent needs.
+    Rule { of: "jit-agent", never: Never::These { anywhere: OF_THE_CONTROLLER, directly: &[] } },
+    Rule { of: "jit-controller", never: Never::These { anywhere: OF_THE_AGENT, directly: &[] } },
     Rule { of: "jitctl", never: Never::These { anywhere: OF_THE_AGENT, directly: &[] } },
 ];
 
@@ -129,6 +137,26 @@ mod tests {
         assert_eq!(broken_by(&Never::Outside), ["aya", "clap", "clap_derive", "tokio"]);
         let alone = dependencies("0jit-common v0.1.0 (/clone/jit-common)\n").unwrap();
         assert!(broken(&Never::Outside, &alone).is_empty());
+    }
+
+    #[test]
+    fn the_agent_and_the_controller_are_found_in_each_other() {
+        let never = |of: &str| {
+            let rule = RULES.iter().find(|rule| rule.of == of).unwrap();
+            move |tree| broken(&rule.never, &dependencies(tree).unwrap())
+        };
+        let tree = "0jit-agent v0.1.0 (/clone/jit-agent)\n\
+                    1jit-client v0.1.0 (/clone/jit-agent/client)\n\
+                    2cryptoki v0.12.1\n2reqwest v0.13.5\n1tokio v1.54.1\n\
+                    1jit-controller v0.1.0 (/clone/jit-agent/controller)\n\
+                    2cedar-policy v4.14.1\n2sqlx v0.9.0\n";
+        let found = never("jit-agent")(tree);
+        let expected = ["cedar-policy", "cryptoki", "jit-controller", "reqwest", "sqlx"];
+        assert_eq!(found.into_iter().collect::<Vec<_>>(), expected);
+        let tree = "0jit-controller v0.1.0 (/clone/jit-agent/controller)\n1sqlx v0.9.0\n\
+                    1jit-agent v0.1.0 (/clone/jit-agent)\n2aya v0.14.0\n2redb v4.6.0\n";
+        let found = never("jit-controller")(tree);
+        assert_eq!(found.into_iter().collect::<Vec<_>>(), ["aya", "jit-agent", "redb"]);
     }
 
     #[test]

@@ -7,6 +7,8 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
+    time::Instant,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -62,6 +64,23 @@ const MEMORY: u32 = 6 * 1024;
 /// Runs every target for a moment, for `cargo xtask test`.
 pub(crate) fn smoke() -> Result<()> {
     run(Options { target: None, seconds: 0, frames: 0, sequences: 0, smoke: true })
+}
+
+/// Builds what [`smoke`] runs, at the lowest priority, and says how that ended. After a failure
+/// [`smoke`] builds it again, and reports the failure.
+pub(crate) fn build_ahead() -> String {
+    let started = Instant::now();
+    let built = setup::ensure(setup::Purpose::Fuzz).and_then(|()| {
+        CRATES.iter().try_for_each(|krate| {
+            let mut build = shell::lowest_priority(&building(krate, Profile::Quick));
+            shell::quiet(&mut build).map(|_| ())
+        })
+    });
+    let took = started.elapsed().as_secs();
+    match built {
+        Ok(()) => format!("the fuzz targets were built beside the tests, in {took} s"),
+        Err(_) => format!("the fuzz targets could not be built beside the tests, after {took} s"),
+    }
 }
 
 /// Runs the targets one after the other. Ends with the first input that fails.
@@ -123,17 +142,23 @@ fn targets_of(krate: &'static str) -> Result<Vec<Target>> {
 }
 
 fn build(krate: &str, targets: &[&Target], profile: Profile) -> Result<()> {
+    let mut cargo = building(krate, profile);
+    if let [target] = targets {
+        cargo.arg(&target.name);
+    }
+    shell::long(&format!("building the fuzz targets of {krate}"), &mut cargo)
+}
+
+/// Builds all targets of a crate.
+fn building(krate: &str, profile: Profile) -> Command {
     let mut cargo = shell::cargo(["fuzz", "build", "--sanitizer", "none", "--fuzz-dir"]);
     cargo.arg(fuzz_directory(krate)).arg("--target-dir").arg(fuzz_target_directory());
     if matches!(profile, Profile::Quick) {
         cargo.arg("--dev");
     }
-    if let [target] = targets {
-        cargo.arg(&target.name);
-    }
     // The kernel programs are not fuzzed.
     cargo.env("AYA_BUILD_SKIP", "1");
-    shell::long(&format!("building the fuzz targets of {krate}"), &mut cargo)
+    cargo
 }
 
 impl Target {

@@ -46,6 +46,22 @@ pub(crate) fn program<S: AsRef<OsStr>>(
     program
 }
 
+/// The same command, which only takes what others leave of the processors (nice(1)).
+pub(crate) fn lowest_priority(command: &Command) -> Command {
+    let mut low = program("nice", ["-n", "19"]);
+    low.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => low.env(name, value),
+            None => low.env_remove(name),
+        };
+    }
+    if let Some(directory) = command.get_current_dir() {
+        low.current_dir(directory);
+    }
+    low
+}
+
 /// Whether the task runs as root.
 pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()

@@ -67,9 +67,11 @@ fn build_with(mut build: Command) -> Result<Vec<TestProgram>> {
 /// where that agent is put.
 pub(crate) fn build_next() -> Result<()> {
     let target = std::path::absolute(shell::target()).context("where cargo builds")?;
-    let mut build = shell::cargo(["build", "--package", "jit-agent", "--bin", "jit-agent"]);
-    // Together with the tests' package, so that dependencies keep the features that it asks for.
-    build.args(["--package", ROOT_PACKAGE, "--config", "tests/next-abi.toml"]);
+    // With the packages and the kind of target of [`build`], so that dependencies keep the features
+    // that they have there: only the crates that differ are compiled.
+    let differs = ["--bin", "jit-agent", "--example", "jit-agent-pages"];
+    let mut build = shell::cargo(["build"].iter().chain(&HOST).chain(&differs));
+    build.args(["--config", "tests/next-abi.toml"]);
     build.arg("--config").arg(format!("build.build-dir={:?}", target.display().to_string()));
     build.arg("--target-dir").arg(target.join("next-abi"));
     shell::visible(&mut build)

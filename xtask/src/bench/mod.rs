@@ -15,7 +15,10 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 
 use self::report::Report;
-use crate::{setup, shell};
+use crate::{
+    setup, shell,
+    test_programs::{self, HOST},
+};
 
 mod chart;
 mod compare;
@@ -30,6 +33,9 @@ pub(crate) struct Options {
     /// Few short rounds of programs that are not optimised: that it runs matters, not the figures
     #[arg(long)]
     quick: bool,
+    /// With --quick: take the programs and benches that `cargo xtask test` has built
+    #[arg(long, requires = "quick")]
+    built: bool,
     /// Also print what became slower or faster since that report; exit code 1 if something is slower
     #[arg(long, value_name = "OLD.json")]
     compare: Option<PathBuf>,
@@ -111,8 +117,13 @@ pub(crate) fn run(options: Options) -> Result<()> {
 /// Runs the benches one after another. Returns the names of those that failed.
 fn measure(options: &Options, figures: &Path) -> Result<Vec<String>> {
     let (profile, built) = if options.quick { ("dev", "debug") } else { ("bench", "release") };
-    shell::heading("build");
-    build_programs(if options.quick { "dev" } else { "release" })?;
+    if !options.built {
+        shell::heading("build");
+        build_programs(if options.quick { "dev" } else { "release" })?;
+    }
+    // Of all packages, dependencies have the features of the build of everything, and no others.
+    let packages: &[&str] =
+        if options.built { &HOST } else { &["--package", test_programs::ROOT_PACKAGE] };
     let chosen: Vec<_> = Bench::value_variants()
         .iter()
         .filter(|bench| options.only.is_empty() || options.only.contains(bench))
@@ -121,10 +132,11 @@ fn measure(options: &Options, figures: &Path) -> Result<Vec<String>> {
     for (number, bench) in (1..).zip(&chosen) {
         let name = bench.name();
         shell::heading(&format!("{name} ({number} of {})", chosen.len()));
-        let arguments = ["bench", "--profile", profile, "--package", "jit-tests", "--bench", &name];
+        let arguments = ["bench", "--profile", profile, "--bench", &name];
+        let arguments = || arguments.iter().chain(packages);
         // Without root, so that what cargo builds stays the caller's.
-        let mut build = shell::cargo(arguments.iter().chain(&["--no-run"]));
-        let mut bench = shell::cargo(arguments);
+        let mut build = shell::cargo(arguments().chain(&["--no-run"]));
+        let mut bench = shell::cargo(arguments());
         bench
             .env("JIT_BENCH_FIGURES", figures)
             .env("JIT_AGENT_PROGRAMS", shell::target().join(built))

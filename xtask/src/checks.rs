@@ -5,16 +5,24 @@ use std::{env, path::Path};
 
 use anyhow::{Context as _, Error, Result, bail};
 
-use crate::{crates, shell, test_programs::HOST};
+use crate::{crates, outside, shell, test_programs::HOST};
 
 type Check = fn() -> Result<()>;
 
-/// Runs all checks and returns the failures.
-pub(crate) fn run() -> Vec<String> {
+/// What the checks found.
+pub(crate) struct Findings {
+    /// The failures.
+    pub(crate) wrong: Vec<String>,
+    /// What could not be checked here. The summary shows it.
+    pub(crate) notes: Vec<String>,
+}
+
+/// Runs all checks.
+pub(crate) fn run() -> Findings {
     let checks: [(&str, Check); 6] = [
         ("format", format),
         ("clippy", clippy),
-        ("licences and sources", licences),
+        ("licences and sources", outside::licences),
         ("what crates depend on", crates::check),
         ("unused dependencies", unused_dependencies),
         ("the operator's tool, without a BPF toolchain", operators_tool),
@@ -26,7 +34,14 @@ pub(crate) fn run() -> Vec<String> {
             wrong.push(shown(&error));
         }
     }
-    wrong
+    shell::heading("known vulnerabilities and withdrawn crates");
+    let mut notes = Vec::new();
+    match outside::advisories() {
+        Ok(note) => notes.extend(note),
+        Err(error) => wrong.push(shown(&error)),
+    }
+    notes.iter().for_each(|note| println!("! {note}"));
+    Findings { wrong, notes }
 }
 
 /// Prints an error where it happened, and returns it for the summary.
@@ -61,15 +76,6 @@ fn clippy() -> Result<()> {
     Ok(())
 }
 
-fn licences() -> Result<()> {
-    if shell::find("cargo-deny").is_none() {
-        println!("  cargo-deny is not installed: not checked");
-        return Ok(());
-    }
-    let offline = ["deny", "--offline", "check", "bans", "licenses", "sources"];
-    shell::visible(&mut shell::cargo(offline))
-}
-
 /// A dependency that no source uses costs time in every build and every review.
 fn unused_dependencies() -> Result<()> {
     shell::visible(&mut shell::program("cargo-machete", ["--skip-target-dir", "."]))
@@ -86,6 +92,8 @@ fn operators_tool() -> Result<()> {
     let without =
         env::split_paths(&path).filter(|directory| !directory.join("bpf-linker").exists());
     let path = env::join_paths([compiler].into_iter().chain(without)).context("the PATH")?;
-    let mut build = shell::cargo(["build", "--package", "jitctl"]);
+    // Its build scripts run, and its code is checked with no other features than its own. What it is
+    // compiled to comes from the build of everything.
+    let mut build = shell::cargo(["check", "--package", "jitctl"]);
     shell::visible(build.env("PATH", path).env_remove("AYA_BUILD_SKIP"))
 }

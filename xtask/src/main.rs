@@ -14,6 +14,7 @@ mod demo;
 mod dist;
 mod fuzz;
 mod mutants;
+mod outside;
 mod pages;
 mod setup;
 mod shell;

@@ -9,8 +9,10 @@
 use std::{
     fs::{self, File},
     io::{self, IsTerminal as _},
-    path::PathBuf,
+    num::NonZero,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -44,12 +46,18 @@ pub(crate) struct Options {
 /// processor.
 const BESIDE: &str = "soak";
 
+/// Test programs whose tests wait most of the time: for a kernel that removes namespaces, for clocks,
+/// for timeouts. They get twice as many threads as there are processors. Those that measure do not.
+const WAIT: [&str; 4] = ["controllers", "coverage", "hooks", "lifecycle"];
+
 /// Results so far.
 #[derive(Default)]
 struct Outcome {
     total: Tally,
     /// Failures other than failed tests.
     wrong: Vec<String>,
+    /// What could not be checked here, and is no failure.
+    notes: Vec<String>,
 }
 
 /// Checks everything. Fails if anything is wrong.
@@ -61,7 +69,8 @@ pub(crate) fn run(options: Options) -> Result<()> {
 
     let mut outcome = Outcome::default();
     if !only_tests {
-        outcome.wrong = checks::run();
+        let checks::Findings { wrong, notes } = checks::run();
+        (outcome.wrong, outcome.notes) = (wrong, notes);
     }
     shell::heading("build");
     let programs = test_programs::build()?;
@@ -71,6 +80,9 @@ pub(crate) fn run(options: Options) -> Result<()> {
     let (root_only, plain): (Vec<_>, Vec<_>) =
         programs.iter().partition(|program| program.package == ROOT_PACKAGE);
 
+    // The tests leave processors idle: what is compiled for later takes that time, at the lowest
+    // priority.
+    let ahead = (!no_machines && name.is_none()).then(|| thread::spawn(fuzz::build_ahead));
     shell::heading("tests without root");
     for program in plain {
         outcome.run_program(program, name, false)?;
@@ -94,6 +106,13 @@ pub(crate) fn run(options: Options) -> Result<()> {
     } else if name.is_none() {
         let beside = programs.iter().filter(|program| !no_root && is_beside(program));
         let beside = beside.map(Beside::start).collect::<Result<Vec<_>>>()?;
+        // The machines need the processors for themselves.
+        if let Some(ahead) = ahead {
+            println!(
+                "\n  {}",
+                ahead.join().unwrap_or_else(|_| "the fuzz targets: a panic".to_owned())
+            );
+        }
         outcome.run_elsewhere(&programs);
         for one in beside {
             outcome.end(one)?;
@@ -126,6 +145,15 @@ fn is_beside(program: &TestProgram) -> bool {
     program.package == ROOT_PACKAGE && program.source.file_stem().is_some_and(|stem| stem == BESIDE)
 }
 
+/// The number of threads for a program whose tests wait, if nobody has chosen one.
+fn threads(program: &TestProgram) -> Option<usize> {
+    let directory = program.source.parent().and_then(Path::file_name)?;
+    let waits = program.package == ROOT_PACKAGE && WAIT.iter().any(|name| directory == *name);
+    let is_chosen = std::env::var_os("RUST_TEST_THREADS").is_some();
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    (waits && !is_chosen).then_some(2 * processors)
+}
+
 fn shown(program: &TestProgram) -> String {
     let source = program.source.strip_prefix(shell::root()).unwrap_or(&program.source);
     source.display().to_string()
@@ -141,7 +169,8 @@ fn command(program: &TestProgram, name: Option<&str>, root: bool) -> Result<Comm
         .env("JIT_CLIENT_PYTHON", setup::client_python())
         .env("JIT_PROMTOOL", setup::promtool())
         .args(name)
-        .args(["--color", colour]);
+        .args(["--color", colour])
+        .args(threads(program).map(|count| format!("--test-threads={count}")));
     if root {
         return shell::as_root("these tests make namespaces and load programs", command);
     }
@@ -227,6 +256,9 @@ impl Outcome {
         }
         for what in &self.wrong {
             println!("✗ {what}");
+        }
+        for what in &self.notes {
+            println!("! {what}");
         }
         println!("  {:.0} s in all", took.as_secs_f64());
         let Tally { passed, failed, .. } = self.total;

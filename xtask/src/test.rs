@@ -145,13 +145,12 @@ fn is_beside(program: &TestProgram) -> bool {
     program.package == ROOT_PACKAGE && program.source.file_stem().is_some_and(|stem| stem == BESIDE)
 }
 
-/// The number of threads for a program whose tests wait, if nobody has chosen one.
+/// The number of threads for a program whose tests wait.
 fn threads(program: &TestProgram) -> Option<usize> {
     let directory = program.source.parent().and_then(Path::file_name)?;
     let waits = program.package == ROOT_PACKAGE && WAIT.iter().any(|name| directory == *name);
-    let is_chosen = std::env::var_os("RUST_TEST_THREADS").is_some();
     let processors = thread::available_parallelism().map_or(1, NonZero::get);
-    (waits && !is_chosen).then_some(2 * processors)
+    waits.then_some(2 * processors)
 }
 
 fn shown(program: &TestProgram) -> String {
@@ -161,6 +160,8 @@ fn shown(program: &TestProgram) -> String {
 
 fn command(program: &TestProgram, name: Option<&str>, root: bool) -> Result<Command> {
     let colour = if io::stdout().is_terminal() { "always" } else { "never" };
+    let is_chosen = std::env::var_os("RUST_TEST_THREADS").is_some();
+    let threads = threads(program).filter(|_| !is_chosen);
     let mut command = Command::new(&program.executable);
     command
         .current_dir(&program.directory)
@@ -170,7 +171,7 @@ fn command(program: &TestProgram, name: Option<&str>, root: bool) -> Result<Comm
         .env("JIT_PROMTOOL", setup::promtool())
         .args(name)
         .args(["--color", colour])
-        .args(threads(program).map(|count| format!("--test-threads={count}")));
+        .args(threads.map(|count| format!("--test-threads={count}")));
     if root {
         return shell::as_root("these tests make namespaces and load programs", command);
     }
@@ -267,5 +268,30 @@ impl Outcome {
             bail!("the check failed: see the summary above");
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_programs_whose_tests_wait_get_more_threads() {
+        let of = |package: &str, source: &str| TestProgram {
+            package: package.to_owned(),
+            executable: PathBuf::new(),
+            directory: PathBuf::new(),
+            source: PathBuf::from(source),
+            kind: "test".to_owned(),
+        };
+        for name in WAIT {
+            let source = format!("tests/tests/{name}/main.rs");
+            assert!(shell::root().join(&source).is_file(), "there is no {source}");
+            assert!(threads(&of(ROOT_PACKAGE, &source)).is_some_and(|count| count > 1));
+            assert_eq!(threads(&of("jit-agent", &source)), None);
+        }
+        for measures in ["floods/main.rs", "fleet/main.rs", "whole/main.rs", "soak.rs"] {
+            assert_eq!(threads(&of(ROOT_PACKAGE, &format!("tests/tests/{measures}"))), None);
+        }
     }
 }

@@ -308,19 +308,22 @@ fn stopping_the_unit_runs_nothing_that_opens_the_gate() {
 
 #[test]
 fn the_packages_scripts_are_sound() {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../jit-agent/packaging");
-    let output = Command::new("shellcheck")
-        .args(["--shell=sh", "--severity=style", "package.sh", "deb/postinst", "deb/prerm"])
-        .args(["deb/postrm", "rpm/post.sh", "rpm/preun.sh", "rpm/postun.sh"])
-        .current_dir(directory)
-        .output()
-        .expect("shellcheck is installed: `cargo xtask setup`");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    let agent = Path::new(env!("CARGO_MANIFEST_DIR")).join("../jit-agent/packaging");
+    for directory in [agent.join("controller"), agent] {
+        let output = Command::new("shellcheck")
+            .args(["--shell=sh", "--severity=style", "package.sh", "deb/postinst", "deb/prerm"])
+            .args(["deb/postrm", "rpm/post.sh", "rpm/preun.sh", "rpm/postun.sh"])
+            .current_dir(&directory)
+            .output()
+            .expect("shellcheck is installed: `cargo xtask setup`");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{}: {said}", directory.display());
+    }
 }
 
 /// As dpkg (deb-policy, chapter 6) and rpm call them.
 #[test]
-fn only_a_removal_takes_the_gate_off_and_an_upgrade_stops_nothing() {
+fn only_a_removal_takes_the_gate_off_or_stops_the_controller_and_an_upgrade_does_not() {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("package-scripts");
     fs::create_dir_all(&directory).expect("cargo's directory for tests can be written");
     for (script, arguments, step) in [
@@ -337,14 +340,19 @@ fn only_a_removal_takes_the_gate_off_and_an_upgrade_stops_nothing() {
         ("rpm/preun.sh", "1", ""),
         ("rpm/preun.sh", "0", "remove"),
     ] {
-        // The steps are printed instead.
-        let text = packaging(script).replace("/usr/lib/jit-agent/package", "echo");
-        let copy = directory.join("script");
-        fs::write(&copy, text).expect("the copy can be written");
-        let output = Command::new("sh").arg(&copy).args(arguments.split(' ')).output();
-        let output = output.expect("a shell");
-        assert!(output.status.success(), "{script} {arguments}: {output:?}");
-        let steps = String::from_utf8_lossy(&output.stdout);
-        assert_eq!(steps.trim(), step, "{script} {arguments}");
+        for (script, package) in [
+            (script.to_owned(), "/usr/lib/jit-agent/package"),
+            (format!("controller/{script}"), "/usr/lib/jit-controller/package"),
+        ] {
+            // The steps are printed instead.
+            let text = packaging(&script).replace(package, "echo");
+            let copy = directory.join("script");
+            fs::write(&copy, text).expect("the copy can be written");
+            let output = Command::new("sh").arg(&copy).args(arguments.split(' ')).output();
+            let output = output.expect("a shell");
+            assert!(output.status.success(), "{script} {arguments}: {output:?}");
+            let steps = String::from_utf8_lossy(&output.stdout);
+            assert_eq!(steps.trim(), step, "{script} {arguments}");
+        }
     }
 }

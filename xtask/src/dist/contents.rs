@@ -7,10 +7,22 @@ pub(super) struct Package {
     /// Paragraphs.
     pub(super) description: &'static [&'static str],
     pub(super) files: &'static [Entry],
-    /// Whether `jit-agent/packaging/deb` and `rpm` have scripts for it.
-    pub(super) has_scripts: bool,
+    /// The directory with its scripts, in `deb` and `rpm`.
+    pub(super) scripts: Option<&'static str>,
     /// Section of the manual.
     pub(super) section: &'static str,
+    /// Features of its program that are off by default. A static program has none of them.
+    pub(super) features: &'static [&'static str],
+    /// Crates whose dependencies its bill of materials lists: the program, and what it carries.
+    pub(super) carries: &'static [Carried],
+    /// Also made without any library, for hosts whose glibc is older than the one here.
+    pub(super) is_static_too: bool,
+}
+
+/// A crate of a package.
+pub(super) struct Carried {
+    pub(super) name: &'static str,
+    pub(super) directory: &'static str,
 }
 
 /// A file, or the files of a directory.
@@ -80,6 +92,52 @@ const AGENT: &[Entry] = &[
 const JITCTL: &[Entry] =
     &[Entry { from: From::Program, to: "/usr/bin/jitctl", mode: 0o755, is_configuration: false }];
 
+const CONTROLLER: &[Entry] = &[
+    Entry {
+        from: From::Program,
+        to: "/usr/bin/jit-controller",
+        mode: 0o755,
+        is_configuration: false,
+    },
+    Entry {
+        from: From::File("jit-agent/packaging/controller/package.sh"),
+        to: "/usr/lib/jit-controller/package",
+        mode: 0o755,
+        is_configuration: false,
+    },
+    file(
+        "jit-agent/packaging/jit-controller.service",
+        "/usr/lib/systemd/system/jit-controller.service",
+    ),
+    file(
+        "jit-agent/packaging/jit-controller.sysusers.conf",
+        "/usr/lib/sysusers.d/jit-controller.conf",
+    ),
+    file(
+        "jit-agent/packaging/jit-controller.tmpfiles.conf",
+        "/usr/lib/tmpfiles.d/jit-controller.conf",
+    ),
+    file("jit-agent/docs/controller.md", "/usr/share/doc/jit-controller/controller.md"),
+    file("jit-agent/docs/controller-audit.md", "/usr/share/doc/jit-controller/controller-audit.md"),
+    file("jit-agent/docs/controller-rules.md", "/usr/share/doc/jit-controller/controller-rules.md"),
+    file(
+        "jit-agent/docs/controller-signers.md",
+        "/usr/share/doc/jit-controller/controller-signers.md",
+    ),
+    file("jit-agent/docs/threat-model.md", "/usr/share/doc/jit-controller/threat-model.md"),
+    file("jit-agent/docs/openapi.json", "/usr/share/doc/jit-controller/openapi.json"),
+    file(
+        "jit-agent/controller/examples/aws-kms-signer.py",
+        "/usr/share/doc/jit-controller/examples/aws-kms-signer.py",
+    ),
+    file(
+        "jit-agent/controller/examples/azure-key-vault-signer.py",
+        "/usr/share/doc/jit-controller/examples/azure-key-vault-signer.py",
+    ),
+    file("README.md", "/usr/share/doc/jit-controller/README.md"),
+    file("SECURITY.md", "/usr/share/doc/jit-controller/SECURITY.md"),
+];
+
 /// The packages of a release.
 pub(super) const PACKAGES: &[Package] = &[
     Package {
@@ -94,8 +152,32 @@ pub(super) const PACKAGES: &[Package] = &[
              configuration for the host.",
         ],
         files: AGENT,
-        has_scripts: true,
+        scripts: Some("jit-agent/packaging"),
         section: "8",
+        features: &[],
+        carries: &[
+            Carried { name: "jit-agent", directory: "jit-agent" },
+            Carried { name: "jit-agent-ebpf", directory: "jit-agent-ebpf" },
+        ],
+        is_static_too: true,
+    },
+    Package {
+        name: "jit-controller",
+        summary: "requests, approvals and signatures of just-in-time access",
+        description: &[
+            "Somebody asks for a port on some hosts that run jit-agent, the right people agree, a key \
+             that nobody can reach signs exactly what was agreed, and every host answers for itself \
+             whether it is open. With an embedded database; PostgreSQL is an option.",
+            "As installed it does not run: `jit-controller init` makes its directory, and the service \
+             starts when that is there.",
+        ],
+        files: CONTROLLER,
+        scripts: Some("jit-agent/packaging/controller"),
+        section: "8",
+        features: &[],
+        carries: &[Carried { name: "jit-controller", directory: "jit-agent/controller" }],
+        // A static program loads no PKCS#11 module. It runs on one machine, which can be a newer one.
+        is_static_too: false,
     },
     Package {
         name: "jitctl",
@@ -105,7 +187,10 @@ pub(super) const PACKAGES: &[Package] = &[
              pushes them over mutual TLS, revokes them, and shows what is open.",
         ],
         files: JITCTL,
-        has_scripts: false,
+        scripts: None,
         section: "1",
+        features: &["pkcs11"],
+        carries: &[Carried { name: "jitctl", directory: "jit-agent/jitctl" }],
+        is_static_too: true,
     },
 ];

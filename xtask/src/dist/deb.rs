@@ -43,9 +43,9 @@ pub(super) fn pack(
         let names: String = kept.iter().map(|file| format!("{}\n", file.path)).collect();
         write("conffiles", &names, 0o644)?;
     }
-    if package.has_scripts {
+    if let Some(scripts) = package.scripts {
         for script in ["postinst", "prerm", "postrm"] {
-            let source = shell::root().join("jit-agent/packaging/deb").join(script);
+            let source = shell::root().join(scripts).join("deb").join(script);
             let text = fs::read_to_string(&source).with_context(|| source.display().to_string())?;
             write(script, &text, 0o755)?;
         }
@@ -107,7 +107,7 @@ fn depends(package: &Package, staged: &Staged) -> Result<String> {
     let libraries = libraries::debian(&bytes);
     let libraries = libraries.with_context(|| format!("what {} depends on", package.name))?;
     // Without systemd's tools the scripts make users with those of passwd.
-    Ok(if package.has_scripts { libraries + ", passwd" } else { libraries })
+    Ok(if package.scripts.is_some() { libraries + ", passwd" } else { libraries })
 }
 
 /// The checksums that `dpkg --verify` compares.

@@ -12,8 +12,11 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 
-use self::{release::Release, target::Target};
-use crate::{build::Programs, setup, shell};
+use self::{
+    release::{Programs, Release},
+    target::Target,
+};
+use crate::{setup, shell};
 
 mod components;
 mod contents;
@@ -171,7 +174,7 @@ pub(crate) fn make(
         let wanted = |kind| wanted(kind) && (!release.target.is_static() || kind == Kind::Tar);
         made.extend(pack(release, profile, &programs, &pages, &scratch, out, wanted)?);
         if !profile.is_debug {
-            made.extend(components::write(release, release.target, &scratch, out)?);
+            made.extend(components::write(release, &scratch, out)?);
         }
     }
     ensure!(!made.is_empty(), "no package was wanted");
@@ -191,7 +194,7 @@ fn pack(
     wanted: impl Fn(Kind) -> bool,
 ) -> Result<Vec<PathBuf>> {
     let mut made = Vec::new();
-    for package in contents::PACKAGES {
+    for package in release.packages() {
         for kind in [Kind::Deb, Kind::Rpm, Kind::Tar].into_iter().filter(|kind| wanted(*kind)) {
             let place = scratch.join(format!("{}-{}", package.name, kind.name()));
             let staged = stage::lay_out(package, kind, programs, pages, release, &place)?;

@@ -1,14 +1,22 @@
 //! Which release: its version, the time that all files get, what it is built for, and its programs.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{Profile, hardening, target::Target};
-use crate::{
-    build::{self, Programs},
-    shell,
+use super::{
+    Profile,
+    contents::{PACKAGES, Package},
+    hardening,
+    target::Target,
 };
+use crate::{build, shell};
+
+/// The program of each package, by the package's name.
+pub(crate) type Programs = BTreeMap<&'static str, PathBuf>;
 
 /// A release.
 pub(crate) struct Release {
@@ -29,33 +37,49 @@ impl Release {
         Ok(Self { version: version.unwrap_or(own), epoch: commit_time()?, target })
     }
 
-    /// The programs. Those that are not optimised lose their symbols in `scratch`.
-    pub(crate) fn programs(&self, profile: Profile, scratch: &Path) -> Result<Programs> {
-        match (profile.is_debug, profile.is_built) {
-            (false, _) => self.optimised(),
-            (true, false) => stripped(&build::programs(false)?, scratch),
-            (true, true) => stripped(&build::built(false)?, scratch),
-        }
+    /// The packages that there are for this target.
+    pub(super) fn packages(&self) -> impl Iterator<Item = &'static Package> {
+        let is_static = self.target.is_static();
+        PACKAGES.iter().filter(move |package| package.is_static_too || !is_static)
     }
 
+    /// The programs. Those that are not optimised lose their symbols in `scratch`.
+    pub(crate) fn programs(&self, profile: Profile, scratch: &Path) -> Result<Programs> {
+        if !profile.is_debug {
+            return self.optimised();
+        }
+        let build::Programs { agent, jitctl } =
+            if profile.is_built { build::built(false)? } else { build::programs(false)? };
+        let controller = if profile.is_built {
+            build::built_controller(false)?
+        } else {
+            build::controller(false)?
+        };
+        let all = [("jit-agent", agent), ("jit-controller", controller), ("jitctl", jitctl)];
+        all.into_iter().map(|(name, program)| Ok((name, stripped(&program, scratch)?))).collect()
+    }
+
+    /// Each program is built by itself. In one build, all would get the features that any of them asks
+    /// for: TLS 1.2 and an HTTP client in the agent.
     fn optimised(&self) -> Result<Programs> {
         // Names of directories here are in messages of panics and in what debuggers read.
         let home = cargo_home()?;
         let root = shell::root();
         let place = std::path::absolute(shell::target().join("dist-build"))?;
-        let mut cargo = self.target.cargo(&[(root, "/jit-agent"), (&home, "/cargo")])?;
-        cargo
-            .arg("--target-dir")
-            .arg(&place)
-            .env_remove("JIT_NEXT_ABI")
-            .env("SOURCE_DATE_EPOCH", self.epoch.to_string());
         let label = self.target.label();
-        shell::long(&format!("building jit-agent and jitctl for {label}, optimised"), &mut cargo)?;
-        let directory = place.join(self.target.triple()).join("release");
-        let programs =
-            Programs { agent: directory.join("jit-agent"), jitctl: directory.join("jitctl") };
-        for program in [&programs.agent, &programs.jitctl] {
-            let found = hardening::check(program, &[root, &home])?;
+        let mut programs = Programs::new();
+        for package in self.packages() {
+            let name = package.name;
+            let mut cargo = self.target.cargo(&[(root, "/jit-agent"), (&home, "/cargo")])?;
+            cargo.args(["--package", name, "--bin", name]).args(self.features(package));
+            cargo
+                .arg("--target-dir")
+                .arg(&place)
+                .env_remove("JIT_NEXT_ABI")
+                .env("SOURCE_DATE_EPOCH", self.epoch.to_string());
+            shell::long(&format!("building {name} for {label}, optimised"), &mut cargo)?;
+            let program = place.join(self.target.triple()).join("release").join(name);
+            let found = hardening::check(&program, &[root, &home])?;
             let is_static = self.target.is_static();
             ensure!(
                 found.is_static == is_static,
@@ -63,20 +87,23 @@ impl Release {
                 program.display()
             );
             println!("  {}: hardened, {found}", program.display());
+            programs.insert(name, program);
         }
         Ok(programs)
     }
+
+    /// The options of cargo for the features of a program.
+    pub(super) fn features(&self, package: &Package) -> Vec<String> {
+        let features = if self.target.is_static() { &[] } else { package.features };
+        features.iter().flat_map(|one| ["--features".to_owned(), (*one).to_owned()]).collect()
+    }
 }
 
-/// The same programs without symbols, which are most of what is not optimised.
-fn stripped(programs: &Programs, scratch: &Path) -> Result<Programs> {
-    let Programs { agent, jitctl } = programs;
-    let strip = |program: &Path| {
-        let to = scratch.join(program.file_name().context("a program has a name")?);
-        shell::quiet(shell::program("strip", ["-o"]).arg(&to).arg(program))?;
-        anyhow::Ok(to)
-    };
-    Ok(Programs { agent: strip(agent)?, jitctl: strip(jitctl)? })
+/// The same program without symbols, which are most of what is not optimised.
+fn stripped(program: &Path, scratch: &Path) -> Result<PathBuf> {
+    let to = scratch.join(program.file_name().context("a program has a name")?);
+    shell::quiet(shell::program("strip", ["-o"]).arg(&to).arg(program))?;
+    Ok(to)
 }
 
 fn cargo_home() -> Result<PathBuf> {

@@ -57,7 +57,7 @@ pub(super) fn pack(
 }
 
 fn specification(package: &Package, staged: &Staged, release: &Release) -> Result<String> {
-    let Package { name, summary, description, has_scripts, .. } = package;
+    let Package { name, summary, description, scripts, .. } = package;
     let long: Vec<_> = description.iter().map(|text| wrapped(text, "")).collect();
     let mut text = format!(
         "Name: {name}\n\
@@ -69,16 +69,16 @@ fn specification(package: &Package, staged: &Staged, release: &Release) -> Resul
         release.version,
         Release::REVISION,
     );
-    if *has_scripts {
+    if scripts.is_some() {
         // Without systemd's tools the scripts make users with those of shadow.
         text += "Requires(post): coreutils, (systemd or shadow-utils or shadow)\n\
                  Recommends: systemd\n";
     }
     write!(text, "\n%description\n{}", long.join("\n"))?;
     write!(text, "\n%install\ncp -a '{}/.' '%{{buildroot}}/'\n", staged.root.display())?;
-    if *has_scripts {
+    if let Some(scripts) = scripts {
         for script in ["post", "preun", "postun"] {
-            let source = shell::root().join(format!("jit-agent/packaging/rpm/{script}.sh"));
+            let source = shell::root().join(format!("{scripts}/rpm/{script}.sh"));
             let body = fs::read_to_string(&source).with_context(|| source.display().to_string())?;
             // A percent sign begins a macro.
             write!(text, "\n%{script}\n{}", body.replace('%', "%%"))?;

@@ -12,9 +12,9 @@ use super::{
     Kind,
     contents::{Entry, From, Package},
     control,
-    release::Release,
+    release::{Programs, Release},
 };
-use crate::{build::Programs, shell};
+use crate::shell;
 
 /// A package's files below a directory.
 pub(super) struct Staged {
@@ -62,8 +62,11 @@ impl Staged {
             anyhow::Ok(())
         };
         match from {
-            From::Program if package.name == "jitctl" => put(&programs.jitctl, (*to).to_owned()),
-            From::Program => put(&programs.agent, (*to).to_owned()),
+            From::Program => {
+                let program = programs.get(package.name);
+                let program = program.with_context(|| format!("{} was not built", package.name))?;
+                put(program, (*to).to_owned())
+            }
             From::File(source) => put(&shell::root().join(source), (*to).to_owned()),
             From::Directory(source) => {
                 for source in files(&shell::root().join(source))? {

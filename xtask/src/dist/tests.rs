@@ -8,9 +8,12 @@ use std::{
 };
 
 use super::{
-    Kind, Profile, SUMS, contents, deb, empty, release::Release, stage, tarball, target::Target,
+    Kind, Profile, SUMS, contents, deb, empty,
+    release::{Programs, Release},
+    stage, tarball,
+    target::Target,
 };
-use crate::{build::Programs, shell};
+use crate::shell;
 
 /// Modes, owners and paths, without documentation, manual and completions.
 const AGENT: &str = "\
@@ -23,15 +26,22 @@ drwxr-xr-x root/root ./etc/jit-agent/signers/
 -rw-r--r-- root/root ./usr/lib/sysusers.d/jit-agent.conf
 -rw-r--r-- root/root ./usr/lib/tmpfiles.d/jit-agent.conf";
 
-/// Packs the agent's package below a directory.
-fn packed(place: &Path) -> PathBuf {
-    let (package, staged, release) = laid_out(place);
+const CONTROLLER: &str = "\
+-rw-r--r-- root/root ./usr/lib/systemd/system/jit-controller.service
+-rw-r--r-- root/root ./usr/lib/sysusers.d/jit-controller.conf
+-rw-r--r-- root/root ./usr/lib/tmpfiles.d/jit-controller.conf
+-rwxr-xr-x root/root ./usr/bin/jit-controller
+-rwxr-xr-x root/root ./usr/lib/jit-controller/package";
+
+/// Packs a package below a directory.
+fn packed(place: &Path, name: &str) -> PathBuf {
+    let (package, staged, release) = laid_out(place, name);
     let profile = Profile { is_debug: false, is_built: false };
     deb::pack(package, &staged, &release, profile, place).unwrap()
 }
 
-/// Lays out the agent's files below a directory.
-fn laid_out(place: &Path) -> (&'static contents::Package, stage::Staged, Release) {
+/// Lays out the files of a package below a directory.
+fn laid_out(place: &Path, name: &str) -> (&'static contents::Package, stage::Staged, Release) {
     let pages = place.join("pages");
     for page in [
         "man/jit-agent.8",
@@ -40,16 +50,23 @@ fn laid_out(place: &Path) -> (&'static contents::Package, stage::Staged, Release
         "completions/jit-agent.bash",
         "completions/jit-agent.fish",
         "completions/_jit-agent",
+        "man/jit-controller.8",
+        "man/jit-controller-serve.8",
+        "completions/jit-controller.bash",
+        "completions/jit-controller.fish",
+        "completions/_jit-controller",
     ] {
         let page = pages.join(page);
         fs::create_dir_all(page.parent().unwrap()).unwrap();
         fs::write(page, "text").unwrap();
     }
     let program = shell::find("true").unwrap();
-    let programs = Programs { agent: program.clone(), jitctl: program };
+    let programs = Programs::from(
+        ["jit-agent", "jit-controller", "jitctl"].map(|name| (name, program.clone())),
+    );
     let target = Target::native().unwrap();
     let release = Release { version: "0.1.0".to_owned(), epoch: 1_700_000_000, target };
-    let package = contents::PACKAGES.iter().find(|package| package.name == "jit-agent").unwrap();
+    let package = contents::PACKAGES.iter().find(|package| package.name == name).unwrap();
     let root = place.join("root");
     // As under a mask of file modes that lets nobody else read.
     fs::create_dir(&root).unwrap();
@@ -66,7 +83,7 @@ fn dpkg(option: &str, package: &Path) -> String {
 #[test]
 fn the_package_has_these_files_with_these_modes() {
     let place = tempfile::tempdir().unwrap();
-    let package = packed(place.path());
+    let package = packed(place.path(), "jit-agent");
     let listed = dpkg("--contents", &package);
     // Mode, owner, size, date, time, path.
     let fields = listed.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
@@ -94,15 +111,62 @@ fn the_package_has_these_files_with_these_modes() {
     assert!(depends.contains("\nDepends: libc6 (>= 2."), "{depends}");
 }
 
+#[test]
+fn the_package_of_the_controller_has_no_rights_and_no_keys() {
+    let place = tempfile::tempdir().unwrap();
+    let package = packed(place.path(), "jit-controller");
+    let listed = dpkg("--contents", &package);
+    let fields = listed.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let all: Vec<_> = fields.map(|line| format!("{} {} {}", line[0], line[1], line[5])).collect();
+    let is_here = |line: &&str| !line.contains("/usr/share/") && !line.starts_with('d');
+    let mut found: Vec<_> = all.iter().map(String::as_str).filter(is_here).collect();
+    found.sort_unstable();
+    assert_eq!(found.join("\n"), CONTROLLER);
+    for page in [
+        "man/man8/jit-controller.8.gz",
+        "man/man8/jit-controller-serve.8.gz",
+        "doc/jit-controller/controller.md",
+        "doc/jit-controller/examples/aws-kms-signer.py",
+        "bash-completion/completions/jit-controller",
+    ] {
+        let line = format!("-rw-r--r-- root/root ./usr/share/{page}");
+        assert!(all.contains(&line), "{line} is not in\n{}", all.join("\n"));
+    }
+    let control = dpkg("--info", &package);
+    for script in ["postinst", "postrm", "prerm", "md5sums"] {
+        assert!(control.contains(script), "{script} is not in\n{control}");
+    }
+    assert!(!control.contains("conffiles"), "{control}");
+}
+
+/// A static program loads no PKCS#11 module, and nobody is without the rest.
+#[test]
+fn a_static_release_has_neither_the_controller_nor_features() {
+    let release = |target| Release { version: "0.1.0".to_owned(), epoch: 0, target };
+    let of = |release: &Release| {
+        let packages = release.packages();
+        packages.map(|one| (one.name, release.features(one).join(" "))).collect::<Vec<_>>()
+    };
+    let (none, pkcs11) = (String::new(), "--features pkcs11".to_owned());
+    assert_eq!(
+        of(&release(Target::X86_64Static)),
+        [("jit-agent", none.clone()), ("jitctl", none.clone())]
+    );
+    assert_eq!(
+        of(&release(Target::Aarch64)),
+        [("jit-agent", none.clone()), ("jit-controller", none), ("jitctl", pkcs11)]
+    );
+}
+
 /// The root of a .deb has the mode of a root. A tarball has none: it is unpacked by hand.
 #[test]
 fn unpacking_at_the_root_does_not_change_the_root() {
     let place = tempfile::tempdir().unwrap();
-    let listed = dpkg("--contents", &packed(place.path()));
+    let listed = dpkg("--contents", &packed(place.path(), "jit-agent"));
     assert!(listed.starts_with("drwxr-xr-x root/root "), "{listed}");
 
     let other = tempfile::tempdir().unwrap();
-    let (package, staged, release) = laid_out(other.path());
+    let (package, staged, release) = laid_out(other.path(), "jit-agent");
     let tarball = tarball::pack(package, &staged, &release, other.path()).unwrap();
     let listed = shell::quiet(shell::program("tar", ["--list", "--file"]).arg(tarball)).unwrap();
     let listed = String::from_utf8(listed.stdout).unwrap();
@@ -113,10 +177,10 @@ fn unpacking_at_the_root_does_not_change_the_root() {
 #[test]
 fn packing_in_another_directory_gives_the_same_bytes() {
     let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let first = packed(one.path());
+    let first = packed(one.path(), "jit-agent");
     let deeper = other.path().join("somewhere/deeper");
     fs::create_dir_all(&deeper).unwrap();
-    let second = packed(&deeper);
+    let second = packed(&deeper, "jit-agent");
     assert!(fs::read(first).unwrap() == fs::read(second).unwrap(), "the packages differ");
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{CONFIG, INSIDE, Root};
+use super::{CONFIG, CONTROLLER_CONFIG, CONTROLLER_STATE, INSIDE, NAMES, PROGRAMS, Root};
 use crate::{dist::release::Release, shell};
 
 /// What `dpkg --verify` calls a configuration file whose content was edited.
@@ -35,8 +35,7 @@ fn failed_start(root: &Root) -> Result<()> {
     shell::heading("deb: install; no group can be made at first");
     let (program, aside) = (root.place("/usr/sbin/groupadd"), root.place("/usr/sbin/groupadd.x"));
     fs::rename(&program, &aside).context("putting groupadd aside")?;
-    let [agent, jitctl] = files(&root.first);
-    root.fail("apt-get", &[&APT[..], &[&agent, &jitctl]].concat())?;
+    root.fail("apt-get", &install(&files(&root.first)))?;
     fs::rename(&aside, &program).context("putting groupadd back")?;
     root.run("dpkg", &["--configure", "--pending"])?;
     Ok(())
@@ -47,15 +46,15 @@ fn upgrade(root: &Root) -> Result<()> {
     root.edit()?;
     for (way, release) in [("upgrade", &root.next), ("downgrade", &root.first)] {
         shell::heading(&format!("deb: {way}"));
-        let [agent, jitctl] = files(release);
-        root.run("apt-get", &[&APT[..], &[&agent, &jitctl]].concat())?;
+        root.run("apt-get", &install(&files(release)))?;
         root.check_edited()?;
         root.check_owners()?;
+        root.check_controller()?;
         verify(root, &[EDITED])?;
-        let version =
-            root.run("dpkg-query", &["--show", "--showformat=${Version}", "jit-agent"])?;
-        let expected = format!("{}-{}", release.version, Release::REVISION);
-        ensure!(version == expected, "after the {way} it is {version}");
+        let shown = ["--show", "--showformat=${Version} "];
+        let versions = root.run("dpkg-query", &[&shown[..], &NAMES].concat())?;
+        let expected = format!("{}-{} ", release.version, Release::REVISION);
+        ensure!(versions == expected.repeat(NAMES.len()), "after the {way} it is {versions}");
     }
     Ok(())
 }
@@ -63,7 +62,7 @@ fn upgrade(root: &Root) -> Result<()> {
 /// A version changes the configuration that the host has edited, and nobody answers dpkg's question.
 fn question(root: &Root) -> Result<()> {
     shell::heading("deb: upgrade with another configuration, and nobody answers");
-    let [agent, _] = files(&root.next);
+    let [agent, ..] = files(&root.next);
     let unpacked = root.place("/unpacked");
     shell::quiet(shell::program("dpkg-deb", ["-R"]).arg(root.place(&agent)).arg(&unpacked))?;
     let config = unpacked.join(CONFIG.trim_start_matches('/'));
@@ -101,10 +100,11 @@ fn removal(root: &Root) -> Result<()> {
     // Pins that are seen in a root that systemd does not run: they are another system's.
     let pins = root.place("/sys/fs/bpf/jit-agent/link");
     fs::create_dir_all(&pins).context("making a directory in the place of pins")?;
-    let said = root.run("apt-get", &["--yes", "--quiet", "remove", "jit-agent", "jitctl"])?;
+    let said = root.run("apt-get", &[&["--yes", "--quiet", "remove"], &NAMES[..]].concat())?;
     ensure!(said.contains("stays in force"), "what is pinned is not named");
     fs::remove_dir(&pins).context("removing it")?;
-    root.check_paths(&["/usr/bin/jit-agent", "/usr/bin/jitctl", "/usr/lib/jit-agent"], false)?;
+    root.check_paths(&PROGRAMS, false)?;
+    root.check_paths(&[CONTROLLER_CONFIG], true)?;
     root.check_edited()?;
     root.check_owners()
 }
@@ -124,33 +124,43 @@ fn purge(root: &Root) -> Result<()> {
     let after = root.place(&letter).metadata().context("the foreign file is gone")?;
     ensure!((before.mode(), before.uid()) == (after.mode(), after.uid()), "its owner has changed");
 
+    shell::heading("deb: purge of the controller; its keys and its audit stay");
+    let said = root.run("apt-get", &["--yes", "--quiet", "purge", "jit-controller"])?;
+    ensure!(said.contains("keys and the audit"), "it is not said that they stay");
+    root.check_paths(&[CONTROLLER_CONFIG], true)?;
+    fs::remove_dir_all(root.place(CONTROLLER_STATE)).context("removing them by hand")?;
+
     shell::heading("deb: install and purge again; the state is on another disk, by a link");
-    let [agent, jitctl] = files(&root.first);
     root.run("chown", &["jit-agent:jit-agent", FOREIGN])?;
     symlink(FOREIGN, root.place(STATE)).context("linking")?;
-    root.run("apt-get", &[&APT[..], &[&agent, &jitctl]].concat())?;
+    root.run("apt-get", &install(&files(&root.first)))?;
     root.run("jit-agent", &["check", "--config", CONFIG])?;
-    let said = root.run("apt-get", &["--yes", "--quiet", "purge", "jit-agent", "jitctl"])?;
+    let said = root.run("apt-get", &[&["--yes", "--quiet", "purge"], &NAMES[..]].concat())?;
     ensure!(said.contains("was a link"), "it is not said that the state stays");
-    root.check_paths(&[STATE, "/etc/jit-agent"], false)?;
+    root.check_paths(&[STATE, "/etc/jit-agent", CONTROLLER_STATE], false)?;
     root.check_paths(&[&letter], true)?;
     // Nobody else gets the number of the service's user. What comes next makes it again.
+    root.run("userdel", &["jit-controller"])?;
     root.run("userdel", &["jit-agent"])?;
     root.run("groupdel", &["jit-agent-keys"])?;
     Ok(())
 }
 
 /// The packages of a release, in the root.
-fn files(release: &Release) -> [String; 2] {
+fn files(release: &Release) -> [String; 3] {
     let (version, revision) = (&release.version, Release::REVISION);
     let machine = release.target.debian();
-    ["jit-agent", "jitctl"]
-        .map(|name| format!("{INSIDE}/{name}_{version}-{revision}_{machine}.deb"))
+    NAMES.map(|name| format!("{INSIDE}/{name}_{version}-{revision}_{machine}.deb"))
+}
+
+/// Arguments of apt-get(8) that install these files.
+fn install(files: &[String]) -> Vec<&str> {
+    APT.into_iter().chain(files.iter().map(String::as_str)).collect()
 }
 
 /// Compares what is installed with the packages. `expected`: the lines that may be reported.
 fn verify(root: &Root, expected: &[&str]) -> Result<()> {
-    let output = root.command("dpkg", &["--verify", "jit-agent", "jitctl"]).output();
+    let output = root.command("dpkg", &[&["--verify"], &NAMES[..]].concat()).output();
     let said = output.context("running dpkg --verify")?.stdout;
     let said = String::from_utf8_lossy(&said);
     let found: Vec<_> = said.lines().map(str::trim_end).collect();

@@ -31,6 +31,21 @@ const OWNERS: &str = "\
 root:jit-agent-keys 750 /etc/jit-agent/tls
 root:jit-agent 640 /etc/jit-agent/config.toml
 jit-agent:jit-agent 700 /var/lib/jit-agent";
+/// What the controller keeps.
+const CONTROLLER_STATE: &str = "/var/lib/jit-controller";
+const CONTROLLER_CONFIG: &str = "/var/lib/jit-controller/controller.toml";
+/// Options of runuser(1) before a command of the controller.
+const CONTROLLER_USER: [&str; 3] = ["-u", "jit-controller", "--"];
+/// The packages of a release, as they are removed.
+const NAMES: [&str; 3] = ["jit-agent", "jit-controller", "jitctl"];
+/// Paths of the programs and of what belongs to their packages alone.
+const PROGRAMS: [&str; 5] = [
+    "/usr/bin/jit-agent",
+    "/usr/bin/jit-controller",
+    "/usr/bin/jitctl",
+    "/usr/lib/jit-agent",
+    "/usr/lib/jit-controller",
+];
 /// Commands that a package is useless without. The others are read from the program's help.
 const COMMANDS: [&str; 6] = ["check", "confirm", "early", "enforce", "init", "run"];
 
@@ -146,9 +161,22 @@ impl Root {
         }
         self.check_owners()?;
         self.run("jit-agent", &["check", "--config", CONFIG])?;
-        for (program, section) in [("jit-agent", 8), ("jitctl", 1)] {
+        for (program, section) in [("jit-agent", 8), ("jit-controller", 8), ("jitctl", 1)] {
             self.check_pages(program, section)?;
         }
+        self.check_controller()
+    }
+
+    /// The controller has its user and its directory, and makes and checks what it needs there.
+    fn check_controller(&self) -> Result<()> {
+        let shown = self.run("stat", &["--format=%U:%G %a", CONTROLLER_STATE])?;
+        ensure!(shown.trim() == "jit-controller:jit-controller 700", "its directory is {shown}");
+        if !self.place(CONTROLLER_CONFIG).exists() {
+            let init = ["jit-controller", "init", "--name", "jit.example.org", "--admin", "ana"];
+            let said = self.run("runuser", &[&CONTROLLER_USER[..], &init].concat())?;
+            ensure!(said.contains(CONTROLLER_STATE), "it does not say where it made a controller");
+        }
+        self.run("runuser", &[&CONTROLLER_USER[..], &["jit-controller", "check"]].concat())?;
         Ok(())
     }
 
@@ -164,7 +192,11 @@ impl Root {
         let help = self.command(program, &["--help"]).output().context("asking for help")?;
         let help = String::from_utf8_lossy(&help.stdout).into_owned();
         let commands = commands(&help);
-        let wanted: &[&str] = if program == "jit-agent" { &COMMANDS } else { &["push", "revoke"] };
+        let wanted: &[&str] = match program {
+            "jit-agent" => &COMMANDS,
+            "jit-controller" => &["backup", "check", "init", "restore", "serve"],
+            _ => &["push", "revoke"],
+        };
         for command in wanted {
             ensure!(commands.contains(command), "{program} --help has no {command}:\n{help}");
         }

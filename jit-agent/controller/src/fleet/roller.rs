@@ -1,7 +1,11 @@
 //! Brings policies to hosts, wave by wave. All that was decided, signed and answered is in the store: after
 //! a kill it goes on where it was.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{task::JoinSet, time::sleep};
 
@@ -26,29 +30,45 @@ const TICK: Duration = Duration::from_millis(500);
 pub(super) async fn run(shared: Arc<Shared>) {
     let mut rolling = BTreeMap::new();
     let mut tasks = JoinSet::new();
+    // Ended or halted, but a host may still wait for its confirmation: `None` before the first look.
+    let mut unsettled: Option<BTreeSet<String>> = None;
     loop {
-        match shared.outbox.store().running_rollouts().await {
+        let found = match &unsettled {
+            Some(_) => Ok(()),
+            None => shared.outbox.store().unsettled_rollouts().await.map(|found| {
+                unsettled = Some(found.into_iter().collect());
+            }),
+        };
+        let running = shared.outbox.store().running_rollouts().await;
+        match found.and(running) {
             Ok(running) => {
-                for rollout in running {
-                    if rolling.contains_key(&rollout.id) {
+                let running = running.into_iter().map(|rollout| rollout.id);
+                let ids: BTreeSet<_> = running.chain(unsettled.iter().flatten().cloned()).collect();
+                for id in ids {
+                    if rolling.contains_key(&id) {
                         continue;
                     }
-                    let (id, shared) = (rollout.id.clone(), Arc::clone(&shared));
+                    let (rolled, shared) = (id.clone(), Arc::clone(&shared));
                     let task = tasks.spawn(async move {
-                        if let Err(error) = roll(&shared, &id).await {
-                            tracing::warn!(%error, rollout = id, "a rollout stands still");
+                        let result = roll(&shared, &rolled).await;
+                        if let Err(error) = &result {
+                            tracing::warn!(%error, rollout = rolled, "a rollout stands still");
                             sleep(LOOK).await;
                         }
-                        id
+                        (rolled, result.is_ok())
                     });
-                    rolling.insert(rollout.id, task.id());
+                    rolling.insert(id, task.id());
                 }
             }
             Err(error) => tracing::warn!(%error, "rollouts cannot be read"),
         }
         tokio::select! {
             Some(ended) = tasks.join_next() => match ended {
-                Ok(id) => drop(rolling.remove(&id)),
+                Ok((id, settled)) => {
+                    rolling.remove(&id);
+                    let unsettled = unsettled.get_or_insert_default();
+                    if settled { unsettled.remove(&id); } else { unsettled.insert(id); }
+                }
                 Err(error) => {
                     tracing::error!(%error, "a rollout stood still by a defect; it is tried again");
                     rolling.retain(|_, task| *task != error.id());
@@ -61,15 +81,17 @@ pub(super) async fn run(shared: Arc<Shared>) {
     }
 }
 
-/// Goes on with a rollout until it does not run any more.
+/// Goes on with a rollout until it does not run any more, and no host of it waits for a confirmation.
 async fn roll(shared: &Arc<Shared>, id: &str) -> Result<(), FleetError> {
     let store = shared.outbox.store();
     loop {
         let Some(rollout) = store.rollout(id).await? else { return Ok(()) };
+        let mut hosts = store.wave_hosts(id, rollout.wave).await?;
         if rollout.state != RolloutState::Running {
-            return Ok(());
+            // It was killed while it waited for them.
+            hosts.retain(|host| host.state == HostState::Pushed);
+            return if hosts.is_empty() { Ok(()) } else { together(shared, &rollout, hosts).await };
         }
-        let hosts = store.wave_hosts(id, rollout.wave).await?;
         if let Some(bad) = hosts.iter().find(|host| host.state.halts()) {
             return halt(shared, id, bad).await;
         }

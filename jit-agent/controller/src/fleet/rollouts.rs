@@ -1,6 +1,6 @@
 //! What people do with policies: save one, bring it to hosts in waves, halt, go on, give up.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use jit_proto::{
     PolicyFile, text,
@@ -8,7 +8,7 @@ use jit_proto::{
 };
 use serde_json::json;
 
-use super::{Fleet, FleetError, Shared};
+use super::{Fleet, FleetError, Shared, link::Link};
 use crate::{
     audit::{self, Code, Record},
     model::{
@@ -240,9 +240,17 @@ impl Fleet {
 impl Shared {
     /// The connection to a host.
     pub(super) fn agent(&self, host: &str) -> Result<jit_client::Agent, FleetError> {
-        let found = self.roster.find(host);
-        let (_, link) = found.ok_or_else(|| FleetError::NotFound(format!("host {host:?}")))?;
+        let (_, link) = self.host(host)?;
         link.agent().map_err(FleetError::Unreachable)
+    }
+
+    /// A host and its connection. After a start a host is not missing before all were read.
+    pub(super) fn host(&self, host: &str) -> Result<(Arc<Host>, Arc<Link>), FleetError> {
+        match self.roster.find(host) {
+            Some(found) => Ok(found),
+            None if self.roster.is_read() => Err(FleetError::NotFound(format!("host {host:?}"))),
+            None => Err(FleetError::Unreachable("the hosts are being read after a start".into())),
+        }
     }
 }
 

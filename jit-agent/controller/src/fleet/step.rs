@@ -251,9 +251,7 @@ impl Step<'_> {
     /// Confirms over a connection that was made after the push: that the controller still gets in is what
     /// the confirmation says.
     async fn confirm(&mut self) -> Result<(), Stop> {
-        let found = self.shared.roster.find(&self.host.host);
-        let (host, _) = found
-            .ok_or_else(|| FleetError::NotFound(format!("host {:?} any more", self.host.host)))?;
+        let (host, _) = self.shared.host(&self.host.host)?;
         let mut fresh = self.shared.dialer.dial(&host, true).await?;
         let status = fresh.status().await?;
         if let Some((word, detail)) = self.worse(&status) {

@@ -119,6 +119,20 @@ impl Store {
         rows.iter().map(rollout).collect()
     }
 
+    /// Ids of rollouts that do not go on, with a host that has not answered whether it keeps the policy.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn unsettled_rollouts(&self) -> Result<Vec<String>, StoreError> {
+        let rows = "SELECT DISTINCT rollout.id AS id FROM rollout \
+                    JOIN rollout_host ON rollout_host.rollout = rollout.id \
+                    AND rollout_host.wave = rollout.wave AND rollout_host.state = $1 \
+                    WHERE rollout.state <> $2";
+        let rows = query(rows).bind(HostState::Pushed.word()).bind(RolloutState::Running.word());
+        let rows = rows.fetch_all(self.pool()).await?;
+        rows.iter().map(|row| Ok(row.try_get("id")?)).collect()
+    }
+
     /// The rollout with this id.
     ///
     /// # Errors

@@ -4,7 +4,7 @@
 //! commits the others see within a second. *api* answers calls. *hub* talks to hosts. *signer* owns the
 //! signer's process, and keeps what must be kept once: time, the audit's heads, its receivers, webhooks.
 
-use std::{collections::BTreeSet, fmt, str::FromStr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt, path::Path, str::FromStr, sync::Arc, time::Duration};
 
 use jit_client::{CallError, exit::Exit};
 use serde_json::json;
@@ -153,7 +153,11 @@ fn start(
 ) -> Result<Parts, AppError> {
     let mut tasks = JoinSet::new();
     let fleet = match roles.contains(&Role::Hub) {
-        true => Some(Fleet::start(desk.clone(), &config.agents, sign_policy(signer.cloned()))?),
+        true => Some(Fleet::start(
+            desk.clone(),
+            &config.agents,
+            sign_policy(signer.cloned(), &config.file),
+        )?),
         false => None,
     };
     if let Some(fleet) = &fleet {
@@ -254,10 +258,16 @@ async fn fleet_ended(fleet: Fleet) -> &'static str {
     "the fleet"
 }
 
-/// How the fleet has policies signed.
-fn sign_policy(signer: Option<Signer>) -> SignPolicy {
+/// How the fleet has policies signed. `file`: the configuration, for what a person must change there.
+fn sign_policy(signer: Option<Signer>, file: &Path) -> SignPolicy {
+    let off = format!(
+        "policies_off: this controller signs no policies. Write `policies = true` under \
+         [signer.limits] in {}, restart the controller (systemctl restart jit-controller), then \
+         resume the rollout",
+        file.display()
+    );
     Arc::new(move |payload| {
-        let signer = signer.clone();
+        let (signer, off) = (signer.clone(), off.clone());
         Box::pin(async move {
             let signer = signer.ok_or_else(|| {
                 SignError::Unavailable(
@@ -265,6 +275,9 @@ fn sign_policy(signer: Option<Signer>) -> SignPolicy {
                 )
             })?;
             signer.sign_policy(payload).await.map_err(|error| match error {
+                SignerError::Refused { word, .. } if word == "policies_off" => {
+                    SignError::Refused(off)
+                }
                 SignerError::Refused { word, detail } => {
                     SignError::Refused(format!("{word}: {detail}"))
                 }

@@ -134,7 +134,10 @@ fn configuration(args: &InitArgs) -> String {
          [agents]\nca = \"pki/ca.pem\"\ncertificate = \"controller.pem\"\nkey = \"controller.key\"\n\n\
          # With what grants are signed. limits: what is never signed, whoever has agreed.\n\
          [signer]\nkeys = [{{ kind = \"pem\", file = \"signer.key\" }}]\n\n\
-         [signer.limits]\nlongest = \"8h\"\n\n\
+         [signer.limits]\nlongest = \"8h\"\n\
+         # A policy says what hosts protect, and so can open all of a port to everybody. None is signed\n\
+         # before this line is in force (take away the #, then: systemctl restart jit-controller):\n\
+         # policies = true\n\n\
          # Signs the end of the audit.\n\
          [audit]\nkey = \"audit.key\"\n\n\
          # Receivers of the audit over TLS (RFC 5425); format: \"jsonl\" or \"ocsf\".\n\

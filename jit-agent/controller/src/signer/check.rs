@@ -86,7 +86,11 @@ pub(super) fn grant(
 /// a host takes one policy of a version, and one that it refused is written anew.
 pub(super) fn policy(payload: &[u8], limits: &Limits, now_ms: i64) -> Result<(), Refused> {
     if !limits.policies {
-        return refuse("policies_off", "this signer signs no policies (limits.policies)");
+        return refuse(
+            "policies_off",
+            "this signer signs no policies: write `policies = true` under [signer.limits] in \
+             controller.toml, where the signer runs, and restart it",
+        );
     }
     if payload.len() > MAX_ENVELOPE_BYTES {
         return refuse("malformed", format!("a policy has at most {MAX_ENVELOPE_BYTES} bytes"));

@@ -7,7 +7,7 @@ use std::{
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
     thread,
     time::Duration,
 };
@@ -18,12 +18,21 @@ use base64::{
 };
 use jit_controller::{
     model::Proposal,
-    signer::{KeySettings, SignerError},
+    signer::{KeySettings, SignRequest, SignerError},
 };
-use p256::ecdsa::signature::hazmat::PrehashSigner as _;
+use p256::{ecdsa::signature::hazmat::PrehashSigner as _, pkcs8::EncodePublicKey as _};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use crate::world::{Running, World, agreed, proposal, signs, succeed, verify};
+
+/// Variables of boto3 that reach nothing but the server of the test.
+const OF_TEST: [&str; 4] = [
+    "AWS_ACCESS_KEY_ID=test",
+    "AWS_SECRET_ACCESS_KEY=test",
+    "AWS_DEFAULT_REGION=eu-central-1",
+    "AWS_EC2_METADATA_DISABLED=true",
+];
 
 fn example(name: &str) -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name).display().to_string()
@@ -34,8 +43,13 @@ fn of_command(command: Vec<String>) -> Vec<KeySettings> {
 }
 
 /// A Python with the packages of tests/python/requirements.txt: the one that JIT_CLIENT_PYTHON names,
-/// or an environment in the target directory, made when it is missing.
+/// or an environment in the target directory, made when it is missing; once, whoever asks first.
 fn python() -> PathBuf {
+    static FOUND: OnceLock<PathBuf> = OnceLock::new();
+    FOUND.get_or_init(find_python).clone()
+}
+
+fn find_python() -> PathBuf {
     let has_packages = |python: &Path| {
         let mut import = Command::new(python);
         import.args(["-c", "import boto3, moto.server"]).stderr(Stdio::null());
@@ -92,18 +106,12 @@ async fn a_key_of_aws_kms_signs() {
                 for spec in ('ECC_NIST_P256', 'ECC_NIST_P384'):\n    \
                     made = kms.create_key(KeySpec=spec, KeyUsage='SIGN_VERIFY')\n    \
                     print(made['KeyMetadata']['KeyId'])\n";
-    let of_test = [
-        "AWS_ACCESS_KEY_ID=test",
-        "AWS_SECRET_ACCESS_KEY=test",
-        "AWS_DEFAULT_REGION=eu-central-1",
-        "AWS_EC2_METADATA_DISABLED=true",
-    ];
     let mut command = Command::new("env");
-    command.args(of_test).arg(&python).args(["-c", make, &url]);
+    command.args(OF_TEST).arg(&python).args(["-c", make, &url]);
     let made = succeed(&mut command);
     let keys: Vec<_> = made.lines().collect();
     let with = |key: &str| {
-        let words = ["env"].into_iter().chain(of_test).map(str::to_owned);
+        let words = ["env"].into_iter().chain(OF_TEST).map(str::to_owned);
         let python = python.display().to_string();
         let rest =
             [&python, &example("aws-kms-signer.py"), "--key-id", key, "--endpoint-url", &url];
@@ -111,14 +119,98 @@ async fn a_key_of_aws_kms_signs() {
     };
     let mut world = World::new();
     world.settings.keys = with(keys[0]);
+    world.settings.limits.hosts_a_request = 10_000;
     let signer = world.start().await;
     assert_eq!(signer.keys()[0].algorithm, "ECDSA P-256");
     for _ in 0..5 {
         signs(&signer).await;
     }
+    // moto hashes a digest once more, which KMS does not: what comes back is not passed on.
+    let wrong = signer.sign(&long()).await;
+    assert!(
+        matches!(&wrong, Err(SignerError::Unavailable(why)) if why.contains("signature")),
+        "{wrong:?}"
+    );
     drop(signer);
     world.settings.keys = with(keys[1]);
     assert!(matches!(world.try_start().await, Err(SignerError::Unavailable(_))));
+}
+
+/// What was agreed to for so many hosts that the payload is much longer than KMS takes.
+fn long() -> SignRequest {
+    let hosts = (0..256).map(|number| format!("{number:03}-{}", "x".repeat(250))).collect();
+    let long = agreed(Proposal { hosts, ..proposal() });
+    assert!(long.payload.len() > 10 * 4096, "{}", long.payload.len());
+    long
+}
+
+/// A KMS with one key, as its reference describes `Sign` (docs.aws.amazon.com/kms/latest/APIReference):
+/// `RAW` takes at most 4096 bytes, `DIGEST` the 32 of SHA-256. Returns its address, and the kinds of
+/// messages that it was asked to sign.
+fn kms(key: p256::ecdsa::SigningKey) -> (String, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    let kinds = Arc::<Mutex<Vec<String>>>::default();
+    let noted = Arc::clone(&kinds);
+    thread::spawn(move || {
+        for mut connection in listener.incoming().flatten() {
+            let (head, body) = asked(&connection);
+            let asked: Value = serde_json::from_str(&body).unwrap();
+            let (status, answer) = if head.contains("TrentService.GetPublicKey") {
+                let public = key.verifying_key().to_public_key_der().unwrap();
+                let public = STANDARD.encode(public.as_bytes());
+                let spec = "ECC_NIST_P256";
+                ("200 OK", json!({ "KeyId": "k", "PublicKey": public, "KeySpec": spec }))
+            } else {
+                assert!(head.contains("TrentService.Sign"), "{head}");
+                assert_eq!(asked["SigningAlgorithm"], "ECDSA_SHA_256");
+                let message = STANDARD.decode(asked["Message"].as_str().unwrap()).unwrap();
+                let kind = asked["MessageType"].as_str().unwrap();
+                noted.lock().unwrap().push(kind.to_owned());
+                let digest = match kind {
+                    "RAW" if message.len() <= 4096 => Sha256::digest(&message).to_vec(),
+                    "DIGEST" if message.len() == 32 => message,
+                    _ => Vec::new(),
+                };
+                match digest.is_empty() {
+                    true => ("400 Bad Request", json!({ "__type": "ValidationException" })),
+                    false => {
+                        let signed: p256::ecdsa::Signature = key.sign_prehash(&digest).unwrap();
+                        let signed = STANDARD.encode(signed.to_der().as_bytes());
+                        ("200 OK", json!({ "KeyId": "k", "Signature": signed }))
+                    }
+                }
+            };
+            let answer = answer.to_string();
+            let length = answer.len();
+            write!(
+                connection,
+                "HTTP/1.1 {status}\r\nContent-Type: application/x-amz-json-1.1\r\n\
+                 Content-Length: {length}\r\nConnection: close\r\n\r\n{answer}"
+            )
+            .unwrap();
+        }
+    });
+    (base, kinds)
+}
+
+#[tokio::test]
+async fn aws_kms_gets_the_digest_of_a_payload_that_is_longer_than_it_takes() {
+    let (url, kinds) = kms(p256::ecdsa::SigningKey::from_slice(&[9; 32]).unwrap());
+    let mut words = vec!["env".to_owned()];
+    words.extend(OF_TEST.map(str::to_owned));
+    words.push(python().display().to_string());
+    let rest = [&example("aws-kms-signer.py"), "--key-id", "k", "--endpoint-url", &url];
+    words.extend(rest.map(str::to_owned));
+    let mut world = World::new();
+    world.settings.keys = of_command(words);
+    world.settings.limits.hosts_a_request = 10_000;
+    let signer = world.start().await;
+    signs(&signer).await;
+    let long = long();
+    let signatures = signer.sign(&long).await.unwrap();
+    verify(&signer, &long.payload, jit_proto::payload_type::GRANT_TYPE, &signatures);
+    assert_eq!(*kinds.lock().unwrap(), ["RAW", "DIGEST"]);
 }
 
 /// What the vault was asked.
@@ -225,8 +317,7 @@ async fn a_key_of_azure_key_vault_signs() {
         signs(&signer).await;
     }
     // Long payloads too: the service sees the digest.
-    let hosts = (0..256).map(|number| format!("{number:03}-{}", "x".repeat(250))).collect();
-    let long = agreed(Proposal { hosts, ..proposal() });
+    let long = long();
     let signatures = signer.sign(&long).await.unwrap();
     verify(&signer, &long.payload, jit_proto::payload_type::GRANT_TYPE, &signatures);
     drop(signer);

@@ -88,7 +88,8 @@ pub struct InitArgs {
     /// Make no key and no request for a certificate.
     #[arg(long)]
     no_key: bool,
-    /// The configuration to write, or a directory for config.toml [default: that of --config].
+    /// The configuration to write, or a directory for config.toml; one that is to be made ends in /
+    /// [default: that of --config].
     #[arg(long, value_name = "DIR|FILE")]
     output: Option<PathBuf>,
     /// Replace a configuration that somebody edited. The old one stays beside it.

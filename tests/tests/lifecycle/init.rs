@@ -194,3 +194,20 @@ fn on_a_full_disk_nothing_is_half_written() {
         "{text}"
     );
 }
+
+#[test]
+fn a_directory_that_is_missing_is_made() {
+    let site = site();
+    let etc = format!("{}/made/here/", etc(&site).display());
+    let output = site.host.run(|| {
+        let mut command = Command::new(binary("jit-agent"));
+        command.args(["init", "--yes", "--host-id", HOST, "--output", &etc]);
+        command.args(["--signer", "prod-2026.pub.pem", "--controller", CONTROLLER]);
+        command.current_dir(site.path("")).env("NO_COLOR", "1").output().unwrap()
+    });
+    let page = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{page}");
+    assert_eq!(names(Path::new(&etc)), ["config.toml", "signers", "tls"]);
+    // Each label is apart from its values.
+    assert!(page.contains(&format!("controllers {CONTROLLER}\n")), "{page}");
+}

@@ -3,7 +3,10 @@
 use std::{
     fs,
     io::{self, ErrorKind, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, fchown},
+    os::unix::{
+        ffi::OsStrExt as _,
+        fs::{DirBuilderExt as _, OpenOptionsExt as _, fchown},
+    },
     path::{Path, PathBuf},
 };
 
@@ -40,10 +43,12 @@ pub(super) struct Places {
 }
 
 impl Places {
-    /// For a configuration, or for `config.toml` in a directory.
+    /// For a configuration, or for `config.toml` in a directory: one that is there, or whose name ends in
+    /// `/`. That one is made by [`Self::prepare`] if it is missing.
     pub(super) fn new(path: &Path) -> Result<Self, Failure> {
         let absolute = std::path::absolute(path).map_err(|error| io_error("find", path)(error))?;
-        let config = if absolute.is_dir() { absolute.join("config.toml") } else { absolute };
+        let is_directory = absolute.is_dir() || path.as_os_str().as_bytes().ends_with(b"/");
+        let config = if is_directory { absolute.join("config.toml") } else { absolute };
         let directory = config.parent().unwrap_or(Path::new("/")).to_owned();
         Ok(Self { config, directory })
     }
@@ -193,6 +198,23 @@ mod tests {
         assert_eq!(fs::metadata(&places.config).unwrap().mode() & 0o777, 0o640);
         let names = fs::read_dir(directory.path()).unwrap().count();
         assert_eq!(names, 2, "nothing else is left");
+    }
+
+    #[test]
+    fn a_directory_that_is_missing_is_made_where_nobody_else_writes() {
+        let directory = tempfile::tempdir().unwrap();
+        let places = Places::new(&directory.path().join("deep/etc/")).unwrap();
+        assert_eq!(places.config, directory.path().join("deep/etc/config.toml"));
+        assert!(!places.is_edited().unwrap());
+        assert!(!directory.path().join("deep").exists(), "a question makes nothing");
+        places.prepare(true, true).unwrap();
+        places.write_config("first", false).unwrap();
+        for (name, mode) in [("deep", 0o755), ("deep/etc", 0o755), ("deep/etc/tls", 0o750)] {
+            let of = fs::metadata(directory.path().join(name)).unwrap().mode() & 0o777;
+            assert!(of & !mode == 0 && of & 0o700 == 0o700, "{name}: {of:o}");
+        }
+        let file = Places::new(&directory.path().join("etc")).unwrap();
+        assert_eq!(file.config, directory.path().join("etc"), "without a / it is a file");
     }
 
     #[test]

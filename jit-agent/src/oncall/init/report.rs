@@ -94,7 +94,7 @@ impl Report {
         )];
         let mut list = |label: &str, values: &[String]| {
             if !values.is_empty() {
-                lines.push(format!("  {label:<11}{}", values.join("  ")));
+                lines.push(format!("  {label:<12}{}", values.join("  ")));
             }
         };
         list("ports", &self.ports);

@@ -158,6 +158,45 @@ pub(crate) async fn fill(store: &Store) {
     tx.commit().await.unwrap();
 }
 
+/// Puts two rows into each of these tables, by hand, whatever columns it has. A text says the same in all
+/// tables, so that one row is what another refers to.
+pub(crate) async fn fill_all(url: &str, tables: &[&str]) {
+    for table in tables {
+        let columns = columns(url, table).await;
+        assert!(!columns.is_empty(), "{table} has columns");
+        for number in 1..=2 {
+            let value = |(name, kind): &(String, String)| match kind.to_lowercase().as_str() {
+                "text" if name.ends_with("_json") => format!("'[{number}]'"),
+                "text" => format!("'row {number} ünal'"),
+                "bigint" => (10 + number).to_string(),
+                "blob" => format!("X'00ff0{number}'"),
+                "bytea" => format!("'\\x00ff0{number}'::bytea"),
+                other => panic!("{table}.{name} is {other}: say here what is in it"),
+            };
+            let values: Vec<_> = columns.iter().map(value).collect();
+            let names: Vec<_> = columns.iter().map(|(name, _)| name.as_str()).collect();
+            let (names, values) = (names.join(", "), values.join(", "));
+            by_hand(url, &format!("INSERT INTO {table} ({names}) VALUES ({values})")).await;
+        }
+    }
+}
+
+/// Name and type of a table's columns.
+async fn columns(url: &str, table: &str) -> Vec<(String, String)> {
+    let select = match url.starts_with("postgres") {
+        true => format!(
+            "SELECT CAST(column_name AS TEXT) AS name, CAST(data_type AS TEXT) AS kind \
+             FROM information_schema.columns WHERE table_schema = current_schema() \
+             AND table_name = '{table}' ORDER BY ordinal_position"
+        ),
+        false => format!("SELECT name, type AS kind FROM pragma_table_info('{table}')"),
+    };
+    let mut connection = AnyConnection::connect(url).await.unwrap();
+    let rows = sqlx::query(sqlx::AssertSqlSafe(select)).fetch_all(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    rows.iter().map(|row| (row.get("name"), row.get("kind"))).collect()
+}
+
 /// The rows of a table, by hand: a program that is not the controller.
 pub(crate) async fn count(url: &str, table: &str) -> i64 {
     let mut connection = AnyConnection::connect(url).await.unwrap();

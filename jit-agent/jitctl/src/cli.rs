@@ -41,6 +41,7 @@ Examples:
     jitctl requests --pending
     jitctl approve 01KPEXAMP1E000000000000001
     jitctl ssh web-1 --why 'disk full' --end
+    jitctl rollouts start policy.toml --why CHG-77 --wave env=canary --wave 10% --wave all
 
 Exit codes:
    0  success                       69  no agent reached, or the connection broke
@@ -85,7 +86,7 @@ pub(crate) enum Command {
     List(ListArgs),
     /// Show what the agent enforces
     Status(StatusArgs),
-    /// Show, compare, push and confirm what a host protects
+    /// Show, compare, push and confirm what a host protects (over a controller: rollouts)
     Policy(PolicyArgs),
     /// Print the agent's events as they happen
     Watch(WatchArgs),

@@ -12,9 +12,12 @@ mod hosts;
 mod inventory;
 mod login;
 mod outcome;
+mod policies;
 mod preview;
 mod request;
 mod requests;
+mod rollout;
+mod rollouts;
 mod rules;
 mod secret;
 mod session;
@@ -43,6 +46,13 @@ pub(crate) struct ControllerArgs {
     /// from JITCTL_TOKEN, its CA from a login, --ca or this machine [env: JITCTL_CONTROLLER]
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) controller: Option<String>,
+}
+
+impl ControllerArgs {
+    /// Whether the command line names a controller.
+    pub(crate) const fn is_named(&self) -> bool {
+        self.context.is_some() || self.controller.is_some()
+    }
 }
 
 /// Options of every command that shows something.
@@ -82,6 +92,10 @@ pub(crate) enum Command {
     Hosts(hosts::HostsArgs),
     /// Show, test and change the rules: who may ask, and who must agree
     Rules(rules::RulesArgs),
+    /// List, show, keep and compare the policies that the controller keeps
+    Policies(policies::PoliciesArgs),
+    /// Bring a policy to hosts in waves, and watch, resume or abort that
+    Rollouts(rollouts::RolloutsArgs),
     /// List and change accounts: who may use the controller
     Accounts(accounts::AccountsArgs),
     /// List, make and revoke tokens
@@ -114,6 +128,8 @@ pub(crate) fn run(
         Command::Shorten(args) => change::shorten(to, args),
         Command::Hosts(args) => hosts::run(to, args),
         Command::Rules(args) => rules::run(to, args),
+        Command::Policies(args) => policies::run(to, args),
+        Command::Rollouts(args) => rollouts::run(to, args),
         Command::Accounts(args) => accounts::run(to, args),
         Command::Tokens(args) => tokens::run(to, args),
         Command::Audit(args) => audit::run(to, args),

@@ -83,6 +83,10 @@ fn perform(cli: Cli) -> Result<Exit, Failure> {
         Command::Inspect(args) => sign::inspect(&args),
         Command::List(args) => order::list(&agent, &args),
         Command::Status(args) => order::status(&agent, &args),
+        Command::Policy(_) if controller.is_named() => Err(Failure::usage(
+            "`policy` talks to one agent directly; over a controller a policy comes to hosts by a \
+             rollout: jitctl rollouts start FILE --why TEXT --wave env=canary --wave all",
+        )),
         Command::Policy(args) => policy::run(&agent, &args),
         Command::Watch(args) => watch::run(&agent, &args),
         Command::Controller(command) => controller::run(&agent, &controller, &command),

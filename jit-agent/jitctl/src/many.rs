@@ -138,7 +138,7 @@ fn value(agent: &Listed, said: &Result<Said, Failure>) -> Value {
 }
 
 /// The worst of these: nothing answers is worse than a refusal, a wrong file here worse than both.
-fn worst(exits: impl Iterator<Item = Exit>) -> Exit {
+pub(crate) fn worst(exits: impl Iterator<Item = Exit>) -> Exit {
     exits.max_by_key(|exit| rank(*exit)).unwrap_or(Exit::Success)
 }
 

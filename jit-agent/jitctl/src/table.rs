@@ -43,18 +43,21 @@ impl Cell {
     /// A word in the colour of its meaning.
     pub(crate) fn word(word: &str) -> Self {
         let colour = match word {
-            "approve" | "enforcing" | "ok" | "open" | "passed" | "scheduled" | "valid" => {
-                Some(GREEN)
-            }
+            "applied" | "approve" | "done" | "enforcing" | "ok" | "open" | "passed"
+            | "scheduled" | "valid" => Some(GREEN),
             "approved"
             | "awaiting_signatures"
             | "degraded"
             | "delivering"
             | "partly"
             | "pending"
+            | "pushed"
+            | "running"
+            | "signing"
             | "unreachable"
             | "waiting" => Some(YELLOW),
-            "denied" | "deny" | "disabled" | "failed" | "not_enforcing" | "refused" => Some(RED),
+            "aborted" | "denied" | "deny" | "disabled" | "failed" | "halted" | "not_enforcing"
+            | "refused" | "silent" => Some(RED),
             _ => None,
         };
         Self { colour, ..Self::from(word) }

@@ -82,7 +82,7 @@ confirm_within = "off"
 [[signer]]
 id = "controller"
 public_key = "{shared}/signer.pub.pem"
-signs = ["grant"]
+signs = ["grant", "policy"]
 [control]
 listen = "{}"
 certificate = "{shared}/pki/agent.pem"

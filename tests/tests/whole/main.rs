@@ -12,5 +12,6 @@ mod databases;
 mod forged;
 mod histories;
 mod killed;
+mod rollouts;
 mod stolen;
 mod words;

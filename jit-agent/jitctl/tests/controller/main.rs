@@ -4,6 +4,7 @@
 
 mod asking;
 mod login;
+mod rollouts;
 mod server;
 mod ssh;
 mod terminal;

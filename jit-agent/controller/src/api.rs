@@ -19,6 +19,7 @@ mod health;
 mod hosts;
 mod input;
 mod inventory;
+mod keys;
 mod limits;
 mod me;
 mod openapi;
@@ -82,6 +83,8 @@ fn with_token() -> OpenApiRouter<ApiState> {
         .routes(routes!(hosts::clear_alarms))
         .routes(routes!(accounts::list))
         .routes(routes!(accounts::read, accounts::put))
+        .routes(routes!(keys::list))
+        .routes(routes!(keys::put, keys::revoke))
         .routes(routes!(tokens::list, tokens::make))
         .routes(routes!(tokens::revoke))
         .routes(routes!(rules::read, rules::put))

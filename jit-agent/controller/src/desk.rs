@@ -15,6 +15,8 @@ mod ask;
 mod decide;
 mod end;
 mod error;
+mod extend;
+mod keys;
 mod sign;
 mod submit;
 mod tick;

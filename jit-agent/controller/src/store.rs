@@ -4,12 +4,14 @@
 //! Nothing here decides.
 
 pub mod accounts;
+pub mod chains;
 pub mod deliveries;
 pub mod dump;
 mod error;
 pub mod grants;
 pub mod heads;
 pub mod hosts;
+pub mod keys;
 pub mod migrations;
 pub mod requests;
 pub mod rollouts;
@@ -32,6 +34,7 @@ pub use error::StoreError;
 pub use grants::StoredGrant;
 pub use heads::AuditHead;
 pub use hosts::StoredHost;
+pub use keys::AccountKey;
 pub use requests::{Page, Request};
 pub use rollouts::{Policy, Rollout, RolloutHost};
 pub use rules::RulesVersion;

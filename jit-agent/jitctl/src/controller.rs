@@ -2,6 +2,7 @@
 //! the controller's rules do, and each host for itself.
 
 mod access;
+mod account_keys;
 mod accounts;
 mod ask;
 mod audit;

@@ -17,8 +17,8 @@ mod webhooks;
 pub use audit::{AccessEntry, AccessView, AuditView};
 pub use hosts::{AlarmView, HostInput, HostPortView, HostView, ImportResult};
 pub use people::{
-    AccountInput, AccountView, AddressCandidate, AddressView, MeView, SCOPES, TokenInput,
-    TokenMade, TokenView,
+    AccountInput, AccountKeyInput, AccountKeyView, AccountView, AddressCandidate, AddressView,
+    MeView, SCOPES, TokenInput, TokenMade, TokenView,
 };
 pub use problem::{Page, Problem, TextMistake};
 pub use requests::{

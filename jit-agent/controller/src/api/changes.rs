@@ -84,7 +84,7 @@ pub(super) async fn revoke(
     answer_changed(&state, &caller, account, request, None, now_ms).await
 }
 
-/// Asks for more time: another request, which begins at the end of this one.
+/// Asks for more time: another request, which begins at the end of this one, or of its last extension.
 #[utoipa::path(post, path = "/api/v1/requests/{id}/extend", tag = "requests",
     params(("id" = String, Path, description = "Id of the request."),
     ("Idempotency-Key" = Option<String>, Header, description = "The same key is the same request.")),

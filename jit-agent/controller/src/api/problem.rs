@@ -258,7 +258,7 @@ impl From<DeskError> for Failure {
             DeskError::Conflict(why) => Self::new(Word::Conflict, why),
             DeskError::Forbidden { word, detail } => {
                 let kind = match word {
-                    "already_decided" => Word::AlreadyDecided,
+                    "already_decided" | "already_signed" => Word::AlreadyDecided,
                     "changed" => Word::Changed,
                     "not_open" | "not_pending" | "too_late" => Word::Conflict,
                     _ => Word::Forbidden,

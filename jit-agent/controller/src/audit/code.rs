@@ -35,6 +35,10 @@ codes! {
     TokenMade = "A002" "token_made",
     /// A token was revoked.
     TokenRevoked = "A003" "token_revoked",
+    /// A public key was registered for an account.
+    KeyAdded = "A004" "account_key_added",
+    /// A public key of an account was revoked.
+    KeyRevoked = "A005" "account_key_revoked",
     /// A host was added or changed.
     HostChanged = "H001" "host_changed",
     /// A host was removed.

@@ -60,7 +60,7 @@ impl Severity {
 /// Class and activity of a code. An answer of a host depends on what it says.
 pub fn class_of(code: Code, answer: &str) -> (Class, u32) {
     match code {
-        Code::AccountChanged => (ACCOUNT_CHANGE, OTHER),
+        Code::AccountChanged | Code::KeyAdded | Code::KeyRevoked => (ACCOUNT_CHANGE, OTHER),
         Code::TokenMade => (API, 1),
         Code::TokenRevoked => (API, 4),
         Code::HostChanged | Code::RulesSaved | Code::RolloutChanged | Code::PolicyAnswered => {

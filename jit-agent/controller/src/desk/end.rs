@@ -1,19 +1,16 @@
-//! Requests that end early, or go on.
+//! Requests that end early.
 
 use jit_proto::v1;
 use prost::Message as _;
 use serde_json::json;
 
-use super::{Ask, Desk, DeskError, approve, ask::new_id, enabled, submit};
+use super::{Desk, DeskError, approve, ask::new_id, enabled, submit};
 use crate::{
     audit::{self, Code, Record},
     model::{Account, Needs, Outcome, Proposal, State, Verdict},
     rules::Action,
-    store::{Request, StoreError, StoredGrant, Tx, deliveries, grants, requests},
+    store::{Request, StoreError, StoredGrant, Tx, chains, deliveries, grants, requests},
 };
-
-/// An extension begins so long before the end of what it extends: hosts start it by their own clocks.
-const OVERLAP_MS: i64 = 5_000;
 
 impl Desk {
     /// The requester takes a request back before it is on hosts.
@@ -85,35 +82,6 @@ impl Desk {
         Ok(request)
     }
 
-    /// Asks for more time: a request of its own, which begins at the end of this one.
-    ///
-    /// # Errors
-    /// As of [`Desk::submit`]; or it has ended.
-    pub async fn extend(
-        &self,
-        who: &Account,
-        id: &str,
-        duration_ms: i64,
-        reason: &str,
-        key: &str,
-        now_ms: i64,
-    ) -> Result<Request, DeskError> {
-        let old =
-            self.store().request(id).await?.filter(|old| old.proposal.requester == who.subject);
-        let old = old.ok_or_else(|| DeskError::NotFound(format!("request {id} of yours")))?;
-        if old.state.is_final() || old.ends_ms == 0 {
-            return Err(ended_already(id, old.state, &old.replaced_by));
-        }
-        let mut ask = Ask::of(&old.proposal);
-        ask.start_ms = Some((old.ends_ms - OVERLAP_MS).max(now_ms));
-        ask.duration_ms = duration_ms.saturating_add(OVERLAP_MS);
-        ask.replaces = None;
-        if !reason.is_empty() {
-            reason.clone_into(&mut ask.reason);
-        }
-        self.submit(who, ask, key, now_ms).await
-    }
-
     /// Ends a request earlier than it was approved for. Nobody must agree: it only closes.
     ///
     /// # Errors
@@ -142,6 +110,7 @@ impl Desk {
         }
         let mut new = shortened(&old, who, ends_ms, reason, now_ms)?;
         requests::insert(&mut tx, &new).await?;
+        chains::replace(&mut tx, &new.proposal.id, id).await?;
         submit::submitted(&mut tx, &new, now_ms).await?;
         // Who agreed to more has agreed to less.
         let approvers = agreed(&grants::of_request(&mut tx, id).await?)?;
@@ -239,7 +208,7 @@ pub(super) async fn replaced(tx: &mut Tx, new: &Request, now_ms: i64) -> Result<
 }
 
 /// Whoever holds an old id learns which request is on the hosts in its place.
-fn ended_already(id: &str, state: State, replaced_by: &str) -> DeskError {
+pub(super) fn ended_already(id: &str, state: State, replaced_by: &str) -> DeskError {
     let state = state.word();
     let detail = match replaced_by {
         "" => format!("{id} is {state}: there is nothing to change"),

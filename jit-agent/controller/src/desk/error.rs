@@ -12,7 +12,8 @@ pub enum DeskError {
     #[error("{word}: {detail}")]
     Forbidden {
         /// A stable word: `self_approval`, `not_eligible`, `already_decided`, `changed`, `too_late`,
-        /// `not_pending`, `not_open`, `account_disabled`, `not_permitted`.
+        /// `not_pending`, `not_open`, `account_disabled`, `not_permitted`, `already_signed`, `not_your_key`,
+        /// `unknown_key`, `wrong_signature`.
         word: &'static str,
         /// What it means here, and what to do.
         detail: String,

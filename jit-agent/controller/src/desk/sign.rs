@@ -6,7 +6,7 @@ use jit_proto::{dsse::MAX_SIGNATURES, payload_type::GRANT_TYPE, v1};
 use prost::Message as _;
 use serde_json::json;
 
-use super::{CONTROLLER, Desk, DeskError, decide, enabled};
+use super::{CONTROLLER, Desk, DeskError, decide, enabled, keys};
 use crate::{
     audit::{self, Code, Record},
     model::{Account, Outcome, State},
@@ -104,7 +104,8 @@ impl Desk {
     /// Adds a signature that a person made: `jitctl approve --signing-key`.
     ///
     /// # Errors
-    /// The grant does not wait for signatures, or has one of this key.
+    /// The grant does not wait for signatures; the signature is not good, not by a registered key of this
+    /// account, or this person has signed or asked for it.
     pub async fn add_signature(
         &self,
         who: &Account,
@@ -124,12 +125,21 @@ impl Desk {
         let now = grants::of_request(&mut tx, &grant.request).await?;
         let now = now.into_iter().find(|one| one.part.id == grant.part.id);
         let mut envelope = now.and_then(|one| one.envelope).unwrap_or_default();
-        let known = |other: &v1::Signature| other.key_id == signature.key_id;
-        if envelope.signatures.iter().any(known) {
-            return Ok(request);
+        keys::drop_ended(&mut tx, &mut envelope).await?;
+        let checked = match self.is_own_key(&signature.key_id) {
+            true => Err(("not_your_key", "it is the controller's own key".to_owned())),
+            false => keys::check(&mut tx, who, &request, &envelope, &signature).await?,
+        };
+        match checked {
+            Err((word, detail)) => {
+                drop(tx);
+                return Err(self.refuse(who, &grant.request, word, detail, now_ms).await);
+            }
+            Ok(true) => return Ok(request),
+            Ok(false) => {}
         }
-        if signature.key_id.is_empty() || envelope.signatures.len() >= MAX_SIGNATURES {
-            let why = format!("a signature names its key, and there are at most {MAX_SIGNATURES}");
+        if envelope.signatures.len() >= MAX_SIGNATURES {
+            let why = format!("there are at most {MAX_SIGNATURES}");
             return Err(DeskError::Invalid { field: "signature", why });
         }
         let key = signature.key_id.clone();

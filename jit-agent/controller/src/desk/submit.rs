@@ -7,7 +7,7 @@ use crate::{
     audit::{self, Code, Record},
     model::{Account, Outcome, Proposal, State, Verdict},
     rules::Eligible,
-    store::{Request, StoreError, StoredHost, Tx, requests},
+    store::{Request, StoreError, StoredHost, Tx, chains, requests},
 };
 
 /// What would become of a request.
@@ -81,6 +81,9 @@ impl Desk {
             };
             return before.ok_or_else(|| error.into());
         }
+        if let Some(old) = &request.proposal.replaces {
+            chains::replace(&mut tx, &request.proposal.id, old).await?;
+        }
         submitted(&mut tx, &request, now_ms).await?;
         if let Some(mut old) = replaced.filter(|old| old.state == State::Pending) {
             old.state = State::Withdrawn;
@@ -119,11 +122,7 @@ impl Desk {
         if same.is_ok_and(|same| Ask::of(&same) == Ask::of(&before.proposal)) {
             return Ok(Some(before));
         }
-        Err(DeskError::Conflict(format!(
-            "the idempotency key {key:?} belongs to the request {}, which asks for something else; use a \
-             new key",
-            before.proposal.id
-        )))
+        Err(key_is_taken(key, &before))
     }
 
     /// The request that a proposal replaces, read for a change.
@@ -161,7 +160,21 @@ impl Desk {
     }
 }
 
-fn new_request(who: &Account, proposal: Proposal, verdict: Verdict, key: &str) -> Request {
+/// A key is of one wish.
+pub(super) fn key_is_taken(key: &str, before: &Request) -> DeskError {
+    DeskError::Conflict(format!(
+        "the idempotency key {key:?} belongs to the request {}, which asks for something else; use a \
+         new key",
+        before.proposal.id
+    ))
+}
+
+pub(super) fn new_request(
+    who: &Account,
+    proposal: Proposal,
+    verdict: Verdict,
+    key: &str,
+) -> Request {
     let state = match verdict.outcome {
         Outcome::Denied => State::Denied,
         Outcome::Automatic | Outcome::Manual => State::Pending,

@@ -15,6 +15,7 @@ const VERSIONS: &[(i64, &str, &str)] = &[
     (2, "rollouts", include_str!("schema/0002_rollouts.sql")),
     (3, "webhooks", include_str!("schema/0003_webhooks.sql")),
     (4, "audit", include_str!("schema/0004_audit.sql")),
+    (5, "keys", include_str!("schema/0005_keys.sql")),
 ];
 
 /// The versions of the tables that this program knows, the oldest first.

@@ -240,7 +240,7 @@ pub async fn decisions(tx: &mut Tx, request: &str) -> Result<Vec<Decision>, Stor
     rows.bind(request).fetch_all(&mut **tx).await?.iter().map(decision).collect()
 }
 
-fn request(row: &AnyRow) -> Result<Request, StoreError> {
+pub(super) fn request(row: &AnyRow) -> Result<Request, StoreError> {
     let state: &str = row.try_get("state")?;
     Ok(Request {
         proposal: json("proposal", row.try_get("proposal")?)?,

@@ -2,6 +2,7 @@
 
 mod auth;
 mod events;
+mod keys;
 mod lists;
 mod openapi;
 mod problems;

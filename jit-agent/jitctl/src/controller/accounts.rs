@@ -10,7 +10,11 @@ use jit_client::{
     status::Page,
 };
 
-use super::{Output, session::To};
+use super::{
+    Output,
+    account_keys::{self, KeysArgs},
+    session::To,
+};
 use crate::{
     failure::Failure,
     table::{Cell, Table},
@@ -23,6 +27,7 @@ Examples:
     jitctl accounts set li --subject li@example.org --group sre --group dba
     jitctl accounts set li --group dba-            takes a group away
     jitctl accounts disable li
+    jitctl accounts keys add li --public-key li.pub.pem
     jitctl tokens make --account li --scope request --scope approve --scope read --for 90d
 
 Accounts with the same subject are one person: nobody approves what the same person asks for.";
@@ -59,6 +64,8 @@ enum AccountsCommand {
         #[command(flatten)]
         output: Output,
     },
+    /// List and change the public keys of a person, for a second signature
+    Keys(KeysArgs),
     /// Let a disabled account work again
     Enable {
         /// Its name
@@ -82,6 +89,7 @@ pub(super) fn run(to: To<'_>, args: &AccountsArgs) -> Result<Exit, Failure> {
         Some(AccountsCommand::Disable { name, output }) => {
             change(to, name, *output, |before| disabled(before, name, true))
         }
+        Some(AccountsCommand::Keys(args)) => account_keys::run(to, args),
         Some(AccountsCommand::Enable { name, output }) => {
             change(to, name, *output, |before| disabled(before, name, false))
         }

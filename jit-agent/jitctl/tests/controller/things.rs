@@ -1,8 +1,8 @@
 //! Hosts, rules, accounts, tokens, audit.
 
 use jit_client::controller::types::{
-    AccountView, AuditView, HostView, ImportResult, RulesDiff, RulesTestResult, RulesView,
-    TextMistake, TokenMade, TokenView,
+    AccountKeyView, AccountView, AuditView, HostView, ImportResult, RulesDiff, RulesTestResult,
+    RulesView, TextMistake, TokenMade, TokenView,
 };
 use serde_json::{Value, json};
 
@@ -136,6 +136,31 @@ fn an_account_is_changed_without_losing_groups() {
     let sent = controller.asked().last().unwrap().json();
     assert_eq!(sent["groups"], json!(["dba", "sre"]));
     controller.jitctl("accounts set bo --group dba").fails(64, "say --subject");
+}
+
+#[test]
+fn a_public_key_is_registered_under_its_own_id() {
+    let controller = Controller::with_login();
+    controller.jitctl("keygen --algorithm ed25519 --out li").good();
+    let pem = std::fs::read_to_string(controller.file("li.pub.pem")).unwrap();
+    let id = jit_client::public_key::PublicKey::from_pem(&pem).unwrap().key_id();
+    let view = AccountKeyView {
+        key_id: id.clone(),
+        account: "li".into(),
+        algorithm: "Ed25519".into(),
+        state: "valid".into(),
+        ..AccountKeyView::default()
+    };
+    let path = format!("/accounts/li/keys/{id}");
+    controller.says(&format!("PUT {path}"), ok(&view));
+    let said = controller.jitctl("accounts keys add li --public-key li.pub.pem");
+    assert!(said.out.contains(&id) && said.out.contains("valid"), "{said:?}");
+    assert_eq!(controller.asked().last().unwrap().json(), json!({ "public_key": pem }));
+    // The private half never leaves.
+    controller.jitctl("accounts keys add li --public-key li.key").fails(78, "PUBLIC KEY");
+    let before = controller.asked().len();
+    controller.jitctl("accounts keys add li --public-key none.pem").fails(78, "none.pem");
+    assert_eq!(controller.asked().len(), before);
 }
 
 #[test]

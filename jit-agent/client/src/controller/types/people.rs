@@ -41,6 +41,41 @@ pub struct AccountInput {
     pub disabled: bool,
 }
 
+/// A public key of an account: what it signs counts beside the controller's own signature.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct AccountKeyView {
+    /// The hint in signatures: 16 hex digits, which follow from the key.
+    pub key_id: String,
+    /// The account whose key it is.
+    pub account: String,
+    /// `Ed25519` or `ECDSA P-256`
+    pub algorithm: String,
+    /// The public key in PEM, as hosts have it in a `[[signer]]`.
+    pub public_key: String,
+    /// `valid` or `revoked`
+    pub state: String,
+    /// Who registered it.
+    pub added_by: String,
+    /// When it was registered.
+    pub added: String,
+    /// When it was registered, milliseconds since the Unix epoch.
+    pub added_ms: i64,
+    /// When it was revoked; `null`: it is not.
+    pub revoked: Option<String>,
+    /// When it was revoked, milliseconds since the Unix epoch.
+    pub revoked_ms: Option<i64>,
+}
+
+/// `PUT /api/v1/accounts/NAME/keys/KEY_ID`: registers a public key for an account.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct AccountKeyInput {
+    /// The public key in PEM: Ed25519 or ECDSA P-256, as `jitctl keygen` writes it.
+    pub public_key: String,
+}
+
 /// A token, without its text.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

@@ -1,14 +1,35 @@
 //! Accounts and tokens.
 
-use jit_client::controller::types::{AccountView, TokenView};
+use jit_client::controller::types::{AccountKeyView, AccountView, TokenView};
 
 use super::{moment, time};
-use crate::{model::Account, store::Token};
+use crate::{
+    model::Account,
+    store::{AccountKey, Token},
+};
 
 /// An account.
 pub(in crate::api) fn account(of: Account) -> AccountView {
     let Account { name, subject, groups, disabled, created_ms } = of;
     AccountView { name, subject, groups, disabled, created: time(created_ms), created_ms }
+}
+
+/// A public key.
+pub(in crate::api) fn account_key(of: AccountKey) -> AccountKeyView {
+    let AccountKey { key_id, account, algorithm, public_key, added_by, added_ms, revoked_ms } = of;
+    let (revoked, revoked_ms) = moment(revoked_ms);
+    AccountKeyView {
+        key_id,
+        account,
+        algorithm,
+        public_key,
+        state: if revoked_ms.is_some() { "revoked" } else { "valid" }.to_owned(),
+        added_by,
+        added: time(added_ms),
+        added_ms,
+        revoked,
+        revoked_ms,
+    }
 }
 
 /// A token.

@@ -24,21 +24,21 @@ async fn only_an_administrator_registers_a_key_also_his_own(database: Database) 
     let key = key();
     let path = format!("/api/v1/accounts/li/keys/{}", key.key_id());
     let body = json!({ "public_key": key.public_pem() });
-    li.put(&path, body.clone()).await.problem(403, "forbidden");
+    li.put(&path, body.clone()).await.problem(403, "not_admin");
     let weak: Vec<_> = SCOPES.into_iter().filter(|scope| *scope != "admin").collect();
     let weak = Caller { site: &site, token: site.token("root", &weak).await };
     weak.put(&path, body.clone()).await.problem(403, "scope_missing");
     let added = root.put(&path, body.clone()).await.ok(200);
     assert_eq!(
         (&added["key_id"], &added["algorithm"], &added["state"], &added["added_by"]),
-        (&json!(key.key_id()), &json!("Ed25519"), &json!("valid"), &json!("root"))
+        (&json!(key.key_id()), &json!("Ed25519"), &json!("valid"), &json!("root@example.org"))
     );
     assert_eq!(root.put(&path, body.clone()).await.ok(200), added);
     // Everybody sees his own, and nobody else's.
     let own = li.get("/api/v1/accounts/li/keys").await.ok(200);
     assert_eq!(own["items"], json!([added]));
     let eve = site.caller("eve").await;
-    eve.get("/api/v1/accounts/li/keys").await.problem(403, "forbidden");
+    eve.get("/api/v1/accounts/li/keys").await.problem(403, "not_admin");
     root.get("/api/v1/accounts/nobody/keys").await.problem(404, "not_found");
     // What is no public key, or not this one, or another's.
     for wrong in [json!(key.to_pem()), json!(""), json!(self::key().public_pem())] {
@@ -47,7 +47,7 @@ async fn only_an_administrator_registers_a_key_also_his_own(database: Database) 
     }
     let of_eve = format!("/api/v1/accounts/eve/keys/{}", key.key_id());
     root.put(&of_eve, body.clone()).await.problem(409, "conflict");
-    li.delete(&path).await.problem(403, "forbidden");
+    li.delete(&path).await.problem(403, "not_admin");
     root.delete(&of_eve).await.problem(404, "not_found");
     for _ in 0..2 {
         assert_eq!(root.delete(&path).await.status, StatusCode::NO_CONTENT);

@@ -29,8 +29,8 @@ Examples:
     jitctl accounts keys add cy --public-key cy-2026.pub.pem
     jitctl accounts keys remove cy 3b7f0d2c9a415e68
 
-Only administrators change keys: whoever has a person's token alone cannot sign for him. Compare the
-key's id with its owner over another way. Hosts need the key too, as a [[signer]].";
+Only administrators change keys: whoever has a person's token alone cannot sign for him. Compare
+the key's id with its owner over another way. Hosts need the key too, as a [[signer]].";
 
 /// Arguments of `accounts keys`.
 #[derive(Args, Debug)]

@@ -9,6 +9,7 @@ mod deliverer;
 mod dial;
 mod error;
 mod follower;
+mod held;
 pub mod import;
 mod link;
 mod observe;

@@ -70,6 +70,13 @@ impl Controller {
         Fleet::start(self.desk.clone(), &self.settings, Arc::clone(&self.sign)).unwrap()
     }
 
+    /// Starts it again with other settings.
+    pub(crate) fn restart(&mut self, change: impl FnOnce(&mut Settings)) {
+        self.fleet = None;
+        change(&mut self.settings);
+        self.fleet = Some(self.start());
+    }
+
     pub(crate) fn fleet(&self) -> &Fleet {
         self.fleet.as_ref().unwrap()
     }

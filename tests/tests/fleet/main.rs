@@ -7,6 +7,7 @@
 
 mod delivery;
 mod desk;
+mod ended;
 mod many;
 mod watched;
 mod waves;

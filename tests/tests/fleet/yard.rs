@@ -183,6 +183,16 @@ pins = "{pins}"
         kill_process(Pid::from_child(child), signal).unwrap();
     }
 
+    /// Runs a command of a host's own person on call.
+    #[track_caller]
+    pub(crate) fn command(&self, number: usize, arguments: &[&str]) {
+        let host = &self.hosts[number];
+        let mut command = Command::new(binary("jit-agent"));
+        command.args(arguments).arg("--config").arg(host.directory.join("config.toml"));
+        let output = host.namespace.run(|| command.output().unwrap());
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+    }
+
     pub(crate) fn state(&self, number: usize) -> PathBuf {
         self.hosts[number].directory.join("state")
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
-use super::{Desk, DeskError, end};
+use super::{CONTROLLER, Desk, DeskError, end};
 use crate::{
     audit::{self, Code, Record},
     model::{Answer, State, state::of_answers},
@@ -30,6 +30,11 @@ pub enum What {
         /// Its reason word.
         word: String,
         /// Its sentence.
+        detail: String,
+    },
+    /// It no longer knows what it had accepted: it was installed anew.
+    Lost {
+        /// What is done about it, in words.
         detail: String,
     },
     /// It has not.
@@ -110,6 +115,13 @@ async fn hear_of(tx: &mut Tx, id: &str, heard: &[&Heard], now_ms: i64) -> Result
                 grants_answered |= of.wanted == Wanted::Grant;
                 (answer.word(), word.as_str(), detail)
             }
+            What::Lost { detail } => {
+                if !deliveries::again(tx, of, detail, now_ms).await? {
+                    continue;
+                }
+                grants_answered = true;
+                (Answer::Waiting.word(), "lost", detail)
+            }
             What::Failed { trouble, next_ms } => {
                 deliveries::failed(tx, of, trouble, now_ms, *next_ms).await?;
                 if !of.trouble.is_empty() {
@@ -133,6 +145,12 @@ async fn hear_of(tx: &mut Tx, id: &str, heard: &[&Heard], now_ms: i64) -> Result
         }
         if state != request.state {
             request.state = state;
+            if state == State::Ended {
+                request.why = "every host that had opened it has ended it".into();
+                let fields = json!({ "hosts_open": 0, "hosts": request.proposal.hosts.len() });
+                let record = Record::new(Code::Ended, id, CONTROLLER, fields);
+                audit::append(tx, now_ms, &record).await?;
+            }
             requests::update(tx, &request).await?;
         }
     }

@@ -14,9 +14,6 @@ use crate::{
     store::{Request, StoreError, StoredGrant, Tx, deliveries, grants, requests},
 };
 
-/// Hosts hear of an end for so long after it: their clocks may be slow.
-const SKEW_MS: i64 = 60_000;
-
 impl Desk {
     /// Signs what waits for the controller's own key. Returns the number of grants that were signed.
     ///
@@ -164,7 +161,7 @@ impl Desk {
         let all = grants::of_request(&mut tx, &grant.request).await?;
         if all.iter().all(|one| one.signed_ms > 0) {
             for one in &all {
-                let until = one.part.not_after_ms.saturating_add(SKEW_MS);
+                let until = one.part.not_after_ms.saturating_add(deliveries::AFTER_END_MS);
                 let id = one.part.id.to_string();
                 deliveries::insert(&mut tx, &grant.request, &id, &one.part.hosts, now_ms, until)
                     .await?;

@@ -305,6 +305,7 @@ mod tests {
             match judge(&row(), begins_ms, Some(outcome)).what {
                 What::Answered { answer, .. } => answer.word().to_owned(),
                 What::Failed { trouble, .. } => trouble,
+                What::Lost { detail } => detail,
             }
         };
         let later = now_ms() + 60_000;

@@ -10,6 +10,7 @@ use tonic::Streaming;
 use super::{
     Shared,
     backoff::{Backoff, part, random},
+    held::{self, Endings},
     link::{Line, Link},
     observe::{self, SignedHead},
     outbox::answered,
@@ -21,6 +22,7 @@ use crate::{
         Answer, Host,
         host::{Alarm, Observed},
     },
+    store::{Delivery, Wanted},
 };
 
 /// Between attempts to connect.
@@ -41,6 +43,8 @@ pub(super) struct Follower {
     shared: Arc<Shared>,
     observed: Observed,
     written: Option<Instant>,
+    /// What was ended on the host since it was asked last.
+    endings: Endings,
 }
 
 impl Follower {
@@ -51,7 +55,7 @@ impl Follower {
         observed: Observed,
         shared: Arc<Shared>,
     ) -> Self {
-        Self { host, link, shared, observed, written: None }
+        Self { host, link, shared, observed, written: None, endings: Endings::default() }
     }
 
     /// Follows it until the task is ended.
@@ -144,6 +148,8 @@ impl Follower {
 
     /// Asks for the status.
     async fn ask(&mut self, agent: &mut Agent) -> Result<(), End> {
+        // Before the host is asked: what it accepts meanwhile is not missed.
+        let expected = self.expected().await;
         let status = agent.status().await.map_err(|error| End::Closed(error.to_string()))?;
         let now_ms = now_ms();
         self.clones(&status, now_ms).await;
@@ -160,6 +166,30 @@ impl Follower {
         }
         let observed = observe::answered(&self.observed, &status, now_ms);
         self.see(observed, Vec::new()).await;
+        let missing = held::missing(expected, &status.grants);
+        if !missing.is_empty() {
+            self.ended(agent, &missing).await?;
+        }
+        self.endings.clear();
+        Ok(())
+    }
+
+    /// What the host should hold by its own answers.
+    async fn expected(&self) -> Vec<Delivery> {
+        let held = self.shared.outbox.store().deliveries_held(&self.host.id, now_ms()).await;
+        held.unwrap_or_else(|error| {
+            tracing::warn!(%error, host = self.host.id, "what it holds is not compared");
+            Vec::new()
+        })
+    }
+
+    /// The host does not hold these any more.
+    async fn ended(&self, agent: &mut Agent, missing: &[Delivery]) -> Result<(), End> {
+        let known = agent.list(true).await.map_err(|error| End::Closed(error.to_string()))?;
+        let fates = held::fates(missing, &known, &self.endings);
+        if let Err(error) = self.shared.outbox.hear(fates).await {
+            tracing::warn!(%error, host = self.host.id, "what was ended there was not stored");
+        }
         Ok(())
     }
 
@@ -195,8 +225,23 @@ impl Follower {
                 self.began(&grant.grant_id).await;
                 false
             }
+            Some(What::Grant(grant)) if held::is_ending(&grant) => {
+                let Some(id) = GrantId::from_bytes(&grant.grant_id) else { return false };
+                let asked = !self.endings.is_empty() || self.is_held(id).await;
+                if asked {
+                    self.endings.add(id, &grant);
+                }
+                asked
+            }
             Some(What::Grant(_) | What::Packet(_)) | None => false,
         }
+    }
+
+    /// Whether the host should hold this grant: what the controller itself ended is no news.
+    async fn is_held(&self, id: GrantId) -> bool {
+        let row = self.shared.outbox.store().delivery(&id.to_string(), &self.host.id).await;
+        let held = |row: &Delivery| row.wanted == Wanted::Grant && !row.pending;
+        row.is_ok_and(|row| row.as_ref().is_some_and(held))
     }
 
     /// A grant that was scheduled has begun.

@@ -133,6 +133,8 @@ pub fn of_answers(answers: &Tally) -> State {
         all if open + scheduled == all => State::Scheduled,
         all if answers.of(Answer::Refused) == all => State::Refused,
         _ if open + scheduled > 0 => State::Partly,
+        // None waits, and at least one has ended what it had.
+        _ if answers.of(Answer::Waiting) == 0 => State::Ended,
         _ => State::Delivering,
     }
 }
@@ -154,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_request_is_open_only_where_every_host_has_said_so() {
-        use Answer::{Open, Refused, Scheduled, Waiting};
+        use Answer::{Closed, Open, Refused, Scheduled, Waiting};
         for (answers, state) in [
             (&[Open, Open][..], State::Open),
             (&[Open, Waiting], State::Partly),
@@ -164,6 +166,10 @@ mod tests {
             (&[Refused, Refused], State::Refused),
             (&[Refused, Waiting], State::Delivering),
             (&[Waiting], State::Delivering),
+            (&[Closed, Open], State::Partly),
+            (&[Closed, Waiting], State::Delivering),
+            (&[Closed, Refused], State::Ended),
+            (&[Closed, Closed], State::Ended),
             (&[], State::Delivering),
         ] {
             let mut tally = Tally::default();

@@ -5,6 +5,11 @@ use sqlx::{Row as _, any::AnyRow, query};
 use super::{Store, StoreError, Tx};
 use crate::model::{Answer, state::Tally};
 
+/// A grant is tried for this time after its end, milliseconds: a host's clock may be late.
+pub const AFTER_END_MS: i64 = 60_000;
+/// A grant whose end is so near is not looked for on its host.
+const ENDS_SOON_MS: i64 = 2_000;
+
 /// What a host must hear of a grant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Wanted {
@@ -120,6 +125,22 @@ impl Store {
         let row = query("SELECT * FROM delivery WHERE grant_id = $1 AND host = $2");
         let row = row.bind(grant_id).bind(host).fetch_optional(self.pool()).await?;
         row.as_ref().map(delivery).transpose()
+    }
+
+    /// What a host has accepted and should still hold.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn deliveries_held(
+        &self,
+        host: &str,
+        now_ms: i64,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        let rows = "SELECT * FROM delivery WHERE host = $1 AND until_ms > $2 AND pending = 0 \
+                    AND wanted = 'grant' AND answer IN ('open', 'scheduled')";
+        let soon = now_ms.saturating_add(AFTER_END_MS + ENDS_SOON_MS);
+        let rows = query(rows).bind(host).bind(soon).fetch_all(self.pool()).await?;
+        rows.iter().map(delivery).collect()
     }
 
     /// When the next one is due, milliseconds since the Unix epoch; `None`: nothing waits.
@@ -243,6 +264,32 @@ pub async fn answered(
         .bind(word)
         .bind(detail)
         .bind(now_ms)
+        .execute(&mut **tx)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// The host no longer holds what it had accepted: it is sent again. Returns whether it is still wanted.
+///
+/// # Errors
+/// Those of the database.
+pub async fn again(
+    tx: &mut Tx,
+    of: &Delivery,
+    detail: &str,
+    now_ms: i64,
+) -> Result<bool, StoreError> {
+    let update = "UPDATE delivery SET pending = 1, answer = $4, word = '', detail = $5, \
+                  attempts = 0, next_ms = $6 WHERE grant_id = $1 AND host = $2 AND wanted = $3 \
+                  AND pending = 0 AND answered_ms = $7";
+    let done = query(update)
+        .bind(of.grant_id.as_str())
+        .bind(of.host.as_str())
+        .bind(Wanted::Grant.word())
+        .bind(Answer::Waiting.word())
+        .bind(detail)
+        .bind(now_ms)
+        .bind(of.answered_ms)
         .execute(&mut **tx)
         .await?;
     Ok(done.rows_affected() == 1)

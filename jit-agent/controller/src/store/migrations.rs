@@ -16,6 +16,7 @@ const VERSIONS: &[(i64, &str, &str)] = &[
     (3, "webhooks", include_str!("schema/0003_webhooks.sql")),
     (4, "audit", include_str!("schema/0004_audit.sql")),
     (5, "keys", include_str!("schema/0005_keys.sql")),
+    (6, "held", include_str!("schema/0006_held.sql")),
 ];
 
 /// The versions of the tables that this program knows, the oldest first.

@@ -13,5 +13,6 @@ mod forged;
 mod histories;
 mod killed;
 mod rollouts;
+mod several;
 mod stolen;
 mod words;

@@ -67,10 +67,19 @@ fn what_ended_while_nobody_looked_is_seen_when_the_host_is_followed_again() {
     assert_eq!(controller.state(&stays), State::Open);
     // Installed anew, the host knows nothing: what is still wanted is sent again, and opens.
     yard.stop(one, Signal::TERM);
-    fs::remove_dir_all(yard.state(one)).unwrap();
+    yard.forget(one);
     yard.start(one);
     controller.until("it was sent again", LONG, |it| it.recorded("R010", "lost") == 1);
     controller.until("it is open again", LONG, |it| it.state(&stays) == State::Open);
     assert!(yard.opens(one));
     assert_eq!(controller.state(&id), State::Ended, "what was ended there is not sent again");
+    // Without its database, but with the kernel's tables, it cannot know what was revoked: it refuses,
+    // and the controller says so.
+    yard.stop(one, Signal::TERM);
+    fs::remove_dir_all(yard.state(one)).unwrap();
+    yard.start(one);
+    controller.until("it is refused", LONG, |it| it.state(&stays) == State::Refused);
+    let row = controller.delivery(&stays, "web-1");
+    assert_eq!((row.answer, row.word.as_str()), (Answer::Refused, "revoked"), "{}", row.detail);
+    assert!(!yard.opens(one));
 }

@@ -193,6 +193,12 @@ pins = "{pins}"
         assert!(output.status.success(), "{arguments:?}: {output:?}");
     }
 
+    /// Makes a host whose agent does not run what it was before its first start.
+    pub(crate) fn forget(&self, number: usize) {
+        fs::remove_dir_all(self.state(number)).unwrap();
+        remove(&self.hosts[number].pins);
+    }
+
     pub(crate) fn state(&self, number: usize) -> PathBuf {
         self.hosts[number].directory.join("state")
     }

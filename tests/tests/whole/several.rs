@@ -6,15 +6,15 @@ use std::{
     path::Path,
     process::{Child, Command, Output, Stdio},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use jit_client::controller::{
     call::Call,
-    types::{RequestView, ShortenInput},
+    types::{AccessView, RequestView, ShortenInput},
 };
 use jit_tests::controller::{
-    CLIENT, Stage,
+    CLIENT, START, Stage,
     people::{Person, access},
     said,
 };
@@ -175,5 +175,17 @@ fn the_hosts_record_of_a_shortened_grant_names_who_had_agreed() {
         let named: Vec<_> = named.map(|one| &one["approvers"]).collect();
         assert!(!named.is_empty(), "{id}: {audit:#?}");
         assert!(named.iter().all(|one| one[0] == "li@example.org"), "{id}: {named:?}");
+    } // The host has ended the longer one, so nobody could get in by it any more.
+    let call = Call::get(["access"]).query("host", "web-1");
+    let requests = || {
+        let access: AccessView = stage.admin.get(&call);
+        access.entries.into_iter().map(|one| one.request).collect::<Vec<_>>()
+    };
+    let end = Instant::now() + START;
+    while requests() != [shorter.id.as_str()] {
+        assert!(Instant::now() < end, "{:?}", requests());
+        thread::sleep(Duration::from_millis(100));
     }
+    let view = ana.request(&asked.id);
+    assert_eq!((view.state.as_str(), view.answers[0].word.as_str()), ("ended", "replaced"));
 }

@@ -11,8 +11,8 @@ pub(super) struct Package {
     pub(super) scripts: Option<&'static str>,
     /// Section of the manual.
     pub(super) section: &'static str,
-    /// Features of its program that are off by default. A static program has none of them.
-    pub(super) features: &'static [&'static str],
+    /// By its default features it loads modules of PKCS#11.
+    pub(super) loads_modules: bool,
     /// Crates whose dependencies its bill of materials lists: the program, and what it carries.
     pub(super) carries: &'static [Carried],
     /// Also made without any library, for hosts whose glibc is older than the one here.
@@ -154,7 +154,7 @@ pub(super) const PACKAGES: &[Package] = &[
         files: AGENT,
         scripts: Some("jit-agent/packaging"),
         section: "8",
-        features: &[],
+        loads_modules: false,
         carries: &[
             Carried { name: "jit-agent", directory: "jit-agent" },
             Carried { name: "jit-agent-ebpf", directory: "jit-agent-ebpf" },
@@ -174,7 +174,7 @@ pub(super) const PACKAGES: &[Package] = &[
         files: CONTROLLER,
         scripts: Some("jit-agent/packaging/controller"),
         section: "8",
-        features: &[],
+        loads_modules: false,
         carries: &[Carried { name: "jit-controller", directory: "jit-agent/controller" }],
         // A static program loads no PKCS#11 module. It runs on one machine, which can be a newer one.
         is_static_too: false,
@@ -189,7 +189,7 @@ pub(super) const PACKAGES: &[Package] = &[
         files: JITCTL,
         scripts: None,
         section: "1",
-        features: &["pkcs11"],
+        loads_modules: true,
         carries: &[Carried { name: "jitctl", directory: "jit-agent/jitctl" }],
         is_static_too: true,
     },

@@ -92,10 +92,10 @@ impl Release {
         Ok(programs)
     }
 
-    /// The options of cargo for the features of a program.
-    pub(super) fn features(&self, package: &Package) -> Vec<String> {
-        let features = if self.target.is_static() { &[] } else { package.features };
-        features.iter().flat_map(|one| ["--features".to_owned(), (*one).to_owned()]).collect()
+    /// The options of cargo for the features of a program: a static one loads no modules.
+    pub(super) fn features(&self, package: &Package) -> Option<&'static str> {
+        let loads = self.target.is_static() && package.loads_modules;
+        loads.then_some("--no-default-features")
     }
 }
 

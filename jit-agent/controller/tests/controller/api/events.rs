@@ -16,6 +16,7 @@ on_each_database! {
     an_account_gets_events_of_what_it_sees,
     a_stream_ends_with_its_token,
     streams_are_bounded,
+    a_quiet_stream_shows_that_it_lives,
 }
 
 /// A stream of events.
@@ -136,4 +137,13 @@ async fn streams_are_bounded(database: Database) {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     panic!("the place of a stream that has ended is not free");
+}
+
+/// Proxies close connections on which nothing is said.
+async fn a_quiet_stream_shows_that_it_lives(database: Database) {
+    let site = Site::new(database).await;
+    let root = site.caller("root").await;
+    let mut stream = Stream::open(&root, None).await;
+    let bytes = timeout(Duration::from_secs(25), stream.bytes.next()).await.unwrap().unwrap();
+    assert_eq!(bytes.unwrap(), b": heartbeat\n\n");
 }

@@ -64,7 +64,7 @@ enum KeysCommand {
         /// The account
         name: String,
         /// Id of the key: jitctl accounts keys list
-        key: String,
+        key_id: String,
     },
     /// Print the public half of a key of your own in PEM, to give it to an administrator
     Show {
@@ -94,9 +94,9 @@ pub(super) fn run(to: To<'_>, args: &KeysArgs) -> Result<Exit, Failure> {
                 to.call(async |session| session.list(call, None).await)?;
             show(&found, *output)
         }
-        KeysCommand::Remove { name, key } => {
-            let call = Call::delete(["accounts", name, "keys", key]);
-            done(to, call, &format!("revoked the key {key} of {name}"))
+        KeysCommand::Remove { name, key_id } => {
+            let call = Call::delete(["accounts", name, "keys", key_id]);
+            done(to, call, &format!("revoked the key {key_id} of {name}"))
         }
         KeysCommand::Show { signing_key } => {
             let key = Key::open(signing_key).map_err(|error| Failure::files(error.to_string()))?;

@@ -127,7 +127,7 @@ fn the_package_of_the_controller_has_no_rights_and_no_keys() {
         "man/man8/jit-controller-serve.8.gz",
         "doc/jit-controller/examples/aws-kms-signer.py",
         "bash-completion/completions/jit-controller",
-        "doc/jit-controller/controller.md",
+        "doc/jit-controller/examples/azure-key-vault-signer.py",
     ] {
         let line = format!("-rw-r--r-- root/root ./usr/share/{page}");
         assert!(all.contains(&line), "{line} is not in\n{}", all.join("\n"));

@@ -117,15 +117,13 @@ const CONTROLLER: &[Entry] = &[
         "jit-agent/packaging/jit-controller.tmpfiles.conf",
         "/usr/lib/tmpfiles.d/jit-controller.conf",
     ),
-    file("jit-agent/docs/controller.md", "/usr/share/doc/jit-controller/controller.md"),
-    file("jit-agent/docs/controller-audit.md", "/usr/share/doc/jit-controller/controller-audit.md"),
-    file("jit-agent/docs/controller-rules.md", "/usr/share/doc/jit-controller/controller-rules.md"),
-    file(
-        "jit-agent/docs/controller-signers.md",
-        "/usr/share/doc/jit-controller/controller-signers.md",
-    ),
-    file("jit-agent/docs/threat-model.md", "/usr/share/doc/jit-controller/threat-model.md"),
-    file("jit-agent/docs/openapi.json", "/usr/share/doc/jit-controller/openapi.json"),
+    // All pages: they refer to each other.
+    Entry {
+        from: From::Directory("jit-agent/docs"),
+        to: "/usr/share/doc/jit-controller/",
+        mode: 0o644,
+        is_configuration: false,
+    },
     file(
         "jit-agent/controller/examples/aws-kms-signer.py",
         "/usr/share/doc/jit-controller/examples/aws-kms-signer.py",

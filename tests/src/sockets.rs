@@ -5,7 +5,7 @@ use std::{
     io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::{
@@ -59,7 +59,23 @@ pub fn is_silence(error: &io::Error) -> bool {
 
 /// A listener.
 pub fn listen(address: SocketAddr) -> TcpListener {
-    TcpListener::bind(address).unwrap_or_else(|error| panic!("listen on {address}: {error}"))
+    bound(address, || TcpListener::bind(address))
+}
+
+/// The socket on an address that another socket of this test may have had until now. A program that
+/// another test is just starting has copies of all sockets, from fork(2) to execve(2): for that moment
+/// an address is taken although its socket was closed.
+fn bound<S>(address: SocketAddr, bind: impl Fn() -> io::Result<S>) -> S {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match bind() {
+            Ok(socket) => return socket,
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < end => {
+                thread::sleep(Duration::from_millis(1));
+            }
+            Err(error) => panic!("a socket on {address}: {error}"),
+        }
+    }
 }
 
 /// Answers every connection with what it sends, until the process ends.
@@ -76,7 +92,7 @@ pub fn serve_tcp_echo(listener: TcpListener) {
 
 /// A UDP socket.
 pub fn udp(address: SocketAddr) -> UdpSocket {
-    UdpSocket::bind(address).unwrap_or_else(|error| panic!("UDP socket on {address}: {error}"))
+    bound(address, || UdpSocket::bind(address))
 }
 
 /// Sends one datagram back, if one comes within [`SILENCE`].

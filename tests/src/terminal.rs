@@ -41,9 +41,11 @@ impl Terminal {
             let end = OpenOptions::new().read(true).write(true).open(&name);
             Stdio::from(end.expect("open the terminal"))
         };
-        // It makes the terminal the program's own, so that a change of size reaches it.
-        let mut session = Command::new("setsid");
-        session.arg("--ctty").arg(command.get_program()).args(command.get_args());
+        // The terminal becomes the program's own, so that a change of size reaches it. A hangup ends it as
+        // in a real session, also where the tests run under nohup(1), whose children ignore it.
+        let mut session = Command::new("env");
+        session.args(["--default-signal=HUP", "setsid", "--ctty"]);
+        session.arg(command.get_program()).args(command.get_args());
         session.stdin(end()).stdout(end()).stderr(end());
         session.env("TERM", "xterm-256color");
         for (name, value) in command.get_envs() {

@@ -1,6 +1,10 @@
 //! People who use the controller's API, each with an account and a token.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use jit_client::{
     CallError,
@@ -17,7 +21,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
-use super::{API_PORT, CONTROLLER};
+use super::{API_PORT, CONTROLLER, START};
 use crate::netns::Namespace;
 
 /// Longest wait of one call.
@@ -139,11 +143,21 @@ impl Person {
         self.get(&Call::get(["requests", id]))
     }
 
-    /// A request when every host has answered, or it has ended.
+    /// A request when every host has answered, or it has ended. The call that waits returns also while a
+    /// host is in trouble, as one that was too slow for a moment is: then it is asked again.
     #[track_caller]
     pub fn settled(&self, id: &str) -> RequestView {
         let call = Call::get(["requests", id]).query("wait", "open").query("timeout", "25s");
-        self.get(&call)
+        let began = Instant::now();
+        loop {
+            let view: RequestView = self.get(&call);
+            let moves = ["approved", "delivering", "partly"].contains(&view.state.as_str());
+            if !moves && !view.answers.iter().any(|one| one.pending) {
+                return view;
+            }
+            assert!(began.elapsed() < START, "it does not come to rest: {view:#?}");
+            thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Agrees to what a request asks for now.

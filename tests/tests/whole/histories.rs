@@ -20,7 +20,7 @@ use jit_client::{
 };
 use jit_tests::{
     controller::{
-        START, Stage,
+        Stage,
         people::{Person, access, decision, revocation},
     },
     random::Random,
@@ -189,7 +189,7 @@ impl History {
         }
         let mut counts = BTreeMap::<String, usize>::new();
         for (id, fact) in &facts {
-            let view = settled(li, id);
+            let view = li.settled(id);
             *counts.entry(view.state.clone()).or_default() += 1;
             assert_eq!(view.hash, fact.hash, "{id}: what was asked is not what was accepted");
             let said = |ruling: &str| view.decisions.iter().any(|one| one.ruling == ruling);
@@ -224,22 +224,8 @@ impl History {
     /// Waits until no host still has to hear something.
     pub(crate) fn settle(&self, li: &Person) {
         for id in self.facts.lock().unwrap().keys() {
-            settled(li, id);
+            li.settled(id);
         }
-    }
-}
-
-/// A request that has come to rest.
-fn settled(li: &Person, id: &str) -> RequestView {
-    let began = std::time::Instant::now();
-    loop {
-        let view = li.request(id);
-        let moves = ["approved", "delivering", "partly"].contains(&view.state.as_str());
-        if !moves && !view.answers.iter().any(|one| one.pending) {
-            return view;
-        }
-        assert!(began.elapsed() < START, "it does not come to rest: {view:#?}");
-        thread::sleep(Duration::from_millis(50));
     }
 }
 

@@ -41,10 +41,11 @@ impl Terminal {
             let end = OpenOptions::new().read(true).write(true).open(&name);
             Stdio::from(end.expect("open the terminal"))
         };
-        // The terminal becomes the program's own, so that a change of size reaches it. A hangup ends it as
-        // in a real session, also where the tests run under nohup(1), whose children ignore it.
+        // The terminal becomes the program's own, so that a change of size reaches it. Signals end it as in a
+        // real session, also where the tests run under nohup(1) or behind a shell's `&`, whose children
+        // ignore some.
         let mut session = Command::new("env");
-        session.args(["--default-signal=HUP", "setsid", "--ctty"]);
+        session.args(["--default-signal", "setsid", "--ctty"]);
         session.arg(command.get_program()).args(command.get_args());
         session.stdin(end()).stdout(end()).stderr(end());
         session.env("TERM", "xterm-256color");

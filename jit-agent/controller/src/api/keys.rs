@@ -28,9 +28,8 @@ pub(super) async fn list(
     call: Call,
     Path(name): Path<String>,
 ) -> Result<Response, Failure> {
-    if caller.with(Scope::Read).is_ok_and(|account| account.name == name) {
-        caller.with(Scope::Read)?;
-    } else {
+    let is_own = caller.with(Scope::Read).is_ok_and(|account| account.name == name);
+    if !is_own {
         caller.admin_with(Scope::Admin)?;
         let account = state.store().account(&name).await?;
         account.ok_or_else(|| Failure::not_found("account", &name))?;

@@ -27,17 +27,18 @@ impl Store {
     /// # Errors
     /// Those of the database.
     pub async fn whole(&self, id: &str) -> Result<Option<Whole>, StoreError> {
-        let Some(mut request) = self.request(id).await? else { return Ok(None) };
-        for attempt in 1.. {
+        let Some(mut before) = self.request(id).await? else { return Ok(None) };
+        let mut attempts = 0;
+        loop {
             let decisions = self.decisions(id).await?;
             let deliveries = self.deliveries_of(id).await?;
             let grants = self.grants_of(id).await?;
-            let Some(now) = self.request(id).await? else { return Ok(None) };
-            if now.revision == request.revision || attempt == ATTEMPTS {
-                return Ok(Some(Whole { request: now, decisions, deliveries, grants }));
+            let Some(request) = self.request(id).await? else { return Ok(None) };
+            attempts += 1;
+            if request.revision == before.revision || attempts == ATTEMPTS {
+                return Ok(Some(Whole { request, decisions, deliveries, grants }));
             }
-            request = now;
+            before = request;
         }
-        Ok(None)
     }
 }

@@ -1,9 +1,13 @@
 //! Server-sent events: nothing is missed, nothing is shown that the account may not see.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
-use jit_controller::{api::RawSettings, clock::now_ms};
+use jit_controller::{
+    api::RawSettings,
+    audit::{self, Code, Record},
+    clock::now_ms,
+};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -17,6 +21,7 @@ on_each_database! {
     a_stream_ends_with_its_token,
     streams_are_bounded,
     a_quiet_stream_shows_that_it_lives,
+    a_client_that_does_not_read_holds_up_nobody,
 }
 
 /// A stream of events.
@@ -146,4 +151,33 @@ async fn a_quiet_stream_shows_that_it_lives(database: Database) {
     let mut stream = Stream::open(&root, None).await;
     let bytes = timeout(Duration::from_secs(25), stream.bytes.next()).await.unwrap().unwrap();
     assert_eq!(bytes.unwrap(), b": heartbeat\n\n");
+}
+
+/// It gets no more than fits into its connection; the others go on.
+async fn a_client_that_does_not_read_holds_up_nobody(database: Database) {
+    let site = Site::new(database).await;
+    let (root, ana) = (site.caller("root").await, site.caller("ana").await);
+    let _asleep = Stream::open(&root, Some(0)).await;
+    let mut awake = Stream::open(&root, Some(0)).await;
+    // The first of these is far more than a connection holds, and all of it is waiting.
+    let reason = "x".repeat(900);
+    for number in 0..1500 {
+        let mut tx = site.store().begin().await.unwrap();
+        let fields = json!({ "number": number, "text": reason });
+        let record = Record::new(Code::HostCondition, "", "controller", fields);
+        audit::append(&mut tx, now_ms(), &record).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+    let asked = ana.ask("web-1").await;
+    let began = Instant::now();
+    loop {
+        let (_, name, data) = awake.next().await.unwrap();
+        if name == "request_submitted" {
+            let data: Value = serde_json::from_str(&data).unwrap();
+            assert_eq!(data["request"], asked["id"]);
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "the other stream stands still");
+    }
+    root.get("/api/v1/requests").await.ok(200);
 }

@@ -3,21 +3,17 @@
 use std::time::{Duration, Instant};
 
 use jit_client::controller::call::Call;
-use jit_controller::{
-    model::{Host, Needs, Outcome, Proposal, State, Verdict},
-    store::{Request, Store, hosts, requests},
-};
+use jit_controller::store::Store;
 use jit_tests::{
     controller::{Stage, people::Person},
     figures::size,
 };
 use serde_json::Value;
-use ulid::Ulid;
 
 use crate::{millis, report};
 
-/// When the first request is made.
-const FIRST_MS: u64 = 1_803_888_000_000;
+#[path = "../../../jit-agent/controller/tests/controller/crowded.rs"]
+mod crowded;
 
 /// The name of a row, the list, and how it is asked for.
 type List = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
@@ -38,7 +34,9 @@ pub(crate) fn measure() {
     let (requests, hosts) = size((20_000, 5_000), (200, 50));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let url = format!("sqlite://{}", stage.own("controller.db").display());
-    runtime.block_on(fill(&url, requests, hosts));
+    runtime.block_on(async {
+        crowded::fill(&Store::open(&url).await.unwrap(), hosts, requests).await;
+    });
     let auditor = stage.person("auditor", "auditor@example.org", &["nobody"], &["read"]);
     for (who, person) in [("", &stage.admin), (", by rules", &auditor)] {
         for (row, list, query) in LISTS {
@@ -68,70 +66,4 @@ fn pages(stage: &Stage, person: &Person, first: &Call) -> Vec<f64> {
         }
         times.into_iter().map(millis).collect()
     })
-}
-
-async fn fill(url: &str, requests: u32, hosts: u32) {
-    let store = Store::open(url).await.unwrap();
-    let mut tx = store.begin().await.unwrap();
-    for number in 0..hosts {
-        let host = Host {
-            id: format!("h-{number:05}"),
-            // Nothing listens there.
-            address: "127.0.0.2:7443".into(),
-            labels: [("env".to_owned(), "prod".to_owned())].into(),
-            ..Host::default()
-        };
-        hosts::put(&mut tx, &host).await.unwrap();
-    }
-    for number in 0..requests {
-        requests::insert(&mut tx, &request(number, format!("h-{:05}", number % hosts)))
-            .await
-            .unwrap();
-    }
-    tx.commit().await.unwrap();
-}
-
-fn request(number: u32, host: String) -> Request {
-    let created_ms = FIRST_MS + u64::from(number);
-    let id = Ulid::from_parts(created_ms, 7).to_string();
-    let created_ms = i64::try_from(created_ms).unwrap();
-    let who = if number.is_multiple_of(100) { "bo@example.org" } else { "ana@example.org" };
-    let proposal = Proposal {
-        id: id.clone(),
-        requester: who.into(),
-        hosts: vec![host],
-        sources: vec!["203.0.113.7".parse().unwrap()],
-        ports: vec!["22".parse().unwrap()],
-        duration_ms: 3_600_000,
-        start_ms: None,
-        reason: "disk full".into(),
-        ticket: "INC-4211".into(),
-        sessions: None,
-        max_connections: 0,
-        replaces: None,
-        created_ms,
-        approve_until_ms: i64::MAX,
-    };
-    let verdict = Verdict {
-        rules_version: 1,
-        outcome: Outcome::Manual,
-        needs: Needs([("sre".to_owned(), 1)].into()),
-        max_duration_ms: None,
-        escalate: None,
-        rules: Vec::new(),
-        denied: Vec::new(),
-    };
-    Request {
-        hash: proposal.hash(),
-        account: "ana".into(),
-        idempotency_key: id,
-        state: if number.is_multiple_of(10) { State::Pending } else { State::Ended },
-        verdict,
-        why: String::new(),
-        escalate_ms: 0,
-        ends_ms: 0,
-        replaced_by: String::new(),
-        revision: 0,
-        proposal,
-    }
 }

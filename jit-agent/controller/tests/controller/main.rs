@@ -13,6 +13,7 @@ mod access;
 mod api;
 mod audit;
 mod commands;
+mod crowded;
 mod desk;
 mod filled;
 mod forward;

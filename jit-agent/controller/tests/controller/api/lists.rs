@@ -5,15 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jit_controller::{
-    model::{Host, Needs, Outcome, Proposal, State, Verdict},
-    store::{Request, Store, hosts, requests},
-};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{Answer, Caller, Site};
-use crate::databases::Database;
+use crate::{crowded, databases::Database};
 
 on_each_database! {
     pages_of_many_rows_are_complete_and_quick,
@@ -24,68 +20,6 @@ on_each_database! {
 
 const REQUESTS: usize = 20_000;
 const HOSTS: usize = 5_000;
-
-/// A request of somebody for some hosts, made this number of milliseconds after the first.
-fn request(number: usize, requester: &str, hosts: Vec<String>) -> Request {
-    let created_ms = 1_803_888_000_000 + i64::try_from(number).unwrap();
-    let id = ulid::Ulid::from_parts(u64::try_from(created_ms).unwrap(), 7).to_string();
-    let proposal = Proposal {
-        id: id.clone(),
-        requester: requester.into(),
-        hosts,
-        sources: vec!["203.0.113.7".parse().unwrap()],
-        ports: vec!["22".parse().unwrap()],
-        duration_ms: 3_600_000,
-        start_ms: None,
-        reason: "disk full".into(),
-        ticket: "INC-4211".into(),
-        sessions: None,
-        max_connections: 0,
-        replaces: None,
-        created_ms,
-        approve_until_ms: created_ms + 3_600_000,
-    };
-    Request {
-        hash: proposal.hash(),
-        account: "ana".into(),
-        idempotency_key: id,
-        state: if number.is_multiple_of(10) { State::Pending } else { State::Ended },
-        verdict: Verdict {
-            rules_version: 1,
-            outcome: Outcome::Manual,
-            needs: Needs([("sre".to_owned(), 1)].into()),
-            max_duration_ms: None,
-            escalate: None,
-            rules: Vec::new(),
-            denied: Vec::new(),
-        },
-        why: String::new(),
-        escalate_ms: 0,
-        ends_ms: 0,
-        replaced_by: String::new(),
-        revision: 0,
-        proposal,
-    }
-}
-
-async fn fill(store: &Store) {
-    let mut tx = store.begin().await.unwrap();
-    for number in 0..HOSTS {
-        let host = Host {
-            id: format!("h-{number:05}"),
-            address: "192.0.2.10:7443".into(),
-            labels: [("env".to_owned(), "prod".to_owned())].into(),
-            ..Host::default()
-        };
-        hosts::put(&mut tx, &host).await.unwrap();
-    }
-    for number in 0..REQUESTS {
-        let host = format!("h-{:05}", number % HOSTS);
-        let who = if number.is_multiple_of(100) { "bo@example.org" } else { "ana@example.org" };
-        requests::insert(&mut tx, &request(number, who, vec![host])).await.unwrap();
-    }
-    tx.commit().await.unwrap();
-}
 
 /// All ids of a list, page by page along its `Link`s, and the longest time of a page.
 async fn walk(who: &Caller<'_>, first: &str) -> (Vec<String>, Duration) {
@@ -111,7 +45,7 @@ async fn walk(who: &Caller<'_>, first: &str) -> (Vec<String>, Duration) {
 
 async fn pages_of_many_rows_are_complete_and_quick(database: Database) {
     let site = Site::new(database).await;
-    fill(site.store()).await;
+    crowded::fill(site.store(), HOSTS, REQUESTS).await;
     let root = site.caller("root").await;
     let mut times = Vec::new();
     for (path, count) in [

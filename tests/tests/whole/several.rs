@@ -19,6 +19,8 @@ use jit_tests::controller::{
     said,
 };
 
+use rustix::process::Signal;
+
 use crate::asked::until;
 
 const SOFTHSM: &str = "/usr/lib/softhsm/libsofthsm2.so";
@@ -188,4 +190,41 @@ fn the_hosts_record_of_a_shortened_grant_names_who_had_agreed() {
     }
     let view = ana.request(&asked.id);
     assert_eq!((view.state.as_str(), view.answers[0].word.as_str()), ("ended", "replaced"));
+}
+
+/// Whatever reaches the host first when it is back: only the shorter time is open, and not after it was
+/// revoked either.
+#[test]
+fn what_is_shortened_while_its_host_is_away_never_opens_for_longer() {
+    let (mut stage, ana, li) = crate::asked::stage(None, &["web-1"], "stage");
+    for revoked in [false, true] {
+        stage.host_mut(0).end(Signal::TERM);
+        let asked = ana.ask(&access(&["web-1"], CLIENT, "30m"));
+        li.approve(&asked.id);
+        until(&ana, &asked.id, |view| view.state == "delivering" && view.counts.unreachable == 1);
+        let ends_ms = Some(asked.created_ms + 600_000);
+        let input = ShortenInput { ends_ms, ..ShortenInput::default() };
+        let call = Call::post(["requests", &asked.id, "shorten"]).json(&input);
+        let shorter: RequestView = ana.get(&call);
+        until(&ana, &shorter.id, |view| view.state == "delivering");
+        if revoked {
+            ana.revoke(&shorter.id);
+            assert_eq!(ana.request(&asked.id).state, "revoked");
+        }
+        stage.host_mut(0).start();
+        if !revoked {
+            until(&ana, &shorter.id, |view| view.state == "open");
+        }
+        until(&ana, &asked.id, |view| view.counts.closed == 1);
+        let status = stage.host(0).status();
+        let live: Vec<_> =
+            status["grants"].as_array().unwrap().iter().map(|one| &one["id"]).collect();
+        let expected: &[&str] = if revoked { &[] } else { &[&shorter.grants[0].id] };
+        assert_eq!(live, expected, "{status:#}");
+        assert_eq!(stage.client_opens(0, 22), !revoked);
+        if !revoked {
+            ana.revoke(&shorter.id);
+            until(&ana, &shorter.id, |view| view.counts.closed == 1);
+        }
+    }
 }

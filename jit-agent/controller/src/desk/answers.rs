@@ -32,9 +32,9 @@ pub enum What {
         /// Its sentence.
         detail: String,
     },
-    /// It no longer knows what it had accepted: it was installed anew.
+    /// It no longer knows what it had accepted: it was installed anew. What is still wanted is sent again.
     Lost {
-        /// What is done about it, in words.
+        /// What is seen of it, in words.
         detail: String,
     },
     /// It has not.
@@ -113,14 +113,28 @@ async fn hear_of(tx: &mut Tx, id: &str, heard: &[&Heard], now_ms: i64) -> Result
                     continue;
                 }
                 grants_answered |= of.wanted == Wanted::Grant;
+                if let (Answer::Open, Some(old)) = (answer, &request.proposal.replaces) {
+                    // It must not open after what replaces it.
+                    deliveries::stop(tx, old, &of.host, now_ms).await?;
+                }
                 (answer.word(), word.as_str(), detail)
             }
             What::Lost { detail } => {
-                if !deliveries::again(tx, of, detail, now_ms).await? {
+                // What has ended, or was replaced, is not sent again.
+                let wanted = request.state.is_on_hosts();
+                let kept = match wanted {
+                    true => deliveries::again(tx, of, detail, now_ms).await?,
+                    false => {
+                        let closed = Answer::Closed;
+                        deliveries::answered(tx, of, closed, "lost", "", now_ms).await?
+                    }
+                };
+                if !kept {
                     continue;
                 }
                 grants_answered = true;
-                (Answer::Waiting.word(), "lost", detail)
+                let answer = if wanted { Answer::Waiting } else { Answer::Closed };
+                (answer.word(), "lost", detail)
             }
             What::Failed { trouble, next_ms } => {
                 deliveries::failed(tx, of, trouble, now_ms, *next_ms).await?;

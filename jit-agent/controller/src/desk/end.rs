@@ -50,7 +50,8 @@ impl Desk {
         Ok(request)
     }
 
-    /// Ends what is on hosts: by who asked, or by who may revoke on every host of it.
+    /// Ends what is on hosts, also of requests that it replaces: by who asked, or by who may revoke on every
+    /// host of it.
     ///
     /// # Errors
     /// It is not on hosts, or this person may not.
@@ -63,7 +64,13 @@ impl Desk {
     ) -> Result<Request, DeskError> {
         enabled(who)?;
         self.may_end(who, id, now_ms).await?;
+        let replaced = self.replaced_by(id).await?;
         let mut tx = self.store().begin().await?;
+        // The oldest first, as who keeps answers of hosts: of two, none waits for the other.
+        let mut older = Vec::new();
+        for old in replaced.iter().rev() {
+            older.push(Self::lock(&mut tx, old).await?);
+        }
         let mut request = Self::lock(&mut tx, id).await?;
         match request.state {
             State::Revoked => return Ok(request),
@@ -71,15 +78,26 @@ impl Desk {
             state if state.is_on_hosts() => {}
             state => return Err(ended_already(id, state, &request.replaced_by)),
         }
-        request.state = State::Revoked;
-        request.why = format!("revoked by {}: {reason}", who.subject);
-        requests::update(&mut tx, &request).await?;
-        deliveries::revoke(&mut tx, id, now_ms).await?;
-        let fields = json!({ "account": who.name, "reason": reason });
-        audit::append(&mut tx, now_ms, &Record::new(Code::Revoked, id, &who.subject, fields))
-            .await?;
+        if request.state.is_on_hosts() {
+            // A host that has not heard of this one may still get, or have, what it replaces.
+            for old in &mut older {
+                revoke(&mut tx, who, old, reason, now_ms).await?;
+            }
+        }
+        revoke(&mut tx, who, &mut request, reason, now_ms).await?;
         self.commit(tx).await?;
         Ok(request)
+    }
+
+    /// Ids of the requests that this one replaces, the newest first.
+    async fn replaced_by(&self, id: &str) -> Result<Vec<String>, DeskError> {
+        let mut ids = Vec::new();
+        let mut next = self.store().request(id).await?;
+        while let Some(old) = next.and_then(|request| request.proposal.replaces) {
+            next = self.store().request(&old).await?;
+            ids.push(old);
+        }
+        Ok(ids)
     }
 
     /// Ends a request earlier than it was approved for. Nobody must agree: it only closes.
@@ -137,6 +155,27 @@ impl Desk {
             }
         }
     }
+}
+
+/// Ends what a request has on hosts. One that has ended already stays as it is.
+async fn revoke(
+    tx: &mut Tx,
+    who: &Account,
+    request: &mut Request,
+    reason: &str,
+    now_ms: i64,
+) -> Result<(), StoreError> {
+    let id = request.proposal.id.clone();
+    deliveries::revoke(tx, &id, now_ms).await?;
+    if request.state.is_final() && request.state != State::Refused {
+        return Ok(());
+    }
+    request.state = State::Revoked;
+    request.why = format!("revoked by {}: {reason}", who.subject);
+    requests::update(tx, request).await?;
+    let fields = json!({ "account": who.name, "reason": reason });
+    audit::append(tx, now_ms, &Record::new(Code::Revoked, &id, &who.subject, fields)).await?;
+    Ok(())
 }
 
 /// The request that a shorter time replaces: the same, with an earlier end. Its verdict names no rule:

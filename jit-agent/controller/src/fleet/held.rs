@@ -84,7 +84,7 @@ fn fate(one: &Delivery, state: Option<&State>, endings: &Endings) -> Option<Hear
             return None;
         }
         None => {
-            let detail = "the host no longer knows it: it is sent again".into();
+            let detail = "the host no longer knows it".into();
             return Some(Heard { of: one.clone(), what: What::Lost { detail } });
         }
     };
@@ -173,7 +173,7 @@ mod tests {
                 (row(1), "revoked", "revoked on the host by local: on\\ncall"),
                 (row(2), "replaced", "another grant has replaced it on the host"),
                 (row(3), "expired", "it has ended by the host's clock"),
-                (row(5), "lost", "the host no longer knows it: it is sent again"),
+                (row(5), "lost", "the host no longer knows it"),
             ]
         );
     }

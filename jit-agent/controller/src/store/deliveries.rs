@@ -7,6 +7,9 @@ use crate::model::{Answer, state::Tally};
 
 /// A grant is tried for this time after its end, milliseconds: a host's clock may be late.
 pub const AFTER_END_MS: i64 = 60_000;
+/// Before a grant is sent again that a host has lost: this time for each attempt before, at most the other.
+const LOST_AGAIN_MS: i64 = 10_000;
+const LOST_MOST_MS: i64 = 300_000;
 /// A grant whose end is so near is not looked for on its host.
 const ENDS_SOON_MS: i64 = 2_000;
 
@@ -240,6 +243,18 @@ pub async fn revoke(tx: &mut Tx, request: &str, now_ms: i64) -> Result<(), Store
     Ok(())
 }
 
+/// The host has opened what replaces this request: what it has not answered to yet must not come after that.
+///
+/// # Errors
+/// Those of the database.
+pub async fn stop(tx: &mut Tx, request: &str, host: &str, now_ms: i64) -> Result<(), StoreError> {
+    let update = "UPDATE delivery SET wanted = $3, attempts = 0, next_ms = $4 \
+                  WHERE request = $1 AND host = $2 AND wanted <> $3 AND pending = 1";
+    let update = query(update).bind(request).bind(host).bind(Wanted::Revoke.word()).bind(now_ms);
+    update.execute(&mut **tx).await?;
+    Ok(())
+}
+
 /// Keeps a host's answer, if it is to what the host must hear now: an answer to the grant that comes
 /// after a revocation was asked for changes nothing. Returns whether it was kept.
 ///
@@ -269,7 +284,9 @@ pub async fn answered(
     Ok(done.rows_affected() == 1)
 }
 
-/// The host no longer holds what it had accepted: it is sent again. Returns whether it is still wanted.
+/// The host no longer holds what it had accepted: it is sent again, at once the first time, and later each
+/// time it is lost again: a host cannot have the controller write without end. Returns whether it is still
+/// wanted.
 ///
 /// # Errors
 /// Those of the database.
@@ -279,8 +296,9 @@ pub async fn again(
     detail: &str,
     now_ms: i64,
 ) -> Result<bool, StoreError> {
+    let pause_ms = of.attempts.saturating_mul(LOST_AGAIN_MS).clamp(0, LOST_MOST_MS);
     let update = "UPDATE delivery SET pending = 1, answer = $4, word = '', detail = $5, \
-                  attempts = 0, next_ms = $6 WHERE grant_id = $1 AND host = $2 AND wanted = $3 \
+                  attempts = attempts + 1, next_ms = $6 WHERE grant_id = $1 AND host = $2 AND wanted = $3 \
                   AND pending = 0 AND answered_ms = $7";
     let done = query(update)
         .bind(of.grant_id.as_str())
@@ -288,7 +306,7 @@ pub async fn again(
         .bind(Wanted::Grant.word())
         .bind(Answer::Waiting.word())
         .bind(detail)
-        .bind(now_ms)
+        .bind(now_ms.saturating_add(pause_ms))
         .bind(of.answered_ms)
         .execute(&mut **tx)
         .await?;

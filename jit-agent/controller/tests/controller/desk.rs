@@ -1,6 +1,7 @@
 //! What may be done with a request, each with the real signer, on both databases.
 
 mod extensions;
+mod replaced;
 mod signatures;
 
 use jit_controller::{

@@ -143,14 +143,14 @@ impl Person {
         self.get(&Call::get(["requests", id]))
     }
 
-    /// A request when every host has answered, or it has ended. The call that waits returns also while a
-    /// host is in trouble, as one that was too slow for a moment is: then it is asked again.
+    /// A request when it waits for nobody but people: every host has answered, or it has ended. The call
+    /// that waits is no help here: it also returns while a host is in trouble, as one that was too slow
+    /// for a moment is.
     #[track_caller]
     pub fn settled(&self, id: &str) -> RequestView {
-        let call = Call::get(["requests", id]).query("wait", "open").query("timeout", "25s");
         let began = Instant::now();
         loop {
-            let view: RequestView = self.get(&call);
+            let view = self.request(id);
             let moves = ["approved", "delivering", "partly"].contains(&view.state.as_str());
             if !moves && !view.answers.iter().any(|one| one.pending) {
                 return view;

@@ -1,6 +1,6 @@
 //! What hosts answer, and what that makes of a request.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ use super::{CONTROLLER, Desk, DeskError, end};
 use crate::{
     audit::{self, Code, Record},
     model::{Answer, State, state::of_answers},
-    store::{Delivery, Tx, Wanted, deliveries, requests},
+    store::{Delivery, Request, Tx, Wanted, chains, deliveries, requests},
 };
 
 /// What was heard of a host, or that nothing was.
@@ -53,14 +53,16 @@ impl Desk {
     /// # Errors
     /// Those of the database: nothing of it is kept then.
     pub async fn hear(&self, heard: &[Heard], now_ms: i64) -> Result<(), DeskError> {
-        // In the order of requests: of two who write, none waits for the other.
         let mut by_request: BTreeMap<&str, Vec<&Heard>> = BTreeMap::new();
         for one in heard {
             by_request.entry(&one.of.request).or_default().push(one);
         }
         let mut tx = self.store().begin().await?;
+        let mut locked = lock_all(&mut tx, by_request.keys()).await?;
         let mut news = false;
-        for (request, heard) in by_request {
+        for (id, heard) in by_request {
+            let request = locked.remove(id);
+            let request = request.ok_or_else(|| DeskError::NotFound(format!("request {id}")))?;
             news |= hear_of(&mut tx, request, &heard, now_ms).await?;
         }
         if news {
@@ -102,9 +104,31 @@ impl Desk {
     }
 }
 
+/// Reads these requests for a change, with what they replace: the newest first, as all who change several. So of
+/// two, none waits for the other.
+async fn lock_all<'i>(
+    tx: &mut Tx,
+    ids: impl Iterator<Item = &'i &'i str>,
+) -> Result<BTreeMap<String, Request>, DeskError> {
+    let mut left: BTreeSet<String> = ids.map(|id| (*id).to_owned()).collect();
+    let mut locked = BTreeMap::new();
+    while let Some(id) = left.pop_last() {
+        if let Some(request) = requests::lock(tx, &id).await? {
+            left.extend(request.proposal.replaces.clone());
+            locked.insert(id, request);
+        }
+    }
+    Ok(locked)
+}
+
 /// Keeps what was heard of the hosts of one request. Returns whether anybody waits for it.
-async fn hear_of(tx: &mut Tx, id: &str, heard: &[&Heard], now_ms: i64) -> Result<bool, DeskError> {
-    let mut request = Desk::lock(tx, id).await?;
+async fn hear_of(
+    tx: &mut Tx,
+    mut request: Request,
+    heard: &[&Heard],
+    now_ms: i64,
+) -> Result<bool, DeskError> {
+    let id = &request.proposal.id.clone();
     let (mut news, mut grants_answered) = (false, false);
     for Heard { of, what } in heard {
         let (answer, word, detail) = match what {
@@ -113,9 +137,8 @@ async fn hear_of(tx: &mut Tx, id: &str, heard: &[&Heard], now_ms: i64) -> Result
                     continue;
                 }
                 grants_answered |= of.wanted == Wanted::Grant;
-                if let (Answer::Open, Some(old)) = (answer, &request.proposal.replaces) {
-                    // It must not open after what replaces it.
-                    deliveries::stop(tx, old, &of.host, now_ms).await?;
+                if *answer == Answer::Open {
+                    stop(tx, &request, &of.host, now_ms).await?;
                 }
                 (answer.word(), word.as_str(), detail)
             }
@@ -169,4 +192,13 @@ async fn hear_of(tx: &mut Tx, id: &str, heard: &[&Heard], now_ms: i64) -> Result
         }
     }
     Ok(news)
+}
+
+/// A host has opened a request: what it replaces must not open there after it. The host itself ends what the
+/// grant names, and cannot know of what that one replaces.
+async fn stop(tx: &mut Tx, request: &Request, host: &str, now_ms: i64) -> Result<(), DeskError> {
+    for (steps, old) in chains::replaced(tx, request).await?.iter().enumerate() {
+        deliveries::stop(tx, old, host, steps > 0, now_ms).await?;
+    }
+    Ok(())
 }

@@ -51,7 +51,7 @@ impl Desk {
     }
 
     /// Ends what is on hosts, also of requests that it replaces: by who asked, or by who may revoke on every
-    /// host of it.
+    /// host of it. Those that it replaces are of the same person, for the same hosts.
     ///
     /// # Errors
     /// It is not on hosts, or this person may not.
@@ -64,13 +64,8 @@ impl Desk {
     ) -> Result<Request, DeskError> {
         enabled(who)?;
         self.may_end(who, id, now_ms).await?;
-        let replaced = self.replaced_by(id).await?;
         let mut tx = self.store().begin().await?;
-        // The oldest first, as who keeps answers of hosts: of two, none waits for the other.
-        let mut older = Vec::new();
-        for old in replaced.iter().rev() {
-            older.push(Self::lock(&mut tx, old).await?);
-        }
+        // The newest first, as all who change several: of two, none waits for the other.
         let mut request = Self::lock(&mut tx, id).await?;
         match request.state {
             State::Revoked => return Ok(request),
@@ -78,26 +73,14 @@ impl Desk {
             state if state.is_on_hosts() => {}
             state => return Err(ended_already(id, state, &request.replaced_by)),
         }
-        if request.state.is_on_hosts() {
-            // A host that has not heard of this one may still get, or have, what it replaces.
-            for old in &mut older {
-                revoke(&mut tx, who, old, reason, now_ms).await?;
-            }
-        }
         revoke(&mut tx, who, &mut request, reason, now_ms).await?;
+        // A host that has not heard of this one may still get, or have, what it replaces.
+        for old in chains::replaced(&mut tx, &request).await? {
+            let Some(mut old) = requests::lock(&mut tx, &old).await? else { continue };
+            revoke(&mut tx, who, &mut old, reason, now_ms).await?;
+        }
         self.commit(tx).await?;
         Ok(request)
-    }
-
-    /// Ids of the requests that this one replaces, the newest first.
-    async fn replaced_by(&self, id: &str) -> Result<Vec<String>, DeskError> {
-        let mut ids = Vec::new();
-        let mut next = self.store().request(id).await?;
-        while let Some(old) = next.and_then(|request| request.proposal.replaces) {
-            next = self.store().request(&old).await?;
-            ids.push(old);
-        }
-        Ok(ids)
     }
 
     /// Ends a request earlier than it was approved for. Nobody must agree: it only closes.
@@ -230,19 +213,20 @@ fn agreed(grants: &[StoredGrant]) -> Result<Vec<String>, StoreError> {
     Ok(payload.map_err(|why| StoreError::corrupt("payload", why))?.approvers)
 }
 
-/// The request that another one replaced ends.
+/// The requests that another one replaces end.
 pub(super) async fn replaced(tx: &mut Tx, new: &Request, now_ms: i64) -> Result<(), DeskError> {
-    let Some(old) = &new.proposal.replaces else { return Ok(()) };
-    let Some(mut old) = requests::lock(tx, old).await? else { return Ok(()) };
-    if old.state.is_final() {
-        return Ok(());
+    for old in chains::replaced(tx, new).await? {
+        let Some(mut old) = requests::lock(tx, &old).await? else { continue };
+        if old.state.is_final() {
+            continue;
+        }
+        old.state = State::Ended;
+        old.why = format!("replaced by {}", new.proposal.id);
+        requests::update(tx, &old).await?;
+        let fields = json!({ "replaced_by": new.proposal.id });
+        let record = Record::new(Code::Replaced, &old.proposal.id, &new.proposal.requester, fields);
+        audit::append(tx, now_ms, &record).await?;
     }
-    old.state = State::Ended;
-    old.why = format!("replaced by {}", new.proposal.id);
-    requests::update(tx, &old).await?;
-    let fields = json!({ "replaced_by": new.proposal.id });
-    let record = Record::new(Code::Replaced, &old.proposal.id, &new.proposal.requester, fields);
-    audit::append(tx, now_ms, &record).await?;
     Ok(())
 }
 

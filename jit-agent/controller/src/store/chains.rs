@@ -72,3 +72,21 @@ pub async fn replace(tx: &mut Tx, request: &str, old: &str) -> Result<(), StoreE
     let first = row.map_or_else(|| Ok(old.to_owned()), |row| row.try_get("first"))?;
     follow(tx, request, &first, "").await
 }
+
+/// Ids of the requests that this one replaces, the newest first: the one that it names, the one that that one
+/// names, and so on.
+///
+/// # Errors
+/// Those of the database.
+pub async fn replaced(tx: &mut Tx, request: &Request) -> Result<Vec<String>, StoreError> {
+    let mut ids = Vec::new();
+    let mut next = request.proposal.replaces.clone();
+    while let Some(id) = next {
+        let row = query("SELECT * FROM request WHERE id = $1").bind(&id);
+        let old =
+            row.fetch_optional(&mut **tx).await?.as_ref().map(requests::request).transpose()?;
+        next = old.and_then(|old| old.proposal.replaces);
+        ids.push(id);
+    }
+    Ok(ids)
+}

@@ -244,14 +244,22 @@ pub async fn revoke(tx: &mut Tx, request: &str, now_ms: i64) -> Result<(), Store
 }
 
 /// The host has opened what replaces this request: what it has not answered to yet must not come after that.
+/// `also_open`: nor stay.
 ///
 /// # Errors
 /// Those of the database.
-pub async fn stop(tx: &mut Tx, request: &str, host: &str, now_ms: i64) -> Result<(), StoreError> {
-    let update = "UPDATE delivery SET wanted = $3, attempts = 0, next_ms = $4 \
-                  WHERE request = $1 AND host = $2 AND wanted <> $3 AND pending = 1";
+pub async fn stop(
+    tx: &mut Tx,
+    request: &str,
+    host: &str,
+    also_open: bool,
+    now_ms: i64,
+) -> Result<(), StoreError> {
+    let update = "UPDATE delivery SET wanted = $3, pending = 1, attempts = 0, next_ms = $4 \
+                  WHERE request = $1 AND host = $2 AND wanted <> $3 \
+                  AND (pending = 1 OR ($5 = 1 AND answer IN ('open', 'scheduled')))";
     let update = query(update).bind(request).bind(host).bind(Wanted::Revoke.word()).bind(now_ms);
-    update.execute(&mut **tx).await?;
+    update.bind(i64::from(also_open)).execute(&mut **tx).await?;
     Ok(())
 }
 

@@ -11,7 +11,10 @@ use crate::databases::Database;
 
 on_each_database! {
     a_host_that_opened_the_shorter_grant_no_longer_gets_the_longer_one,
+    a_host_that_opened_the_last_of_three_keeps_none_before_it,
     revoking_the_shorter_request_ends_the_longer_one_too,
+    revoking_the_shorter_request_before_it_is_signed_ends_the_longer_one_too,
+    answers_and_revocations_at_the_same_time_stop_neither,
     what_a_host_lost_is_sent_again_and_later_each_time,
     what_a_host_lost_of_a_replaced_request_is_not_sent_again,
 }
@@ -69,6 +72,72 @@ async fn a_host_that_opened_the_shorter_grant_no_longer_gets_the_longer_one(data
     assert_eq!((row.wanted, row.pending, row.answer), (Wanted::Revoke, true, Answer::Waiting));
     // Where the shorter one is not open yet, the longer one may open before it.
     assert_eq!(office.row(&old, "web-2").await.wanted, Wanted::Grant);
+}
+
+async fn a_host_that_opened_the_last_of_three_keeps_none_before_it(database: Database) {
+    let office = Office::open(&database).await;
+    let ana = office.account("ana").await;
+    let first = office.signed().await;
+    office.opened(&first, "web-1").await;
+    let second = office.shorter(&first).await;
+    let ends_ms = second.ends_ms - HOUR / 4;
+    let id = &second.proposal.id;
+    // The host has not heard of the second one, which alone would have replaced the first one there.
+    office.opened(&first, "web-2").await;
+    office.opened(&second, "web-2").await;
+    let last = office.desk.shorten(&ana, id, ends_ms, "", now_ms()).await.unwrap();
+    office.desk.sign_waiting(now_ms()).await.unwrap();
+    office.opened(&last, "web-1").await;
+    for request in [&first, &second] {
+        let row = office.row(request, "web-1").await;
+        assert_eq!((row.wanted, row.pending), (Wanted::Revoke, true), "{row:?}");
+        assert_eq!(office.read(&request.proposal.id).await.state, State::Ended);
+        // There the last one has not opened yet.
+        assert_eq!(office.row(request, "web-2").await.wanted, Wanted::Grant);
+    }
+}
+
+async fn revoking_the_shorter_request_before_it_is_signed_ends_the_longer_one_too(
+    database: Database,
+) {
+    let office = Office::open(&database).await;
+    let ana = office.account("ana").await;
+    let old = office.open_request(ssh()).await;
+    let (id, ends_ms) = (&old.proposal.id, old.ends_ms - HOUR / 2);
+    let new = office.desk.shorten(&ana, id, ends_ms, "", now_ms()).await.unwrap();
+    assert_eq!(new.state, State::Approved, "the signer has not seen it");
+    office.desk.revoke(&ana, &new.proposal.id, "done", now_ms()).await.unwrap();
+    for host in ["web-1", "web-2"] {
+        let row = office.row(&old, host).await;
+        assert_eq!((row.wanted, row.pending), (Wanted::Revoke, true), "{host}");
+    }
+    assert_eq!(office.read(id).await.state, State::Revoked);
+}
+
+/// Of two who change the same requests, none waits for the other: Postgres would refuse one of them.
+async fn answers_and_revocations_at_the_same_time_stop_neither(database: Database) {
+    let office = Office::open(&database).await;
+    let ana = office.account("ana").await;
+    for _ in 0..20 {
+        let old = office.signed().await;
+        let new = office.shorter(&old).await;
+        let mut heard = Vec::new();
+        for request in [&old, &new] {
+            let what =
+                What::Answered { answer: Answer::Open, word: "ok".into(), detail: String::new() };
+            heard.push(Heard { of: office.row(request, "web-1").await, what });
+        }
+        let id = &new.proposal.id;
+        let [both, one] = [&heard[..], &heard[1..]];
+        let (revoked, first, second) = tokio::join!(
+            office.desk.revoke(&ana, id, "done", now_ms()),
+            office.desk.hear(both, now_ms()),
+            office.desk.hear(one, now_ms()),
+        );
+        first.unwrap();
+        second.unwrap();
+        assert_eq!(revoked.unwrap().state, State::Revoked);
+    }
 }
 
 async fn revoking_the_shorter_request_ends_the_longer_one_too(database: Database) {

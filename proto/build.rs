@@ -21,6 +21,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             field.type_name = None;
         }
     }
-    tonic_prost_build::configure().bytes(".").compile_fds(files)?;
+    tonic_prost_build::configure()
+        .bytes(".")
+        // Few signatures have one, and a batch has very many signatures.
+        .boxed(".jit.v1.Signature.assertion")
+        .compile_fds(files)?;
     Ok(())
 }

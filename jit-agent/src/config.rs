@@ -230,6 +230,7 @@ impl Draft {
 
 fn check(raw: raw::Config, base: &Base<'_>, kept: &[KeyFile], wrongs: &mut Wrongs) -> Loaded {
     let raw::Config {
+        approver,
         host: raw::Host { id: host },
         gate,
         port,
@@ -244,7 +245,7 @@ fn check(raw: raw::Config, base: &Base<'_>, kept: &[KeyFile], wrongs: &mut Wrong
         paths,
     } = raw;
     wrongs.or("host.id", check_host(&host), ());
-    let signers = Signers::read(signer, base, kept, wrongs);
+    let signers = Signers::read(signer, approver, base, kept, wrongs);
     let longest = limits::max_duration(limits.max_duration);
     let longest = wrongs.or("limits.max_duration", longest, DEFAULT_MAX_DURATION);
     let gate = GateConfig::new(gate, wrongs);
@@ -411,7 +412,7 @@ mod tests {
         };
         assert_eq!(read(&text("observe")).unwrap().policy.sections().len(), 1);
         let error = read(&text("enforce")).unwrap_err();
-        assert!(error.contains("only 0 [[signer]] keys sign grants"), "{error}");
+        assert!(error.contains("only 0 [[signer]] and [[approver]] keys sign grants"), "{error}");
         let two = format!("{}approvals = 2\n", text("observe"));
         assert!(read(&two).unwrap_err().contains("only 1 [[signer]]"), "one is to come, not two");
     }

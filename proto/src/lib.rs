@@ -20,6 +20,7 @@ pub mod sessions;
 pub mod text;
 pub mod toml_value;
 pub mod wall_time;
+pub mod webauthn;
 pub mod words;
 pub mod wrong;
 

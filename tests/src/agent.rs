@@ -322,7 +322,11 @@ pins = "{}"
         v1::Envelope {
             payload_type: GRANT_TYPE.into(),
             payload: payload.into(),
-            signatures: vec![v1::Signature { key_id: "test".into(), signature: signature.into() }],
+            signatures: vec![v1::Signature {
+                key_id: "test".into(),
+                signature: signature.into(),
+                ..v1::Signature::default()
+            }],
         }
     }
 

@@ -103,7 +103,11 @@ impl Key {
         let key_id = self.public().key_id();
         let message = pre_authentication_encoding(payload_type, payload);
         match self.sign(&message) {
-            Ok(signature) => Ok(v1::Signature { key_id, signature: signature.into() }),
+            Ok(signature) => Ok(v1::Signature {
+                key_id,
+                signature: signature.into(),
+                ..v1::Signature::default()
+            }),
             Err(why) => Err(KeyTrouble { key: format!("the key {key_id}"), why }),
         }
     }

@@ -174,7 +174,11 @@ pub fn seal(payload_type: &str, payload: Vec<u8>, keys: &[SigningKey]) -> v1::En
     let message = pre_authentication_encoding(payload_type, &payload);
     let signatures = keys
         .iter()
-        .map(|key| v1::Signature { key_id: key.key_id(), signature: key.sign(&message).into() })
+        .map(|key| v1::Signature {
+            key_id: key.key_id(),
+            signature: key.sign(&message).into(),
+            ..v1::Signature::default()
+        })
         .collect();
     v1::Envelope { payload_type: payload_type.to_owned(), payload: payload.into(), signatures }
 }

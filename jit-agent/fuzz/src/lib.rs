@@ -24,6 +24,7 @@ use jit_agent::{
         clock::{BootNanos, Now},
         grant::{self, MAX_ENTRIES, VerifiedGrant},
         impact::Impact,
+        keyring::Signer,
         ledger::Tombstone,
         proposal,
     },
@@ -34,8 +35,9 @@ use jit_proto::{
     dsse::{MAX_ENVELOPE_BYTES, pre_authentication_encoding},
     payload_type::{GRANT_TYPE, POLICY_TYPE},
     v1,
+    webauthn::challenge,
 };
-use p256::pkcs8::LineEnding;
+use p256::{ecdsa::signature::Verifier as _, pkcs8::LineEnding};
 use prost::Message as _;
 use tempfile::TempDir;
 
@@ -76,6 +78,11 @@ sessions = "cut"
 id = "prod"
 public_key = "prod.pem"
 signs = ["grant", "policy"]
+[[approver]]
+id = "ana"
+public_key = "ana.pem"
+rp_id = "jit.example.org"
+origins = ["https://jit.example.org"]
 [ceiling]
 arm = ["8000-8100", "53/udp"]
 disarm = ["5985-5986"]
@@ -89,13 +96,21 @@ pub fn key() -> SigningKey {
     SigningKey::from_bytes(&[1; 32])
 }
 
-/// A directory with the signer's key, and the configuration in it.
+/// The passkey of the approver.
+fn passkey() -> p256::ecdsa::SigningKey {
+    p256::ecdsa::SigningKey::from_slice(&[2; 32]).expect("a scalar")
+}
+
+/// A directory with the keys, and the configuration in it.
 fn host() -> &'static (TempDir, Config) {
     static HOST: OnceLock<(TempDir, Config)> = OnceLock::new();
     HOST.get_or_init(|| {
         let directory = TempDir::new().expect("a directory");
         let pem = key().verifying_key().to_public_key_pem(LineEnding::LF).expect("a key in PEM");
         fs::write(directory.path().join("prod.pem"), pem).expect("write the key");
+        let approver = p256::PublicKey::from(passkey().verifying_key());
+        let pem = approver.to_public_key_pem(LineEnding::LF).expect("a key in PEM");
+        fs::write(directory.path().join("ana.pem"), pem).expect("write the key");
         let config = Config::parse(CONFIG, &directory.path().join("config.toml"));
         (directory, config.expect("a good configuration"))
     })
@@ -112,8 +127,8 @@ fn signed_as(payload_type: &str, payload: &[u8]) -> v1::Envelope {
         payload_type: payload_type.into(),
         payload: payload.to_vec().into(),
         signatures: vec![v1::Signature {
-            key_id: String::new(),
             signature: signature.to_bytes().to_vec().into(),
+            ..v1::Signature::default()
         }],
     }
 }
@@ -157,12 +172,32 @@ pub fn envelope(input: &[u8]) {
     let (_, config) = host();
     let Ok(taken) = grant::verify(&envelope, &config.keyring, HOST) else { return };
     let message = pre_authentication_encoding(GRANT_TYPE, &envelope.payload);
-    let good = envelope.signatures.iter().any(|signature| {
-        ed25519_dalek::Signature::from_slice(&signature.signature).is_ok_and(|signature| {
-            key().verifying_key().verify_strict(&message, &signature).is_ok()
+    let signed = |signature: &v1::Signature| {
+        signature.assertion.is_none()
+            && ed25519_dalek::Signature::from_slice(&signature.signature).is_ok_and(|signature| {
+                key().verifying_key().verify_strict(&message, &signature).is_ok()
+            })
+    };
+    let approved = |v1::Signature { signature, assertion, .. }: &v1::Signature| {
+        let approver = config.keyring.signers().iter().find_map(Signer::approver);
+        let party = approver.expect("there is one");
+        let assertion = assertion.as_deref();
+        let bytes = assertion.and_then(|made| party.check(&challenge(&message), made).ok());
+        let signature = p256::ecdsa::Signature::from_der(signature)
+            .or_else(|_| p256::ecdsa::Signature::from_slice(signature));
+        bytes.zip(signature.ok()).is_some_and(|(bytes, signature)| {
+            passkey().verifying_key().verify(&bytes, &signature).is_ok()
         })
-    });
-    assert!(good && envelope.payload_type == GRANT_TYPE);
+    };
+    assert_eq!(envelope.payload_type, GRANT_TYPE);
+    for name in taken.signers() {
+        let mut signatures = envelope.signatures.iter();
+        let good = if name == "ana" { signatures.any(approved) } else { signatures.any(signed) };
+        assert!(good, "{name}");
+    }
+    let signs_alone = taken.signers() == ["ana"];
+    let checked = config.policy.check(&taken, &config.keyring, NOW);
+    assert!(!signs_alone || checked.is_err(), "an approver opens nothing alone");
     check_grant(&taken, &envelope.payload);
 }
 

@@ -132,9 +132,10 @@ fn interfaces(table: &Table) -> InterfaceFilter {
 fn named_files(table: &Table, path: &Path) -> Vec<PathBuf> {
     let of_control = ["certificate", "key", "client_ca"];
     let control = of_control.into_iter().filter_map(|key| control_file(table, key));
-    let signers = table.get("signer").and_then(Value::as_array).into_iter().flatten();
-    let signers = signers.filter_map(|signer| signer.get("public_key")?.as_str());
-    control.chain(signers).map(|name| beside(path, name)).collect()
+    let sections = ["signer", "approver"].into_iter().filter_map(|list| table.get(list));
+    let sections = sections.filter_map(Value::as_array).flatten();
+    let keys = sections.filter_map(|section| section.get("public_key")?.as_str());
+    control.chain(keys).map(|name| beside(path, name)).collect()
 }
 
 /// A file that `[control]` names.
@@ -164,6 +165,7 @@ mod tests {
                           [gate]\ninterfaces = [\"eth*\"]\nexclude = [\"eth9\", {name = \"mgmt*\", reason = \"own network\"}]\n\
                           [control]\nkey = \"agent.key\"\n\
                           [[signer]]\npublic_key = \"/keys/prod.pem\"\n\
+                          [[approver]]\npublic_key = \"ana.pem\"\n\
                           [paths]\npins = \"/sys/fs/bpf/other\"\nstate = 1\n");
         assert_eq!((glimpse.host.as_str(), glimpse.unreadable), ("web-1", None));
         let matches = |name| glimpse.interfaces.matches(name);
@@ -172,7 +174,7 @@ mod tests {
         assert_eq!([reason("mgmt0"), reason("eth9"), reason("lo")], ["own network", "", ""]);
         assert_eq!(glimpse.paths, Paths { pins: "/sys/fs/bpf/other".into(), ..Paths::default() });
         let names: Vec<_> = glimpse.files.iter().filter_map(|path| path.file_name()).collect();
-        assert_eq!(names, ["config.toml", "agent.key", "prod.pem"]);
+        assert_eq!(names, ["config.toml", "agent.key", "prod.pem", "ana.pem"]);
         assert!(glimpse.key.is_some_and(|key| key.ends_with("agent.key")));
     }
 

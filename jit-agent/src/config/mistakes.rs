@@ -25,10 +25,12 @@ const MENDED: &[(&str, &str)] = &[
     // So that no signer is missed.
     ("mode", "\"observe\""),
     ("name", "\"x\""),
+    ("origins", "[\"https://x\"]"),
     ("owner", "\"x\""),
     ("protocol", "\"tcp\""),
     ("public_key", "\"x\""),
     ("reason", "\"x\""),
+    ("rp_id", "\"x\""),
     ("signs", "[\"grant\", \"policy\"]"),
     ("source", "\"192.0.2.1\""),
     ("sources", "[\"192.0.2.1\"]"),
@@ -50,6 +52,7 @@ type Value<'i> = Spanned<DeValue<'i>>;
 type Section = (&'static str, bool, fn(Value<'_>) -> Result<(), Error>);
 
 const SECTIONS: &[Section] = &[
+    ("approver", true, reads::<raw::Approver>),
     ("audit", false, reads::<raw::Audit>),
     ("break_glass", false, reads::<raw::BreakGlass>),
     ("ceiling", false, reads::<raw::Ceiling>),

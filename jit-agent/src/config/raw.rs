@@ -12,6 +12,8 @@ use toml::Spanned;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Config {
+    #[serde(default)]
+    pub(super) approver: Vec<Approver>,
     pub(super) host: Host,
     #[serde(default)]
     pub(super) gate: Gate,
@@ -92,6 +94,20 @@ pub(super) struct Control {
 pub(super) struct Controller {
     pub(super) identity: String,
     pub(super) may: Vec<Permission>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Approver {
+    pub(super) id: String,
+    pub(super) public_key: Spanned<PathBuf>,
+    pub(super) rp_id: String,
+    pub(super) origins: Vec<String>,
+    pub(super) ports: Option<Vec<String>>,
+    pub(super) sources: Option<Vec<String>>,
+    pub(super) max_duration: Option<String>,
+    pub(super) not_before: Option<String>,
+    pub(super) not_after: Option<String>,
 }
 
 #[derive(Deserialize)]

@@ -185,12 +185,15 @@ fn signers(old: &Keyring, new: &Keyring) -> Vec<String> {
     for signer in new.signers() {
         let id = &signer.id;
         match old.signers().iter().find(|before| before.id == *id) {
-            None => texts.push(format!("signer {id:?} is new")),
+            None => texts.push(format!("{} {id:?} is new", signer.section())),
             Some(before) if before.key_id() != signer.key_id() => {
-                texts.push(format!("signer {id:?} has another key"));
+                texts.push(format!("{} {id:?} has another key", signer.section()));
             }
             Some(before) if before.mandate != signer.mandate => {
-                texts.push(format!("signer {id:?} has other limits"));
+                texts.push(format!("{} {id:?} has other limits", signer.section()));
+            }
+            Some(before) if before.approver() != signer.approver() => {
+                texts.push(format!("{} {id:?} has other origins", signer.section()));
             }
             Some(_) => {}
         }
@@ -199,7 +202,7 @@ fn signers(old: &Keyring, new: &Keyring) -> Vec<String> {
         .signers()
         .iter()
         .filter(|before| new.signers().iter().all(|signer| signer.id != before.id));
-    texts.extend(gone.map(|before| format!("signer {:?} is gone", before.id)));
+    texts.extend(gone.map(|before| format!("{} {:?} is gone", before.section(), before.id)));
     texts
 }
 

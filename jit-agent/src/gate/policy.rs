@@ -10,7 +10,7 @@ mod push;
 use std::time::Duration;
 
 use jit_common::{PortKey, Protocol};
-use jit_proto::{PayloadType, PortSection, Refusal, v1, words::counted};
+use jit_proto::{PortSection, Refusal, v1, words::counted};
 
 pub use push::{PolicyDraft, PolicyPush};
 
@@ -235,7 +235,7 @@ fn control_port(config: &Config) -> Option<PortKey> {
 
 /// The first section that asks for more approvals than there are keys.
 fn unreachable_threshold(sections: &[PortSection], keyring: &Keyring) -> Option<String> {
-    let signers = keyring.signers_of(PayloadType::Grant).count();
+    let signers = keyring.most_approvals(|_| true);
     let section = sections.iter().find(|section| section.approvals > signers)?;
     Some(format!(
         "{}: approvals is {}, and this host trusts only {} for grants",

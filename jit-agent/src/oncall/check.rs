@@ -179,8 +179,11 @@ impl Placed {
             At::Nowhere => None,
             At::Value(path) => places.at(path),
             At::Signer(id, key) => {
-                let index = places.index_of("signer", "id", id);
-                index.and_then(|index| places.at(&format!("signer.{index}.{key}")))
+                // No two of these sections have the same id.
+                ["signer", "approver"].into_iter().find_map(|list| {
+                    let index = places.index_of(list, "id", id)?;
+                    places.at(&format!("{list}.{index}.{key}"))
+                })
             }
         };
         Self { finding, place }

@@ -10,7 +10,7 @@ pub(crate) enum At {
     Nowhere,
     /// A value, by its path (`jit_proto::wrong`).
     Value(String),
-    /// A key of the signer with this id.
+    /// A key of the signer or approver with this id.
     Signer(String, &'static str),
 }
 

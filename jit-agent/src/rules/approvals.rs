@@ -15,6 +15,10 @@ use crate::rules::{
 pub(super) struct Approvals {
     /// Number of keys that count.
     pub(super) count: usize,
+    /// Whether one of these is a `[[signer]]`'s. The keys of approvers do not count without one.
+    pub(super) has_signer: bool,
+    /// Why an approval by passkey does not count.
+    objection: Option<String>,
     /// Names of the keys that signed and do not count, and why.
     beyond: Vec<(String, Beyond)>,
 }
@@ -55,10 +59,14 @@ impl Approvals {
         keyring: &Keyring,
         admits: impl Fn(&Mandate) -> Result<(), Beyond>,
     ) -> Self {
-        let mut approvals = Self { count: 0, beyond: Vec::new() };
+        let objection = grant.objection().map(str::to_owned);
+        let mut approvals = Self { count: 0, has_signer: false, objection, beyond: Vec::new() };
         for signer in keyring.signers().iter().filter(|key| grant.keys().contains(&key.key_id())) {
             match signs_grants(&signer.mandate).and_then(|()| admits(&signer.mandate)) {
-                Ok(()) => approvals.count += 1,
+                Ok(()) => {
+                    approvals.count += 1;
+                    approvals.has_signer |= signer.approver().is_none();
+                }
                 Err(beyond) => approvals.beyond.push((signer.id.clone(), beyond)),
             }
         }
@@ -78,10 +86,10 @@ impl Approvals {
         }
     }
 
-    /// The end of a sentence, about the keys that do not count; empty when there are none.
+    /// The end of a sentence, about the keys and approvals that do not count; empty when there are none.
     pub(super) fn others(&self) -> String {
-        let others = self.beyond.iter().map(|(id, beyond)| format!("; {id:?} {}", beyond.detail));
-        others.collect()
+        let others = self.beyond.iter().map(|(id, beyond)| format!("{id:?} {}", beyond.detail));
+        others.chain(self.objection.clone()).map(|other| format!("; {other}")).collect()
     }
 }
 

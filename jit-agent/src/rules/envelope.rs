@@ -12,7 +12,7 @@ use jit_proto::{
 use prost::Message as _;
 
 use crate::rules::{
-    keyring::{self, Keyring, Signer},
+    keyring::{self, Found, Keyring, Objection, Signer},
     refusal::Refused,
 };
 
@@ -42,25 +42,35 @@ pub enum Together<T> {
     },
 }
 
+/// An envelope with a good signature.
+#[derive(Debug)]
+pub struct Opened<'k> {
+    /// The distinct keys with a good signature which may sign this type, in the order of the
+    /// configuration; at least one.
+    pub signers: Vec<&'k Signer>,
+    /// Why an approval by passkey beside them does not count.
+    pub objection: Option<Objection>,
+}
+
 /// Checks size, type, and that at least one key which may sign payloads of this type made a good
-/// signature (docs/grants.md, steps `size` to `signature`). Returns these keys, each once, in the
-/// order of the configuration. Adds the tries of false signatures to `wasted`, a try of a long message
+/// signature (docs/grants.md, steps `size` to `signature`). Adds the tries of false signatures to `wasted`, a try of a long message
 /// as several.
 pub fn open<'k>(
     envelope: &v1::Envelope,
     expected: PayloadType,
     keyring: &'k Keyring,
     wasted: &mut usize,
-) -> Result<Vec<&'k Signer>, Refused> {
+) -> Result<Opened<'k>, Refused> {
     check_form(envelope, expected)?;
     let v1::Envelope { payload_type, payload, signatures } = envelope;
     let message = pre_authentication_encoding(payload_type, payload);
     let found = keyring.try_signatures(&message, signatures);
     *wasted = wasted.saturating_add(found.wasted * (1 + message.len() / LONG));
     if found.signers.is_empty() {
-        return Err(no_good_signature(keyring, signatures, found.capped));
+        return Err(no_good_signature(keyring, signatures, &found));
     }
-    that_may_sign(found.signers, expected)
+    let Found { signers, objection, .. } = found;
+    Ok(Opened { signers: that_may_sign(signers, expected)?, objection })
 }
 
 /// Opens the first of these envelopes, as [`open`] does, if each of their signatures names another
@@ -130,15 +140,24 @@ fn that_may_sign(
     if signers.is_empty() {
         let name = first.map_or("", |signer| signer.id.as_str());
         let word = expected.word();
-        let detail = format!(
-            "the signature by {name:?} is good, but `signs` of that key does not list {word:?}"
-        );
+        let detail = match first.and_then(Signer::approver) {
+            Some(_) => {
+                format!("the signature by {name:?} is good, but an [[approver]] signs grants")
+            }
+            None => format!(
+                "the signature by {name:?} is good, but `signs` of that key does not list {word:?}"
+            ),
+        };
         return Err(Refused::new(Refusal::UnknownKey, detail));
     }
     Ok(signers)
 }
 
-fn no_good_signature(keyring: &Keyring, signatures: &[v1::Signature], capped: bool) -> Refused {
+fn no_good_signature(
+    keyring: &Keyring,
+    signatures: &[v1::Signature],
+    found: &Found<'_>,
+) -> Refused {
     let (refusal, mut detail) = if keyring.knows_any(signatures) {
         let detail = "a signature names a trusted key, but none is good over these exact bytes";
         (Refusal::BadSignature, detail.to_owned())
@@ -150,7 +169,10 @@ fn no_good_signature(keyring: &Keyring, signatures: &[v1::Signature], capped: bo
             "no signature is by a key that this host trusts ([[signer]] in its configuration)";
         (Refusal::UnknownKey, detail.to_owned())
     };
-    if capped {
+    if let Some(objection) = &found.objection {
+        detail.push_str(&format!("; {objection}"));
+    }
+    if found.capped {
         detail.push_str("; not every key was tried on each of them: key_id says which one to try");
     }
     Refused::new(refusal, detail)
@@ -173,8 +195,11 @@ mod tests {
         keyring.add(Signer::from_pem("k".into(), Duration::ZERO, &pem).unwrap()).unwrap();
         let signature = key.sign(b"something else").to_bytes().to_vec();
         let cost = |bytes: usize| {
-            let signature =
-                v1::Signature { key_id: "k".into(), signature: signature.clone().into() };
+            let signature = v1::Signature {
+                key_id: "k".into(),
+                signature: signature.clone().into(),
+                ..v1::Signature::default()
+            };
             let envelope = v1::Envelope {
                 payload_type: GRANT_TYPE.into(),
                 payload: vec![0; bytes].into(),

@@ -18,7 +18,7 @@ use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 
 use crate::rules::{
-    envelope::{self, Together},
+    envelope::{self, Opened, Together},
     few::Few,
     keyring::{KeyId, Keyring, Signer},
     refusal::Refused,
@@ -55,11 +55,14 @@ pub struct VerifiedGrant {
 pub(super) struct Signed {
     signers: Vec<String>,
     keys: Vec<KeyId>,
+    /// Why an approval by passkey beside them does not count. Rare, and of bounded length.
+    objection: Option<Box<str>>,
 }
 
 impl Signed {
     fn of(signers: &[&Signer]) -> Self {
         Self {
+            objection: None,
             signers: signers.iter().map(|signer| signer.id.clone()).collect(),
             keys: signers.iter().map(|signer| signer.key_id()).collect(),
         }
@@ -132,6 +135,11 @@ impl VerifiedGrant {
         &self.signed.keys
     }
 
+    /// Why an approval by passkey in its envelope does not count.
+    pub(super) fn objection(&self) -> Option<&str> {
+        self.signed.objection.as_deref()
+    }
+
     /// Root on the host opened it, and nobody signed it.
     pub fn is_break_glass(&self) -> bool {
         self.keys().is_empty()
@@ -198,8 +206,10 @@ pub fn verify_counting(
     host: &str,
     wasted: &mut usize,
 ) -> Result<VerifiedGrant, Refused> {
-    let signers = envelope::open(envelope, PayloadType::Grant, keyring, wasted)?;
-    read(envelope, Arc::new(Signed::of(&signers)), host)
+    let Opened { signers, objection } =
+        envelope::open(envelope, PayloadType::Grant, keyring, wasted)?;
+    let objection = objection.map(|objection| objection.to_string().into());
+    read(envelope, Arc::new(Signed { objection, ..Signed::of(&signers) }), host)
 }
 
 /// Verifies the first of these envelopes together, in a third of the time; the results are those of

@@ -5,6 +5,7 @@
 
 mod ed25519;
 mod public_key;
+mod trial;
 
 use std::time::Duration;
 
@@ -13,17 +14,23 @@ use jit_proto::{
     dsse::MAX_SIGNATURES,
     pem::{self, PemError},
     v1,
+    webauthn::RelyingParty,
 };
 use sha2::{Digest as _, Sha256};
 
 use crate::rules::{
-    keyring::{ed25519::Claim, public_key::PublicKey},
+    keyring::{
+        ed25519::Claim,
+        public_key::PublicKey,
+        trial::{Message, Outcome},
+    },
     mandate::Mandate,
 };
 
 pub(crate) use ed25519::Ed25519Key;
 pub(super) use ed25519::all_good;
 pub use public_key::KeyId;
+pub use trial::Objection;
 
 /// Most tries of a key on a signature of one envelope, unless there are more keys: what as many
 /// signatures as an envelope may have need at most, each by another one of as many keys, without a
@@ -37,6 +44,8 @@ pub struct Signer {
     pub id: String,
     /// What the key may sign.
     pub mandate: Mandate,
+    /// For whom its assertions are, if the key is an approver's.
+    approver: Option<RelyingParty>,
     key: PublicKey,
     key_id: KeyId,
     /// First 8 bytes of the SHA-256 of the SubjectPublicKeyInfo, hex: the hint that `jitctl`
@@ -60,6 +69,8 @@ pub struct Found<'k> {
     pub wasted: usize,
     /// Not every signature was tried with every key: that would have been too many tries.
     pub capped: bool,
+    /// Why the first signature that an approver should have made, or seems to have made, is not good.
+    pub objection: Option<Objection>,
 }
 
 /// A signature that can be verified together with others, and the key that it names.
@@ -76,6 +87,8 @@ struct Trial<'s> {
     signature: &'s v1::Signature,
     tries: usize,
     good: bool,
+    /// That of the first key that had one.
+    objection: Option<Objection>,
 }
 
 /// Why a key is refused.
@@ -106,7 +119,7 @@ pub enum KeyError {
     )]
     Weak,
     /// The same key under two names would count as two approvals.
-    #[error("the same key as signer `{0}`; a key may be listed once")]
+    #[error("the same key as `{0}`; a key may be listed once, as a [[signer]] or an [[approver]]")]
     Duplicate(String),
 }
 
@@ -118,7 +131,29 @@ impl Signer {
         let digest = Sha256::digest(&der);
         let fingerprint = hex::encode(digest.get(..8).unwrap_or_default());
         let (key_id, mandate) = (key.id(), Mandate::grants(max_duration));
-        Ok(Self { id, mandate, key, key_id, fingerprint })
+        Ok(Self { id, mandate, approver: None, key, key_id, fingerprint })
+    }
+
+    /// The same key as that of an approver: it signs by WebAuthn, for this relying party, and in no
+    /// other way. Its identity is another one: what it has signed does not count as a signer's, should
+    /// a reload make it one, nor for another relying party.
+    #[must_use]
+    pub fn as_approver(self, party: RelyingParty) -> Self {
+        let key_id = self.key_id.of_approver(party.id());
+        Self { approver: Some(party), key_id, ..self }
+    }
+
+    /// For whom its assertions are; `None`: it is no approver's key.
+    pub const fn approver(&self) -> Option<&RelyingParty> {
+        self.approver.as_ref()
+    }
+
+    /// The name of its section in the configuration.
+    pub const fn section(&self) -> &'static str {
+        match self.approver {
+            None => "signer",
+            Some(_) => "approver",
+        }
     }
 
     /// The same key with these limits.
@@ -127,7 +162,7 @@ impl Signer {
         Self { mandate, ..self }
     }
 
-    /// The identity of the key, from its bytes.
+    /// The identity of the key, from its bytes and how it signs.
     pub const fn key_id(&self) -> KeyId {
         self.key_id
     }
@@ -164,6 +199,15 @@ impl Keyring {
         self.signers.iter().filter(move |signer| signer.mandate.signs(payload))
     }
 
+    /// The most keys of those that count which can sign one grant. An approver's key counts beside a
+    /// signer's, not without one (docs/grants.md, step `threshold`).
+    pub fn most_approvals(&self, counts: impl Fn(&Signer) -> bool) -> usize {
+        let all: Vec<_> =
+            self.signers_of(PayloadType::Grant).filter(|signer| counts(signer)).collect();
+        let any = all.iter().any(|signer| signer.approver.is_none());
+        if any { all.len() } else { 0 }
+    }
+
     /// Tries keys on the signatures over `message`: first the keys that they name, then the others.
     /// A key that made one good signature is not tried any more, and a signature is good for one
     /// key. The number of tries is limited (docs/grants.md, step `signature`).
@@ -171,8 +215,9 @@ impl Keyring {
         let mut keys: Vec<_> = self.signers.iter().map(|signer| (signer, false)).collect();
         let mut left = MAX_TRIES.max(keys.len());
         let mut capped = false;
+        let message = Message::new(message);
         let mut attempt = |trial: &mut Trial<'_>, hinted: bool| {
-            let Trial { signature, tries, good } = trial;
+            let Trial { signature, tries, good, objection } = trial;
             let untried = keys
                 .iter_mut()
                 .filter(|(signer, found)| !*found && signer.is_hinted(&signature.key_id) == hinted);
@@ -181,18 +226,26 @@ impl Keyring {
                     capped = true;
                     return;
                 }
-                let Some(verifies) = signer.key.verifies(message, &signature.signature) else {
-                    continue;
+                let why = match signer.attempt(&message, signature) {
+                    Outcome::Untried(why) if hinted => why,
+                    // That a key of the other kind does not sign like this says nothing.
+                    Outcome::Untried(_) => continue,
+                    Outcome::False(why) => {
+                        left -= 1;
+                        *tries += 1;
+                        why
+                    }
+                    Outcome::Good => {
+                        left -= 1;
+                        *tries += 1;
+                        (*found, *good) = (true, true);
+                        return;
+                    }
                 };
-                left -= 1;
-                *tries += 1;
-                if verifies {
-                    (*found, *good) = (true, true);
-                    return;
-                }
+                *objection = objection.take().or(why);
             }
         };
-        let trial = |signature| Trial { signature, tries: 0, good: false };
+        let trial = |signature| Trial { signature, tries: 0, good: false, objection: None };
         let mut trials: Vec<_> = signatures.iter().map(trial).collect();
         for trial in &mut trials {
             attempt(trial, true);
@@ -206,18 +259,23 @@ impl Keyring {
             keys.into_iter().filter_map(|(signer, found)| found.then_some(signer)).collect();
         let wrong = trials.iter().filter(|trial| !trial.good).skip(signers.len());
         let wasted = wrong.map(|trial| trial.tries).sum();
-        Found { signers, wasted, capped }
+        let objections = trials.into_iter().filter(|trial| !trial.good);
+        let objection = objections.filter_map(|trial| trial.objection).next();
+        Found { signers, wasted, capped, objection }
     }
 
     /// The signatures in the order of the keys that they name. `None`: there is none, one of them
-    /// names no Ed25519 key, or two of them the same. If all are good, these are the keys that
+    /// names no Ed25519 key of a signer or is an approval by passkey, or two of them the same. If all are good, these are the keys that
     /// [`Self::try_signatures`] finds: it tries just these first.
     pub(super) fn named<'s>(&self, signatures: &'s [v1::Signature]) -> Option<Vec<Named<'_, 's>>> {
         let mut all: Vec<Named<'_, 's>> = Vec::with_capacity(signatures.len());
-        for v1::Signature { key_id, signature } in signatures {
+        for v1::Signature { key_id, signature, assertion } in signatures {
             let mut signers = self.signers.iter().enumerate();
             let (position, signer) = signers.find(|(_, signer)| signer.is_hinted(key_id))?;
             let PublicKey::Ed25519(key) = &signer.key else { return None };
+            if signer.approver.is_some() || assertion.is_some() {
+                return None;
+            }
             if all.iter().any(|named| named.position == position) {
                 return None;
             }
@@ -259,7 +317,11 @@ mod tests {
     }
 
     fn signature(bytes: &[u8], key_id: &str) -> v1::Signature {
-        v1::Signature { key_id: key_id.into(), signature: bytes.to_vec().into() }
+        v1::Signature {
+            key_id: key_id.into(),
+            signature: bytes.to_vec().into(),
+            ..v1::Signature::default()
+        }
     }
 
     #[test]

@@ -220,6 +220,13 @@ fn check_threshold(sections: &[&PortSection], approvals: &Approvals) -> Result<(
     if approvals.count == 0 {
         return Err(approvals.refusal());
     }
+    if !approvals.has_signer {
+        let detail = format!(
+            "only approvers signed it; a grant also needs a good signature by a [[signer]]{}",
+            approvals.others()
+        );
+        return Err(Refused::new(Refusal::ApprovalsMissing, detail));
+    }
     let Some(section) = sections.iter().find(|section| approvals.count < section.approvals) else {
         return Ok(());
     };

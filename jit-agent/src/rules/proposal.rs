@@ -197,8 +197,8 @@ pub fn verify_counting(
     host: &str,
     wasted: &mut usize,
 ) -> Result<VerifiedPolicy, Refused> {
-    let signers = envelope::open(envelope, PayloadType::Policy, keyring, wasted)?;
-    decode(&envelope.payload, &signers, host)
+    let opened = envelope::open(envelope, PayloadType::Policy, keyring, wasted)?;
+    decode(&envelope.payload, &opened.signers, host)
 }
 
 /// Reads back a policy that was verified when it was accepted. Its keys may have been removed since;
@@ -208,8 +208,8 @@ pub fn reread(
     keyring: &Keyring,
     host: &str,
 ) -> Result<VerifiedPolicy, Refused> {
-    let signers =
-        envelope::open(envelope, PayloadType::Policy, keyring, &mut 0).unwrap_or_default();
+    let opened = envelope::open(envelope, PayloadType::Policy, keyring, &mut 0);
+    let signers = opened.map(|opened| opened.signers).unwrap_or_default();
     decode(&envelope.payload, &signers, host)
 }
 

@@ -353,9 +353,11 @@ fn numbered_steps(text: &str) -> Vec<String> {
 fn configured(text: &str) -> Result<Config, String> {
     let directory = tempfile::tempdir().unwrap();
     let here = format!("{}/", directory.path().display());
-    let key = directory.path().join("signers");
-    fs::create_dir(&key).unwrap();
-    fs::write(key.join("prod-2026.pem"), support::pem(&support::key(1))).unwrap();
+    for (place, name, seed) in [("signers", "prod-2026.pem", 1), ("approvers", "ana.pem", 2)] {
+        let place = directory.path().join(place);
+        fs::create_dir(&place).unwrap();
+        fs::write(place.join(name), support::pem(&support::key(seed))).unwrap();
+    }
     let path = directory.path().join("config.toml");
     Config::parse(&text.replace("/etc/jit-agent/", &here), &path).map_err(|error| error.to_string())
 }

@@ -19,6 +19,7 @@ mod ledger;
 mod limits;
 mod man_pages;
 mod mistakes;
+mod passkeys;
 mod policies;
 mod policies_applied;
 mod policies_confirmed;

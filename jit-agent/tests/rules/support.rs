@@ -74,8 +74,8 @@ pub(crate) fn sign(payload_type: &str, payload: &[u8], seeds: &[u8]) -> v1::Enve
     let signatures = seeds
         .iter()
         .map(|seed| v1::Signature {
-            key_id: String::new(),
             signature: key(*seed).sign(&message).to_bytes().to_vec().into(),
+            ..v1::Signature::default()
         })
         .collect();
     v1::Envelope { payload_type: payload_type.into(), payload: payload.to_vec().into(), signatures }

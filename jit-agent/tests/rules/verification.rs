@@ -358,6 +358,7 @@ fn an_ecdsa_signature_is_accepted() {
     envelope.signatures.push(v1::Signature {
         key_id: "p".into(),
         signature: signature.to_der().as_bytes().to_vec().into(),
+        ..v1::Signature::default()
     });
     assert_eq!(grant::verify(&envelope, &ring, HOST).unwrap().signers(), ["ed", "p"]);
     assert_ne!(key(1).to_bytes(), [0; 32]);

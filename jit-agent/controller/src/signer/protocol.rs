@@ -67,14 +67,14 @@ pub(super) struct Signature {
 }
 
 impl From<v1::Signature> for Signature {
-    fn from(v1::Signature { key_id, signature }: v1::Signature) -> Self {
+    fn from(v1::Signature { key_id, signature, .. }: v1::Signature) -> Self {
         Self { key_id, signature: signature.to_vec() }
     }
 }
 
 impl From<Signature> for v1::Signature {
     fn from(Signature { key_id, signature }: Signature) -> Self {
-        Self { key_id, signature: signature.into() }
+        Self { key_id, signature: signature.into(), ..Self::default() }
     }
 }
 

@@ -23,7 +23,9 @@ struct Field {
 
 /// A message without repeated fields.
 pub(super) const PLAIN: Shape = Shape(&[]);
-const SIGNATURES: Field = Field::new::<v1::Signature>(3, PLAIN);
+/// Not repeated, but in a place of its own in memory.
+const ASSERTION: Shape = Shape(&[Field::new::<v1::Assertion>(3, PLAIN)]);
+const SIGNATURES: Field = Field::new::<v1::Signature>(3, ASSERTION);
 const ENVELOPE: Shape = Shape(&[SIGNATURES]);
 /// `PushRequest` and `PushPolicyRequest` have the same place for it.
 pub(super) const ONE_ENVELOPE: Shape = Shape(&[Field::new::<v1::Envelope>(1, ENVELOPE)]);
@@ -114,6 +116,14 @@ mod tests {
         };
         assert!(!ONE_ENVELOPE.fits(&signatures.encode_to_vec()));
         assert!(!BATCH.fits(&batch(16, 50_000)), "spread over several");
+        let approval =
+            v1::Signature { assertion: Some(Box::default()), ..v1::Signature::default() };
+        let approvals = |count| {
+            let signatures = vec![approval.clone(); count];
+            let envelope = v1::Envelope { signatures, ..v1::Envelope::default() };
+            v1::PushRequest { envelope: Some(envelope) }.encode_to_vec()
+        };
+        assert!(ONE_ENVELOPE.fits(&approvals(100_000)) && !ONE_ENVELOPE.fits(&approvals(150_000)));
         let ports = |count, exemptions| {
             let port = v1::PolicyPort {
                 exemptions: vec![v1::Exemption::default(); exemptions],

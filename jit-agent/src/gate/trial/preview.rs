@@ -2,7 +2,7 @@
 
 use jit_common::{Address, PortKey, Protocol};
 use jit_proto::{
-    PayloadType, Permission, SourcePrefix, WallTime,
+    Permission, SourcePrefix, WallTime,
     prefix::{bits, masked},
     v1,
     words::counted,
@@ -12,7 +12,7 @@ use crate::{
     config::{Config, Controller},
     gate::{Gate, changes::Changes, report::address_bytes, trial::Session},
     kernel::datapath::Datapath,
-    rules::{clock::Now, keyring::Signer, reconcile::EntryKey},
+    rules::{clock::Now, reconcile::EntryKey},
 };
 
 /// The most sessions that the answer to a question lists.
@@ -21,8 +21,7 @@ const LISTED: usize = 64;
 /// Why no grant could open something again that a configuration closes; `None`: one can.
 pub fn no_signer(config: &Config, now: WallTime) -> Option<String> {
     let Config { keyring, absent_signers, policy, .. } = config;
-    let counts = |signer: &&Signer| signer.mandate.valid_at(now).is_ok();
-    let signers = keyring.signers_of(PayloadType::Grant).filter(counts).count();
+    let signers = keyring.most_approvals(|signer| signer.mandate.valid_at(now).is_ok());
     let closed = policy.sections().iter().filter(|section| !section.observe);
     let section = closed.clone().find(|section| section.approvals > signers)?;
     let absent = match absent_signers.as_slice() {

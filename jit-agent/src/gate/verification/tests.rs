@@ -20,7 +20,7 @@ fn keys() -> Keys {
 fn envelope(seed: u8) -> v1::Envelope {
     let message = pre_authentication_encoding(GRANT_TYPE, b"x");
     let signature = SigningKey::from_bytes(&[seed; 32]).sign(&message).to_bytes().to_vec();
-    let signature = v1::Signature { key_id: String::new(), signature: signature.into() };
+    let signature = v1::Signature { signature: signature.into(), ..v1::Signature::default() };
     v1::Envelope {
         payload_type: GRANT_TYPE.into(),
         payload: b"x".to_vec().into(),

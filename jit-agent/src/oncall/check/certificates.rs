@@ -3,14 +3,13 @@
 
 use std::{io, time::Duration};
 
-use jit_proto::{PayloadType, WallTime, words::duration_text};
+use jit_proto::{WallTime, words::duration_text};
 
 use super::settings::above;
 use crate::{
     config::{Config, DEFAULT_MAX_DURATION, KeyFault},
     control::tls::{Material, TlsError},
     oncall::finding::Finding,
-    rules::keyring::Signer,
     system::{
         owner::{KEY_GROUP, STATUS_GROUP},
         sys::FileError,
@@ -131,13 +130,12 @@ pub(in crate::oncall) fn signers(
     let keyring = &config.keyring;
     let window = "give the section another window (not_before, not_after), or a new key; then \
                   `systemctl reload jit-agent`";
-    let counts = |signer: &&Signer| signer.mandate.valid_at(now).is_ok();
-    if !keyring.signers_of(PayloadType::Grant).any(|signer| counts(&signer)) {
+    if keyring.most_approvals(|signer| signer.mandate.valid_at(now).is_ok()) == 0 {
         let none = "no [[signer]] may sign grants now: nothing can be opened";
         findings.push(Finding::failure(SIGNERS, none).fix(window));
     }
     for signer in keyring.signers() {
-        let id = &signer.id;
+        let (section, id) = (signer.section(), &signer.id);
         let warning = |what: String, key| {
             Finding::warning(SIGNERS, what).about(id.clone()).at_signer(id, key)
         };
@@ -146,11 +144,11 @@ pub(in crate::oncall) fn signers(
                 Some(end) if end <= now => "not_after",
                 _ => "not_before",
             };
-            let what = format!("[[signer]] {id:?} {}", beyond.detail);
+            let what = format!("[[{section}]] {id:?} {}", beyond.detail);
             findings.push(warning(what, key).fix(window));
         }
         let longest = signer.mandate.max_duration;
-        let key = format!("[[signer]] {id:?} max_duration");
+        let key = format!("[[{section}]] {id:?} max_duration");
         let what = above(&key, longest, config.policy.max_duration());
         if let Some(what) = what.filter(|_| longest != DEFAULT_MAX_DURATION) {
             let fix = "set the shorter duration in both places";
@@ -160,8 +158,9 @@ pub(in crate::oncall) fn signers(
             && let Some(left) = end.since(now).filter(|left| *left < SOON)
         {
             let left = duration_text(left);
-            let what = format!("[[signer]] {id:?} counts for {left} more, until {end}");
-            let fix = "add the next key as a [[signer]] of its own, or set not_after later";
+            let what = format!("[[{section}]] {id:?} counts for {left} more, until {end}");
+            let fix =
+                format!("add the next key as a [[{section}]] of its own, or set not_after later");
             findings.push(warning(what, "not_after").fix(fix));
         }
     }
@@ -177,8 +176,8 @@ pub(in crate::oncall) fn signers(
 
 /// A signer without a key.
 pub(super) fn unusable_key(fault: &KeyFault) -> Finding {
-    let KeyFault { id, path, why, .. } = fault;
-    let seen = format!("[[signer]] {id:?}: {why}: nothing that this key signs opens");
+    let KeyFault { section, id, path, why, .. } = fault;
+    let seen = format!("[[{section}]] {id:?}: {why}: nothing that this key signs opens");
     Finding::failure(SIGNERS, seen)
         .about(id.clone())
         .at_signer(id, "public_key")
@@ -242,6 +241,7 @@ mod tests {
     #[test]
     fn a_signer_without_a_key_or_out_of_its_time_is_named() {
         let fault = KeyFault {
+            section: "signer",
             id: "next".into(),
             path: "/etc/jit-agent/next.pem".into(),
             line: 3,

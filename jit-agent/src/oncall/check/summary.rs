@@ -91,6 +91,10 @@ struct Key {
     id: String,
     key_id: String,
     signs: Vec<&'static str>,
+    /// For whom the assertions of an approver's key are, and from which pages; `None`: it is a
+    /// signer's.
+    rp_id: Option<String>,
+    origins: Option<Vec<String>>,
     /// `None`: all that the host allows.
     ports: Option<Vec<String>>,
     sources: Option<Vec<String>>,
@@ -311,6 +315,8 @@ impl Key {
             id: signer.id.clone(),
             key_id: signer.fingerprint().to_owned(),
             signs: signs.map(|(_, word)| word).collect(),
+            rp_id: signer.approver().map(|party| party.id().to_owned()),
+            origins: signer.approver().map(|party| party.origins().to_vec()),
             ports: ports.map(|all| all.iter().map(ToString::to_string).collect()),
             sources: sources.map(|all| all.iter().map(ToString::to_string).collect()),
             max_duration_s: mandate.max_duration.as_secs(),
@@ -320,11 +326,16 @@ impl Key {
     }
 
     fn text(&self) -> String {
-        let Self { id, key_id, signs, ports, sources, max_duration_s, not_before, not_after } =
-            self;
-        let mut text = format!("{id:?}, key id {key_id}, signs {}", signs.join(", "));
+        let Self { id, key_id, signs, ports, sources, not_before, not_after, .. } = self;
+        let mut text = format!("{id:?}, key id {key_id}, ");
+        text += &match (&self.rp_id, &self.origins) {
+            (Some(rp_id), Some(origins)) => {
+                format!("approves by a passkey of {rp_id} at {}", origins.join(", "))
+            }
+            _ => format!("signs {}", signs.join(", ")),
+        };
         if signs.contains(&"grant") {
-            text += &format!(" up to {}", seconds(*max_duration_s));
+            text += &format!(" up to {}", seconds(self.max_duration_s));
         }
         for (before, all) in [("for", ports), ("from", sources)] {
             if let Some(all) = all {

@@ -110,7 +110,7 @@ pub fn is_reserved(requester: &str) -> bool {
 /// # Errors
 /// It is none of this host.
 pub fn reread(envelope: &v1::Envelope, host: &str) -> Result<VerifiedGrant, Refused> {
-    let nobody = Signed { signers: Vec::new(), keys: Vec::new() };
+    let nobody = Signed { signers: Vec::new(), keys: Vec::new(), objection: None };
     read(envelope, Arc::new(nobody), host)
 }
 

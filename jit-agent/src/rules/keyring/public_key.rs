@@ -34,7 +34,8 @@ const UNCOMPRESSED: u8 = 4;
 /// A P-256 signature in DER: two integers of 1 to 33 bytes each.
 const P256_DER_BYTES: std::ops::RangeInclusive<usize> = 8..=72;
 
-/// The identity of a key, whatever its name: SHA-256 of algorithm and key bytes.
+/// The identity of a key, whatever its name: SHA-256 of algorithm and key bytes; of an approver's key,
+/// also of its rpId.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyId([u8; 32]);
 
@@ -77,6 +78,19 @@ impl PublicKey {
             Self::Ed25519(key) => Some(key.verifies(message, signature.try_into().ok()?)),
             Self::P256(key) => key.verifies(message, signature),
         }
+    }
+}
+
+impl KeyId {
+    /// The identity of the same key as that of an approver.
+    pub(super) fn of_approver(self, rp_id: &str) -> Self {
+        Self(
+            Sha256::new_with_prefix(b"webauthn")
+                .chain_update(self.0)
+                .chain_update(rp_id)
+                .finalize()
+                .into(),
+        )
     }
 }
 

@@ -72,7 +72,11 @@ impl Office {
     async fn signature(&self, request: &Request, key: &SigningKey) -> v1::Signature {
         let grants = self.store.grants_of(&request.proposal.id).await.unwrap();
         let message = pre_authentication_encoding(GRANT_TYPE, &grants[0].part.payload);
-        v1::Signature { key_id: key.key_id(), signature: key.sign(&message).into() }
+        v1::Signature {
+            key_id: key.key_id(),
+            signature: key.sign(&message).into(),
+            ..v1::Signature::default()
+        }
     }
 
     async fn add(

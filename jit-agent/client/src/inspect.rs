@@ -16,6 +16,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     public_key::PublicKey,
     text::{duration, printable},
+    trusted::Trusted,
 };
 
 /// The most that a host's clock may be after that of who made a payload, milliseconds.
@@ -52,20 +53,22 @@ pub enum Content {
 pub enum SignatureState {
     /// None of the given keys made it.
     Bad,
+    /// It is an approval by passkey that no given approver made, or not for this: why.
+    BadApproval(String),
     /// It is good, by the given key with this name.
     Good(String),
     /// The key of this name has signed twice: it counts once.
     Repeated(String),
-    /// No key was given to check it with.
+    /// No key was given that could have made it.
     Unchecked,
 }
 
 impl Inspection {
-    /// Looks at an encoded envelope. `keys`: public keys with their names.
+    /// Looks at an encoded envelope.
     ///
     /// # Errors
     /// It is no envelope.
-    pub fn of(bytes: &[u8], keys: &[(String, PublicKey)], now_ms: i64) -> Result<Self, String> {
+    pub fn of(bytes: &[u8], keys: &[Trusted], now_ms: i64) -> Result<Self, String> {
         let envelope = v1::Envelope::decode(bytes)
             .map_err(|error| format!("it is no encoded jit.v1.Envelope: {error}"))?;
         let mut malformed = Vec::new();
@@ -140,11 +143,21 @@ impl Inspection {
                 "" => "without a key_id".to_owned(),
                 id => printable(id),
             };
+            let is_approval = signature.assertion.is_some();
             let state = match state {
                 SignatureState::Bad => "BAD: by none of the given keys".to_owned(),
+                SignatureState::BadApproval(why) => {
+                    format!("BAD: an approval by passkey: {}", printable(why))
+                }
+                SignatureState::Good(name) if is_approval => {
+                    format!("good, by a passkey of {}", printable(name))
+                }
                 SignatureState::Good(name) => format!("good, by {}", printable(name)),
                 SignatureState::Repeated(name) => {
                     format!("by {} again: it counts once", printable(name))
+                }
+                SignatureState::Unchecked if is_approval => {
+                    "not checked: an approval by passkey, and no approver was given".to_owned()
                 }
                 SignatureState::Unchecked => "not checked: no public key was given".to_owned(),
             };
@@ -163,13 +176,21 @@ impl Inspection {
     pub fn json(&self) -> Value {
         let signatures = self.envelope.signatures.iter().zip(&self.signatures);
         let signatures = signatures.map(|(signature, state)| {
-            let (word, by) = match state {
-                SignatureState::Bad => ("bad", None),
-                SignatureState::Good(name) => ("good", Some(name)),
-                SignatureState::Repeated(name) => ("repeated", Some(name)),
-                SignatureState::Unchecked => ("unchecked", None),
+            let (word, by, why) = match state {
+                SignatureState::Bad => ("bad", None, None),
+                SignatureState::BadApproval(why) => ("bad", None, Some(why)),
+                SignatureState::Good(name) => ("good", Some(name), None),
+                SignatureState::Repeated(name) => ("repeated", Some(name), None),
+                SignatureState::Unchecked => ("unchecked", None, None),
             };
-            json!({ "key_id": signature.key_id, "state": word, "by": by })
+            let by_passkey = signature.assertion.is_some();
+            json!({
+                "key_id": signature.key_id,
+                "state": word,
+                "by": by,
+                "passkey": by_passkey,
+                "why": why,
+            })
         });
         let fields = self.fields().into_iter().map(|(name, value)| (name.to_owned(), value.into()));
         json!({
@@ -213,20 +234,32 @@ fn content(envelope: &v1::Envelope) -> Result<Content, String> {
 }
 
 /// What each signature is. A signature is good for one key, and a key for one signature.
-fn states(envelope: &v1::Envelope, keys: &[(String, PublicKey)]) -> Vec<SignatureState> {
+fn states(envelope: &v1::Envelope, keys: &[Trusted]) -> Vec<SignatureState> {
     let message = pre_authentication_encoding(&envelope.payload_type, &envelope.payload);
     let mut used: Vec<&PublicKey> = Vec::new();
     let mut state = |signature: &v1::Signature| {
-        if keys.is_empty() {
-            return SignatureState::Unchecked;
-        }
-        match keys.iter().find(|(_, key)| key.verifies(&message, &signature.signature)) {
-            None => SignatureState::Bad,
-            Some((name, key)) if used.contains(&key) => SignatureState::Repeated(name.clone()),
-            Some((name, key)) => {
-                used.push(key);
-                SignatureState::Good(name.clone())
+        let is_approval = signature.assertion.is_some();
+        let mut could: Vec<_> =
+            keys.iter().filter(|one| one.approver.is_some() == is_approval).collect();
+        // The key that it names is the one whose objection says most.
+        could.sort_by_key(|one| !one.is_named(&signature.key_id));
+        let mut first = None;
+        for one in &could {
+            match one.verifies(&message, signature) {
+                Ok(()) if used.contains(&&one.key) => {
+                    return SignatureState::Repeated(one.name.clone());
+                }
+                Ok(()) => {
+                    used.push(&one.key);
+                    return SignatureState::Good(one.name.clone());
+                }
+                Err(why) => first = first.or(why),
             }
+        }
+        match first {
+            _ if could.is_empty() => SignatureState::Unchecked,
+            None => SignatureState::Bad,
+            Some(why) => SignatureState::BadApproval(why),
         }
     };
     envelope.signatures.iter().map(&mut state).collect()
@@ -377,6 +410,7 @@ mod tests {
     use crate::{
         keys::{Key, add_signature, seal},
         signing::{Algorithm, SigningKey},
+        trusted::passkey,
     };
 
     const NOW: i64 = 1_803_888_060_000;
@@ -401,7 +435,7 @@ mod tests {
         }
     }
 
-    fn inspect(envelope: &v1::Envelope, keys: &[(String, PublicKey)], now_ms: i64) -> Inspection {
+    fn inspect(envelope: &v1::Envelope, keys: &[Trusted], now_ms: i64) -> Inspection {
         Inspection::of(&envelope.encode_to_vec(), keys, now_ms).unwrap()
     }
 
@@ -412,16 +446,51 @@ mod tests {
         let mut envelope = seal(GRANT_TYPE, grant().encode_to_vec(), &[one, stranger]).unwrap();
         add_signature(&mut envelope, &other).unwrap();
         envelope.signatures.push(envelope.signatures[2].clone());
-        let keys = [("li".to_owned(), other.public())];
+        let keys = [Trusted { name: "li".into(), key: other.public(), approver: None }];
         let found = inspect(&envelope, &keys, NOW);
         let (bad, good) = (SignatureState::Bad, SignatureState::Good("li".into()));
         let again = SignatureState::Repeated("li".into());
         assert_eq!(found.signatures, [bad.clone(), bad, good, again]);
         assert_eq!(found.good(), 1);
         assert!(found.malformed.is_empty() && found.untimely.is_empty());
+        let approver = Trusted { approver: Some(passkey::party()), ..keys[0].clone() };
+        for none in [&[][..], &[approver]] {
+            let unchecked = inspect(&envelope, none, NOW);
+            assert_eq!(unchecked.signatures, vec![SignatureState::Unchecked; 4]);
+        }
         let unchecked = inspect(&envelope, &[], NOW);
-        assert_eq!(unchecked.signatures, vec![SignatureState::Unchecked; 4]);
         assert_eq!(unchecked.good(), 0);
+    }
+
+    #[test]
+    fn an_approval_by_passkey_is_checked_as_hosts_do_and_says_what_is_wrong() {
+        let key = SigningKey::generate(
+            Algorithm::P256,
+            rustls::crypto::ring::default_provider().secure_random,
+        )
+        .unwrap();
+        let ana =
+            Trusted { name: "ana".into(), key: key.public(), approver: Some(passkey::party()) };
+        let mut envelope = seal(GRANT_TYPE, grant().encode_to_vec(), &[]).unwrap();
+        let message = pre_authentication_encoding(GRANT_TYPE, &envelope.payload);
+        let good = passkey::assertion(&key, &message, passkey::ORIGIN);
+        let elsewhere = passkey::assertion(&key, &message, "https://evil.example");
+        let of_another = passkey::assertion(&key, b"another payload", passkey::ORIGIN);
+        envelope.signatures = vec![elsewhere, of_another, good.clone(), good];
+        let found = inspect(&envelope, std::slice::from_ref(&ana), NOW);
+        let [elsewhere, of_another, good, again] = &found.signatures[..] else { panic!() };
+        let why = |state: &SignatureState| match state {
+            SignatureState::BadApproval(why) => why.clone(),
+            other => panic!("{other:?}"),
+        };
+        assert!(why(elsewhere).contains("ana: the origin \"https://evil.example\""));
+        assert!(why(of_another).contains("challenge"));
+        assert_eq!(good, &SignatureState::Good("ana".into()));
+        assert_eq!(again, &SignatureState::Repeated("ana".into()));
+        assert!(found.text().contains("good, by a passkey of ana"), "{}", found.text());
+        assert_eq!(found.json()["signatures"][2]["passkey"], true);
+        let signer = Trusted { approver: None, ..ana };
+        assert_eq!(inspect(&envelope, &[signer], NOW).signatures[2], SignatureState::Unchecked);
     }
 
     #[test]

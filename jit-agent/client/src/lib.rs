@@ -38,6 +38,8 @@ pub mod status;
 pub mod target;
 mod terminal;
 pub mod text;
+#[cfg(feature = "signing")]
+pub mod trusted;
 pub mod watch;
 #[cfg(test)]
 #[cfg(feature = "signing")]

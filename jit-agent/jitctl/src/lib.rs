@@ -8,6 +8,7 @@
 
 mod agent_args;
 mod agents;
+mod approvers;
 mod cli;
 mod colours;
 mod connect;

@@ -13,10 +13,12 @@ use jit_client::{
     inspect::Inspection,
     keys::{Key, KeySpec, add_signature},
     public_key::PublicKey,
+    trusted::Trusted,
 };
 use prost::Message as _;
 
 use crate::{
+    approvers,
     failure::Failure,
     files::{self, PUBLIC},
     signing::signing_keys,
@@ -50,6 +52,10 @@ pub(crate) struct InspectArgs {
     /// Public key (PEM) to check signatures with, as hosts have it; may be repeated
     #[arg(long, value_name = "FILE")]
     public_key: Vec<PathBuf>,
+    /// File with [[approver]] sections, such as a host's configuration, to check approvals by passkey
+    /// with; may be repeated
+    #[arg(long, value_name = "FILE")]
+    approver: Vec<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -95,9 +101,12 @@ pub(crate) fn inspect(args: &InspectArgs) -> Result<Exit, Failure> {
         let pem = read_text(path, "the public key")?;
         let key = PublicKey::from_pem(&pem)
             .map_err(|why| Failure::files(format!("{} is no public key: {why}", path.display())))?;
-        Ok((path.display().to_string(), key))
+        Ok(Trusted { name: path.display().to_string(), key, approver: None })
     };
-    let keys = args.public_key.iter().map(named).collect::<Result<Vec<_>, _>>()?;
+    let mut keys = args.public_key.iter().map(named).collect::<Result<Vec<_>, _>>()?;
+    for file in &args.approver {
+        keys.extend(approvers::of(file)?);
+    }
     let found = inspected(&args.file, &keys)?;
     if args.json {
         text::print_json(&found.json())?;
@@ -113,7 +122,7 @@ pub(crate) fn inspect(args: &InspectArgs) -> Result<Exit, Failure> {
     })
 }
 
-fn inspected(path: &Path, keys: &[(String, PublicKey)]) -> Result<Inspection, Failure> {
+fn inspected(path: &Path, keys: &[Trusted]) -> Result<Inspection, Failure> {
     let bytes = read(path, "the envelope")?;
     Inspection::of(&bytes, keys, Timestamp::now().as_millisecond())
         .map_err(|why| Failure::files(format!("cannot read {}: {why}", path.display())))
@@ -195,7 +204,8 @@ mod tests {
 
     fn inspect_with(directory: &Path, keys: &[&str]) -> Exit {
         let public_key = keys.iter().map(|key| directory.join(key)).collect();
-        inspect(&InspectArgs { file: directory.join("grant"), public_key, json: true }).unwrap()
+        let file = directory.join("grant");
+        inspect(&InspectArgs { file, public_key, approver: Vec::new(), json: true }).unwrap()
     }
 
     #[test]
@@ -214,7 +224,8 @@ mod tests {
             .iter()
             .map(|name| {
                 let pem = std::fs::read_to_string(path.join(name)).unwrap();
-                ((*name).to_owned(), PublicKey::from_pem(&pem).unwrap())
+                let key = PublicKey::from_pem(&pem).unwrap();
+                Trusted { name: (*name).to_owned(), key, approver: None }
             })
             .collect();
         assert_eq!(inspected(&path.join("grant"), &keys).unwrap().good(), 2);

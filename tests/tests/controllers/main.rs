@@ -7,4 +7,5 @@ mod independent_client;
 mod jitctl;
 mod junk_signatures;
 mod many;
+mod passkeys;
 mod policies;

@@ -21,6 +21,7 @@ mod input;
 mod inventory;
 mod keys;
 mod limits;
+mod mail;
 mod me;
 mod openapi;
 mod places;
@@ -47,7 +48,7 @@ use axum::{Router, extract::DefaultBodyLimit, http::StatusCode, middleware::from
 pub use deliver::{Deliverer, WebhookKey};
 pub use openapi::description;
 pub use server::Server;
-pub use settings::{Rate, RawSettings, Retry, Settings};
+pub use settings::{Rate, RawSettings, Settings};
 pub use state::ApiState;
 use tower_http::{
     catch_panic::CatchPanicLayer,
@@ -83,6 +84,7 @@ fn with_token() -> OpenApiRouter<ApiState> {
         .routes(routes!(hosts::clear_alarms))
         .routes(routes!(accounts::list))
         .routes(routes!(accounts::read, accounts::put))
+        .routes(routes!(mail::read, mail::put))
         .routes(routes!(keys::list))
         .routes(routes!(keys::put, keys::revoke))
         .routes(routes!(tokens::list, tokens::make))

@@ -21,6 +21,7 @@ use crate::{
     config::Config,
     desk::{self, Desk},
     fleet::{Fleet, SignError, SignPolicy},
+    messages::{Courier, Retry, bot::Bot, mail::Post},
     signer::{Signer, SignerError},
     store::{Store, StoreError},
 };
@@ -98,6 +99,7 @@ struct Parts {
     sealing: Option<Sealing>,
     forwards: Vec<Forward>,
     _webhooks: Option<api::Deliverer>,
+    _couriers: Vec<Courier>,
     server: Option<api::server::Control>,
     _fleet: Option<Fleet>,
 }
@@ -165,6 +167,7 @@ fn start(
     }
     let webhook_key = WebhookKey::open(&config.api.webhook_key).map_err(AppError::File)?;
     let (mut sealing, mut forwards, mut webhooks) = (None, Vec::new(), None);
+    let mut couriers = Vec::new();
     if let Some(signer) = signer {
         let text = std::fs::read_to_string(&config.audit.key);
         let unusable = |why: String| {
@@ -178,6 +181,7 @@ fn start(
         }
         let started = api::Deliverer::start(desk.clone(), &config.api, webhook_key.clone());
         webhooks = Some(started.map_err(AppError::File)?);
+        couriers = start_couriers(config, desk)?;
         tasks.spawn(sign(desk.clone(), signer.clone()));
         tasks.spawn(tick(desk.clone()));
     }
@@ -195,7 +199,30 @@ fn start(
             "the API"
         });
     }
-    Ok(Parts { tasks, sealing, forwards, _webhooks: webhooks, server, _fleet: fleet })
+    Ok(Parts {
+        tasks,
+        sealing,
+        forwards,
+        _webhooks: webhooks,
+        _couriers: couriers,
+        server,
+        _fleet: fleet,
+    })
+}
+
+/// Starts who brings messages to chats and people.
+fn start_couriers(config: &Config, desk: &Desk) -> Result<Vec<Courier>, AppError> {
+    let site = || config.api.public_url.clone();
+    let mut couriers = Vec::new();
+    for slack in &config.messages.slack {
+        let bot = Bot::new(slack).map_err(AppError::File)?;
+        couriers.push(Courier::start(desk.clone(), bot, site(), Retry::default()));
+    }
+    if let Some(mail) = &config.messages.mail {
+        let post = Post::new(mail).map_err(AppError::File)?;
+        couriers.push(Courier::start(desk.clone(), post, site(), Retry::default()));
+    }
+    Ok(couriers)
 }
 
 /// Records that it runs, with which keys.

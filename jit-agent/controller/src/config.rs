@@ -21,7 +21,7 @@ pub use self::{
     database::Database,
     syslog::{Syslog, SyslogError},
 };
-use crate::{api, fleet, signer};
+use crate::{api, fleet, messages, signer};
 
 /// Name of the file in the controller's directory.
 pub const FILE: &str = "controller.toml";
@@ -49,6 +49,8 @@ pub struct Config {
     pub audit: AuditConfig,
     /// Receivers of the audit.
     pub syslog: Vec<Syslog>,
+    /// Chats and mail.
+    pub messages: messages::Settings,
 }
 
 /// A mistake, where it is, and what to do.
@@ -140,7 +142,7 @@ impl Config {
 
 /// Checks what could be read. `None`: a section could not.
 fn check(raw: read::Raw, file: &Path, directory: &Path, wrongs: &mut Wrongs) -> Option<Config> {
-    let read::Raw { store, api, agents, signer, audit, syslog } = raw;
+    let read::Raw { store, api, agents, signer, audit, syslog, messages } = raw;
     let store = store.and_then(|raw| Database::of(raw, directory, wrongs));
     let api = api.and_then(|raw| {
         let checked = api::Settings::of(raw, directory);
@@ -164,6 +166,10 @@ fn check(raw: read::Raw, file: &Path, directory: &Path, wrongs: &mut Wrongs) -> 
         .enumerate()
         .filter_map(|(number, raw)| Syslog::of(raw, number, directory, wrongs))
         .collect();
+    let messages = messages.and_then(|raw| {
+        let checked = messages::Settings::of(raw, directory);
+        checked.map_err(|text| wrongs.add("messages", text)).ok()
+    });
     Some(Config {
         file: file.to_owned(),
         directory: directory.to_owned(),
@@ -173,6 +179,7 @@ fn check(raw: read::Raw, file: &Path, directory: &Path, wrongs: &mut Wrongs) -> 
         signer: signer?,
         audit: audit?,
         syslog,
+        messages: messages?,
     })
 }
 

@@ -4,6 +4,7 @@
 pub mod account;
 pub mod approval;
 pub mod as_text;
+pub mod form;
 pub mod grant;
 pub mod host;
 pub mod proposal;
@@ -13,6 +14,7 @@ pub mod verdict;
 
 pub use account::Account;
 pub use approval::{Decision, Needs, Ruling};
+pub use form::Form;
 pub use grant::GrantPart;
 pub use host::Host;
 pub use proposal::{Proposal, ProposalError};

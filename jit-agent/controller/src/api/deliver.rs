@@ -3,14 +3,17 @@
 //! A webhook's cursor into the audit is its outbox: it moves on only after a good answer. Who does not
 //! answer well is tried again with growing pauses; after a day it is disabled, and that is in the audit.
 //!
-//! A receiver checks `Jit-Signature: t=SECONDS,v1=HEX`, where HEX is HMAC-SHA256 of `SECONDS.BODY` by the
+//! A chat gets a message of what a request has become instead of each record; a message that would say
+//! the same as the last one is left out.
+//!
+//! A receiver of records checks `Jit-Signature: t=SECONDS,v1=HEX`, where HEX is HMAC-SHA256 of `SECONDS.BODY` by the
 //! webhook's secret, and that SECONDS is near its own clock.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures_util::{StreamExt as _, stream};
-use reqwest::{Certificate, Client, redirect::Policy};
+use reqwest::{Certificate, Client, RequestBuilder, redirect::Policy};
 use ring::{
     hmac,
     rand::{SecureRandom as _, SystemRandom},
@@ -24,7 +27,12 @@ use crate::{
     audit::{self, Code, Line, Record},
     clock,
     desk::Desk,
-    store::{StoreError, Webhook, webhooks},
+    messages::{
+        self,
+        news::{About, Page},
+    },
+    model::Form,
+    store::{Message, StoreError, Webhook, webhooks},
 };
 
 /// Bytes of the key from which secrets follow.
@@ -169,12 +177,17 @@ impl Rounds {
         loop {
             let lines = store.audit_after(webhook.cursor, CHUNK).await?;
             let Some(last) = lines.last().map(|line| line.seq) else { return Ok(()) };
+            let mut page = Page::default();
             for line in lines {
                 if !wants(&webhook, &line) {
                     continue;
                 }
                 let seq = line.seq;
-                if let Err(trouble) = self.say(&webhook, line).await {
+                let said = match webhook.form {
+                    Form::Generic => self.say(&webhook, line).await,
+                    Form::Slack | Form::Teams => self.inform(&webhook, &mut page, &line).await,
+                };
+                if let Err(trouble) = said {
                     return self.failed(&webhook, &trouble).await;
                 }
                 store.webhook_said(&webhook.id, seq).await?;
@@ -186,25 +199,55 @@ impl Rounds {
         }
     }
 
-    /// One call.
+    /// One record, for a program.
     async fn say(&self, webhook: &Webhook, line: Line) -> Result<(), String> {
-        let url = target::check(&webhook.url, self.settings.allow_private)?;
         let mut event = view::audit(line);
         event.line = None;
         let body = serde_json::to_vec(&event).map_err(|error| error.to_string())?;
         let seconds = clock::now_ms().div_euclid(1000);
         let signature = signature(&self.key.secret_of(&webhook.id), seconds, &body);
         let call = self
-            .client
-            .post(url)
-            .header("content-type", "application/json")
+            .post(webhook)?
             .header("jit-event", event.event.as_str())
             .header("jit-delivery", format!("{}-{}", webhook.id, event.seq))
-            .header("jit-signature", signature)
-            .body(body);
-        let answer = call.send().await.map_err(|error| causes(&error.without_url()))?;
-        let status = answer.status();
-        if status.is_success() { Ok(()) } else { Err(format!("it answered {status}")) }
+            .header("jit-signature", signature);
+        finish(call.body(body)).await
+    }
+
+    /// One message, for people.
+    async fn inform(&self, webhook: &Webhook, page: &mut Page, line: &Line) -> Result<(), String> {
+        let (store, now_ms) = (self.desk.store(), clock::now_ms());
+        let site = self.settings.public_url.as_deref();
+        let about = page.about(&self.desk, line, site, now_ms).await;
+        let (card, request) = match about.map_err(|error| error.to_string())? {
+            None => return Ok(()),
+            Some(About::Record(card)) => (card, ""),
+            Some(About::Request(whole, card)) => {
+                let before = store.message(&webhook.id, &whole.request.proposal.id).await;
+                let before = before.map_err(|error| error.to_string())?;
+                if before.is_some_and(|before| before.said == card.news) {
+                    return Ok(());
+                }
+                (card, line.request.as_str())
+            }
+        };
+        let message = match webhook.form {
+            Form::Teams => messages::teams::message(&card),
+            Form::Generic | Form::Slack => messages::slack::message(&card),
+        };
+        finish(self.post(webhook)?.body(message.to_string())).await?;
+        if request.is_empty() {
+            return Ok(());
+        }
+        let said = Message { said: card.news, ..Message::default() };
+        let kept = store.set_message(&webhook.id, request, &said, now_ms).await;
+        kept.map_err(|error| error.to_string())
+    }
+
+    /// A call of a webhook, without its body.
+    fn post(&self, webhook: &Webhook) -> Result<RequestBuilder, String> {
+        let url = target::check(&webhook.url, self.settings.allow_private)?;
+        Ok(self.client.post(url).header("content-type", "application/json"))
     }
 
     async fn failed(&self, webhook: &Webhook, trouble: &str) -> Result<(), StoreError> {
@@ -230,6 +273,13 @@ impl Rounds {
         }
         Ok(())
     }
+}
+
+/// Makes a call. Only a good answer is good.
+async fn finish(call: RequestBuilder) -> Result<(), String> {
+    let answer = call.send().await.map_err(|error| causes(&error.without_url()))?;
+    let status = answer.status();
+    if status.is_success() { Ok(()) } else { Err(format!("it answered {status}")) }
 }
 
 fn wants(webhook: &Webhook, line: &Line) -> bool {

@@ -4,12 +4,13 @@ use std::{
     net::SocketAddr,
     num::NonZeroU32,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use jit_proto::SourcePrefix;
-use ring::rand::{SecureRandom as _, SystemRandom};
+use reqwest::Url;
 use serde::Deserialize;
+
+use crate::messages::Retry;
 
 /// Where the API listens without a word about it.
 const LISTEN: &str = "127.0.0.1:8443";
@@ -24,6 +25,9 @@ const BURST: u32 = 1000;
 pub struct RawSettings {
     /// `ADDRESS:PORT`; without it 127.0.0.1:8443.
     pub listen: Option<String>,
+    /// Where people reach the controller, `https://NAME`: links in messages lead there. Without it they
+    /// have none.
+    pub public_url: Option<String>,
     /// File with the certificate chain, PEM; without it `api.pem`.
     pub certificate: Option<PathBuf>,
     /// File with its private key, PEM; without it `api.key`.
@@ -49,49 +53,13 @@ pub struct RawSettings {
     pub allow_private: bool,
 }
 
-/// How a webhook that does not answer well is tried again.
-#[derive(Clone, Copy, Debug)]
-pub struct Retry {
-    /// The first pause.
-    pub first: Duration,
-    /// The longest pause.
-    pub longest: Duration,
-    /// After this time it is disabled.
-    pub give_up: Duration,
-}
-
-impl Default for Retry {
-    fn default() -> Self {
-        Self {
-            first: Duration::from_secs(1),
-            longest: Duration::from_secs(3600),
-            give_up: Duration::from_secs(24 * 3600),
-        }
-    }
-}
-
-impl Retry {
-    /// The pause after so many failures, milliseconds: between half of it and all of it by chance, so
-    /// that not all come back at once.
-    pub(super) fn pause_ms(self, failures: i64) -> i64 {
-        let doubled = u32::try_from(failures).unwrap_or(u32::MAX).min(20);
-        let whole = self.first.saturating_mul(1 << doubled).min(self.longest);
-        let whole = i64::try_from(whole.as_millis()).unwrap_or(i64::MAX);
-        let mut random = [0_u8; 4];
-        // Without random bytes it is the whole pause.
-        let part = match SystemRandom::new().fill(&mut random) {
-            Ok(()) => i64::from(u32::from_le_bytes(random)) * (whole / 2) / i64::from(u32::MAX),
-            Err(_) => whole / 2,
-        };
-        whole / 2 + part
-    }
-}
-
 /// The section, checked.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Where it listens.
     pub listen: SocketAddr,
+    /// Where people reach it, without a `/` at the end; `None`: nobody has said.
+    pub public_url: Option<String>,
     /// File with the certificate chain.
     pub certificate: PathBuf,
     /// File with its private key.
@@ -150,6 +118,7 @@ impl Settings {
             listen: listen.parse().map_err(|_| {
                 format!("api.listen: {listen:?} is no ADDRESS:PORT such as {LISTEN} or [::]:8443")
             })?,
+            public_url: raw.public_url.as_deref().map(public_url).transpose()?,
             certificate: path(raw.certificate, "api.pem"),
             key: path(raw.key, "api.key"),
             trusted_proxies: proxies.collect::<Result<_, _>>()?,
@@ -162,6 +131,22 @@ impl Settings {
             webhook_retry: Retry::default(),
         })
     }
+}
+
+/// An URL to which paths of pages can be added.
+fn public_url(text: &str) -> Result<String, String> {
+    let wrong = |why: &str| {
+        format!("api.public_url: {text:?} {why}; write `https://NAME`, or `https://NAME:PORT`")
+    };
+    let url = Url::parse(text).map_err(|why| wrong(&format!("is no URL ({why})")))?;
+    let bare = url.username().is_empty() && url.password().is_none();
+    if url.scheme() != "https" || url.host_str().is_none_or(str::is_empty) || !bare {
+        return Err(wrong("does not begin with https:// and the name of a host"));
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(wrong("has a query or a fragment"));
+    }
+    Ok(url.as_str().trim_end_matches('/').to_owned())
 }
 
 #[cfg(test)]
@@ -182,26 +167,29 @@ mod tests {
     }
 
     #[test]
+    fn links_begin_with_the_url_that_people_use() {
+        let url = |text: &str| read(&format!("public_url = \"{text}\"")).unwrap().public_url;
+        assert_eq!(url("https://jit.example.org/"), Some("https://jit.example.org".into()));
+        assert_eq!(
+            url("https://a.example.org:8443/jit/"),
+            Some("https://a.example.org:8443/jit".into())
+        );
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         for (text, part) in [
             ("listen = \"8443\"", "api.listen"),
             ("trusted_proxies = [\"proxy\"]", "api.trusted_proxies"),
             ("account_rate = 0", "api.account_rate"),
+            ("public_url = \"jit.example.org\"", "api.public_url"),
+            ("public_url = \"http://jit.example.org\"", "api.public_url"),
+            ("public_url = \"https://jit.example.org/?a=b\"", "api.public_url"),
             ("address_burst = 0", "api.address_burst"),
             ("listens = \"[::]:8443\"", "listens"),
         ] {
             let why = read(text).unwrap_err();
             assert!(why.contains(part), "{text}: {why}");
-        }
-    }
-
-    #[test]
-    fn pauses_grow_up_to_the_longest() {
-        let retry = Retry::default();
-        assert!((500..=1000).contains(&retry.pause_ms(0)));
-        assert!((4000..=8000).contains(&retry.pause_ms(3)));
-        for failures in [12, 20, i64::MAX] {
-            assert!((1_800_000..=3_600_000).contains(&retry.pause_ms(failures)), "{failures}");
         }
     }
 }

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     audit::{self, Code, Record},
     clock,
+    model::Form,
     store::{Webhook, webhooks},
 };
 
@@ -54,12 +55,13 @@ pub(super) async fn make(
     let key = state.webhook_key().ok_or_else(|| {
         Failure::hidden(Word::Unavailable, "the file of api.webhook_key cannot be read")
     })?;
-    checked(&state, &new)?;
+    let form = checked(&state, &new)?.unwrap_or_default();
     let now_ms = clock::now_ms();
     let (cursor, _) = state.store().audit_tip().await?;
     let webhook = Webhook {
         id: ulid::Ulid::generate().to_string(),
         url: new.url,
+        form,
         events: new.events,
         enabled: new.enabled,
         cursor,
@@ -100,11 +102,12 @@ pub(super) async fn put(
     Body(new): Body<WebhookInput>,
 ) -> Result<Response, Failure> {
     let by = caller.admin_with(Scope::Admin)?;
-    checked(&state, &new)?;
+    let form = checked(&state, &new)?;
     let now_ms = clock::now_ms();
     let before = find(&state, &id).await?;
-    let WebhookInput { url, events, enabled } = new;
-    let changed = Webhook { url, events, enabled, why: String::new(), ..before };
+    let WebhookInput { url, form: _, events, enabled } = new;
+    let form = form.unwrap_or(before.form);
+    let changed = Webhook { url, form, events, enabled, why: String::new(), ..before };
     save(&state, &changed, "changed", by, now_ms).await?;
     Ok(answer::one(&call, &view::webhook(find(&state, &id).await?)))
 }
@@ -146,7 +149,7 @@ async fn save(
 fn record(webhook: &Webhook, change: &str, by: &crate::model::Account) -> Record {
     let fields = json!({
         "account": by.name, "webhook": webhook.id, "change": change, "url": webhook.url,
-        "events": webhook.events, "enabled": webhook.enabled,
+        "form": webhook.form.word(), "events": webhook.events, "enabled": webhook.enabled,
     });
     Record::new(Code::WebhookChanged, "", &by.subject, fields)
 }
@@ -156,15 +159,21 @@ async fn find(state: &ApiState, id: &str) -> Result<Webhook, Failure> {
     found.ok_or_else(|| Failure::not_found("webhook", id))
 }
 
-fn checked(state: &ApiState, new: &WebhookInput) -> Result<(), Failure> {
+/// Checks what an administrator says. Returns the form, if he names one.
+fn checked(state: &ApiState, new: &WebhookInput) -> Result<Option<Form>, Failure> {
     target::check(&new.url, state.settings().allow_private)
         .map_err(|why| Failure::field("url", why))?;
     let known = |word: &str| Code::ALL.iter().any(|code| code.id() == word || code.name() == word);
-    match new.events.iter().find(|word| !known(word)) {
-        None => Ok(()),
-        Some(word) => {
-            let why = format!("{word:?} is neither an event's name nor a code of the audit");
-            Err(Failure::field("events", why))
-        }
+    if let Some(word) = new.events.iter().find(|word| !known(word)) {
+        let why = format!("{word:?} is neither an event's name nor a code of the audit");
+        return Err(Failure::field("events", why));
     }
+    let form = new.form.as_deref().map(|word| {
+        Form::of_word(word).ok_or_else(|| {
+            let words: Vec<_> = Form::ALL.iter().map(|form| form.word()).collect();
+            let why = format!("{word:?} is no form; there are {}", words.join(", "));
+            Failure::field("form", why)
+        })
+    });
+    form.transpose()
 }

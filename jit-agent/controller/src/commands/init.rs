@@ -124,12 +124,20 @@ fn configuration(args: &InitArgs) -> String {
             format!("url = {}{}", quoted(url), password.unwrap_or_default())
         }
     };
+    // A name that is none is refused where its certificate is made.
+    let public_url = match reqwest::Url::parse(&args.url()) {
+        Ok(_) => format!(
+            "# Where people reach it: links in messages lead there.\npublic_url = {}\n",
+            quoted(&args.url())
+        ),
+        Err(_) => String::new(),
+    };
     format!(
         "# The controller of jit-agent. `jit-controller check` says what is wrong here.\n\
          # Relative paths begin in the directory of this file.\n\n\
          [store]\n{store}\n\n\
          # Where people, jitctl and programs come in (HTTPS).\n\
-         [api]\nlisten = {}\ncertificate = \"api.pem\"\nkey = \"api.key\"\n\n\
+         [api]\nlisten = {}\ncertificate = \"api.pem\"\nkey = \"api.key\"\n{public_url}\n\
          # How agents are reached: as {}\n\
          [agents]\nca = \"pki/ca.pem\"\ncertificate = \"controller.pem\"\nkey = \"controller.key\"\n\n\
          # With what grants are signed. limits: what is never signed, whoever has agreed.\n\

@@ -11,11 +11,11 @@ use toml::{
 };
 
 use super::{Mistake, audit, database, syslog};
-use crate::{api, fleet, signer};
+use crate::{api, fleet, messages, signer};
 
 /// The most mistakes that are looked for in one section.
 const MOST: usize = 64;
-const SECTIONS: [&str; 6] = ["agents", "api", "audit", "signer", "store", "syslog"];
+const SECTIONS: [&str; 7] = ["agents", "api", "audit", "messages", "signer", "store", "syslog"];
 
 /// The sections that could be read.
 #[derive(Default)]
@@ -26,6 +26,7 @@ pub(super) struct Raw {
     pub(super) signer: Option<signer::Settings>,
     pub(super) audit: Option<audit::Raw>,
     pub(super) syslog: Vec<syslog::Raw>,
+    pub(super) messages: Option<messages::RawSettings>,
 }
 
 /// Reads a text, and names everything that keeps it from being read.
@@ -48,6 +49,7 @@ pub(super) fn sections(text: &str) -> (Raw, Vec<Mistake>) {
         signer: reader.section(&mut root, "signer", None),
         audit: reader.section(&mut root, "audit", None),
         syslog: reader.list(&mut root, "syslog"),
+        messages: reader.section(&mut root, "messages", Some("")),
     };
     (raw, reader.mistakes)
 }

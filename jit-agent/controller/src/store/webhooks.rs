@@ -8,6 +8,7 @@ use super::{
     Store, StoreError, Tx,
     error::{json, to_json},
 };
+use crate::model::Form;
 
 /// A webhook.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,6 +17,8 @@ pub struct Webhook {
     pub id: String,
     /// Where the controller posts to.
     pub url: String,
+    /// In which form it gets what happens.
+    pub form: Form,
     /// Names of events, or codes; empty: all.
     pub events: BTreeSet<String>,
     /// It is called.
@@ -91,9 +94,10 @@ impl Store {
 /// Those of the database.
 pub async fn put(tx: &mut Tx, webhook: &Webhook) -> Result<(), StoreError> {
     let statement = "INSERT INTO webhook (id, url, events_json, enabled, why, cursor, trouble, \
-                     since_ms, attempts, next_ms, created_ms) \
-                     VALUES ($1, $2, $3, $4, $5, $6, '', 0, 0, 0, $7) ON CONFLICT (id) DO UPDATE SET \
-                     url = excluded.url, events_json = excluded.events_json, \
+                     since_ms, attempts, next_ms, created_ms, form) \
+                     VALUES ($1, $2, $3, $4, $5, $6, '', 0, 0, 0, $7, $8) \
+                     ON CONFLICT (id) DO UPDATE SET \
+                     url = excluded.url, form = excluded.form, events_json = excluded.events_json, \
                      enabled = excluded.enabled, why = excluded.why, cursor = excluded.cursor, \
                      trouble = '', since_ms = 0, attempts = 0, next_ms = 0";
     query(statement)
@@ -104,6 +108,7 @@ pub async fn put(tx: &mut Tx, webhook: &Webhook) -> Result<(), StoreError> {
         .bind(webhook.why.as_str())
         .bind(webhook.cursor)
         .bind(webhook.created_ms)
+        .bind(webhook.form.word())
         .execute(&mut **tx)
         .await?;
     Ok(())
@@ -129,9 +134,11 @@ pub async fn remove(tx: &mut Tx, id: &str) -> Result<bool, StoreError> {
 }
 
 fn webhook(row: &AnyRow) -> Result<Webhook, StoreError> {
+    let form: &str = row.try_get("form")?;
     Ok(Webhook {
         id: row.try_get("id")?,
         url: row.try_get("url")?,
+        form: Form::of_word(form).ok_or_else(|| StoreError::corrupt("form", form))?,
         events: json("events of a webhook", row.try_get("events_json")?)?,
         enabled: row.try_get::<i64, _>("enabled")? != 0,
         why: row.try_get("why")?,

@@ -33,8 +33,8 @@ const SCOPES: [&str; 9] =
 const HOUR_MS: i64 = 3_600_000;
 
 /// A controller without hosts and without a signer, that listens.
-struct Site {
-    desk: Desk,
+pub(crate) struct Site {
+    pub(crate) desk: Desk,
     base: String,
     client: Client,
     control: Control,
@@ -56,7 +56,7 @@ impl Site {
         Self::with(database, RawSettings::default(), |_| {}).await
     }
 
-    async fn with(
+    pub(crate) async fn with(
         database: Database,
         raw: RawSettings,
         change: impl FnOnce(&mut Settings),
@@ -84,8 +84,13 @@ impl Site {
         Self { desk, base, client, control, directory, _deliverer: deliverer, _database: database }
     }
 
-    fn store(&self) -> &Store {
+    pub(crate) fn store(&self) -> &Store {
         self.desk.store()
+    }
+
+    /// Its directory, for files.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     /// A token of this account with these scopes.
@@ -114,20 +119,20 @@ impl Site {
     }
 
     /// A caller of this account with all scopes.
-    async fn caller(&self, account: &str) -> Caller<'_> {
+    pub(crate) async fn caller(&self, account: &str) -> Caller<'_> {
         Caller { site: self, token: self.token(account, &SCOPES).await }
     }
 }
 
 /// Calls with a token.
-struct Caller<'s> {
+pub(crate) struct Caller<'s> {
     site: &'s Site,
     token: String,
 }
 
 /// What came back.
-struct Answer {
-    status: StatusCode,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
     headers: reqwest::header::HeaderMap,
     body: Value,
 }
@@ -145,7 +150,7 @@ impl Answer {
     }
 
     /// A problem, with all that each has.
-    fn problem(self, status: u16, word: &str) -> Value {
+    pub(crate) fn problem(self, status: u16, word: &str) -> Value {
         assert_eq!(
             (self.status.as_u16(), self.body["word"].as_str()),
             (status, Some(word)),
@@ -163,7 +168,7 @@ impl Answer {
     }
 
     /// What it should be.
-    fn ok(self, status: u16) -> Value {
+    pub(crate) fn ok(self, status: u16) -> Value {
         assert_eq!(self.status.as_u16(), status, "{}", self.body);
         self.body
     }
@@ -175,7 +180,7 @@ impl Caller<'_> {
         self.site.client.request(method, url).bearer_auth(&self.token)
     }
 
-    async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         Answer::of(self.request(Method::GET, path).send().await.unwrap()).await
     }
 
@@ -183,16 +188,16 @@ impl Caller<'_> {
         Answer::of(self.request(Method::DELETE, path).send().await.unwrap()).await
     }
 
-    async fn post(&self, path: &str, body: Value) -> Answer {
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
         Answer::of(self.request(Method::POST, path).json(&body).send().await.unwrap()).await
     }
 
-    async fn put(&self, path: &str, body: Value) -> Answer {
+    pub(crate) async fn put(&self, path: &str, body: Value) -> Answer {
         Answer::of(self.request(Method::PUT, path).json(&body).send().await.unwrap()).await
     }
 
     /// Submits a request for SSH.
-    async fn ask(&self, host: &str) -> Value {
+    pub(crate) async fn ask(&self, host: &str) -> Value {
         self.post("/api/v1/requests", ssh(host)).await.ok(201)
     }
 }

@@ -18,6 +18,7 @@ mod desk;
 mod filled;
 mod forward;
 mod histories;
+mod messages;
 mod migrations;
 mod serve;
 mod signers;

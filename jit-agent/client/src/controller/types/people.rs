@@ -41,6 +41,25 @@ pub struct AccountInput {
     pub disabled: bool,
 }
 
+/// Where an account gets mail: `GET /api/v1/accounts/NAME/mail`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct MailView {
+    /// The account.
+    pub account: String,
+    /// The address; empty: it gets none.
+    pub mail: String,
+}
+
+/// `PUT /api/v1/accounts/NAME/mail`: says where an account gets mail.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct MailInput {
+    /// The address; empty: none.
+    pub mail: String,
+}
+
 /// A public key of an account: what it signs counts beside the controller's own signature.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

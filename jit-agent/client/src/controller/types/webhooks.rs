@@ -11,6 +11,10 @@ use serde::{Deserialize, Serialize};
 pub struct WebhookInput {
     /// `https://...`
     pub url: String,
+    /// `generic` (each record, as JSON with a signature), `slack` (messages for an incoming webhook) or
+    /// `teams` (messages for a workflow). Without it `generic`, or as it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub form: Option<String>,
     /// Names of events (`request_submitted`), or codes (`R001`); empty: all.
     #[serde(default)]
     pub events: BTreeSet<String>,
@@ -26,6 +30,8 @@ pub struct WebhookView {
     pub id: String,
     /// Where the controller posts to.
     pub url: String,
+    /// `generic`, `slack` or `teams`
+    pub form: String,
     /// Names of events, or codes; empty: all.
     pub events: BTreeSet<String>,
     /// It is called.

@@ -40,6 +40,7 @@ pub(in crate::api) fn webhook(of: Webhook) -> WebhookView {
     let Webhook {
         id,
         url,
+        form,
         events,
         enabled,
         why,
@@ -55,6 +56,7 @@ pub(in crate::api) fn webhook(of: Webhook) -> WebhookView {
     WebhookView {
         id,
         url,
+        form: form.word().to_owned(),
         events,
         enabled,
         why,

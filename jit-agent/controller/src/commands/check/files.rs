@@ -23,6 +23,10 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
     secrets.extend(config.syslog.iter().filter_map(|one| {
         one.own.as_ref().map(|(_, key)| (key, "the private key for a receiver of the audit"))
     }));
+    let bots = &config.messages.slack;
+    secrets.extend(bots.iter().map(|bot| (&bot.token_file, "the token of a bot")));
+    let mail = config.messages.mail.as_ref().and_then(|mail| mail.password_file());
+    secrets.extend(mail.map(|file| (file, "the password for mail")));
     match &config.store {
         Database::Sqlite(file) if file.exists() => secrets.push((file, "the database")),
         Database::Postgres { password_file: Some(file), .. } => {

@@ -83,6 +83,11 @@ impl InitArgs {
         }
     }
 
+    /// Where people reach the API.
+    pub(super) fn url(&self) -> String {
+        format!("https://{}:{}", self.first_name(), self.listen.port())
+    }
+
     /// Name of the controller in agents' configurations.
     pub(super) fn identity(&self) -> String {
         let default =

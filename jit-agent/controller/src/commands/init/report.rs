@@ -56,7 +56,7 @@ impl Report {
             .unwrap_or_else(|_| directory.to_owned())
             .display()
             .to_string();
-        let url = format!("https://{}:{}", args.first_name(), args.listen.port());
+        let url = args.url();
         let ca = format!("{directory_text}/pki/ca.pem");
         let from =
             args.token_file.as_ref().map_or(String::new(), |file| format!(" < {}", file.display()));

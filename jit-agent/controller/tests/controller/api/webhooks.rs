@@ -14,7 +14,10 @@ use axum::{
     http::{HeaderMap, StatusCode},
     routing::post,
 };
-use jit_controller::api::{RawSettings, Retry, deliver};
+use jit_controller::{
+    api::{RawSettings, deliver},
+    messages::Retry,
+};
 use serde_json::{Value, json};
 
 use super::Site;

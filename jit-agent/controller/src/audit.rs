@@ -114,6 +114,22 @@ impl Store {
         rows.iter().map(line).collect()
     }
 
+    /// Records of this code that were written in this time, in order.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn audit_between(
+        &self,
+        code: Code,
+        from_ms: i64,
+        to_ms: i64,
+    ) -> Result<Vec<Line>, StoreError> {
+        let rows = "SELECT * FROM audit WHERE time_ms >= $1 AND time_ms < $2 AND code = $3 \
+                    ORDER BY seq";
+        let rows = query(rows).bind(from_ms).bind(to_ms).bind(code.id());
+        rows.fetch_all(self.pool()).await?.iter().map(line).collect()
+    }
+
     /// Records of a request, in order.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use crate::{
     app::Role,
     commands::{
         access::AccessArgs, backup::BackupArgs, check::CheckArgs, export::ExportArgs,
-        init::InitArgs, restore::RestoreArgs, verify::VerifyArgs,
+        init::InitArgs, report::ReportArgs, restore::RestoreArgs, verify::VerifyArgs,
     },
     config::{DEFAULT_DIRECTORY, FILE},
     rules::command::RulesArgs,
@@ -34,6 +34,9 @@ Examples:
     jit-controller verify
     jit-controller access --host db-1 --at 2027-03-01T02:30:00Z
     jit-controller export --format ocsf --cursor /var/lib/ship/cursor
+
+  The last week, for those who answer for access:
+    jit-controller report --html > report.html
 
 People ask, approve and see hosts with `jitctl login` and the other commands of jitctl.
 
@@ -74,6 +77,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Show who could get in where at a moment
     Access(AccessArgs),
+    /// Show a week: access that nobody used, what was denied, exemptions, hosts that do not enforce
+    Report(ReportArgs),
     /// Check, test and compare files of rules
     Rules(RulesArgs),
 }

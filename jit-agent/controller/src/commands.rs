@@ -10,6 +10,7 @@ pub mod init;
 mod manifest;
 mod output;
 mod progress;
+pub mod report;
 pub mod restore;
 pub mod verify;
 

@@ -9,7 +9,7 @@ use jit_client::exit::Exit;
 use jit_controller::{
     app::{self, Role},
     cli::{Cli, Command, SIGNER, ServeArgs},
-    commands::{Failure, access, backup, check, complain, export, init, restore, verify},
+    commands::{Failure, access, backup, check, complain, export, init, report, restore, verify},
     config::Config,
     rules, signer,
 };
@@ -59,6 +59,7 @@ async fn perform(cli: Cli) -> Result<Exit, Failure> {
         Command::Export(args) => export::run(&config()?, args).await,
         Command::Verify(args) => verify::run(&config()?, args).await,
         Command::Access(args) => access::run(&config()?, args).await,
+        Command::Report(args) => report::run(&config()?, args).await,
         Command::Rules(args) => {
             let done = rules::command::run(args, &mut io::stdout(), &mut io::stderr());
             done.or_else(|error| match error.kind() {

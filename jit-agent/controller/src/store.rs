@@ -18,6 +18,7 @@ pub mod requests;
 pub mod rollouts;
 pub mod rules;
 pub mod settings;
+pub mod uses;
 pub mod webhooks;
 mod whole;
 
@@ -46,6 +47,7 @@ use sqlx::{
     query,
 };
 use tokio::sync::{Mutex, OwnedMutexGuard};
+pub use uses::Opened;
 pub use webhooks::Webhook;
 pub use whole::Whole;
 

@@ -1,6 +1,6 @@
 //! Follows one host: keeps the connection, asks for the status, reads events and where the audit ends.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jit_client::{Agent, CallError};
 use jit_proto::{GrantId, v1, v1::event::What};
@@ -43,6 +43,9 @@ pub(super) struct Follower {
     shared: Arc<Shared>,
     observed: Observed,
     written: Option<Instant>,
+    /// How often grants were used, as it was written.
+    uses: BTreeMap<String, u64>,
+    used_at: Option<Instant>,
     /// What was ended on the host since it was asked last.
     endings: Endings,
 }
@@ -55,7 +58,8 @@ impl Follower {
         observed: Observed,
         shared: Arc<Shared>,
     ) -> Self {
-        Self { host, link, shared, observed, written: None, endings: Endings::default() }
+        let (uses, endings) = (BTreeMap::new(), Endings::default());
+        Self { host, link, shared, observed, written: None, uses, used_at: None, endings }
     }
 
     /// Follows it until the task is ended.
@@ -166,12 +170,24 @@ impl Follower {
         }
         let observed = observe::answered(&self.observed, &status, now_ms);
         self.see(observed, Vec::new()).await;
+        self.used(held::uses(&expected, &status.grants)).await;
         let missing = held::missing(expected, &status.grants);
         if !missing.is_empty() {
             self.ended(agent, &missing).await?;
         }
         self.endings.clear();
         Ok(())
+    }
+
+    /// Has it written how often grants were used: when that is new, and from time to time.
+    async fn used(&mut self, uses: BTreeMap<String, u64>) {
+        let stale = self.used_at.is_none_or(|at| at.elapsed() >= WRITTEN);
+        if uses.is_empty() || (uses == self.uses && !stale) {
+            return;
+        }
+        self.used_at = Some(Instant::now());
+        self.uses.clone_from(&uses);
+        self.note(Note { host: self.host.id.clone(), uses, ..Note::default() }).await;
     }
 
     /// What the host should hold by its own answers.

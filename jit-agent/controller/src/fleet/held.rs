@@ -59,6 +59,16 @@ pub(super) fn missing(expected: Vec<Delivery>, live: &[v1::GrantState]) -> Vec<D
     expected.into_iter().filter(|one| !live.contains(one.grant_id.as_str())).collect()
 }
 
+/// How many connections these have let in, by id.
+pub(super) fn uses(expected: &[Delivery], live: &[v1::GrantState]) -> BTreeMap<String, u64> {
+    if expected.is_empty() {
+        return BTreeMap::new();
+    }
+    let expected: BTreeSet<_> = expected.iter().map(|one| one.grant_id.as_str()).collect();
+    let live = live.iter().filter_map(|grant| Some((id(grant)?, grant.hits)));
+    live.filter(|(id, _)| expected.contains(id.as_str())).collect()
+}
+
 /// What has become of them, by all grants that the host knows, also those that have ended.
 pub(super) fn fates(
     missing: &[Delivery],
@@ -136,6 +146,16 @@ mod tests {
         let live = [held(1, State::Active), held(2, State::Scheduled), held(3, State::Exhausted)];
         let expected = vec![row(1), row(2), row(3), row(4)];
         assert_eq!(missing(expected, &live), [row(4)]);
+    }
+
+    #[test]
+    fn the_use_of_what_the_controller_delivered_is_counted() {
+        let with = |number, hits| v1::GrantState { hits, ..held(number, State::Active) };
+        let live = [with(1, 3), with(2, 0), with(3, 7)];
+        // Another controller, or a person, has signed the third.
+        let counted = uses(&[row(1), row(2), row(4)], &live);
+        let expected = [(grant_id(1).to_string(), 3), (grant_id(2).to_string(), 0)];
+        assert_eq!(counted, expected.into());
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! What an agent's answers say of its host. Pure.
 
-use jit_proto::{printable::clean, v1, words::range_text};
+use jit_proto::{SourcePrefix, printable::clean, v1, words::range_text};
 use serde_json::Value;
 
 use crate::{
-    model::host::{Alarm, Condition, Observed, ObservedPort},
+    model::host::{Alarm, Condition, Observed, ObservedExemption, ObservedPort},
     store::AuditHead,
 };
 
@@ -24,6 +24,7 @@ pub(super) fn answered(before: &Observed, status: &v1::StatusResponse, now_ms: i
         mode: clean(&port.mode, MAX_TEXT),
         max_duration_ms: port.max_duration_ms,
         approvals: port.approvals,
+        exemptions: port.exemptions.iter().take(MAX_LIST).map(exemption).collect(),
     };
     Observed {
         condition,
@@ -34,6 +35,16 @@ pub(super) fn answered(before: &Observed, status: &v1::StatusResponse, now_ms: i
         problems: status.problems.iter().take(MAX_LIST).map(text).collect(),
         ports: status.ports.iter().take(MAX_LIST).map(port).collect(),
         ..before.clone()
+    }
+}
+
+fn exemption(of: &v1::Exemption) -> ObservedExemption {
+    let source = of.source.as_ref().and_then(|source| SourcePrefix::try_from(source).ok());
+    ObservedExemption {
+        source: source.map_or_else(|| "?".to_owned(), |source| source.to_string()),
+        owner: clean(&of.owner, MAX_TEXT),
+        reason: clean(&of.reason, MAX_TEXT),
+        until_ms: of.until_ms,
     }
 }
 

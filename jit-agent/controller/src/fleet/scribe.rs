@@ -1,7 +1,7 @@
 //! Writes what followers see: many hosts in one transaction, so that a fleet that wakes up does not hold
 //! up who asks for access. What a person must know is an audit record in the same transaction.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::json;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
@@ -14,7 +14,7 @@ use crate::{
     audit::{self, Code, Record},
     clock::now_ms,
     model::host::{Alarm, Observed},
-    store::{StoreError, Tx, deliveries, heads, hosts},
+    store::{StoreError, Tx, deliveries, heads, hosts, uses},
 };
 
 /// The most notes that wait; followers wait for room.
@@ -35,6 +35,8 @@ pub(super) struct Note {
     pub(super) alarms: Vec<Alarm>,
     /// It answers again: what it waits for is due now.
     pub(super) back: bool,
+    /// Connections that grants have let in, by their ids.
+    pub(super) uses: BTreeMap<String, u64>,
     /// The end of its audit.
     pub(super) head: Option<SignedHead>,
 }
@@ -77,6 +79,9 @@ async fn write(tx: &mut Tx, note: &Note) -> Result<(), StoreError> {
     let now_ms = now_ms();
     if note.back {
         deliveries::host_is_back(tx, &note.host, now_ms).await?;
+    }
+    for (grant, hits) in &note.uses {
+        uses::saw(tx, grant, &note.host, *hits, now_ms).await?;
     }
     if let Some(seen) = &note.observed {
         if seen.condition != stored.condition {

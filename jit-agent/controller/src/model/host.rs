@@ -99,6 +99,22 @@ pub struct ObservedPort {
     pub max_duration_ms: i64,
     /// Good signatures by distinct keys that a grant needs; 0: unknown.
     pub approvals: u32,
+    /// Who comes in without a grant.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exemptions: Vec<ObservedExemption>,
+}
+
+/// An address that a host lets in without a grant.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservedExemption {
+    /// `192.0.2.0/24`
+    pub source: String,
+    /// Who answers for it.
+    pub owner: String,
+    /// Why it is there.
+    pub reason: String,
+    /// When it ends, milliseconds since the Unix epoch; 0: never.
+    pub until_ms: i64,
 }
 
 /// Something that a person must look at.

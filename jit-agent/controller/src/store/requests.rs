@@ -110,6 +110,20 @@ impl Store {
         rows.fetch_all(self.pool()).await?.iter().map(request).collect()
     }
 
+    /// Requests that were submitted in this time, the oldest first.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn requests_between(
+        &self,
+        from_ms: i64,
+        to_ms: i64,
+    ) -> Result<Vec<Request>, StoreError> {
+        let rows = "SELECT * FROM request WHERE created_ms >= $1 AND created_ms < $2 ORDER BY id";
+        let rows = query(rows).bind(from_ms).bind(to_ms).fetch_all(self.pool()).await?;
+        rows.iter().map(request).collect()
+    }
+
     /// Decisions on a request, the oldest first.
     ///
     /// # Errors

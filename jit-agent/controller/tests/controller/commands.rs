@@ -31,8 +31,8 @@ on_each_database! {
 }
 
 /// A controller in a directory of its own.
-struct Controller {
-    root: TempDir,
+pub(crate) struct Controller {
+    pub(crate) root: TempDir,
     url: Option<String>,
 }
 
@@ -41,12 +41,12 @@ fn run(arguments: &[&str]) -> Output {
     command.args(arguments).env_remove("RUST_LOG").output().unwrap()
 }
 
-fn text(output: &Output) -> String {
+pub(crate) fn text(output: &Output) -> String {
     let both = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
     String::from_utf8(both).unwrap()
 }
 
-fn json_of(output: &Output) -> Value {
+pub(crate) fn json_of(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|why| panic!("{why}: {}", text(output)))
 }
 
@@ -66,7 +66,7 @@ impl Controller {
         (made, output)
     }
 
-    fn made(database: &Database) -> Self {
+    pub(crate) fn made(database: &Database) -> Self {
         let (made, output) = Self::init(database, &[]);
         assert_eq!(output.status.code(), Some(0), "{}", text(&output));
         made
@@ -76,12 +76,12 @@ impl Controller {
         self.root.path().join("controller")
     }
 
-    fn run(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
         let directory = self.dir().display().to_string();
         run(&[arguments, &["--dir", &directory]].concat())
     }
 
-    async fn store(&self) -> Store {
+    pub(crate) async fn store(&self) -> Store {
         Store::open(&self.database()).await.unwrap()
     }
 

@@ -362,6 +362,7 @@ async fn a_host_that_asks_for_two_signatures_waits_for_the_second(database: Data
         mode: "enforce".into(),
         max_duration_ms: HOUR,
         approvals: 2,
+        exemptions: Vec::new(),
     }];
     office.store.observe("web-2", &observed).await.unwrap();
     let request = office.submit("robot", ssh()).await;

@@ -20,6 +20,7 @@ mod forward;
 mod histories;
 mod messages;
 mod migrations;
+mod report;
 mod serve;
 mod signers;
 mod store;

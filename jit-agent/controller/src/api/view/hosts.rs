@@ -51,7 +51,7 @@ pub(in crate::api) fn host(of: StoredHost) -> HostView {
 }
 
 fn port(of: ObservedPort) -> HostPortView {
-    let ObservedPort { port, mode, max_duration_ms, approvals } = of;
+    let ObservedPort { port, mode, max_duration_ms, approvals, exemptions: _ } = of;
     let max_duration = duration(max_duration_ms);
     HostPortView { port, mode, max_duration_ms, max_duration, approvals }
 }

@@ -18,3 +18,12 @@ CREATE TABLE account_mail (
     account TEXT NOT NULL PRIMARY KEY REFERENCES account (name),
     mail TEXT NOT NULL
 );
+
+-- How many connections a grant has let in on a host, as the host said last.
+CREATE TABLE grant_use (
+    grant_id TEXT NOT NULL REFERENCES grant_part (id),
+    host TEXT NOT NULL,
+    hits BIGINT NOT NULL,
+    seen_ms BIGINT NOT NULL,
+    PRIMARY KEY (grant_id, host)
+);

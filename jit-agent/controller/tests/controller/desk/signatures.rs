@@ -35,6 +35,7 @@ impl Office {
             mode: "enforce".into(),
             max_duration_ms: HOUR,
             approvals,
+            exemptions: Vec::new(),
         }];
         office.store.observe("web-2", &observed).await.unwrap();
         let mut tx = office.store.begin().await.unwrap();

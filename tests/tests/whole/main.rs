@@ -12,6 +12,7 @@ mod databases;
 mod forged;
 mod histories;
 mod killed;
+mod report;
 mod rollouts;
 mod several;
 mod stolen;

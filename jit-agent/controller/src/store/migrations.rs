@@ -17,7 +17,7 @@ const VERSIONS: &[(i64, &str, &str)] = &[
     (4, "audit", include_str!("schema/0004_audit.sql")),
     (5, "keys", include_str!("schema/0005_keys.sql")),
     (6, "held", include_str!("schema/0006_held.sql")),
-    (9, "messages", include_str!("schema/0009_messages.sql")),
+    (7, "messages", include_str!("schema/0007_messages.sql")),
 ];
 
 /// The versions of the tables that this program knows, the oldest first.

@@ -30,6 +30,8 @@ pub mod policy_changes;
 #[cfg(feature = "signing")]
 pub mod public_key;
 pub mod revocation;
+#[cfg(feature = "secret")]
+pub mod secret;
 #[cfg(feature = "signing")]
 pub mod signing;
 #[cfg(feature = "signing")]

@@ -24,6 +24,7 @@ mod limits;
 mod mail;
 mod me;
 mod openapi;
+mod passwords;
 mod places;
 mod policies;
 pub mod problem;
@@ -44,7 +45,10 @@ mod webhooks;
 
 use std::time::Duration;
 
-use axum::{Router, extract::DefaultBodyLimit, http::StatusCode, middleware::from_fn_with_state};
+use axum::{
+    Router, extract::DefaultBodyLimit, http::StatusCode, middleware::from_fn_with_state,
+    routing::any,
+};
 pub use deliver::{Deliverer, WebhookKey};
 pub use openapi::description;
 pub use server::Server;
@@ -57,6 +61,12 @@ use tower_http::{
 use utoipa_axum::{
     router::{OpenApiRouter, UtoipaMethodRouterExt as _},
     routes,
+};
+pub(crate) use {
+    auth::CalledBy,
+    frame::Written,
+    input::Call,
+    problem::{Failure, Word},
 };
 
 /// Largest body of most calls, bytes: a request for 10,000 hosts fits.
@@ -85,6 +95,7 @@ fn with_token() -> OpenApiRouter<ApiState> {
         .routes(routes!(accounts::list))
         .routes(routes!(accounts::read, accounts::put))
         .routes(routes!(mail::read, mail::put))
+        .routes(routes!(passwords::put))
         .routes(routes!(keys::list))
         .routes(routes!(keys::put, keys::revoke))
         .routes(routes!(tokens::list, tokens::make))
@@ -122,9 +133,16 @@ fn without_token() -> OpenApiRouter<ApiState> {
 pub fn router(state: ApiState) -> Router {
     let guarded =
         Router::from(with_token()).layer(from_fn_with_state(state.clone(), auth::authenticate));
-    Router::from(without_token())
-        .merge(guarded)
-        .layer(DefaultBodyLimit::max(MAX_BODY))
+    // Pages have the other paths: what the API has not is refused in its own words.
+    let nothing = Router::new().route("/api/{*rest}", any(async || StatusCode::NOT_FOUND));
+    let all = Router::from(without_token()).merge(guarded).merge(nothing);
+    framed(all.layer(DefaultBodyLimit::max(MAX_BODY)), state)
+}
+
+/// What every call has around it, of programs and of browsers: time, limits of addresses, the log, and
+/// problems in place of panics.
+pub(crate) fn framed(router: Router<ApiState>, state: ApiState) -> Router {
+    router
         .layer(RequestBodyTimeoutLayer::new(MAX_SILENCE))
         .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, MAX_CALL))
         .layer(CatchPanicLayer::custom(frame::panicked))

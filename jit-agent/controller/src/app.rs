@@ -22,6 +22,7 @@ use crate::{
     desk::{self, Desk},
     fleet::{Fleet, SignError, SignPolicy},
     messages::{Courier, Retry, bot::Bot, mail::Post},
+    portal,
     signer::{Signer, SignerError},
     store::{Store, StoreError},
 };
@@ -191,7 +192,7 @@ fn start(
         server = Some(bound.control());
         let state =
             ApiState::new(desk.clone(), config.api.clone(), Some(webhook_key), fleet.clone());
-        let router = api::router(state);
+        let router = portal::router(state.clone()).merge(api::router(state));
         tasks.spawn(async move {
             if let Err(error) = bound.run(router).await {
                 tracing::error!(%error, "the API no longer listens");

@@ -7,8 +7,9 @@ use clap::{Args, Parser, Subcommand};
 use crate::{
     app::Role,
     commands::{
-        access::AccessArgs, backup::BackupArgs, check::CheckArgs, export::ExportArgs,
-        init::InitArgs, report::ReportArgs, restore::RestoreArgs, verify::VerifyArgs,
+        access::AccessArgs, accounts::AccountsArgs, backup::BackupArgs, check::CheckArgs,
+        export::ExportArgs, init::InitArgs, report::ReportArgs, restore::RestoreArgs,
+        verify::VerifyArgs,
     },
     config::{DEFAULT_DIRECTORY, FILE},
     rules::command::RulesArgs,
@@ -79,6 +80,8 @@ pub enum Command {
     Access(AccessArgs),
     /// Show a week: access that nobody used, what was denied, exemptions, hosts that do not enforce
     Report(ReportArgs),
+    /// Give an account a password, for the first sign-in at the pages
+    Accounts(AccountsArgs),
     /// Check, test and compare files of rules
     Rules(RulesArgs),
 }

@@ -1,6 +1,7 @@
 //! What a person runs. Each command is a file; it prints for a person, or JSON for a script.
 
 pub mod access;
+pub mod accounts;
 pub mod backup;
 pub mod check;
 pub mod export;

@@ -2,8 +2,8 @@
 //!
 //! From the bottom: `model` (nouns, pure), `rules` (Cedar, pure), `store` (the database), `audit`,
 //! `signer` (a process of its own, the only one with a key), `desk` (what may be done with a request),
-//! `fleet` (hosts: connections, deliveries, what they answer), `messages` (chats and mail), `api` (HTTP),
-//! `app` (wiring), `commands`.
+//! `fleet` (hosts: connections, deliveries, what they answer), `messages` (chats and mail), `people` (who a
+//! browser is), `api` (HTTP), `portal` (pages), `app` (wiring), `commands`.
 //! Nothing here can open a port: only what the signer signs can, and each host checks that by itself.
 
 pub mod api;
@@ -15,8 +15,11 @@ pub mod commands;
 pub mod config;
 pub mod desk;
 pub mod fleet;
+mod keyed;
 pub mod messages;
 pub mod model;
+pub mod people;
+pub mod portal;
 pub mod rules;
 pub mod signer;
 pub mod store;

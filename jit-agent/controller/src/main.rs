@@ -9,7 +9,9 @@ use jit_client::exit::Exit;
 use jit_controller::{
     app::{self, Role},
     cli::{Cli, Command, SIGNER, ServeArgs},
-    commands::{Failure, access, backup, check, complain, export, init, report, restore, verify},
+    commands::{
+        Failure, access, accounts, backup, check, complain, export, init, report, restore, verify,
+    },
     config::Config,
     rules, signer,
 };
@@ -60,6 +62,7 @@ async fn perform(cli: Cli) -> Result<Exit, Failure> {
         Command::Verify(args) => verify::run(&config()?, args).await,
         Command::Access(args) => access::run(&config()?, args).await,
         Command::Report(args) => report::run(&config()?, args).await,
+        Command::Accounts(args) => accounts::run(&config()?, args).await,
         Command::Rules(args) => {
             let done = rules::command::run(args, &mut io::stdout(), &mut io::stderr());
             done.or_else(|error| match error.kind() {

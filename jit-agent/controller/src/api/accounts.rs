@@ -20,7 +20,7 @@ use crate::{
     audit::{self, Code, Record},
     clock,
     model::Account,
-    store::accounts,
+    store::{accounts, people},
 };
 
 /// The most groups of an account.
@@ -88,6 +88,9 @@ pub(super) async fn put(
     if before.as_ref() != Some(&new) {
         let mut tx = state.store().begin().await?;
         accounts::put(&mut tx, &new).await?;
+        if new.disabled {
+            people::end_sessions(&mut tx, &new.name).await?;
+        }
         let fields = json!({
             "by_account": by.name, "account": new.name, "subject": new.subject, "groups": new.groups,
             "disabled": new.disabled, "is_new": before.is_none(),

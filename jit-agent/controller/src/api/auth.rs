@@ -148,7 +148,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
 
 /// Name of the account that called, for the log.
 #[derive(Clone, Debug)]
-pub(super) struct CalledBy(pub(super) String);
+pub(crate) struct CalledBy(pub(crate) String);
 
 /// The layer before every handler that needs a token.
 pub(super) async fn authenticate(

@@ -31,6 +31,10 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The most letters of an id that a client chooses.
 const MAX_ID: usize = 64;
 
+/// In an answer's extensions: its body is written already, whatever its status.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Written;
+
 /// The outermost layer.
 pub(super) async fn frame(
     State(state): State<ApiState>,
@@ -79,7 +83,8 @@ pub(super) fn panicked(_: Box<dyn Any + Send + 'static>) -> Response {
 /// Writes the body of a problem.
 fn with_problem(response: Response, path: &str, id: &str) -> Response {
     let status = response.status();
-    if !status.is_client_error() && !status.is_server_error() {
+    let is_refusal = status.is_client_error() || status.is_server_error();
+    if !is_refusal || response.extensions().get::<Written>().is_some() {
         return response;
     }
     let failure = response.extensions().get::<Failure>().cloned();

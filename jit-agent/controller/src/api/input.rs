@@ -66,26 +66,26 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
 
 /// Where a call comes from.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Origin {
+pub(crate) struct Origin {
     /// The address.
-    pub(super) address: IpAddr,
+    pub(crate) address: IpAddr,
     /// It was named by a trusted proxy.
-    pub(super) forwarded: bool,
+    pub(crate) forwarded: bool,
 }
 
 /// Headers and path of a call.
-pub(super) struct Call {
+pub(crate) struct Call {
     /// Headers.
-    pub(super) headers: HeaderMap,
+    pub(crate) headers: HeaderMap,
     /// Path and parameters, as they were sent.
-    pub(super) uri: Uri,
+    pub(crate) uri: Uri,
     /// Where it comes from.
-    pub(super) origin: Origin,
+    pub(crate) origin: Origin,
 }
 
 impl Call {
     /// A header's text; empty: it is missing.
-    pub(super) fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().trim()
     }
 }

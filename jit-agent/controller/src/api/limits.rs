@@ -1,24 +1,14 @@
 //! How often one address or one account may call.
 
-use std::{
-    hash::Hash,
-    net::{IpAddr, Ipv6Addr},
-    num::NonZeroU32,
-    sync::Mutex,
-    time::{Duration, Instant},
-};
+use std::{net::IpAddr, num::NonZeroU32, time::Duration};
 
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock as _};
+use governor::Quota;
 
 use super::{
     problem::{Failure, Word},
     settings::{Rate, Settings},
 };
-
-/// Keys that are kept before those that were not seen lately are forgotten.
-const KEYS: usize = 10_000;
-/// Shortest time between two looks for keys to forget.
-const SWEEP: Duration = Duration::from_secs(1);
+use crate::keyed::{Keyed, network};
 
 /// The limits of calls.
 pub(super) struct Limits {
@@ -67,47 +57,6 @@ fn quota(rate: Rate) -> Quota {
 fn too_many(whose: &str, wait: Duration) -> Failure {
     Failure::new(Word::TooMany, format!("too many calls from {whose}"))
         .retry_after(wait.as_secs().saturating_add(1))
-}
-
-/// A limit for each key, of bounded memory: unknown keys come from outside.
-struct Keyed<K: Hash + Eq + Clone> {
-    limiter: DefaultKeyedRateLimiter<K>,
-    swept: Mutex<Instant>,
-}
-
-impl<K: Hash + Eq + Clone> Keyed<K> {
-    fn new(quota: Quota) -> Self {
-        Self { limiter: RateLimiter::dashmap(quota), swept: Mutex::new(Instant::now()) }
-    }
-
-    /// One of this key, or how long it must wait.
-    fn check(&self, key: &K) -> Result<(), Duration> {
-        if self.limiter.len() > KEYS {
-            self.sweep();
-        }
-        let checked = self.limiter.check_key(key);
-        checked.map_err(|until| until.wait_time_from(self.limiter.clock().now()))
-    }
-
-    fn sweep(&self) {
-        // Who does not get the lock goes on: another one sweeps.
-        if let Ok(mut swept) = self.swept.try_lock()
-            && swept.elapsed() >= SWEEP
-        {
-            self.limiter.retain_recent();
-            *swept = Instant::now();
-        }
-    }
-}
-
-/// One customer of an IPv6 provider has at least a /64: it counts as one address.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            IpAddr::V6(Ipv6Addr::from(u128::from(address) & !u128::from(u64::MAX)))
-        }
-        address => address,
-    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use super::{deliver::WebhookKey, limits::Limits, settings::Settings};
 use crate::{
     desk::Desk,
     fleet::Fleet,
+    people::People,
     store::{Store, StoreError, Tx},
 };
 
@@ -21,6 +22,7 @@ pub struct Parts {
     fleet: Option<Fleet>,
     settings: Settings,
     limits: Limits,
+    people: People,
     streams: Arc<Semaphore>,
     webhook_key: Option<WebhookKey>,
 }
@@ -36,7 +38,8 @@ impl ApiState {
     ) -> Self {
         let limits = Limits::new(&settings);
         let streams = Arc::new(Semaphore::new(settings.streams));
-        Self(Arc::new(Parts { desk, fleet, settings, limits, streams, webhook_key }))
+        let people = People::default();
+        Self(Arc::new(Parts { desk, fleet, settings, limits, people, streams, webhook_key }))
     }
 }
 
@@ -72,6 +75,11 @@ impl Parts {
     /// How often somebody may call.
     pub(super) const fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// Who browsers are.
+    pub const fn people(&self) -> &People {
+        &self.people
     }
 
     /// Places for streams of events.

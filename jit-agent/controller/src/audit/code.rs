@@ -39,6 +39,14 @@ codes! {
     KeyAdded = "A004" "account_key_added",
     /// A public key of an account was revoked.
     KeyRevoked = "A005" "account_key_revoked",
+    /// A browser signed in.
+    SignedIn = "A006" "signed_in",
+    /// A sign-in was refused.
+    SignInRefused = "A007" "sign_in_refused",
+    /// A browser signed out.
+    SignedOut = "A008" "signed_out",
+    /// An account got a password, or another one.
+    PasswordSet = "A009" "password_set",
     /// A host was added or changed.
     HostChanged = "H001" "host_changed",
     /// A host was removed.

@@ -26,6 +26,7 @@ const fn class(category: u32, uid: u32, name: &'static str) -> Class {
 
 const ACCOUNT_CHANGE: Class = class(3, 3001, "Account Change");
 const API: Class = class(6, 6003, "API Activity");
+const AUTHENTICATION: Class = class(3, 3002, "Authentication");
 const AUTHORIZE: Class = class(3, 3003, "Authorize Session");
 const BASE: Class = class(0, 0, "Base Event");
 const ENTITY: Class = class(3, 3004, "Entity Management");
@@ -61,6 +62,9 @@ impl Severity {
 pub fn class_of(code: Code, answer: &str) -> (Class, u32) {
     match code {
         Code::AccountChanged | Code::KeyAdded | Code::KeyRevoked => (ACCOUNT_CHANGE, OTHER),
+        Code::PasswordSet => (ACCOUNT_CHANGE, 3),
+        Code::SignedIn | Code::SignInRefused => (AUTHENTICATION, 1),
+        Code::SignedOut => (AUTHENTICATION, 2),
         Code::TokenMade => (API, 1),
         Code::TokenRevoked => (API, 4),
         Code::HostChanged | Code::RulesSaved | Code::RolloutChanged | Code::PolicyAnswered => {
@@ -89,17 +93,28 @@ pub fn class_of(code: Code, answer: &str) -> (Class, u32) {
 pub const fn severity_of(code: Code) -> Severity {
     match code {
         Code::HostAlarm => Severity::High,
-        Code::Refused | Code::Restored | Code::SigningRefused | Code::WebhookDisabled => {
-            Severity::Medium
-        }
+        Code::Refused
+        | Code::Restored
+        | Code::SignInRefused
+        | Code::SigningRefused
+        | Code::WebhookDisabled => Severity::Medium,
         _ => Severity::Informational,
     }
 }
 
 /// Whether it says that something was not done.
 fn has_failed(code: Option<Code>, answer: &str) -> bool {
-    matches!(code, Some(Code::Denied | Code::Expired | Code::SigningRefused | Code::Refused))
-        || answer == "refused"
+    let failed = matches!(
+        code,
+        Some(
+            Code::Denied
+                | Code::Expired
+                | Code::Refused
+                | Code::SignInRefused
+                | Code::SigningRefused
+        )
+    );
+    failed || answer == "refused"
 }
 
 /// Fields of a record that stand elsewhere in the event.

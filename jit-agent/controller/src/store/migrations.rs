@@ -18,6 +18,7 @@ const VERSIONS: &[(i64, &str, &str)] = &[
     (5, "keys", include_str!("schema/0005_keys.sql")),
     (6, "held", include_str!("schema/0006_held.sql")),
     (7, "messages", include_str!("schema/0007_messages.sql")),
+    (8, "people", include_str!("schema/0008_people.sql")),
 ];
 
 /// The versions of the tables that this program knows, the oldest first.

@@ -5,6 +5,7 @@ mod events;
 mod keys;
 mod lists;
 mod openapi;
+mod passwords;
 mod problems;
 mod requests;
 mod rules;
@@ -19,6 +20,7 @@ use jit_controller::{
     clock::now_ms,
     desk::{self, Desk},
     model::{Account, Host},
+    portal,
     store::{self, RulesVersion, Store, Token, accounts, hosts},
 };
 use reqwest::{Certificate, Client, Method, Response, StatusCode};
@@ -35,7 +37,9 @@ const HOUR_MS: i64 = 3_600_000;
 /// A controller without hosts and without a signer, that listens.
 pub(crate) struct Site {
     pub(crate) desk: Desk,
-    base: String,
+    pub(crate) base: String,
+    /// Certificate of its authority, PEM.
+    pub(crate) ca: String,
     client: Client,
     control: Control,
     directory: TempDir,
@@ -52,7 +56,7 @@ impl Drop for Site {
 
 impl Site {
     /// One with people, hosts and the default rules.
-    async fn new(database: Database) -> Self {
+    pub(crate) async fn new(database: Database) -> Self {
         Self::with(database, RawSettings::default(), |_| {}).await
     }
 
@@ -75,13 +79,22 @@ impl Site {
         let base = format!("https://{}", server.address().unwrap());
         let control = server.control();
         let state = ApiState::new(desk.clone(), settings, Some(key), None);
-        tokio::spawn(server.run(api::router(state)));
+        tokio::spawn(server.run(portal::router(state.clone()).merge(api::router(state))));
         let client = Client::builder()
             .tls_certs_only([Certificate::from_pem(ca.as_bytes()).unwrap()])
             .no_proxy()
             .build()
             .unwrap();
-        Self { desk, base, client, control, directory, _deliverer: deliverer, _database: database }
+        Self {
+            desk,
+            base,
+            ca,
+            client,
+            control,
+            directory,
+            _deliverer: deliverer,
+            _database: database,
+        }
     }
 
     pub(crate) fn store(&self) -> &Store {

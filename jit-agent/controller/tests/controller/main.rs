@@ -20,6 +20,7 @@ mod forward;
 mod histories;
 mod messages;
 mod migrations;
+mod portal;
 mod report;
 mod serve;
 mod signers;

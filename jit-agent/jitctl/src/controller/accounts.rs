@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use jit_client::{
     controller::{
         call::Call,
-        types::{AccountInput, AccountView},
+        types::{AccountInput, AccountView, PasswordInput},
     },
     exit::Exit,
     status::Page,
@@ -13,6 +13,8 @@ use jit_client::{
 use super::{
     Output,
     account_keys::{self, KeysArgs},
+    hosts::done,
+    secret,
     session::To,
 };
 use crate::{
@@ -27,6 +29,7 @@ Examples:
     jitctl accounts set li --subject li@example.org --group sre --group dba
     jitctl accounts set li --group dba-            takes a group away
     jitctl accounts disable li
+    jitctl accounts password li                    for the sign-in at the pages
     jitctl accounts keys add li --public-key li.pub.pem
     jitctl tokens make --account li --scope request --scope approve --scope read --for 90d
 
@@ -66,6 +69,14 @@ enum AccountsCommand {
     },
     /// List and change the public keys of a person, for a second signature
     Keys(KeysArgs),
+    /// Give an account a password for the sign-in at the pages; it is typed, or read from standard input
+    Password {
+        /// Its name
+        name: String,
+        /// It is your own account: the password that it has now is asked first
+        #[arg(long)]
+        own: bool,
+    },
     /// Let a disabled account work again
     Enable {
         /// Its name
@@ -90,6 +101,7 @@ pub(super) fn run(to: To<'_>, args: &AccountsArgs) -> Result<Exit, Failure> {
             change(to, name, *output, |before| disabled(before, name, true))
         }
         Some(AccountsCommand::Keys(args)) => account_keys::run(to, args),
+        Some(AccountsCommand::Password { name, own }) => password(to, name, *own),
         Some(AccountsCommand::Enable { name, output }) => {
             change(to, name, *output, |before| disabled(before, name, false))
         }
@@ -107,6 +119,16 @@ fn change(
         session.fetch(Call::put(["accounts", name]).json(&change(before)?)).await
     })?;
     show(&[view], output)
+}
+
+/// Two lines of standard input with `own`: the password now, and the new one.
+fn password(to: To<'_>, name: &str, own: bool) -> Result<Exit, Failure> {
+    let shown = text::printable(name);
+    let ask = |what: &str| secret::read_password(&format!("{what} password of {shown}"));
+    let current = if own { Some(ask("present")?) } else { None };
+    let input = PasswordInput { password: ask("new")?, current };
+    let call = Call::put(["accounts", name, "password"]).json(&input);
+    done(to, call, &format!("{name} has a new password; its sessions have ended"))
 }
 
 /// The account with these changes.

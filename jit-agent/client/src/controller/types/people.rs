@@ -95,6 +95,24 @@ pub struct AccountKeyInput {
     pub public_key: String,
 }
 
+/// `PUT /api/v1/accounts/NAME/password`: gives an account a password for the pages.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct PasswordInput {
+    /// The new password: 12 letters or more.
+    pub password: String,
+    /// The password that the account has now. Administrators can leave it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current: Option<String>,
+}
+
+impl std::fmt::Debug for PasswordInput {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PasswordInput(..)")
+    }
+}
+
 /// A token, without its text.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

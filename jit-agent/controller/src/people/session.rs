@@ -1,0 +1,208 @@
+//! A session: what a browser holds after its sign-in.
+//!
+//! The cookie's text is 256 random bits, new at each sign-in; the store keeps its SHA-256. A session ends
+//! 12 hours after it began, after an hour without use, at the sign-out, with another password, and with
+//! the account. The name `__Host-` makes browsers refuse the cookie from other hosts and without HTTPS
+//! (RFC 6265bis section 4.1.3).
+
+use axum::http::{HeaderMap, HeaderValue, header::COOKIE};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use ring::rand::{SecureRandom as _, SystemRandom};
+use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
+
+use crate::{
+    model::Account,
+    store::{Session, Store, StoreError, Tx, people},
+};
+
+/// Name of the cookie.
+const NAME: &str = "__Host-jit";
+/// Random bytes of a secret.
+const BYTES: usize = 32;
+/// Letters of its text: base64url without padding (RFC 4648 section 5).
+const LETTERS: usize = 43;
+/// Longest time of a session, milliseconds.
+pub const LONGEST_MS: i64 = 12 * 3600 * 1000;
+/// Longest time without use, milliseconds.
+pub const IDLE_MS: i64 = 3600 * 1000;
+/// The use is written down at most this often, milliseconds.
+const USED_EVERY_MS: i64 = 60_000;
+
+/// The secret of a session. It is printed nowhere by accident.
+#[derive(Clone)]
+pub struct Secret(Zeroizing<String>);
+
+impl Secret {
+    /// A new one.
+    fn generate() -> Self {
+        let mut bytes = Zeroizing::new([0_u8; BYTES]);
+        SystemRandom::new().fill(bytes.as_mut_slice()).expect("getrandom(2) answers");
+        Self(Zeroizing::new(URL_SAFE_NO_PAD.encode(*bytes)))
+    }
+
+    /// The one in the cookies of a call. Two of the name are none: one of them is somebody else's.
+    pub fn of_headers(headers: &HeaderMap) -> Option<Self> {
+        let lines = headers.get_all(COOKIE).iter().filter_map(|line| line.to_str().ok());
+        let pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| {
+            let (name, text) = pair.trim().split_once('=')?;
+            (name == NAME).then_some(text)
+        });
+        let mut found = pairs;
+        let text = found.next()?;
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+        let good = text.len() == LETTERS && text.bytes().all(plain) && found.next().is_none();
+        good.then(|| Self(Zeroizing::new(text.to_owned())))
+    }
+
+    /// What the store keeps. The secret has 256 random bits, so that nothing slower is needed.
+    fn hash(&self) -> String {
+        hex::encode(Sha256::digest(self.0.as_bytes()))
+    }
+
+    /// What each form of this session carries. It follows from the secret, and the secret not from it.
+    fn form_key(&self) -> String {
+        let mut digest = Sha256::new();
+        digest.update(b"jit-controller form\0");
+        digest.update(self.0.as_bytes());
+        URL_SAFE_NO_PAD.encode(digest.finalize())
+    }
+
+    /// The header `Set-Cookie` that gives it to the browser.
+    ///
+    /// # Panics
+    /// Never: the text is base64url.
+    pub fn cookie(&self) -> HeaderValue {
+        let seconds = LONGEST_MS / 1000;
+        let text = format!(
+            "{NAME}={}; Max-Age={seconds}; Path=/; Secure; HttpOnly; SameSite=Lax",
+            *self.0
+        );
+        let mut value = HeaderValue::from_str(&text).expect("base64url is plain ASCII");
+        value.set_sensitive(true);
+        value
+    }
+}
+
+/// The header `Set-Cookie` that takes the secret away from the browser.
+pub const fn no_cookie() -> HeaderValue {
+    HeaderValue::from_static("__Host-jit=; Max-Age=0; Path=/; Secure; HttpOnly; SameSite=Lax")
+}
+
+/// A browser that has signed in.
+#[derive(Clone, Debug)]
+pub struct SignedIn {
+    account: Account,
+    hash: String,
+    form_key: String,
+    ends_ms: i64,
+}
+
+impl SignedIn {
+    /// Its account, as it is now.
+    pub const fn account(&self) -> &Account {
+        &self.account
+    }
+
+    /// The hash of its session.
+    pub(super) fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    /// What each of its forms carries.
+    pub fn form_key(&self) -> &str {
+        &self.form_key
+    }
+
+    /// When it ends at the latest, milliseconds since the Unix epoch.
+    pub const fn ends_ms(&self) -> i64 {
+        self.ends_ms
+    }
+
+    /// Whether a form is one of this session.
+    pub fn owns(&self, form_key: &str) -> bool {
+        // Digests of both: how long it takes says nothing of the key itself.
+        Sha256::digest(form_key.as_bytes()) == Sha256::digest(self.form_key.as_bytes())
+    }
+}
+
+/// Begins a session.
+///
+/// # Errors
+/// Those of the database.
+pub(super) async fn begin(tx: &mut Tx, account: &str, now_ms: i64) -> Result<Secret, StoreError> {
+    people::forget_sessions(tx, now_ms, now_ms.saturating_sub(IDLE_MS)).await?;
+    let secret = Secret::generate();
+    let session = Session {
+        hash: secret.hash(),
+        account: account.to_owned(),
+        created_ms: now_ms,
+        ends_ms: now_ms.saturating_add(LONGEST_MS),
+        used_ms: now_ms,
+    };
+    people::add_session(tx, &session).await?;
+    Ok(secret)
+}
+
+/// Who has this secret; `None`: nobody any more. `is_use`: it counts as use.
+///
+/// # Errors
+/// Those of the database.
+pub async fn find(
+    store: &Store,
+    secret: &Secret,
+    is_use: bool,
+    now_ms: i64,
+) -> Result<Option<SignedIn>, StoreError> {
+    let Some(session) = store.session(&secret.hash()).await? else { return Ok(None) };
+    let idle_ms = now_ms.saturating_sub(session.used_ms);
+    if session.ends_ms <= now_ms || idle_ms >= IDLE_MS {
+        return Ok(None);
+    }
+    let account = store.account(&session.account).await?;
+    let Some(account) = account.filter(|account| !account.disabled) else { return Ok(None) };
+    if is_use && idle_ms >= USED_EVERY_MS {
+        store.session_used(&session.hash, now_ms).await?;
+    }
+    let form_key = secret.form_key();
+    Ok(Some(SignedIn { account, hash: session.hash, form_key, ends_ms: session.ends_ms }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(cookies: &[&str]) -> Option<Secret> {
+        let mut headers = HeaderMap::new();
+        for cookie in cookies {
+            headers.append(COOKIE, HeaderValue::from_str(cookie).unwrap());
+        }
+        Secret::of_headers(&headers)
+    }
+
+    #[test]
+    fn a_secret_comes_back_from_its_cookie_only() {
+        let secret = Secret::generate();
+        let text = secret.0.as_str();
+        let good = format!("a=b; {NAME}={text}; c=d");
+        assert_eq!(of(&[&good]).unwrap().hash(), secret.hash());
+        let cookie = secret.cookie();
+        let cookie = cookie.to_str().unwrap();
+        for part in ["Path=/", "Secure", "HttpOnly", "SameSite=Lax", "Max-Age=43200"] {
+            assert!(cookie.contains(part), "{part}");
+        }
+        assert!(!cookie.contains("Domain"));
+        for bad in [format!("jit={text}"), format!("{NAME}={text}x"), format!("{NAME}=")] {
+            assert!(of(&[&bad]).is_none(), "{bad}");
+        }
+        assert!(of(&[&good, &good]).is_none(), "two of the name");
+        assert_ne!(Secret::generate().hash(), secret.hash());
+    }
+
+    #[test]
+    fn the_key_of_forms_is_of_one_session() {
+        let (one, other) = (Secret::generate(), Secret::generate());
+        assert_ne!(one.form_key(), other.form_key());
+        assert!(!one.form_key().contains(one.0.as_str()));
+    }
+}

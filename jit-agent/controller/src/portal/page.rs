@@ -1,0 +1,60 @@
+//! What all pages have in common.
+
+use askama::Template;
+use axum::{
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse as _, Response},
+};
+
+use super::files;
+use crate::{
+    api::{Failure, Word, Written},
+    people::session::SignedIn,
+};
+
+/// Around each page: whose it is, and where it is.
+pub(super) struct Shell {
+    /// Where the style is.
+    pub(super) style: &'static str,
+    /// The page in the list of pages that is shown; empty: none.
+    pub(super) here: &'static str,
+    /// Who is signed in; `None`: nobody.
+    pub(super) who: Option<Who>,
+}
+
+/// Who is signed in.
+pub(super) struct Who {
+    pub(super) name: String,
+    /// What each form carries.
+    pub(super) form_key: String,
+}
+
+impl Shell {
+    /// A page of somebody.
+    pub(super) fn of(signed_in: &SignedIn, here: &'static str) -> Self {
+        let name = signed_in.account().name.clone();
+        let who = Who { name, form_key: signed_in.form_key().to_owned() };
+        Self { who: Some(who), ..Self::nobodys(here) }
+    }
+
+    /// A page that anybody may see.
+    pub(super) fn nobodys(here: &'static str) -> Self {
+        Self { style: files::style(), here, who: None }
+    }
+
+    /// What each form carries; empty: nobody is signed in.
+    pub(super) fn form_key(&self) -> &str {
+        self.who.as_ref().map_or("", |who| &who.form_key)
+    }
+}
+
+/// A page.
+///
+/// # Errors
+/// A defect of the template.
+pub(super) fn page(status: StatusCode, template: &impl Template) -> Result<Response, Failure> {
+    let text = template.render().map_err(|why| Failure::hidden(Word::Internal, why))?;
+    let mut response = (status, [(CONTENT_TYPE, "text/html; charset=utf-8")], text).into_response();
+    response.extensions_mut().insert(Written);
+    Ok(response)
+}

@@ -65,8 +65,10 @@ use utoipa_axum::{
 pub(crate) use {
     auth::CalledBy,
     frame::Written,
-    input::Call,
+    input::{Call, duration_ms},
     problem::{Failure, Word},
+    requests::{ask, full, previewed, visible},
+    sight::Sight,
 };
 
 /// Largest body of most calls, bytes: a request for 10,000 hosts fits.

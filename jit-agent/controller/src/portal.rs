@@ -3,18 +3,28 @@
 //! Nothing is decided here: what an account may see says `api::sight`, what it may do the desk. A page
 //! changes something only by a form of the session that it was shown to.
 
+mod act;
 mod dress;
 mod files;
+mod form;
 mod guard;
+mod live;
 mod me;
+mod open;
 mod page;
+mod requests;
+mod search;
 mod sign_in;
+mod tail;
+mod way_back;
+mod who;
+mod wish;
+mod words;
 
 use axum::{
-    Router,
+    Extension, Router,
     extract::{DefaultBodyLimit, Request},
     middleware::{from_fn, from_fn_with_state},
-    response::Redirect,
     routing::{get, post},
 };
 
@@ -26,7 +36,19 @@ const MAX_FORM: usize = 128 * 1024;
 /// The pages.
 pub fn router(state: ApiState) -> Router {
     let with_session = Router::new()
-        .route("/", get(async || Redirect::to("/me")))
+        .route("/", get(open::show))
+        .route("/open", get(open::show))
+        .route("/open/preview", post(open::preview))
+        .route("/open/who", post(who::show))
+        .route("/open/change", post(open::change))
+        .route("/hosts/found", get(search::show))
+        .route("/requests", get(requests::list).post(open::submit))
+        .route("/requests/{id}", get(requests::show))
+        .route("/requests/{id}/decision", post(act::decide))
+        .route("/requests/{id}/withdraw", post(act::withdraw))
+        .route("/requests/{id}/extend", post(act::extend))
+        .route("/requests/{id}/end", post(act::end))
+        .route(guard::LIVE, get(live::live))
         .route("/me", get(me::show))
         .route("/sign-out", post(sign_in::sign_out))
         .layer(from_fn_with_state(state.clone(), guard::with_session));
@@ -36,6 +58,7 @@ pub fn router(state: ApiState) -> Router {
         .fallback(async |request: Request| Failure::not_found("page", request.uri().path()));
     let pages = without
         .merge(with_session)
+        .layer(Extension(tail::Tail::default()))
         .layer(from_fn(guard::same_site))
         .layer(DefaultBodyLimit::max(MAX_FORM));
     api::framed(pages, state).layer(from_fn(dress::dress))

@@ -107,7 +107,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Call {
 ///
 /// # Errors
 /// Both were given, or the text is none.
-pub(super) fn duration_ms(
+pub(crate) fn duration_ms(
     field: &str,
     text: Option<&str>,
     millis: Option<i64>,

@@ -14,8 +14,8 @@ use tokio::{
 };
 use tower::Service;
 
-/// The most connections.
-const MOST: usize = 1024;
+/// The most connections: more than streams of events, each of which may have one for itself.
+const MOST: usize = 4096;
 
 /// Places for connections.
 #[derive(Clone)]

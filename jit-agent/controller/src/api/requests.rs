@@ -96,16 +96,33 @@ pub(super) async fn list(
         Some(true) => account.subject.clone(),
         Some(false) | None => list.requester.unwrap_or_default(),
     };
-    let mut page = Page {
+    let page = Page {
         requester,
         state: wanted.transpose()?,
         host: list.host.unwrap_or_default(),
         before: answer::cursor(list.cursor.as_deref())?,
-        most: most.saturating_add(1),
+        most,
     };
-    let mut sight = Sight::new(&state, account, clock::now_ms()).await?;
+    let (found, next) = visible(&state, account, page, clock::now_ms(), |_| true).await?;
+    Ok(answer::page(&call, found.iter().map(view::summary).collect(), next))
+}
+
+/// Requests of this page that an account sees and that are wanted, and where the next page begins; `None`:
+/// there is none.
+///
+/// # Errors
+/// Those of the database.
+pub(crate) async fn visible(
+    state: &ApiState,
+    account: &Account,
+    mut page: Page,
+    now_ms: i64,
+    is_wanted: impl Fn(&Request) -> bool,
+) -> Result<(Vec<Request>, Option<String>), Failure> {
+    let room = usize::try_from(page.most).unwrap_or(usize::MAX);
+    page.most = page.most.saturating_add(1);
+    let mut sight = Sight::new(state, account, now_ms).await?;
     let (mut items, mut scanned) = (Vec::new(), 0_u32);
-    let room = usize::try_from(most).unwrap_or(usize::MAX);
     loop {
         let found = state.store().requests(&page).await?;
         sight.prepare(&found).await?;
@@ -113,19 +130,19 @@ pub(super) async fn list(
         for request in found {
             if items.len() == room {
                 // There is one more: the next page begins after the last that was looked at.
-                return Ok(answer::page(&call, items, Some(page.before)));
+                return Ok((items, Some(page.before)));
             }
             scanned = scanned.saturating_add(1);
             page.before.clone_from(&request.proposal.id);
-            if sight.request(&request).await? {
-                items.push(view::summary(&request));
+            if is_wanted(&request) && sight.request(&request).await? {
+                items.push(request);
             }
         }
         if last_chunk {
-            return Ok(answer::page(&call, items, None));
+            return Ok((items, None));
         }
         if scanned >= MAX_SCAN {
-            return Ok(answer::page(&call, items, Some(page.before)));
+            return Ok((items, Some(page.before)));
         }
     }
 }
@@ -152,12 +169,25 @@ pub(super) async fn submit(
     let now_ms = clock::now_ms();
     let ask = ask(new, &call)?;
     if how.preview == Some(true) {
-        let preview = state.desk().preview(account, ask, now_ms).await?;
-        let warnings = warnings::of(&preview, now_ms);
-        return Ok(answer::one(&call, &view::preview(preview, warnings, now_ms)));
+        return Ok(answer::one(&call, &previewed(&state, account, ask, now_ms).await?));
     }
     let request = state.desk().submit(account, ask, key, now_ms).await?;
     answer_changed(&state, &caller, account, request, wait, now_ms).await
+}
+
+/// What would become of a request.
+///
+/// # Errors
+/// A field is wrong, or the database does not answer.
+pub(crate) async fn previewed(
+    state: &ApiState,
+    account: &Account,
+    ask: Ask,
+    now_ms: i64,
+) -> Result<types::Preview, Failure> {
+    let preview = state.desk().preview(account, ask, now_ms).await?;
+    let warnings = warnings::of(&preview, now_ms);
+    Ok(view::preview(preview, warnings, now_ms))
 }
 
 /// One request.
@@ -176,7 +206,8 @@ pub(super) async fn read(
     let now_ms = clock::now_ms();
     let request = Sight::new(&state, account, now_ms).await?.find(&id).await?;
     let request = waited(&state, request, wait).await?;
-    let full = full(&state, &caller, account, request).await?;
+    let may_sign = caller.with(Scope::Signatures).is_ok();
+    let full = full(&state, account, may_sign, &request.proposal.id).await?;
     Ok(answer::one(&call, &full))
 }
 
@@ -193,21 +224,25 @@ pub(super) async fn answer_changed(
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     let request = waited(state, request, wait).await?;
     let path = format!("/api/v1/requests/{}", request.proposal.id);
-    let full = full(state, caller, account, request).await?;
+    let may_sign = caller.with(Scope::Signatures).is_ok();
+    let full = full(state, account, may_sign, &request.proposal.id).await?;
     Ok(answer::made(status, &path, &full))
 }
 
-/// A request with all that belongs to it.
-pub(super) async fn full(
+/// A request with all that belongs to it. `may_sign`: the account can add signatures by this way.
+///
+/// # Errors
+/// There is no such request, or the database does not answer.
+pub(crate) async fn full(
     state: &ApiState,
-    caller: &Caller,
     account: &Account,
-    request: Request,
+    may_sign: bool,
+    id: &str,
 ) -> Result<RequestView, Failure> {
     let now_ms = clock::now_ms();
     // Its state and the answers that it follows from belong together.
-    let whole = state.store().whole(&request.proposal.id).await?;
-    let whole = whole.ok_or_else(|| Failure::not_found("request", &request.proposal.id))?;
+    let whole = state.store().whole(id).await?;
+    let whole = whole.ok_or_else(|| Failure::not_found("request", id))?;
     let Whole { request, decisions, deliveries, grants } = whole;
     let (missing, eligible) = state.desk().open_needs(&request, now_ms).await?;
     let mut may = Vec::new();
@@ -230,7 +265,7 @@ pub(super) async fn full(
             may.push("shorten");
         }
     }
-    if request.state == RequestState::AwaitingSignatures && caller.with(Scope::Signatures).is_ok() {
+    if request.state == RequestState::AwaitingSignatures && may_sign {
         may.push("sign");
     }
     Ok(view::request(view::Parts {
@@ -324,7 +359,10 @@ pub(super) fn key(call: &Call) -> Result<&str, Failure> {
 }
 
 /// What is asked for, from what was sent.
-fn ask(new: NewRequest, call: &Call) -> Result<Ask, Failure> {
+///
+/// # Errors
+/// The field that is wrong.
+pub(crate) fn ask(new: NewRequest, call: &Call) -> Result<Ask, Failure> {
     let duration = duration_ms("duration", new.duration.as_deref(), new.duration_ms)?;
     let duration_ms = duration
         .ok_or_else(|| Failure::field("duration", "say how long: `duration` or `duration_ms`"))?;

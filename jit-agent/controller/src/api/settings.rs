@@ -18,6 +18,8 @@ const LISTEN: &str = "127.0.0.1:8443";
 const RATE: u32 = 100;
 /// Calls at once.
 const BURST: u32 = 1000;
+/// Streams of events at once: of each open page, and of programs.
+const STREAMS: usize = 2000;
 
 /// The section as it is written.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -124,7 +126,7 @@ impl Settings {
             trusted_proxies: proxies.collect::<Result<_, _>>()?,
             account: rate("account", raw.account_rate, raw.account_burst)?,
             address: rate("address", raw.address_rate, raw.address_burst)?,
-            streams: raw.streams.unwrap_or(500),
+            streams: raw.streams.unwrap_or(STREAMS),
             webhook_key: path(raw.webhook_key, "webhook.key"),
             webhook_ca: raw.webhook_ca.map(|file| directory.join(file)),
             allow_private: raw.allow_private,

@@ -18,7 +18,7 @@ use crate::{
 const MEMORY: usize = 20_000;
 
 /// What one account may see at one moment.
-pub(super) struct Sight<'s> {
+pub(crate) struct Sight<'s> {
     state: &'s ApiState,
     account: &'s Account,
     /// `None`: there are none yet.
@@ -37,7 +37,7 @@ struct View {
 }
 
 impl<'s> Sight<'s> {
-    pub(super) async fn new(
+    pub(crate) async fn new(
         state: &'s ApiState,
         account: &'s Account,
         now_ms: i64,
@@ -51,12 +51,12 @@ impl<'s> Sight<'s> {
     }
 
     /// Whether it sees everything.
-    pub(super) fn sees_all(&self) -> bool {
+    pub(crate) fn sees_all(&self) -> bool {
         self.account.is_admin()
     }
 
     /// Whether it may do this on a host. Administrators may read and configure everywhere.
-    pub(super) fn may(&self, action: Action, host: &Host) -> bool {
+    pub(crate) fn may(&self, action: Action, host: &Host) -> bool {
         let by_office = matches!(action, Action::Configure | Action::Read) && self.sees_all();
         let by_rules = |rules: &Rules| rules.may(self.account, action, host, self.now_ms);
         // The office first: lists of administrators ask for each of thousands of hosts.
@@ -64,7 +64,7 @@ impl<'s> Sight<'s> {
     }
 
     /// Whether it sees a host.
-    pub(super) fn host(&self, host: &Host) -> bool {
+    pub(crate) fn host(&self, host: &Host) -> bool {
         [Action::Read, Action::Approve, Action::Configure]
             .iter()
             .any(|action| self.may(*action, host))
@@ -104,7 +104,7 @@ impl<'s> Sight<'s> {
     }
 
     /// A request that it sees.
-    pub(super) async fn find(&mut self, id: &str) -> Result<Request, Failure> {
+    pub(crate) async fn find(&mut self, id: &str) -> Result<Request, Failure> {
         let missing = || Failure::not_found("request", id);
         let request = self.state.store().request(id).await?.ok_or_else(missing)?;
         if self.request(&request).await? { Ok(request) } else { Err(missing()) }

@@ -4,7 +4,7 @@ use std::{ops::Deref, sync::Arc};
 
 use tokio::sync::Semaphore;
 
-use super::{deliver::WebhookKey, limits::Limits, settings::Settings};
+use super::{deliver::WebhookKey, limits::Limits, problem::Failure, settings::Settings};
 use crate::{
     desk::Desk,
     fleet::Fleet,
@@ -75,6 +75,14 @@ impl Parts {
     /// How often somebody may call.
     pub(super) const fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// One call of this account.
+    ///
+    /// # Errors
+    /// There were too many.
+    pub(crate) fn admit(&self, account: &str) -> Result<(), Failure> {
+        self.limits.account(account)
     }
 
     /// Who browsers are.

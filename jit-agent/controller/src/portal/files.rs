@@ -25,7 +25,9 @@ struct File {
 }
 
 const STYLE: &str = "portal.css";
-const FILES: [File; 2] = [
+const HTMX: &str = "htmx.min.js";
+const LIVE: &str = "live.js";
+const FILES: [File; 4] = [
     File {
         name: STYLE,
         kind: "text/css; charset=utf-8",
@@ -38,11 +40,35 @@ const FILES: [File; 2] = [
         bytes: include_bytes!("../../static/icon.svg"),
         small: None,
     },
+    File {
+        name: HTMX,
+        kind: "text/javascript; charset=utf-8",
+        bytes: include_bytes!("../../static/htmx.min.js"),
+        small: Some(include_bytes!("../../static/htmx.min.js.gz")),
+    },
+    File {
+        name: LIVE,
+        kind: "text/javascript; charset=utf-8",
+        bytes: include_bytes!("../../static/live.js"),
+        small: None,
+    },
 ];
 
 /// Where the style is.
 pub(super) fn style() -> &'static str {
     static ADDRESS: LazyLock<String> = LazyLock::new(|| address(STYLE));
+    &ADDRESS
+}
+
+/// Where htmx is.
+pub(super) fn htmx() -> &'static str {
+    static ADDRESS: LazyLock<String> = LazyLock::new(|| address(HTMX));
+    &ADDRESS
+}
+
+/// Where the script is that keeps pages up to date.
+pub(super) fn live() -> &'static str {
+    static ADDRESS: LazyLock<String> = LazyLock::new(|| address(LIVE));
     &ADDRESS
 }
 

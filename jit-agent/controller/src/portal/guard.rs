@@ -16,7 +16,7 @@ use axum::{
     response::{IntoResponse as _, Redirect, Response},
 };
 
-use super::sign_in;
+use super::way_back;
 use crate::{
     api::{ApiState, CalledBy, Failure, Word},
     clock,
@@ -25,6 +25,11 @@ use crate::{
 
 /// The field of each form with the key of its session.
 const KEY: &str = "form_key";
+
+/// Where the stream of a page is.
+pub(super) const LIVE: &str = "/live";
+/// The header of a page that reads itself again.
+const REFRESH: &str = "x-page-refresh";
 
 /// The fields of a form that counts.
 #[derive(Clone, Debug, Default)]
@@ -43,6 +48,12 @@ impl Fields {
     /// A field's text without blanks around it; empty: it is missing.
     pub(super) fn text(&self, name: &str) -> &str {
         self.raw(name).trim()
+    }
+
+    /// The texts of all fields of this name, without blanks around them and without empty ones.
+    pub(super) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        let found = self.0.iter().filter(move |(key, _)| key == name);
+        found.map(|(_, value)| value.trim()).filter(|text| !text.is_empty())
     }
 
     /// A field's text as it was typed; empty: it is missing.
@@ -97,8 +108,10 @@ pub(super) async fn with_session(
     mut request: Request,
     next: Next,
 ) -> Response {
+    // What an open page does by itself is no use: who went away is signed out.
+    let is_use = !request.headers().contains_key(REFRESH) && request.uri().path() != LIVE;
     let found = match Secret::of_headers(request.headers()) {
-        Some(secret) => session::find(state.store(), &secret, true, clock::now_ms()).await,
+        Some(secret) => session::find(state.store(), &secret, is_use, clock::now_ms()).await,
         None => Ok(None),
     };
     let signed_in = match found {
@@ -113,6 +126,9 @@ pub(super) async fn with_session(
         let next = "open the page again, and fill the form in anew";
         return Failure::new(Word::Forbidden, detail).next(next).into_response();
     }
+    if let Err(failure) = state.admit(&signed_in.account().name) {
+        return failure.into_response();
+    }
     let by = CalledBy(signed_in.account().name.clone());
     request.extensions_mut().insert(signed_in);
     let mut response = next.run(request).await;
@@ -124,7 +140,7 @@ pub(super) async fn with_session(
 fn to_sign_in(request: &Request) -> Response {
     let here = request.uri().path_and_query().map_or("/", |here| here.as_str());
     let next = if request.method() == Method::GET { here } else { "/" };
-    let target = sign_in::address(next);
+    let target = way_back::sign_in(next);
     if request.headers().contains_key("hx-request") {
         // A part of a page: the whole page goes there.
         let header = HeaderValue::from_str(&target);

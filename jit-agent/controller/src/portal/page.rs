@@ -1,5 +1,7 @@
 //! What all pages have in common.
 
+use std::{collections::BTreeMap, fmt};
+
 use askama::Template;
 use axum::{
     http::{StatusCode, header::CONTENT_TYPE},
@@ -45,6 +47,19 @@ impl Shell {
     /// What each form carries; empty: nobody is signed in.
     pub(super) fn form_key(&self) -> &str {
         self.who.as_ref().map_or("", |who| &who.form_key)
+    }
+}
+
+/// Labels of a host, for people: `env=prod, role=web`.
+pub(super) struct Labels<'f>(pub(super) &'f BTreeMap<String, String>);
+
+impl fmt::Display for Labels<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, (key, value)) in self.0.iter().enumerate() {
+            let comma = if number == 0 { "" } else { ", " };
+            write!(f, "{comma}{key}={value}")?;
+        }
+        Ok(())
     }
 }
 

@@ -44,6 +44,24 @@ impl Store {
         rows.iter().map(host).collect()
     }
 
+    /// Hosts by id with a text in their id or labels, those after `after`, at most `most` of them. `env=pr`
+    /// is the beginning of a label's value. Upper and lower case are the same.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn hosts_named(
+        &self,
+        text: &str,
+        after: &str,
+        most: u32,
+    ) -> Result<Vec<StoredHost>, StoreError> {
+        let (id, labels) = patterns(text);
+        let statement = "SELECT * FROM host WHERE id > $1 AND (LOWER(id) LIKE $2 ESCAPE '\\' \
+                         OR LOWER(labels_json) LIKE $3 ESCAPE '\\') ORDER BY id LIMIT $4";
+        let rows = query(statement).bind(after).bind(id).bind(labels).bind(i64::from(most));
+        rows.fetch_all(self.pool()).await?.iter().map(host).collect()
+    }
+
     /// Where the agents of all hosts are: id, address and server name, without labels and groups.
     ///
     /// # Errors
@@ -169,6 +187,30 @@ pub async fn remove(tx: &mut Tx, id: &str) -> Result<bool, StoreError> {
     Ok(done.rows_affected() == 1)
 }
 
+/// Patterns of SQL's LIKE that find a text in an id, and in labels as they are stored.
+fn patterns(text: &str) -> (String, String) {
+    let escaped = |text: &str| {
+        let mut escaped = String::with_capacity(text.len());
+        for letter in text.chars().flat_map(char::to_lowercase) {
+            if matches!(letter, '%' | '_' | '\\') {
+                escaped.push('\\');
+            }
+            escaped.push(letter);
+        }
+        escaped
+    };
+    // As it stands in JSON, without the quotation marks around it.
+    let quoted = |text: &str| {
+        let json = to_json(&text);
+        json.get(1..json.len().saturating_sub(1)).unwrap_or_default().to_owned()
+    };
+    let labels = match text.split_once('=') {
+        Some((key, value)) => format!("\"{}\":\"{}", quoted(key.trim()), quoted(value.trim())),
+        None => quoted(text),
+    };
+    (format!("%{}%", escaped(text)), format!("%{}%", escaped(&labels)))
+}
+
 fn host(row: &AnyRow) -> Result<StoredHost, StoreError> {
     Ok(StoredHost {
         host: Host {
@@ -180,4 +222,17 @@ fn host(row: &AnyRow) -> Result<StoredHost, StoreError> {
         },
         observed: json("answer of a host", row.try_get("observed_json")?)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::patterns;
+
+    #[test]
+    fn what_is_typed_is_looked_for_as_it_is() {
+        let of = |id: &str, labels: &str| (id.to_owned(), labels.to_owned());
+        assert_eq!(patterns("WEB"), of("%web%", "%web%"));
+        assert_eq!(patterns("env=Prod"), of("%env=prod%", "%\"env\":\"prod%"));
+        assert_eq!(patterns("50%_\\"), of("%50\\%\\_\\\\%", "%50\\%\\_\\\\\\\\%"));
+    }
 }

@@ -1,7 +1,9 @@
 //! Pages over real HTTPS, as a browser calls them: with its cookie, the headers that browsers write, and
 //! forms that were on a page.
 
+mod asked;
 mod forms;
+mod many;
 mod sign_in;
 
 use std::sync::Mutex;
@@ -47,6 +49,41 @@ impl Shown {
             .split_once(&format!("name=\"{name}\" value=\""))
             .unwrap_or_else(|| panic!("no field {name}: {}", self.text));
         rest.split('"').next().unwrap().to_owned()
+    }
+
+    /// The fields of the form with this action, as a browser sends them when somebody clicks its first
+    /// button: hidden ones, what is typed, and what is chosen.
+    pub(crate) fn form(&self, action: &str) -> Vec<(String, String)> {
+        let (_, rest) = self
+            .text
+            .split_once(&format!("action=\"{action}\""))
+            .unwrap_or_else(|| panic!("no form {action}: {}", self.text));
+        let form = rest.split("</form>").next().unwrap();
+        let (mut fields, mut select) = (Vec::new(), None::<String>);
+        for tag in form.split('<').skip(1) {
+            let (head, text) = tag.split_once('>').unwrap();
+            let attribute = |name: &str| {
+                let (_, rest) = head.split_once(&format!(" {name}=\""))?;
+                Some(plain(rest.split('"').next().unwrap()))
+            };
+            let is = |word: &str| head.split(' ').any(|part| part == word);
+            match head.split(' ').next().unwrap() {
+                "input" => {
+                    let kind = attribute("type").unwrap_or_default();
+                    let choice = kind == "checkbox" || kind == "radio";
+                    if let (Some(name), true) = (attribute("name"), !choice || is("checked")) {
+                        fields.push((name, attribute("value").unwrap_or_default()));
+                    }
+                }
+                "textarea" => fields.push((attribute("name").unwrap(), plain(text))),
+                "select" => select = attribute("name"),
+                "option" if is("selected") => {
+                    fields.push((select.clone().unwrap(), plain(text)));
+                }
+                _ => {}
+            }
+        }
+        fields
     }
 
     /// A page that is shown.
@@ -141,6 +178,12 @@ impl<'s> Browser<'s> {
         assert_eq!(shown.goes_to(), "/sign-in?next=%2Fme");
         false
     }
+}
+
+/// A text as a browser reads it.
+fn plain(text: &str) -> String {
+    let pairs = [("&#38;", "&"), ("&#60;", "<"), ("&#62;", ">"), ("&#34;", "\""), ("&#39;", "'")];
+    pairs.iter().rev().fold(text.to_owned(), |text, (code, letter)| text.replace(code, letter))
 }
 
 /// Gives an account the password of these tests.

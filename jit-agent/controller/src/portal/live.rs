@@ -1,0 +1,156 @@
+//! The stream by which a page learns that it is old. It says only *that* something changed: the page is read
+//! again, with all checks that a page has.
+
+use std::{
+    convert::Infallible,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Extension,
+    extract::State,
+    http::HeaderMap,
+    response::{
+        IntoResponse as _, Response, Sse,
+        sse::{Event, KeepAlive},
+    },
+};
+use futures_util::{Stream, stream};
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{sleep, timeout},
+};
+
+use super::{guard::Fields, tail::Tail};
+use crate::{
+    api::{ApiState, Failure, Sight, Word},
+    clock,
+    desk::Changes,
+    people::session::{self, Secret, SignedIn},
+};
+
+/// A comment is sent this often, so that proxies and browsers see that the stream lives.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// The session is looked at again this often.
+const RECHECK: Duration = Duration::from_secs(10);
+/// Changes of another process of the controller are noticed after this time.
+const POLL: Duration = Duration::from_secs(2);
+/// Changes that follow each other within this time are one.
+const PAUSE: Duration = Duration::from_millis(250);
+
+struct Feed {
+    state: ApiState,
+    tail: Tail,
+    secret: Secret,
+    signed_in: SignedIn,
+    /// The request that the page shows; empty: a list.
+    request: String,
+    /// What the page shows is as it was at this record of the audit.
+    after: i64,
+    changes: Changes,
+    checked: Instant,
+    ended: bool,
+    _place: OwnedSemaphorePermit,
+}
+
+/// The stream: `changed` when the page must be read again, `end` when the session has ended.
+pub(super) async fn live(
+    State(state): State<ApiState>,
+    Extension(tail): Extension<Tail>,
+    signed_in: SignedIn,
+    headers: HeaderMap,
+    fields: Fields,
+) -> Result<Response, Failure> {
+    let text = fields.text("after");
+    let after = text.parse::<i64>().ok().filter(|after| *after >= 0);
+    let wrong = || Failure::field("after", format!("{text:?} is no number of a record"));
+    let after = after.ok_or_else(wrong)?;
+    let request = fields.text("request").to_owned();
+    if !request.is_empty() {
+        let now_ms = clock::now_ms();
+        Sight::new(&state, signed_in.account(), now_ms).await?.find(&request).await?;
+    }
+    let place = state.streams().clone().try_acquire_owned().map_err(|_| {
+        Failure::new(Word::TooMany, "there are too many streams of events").retry_after(10)
+    })?;
+    let missing = || Failure::hidden(Word::Internal, "a page without its guard");
+    let secret = Secret::of_headers(&headers).ok_or_else(missing)?;
+    let (changes, checked) = (state.desk().changes(), Instant::now());
+    let feed = Feed {
+        state,
+        tail,
+        secret,
+        signed_in,
+        request,
+        after,
+        changes,
+        checked,
+        ended: false,
+        _place: place,
+    };
+    let keep_alive = KeepAlive::new().interval(HEARTBEAT).text("heartbeat");
+    Ok(Sse::new(feed.stream()).keep_alive(keep_alive).into_response())
+}
+
+impl Feed {
+    fn stream(self) -> impl Stream<Item = Result<Event, Infallible>> {
+        stream::unfold(self, |mut feed| async move {
+            if feed.ended {
+                return None;
+            }
+            let word = feed.next().await;
+            feed.ended = word == "end";
+            Some((Ok(Event::default().event(word).data(word)), feed))
+        })
+    }
+
+    /// `changed`, or `end`.
+    async fn next(&mut self) -> &'static str {
+        loop {
+            let count = *self.changes.borrow_and_update();
+            if self.checked.elapsed() >= RECHECK {
+                let found = session::find(self.state.store(), &self.secret, false, clock::now_ms());
+                let Ok(Some(signed_in)) = found.await else { return "end" };
+                self.signed_in = signed_in;
+                self.checked = Instant::now();
+            }
+            match self.has_changed(count).await {
+                Ok(true) => return "changed",
+                Ok(false) => {}
+                Err(failure) => {
+                    tracing::debug!(why = failure.parts().log, "a stream of a page ends");
+                    return "end";
+                }
+            }
+            match timeout(POLL, self.changes.changed()).await {
+                Ok(Ok(())) => sleep(PAUSE).await,
+                // By the clock: another process of the controller may have changed something.
+                Err(_) => {}
+                // The controller ends.
+                Ok(Err(_)) => return "end",
+            }
+        }
+    }
+
+    async fn has_changed(&mut self, count: u64) -> Result<bool, Failure> {
+        let since = self.tail.since(self.state.store(), self.after, count).await?;
+        self.after = since.tip;
+        let Some(requests) = since.requests else { return Ok(true) };
+        if !self.request.is_empty() {
+            return Ok(requests.contains(&self.request));
+        }
+        if requests.is_empty() {
+            return Ok(false);
+        }
+        let account = self.signed_in.account();
+        let mut sight = Sight::new(&self.state, account, clock::now_ms()).await?;
+        for id in &requests {
+            match sight.find(id).await {
+                Ok(_) => return Ok(true),
+                Err(failure) if failure.parts().word == Word::NotFound.text() => {}
+                Err(failure) => return Err(failure),
+            }
+        }
+        Ok(false)
+    }
+}

@@ -75,6 +75,9 @@ words! {
     /// The parameters cannot be read.
     InvalidQuery = "invalid_query" BAD_REQUEST "A parameter cannot be read"
         "compare them with /api/openapi.json",
+    /// The body's length is not given.
+    Length = "length_required" LENGTH_REQUIRED "The body's length is not given"
+        "send it with Content-Length, without Transfer-Encoding; or use HTTP/2",
     /// Another media type is needed.
     MediaType = "media_type" UNSUPPORTED_MEDIA_TYPE "The body has another media type than is needed"
         "set the header Content-Type",

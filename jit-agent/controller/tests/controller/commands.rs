@@ -101,7 +101,7 @@ async fn a_new_controller_is_in_order(database: Database) {
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     let report = json_of(&output);
     let token = report["token"].as_str().unwrap();
-    assert_eq!(report["next"].as_array().unwrap().len(), 3);
+    assert_eq!(report["next"].as_array().unwrap().len(), 4);
     assert_eq!(report["signing_key"]["algorithm"], "ECDSA P-256");
     for words in ["client_ca", "[[controller]]", "[[signer]]", "spiffe://jit.example.org/"] {
         assert!(report["host_config"].as_str().unwrap().contains(words), "{words}");

@@ -5,6 +5,8 @@ mod asked;
 mod forms;
 mod many;
 mod sign_in;
+mod streams;
+mod wire;
 
 use std::sync::Mutex;
 

@@ -63,6 +63,7 @@ impl Report {
         let next = vec![
             format!("jit-controller serve --dir {directory_text}"),
             format!("jitctl login --controller {url} --ca {ca}{from}"),
+            format!("jit-controller accounts password {} --dir {directory_text}", args.admin),
             "jitctl hosts add web-1 --address web-1.example.org:7443".to_owned(),
         ];
         Self {
@@ -94,6 +95,7 @@ impl Report {
             (None, Some(file)) => format!("The token of {admin} is in {file}.\n"),
             (None, None) => String::new(),
         };
+        let url = &self.url;
         let mut text = format!(
             "Made a controller in {directory}\n\
              \x20 database      {database}\n\
@@ -107,7 +109,8 @@ impl Report {
             text.push_str(&format!("  {number}. {command}\n"));
         }
         text.push_str(&format!(
-            "\nOn each host, with {directory}/signer.pub.pem copied there:\n\n\
+            "\nWith the password of 3. people sign in at {url}\n\
+             \nOn each host, with {directory}/signer.pub.pem copied there:\n\n\
              \x20 jit-agent init --signer signer.pub.pem --controller {identity}\n\n\
              It makes the host's key and agent.csr. Here, then, its certificate; copy it there as \
              tls/agent.pem,\nand {directory}/pki/ca.pem as tls/ca.pem:\n\n\

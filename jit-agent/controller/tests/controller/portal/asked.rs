@@ -33,8 +33,12 @@ const SSH: [(&str, &str); 5] = [
     ("duration", "30m"),
 ];
 
-/// Submits a request, and returns the address of its page.
-async fn asked(browser: &Browser<'_>, fields: &[(&str, &str)]) -> String {
+/// Submits a request for SSH, and returns the address of its page.
+pub(super) async fn asked(browser: &Browser<'_>) -> String {
+    asked_with(browser, &SSH).await
+}
+
+async fn asked_with(browser: &Browser<'_>, fields: &[(&str, &str)]) -> String {
     let key = ulid::Ulid::generate().to_string();
     let mut all = fields.to_vec();
     all.push(("key", &key));
@@ -154,7 +158,7 @@ async fn what_is_wrong_stands_beside_the_form(database: Database) {
 async fn an_approver_agrees_to_what_was_shown_and_to_nothing_else(database: Database) {
     let site = Site::new(database).await;
     let (ana, bo) = (Browser::of(&site, "ana").await, Browser::of(&site, "bo").await);
-    let page = asked(&ana, &SSH).await;
+    let page = asked(&ana).await;
     let decision = format!("{page}/decision");
     let shown = bo.get(&page).await.ok();
     has(&shown, &["What will be signed", "203.0.113.7", "disk full", ">Agree<", "Say no"]);
@@ -171,7 +175,7 @@ async fn an_approver_agrees_to_what_was_shown_and_to_nothing_else(database: Data
     assert_eq!(agreed.goes_to(), page);
     has(&bo.get(&page).await.ok(), &["bo@example.org: agreed", "agreed to, not signed yet"]);
 
-    let second = asked(&ana, &SSH).await;
+    let second = asked(&ana).await;
     let shown = bo.get(&second).await.ok();
     // What this person asked for before.
     has(&shown, &[&page, "asked for before"]);
@@ -196,7 +200,7 @@ async fn another_tenant_finds_nothing(database: Database) {
     site.desk.changed();
 
     let (ana, eve) = (Browser::of(&site, "ana").await, Browser::of(&site, "eve").await);
-    let page = asked(&ana, &SSH).await;
+    let page = asked(&ana).await;
     let hash =
         site.store().request(page.trim_start_matches("/requests/")).await.unwrap().unwrap().hash;
     let there = eve.get(&page).await;
@@ -230,7 +234,7 @@ async fn hostile_texts_are_shown_as_text(database: Database) {
     let ana = Browser::of(&site, "ana").await;
     let evil = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>";
     let fields = [&SSH[..3], &[("duration", "30m"), ("reason", evil), ("ticket", evil)]].concat();
-    let page = asked(&ana, &fields).await;
+    let page = asked_with(&ana, &fields).await;
     let bo = Browser::of(&site, "bo").await;
     let query: String = form_urlencoded::byte_serialize(evil.as_bytes()).collect();
     for shown in [
@@ -256,7 +260,7 @@ async fn hostile_texts_are_shown_as_text(database: Database) {
 async fn a_page_learns_that_it_is_old(database: Database) {
     let site = Site::new(database).await;
     let (ana, bo) = (Browser::of(&site, "ana").await, Browser::of(&site, "bo").await);
-    let page = asked(&ana, &SSH).await;
+    let page = asked(&ana).await;
     let live = async |browser: &Browser<'_>, page: &str| {
         let shown = browser.get(page).await.ok();
         let (_, rest) = shown.text.split_once("data-live=\"").unwrap();

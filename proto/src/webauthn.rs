@@ -1,7 +1,8 @@
 //! An approval by a passkey: a WebAuthn assertion (W3C Web Authentication Level 2, section 7.2) over
 //! the bytes that an envelope signs (docs/grants.md, section "Approvals by passkey").
 //!
-//! Here is everything but the signature itself, which each caller verifies with its own code. The
+//! Here is everything but the signature itself, which each caller verifies with its own code. A new
+//! passkey is checked here too, as far as it is the same (section 7.1). The
 //! signature counter is not looked at: hosts see some of a passkey's assertions, in any order, and
 //! again after a restart, and passkeys that are copied between devices count nothing. What keeps an
 //! assertion from being used twice is its challenge: it is good for one payload alone.
@@ -19,6 +20,8 @@ use crate::{printable::clean, v1};
 
 /// Most bytes of authenticatorData. A plain one has 37; extensions make it longer.
 pub const MAX_AUTHENTICATOR_DATA_BYTES: usize = 1024;
+/// Most bytes of a new passkey's authenticatorData: its id has up to 1,023.
+pub const MAX_NEW_AUTHENTICATOR_DATA_BYTES: usize = 2048;
 /// Most bytes of clientDataJSON. Browsers write about 150.
 pub const MAX_CLIENT_DATA_BYTES: usize = 2048;
 
@@ -29,6 +32,11 @@ const USER_PRESENT: u8 = 1;
 const USER_VERIFIED: u8 = 1 << 2;
 const ATTESTED_DATA: u8 = 1 << 6;
 const EXTENSIONS: u8 = 1 << 7;
+/// The type of client data of an assertion, and of a new passkey.
+const GET: &str = "webauthn.get";
+const CREATE: &str = "webauthn.create";
+/// Bytes of an authenticator model's id (section 6.5.1).
+const MODEL_BYTES: usize = 16;
 /// Most bytes of a peer's text in a message.
 const SHOWN: usize = 100;
 
@@ -98,15 +106,33 @@ pub enum AssertionError {
         /// The limit.
         most: usize,
     },
-    /// It is no assertion.
-    #[error("the type \"{0}\" is not \"webauthn.get\"")]
-    Type(String),
+    /// It was made for something else: a new passkey is no assertion, and an assertion no new passkey.
+    #[error("the type \"{is}\" is not \"{wanted}\"")]
+    Type {
+        /// What it is.
+        is: String,
+        /// What it must be.
+        wanted: &'static str,
+    },
     /// Nobody touched the authenticator.
     #[error("user presence: the authenticator does not say that somebody was there (flag UP)")]
     UserPresence,
     /// The authenticator did not look who it was.
     #[error("user verification: the authenticator asked for no PIN, finger or face (flag UV)")]
     UserVerification,
+}
+
+/// A new passkey, as its authenticator describes it (section 6.5.1). Nothing here is signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewPasskey<'d> {
+    /// How often the authenticator has signed.
+    pub sign_count: u32,
+    /// Id of the credential.
+    pub id: &'d [u8],
+    /// The public key as a COSE_Key (RFC 9052 section 7). After it come extensions, if there are any.
+    pub key: &'d [u8],
+    /// There are extensions.
+    pub has_extensions: bool,
 }
 
 /// What a passkey signs for these signed bytes of an envelope: their SHA-256, as `challenge` of
@@ -155,24 +181,51 @@ impl RelyingParty {
         assertion: &v1::Assertion,
     ) -> Result<Vec<u8>, AssertionError> {
         let v1::Assertion { authenticator_data, client_data_json } = assertion;
-        for (what, bytes, most) in [
-            ("authenticatorData", authenticator_data.len(), MAX_AUTHENTICATOR_DATA_BYTES),
-            ("clientDataJSON", client_data_json.len(), MAX_CLIENT_DATA_BYTES),
-        ] {
-            if bytes > most {
-                return Err(AssertionError::TooLarge { what, bytes, most });
-            }
-        }
-        self.check_client_data(challenge, client_data_json)?;
+        at_most("authenticatorData", authenticator_data, MAX_AUTHENTICATOR_DATA_BYTES)?;
+        self.check_client_data(GET, challenge, client_data_json)?;
         self.check_authenticator_data(authenticator_data)?;
         Ok([authenticator_data.as_ref(), &Sha256::digest(client_data_json)[..]].concat())
     }
 
-    fn check_client_data(&self, challenge: &[u8; 32], json: &[u8]) -> Result<(), AssertionError> {
-        let ClientData { kind, challenge: of, origin, cross_origin } = serde_json::from_slice(json)
-            .map_err(|error| AssertionError::ClientData(clean(&error.to_string(), SHOWN)))?;
-        if kind != "webauthn.get" {
-            return Err(AssertionError::Type(clean(&kind, SHOWN)));
+    /// Checks what a browser and an authenticator say of a new passkey, in the order of section 7.1, but
+    /// for its key.
+    ///
+    /// # Errors
+    /// The first check that fails.
+    pub fn check_new<'d>(
+        &self,
+        challenge: &[u8; 32],
+        client_data_json: &[u8],
+        authenticator_data: &'d [u8],
+    ) -> Result<NewPasskey<'d>, AssertionError> {
+        let most = MAX_NEW_AUTHENTICATOR_DATA_BYTES;
+        at_most("authenticatorData", authenticator_data, most)?;
+        self.check_client_data(CREATE, challenge, client_data_json)?;
+        let wrong = |why| AssertionError::AuthenticatorData(why);
+        let (flags, sign_count, rest) = self.check_header(authenticator_data)?;
+        if flags & ATTESTED_DATA == 0 {
+            return Err(wrong("it has no attested credential data (flag AT)"));
+        }
+        let short = || wrong("its attested credential data breaks off");
+        let (_model, rest) = rest.split_at_checked(MODEL_BYTES).ok_or_else(short)?;
+        let (length, rest) = rest.split_first_chunk().ok_or_else(short)?;
+        let length = usize::from(u16::from_be_bytes(*length));
+        let (id, key) = rest.split_at_checked(length).ok_or_else(short)?;
+        if id.is_empty() {
+            return Err(wrong("the passkey has no id"));
+        }
+        Ok(NewPasskey { sign_count, id, key, has_extensions: flags & EXTENSIONS != 0 })
+    }
+
+    fn check_client_data(
+        &self,
+        wanted: &'static str,
+        challenge: &[u8; 32],
+        json: &[u8],
+    ) -> Result<(), AssertionError> {
+        let ClientData { kind, challenge: of, origin, cross_origin } = client_data(json)?;
+        if kind != wanted {
+            return Err(AssertionError::Type { is: clean(&kind, SHOWN), wanted });
         }
         // As text: every other text is refused, also one that decodes to the same bytes.
         if of != URL_SAFE_NO_PAD.encode(challenge) {
@@ -189,24 +242,8 @@ impl RelyingParty {
 
     fn check_authenticator_data(&self, data: &[u8]) -> Result<(), AssertionError> {
         let wrong = |why| Err(AssertionError::AuthenticatorData(why));
-        let Some((header, rest)) = data.split_at_checked(HEADER_BYTES) else {
-            return wrong("fewer than 37 bytes");
-        };
-        let Some(([flags, _sign_count @ ..], id_hash)) =
-            header.split_last_chunk::<5>().map(|(id_hash, last)| (last, id_hash))
-        else {
-            return wrong("fewer than 37 bytes");
-        };
-        if id_hash != self.id_hash {
-            return Err(AssertionError::RpId(self.id.clone()));
-        }
+        let (flags, _sign_count, rest) = self.check_header(data)?;
         let is_set = |flag: u8| flags & flag != 0;
-        if !is_set(USER_PRESENT) {
-            return Err(AssertionError::UserPresence);
-        }
-        if !is_set(USER_VERIFIED) {
-            return Err(AssertionError::UserVerification);
-        }
         if is_set(ATTESTED_DATA) {
             return wrong("it has attested credential data: that is no assertion (flag AT)");
         }
@@ -216,6 +253,51 @@ impl RelyingParty {
             (true, [_, ..]) | (false, []) => Ok(()),
         }
     }
+
+    /// Checks what both kinds of authenticatorData begin with: for whom, and that it was a person.
+    /// Returns the flags, the counter and what comes after.
+    fn check_header<'d>(&self, data: &'d [u8]) -> Result<(u8, u32, &'d [u8]), AssertionError> {
+        let short = || AssertionError::AuthenticatorData("fewer than 37 bytes");
+        let (header, rest) = data.split_at_checked(HEADER_BYTES).ok_or_else(short)?;
+        let (id_hash, [flags, count @ ..]) = header.split_last_chunk::<5>().ok_or_else(short)?;
+        if id_hash != self.id_hash {
+            return Err(AssertionError::RpId(self.id.clone()));
+        }
+        if flags & USER_PRESENT == 0 {
+            return Err(AssertionError::UserPresence);
+        }
+        if flags & USER_VERIFIED == 0 {
+            return Err(AssertionError::UserVerification);
+        }
+        Ok((*flags, u32::from_be_bytes(*count), rest))
+    }
+}
+
+/// How often the authenticator has signed; `None`: this is no authenticatorData.
+pub fn sign_count(authenticator_data: &[u8]) -> Option<u32> {
+    let header = authenticator_data.get(..HEADER_BYTES)?;
+    header.last_chunk().copied().map(u32::from_be_bytes)
+}
+
+/// The challenge that client data names, before anything of it is checked.
+///
+/// # Errors
+/// It is not what browsers write, or names none of 32 bytes.
+pub fn named_challenge(client_data_json: &[u8]) -> Result<[u8; 32], AssertionError> {
+    let ClientData { challenge, .. } = client_data(client_data_json)?;
+    let bytes = URL_SAFE_NO_PAD.decode(challenge).unwrap_or_default();
+    bytes.try_into().map_err(|_| AssertionError::Challenge)
+}
+
+fn at_most(what: &'static str, bytes: &[u8], most: usize) -> Result<(), AssertionError> {
+    let bytes = bytes.len();
+    if bytes > most { Err(AssertionError::TooLarge { what, bytes, most }) } else { Ok(()) }
+}
+
+fn client_data(json: &[u8]) -> Result<ClientData, AssertionError> {
+    at_most("clientDataJSON", json, MAX_CLIENT_DATA_BYTES)?;
+    serde_json::from_slice(json)
+        .map_err(|error| AssertionError::ClientData(clean(&error.to_string(), SHOWN)))
 }
 
 /// Whether this is a domain as browsers write it. An address is none: a passkey has no rpId there.

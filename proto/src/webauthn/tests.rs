@@ -54,7 +54,7 @@ fn each_check_of_the_browsers_data_names_itself() {
     assert_eq!(refused(&good.replace(&own, "")), AssertionError::Challenge);
     assert_eq!(
         refused(&good.replace("webauthn.get", "webauthn.create")),
-        AssertionError::Type("webauthn.create".into())
+        AssertionError::Type { is: "webauthn.create".into(), wanted: GET }
     );
     for origin in [
         "http://jit.example.org",
@@ -171,4 +171,56 @@ fn a_relying_party_is_one_that_a_browser_knows() {
         let refused = new(ID, &[ORIGIN, origin]).unwrap_err();
         assert!(matches!(refused, RelyingPartyError::Origin { .. }), "{origin}");
     }
+}
+
+/// A new passkey's authenticatorData: model, length of the id, id, key.
+fn new_data(flags: u8, id: &[u8], rest: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(id.len()).unwrap().to_be_bytes();
+    authenticator_data(ID, flags, &[&[9; 16][..], &length, id, rest].concat())
+}
+
+fn check_new<'d>(data: &'d [u8], json: &str) -> Result<NewPasskey<'d>, AssertionError> {
+    party().check_new(&challenge(MESSAGE), json.as_bytes(), data)
+}
+
+#[test]
+fn a_new_passkey_is_read_up_to_its_key() {
+    let json = client_data("").replace(GET, CREATE);
+    let data = new_data(0x45, b"credential", b"\xa0");
+    let new = check_new(&data, &json).unwrap();
+    let expected =
+        NewPasskey { sign_count: 7, id: b"credential", key: b"\xa0", has_extensions: false };
+    assert_eq!(new, expected);
+    assert_eq!(sign_count(&data), Some(7));
+    assert_eq!(sign_count(&data[..36]), None);
+    assert!(check_new(&new_data(0xc5, b"i", b"\xa0\xa0"), &json).unwrap().has_extensions);
+    assert_eq!(named_challenge(json.as_bytes()), Ok(challenge(MESSAGE)));
+    let none = json.replace("\"challenge\":\"", "\"challenge\":\"AA");
+    assert_eq!(named_challenge(none.as_bytes()), Err(AssertionError::Challenge));
+}
+
+#[test]
+fn each_check_of_a_new_passkey_names_itself() {
+    let json = client_data("").replace(GET, CREATE);
+    let good = new_data(0x45, b"credential", b"");
+    let refused = |data: &[u8], json: &str| check_new(data, json).unwrap_err();
+    let assertion = refused(&good, &client_data(""));
+    assert_eq!(assertion, AssertionError::Type { is: GET.into(), wanted: CREATE });
+    let elsewhere = json.replace(ORIGIN, "https://evil.example.org");
+    assert_eq!(
+        refused(&good, &elsewhere),
+        AssertionError::Origin("https://evil.example.org".into())
+    );
+    let other = authenticator_data("example.org", 0x45, &[0; 40]);
+    assert_eq!(refused(&other, &json), AssertionError::RpId(ID.into()));
+    assert_eq!(refused(&new_data(0x41, b"i", b""), &json), AssertionError::UserVerification);
+    assert_eq!(refused(&new_data(0x44, b"i", b""), &json), AssertionError::UserPresence);
+    for bad in [new_data(5, b"i", b""), new_data(0x45, b"", b""), good_data()] {
+        assert!(matches!(refused(&bad, &json), AssertionError::AuthenticatorData(_)), "{bad:?}");
+    }
+    for cut in 0..good.len() {
+        assert!(check_new(&good[..cut], &json).is_err(), "{cut}");
+    }
+    let large = new_data(0x45, &[1; MAX_NEW_AUTHENTICATOR_DATA_BYTES], b"");
+    assert!(matches!(refused(&large, &json), AssertionError::TooLarge { .. }));
 }

@@ -206,7 +206,7 @@ impl Inspection {
     }
 
     /// The decoded payload, name and value, safe for a terminal.
-    fn fields(&self) -> Vec<(&'static str, String)> {
+    pub fn fields(&self) -> Vec<(&'static str, String)> {
         match &self.content {
             Some(Content::Grant(grant)) => grant_fields(grant),
             Some(Content::Policy(policy)) => policy_fields(policy),

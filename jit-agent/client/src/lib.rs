@@ -8,6 +8,8 @@
 #![deny(clippy::print_stderr, clippy::print_stdout)]
 
 pub mod agent;
+#[cfg(feature = "authenticator")]
+pub mod authenticator;
 #[cfg(feature = "pki")]
 pub mod ca;
 #[cfg(feature = "controller")]

@@ -24,6 +24,7 @@ mod limits;
 mod mail;
 mod me;
 mod openapi;
+pub(crate) mod passkeys;
 mod passwords;
 mod places;
 mod policies;
@@ -100,6 +101,8 @@ fn with_token() -> OpenApiRouter<ApiState> {
         .routes(routes!(passwords::put))
         .routes(routes!(keys::list))
         .routes(routes!(keys::put, keys::revoke))
+        .routes(routes!(passkeys::list))
+        .routes(routes!(passkeys::remove))
         .routes(routes!(tokens::list, tokens::make))
         .routes(routes!(tokens::revoke))
         .routes(routes!(rules::read, rules::put))

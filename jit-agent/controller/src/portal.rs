@@ -12,6 +12,7 @@ mod live;
 mod me;
 mod open;
 mod page;
+mod passkeys;
 mod requests;
 mod search;
 mod sign_in;
@@ -51,10 +52,12 @@ pub fn router(state: ApiState) -> Router {
         .route(guard::LIVE, get(live::live))
         .route("/me", get(me::show))
         .route("/sign-out", post(sign_in::sign_out))
+        .merge(passkeys::with_session())
         .layer(from_fn_with_state(state.clone(), guard::with_session));
     let without = Router::new()
         .route("/sign-in", get(sign_in::show).post(sign_in::sign_in))
         .route("/static/{name}", get(files::read))
+        .merge(passkeys::without_session())
         .fallback(async |request: Request| Failure::not_found("page", request.uri().path()));
     let pages = without
         .merge(with_session)

@@ -18,7 +18,8 @@ pub use audit::{AccessEntry, AccessView, AuditView};
 pub use hosts::{AlarmView, HostInput, HostPortView, HostView, ImportResult};
 pub use people::{
     AccountInput, AccountKeyInput, AccountKeyView, AccountView, AddressCandidate, AddressView,
-    MailInput, MailView, MeView, PasswordInput, SCOPES, TokenInput, TokenMade, TokenView,
+    MailInput, MailView, MeView, PasskeyView, PasswordInput, SCOPES, TokenInput, TokenMade,
+    TokenView,
 };
 pub use problem::{Page, Problem, TextMistake};
 pub use requests::{

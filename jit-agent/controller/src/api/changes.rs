@@ -13,6 +13,7 @@ use jit_proto::v1;
 use super::{
     auth::{Caller, Scope},
     input::{Body, Call, duration_ms, moment_ms},
+    passkeys,
     problem::Failure,
     requests::{answer_changed, key},
     sight::Sight,
@@ -124,7 +125,7 @@ pub(super) async fn shorten(
     answer_changed(&state, &caller, account, request, None, now_ms).await
 }
 
-/// Adds a person's signature to a grant of the request.
+/// Adds a person's signature to a grant of the request, by a key or by a passkey.
 #[utoipa::path(post, path = "/api/v1/requests/{id}/signatures", tag = "requests",
     params(("id" = String, Path, description = "Id of the request.")),
     request_body = SignatureInput, responses((status = 200, body = RequestView)))]
@@ -142,11 +143,30 @@ pub(super) async fn sign(
         let why = format!("{:?} is no grant of the request {id}", new.grant);
         return Err(Failure::field("grant", why));
     }
-    let bytes = STANDARD.decode(new.signature.trim()).map_err(|why| {
-        Failure::field("signature", format!("it is no base64 (RFC 4648 section 4): {why}"))
-    })?;
-    let signature =
-        v1::Signature { key_id: new.key_id, signature: bytes.into(), ..v1::Signature::default() };
-    let request = state.desk().add_signature(account, &new.grant, signature, now_ms).await?;
+    let SignatureInput { grant, key_id, signature, authenticator_data, client_data_json } = new;
+    let signature = bytes("signature", &signature)?.into();
+    let plain = v1::Signature { key_id, signature, assertion: None };
+    let request = match (authenticator_data, client_data_json) {
+        (None, None) => state.desk().add_signature(account, &grant, plain, now_ms).await?,
+        (Some(data), Some(json)) => {
+            let assertion = v1::Assertion {
+                authenticator_data: bytes("authenticator_data", &data)?.into(),
+                client_data_json: bytes("client_data_json", &json)?.into(),
+            };
+            let approval = v1::Signature { assertion: Some(Box::new(assertion)), ..plain };
+            let party = passkeys::party(&state)?;
+            state.desk().add_approval(account, &grant, approval, &party, now_ms).await?
+        }
+        _ => {
+            let why = "an approval by passkey has both, and another signature neither";
+            return Err(Failure::field("authenticator_data, client_data_json", why));
+        }
+    };
     answer_changed(&state, &caller, account, request, None, now_ms).await
+}
+
+fn bytes(field: &str, text: &str) -> Result<Vec<u8>, Failure> {
+    STANDARD.decode(text.trim()).map_err(|why| {
+        Failure::field(field, format!("it is no base64 (RFC 4648 section 4): {why}"))
+    })
 }

@@ -65,6 +65,7 @@ impl From<Refused> for Failure {
         let words = refused.to_string();
         match refused {
             Refused::Wrong => Self::refused("wrong_password", words),
+            Refused::Passkey(error) => error.into(),
             Refused::TooMany(wait) => {
                 Self::new(Word::TooMany, words).retry_after(wait.as_secs().saturating_add(1))
             }

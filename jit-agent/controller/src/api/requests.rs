@@ -265,7 +265,7 @@ pub(crate) async fn full(
             may.push("shorten");
         }
     }
-    if request.state == RequestState::AwaitingSignatures && may_sign {
+    if request.state == RequestState::AwaitingSignatures && may_sign && !is_mine {
         may.push("sign");
     }
     Ok(view::request(view::Parts {

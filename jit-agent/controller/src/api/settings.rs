@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use jit_proto::SourcePrefix;
+use jit_proto::{SourcePrefix, webauthn::RelyingParty};
 use reqwest::Url;
 use serde::Deserialize;
 
@@ -135,6 +135,22 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// For whom passkeys are: the pages at `public_url`.
+    ///
+    /// # Errors
+    /// There can be none there, and why.
+    pub fn relying_party(&self) -> Result<RelyingParty, String> {
+        let url = self.public_url.as_deref().ok_or(
+            "`[api] public_url` of controller.toml does not say where people reach the pages",
+        )?;
+        let url = Url::parse(url).map_err(|why| format!("`[api] public_url`: {why}"))?;
+        let host = url.host_str().unwrap_or_default();
+        let party = RelyingParty::new(host, vec![url.origin().ascii_serialization()]);
+        party.map_err(|why| format!("`[api] public_url`: {why}"))
+    }
+}
+
 /// An URL to which paths of pages can be added.
 fn public_url(text: &str) -> Result<String, String> {
     let wrong = |why: &str| {
@@ -176,6 +192,19 @@ mod tests {
             url("https://a.example.org:8443/jit/"),
             Some("https://a.example.org:8443/jit".into())
         );
+    }
+
+    #[test]
+    fn passkeys_are_for_the_pages_where_people_reach_them() {
+        let party = |text: &str| read(text).unwrap().relying_party();
+        let with_path = party("public_url = \"https://JIT.example.org:8443/jit/\"").unwrap();
+        assert_eq!(with_path.id(), "jit.example.org");
+        assert_eq!(with_path.origins(), ["https://jit.example.org:8443"]);
+        let plain = party("public_url = \"https://jit.example.org:443\"").unwrap();
+        assert_eq!(plain.origins(), ["https://jit.example.org"]);
+        assert!(party("").unwrap_err().contains("public_url"));
+        let address = party("public_url = \"https://192.0.2.1:8443\"").unwrap_err();
+        assert!(address.contains("is no domain"), "{address}");
     }
 
     #[test]

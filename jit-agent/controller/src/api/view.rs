@@ -11,7 +11,7 @@ use std::time::Duration;
 use jit_proto::WallTime;
 
 pub(super) use hosts::host;
-pub(super) use people::{account, account_key, token};
+pub(super) use people::{account, account_key, passkey, token};
 pub(super) use records::{audit, rules, webhook};
 pub(super) use requests::{Parts, preview, request, summary, verdict, with_payload};
 pub(super) use rollouts::{policy, rollout, rollout_host};

@@ -47,6 +47,12 @@ codes! {
     SignedOut = "A008" "signed_out",
     /// An account got a password, or another one.
     PasswordSet = "A009" "password_set",
+    /// A person registered a passkey.
+    PasskeyAdded = "A010" "passkey_added",
+    /// A passkey was removed.
+    PasskeyRemoved = "A011" "passkey_removed",
+    /// A passkey got another name.
+    PasskeyRenamed = "A012" "passkey_renamed",
     /// A host was added or changed.
     HostChanged = "H001" "host_changed",
     /// A host was removed.

@@ -61,7 +61,12 @@ impl Severity {
 /// Class and activity of a code. An answer of a host depends on what it says.
 pub fn class_of(code: Code, answer: &str) -> (Class, u32) {
     match code {
-        Code::AccountChanged | Code::KeyAdded | Code::KeyRevoked => (ACCOUNT_CHANGE, OTHER),
+        Code::AccountChanged
+        | Code::KeyAdded
+        | Code::KeyRevoked
+        | Code::PasskeyAdded
+        | Code::PasskeyRemoved
+        | Code::PasskeyRenamed => (ACCOUNT_CHANGE, OTHER),
         Code::PasswordSet => (ACCOUNT_CHANGE, 3),
         Code::SignedIn | Code::SignInRefused => (AUTHENTICATION, 1),
         Code::SignedOut => (AUTHENTICATION, 2),

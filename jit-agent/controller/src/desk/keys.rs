@@ -1,15 +1,20 @@
-//! Public keys of people, and what they sign with them. Hosts that ask for several signatures count keys;
+//! Public keys and passkeys of people, and what they sign with them. Hosts that ask for several signatures count keys;
 //! here it is counted whose they are. A signature that no host would take is not kept.
 
 use jit_client::public_key::PublicKey;
-use jit_proto::{dsse::pre_authentication_encoding, payload_type::GRANT_TYPE, v1};
+use jit_proto::{
+    dsse::pre_authentication_encoding,
+    payload_type::GRANT_TYPE,
+    v1,
+    webauthn::{RelyingParty, challenge},
+};
 use serde_json::json;
 
 use super::{Desk, DeskError};
 use crate::{
     audit::{self, Code, Record},
     model::Account,
-    store::{AccountKey, Request, StoreError, Tx, keys},
+    store::{AccountKey, Request, StoreError, Tx, keys, passkeys},
 };
 
 /// A stable word, and what it means here.
@@ -101,68 +106,137 @@ impl Desk {
     }
 }
 
-/// Whether a person's signature counts: it is good, by a registered key of exactly this account, and
-/// nobody signs twice or what he asked for himself. `Ok(true)`: the envelope has it already.
+/// Whose key it is that signs.
+struct Owner {
+    account: String,
+    subject: String,
+    /// The account may do nothing any more.
+    disabled: bool,
+    /// Nothing counts that the key signs.
+    revoked: bool,
+    /// PEM.
+    public_key: String,
+    /// The domain that it was made for, if it is a passkey.
+    rp_id: Option<String>,
+}
+
+impl Owner {
+    /// A key that signs plainly and a passkey are different keys, whatever their ids are.
+    async fn of(tx: &mut Tx, signature: &v1::Signature) -> Result<Option<Self>, StoreError> {
+        let id = signature.key_id.as_str();
+        if signature.assertion.is_none() {
+            return Ok(keys::find(tx, id).await?.map(|owned| Self {
+                account: owned.key.account,
+                subject: owned.subject,
+                disabled: owned.disabled,
+                revoked: owned.key.revoked_ms > 0,
+                public_key: owned.key.public_key,
+                rp_id: None,
+            }));
+        }
+        Ok(passkeys::of_key(tx, id).await?.map(|owned| Self {
+            account: owned.passkey.account,
+            subject: owned.subject,
+            disabled: owned.disabled,
+            revoked: owned.passkey.removed_ms > 0,
+            public_key: owned.passkey.public_key,
+            rp_id: Some(owned.passkey.rp_id),
+        }))
+    }
+
+    /// Whether it made this signature over the message. The error says what is wrong with that of a
+    /// passkey.
+    fn made(
+        &self,
+        party: Option<&RelyingParty>,
+        message: &[u8],
+        signature: &v1::Signature,
+    ) -> Result<Result<(), String>, StoreError> {
+        let public = PublicKey::from_pem(&self.public_key)
+            .map_err(|why| StoreError::corrupt("public key of an account", why))?;
+        let signed = match (&signature.assertion, party) {
+            (None, _) => Ok(message.to_vec()),
+            (Some(assertion), Some(party)) if self.rp_id.as_deref() == Some(party.id()) => {
+                party.check(&challenge(message), assertion).map_err(|wrong| wrong.to_string())
+            }
+            (Some(_), _) => Err("it was made for pages at another address".to_owned()),
+        };
+        Ok(signed.and_then(|signed| match public.verifies(&signed, &signature.signature) {
+            true => Ok(()),
+            false => Err(String::new()),
+        }))
+    }
+}
+
+/// Whether a person's signature counts: it is good, by a registered key or passkey of exactly this account,
+/// and nobody signs twice or what he asked for himself. `Ok(true)`: the envelope has it already. `party`:
+/// for whom passkeys are.
 pub(super) async fn check(
     tx: &mut Tx,
     who: &Account,
     request: &Request,
     envelope: &v1::Envelope,
     signature: &v1::Signature,
+    party: Option<&RelyingParty>,
 ) -> Result<Result<bool, Refusal>, StoreError> {
     let id = signature.key_id.as_str();
-    let is_there = envelope.signatures.iter().any(|other| other.key_id == id);
-    let Some(owned) = keys::find(tx, id).await? else {
+    let is_passkey = signature.assertion.is_some();
+    let same =
+        |other: &v1::Signature| other.key_id == id && other.assertion.is_some() == is_passkey;
+    let is_there = envelope.signatures.iter().any(same);
+    let how = match is_passkey {
+        true => "register it at the page /me".to_owned(),
+        false => format!(
+            "an administrator registers the public half of yours: `jitctl accounts keys add {} \
+             --public-key FILE`",
+            who.name
+        ),
+    };
+    let Some(owner) = Owner::of(tx, signature).await? else {
         return Ok(match is_there {
             true => Err(("not_your_key", format!("the key {id:?} is the controller's own"))),
-            false => Err((
-                "unknown_key",
-                format!(
-                    "nobody has the key {id:?}; an administrator registers the public half of yours: \
-                     `jitctl accounts keys add {} --public-key FILE`",
-                    who.name
-                ),
-            )),
+            false => Err(("unknown_key", format!("nobody has the key {id:?}; {how}"))),
         });
     };
-    if owned.key.account != who.name {
+    if owner.account != who.name {
         return Ok(Err((
             "not_your_key",
             format!("the key {id} is not of the account {}", who.name),
         )));
     }
-    if owned.key.revoked_ms > 0 {
-        let detail = format!(
-            "the key {id} of {} was revoked; an administrator registers another one: `jitctl \
-             accounts keys add {} --public-key FILE`",
-            who.name, who.name
-        );
+    if owner.revoked {
+        let detail = format!("the key {id} of {} was revoked; {how}", who.name);
         return Ok(Err(("unknown_key", detail)));
     }
     if who.subject == request.proposal.requester {
         let detail = "who asked does not sign, with whatever key; somebody else does".to_owned();
         return Ok(Err(("self_approval", detail)));
     }
-    let public = PublicKey::from_pem(&owned.key.public_key)
-        .map_err(|why| StoreError::corrupt("public key of an account", why))?;
     let message = pre_authentication_encoding(GRANT_TYPE, &envelope.payload);
-    if !public.verifies(&message, &signature.signature) {
-        let detail = format!(
-            "it is no good signature by the key {id} over this grant; was the request replaced? Run \
-             `jitctl approve {} --signing-key KEY` again",
-            request.proposal.id
-        );
+    if let Err(wrong) = owner.made(party, &message, signature)? {
+        let detail = match is_passkey {
+            true => format!(
+                "it is no good approval by the passkey {id} of this grant: {}; open the page of the \
+                 request again, and sign what it shows then",
+                if wrong.is_empty() { "the signature is not by its key" } else { &wrong }
+            ),
+            false => format!(
+                "it is no good signature by the key {id} over this grant; was the request replaced? \
+                 Run `jitctl approve {} --signing-key KEY` again",
+                request.proposal.id
+            ),
+        };
         return Ok(Err(("wrong_signature", detail)));
     }
     if is_there {
         return Ok(Ok(true));
     }
     for other in &envelope.signatures {
-        let other = keys::find(tx, &other.key_id).await?;
-        if let Some(other) = other.filter(|other| other.subject == who.subject) {
+        let found = Owner::of(tx, other).await?;
+        if found.is_some_and(|found| found.subject == who.subject) {
             let detail = format!(
                 "{} has signed with the key {} already; another person must sign",
-                who.subject, other.key.key_id
+                who.subject, other.key_id
             );
             return Ok(Err(("already_signed", detail)));
         }
@@ -174,8 +248,8 @@ pub(super) async fn check(
 pub(super) async fn drop_ended(tx: &mut Tx, envelope: &mut v1::Envelope) -> Result<(), StoreError> {
     let mut standing = Vec::with_capacity(envelope.signatures.len());
     for signature in std::mem::take(&mut envelope.signatures) {
-        let owned = keys::find(tx, &signature.key_id).await?;
-        if !owned.is_some_and(|owned| owned.disabled || owned.key.revoked_ms > 0) {
+        let owner = Owner::of(tx, &signature).await?;
+        if !owner.is_some_and(|owner| owner.disabled || owner.revoked) {
             standing.push(signature);
         }
     }

@@ -2,7 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use jit_proto::{dsse::MAX_SIGNATURES, payload_type::GRANT_TYPE, v1};
+use jit_proto::{
+    dsse::MAX_SIGNATURES,
+    payload_type::GRANT_TYPE,
+    v1,
+    webauthn::{RelyingParty, sign_count},
+};
 use prost::Message as _;
 use serde_json::json;
 
@@ -10,8 +15,9 @@ use super::{CONTROLLER, Desk, DeskError, decide, enabled, keys};
 use crate::{
     audit::{self, Code, Record},
     model::{Account, Outcome, State},
+    rules::Action,
     signer::{SignRequest, SignerError},
-    store::{Request, StoreError, StoredGrant, Tx, deliveries, grants, requests},
+    store::{Request, StoreError, StoredGrant, Tx, deliveries, grants, passkeys, requests},
 };
 
 impl Desk {
@@ -110,6 +116,45 @@ impl Desk {
         signature: v1::Signature,
         now_ms: i64,
     ) -> Result<Request, DeskError> {
+        self.add(who, grant_id, signature, None, now_ms).await
+    }
+
+    /// Adds an approval that a person made with a passkey, and that hosts check themselves. Only who may
+    /// approve on all of the grant's hosts makes one: people register passkeys themselves. `party`: for
+    /// whom passkeys are.
+    ///
+    /// # Errors
+    /// As [`Self::add_signature`], and `not_eligible`.
+    pub async fn add_approval(
+        &self,
+        who: &Account,
+        grant_id: &str,
+        approval: v1::Signature,
+        party: &RelyingParty,
+        now_ms: i64,
+    ) -> Result<Request, DeskError> {
+        enabled(who)?;
+        let grant = self.store().grant(grant_id).await?;
+        let grant = grant.ok_or_else(|| DeskError::NotFound(format!("grant {grant_id}")))?;
+        let rules = self.rules().await?;
+        for known in self.hosts(&grant.part.hosts).await? {
+            if !rules.may(who, Action::Approve, &known.host, now_ms) {
+                let detail = format!("the rules do not let you approve for {}", known.host.id);
+                let word = "not_eligible";
+                return Err(self.refuse(who, &grant.request, word, detail, now_ms).await);
+            }
+        }
+        self.add(who, grant_id, approval, Some(party), now_ms).await
+    }
+
+    async fn add(
+        &self,
+        who: &Account,
+        grant_id: &str,
+        signature: v1::Signature,
+        party: Option<&RelyingParty>,
+        now_ms: i64,
+    ) -> Result<Request, DeskError> {
         enabled(who)?;
         let grant = self.store().grant(grant_id).await?;
         let grant = grant.ok_or_else(|| DeskError::NotFound(format!("grant {grant_id}")))?;
@@ -125,7 +170,7 @@ impl Desk {
         keys::drop_ended(&mut tx, &mut envelope).await?;
         let checked = match self.is_own_key(&signature.key_id) {
             true => Err(("not_your_key", "it is the controller's own key".to_owned())),
-            false => keys::check(&mut tx, who, &request, &envelope, &signature).await?,
+            false => keys::check(&mut tx, who, &request, &envelope, &signature, party).await?,
         };
         match checked {
             Err((word, detail)) => {
@@ -140,6 +185,11 @@ impl Desk {
             return Err(DeskError::Invalid { field: "signature", why });
         }
         let key = signature.key_id.clone();
+        if let Some(assertion) = &signature.assertion {
+            let count = sign_count(&assertion.authenticator_data).unwrap_or_default();
+            // A lower count is no fault here: the order in which approvals arrive says nothing.
+            passkeys::used(&mut tx, &key, i64::from(count), now_ms).await?;
+        }
         envelope.signatures.push(signature);
         signed_by(&mut tx, &grant, &who.subject, &[key], now_ms).await?;
         self.keep(tx, request, &grant, &envelope, now_ms).await
@@ -172,8 +222,8 @@ impl Desk {
         } else if all.iter().all(|one| one.envelope.is_some()) {
             request.state = State::AwaitingSignatures;
             request.why = format!(
-                "hosts ask for {} signatures by distinct keys; add yours: `jitctl approve {} \
-                 --signing-key KEY`",
+                "hosts ask for {} signatures by distinct keys; add yours: by passkey at the page of \
+                 the request, or `jitctl approve {} --signing-key KEY`",
                 grant.signatures_needed, grant.request
             );
             requests::update(&mut tx, &request).await?;

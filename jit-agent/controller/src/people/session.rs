@@ -105,7 +105,7 @@ impl SignedIn {
     }
 
     /// The hash of its session.
-    pub(super) fn hash(&self) -> &str {
+    pub(crate) fn hash(&self) -> &str {
         &self.hash
     }
 
@@ -117,6 +117,11 @@ impl SignedIn {
     /// When it ends at the latest, milliseconds since the Unix epoch.
     pub const fn ends_ms(&self) -> i64 {
         self.ends_ms
+    }
+
+    /// When it began, milliseconds since the Unix epoch.
+    pub const fn began_ms(&self) -> i64 {
+        self.ends_ms.saturating_sub(LONGEST_MS)
     }
 
     /// Whether a form is one of this session.

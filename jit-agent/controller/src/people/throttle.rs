@@ -45,6 +45,11 @@ impl Throttle {
         self.names.check(&name)
     }
 
+    /// One attempt that names nobody, or how long it must wait. What cannot be guessed is tried so.
+    pub(super) fn attempt_unnamed(&self, from: IpAddr) -> Result<(), Duration> {
+        self.networks.check(&network(from))
+    }
+
     /// Whether a refusal of this name from there is recorded.
     pub(super) fn records(&self, name: &str, from: IpAddr) -> bool {
         self.records.check(&(counted(name), network(from))).is_ok()

@@ -27,7 +27,8 @@ struct File {
 const STYLE: &str = "portal.css";
 const HTMX: &str = "htmx.min.js";
 const LIVE: &str = "live.js";
-const FILES: [File; 4] = [
+const PASSKEY: &str = "passkey.js";
+const FILES: [File; 5] = [
     File {
         name: STYLE,
         kind: "text/css; charset=utf-8",
@@ -52,6 +53,12 @@ const FILES: [File; 4] = [
         bytes: include_bytes!("../../static/live.js"),
         small: None,
     },
+    File {
+        name: PASSKEY,
+        kind: "text/javascript; charset=utf-8",
+        bytes: include_bytes!("../../static/passkey.js"),
+        small: None,
+    },
 ];
 
 /// Where the style is.
@@ -69,6 +76,12 @@ pub(super) fn htmx() -> &'static str {
 /// Where the script is that keeps pages up to date.
 pub(super) fn live() -> &'static str {
     static ADDRESS: LazyLock<String> = LazyLock::new(|| address(LIVE));
+    &ADDRESS
+}
+
+/// Where the script is that lets passkeys sign.
+pub(super) fn passkey() -> &'static str {
+    static ADDRESS: LazyLock<String> = LazyLock::new(|| address(PASSKEY));
     &ADDRESS
 }
 

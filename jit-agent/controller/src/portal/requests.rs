@@ -155,7 +155,8 @@ pub(super) async fn show(
     let (account, now_ms) = (signed_in.account(), clock::now_ms());
     let (tip, _) = state.store().audit_tip().await?;
     let request = Sight::new(&state, account, now_ms).await?.find(&id).await?;
-    let view = api::full(&state, account, false, &id).await?;
+    let may_sign = state.settings().relying_party().is_ok();
+    let view = api::full(&state, account, may_sign, &id).await?;
     let now = RequestState::of_word(&view.state).unwrap_or(request.state);
     let history = match view.may.iter().any(|may| may == "approve") {
         true => history(&state, account, &request, now_ms).await?,

@@ -14,6 +14,7 @@ use axum::{
 use zeroize::Zeroizing;
 
 use super::{
+    files,
     guard::Fields,
     page::{Shell, page},
     way_back::way_back,
@@ -23,7 +24,7 @@ use crate::{
     clock,
     people::{
         Refused,
-        session::{self, SignedIn},
+        session::{self, Secret, SignedIn},
     },
 };
 
@@ -35,12 +36,24 @@ struct SignIn<'f> {
     refused: &'f str,
     name: &'f str,
     next: &'f str,
+    /// The script for passkeys; `None`: there are none at this address.
+    passkey_script: Option<&'static str>,
+}
+
+impl<'f> SignIn<'f> {
+    fn new(state: &ApiState, next: &'f str) -> Self {
+        let passkey_script = state.settings().relying_party().ok().map(|_| files::passkey());
+        let shell = Shell::nobodys("sign-in");
+        Self { shell, refused: "", name: "", next, passkey_script }
+    }
 }
 
 /// The page.
-pub(super) async fn show(fields: Fields) -> Result<Response, Failure> {
-    let next = way_back(fields.text("next"));
-    page(StatusCode::OK, &SignIn { shell: Shell::nobodys("sign-in"), refused: "", name: "", next })
+pub(super) async fn show(
+    State(state): State<ApiState>,
+    fields: Fields,
+) -> Result<Response, Failure> {
+    page(StatusCode::OK, &SignIn::new(&state, way_back(fields.text("next"))))
 }
 
 /// Signs in.
@@ -54,12 +67,24 @@ pub(super) async fn sign_in(
     let from: IpAddr = call.origin.address;
     let now_ms = clock::now_ms();
     let signed_in = state.people().sign_in(state.desk(), name, password, from, now_ms).await;
+    answer(&state, signed_in, name, next)
+}
+
+/// The page after an attempt to sign in.
+pub(super) fn answer(
+    state: &ApiState,
+    signed_in: Result<Secret, Refused>,
+    name: &str,
+    next: &str,
+) -> Result<Response, Failure> {
     let (status, refused, wait) = match signed_in {
         Ok(secret) => {
             let cookie = [(SET_COOKIE, secret.cookie())];
             return Ok((cookie, Redirect::to(next)).into_response());
         }
-        Err(Refused::Wrong) => (StatusCode::UNAUTHORIZED, Refused::Wrong, None),
+        Err(refused @ (Refused::Wrong | Refused::Passkey(_))) => {
+            (StatusCode::UNAUTHORIZED, refused, None)
+        }
         Err(Refused::TooMany(wait)) => {
             let seconds = wait.as_secs().saturating_add(1);
             (StatusCode::TOO_MANY_REQUESTS, Refused::TooMany(wait), Some(seconds))
@@ -67,8 +92,8 @@ pub(super) async fn sign_in(
         Err(other) => return Err(other.into()),
     };
     let refused = refused.to_string();
-    let shell = Shell::nobodys("sign-in");
-    let mut response = page(status, &SignIn { shell, refused: &refused, name, next })?;
+    let form = SignIn { refused: &refused, name, ..SignIn::new(state, next) };
+    let mut response = page(status, &form)?;
     if let Some(seconds) = wait {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     }

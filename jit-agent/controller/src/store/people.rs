@@ -100,6 +100,16 @@ pub async fn end_sessions(tx: &mut Tx, account: &str) -> Result<(), StoreError> 
     Ok(())
 }
 
+/// Ends the sessions of an account but one.
+///
+/// # Errors
+/// Those of the database.
+pub async fn end_other_sessions(tx: &mut Tx, account: &str, kept: &str) -> Result<(), StoreError> {
+    let delete = query("DELETE FROM session WHERE account = $1 AND hash <> $2");
+    delete.bind(account).bind(kept).execute(&mut **tx).await?;
+    Ok(())
+}
+
 /// Removes sessions that have ended by now, or were not used since `unused_since_ms`.
 ///
 /// # Errors

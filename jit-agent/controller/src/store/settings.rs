@@ -26,3 +26,13 @@ pub async fn set(tx: &mut Tx, name: &str, value: &str) -> Result<(), StoreError>
     query(statement).bind(name).bind(value).execute(&mut **tx).await?;
     Ok(())
 }
+
+/// Sets a value that is not there yet; the one that is there stays.
+///
+/// # Errors
+/// Those of the database.
+pub async fn set_new(tx: &mut Tx, name: &str, value: &str) -> Result<(), StoreError> {
+    let statement = "INSERT INTO setting (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+    query(statement).bind(name).bind(value).execute(&mut **tx).await?;
+    Ok(())
+}

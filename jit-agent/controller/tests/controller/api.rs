@@ -197,7 +197,7 @@ impl Caller<'_> {
         Answer::of(self.request(Method::GET, path).send().await.unwrap()).await
     }
 
-    async fn delete(&self, path: &str) -> Answer {
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
         Answer::of(self.request(Method::DELETE, path).send().await.unwrap()).await
     }
 

@@ -4,6 +4,7 @@
 mod asked;
 mod forms;
 mod many;
+mod passkeys;
 mod sign_in;
 mod streams;
 mod wire;

@@ -72,6 +72,7 @@ pub(super) async fn add(
             grant: part.id.clone(),
             key_id: signature.key_id,
             signature: STANDARD.encode(&signature.signature),
+            ..SignatureInput::default()
         };
         let path = ["requests", view.id.as_str(), "signatures"];
         view = session.fetch(Call::post(path).json(&input)).await?;

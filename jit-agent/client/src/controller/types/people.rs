@@ -95,6 +95,35 @@ pub struct AccountKeyInput {
     pub public_key: String,
 }
 
+/// A passkey of an account: for the sign-in at the pages, and for approvals that hosts check.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PasskeyView {
+    /// The hint in signatures: 16 hex digits, which follow from the key.
+    pub key_id: String,
+    /// The account whose passkey it is.
+    pub account: String,
+    /// What its owner calls it.
+    pub name: String,
+    /// `Ed25519` or `ECDSA P-256`
+    pub algorithm: String,
+    /// The domain that it was made for.
+    pub rp_id: String,
+    /// The public key in PEM, for the file that `approver` names.
+    pub public_key: String,
+    /// The section for a host's configuration, so that the host counts what this passkey approves; empty:
+    /// the controller's pages have another address now, and the passkey is good for nothing.
+    pub approver: String,
+    /// When it was registered.
+    pub created: String,
+    /// When it was registered, milliseconds since the Unix epoch.
+    pub created_ms: i64,
+    /// When it was last used; `null`: never.
+    pub used: Option<String>,
+    /// When it was last used, milliseconds since the Unix epoch.
+    pub used_ms: Option<i64>,
+}
+
 /// `PUT /api/v1/accounts/NAME/password`: gives an account a password for the pages.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

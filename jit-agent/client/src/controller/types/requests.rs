@@ -195,6 +195,12 @@ pub struct SignatureView {
     pub key_id: String,
     /// The signature, base64.
     pub signature: String,
+    /// What the authenticator said, base64, if it is an approval by passkey.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authenticator_data: Option<String>,
+    /// What the browser said, base64, if it is an approval by passkey.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_data_json: Option<String>,
 }
 
 /// A grant: what is signed, and by whom so far.
@@ -235,6 +241,10 @@ pub struct GrantView {
     /// The encoded `jit.v1.Grant`, base64. Only in the answer for one grant.
     #[serde(default)]
     pub payload: Option<String>,
+    /// What a passkey signs to approve it: `challenge` of `navigator.credentials.get`, base64url. Only in the
+    /// answer for one grant.
+    #[serde(default)]
+    pub challenge: Option<String>,
     /// The signatures so far. Only in the answer for one grant.
     #[serde(default)]
     pub signatures: Option<Vec<SignatureView>>,
@@ -472,6 +482,13 @@ pub struct SignatureInput {
     /// Id of the key; a hint for hosts.
     #[serde(default)]
     pub key_id: String,
-    /// The signature of the DSSE encoding of the payload, base64.
+    /// The signature of the DSSE encoding of the payload, base64; of a passkey that of
+    /// `authenticator_data` and the SHA-256 of `client_data_json`.
     pub signature: String,
+    /// `authenticatorData` of an approval by passkey, base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authenticator_data: Option<String>,
+    /// `clientDataJSON` of an approval by passkey, base64, byte by byte as the browser gave it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_data_json: Option<String>,
 }

@@ -1,11 +1,12 @@
 //! Accounts and tokens.
 
-use jit_client::controller::types::{AccountKeyView, AccountView, TokenView};
+use jit_client::controller::types::{AccountKeyView, AccountView, PasskeyView, TokenView};
+use jit_proto::webauthn::RelyingParty;
 
 use super::{moment, time};
 use crate::{
     model::Account,
-    store::{AccountKey, Token},
+    store::{AccountKey, Passkey, Token},
 };
 
 /// An account.
@@ -30,6 +31,40 @@ pub(in crate::api) fn account_key(of: AccountKey) -> AccountKeyView {
         revoked,
         revoked_ms,
     }
+}
+
+/// A passkey. `party`: for whom passkeys are now.
+pub(in crate::api) fn passkey(of: Passkey, party: Option<&RelyingParty>) -> PasskeyView {
+    let approver = party.and_then(|party| approver(&of, party)).unwrap_or_default();
+    let (used, used_ms) = moment(of.used_ms);
+    PasskeyView {
+        key_id: of.key_id,
+        account: of.account,
+        name: of.name,
+        algorithm: of.algorithm,
+        rp_id: of.rp_id,
+        public_key: of.public_key,
+        approver,
+        created: time(of.created_ms),
+        created_ms: of.created_ms,
+        used,
+        used_ms,
+    }
+}
+
+/// The section of a host's configuration for a passkey; `None`: it was made for pages at another address.
+fn approver(of: &Passkey, party: &RelyingParty) -> Option<String> {
+    let text = |text: &str| toml::Value::from(text).to_string();
+    let origins: Vec<_> = party.origins().iter().map(|origin| text(origin)).collect();
+    (of.rp_id == party.id()).then(|| {
+        format!(
+            "[[approver]]\nid = {}\npublic_key = {}\nrp_id = {}\norigins = [{}]\n",
+            text(&format!("{}-{}", of.account, of.key_id)),
+            text(&format!("{}.pem", of.key_id)),
+            text(party.id()),
+            origins.join(", "),
+        )
+    })
 }
 
 /// A token.

@@ -1,9 +1,15 @@
 //! Requests, and what belongs to them.
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use jit_client::controller::types::{
     AnswerCounts, AnswerView, DecisionView, EligibleView, GrantView, Need, Preview, RequestSummary,
     RequestView, RuleTrace, SignatureView, VerdictView,
+};
+use jit_proto::{
+    dsse::pre_authentication_encoding, payload_type::GRANT_TYPE, v1, webauthn::challenge,
 };
 
 use super::{count, duration, moment, time};
@@ -255,20 +261,33 @@ fn grant(of: &StoredGrant) -> GrantView {
         signed_ms,
         payload_type: None,
         payload: None,
+        challenge: None,
         signatures: None,
     }
+}
+
+/// A part of an approval by passkey.
+fn said(
+    of: &v1::Signature,
+    part: impl FnOnce(&v1::Assertion) -> &prost::bytes::Bytes,
+) -> Option<String> {
+    of.assertion.as_deref().map(|assertion| STANDARD.encode(part(assertion)))
 }
 
 /// A grant, with its payload and signatures.
 pub(in crate::api) fn with_payload(of: &StoredGrant) -> GrantView {
     let signatures = of.envelope.iter().flat_map(|envelope| &envelope.signatures);
-    let signature = |one: &jit_proto::v1::Signature| SignatureView {
+    let signature = |one: &v1::Signature| SignatureView {
         key_id: one.key_id.clone(),
         signature: STANDARD.encode(&one.signature),
+        authenticator_data: said(one, |assertion| &assertion.authenticator_data),
+        client_data_json: said(one, |assertion| &assertion.client_data_json),
     };
+    let message = pre_authentication_encoding(GRANT_TYPE, &of.part.payload);
     GrantView {
-        payload_type: Some(jit_proto::payload_type::GRANT_TYPE.to_owned()),
+        payload_type: Some(GRANT_TYPE.to_owned()),
         payload: Some(STANDARD.encode(&of.part.payload)),
+        challenge: Some(URL_SAFE_NO_PAD.encode(challenge(&message))),
         signatures: Some(signatures.map(signature).collect()),
         ..grant(of)
     }

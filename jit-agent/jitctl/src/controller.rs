@@ -3,6 +3,7 @@
 
 mod access;
 mod account_keys;
+mod account_passkeys;
 mod accounts;
 mod ask;
 mod audit;

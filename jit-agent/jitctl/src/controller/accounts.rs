@@ -13,6 +13,7 @@ use jit_client::{
 use super::{
     Output,
     account_keys::{self, KeysArgs},
+    account_passkeys::{self, PasskeysArgs},
     hosts::done,
     secret,
     session::To,
@@ -31,6 +32,7 @@ Examples:
     jitctl accounts disable li
     jitctl accounts password li                    for the sign-in at the pages
     jitctl accounts keys add li --public-key li.pub.pem
+    jitctl accounts passkeys list li
     jitctl tokens make --account li --scope request --scope approve --scope read --for 90d
 
 Accounts with the same subject are one person: nobody approves what the same person asks for.";
@@ -69,6 +71,8 @@ enum AccountsCommand {
     },
     /// List and change the public keys of a person, for a second signature
     Keys(KeysArgs),
+    /// List and remove the passkeys of a person, and print what hosts need of them
+    Passkeys(PasskeysArgs),
     /// Give an account a password for the sign-in at the pages; it is typed, or read from standard input
     Password {
         /// Its name
@@ -101,6 +105,7 @@ pub(super) fn run(to: To<'_>, args: &AccountsArgs) -> Result<Exit, Failure> {
             change(to, name, *output, |before| disabled(before, name, true))
         }
         Some(AccountsCommand::Keys(args)) => account_keys::run(to, args),
+        Some(AccountsCommand::Passkeys(args)) => account_passkeys::run(to, args),
         Some(AccountsCommand::Password { name, own }) => password(to, name, *own),
         Some(AccountsCommand::Enable { name, output }) => {
             change(to, name, *output, |before| disabled(before, name, false))

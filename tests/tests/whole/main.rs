@@ -12,6 +12,7 @@ mod databases;
 mod forged;
 mod histories;
 mod killed;
+mod passkeys;
 mod report;
 mod rollouts;
 mod several;

@@ -108,7 +108,7 @@ fn envelope(stage: &Stage, request: &str) -> v1::Envelope {
 }
 
 /// Pushes as the controller. Returns the word of a refusal.
-fn push(stage: &Stage, number: usize, envelope: v1::Envelope) -> Result<(), String> {
+pub(crate) fn push(stage: &Stage, number: usize, envelope: v1::Envelope) -> Result<(), String> {
     let at = stage.host(number).at(7443);
     let tls = Tls {
         host: at.ip().to_string(),

@@ -2,55 +2,38 @@
 
 use std::{fs, process::Command, time::Duration};
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use jit_client::{
+    authenticator::Authenticator,
+    signing::{Algorithm, SigningKey},
+};
 use jit_proto::{dsse::pre_authentication_encoding, payload_type::GRANT_TYPE, v1};
 use jit_tests::{
     agent::{CLIENT, Site},
     programs::binary,
 };
-use p256::{
-    ecdsa::{Signature, SigningKey, signature::Signer as _},
-    pkcs8::{EncodePublicKey as _, LineEnding},
-};
 use prost::Message as _;
 use rustix::process::Signal;
-use sha2::{Digest as _, Sha256};
 
 use crate::controlled::succeed;
 
 const RP_ID: &str = "jit.example.org";
 const ORIGIN: &str = "https://jit.example.org";
+/// Flags BE and BS: the passkey can be, and is, on other devices too.
+const COPIED: u8 = 0b1_1000;
 
-/// Ana's authenticator.
-fn passkey() -> SigningKey {
-    SigningKey::from_slice(&[21; 32]).unwrap()
-}
-
-/// What a page at this origin gets when Ana approves these signed bytes.
-fn approval(message: &[u8], origin: &str) -> v1::Signature {
-    let challenge = URL_SAFE_NO_PAD.encode(Sha256::digest(message));
-    let client_data = format!(
-        "{{\"type\":\"webauthn.get\",\"challenge\":\"{challenge}\",\"origin\":\"{origin}\",\
-         \"crossOrigin\":false}}"
-    );
-    let data = [&Sha256::digest(RP_ID)[..], &[0b1_1101, 0, 0, 0, 0]].concat();
-    let signature: Signature =
-        passkey().sign(&[&data[..], &Sha256::digest(&client_data)[..]].concat());
-    v1::Signature {
-        key_id: "ana".into(),
-        signature: signature.to_der().as_bytes().to_vec().into(),
-        assertion: Some(Box::new(v1::Assertion {
-            authenticator_data: data.into(),
-            client_data_json: client_data.into_bytes().into(),
-        })),
-    }
+/// Ana's authenticator, which copies the passkey between devices.
+fn passkey() -> Authenticator {
+    let random = rustls::crypto::ring::default_provider().secure_random;
+    let key = SigningKey::generate(Algorithm::P256, random).unwrap();
+    let mut passkey = Authenticator::new(key, RP_ID, ORIGIN);
+    passkey.flags |= COPIED;
+    passkey
 }
 
 /// A host that asks for two approvals, and has one signer and one approver.
-fn site() -> Site {
+fn site(passkey: &Authenticator) -> Site {
     let mut site = Site::new();
-    let pem = p256::PublicKey::from(passkey().verifying_key()).to_public_key_pem(LineEnding::LF);
-    fs::write(site.path("ana.pem"), pem.unwrap()).unwrap();
+    fs::write(site.path("ana.pem"), passkey.key.public_pem()).unwrap();
     site.configure(&format!(
         "[[approver]]\nid = \"ana\"\npublic_key = \"ana.pem\"\nrp_id = \"{RP_ID}\"\n\
          origins = [\"{ORIGIN}\"]\nmax_duration = \"1h\"\n"
@@ -70,9 +53,10 @@ fn signed(site: &Site) -> (v1::Envelope, Vec<u8>) {
 
 #[test]
 fn a_host_that_asks_for_two_opens_by_the_controllers_key_and_a_passkey_and_by_neither_alone() {
-    let mut site = site();
+    let mut passkey = passkey();
+    let mut site = site(&passkey);
     let (mut envelope, message) = signed(&site);
-    let good = approval(&message, ORIGIN);
+    let good = passkey.approve(&message);
     let refused = |envelope: &v1::Envelope, word: &str, says: &str| {
         let status = site.push(envelope.clone()).unwrap_err();
         let said = format!("{status:?}");
@@ -81,7 +65,8 @@ fn a_host_that_asks_for_two_opens_by_the_controllers_key_and_a_passkey_and_by_ne
     refused(&envelope, "approvals_missing", "there are 1");
     let alone = v1::Envelope { signatures: vec![good.clone()], ..envelope.clone() };
     refused(&alone, "approvals_missing", "only approvers signed it");
-    let evil = approval(&message, "https://jit.example.org.evil.example");
+    passkey.origin = "https://jit.example.org.evil.example".into();
+    let evil = passkey.approve(&message);
     let of_evil = v1::Envelope { signatures: vec![evil.clone()], ..envelope.clone() };
     refused(&of_evil, "bad_signature", "the origin");
     let beside = [envelope.signatures.clone(), vec![evil]].concat();

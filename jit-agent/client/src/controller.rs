@@ -1,7 +1,9 @@
-//! Talking to the controller: the JSON of `/api/v1` ([`types`]), and how to call it (`call`, `http`).
+//! Talking to the controller: the JSON of `/api/v1` ([`types`]), that of
+//! `/subscriptions` ([`defender`]), and how to call them (`call`, `http`).
 
 #[cfg(feature = "controller-http")]
 pub mod call;
+pub mod defender;
 #[cfg(feature = "controller-http")]
 pub mod http;
 #[cfg(feature = "controller-http")]

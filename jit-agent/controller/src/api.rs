@@ -9,7 +9,7 @@
 mod access;
 mod accounts;
 mod answer;
-mod auth;
+pub(crate) mod auth;
 mod changes;
 pub mod deliver;
 mod events;
@@ -17,7 +17,7 @@ mod frame;
 mod grants;
 mod health;
 mod hosts;
-mod input;
+pub(crate) mod input;
 mod inventory;
 mod keys;
 mod limits;
@@ -35,7 +35,7 @@ mod rollouts;
 mod rules;
 pub mod server;
 mod settings;
-mod sight;
+pub(crate) mod sight;
 mod state;
 pub mod target;
 pub mod token;
@@ -73,7 +73,7 @@ pub(crate) use {
 };
 
 /// Largest body of most calls, bytes: a request for 10,000 hosts fits.
-const MAX_BODY: usize = 2 * 1024 * 1024;
+pub(crate) const MAX_BODY: usize = 2 * 1024 * 1024;
 /// Longest time of a call; the longest wait for a request's end is shorter.
 const MAX_CALL: Duration = Duration::from_secs(75);
 /// Longest silence in a body.
@@ -136,21 +136,25 @@ fn without_token() -> OpenApiRouter<ApiState> {
 
 /// The API.
 pub fn router(state: ApiState) -> Router {
-    let guarded =
-        Router::from(with_token()).layer(from_fn_with_state(state.clone(), auth::authenticate));
+    let guarded = guarded(Router::from(with_token()), &state);
     // Pages have the other paths: what the API has not is refused in its own words.
     let nothing = Router::new().route("/api/{*rest}", any(async || StatusCode::NOT_FOUND));
-    let all = Router::from(without_token()).merge(guarded).merge(nothing);
-    framed(all.layer(DefaultBodyLimit::max(MAX_BODY)), state)
+    framed(Router::from(without_token()).merge(guarded).merge(nothing), &state, MAX_BODY)
+}
+
+/// Routes that need a token.
+pub(crate) fn guarded(router: Router<ApiState>, state: &ApiState) -> Router<ApiState> {
+    router.layer(from_fn_with_state(state.clone(), auth::authenticate))
 }
 
 /// What every call has around it, of programs and of browsers: time, limits of addresses, the log, and
-/// problems in place of panics.
-pub(crate) fn framed(router: Router<ApiState>, state: ApiState) -> Router {
+/// problems in place of panics. `most_bytes`: of a body.
+pub(crate) fn framed(router: Router<ApiState>, state: &ApiState, most_bytes: usize) -> Router {
     router
+        .layer(DefaultBodyLimit::max(most_bytes))
         .layer(RequestBodyTimeoutLayer::new(MAX_SILENCE))
         .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, MAX_CALL))
         .layer(CatchPanicLayer::custom(frame::panicked))
         .layer(from_fn_with_state(state.clone(), frame::frame))
-        .with_state(state)
+        .with_state(state.clone())
 }

@@ -19,6 +19,7 @@ use crate::{
     audit::{self, Code, Record, forward::Forward, head::HeadKey, sealing::Sealing},
     clock::now_ms,
     config::Config,
+    defender,
     desk::{self, Desk},
     fleet::{Fleet, SignError, SignPolicy},
     messages::{Courier, Retry, bot::Bot, mail::Post},
@@ -165,6 +166,7 @@ fn start(
     };
     if let Some(fleet) = &fleet {
         tasks.spawn(fleet_ended(fleet.clone()));
+        tasks.spawn(defender::provision(desk.clone(), fleet.clone()));
     }
     let webhook_key = WebhookKey::open(&config.api.webhook_key).map_err(AppError::File)?;
     let (mut sealing, mut forwards, mut webhooks) = (None, Vec::new(), None);
@@ -192,7 +194,8 @@ fn start(
         server = Some(bound.control());
         let state =
             ApiState::new(desk.clone(), config.api.clone(), Some(webhook_key), fleet.clone());
-        let router = portal::router(state.clone()).merge(api::router(state));
+        let router = api::router(state.clone()).merge(defender::router(&state));
+        let router = router.merge(portal::router(state));
         tasks.spawn(async move {
             if let Err(error) = bound.run(router).await {
                 tracing::error!(%error, "the API no longer listens");

@@ -3,7 +3,8 @@
 //! From the bottom: `model` (nouns, pure), `rules` (Cedar, pure), `store` (the database), `audit`,
 //! `signer` (a process of its own, the only one with a key), `desk` (what may be done with a request),
 //! `fleet` (hosts: connections, deliveries, what they answer), `messages` (chats and mail), `people` (who a
-//! browser is), `api` (HTTP), `portal` (pages), `app` (wiring), `commands`.
+//! browser is), `api` (HTTP), `defender` (Microsoft Defender's API over it), `portal`
+//! (pages), `app` (wiring), `commands`.
 //! Nothing here can open a port: only what the signer signs can, and each host checks that by itself.
 
 pub mod api;
@@ -13,6 +14,7 @@ pub mod cli;
 pub mod clock;
 pub mod commands;
 pub mod config;
+pub mod defender;
 pub mod desk;
 pub mod fleet;
 mod keyed;

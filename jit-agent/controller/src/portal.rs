@@ -24,7 +24,7 @@ mod words;
 
 use axum::{
     Extension, Router,
-    extract::{DefaultBodyLimit, Request},
+    extract::Request,
     middleware::{from_fn, from_fn_with_state},
     routing::{get, post},
 };
@@ -62,7 +62,6 @@ pub fn router(state: ApiState) -> Router {
     let pages = without
         .merge(with_session)
         .layer(Extension(tail::Tail::default()))
-        .layer(from_fn(guard::same_site))
-        .layer(DefaultBodyLimit::max(MAX_FORM));
-    api::framed(pages, state).layer(from_fn(dress::dress))
+        .layer(from_fn(guard::same_site));
+    api::framed(pages, &state, MAX_FORM).layer(from_fn(dress::dress))
 }

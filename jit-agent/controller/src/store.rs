@@ -5,6 +5,7 @@
 
 pub mod accounts;
 pub mod chains;
+pub mod defender;
 pub mod deliveries;
 pub mod dump;
 mod error;
@@ -33,6 +34,7 @@ use std::{
 };
 
 pub use accounts::Token;
+pub use defender::{DefenderHost, DefenderMachine, DefenderPolicy};
 pub use deliveries::{Delivery, Wanted};
 pub use error::StoreError;
 pub use grants::StoredGrant;

@@ -32,7 +32,7 @@ macro_rules! scopes {
     ($($(#[$doc:meta])* $variant:ident = $word:literal,)*) => {
         /// What a token may be used for.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub(super) enum Scope { $($(#[$doc])* $variant,)* }
+        pub(crate) enum Scope { $($(#[$doc])* $variant,)* }
 
         impl Scope {
             /// Its word.
@@ -66,7 +66,7 @@ scopes! {
 
 /// Who calls.
 #[derive(Clone, Debug)]
-pub(super) struct Caller {
+pub(crate) struct Caller {
     account: Account,
     token: Token,
 }
@@ -76,7 +76,7 @@ impl Caller {
     ///
     /// # Errors
     /// `scope_missing`.
-    pub(super) fn with(&self, scope: Scope) -> Result<&Account, Failure> {
+    pub(crate) fn with(&self, scope: Scope) -> Result<&Account, Failure> {
         if self.token.scopes.contains(scope.word()) {
             return Ok(&self.account);
         }

@@ -71,7 +71,7 @@ impl<'s> Sight<'s> {
     }
 
     /// Whether it sees a request.
-    pub(super) async fn request(&mut self, request: &Request) -> Result<bool, Failure> {
+    pub(crate) async fn request(&mut self, request: &Request) -> Result<bool, Failure> {
         if self.owns(request) {
             return Ok(true);
         }
@@ -82,7 +82,7 @@ impl<'s> Sight<'s> {
     }
 
     /// Looks up at once what [`Self::request`] needs for each of these.
-    pub(super) async fn prepare(&mut self, requests: &[Request]) -> Result<(), Failure> {
+    pub(crate) async fn prepare(&mut self, requests: &[Request]) -> Result<(), Failure> {
         let others: Vec<_> = requests.iter().filter(|request| !self.owns(request)).collect();
         self.learn(others.iter().flat_map(|request| &request.proposal.hosts)).await
     }

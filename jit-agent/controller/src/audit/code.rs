@@ -73,6 +73,8 @@ codes! {
     RolloutChanged = "P002" "rollout_changed",
     /// A host answered to a policy.
     PolicyAnswered = "P003" "policy_answered",
+    /// A policy of Defender's API was put or removed.
+    DefenderChanged = "P004" "defender_policy_changed",
     /// A request was submitted.
     Submitted = "R001" "request_submitted",
     /// Somebody agreed.

@@ -72,9 +72,11 @@ pub fn class_of(code: Code, answer: &str) -> (Class, u32) {
         Code::SignedOut => (AUTHENTICATION, 2),
         Code::TokenMade => (API, 1),
         Code::TokenRevoked => (API, 4),
-        Code::HostChanged | Code::RulesSaved | Code::RolloutChanged | Code::PolicyAnswered => {
-            (ENTITY, 3)
-        }
+        Code::DefenderChanged
+        | Code::HostChanged
+        | Code::RulesSaved
+        | Code::RolloutChanged
+        | Code::PolicyAnswered => (ENTITY, 3),
         Code::HostRemoved => (ENTITY, 4),
         Code::HostCondition | Code::HostAuditHead => (ENTITY, OTHER),
         Code::HostAlarm => (FINDING, 1),

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use jit_proto::{
-    PolicyFile, text,
+    PolicyFile, PortSection, text,
     v1::{self, diff_policy_request::What},
 };
 use serde_json::json;
@@ -92,6 +92,16 @@ impl Fleet {
         let version = shown.highest_version.saturating_add(1);
         let policy = signed_policy(&policy, &file, host, version, now_ms);
         Ok(agent.diff_policy(What::Policy(policy)).await?)
+    }
+
+    /// What a host protects now, as its agent says.
+    ///
+    /// # Errors
+    /// There is no such host, or it does not answer.
+    pub async fn protected(&self, host: &str) -> Result<Vec<PortSection>, FleetError> {
+        let shown = self.shared.agent(host)?.show_policy().await?;
+        let sections = shown.ports.iter().map(PortSection::try_from).collect::<Result<_, _>>();
+        sections.map_err(|why| FleetError::Invalid(format!("what {host} protects: {why}")))
     }
 
     /// The hosts of each wave, if the rollout began now.

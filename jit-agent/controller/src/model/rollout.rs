@@ -64,6 +64,8 @@ pub enum Wave {
     All,
     /// Those of a group: `group:web`.
     Group(String),
+    /// These: `hosts:web-1,web-2`.
+    Hosts(BTreeSet<String>),
     /// Those with a label: `env=canary`.
     Label(String, String),
     /// So many of a hundred of all hosts of the rollout, those of the waves before included: `10%`.
@@ -87,11 +89,18 @@ impl FromStr for Wave {
         if let Some(group) = text.strip_prefix("group:").filter(|group| !group.is_empty()) {
             return Ok(Self::Group(group.to_owned()));
         }
+        if let Some(hosts) = text.strip_prefix("hosts:") {
+            let hosts: BTreeSet<_> = hosts.split(',').map(|id| id.trim().to_owned()).collect();
+            return match hosts.contains("") {
+                true => Err(format!("{text:?}: hosts are such as hosts:web-1,web-2")),
+                false => Ok(Self::Hosts(hosts)),
+            };
+        }
         match text.split_once('=') {
             Some((key, value)) if !key.trim().is_empty() => {
                 Ok(Self::Label(key.trim().to_owned(), value.trim().to_owned()))
             }
-            _ => Err(format!("{text:?} is none of LABEL=VALUE, group:NAME, N%, all")),
+            _ => Err(format!("{text:?} is none of LABEL=VALUE, group:NAME, hosts:ID,ID, N%, all")),
         }
     }
 }
@@ -101,6 +110,9 @@ impl fmt::Display for Wave {
         match self {
             Self::All => f.write_str("all"),
             Self::Group(group) => write!(f, "group:{group}"),
+            Self::Hosts(hosts) => {
+                write!(f, "hosts:{}", hosts.iter().cloned().collect::<Vec<_>>().join(","))
+            }
             Self::Label(key, value) => write!(f, "{key}={value}"),
             Self::Percent(percent) => write!(f, "{percent}%"),
         }
@@ -126,6 +138,7 @@ impl Wave {
         match self {
             Self::All | Self::Percent(_) => true,
             Self::Group(group) => host.groups.contains(group),
+            Self::Hosts(hosts) => hosts.contains(&host.id),
             Self::Label(key, value) => host.labels.get(key) == Some(value),
         }
     }
@@ -146,7 +159,7 @@ pub fn plan(hosts: &[Host], waves: &[Wave]) -> Vec<Vec<String>> {
                 let wanted = (hosts.len() * usize::from(*percent)).div_ceil(100);
                 wanted.saturating_sub(taken.len())
             }
-            Wave::All | Wave::Group(_) | Wave::Label(..) => usize::MAX,
+            Wave::All | Wave::Group(_) | Wave::Hosts(_) | Wave::Label(..) => usize::MAX,
         };
         let free = |host: &&&Host| wave.selects(host) && !taken.contains(&host.id);
         let mut of_wave: Vec<_> =
@@ -186,16 +199,18 @@ mod tests {
         let all: BTreeSet<_> = plan.iter().flatten().collect();
         assert_eq!(all.len(), 200);
         assert_eq!(super::plan(&hosts, &waves), plan);
+        let named = super::plan(&hosts, &["hosts:web-007,web-100,db-1".parse().unwrap()]);
+        assert_eq!(named, [["web-007", "web-100"]]);
         let alone = super::plan(&hosts, &["env=canary".parse().unwrap()]);
         assert_eq!(alone, [["web-000", "web-001", "web-002"]]);
     }
 
     #[test]
     fn a_wave_reads_back_as_it_is_written() {
-        for text in ["all", "1%", "100%", "group:web", "env=prod", "env="] {
+        for text in ["all", "1%", "100%", "group:web", "hosts:web-1,web-2", "env=prod", "env="] {
             assert_eq!(text.parse::<Wave>().unwrap().to_string(), text);
         }
-        for text in ["", "0%", "101%", "x%", "group:", "web", "=prod"] {
+        for text in ["", "0%", "101%", "x%", "group:", "hosts:", "hosts:a,", "web", "=prod"] {
             assert!(text.parse::<Wave>().is_err(), "{text}");
         }
     }

@@ -19,6 +19,7 @@ const VERSIONS: &[(i64, &str, &str)] = &[
     (6, "held", include_str!("schema/0006_held.sql")),
     (7, "messages", include_str!("schema/0007_messages.sql")),
     (8, "people", include_str!("schema/0008_people.sql")),
+    (9, "defender", include_str!("schema/0009_defender.sql")),
     (11, "passkeys", include_str!("schema/0011_passkeys.sql")),
 ];
 

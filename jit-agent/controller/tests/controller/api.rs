@@ -1,6 +1,7 @@
 //! The API over real HTTPS on the loopback interface.
 
 mod auth;
+mod defender;
 mod events;
 mod keys;
 mod lists;
@@ -18,6 +19,7 @@ use jit_client::ca::{Authority, Names};
 use jit_controller::{
     api::{self, ApiState, Deliverer, RawSettings, Server, Settings, WebhookKey, server::Control},
     clock::now_ms,
+    defender as microsoft,
     desk::{self, Desk},
     model::{Account, Host},
     portal,
@@ -79,7 +81,8 @@ impl Site {
         let base = format!("https://{}", server.address().unwrap());
         let control = server.control();
         let state = ApiState::new(desk.clone(), settings, Some(key), None);
-        tokio::spawn(server.run(portal::router(state.clone()).merge(api::router(state))));
+        let router = api::router(state.clone()).merge(microsoft::router(&state));
+        tokio::spawn(server.run(router.merge(portal::router(state))));
         let client = Client::builder()
             .tls_certs_only([Certificate::from_pem(ca.as_bytes()).unwrap()])
             .no_proxy()

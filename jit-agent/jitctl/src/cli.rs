@@ -45,7 +45,8 @@ Examples:
 
 Exit codes:
    0  success                       69  no agent reached, or the connection broke
-   1  `revoke` found nothing to end; `rules test`: a case failed
+   1  `revoke` found nothing to end; `rules test`: a case failed; `import-defender`: something was
+      left out
   64  wrong command line            77  refused by an agent, the controller or a person (the
                                         reason word is printed)
   78  a file is missing, unreadable or wrong, or exists and would be replaced

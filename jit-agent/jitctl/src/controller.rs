@@ -10,6 +10,7 @@ mod audit;
 mod change;
 mod context;
 mod decide;
+mod defender;
 mod hosts;
 mod inventory;
 mod login;
@@ -106,6 +107,10 @@ pub(crate) enum Command {
     Audit(audit::AuditArgs),
     /// Show who could get in where at a time
     Access(access::AccessArgs),
+    /// Take over policies of Microsoft Defender's just-in-time access from a file
+    ImportDefender(defender::ImportArgs),
+    /// Print the policies as Microsoft Defender has them
+    ExportDefender(defender::ExportArgs),
     /// Open SSH on a host, wait until it is open, and run ssh
     Ssh(ssh::SshArgs),
 }
@@ -136,6 +141,8 @@ pub(crate) fn run(
         Command::Tokens(args) => tokens::run(to, args),
         Command::Audit(args) => audit::run(to, args),
         Command::Access(args) => access::run(to, args),
+        Command::ImportDefender(args) => defender::import(to, args),
+        Command::ExportDefender(args) => defender::export(to, args),
         Command::Ssh(args) => ssh::run(to, args),
     }
 }

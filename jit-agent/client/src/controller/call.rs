@@ -9,8 +9,10 @@ use serde::Serialize;
 #[derive(Clone, Debug)]
 pub struct Call {
     pub(super) method: Method,
-    /// The path's parts after `/api/v1`.
+    /// The path's parts after `/api/v1`, or after the controller's address.
     pub(super) path: Vec<String>,
+    /// It is not below `/api/v1`.
+    pub(super) at_root: bool,
     pub(super) query: Vec<(&'static str, String)>,
     pub(super) body: Option<Body>,
     /// With it the call may be sent twice and is done once.
@@ -29,8 +31,16 @@ pub(super) struct Body {
 impl Call {
     fn new<P: Into<String>>(method: Method, path: impl IntoIterator<Item = P>) -> Self {
         let path = path.into_iter().map(Into::into).collect();
-        let query = Vec::new();
-        Self { method, path, query, body: None, key: None, if_match: None, patience: None }
+        Self {
+            method,
+            path,
+            at_root: false,
+            query: Vec::new(),
+            body: None,
+            key: None,
+            if_match: None,
+            patience: None,
+        }
     }
 
     /// Reads.
@@ -56,6 +66,13 @@ impl Call {
     /// Removes.
     pub fn delete<P: Into<String>>(path: impl IntoIterator<Item = P>) -> Self {
         Self::new(Method::DELETE, path)
+    }
+
+    /// With a path that begins at the controller's address, not at its `/api/v1`.
+    #[must_use]
+    pub const fn at_root(mut self) -> Self {
+        self.at_root = true;
+        self
     }
 
     /// With a parameter; an empty one is left out.

@@ -258,7 +258,10 @@ impl Controller {
     fn address(&self, call: &Call) -> Result<Url, CallError> {
         let mut url = self.url.clone();
         if let Ok(mut path) = url.path_segments_mut() {
-            path.pop_if_empty().extend(ROOT);
+            path.pop_if_empty();
+            if !call.at_root {
+                path.extend(ROOT);
+            }
             for part in &call.path {
                 if matches!(part.as_str(), "" | "." | "..") {
                     let detail = format!("`{part}` is no id or name");
@@ -352,6 +355,9 @@ mod tests {
         let address = |call: &Call| controller.address(call).map(String::from);
         let call = Call::get(["hosts", "a/b ?#%é"]).query("label", "a=b&c");
         let url = "https://example.org/jit/api/v1/hosts/a%2Fb%20%3F%23%25%C3%A9?label=a%3Db%26c";
+        assert_eq!(address(&call).unwrap(), url);
+        let call = Call::get(["subscriptions", "x"]).at_root().query("api-version", "2020-01-01");
+        let url = "https://example.org/jit/subscriptions/x?api-version=2020-01-01";
         assert_eq!(address(&call).unwrap(), url);
         for bad in ["", ".", ".."] {
             assert!(address(&Call::delete(["hosts", bad])).is_err(), "{bad:?}");

@@ -23,7 +23,43 @@ struct Problem {
     request_id: String,
 }
 
+/// The same as Azure writes it: the answers below `/subscriptions`.
+#[derive(Deserialize)]
+struct Azure {
+    error: AzureError,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct AzureError {
+    code: String,
+    message: String,
+    target: Option<String>,
+    /// The first has the controller's own word, and what to do next.
+    details: Vec<Self>,
+}
+
+impl From<Azure> for Problem {
+    fn from(Azure { error }: Azure) -> Self {
+        let own = error.details.into_iter().next().unwrap_or_default();
+        Self {
+            word: if own.code.is_empty() { error.code } else { own.code },
+            detail: error.message,
+            next: own.message,
+            field: error.target.unwrap_or_default(),
+            ..Self::default()
+        }
+    }
+}
+
 impl Problem {
+    fn read(body: &[u8]) -> Self {
+        match serde_json::from_slice::<Azure>(body) {
+            Ok(azure) => azure.into(),
+            Err(_) => serde_json::from_slice(body).unwrap_or_default(),
+        }
+    }
+
     /// What it says, and what to do next.
     fn sentence(&self) -> String {
         let said = if self.detail.is_empty() { &self.title } else { &self.detail };
@@ -50,7 +86,7 @@ impl Problem {
 
 /// The refusal in an answer.
 pub(super) fn refused(name: &str, status: StatusCode, body: &[u8]) -> CallError {
-    let problem: Problem = serde_json::from_slice(body).unwrap_or_default();
+    let problem = Problem::read(body);
     let (said, word) = (problem.sentence(), problem.word.as_str());
     if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
         let said = if said.is_empty() { "it gives no reason" } else { &said };
@@ -173,6 +209,17 @@ mod tests {
         assert_eq!(refused, CallError::refused("invalid", "reason: it is empty"));
         let refused = refusal(StatusCode::NOT_FOUND, r#"{"title":"no such request"}"#);
         assert_eq!(refused, CallError::refused("not_found", "no such request"));
+    }
+
+    #[test]
+    fn an_error_of_azures_form_has_the_controllers_own_word() {
+        let body = r#"{"error":{"code":"AuthorizationFailed","message":"not web-1","target":null,
+            "details":[{"code":"forbidden","message":"ask another"}]}}"#;
+        let refused = refusal(StatusCode::FORBIDDEN, body);
+        assert_eq!(refused, CallError::refused("forbidden", "not web-1; ask another"));
+        let body = r#"{"error":{"code":"BadRequest","message":"no","target":"kind"}}"#;
+        let refused = refusal(StatusCode::BAD_REQUEST, body);
+        assert_eq!(refused, CallError::refused("BadRequest", "kind: no"));
     }
 
     #[test]

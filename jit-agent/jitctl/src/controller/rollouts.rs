@@ -32,8 +32,9 @@ const LONG: Duration = Duration::from_secs(30 * 86_400);
 
 const EXAMPLES: &str = "\
 A wave is LABEL=VALUE, group:NAME, hosts:ID,ID, N% (of all hosts of the controller, those of the
-waves before included), or all. A host is in the first wave that selects it; hosts that none selects
-keep what they have. A rollout halts at the first host that refuses, degrades or stays silent.
+waves before included), or all. A host is in the first wave that selects it; hosts that none
+selects keep what they have. A rollout halts at the first host that refuses, degrades or stays
+silent.
 
 Examples:
     jitctl rollouts start policy.toml --why CHG-77 --wave env=canary --wave 10% --wave all

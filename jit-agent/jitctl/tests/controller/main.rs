@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that meets the unexpected panics")]
 
 mod asking;
+mod defender;
 mod login;
 mod rollouts;
 mod server;

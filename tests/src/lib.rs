@@ -21,6 +21,7 @@ pub mod peers;
 pub mod perf;
 pub mod process;
 pub mod programs;
+pub mod python;
 pub mod random;
 pub mod raw;
 pub mod sockets;

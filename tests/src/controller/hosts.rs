@@ -54,12 +54,12 @@ impl Host {
         hub.ip(&["link", "set", &port, "master", "br0"]);
         let directory = below.join(format!("host-{number}"));
         fs::create_dir(&directory).expect("a directory for a host");
-        for port in PORTS {
-            greet(namespace.run(|| TcpListener::bind(("0.0.0.0", port)).expect("listen")));
-        }
         let (controller, id) = (controller.to_owned(), id.to_owned());
         let host =
             Self { number, id, namespace, controller, directory, pins: new_pins(), agent: None };
+        for port in PORTS {
+            host.serve(port);
+        }
         host.configure(&host.id, "\"0.0.0.0/0\", \"::/0\"", "");
         host
     }
@@ -103,6 +103,11 @@ pins = "{pins}"
             self.address(),
         );
         fs::write(self.config(), text).expect("write the configuration");
+    }
+
+    /// Has a server listen on another port of it.
+    pub fn serve(&self, port: u16) {
+        greet(self.namespace.run(|| TcpListener::bind(("0.0.0.0", port)).expect("listen")));
     }
 
     /// Its id, as it was made.

@@ -1,15 +1,12 @@
 //! The protocol can be implemented from docs/signing.md and the .proto files alone.
 
-use std::{
-    env, fs,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    sync::OnceLock,
-    time::Duration,
-};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 use jit_proto::{payload_type::GRANT_TYPE, v1};
-use jit_tests::agent::{CLIENT, HOST, STRANGER, TO_CLIENT};
+use jit_tests::{
+    agent::{CLIENT, HOST, STRANGER, TO_CLIENT},
+    python::{python, script},
+};
 use prost::Message as _;
 
 use crate::controlled::{Controlled, PORT, Said, repository, succeed};
@@ -17,7 +14,7 @@ use crate::controlled::{Controlled, PORT, Said, repository, succeed};
 #[test]
 fn python_agrees_with_the_worked_example() {
     let mut command = Command::new(python());
-    command.arg(repository("tests/python/push_grant.py")).arg("check-example");
+    command.arg(script("push_grant.py")).arg("check-example");
     let said = succeed(command.arg(repository("jit-agent/docs/signing.md")));
     assert_eq!(said, "ed25519: good\np256: good\n");
 }
@@ -87,7 +84,7 @@ fn the_pages_openssl_commands_sign_grants_that_open() {
 fn push(controlled: &Controlled, key: &str, source: &str, more: &[&str]) -> Said {
     let [address, _] = TO_CLIENT;
     let mut command = Command::new(python());
-    command.arg(repository("tests/python/push_grant.py")).arg("push");
+    command.arg(script("push_grant.py")).arg("push");
     command.args(["--agent", &format!("{address}:{PORT}"), "--ca", "pki/ca.pem"]);
     command.args(["--cert", "pki/controller.pem", "--key", "pki/controller.key"]);
     command.args(["--signing-key", key, "--host", HOST, "--source", source]);
@@ -101,34 +98,4 @@ fn shell(page: &str, name: &str, directory: &Path) {
     let (_, rest) = page.split_once(&begin).expect("the page has this block");
     let (commands, _) = rest.split_once("\n```\n").expect("the block ends");
     succeed(Command::new("sh").args(["-euc", commands]).current_dir(directory));
-}
-
-/// A Python with the packages of tests/python/requirements.txt: the one that JIT_CLIENT_PYTHON
-/// names, or an environment in the target directory, made when it is missing.
-fn python() -> &'static Path {
-    static PYTHON: OnceLock<PathBuf> = OnceLock::new();
-    PYTHON.get_or_init(|| {
-        let named = env::var_os("JIT_CLIENT_PYTHON").map(PathBuf::from);
-        if let Some(python) = named.filter(|python| has_packages(python)) {
-            return python;
-        }
-        let this = env::current_exe().unwrap();
-        // target/<profile>/deps/<test>
-        let environment = this.ancestors().nth(3).unwrap().join("client-venv");
-        let python = environment.join("bin/python3");
-        if !has_packages(&python) {
-            let mut create = Command::new("python3");
-            succeed(create.args(["-m", "venv", "--clear"]).arg(&environment));
-            let mut install = Command::new(&python);
-            install.args(["-m", "pip", "install", "--quiet", "--requirement"]);
-            succeed(install.arg(repository("tests/python/requirements.txt")));
-        }
-        python
-    })
-}
-
-fn has_packages(python: &Path) -> bool {
-    let mut import = Command::new(python);
-    import.args(["-c", "import cryptography, grpc, grpc_tools.protoc"]);
-    import.stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }

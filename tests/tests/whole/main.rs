@@ -9,6 +9,7 @@
 
 mod asked;
 mod databases;
+mod defender;
 mod forged;
 mod histories;
 mod killed;

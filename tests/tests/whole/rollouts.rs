@@ -44,7 +44,7 @@ fn policy() -> String {
 }
 
 /// A stage with hosts that take policies, the first of them a canary. `strict`: one that takes none.
-fn stage(database: Option<&str>, hosts: &[&str], strict: &str) -> Stage {
+pub(crate) fn stage(database: Option<&str>, hosts: &[&str], strict: &str) -> Stage {
     let mut stage = Stage::new(database);
     for (number, id) in hosts.iter().enumerate() {
         let env = if number == 0 { "canary" } else { "prod" };
@@ -63,7 +63,7 @@ fn stage(database: Option<&str>, hosts: &[&str], strict: &str) -> Stage {
 }
 
 /// Has the signer sign policies, by the line that `init` wrote.
-fn allow_policies(stage: &mut Stage) {
+pub(crate) fn allow_policies(stage: &mut Stage) {
     stage.end_controller(Signal::TERM);
     let file = stage.own("controller.toml");
     let text = fs::read_to_string(&file).unwrap();

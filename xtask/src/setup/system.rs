@@ -16,7 +16,8 @@ use crate::shell;
 
 const BPFFS: &str = "/sys/fs/bpf";
 const PYTHON_PACKAGES: &str = "tests/python/requirements.txt";
-const PYTHON_IMPORTS: &str = "import boto3, cryptography, grpc, grpc_tools.protoc, moto.server";
+const PYTHON_IMPORTS: &str =
+    "import azure.mgmt.security, boto3, cryptography, grpc, grpc_tools.protoc, moto.server";
 
 pub(super) fn find_program(name: &str) -> Found {
     match shell::find(name) {

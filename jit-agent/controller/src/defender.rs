@@ -89,7 +89,10 @@ async fn serve(
         (Place::List(within), Method::GET) => policies::list(&state, &caller, &within).await,
         (Place::Policy(name), Method::GET) => policies::read(&state, &caller, &name).await,
         (Place::Policy(name), Method::PUT) => {
-            policies::put(&state, &caller, &call, &name, &json()?).await
+            policies::put(&state, &caller, &call, &name, &json()?, false).await
+        }
+        (Place::Policy(name), Method::PATCH) => {
+            policies::put(&state, &caller, &call, &name, &json()?, true).await
         }
         (Place::Policy(name), Method::DELETE) => {
             policies::remove(&state, &caller, &call, &name).await

@@ -7,7 +7,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header::ETAG},
     response::{IntoResponse as _, Response},
 };
-use jit_client::controller::defender::{List, Policy, Subscription};
+use jit_client::controller::defender::{List, Machine, Policy, Subscription};
 use serde_json::{Value, json};
 
 use super::{
@@ -75,20 +75,29 @@ pub(super) async fn read(
     answer(state, account, &stored).await?.ok_or_else(missing)
 }
 
-/// Makes a policy, or replaces all machines of it.
+/// Makes a policy, or replaces all machines of it. `only_these`: machines that the body does not name stay,
+/// and one without ports goes; Defender has no such call.
 pub(super) async fn put(
     state: &ApiState,
     caller: &Caller,
     call: &Call,
     name: &Name,
     body: &Value,
+    only_these: bool,
 ) -> Result<Response, Trouble> {
     let account = caller.with(Scope::Policy)?;
-    let policy = Policy::read(body)?;
+    let mut policy = Policy::read(body)?;
     fits(name, &policy)?;
     let (store, now_ms) = (state.store(), clock::now_ms());
-    let sight = Sight::new(state, account, now_ms).await?;
+    let mut sight = Sight::new(state, account, now_ms).await?;
     let before = store.defender_policy(&name.key()).await?;
+    if only_these {
+        let missing = || Trouble::no_policy(&name.key());
+        let before = before.as_ref().ok_or_else(missing)?;
+        // Who does not see it hears nothing of it.
+        show::policy(store, &mut sight, before, now_ms).await?.ok_or_else(missing)?;
+        policy.machines = changed(before, policy.machines);
+    }
     may_replace(state, &sight, before.as_ref()).await?;
     precondition(call, before.as_ref())?;
     let hosts = machines::hosts(store, &sight, &policy.machines).await?;
@@ -96,8 +105,10 @@ pub(super) async fn put(
         let detail = "a policy without machines is an administrator's: name at least one";
         return Err(Failure::new(Word::Forbidden, detail).into());
     }
-    let machine = |(machine, host): (jit_client::controller::defender::Machine, &String)| {
-        DefenderMachine { resource: machine.id, host: host.clone(), ports: machine.ports }
+    let machine = |(machine, host): (Machine, &String)| DefenderMachine {
+        resource: machine.id,
+        host: host.clone(),
+        ports: machine.ports,
     };
     let old_hosts = before.iter().flat_map(|old| &old.machines).map(|old| old.host.clone());
     let touched: BTreeSet<_> = old_hosts.chain(hosts.iter().cloned()).collect();
@@ -124,12 +135,11 @@ pub(super) async fn put(
         }
     };
     // What has failed is tried again by the same policy.
-    let mut failed = BTreeSet::new();
-    for machine in &new.machines {
-        if standing::of_host(store, &machine.host, &machine.ports).await? == Standing::Failed {
-            failed.insert(machine.host.clone());
-        }
-    }
+    let ports = new.machines.iter();
+    let ports = ports.map(|machine| (machine.host.as_str(), machine.ports.as_slice()));
+    let standings = standing::of_hosts(store, ports).await?.into_iter();
+    let failed = standings.filter(|(_, standing)| *standing == Standing::Failed);
+    let failed: BTreeSet<_> = failed.map(|(host, _)| host.to_owned()).collect();
     let mut tx = store.begin().await?;
     record(&mut tx, account, &new, "put", now_ms).await?;
     defender::put(&mut tx, &new).await?;
@@ -181,6 +191,18 @@ async fn answer(
         response.headers_mut().insert(ETAG, tag);
     }
     Ok(Some(response))
+}
+
+/// The machines of a policy after a change of some.
+fn changed(before: &DefenderPolicy, changes: Vec<Machine>) -> Vec<Machine> {
+    let is_named = |old: &&DefenderMachine| {
+        changes.iter().any(|new| new.id.eq_ignore_ascii_case(&old.resource))
+    };
+    let kept = before.machines.iter().filter(|old| !is_named(old));
+    let kept = kept.map(|old| Machine { id: old.resource.clone(), ports: old.ports.clone() });
+    let mut machines: Vec<_> = kept.collect();
+    machines.extend(changes.into_iter().filter(|new| !new.ports.is_empty()));
+    machines
 }
 
 /// Whether a body belongs to its path.

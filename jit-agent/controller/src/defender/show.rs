@@ -38,10 +38,12 @@ pub(super) async fn policy(
     }
     let seen = stored.machines.iter();
     let seen = seen.filter(|machine| sight.sees_all() || visible.contains(&machine.host));
-    let mut standing = Standing::Succeeded;
+    let seen: Vec<_> = seen.collect();
+    let ports = seen.iter().map(|machine| (machine.host.as_str(), machine.ports.as_slice()));
+    let standings = standing::of_hosts(store, ports).await?;
+    let standing = standings.into_values().max().unwrap_or(Standing::Succeeded);
     let (mut shown, mut resources) = (Vec::new(), BTreeMap::new());
     for machine in seen {
-        standing = standing.max(standing::of_host(store, &machine.host, &machine.ports).await?);
         resources.insert(machine.host.as_str(), machine.resource.as_str());
         shown.push(Machine { id: machine.resource.clone(), ports: machine.ports.clone() });
     }

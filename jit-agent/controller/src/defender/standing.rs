@@ -1,5 +1,7 @@
 //! Whether a host has what a policy says: by what its agent has answered, not by what was sent.
 
+use std::collections::BTreeMap;
+
 use jit_client::controller::defender::Port;
 use jit_proto::PortRange;
 
@@ -39,16 +41,26 @@ impl Standing {
     }
 }
 
-/// Whether a host has these ports.
-pub(super) async fn of_host(
+/// How each of these hosts stands, with the ports that a policy names on it.
+pub(super) async fn of_hosts<'p>(
     store: &Store,
-    id: &str,
-    ports: &[Port],
-) -> Result<Standing, StoreError> {
-    let Some(known) = store.host(id).await? else { return Ok(Standing::Failed) };
-    let Some(wanted) = store.defender_host(id).await? else { return Ok(Standing::Updating) };
-    let progress = store.rollout_progress(&wanted.rollout, id).await?;
-    Ok(judge(&wanted, progress, &known.observed, ports))
+    hosts: impl Iterator<Item = (&'p str, &'p [Port])>,
+) -> Result<BTreeMap<&'p str, Standing>, StoreError> {
+    let hosts: BTreeMap<_, _> = hosts.collect();
+    let ids: Vec<_> = hosts.keys().map(|id| (*id).to_owned()).collect();
+    let known = store.hosts_by_id(&ids).await?;
+    let known: BTreeMap<_, _> =
+        known.into_iter().map(|known| (known.host.id, known.observed)).collect();
+    let wanted = store.defender_hosts(&ids).await?;
+    let standing = |(id, ports): (&'p str, &[Port])| {
+        let standing = match (known.get(id), wanted.get(id)) {
+            (None, _) => Standing::Failed,
+            (Some(_), None) => Standing::Updating,
+            (Some(observed), Some((wanted, progress))) => judge(wanted, *progress, observed, ports),
+        };
+        (id, standing)
+    };
+    Ok(hosts.into_iter().map(standing).collect())
 }
 
 fn judge(

@@ -1,12 +1,15 @@
 //! Policies of Defender's API: what was put, what each host should protect by it, and the requests that
 //! were submitted by it.
 
+use std::collections::BTreeMap;
+
 use jit_client::controller::defender;
-use sqlx::{Row as _, any::AnyRow, query};
+use sqlx::{AssertSqlSafe, Row as _, any::AnyRow, query};
 
 use super::{
     Request, Store, StoreError, Tx,
     error::{json, to_json},
+    hosts::IDS,
     requests::request,
 };
 use crate::model::{Answer, rollout::HostState};
@@ -72,7 +75,8 @@ pub struct DefenderHost {
     pub revision: i64,
 }
 
-/// How far the host of a rollout is; `None`: there is no such host in it.
+/// How far the host of a rollout is, and since when (milliseconds since the Unix epoch); `None`: there is
+/// no such host in it.
 pub type HostProgress = Option<(HostState, i64)>;
 
 impl Store {
@@ -140,22 +144,43 @@ impl Store {
         rows.bind(policy).fetch_all(self.pool()).await?.iter().map(machine).collect()
     }
 
-    /// What a host should protect.
+    /// What these hosts should protect, by host, and how far each is.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn defender_host(&self, id: &str) -> Result<Option<DefenderHost>, StoreError> {
-        let row = query("SELECT * FROM defender_host WHERE host = $1").bind(id);
-        row.fetch_optional(self.pool()).await?.as_ref().map(host).transpose()
+    pub async fn defender_hosts(
+        &self,
+        ids: &[String],
+    ) -> Result<BTreeMap<String, (DefenderHost, HostProgress)>, StoreError> {
+        let mut found = BTreeMap::new();
+        for some in ids.chunks(IDS) {
+            let places: Vec<_> = (1..=some.len()).map(|number| format!("${number}")).collect();
+            // Only numbers of places are put in.
+            let rows = AssertSqlSafe(format!(
+                "SELECT defender_host.*, rollout_host.state AS progress, rollout_host.changed_ms AS \
+                 progress_ms FROM defender_host LEFT JOIN rollout_host \
+                 ON rollout_host.rollout = defender_host.rollout \
+                 AND rollout_host.host = defender_host.host WHERE defender_host.host IN ({})",
+                places.join(", ")
+            ));
+            let rows = some.iter().fold(query(rows), |rows, id| rows.bind(id.as_str()));
+            for row in rows.fetch_all(self.pool()).await? {
+                let host = host(&row)?;
+                found.insert(host.host.clone(), (host, progress(&row)?));
+            }
+        }
+        Ok(found)
     }
 
-    /// Hosts for which no rollout has begun, by id.
+    /// Hosts for which no rollout has begun, by id, without those that do not answer: their turn comes
+    /// when they do.
     ///
     /// # Errors
     /// Those of the database.
     pub async fn defender_hosts_waiting(&self) -> Result<Vec<DefenderHost>, StoreError> {
-        let rows = "SELECT * FROM defender_host WHERE rollout = '' AND trouble = '' ORDER BY host \
-                    LIMIT 5000";
+        let rows = "SELECT * FROM defender_host WHERE rollout = '' AND trouble = '' \
+                    AND NOT EXISTS (SELECT 1 FROM host WHERE host.id = defender_host.host \
+                    AND host.condition = 'unreachable') ORDER BY host LIMIT 5000";
         query(rows).fetch_all(self.pool()).await?.iter().map(host).collect()
     }
 
@@ -172,23 +197,6 @@ impl Store {
         Ok(query(update).execute(self.pool()).await?.rows_affected())
     }
 
-    /// How far a host of a rollout is, and since when (milliseconds since the Unix epoch).
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn rollout_progress(
-        &self,
-        rollout: &str,
-        host: &str,
-    ) -> Result<HostProgress, StoreError> {
-        let row = "SELECT state, changed_ms FROM rollout_host WHERE rollout = $1 AND host = $2";
-        let row = query(row).bind(rollout).bind(host).fetch_optional(self.pool()).await?;
-        let Some(row) = row else { return Ok(None) };
-        let state: &str = row.try_get("state")?;
-        let corrupt = || StoreError::corrupt("state of a host", state);
-        Ok(Some((HostState::of_word(state).ok_or_else(corrupt)?, row.try_get("changed_ms")?)))
-    }
-
     /// Ids of hosts whose label says that they are a machine of Azure, with that label's host's labels.
     ///
     /// # Errors
@@ -199,7 +207,7 @@ impl Store {
         let rows = query(rows).bind(format!("%\"{label}\"%")).fetch_all(self.pool()).await?;
         let mut found = Vec::new();
         for row in &rows {
-            let labels: std::collections::BTreeMap<String, String> =
+            let labels: BTreeMap<String, String> =
                 json("labels of a host", row.try_get("labels_json")?)?;
             if let Some(resource) = labels.get(label) {
                 found.push((row.try_get("id")?, resource.clone()));
@@ -469,6 +477,12 @@ fn host(row: &AnyRow) -> Result<DefenderHost, StoreError> {
         replaced: row.try_get("replaced")?,
         revision: row.try_get("revision")?,
     })
+}
+
+fn progress(row: &AnyRow) -> Result<HostProgress, StoreError> {
+    let Some(state) = row.try_get::<Option<&str>, _>("progress")? else { return Ok(None) };
+    let corrupt = || StoreError::corrupt("state of a host", state);
+    Ok(Some((HostState::of_word(state).ok_or_else(corrupt)?, row.try_get("progress_ms")?)))
 }
 
 fn ports(text: &str) -> Result<Vec<defender::Port>, StoreError> {

@@ -11,7 +11,7 @@ use super::{
 use crate::model::{Host, host::Observed};
 
 /// Ids of one question to the database.
-const IDS: usize = 500;
+pub(super) const IDS: usize = 500;
 
 /// A host, with what its agent answered last.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -5,7 +5,7 @@ mod clients;
 
 use std::collections::BTreeSet;
 
-use jit_client::controller::defender::RESOURCE_LABEL;
+use jit_client::controller::defender::{Port, RESOURCE_LABEL};
 use jit_controller::{api::RawSettings, clock::now_ms, model::Host, store::hosts};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -15,6 +15,7 @@ use crate::databases::Database;
 
 on_each_database! {
     a_policy_is_put_listed_and_removed,
+    a_patch_changes_the_machines_that_it_names,
     errors_are_azures,
     initiate_becomes_a_request_of_the_desk,
     what_is_outside_the_policy_is_refused_with_azures_sentence,
@@ -77,6 +78,12 @@ fn wish(name: &str, source: Option<&str>, minutes: i64) -> Value {
         "virtualMachines": [{ "id": machine(name), "ports": [port] }],
         "justification": "disk full",
     })
+}
+
+/// The ports that a host should protect.
+async fn wanted(site: &Site, host: &str) -> Option<Vec<Port>> {
+    let mut found = site.store().defender_hosts(&[host.to_owned()]).await.unwrap();
+    found.remove(host).map(|(host, _)| host.wanted)
 }
 
 impl Answer {
@@ -148,8 +155,7 @@ async fn a_policy_is_put_listed_and_removed(database: Database) {
     let put = root.put(&path("rg1", "default"), ssh_policy(&["web-1"])).await;
     assert_eq!(put.header("etag"), "\"2\"");
     assert_eq!(put.ok(200)["properties"]["virtualMachines"].as_array().unwrap().len(), 1);
-    let wanted = site.store().defender_host("db-1").await.unwrap().unwrap();
-    assert!(wanted.wanted.is_empty(), "{wanted:?}");
+    assert!(wanted(&site, "db-1").await.unwrap().is_empty());
 
     root.delete(&path("rg1", "default")).await.ok(200);
     root.get(&path("rg1", "default")).await.azure(404, "ResourceNotFound");
@@ -160,6 +166,38 @@ async fn a_policy_is_put_listed_and_removed(database: Database) {
     assert_eq!(lines.len(), 4, "{lines:#?}");
     assert_eq!(lines[3]["record"]["action"], "delete");
     assert_eq!(lines[0]["record"]["machines"][1]["host"], "db-1");
+}
+
+async fn a_patch_changes_the_machines_that_it_names(database: Database) {
+    let site = Site::new(database).await;
+    let (root, eve) = (site.caller("root").await, site.caller("eve").await);
+    let patch = async |who: &Caller<'_>, body: Value| {
+        let call = who.request(Method::PATCH, &path("rg1", "default")).json(&body);
+        Answer::of(call.send().await.unwrap()).await
+    };
+    patch(&root, ssh_policy(&["web-1"])).await.azure(404, "ResourceNotFound");
+    root.put(&path("rg1", "default"), ssh_policy(&["web-1"])).await.ok(200);
+    let mut longer = ssh_policy(&["WEB-1"]);
+    longer["properties"]["virtualMachines"][0]["ports"][0]["maxRequestAccessDuration"] =
+        json!("PT2H");
+    patch(&root, longer).await.ok(200);
+    let added = patch(&root, ssh_policy(&["db-1"])).await;
+    assert_eq!(added.header("etag"), "\"3\"");
+    let added = added.ok(200);
+    let of = |policy: &Value, number: usize| {
+        let machine = &policy["properties"]["virtualMachines"][number];
+        let longest = machine["ports"][0]["maxRequestAccessDuration"].as_str().unwrap();
+        (machine["id"].as_str().unwrap().to_owned(), longest.to_owned())
+    };
+    assert_eq!(of(&added, 0), (machine("WEB-1"), "PT2H".to_owned()));
+    assert_eq!(of(&added, 1), (machine("db-1"), "PT1H".to_owned()));
+    patch(&eve, ssh_policy(&["web-1"])).await.azure(403, "AuthorizationFailed");
+    let mut gone = ssh_policy(&["web-1"]);
+    gone["properties"]["virtualMachines"][0]["ports"] = json!([]);
+    let left = patch(&root, gone).await.ok(200);
+    assert_eq!(left["properties"]["virtualMachines"].as_array().unwrap().len(), 1);
+    assert!(wanted(&site, "web-1").await.unwrap().is_empty());
+    assert_eq!(wanted(&site, "db-1").await.unwrap().len(), 1);
 }
 
 async fn errors_are_azures(database: Database) {
@@ -212,7 +250,7 @@ async fn errors_are_azures(database: Database) {
     assert_eq!(error["target"], "properties.virtualMachines[1].id");
     // Nothing of it was done.
     root.get(&path("rg1", "default")).await.azure(404, "ResourceNotFound");
-    assert!(site.store().defender_host("web-1").await.unwrap().is_none());
+    assert!(wanted(&site, "web-1").await.is_none());
 
     // One port of a host is in one policy only: otherwise nobody could say which duration holds.
     root.put(&path("rg1", "default"), good.clone()).await.ok(200);

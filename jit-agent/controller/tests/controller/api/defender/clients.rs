@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::{SUBSCRIPTION, id, in_minutes, initiate_path, machine, path};
+use super::{SUBSCRIPTION, id, in_minutes, initiate_path, machine, path, wanted};
 use crate::{api::Site, databases::Database};
 
 on_each_database! {
@@ -104,7 +104,7 @@ async fn bodies_of_every_tool_become_the_policy_that_was_meant(database: Databas
         [("az", az_rest()), ("Az", set_az()), ("azapi", azapi()), ("template", template())]
     {
         let answer = root.put(&path("rg1", "default"), body).await.ok(200);
-        let wanted = site.store().defender_host("web-1").await.unwrap().unwrap().wanted;
+        let wanted = wanted(&site, "web-1").await.unwrap();
         let meant: Vec<_> = wanted
             .iter()
             .map(|port| {

@@ -48,7 +48,8 @@ pub fn router(state: &ApiState) -> Router {
         .route("/subscriptions", any(subscriptions))
         .route("/subscriptions/{*rest}", any(serve))
         .route("/Subscriptions/{*rest}", any(serve));
-    framed(guarded(routes, state), state, MAX_BODY).layer(map_response(azure))
+    // Paths that are nobody's are answered as the rest of the API does it.
+    framed(guarded(routes, state), state, MAX_BODY).route_layer(map_response(azure))
 }
 
 /// Which subscriptions there are: those of policies. Clients name another version of the API here.

@@ -44,7 +44,7 @@ pub(super) async fn hosts(
         let mut of_machine = labelled.get(&small(&machine.id)).cloned().unwrap_or_default();
         if of_machine.is_empty() {
             // A host that is another machine by its label is not this one by its name.
-            of_machine = store.hosts_named(&small(machine.name())).await?;
+            of_machine = store.hosts_spelled(&small(machine.name())).await?;
             of_machine.retain(|host| !has_label.contains(host));
         }
         let known = store.hosts_by_id(&of_machine).await?;

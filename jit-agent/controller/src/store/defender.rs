@@ -220,7 +220,7 @@ impl Store {
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn hosts_named(&self, small: &str) -> Result<Vec<String>, StoreError> {
+    pub async fn hosts_spelled(&self, small: &str) -> Result<Vec<String>, StoreError> {
         let rows = query("SELECT id FROM host WHERE LOWER(id) = $1 ORDER BY id").bind(small);
         let rows = rows.fetch_all(self.pool()).await?;
         rows.iter().map(|row| Ok(row.try_get("id")?)).collect()

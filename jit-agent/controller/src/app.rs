@@ -23,6 +23,7 @@ use crate::{
     desk::{self, Desk},
     fleet::{Fleet, SignError, SignPolicy},
     messages::{Courier, Retry, bot::Bot, mail::Post},
+    people::{People, oidc::Oidc},
     portal,
     signer::{Signer, SignerError},
     store::{Store, StoreError},
@@ -192,8 +193,10 @@ fn start(
     if roles.contains(&Role::Api) {
         let bound = Server::bind(&config.api).map_err(AppError::File)?;
         server = Some(bound.control());
+        let oidc = config.oidc.clone().map(Oidc::new).transpose().map_err(AppError::File)?;
+        let (people, api) = (People::new(oidc), config.api.clone());
         let state =
-            ApiState::new(desk.clone(), config.api.clone(), Some(webhook_key), fleet.clone());
+            ApiState::with_people(desk.clone(), api, Some(webhook_key), fleet.clone(), people);
         let router = api::router(state.clone()).merge(defender::router(&state));
         let router = router.merge(portal::router(state));
         tasks.spawn(async move {

@@ -21,7 +21,7 @@ pub use self::{
     database::Database,
     syslog::{Syslog, SyslogError},
 };
-use crate::{api, fleet, messages, signer};
+use crate::{api, fleet, messages, people::oidc, signer};
 
 /// Name of the file in the controller's directory.
 pub const FILE: &str = "controller.toml";
@@ -51,6 +51,8 @@ pub struct Config {
     pub syslog: Vec<Syslog>,
     /// Chats and mail.
     pub messages: messages::Settings,
+    /// Where people sign in; `None`: only here.
+    pub oidc: Option<oidc::Settings>,
 }
 
 /// A mistake, where it is, and what to do.
@@ -142,7 +144,7 @@ impl Config {
 
 /// Checks what could be read. `None`: a section could not.
 fn check(raw: read::Raw, file: &Path, directory: &Path, wrongs: &mut Wrongs) -> Option<Config> {
-    let read::Raw { store, api, agents, signer, audit, syslog, messages } = raw;
+    let read::Raw { store, api, agents, signer, audit, syslog, messages, oidc } = raw;
     let store = store.and_then(|raw| Database::of(raw, directory, wrongs));
     let api = api.and_then(|raw| {
         let checked = api::Settings::of(raw, directory);
@@ -170,6 +172,11 @@ fn check(raw: read::Raw, file: &Path, directory: &Path, wrongs: &mut Wrongs) -> 
         let checked = messages::Settings::of(raw, directory);
         checked.map_err(|text| wrongs.add("messages", text)).ok()
     });
+    let public_url = api.as_ref().and_then(|api| api.public_url.clone());
+    let oidc = oidc.map(|raw| {
+        let checked = oidc::Settings::of(raw, public_url.as_deref(), directory);
+        checked.map_err(|text| wrongs.add("oidc", text)).ok()
+    });
     Some(Config {
         file: file.to_owned(),
         directory: directory.to_owned(),
@@ -180,6 +187,10 @@ fn check(raw: read::Raw, file: &Path, directory: &Path, wrongs: &mut Wrongs) -> 
         audit: audit?,
         syslog,
         messages: messages?,
+        oidc: match oidc {
+            Some(checked) => Some(checked?),
+            None => None,
+        },
     })
 }
 

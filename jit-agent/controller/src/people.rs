@@ -1,8 +1,10 @@
-//! Who a browser is: sign-in with a password or a passkey, sessions, and how often it may be tried.
+//! Who a browser is: sign-in with a password, with a passkey or at a provider, sessions, and how often it may be
+//! tried.
 //!
 //! Nothing here says what an account may do: rules and groups do, anew at each call. An unknown account, a
 //! disabled one, one without a password and a wrong password get the same answer after the same work.
 
+pub mod oidc;
 pub mod passkey;
 pub mod password;
 pub mod session;
@@ -12,9 +14,11 @@ use std::{net::IpAddr, time::Duration};
 
 use jit_proto::webauthn::RelyingParty;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use self::{
+    oidc::{Answer, Begun, Oidc, Refusal, WayOut},
     passkey::{Asserted, PasskeyError, Purpose},
     password::{Passwords, Unchecked},
     session::{Secret, SignedIn},
@@ -24,7 +28,7 @@ use crate::{
     audit::{self, Code, Record},
     desk::Desk,
     model::Account,
-    store::{Passkey, StoreError, people},
+    store::{self, Passkey, StoreError, people},
 };
 
 /// Who `by` is where nobody is known yet.
@@ -32,6 +36,7 @@ const NOBODY: &str = "unknown";
 
 /// Checks who people are. One for the whole process: its limits count for all.
 pub struct People {
+    oidc: Option<Oidc>,
     passwords: Passwords,
     throttle: Throttle,
 }
@@ -67,11 +72,21 @@ impl From<PasskeyError> for Refused {
 
 impl Default for People {
     fn default() -> Self {
-        Self { passwords: Passwords::new(), throttle: Throttle::new() }
+        Self::new(None)
     }
 }
 
 impl People {
+    /// With a provider, people can sign in there too.
+    pub fn new(oidc: Option<Oidc>) -> Self {
+        Self { oidc, passwords: Passwords::new(), throttle: Throttle::new() }
+    }
+
+    /// The provider; `None`: there are only local accounts.
+    pub const fn oidc(&self) -> Option<&Oidc> {
+        self.oidc.as_ref()
+    }
+
     /// Signs a browser in: a new session each time, whatever the browser had before.
     ///
     /// # Errors
@@ -126,7 +141,7 @@ impl People {
     /// # Errors
     /// There were too many from this network.
     pub async fn anybody(&self, desk: &Desk, from: IpAddr, now_ms: i64) -> Result<(), Refused> {
-        let Err(wait) = self.throttle.attempt_unnamed(from) else { return Ok(()) };
+        let Err(wait) = self.throttle.attempt_from(from) else { return Ok(()) };
         self.refused(desk, "", from, "too_many", now_ms).await?;
         Err(Refused::TooMany(wait))
     }
@@ -181,7 +196,77 @@ impl People {
         Err(error.into())
     }
 
-    /// Ends a session.
+    /// Signs a browser in that comes back from the provider. `begun`: what its cookie says.
+    ///
+    /// # Errors
+    /// The provider does not prove who it is, or this person has no account. It is in the audit, once a minute
+    /// for each network.
+    pub async fn sign_in_at_provider(
+        &self,
+        desk: &Desk,
+        oidc: &Oidc,
+        (begun, answer): (Option<&Begun>, &Answer),
+        from: IpAddr,
+        now_ms: i64,
+    ) -> Result<Secret, Refusal> {
+        self.throttle.attempt_from(from).map_err(Refusal::TooMany)?;
+        let signed_in = async {
+            let person = oidc.person(desk, begun, answer, now_ms).await?;
+            oidc::arrive(oidc.settings(), desk, person, from, now_ms).await
+        };
+        let refusal = match signed_in.await {
+            Ok(secret) => return Ok(secret),
+            Err(refusal @ Refusal::Store(_)) => return Err(refusal),
+            Err(refusal) => refusal,
+        };
+        if self.throttle.records("", from) {
+            let (subject, account) = refusal.who();
+            let by = if subject.is_empty() { NOBODY } else { subject };
+            let fields = json!({
+                "account": account, "address": from, "way": "oidc", "why": refusal.word(),
+            });
+            let mut tx = desk.store().begin().await?;
+            let record = Record::new(Code::SignInRefused, "", by, fields);
+            audit::append(&mut tx, now_ms, &record).await?;
+            tx.commit().await?;
+            desk.changed();
+        }
+        Err(refusal)
+    }
+
+    /// Ends the sessions that the provider names (OpenID Connect Back-Channel Logout 1.0). `token`: what it
+    /// has signed.
+    ///
+    /// # Errors
+    /// It is not the provider's, or too old.
+    pub async fn end_by_provider(
+        &self,
+        desk: &Desk,
+        oidc: &Oidc,
+        token: &str,
+        from: IpAddr,
+        now_ms: i64,
+    ) -> Result<(), Refusal> {
+        self.throttle.attempt_from(from).map_err(Refusal::TooMany)?;
+        let said = oidc.farewell(token, now_ms).await?;
+        let id = hex::encode(Sha256::digest(format!("logout\0{}", said.jti)));
+        // As long as it counts, with room for the provider's clock.
+        let ends_ms = now_ms.saturating_add(2 * 1000 * oidc::OLDEST_CALL_S);
+        let mut tx = desk.store().begin().await?;
+        if !store::oidc::once(&mut tx, &id, ends_ms, now_ms).await? {
+            return Ok(());
+        }
+        for account in store::oidc::end_sessions(&mut tx, &said.sub, &said.sid).await? {
+            let fields = json!({ "account": account, "way": "oidc" });
+            let record = Record::new(Code::SignedOut, "", "oidc", fields);
+            audit::append(&mut tx, now_ms, &record).await?;
+        }
+        tx.commit().await?;
+        desk.changed();
+        Ok(())
+    }
+
+    /// Ends a session. Returns where to sign out at the provider, if it began there.
     ///
     /// # Errors
     /// Those of the database.
@@ -190,17 +275,20 @@ impl People {
         desk: &Desk,
         session: &SignedIn,
         now_ms: i64,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<WayOut>, StoreError> {
+        let began = desk.store().provider_session(session.hash()).await?;
         let mut tx = desk.store().begin().await?;
         if people::end_session(&mut tx, session.hash()).await? {
             let account = session.account();
-            let fields = json!({ "account": account.name });
+            let fields = json!({ "account": account.name, "way": "page" });
             let record = Record::new(Code::SignedOut, "", &account.subject, fields);
             audit::append(&mut tx, now_ms, &record).await?;
             tx.commit().await?;
             desk.changed();
         }
-        Ok(())
+        let (Some(began), Some(oidc)) = (began, &self.oidc) else { return Ok(None) };
+        let hint = oidc::open_hint(session.form_key(), &began.hint);
+        Ok(oidc.way_out(hint.as_deref()).await)
     }
 
     /// The account, if it may sign in and this is its password. It takes the same work in every case.
@@ -279,7 +367,7 @@ impl People {
         let account = desk.store().account(name).await?;
         let by = account.as_ref().map_or(NOBODY, |account| &account.subject);
         let name = account.as_ref().map_or("", |account| &account.name);
-        let fields = json!({ "account": name, "address": from, "why": why });
+        let fields = json!({ "account": name, "address": from, "way": "password", "why": why });
         let mut tx = desk.store().begin().await?;
         audit::append(&mut tx, now_ms, &Record::new(Code::SignInRefused, "", by, fields)).await?;
         tx.commit().await?;

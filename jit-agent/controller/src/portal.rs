@@ -10,6 +10,7 @@ mod form;
 mod guard;
 mod live;
 mod me;
+mod oidc;
 mod open;
 mod page;
 mod passkeys;
@@ -56,12 +57,15 @@ pub fn router(state: ApiState) -> Router {
         .layer(from_fn_with_state(state.clone(), guard::with_session));
     let without = Router::new()
         .route("/sign-in", get(sign_in::show).post(sign_in::sign_in))
+        .route("/sign-in/oidc", get(oidc::begin))
+        .route("/sign-in/oidc/back", get(oidc::back))
         .route("/static/{name}", get(files::read))
         .merge(passkeys::without_session())
         .fallback(async |request: Request| Failure::not_found("page", request.uri().path()));
     let pages = without
         .merge(with_session)
         .layer(Extension(tail::Tail::default()))
-        .layer(from_fn(guard::same_site));
+        .layer(from_fn(guard::same_site))
+        .route("/sign-out/oidc", post(oidc::end));
     api::framed(pages, &state, MAX_FORM).layer(from_fn(dress::dress))
 }

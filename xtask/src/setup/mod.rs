@@ -12,12 +12,14 @@ mod backports;
 mod compiler;
 mod deny;
 mod need;
+mod node;
 mod promtool;
 mod system;
 mod tools;
 mod unwinder;
 
 pub(crate) use deny::deny;
+pub(crate) use node::modules as node_modules;
 pub(crate) use promtool::promtool;
 pub(crate) use system::{ansible_playbook, client_python};
 pub(crate) use unwinder::unwinder;
@@ -173,6 +175,12 @@ const NEEDS: &[Need] = &[
         from: Purpose::Test,
         find: system::find_client_python,
         provide: system::provide_client_python,
+    },
+    Need {
+        name: "node with a provider of sign-ins",
+        from: Purpose::Test,
+        find: node::find,
+        provide: node::provide,
     },
     Need { name: "cargo-deny", from: Purpose::Test, find: deny::find, provide: deny::provide },
     Need {

@@ -28,17 +28,27 @@ pub struct Parts {
 }
 
 impl ApiState {
-    /// The state of an API over this desk. Without a fleet it cannot ask hosts, and begins no rollouts;
-    /// without the key of webhooks none can be made.
+    /// The state of an API over this desk, with local accounts only. Without a fleet it cannot ask hosts, and
+    /// begins no rollouts; without the key of webhooks none can be made.
     pub fn new(
         desk: Desk,
         settings: Settings,
         webhook_key: Option<WebhookKey>,
         fleet: Option<Fleet>,
     ) -> Self {
+        Self::with_people(desk, settings, webhook_key, fleet, People::default())
+    }
+
+    /// The same, with other ways to sign in.
+    pub fn with_people(
+        desk: Desk,
+        settings: Settings,
+        webhook_key: Option<WebhookKey>,
+        fleet: Option<Fleet>,
+        people: People,
+    ) -> Self {
         let limits = Limits::new(&settings);
         let streams = Arc::new(Semaphore::new(settings.streams));
-        let people = People::default();
         Self(Arc::new(Parts { desk, fleet, settings, limits, people, streams, webhook_key }))
     }
 }

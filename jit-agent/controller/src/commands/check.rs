@@ -17,7 +17,7 @@ use super::{
     Failure,
     output::{print, print_json},
 };
-use crate::{clock, config::Config};
+use crate::{clock, config::Config, people::oidc::Oidc};
 
 /// Arguments of `check`.
 #[derive(Args, Debug)]
@@ -90,6 +90,12 @@ pub async fn run(file: &Path, args: &CheckArgs) -> Result<Exit, Failure> {
             certificates::check(&config, now_ms, &mut findings);
             keys::check(&config, &mut findings);
             database::check(&config, now_ms, &mut findings).await;
+            if let Some(oidc) = config.oidc {
+                match Oidc::new(oidc) {
+                    Ok(oidc) => findings.good("oidc", format!("people sign in at {}", oidc.name())),
+                    Err(why) => findings.error("oidc", why),
+                }
+            }
         }
     }
     let Findings(all) = findings;

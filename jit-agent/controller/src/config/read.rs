@@ -11,11 +11,12 @@ use toml::{
 };
 
 use super::{Mistake, audit, database, syslog};
-use crate::{api, fleet, messages, signer};
+use crate::{api, fleet, messages, people::oidc, signer};
 
 /// The most mistakes that are looked for in one section.
 const MOST: usize = 64;
-const SECTIONS: [&str; 7] = ["agents", "api", "audit", "messages", "signer", "store", "syslog"];
+const SECTIONS: [&str; 8] =
+    ["agents", "api", "audit", "messages", "oidc", "signer", "store", "syslog"];
 
 /// The sections that could be read.
 #[derive(Default)]
@@ -27,6 +28,7 @@ pub(super) struct Raw {
     pub(super) audit: Option<audit::Raw>,
     pub(super) syslog: Vec<syslog::Raw>,
     pub(super) messages: Option<messages::RawSettings>,
+    pub(super) oidc: Option<oidc::RawSettings>,
 }
 
 /// Reads a text, and names everything that keeps it from being read.
@@ -50,6 +52,7 @@ pub(super) fn sections(text: &str) -> (Raw, Vec<Mistake>) {
         audit: reader.section(&mut root, "audit", None),
         syslog: reader.list(&mut root, "syslog"),
         messages: reader.section(&mut root, "messages", Some("")),
+        oidc: reader.optional(&mut root, "oidc"),
     };
     (raw, reader.mistakes)
 }
@@ -104,6 +107,12 @@ impl Reader<'_> {
                 None
             }
         }
+    }
+
+    /// Reads a section that need not be there.
+    fn optional<T: DeserializeOwned>(&mut self, root: &mut DeTable<'_>, name: &str) -> Option<T> {
+        let value = root.remove(name)?;
+        self.value(&format!("[{name}]"), value)
     }
 
     fn list<T: DeserializeOwned>(&mut self, root: &mut DeTable<'_>, name: &str) -> Vec<T> {

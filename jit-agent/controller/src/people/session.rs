@@ -56,12 +56,12 @@ impl Secret {
     }
 
     /// What the store keeps. The secret has 256 random bits, so that nothing slower is needed.
-    fn hash(&self) -> String {
+    pub(super) fn hash(&self) -> String {
         hex::encode(Sha256::digest(self.0.as_bytes()))
     }
 
     /// What each form of this session carries. It follows from the secret, and the secret not from it.
-    fn form_key(&self) -> String {
+    pub(super) fn form_key(&self) -> String {
         let mut digest = Sha256::new();
         digest.update(b"jit-controller form\0");
         digest.update(self.0.as_bytes());

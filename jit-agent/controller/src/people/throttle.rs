@@ -46,7 +46,7 @@ impl Throttle {
     }
 
     /// One attempt that names nobody, or how long it must wait. What cannot be guessed is tried so.
-    pub(super) fn attempt_unnamed(&self, from: IpAddr) -> Result<(), Duration> {
+    pub(super) fn attempt_from(&self, from: IpAddr) -> Result<(), Duration> {
         self.networks.check(&network(from))
     }
 

@@ -1,4 +1,4 @@
-//! Sign-in with a password, and sign-out.
+//! The page to sign in, sign-in with a password, and sign-out.
 
 use std::net::IpAddr;
 
@@ -24,6 +24,7 @@ use crate::{
     clock,
     people::{
         Refused,
+        oidc::WayOut,
         session::{self, Secret, SignedIn},
     },
 };
@@ -38,14 +39,21 @@ struct SignIn<'f> {
     next: &'f str,
     /// The script for passkeys; `None`: there are none at this address.
     passkey_script: Option<&'static str>,
+    provider: Option<Provider<'f>>,
 }
 
-impl<'f> SignIn<'f> {
-    fn new(state: &ApiState, next: &'f str) -> Self {
-        let passkey_script = state.settings().relying_party().ok().map(|_| files::passkey());
-        let shell = Shell::nobodys("sign-in");
-        Self { shell, refused: "", name: "", next, passkey_script }
-    }
+/// Where else somebody can sign in.
+struct Provider<'f> {
+    name: &'f str,
+    /// Of a page of ours that leads there.
+    address: String,
+}
+
+#[derive(Template)]
+#[template(path = "signed_out.html")]
+struct SignedOut {
+    shell: Shell,
+    out: WayOut,
 }
 
 /// The page.
@@ -53,7 +61,26 @@ pub(super) async fn show(
     State(state): State<ApiState>,
     fields: Fields,
 ) -> Result<Response, Failure> {
-    page(StatusCode::OK, &SignIn::new(&state, way_back(fields.text("next"))))
+    shown(&state, StatusCode::OK, "", "", fields.text("next"))
+}
+
+/// The page, with why it was refused before; empty: it was not tried.
+pub(super) fn shown(
+    state: &ApiState,
+    status: StatusCode,
+    refused: &str,
+    name: &str,
+    next: &str,
+) -> Result<Response, Failure> {
+    let next = way_back(next);
+    let provider = state.people().oidc().map(|oidc| {
+        let query =
+            form_urlencoded::Serializer::new(String::new()).append_pair("next", next).finish();
+        Provider { name: oidc.name(), address: format!("/sign-in/oidc?{query}") }
+    });
+    let passkey_script = state.settings().relying_party().ok().map(|_| files::passkey());
+    let shell = Shell::nobodys("sign-in");
+    page(status, &SignIn { shell, refused, name, next, passkey_script, provider })
 }
 
 /// Signs in.
@@ -91,9 +118,7 @@ pub(super) fn answer(
         }
         Err(other) => return Err(other.into()),
     };
-    let refused = refused.to_string();
-    let form = SignIn { refused: &refused, name, ..SignIn::new(state, next) };
-    let mut response = page(status, &form)?;
+    let mut response = shown(state, status, &refused.to_string(), name, next)?;
     if let Some(seconds) = wait {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
@@ -105,6 +130,10 @@ pub(super) async fn sign_out(
     State(state): State<ApiState>,
     signed_in: SignedIn,
 ) -> Result<Response, Failure> {
-    state.people().sign_out(state.desk(), &signed_in, clock::now_ms()).await?;
-    Ok(([(SET_COOKIE, session::no_cookie())], Redirect::to("/sign-in")).into_response())
+    let out = state.people().sign_out(state.desk(), &signed_in, clock::now_ms()).await?;
+    let cookie = [(SET_COOKIE, session::no_cookie())];
+    let Some(out) = out else { return Ok((cookie, Redirect::to("/sign-in")).into_response()) };
+    // A link, as browsers do not follow a form to another site (`form-action` of the policy).
+    let shell = Shell::nobodys("sign-in");
+    Ok((cookie, page(StatusCode::OK, &SignedOut { shell, out })?).into_response())
 }

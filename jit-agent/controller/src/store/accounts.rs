@@ -52,6 +52,15 @@ impl Store {
         row.fetch_optional(self.pool()).await?.as_ref().map(account).transpose()
     }
 
+    /// The accounts of a person, by name.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn accounts_of(&self, subject: &str) -> Result<Vec<Account>, StoreError> {
+        let rows = query("SELECT * FROM account WHERE subject = $1 ORDER BY name").bind(subject);
+        rows.fetch_all(self.pool()).await?.iter().map(account).collect()
+    }
+
     /// The token with this hash, whether it has ended or not.
     ///
     /// # Errors
@@ -100,6 +109,38 @@ pub async fn put(tx: &mut Tx, account: &Account) -> Result<(), StoreError> {
         .execute(&mut **tx)
         .await?;
     Ok(())
+}
+
+/// Makes an account; returns whether its name was free.
+///
+/// # Errors
+/// Those of the database.
+pub async fn add(tx: &mut Tx, account: &Account) -> Result<bool, StoreError> {
+    let statement = "INSERT INTO account (name, subject, groups_json, disabled, created_ms) \
+                     VALUES ($1, $2, $3, $4, $5) ON CONFLICT (name) DO NOTHING";
+    let done = query(statement)
+        .bind(account.name.as_str())
+        .bind(account.subject.as_str())
+        .bind(to_json(&account.groups))
+        .bind(i64::from(account.disabled))
+        .bind(account.created_ms)
+        .execute(&mut **tx)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Changes the groups of an account, and nothing else; returns whether it is there and not disabled.
+///
+/// # Errors
+/// Those of the database.
+pub async fn set_groups(
+    tx: &mut Tx,
+    name: &str,
+    groups: &BTreeSet<String>,
+) -> Result<bool, StoreError> {
+    let update = query("UPDATE account SET groups_json = $2 WHERE name = $1 AND disabled = 0");
+    let done = update.bind(name).bind(to_json(groups)).execute(&mut **tx).await?;
+    Ok(done.rows_affected() == 1)
 }
 
 /// Adds a token.

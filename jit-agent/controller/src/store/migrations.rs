@@ -20,6 +20,7 @@ const VERSIONS: &[(i64, &str, &str)] = &[
     (7, "messages", include_str!("schema/0007_messages.sql")),
     (8, "people", include_str!("schema/0008_people.sql")),
     (9, "defender", include_str!("schema/0009_defender.sql")),
+    (10, "oidc", include_str!("schema/0010_oidc.sql")),
     (11, "passkeys", include_str!("schema/0011_passkeys.sql")),
 ];
 

@@ -22,6 +22,7 @@ use jit_controller::{
     defender as microsoft,
     desk::{self, Desk},
     model::{Account, Host},
+    people::People,
     portal,
     store::{self, RulesVersion, Store, Token, accounts, hosts},
 };
@@ -67,6 +68,23 @@ impl Site {
         raw: RawSettings,
         change: impl FnOnce(&mut Settings),
     ) -> Self {
+        Self::build(database, raw, change, |_, _| People::default()).await
+    }
+
+    /// One where people sign in in other ways too. `people` gets its directory, with `ca.pem`, and its address.
+    pub(crate) async fn with_people(
+        database: Database,
+        people: impl FnOnce(&Path, &str) -> People,
+    ) -> Self {
+        Self::build(database, RawSettings::default(), |_| {}, people).await
+    }
+
+    async fn build(
+        database: Database,
+        raw: RawSettings,
+        change: impl FnOnce(&mut Settings),
+        of_site: impl FnOnce(&Path, &str) -> People,
+    ) -> Self {
         let store = Store::open(&database.url).await.unwrap();
         let directory = tempfile::tempdir().unwrap();
         let ca = certificates(directory.path());
@@ -80,7 +98,8 @@ impl Site {
         let server = Server::bind(&settings).unwrap();
         let base = format!("https://{}", server.address().unwrap());
         let control = server.control();
-        let state = ApiState::new(desk.clone(), settings, Some(key), None);
+        let people = of_site(directory.path(), &base);
+        let state = ApiState::with_people(desk.clone(), settings, Some(key), None, people);
         let router = api::router(state.clone()).merge(microsoft::router(&state));
         tokio::spawn(server.run(router.merge(portal::router(state))));
         let client = Client::builder()
@@ -237,6 +256,7 @@ fn certificates(directory: &Path) -> String {
     let pair = authority.issue("api", &names, day).unwrap();
     std::fs::write(directory.join("api.pem"), pair.certificate).unwrap();
     std::fs::write(directory.join("api.key"), pair.key).unwrap();
+    std::fs::write(directory.join("ca.pem"), &ca.certificate).unwrap();
     ca.certificate
 }
 

@@ -4,6 +4,7 @@
 mod asked;
 mod forms;
 mod many;
+mod oidc;
 mod passkeys;
 mod sign_in;
 mod streams;

@@ -27,6 +27,8 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
     secrets.extend(bots.iter().map(|bot| (&bot.token_file, "the token of a bot")));
     let mail = config.messages.mail.as_ref().and_then(|mail| mail.password_file());
     secrets.extend(mail.map(|file| (file, "the password for mail")));
+    let provider = config.oidc.as_ref().and_then(|oidc| oidc.client_secret_file.as_ref());
+    secrets.extend(provider.map(|file| (file, "the secret at the provider of sign-ins")));
     match &config.store {
         Database::Sqlite(file) if file.exists() => secrets.push((file, "the database")),
         Database::Postgres { password_file: Some(file), .. } => {

@@ -1,0 +1,135 @@
+//! A person whom the provider has named begins a session: with which account, and which groups.
+
+use std::net::IpAddr;
+
+use serde_json::json;
+
+use super::{
+    Refusal, hint,
+    person::{self, Person},
+    settings::Settings,
+};
+use crate::{
+    audit::{self, Code, Record},
+    desk::Desk,
+    model::Account,
+    people::session::{self, Secret},
+    store::{self, ProviderSession, Tx, accounts},
+};
+
+/// Who changes groups, in the audit.
+const PROVIDER: &str = "oidc";
+
+/// Begins a session of a person. `token`: the ID token.
+pub(in crate::people) async fn arrive(
+    settings: &Settings,
+    desk: &Desk,
+    (person, token): (Person, String),
+    from: IpAddr,
+    now_ms: i64,
+) -> Result<Secret, Refusal> {
+    let own = desk.store().accounts_of(&person.subject).await?;
+    let found = person::which(own, &person);
+    let found = found.map_err(|why| no_account(&person, why))?;
+    let mut tx = desk.store().begin().await?;
+    let account = match found {
+        Some(account) => follow(&mut tx, settings, account, &person, now_ms).await?,
+        None if settings.create => create(&mut tx, desk, &person, now_ms).await?,
+        None => {
+            let subject = &person.subject;
+            let why = format!(
+                "there is no account for {subject} here; an administrator makes one: jitctl accounts \
+                 set NAME --subject {subject}"
+            );
+            return Err(no_account(&person, why));
+        }
+    };
+    let secret = session::begin(&mut tx, &account.name, now_ms).await?;
+    let began = ProviderSession {
+        session: secret.hash(),
+        subject: person.sub.clone(),
+        sid: person.sid.clone(),
+        hint: hint::seal(&secret.form_key(), &token),
+    };
+    store::oidc::add(&mut tx, &began).await?;
+    let fields =
+        json!({ "account": account.name, "address": from, "way": PROVIDER, "sub": person.sub });
+    let record = Record::new(Code::SignedIn, "", &account.subject, fields);
+    audit::append(&mut tx, now_ms, &record).await?;
+    tx.commit().await?;
+    desk.changed();
+    Ok(secret)
+}
+
+/// The groups of an account follow what the provider says.
+async fn follow(
+    tx: &mut Tx,
+    settings: &Settings,
+    account: Account,
+    person: &Person,
+    now_ms: i64,
+) -> Result<Account, Refusal> {
+    let groups = person::groups(settings, &account, person);
+    let disabled =
+        || Refusal::Disabled { subject: account.subject.clone(), account: account.name.clone() };
+    if account.disabled {
+        return Err(disabled());
+    }
+    if groups == account.groups {
+        return Ok(account);
+    }
+    // Only the groups: what an administrator changes meanwhile stays.
+    if !accounts::set_groups(tx, &account.name, &groups).await? {
+        return Err(disabled());
+    }
+    let account = Account { groups, ..account };
+    changed(tx, &account, false, now_ms).await?;
+    Ok(account)
+}
+
+/// Makes an account of a name that nobody has.
+async fn create(
+    tx: &mut Tx,
+    desk: &Desk,
+    person: &Person,
+    now_ms: i64,
+) -> Result<Account, Refusal> {
+    for name in [&person.name, &person.subject] {
+        let account = Account {
+            name: name.clone(),
+            subject: person.subject.clone(),
+            groups: person.groups.clone(),
+            disabled: false,
+            created_ms: now_ms,
+        };
+        if accounts::add(tx, &account).await? {
+            changed(tx, &account, true, now_ms).await?;
+            return Ok(account);
+        }
+        // Another browser of the same person may have been first.
+        let other = desk.store().account(name).await?;
+        if let Some(own) = other.filter(|one| one.subject == person.subject && !one.disabled) {
+            return Ok(own);
+        }
+    }
+    let why = format!(
+        "the account {} is somebody else's; an administrator makes one of another name: jitctl accounts \
+         set NAME --subject {}",
+        person.name, person.subject
+    );
+    Err(no_account(person, why))
+}
+
+async fn changed(tx: &mut Tx, account: &Account, is_new: bool, now_ms: i64) -> Result<(), Refusal> {
+    let fields = json!({
+        "by_account": "", "account": account.name, "subject": account.subject,
+        "groups": account.groups, "disabled": false, "is_new": is_new,
+    });
+    let record = Record::new(Code::AccountChanged, "", PROVIDER, fields);
+    audit::append(tx, now_ms, &record).await?;
+    Ok(())
+}
+
+fn no_account(person: &Person, why: String) -> Refusal {
+    Refusal::NoAccount { subject: person.subject.clone(), why }
+}

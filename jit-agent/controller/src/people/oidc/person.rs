@@ -1,0 +1,228 @@
+//! Which person the provider's claims name, and which groups they give here. Pure.
+
+use std::collections::BTreeSet;
+
+use jit_proto::text::{MAX_NAME_BYTES, check};
+use serde_json::Value;
+
+use super::{
+    settings::{Settings, SubjectClaim},
+    token::Claims,
+};
+use crate::model::Account;
+
+/// A person, as the provider names him.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::people) struct Person {
+    /// Who it is here: the subject of his accounts.
+    pub(super) subject: String,
+    /// The name for a new account.
+    pub(super) name: String,
+    /// The groups here that the provider's groups give.
+    pub(super) groups: BTreeSet<String>,
+    /// Who it is there: the claim `sub`.
+    pub(super) sub: String,
+    /// The provider's name for its session; empty: it gave none.
+    pub(super) sid: String,
+}
+
+/// Whether claims that are needed are not there yet.
+pub(super) fn lacks(settings: &Settings, claims: &Claims) -> bool {
+    let missing = |name: &str| value(claims, name).is_none();
+    (settings.subject == SubjectClaim::Email && missing("email"))
+        || (!settings.roles.is_empty() && missing(&settings.groups))
+        || settings.account.as_deref().is_some_and(missing)
+}
+
+/// The person that claims name.
+///
+/// # Errors
+/// They name none, in words.
+pub(super) fn person(settings: &Settings, claims: &Claims) -> Result<Person, String> {
+    let sub = text(claims, "sub").ok_or("the provider does not say who it is (claim sub)")?;
+    let subject = match settings.subject {
+        SubjectClaim::Sub => sub,
+        SubjectClaim::Email => email(claims)?,
+    };
+    named("subject", subject)?;
+    let name = settings.account.as_deref().and_then(|claim| text(claims, claim)).unwrap_or(subject);
+    named("account", name)?;
+    let theirs = texts(value(claims, &settings.groups));
+    let roles = settings.roles.iter().filter(|(group, _)| theirs.contains(group.as_str()));
+    Ok(Person {
+        subject: subject.to_owned(),
+        name: name.to_owned(),
+        groups: roles.flat_map(|(_, ours)| ours.iter().cloned()).collect(),
+        sub: sub.to_owned(),
+        sid: text(claims, "sid").unwrap_or_default().to_owned(),
+    })
+}
+
+/// The groups of an account from now on: those that roles can give follow the provider, others stay.
+pub(super) fn groups(settings: &Settings, before: &Account, person: &Person) -> BTreeSet<String> {
+    let given: BTreeSet<_> = settings.roles.values().flatten().collect();
+    let stay = before.groups.iter().filter(|group| !given.contains(group)).cloned();
+    stay.chain(person.groups.iter().cloned()).collect()
+}
+
+/// Which of a person's accounts signs in: the only one, or the one that is named as the provider says.
+///
+/// # Errors
+/// It is not clear, in words.
+pub(super) fn which(
+    mut accounts: Vec<Account>,
+    person: &Person,
+) -> Result<Option<Account>, String> {
+    if accounts.len() <= 1 {
+        return Ok(accounts.pop());
+    }
+    let names: Vec<_> = accounts.iter().map(|account| account.name.clone()).collect();
+    let named = accounts.into_iter().find(|account| account.name == person.name);
+    named.map(Some).ok_or_else(|| {
+        format!(
+            "{} has the accounts {}, and the provider does not name one of them: an administrator sets \
+             `account` in [oidc] to a claim that does",
+            person.subject,
+            names.join(", ")
+        )
+    })
+}
+
+/// The address, if it is known to be the person's.
+fn email(claims: &Claims) -> Result<&str, String> {
+    let email = text(claims, "email").ok_or(
+        "the provider does not say the address of this person (claim email); it is asked for by the \
+         scope `email`",
+    )?;
+    // As a text in Amazon's service.
+    let verified = claims.get("email_verified");
+    match verified.is_some_and(|value| *value == Value::Bool(true) || *value == "true") {
+        true => Ok(email),
+        false => Err(format!(
+            "the provider has not verified that the address {email} is this person's (claim \
+             email_verified)"
+        )),
+    }
+}
+
+fn named(what: &str, name: &str) -> Result<(), String> {
+    check(what, name.trim(), MAX_NAME_BYTES).map_err(|why| format!("the provider's claims: {why}"))
+}
+
+/// A claim: by its name, or by a JSON pointer (RFC 6901) to what is deeper.
+fn value<'c>(claims: &'c Claims, name: &str) -> Option<&'c Value> {
+    if let Some(value) = claims.get(name) {
+        return Some(value);
+    }
+    let (first, rest) = name.strip_prefix('/')?.split_once('/')?;
+    claims.get(first)?.pointer(&format!("/{rest}"))
+}
+
+fn text<'c>(claims: &'c Claims, name: &str) -> Option<&'c str> {
+    value(claims, name)?.as_str().filter(|text| !text.trim().is_empty())
+}
+
+/// A list of texts, or one.
+fn texts(value: Option<&Value>) -> BTreeSet<&str> {
+    match value {
+        Some(Value::Array(all)) => all.iter().filter_map(Value::as_str).collect(),
+        Some(Value::String(one)) => [one.as_str()].into(),
+        _ => BTreeSet::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::people::oidc::RawSettings;
+
+    fn settings(more: &str) -> Settings {
+        let text = format!("issuer = \"https://idp.example.org\"\nclient_id = \"jit\"\n{more}");
+        let raw: RawSettings = toml::from_str(&text).unwrap();
+        let here = Some("https://jit.example.org");
+        Settings::of(raw, here, std::path::Path::new("/")).unwrap()
+    }
+
+    fn claims(value: Value) -> Claims {
+        value.as_object().unwrap().clone()
+    }
+
+    fn account(name: &str, groups: &[&str]) -> Account {
+        Account {
+            name: name.into(),
+            subject: "ana@example.org".into(),
+            groups: groups.iter().map(|group| (*group).to_owned()).collect(),
+            disabled: false,
+            created_ms: 1,
+        }
+    }
+
+    const ROLES: &str = "[roles]\nops = [\"sre\", \"approvers\"]\nroot = [\"admins\"]\n";
+
+    #[test]
+    fn groups_that_roles_give_follow_the_provider_and_others_stay() {
+        let settings = settings(ROLES);
+        let said = claims(json!({ "sub": "7", "groups": ["ops", "other"], "sid": "s" }));
+        let person = person(&settings, &said).unwrap();
+        assert_eq!(person.subject, "7");
+        assert_eq!((person.name.as_str(), person.sid.as_str()), ("7", "s"));
+        let before = account("ana", &["admins", "oncall"]);
+        let after: Vec<_> = groups(&settings, &before, &person).into_iter().collect();
+        assert_eq!(after, ["approvers", "oncall", "sre"]);
+        let none = super::person(&settings, &claims(json!({ "sub": "7" }))).unwrap();
+        let after: Vec<_> = groups(&settings, &before, &none).into_iter().collect();
+        assert_eq!(after, ["oncall"], "a provider that says nothing gives nothing");
+    }
+
+    #[test]
+    fn groups_may_be_one_text_or_deeper_and_are_never_guessed() {
+        for (claim, said) in
+            [("groups", json!("ops")), ("https://example.org/groups", json!(["ops"]))]
+        {
+            let settings = settings(&format!("groups = \"{claim}\"\n{ROLES}"));
+            let person = person(&settings, &claims(json!({ "sub": "7", claim: said }))).unwrap();
+            assert!(person.groups.contains("sre"), "{claim}");
+        }
+        let settings = settings(&format!("groups = \"/realm_access/roles\"\n{ROLES}"));
+        let said = claims(json!({ "sub": "7", "realm_access": { "roles": ["root"] } }));
+        assert!(person(&settings, &said).unwrap().groups.contains("admins"));
+        for other in [json!({ "ops": true }), json!([["ops"]]), json!(7), Value::Null] {
+            let said = claims(json!({ "sub": "7", "realm_access": { "roles": other } }));
+            assert!(person(&settings, &said).unwrap().groups.is_empty(), "{said:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_counts_only_if_it_is_verified() {
+        let settings = settings("subject = \"email\"\n");
+        let of = |verified: Value| {
+            let said =
+                json!({ "sub": "7", "email": "ana@example.org", "email_verified": verified });
+            person(&settings, &claims(said))
+        };
+        assert_eq!(of(json!(true)).unwrap().subject, "ana@example.org");
+        assert_eq!(of(json!("true")).unwrap().subject, "ana@example.org");
+        for verified in [json!(false), json!("false"), json!(1), Value::Null] {
+            assert!(of(verified).unwrap_err().contains("email_verified"));
+        }
+        assert!(lacks(&settings, &claims(json!({ "sub": "7" }))));
+        assert!(person(&settings, &claims(json!({ "email": "a@b" }))).is_err(), "no sub");
+    }
+
+    #[test]
+    fn of_several_accounts_the_provider_names_one() {
+        let settings = settings("subject = \"email\"\naccount = \"login\"\n");
+        let said = json!({
+            "sub": "7", "email": "ana@example.org", "email_verified": true, "login": "ana-admin",
+        });
+        let person = person(&settings, &claims(said)).unwrap();
+        let both = vec![account("ana", &[]), account("ana-admin", &[])];
+        assert_eq!(which(both.clone(), &person).unwrap().unwrap().name, "ana-admin");
+        let other = Person { name: "x".into(), ..person.clone() };
+        assert!(which(both, &other).unwrap_err().contains("ana, ana-admin"));
+        assert_eq!(which(vec![account("ana", &[])], &other).unwrap().unwrap().name, "ana");
+        assert!(which(Vec::new(), &person).unwrap().is_none());
+    }
+}

@@ -1,0 +1,216 @@
+//! The section `[oidc]` of the configuration.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
+
+use jit_proto::text::{MAX_NAME_BYTES, check};
+use reqwest::Url;
+use serde::Deserialize;
+
+/// What is asked for without a word about it. `openid` always is (OpenID Connect Core 1.0, section 3.1.2.1).
+const SCOPES: [&str; 3] = ["openid", "profile", "email"];
+/// The most letters of a button.
+const LONGEST_NAME: usize = 60;
+
+/// The section as it is written.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawSettings {
+    /// The provider, exactly as it names itself: `https://NAME`.
+    pub issuer: String,
+    /// What the provider calls this controller.
+    pub client_id: String,
+    /// File with the controller's secret at the provider; without it the controller has none.
+    pub client_secret_file: Option<PathBuf>,
+    /// What is asked for; without it `openid`, `profile`, `email`.
+    pub scopes: Option<Vec<String>>,
+    /// On the button; without it the name of the issuer's host.
+    pub name: Option<String>,
+    /// The claim that is the person.
+    #[serde(default)]
+    pub subject: SubjectClaim,
+    /// The claim that names a new account; without it the person does.
+    pub account: Option<String>,
+    /// The claim with the provider's groups; without it `groups`.
+    pub groups: Option<String>,
+    /// Groups of the provider, and the groups here that they give.
+    #[serde(default)]
+    pub roles: BTreeMap<String, BTreeSet<String>>,
+    /// Whether the first sign-in makes an account.
+    #[serde(default)]
+    pub create: bool,
+    /// File with certificates of authorities, PEM, that the provider may have too.
+    pub ca: Option<PathBuf>,
+}
+
+/// The claim that is the person: the subject of an account.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SubjectClaim {
+    /// `email`, if the provider has verified it.
+    Email,
+    /// `sub`: it never changes, and nobody else gets it later.
+    #[default]
+    Sub,
+}
+
+/// The section, checked.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The provider.
+    pub issuer: Url,
+    /// The provider as it names itself: compared letter by letter.
+    pub issuer_text: String,
+    /// What the provider calls this controller.
+    pub client_id: String,
+    /// File with the controller's secret at the provider.
+    pub client_secret_file: Option<PathBuf>,
+    /// What is asked for, separated by blanks.
+    pub scopes: String,
+    /// On the button.
+    pub name: String,
+    /// The claim that is the person.
+    pub subject: SubjectClaim,
+    /// The claim that names a new account.
+    pub account: Option<String>,
+    /// The claim with the provider's groups.
+    pub groups: String,
+    /// Groups of the provider, and the groups here that they give.
+    pub roles: BTreeMap<String, BTreeSet<String>>,
+    /// Whether the first sign-in makes an account.
+    pub create: bool,
+    /// File with more authorities.
+    pub ca: Option<PathBuf>,
+    /// Where people reach this controller, without a `/` at the end.
+    pub public_url: String,
+}
+
+impl Settings {
+    /// Checks the section. Relative paths begin at `directory`; `public_url` is that of `[api]`.
+    ///
+    /// # Errors
+    /// The first value that is wrong, in words.
+    pub fn of(
+        raw: RawSettings,
+        public_url: Option<&str>,
+        directory: &Path,
+    ) -> Result<Self, String> {
+        let public_url = public_url.ok_or(
+            "oidc: the provider sends people back to `public_url` of [api], which is missing; write \
+             `public_url = \"https://NAME\"` there",
+        )?;
+        let issuer = secure(&raw.issuer).map_err(|why| format!("oidc.issuer: {why}"))?;
+        if issuer.query().is_some() || issuer.fragment().is_some() {
+            return Err(format!("oidc.issuer: {:?} has a query or a fragment", raw.issuer));
+        }
+        if raw.client_id.trim().is_empty() {
+            return Err(
+                "oidc.client_id: it is empty; the provider shows it where this controller \
+                        is registered"
+                    .into(),
+            );
+        }
+        let name = raw.name.unwrap_or_else(|| issuer.host_str().unwrap_or("SSO").to_owned());
+        check("oidc.name", name.trim(), LONGEST_NAME)?;
+        for group in raw.roles.values().flatten() {
+            check("oidc.roles: a group", group.trim(), MAX_NAME_BYTES)?;
+        }
+        let mut scopes: Vec<_> = SCOPES.iter().map(|&scope| scope.to_owned()).collect();
+        if let Some(asked) = raw.scopes {
+            scopes.truncate(1);
+            scopes.extend(asked.into_iter().filter(|scope| scope != "openid"));
+        }
+        // RFC 6749 section 3.3.
+        let letter = |byte: u8| byte.is_ascii_graphic() && !b"\"\\".contains(&byte);
+        if let Some(bad) = scopes.iter().find(|one| one.is_empty() || !one.bytes().all(letter)) {
+            return Err(format!("oidc.scopes: {bad:?} is no scope"));
+        }
+        Ok(Self {
+            issuer,
+            issuer_text: raw.issuer,
+            client_id: raw.client_id,
+            client_secret_file: raw.client_secret_file.map(|file| directory.join(file)),
+            scopes: scopes.join(" "),
+            name,
+            subject: raw.subject,
+            account: raw.account,
+            groups: raw.groups.unwrap_or_else(|| "groups".into()),
+            roles: raw.roles,
+            create: raw.create,
+            ca: raw.ca.map(|file| directory.join(file)),
+            public_url: public_url.trim_end_matches('/').to_owned(),
+        })
+    }
+
+    /// Where the provider sends people back to.
+    pub(super) fn back(&self) -> String {
+        format!("{}/sign-in/oidc/back", self.public_url)
+    }
+}
+
+/// An URL that nobody on the way can read or change: `https`, or this machine.
+pub(super) fn secure(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|why| format!("{text:?} is no URL: {why}"))?;
+    let bare = url.username().is_empty() && url.password().is_none();
+    match url.scheme() {
+        "https" if bare => Ok(url),
+        "http" if bare && is_here(&url) => Ok(url),
+        _ => Err(format!("{text:?} does not begin with https:// and the name of a host")),
+    }
+}
+
+/// Whether it leads to this machine.
+pub(super) fn is_here(url: &Url) -> bool {
+    matches!(url.host_str(), Some("127.0.0.1" | "[::1]" | "localhost"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "issuer = \"https://idp.example.org/realms/x\"\nclient_id = \"jit\"\n";
+
+    fn read(text: &str, public_url: Option<&str>) -> Result<Settings, String> {
+        let raw = toml::from_str(text).map_err(|error| error.message().to_owned())?;
+        Settings::of(raw, public_url, Path::new("/var/lib/jit-controller"))
+    }
+
+    #[test]
+    fn two_lines_are_enough() {
+        let settings = read(GOOD, Some("https://jit.example.org/")).unwrap();
+        assert_eq!(settings.scopes, "openid profile email");
+        assert_eq!(settings.name, "idp.example.org");
+        assert_eq!(settings.back(), "https://jit.example.org/sign-in/oidc/back");
+        assert_eq!((settings.subject, settings.create), (SubjectClaim::Sub, false));
+        let more = format!(
+            "{GOOD}scopes = [\"openid\", \"groups\"]\nclient_secret_file = \"s\"\nname = \"SSO\"\n\
+             subject = \"email\"\n[roles]\n\"jit admins\" = [\"admins\"]\n"
+        );
+        let settings = read(&more, Some("https://jit.example.org")).unwrap();
+        assert_eq!(settings.scopes, "openid groups");
+        assert_eq!(settings.client_secret_file.unwrap(), Path::new("/var/lib/jit-controller/s"));
+        assert!(settings.roles["jit admins"].contains("admins"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let here = Some("https://jit.example.org");
+        assert!(read(GOOD, None).unwrap_err().contains("public_url"));
+        for (text, part) in [
+            (GOOD.replace("https", "http"), "oidc.issuer"),
+            (GOOD.replace("realms/x", "?x=1"), "oidc.issuer"),
+            (GOOD.replace("idp.", "user:word@idp."), "oidc.issuer"),
+            (GOOD.replace("\"jit\"", "\" \""), "oidc.client_id"),
+            (format!("{GOOD}scopes = [\"a b\"]\n"), "oidc.scopes"),
+            (format!("{GOOD}name = \" \"\n"), "oidc.name"),
+            (format!("{GOOD}subject = \"name\"\n"), "name"),
+            (format!("{GOOD}[roles]\nsre = [\"\"]\n"), "oidc.roles"),
+            (format!("{GOOD}secret = \"x\"\n"), "secret"),
+        ] {
+            let why = read(&text, here).unwrap_err();
+            assert!(why.contains(part), "{text}: {why}");
+        }
+    }
+}

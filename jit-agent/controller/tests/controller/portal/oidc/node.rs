@@ -1,0 +1,102 @@
+//! `oidc-provider` by node on the loopback interface: a certified provider (openid.net/certification).
+
+use std::{
+    env,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use serde_json::{Value, json};
+
+use crate::api::Site;
+
+/// A provider that runs.
+pub(super) struct Provider {
+    child: Child,
+    pub(super) issuer: String,
+    client: reqwest::Client,
+}
+
+impl Drop for Provider {
+    fn drop(&mut self) {
+        let _gone = self.child.kill();
+        let _ended = self.child.wait();
+    }
+}
+
+/// A port for a provider that starts later.
+pub(super) fn port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+impl Provider {
+    /// The provider of this site on this port, which signs so.
+    pub(super) fn start(site: &Site, port: u16, algorithm: &str, people: &Value) -> Self {
+        let (directory, base) = (site.directory(), site.base.as_str());
+        let issuer = format!("https://127.0.0.1:{port}");
+        let settings = json!({
+            "port": port, "issuer": issuer, "algorithm": algorithm,
+            "certificate": directory.join("api.pem"), "key": directory.join("api.key"),
+            "people": people,
+            "client": {
+                "client_id": "jit", "client_secret": "the secret of jit",
+                "redirect_uris": [format!("{base}/sign-in/oidc/back")],
+                "post_logout_redirect_uris": [format!("{base}/sign-in")],
+                "grant_types": ["authorization_code"], "response_types": ["code"],
+                "backchannel_logout_uri": format!("{base}/sign-out/oidc"),
+                "backchannel_logout_session_required": true,
+            },
+        });
+        let file = directory.join("provider.json");
+        std::fs::write(&file, settings.to_string()).unwrap();
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/node/provider.mjs");
+        let mut child = Command::new("node")
+            .arg(script)
+            .arg(modules())
+            .arg(file)
+            .env("NODE_EXTRA_CA_CERTS", directory.join("ca.pem"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("node does not start ({error}): `cargo xtask setup`"));
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let ready = lines.map_while(Result::ok).any(|line| line == "ready");
+        let ca = reqwest::Certificate::from_pem(site.ca.as_bytes()).unwrap();
+        let client = reqwest::Client::builder().tls_certs_only([ca]).no_proxy().build().unwrap();
+        let provider = Self { child, issuer, client };
+        assert!(ready, "the provider has ended; it needs Node.js 20");
+        provider
+    }
+
+    /// Gives the provider an order of tests.
+    async fn order(&self, path: &str, body: String) {
+        let call = self.client.post(format!("{}/test/{path}", self.issuer)).body(body);
+        assert!(call.send().await.unwrap().status().is_success());
+    }
+
+    /// It signs with another key, and has none of the old ones any more.
+    pub(super) async fn rotate(&self) {
+        self.order("rotate", String::new()).await;
+    }
+
+    /// It says something else of people.
+    pub(super) async fn people(&self, people: &Value) {
+        self.order("people", people.to_string()).await;
+    }
+}
+
+/// The directory with the packages of tests/node/package-lock.json: the one that JIT_NODE_MODULES names, or
+/// that in the target directory.
+fn modules() -> PathBuf {
+    let named = env::var_os("JIT_NODE_MODULES").map(PathBuf::from);
+    let modules = named.unwrap_or_else(|| {
+        let this = env::current_exe().unwrap();
+        // target/<profile>/deps/<test>
+        this.ancestors().nth(3).unwrap().join("node/node_modules")
+    });
+    let entry = modules.join("oidc-provider/lib/index.js");
+    assert!(entry.exists(), "{} is missing: `cargo xtask setup` installs it", entry.display());
+    modules
+}

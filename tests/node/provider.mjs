@@ -1,0 +1,74 @@
+// A provider of sign-ins for tests: `oidc-provider`, with people and clients of a file, on the loopback
+// interface. It writes `ready` when it listens, and ends with its standard input.
+//
+// node provider.mjs MODULES CONFIGURATION.json
+// The file: port, issuer, certificate, key, algorithm, client, people.
+// POST /test/rotate: other keys, and none of the old ones. POST /test/people: other people, as JSON.
+
+import { generateKeyPairSync } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { createServer } from 'node:https';
+import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
+
+const [modules, file] = process.argv.slice(2);
+const entry = join(modules, 'oidc-provider', 'lib', 'index.js');
+const { default: Provider } = await import(pathToFileURL(entry).href);
+const settings = JSON.parse(readFileSync(file, 'utf8'));
+let people = settings.people;
+let rotations = 0;
+
+const kinds = {
+  RS256: () => generateKeyPairSync('rsa', { modulusLength: 2048 }),
+  PS256: () => generateKeyPairSync('rsa', { modulusLength: 2048 }),
+  ES256: () => generateKeyPairSync('ec', { namedCurve: 'P-256' }),
+  EdDSA: () => generateKeyPairSync('ed25519'),
+};
+
+function provider() {
+  rotations += 1;
+  const { privateKey } = kinds[settings.algorithm]();
+  const key = { ...privateKey.export({ format: 'jwk' }), use: 'sig', kid: `key-${rotations}` };
+  return new Provider(settings.issuer, {
+    jwks: { keys: [key] },
+    clients: [{ id_token_signed_response_alg: settings.algorithm, ...settings.client }],
+    scopes: ['openid', 'email', 'groups', 'profile'],
+    claims: {
+      openid: ['sub', 'sid'],
+      email: ['email', 'email_verified'],
+      groups: ['groups'],
+      profile: ['preferred_username'],
+    },
+    cookies: { keys: ['of a test'] },
+    // Without the dispatcher that keeps calls away from this machine.
+    fetch: (url, { dispatcher: _, ...options }) => fetch(url, options),
+    pkce: { required: () => true },
+    enabledJWA: { idTokenSigningAlgValues: Object.keys(kinds) },
+    features: {
+      backchannelLogout: { enabled: true },
+      devInteractions: { enabled: true },
+      rpInitiatedLogout: { enabled: true },
+    },
+    async findAccount(_, id) {
+      return { accountId: id, claims: async () => ({ sub: id, ...people[id] }) };
+    },
+  });
+}
+
+let answer = provider().callback();
+const tls = { cert: readFileSync(settings.certificate), key: readFileSync(settings.key) };
+const server = createServer(tls, async (request, response) => {
+  if (request.method !== 'POST' || !request.url.startsWith('/test/')) {
+    answer(request, response);
+    return;
+  }
+  let body = '';
+  for await (const part of request) body += part;
+  if (request.url === '/test/rotate') answer = provider().callback();
+  if (request.url === '/test/people') people = JSON.parse(body);
+  response.end();
+});
+server.listen(settings.port, '127.0.0.1', () => console.log('ready'));
+// Who started it reads no further than `ready`.
+process.stdout.on('error', () => {});
+process.stdin.on('end', () => process.exit()).resume();

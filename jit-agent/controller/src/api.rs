@@ -115,6 +115,7 @@ fn with_token() -> OpenApiRouter<ApiState> {
         .routes(routes!(rollouts::list, rollouts::begin))
         .routes(routes!(rollouts::read))
         .routes(routes!(rollouts::hosts))
+        .routes(routes!(rollouts::halt))
         .routes(routes!(rollouts::resume))
         .routes(routes!(rollouts::abort))
         .routes(routes!(records::list))

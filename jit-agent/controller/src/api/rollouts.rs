@@ -67,8 +67,7 @@ pub(super) async fn begin(
 ) -> Result<Response, Failure> {
     let by = caller.admin_with(Scope::Policy)?;
     let fleet = fleet(&state)?;
-    let wave = |text: &String| text.parse::<Wave>().map_err(|why| Failure::field("waves", why));
-    let waves = new.waves.iter().map(wave).collect::<Result<Vec<_>, _>>()?;
+    let waves = waves(&new.waves)?;
     if how.preview == Some(true) {
         let hosts = fleet.plan_rollout(&waves).await?;
         let named = new.waves.into_iter().zip(hosts);
@@ -77,15 +76,31 @@ pub(super) async fn begin(
     }
     let confirm_ms = duration_ms("confirm", new.confirm.as_deref(), new.confirm_ms)?;
     let pause_ms = duration_ms("pause", new.pause.as_deref(), new.pause_ms)?;
-    let course = Course {
-        policy: new.policy,
-        waves,
-        confirm_within: duration("confirm", confirm_ms.unwrap_or(CONFIRM_MS))?,
-        pause: duration("pause", pause_ms.unwrap_or(PAUSE_MS))?,
-    };
+    let course = course(new.policy, waves, confirm_ms, pause_ms)?;
     let begun = fleet.begin_rollout(&by.subject, course, clock::now_ms()).await?;
     let path = format!("/api/v1/rollouts/{}", begun.id);
     Ok(answer::made(StatusCode::CREATED, &path, &counted(&state, begun).await?))
+}
+
+/// Waves as somebody wrote them.
+pub(crate) fn waves(texts: &[String]) -> Result<Vec<Wave>, Failure> {
+    let wave = |text: &String| text.parse::<Wave>().map_err(|why| Failure::field("waves", why));
+    texts.iter().map(wave).collect()
+}
+
+/// How a policy comes to hosts; without times the usual ones.
+pub(crate) fn course(
+    policy: String,
+    waves: Vec<Wave>,
+    confirm_ms: Option<i64>,
+    pause_ms: Option<i64>,
+) -> Result<Course, Failure> {
+    Ok(Course {
+        policy,
+        waves,
+        confirm_within: duration("confirm", confirm_ms.unwrap_or(CONFIRM_MS))?,
+        pause: duration("pause", pause_ms.unwrap_or(PAUSE_MS))?,
+    })
 }
 
 fn duration(field: &str, millis: i64) -> Result<Duration, Failure> {
@@ -126,6 +141,21 @@ pub(super) async fn hosts(
     let mut found = state.store().rollout_hosts(&id, &after, most.saturating_add(1)).await?;
     let next = answer::cut(&mut found, most, |host| host.host.clone());
     Ok(answer::page(&call, found.into_iter().map(view::rollout_host).collect(), next))
+}
+
+/// Stops a rollout for now. Hosts that have the policy already still get their confirmation.
+#[utoipa::path(post, path = "/api/v1/rollouts/{id}/halt", tag = "policies",
+    params(("id" = String, Path, description = "Id of the rollout.")),
+    responses((status = 200, body = RolloutView)))]
+pub(super) async fn halt(
+    State(state): State<ApiState>,
+    caller: Caller,
+    call: Call,
+    Path(id): Path<String>,
+) -> Result<Response, Failure> {
+    let by = caller.admin_with(Scope::Policy)?;
+    let changed = fleet(&state)?.halt_rollout(&by.subject, &id, clock::now_ms()).await?;
+    Ok(answer::one(&call, &counted(&state, changed).await?))
 }
 
 /// Goes on with a rollout that has halted: hosts that refused, degraded or stayed silent are tried again.

@@ -53,12 +53,7 @@ impl Fleet {
         justification: &str,
         now_ms: i64,
     ) -> Result<Policy, FleetError> {
-        let file = read(policy)?;
-        if file.version.is_some() || !file.hosts.is_empty() {
-            return Err(FleetError::Invalid(
-                "a rollout decides `hosts` and `version`: leave them out of the policy".into(),
-            ));
-        }
+        check_policy(policy)?;
         text::check("the justification", justification, text::MAX_TEXT_BYTES)
             .and_then(|()| text::check("the author", by, text::MAX_NAME_BYTES))
             .map_err(FleetError::Invalid)?;
@@ -176,6 +171,19 @@ impl Fleet {
         Ok(rollout)
     }
 
+    /// Stops a rollout for now. Hosts that have the policy already still get their confirmation.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub async fn halt_rollout(
+        &self,
+        by: &str,
+        id: &str,
+        now_ms: i64,
+    ) -> Result<Rollout, FleetError> {
+        self.change_rollout(by, id, now_ms, RolloutState::Halted, &[RolloutState::Running]).await
+    }
+
     /// Goes on with a rollout that has halted: hosts that refused, degraded or stayed silent are tried
     /// again.
     ///
@@ -228,7 +236,8 @@ impl Fleet {
                 let skipped = HostState::Skipped;
                 rollouts::move_hosts(&mut turn.tx, id, &waiting, skipped, now_ms).await?;
             }
-            _ => {
+            RolloutState::Done | RolloutState::Halted => {}
+            RolloutState::Running => {
                 let again = [HostState::Degraded, HostState::Refused, HostState::Silent];
                 let waiting = HostState::Waiting;
                 rollouts::move_hosts(&mut turn.tx, id, &again, waiting, now_ms).await?;
@@ -262,6 +271,19 @@ impl Shared {
             None => Err(FleetError::Unreachable("the hosts are being read after a start".into())),
         }
     }
+}
+
+/// Checks a policy that is not kept yet.
+///
+/// # Errors
+/// It cannot be read, with line; or a rollout decides something of it.
+pub fn check_policy(text: &str) -> Result<(), FleetError> {
+    let file = read(text)?;
+    if file.version.is_none() && file.hosts.is_empty() {
+        return Ok(());
+    }
+    let why = "a rollout decides `hosts` and `version`: leave them out of the policy";
+    Err(FleetError::Invalid(why.into()))
 }
 
 /// Reads a policy.

@@ -6,7 +6,7 @@
 
 #![expect(unused_qualifications, reason = "in what utoipa's derives make of parameters")]
 
-mod access;
+pub(crate) mod access;
 mod accounts;
 mod answer;
 pub(crate) mod auth;
@@ -16,7 +16,7 @@ mod events;
 mod frame;
 mod grants;
 mod health;
-mod hosts;
+pub(crate) mod hosts;
 pub(crate) mod input;
 mod inventory;
 mod keys;
@@ -27,12 +27,12 @@ mod openapi;
 pub(crate) mod passkeys;
 mod passwords;
 mod places;
-mod policies;
+pub(crate) mod policies;
 pub mod problem;
 mod records;
 mod requests;
-mod rollouts;
-mod rules;
+pub(crate) mod rollouts;
+pub(crate) mod rules;
 pub mod server;
 mod settings;
 pub(crate) mod sight;
@@ -64,7 +64,7 @@ use utoipa_axum::{
     routes,
 };
 pub(crate) use {
-    auth::CalledBy,
+    auth::{CalledBy, admin, auditor},
     frame::Written,
     input::{Call, duration_ms},
     problem::{Failure, Word},

@@ -11,6 +11,7 @@ pub mod forward;
 pub mod head;
 pub mod ocsf;
 pub mod sealing;
+pub mod search;
 pub mod syslog;
 pub mod verify;
 

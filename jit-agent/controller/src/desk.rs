@@ -89,6 +89,11 @@ impl Desk {
         &self.inner.store
     }
 
+    /// What signs in this process; `None`: another one does.
+    pub(crate) fn signer(&self) -> Option<&Signer> {
+        self.inner.signer.as_ref()
+    }
+
     /// Notices each change from now on.
     pub fn changes(&self) -> Changes {
         self.inner.changes.subscribe()

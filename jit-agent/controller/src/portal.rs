@@ -3,21 +3,35 @@
 //! Nothing is decided here: what an account may see says `api::sight`, what it may do the desk. A page
 //! changes something only by a form of the session that it was shown to.
 
+mod access;
 mod act;
+mod audit;
+mod diff;
 mod dress;
 mod files;
 mod form;
 mod guard;
+mod health;
+mod host;
+mod host_words;
+mod hosts;
 mod live;
 mod me;
 mod oidc;
 mod open;
 mod page;
 mod passkeys;
+mod policies;
+mod policy_mistakes;
 mod requests;
+mod rollout_words;
+mod rollouts;
+mod rules;
+mod rules_try;
 mod search;
 mod sign_in;
 mod tail;
+mod text;
 mod way_back;
 mod who;
 mod wish;
@@ -32,8 +46,8 @@ use axum::{
 
 use crate::api::{self, ApiState, Failure};
 
-/// Largest form, bytes: a request for some hundred hosts fits.
-const MAX_FORM: usize = 128 * 1024;
+/// Largest form, bytes: the longest rules fit, where each letter of them takes three.
+const MAX_FORM: usize = 1024 * 1024;
 
 /// The pages.
 pub fn router(state: ApiState) -> Router {
@@ -52,6 +66,26 @@ pub fn router(state: ApiState) -> Router {
         .route("/requests/{id}/end", post(act::end))
         .route(guard::LIVE, get(live::live))
         .route("/me", get(me::show))
+        .route("/hosts", get(hosts::show))
+        .route("/host/{id}", get(host::show))
+        .route("/host/{id}/alarms", post(host::clear))
+        .route("/audit", get(audit::show))
+        .route("/audit/{seq}", get(audit::one))
+        .route("/audit/export", get(audit::export))
+        .route("/policies", get(policies::show).post(policies::save))
+        .route("/policies/new", get(policies::edit))
+        .route("/policies/check", post(policies::check))
+        .route("/policies/{id}", get(policies::one))
+        .route("/policies/{id}/rollout", get(rollouts::plan).post(rollouts::begin))
+        .route("/rollouts/{id}", get(rollouts::show))
+        .route("/rollouts/{id}/{what}", post(rollouts::act))
+        .route("/rules", get(rules::show).post(rules::save))
+        .route("/rules/check", post(rules::check))
+        .route("/rules/try", post(rules::try_case))
+        .route("/rules/history", get(rules::history))
+        .route("/rules/{version}", get(rules::one))
+        .route("/access", get(access::show))
+        .route("/health", get(health::show))
         .route("/sign-out", post(sign_in::sign_out))
         .merge(passkeys::with_session())
         .layer(from_fn_with_state(state.clone(), guard::with_session));

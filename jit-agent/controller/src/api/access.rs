@@ -51,19 +51,9 @@ pub(super) async fn read(
 ) -> Result<Response, Failure> {
     caller.auditor()?;
     let at_ms = moment_ms("at", asked.at.as_deref(), asked.at_ms)?.unwrap_or_else(clock::now_ms);
-    let port = asked.port.as_deref().map(|text| {
-        let wrong = |why| Failure::field("port", format!("{text:?}: {why}"));
-        text.parse::<PortRange>().map_err(|why| wrong(why.to_string()))
-    });
-    let source = asked.source.as_deref().map(|text| {
-        text.parse().map_err(|_| Failure::field("source", format!("{text:?} is no address")))
-    });
-    let filter = Filter {
-        host: asked.host.clone().unwrap_or_default(),
-        port: port.transpose()?,
-        source: source.transpose()?,
-        requester: asked.requester.unwrap_or_default(),
-    };
+    let text = |of: &Option<String>| of.clone().unwrap_or_default();
+    let (port, source) = (asked.port.as_deref(), asked.source.as_deref());
+    let filter = filter(&text(&asked.host), port, source, &text(&asked.requester))?;
     let mut found = access(state.store(), at_ms, &filter, MOST + 1).await?;
     let cut = found.len() > MOST;
     found.truncate(MOST);
@@ -76,6 +66,28 @@ pub(super) async fn read(
         cut,
     };
     Ok(answer::one(&call, &seen))
+}
+
+/// Which accesses, as somebody wrote it.
+pub(crate) fn filter(
+    host: &str,
+    port: Option<&str>,
+    source: Option<&str>,
+    requester: &str,
+) -> Result<Filter, Failure> {
+    let port = port.map(|text| {
+        let wrong = |why| Failure::field("port", format!("{text:?}: {why}"));
+        text.parse::<PortRange>().map_err(|why| wrong(why.to_string()))
+    });
+    let source = source.map(|text| {
+        text.parse().map_err(|_| Failure::field("source", format!("{text:?} is no address")))
+    });
+    Ok(Filter {
+        host: host.to_owned(),
+        port: port.transpose()?,
+        source: source.transpose()?,
+        requester: requester.to_owned(),
+    })
 }
 
 fn entry(of: Access) -> AccessEntry {

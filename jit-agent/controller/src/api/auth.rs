@@ -19,14 +19,15 @@ use super::{
 use crate::{
     audit::{self, Code, Record},
     clock,
-    model::Account,
+    model::{
+        Account,
+        account::{ADMINS, AUDITORS},
+    },
     store::Token,
 };
 
 /// The use of a token is written down at most this often, milliseconds.
 const USED_EVERY_MS: i64 = 60_000;
-/// The group whose members read the whole audit, beside administrators.
-pub(super) const AUDITORS: &str = "auditors";
 
 macro_rules! scopes {
     ($($(#[$doc:meta])* $variant:ident = $word:literal,)*) => {
@@ -91,11 +92,8 @@ impl Caller {
     /// `scope_missing`, `not_admin`.
     pub(super) fn admin_with(&self, scope: Scope) -> Result<&Account, Failure> {
         let account = self.with(scope)?;
-        if account.is_admin() {
-            return Ok(account);
-        }
-        let detail = format!("{} is not in the group `admins`", account.name);
-        Err(Failure::refused("not_admin", detail).next("ask an administrator"))
+        admin(account)?;
+        Ok(account)
     }
 
     /// The account, if it may read the whole audit.
@@ -104,11 +102,8 @@ impl Caller {
     /// `scope_missing`, `not_auditor`.
     pub(super) fn auditor(&self) -> Result<&Account, Failure> {
         let account = self.with(Scope::Audit)?;
-        if account.is_admin() || account.groups.contains(AUDITORS) {
-            return Ok(account);
-        }
-        let detail = format!("{} is neither in `admins` nor in `{AUDITORS}`", account.name);
-        Err(Failure::refused("not_auditor", detail).next("ask an administrator"))
+        auditor(account)?;
+        Ok(account)
     }
 
     /// The token, without its text.
@@ -144,6 +139,24 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
         let caller = parts.extensions.get::<Self>().cloned();
         caller.ok_or_else(|| Failure::new(Word::TokenMissing, "the call has no token"))
     }
+}
+
+/// Refuses an account that is not an administrator's.
+pub(crate) fn admin(account: &Account) -> Result<(), Failure> {
+    if account.is_admin() {
+        return Ok(());
+    }
+    let detail = format!("{} is not in the group `{ADMINS}`", account.name);
+    Err(Failure::refused("not_admin", detail).next("ask an administrator"))
+}
+
+/// Refuses an account that may not read the whole audit.
+pub(crate) fn auditor(account: &Account) -> Result<(), Failure> {
+    if account.is_auditor() {
+        return Ok(());
+    }
+    let detail = format!("{} is neither in `{ADMINS}` nor in `{AUDITORS}`", account.name);
+    Err(Failure::refused("not_auditor", detail).next("ask an administrator"))
 }
 
 /// Name of the account that called, for the log.

@@ -207,24 +207,37 @@ pub(super) async fn clear_alarms(
     Path(id): Path<String>,
 ) -> Result<Response, Failure> {
     let account = caller.with(Scope::Hosts)?;
+    acknowledge(&state, account, &id, i64::MAX).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// The same for alarms until a moment: later ones nobody has seen.
+pub(crate) async fn acknowledge(
+    state: &ApiState,
+    account: &Account,
+    id: &str,
+    until_ms: i64,
+) -> Result<(), Failure> {
     let now_ms = clock::now_ms();
-    let known = find(&state, account, &id).await?;
-    configures(&state, account, &[&known.host], now_ms).await?;
-    let words: Vec<_> = known.observed.alarms.iter().map(|alarm| alarm.word.as_str()).collect();
+    let known = find(state, account, id).await?;
+    configures(state, account, &[&known.host], now_ms).await?;
     let mut tx = state.store().begin().await?;
-    if let Some(mut observed) = hosts::lock_observed(&mut tx, &id).await? {
-        observed.alarms.clear();
-        hosts::set_observed(&mut tx, &id, &observed).await?;
+    let mut words = Vec::new();
+    if let Some(mut observed) = hosts::lock_observed(&mut tx, id).await? {
+        let mut seen = observed.alarms.clone();
+        seen.retain(|alarm| alarm.at_ms <= until_ms);
+        observed.alarms.retain(|alarm| alarm.at_ms > until_ms);
+        words = seen.into_iter().map(|alarm| alarm.word).collect();
+        hosts::set_observed(&mut tx, id, &observed).await?;
     }
     let fields = json!({ "account": account.name, "host": id, "alarms": words });
     let record = Record::new(Code::HostAlarmsCleared, "", &account.subject, fields);
     audit::append(&mut tx, now_ms, &record).await?;
-    state.commit(tx).await?;
-    Ok(StatusCode::NO_CONTENT.into_response())
+    Ok(state.commit(tx).await?)
 }
 
 /// A host that the account may see.
-pub(super) async fn find(
+pub(crate) async fn find(
     state: &ApiState,
     account: &Account,
     id: &str,
@@ -236,7 +249,7 @@ pub(super) async fn find(
 }
 
 /// A host that the account may see, or ask for access to.
-pub(super) async fn find_to_ask(
+pub(crate) async fn find_to_ask(
     state: &ApiState,
     account: &Account,
     id: &str,

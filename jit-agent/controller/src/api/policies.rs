@@ -21,7 +21,7 @@ use super::{
     state::ApiState,
     view,
 };
-use crate::{clock, fleet::Fleet};
+use crate::{clock, fleet::Fleet, model::Account};
 
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -102,21 +102,30 @@ pub(super) async fn preview(
     Params(asked): Params<Where>,
 ) -> Result<Response, Failure> {
     let account = caller.with(Scope::Read)?;
-    hosts::find(&state, account, &asked.host).await?;
-    let answered = fleet(&state)?.preview_policy(&id, &asked.host, clock::now_ms()).await?;
+    Ok(answer::one(&call, &previewed(&state, account, &id, asked.host).await?))
+}
+
+/// What a policy would change on a host that the account sees.
+pub(crate) async fn previewed(
+    state: &ApiState,
+    account: &Account,
+    id: &str,
+    host: String,
+) -> Result<PolicyPreview, Failure> {
+    hosts::find(state, account, &host).await?;
+    let answered = fleet(state)?.preview_policy(id, &host, clock::now_ms()).await?;
     let changes = answered.changes.as_ref().map(policy_changes::text).unwrap_or_default();
     let clean = |text: &str| jit_client::text::printable(text);
-    let preview = PolicyPreview {
-        host: asked.host,
+    Ok(PolicyPreview {
+        host,
         reason: clean(&answered.reason),
         detail: clean(&answered.detail),
         changes: changes.lines().map(clean).collect(),
-    };
-    Ok(answer::one(&call, &preview))
+    })
 }
 
 /// What talks to hosts.
-pub(super) fn fleet(state: &ApiState) -> Result<&Fleet, Failure> {
+pub(crate) fn fleet(state: &ApiState) -> Result<&Fleet, Failure> {
     state.fleet().ok_or_else(|| {
         Failure::new(Word::Unavailable, "this part of the controller does not talk to hosts")
     })

@@ -12,7 +12,7 @@ use utoipa::IntoParams;
 
 use super::{
     answer,
-    auth::{Caller, Scope},
+    auth::{self, Caller, Scope},
     input::{Body, Call, Params, words},
     problem::{Failure, Word},
     state::ApiState,
@@ -21,6 +21,7 @@ use super::{
 use crate::{
     audit::{self, Code, Record},
     clock,
+    model::Account,
     rules::{MAX_BYTES, Mistake, Rules, cases, diff},
     store::{RulesVersion, rules},
 };
@@ -78,10 +79,26 @@ pub(super) async fn put(
     Body(new): Body<RulesInput>,
 ) -> Result<Response, Failure> {
     let by = caller.admin_with(Scope::Rules)?;
-    words("note", &new.note, MAX_TEXT_BYTES)?;
     let before = state.store().rules_in_force().await?;
     let number = before.as_ref().map_or(0, |rules| rules.version);
     match_version(&call, number)?;
+    let saved = save(&state, by, number, new).await?;
+    Ok(answer::versioned(&call, saved.version, &view::rules(saved)))
+}
+
+/// Saves a version that was made of this one; 0: there was none.
+pub(crate) async fn save(
+    state: &ApiState,
+    by: &Account,
+    number: i64,
+    new: RulesInput,
+) -> Result<RulesVersion, Failure> {
+    auth::admin(by)?;
+    words("note", &new.note, MAX_TEXT_BYTES)?;
+    let before = state.store().rules_in_force().await?.map_or(0, |rules| rules.version);
+    if before != number {
+        return Err(overtaken(before));
+    }
     parsed(number.saturating_add(1), &new.text)?;
     let now_ms = clock::now_ms();
     let saved = RulesVersion {
@@ -102,7 +119,7 @@ pub(super) async fn put(
     });
     audit::append(&mut tx, now_ms, &Record::new(Code::RulesSaved, "", &by.subject, fields)).await?;
     state.commit(tx).await?;
-    Ok(answer::versioned(&call, saved.version, &view::rules(saved)))
+    Ok(saved)
 }
 
 /// Versions of the rules, the newest first.
@@ -210,7 +227,11 @@ fn difference(from: i64, to: Option<i64>, old: &Rules, new: &Rules) -> RulesDiff
     RulesDiff { from, to, added, removed, changed, text: unified }
 }
 
-async fn version(state: &ApiState, number: Option<i64>) -> Result<RulesVersion, Failure> {
+/// A version; `None`: the one in force.
+pub(crate) async fn version(
+    state: &ApiState,
+    number: Option<i64>,
+) -> Result<RulesVersion, Failure> {
     let (found, what) = match number {
         None => (state.store().rules_in_force().await?, "in force".to_owned()),
         Some(number) => (state.store().rules_version(number).await?, number.to_string()),
@@ -219,7 +240,7 @@ async fn version(state: &ApiState, number: Option<i64>) -> Result<RulesVersion, 
 }
 
 /// Rules that were checked when they were saved.
-fn stored(saved: &RulesVersion) -> Result<Rules, Failure> {
+pub(crate) fn stored(saved: &RulesVersion) -> Result<Rules, Failure> {
     Rules::parse(saved.version, &saved.text).map_err(|mistakes| {
         let first = mistakes.first().map(ToString::to_string).unwrap_or_default();
         let detail = format!("version {} is no longer valid: {first}", saved.version);
@@ -227,7 +248,8 @@ fn stored(saved: &RulesVersion) -> Result<Rules, Failure> {
     })
 }
 
-fn parsed(version: i64, text: &str) -> Result<Rules, Failure> {
+/// Rules that are not saved.
+pub(crate) fn parsed(version: i64, text: &str) -> Result<Rules, Failure> {
     if text.len() > MAX_BYTES {
         return Err(Failure::field("text", format!("it is longer than {MAX_BYTES} bytes")));
     }

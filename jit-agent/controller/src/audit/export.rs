@@ -48,6 +48,16 @@ impl Store {
         Ok(row.map(|row| row.try_get("seq")).transpose()?.unwrap_or(0))
     }
 
+    /// All receivers, with the last record that each has got.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn audit_cursors(&self) -> Result<Vec<(String, i64)>, StoreError> {
+        let rows = query("SELECT name, seq FROM audit_cursor ORDER BY name");
+        let rows = rows.fetch_all(self.pool()).await?;
+        rows.iter().map(|row| Ok((row.try_get("name")?, row.try_get("seq")?))).collect()
+    }
+
     /// Keeps the last record that this receiver has got. It never goes back.
     ///
     /// # Errors

@@ -10,14 +10,18 @@ use std::path::Path;
 
 use clap::Args;
 use jit_client::exit::Exit;
-use serde::Serialize;
 use serde_json::json;
 
 use super::{
     Failure,
     output::{print, print_json},
 };
-use crate::{clock, config::Config, people::oidc::Oidc};
+use crate::{
+    clock,
+    config::Config,
+    health::{Finding, Findings, Level},
+    people::oidc::Oidc,
+};
 
 /// Arguments of `check`.
 #[derive(Args, Debug)]
@@ -25,50 +29,6 @@ pub struct CheckArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-}
-
-/// How bad a finding is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Level {
-    /// It does not work.
-    Error,
-    /// It will not work soon, or is not as safe as it should be.
-    Warning,
-    /// As it should be.
-    Good,
-}
-
-/// What was found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Finding {
-    pub(super) level: Level,
-    /// What was looked at: `database`, `signer.key`.
-    pub(super) about: String,
-    /// One sentence, with what to do.
-    pub(super) text: String,
-}
-
-/// What was found so far.
-#[derive(Debug, Default)]
-pub(super) struct Findings(Vec<Finding>);
-
-impl Findings {
-    pub(super) fn add(&mut self, level: Level, about: impl Into<String>, text: impl Into<String>) {
-        self.0.push(Finding { level, about: about.into(), text: text.into() });
-    }
-
-    pub(super) fn error(&mut self, about: impl Into<String>, text: impl Into<String>) {
-        self.add(Level::Error, about, text);
-    }
-
-    pub(super) fn warn(&mut self, about: impl Into<String>, text: impl Into<String>) {
-        self.add(Level::Warning, about, text);
-    }
-
-    pub(super) fn good(&mut self, about: impl Into<String>, text: impl Into<String>) {
-        self.add(Level::Good, about, text);
-    }
 }
 
 /// Looks at everything.
@@ -98,12 +58,12 @@ pub async fn run(file: &Path, args: &CheckArgs) -> Result<Exit, Failure> {
             }
         }
     }
-    let Findings(all) = findings;
-    let worst = all.iter().map(|one| one.level).min().unwrap_or(Level::Good);
+    let worst = findings.worst();
+    let all = findings.all();
     if args.json {
         print_json(&json!({ "schema_version": 1, "worst": worst, "findings": all }))?;
     } else {
-        print(&shown(&all))?;
+        print(&shown(all))?;
     }
     Ok(if worst == Level::Error { Exit::Configuration } else { Exit::Success })
 }

@@ -24,10 +24,17 @@ pub struct Account {
 
 /// The group whose members may change accounts, hosts and rules.
 pub const ADMINS: &str = "admins";
+/// The group whose members read the whole audit, beside administrators.
+pub const AUDITORS: &str = "auditors";
 
 impl Account {
     /// Whether it may change accounts, hosts and rules.
     pub fn is_admin(&self) -> bool {
         !self.disabled && self.groups.contains(ADMINS)
+    }
+
+    /// Whether it may read the whole audit, and who could get in where.
+    pub fn is_auditor(&self) -> bool {
+        self.is_admin() || (!self.disabled && self.groups.contains(AUDITORS))
     }
 }

@@ -21,7 +21,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{guard::Fields, tail::Tail};
+use super::{guard::Fields, rollouts, tail::Tail};
 use crate::{
     api::{ApiState, Failure, Sight, Word},
     clock,
@@ -45,6 +45,8 @@ struct Feed {
     signed_in: SignedIn,
     /// The request that the page shows; empty: a list.
     request: String,
+    /// The rollout that the page shows, and how far it was; `None`: it shows requests.
+    rollout: Option<(String, String)>,
     /// What the page shows is as it was at this record of the audit.
     after: i64,
     changes: Changes,
@@ -61,7 +63,10 @@ pub(super) async fn live(
     headers: HeaderMap,
     fields: Fields,
 ) -> Result<Response, Failure> {
-    let text = fields.text("after");
+    let rollout = fields.text("rollout");
+    let rollout =
+        (!rollout.is_empty()).then(|| (rollout.to_owned(), fields.text("stamp").to_owned()));
+    let text = if rollout.is_some() { "0" } else { fields.text("after") };
     let after = text.parse::<i64>().ok().filter(|after| *after >= 0);
     let wrong = || Failure::field("after", format!("{text:?} is no number of a record"));
     let after = after.ok_or_else(wrong)?;
@@ -82,6 +87,7 @@ pub(super) async fn live(
         secret,
         signed_in,
         request,
+        rollout,
         after,
         changes,
         checked,
@@ -133,6 +139,12 @@ impl Feed {
     }
 
     async fn has_changed(&mut self, count: u64) -> Result<bool, Failure> {
+        if let Some((id, stamp)) = &mut self.rollout {
+            let now = rollouts::stamp(&self.state, id).await?;
+            let has_changed = now != *stamp;
+            *stamp = now;
+            return Ok(has_changed);
+        }
         let since = self.tail.since(self.state.store(), self.after, count).await?;
         self.after = since.tip;
         let Some(requests) = since.requests else { return Ok(true) };

@@ -29,13 +29,22 @@ pub(super) struct Who {
     pub(super) name: String,
     /// What each form carries.
     pub(super) form_key: String,
+    /// It sees the page *Audit*.
+    pub(super) is_auditor: bool,
+    /// It sees the page *Health*.
+    pub(super) is_admin: bool,
 }
 
 impl Shell {
     /// A page of somebody.
     pub(super) fn of(signed_in: &SignedIn, here: &'static str) -> Self {
-        let name = signed_in.account().name.clone();
-        let who = Who { name, form_key: signed_in.form_key().to_owned() };
+        let account = signed_in.account();
+        let who = Who {
+            name: account.name.clone(),
+            form_key: signed_in.form_key().to_owned(),
+            is_auditor: account.is_auditor(),
+            is_admin: account.is_admin(),
+        };
         Self { who: Some(who), ..Self::nobodys(here) }
     }
 

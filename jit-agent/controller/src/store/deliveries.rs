@@ -65,7 +65,45 @@ pub struct Delivery {
     pub until_ms: i64,
 }
 
+/// What hosts must still hear.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WaitingDeliveries {
+    /// Number of all.
+    pub all: i64,
+    /// Of those for hosts that do not answer.
+    pub failing: i64,
+    /// Since when the first of them does not, milliseconds since the Unix epoch; 0: all do.
+    pub failing_since_ms: i64,
+    /// Of those that should have been tried before.
+    pub late: i64,
+}
+
 impl Store {
+    /// How much hosts must still hear. `late_ms`: for how long something may be due.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn waiting_deliveries(
+        &self,
+        now_ms: i64,
+        late_ms: i64,
+    ) -> Result<WaitingDeliveries, StoreError> {
+        let row = "SELECT COUNT(*) AS total, \
+                   CAST(COALESCE(SUM(CASE WHEN trouble <> '' THEN 1 ELSE 0 END), 0) AS BIGINT) AS failing, \
+                   CAST(COALESCE(MIN(CASE WHEN trouble <> '' THEN trouble_since_ms END), 0) AS BIGINT) \
+                   AS since_ms, \
+                   CAST(COALESCE(SUM(CASE WHEN next_ms < $2 THEN 1 ELSE 0 END), 0) AS BIGINT) AS late \
+                   FROM delivery WHERE pending = 1 AND until_ms > $1";
+        let row = query(row).bind(now_ms).bind(now_ms.saturating_sub(late_ms));
+        let row = row.fetch_one(self.pool()).await?;
+        Ok(WaitingDeliveries {
+            all: row.try_get("total")?,
+            failing: row.try_get("failing")?,
+            failing_since_ms: row.try_get("since_ms")?,
+            late: row.try_get("late")?,
+        })
+    }
+
     /// What is due: revocations first, then the oldest; at most `most`.
     ///
     /// # Errors
@@ -144,6 +182,23 @@ impl Store {
         let soon = now_ms.saturating_add(AFTER_END_MS + ENDS_SOON_MS);
         let rows = query(rows).bind(host).bind(soon).fetch_all(self.pool()).await?;
         rows.iter().map(delivery).collect()
+    }
+
+    /// What a host has or may have at this moment, the newest first; at most `most`.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn deliveries_at(
+        &self,
+        host: &str,
+        now_ms: i64,
+        most: u32,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        let rows = "SELECT * FROM delivery WHERE host = $1 AND until_ms > $2 AND answer <> $3 \
+                    ORDER BY grant_id DESC LIMIT $4";
+        let rows = query(rows).bind(host).bind(now_ms.saturating_add(AFTER_END_MS));
+        let rows = rows.bind(Answer::Closed.word()).bind(i64::from(most));
+        rows.fetch_all(self.pool()).await?.iter().map(delivery).collect()
     }
 
     /// When the next one is due, milliseconds since the Unix epoch; `None`: nothing waits.

@@ -22,6 +22,28 @@ pub struct StoredHost {
     pub observed: Observed,
 }
 
+/// Hosts by how much somebody must look at them.
+#[derive(Clone, Debug, Default)]
+pub struct ByNeed<'w> {
+    /// Only with this in their ids, in small or capital letters; empty: all.
+    pub text: &'w str,
+    /// Only in this condition; empty: in each.
+    pub condition: &'w str,
+    /// Place and id of the one after which they come.
+    pub after: (i64, &'w str),
+    /// At most this number.
+    pub most: u32,
+}
+
+/// A host in the order of [`Store::hosts_by_need`].
+#[derive(Clone, Debug)]
+pub struct Needy {
+    /// Its place: 0 comes first, 5 needs nobody.
+    pub place: i64,
+    /// The host.
+    pub known: StoredHost,
+}
+
 impl Store {
     /// Hosts by id: those after `after`, at most `most` of them. With a condition only such ones.
     ///
@@ -60,6 +82,44 @@ impl Store {
                          OR LOWER(labels_json) LIKE $3 ESCAPE '\\') ORDER BY id LIMIT $4";
         let rows = query(statement).bind(after).bind(id).bind(labels).bind(i64::from(most));
         rows.fetch_all(self.pool()).await?.iter().map(host).collect()
+    }
+
+    /// Hosts in the order in which somebody must look at them: alarms, not in force, silent, with a problem,
+    /// never heard of, in force; then by id. Each with its place in that order.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn hosts_by_need(&self, wanted: &ByNeed<'_>) -> Result<Vec<Needy>, StoreError> {
+        // In a text of JSON a quote has a backslash before it: only the field itself looks like this.
+        let rows = "SELECT * FROM (SELECT host.*, CAST(CASE \
+                    WHEN observed_json LIKE '%\"alarms\":[{%' THEN 0 \
+                    WHEN condition = 'not_enforcing' THEN 1 WHEN condition = 'unreachable' THEN 2 \
+                    WHEN condition = 'degraded' THEN 3 WHEN condition = 'unknown' THEN 4 \
+                    ELSE 5 END AS BIGINT) AS place FROM host \
+                    WHERE LOWER(id) LIKE $1 ESCAPE '\\' \
+                    AND ($2 = '' OR condition = $2)) AS placed \
+                    WHERE place > $3 OR (place = $3 AND id > $4) ORDER BY place, id LIMIT $5";
+        let (place, id) = wanted.after;
+        let rows = query(rows)
+            .bind(patterns(wanted.text).0)
+            .bind(wanted.condition)
+            .bind(place)
+            .bind(id)
+            .bind(i64::from(wanted.most));
+        let rows = rows.fetch_all(self.pool()).await?;
+        rows.iter()
+            .map(|row| Ok(Needy { place: row.try_get("place")?, known: host(row)? }))
+            .collect()
+    }
+
+    /// Number of hosts in each condition.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn host_conditions(&self) -> Result<BTreeMap<String, i64>, StoreError> {
+        let rows = query("SELECT condition, COUNT(*) AS count FROM host GROUP BY condition");
+        let rows = rows.fetch_all(self.pool()).await?;
+        rows.iter().map(|row| Ok((row.try_get("condition")?, row.try_get("count")?))).collect()
     }
 
     /// Where the agents of all hosts are: id, address and server name, without labels and groups.

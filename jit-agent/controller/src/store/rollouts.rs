@@ -158,6 +158,36 @@ impl Store {
         rows.fetch_all(self.pool()).await?.iter().map(host).collect()
     }
 
+    /// Hosts because of which a rollout has halted, by id; at most `most`.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn rollout_hosts_bad(
+        &self,
+        rollout: &str,
+        most: u32,
+    ) -> Result<Vec<RolloutHost>, StoreError> {
+        let rows = "SELECT * FROM rollout_host WHERE rollout = $1 AND state IN ($2, $3, $4) \
+                    ORDER BY host LIMIT $5";
+        let rows = query(rows)
+            .bind(rollout)
+            .bind(HostState::Degraded.word())
+            .bind(HostState::Refused.word())
+            .bind(HostState::Silent.word())
+            .bind(i64::from(most));
+        rows.fetch_all(self.pool()).await?.iter().map(host).collect()
+    }
+
+    /// The rollout whose policy hosts have or get: the newest that nobody has ended.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn rollout_in_force(&self) -> Result<Option<Rollout>, StoreError> {
+        let row = query("SELECT * FROM rollout WHERE state <> $1 ORDER BY id DESC LIMIT 1");
+        let row = row.bind(RolloutState::Aborted.word()).fetch_optional(self.pool()).await?;
+        row.as_ref().map(rollout).transpose()
+    }
+
     /// Hosts of a wave.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ mod rules;
 mod secrets;
 mod webhooks;
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use jit_client::ca::{Authority, Names};
 use jit_controller::{
@@ -21,6 +21,7 @@ use jit_controller::{
     clock::now_ms,
     defender as microsoft,
     desk::{self, Desk},
+    fleet::{self, Fleet, SignError, SignPolicy},
     model::{Account, Host},
     people::People,
     portal,
@@ -68,7 +69,13 @@ impl Site {
         raw: RawSettings,
         change: impl FnOnce(&mut Settings),
     ) -> Self {
-        Self::build(database, raw, change, |_, _| People::default()).await
+        Self::build(database, raw, change, |_, _| People::default(), false).await
+    }
+
+    /// One that talks to hosts, none of which answers.
+    pub(crate) async fn with_fleet(database: Database) -> Self {
+        let nobody = |_: &Path, _: &str| People::default();
+        Self::build(database, RawSettings::default(), |_| {}, nobody, true).await
     }
 
     /// One where people sign in in other ways too. `people` gets its directory, with `ca.pem`, and its address.
@@ -76,7 +83,7 @@ impl Site {
         database: Database,
         people: impl FnOnce(&Path, &str) -> People,
     ) -> Self {
-        Self::build(database, RawSettings::default(), |_| {}, people).await
+        Self::build(database, RawSettings::default(), |_| {}, people, false).await
     }
 
     async fn build(
@@ -84,6 +91,7 @@ impl Site {
         raw: RawSettings,
         change: impl FnOnce(&mut Settings),
         of_site: impl FnOnce(&Path, &str) -> People,
+        has_fleet: bool,
     ) -> Self {
         let store = Store::open(&database.url).await.unwrap();
         let directory = tempfile::tempdir().unwrap();
@@ -98,8 +106,9 @@ impl Site {
         let server = Server::bind(&settings).unwrap();
         let base = format!("https://{}", server.address().unwrap());
         let control = server.control();
+        let fleet = if has_fleet { Some(fleet(&desk, directory.path(), &ca).await) } else { None };
         let people = of_site(directory.path(), &base);
-        let state = ApiState::with_people(desk.clone(), settings, Some(key), None, people);
+        let state = ApiState::with_people(desk.clone(), settings, Some(key), fleet, people);
         let router = api::router(state.clone()).merge(microsoft::router(&state));
         tokio::spawn(server.run(router.merge(portal::router(state))));
         let client = Client::builder()
@@ -243,6 +252,23 @@ fn ssh(host: &str) -> Value {
         "hosts": [host], "sources": ["203.0.113.7"], "ports": ["22"], "duration": "30m",
         "reason": "disk full",
     })
+}
+
+/// The part that talks to hosts. Their addresses are where nobody listens.
+async fn fleet(desk: &Desk, directory: &Path, ca: &str) -> Fleet {
+    let mut tx = desk.store().begin().await.unwrap();
+    for known in desk.store().hosts("", 100, None).await.unwrap() {
+        let host = Host { address: "127.0.0.1:1".into(), ..known.host };
+        hosts::put(&mut tx, &host).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+    std::fs::write(directory.join("ca.pem"), ca).unwrap();
+    let file = |name: &str| directory.join(name);
+    let settings = fleet::Settings::new(file("ca.pem"), file("api.pem"), file("api.key"));
+    let sign: SignPolicy = Arc::new(|_| {
+        Box::pin(async { Err(SignError::Unavailable("nobody signs in this test".into())) })
+    });
+    Fleet::start(desk.clone(), &settings, sign).unwrap()
 }
 
 /// A certificate for the loopback address; returns its authority's.

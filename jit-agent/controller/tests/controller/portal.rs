@@ -2,10 +2,15 @@
 //! forms that were on a page.
 
 mod asked;
+mod audit;
 mod forms;
+mod health;
+mod hosts;
 mod many;
 mod oidc;
 mod passkeys;
+mod policies;
+mod rules;
 mod sign_in;
 mod streams;
 mod wire;

@@ -10,8 +10,8 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::CertificateDer;
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer as _};
 
-use super::{super::output::moment, Findings};
-use crate::config::Config;
+use super::super::output::moment;
+use crate::{config::Config, health::Findings};
 
 /// A certificate that ends within this time is worth a warning, milliseconds.
 const SOON_MS: i64 = 14 * 86_400_000;

@@ -2,9 +2,9 @@
 
 use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
-use super::Findings;
 use crate::{
     config::{Config, Database},
+    health::Findings,
     signer::KeySettings,
 };
 
@@ -36,7 +36,7 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
         }
         Database::Postgres { .. } | Database::Sqlite(_) => {}
     }
-    let before = findings.0.len();
+    let before = findings.all().len();
     for (file, what) in secrets {
         secret(file, what, findings);
     }
@@ -45,7 +45,7 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
     if authority.exists() {
         secret(&authority, "the authority's private key", findings);
     }
-    if findings.0.len() == before {
+    if findings.all().len() == before {
         findings.good("files", "keys and database are for their owner only");
     }
 }

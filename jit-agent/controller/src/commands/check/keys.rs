@@ -4,10 +4,10 @@ use std::{env, fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 use jit_client::signing::SigningKey;
 
-use super::Findings;
 use crate::{
     audit::head::{HeadKey, PublicKey},
     config::Config,
+    health::Findings,
     signer::KeySettings,
 };
 

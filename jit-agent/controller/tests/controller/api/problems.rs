@@ -19,7 +19,7 @@ async fn what_cannot_be_read_is_refused_by_field(database: Database) {
     let site = Site::new(database).await;
     let ana = site.caller("ana").await;
     ana.get("/api/v1/nothing").await.problem(404, "not_found");
-    ana.get("/nothing").await.problem(404, "not_found");
+    ana.get("/api/nothing").await.problem(404, "not_found");
     ana.delete("/api/v1/requests").await.problem(405, "method_not_allowed");
     ana.get("/api/v1/requests?states=open").await.problem(400, "invalid_query");
     ana.get("/api/v1/hosts?labels=a=b").await.problem(400, "invalid_query");

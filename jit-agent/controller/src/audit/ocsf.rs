@@ -188,7 +188,7 @@ pub fn event(line: &Line) -> Value {
             let finding = json!({ "uid": line.seq.to_string(), "title": what, "types": [name] });
             object.insert("finding_info".into(), finding);
         }
-        3001 => drop(object.insert("user".into(), user)),
+        3001 | 3002 => drop(object.insert("user".into(), user)),
         3003 | 3005 => {
             object.insert("user".into(), user);
             object.insert("privileges".into(), privileges(&fields));
@@ -287,7 +287,7 @@ mod tests {
             let uid = event["class_uid"].as_u64().unwrap();
             let required: &[&str] = match uid {
                 2004 => &["finding_info"],
-                3001 => &["user"],
+                3001 | 3002 => &["user"],
                 3003 | 3005 => &["user", "privileges"],
                 3004 => &["entity"],
                 6002 => &["app"],

@@ -15,6 +15,7 @@ use jit_controller::{
     config::Config,
     rules, signer,
 };
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing_subscriber::{
     filter::{LevelFilter, Targets},
     layer::SubscriberExt as _,
@@ -77,6 +78,7 @@ async fn perform(cli: Cli) -> Result<Exit, Failure> {
 async fn serve(file: &Path, args: &ServeArgs) -> Result<Exit, Failure> {
     let config = Config::read(file)?;
     log();
+    more_files();
     let roles: BTreeSet<Role> = match args.roles.is_empty() {
         true => Role::ALL.into(),
         false => args.roles.iter().copied().collect(),
@@ -84,6 +86,15 @@ async fn serve(file: &Path, args: &ServeArgs) -> Result<Exit, Failure> {
     match app::serve(config, &roles).await {
         Ok(()) => Ok(Exit::Success),
         Err(error) => Err(Failure::new(error.exit(), error.to_string())),
+    }
+}
+
+/// As many open files as the system lets it have: each open page is one.
+fn more_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let most = Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = setrlimit(Resource::Nofile, most) {
+        tracing::warn!(%error, "the number of open files stays as it was; `ulimit -n` shows it");
     }
 }
 

@@ -21,6 +21,7 @@ mod oidc;
 mod open;
 mod page;
 mod passkeys;
+mod password;
 mod policies;
 mod policy_mistakes;
 mod requests;
@@ -66,6 +67,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/requests/{id}/end", post(act::end))
         .route(guard::LIVE, get(live::live))
         .route("/me", get(me::show))
+        .route("/me/password", get(password::show).post(password::set))
         .route("/hosts", get(hosts::show))
         .route("/host/{id}", get(host::show))
         .route("/host/{id}/alarms", post(host::clear))

@@ -24,6 +24,7 @@
       if (text === null) { return; }
       var page = new DOMParser().parseFromString(text, "text/html");
       put(page, "live");
+      put(page, "asked");
       put(page, "acts");
       var state = document.getElementById("state"), said = document.getElementById("said");
       if (said) { said.textContent = state ? state.textContent : "The list has changed"; }

@@ -178,7 +178,9 @@ fn from_here(request: &Request) -> Result<(), Failure> {
         (site, origin) => {
             site.is_none_or(|site| site == "same-origin")
                 && origin.is_none_or(|origin| {
-                    origin.strip_prefix("https://").is_some_and(|from| from == here)
+                    origin
+                        .strip_prefix("https://")
+                        .is_some_and(|from| !here.is_empty() && from == here)
                 })
         }
     };

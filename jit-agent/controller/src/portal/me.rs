@@ -2,11 +2,11 @@
 
 use askama::Template;
 use axum::{extract::State, http::StatusCode, response::Response};
-use jit_proto::WallTime;
 
 use super::{
     page::{Shell, page},
     passkeys::own::{self, Passkeys},
+    words,
 };
 use crate::{
     api::{ApiState, Failure},
@@ -20,6 +20,7 @@ struct Me<'f> {
     shell: Shell,
     account: &'f Account,
     ends: String,
+    has_password: bool,
     passkeys: Passkeys,
 }
 
@@ -28,8 +29,10 @@ pub(super) async fn show(
     State(state): State<ApiState>,
     signed_in: SignedIn,
 ) -> Result<Response, Failure> {
-    let ends = WallTime(signed_in.ends_ms()).to_string();
+    let account = signed_in.account();
+    let has_password = state.store().password(&account.name).await?.is_some();
+    let passkeys = own::of(&state, account).await?;
+    let ends = words::moment(signed_in.ends_ms());
     let shell = Shell::of(&signed_in, "me");
-    let passkeys = own::of(&state, signed_in.account()).await?;
-    page(StatusCode::OK, &Me { shell, account: signed_in.account(), ends, passkeys })
+    page(StatusCode::OK, &Me { shell, account, ends, has_password, passkeys })
 }

@@ -16,6 +16,7 @@ use super::{
     page::{Shell, page},
     search::{self, FoundHosts},
     wish::Wish,
+    words,
 };
 use crate::{
     api::{self, ApiState, Call, Failure, Word},
@@ -39,6 +40,12 @@ struct PreviewPage<'f> {
     wish: &'f Wish,
     key: String,
     preview: Preview,
+}
+
+impl PreviewPage<'_> {
+    fn moment(&self, ms: &i64) -> String {
+        words::moment(*ms)
+    }
 }
 
 /// The first page: a search for hosts; with hosts the form for them.

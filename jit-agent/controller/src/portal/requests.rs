@@ -36,6 +36,8 @@ struct List {
     shell: Shell,
     which: &'static str,
     state: String,
+    /// Only about this host; empty: about any.
+    host: String,
     states: Vec<(&'static str, &'static str)>,
     rows: Vec<Row>,
     /// The address of the next page; empty: there is none.
@@ -81,6 +83,10 @@ struct HostAnswer {
 }
 
 impl One {
+    fn moment(&self, ms: &i64) -> String {
+        words::moment(*ms)
+    }
+
     fn may(&self, what: &str) -> bool {
         self.view.may.iter().any(|may| may == what)
     }
@@ -129,6 +135,7 @@ pub(super) async fn list(
         shell: Shell::of(&signed_in, if which == "decide" { "decide" } else { "requests" }),
         which,
         state: wanted.map_or(String::new(), |state| state.word().to_owned()),
+        host: fields.text("host").to_owned(),
         states: states.collect(),
         rows: found.iter().map(|request| row(request, now_ms)).collect(),
         next: next.as_deref().map(address).unwrap_or_default(),
@@ -158,13 +165,14 @@ pub(super) async fn show(
     let may_sign = state.settings().relying_party().is_ok();
     let view = api::full(&state, account, may_sign, &id).await?;
     let now = RequestState::of_word(&view.state).unwrap_or(request.state);
-    let history = match view.may.iter().any(|may| may == "approve") {
+    let decides = view.may.iter().any(|may| may == "approve");
+    let history = match decides {
         true => history(&state, account, &request, now_ms).await?,
         false => Vec::new(),
     };
     let live = format!("/live?after={tip}&request={}", view.id);
     let one = One {
-        shell: Shell::of(&signed_in, "requests"),
+        shell: Shell::of(&signed_in, if decides { "decide" } else { "requests" }),
         state: words::state(now),
         tone: words::tone(now),
         left: left(now, view.ends_ms.unwrap_or(0), now_ms),

@@ -6,7 +6,7 @@ use jit_client::controller::types::Preview;
 
 use super::{guard::Fields, page::page, wish::Wish};
 use crate::{
-    api::{self, ApiState, Call, Failure},
+    api::{self, ApiState, Call, Failure, problem::Parts},
     clock,
     people::session::SignedIn,
 };
@@ -56,9 +56,19 @@ pub(super) async fn of(
     match previewed {
         Ok(preview) => Ok(Who { preview: Some(preview), missing: String::new() }),
         Err(failure) if !failure.parts().field.is_empty() => {
-            let parts = failure.parts();
-            Ok(Who { preview: None, missing: format!("{}: {}", parts.field, parts.detail) })
+            Ok(Who { preview: None, missing: missing(&wish, failure.parts()) })
         }
         Err(failure) => Err(failure),
+    }
+}
+
+/// What is still missing or wrong, as one sentence or two.
+fn missing(wish: &Wish, parts: &Parts) -> String {
+    match parts.field.as_str() {
+        "ports" if wish.ports.is_empty() => "Tick a port, or type one.".to_owned(),
+        "sources" if wish.sources.is_empty() => {
+            "Choose the address that you come from, or type one.".to_owned()
+        }
+        field => format!("Mend {field}: {}.", parts.detail.trim_end_matches('.')),
     }
 }

@@ -149,7 +149,8 @@ async fn what_is_wrong_stands_beside_the_form(database: Database) {
     assert!(!wide.text.contains("Ask for it"));
     has(&ana.post("/open/who", &with("source", "203.0.0.0/8")).await.ok(), &["do not allow it"]);
     has(&ana.post("/open/who", &with("reason", "")).await.ok(), &["1 of sre must agree"]);
-    has(&ana.post("/open/who", &with("port", "")).await.ok(), &["ports:"]);
+    has(&ana.post("/open/who", &with("port", "")).await.ok(), &["Tick a port"]);
+    has(&ana.post("/open/who", &with("port", "ssh")).await.ok(), &["Mend ports:"]);
     assert_eq!(ana.post("/open/who", &with("host", "nothing")).await.status, 404);
     let change = ana.post("/open/change", &SSH).await.ok();
     has(&change, &["disk full", "203.0.113.7", "<option selected>30m</option>"]);
@@ -161,7 +162,17 @@ async fn an_approver_agrees_to_what_was_shown_and_to_nothing_else(database: Data
     let page = asked(&ana).await;
     let decision = format!("{page}/decision");
     let shown = bo.get(&page).await.ok();
-    has(&shown, &["What will be signed", "203.0.113.7", "disk full", ">Agree<", "Say no"]);
+    has(
+        &shown,
+        &[
+            "What will be signed",
+            "which=decide\" aria-current",
+            "203.0.113.7",
+            "disk full",
+            ">Agree<",
+            "Say no",
+        ],
+    );
     let hash = shown.field("hash");
     let other = "0".repeat(64);
     let wrong = bo.post(&decision, &[("ruling", "approve"), ("hash", &other)]).await;
@@ -174,6 +185,23 @@ async fn an_approver_agrees_to_what_was_shown_and_to_nothing_else(database: Data
     let agreed = bo.post(&decision, &[("ruling", "approve"), ("hash", &hash)]).await;
     assert_eq!(agreed.goes_to(), page);
     has(&bo.get(&page).await.ok(), &["bo@example.org: agreed", "agreed to, not signed yet"]);
+
+    // Who asked can have more time by another request, and end it.
+    let mine = ana.get(&page).await.ok();
+    has(&mine, &["More time", "End it now"]);
+    let more = [("duration", "30m"), ("key", &mine.field("key")), ("reason", "")];
+    let extended = ana.post(&format!("{page}/extend"), &more).await.goes_to().to_owned();
+    assert_ne!(extended, page);
+    assert_eq!(
+        ana.post(&format!("{page}/extend"), &more).await.goes_to(),
+        extended,
+        "twice is once"
+    );
+    has(&ana.get(&extended).await.ok(), &["waits for agreement", "disk full"]);
+    assert_eq!(ana.post(&format!("{page}/extend"), &[("duration", "soon")]).await.status, 422);
+    let why = [("reason", "done")];
+    assert_eq!(ana.post(&format!("{page}/end"), &why).await.goes_to(), page);
+    has(&ana.get(&page).await.ok(), &["ended early"]);
 
     let second = asked(&ana).await;
     let shown = bo.get(&second).await.ok();

@@ -20,6 +20,7 @@ on_each_database! {
     a_session_ends_by_time_and_with_its_account,
     a_sign_in_takes_no_secret_from_outside,
     guessing_is_slowed_down_and_recorded,
+    a_person_sets_another_password_with_the_old_one,
 }
 
 async fn a_person_signs_in_and_out(database: Database) {
@@ -162,6 +163,30 @@ async fn guessing_is_slowed_down_and_recorded(database: Database) {
     assert!(refused.iter().any(|one| one["by"] == "ana@example.org"));
     assert!(refused.iter().any(|one| one["by"] == "unknown"));
     assert!(!audit.to_string().contains("nobody"), "people type passwords there");
+}
+
+async fn a_person_sets_another_password_with_the_old_one(database: Database) {
+    let site = Site::new(database).await;
+    let (ana, elsewhere) = (Browser::of(&site, "ana").await, Browser::new(&site));
+    assert_eq!(elsewhere.sign_in("ana", PASSWORD).await.goes_to(), "/");
+    assert!(ana.get("/me").await.ok().text.contains("/me/password"));
+    let new = "other plain words";
+    for (current, wanted, again, status) in [
+        ("wrong words here", new, new, 403),
+        (PASSWORD, new, "another one", 422),
+        (PASSWORD, "short", "short", 422),
+        (PASSWORD, "ana-ana-ana-ana", "ana-ana-ana-ana", 422),
+    ] {
+        let fields = [("current", current), ("wanted", wanted), ("again", again)];
+        let shown = ana.post("/me/password", &fields).await;
+        assert_eq!(shown.status, status, "{fields:?}: {}", shown.text);
+        assert!(shown.text.contains("Nothing was changed"), "{}", shown.text);
+    }
+    assert!(ana.is_in().await && elsewhere.is_in().await);
+    let fields = [("current", PASSWORD), ("wanted", new), ("again", new)];
+    assert_eq!(ana.post("/me/password", &fields).await.goes_to(), "/sign-in");
+    assert!(!ana.is_in().await && !elsewhere.is_in().await, "all sessions have ended");
+    assert_eq!(ana.sign_in("ana", new).await.goes_to(), "/");
 }
 
 async fn disable(site: &Site, name: &str) {

@@ -5,6 +5,7 @@
 //! cleans up. Nothing is skipped.
 
 pub mod agent;
+pub mod browser;
 pub mod controller;
 pub mod disk;
 pub mod figures;

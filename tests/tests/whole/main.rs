@@ -13,6 +13,7 @@ mod defender;
 mod forged;
 mod histories;
 mod killed;
+mod pages;
 mod passkeys;
 mod report;
 mod rollouts;

@@ -147,6 +147,15 @@ const NEEDS: &[Need] = &[
         provide: |_| apt::install("checking the packages' scripts", &["shellcheck"]),
     },
     Need {
+        name: "chromium",
+        from: Purpose::Test,
+        find: || system::find_programs(&["chromium", "chromedriver"]),
+        provide: |_| {
+            let packages = ["chromium", "chromium-driver", "fonts-liberation"];
+            apt::install("trying the pages in a browser", &packages)
+        },
+    },
+    Need {
         name: "postgres",
         from: Purpose::Test,
         find: system::find_postgres,

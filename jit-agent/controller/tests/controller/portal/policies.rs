@@ -6,6 +6,7 @@ use jit_controller::{
     clock::now_ms,
     store::{Policy, rollouts},
 };
+use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use super::Browser;
@@ -110,6 +111,10 @@ async fn a_rollout_is_planned_begun_halted_resumed_and_ended(database: Database)
     assert!(page.contains("halted") && page.contains("root@example.org said so"), "{page}");
     assert!(!page.contains("data-live") && page.contains("Go on"), "{page}");
     assert_eq!(root.post(&format!("{path}/halt"), &[]).await.status, 409);
+    // Programs have the same call.
+    let call = format!("/api/v1{path}/halt");
+    site.caller("root").await.post(&call, json!({})).await.problem(409, "conflict");
+    site.caller("bo").await.post(&call, json!({})).await.problem(403, "not_admin");
     assert_eq!(root.post(&format!("{path}/resume"), &[]).await.goes_to(), path);
     assert!(root.get(&path).await.ok().text.contains(">running<"));
     assert_eq!(root.post(&format!("{path}/abort"), &[]).await.goes_to(), path);

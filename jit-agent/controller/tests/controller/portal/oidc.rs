@@ -8,6 +8,7 @@ use std::{
     collections::BTreeMap,
     path::Path,
     sync::{Mutex, MutexGuard},
+    time::Duration,
 };
 
 use jit_controller::people::{
@@ -21,6 +22,9 @@ use crate::{
     api::{self, Site},
     databases::Database,
 };
+
+/// Longest wait for an answer: the machine may be busy.
+const LONGEST: Duration = Duration::from_secs(60);
 
 /// A site whose people sign in at this provider. `more`: further lines of the section `[oidc]`.
 async fn site(database: Database, issuer: &str, more: &str) -> Site {
@@ -50,7 +54,7 @@ impl<'s> Visitor<'s> {
     fn new(site: &'s Site) -> Self {
         let ca = Certificate::from_pem(site.ca.as_bytes()).unwrap();
         let client = Client::builder().tls_certs_only([ca]).no_proxy().redirect(Policy::none());
-        Self { site, client: client.build().unwrap(), jar: Mutex::default() }
+        Self { site, client: client.timeout(LONGEST).build().unwrap(), jar: Mutex::default() }
     }
 
     fn jar(&self) -> MutexGuard<'_, BTreeMap<String, BTreeMap<String, String>>> {

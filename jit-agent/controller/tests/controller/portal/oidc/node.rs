@@ -5,6 +5,8 @@ use std::{
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -20,8 +22,15 @@ pub(super) struct Provider {
 
 impl Drop for Provider {
     fn drop(&mut self) {
+        // It ends with its standard input. Nobody waits for long: threads of node that was killed may stay.
+        drop(self.child.stdin.take());
+        for _ in 0..50 {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
         let _gone = self.child.kill();
-        let _ended = self.child.wait();
     }
 }
 
@@ -55,6 +64,7 @@ impl Provider {
             .arg(script)
             .arg(modules())
             .arg(file)
+            .env("UV_USE_IO_URING", "0")
             .env("NODE_EXTRA_CA_CERTS", directory.join("ca.pem"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

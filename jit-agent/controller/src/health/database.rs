@@ -93,19 +93,26 @@ async fn people(store: &Store, now_ms: i64, findings: &mut Findings) -> Result<(
             ),
         ),
         None => {
-            let mut with_password = 0;
+            let (mut with_password, mut with_passkey) = (0, 0);
             for admin in &admins {
                 with_password += usize::from(store.password(admin).await?.is_some());
+                with_passkey += usize::from(!store.passkeys(admin).await?.is_empty());
             }
             let all = admins.len();
-            match with_password {
-                0 => findings.warn(
+            match (with_password, with_passkey) {
+                (0, 0) => findings.warn(
                     "accounts",
-                    "no administrator has a good token or a password: nobody can change accounts, hosts \
-                     and rules",
+                    "no administrator has a good token, a password or a passkey: nobody can change \
+                     accounts, hosts and rules, unless a provider signs one in; `jit-controller accounts \
+                     password NAME` lets one in",
                 ),
-                some => findings
-                    .good("accounts", format!("{all} administrators; {some} of them have a password")),
+                _ => findings.good(
+                    "accounts",
+                    format!(
+                        "{all} administrators; {with_password} of them have a password, {with_passkey} \
+                         a passkey"
+                    ),
+                ),
             }
         }
     }

@@ -2,6 +2,7 @@
 
 mod asked;
 mod looks;
+mod passkeys;
 
 use jit_client::controller::call::Call;
 use jit_tests::{
@@ -22,12 +23,18 @@ fn give_password(stage: &Stage, person: &Person) {
 /// A browser in which this person has signed in.
 #[track_caller]
 fn signed_in(driver: &Driver, stage: &Stage, person: &Person) -> Browser {
-    give_password(stage, person);
     let browser = driver.browser();
+    sign_in(&browser, stage, person);
+    browser
+}
+
+/// Signs a person in with a password.
+#[track_caller]
+fn sign_in(browser: &Browser, stage: &Stage, person: &Person) {
+    give_password(stage, person);
     browser.open("/");
     browser.fill("Account", &person.account);
     browser.fill("Password", PASSWORD);
     browser.press("Sign in");
     browser.wait_for("Sign out");
-    browser
 }

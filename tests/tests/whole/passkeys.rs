@@ -136,8 +136,8 @@ impl Browser {
     }
 }
 
-#[test]
-fn a_host_opens_by_the_controllers_key_and_the_passkey_it_lists_and_by_neither_alone() {
+/// A controller that people reach by its name, as passkeys need it.
+pub(crate) fn named() -> Stage {
     let mut stage = Stage::new(None);
     let file = stage.own("controller.toml");
     let text = fs::read_to_string(&file).unwrap();
@@ -146,18 +146,13 @@ fn a_host_opens_by_the_controllers_key_and_the_passkey_it_lists_and_by_neither_a
     fs::write(&file, text).unwrap();
     stage.end_controller(Signal::TERM);
     stage.start_controller(&[]);
-    let number = stage.add_host("web-1", &[("env", "stage")]);
-    let ana = stage.person("ana", "ana@example.org", &["developers", "sre"], &SCOPES);
-    let [li, bo] = ["li", "bo"]
-        .map(|name| stage.person(name, &format!("{name}@example.org"), &["sre"], &SCOPES));
-    // Both have a passkey; the host lists that of Li, with what the controller prints.
-    stage.login(&stage.hub, &stage.admin);
-    let (mut of_bo, mut of_li) = (Browser::of(&stage, &bo), Browser::of(&stage, &li));
-    let key_id = of_li.passkey.key.key_id();
-    let views: Page<PasskeyView> = stage.admin.get(&Call::get(["accounts", "li", "passkeys"]));
-    assert_eq!(views.items[0].key_id, key_id);
+    stage
+}
+
+/// Starts a host that wants two approvals at port 22, and lists this passkey by what the controller prints.
+pub(crate) fn list(stage: &mut Stage, number: usize, account: &str, key_id: &str) {
     let print = |more: &[&str]| {
-        let arguments = [&["accounts", "passkeys", "approver", "li", &key_id], more].concat();
+        let arguments = [&["accounts", "passkeys", "approver", account, key_id], more].concat();
         let output = stage.jitctl(&stage.hub, &stage.admin, &arguments);
         assert!(output.status.success(), "{}", said(&output));
         String::from_utf8(output.stdout).unwrap()
@@ -170,6 +165,22 @@ fn a_host_opens_by_the_controllers_key_and_the_passkey_it_lists_and_by_neither_a
     fs::write(&config, format!("{asks}\n{}", print(&[]))).unwrap();
     stage.host_mut(number).start();
     stage.wait_until_enforcing("web-1");
+}
+
+#[test]
+fn a_host_opens_by_the_controllers_key_and_the_passkey_it_lists_and_by_neither_alone() {
+    let mut stage = named();
+    let number = stage.add_host("web-1", &[("env", "stage")]);
+    let ana = stage.person("ana", "ana@example.org", &["developers", "sre"], &SCOPES);
+    let [li, bo] = ["li", "bo"]
+        .map(|name| stage.person(name, &format!("{name}@example.org"), &["sre"], &SCOPES));
+    // Both have a passkey; the host lists that of Li, with what the controller prints.
+    stage.login(&stage.hub, &stage.admin);
+    let (mut of_bo, mut of_li) = (Browser::of(&stage, &bo), Browser::of(&stage, &li));
+    let key_id = of_li.passkey.key.key_id();
+    let views: Page<PasskeyView> = stage.admin.get(&Call::get(["accounts", "li", "passkeys"]));
+    assert_eq!(views.items[0].key_id, key_id);
+    list(&mut stage, number, "li", &key_id);
     let ask = || {
         let asked = ana.ask(&access(&["web-1"], CLIENT, "30m"));
         li.approve(&asked.id);

@@ -25,6 +25,7 @@ fn every_page_is_legible_light_and_usable_without_a_mouse() {
     looks(&nobody, "sign-in", "/sign-in");
     let ana = signed_in(&driver, &stage, &ana);
     let li = signed_in(&driver, &stage, &li);
+    let admin = signed_in(&driver, &stage, &stage.admin);
     let request = format!("/requests/{}", asked.id);
     for (browser, name, path) in [
         (&ana, "find", "/"),
@@ -33,9 +34,20 @@ fn every_page_is_legible_light_and_usable_without_a_mouse() {
         (&ana, "requests", "/requests"),
         (&ana, "request", request.as_str()),
         (&ana, "me", "/me"),
-        (&li, "decide", "/decide"),
+        (&li, "decide", "/requests?which=decide"),
         (&li, "decision", request.as_str()),
         (&li, "not-found", "/nothing"),
+        (&admin, "password", "/me/password"),
+        (&admin, "hosts", "/hosts"),
+        (&admin, "host", "/host/web-1"),
+        (&admin, "policies", "/policies"),
+        (&admin, "policy", "/policies/new"),
+        (&admin, "rules", "/rules"),
+        (&admin, "rules-history", "/rules/history"),
+        (&admin, "audit", "/audit"),
+        (&admin, "record", "/audit/1"),
+        (&admin, "access", "/access"),
+        (&admin, "health", "/health"),
     ] {
         looks(browser, name, path);
     }

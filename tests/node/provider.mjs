@@ -5,7 +5,7 @@
 // The file: port, issuer, certificate, key, algorithm, client, people.
 // POST /test/rotate: other keys, and none of the old ones. POST /test/people: other people, as JSON.
 
-import { generateKeyPairSync } from 'node:crypto';
+import { createPrivateKey, generateKeyPairSync } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { createServer } from 'node:https';
 import { join } from 'node:path';
@@ -19,16 +19,26 @@ let people = settings.people;
 let rotations = 0;
 
 const kinds = {
-  RS256: () => generateKeyPairSync('rsa', { modulusLength: 2048 }),
-  PS256: () => generateKeyPairSync('rsa', { modulusLength: 2048 }),
-  ES256: () => generateKeyPairSync('ec', { namedCurve: 'P-256' }),
-  EdDSA: () => generateKeyPairSync('ed25519'),
+  RS256: ['rsa', { modulusLength: 2048 }],
+  PS256: ['rsa', { modulusLength: 2048 }],
+  ES256: ['ec', { namedCurve: 'P-256' }],
+  EdDSA: ['ed25519', {}],
 };
+
+// As text in between: Node.js 20 can stop for ever when it exports the very object that it has made. It locks
+// the key, collects garbage, and the job that made the key waits for the lock.
+function jwk([kind, options]) {
+  const { privateKey } = generateKeyPairSync(kind, {
+    ...options,
+    publicKeyEncoding: { type: 'spki', format: 'pem' },
+    privateKeyEncoding: { type: 'pkcs8', format: 'pem' },
+  });
+  return createPrivateKey(privateKey).export({ format: 'jwk' });
+}
 
 function provider() {
   rotations += 1;
-  const { privateKey } = kinds[settings.algorithm]();
-  const key = { ...privateKey.export({ format: 'jwk' }), use: 'sig', kid: `key-${rotations}` };
+  const key = { ...jwk(kinds[settings.algorithm]), use: 'sig', kid: `key-${rotations}` };
   return new Provider(settings.issuer, {
     jwks: { keys: [key] },
     clients: [{ id_token_signed_response_alg: settings.algorithm, ...settings.client }],

@@ -22,8 +22,8 @@ Examples:
         > /etc/jit-agent/3b7f0d2c9a415e68.pem
     jitctl accounts passkeys remove cy 3b7f0d2c9a415e68
 
-People add passkeys themselves, at the page /me. A host counts an approval by passkey only if its own
-configuration lists the key: compare the key's id with its owner over another way.";
+People add passkeys themselves, at the page /me. A host counts an approval by passkey only if its
+own configuration lists the key: compare the key's id with its owner over another way.";
 
 /// Arguments of `accounts passkeys`.
 #[derive(Args, Debug)]

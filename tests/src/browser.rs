@@ -22,7 +22,7 @@ use fantoccini::{
 };
 use http::Method;
 use hyper_util::client::legacy::connect::HttpConnector;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, pidfd_send_signal};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
@@ -33,6 +33,7 @@ use x509_parser::pem::parse_x509_pem;
 use crate::{
     controller::{API_PORT, CONTROLLER, Stage},
     netns::Namespace,
+    process::children,
 };
 
 /// Name of the controller in the browser's address line.
@@ -127,9 +128,13 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        // It ends its browsers by itself.
+        let browsers = children(self.child.id());
         let _ended = kill_process(Pid::from_child(&self.child), Signal::TERM);
         let _reaped = self.child.wait();
+        // Those that nobody has closed.
+        for browser in browsers {
+            let _gone = pidfd_send_signal(&browser, Signal::KILL);
+        }
     }
 }
 
@@ -139,6 +144,14 @@ pub struct Browser {
     runtime: Runtime,
     namespace: Arc<Namespace>,
     base: String,
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        let closed = self.client.clone().close();
+        // The driver ends what is left.
+        let _left = self.namespace.run(|| self.runtime.block_on(closed).is_err());
+    }
 }
 
 /// How a page is looked at.

@@ -2,7 +2,7 @@
 // interface. It writes `ready` when it listens, and ends with its standard input.
 //
 // node provider.mjs MODULES CONFIGURATION.json
-// The file: port, issuer, certificate, key, algorithm, client, people.
+// The file: port, issuer, certificate, key, algorithm, client, programs (more clients), people.
 // POST /test/rotate: other keys, and none of the old ones. POST /test/people: other people, as JSON.
 
 import { createPrivateKey, generateKeyPairSync } from 'node:crypto';
@@ -41,7 +41,10 @@ function provider() {
   const key = { ...jwk(kinds[settings.algorithm]), use: 'sig', kid: `key-${rotations}` };
   return new Provider(settings.issuer, {
     jwks: { keys: [key] },
-    clients: [{ id_token_signed_response_alg: settings.algorithm, ...settings.client }],
+    clients: [settings.client, ...settings.programs].map((client) => ({
+      id_token_signed_response_alg: settings.algorithm,
+      ...client,
+    })),
     scopes: ['openid', 'email', 'groups', 'profile'],
     claims: {
       openid: ['sub', 'sid'],
@@ -56,7 +59,17 @@ function provider() {
     enabledJWA: { idTokenSigningAlgValues: Object.keys(kinds) },
     features: {
       backchannelLogout: { enabled: true },
+      clientCredentials: { enabled: true },
       devInteractions: { enabled: true },
+      resourceIndicators: {
+        enabled: true,
+        getResourceServerInfo: (_, audience) => ({
+          scope: '',
+          audience,
+          accessTokenFormat: 'jwt',
+          jwt: { sign: { alg: settings.algorithm } },
+        }),
+      },
       rpInitiatedLogout: { enabled: true },
     },
     async findAccount(_, id) {

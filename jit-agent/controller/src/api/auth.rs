@@ -23,11 +23,17 @@ use crate::{
         Account,
         account::{ADMINS, AUDITORS},
     },
+    people::oidc::{Bearer, BearerError, Oidc},
     store::Token,
 };
 
 /// The use of a token is written down at most this often, milliseconds.
 const USED_EVERY_MS: i64 = 60_000;
+
+/// After this many seconds a provider that did not answer may be tried again.
+const PROVIDER_DOWN_S: u64 = 5;
+/// Who `by` is where a token names nobody.
+const NOBODY: &str = "unknown";
 
 macro_rules! scopes {
     ($($(#[$doc:meta])* $variant:ident = $word:literal,)*) => {
@@ -65,11 +71,21 @@ scopes! {
     Signatures = "signatures",
 }
 
+/// Who gave a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Giver {
+    /// This controller, which keeps it.
+    Controller,
+    /// The provider of sign-ins: nothing of it is kept.
+    Provider,
+}
+
 /// Who calls.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
     account: Account,
     token: Token,
+    giver: Giver,
 }
 
 impl Caller {
@@ -83,7 +99,14 @@ impl Caller {
         }
         let have = self.token.scopes.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
         let detail = format!("it needs the scope `{}`; the token has: {have}", scope.word());
-        Err(Failure::new(Word::ScopeMissing, detail))
+        let failure = Failure::new(Word::ScopeMissing, detail);
+        Err(match self.giver {
+            Giver::Controller => failure,
+            Giver::Provider => failure.next(
+                "make a token of the controller with the scope, or have an administrator add it to \
+                 `token_scopes` in [oidc]",
+            ),
+        })
     }
 
     /// The account, if it is an administrator's and the token has this scope.
@@ -109,6 +132,11 @@ impl Caller {
     /// The token, without its text.
     pub(super) const fn token(&self) -> &Token {
         &self.token
+    }
+
+    /// Whether the token is one of the provider of sign-ins.
+    pub(super) fn is_of_provider(&self) -> bool {
+        self.giver == Giver::Provider
     }
 
     /// Whether the account is an administrator's.
@@ -177,7 +205,8 @@ pub(super) async fn authenticate(
     let checked = denied.map_or_else(|| state.limits().account(caller.name()), Err);
     let mut response = match checked {
         Ok(()) => {
-            if now_ms.saturating_sub(caller.token.used_ms) >= USED_EVERY_MS {
+            let is_kept = caller.giver == Giver::Controller;
+            if is_kept && now_ms.saturating_sub(caller.token.used_ms) >= USED_EVERY_MS {
                 note_use(&state, &caller.token.id, now_ms);
             }
             request.extensions_mut().insert(caller.clone());
@@ -187,7 +216,9 @@ pub(super) async fn authenticate(
     };
     response.extensions_mut().insert(CalledBy(caller.name().to_owned()));
     if let Some(failure) = response.extensions().get::<Failure>() {
-        note_refusal(&state, &caller, failure, now_ms).await;
+        let (token, account) = (caller.token.id.as_str(), &caller.account);
+        let who = Refused { subject: &account.subject, account: &account.name, token };
+        note_refusal(&state, &who, failure, now_ms).await;
     }
     response
 }
@@ -201,7 +232,19 @@ pub(super) async fn still(
     caller: &Caller,
     now_ms: i64,
 ) -> Result<Caller, Failure> {
-    let (caller, denied) = of_hash(state, &caller.token.hash, now_ms).await?;
+    let (caller, denied) = match caller.giver {
+        Giver::Controller => of_hash(state, &caller.token.hash, now_ms).await?,
+        Giver::Provider => {
+            let account = state.store().account(&caller.account.name).await?;
+            // An account that is another person's now is not the one that the token names.
+            let account = account.filter(|account| account.subject == caller.account.subject);
+            let account = account.ok_or_else(|| {
+                let detail = format!("there is no account for {} any more", caller.subject());
+                Failure::new(Word::AccountMissing, detail)
+            })?;
+            judged(Caller { account, ..caller.clone() }, now_ms)
+        }
+    };
     denied.map_or(Ok(caller), Err)
 }
 
@@ -215,8 +258,11 @@ async fn of_headers(
     };
     let text = header.to_str().ok().and_then(|text| text.split_once(' '));
     let text = text.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-    let secret = text.and_then(|(_, text)| Secret::of_text(text.trim()));
-    let Some(secret) = secret else {
+    let text = text.map(|(_, text)| text.trim()).unwrap_or_default();
+    if let Some(oidc) = state.people().oidc().filter(|oidc| oidc.takes(text)) {
+        return of_provider(state, oidc, text, now_ms).await;
+    }
+    let Some(secret) = Secret::of_text(text) else {
         return Err(Failure::new(Word::TokenUnknown, "what was sent has not the form of a token"));
     };
     of_hash(state, &secret.hash(), now_ms).await
@@ -231,6 +277,52 @@ async fn of_hash(
     let unknown = || Failure::new(Word::TokenUnknown, "no account has this token");
     let token = state.store().token(hash).await?.ok_or_else(unknown)?;
     let account = state.store().account(&token.account).await?.ok_or_else(unknown)?;
+    Ok(judged(Caller { account, token, giver: Giver::Controller }, now_ms))
+}
+
+/// The caller of an access token of the provider, and why he may not call.
+async fn of_provider(
+    state: &ApiState,
+    oidc: &Oidc,
+    text: &str,
+    now_ms: i64,
+) -> Result<(Caller, Option<Failure>), Failure> {
+    let bearer = match oidc.bearer(state.desk(), text, now_ms).await {
+        Ok(bearer) => bearer,
+        Err(BearerError::Down(why)) => {
+            let failure = Failure::new(Word::Unavailable, why).retry_after(PROVIDER_DOWN_S);
+            return Err(failure.next("try again, or send a token of the controller"));
+        }
+        Err(BearerError::NoAccount { subject, token, why }) => {
+            let failure = Failure::new(Word::AccountMissing, why);
+            let who = Refused { subject: &subject, account: "", token: &token };
+            note_refusal(state, &who, &failure, now_ms).await;
+            return Err(failure);
+        }
+        Err(BearerError::Refused(why)) => {
+            let detail = format!("the access token of {} does not count: {why}", oidc.name());
+            return Err(Failure::new(Word::TokenRefused, detail));
+        }
+        Err(BearerError::Store(error)) => return Err(error.into()),
+    };
+    let Bearer { account, id, scopes, made_ms, ends_ms } = bearer;
+    let token = Token {
+        id,
+        hash: String::new(),
+        account: account.name.clone(),
+        scopes,
+        label: oidc.name().to_owned(),
+        created_ms: made_ms,
+        ends_ms,
+        used_ms: now_ms,
+        revoked_ms: 0,
+    };
+    Ok(judged(Caller { account, token, giver: Giver::Provider }, now_ms))
+}
+
+/// Why a caller may not call.
+fn judged(caller: Caller, now_ms: i64) -> (Caller, Option<Failure>) {
+    let Caller { account, token, .. } = &caller;
     let denied = if token.revoked_ms != 0 {
         Some(Failure::new(Word::TokenRevoked, format!("the token {} was revoked", token.id)))
     } else if token.ends_ms <= now_ms {
@@ -242,7 +334,7 @@ async fn of_hash(
     } else {
         None
     };
-    Ok((Caller { account, token }, denied))
+    (caller, denied)
 }
 
 /// Beside the call: nobody waits for it.
@@ -255,22 +347,36 @@ fn note_use(state: &ApiState, token: &str, now_ms: i64) {
     });
 }
 
+/// Who was refused by name.
+struct Refused<'r> {
+    /// The person; empty: nobody was named.
+    subject: &'r str,
+    /// Empty: he has none.
+    account: &'r str,
+    /// The token's id.
+    token: &'r str,
+}
+
 /// Attempts that were refused by name are in the audit.
-async fn note_refusal(state: &ApiState, caller: &Caller, failure: &Failure, now_ms: i64) {
+async fn note_refusal(state: &ApiState, who: &Refused<'_>, failure: &Failure, now_ms: i64) {
+    let Refused { subject, account, token } = *who;
     let parts = failure.parts();
+    // Who has no account is counted as a person: the provider may give him any number of tokens.
+    let counted = if account.is_empty() { subject } else { token };
     if parts.recorded
         || !matches!(parts.status.as_u16(), 401 | 403)
-        || !state.limits().records(&caller.token.id, &parts.word)
+        || !state.limits().records(counted, &parts.word)
     {
         return;
     }
     let fields = json!({
-        "account": caller.account.name,
-        "token": caller.token.id,
+        "account": account,
+        "token": token,
         "word": parts.word,
         "detail": parts.detail,
     });
-    let record = Record::new(Code::Refused, "", &caller.account.subject, fields);
+    let by = if subject.is_empty() { NOBODY } else { subject };
+    let record = Record::new(Code::Refused, "", by, fields);
     let written = async {
         let mut tx = state.store().begin().await?;
         audit::append(&mut tx, now_ms, &record).await?;

@@ -48,6 +48,9 @@ words! {
     /// The account may do nothing any more.
     AccountDisabled = "account_disabled" UNAUTHORIZED "The account is disabled"
         "ask an administrator to enable it",
+    /// The provider's token names somebody without an account.
+    AccountMissing = "account_missing" UNAUTHORIZED "Whom the token names has no account here"
+        "an administrator makes one: `jitctl accounts set NAME --subject SUBJECT`; a token makes none",
     /// The desk refused: somebody has decided before.
     AlreadyDecided = "already_decided" CONFLICT "This person has decided before"
         "read the request again",
@@ -108,6 +111,9 @@ words! {
     /// The token has ended.
     TokenEnded = "token_ended" UNAUTHORIZED "The token has ended"
         "make another one",
+    /// A token of the provider does not count.
+    TokenRefused = "token_refused" UNAUTHORIZED "The provider's access token does not count"
+        "get a new one, for the audience that [oidc] of the controller names; docs/portal.md says what counts",
     /// The token was revoked.
     TokenRevoked = "token_revoked" UNAUTHORIZED "The token was revoked"
         "make another one",

@@ -85,8 +85,9 @@ pub(super) async fn make(
         return Err(Failure::field("duration", "a token is valid from a second to 366 days"));
     }
     let mut ends_ms = now_ms.saturating_add(valid);
-    if !by.is_admin() {
-        // A stolen token does not live longer by making another one.
+    if !by.is_admin() || caller.is_of_provider() {
+        // A stolen token does not live longer by making another one. Who has lost his place at the provider gets
+        // no more tokens there, and has none here either.
         ends_ms = ends_ms.min(caller.token().ends_ms);
     }
     words("label", &new.label, MAX_NAME_BYTES)?;
@@ -128,7 +129,13 @@ pub(super) async fn revoke(
     caller: Caller,
     Path(id): Path<String>,
 ) -> Result<Response, Failure> {
-    let id = if id == "this" { caller.token().id.clone() } else { id };
+    let is_this = id == "this";
+    if is_this && caller.is_of_provider() {
+        let detail = "this token is the provider's, which alone can end it";
+        return Err(Failure::new(Word::Conflict, detail)
+            .next("end it at the provider; who disables the account here shuts it out at once"));
+    }
+    let id = if is_this { caller.token().id.clone() } else { id };
     let own = state.store().tokens(Some(caller.name())).await?;
     if !own.iter().any(|token| token.id == id) {
         caller.admin_with(Scope::Admin)?;

@@ -3,7 +3,9 @@
 //! The provider says who somebody is, and which groups he has there. It signs in nobody whose account is
 //! disabled, and signs nothing that hosts believe. Keys are the provider's public ones, read over TLS.
 
+mod access;
 mod arrive;
+mod bearer;
 mod begun;
 mod hint;
 mod http;
@@ -18,14 +20,16 @@ use axum::http::HeaderValue;
 use chrono::DateTime;
 use form_urlencoded::{Serializer, byte_serialize};
 use jit_proto::printable::clean;
+use openidconnect::core::CoreJsonWebKeySet;
 use reqwest::{Client, RequestBuilder, Url};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
 pub(super) use self::{arrive::arrive, hint::open as open_hint, token::OLDEST_CALL_S};
 pub use self::{
+    bearer::{Bearer, BearerError},
     begun::{Begun, no_cookie},
-    settings::{RawSettings, Settings, SubjectClaim},
+    settings::{Programs, RawSettings, Settings, SubjectClaim},
 };
 use self::{
     http::CallError,
@@ -304,16 +308,26 @@ impl Oidc {
         self.lookup.provider().await.map_err(|why| self.down(why))
     }
 
-    /// What is signed with the provider's keys, or with newer ones if that key is not among them.
+    /// What is signed with the provider's keys.
     async fn signed<T>(
         &self,
         provider: &Arc<Provider>,
         now_ms: i64,
-        read: impl Fn(
-            &openidconnect::core::CoreJsonWebKeySet,
-            DateTime<chrono::Utc>,
-        ) -> Result<T, TokenError>,
+        read: impl Fn(&CoreJsonWebKeySet, DateTime<chrono::Utc>) -> Result<T, TokenError>,
     ) -> Result<T, Refusal> {
+        self.read(provider, now_ms, read).await?.map_err(|why| self.bad(why))
+    }
+
+    /// Reads what is signed with the provider's keys, or with newer ones if that key is not among them.
+    ///
+    /// # Errors
+    /// It does not answer; inside, that the token does not count.
+    async fn read<T>(
+        &self,
+        provider: &Arc<Provider>,
+        now_ms: i64,
+        read: impl Fn(&CoreJsonWebKeySet, DateTime<chrono::Utc>) -> Result<T, TokenError>,
+    ) -> Result<Result<T, TokenError>, Refusal> {
         let now = DateTime::from_timestamp_millis(now_ms).unwrap_or_default();
         let mut found = read(&provider.keys, now);
         if found.as_ref().is_err_and(|why| *why == TokenError::UnknownKey)
@@ -321,7 +335,7 @@ impl Oidc {
         {
             found = read(&newer.keys, now);
         }
-        found.map_err(|why| self.bad(why))
+        Ok(found)
     }
 
     /// Exchanges a code (RFC 6749 section 4.1.3).

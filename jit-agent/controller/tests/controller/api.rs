@@ -1,7 +1,7 @@
 //! The API over real HTTPS on the loopback interface.
 
 mod auth;
-mod defender;
+pub(crate) mod defender;
 mod events;
 mod keys;
 mod lists;
@@ -162,6 +162,11 @@ impl Site {
         (secret.expose().to_owned(), token.id)
     }
 
+    /// A caller with this token, which may be anybody's.
+    pub(crate) const fn caller_with(&self, token: String) -> Caller<'_> {
+        Caller { site: self, token }
+    }
+
     /// A caller of this account with all scopes.
     pub(crate) async fn caller(&self, account: &str) -> Caller<'_> {
         Caller { site: self, token: self.token(account, &SCOPES).await }
@@ -178,7 +183,7 @@ pub(crate) struct Caller<'s> {
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     headers: reqwest::header::HeaderMap,
-    body: Value,
+    pub(crate) body: Value,
 }
 
 impl Answer {
@@ -219,7 +224,7 @@ impl Answer {
 }
 
 impl Caller<'_> {
-    fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+    pub(crate) fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         let url = format!("{}{path}", self.site.base);
         self.site.client.request(method, url).bearer_auth(&self.token)
     }

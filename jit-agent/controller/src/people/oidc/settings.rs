@@ -5,12 +5,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use jit_client::controller::types::SCOPES as ALL_SCOPES;
 use jit_proto::text::{MAX_NAME_BYTES, check};
 use reqwest::Url;
 use serde::Deserialize;
 
 /// What is asked for without a word about it. `openid` always is (OpenID Connect Core 1.0, section 3.1.2.1).
 const SCOPES: [&str; 3] = ["openid", "profile", "email"];
+/// What access tokens may be used for without a word about it.
+const TOKEN_SCOPES: [&str; 2] = ["read", "request"];
+/// Longest audience, bytes.
+const LONGEST_AUDIENCE: usize = 1024;
 /// The most letters of a button.
 const LONGEST_NAME: usize = 60;
 
@@ -43,6 +48,10 @@ pub struct RawSettings {
     pub create: bool,
     /// File with certificates of authorities, PEM, that the provider may have too.
     pub ca: Option<PathBuf>,
+    /// Whom the provider's access tokens name as their audience; without it none count at the API.
+    pub audience: Option<String>,
+    /// What such tokens may be used for; without it `read` and `request`.
+    pub token_scopes: Option<BTreeSet<String>>,
 }
 
 /// The claim that is the person: the subject of an account.
@@ -54,6 +63,15 @@ pub enum SubjectClaim {
     /// `sub`: it never changes, and nobody else gets it later.
     #[default]
     Sub,
+}
+
+/// Which access tokens of the provider count at the API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Programs {
+    /// Whom they name as their audience.
+    pub audience: String,
+    /// What they may be used for.
+    pub scopes: BTreeSet<String>,
 }
 
 /// The section, checked.
@@ -83,6 +101,8 @@ pub struct Settings {
     pub create: bool,
     /// File with more authorities.
     pub ca: Option<PathBuf>,
+    /// Which access tokens count at the API; `None`: none.
+    pub programs: Option<Programs>,
     /// Where people reach this controller, without a `/` at the end.
     pub public_url: String,
 }
@@ -127,6 +147,7 @@ impl Settings {
         if let Some(bad) = scopes.iter().find(|one| one.is_empty() || !one.bytes().all(letter)) {
             return Err(format!("oidc.scopes: {bad:?} is no scope"));
         }
+        let programs = programs(raw.audience, raw.token_scopes, &raw.client_id)?;
         Ok(Self {
             issuer,
             issuer_text: raw.issuer,
@@ -140,6 +161,7 @@ impl Settings {
             roles: raw.roles,
             create: raw.create,
             ca: raw.ca.map(|file| directory.join(file)),
+            programs,
             public_url: public_url.trim_end_matches('/').to_owned(),
         })
     }
@@ -148,6 +170,46 @@ impl Settings {
     pub(super) fn back(&self) -> String {
         format!("{}/sign-in/oidc/back", self.public_url)
     }
+}
+
+fn programs(
+    audience: Option<String>,
+    scopes: Option<BTreeSet<String>>,
+    client_id: &str,
+) -> Result<Option<Programs>, String> {
+    let Some(audience) = audience else {
+        return match scopes {
+            None => Ok(None),
+            Some(_) => {
+                Err("oidc.token_scopes: without `audience` no token of the provider counts; \
+                            write `audience = \"api://jit\"`, or leave this out"
+                    .into())
+            }
+        };
+    };
+    check("oidc.audience", audience.trim(), LONGEST_AUDIENCE)?;
+    if audience == client_id {
+        return Err(format!(
+            "oidc.audience: {audience:?} is client_id, which is the audience of ID tokens too; register \
+             the API at the provider under a name of its own"
+        ));
+    }
+    let default = || TOKEN_SCOPES.iter().map(|&scope| scope.to_owned()).collect();
+    let scopes = scopes.unwrap_or_else(default);
+    if let Some(bad) = scopes.iter().find(|scope| !ALL_SCOPES.contains(&scope.as_str())) {
+        return Err(format!(
+            "oidc.token_scopes: {bad:?} is no scope; one of {}",
+            ALL_SCOPES.join(", ")
+        ));
+    }
+    if scopes.is_empty() {
+        return Err(
+            "oidc.token_scopes: a token without a scope can do nothing; leave out `audience` \
+                    too"
+            .into(),
+        );
+    }
+    Ok(Some(Programs { audience, scopes }))
 }
 
 /// An URL that nobody on the way can read or change: `https`, or this machine.
@@ -184,6 +246,7 @@ mod tests {
         assert_eq!(settings.name, "idp.example.org");
         assert_eq!(settings.back(), "https://jit.example.org/sign-in/oidc/back");
         assert_eq!((settings.subject, settings.create), (SubjectClaim::Sub, false));
+        assert_eq!(settings.programs, None);
         let more = format!(
             "{GOOD}scopes = [\"openid\", \"groups\"]\nclient_secret_file = \"s\"\nname = \"SSO\"\n\
              subject = \"email\"\n[roles]\n\"jit admins\" = [\"admins\"]\n"
@@ -192,6 +255,13 @@ mod tests {
         assert_eq!(settings.scopes, "openid groups");
         assert_eq!(settings.client_secret_file.unwrap(), Path::new("/var/lib/jit-controller/s"));
         assert!(settings.roles["jit admins"].contains("admins"));
+        let of = |more: &str| {
+            let text = format!("{GOOD}audience = \"api://jit\"\n{more}");
+            let programs = read(&text, Some("https://jit.example.org")).unwrap().programs.unwrap();
+            (programs.audience, programs.scopes.into_iter().collect::<Vec<_>>())
+        };
+        assert_eq!(of(""), ("api://jit".into(), vec!["read".into(), "request".into()]));
+        assert_eq!(of("token_scopes = [\"audit\"]\n").1, ["audit"]);
     }
 
     #[test]
@@ -208,6 +278,11 @@ mod tests {
             (format!("{GOOD}subject = \"name\"\n"), "name"),
             (format!("{GOOD}[roles]\nsre = [\"\"]\n"), "oidc.roles"),
             (format!("{GOOD}secret = \"x\"\n"), "secret"),
+            (format!("{GOOD}audience = \" \"\n"), "oidc.audience"),
+            (format!("{GOOD}audience = \"jit\"\n"), "client_id"),
+            (format!("{GOOD}token_scopes = [\"read\"]\n"), "audience"),
+            (format!("{GOOD}audience = \"a\"\ntoken_scopes = []\n"), "oidc.token_scopes"),
+            (format!("{GOOD}audience = \"a\"\ntoken_scopes = [\"all\"]\n"), "oidc.token_scopes"),
         ] {
             let why = read(&text, here).unwrap_err();
             assert!(why.contains(part), "{text}: {why}");

@@ -11,7 +11,7 @@ use openidconnect::{
     SignatureVerificationError,
     core::{CoreIdToken, CoreIdTokenVerifier, CoreJsonWebKeySet, CoreJwsSigningAlgorithm},
 };
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
 /// The algorithms that count.
@@ -27,7 +27,7 @@ const ALGORITHMS: [CoreJwsSigningAlgorithm; 9] = [
     CoreJwsSigningAlgorithm::RsaSsaPssSha512,
 ];
 /// How much the provider's clock may differ, seconds.
-const LEEWAY_S: i64 = 60;
+pub(super) const LEEWAY_S: i64 = 60;
 /// The oldest call to end sessions that counts, seconds.
 pub(in crate::people) const OLDEST_CALL_S: i64 = 600;
 /// The event of a call to end sessions.
@@ -133,13 +133,39 @@ pub(super) fn farewell(
     now: DateTime<Utc>,
 ) -> Result<Farewell, TokenError> {
     let bad = |why: &str| TokenError::Bad(why.to_owned());
+    let said: Farewell = signed(text, keys, &["jwt", "logout+jwt"])?;
+    if said.iss != parties.issuer || !names(&said.aud, parties.client_id) {
+        return Err(bad("it is of another issuer, or for another client"));
+    }
+    let earliest = now.timestamp().saturating_sub(OLDEST_CALL_S);
+    if said.iat > later(now) || said.iat < earliest || said.exp <= now.timestamp() - LEEWAY_S {
+        return Err(bad("it is too old, or of the future"));
+    }
+    if !said.events.get(LOGOUT).is_some_and(Value::is_object) || said.nonce.is_some() {
+        return Err(bad("it is no call to end sessions"));
+    }
+    if said.jti.is_empty() || (said.sub.is_empty() && said.sid.is_empty()) {
+        return Err(bad("it has no id, or names nobody"));
+    }
+    Ok(said)
+}
+
+/// What a token says that is of one of these types (in small letters; without a type it is `jwt`) and signed with
+/// one of these keys (RFC 7515 section 5.2). Nothing that it says is checked.
+pub(super) fn signed<T: DeserializeOwned>(
+    text: &str,
+    keys: &CoreJsonWebKeySet,
+    types: &[&str],
+) -> Result<T, TokenError> {
+    let bad = |why: &str| TokenError::Bad(why.to_owned());
     if text.len() > LONGEST {
         return Err(TokenError::Bad(format!("it has over {LONGEST} bytes")));
     }
     let header: Header = part(text, 0)?;
     let kind = header.typ.as_deref().unwrap_or("JWT").to_ascii_lowercase();
-    if !matches!(kind.as_str(), "jwt" | "logout+jwt" | "application/logout+jwt") {
-        return Err(bad("it is of another type"));
+    // RFC 7515 section 4.1.9: "application/" may be left out.
+    if !types.contains(&kind.strip_prefix("application/").unwrap_or(&kind)) {
+        return Err(bad("it is of another type (typ)"));
     }
     if header.crit.is_some() || !ALGORITHMS.contains(&header.alg) {
         return Err(bad("its algorithm is none of a public key, or it asks for more (crit)"));
@@ -163,25 +189,15 @@ pub(super) fn farewell(
     if !named.any(signs) {
         return Err(bad("its signature is wrong"));
     }
-    let said: Farewell = part(text, 1)?;
-    let for_us = match &said.aud {
-        Value::Array(all) => all.iter().any(|one| one == parties.client_id),
-        one => one == parties.client_id,
-    };
-    if said.iss != parties.issuer || !for_us {
-        return Err(bad("it is of another issuer, or for another client"));
+    part(text, 1)
+}
+
+/// Whether an audience (RFC 7519 section 4.1.3), a list or one text, names this one.
+pub(super) fn names(audience: &Value, one: &str) -> bool {
+    match audience {
+        Value::Array(all) => all.iter().any(|each| each == one),
+        each => each == one,
     }
-    let earliest = now.timestamp().saturating_sub(OLDEST_CALL_S);
-    if said.iat > later(now) || said.iat < earliest || said.exp <= now.timestamp() - LEEWAY_S {
-        return Err(bad("it is too old, or of the future"));
-    }
-    if !said.events.get(LOGOUT).is_some_and(Value::is_object) || said.nonce.is_some() {
-        return Err(bad("it is no call to end sessions"));
-    }
-    if said.jti.is_empty() || (said.sub.is_empty() && said.sid.is_empty()) {
-        return Err(bad("it has no id, or names nobody"));
-    }
-    Ok(said)
 }
 
 fn later(now: DateTime<Utc>) -> i64 {
@@ -189,7 +205,7 @@ fn later(now: DateTime<Utc>) -> i64 {
 }
 
 /// A part of a token in compact form (RFC 7515 section 7.1), as JSON.
-fn part<T: serde::de::DeserializeOwned>(text: &str, number: usize) -> Result<T, TokenError> {
+fn part<T: DeserializeOwned>(text: &str, number: usize) -> Result<T, TokenError> {
     let parts: Vec<_> = text.split('.').collect();
     let part = parts.get(number).filter(|_| parts.len() == 3);
     let bytes = part.and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());

@@ -28,7 +28,7 @@ on_each_database! {
 pub(crate) const SUBSCRIPTION: &str = "20ff7fc3-e762-44dd-bd96-b71116dcdc23";
 
 /// The path of a policy in westeurope, with the version of the API.
-fn path(group: &str, name: &str) -> String {
+pub(crate) fn path(group: &str, name: &str) -> String {
     format!("{}?api-version=2020-01-01", id(group, name))
 }
 
@@ -48,7 +48,7 @@ fn machine(name: &str) -> String {
 }
 
 /// SSH for an hour, for a network.
-fn ssh_policy(names: &[&str]) -> Value {
+pub(crate) fn ssh_policy(names: &[&str]) -> Value {
     let ports = json!([{
         "number": 22, "protocol": "TCP", "allowedSourceAddressPrefix": "203.0.113.0/24",
         "maxRequestAccessDuration": "PT1H",
@@ -64,12 +64,12 @@ fn in_minutes(minutes: i64) -> String {
     format!("{at:.7}")
 }
 
-fn initiate_path(group: &str, name: &str) -> String {
+pub(crate) fn initiate_path(group: &str, name: &str) -> String {
     format!("{}/initiate?api-version=2020-01-01", id(group, name))
 }
 
 /// SSH on a machine from an address, or from the caller's.
-fn wish(name: &str, source: Option<&str>, minutes: i64) -> Value {
+pub(crate) fn wish(name: &str, source: Option<&str>, minutes: i64) -> Value {
     let mut port = json!({ "number": 22, "endTimeUtc": in_minutes(minutes) });
     if let Some(source) = source {
         port["allowedSourceAddressPrefix"] = json!(source);
@@ -88,7 +88,7 @@ async fn wanted(site: &Site, host: &str) -> Option<Vec<Port>> {
 
 impl Answer {
     /// An error with all that Azure's have.
-    fn azure(self, status: u16, code: &str) -> Value {
+    pub(crate) fn azure(self, status: u16, code: &str) -> Value {
         let error = &self.body["error"];
         assert_eq!(
             (self.status.as_u16(), error["code"].as_str()),

@@ -2,6 +2,7 @@
 
 mod forged;
 mod node;
+mod programs;
 mod real;
 
 use std::{

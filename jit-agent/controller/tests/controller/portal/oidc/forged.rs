@@ -46,8 +46,8 @@ struct Lies {
 
 /// A provider that signs whatever a test wants.
 #[derive(Clone)]
-struct Liar {
-    issuer: String,
+pub(super) struct Liar {
+    pub(super) issuer: String,
     lies: Arc<Mutex<Lies>>,
 }
 
@@ -56,37 +56,37 @@ fn key(number: u8) -> SigningKey {
 }
 
 /// The coordinates of its public key.
-fn point() -> (Vec<u8>, Vec<u8>) {
+pub(super) fn point() -> (Vec<u8>, Vec<u8>) {
     let point = key(1).verifying_key().to_sec1_point(false);
     let (x, y) = point.as_bytes()[1..].split_at(32);
     (x.to_vec(), y.to_vec())
 }
 
-fn coded(bytes: impl AsRef<[u8]>) -> String {
+pub(super) fn coded(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
 /// A token that is signed with this key of ours.
-fn signed(header: &Value, claims: &Value, number: u8) -> String {
+pub(super) fn signed(header: &Value, claims: &Value, number: u8) -> String {
     let message = format!("{}.{}", coded(header.to_string()), coded(claims.to_string()));
     let signature: Signature = key(number).sign(message.as_bytes());
     format!("{message}.{}", coded(signature.to_bytes()))
 }
 
 /// A token whose signature is a code with this secret.
-fn mac(claims: &Value, secret: &[u8]) -> String {
+pub(super) fn mac(claims: &Value, secret: &[u8]) -> String {
     let header = json!({ "alg": "HS256", "kid": "one", "typ": "JWT" });
     let message = format!("{}.{}", coded(header.to_string()), coded(claims.to_string()));
     let secret = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret);
     format!("{message}.{}", coded(ring::hmac::sign(&secret, message.as_bytes())))
 }
 
-fn header() -> Value {
+pub(super) fn header() -> Value {
     json!({ "alg": "ES256", "kid": "one", "typ": "JWT" })
 }
 
 impl Liar {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let issuer = format!("http://{}", listener.local_addr().unwrap());
         let liar = Self { issuer, lies: Arc::default() };
@@ -171,7 +171,7 @@ async fn userinfo(State(liar): State<Liar>) -> Json<Value> {
     Json(liar.lies.lock().unwrap().userinfo.clone())
 }
 
-fn with(claims: &Value, field: &str, value: Value) -> Value {
+pub(super) fn with(claims: &Value, field: &str, value: Value) -> Value {
     let mut claims = claims.clone();
     claims[field] = value;
     claims

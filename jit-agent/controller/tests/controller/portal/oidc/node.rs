@@ -13,6 +13,11 @@ use serde_json::{Value, json};
 
 use crate::api::Site;
 
+/// A client of its own right, without a person.
+pub(super) const ROBOT: &str = "robot";
+/// Whom access tokens are for.
+pub(super) const AUDIENCE: &str = "api://jit";
+
 /// A provider that runs.
 pub(super) struct Provider {
     child: Child,
@@ -56,6 +61,10 @@ impl Provider {
                 "backchannel_logout_uri": format!("{base}/sign-out/oidc"),
                 "backchannel_logout_session_required": true,
             },
+            "programs": [{
+                "client_id": ROBOT, "client_secret": "the secret of a robot",
+                "redirect_uris": [], "response_types": [], "grant_types": ["client_credentials"],
+            }],
         });
         let file = directory.join("provider.json");
         std::fs::write(&file, settings.to_string()).unwrap();
@@ -84,6 +93,21 @@ impl Provider {
     async fn order(&self, path: &str, body: String) {
         let call = self.client.post(format!("{}/test/{path}", self.issuer)).body(body);
         assert!(call.send().await.unwrap().status().is_success());
+    }
+
+    /// An access token of the robot (RFC 6749 section 4.4), for this audience (RFC 8707).
+    pub(super) async fn token(&self, audience: Option<&str>) -> String {
+        let mut form = form_urlencoded::Serializer::new(String::new());
+        form.append_pair("grant_type", "client_credentials");
+        if let Some(audience) = audience {
+            form.append_pair("resource", audience);
+        }
+        let call = self.client.post(format!("{}/token", self.issuer));
+        let call = call.basic_auth(ROBOT, Some("the+secret+of+a+robot"));
+        let call = call.header("content-type", "application/x-www-form-urlencoded");
+        let said = call.body(form.finish()).send().await.unwrap().text().await.unwrap();
+        let said: Value = serde_json::from_str(&said).unwrap();
+        said["access_token"].as_str().unwrap_or_else(|| panic!("{said}")).to_owned()
     }
 
     /// It signs with another key, and has none of the old ones any more.

@@ -41,6 +41,7 @@ Examples:
     jitctl rollouts start policy.toml --why CHG-77 --wave all --preview      changes nothing
     jitctl rollouts start --policy 01KPEXAMP1E000000000000001 --wave all     an older one again
     jitctl rollouts watch 01KPEXAMP1E000000000000002
+    jitctl rollouts halt 01KPEXAMP1E000000000000002       stops it for now
     jitctl rollouts resume 01KPEXAMP1E000000000000002     after the host that halted it was mended
 
 Exit codes of start, watch and resume: 0 done; 1 halted, a host is degraded; 77 halted, a host
@@ -80,6 +81,13 @@ enum RolloutsCommand {
         id: String,
         #[command(flatten)]
         wait: Wait,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Stop a rollout for now: no host gets the policy until it goes on; hosts that have it keep it
+    Halt {
+        /// Its id
+        id: String,
         #[command(flatten)]
         output: Output,
     },
@@ -167,6 +175,12 @@ pub(super) fn run(to: To<'_>, args: &RolloutsArgs) -> Result<Exit, Failure> {
         Some(RolloutsCommand::Watch { id, wait, output }) => to.call(async |session| {
             let view = session.fetch(rollout::read(id)).await?;
             followed(session, view, *wait, *output).await
+        }),
+        // It asks nothing: who halts is in a hurry, and `resume` undoes it.
+        Some(RolloutsCommand::Halt { id, output }) => to.call(async |session| {
+            let view = session.fetch(Call::post(["rollouts", id, "halt"])).await?;
+            Shown::of(session, view).await?.print(false, *output)?;
+            Ok(Exit::Success)
         }),
         Some(RolloutsCommand::Resume { id, wait, output }) => to.call(async |session| {
             let view = session.fetch(Call::post(["rollouts", id, "resume"])).await?;

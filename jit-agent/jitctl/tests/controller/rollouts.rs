@@ -91,3 +91,23 @@ fn a_policy_that_was_kept_is_named_when_no_rollout_begins() {
     controller.jitctl("rollouts start p.toml --wave all --yes").fails(64, "--why");
     controller.jitctl("rollouts start --policy 01P --yes").fails(64, "--wave");
 }
+
+#[test]
+fn a_rollout_is_halted_without_a_question_and_shown() {
+    let controller = controller();
+    let none: [RolloutHostView; 0] = [];
+    controller.says("POST /rollouts/01R/halt", ok(&view("halted", "halted by ana@example.org")));
+    controller.says("GET /rollouts/01R/hosts", page(&none, None));
+    let said = controller.jitctl("rollouts halt 01R").good();
+    for says in ["state      halted: halted by ana@example.org\n", "jitctl rollouts resume 01R"] {
+        assert!(said.contains(says), "{says:?} is not in {said}");
+    }
+    let json = controller.jitctl("rollouts halt 01R --json").good();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["state"], "halted", "{json}");
+    let halts =
+        controller.asked().iter().filter(|one| one.call == "POST /rollouts/01R/halt").count();
+    assert_eq!(halts, 2);
+    controller.says("POST /rollouts/01R/halt", problem(409, "conflict", "rollout 01R has ended"));
+    controller.jitctl("rollouts halt 01R").fails(77, "rollout 01R has ended");
+}

@@ -57,6 +57,16 @@ pub trait Service: Send + Sync + 'static {
 
     /// Says it. What was said already is left out.
     fn say(&self, desk: &Desk, about: &About) -> impl Future<Output = Result<(), Trouble>> + Send;
+
+    /// Says again what it could not say to somebody while it said the rest. `site`: where links lead.
+    fn again(
+        &self,
+        _desk: &Desk,
+        _site: Option<&str>,
+        _retry: Retry,
+    ) -> impl Future<Output = Result<(), Trouble>> + Send {
+        async { Ok(()) }
+    }
 }
 
 /// Brings messages for as long as it lives.
@@ -81,7 +91,7 @@ async fn run(desk: Desk, service: impl Service, site: Option<String>, retry: Ret
     let (mut failures, mut last) = (0, String::new());
     loop {
         changes.mark_unchanged();
-        let Err(trouble) = round(&desk, &service, site.as_deref()).await else {
+        let Err(trouble) = round(&desk, &service, site.as_deref(), retry).await else {
             if failures > 0 {
                 tracing::info!("{}: it takes messages again", service.name());
             }
@@ -106,7 +116,12 @@ async fn run(desk: Desk, service: impl Service, site: Option<String>, retry: Ret
 }
 
 /// Says all that there is.
-async fn round(desk: &Desk, service: &impl Service, site: Option<&str>) -> Result<(), Trouble> {
+async fn round(
+    desk: &Desk,
+    service: &impl Service,
+    site: Option<&str>,
+    retry: Retry,
+) -> Result<(), Trouble> {
     let store = desk.store();
     let mut cursor = store.audit_cursor(service.name()).await?;
     if cursor == 0 {
@@ -116,7 +131,9 @@ async fn round(desk: &Desk, service: &impl Service, site: Option<&str>) -> Resul
     }
     loop {
         let lines = store.audit_after(cursor, CHUNK).await?;
-        let Some(end) = lines.last().map(|line| line.seq) else { return Ok(()) };
+        let Some(end) = lines.last().map(|line| line.seq) else {
+            return service.again(desk, site, retry).await;
+        };
         let mut page = Page::default();
         for line in &lines {
             if let Some(about) = page.about(desk, line, site, now_ms()).await? {

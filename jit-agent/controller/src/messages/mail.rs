@@ -5,6 +5,7 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
@@ -23,7 +24,7 @@ use lettre::{
 use serde::Deserialize;
 
 use super::{
-    Card,
+    Card, Retry,
     courier::{Service, Trouble},
     news::About,
     secret,
@@ -40,10 +41,10 @@ use crate::{
 const ANSWER: Duration = Duration::from_secs(20);
 /// Longest subject, letters.
 const MOST_SUBJECT: usize = 150;
-/// Answers of a server to one address, which no attempt changes (RFC 5321, section 4.2.3).
-const HOPELESS: [u16; 3] = [550, 551, 553];
-/// The name of its cursor.
+/// The name of its cursor, and the beginning of its outboxes.
 const NAME: &str = "mail";
+/// The place of a mail that is tried again.
+const WAITS: &str = "waits";
 
 /// The section `[messages.mail]` as it is written.
 #[derive(Clone, Debug, Deserialize)]
@@ -135,6 +136,8 @@ pub fn address(text: &str) -> Result<Address, String> {
 pub struct Post {
     from: Mailbox,
     transport: AsyncSmtpTransport<Tokio1Executor>,
+    /// Mail may wait for its recipient: it does not after a look found none.
+    some_wait: AtomicBool,
 }
 
 impl Post {
@@ -175,39 +178,126 @@ impl Post {
             let password = secret::read(file).map_err(|why| failed("password_file", why))?;
             builder = builder.credentials(Credentials::new(user.clone(), password.to_string()));
         }
-        Ok(Self { from: from.clone(), transport: builder.build() })
+        let (transport, some_wait) = (builder.build(), AtomicBool::new(true));
+        Ok(Self { from: from.clone(), transport, some_wait })
     }
 
     /// Says something to one account, once for each `said`.
     async fn to(
         &self,
         desk: &Desk,
-        whole: &Whole,
-        card: &Card,
-        (account, address): (&str, &str),
-        said: &str,
-        because: &str,
+        about: (&Whole, &Card),
+        to: &Recipient,
+        before: Option<Wait>,
     ) -> Result<(), Trouble> {
-        let (outbox, request) = (format!("{NAME}:{account}"), &whole.request.proposal.id);
-        let before = desk.store().message(&outbox, request).await?;
-        if before.is_some_and(|before| before.said == said) {
-            return Ok(());
-        }
-        match compose(&self.from, address, card, request, because) {
+        let request = &about.0.request.proposal.id;
+        let mut said = Message { said: to.said.to_owned(), ..Message::default() };
+        let account = &to.account;
+        match compose(&self.from, &to.address, about.1, request, to.because) {
             Err(why) => tracing::error!("mail to the account {account} is left out: {why}"),
-            Ok(mail) => match self.transport.send(mail).await {
-                Ok(_) => {}
-                Err(error)
-                    if error.status().is_some_and(|code| HOPELESS.contains(&code.into())) =>
-                {
-                    tracing::error!("mail to the account {account} is left out: {error}");
+            Ok(mail) => match self.send(mail).await? {
+                Sent::Taken => {}
+                Sent::Refused(why) => {
+                    tracing::error!("mail to the account {account} is left out: {why}");
                 }
-                Err(error) => return Err(causes(&error).into()),
+                Sent::Later(why) => {
+                    let wait = before.unwrap_or(Wait { since_ms: now_ms(), ..Wait::default() });
+                    if wait.tries == 0 {
+                        tracing::warn!("mail to the account {account} waits: {why}");
+                    }
+                    (said.place, said.stamp) = (WAITS.to_owned(), wait.stamp());
+                    self.some_wait.store(true, Ordering::Relaxed);
+                }
             },
         }
-        let said = Message { said: said.to_owned(), ..Message::default() };
-        Ok(desk.store().set_message(&outbox, request, &said, now_ms()).await?)
+        Ok(desk.store().set_message(&outbox(account), request, &said, now_ms()).await?)
     }
+
+    /// Sends a mail to one address.
+    ///
+    /// # Errors
+    /// The server takes none at all now.
+    async fn send(&self, mail: Mail) -> Result<Sent, Trouble> {
+        let Err(error) = self.transport.send(mail).await else { return Ok(Sent::Taken) };
+        let why = causes(&error);
+        let is_of_all = match error.status().map(u16::from) {
+            // It goes away, or wants a login (RFC 5321 section 4.2.2, RFC 4954 section 6).
+            Some(code) => code == 421 || (530..=539).contains(&code),
+            None => true,
+        };
+        // Who takes nothing at all says so at the greeting too.
+        let takes_others = !is_of_all && self.transport.test_connection().await.unwrap_or(false);
+        match takes_others {
+            false => Err(why.into()),
+            true if error.is_permanent() => Ok(Sent::Refused(why)),
+            true => Ok(Sent::Later(why)),
+        }
+    }
+}
+
+/// What became of a mail to one address.
+enum Sent {
+    /// The server does not take it for this address, whenever it is tried.
+    Refused(String),
+    /// The server wants it later.
+    Later(String),
+    Taken,
+}
+
+/// Who gets a mail, and which.
+struct Recipient {
+    account: String,
+    address: String,
+    /// What it says, in a word.
+    said: &'static str,
+    because: &'static str,
+}
+
+/// How long a mail waits for its recipient.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Wait {
+    since_ms: i64,
+    tries: i64,
+    next_ms: i64,
+}
+
+impl Wait {
+    /// As it is stored.
+    fn stamp(self) -> String {
+        let Self { since_ms, tries, next_ms } = self;
+        format!("{since_ms} {tries} {next_ms}")
+    }
+
+    fn of(stamp: &str) -> Self {
+        let mut numbers = stamp.split(' ').map(|number| number.parse().unwrap_or_default());
+        let mut next = || numbers.next().unwrap_or_default();
+        Self { since_ms: next(), tries: next(), next_ms: next() }
+    }
+}
+
+fn outbox(account: &str) -> String {
+    format!("{NAME}:{account}")
+}
+
+/// Who gets a mail about a request as it is now.
+async fn recipients(desk: &Desk, whole: &Whole) -> Result<Vec<Recipient>, Trouble> {
+    let request = &whole.request;
+    let addresses = desk.store().addresses_of_mail().await?;
+    let of = |account: &String, said, because| {
+        let address = addresses.get(account)?.clone();
+        Some(Recipient { account: account.clone(), address, said, because })
+    };
+    if request.state == State::Pending {
+        let (_, eligible) = desk.open_needs(request, now_ms()).await?;
+        // Of several accounts of one person the first that has an address.
+        let first = |accounts: &[String]| {
+            accounts.iter().find_map(|name| of(name, "asked", "You may agree to it."))
+        };
+        return Ok(eligible.iter().filter_map(|one| first(&one.accounts)).collect());
+    }
+    let of_news = is_news(request.state)
+        .then(|| of(&request.account, request.state.word(), "You asked for it."));
+    Ok(of_news.flatten().into_iter().collect())
 }
 
 impl Service for Post {
@@ -217,34 +307,56 @@ impl Service for Post {
 
     async fn say(&self, desk: &Desk, about: &About) -> Result<(), Trouble> {
         let About::Request(whole, card) = about else { return Ok(()) };
-        let request = &whole.request;
-        let addresses = desk.store().addresses_of_mail().await?;
-        if request.state == State::Pending {
-            let (_, eligible) = desk.open_needs(request, now_ms()).await?;
-            for one in eligible {
-                // Of several accounts of one person the first that has an address.
-                let account = one.accounts.iter().find(|name| addresses.contains_key(*name));
-                if let Some((name, address)) =
-                    account.and_then(|name| addresses.get_key_value(name))
-                {
-                    let because = "You may agree to it.";
-                    self.to(desk, whole, card, (name.as_str(), address.as_str()), "asked", because)
-                        .await?;
-                }
+        let request = &whole.request.proposal.id;
+        for to in recipients(desk, whole).await? {
+            let before = desk.store().message(&outbox(&to.account), request).await?;
+            // Said, or tried again by itself.
+            if before.is_none_or(|before| before.said != to.said) {
+                self.to(desk, (whole, card), &to, None).await?;
             }
-        } else if is_news(request.state)
-            && let Some((name, address)) = addresses.get_key_value(&request.account)
-        {
-            let because = "You asked for it.";
-            self.to(
-                desk,
-                whole,
-                card,
-                (name.as_str(), address.as_str()),
-                request.state.word(),
-                because,
-            )
-            .await?;
+        }
+        Ok(())
+    }
+
+    /// Tries again what one recipient's server did not want yet. What is no news any more is left out.
+    async fn again(&self, desk: &Desk, site: Option<&str>, retry: Retry) -> Result<(), Trouble> {
+        if !self.some_wait.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let waiting = desk.store().messages_in(&outbox(""), WAITS).await?;
+        self.some_wait.store(!waiting.is_empty(), Ordering::Relaxed);
+        for (outbox, request, message) in waiting {
+            let (wait, now_ms) = (Wait::of(&message.stamp), now_ms());
+            if wait.next_ms > now_ms {
+                continue;
+            }
+            let done = Message { said: message.said.clone(), ..Message::default() };
+            let waits_ms = u128::try_from(now_ms.saturating_sub(wait.since_ms)).unwrap_or_default();
+            let is_too_old = waits_ms >= retry.give_up.as_millis();
+            let whole = desk.store().whole(&request).await?;
+            let to = match &whole {
+                Some(whole) => recipients(desk, whole).await?,
+                None => Vec::new(),
+            };
+            let is_this =
+                |to: &&Recipient| self::outbox(&to.account) == outbox && to.said == message.said;
+            let (Some(whole), Some(to), false) = (&whole, to.iter().find(is_this), is_too_old)
+            else {
+                if is_too_old {
+                    let account = outbox.strip_prefix(&self::outbox("")).unwrap_or(&outbox);
+                    tracing::error!(
+                        "mail to the account {account} is left out: it waited too long"
+                    );
+                }
+                desk.store().set_message(&outbox, &request, &done, now_ms).await?;
+                continue;
+            };
+            let (missing, eligible) = desk.open_needs(&whole.request, now_ms).await?;
+            let card = Card::of_request(whole, &missing, &eligible, site);
+            let tries = wait.tries.saturating_add(1);
+            let next_ms = now_ms.saturating_add(retry.pause_ms(tries));
+            let wait = Wait { tries, next_ms, ..wait };
+            self.to(desk, (whole, &card), to, Some(wait)).await?;
         }
         Ok(())
     }
@@ -312,6 +424,13 @@ fn causes(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn how_long_a_mail_waits_is_read_as_it_was_written() {
+        let wait = Wait { since_ms: 1, tries: 2, next_ms: 3 };
+        assert_eq!(Wait::of(&wait.stamp()), wait);
+        assert_eq!(Wait::of("x"), Wait::default());
+    }
 
     #[test]
     fn no_text_begins_a_header() {

@@ -33,6 +33,25 @@ impl Store {
         row.as_ref().map(message).transpose()
     }
 
+    /// What in outboxes of this beginning is in this place, with its outbox and its request.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn messages_in(
+        &self,
+        beginning: &str,
+        place: &str,
+    ) -> Result<Vec<(String, String, Message)>, StoreError> {
+        let rows = query("SELECT * FROM message WHERE place = $1 ORDER BY at_ms").bind(place);
+        let rows = rows.fetch_all(self.pool()).await?;
+        let read =
+            |row: &AnyRow| Ok((row.try_get("outbox")?, row.try_get("request")?, message(row)?));
+        let mut all: Vec<(String, String, Message)> =
+            rows.iter().map(read).collect::<Result<_, StoreError>>()?;
+        all.retain(|(outbox, _, _)| outbox.starts_with(beginning));
+        Ok(all)
+    }
+
     /// Keeps what was said of a request.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ use crate::{api::Site, databases::Database};
 
 on_each_database! {
     those_who_may_agree_and_who_asked_get_mail_once,
+    one_recipient_holds_up_nobody_else,
     no_text_of_a_person_becomes_a_header,
     mail_goes_over_tls_or_not_at_all,
 }
@@ -99,6 +100,50 @@ async fn those_who_may_agree_and_who_asked_get_mail_once(database: Database) {
     let got = server.until(3).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(server.got.lock().unwrap().len(), 3, "{got:#?}");
+}
+
+async fn one_recipient_holds_up_nobody_else(database: Database) {
+    let site = Site::with(database, RawSettings::default(), |_| {}).await;
+    addresses(&site).await;
+    let (ana, li) = (site.caller("ana").await, site.caller("li").await);
+    let (server, address) = Server::start(Kind::Plain).await;
+    let always = |answer: &'static str| {
+        server.always.lock().unwrap().insert("li@mail.example.org".into(), answer);
+    };
+    let deny = async |asked: &serde_json::Value| {
+        let path = format!("/api/v1/requests/{}/decision", asked["id"].as_str().unwrap());
+        let decision = json!({ "ruling": "deny", "reason": "not now", "hash": asked["hash"] });
+        li.post(&path, decision).await.ok(200);
+    };
+    let courier = post(&site, site.directory(), address, PLAIN).await;
+    // li's mailbox is full, for good or for a while: ana hears of it all the same.
+    let answers = ["552 full", "554 no", "501 what", "450 later", "452 full"];
+    for (count, answer) in answers.into_iter().enumerate() {
+        always(answer);
+        let asked = ana.ask("db-1").await;
+        said(&site, "mail:li", asked["id"].as_str().unwrap()).await;
+        deny(&asked).await;
+        let got = server.until(count + 1).await;
+        assert_eq!(got[count].to, ["ana@mail.example.org"], "{answer}");
+    }
+    // What waits comes when it is taken, also after a restart; what is no news any more never comes.
+    always("450 later");
+    let asked = ana.ask("db-1").await;
+    said(&site, "mail:li", asked["id"].as_str().unwrap()).await;
+    drop(courier);
+    always("250 ok");
+    let courier = post(&site, site.directory(), address, PLAIN).await;
+    let got = server.until(answers.len() + 1).await;
+    assert_eq!(got[answers.len()].to, ["li@mail.example.org"]);
+    assert!(got[answers.len()].text.contains(asked["id"].as_str().unwrap()), "{got:#?}");
+    drop(courier);
+    // A login that is missing is nobody's address: all wait.
+    always("530 login first");
+    let _courier = post(&site, site.directory(), address, PLAIN).await;
+    let asked = ana.ask("db-1").await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let message = site.store().message("mail:li", asked["id"].as_str().unwrap()).await.unwrap();
+    assert_eq!((message, server.got.lock().unwrap().len()), (None, answers.len() + 1));
 }
 
 async fn no_text_of_a_person_becomes_a_header(database: Database) {

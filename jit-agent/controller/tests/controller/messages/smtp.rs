@@ -1,6 +1,7 @@
 //! A server of SMTP that a test plays (RFC 5321), in plain text, with STARTTLS (RFC 3207) or over TLS.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     path::Path,
     sync::{Arc, Mutex},
@@ -50,6 +51,8 @@ pub(super) enum Kind {
 pub(super) struct Server {
     pub(super) got: Arc<Mutex<Vec<Got>>>,
     pub(super) answers: Arc<Mutex<Vec<&'static str>>>,
+    /// Answers to RCPT for an address, each time.
+    pub(super) always: Arc<Mutex<BTreeMap<String, &'static str>>>,
     /// Each command that it got in plain text.
     pub(super) seen_by_all: Arc<Mutex<Vec<String>>>,
     /// Each command AUTH.
@@ -151,7 +154,9 @@ impl Server {
                 }
                 "RCPT" => {
                     got.to.push(address());
-                    self.answers.lock().unwrap().pop().unwrap_or("250 ok").into()
+                    let always = self.always.lock().unwrap().get(&address()).copied();
+                    let answer = always.or_else(|| self.answers.lock().unwrap().pop());
+                    answer.unwrap_or("250 ok").into()
                 }
                 "DATA" => {
                     stream.get_mut().write_all(b"354 go on\r\n").await.ok()?;
@@ -168,7 +173,7 @@ impl Server {
                     "250 taken".into()
                 }
                 "QUIT" => "221 bye".into(),
-                "RSET" => "250 ok".into(),
+                "NOOP" | "RSET" => "250 ok".into(),
                 _ => "500 what".into(),
             };
         }

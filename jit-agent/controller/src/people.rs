@@ -235,7 +235,7 @@ impl People {
     }
 
     /// Ends the sessions that the provider names (OpenID Connect Back-Channel Logout 1.0). `token`: what it
-    /// has signed.
+    /// has signed. A provider may end any number at once: only what it has not signed is counted.
     ///
     /// # Errors
     /// It is not the provider's, or too old.
@@ -247,8 +247,14 @@ impl People {
         from: IpAddr,
         now_ms: i64,
     ) -> Result<(), Refusal> {
-        self.throttle.attempt_from(from).map_err(Refusal::TooMany)?;
-        let said = oidc.farewell(token, now_ms).await?;
+        let said = match oidc.farewell(token, now_ms).await {
+            Ok(said) => said,
+            Err(refusal @ Refusal::Token { .. }) => {
+                self.throttle.attempt_from(from).map_err(Refusal::TooMany)?;
+                return Err(refusal);
+            }
+            Err(refusal) => return Err(refusal),
+        };
         let id = hex::encode(Sha256::digest(format!("logout\0{}", said.jti)));
         // As long as it counts, with room for the provider's clock.
         let ends_ms = now_ms.saturating_add(2 * 1000 * oidc::OLDEST_CALL_S);

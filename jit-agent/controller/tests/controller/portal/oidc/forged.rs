@@ -533,4 +533,15 @@ async fn calls_to_end_sessions_are_the_providers_own(database: Database) {
     assert_eq!(call(&signed(&kind, &all, 1)).await.status, 200);
     assert_eq!(two.who().await, None);
     assert_eq!(audited(&site, "signed_out").await.len(), 2);
+    // Who is no provider is stopped; the provider ends as many as it likes, even from there.
+    let forged = signed(&kind, &good, 2);
+    let mut statuses = Vec::new();
+    for _ in 0..70 {
+        statuses.push(call(&forged).await.status);
+    }
+    assert!(statuses[0] == 400 && statuses.iter().any(|status| *status == 429), "{statuses:?}");
+    for number in 0..200 {
+        let one = with(&all, "jti", json!(format!("many-{number}")));
+        assert_eq!(call(&signed(&kind, &one, 1)).await.status, 200, "{number}");
+    }
 }

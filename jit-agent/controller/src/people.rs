@@ -33,6 +33,9 @@ use crate::{
 
 /// Who `by` is where nobody is known yet.
 const NOBODY: &str = "unknown";
+/// Ways to sign in, as the audit names them.
+const PASSKEY: &str = "passkey";
+const PASSWORD: &str = "password";
 
 /// Checks who people are. One for the whole process: its limits count for all.
 pub struct People {
@@ -101,15 +104,15 @@ impl People {
         now_ms: i64,
     ) -> Result<Secret, Refused> {
         if let Err(wait) = self.throttle.attempt(name, from) {
-            self.refused(desk, name, from, "too_many", now_ms).await?;
+            self.refused(desk, name, from, (PASSWORD, "too_many"), now_ms).await?;
             return Err(Refused::TooMany(wait));
         }
         let found = self.check(desk, name, password).await?;
         let Some(account) = found else {
-            self.refused(desk, name, from, "wrong", now_ms).await?;
+            self.refused(desk, name, from, (PASSWORD, "wrong"), now_ms).await?;
             return Err(Refused::Wrong);
         };
-        let fields = json!({ "account": account.name, "address": from, "way": "password" });
+        let fields = json!({ "account": account.name, "address": from, "way": PASSWORD });
         Ok(begin(desk, &account, fields, now_ms).await?)
     }
 
@@ -131,18 +134,18 @@ impl People {
         let (account, passkey) =
             self.prove(desk, party, (Purpose::SignIn, ""), sent, from, now_ms).await?;
         let fields = json!({
-            "account": account.name, "address": from, "way": "passkey", "key": passkey.key_id,
+            "account": account.name, "address": from, "way": PASSKEY, "key": passkey.key_id,
         });
         Ok(begin(desk, &account, fields, now_ms).await?)
     }
 
-    /// One attempt of somebody who has named nobody.
+    /// One attempt of somebody who has named nobody, with a passkey.
     ///
     /// # Errors
     /// There were too many from this network.
     pub async fn anybody(&self, desk: &Desk, from: IpAddr, now_ms: i64) -> Result<(), Refused> {
         let Err(wait) = self.throttle.attempt_from(from) else { return Ok(()) };
-        self.refused(desk, "", from, "too_many", now_ms).await?;
+        self.refused(desk, "", from, (PASSKEY, "too_many"), now_ms).await?;
         Err(Refused::TooMany(wait))
     }
 
@@ -165,7 +168,8 @@ impl People {
             return Ok(());
         }
         let error = PasskeyError::NotYours;
-        self.refused(desk, &signed_in.account().name, from, error.word(), now_ms).await?;
+        let why = (PASSKEY, error.word());
+        self.refused(desk, &signed_in.account().name, from, why, now_ms).await?;
         Err(error.into())
     }
 
@@ -192,7 +196,7 @@ impl People {
             }
             Err(error) => error,
         };
-        self.refused(desk, &name, from, error.word(), now_ms).await?;
+        self.refused(desk, &name, from, (PASSKEY, error.word()), now_ms).await?;
         Err(error.into())
     }
 
@@ -331,7 +335,7 @@ impl People {
         if self.check(desk, &account.name, password).await?.is_some() {
             return Ok(());
         }
-        self.refused(desk, &account.name, from, "wrong", now_ms).await?;
+        self.refused(desk, &account.name, from, (PASSWORD, "wrong"), now_ms).await?;
         Err(Refused::Wrong)
     }
 
@@ -364,7 +368,7 @@ impl People {
         desk: &Desk,
         name: &str,
         from: IpAddr,
-        why: &str,
+        (way, why): (&str, &str),
         now_ms: i64,
     ) -> Result<(), StoreError> {
         if !self.throttle.records(name, from) {
@@ -373,7 +377,7 @@ impl People {
         let account = desk.store().account(name).await?;
         let by = account.as_ref().map_or(NOBODY, |account| &account.subject);
         let name = account.as_ref().map_or("", |account| &account.name);
-        let fields = json!({ "account": name, "address": from, "way": "password", "why": why });
+        let fields = json!({ "account": name, "address": from, "way": way, "why": why });
         let mut tx = desk.store().begin().await?;
         audit::append(&mut tx, now_ms, &Record::new(Code::SignInRefused, "", by, fields)).await?;
         tx.commit().await?;

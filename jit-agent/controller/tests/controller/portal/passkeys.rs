@@ -97,8 +97,9 @@ async fn events(site: &Site) -> Vec<Value> {
 
 async fn why_refused(site: &Site) -> Vec<String> {
     let all = events(site).await;
-    let refused = all.iter().filter(|one| one["event"] == "sign_in_refused");
-    refused.map(|one| one["why"].as_str().unwrap().to_owned()).collect()
+    let refused: Vec<_> = all.iter().filter(|one| one["event"] == "sign_in_refused").collect();
+    assert!(refused.iter().all(|one| one["way"] == "passkey"), "{refused:#?}");
+    refused.iter().map(|one| one["why"].as_str().unwrap().to_owned()).collect()
 }
 
 async fn a_person_registers_a_passkey_and_signs_in_with_it(database: Database) {

@@ -37,6 +37,7 @@ pub mod server;
 mod settings;
 pub(crate) mod sight;
 mod state;
+mod streams;
 pub mod target;
 pub mod token;
 mod tokens;
@@ -70,6 +71,7 @@ pub(crate) use {
     problem::{Failure, Word},
     requests::{ask, full, previewed, visible},
     sight::Sight,
+    streams::Place,
 };
 
 /// Largest body of most calls, bytes: a request for 10,000 hosts fits.

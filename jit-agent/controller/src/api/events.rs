@@ -19,7 +19,7 @@ use axum::{
 };
 use futures_util::{Stream, stream};
 use serde::Deserialize;
-use tokio::{sync::OwnedSemaphorePermit, time::timeout};
+use tokio::time::timeout;
 use utoipa::IntoParams;
 
 use super::{
@@ -28,6 +28,7 @@ use super::{
     problem::{Failure, Word},
     sight::Sight,
     state::ApiState,
+    streams::Place,
     view,
 };
 use crate::{
@@ -65,10 +66,7 @@ pub(super) async fn events(
     call: Call,
     Params(from): Params<From>,
 ) -> Result<Response, Failure> {
-    caller.with(Scope::Read)?;
-    let place = state.streams().clone().try_acquire_owned().map_err(|_| {
-        Failure::new(Word::TooMany, "there are too many streams of events").retry_after(10)
-    })?;
+    let place = state.stream(&caller.with(Scope::Read)?.name)?;
     let (tip, _) = state.store().audit_tip().await?;
     let last = match call.header("last-event-id") {
         "" => from.after,
@@ -105,7 +103,7 @@ struct Feed {
     ended: bool,
     /// When the token was looked at last.
     checked: Instant,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Feed {

@@ -20,6 +20,8 @@ const RATE: u32 = 100;
 const BURST: u32 = 1000;
 /// Streams of events at once: of each open page, and of programs.
 const STREAMS: usize = 2000;
+/// The same of one account.
+const ACCOUNT_STREAMS: usize = 50;
 
 /// The section as it is written.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -46,6 +48,8 @@ pub struct RawSettings {
     pub address_burst: Option<u32>,
     /// Streams of events at once, of all accounts.
     pub streams: Option<usize>,
+    /// Streams of events at once, of one account.
+    pub account_streams: Option<usize>,
     /// File with 32 random bytes from which the secrets of webhooks follow; without it `webhook.key`. It
     /// is made if it does not exist.
     pub webhook_key: Option<PathBuf>,
@@ -74,6 +78,8 @@ pub struct Settings {
     pub address: Rate,
     /// Streams of events at once.
     pub streams: usize,
+    /// Streams of events at once, of one account.
+    pub account_streams: usize,
     /// File from which the secrets of webhooks follow.
     pub webhook_key: PathBuf,
     /// File with more authorities for webhooks.
@@ -127,6 +133,7 @@ impl Settings {
             account: rate("account", raw.account_rate, raw.account_burst)?,
             address: rate("address", raw.address_rate, raw.address_burst)?,
             streams: raw.streams.unwrap_or(STREAMS),
+            account_streams: raw.account_streams.unwrap_or(ACCOUNT_STREAMS),
             webhook_key: path(raw.webhook_key, "webhook.key"),
             webhook_ca: raw.webhook_ca.map(|file| directory.join(file)),
             allow_private: raw.allow_private,

@@ -2,9 +2,13 @@
 
 use std::{ops::Deref, sync::Arc};
 
-use tokio::sync::Semaphore;
-
-use super::{deliver::WebhookKey, limits::Limits, problem::Failure, settings::Settings};
+use super::{
+    deliver::WebhookKey,
+    limits::Limits,
+    problem::Failure,
+    settings::Settings,
+    streams::{Place, Streams},
+};
 use crate::{
     desk::Desk,
     fleet::Fleet,
@@ -23,7 +27,7 @@ pub struct Parts {
     settings: Settings,
     limits: Limits,
     people: People,
-    streams: Arc<Semaphore>,
+    streams: Arc<Streams>,
     webhook_key: Option<WebhookKey>,
 }
 
@@ -48,7 +52,7 @@ impl ApiState {
         people: People,
     ) -> Self {
         let limits = Limits::new(&settings);
-        let streams = Arc::new(Semaphore::new(settings.streams));
+        let streams = Streams::new(settings.streams, settings.account_streams);
         Self(Arc::new(Parts { desk, fleet, settings, limits, people, streams, webhook_key }))
     }
 }
@@ -100,9 +104,12 @@ impl Parts {
         &self.people
     }
 
-    /// Places for streams of events.
-    pub const fn streams(&self) -> &Arc<Semaphore> {
-        &self.streams
+    /// A place for a stream of events of this account.
+    ///
+    /// # Errors
+    /// All are taken.
+    pub(crate) fn stream(&self, account: &str) -> Result<Place, Failure> {
+        self.streams.take(account)
     }
 
     /// From which the secrets of webhooks follow.

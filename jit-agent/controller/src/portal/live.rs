@@ -16,14 +16,11 @@ use axum::{
     },
 };
 use futures_util::{Stream, stream};
-use tokio::{
-    sync::OwnedSemaphorePermit,
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 
 use super::{guard::Fields, rollouts, tail::Tail};
 use crate::{
-    api::{ApiState, Failure, Sight, Word},
+    api::{ApiState, Failure, Place, Sight, Word},
     clock,
     desk::Changes,
     people::session::{self, Secret, SignedIn},
@@ -52,7 +49,7 @@ struct Feed {
     changes: Changes,
     checked: Instant,
     ended: bool,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 /// The stream: `changed` when the page must be read again, `end` when the session has ended.
@@ -75,9 +72,7 @@ pub(super) async fn live(
         let now_ms = clock::now_ms();
         Sight::new(&state, signed_in.account(), now_ms).await?.find(&request).await?;
     }
-    let place = state.streams().clone().try_acquire_owned().map_err(|_| {
-        Failure::new(Word::TooMany, "there are too many streams of events").retry_after(10)
-    })?;
+    let place = state.stream(&signed_in.account().name)?;
     let missing = || Failure::hidden(Word::Internal, "a page without its guard");
     let secret = Secret::of_headers(&headers).ok_or_else(missing)?;
     let (changes, checked) = (state.desk().changes(), Instant::now());

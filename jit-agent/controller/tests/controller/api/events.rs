@@ -20,6 +20,7 @@ on_each_database! {
     an_account_gets_events_of_what_it_sees,
     a_stream_ends_with_its_token,
     streams_are_bounded,
+    one_account_takes_no_other_ones_streams,
     a_quiet_stream_shows_that_it_lives,
     a_client_that_does_not_read_holds_up_nobody,
 }
@@ -142,6 +143,16 @@ async fn streams_are_bounded(database: Database) {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     panic!("the place of a stream that has ended is not free");
+}
+
+async fn one_account_takes_no_other_ones_streams(database: Database) {
+    let raw = RawSettings { account_streams: Some(2), ..RawSettings::default() };
+    let site = Site::with(database, raw, |_| {}).await;
+    let (root, ana) = (site.caller("root").await, site.caller("ana").await);
+    let _both = (Stream::open(&root, None).await, Stream::open(&root, None).await);
+    let problem = root.get("/api/v1/events").await.problem(429, "too_many_requests");
+    assert!(problem["detail"].as_str().unwrap().contains("account_streams"), "{problem}");
+    let _other = Stream::open(&ana, None).await;
 }
 
 /// Proxies close connections on which nothing is said.

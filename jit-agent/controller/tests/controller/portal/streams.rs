@@ -31,6 +31,7 @@ async fn a_thousand_open_pages_learn_of_a_decision(database: Database) {
         account_burst: Some(100_000),
         address_burst: Some(100_000),
         streams: Some(OPEN),
+        account_streams: Some(OPEN),
         ..RawSettings::default()
     };
     let site = Site::with(database, raw, |_| {}).await;

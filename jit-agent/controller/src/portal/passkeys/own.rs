@@ -207,8 +207,11 @@ async fn confirmed(
             other => other.into(),
         });
     }
+    // One that was made for pages at another address confirms nothing here.
+    let party = state.settings().relying_party().ok();
+    let is_for_here = |one: &Passkey| party.as_ref().is_some_and(|party| one.rp_id == party.id());
     let has_way = state.store().password(&account.name).await?.is_some()
-        || !state.store().passkeys(&account.name).await?.is_empty();
+        || state.store().passkeys(&account.name).await?.iter().any(is_for_here);
     if !has_way && now_ms.saturating_sub(signed_in.began_ms()) <= FRESH_MS {
         return Ok(());
     }

@@ -431,6 +431,13 @@ async fn who_signed_in_otherwise_adds_the_first_passkey_soon_after(database: Dat
     // From then on the passkey is needed.
     let steps = ana.steps("/me/passkeys/options", &[("name", "second")]).await;
     assert_eq!(steps.len(), 2);
+    // But not one for pages at another address: it confirms nothing here, and shuts nobody out.
+    let mut tx = site.store().begin().await.unwrap();
+    let moved = "UPDATE passkey SET rp_id = 'old.example.org'";
+    sqlx::query(moved).execute(&mut *tx).await.unwrap();
+    tx.commit().await.unwrap();
+    let mut anew = authenticator(Algorithm::P256);
+    assert_eq!(add(&mut anew).await.status, 303);
     let mut tx = site.store().begin().await.unwrap();
     let key_id = passkey.key.key_id();
     assert!(passkeys::remove(&mut tx, "ana", &key_id, now_ms()).await.unwrap());

@@ -8,7 +8,7 @@ use axum::{
     response::{IntoResponse as _, Redirect, Response},
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use jit_client::inspect::Inspection;
+use jit_client::{inspect::Inspection, text::printable};
 use jit_proto::{
     dsse::pre_authentication_encoding, payload_type::GRANT_TYPE, v1, webauthn::challenge,
 };
@@ -23,7 +23,7 @@ use super::{
     step::{self, Step},
 };
 use crate::{
-    api::{ApiState, Failure, Sight, passkeys::party},
+    api::{ApiState, Failure, Sight, Word, passkeys::party},
     clock,
     model::State as RequestState,
     people::{
@@ -51,6 +51,8 @@ struct Sign {
 /// A grant as the page shows it.
 struct Shown {
     fields: Vec<(&'static str, String)>,
+    /// What speaks against it, safe for a page.
+    problems: Vec<String>,
     hash: String,
     signed: usize,
     needed: u32,
@@ -72,7 +74,7 @@ pub(super) async fn show(
         grants: shown?,
         waits: request.state == RequestState::AwaitingSignatures,
         done: fields.text("done") == "1",
-        refused: refused(&state, &signed_in, &request).await?,
+        refused: refused(&state, &signed_in, &request, &grants).await?,
         script: files::passkey(),
         id,
     };
@@ -81,19 +83,38 @@ pub(super) async fn show(
 
 fn shown(grant: &StoredGrant, now_ms: i64) -> Result<Shown, Failure> {
     let signed = grant.envelope.as_ref().map_or(0, |envelope| envelope.signatures.len());
+    let inspected = inspected(grant, now_ms)?;
+    let problems = inspected.malformed.iter().chain(&inspected.untimely);
+    Ok(Shown {
+        fields: inspected.fields(),
+        problems: problems.map(|why| printable(why)).collect(),
+        hash: inspected.payload_sha256,
+        signed,
+        needed: grant.signatures_needed,
+    })
+}
+
+/// The grant, decoded from the bytes that are signed.
+fn inspected(grant: &StoredGrant, now_ms: i64) -> Result<Inspection, Failure> {
     let envelope = v1::Envelope {
         payload_type: GRANT_TYPE.to_owned(),
         payload: grant.part.payload.clone().into(),
         signatures: Vec::new(),
     };
-    let inspected = Inspection::of(&envelope.encode_to_vec(), &[], now_ms)
-        .map_err(|why| Failure::hidden(crate::api::Word::Internal, why))?;
-    Ok(Shown {
-        fields: inspected.fields(),
-        hash: inspected.payload_sha256,
-        signed,
-        needed: grant.signatures_needed,
-    })
+    Inspection::of(&envelope.encode_to_vec(), &[], now_ms)
+        .map_err(|why| Failure::hidden(Word::Internal, why))
+}
+
+/// Nobody signs what he cannot be shown.
+///
+/// # Errors
+/// The bytes are no grant that every host would read as the page shows it.
+fn readable(grant: &StoredGrant, now_ms: i64) -> Result<(), Failure> {
+    let inspected = inspected(grant, now_ms)?;
+    let Some(why) = inspected.malformed.first() else { return Ok(()) };
+    let detail = format!("the grant {} is not signed here: {}", grant.part.id, printable(why));
+    let next = "do not sign it elsewhere either: an administrator looks at it with `jit-controller verify`";
+    Err(Failure::new(Word::Conflict, detail).next(next))
 }
 
 /// Why this person cannot sign, as far as it is known before.
@@ -101,10 +122,14 @@ async fn refused(
     state: &ApiState,
     signed_in: &SignedIn,
     request: &Request,
+    grants: &[StoredGrant],
 ) -> Result<String, Failure> {
     let account = signed_in.account();
     if account.subject == request.proposal.requester {
         return Ok("You asked for it: somebody else signs.".into());
+    }
+    if grants.iter().any(|grant| readable(grant, clock::now_ms()).is_err()) {
+        return Ok("You cannot sign it: what would be signed is no grant that hosts read.".into());
     }
     let party = match state.settings().relying_party() {
         Ok(party) => party,
@@ -128,21 +153,22 @@ pub(super) async fn options(
     signed_in: SignedIn,
     Path(id): Path<String>,
 ) -> Result<Response, Failure> {
-    let (party, account) = (party(&state)?, signed_in.account());
-    Sight::new(&state, account, clock::now_ms()).await?.find(&id).await?;
+    let (party, account, now_ms) = (party(&state)?, signed_in.account(), clock::now_ms());
+    Sight::new(&state, account, now_ms).await?.find(&id).await?;
     let mut present = state.store().passkeys(&account.name).await?;
     present.retain(|one| one.rp_id == party.id());
     if present.is_empty() {
         return Err(PasskeyError::Unknown.into());
     }
     let step = |grant: &StoredGrant| {
+        readable(grant, now_ms)?;
         let message = pre_authentication_encoding(GRANT_TYPE, &grant.part.payload);
         let challenge = URL_SAFE_NO_PAD.encode(challenge(&message));
-        Step::get(field(grant), passkey::request(&party, &challenge, &present))
+        Ok(Step::get(field(grant), passkey::request(&party, &challenge, &present)))
     };
     let grants = state.store().grants_of(&id).await?;
-    let steps: Vec<_> = grants.iter().filter(|grant| grant.signed_ms == 0).map(step).collect();
-    Ok(step::answer(&steps))
+    let steps = grants.iter().filter(|grant| grant.signed_ms == 0).map(step);
+    Ok(step::answer(&steps.collect::<Result<Vec<_>, Failure>>()?))
 }
 
 /// Adds what the passkey has signed.
@@ -161,6 +187,7 @@ pub(super) async fn sign(
             continue;
         }
         any = true;
+        readable(&grant, now_ms)?;
         let sent = Asserted::of_json(sent).map_err(PasskeyError::Sent)?;
         let passkey = passkey::of(state.store(), &party, &sent).await?;
         let passkey = passkey.ok_or(PasskeyError::Unknown)?;

@@ -29,6 +29,7 @@ use crate::{
 on_each_database! {
     what_a_passkey_signs_at_the_page_goes_to_the_hosts,
     a_false_approval_is_refused_by_name,
+    nobody_signs_what_he_cannot_be_shown,
     a_removed_passkey_counts_no_longer_also_where_it_has_signed,
 }
 
@@ -50,6 +51,39 @@ async fn office(database: Database, approvals: u32) -> (Site, Desk, Signing) {
     site.store().observe("web-1", &observed).await.unwrap();
     let desk = Desk::new(site.store().clone(), Some(signing.signer.clone()), Settings::default());
     (site, desk, signing)
+}
+
+/// A byte that no version of a grant has: somebody has written into the database, or a newer controller has.
+async fn nobody_signs_what_he_cannot_be_shown(database: Database) {
+    let (site, desk, _signing) = office(database, 2).await;
+    let (li, _passkey) = passkey_of(&site, "li").await;
+    let id = waiting(&site, &desk).await;
+    let link = format!("/requests/{id}/sign");
+    assert!(li.get(&link).await.ok().text.contains("data-passkey"));
+    let grant = li_grant(&site, &id).await;
+    let mut payload = site.store().grants_of(&id).await.unwrap()[0].part.payload.clone();
+    // A field 1000 of no meaning.
+    payload.extend([0xc0, 0x3e, 0x01]);
+    let mut tx = site.store().begin().await.unwrap();
+    sqlx::query("UPDATE grant_part SET payload = $1")
+        .bind(payload)
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    let page = li.get(&link).await.ok();
+    assert!(!page.text.contains("data-passkey"), "{}", page.text);
+    for part in ["no grant that this version knows wholly", "no grant that hosts read"] {
+        assert!(page.text.contains(part), "{part}: {}", page.text);
+    }
+    let field = format!("credential-{grant}");
+    for (path, fields) in
+        [(format!("{link}/options"), &[][..]), (link.clone(), &[(field.as_str(), "{}")][..])]
+    {
+        let refused = li.post(&path, fields).await;
+        assert_eq!(refused.status, 409, "{path}: {}", refused.text);
+        assert!(refused.text.contains("is not signed here"), "{path}: {}", refused.text);
+    }
 }
 
 /// A request of Ana that Li has agreed to and the controller has signed.

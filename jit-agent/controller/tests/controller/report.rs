@@ -1,6 +1,6 @@
 //! The report of a week, over a filled database, in each of its forms.
 
-use std::fs;
+use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use jit_controller::{
     audit::{self, Code, Record},
@@ -144,6 +144,11 @@ async fn a_week_is_shown_in_each_form(database: Database) {
     let directory = controller.root.path().join("tables");
     let directory = directory.to_str().unwrap();
     report(&["--csv", directory]);
+    // People and their reasons are in it.
+    for file in fs::read_dir(directory).unwrap() {
+        let mode = file.unwrap().metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
     let read = |name: &str| fs::read_to_string(format!("{directory}/{name}.csv")).unwrap();
     let mut rows = csv::Reader::from_reader(read("denied").as_bytes())
         .into_records()

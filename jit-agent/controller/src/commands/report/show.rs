@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::gather::{Report, Table};
 use crate::commands::{
     Failure,
-    files::{PUBLIC, make_directory, write_new},
+    files::{PRIVATE, make_directory, write_new},
     output::moment,
 };
 
@@ -34,14 +34,14 @@ pub(super) fn html(report: &Report) -> Result<String, Failure> {
     page.render().map_err(|error| Failure::files(format!("cannot make the page: {error}")))
 }
 
-/// Each table as a new file.
+/// Each table as a new file for its owner only: people and their reasons are in it.
 pub(super) fn csv(report: &Report, directory: &Path) -> Result<(), Failure> {
     if !directory.is_dir() {
         make_directory(directory)?;
     }
     for table in &report.tables {
         let file = directory.join(format!("{}.csv", table.name));
-        write_new(&file, &rows(table)?, PUBLIC)?;
+        write_new(&file, &rows(table)?, PRIVATE)?;
     }
     Ok(())
 }

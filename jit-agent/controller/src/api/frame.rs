@@ -24,7 +24,7 @@ use jit_proto::SourcePrefix;
 
 use super::{
     auth::CalledBy,
-    input::Origin,
+    input::{self, Origin},
     problem::{Failure, MEDIA_TYPE, Word},
     state::ApiState,
 };
@@ -54,6 +54,10 @@ pub(super) async fn frame(
     let is_chunked = request.headers().contains_key(TRANSFER_ENCODING);
     let response = match state.limits().address(origin.address) {
         Ok(()) if is_chunked => chunked(),
+        // A percent sign itself is `%25`: these three letters are always a NUL.
+        Ok(()) if request.uri().to_string().contains("%00") => {
+            input::nul("address").into_response()
+        }
         Ok(()) => next.run(request).await,
         Err(failure) => failure.into_response(),
     };

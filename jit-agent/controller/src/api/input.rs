@@ -31,6 +31,9 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
         if !kind.is_some_and(|kind| kind.eq_ignore_ascii_case("application/json")) {
             return Err(Failure::new(Word::MediaType, "the body must be application/json"));
         }
+        if escapes_nul(&bytes) {
+            return Err(nul("body"));
+        }
         let read = serde_json::from_slice(&bytes);
         Ok(Self(read.map_err(|error| Failure::new(Word::InvalidBody, error.to_string()))?))
     }
@@ -41,13 +44,33 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
 /// # Errors
 /// It is too large, or breaks off.
 pub(crate) async fn bytes<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Failure> {
-    Bytes::from_request(request, state).await.map_err(|rejection| {
+    let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
         let detail = match rejection.status() {
             StatusCode::PAYLOAD_TOO_LARGE => "the body is larger than this call allows".to_owned(),
             _ => rejection.body_text(),
         };
         Failure::of_status(rejection.status(), detail)
-    })
+    })?;
+    if bytes.contains(&0) { Err(nul("body")) } else { Ok(bytes) }
+}
+
+/// A NUL in a text: nobody types it, and PostgreSQL does not keep it. `what`: where it is.
+pub(crate) fn nul(what: &str) -> Failure {
+    Failure::new(Word::InvalidBody, format!("the {what} has a NUL (U+0000) in a text"))
+        .next("leave it out")
+}
+
+/// Whether a text of this JSON has a NUL: `\u0000`, and not after another backslash.
+fn escapes_nul(json: &[u8]) -> bool {
+    let mut rest = json;
+    while let Some(at) = rest.iter().position(|byte| *byte == b'\\') {
+        let escape = rest.get(at + 1..).unwrap_or_default();
+        if escape.starts_with(b"u0000") {
+            return true;
+        }
+        rest = escape.get(1..).unwrap_or_default();
+    }
+    false
 }
 
 /// The parameters after `?`.
@@ -167,6 +190,16 @@ fn both(field: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_nul_in_json_is_found_and_a_backslash_before_u0000_is_none() {
+        for bad in [r#""\u0000""#, r#"{"a":"\\\u0000"}"#, r#""\n\u0000""#] {
+            assert!(escapes_nul(bad.as_bytes()), "{bad}");
+        }
+        for good in ["", r#""u0000""#, r#""\\u0000""#, r#""\u0001""#, r#""\"#] {
+            assert!(!escapes_nul(good.as_bytes()), "{good}");
+        }
+    }
 
     #[test]
     fn durations_and_moments_are_read_as_people_write_them() {

@@ -18,7 +18,7 @@ use axum::{
 
 use super::way_back;
 use crate::{
-    api::{ApiState, CalledBy, Failure, Word},
+    api::{ApiState, CalledBy, Failure, Word, input},
     clock,
     people::session::{self, Secret, SignedIn},
 };
@@ -97,8 +97,12 @@ pub(super) async fn same_site(request: Request, next: Next) -> Response {
         Ok(read) => read,
         Err(failure) => return failure.into_response(),
     };
+    let fields = Fields::of(&bytes);
+    if fields.0.iter().any(|(key, value)| key.contains('\0') || value.contains('\0')) {
+        return input::nul("form").into_response();
+    }
     let mut request = Request::from_parts(parts, axum::body::Body::empty());
-    request.extensions_mut().insert(Fields::of(&bytes));
+    request.extensions_mut().insert(fields);
     next.run(request).await
 }
 

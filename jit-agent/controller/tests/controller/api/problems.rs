@@ -65,6 +65,17 @@ async fn what_cannot_be_read_is_refused_by_field(database: Database) {
     send("application/json", String::new()).await.problem(400, "invalid_body");
     let large = format!("{{\"reason\":\"{}\"}}", "x".repeat(3 << 20));
     send("application/json", large).await.problem(413, "too_large");
+    // PostgreSQL keeps no NUL in a text.
+    ana.get("/api/v1/requests/a%00b").await.problem(400, "invalid_body");
+    ana.get("/api/v1/requests?requester=a%00b").await.problem(400, "invalid_body");
+    for field in ["reason", "ticket", "hosts"] {
+        let mut body = ssh("web-1");
+        body[field] = if field == "hosts" { json!(["a\0b"]) } else { json!("a\0b") };
+        ana.post("/api/v1/requests", body).await.problem(400, "invalid_body");
+    }
+    let root = site.caller("root").await;
+    let token = json!({ "account": "a\0b", "scopes": ["read"], "for": "1d" });
+    root.post("/api/v1/tokens", token).await.problem(400, "invalid_body");
     // What one may not see looks as what is not there.
     ana.get("/api/v1/requests/01KPEXAMP1E000000000000001").await.problem(404, "not_found");
     ana.get("/api/v1/hosts/web-9").await.problem(404, "not_found");

@@ -7,6 +7,7 @@ use crate::{api::Site, databases::Database};
 
 on_each_database! {
     a_form_counts_only_from_this_address_and_this_session,
+    a_nul_is_refused_in_every_field,
     nobody_is_sent_to_another_address,
     hostile_names_are_shown_as_text,
     every_answer_keeps_foreign_content_out,
@@ -44,6 +45,22 @@ async fn a_form_counts_only_from_this_address_and_this_session(database: Databas
     // By GET nothing is changed.
     assert_eq!(ana.get(&format!("/sign-out?form_key={own}")).await.status, 405);
     assert!(ana.is_in().await);
+}
+
+/// PostgreSQL keeps none in a text.
+async fn a_nul_is_refused_in_every_field(database: Database) {
+    let site = Site::new(database).await;
+    let ana = Browser::of(&site, "ana").await;
+    let stranger = Browser::new(&site);
+    for fields in
+        [[("name", "a\0b"), ("password", PASSWORD)], [("name", "ana"), ("password", "\0")]]
+    {
+        assert_eq!(stranger.submit("/sign-in", &fields).await.status, 400, "{fields:?}");
+    }
+    assert_eq!(ana.post("/requests", &[("reason", "a\0b")]).await.status, 400);
+    for path in ["/requests/a%00b", "/requests?q=a%00b", "/hosts/a%00b"] {
+        assert_eq!(ana.get(path).await.status, 400, "{path}");
+    }
 }
 
 async fn nobody_is_sent_to_another_address(database: Database) {

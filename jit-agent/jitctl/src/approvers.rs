@@ -43,6 +43,18 @@ pub(crate) fn of(path: &Path) -> Result<Vec<Trusted>, Failure> {
     approver.into_iter().map(trusted).collect()
 }
 
+/// For whom a passkey is, by the one section of this text.
+///
+/// # Errors
+/// It is none, in words.
+pub(crate) fn party(section: &str) -> Result<RelyingParty, String> {
+    let File { approver } = toml::from_str(section).map_err(|error| error.message().to_owned())?;
+    let Ok([one]) = <[Approver; 1]>::try_from(approver) else {
+        return Err("it is not one [[approver]] section".to_owned());
+    };
+    RelyingParty::new(&one.rp_id, one.origins).map_err(|error| error.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use jit_client::signing::{Algorithm, SigningKey};

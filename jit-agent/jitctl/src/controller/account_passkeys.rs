@@ -4,11 +4,13 @@ use clap::{Args, Subcommand};
 use jit_client::{
     controller::{call::Call, types::PasskeyView},
     exit::Exit,
+    public_key::PublicKey,
     status::Page,
 };
 
 use super::{Output, hosts::done, session::To};
 use crate::{
+    approvers,
     failure::Failure,
     table::{Cell, Table},
     text,
@@ -23,7 +25,10 @@ Examples:
     jitctl accounts passkeys remove cy 3b7f0d2c9a415e68
 
 People add passkeys themselves, at the page /me. A host counts an approval by passkey only if its
-own configuration lists the key: compare the key's id with its owner over another way.";
+own configuration lists the key: ask its owner for the id over another way, and not the
+controller. The key that is printed has the id that you give, and the section is made here: a
+stolen controller can add nothing to it. `jit-agent check` prints the id of each key that the
+configuration of a host lists.";
 
 /// Arguments of `accounts passkeys`.
 #[derive(Args, Debug)]
@@ -82,7 +87,8 @@ pub(super) fn run(to: To<'_>, args: &PasskeysArgs) -> Result<Exit, Failure> {
                     text::printable(&found.rp_id)
                 )));
             }
-            text::print(if *public_key { &found.public_key } else { &found.approver })?;
+            let Checked { pem, section } = checked(&found, name, key_id)?;
+            text::print(if *public_key { &pem } else { &section })?;
             Ok(Exit::Success)
         }
         PasskeysCommand::List { name, output } => show(&of(name)?, *output),
@@ -91,6 +97,41 @@ pub(super) fn run(to: To<'_>, args: &PasskeysArgs) -> Result<Exit, Failure> {
             done(to, call, &format!("removed the passkey {key_id} of {name}"))
         }
     }
+}
+
+/// What a host needs of a passkey.
+struct Checked {
+    pem: String,
+    section: String,
+}
+
+/// Checks what the controller says of a passkey, and writes both parts anew: of its texts nothing reaches a
+/// host.
+fn checked(found: &PasskeyView, name: &str, key_id: &str) -> Result<Checked, Failure> {
+    let lies = |why: &str| {
+        Failure::refused(format!(
+            "what the controller says of the passkey {key_id} is not printed: {}; somebody may have taken \
+             over the controller: ask who runs it, and add nothing to a host",
+            text::printable(why)
+        ))
+    };
+    let key = PublicKey::from_pem(&found.public_key);
+    let key = key.map_err(|why| lies(&format!("its public key: {why}")))?;
+    if key.key_id() != *key_id {
+        return Err(lies(&format!("its public key has the id {}", key.key_id())));
+    }
+    let party = approvers::party(&found.approver);
+    let party = party.map_err(|why| lies(&format!("its section for hosts: {why}")))?;
+    let quoted = |text: &str| toml::Value::from(text).to_string();
+    let origins: Vec<_> = party.origins().iter().map(|origin| quoted(origin)).collect();
+    let section = format!(
+        "[[approver]]\nid = {}\npublic_key = {}\nrp_id = {}\norigins = [{}]\n",
+        quoted(&format!("{name}-{key_id}")),
+        quoted(&format!("{key_id}.pem")),
+        quoted(party.id()),
+        origins.join(", "),
+    );
+    Ok(Checked { pem: key.pem(), section })
 }
 
 fn show(passkeys: &[PasskeyView], output: Output) -> Result<Exit, Failure> {

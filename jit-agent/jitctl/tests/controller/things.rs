@@ -1,9 +1,10 @@
 //! Hosts, rules, accounts, tokens, audit.
 
 use jit_client::controller::types::{
-    AccountKeyView, AccountView, AuditView, HostView, ImportResult, RulesDiff, RulesTestResult,
-    RulesView, TextMistake, TokenMade, TokenView,
+    AccountKeyView, AccountView, AuditView, HostView, ImportResult, PasskeyView, RulesDiff,
+    RulesTestResult, RulesView, TextMistake, TokenMade, TokenView,
 };
+use jit_client::public_key::PublicKey;
 use serde_json::{Value, json};
 
 use crate::server::{Controller, ok, page, problem};
@@ -143,7 +144,7 @@ fn a_public_key_is_registered_under_its_own_id() {
     let controller = Controller::with_login();
     controller.jitctl("keygen --algorithm ed25519 --out li").good();
     let pem = std::fs::read_to_string(controller.file("li.pub.pem")).unwrap();
-    let id = jit_client::public_key::PublicKey::from_pem(&pem).unwrap().key_id();
+    let id = PublicKey::from_pem(&pem).unwrap().key_id();
     let view = AccountKeyView {
         key_id: id.clone(),
         account: "li".into(),
@@ -161,6 +162,68 @@ fn a_public_key_is_registered_under_its_own_id() {
     let before = controller.asked().len();
     controller.jitctl("accounts keys add li --public-key none.pem").fails(78, "none.pem");
     assert_eq!(controller.asked().len(), before);
+}
+
+#[test]
+fn a_lying_controller_puts_nothing_into_a_hosts_configuration() {
+    let controller = Controller::with_login();
+    let key = |name: &str| {
+        controller.jitctl(&format!("keygen --algorithm p256 --out {name}")).good();
+        let pem = std::fs::read_to_string(controller.file(&format!("{name}.pub.pem"))).unwrap();
+        (PublicKey::from_pem(&pem).unwrap().key_id(), pem)
+    };
+    let ((id, pem), (_, other)) = (key("cy"), key("eve"));
+    let section = format!(
+        "[[approver]]\nid = \"cy-{id}\"\npublic_key = \"{id}.pem\"\nrp_id = \"jit.example.org\"\n\
+         origins = [\"https://jit.example.org:8443\"]\n"
+    );
+    let honest = PasskeyView {
+        key_id: id.clone(),
+        public_key: pem.clone(),
+        approver: section.clone(),
+        ..PasskeyView::default()
+    };
+    let says = |view: &PasskeyView| {
+        controller.says("GET /accounts/cy/passkeys", page(&[view], None));
+    };
+    let ask = format!("accounts passkeys approver cy {id}");
+    says(&honest);
+    assert_eq!(controller.jitctl(&ask).good(), section);
+    assert_eq!(controller.jitctl(&format!("{ask} --public-key")).good(), pem);
+
+    // More around the same key, and names of its own, go no further.
+    says(&PasskeyView {
+        public_key: format!("[[signer]]\n{pem}[[signer]]\n"),
+        approver: format!(
+            "{}[[signer]]\nid = \"eve\"\npublic_key = \"eve.pem\"\n",
+            section.replace("cy-", "eve-").replace(&format!("{id}.pem"), "eve.pem")
+        ),
+        ..honest.clone()
+    });
+    assert_eq!(controller.jitctl(&ask).good(), section);
+    assert_eq!(controller.jitctl(&format!("{ask} --public-key")).good(), pem);
+
+    // What cannot be true is refused, and nothing is printed.
+    let with = |public_key: &str, approver: &str| PasskeyView {
+        public_key: public_key.into(),
+        approver: approver.into(),
+        ..honest.clone()
+    };
+    for (lie, why) in [
+        (with(&other, &section), "its public key has the id "),
+        (with("[[signer]]\n", &section), "its public key: "),
+        (with(&pem, "[[signer]]\nid = \"eve\"\n"), "not one [[approver]]"),
+        (with(&pem, &format!("{section}{section}")), "not one [[approver]]"),
+        (with(&pem, &section.replace("https:", "http:")), "is no origin of"),
+        (with(&pem, "\u{1b}[2J"), "its section for hosts: "),
+    ] {
+        says(&lie);
+        for ask in [ask.clone(), format!("{ask} --public-key")] {
+            let said = controller.jitctl(&ask);
+            assert!(said.out.is_empty() && !said.err.contains('\u{1b}'), "{lie:?}: {said:?}");
+            said.fails(77, why);
+        }
+    }
 }
 
 #[test]

@@ -18,10 +18,14 @@ use super::{
     hosts,
     input::{Body, Call, Params},
     problem::{Failure, Word},
+    sight::Sight,
     state::ApiState,
     view,
 };
-use crate::{clock, fleet::Fleet, model::Account};
+use crate::{clock, fleet::Fleet, model::Account, store::Policy};
+
+/// Policies and rollouts that are looked at for one page of those that the account sees.
+pub(super) const MAX_SCAN: usize = 500;
 
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -41,7 +45,7 @@ pub(super) struct Where {
     host: String,
 }
 
-/// Policies, the newest first.
+/// Policies that the caller sees, the newest first.
 #[utoipa::path(get, path = "/api/v1/policies", tag = "policies", params(List),
     responses((status = 200, body = types::Page<PolicyView>), (status = 304)))]
 pub(super) async fn list(
@@ -50,12 +54,44 @@ pub(super) async fn list(
     call: Call,
     Params(list): Params<List>,
 ) -> Result<Response, Failure> {
-    caller.with(Scope::Read)?;
+    let account = caller.with(Scope::Read)?;
     let most = answer::page_size(list.limit)?;
     let before = answer::cursor(list.cursor.as_deref())?;
-    let mut found = state.store().policies(&before, most.saturating_add(1)).await?;
-    let next = answer::cut(&mut found, most, |policy| policy.id.clone());
+    let (found, next) = visible(&state, account, before, most).await?;
     Ok(answer::page(&call, found.into_iter().map(view::policy).collect(), next))
+}
+
+/// Policies of a page that an account sees, the newest first, and where the next page begins; `None`: there is
+/// none.
+///
+/// # Errors
+/// Those of the database.
+pub(crate) async fn visible(
+    state: &ApiState,
+    account: &Account,
+    mut before: String,
+    most: u32,
+) -> Result<(Vec<Policy>, Option<String>), Failure> {
+    let room = usize::try_from(most).unwrap_or(usize::MAX);
+    let mut sight = Sight::new(state, account, clock::now_ms()).await?;
+    let (mut items, mut scanned) = (Vec::new(), 0_usize);
+    loop {
+        let found = state.store().policies(&before, most.saturating_add(1)).await?;
+        let is_last = found.len() <= room;
+        let ids: Vec<_> = found.iter().map(|one| one.id.clone()).collect();
+        let mut seen = sight.policies(found).await?.into_iter().peekable();
+        for id in ids {
+            if items.len() == room {
+                return Ok((items, Some(before)));
+            }
+            items.extend(seen.next_if(|one| one.id == id));
+            before = id;
+            scanned = scanned.saturating_add(1);
+        }
+        if is_last || scanned >= MAX_SCAN {
+            return Ok((items, (!is_last).then_some(before)));
+        }
+    }
 }
 
 /// Keeps a policy.
@@ -84,9 +120,8 @@ pub(super) async fn read(
     call: Call,
     Path(id): Path<String>,
 ) -> Result<Response, Failure> {
-    caller.with(Scope::Read)?;
-    let found = state.store().policy(&id).await?;
-    let found = found.ok_or_else(|| Failure::not_found("policy", &id))?;
+    let account = caller.with(Scope::Read)?;
+    let found = Sight::new(&state, account, clock::now_ms()).await?.find_policy(&id).await?;
     Ok(answer::one(&call, &view::policy(found)))
 }
 
@@ -105,7 +140,7 @@ pub(super) async fn preview(
     Ok(answer::one(&call, &previewed(&state, account, &id, asked.host).await?))
 }
 
-/// What a policy would change on a host that the account sees.
+/// What a policy would change on a host; the account sees both.
 pub(crate) async fn previewed(
     state: &ApiState,
     account: &Account,
@@ -113,6 +148,7 @@ pub(crate) async fn previewed(
     host: String,
 ) -> Result<PolicyPreview, Failure> {
     hosts::find(state, account, &host).await?;
+    Sight::new(state, account, clock::now_ms()).await?.find_policy(id).await?;
     let answered = fleet(state)?.preview_policy(id, &host, clock::now_ms()).await?;
     let changes = answered.changes.as_ref().map(policy_changes::text).unwrap_or_default();
     let clean = |text: &str| jit_client::text::printable(text);

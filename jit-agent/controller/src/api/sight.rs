@@ -2,20 +2,25 @@
 //!
 //! Administrators see everything. A host is seen by who may `read`, `approve` or `configure` there. A
 //! request is seen by who asked, by who may approve on one of its hosts (who decides must see all of it),
-//! and by who may read all of its hosts.
+//! and by who may read all of its hosts. A rollout is seen by who sees every host that its waves name, and a
+//! policy by who sees one of its rollouts: what is brought to named hosts says what these protect. A policy
+//! that was brought nowhere is everybody's.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{problem::Failure, state::ApiState};
 use crate::{
     desk::DeskError,
-    model::{Account, Host},
+    model::{Account, Host, rollout::Wave},
     rules::{Action, Rules},
-    store::Request,
+    store::{Policy, Request, Rollout},
 };
 
 /// Hosts that are remembered during one call.
 const MEMORY: usize = 20_000;
+
+/// Hosts because of which a rollout halted that are looked at.
+const BAD: u32 = 100;
 
 /// What one account may see at one moment.
 pub(crate) struct Sight<'s> {
@@ -108,6 +113,71 @@ impl<'s> Sight<'s> {
         let missing = || Failure::not_found("request", id);
         let request = self.state.store().request(id).await?.ok_or_else(missing)?;
         if self.request(&request).await? { Ok(request) } else { Err(missing()) }
+    }
+
+    /// Those of these rollouts that it sees. Why one has halted is left out if that names another host.
+    pub(crate) async fn rollouts(&mut self, found: Vec<Rollout>) -> Result<Vec<Rollout>, Failure> {
+        if self.sees_all() {
+            return Ok(found);
+        }
+        let mut seen = Vec::new();
+        for mut rollout in found {
+            if !self.waves(&rollout.waves).await? {
+                continue;
+            }
+            let bad = self.state.store().rollout_hosts_bad(&rollout.id, BAD).await?;
+            let bad: Vec<_> = bad.into_iter().map(|host| host.host).collect();
+            if !self.all(&bad).await? {
+                "a host refused it, degraded or stayed silent".clone_into(&mut rollout.why);
+            }
+            seen.push(rollout);
+        }
+        Ok(seen)
+    }
+
+    /// A rollout that it sees.
+    pub(crate) async fn find_rollout(&mut self, id: &str) -> Result<Rollout, Failure> {
+        let found = self.state.store().rollout(id).await?.into_iter().collect();
+        let seen = self.rollouts(found).await?.pop();
+        seen.ok_or_else(|| Failure::not_found("rollout", id))
+    }
+
+    /// Those of these policies that it sees.
+    pub(crate) async fn policies(&mut self, found: Vec<Policy>) -> Result<Vec<Policy>, Failure> {
+        if self.sees_all() {
+            return Ok(found);
+        }
+        let ids: Vec<_> = found.iter().map(|policy| policy.id.clone()).collect();
+        let mut sees: BTreeMap<String, bool> = BTreeMap::new();
+        for (policy, waves) in self.state.store().waves_of_policies(&ids).await? {
+            if sees.get(&policy) != Some(&true) {
+                let is_seen = self.waves(&waves).await?;
+                sees.insert(policy, is_seen);
+            }
+        }
+        let is_seen = |policy: &Policy| sees.get(&policy.id).copied().unwrap_or(true);
+        Ok(found.into_iter().filter(is_seen).collect())
+    }
+
+    /// A policy that it sees.
+    pub(crate) async fn find_policy(&mut self, id: &str) -> Result<Policy, Failure> {
+        let found = self.state.store().policy(id).await?.into_iter().collect();
+        let seen = self.policies(found).await?.pop();
+        seen.ok_or_else(|| Failure::not_found("policy", id))
+    }
+
+    /// Whether it sees every host that these waves name.
+    async fn waves(&mut self, waves: &[Wave]) -> Result<bool, Failure> {
+        let named = waves.iter().flat_map(Wave::named).cloned();
+        let named: Vec<_> = named.collect();
+        self.all(&named).await
+    }
+
+    /// Whether it sees all of these hosts.
+    async fn all(&mut self, ids: &[String]) -> Result<bool, Failure> {
+        self.learn(ids.iter()).await?;
+        let host = |id: &String| self.hosts.get(id).and_then(|view| view.host.as_ref());
+        Ok(ids.iter().all(|id| host(id).is_some_and(|host| self.host(host))))
     }
 
     async fn learn(&mut self, ids: impl Iterator<Item = &String>) -> Result<(), Failure> {

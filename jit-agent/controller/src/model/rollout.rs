@@ -134,6 +134,16 @@ impl From<Wave> for String {
 }
 
 impl Wave {
+    /// The hosts that it names one by one.
+    pub(crate) fn named(&self) -> impl Iterator<Item = &String> {
+        match self {
+            Self::Hosts(hosts) => Some(hosts),
+            Self::All | Self::Group(_) | Self::Label(..) | Self::Percent(_) => None,
+        }
+        .into_iter()
+        .flatten()
+    }
+
     fn selects(&self, host: &Host) -> bool {
         match self {
             Self::All | Self::Percent(_) => true,

@@ -18,7 +18,7 @@ use super::{
     text::address,
 };
 use crate::{
-    api::{self, ApiState, Failure, policies},
+    api::{self, ApiState, Failure, Sight, policies, rollouts},
     clock,
     fleet::{FleetError, rollouts::check_policy},
     people::session::SignedIn,
@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Policies of one page.
-const ROWS: usize = 20;
+const ROWS: u32 = 20;
 /// Rollouts beside them.
 const LATEST: u32 = 10;
 
@@ -96,20 +96,14 @@ pub(super) async fn show(
     signed_in: SignedIn,
     fields: Fields,
 ) -> Result<Response, Failure> {
-    let below = fields.text("below");
-    let most = u32::try_from(ROWS).unwrap_or(u32::MAX).saturating_add(1);
-    let mut found = state.store().policies(below, most).await?;
-    let has_more = found.len() > ROWS;
-    found.truncate(ROWS);
-    let next = match found.last() {
-        Some(last) if has_more => address("/policies", &[("below", &last.id)]),
-        _ => String::new(),
-    };
+    let (account, below) = (signed_in.account(), fields.text("below").to_owned());
+    let (found, next) = policies::visible(&state, account, below, ROWS).await?;
+    let next = next.map(|below| address("/policies", &[("below", &below)])).unwrap_or_default();
     let out = state.store().rollout_in_force().await?.map(|rollout| rollout.policy);
-    let rollouts = state.store().rollouts("", LATEST).await?;
+    let (rollouts, _) = rollouts::visible(&state, account, String::new(), LATEST).await?;
     let list = List {
         shell: Shell::of(&signed_in, "policies"),
-        may_edit: signed_in.account().is_admin(),
+        may_edit: account.is_admin(),
         policies: found.iter().map(|policy| described(policy, out.as_deref())).collect(),
         next,
         rollouts: rollouts.into_iter().map(row).collect(),
@@ -178,8 +172,9 @@ pub(super) async fn one(
     fields: Fields,
 ) -> Result<Response, Failure> {
     let account = signed_in.account();
-    let policy = find(&state, &id).await?;
-    let out = out(&state).await?;
+    let mut sight = Sight::new(&state, account, clock::now_ms()).await?;
+    let policy = sight.find_policy(&id).await?;
+    let out = sight.policies(out(&state).await?.into_iter().collect()).await?.pop();
     let host = fields.text("host").to_owned();
     let (mut preview, mut trouble) = (None, String::new());
     if !host.is_empty() {

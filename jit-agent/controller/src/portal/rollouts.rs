@@ -22,7 +22,7 @@ use super::{
     text::{address, segment},
 };
 use crate::{
-    api::{self, ApiState, Failure, duration_ms, policies, rollouts},
+    api::{self, ApiState, Failure, Sight, duration_ms, policies, rollouts},
     clock,
     model::{
         Account,
@@ -271,10 +271,11 @@ pub(super) async fn show(
     Path(id): Path<String>,
     fields: Fields,
 ) -> Result<Response, Failure> {
-    let found = state.store().rollout(&id).await?;
-    let rollout = found.ok_or_else(|| Failure::not_found("rollout", &id))?;
+    let account = signed_in.account();
+    let mut sight = Sight::new(&state, account, clock::now_ms()).await?;
+    let rollout = sight.find_rollout(&id).await?;
     let counts = state.store().rollout_counts(&id).await?;
-    let may_change = signed_in.account().is_admin();
+    let may_change = account.is_admin();
     let (mut bad, mut hosts, mut next) = (Vec::new(), Vec::new(), String::new());
     let here = format!("/rollouts/{}", segment(&id));
     if may_change {

@@ -2,11 +2,12 @@
 
 use jit_proto::v1;
 use prost::Message as _;
-use sqlx::{Row as _, any::AnyRow, query};
+use sqlx::{AssertSqlSafe, Row as _, any::AnyRow, query};
 
 use super::{
     Store, StoreError, Tx,
     error::{json, to_json},
+    hosts::IDS,
 };
 use crate::model::rollout::{HostState, RolloutState, Wave};
 
@@ -107,6 +108,31 @@ impl Store {
         let rows = query("SELECT * FROM rollout WHERE id < $1 ORDER BY id DESC LIMIT $2");
         let rows = rows.bind(or_newest(before)).bind(i64::from(most));
         rows.fetch_all(self.pool()).await?.iter().map(rollout).collect()
+    }
+
+    /// The waves of each rollout of these policies, with the id of its policy.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn waves_of_policies(
+        &self,
+        policies: &[String],
+    ) -> Result<Vec<(String, Vec<Wave>)>, StoreError> {
+        let mut found = Vec::new();
+        for some in policies.chunks(IDS) {
+            let places: Vec<_> = (1..=some.len()).map(|number| format!("${number}")).collect();
+            let places = places.join(", ");
+            // Only numbers of places are put in.
+            let rows = AssertSqlSafe(format!(
+                "SELECT policy, waves_json FROM rollout WHERE policy IN ({places}) ORDER BY id"
+            ));
+            let rows = some.iter().fold(query(rows), |rows, id| rows.bind(id.as_str()));
+            for row in rows.fetch_all(self.pool()).await? {
+                let waves = json("waves of a rollout", row.try_get("waves_json")?)?;
+                found.push((row.try_get("policy")?, waves));
+            }
+        }
+        Ok(found)
     }
 
     /// Rollouts that go on, the oldest first.

@@ -7,6 +7,7 @@ mod keys;
 mod lists;
 mod openapi;
 mod passwords;
+mod policies;
 mod problems;
 mod requests;
 mod rules;

@@ -50,3 +50,6 @@ CREATE TABLE defender_request (
     PRIMARY KEY (requester, idempotency_key)
 );
 CREATE INDEX defender_request_policy ON defender_request (policy, at_ms);
+
+-- Who sees a policy follows from its rollouts.
+CREATE INDEX rollout_policy ON rollout (policy);

@@ -1,0 +1,159 @@
+//! Who sees policies and rollouts: those to named hosts say what these protect.
+
+use std::collections::BTreeSet;
+
+use jit_controller::{
+    clock::now_ms,
+    model::rollout::{HostState, RolloutState, Wave},
+    store::{Policy, Rollout, rollouts},
+};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::{Answer, Site};
+use crate::{databases::Database, portal::Browser};
+
+on_each_database! {
+    what_is_brought_to_named_hosts_is_seen_by_who_sees_all_of_them,
+    a_page_of_what_is_seen_is_full_and_the_next_goes_on,
+}
+
+/// A policy that says a name, and a rollout of it; `bad`: the host because of which that halted.
+async fn brought(site: &Site, name: &str, waves: &[&str], bad: Option<&str>) {
+    let policy = Policy {
+        id: format!("01KPEXAMP1E00000000000{name}"),
+        text: format!("# the text of {name}\n"),
+        author: "root@example.org".into(),
+        justification: format!("because of {name}"),
+        saved_ms: now_ms(),
+    };
+    let rollout = Rollout {
+        id: policy.id.clone(),
+        policy: policy.id.clone(),
+        waves: waves.iter().map(|wave| wave.parse().unwrap()).collect::<Vec<Wave>>(),
+        state: if bad.is_some() { RolloutState::Halted } else { RolloutState::Done },
+        why: bad.map(|host| format!("{host} is refused: no")).unwrap_or_default(),
+        wave: 0,
+        wave_since_ms: now_ms(),
+        confirm_s: 60,
+        pause_ms: 0,
+        created_by: "root@example.org".into(),
+        created_ms: now_ms(),
+    };
+    let hosts: Vec<_> = bad.iter().map(|host| (*host).to_owned()).collect();
+    let mut tx = site.store().begin().await.unwrap();
+    rollouts::insert_policy(&mut tx, &policy).await.unwrap();
+    if !waves.is_empty() {
+        rollouts::insert(&mut tx, &rollout, &[hosts]).await.unwrap();
+        let refused = HostState::Refused;
+        rollouts::move_hosts(&mut tx, &rollout.id, &[HostState::Waiting], refused, now_ms())
+            .await
+            .unwrap();
+    }
+    tx.commit().await.unwrap();
+}
+
+/// From now on people outside of `approvers` and `sre` see no host but web-1.
+async fn narrow(site: &Site) {
+    let text = jit_controller::rules::DEFAULT.replace(
+        "permit (principal, action == Action::\"read\", resource);",
+        "permit (principal, action == Action::\"read\", resource) \
+         when { resource.hasTag(\"env\") && resource.getTag(\"env\") == \"test\" };",
+    );
+    assert_ne!(text, jit_controller::rules::DEFAULT);
+    let root = site.caller("root").await;
+    let save = root.request(Method::PUT, "/api/v1/rules").header("if-match", "\"1\"");
+    Answer::of(save.json(&json!({ "text": text })).send().await.unwrap()).await.ok(200);
+}
+
+fn names(page: &Value) -> BTreeSet<String> {
+    let items = page["items"].as_array().unwrap().iter();
+    let name = |item: &Value| {
+        let id = item["id"].as_str().unwrap();
+        id.strip_prefix("01KPEXAMP1E00000000000").unwrap().to_owned()
+    };
+    items.map(name).collect()
+}
+
+fn set(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+async fn what_is_brought_to_named_hosts_is_seen_by_who_sees_all_of_them(database: Database) {
+    let site = Site::with_fleet(database).await;
+    brought(&site, "DRAFT", &[], None).await;
+    brought(&site, "EVERY", &["10%", "all"], Some("db-1")).await;
+    brought(&site, "FIRST", &["hosts:db-1", "all"], None).await;
+    brought(&site, "GONE0", &["hosts:web-9"], None).await;
+    brought(&site, "BOTH0", &["hosts:db-1,web-1"], None).await;
+    brought(&site, "OWN00", &["hosts:web-1"], Some("web-1")).await;
+    narrow(&site).await;
+    let all = ["BOTH0", "DRAFT", "EVERY", "FIRST", "GONE0", "OWN00"];
+    let (policies, rollouts) = ("/api/v1/policies", "/api/v1/rollouts");
+    let of = |name: &str| format!("01KPEXAMP1E00000000000{name}");
+    let root = site.caller("root").await;
+    assert_eq!(names(&root.get(policies).await.ok(200)), set(&all));
+    // Li approves everywhere, and sees every host; one was removed, and is nobody's but an administrator's.
+    let li = site.caller("li").await;
+    let seen = set(&["BOTH0", "DRAFT", "EVERY", "FIRST", "OWN00"]);
+    assert_eq!(names(&li.get(policies).await.ok(200)), seen);
+
+    let eve = site.caller("eve").await;
+    assert_eq!(names(&eve.get(policies).await.ok(200)), set(&["DRAFT", "EVERY", "OWN00"]));
+    let list = eve.get(rollouts).await.ok(200);
+    assert_eq!(names(&list), set(&["EVERY", "OWN00"]));
+    // It halted because of a host that she does not see.
+    assert!(!list.to_string().contains("db-1"), "{list:#}");
+    let own = eve.get(&format!("{rollouts}/{}", of("OWN00"))).await.ok(200);
+    assert_eq!(own["why"], "web-1 is refused: no");
+    for name in ["BOTH0", "FIRST", "GONE0"] {
+        for path in [format!("{policies}/{}", of(name)), format!("{rollouts}/{}", of(name))] {
+            eve.get(&path).await.problem(404, "not_found");
+            root.get(&path).await.ok(200);
+        }
+        // Her own host does not say it either.
+        let preview = format!("{policies}/{}/preview?host=web-1", of(name));
+        eve.get(&preview).await.problem(404, "not_found");
+    }
+
+    let page = Browser::of(&site, "eve").await;
+    for path in ["/policies".to_owned(), format!("/rollouts/{}", of("EVERY"))] {
+        let text = page.get(&path).await.ok().text;
+        assert!(!text.contains("db-1") && !text.contains("web-9"), "{path}: {text}");
+        assert!(!text.contains("because of BOTH0"), "{path}: {text}");
+    }
+    assert!(page.get("/policies").await.ok().text.contains("because of OWN00"));
+    for kind in ["policies", "rollouts"] {
+        assert_eq!(page.get(&format!("/{kind}/{}", of("FIRST"))).await.status, 404);
+    }
+    // A policy is compared with the one that is out, if that is seen.
+    brought(&site, "NEWER", &["hosts:db-1", "all"], None).await;
+    let own = page.get(&format!("/policies/{}", of("OWN00"))).await.ok().text;
+    assert!(own.contains("the text of OWN00") && !own.contains("the text of NEWER"), "{own}");
+}
+
+async fn a_page_of_what_is_seen_is_full_and_the_next_goes_on(database: Database) {
+    let site = Site::new(database).await;
+    for number in 0..40 {
+        let waves = if number % 4 == 0 { "all" } else { "hosts:db-1" };
+        brought(&site, &format!("N{number:04}"), &[waves], None).await;
+    }
+    narrow(&site).await;
+    let eve = site.caller("eve").await;
+    for list in ["/api/v1/policies", "/api/v1/rollouts"] {
+        let (mut seen, mut cursor, mut pages) = (BTreeSet::new(), String::new(), Vec::new());
+        loop {
+            let page = eve.get(&format!("{list}?limit=4&cursor={cursor}")).await.ok(200);
+            let of_page = names(&page);
+            pages.push(of_page.len());
+            assert!(of_page.is_disjoint(&seen));
+            seen.extend(of_page);
+            match page["next"].as_str() {
+                Some(next) => next.clone_into(&mut cursor),
+                None => break,
+            }
+        }
+        assert_eq!(seen.len(), 10, "{list}: {seen:?}");
+        assert!(pages.starts_with(&[4, 4, 2]), "{list}: {pages:?}");
+    }
+}

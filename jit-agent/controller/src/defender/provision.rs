@@ -74,7 +74,8 @@ async fn round(desk: &Desk, fleet: &Fleet) -> Result<(), FleetError> {
             }
         };
         let merged = merged(&host, &now)?;
-        host.managed = merged.managed.iter().map(ToString::to_string).collect();
+        host.brought = sections::text(&merged.brought);
+        host.had = sections::text(&merged.had);
         host.replaced = sections::text(&merged.replaced);
         let text = sections::text(&merged.sections);
         if text == sections::text(&now) {
@@ -135,10 +136,9 @@ async fn begin(
 /// What a host should protect.
 fn merged(host: &DefenderHost, now: &[PortSection]) -> Result<Merged, FleetError> {
     let corrupt = |why: String| FleetError::Invalid(format!("what {} had: {why}", host.host));
-    let managed = host.managed.iter().map(|text| text.parse()).collect::<Result<Vec<_>, _>>();
-    let replaced: PolicyFile = host.replaced.parse().map_err(corrupt)?;
-    let managed = managed.map_err(corrupt)?;
-    Ok(sections::merged(now, &managed, &replaced.sections, &host.wanted))
+    let read = |text: &str| text.parse::<PolicyFile>().map_err(corrupt);
+    let known = [read(&host.brought)?.sections, read(&host.had)?.sections].concat();
+    Ok(sections::merged(now, &known, &read(&host.replaced)?.sections, &host.wanted))
 }
 
 async fn manage(desk: &Desk, host: &DefenderHost) -> Result<bool, FleetError> {

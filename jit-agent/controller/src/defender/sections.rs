@@ -3,7 +3,8 @@
 //!
 //! Defender has words for sources and the longest time only. All else that a section says (approvals,
 //! exemptions, sessions) stays as it was: a policy from there takes no second approver away. A port that
-//! is Defender's no more is again what it was before.
+//! is Defender's no more is again what it was before. What somebody has changed there since is the host's
+//! own: nothing older returns over it.
 
 use std::time::Duration;
 
@@ -20,36 +21,59 @@ use jit_proto::{
 pub(super) struct Merged {
     /// What it should protect.
     pub(super) sections: Vec<PortSection>,
-    /// Defender's ports among them.
-    pub(super) managed: Vec<PortRange>,
-    /// What stood at these ports before Defender came.
+    /// Defender's among them.
+    pub(super) brought: Vec<PortSection>,
+    /// Defender's that are there now. They stay if the host refuses the new ones.
+    pub(super) had: Vec<PortSection>,
+    /// What stood at the ports of both before Defender came.
     pub(super) replaced: Vec<PortSection>,
 }
 
-/// What a host should protect that protects `now`, of which `managed` is Defender's already, in the place
-/// of `replaced`.
+/// What a host should protect that protects `now`. `known`: what Defender brought to it, or tried to, in the
+/// place of `replaced`.
 pub(super) fn merged(
     now: &[PortSection],
-    managed: &[PortRange],
+    known: &[PortSection],
     replaced: &[PortSection],
     wanted: &[Port],
 ) -> Merged {
-    let mut own = without(now, managed);
-    own.extend(replaced.iter().cloned());
+    let is_there = |ours: &&PortSection| {
+        within(now, ours.range).is_some_and(|there| in_order(&there) == in_order(ours))
+    };
+    let mut had: Vec<PortSection> = Vec::new();
+    for section in known.iter().filter(is_there) {
+        if had.iter().all(|other| other.range != section.range) {
+            had.push(section.clone());
+        }
+    }
+    let ours: Vec<_> = had.iter().map(|section| section.range).collect();
+    let mut own = without(now, &ours);
+    own.extend(replaced.iter().filter(|section| ours.contains(&section.range)).cloned());
     let ports: Vec<(PortRange, &Port)> = wanted
         .iter()
         .flat_map(|port| ranges(port).into_iter().map(move |range| (range, port)))
         .collect();
-    let taken: Vec<_> = ports.iter().map(|(range, _)| *range).collect();
+    let mut taken: Vec<_> = ports.iter().map(|(range, _)| *range).collect();
     let mut sections = without(&own, &taken);
+    let mut brought = Vec::new();
     for (range, port) in ports {
         let before = now.iter().chain(&own).find(|section| holds(section.range, range));
-        sections.push(section(range, port, before));
+        brought.push(section(range, port, before));
     }
+    sections.extend(brought.iter().cloned());
+    taken.extend(ours.into_iter().filter(|range| brought.iter().all(|new| new.range != *range)));
     let replaced = taken.iter().flat_map(|range| within(&own, *range)).collect();
     let key = |section: &PortSection| (section.range.protocol.word(), section.range.first);
     sections.sort_by_key(key);
-    Merged { sections, managed: taken, replaced }
+    Merged { sections, brought, had, replaced }
+}
+
+/// A section whose sources are in the order of their texts: a host may list them in another.
+fn in_order(section: &PortSection) -> PortSection {
+    let mut sources = section.sources.clone();
+    sources.sort_by_cached_key(ToString::to_string);
+    sources.dedup();
+    PortSection { sources, ..section.clone() }
 }
 
 /// The sections as TOML, as a policy is kept.
@@ -192,7 +216,7 @@ sources = [\"203.0.113.0/24\"]
     fn a_port_that_is_defenders_no_more_is_what_it_was() {
         let own = sections(OWN);
         let first = merged(&own, &[], &[], &wanted());
-        let gone = merged(&first.sections, &first.managed, &first.replaced, &[]);
+        let gone = merged(&first.sections, &first.brought, &first.replaced, &[]);
         assert_eq!(names(&gone.sections), ["20-21/tcp", "22/tcp", "23-25/tcp", "5432/tcp"]);
         let all_as_before = gone.sections.iter().all(|section| {
             own.iter().any(|before| {
@@ -201,17 +225,82 @@ sources = [\"203.0.113.0/24\"]
             })
         });
         assert!(all_as_before, "{gone:#?}");
-        assert!(gone.managed.is_empty() && gone.replaced.is_empty());
+        assert!(gone.brought.is_empty());
+        // It is known until it has come to the host.
+        let done = merged(&gone.sections, &gone.had, &gone.replaced, &[]);
+        assert!(done.had.is_empty() && done.replaced.is_empty() && done.sections == gone.sections);
+    }
+
+    /// What somebody makes of a port that Defender has.
+    fn changed(of: &Merged, change: impl Fn(&mut PortSection)) -> Vec<PortSection> {
+        let mut now = of.sections.clone();
+        let ssh = now.iter_mut().find(|section| section.range.to_string() == "22/tcp");
+        change(ssh.unwrap());
+        now
+    }
+
+    #[test]
+    fn what_somebody_changed_since_is_not_replaced_by_what_was_before() {
+        let first =
+            merged(&sections(&OWN.replace("approvals = 2", "approvals = 1")), &[], &[], &wanted());
+        let stricter = changed(&first, |ssh| ssh.approvals = 3);
+        // Defender's policy goes, or is put without the port.
+        let gone = merged(&stricter, &first.brought, &first.replaced, &[]);
+        assert_eq!(names(&gone.sections), ["20-21/tcp", "22/tcp", "23-25/tcp", "5432/tcp"]);
+        assert_eq!(gone.sections[1].approvals, 3);
+        // It is put again: the stricter one stays, also after the end.
+        let again = merged(&stricter, &first.brought, &first.replaced, &wanted());
+        assert_eq!((again.sections[1].approvals, again.replaced[0].approvals), (3, 3));
+        let gone = merged(&again.sections, &again.brought, &again.replaced, &[]);
+        assert_eq!(gone.sections[1].approvals, 3);
+        // A port that somebody took from the host does not return.
+        let mut without = first.sections.clone();
+        without.retain(|section| section.range.to_string() != "22/tcp");
+        let gone = merged(&without, &first.brought, &first.replaced, &[]);
+        assert_eq!(names(&gone.sections), ["20-21/tcp", "23-25/tcp", "5432/tcp"]);
+        // Somebody wrote the whole range again.
+        let own = sections(OWN);
+        assert_eq!(merged(&own, &first.brought, &first.replaced, &[]).sections, own);
+    }
+
+    #[test]
+    fn another_order_of_sources_is_no_change() {
+        let own = sections(OWN);
+        let two =
+            ports(json!([{"number": 22, "protocol": "TCP", "maxRequestAccessDuration": "PT1H",
+            "allowedSourceAddressPrefixes": ["203.0.113.0/24", "198.51.100.0/24"]}]));
+        let first = merged(&own, &[], &[], &two);
+        let turned = changed(&first, |ssh| ssh.sources.reverse());
+        let gone = merged(&turned, &first.brought, &first.replaced, &[]);
+        assert_eq!(gone.sections[1].sources, ["203.0.113.0/24".parse().unwrap()]);
+        assert_eq!(gone.sections[1].approvals, 2);
     }
 
     #[test]
     fn the_same_twice_and_a_host_that_refused_change_nothing() {
         let own = sections(OWN);
         let first = merged(&own, &[], &[], &wanted());
-        let again = merged(&first.sections, &first.managed, &first.replaced, &wanted());
-        assert_eq!(again, first);
+        let again = merged(&first.sections, &first.brought, &first.replaced, &wanted());
+        assert_eq!(again, Merged { had: first.brought.clone(), ..first.clone() });
         // It was noted and did not come to the host.
-        let refused = merged(&own, &first.managed, &first.replaced, &wanted());
+        let refused = merged(&own, &first.brought, &first.replaced, &wanted());
         assert_eq!(refused, first);
+    }
+
+    #[test]
+    fn what_a_host_kept_when_it_refused_the_next_is_still_defenders() {
+        let own = sections(OWN);
+        let first = merged(&own, &[], &[], &wanted());
+        let other = ports(json!([
+            {"number": 5432, "protocol": "TCP", "maxRequestAccessDuration": "PT2H"},
+        ]));
+        let second = merged(&first.sections, &first.brought, &first.replaced, &other);
+        assert_eq!(names(&second.had), ["22/tcp", "53/tcp", "53/udp"]);
+        // The host refused the second one: it has the first.
+        let known = [second.brought, second.had].concat();
+        let gone = merged(&first.sections, &known, &second.replaced, &[]);
+        assert_eq!(names(&gone.sections), ["20-21/tcp", "22/tcp", "23-25/tcp", "5432/tcp"]);
+        assert_eq!(gone.sections[1].sources, own[0].sources);
+        assert_eq!(gone.sections[3], own[1]);
     }
 }

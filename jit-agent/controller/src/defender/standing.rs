@@ -121,7 +121,8 @@ mod tests {
             why: "x".into(),
             rollout: rollout.into(),
             trouble: String::new(),
-            managed: Vec::new(),
+            brought: String::new(),
+            had: String::new(),
             replaced: String::new(),
             revision: 1,
         }

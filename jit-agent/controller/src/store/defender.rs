@@ -67,8 +67,10 @@ pub struct DefenderHost {
     pub rollout: String,
     /// Why it will not come to the host; empty: it will, or has.
     pub trouble: String,
-    /// The ports that were brought to it: `22/tcp`.
-    pub managed: Vec<String>,
+    /// What was brought to it last, or refused by it, as TOML.
+    pub brought: String,
+    /// What it had of these policies then, as TOML.
+    pub had: String,
     /// What stood at these ports before, as TOML.
     pub replaced: String,
     /// Rises with each change of what is wanted.
@@ -373,7 +375,8 @@ pub async fn want(
     again: bool,
 ) -> Result<(), StoreError> {
     let statement = "INSERT INTO defender_host (host, wanted_json, author, why, rollout, trouble, \
-                     managed_json, replaced, revision) VALUES ($1, $2, $3, $4, '', '', '[]', '', 1) \
+                     brought, had, replaced, revision) \
+                     VALUES ($1, $2, $3, $4, '', '', '', '', '', 1) \
                      ON CONFLICT (host) DO UPDATE SET wanted_json = excluded.wanted_json, \
                      author = excluded.author, why = excluded.why, rollout = '', trouble = '', \
                      revision = defender_host.revision + 1 \
@@ -389,18 +392,19 @@ pub async fn want(
     Ok(())
 }
 
-/// Keeps what is brought to a host, before it is: which ports, and what stood there. Returns whether the
+/// Keeps what is brought to a host, before it is, and what stood there. Returns whether the
 /// same is still wanted.
 ///
 /// # Errors
 /// Those of the database.
 pub async fn manage(tx: &mut Tx, of: &DefenderHost) -> Result<bool, StoreError> {
-    let update = "UPDATE defender_host SET managed_json = $3, replaced = $4 \
+    let update = "UPDATE defender_host SET brought = $3, had = $4, replaced = $5 \
                   WHERE host = $1 AND revision = $2";
     let done = query(update)
         .bind(of.host.as_str())
         .bind(of.revision)
-        .bind(to_json(&of.managed))
+        .bind(of.brought.as_str())
+        .bind(of.had.as_str())
         .bind(of.replaced.as_str())
         .execute(&mut **tx)
         .await?;
@@ -473,7 +477,8 @@ fn host(row: &AnyRow) -> Result<DefenderHost, StoreError> {
         why: row.try_get("why")?,
         rollout: row.try_get("rollout")?,
         trouble: row.try_get("trouble")?,
-        managed: json("ports of a host", row.try_get("managed_json")?)?,
+        brought: row.try_get("brought")?,
+        had: row.try_get("had")?,
         replaced: row.try_get("replaced")?,
         revision: row.try_get("revision")?,
     })

@@ -26,8 +26,8 @@ CREATE TABLE defender_machine (
 CREATE INDEX defender_machine_host ON defender_machine (host, policy);
 
 -- What a host should protect by all of these policies, and how that comes to it. `rollout`: that which
--- brings it; empty: none has begun. `managed`: the ports that were brought to it. `replaced`: what stood
--- at these ports before, as TOML.
+-- brings it; empty: none has begun. `brought`: what was brought to it last, or refused by it; `had`: what
+-- it had of these policies then; `replaced`: what stood at these ports before them. All three are TOML.
 CREATE TABLE defender_host (
     host TEXT NOT NULL PRIMARY KEY,
     wanted_json TEXT NOT NULL,
@@ -35,7 +35,8 @@ CREATE TABLE defender_host (
     why TEXT NOT NULL,
     rollout TEXT NOT NULL,
     trouble TEXT NOT NULL,
-    managed_json TEXT NOT NULL,
+    brought TEXT NOT NULL,
+    had TEXT NOT NULL,
     replaced TEXT NOT NULL,
     revision BIGINT NOT NULL
 );

@@ -1,6 +1,6 @@
 //! What people do with policies: save one, bring it to hosts in waves, halt, go on, give up.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use jit_proto::{
     PolicyFile, PortSection, text,
@@ -24,6 +24,8 @@ const MAX_CONFIRM: Duration = jit_proto::confirm::MAX_WINDOW;
 const MAX_PAUSE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The most waves.
 const MAX_WAVES: usize = 64;
+/// For how long an administrator who could not begin a rollout has the next turn, milliseconds.
+const YIELD_MS: i64 = 5 * 60_000;
 /// Hosts of one page of the store.
 const PAGE: u32 = 1000;
 
@@ -53,17 +55,7 @@ impl Fleet {
         justification: &str,
         now_ms: i64,
     ) -> Result<Policy, FleetError> {
-        check_policy(policy)?;
-        text::check("the justification", justification, text::MAX_TEXT_BYTES)
-            .and_then(|()| text::check("the author", by, text::MAX_NAME_BYTES))
-            .map_err(FleetError::Invalid)?;
-        let policy = Policy {
-            id: new_id(now_ms),
-            text: policy.to_owned(),
-            author: by.to_owned(),
-            justification: justification.to_owned(),
-            saved_ms: now_ms,
-        };
+        let policy = new_policy(by, policy, justification, now_ms)?;
         let mut turn = self.shared.outbox.begin().await?;
         rollouts::insert_policy(&mut turn.tx, &policy).await?;
         turn.commit().await?;
@@ -143,13 +135,6 @@ impl Fleet {
         if hosts.iter().all(Vec::is_empty) {
             return invalid("the waves select no host".into());
         }
-        if let Some(other) = self.shared.outbox.store().running_rollouts().await?.first() {
-            // Two rollouts would overtake each other at the same hosts.
-            return Err(FleetError::Conflict(format!(
-                "rollout {} goes on: wait for its end, or abort it",
-                other.id
-            )));
-        }
         let rollout = Rollout {
             id: new_id(now_ms),
             policy: policy.id,
@@ -164,11 +149,59 @@ impl Fleet {
             created_ms: now_ms,
         };
         let mut turn = self.shared.outbox.begin().await?;
+        if let (_, Some(other)) = rollouts::take_turn(&mut turn.tx).await? {
+            rollouts::set_waiting(&mut turn.tx, now_ms).await?;
+            turn.commit().await?;
+            return Err(goes_on(&other));
+        }
+        rollouts::set_waiting(&mut turn.tx, 0).await?;
         rollouts::insert(&mut turn.tx, &rollout, &hosts).await?;
         record(&mut turn.tx, &rollout, by, now_ms).await?;
         turn.commit().await?;
         self.shared.roll.notify_one();
         Ok(rollout)
+    }
+
+    /// Keeps a policy and begins its rollout to these hosts, as a part of the caller's change. Returns the
+    /// id of the rollout; `None`: another one goes on, or an administrator waits to begin one.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub(crate) async fn bring(
+        &self,
+        tx: &mut Tx,
+        policy: &Policy,
+        hosts: BTreeSet<String>,
+        confirm_within: Duration,
+    ) -> Result<Option<String>, FleetError> {
+        let now_ms = policy.saved_ms;
+        let (waiting_ms, other) = rollouts::take_turn(tx).await?;
+        if other.is_some() || is_waited_for(waiting_ms, now_ms) {
+            return Ok(None);
+        }
+        let of_wave: Vec<Vec<String>> = vec![hosts.iter().cloned().collect()];
+        let rollout = Rollout {
+            id: new_id(now_ms),
+            policy: policy.id.clone(),
+            waves: vec![Wave::Hosts(hosts)],
+            state: RolloutState::Running,
+            why: String::new(),
+            wave: 0,
+            wave_since_ms: now_ms,
+            confirm_s: i64::try_from(confirm_within.as_secs()).unwrap_or(i64::MAX),
+            pause_ms: 0,
+            created_by: policy.author.clone(),
+            created_ms: now_ms,
+        };
+        rollouts::insert_policy(tx, policy).await?;
+        rollouts::insert(tx, &rollout, &of_wave).await?;
+        record(tx, &rollout, &policy.author, now_ms).await?;
+        Ok(Some(rollout.id))
+    }
+
+    /// Says that the change of [`Self::bring`] was committed.
+    pub(crate) fn brings(&self) {
+        self.shared.roll.notify_one();
     }
 
     /// Stops a rollout for now. Hosts that have the policy already still get their confirmation.
@@ -188,7 +221,7 @@ impl Fleet {
     /// again.
     ///
     /// # Errors
-    /// It has not halted.
+    /// It has not halted, or another one goes on.
     pub async fn resume_rollout(
         &self,
         by: &str,
@@ -227,6 +260,14 @@ impl Fleet {
         if !from.contains(&rollout.state) {
             let state = rollout.state.word();
             return Err(FleetError::Conflict(format!("rollout {id} is {state}")));
+        }
+        if to == RolloutState::Running {
+            if let (_, Some(other)) = rollouts::take_turn(&mut turn.tx).await? {
+                rollouts::set_waiting(&mut turn.tx, now_ms).await?;
+                turn.commit().await?;
+                return Err(goes_on(&other));
+            }
+            rollouts::set_waiting(&mut turn.tx, 0).await?;
         }
         rollout.state = to;
         rollout.why = format!("{by} said so");
@@ -271,6 +312,39 @@ impl Shared {
             None => Err(FleetError::Unreachable("the hosts are being read after a start".into())),
         }
     }
+}
+
+/// Two rollouts would overtake each other at the same hosts.
+fn goes_on(other: &str) -> FleetError {
+    FleetError::Conflict(format!("rollout {other} goes on: wait for its end, or abort it"))
+}
+
+/// Whether what is no administrator's leaves the turn to one who could not begin a rollout.
+pub(crate) fn is_waited_for(waiting_ms: i64, now_ms: i64) -> bool {
+    now_ms.saturating_sub(waiting_ms) < YIELD_MS
+}
+
+/// A policy that is not kept yet.
+///
+/// # Errors
+/// It cannot be read, with line; or its author or justification is too long.
+pub(crate) fn new_policy(
+    by: &str,
+    policy: &str,
+    justification: &str,
+    now_ms: i64,
+) -> Result<Policy, FleetError> {
+    check_policy(policy)?;
+    text::check("the justification", justification, text::MAX_TEXT_BYTES)
+        .and_then(|()| text::check("the author", by, text::MAX_NAME_BYTES))
+        .map_err(FleetError::Invalid)?;
+    Ok(Policy {
+        id: new_id(now_ms),
+        text: policy.to_owned(),
+        author: by.to_owned(),
+        justification: justification.to_owned(),
+        saved_ms: now_ms,
+    })
 }
 
 /// Checks a policy that is not kept yet.

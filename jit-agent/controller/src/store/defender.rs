@@ -73,7 +73,7 @@ pub struct DefenderHost {
     pub had: String,
     /// What stood at these ports before, as TOML.
     pub replaced: String,
-    /// Rises with each change of what is wanted.
+    /// Rises with each change of what is wanted, and when that begins to come.
     pub revision: i64,
 }
 
@@ -174,16 +174,21 @@ impl Store {
         Ok(found)
     }
 
-    /// Hosts for which no rollout has begun, by id, without those that do not answer: their turn comes
-    /// when they do.
+    /// Hosts for which no rollout has begun, by id: those after `after`, at most `most`; without those that
+    /// do not answer: their turn comes when they do.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn defender_hosts_waiting(&self) -> Result<Vec<DefenderHost>, StoreError> {
-        let rows = "SELECT * FROM defender_host WHERE rollout = '' AND trouble = '' \
+    pub async fn defender_hosts_waiting(
+        &self,
+        after: &str,
+        most: u32,
+    ) -> Result<Vec<DefenderHost>, StoreError> {
+        let rows = "SELECT * FROM defender_host WHERE rollout = '' AND trouble = '' AND host > $1 \
                     AND NOT EXISTS (SELECT 1 FROM host WHERE host.id = defender_host.host \
-                    AND host.condition = 'unreachable') ORDER BY host LIMIT 5000";
-        query(rows).fetch_all(self.pool()).await?.iter().map(host).collect()
+                    AND host.condition = 'unreachable') ORDER BY host LIMIT $2";
+        let rows = query(rows).bind(after).bind(i64::from(most));
+        rows.fetch_all(self.pool()).await?.iter().map(host).collect()
     }
 
     /// Hosts whose turn did not come because another host halted the rollout wait for another one.
@@ -392,40 +397,27 @@ pub async fn want(
     Ok(())
 }
 
-/// Keeps what is brought to a host, before it is, and what stood there. Returns whether the
-/// same is still wanted.
+/// Keeps what is brought to a host that waits for it, with what stood there, and which rollout brings it or
+/// why none will. Returns whether it still waited for the same.
 ///
 /// # Errors
 /// Those of the database.
-pub async fn manage(tx: &mut Tx, of: &DefenderHost) -> Result<bool, StoreError> {
-    let update = "UPDATE defender_host SET brought = $3, had = $4, replaced = $5 \
-                  WHERE host = $1 AND revision = $2";
+pub async fn bring(tx: &mut Tx, of: &DefenderHost) -> Result<bool, StoreError> {
+    // The revision rises: who has read the host before this does not bring it the same once more.
+    let update = "UPDATE defender_host SET brought = $3, had = $4, replaced = $5, rollout = $6, \
+                  trouble = $7, revision = revision + 1 \
+                  WHERE host = $1 AND revision = $2 AND rollout = '' AND trouble = ''";
     let done = query(update)
         .bind(of.host.as_str())
         .bind(of.revision)
         .bind(of.brought.as_str())
         .bind(of.had.as_str())
         .bind(of.replaced.as_str())
-        .execute(&mut **tx)
-        .await?;
-    Ok(done.rows_affected() == 1)
-}
-
-/// Keeps which rollout brings it, or why none will.
-///
-/// # Errors
-/// Those of the database.
-pub async fn begun(tx: &mut Tx, of: &DefenderHost) -> Result<(), StoreError> {
-    let update = "UPDATE defender_host SET rollout = $3, trouble = $4 \
-                  WHERE host = $1 AND revision = $2";
-    query(update)
-        .bind(of.host.as_str())
-        .bind(of.revision)
         .bind(of.rollout.as_str())
         .bind(of.trouble.as_str())
         .execute(&mut **tx)
         .await?;
-    Ok(())
+    Ok(done.rows_affected() == 1)
 }
 
 /// Takes note that a request with this key is submitted by a policy.

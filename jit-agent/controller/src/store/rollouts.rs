@@ -145,6 +145,17 @@ impl Store {
         rows.iter().map(rollout).collect()
     }
 
+    /// When an administrator could not begin a rollout because another went on, milliseconds since the Unix
+    /// epoch; 0: none waits.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn rollout_waiting_ms(&self) -> Result<i64, StoreError> {
+        let row = query("SELECT waiting_ms FROM rollout_turn WHERE id = 1");
+        let row = row.fetch_optional(self.pool()).await?;
+        Ok(row.map(|row| row.try_get("waiting_ms")).transpose()?.unwrap_or(0))
+    }
+
     /// Ids of rollouts that do not go on, with a host that has not answered whether it keeps the policy.
     ///
     /// # Errors
@@ -301,6 +312,31 @@ pub async fn insert(tx: &mut Tx, new: &Rollout, waves: &[Vec<String>]) -> Result
                 .await?;
         }
     }
+    Ok(())
+}
+
+/// Takes the turn: nobody else begins a rollout, or goes on with one, before this transaction ends. Returns
+/// what [`Store::rollout_waiting_ms`] does, and the rollout that goes on.
+///
+/// # Errors
+/// Those of the database.
+pub async fn take_turn(tx: &mut Tx) -> Result<(i64, Option<String>), StoreError> {
+    // The change of the row locks it on Postgres; on SQLite the transaction is alone anyway.
+    let row = "INSERT INTO rollout_turn (id, waiting_ms) VALUES (1, 0) ON CONFLICT (id) \
+               DO UPDATE SET waiting_ms = rollout_turn.waiting_ms RETURNING waiting_ms";
+    let waiting_ms = query(row).fetch_one(&mut **tx).await?.try_get("waiting_ms")?;
+    let row = query("SELECT id FROM rollout WHERE state = $1 ORDER BY id LIMIT 1");
+    let row = row.bind(RolloutState::Running.word()).fetch_optional(&mut **tx).await?;
+    Ok((waiting_ms, row.map(|row| row.try_get("id")).transpose()?))
+}
+
+/// Keeps since when an administrator waits for the turn that was taken; 0: none waits.
+///
+/// # Errors
+/// Those of the database.
+pub async fn set_waiting(tx: &mut Tx, waiting_ms: i64) -> Result<(), StoreError> {
+    let update = query("UPDATE rollout_turn SET waiting_ms = $1 WHERE id = 1").bind(waiting_ms);
+    update.execute(&mut **tx).await?;
     Ok(())
 }
 

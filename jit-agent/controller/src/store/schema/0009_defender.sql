@@ -54,3 +54,10 @@ CREATE INDEX defender_request_policy ON defender_request (policy, at_ms);
 
 -- Who sees a policy follows from its rollouts.
 CREATE INDEX rollout_policy ON rollout (policy);
+
+-- The turn to begin a rollout: one row, which a change locks. `waiting_ms`: when an administrator could not
+-- begin one because another went on; 0: none waits. Policies of Defender wait for him.
+CREATE TABLE rollout_turn (
+    id BIGINT NOT NULL PRIMARY KEY,
+    waiting_ms BIGINT NOT NULL
+);

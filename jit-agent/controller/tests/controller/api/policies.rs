@@ -2,20 +2,24 @@
 
 use std::collections::BTreeSet;
 
+use futures_util::future::join_all;
 use jit_controller::{
     clock::now_ms,
     model::rollout::{HostState, RolloutState, Wave},
-    store::{Policy, Rollout, rollouts},
+    store::{DefenderHost, Policy, Rollout, defender, rollouts},
 };
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{Answer, Site};
+use super::{Answer, Caller, Site};
 use crate::{databases::Database, portal::Browser};
 
 on_each_database! {
     what_is_brought_to_named_hosts_is_seen_by_who_sees_all_of_them,
     a_page_of_what_is_seen_is_full_and_the_next_goes_on,
+    of_rollouts_that_begin_together_one_does,
+    who_was_refused_waits_for_the_turn,
+    what_is_brought_to_a_host_is_noted_once,
 }
 
 /// A policy that says a name, and a rollout of it; `bad`: the host because of which that halted.
@@ -156,4 +160,86 @@ async fn a_page_of_what_is_seen_is_full_and_the_next_goes_on(database: Database)
         assert_eq!(seen.len(), 10, "{list}: {seen:?}");
         assert!(pages.starts_with(&[4, 4, 2]), "{list}: {pages:?}");
     }
+}
+
+/// A policy that can be brought to hosts.
+async fn saved(root: &Caller<'_>) -> String {
+    let text = "[[port]]\nport = 22\nprotocol = \"tcp\"\nsources = [\"192.0.2.0/24\"]\n\
+                max_duration = \"2h\"\n";
+    let made = json!({ "text": text, "justification": "tests" });
+    root.post("/api/v1/policies", made).await.ok(201)["id"].as_str().unwrap().to_owned()
+}
+
+async fn of_rollouts_that_begin_together_one_does(database: Database) {
+    let site = Site::with_fleet(database).await;
+    let root = site.caller("root").await;
+    let policy = saved(&root).await;
+    let begin = async || {
+        let body = json!({ "policy": policy, "waves": ["all"] });
+        root.post("/api/v1/rollouts", body).await
+    };
+    let answers = join_all((0..12).map(|_| begin())).await;
+    let begun = answers.iter().filter(|answer| answer.status == 201).count();
+    let refused = answers.iter().filter(|answer| answer.status == 409).count();
+    assert_eq!((begun, refused), (1, 11));
+    let list = root.get("/api/v1/rollouts").await.ok(200);
+    assert_eq!(list["items"].as_array().unwrap().len(), 1, "{list:#}");
+}
+
+async fn who_was_refused_waits_for_the_turn(database: Database) {
+    let site = Site::with_fleet(database).await;
+    let root = site.caller("root").await;
+    let waiting = async || site.store().rollout_waiting_ms().await.unwrap();
+    let body = json!({ "policy": saved(&root).await, "waves": ["all"] });
+    let act = async |id: &str, what: &str| {
+        root.post(&format!("/api/v1/rollouts/{id}/{what}"), json!({})).await
+    };
+    let begin = async || {
+        let begun = root.post("/api/v1/rollouts", body.clone()).await.ok(201);
+        begun["id"].as_str().unwrap().to_owned()
+    };
+    let first = begin().await;
+    act(&first, "halt").await.ok(200);
+    assert_eq!(waiting().await, 0);
+    let second = begin().await;
+    // Two would overtake each other at the same hosts.
+    let before = now_ms();
+    let problem = act(&first, "resume").await.problem(409, "conflict");
+    assert!(problem["detail"].as_str().unwrap().contains(&second), "{problem}");
+    assert!(waiting().await >= before);
+    act(&second, "abort").await.ok(200);
+    act(&first, "resume").await.ok(200);
+    assert_eq!(waiting().await, 0);
+    root.post("/api/v1/rollouts", body.clone()).await.problem(409, "conflict");
+    assert!(waiting().await >= before);
+    act(&first, "abort").await.ok(200);
+    begin().await;
+    assert_eq!(waiting().await, 0);
+}
+
+async fn what_is_brought_to_a_host_is_noted_once(database: Database) {
+    let site = Site::new(database).await;
+    let mut tx = site.store().begin().await.unwrap();
+    for host in ["db-1", "web-1", "web-2"] {
+        defender::want(&mut tx, host, &[], "ana@example.org", "tests", false).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+    let of = async |after: &str, most: u32| {
+        let found = site.store().defender_hosts_waiting(after, most).await.unwrap();
+        found.into_iter().map(|host| host.host).collect::<Vec<_>>()
+    };
+    assert_eq!(of("", 2).await, ["db-1", "web-1"]);
+    assert_eq!(of("web-1", 2).await, ["web-2"]);
+    // Two processes have read the same; the second one asks the host when the first has brought it.
+    let one = site.store().defender_hosts_waiting("", 1).await.unwrap().remove(0);
+    let first = DefenderHost { brought: "# a".into(), rollout: "R1".into(), ..one.clone() };
+    let second = DefenderHost { replaced: "# a".into(), rollout: "R2".into(), ..one };
+    for (of, is_noted) in [(&first, true), (&second, false), (&first, false)] {
+        let mut tx = site.store().begin().await.unwrap();
+        assert_eq!(defender::bring(&mut tx, of).await.unwrap(), is_noted);
+        tx.commit().await.unwrap();
+    }
+    let kept = site.store().defender_hosts(&["db-1".into()]).await.unwrap();
+    let kept = &kept["db-1"].0;
+    assert_eq!((kept.rollout.as_str(), kept.replaced.as_str()), ("R1", ""));
 }

@@ -215,13 +215,16 @@ impl Store {
         rows.fetch_all(self.pool()).await?.iter().map(host).collect()
     }
 
-    /// The rollout whose policy hosts have or get: the newest that nobody has ended.
+    /// The rollout whose policy hosts have or get: the newest that nobody has ended, of those that are not to
+    /// a few named hosts alone (`hosts:`), as Defender's are.
     ///
     /// # Errors
     /// Those of the database.
     pub async fn rollout_in_force(&self) -> Result<Option<Rollout>, StoreError> {
-        let row = query("SELECT * FROM rollout WHERE state <> $1 ORDER BY id DESC LIMIT 1");
-        let row = row.bind(RolloutState::Aborted.word()).fetch_optional(self.pool()).await?;
+        // A list of one text: another one would begin after `","`, which no text has in it unescaped.
+        let row = "SELECT * FROM rollout WHERE state <> $1 AND NOT (waves_json LIKE '[\"hosts:%' \
+                   AND waves_json NOT LIKE '%\",\"%') ORDER BY id DESC LIMIT 1";
+        let row = query(row).bind(RolloutState::Aborted.word()).fetch_optional(self.pool()).await?;
         row.as_ref().map(rollout).transpose()
     }
 

@@ -20,6 +20,7 @@ on_each_database! {
     of_rollouts_that_begin_together_one_does,
     who_was_refused_waits_for_the_turn,
     what_is_brought_to_a_host_is_noted_once,
+    a_rollout_to_named_hosts_is_not_what_the_editor_begins_with,
 }
 
 /// A policy that says a name, and a rollout of it; `bad`: the host because of which that halted.
@@ -134,6 +135,26 @@ async fn what_is_brought_to_named_hosts_is_seen_by_who_sees_all_of_them(database
     brought(&site, "NEWER", &["hosts:db-1", "all"], None).await;
     let own = page.get(&format!("/policies/{}", of("OWN00"))).await.ok().text;
     assert!(own.contains("the text of OWN00") && !own.contains("the text of NEWER"), "{own}");
+}
+
+async fn a_rollout_to_named_hosts_is_not_what_the_editor_begins_with(database: Database) {
+    let site = Site::with_fleet(database).await;
+    let page = Browser::of(&site, "root").await;
+    brought(&site, "ONE00", &["hosts:db-1"], None).await;
+    let editor = page.get("/policies/new").await.ok().text;
+    assert!(!editor.contains("the text of"), "{editor}");
+    for (name, waves) in [("ALL00", &["hosts:db-1", "all"][..]), ("GROUP", &["group:web"])] {
+        brought(&site, name, waves, None).await;
+        brought(&site, &format!("Z{}", &name[..4]), &["hosts:db-1,web-1"], None).await;
+        let editor = page.get("/policies/new").await.ok().text;
+        assert!(editor.contains(&format!("the text of {name}")), "{editor}");
+        let mut tx = site.store().begin().await.unwrap();
+        let id = format!("01KPEXAMP1E00000000000{name}");
+        let known = rollouts::lock(&mut tx, &id).await.unwrap().unwrap();
+        let ended = Rollout { state: RolloutState::Aborted, ..known };
+        rollouts::update(&mut tx, &ended).await.unwrap();
+        tx.commit().await.unwrap();
+    }
 }
 
 async fn a_page_of_what_is_seen_is_full_and_the_next_goes_on(database: Database) {

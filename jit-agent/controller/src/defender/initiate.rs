@@ -30,6 +30,9 @@ use crate::{
 /// What stands in a request for which nobody said why.
 const NO_REASON: &str = "no justification was sent";
 
+/// The most requests that one call becomes.
+const MAX_ASKS: usize = 50;
+
 /// What is asked for on one host: sources and end, as their texts, with the ports.
 type Wishes = BTreeMap<(Vec<String>, i64), BTreeSet<String>>;
 
@@ -76,6 +79,14 @@ pub(super) async fn initiate(
         reason => reason.to_owned(),
     };
     let asks = asks(of_host, &reason, now_ms);
+    if asks.len() > MAX_ASKS {
+        let why = format!(
+            "it would become {} requests, one for each set of ports, sources and end; at most {MAX_ASKS}",
+            asks.len()
+        );
+        let failure = Failure::field("virtualMachines", why).next("ask in several calls");
+        return Err(Trouble::new("InvalidRequestContent", failure));
+    }
     // All of them are looked at first: what is wrong with one is wrong with the whole call.
     let mut denied = None;
     for (index, ask) in asks.iter().enumerate() {

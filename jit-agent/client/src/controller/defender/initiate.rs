@@ -9,6 +9,11 @@ use super::{
     read::{At, Mistake},
 };
 
+/// The most machines of a request.
+const MAX_MACHINES: usize = 500;
+/// The most ports of a machine.
+const MAX_PORTS: usize = 64;
+
 /// A request, as it is sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Initiate {
@@ -50,6 +55,10 @@ impl Initiate {
         if machines.is_empty() {
             return Err(listed.wrong("name at least one machine"));
         }
+        if machines.len() > MAX_MACHINES {
+            let why = format!("{} machines; at most {MAX_MACHINES}", machines.len());
+            return Err(listed.wrong(why));
+        }
         Ok(Self {
             machines: machines.iter().map(machine).collect::<Result<_, _>>()?,
             justification: top.text_of("justification")?.trim().to_owned(),
@@ -69,6 +78,9 @@ fn machine(at: &At<'_>) -> Result<InitiateMachine, Mistake> {
     let ports = listed.items()?;
     if ports.is_empty() {
         return Err(listed.wrong("name at least one port"));
+    }
+    if ports.len() > MAX_PORTS {
+        return Err(listed.wrong(format!("{} ports; at most {MAX_PORTS}", ports.len())));
     }
     let id = at.needed("id")?.text()?.trim_end_matches('/').to_owned();
     Ok(InitiateMachine { id, ports: ports.iter().map(port).collect::<Result<_, _>>()? })
@@ -123,6 +135,23 @@ mod tests {
         let caller = "203.0.113.7".parse().unwrap();
         assert_eq!(read.machines[0].ports[0].sources(caller), [caller]);
         assert_eq!(read.machines[0].ports[0].ends_ms % 1000, 123);
+    }
+
+    #[test]
+    fn what_is_too_many_is_refused() {
+        let port = json!({"number": 22, "endTimeUtc": "2027-03-01T10:00:00Z"});
+        let machine = |ports: usize| json!({"id": "/a/vm1", "ports": vec![port.clone(); ports]});
+        let body = |count: usize, ports| json!({"virtualMachines": vec![machine(ports); count]});
+        assert!(Initiate::read(&body(MAX_MACHINES, 1)).is_ok());
+        assert!(Initiate::read(&body(1, MAX_PORTS)).is_ok());
+        for (body, place) in [
+            (body(MAX_MACHINES + 1, 1), "virtualMachines"),
+            (body(1, MAX_PORTS + 1), "virtualMachines[0].ports"),
+        ] {
+            let mistake = Initiate::read(&body).unwrap_err();
+            assert_eq!(mistake.place, place);
+            assert!(mistake.why.contains("at most"), "{}", mistake.why);
+        }
     }
 
     #[test]

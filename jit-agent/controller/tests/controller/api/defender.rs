@@ -18,6 +18,7 @@ on_each_database! {
     a_patch_changes_the_machines_that_it_names,
     errors_are_azures,
     initiate_becomes_a_request_of_the_desk,
+    initiate_becomes_no_more_than_so_many_requests,
     what_is_outside_the_policy_is_refused_with_azures_sentence,
     nobody_else_sees_or_changes_it,
     a_change_of_an_old_version_is_refused,
@@ -324,6 +325,29 @@ async fn initiate_becomes_a_request_of_the_desk(database: Database) {
     let answered = root.get(&path("rg1", "default")).await.ok(200);
     let again = root.put(&path("rg1", "default"), answered).await.ok(200);
     assert_eq!(again["properties"]["requests"].as_array().unwrap().len(), 2);
+}
+
+async fn initiate_becomes_no_more_than_so_many_requests(database: Database) {
+    let site = Site::new(database).await;
+    let (root, ana) = (site.caller("root").await, site.caller("ana").await);
+    root.put(&path("rg1", "default"), ssh_policy(&["web-1"])).await.ok(200);
+    // Each source is a request of its own.
+    let wishes = |count: u8| {
+        let ends = in_minutes(30);
+        let port = |last: u8| {
+            json!({ "number": 22, "endTimeUtc": ends,
+                "allowedSourceAddressPrefix": format!("203.0.113.{last}") })
+        };
+        let ports: Vec<_> = (0..count).map(port).collect();
+        json!({ "virtualMachines": [{ "id": machine("web-1"), "ports": ports }] })
+    };
+    let refused = ana.post(&initiate_path("rg1", "default"), wishes(51)).await;
+    let error = refused.azure(400, "InvalidRequestContent");
+    assert_eq!(error["target"], "virtualMachines");
+    assert!(error["message"].as_str().unwrap().contains("51 requests"), "{error}");
+    let pending = ana.get("/api/v1/requests?state=pending").await.ok(200);
+    assert_eq!(pending["items"], json!([]), "nothing of it was done");
+    ana.post(&initiate_path("rg1", "default"), wishes(3)).await.ok(202);
 }
 
 async fn what_is_outside_the_policy_is_refused_with_azures_sentence(database: Database) {

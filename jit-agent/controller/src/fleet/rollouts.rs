@@ -392,7 +392,7 @@ pub(super) async fn record(
     by: &str,
     now_ms: i64,
 ) -> Result<(), StoreError> {
-    let waves: Vec<_> = rollout.waves.iter().map(ToString::to_string).collect();
+    let waves: Vec<_> = rollout.waves.iter().map(Wave::brief).collect();
     let fields = json!({
         "rollout": rollout.id, "policy": rollout.policy, "state": rollout.state.word(),
         "why": rollout.why, "wave": rollout.wave, "waves": waves,

@@ -56,6 +56,9 @@ impl HostState {
     }
 }
 
+/// Hosts of a wave that are named one by one where there is little room.
+const NAMED: usize = 8;
+
 /// Hosts that get a policy at the same time: those of the selector that no wave before had.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -144,6 +147,16 @@ impl Wave {
         .flatten()
     }
 
+    /// As it is written; of many hosts their number.
+    pub(crate) fn brief(&self) -> String {
+        match self {
+            Self::Hosts(hosts) if hosts.len() > NAMED => format!("{} hosts", hosts.len()),
+            Self::All | Self::Group(_) | Self::Hosts(_) | Self::Label(..) | Self::Percent(_) => {
+                self.to_string()
+            }
+        }
+    }
+
     fn selects(&self, host: &Host) -> bool {
         match self {
             Self::All | Self::Percent(_) => true,
@@ -213,6 +226,18 @@ mod tests {
         assert_eq!(named, [["web-007", "web-100"]]);
         let alone = super::plan(&hosts, &["env=canary".parse().unwrap()]);
         assert_eq!(alone, [["web-000", "web-001", "web-002"]]);
+    }
+
+    #[test]
+    fn many_hosts_are_a_number() {
+        let wave = |count: usize| {
+            let names: Vec<_> = (0..count).map(|number| format!("web-{number}")).collect();
+            format!("hosts:{}", names.join(",")).parse::<Wave>().unwrap()
+        };
+        assert_eq!(wave(NAMED).brief(), wave(NAMED).to_string());
+        assert_eq!(wave(5000).brief(), "5000 hosts");
+        assert_eq!(wave(5000).to_string().matches("web-").count(), 5000);
+        assert_eq!(Wave::Group("web".into()).brief(), "group:web");
     }
 
     #[test]

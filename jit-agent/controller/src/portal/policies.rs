@@ -21,6 +21,7 @@ use crate::{
     api::{self, ApiState, Failure, Sight, policies, rollouts},
     clock,
     fleet::{FleetError, rollouts::check_policy},
+    model::rollout::Wave,
     people::session::SignedIn,
     store::{Policy, Rollout},
 };
@@ -263,7 +264,7 @@ fn described(of: &Policy, out: Option<&str>) -> Described {
 }
 
 fn row(of: Rollout) -> RolloutRow {
-    let waves: Vec<_> = of.waves.iter().map(ToString::to_string).collect();
+    let waves: Vec<_> = of.waves.iter().map(Wave::brief).collect();
     RolloutRow {
         id: of.id,
         state: rollout_words::state(of.state).0,

@@ -301,7 +301,7 @@ pub(super) async fn show(
         };
         WaveRow {
             number: at.saturating_add(1),
-            name: wave.to_string(),
+            name: wave.brief(),
             is_now: usize::try_from(rollout.wave) == Ok(at),
             hosts: count(|_| true),
             done: count(|state| state == HostState::Applied),

@@ -143,7 +143,7 @@ async fn a_rollout_to_named_hosts_is_not_what_the_editor_begins_with(database: D
     brought(&site, "ONE00", &["hosts:db-1"], None).await;
     let editor = page.get("/policies/new").await.ok().text;
     assert!(!editor.contains("the text of"), "{editor}");
-    for (name, waves) in [("ALL00", &["hosts:db-1", "all"][..]), ("GROUP", &["group:web"])] {
+    for (name, waves) in [("ALL00", &["hosts:db-1", "all"][..]), ("GROUP", &["group:web"][..])] {
         brought(&site, name, waves, None).await;
         brought(&site, &format!("Z{}", &name[..4]), &["hosts:db-1,web-1"], None).await;
         let editor = page.get("/policies/new").await.ok().text;

@@ -87,7 +87,7 @@ async fn serve(
         })
     };
     match (place, method) {
-        (Place::List(within), Method::GET) => policies::list(&state, &caller, &within).await,
+        (Place::List(within), Method::GET) => policies::list(&state, &caller, &call, &within).await,
         (Place::Policy(name), Method::GET) => policies::read(&state, &caller, &name).await,
         (Place::Policy(name), Method::PUT) => {
             policies::put(&state, &caller, &call, &name, &json()?, false).await

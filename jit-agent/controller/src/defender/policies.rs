@@ -7,7 +7,9 @@ use axum::{
     http::{HeaderValue, StatusCode, header::ETAG},
     response::{IntoResponse as _, Response},
 };
-use jit_client::controller::defender::{List, Machine, Policy, Subscription};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use jit_client::controller::defender::{List, Machine, Policy, PolicyAnswer, Subscription};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
@@ -32,21 +34,70 @@ use crate::{
     store::{DefenderMachine, DefenderPolicy, Tx, defender},
 };
 
-/// Policies that the caller sees.
+/// Policies of one page. Azure's clients ask for no number.
+const PAGE: u32 = 100;
+/// Where a page begins, as Azure's addresses name it.
+const SKIP: &str = "$skipToken";
+
+/// A page of a list.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Listed {
+    value: Vec<PolicyAnswer>,
+    /// Where it goes on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_link: Option<String>,
+}
+
+/// Policies that the caller sees, in pages: a subscription may have thousands.
 pub(super) async fn list(
     state: &ApiState,
     caller: &Caller,
+    call: &Call,
     within: &Within,
 ) -> Result<Response, Trouble> {
     let account = caller.with(Scope::Read)?;
     let now_ms = clock::now_ms();
     let mut sight = Sight::new(state, account, now_ms).await?;
     let Within { subscription, group, location } = within;
+    let (store, after) = (state.store(), after(call)?);
+    let found = store.defender_policies(subscription, group, location, &after, PAGE).await?;
+    let is_full = found.len() == usize::try_from(PAGE).unwrap_or(usize::MAX);
+    let next_link = found.last().filter(|_| is_full).map(|last| next_link(call, &last.key));
     let mut value = Vec::new();
-    for stored in state.store().defender_policies(subscription, group, location).await? {
-        value.extend(show::policy(state.store(), &mut sight, &stored, now_ms).await?);
+    for stored in found {
+        value.extend(show::policy(store, &mut sight, &stored, now_ms).await?);
     }
-    Ok(Json(List { value }).into_response())
+    Ok(Json(Listed { value, next_link }).into_response())
+}
+
+/// The key after which a page begins.
+fn after(call: &Call) -> Result<String, Trouble> {
+    let query = call.uri.query().unwrap_or_default();
+    let mut named = form_urlencoded::parse(query.as_bytes());
+    let Some((_, token)) = named.find(|(name, _)| name.eq_ignore_ascii_case(SKIP)) else {
+        return Ok(String::new());
+    };
+    let bytes = URL_SAFE_NO_PAD.decode(token.as_bytes()).ok();
+    bytes.and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(|| {
+        let why = "it is not that of a nextLink; begin again without it";
+        Trouble::new("InvalidRequestContent", Failure::field(SKIP, why))
+    })
+}
+
+/// The address of the page after this key, at the name by which the caller came.
+fn next_link(call: &Call, key: &str) -> String {
+    let query = call.uri.query().unwrap_or_default();
+    let mut next = form_urlencoded::Serializer::new(String::new());
+    let kept = form_urlencoded::parse(query.as_bytes());
+    next.extend_pairs(kept.filter(|(name, _)| !name.eq_ignore_ascii_case(SKIP)));
+    next.append_pair(SKIP, &URL_SAFE_NO_PAD.encode(key));
+    let host = match call.uri.authority() {
+        Some(authority) => authority.as_str(),
+        None => call.header("host"),
+    };
+    let site = if host.is_empty() { String::new() } else { format!("https://{host}") };
+    format!("{site}{}?{}", call.uri.path(), next.finish())
 }
 
 /// Subscriptions of policies that the caller sees.

@@ -83,7 +83,7 @@ pub type HostProgress = Option<(HostState, i64)>;
 
 impl Store {
     /// Policies of a subscription, and of a resource group or a location of it if they are not empty;
-    /// all in small letters. In the order of their keys.
+    /// all in small letters. In the order of their keys: those after `after`, at most `most`.
     ///
     /// # Errors
     /// Those of the database.
@@ -92,11 +92,15 @@ impl Store {
         subscription: &str,
         resource_group: &str,
         location: &str,
+        after: &str,
+        most: u32,
     ) -> Result<Vec<DefenderPolicy>, StoreError> {
         let rows = "SELECT * FROM defender_policy WHERE LOWER(subscription) = $1 \
                     AND ($2 = '' OR LOWER(resource_group) = $2) \
-                    AND ($3 = '' OR REPLACE(LOWER(location), ' ', '') = $3) ORDER BY key LIMIT 5000";
+                    AND ($3 = '' OR REPLACE(LOWER(location), ' ', '') = $3) \
+                    AND key > $4 ORDER BY key LIMIT $5";
         let rows = query(rows).bind(subscription).bind(resource_group).bind(location);
+        let rows = rows.bind(after).bind(i64::from(most));
         let mut found = Vec::new();
         for row in rows.fetch_all(self.pool()).await? {
             let mut found_one = policy(&row)?;

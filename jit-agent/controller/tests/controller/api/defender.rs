@@ -18,7 +18,7 @@ on_each_database! {
     a_patch_changes_the_machines_that_it_names,
     errors_are_azures,
     initiate_becomes_a_request_of_the_desk,
-    initiate_becomes_no_more_than_so_many_requests,
+    initiate_becomes_fifty_requests_at_most,
     what_is_outside_the_policy_is_refused_with_azures_sentence,
     nobody_else_sees_or_changes_it,
     a_change_of_an_old_version_is_refused,
@@ -327,7 +327,7 @@ async fn initiate_becomes_a_request_of_the_desk(database: Database) {
     assert_eq!(again["properties"]["requests"].as_array().unwrap().len(), 2);
 }
 
-async fn initiate_becomes_no_more_than_so_many_requests(database: Database) {
+async fn initiate_becomes_fifty_requests_at_most(database: Database) {
     let site = Site::new(database).await;
     let (root, ana) = (site.caller("root").await, site.caller("ana").await);
     root.put(&path("rg1", "default"), ssh_policy(&["web-1"])).await.ok(200);

@@ -1,6 +1,9 @@
 //! Bodies as Azure's tools send them, recorded or written after their sources. Each of them becomes the
 //! policy that was meant, and what comes back has the fields that the tool reads.
 
+use std::collections::BTreeSet;
+
+use jit_controller::store::{DefenderMachine, DefenderPolicy, defender};
 use serde_json::{Value, json};
 
 use super::{SUBSCRIPTION, id, in_minutes, initiate_path, machine, path, wanted};
@@ -9,6 +12,7 @@ use crate::{api::Site, databases::Database};
 on_each_database! {
     bodies_of_every_tool_become_the_policy_that_was_meant,
     initiate_of_every_tool_is_taken,
+    a_long_list_has_pages,
 }
 
 /// `az rest --method put`, after the example of azure-rest-api-specs.
@@ -179,4 +183,52 @@ async fn initiate_of_every_tool_is_taken(database: Database) {
     }
     let page = ana.get("/api/v1/requests?state=pending").await.ok(200);
     assert_eq!(page["items"].as_array().unwrap().len(), 3);
+}
+
+async fn a_long_list_has_pages(database: Database) {
+    let site = Site::new(database).await;
+    let root = site.caller("root").await;
+    let mut tx = site.store().begin().await.unwrap();
+    for number in 0..205 {
+        let name = format!("p{number:03}");
+        let policy = DefenderPolicy {
+            id: format!("01KPEXAMP1E0000000000000{number:03}"),
+            key: format!("{SUBSCRIPTION}/rg1/westeurope/{name}"),
+            subscription: SUBSCRIPTION.into(),
+            resource_group: "rg1".into(),
+            location: "westeurope".into(),
+            name,
+            kind: "Basic".into(),
+            revision: 1,
+            changed_by: "root@example.org".into(),
+            changed_ms: 1,
+            machines: vec![DefenderMachine {
+                resource: machine("web-1"),
+                host: "web-1".into(),
+                ports: Vec::new(),
+            }],
+        };
+        defender::put(&mut tx, &policy).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+    let list = format!(
+        "/subscriptions/{SUBSCRIPTION}/resourceGroups/RG1/providers/Microsoft.Security/\
+         jitNetworkAccessPolicies"
+    );
+    let (mut names, mut pages) = (BTreeSet::new(), Vec::new());
+    let mut next = Some(format!("{list}?api-version=2020-01-01"));
+    while let Some(path) = next {
+        let page = root.get(&path).await.ok(200);
+        let items = page["value"].as_array().unwrap();
+        pages.push(items.len());
+        names.extend(items.iter().map(|item| item["name"].as_str().unwrap().to_owned()));
+        // It is whole, with the version of the API, as Azure's.
+        next = page["nextLink"].as_str().map(|link| {
+            assert!(link.contains("api-version=2020-01-01"), "{link}");
+            link.strip_prefix(&site.base).unwrap().to_owned()
+        });
+    }
+    assert_eq!((pages, names.len()), (vec![100, 100, 5], 205));
+    let broken = root.get(&format!("{list}?api-version=2020-01-01&$skiptoken=%21")).await;
+    assert_eq!(broken.azure(400, "InvalidRequestContent")["target"], "$skipToken");
 }

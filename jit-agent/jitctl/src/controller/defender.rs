@@ -32,8 +32,17 @@ const MAX_BYTES: u64 = 32 * 1024 * 1024;
 
 /// A list of Defender's API.
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct List {
     value: Vec<Map<String, Value>>,
+    next_link: Option<String>,
+}
+
+/// Where the page after this one begins.
+fn skip_token(link: &str) -> Option<&str> {
+    let (_, query) = link.split_once('?')?;
+    let mut fields = query.split('&').filter_map(|field| field.split_once('='));
+    fields.find(|(name, _)| matches!(*name, "$skipToken" | "%24skipToken")).map(|(_, token)| token)
 }
 
 /// Puts the policies of a file.
@@ -109,8 +118,16 @@ async fn put(
 pub(super) fn export(to: To<'_>, args: &ExportArgs) -> Result<Exit, Failure> {
     let found = to.call(async |session| {
         let list = async |path: &[&str]| {
-            let call = Call::get(path.iter().copied()).at_root().query("api-version", VERSION);
-            session.fetch::<List>(call).await.map(|list| list.value)
+            let (mut found, mut token) = (Vec::new(), String::new());
+            loop {
+                let call = Call::get(path.iter().copied()).at_root().query("api-version", VERSION);
+                let page: List = session.fetch(call.query("$skipToken", &token)).await?;
+                found.extend(page.value);
+                match page.next_link.as_deref().and_then(skip_token) {
+                    Some(next) if next != token => next.clone_into(&mut token),
+                    Some(_) | None => return Ok::<_, Failure>(found),
+                }
+            }
         };
         let subscriptions = match args.subscription.as_slice() {
             [] => {

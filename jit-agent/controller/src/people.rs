@@ -266,7 +266,9 @@ impl People {
         if !store::oidc::once(&mut tx, &id, ends_ms, now_ms).await? {
             return Ok(());
         }
-        for account in store::oidc::end_sessions(&mut tx, &said.sub, &said.sid).await? {
+        people::forget_sessions(&mut tx, now_ms, now_ms.saturating_sub(session::IDLE_MS)).await?;
+        let issuer = &oidc.settings().issuer_text;
+        for account in store::oidc::end_sessions(&mut tx, issuer, &said.sub, &said.sid).await? {
             let fields = json!({ "account": account, "way": "oidc" });
             let record = Record::new(Code::SignedOut, "", "oidc", fields);
             audit::append(&mut tx, now_ms, &record).await?;

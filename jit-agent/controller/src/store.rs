@@ -43,7 +43,7 @@ pub use heads::AuditHead;
 pub use hosts::StoredHost;
 pub use keys::AccountKey;
 pub use messages::Message;
-pub use oidc::ProviderSession;
+pub use oidc::{Arrival, ProviderSession};
 pub use passkeys::{OwnedPasskey, Passkey};
 pub use people::Session;
 pub use requests::{Page, Request};

@@ -276,7 +276,7 @@ async fn of_hash(
 ) -> Result<(Caller, Option<Failure>), Failure> {
     let unknown = || Failure::new(Word::TokenUnknown, "no account has this token");
     let token = state.store().token(hash).await?.ok_or_else(unknown)?;
-    let account = state.store().account(&token.account).await?.ok_or_else(unknown)?;
+    let account = state.store().acting(&token.account, now_ms).await?.ok_or_else(unknown)?;
     Ok(judged(Caller { account, token, giver: Giver::Controller }, now_ms))
 }
 

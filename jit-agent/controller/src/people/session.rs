@@ -164,7 +164,7 @@ pub async fn find(
     if session.ends_ms <= now_ms || idle_ms >= IDLE_MS {
         return Ok(None);
     }
-    let account = store.account(&session.account).await?;
+    let account = store.acting(&session.account, now_ms).await?;
     let Some(account) = account.filter(|account| !account.disabled) else { return Ok(None) };
     if is_use && idle_ms >= USED_EVERY_MS {
         store.session_used(&session.hash, now_ms).await?;

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     api::{ApiState, Failure},
+    clock,
     model::Account,
     people::session::SignedIn,
 };
@@ -20,6 +21,8 @@ struct Me<'f> {
     shell: Shell,
     account: &'f Account,
     ends: String,
+    /// Until when groups of the provider count; empty: none follow it.
+    lapse: String,
     has_password: bool,
     passkeys: Passkeys,
 }
@@ -32,7 +35,24 @@ pub(super) async fn show(
     let account = signed_in.account();
     let has_password = state.store().password(&account.name).await?.is_some();
     let passkeys = own::of(&state, account).await?;
+    let lapse = lapse(&state, account).await?;
     let ends = words::moment(signed_in.ends_ms());
     let shell = Shell::of(&signed_in, "me");
-    page(StatusCode::OK, &Me { shell, account, ends, has_password, passkeys })
+    page(StatusCode::OK, &Me { shell, account, ends, lapse, has_password, passkeys })
+}
+
+async fn lapse(state: &ApiState, account: &Account) -> Result<String, Failure> {
+    let Some(oidc) = state.people().oidc() else { return Ok(String::new()) };
+    let arrival = state.store().arrival(&account.name).await?;
+    let Some(arrival) = arrival.filter(|arrival| !arrival.groups.is_empty()) else {
+        return Ok(String::new());
+    };
+    let name = oidc.name();
+    Ok(match arrival.until_ms <= clock::now_ms() {
+        true => format!("count no more: sign out, and sign in with {name} again"),
+        false => {
+            let until = words::moment(arrival.until_ms);
+            format!("count until {until}, or until you sign in with {name} again")
+        }
+    })
 }

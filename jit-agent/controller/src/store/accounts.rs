@@ -1,8 +1,11 @@
 //! Accounts and their tokens. A token's text is never stored: only its hash.
+//!
+//! Groups that the provider of sign-ins gives count only for a while. Who acts is read by [`Store::acting`] or
+//! [`Store::acting_of`], which leave out those that have lapsed; all others read what is set.
 
 use std::collections::BTreeSet;
 
-use sqlx::{Row as _, any::AnyRow, query};
+use sqlx::{AssertSqlSafe, Row as _, any::AnyRow, query};
 
 use super::{
     Store, StoreError, Tx,
@@ -34,7 +37,7 @@ pub struct Token {
 }
 
 impl Store {
-    /// All accounts, by name.
+    /// All accounts, by name, with all groups that are set.
     ///
     /// # Errors
     /// Those of the database.
@@ -43,7 +46,7 @@ impl Store {
         rows.iter().map(account).collect()
     }
 
-    /// The account with this name.
+    /// The account with this name, with all groups that are set.
     ///
     /// # Errors
     /// Those of the database.
@@ -52,13 +55,33 @@ impl Store {
         row.fetch_optional(self.pool()).await?.as_ref().map(account).transpose()
     }
 
-    /// The accounts of a person, by name.
+    /// The account with this name, as it acts at a moment.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn acting(&self, name: &str, now_ms: i64) -> Result<Option<Account>, StoreError> {
+        let select = format!("{ACTING} WHERE account.name = $1");
+        let row = query(AssertSqlSafe(select)).bind(name).fetch_optional(self.pool()).await?;
+        row.map(|row| acting(&row, now_ms)).transpose()
+    }
+
+    /// The accounts of a person, by name, with all groups that are set.
     ///
     /// # Errors
     /// Those of the database.
     pub async fn accounts_of(&self, subject: &str) -> Result<Vec<Account>, StoreError> {
         let rows = query("SELECT * FROM account WHERE subject = $1 ORDER BY name").bind(subject);
         rows.fetch_all(self.pool()).await?.iter().map(account).collect()
+    }
+
+    /// The accounts of a person, by name, as they act at a moment.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn acting_of(&self, subject: &str, now_ms: i64) -> Result<Vec<Account>, StoreError> {
+        let select = format!("{ACTING} WHERE account.subject = $1 ORDER BY account.name");
+        let rows = query(AssertSqlSafe(select)).bind(subject).fetch_all(self.pool()).await?;
+        rows.iter().map(|row| acting(row, now_ms)).collect()
     }
 
     /// The token with this hash, whether it has ended or not.
@@ -173,6 +196,22 @@ pub async fn revoke_token(tx: &mut Tx, id: &str, now_ms: i64) -> Result<bool, St
     let update = query("UPDATE token SET revoked_ms = $2 WHERE id = $1 AND revoked_ms = 0");
     let done = update.bind(id).bind(now_ms).execute(&mut **tx).await?;
     Ok(done.rows_affected() == 1)
+}
+
+/// What [`acting`] reads.
+const ACTING: &str = "SELECT account.*, COALESCE(oidc_account.groups_json, '[]') AS follow_json, \
+                      COALESCE(oidc_account.groups_until_ms, 0) AS until_ms FROM account \
+                      LEFT JOIN oidc_account ON oidc_account.account = account.name";
+
+/// An account without groups of the provider that have lapsed.
+fn acting(row: &AnyRow, now_ms: i64) -> Result<Account, StoreError> {
+    let mut account = account(row)?;
+    if row.try_get::<i64, _>("until_ms")? <= now_ms {
+        let follow: BTreeSet<String> =
+            json("groups that follow the provider", row.try_get("follow_json")?)?;
+        account.groups.retain(|group| !follow.contains(group));
+    }
+    Ok(account)
 }
 
 fn account(row: &AnyRow) -> Result<Account, StoreError> {

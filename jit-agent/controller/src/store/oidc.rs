@@ -1,9 +1,14 @@
-//! What is kept of sign-ins at a provider: which session began with which of its sessions, and what counted
-//! already.
+//! What is kept of sign-ins at a provider: as whom an account came, which session began with which of its
+//! sessions, and what counted already.
 
-use sqlx::{Row as _, query};
+use std::collections::BTreeSet;
 
-use super::{Store, StoreError, Tx};
+use sqlx::{Row as _, any::AnyRow, query};
+
+use super::{
+    Store, StoreError, Tx,
+    error::{json, to_json},
+};
 
 /// A session that began with a sign-in at the provider.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,7 +23,29 @@ pub struct ProviderSession {
     pub hint: String,
 }
 
+/// The last sign-in of an account at the provider.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Arrival {
+    /// The provider.
+    pub issuer: String,
+    /// Who it is there: the claim `sub`.
+    pub sub: String,
+    /// The groups that follow the provider: those that it could give.
+    pub groups: BTreeSet<String>,
+    /// Until when they count, milliseconds since the Unix epoch.
+    pub until_ms: i64,
+}
+
 impl Store {
+    /// The last sign-in of an account at the provider; `None`: there was none.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn arrival(&self, account: &str) -> Result<Option<Arrival>, StoreError> {
+        let row = query(LAST).bind(account).fetch_optional(self.pool()).await?;
+        row.as_ref().map(arrival).transpose()
+    }
+
     /// What the provider said of a session; `None`: it began otherwise, or has ended.
     ///
     /// # Errors
@@ -70,25 +97,90 @@ pub async fn once(tx: &mut Tx, hash: &str, ends_ms: i64, now_ms: i64) -> Result<
     Ok(done.rows_affected() == 1)
 }
 
-/// Ends all sessions that began with this session of the provider, or with any of this subject if `sid` is
-/// empty. An empty `subject` is any; both empty are none. Where the provider named no session, it may have
-/// been this one. Returns the accounts that had some.
+/// Ends the sessions that the provider names: of one of its sessions, or of all of a person if `sid` is empty. An
+/// empty `sub` is any; both empty are none. Where the provider named no session, it may have been this one. Of an
+/// account that has no session of the provider any more all other sessions end too, however they began, and so
+/// do the groups that follow the provider. Returns the accounts for which something has ended.
 ///
 /// # Errors
 /// Those of the database.
 pub async fn end_sessions(
     tx: &mut Tx,
-    subject: &str,
+    issuer: &str,
+    sub: &str,
     sid: &str,
-) -> Result<Vec<String>, StoreError> {
-    if subject.is_empty() && sid.is_empty() {
-        return Ok(Vec::new());
+) -> Result<BTreeSet<String>, StoreError> {
+    if sub.is_empty() && sid.is_empty() {
+        return Ok(BTreeSet::new());
     }
     let select = "SELECT DISTINCT account FROM session WHERE hash IN (SELECT session FROM oidc_session \
-                  WHERE ($1 = '' OR subject = $1) AND ($2 = '' OR sid = $2 OR (sid = '' AND $1 <> ''))) ORDER BY account";
-    let rows = query(select).bind(subject).bind(sid).fetch_all(&mut **tx).await?;
+                  WHERE ($1 = '' OR subject = $1) AND ($2 = '' OR sid = $2 OR (sid = '' AND $1 <> '')))";
+    let rows = query(select).bind(sub).bind(sid).fetch_all(&mut **tx).await?;
+    let mut ended = names(&rows)?;
     let delete = "DELETE FROM session WHERE hash IN (SELECT session FROM oidc_session \
                   WHERE ($1 = '' OR subject = $1) AND ($2 = '' OR sid = $2 OR (sid = '' AND $1 <> '')))";
-    query(delete).bind(subject).bind(sid).execute(&mut **tx).await?;
+    query(delete).bind(sub).bind(sid).execute(&mut **tx).await?;
+    let bound = "SELECT account FROM oidc_account WHERE $2 <> '' AND issuer = $1 AND sub = $2";
+    let rows = query(bound).bind(issuer).bind(sub).fetch_all(&mut **tx).await?;
+    for account in names(&rows)?.union(&ended.clone()) {
+        let left = "SELECT COUNT(*) AS count FROM oidc_session JOIN session \
+                    ON session.hash = oidc_session.session WHERE session.account = $1";
+        let left = query(left).bind(account.as_str()).fetch_one(&mut **tx).await?;
+        if left.try_get::<i64, _>("count")? > 0 {
+            continue;
+        }
+        let lapse = "UPDATE oidc_account SET groups_until_ms = 0 \
+                     WHERE account = $1 AND groups_until_ms <> 0";
+        let lapsed = query(lapse).bind(account.as_str()).execute(&mut **tx).await?;
+        let delete = "DELETE FROM session WHERE account = $1";
+        let others = query(delete).bind(account.as_str()).execute(&mut **tx).await?;
+        if lapsed.rows_affected() + others.rows_affected() > 0 {
+            ended.insert(account.clone());
+        }
+    }
+    Ok(ended)
+}
+
+/// Records that an account has signed in at the provider, and as whom.
+///
+/// # Errors
+/// Those of the database.
+pub async fn arrived(tx: &mut Tx, account: &str, new: &Arrival) -> Result<(), StoreError> {
+    let statement = "INSERT INTO oidc_account (account, issuer, sub, groups_json, groups_until_ms) \
+                     VALUES ($1, $2, $3, $4, $5) ON CONFLICT (account) DO UPDATE SET \
+                     issuer = excluded.issuer, sub = excluded.sub, \
+                     groups_json = excluded.groups_json, groups_until_ms = excluded.groups_until_ms";
+    query(statement)
+        .bind(account)
+        .bind(new.issuer.as_str())
+        .bind(new.sub.as_str())
+        .bind(to_json(&new.groups))
+        .bind(new.until_ms)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// The last sign-in of an account at the provider, for a change.
+///
+/// # Errors
+/// Those of the database.
+pub async fn last(tx: &mut Tx, account: &str) -> Result<Option<Arrival>, StoreError> {
+    let row = query(LAST).bind(account).fetch_optional(&mut **tx).await?;
+    row.as_ref().map(arrival).transpose()
+}
+
+const LAST: &str = "SELECT * FROM oidc_account WHERE account = $1";
+
+fn arrival(row: &AnyRow) -> Result<Arrival, StoreError> {
+    Ok(Arrival {
+        issuer: row.try_get("issuer")?,
+        sub: row.try_get("sub")?,
+        groups: json("groups that follow the provider", row.try_get("groups_json")?)?,
+        until_ms: row.try_get("groups_until_ms")?,
+    })
+}
+
+fn names(rows: &[AnyRow]) -> Result<BTreeSet<String>, StoreError> {
     rows.iter().map(|row| Ok(row.try_get("account")?)).collect()
 }

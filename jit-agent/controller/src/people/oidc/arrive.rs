@@ -14,7 +14,7 @@ use crate::{
     desk::Desk,
     model::Account,
     people::session::{self, Secret},
-    store::{self, ProviderSession, Tx, accounts},
+    store::{self, Arrival, ProviderSession, Tx, accounts},
 };
 
 /// Who changes groups, in the audit.
@@ -44,6 +44,7 @@ pub(in crate::people) async fn arrive(
             return Err(no_account(&person, why));
         }
     };
+    bind(&mut tx, settings, &account, &person, now_ms).await?;
     let secret = session::begin(&mut tx, &account.name, now_ms).await?;
     let began = ProviderSession {
         session: secret.hash(),
@@ -69,7 +70,11 @@ async fn follow(
     person: &Person,
     now_ms: i64,
 ) -> Result<Account, Refusal> {
-    let groups = person::groups(settings, &account, person);
+    let mut follow = settings.given();
+    // Also what an earlier configuration gave.
+    let before = store::oidc::last(tx, &account.name).await?;
+    follow.extend(before.unwrap_or_default().groups);
+    let groups = person::groups(&follow, &account, person);
     let disabled =
         || Refusal::Disabled { subject: account.subject.clone(), account: account.name.clone() };
     if account.disabled {
@@ -85,6 +90,24 @@ async fn follow(
     let account = Account { groups, ..account };
     changed(tx, &account, false, now_ms).await?;
     Ok(account)
+}
+
+/// Keeps as whom an account came, and until when its groups count.
+async fn bind(
+    tx: &mut Tx,
+    settings: &Settings,
+    account: &Account,
+    person: &Person,
+    now_ms: i64,
+) -> Result<(), Refusal> {
+    let groups_for = i64::try_from(settings.groups_for.as_millis()).unwrap_or(i64::MAX);
+    let arrival = Arrival {
+        issuer: settings.issuer_text.clone(),
+        sub: person.sub.clone(),
+        groups: settings.given(),
+        until_ms: now_ms.saturating_add(groups_for),
+    };
+    Ok(store::oidc::arrived(tx, &account.name, &arrival).await?)
 }
 
 /// Makes an account of a name that nobody has.

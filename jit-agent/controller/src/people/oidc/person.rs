@@ -58,10 +58,13 @@ pub(super) fn person(settings: &Settings, claims: &Claims) -> Result<Person, Str
     })
 }
 
-/// The groups of an account from now on: those that roles can give follow the provider, others stay.
-pub(super) fn groups(settings: &Settings, before: &Account, person: &Person) -> BTreeSet<String> {
-    let given: BTreeSet<_> = settings.roles.values().flatten().collect();
-    let stay = before.groups.iter().filter(|group| !given.contains(group)).cloned();
+/// The groups of an account from now on: those that `follow` the provider are what it says, others stay.
+pub(super) fn groups(
+    follow: &BTreeSet<String>,
+    before: &Account,
+    person: &Person,
+) -> BTreeSet<String> {
+    let stay = before.groups.difference(follow).cloned();
     stay.chain(person.groups.iter().cloned()).collect()
 }
 
@@ -169,10 +172,11 @@ mod tests {
         assert_eq!(person.subject, "7");
         assert_eq!((person.name.as_str(), person.sid.as_str()), ("7", "s"));
         let before = account("ana", &["admins", "oncall"]);
-        let after: Vec<_> = groups(&settings, &before, &person).into_iter().collect();
+        let follow = settings.given();
+        let after: Vec<_> = groups(&follow, &before, &person).into_iter().collect();
         assert_eq!(after, ["approvers", "oncall", "sre"]);
         let none = super::person(&settings, &claims(json!({ "sub": "7" }))).unwrap();
-        let after: Vec<_> = groups(&settings, &before, &none).into_iter().collect();
+        let after: Vec<_> = groups(&follow, &before, &none).into_iter().collect();
         assert_eq!(after, ["oncall"], "a provider that says nothing gives nothing");
     }
 

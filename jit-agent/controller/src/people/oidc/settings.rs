@@ -2,11 +2,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use jit_client::controller::types::SCOPES as ALL_SCOPES;
-use jit_proto::text::{MAX_NAME_BYTES, check};
+use jit_proto::{
+    text::{MAX_NAME_BYTES, check},
+    toml_value::duration,
+};
 use reqwest::Url;
 use serde::Deserialize;
 
@@ -16,6 +21,11 @@ const SCOPES: [&str; 3] = ["openid", "profile", "email"];
 const TOKEN_SCOPES: [&str; 2] = ["read", "request"];
 /// Longest audience, bytes.
 const LONGEST_AUDIENCE: usize = 1024;
+/// How long groups that roles give count after a sign-in.
+const GROUPS_FOR: Duration = Duration::from_secs(12 * 3600);
+/// What it can be set to.
+const GROUPS_FOR_BOUNDS: RangeInclusive<Duration> =
+    Duration::from_secs(60)..=Duration::from_secs(720 * 3600);
 /// The most letters of a button.
 const LONGEST_NAME: usize = 60;
 
@@ -46,6 +56,8 @@ pub struct RawSettings {
     /// Whether the first sign-in makes an account.
     #[serde(default)]
     pub create: bool,
+    /// How long groups that roles give count after a sign-in; without it 12 hours.
+    pub groups_for: Option<String>,
     /// File with certificates of authorities, PEM, that the provider may have too.
     pub ca: Option<PathBuf>,
     /// Whom the provider's access tokens name as their audience; without it none count at the API.
@@ -99,6 +111,8 @@ pub struct Settings {
     pub roles: BTreeMap<String, BTreeSet<String>>,
     /// Whether the first sign-in makes an account.
     pub create: bool,
+    /// How long groups that roles give count after a sign-in.
+    pub groups_for: Duration,
     /// File with more authorities.
     pub ca: Option<PathBuf>,
     /// Which access tokens count at the API; `None`: none.
@@ -148,6 +162,13 @@ impl Settings {
             return Err(format!("oidc.scopes: {bad:?} is no scope"));
         }
         let programs = programs(raw.audience, raw.token_scopes, &raw.client_id)?;
+        let groups_for = match &raw.groups_for {
+            None => GROUPS_FOR,
+            Some(text) => duration("oidc.groups_for", text)?,
+        };
+        if !GROUPS_FOR_BOUNDS.contains(&groups_for) {
+            return Err("oidc.groups_for: from 1m to 720h is possible".into());
+        }
         Ok(Self {
             issuer,
             issuer_text: raw.issuer,
@@ -160,10 +181,16 @@ impl Settings {
             groups: raw.groups.unwrap_or_else(|| "groups".into()),
             roles: raw.roles,
             create: raw.create,
+            groups_for,
             ca: raw.ca.map(|file| directory.join(file)),
             programs,
             public_url: public_url.trim_end_matches('/').to_owned(),
         })
+    }
+
+    /// The groups that roles can give: they follow the provider.
+    pub(super) fn given(&self) -> BTreeSet<String> {
+        self.roles.values().flatten().cloned().collect()
     }
 
     /// Where the provider sends people back to.
@@ -239,6 +266,10 @@ mod tests {
         Settings::of(raw, public_url, Path::new("/var/lib/jit-controller"))
     }
 
+    fn here() -> Option<&'static str> {
+        Some("https://jit.example.org")
+    }
+
     #[test]
     fn two_lines_are_enough() {
         let settings = read(GOOD, Some("https://jit.example.org/")).unwrap();
@@ -262,11 +293,13 @@ mod tests {
         };
         assert_eq!(of(""), ("api://jit".into(), vec!["read".into(), "request".into()]));
         assert_eq!(of("token_scopes = [\"audit\"]\n").1, ["audit"]);
+        assert_eq!(settings.groups_for, Duration::from_secs(43_200));
+        let settings = read(&format!("{GOOD}groups_for = \"30m\"\n"), here()).unwrap();
+        assert_eq!(settings.groups_for, Duration::from_secs(1800));
     }
 
     #[test]
     fn what_is_wrong_is_named() {
-        let here = Some("https://jit.example.org");
         assert!(read(GOOD, None).unwrap_err().contains("public_url"));
         for (text, part) in [
             (GOOD.replace("https", "http"), "oidc.issuer"),
@@ -283,8 +316,11 @@ mod tests {
             (format!("{GOOD}token_scopes = [\"read\"]\n"), "audience"),
             (format!("{GOOD}audience = \"a\"\ntoken_scopes = []\n"), "oidc.token_scopes"),
             (format!("{GOOD}audience = \"a\"\ntoken_scopes = [\"all\"]\n"), "oidc.token_scopes"),
+            (format!("{GOOD}groups_for = \"0s\"\n"), "oidc.groups_for"),
+            (format!("{GOOD}groups_for = \"721h\"\n"), "oidc.groups_for"),
+            (format!("{GOOD}groups_for = \"soon\"\n"), "oidc.groups_for"),
         ] {
-            let why = read(&text, here).unwrap_err();
+            let why = read(&text, here()).unwrap_err();
             assert!(why.contains(part), "{text}: {why}");
         }
     }

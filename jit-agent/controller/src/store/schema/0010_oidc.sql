@@ -6,6 +6,18 @@ CREATE TABLE oidc_used (
 );
 CREATE INDEX oidc_used_ends ON oidc_used (ends_ms);
 
+-- Who an account is at the provider, since its first sign-in there. `issuer` and `sub`: the person.
+-- `groups_json`: the groups that follow the provider; they count until
+-- `groups_until_ms`.
+CREATE TABLE oidc_account (
+    account TEXT NOT NULL PRIMARY KEY REFERENCES account (name),
+    issuer TEXT NOT NULL,
+    sub TEXT NOT NULL,
+    groups_json TEXT NOT NULL,
+    groups_until_ms BIGINT NOT NULL
+);
+CREATE INDEX oidc_account_sub ON oidc_account (sub);
+
 -- Sessions that began with a sign-in at the provider. `subject`: its claim `sub`; `sid`: its name for its own
 -- session, empty: it gave none; `hint`: the ID token, encrypted with a key that only the browser has.
 CREATE TABLE oidc_session (

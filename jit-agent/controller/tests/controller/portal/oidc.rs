@@ -1,5 +1,6 @@
 //! Sign-in at a provider: at a real one, and at one that lies.
 
+mod bound;
 mod forged;
 mod node;
 mod programs;

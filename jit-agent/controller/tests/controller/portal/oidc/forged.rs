@@ -32,14 +32,14 @@ on_each_database! {
 
 /// What it does differently from a good one.
 #[derive(Default)]
-struct Lies {
+pub(super) struct Lies {
     /// The ID token in place of a good one.
     token: Option<String>,
     /// Parts of the document about itself.
     document: Value,
     /// What it answers at the token's address.
     answer: Option<(u16, String)>,
-    userinfo: Value,
+    pub(super) userinfo: Value,
     /// What came at the token's address.
     asked: Vec<BTreeMap<String, String>>,
 }
@@ -100,7 +100,7 @@ impl Liar {
         liar
     }
 
-    fn lie(&self, change: impl FnOnce(&mut Lies)) {
+    pub(super) fn lie(&self, change: impl FnOnce(&mut Lies)) {
         change(&mut self.lies.lock().unwrap());
     }
 
@@ -114,7 +114,11 @@ impl Liar {
     }
 
     /// Begins a sign-in that comes back with the token that is made of its claims.
-    async fn with_token(&self, visitor: &Visitor<'_>, make: impl FnOnce(Value) -> String) -> Shown {
+    pub(super) async fn with_token(
+        &self,
+        visitor: &Visitor<'_>,
+        make: impl FnOnce(Value) -> String,
+    ) -> Shown {
         let (_, given) = visitor.begin("%2Fme").await;
         let token = make(self.claims(&given));
         self.lie(|lies| lies.token = Some(token));
@@ -128,7 +132,7 @@ impl Liar {
     }
 
     /// A sign-in that is as it should be.
-    async fn good(&self, visitor: &Visitor<'_>) -> Shown {
+    pub(super) async fn good(&self, visitor: &Visitor<'_>) -> Shown {
         self.with_token(visitor, |claims| signed(&header(), &claims, 1)).await
     }
 }

@@ -1,0 +1,150 @@
+//! What a person keeps here after the provider has let him go, and who is the same person.
+
+use jit_controller::{
+    clock::now_ms,
+    store::{Arrival, accounts, oidc},
+};
+use serde_json::{Value, json};
+
+use super::{
+    Visitor, audited,
+    forged::{Liar, header, signed, with},
+    groups, site,
+};
+use crate::{
+    api::Site,
+    databases::Database,
+    portal::{PASSWORD, Shown, set_password},
+};
+
+on_each_database! {
+    groups_of_the_provider_lapse_however_somebody_signs_in,
+    the_provider_ends_all_that_a_person_has,
+}
+
+const ROLES: &str = "create = true\n[roles]\nops = [\"sre\"]\nboss = [\"admins\"]\n";
+
+impl Liar {
+    /// Signs in with these claims beside the usual ones.
+    async fn with_claims(&self, visitor: &Visitor<'_>, more: Value) -> Shown {
+        self.with_token(visitor, |mut claims| {
+            claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            signed(&header(), &claims, 1)
+        })
+        .await
+    }
+
+    /// Calls the controller to end what this person has.
+    async fn end(&self, visitor: &Visitor<'_>, id: &str, who: Value) {
+        let now_s = now_ms() / 1000;
+        let event = "http://schemas.openid.net/event/backchannel-logout";
+        let mut claims = json!({
+            "iss": self.issuer, "aud": "jit", "iat": now_s, "exp": now_s + 120, "jti": id,
+            "events": { event: {} },
+        });
+        claims.as_object_mut().unwrap().extend(who.as_object().unwrap().clone());
+        let token = signed(&with(&header(), "typ", json!("logout+jwt")), &claims, 1);
+        let url = format!("{}/sign-out/oidc", visitor.site.base);
+        let kind = "application/x-www-form-urlencoded";
+        let call = visitor.client.post(url).header("content-type", kind);
+        let answer = call.body(format!("logout_token={token}")).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+    }
+}
+
+async fn by_password<'s>(site: &'s Site, name: &str) -> Visitor<'s> {
+    let visitor = Visitor::new(site);
+    let fields = [("name", name), ("password", PASSWORD), ("next", "/me")];
+    assert_eq!(visitor.post("/sign-in", &fields).await.goes_to(), "/me");
+    visitor
+}
+
+/// The groups of an account, as its token has them.
+async fn acting(site: &Site, account: &str) -> Vec<String> {
+    let me = site.caller(account).await.get("/api/v1/me").await.ok(200);
+    serde_json::from_value(me["groups"].clone()).unwrap()
+}
+
+async fn groups_of_the_provider_lapse_however_somebody_signs_in(database: Database) {
+    let liar = Liar::start().await;
+    let site = site(database, &liar.issuer, &format!("groups_for = \"30m\"\n{ROLES}")).await;
+    let zoe = Visitor::new(&site);
+    let boss = json!({ "groups": ["ops", "boss"] });
+    assert_eq!(liar.with_claims(&zoe, boss.clone()).await.goes_to(), "/me");
+    let arrival = site.store().arrival("zoe").await.unwrap().unwrap();
+    let left_ms = arrival.until_ms - now_ms();
+    assert!((29 * 60_000..=30 * 60_000).contains(&left_ms), "{left_ms}");
+    let mut tx = site.store().begin().await.unwrap();
+    let set = ["admins", "oncall", "sre"].map(str::to_owned).into();
+    assert!(accounts::set_groups(&mut tx, "zoe", &set).await.unwrap());
+    tx.commit().await.unwrap();
+    set_password(&site, "zoe").await;
+    let other = by_password(&site, "zoe").await;
+    assert_eq!(acting(&site, "zoe").await, ["admins", "oncall", "sre"]);
+    assert!(other.get("/me").await.ok().text.contains("count until"));
+    assert_eq!(other.get("/health").await.status, 200);
+    let calls = site.caller("zoe").await;
+    calls.get("/api/v1/accounts").await.ok(200);
+
+    // The half hour is over.
+    let mut tx = site.store().begin().await.unwrap();
+    let lapsed = Arrival { until_ms: now_ms() - 1, ..arrival };
+    oidc::arrived(&mut tx, "zoe", &lapsed).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(calls.get("/api/v1/accounts").await.status, 403, "a token from before");
+    assert_eq!(acting(&site, "zoe").await, ["oncall"], "a new token");
+    let page = other.get("/me").await.ok();
+    assert!(page.text.contains("count no more") && !page.text.contains(">sre<"), "{}", page.text);
+    assert_eq!(other.get("/health").await.status, 403, "a session from before");
+    let again = by_password(&site, "zoe").await;
+    assert_eq!(again.get("/health").await.status, 403, "a new session");
+    // Who could agree is still asked, and an administrator still sees what is set.
+    assert_eq!(groups(&site, "zoe").await, ["admins", "oncall", "sre"]);
+
+    assert_eq!(liar.with_claims(&zoe, json!({ "groups": ["boss"] })).await.goes_to(), "/me");
+    assert_eq!(acting(&site, "zoe").await, ["admins", "oncall"]);
+    // Somebody who never came by the provider keeps his groups.
+    assert_eq!(acting(&site, "root").await, ["admins"]);
+}
+
+async fn the_provider_ends_all_that_a_person_has(database: Database) {
+    let liar = Liar::start().await;
+    let site = site(database, &liar.issuer, ROLES).await;
+    let (desk, phone) = (Visitor::new(&site), Visitor::new(&site));
+    for (visitor, sid) in [(&desk, "s-1"), (&phone, "s-2")] {
+        let said = json!({ "sid": sid, "groups": ["ops"] });
+        assert_eq!(liar.with_claims(visitor, said).await.goes_to(), "/me");
+    }
+    set_password(&site, "bo").await;
+    let bo = by_password(&site, "bo").await;
+    // It ends all sessions of the account.
+    set_password(&site, "zoe").await;
+    for (visitor, sid) in [(&desk, "s-1"), (&phone, "s-2")] {
+        let said = json!({ "sid": sid, "groups": ["ops"] });
+        assert_eq!(liar.with_claims(visitor, said).await.goes_to(), "/me");
+    }
+    let own = by_password(&site, "zoe").await;
+    // One session of two: the person is still there.
+    liar.end(&desk, "1", json!({ "sub": "zoe", "sid": "s-1" })).await;
+    assert_eq!(desk.who().await, None);
+    assert!(phone.who().await.is_some() && own.who().await.is_some());
+    assert_eq!(acting(&site, "zoe").await, ["sre"]);
+    // The last one.
+    liar.end(&desk, "2", json!({ "sub": "zoe", "sid": "s-2" })).await;
+    assert_eq!((phone.who().await, own.who().await), (None, None));
+    assert!(acting(&site, "zoe").await.is_empty());
+    // A person who has only a session of another way, and a time.
+    let said = json!({ "groups": ["ops"] });
+    assert_eq!(liar.with_claims(&desk, said).await.goes_to(), "/me");
+    let key = desk.get("/me").await.field("form_key");
+    desk.post("/sign-out", &[("form_key", &key)]).await;
+    let own = by_password(&site, "zoe").await;
+    assert_eq!(acting(&site, "zoe").await, ["sre"]);
+    let before = audited(&site, "signed_out").await.len();
+    liar.end(&desk, "3", json!({ "sub": "zoe" })).await;
+    assert_eq!(own.who().await, None);
+    assert!(acting(&site, "zoe").await.is_empty());
+    assert_eq!(audited(&site, "signed_out").await.len(), before + 1);
+    liar.end(&desk, "4", json!({ "sub": "bo" })).await;
+    assert!(bo.who().await.is_some(), "somebody else, who is not of the provider");
+}

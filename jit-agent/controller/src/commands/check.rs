@@ -51,6 +51,12 @@ pub async fn run(file: &Path, args: &CheckArgs) -> Result<Exit, Failure> {
             keys::check(&config, &mut findings);
             database::check(&config, now_ms, &mut findings).await;
             if let Some(oidc) = config.oidc {
+                if oidc.creates_nobody() {
+                    let text = "`create = true` makes no account: write groups of the provider into \
+                                [oidc.roles], or `require = { hd = \"example.org\" }`: whoever has that claim \
+                                gets an account";
+                    findings.warn("oidc", text);
+                }
                 match Oidc::new(oidc) {
                     Ok(oidc) => findings.good("oidc", format!("people sign in at {}", oidc.name())),
                     Err(why) => findings.error("oidc", why),

@@ -34,12 +34,21 @@ pub(in crate::people) async fn arrive(
     let mut tx = desk.store().begin().await?;
     let account = match found {
         Some(account) => follow(&mut tx, settings, account, &person, now_ms).await?,
-        None if settings.create => create(&mut tx, desk, &person, now_ms).await?,
+        None if settings.create && person.is_expected => {
+            create(&mut tx, desk, &person, now_ms).await?
+        }
         None => {
             let subject = &person.subject;
+            let not_made = match settings.create {
+                true => {
+                    " and none is made: no group of [oidc.roles] is among the provider's groups, and what \
+                     `require` in [oidc] asks for is not among its claims"
+                }
+                false => "",
+            };
             let why = format!(
-                "there is no account for {subject} here; an administrator makes one: jitctl accounts \
-                 set NAME --subject {subject}"
+                "there is no account for {subject} here{not_made}; an administrator makes one: jitctl \
+                 accounts set NAME --subject {subject}"
             );
             return Err(no_account(&person, why));
         }

@@ -20,6 +20,8 @@ pub(in crate::people) struct Person {
     pub(super) name: String,
     /// The groups here that the provider's groups give.
     pub(super) groups: BTreeSet<String>,
+    /// Whether an account may be made for him: a role gives him a group, or he has the claims for it.
+    pub(super) is_expected: bool,
     /// Who it is there: the claim `sub`.
     pub(super) sub: String,
     /// The provider's name for its session; empty: it gave none.
@@ -30,6 +32,7 @@ pub(in crate::people) struct Person {
 pub(super) fn lacks(settings: &Settings, claims: &Claims) -> bool {
     let missing = |name: &str| value(claims, name).is_none();
     (settings.subject == SubjectClaim::Email && missing("email"))
+        || settings.require.keys().any(|claim| missing(claim))
         || (!settings.roles.is_empty() && missing(&settings.groups))
         || settings.account.as_deref().is_some_and(missing)
 }
@@ -49,10 +52,15 @@ pub(super) fn person(settings: &Settings, claims: &Claims) -> Result<Person, Str
     named("account", name)?;
     let theirs = texts(value(claims, &settings.groups));
     let roles = settings.roles.iter().filter(|(group, _)| theirs.contains(group.as_str()));
+    let groups: BTreeSet<_> = roles.flat_map(|(_, ours)| ours.iter().cloned()).collect();
+    let mut required = settings.require.iter();
+    let has_all = required.len() > 0
+        && required.all(|(claim, wanted)| texts(value(claims, claim)).contains(wanted.as_str()));
     Ok(Person {
+        is_expected: has_all || !groups.is_empty(),
         subject: subject.to_owned(),
         name: name.to_owned(),
-        groups: roles.flat_map(|(_, ours)| ours.iter().cloned()).collect(),
+        groups,
         sub: sub.to_owned(),
         sid: text(claims, "sid").unwrap_or_default().to_owned(),
     })
@@ -213,6 +221,21 @@ mod tests {
         }
         assert!(lacks(&settings, &claims(json!({ "sub": "7" }))));
         assert!(person(&settings, &claims(json!({ "email": "a@b" }))).is_err(), "no sub");
+    }
+
+    #[test]
+    fn only_somebody_with_a_group_or_the_claims_is_expected() {
+        let of =
+            |more: &str, said: Value| person(&settings(more), &claims(said)).unwrap().is_expected;
+        assert!(!of("", json!({ "sub": "7", "groups": ["ops"] })));
+        assert!(of(ROLES, json!({ "sub": "7", "groups": ["ops"] })));
+        assert!(!of(ROLES, json!({ "sub": "7", "groups": ["other"] })));
+        let both = "require = { hd = \"example.org\", \"/org/units\" = \"it\" }\n";
+        let units = json!({ "units": ["it", "hr"] });
+        assert!(of(both, json!({ "sub": "7", "hd": "example.org", "org": units })));
+        assert!(!of(both, json!({ "sub": "7", "hd": "example.org" })));
+        assert!(!of(both, json!({ "sub": "7", "hd": "example.org.evil", "org": units })));
+        assert!(lacks(&settings(both), &claims(json!({ "sub": "7" }))));
     }
 
     #[test]

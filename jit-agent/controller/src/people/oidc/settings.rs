@@ -56,6 +56,9 @@ pub struct RawSettings {
     /// Whether the first sign-in makes an account.
     #[serde(default)]
     pub create: bool,
+    /// Claims that somebody must have for it, if no role gives him a group.
+    #[serde(default)]
+    pub require: BTreeMap<String, String>,
     /// How long groups that roles give count after a sign-in; without it 12 hours.
     pub groups_for: Option<String>,
     /// File with certificates of authorities, PEM, that the provider may have too.
@@ -111,6 +114,8 @@ pub struct Settings {
     pub roles: BTreeMap<String, BTreeSet<String>>,
     /// Whether the first sign-in makes an account.
     pub create: bool,
+    /// Claims that somebody must have for it, if no role gives him a group.
+    pub require: BTreeMap<String, String>,
     /// How long groups that roles give count after a sign-in.
     pub groups_for: Duration,
     /// File with more authorities.
@@ -162,6 +167,10 @@ impl Settings {
             return Err(format!("oidc.scopes: {bad:?} is no scope"));
         }
         let programs = programs(raw.audience, raw.token_scopes, &raw.client_id)?;
+        for (claim, wanted) in &raw.require {
+            check("oidc.require: a claim", claim.trim(), MAX_NAME_BYTES)?;
+            check("oidc.require: the text of a claim", wanted.trim(), MAX_NAME_BYTES)?;
+        }
         let groups_for = match &raw.groups_for {
             None => GROUPS_FOR,
             Some(text) => duration("oidc.groups_for", text)?,
@@ -181,6 +190,7 @@ impl Settings {
             groups: raw.groups.unwrap_or_else(|| "groups".into()),
             roles: raw.roles,
             create: raw.create,
+            require: raw.require,
             groups_for,
             ca: raw.ca.map(|file| directory.join(file)),
             programs,
@@ -191,6 +201,11 @@ impl Settings {
     /// The groups that roles can give: they follow the provider.
     pub(super) fn given(&self) -> BTreeSet<String> {
         self.roles.values().flatten().cloned().collect()
+    }
+
+    /// Whether `create` makes no account for anybody.
+    pub fn creates_nobody(&self) -> bool {
+        self.create && self.require.is_empty() && self.roles.values().all(BTreeSet::is_empty)
     }
 
     /// Where the provider sends people back to.
@@ -299,6 +314,20 @@ mod tests {
     }
 
     #[test]
+    fn to_create_accounts_for_nobody_is_noticed() {
+        for (more, nobody) in [
+            ("", false),
+            ("create = true\n", true),
+            ("create = true\n[roles]\nsre = []\n", true),
+            ("create = true\n[roles]\nsre = [\"sre\"]\n", false),
+            ("create = true\nrequire = { hd = \"example.org\" }\n", false),
+        ] {
+            let settings = read(&format!("{GOOD}{more}"), here()).unwrap();
+            assert_eq!(settings.creates_nobody(), nobody, "{more}");
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         assert!(read(GOOD, None).unwrap_err().contains("public_url"));
         for (text, part) in [
@@ -319,6 +348,7 @@ mod tests {
             (format!("{GOOD}groups_for = \"0s\"\n"), "oidc.groups_for"),
             (format!("{GOOD}groups_for = \"721h\"\n"), "oidc.groups_for"),
             (format!("{GOOD}groups_for = \"soon\"\n"), "oidc.groups_for"),
+            (format!("{GOOD}require = {{ hd = \" \" }}\n"), "oidc.require"),
         ] {
             let why = read(&text, here()).unwrap_err();
             assert!(why.contains(part), "{text}: {why}");

@@ -28,6 +28,9 @@ use crate::{
 /// Longest wait for an answer: the machine may be busy.
 const LONGEST: Duration = Duration::from_secs(60);
 
+/// Who has no group gets an account too, if it is Zoe.
+const CREATE: &str = "create = true\nrequire = { sub = \"zoe\" }\n";
+
 /// A site whose people sign in at this provider. `more`: further lines of the section `[oidc]`.
 async fn site(database: Database, issuer: &str, more: &str) -> Site {
     let section = format!(

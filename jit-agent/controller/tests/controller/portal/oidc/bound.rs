@@ -20,6 +20,7 @@ use crate::{
 on_each_database! {
     groups_of_the_provider_lapse_however_somebody_signs_in,
     the_provider_ends_all_that_a_person_has,
+    only_who_is_expected_gets_an_account,
 }
 
 const ROLES: &str = "create = true\n[roles]\nops = [\"sre\"]\nboss = [\"admins\"]\n";
@@ -147,4 +148,33 @@ async fn the_provider_ends_all_that_a_person_has(database: Database) {
     assert_eq!(audited(&site, "signed_out").await.len(), before + 1);
     liar.end(&desk, "4", json!({ "sub": "bo" })).await;
     assert!(bo.who().await.is_some(), "somebody else, who is not of the provider");
+}
+
+async fn only_who_is_expected_gets_an_account(database: Database) {
+    let liar = Liar::start().await;
+    let more = "create = true\nrequire = { hd = \"example.org\" }\n[roles]\nops = [\"sre\"]\n";
+    let site = site(database, &liar.issuer, more).await;
+    for said in [
+        json!({}),
+        json!({ "hd": "example.com" }),
+        json!({ "groups": ["other"] }),
+        json!({ "hd": "example.com", "groups": ["sre"] }),
+    ] {
+        let zoe = Visitor::new(&site);
+        liar.lie(|lies| lies.userinfo = json!({ "sub": "zoe" }));
+        let shown = liar.with_claims(&zoe, said.clone()).await;
+        assert_eq!(shown.status, 403, "{said}");
+        assert!(shown.text.contains("none is made"), "{said}: {}", shown.text);
+        assert!(site.store().account("zoe").await.unwrap().is_none());
+    }
+    for (sub, said) in
+        [("zoe", json!({ "hd": "example.org" })), ("kim", json!({ "groups": ["ops"] }))]
+    {
+        liar.lie(|lies| lies.userinfo = json!({ "sub": sub }));
+        let mut said = said;
+        said["sub"] = json!(sub);
+        let visitor = Visitor::new(&site);
+        assert_eq!(liar.with_claims(&visitor, said).await.goes_to(), "/me");
+        assert_eq!(visitor.who().await.as_deref(), Some(sub));
+    }
 }

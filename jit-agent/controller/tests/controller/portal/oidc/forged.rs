@@ -18,7 +18,7 @@ use p256::ecdsa::{Signature, SigningKey, signature::Signer as _};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::{Visitor, audited, site};
+use super::{CREATE, Visitor, audited, site};
 use crate::{databases::Database, portal::Shown};
 
 on_each_database! {
@@ -183,7 +183,7 @@ pub(super) fn with(claims: &Value, field: &str, value: Value) -> Value {
 
 async fn what_a_provider_must_not_sign_is_refused(database: Database) {
     let liar = Liar::start().await;
-    let site = site(database, &liar.issuer, "create = true\n").await;
+    let site = site(database, &liar.issuer, CREATE).await;
     let visitor = Visitor::new(&site);
     assert_eq!(liar.good(&visitor).await.goes_to(), "/me");
     assert_eq!(visitor.who().await.as_deref(), Some("zoe"));
@@ -369,7 +369,7 @@ async fn an_answer_counts_once_and_only_for_who_began(database: Database) {
 
 async fn the_answer_of_another_provider_is_refused(database: Database) {
     let liar = Liar::start().await;
-    let site = site(database, &liar.issuer, "create = true\n").await;
+    let site = site(database, &liar.issuer, CREATE).await;
     let visitor = Visitor::new(&site);
     for issuer in ["https://evil.example.org", ""] {
         let (_, given) = visitor.begin("%2Fme").await;
@@ -402,7 +402,7 @@ async fn the_answer_of_another_provider_is_refused(database: Database) {
 
 async fn who_is_sent_on_stays_here(database: Database) {
     let liar = Liar::start().await;
-    let site = site(database, &liar.issuer, "create = true\n").await;
+    let site = site(database, &liar.issuer, CREATE).await;
     for next in
         ["//evil.example.org", "https://evil.example.org", "/%5Cevil.example.org", "/sign-out"]
     {
@@ -434,7 +434,7 @@ async fn who_is_sent_on_stays_here(database: Database) {
 async fn a_broken_provider_is_said_to_be_down(database: Database) {
     let liar = Liar::start().await;
     let other = Liar::start().await;
-    let more = "create = true\n";
+    let more = CREATE;
     for (lie, words) in [
         (json!({ "issuer": other.issuer }), "letter by letter"),
         (json!({ "token_endpoint": "http://idp.example.org/token" }), "token_endpoint"),
@@ -472,7 +472,7 @@ async fn a_broken_provider_is_said_to_be_down(database: Database) {
 
 async fn calls_to_end_sessions_are_the_providers_own(database: Database) {
     let liar = Liar::start().await;
-    let site = site(database, &liar.issuer, "create = true\n").await;
+    let site = site(database, &liar.issuer, CREATE).await;
     let (one, two) = (Visitor::new(&site), Visitor::new(&site));
     for (visitor, sid) in [(&one, "s-1"), (&two, "s-2")] {
         let shown = liar

@@ -5,7 +5,7 @@ use reqwest::{Method, Url};
 use serde_json::{Value, json};
 
 use super::{
-    Visitor, audited, groups,
+    CREATE, Visitor, audited, groups,
     node::{self, Provider},
     site,
 };
@@ -149,7 +149,7 @@ async fn a_person_signs_in_and_groups_follow_the_provider(database: Database) {
 }
 
 async fn sign_in_works_after_the_keys_rotate(database: Database) {
-    let (site, provider) = started(database, "ES256", "create = true\n").await;
+    let (site, provider) = started(database, "ES256", CREATE).await;
     let zoe = Visitor::new(&site);
     zoe.sign_in("zoe").await.ok();
     provider.rotate().await;
@@ -160,14 +160,13 @@ async fn sign_in_works_after_the_keys_rotate(database: Database) {
     assert_eq!(refused.status, 403, "{}", refused.text);
     assert!(refused.text.contains("a key that the provider does not have"), "{}", refused.text);
     for algorithm in ["PS256", "EdDSA"] {
-        let (site, _provider) =
-            started(crate::databases::sqlite().await, algorithm, "create = true\n").await;
+        let (site, _provider) = started(crate::databases::sqlite().await, algorithm, CREATE).await;
         Visitor::new(&site).sign_in("zoe").await.ok();
     }
 }
 
 async fn signing_out_leads_to_the_sign_out_of_the_provider(database: Database) {
-    let (site, _provider) = started(database, "ES256", "create = true\n").await;
+    let (site, _provider) = started(database, "ES256", CREATE).await;
     let zoe = Visitor::new(&site);
     let page = zoe.sign_in("zoe").await.ok();
     let cookie = zoe.cookie("__Host-jit");
@@ -197,7 +196,7 @@ async fn signing_out_leads_to_the_sign_out_of_the_provider(database: Database) {
 }
 
 async fn the_provider_ends_sessions_by_itself(database: Database) {
-    let (site, provider) = started(database, "ES256", "create = true\n").await;
+    let (site, provider) = started(database, "ES256", CREATE).await;
     let (desk, phone) = (Visitor::new(&site), Visitor::new(&site));
     let page = desk.sign_in("zoe").await.ok();
     phone.sign_in("zoe").await.ok();
@@ -252,7 +251,7 @@ async fn an_address_is_the_person_if_it_is_verified(database: Database) {
 }
 
 async fn two_browsers_of_a_new_person_get_one_account(database: Database) {
-    let (site, _provider) = started(database, "ES256", "create = true\n").await;
+    let (site, _provider) = started(database, "ES256", CREATE).await;
     let browsers: Vec<_> = (0..4).map(|_| Visitor::new(&site)).collect();
     let shown = futures_util::future::join_all(browsers.iter().map(|one| one.sign_in("zoe"))).await;
     for (browser, shown) in browsers.iter().zip(shown) {

@@ -121,6 +121,16 @@ pub enum Refusal {
         /// In words.
         why: String,
     },
+    /// The account is bound to somebody else at the provider, or the person to another account.
+    #[error("{why}")]
+    OtherPerson {
+        /// The person.
+        subject: String,
+        /// The account's name.
+        account: String,
+        /// In words.
+        why: String,
+    },
     /// It was tried too often.
     #[error("it was tried too often; wait {} seconds", .0.as_secs().saturating_add(1))]
     TooMany(Duration),
@@ -137,6 +147,7 @@ impl Refusal {
             Self::Disabled { .. } => "disabled",
             Self::Down { .. } => "provider_down",
             Self::NoAccount { .. } => "no_account",
+            Self::OtherPerson { .. } => "other_person",
             Self::Store(_) => "database",
             Self::Strayed(_) => "strayed",
             Self::Token { .. } => "token",
@@ -147,7 +158,9 @@ impl Refusal {
     /// The person and the account, as far as they are known.
     pub(super) fn who(&self) -> (&str, &str) {
         match self {
-            Self::Disabled { subject, account } => (subject, account),
+            Self::Disabled { subject, account } | Self::OtherPerson { subject, account, .. } => {
+                (subject, account)
+            }
             Self::NoAccount { subject, .. } => (subject, ""),
             _ => ("", ""),
         }

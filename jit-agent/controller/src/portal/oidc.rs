@@ -107,6 +107,7 @@ fn refused(state: &ApiState, refusal: Refusal, next: &str) -> Result<Response, F
         Refusal::Declined(_)
         | Refusal::Disabled { .. }
         | Refusal::NoAccount { .. }
+        | Refusal::OtherPerson { .. }
         | Refusal::Token { .. } => StatusCode::FORBIDDEN,
     };
     let mut response = shown(state, status, &words, "", next)?;

@@ -114,11 +114,18 @@ impl Store {
     }
 }
 
-/// Makes an account, or changes what it says.
+/// Makes an account, or changes what it says. One that is enabled again, or is another person's, is bound to
+/// the provider anew.
 ///
 /// # Errors
 /// Those of the database.
 pub async fn put(tx: &mut Tx, account: &Account) -> Result<(), StoreError> {
+    if !account.disabled {
+        let unbind = "UPDATE oidc_account SET issuer = '', sub = '' WHERE account IN \
+                      (SELECT name FROM account WHERE name = $1 AND (subject <> $2 OR disabled <> 0))";
+        let unbind = query(unbind).bind(account.name.as_str()).bind(account.subject.as_str());
+        unbind.execute(&mut **tx).await?;
+    }
     let statement = "INSERT INTO account (name, subject, groups_json, disabled, created_ms) \
                      VALUES ($1, $2, $3, $4, $5) ON CONFLICT (name) DO UPDATE SET \
                      subject = excluded.subject, groups_json = excluded.groups_json, \

@@ -26,9 +26,9 @@ pub struct ProviderSession {
 /// The last sign-in of an account at the provider.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Arrival {
-    /// The provider.
+    /// The provider; empty: the next sign-in says it anew.
     pub issuer: String,
-    /// Who it is there: the claim `sub`.
+    /// Who it is there: the claim `sub`; empty: the next sign-in says it anew.
     pub sub: String,
     /// The groups that follow the provider: those that it could give.
     pub groups: BTreeSet<String>,
@@ -168,6 +168,26 @@ pub async fn arrived(tx: &mut Tx, account: &str, new: &Arrival) -> Result<(), St
 pub async fn last(tx: &mut Tx, account: &str) -> Result<Option<Arrival>, StoreError> {
     let row = query(LAST).bind(account).fetch_optional(&mut **tx).await?;
     row.as_ref().map(arrival).transpose()
+}
+
+/// An account to which the same person of the provider is bound, and which is not this subject's: its name and
+/// its subject.
+///
+/// # Errors
+/// Those of the database.
+pub async fn bound_elsewhere(
+    tx: &mut Tx,
+    issuer: &str,
+    sub: &str,
+    subject: &str,
+) -> Result<Option<(String, String)>, StoreError> {
+    let select = "SELECT account.name, account.subject FROM account JOIN oidc_account \
+                  ON oidc_account.account = account.name WHERE oidc_account.issuer = $1 \
+                  AND oidc_account.sub = $2 AND account.subject <> $3 ORDER BY account.name";
+    let row = query(select).bind(issuer).bind(sub).bind(subject).fetch_optional(&mut **tx).await?;
+    Ok(row
+        .map(|row| Ok::<_, sqlx::Error>((row.try_get("name")?, row.try_get("subject")?)))
+        .transpose()?)
 }
 
 const LAST: &str = "SELECT * FROM oidc_account WHERE account = $1";

@@ -32,6 +32,7 @@ pub(in crate::people) async fn arrive(
     let found = person::which(own, &person);
     let found = found.map_err(|why| no_account(&person, why))?;
     let mut tx = desk.store().begin().await?;
+    is_one_person(&mut tx, settings, &person).await?;
     let account = match found {
         Some(account) => follow(&mut tx, settings, account, &person, now_ms).await?,
         None if settings.create && person.is_expected => {
@@ -101,7 +102,21 @@ async fn follow(
     Ok(account)
 }
 
-/// Keeps as whom an account came, and until when its groups count.
+/// Refuses somebody whom the provider named otherwise before: he would be two persons, and could agree to what he
+/// asked for himself.
+async fn is_one_person(tx: &mut Tx, settings: &Settings, person: &Person) -> Result<(), Refusal> {
+    let (issuer, subject) = (&settings.issuer_text, &person.subject);
+    let found = store::oidc::bound_elsewhere(tx, issuer, &person.sub, subject).await?;
+    let Some((account, before)) = found else { return Ok(()) };
+    let why = format!(
+        "{} names you {subject} now, and the account {account} is yours as {before}; an administrator lets it \
+         follow: jitctl accounts set {account} --subject {subject}",
+        settings.name
+    );
+    Err(Refusal::OtherPerson { subject: subject.clone(), account, why })
+}
+
+/// An account is one person's at the provider from its first sign-in on, whoever has the address later.
 async fn bind(
     tx: &mut Tx,
     settings: &Settings,
@@ -109,6 +124,19 @@ async fn bind(
     person: &Person,
     now_ms: i64,
 ) -> Result<(), Refusal> {
+    let before = store::oidc::last(tx, &account.name).await?.unwrap_or_default();
+    let same = before.issuer == settings.issuer_text && before.sub == person.sub;
+    if !before.sub.is_empty() && !same {
+        let name = &account.name;
+        let why = format!(
+            "the account {name} belongs to somebody else at {}, or to another provider (sub); if it is the \
+             same person, an administrator binds it anew: jitctl accounts disable {name}, then jitctl \
+             accounts enable {name}",
+            settings.name
+        );
+        let (subject, account) = (person.subject.clone(), name.clone());
+        return Err(Refusal::OtherPerson { subject, account, why });
+    }
     let groups_for = i64::try_from(settings.groups_for.as_millis()).unwrap_or(i64::MAX);
     let arrival = Arrival {
         issuer: settings.issuer_text.clone(),

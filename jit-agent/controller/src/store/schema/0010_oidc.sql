@@ -6,8 +6,8 @@ CREATE TABLE oidc_used (
 );
 CREATE INDEX oidc_used_ends ON oidc_used (ends_ms);
 
--- Who an account is at the provider, since its first sign-in there. `issuer` and `sub`: the person.
--- `groups_json`: the groups that follow the provider; they count until
+-- Who an account is at the provider, since its first sign-in there. `issuer` and `sub`: the person; empty: the
+-- next sign-in says it anew. `groups_json`: the groups that follow the provider; they count until
 -- `groups_until_ms`.
 CREATE TABLE oidc_account (
     account TEXT NOT NULL PRIMARY KEY REFERENCES account (name),

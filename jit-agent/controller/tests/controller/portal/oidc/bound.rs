@@ -2,12 +2,13 @@
 
 use jit_controller::{
     clock::now_ms,
+    model::Account,
     store::{Arrival, accounts, oidc},
 };
 use serde_json::{Value, json};
 
 use super::{
-    Visitor, audited,
+    CREATE, Visitor, audited,
     forged::{Liar, header, signed, with},
     groups, site,
 };
@@ -21,6 +22,8 @@ on_each_database! {
     groups_of_the_provider_lapse_however_somebody_signs_in,
     the_provider_ends_all_that_a_person_has,
     only_who_is_expected_gets_an_account,
+    an_account_is_bound_to_one_person,
+    another_address_makes_no_second_person,
 }
 
 const ROLES: &str = "create = true\n[roles]\nops = [\"sre\"]\nboss = [\"admins\"]\n";
@@ -177,4 +180,57 @@ async fn only_who_is_expected_gets_an_account(database: Database) {
         assert_eq!(liar.with_claims(&visitor, said).await.goes_to(), "/me");
         assert_eq!(visitor.who().await.as_deref(), Some(sub));
     }
+}
+
+fn address(sub: &str, email: &str) -> Value {
+    json!({ "sub": sub, "email": email, "email_verified": true })
+}
+
+async fn an_account_is_bound_to_one_person(database: Database) {
+    let liar = Liar::start().await;
+    let site = site(database, &liar.issuer, &format!("subject = \"email\"\n{CREATE}")).await;
+    let zoe = Visitor::new(&site);
+    let zoes = "zoe@example.org";
+    assert_eq!(liar.with_claims(&zoe, address("zoe", zoes)).await.goes_to(), "/me");
+    // Somebody else has the address now.
+    let other = Visitor::new(&site);
+    let shown = liar.with_claims(&other, address("kim", zoes)).await;
+    assert_eq!(shown.status, 403);
+    assert!(shown.text.contains("belongs to somebody else"), "{}", shown.text);
+    assert!(other.cookie("__Host-jit").is_empty());
+    let refused = &audited(&site, "sign_in_refused").await[0];
+    assert_eq!((&refused["why"], &refused["account"]), (&json!("other_person"), &json!(zoes)));
+    assert_eq!(liar.with_claims(&zoe, address("zoe", zoes)).await.goes_to(), "/me");
+    // An administrator says that it is the same person.
+    let before = site.store().account(zoes).await.unwrap().unwrap();
+    put(&site, Account { disabled: true, ..before.clone() }).await;
+    assert!(liar.with_claims(&other, address("kim", zoes)).await.text.contains("disabled"));
+    put(&site, before).await;
+    assert_eq!(liar.with_claims(&other, address("kim", zoes)).await.goes_to(), "/me");
+    assert_eq!(liar.with_claims(&zoe, address("zoe", zoes)).await.status, 403);
+}
+
+async fn another_address_makes_no_second_person(database: Database) {
+    let liar = Liar::start().await;
+    let site = site(database, &liar.issuer, &format!("subject = \"email\"\n{CREATE}")).await;
+    let zoe = Visitor::new(&site);
+    let (old, new) = ("zoe@example.org", "zoe.married@example.org");
+    assert_eq!(liar.with_claims(&zoe, address("zoe", old)).await.goes_to(), "/me");
+    let shown = liar.with_claims(&zoe, address("zoe", new)).await;
+    assert_eq!(shown.status, 403);
+    assert!(shown.text.contains(&format!("--subject {new}")), "{}", shown.text);
+    assert!(site.store().account(new).await.unwrap().is_none());
+    let account = site.store().account(old).await.unwrap().unwrap();
+    // Nor does it make a new account of one that was disabled.
+    put(&site, Account { disabled: true, ..account.clone() }).await;
+    assert_eq!(liar.with_claims(&zoe, address("zoe", new)).await.status, 403);
+    put(&site, Account { subject: new.into(), ..account }).await;
+    assert_eq!(liar.with_claims(&zoe, address("zoe", new)).await.goes_to(), "/me");
+    assert_eq!(zoe.who().await.as_deref(), Some(old), "the same account");
+}
+
+async fn put(site: &Site, account: Account) {
+    let mut tx = site.store().begin().await.unwrap();
+    accounts::put(&mut tx, &account).await.unwrap();
+    tx.commit().await.unwrap();
 }

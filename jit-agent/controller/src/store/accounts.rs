@@ -65,15 +65,6 @@ impl Store {
         row.map(|row| acting(&row, now_ms)).transpose()
     }
 
-    /// The accounts of a person, by name, with all groups that are set.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn accounts_of(&self, subject: &str) -> Result<Vec<Account>, StoreError> {
-        let rows = query("SELECT * FROM account WHERE subject = $1 ORDER BY name").bind(subject);
-        rows.fetch_all(self.pool()).await?.iter().map(account).collect()
-    }
-
     /// The accounts of a person, by name, as they act at a moment.
     ///
     /// # Errors
@@ -112,6 +103,20 @@ impl Store {
         update.execute(self.pool()).await?;
         Ok(())
     }
+}
+
+/// The accounts of a person, by name, with all groups that are set. Nobody else changes them until the end of
+/// the transaction.
+///
+/// # Errors
+/// Those of the database.
+pub async fn of_person(tx: &mut Tx, subject: &str) -> Result<Vec<Account>, StoreError> {
+    // The change of the rows locks them on Postgres; on SQLite the transaction is alone anyway.
+    let update = "UPDATE account SET created_ms = created_ms WHERE subject = $1 RETURNING *";
+    let rows = query(update).bind(subject).fetch_all(&mut **tx).await?;
+    let mut all = rows.iter().map(account).collect::<Result<Vec<_>, _>>()?;
+    all.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(all)
 }
 
 /// Makes an account, or changes what it says. One that is enabled again, or is another person's, is bound to

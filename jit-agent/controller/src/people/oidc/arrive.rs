@@ -28,16 +28,14 @@ pub(in crate::people) async fn arrive(
     from: IpAddr,
     now_ms: i64,
 ) -> Result<Secret, Refusal> {
-    let own = desk.store().accounts_of(&person.subject).await?;
+    let mut tx = desk.store().begin().await?;
+    let own = accounts::of_person(&mut tx, &person.subject).await?;
     let found = person::which(own, &person);
     let found = found.map_err(|why| no_account(&person, why))?;
-    let mut tx = desk.store().begin().await?;
     is_one_person(&mut tx, settings, &person).await?;
     let account = match found {
         Some(account) => follow(&mut tx, settings, account, &person, now_ms).await?,
-        None if settings.create && person.is_expected => {
-            create(&mut tx, desk, &person, now_ms).await?
-        }
+        None if settings.create && person.is_expected => create(&mut tx, &person, now_ms).await?,
         None => {
             let subject = &person.subject;
             let not_made = match settings.create {
@@ -148,12 +146,7 @@ async fn bind(
 }
 
 /// Makes an account of a name that nobody has.
-async fn create(
-    tx: &mut Tx,
-    desk: &Desk,
-    person: &Person,
-    now_ms: i64,
-) -> Result<Account, Refusal> {
+async fn create(tx: &mut Tx, person: &Person, now_ms: i64) -> Result<Account, Refusal> {
     for name in [&person.name, &person.subject] {
         let account = Account {
             name: name.clone(),
@@ -167,8 +160,8 @@ async fn create(
             return Ok(account);
         }
         // Another browser of the same person may have been first.
-        let other = desk.store().account(name).await?;
-        if let Some(own) = other.filter(|one| one.subject == person.subject && !one.disabled) {
+        let own = accounts::of_person(tx, &person.subject).await?;
+        if let Some(own) = own.into_iter().find(|one| one.name == *name && !one.disabled) {
             return Ok(own);
         }
     }

@@ -1,5 +1,7 @@
 //! What a person keeps here after the provider has let him go, and who is the same person.
 
+use std::time::Duration;
+
 use jit_controller::{
     clock::now_ms,
     model::Account,
@@ -24,6 +26,7 @@ on_each_database! {
     only_who_is_expected_gets_an_account,
     an_account_is_bound_to_one_person,
     another_address_makes_no_second_person,
+    what_an_administrator_changes_meanwhile_stays,
 }
 
 const ROLES: &str = "create = true\n[roles]\nops = [\"sre\"]\nboss = [\"admins\"]\n";
@@ -227,6 +230,25 @@ async fn another_address_makes_no_second_person(database: Database) {
     put(&site, Account { subject: new.into(), ..account }).await;
     assert_eq!(liar.with_claims(&zoe, address("zoe", new)).await.goes_to(), "/me");
     assert_eq!(zoe.who().await.as_deref(), Some(old), "the same account");
+}
+
+async fn what_an_administrator_changes_meanwhile_stays(database: Database) {
+    let liar = Liar::start().await;
+    let site = site(database, &liar.issuer, ROLES).await;
+    let zoe = Visitor::new(&site);
+    assert_eq!(liar.with_claims(&zoe, json!({ "groups": ["ops"] })).await.goes_to(), "/me");
+    // A change is under way while the person signs in again.
+    let mut tx = site.store().begin().await.unwrap();
+    let set = ["oncall", "sre"].map(str::to_owned).into();
+    assert!(accounts::set_groups(&mut tx, "zoe", &set).await.unwrap());
+    let finish = async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        tx.commit().await.unwrap();
+    };
+    let again = liar.with_claims(&zoe, json!({ "groups": ["boss"] }));
+    let (shown, ()) = futures_util::future::join(again, finish).await;
+    assert_eq!(shown.goes_to(), "/me");
+    assert_eq!(groups(&site, "zoe").await, ["admins", "oncall"]);
 }
 
 async fn put(site: &Site, account: Account) {

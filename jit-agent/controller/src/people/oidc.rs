@@ -407,9 +407,7 @@ impl Oidc {
         if more.get("sub") != claims.get("sub") {
             return Err(self.bad("its claims are of another person than the ID token"));
         }
-        for (name, value) in more {
-            claims.entry(name).or_insert(value);
-        }
+        person::merge(claims, more);
         Ok(())
     }
 

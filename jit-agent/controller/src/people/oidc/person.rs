@@ -11,6 +11,9 @@ use super::{
 };
 use crate::model::Account;
 
+/// The claims of an address, which belong together.
+const EMAIL: [&str; 2] = ["email", "email_verified"];
+
 /// A person, as the provider names him.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::people) struct Person {
@@ -31,10 +34,21 @@ pub(in crate::people) struct Person {
 /// Whether claims that are needed are not there yet.
 pub(super) fn lacks(settings: &Settings, claims: &Claims) -> bool {
     let missing = |name: &str| value(claims, name).is_none();
-    (settings.subject == SubjectClaim::Email && missing("email"))
+    (settings.subject == SubjectClaim::Email && EMAIL.into_iter().any(missing))
         || settings.require.keys().any(|claim| missing(claim))
         || (!settings.roles.is_empty() && missing(&settings.groups))
         || settings.account.as_deref().is_some_and(missing)
+}
+
+/// Adds claims of another answer to those that are there. The address and whether it is verified are both of one
+/// of them: what says that another address is verified says nothing of this one.
+pub(super) fn merge(claims: &mut Claims, mut more: Claims) {
+    let whole = EMAIL.iter().all(|name| claims.contains_key(*name));
+    let other = if whole || !more.contains_key("email") { &mut more } else { &mut *claims };
+    other.retain(|name, _| !EMAIL.contains(&name.as_str()));
+    for (name, value) in more {
+        claims.entry(name).or_insert(value);
+    }
 }
 
 /// The person that claims name.
@@ -221,6 +235,28 @@ mod tests {
         }
         assert!(lacks(&settings, &claims(json!({ "sub": "7" }))));
         assert!(person(&settings, &claims(json!({ "email": "a@b" }))).is_err(), "no sub");
+    }
+
+    #[test]
+    fn an_address_and_its_verification_are_of_one_answer() {
+        let settings = settings("subject = \"email\"\n");
+        let (ana, eve, yes) = ("ana@example.org", "eve@example.org", "email_verified");
+        for (token, userinfo, wanted) in [
+            (json!({ "email": ana }), json!({ yes: true }), None),
+            (json!({ yes: true }), json!({ "email": ana }), None),
+            (json!({ "email": ana, yes: false }), json!({ "email": eve, yes: true }), None),
+            (json!({ "email": ana, yes: true }), json!({ "email": eve, yes: true }), Some(ana)),
+            (json!({ "email": ana }), json!({ "email": eve, yes: true }), Some(eve)),
+            (json!({ "email": ana }), json!({ "email": eve }), None),
+            (json!({}), json!({ "email": ana, yes: true }), Some(ana)),
+        ] {
+            let mut all = claims(token.clone());
+            all.insert("sub".into(), json!("7"));
+            merge(&mut all, claims(userinfo.clone()));
+            let found = person(&settings, &all).ok().map(|person| person.subject);
+            assert_eq!(found.as_deref(), wanted, "{token} {userinfo}");
+        }
+        assert!(lacks(&settings, &claims(json!({ "sub": "7", "email": ana }))));
     }
 
     #[test]

@@ -27,6 +27,7 @@ on_each_database! {
     an_account_is_bound_to_one_person,
     another_address_makes_no_second_person,
     what_an_administrator_changes_meanwhile_stays,
+    an_address_is_not_verified_by_another_answer,
 }
 
 const ROLES: &str = "create = true\n[roles]\nops = [\"sre\"]\nboss = [\"admins\"]\n";
@@ -249,6 +250,21 @@ async fn what_an_administrator_changes_meanwhile_stays(database: Database) {
     let (shown, ()) = futures_util::future::join(again, finish).await;
     assert_eq!(shown.goes_to(), "/me");
     assert_eq!(groups(&site, "zoe").await, ["admins", "oncall"]);
+}
+
+async fn an_address_is_not_verified_by_another_answer(database: Database) {
+    let liar = Liar::start().await;
+    let site = site(database, &liar.issuer, &format!("subject = \"email\"\n{CREATE}")).await;
+    let visitor = Visitor::new(&site);
+    // Only the other answer says it, of another address or of none.
+    liar.lie(|lies| lies.userinfo = json!({ "sub": "zoe", "email_verified": true }));
+    let shown = liar.with_claims(&visitor, json!({ "email": "root@example.org" })).await;
+    assert_eq!(shown.status, 403);
+    assert!(shown.text.contains("not verified"), "{}", shown.text);
+    liar.lie(|lies| lies.userinfo = address("zoe", "zoe@example.org"));
+    let shown = liar.with_claims(&visitor, json!({ "email": "root@example.org" })).await;
+    assert_eq!(shown.goes_to(), "/me");
+    assert_eq!(visitor.who().await.as_deref(), Some("zoe@example.org"));
 }
 
 async fn put(site: &Site, account: Account) {

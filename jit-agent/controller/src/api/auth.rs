@@ -235,7 +235,7 @@ pub(super) async fn still(
     let (caller, denied) = match caller.giver {
         Giver::Controller => of_hash(state, &caller.token.hash, now_ms).await?,
         Giver::Provider => {
-            let account = state.store().account(&caller.account.name).await?;
+            let account = state.store().acting(&caller.account.name, now_ms).await?;
             // An account that is another person's now is not the one that the token names.
             let account = account.filter(|account| account.subject == caller.account.subject);
             let account = account.ok_or_else(|| {

@@ -154,7 +154,7 @@ async fn begin(
 /// What they have does not change.
 async fn never(desk: &Desk, hosts: Vec<DefenderHost>, why: &str) -> Result<(), FleetError> {
     for host in hosts {
-        let stored = desk.store().defender_hosts(&[host.host.clone()]).await?;
+        let stored = desk.store().defender_hosts(std::slice::from_ref(&host.host)).await?;
         let Some((stored, _)) = stored.into_values().next() else { continue };
         if stored.revision == host.revision {
             keep(desk, &DefenderHost { trouble: why.to_owned(), ..stored }).await?;

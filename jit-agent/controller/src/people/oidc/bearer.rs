@@ -5,7 +5,11 @@
 use std::collections::BTreeSet;
 
 use super::{Oidc, Refusal, access, person};
-use crate::{desk::Desk, model::Account, store::StoreError};
+use crate::{
+    desk::Desk,
+    model::Account,
+    store::{Arrival, StoreError},
+};
 
 /// What an access token gives.
 #[derive(Clone, Debug)]
@@ -82,11 +86,20 @@ impl Oidc {
         let person = person::person(&self.settings, &access.claims);
         let person = person.map_err(|why| no_account("", why))?;
         let subject = &person.subject;
-        let own = desk.store().accounts_of(subject).await?;
+        let own = desk.store().acting_of(subject, now_ms).await?;
         let account = person::which(own, &person).map_err(|why| no_account(subject, why))?;
         let account = account.ok_or_else(|| {
             no_account(subject, format!("there is no account for {subject} here"))
         })?;
+        let bound = desk.store().arrival(&account.name).await?;
+        let is_other = |bound: &Arrival| {
+            !bound.sub.is_empty() && (bound.issuer != *issuer || bound.sub != person.sub)
+        };
+        if bound.as_ref().is_some_and(is_other) {
+            let why =
+                format!("the account {} is bound to somebody else at the provider", account.name);
+            return Err(no_account(subject, why));
+        }
         Ok(Bearer {
             account,
             id: access.id,

@@ -5,7 +5,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{
-    audited,
+    CREATE, audited,
     forged::{Liar, coded, header, mac, point, signed, with},
     node::{self, AUDIENCE, Provider, ROBOT},
     site,
@@ -50,7 +50,7 @@ async fn put(site: &Site, name: &str, subject: &str, disabled: bool) {
 }
 
 async fn a_program_calls_with_a_token_of_the_provider(database: Database) {
-    let (site, provider) = started(database, "RS256", &format!("create = true\n{WANTED}")).await;
+    let (site, provider) = started(database, "RS256", &format!("{CREATE}{WANTED}")).await;
     let robot = site.caller_with(provider.token(Some(AUDIENCE)).await);
     // A token makes no account, though a sign-in does.
     let refused = robot.get("/api/v1/me").await.problem(401, "account_missing");

@@ -27,7 +27,7 @@ use crate::{
     control::tls::{Material, TlsError},
     kernel::datapath::rtnetlink::{self, Device},
     oncall::{
-        doctor,
+        doctor::ways,
         failure::Failure,
         finding::{At, Finding, Level},
         output::{print, print_json},
@@ -287,7 +287,7 @@ fn warnings(
     }
     if scope == Scope::Host {
         findings.extend(readable::exposed_key(config));
-        findings.extend(doctor::of_ports(config));
+        findings.extend(ways::of_ports(config));
     }
     match devices {
         None => {}

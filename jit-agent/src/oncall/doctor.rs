@@ -16,7 +16,7 @@ mod page;
 mod places;
 mod process;
 mod trial;
-mod ways;
+pub(in crate::oncall) mod ways;
 
 use std::{path::Path, process::ExitCode};
 
@@ -29,7 +29,6 @@ use crate::oncall::{
     output::{Colours, print, print_json},
 };
 use host::Host;
-pub(in crate::oncall) use ways::{Administered, around, for_administration, of_ports};
 
 /// Version of the JSON that `doctor --json` prints (docs/doctor.schema.json). Goes up when a field
 /// goes or changes its meaning.

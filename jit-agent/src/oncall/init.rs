@@ -31,7 +31,7 @@ use crate::{
     config::{Config, Loaded},
     control::tls::Material,
     oncall::{
-        doctor,
+        doctor::ways,
         failure::Failure,
         output::{complain, print, print_json},
     },
@@ -137,7 +137,7 @@ pub fn run(config: &Path, args: InitArgs) -> Result<ExitCode, Failure> {
     let written = Draft::new(&choices, &survey, &places)?;
     let names = key::names(&args.name, &choices.host, &survey)?;
     let mut report = Report::new(&args, &choices, &written, &places, &survey);
-    report.around = doctor::around(&written.config);
+    report.around = ways::around(&written.config);
     if args.dry_run {
         report.text = Some(written.text);
     } else {

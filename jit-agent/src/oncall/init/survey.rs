@@ -18,7 +18,7 @@ use crate::{
         datapath::rtnetlink,
         netlink::sock_diag::{DiagError, SockDiag, Wanted},
     },
-    oncall::doctor::{self, Administered},
+    oncall::doctor::ways::{self, Administered},
     system::{addresses::addresses, processes},
 };
 
@@ -59,7 +59,7 @@ impl Survey {
         let mut survey = Self { caller: caller(), ..Self::default() };
         let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         survey.name = Some(name.trim_end().to_owned()).filter(|name| is_own_name(name));
-        match doctor::for_administration() {
+        match ways::for_administration() {
             Ok(listeners) => survey.listeners = listeners,
             Err(error) => survey.unseen.push(format!("who listens here is not known: {error}")),
         }

@@ -1,11 +1,11 @@
-//! An approval by a passkey: a WebAuthn assertion (W3C Web Authentication Level 2, section 7.2) over
-//! the bytes that an envelope signs (docs/grants.md, section "Approvals by passkey").
+//! An approval by a passkey: a WebAuthn assertion (W3C Web Authentication Level 2, section 7.2)
+//! over the bytes that an envelope signs (docs/grants.md, section "Approvals by passkey").
 //!
 //! Here is everything but the signature itself, which each caller verifies with its own code. A new
-//! passkey is checked here too, as far as it is the same (section 7.1). The
-//! signature counter is not looked at: hosts see some of a passkey's assertions, in any order, and
-//! again after a restart, and passkeys that are copied between devices count nothing. What keeps an
-//! assertion from being used twice is its challenge: it is good for one payload alone.
+//! passkey is checked here too, as far as it is the same (section 7.1). The signature counter is
+//! not looked at: hosts see some of a passkey's assertions, in any order, and again after a
+//! restart, and passkeys that are copied between devices count nothing. What keeps an assertion
+//! from being used twice is its challenge: it is good for one payload alone.
 
 use std::{collections::BTreeSet, fmt, net::IpAddr};
 
@@ -106,7 +106,8 @@ pub enum AssertionError {
         /// The limit.
         most: usize,
     },
-    /// It was made for something else: a new passkey is no assertion, and an assertion no new passkey.
+    /// It was made for something else: a new passkey is no assertion, and an assertion no new
+    /// passkey.
     #[error("the type \"{is}\" is not \"{wanted}\"")]
     Type {
         /// What it is.
@@ -129,7 +130,8 @@ pub struct NewPasskey<'d> {
     pub sign_count: u32,
     /// Id of the credential.
     pub id: &'d [u8],
-    /// The public key as a COSE_Key (RFC 9052 section 7). After it come extensions, if there are any.
+    /// The public key as a COSE_Key (RFC 9052 section 7). After it come extensions, if there are
+    /// any.
     pub key: &'d [u8],
     /// There are extensions.
     pub has_extensions: bool,
@@ -187,8 +189,8 @@ impl RelyingParty {
         Ok([authenticator_data.as_ref(), &Sha256::digest(client_data_json)[..]].concat())
     }
 
-    /// Checks what a browser and an authenticator say of a new passkey, in the order of section 7.1, but
-    /// for its key.
+    /// Checks what a browser and an authenticator say of a new passkey, in the order of section
+    /// 7.1, but for its key.
     ///
     /// # Errors
     /// The first check that fails.

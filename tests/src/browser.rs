@@ -1,8 +1,9 @@
-//! A real Chromium in a network namespace, driven over WebDriver (W3C) and, for what WebDriver cannot,
-//! over the DevTools protocol. Each session is a browser of its own: cookies are not shared.
+//! A real Chromium in a network namespace, driven over WebDriver (W3C) and, for what WebDriver
+//! cannot, over the DevTools protocol. Each session is a browser of its own: cookies are not
+//! shared.
 //!
-//! What is typed and pressed is found as a person finds it: by the label of a field, by the words on a
-//! button. So a page without labels fails.
+//! What is typed and pressed is found as a person finds it: by the label of a field, by the words
+//! on a button. So a page without labels fails.
 
 use std::{
     fs,
@@ -59,8 +60,8 @@ pub struct Driver {
 }
 
 impl Driver {
-    /// Starts a driver on a machine of this stage. Its browsers find the controller as [`NAME`] and trust its
-    /// certificate, as if its authority were the company's.
+    /// Starts a driver on a machine of this stage. Its browsers find the controller as [`NAME`] and
+    /// trust its certificate, as if its authority were the company's.
     pub fn start(stage: &Stage, on: &Arc<Namespace>) -> Self {
         let directory = tempfile::tempdir().expect("a scratch directory");
         let log = fs::File::create(directory.path().join("driver.log")).expect("a log");
@@ -245,8 +246,8 @@ impl Browser {
         self.done(async |client| client.active_element().await?.send_keys(text).await);
     }
 
-    /// Goes on by the tab key until the field with this label, or the button or link with these words, has
-    /// the focus.
+    /// Goes on by the tab key until the field with this label, or the button or link with these
+    /// words, has the focus.
     #[track_caller]
     pub fn tab_to(&self, words: &str) {
         let script = "const one = document.activeElement; \
@@ -378,7 +379,8 @@ impl WebDriverCompatibleCommand for DevTools {
     }
 }
 
-/// What Chromium compares a certificate's key with: the SHA-256 of its SubjectPublicKeyInfo, base64.
+/// What Chromium compares a certificate's key with: the SHA-256 of its SubjectPublicKeyInfo,
+/// base64.
 fn pin(certificate: &Path) -> String {
     let text = fs::read(certificate).expect("read a certificate");
     let (_, pem) = parse_x509_pem(&text).expect("a PEM block");

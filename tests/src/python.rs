@@ -1,5 +1,5 @@
-//! A Python with the packages of tests/python/requirements.txt, for clients that share no code with this
-//! repository.
+//! A Python with the packages of tests/python/requirements.txt, for clients that share no code with
+//! this repository.
 
 use std::{
     env,
@@ -13,8 +13,8 @@ use crate::controller::succeed;
 /// What the tests of this crate import.
 const IMPORTS: &str = "import azure.mgmt.security, cryptography, grpc, grpc_tools.protoc";
 
-/// The Python that JIT_CLIENT_PYTHON names, or an environment in the target directory, made when it is
-/// missing.
+/// The Python that JIT_CLIENT_PYTHON names, or an environment in the target directory, made when it
+/// is missing.
 pub fn python() -> &'static Path {
     static PYTHON: OnceLock<PathBuf> = OnceLock::new();
     PYTHON.get_or_init(|| {

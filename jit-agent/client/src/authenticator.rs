@@ -1,5 +1,5 @@
-//! A passkey in software, and the browser around it: real keys, CBOR and client data, for tests of what takes
-//! the real ones. Everything that it says can be changed, to see it refused.
+//! A passkey in software, and the browser around it: real keys, CBOR and client data, for tests of
+//! what takes the real ones. Everything that it says can be changed, to see it refused.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ciborium::Value as Cbor;
@@ -9,8 +9,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{public_key::PublicKey, signing::SigningKey};
 
-/// The person was there (UP), and the authenticator has verified who it was (UV): Web Authentication Level 2,
-/// section 6.1.
+/// The person was there (UP), and the authenticator has verified who it was (UV): Web
+/// Authentication Level 2, section 6.1.
 pub const PRESENT_AND_VERIFIED: u8 = 0b101;
 /// Flag AT: there is a new credential.
 const ATTESTED_DATA: u8 = 1 << 6;

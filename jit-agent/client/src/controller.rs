@@ -1,5 +1,5 @@
-//! Talking to the controller: the JSON of `/api/v1` ([`types`]), that of
-//! `/subscriptions` ([`defender`]), and how to call them (`call`, `http`).
+//! Talking to the controller: the JSON of `/api/v1` ([`types`]), that of `/subscriptions`
+//! ([`defender`]), and how to call them (`call`, `http`).
 
 #[cfg(feature = "controller-http")]
 pub mod call;

@@ -10,7 +10,8 @@ use rustix::{
 /// The longest secret that is read, bytes.
 const MAX_BYTES: u64 = 4096;
 
-/// Reads a line of standard input; `None`: the person at the terminal ended it (Ctrl-C, Ctrl-D, Ctrl-\).
+/// Reads a line of standard input; `None`: the person at the terminal ended it (Ctrl-C, Ctrl-D,
+/// Ctrl-\).
 ///
 /// `ask` writes the question; it is called for a terminal only, when nothing is shown any more.
 ///

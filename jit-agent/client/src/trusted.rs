@@ -1,5 +1,5 @@
-//! A key that hosts trust, and whether it made a signature of an envelope: what a person checks with
-//! before a host does. The agent has its own check.
+//! A key that hosts trust, and whether it made a signature of an envelope: what a person checks
+//! with before a host does. The agent has its own check.
 
 use jit_proto::{
     v1,
@@ -24,8 +24,8 @@ impl Trusted {
         self.name == key_id || self.key.key_id() == key_id
     }
 
-    /// Whether it made this signature over the message. The error says what is wrong with an approval
-    /// by passkey.
+    /// Whether it made this signature over the message. The error says what is wrong with an
+    /// approval by passkey.
     pub(crate) fn verifies(
         &self,
         message: &[u8],

@@ -150,8 +150,8 @@ pub(crate) fn guarded(router: Router<ApiState>, state: &ApiState) -> Router<ApiS
     router.layer(from_fn_with_state(state.clone(), auth::authenticate))
 }
 
-/// What every call has around it, of programs and of browsers: time, limits of addresses, the log, and
-/// problems in place of panics. `most_bytes`: of a body.
+/// What every call has around it, of programs and of browsers: time, limits of addresses, the log,
+/// and problems in place of panics. `most_bytes`: of a body.
 pub(crate) fn framed(router: Router<ApiState>, state: &ApiState, most_bytes: usize) -> Router {
     router
         .layer(DefaultBodyLimit::max(most_bytes))

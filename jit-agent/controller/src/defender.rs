@@ -1,9 +1,9 @@
-//! Microsoft Defender's just-in-time API, below `/subscriptions`, over this controller: scripts, cmdlets
-//! and templates that were written for Defender go on, and speak to hosts with an agent.
+//! Microsoft Defender's just-in-time API, below `/subscriptions`, over this controller: scripts,
+//! cmdlets and templates that were written for Defender go on, and speak to hosts with an agent.
 //!
-//! A policy that is put here is kept, and brought to its hosts as a signed policy of theirs by a rollout
-//! (`provision`). `initiate` submits a request to the desk, which the rules judge as any other. Nothing
-//! here decides or signs. The shapes are in `jit_client::controller::defender`.
+//! A policy that is put here is kept, and brought to its hosts as a signed policy of theirs by a
+//! rollout (`provision`). `initiate` submits a request to the desk, which the rules judge as any
+//! other. Nothing here decides or signs. The shapes are in `jit_client::controller::defender`.
 
 mod initiate;
 mod machines;
@@ -41,8 +41,8 @@ use crate::api::{
 /// The versions of the API that clients name.
 const VERSIONS: [&str; 2] = ["2020-01-01", "2015-06-01-preview"];
 
-/// `/subscriptions` and everything below. Names are compared without case; of the first one, the usual cases
-/// are known.
+/// `/subscriptions` and everything below. Names are compared without case; of the first one, the
+/// usual cases are known.
 pub fn router(state: &ApiState) -> Router {
     let routes = Router::new()
         .route("/subscriptions", any(subscriptions))

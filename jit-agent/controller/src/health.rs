@@ -1,5 +1,5 @@
-//! Whether the controller works: what it finds out about itself, as `check` prints it and the page *Health*
-//! shows it. Nothing is changed.
+//! Whether the controller works: what it finds out about itself, as `check` prints it and the page
+//! *Health* shows it. Nothing is changed.
 
 mod database;
 mod finding;

@@ -1,11 +1,13 @@
 //! The controller of jit-agent: who may ask, who must agree, what is signed, and how it reaches the hosts.
 //!
 //! From the bottom: `model` (nouns, pure), `rules` (Cedar, pure), `store` (the database), `audit`,
-//! `signer` (a process of its own, the only one with a key), `desk` (what may be done with a request),
-//! `fleet` (hosts: connections, deliveries, what they answer), `messages` (chats and mail), `health` (what
-//! does not work), `people` (who a browser is), `api` (HTTP), `defender` (Microsoft Defender's API over it),
-//! `portal` (pages), `app` (wiring), `commands`.
-//! Nothing here can open a port: only what the signer signs can, and each host checks that by itself.
+//! `signer` (a process of its own, the only one with a key), `desk` (what may be done with a
+//! request), `fleet` (hosts: connections, deliveries, what they answer), `messages` (chats and
+//! mail), `health` (what does not work), `people` (who a browser is), `api` (HTTP), `defender`
+//! (Microsoft Defender's API over it), `portal` (pages), `app` (wiring), `commands`.
+//!
+//! Nothing here can open a port: only what the signer signs can, and each host checks that by
+//! itself.
 
 pub mod api;
 pub mod app;

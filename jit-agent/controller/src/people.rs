@@ -1,8 +1,9 @@
-//! Who a browser is: sign-in with a password, with a passkey or at a provider, sessions, and how often it may be
-//! tried.
+//! Who a browser is: sign-in with a password, with a passkey or at a provider, sessions, and how
+//! often it may be tried.
 //!
-//! Nothing here says what an account may do: rules and groups do, anew at each call. An unknown account, a
-//! disabled one, one without a password and a wrong password get the same answer after the same work.
+//! Nothing here says what an account may do: rules and groups do, anew at each call. An unknown
+//! account, a disabled one, one without a password and a wrong password get the same answer after
+//! the same work.
 
 pub mod oidc;
 pub mod passkey;
@@ -93,8 +94,8 @@ impl People {
     /// Signs a browser in: a new session each time, whatever the browser had before.
     ///
     /// # Errors
-    /// Name and password do not fit, or it was tried too often. Both are in the audit, once a minute for
-    /// each name and network.
+    /// Name and password do not fit, or it was tried too often. Both are in the audit, once a
+    /// minute for each name and network.
     pub async fn sign_in(
         &self,
         desk: &Desk,
@@ -116,12 +117,12 @@ impl People {
         Ok(begin(desk, &account, fields, now_ms).await?)
     }
 
-    /// Signs a browser in with a passkey, which says by itself whose it is. `sent`: what the browser sent, as
-    /// JSON.
+    /// Signs a browser in with a passkey, which says by itself whose it is. `sent`: what the
+    /// browser sent, as JSON.
     ///
     /// # Errors
-    /// The passkey does not count, or it was tried too often. Both are in the audit, once a minute for
-    /// each account and network.
+    /// The passkey does not count, or it was tried too often. Both are in the audit, once a minute
+    /// for each account and network.
     pub async fn sign_in_by_passkey(
         &self,
         desk: &Desk,
@@ -203,8 +204,8 @@ impl People {
     /// Signs a browser in that comes back from the provider. `begun`: what its cookie says.
     ///
     /// # Errors
-    /// The provider does not prove who it is, or this person has no account. It is in the audit, once a minute
-    /// for each network.
+    /// The provider does not prove who it is, or this person has no account. It is in the audit,
+    /// once a minute for each network.
     pub async fn sign_in_at_provider(
         &self,
         desk: &Desk,
@@ -238,8 +239,9 @@ impl People {
         Err(refusal)
     }
 
-    /// Ends the sessions that the provider names (OpenID Connect Back-Channel Logout 1.0). `token`: what it
-    /// has signed. A provider may end any number at once: only what it has not signed is counted.
+    /// Ends the sessions that the provider names (OpenID Connect Back-Channel Logout 1.0). `token`:
+    /// what it has signed. A provider may end any number at once: only what it has not signed is
+    /// counted.
     ///
     /// # Errors
     /// It is not the provider's, or too old.
@@ -303,7 +305,8 @@ impl People {
         Ok(oidc.way_out(hint.as_deref()).await)
     }
 
-    /// The account, if it may sign in and this is its password. It takes the same work in every case.
+    /// The account, if it may sign in and this is its password. It takes the same work in every
+    /// case.
     ///
     /// # Errors
     /// Too many passwords are checked now; or the database.
@@ -364,7 +367,8 @@ impl People {
         Ok(())
     }
 
-    /// A refusal in the audit. The name only if there is such an account: people type passwords there.
+    /// A refusal in the audit. The name only if there is such an account: people type passwords
+    /// there.
     async fn refused(
         &self,
         desk: &Desk,

@@ -1,7 +1,8 @@
-//! Pages for people, on the listener of the API. They work without a script; with one they are quicker.
+//! Pages for people, on the listener of the API. They work without a script; with one they are
+//! quicker.
 //!
-//! Nothing is decided here: what an account may see says `api::sight`, what it may do the desk. A page
-//! changes something only by a form of the session that it was shown to.
+//! Nothing is decided here: what an account may see says `api::sight`, what it may do the desk. A
+//! page changes something only by a form of the session that it was shown to.
 
 mod access;
 mod act;

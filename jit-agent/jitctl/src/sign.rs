@@ -52,8 +52,8 @@ pub(crate) struct InspectArgs {
     /// Public key (PEM) to check signatures with, as hosts have it; may be repeated
     #[arg(long, value_name = "FILE")]
     public_key: Vec<PathBuf>,
-    /// File with [[approver]] sections, such as a host's configuration, to check approvals by passkey
-    /// with; may be repeated
+    /// File with [[approver]] sections, such as a host's configuration, to check approvals by
+    /// passkey with; may be repeated
     #[arg(long, value_name = "FILE")]
     approver: Vec<PathBuf>,
     /// Print JSON

@@ -117,8 +117,8 @@ impl Signers {
         read
     }
 
-    /// The most sections that can sign one payload of this type: approvers count beside a signer only.
-    /// A key that cannot be read for a moment changes no threshold.
+    /// The most sections that can sign one payload of this type: approvers count beside a signer
+    /// only. A key that cannot be read for a moment changes no threshold.
     pub(super) fn number_of(&self, payload: PayloadType) -> usize {
         let all = || self.mandates.iter().filter(|(mandate, _)| mandate.signs(payload));
         if all().any(|(_, is_signer)| *is_signer) { all().count() } else { 0 }

@@ -86,7 +86,8 @@ impl Approvals {
         }
     }
 
-    /// The end of a sentence, about the keys and approvals that do not count; empty when there are none.
+    /// The end of a sentence, about the keys and approvals that do not count; empty when there are
+    /// none.
     pub(super) fn others(&self) -> String {
         let others = self.beyond.iter().map(|(id, beyond)| format!("{id:?} {}", beyond.detail));
         others.chain(self.objection.clone()).map(|other| format!("; {other}")).collect()

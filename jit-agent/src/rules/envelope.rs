@@ -53,8 +53,8 @@ pub struct Opened<'k> {
 }
 
 /// Checks size, type, and that at least one key which may sign payloads of this type made a good
-/// signature (docs/grants.md, steps `size` to `signature`). Adds the tries of false signatures to `wasted`, a try of a long message
-/// as several.
+/// signature (docs/grants.md, steps `size` to `signature`). Adds the tries of false signatures to
+/// `wasted`, a try of a long message as several.
 pub fn open<'k>(
     envelope: &v1::Envelope,
     expected: PayloadType,

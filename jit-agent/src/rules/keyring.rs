@@ -69,7 +69,8 @@ pub struct Found<'k> {
     pub wasted: usize,
     /// Not every signature was tried with every key: that would have been too many tries.
     pub capped: bool,
-    /// Why the first signature that an approver should have made, or seems to have made, is not good.
+    /// Why the first signature that an approver should have made, or seems to have made, is not
+    /// good.
     pub objection: Option<Objection>,
 }
 
@@ -135,8 +136,8 @@ impl Signer {
     }
 
     /// The same key as that of an approver: it signs by WebAuthn, for this relying party, and in no
-    /// other way. Its identity is another one: what it has signed does not count as a signer's, should
-    /// a reload make it one, nor for another relying party.
+    /// other way. Its identity is another one: what it has signed does not count as a signer's,
+    /// should a reload make it one, nor for another relying party.
     #[must_use]
     pub fn as_approver(self, party: RelyingParty) -> Self {
         let key_id = self.key_id.of_approver(party.id());
@@ -199,8 +200,8 @@ impl Keyring {
         self.signers.iter().filter(move |signer| signer.mandate.signs(payload))
     }
 
-    /// The most keys of those that count which can sign one grant. An approver's key counts beside a
-    /// signer's, not without one (docs/grants.md, step `threshold`).
+    /// The most keys of those that count which can sign one grant. An approver's key counts beside
+    /// a signer's, not without one (docs/grants.md, step `threshold`).
     pub fn most_approvals(&self, counts: impl Fn(&Signer) -> bool) -> usize {
         let all: Vec<_> =
             self.signers_of(PayloadType::Grant).filter(|signer| counts(signer)).collect();
@@ -265,8 +266,9 @@ impl Keyring {
     }
 
     /// The signatures in the order of the keys that they name. `None`: there is none, one of them
-    /// names no Ed25519 key of a signer or is an approval by passkey, or two of them the same. If all are good, these are the keys that
-    /// [`Self::try_signatures`] finds: it tries just these first.
+    /// names no Ed25519 key of a signer or is an approval by passkey, or two of them the same. If
+    /// all are good, these are the keys that [`Self::try_signatures`] finds: it tries just these
+    /// first.
     pub(super) fn named<'s>(&self, signatures: &'s [v1::Signature]) -> Option<Vec<Named<'_, 's>>> {
         let mut all: Vec<Named<'_, 's>> = Vec::with_capacity(signatures.len());
         for v1::Signature { key_id, signature, assertion } in signatures {

@@ -1,5 +1,6 @@
-//! A person's passkey as the second key that a host asks for: registered and used at the controller's pages, and
-//! checked by a real agent, whose configuration has the section that the controller prints.
+//! A person's passkey as the second key that a host asks for: registered and used at the
+//! controller's pages, and checked by a real agent, whose configuration has the section that the
+//! controller prints.
 
 use std::{fs, sync::Arc};
 
@@ -149,7 +150,8 @@ pub(crate) fn named() -> Stage {
     stage
 }
 
-/// Starts a host that wants two approvals at port 22, and lists this passkey by what the controller prints.
+/// Starts a host that wants two approvals at port 22, and lists this passkey by what the controller
+/// prints.
 pub(crate) fn list(stage: &mut Stage, number: usize, account: &str, key_id: &str) {
     let print = |more: &[&str]| {
         let arguments = [&["accounts", "passkeys", "approver", account, key_id], more].concat();

@@ -1,4 +1,5 @@
-//! Node.js with the packages of `tests/node`: a real provider of sign-ins for the controller's tests.
+//! Node.js with the packages of `tests/node`: a real provider of sign-ins for the controller's
+//! tests.
 
 use std::{fs, path::PathBuf};
 

@@ -1,9 +1,10 @@
-//! The JSON of Microsoft Defender's just-in-time API (`Microsoft.Security/jitNetworkAccessPolicies`), for
-//! the controller that speaks it and for `jitctl import-defender`.
+//! The JSON of Microsoft Defender's just-in-time API
+//! (`Microsoft.Security/jitNetworkAccessPolicies`), for the controller that speaks it and for
+//! `jitctl import-defender`.
 //!
 //! What people and programs send is read with tolerance: names of fields in any case, as `az`, `Az`
-//! cmdlets and REST write them; a port's number as text; a list where one prefix belongs. What cannot be
-//! meant is a [`Mistake`] with its place. The shapes are those of azure-rest-api-specs,
+//! cmdlets and REST write them; a port's number as text; a list where one prefix belongs. What
+//! cannot be meant is a [`Mistake`] with its place. The shapes are those of azure-rest-api-specs,
 //! `jitNetworkAccessPolicies.json`.
 
 mod file;

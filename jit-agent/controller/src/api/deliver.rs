@@ -3,11 +3,11 @@
 //! A webhook's cursor into the audit is its outbox: it moves on only after a good answer. Who does not
 //! answer well is tried again with growing pauses; after a day it is disabled, and that is in the audit.
 //!
-//! A chat gets a message of what a request has become instead of each record; a message that would say
-//! the same as the last one is left out.
+//! A chat gets a message of what a request has become instead of each record; a message that would
+//! say the same as the last one is left out.
 //!
-//! A receiver of records checks `Jit-Signature: t=SECONDS,v1=HEX`, where HEX is HMAC-SHA256 of `SECONDS.BODY` by the
-//! webhook's secret, and that SECONDS is near its own clock.
+//! A receiver of records checks `Jit-Signature: t=SECONDS,v1=HEX`, where HEX is HMAC-SHA256 of
+//! `SECONDS.BODY` by the webhook's secret, and that SECONDS is near its own clock.
 
 use std::{path::Path, sync::Arc, time::Duration};
 

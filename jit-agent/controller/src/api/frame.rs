@@ -84,8 +84,9 @@ pub(super) async fn frame(
     response
 }
 
-/// Refuses a body without a length, and what follows on its connection: where a proxy and this program do
-/// not agree on the end of a body, one call is hidden in another (RFC 9112 section 11.2).
+/// Refuses a body without a length, and what follows on its connection: where a proxy and this
+/// program do not agree on the end of a body, one call is hidden in another (RFC 9112 section
+/// 11.2).
 fn chunked() -> Response {
     let detail = "the call has Transfer-Encoding: where its body ends is not said in advance";
     let mut response = Failure::new(Word::Length, detail).into_response();

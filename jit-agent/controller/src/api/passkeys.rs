@@ -1,5 +1,5 @@
-//! Passkeys of accounts, as administrators and hosts need them. People register them at the pages, where
-//! their authenticators are.
+//! Passkeys of accounts, as administrators and hosts need them. People register them at the pages,
+//! where their authenticators are.
 
 use axum::{
     extract::{Path, State},

@@ -19,8 +19,8 @@ use crate::{
     people::{Refused, password},
 };
 
-/// Gives an account a password, or another one; all of its sessions end. Administrators do it for any
-/// account; everybody does it for his own with the password that he has now.
+/// Gives an account a password, or another one; all of its sessions end. Administrators do it for
+/// any account; everybody does it for his own with the password that he has now.
 #[utoipa::path(put, path = "/api/v1/accounts/{name}/password", tag = "accounts",
     params(("name" = String, Path, description = "Name of the account.")),
     request_body = PasswordInput, responses((status = 204)))]

@@ -61,8 +61,8 @@ pub(super) async fn list(
     Ok(answer::page(&call, found.into_iter().map(view::policy).collect(), next))
 }
 
-/// Policies of a page that an account sees, the newest first, and where the next page begins; `None`: there is
-/// none.
+/// Policies of a page that an account sees, the newest first, and where the next page begins;
+/// `None`: there is none.
 ///
 /// # Errors
 /// Those of the database.

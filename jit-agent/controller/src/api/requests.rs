@@ -107,8 +107,8 @@ pub(super) async fn list(
     Ok(answer::page(&call, found.iter().map(view::summary).collect(), next))
 }
 
-/// Requests of this page that an account sees and that are wanted, and where the next page begins; `None`:
-/// there is none.
+/// Requests of this page that an account sees and that are wanted, and where the next page begins;
+/// `None`: there is none.
 ///
 /// # Errors
 /// Those of the database.

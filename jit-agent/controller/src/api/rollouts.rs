@@ -59,8 +59,8 @@ pub(super) async fn list(
     Ok(answer::page(&call, found.into_iter().map(view::rollout).collect(), next))
 }
 
-/// Rollouts of a page that an account sees, the newest first, and where the next page begins; `None`: there is
-/// none.
+/// Rollouts of a page that an account sees, the newest first, and where the next page begins;
+/// `None`: there is none.
 ///
 /// # Errors
 /// Those of the database.

@@ -29,8 +29,8 @@ const ACCOUNT_STREAMS: usize = 50;
 pub struct RawSettings {
     /// `ADDRESS:PORT`; without it 127.0.0.1:8443.
     pub listen: Option<String>,
-    /// Where people reach the controller, `https://NAME`: links in messages lead there. Without it they
-    /// have none.
+    /// Where people reach the controller, `https://NAME`: links in messages lead there. Without it
+    /// they have none.
     pub public_url: Option<String>,
     /// File with the certificate chain, PEM; without it `api.pem`.
     pub certificate: Option<PathBuf>,

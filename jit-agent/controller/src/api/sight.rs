@@ -1,10 +1,10 @@
 //! What an account may see.
 //!
-//! Administrators see everything. A host is seen by who may `read`, `approve` or `configure` there. A
-//! request is seen by who asked, by who may approve on one of its hosts (who decides must see all of it),
-//! and by who may read all of its hosts. A rollout is seen by who sees every host that its waves name, and a
-//! policy by who sees one of its rollouts: what is brought to named hosts says what these protect. A policy
-//! that was brought nowhere is everybody's.
+//! Administrators see everything. A host is seen by who may `read`, `approve` or `configure` there.
+//! A request is seen by who asked, by who may approve on one of its hosts (who decides must see all
+//! of it), and by who may read all of its hosts. A rollout is seen by who sees every host that its
+//! waves name, and a policy by who sees one of its rollouts: what is brought to named hosts says
+//! what these protect. A policy that was brought nowhere is everybody's.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -115,7 +115,8 @@ impl<'s> Sight<'s> {
         if self.request(&request).await? { Ok(request) } else { Err(missing()) }
     }
 
-    /// Those of these rollouts that it sees. Why one has halted is left out if that names another host.
+    /// Those of these rollouts that it sees. Why one has halted is left out if that names another
+    /// host.
     pub(crate) async fn rollouts(&mut self, found: Vec<Rollout>) -> Result<Vec<Rollout>, Failure> {
         if self.sees_all() {
             return Ok(found);

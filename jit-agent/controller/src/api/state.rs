@@ -32,8 +32,8 @@ pub struct Parts {
 }
 
 impl ApiState {
-    /// The state of an API over this desk, with local accounts only. Without a fleet it cannot ask hosts, and
-    /// begins no rollouts; without the key of webhooks none can be made.
+    /// The state of an API over this desk, with local accounts only. Without a fleet it cannot ask
+    /// hosts, and begins no rollouts; without the key of webhooks none can be made.
     pub fn new(
         desk: Desk,
         settings: Settings,

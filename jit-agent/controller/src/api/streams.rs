@@ -1,5 +1,5 @@
-//! Places for streams of events: a number for all accounts, and one for each, so that one account takes
-//! nobody else's.
+//! Places for streams of events: a number for all accounts, and one for each, so that one account
+//! takes nobody else's.
 
 use std::{
     collections::HashMap,

@@ -86,8 +86,8 @@ pub(super) async fn make(
     }
     let mut ends_ms = now_ms.saturating_add(valid);
     if !by.is_admin() || caller.is_of_provider() {
-        // A stolen token does not live longer by making another one. Who has lost his place at the provider gets
-        // no more tokens there, and has none here either.
+        // A stolen token does not live longer by making another one. Who has lost his place at the
+        // provider gets no more tokens there, and has none here either.
         ends_ms = ends_ms.min(caller.token().ends_ms);
     }
     words("label", &new.label, MAX_NAME_BYTES)?;

@@ -1,5 +1,5 @@
-//! `jit-controller accounts`: the first sign-in at the pages, before anybody can set a password over the
-//! API, and the way back when nobody can sign in any more.
+//! `jit-controller accounts`: the first sign-in at the pages, before anybody can set a password
+//! over the API, and the way back when nobody can sign in any more.
 
 use std::{io::Write as _, path::PathBuf};
 

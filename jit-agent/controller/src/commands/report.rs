@@ -1,5 +1,5 @@
-//! `jit-controller report`: a week for those who answer for access: what was open and unused, what was
-//! denied, what lets people in without a grant, which hosts do not enforce.
+//! `jit-controller report`: a week for those who answer for access: what was open and unused, what
+//! was denied, what lets people in without a grant, which hosts do not enforce.
 //!
 //! It claims only what is known: what no host has said is counted as not known.
 

@@ -1,5 +1,5 @@
-//! Asking for access by a policy. It becomes a request of the desk for each set of sources, ports and end:
-//! the rules judge it, people agree, and the host has the last word.
+//! Asking for access by a policy. It becomes a request of the desk for each set of sources, ports
+//! and end: the rules judge it, people agree, and the host has the last word.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,5 +1,5 @@
-//! Which host a machine of Azure is: the one whose label `azure_resource_id` names it, otherwise the one
-//! whose id is the last part of the machine's.
+//! Which host a machine of Azure is: the one whose label `azure_resource_id` names it, otherwise
+//! the one whose id is the last part of the machine's.
 
 use std::collections::BTreeMap;
 
@@ -68,8 +68,8 @@ pub(super) async fn hosts(
     Ok(found)
 }
 
-/// Refuses who may not configure what a policy protects now. A host that was removed is nobody's but an
-/// administrator's.
+/// Refuses who may not configure what a policy protects now. A host that was removed is nobody's
+/// but an administrator's.
 pub(super) async fn may_configure_all(
     store: &Store,
     sight: &Sight<'_>,

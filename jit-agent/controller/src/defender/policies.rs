@@ -126,8 +126,8 @@ pub(super) async fn read(
     answer(state, account, &stored).await?.ok_or_else(missing)
 }
 
-/// Makes a policy, or replaces all machines of it. `only_these`: machines that the body does not name stay,
-/// and one without ports goes; Defender has no such call.
+/// Makes a policy, or replaces all machines of it. `only_these`: machines that the body does not
+/// name stay, and one without ports goes; Defender has no such call.
 pub(super) async fn put(
     state: &ApiState,
     caller: &Caller,
@@ -311,8 +311,8 @@ fn precondition(call: &Call, before: Option<&DefenderPolicy>) -> Result<(), Trou
     Ok(())
 }
 
-/// The first of a change: who comes later waits at the audit, so that what hosts should protect follows
-/// from all policies.
+/// The first of a change: who comes later waits at the audit, so that what hosts should protect
+/// follows from all policies.
 async fn record(
     tx: &mut Tx,
     account: &Account,

@@ -1,9 +1,9 @@
-//! Brings what policies of Defender say to the hosts, by signed policies and rollouts: one rollout for
-//! all hosts that should protect the same.
+//! Brings what policies of Defender say to the hosts, by signed policies and rollouts: one rollout
+//! for all hosts that should protect the same.
 //!
-//! What is wanted is in the store: after a kill it goes on. An administrator who could not begin a rollout
-//! because one of these went on has the next turn. A host that does not answer is asked again;
-//! one that refuses fails, until its policy is put again.
+//! What is wanted is in the store: after a kill it goes on. An administrator who could not begin a
+//! rollout because one of these went on has the next turn. A host that does not answer is asked
+//! again; one that refuses fails, until its policy is put again.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -57,7 +57,8 @@ pub async fn run(desk: Desk, fleet: Fleet) -> &'static str {
     }
 }
 
-/// Begins a rollout, if hosts after `after` wait for one, no other goes on, and no administrator waits.
+/// Begins a rollout, if hosts after `after` wait for one, no other goes on, and no administrator
+/// waits.
 async fn round(desk: &Desk, fleet: &Fleet, after: &mut String) -> Result<(), FleetError> {
     let store = desk.store();
     store.defender_hosts_again().await?;
@@ -127,8 +128,8 @@ async fn asked(
     hosts.into_iter().zip(answers).collect()
 }
 
-/// The rollout and what stood at its hosts are one change: after a kill, and beside another process that does
-/// the same, nothing of Defender's is taken for a host's own.
+/// The rollout and what stood at its hosts are one change: after a kill, and beside another process
+/// that does the same, nothing of Defender's is taken for a host's own.
 async fn begin(
     desk: &Desk,
     fleet: &Fleet,

@@ -1,10 +1,10 @@
-//! What a host protects after a policy of Defender came to it: its own sections, with Defender's ports
-//! taken out of them and put beside. Pure.
+//! What a host protects after a policy of Defender came to it: its own sections, with Defender's
+//! ports taken out of them and put beside. Pure.
 //!
-//! Defender has words for sources and the longest time only. All else that a section says (approvals,
-//! exemptions, sessions) stays as it was: a policy from there takes no second approver away. A port that
-//! is Defender's no more is again what it was before. What somebody has changed there since is the host's
-//! own: nothing older returns over it.
+//! Defender has words for sources and the longest time only. All else that a section says
+//! (approvals, exemptions, sessions) stays as it was: a policy from there takes no second approver
+//! away. A port that is Defender's no more is again what it was before. What somebody has changed
+//! there since is the host's own: nothing older returns over it.
 
 use std::time::Duration;
 
@@ -29,8 +29,8 @@ pub(super) struct Merged {
     pub(super) replaced: Vec<PortSection>,
 }
 
-/// What a host should protect that protects `now`. `known`: what Defender brought to it, or tried to, in the
-/// place of `replaced`.
+/// What a host should protect that protects `now`. `known`: what Defender brought to it, or tried
+/// to, in the place of `replaced`.
 pub(super) fn merged(
     now: &[PortSection],
     known: &[PortSection],

@@ -1,4 +1,5 @@
-//! A policy as it is answered: to a caller who sees one of its hosts, with the machines that he sees.
+//! A policy as it is answered: to a caller who sees one of its hosts, with the machines that he
+//! sees.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -115,7 +116,8 @@ pub(super) fn request(
     }
 }
 
-/// Azure's words for what became of a request on one host. What a host refused was never open there.
+/// Azure's words for what became of a request on one host. What a host refused was never open
+/// there.
 fn status(request: &Request, answer: Option<Answer>) -> (&'static str, &'static str) {
     const ASKED: &str = "UserRequested";
     match request.state {

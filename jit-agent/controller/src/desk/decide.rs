@@ -127,8 +127,9 @@ pub(super) fn missing(request: &Request, decisions: &[Decision]) -> Needs {
     request.verdict.needs.missing(&request.proposal.requester, &request.hash, decisions)
 }
 
-/// Decisions of people who are still what they were: with an account, and in the groups. A group that lapsed after
-/// the decision, because its owner did not sign in at the provider again, is not taken from him.
+/// Decisions of people who are still what they were: with an account, and in the groups. A group
+/// that lapsed after the decision, because its owner did not sign in at the provider again, is not
+/// taken from him.
 pub(super) fn standing(
     decisions: &[Decision],
     accounts: &[Account],

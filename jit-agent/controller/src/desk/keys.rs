@@ -1,5 +1,6 @@
-//! Public keys and passkeys of people, and what they sign with them. Hosts that ask for several signatures count keys;
-//! here it is counted whose they are. A signature that no host would take is not kept.
+//! Public keys and passkeys of people, and what they sign with them. Hosts that ask for several
+//! signatures count keys; here it is counted whose they are. A signature that no host would take is
+//! not kept.
 
 use jit_client::public_key::PublicKey;
 use jit_proto::{
@@ -168,9 +169,9 @@ impl Owner {
     }
 }
 
-/// Whether a person's signature counts: it is good, by a registered key or passkey of exactly this account,
-/// and nobody signs twice or what he asked for himself. `Ok(true)`: the envelope has it already. `party`:
-/// for whom passkeys are.
+/// Whether a person's signature counts: it is good, by a registered key or passkey of exactly this
+/// account, and nobody signs twice or what he asked for himself. `Ok(true)`: the envelope has it
+/// already. `party`: for whom passkeys are.
 pub(super) async fn check(
     tx: &mut Tx,
     who: &Account,

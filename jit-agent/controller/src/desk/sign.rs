@@ -119,9 +119,9 @@ impl Desk {
         self.add(who, grant_id, signature, None, now_ms).await
     }
 
-    /// Adds an approval that a person made with a passkey, and that hosts check themselves. Only who may
-    /// approve on all of the grant's hosts makes one: people register passkeys themselves. `party`: for
-    /// whom passkeys are.
+    /// Adds an approval that a person made with a passkey, and that hosts check themselves. Only
+    /// who may approve on all of the grant's hosts makes one: people register passkeys themselves.
+    /// `party`: for whom passkeys are.
     ///
     /// # Errors
     /// As [`Self::add_signature`], and `not_eligible`.

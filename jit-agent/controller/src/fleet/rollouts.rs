@@ -162,8 +162,9 @@ impl Fleet {
         Ok(rollout)
     }
 
-    /// Keeps a policy and begins its rollout to these hosts, as a part of the caller's change. Returns the
-    /// id of the rollout; `None`: another one goes on, or an administrator waits to begin one.
+    /// Keeps a policy and begins its rollout to these hosts, as a part of the caller's change.
+    /// Returns the id of the rollout; `None`: another one goes on, or an administrator waits to
+    /// begin one.
     ///
     /// # Errors
     /// Those of the database.

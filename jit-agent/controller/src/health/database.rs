@@ -1,5 +1,5 @@
-//! What the database holds: tables of the right version, rules that can be read, somebody who may administer,
-//! and a clock that fits.
+//! What the database holds: tables of the right version, rules that can be read, somebody who may
+//! administer, and a clock that fits.
 
 use std::collections::BTreeSet;
 

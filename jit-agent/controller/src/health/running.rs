@@ -1,4 +1,5 @@
-//! What runs: the signer, hosts, what they must still hear, the audit's ends, and who takes messages.
+//! What runs: the signer, hosts, what they must still hear, the audit's ends, and who takes
+//! messages.
 
 use jit_proto::{WallTime, words};
 

@@ -29,8 +29,8 @@ pub struct Card {
     pub facts: Vec<(&'static str, String)>,
     /// The page that it leads to; `None`: the configuration names none.
     pub link: Option<String>,
-    /// What has happened, in a few letters: a message with another text is news. Answers of single hosts
-    /// are not.
+    /// What has happened, in a few letters: a message with another text is news. Answers of single
+    /// hosts are not.
     pub news: String,
 }
 
@@ -59,8 +59,8 @@ pub fn hears(code: &str) -> bool {
 }
 
 impl Card {
-    /// What there is to say of a request. `missing` must still agree, of `eligible`; `site` is where the
-    /// pages are.
+    /// What there is to say of a request. `missing` must still agree, of `eligible`; `site` is
+    /// where the pages are.
     pub fn of_request(
         whole: &Whole,
         missing: &Needs,

@@ -1,5 +1,5 @@
-//! Brings what happens to one service, in order, each at least once: its cursor in the audit moves on only
-//! after the service has taken what came before.
+//! Brings what happens to one service, in order, each at least once: its cursor in the audit moves
+//! on only after the service has taken what came before.
 
 use std::time::Duration;
 
@@ -58,7 +58,8 @@ pub trait Service: Send + Sync + 'static {
     /// Says it. What was said already is left out.
     fn say(&self, desk: &Desk, about: &About) -> impl Future<Output = Result<(), Trouble>> + Send;
 
-    /// Says again what it could not say to somebody while it said the rest. `site`: where links lead.
+    /// Says again what it could not say to somebody while it said the rest. `site`: where links
+    /// lead.
     fn again(
         &self,
         _desk: &Desk,
@@ -80,7 +81,8 @@ impl Drop for Courier {
 }
 
 impl Courier {
-    /// Brings what happens from now on; after a restart from where it ended. `site`: where links lead.
+    /// Brings what happens from now on; after a restart from where it ended. `site`: where links
+    /// lead.
     pub fn start(desk: Desk, service: impl Service, site: Option<String>, retry: Retry) -> Self {
         Self(tokio::spawn(run(desk, service, site, retry)).abort_handle())
     }

@@ -1,7 +1,7 @@
 //! Mail: to those who may agree, when they are asked; to who asked, when something becomes of it.
 //!
-//! Each person gets a mail of his own, as plain text. Texts of people are cleaned before they come near a
-//! header: a newline is two visible letters, and can begin no header of its own.
+//! Each person gets a mail of his own, as plain text. Texts of people are cleaned before they come
+//! near a header: a newline is two visible letters, and can begin no header of its own.
 
 use std::{
     path::{Path, PathBuf},
@@ -318,7 +318,8 @@ impl Service for Post {
         Ok(())
     }
 
-    /// Tries again what one recipient's server did not want yet. What is no news any more is left out.
+    /// Tries again what one recipient's server did not want yet. What is no news any more is left
+    /// out.
     async fn again(&self, desk: &Desk, site: Option<&str>, retry: Retry) -> Result<(), Trouble> {
         if !self.some_wait.load(Ordering::Relaxed) {
             return Ok(());

@@ -1,5 +1,5 @@
-//! From records of the audit to messages: of each request what it is now, once, however many records of
-//! it there are.
+//! From records of the audit to messages: of each request what it is now, once, however many
+//! records of it there are.
 
 use std::collections::BTreeSet;
 

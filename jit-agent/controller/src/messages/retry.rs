@@ -26,8 +26,8 @@ impl Default for Retry {
 }
 
 impl Retry {
-    /// The pause after so many failures, milliseconds: between half of it and all of it by chance, so
-    /// that not all come back at once.
+    /// The pause after so many failures, milliseconds: between half of it and all of it by chance,
+    /// so that not all come back at once.
     pub fn pause_ms(self, failures: i64) -> i64 {
         let doubled = u32::try_from(failures).unwrap_or(u32::MAX).min(20);
         let whole = self.first.saturating_mul(1 << doubled).min(self.longest);

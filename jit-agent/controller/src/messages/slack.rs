@@ -1,8 +1,8 @@
 //! Messages for Slack: Block Kit.
 //!
-//! What people typed stands only in objects of the kind `plain_text`, where nothing is markup, and with
-//! the three letters escaped that Slack reads everywhere (`&`, `<`, `>`): so no text of theirs is a
-//! mention, a link or an order to shout. The one link is the controller's own.
+//! What people typed stands only in objects of the kind `plain_text`, where nothing is markup, and
+//! with the three letters escaped that Slack reads everywhere (`&`, `<`, `>`): so no text of theirs
+//! is a mention, a link or an order to shout. The one link is the controller's own.
 
 use serde_json::{Value, json};
 

@@ -1,8 +1,8 @@
-//! Messages for Microsoft Teams: an Adaptive Card in the envelope that the trigger *When a Teams webhook
-//! request is received* of a workflow takes.
+//! Messages for Microsoft Teams: an Adaptive Card in the envelope that the trigger *When a Teams
+//! webhook request is received* of a workflow takes.
 //!
-//! What people typed stands only in `TextRun`s, in which Teams reads no markdown; mentions need a list of
-//! entities, which no message has.
+//! What people typed stands only in `TextRun`s, in which Teams reads no markdown; mentions need a
+//! list of entities, which no message has.
 
 use serde_json::{Value, json};
 

@@ -1,7 +1,9 @@
-//! Sign-in at a provider: OpenID Connect Core 1.0, by code with PKCE (RFC 7636), `state` and `nonce`.
+//! Sign-in at a provider: OpenID Connect Core 1.0, by code with PKCE (RFC 7636), `state` and
+//! `nonce`.
 //!
-//! The provider says who somebody is, and which groups he has there. It signs in nobody whose account is
-//! disabled, and signs nothing that hosts believe. Keys are the provider's public ones, read over TLS.
+//! The provider says who somebody is, and which groups he has there. It signs in nobody whose
+//! account is disabled, and signs nothing that hosts believe. Keys are the provider's public ones,
+//! read over TLS.
 
 mod access;
 mod arrive;
@@ -55,8 +57,8 @@ pub struct Oidc {
     lookup: Lookup,
 }
 
-/// What the provider gave the browser to bring back (OpenID Connect Core 1.0, section 3.1.2.5). A text that
-/// is empty is missing.
+/// What the provider gave the browser to bring back (OpenID Connect Core 1.0, section 3.1.2.5). A
+/// text that is empty is missing.
 #[derive(Clone, Debug, Default)]
 pub struct Answer {
     /// What is exchanged for tokens.
@@ -331,7 +333,8 @@ impl Oidc {
         self.read(provider, now_ms, read).await?.map_err(|why| self.bad(why))
     }
 
-    /// Reads what is signed with the provider's keys, or with newer ones if that key is not among them.
+    /// Reads what is signed with the provider's keys, or with newer ones if that key is not among
+    /// them.
     ///
     /// # Errors
     /// It does not answer; inside, that the token does not count.
@@ -374,8 +377,8 @@ impl Oidc {
         })
     }
 
-    /// The call that exchanges a code. The controller says who it is in the header, or in the body where the
-    /// provider takes only that (RFC 6749 section 2.3.1).
+    /// The call that exchanges a code. The controller says who it is in the header, or in the body
+    /// where the provider takes only that (RFC 6749 section 2.3.1).
     fn asking(&self, provider: &Provider, begun: &Begun, code: &str) -> RequestBuilder {
         let verifier = begun.verifier();
         let mut form = Serializer::new(String::new());

@@ -1,9 +1,9 @@
-//! Passkeys of people (W3C Web Authentication Level 2): registered here, then used to sign in, to confirm a
-//! change, and to approve what hosts check themselves.
+//! Passkeys of people (W3C Web Authentication Level 2): registered here, then used to sign in, to
+//! confirm a change, and to approve what hosts check themselves.
 //!
-//! A challenge is good once, for five minutes, for one purpose, and for the session that asked for it. The
-//! maker of an authenticator is not asked for: an attestation is not looked at. The browser must have
-//! verified the person each time (PIN, finger, face).
+//! A challenge is good once, for five minutes, for one purpose, and for the session that asked for
+//! it. The maker of an authenticator is not asked for: an attestation is not looked at. The browser
+//! must have verified the person each time (PIN, finger, face).
 
 mod attested;
 mod decoys;
@@ -138,8 +138,8 @@ pub async fn challenge(
     Ok(challenge.challenge)
 }
 
-/// What a browser needs to make a passkey: `PublicKeyCredentialCreationOptions` as JSON (section 5.4).
-/// `present`: passkeys that the account has.
+/// What a browser needs to make a passkey: `PublicKeyCredentialCreationOptions` as JSON (section
+/// 5.4). `present`: passkeys that the account has.
 pub fn creation(
     party: &RelyingParty,
     account: &Account,
@@ -169,14 +169,14 @@ pub fn creation(
     })
 }
 
-/// What a browser needs to let a passkey sign: `PublicKeyCredentialRequestOptions` as JSON (section 5.5).
-/// `allowed`: one of these; empty: any that the person chooses.
+/// What a browser needs to let a passkey sign: `PublicKeyCredentialRequestOptions` as JSON (section
+/// 5.5). `allowed`: one of these; empty: any that the person chooses.
 pub fn request(party: &RelyingParty, challenge: &str, allowed: &[Passkey]) -> Value {
     asking(party, challenge, listed(allowed))
 }
 
-/// The same for the sign-in to this account. Of one that has no passkey, or that there is not, it looks as if
-/// it had.
+/// The same for the sign-in to this account. Of one that has no passkey, or that there is not, it
+/// looks as if it had.
 ///
 /// # Errors
 /// Those of the database.
@@ -216,8 +216,8 @@ fn listed(passkeys: &[Passkey]) -> Value {
     passkeys.iter().map(one).collect()
 }
 
-/// What an authenticator calls the owner of an account (section 5.4.3). It says nothing of him to who does
-/// not know the account's name.
+/// What an authenticator calls the owner of an account (section 5.4.3). It says nothing of him to
+/// who does not know the account's name.
 fn handle(account: &str) -> [u8; 32] {
     Sha256::new_with_prefix(b"jit-controller passkey\0").chain_update(account).finalize().into()
 }
@@ -383,8 +383,8 @@ pub async fn rename(
     Ok(())
 }
 
-/// Removes a passkey of an account, and ends its sessions but `kept`: whoever has the passkey may have begun
-/// them.
+/// Removes a passkey of an account, and ends its sessions but `kept`: whoever has the passkey may
+/// have begun them.
 ///
 /// # Errors
 /// It has no such passkey.

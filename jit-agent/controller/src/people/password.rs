@@ -1,7 +1,7 @@
 //! Passwords: Argon2id (RFC 9106) with 19 MiB and two passes, as OWASP advises for servers.
 //!
-//! Each check costs that memory, so only two run at once. An account without a password is checked against
-//! a hash that no password has.
+//! Each check costs that memory, so only two run at once. An account without a password is checked
+//! against a hash that no password has.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,9 +1,9 @@
 //! A session: what a browser holds after its sign-in.
 //!
-//! The cookie's text is 256 random bits, new at each sign-in; the store keeps its SHA-256. A session ends
-//! 12 hours after it began, after an hour without use, at the sign-out, with another password, and with
-//! the account. The name `__Host-` makes browsers refuse the cookie from other hosts and without HTTPS
-//! (RFC 6265bis section 4.1.3).
+//! The cookie's text is 256 random bits, new at each sign-in; the store keeps its SHA-256. A
+//! session ends 12 hours after it began, after an hour without use, at the sign-out, with another
+//! password, and with the account. The name `__Host-` makes browsers refuse the cookie from other
+//! hosts and without HTTPS (RFC 6265bis section 4.1.3).
 
 use axum::http::{HeaderMap, HeaderValue, header::COOKIE};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -60,7 +60,8 @@ impl Secret {
         hex::encode(Sha256::digest(self.0.as_bytes()))
     }
 
-    /// What each form of this session carries. It follows from the secret, and the secret not from it.
+    /// What each form of this session carries. It follows from the secret, and the secret not from
+    /// it.
     pub(super) fn form_key(&self) -> String {
         let mut digest = Sha256::new();
         digest.update(b"jit-controller form\0");

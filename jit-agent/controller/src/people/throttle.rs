@@ -1,4 +1,5 @@
-//! How often a sign-in may be tried: so that nobody guesses a password, and nobody shuts another out.
+//! How often a sign-in may be tried: so that nobody guesses a password, and nobody shuts another
+//! out.
 
 use std::{net::IpAddr, num::NonZeroU32, time::Duration};
 
@@ -13,8 +14,8 @@ const LONGEST: usize = 200;
 pub(super) struct Throttle {
     /// Of one name from one network: 5 at once, then one each 30 seconds.
     pairs: Keyed<(String, IpAddr)>,
-    /// Of one name from everywhere. It is wide: whoever guesses from elsewhere must not shut its owner out
-    /// for long.
+    /// Of one name from everywhere. It is wide: whoever guesses from elsewhere must not shut its
+    /// owner out for long.
     names: Keyed<String>,
     /// From one network.
     networks: Keyed<IpAddr>,

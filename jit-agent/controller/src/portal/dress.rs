@@ -1,5 +1,5 @@
-//! What each answer to a browser has: headers that keep other pages and foreign content out, and refusals as
-//! a page.
+//! What each answer to a browser has: headers that keep other pages and foreign content out, and
+//! refusals as a page.
 
 use askama::Template;
 use axum::{

@@ -1,5 +1,5 @@
-//! The files of pages. They are in the program; their address changes with their content, so that a browser
-//! asks for each once.
+//! The files of pages. They are in the program; their address changes with their content, so that a
+//! browser asks for each once.
 
 use std::{fmt::Write as _, sync::LazyLock};
 

@@ -1,4 +1,5 @@
-//! The form of *Open a port*: ports that the hosts protect, the address that they see, and who must agree.
+//! The form of *Open a port*: ports that the hosts protect, the address that they see, and who must
+//! agree.
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 

@@ -1,7 +1,8 @@
 //! Who may see a page, and which forms count.
 //!
-//! A form counts if the browser says that it comes from a page of this address (`Sec-Fetch-Site`, `Origin`;
-//! both are written by the browser, not by a page), and if it carries the key of the session.
+//! A form counts if the browser says that it comes from a page of this address (`Sec-Fetch-Site`,
+//! `Origin`; both are written by the browser, not by a page), and if it carries the key of the
+//! session.
 
 use axum::{
     RequestExt as _,

@@ -1,5 +1,5 @@
-//! The stream by which a page learns that it is old. It says only *that* something changed: the page is read
-//! again, with all checks that a page has.
+//! The stream by which a page learns that it is old. It says only *that* something changed: the
+//! page is read again, with all checks that a page has.
 
 use std::{
     convert::Infallible,

@@ -1,4 +1,5 @@
-//! Sign-in at the provider: the way there, the way back, and the provider's own calls to end sessions.
+//! Sign-in at the provider: the way there, the way back, and the provider's own calls to end
+//! sessions.
 
 use axum::{
     body::Bytes,
@@ -60,8 +61,8 @@ pub(super) async fn back(
     Ok(response)
 }
 
-/// The provider ends sessions (OpenID Connect Back-Channel Logout 1.0, section 2.7). It is no browser: what it
-/// has signed says who it is.
+/// The provider ends sessions (OpenID Connect Back-Channel Logout 1.0, section 2.7). It is no
+/// browser: what it has signed says who it is.
 pub(super) async fn end(
     State(state): State<ApiState>,
     call: Call,

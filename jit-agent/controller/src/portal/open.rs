@@ -1,5 +1,5 @@
-//! *Open a port*: which host, which ports, from where, why, how long. The form shows who must agree; one click
-//! submits it. Before that a second page can show what would be signed.
+//! *Open a port*: which host, which ports, from where, why, how long. The form shows who must
+//! agree; one click submits it. Before that a second page can show what would be signed.
 
 use askama::Template;
 use axum::{

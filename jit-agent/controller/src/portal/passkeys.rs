@@ -1,5 +1,6 @@
-//! Passkeys at the pages. The browser makes and uses them, so that these pages need a script: it asks for
-//! what is needed (a list of steps), lets the passkey sign, and sends the form that is on the page.
+//! Passkeys at the pages. The browser makes and uses them, so that these pages need a script: it
+//! asks for what is needed (a list of steps), lets the passkey sign, and sends the form that is on
+//! the page.
 
 mod approve;
 pub(super) mod own;

@@ -199,7 +199,8 @@ pub(super) async fn one(
     page(StatusCode::OK, &one)
 }
 
-/// The editor with what was typed, and what is wrong in it or what it changes. `why`: it was not kept.
+/// The editor with what was typed, and what is wrong in it or what it changes. `why`: it was not
+/// kept.
 async fn edited(
     state: &ApiState,
     signed_in: &SignedIn,

@@ -12,8 +12,8 @@ pub(super) struct Mistake {
 /// Longest line that is shown beside a mistake, characters.
 const LONGEST: usize = 160;
 
-/// The mistakes in what the reader of policies says of a text: `line N: WHY` on each line, or what the
-/// reader of TOML says, with the line and the column in front and a picture of the place.
+/// The mistakes in what the reader of policies says of a text: `line N: WHY` on each line, or what
+/// the reader of TOML says, with the line and the column in front and a picture of the place.
 pub(super) fn read(why: &str, policy: &str) -> Vec<Mistake> {
     let why = why.split_once("cannot be used: ").map_or(why, |(_, why)| why);
     let mistake = |line: usize, text: &str| {

@@ -1,5 +1,5 @@
-//! The end of the audit, read once for all open pages: a change costs one question to the database, however
-//! many pages are open.
+//! The end of the audit, read once for all open pages: a change costs one question to the database,
+//! however many pages are open.
 
 use std::{
     collections::VecDeque,
@@ -42,7 +42,8 @@ pub(super) struct Since {
 }
 
 impl Tail {
-    /// What has happened after the record `after`. `count` is the count of changes that the caller has seen.
+    /// What has happened after the record `after`. `count` is the count of changes that the caller
+    /// has seen.
     ///
     /// # Errors
     /// Those of the database.

@@ -27,7 +27,8 @@ impl Moment {
     }
 }
 
-/// A moment that somebody wrote, UTC: RFC 3339, as a field for a date and a time gives it, or a day.
+/// A moment that somebody wrote, UTC: RFC 3339, as a field for a date and a time gives it, or a
+/// day.
 ///
 /// # Errors
 /// It is none of them.

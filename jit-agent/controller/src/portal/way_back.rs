@@ -13,8 +13,8 @@ pub(super) fn sign_in(next: &str) -> String {
     format!("/sign-in?{query}")
 }
 
-/// An address of a page of our own to go on to; `/` in place of any other one. Browsers read `//HOST` and
-/// `/\HOST` as other hosts, and leave out control characters.
+/// An address of a page of our own to go on to; `/` in place of any other one. Browsers read
+/// `//HOST` and `/\HOST` as other hosts, and leave out control characters.
 pub(super) fn way_back(next: &str) -> &str {
     let own = next.len() <= LONGEST
         && next.starts_with('/')

@@ -1,7 +1,8 @@
 //! Accounts and their tokens. A token's text is never stored: only its hash.
 //!
-//! Groups that the provider of sign-ins gives count only for a while. Who acts is read by [`Store::acting`] or
-//! [`Store::acting_of`], which leave out those that have lapsed; all others read what is set.
+//! Groups that the provider of sign-ins gives count only for a while. Who acts is read by
+//! [`Store::acting`] or [`Store::acting_of`], which leave out those that have lapsed; all others
+//! read what is set.
 
 use std::collections::BTreeSet;
 
@@ -105,8 +106,8 @@ impl Store {
     }
 }
 
-/// The accounts of a person, by name, with all groups that are set. Nobody else changes them until the end of
-/// the transaction.
+/// The accounts of a person, by name, with all groups that are set. Nobody else changes them until
+/// the end of the transaction.
 ///
 /// # Errors
 /// Those of the database.
@@ -119,8 +120,8 @@ pub async fn of_person(tx: &mut Tx, subject: &str) -> Result<Vec<Account>, Store
     Ok(all)
 }
 
-/// Makes an account, or changes what it says. One that is enabled again, or is another person's, is bound to
-/// the provider anew.
+/// Makes an account, or changes what it says. One that is enabled again, or is another person's, is
+/// bound to the provider anew.
 ///
 /// # Errors
 /// Those of the database.
@@ -164,7 +165,8 @@ pub async fn add(tx: &mut Tx, account: &Account) -> Result<bool, StoreError> {
     Ok(done.rows_affected() == 1)
 }
 
-/// Changes the groups of an account, and nothing else; returns whether it is there and not disabled.
+/// Changes the groups of an account, and nothing else; returns whether it is there and not
+/// disabled.
 ///
 /// # Errors
 /// Those of the database.

@@ -1,5 +1,5 @@
-//! Policies of Defender's API: what was put, what each host should protect by it, and the requests that
-//! were submitted by it.
+//! Policies of Defender's API: what was put, what each host should protect by it, and the requests
+//! that were submitted by it.
 
 use std::collections::BTreeMap;
 
@@ -77,13 +77,14 @@ pub struct DefenderHost {
     pub revision: i64,
 }
 
-/// How far the host of a rollout is, and since when (milliseconds since the Unix epoch); `None`: there is
-/// no such host in it.
+/// How far the host of a rollout is, and since when (milliseconds since the Unix epoch); `None`:
+/// there is no such host in it.
 pub type HostProgress = Option<(HostState, i64)>;
 
 impl Store {
-    /// Policies of a subscription, and of a resource group or a location of it if they are not empty;
-    /// all in small letters. In the order of their keys: those after `after`, at most `most`.
+    /// Policies of a subscription, and of a resource group or a location of it if they are not
+    /// empty; all in small letters. In the order of their keys: those after `after`, at most
+    /// `most`.
     ///
     /// # Errors
     /// Those of the database.
@@ -178,8 +179,8 @@ impl Store {
         Ok(found)
     }
 
-    /// Hosts for which no rollout has begun, by id: those after `after`, at most `most`; without those that
-    /// do not answer: their turn comes when they do.
+    /// Hosts for which no rollout has begun, by id: those after `after`, at most `most`; without
+    /// those that do not answer: their turn comes when they do.
     ///
     /// # Errors
     /// Those of the database.
@@ -208,7 +209,8 @@ impl Store {
         Ok(query(update).execute(self.pool()).await?.rows_affected())
     }
 
-    /// Ids of hosts whose label says that they are a machine of Azure, with that label's host's labels.
+    /// Ids of hosts whose label says that they are a machine of Azure, with that label's host's
+    /// labels.
     ///
     /// # Errors
     /// Those of the database.
@@ -281,7 +283,8 @@ impl Store {
     }
 }
 
-/// Writes a policy and its machines. The revision must be one more than the one that was read, or 1.
+/// Writes a policy and its machines. The revision must be one more than the one that was read, or
+/// 1.
 ///
 /// # Errors
 /// [`StoreError::Conflict`]: somebody else has changed it meanwhile.
@@ -337,7 +340,8 @@ pub async fn put(tx: &mut Tx, new: &DefenderPolicy) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Removes a policy with this revision, its machines, and the list of requests that were submitted by it.
+/// Removes a policy with this revision, its machines, and the list of requests that were submitted
+/// by it.
 ///
 /// # Errors
 /// [`StoreError::Conflict`]: somebody else has changed it meanwhile.
@@ -401,8 +405,8 @@ pub async fn want(
     Ok(())
 }
 
-/// Keeps what is brought to a host that waits for it, with what stood there, and which rollout brings it or
-/// why none will. Returns whether it still waited for the same.
+/// Keeps what is brought to a host that waits for it, with what stood there, and which rollout
+/// brings it or why none will. Returns whether it still waited for the same.
 ///
 /// # Errors
 /// Those of the database.

@@ -66,8 +66,8 @@ impl Store {
         rows.iter().map(host).collect()
     }
 
-    /// Hosts by id with a text in their id or labels, those after `after`, at most `most` of them. `env=pr`
-    /// is the beginning of a label's value. Upper and lower case are the same.
+    /// Hosts by id with a text in their id or labels, those after `after`, at most `most` of them.
+    /// `env=pr` is the beginning of a label's value. Upper and lower case are the same.
     ///
     /// # Errors
     /// Those of the database.
@@ -84,13 +84,14 @@ impl Store {
         rows.fetch_all(self.pool()).await?.iter().map(host).collect()
     }
 
-    /// Hosts in the order in which somebody must look at them: alarms, not in force, silent, with a problem,
-    /// never heard of, in force; then by id. Each with its place in that order.
+    /// Hosts in the order in which somebody must look at them: alarms, not in force, silent, with a
+    /// problem, never heard of, in force; then by id. Each with its place in that order.
     ///
     /// # Errors
     /// Those of the database.
     pub async fn hosts_by_need(&self, wanted: &ByNeed<'_>) -> Result<Vec<Needy>, StoreError> {
-        // In a text of JSON a quote has a backslash before it: only the field itself looks like this.
+        // In a text of JSON a quote has a backslash before it: only the field itself looks like
+        // this.
         let rows = "SELECT * FROM (SELECT host.*, CAST(CASE \
                     WHEN observed_json LIKE '%\"alarms\":[{%' THEN 0 \
                     WHEN condition = 'not_enforcing' THEN 1 WHEN condition = 'unreachable' THEN 2 \

@@ -1,5 +1,5 @@
-//! What was said last of each request, and where: so that nothing is said twice, and a message that can be
-//! changed is changed. Addresses of mail.
+//! What was said last of each request, and where: so that nothing is said twice, and a message that
+//! can be changed is changed. Addresses of mail.
 
 use std::collections::BTreeMap;
 

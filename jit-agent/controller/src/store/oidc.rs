@@ -1,5 +1,5 @@
-//! What is kept of sign-ins at a provider: as whom an account came, which session began with which of its
-//! sessions, and what counted already.
+//! What is kept of sign-ins at a provider: as whom an account came, which session began with which
+//! of its sessions, and what counted already.
 
 use std::collections::BTreeSet;
 
@@ -97,10 +97,11 @@ pub async fn once(tx: &mut Tx, hash: &str, ends_ms: i64, now_ms: i64) -> Result<
     Ok(done.rows_affected() == 1)
 }
 
-/// Ends the sessions that the provider names: of one of its sessions, or of all of a person if `sid` is empty. An
-/// empty `sub` is any; both empty are none. Where the provider named no session, it may have been this one. Of an
-/// account that has no session of the provider any more all other sessions end too, however they began, and so
-/// do the groups that follow the provider. Returns the accounts for which something has ended.
+/// Ends the sessions that the provider names: of one of its sessions, or of all of a person if
+/// `sid` is empty. An empty `sub` is any; both empty are none. Where the provider named no session,
+/// it may have been this one. Of an account that has no session of the provider any more all other
+/// sessions end too, however they began, and so do the groups that follow the provider. Returns the
+/// accounts for which something has ended.
 ///
 /// # Errors
 /// Those of the database.
@@ -170,8 +171,8 @@ pub async fn last(tx: &mut Tx, account: &str) -> Result<Option<Arrival>, StoreEr
     row.as_ref().map(arrival).transpose()
 }
 
-/// An account to which the same person of the provider is bound, and which is not this subject's: its name and
-/// its subject.
+/// An account to which the same person of the provider is bound, and which is not this subject's:
+/// its name and its subject.
 ///
 /// # Errors
 /// Those of the database.

@@ -1,5 +1,5 @@
-//! Passkeys of accounts, and the challenges that wait for one. No passkey is deleted: what it signed stays
-//! readable.
+//! Passkeys of accounts, and the challenges that wait for one. No passkey is deleted: what it
+//! signed stays readable.
 
 use sqlx::{Row as _, any::AnyRow, query};
 

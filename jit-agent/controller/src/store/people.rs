@@ -1,5 +1,5 @@
-//! Sessions of browsers, and passwords. Neither the secret of a session nor a password is stored: only what
-//! they are compared with.
+//! Sessions of browsers, and passwords. Neither the secret of a session nor a password is stored:
+//! only what they are compared with.
 
 use sqlx::{Row as _, query};
 

@@ -145,8 +145,8 @@ impl Store {
         rows.iter().map(rollout).collect()
     }
 
-    /// When an administrator could not begin a rollout because another went on, milliseconds since the Unix
-    /// epoch; 0: none waits.
+    /// When an administrator could not begin a rollout because another went on, milliseconds since
+    /// the Unix epoch; 0: none waits.
     ///
     /// # Errors
     /// Those of the database.
@@ -215,13 +215,14 @@ impl Store {
         rows.fetch_all(self.pool()).await?.iter().map(host).collect()
     }
 
-    /// The rollout whose policy hosts have or get: the newest that nobody has ended, of those that are not to
-    /// a few named hosts alone (`hosts:`), as Defender's are.
+    /// The rollout whose policy hosts have or get: the newest that nobody has ended, of those that
+    /// are not to a few named hosts alone (`hosts:`), as Defender's are.
     ///
     /// # Errors
     /// Those of the database.
     pub async fn rollout_in_force(&self) -> Result<Option<Rollout>, StoreError> {
-        // A list of one text: another one would begin after `","`, which no text has in it unescaped.
+        // A list of one text: another one would begin after `","`, which no text has in it
+        // unescaped.
         let row = "SELECT * FROM rollout WHERE state <> $1 AND NOT (waves_json LIKE '[\"hosts:%' \
                    AND waves_json NOT LIKE '%\",\"%') ORDER BY id DESC LIMIT 1";
         let row = query(row).bind(RolloutState::Aborted.word()).fetch_optional(self.pool()).await?;
@@ -318,8 +319,8 @@ pub async fn insert(tx: &mut Tx, new: &Rollout, waves: &[Vec<String>]) -> Result
     Ok(())
 }
 
-/// Takes the turn: nobody else begins a rollout, or goes on with one, before this transaction ends. Returns
-/// what [`Store::rollout_waiting_ms`] does, and the rollout that goes on.
+/// Takes the turn: nobody else begins a rollout, or goes on with one, before this transaction ends.
+/// Returns what [`Store::rollout_waiting_ms`] does, and the rollout that goes on.
 ///
 /// # Errors
 /// Those of the database.

@@ -23,8 +23,8 @@ pub struct Opened {
 }
 
 impl Store {
-    /// What hosts have opened and what was open in this time, by request and host. A host that refused is
-    /// not among them.
+    /// What hosts have opened and what was open in this time, by request and host. A host that
+    /// refused is not among them.
     ///
     /// # Errors
     /// Those of the database.
@@ -53,8 +53,8 @@ impl Store {
     }
 }
 
-/// A host says how many connections a grant has let in. The number never falls: a host that was started
-/// anew begins at 0.
+/// A host says how many connections a grant has let in. The number never falls: a host that was
+/// started anew begins at 0.
 ///
 /// # Errors
 /// Those of the database.

@@ -79,7 +79,8 @@ impl Site {
         Self::build(database, RawSettings::default(), |_| {}, nobody, true).await
     }
 
-    /// One where people sign in in other ways too. `people` gets its directory, with `ca.pem`, and its address.
+    /// One where people sign in in other ways too. `people` gets its directory, with `ca.pem`, and
+    /// its address.
     pub(crate) async fn with_people(
         database: Database,
         people: impl FnOnce(&Path, &str) -> People,

@@ -1,5 +1,5 @@
-//! Pages over real HTTPS, as a browser calls them: with its cookie, the headers that browsers write, and
-//! forms that were on a page.
+//! Pages over real HTTPS, as a browser calls them: with its cookie, the headers that browsers
+//! write, and forms that were on a page.
 
 mod asked;
 mod audit;
@@ -60,8 +60,8 @@ impl Shown {
         rest.split('"').next().unwrap().to_owned()
     }
 
-    /// The fields of the form with this action, as a browser sends them when somebody clicks its first
-    /// button: hidden ones, what is typed, and what is chosen.
+    /// The fields of the form with this action, as a browser sends them when somebody clicks its
+    /// first button: hidden ones, what is typed, and what is chosen.
     pub(crate) fn form(&self, action: &str) -> Vec<(String, String)> {
         let (_, rest) = self
             .text

@@ -105,8 +105,8 @@ struct Checked {
     section: String,
 }
 
-/// Checks what the controller says of a passkey, and writes both parts anew: of its texts nothing reaches a
-/// host.
+/// Checks what the controller says of a passkey, and writes both parts anew: of its texts nothing
+/// reaches a host.
 fn checked(found: &PasskeyView, name: &str, key_id: &str) -> Result<Checked, Failure> {
     let lies = |why: &str| {
         Failure::refused(format!(

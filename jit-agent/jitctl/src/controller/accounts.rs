@@ -73,7 +73,8 @@ enum AccountsCommand {
     Keys(KeysArgs),
     /// List and remove the passkeys of a person, and print what hosts need of them
     Passkeys(PasskeysArgs),
-    /// Give an account a password for the sign-in at the pages; it is typed, or read from standard input
+    /// Give an account a password for the sign-in at the pages; it is typed, or read from standard
+    /// input
     Password {
         /// Its name
         name: String,

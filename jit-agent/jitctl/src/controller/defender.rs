@@ -1,5 +1,6 @@
-//! `jitctl import-defender` and `export-defender`: policies of Microsoft Defender, from a file into the
-//! controller and back. What the controller has no place for is listed, never dropped in silence.
+//! `jitctl import-defender` and `export-defender`: policies of Microsoft Defender, from a file into
+//! the controller and back. What the controller has no place for is listed, never dropped in
+//! silence.
 
 mod args;
 mod plan;

@@ -1,4 +1,5 @@
-//! Defender's policies from a file and into one: what is sent, in which order, and what is left out.
+//! Defender's policies from a file and into one: what is sent, in which order, and what is left
+//! out.
 
 use jit_client::controller::{defender::RESOURCE_LABEL, types::HostView};
 use serde_json::{Value, json};

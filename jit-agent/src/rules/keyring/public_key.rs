@@ -34,8 +34,8 @@ const UNCOMPRESSED: u8 = 4;
 /// A P-256 signature in DER: two integers of 1 to 33 bytes each.
 const P256_DER_BYTES: std::ops::RangeInclusive<usize> = 8..=72;
 
-/// The identity of a key, whatever its name: SHA-256 of algorithm and key bytes; of an approver's key,
-/// also of its rpId.
+/// The identity of a key, whatever its name: SHA-256 of algorithm and key bytes; of an approver's
+/// key, also of its rpId.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyId([u8; 32]);
 

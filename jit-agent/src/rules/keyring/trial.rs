@@ -13,7 +13,8 @@ use crate::rules::keyring::Signer;
 /// The bytes that an envelope signs.
 pub(super) struct Message<'m> {
     bytes: &'m [u8],
-    /// What passkeys sign for them. A payload is long: it is hashed once, and only if it is asked for.
+    /// What passkeys sign for them. A payload is long: it is hashed once, and only if it is asked
+    /// for.
     challenge: OnceCell<[u8; 32]>,
 }
 

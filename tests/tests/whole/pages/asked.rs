@@ -37,8 +37,8 @@ fn what_one_asks_for_and_another_agrees_to_opens_and_both_pages_show_it() {
     let ana = signed_in(&asks, &stage, &ana);
     let li = signed_in(&decides, &stage, &li);
 
-    // Three fields: the host, the port, the reason. Then one click. The address is found, and who must agree is
-    // shown before.
+    // Three fields: the host, the port, the reason. Then one click. The address is found, and who
+    // must agree is shown before.
     ana.open("/");
     ana.fill("Which host?", "web");
     ana.follow("web-1");

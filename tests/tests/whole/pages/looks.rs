@@ -1,5 +1,5 @@
-//! How each page looks and weighs: nothing sticks out, no serious fault for people who use a keyboard or a
-//! screen reader, no more bytes than a phone loads at once.
+//! How each page looks and weighs: nothing sticks out, no serious fault for people who use a
+//! keyboard or a screen reader, no more bytes than a phone loads at once.
 
 use std::{env, fs, path::PathBuf};
 
@@ -111,8 +111,8 @@ fn pictures() -> PathBuf {
     directory
 }
 
-/// The program that finds faults, among the packages of tests/node: those that JIT_NODE_MODULES names, or
-/// those that `cargo xtask setup` installed.
+/// The program that finds faults, among the packages of tests/node: those that JIT_NODE_MODULES
+/// names, or those that `cargo xtask setup` installed.
 fn axe() -> PathBuf {
     let program = env::current_exe().unwrap();
     let modules = env::var_os("JIT_NODE_MODULES").map(PathBuf::from);

@@ -16,7 +16,8 @@ use crate::{
     passkeys::{list, named},
 };
 
-/// Builds an authenticator into a browser, which keeps its keys and verifies its user. Returns its id.
+/// Builds an authenticator into a browser, which keeps its keys and verifies its user. Returns its
+/// id.
 fn authenticator(browser: &Browser) -> Value {
     browser.devtools("WebAuthn.enable", json!({}));
     let options = json!({

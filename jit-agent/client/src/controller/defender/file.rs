@@ -1,5 +1,5 @@
-//! A file of policies, as tools export them: a list, an answer with `value`, or one policy; UTF-8, or
-//! UTF-16 as older shells of Windows write it.
+//! A file of policies, as tools export them: a list, an answer with `value`, or one policy; UTF-8,
+//! or UTF-16 as older shells of Windows write it.
 
 use serde_json::Value;
 

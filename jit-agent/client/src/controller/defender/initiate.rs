@@ -100,7 +100,8 @@ fn port(at: &At<'_>) -> Result<InitiatePort, Mistake> {
     Ok(InitiatePort { number, allowed, ends_ms })
 }
 
-/// A time with any number of digits after the second; without a zone it is in UTC, as the name says.
+/// A time with any number of digits after the second; without a zone it is in UTC, as the name
+/// says.
 fn moment(text: &str) -> Option<i64> {
     let text = text.trim();
     let time = text.parse::<Timestamp>().or_else(|_| format!("{text}Z").parse::<Timestamp>());

@@ -111,8 +111,8 @@ pub struct PasskeyView {
     pub rp_id: String,
     /// The public key in PEM, for the file that `approver` names.
     pub public_key: String,
-    /// The section for a host's configuration, so that the host counts what this passkey approves; empty:
-    /// the controller's pages have another address now, and the passkey is good for nothing.
+    /// The section for a host's configuration, so that the host counts what this passkey approves;
+    /// empty: the controller's pages have another address now, and the passkey is good for nothing.
     pub approver: String,
     /// When it was registered.
     pub created: String,

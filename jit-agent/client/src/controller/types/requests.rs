@@ -241,8 +241,8 @@ pub struct GrantView {
     /// The encoded `jit.v1.Grant`, base64. Only in the answer for one grant.
     #[serde(default)]
     pub payload: Option<String>,
-    /// What a passkey signs to approve it: `challenge` of `navigator.credentials.get`, base64url. Only in the
-    /// answer for one grant.
+    /// What a passkey signs to approve it: `challenge` of `navigator.credentials.get`, base64url.
+    /// Only in the answer for one grant.
     #[serde(default)]
     pub challenge: Option<String>,
     /// The signatures so far. Only in the answer for one grant.

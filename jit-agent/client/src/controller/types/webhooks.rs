@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 pub struct WebhookInput {
     /// `https://...`
     pub url: String,
-    /// `generic` (each record, as JSON with a signature), `slack` (messages for an incoming webhook) or
-    /// `teams` (messages for a workflow). Without it `generic`, or as it was.
+    /// `generic` (each record, as JSON with a signature), `slack` (messages for an incoming
+    /// webhook) or `teams` (messages for a workflow). Without it `generic`, or as it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub form: Option<String>,
     /// Names of events (`request_submitted`), or codes (`R001`); empty: all.

@@ -52,7 +52,8 @@ pub(in crate::api) fn passkey(of: Passkey, party: Option<&RelyingParty>) -> Pass
     }
 }
 
-/// The section of a host's configuration for a passkey; `None`: it was made for pages at another address.
+/// The section of a host's configuration for a passkey; `None`: it was made for pages at another
+/// address.
 fn approver(of: &Passkey, party: &RelyingParty) -> Option<String> {
     let text = |text: &str| toml::Value::from(text).to_string();
     let origins: Vec<_> = party.origins().iter().map(|origin| text(origin)).collect();

@@ -1,8 +1,8 @@
-//! Access tokens of the provider that programs send (RFC 9068, and RFC 7519 where a provider writes no more than
-//! that). Pure.
+//! Access tokens of the provider that programs send (RFC 9068, and RFC 7519 where a provider writes
+//! no more than that). Pure.
 //!
-//! An ID token or a call to end sessions never counts as one: whoever signs in somewhere has such a token, and the
-//! other client too.
+//! An ID token or a call to end sessions never counts as one: whoever signs in somewhere has such a
+//! token, and the other client too.
 
 use chrono::{DateTime, Utc};
 use openidconnect::core::CoreJsonWebKeySet;

@@ -100,8 +100,8 @@ async fn follow(
     Ok(account)
 }
 
-/// Refuses somebody whom the provider named otherwise before: he would be two persons, and could agree to what he
-/// asked for himself.
+/// Refuses somebody whom the provider named otherwise before: he would be two persons, and could
+/// agree to what he asked for himself.
 async fn is_one_person(tx: &mut Tx, settings: &Settings, person: &Person) -> Result<(), Refusal> {
     let (issuer, subject) = (&settings.issuer_text, &person.subject);
     let found = store::oidc::bound_elsewhere(tx, issuer, &person.sub, subject).await?;
@@ -114,7 +114,8 @@ async fn is_one_person(tx: &mut Tx, settings: &Settings, person: &Person) -> Res
     Err(Refusal::OtherPerson { subject: subject.clone(), account, why })
 }
 
-/// An account is one person's at the provider from its first sign-in on, whoever has the address later.
+/// An account is one person's at the provider from its first sign-in on, whoever has the address
+/// later.
 async fn bind(
     tx: &mut Tx,
     settings: &Settings,

@@ -51,8 +51,8 @@ pub enum BearerError {
 }
 
 impl Oidc {
-    /// Whether a text is looked at as an access token: tokens of the provider are wanted, and it has three parts
-    /// as signed ones have (RFC 7515 section 7.1).
+    /// Whether a text is looked at as an access token: tokens of the provider are wanted, and it
+    /// has three parts as signed ones have (RFC 7515 section 7.1).
     pub(crate) fn takes(&self, text: &str) -> bool {
         self.settings.programs.is_some() && text.split('.').count() == 3
     }

@@ -1,6 +1,6 @@
-//! A sign-in on its way. All that belongs to it follows from a secret in a cookie of the browser that began
-//! it: `state`, `nonce` and the verifier of PKCE (RFC 7636). Nothing is stored, so that nobody can fill a
-//! table by beginning; what comes back counts once.
+//! A sign-in on its way. All that belongs to it follows from a secret in a cookie of the browser
+//! that began it: `state`, `nonce` and the verifier of PKCE (RFC 7636). Nothing is stored, so that
+//! nobody can fill a table by beginning; what comes back counts once.
 
 use axum::http::{HeaderMap, HeaderValue, header::COOKIE};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -74,8 +74,8 @@ impl Begun {
         })
     }
 
-    /// The header `Set-Cookie` that gives it to the browser. `Lax`: the provider sends the browser back from
-    /// another site.
+    /// The header `Set-Cookie` that gives it to the browser. `Lax`: the provider sends the browser
+    /// back from another site.
     ///
     /// # Panics
     /// Never: its parts are base64url and a number.

@@ -1,6 +1,6 @@
-//! The ID token of a session, kept for the sign-out at the provider (OpenID Connect RP-Initiated Logout 1.0,
-//! `id_token_hint`). It is encrypted with a key that follows from what only the browser has: a thief of the
-//! database learns nothing of people.
+//! The ID token of a session, kept for the sign-out at the provider (OpenID Connect RP-Initiated
+//! Logout 1.0, `id_token_hint`). It is encrypted with a key that follows from what only the browser
+//! has: a thief of the database learns nothing of people.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};

@@ -1,4 +1,5 @@
-//! Calls to the provider: no redirects, a limit for their time, and one for the size of what comes back.
+//! Calls to the provider: no redirects, a limit for their time, and one for the size of what comes
+//! back.
 
 use std::{fs, time::Duration};
 

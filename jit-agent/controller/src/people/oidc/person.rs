@@ -23,7 +23,8 @@ pub(in crate::people) struct Person {
     pub(super) name: String,
     /// The groups here that the provider's groups give.
     pub(super) groups: BTreeSet<String>,
-    /// Whether an account may be made for him: a role gives him a group, or he has the claims for it.
+    /// Whether an account may be made for him: a role gives him a group, or he has the claims for
+    /// it.
     pub(super) is_expected: bool,
     /// Who it is there: the claim `sub`.
     pub(super) sub: String,
@@ -40,8 +41,8 @@ pub(super) fn lacks(settings: &Settings, claims: &Claims) -> bool {
         || settings.account.as_deref().is_some_and(missing)
 }
 
-/// Adds claims of another answer to those that are there. The address and whether it is verified are both of one
-/// of them: what says that another address is verified says nothing of this one.
+/// Adds claims of another answer to those that are there. The address and whether it is verified
+/// are both of one of them: what says that another address is verified says nothing of this one.
 pub(super) fn merge(claims: &mut Claims, mut more: Claims) {
     let whole = EMAIL.iter().all(|name| claims.contains_key(*name));
     let other = if whole || !more.contains_key("email") { &mut more } else { &mut *claims };
@@ -80,7 +81,8 @@ pub(super) fn person(settings: &Settings, claims: &Claims) -> Result<Person, Str
     })
 }
 
-/// The groups of an account from now on: those that `follow` the provider are what it says, others stay.
+/// The groups of an account from now on: those that `follow` the provider are what it says, others
+/// stay.
 pub(super) fn groups(
     follow: &BTreeSet<String>,
     before: &Account,
@@ -90,7 +92,8 @@ pub(super) fn groups(
     stay.chain(person.groups.iter().cloned()).collect()
 }
 
-/// Which of a person's accounts signs in: the only one, or the one that is named as the provider says.
+/// Which of a person's accounts signs in: the only one, or the one that is named as the provider
+/// says.
 ///
 /// # Errors
 /// It is not clear, in words.

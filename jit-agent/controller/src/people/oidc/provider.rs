@@ -1,5 +1,5 @@
-//! What the provider says of itself (OpenID Connect Discovery 1.0), and its keys: read once an hour, and
-//! anew for a key that is not among them, once a minute at most.
+//! What the provider says of itself (OpenID Connect Discovery 1.0), and its keys: read once an
+//! hour, and anew for a key that is not among them, once a minute at most.
 
 use std::{
     sync::Arc,
@@ -136,8 +136,8 @@ impl Lookup {
         }
     }
 
-    /// The provider with keys that are newer than those of `old`; `None`: there are none, or they were read
-    /// just now.
+    /// The provider with keys that are newer than those of `old`; `None`: there are none, or they
+    /// were read just now.
     ///
     /// # Errors
     /// It does not answer, or not as it should; in words.

@@ -15,7 +15,8 @@ use jit_proto::{
 use reqwest::Url;
 use serde::Deserialize;
 
-/// What is asked for without a word about it. `openid` always is (OpenID Connect Core 1.0, section 3.1.2.1).
+/// What is asked for without a word about it. `openid` always is (OpenID Connect Core 1.0, section
+/// 3.1.2.1).
 const SCOPES: [&str; 3] = ["openid", "profile", "email"];
 /// What access tokens may be used for without a word about it.
 const TOKEN_SCOPES: [&str; 2] = ["read", "request"];

@@ -1,8 +1,8 @@
-//! What the provider has signed: ID tokens (OpenID Connect Core 1.0, section 3.1.3.7), and calls to end
-//! sessions (OpenID Connect Back-Channel Logout 1.0, section 2.6).
+//! What the provider has signed: ID tokens (OpenID Connect Core 1.0, section 3.1.3.7), and calls to
+//! end sessions (OpenID Connect Back-Channel Logout 1.0, section 2.6).
 //!
-//! Only signatures with a public key count: with a shared secret, or with the public key as if it were one,
-//! everybody who knows it could sign.
+//! Only signatures with a public key count: with a shared secret, or with the public key as if it
+//! were one, everybody who knows it could sign.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -125,7 +125,8 @@ struct Header {
     crit: Option<Value>,
 }
 
-/// What a call to end sessions says, if it counts. The crate for ID tokens refuses the type of these.
+/// What a call to end sessions says, if it counts. The crate for ID tokens refuses the type of
+/// these.
 pub(super) fn farewell(
     text: &str,
     keys: &CoreJsonWebKeySet,
@@ -150,8 +151,8 @@ pub(super) fn farewell(
     Ok(said)
 }
 
-/// What a token says that is of one of these types (in small letters; without a type it is `jwt`) and signed with
-/// one of these keys (RFC 7515 section 5.2). Nothing that it says is checked.
+/// What a token says that is of one of these types (in small letters; without a type it is `jwt`)
+/// and signed with one of these keys (RFC 7515 section 5.2). Nothing that it says is checked.
 pub(super) fn signed<T: DeserializeOwned>(
     text: &str,
     keys: &CoreJsonWebKeySet,

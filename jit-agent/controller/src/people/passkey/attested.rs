@@ -1,5 +1,6 @@
-//! The CBOR of a new passkey (RFC 8949): the attestation object around authenticatorData, and the public key
-//! in it as a COSE_Key (RFC 9052 section 7). What the attestation says of the maker is not looked at.
+//! The CBOR of a new passkey (RFC 8949): the attestation object around authenticatorData, and the
+//! public key in it as a COSE_Key (RFC 9052 section 7). What the attestation says of the maker is
+//! not looked at.
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,6 @@
-//! Ids of passkeys for accounts that have none: who asks for the passkeys of a name does not learn whether
-//! there is such an account. They follow from the name and from a secret of the controller, so that they
-//! are the same each time.
+//! Ids of passkeys for accounts that have none: who asks for the passkeys of a name does not learn
+//! whether there is such an account. They follow from the name and from a secret of the controller,
+//! so that they are the same each time.
 
 use ring::{
     hmac,

@@ -1,5 +1,5 @@
-//! What browsers send of a passkey: `PublicKeyCredential` as JSON (Web Authentication Level 3, section 5.1,
-//! `RegistrationResponseJSON` and `AuthenticationResponseJSON`). Bytes are base64url.
+//! What browsers send of a passkey: `PublicKeyCredential` as JSON (Web Authentication Level 3,
+//! section 5.1, `RegistrationResponseJSON` and `AuthenticationResponseJSON`). Bytes are base64url.
 
 use base64::{
     Engine as _, alphabet,

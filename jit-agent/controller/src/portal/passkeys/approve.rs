@@ -1,5 +1,6 @@
-//! *Sign*: what waits for signatures, decoded from the bytes that are signed, and the passkey that signs them.
-//! The host checks the same bytes: the controller can show, and not change, what it gets signed.
+//! *Sign*: what waits for signatures, decoded from the bytes that are signed, and the passkey that
+//! signs them. The host checks the same bytes: the controller can show, and not change, what it
+//! gets signed.
 
 use askama::Template;
 use axum::{

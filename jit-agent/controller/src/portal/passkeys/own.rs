@@ -1,5 +1,5 @@
-//! A person's own passkeys: add, look at, rename, remove. Adding and removing need the password or a passkey
-//! once more: a browser that was left open, or a stolen cookie, is not enough.
+//! A person's own passkeys: add, look at, rename, remove. Adding and removing need the password or
+//! a passkey once more: a browser that was left open, or a stolen cookie, is not enough.
 
 use std::net::IpAddr;
 
@@ -35,8 +35,8 @@ use crate::{
     store::Passkey,
 };
 
-/// An account with neither password nor passkey has just signed in otherwise: for so long that is enough to
-/// add its first passkey, milliseconds.
+/// An account with neither password nor passkey has just signed in otherwise: for so long that is
+/// enough to add its first passkey, milliseconds.
 const FRESH_MS: i64 = 10 * 60_000;
 
 /// The part of the page of an account.

@@ -1,4 +1,5 @@
-//! Sign-in with a passkey: with any that the person chooses, or with those of a name that was typed.
+//! Sign-in with a passkey: with any that the person chooses, or with those of a name that was
+//! typed.
 
 use axum::{extract::State, response::Response};
 

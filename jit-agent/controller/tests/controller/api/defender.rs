@@ -1,5 +1,5 @@
-//! Defender's API: policies, requests and errors as Azure's clients send and read them. There is no host
-//! with an agent here: what is put stays `Updating`.
+//! Defender's API: policies, requests and errors as Azure's clients send and read them. There is no
+//! host with an agent here: what is put stays `Updating`.
 
 mod clients;
 

@@ -98,7 +98,8 @@ async fn what_is_brought_to_named_hosts_is_seen_by_who_sees_all_of_them(database
     let of = |name: &str| format!("01KPEXAMP1E00000000000{name}");
     let root = site.caller("root").await;
     assert_eq!(names(&root.get(policies).await.ok(200)), set(&all));
-    // Li approves everywhere, and sees every host; one was removed, and is nobody's but an administrator's.
+    // Li approves everywhere, and sees every host; one was removed, and is nobody's but an
+    // administrator's.
     let li = site.caller("li").await;
     let seen = set(&["BOTH0", "DRAFT", "EVERY", "FIRST", "OWN00"]);
     assert_eq!(names(&li.get(policies).await.ok(200)), seen);

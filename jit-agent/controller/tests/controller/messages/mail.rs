@@ -126,7 +126,8 @@ async fn one_recipient_holds_up_nobody_else(database: Database) {
         let got = server.until(count + 1).await;
         assert_eq!(got[count].to, ["ana@mail.example.org"], "{answer}");
     }
-    // What waits comes when it is taken, also after a restart; what is no news any more never comes.
+    // What waits comes when it is taken, also after a restart; what is no news any more never
+    // comes.
     always("450 later");
     let asked = ana.ask("db-1").await;
     said(&site, "mail:li", asked["id"].as_str().unwrap()).await;

@@ -1,4 +1,5 @@
-//! A server of SMTP that a test plays (RFC 5321), in plain text, with STARTTLS (RFC 3207) or over TLS.
+//! A server of SMTP that a test plays (RFC 5321), in plain text, with STARTTLS (RFC 3207) or over
+//! TLS.
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,5 @@
-//! Webhooks of chats: the bodies that Slack and Teams document, each request as often as it changes.
+//! Webhooks of chats: the bodies that Slack and Teams document, each request as often as it
+//! changes.
 
 use std::time::Duration;
 

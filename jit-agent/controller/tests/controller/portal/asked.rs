@@ -80,8 +80,8 @@ async fn a_port_is_asked_for_with_three_fields_and_one_click(database: Database)
     has(&ana.get("/hosts/found?q=%25").await.ok(), &["No host"]);
 
     let form = ana.get("/open?host=web-1").await.ok();
-    // The only port is chosen; longer times than the host allows are not offered; who must agree is there
-    // before anything is submitted.
+    // The only port is chosen; longer times than the host allows are not offered; who must agree is
+    // there before anything is submitted.
     has(&form, &["value=\"22/tcp\" checked", "value=\"127.0.0.1\" checked", "<option>2h</option>"]);
     assert!(!form.text.contains("<option>4h"), "{}", form.text);
     has(&form, &["1 of sre must agree", "bo@example.org"]);

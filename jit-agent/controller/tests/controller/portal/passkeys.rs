@@ -1,5 +1,6 @@
-//! Passkeys at the pages: registered, used to sign in and to approve, and everything false about them refused
-//! by name. The authenticator is one in software; its keys, CBOR and client data are real.
+//! Passkeys at the pages: registered, used to sign in and to approve, and everything false about
+//! them refused by name. The authenticator is one in software; its keys, CBOR and client data are
+//! real.
 
 mod approvals;
 
@@ -81,8 +82,8 @@ impl Browser<'_> {
     }
 }
 
-/// Takes all passwords away: who has just signed in adds a first passkey without one. Each check of a
-/// password counts as an attempt.
+/// Takes all passwords away: who has just signed in adds a first passkey without one. Each check of
+/// a password counts as an attempt.
 async fn forget_passwords(site: &Site) {
     let mut tx = site.store().begin().await.unwrap();
     sqlx::query("DELETE FROM credential").execute(&mut *tx).await.unwrap();
@@ -304,7 +305,8 @@ async fn nobody_learns_who_has_an_account(database: Database) {
     assert_eq!(ana.register("phone", &mut passkey).await.status, 303);
     let browser = Browser::new(&site);
     let mut ids = Vec::new();
-    // One with a passkey, one without, one that there is not: the same form, and the same each time.
+    // One with a passkey, one without, one that there is not: the same form, and the same each
+    // time.
     for name in ["ana", "bo", "nobody", "somebody"] {
         let first = browser.sign_in_options(name).await;
         let again = browser.sign_in_options(name).await;

@@ -1,4 +1,5 @@
-//! Bytes that no browser sends: two lengths of one body, lines in the middle of values, a forged address.
+//! Bytes that no browser sends: two lengths of one body, lines in the middle of values, a forged
+//! address.
 
 use std::sync::Arc;
 
@@ -20,7 +21,8 @@ on_each_database! {
     no_value_becomes_a_header,
 }
 
-/// Sends these bytes on one connection of HTTP/1.1, and returns all that comes back until it is closed.
+/// Sends these bytes on one connection of HTTP/1.1, and returns all that comes back until it is
+/// closed.
 async fn sent(site: &Site, bytes: &str) -> String {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(site.ca.as_bytes()).unwrap()).unwrap();

@@ -1,5 +1,5 @@
-//! Bodies as Azure's tools send them, recorded or written after their sources. Each of them becomes the
-//! policy that was meant, and what comes back has the fields that the tool reads.
+//! Bodies as Azure's tools send them, recorded or written after their sources. Each of them becomes
+//! the policy that was meant, and what comes back has the fields that the tool reads.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,5 @@
-//! `oidc-provider` by node on the loopback interface: a certified provider (openid.net/certification).
+//! `oidc-provider` by node on the loopback interface: a certified provider
+//! (openid.net/certification).
 
 use std::{
     env,
@@ -27,7 +28,8 @@ pub(super) struct Provider {
 
 impl Drop for Provider {
     fn drop(&mut self) {
-        // It ends with its standard input. Nobody waits for long: threads of node that was killed may stay.
+        // It ends with its standard input. Nobody waits for long: threads of node that was killed
+        // may stay.
         drop(self.child.stdin.take());
         for _ in 0..50 {
             if !matches!(self.child.try_wait(), Ok(None)) {
@@ -121,8 +123,8 @@ impl Provider {
     }
 }
 
-/// The directory with the packages of tests/node/package-lock.json: the one that JIT_NODE_MODULES names, or
-/// that in the target directory.
+/// The directory with the packages of tests/node/package-lock.json: the one that JIT_NODE_MODULES
+/// names, or that in the target directory.
 fn modules() -> PathBuf {
     let named = env::var_os("JIT_NODE_MODULES").map(PathBuf::from);
     let modules = named.unwrap_or_else(|| {

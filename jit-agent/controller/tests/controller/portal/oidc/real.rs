@@ -30,8 +30,8 @@ const ROLES: &str =
     "scopes = [\"email\", \"groups\"]\n[roles]\nops = [\"sre\"]\nboss = [\"approvers\"]\n";
 
 impl Visitor<'_> {
-    /// Follows where it is sent, signs in at the provider as this person where it asks, and agrees. Returns
-    /// what it shows at last, and where.
+    /// Follows where it is sent, signs in at the provider as this person where it asks, and agrees.
+    /// Returns what it shows at last, and where.
     async fn follow(&self, start: &str, login: &str) -> (Url, Shown) {
         let site = Url::parse(&self.site.base).unwrap();
         let (mut url, mut method, mut fields) =
@@ -201,7 +201,8 @@ async fn the_provider_ends_sessions_by_itself(database: Database) {
     let page = desk.sign_in("zoe").await.ok();
     phone.sign_in("zoe").await.ok();
     assert_eq!(desk.who().await.as_deref(), Some("zoe"), "{}", page.text);
-    // The person signs out at the provider, which calls the controller: that session ends, the other stays.
+    // The person signs out at the provider, which calls the controller: that session ends, the
+    // other stays.
     let end = format!("{}/session/end", provider.issuer);
     desk.follow(&end, "").await;
     assert_eq!(desk.who().await, None);

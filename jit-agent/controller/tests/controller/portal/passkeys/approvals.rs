@@ -53,7 +53,8 @@ async fn office(database: Database, approvals: u32) -> (Site, Desk, Signing) {
     (site, desk, signing)
 }
 
-/// A byte that no version of a grant has: somebody has written into the database, or a newer controller has.
+/// A byte that no version of a grant has: somebody has written into the database, or a newer
+/// controller has.
 async fn nobody_signs_what_he_cannot_be_shown(database: Database) {
     let (site, desk, _signing) = office(database, 2).await;
     let (li, _passkey) = passkey_of(&site, "li").await;
@@ -245,7 +246,8 @@ async fn a_false_approval_is_refused_by_name(database: Database) {
     let mut half = body(&grant, &good);
     half["client_data_json"] = Value::Null;
     li.post(&path, half).await.problem(422, "invalid");
-    // Another's passkey; who asked, with a second account; who may approve nowhere; nobody's passkey.
+    // Another's passkey; who asked, with a second account; who may approve nowhere; nobody's
+    // passkey.
     refused(&li, &of_bo.approve(&message), "not_your_key", "").await;
     let root_of_ana = site.caller("ana-admin").await;
     refused(&root_of_ana, &of_ana.approve(&message), "self_approval", "").await;

@@ -13,7 +13,7 @@ mod throttle;
 
 use std::{net::IpAddr, time::Duration};
 
-use jit_proto::webauthn::RelyingParty;
+use jit_proto::{webauthn::RelyingParty, words::counted};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
@@ -52,7 +52,7 @@ pub enum Refused {
     #[error("the name or the password is wrong")]
     Wrong,
     /// It was tried too often.
-    #[error("it was tried too often; wait {} seconds", .0.as_secs().saturating_add(1))]
+    #[error("it was tried too often; wait {}", counted(.0.as_secs().saturating_add(1), "second"))]
     TooMany(Duration),
     /// The passkey does not count.
     #[error(transparent)]

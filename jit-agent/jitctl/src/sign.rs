@@ -15,6 +15,7 @@ use jit_client::{
     public_key::PublicKey,
     trusted::Trusted,
 };
+use jit_proto::words::counted;
 use prost::Message as _;
 
 use crate::{
@@ -90,8 +91,8 @@ pub(crate) fn sign(args: &SignArgs) -> Result<Exit, Failure> {
             &args.file
         }
     };
-    let signatures = envelope.signatures.len();
-    text::print(&format!("written    {}, now with {signatures} signatures\n", path.display()))?;
+    let signatures = counted(envelope.signatures.len(), "signature");
+    text::print(&format!("written    {}, now with {signatures}\n", path.display()))?;
     Ok(Exit::Success)
 }
 

@@ -10,6 +10,7 @@ use std::{
 
 use clap::Args;
 use jit_client::exit::Exit;
+use jit_proto::words::counted;
 use serde_json::json;
 
 use super::{
@@ -109,10 +110,10 @@ pub async fn run(config: &Config, args: &BackupArgs) -> Result<Exit, Failure> {
 
 fn shown(to: &Path, manifest: &Manifest) -> String {
     let mut text = format!(
-        "{}: {} rows, {} files, read back and checked\nend of the audit  {}:{}\n",
+        "{}: {}, {}, read back and checked\nend of the audit  {}:{}\n",
         to.display(),
-        manifest.tables.total(),
-        manifest.files.len(),
+        counted(manifest.tables.total(), "row"),
+        counted(manifest.files.len(), "file"),
         manifest.audit_seq,
         manifest.audit_hash
     );

@@ -4,6 +4,7 @@ use std::{fs, path::PathBuf};
 
 use clap::Args;
 use jit_client::exit::Exit;
+use jit_proto::words::counted;
 use serde_json::json;
 
 use super::{
@@ -90,13 +91,15 @@ fn shown(report: &Report, signed_ms: i64) -> String {
         text.push_str(&format!("Records up to {records} follow from each other.\n"));
         return text;
     }
-    let mut text =
-        format!("{records} records, none changed, none missing\nhead  {records}:{hash}\n");
+    let mut text = format!(
+        "{}, none changed, none missing\nhead  {records}:{hash}\n",
+        counted(*records, "record")
+    );
     if *heads == 0 {
         text.push_str("no head is signed: `serve` signs them\n");
     } else {
         text.push_str(&format!(
-            "{heads} signed heads are good; the last is of record {signed_until}, signed {}\n",
+            "signed heads: {heads}, all good; the last is of record {signed_until}, signed {}\n",
             moment(signed_ms)
         ));
     }

@@ -16,6 +16,7 @@ use std::{
 
 use jit_proto::{
     text,
+    words::counted,
     wrong::{Place, Places, Wrongs},
 };
 use serde::{Deserialize, Serialize};
@@ -140,8 +141,8 @@ pub fn from_csv(text: &str) -> Result<Vec<Host>, Vec<Mistake>> {
         let line = record.position().map_or(0, csv::Position::line);
         let line = usize::try_from(line).unwrap_or(usize::MAX);
         if record.len() > header.len() {
-            let (has, most) = (record.len(), header.len());
-            found.wrong(line, format!("it has {has} values, and the header names {most}"));
+            let (has, most) = (counted(record.len(), "value"), header.len());
+            found.wrong(line, format!("it has {has}, and the header names {most}"));
         }
         let cell =
             |name: &str| columns.get(name).and_then(|index| record.get(*index)).unwrap_or_default();

@@ -3,10 +3,11 @@
 
 use std::collections::BTreeSet;
 
-use jit_proto::WallTime;
+use jit_proto::words::counted;
 
 use super::finding::Findings;
 use crate::{
+    clock::{self, moment},
     rules::Rules,
     store::{Store, StoreError, migrations},
 };
@@ -44,7 +45,8 @@ pub(crate) async fn look(
         return Ok(());
     }
     let (hosts, (seq, _)) = (store.host_count().await?, store.audit_tip().await?);
-    findings.good(about, format!("answers; {hosts} hosts, {seq} records in the audit"));
+    let (hosts, records) = (counted(hosts, "host"), counted(seq, "record"));
+    findings.good(about, format!("answers; {hosts}, {records} in the audit"));
     rules(store, findings).await?;
     people(store, now_ms, findings).await?;
     clock(store, seq, now_ms, findings).await
@@ -87,9 +89,9 @@ async fn people(store: &Store, now_ms: i64, findings: &mut Findings) -> Result<(
         Some(end) => findings.good(
             "accounts",
             format!(
-                "{} administrators; the last of their tokens ends {}",
-                admins.len(),
-                WallTime(end).exact()
+                "{}; the last of their tokens ends {}",
+                counted(admins.len(), "administrator"),
+                moment(end)
             ),
         ),
         None => {
@@ -98,7 +100,6 @@ async fn people(store: &Store, now_ms: i64, findings: &mut Findings) -> Result<(
                 with_password += usize::from(store.password(admin).await?.is_some());
                 with_passkey += usize::from(!store.passkeys(admin).await?.is_empty());
             }
-            let all = admins.len();
             match (with_password, with_passkey) {
                 (0, 0) => findings.warn(
                     "accounts",
@@ -109,8 +110,8 @@ async fn people(store: &Store, now_ms: i64, findings: &mut Findings) -> Result<(
                 _ => findings.good(
                     "accounts",
                     format!(
-                        "{all} administrators; {with_password} of them have a password, {with_passkey} \
-                         a passkey"
+                        "{}; with a password: {with_password}, with a passkey: {with_passkey}",
+                        counted(admins.len(), "administrator")
                     ),
                 ),
             }
@@ -129,22 +130,19 @@ async fn clock(
     if let Some(line) = last.first().filter(|line| line.time_ms > now_ms + SKEW_MS) {
         let text = format!(
             "it says {}, and the last record of the audit is of {}: it went back; set it",
-            WallTime(now_ms).exact(),
-            WallTime(line.time_ms).exact()
+            moment(now_ms),
+            moment(line.time_ms)
         );
         findings.error("clock", text);
         return Ok(());
     }
     if let Some(server) = store.server_time_ms().await?
-        && (server - crate::clock::now_ms()).abs() > SKEW_MS
+        && (server - clock::now_ms()).abs() > SKEW_MS
     {
-        let text = format!(
-            "the database's clock says {}; one of the two is wrong",
-            WallTime(server).exact()
-        );
+        let text = format!("the database's clock says {}; one of the two is wrong", moment(server));
         findings.warn("clock", text);
         return Ok(());
     }
-    findings.good("clock", WallTime(now_ms).exact());
+    findings.good("clock", moment(now_ms));
     Ok(())
 }

@@ -1,11 +1,12 @@
 //! What runs: the signer, hosts, what they must still hear, the audit's ends, and who takes
 //! messages.
 
-use jit_proto::{WallTime, words};
+use jit_proto::words::{self, counted};
 
 use super::finding::Findings;
 use crate::{
     audit::Code,
+    clock::moment,
     desk::Desk,
     model::{State, host::Condition},
     store::{Page, StoreError},
@@ -69,8 +70,8 @@ async fn signer(desk: &Desk, now_ms: i64, findings: &mut Findings) -> Result<(),
         format!(
             "{} agreed to and not signed, the first since {}: see that a process with the role \
              `signer` runs, and look into its log: `journalctl -u jit-controller`",
-            words::counted(waiting.len() as u64, "request"),
-            WallTime(since_ms)
+            counted(waiting.len() as u64, "request"),
+            moment(since_ms)
         ),
     );
     Ok(())
@@ -116,25 +117,25 @@ async fn deliveries(desk: &Desk, now_ms: i64, findings: &mut Findings) -> Result
     let waiting = desk.store().waiting_deliveries(now_ms, LATE_MS).await?;
     if waiting.late > 0 {
         let text = format!(
-            "{} of {} are due for over {} and nobody brings them: see that a process with the role \
-             `hub` runs, and look into its log",
+            "due for over {}, and nobody brings them: {} of {}; see that a process with the role `hub` \
+             runs, and look into its log",
+            words::duration(LATE_MS),
             waiting.late,
-            waiting.all,
-            words::duration(LATE_MS)
+            waiting.all
         );
         findings.error(about, text);
     }
     if waiting.failing > 0 {
-        let since = WallTime(waiting.failing_since_ms);
+        let since = moment(waiting.failing_since_ms);
         let text = format!(
-            "{} wait for hosts that do not answer, the first since {since}; they are tried again until \
-             the grant ends; the page of each host says why",
+            "{} waiting for hosts that do not answer, the first since {since}: tried again until the grant \
+             ends; the page of each host says why",
             waiting.failing
         );
         findings.warn(about, text);
     }
     if waiting.late == 0 && waiting.failing == 0 {
-        findings.good(about, format!("{} on their way", waiting.all));
+        findings.good(about, format!("{} on the way", waiting.all));
     }
     Ok(())
 }
@@ -148,21 +149,22 @@ async fn audit(desk: &Desk, now_ms: i64, findings: &mut Findings) -> Result<(), 
     let first = store.audit_after(signed, 1).await?;
     let since_ms = first.first().map_or(now_ms, |line| line.time_ms);
     if now_ms.saturating_sub(since_ms) < UNSIGNED_MS {
+        let records = counted(tip, "record");
         let text = match signed {
-            0 => format!("{tip} records; the last has the hash {hash}"),
+            0 => format!("{records}; the last has the hash {hash}"),
             signed => format!(
-                "{tip} records; the end at {signed} was signed {}; the last has the hash {hash}",
-                WallTime(signed_ms)
+                "{records}; the end at {signed} was signed {}; the last has the hash {hash}",
+                moment(signed_ms)
             ),
         };
         findings.good(about, text);
         return Ok(());
     }
     let text = format!(
-        "{} since {} have no signed end: see that a process with the role `signer` runs, and that \
+        "{} without a signed end, the first of {}: see that a process with the role `signer` runs, and that \
          `[audit] key` names its key; `jit-controller check` looks at the file",
-        words::counted(tip.saturating_sub(signed), "record"),
-        WallTime(since_ms)
+        counted(tip.saturating_sub(signed), "record"),
+        moment(since_ms)
     );
     findings.warn(about, text);
     Ok(())
@@ -180,10 +182,10 @@ async fn receivers(desk: &Desk, now_ms: i64, findings: &mut Findings) -> Result<
         }
         let (tip, _) = store.audit_tip().await?;
         let text = format!(
-            "takes nothing: {} wait since {}; the log says why; if it is not in the configuration any \
+            "takes nothing: {} waiting since {}; the log says why; if it is not in the configuration any \
              more, this is its last place",
-            words::counted(tip.saturating_sub(seq), "record"),
-            WallTime(since_ms)
+            counted(tip.saturating_sub(seq), "record"),
+            moment(since_ms)
         );
         findings.warn(name, text);
     }
@@ -201,7 +203,7 @@ async fn webhooks(desk: &Desk, findings: &mut Findings) -> Result<(), StoreError
             let text = format!(
                 "{} fails since {}: {}; it is tried again",
                 hook.url,
-                WallTime(hook.since_ms),
+                moment(hook.since_ms),
                 hook.trouble
             );
             findings.warn(about, text);

@@ -21,7 +21,7 @@ use std::{sync::Arc, time::Duration};
 use axum::http::HeaderValue;
 use chrono::DateTime;
 use form_urlencoded::{Serializer, byte_serialize};
-use jit_proto::printable::clean;
+use jit_proto::{printable::clean, words::counted};
 use openidconnect::core::CoreJsonWebKeySet;
 use reqwest::{Client, RequestBuilder, Url};
 use serde::Deserialize;
@@ -134,7 +134,7 @@ pub enum Refusal {
         why: String,
     },
     /// It was tried too often.
-    #[error("it was tried too often; wait {} seconds", .0.as_secs().saturating_add(1))]
+    #[error("it was tried too often; wait {}", counted(.0.as_secs().saturating_add(1), "second"))]
     TooMany(Duration),
     /// The database.
     #[error(transparent)]

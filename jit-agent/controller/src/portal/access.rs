@@ -2,12 +2,11 @@
 
 use askama::Template;
 use axum::{extract::State, http::StatusCode, response::Response};
-use jit_proto::WallTime;
 
 use super::{
     guard::Fields,
     page::{Shell, page},
-    text::moment_ms,
+    text::{When, moment_ms},
 };
 use crate::{
     api::{self, ApiState, Failure},
@@ -29,7 +28,7 @@ struct Page<'f> {
     source: &'f str,
     who: &'f str,
     /// The moment of the answer.
-    moment: String,
+    moment: When,
     rows: Vec<Row>,
     /// There are more.
     cut: bool,
@@ -40,8 +39,8 @@ struct Row {
     ports: String,
     who: String,
     sources: String,
-    since: String,
-    until: String,
+    since: When,
+    until: When,
     certain: bool,
     approvers: String,
     reason: String,
@@ -75,7 +74,7 @@ pub(super) async fn show(
         port,
         source,
         who,
-        moment: WallTime(at_ms).to_string(),
+        moment: When(at_ms),
         rows: found.into_iter().map(row).collect(),
         cut,
     };
@@ -103,8 +102,8 @@ fn row(of: Access) -> Row {
         ports: ports.join(", "),
         who: requester,
         sources: sources.join(", "),
-        since: WallTime(from_ms).to_string(),
-        until: WallTime(until_ms).to_string(),
+        since: When(from_ms),
+        until: When(until_ms),
         certain,
         approvers: match approvers.is_empty() {
             true => "nobody: by a rule".to_owned(),

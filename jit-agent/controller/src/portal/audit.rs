@@ -13,13 +13,12 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use futures_util::stream;
-use jit_proto::WallTime;
 use serde_json::Value;
 
 use super::{
     guard::Fields,
     page::{Shell, page},
-    text::{address, moment_ms},
+    text::{When, address, moment_ms},
 };
 use crate::{
     api::{self, ApiState, Failure, Sight, Written},
@@ -69,7 +68,7 @@ struct Form<'f> {
 
 struct Row {
     seq: i64,
-    time: String,
+    time: When,
     code: String,
     event: String,
     by: String,
@@ -82,7 +81,7 @@ struct Row {
 struct Record {
     shell: Shell,
     seq: i64,
-    time: String,
+    time: When,
     event: String,
     code: String,
     hash: String,
@@ -180,7 +179,7 @@ pub(super) async fn one(
     let event = record.get("event").map(text).unwrap_or_default().replace('_', " ");
     let Line { seq, time_ms, code, request: _, hash, line } = line;
     let shell = Shell::of(&signed_in, "audit");
-    let time = WallTime(time_ms).exact();
+    let time = When(time_ms);
     page(StatusCode::OK, &Record { shell, seq, time, event, code, hash, fields, line })
 }
 
@@ -253,7 +252,7 @@ fn row(line: &Line) -> Row {
     let rest = rest.join(", ");
     Row {
         seq: line.seq,
-        time: WallTime(line.time_ms).to_string(),
+        time: When(line.time_ms),
         code: line.code.clone(),
         event: field("event").replace('_', " "),
         by: field("by"),

@@ -4,9 +4,11 @@ use std::time::Instant;
 
 use askama::Template;
 use axum::{extract::State, http::StatusCode, response::Response};
-use jit_proto::WallTime;
 
-use super::page::{Shell, page};
+use super::{
+    page::{Shell, page},
+    text::When,
+};
 use crate::{
     api::{self, ApiState, Failure},
     clock,
@@ -22,7 +24,7 @@ struct Health {
     verdict: &'static str,
     verdict_tone: &'static str,
     lines: Vec<Line>,
-    at: String,
+    at: When,
     took_ms: u128,
 }
 
@@ -74,7 +76,7 @@ pub(super) async fn show(
         verdict,
         verdict_tone,
         lines: found.into_iter().map(line).collect(),
-        at: WallTime(now_ms).to_string(),
+        at: When(now_ms),
         took_ms: began.elapsed().as_millis(),
     };
     page(StatusCode::OK, &health)

@@ -8,13 +8,13 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse as _, Redirect, Response},
 };
-use jit_proto::{WallTime, words::duration};
+use jit_proto::words::duration;
 
 use super::{
     guard::Fields,
     host_words,
     page::{Shell, page},
-    text::{Moment, segment},
+    text::{Moment, When, segment},
     words,
 };
 use crate::{
@@ -59,7 +59,7 @@ struct One {
 struct ShownAlarm {
     word: String,
     text: String,
-    at: String,
+    at: When,
 }
 
 struct ShownPort {
@@ -86,7 +86,7 @@ struct Held {
     ports: String,
     sources: String,
     reason: String,
-    until: String,
+    until: When,
     left: String,
     tone: &'static str,
     answer: String,
@@ -191,7 +191,7 @@ fn grant(request: &Request, delivery: &Delivery, now_ms: i64) -> Held {
         ports: list(asked.ports.iter().map(ToString::to_string).collect()),
         sources: list(asked.sources.iter().map(ToString::to_string).collect()),
         reason: asked.reason.clone(),
-        until: WallTime(request.ends_ms).to_string(),
+        until: When(request.ends_ms),
         left: duration(request.ends_ms.saturating_sub(now_ms)),
         tone,
         answer,
@@ -200,7 +200,7 @@ fn grant(request: &Request, delivery: &Delivery, now_ms: i64) -> Held {
 
 fn alarm(of: &Alarm) -> ShownAlarm {
     let Alarm { word, text, at_ms } = of;
-    ShownAlarm { word: word.clone(), text: text.clone(), at: WallTime(*at_ms).to_string() }
+    ShownAlarm { word: word.clone(), text: text.clone(), at: When(*at_ms) }
 }
 
 fn port(of: &ObservedPort) -> ShownPort {
@@ -226,7 +226,7 @@ fn exemption(of: &ObservedExemption) -> Exemption {
         reason: reason.clone(),
         until: match until_ms {
             0 => "without an end".to_owned(),
-            until => format!("until {}", WallTime(*until)),
+            until => format!("until {}", When(*until)),
         },
     }
 }

@@ -6,7 +6,7 @@ use axum::{extract::State, http::StatusCode, response::Response};
 use super::{
     page::{Shell, page},
     passkeys::own::{self, Passkeys},
-    words,
+    text::When,
 };
 use crate::{
     api::{ApiState, Failure},
@@ -20,7 +20,7 @@ use crate::{
 struct Me<'f> {
     shell: Shell,
     account: &'f Account,
-    ends: String,
+    ends: When,
     /// Until when groups of the provider count; empty: none follow it.
     lapse: String,
     has_password: bool,
@@ -36,7 +36,7 @@ pub(super) async fn show(
     let has_password = state.store().password(&account.name).await?.is_some();
     let passkeys = own::of(&state, account).await?;
     let lapse = lapse(&state, account).await?;
-    let ends = words::moment(signed_in.ends_ms());
+    let ends = When(signed_in.ends_ms());
     let shell = Shell::of(&signed_in, "me");
     page(StatusCode::OK, &Me { shell, account, ends, lapse, has_password, passkeys })
 }
@@ -51,7 +51,7 @@ async fn lapse(state: &ApiState, account: &Account) -> Result<String, Failure> {
     Ok(match arrival.until_ms <= clock::now_ms() {
         true => format!("count no more: sign out, and sign in with {name} again"),
         false => {
-            let until = words::moment(arrival.until_ms);
+            let until = When(arrival.until_ms);
             format!("count until {until}, or until you sign in with {name} again")
         }
     })

@@ -16,7 +16,6 @@ use super::{
     page::{Shell, page},
     search::{self, FoundHosts},
     wish::Wish,
-    words,
 };
 use crate::{
     api::{self, ApiState, Call, Failure, Word},
@@ -44,7 +43,7 @@ struct PreviewPage<'f> {
 
 impl PreviewPage<'_> {
     fn moment(&self, ms: &i64) -> String {
-        words::moment(*ms)
+        clock::moment(*ms)
     }
 }
 

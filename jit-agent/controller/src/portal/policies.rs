@@ -7,7 +7,6 @@ use axum::{
     response::{IntoResponse as _, Redirect, Response},
 };
 use jit_client::controller::types::PolicyPreview;
-use jit_proto::WallTime;
 
 use super::{
     diff::{self, DiffLine},
@@ -15,7 +14,7 @@ use super::{
     page::{Shell, page},
     policy_mistakes::{self, Mistake},
     rollout_words,
-    text::address,
+    text::{When, address},
 };
 use crate::{
     api::{self, ApiState, Failure, Sight, policies, rollouts},
@@ -44,7 +43,7 @@ struct List {
 /// A policy, without its text.
 struct Described {
     id: String,
-    saved: String,
+    saved: When,
     author: String,
     why: String,
     /// Hosts have it, or get it.
@@ -56,7 +55,7 @@ struct RolloutRow {
     state: &'static str,
     waves: String,
     author: String,
-    began: String,
+    began: When,
 }
 
 #[derive(Template)]
@@ -257,7 +256,7 @@ fn described(of: &Policy, out: Option<&str>) -> Described {
     let Policy { id, text: _, author, justification, saved_ms } = of;
     Described {
         id: id.clone(),
-        saved: WallTime(*saved_ms).to_string(),
+        saved: When(*saved_ms),
         author: author.clone(),
         why: justification.clone(),
         is_out: out == Some(id),
@@ -271,6 +270,6 @@ fn row(of: Rollout) -> RolloutRow {
         state: rollout_words::state(of.state).0,
         waves: waves.join(", then "),
         author: of.created_by,
-        began: WallTime(of.created_ms).to_string(),
+        began: When(of.created_ms),
     }
 }

@@ -84,7 +84,7 @@ struct HostAnswer {
 
 impl One {
     fn moment(&self, ms: &i64) -> String {
-        words::moment(*ms)
+        clock::moment(*ms)
     }
 
     fn may(&self, what: &str) -> bool {

@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse as _, Redirect, Response},
 };
 use futures_util::future::join_all;
-use jit_proto::{WallTime, words};
+use jit_proto::words;
 use sha2::{Digest as _, Sha256};
 use tokio::time::timeout;
 
@@ -19,7 +19,7 @@ use super::{
     page::{Shell, page},
     policies::find as find_policy,
     rollout_words,
-    text::{address, segment},
+    text::{When, address, segment},
 };
 use crate::{
     api::{self, ApiState, Failure, Sight, duration_ms, policies, rollouts},
@@ -82,7 +82,7 @@ struct One {
     rollout: Rollout,
     state: &'static str,
     tone: &'static str,
-    began: String,
+    began: When,
     pause: String,
     confirm: String,
     waves: Vec<WaveRow>,
@@ -112,7 +112,7 @@ struct HostRow {
     state: &'static str,
     detail: String,
     changes: Vec<String>,
-    since: String,
+    since: When,
 }
 
 /// What was typed.
@@ -315,7 +315,7 @@ pub(super) async fn show(
         may_change,
         state: shown,
         tone,
-        began: WallTime(rollout.created_ms).to_string(),
+        began: When(rollout.created_ms),
         pause: words::duration(rollout.pause_ms),
         confirm: words::duration(rollout.confirm_s.saturating_mul(1000)),
         waves,
@@ -380,6 +380,6 @@ fn row(of: RolloutHost) -> HostRow {
         state,
         detail,
         changes: of.changes.lines().take(10).map(str::to_owned).collect(),
-        since: WallTime(of.changed_ms).to_string(),
+        since: When(of.changed_ms),
     }
 }

@@ -7,14 +7,13 @@ use axum::{
     response::{IntoResponse as _, Redirect, Response},
 };
 use jit_client::controller::types::{RulesInput, TextMistake};
-use jit_proto::WallTime;
 
 use super::{
     diff::{self, DiffLine},
     guard::Fields,
     page::{Shell, page},
     rules_try::{self, Case, Tried},
-    text::address,
+    text::{When, address},
 };
 use crate::{
     api::{self, ApiState, Failure, rules},
@@ -65,7 +64,7 @@ struct Mistake {
 
 struct Version {
     number: i64,
-    saved: String,
+    saved: When,
     author: String,
     note: String,
 }
@@ -330,7 +329,7 @@ fn placed(text: &str, mistake: &TextMistake) -> Mistake {
 
 fn described(of: RulesVersion) -> Version {
     let RulesVersion { version, text: _, author, note, saved_ms } = of;
-    Version { number: version, saved: WallTime(saved_ms).to_string(), author, note }
+    Version { number: version, saved: When(saved_ms), author, note }
 }
 
 fn number(text: &str) -> Result<i64, Failure> {

@@ -1,14 +1,32 @@
 //! Moments and addresses, as pages show them.
 
+use std::fmt;
+
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 use jit_proto::{WallTime, words};
 
-use crate::api::Failure;
+use crate::{api::Failure, clock};
+
+/// A moment, milliseconds since the Unix epoch: for people by `Display`.
+#[derive(Clone, Copy)]
+pub(super) struct When(pub(super) i64);
+
+impl When {
+    /// For browsers, in the attribute `datetime`: RFC 3339, UTC.
+    pub(super) fn exact(self) -> String {
+        WallTime(self.0).to_string()
+    }
+}
+
+impl fmt::Display for When {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&clock::moment(self.0))
+    }
+}
 
 /// A moment, and how long ago it is.
 pub(super) struct Moment {
-    /// RFC 3339, UTC.
-    pub(super) exact: String,
+    pub(super) at: When,
     /// `5m ago`
     pub(super) ago: String,
 }
@@ -23,7 +41,7 @@ impl Moment {
             ..1000 => "just now".to_owned(),
             millis => format!("{} ago", words::duration(millis)),
         };
-        Some(Self { exact: WallTime(at_ms).to_string(), ago })
+        Some(Self { at: When(at_ms), ago })
     }
 }
 

@@ -1,7 +1,5 @@
 //! States in plain words, and how loud they are shown.
 
-use jiff::Timestamp;
-
 use crate::model::{State, host::Condition};
 
 /// A state in words.
@@ -45,24 +43,5 @@ pub(super) const fn condition(condition: Condition) -> &'static str {
         Condition::NotEnforcing => "not in force",
         Condition::Unknown => "has not answered yet",
         Condition::Unreachable => "does not answer",
-    }
-}
-
-/// A moment for people: `2027-03-01 10:00:00 UTC`; of milliseconds since the Unix epoch.
-pub(super) fn moment(ms: i64) -> String {
-    match Timestamp::from_millisecond(ms) {
-        Ok(time) => time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
-        Err(_) => "at no time that there is".into(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::moment;
-
-    #[test]
-    fn a_moment_is_shown_to_the_second() {
-        assert_eq!(moment(1_803_888_059_999), "2027-03-01 08:00:59 UTC");
-        assert_eq!(moment(i64::MAX), "at no time that there is");
     }
 }

@@ -8,6 +8,7 @@ use std::{
 
 use clap::{Args, Subcommand};
 use jit_client::exit::Exit;
+use jit_proto::words::counted;
 use serde_json::json;
 
 use super::{
@@ -107,7 +108,8 @@ fn carry_out(command: &RulesCommand) -> Result<(String, Exit), String> {
                 (Ok(_), true) => Ok((line(&json!({ "mistakes": [] })), Exit::Success)),
                 (Ok(read), false) => {
                     let (table, count) = (table(&read), read.0.written.len());
-                    let end = format!("{}: {count} rules, no mistake\n", rules.display());
+                    let end =
+                        format!("{}: {}, no mistake\n", rules.display(), counted(count, "rule"));
                     Ok((format!("{table}{end}"), Exit::Success))
                 }
                 (Err(all), true) => Ok((line(&json!({ "mistakes": all })), Exit::Configuration)),
@@ -166,7 +168,10 @@ fn carry_out(command: &RulesCommand) -> Result<(String, Exit), String> {
                     text.push_str(&format!("      {place}: {why}\n"));
                 }
             }
-            text.push_str(&format!("{} cases, {failed} not as expected\n", results.len()));
+            text.push_str(&format!(
+                "{}, {failed} not as expected\n",
+                counted(results.len(), "case")
+            ));
             Ok((text, exit))
         }
     }

@@ -13,6 +13,7 @@ mod policies;
 mod rules;
 mod sign_in;
 mod streams;
+mod times;
 mod wire;
 
 use std::sync::Mutex;

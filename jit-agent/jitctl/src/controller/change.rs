@@ -12,6 +12,7 @@ use jit_client::{
     exit::Exit,
     status::Page,
 };
+use jit_proto::words::counted;
 use serde::Serialize;
 
 use super::{ControllerArgs, Output, session::To, show, wait};
@@ -153,8 +154,9 @@ pub(crate) fn revoke(
         }
         let hosts = view.answers.len() - open.clone().count();
         text::print(&format!(
-            "revoked {}: {hosts} hosts have ended it\n",
-            text::printable(&view.id)
+            "revoked {}: ended on {}\n",
+            text::printable(&view.id),
+            counted(hosts, "host")
         ))?;
         if exit != Exit::Success {
             let page = Page::of_stdout(jit_client::status::Style::of_stdout());

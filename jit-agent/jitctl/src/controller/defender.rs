@@ -16,6 +16,7 @@ use jit_client::{
     files::read_up_to,
     status::Page,
 };
+use jit_proto::words::counted;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -79,13 +80,12 @@ async fn put(
     if plan.policies.is_empty() {
         return Err(Failure::refused("there is nothing to put: nothing was changed"));
     }
-    let s = |count: usize| if count == 1 { "" } else { "s" };
     let (policies, protected) = (plan.policies.len(), plan.hosts().len());
     let question = format!(
-        "Put {policies} polic{}? On {protected} host{} these ports then let in nobody without a \
+        "Put {policies} polic{}? On {} these ports then let in nobody without a \
          request.",
         if policies == 1 { "y" } else { "ies" },
-        s(protected)
+        counted(protected, "host")
     );
     if !args.yes && !ask::confirm(&question, "--yes")? {
         return Err(Failure::refused("nothing was changed"));

@@ -13,6 +13,7 @@ use jit_client::{
     exit::Exit,
     status::Page,
 };
+use jit_proto::words::counted;
 
 use super::{
     Output, ask, policies,
@@ -225,8 +226,8 @@ async fn start(session: &Session, args: &StartArgs) -> Result<Exit, Failure> {
     if hosts == 0 {
         return Err(Failure::refused("the waves select no host: nothing was begun"));
     }
-    let s = if hosts == 1 { "" } else { "s" };
-    if !args.yes && !ask::confirm(&format!("Bring the policy to {hosts} host{s}?"), "--yes")? {
+    let question = format!("Bring the policy to {}?", counted(hosts, "host"));
+    if !args.yes && !ask::confirm(&question, "--yes")? {
         return Err(Failure::refused("nothing was begun"));
     }
     if let Some(policy) = &policy {

@@ -12,7 +12,7 @@ use jit_client::{
     files::read,
     status::Page,
 };
-use jit_proto::printable::clean_lines;
+use jit_proto::{printable::clean_lines, words::counted};
 
 use super::{
     Output, ask,
@@ -252,7 +252,7 @@ fn said(result: &RulesTestResult, file: &Path, page: Page) -> String {
         ]);
     }
     let failed = result.cases.iter().filter(|case| !case.passed).count();
-    format!("{}{} cases, {failed} failed\n", table.text(page), result.cases.len())
+    format!("{}{}, {failed} failed\n", table.text(page), counted(result.cases.len(), "case"))
 }
 
 fn history(versions: &[RulesView]) -> Table {

@@ -9,6 +9,7 @@ use jit_client::{
     status::Page,
     text,
 };
+use jit_proto::words::counted;
 
 use crate::table::{Cell, Table, line, word_line};
 
@@ -29,10 +30,10 @@ pub(super) fn request(view: &RequestView, page: Page) -> String {
     for grant in &view.grants {
         let signed = grant.signed_by.len();
         let text = format!(
-            "{} for {}: {signed} of {} signatures, payload {}",
+            "{} for {}: {signed} of {}, payload {}",
             grant.id,
             some(&grant.hosts),
-            grant.signatures_needed.max(1),
+            counted(grant.signatures_needed.max(1), "signature"),
             grant.payload_hash
         );
         out += &line(page, "grant", &text);
@@ -63,8 +64,7 @@ pub(super) fn head(view: &RequestView, page: Page) -> String {
     let ticket = if view.ticket.is_empty() { String::new() } else { format!(" ({})", view.ticket) };
     let most = match view.max_connections {
         0 => String::new(),
-        1 => "1 connection".into(),
-        most => format!("{most} connections"),
+        most => counted(most, "connection"),
     };
     [
         line(page, "request", &view.id),
@@ -171,7 +171,10 @@ pub(super) fn answered(answer: &AnswerView) -> (&str, String) {
     let AnswerView { answer: word, word: reason, detail, trouble, since, .. } = answer;
     if answer.pending && !trouble.is_empty() {
         let since = since.as_ref().map(|since| format!(" since {since}")).unwrap_or_default();
-        return ("unreachable", format!("{trouble}{since}, tried {} times", answer.attempts));
+        return (
+            "unreachable",
+            format!("{trouble}{since}, tried {}", counted(answer.attempts, "time")),
+        );
     }
     if answer.pending && answer.wanted == "revoke" {
         return ("waiting", format!("to be revoked; it says {word}"));

@@ -262,7 +262,7 @@ fn a_change_of_a_request_says_what_it_is_then() {
     revoked.answers = vec![answer("web-1", "closed", false), answer("web-2", "closed", false)];
     controller.says(&format!("POST /requests/{ID}/revoke"), ok(&revoked));
     let said = controller.jitctl(&format!("revoke --request {ID} --reason over")).good();
-    assert_eq!(said, format!("revoked {ID}: 2 hosts have ended it\n"));
+    assert_eq!(said, format!("revoked {ID}: ended on 2 hosts\n"));
     controller
         .jitctl(&format!("revoke --request {ID} --cut --reason over"))
         .fails(64, "--cut goes to an agent");

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jit_client::text::duration;
-use jit_proto::WallTime;
+use jit_proto::{WallTime, words::counted};
 use serde_json::Value;
 
 use super::period::Period;
@@ -193,7 +193,7 @@ async fn denied(known: &mut Known<'_>, period: Period) -> Result<Table, StoreErr
     Ok(Table {
         name: "denied",
         title: "Denied",
-        note: format!("{} requests came to nothing.", rows.len()),
+        note: format!("{} came to nothing.", counted(rows.len(), "request")),
         heads: vec!["When", "Request", "Who", "Hosts", "By", "Why"],
         rows,
     })
@@ -222,9 +222,9 @@ fn exemptions(hosts: &[StoredHost]) -> Table {
         name: "exemptions",
         title: "In without a grant",
         note: format!(
-            "{} exemptions, as the hosts said when they answered last; {silent} of {} hosts have never \
-             answered.",
-            rows.len(),
+            "{}, as the hosts said when they answered last; hosts that have never answered: {silent} of \
+             {}.",
+            counted(rows.len(), "exemption"),
             hosts.len()
         ),
         heads: vec!["Host", "Port", "From", "Owner", "Until", "Why"],
@@ -259,7 +259,7 @@ fn not_enforcing(hosts: &[StoredHost]) -> Table {
     Table {
         name: "not_enforcing",
         title: "Hosts that do not enforce everything",
-        note: format!("{} of {} hosts.", rows.len(), hosts.len()),
+        note: format!("{} of {}.", rows.len(), counted(hosts.len(), "host")),
         heads: vec!["Host", "State", "Since", "Answered last", "What is wrong"],
         rows,
     }
@@ -328,7 +328,10 @@ fn askers(submitted: &[Request]) -> Table {
     Table {
         name: "askers",
         title: "Who asked most",
-        note: format!("{} requests of {people} people and programs.", submitted.len()),
+        note: format!(
+            "{}; people and programs that asked: {people}.",
+            counted(submitted.len(), "request")
+        ),
         heads: vec!["Who", "Requests", "Came to nothing", "Hosts"],
         rows,
     }

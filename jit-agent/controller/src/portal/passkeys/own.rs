@@ -17,6 +17,7 @@ use super::{
         files,
         guard::Fields,
         page::{Shell, page},
+        text::When,
     },
     step::{self, Step},
 };
@@ -41,18 +42,25 @@ const FRESH_MS: i64 = 10 * 60_000;
 
 /// The part of the page of an account.
 pub(in crate::portal) struct Passkeys {
-    pub(in crate::portal) rows: Vec<PasskeyView>,
+    pub(in crate::portal) rows: Vec<Shown>,
     /// Why there can be no new one; empty: there can.
     pub(in crate::portal) off: String,
     pub(in crate::portal) has_password: bool,
     pub(in crate::portal) script: &'static str,
 }
 
+/// A passkey, with its times as they are shown.
+pub(in crate::portal) struct Shown {
+    pub(in crate::portal) view: PasskeyView,
+    pub(in crate::portal) created: When,
+    pub(in crate::portal) used: Option<When>,
+}
+
 #[derive(Template)]
 #[template(path = "passkey.html")]
 struct One {
     shell: Shell,
-    one: PasskeyView,
+    shown: Shown,
     has_password: bool,
     script: &'static str,
 }
@@ -67,8 +75,12 @@ pub(in crate::portal) async fn of(
 ) -> Result<Passkeys, Failure> {
     let party = state.settings().relying_party();
     let found = state.store().passkeys(&account.name).await?;
+    let row = |one: Passkey| {
+        let view = shown(one, party.as_ref().ok());
+        Shown { created: When(view.created_ms), used: view.used_ms.map(When), view }
+    };
     Ok(Passkeys {
-        rows: found.into_iter().map(|one| shown(one, party.as_ref().ok())).collect(),
+        rows: found.into_iter().map(row).collect(),
         off: party
             .err()
             .map(|why| format!("There can be no passkeys here: {why}."))
@@ -85,9 +97,9 @@ pub(super) async fn show(
     Path(key_id): Path<String>,
 ) -> Result<Response, Failure> {
     let Passkeys { rows, has_password, script, .. } = of(&state, signed_in.account()).await?;
-    let one = rows.into_iter().find(|one| one.key_id == key_id);
-    let one = one.ok_or_else(|| Failure::not_found("passkey", &key_id))?;
-    page(StatusCode::OK, &One { shell: Shell::of(&signed_in, "me"), one, has_password, script })
+    let shown = rows.into_iter().find(|row| row.view.key_id == key_id);
+    let shown = shown.ok_or_else(|| Failure::not_found("passkey", &key_id))?;
+    page(StatusCode::OK, &One { shell: Shell::of(&signed_in, "me"), shown, has_password, script })
 }
 
 /// What the browser needs to add one.

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::Browser;
 use crate::{api::Site, databases::Database};
 
-const GOOD: &str = "[[port]]\nport = 22\nprotocol = \"tcp\"\nsources = [\"192.0.2.0/24\"]\n\
+pub(super) const GOOD: &str = "[[port]]\nport = 22\nprotocol = \"tcp\"\nsources = [\"192.0.2.0/24\"]\n\
                     max_duration = \"2h\"\n";
 
 on_each_database! {

@@ -10,7 +10,6 @@ pub mod courier;
 pub mod mail;
 pub mod news;
 pub mod retry;
-mod secret;
 pub mod settings;
 pub mod slack;
 pub mod teams;

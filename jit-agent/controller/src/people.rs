@@ -5,6 +5,7 @@
 //! account, a disabled one, one without a password and a wrong password get the same answer after
 //! the same work.
 
+mod cookie;
 pub mod oidc;
 pub mod passkey;
 pub mod password;

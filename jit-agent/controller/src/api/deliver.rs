@@ -25,6 +25,7 @@ use zeroize::Zeroizing;
 use super::{settings::Settings, target, view};
 use crate::{
     audit::{self, Code, Line, Record},
+    causes::causes,
     clock,
     desk::Desk,
     messages::{
@@ -309,17 +310,6 @@ fn client(settings: &Settings) -> Result<Client, String> {
         builder = builder.tls_certs_merge(more);
     }
     builder.build().map_err(|error| format!("the client of webhooks: {}", causes(&error)))
-}
-
-/// An error with its causes.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

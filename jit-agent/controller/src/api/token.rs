@@ -1,16 +1,12 @@
 //! The text of a token: 32 random bytes that only its holder knows.
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use ring::rand::{SecureRandom as _, SystemRandom};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
+use crate::secret;
+
 /// How a token begins, so that scanners for secrets find it.
 pub const PREFIX: &str = "jit_";
-/// Random bytes of a token.
-const BYTES: usize = 32;
-/// Letters after the prefix: base64url without padding (RFC 4648 section 5).
-const LETTERS: usize = 43;
 
 /// The text of a token. It is printed nowhere by accident: it has no `Debug` or `Display` of the text.
 #[derive(Clone)]
@@ -22,17 +18,13 @@ impl Secret {
     /// # Panics
     /// The kernel has no random bytes (getrandom(2) fails only before the machine has any).
     pub fn generate() -> Self {
-        let mut bytes = Zeroizing::new([0_u8; BYTES]);
-        SystemRandom::new().fill(bytes.as_mut_slice()).expect("getrandom(2) answers");
-        Self(Zeroizing::new(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(*bytes))))
+        Self(Zeroizing::new(format!("{PREFIX}{}", *secret::fresh())))
     }
 
     /// The one with this text, if it has the form of a token.
     pub fn of_text(text: &str) -> Option<Self> {
         let letters = text.strip_prefix(PREFIX)?;
-        let good = letters.len() == LETTERS
-            && letters.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
-        good.then(|| Self(Zeroizing::new(text.to_owned())))
+        secret::is_text(letters).then(|| Self(Zeroizing::new(text.to_owned())))
     }
 
     /// What the store keeps: SHA-256, 64 hex digits. A token has 256 random bits, so that nothing slower
@@ -60,7 +52,7 @@ mod tests {
     #[test]
     fn a_token_has_its_form_and_hides_its_text() {
         let secret = Secret::generate();
-        assert_eq!(secret.expose().len(), PREFIX.len() + LETTERS);
+        assert_eq!(secret.expose().len(), PREFIX.len() + secret::LETTERS);
         assert_eq!(Secret::of_text(secret.expose()).unwrap().hash(), secret.hash());
         assert_ne!(Secret::generate().hash(), secret.hash());
         assert!(!format!("{secret:?}").contains(secret.expose()));

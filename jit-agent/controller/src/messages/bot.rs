@@ -11,11 +11,10 @@ use zeroize::Zeroizing;
 use super::{
     courier::{Service, Trouble},
     news::About,
-    secret,
     settings::Slack,
     slack,
 };
-use crate::{clock::now_ms, desk::Desk, store::Message};
+use crate::{clock::now_ms, desk::Desk, secret, store::Message};
 
 /// Longest wait for an answer.
 const ANSWER: Duration = Duration::from_secs(10);

@@ -27,13 +27,15 @@ use super::{
     Card, Retry,
     courier::{Service, Trouble},
     news::About,
-    secret,
 };
 use crate::{
     audit::syslog::host_name,
+    causes::causes,
     clock::now_ms,
     desk::Desk,
+    here::is_here,
     model::State,
+    secret,
     store::{Message, Whole},
 };
 
@@ -105,7 +107,7 @@ impl Settings {
         let from = address
             .map_err(|why| wrong("from", &format!("{from:?} is no address of mail: {why}")))?;
         let tls = tls.unwrap_or(if port == 465 { RawTls::Tls } else { RawTls::Starttls });
-        if tls == RawTls::None && !matches!(host.as_str(), "127.0.0.1" | "::1" | "localhost") {
+        if tls == RawTls::None && !is_here(&host) {
             return Err(wrong("tls", "`none` is possible on this machine only"));
         }
         let login = match (user, password_file) {
@@ -409,17 +411,6 @@ fn compose(
         .raw_header(automatic)
         .singlepart(SinglePart::plain(text))
         .map_err(|why| why.to_string())
-}
-
-/// An error with its causes.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

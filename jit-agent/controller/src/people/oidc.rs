@@ -41,6 +41,7 @@ use self::{
 };
 use crate::{
     desk::Desk,
+    secret,
     store::{self, StoreError},
 };
 
@@ -191,19 +192,8 @@ impl Oidc {
     /// A file of the section cannot be used.
     pub fn new(settings: Settings) -> Result<Self, String> {
         let client = http::client(&settings)?;
-        let secret = match &settings.client_secret_file {
-            None => None,
-            Some(file) => {
-                let failed =
-                    |why: &str| format!("oidc.client_secret_file, {}: {why}", file.display());
-                let text = std::fs::read_to_string(file).map(Zeroizing::new);
-                let text = text.map_err(|error| failed(&error.to_string()))?;
-                match text.trim() {
-                    "" => return Err(failed("it is empty")),
-                    secret => Some(Zeroizing::new(secret.to_owned())),
-                }
-            }
-        };
+        let secret = settings.client_secret_file.as_deref().map(secret::read).transpose();
+        let secret = secret.map_err(|why| format!("oidc.client_secret_file, {why}"))?;
         let lookup = Lookup::new(client.clone(), settings.issuer_text.clone());
         Ok(Self { settings, secret, client, lookup })
     }

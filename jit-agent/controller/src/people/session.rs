@@ -5,23 +5,20 @@
 //! password, and with the account. The name `__Host-` makes browsers refuse the cookie from other
 //! hosts and without HTTPS (RFC 6265bis section 4.1.3).
 
-use axum::http::{HeaderMap, HeaderValue, header::COOKIE};
+use axum::http::{HeaderMap, HeaderValue};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use ring::rand::{SecureRandom as _, SystemRandom};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
+use super::cookie;
 use crate::{
     model::Account,
+    secret,
     store::{Session, Store, StoreError, Tx, people},
 };
 
 /// Name of the cookie.
 const NAME: &str = "__Host-jit";
-/// Random bytes of a secret.
-const BYTES: usize = 32;
-/// Letters of its text: base64url without padding (RFC 4648 section 5).
-const LETTERS: usize = 43;
 /// Longest time of a session, milliseconds.
 pub const LONGEST_MS: i64 = 12 * 3600 * 1000;
 /// Longest time without use, milliseconds.
@@ -36,23 +33,13 @@ pub struct Secret(Zeroizing<String>);
 impl Secret {
     /// A new one.
     fn generate() -> Self {
-        let mut bytes = Zeroizing::new([0_u8; BYTES]);
-        SystemRandom::new().fill(bytes.as_mut_slice()).expect("getrandom(2) answers");
-        Self(Zeroizing::new(URL_SAFE_NO_PAD.encode(*bytes)))
+        Self(secret::fresh())
     }
 
     /// The one in the cookies of a call. Two of the name are none: one of them is somebody else's.
     pub fn of_headers(headers: &HeaderMap) -> Option<Self> {
-        let lines = headers.get_all(COOKIE).iter().filter_map(|line| line.to_str().ok());
-        let pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| {
-            let (name, text) = pair.trim().split_once('=')?;
-            (name == NAME).then_some(text)
-        });
-        let mut found = pairs;
-        let text = found.next()?;
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
-        let good = text.len() == LETTERS && text.bytes().all(plain) && found.next().is_none();
-        good.then(|| Self(Zeroizing::new(text.to_owned())))
+        let text = cookie::only(headers, NAME)?;
+        secret::is_text(text).then(|| Self(Zeroizing::new(text.to_owned())))
     }
 
     /// What the store keeps. The secret has 256 random bits, so that nothing slower is needed.
@@ -70,24 +57,14 @@ impl Secret {
     }
 
     /// The header `Set-Cookie` that gives it to the browser.
-    ///
-    /// # Panics
-    /// Never: the text is base64url.
     pub fn cookie(&self) -> HeaderValue {
-        let seconds = LONGEST_MS / 1000;
-        let text = format!(
-            "{NAME}={}; Max-Age={seconds}; Path=/; Secure; HttpOnly; SameSite=Lax",
-            *self.0
-        );
-        let mut value = HeaderValue::from_str(&text).expect("base64url is plain ASCII");
-        value.set_sensitive(true);
-        value
+        cookie::set(NAME, &self.0, LONGEST_MS / 1000)
     }
 }
 
 /// The header `Set-Cookie` that takes the secret away from the browser.
-pub const fn no_cookie() -> HeaderValue {
-    HeaderValue::from_static("__Host-jit=; Max-Age=0; Path=/; Secure; HttpOnly; SameSite=Lax")
+pub fn no_cookie() -> HeaderValue {
+    cookie::set(NAME, "", 0)
 }
 
 /// A browser that has signed in.
@@ -176,6 +153,8 @@ pub async fn find(
 
 #[cfg(test)]
 mod tests {
+    use axum::http::header::COOKIE;
+
     use super::*;
 
     fn of(cookies: &[&str]) -> Option<Secret> {

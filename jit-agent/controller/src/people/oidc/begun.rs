@@ -2,18 +2,16 @@
 //! that began it: `state`, `nonce` and the verifier of PKCE (RFC 7636). Nothing is stored, so that
 //! nobody can fill a table by beginning; what comes back counts once.
 
-use axum::http::{HeaderMap, HeaderValue, header::COOKIE};
+use axum::http::{HeaderMap, HeaderValue};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use ring::rand::{SecureRandom as _, SystemRandom};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
+use super::super::cookie;
+use crate::secret;
+
 /// Name of the cookie.
 const NAME: &str = "__Host-jit-oidc";
-/// Random bytes of a secret.
-const BYTES: usize = 32;
-/// Letters of its text: base64url without padding (RFC 4648 section 5).
-const LETTERS: usize = 43;
 /// Longest time between the two calls of a sign-in, milliseconds.
 pub(super) const LONGEST_MS: i64 = 10 * 60 * 1000;
 /// How much another process's clock may be ahead of this one's, milliseconds.
@@ -35,35 +33,21 @@ impl Begun {
     /// # Panics
     /// The kernel has no random bytes (getrandom(2) fails only before the machine has any).
     pub(super) fn new(next: &str, now_ms: i64) -> Self {
-        let mut bytes = Zeroizing::new([0_u8; BYTES]);
-        SystemRandom::new().fill(bytes.as_mut_slice()).expect("getrandom(2) answers");
         let next = if next.len() > LONGEST_NEXT { "/" } else { next };
-        Self {
-            secret: Zeroizing::new(URL_SAFE_NO_PAD.encode(*bytes)),
-            began_ms: now_ms,
-            next: next.to_owned(),
-        }
+        Self { secret: secret::fresh(), began_ms: now_ms, next: next.to_owned() }
     }
 
     /// The one in the cookies of a call, unless it took too long. Two of the name are none.
     pub fn of_headers(headers: &HeaderMap, now_ms: i64) -> Option<Self> {
-        let lines = headers.get_all(COOKIE).iter().filter_map(|line| line.to_str().ok());
-        let pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| {
-            let (name, text) = pair.trim().split_once('=')?;
-            (name == NAME).then_some(text)
-        });
-        let mut found = pairs;
-        let begun = Self::of_text(found.next()?)?;
+        let begun = Self::of_text(cookie::only(headers, NAME)?)?;
         let age_ms = now_ms.checked_sub(begun.began_ms)?;
-        let good = (-LEEWAY_MS..LONGEST_MS).contains(&age_ms) && found.next().is_none();
-        good.then_some(begun)
+        (-LEEWAY_MS..LONGEST_MS).contains(&age_ms).then_some(begun)
     }
 
     fn of_text(text: &str) -> Option<Self> {
         let (secret, rest) = text.split_once('.')?;
         let (began, next) = rest.split_once('.')?;
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
-        if secret.len() != LETTERS || !secret.bytes().all(plain) {
+        if !secret::is_text(secret) {
             return None;
         }
         let next = String::from_utf8(URL_SAFE_NO_PAD.decode(next).ok()?).ok()?;
@@ -76,19 +60,10 @@ impl Begun {
 
     /// The header `Set-Cookie` that gives it to the browser. `Lax`: the provider sends the browser
     /// back from another site.
-    ///
-    /// # Panics
-    /// Never: its parts are base64url and a number.
     pub(super) fn cookie(&self) -> HeaderValue {
         let Self { secret, began_ms, next } = self;
-        let (next, seconds) = (URL_SAFE_NO_PAD.encode(next), LONGEST_MS / 1000);
-        let text = format!(
-            "{NAME}={}.{began_ms}.{next}; Max-Age={seconds}; Path=/; Secure; HttpOnly; SameSite=Lax",
-            **secret
-        );
-        let mut value = HeaderValue::from_str(&text).expect("base64url is plain ASCII");
-        value.set_sensitive(true);
-        value
+        let text = format!("{}.{began_ms}.{}", **secret, URL_SAFE_NO_PAD.encode(next));
+        cookie::set(NAME, &text, LONGEST_MS / 1000)
     }
 
     /// Where to go on to.
@@ -141,12 +116,14 @@ impl Begun {
 }
 
 /// The header `Set-Cookie` that takes it away from the browser.
-pub const fn no_cookie() -> HeaderValue {
-    HeaderValue::from_static("__Host-jit-oidc=; Max-Age=0; Path=/; Secure; HttpOnly; SameSite=Lax")
+pub fn no_cookie() -> HeaderValue {
+    cookie::set(NAME, "", 0)
 }
 
 #[cfg(test)]
 mod tests {
+    use axum::http::header::COOKIE;
+
     use super::*;
 
     const NOW_MS: i64 = 1_800_000_000_000;
@@ -183,7 +160,7 @@ mod tests {
         let begun = Begun::new("/", NOW_MS);
         let parts = [begun.state(), begun.nonce(), begun.verifier().to_string(), begun.challenge()];
         for (number, part) in parts.iter().enumerate() {
-            assert_eq!(part.len(), LETTERS);
+            assert_eq!(part.len(), secret::LETTERS);
             assert!(!begun.cookie().to_str().unwrap().contains(part.as_str()));
             assert_eq!(parts.iter().filter(|other| *other == part).count(), 1, "{number}");
         }

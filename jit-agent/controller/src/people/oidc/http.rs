@@ -6,7 +6,8 @@ use std::{fs, time::Duration};
 use reqwest::{Certificate, Client, RequestBuilder, Response, StatusCode, redirect::Policy};
 use serde::de::DeserializeOwned;
 
-use super::settings::{Settings, is_here};
+use super::settings::Settings;
+use crate::{causes::causes, here::is_here};
 
 /// Longest wait for a connection.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -35,7 +36,7 @@ pub(super) fn client(settings: &Settings) -> Result<Client, String> {
         .connect_timeout(CONNECT)
         .timeout(ANSWER)
         .user_agent(concat!("jit-controller/", env!("CARGO_PKG_VERSION")));
-    if is_here(&settings.issuer) {
+    if settings.issuer.host_str().is_some_and(is_here) {
         builder = builder.no_proxy();
     }
     if let Some(file) = &settings.ca {
@@ -49,16 +50,7 @@ pub(super) fn client(settings: &Settings) -> Result<Client, String> {
 
 /// Calls, and reads the answer as JSON.
 pub(super) async fn json<T: DeserializeOwned>(call: RequestBuilder) -> Result<T, CallError> {
-    let unreadable = |error: reqwest::Error| {
-        let error = error.without_url();
-        let mut text = error.to_string();
-        let mut source = std::error::Error::source(&error);
-        while let Some(cause) = source {
-            text = format!("{text}: {cause}");
-            source = cause.source();
-        }
-        CallError::Unreadable(text)
-    };
+    let unreadable = |error: reqwest::Error| CallError::Unreadable(causes(&error.without_url()));
     let mut answer = call.header("accept", "application/json").send().await.map_err(unreadable)?;
     let mut body = Vec::new();
     while let Some(part) = Response::chunk(&mut answer).await.map_err(unreadable)? {

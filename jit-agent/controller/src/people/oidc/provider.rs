@@ -11,10 +11,8 @@ use reqwest::{Client, Url};
 use serde::Deserialize;
 use tokio::sync::Mutex;
 
-use super::{
-    http::{self, CallError},
-    settings::secure,
-};
+use super::http::{self, CallError};
+use crate::here::secure;
 
 /// After this time it is read again.
 const FRESH: Duration = Duration::from_secs(3600);

@@ -15,6 +15,8 @@ use jit_proto::{
 use reqwest::Url;
 use serde::Deserialize;
 
+use crate::here::secure;
+
 /// What is asked for without a word about it. `openid` always is (OpenID Connect Core 1.0, section
 /// 3.1.2.1).
 const SCOPES: [&str; 3] = ["openid", "profile", "email"];
@@ -253,22 +255,6 @@ fn programs(
         );
     }
     Ok(Some(Programs { audience, scopes }))
-}
-
-/// An URL that nobody on the way can read or change: `https`, or this machine.
-pub(super) fn secure(text: &str) -> Result<Url, String> {
-    let url = Url::parse(text).map_err(|why| format!("{text:?} is no URL: {why}"))?;
-    let bare = url.username().is_empty() && url.password().is_none();
-    match url.scheme() {
-        "https" if bare => Ok(url),
-        "http" if bare && is_here(&url) => Ok(url),
-        _ => Err(format!("{text:?} does not begin with https:// and the name of a host")),
-    }
-}
-
-/// Whether it leads to this machine.
-pub(super) fn is_here(url: &Url) -> bool {
-    matches!(url.host_str(), Some("127.0.0.1" | "[::1]" | "localhost"))
 }
 
 #[cfg(test)]

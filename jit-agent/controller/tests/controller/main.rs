@@ -20,6 +20,7 @@ mod forward;
 mod histories;
 mod messages;
 mod migrations;
+mod open_page;
 mod portal;
 mod report;
 mod serve;

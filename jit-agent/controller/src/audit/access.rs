@@ -2,18 +2,24 @@
 //!
 //! It errs on the side of "could": a host whose answer did not arrive may have opened.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use jit_proto::{PortRange, SourcePrefix, v1};
 use prost::Message as _;
 use serde::Serialize;
-use sqlx::{Row as _, any::AnyRow, query};
+use sqlx::{AssertSqlSafe, Row as _, any::AnyRow, query};
 
-use super::{Code, Line};
+use super::{Code, Line, line};
 use crate::{
     model::Answer,
     store::{Store, StoreError},
 };
+
+/// Accesses of which the audit is asked at once.
+const CHUNK: usize = 200;
 
 /// Which accesses. Empty: all.
 #[derive(Clone, Debug, Default)]
@@ -87,27 +93,54 @@ pub async fn access(
         .bind(filter.host.as_str())
         .bind(Answer::Closed.word());
     let mut found = Vec::new();
-    let mut records: BTreeMap<String, Vec<Line>> = BTreeMap::new();
+    for some in rows.fetch_all(store.pool()).await?.chunks(CHUNK) {
+        let mut fit = Vec::new();
+        for row in some {
+            let (one, grant) = read(row)?;
+            if wanted(&one, &grant, filter) {
+                fit.push(one);
+            }
+        }
+        // The last answer hides the first: the audit has it.
+        let closed = fit.iter().filter(|one| one.answer == Answer::Closed.word());
+        let records = answers(store, closed.map(|one| one.request.as_str()).collect()).await?;
+        for mut one in fit {
+            if found.len() >= most {
+                return Ok(found);
+            }
+            if one.answer == Answer::Closed.word() {
+                match first_answer(records.get(&one.request).into_iter().flatten(), &one) {
+                    Some(Answer::Refused) => continue,
+                    Some(Answer::Open | Answer::Scheduled) => one.certain = true,
+                    Some(Answer::Closed | Answer::Waiting) | None => {}
+                }
+            }
+            found.push(one);
+        }
+    }
+    Ok(found)
+}
+
+/// Records of what hosts answered, by request, in order.
+async fn answers(
+    store: &Store,
+    requests: BTreeSet<&str>,
+) -> Result<BTreeMap<String, Vec<Line>>, StoreError> {
+    let mut found: BTreeMap<String, Vec<Line>> = BTreeMap::new();
+    if requests.is_empty() {
+        return Ok(found);
+    }
+    let places: Vec<_> = (2..).take(requests.len()).map(|number| format!("${number}")).collect();
+    let places = places.join(", ");
+    // Only numbers of places are put in.
+    let rows = AssertSqlSafe(format!(
+        "SELECT * FROM audit WHERE code = $1 AND request IN ({places}) ORDER BY seq"
+    ));
+    let rows =
+        requests.iter().fold(query(rows).bind(Code::Answered.id()), |rows, id| rows.bind(*id));
     for row in rows.fetch_all(store.pool()).await? {
-        let (mut one, grant) = read(&row)?;
-        if found.len() >= most {
-            break;
-        }
-        if !wanted(&one, &grant, filter) {
-            continue;
-        }
-        if one.answer == Answer::Closed.word() {
-            // The last answer hides the first: the audit has it.
-            if !records.contains_key(&one.request) {
-                records.insert(one.request.clone(), store.audit_of(&one.request).await?);
-            }
-            match first_answer(records.get(&one.request).into_iter().flatten(), &one) {
-                Some(Answer::Refused) => continue,
-                Some(Answer::Open | Answer::Scheduled) => one.certain = true,
-                Some(Answer::Closed | Answer::Waiting) | None => {}
-            }
-        }
-        found.push(one);
+        let line = line(&row)?;
+        found.entry(line.request.clone()).or_default().push(line);
     }
     Ok(found)
 }

@@ -1,7 +1,7 @@
 //! Records that fit a question, the newest first.
 
 use serde_json::Value;
-use sqlx::{Row as _, query};
+use sqlx::{AssertSqlSafe, Row as _, query};
 
 use super::{Line, line};
 use crate::store::{Store, StoreError};
@@ -59,14 +59,21 @@ pub async fn search(
         let first = seq(store, first, from_ms).await?.unwrap_or(i64::MAX);
         floor = first.saturating_sub(SLACK).max(1);
     }
-    // The records of one request are few, and have an index of their own.
-    let window = if wanted.request.is_empty() { WINDOW } else { i64::MAX };
+    // The records of one request are few, and have an index of their own. The database takes it
+    // only where the statement leaves it no other way.
+    let (window, of_request) = match wanted.request.is_empty() {
+        true => (WINDOW, "$3 = ''"),
+        false => (i64::MAX, "request = $3"),
+    };
     let bottom = top.saturating_sub(window).max(floor);
-    let rows = "SELECT * FROM audit WHERE seq < $1 AND seq >= $2 AND ($3 = '' OR request = $3) \
-                AND ($4 = '' OR code = $4) AND ($5 = '' OR line LIKE $5 ESCAPE '\\') \
-                AND ($6 = '' OR line LIKE $6 ESCAPE '\\') AND time_ms >= $7 AND time_ms < $8 \
-                ORDER BY seq DESC LIMIT $9";
-    let rows = query(rows)
+    let rows = format!(
+        "SELECT * FROM audit WHERE {of_request} AND seq < $1 AND seq >= $2 \
+         AND ($4 = '' OR code = $4) AND ($5 = '' OR line LIKE $5 ESCAPE '\\') \
+         AND ($6 = '' OR line LIKE $6 ESCAPE '\\') AND time_ms >= $7 AND time_ms < $8 \
+         ORDER BY seq DESC LIMIT $9"
+    );
+    // Only a text of the two above is put in.
+    let rows = query(AssertSqlSafe(rows))
         .bind(top)
         .bind(bottom)
         .bind(wanted.request.as_str())

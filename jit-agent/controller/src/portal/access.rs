@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The most entries of an answer.
-const MOST: usize = 100;
+const MOST: usize = 80;
 
 #[derive(Template)]
 #[template(path = "access.html")]

@@ -113,6 +113,15 @@ impl Stage {
         fs::read_to_string(self.path("controller.log")).unwrap_or_default()
     }
 
+    /// Says in the configuration where people reach the controller. It counts from the next start on.
+    pub fn set_public_url(&self, url: &str) {
+        let file = self.own("controller.toml");
+        let text = fs::read_to_string(&file).expect("the configuration");
+        let kept: Vec<_> = text.lines().filter(|line| !line.starts_with("public_url")).collect();
+        let text = kept.join("\n").replacen("[api]", &format!("[api]\npublic_url = \"{url}\""), 1);
+        fs::write(&file, text).expect("write the configuration");
+    }
+
     /// Starts the controller with these roles, or with all, and waits until it answers.
     pub fn start_controller(&mut self, roles: &[&str]) {
         assert!(self.controller.is_none(), "one controller at a time");

@@ -1,10 +1,12 @@
 //! The figures of the controller with real agents: from a request to an open port, beside a push
-//! straight to the agent; a request for many hosts; pages of long lists; memory.
+//! straight to the agent; a request for many hosts; pages of long lists; the pages for people, and
+//! what open ones learn; memory.
 //!
 //! `cargo bench -p jit-tests --bench controller [NAME...]` runs these parts, or all.
 #![expect(clippy::unwrap_used, reason = "a measurement that meets the unexpected panics")]
 
 mod lists;
+mod portal;
 mod requests;
 
 use std::time::Duration;
@@ -15,8 +17,12 @@ use jit_tests::{
 };
 
 /// A part, and its name on the command line.
-const PARTS: [(&str, fn()); 3] =
-    [("one", requests::one_host), ("many", requests::many_hosts), ("lists", lists::measure)];
+const PARTS: [(&str, fn()); 4] = [
+    ("one", requests::one_host),
+    ("many", requests::many_hosts),
+    ("lists", lists::measure),
+    ("portal", portal::measure),
+];
 
 fn main() {
     // `cargo bench` passes `--bench`, `cargo test --benches` does not: then this is no measurement.
@@ -59,4 +65,9 @@ fn report(table: &str, row: &str, (unit, more_is_better): (&str, bool), values: 
 
 fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
+}
+
+fn at_99(mut times: Vec<Duration>) -> f64 {
+    times.sort_unstable();
+    millis(times.get(times.len() * 99 / 100).copied().unwrap())
 }

@@ -26,7 +26,7 @@ use jit_tests::{
 use prost::Message as _;
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use crate::{millis, report, stage};
+use crate::{at_99, millis, report, stage};
 
 const TABLE: &str = "controller";
 const MILLIS: (&str, bool) = ("ms", false);
@@ -155,13 +155,8 @@ fn source(third: u8, number: usize) -> String {
     format!("198.{third}.0.{}", 1 + number % 250)
 }
 
-fn at_99(mut times: Vec<Duration>) -> f64 {
-    times.sort_unstable();
-    millis(times.get(times.len() * 99 / 100).copied().unwrap())
-}
-
 /// Memory of the controller with its signer, MiB; what they share is counted once.
-fn resident(stage: &Stage, row: &str) {
+pub(crate) fn resident(stage: &Stage, row: &str) {
     let all = stage.processes();
     let mebibytes = f64::from(u32::try_from(proportional(&all)).unwrap()) / 1024.0;
     report("controller memory", row, ("MiB", false), vec![mebibytes]);

@@ -140,11 +140,7 @@ impl Browser {
 /// A controller that people reach by its name, as passkeys need it.
 pub(crate) fn named() -> Stage {
     let mut stage = Stage::new(None);
-    let file = stage.own("controller.toml");
-    let text = fs::read_to_string(&file).unwrap();
-    let kept: Vec<_> = text.lines().filter(|line| !line.starts_with("public_url")).collect();
-    let text = kept.join("\n").replacen("[api]", &format!("[api]\npublic_url = \"{ORIGIN}\""), 1);
-    fs::write(&file, text).unwrap();
+    stage.set_public_url(ORIGIN);
     stage.end_controller(Signal::TERM);
     stage.start_controller(&[]);
     stage

@@ -77,6 +77,9 @@ const GOALS: &[Goal] = &[
     most("controller", "request to open, 200 hosts", Of::Value, 2_000.0),
     most("controller memory", "one host is followed", Of::Value, 80.0),
     most("lists", "", Of::Value, 50.0),
+    most("pages", "", Of::Value, 100.0),
+    most("page loads", "", Of::Value, 60.0),
+    most("streams", "a decision, until the last", Of::Value, 2_000.0),
 ];
 
 /// A goal of a row, and whether the row reaches it.

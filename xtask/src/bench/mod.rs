@@ -61,7 +61,7 @@ enum Bench {
     Attack,
     /// Pushes, start, memory
     Control,
-    /// Requests to a controller with real hosts, its lists and memory
+    /// Requests to a controller with real hosts, its lists, pages and memory
     Controller,
     /// Single steps of the agent
     Micro,

@@ -19,6 +19,9 @@ use super::runtime;
 
 /// The password of everybody here.
 const PASSWORD: &str = "several plain words";
+/// A connection that was idle for longer is not used again: between calls nothing answers the
+/// controller's pings.
+const IDLE: Duration = Duration::from_secs(5);
 
 pub(super) struct Browser {
     hub: Arc<Namespace>,
@@ -118,7 +121,7 @@ pub(super) fn client(stage: &Stage, with: impl FnOnce(ClientBuilder) -> ClientBu
     let _ = rustls::crypto::ring::default_provider().install_default();
     let ca = Certificate::from_pem(&fs::read(stage.own("pki/ca.pem")).unwrap()).unwrap();
     let builder = Client::builder().tls_certs_only([ca]).no_proxy().redirect(Policy::none());
-    with(builder).build().unwrap()
+    with(builder.pool_idle_timeout(IDLE)).build().unwrap()
 }
 
 /// The address of a page.

@@ -86,6 +86,8 @@ struct One {
     diff: Vec<DiffLine>,
     host: String,
     preview: Option<PolicyPreview>,
+    /// Why the host would refuse it; empty: it would not.
+    refusal: String,
     /// Why the host did not say.
     trouble: String,
 }
@@ -192,6 +194,7 @@ pub(super) async fn one(
         out: out_id,
         text: policy.text,
         host,
+        refusal: preview.as_ref().map(refusal).unwrap_or_default(),
         preview,
         trouble,
     };
@@ -242,6 +245,14 @@ fn text(fields: &Fields) -> String {
 
 pub(super) async fn find(state: &ApiState, id: &str) -> Result<Policy, Failure> {
     state.store().policy(id).await?.ok_or_else(|| Failure::not_found("policy", id))
+}
+
+/// What a host says against a policy; empty: it would take it.
+pub(super) fn refusal(of: &PolicyPreview) -> String {
+    match of.reason.as_str() {
+        "" | "known" | "ok" => String::new(),
+        reason => format!("would refuse it: {} ({reason})", of.detail),
+    }
 }
 
 /// The policy that hosts have or get.

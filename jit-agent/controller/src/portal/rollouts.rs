@@ -17,7 +17,7 @@ use super::{
     files,
     guard::{Fields, LIVE},
     page::{Shell, page},
-    policies::find as find_policy,
+    policies::{find as find_policy, refusal as refusal_of},
     rollout_words,
     text::{When, address, segment},
 };
@@ -239,16 +239,13 @@ async fn ask(state: &ApiState, account: &Account, policy: &str, host: String) ->
     let asked = policies::previewed(state, account, policy, host.clone());
     match timeout(PATIENCE, asked).await {
         Ok(Ok(preview)) => {
-            let refuses = match preview.reason.as_str() {
-                "" => None,
-                reason => {
-                    Some(format!("it would refuse the policy: {} ({reason})", preview.detail))
-                }
-            };
+            let refusal = refusal_of(&preview);
             let shuts_out = preview.changes.iter().any(|line| {
                 ["closed", "shut out", "grant"].iter().any(|head| line.starts_with(head))
             });
-            let lines = refuses.into_iter().chain(preview.changes).collect();
+            let refusal = Some(refusal).filter(|why| !why.is_empty());
+            let refusal = refusal.map(|why| format!("it {why}"));
+            let lines = refusal.into_iter().chain(preview.changes).collect();
             Asked { host, shuts_out, lines, trouble: String::new() }
         }
         Ok(Err(failure)) => Asked {

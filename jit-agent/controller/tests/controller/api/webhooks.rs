@@ -26,6 +26,7 @@ use crate::databases::Database;
 on_each_database! {
     a_receiver_that_fails_gets_everything_later,
     one_that_fails_for_too_long_is_disabled_and_goes_on_where_it_was,
+    no_receiver_sends_an_event_on,
     none_reaches_this_machine_without_permission,
 }
 
@@ -154,6 +155,37 @@ async fn one_that_fails_for_too_long_is_disabled_and_goes_on_where_it_was(databa
     assert_eq!(event["request"], first["id"]);
 }
 
+/// A receiver could be allowed and lead to what is not.
+async fn no_receiver_sends_an_event_on(database: Database) {
+    let site = site(database, Duration::from_secs(3600)).await;
+    let (root, ana) = (site.caller("root").await, site.caller("ana").await);
+    let (inner, address) = Receiver::start().await;
+    let called = Arc::<Mutex<usize>>::default();
+    let (count, target) = (Arc::clone(&called), format!("http://{address}/hook"));
+    let answer = move || {
+        *count.lock().unwrap() += 1;
+        let target = target.clone();
+        async move { (StatusCode::TEMPORARY_REDIRECT, [("location", target)]) }
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/hook", listener.local_addr().unwrap());
+    let router = Router::new().route("/hook", post(answer));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let made = root.post("/api/v1/webhooks", json!({ "url": url, "enabled": true })).await.ok(201);
+    ana.ask("web-1").await;
+    for _ in 0..200 {
+        if *called.lock().unwrap() >= 2 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(*called.lock().unwrap() >= 2, "it is tried again");
+    assert!(inner.got().is_empty());
+    let path = format!("/api/v1/webhooks/{}", made["view"]["id"].as_str().unwrap());
+    let view = root.get(&path).await.ok(200);
+    assert!(view["trouble"].as_str().unwrap().contains("307"), "{view}");
+}
+
 async fn none_reaches_this_machine_without_permission(database: Database) {
     let site = Site::new(database).await;
     let root = site.caller("root").await;
@@ -163,6 +195,15 @@ async fn none_reaches_this_machine_without_permission(database: Database) {
         format!("https://{address}/hook"),
         "https://[::1]/hook".into(),
         "https://169.254.169.254/latest/meta-data".into(),
+        // Other spellings of the same.
+        "https://0x7f.1/".into(),
+        "https://2130706433/".into(),
+        "https://0/".into(),
+        "https://[::ffff:127.0.0.1]/".into(),
+        "https://[::ffff:a9fe:a9fe]/".into(),
+        "https://[64:ff9b::7f00:1]/".into(),
+        "https://[fe80::1]/".into(),
+        "https://[fd00:ec2::254]/".into(),
         "https://ana:secret@example.org/".into(),
         "file:///etc/passwd".into(),
     ] {
@@ -179,6 +220,8 @@ async fn none_reaches_this_machine_without_permission(database: Database) {
     let url = format!("https://localhost:{}/hook", address.port());
     let made = root.post("/api/v1/webhooks", json!({ "url": url, "enabled": true })).await.ok(201);
     let path = format!("/api/v1/webhooks/{}", made["view"]["id"].as_str().unwrap());
+    let changed = json!({ "url": "https://169.254.169.254/", "enabled": true });
+    assert_eq!(root.put(&path, changed).await.problem(422, "invalid")["field"], "url");
     for _ in 0..100 {
         let view = root.get(&path).await.ok(200);
         let trouble = view["trouble"].as_str().unwrap().to_owned();

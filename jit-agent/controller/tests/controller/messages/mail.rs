@@ -5,6 +5,8 @@ use std::{net::SocketAddr, path::Path, time::Duration};
 use jit_controller::{
     api::RawSettings,
     messages::{Courier, RawSettings as Messages, Retry, Settings, mail::Post},
+    model::Account,
+    store::accounts,
 };
 use serde_json::json;
 
@@ -166,6 +168,19 @@ async fn no_text_of_a_person_becomes_a_header(database: Database) {
     assert!(body.contains("full\\r\\nBcc: eve@example.org"), "{body}");
     assert_eq!(got.len(), 1);
     assert_eq!(got[0].to, ["li@mail.example.org"]);
+
+    // A name from a provider that goes on in the next line of the subject.
+    let name = "x\r\nBcc: eve@example.org\r\n\r\n<b>";
+    let account = site.store().account("ana").await.unwrap().unwrap();
+    let mut tx = site.store().begin().await.unwrap();
+    accounts::put(&mut tx, &Account { subject: name.into(), ..account }).await.unwrap();
+    tx.commit().await.unwrap();
+    ana.ask("db-1").await;
+    let got = server.until(2).await;
+    let (names, body) = got[1].parts();
+    assert!(!names.contains(&"Bcc"), "{names:?}");
+    assert!(names.contains(&"Subject") && body.contains("x\\r\\nBcc"), "{names:?} {body}");
+    assert_eq!(got[1].to, ["li@mail.example.org"]);
 }
 
 async fn mail_goes_over_tls_or_not_at_all(database: Database) {

@@ -12,10 +12,16 @@ use serde_json::{Value, json};
 use super::{
     CREATE, Visitor, audited,
     forged::{Liar, header, signed, with},
-    groups, site,
+    groups,
+    node::AUDIENCE,
+    programs::claims,
+    site,
 };
 use crate::{
-    api::Site,
+    api::{
+        Caller, Site,
+        defender::{initiate_path, path, ssh_policy, wish},
+    },
     databases::Database,
     portal::{PASSWORD, Shown, set_password},
 };
@@ -25,6 +31,7 @@ on_each_database! {
     the_provider_ends_all_that_a_person_has,
     only_who_is_expected_gets_an_account,
     an_account_is_bound_to_one_person,
+    an_access_token_counts_for_the_bound_person_alone,
     another_address_makes_no_second_person,
     what_an_administrator_changes_meanwhile_stays,
     an_address_is_not_verified_by_another_answer,
@@ -212,6 +219,82 @@ async fn an_account_is_bound_to_one_person(database: Database) {
     put(&site, before).await;
     assert_eq!(liar.with_claims(&other, address("kim", zoes)).await.goes_to(), "/me");
     assert_eq!(liar.with_claims(&zoe, address("zoe", zoes)).await.status, 403);
+}
+
+/// A program with a good access token of whom the provider knows by this `sub`.
+fn program<'s>(liar: &Liar, site: &'s Site, (sub, address): (&str, &str), id: &str) -> Caller<'s> {
+    let mut claims = claims(liar);
+    for (field, value) in [("sub", sub), ("email", address), ("jti", id)] {
+        claims[field] = json!(value);
+    }
+    claims["email_verified"] = json!(true);
+    site.caller_with(signed(&header(), &claims, 1))
+}
+
+async fn an_access_token_counts_for_the_bound_person_alone(database: Database) {
+    let liar = Liar::start().await;
+    let more = format!("subject = \"email\"\naudience = \"{AUDIENCE}\"\n");
+    let site = site(database, &liar.issuer, &more).await;
+    let root = site.caller("root").await;
+    root.put(&path("rg1", "default"), ssh_policy(&["web-1"])).await.ok(200);
+    // Both sign in, and have their accounts from then on.
+    let (bos, lis) = ("bo@example.org", "li@example.org");
+    for (sub, email) in [("7", bos), ("8", lis)] {
+        liar.lie(|lies| lies.userinfo = json!({ "sub": sub }));
+        let shown = liar.with_claims(&Visitor::new(&site), address(sub, email)).await;
+        assert_eq!(shown.goes_to(), "/me", "{email}");
+    }
+    let own = program(&liar, &site, ("7", bos), "own");
+    assert_eq!(own.get("/api/v1/me").await.ok(200)["account"], "bo");
+    let asked = wish("web-1", Some("203.0.113.9"), 30);
+    own.post(&initiate_path("rg1", "default"), asked.clone()).await.ok(202);
+    let before = audited(&site, "request_submitted").await.len();
+
+    // Somebody else has got the address at the provider.
+    let other = program(&liar, &site, ("9", bos), "other");
+    let refused = other.get("/api/v1/me").await.problem(401, "account_missing");
+    let why = refused["detail"].as_str().unwrap();
+    assert!(why.contains("the account bo is bound to somebody else"), "{refused}");
+    let records = audited(&site, "attempt_refused").await;
+    let [record] = &records[..] else { panic!("one a minute: {records:#?}") };
+    assert_eq!(
+        (&record["by"], &record["account"], &record["token"], &record["word"]),
+        (&json!(bos), &json!(""), &json!("oidc:other"), &json!("account_missing"))
+    );
+    assert_eq!(record["detail"], json!(why));
+
+    // At Defender's API it is the same, in Azure's words.
+    let other = program(&liar, &site, ("9", lis), "azure");
+    let policy = path("rg1", "default");
+    for answer in [
+        other.post(&initiate_path("rg1", "default"), asked).await,
+        other.get(&policy).await,
+        other.put(&policy, ssh_policy(&[])).await,
+        other.delete(&policy).await,
+    ] {
+        let error = answer.azure(401, "AuthenticationFailed");
+        assert_eq!(error["details"][0]["code"], "account_missing");
+        let why = error.to_string();
+        assert!(why.contains("the account li is bound to somebody else"), "{why}");
+    }
+    let record = &audited(&site, "attempt_refused").await[0];
+    assert_eq!(
+        (&record["by"], &record["token"], &record["word"]),
+        (&json!(lis), &json!("oidc:azure"), &json!("account_missing"))
+    );
+    assert_eq!(audited(&site, "request_submitted").await.len(), before, "nothing was asked for");
+    own.get("/api/v1/me").await.ok(200);
+
+    // An administrator lets the other one in: from his sign-in on it is the first who is refused.
+    let account = site.store().account("bo").await.unwrap().unwrap();
+    put(&site, Account { disabled: true, ..account.clone() }).await;
+    put(&site, account).await;
+    liar.lie(|lies| lies.userinfo = json!({ "sub": "9" }));
+    let shown = liar.with_claims(&Visitor::new(&site), address("9", bos)).await;
+    assert_eq!(shown.goes_to(), "/me");
+    let other = program(&liar, &site, ("9", bos), "again");
+    assert_eq!(other.get("/api/v1/me").await.ok(200)["account"], "bo");
+    own.get("/api/v1/me").await.problem(401, "account_missing");
 }
 
 async fn another_address_makes_no_second_person(database: Database) {

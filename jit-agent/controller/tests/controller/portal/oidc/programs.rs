@@ -131,7 +131,7 @@ async fn a_token_of_the_provider_asks_over_defenders_api(database: Database) {
 }
 
 /// The claims of a good access token of bo.
-fn claims(liar: &Liar) -> Value {
+pub(super) fn claims(liar: &Liar) -> Value {
     let now_s = now_ms() / 1000;
     json!({
         "iss": liar.issuer, "aud": AUDIENCE, "sub": "bo@example.org", "client_id": "a program",

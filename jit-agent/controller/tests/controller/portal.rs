@@ -10,6 +10,7 @@ mod many;
 mod oidc;
 mod passkeys;
 mod policies;
+mod routes;
 mod rules;
 mod sign_in;
 mod streams;

@@ -25,7 +25,7 @@ on_each_database! {
 }
 
 /// The fields of somebody who wants SSH.
-const SSH: [(&str, &str); 5] = [
+pub(super) const SSH: [(&str, &str); 5] = [
     ("host", "web-1"),
     ("port", "22/tcp"),
     ("source", "203.0.113.7"),
@@ -38,7 +38,7 @@ pub(super) async fn asked(browser: &Browser<'_>) -> String {
     asked_with(browser, &SSH).await
 }
 
-async fn asked_with(browser: &Browser<'_>, fields: &[(&str, &str)]) -> String {
+pub(super) async fn asked_with(browser: &Browser<'_>, fields: &[(&str, &str)]) -> String {
     let key = ulid::Ulid::generate().to_string();
     let mut all = fields.to_vec();
     all.push(("key", &key));

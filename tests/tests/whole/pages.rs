@@ -3,6 +3,7 @@
 mod asked;
 mod looks;
 mod passkeys;
+mod rollouts;
 
 use jit_client::controller::call::Call;
 use jit_tests::{

@@ -14,7 +14,7 @@ use super::signed_in;
 const LONG: Duration = Duration::from_secs(60);
 
 /// Waits until the client's port 22 is open, or closed.
-fn until(stage: &Stage, open: bool) {
+pub(super) fn until(stage: &Stage, open: bool) {
     let began = Instant::now();
     while stage.client_opens(0, 22) != open {
         assert!(began.elapsed() < LONG, "port 22 is not {}", if open { "open" } else { "closed" });
@@ -22,9 +22,9 @@ fn until(stage: &Stage, open: bool) {
 }
 
 /// What a page loses when it is loaded again.
-const MARK: &str = "window.stays = 'it was not loaded again'; return 0;";
+pub(super) const MARK: &str = "window.stays = 'it was not loaded again'; return 0;";
 
-fn assert_not_loaded_again(browser: &Browser) {
+pub(super) fn assert_not_loaded_again(browser: &Browser) {
     let mark = browser.script("return window.stays;");
     assert_eq!(mark, "it was not loaded again");
 }

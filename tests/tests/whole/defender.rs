@@ -1,6 +1,8 @@
 //! Defender's API over real hosts, by Microsoft's own client: what is put protects a port, what is
 //! initiated opens it, and its end closes it. Policies go out into a file and come back the same.
 
+mod changed;
+
 use std::{
     fs,
     process::{Command, Output},

@@ -24,7 +24,7 @@ use serde_json::Value;
 use crate::databases::postgres;
 
 const LONG: Duration = Duration::from_secs(120);
-const CEILING: &str = r#"
+pub(crate) const CEILING: &str = r#"
 [ceiling]
 arm = ["22", "443", "2222", "3001-3003"]
 sources = ["0.0.0.0/0", "::/0"]
@@ -230,7 +230,7 @@ fn the_api_of_policies_and_addresses_speaks_to_hosts() {
     assert!(seen.trouble.contains("web-1 was asked in vain: "), "{seen:?}");
 }
 
-fn input_of(policy: &str) -> RolloutInput {
+pub(crate) fn input_of(policy: &str) -> RolloutInput {
     RolloutInput {
         policy: policy.into(),
         waves: vec!["all".into()],
@@ -242,7 +242,7 @@ fn input_of(policy: &str) -> RolloutInput {
 
 /// A rollout when it does not go on any more.
 #[track_caller]
-fn until_over(stage: &Stage, id: &str) -> RolloutView {
+pub(crate) fn until_over(stage: &Stage, id: &str) -> RolloutView {
     let end = Instant::now() + LONG;
     loop {
         let view: RolloutView = stage.admin.get(&Call::get(["rollouts", id]));

@@ -4,14 +4,16 @@ use jit_controller::{model::Account, store::accounts};
 use reqwest::Method;
 
 use super::{
-    Browser,
+    Browser, PASSWORD,
     asked::{SSH, asked, asked_with},
+    set_password,
 };
 use crate::{api::Site, databases::Database};
 
 on_each_database! {
     no_form_of_another_page_counts_anywhere,
     nothing_that_people_type_runs_on_any_page,
+    who_is_sent_on_from_any_form_stays_here,
 }
 
 /// The source of the pages' routes.
@@ -171,4 +173,38 @@ async fn nothing_that_people_type_runs_on_any_page(database: Database) {
     // The texts were there.
     println!("{shown} pages, {shown_as_text} with the text");
     assert!(shown > 100 && shown_as_text > 25, "{shown} {shown_as_text}");
+}
+
+async fn who_is_sent_on_from_any_form_stays_here(database: Database) {
+    let site = Site::with_fleet(database).await;
+    set_password(&site, "ana").await;
+    let root = Browser::of(&site, "root").await;
+    let ways = ["next", "return", "return_to", "redirect", "redirect_uri", "url", "from", "to"];
+    let targets = ["//evil.example.org", "https://evil.example.org", "/\\evil.example.org"];
+    let parts = [("id", targets[0]), ("what", "halt"), ("key_id", "AAAA")];
+    let parts = parts.map(|(name, value)| (name, encoded(value)));
+    let parts: Vec<_> = parts.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let is_own = |location: &str| {
+        location.is_empty() || (location.starts_with('/') && !location.starts_with("//"))
+    };
+    for path in routes("post") {
+        for target in targets {
+            let mut fields: Vec<_> = ways.iter().map(|name| (*name, target)).collect();
+            fields.extend([("name", "ana"), ("password", PASSWORD)]);
+            let there = filled(path, &parts);
+            let shown = if path.starts_with("/sign-in") {
+                Browser::new(&site).submit(&there, &fields).await
+            } else if path == "/sign-out" {
+                Browser::of(&site, "bo").await.post(&there, &fields).await
+            } else {
+                root.post(&there, &fields).await
+            };
+            let evil = shown.header("location").replace("%5C", "\\");
+            assert!(is_own(&evil) && !evil.contains('\\'), "{path} {target}: {evil}");
+            assert!(is_own(shown.header("hx-redirect")), "{path} {target}");
+            if path == "/sign-in" {
+                assert_eq!(shown.goes_to(), "/", "{target}");
+            }
+        }
+    }
 }

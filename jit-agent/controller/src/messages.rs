@@ -12,6 +12,7 @@ pub mod news;
 pub mod retry;
 pub mod settings;
 pub mod slack;
+mod smtp;
 pub mod teams;
 
 pub use card::Card;

@@ -4,20 +4,21 @@
 //! near a header: a newline is two visible letters, and can begin no header of its own.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
+    sync::atomic::{AtomicI64, Ordering},
+    time::Instant,
 };
 
 use lettre::{
-    Address, AsyncSmtpTransport, AsyncTransport as _, Message as Mail, Tokio1Executor,
+    Address, Message as Mail,
     message::{
         Mailbox, SinglePart,
         header::{HeaderName, HeaderValue},
     },
     transport::smtp::{
         authentication::Credentials,
-        client::{Certificate, CertificateStore, Tls, TlsParameters},
+        client::{Certificate, CertificateStore, TlsParameters},
         extension::ClientId,
     },
 };
@@ -27,6 +28,7 @@ use super::{
     Card, Retry,
     courier::{Service, Trouble},
     news::About,
+    smtp::{ANSWER, Protection, Refusal, Server},
 };
 use crate::{
     audit::syslog::host_name,
@@ -39,8 +41,9 @@ use crate::{
     store::{Message, Whole},
 };
 
-/// Longest wait for the server.
-const ANSWER: Duration = Duration::from_secs(20);
+/// Mails that waited and are tried again before it is looked for what is new. No more begin once these have
+/// taken longer than one answer may.
+const AGAIN: usize = 20;
 /// Longest subject, letters.
 const MOST_SUBJECT: usize = 150;
 /// The name of its cursor, and the beginning of its outboxes.
@@ -137,9 +140,10 @@ pub fn address(text: &str) -> Result<Address, String> {
 /// Sends mail.
 pub struct Post {
     from: Mailbox,
-    transport: AsyncSmtpTransport<Tokio1Executor>,
-    /// Mail may wait for its recipient: it does not after a look found none.
-    some_wait: AtomicBool,
+    server: Server,
+    /// When a mail that waits for its recipient is due, milliseconds since the Unix epoch: nothing is looked
+    /// for before. `i64::MAX`: none waits.
+    due_ms: AtomicI64,
 }
 
 impl Post {
@@ -150,13 +154,9 @@ impl Post {
     pub fn new(settings: &Settings) -> Result<Self, String> {
         let Settings { host, port, from, tls, ca, login } = settings;
         let failed = |what: &str, why: String| format!("[messages.mail] {what}: {why}");
-        let mut builder = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(host)
-            .port(*port)
-            .timeout(Some(ANSWER));
         let name = host_name();
-        if !name.is_empty() {
-            builder = builder.hello_name(ClientId::Domain(name));
-        }
+        let name = if name.is_empty() { ClientId::default() } else { ClientId::Domain(name) };
+        let mut protection = Protection::None;
         if *tls != RawTls::None {
             let mut parameters = TlsParameters::builder(host.clone());
             if let Some(file) = ca {
@@ -171,79 +171,61 @@ impl Post {
             }
             let parameters =
                 parameters.build_rustls().map_err(|why| failed("tls", why.to_string()))?;
-            builder = builder.tls(match tls {
-                RawTls::Tls => Tls::Wrapper(parameters),
-                RawTls::None | RawTls::Starttls => Tls::Required(parameters),
-            });
+            protection = match tls {
+                RawTls::Tls => Protection::Tls(parameters),
+                RawTls::None | RawTls::Starttls => Protection::Starttls(parameters),
+            };
         }
+        let mut credentials = None;
         if let Some((user, file)) = login {
             let password = secret::read(file).map_err(|why| failed("password_file", why))?;
-            builder = builder.credentials(Credentials::new(user.clone(), password.to_string()));
+            credentials = Some(Credentials::new(user.clone(), password.to_string()));
         }
-        let (transport, some_wait) = (builder.build(), AtomicBool::new(true));
-        Ok(Self { from: from.clone(), transport, some_wait })
+        let server = Server {
+            host: host.clone(),
+            port: *port,
+            tls: protection,
+            name,
+            login: credentials,
+            answer: ANSWER,
+        };
+        Ok(Self { from: from.clone(), server, due_ms: AtomicI64::new(0) })
     }
 
-    /// Says something to one account, once for each `said`.
+    /// Says something to one account, once for each `said`. Returns whether its mail waits.
     async fn to(
         &self,
         desk: &Desk,
         about: (&Whole, &Card),
         to: &Recipient,
         before: Option<Wait>,
-    ) -> Result<(), Trouble> {
+    ) -> Result<bool, Trouble> {
         let request = &about.0.request.proposal.id;
         let mut said = Message { said: to.said.to_owned(), ..Message::default() };
         let account = &to.account;
+        let left_out =
+            |why: String| tracing::error!("mail to the account {account} is left out: {why}");
         match compose(&self.from, &to.address, about.1, request, to.because) {
-            Err(why) => tracing::error!("mail to the account {account} is left out: {why}"),
-            Ok(mail) => match self.send(mail).await? {
-                Sent::Taken => {}
-                Sent::Refused(why) => {
-                    tracing::error!("mail to the account {account} is left out: {why}");
-                }
-                Sent::Later(why) => {
-                    let wait = before.unwrap_or(Wait { since_ms: now_ms(), ..Wait::default() });
-                    if wait.tries == 0 {
-                        tracing::warn!("mail to the account {account} waits: {why}");
+            Err(why) => left_out(why),
+            Ok((address, mail)) => {
+                match self.server.send(&self.from.email, &address, &mail).await {
+                    Ok(()) => {}
+                    Err(Refusal::Address(why)) => left_out(why),
+                    Err(Refusal::Mail(why)) => {
+                        let wait = before.unwrap_or(Wait { since_ms: now_ms(), ..Wait::default() });
+                        if wait.tries == 0 {
+                            tracing::warn!("mail to the account {account} waits: {why}");
+                        }
+                        (said.place, said.stamp) = (WAITS.to_owned(), wait.stamp());
+                        self.due_ms.fetch_min(wait.next_ms, Ordering::Relaxed);
                     }
-                    (said.place, said.stamp) = (WAITS.to_owned(), wait.stamp());
-                    self.some_wait.store(true, Ordering::Relaxed);
+                    Err(Refusal::Server(why)) => return Err(why.into()),
                 }
-            },
+            }
         }
-        Ok(desk.store().set_message(&outbox(account), request, &said, now_ms()).await?)
+        desk.store().set_message(&outbox(account), request, &said, now_ms()).await?;
+        Ok(said.place == WAITS)
     }
-
-    /// Sends a mail to one address.
-    ///
-    /// # Errors
-    /// The server takes none at all now.
-    async fn send(&self, mail: Mail) -> Result<Sent, Trouble> {
-        let Err(error) = self.transport.send(mail).await else { return Ok(Sent::Taken) };
-        let why = causes(&error);
-        let is_of_all = match error.status().map(u16::from) {
-            // It goes away, or wants a login (RFC 5321 section 4.2.2, RFC 4954 section 6).
-            Some(code) => code == 421 || (530..=539).contains(&code),
-            None => true,
-        };
-        // Who takes nothing at all says so at the greeting too.
-        let takes_others = !is_of_all && self.transport.test_connection().await.unwrap_or(false);
-        match takes_others {
-            false => Err(why.into()),
-            true if error.is_permanent() => Ok(Sent::Refused(why)),
-            true => Ok(Sent::Later(why)),
-        }
-    }
-}
-
-/// What became of a mail to one address.
-enum Sent {
-    /// The server does not take it for this address, whenever it is tried.
-    Refused(String),
-    /// The server wants it later.
-    Later(String),
-    Taken,
 }
 
 /// Who gets a mail, and which.
@@ -323,14 +305,19 @@ impl Service for Post {
     /// Tries again what one recipient's server did not want yet. What is no news any more is left
     /// out.
     async fn again(&self, desk: &Desk, site: Option<&str>, retry: Retry) -> Result<(), Trouble> {
-        if !self.some_wait.load(Ordering::Relaxed) {
+        if self.due_ms.load(Ordering::Relaxed) > now_ms() {
             return Ok(());
         }
         let waiting = desk.store().messages_in(&outbox(""), WAITS).await?;
-        self.some_wait.store(!waiting.is_empty(), Ordering::Relaxed);
+        self.due_ms.store(i64::MAX, Ordering::Relaxed);
+        let (began, mut tried) = (Instant::now(), 0);
+        // Who did not take one mail does not get the next one tried at once.
+        let mut not_now = BTreeSet::new();
         for (outbox, request, message) in waiting {
             let (wait, now_ms) = (Wait::of(&message.stamp), now_ms());
-            if wait.next_ms > now_ms {
+            let is_later = tried >= AGAIN || began.elapsed() > ANSWER || not_now.contains(&outbox);
+            if wait.next_ms > now_ms || is_later {
+                self.due_ms.fetch_min(wait.next_ms, Ordering::Relaxed);
                 continue;
             }
             let done = Message { said: message.said.clone(), ..Message::default() };
@@ -359,7 +346,18 @@ impl Service for Post {
             let tries = wait.tries.saturating_add(1);
             let next_ms = now_ms.saturating_add(retry.pause_ms(tries));
             let wait = Wait { tries, next_ms, ..wait };
-            self.to(desk, (whole, &card), to, Some(wait)).await?;
+            tried += 1;
+            match self.to(desk, (whole, &card), to, Some(wait)).await {
+                Ok(true) => {
+                    not_now.insert(outbox);
+                }
+                Ok(false) => {}
+                Err(trouble) => {
+                    // The server takes none: all that waits is looked at again.
+                    self.due_ms.store(0, Ordering::Relaxed);
+                    return Err(trouble);
+                }
+            }
         }
         Ok(())
     }
@@ -388,7 +386,8 @@ fn compose(
     card: &Card,
     request: &str,
     because: &str,
-) -> Result<Mail, String> {
+) -> Result<(Address, Mail), String> {
+    let to = address(to)?;
     let subject: String = card.title.chars().filter(|letter| !letter.is_control()).collect();
     let subject: String = subject.chars().take(MOST_SUBJECT).collect();
     let next = match &card.link {
@@ -403,13 +402,14 @@ fn compose(
     );
     Mail::builder()
         .from(from.clone())
-        .to(Mailbox::new(None, address(to)?))
+        .to(Mailbox::new(None, to.clone()))
         .subject(subject)
         .date_now()
         .message_id(Some(format!("<{}@{domain}>", ulid::Ulid::generate())))
         .references(format!("<{request}@{domain}>"))
         .raw_header(automatic)
         .singlepart(SinglePart::plain(text))
+        .map(|mail| (to, mail))
         .map_err(|why| why.to_string())
 }
 
@@ -435,7 +435,7 @@ mod tests {
             news: String::new(),
         };
         let mail = compose(&from, "li@example.org", &card, "01KPEXAMP1E000000000000001", "x");
-        let text = String::from_utf8(mail.unwrap().formatted()).unwrap();
+        let text = String::from_utf8(mail.unwrap().1.formatted()).unwrap();
         let (headers, _) = text.split_once("\r\n\r\n").unwrap();
         let names: Vec<_> = headers
             .lines()

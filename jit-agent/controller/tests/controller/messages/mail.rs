@@ -119,7 +119,15 @@ async fn one_recipient_holds_up_nobody_else(database: Database) {
     };
     let courier = post(&site, site.directory(), address, PLAIN).await;
     // li's mailbox is full, for good or for a while: ana hears of it all the same.
-    let answers = ["552 full", "554 no", "501 what", "450 later", "452 full"];
+    let answers = [
+        "552 full",
+        "554 no",
+        "501 what",
+        "450 later",
+        "452 full",
+        "421 busy",
+        "550 5.4.5 daily limit",
+    ];
     for (count, answer) in answers.into_iter().enumerate() {
         always(answer);
         let asked = ana.ask("db-1").await;
@@ -140,13 +148,23 @@ async fn one_recipient_holds_up_nobody_else(database: Database) {
     assert_eq!(got[answers.len()].to, ["li@mail.example.org"]);
     assert!(got[answers.len()].text.contains(asked["id"].as_str().unwrap()), "{got:#?}");
     drop(courier);
-    // A login that is missing is nobody's address: all wait.
-    always("530 login first");
-    let _courier = post(&site, site.directory(), address, PLAIN).await;
-    let asked = ana.ask("db-1").await;
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    let message = site.store().message("mail:li", asked["id"].as_str().unwrap()).await.unwrap();
-    assert_eq!((message, server.got.lock().unwrap().len()), (None, answers.len() + 1));
+    // A login that is missing, or a sender that is refused, is nobody's address: all wait.
+    let courier = post(&site, site.directory(), address, PLAIN).await;
+    let mut count = answers.len() + 1;
+    for (rcpt, mail) in [("530 login first", None), ("250 ok", Some("550 sender rejected"))] {
+        always(rcpt);
+        *server.mail.lock().unwrap() = mail;
+        let asked = ana.ask("db-1").await;
+        let id = asked["id"].as_str().unwrap();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let message = site.store().message("mail:li", id).await.unwrap();
+        assert_eq!((message, server.got.lock().unwrap().len()), (None, count));
+        always("250 ok");
+        *server.mail.lock().unwrap() = None;
+        count += 1;
+        assert!(server.until(count).await[count - 1].text.contains(id));
+    }
+    drop(courier);
 }
 
 async fn no_text_of_a_person_becomes_a_header(database: Database) {

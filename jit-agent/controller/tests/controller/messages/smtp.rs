@@ -54,6 +54,8 @@ pub(super) struct Server {
     pub(super) answers: Arc<Mutex<Vec<&'static str>>>,
     /// Answers to RCPT for an address, each time.
     pub(super) always: Arc<Mutex<BTreeMap<String, &'static str>>>,
+    /// The answer to MAIL, if it is not taken.
+    pub(super) mail: Arc<Mutex<Option<&'static str>>>,
     /// Each command that it got in plain text.
     pub(super) seen_by_all: Arc<Mutex<Vec<String>>>,
     /// Each command AUTH.
@@ -151,7 +153,7 @@ impl Server {
                 }
                 "MAIL" => {
                     got.from = address();
-                    "250 ok".into()
+                    self.mail.lock().unwrap().unwrap_or("250 ok").into()
                 }
                 "RCPT" => {
                     got.to.push(address());

@@ -34,7 +34,7 @@ use crate::api::{
     ApiState, MAX_BODY,
     auth::Caller,
     framed, guarded,
-    input::{Call, bytes},
+    input::{Call, bytes, json},
     problem::{Failure, Word},
 };
 
@@ -80,26 +80,23 @@ async fn serve(
     let place = Place::parse(&rest).ok_or_else(nothing)?;
     let method = request.method().clone();
     let body = bytes(request, &state).await?;
-    let json = || -> Result<Value, Trouble> {
-        serde_json::from_slice(&body).map_err(|why| {
-            let why = Failure::new(Word::InvalidBody, format!("the body is no JSON: {why}"));
-            Trouble::new("InvalidRequestContent", why.next(SHAPES))
-        })
+    let read = || -> Result<Value, Trouble> {
+        json(&body).map_err(|why| Trouble::new("InvalidRequestContent", why.next(SHAPES)))
     };
     match (place, method) {
         (Place::List(within), Method::GET) => policies::list(&state, &caller, &call, &within).await,
         (Place::Policy(name), Method::GET) => policies::read(&state, &caller, &name).await,
         (Place::Policy(name), Method::PUT) => {
-            policies::put(&state, &caller, &call, &name, &json()?, false).await
+            policies::put(&state, &caller, &call, &name, &read()?, false).await
         }
         (Place::Policy(name), Method::PATCH) => {
-            policies::put(&state, &caller, &call, &name, &json()?, true).await
+            policies::put(&state, &caller, &call, &name, &read()?, true).await
         }
         (Place::Policy(name), Method::DELETE) => {
             policies::remove(&state, &caller, &call, &name).await
         }
         (Place::Initiate(name), Method::POST) => {
-            initiate::initiate(&state, &caller, &call, &name, &json()?).await
+            initiate::initiate(&state, &caller, &call, &name, &read()?).await
         }
         (_, method) => Err(Trouble::method(&call.uri, &method)),
     }

@@ -7,6 +7,7 @@ use axum::{
     extract::{FromRequest, FromRequestParts, OriginalUri, Query, Request},
     http::{HeaderMap, StatusCode, Uri, header::CONTENT_TYPE, request::Parts},
 };
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jiff::{Span, SpanRelativeTo, Timestamp};
 use serde::de::DeserializeOwned;
 
@@ -31,11 +32,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
         if !kind.is_some_and(|kind| kind.eq_ignore_ascii_case("application/json")) {
             return Err(Failure::new(Word::MediaType, "the body must be application/json"));
         }
-        if escapes_nul(&bytes) {
-            return Err(nul("body"));
-        }
-        let read = serde_json::from_slice(&bytes);
-        Ok(Self(read.map_err(|error| Failure::new(Word::InvalidBody, error.to_string()))?))
+        Ok(Self(json(&bytes)?))
     }
 }
 
@@ -52,6 +49,28 @@ pub(crate) async fn bytes<S: Send + Sync>(request: Request, state: &S) -> Result
         Failure::of_status(rejection.status(), detail)
     })?;
     if bytes.contains(&0) { Err(nul("body")) } else { Ok(bytes) }
+}
+
+/// Reads the JSON of a body: the only reader of JSON that callers send.
+///
+/// # Errors
+/// It is none, or has a NUL in a text.
+pub(crate) fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
+    if escapes_nul(bytes) {
+        return Err(nul("body"));
+    }
+    let read = serde_json::from_slice(bytes);
+    read.map_err(|error| {
+        Failure::new(Word::InvalidBody, format!("the body cannot be read: {error}"))
+    })
+}
+
+/// The text in a word that an answer before had, and that callers give back: `base64url`; `None`: no answer
+/// had it.
+pub(crate) fn given_back(word: &str) -> Option<String> {
+    let text = String::from_utf8(URL_SAFE_NO_PAD.decode(word).ok()?).ok()?;
+    // A NUL can come out of letters that have none.
+    (!text.contains('\0')).then_some(text)
 }
 
 /// A NUL in a text: nobody types it, and PostgreSQL does not keep it. `what`: where it is.

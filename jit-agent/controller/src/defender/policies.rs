@@ -23,7 +23,7 @@ use crate::{
     api::{
         ApiState,
         auth::{Caller, Scope},
-        input::Call,
+        input::{Call, given_back},
         problem::{Failure, Word},
         sight::Sight,
     },
@@ -78,8 +78,7 @@ fn after(call: &Call) -> Result<String, Trouble> {
     let Some((_, token)) = named.find(|(name, _)| name.eq_ignore_ascii_case(SKIP)) else {
         return Ok(String::new());
     };
-    let bytes = URL_SAFE_NO_PAD.decode(token.as_bytes()).ok();
-    bytes.and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(|| {
+    given_back(&token).ok_or_else(|| {
         let why = "it is not that of a nextLink; begin again without it";
         Trouble::new("InvalidRequestContent", Failure::field(SKIP, why))
     })

@@ -224,6 +224,18 @@ async fn errors_are_azures(database: Database) {
         .azure(404, "ResourceNotFound");
     let broken = root.request(Method::PUT, &path("rg1", "default")).body("{").send().await.unwrap();
     Answer::of(broken).await.azure(400, "InvalidRequestContent");
+    // Nor what is a NUL once it is decoded.
+    let nul = json!({ "kind": "a\0b" });
+    root.put(&path("rg1", "default"), nul).await.azure(400, "InvalidRequestContent");
+    let mut asked = wish("web-1", None, 9);
+    asked["justification"] = json!("a\0b");
+    let initiate = root.post(&initiate_path("rg1", "default"), asked).await;
+    initiate.azure(400, "InvalidRequestContent");
+    let list = format!(
+        "/subscriptions/{SUBSCRIPTION}/providers/Microsoft.Security/jitNetworkAccessPolicies\
+         ?api-version=2020-01-01&$skipToken=AA"
+    );
+    root.get(&list).await.azure(400, "InvalidRequestContent");
     let large = "x".repeat(3 << 20);
     let large = root.request(Method::PUT, &path("rg1", "default")).body(large).send().await;
     Answer::of(large.unwrap()).await.azure(413, "RequestContentTooLarge");

@@ -68,6 +68,11 @@ async fn what_cannot_be_read_is_refused_by_field(database: Database) {
     // PostgreSQL keeps no NUL in a text.
     ana.get("/api/v1/requests/a%00b").await.problem(400, "invalid_body");
     ana.get("/api/v1/requests?requester=a%00b").await.problem(400, "invalid_body");
+    // "AA" is a NUL in base64url.
+    for list in ["requests", "hosts", "policies", "rollouts"] {
+        let list = format!("/api/v1/{list}?cursor=AA");
+        site.caller("root").await.get(&list).await.problem(422, "invalid");
+    }
     for field in ["reason", "ticket", "hosts"] {
         let mut body = ssh("web-1");
         body[field] = if field == "hosts" { json!(["a\0b"]) } else { json!("a\0b") };

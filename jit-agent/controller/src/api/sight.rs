@@ -115,8 +115,8 @@ impl<'s> Sight<'s> {
         if self.request(&request).await? { Ok(request) } else { Err(missing()) }
     }
 
-    /// Those of these rollouts that it sees. Why one has halted is left out if that names another
-    /// host.
+    /// Those of these rollouts that it sees. Why one has halted is left out if that may name
+    /// another host.
     pub(crate) async fn rollouts(&mut self, found: Vec<Rollout>) -> Result<Vec<Rollout>, Failure> {
         if self.sees_all() {
             return Ok(found);
@@ -128,7 +128,9 @@ impl<'s> Sight<'s> {
             }
             let bad = self.state.store().rollout_hosts_bad(&rollout.id, BAD).await?;
             let bad: Vec<_> = bad.into_iter().map(|host| host.host).collect();
-            if !self.all(&bad).await? {
+            // Where more are bad it may name one that was not looked at.
+            let is_full = bad.len() >= usize::try_from(BAD).unwrap_or(usize::MAX);
+            if is_full || !self.all(&bad).await? {
                 "a host refused it, degraded or stayed silent".clone_into(&mut rollout.why);
             }
             seen.push(rollout);

@@ -23,12 +23,13 @@ use crate::{
     api::{ApiState, Failure, Place, Sight, Word},
     clock,
     desk::Changes,
+    model::Account,
     people::session::{self, Secret, SignedIn},
 };
 
 /// A comment is sent this often, so that proxies and browsers see that the stream lives.
 const HEARTBEAT: Duration = Duration::from_secs(15);
-/// The session is looked at again this often.
+/// The session, and what it may see, are looked at again this often.
 const RECHECK: Duration = Duration::from_secs(10);
 /// Changes of another process of the controller are noticed after this time.
 const POLL: Duration = Duration::from_secs(2);
@@ -68,10 +69,8 @@ pub(super) async fn live(
     let wrong = || Failure::field("after", format!("{text:?} is no number of a record"));
     let after = after.ok_or_else(wrong)?;
     let request = fields.text("request").to_owned();
-    if !request.is_empty() {
-        let now_ms = clock::now_ms();
-        Sight::new(&state, signed_in.account(), now_ms).await?.find(&request).await?;
-    }
+    let shown = rollout.as_ref().map(|(id, _)| id.as_str());
+    see(&state, signed_in.account(), &request, shown).await?;
     let place = state.stream(&signed_in.account().name)?;
     let missing = || Failure::hidden(Word::Internal, "a page without its guard");
     let secret = Secret::of_headers(&headers).ok_or_else(missing)?;
@@ -91,6 +90,29 @@ pub(super) async fn live(
     };
     let keep_alive = KeepAlive::new().interval(HEARTBEAT).text("heartbeat");
     Ok(Sse::new(feed.stream()).keep_alive(keep_alive).into_response())
+}
+
+/// Whether the account sees what the page shows.
+///
+/// # Errors
+/// It does not, or not any more.
+async fn see(
+    state: &ApiState,
+    account: &Account,
+    request: &str,
+    rollout: Option<&str>,
+) -> Result<(), Failure> {
+    if request.is_empty() && rollout.is_none() {
+        return Ok(());
+    }
+    let mut sight = Sight::new(state, account, clock::now_ms()).await?;
+    if !request.is_empty() {
+        sight.find(request).await?;
+    }
+    if let Some(rollout) = rollout {
+        sight.find_rollout(rollout).await?;
+    }
+    Ok(())
 }
 
 impl Feed {
@@ -113,6 +135,12 @@ impl Feed {
                 let found = session::find(self.state.store(), &self.secret, false, clock::now_ms());
                 let Ok(Some(signed_in)) = found.await else { return "end" };
                 self.signed_in = signed_in;
+                let rollout = self.rollout.as_ref().map(|(id, _)| id.as_str());
+                let account = self.signed_in.account();
+                if let Err(failure) = see(&self.state, account, &self.request, rollout).await {
+                    tracing::debug!(why = failure.parts().log, "a stream of a page ends");
+                    return "end";
+                }
                 self.checked = Instant::now();
             }
             match self.has_changed(count).await {

@@ -31,7 +31,7 @@ use crate::{
     clock,
     desk::new_id,
     model::Account,
-    store::{DefenderMachine, DefenderPolicy, Tx, defender},
+    store::{DefenderMachine, DefenderPolicy, Tx, defender, rollouts::OF_DEFENDER},
 };
 
 /// Policies of one page. Azure's clients ask for no number.
@@ -337,7 +337,7 @@ async fn want(
     hosts: BTreeSet<String>,
     again: &BTreeSet<String>,
 ) -> Result<(), Trouble> {
-    let why = format!("Defender: {}", id(policy));
+    let why = format!("{OF_DEFENDER}{}", id(policy));
     for host in hosts {
         let mut wanted: Vec<jit_client::controller::defender::Port> = Vec::new();
         for (key, ports) in defender::ports_of_host(tx, &host).await? {

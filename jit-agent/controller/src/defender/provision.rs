@@ -61,7 +61,7 @@ pub async fn run(desk: Desk, fleet: Fleet) -> &'static str {
 /// waits.
 async fn round(desk: &Desk, fleet: &Fleet, after: &mut String) -> Result<(), FleetError> {
     let store = desk.store();
-    store.defender_hosts_again().await?;
+    store.defender_hosts_again(now_ms()).await?;
     let has_turn = !is_waited_for(store.rollout_waiting_ms().await?, now_ms())
         && store.running_rollouts().await?.is_empty();
     if !has_turn {

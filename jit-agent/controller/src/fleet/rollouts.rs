@@ -219,10 +219,10 @@ impl Fleet {
     }
 
     /// Goes on with a rollout that has halted: hosts that refused, degraded or stayed silent are tried
-    /// again.
+    /// again. Hosts that a newer one has reached are left out.
     ///
     /// # Errors
-    /// It has not halted, or another one goes on.
+    /// It has not halted, another one goes on, or newer ones have left it nothing to bring.
     pub async fn resume_rollout(
         &self,
         by: &str,
@@ -282,6 +282,12 @@ impl Fleet {
             RolloutState::Running => {
                 let again = [HostState::Degraded, HostState::Refused, HostState::Silent];
                 let waiting = HostState::Waiting;
+                if rollouts::leave_overtaken(&mut turn.tx, id, now_ms).await? {
+                    return Err(FleetError::Conflict(format!(
+                        "rollout {id} has nothing left to bring: its hosts have the policy, or get a newer \
+                         one by another rollout; abort it"
+                    )));
+                }
                 rollouts::move_hosts(&mut turn.tx, id, &again, waiting, now_ms).await?;
             }
         }
@@ -322,7 +328,9 @@ fn goes_on(other: &str) -> FleetError {
 
 /// Whether what is no administrator's leaves the turn to one who could not begin a rollout.
 pub(crate) fn is_waited_for(waiting_ms: i64, now_ms: i64) -> bool {
-    now_ms.saturating_sub(waiting_ms) < YIELD_MS
+    // `now_ms` may be read a little before an administrator is refused. A moment far in the future is that of
+    // a clock that was set back since: it counts for nothing.
+    now_ms.abs_diff(waiting_ms) < YIELD_MS.unsigned_abs()
 }
 
 /// A policy that is not kept yet.
@@ -406,4 +414,25 @@ fn new_id(now_ms: i64) -> String {
     let random = u128::from(super::backoff::random()) << 32 | u128::from(super::backoff::random());
     let random = random << 16 | u128::from(super::backoff::random());
     ulid::Ulid::from_parts(u64::try_from(now_ms).unwrap_or(0), random).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_administrator_has_the_turn_for_some_minutes_also_after_a_clock_was_set_back() {
+        let now_ms = 1_803_888_000_000;
+        for (waiting_ms, is_waited) in [
+            (0, false),
+            (now_ms, true),
+            (now_ms - YIELD_MS + 1, true),
+            (now_ms - YIELD_MS, false),
+            (now_ms + 1, true),
+            (now_ms + YIELD_MS, false),
+            (i64::MAX, false),
+        ] {
+            assert_eq!(is_waited_for(waiting_ms, now_ms), is_waited, "{waiting_ms}");
+        }
+    }
 }

@@ -37,7 +37,7 @@ words! {
         Signing = "signing",
         /// It did not answer.
         Silent = "silent",
-        /// The rollout ended before its turn.
+        /// The rollout ended before its turn, or another one brings a policy there.
         Skipped = "skipped",
         /// Its turn has not come.
         Waiting = "waiting",

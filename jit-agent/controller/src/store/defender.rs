@@ -11,8 +11,12 @@ use super::{
     error::{json, to_json},
     hosts::IDS,
     requests::request,
+    rollouts,
 };
-use crate::model::{Answer, rollout::HostState};
+use crate::model::{
+    Answer,
+    rollout::{HostState, RolloutState},
+};
 
 /// A policy that was put.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -196,17 +200,27 @@ impl Store {
         rows.fetch_all(self.pool()).await?.iter().map(host).collect()
     }
 
-    /// Hosts whose turn did not come because another host halted the rollout wait for another one.
+    /// Hosts whose turn did not come because another host halted the rollout wait for another one, and are
+    /// left out of the halted one.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn defender_hosts_again(&self) -> Result<u64, StoreError> {
-        let update = "UPDATE defender_host SET rollout = '' WHERE EXISTS (SELECT 1 FROM rollout_host \
-                      JOIN rollout ON rollout.id = rollout_host.rollout \
-                      WHERE rollout_host.rollout = defender_host.rollout \
-                      AND rollout_host.host = defender_host.host AND rollout.state = 'halted' \
-                      AND rollout_host.state IN ('waiting', 'signing'))";
-        Ok(query(update).execute(self.pool()).await?.rows_affected())
+    pub async fn defender_hosts_again(&self, now_ms: i64) -> Result<(), StoreError> {
+        let rows = "SELECT DISTINCT rollout.id AS id FROM defender_host \
+                    JOIN rollout ON rollout.id = defender_host.rollout AND rollout.state = 'halted' \
+                    JOIN rollout_host ON rollout_host.rollout = rollout.id \
+                    AND rollout_host.host = defender_host.host \
+                    AND rollout_host.state IN ('waiting', 'signing') ORDER BY rollout.id";
+        for row in query(rows).fetch_all(self.pool()).await? {
+            let id: &str = row.try_get("id")?;
+            let mut tx = self.begin().await?;
+            let halted = rollouts::lock(&mut tx, id).await?;
+            if halted.is_some_and(|rollout| rollout.state == RolloutState::Halted) {
+                leave(&mut tx, id, now_ms).await?;
+                tx.commit().await?;
+            }
+        }
+        Ok(())
     }
 
     /// Ids of hosts whose label says that they are a machine of Azure, with that label's host's
@@ -426,6 +440,27 @@ pub async fn bring(tx: &mut Tx, of: &DefenderHost) -> Result<bool, StoreError> {
         .execute(&mut **tx)
         .await?;
     Ok(done.rows_affected() == 1)
+}
+
+/// Leaves hosts whose turn has not come out of a rollout that was locked while it is halted.
+async fn leave(tx: &mut Tx, rollout: &str, now_ms: i64) -> Result<(), StoreError> {
+    let update = "UPDATE rollout_host SET state = 'skipped', version = 0, payload = $2, \
+                  envelope = $2, changed_ms = $3 WHERE rollout = $1 \
+                  AND state IN ('waiting', 'signing') AND host IN \
+                  (SELECT host FROM defender_host WHERE rollout = $1) RETURNING host";
+    let rows = query(update).bind(rollout).bind(Vec::<u8>::new()).bind(now_ms);
+    let rows = rows.fetch_all(&mut **tx).await?;
+    let mut hosts = rows
+        .iter()
+        .map(|row| Ok(row.try_get("host")?))
+        .collect::<Result<Vec<String>, StoreError>>()?;
+    // In one order: a policy that is put changes several of them too.
+    hosts.sort();
+    let update = "UPDATE defender_host SET rollout = '' WHERE rollout = $1 AND host = $2";
+    for host in hosts {
+        query(update).bind(rollout).bind(host).execute(&mut **tx).await?;
+    }
+    Ok(())
 }
 
 /// Takes note that a request with this key is submitted by a policy.

@@ -11,6 +11,9 @@ use super::{
 };
 use crate::model::rollout::{HostState, RolloutState, Wave};
 
+/// How the justification of a policy begins that says what policies of Defender want.
+pub(crate) const OF_DEFENDER: &str = "Defender: ";
+
 /// A policy as somebody wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
@@ -416,6 +419,32 @@ pub async fn move_hosts(
         moved += update.execute(&mut **tx).await?.rows_affected();
     }
     Ok(moved)
+}
+
+/// Leaves hosts that a rollout still had to bring its policy to out of it, if a newer one has brought
+/// another policy there, or if the policy is Defender's and its host waits for another one. Returns whether
+/// it has nothing more to bring because of that. The rollout was locked, and the turn taken.
+///
+/// # Errors
+/// Those of the database.
+pub async fn leave_overtaken(tx: &mut Tx, rollout: &str, now_ms: i64) -> Result<bool, StoreError> {
+    let update = "UPDATE rollout_host SET state = 'skipped', version = 0, payload = $2, \
+                  envelope = $2, changed_ms = $3 WHERE rollout = $1 \
+                  AND state IN ('degraded', 'refused', 'signing', 'silent', 'waiting') AND (\
+                  host IN (SELECT newer.host FROM rollout_host AS newer WHERE newer.rollout > $1 \
+                  AND newer.state IN ('applied', 'degraded', 'pushed', 'silent')) \
+                  OR (host NOT IN (SELECT defender_host.host FROM defender_host \
+                  WHERE defender_host.rollout = $1) AND EXISTS (SELECT 1 FROM rollout \
+                  JOIN policy ON policy.id = rollout.policy WHERE rollout.id = $1 \
+                  AND policy.justification LIKE $4)))";
+    let update = query(update).bind(rollout).bind(Vec::<u8>::new()).bind(now_ms);
+    update.bind(format!("{OF_DEFENDER}%")).execute(&mut **tx).await?;
+    let row = "SELECT COALESCE(SUM(CASE WHEN state = 'skipped' THEN 1 ELSE 0 END), 0) AS left_out, \
+               COALESCE(SUM(CASE WHEN state IN ('applied', 'skipped') THEN 0 ELSE 1 END), 0) AS open \
+               FROM rollout_host WHERE rollout = $1";
+    let row = query(row).bind(rollout).fetch_one(&mut **tx).await?;
+    let (left_out, open): (i64, i64) = (row.try_get("left_out")?, row.try_get("open")?);
+    Ok(left_out > 0 && open == 0)
 }
 
 const fn or_newest(before: &str) -> &str {

@@ -5,8 +5,11 @@ use std::collections::BTreeSet;
 use futures_util::future::join_all;
 use jit_controller::{
     clock::now_ms,
-    model::rollout::{HostState, RolloutState, Wave},
-    store::{DefenderHost, Policy, Rollout, defender, rollouts},
+    model::{
+        Host,
+        rollout::{HostState, RolloutState, Wave},
+    },
+    store::{DefenderHost, Policy, Rollout, defender, hosts, rollouts},
 };
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -20,6 +23,8 @@ on_each_database! {
     of_rollouts_that_begin_together_one_does,
     who_was_refused_waits_for_the_turn,
     what_is_brought_to_a_host_is_noted_once,
+    a_rollout_that_goes_on_brings_nothing_older_over_something_newer,
+    why_a_rollout_halted_is_hidden_where_more_hosts_are_bad_than_are_looked_at,
     a_rollout_to_named_hosts_is_not_what_the_editor_begins_with,
 }
 
@@ -129,6 +134,8 @@ async fn what_is_brought_to_named_hosts_is_seen_by_who_sees_all_of_them(database
         assert!(!text.contains("because of BOTH0"), "{path}: {text}");
     }
     assert!(page.get("/policies").await.ok().text.contains("because of OWN00"));
+    // Whoever has the id of a hidden one does not learn that it moves either.
+    assert_eq!(page.get(&format!("/live?rollout={}", of("FIRST"))).await.status, 404);
     for kind in ["policies", "rollouts"] {
         assert_eq!(page.get(&format!("/{kind}/{}", of("FIRST"))).await.status, 404);
     }
@@ -237,6 +244,130 @@ async fn who_was_refused_waits_for_the_turn(database: Database) {
     act(&first, "abort").await.ok(200);
     begin().await;
     assert_eq!(waiting().await, 0);
+}
+
+/// A rollout with hosts in these states.
+async fn rolled(
+    site: &Site,
+    name: &str,
+    why: &str,
+    state: RolloutState,
+    hosts: &[(&str, HostState)],
+) -> Rollout {
+    let policy = Policy {
+        id: format!("01KPEXAMP1E00000000000{name}"),
+        text: "[[port]]\nport = 22\nprotocol = \"tcp\"\n".into(),
+        author: "root@example.org".into(),
+        justification: why.into(),
+        saved_ms: now_ms(),
+    };
+    let ids: BTreeSet<String> = hosts.iter().map(|(host, _)| (*host).to_owned()).collect();
+    let rollout = Rollout {
+        id: policy.id.clone(),
+        policy: policy.id.clone(),
+        waves: vec![Wave::Hosts(ids.clone())],
+        state,
+        why: String::new(),
+        wave: 0,
+        wave_since_ms: now_ms(),
+        confirm_s: 60,
+        pause_ms: 0,
+        created_by: "root@example.org".into(),
+        created_ms: now_ms(),
+    };
+    let mut tx = site.store().begin().await.unwrap();
+    rollouts::insert_policy(&mut tx, &policy).await.unwrap();
+    rollouts::insert(&mut tx, &rollout, &[ids.into_iter().collect()]).await.unwrap();
+    tx.commit().await.unwrap();
+    for mut one in site.store().rollout_hosts(&rollout.id, "", 1000).await.unwrap() {
+        one.state = hosts.iter().find(|(host, _)| *host == one.host).unwrap().1;
+        let mut tx = site.store().begin().await.unwrap();
+        rollouts::update_host(&mut tx, &one).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+    rollout
+}
+
+async fn a_rollout_that_goes_on_brings_nothing_older_over_something_newer(database: Database) {
+    use HostState::{Applied, Refused, Skipped, Waiting};
+    let site = Site::with_fleet(database).await;
+    let root = site.caller("root").await;
+    let act = async |id: &str, what: &str| {
+        root.post(&format!("/api/v1/rollouts/{id}/{what}"), json!({})).await
+    };
+    let states = async |rollout: &Rollout| {
+        let hosts = site.store().rollout_hosts(&rollout.id, "", 10).await.unwrap();
+        hosts.into_iter().map(|host| (host.host, host.state)).collect::<Vec<_>>()
+    };
+    let both = ["db-1".to_owned(), "web-1".to_owned()];
+    let bring = async |rollout: &Rollout, again: bool| {
+        let mut tx = site.store().begin().await.unwrap();
+        for (host, _) in states(rollout).await {
+            let author = "ana@example.org";
+            defender::want(&mut tx, &host, &[], author, "Defender: x", again).await.unwrap();
+        }
+        tx.commit().await.unwrap();
+        for (host, _) in site.store().defender_hosts(&both).await.unwrap().into_values() {
+            let host = DefenderHost { rollout: rollout.id.clone(), ..host };
+            let mut tx = site.store().begin().await.unwrap();
+            assert!(defender::bring(&mut tx, &host).await.unwrap());
+            tx.commit().await.unwrap();
+        }
+    };
+    // db-1 halted it; the other one has left it, and something newer came to both.
+    let halted = [("db-1", Refused), ("web-1", Waiting)];
+    let first = rolled(&site, "DEF01", "Defender: x", RolloutState::Halted, &halted).await;
+    bring(&first, false).await;
+    site.store().defender_hosts_again(now_ms()).await.unwrap();
+    let left = [("db-1".to_owned(), Refused), ("web-1".to_owned(), Skipped)];
+    assert_eq!(states(&first).await, left);
+    let wanted = site.store().defender_hosts(&both).await.unwrap();
+    let brings = both.iter().map(|host| &wanted[host].0.rollout[..]);
+    assert_eq!(brings.collect::<Vec<_>>(), [&first.id[..], ""]);
+    let newer = [("db-1", Refused), ("web-1", Applied)];
+    let second = rolled(&site, "DEF02", "Defender: x", RolloutState::Done, &newer).await;
+    bring(&second, true).await;
+    let problem = act(&first.id, "resume").await.problem(409, "conflict");
+    assert!(problem["detail"].as_str().unwrap().contains("nothing left to bring"), "{problem}");
+    assert_eq!(states(&first).await, left);
+    act(&first.id, "abort").await.ok(200);
+
+    // An administrator's goes on where no newer one has been.
+    let halted = [("db-1", Refused), ("web-1", Refused)];
+    let third = rolled(&site, "ADM03", "CHG-1", RolloutState::Halted, &halted).await;
+    rolled(&site, "ADM04", "CHG-2", RolloutState::Done, &[("web-1", Applied)]).await;
+    rolled(&site, "ADM05", "CHG-3", RolloutState::Aborted, &[("db-1", Skipped)]).await;
+    act(&third.id, "resume").await.ok(200);
+    let [db, web] = &states(&third).await[..] else { panic!("two hosts") };
+    assert_eq!(web.1, Skipped);
+    assert_ne!(db.1, Skipped);
+}
+
+async fn why_a_rollout_halted_is_hidden_where_more_hosts_are_bad_than_are_looked_at(
+    database: Database,
+) {
+    let site = Site::new(database).await;
+    let mut tx = site.store().begin().await.unwrap();
+    let ids: Vec<_> = (0..101).map(|number| format!("n-{number:03}")).collect();
+    for id in &ids {
+        let labels = [("env".to_owned(), "test".to_owned())].into();
+        let host =
+            Host { id: id.clone(), address: "192.0.2.7:1".into(), labels, ..Host::default() };
+        hosts::put(&mut tx, &host).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+    narrow(&site).await;
+    let eve = site.caller("eve").await;
+    for (name, count, is_shown) in [("FEW00", 99, true), ("MANY0", 101, false)] {
+        let bad: Vec<_> = ids.iter().take(count).map(|id| (&id[..], HostState::Silent)).collect();
+        let mut rollout = rolled(&site, name, "CHG-1", RolloutState::Halted, &bad).await;
+        rollout.why = "n-100 is silent: no answer".into();
+        let mut tx = site.store().begin().await.unwrap();
+        rollouts::update(&mut tx, &rollout).await.unwrap();
+        tx.commit().await.unwrap();
+        let shown = eve.get(&format!("/api/v1/rollouts/{}", rollout.id)).await.ok(200);
+        assert_eq!(shown["why"].as_str().unwrap().contains("n-100"), is_shown, "{shown}");
+    }
 }
 
 async fn what_is_brought_to_a_host_is_noted_once(database: Database) {

@@ -6,6 +6,8 @@ mod args;
 mod plan;
 
 pub(crate) use args::{ExportArgs, ImportArgs};
+use std::collections::BTreeSet;
+
 use jit_client::{
     controller::{
         call::Call,
@@ -31,6 +33,9 @@ use crate::{failure::Failure, text};
 const VERSION: &str = "2020-01-01";
 /// The largest file that is read, bytes.
 const MAX_BYTES: u64 = 32 * 1024 * 1024;
+
+/// The most pages of one list: more than a hundred thousand policies.
+const MOST_PAGES: usize = 2000;
 
 /// A list of Defender's API.
 #[derive(Deserialize)]
@@ -120,15 +125,20 @@ pub(super) fn export(to: To<'_>, args: &ExportArgs) -> Result<Exit, Failure> {
     let found = to.call(async |session| {
         let list = async |path: &[&str]| {
             let (mut found, mut token) = (Vec::new(), String::new());
-            loop {
+            let mut seen = BTreeSet::new();
+            for _ in 0..MOST_PAGES {
                 let call = Call::get(path.iter().copied()).at_root().query("api-version", VERSION);
                 let page: List = session.fetch(call.query("$skipToken", &token)).await?;
                 found.extend(page.value);
-                match page.next_link.as_deref().and_then(skip_token) {
-                    Some(next) if next != token => next.clone_into(&mut token),
-                    Some(_) | None => return Ok::<_, Failure>(found),
+                let Some(next) = page.next_link.as_deref().and_then(skip_token) else {
+                    return Ok::<_, Failure>(found);
+                };
+                if !seen.insert(next.to_owned()) {
+                    return Err(endless("a page leads to one before it"));
                 }
+                next.clone_into(&mut token);
             }
+            Err(endless(&format!("it has more than {MOST_PAGES} pages")))
         };
         let subscriptions = match args.subscription.as_slice() {
             [] => {
@@ -155,6 +165,13 @@ pub(super) fn export(to: To<'_>, args: &ExportArgs) -> Result<Exit, Failure> {
     })?;
     text::print_pretty(&found)?;
     Ok(Exit::Success)
+}
+
+/// Nothing is printed: a part would look like the whole.
+fn endless(why: &str) -> Failure {
+    Failure::unavailable(format!(
+        "the controller's list of policies has no end: {why}; nothing was exported: ask who runs it"
+    ))
 }
 
 /// A policy without what is not of it, but of this moment.

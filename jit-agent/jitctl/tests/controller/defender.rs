@@ -103,3 +103,18 @@ fn an_export_is_what_an_import_reads() {
     let named = controller.jitctl("export-defender --subscription s").good();
     assert_eq!(named, out);
 }
+
+#[test]
+fn a_list_that_has_no_end_is_no_export() {
+    let controller = controller(&Value::Null);
+    let list = "GET /subscriptions/s/providers/Microsoft.Security/jitNetworkAccessPolicies";
+    let page = |token: &str| {
+        let next = format!("https://x.example.org/?api-version=1&$skipToken={token}");
+        ok(&json!({ "value": [policy(&[machine("vm1")])], "nextLink": next }))
+    };
+    controller.answers(list, [page("a"), page("b"), page("a")]);
+    let said = controller.jitctl("export-defender --subscription s");
+    assert!(said.out.is_empty(), "{said:?}");
+    said.fails(69, "a page leads to one before it");
+    assert_eq!(controller.asked().len(), 3);
+}

@@ -150,7 +150,9 @@ pub(crate) fn named() -> Stage {
 /// prints.
 pub(crate) fn list(stage: &mut Stage, number: usize, account: &str, key_id: &str) {
     let print = |more: &[&str]| {
-        let arguments = [&["accounts", "passkeys", "approver", account, key_id], more].concat();
+        // It calls the controller by its address, and people come by its name.
+        let arguments = ["accounts", "passkeys", "approver", account, key_id, "--origin", ORIGIN];
+        let arguments = [&arguments[..], more].concat();
         let output = stage.jitctl(&stage.hub, &stage.admin, &arguments);
         assert!(output.status.success(), "{}", said(&output));
         String::from_utf8(output.stdout).unwrap()

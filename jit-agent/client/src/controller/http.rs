@@ -159,6 +159,11 @@ impl Controller {
         self.url.as_str().trim_end_matches('/')
     }
 
+    /// The host that it calls: a name or an address.
+    pub fn host(&self) -> &str {
+        self.url.host_str().unwrap_or_default()
+    }
+
     /// A call whose answer is JSON.
     ///
     /// # Errors

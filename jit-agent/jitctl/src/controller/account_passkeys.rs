@@ -26,8 +26,9 @@ Examples:
 
 People add passkeys themselves, at the page /me. A host counts an approval by passkey only if its
 own configuration lists the key: ask its owner for the id over another way, and not the
-controller. The key that is printed has the id that you give, and the section is made here: a
-stolen controller can add nothing to it. `jit-agent check` prints the id of each key that the
+controller. The key that is printed has the id that you give, and the section is made here, for
+pages of the host that jitctl calls: name others with --origin. Its first line has the whole SHA-256
+of the key: an id is 8 bytes of it. `jit-agent check` prints the id of each key that the
 configuration of a host lists.";
 
 /// Arguments of `accounts passkeys`.
@@ -49,6 +50,9 @@ enum PasskeysCommand {
         /// Print the public key in PEM instead, for the file that the section names
         #[arg(long)]
         public_key: bool,
+        /// The pages are at this origin too, and not only at the controller that is called; may be repeated
+        #[arg(long, value_name = "https://HOST[:PORT]")]
+        origin: Vec<String>,
     },
     /// List the passkeys of an account
     List {
@@ -68,13 +72,14 @@ enum PasskeysCommand {
 
 /// Lists and removes passkeys.
 pub(super) fn run(to: To<'_>, args: &PasskeysArgs) -> Result<Exit, Failure> {
-    let of = |name: &str| -> Result<Vec<PasskeyView>, Failure> {
+    let of = |name: &str| -> Result<(Vec<PasskeyView>, String), Failure> {
         let call = Call::get(["accounts", name, "passkeys"]);
-        to.call(async |session| session.list(call, None).await)
+        to.call(async |session| Ok((session.list(call, None).await?, session.host().to_owned())))
     };
     match &args.command {
-        PasskeysCommand::Approver { name, key_id, public_key } => {
-            let found = of(name)?.into_iter().find(|one| one.key_id == *key_id);
+        PasskeysCommand::Approver { name, key_id, public_key, origin } => {
+            let (found, host) = of(name)?;
+            let found = found.into_iter().find(|one| one.key_id == *key_id);
             let found = found.ok_or_else(|| {
                 Failure::refused(format!(
                     "{name} has no passkey {key_id}; `jitctl accounts passkeys list {name}` lists them"
@@ -87,11 +92,12 @@ pub(super) fn run(to: To<'_>, args: &PasskeysArgs) -> Result<Exit, Failure> {
                     text::printable(&found.rp_id)
                 )));
             }
-            let Checked { pem, section } = checked(&found, name, key_id)?;
+            let Checked { pem, section } =
+                checked(&found, name, key_id, (host.as_str(), origin.as_slice()))?;
             text::print(if *public_key { &pem } else { &section })?;
             Ok(Exit::Success)
         }
-        PasskeysCommand::List { name, output } => show(&of(name)?, *output),
+        PasskeysCommand::List { name, output } => show(&of(name)?.0, *output),
         PasskeysCommand::Remove { name, key_id } => {
             let call = Call::delete(["accounts", name, "passkeys", key_id]);
             done(to, call, &format!("removed the passkey {key_id} of {name}"))
@@ -105,9 +111,15 @@ struct Checked {
     section: String,
 }
 
-/// Checks what the controller says of a passkey, and writes both parts anew: of its texts nothing
-/// reaches a host.
-fn checked(found: &PasskeyView, name: &str, key_id: &str) -> Result<Checked, Failure> {
+/// Checks what the controller says of a passkey, and writes both parts anew. Of its texts only the relying
+/// party and the origins reach a host: each page is at the host that was called, or is one that the caller
+/// has named; and the relying party is that host, or a domain that it is in.
+fn checked(
+    found: &PasskeyView,
+    name: &str,
+    key_id: &str,
+    (host, named): (&str, &[String]),
+) -> Result<Checked, Failure> {
     let lies = |why: &str| {
         Failure::refused(format!(
             "what the controller says of the passkey {key_id} is not printed: {}; somebody may have taken \
@@ -122,16 +134,32 @@ fn checked(found: &PasskeyView, name: &str, key_id: &str) -> Result<Checked, Fai
     }
     let party = approvers::party(&found.approver);
     let party = party.map_err(|why| lies(&format!("its section for hosts: {why}")))?;
+    let is_called = |origin: &str| host_of(origin) == Some(host);
+    let is_known = |origin: &&String| is_called(origin) || named.contains(origin);
+    if let Some(other) = party.origins().iter().find(|origin| !is_known(origin)) {
+        return Err(Failure::refused(format!(
+            "what the controller says of the passkey {key_id} is not printed: it names pages at {other}, and \
+             jitctl calls {host}. If people approve there, add --origin {other}; otherwise somebody may have \
+             taken over the controller: ask who runs it, and add nothing to a host",
+            other = text::printable(other)
+        )));
+    }
     let quoted = |text: &str| toml::Value::from(text).to_string();
     let origins: Vec<_> = party.origins().iter().map(|origin| quoted(origin)).collect();
     let section = format!(
-        "[[approver]]\nid = {}\npublic_key = {}\nrp_id = {}\norigins = [{}]\n",
+        "# SHA-256 of the key: {}\n[[approver]]\nid = {}\npublic_key = {}\nrp_id = {}\norigins = [{}]\n",
+        key.sha256(),
         quoted(&format!("{name}-{key_id}")),
         quoted(&format!("{key_id}.pem")),
         quoted(party.id()),
         origins.join(", "),
     );
     Ok(Checked { pem: key.pem(), section })
+}
+
+/// The host of an origin, as browsers write it.
+fn host_of(origin: &str) -> Option<&str> {
+    origin.strip_prefix("https://")?.split(':').next()
 }
 
 fn show(passkeys: &[PasskeyView], output: Output) -> Result<Exit, Failure> {

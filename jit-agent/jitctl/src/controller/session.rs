@@ -146,6 +146,11 @@ impl Session {
         self.0.name()
     }
 
+    /// The host that it calls.
+    pub(super) fn host(&self) -> &str {
+        self.0.host()
+    }
+
     /// A call whose answer is JSON.
     pub(super) async fn fetch<T: DeserializeOwned>(&self, call: Call) -> Result<T, Failure> {
         self.0.fetch(&call).await.map_err(failure)

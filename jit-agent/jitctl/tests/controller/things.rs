@@ -173,8 +173,10 @@ fn a_lying_controller_puts_nothing_into_a_hosts_configuration() {
         (PublicKey::from_pem(&pem).unwrap().key_id(), pem)
     };
     let ((id, pem), (_, other)) = (key("cy"), key("eve"));
+    let sha256 = PublicKey::from_pem(&pem).unwrap().sha256();
+    assert!(sha256.starts_with(&id) && sha256.len() == 64, "{sha256}");
     let section = format!(
-        "[[approver]]\nid = \"cy-{id}\"\npublic_key = \"{id}.pem\"\nrp_id = \"jit.example.org\"\n\
+        "# SHA-256 of the key: {sha256}\n[[approver]]\nid = \"cy-{id}\"\npublic_key = \"{id}.pem\"\nrp_id = \"jit.example.org\"\n\
          origins = [\"https://jit.example.org:8443\"]\n"
     );
     let honest = PasskeyView {
@@ -186,8 +188,11 @@ fn a_lying_controller_puts_nothing_into_a_hosts_configuration() {
     let says = |view: &PasskeyView| {
         controller.says("GET /accounts/cy/passkeys", page(&[view], None));
     };
-    let ask = format!("accounts passkeys approver cy {id}");
+    let bare = format!("accounts passkeys approver cy {id}");
+    // jitctl calls another host than that of the pages: they have to be named.
     says(&honest);
+    controller.jitctl(&bare).fails(77, "add --origin https://jit.example.org:8443;");
+    let ask = format!("{bare} --origin https://jit.example.org:8443");
     assert_eq!(controller.jitctl(&ask).good(), section);
     assert_eq!(controller.jitctl(&format!("{ask} --public-key")).good(), pem);
 
@@ -216,6 +221,11 @@ fn a_lying_controller_puts_nothing_into_a_hosts_configuration() {
         (with(&pem, &format!("{section}{section}")), "not one [[approver]]"),
         (with(&pem, &section.replace("https:", "http:")), "is no origin of"),
         (with(&pem, "\u{1b}[2J"), "its section for hosts: "),
+        // Pages of somebody else, who has a name in the same domain.
+        (
+            with(&pem, &section.replace(":8443\"", ":8443\", \"https://evil.jit.example.org\"")),
+            "it names pages at https://evil.jit.example.org, and jitctl calls 127.0.0.1.",
+        ),
     ] {
         says(&lie);
         for ask in [ask.clone(), format!("{ask} --public-key")] {

@@ -89,8 +89,8 @@ impl PublicKey {
         hex::encode(Sha256::digest(self.der()).get(..8).unwrap_or_default())
     }
 
-    /// The whole SHA-256 of the SubjectPublicKeyInfo in DER, hex: what to compare where somebody could make
-    /// another key with the same id.
+    /// The whole SHA-256 of the SubjectPublicKeyInfo in DER, hex: what to compare where somebody
+    /// could make another key with the same id.
     pub fn sha256(&self) -> String {
         hex::encode(Sha256::digest(self.der()))
     }

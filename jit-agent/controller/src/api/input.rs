@@ -65,8 +65,8 @@ pub(crate) fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
     })
 }
 
-/// The text in a word that an answer before had, and that callers give back: `base64url`; `None`: no answer
-/// had it.
+/// The text in a word that an answer before had, and that callers give back: `base64url`; `None`:
+/// no answer had it.
 pub(crate) fn given_back(word: &str) -> Option<String> {
     let text = String::from_utf8(URL_SAFE_NO_PAD.decode(word).ok()?).ok()?;
     // A NUL can come out of letters that have none.

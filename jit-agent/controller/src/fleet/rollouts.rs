@@ -328,8 +328,8 @@ fn goes_on(other: &str) -> FleetError {
 
 /// Whether what is no administrator's leaves the turn to one who could not begin a rollout.
 pub(crate) fn is_waited_for(waiting_ms: i64, now_ms: i64) -> bool {
-    // `now_ms` may be read a little before an administrator is refused. A moment far in the future is that of
-    // a clock that was set back since: it counts for nothing.
+    // `now_ms` may be read a little before an administrator is refused. A moment far in the future
+    // is that of a clock that was set back since: it counts for nothing.
     now_ms.abs_diff(waiting_ms) < YIELD_MS.unsigned_abs()
 }
 

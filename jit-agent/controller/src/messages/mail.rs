@@ -41,8 +41,8 @@ use crate::{
     store::{Message, Whole},
 };
 
-/// Mails that waited and are tried again before it is looked for what is new. No more begin once these have
-/// taken longer than one answer may.
+/// Mails that waited and are tried again before it is looked for what is new. No more begin once
+/// these have taken longer than one answer may.
 const AGAIN: usize = 20;
 /// Longest subject, letters.
 const MOST_SUBJECT: usize = 150;
@@ -141,8 +141,8 @@ pub fn address(text: &str) -> Result<Address, String> {
 pub struct Post {
     from: Mailbox,
     server: Server,
-    /// When a mail that waits for its recipient is due, milliseconds since the Unix epoch: nothing is looked
-    /// for before. `i64::MAX`: none waits.
+    /// When a mail that waits for its recipient is due, milliseconds since the Unix epoch: nothing
+    /// is looked for before. `i64::MAX`: none waits.
     due_ms: AtomicI64,
 }
 

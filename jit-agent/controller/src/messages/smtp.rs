@@ -1,5 +1,5 @@
-//! One mail over SMTP (RFC 5321), command by command: which one was refused says whether the others get
-//! theirs. Each answer has a time limit of its own, which lettre's transport has not.
+//! One mail over SMTP (RFC 5321), command by command: which one was refused says whether the others
+//! get theirs. Each answer has a time limit of its own, which lettre's transport has not.
 
 use std::time::Duration;
 
@@ -178,8 +178,8 @@ impl Failed {
     }
 }
 
-/// Whether an answer to RCPT is about the address or its mailbox. Codes of RFC 3463 say so; a server that
-/// sends none means the address.
+/// Whether an answer to RCPT is about the address or its mailbox. Codes of RFC 3463 say so; a
+/// server that sends none means the address.
 fn is_of_address(text: &str) -> bool {
     let code = text.split_whitespace().next().unwrap_or_default();
     let mut parts = code.split('.');
@@ -234,7 +234,8 @@ mod tests {
         assert_eq!(silent.of_address(true), mail);
     }
 
-    /// What a server says to each command: the letters it begins with, and the answer; an empty one is none.
+    /// What a server says to each command: the letters it begins with, and the answer; an empty one
+    /// is none.
     type Says = &'static [(&'static str, &'static str)];
 
     /// A server that takes all but what `says` has, and what it got.

@@ -200,8 +200,8 @@ impl Store {
         rows.fetch_all(self.pool()).await?.iter().map(host).collect()
     }
 
-    /// Hosts whose turn did not come because another host halted the rollout wait for another one, and are
-    /// left out of the halted one.
+    /// Hosts whose turn did not come because another host halted the rollout wait for another one,
+    /// and are left out of the halted one.
     ///
     /// # Errors
     /// Those of the database.

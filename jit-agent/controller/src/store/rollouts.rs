@@ -421,9 +421,10 @@ pub async fn move_hosts(
     Ok(moved)
 }
 
-/// Leaves hosts that a rollout still had to bring its policy to out of it, if a newer one has brought
-/// another policy there, or if the policy is Defender's and its host waits for another one. Returns whether
-/// it has nothing more to bring because of that. The rollout was locked, and the turn taken.
+/// Leaves hosts that a rollout still had to bring its policy to out of it, if a newer one has
+/// brought another policy there, or if the policy is Defender's and its host waits for another one.
+/// Returns whether it has nothing more to bring because of that. The rollout was locked, and the
+/// turn taken.
 ///
 /// # Errors
 /// Those of the database.

@@ -50,7 +50,8 @@ enum PasskeysCommand {
         /// Print the public key in PEM instead, for the file that the section names
         #[arg(long)]
         public_key: bool,
-        /// The pages are at this origin too, and not only at the controller that is called; may be repeated
+        /// The pages are at this origin too, and not only at the controller that is called; may be
+        /// repeated
         #[arg(long, value_name = "https://HOST[:PORT]")]
         origin: Vec<String>,
     },
@@ -111,9 +112,9 @@ struct Checked {
     section: String,
 }
 
-/// Checks what the controller says of a passkey, and writes both parts anew. Of its texts only the relying
-/// party and the origins reach a host: each page is at the host that was called, or is one that the caller
-/// has named; and the relying party is that host, or a domain that it is in.
+/// Checks what the controller says of a passkey, and writes both parts anew. Of its texts only the
+/// relying party and the origins reach a host: each page is at the host that was called, or is one
+/// that the caller has named; and the relying party is that host, or a domain that it is in.
 fn checked(
     found: &PasskeyView,
     name: &str,

@@ -48,9 +48,8 @@ pub struct Signer {
     approver: Option<RelyingParty>,
     key: PublicKey,
     key_id: KeyId,
-    /// First 8 bytes of the SHA-256 of the SubjectPublicKeyInfo, hex: the hint that `jitctl`
-    /// writes.
-    fingerprint: String,
+    /// SHA-256 of the SubjectPublicKeyInfo, hex.
+    sha256: String,
 }
 
 /// All trusted keys; no key is in it twice.
@@ -129,10 +128,9 @@ impl Signer {
     pub fn from_pem(id: String, max_duration: Duration, pem: &str) -> Result<Self, KeyError> {
         let der = pem::one(pem, &["PUBLIC KEY"])?.der;
         let key = PublicKey::from_spki(&der)?;
-        let digest = Sha256::digest(&der);
-        let fingerprint = hex::encode(digest.get(..8).unwrap_or_default());
+        let sha256 = hex::encode(Sha256::digest(&der));
         let (key_id, mandate) = (key.id(), Mandate::grants(max_duration));
-        Ok(Self { id, mandate, approver: None, key, key_id, fingerprint })
+        Ok(Self { id, mandate, approver: None, key, key_id, sha256 })
     }
 
     /// The same key as that of an approver: it signs by WebAuthn, for this relying party, and in no
@@ -168,13 +166,19 @@ impl Signer {
         self.key_id
     }
 
-    /// First 8 bytes of the SHA-256 of the SubjectPublicKeyInfo, hex, as `jitctl keygen` prints it.
+    /// First 8 bytes of [`Self::sha256`], as `jitctl keygen` prints them, and signatures name the
+    /// key.
     pub fn fingerprint(&self) -> &str {
-        &self.fingerprint
+        self.sha256.get(..16).unwrap_or_default()
+    }
+
+    /// SHA-256 of the SubjectPublicKeyInfo, hex.
+    pub fn sha256(&self) -> &str {
+        &self.sha256
     }
 
     fn is_hinted(&self, key_id: &str) -> bool {
-        self.id == key_id || self.fingerprint == key_id
+        self.id == key_id || self.fingerprint() == key_id
     }
 }
 

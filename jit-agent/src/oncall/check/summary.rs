@@ -90,6 +90,8 @@ struct Certificate {
 struct Key {
     id: String,
     key_id: String,
+    /// Of the whole key: `key_id` is its first 8 bytes.
+    sha256: String,
     signs: Vec<&'static str>,
     /// For whom the assertions of an approver's key are, and from which pages; `None`: it is a
     /// signer's.
@@ -314,6 +316,7 @@ impl Key {
         Self {
             id: signer.id.clone(),
             key_id: signer.fingerprint().to_owned(),
+            sha256: signer.sha256().to_owned(),
             signs: signs.map(|(_, word)| word).collect(),
             rp_id: signer.approver().map(|party| party.id().to_owned()),
             origins: signer.approver().map(|party| party.origins().to_vec()),
@@ -326,7 +329,7 @@ impl Key {
     }
 
     fn text(&self) -> String {
-        let Self { id, key_id, signs, ports, sources, not_before, not_after, .. } = self;
+        let Self { id, key_id, sha256, signs, ports, sources, not_before, not_after, .. } = self;
         let mut text = format!("{id:?}, key id {key_id}, ");
         text += &match (&self.rp_id, &self.origins) {
             (Some(rp_id), Some(origins)) => {
@@ -347,7 +350,7 @@ impl Key {
                 text += &format!(", {word} {time}");
             }
         }
-        text
+        text + ", SHA-256 " + sha256
     }
 }
 

@@ -32,7 +32,6 @@ use super::{
 };
 use crate::{
     audit::syslog::host_name,
-    causes::causes,
     clock::now_ms,
     desk::Desk,
     here::is_here,

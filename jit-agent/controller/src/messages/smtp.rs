@@ -15,6 +15,8 @@ use lettre::{
 };
 use tokio::time::timeout;
 
+use crate::causes::causes;
+
 /// Longest wait for an answer of the server.
 pub(super) const ANSWER: Duration = Duration::from_secs(20);
 /// Longest wait for the answer to QUIT: it changes nothing.
@@ -187,17 +189,6 @@ fn is_of_address(text: &str) -> bool {
         (Some("5"), Some(subject), Some(_)) => matches!(subject, "0" | "1" | "2"),
         _ => true,
     }
-}
-
-/// An error with its causes.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ use std::{
 pub use answers::{Heard, What};
 pub use ask::Ask;
 pub(crate) use ask::new_id;
+pub(crate) use end::renamed;
 pub use error::DeskError;
 pub use submit::Preview;
 use tokio::sync::watch;

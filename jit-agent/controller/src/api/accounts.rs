@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     audit::{self, Code, Record},
-    clock,
+    clock, desk,
     model::Account,
     store::{accounts, people},
 };
@@ -72,7 +72,8 @@ pub(super) async fn put(
 ) -> Result<Response, Failure> {
     let by = caller.admin_with(Scope::Admin)?;
     let now_ms = clock::now_ms();
-    let before = state.store().account(&name).await?;
+    let mut tx = state.store().begin().await?;
+    let before = accounts::lock(&mut tx, &name).await?;
     let created_ms = before.as_ref().map_or(now_ms, |account| account.created_ms);
     let AccountInput { subject, groups, disabled } = new;
     let new = Account { name, subject, groups, disabled, created_ms };
@@ -86,10 +87,12 @@ pub(super) async fn put(
         .next("let another administrator do it"));
     }
     if before.as_ref() != Some(&new) {
-        let mut tx = state.store().begin().await?;
         accounts::put(&mut tx, &new).await?;
         if new.disabled {
             people::end_sessions(&mut tx, &new.name).await?;
+        }
+        if let Some(before) = before.as_ref().filter(|before| before.subject != new.subject) {
+            desk::renamed(&mut tx, by, (&new, &before.subject), now_ms).await?;
         }
         let fields = json!({
             "by_account": by.name, "account": new.name, "subject": new.subject, "groups": new.groups,

@@ -250,8 +250,7 @@ pub(crate) async fn full(
         may.extend(["approve", "deny"]);
     }
     let is_mine = request.proposal.requester == account.subject;
-    let waits = matches!(request.state, RequestState::Pending | RequestState::Approved)
-        || request.state == RequestState::AwaitingSignatures;
+    let waits = request.is_unfinished();
     if is_mine && waits {
         may.push("withdraw");
     }
@@ -265,7 +264,10 @@ pub(crate) async fn full(
             may.push("shorten");
         }
     }
-    if request.state == RequestState::AwaitingSignatures && may_sign && !is_mine {
+    if request.state == RequestState::AwaitingSignatures
+        && may_sign
+        && !request.is_asked_by(account)
+    {
         may.push("sign");
     }
     Ok(view::request(view::Parts {

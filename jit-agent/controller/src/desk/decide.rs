@@ -116,7 +116,9 @@ impl Desk {
         let hosts = descriptions(&self.store().hosts_by_id(&request.proposal.hosts).await?);
         let rules = self.rules().await?;
         let asked = Verdict { needs: left.clone(), ..request.verdict.clone() };
-        let mut eligible = rules.eligible(&accounts, &hosts, &request.proposal, &asked, now_ms);
+        let others: Vec<_> =
+            accounts.into_iter().filter(|account| !request.is_asked_by(account)).collect();
+        let mut eligible = rules.eligible(&others, &hosts, &request.proposal, &asked, now_ms);
         eligible.retain(|one| !decisions.iter().any(|made| made.subject == one.subject));
         Ok((left, eligible))
     }
@@ -127,9 +129,8 @@ pub(super) fn missing(request: &Request, decisions: &[Decision]) -> Needs {
     request.verdict.needs.missing(&request.proposal.requester, &request.hash, decisions)
 }
 
-/// Decisions of people who are still what they were: with an account, and in the groups. A group
-/// that lapsed after the decision, because its owner did not sign in at the provider again, is not
-/// taken from him.
+/// Decisions of people who are still what they were: with an account that has not asked, and in the groups. A group
+/// that lapsed after the decision, because its owner did not sign in at the provider again, is not taken from him.
 pub(super) fn standing(
     decisions: &[Decision],
     accounts: &[Account],
@@ -137,7 +138,9 @@ pub(super) fn standing(
 ) -> Vec<Decision> {
     let still = |decision: &Decision| {
         let account = accounts.iter().find(|account| account.name == decision.account)?;
-        let same = !account.disabled && account.subject == decision.subject;
+        let same = !account.disabled
+            && account.subject == decision.subject
+            && !request.is_asked_by(account);
         let groups = same.then(|| groups(account, request, decision.at_ms))?;
         Some(Decision { groups: &decision.groups & &groups, ..decision.clone() })
     };
@@ -167,7 +170,7 @@ fn judge(
     now_ms: i64,
 ) -> Result<(), Refusal> {
     let asked = &request.proposal;
-    if who.subject == asked.requester {
+    if request.is_asked_by(who) {
         let detail = format!("{} asked for it; somebody else must agree", who.subject);
         return Err(("self_approval", detail));
     }

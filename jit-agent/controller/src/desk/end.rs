@@ -140,6 +140,32 @@ impl Desk {
     }
 }
 
+/// Withdraws what a subject has asked for and no host has yet: an account of his gets another subject, and could agree
+/// to it, or sign it, as somebody else.
+///
+/// # Errors
+/// Those of the database.
+pub(crate) async fn renamed(
+    tx: &mut Tx,
+    by: &Account,
+    (account, before): (&Account, &str),
+    now_ms: i64,
+) -> Result<(), StoreError> {
+    for mut request in requests::lock_unfinished(tx, before).await? {
+        request.state = State::Withdrawn;
+        request.why = format!(
+            "withdrawn: the account {} of who asked has the subject {} now; ask again",
+            account.name, account.subject
+        );
+        request.escalate_ms = 0;
+        requests::update(tx, &request).await?;
+        let id = &request.proposal.id;
+        let record = Record::new(Code::Withdrawn, id, &by.subject, json!({ "account": by.name }));
+        audit::append(tx, now_ms, &record).await?;
+    }
+    Ok(())
+}
+
 /// Ends what a request has on hosts. One that has ended already stays as it is.
 async fn revoke(
     tx: &mut Tx,

@@ -209,7 +209,7 @@ pub(super) async fn check(
         let detail = format!("the key {id} of {} was revoked; {how}", who.name);
         return Ok(Err(("unknown_key", detail)));
     }
-    if who.subject == request.proposal.requester {
+    if request.is_asked_by(who) {
         let detail = "who asked does not sign, with whatever key; somebody else does".to_owned();
         return Ok(Err(("self_approval", detail)));
     }

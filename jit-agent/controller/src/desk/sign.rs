@@ -14,7 +14,7 @@ use serde_json::json;
 use super::{CONTROLLER, Desk, DeskError, decide, enabled, keys};
 use crate::{
     audit::{self, Code, Record},
-    model::{Account, Outcome, State},
+    model::{Account, State},
     rules::Action,
     signer::{SignRequest, SignerError},
     store::{Request, StoreError, StoredGrant, Tx, deliveries, grants, passkeys, requests},
@@ -62,10 +62,8 @@ impl Desk {
             Some(old) => self.store().grants_of(old).await?,
             None => Vec::new(),
         };
-        let is_shorter =
-            request.verdict.outcome == Outcome::Automatic && request.verdict.rules.is_empty();
         let number = usize::try_from(grant.number).unwrap_or(0);
-        let shortens = replaced.get(number).filter(|_| is_shorter);
+        let shortens = replaced.get(number).filter(|_| request.is_shortened());
         Ok(SignRequest {
             proposal: request.proposal.clone(),
             verdict: request.verdict.clone(),

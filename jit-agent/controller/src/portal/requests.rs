@@ -149,7 +149,7 @@ pub(super) async fn list(
 fn may_count(account: &Account, request: &Request) -> bool {
     let verdict = &request.verdict;
     let escalated = verdict.escalate.iter().map(|escalation| &escalation.group);
-    request.proposal.requester != account.subject
+    !request.is_asked_by(account)
         && verdict.needs.0.keys().chain(escalated).any(|group| account.groups.contains(group))
 }
 

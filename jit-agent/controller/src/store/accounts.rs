@@ -120,8 +120,17 @@ pub async fn of_person(tx: &mut Tx, subject: &str) -> Result<Vec<Account>, Store
     Ok(all)
 }
 
-/// Makes an account, or changes what it says. One that is enabled again, or is another person's, is
-/// bound to the provider anew.
+/// The account with this name, with all groups that are set. Nobody else changes it until the end of the transaction.
+///
+/// # Errors
+/// Those of the database.
+pub async fn lock(tx: &mut Tx, name: &str) -> Result<Option<Account>, StoreError> {
+    let update = query("UPDATE account SET created_ms = created_ms WHERE name = $1 RETURNING *");
+    update.bind(name).fetch_optional(&mut **tx).await?.as_ref().map(account).transpose()
+}
+
+/// Makes an account, or changes what it says. One that is enabled again, or is another person's, is bound to
+/// the provider anew.
 ///
 /// # Errors
 /// Those of the database.

@@ -6,7 +6,7 @@ use super::{
     Store, StoreError, Tx,
     error::{json, to_json},
 };
-use crate::model::{Decision, Proposal, Ruling, State, Verdict};
+use crate::model::{Account, Decision, Outcome, Proposal, Ruling, State, Verdict};
 
 /// A request as it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +33,25 @@ pub struct Request {
     pub replaced_by: String,
     /// Rises with each change.
     pub revision: i64,
+}
+
+impl Request {
+    /// Whether an account is one of who asked: by its subject, or by its name if it has another subject now. Who only
+    /// shortened it has asked for nothing.
+    pub fn is_asked_by(&self, account: &Account) -> bool {
+        account.subject == self.proposal.requester
+            || (account.name == self.account && !self.is_shortened())
+    }
+
+    /// Whether no host has it yet, and one may get it.
+    pub const fn is_unfinished(&self) -> bool {
+        matches!(self.state, State::Pending | State::Approved | State::AwaitingSignatures)
+    }
+
+    /// Whether it only gives an earlier end to one that was approved. Its verdict names no rule.
+    pub fn is_shortened(&self) -> bool {
+        self.verdict.outcome == Outcome::Automatic && self.verdict.rules.is_empty()
+    }
 }
 
 /// Which requests, and how many. Empty texts ask for all.
@@ -203,6 +222,23 @@ pub async fn lock(tx: &mut Tx, id: &str) -> Result<Option<Request>, StoreError> 
     let row =
         query("UPDATE request SET revision = revision + 1 WHERE id = $1 RETURNING *").bind(id);
     row.fetch_optional(&mut **tx).await?.as_ref().map(request).transpose()
+}
+
+/// What a person has asked for and no host has yet, the newest first, for a change.
+///
+/// # Errors
+/// Those of the database.
+pub async fn lock_unfinished(tx: &mut Tx, requester: &str) -> Result<Vec<Request>, StoreError> {
+    let select = "SELECT id FROM request WHERE requester = $1 \
+                  AND state IN ('pending', 'approved', 'awaiting_signatures') ORDER BY id DESC";
+    let rows = query(select).bind(requester).fetch_all(&mut **tx).await?;
+    let mut found = Vec::with_capacity(rows.len());
+    for row in rows {
+        found.extend(lock(tx, row.try_get("id")?).await?);
+    }
+    // It may have gone on until it was locked.
+    found.retain(Request::is_unfinished);
+    Ok(found)
 }
 
 /// Writes what can change of a request that was read by [`lock`].

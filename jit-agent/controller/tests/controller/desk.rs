@@ -7,8 +7,8 @@ mod signatures;
 use jit_controller::{
     clock::now_ms,
     desk::{Ask, Desk, DeskError, Settings},
-    model::{Account, Answer, Host, Outcome, Ruling, State},
-    store::{Request, RulesVersion, Store, Wanted, accounts, hosts, rules},
+    model::{Account, Answer, Decision, Host, Outcome, Ruling, State},
+    store::{Request, RulesVersion, Store, Wanted, accounts, hosts, requests, rules},
 };
 use jit_proto::v1;
 use prost::Message as _;
@@ -21,6 +21,7 @@ use crate::{
 on_each_database! {
     a_key_makes_one_request_of_equal_wishes_and_refuses_another,
     nobody_approves_with_a_second_account,
+    another_subject_makes_no_other_person,
     what_was_not_seen_is_not_approved,
     an_approver_who_was_removed_no_longer_counts,
     a_removed_approver_stops_a_grant_that_is_not_signed,
@@ -90,6 +91,14 @@ impl Office {
 
     async fn account(&self, name: &str) -> Account {
         self.store.account(name).await.unwrap().unwrap()
+    }
+
+    /// The account gets another subject, and nothing that it asked for is withdrawn: it came meanwhile.
+    async fn renamed(&self, name: &str, subject: &str) {
+        let account = Account { subject: subject.into(), ..self.account(name).await };
+        let mut tx = self.store.begin().await.unwrap();
+        accounts::put(&mut tx, &account).await.unwrap();
+        tx.commit().await.unwrap();
     }
 
     async fn submit(&self, name: &str, ask: Ask) -> Request {
@@ -195,6 +204,33 @@ async fn nobody_approves_with_a_second_account(database: Database) {
     assert_eq!(word(office.decide("robot", &request, now_ms()).await), "not_eligible");
     let refused = office.store.audit_of(&request.proposal.id).await.unwrap();
     assert_eq!(refused.iter().filter(|line| line.code == "R014").count(), 3);
+}
+
+async fn another_subject_makes_no_other_person(database: Database) {
+    let office = Office::open(&database).await;
+    let request = office.submit("ana-admin", ssh()).await;
+    office.renamed("ana-admin", "ana.married@example.org").await;
+    assert_eq!(word(office.decide("ana-admin", &request, now_ms()).await), "self_approval");
+    let (_, eligible) = office.desk.open_needs(&request, now_ms()).await.unwrap();
+    assert!(eligible.iter().all(|one| !one.accounts.contains(&"ana-admin".into())), "{eligible:?}");
+    // An agreement that is there already, whoever made it, counts for nothing.
+    let mut tx = office.store.begin().await.unwrap();
+    let own = Decision {
+        request: request.proposal.id.clone(),
+        subject: "ana.married@example.org".into(),
+        account: "ana-admin".into(),
+        ruling: Ruling::Approve,
+        groups: ["approvers".to_owned()].into(),
+        reason: String::new(),
+        hash: request.hash.clone(),
+        at_ms: now_ms(),
+    };
+    requests::decide(&mut tx, &own).await.unwrap();
+    tx.commit().await.unwrap();
+    let after = office.decide("li", &request, now_ms()).await.unwrap();
+    assert_eq!(after.state, State::Pending);
+    let after = office.decide("bo", &request, now_ms()).await.unwrap();
+    assert_eq!(after.state, State::Approved);
 }
 
 async fn what_was_not_seen_is_not_approved(database: Database) {
@@ -391,11 +427,11 @@ async fn forged_rows_are_not_signed(database: Database) {
         jit_controller::store::grants::insert(&mut tx, id, number, part, 1).await.unwrap();
     }
     for decision in office.store.decisions(&honest.proposal.id).await.unwrap() {
-        let copied = jit_controller::model::Decision { request: id.into(), ..decision };
-        jit_controller::store::requests::decide(&mut tx, &copied).await.unwrap();
+        let copied = Decision { request: id.into(), ..decision };
+        requests::decide(&mut tx, &copied).await.unwrap();
     }
     let approved = Request { state: State::Approved, ends_ms: now_ms() + HOUR, ..forged.clone() };
-    jit_controller::store::requests::update(&mut tx, &approved).await.unwrap();
+    requests::update(&mut tx, &approved).await.unwrap();
     tx.commit().await.unwrap();
     office.bring_to_hosts().await;
     let after = office.read(id).await;

@@ -126,7 +126,7 @@ async fn refused(
     grants: &[StoredGrant],
 ) -> Result<String, Failure> {
     let account = signed_in.account();
-    if account.subject == request.proposal.requester {
+    if request.is_asked_by(account) {
         return Ok("You asked for it: somebody else signs.".into());
     }
     if grants.iter().any(|grant| readable(grant, clock::now_ms()).is_err()) {

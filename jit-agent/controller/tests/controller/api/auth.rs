@@ -13,6 +13,7 @@ on_each_database! {
     nobody_makes_a_token_that_can_more_than_his_own,
     what_was_refused_is_in_the_audit_once_a_minute,
     a_person_does_not_agree_with_himself_by_a_second_account,
+    another_subject_withdraws_what_the_person_has_asked_for,
 }
 
 async fn a_call_without_a_good_token_is_refused_by_name(database: Database) {
@@ -176,4 +177,35 @@ async fn a_person_does_not_agree_with_himself_by_a_second_account(database: Data
     let approved = bo.post(&path, decide(hash)).await.ok(200);
     assert_eq!(approved["state"], "approved");
     assert_eq!(approved["decisions"][0]["subject"], "bo@example.org");
+}
+
+async fn another_subject_withdraws_what_the_person_has_asked_for(database: Database) {
+    let site = Site::new(database).await;
+    let (ana, root) = (site.caller("ana").await, site.caller("root").await);
+    let request = ana.ask("web-1").await;
+    let of_bo = site.caller("bo").await.ask("web-1").await;
+    let path = |request: &serde_json::Value| {
+        format!("/api/v1/requests/{}", request["id"].as_str().unwrap())
+    };
+    // Her second account gets a subject of its own: it is no other person.
+    for (name, subject) in
+        [("ana-admin", "ana.married@example.org"), ("ana", "ana.two@example.org")]
+    {
+        let before = site.store().account(name).await.unwrap().unwrap();
+        let new = json!({ "subject": subject, "groups": before.groups, "disabled": false });
+        root.put(&format!("/api/v1/accounts/{name}"), new.clone()).await.ok(200);
+        let read = root.get(&path(&request)).await.ok(200);
+        assert_eq!(read["state"], "withdrawn", "{read}");
+        assert!(read["why"].as_str().unwrap().contains("ask again"), "{read}");
+        let agree = json!({ "ruling": "approve", "hash": request["hash"] });
+        let decision = format!("{}/decision", path(&request));
+        let caller = site.caller(name).await;
+        let refused = caller.post(&decision, agree).await.status.as_u16();
+        assert!([403, 409].contains(&refused), "{refused}");
+        // The same once more changes nothing.
+        root.put(&format!("/api/v1/accounts/{name}"), new).await.ok(200);
+    }
+    let lines = site.store().audit_of(request["id"].as_str().unwrap()).await.unwrap();
+    assert_eq!(lines.iter().filter(|line| line.code == "R005").count(), 1, "{lines:?}");
+    assert_eq!(root.get(&path(&of_bo)).await.ok(200)["state"], "pending", "of somebody else");
 }

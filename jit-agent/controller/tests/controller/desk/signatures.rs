@@ -148,6 +148,9 @@ async fn what_is_no_signature_of_the_callers_own_key_is_refused_by_name(database
     // Who asked does not sign, also not with a second account.
     let of_ana = office.key_of("ana-admin").await;
     assert_eq!(word(office.signs("ana-admin", &request, &of_ana).await), "self_approval");
+    let own_too = office.waiting("ana-admin").await;
+    office.renamed("ana-admin", "ana.married@example.org").await;
+    assert_eq!(word(office.signs("ana-admin", &own_too, &of_ana).await), "self_approval");
     // Nothing of it was kept, all of it is in the audit, and the request is not lost.
     assert_eq!(office.signatures(&request).await, 1);
     let lines = office.store.audit_of(&request.proposal.id).await.unwrap();

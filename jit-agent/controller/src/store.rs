@@ -128,7 +128,18 @@ impl Store {
     /// # Errors
     /// It cannot be reached or opened, or a newer version has changed its tables.
     pub async fn open(url: &str) -> Result<Self, StoreError> {
-        let store = Self::reach(url, "rwc").await?;
+        let store = Self::reach(url, "rwc", None).await?;
+        migrations::run(&store, None).await?;
+        Ok(store)
+    }
+
+    /// The same with at most this number of connections. With one, whoever asks for another inside of a change waits
+    /// for himself.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub async fn open_with(url: &str, connections: u32) -> Result<Self, StoreError> {
+        let store = Self::reach(url, "rwc", Some(connections)).await?;
         migrations::run(&store, None).await?;
         Ok(store)
     }
@@ -138,7 +149,7 @@ impl Store {
     /// # Errors
     /// As [`Store::open`].
     pub async fn open_at(url: &str, versions: &BTreeSet<i64>) -> Result<Self, StoreError> {
-        let store = Self::reach(url, "rwc").await?;
+        let store = Self::reach(url, "rwc", None).await?;
         migrations::run(&store, Some(versions)).await?;
         Ok(store)
     }
@@ -148,20 +159,20 @@ impl Store {
     /// # Errors
     /// It cannot be reached or opened.
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
-        Self::reach(url, "rw").await
+        Self::reach(url, "rw", None).await
     }
 
-    async fn reach(url: &str, mode: &str) -> Result<Self, StoreError> {
+    async fn reach(url: &str, mode: &str, most: Option<u32>) -> Result<Self, StoreError> {
         install_default_drivers();
         let kind = if url.starts_with("sqlite:") { Kind::Sqlite } else { Kind::Postgres };
         let url = match kind {
             Kind::Sqlite if !url.contains('?') => format!("{url}?mode={mode}"),
             Kind::Sqlite | Kind::Postgres => url.to_owned(),
         };
-        let most = match kind {
+        let most = most.unwrap_or(match kind {
             Kind::Sqlite => SQLITE_CONNECTIONS,
             Kind::Postgres => POSTGRES_CONNECTIONS,
-        };
+        });
         let options = AnyPoolOptions::new()
             .max_connections(most)
             .acquire_timeout(WAIT)

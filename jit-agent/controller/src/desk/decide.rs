@@ -9,7 +9,7 @@ use crate::{
     audit::{self, Code, Record},
     model::{Account, Decision, Needs, Ruling, State, Verdict},
     rules::{Action, Eligible},
-    store::{Request, StoredHost, requests},
+    store::{Request, StoredHost, accounts, requests},
 };
 
 /// Why somebody may not decide: a stable word, and a sentence.
@@ -86,7 +86,8 @@ impl Desk {
                 requests::update(&mut tx, &request).await?;
             }
             Ruling::Approve => {
-                let accounts = self.store().accounts().await?;
+                // By the same connection: all others may be in the hands of who waits for this one.
+                let accounts = accounts::all(&mut tx).await?;
                 let standing = standing(&decisions, &accounts, &request);
                 if missing(&request, &standing).is_empty() {
                     let approvers = approve::approvers(&standing);

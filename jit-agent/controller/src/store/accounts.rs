@@ -43,7 +43,7 @@ impl Store {
     /// # Errors
     /// Those of the database.
     pub async fn accounts(&self) -> Result<Vec<Account>, StoreError> {
-        let rows = query("SELECT * FROM account ORDER BY name").fetch_all(self.pool()).await?;
+        let rows = query(ALL).fetch_all(self.pool()).await?;
         rows.iter().map(account).collect()
     }
 
@@ -106,8 +106,17 @@ impl Store {
     }
 }
 
-/// The accounts of a person, by name, with all groups that are set. Nobody else changes them until
-/// the end of the transaction.
+/// All accounts, by name, with all groups that are set, inside of a change.
+///
+/// # Errors
+/// Those of the database.
+pub async fn all(tx: &mut Tx) -> Result<Vec<Account>, StoreError> {
+    let rows = query(ALL).fetch_all(&mut **tx).await?;
+    rows.iter().map(account).collect()
+}
+
+/// The accounts of a person, by name, with all groups that are set. Nobody else changes them until the end of
+/// the transaction.
 ///
 /// # Errors
 /// Those of the database.
@@ -220,6 +229,8 @@ pub async fn revoke_token(tx: &mut Tx, id: &str, now_ms: i64) -> Result<bool, St
     let done = update.bind(id).bind(now_ms).execute(&mut **tx).await?;
     Ok(done.rows_affected() == 1)
 }
+
+const ALL: &str = "SELECT * FROM account ORDER BY name";
 
 /// What [`acting`] reads.
 const ACTING: &str = "SELECT account.*, COALESCE(oidc_account.groups_json, '[]') AS follow_json, \

@@ -81,7 +81,9 @@ impl Office {
         };
         rules::save(&mut tx, &first).await.unwrap();
         tx.commit().await.unwrap();
-        let desk = Desk::new(store.clone(), Some(signing.signer.clone()), Settings::default());
+        // Nothing of the desk asks for a second connection while it has one.
+        let of_desk = Store::open_with(&database.url, 1).await.unwrap();
+        let desk = Desk::new(of_desk, Some(signing.signer.clone()), Settings::default());
         Self { desk, store, signing }
     }
 

@@ -72,12 +72,15 @@ scopes! {
 }
 
 /// Who gave a token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Giver {
     /// This controller, which keeps it.
     Controller,
     /// The provider of sign-ins: nothing of it is kept.
-    Provider,
+    Provider {
+        /// Whom it names there.
+        sub: String,
+    },
 }
 
 /// Who calls.
@@ -102,7 +105,7 @@ impl Caller {
         let failure = Failure::new(Word::ScopeMissing, detail);
         Err(match self.giver {
             Giver::Controller => failure,
-            Giver::Provider => failure.next(
+            Giver::Provider { .. } => failure.next(
                 "make a token of the controller with the scope, or have an administrator add it to \
                  `token_scopes` in [oidc]",
             ),
@@ -136,7 +139,7 @@ impl Caller {
 
     /// Whether the token is one of the provider of sign-ins.
     pub(super) fn is_of_provider(&self) -> bool {
-        self.giver == Giver::Provider
+        matches!(self.giver, Giver::Provider { .. })
     }
 
     /// Whether the account is an administrator's.
@@ -232,9 +235,9 @@ pub(super) async fn still(
     caller: &Caller,
     now_ms: i64,
 ) -> Result<Caller, Failure> {
-    let (caller, denied) = match caller.giver {
+    let (caller, denied) = match &caller.giver {
         Giver::Controller => of_hash(state, &caller.token.hash, now_ms).await?,
-        Giver::Provider => {
+        Giver::Provider { sub } => {
             let account = state.store().acting(&caller.account.name, now_ms).await?;
             // An account that is another person's now is not the one that the token names.
             let account = account.filter(|account| account.subject == caller.account.subject);
@@ -242,6 +245,13 @@ pub(super) async fn still(
                 let detail = format!("there is no account for {} any more", caller.subject());
                 Failure::new(Word::AccountMissing, detail)
             })?;
+            if let Some(oidc) = state.people().oidc()
+                && !oidc.is_still(state.store(), &account, sub).await?
+            {
+                let detail =
+                    format!("the account {} is somebody else's at {}", account.name, oidc.name());
+                return Err(Failure::new(Word::AccountMissing, detail));
+            }
             judged(Caller { account, ..caller.clone() }, now_ms)
         }
     };
@@ -305,7 +315,7 @@ async fn of_provider(
         }
         Err(BearerError::Store(error)) => return Err(error.into()),
     };
-    let Bearer { account, id, scopes, made_ms, ends_ms } = bearer;
+    let Bearer { account, id, sub, scopes, made_ms, ends_ms } = bearer;
     let token = Token {
         id,
         hash: String::new(),
@@ -317,7 +327,7 @@ async fn of_provider(
         used_ms: now_ms,
         revoked_ms: 0,
     };
-    Ok(judged(Caller { account, token, giver: Giver::Provider }, now_ms))
+    Ok(judged(Caller { account, token, giver: Giver::Provider { sub } }, now_ms))
 }
 
 /// Why a caller may not call.

@@ -14,6 +14,7 @@ mod http;
 mod person;
 mod provider;
 mod settings;
+mod tie;
 mod token;
 
 use std::{sync::Arc, time::Duration};

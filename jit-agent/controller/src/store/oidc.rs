@@ -3,7 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use sqlx::{Row as _, any::AnyRow, query};
+use sha2::{Digest as _, Sha256};
+use sqlx::{Any, AnyConnection, Row as _, any::AnyRow, pool::PoolConnection, query};
 
 use super::{
     Store, StoreError, Tx,
@@ -44,6 +45,14 @@ impl Store {
     pub async fn arrival(&self, account: &str) -> Result<Option<Arrival>, StoreError> {
         let row = query(LAST).bind(account).fetch_optional(self.pool()).await?;
         row.as_ref().map(arrival).transpose()
+    }
+
+    /// A connection, to look at something outside of a change.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub(crate) async fn reading(&self) -> Result<PoolConnection<Any>, StoreError> {
+        Ok(self.pool().acquire().await?)
     }
 
     /// What the provider said of a session; `None`: it began otherwise, or has ended.
@@ -171,24 +180,84 @@ pub async fn last(tx: &mut Tx, account: &str) -> Result<Option<Arrival>, StoreEr
     row.as_ref().map(arrival).transpose()
 }
 
-/// An account to which the same person of the provider is bound, and which is not this subject's:
-/// its name and its subject.
+/// To whom an account is bound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tie {
+    /// To this person.
+    Bound,
+    /// This person is bound to an account of another subject.
+    Elsewhere {
+        /// Its name.
+        account: String,
+        /// Its subject.
+        subject: String,
+    },
+    /// To nobody.
+    Free,
+    /// To somebody else.
+    Other,
+}
+
+/// To whom an account is bound, seen from a person: the claims `iss` and `sub`, and his subject here. Without an
+/// account only whether he is bound elsewhere.
 ///
 /// # Errors
 /// Those of the database.
-pub async fn bound_elsewhere(
-    tx: &mut Tx,
-    issuer: &str,
-    sub: &str,
+pub async fn tie(
+    on: &mut AnyConnection,
+    (issuer, sub): (&str, &str),
     subject: &str,
-) -> Result<Option<(String, String)>, StoreError> {
+    account: Option<&str>,
+) -> Result<Tie, StoreError> {
     let select = "SELECT account.name, account.subject FROM account JOIN oidc_account \
                   ON oidc_account.account = account.name WHERE oidc_account.issuer = $1 \
-                  AND oidc_account.sub = $2 AND account.subject <> $3 ORDER BY account.name";
-    let row = query(select).bind(issuer).bind(sub).bind(subject).fetch_optional(&mut **tx).await?;
-    Ok(row
-        .map(|row| Ok::<_, sqlx::Error>((row.try_get("name")?, row.try_get("subject")?)))
-        .transpose()?)
+                  AND oidc_account.sub = $2 AND account.subject <> $3 ORDER BY account.name LIMIT 1";
+    let row = query(select).bind(issuer).bind(sub).bind(subject).fetch_optional(&mut *on).await?;
+    if let Some(row) = row {
+        let (account, subject) = (row.try_get("name")?, row.try_get("subject")?);
+        return Ok(Tie::Elsewhere { account, subject });
+    }
+    let Some(account) = account else { return Ok(Tie::Free) };
+    let row = query(LAST).bind(account).fetch_optional(on).await?;
+    let bound = row.as_ref().map(arrival).transpose()?.unwrap_or_default();
+    Ok(match bound {
+        Arrival { sub, .. } if sub.is_empty() => Tie::Free,
+        bound if bound.issuer == issuer && bound.sub == sub => Tie::Bound,
+        _ => Tie::Other,
+    })
+}
+
+/// Until the end of the transaction nobody else binds an account to this person, or looks whether he is bound.
+/// `until_ms`: how long the row stays.
+///
+/// # Errors
+/// Those of the database.
+pub async fn lock_person(
+    tx: &mut Tx,
+    (issuer, sub): (&str, &str),
+    until_ms: i64,
+) -> Result<(), StoreError> {
+    let hash = hex::encode(Sha256::digest(format!("person\0{issuer}\0{sub}")));
+    let statement = "INSERT INTO oidc_used (hash, ends_ms) VALUES ($1, $2) \
+                     ON CONFLICT (hash) DO UPDATE SET ends_ms = excluded.ends_ms";
+    query(statement).bind(hash).bind(until_ms).execute(&mut **tx).await?;
+    Ok(())
+}
+
+/// Binds an account to a person of the provider, who has not signed in there: no group of it follows the provider.
+///
+/// # Errors
+/// Those of the database.
+pub async fn bind(
+    tx: &mut Tx,
+    account: &str,
+    (issuer, sub): (&str, &str),
+) -> Result<(), StoreError> {
+    let statement = "INSERT INTO oidc_account (account, issuer, sub, groups_json, groups_until_ms) \
+                     VALUES ($1, $2, $3, '[]', 0) ON CONFLICT (account) DO UPDATE SET \
+                     issuer = excluded.issuer, sub = excluded.sub";
+    query(statement).bind(account).bind(issuer).bind(sub).execute(&mut **tx).await?;
+    Ok(())
 }
 
 const LAST: &str = "SELECT * FROM oidc_account WHERE account = $1";

@@ -8,17 +8,20 @@ use super::{
     Refusal, hint,
     person::{self, Person},
     settings::Settings,
+    tie,
 };
 use crate::{
     audit::{self, Code, Record},
     desk::Desk,
     model::Account,
     people::session::{self, Secret},
-    store::{self, Arrival, ProviderSession, Tx, accounts},
+    store::{self, Arrival, ProviderSession, StoreError, Tx, accounts},
 };
 
 /// Who changes groups, in the audit.
 const PROVIDER: &str = "oidc";
+/// So long the row stays by which sign-ins of one person wait for each other, milliseconds.
+const PERSON_MS: i64 = 3_600_000;
 
 /// Begins a session of a person. `token`: the ID token.
 pub(in crate::people) async fn arrive(
@@ -29,10 +32,11 @@ pub(in crate::people) async fn arrive(
     now_ms: i64,
 ) -> Result<Secret, Refusal> {
     let mut tx = desk.store().begin().await?;
+    lock_person(&mut tx, settings, &person.sub, now_ms).await?;
     let own = accounts::of_person(&mut tx, &person.subject).await?;
     let found = person::which(own, &person);
     let found = found.map_err(|why| no_account(&person, why))?;
-    is_one_person(&mut tx, settings, &person).await?;
+    tie::is_bound(&mut tx, settings, person.who(), None).await?;
     let account = match found {
         Some(account) => follow(&mut tx, settings, account, &person, now_ms).await?,
         None if settings.create && person.is_expected => create(&mut tx, &person, now_ms).await?,
@@ -100,18 +104,16 @@ async fn follow(
     Ok(account)
 }
 
-/// Refuses somebody whom the provider named otherwise before: he would be two persons, and could
-/// agree to what he asked for himself.
-async fn is_one_person(tx: &mut Tx, settings: &Settings, person: &Person) -> Result<(), Refusal> {
-    let (issuer, subject) = (&settings.issuer_text, &person.subject);
-    let found = store::oidc::bound_elsewhere(tx, issuer, &person.sub, subject).await?;
-    let Some((account, before)) = found else { return Ok(()) };
-    let why = format!(
-        "{} names you {subject} now, and the account {account} is yours as {before}; an administrator lets it \
-         follow: jitctl accounts set {account} --subject {subject}",
-        settings.name
-    );
-    Err(Refusal::OtherPerson { subject: subject.clone(), account, why })
+/// Two sign-ins of one person, with two subjects, come one after the other: the second one sees what the first has
+/// bound.
+pub(super) async fn lock_person(
+    tx: &mut Tx,
+    settings: &Settings,
+    sub: &str,
+    now_ms: i64,
+) -> Result<(), StoreError> {
+    let until_ms = now_ms.saturating_add(PERSON_MS);
+    store::oidc::lock_person(tx, (&settings.issuer_text, sub), until_ms).await
 }
 
 /// An account is one person's at the provider from its first sign-in on, whoever has the address
@@ -123,19 +125,7 @@ async fn bind(
     person: &Person,
     now_ms: i64,
 ) -> Result<(), Refusal> {
-    let before = store::oidc::last(tx, &account.name).await?.unwrap_or_default();
-    let same = before.issuer == settings.issuer_text && before.sub == person.sub;
-    if !before.sub.is_empty() && !same {
-        let name = &account.name;
-        let why = format!(
-            "the account {name} belongs to somebody else at {}, or to another provider (sub); if it is the \
-             same person, an administrator binds it anew: jitctl accounts disable {name}, then jitctl \
-             accounts enable {name}",
-            settings.name
-        );
-        let (subject, account) = (person.subject.clone(), name.clone());
-        return Err(Refusal::OtherPerson { subject, account, why });
-    }
+    tie::is_bound(tx, settings, person.who(), Some(&account.name)).await?;
     let groups_for = i64::try_from(settings.groups_for.as_millis()).unwrap_or(i64::MAX);
     let arrival = Arrival {
         issuer: settings.issuer_text.clone(),

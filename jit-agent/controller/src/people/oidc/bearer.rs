@@ -4,11 +4,15 @@
 
 use std::collections::BTreeSet;
 
-use super::{Oidc, Refusal, access, person};
+use super::{
+    Oidc, Refusal, access, arrive,
+    person::{self, Person},
+    tie::{self, Who},
+};
 use crate::{
     desk::Desk,
     model::Account,
-    store::{Arrival, StoreError},
+    store::{self, Store, StoreError, accounts},
 };
 
 /// What an access token gives.
@@ -18,6 +22,8 @@ pub struct Bearer {
     pub account: Account,
     /// The token's id in the audit: `oidc:` and its `jti`.
     pub id: String,
+    /// Whom it names: the claim `sub`.
+    pub sub: String,
     /// What the configuration lets such tokens do.
     pub scopes: BTreeSet<String>,
     /// When it was made, milliseconds since the Unix epoch.
@@ -91,21 +97,70 @@ impl Oidc {
         let account = account.ok_or_else(|| {
             no_account(subject, format!("there is no account for {subject} here"))
         })?;
-        let bound = desk.store().arrival(&account.name).await?;
-        let is_other = |bound: &Arrival| {
-            !bound.sub.is_empty() && (bound.issuer != *issuer || bound.sub != person.sub)
+        let bound = async {
+            let mut on = desk.store().reading().await?;
+            let account_name = Some(account.name.as_str());
+            if tie::is_bound(&mut on, &self.settings, person.who(), account_name).await? {
+                return Ok(());
+            }
+            drop(on);
+            match account.disabled {
+                true => Ok(()),
+                false => self.bind(desk, &person, &account.name, now_ms).await,
+            }
         };
-        if bound.as_ref().is_some_and(is_other) {
-            let why =
-                format!("the account {} is bound to somebody else at the provider", account.name);
-            return Err(no_account(subject, why));
-        }
+        bound.await.map_err(|refusal| match refusal {
+            Refusal::Store(error) => BearerError::Store(error),
+            refusal => no_account(subject, refusal.to_string()),
+        })?;
         Ok(Bearer {
             account,
             id: access.id,
+            sub: person.sub,
             scopes: programs.scopes.clone(),
             made_ms: access.made_s.saturating_mul(1000),
             ends_ms: access.ends_s.saturating_mul(1000),
         })
+    }
+
+    /// Binds an account at its first token: whoever has the address later is somebody else.
+    async fn bind(
+        &self,
+        desk: &Desk,
+        person: &Person,
+        account: &str,
+        now_ms: i64,
+    ) -> Result<(), Refusal> {
+        let mut tx = desk.store().begin().await?;
+        arrive::lock_person(&mut tx, &self.settings, &person.sub, now_ms).await?;
+        let own = accounts::of_person(&mut tx, &person.subject).await?;
+        let is_free = !tie::is_bound(&mut tx, &self.settings, person.who(), Some(account)).await?;
+        // What was changed meanwhile is looked at by the next call.
+        if is_free && own.iter().any(|one| one.name == account && !one.disabled) {
+            let who = (self.settings.issuer_text.as_str(), person.sub.as_str());
+            store::oidc::bind(&mut tx, account, who).await?;
+            tx.commit().await?;
+            tracing::info!(
+                account,
+                sub = person.sub,
+                "an account is bound to who sent its first token"
+            );
+        }
+        Ok(())
+    }
+
+    /// Whether the account of a token is still not somebody else's. `sub`: whom the token names.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub(crate) async fn is_still(
+        &self,
+        store: &Store,
+        account: &Account,
+        sub: &str,
+    ) -> Result<bool, StoreError> {
+        let mut on = store.reading().await?;
+        let who = Who { sub, subject: &account.subject };
+        tie::is_still(&mut on, &self.settings, who, &account.name).await
     }
 }

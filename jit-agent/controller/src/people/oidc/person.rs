@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{
     settings::{Settings, SubjectClaim},
+    tie::Who,
     token::Claims,
 };
 use crate::model::Account;
@@ -30,6 +31,13 @@ pub(in crate::people) struct Person {
     pub(super) sub: String,
     /// The provider's name for its session; empty: it gave none.
     pub(super) sid: String,
+}
+
+impl Person {
+    /// Who it is, there and here.
+    pub(super) fn who(&self) -> Who<'_> {
+        Who { sub: &self.sub, subject: &self.subject }
+    }
 }
 
 /// Whether claims that are needed are not there yet.

@@ -1,6 +1,10 @@
 //! Programs that call the API with an access token of the provider.
 
-use jit_controller::{clock::now_ms, model::Account, store::accounts};
+use jit_controller::{
+    clock::now_ms,
+    model::Account,
+    store::{accounts, oidc},
+};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -25,6 +29,7 @@ on_each_database! {
     tokens_of_a_provider_count_only_where_they_are_wanted,
     whom_a_token_names_is_found_as_at_the_sign_in,
     a_stream_of_a_program_ends_with_its_account,
+    a_token_is_bound_to_its_person_as_a_sign_in_is,
 }
 
 const WANTED: &str = "audience = \"api://jit\"\n";
@@ -300,4 +305,40 @@ async fn a_stream_of_a_program_ends_with_its_account(database: Database) {
         let streamed = stream.text().await.unwrap();
         assert!(streamed.contains(word), "{streamed}");
     }
+}
+
+async fn a_token_is_bound_to_its_person_as_a_sign_in_is(database: Database) {
+    let liar = Liar::start().await;
+    let site = site(database, &liar.issuer, &format!("subject = \"email\"\n{WANTED}")).await;
+    let of = |sub: &str, email: &str| {
+        let mut claims = claims(&liar);
+        claims["sub"] = json!(sub);
+        claims["email"] = json!(email);
+        claims["email_verified"] = json!(true);
+        site.caller_with(signed(&header(), &claims, 1))
+    };
+    let (old, new) = ("bo@example.org", "bo.married@example.org");
+    // The first token binds the account, though nobody has signed in at the pages.
+    assert_eq!(of("7", old).get("/api/v1/me").await.ok(200)["account"], "bo");
+    let arrival = site.store().arrival("bo").await.unwrap().unwrap();
+    assert_eq!((arrival.sub.as_str(), arrival.groups.len()), ("7", 0));
+    let refused = of("8", old).get("/api/v1/me").await.problem(401, "account_missing");
+    assert!(refused["detail"].as_str().unwrap().contains("somebody else"), "{refused}");
+    // Another account, with the person's new address, is no second person.
+    put(&site, "bo-two", new, false).await;
+    let refused = of("7", new).get("/api/v1/me").await.problem(401, "account_missing");
+    assert!(refused["detail"].as_str().unwrap().contains("the account bo is yours"), "{refused}");
+    assert!(site.store().arrival("bo-two").await.unwrap().is_none());
+    assert_eq!(of("7", old).get("/api/v1/me").await.ok(200)["groups"], json!(["sre"]));
+
+    // What lasts longer than a call ends when somebody else has the account.
+    let program = of("7", old);
+    let stream = program.request(Method::GET, "/api/v1/events").send().await.unwrap();
+    assert_eq!(stream.status(), 200);
+    let mut tx = site.store().begin().await.unwrap();
+    oidc::bind(&mut tx, "bo", (&liar.issuer, "9")).await.unwrap();
+    tx.commit().await.unwrap();
+    site.caller("ana").await.ask("web-1").await;
+    let streamed = stream.text().await.unwrap();
+    assert!(streamed.contains("account_missing"), "{streamed}");
 }

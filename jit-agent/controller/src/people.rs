@@ -30,7 +30,7 @@ use crate::{
     audit::{self, Code, Record},
     desk::Desk,
     model::Account,
-    store::{self, Passkey, StoreError, people},
+    store::{self, Passkey, StoreError, again, people},
 };
 
 /// Who `by` is where nobody is known yet.
@@ -217,8 +217,10 @@ impl People {
     ) -> Result<Secret, Refusal> {
         self.throttle.attempt_from(from).map_err(Refusal::TooMany)?;
         let signed_in = async {
-            let person = oidc.person(desk, begun, answer, now_ms).await?;
-            oidc::arrive(oidc.settings(), desk, person, from, now_ms).await
+            let (person, token) = oidc.person(desk, begun, answer, now_ms).await?;
+            session::forget(desk.store(), now_ms).await?;
+            let said = (&person, token.as_str());
+            again(|| oidc::arrive(oidc.settings(), desk, said, from, now_ms)).await
         };
         let refusal = match signed_in.await {
             Ok(secret) => return Ok(secret),
@@ -265,18 +267,23 @@ impl People {
         let id = hex::encode(Sha256::digest(format!("logout\0{}", said.jti)));
         // As long as it counts, with room for the provider's clock.
         let ends_ms = now_ms.saturating_add(2 * 1000 * oidc::OLDEST_CALL_S);
-        let mut tx = desk.store().begin().await?;
-        if !store::oidc::once(&mut tx, &id, ends_ms, now_ms).await? {
-            return Ok(());
-        }
-        people::forget_sessions(&mut tx, now_ms, now_ms.saturating_sub(session::IDLE_MS)).await?;
-        let issuer = &oidc.settings().issuer_text;
-        for account in store::oidc::end_sessions(&mut tx, issuer, &said.sub, &said.sid).await? {
-            let fields = json!({ "account": account, "way": "oidc" });
-            let record = Record::new(Code::SignedOut, "", "oidc", fields);
-            audit::append(&mut tx, now_ms, &record).await?;
-        }
-        tx.commit().await?;
+        session::forget(desk.store(), now_ms).await?;
+        let end = || async {
+            let mut tx = desk.store().begin().await?;
+            if !store::oidc::once(&mut tx, &id, ends_ms, now_ms).await? {
+                return Ok(());
+            }
+            let who = (oidc.settings().issuer_text.as_str(), said.sub.as_str());
+            let subject = oidc.settings().subject_of(&said.sub);
+            let ended = store::oidc::end_sessions(&mut tx, who, subject, &said.sid).await?;
+            for account in ended {
+                let fields = json!({ "account": account, "way": "oidc" });
+                let record = Record::new(Code::SignedOut, "", "oidc", fields);
+                audit::append(&mut tx, now_ms, &record).await?;
+            }
+            tx.commit().await
+        };
+        again(end).await?;
         desk.changed();
         Ok(())
     }
@@ -400,11 +407,16 @@ async fn begin(
     fields: Value,
     now_ms: i64,
 ) -> Result<Secret, StoreError> {
-    let mut tx = desk.store().begin().await?;
-    let secret = session::begin(&mut tx, &account.name, now_ms).await?;
+    session::forget(desk.store(), now_ms).await?;
     let record = Record::new(Code::SignedIn, "", &account.subject, fields);
-    audit::append(&mut tx, now_ms, &record).await?;
-    tx.commit().await?;
+    let secret = again(|| async {
+        let mut tx = desk.store().begin().await?;
+        let secret = session::begin(&mut tx, &account.name, now_ms).await?;
+        audit::append(&mut tx, now_ms, &record).await?;
+        tx.commit().await?;
+        Ok::<_, StoreError>(secret)
+    });
+    let secret = secret.await?;
     desk.changed();
     Ok(secret)
 }

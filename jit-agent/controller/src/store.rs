@@ -37,7 +37,7 @@ use std::{
 pub use accounts::Token;
 pub use defender::{DefenderHost, DefenderMachine, DefenderPolicy};
 pub use deliveries::{Delivery, Wanted};
-pub use error::StoreError;
+pub use error::{OfStore, StoreError, again};
 pub use grants::StoredGrant;
 pub use heads::AuditHead;
 pub use hosts::StoredHost;

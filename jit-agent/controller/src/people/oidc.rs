@@ -42,8 +42,7 @@ use self::{
 };
 use crate::{
     desk::Desk,
-    secret,
-    store::{self, StoreError},
+    store::{self, OfStore, StoreError},
 };
 
 /// Most letters of what the provider says that are shown.
@@ -141,6 +140,15 @@ pub enum Refusal {
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl OfStore for Refusal {
+    fn of_store(&self) -> Option<&StoreError> {
+        match self {
+            Self::Store(error) => Some(error),
+            _ => None,
+        }
+    }
 }
 
 impl Refusal {

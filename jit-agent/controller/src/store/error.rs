@@ -36,10 +36,53 @@ impl StoreError {
         Self::Corrupt { what, why: why.to_string() }
     }
 
+    /// Whether the database broke a transaction off for the sake of another one that waited for it, so that the whole
+    /// of it can be tried again (serialization_failure, deadlock_detected).
+    pub fn is_victim(&self) -> bool {
+        let Self::Database(sqlx::Error::Database(error)) = self else { return false };
+        matches!(error.code().as_deref(), Some("40001" | "40P01"))
+    }
+
     /// Whether it is the refusal of a second row with the same key.
     pub fn is_duplicate(&self) -> bool {
         matches!(self, Self::Database(sqlx::Error::Database(error)) if error.is_unique_violation())
     }
+}
+
+/// What may be, or hold, an error of the database.
+pub trait OfStore {
+    /// That error.
+    fn of_store(&self) -> Option<&StoreError>;
+}
+
+impl OfStore for StoreError {
+    fn of_store(&self) -> Option<&StoreError> {
+        Some(self)
+    }
+}
+
+/// How often a whole change is tried again.
+const AGAIN: usize = 2;
+
+/// Makes a whole change, and again if the database broke it off for the sake of another one
+/// ([`StoreError::is_victim`]).
+///
+/// # Errors
+/// Those of the change.
+pub async fn again<T, E, F>(mut change: impl FnMut() -> F) -> Result<T, E>
+where
+    E: OfStore,
+    F: Future<Output = Result<T, E>>,
+{
+    for _ in 0..AGAIN {
+        match change().await {
+            Err(error) if error.of_store().is_some_and(StoreError::is_victim) => {
+                tracing::debug!("another change was in the way of one, which is tried again");
+            }
+            done => return done,
+        }
+    }
+    change().await
 }
 
 /// Reads a column that holds JSON.

@@ -106,18 +106,19 @@ pub async fn once(tx: &mut Tx, hash: &str, ends_ms: i64, now_ms: i64) -> Result<
     Ok(done.rows_affected() == 1)
 }
 
-/// Ends the sessions that the provider names: of one of its sessions, or of all of a person if
-/// `sid` is empty. An empty `sub` is any; both empty are none. Where the provider named no session,
-/// it may have been this one. Of an account that has no session of the provider any more all other
-/// sessions end too, however they began, and so do the groups that follow the provider. Returns the
-/// accounts for which something has ended.
+/// Ends the sessions that the provider names: of one of its sessions, or of all of a person if `sid` is empty. An
+/// empty `sub` is any; both empty are none. Where the provider named no session, it may have been this one. Of an
+/// account that has no session of the provider any more all other sessions end too, however they began, and so
+/// do the groups that follow the provider. Without a session that holds for all accounts of the person: those that are
+/// bound to him, and those of a subject of his; `subject`: what the provider's name for him is here, or empty. Returns
+/// the accounts for which something has ended.
 ///
 /// # Errors
 /// Those of the database.
 pub async fn end_sessions(
     tx: &mut Tx,
-    issuer: &str,
-    sub: &str,
+    (issuer, sub): (&str, &str),
+    subject: &str,
     sid: &str,
 ) -> Result<BTreeSet<String>, StoreError> {
     if sub.is_empty() && sid.is_empty() {
@@ -130,8 +131,12 @@ pub async fn end_sessions(
     let delete = "DELETE FROM session WHERE hash IN (SELECT session FROM oidc_session \
                   WHERE ($1 = '' OR subject = $1) AND ($2 = '' OR sid = $2 OR (sid = '' AND $1 <> '')))";
     query(delete).bind(sub).bind(sid).execute(&mut **tx).await?;
-    let bound = "SELECT account FROM oidc_account WHERE $2 <> '' AND issuer = $1 AND sub = $2";
-    let rows = query(bound).bind(issuer).bind(sub).fetch_all(&mut **tx).await?;
+    let theirs = "SELECT name AS account FROM account WHERE $2 <> '' AND (name IN \
+                  (SELECT account FROM oidc_account WHERE issuer = $1 AND sub = $2) \
+                  OR ($3 = '' AND subject <> '' AND (subject = $4 OR subject IN (SELECT subject FROM account \
+                  WHERE name IN (SELECT account FROM oidc_account WHERE issuer = $1 AND sub = $2)))))";
+    let theirs = query(theirs).bind(issuer).bind(sub).bind(sid).bind(subject);
+    let rows = theirs.fetch_all(&mut **tx).await?;
     for account in names(&rows)?.union(&ended.clone()) {
         let left = "SELECT COUNT(*) AS count FROM oidc_session JOIN session \
                     ON session.hash = oidc_session.session WHERE session.account = $1";

@@ -27,19 +27,19 @@ const PERSON_MS: i64 = 3_600_000;
 pub(in crate::people) async fn arrive(
     settings: &Settings,
     desk: &Desk,
-    (person, token): (Person, String),
+    (person, token): (&Person, &str),
     from: IpAddr,
     now_ms: i64,
 ) -> Result<Secret, Refusal> {
     let mut tx = desk.store().begin().await?;
     lock_person(&mut tx, settings, &person.sub, now_ms).await?;
     let own = accounts::of_person(&mut tx, &person.subject).await?;
-    let found = person::which(own, &person);
-    let found = found.map_err(|why| no_account(&person, why))?;
+    let found = person::which(own, person);
+    let found = found.map_err(|why| no_account(person, why))?;
     tie::is_bound(&mut tx, settings, person.who(), None).await?;
-    let account = match found {
-        Some(account) => follow(&mut tx, settings, account, &person, now_ms).await?,
-        None if settings.create && person.is_expected => create(&mut tx, &person, now_ms).await?,
+    let (account, change) = match found {
+        Some(account) => follow(&mut tx, settings, account, person).await?,
+        None if settings.create && person.is_expected => create(&mut tx, person, now_ms).await?,
         None => {
             let subject = &person.subject;
             let not_made = match settings.create {
@@ -53,22 +53,25 @@ pub(in crate::people) async fn arrive(
                 "there is no account for {subject} here{not_made}; an administrator makes one: jitctl \
                  accounts set NAME --subject {subject}"
             );
-            return Err(no_account(&person, why));
+            return Err(no_account(person, why));
         }
     };
-    bind(&mut tx, settings, &account, &person, now_ms).await?;
+    bind(&mut tx, settings, &account, person, now_ms).await?;
     let secret = session::begin(&mut tx, &account.name, now_ms).await?;
     let began = ProviderSession {
         session: secret.hash(),
         subject: person.sub.clone(),
         sid: person.sid.clone(),
-        hint: hint::seal(&secret.form_key(), &token),
+        hint: hint::seal(&secret.form_key(), token),
     };
     store::oidc::add(&mut tx, &began).await?;
     let fields =
         json!({ "account": account.name, "address": from, "way": PROVIDER, "sub": person.sub });
-    let record = Record::new(Code::SignedIn, "", &account.subject, fields);
-    audit::append(&mut tx, now_ms, &record).await?;
+    // The audit's tip is locked last, as by all others: of two changes, none waits for the other.
+    let signed_in = Record::new(Code::SignedIn, "", &account.subject, fields);
+    for record in change.iter().chain([&signed_in]) {
+        audit::append(&mut tx, now_ms, record).await?;
+    }
     tx.commit().await?;
     desk.changed();
     Ok(secret)
@@ -80,8 +83,7 @@ async fn follow(
     settings: &Settings,
     account: Account,
     person: &Person,
-    now_ms: i64,
-) -> Result<Account, Refusal> {
+) -> Result<(Account, Option<Record>), Refusal> {
     let mut follow = settings.given();
     // Also what an earlier configuration gave.
     let before = store::oidc::last(tx, &account.name).await?;
@@ -93,15 +95,15 @@ async fn follow(
         return Err(disabled());
     }
     if groups == account.groups {
-        return Ok(account);
+        return Ok((account, None));
     }
     // Only the groups: what an administrator changes meanwhile stays.
     if !accounts::set_groups(tx, &account.name, &groups).await? {
         return Err(disabled());
     }
     let account = Account { groups, ..account };
-    changed(tx, &account, false, now_ms).await?;
-    Ok(account)
+    let record = changed(&account, false);
+    Ok((account, Some(record)))
 }
 
 /// Two sign-ins of one person, with two subjects, come one after the other: the second one sees what the first has
@@ -137,7 +139,11 @@ async fn bind(
 }
 
 /// Makes an account of a name that nobody has.
-async fn create(tx: &mut Tx, person: &Person, now_ms: i64) -> Result<Account, Refusal> {
+async fn create(
+    tx: &mut Tx,
+    person: &Person,
+    now_ms: i64,
+) -> Result<(Account, Option<Record>), Refusal> {
     for name in [&person.name, &person.subject] {
         let account = Account {
             name: name.clone(),
@@ -147,13 +153,13 @@ async fn create(tx: &mut Tx, person: &Person, now_ms: i64) -> Result<Account, Re
             created_ms: now_ms,
         };
         if accounts::add(tx, &account).await? {
-            changed(tx, &account, true, now_ms).await?;
-            return Ok(account);
+            let record = changed(&account, true);
+            return Ok((account, Some(record)));
         }
         // Another browser of the same person may have been first.
         let own = accounts::of_person(tx, &person.subject).await?;
         if let Some(own) = own.into_iter().find(|one| one.name == *name && !one.disabled) {
-            return Ok(own);
+            return Ok((own, None));
         }
     }
     let why = format!(
@@ -164,14 +170,13 @@ async fn create(tx: &mut Tx, person: &Person, now_ms: i64) -> Result<Account, Re
     Err(no_account(person, why))
 }
 
-async fn changed(tx: &mut Tx, account: &Account, is_new: bool, now_ms: i64) -> Result<(), Refusal> {
+/// What the audit says of an account that is new, or has other groups.
+fn changed(account: &Account, is_new: bool) -> Record {
     let fields = json!({
         "by_account": "", "account": account.name, "subject": account.subject,
         "groups": account.groups, "disabled": false, "is_new": is_new,
     });
-    let record = Record::new(Code::AccountChanged, "", PROVIDER, fields);
-    audit::append(tx, now_ms, &record).await?;
-    Ok(())
+    Record::new(Code::AccountChanged, "", PROVIDER, fields)
 }
 
 fn no_account(person: &Person, why: String) -> Refusal {

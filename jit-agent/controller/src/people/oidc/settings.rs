@@ -130,6 +130,14 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// The subject of accounts of whom the provider names so (claim `sub`); empty: it does not follow from that.
+    pub(in crate::people) const fn subject_of<'s>(&self, sub: &'s str) -> &'s str {
+        match self.subject {
+            SubjectClaim::Email => "",
+            SubjectClaim::Sub => sub,
+        }
+    }
+
     /// Checks the section. Relative paths begin at `directory`; `public_url` is that of `[api]`.
     ///
     /// # Errors

@@ -1,8 +1,12 @@
 //! What a person keeps here after the provider has let him go, and who is the same person.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use jit_controller::{
+    audit::{self, Code, Record},
     clock::now_ms,
     model::Account,
     store::{Arrival, accounts, oidc},
@@ -35,6 +39,8 @@ on_each_database! {
     another_address_makes_no_second_person,
     what_an_administrator_changes_meanwhile_stays,
     an_address_is_not_verified_by_another_answer,
+    two_addresses_at_once_make_no_two_persons,
+    who_signs_in_and_who_is_signed_out_do_not_stand_in_each_others_way,
 }
 
 const ROLES: &str = "create = true\n[roles]\nops = [\"sre\"]\nboss = [\"admins\"]\n";
@@ -160,6 +166,18 @@ async fn the_provider_ends_all_that_a_person_has(database: Database) {
     assert_eq!(own.who().await, None);
     assert!(acting(&site, "zoe").await.is_empty());
     assert_eq!(audited(&site, "signed_out").await.len(), before + 1);
+    // Whoever has the subject is the person, also with an account that has not come by the provider.
+    put(
+        &site,
+        Account { name: "zoe-two".into(), ..site.store().account("zoe").await.unwrap().unwrap() },
+    )
+    .await;
+    set_password(&site, "zoe-two").await;
+    let two = by_password(&site, "zoe-two").await;
+    liar.end(&desk, "5", json!({ "sub": "zoe", "sid": "s-9" })).await;
+    assert!(two.who().await.is_some(), "one session that was another");
+    liar.end(&desk, "6", json!({ "sub": "zoe" })).await;
+    assert_eq!(two.who().await, None);
     liar.end(&desk, "4", json!({ "sub": "bo" })).await;
     assert!(bo.who().await.is_some(), "somebody else, who is not of the provider");
 }
@@ -348,6 +366,61 @@ async fn an_address_is_not_verified_by_another_answer(database: Database) {
     let shown = liar.with_claims(&visitor, json!({ "email": "root@example.org" })).await;
     assert_eq!(shown.goes_to(), "/me");
     assert_eq!(visitor.who().await.as_deref(), Some("zoe@example.org"));
+}
+
+async fn two_addresses_at_once_make_no_two_persons(database: Database) {
+    let liar = Liar::start().await;
+    let site = site(database, &liar.issuer, &format!("subject = \"email\"\n{CREATE}")).await;
+    let (zoe, other) = (Visitor::new(&site), Visitor::new(&site));
+    // Somebody binds an account to this person at this moment.
+    let mut tx = site.store().begin().await.unwrap();
+    oidc::lock_person(&mut tx, (&liar.issuer, "zoe"), now_ms()).await.unwrap();
+    let held = AtomicBool::new(true);
+    let hold = async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        held.store(false, Ordering::SeqCst);
+        tx.commit().await.unwrap();
+    };
+    let sign_in = async {
+        let shown = liar.with_claims(&zoe, address("zoe", "zoe@example.org")).await;
+        assert!(!held.load(Ordering::SeqCst), "it has waited for that");
+        shown
+    };
+    let (shown, ()) = futures_util::future::join(sign_in, hold).await;
+    assert_eq!(shown.goes_to(), "/me");
+    assert_eq!(liar.with_claims(&other, address("zoe", "zoe.two@example.org")).await.status, 403);
+}
+
+async fn who_signs_in_and_who_is_signed_out_do_not_stand_in_each_others_way(database: Database) {
+    let liar = Liar::start().await;
+    let site = site(database, &liar.issuer, ROLES).await;
+    let zoe = Visitor::new(&site);
+    assert_eq!(liar.with_claims(&zoe, json!({ "groups": ["ops"] })).await.goes_to(), "/me");
+    // A session that nobody has used for long, and a change that holds its row and then writes to the audit.
+    set_password(&site, "bo").await;
+    let _bo = by_password(&site, "bo").await;
+    let mut tx = site.store().begin().await.unwrap();
+    sqlx::query("UPDATE session SET used_ms = 1 WHERE account = 'bo'")
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    let mut tx = site.store().begin().await.unwrap();
+    sqlx::query("UPDATE session SET used_ms = 2 WHERE account = 'bo'")
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    let finish = async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let record = Record::new(Code::SignedOut, "", "bo", json!({}));
+        audit::append(&mut tx, now_ms(), &record).await.unwrap();
+        tx.commit().await.unwrap();
+    };
+    // Its groups change, which is written to the audit too.
+    let again = liar.with_claims(&zoe, json!({ "groups": ["boss"] }));
+    let (shown, ()) = futures_util::future::join(again, finish).await;
+    assert_eq!(shown.goes_to(), "/me");
+    assert_eq!(groups(&site, "zoe").await, ["admins"]);
 }
 
 async fn put(site: &Site, account: Account) {

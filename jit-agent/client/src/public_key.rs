@@ -1,5 +1,5 @@
-//! Public keys of the two algorithms, from every form in which keys that sign come, and the check of a
-//! signature. The agent has its own check: nothing here opens anything.
+//! Public keys of the two algorithms, from every form in which keys that sign come, and the check
+//! of a signature. The agent has its own check: nothing here opens anything.
 
 use ed25519_dalek::pkcs8::spki::EncodePublicKey as _;
 use jit_proto::pem;
@@ -114,8 +114,8 @@ impl PublicKey {
         }
     }
 
-    /// A signature of a device or a service, in the form of envelopes (64 bytes, or ASN.1 DER for P-256)
-    /// and verified: what is not good does not leave.
+    /// A signature of a device or a service, in the form of envelopes (64 bytes, or ASN.1 DER for
+    /// P-256) and verified: what is not good does not leave.
     ///
     /// # Errors
     /// It is no signature, or not over this message by this key.

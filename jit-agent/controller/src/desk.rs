@@ -1,5 +1,5 @@
-//! What may be done with a request, and by whom. Every change of a request goes through here, each as one
-//! transaction with its audit record.
+//! What may be done with a request, and by whom. Every change of a request goes through here, each
+//! as one transaction with its audit record.
 //!
 //! ```text
 //! submit -> pending --decide--> approved --sign--> delivering --answers--> open | partly | refused

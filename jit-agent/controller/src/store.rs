@@ -1,7 +1,7 @@
 //! The database: SQLite in a file of its own, or Postgres. The same statements run on both.
 //!
-//! A change and its audit record are one transaction ([`Store::begin`]); what was committed is on disk.
-//! Nothing here decides.
+//! A change and its audit record are one transaction ([`Store::begin`]); what was committed is on
+//! disk. Nothing here decides.
 
 pub mod accounts;
 pub mod chains;
@@ -112,8 +112,8 @@ pub enum Kind {
 pub struct Store {
     pool: AnyPool,
     kind: Kind,
-    /// On SQLite writers wait here in the order in which they came: its own waiting sleeps longer and
-    /// longer, and lets anybody through (sqlite3_busy_timeout).
+    /// On SQLite writers wait here in the order in which they came: its own waiting sleeps longer
+    /// and longer, and lets anybody through (sqlite3_busy_timeout).
     turn: Arc<Mutex<()>>,
 }
 
@@ -123,7 +123,8 @@ impl Store {
         format!("sqlite://{}", file.display())
     }
 
-    /// Opens the database, makes it if it is a file that does not exist, and brings its tables up to date.
+    /// Opens the database, makes it if it is a file that does not exist, and brings its tables up
+    /// to date.
     ///
     /// # Errors
     /// It cannot be reached or opened, or a newer version has changed its tables.
@@ -133,8 +134,8 @@ impl Store {
         Ok(store)
     }
 
-    /// The same with at most this number of connections. With one, whoever asks for another inside of a change waits
-    /// for himself.
+    /// The same with at most this number of connections. With one, whoever asks for another inside
+    /// of a change waits for himself.
     ///
     /// # Errors
     /// As [`Store::open`].
@@ -179,7 +180,8 @@ impl Store {
             .after_connect(move |connection, _| {
                 Box::pin(async move {
                     if kind == Kind::Sqlite {
-                        // Commits are on disk, and readers do not wait for a writer (sqlite.org/wal.html).
+                        // Commits are on disk, and readers do not wait for a writer
+                        // (sqlite.org/wal.html).
                         let setup = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
                                      PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 10000";
                         connection.execute(setup).await?;
@@ -216,7 +218,8 @@ impl Store {
         self.kind
     }
 
-    /// What the server's clock says, milliseconds since the Unix epoch; `None`: it has none of its own.
+    /// What the server's clock says, milliseconds since the Unix epoch; `None`: it has none of its
+    /// own.
     ///
     /// # Errors
     /// Those of the database.

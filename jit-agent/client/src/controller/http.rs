@@ -1,5 +1,5 @@
-//! The controller's API over HTTPS: one call and its answer. Refusals come back as data, as an agent's
-//! do; nothing is printed.
+//! The controller's API over HTTPS: one call and its answer. Refusals come back as data, as an
+//! agent's do; nothing is printed.
 //!
 //! Only what may be done twice is tried again. No redirect is followed: the token belongs to one
 //! address. No certificate check can be turned off.

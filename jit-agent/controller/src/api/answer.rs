@@ -48,7 +48,8 @@ pub(super) fn cursor(text: Option<&str>) -> Result<String, Failure> {
     })
 }
 
-/// Cuts what was read with one item more than the page has. Returns the key of the last, if there was one.
+/// Cuts what was read with one item more than the page has. Returns the key of the last, if there
+/// was one.
 pub(super) fn cut<T>(items: &mut Vec<T>, most: u32, key: impl Fn(&T) -> String) -> Option<String> {
     let most = usize::try_from(most).unwrap_or(usize::MAX);
     if items.len() <= most {

@@ -339,7 +339,8 @@ async fn waited(
     }
 }
 
-/// Whether nothing more is to be expected soon: it has ended, or each host has answered or is silent.
+/// Whether nothing more is to be expected soon: it has ended, or each host has answered or is
+/// silent.
 fn at_rest(request: &Request, deliveries: &[Delivery]) -> bool {
     let open = |one: &Delivery| one.answer == Answer::Waiting && one.trouble.is_empty();
     match request.state {

@@ -16,8 +16,8 @@ use crate::{
 type Refusal = (&'static str, String);
 
 impl Desk {
-    /// One person's decision. `hash` is that of what this person has seen. The last approval that was
-    /// needed approves the request.
+    /// One person's decision. `hash` is that of what this person has seen. The last approval that
+    /// was needed approves the request.
     ///
     /// # Errors
     /// [`DeskError::Forbidden`] with `self_approval`, `not_eligible`, `already_decided`, `changed`,
@@ -130,8 +130,9 @@ pub(super) fn missing(request: &Request, decisions: &[Decision]) -> Needs {
     request.verdict.needs.missing(&request.proposal.requester, &request.hash, decisions)
 }
 
-/// Decisions of people who are still what they were: with an account that has not asked, and in the groups. A group
-/// that lapsed after the decision, because its owner did not sign in at the provider again, is not taken from him.
+/// Decisions of people who are still what they were: with an account that has not asked, and in the
+/// groups. A group that lapsed after the decision, because its owner did not sign in at the
+/// provider again, is not taken from him.
 pub(super) fn standing(
     decisions: &[Decision],
     accounts: &[Account],
@@ -154,8 +155,8 @@ fn escalated(request: &Request, now_ms: i64) -> Option<&str> {
     escalation.is_due(request.proposal.created_ms, now_ms).then_some(escalation.group.as_str())
 }
 
-/// The groups that somebody counts for: those that the rules name; after an escalation its group stands
-/// for each of them.
+/// The groups that somebody counts for: those that the rules name; after an escalation its group
+/// stands for each of them.
 fn groups(who: &Account, request: &Request, now_ms: i64) -> BTreeSet<String> {
     let named = request.verdict.needs.0.keys();
     let stands_in = escalated(request, now_ms).is_some_and(|group| who.groups.contains(group));

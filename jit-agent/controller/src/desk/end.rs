@@ -50,8 +50,8 @@ impl Desk {
         Ok(request)
     }
 
-    /// Ends what is on hosts, also of requests that it replaces: by who asked, or by who may revoke on every
-    /// host of it. Those that it replaces are of the same person, for the same hosts.
+    /// Ends what is on hosts, also of requests that it replaces: by who asked, or by who may revoke
+    /// on every host of it. Those that it replaces are of the same person, for the same hosts.
     ///
     /// # Errors
     /// It is not on hosts, or this person may not.
@@ -140,8 +140,8 @@ impl Desk {
     }
 }
 
-/// Withdraws what a subject has asked for and no host has yet: an account of his gets another subject, and could agree
-/// to it, or sign it, as somebody else.
+/// Withdraws what a subject has asked for and no host has yet: an account of his gets another
+/// subject, and could agree to it, or sign it, as somebody else.
 ///
 /// # Errors
 /// Those of the database.
@@ -187,8 +187,8 @@ async fn revoke(
     Ok(())
 }
 
-/// The request that a shorter time replaces: the same, with an earlier end. Its verdict names no rule:
-/// the signer compares it with what it signed before.
+/// The request that a shorter time replaces: the same, with an earlier end. Its verdict names no
+/// rule: the signer compares it with what it signed before.
 fn shortened(
     old: &Request,
     who: &Account,

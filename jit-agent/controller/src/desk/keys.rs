@@ -22,7 +22,8 @@ use crate::{
 pub(super) type Refusal = (&'static str, String);
 
 impl Desk {
-    /// Registers a public key (PEM) for an account. An administrator has been asked for: who is it by.
+    /// Registers a public key (PEM) for an account. An administrator has been asked for: who is it
+    /// by.
     ///
     /// # Errors
     /// It is no public key, another account's, or the controller's own.

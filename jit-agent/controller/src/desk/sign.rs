@@ -21,7 +21,8 @@ use crate::{
 };
 
 impl Desk {
-    /// Signs what waits for the controller's own key. Returns the number of grants that were signed.
+    /// Signs what waits for the controller's own key. Returns the number of grants that were
+    /// signed.
     ///
     /// # Errors
     /// The signer or the database does not answer: nothing is lost, and it is to be tried again.
@@ -105,8 +106,8 @@ impl Desk {
     /// Adds a signature that a person made: `jitctl approve --signing-key`.
     ///
     /// # Errors
-    /// The grant does not wait for signatures; the signature is not good, not by a registered key of this
-    /// account, or this person has signed or asked for it.
+    /// The grant does not wait for signatures; the signature is not good, not by a registered key
+    /// of this account, or this person has signed or asked for it.
     pub async fn add_signature(
         &self,
         who: &Account,

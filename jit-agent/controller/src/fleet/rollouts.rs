@@ -36,15 +36,16 @@ pub struct Course {
     pub policy: String,
     /// Which hosts come when; those that no wave selects keep what they have.
     pub waves: Vec<Wave>,
-    /// How long a host waits for the confirmation before it returns to the policy before: 10 s to 1 h.
+    /// How long a host waits for the confirmation before it returns to the policy before: 10 s to 1
+    /// h.
     pub confirm_within: Duration,
     /// Time between the end of a wave and the next one, in which its hosts must stay well.
     pub pause: Duration,
 }
 
 impl Fleet {
-    /// Keeps a policy: TOML, as `jitctl policy push` reads it. `hosts` and `version` may not stand in it:
-    /// a rollout decides both.
+    /// Keeps a policy: TOML, as `jitctl policy push` reads it. `hosts` and `version` may not stand
+    /// in it: a rollout decides both.
     ///
     /// # Errors
     /// It cannot be read, with line; or the database does not answer.
@@ -111,8 +112,8 @@ impl Fleet {
     /// Begins a rollout.
     ///
     /// # Errors
-    /// There is no such policy, a value is wrong, no host is selected, or a host is in another rollout
-    /// that has not ended.
+    /// There is no such policy, a value is wrong, no host is selected, or a host is in another
+    /// rollout that has not ended.
     pub async fn begin_rollout(
         &self,
         by: &str,
@@ -218,8 +219,8 @@ impl Fleet {
         self.change_rollout(by, id, now_ms, RolloutState::Halted, &[RolloutState::Running]).await
     }
 
-    /// Goes on with a rollout that has halted: hosts that refused, degraded or stayed silent are tried
-    /// again. Hosts that a newer one has reached are left out.
+    /// Goes on with a rollout that has halted: hosts that refused, degraded or stayed silent are
+    /// tried again. Hosts that a newer one has reached are left out.
     ///
     /// # Errors
     /// It has not halted, another one goes on, or newer ones have left it nothing to bring.

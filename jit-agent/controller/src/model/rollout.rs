@@ -26,8 +26,8 @@ words! {
     HostState {
         /// The policy is in force, and confirmed where that was needed.
         Applied = "applied",
-        /// Something is wrong with the host since it has the policy; where it waited for a confirmation it
-        /// got none, and the policy before returns.
+        /// Something is wrong with the host since it has the policy; where it waited for a
+        /// confirmation it got none, and the policy before returns.
         Degraded = "degraded",
         /// The policy is at the host, and waits for the confirmation.
         Pushed = "pushed",
@@ -169,8 +169,8 @@ impl Wave {
 
 /// The hosts of each wave; each host is in one at most, and hosts that no wave selects are in none.
 ///
-/// A percentage takes hosts in an order that depends on their ids and on nothing else, so that not all of
-/// one kind are first.
+/// A percentage takes hosts in an order that depends on their ids and on nothing else, so that not
+/// all of one kind are first.
 pub fn plan(hosts: &[Host], waves: &[Wave]) -> Vec<Vec<String>> {
     let mut order: Vec<_> = hosts.iter().collect();
     order.sort_by_cached_key(|host| Sha256::digest(&host.id).to_vec());

@@ -42,6 +42,7 @@ use self::{
 };
 use crate::{
     desk::Desk,
+    secret,
     store::{self, OfStore, StoreError},
 };
 

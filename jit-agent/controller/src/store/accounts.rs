@@ -115,8 +115,8 @@ pub async fn all(tx: &mut Tx) -> Result<Vec<Account>, StoreError> {
     rows.iter().map(account).collect()
 }
 
-/// The accounts of a person, by name, with all groups that are set. Nobody else changes them until the end of
-/// the transaction.
+/// The accounts of a person, by name, with all groups that are set. Nobody else changes them until
+/// the end of the transaction.
 ///
 /// # Errors
 /// Those of the database.
@@ -129,7 +129,8 @@ pub async fn of_person(tx: &mut Tx, subject: &str) -> Result<Vec<Account>, Store
     Ok(all)
 }
 
-/// The account with this name, with all groups that are set. Nobody else changes it until the end of the transaction.
+/// The account with this name, with all groups that are set. Nobody else changes it until the end
+/// of the transaction.
 ///
 /// # Errors
 /// Those of the database.
@@ -138,8 +139,8 @@ pub async fn lock(tx: &mut Tx, name: &str) -> Result<Option<Account>, StoreError
     update.bind(name).fetch_optional(&mut **tx).await?.as_ref().map(account).transpose()
 }
 
-/// Makes an account, or changes what it says. One that is enabled again, or is another person's, is bound to
-/// the provider anew.
+/// Makes an account, or changes what it says. One that is enabled again, or is another person's, is
+/// bound to the provider anew.
 ///
 /// # Errors
 /// Those of the database.

@@ -36,8 +36,8 @@ impl StoreError {
         Self::Corrupt { what, why: why.to_string() }
     }
 
-    /// Whether the database broke a transaction off for the sake of another one that waited for it, so that the whole
-    /// of it can be tried again (serialization_failure, deadlock_detected).
+    /// Whether the database broke a transaction off for the sake of another one that waited for it,
+    /// so that the whole of it can be tried again (serialization_failure, deadlock_detected).
     pub fn is_victim(&self) -> bool {
         let Self::Database(sqlx::Error::Database(error)) = self else { return false };
         matches!(error.code().as_deref(), Some("40001" | "40P01"))

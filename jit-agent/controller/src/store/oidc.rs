@@ -106,12 +106,13 @@ pub async fn once(tx: &mut Tx, hash: &str, ends_ms: i64, now_ms: i64) -> Result<
     Ok(done.rows_affected() == 1)
 }
 
-/// Ends the sessions that the provider names: of one of its sessions, or of all of a person if `sid` is empty. An
-/// empty `sub` is any; both empty are none. Where the provider named no session, it may have been this one. Of an
-/// account that has no session of the provider any more all other sessions end too, however they began, and so
-/// do the groups that follow the provider. Without a session that holds for all accounts of the person: those that are
-/// bound to him, and those of a subject of his; `subject`: what the provider's name for him is here, or empty. Returns
-/// the accounts for which something has ended.
+/// Ends the sessions that the provider names: of one of its sessions, or of all of a person if
+/// `sid` is empty. An empty `sub` is any; both empty are none. Where the provider named no session,
+/// it may have been this one. Of an account that has no session of the provider any more all other
+/// sessions end too, however they began, and so do the groups that follow the provider. Without a
+/// session that holds for all accounts of the person: those that are bound to him, and those of a
+/// subject of his; `subject`: what the provider's name for him is here, or empty. Returns the
+/// accounts for which something has ended.
 ///
 /// # Errors
 /// Those of the database.
@@ -203,8 +204,8 @@ pub enum Tie {
     Other,
 }
 
-/// To whom an account is bound, seen from a person: the claims `iss` and `sub`, and his subject here. Without an
-/// account only whether he is bound elsewhere.
+/// To whom an account is bound, seen from a person: the claims `iss` and `sub`, and his subject
+/// here. Without an account only whether he is bound elsewhere.
 ///
 /// # Errors
 /// Those of the database.
@@ -232,7 +233,8 @@ pub async fn tie(
     })
 }
 
-/// Until the end of the transaction nobody else binds an account to this person, or looks whether he is bound.
+/// Until the end of the transaction nobody else binds an account to this person, or looks whether
+/// he is bound.
 /// `until_ms`: how long the row stays.
 ///
 /// # Errors
@@ -249,7 +251,8 @@ pub async fn lock_person(
     Ok(())
 }
 
-/// Binds an account to a person of the provider, who has not signed in there: no group of it follows the provider.
+/// Binds an account to a person of the provider, who has not signed in there: no group of it
+/// follows the provider.
 ///
 /// # Errors
 /// Those of the database.

@@ -36,8 +36,8 @@ pub struct Request {
 }
 
 impl Request {
-    /// Whether an account is one of who asked: by its subject, or by its name if it has another subject now. Who only
-    /// shortened it has asked for nothing.
+    /// Whether an account is one of who asked: by its subject, or by its name if it has another
+    /// subject now. Who only shortened it has asked for nothing.
     pub fn is_asked_by(&self, account: &Account) -> bool {
         account.subject == self.proposal.requester
             || (account.name == self.account && !self.is_shortened())

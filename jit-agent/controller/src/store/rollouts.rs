@@ -159,7 +159,8 @@ impl Store {
         Ok(row.map(|row| row.try_get("waiting_ms")).transpose()?.unwrap_or(0))
     }
 
-    /// Ids of rollouts that do not go on, with a host that has not answered whether it keeps the policy.
+    /// Ids of rollouts that do not go on, with a host that has not answered whether it keeps the
+    /// policy.
     ///
     /// # Errors
     /// Those of the database.
@@ -399,7 +400,8 @@ pub async fn update_host(tx: &mut Tx, changed: &RolloutHost) -> Result<(), Store
     Ok(())
 }
 
-/// Hosts of a rollout that are in one of the states `from` are in `to` from now on, with nothing signed.
+/// Hosts of a rollout that are in one of the states `from` are in `to` from now on, with nothing
+/// signed.
 ///
 /// # Errors
 /// Those of the database.

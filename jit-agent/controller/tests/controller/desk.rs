@@ -95,7 +95,8 @@ impl Office {
         self.store.account(name).await.unwrap().unwrap()
     }
 
-    /// The account gets another subject, and nothing that it asked for is withdrawn: it came meanwhile.
+    /// The account gets another subject, and nothing that it asked for is withdrawn: it came
+    /// meanwhile.
     async fn renamed(&self, name: &str, subject: &str) {
         let account = Account { subject: subject.into(), ..self.account(name).await };
         let mut tx = self.store.begin().await.unwrap();

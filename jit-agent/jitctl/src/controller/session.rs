@@ -110,8 +110,8 @@ fn access(to: To<'_>, env: impl Fn(&str) -> Option<OsString>) -> Result<Access, 
     Ok(Access { url: context.url, ca, token: Some(token), timeout })
 }
 
-/// The name of the login that is meant; `None`: none has this address. A token never goes to another
-/// address than that of its login.
+/// The name of the login that is meant; `None`: none has this address. A token never goes to
+/// another address than that of its login.
 fn chosen(
     contexts: &Contexts,
     name: Option<&str>,
@@ -188,7 +188,8 @@ impl Session {
         let most = most.unwrap_or(MOST);
         let mut found = Vec::new();
         let mut cursor = String::new();
-        // A page may be empty where much is hidden from the caller, and have a next one all the same.
+        // A page may be empty where much is hidden from the caller, and have a next one all the
+        // same.
         for _ in 0..MOST {
             let call = call.clone().query("cursor", &cursor);
             let page: Page<T> = self.fetch(call).await?;

@@ -106,8 +106,8 @@ async fn follow(
     Ok((account, Some(record)))
 }
 
-/// Two sign-ins of one person, with two subjects, come one after the other: the second one sees what the first has
-/// bound.
+/// Two sign-ins of one person, with two subjects, come one after the other: the second one sees
+/// what the first has bound.
 pub(super) async fn lock_person(
     tx: &mut Tx,
     settings: &Settings,

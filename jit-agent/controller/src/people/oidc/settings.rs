@@ -130,7 +130,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The subject of accounts of whom the provider names so (claim `sub`); empty: it does not follow from that.
+    /// The subject of accounts of whom the provider names so (claim `sub`); empty: it does not
+    /// follow from that.
     pub(in crate::people) const fn subject_of<'s>(&self, sub: &'s str) -> &'s str {
         match self.subject {
             SubjectClaim::Email => "",

@@ -1,5 +1,5 @@
-//! Whether an account is one person's of the provider, and only his: the same for a sign-in, for an access token, and
-//! for what lasts longer than a call.
+//! Whether an account is one person's of the provider, and only his: the same for a sign-in, for an
+//! access token, and for what lasts longer than a call.
 
 use sqlx::AnyConnection;
 
@@ -18,8 +18,8 @@ pub(super) struct Who<'p> {
 /// Whether an account is bound to this person already; without an account, whether he may get one.
 ///
 /// # Errors
-/// [`Refusal::OtherPerson`]: it is bound to somebody else, or he to an account of another subject. He would be two
-/// persons, and could agree to what he asked for himself.
+/// [`Refusal::OtherPerson`]: it is bound to somebody else, or he to an account of another subject.
+/// He would be two persons, and could agree to what he asked for himself.
 pub(super) async fn is_bound(
     on: &mut AnyConnection,
     settings: &Settings,

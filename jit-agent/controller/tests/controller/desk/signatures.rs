@@ -1,5 +1,5 @@
-//! Signatures of people, for hosts that ask for more than the controller's own: whose key, over what, and
-//! how many people.
+//! Signatures of people, for hosts that ask for more than the controller's own: whose key, over
+//! what, and how many people.
 
 use jit_client::signing::{Algorithm, SigningKey};
 use jit_controller::{

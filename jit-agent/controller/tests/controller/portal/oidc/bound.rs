@@ -166,7 +166,8 @@ async fn the_provider_ends_all_that_a_person_has(database: Database) {
     assert_eq!(own.who().await, None);
     assert!(acting(&site, "zoe").await.is_empty());
     assert_eq!(audited(&site, "signed_out").await.len(), before + 1);
-    // Whoever has the subject is the person, also with an account that has not come by the provider.
+    // Whoever has the subject is the person, also with an account that has not come by the
+    // provider.
     put(
         &site,
         Account { name: "zoe-two".into(), ..site.store().account("zoe").await.unwrap().unwrap() },
@@ -396,7 +397,8 @@ async fn who_signs_in_and_who_is_signed_out_do_not_stand_in_each_others_way(data
     let site = site(database, &liar.issuer, ROLES).await;
     let zoe = Visitor::new(&site);
     assert_eq!(liar.with_claims(&zoe, json!({ "groups": ["ops"] })).await.goes_to(), "/me");
-    // A session that nobody has used for long, and a change that holds its row and then writes to the audit.
+    // A session that nobody has used for long, and a change that holds its row and then writes to
+    // the audit.
     set_password(&site, "bo").await;
     let _bo = by_password(&site, "bo").await;
     let mut tx = site.store().begin().await.unwrap();

@@ -27,8 +27,8 @@ Examples:
 People add passkeys themselves, at the page /me. A host counts an approval by passkey only if its
 own configuration lists the key: ask its owner for the id over another way, and not the
 controller. The key that is printed has the id that you give, and the section is made here, for
-pages of the host that jitctl calls: name others with --origin. Its first line has the whole SHA-256
-of the key: an id is 8 bytes of it. `jit-agent check` prints the id of each key that the
+pages of the host that jitctl calls: name others with --origin. Its first line has the whole
+SHA-256 of the key: an id is 8 bytes of it. `jit-agent check` prints both of each key that the
 configuration of a host lists.";
 
 /// Arguments of `accounts passkeys`.

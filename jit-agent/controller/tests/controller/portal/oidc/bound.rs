@@ -273,7 +273,7 @@ async fn an_access_token_counts_for_the_bound_person_alone(database: Database) {
     let other = program(&liar, &site, ("9", bos), "other");
     let refused = other.get("/api/v1/me").await.problem(401, "account_missing");
     let why = refused["detail"].as_str().unwrap();
-    assert!(why.contains("the account bo is bound to somebody else"), "{refused}");
+    assert!(why.contains("the account bo belongs to somebody else"), "{refused}");
     let records = audited(&site, "attempt_refused").await;
     let [record] = &records[..] else { panic!("one a minute: {records:#?}") };
     assert_eq!(
@@ -294,7 +294,7 @@ async fn an_access_token_counts_for_the_bound_person_alone(database: Database) {
         let error = answer.azure(401, "AuthenticationFailed");
         assert_eq!(error["details"][0]["code"], "account_missing");
         let why = error.to_string();
-        assert!(why.contains("the account li is bound to somebody else"), "{why}");
+        assert!(why.contains("the account li belongs to somebody else"), "{why}");
     }
     let record = &audited(&site, "attempt_refused").await[0];
     assert_eq!(

@@ -130,9 +130,10 @@ pub(super) fn missing(request: &Request, decisions: &[Decision]) -> Needs {
     request.verdict.needs.missing(&request.proposal.requester, &request.hash, decisions)
 }
 
-/// Decisions of people who are still what they were: with an account that has not asked, and in the
-/// groups. A group that lapsed after the decision, because its owner did not sign in at the
-/// provider again, is not taken from him.
+/// Decisions of people who are still what they were: with an account, and in the groups. A group
+/// that lapsed after the decision, because its owner did not sign in at the provider again, is not
+/// taken from him. An account that has asked, and has another subject now, decides nothing. What was
+/// decided with the subject that asked stays: the signer refuses it by its word.
 pub(super) fn standing(
     decisions: &[Decision],
     accounts: &[Account],
@@ -140,9 +141,10 @@ pub(super) fn standing(
 ) -> Vec<Decision> {
     let still = |decision: &Decision| {
         let account = accounts.iter().find(|account| account.name == decision.account)?;
+        let is_own = account.subject == request.proposal.requester;
         let same = !account.disabled
             && account.subject == decision.subject
-            && !request.is_asked_by(account);
+            && (is_own || !request.is_asked_by(account));
         let groups = same.then(|| groups(account, request, decision.at_ms))?;
         Some(Decision { groups: &decision.groups & &groups, ..decision.clone() })
     };

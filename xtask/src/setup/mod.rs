@@ -19,7 +19,7 @@ mod tools;
 mod unwinder;
 
 pub(crate) use deny::deny;
-pub(crate) use node::modules as node_modules;
+pub(crate) use node::{modules as node_modules, program as node_program};
 pub(crate) use promtool::promtool;
 pub(crate) use system::{ansible_playbook, client_python};
 pub(crate) use unwinder::unwinder;

@@ -71,7 +71,8 @@ impl Provider {
         let file = directory.join("provider.json");
         std::fs::write(&file, settings.to_string()).unwrap();
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/node/provider.mjs");
-        let mut child = Command::new("node")
+        let node = env::var_os("JIT_NODE").unwrap_or_else(|| "node".into());
+        let mut child = Command::new(node)
             .arg(script)
             .arg(modules())
             .arg(file)

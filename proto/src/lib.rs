@@ -19,6 +19,7 @@ pub mod refusal;
 pub mod sessions;
 pub mod text;
 pub mod toml_value;
+pub mod uplink;
 pub mod wall_time;
 pub mod webauthn;
 pub mod words;

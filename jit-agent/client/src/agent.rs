@@ -1,9 +1,10 @@
 //! One agent as gRPC calls. Answers and refusals come back as data; nothing is printed or retried.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use jit_proto::v1::{self, jit_agent_client::JitAgentClient};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::{
     Code, Response, Status, Streaming,
     transport::{Channel, Endpoint, Uri},
@@ -46,6 +47,26 @@ impl Agent {
         Self::over(target, dial::dial(target, Some(credentials)).await?).await
     }
 
+    /// The agent at the other end of a connection that it made itself: whoever has dialled serves, and
+    /// whoever was dialled calls ([`jit_proto::uplink`]). The TLS handshake is complete, and the agent
+    /// has proven who it is; `peer` is its address, for the sentences of errors.
+    ///
+    /// # Errors
+    /// The other side does not speak HTTP/2, or the connection broke.
+    pub async fn over_uplink(
+        peer: SocketAddr,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        timeout: Duration,
+    ) -> Result<Self, CallError> {
+        let target = Target { way: Way::Uplink(peer), timeout };
+        let connection = Connection { stream: Box::new(stream), broken: Broken::default() };
+        let connecting = Self::over(&target, connection);
+        tokio::time::timeout(timeout, connecting).await.unwrap_or_else(|_| {
+            let why = "it did not begin HTTP/2 in time";
+            Err(CallError::Unavailable(format!("cannot talk to the agent at {peer}: {why}")))
+        })
+    }
+
     async fn over(target: &Target, connection: Connection) -> Result<Self, CallError> {
         let Target { way, timeout } = target.clone();
         let Connection { stream, broken } = connection;
@@ -58,11 +79,12 @@ impl Agent {
         let uri = match &way {
             Way::Socket(_) => "http://localhost".to_owned(),
             Way::Tls(_) => format!("https://{way}"),
+            Way::Uplink(peer) => format!("https://{peer}"),
         };
         let unusable = |error: tonic::transport::Error| {
             let why = match &way {
                 Way::Socket(_) => local::CLOSED.to_owned(),
-                Way::Tls(_) => error.to_string(),
+                Way::Tls(_) | Way::Uplink(_) => error.to_string(),
             };
             CallError::Unavailable(format!("cannot talk to the agent at {way}: {why}"))
         };

@@ -72,6 +72,10 @@ pub(crate) async fn dial(
         match way {
             Way::Socket(path) => unix(path).await,
             Way::Tls(tls) => over_tls(way, tls, credentials, *timeout).await,
+            Way::Uplink(peer) => {
+                let why = format!("the agent at {peer} dials out: it connects by itself");
+                Err(CallError::Unavailable(why))
+            }
         }
     };
     tokio::time::timeout(*timeout, connecting)

@@ -1,6 +1,11 @@
 //! Which agent to talk to, and how to reach it.
 
-use std::{fmt, net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use rustls_pki_types::ServerName;
 
@@ -23,6 +28,8 @@ pub enum Way {
     Socket(PathBuf),
     /// TLS 1.3 with a client certificate.
     Tls(Box<Tls>),
+    /// The connection that the agent made itself, from this address: nobody can dial it.
+    Uplink(SocketAddr),
 }
 
 /// What a TLS connection needs. The files are named here and read later.
@@ -48,6 +55,7 @@ impl fmt::Display for Way {
             Self::Socket(path) => write!(f, "{}", path.display()),
             Self::Tls(tls) if tls.host.contains(':') => write!(f, "[{}]:{}", tls.host, tls.port),
             Self::Tls(tls) => write!(f, "{}:{}", tls.host, tls.port),
+            Self::Uplink(peer) => write!(f, "{peer} (uplink)"),
         }
     }
 }

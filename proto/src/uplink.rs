@@ -1,0 +1,11 @@
+//! Uplinks: connections that an agent makes to a hub, because nobody can dial the agent.
+//!
+//! The agent makes the TCP connection (through a proxy, if it must) and is the client of the TLS 1.3
+//! handshake, in which both sides show a certificate. From then on the roles are exchanged: the *agent*
+//! serves HTTP/2 with `jit.v1.JitAgent`, as on its listening port, and the *hub* calls. So a hub is a
+//! controller like any other: the agent looks the names of the hub's certificate up in its
+//! `[[controller]]` sections at each call.
+
+/// The only protocol that both sides offer (ALPN, RFC 7301): neither takes the connection for one of the
+/// other direction.
+pub const ALPN: &[u8] = b"jit-agent-uplink/1";

@@ -8,7 +8,12 @@ const BYTES: i32 = 12;
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=jit");
     let mut files = protox::compile(
-        ["jit/v1/grant.proto", "jit/v1/policy.proto", "jit/v1/agent.proto"],
+        [
+            "jit/v1/grant.proto",
+            "jit/v1/policy.proto",
+            "jit/v1/checkpoint.proto",
+            "jit/v1/agent.proto",
+        ],
         ["."],
     )?;
     // A signed grant inside an answer stays encoded: the agent passes it on as it was signed, and

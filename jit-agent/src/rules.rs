@@ -11,6 +11,7 @@ pub(crate) mod denials;
 pub mod envelope;
 pub mod everybody;
 pub(crate) mod few;
+pub mod freshness;
 pub mod grant;
 pub mod impact;
 pub mod keyring;

@@ -8,6 +8,8 @@ pub mod dsse;
 pub mod grant_id;
 mod grant_state;
 pub mod hook;
+pub mod mailbox;
+pub mod merkle;
 pub mod payload_type;
 pub mod pem;
 pub mod permission;

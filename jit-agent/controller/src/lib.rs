@@ -2,8 +2,8 @@
 //!
 //! From the bottom: `model` (nouns, pure), `rules` (Cedar, pure), `store` (the database), `audit`,
 //! `signer` (a process of its own, the only one with a key), `desk` (what may be done with a
-//! request), `fleet` (hosts: connections, deliveries, what they answer), `messages` (chats and
-//! mail), `health` (what does not work), `people` (who a browser is), `api` (HTTP), `defender`
+//! request), `checkpoint` (what each host must have received), `fleet` (hosts: connections,
+//! deliveries, what they answer), `messages` (chats and mail), `health` (what does not work), `people` (who a browser is), `api` (HTTP), `defender`
 //! (Microsoft Defender's API over it), `portal` (pages), `app` (wiring), `commands`.
 //!
 //! Nothing here can open a port: only what the signer signs can, and each host checks that by
@@ -13,6 +13,7 @@ pub mod api;
 pub mod app;
 pub mod audit;
 mod causes;
+pub mod checkpoint;
 pub mod cli;
 pub mod clock;
 pub mod commands;

@@ -1,0 +1,4 @@
+//! Checkpoints: what each host must have received by a moment, so that a hub that holds something back is
+//! noticed by the host itself.
+
+pub mod tree;

@@ -16,6 +16,7 @@ mod fuzz;
 mod mutants;
 mod outside;
 mod pages;
+mod previous;
 mod setup;
 mod shell;
 mod test;
@@ -51,6 +52,8 @@ enum Task {
     Dist(dist::Options),
     /// Write the man pages and shell completions of jit-agent, jit-controller and jitctl
     Pages(pages::Options),
+    /// Test the last release's programs together with those of this tree
+    Previous(previous::Options),
     /// Check formatting, lints and licences, and run every test
     Test(test::Options),
     /// Run the tests that matter there on old and new kernels, in virtual machines
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Task::Demo(options) => demo::run(options),
         Task::Fuzz(options) => fuzz::run(options),
         Task::Mutants(options) => mutants::run(options),
+        Task::Previous(options) => previous::run(options),
         Task::Test(options) => test::run(options),
         Task::VmTest(options) => vm::run(options),
     };

@@ -44,6 +44,14 @@ pub(crate) fn build_root_test(name: &str) -> Result<PathBuf> {
     Ok(program.executable)
 }
 
+/// Builds the programs that the tests need root for. Returns their directory.
+pub(crate) fn build_programs() -> Result<PathBuf> {
+    let packages = ["jit-agent", "jitctl", "jit-controller", ROOT_PACKAGE];
+    let packages = packages.iter().flat_map(|package| ["--package", package]);
+    shell::visible(&mut shell::cargo(["build", "--bins"].into_iter().chain(packages)))?;
+    std::path::absolute(shell::target().join("debug")).context("where cargo builds")
+}
+
 fn build_with(mut build: Command) -> Result<Vec<TestProgram>> {
     build.args(["--message-format", "json-render-diagnostics"]).stdout(Stdio::piped());
     let mut child = build.spawn().context("cannot start cargo")?;

@@ -15,6 +15,7 @@ mod histories;
 mod killed;
 mod pages;
 mod passkeys;
+mod releases;
 mod report;
 mod rollouts;
 mod several;

@@ -34,7 +34,7 @@ drain = true
 const OFF: &str = "\n# policies = true\n";
 
 /// The protected ports as before, and 2222, which needs a confirmation.
-fn policy() -> String {
+pub(crate) fn policy() -> String {
     let port = |port: &u16| {
         format!(
             "[[port]]\nport = {port}\nprotocol = \"tcp\"\nsources = [\"0.0.0.0/0\", \"::/0\"]\n"

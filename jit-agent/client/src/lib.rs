@@ -18,6 +18,7 @@ mod dial;
 mod error;
 pub mod exit;
 pub mod files;
+pub mod host_uri;
 #[cfg(feature = "signing")]
 pub mod inspect;
 #[cfg(feature = "signing")]
@@ -52,4 +53,5 @@ mod worked_example;
 pub use agent::Agent;
 pub use dial::Credentials;
 pub use error::CallError;
+pub use host_uri::HostUri;
 pub use target::Target;

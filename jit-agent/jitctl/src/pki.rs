@@ -11,6 +11,7 @@ use std::{
 
 use clap::{Args, Subcommand};
 use jit_client::{
+    HostUri,
     ca::{self, Authority, CaError, Names, Pair, Request},
     exit::Exit,
     files::read_text,
@@ -68,6 +69,13 @@ struct IssueArgs {
     /// URI in the certificate, such as a controller's identity; may be repeated
     #[arg(long, value_name = "URI")]
     uri: Vec<String>,
+    /// Id of the host in the inventory, for an agent that dials its hub; makes the URI
+    /// spiffe://TRUST-DOMAIN/host/ID
+    #[arg(long, value_name = "ID")]
+    host_id: Option<String>,
+    /// Trust domain of that URI
+    #[arg(long, value_name = "NAME", default_value = "jit-agent", requires = "host_id")]
+    trust_domain: String,
     /// Sign this request (`jit-agent init` writes one) in place of making a key. Its DNS names and
     /// addresses are taken unless --dns or --ip is given; a URI only from --uri
     #[arg(long, value_name = "FILE")]
@@ -116,7 +124,12 @@ fn issue(args: &IssueArgs) -> Result<Exit, Failure> {
         )));
     }
     let request = args.csr.as_deref().map(read_request).transpose()?;
-    let names = Names { dns: args.dns.clone(), ip: args.ip.clone(), uri: args.uri.clone() };
+    let mut names = Names { dns: args.dns.clone(), ip: args.ip.clone(), uri: args.uri.clone() };
+    if let Some(host) = &args.host_id {
+        let uri = HostUri::new(&args.trust_domain, host);
+        let uri = uri.map_err(|error| Failure::usage(format!("--host-id: {error}")))?;
+        names.uri.push(uri.to_string());
+    }
     let failed = |error: CaError| cannot_make(&args.name, &error);
     ca::check_names(&names, request.as_ref()).map_err(failed)?;
     let (cert, key) = paths(&args.dir, &args.name);
@@ -186,7 +199,7 @@ fn cannot_make(name: &str, error: &CaError) -> Failure {
         }
         CaError::Unnamed => Failure::usage(
             "the certificate needs a name: add --dns or --ip for an agent (what controllers \
-             connect to), --uri for a controller (its identity in the agents' configuration)",
+             connect to) or --host-id (what its hub knows it by), --uri for a controller (its identity in the agents' configuration)",
         ),
         CaError::Made(why) => Failure::usage(format!(
             "cannot make a certificate for `{}`: {why}",
@@ -224,6 +237,8 @@ mod tests {
             dns: vec!["web-1.example.org".into()],
             ip: vec!["192.0.2.10".parse().unwrap()],
             uri: vec!["spiffe://example.org/web-1".into()],
+            host_id: Some("web/1".into()),
+            trust_domain: "example.org".into(),
             csr: None,
             lifetime: Duration::from_secs(3600),
         }
@@ -243,7 +258,7 @@ mod tests {
         let file = dir.path().join("agent.csr");
         std::fs::write(&file, request.pem().unwrap()).unwrap();
         let mut args = issue_args(dir.path(), "web-2");
-        (args.dns, args.ip, args.uri) = (vec![], vec![], vec![]);
+        (args.dns, args.ip, args.uri, args.host_id) = (vec![], vec![], vec![], None);
         args.csr = Some(file.clone());
         issue(&args).unwrap();
         assert!(!dir.path().join("web-2.key").exists());
@@ -283,6 +298,7 @@ mod tests {
         let names = &leaf.subject_alternative_name().unwrap().unwrap().value.general_names;
         assert!(names.contains(&GeneralName::DNSName("web-1.example.org")));
         assert!(names.contains(&GeneralName::URI("spiffe://example.org/web-1")));
+        assert!(names.contains(&GeneralName::URI("spiffe://example.org/host/web%2F1")));
         assert!(names.contains(&GeneralName::IPAddress(&[192, 0, 2, 10])));
         let validity = leaf.validity();
         let seconds = validity.not_after.timestamp() - validity.not_before.timestamp();
@@ -309,7 +325,7 @@ mod tests {
             assert_eq!(failure.exit, Exit::Usage, "{name}");
         }
         let mut args = issue_args(dir.path(), "bare");
-        (args.dns, args.ip, args.uri) = (vec![], vec![], vec![]);
+        (args.dns, args.ip, args.uri, args.host_id) = (vec![], vec![], vec![], None);
         assert_eq!(issue(&args).unwrap_err().exit, Exit::Usage);
         args.uri = vec!["no-scheme".into()];
         assert_eq!(issue(&args).unwrap_err().exit, Exit::Usage);

@@ -3,7 +3,7 @@
 //! The gate goes up first (`start`). Around it each part is kept by a task of its own, fails by
 //! itself and is tried again: the port for controllers (`control`) with the
 //! process that serves it (`front_process`, `front`), the local socket (`local`), the
-//! metrics (`metrics`), the configuration (`reload`), the readers of what the kernel reports (`watchers`). What fails is a
+//! metrics (`metrics`), the configuration (`reload`), the host's id (`identity`), the readers of what the kernel reports (`watchers`). What fails is a
 //! fault on the gate's board. The end of the agent detaches nothing. `early` is the start alone, for the
 //! unit that runs before the network.
 
@@ -11,6 +11,7 @@ mod control;
 mod early;
 pub mod front;
 mod front_process;
+mod identity;
 mod local;
 mod metrics;
 mod reach;
@@ -46,6 +47,7 @@ use crate::{
 };
 use control::Keeper;
 pub use early::early;
+use identity::HostKeeper;
 use reload::Reloader;
 use start::{Bound, Parts, build};
 
@@ -126,7 +128,7 @@ pub async fn run(path: &Path, debug: bool) -> Result<(), AppError> {
 impl Bound {
     /// Serves until a signal ends the agent, or until one of its tasks ends.
     async fn run(self, signals: [Option<Signal>; 3]) -> Result<(), AppError> {
-        let Self { beginning, parts, faults } = self;
+        let Self { beginning, parts, faults, identity } = self;
         let Parts { gate, journal, kernel, links } = parts;
         let (handle, mut requests) = channel(journal);
         let trials = requests.take_trials();
@@ -137,8 +139,18 @@ impl Bound {
         let [hangup, mut terminate, mut interrupt] = signals;
         let mut tasks = JoinSet::new();
         watchers::start(kernel, links, translations, &handle, &faults);
-        let (host, socket) =
-            (beginning.loaded.config.host.clone(), beginning.loaded.config.paths.socket());
+        let socket = beginning.loaded.config.paths.socket();
+        let host = if beginning.loaded.config.auto_host {
+            let keeper = HostKeeper::new(&beginning, identity, &handle, &faults);
+            let host = keeper.host();
+            tasks.spawn(async {
+                keeper.run().await;
+                "the keeper of the host's id"
+            });
+            host
+        } else {
+            beginning.loaded.config.host.clone()
+        };
         let metrics = watch::Sender::new(beginning.loaded.config.metrics.clone());
         let scraped = metrics.subscribe();
         let (reloader, wanted) =

@@ -10,8 +10,8 @@ use clap::{
 use crate::{
     config::DEFAULT_PATH,
     oncall::{
-        audit, break_glass, check, close, confirm, denials, doctor, enforce, grants, init, policy,
-        status, why,
+        audit, break_glass, check, close, confirm, denials, doctor, enforce, grants, identity,
+        init, policy, status, why,
     },
 };
 
@@ -112,6 +112,10 @@ pub enum OnCall {
     /// It works before the installation, with the agent dead or hung, and without root: then it says
     /// what only root would see. docs/runbook.md has a heading for each check.
     Doctor(doctor::DoctorArgs),
+    /// Ask the metadata services (Azure Arc, Azure, EC2, GCP) which host this is, and show what each
+    /// answers: what `[host] id = "auto"` would use. Takes at most 3 seconds. Exit code 0: one gives the
+    /// id; 69: none does, or two clouds do.
+    Identity(identity::IdentityArgs),
     /// Look at this host, ask what to protect, and write a configuration in observe mode that `check`
     /// accepts; make the host's TLS key and a request for its certificate. It shuts nobody out.
     #[command(after_help = "Ask each thing:           jit-agent init\n\

@@ -52,14 +52,22 @@ pub use self::{
 use self::{base::Base, signer::Signers};
 use crate::{
     rules::{ceiling::Ceiling, keyring::Keyring, policy::Policy},
-    system::{image::Files, sys},
+    system::{image::Files, metadata::Source, sys},
 };
+
+/// The id that lets a metadata service say which host this is.
+pub const AUTO: &str = "auto";
 
 /// A checked configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The id that grants name.
+    /// The id that grants name; empty: not known yet.
     pub host: String,
+    /// `[host] id = "auto"`: a metadata service gives the id. The file has none, so `host` is what the
+    /// agent found.
+    pub auto_host: bool,
+    /// The service that gave the id; `None`: the file did, or nobody yet.
+    pub host_source: Option<Source>,
     /// Which interfaces get programs, and how they are attached.
     pub gate: GateConfig,
     /// The protected ports, and the most that a grant may open.
@@ -245,6 +253,8 @@ fn check(raw: raw::Config, base: &Base<'_>, kept: &[KeyFile], wrongs: &mut Wrong
         paths,
     } = raw;
     wrongs.or("host.id", check_host(&host), ());
+    let auto_host = host == AUTO;
+    let host = if auto_host { String::new() } else { host };
     let signers = Signers::read(signer, approver, base, kept, wrongs);
     let longest = limits::max_duration(limits.max_duration);
     let longest = wrongs.or("limits.max_duration", longest, DEFAULT_MAX_DURATION);
@@ -264,6 +274,8 @@ fn check(raw: raw::Config, base: &Base<'_>, kept: &[KeyFile], wrongs: &mut Wrong
     let break_glass = break_glass::longest(break_glass);
     let config = Config {
         host,
+        auto_host,
+        host_source: None,
         gate,
         policy,
         ceiling,
@@ -294,8 +306,8 @@ fn check_host(id: &str) -> Result<(), String> {
     if id.is_empty() || id.len() > 512 || id.chars().any(char::is_control) {
         return Err("[host] id: 1 to 512 printable characters, exactly as grants name it".into());
     }
-    if id == "auto" {
-        return Err("[host] id: this version does not know \"auto\"; write the id".into());
+    if id != AUTO && id.trim().eq_ignore_ascii_case(AUTO) {
+        return Err(format!("[host] id: write \"{AUTO}\", or the id exactly as grants name it"));
     }
     Ok(())
 }
@@ -368,6 +380,13 @@ mod tests {
     }
 
     #[test]
+    fn auto_is_no_id_and_leaves_it_to_a_metadata_service() {
+        let config = read(&GOOD.replacen("\"web-1\"", "\"auto\"", 1)).unwrap();
+        assert_eq!((config.host.as_str(), config.auto_host), ("", true));
+        assert!(!read(GOOD).unwrap().auto_host);
+    }
+
+    #[test]
     fn each_bad_value_is_refused_with_its_key() {
         for (from, to, expected) in [
             ("[gate]", "[gate]\nmodus = 1", "modus"),
@@ -383,7 +402,7 @@ mod tests {
             ("0.0.0.0:7443", "everywhere", "listen"),
             ("\"prod.pem\"", "\"missing.pem\"", "missing.pem"),
             ("id = \"web-1\"", "id = \"\"", "[host] id"),
-            ("id = \"web-1\"", "id = \"auto\"", "[host] id"),
+            ("id = \"web-1\"", "id = \"Auto\"", "[host] id"),
             ("\"read\"", "\"root\"", "root"),
             ("sessions = \"cut\"", "approvals = 2", "approvals"),
             ("[\"eth*\", \"ens5\"]", "[]", "interfaces"),

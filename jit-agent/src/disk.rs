@@ -1,8 +1,9 @@
 //! What survives a restart: the database (`store`), the audit, the key that signs the audit, the last
-//! good configuration, and the trial of another one.
+//! good configuration, the trial of another one, and the host's id where it was found.
 
 pub mod audit;
 pub mod closings;
+pub mod host_id;
 pub mod host_key;
 pub mod last_good;
 pub mod openings;

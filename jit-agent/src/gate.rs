@@ -44,6 +44,7 @@ mod cut;
 pub mod database;
 mod denials;
 pub mod faults;
+mod identity;
 pub mod journal;
 mod limits;
 mod links;

@@ -1,4 +1,4 @@
-//! The commands of the engineer on call. `status`, `grants`, `why`, `check`, `doctor`, `init` and `audit` need
+//! The commands of the engineer on call. `status`, `grants`, `why`, `check`, `doctor`, `identity`, `init` and `audit` need
 //! no running agent; `break-glass`, `confirm`, `denials`, `enforce` and `policy` need one; `close` asks one, and does without if it must;
 //! `detach` refuses while one runs.
 
@@ -15,6 +15,7 @@ pub mod enforce;
 mod failure;
 mod finding;
 pub mod grants;
+pub mod identity;
 pub mod init;
 mod names;
 pub mod offline;

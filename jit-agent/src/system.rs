@@ -1,6 +1,6 @@
 //! The operating system, for every layer but the rules: clocks, files that are trusted only after a
 //! check, files of an image, locks, users, addresses, local ports, processes, other programs, network devices, directories
-//! that change, files that are replaced, the log, the meters, what peers do too often, the allocator, core dumps, what a thread or process gives up, the service manager.
+//! that change, files that are replaced, the services that say which machine this is, the log, the meters, what peers do too often, the allocator, core dumps, what a thread or process gives up, the service manager.
 
 pub mod addresses;
 pub mod core_dumps;
@@ -12,6 +12,7 @@ pub mod landlock;
 pub mod local_ports;
 pub mod log;
 pub mod memory;
+pub mod metadata;
 pub(crate) mod meters;
 pub mod ntp;
 pub mod owner;

@@ -39,20 +39,22 @@ pub fn early(path: &Path) -> Result<(), AppError> {
         );
         return Ok(());
     }
-    let Bound { beginning, mut parts, faults: _ } = match build(path, false, Faults::default()) {
-        Ok(bound) => bound,
-        Err(AppError::Datapath(DatapathError::Locked(held))) => {
-            tracing::info!("early: an agent holds {}: nothing to do", held.display());
-            return Ok(());
-        }
-        Err(error) => return Err(error),
-    };
+    let Bound { beginning, mut parts, faults: _, identity } =
+        match build(path, false, Faults::default()) {
+            Ok(bound) => bound,
+            Err(AppError::Datapath(DatapathError::Locked(held))) => {
+                tracing::info!("early: an agent holds {}: nothing to do", held.display());
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
     let Loaded { config, faults, .. } = beginning.loaded;
     for fault in faults {
         tracing::warn!("{}", fault.text());
     }
     let observes = if config.gate.observe { ", in observe mode: it drops nothing" } else { "" };
-    tracing::info!(host = config.host, "early: the gate is in force{observes}");
+    let host = identity.filter(|_| config.auto_host).map_or(config.host, |kept| kept.found.id);
+    tracing::info!(host, "early: the gate is in force{observes}");
     parts.gate.stop(ENDED, sys::now());
     close(parts);
     Ok(())

@@ -23,6 +23,7 @@ use crate::{
     config::{Config, Glimpse, Loaded},
     disk::{
         audit::Audit,
+        host_id::KeptId,
         last_good::LastGood,
         trial::{Standing, StoredTrial},
     },
@@ -52,6 +53,8 @@ pub(super) struct Bound {
     pub(super) beginning: Beginning,
     pub(super) parts: Parts,
     pub(super) faults: Faults,
+    /// The host's id as it was found last.
+    pub(super) identity: Option<KeptId>,
 }
 
 /// The gate, and what the kernel reports.
@@ -69,11 +72,11 @@ pub(super) fn build(path: &Path, debug: bool, faults: Faults) -> Result<Bound, A
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let tried = Stamps::of(std::iter::once(path.as_path()));
     let glimpse = Glimpse::of(&path);
-    let Found { last, trial, unusable } = Found::look(&glimpse, &path);
+    let Found { last, trial, identity, unusable } = Found::look(&glimpse, &path);
     let kept = last.as_ref().map(|last| last.keys.clone()).unwrap_or_default();
     let (trial, past) = stand(last.as_ref(), trial);
     if let (Some(last), Some(trial)) = (&last, trial)
-        && let Some(bound) = resume(&path, last, trial, (&tried, debug, &faults))?
+        && let Some(bound) = resume(&path, last, trial, (&tried, debug, &faults), &identity)?
     {
         return Ok(bound);
     }
@@ -92,18 +95,20 @@ pub(super) fn build(path: &Path, debug: bool, faults: Faults) -> Result<Bound, A
             let why = lapsed_text(true, WallTime(begun));
             (why.clone(), why)
         }
-        Ok(loaded) => match put_in_force(prepared, (&loaded.config, None), debug, &faults) {
-            Ok(parts) => {
-                let mut bound = by_file(path, loaded, last, tried, parts, faults);
-                bound.set_past(past, false);
-                return Ok(bound);
+        Ok(loaded) => {
+            match put_in_force(prepared, (&loaded.config, None), debug, (&faults, &identity)) {
+                Ok(parts) => {
+                    let mut bound = by_file(path, loaded, last, tried, parts, (faults, identity));
+                    bound.set_past(past, false);
+                    return Ok(bound);
+                }
+                Err(error) if error.is_of_the_configuration() => {
+                    let why = error.to_string();
+                    (why.clone(), why)
+                }
+                Err(error) => return Err(error),
             }
-            Err(error) if error.is_of_the_configuration() => {
-                let why = error.to_string();
-                (why.clone(), why)
-            }
-            Err(error) => return Err(error),
-        },
+        }
         Err(error) => (error.to_string(), error.brief().to_owned()),
     };
     let Some(last) = last else {
@@ -114,7 +119,7 @@ pub(super) fn build(path: &Path, debug: bool, faults: Faults) -> Result<Bound, A
         last: second.to_string(),
         gate: gate_now(&glimpse.paths.pins),
     })?;
-    let mut parts = put_in_force(loader(), (&loaded.config, None), debug, &faults)?;
+    let mut parts = put_in_force(loader(), (&loaded.config, None), debug, (&faults, &identity))?;
     parts.gate.set_origin(&path, last.since(), Some(&why), sys::now());
     let beginning = Beginning {
         path,
@@ -126,7 +131,7 @@ pub(super) fn build(path: &Path, debug: bool, faults: Faults) -> Result<Bound, A
         past: None,
         tried,
     };
-    let mut bound = Bound { beginning, parts, faults };
+    let mut bound = Bound { beginning, parts, faults, identity };
     bound.set_past(past, unconfirmed);
     Ok(bound)
 }
@@ -135,6 +140,7 @@ pub(super) fn build(path: &Path, debug: bool, faults: Faults) -> Result<Bound, A
 struct Found {
     last: Option<LastGood>,
     trial: Option<StoredTrial>,
+    identity: Option<KeptId>,
     /// What cannot be used.
     unusable: Vec<String>,
 }
@@ -147,11 +153,15 @@ impl Found {
         thread::spawn(move || {
             let (last, unusable) = LastGood::find(&states, &path);
             let trial = StoredTrial::find(&states, &path);
+            let (identity, unread) = KeptId::find(&states, &path);
+            if identity.is_none() && last.is_some() {
+                unread.iter().for_each(|why| tracing::error!("the host's id: {why}"));
+            }
             // The start may have gone on without it.
-            let _late = sender.send(Self { last, trial, unusable });
+            let _late = sender.send(Self { last, trial, identity, unusable });
         });
         let unusable = || vec![format!("the disk does not answer within {DISK:?}")];
-        let late = || Self { last: None, trial: None, unusable: unusable() };
+        let late = || Self { last: None, trial: None, identity: None, unusable: unusable() };
         receiver.recv_timeout(DISK).unwrap_or_else(|_| late())
     }
 }
@@ -179,6 +189,7 @@ fn resume(
     last: &LastGood,
     stored: StoredTrial,
     (tried, debug, faults): (&Stamps, bool, &Faults),
+    identity: &Option<KeptId>,
 ) -> Result<Option<Bound>, AppError> {
     let (Ok(loaded), Ok(good)) = (stored.load(), last.load()) else { return Ok(None) };
     let trial = Trial {
@@ -190,7 +201,8 @@ fn resume(
         of_file: stored.of_file,
         by: "agent".into(),
     };
-    let mut parts = match put_in_force(loader(), (&loaded.config, Some(&trial)), debug, faults) {
+    let board = (faults, identity);
+    let mut parts = match put_in_force(loader(), (&loaded.config, Some(&trial)), debug, board) {
         Ok(parts) => parts,
         Err(error) if error.is_of_the_configuration() => return Ok(None),
         Err(error) => return Err(error),
@@ -207,7 +219,7 @@ fn resume(
         past: None,
         tried: tried.clone(),
     };
-    Ok(Some(Bound { beginning, parts, faults: faults.clone() }))
+    Ok(Some(Bound { beginning, parts, faults: faults.clone(), identity: identity.clone() }))
 }
 
 impl Bound {
@@ -230,7 +242,7 @@ fn by_file(
     last: Option<LastGood>,
     tried: Stamps,
     mut parts: Parts,
-    faults: Faults,
+    (faults, identity): (Faults, Option<KeptId>),
 ) -> Bound {
     let now = sys::now();
     let kept = LastGood::new(&path, &loaded, now.wall).since_as(last.as_ref());
@@ -242,15 +254,16 @@ fn by_file(
     let unwritten = last.as_ref() != Some(&kept);
     let beginning =
         Beginning { path, loaded, kept, unwritten, refused: false, trial: None, past: None, tried };
-    Bound { beginning, parts, faults }
+    Bound { beginning, parts, faults, identity }
 }
 
 fn put_in_force(
     loader: Loader,
     (config, trial): (&Config, Option<&Trial>),
     debug: bool,
-    faults: &Faults,
+    (faults, identity): (&Faults, &Option<KeptId>),
 ) -> Result<Parts, AppError> {
+    let config = &with_id(config, identity.as_ref());
     // This takes the lock on the pins: from here on no other agent runs this gate. It also finds out
     // how the programs read the boot clock.
     let pins = config.paths.pins.clone();
@@ -277,6 +290,17 @@ fn put_in_force(
         gate.await_database(waiting, now);
     }
     Ok(Parts { gate, journal, kernel, links })
+}
+
+/// The configuration with the host's id as it was found last, where the file has none. Nobody waits for
+/// the network.
+fn with_id(config: &Config, identity: Option<&KeptId>) -> Config {
+    let mut config = config.clone();
+    if let Some(kept) = identity.filter(|_| config.auto_host) {
+        config.host.clone_from(&kept.found.id);
+        config.host_source = Some(kept.found.source);
+    }
+    config
 }
 
 /// The very first start with a file that cannot be used.

@@ -98,6 +98,11 @@ impl Audit {
         }
     }
 
+    /// From now on heads and files name this host.
+    pub fn rename(&mut self, host: &str) {
+        host.clone_into(&mut self.place.settings.host);
+    }
+
     /// Changes the sizes; the host's id stays.
     pub fn resize(&mut self, max_size: u64, keep: u32) {
         self.place.settings.max_size = max_size;

@@ -31,7 +31,7 @@ use crate::{
         clock::BootNanos, denials::Query, grant::break_glass::BreakGlass, proposal::VerifiedPolicy,
         refusal::Refused,
     },
-    system::meters::meters,
+    system::{metadata::Found, meters::meters},
 };
 
 /// Largest number of commands that wait. A sender of more has to wait.
@@ -137,6 +137,7 @@ pub(super) enum Urgent {
     Certificate { end: Option<WallTime>, reply: Reply<()> },
     Configure { config: Box<Config>, since: WallTime, reply: Reply<Result<(), String>> },
     ConfirmTrial { step: Confirmation, by: String, reply: Reply<bool> },
+    Identify { found: Found, reply: Reply<u32> },
     Record { record: Box<Record>, reply: Reply<()> },
     RefuseConfiguration { why: String, reply: Reply<()> },
     Revoke { target: Target, cut: bool, by: String, why: String, reply: Reply<Revoked> },
@@ -505,6 +506,12 @@ impl GateHandle {
     /// Reports that the configuration on the disk cannot be used.
     pub async fn refuse_configuration(&self, why: String) -> Result<(), Gone> {
         self.order(|reply| Urgent::RefuseConfiguration { why, reply }).await
+    }
+
+    /// A metadata service says that this is the host's id. Returns how many grants of another id it
+    /// closed.
+    pub async fn identify(&self, found: Found) -> Result<u32, Gone> {
+        self.order(|reply| Urgent::Identify { found, reply }).await
     }
 
     /// Puts a record into the audit, for what happens outside of the gate.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use jit_proto::{WallTime, v1};
 
 use crate::{
-    config::Config,
+    config::{AUTO, Config},
     disk::audit::{EventCode, Record},
     gate::{Gate, changes::Changes},
     kernel::datapath::Datapath,
@@ -181,7 +181,10 @@ impl<D: Datapath> Gate<D> {
 
 /// The settings that cannot change while the agent runs, with both values.
 fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
-    let mut settings = vec![("[host] id", format!("{:?}", old.host), format!("{:?}", new.host))];
+    let host = |config: &Config| {
+        if config.auto_host { format!("{AUTO:?}") } else { format!("{:?}", config.host) }
+    };
+    let mut settings = vec![("[host] id", host(old), host(new))];
     let (was, is) = (old.limits, new.limits);
     settings.extend([
         ("[limits] hosts", was.hosts.to_string(), is.hosts.to_string()),

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use jit_common::{PortKey, Protocol};
 use jit_proto::{PortSection, Refusal, v1, words::counted};
+use prost::Message as _;
 
 pub use push::{PolicyDraft, PolicyPush};
 
@@ -141,7 +142,9 @@ impl Policies {
     }
 
     fn reread(&mut self, envelope: v1::Envelope, config: &Config) -> Option<Versioned<Pushed>> {
-        match proposal::reread(&envelope, &config.keyring, &config.host) {
+        // While the host's id is not known, what was in force stays in force.
+        let own = if config.host.is_empty() { named(&envelope) } else { config.host.clone() };
+        match proposal::reread(&envelope, &config.keyring, &own) {
             Ok(policy) => Some(Versioned {
                 version: policy.proposal().version(),
                 digest: *policy.digest(),
@@ -225,6 +228,12 @@ impl Policies {
             deadline: pending.map_or(0, |pending| pending.deadline.0),
         }
     }
+}
+
+/// A host that a stored policy names.
+fn named(envelope: &v1::Envelope) -> String {
+    let message = v1::Policy::decode(&*envelope.payload).unwrap_or_default();
+    message.hosts.into_iter().next().unwrap_or_default()
 }
 
 /// The agent's own port.

@@ -357,6 +357,13 @@ impl Recorder {
         self.append(configured(record, config), now);
     }
 
+    /// Records the id that a metadata service gave.
+    pub(super) fn identified(&mut self, host: &str, before: &str, closed: u32, now: Now) {
+        self.audit.rename(host);
+        let record = Record::new(EventCode::HostIdentified).by("agent").text("host", host);
+        self.append(record.text("before", before).with("grants_closed", closed), now);
+    }
+
     /// Records another configuration, and takes its sizes.
     pub(super) fn reloaded(&mut self, config: &Config, changed: &[String], now: Now) {
         let AuditConfig { max_size, keep } = config.audit;

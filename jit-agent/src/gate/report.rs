@@ -8,7 +8,7 @@ use jit_proto::{
 
 use crate::{
     config::Config,
-    gate::{Gate, alarms::Alarms},
+    gate::{Gate, alarms::Alarms, identity::source_word},
     kernel::datapath::{
         Counters, Datapath, DatapathError, Drift, InterfaceState, guard::GuardState,
     },
@@ -84,6 +84,7 @@ impl<D: Datapath> Gate<D> {
             problems,
             version: env!("CARGO_PKG_VERSION").into(),
             host: host.clone(),
+            host_id_source: source_word(&self.config).into(),
             mode: if gate.observe { "observe" } else { "enforce" }.into(),
             interfaces: interfaces.iter().map(|state| interface(state, &guard)).collect(),
             guard: Some(guard_message(&guard)),

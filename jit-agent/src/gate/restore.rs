@@ -57,7 +57,8 @@ impl Kept {
 pub(super) struct HeldBack {
     /// Grants of an earlier boot: for a clock that is trusted.
     clock: Vec<Kept>,
-    /// Grants that need a signer whose key cannot be read at the moment.
+    /// Grants that need a signer whose key cannot be read at the moment, or the host's id, which is not
+    /// known yet.
     key: Vec<Kept>,
 }
 
@@ -190,7 +191,8 @@ impl<D: Datapath> Gate<D> {
         self.write_all();
     }
 
-    /// The configuration has other keys: puts the grants back that waited for one.
+    /// The configuration has other keys, or the host's id is known: puts the grants back that waited
+    /// for that.
     pub(super) fn restore_unsigned(&mut self, now: Now) {
         if self.held_back.key.is_empty() {
             return;
@@ -256,7 +258,7 @@ impl<D: Datapath> Gate<D> {
         let (mut replaced, mut taken) = (Vec::new(), Vec::new());
         for (kept, verified) in some.iter().zip(verified) {
             let Some(verified) = verified else { continue };
-            if self.lacks_a_key(kept, &verified, late) {
+            if self.lacks_its_name(&verified) || self.lacks_a_key(kept, &verified, late) {
                 self.held_back.key.push(kept.clone());
                 continue;
             }
@@ -266,6 +268,12 @@ impl<D: Datapath> Gate<D> {
         }
         self.resume(taken, now);
         replaced
+    }
+
+    /// Whether a grant is refused because this host's id is not known yet.
+    fn lacks_its_name(&self, verified: &Result<VerifiedGrant, Refused>) -> bool {
+        let wrong = |refused: &Refused| refused.refusal == Refusal::WrongHost;
+        self.config.host.is_empty() && verified.as_ref().is_err_and(wrong)
     }
 
     /// Whether a grant is refused because a signer's key cannot be read at the moment.

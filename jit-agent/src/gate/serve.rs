@@ -161,6 +161,11 @@ impl<D: Datapath> Gate<D> {
             Urgent::ConfirmTrial { step, by, reply } => {
                 let _gone = reply.send(self.confirm_trial(step, &by, now));
             }
+            Urgent::Identify { found, reply } => {
+                let closed = self.identify(found, now);
+                keys.replace(&self.config);
+                let _gone = reply.send(closed);
+            }
             Urgent::RefuseConfiguration { why, reply } => {
                 self.refuse_configuration(&why, NextStart::LastGood, now);
                 let _gone = reply.send(());

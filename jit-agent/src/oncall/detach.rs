@@ -15,6 +15,7 @@ use crate::{
     kernel::datapath::pins::{Pins, Removed},
     oncall::{
         failure::Failure,
+        identity,
         output::{complain, print},
     },
     system::sys,
@@ -24,6 +25,8 @@ use crate::{
 pub fn run(config: &Path, yes: bool) -> Result<ExitCode, Failure> {
     sys::check_capabilities()?;
     let mut glimpse = Glimpse::of(config);
+    // The audit names the host.
+    glimpse.host = identity::known(&glimpse, config);
     if let Some(why) = glimpse.unreadable.take() {
         return Err(Failure::UnknownPins(why));
     }

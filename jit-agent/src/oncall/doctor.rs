@@ -9,6 +9,7 @@ mod capabilities;
 mod clock;
 mod configuration;
 mod host;
+mod host_id;
 mod interfaces;
 mod kernel;
 mod memory;
@@ -38,7 +39,7 @@ const SCHEMA_VERSION: u32 = 1;
 pub const CHECKS: &[(&str, &[&str])] = &[
     ("Kernel", &["bpffs", "kernel", "bpf-jit", "lockdown", "sock-destroy"]),
     ("Agent", &["agent", "capabilities", "version", "status", "trial"]),
-    ("Files", &["configuration", "pins", "state", "disk"]),
+    ("Files", &["configuration", "host-id", "pins", "state", "disk"]),
     (
         "Interfaces",
         &["interface", "native-xdp", "virtual-function", "other-programs", "devices-above"],
@@ -106,6 +107,7 @@ fn all(host: &Host) -> Vec<Finding> {
         capabilities::findings,
         clock::findings,
         configuration::findings,
+        host_id::findings,
         interfaces::findings,
         kernel::findings,
         memory::findings,

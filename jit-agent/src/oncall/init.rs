@@ -28,14 +28,17 @@ use jit_client::exit::Exit;
 use jit_proto::{PortRange, SourcePrefix, printable};
 
 use crate::{
-    config::{Config, Loaded},
+    config::{AUTO, Config, Loaded},
     control::tls::Material,
     oncall::{
         doctor::ways,
         failure::Failure,
         output::{complain, print, print_json},
     },
-    system::sys,
+    system::{
+        metadata::{Verdict, ask_all},
+        sys,
+    },
 };
 use ask::Asker;
 use choices::Choices;
@@ -104,7 +107,7 @@ pub struct InitArgs {
 }
 
 /// Chooses, checks, writes, and prints what to do next.
-pub fn run(config: &Path, args: InitArgs) -> Result<ExitCode, Failure> {
+pub async fn run(config: &Path, args: InitArgs) -> Result<ExitCode, Failure> {
     if !args.yes && (args.json || !io::stdin().is_terminal()) {
         return Err(Failure::Usage(
             "init asks what to protect, and there is no terminal to ask on: add --yes to take what this \
@@ -122,7 +125,18 @@ pub fn run(config: &Path, args: InitArgs) -> Result<ExitCode, Failure> {
             places.config.display()
         )));
     }
-    let survey = Survey::of_this_host();
+    let mut survey = Survey::of_this_host();
+    if args.host_id.is_none()
+        && let Verdict::Found(found) = Verdict::of(&ask_all().await)
+    {
+        if args.yes {
+            complain(&format!(
+                "{} says that this host is {}: --host-id {AUTO} uses what it says",
+                found.source, found.id
+            ));
+        }
+        survey.found = Some(found);
+    }
     for why in &survey.unseen {
         complain(&format!("warning: {why}"));
     }
@@ -135,19 +149,28 @@ pub fn run(config: &Path, args: InitArgs) -> Result<ExitCode, Failure> {
         }
     };
     let written = Draft::new(&choices, &survey, &places)?;
-    let names = key::names(&args.name, &choices.host, &survey)?;
+    let name = own_name(&choices, &survey);
+    let names = key::names(&args.name, name, &survey)?;
     let mut report = Report::new(&args, &choices, &written, &places, &survey);
     report.around = ways::around(&written.config);
     if args.dry_run {
         report.text = Some(written.text);
     } else {
-        put(&args, &choices, &written, &names, &places, &mut report)?;
+        put(&args, &choices, &written, (name, &names), &places, &mut report)?;
     }
     match args.json {
         true => print_json(&report)?,
         false => print(&printable::clean_lines(&report.page()))?,
     }
     Ok(Exit::Success.into())
+}
+
+/// The host's name in the request for its certificate.
+fn own_name<'a>(choices: &'a Choices, survey: &'a Survey) -> &'a str {
+    match choices.host.as_str() {
+        AUTO => survey.name.as_deref().unwrap_or("host"),
+        host => host,
+    }
 }
 
 /// A configuration that is good, and not written yet.
@@ -193,14 +216,14 @@ fn put(
     args: &InitArgs,
     choices: &Choices,
     draft: &Draft,
-    names: &key::Names,
+    (name, names): (&str, &key::Names),
     places: &Places,
     report: &mut Report,
 ) -> Result<(), Failure> {
     places.prepare(!args.no_key, !choices.signers.is_empty())?;
     if !args.no_key {
         let (pair, made) = key::ensure(places)?;
-        let request = key::request(&pair, &choices.host, names)?;
+        let request = key::request(&pair, name, names)?;
         places.write(&places.request(), request.as_bytes(), files::Readers::Status)?;
         report.key_is_new = Some(made);
     }

@@ -17,6 +17,7 @@ use crate::{
     oncall::{
         agent::{Asked, PATIENCE, Silence, ask_within},
         failure::Failure,
+        identity,
         names::Reading,
         offline::{self, Absent},
         output::{Colours, print, print_json},
@@ -103,7 +104,8 @@ pub(super) fn without_agent(
             Silence::Dead | Silence::Hung => Failure::NotRoot,
         });
     }
-    let Glimpse { paths, host, interfaces, unreadable, .. } = glimpse;
+    let host = identity::known(&glimpse, config);
+    let Glimpse { paths, interfaces, unreadable, .. } = glimpse;
     // The deadlines in the tables are by the programs' boot clock.
     let aligned = boot_clock::align().err();
     let (names, nameless) = Reading::begin(&paths).end();

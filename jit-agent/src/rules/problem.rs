@@ -60,6 +60,10 @@ problems! {
     Forwarded => "forwarded";
     /// Accepted grants are missing in the database.
     GrantsLost => "grants_lost";
+    /// The host's id is not known.
+    HostId => "host_id";
+    /// The host has another id than before: it is another machine.
+    HostIdChanged => "host_id_changed";
     /// An interface has no gate.
     Interface => "interface";
     /// The kernel refuses entries of its tables.

@@ -14,7 +14,7 @@ use crate::rules::{
     envelope,
     keyring::{KeyId, Keyring, Signer},
     policy::Policy,
-    refusal::Refused,
+    refusal::{Refused, this_host},
 };
 
 /// Most sections of one policy.
@@ -76,10 +76,10 @@ impl Proposal {
             let detail = format!("{entries} pairs of port and exemption; at most {MAX_EXEMPTIONS}");
             return Err(Refused::new(Refusal::TooLarge, detail));
         }
-        if !message.hosts.iter().any(|name| name == host) {
+        if host.is_empty() || !message.hosts.iter().any(|name| name == host) {
             let named = message.hosts.first().map_or("", String::as_str);
             let more = message.hosts.len() - 1;
-            let detail = format!("it names {named:?} and {more} more; this host is {host:?}");
+            let detail = format!("it names {named:?} and {more} more; {}", this_host(host));
             return Err(Refused::new(Refusal::WrongHost, detail));
         }
         Ok(Self {

@@ -32,6 +32,16 @@ impl Refused {
     }
 }
 
+/// Which host this is, in a refusal.
+pub(super) fn this_host(host: &str) -> String {
+    if host.is_empty() {
+        return "this host's id is not known yet: [host] id is \"auto\", and no metadata service has \
+                answered; `jit-agent identity` says what each answers"
+            .into();
+    }
+    format!("this host is {host:?}")
+}
+
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.refusal.word(), self.detail)

@@ -78,7 +78,7 @@ const CASES: &[Case] = &[
     ("[host]\nid = \"web-1\"\n", "", 1, &["[host]"]),
     ("[[controller]]", "[controller]", 28, &["write [[controller]]"]),
     // Wrong values.
-    ("id = \"web-1\"", "id = \"auto\"", 2, &["[host] id", "write the id"]),
+    ("id = \"web-1\"", "id = \"AUTO\"", 2, &["[host] id", "write \"auto\", or the id"]),
     ("[\"eth*\"]", "[\"eth[\"]", 5, &["[gate] interfaces"]),
     ("\"own network\"", "\"\"", 6, &["exclude", "mgmt0", "reason"]),
     ("\"2m\"", "\"1d\"", 7, &["confirm_within", "write \"24h\""]),

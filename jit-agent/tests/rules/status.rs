@@ -106,6 +106,7 @@ pub(crate) fn everything() -> v1::StatusResponse {
         problems: vec!["eth1 has no gate: run `jit-agent check`".into()],
         version: "0.1.0".into(),
         host: "web-1".into(),
+        host_id_source: "file".into(),
         mode: "observe".into(),
         interfaces: vec![
             interface("eth0", "xdp_native", ""),
@@ -366,6 +367,7 @@ fn the_json_value_for_value() {
         "log": { "dropped_lines": 12_345, "problem": null },
         "version": "0.1.0",
         "host": "web-1",
+        "host_id_source": "file",
         "mode": "observe",
         "started_at": time,
         "interfaces": [

@@ -63,6 +63,7 @@ fn without_grants(status: &v1::StatusResponse) -> Value {
         refused_last_hour,
         trial,
         front,
+        host_id_source,
     } = status;
     json!({
         "schema_version": SCHEMA_VERSION,
@@ -70,6 +71,7 @@ fn without_grants(status: &v1::StatusResponse) -> Value {
         "problems": problems,
         "version": version,
         "host": host,
+        "host_id_source": host_id_source,
         "mode": mode,
         "started_at": time(*started_at_ms),
         "interfaces": interfaces.iter().map(interface_json).collect::<Vec<_>>(),

@@ -26,7 +26,11 @@ pub(super) fn head(status: &v1::StatusResponse, style: Style, wide: Option<usize
         _ => "",
     };
     let mut version = format!("jit-agent {}", clean(&status.version, 40));
-    let mut host = format!("  {}  ", clean(&status.host, 100));
+    let by = match status.host_id_source.as_str() {
+        "" | "file" => String::new(),
+        service => format!(" ({})", clean(service, 20)),
+    };
+    let mut host = format!("  {}{by}  ", clean(&status.host, 100));
     if let Some(wide) = wide {
         let others = |version: &str, mode: &str| width(version) + width(&state) + width(mode);
         if others(&version, mode) + 8 > wide && !mode.is_empty() {

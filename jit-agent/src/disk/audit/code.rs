@@ -77,6 +77,8 @@ codes! {
     GrantShortened => "G009", "grant_shortened";
     /// What was signed until a moment is refused from now on.
     RevocationFloor => "G010", "revocation_floor";
+    /// A metadata service gave the host's id, and it is another one than before.
+    HostIdentified => "H001", "host_identified";
     /// An entry in the kernel's tables that no grant explains was removed.
     ForeignEntry => "K001", "foreign_entry_removed";
     /// An entry of a grant or an exemption was changed or gone, and was written again.

@@ -23,6 +23,8 @@ pub(crate) struct AuditQueue {
     lost: Option<(u64, WallTime)>,
     /// Largest size of a file, and number of full files, if they changed.
     sizes: Option<(u64, u32)>,
+    /// The host's id, if it became known.
+    host: Option<String>,
     seen: Seen,
     /// Why the last call has no answer; `None`: it has.
     unanswered: Option<String>,
@@ -68,6 +70,7 @@ impl AuditQueue {
             waiting: Vec::new(),
             lost: None,
             sizes: None,
+            host: None,
             seen,
             unanswered: None,
         })
@@ -76,6 +79,11 @@ impl AuditQueue {
     /// Changes the sizes.
     pub(crate) const fn resize(&mut self, max_size: u64, keep: u32) {
         self.sizes = Some((max_size, keep));
+    }
+
+    /// From now on heads and files name this host.
+    pub(crate) fn rename(&mut self, host: &str) {
+        self.host = Some(host.to_owned());
     }
 
     /// Adds a record, which the next call writes. Waits for nothing.
@@ -177,10 +185,13 @@ impl AuditQueue {
             return Err(Unanswered::Stalled);
         }
         let (waiting, lost) = (std::mem::take(&mut self.waiting), self.lost.take());
-        let sizes = self.sizes.take();
+        let (sizes, host) = (self.sizes.take(), self.host.take());
         let work = move |audit: &mut Audit| {
             if let Some((max_size, keep)) = sizes {
                 audit.resize(max_size, keep);
+            }
+            if let Some(host) = host {
+                audit.rename(&host);
             }
             waiting.into_iter().for_each(|(record, at)| audit.append(record, at));
             if let Some((count, since)) = lost {

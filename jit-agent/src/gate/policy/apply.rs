@@ -18,7 +18,7 @@ use crate::{
     kernel::datapath::{Datapath, DatapathError},
     rules::{
         clock::Now,
-        commit::Commit,
+        commit::{Commit, Versioned},
         impact::Impact,
         ledger::{HeldGrant, Stage},
         policy::Policy,
@@ -86,6 +86,32 @@ impl<D: Datapath> Gate<D> {
         self.report_returned(0, "there is no [ceiling]", now);
     }
 
+    /// The host has another id: a policy that names others is in force no more.
+    pub(in crate::gate) fn forget_policies_of_others(&mut self, now: Now) {
+        let host = &self.config.host;
+        let names = |policy: &Versioned<Pushed>| {
+            policy.policy.policy.proposal().message().hosts.iter().any(|name| name == host)
+        };
+        let commit = &self.policies.commit;
+        let pending = commit.pending().map(|pending| &pending.policy);
+        if commit.confirmed().into_iter().chain(pending).all(names) {
+            return;
+        }
+        let before = self.policies.commit.clone();
+        self.policies.commit.clear();
+        let policy = self.policies.current(&self.config);
+        if let Err(refused) = self.apply(policy, Origin::Returned, now) {
+            // The kernel did not take it. The review of the tables puts it right.
+            tracing::error!("the policy of another host stays in force: {refused}");
+            self.policies.commit = before;
+            return;
+        }
+        tracing::warn!("the pushed policy names another host: the [[port]] sections are in force");
+        self.policies.check(&self.config);
+        self.outbox.policies(self.policies.stored(&self.boot_id));
+        self.report_returned(0, "the pushed policy names another host", now);
+    }
+
     /// Takes another configuration: its sections, or the pushed policy within its ceiling, come
     /// into force. On an error nothing changed.
     pub(in crate::gate) fn apply_config(
@@ -93,6 +119,7 @@ impl<D: Datapath> Gate<D> {
         config: Config,
         now: Now,
     ) -> Result<(), Refused> {
+        let config = self.identified(config);
         let file = std::mem::replace(&mut self.policies.file, config.policy.clone());
         let policy = self.policies.current(&config);
         let in_force = self.config.policy.clone();

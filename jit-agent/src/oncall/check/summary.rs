@@ -10,7 +10,7 @@ use jit_proto::{
 use serde::Serialize;
 
 use crate::{
-    config::{Config, Controller},
+    config::{AUTO, Config, Controller},
     control::{certificate::Facts, tls::Material},
     kernel::datapath::rtnetlink::Device,
     rules::keyring::Signer,
@@ -124,7 +124,7 @@ impl Summary {
         let facts = material.map(Material::facts).unwrap_or_default();
         let longest = config.policy.max_duration();
         Self {
-            host: config.host.clone(),
+            host: if config.auto_host { AUTO.into() } else { config.host.clone() },
             mode: mode(config.gate.observe),
             confirm_within_s: config.gate.confirm_within.map(|time| time.as_secs()),
             socket_guard: config.gate.socket_guard,

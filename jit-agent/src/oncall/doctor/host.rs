@@ -19,7 +19,10 @@ use crate::{
         status::without_agent,
     },
     rules::clock::Now,
-    system::sys,
+    system::{
+        metadata::{Report, ask_all},
+        sys,
+    },
 };
 
 /// A host, read once.
@@ -47,6 +50,8 @@ pub(super) struct Host {
     /// How much later the kernel programs' boot clock is than this process's own, nanoseconds;
     /// `None`: this process may not measure it.
     pub(super) boot_offset: Option<io::Result<i64>>,
+    /// What the metadata services say, if the file leaves the host's id to them.
+    pub(super) identity: Option<[Report; 4]>,
     /// The time.
     pub(super) now: Now,
 }
@@ -70,10 +75,13 @@ impl Host {
         let boot_offset = lacks.is_empty().then(boot_clock::align);
         let (agent, status) = ask_agent(path, &glimpse).await;
         let process = process::find(&glimpse.paths.pins, &glimpse.paths.socket()).await;
+        let config = Config::read(path);
+        let asks = config.as_ref().is_ok_and(|config| config.auto_host);
+        let identity = if asks { Some(ask_all().await) } else { None };
         Self {
             path: path.to_owned(),
             unopened: fs::File::open(path).err().map(|error| error.kind()),
-            config: Config::read(path),
+            config,
             glimpse,
             devices: rtnetlink::devices(),
             is_root: geteuid().is_root(),
@@ -82,6 +90,7 @@ impl Host {
             status,
             process,
             boot_offset,
+            identity,
             now: sys::now(),
         }
     }

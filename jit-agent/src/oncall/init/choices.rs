@@ -16,7 +16,12 @@ use super::{
     files::Places,
     survey::{Peer, Survey, peers},
 };
-use crate::{config::KeyFile, oncall::failure::Failure, rules::keyring::Signer, system::sys};
+use crate::{
+    config::{AUTO, KeyFile},
+    oncall::failure::Failure,
+    rules::keyring::Signer,
+    system::sys,
+};
 
 /// Where controllers connect, if nobody says otherwise.
 const LISTEN: &str = "0.0.0.0:7443";
@@ -116,7 +121,17 @@ impl Choices {
         let host = match &args.host_id {
             Some(host) => host.clone(),
             None => {
-                asker.ask("The host's id, as grants name it", survey.name.as_deref(), host_id)?
+                let name = match &survey.found {
+                    Some(found) => {
+                        asker.say(&format!(
+                            "{} says that this host is {}; {AUTO} uses what it says.",
+                            found.source, found.id
+                        ))?;
+                        Some(AUTO)
+                    }
+                    None => survey.name.as_deref(),
+                };
+                asker.ask("The host's id, as grants name it", name, host_id)?
             }
         };
         let ports =
@@ -284,7 +299,6 @@ fn some<T: std::str::FromStr<Err: std::fmt::Display>>(answer: &str) -> Result<Ve
 fn host_id(answer: &str) -> Result<String, String> {
     match answer {
         "" => Err("name it: grants name hosts by this id".into()),
-        "auto" => Err("\"auto\" is not known: write the id".into()),
         answer => Ok(answer.to_owned()),
     }
 }

@@ -19,7 +19,7 @@ use crate::{
         netlink::sock_diag::{DiagError, SockDiag, Wanted},
     },
     oncall::doctor::ways::{self, Administered},
-    system::{addresses::addresses, processes},
+    system::{addresses::addresses, metadata::Found, processes},
 };
 
 /// Begins of the names of interfaces that container engines and hypervisors make.
@@ -39,6 +39,8 @@ pub(super) struct Survey {
     pub(super) interfaces: Vec<String>,
     /// Addresses by which others may reach it.
     pub(super) addresses: Vec<IpAddr>,
+    /// What a metadata service says that this host is.
+    pub(super) found: Option<Found>,
     /// Who runs this command, for the owner of exemptions.
     pub(super) caller: String,
     /// What could not be seen, and why.

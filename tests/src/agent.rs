@@ -429,8 +429,7 @@ pins = "{}"
         let output = self.run(&["status", "--json"]);
         let value: Value = serde_json::from_slice(&output.stdout).ok()?;
         // Without an answer of the agent, `status` reads the pins and says so.
-        (value.get("host")?.as_str()? == HOST && !value.get("started_at")?.is_null())
-            .then_some(value)
+        (!value.get("started_at")?.is_null()).then_some(value)
     }
 }
 

@@ -48,7 +48,7 @@ const BESIDE: &str = "soak";
 
 /// Test programs whose tests wait most of the time: for a kernel that removes namespaces, for clocks,
 /// for timeouts. They get twice as many threads as there are processors. Those that measure do not.
-const WAIT: [&str; 4] = ["controllers", "coverage", "hooks", "lifecycle"];
+const WAIT: [&str; 5] = ["controllers", "coverage", "hooks", "identity", "lifecycle"];
 
 /// Results so far.
 #[derive(Default)]

@@ -2,10 +2,11 @@
 //!
 //! The gate goes up first (`start`). Around it each part is kept by a task of its own, fails by
 //! itself and is tried again: the port for controllers (`control`) with the
-//! process that serves it (`front_process`, `front`), the local socket (`local`), the
-//! metrics (`metrics`), the configuration (`reload`), the host's id (`identity`), the readers of what the kernel reports (`watchers`). What fails is a
-//! fault on the gate's board. The end of the agent detaches nothing. `early` is the start alone, for the
-//! unit that runs before the network.
+//! process that serves it (`front_process`, `front`), the connection to a hub (`uplink`, `proxy`), the
+//! local socket (`local`), the metrics (`metrics`), the configuration (`reload`), the host's id
+//! (`identity`), the readers of what the kernel reports (`watchers`). What fails is a fault on the
+//! gate's board. The end of the agent detaches nothing. `early` is the start alone, for the unit that
+//! runs before the network.
 
 mod control;
 mod early;
@@ -14,9 +15,11 @@ mod front_process;
 mod identity;
 mod local;
 mod metrics;
+mod proxy;
 mod reach;
 mod reload;
 mod start;
+mod uplink;
 mod watchers;
 
 use std::{io, path::Path, thread, time::Duration};
@@ -50,6 +53,7 @@ pub use early::early;
 use identity::HostKeeper;
 use reload::Reloader;
 use start::{Bound, Parts, build};
+use uplink::Dialler;
 
 /// Time from a failure around the gate to the next try.
 const RETRY: Duration = Duration::from_secs(2);
@@ -156,6 +160,12 @@ impl Bound {
         let (reloader, wanted) =
             Reloader::new(beginning, handle.clone(), faults.clone(), metrics, trials);
         let keeper = Keeper::new(service.clone(), handle.clone(), faults.clone());
+        let dialler = Dialler::new(service.uplinks().clone(), faults.clone());
+        let dialling = keeper.dialling();
+        tasks.spawn(async {
+            dialler.run(dialling).await;
+            "the keeper of the uplink"
+        });
         let (sender, listens) = oneshot::channel();
         tasks.spawn(async {
             keeper.run(wanted, sender).await;

@@ -24,6 +24,7 @@ mod port;
 mod raw;
 mod signer;
 mod spelling;
+mod uplink;
 mod value;
 
 use std::{path::Path, time::Duration};
@@ -48,6 +49,7 @@ pub use self::{
     mistakes::Mistake,
     paths::{DEFAULT_PATH, Paths},
     signer::{KeyFault, KeyFile},
+    uplink::{Hub, Proxy, Uplink},
 };
 use self::{base::Base, signer::Signers};
 use crate::{
@@ -92,6 +94,8 @@ pub struct Config {
     pub limits: Limits,
     /// The directories of the agent.
     pub paths: Paths,
+    /// The hubs that the agent connects to; `None`: none.
+    pub uplink: Option<Uplink>,
 }
 
 /// A configuration and what it was made from.
@@ -118,6 +122,8 @@ pub struct Examined {
     pub faults: Vec<KeyFault>,
     /// `[control]`, if it can be read, also where something else is wrong.
     pub control: Option<Control>,
+    /// `[uplink]`, likewise.
+    pub uplink: Option<Uplink>,
 }
 
 impl Config {
@@ -144,7 +150,7 @@ impl Examined {
     /// Of a file that cannot be read.
     pub fn unread(path: &Path, why: String) -> Self {
         let config = Err(ConfigError::whole(path, why));
-        Self { config, faults: Vec::new(), control: None }
+        Self { config, faults: Vec::new(), control: None, uplink: None }
     }
 
     /// Checks a text as if it were the content of this file. `files`: where the files are that it
@@ -154,11 +160,14 @@ impl Examined {
         let Draft { loaded, mistakes } = Draft::of(&base, &[]);
         let refused = |mistakes| Err(ConfigError::new(path, mistakes));
         match loaded {
-            None => Self { config: refused(mistakes), faults: Vec::new(), control: None },
+            None => {
+                let config = refused(mistakes);
+                Self { config, faults: Vec::new(), control: None, uplink: None }
+            }
             Some(Loaded { config, faults, .. }) => {
-                let control = config.control.clone();
+                let (control, uplink) = (config.control.clone(), config.uplink.clone());
                 let config = if mistakes.is_empty() { Ok(config) } else { refused(mistakes) };
-                Self { config, faults, control }
+                Self { config, faults, control, uplink }
             }
         }
     }
@@ -251,6 +260,7 @@ fn check(raw: raw::Config, base: &Base<'_>, kept: &[KeyFile], wrongs: &mut Wrong
         break_glass,
         metrics,
         paths,
+        uplink,
     } = raw;
     wrongs.or("host.id", check_host(&host), ());
     let auto_host = host == AUTO;
@@ -267,6 +277,7 @@ fn check(raw: raw::Config, base: &Base<'_>, kept: &[KeyFile], wrongs: &mut Wrong
     let ceiling = ceiling.map(|raw| ceiling::ceiling(raw, signing, wrongs));
     let lines = control.as_ref().map(|raw| ControlLines::new(raw, base.text));
     let control = control.and_then(|raw| Control::new(raw, base, &policy, wrongs));
+    let uplink = uplink.and_then(|raw| Uplink::new(raw, base, wrongs));
     let Signers { keyring, files: keys, faults, .. } = signers;
     let absent = faults.iter().filter(|fault| !fault.kept).map(|fault| fault.id.clone());
     let paths = Paths::new(paths, wrongs);
@@ -288,6 +299,7 @@ fn check(raw: raw::Config, base: &Base<'_>, kept: &[KeyFile], wrongs: &mut Wrong
         metrics: wrongs.or("metrics.listen", metrics, None),
         limits: Limits::new(limits.hosts, limits.prefixes, wrongs),
         paths,
+        uplink,
     };
     Loaded { config, text: base.text.to_owned(), keys, faults, lines: lines.unwrap_or_default() }
 }

@@ -1,6 +1,6 @@
-//! Keeps the listening port for controllers, and the front that serves it. Certificates, the port and
-//! the front fail by themselves: what fails is a fault on the board, is tried again, and ends by itself
-//! when mended. The gate waits for none of it.
+//! Keeps the listening port for controllers, what uplinks are made by, and the front that serves both.
+//! Certificates, the port and the front fail by themselves: what fails is a fault on the board, is tried
+//! again, and ends by itself when mended. The gate waits for none of it.
 
 use std::{
     io,
@@ -16,11 +16,17 @@ use tokio::{
 };
 
 use crate::{
-    app::{CHECK, FIRST_TRY, RETRY, SELDOM, front_process::FrontProcess, reach::unreachable},
-    config::{Config, Control, ControlLines, Controller},
+    app::{
+        CHECK, FIRST_TRY, RETRY, SELDOM,
+        front_process::FrontProcess,
+        reach::unreachable,
+        uplink::{self, Dialling},
+    },
+    config::{Config, Control, ControlLines, Controller, Uplink},
     control::{
-        server::{self, Service},
-        tls::Material,
+        link::{Proofs, Setup},
+        server::{self, Service, Trusted},
+        tls::{self, HubMaterial, Material},
     },
     gate::{GateHandle, faults::Faults},
     kernel::netlink::watch::AddressWatch,
@@ -39,6 +45,7 @@ const SHORT: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub(super) struct Wanted {
     control: Option<Control>,
+    uplink: Option<Uplink>,
     controllers: Vec<Controller>,
     lines: ControlLines,
     /// The keeper has taken it.
@@ -47,9 +54,9 @@ pub(super) struct Wanted {
 
 impl Wanted {
     pub(super) fn of(config: &Config, lines: ControlLines) -> Self {
-        let Config { control, controllers, .. } = config;
+        let Config { control, controllers, uplink, .. } = config;
         let (control, controllers) = (control.clone(), controllers.clone());
-        Self { control, controllers, lines, taken: Notify::new() }
+        Self { control, uplink: uplink.clone(), controllers, lines, taken: Notify::new() }
     }
 
     /// Waits until the keeper has taken it, if that does not take long.
@@ -63,24 +70,15 @@ impl Wanted {
 struct Listening {
     address: SocketAddr,
     listener: TcpListener,
-    front: Option<FrontProcess>,
-    /// When the front was started last.
-    started: Instant,
-    /// Why the last front ended.
-    ended: Option<String>,
 }
 
-impl Listening {
-    /// Notes that the front has ended by itself, if it has.
-    async fn notice_end(&mut self) {
-        let Some(front) = self.front.as_mut().filter(|front| front.is_over()) else { return };
-        let why = front.ended().await;
-        tracing::error!("the process that talks to the network {why}; it is started again");
-        (self.front, self.ended) = (None, Some(why));
-    }
+/// The process that serves, and the port that it was given.
+struct Serving {
+    front: FrontProcess,
+    port: Option<SocketAddr>,
 }
 
-/// The keeper of the listening port.
+/// The keeper of the listening port and of the front.
 pub(super) struct Keeper {
     service: Service,
     gate: GateHandle,
@@ -89,7 +87,18 @@ pub(super) struct Keeper {
     material: Option<Material>,
     /// Why the files on the disk are not in use.
     unusable: Option<String>,
+    /// The same of `[uplink]`.
+    hub_material: Option<HubMaterial>,
+    hub_unusable: Option<String>,
     listening: Option<Listening>,
+    serving: Option<Serving>,
+    /// When the front was started last.
+    started: Option<Instant>,
+    /// Why the last front ended.
+    ended: Option<String>,
+    dialling: watch::Sender<Option<Arc<Dialling>>>,
+    /// What uplinks are made by now: the front's setup and process.
+    dialled: Option<(Proofs, u32)>,
     /// `None`: not opened yet, or it cannot be read any more.
     addresses: Option<AddressWatch>,
 }
@@ -101,8 +110,27 @@ impl Keeper {
             ProblemKind::Control,
             Some("not listening: the agent is only just starting".into()),
         );
-        let (material, unusable, listening, addresses) = (None, None, None, None);
-        Self { service, gate, faults, material, unusable, listening, addresses }
+        Self {
+            service,
+            gate,
+            faults,
+            material: None,
+            unusable: None,
+            hub_material: None,
+            hub_unusable: None,
+            listening: None,
+            serving: None,
+            started: None,
+            ended: None,
+            dialling: watch::Sender::new(None),
+            dialled: None,
+            addresses: None,
+        }
+    }
+
+    /// What uplinks are made by.
+    pub(super) fn dialling(&self) -> uplink::Wanted {
+        self.dialling.subscribe()
     }
 
     /// Keeps the port for as long as the agent runs. `first` is sent when it was tried once.
@@ -128,7 +156,7 @@ impl Keeper {
                     reread = true;
                 }
                 () = self.something_changes(works) => {
-                    reread = self.unusable.is_some();
+                    reread = self.unusable.is_some() || self.hub_unusable.is_some();
                 }
             }
         }
@@ -140,13 +168,14 @@ impl Keeper {
         if !works {
             return sleep(RETRY).await;
         }
-        let Self { listening, addresses, .. } = self;
-        // Without a port there is nothing to look at.
-        let Some(Listening { front: Some(front), .. }) = listening else {
+        let Self { serving, listening, addresses, .. } = self;
+        // Without a front there is nothing to look at.
+        let Some(Serving { front, .. }) = serving else {
             return std::future::pending().await;
         };
         let changed = async {
             match addresses {
+                _ if listening.is_none() => std::future::pending().await,
                 Some(watch) => timeout(SELDOM, watch.changed()).await.unwrap_or(Ok(())),
                 None => {
                     sleep(CHECK).await;
@@ -167,36 +196,67 @@ impl Keeper {
 
     /// Tries what is missing. `reread`: reads the certificates again. Returns whether all works.
     async fn step(&mut self, wanted: &Wanted, reread: bool) -> bool {
-        let Wanted { control, controllers, lines, taken: _ } = wanted;
-        let authorities =
-            |material: &Option<Material>| material.as_ref().map(|used| used.authorities.clone());
-        let Some(control) = control else {
+        let Wanted { control, uplink, controllers, lines, taken: _ } = wanted;
+        if control.is_none() {
             (self.material, self.unusable, self.listening) = (None, None, None);
-            self.service.set_controllers(controllers, None);
-            let _gone = self.gate.set_certificate_end(None).await;
-            self.faults.set(ProblemKind::Control, None);
-            self.faults.set(ProblemKind::ControlFiles, None);
-            return true;
-        };
-        if reread {
-            // Who is no controller any more must not wait for a slow disk.
-            self.service.set_controllers(controllers, authorities(&self.material));
-            self.read(control, *lines).await;
-            self.service.set_controllers(controllers, authorities(&self.material));
         }
-        let problem = self.listen(wanted, control).await.err();
+        if uplink.is_none() {
+            (self.hub_material, self.hub_unusable) = (None, None);
+        }
+        self.service.uplinks().set_wanted(uplink.is_some());
+        // Who is no controller any more must not wait for a slow disk.
+        self.service.set_controllers(controllers, self.trusted());
+        if reread {
+            if let Some(control) = control {
+                self.read(control, *lines).await;
+            }
+            if let Some(uplink) = uplink {
+                self.read_of_uplink(uplink).await;
+            }
+            self.service.set_controllers(controllers, self.trusted());
+            self.set_certificate_ends().await;
+        }
+        let served = self.serve(wanted).await;
+        let problem = match (control, served) {
+            (None, _) => None,
+            (Some(_), Err(why)) => Some(format!("not listening: {why}")),
+            (Some(control), Ok(())) => self.reach(wanted, control).err(),
+        };
         let in_use = self.material.is_some();
         let kept = self.unusable.as_ref().filter(|_| in_use);
         let kept =
             kept.map(|why| format!("{why}; certificate, key and authorities before stay in use"));
         self.faults.set(ProblemKind::ControlFiles, kept);
+        let of_uplink = self.hub_unusable.as_ref().map(|why| match self.hub_material {
+            Some(_) => format!("{why}; certificate, key and authorities before stay in use"),
+            None => format!("{why}; no uplink can be made"),
+        });
+        self.faults.set(ProblemKind::UplinkFiles, of_uplink);
         let news = self.faults.set(ProblemKind::Control, problem.clone());
-        match &problem {
-            Some(problem) if news => tracing::error!("{problem}"),
-            None if news => tracing::info!("listening for controllers on {}", control.listen),
+        match (&problem, control) {
+            (Some(problem), _) if news => tracing::error!("{problem}"),
+            (None, Some(control)) if news => {
+                tracing::info!("listening for controllers on {}", control.listen);
+            }
             _ => {}
         }
-        problem.is_none() && self.unusable.is_none()
+        let uplinked = uplink.is_none() || self.dialled.is_some();
+        problem.is_none() && uplinked && self.unusable.is_none() && self.hub_unusable.is_none()
+    }
+
+    fn trusted(&self) -> Trusted {
+        Trusted {
+            authorities: self.material.as_ref().map(|used| used.authorities.clone()),
+            hubs: self.hub_material.as_ref().map(|used| used.hubs.clone()),
+        }
+    }
+
+    /// Of both certificates the one that ends first has to be renewed.
+    async fn set_certificate_ends(&self) {
+        let of_uplink = self.hub_material.as_ref().map(|used| used.not_after);
+        self.service.uplinks().set_certificate_end(of_uplink);
+        let ends = [self.material.as_ref().map(|used| used.not_after), of_uplink];
+        let _gone = self.gate.set_certificate_end(ends.into_iter().flatten().min()).await;
     }
 
     /// Reads the files. Those in use stay in use if they cannot be read.
@@ -213,54 +273,128 @@ impl Keeper {
                 for doubt in fresh.doubts(now) {
                     tracing::warn!("{doubt}");
                 }
-                let _gone = self.gate.set_certificate_end(Some(fresh.not_after)).await;
                 self.material = Some(fresh);
             }
-            Err(why) => {
-                let why = lines.locate(&why);
-                if self.unusable.as_ref() != Some(&why) {
-                    tracing::error!("{why}");
-                }
-                self.unusable = Some(why);
-            }
+            Err(why) => note(&mut self.unusable, lines.locate(&why)),
         }
     }
 
-    /// Listens, if it does not yet, with a front that serves by what is wanted. The error says why no
-    /// controller can connect.
-    async fn listen(&mut self, wanted: &Wanted, control: &Control) -> Result<(), String> {
-        let Some(material) = &self.material else {
-            return Err(format!("not listening: {}", self.unusable.as_deref().unwrap_or_default()));
-        };
-        let setup = material.setup(&wanted.controllers);
-        let address = control.listen;
-        let of_file = || wanted.lines.locate(&format!("[control] listen = \"{address}\""));
-        let listening = match self.listening.take().filter(|held| held.address == address) {
-            Some(held) => held,
-            None => {
-                let listener = bind(address).await;
-                let listener =
-                    listener.map_err(|error| format!("not listening: {}: {error}", of_file()))?;
-                Listening { address, listener, front: None, started: Instant::now(), ended: None }
-            }
-        };
-        let listening = self.listening.insert(listening);
-        listening.notice_end().await;
-        match &mut listening.front {
-            Some(front) => front.set_up(setup).await,
-            none => {
-                let soon = listening.started.elapsed() < SHORT;
-                if let Some(why) = listening.ended.take_if(|_| soon) {
-                    return Err(format!(
-                        "not listening: the process that talks to the network {why}"
-                    ));
-                }
-                listening.started = Instant::now();
-                let started = FrontProcess::start(&listening.listener, &self.service, setup).await;
-                started.map(|front| *none = Some(front))
-            }
+    /// The same of `[uplink]`.
+    async fn read_of_uplink(&mut self, uplink: &Uplink) {
+        let of = uplink.clone();
+        let read = spawn_blocking(move || HubMaterial::read(&of)).await;
+        let read = read.map_err(|error| error.to_string());
+        let now = sys::now().wall;
+        let used = self.hub_material.as_ref();
+        let in_place = |fresh: HubMaterial| fresh.in_place_of(used, now);
+        match read.and_then(|read| read.and_then(in_place).map_err(|error| error.to_string())) {
+            Ok(fresh) => (self.hub_unusable, self.hub_material) = (None, Some(fresh)),
+            Err(why) => note(&mut self.hub_unusable, why),
         }
-        .map_err(|why| format!("not listening: {why}"))?;
+    }
+
+    /// Has a front that serves by what is wanted, if there is anything to serve. The error says why the
+    /// port is not served.
+    async fn serve(&mut self, wanted: &Wanted) -> Result<(), String> {
+        let Wanted { control, uplink, controllers, lines, taken: _ } = wanted;
+        let listens = match control {
+            Some(control) => self.listen(control, *lines).await,
+            None => Ok(()),
+        };
+        let proofs = self.hub_material.as_ref().map(HubMaterial::proofs);
+        let port = self.listening.as_ref().map(|listening| listening.address);
+        let setup = Setup { uplink: proofs.clone(), ..self.setup(controllers) };
+        if self.serving.as_ref().is_some_and(|serving| serving.port != port) {
+            self.serving = None;
+        }
+        let served = if port.is_none() && proofs.is_none() {
+            self.serving = None;
+            Ok(())
+        } else {
+            self.have_front(port, setup).await
+        };
+        self.dial(uplink.as_ref(), proofs.filter(|_| served.is_ok()));
+        listens.and(served)
+    }
+
+    fn setup(&self, controllers: &[Controller]) -> Setup {
+        match self.material.as_ref().filter(|_| self.listening.is_some()) {
+            Some(material) => material.setup(controllers),
+            None => Setup { controllers: tls::listed(controllers), ..Setup::default() },
+        }
+    }
+
+    /// Says what uplinks are made by, if that is news.
+    fn dial(&mut self, uplink: Option<&Uplink>, proofs: Option<Proofs>) {
+        let (Some(uplink), Some(proofs), Some(serving), Some(material)) =
+            (uplink, proofs, &self.serving, &self.hub_material)
+        else {
+            if self.dialled.take().is_some() {
+                self.dialling.send_replace(None);
+            }
+            return;
+        };
+        let by = (proofs, serving.front.pid());
+        let same =
+            self.dialling.borrow().as_ref().is_some_and(|now| {
+                now.uplink == *uplink && now.credentials == material.credentials()
+            });
+        if same && self.dialled.as_ref() == Some(&by) {
+            return;
+        }
+        self.dialled = Some(by);
+        self.dialling.send_replace(Some(Arc::new(Dialling {
+            uplink: uplink.clone(),
+            credentials: material.credentials().to_owned(),
+            giver: serving.front.giver().clone(),
+            unlink: Box::new(serving.front.unlinker()),
+        })));
+    }
+
+    /// Listens, if it does not yet.
+    async fn listen(&mut self, control: &Control, lines: ControlLines) -> Result<(), String> {
+        if self.material.is_none() {
+            self.listening = None;
+            return Err(self.unusable.clone().unwrap_or_default());
+        }
+        let address = control.listen;
+        if self.listening.take_if(|held| held.address != address).is_some() {
+            // It has the port, too.
+            self.serving = None;
+        }
+        if self.listening.is_none() {
+            let listener = bind(address).await;
+            let listener = listener.map_err(|error| {
+                format!("{}: {error}", lines.locate(&format!("[control] listen = \"{address}\"")))
+            })?;
+            self.listening = Some(Listening { address, listener });
+        }
+        Ok(())
+    }
+
+    /// Has a front with this setup.
+    async fn have_front(&mut self, port: Option<SocketAddr>, setup: Setup) -> Result<(), String> {
+        if let Some(serving) = self.serving.as_mut().filter(|serving| serving.front.is_over()) {
+            let why = serving.front.ended().await;
+            tracing::error!("the process that talks to the network {why}; it is started again");
+            (self.serving, self.ended) = (None, Some(why));
+        }
+        if let Some(serving) = &mut self.serving {
+            return serving.front.set_up(setup).await;
+        }
+        let soon = self.started.is_some_and(|started| started.elapsed() < SHORT);
+        if let Some(why) = self.ended.take_if(|_| soon) {
+            return Err(format!("the process that talks to the network {why}"));
+        }
+        self.started = Some(Instant::now());
+        let listener = self.listening.as_ref().map(|listening| &listening.listener);
+        let front = FrontProcess::start(listener, &self.service, setup).await?;
+        self.serving = Some(Serving { front, port });
+        Ok(())
+    }
+
+    /// The error says why nobody can reach the port that is listened on.
+    fn reach(&mut self, wanted: &Wanted, control: &Control) -> Result<(), String> {
         // Before they are listed: every later change is then seen.
         if self.addresses.is_none() {
             self.addresses = AddressWatch::open().ok();
@@ -270,11 +404,22 @@ impl Keeper {
         let addresses = addresses().map_err(|error| {
             format!("not listening: the addresses of this host cannot be listed: {error}")
         })?;
-        match unreachable(address.ip(), &addresses) {
-            Some(why) => Err(format!("not listening: {why} ({})", of_file())),
+        match unreachable(control.listen.ip(), &addresses) {
+            Some(why) => {
+                let of_file = format!("[control] listen = \"{}\"", control.listen);
+                Err(format!("not listening: {why} ({})", wanted.lines.locate(&of_file)))
+            }
             None => Ok(()),
         }
     }
+}
+
+/// Notes why files cannot be used.
+fn note(unusable: &mut Option<String>, why: String) {
+    if unusable.as_ref() != Some(&why) {
+        tracing::error!("{why}");
+    }
+    *unusable = Some(why);
 }
 
 /// Opens the port. The front of an agent that was killed holds it for a moment.

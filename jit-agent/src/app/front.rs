@@ -1,11 +1,16 @@
 //! The front: the process that talks to the network. The gate's process starts it as `jit-agent
-//! front` with two sockets: the one to the gate as descriptor 0, and the listening port as 1. It gets
-//! certificates, key and controllers from the gate, so it reads no file, and before it takes the first
-//! byte from anybody it gives up all that it does not need. It ends when the gate's process does.
+//! front` with two sockets: the one to the gate as descriptor 0, and as 1 the one over which the gate
+//! hands it open sockets: the listening port, and connections to hubs. It gets certificates, key and
+//! controllers from the gate, so it reads no file, and before it takes the first byte from anybody it
+//! gives up all that it does not need. It ends when the gate's process does.
 
 use std::{
+    collections::HashMap,
     fs, io,
-    os::{fd::AsFd as _, unix::net::UnixStream},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::net::UnixStream,
+    },
     process::ExitCode,
     sync::{Arc, mpsc},
     time::Duration,
@@ -16,7 +21,7 @@ use rustix::{net::sockopt::socket_domain, thread::set_name};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{oneshot, watch},
     time::sleep,
 };
 use tracing::{Event, Level, field::Visit};
@@ -30,11 +35,12 @@ use tracing_subscriber::{
 use crate::{
     control::{
         link::{
-            Logged, Order, Said, Setup, ToFront, ToGate,
+            Handed, Logged, Order, Said, Setup, ToFront, ToGate,
+            hand::Taker,
             pipe::{Receiver, Sender, pipe},
         },
-        server::{Trust, Upstream, serve_tcp},
-        tls::{self, Handshaking},
+        server::{Entrance, Trust, Trusted, Upstream, accept, serve_network, uplink},
+        tls::{self, Calling},
     },
     system::{core_dumps, sandbox},
 };
@@ -50,18 +56,18 @@ const OOM_SCORE: &str = "500";
 
 /// Runs the front. `None`: the two sockets are not there, so it was not the agent that started it.
 pub fn run() -> Option<ExitCode> {
-    let (link, listener) = (io::stdin(), io::stdout());
-    if socket_domain(link.as_fd()).is_err() || socket_domain(listener.as_fd()).is_err() {
+    let (link, hand) = (io::stdin(), io::stdout());
+    if socket_domain(link.as_fd()).is_err() || socket_domain(hand.as_fd()).is_err() {
         return None;
     }
-    let ended = sockets(&link, &listener).and_then(serve);
+    let ended = sockets(&link, &hand).and_then(serve);
     Some(if ended.is_ok() { ExitCode::SUCCESS } else { Exit::Unavailable.into() })
 }
 
 fn sockets(
     link: &io::Stdin,
-    listener: &io::Stdout,
-) -> io::Result<(UnixStream, std::net::TcpListener, Vec<&'static str>)> {
+    hand: &io::Stdout,
+) -> io::Result<(UnixStream, OwnedFd, Vec<&'static str>)> {
     let mut keeps = Vec::new();
     let mut note = |what, done: io::Result<()>| {
         if done.is_err() {
@@ -77,13 +83,10 @@ fn sockets(
     note("capabilities", sandbox::drop_capabilities());
     note("files (Landlock)", sandbox::close_surroundings());
     let link = link.as_fd().try_clone_to_owned()?;
-    let listener = listener.as_fd().try_clone_to_owned()?;
-    Ok((link.into(), listener.into(), keeps))
+    Ok((link.into(), hand.as_fd().try_clone_to_owned()?, keeps))
 }
 
-fn serve(
-    (link, listener, mut keeps): (UnixStream, std::net::TcpListener, Vec<&'static str>),
-) -> io::Result<()> {
+fn serve((link, hand, mut keeps): (UnixStream, OwnedFd, Vec<&'static str>)) -> io::Result<()> {
     // All threads start here: later none can. The filter of calls comes when they run, because what a
     // thread asks the kernel for while it starts is not in the filter.
     let (begun, begin) = mpsc::channel();
@@ -102,23 +105,34 @@ fn serve(
         // follows it.
         let kinds = [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::terminate()];
         let _ignored = kinds.map(signal);
-        listener.set_nonblocking(true)?;
-        let listener = TcpListener::from_std(listener)?;
+        let hand = Taker::new(hand)?;
         let (sender, receiver) = pipe(link)?;
         log_to(&sender);
         if let Err(error) = sandbox::close_calls() {
             tracing::warn!("the kernel takes no filter of calls: {error}");
             keeps.push("calls (seccomp)");
         }
+        let upstream = Upstream::new(sender.clone());
+        let (entrance, served) = serve_network(upstream.clone());
         let front = Front {
-            upstream: Upstream::new(sender.clone()),
+            upstream,
+            entrance,
             gate: sender.clone(),
             trust: None,
-            listener: Some(listener),
+            calling: None,
+            uplinks: HashMap::new(),
+            listener: None,
             keeps: keeps.join(", "),
         };
+        tokio::spawn(async {
+            let ended = served.await;
+            tracing::error!("the server for controllers ended: {ended:?}");
+            sleep(LAST_LINE).await;
+            // The gate starts another one.
+            std::process::exit(Exit::Unavailable.code().into());
+        });
         tokio::select! {
-            ended = front.follow(receiver) => ended,
+            ended = front.follow(receiver, hand) => ended,
             error = sender.flush_forever() => Err(error),
         }
     })
@@ -126,19 +140,31 @@ fn serve(
 
 struct Front {
     upstream: Upstream,
+    entrance: Entrance,
     gate: Sender<ToGate>,
-    /// Data for the handshakes; `None`: the first setup has not come.
+    /// Data for the handshakes; `None`: no setup with one has come.
     trust: Option<watch::Sender<Trust>>,
-    /// Until the first setup nobody is served.
+    /// The same with hubs.
+    calling: Option<Calling>,
+    /// Dropped or sent: this uplink is to end.
+    uplinks: HashMap<u64, oneshot::Sender<()>>,
+    /// Until there is trust nobody is served.
     listener: Option<TcpListener>,
     keeps: String,
 }
 
 impl Front {
     /// Follows the gate's orders until its process ends.
-    async fn follow(mut self, mut orders: Receiver<ToFront>) -> io::Result<()> {
+    async fn follow(mut self, mut orders: Receiver<ToFront>, hand: Taker) -> io::Result<()> {
         loop {
-            let ToFront { order } = orders.next().await.map_err(io::Error::other)?;
+            let order = tokio::select! {
+                order = orders.next() => order.map_err(io::Error::other)?.order,
+                taken = hand.next() => {
+                    let (handed, socket) = taken?;
+                    self.take(handed, socket)?;
+                    continue;
+                }
+            };
             match order {
                 Some(Order::Answer(answer)) => self.upstream.take(answer),
                 Some(Order::Ping(number)) => self.say(Said::Pong(number)),
@@ -147,32 +173,54 @@ impl Front {
                     self.say(Said::Keeps(self.keeps.clone()));
                     self.say(Said::Ready(problem));
                 }
+                Some(Order::Unlink(number)) => {
+                    self.uplinks.remove(&number);
+                }
                 None => {}
             }
         }
     }
 
     fn set_up(&mut self, setup: &Setup) -> Result<(), String> {
-        let (Handshaking { config, authorities }, controllers) = tls::of_setup(setup)?;
-        self.upstream.set_controllers(&controllers, authorities);
-        let config = Arc::new(config);
-        match &self.trust {
-            Some(trust) => {
-                trust.send_replace(config);
+        let tls::Read { handshaking, calling, controllers } = tls::of_setup(setup)?;
+        let authorities = handshaking.as_ref().map(|made| made.authorities.clone());
+        let hubs = calling.as_ref().map(|calling| calling.hubs.clone());
+        self.upstream.set_controllers(&controllers, Trusted { authorities, hubs });
+        self.calling = calling;
+        if let Some(config) = handshaking.map(|made| Arc::new(made.config)) {
+            match &self.trust {
+                Some(trust) => {
+                    trust.send_replace(config);
+                }
+                None => self.trust = Some(watch::channel(config).0),
             }
-            None => self.trust = Some(watch::channel(config).0),
         }
-        if let (Some(listener), Some(trust)) = (self.listener.take(), &self.trust) {
-            let (upstream, trust) = (self.upstream.clone(), trust.subscribe());
-            tokio::spawn(async move {
-                let ended = serve_tcp(listener, upstream, trust).await;
-                tracing::error!("the server for controllers ended: {ended:?}");
-                sleep(LAST_LINE).await;
-                // The gate starts another one.
-                std::process::exit(Exit::Unavailable.code().into());
-            });
-        }
+        self.listen();
         Ok(())
+    }
+
+    /// Takes a socket that the gate hands over.
+    fn take(&mut self, handed: Handed, socket: OwnedFd) -> io::Result<()> {
+        if handed.uplink == 0 {
+            self.listener = Some(TcpListener::from_std(socket.into())?);
+            self.listen();
+            return Ok(());
+        }
+        self.uplinks.retain(|_, ends| !ends.is_closed());
+        let (ends, ended) = oneshot::channel();
+        self.uplinks.insert(handed.uplink, ends);
+        let (entrance, calling) = (self.entrance.clone(), self.calling.clone());
+        tokio::spawn(uplink(entrance, (handed, socket), calling, ended));
+        Ok(())
+    }
+
+    /// Serves the listening port, as soon as it and the certificates are there.
+    fn listen(&mut self) {
+        if let Some(trust) = &self.trust
+            && let Some(listener) = self.listener.take()
+        {
+            tokio::spawn(accept(listener, trust.subscribe(), self.entrance.clone()));
+        }
     }
 
     fn say(&self, said: Said) {

@@ -5,7 +5,7 @@ use std::{
     io,
     net::TcpListener,
     os::{
-        fd::OwnedFd,
+        fd::{AsFd as _, OwnedFd},
         unix::{net::UnixStream, process::CommandExt as _, process::ExitStatusExt as _},
     },
     process::{Child, Command, ExitStatus, Stdio},
@@ -14,7 +14,10 @@ use std::{
 use crate::{
     app::front,
     control::{
-        link::Setup,
+        link::{
+            Handed, Setup,
+            hand::{self, Giver},
+        },
         server::{Fronted, Service},
     },
     system::sys,
@@ -28,20 +31,21 @@ pub(super) struct FrontProcess {
     child: Child,
     fronted: Fronted,
     service: Service,
-    /// What it serves by.
-    setup: Setup,
+    /// What it serves by; `None`: nothing was said yet.
+    setup: Option<Setup>,
+    giver: Giver,
     /// Why it ended by itself, if that is known.
     why: Option<String>,
 }
 
 impl FrontProcess {
-    /// Starts a front that serves this port. The error says why there is none.
+    /// Starts a front that serves this port, if there is one. The error says why there is none.
     pub(super) async fn start(
-        listener: &TcpListener,
+        listener: Option<&TcpListener>,
         service: &Service,
         setup: Setup,
     ) -> Result<Self, String> {
-        let (child, near) = spawn(listener)
+        let (child, near, giver) = spawn(listener)
             .map_err(|error| format!("the process that talks to the network: {error}"))?;
         let pid = child.id();
         let fronted = Fronted::new(near, service);
@@ -53,14 +57,29 @@ impl FrontProcess {
         service.front().started(pid, sys::now().wall);
         let child = child.expect("it was not ended");
         let mut front =
-            Self { child, fronted, service: service.clone(), setup: Setup::default(), why: None };
+            Self { child, fronted, service: service.clone(), setup: None, giver, why: None };
         front.set_up(setup).await?;
         Ok(front)
     }
 
+    /// Its process id.
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Gives it connections to hubs.
+    pub(super) const fn giver(&self) -> &Giver {
+        &self.giver
+    }
+
+    /// Ends uplinks of it, when their calls are done.
+    pub(super) fn unlinker(&self) -> impl Fn(u64) + Send + Sync + 'static {
+        self.fronted.unlinker()
+    }
+
     /// From now on it serves by this. The error says why it does not.
     pub(super) async fn set_up(&mut self, setup: Setup) -> Result<(), String> {
-        if self.setup == setup {
+        if self.setup.as_ref() == Some(&setup) {
             return Ok(());
         }
         let done = self.fronted.set_up(setup.clone()).await;
@@ -69,7 +88,7 @@ impl FrontProcess {
             self.why = Some(why.clone());
             why
         })?;
-        self.setup = setup;
+        self.setup = Some(setup);
         Ok(())
     }
 
@@ -93,6 +112,7 @@ impl FrontProcess {
 impl Drop for FrontProcess {
     fn drop(&mut self) {
         end(Some(&mut self.child));
+        self.service.uplinks().all_ended();
         self.service.front().ended(self.why.take(), sys::now().wall);
     }
 }
@@ -113,19 +133,23 @@ fn exited(status: ExitStatus) -> String {
     }
 }
 
-/// The process, and the gate's end of the socket between. It inherits two sockets, and nothing else:
+/// The process, and the gate's ends of the sockets between. It inherits two sockets, and nothing else:
 /// every other descriptor is closed by exec, and its environment is empty.
-fn spawn(listener: &TcpListener) -> io::Result<(Child, UnixStream)> {
+fn spawn(listener: Option<&TcpListener>) -> io::Result<(Child, UnixStream, Giver)> {
     let (near, far) = UnixStream::pair()?;
-    let listener = OwnedFd::from(listener.try_clone()?);
+    let (giver, taker) = hand::pair()?;
+    if let Some(listener) = listener {
+        listener.set_nonblocking(true)?;
+        giver.give(&Handed::default(), listener.as_fd())?;
+    }
     let child = Command::new(PROGRAM)
         .arg0("jit-agent")
         .arg(front::COMMAND)
         .env_clear()
         .stdin(OwnedFd::from(far))
-        .stdout(listener)
+        .stdout(taker)
         .stderr(Stdio::null())
         .current_dir("/")
         .spawn()?;
-    Ok((child, near))
+    Ok((child, near, giver))
 }

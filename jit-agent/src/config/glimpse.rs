@@ -132,10 +132,13 @@ fn interfaces(table: &Table) -> InterfaceFilter {
 fn named_files(table: &Table, path: &Path) -> Vec<PathBuf> {
     let of_control = ["certificate", "key", "client_ca"];
     let control = of_control.into_iter().filter_map(|key| control_file(table, key));
+    let of_uplink = ["certificate", "key", "ca", "proxy_credentials"];
+    let uplink = table.get("uplink");
+    let uplink = of_uplink.into_iter().filter_map(|key| uplink?.get(key)?.as_str());
     let sections = ["signer", "approver"].into_iter().filter_map(|list| table.get(list));
     let sections = sections.filter_map(Value::as_array).flatten();
     let keys = sections.filter_map(|section| section.get("public_key")?.as_str());
-    control.chain(keys).map(|name| beside(path, name)).collect()
+    control.chain(uplink).chain(keys).map(|name| beside(path, name)).collect()
 }
 
 /// A file that `[control]` names.

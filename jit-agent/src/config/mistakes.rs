@@ -17,8 +17,10 @@ use crate::config::{raw, spelling};
 const MOST: usize = 64;
 /// Mended values of keys that must be there. They only let the rest be read.
 const MENDED: &[(&str, &str)] = &[
+    ("ca", "\"x\""),
     ("certificate", "\"x\""),
     ("client_ca", "\"x\""),
+    ("hubs", "[\"hub.example.org:443\"]"),
     ("key", "\"x\""),
     ("listen", "\"127.0.0.1:65432\""),
     ("may", "[]"),
@@ -65,6 +67,7 @@ const SECTIONS: &[Section] = &[
     ("paths", false, reads::<raw::Paths>),
     ("port", true, reads::<jit_proto::port_section::TomlSection>),
     ("signer", true, reads::<raw::Signer>),
+    ("uplink", false, reads::<raw::Uplink>),
 ];
 
 /// Reads a whole file from its table.

@@ -35,6 +35,7 @@ pub(super) struct Config {
     pub(super) metrics: Metrics,
     #[serde(default)]
     pub(super) paths: Paths,
+    pub(super) uplink: Option<Uplink>,
 }
 
 #[derive(Deserialize)]
@@ -87,6 +88,17 @@ pub(super) struct Control {
     pub(super) certificate: Spanned<PathBuf>,
     pub(super) key: Spanned<PathBuf>,
     pub(super) client_ca: Spanned<PathBuf>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Uplink {
+    pub(super) hubs: Vec<String>,
+    pub(super) certificate: PathBuf,
+    pub(super) key: PathBuf,
+    pub(super) ca: PathBuf,
+    pub(super) proxy: Option<String>,
+    pub(super) proxy_credentials: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]

@@ -31,6 +31,8 @@ pub struct Facts {
     pub authority: Authority,
     /// It may stand for a server (section 4.2.1.12): no usage is listed, or this one is.
     pub serves: bool,
+    /// It may stand for a client: likewise.
+    pub calls: bool,
     /// Its key may sign handshakes (section 4.2.1.3): no usage of the key is listed, or this one is.
     pub signs: bool,
     /// Its key may sign certificates: likewise.
@@ -73,7 +75,8 @@ impl Facts {
             fingerprint: hex::encode(Sha256::digest(certificate)),
             key: key(&parsed),
             authority,
-            serves: usage.is_none_or(|usage| usage.value.server_auth),
+            serves: usage.as_ref().is_none_or(|usage| usage.value.server_auth),
+            calls: usage.is_none_or(|usage| usage.value.client_auth),
             signs: of_key.is_none_or(|usage| usage.digital_signature()),
             issues: of_key.is_none_or(|usage| usage.key_cert_sign()),
         })

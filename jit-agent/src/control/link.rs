@@ -5,6 +5,7 @@
 //! parser of its own to get wrong. gRPC over the socket would be another HTTP/2 server inside the
 //! gate, which is what the front is for.
 
+pub(crate) mod hand;
 pub(crate) mod pipe;
 
 use prost::{
@@ -20,7 +21,7 @@ const HEAD: usize = 4;
 /// From the front to the gate.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct ToGate {
-    #[prost(oneof = "Said", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
+    #[prost(oneof = "Said", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
     pub(crate) said: Option<Said>,
 }
 
@@ -55,6 +56,20 @@ pub(crate) enum Said {
     /// A part of the answer to this call was taken.
     #[prost(uint64, tag = "11")]
     Taken(u64),
+    /// An uplink did not come to be, or has ended.
+    #[prost(message, tag = "12")]
+    Unlinked(Unlinked),
+}
+
+/// An uplink that there is no more.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Unlinked {
+    /// Its number, as [`Handed`] had it.
+    #[prost(uint64, tag = "1")]
+    pub(crate) uplink: u64,
+    /// One sentence.
+    #[prost(string, tag = "2")]
+    pub(crate) why: String,
 }
 
 /// A controller's connection was let in.
@@ -69,6 +84,9 @@ pub(crate) struct Opened {
     /// Time since it was accepted, nanoseconds.
     #[prost(uint64, tag = "3")]
     pub(crate) age: u64,
+    /// Number of the uplink that it is; 0: the peer connected to the agent.
+    #[prost(uint64, tag = "4")]
+    pub(crate) uplink: u64,
 }
 
 /// A call on a connection.
@@ -109,7 +127,7 @@ pub(crate) struct Logged {
 /// From the gate to the front.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct ToFront {
-    #[prost(oneof = "Order", tags = "1, 2, 3")]
+    #[prost(oneof = "Order", tags = "1, 2, 3, 4")]
     pub(crate) order: Option<Order>,
 }
 
@@ -121,6 +139,34 @@ pub(crate) enum Order {
     Ping(u64),
     #[prost(message, tag = "3")]
     Setup(Setup),
+    /// Ends this uplink, when its calls are done.
+    #[prost(uint64, tag = "4")]
+    Unlink(u64),
+}
+
+/// What the gate says of a socket that it hands to the front.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Handed {
+    /// Number of the uplink, which is no other's; 0: it is the listening port.
+    #[prost(uint64, tag = "1")]
+    pub(crate) uplink: u64,
+    /// The name that the hub's certificate must bear.
+    #[prost(string, tag = "2")]
+    pub(crate) host: String,
+    /// A proxy is at the other end; it connects to this.
+    #[prost(message, optional, tag = "3")]
+    pub(crate) through: Option<Through>,
+}
+
+/// What to ask a proxy for.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Through {
+    /// `HOST:PORT` of the hub.
+    #[prost(string, tag = "1")]
+    pub(crate) target: String,
+    /// `USER:PASSWORD`; empty: none.
+    #[prost(string, tag = "2")]
+    pub(crate) credentials: String,
 }
 
 /// A part of the answer to a call.
@@ -154,6 +200,8 @@ pub(crate) struct Field {
 }
 
 /// All that the front needs to serve controllers. It replaces what was before.
+///
+/// Without certificates nobody is served on a listening port.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Setup {
     /// The agent's certificates (DER).
@@ -167,6 +215,23 @@ pub(crate) struct Setup {
     pub(crate) roots: Vec<Bytes>,
     #[prost(message, repeated, tag = "4")]
     pub(crate) controllers: Vec<Listed>,
+    /// For uplinks; unset: there are none.
+    #[prost(message, optional, tag = "5")]
+    pub(crate) uplink: Option<Proofs>,
+}
+
+/// What one side of a handshake needs.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Proofs {
+    /// The agent's certificates (DER).
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    pub(crate) chain: Vec<Bytes>,
+    /// The private key (DER).
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(crate) key: Bytes,
+    /// The authorities that vouch for the other side.
+    #[prost(bytes = "bytes", repeated, tag = "3")]
+    pub(crate) roots: Vec<Bytes>,
 }
 
 /// A controller of the configuration.

@@ -1,5 +1,7 @@
 //! TLS 1.3 with client certificates (rustls), and the names in a controller's certificate.
 
+mod hub;
+
 use std::{path::Path, sync::Arc, time::Duration};
 
 use jit_client::pem::{self, Holds};
@@ -16,6 +18,9 @@ use rustls::{
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 use zeroize::{Zeroize as _, Zeroizing};
 
+pub(crate) use self::hub::Calling;
+pub use self::hub::{HubMaterial, Hubs};
+
 use crate::{
     config::{Config, Control, Controller},
     control::{
@@ -31,6 +36,8 @@ use crate::{
 
 /// HTTP/2 (RFC 9113 section 3.2).
 const ALPN: &[u8] = b"h2";
+/// Section of the configuration.
+const CONTROL: &str = "control";
 
 /// Certificates and key of the listening port.
 #[derive(Clone, Debug)]
@@ -86,19 +93,28 @@ impl Authorities {
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file.
-    #[error("[control] {key}: {error}")]
+    #[error("[{section}] {key}: {error}")]
     File {
+        /// Section of the configuration.
+        section: &'static str,
         /// Configuration key.
         key: &'static str,
         /// Why.
         error: FileError,
     },
     /// The certificate does not count at this moment.
-    #[error("[control] certificate: {0}; renew it")]
-    NotNow(String),
+    #[error("[{section}] certificate: {why}; renew it")]
+    NotNow {
+        /// Section of the configuration.
+        section: &'static str,
+        /// Why.
+        why: String,
+    },
     /// A file without its certificate or key.
-    #[error("[control] {key} {path}: {cause}")]
+    #[error("[{section}] {key} {path}: {cause}")]
     Content {
+        /// Section of the configuration.
+        section: &'static str,
         /// Configuration key.
         key: &'static str,
         /// Its file.
@@ -106,6 +122,25 @@ pub enum TlsError {
         /// Why.
         cause: String,
     },
+}
+
+impl TlsError {
+    /// The section of the configuration that names the file.
+    pub const fn section(&self) -> &'static str {
+        let (Self::File { section, .. }
+        | Self::NotNow { section, .. }
+        | Self::Content { section, .. }) = self;
+        section
+    }
+
+    /// The same of another section.
+    fn of(mut self, of: &'static str) -> Self {
+        let (Self::File { section, .. }
+        | Self::NotNow { section, .. }
+        | Self::Content { section, .. }) = &mut self;
+        *section = of;
+        self
+    }
 }
 
 impl Material {
@@ -132,7 +167,7 @@ impl Material {
         let read = (
             own_chain(certificate, key, files),
             private_key(certificate, key, files),
-            authorities(client_ca, files),
+            authorities("client_ca", client_ca, files),
         );
         match read {
             (Ok(own), Ok(private), Ok(roots)) => {
@@ -166,19 +201,12 @@ impl Material {
         let all = |certificates: &[CertificateDer<'_>]| {
             certificates.iter().map(|one| one.to_vec().into()).collect()
         };
-        let words = |may: Permissions| {
-            let held = Permission::ALL.into_iter().filter(move |one| may.contains(*one));
-            held.map(|one| one.word().to_owned()).collect()
-        };
-        let listed = |Controller { identity, may }: &Controller| Listed {
-            identity: identity.clone(),
-            may: words(*may),
-        };
         Setup {
             chain: all(&self.chain),
             key: self.key.secret_der().to_vec().into(),
             roots: all(&self.roots),
-            controllers: controllers.iter().map(listed).collect(),
+            controllers: listed(controllers),
+            uplink: None,
         }
     }
 
@@ -195,7 +223,7 @@ impl Material {
     pub fn in_place_of(self, used: Option<&Self>, now: WallTime) -> Result<Self, TlsError> {
         match self.not_now(now) {
             Some(why) if used.is_some_and(|used| used.not_now(now).is_none()) => {
-                Err(TlsError::NotNow(why))
+                Err(TlsError::NotNow { section: CONTROL, why })
             }
             _ => Ok(self),
         }
@@ -242,21 +270,49 @@ impl Material {
 }
 
 /// What a setup says: how handshakes are made, and who the controllers are.
-pub(crate) fn of_setup(setup: &Setup) -> Result<(Handshaking, Vec<Controller>), String> {
-    let Setup { chain, key, roots, controllers } = setup;
+pub(crate) struct Read {
+    /// With who connects to the agent; `None`: nobody may.
+    pub(crate) handshaking: Option<Handshaking>,
+    /// With hubs; `None`: there are none.
+    pub(crate) calling: Option<Calling>,
+    pub(crate) controllers: Vec<Controller>,
+}
+
+/// Reads a setup.
+pub(crate) fn of_setup(setup: &Setup) -> Result<Read, String> {
+    let Setup { chain, key, roots, controllers, uplink } = setup;
     let all = |certificates: &[prost::bytes::Bytes]| {
         certificates.iter().map(|one| CertificateDer::from(one.to_vec())).collect::<Vec<_>>()
     };
-    let key = PrivateKeyDer::try_from(key.to_vec()).map_err(str::to_owned)?;
-    let handshaking = handshaking(all(chain), key, &all(roots)).map_err(|unfit| match unfit {
-        Unfit::Authorities(cause) | Unfit::Key(cause) => cause,
-    })?;
+    let handshaking = if chain.is_empty() {
+        None
+    } else {
+        let key = PrivateKeyDer::try_from(key.to_vec()).map_err(str::to_owned)?;
+        let made = handshaking(all(chain), key, &all(roots)).map_err(|unfit| match unfit {
+            Unfit::Authorities(cause) | Unfit::Key(cause) => cause,
+        })?;
+        Some(made)
+    };
     let permission = |word: &String| Permission::ALL.into_iter().find(|one| one.word() == word);
     let controller = |Listed { identity, may }: &Listed| Controller {
         identity: identity.clone(),
         may: may.iter().filter_map(permission).collect(),
     };
-    Ok((handshaking, controllers.iter().map(controller).collect()))
+    let controllers = controllers.iter().map(controller).collect();
+    Ok(Read { handshaking, calling: uplink.as_ref().map(Calling::of).transpose()?, controllers })
+}
+
+/// Who may call, for the front.
+pub(crate) fn listed(controllers: &[Controller]) -> Vec<Listed> {
+    let words = |may: Permissions| {
+        let held = Permission::ALL.into_iter().filter(move |one| may.contains(*one));
+        held.map(|one| one.word().to_owned()).collect()
+    };
+    let listed = |Controller { identity, may }: &Controller| Listed {
+        identity: identity.clone(),
+        may: words(*may),
+    };
+    controllers.iter().map(listed).collect()
 }
 
 /// Which file is to blame, and why.
@@ -317,6 +373,19 @@ fn own_chain(
     key: &Path,
     files: &Files,
 ) -> Result<(Vec<CertificateDer<'static>>, Facts), TlsError> {
+    let (chain, leaf) = chain_of(path, key, files)?;
+    match judge::never_serves(&leaf) {
+        Some(why) => Err(content("certificate", path, &why)),
+        None => Ok((chain, leaf)),
+    }
+}
+
+/// The certificates of a file, and the facts of the first.
+fn chain_of(
+    path: &Path,
+    key: &Path,
+    files: &Files,
+) -> Result<(Vec<CertificateDer<'static>>, Facts), TlsError> {
     let fail = |cause: &str| content("certificate", path, cause);
     let text = read("certificate", path, files)?;
     let chain =
@@ -326,10 +395,7 @@ fn own_chain(
     });
     let facts = facts.collect::<Result<Vec<_>, _>>()?;
     let leaf = facts.into_iter().next().ok_or_else(|| fail("it has no certificate"))?;
-    match judge::never_serves(&leaf) {
-        Some(why) => Err(fail(&why)),
-        None => Ok((chain, leaf)),
-    }
+    Ok((chain, leaf))
 }
 
 /// One file may hold the certificate and its key.
@@ -342,9 +408,11 @@ fn private_key(
     path: &Path,
     files: &Files,
 ) -> Result<PrivateKeyDer<'static>, TlsError> {
-    let text = files
-        .read_secret(path, Readers::Group)
-        .map_err(|error| TlsError::File { key: "key", error })?;
+    let text = files.read_secret(path, Readers::Group).map_err(|error| TlsError::File {
+        section: CONTROL,
+        key: "key",
+        error,
+    })?;
     pem::private_key(&text, holds(certificate, path))
         .map_err(|error| content("key", path, &error.to_string()))
 }
@@ -364,9 +432,13 @@ fn certified(
     }
 }
 
-fn authorities(path: &Path, files: &Files) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let fail = |cause: String| content("client_ca", path, &cause);
-    let text = read("client_ca", path, files)?;
+fn authorities(
+    key: &'static str,
+    path: &Path,
+    files: &Files,
+) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let fail = |cause: String| content(key, path, &cause);
+    let text = read(key, path, files)?;
     let roots = pem::certificates(&text, Holds::One).map_err(|error| fail(error.to_string()))?;
     for (root, number) in roots.iter().zip(1..) {
         let facts =
@@ -379,211 +451,17 @@ fn authorities(path: &Path, files: &Files) -> Result<Vec<CertificateDer<'static>
 }
 
 fn read(key: &'static str, path: &Path, files: &Files) -> Result<String, TlsError> {
-    files.read(path).map_err(|error| TlsError::File { key, error })
+    files.read(path).map_err(|error| TlsError::File { section: CONTROL, key, error })
 }
 
 fn content(key: &'static str, path: &Path, cause: &str) -> TlsError {
-    TlsError::Content { key, path: path.display().to_string(), cause: cause.to_owned() }
+    TlsError::Content {
+        section: CONTROL,
+        key,
+        path: path.display().to_string(),
+        cause: cause.to_owned(),
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-
-    use super::*;
-    use crate::system::sys;
-
-    fn authority(name: &str) -> (CertificateDer<'static>, Issuer<'static, KeyPair>) {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.distinguished_name.push(rcgen::DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.self_signed(&key).unwrap().der().clone();
-        (certificate, Issuer::new(params, key))
-    }
-
-    fn trusting(root: &CertificateDer<'static>) -> Authorities {
-        let mut roots = RootCertStore::empty();
-        roots.add(root.clone()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-        Authorities(verifier.build().unwrap())
-    }
-
-    #[test]
-    fn a_controller_is_known_by_uris_and_dns_names_alone() {
-        let named = |alternative: Vec<rcgen::SanType>| {
-            let mut params = CertificateParams::new(Vec::new()).unwrap();
-            params.distinguished_name.push(rcgen::DnType::CommonName, "spiffe://example.org/cn");
-            params.subject_alt_names = alternative;
-            let key = KeyPair::generate().unwrap();
-            names(params.self_signed(&key).unwrap().der())
-        };
-        let ia5 = |text: &str| text.try_into().unwrap();
-        let all = named(vec![
-            rcgen::SanType::Rfc822Name(ia5("ana@example.org")),
-            rcgen::SanType::URI(ia5("spiffe://example.org/controller")),
-            rcgen::SanType::IpAddress([192, 0, 2, 7].into()),
-            rcgen::SanType::DnsName(ia5("controller.example.org")),
-        ]);
-        assert_eq!(all, ["spiffe://example.org/controller", "controller.example.org"]);
-        assert!(named(Vec::new()).is_empty(), "the subject's name is nobody's");
-        assert!(names(&CertificateDer::from(&b"no certificate"[..])).is_empty());
-    }
-
-    /// The files of an agent, written anew by each case.
-    struct Files {
-        directory: tempfile::TempDir,
-        issuer: Issuer<'static, KeyPair>,
-    }
-
-    impl Files {
-        /// Good files: an authority, and a certificate for web-1 from it.
-        fn good() -> Self {
-            let (ca, issuer) = authority("ours");
-            let files = Self { directory: tempfile::tempdir().unwrap(), issuer };
-            files.write("ca.pem", &pem_of(&ca));
-            files.issue(2100);
-            files
-        }
-
-        /// A certificate that counts until this year, and its key.
-        fn issue(&self, until: i32) {
-            let key = KeyPair::generate().unwrap();
-            let mut leaf = CertificateParams::new(vec!["web-1".into()]).unwrap();
-            leaf.not_after = rcgen::date_time_ymd(until, 1, 1);
-            self.write("agent.pem", &leaf.signed_by(&key, &self.issuer).unwrap().pem());
-            self.write("agent.key", &key.serialize_pem());
-        }
-
-        fn write(&self, name: &str, text: &str) {
-            use std::os::unix::fs::PermissionsExt as _;
-            let path = self.directory.path().join(name);
-            std::fs::write(&path, text).unwrap();
-            let secret = std::fs::Permissions::from_mode(0o600);
-            std::fs::set_permissions(path, secret).unwrap();
-        }
-
-        fn text(&self, name: &str) -> String {
-            std::fs::read_to_string(self.directory.path().join(name)).unwrap()
-        }
-
-        fn read(&self, certificate: &str, key: &str) -> Result<Material, String> {
-            let path = |name: &str| self.directory.path().join(name);
-            let control = Control {
-                listen: "127.0.0.1:1".parse().unwrap(),
-                certificate: path(certificate),
-                key: path(key),
-                client_ca: path("ca.pem"),
-            };
-            Material::read(&control).map_err(|error| error.to_string())
-        }
-    }
-
-    fn pem_of(certificate: &CertificateDer<'_>) -> String {
-        use p256::pkcs8::der::pem::{LineEnding, encode_string};
-        encode_string("CERTIFICATE", LineEnding::LF, certificate).unwrap()
-    }
-
-    #[test]
-    fn good_files_are_taken_whole_and_shown() {
-        let files = Files::good();
-        let now = sys::now().wall;
-        let material = files.read("agent.pem", "agent.key").unwrap();
-        assert_eq!((material.not_now(now), material.doubts(now)), (None, Vec::new()));
-        let shown = material.certificates();
-        assert!(shown[0].starts_with("certificate  CN=") && shown[0].contains("SHA-256 "));
-        assert!(shown[1].starts_with("client_ca    CN=ours"), "{shown:?}");
-        // One file for both, and a byte-order mark, lose nothing.
-        let both = format!("\u{feff}{}{}", files.text("agent.pem"), files.text("agent.key"));
-        files.write("both.pem", &both);
-        assert!(files.read("both.pem", "both.pem").is_ok());
-        assert!(material.not_now(material.not_after).unwrap().contains("it ended at"));
-    }
-
-    #[test]
-    fn a_certificate_that_has_ended_takes_the_place_of_none_that_counts() {
-        let files = Files::good();
-        let now = sys::now().wall;
-        let read = || files.read("agent.pem", "agent.key").unwrap();
-        let used = read();
-        files.issue(2020);
-        assert!(read().in_place_of(None, now).is_ok(), "there is none before");
-        let error = read().in_place_of(Some(&used), now).unwrap_err().to_string();
-        assert!(error.contains("does not count now: it ended at 2020-01-01"), "{error}");
-        assert!(used.in_place_of(Some(&read()), now).is_ok());
-    }
-
-    #[test]
-    fn what_looks_like_pem_is_used_or_refused_with_its_file_and_line() {
-        let other = pem_of(&authority("other").0);
-        for (name, change, expected) in [
-            (
-                "ca.pem",
-                &(|own: &str| format!("{}{other}", own.trim_end())) as &dyn Fn(&str) -> String,
-                "is not one whole boundary",
-            ),
-            (
-                "ca.pem",
-                &|own| format!("{own}{}", other.replace("CERT", "TRUSTED CERT")),
-                "TRUSTED CERTIFICATE",
-            ),
-            ("ca.pem", &|_| "no certificate".into(), "no PEM"),
-            ("agent.key", &|own| format!("{own}{own}"), "a second PRIVATE KEY"),
-            (
-                "agent.key",
-                &|_| KeyPair::generate().unwrap().serialize_pem(),
-                "does not fit the certificate",
-            ),
-            ("agent.pem", &|own| own.replacen("MII", "MIA", 1), "does not parse"),
-            (
-                "ca.pem",
-                &|_| {
-                    let leaf = CertificateParams::new(vec!["c".into()]).unwrap();
-                    leaf.self_signed(&KeyPair::generate().unwrap()).unwrap().pem()
-                },
-                "is no authority's certificate",
-            ),
-        ] {
-            let files = Files::good();
-            files.write(name, &change(&files.text(name)));
-            let error = files.read("agent.pem", "agent.key").unwrap_err();
-            assert!(error.contains(expected) && error.contains(name), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_private_key_that_others_can_read_is_refused() {
-        use std::os::unix::fs::PermissionsExt as _;
-        let files = Files::good();
-        let key = files.directory.path().join("agent.key");
-        for (mode, good) in [(0o640, true), (0o644, false)] {
-            std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).unwrap();
-            let read = files.read("agent.pem", "agent.key");
-            assert_eq!(read.is_ok(), good, "{mode:o}");
-            if let Err(error) = read {
-                assert!(error.contains("`chmod o= ") && error.contains("[control] key"), "{error}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_certificate_counts_until_its_end_and_under_its_authority_alone() {
-        let (ours, issuer) = authority("ours");
-        let (theirs, _) = authority("theirs");
-        let mut params = CertificateParams::new(vec!["controller.example.org".into()]).unwrap();
-        params.not_before = rcgen::date_time_ymd(2026, 1, 1);
-        params.not_after = rcgen::date_time_ymd(2026, 2, 1);
-        let key = KeyPair::generate().unwrap();
-        let chain = [params.signed_by(&key, &issuer).unwrap().der().clone()];
-        let at = |day: &str| WallTime(day.parse::<jiff::Timestamp>().unwrap().as_millisecond());
-        let (before, inside, after) =
-            (at("2025-12-31T00:00:00Z"), at("2026-01-15T00:00:00Z"), at("2026-02-01T00:00:01Z"));
-        let authorities = trusting(&ours);
-        assert_eq!(authorities.objection(&chain, inside), None);
-        assert!(authorities.objection(&chain, before).is_some());
-        assert!(authorities.objection(&chain, after).is_some());
-        assert!(authorities.objection(&[], inside).is_some());
-        assert!(trusting(&theirs).objection(&chain, inside).is_some());
-    }
-}
+mod tests;

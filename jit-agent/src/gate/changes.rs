@@ -5,7 +5,7 @@ use std::{cmp::Ordering, time::Duration};
 use jit_proto::{Exemption, PortRange, WallTime};
 
 use crate::{
-    config::{AuditConfig, Config, Control, Controller},
+    config::{AuditConfig, Config, Control, Controller, Uplink},
     rules::{
         impact::{self, Impact},
         keyring::Keyring,
@@ -142,6 +142,9 @@ impl Changes {
         for (key, (from, to)) in control(old.control.as_ref(), new.control.as_ref()) {
             self.changed(format!("[control] {key} {from} -> {to}"));
         }
+        for (key, (from, to)) in uplink(old.uplink.as_ref(), new.uplink.as_ref()) {
+            self.changed(format!("[uplink] {key} {from} -> {to}"));
+        }
         let served = |config: &Config| {
             config.metrics.as_ref().map_or_else(|| "nowhere".to_owned(), ToString::to_string)
         };
@@ -176,6 +179,25 @@ fn control(old: Option<&Control>, new: Option<&Control>) -> Vec<(&'static str, (
     let before = old.map_or_else(none, values);
     let after = new.map_or_else(none, values);
     let keys = ["listen", "certificate", "key", "client_ca"];
+    let all = keys.into_iter().zip(before.into_iter().zip(after));
+    all.filter(|(_, (before, after))| before != after).collect()
+}
+
+/// The keys of `[uplink]` that differ, with both values.
+fn uplink(old: Option<&Uplink>, new: Option<&Uplink>) -> Vec<(&'static str, (String, String))> {
+    let none = || ["nothing"; 6].map(str::to_owned);
+    let values = |uplink: &Uplink| {
+        let Uplink { hubs, certificate, key, ca, proxy, proxy_credentials } = uplink;
+        let hubs: Vec<_> = hubs.iter().map(ToString::to_string).collect();
+        let paths = [certificate, key, ca].map(|path| path.display().to_string());
+        let [certificate, key, ca] = paths;
+        let login = proxy_credentials.as_ref();
+        let login = login.map_or_else(|| "nothing".to_owned(), |path| path.display().to_string());
+        [hubs.join(", "), certificate, key, ca, proxy.to_string(), login]
+    };
+    let before = old.map_or_else(none, values);
+    let after = new.map_or_else(none, values);
+    let keys = ["hubs", "certificate", "key", "ca", "proxy", "proxy_credentials"];
     let all = keys.into_iter().zip(before.into_iter().zip(after));
     all.filter(|(_, (before, after))| before != after).collect()
 }

@@ -114,6 +114,7 @@ impl<D: Datapath> Gate<D> {
             trial: self.trials.state(now),
             // Whoever serves controllers knows.
             front: None,
+            uplink: None,
         }
     }
 

@@ -24,7 +24,7 @@ use jit_proto::{
 
 use crate::{
     config::{Config, Examined, Glimpse, Mistake},
-    control::tls::{Material, TlsError},
+    control::tls::{HubMaterial, Material, TlsError},
     kernel::datapath::rtnetlink::{self, Device},
     oncall::{
         doctor::ways,
@@ -86,6 +86,8 @@ struct Read {
     examined: Examined,
     /// `None`: there is no `[control]` that can be read, or its files are not looked at.
     material: Option<Result<Material, Vec<TlsError>>>,
+    /// The same of `[uplink]`.
+    of_uplink: Option<Result<HubMaterial, Vec<TlsError>>>,
 }
 
 /// Checks a configuration file and prints what was found. Exit code 78: there is an error.
@@ -209,19 +211,21 @@ impl Read {
             Ok(text) => text,
             Err(error) => {
                 let examined = Examined::unread(path, error.to_string());
-                return Self { text: String::new(), examined, material: None };
+                return Self { text: String::new(), examined, material: None, of_uplink: None };
             }
         };
         let examined = Examined::of(&text, path, files.as_ref());
         let material = examined.control.as_ref().zip(files.as_ref());
         let material = material.map(|(control, files)| Material::examine(control, files));
-        Self { text, examined, material }
+        let of_uplink = examined.uplink.as_ref().zip(files.as_ref());
+        let of_uplink = of_uplink.map(|(uplink, files)| HubMaterial::examine(uplink, files));
+        Self { text, examined, material, of_uplink }
     }
 
     /// What keeps the service from starting with it. `denied`: the files that its user may not read,
     /// which is said already.
     fn errors(&self, denied: &[PathBuf]) -> Vec<Placed> {
-        let Self { text, examined, material } = self;
+        let Self { text, examined, material, of_uplink } = self;
         let places = Places::of(text);
         let mut errors = Vec::new();
         if let Err(error) = &examined.config {
@@ -242,6 +246,17 @@ impl Read {
         if let Some(Ok(material)) = material {
             let judged = certificates::of_material(material, sys::now().wall).into_iter();
             findings.extend(judged.filter(|finding| finding.level > Level::Ok));
+        }
+        match of_uplink {
+            None => {}
+            Some(Err(faults)) => {
+                let new = faults.iter().filter(|fault| !is_denied(fault, denied));
+                findings.extend(new.map(|fault| certificates::unusable(fault, true)));
+            }
+            Some(Ok(material)) => {
+                let judged = certificates::of_uplink(material, sys::now().wall).into_iter();
+                findings.extend(judged.filter(|finding| finding.level > Level::Ok));
+            }
         }
         errors.extend(findings.into_iter().map(|finding| Placed::of(finding, &places)));
         errors

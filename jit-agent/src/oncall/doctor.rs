@@ -17,6 +17,7 @@ mod page;
 mod places;
 mod process;
 mod trial;
+mod uplink;
 pub(in crate::oncall) mod ways;
 
 use std::{path::Path, process::ExitCode};
@@ -49,6 +50,7 @@ pub const CHECKS: &[(&str, &[&str])] = &[
     ("Ports", &["listeners", "local-ports", "no-listener", "exemptions"]),
     ("Translation", &["redirects", "terminates", "published-ports", "route-localnet"]),
     ("Certificates", &["certificate", "private-key", "client-ca", "signers", "controllers"]),
+    ("Uplink", &["uplink"]),
     ("Ways around", &["ways-around"]),
 ];
 
@@ -113,6 +115,7 @@ fn all(host: &Host) -> Vec<Finding> {
         memory::findings,
         places::findings,
         trial::findings,
+        uplink::findings,
         ways::findings,
     ];
     kinds.iter().flat_map(|findings| findings(host)).collect()

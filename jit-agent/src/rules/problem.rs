@@ -128,6 +128,10 @@ problems! {
     UnexplainedConnection => "unexplained_connection";
     /// The kernel's tables cannot be read.
     UnreadableTables => "unreadable_tables";
+    /// There is no connection to a hub.
+    Uplink => "uplink";
+    /// Certificate, key or authorities of `[uplink]` cannot be used.
+    UplinkFiles => "uplink_files";
 }
 
 /// A problem's stable name: its kind, and which of several things has it, such as `interface eth1`.

@@ -183,6 +183,18 @@ pub(crate) fn everything() -> v1::StatusResponse {
             last_end: "ended by signal 9 (it closed its end)".into(),
             keeps: "files (Landlock)".into(),
         }),
+        uplink: Some(v1::Uplink {
+            connected: true,
+            hub: "hub-a.example.org:443".into(),
+            since_ms: now() - 3 * HOUR - MINUTE / 2,
+            last_error: "hub-b.example.org:443: the hub closed the connection".into(),
+            last_error_ms: NOW.wall.0,
+            proxy: "proxy.example.org:3128".into(),
+            certificate_not_after_ms: FAR,
+            next_attempt_in_ms: 0,
+            connects: 3,
+            failures: 2,
+        }),
         configuration: Some(v1::ConfigurationState {
             path: "/etc/jit-agent/config.toml".into(),
             in_force_since_ms: NOW.wall.0,
@@ -289,6 +301,7 @@ dropped  1,234,569 packets (22/tcp 1,234,560; 500/udp 7): denied 1,234,567, malf
 1,000 of them only observed, since the gate was put in force
 tables   3 times not what the agent wrote: put right (audit K001 to K003)
 control  listening on [::]:8443, 3 of 512 connections, last push 2h ago by spiffe://example.org/hub
+control  uplink hub-a.example.org:443 through proxy.example.org:3128 connected 3h
 control  its process ended by itself 2 times, last 1h ago: ended by signal 9 (it closed its end)
 control  its process keeps what it should not have: files (Landlock)
 log      12,345 lines dropped: nobody took them in time
@@ -351,6 +364,7 @@ fn the_json_value_for_value() {
     let grants = shown["grants"].take();
     assert!(shown["control"]["last_push"].take().is_string());
     assert!(shown["front"]["last_end_at"].take().is_string());
+    assert!(shown["uplink"]["since"].take().is_string());
     let time = "2026-06-01T00:00:00Z";
     let interface = |name: &str, hook: &str, note: &str, attached: bool| {
         json!({
@@ -439,6 +453,13 @@ fn the_json_value_for_value() {
         "front": {
             "pid": 812, "since": time, "ends": 2, "last_end_at": null,
             "last_end": "ended by signal 9 (it closed its end)", "keeps": "files (Landlock)",
+        },
+        "uplink": {
+            "connected": true, "hub": "hub-a.example.org:443", "since": null,
+            "last_error": "hub-b.example.org:443: the hub closed the connection",
+            "last_error_at": time, "proxy": "proxy.example.org:3128",
+            "certificate_not_after": "2100-01-01T00:00:00Z", "next_attempt_in_ms": 0,
+            "connects": 3, "failures": 2,
         },
         "configuration": {
             "path": "/etc/jit-agent/config.toml", "in_force_since": time, "last_good": true,

@@ -64,6 +64,7 @@ fn without_grants(status: &v1::StatusResponse) -> Value {
         trial,
         front,
         host_id_source,
+        uplink,
     } = status;
     json!({
         "schema_version": SCHEMA_VERSION,
@@ -89,6 +90,7 @@ fn without_grants(status: &v1::StatusResponse) -> Value {
         "refused_last_hour": refused_last_hour,
         "control": control.as_ref().map(control_json),
         "front": front.as_ref().map(front_json),
+        "uplink": uplink.as_ref().map(uplink_json),
         "configuration": configuration.as_ref().map(configuration_json),
         "capacity": capacity.as_ref().map(|capacity| json!({
             "host_entries": capacity.host_entries,
@@ -140,6 +142,22 @@ fn front_json(front: &v1::Front) -> Value {
         "last_end_at": time(front.last_end_ms),
         "last_end": front.last_end,
         "keeps": front.keeps,
+    })
+}
+
+fn uplink_json(uplink: &v1::Uplink) -> Value {
+    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    json!({
+        "connected": uplink.connected,
+        "hub": uplink.hub,
+        "since": time(uplink.since_ms),
+        "last_error": some(&uplink.last_error),
+        "last_error_at": time(uplink.last_error_ms),
+        "proxy": some(&uplink.proxy),
+        "certificate_not_after": time(uplink.certificate_not_after_ms),
+        "next_attempt_in_ms": uplink.next_attempt_in_ms,
+        "connects": uplink.connects,
+        "failures": uplink.failures,
     })
 }
 

@@ -117,7 +117,11 @@ fn lately(status: &v1::StatusResponse, page: Page, now: i64, rate: Option<String
         refused(status, page, now),
         sentences("dropped", 4, drops),
         sentences("tables", 8, tables(status)),
-        sentences("control", 3, control.into_iter().chain(front(status, now)).collect()),
+        sentences(
+            "control",
+            3,
+            control.into_iter().chain(uplink(status, now)).chain(front(status, now)).collect(),
+        ),
         sentences("log", 8, log(status)),
     ]
 }
@@ -195,6 +199,34 @@ fn control_text(control: &v1::Control, now: i64) -> String {
         (now, most) => format!(", {now} of {most} connections"),
     };
     format!("{}{connected}, {push}", listening_text(control))
+}
+
+/// The connection to a hub.
+fn uplink(status: &v1::StatusResponse, now: i64) -> Option<String> {
+    let uplink = status.uplink.as_ref()?;
+    let hub = clean(&uplink.hub, 100);
+    let through = match clean(&uplink.proxy, 100) {
+        proxy if proxy.is_empty() => String::new(),
+        proxy => format!(" through {proxy}"),
+    };
+    if uplink.connected {
+        let since = duration(now.saturating_sub(uplink.since_ms));
+        return Some(format!("uplink {hub}{through} connected {since}"));
+    }
+    let why = match clean(&uplink.last_error, 200) {
+        none if none.is_empty() => String::new(),
+        why => format!(": {why}"),
+    };
+    let next = match uplink.next_attempt_in_ms {
+        0 => "connecting".to_owned(),
+        more => {
+            let more = i64::try_from(more).unwrap_or(i64::MAX);
+            format!("not connected, next attempt in {}", duration(more.saturating_add(999)))
+        }
+    };
+    // The error names the hub.
+    let hub = if why.is_empty() && !hub.is_empty() { format!(" {hub}{through}") } else { why };
+    Some(format!("uplink {next}{hub}"))
 }
 
 /// What is not as usual with the process that talks to the network.

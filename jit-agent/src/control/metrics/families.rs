@@ -44,6 +44,7 @@ impl Collector for Scrape {
         self.drops(&mut page)?;
         self.grants(&mut page)?;
         self.control(&mut page)?;
+        self.uplink(&mut page)?;
         self.configuration(&mut page)?;
         self.host(&mut page)?;
         times(&mut page)
@@ -265,6 +266,30 @@ impl Scrape {
                 seconds(end),
             ),
         }
+    }
+
+    fn uplink(&self, page: &mut Page<'_>) -> fmt::Result {
+        let Some(uplink) = &self.measured.status.uplink else { return Ok(()) };
+        page.gauge(
+            "uplink_connected",
+            "1: a hub is connected (only with an [uplink])",
+            flag(uplink.connected),
+        )?;
+        page.gauge(
+            "uplink_since_timestamp_seconds",
+            "Since when the hub is connected, Unix time; 0: none is (only with an [uplink])",
+            seconds(uplink.since_ms),
+        )?;
+        page.counter(
+            "uplink_connects",
+            "Connections to hubs since the agent started (only with an [uplink])",
+            uplink.connects,
+        )?;
+        page.counter(
+            "uplink_failures",
+            "Attempts that failed and connections that were lost (only with an [uplink])",
+            uplink.failures,
+        )
     }
 
     fn configuration(&self, page: &mut Page<'_>) -> fmt::Result {

@@ -7,13 +7,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustls::ServerConfig;
+use rustls::{ServerConfig, pki_types::ServerName};
 use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
     time::{MissedTickBehavior, interval},
 };
-use tokio_rustls::server::TlsStream;
+use tokio_rustls::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{
@@ -57,27 +57,30 @@ pub type Trust = Arc<ServerConfig>;
 /// A controller's connection.
 type Controlled = Peer<TlsStream<TcpStream>, Place>;
 
-/// Serves controllers until the listener fails for good. For the front.
-pub(crate) async fn serve_tcp(
-    listener: TcpListener,
+/// Serves the connections that come in by the entrance. For the front.
+pub(crate) fn serve_network(
     upstream: Upstream,
-    trust: watch::Receiver<Trust>,
-) -> Result<(), tonic::transport::Error> {
+) -> (Entrance, impl Future<Output = Result<(), tonic::transport::Error>>) {
     let (sender, connections) = mpsc::channel(16);
-    tokio::spawn(accept(listener, trust, Entrance::new(upstream.clone(), sender)));
-    upstream.router().serve_with_incoming(ReceiverStream::new(connections)).await
+    let entrance = Entrance::new(upstream.clone(), sender);
+    (entrance, upstream.router().serve_with_incoming(ReceiverStream::new(connections)))
 }
 
 /// What every handshake needs. Clones share everything.
 #[derive(Clone)]
-struct Entrance {
+pub(crate) struct Entrance {
     upstream: Upstream,
     proven: Proven,
     reports: Reports,
     sender: mpsc::Sender<io::Result<Controlled>>,
 }
 
-async fn accept(listener: TcpListener, mut trust: watch::Receiver<Trust>, entrance: Entrance) {
+/// Takes connections in until nobody serves any more.
+pub(crate) async fn accept(
+    listener: TcpListener,
+    mut trust: watch::Receiver<Trust>,
+    entrance: Entrance,
+) {
     let authority = entrance.upstream.authority().clone();
     let mut table = authority.changes();
     let configured = |base: &Trust| verifier::for_controllers(base, &authority).map(Arc::new);
@@ -142,7 +145,16 @@ impl Entrance {
         let entrance = self.clone();
         let task = tokio::spawn(async move {
             match handshake(stream, config).await {
-                Ok(stream) => entrance.admit(stream, source, connected).await,
+                Ok(stream) => {
+                    let stream = TlsStream::from(stream);
+                    let caller = identify(&stream, connected, None);
+                    entrance.proven.note(network, &entrance.name(&caller), Instant::now());
+                    let activity = Activity::new(Instant::now());
+                    let admitted = entrance.admit(stream, caller, activity, None).await;
+                    if let Err(why) = admitted {
+                        entrance.report(source, &why);
+                    }
+                }
                 Err(error) => entrance.report(source, &format!("TLS handshake failed: {error}")),
             }
         });
@@ -150,24 +162,38 @@ impl Entrance {
         handshakes.add(network, proven, task.abort_handle());
     }
 
-    /// Gives a controller's connection a place.
-    async fn admit(&self, stream: TlsStream<TcpStream>, source: IpAddr, connected: BootNanos) {
-        let caller = identify(&stream, connected);
+    /// Gives a controller's connection a place, whose number is returned. `uplink`: its number, if it
+    /// is one.
+    pub(super) async fn admit(
+        &self,
+        stream: TlsStream<TcpStream>,
+        caller: Caller,
+        activity: Activity,
+        uplink: Option<u64>,
+    ) -> Result<u64, String> {
         let identity = self.upstream.authority().identity(&caller);
-        let now = Instant::now();
-        self.proven.note(Network::of(source), &identity.name, now);
-        let activity = Activity::new(now);
         let boot = sys::now().boot;
-        let register = |number| Some(self.upstream.register(&caller, number, boot));
+        let of_uplink = uplink.map(|number| (number, activity.clone()));
+        let register = |number| Some(self.upstream.register(&caller, number, of_uplink, boot));
         let taken = self.upstream.places().take(&identity, activity.clone(), register);
         let Some((place, closed)) = taken else {
             // Well-behaved peers try again.
-            let name = identity.name;
-            return self.report(source, &format!("too many connections of {name}: one is closed"));
+            return Err(format!("too many connections of {}: one is closed", identity.name));
         };
-        let linked = Linked { caller, activity, connection: Some(place.number()) };
+        let number = place.number();
+        let linked = Linked { caller, activity, connection: Some(number) };
         let peer = Peer::new(stream, linked, place, Some(closed));
         let _gone = self.sender.send(Ok(peer)).await;
+        Ok(number)
+    }
+
+    /// Where calls go, and who may make them.
+    pub(super) const fn upstream(&self) -> &Upstream {
+        &self.upstream
+    }
+
+    fn name(&self, caller: &Caller) -> String {
+        self.upstream.authority().identity(caller).name
     }
 
     /// Writes one line a network and minute.
@@ -245,11 +271,16 @@ pub async fn serve_unix(
     service.router().serve_with_incoming(ReceiverStream::new(connections)).await
 }
 
-fn identify(stream: &TlsStream<TcpStream>, connected: BootNanos) -> Caller {
+/// The peer of a handshake. `hub`: its name, if the agent connected to it.
+pub(super) fn identify(
+    stream: &TlsStream<TcpStream>,
+    connected: BootNanos,
+    hub: Option<ServerName<'static>>,
+) -> Caller {
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let names = chain.first().map(tls::names).unwrap_or_default();
     let chain = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
-    Caller { who: Who::Certificate { names, chain }, connected }
+    Caller { who: Who::Certificate { names, chain, hub }, connected }
 }
 
 fn identify_local(stream: &UnixStream, connected: BootNanos) -> Option<Caller> {

@@ -2,6 +2,7 @@
 //! `places` decides by this which connection has to go.
 
 use std::{
+    io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -12,6 +13,9 @@ const GREETING: Duration = Duration::from_secs(5);
 const IDLE: Duration = Duration::from_secs(300);
 /// Longest time for the peer to take an answer.
 const ANSWER: Duration = Duration::from_secs(25);
+
+/// Why a connection ended that never spoke HTTP/2.
+const SILENT: &str = "it made no HTTP/2 connection within 5 s: is it a hub?";
 
 /// How far a call is. The order is that of [`Activity::rank`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,6 +48,10 @@ pub(super) struct Activity(Arc<Mutex<State>>);
 #[derive(Debug)]
 struct State {
     greeted: bool,
+    /// It is kept without a call, too.
+    kept: bool,
+    /// The first error of the connection.
+    broke: Option<String>,
     /// Since when there has been no call.
     idle_since: Instant,
     /// The calls that have not ended. HTTP/2 limits their number.
@@ -61,8 +69,32 @@ struct Running {
 impl Activity {
     /// Of a new connection.
     pub(super) fn new(now: Instant) -> Self {
-        let state = State { greeted: false, idle_since: now, calls: Vec::new(), next: 0 };
+        let state = State {
+            greeted: false,
+            kept: false,
+            broke: None,
+            idle_since: now,
+            calls: Vec::new(),
+            next: 0,
+        };
         Self(Arc::new(Mutex::new(state)))
+    }
+
+    /// Keeps the connection without a call, too.
+    pub(super) fn keep(&self) {
+        self.lock().kept = true;
+    }
+
+    /// The connection broke.
+    pub(super) fn broke(&self, error: &io::Error) {
+        self.lock().broke.get_or_insert_with(|| error.to_string());
+    }
+
+    /// Why the connection has ended, as far as this end knows.
+    pub(super) fn end(&self) -> String {
+        let state = self.lock();
+        let silent = if state.greeted { "the hub closed the connection" } else { SILENT };
+        state.broke.clone().unwrap_or_else(|| silent.to_owned())
     }
 
     /// The peer speaks HTTP/2.
@@ -91,7 +123,7 @@ impl Activity {
         let unread = |call: &Running| call.stage == Stage::Answering && since(call.since) >= ANSWER;
         if !state.greeted && since(state.idle_since) >= GREETING {
             Some(Overdue::Silent)
-        } else if state.calls.is_empty() && since(state.idle_since) >= IDLE {
+        } else if !state.kept && state.calls.is_empty() && since(state.idle_since) >= IDLE {
             Some(Overdue::Idle)
         } else if state.calls.iter().any(unread) {
             Some(Overdue::Unread)

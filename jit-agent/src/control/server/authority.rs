@@ -21,7 +21,7 @@ use crate::{
             answer::refused_status,
             peer::{Caller, Identity, Who},
         },
-        tls::Authorities,
+        tls::{Authorities, Hubs},
     },
     disk::audit::EventCode,
     gate::GateHandle,
@@ -38,7 +38,16 @@ const MAX_NAME: usize = 1024;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Table {
     controllers: Arc<[Controller]>,
-    authorities: Option<Authorities>,
+    trusted: Trusted,
+}
+
+/// Who vouches for the other side of a connection.
+#[derive(Clone, Debug, Default)]
+pub struct Trusted {
+    /// For who connects to the agent; `None`: nobody.
+    pub authorities: Option<Authorities>,
+    /// For hubs; `None`: nobody.
+    pub hubs: Option<Hubs>,
 }
 
 /// What a peer asked for that is not one of its permissions.
@@ -70,8 +79,8 @@ impl Authority {
     }
 
     /// From now on these are the controllers, and these authorities vouch for them.
-    pub(super) fn replace(&self, controllers: &[Controller], authorities: Option<Authorities>) {
-        self.table.send_replace(Table { controllers: controllers.into(), authorities });
+    pub(super) fn replace(&self, controllers: &[Controller], trusted: Trusted) {
+        self.table.send_replace(Table { controllers: controllers.into(), trusted });
     }
 
     /// The peer's name, if it may do this.
@@ -137,7 +146,7 @@ impl Authority {
 
     /// Judges certificates by the present authorities; `None`: there are none.
     pub(super) fn chain_verifier(&self) -> Option<Arc<dyn ClientCertVerifier>> {
-        self.table.borrow().authorities.as_ref().map(Authorities::verifier)
+        self.table.borrow().trusted.authorities.as_ref().map(Authorities::verifier)
     }
 
     /// Reports each change of the table.
@@ -154,12 +163,15 @@ impl Authority {
 
     /// The peer's name and what it may do now.
     pub(super) fn identity(&self, caller: &Caller) -> Identity {
-        let Table { controllers, authorities } = self.table.borrow().clone();
+        let Table { controllers, trusted } = self.table.borrow().clone();
         let identity = caller.identity(&controllers);
-        let Who::Certificate { chain, .. } = &caller.who else { return identity };
-        let objection = match &authorities {
-            Some(authorities) => authorities.objection(chain, sys::now().wall),
-            None => Some("the configuration has no [control]".into()),
+        let Who::Certificate { chain, hub, .. } = &caller.who else { return identity };
+        let now = sys::now().wall;
+        let objection = match (hub, &trusted.authorities, &trusted.hubs) {
+            (None, Some(authorities), _) => authorities.objection(chain, now),
+            (None, None, _) => Some("the configuration has no [control]".into()),
+            (Some(name), _, Some(hubs)) => hubs.objection(chain, name, now),
+            (Some(_), _, None) => Some("the configuration has no [uplink]".into()),
         };
         match objection {
             Some(why) => Identity {

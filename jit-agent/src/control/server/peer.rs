@@ -9,7 +9,7 @@ use std::{
 };
 
 use jit_proto::permission::{Permission, Permissions};
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::oneshot,
@@ -37,6 +37,9 @@ pub enum Who {
         /// The certificate, then those that lead to an authority. The chain was accepted when the
         /// connection was made, and must be accepted at each call.
         chain: Arc<[CertificateDer<'static>]>,
+        /// The hub that the agent connected to, by its name in the configuration; `None`: the peer
+        /// connected to the agent.
+        hub: Option<ServerName<'static>>,
     },
     /// The user of a process on this machine, and the agent's own.
     Local {
@@ -187,6 +190,9 @@ impl<S: AsyncRead + Unpin, P: Unpin> AsyncRead for Peer<S, P> {
         }
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if let Poll::Ready(Err(error)) = &read {
+            self.linked.activity.broke(error);
+        }
         self.note(buffer.filled().len().saturating_sub(before));
         if read.is_pending() {
             self.turn = 0;
@@ -248,7 +254,8 @@ mod tests {
     fn nobody_but_root_on_the_host_counts_as_root() {
         assert!(Who::Local { uid: 0, own: 990 }.is_root());
         assert!(!Who::Local { uid: 990, own: 990 }.is_root(), "the agent's own user");
-        let certificate = Who::Certificate { names: vec!["root".into()], chain: [].into() };
+        let certificate =
+            Who::Certificate { names: vec!["root".into()], chain: [].into(), hub: None };
         assert!(!certificate.is_root(), "a controller, whatever it is called and may do");
     }
 

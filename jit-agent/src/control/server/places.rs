@@ -12,7 +12,7 @@ use jit_proto::permission::Permission;
 use tokio::sync::oneshot;
 
 use crate::control::{
-    link::{Said, ToGate, pipe::Sender},
+    link::{Said, ToGate, Unlinked, pipe::Sender},
     server::{
         activity::{Activity, Overdue, Stage},
         peer::Identity,
@@ -51,17 +51,27 @@ struct Held {
 pub(super) struct Registered {
     gate: Sender<ToGate>,
     connection: u64,
+    /// Number of the uplink that it is, and what happens on it.
+    uplink: Option<(u64, Activity)>,
 }
 
 impl Registered {
-    pub(super) fn new(gate: Sender<ToGate>, connection: u64) -> Self {
-        Self { gate, connection }
+    pub(super) fn new(
+        gate: Sender<ToGate>,
+        connection: u64,
+        uplink: Option<(u64, Activity)>,
+    ) -> Self {
+        Self { gate, connection, uplink }
     }
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
         self.gate.send(&ToGate { said: Some(Said::Closed(self.connection)) });
+        if let Some((uplink, activity)) = &self.uplink {
+            let unlinked = Unlinked { uplink: *uplink, why: activity.end() };
+            self.gate.send(&ToGate { said: Some(Said::Unlinked(unlinked)) });
+        }
     }
 }
 
@@ -118,6 +128,16 @@ impl Places {
             None => true,
         });
         closed
+    }
+
+    /// Closes this connection, if it is open.
+    pub(super) fn close(&self, number: u64) {
+        self.lock().held.retain(|held| held.number != number);
+    }
+
+    /// Whether this connection is open.
+    pub(super) fn is_open(&self, number: u64) -> bool {
+        self.lock().held.iter().any(|held| held.number == number)
     }
 
     /// Number of places that are taken.

@@ -22,7 +22,7 @@ use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use crate::{
     control::{
         link::{
-            Called, Opened, Order, Said, Setup, ToFront, ToGate,
+            Called, Opened, Order, Said, Setup, ToFront, ToGate, Unlinked,
             pipe::{Receiver, Sender, pipe},
         },
         server::{
@@ -102,6 +102,12 @@ impl Fronted {
             Ok(Err(_)) => Err("it ended at once".into()),
             Err(_) => Err(format!("it did not answer within {} s", SETUP.as_secs())),
         }
+    }
+
+    /// Ends this uplink, when its calls are done.
+    pub(crate) fn unlinker(&self) -> impl Fn(u64) + Send + Sync + 'static {
+        let sender = self.sender.clone();
+        move |uplink| sender.send(&ToFront { order: Some(Order::Unlink(uplink)) })
     }
 
     /// Waits for the end of the front; returns what the gate saw of it.
@@ -193,13 +199,17 @@ impl Relay {
                     *last = jit_proto::printable::clean(&problem, 500);
                 });
             }
+            Said::Unlinked(Unlinked { uplink, why }) => {
+                let why = jit_proto::printable::clean(&why, 300);
+                self.service.uplinks().ended(uplink, why);
+            }
             Said::Taken(call) => self.answers.taken(call)?,
         }
         Ok(())
     }
 
     fn open(&mut self, opened: Opened) -> Result<(), Broken> {
-        let Opened { connection, chain, age } = opened;
+        let Opened { connection, chain, age, uplink } = opened;
         if self.connections.len() >= MAX_CONNECTIONS {
             return Err("it let in more connections than there are places");
         }
@@ -209,12 +219,16 @@ impl Relay {
         }
         // Copies: the message is not kept for them.
         let chain: Arc<[_]> = chain.iter().map(|one| CertificateDer::from(one.to_vec())).collect();
+        // One that nobody waits for any more may do nothing: it has no certificate.
+        let hub = self.service.uplinks().host(uplink);
+        let chain = if uplink != 0 && hub.is_none() { [].into() } else { chain };
         let names = chain.first().map(tls::names).unwrap_or_default();
         let connected = BootNanos(sys::now().boot.0.saturating_sub(age));
-        let caller = Caller { who: Who::Certificate { names, chain }, connected };
+        let caller = Caller { who: Who::Certificate { names, chain, hub }, connected };
         if self.connections.insert(connection, caller).is_some() {
             return Err("it used the number of a connection twice");
         }
+        self.service.uplinks().opened(uplink, sys::now().wall);
         self.service.front().set_connections(self.connections.len());
         Ok(())
     }
@@ -276,7 +290,7 @@ mod tests {
     }
 
     fn opened(connection: u64, chain: Vec<Bytes>) -> Vec<u8> {
-        said(Said::Opened(Opened { connection, chain, age: u64::MAX }))
+        said(Said::Opened(Opened { connection, chain, age: u64::MAX, uplink: 0 }))
     }
 
     fn called(path: &str, length: usize) -> Vec<u8> {

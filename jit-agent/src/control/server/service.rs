@@ -18,25 +18,24 @@ use tower::layer::util::{Identity as Bare, Stack};
 
 use crate::{
     config::Controller,
-    control::{
-        server::{
-            answer::{accepted_outcome, gone, refused_outcome, refused_status},
-            authority::{Authority, Witness, caller},
-            call::MAX_MESSAGE_BYTES,
-            denials,
-            front_board::FrontBoard,
-            heartbeat::Heartbeat,
-            http2::http2,
-            intake::IntakeLayer,
-            lists::Lists,
-            places::MAX_CONNECTIONS,
-            policy, trial,
-        },
-        tls::Authorities,
+    control::server::{
+        answer::{accepted_outcome, gone, refused_outcome, refused_status},
+        authority::{Authority, Trusted, Witness, caller},
+        call::MAX_MESSAGE_BYTES,
+        denials,
+        front_board::FrontBoard,
+        heartbeat::Heartbeat,
+        http2::http2,
+        intake::IntakeLayer,
+        lists::Lists,
+        places::MAX_CONNECTIONS,
+        policy, trial,
+        uplinks::Uplinks,
     },
     gate::{GateHandle, Gone, Opened, Pusher, Revoked, Target, measure::Measured},
     kernel::datapath::verdict::Question,
     rules::grant::break_glass::BreakGlass,
+    system::sys,
 };
 
 /// Most envelopes in one batch.
@@ -51,19 +50,22 @@ pub struct Service {
     authority: Authority,
     front: FrontBoard,
     heartbeat: Heartbeat,
+    uplinks: Uplinks,
 }
 
 impl Service {
     /// A service in front of a gate.
     pub fn new(gate: GateHandle) -> Self {
         let authority = Authority::new(Witness::Gate(gate.clone()));
-        Self { gate, authority, front: FrontBoard::default(), heartbeat: Heartbeat::default() }
+        let (front, heartbeat, uplinks) =
+            (FrontBoard::default(), Heartbeat::default(), Uplinks::default());
+        Self { gate, authority, front, heartbeat, uplinks }
     }
 
     /// From now on these are the controllers, and these authorities vouch for them, also on open
     /// connections and streams.
-    pub fn set_controllers(&self, controllers: &[Controller], authorities: Option<Authorities>) {
-        self.authority.replace(controllers, authorities);
+    pub fn set_controllers(&self, controllers: &[Controller], trusted: Trusted) {
+        self.authority.replace(controllers, trusted);
     }
 
     /// The gate in numbers, for the metrics.
@@ -79,6 +81,7 @@ impl Service {
             control.connections_max = number(MAX_CONNECTIONS);
         }
         status.front = self.front.shown();
+        status.uplink = self.uplinks.shown(sys::now().wall);
     }
 
     /// The peer that pushes, if it may.
@@ -95,6 +98,11 @@ impl Service {
     /// The process that talks to the network.
     pub fn front(&self) -> &FrontBoard {
         &self.front
+    }
+
+    /// The connections to hubs.
+    pub fn uplinks(&self) -> &Uplinks {
+        &self.uplinks
     }
 
     /// When it is asked whether it answers.

@@ -31,15 +31,15 @@ use tower::{
 use crate::{
     config::Controller,
     control::{
-        link::{Answer, Called, Field, Fields, Opened, Said, ToGate, pipe::Sender},
+        link::{Answer, Called, Field, Fields, Opened, Said, ToGate, Unlinked, pipe::Sender},
         server::{
-            authority::{Authority, Witness},
+            activity::Activity,
+            authority::{Authority, Trusted, Witness},
             http2::http2,
             intake::IntakeLayer,
             peer::{Caller, Linked, Who},
             places::{Places, Registered},
         },
-        tls::Authorities,
     },
     rules::clock::BootNanos,
 };
@@ -74,8 +74,8 @@ impl Upstream {
     }
 
     /// From now on these are the controllers, and these authorities vouch for them.
-    pub(crate) fn set_controllers(&self, controllers: &[Controller], authorities: Authorities) {
-        self.authority.replace(controllers, Some(authorities));
+    pub(crate) fn set_controllers(&self, controllers: &[Controller], trusted: Trusted) {
+        self.authority.replace(controllers, trusted);
     }
 
     /// Takes a part of an answer from the gate.
@@ -104,17 +104,29 @@ impl Upstream {
         self.gate.send_if_room(&ToGate { said: Some(Said::Failed(1)) });
     }
 
+    /// Reports that an uplink did not come to be.
+    pub(super) fn report_unlinked(&self, uplink: u64, why: String) {
+        self.gate.send(&ToGate { said: Some(Said::Unlinked(Unlinked { uplink, why })) });
+    }
+
     /// Reports a controller's connection that was let in.
-    pub(super) fn register(&self, caller: &Caller, connection: u64, now: BootNanos) -> Registered {
+    pub(super) fn register(
+        &self,
+        caller: &Caller,
+        connection: u64,
+        uplink: Option<(u64, Activity)>,
+        now: BootNanos,
+    ) -> Registered {
         let Caller { who, connected } = caller;
         let chain = match who {
             Who::Certificate { chain, .. } => chain.iter().map(|one| one.to_vec().into()).collect(),
             Who::Local { .. } => Vec::new(),
         };
         let age = now.0.saturating_sub(connected.0);
-        let opened = Opened { connection, chain, age };
+        let number = uplink.as_ref().map_or(0, |(number, _)| *number);
+        let opened = Opened { connection, chain, age, uplink: number };
         self.gate.send(&ToGate { said: Some(Said::Opened(opened)) });
-        Registered::new(self.gate.clone(), connection)
+        Registered::new(self.gate.clone(), connection, uplink)
     }
 
     /// The HTTP/2 server for the network.

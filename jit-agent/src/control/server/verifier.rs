@@ -4,17 +4,23 @@
 use std::{fmt, sync::Arc};
 
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, ServerConfig,
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig,
     SignatureScheme,
-    client::danger::HandshakeSignatureValid,
-    pki_types::{CertificateDer, UnixTime},
+    client::{
+        WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    pki_types::{CertificateDer, ServerName, UnixTime},
     server::{
         NoServerSessionStorage,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
 };
 
-use crate::control::{server::authority::Authority, tls};
+use crate::control::{
+    server::authority::Authority,
+    tls::{self, Calling},
+};
 
 /// The configuration of handshakes: `base` with only controllers let in. `None`: no authority
 /// vouches for anybody.
@@ -31,6 +37,64 @@ pub(super) fn for_controllers(base: &ServerConfig, authority: &Authority) -> Opt
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Some(config)
+}
+
+/// The configuration of a handshake with a hub that is a controller.
+pub(super) fn for_hubs(calling: &Calling, authority: &Authority) -> Result<ClientConfig, Error> {
+    let chain = calling.hubs.verifier();
+    calling.config(Arc::new(HubsOfControllers { chain, authority: authority.clone() }))
+}
+
+/// Accepts what the chain's verifier accepts, if it is a controller's.
+struct HubsOfControllers {
+    chain: Arc<WebPkiServerVerifier>,
+    authority: Authority,
+}
+
+impl fmt::Debug for HubsOfControllers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HubsOfControllers").finish_non_exhaustive()
+    }
+}
+
+impl ServerCertVerifier for HubsOfControllers {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let verified = self.chain.verify_server_cert(end_entity, intermediates, name, ocsp, now)?;
+        if self.authority.knows(&tls::names(end_entity)) {
+            Ok(verified)
+        } else {
+            Err(CertificateError::ApplicationVerificationFailure.into())
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.chain.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.chain.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chain.supported_verify_schemes()
+    }
 }
 
 /// Accepts what the chain's verifier accepts, if it is a controller's.

@@ -40,8 +40,8 @@ pub fn no_signer(config: &Config, now: WallTime) -> Option<String> {
 /// Why no grant comes over the network.
 fn no_controller(config: &Config) -> Option<String> {
     let grants = |one: &Controller| one.may.contains(Permission::Grant);
-    let why = if config.control.is_none() {
-        "there is no [control]"
+    let why = if config.control.is_none() && config.uplink.is_none() {
+        "there is no [control] and no [uplink]"
     } else if !config.controllers.iter().any(grants) {
         "no [[controller]] may push grants"
     } else {

@@ -8,7 +8,7 @@ use jit_proto::{WallTime, words::duration_text};
 use super::settings::above;
 use crate::{
     config::{Config, DEFAULT_MAX_DURATION, KeyFault},
-    control::tls::{Material, TlsError},
+    control::tls::{HubMaterial, Material, TlsError},
     oncall::finding::Finding,
     system::{
         owner::{KEY_GROUP, STATUS_GROUP},
@@ -29,17 +29,18 @@ const ANEW: &str =
 /// A file that cannot be used.
 pub(in crate::oncall) fn unusable(error: &TlsError, is_root: bool) -> Finding {
     let (key, cause, denied) = match error {
-        TlsError::File { key, error } => (*key, error.to_string(), is_denied(error)),
-        TlsError::NotNow(why) => ("certificate", why.clone(), false),
-        TlsError::Content { key, path, cause } => (*key, format!("{path}: {cause}"), false),
+        TlsError::File { key, error, .. } => (*key, error.to_string(), is_denied(error)),
+        TlsError::NotNow { why, .. } => ("certificate", why.clone(), false),
+        TlsError::Content { key, path, cause, .. } => (*key, format!("{path}: {cause}"), false),
     };
     let check = check_of(key);
     if denied && !is_root {
         return Finding::unseen(check, cause).fix("sudo jit-agent doctor");
     }
     let commands = quoted(&cause);
-    let finding = Finding::failure(check, format!("[control] {key}: {cause}"));
-    let finding = finding.at(format!("control.{key}"));
+    let section = error.section();
+    let finding = Finding::failure(check, format!("[{section}] {key}: {cause}"));
+    let finding = finding.at(format!("{section}.{key}"));
     let finding = match error {
         TlsError::File { error: FileError::Io { path, .. }, .. } if denied => finding.fix(format!(
             "chgrp {group} {path} && chmod g+r {path}; its directories need g+x",
@@ -47,7 +48,7 @@ pub(in crate::oncall) fn unusable(error: &TlsError, is_root: bool) -> Finding {
             path = path.display()
         )),
         TlsError::File { error: FileError::Io { path, .. }, .. } => finding.fix(format!(
-            "put the file there, or name another in [control] {key}: {}",
+            "put the file there, or name another in [{section}] {key}: {}",
             path.display()
         )),
         _ => finding,
@@ -63,7 +64,7 @@ fn is_denied(error: &FileError) -> bool {
 fn check_of(key: &str) -> &'static str {
     match key {
         "key" => KEY,
-        "client_ca" => CLIENT_CA,
+        "client_ca" | "ca" => CLIENT_CA,
         _ => CERTIFICATE,
     }
 }
@@ -116,6 +117,36 @@ pub(in crate::oncall) fn of_material(material: &Material, now: WallTime) -> Vec<
         }
     }
     findings.push(Finding::ok(KEY, "the key fits the certificate, and nobody else can read it"));
+    findings
+}
+
+/// What a hub objects to, now or soon.
+pub(in crate::oncall) fn of_uplink(material: &HubMaterial, now: WallTime) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Some(why) = material.not_now(now) {
+        let finding = Finding::failure(CERTIFICATE, format!("{why}: no hub accepts it"));
+        findings.push(finding.at("uplink.certificate").fix(ANEW));
+    }
+    for (key, facts) in material.facts() {
+        let (subject, end) = (facts.subject, facts.not_after);
+        let Some(left) = end.since(now) else {
+            if key == "ca" {
+                let seen = format!("[uplink] ca: {subject} ended at {end}: it vouches for no hub");
+                findings.push(Finding::warning(CLIENT_CA, seen).at("uplink.ca").fix(ANEW));
+            }
+            continue;
+        };
+        if left < SOON {
+            let left = duration_text(left);
+            let seen = format!("[uplink] {key}: {subject} ends in {left}, at {end}");
+            let finding = Finding::warning(check_of(key), seen);
+            findings.push(finding.at(format!("uplink.{key}")).fix(ANEW));
+        }
+    }
+    if findings.is_empty() {
+        let seen = "a hub that trusts the authority of [uplink] certificate accepts it";
+        findings.push(Finding::ok(CERTIFICATE, seen));
+    }
     findings
 }
 
@@ -186,6 +217,20 @@ pub(super) fn unusable_key(fault: &KeyFault) -> Finding {
 
 /// Whether the controllers can connect.
 pub(in crate::oncall) fn controllers(config: &Config) -> Finding {
+    if let (None, Some(uplink), number @ 1..) =
+        (&config.control, &config.uplink, config.controllers.len())
+    {
+        let hubs: Vec<_> = uplink.hubs.iter().map(ToString::to_string).collect();
+        let seen = format!("{number} may call, over the uplink to {}", hubs.join(" or "));
+        return Finding::ok(CONTROLLERS, seen);
+    }
+    if config.uplink.is_some() && config.controllers.is_empty() {
+        let seen = "[uplink] without a [[controller]]: no hub may call";
+        return Finding::warning(CONTROLLERS, seen).at("uplink").fix(
+            "add a [[controller]] with identity, a name in the hub's certificate, and what it may \
+             do; then `systemctl reload jit-agent`",
+        );
+    }
     match (&config.control, config.controllers.as_slice()) {
         (Some(control), [_, ..]) => {
             let number = config.controllers.len();
@@ -291,5 +336,10 @@ mod tests {
                        client_ca = \"c\"\n";
         assert!(of(control).seen.contains("nobody may connect"));
         assert_eq!(of(&format!("{control}{controller}")).level, Level::Ok);
+        let uplink = "[uplink]\nhubs = [\"hub.example.org:443\"]\ncertificate = \"a\"\n\
+                      key = \"b\"\nca = \"c\"\n";
+        assert!(of(uplink).seen.contains("no hub may call"));
+        let both = of(&format!("{uplink}{controller}"));
+        assert!(both.level == Level::Ok && both.seen.contains("uplink to hub.example.org:443"));
     }
 }

@@ -9,9 +9,11 @@ use jit_proto::{SourcePrefix, prefix::ip};
 use super::as_service;
 use crate::{
     config::{Config, Control, Loaded},
-    control::tls::Material,
+    control::tls::{HubMaterial, Material},
     oncall::{
-        check::certificates::{CERTIFICATE, controllers, of_material, signers, unusable},
+        check::certificates::{
+            CERTIFICATE, controllers, of_material, of_uplink, signers, unusable,
+        },
         doctor::host::Host,
         finding::Finding,
     },
@@ -38,6 +40,15 @@ pub(super) fn findings(host: &Host, loaded: Option<&Loaded>, own: &[SourcePrefix
                     findings.extend(names(&material.hosts(), &names_of(config, control, own)));
                 }
             }
+        }
+    }
+    if let Some(uplink) = &config.uplink {
+        match as_service(host, || HubMaterial::examine(uplink, &Files::Host)) {
+            Err(error) => findings.push(Finding::unseen(CERTIFICATE, error.to_string())),
+            Ok(Err(errors)) => {
+                findings.extend(errors.iter().map(|error| unusable(error, host.is_root)));
+            }
+            Ok(Ok(material)) => findings.extend(of_uplink(&material, now)),
         }
     }
     findings.extend(signers(config, faults, now));

@@ -1,0 +1,324 @@
+//! Keeps a connection to one of the hubs: finds the address, makes the TCP connection, and hands it to
+//! the front before a byte of it is read. The front makes a controller's connection of it.
+//!
+//! One hub after the other is tried, the first by chance, with pauses that grow by chance, so that ten
+//! thousand agents do not come back at once. What is in use ends only after the next is connected.
+
+use std::{
+    fmt, io,
+    os::fd::{AsFd as _, OwnedFd},
+    sync::Arc,
+    time::Duration,
+};
+
+use jit_proto::WallTime;
+use rustix::{
+    net::sockopt,
+    rand::{GetRandomFlags, getrandom},
+};
+use tokio::{
+    net::{TcpStream, lookup_host},
+    sync::watch,
+    time::{Instant, sleep_until, timeout},
+};
+
+use crate::{
+    app::proxy::{Between, between},
+    config::{Hub, Uplink},
+    control::{
+        link::{Handed, Through, hand::Giver},
+        server::{Phase, Uplinks},
+    },
+    gate::faults::Faults,
+    rules::problem::ProblemKind,
+    system::sys,
+};
+
+/// The longest time for one attempt.
+const ATTEMPT: Duration = Duration::from_secs(15);
+/// The first pause, and the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// After a connection that held for this time the pauses begin anew.
+const HELD: Duration = Duration::from_secs(60);
+/// Without a connection for this time it is a problem.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The kernel asks a silent peer after this time, and as often; what has no answer for the last time
+/// breaks the connection. So a cut cable is seen within half a minute.
+const ASK_AFTER: Duration = Duration::from_secs(10);
+const ASK_EVERY: Duration = Duration::from_secs(5);
+const NO_ANSWER_MS: u32 = 20_000;
+
+/// What uplinks are made by. Another one: a new connection takes the place of the one in use.
+pub(super) struct Dialling {
+    pub(super) uplink: Uplink,
+    /// For the proxy.
+    pub(super) credentials: String,
+    pub(super) giver: Giver,
+    /// Ends an uplink when its calls are done.
+    pub(super) unlink: Box<dyn Fn(u64) + Send + Sync>,
+}
+
+impl fmt::Debug for Dialling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dialling").field("uplink", &self.uplink).finish_non_exhaustive()
+    }
+}
+
+/// What the dialler goes by; `None`: no uplink can be made.
+pub(super) type Wanted = watch::Receiver<Option<Arc<Dialling>>>;
+
+/// A connection to a hub that is in use.
+struct Held {
+    hub: Hub,
+    number: u64,
+    phases: watch::Receiver<Phase>,
+    by: Arc<Dialling>,
+    since: Instant,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        (self.by.unlink)(self.number);
+    }
+}
+
+impl Held {
+    fn is_over(&self) -> bool {
+        matches!(*self.phases.borrow(), Phase::Ended(_))
+    }
+
+    /// Waits for its end; returns why.
+    async fn ended(&mut self) -> String {
+        match self.phases.wait_for(|phase| matches!(phase, Phase::Ended(_))).await.as_deref() {
+            Ok(Phase::Ended(why)) => why.clone(),
+            _ => "nobody knows of it any more".into(),
+        }
+    }
+}
+
+/// The keeper of the uplink.
+pub(super) struct Dialler {
+    uplinks: Uplinks,
+    faults: Faults,
+    pauses: Pauses,
+    /// The hub that is tried next, counted from the first of the configuration.
+    next: usize,
+    /// Since when there has been no connection, and what the last attempt met.
+    without: Option<Instant>,
+    last: String,
+}
+
+impl Dialler {
+    pub(super) fn new(uplinks: Uplinks, faults: Faults) -> Self {
+        let next = usize::try_from(random()).unwrap_or_default();
+        let (pauses, last) = (Pauses::default(), "the first attempt goes on".to_owned());
+        Self { uplinks, faults, pauses, next, without: None, last }
+    }
+
+    /// Keeps a connection for as long as the agent runs.
+    pub(super) async fn run(mut self, mut wanted: Wanted) {
+        let mut held: Option<Held> = None;
+        loop {
+            let now = wanted.borrow_and_update().clone();
+            let Some(dialling) = now else {
+                held = None;
+                self.without = None;
+                self.faults.set(ProblemKind::Uplink, None);
+                if wanted.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            };
+            // Whoever is no hub any more is left at once.
+            held = held.filter(|held| dialling.uplink.hubs.contains(&held.hub));
+            let made = timeout(ATTEMPT, self.connect(&dialling));
+            let made = match made.await {
+                Ok(made) => made,
+                Err(_) => Err("no connection within 15 s".to_owned()),
+            };
+            let lost = match made {
+                Ok(new) => {
+                    // The one before ends only now.
+                    let new = held.insert(new);
+                    self.without = None;
+                    self.faults.set(ProblemKind::Uplink, None);
+                    tracing::info!(hub = %new.hub, "connected to a hub");
+                    tokio::select! {
+                        why = new.ended() => why,
+                        changed = wanted.changed() => match changed {
+                            Ok(()) => continue,
+                            Err(_) => return,
+                        },
+                    }
+                }
+                Err(why) => why,
+            };
+            if let Some(over) = held.take_if(|held| held.is_over())
+                && over.since.elapsed() >= HELD
+            {
+                self.pauses = Pauses::default();
+            }
+            self.pause(lost, held.is_some(), &mut wanted).await;
+        }
+    }
+
+    /// Waits for the next attempt; at once if something else is wanted. `held`: another connection is
+    /// in use meanwhile.
+    async fn pause(&mut self, why: String, held: bool, wanted: &mut Wanted) {
+        let pause = self.pauses.next(random());
+        self.next = self.next.wrapping_add(1);
+        let wall = sys::now().wall;
+        let millis = i64::try_from(pause.as_millis()).unwrap_or(i64::MAX);
+        self.uplinks.failed(&why, wall, WallTime(wall.0.saturating_add(millis)));
+        if self.last != why {
+            tracing::warn!("uplink: {why}");
+        }
+        self.last = why;
+        let until = Instant::now() + pause;
+        let alarm = *self.without.get_or_insert_with(Instant::now) + PATIENCE;
+        if !held && alarm <= until {
+            tokio::select! {
+                () = sleep_until(alarm) => self.report(),
+                _ = wanted.changed() => return,
+            }
+        }
+        tokio::select! {
+            () = sleep_until(until) => {}
+            // Who asks for something else gets it at once.
+            _ = wanted.changed() => self.pauses = Pauses::default(),
+        }
+    }
+
+    fn report(&self) {
+        let text = format!(
+            "no connection to a hub for more than {} s: no controller reaches this host by its uplink; \
+             last: {}",
+            PATIENCE.as_secs(),
+            self.last
+        );
+        if self.faults.set(ProblemKind::Uplink, Some(text.clone())) {
+            tracing::error!("{text}");
+        }
+    }
+
+    async fn connect(&mut self, dialling: &Arc<Dialling>) -> Result<Held, String> {
+        let hubs = &dialling.uplink.hubs;
+        let hub = self.next.checked_rem(hubs.len()).and_then(|at| hubs.get(at));
+        let hub = hub.ok_or("[uplink] names no hub")?.clone();
+        self.uplinks.tries(&hub);
+        let about = |why: String| format!("{hub}: {why}");
+        let proxied = &dialling.uplink.proxy;
+        let by = between(proxied, &hub, &dialling.credentials, |name| std::env::var(name).ok());
+        let by = by.map_err(about)?;
+        let first = by.as_ref().map_or(&hub, |by| &by.proxy);
+        let proxy = by.as_ref().map(|by| by.proxy.to_string()).unwrap_or_default();
+        let socket = tcp(first).await.map_err(|why| match &*proxy {
+            "" => about(why),
+            proxy => about(format!("the proxy {proxy}: {why}")),
+        })?;
+        let name = hub.name().ok_or("a hub without a name")?;
+        let (number, mut phases) = self.uplinks.begin(&hub, name, proxy);
+        let through =
+            by.map(|Between { credentials, .. }| Through { target: hub.to_string(), credentials });
+        let handed = Handed { uplink: number, host: hub.host.clone(), through };
+        let held = |phases| Held {
+            hub: hub.clone(),
+            number,
+            phases,
+            by: Arc::clone(dialling),
+            since: Instant::now(),
+        };
+        // Dropped, also when the time for it is up: the front ends it.
+        let begun = held(phases.clone());
+        let given = dialling.giver.give(&handed, socket.as_fd());
+        given.map_err(|error| {
+            let why = format!("it cannot be handed over: {error}");
+            self.uplinks.ended(number, why.clone());
+            about(why)
+        })?;
+        drop(socket);
+        let phase = phases.wait_for(|phase| *phase != Phase::Begun).await;
+        match phase.as_deref() {
+            Ok(Phase::Connected(_)) => {}
+            Ok(Phase::Ended(why)) => return Err(about(why.clone())),
+            _ => return Err(about("nobody knows of it any more".into())),
+        }
+        Ok(begun)
+    }
+}
+
+/// A TCP connection on which nothing was read. Each address of the name gets its share of the time.
+async fn tcp(to: &Hub) -> Result<OwnedFd, String> {
+    let Hub { host, port } = to;
+    let addresses = lookup_host((host.as_str(), *port)).await;
+    let addresses: Vec<_> =
+        addresses.map_err(|error| format!("cannot find the address of {host}: {error}"))?.collect();
+    let share = ATTEMPT / 2 / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
+    let mut last = format!("{host} has no address");
+    for address in addresses {
+        match timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
+                return watched(stream).map_err(|error| format!("cannot use {address}: {error}"));
+            }
+            Ok(Err(error)) => last = format!("cannot connect to {address}: {error}"),
+            Err(_) => last = format!("{address} does not answer"),
+        }
+    }
+    Err(last)
+}
+
+/// The kernel watches over it from now on.
+fn watched(stream: TcpStream) -> io::Result<OwnedFd> {
+    stream.set_nodelay(true)?;
+    let stream = stream.into_std()?;
+    sockopt::set_socket_keepalive(&stream, true)?;
+    sockopt::set_tcp_keepidle(&stream, ASK_AFTER)?;
+    sockopt::set_tcp_keepintvl(&stream, ASK_EVERY)?;
+    sockopt::set_tcp_user_timeout(&stream, NO_ANSWER_MS)?;
+    Ok(stream.into())
+}
+
+/// Pauses between attempts: by chance up to a bound that doubles ("full jitter").
+#[derive(Debug, Default)]
+struct Pauses {
+    tries: u32,
+}
+
+impl Pauses {
+    fn next(&mut self, random: u32) -> Duration {
+        let bound = FIRST_PAUSE.saturating_mul(1 << self.tries.min(16)).min(LONGEST_PAUSE);
+        self.tries = self.tries.saturating_add(1);
+        bound.mul_f64(f64::from(random) / f64::from(u32::MAX))
+    }
+}
+
+fn random() -> u32 {
+    let mut bytes = [0; size_of::<u32>()];
+    // Without random bytes the pause is the longest one.
+    match getrandom(&mut bytes, GetRandomFlags::NONBLOCK) {
+        Ok(_) => u32::from_ne_bytes(bytes),
+        Err(_) => u32::MAX,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_half_a_minute_and_are_spread_over_all_of_it() {
+        let mut pauses = Pauses::default();
+        let longest: Vec<_> = (0..9).map(|_| pauses.next(u32::MAX).as_millis()).collect();
+        assert_eq!(longest, [500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000, 30_000]);
+        assert_eq!(pauses.next(0), Duration::ZERO);
+        assert_eq!(pauses.next(u32::MAX / 2).as_secs(), 14);
+        // A hub that always closes at once is not asked more often than this.
+        let mut pauses = Pauses::default();
+        let mean: Duration = (0..1_000).map(|_| pauses.next(u32::MAX / 2)).sum();
+        assert!(mean > Duration::from_secs(14_000), "{mean:?}");
+        for _ in 0..200 {
+            assert!(pauses.next(u32::MAX) <= LONGEST_PAUSE);
+        }
+    }
+}

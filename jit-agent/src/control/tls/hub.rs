@@ -1,0 +1,256 @@
+//! TLS 1.3 as the agent's side of an uplink: it is the client of the handshake, and shows its
+//! certificate. A hub's certificate is judged as a server's.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use jit_proto::{WallTime, uplink::ALPN};
+use rustls::{
+    ClientConfig, RootCertStore,
+    client::{Resumption, WebPkiServerVerifier, danger::ServerCertVerifier},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime},
+    sign::SingleCertAndKey,
+};
+use zeroize::{Zeroize as _, Zeroizing};
+
+use super::{TlsError, authorities, certified, chain_of, content, private_key};
+use crate::{
+    config::Uplink,
+    control::{
+        certificate::{Authority, Facts},
+        link::Proofs,
+    },
+    system::{image::Files, sys::Readers},
+};
+
+/// Section of the configuration.
+const SECTION: &str = "uplink";
+
+/// Certificates and key of `[uplink]`, and the credentials for the proxy.
+#[derive(Clone, Debug)]
+pub struct HubMaterial {
+    /// Judges the hubs' certificates.
+    pub hubs: Hubs,
+    /// End of the agent's certificate.
+    pub not_after: WallTime,
+    chain: Vec<CertificateDer<'static>>,
+    roots: Vec<CertificateDer<'static>>,
+    key: Arc<Zeroizing<PrivateKeyDer<'static>>>,
+    credentials: Arc<Zeroizing<String>>,
+}
+
+/// Decides which hubs' certificates are accepted.
+#[derive(Clone, Debug)]
+pub struct Hubs(Arc<WebPkiServerVerifier>);
+
+impl Hubs {
+    fn of(roots: &[CertificateDer<'static>]) -> Result<Self, String> {
+        let mut store = RootCertStore::empty();
+        for root in roots {
+            store.add(root.clone()).map_err(|error| error.to_string())?;
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider)
+            .build()
+            .map(Self)
+            .map_err(|error| error.to_string())
+    }
+
+    /// Judges the certificates of handshakes.
+    pub(crate) fn verifier(&self) -> Arc<WebPkiServerVerifier> {
+        let Self(verifier) = self;
+        Arc::clone(verifier)
+    }
+
+    /// Why a certificate is not accepted at this moment for a hub of this name; `None`: it is.
+    pub(crate) fn objection(
+        &self,
+        chain: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        now: WallTime,
+    ) -> Option<String> {
+        let Some((certificate, intermediates)) = chain.split_first() else {
+            return Some("there is none".into());
+        };
+        let now = Duration::from_millis(u64::try_from(now.0).unwrap_or(0));
+        let now = UnixTime::since_unix_epoch(now);
+        let Self(verifier) = self;
+        let verified = verifier.verify_server_cert(certificate, intermediates, name, &[], now);
+        verified.err().map(|error| error.to_string())
+    }
+}
+
+/// What the front makes uplinks by.
+#[derive(Clone, Debug)]
+pub(crate) struct Calling {
+    /// Judges the hubs' certificates.
+    pub(crate) hubs: Hubs,
+    own: Arc<SingleCertAndKey>,
+}
+
+impl Calling {
+    /// From what the gate said.
+    pub(crate) fn of(proofs: &Proofs) -> Result<Self, String> {
+        let Proofs { chain, key, roots } = proofs;
+        let all = |certificates: &[prost::bytes::Bytes]| {
+            certificates.iter().map(|one| CertificateDer::from(one.to_vec())).collect::<Vec<_>>()
+        };
+        let key = PrivateKeyDer::try_from(key.to_vec()).map_err(str::to_owned)?;
+        let own = certified(all(chain), key).map_err(|error| error.to_string())?;
+        Ok(Self { hubs: Hubs::of(&all(roots))?, own: Arc::new(SingleCertAndKey::from(own)) })
+    }
+
+    /// The configuration of a handshake with this verifier of the hub's certificate.
+    pub(crate) fn config(
+        &self,
+        verifier: Arc<dyn ServerCertVerifier>,
+    ) -> Result<ClientConfig, rustls::Error> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let own = Arc::clone(&self.own);
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_client_cert_resolver(own);
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        // Each connection proves itself anew.
+        config.resumption = Resumption::disabled();
+        Ok(config)
+    }
+}
+
+impl HubMaterial {
+    /// Reads the files that an `[uplink]` names.
+    pub fn read(uplink: &Uplink) -> Result<Self, TlsError> {
+        Self::examine(uplink, &Files::Host).map_err(|errors| {
+            let mut errors = errors.into_iter();
+            let none = || content("certificate", &uplink.certificate, "it cannot be used");
+            errors.next().unwrap_or_else(none)
+        })
+    }
+
+    /// The same, from these places.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub fn examine(uplink: &Uplink, files: &Files) -> Result<Self, Vec<TlsError>> {
+        let Uplink { certificate, key, ca, proxy_credentials, hubs: _, proxy: _ } = uplink;
+        let read = (
+            own_chain(certificate, key, files),
+            private_key(certificate, key, files),
+            authorities("ca", ca, files),
+            proxy_credentials.as_deref().map_or(Ok(String::new()), |path| login(path, files)),
+        );
+        let all = match read {
+            (Ok(own), Ok(private), Ok(roots), Ok(login)) => {
+                Self::of_files(uplink, own, private, roots, login).map_err(|error| vec![error])
+            }
+            (own, private, roots, login) => {
+                let private = private.map(|mut private| private.zeroize());
+                let errors = [own.err(), private.err(), roots.err(), login.err()];
+                Err(errors.into_iter().flatten().collect())
+            }
+        };
+        all.map_err(|errors| errors.into_iter().map(|error| error.of(SECTION)).collect())
+    }
+
+    fn of_files(
+        uplink: &Uplink,
+        (chain, leaf): (Vec<CertificateDer<'static>>, Facts),
+        private: PrivateKeyDer<'static>,
+        roots: Vec<CertificateDer<'static>>,
+        login: String,
+    ) -> Result<Self, TlsError> {
+        let hubs = Hubs::of(&roots).map_err(|cause| content("ca", &uplink.ca, &cause))?;
+        certified(chain.clone(), private.clone_key()).map_err(|error| {
+            content("key", &uplink.key, &format!("does not fit the certificate: {error}"))
+        })?;
+        Ok(Self {
+            hubs,
+            not_after: leaf.not_after,
+            chain,
+            roots,
+            key: Arc::new(Zeroizing::new(private)),
+            credentials: Arc::new(Zeroizing::new(login)),
+        })
+    }
+
+    /// The same for the front.
+    pub(crate) fn proofs(&self) -> Proofs {
+        let all = |certificates: &[CertificateDer<'_>]| {
+            certificates.iter().map(|one| one.to_vec().into()).collect()
+        };
+        Proofs {
+            chain: all(&self.chain),
+            key: self.key.secret_der().to_vec().into(),
+            roots: all(&self.roots),
+        }
+    }
+
+    /// `USER:PASSWORD` for the proxy; empty: none.
+    pub(crate) fn credentials(&self) -> &str {
+        &self.credentials
+    }
+
+    /// Why no hub accepts the agent's certificate at this moment, whatever else is right; `None`: its
+    /// time is right.
+    pub fn not_now(&self, now: WallTime) -> Option<String> {
+        let leaf = self.chain.first().and_then(Facts::of)?;
+        let why = leaf.not_now(now)?;
+        Some(format!("the agent's certificate ({}) does not count now: {why}", leaf.subject))
+    }
+
+    /// Takes the place of the material in use. A certificate that does not count now never takes the
+    /// place of one that does.
+    pub fn in_place_of(self, used: Option<&Self>, now: WallTime) -> Result<Self, TlsError> {
+        match self.not_now(now) {
+            Some(why) if used.is_some_and(|used| used.not_now(now).is_none()) => {
+                Err(TlsError::NotNow { section: SECTION, why })
+            }
+            _ => Ok(self),
+        }
+    }
+
+    /// What each certificate says: the key of the configuration, the facts.
+    pub fn facts(&self) -> Vec<(&'static str, Facts)> {
+        let of = |key: &'static str, one: &CertificateDer<'_>| Some((key, Facts::of(one)?));
+        let own = self.chain.iter().filter_map(|one| of("certificate", one));
+        own.chain(self.roots.iter().filter_map(|one| of("ca", one))).collect()
+    }
+}
+
+fn own_chain(
+    path: &Path,
+    key: &Path,
+    files: &Files,
+) -> Result<(Vec<CertificateDer<'static>>, Facts), TlsError> {
+    let (chain, leaf) = chain_of(path, key, files)?;
+    let subject = &leaf.subject;
+    let why = if leaf.authority == Authority::Yes {
+        format!(
+            "the first certificate ({subject}) is an authority's, which no hub accepts; put the \
+             agent's own certificate first"
+        )
+    } else if !leaf.calls {
+        format!(
+            "the certificate ({subject}) is not for clients: its extended key usage lacks \
+             clientAuth, so no hub accepts it; issue it with clientAuth"
+        )
+    } else {
+        return Ok((chain, leaf));
+    };
+    Err(content("certificate", path, &why))
+}
+
+/// `USER:PASSWORD`, one line (RFC 7617 section 2: the name has no colon).
+fn login(path: &Path, files: &Files) -> Result<String, TlsError> {
+    let key = "proxy_credentials";
+    let text = files.read_secret(path, Readers::Group).map_err(|error| TlsError::File {
+        section: SECTION,
+        key,
+        error,
+    })?;
+    let line = text.trim_end_matches(['\r', '\n']);
+    let good = line.contains(':') && line.len() <= 1024 && !line.chars().any(char::is_control);
+    let what = "it is not one line with USER:PASSWORD";
+    if good { Ok(line.to_owned()) } else { Err(content(key, path, what)) }
+}

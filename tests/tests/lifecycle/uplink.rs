@@ -1,0 +1,351 @@
+//! A host that nobody can dial: it connects to a hub, and the hub opens and closes it.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    thread,
+    time::{Duration, Instant},
+};
+
+use jit_proto::v1::{self, revoke_request::What};
+use jit_tests::agent::{CLIENT, Site};
+use rustix::process::Signal;
+
+use crate::{
+    controllers::jitctl,
+    hub::{Hub, Shows, assert_uplink, proxy, stranger, write},
+};
+
+const LONG: Duration = Duration::from_secs(600);
+/// The longest time until an agent is connected again: a pause, and what a slow machine takes.
+const BACK: Duration = Duration::from_secs(20);
+const HUB: &str = "spiffe://example.org/hub";
+const READER: &str = "spiffe://example.org/reader";
+
+/// A site with certificates, whose agent does not run yet.
+fn site() -> Site {
+    let site = Site::new();
+    for directory in ["pki", "foreign"] {
+        jitctl(&site, &["pki", "init", "--dir", directory]);
+        for (name, uri) in
+            [("hub", HUB), ("reader", READER), ("unknown", "spiffe://example.org/unknown")]
+        {
+            let ip = ["--ip", CLIENT[0], "--uri", uri];
+            let issue = ["pki", "issue", "--dir", directory, "--name", name];
+            jitctl(&site, &[&issue[..], &ip].concat());
+        }
+    }
+    let other = ["pki", "issue", "--dir", "pki", "--name", "other", "--ip", "192.0.2.9"];
+    jitctl(&site, &[&other[..], &["--uri", HUB]].concat());
+    renew(&site);
+    site
+}
+
+/// Issues the agent's certificate.
+fn renew(site: &Site) {
+    for file in ["pki/agent.pem", "pki/agent.key"] {
+        let _first = fs::remove_file(site.path(file));
+    }
+    jitctl(
+        site,
+        &["pki", "issue", "--dir", "pki", "--name", "agent", "--dns", "web-1.example.org"],
+    );
+}
+
+/// Only an uplink, to these ports of the client.
+fn configure(site: &Site, ports: &[u16], more: &str) {
+    let hubs: Vec<_> = ports.iter().map(|port| format!("\"{}:{port}\"", CLIENT[0])).collect();
+    let hubs = hubs.join(", ");
+    site.configure(&format!(
+        r#"
+[uplink]
+hubs = [{hubs}]
+certificate = "pki/agent.pem"
+key = "pki/agent.key"
+ca = "pki/ca.pem"
+{more}
+[[controller]]
+identity = "{HUB}"
+may = ["grant", "revoke", "read"]
+[[controller]]
+identity = "{READER}"
+may = ["read"]
+"#
+    ));
+}
+
+fn hub(site: &Site, port: u16, name: &str) -> Hub {
+    Hub::start(site, &format!("{}:{port}", CLIENT[0]), &Shows::name(name))
+}
+
+fn all(what: bool) -> v1::RevokeRequest {
+    v1::RevokeRequest { what: Some(What::All(what)), reason: "test".into(), cut: false }
+}
+
+fn is_connected(uplink: &serde_json::Value) -> bool {
+    uplink["connected"] == true
+}
+
+/// Says that its last error has these words.
+fn failed(words: &str) -> impl Fn(&serde_json::Value) -> bool {
+    move |uplink| {
+        uplink["connected"] == false
+            && uplink["last_error"].as_str().is_some_and(|error| error.contains(words))
+    }
+}
+
+#[test]
+fn a_hub_opens_and_closes_a_host_that_listens_nowhere() {
+    let mut site = site();
+    let hub = hub(&site, 7444, "hub");
+    configure(&site, &[7444], "");
+    site.start();
+    let mut agent = hub.agent(BACK);
+    let status = assert_uplink(&site, BACK, is_connected);
+    let uplink = &status["uplink"];
+    assert_eq!(uplink["hub"], format!("{}:7444", CLIENT[0]), "{uplink}");
+    assert!(uplink["since"].is_string() && uplink["certificate_not_after"].is_string(), "{uplink}");
+    assert_eq!((status["control"].is_null(), site.status().1), (true, 0), "{status:#}");
+    let listening = site.host.run(|| {
+        let ss = std::process::Command::new("ss").args(["-Hltn"]).output().unwrap();
+        String::from_utf8(ss.stdout).unwrap()
+    });
+    let others: Vec<_> = listening.lines().filter(|line| !line.contains(":22 ")).collect();
+    assert!(others.is_empty() && listening.contains(":22 "), "{listening}");
+    // The hub sees the same as the local command.
+    let seen = hub.run(agent.status()).unwrap();
+    assert!(seen.uplink.is_some_and(|uplink| uplink.connected));
+    let grant = site.envelope(&CLIENT, LONG);
+    assert!(hub.run(agent.push(grant)).unwrap().accepted);
+    site.assert_open_to_the_client_alone();
+    let began = Instant::now();
+    assert_eq!(hub.run(agent.revoke(all(true))).unwrap().revoked, 1);
+    assert!(!site.client_opens(0, 22));
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    let text = String::from_utf8(site.run(&["status"]).stdout).unwrap();
+    assert!(text.contains(&format!("uplink {}:7444 connected", CLIENT[0])), "{text}");
+}
+
+#[test]
+fn a_hub_may_do_no_more_than_its_section_says() {
+    let mut site = site();
+    let hub = hub(&site, 7444, "reader");
+    configure(&site, &[7444], "");
+    site.start();
+    let mut agent = hub.agent(BACK);
+    assert!(hub.run(agent.status()).is_ok());
+    for denied in [
+        hub.run(agent.revoke(all(true))).map(drop).unwrap_err(),
+        hub.run(agent.push(site.envelope(&CLIENT, LONG))).map(drop).unwrap_err(),
+    ] {
+        assert!(denied.to_string().contains("not_permitted"), "{denied}");
+    }
+    site.assert_closed_to_all();
+}
+
+#[test]
+fn who_is_no_hub_of_this_host_is_named_and_not_called() {
+    let mut site = site();
+    let at = |port: u16| format!("{}:{port}", CLIENT[0]);
+    let shows = |authority, name| Shows { authority, ..Shows::name(name) };
+    let h2 = Shows { alpn: b"h2", ..Shows::name("hub") };
+    let _quiet = [
+        Hub::start(&site, &at(7501), &shows("foreign", "hub")),
+        Hub::start(&site, &at(7502), &shows("pki", "other")),
+        Hub::start(&site, &at(7503), &shows("pki", "unknown")),
+        Hub::start(&site, &at(7504), &h2),
+    ];
+    stranger(&site, &at(7505), |mut stream| {
+        let _gone = stream.write_all(b"SSH-2.0-OpenSSH_9.2\r\n");
+        thread::sleep(LONG);
+    });
+    stranger(&site, &at(7506), |stream| {
+        thread::sleep(LONG);
+        drop(stream);
+    });
+    stranger(&site, &at(7507), flood);
+    configure(&site, &[7500], "");
+    site.start();
+    for (port, says) in [
+        (7500, "Connection refused"),
+        (7501, "does not come from a CA of [uplink] ca"),
+        (7502, "does not bear its name"),
+        (7503, "no name of its certificate is a [[controller]]'s"),
+        (7504, "does not speak the uplink's protocol (ALPN)"),
+        (7505, "does not speak TLS 1.3"),
+        (7506, "the TLS handshake was not done within 5 s"),
+        (7507, "does not speak TLS 1.3"),
+    ] {
+        configure(&site, &[port], "");
+        site.signal(Signal::HUP);
+        let status = assert_uplink(&site, BACK, failed(says));
+        println!("{port}: {}", status["uplink"]["last_error"]);
+    }
+}
+
+/// Sends as much as the other side takes.
+fn flood(mut stream: TcpStream) {
+    while stream.write_all(&[b'x'; 64 * 1024]).is_ok() {}
+}
+
+#[test]
+fn a_dead_hub_is_passed_over_and_one_that_ends_is_replaced() {
+    let mut site = site();
+    let first = hub(&site, 7444, "hub");
+    configure(&site, &[7443, 7444, 7445], "");
+    site.start();
+    let agent = first.agent(BACK);
+    let second = hub(&site, 7445, "hub");
+    assert!(second.try_agent(Duration::from_secs(3)).is_none(), "one hub is enough");
+    // A hub without the agent's trust any more: the configuration names another one.
+    configure(&site, &[7445], "");
+    site.signal(Signal::HUP);
+    let mut other = second.agent(BACK);
+    assert!(second.run(other.status()).is_ok());
+    let mut agent = agent;
+    let end = Instant::now() + BACK;
+    while first.run(agent.status()).is_ok() {
+        assert!(Instant::now() < end, "it may still call");
+    }
+    // The agent is killed and comes back by itself.
+    site.end(Signal::KILL);
+    site.start();
+    let mut again = second.agent(BACK);
+    assert!(second.run(again.push(site.envelope(&CLIENT, LONG))).unwrap().accepted);
+    site.assert_open_to_the_client_alone();
+    // As does its process for the network.
+    let front = site.processes()[1];
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(front.try_into().unwrap()).unwrap(),
+        Signal::KILL,
+    )
+    .unwrap();
+    let mut again = second.agent(BACK);
+    assert_eq!(second.run(again.revoke(all(true))).unwrap().revoked, 1);
+}
+
+#[test]
+fn a_hub_that_closes_at_once_is_not_asked_without_a_pause() {
+    let mut site = site();
+    let count = stranger(&site, &format!("{}:7444", CLIENT[0]), drop);
+    configure(&site, &[7444], "");
+    site.start();
+    thread::sleep(Duration::from_secs(20));
+    let tries = count.load(std::sync::atomic::Ordering::SeqCst);
+    println!("{tries} attempts in 20 s");
+    // Pauses by chance, up to 0.5, 1, 2, 4, 8 and 16 s.
+    assert!((3..=25).contains(&tries), "{tries} attempts in 20 s");
+    assert_uplink(&site, BACK, |uplink| uplink["failures"].as_u64() >= Some(3));
+}
+
+#[test]
+fn a_new_certificate_makes_a_new_connection_before_the_old_one_ends() {
+    let mut site = site();
+    let hub = hub(&site, 7444, "hub");
+    configure(&site, &[7444], "");
+    site.start();
+    let mut old = hub.agent(BACK);
+    renew(&site);
+    site.signal(Signal::HUP);
+    let mut new = hub.agent(BACK);
+    assert!(hub.run(new.status()).is_ok());
+    let end = Instant::now() + BACK;
+    while hub.run(old.status()).is_ok() {
+        assert!(Instant::now() < end, "the old one does not end");
+        thread::sleep(Duration::from_millis(50));
+    }
+    let status = assert_uplink(&site, BACK, is_connected);
+    assert_eq!(status["uplink"]["connects"], 2, "{status:#}");
+    assert_eq!(hub.connections(), 2);
+    // Files that do not fit leave the connection in use alone, and are named.
+    write(&site, "pki/agent.key", "nothing");
+    site.signal(Signal::HUP);
+    let end = Instant::now() + BACK;
+    loop {
+        let (status, exit) = site.status();
+        let named = status["problems"].to_string().contains("[uplink_files]");
+        if named {
+            assert_eq!((exit, &status["uplink"]["connected"]), (1, &true.into()), "{status:#}");
+            break;
+        }
+        assert!(Instant::now() < end, "{status:#}");
+    }
+    assert!(hub.run(new.status()).is_ok());
+}
+
+#[test]
+fn a_cut_link_is_seen_within_half_a_minute_and_mends_by_itself() {
+    let mut site = site();
+    let hub = hub(&site, 7444, "hub");
+    configure(&site, &[7444], "");
+    site.start();
+    let _cut = hub.agent(BACK);
+    assert_uplink(&site, BACK, is_connected);
+    // Nothing comes back, and nobody says so.
+    site.client.ip(&["link", "set", "p0", "down"]);
+    let began = Instant::now();
+    assert_uplink(&site, Duration::from_secs(35), |uplink| !is_connected(uplink));
+    println!("seen after {:?}", began.elapsed());
+    site.client.ip(&["link", "set", "p0", "up"]);
+    let mut agent = hub.agent(2 * BACK);
+    assert!(hub.run(agent.status()).is_ok());
+}
+
+#[test]
+fn a_proxy_is_asked_for_the_hub_and_what_it_answers_is_said() {
+    let mut site = site();
+    let hub = hub(&site, 7444, "hub");
+    let at = |port: u16| format!("{}:{port}", CLIENT[0]);
+    let through = |port: u16| format!("proxy = \"http://{}\"\n", at(port));
+    proxy(&site, &at(3128), "");
+    // "ana:secret"
+    proxy(&site, &at(3129), "YW5hOnNlY3JldA==");
+    let answers: [(u16, &'static [u8]); 3] = [
+        (3130, b"HTTP/1.1 403 Forbidden\x1b[31m\r\n\r\n"),
+        (3131, b"220 mail.example.org ESMTP\r\n\r\n"),
+        (3133, b""),
+    ];
+    for (port, answer) in answers {
+        stranger(&site, &at(port), move |mut stream| {
+            let _head = stream.read(&mut [0; 4096]);
+            let _gone = stream.write_all(answer);
+        });
+    }
+    stranger(&site, &at(3132), |mut stream| {
+        let _gone = stream.write_all(b"HTTP/1.1 200 x\r\nX: ");
+        flood(stream);
+    });
+    configure(&site, &[7444], &through(3128));
+    site.start();
+    let mut agent = hub.agent(BACK);
+    let status = assert_uplink(&site, BACK, is_connected);
+    assert_eq!(status["uplink"]["proxy"], at(3128));
+    assert!(hub.run(agent.push(site.envelope(&CLIENT, LONG))).unwrap().accepted);
+    site.assert_open_to_the_client_alone();
+    // The hub by another name of itself is none of the present one: the old connection ends.
+    for (port, says) in [
+        (3129, "407 Proxy Authentication Required"),
+        (3130, "does not allow it (403 Forbidden"),
+        (3131, "is no HTTP"),
+        (3132, "longer than 8192 bytes"),
+        (3133, "closed the connection without an answer"),
+        (3134, "Connection refused"),
+    ] {
+        configure(&site, &[7444], &through(port));
+        site.signal(Signal::HUP);
+        let said = |uplink: &serde_json::Value| {
+            uplink["last_error"].as_str().is_some_and(|error| error.contains(says))
+        };
+        let status = assert_uplink(&site, BACK, said);
+        // What works goes on meanwhile.
+        assert_eq!(status["uplink"]["connected"], true, "{port}: {status:#}");
+        assert!(!status.to_string().contains('\u{1b}'));
+    }
+    write(&site, "proxy.login", "ana:secret\n");
+    configure(&site, &[7444], &format!("{}proxy_credentials = \"proxy.login\"\n", through(3129)));
+    site.signal(Signal::HUP);
+    let mut agent = hub.agent(BACK);
+    assert!(hub.run(agent.status()).is_ok());
+    assert!(!site.log().contains("secret"), "{}", site.log());
+}

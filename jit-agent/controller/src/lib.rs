@@ -3,8 +3,9 @@
 //! From the bottom: `model` (nouns, pure), `rules` (Cedar, pure), `store` (the database), `audit`,
 //! `signer` (a process of its own, the only one with a key), `desk` (what may be done with a
 //! request), `checkpoint` (what each host must have received), `fleet` (hosts: connections,
-//! deliveries, what they answer), `messages` (chats and mail), `health` (what does not work), `people` (who a browser is), `api` (HTTP), `defender`
-//! (Microsoft Defender's API over it), `portal` (pages), `app` (wiring), `commands`.
+//! deliveries, what they answer), `messages` (chats and mail), `health` (what does not work),
+//! `people` (who a browser is), `enrol` (who a machine is), `api` (HTTP), `defender` (Microsoft
+//! Defender's API over it), `portal` (pages), `app` (wiring), `commands`.
 //!
 //! Nothing here can open a port: only what the signer signs can, and each host checks that by
 //! itself.
@@ -20,6 +21,7 @@ pub mod commands;
 pub mod config;
 pub mod defender;
 pub mod desk;
+pub mod enrol;
 pub mod fleet;
 mod health;
 mod here;

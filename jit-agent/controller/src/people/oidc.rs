@@ -15,7 +15,7 @@ mod person;
 mod provider;
 mod settings;
 mod tie;
-mod token;
+pub(crate) mod token;
 
 use std::{sync::Arc, time::Duration};
 

@@ -47,7 +47,7 @@ pub(super) struct Parties<'p> {
 
 /// Why a token does not count.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum TokenError {
+pub(crate) enum TokenError {
     /// Its key is not among those of the provider; newer ones may have it.
     #[error("it is signed with a key that the provider does not have")]
     UnknownKey,
@@ -153,7 +153,7 @@ pub(super) fn farewell(
 
 /// What a token says that is of one of these types (in small letters; without a type it is `jwt`)
 /// and signed with one of these keys (RFC 7515 section 5.2). Nothing that it says is checked.
-pub(super) fn signed<T: DeserializeOwned>(
+pub(crate) fn signed<T: DeserializeOwned>(
     text: &str,
     keys: &CoreJsonWebKeySet,
     types: &[&str],
@@ -206,7 +206,7 @@ fn later(now: DateTime<Utc>) -> i64 {
 }
 
 /// A part of a token in compact form (RFC 7515 section 7.1), as JSON.
-fn part<T: DeserializeOwned>(text: &str, number: usize) -> Result<T, TokenError> {
+pub(crate) fn part<T: DeserializeOwned>(text: &str, number: usize) -> Result<T, TokenError> {
     let parts: Vec<_> = text.split('.').collect();
     let part = parts.get(number).filter(|_| parts.len() == 3);
     let bytes = part.and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());

@@ -1,6 +1,6 @@
 //! A small certificate authority for TLS between agents and controllers. It has no register of serial
 //! numbers, no revocation and no renewal: `jitctl pki` and `jit-controller init` make one, for those
-//! who have no authority of their own.
+//! who have no authority of their own. The controller's enrolment has a register around it.
 
 use std::{
     net::IpAddr,
@@ -10,8 +10,8 @@ use std::{
 use jit_proto::pem;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
-    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
-    date_time_ymd,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
+    SubjectPublicKeyInfo, date_time_ymd,
 };
 
 /// How long before now certificates become valid, for hosts with a slow clock.
@@ -70,6 +70,22 @@ pub struct Pair {
 
 /// A request for a certificate (RFC 2986). Its signature was good: the other side has the key.
 pub struct Request(CertificateSigningRequestParams);
+
+/// A certificate for a key that somebody else has, of whom nothing else counts.
+#[derive(Clone, Copy, Debug)]
+pub struct Leaf<'l> {
+    /// Its common name.
+    pub name: &'l str,
+    /// Its names.
+    pub names: &'l Names,
+    /// When it is issued.
+    pub now: SystemTime,
+    /// For how long.
+    pub lifetime: Duration,
+    /// Its serial number, a positive number of at most 20 bytes. `rcgen` would take the key's hash,
+    /// so that two certificates of one key have the same.
+    pub serial: &'l [u8],
+}
 
 /// An authority.
 pub struct Authority(Issuer<'static, KeyPair>);
@@ -146,7 +162,7 @@ impl Authority {
     /// # Errors
     /// A name that is none; no random numbers.
     pub fn issue(&self, name: &str, names: &Names, lifetime: Duration) -> Result<Pair, CaError> {
-        let params = leaf(name, names.checked(None)?, lifetime);
+        let params = leaf(name, names.checked(None)?, SystemTime::now(), lifetime);
         let key = new_key()?;
         let made = params.signed_by(&key, &self.0);
         let made = made.map_err(|error| CaError::Made(error.to_string()))?;
@@ -164,9 +180,22 @@ impl Authority {
         names: &Names,
         lifetime: Duration,
     ) -> Result<String, CaError> {
-        let params = leaf(name, names.checked(Some(request))?, lifetime);
+        let params = leaf(name, names.checked(Some(request))?, SystemTime::now(), lifetime);
         let made = params.signed_by(&request.0.public_key, &self.0);
         Ok(made.map_err(|error| CaError::Made(error.to_string()))?.pem())
+    }
+
+    /// Issues a certificate for a public key (SubjectPublicKeyInfo, DER). Returns it in PEM.
+    ///
+    /// # Errors
+    /// A name that is none; a key of another kind.
+    pub fn certify(&self, key: &[u8], wanted: &Leaf<'_>) -> Result<String, CaError> {
+        let Leaf { name, names, now, lifetime, serial } = *wanted;
+        let failed = |error: rcgen::Error| CaError::Made(error.to_string());
+        let mut params = leaf(name, names.checked(None)?, now, lifetime);
+        params.serial_number = Some(SerialNumber::from_slice(serial));
+        let key = SubjectPublicKeyInfo::from_der(key).map_err(failed)?;
+        Ok(params.signed_by(&key, &self.0).map_err(failed)?.pem())
     }
 }
 
@@ -178,8 +207,8 @@ pub fn check_names(names: &Names, request: Option<&Request>) -> Result<(), CaErr
     names.checked(request).map(drop)
 }
 
-fn leaf(name: &str, names: Vec<SanType>, lifetime: Duration) -> CertificateParams {
-    let mut params = params(name, SystemTime::now(), lifetime);
+fn leaf(name: &str, names: Vec<SanType>, now: SystemTime, lifetime: Duration) -> CertificateParams {
+    let mut params = params(name, now, lifetime);
     params.subject_alt_names = names;
     params.use_authority_key_identifier_extension = true;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];

@@ -1,7 +1,11 @@
-//! How a machine becomes a host that is believed: by what its cloud has signed.
+//! How a machine becomes a host that is believed: what its cloud has signed, or a token of an
+//! administrator, once; a person where it comes again.
 //!
 //! Everything here is decided without a network: what a machine sends, the configuration, the store
-//! and a time are arguments.
+//! and a time are arguments. Nothing here has a key but [`issue`], which belongs to the signer's
+//! process.
 
 pub mod attest;
+pub mod issue;
 pub mod proof;
+pub mod request;

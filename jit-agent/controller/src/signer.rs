@@ -10,11 +10,14 @@
 //! It does not protect from somebody who runs code as the controller's user: he can start another
 //! signer. It protects from everything that only speaks with the controller.
 
+mod authority;
 mod base64_text;
 mod check;
 mod child;
 mod command;
 mod confine;
+mod duration_text;
+mod issuing;
 mod journal;
 mod keys;
 mod limits;
@@ -29,11 +32,16 @@ use std::path::Path;
 use jit_proto::v1;
 use serde::{Deserialize, Serialize};
 
+pub use authority::{AuthoritySettings, CertificateWish};
 pub use child::child;
 pub use link::Signer;
 pub use settings::{KeySettings, Limits, Settings, SettingsError};
 
-use crate::model::{Decision, Proposal, Verdict};
+use self::link::Made;
+use crate::{
+    enrol::issue::Issued,
+    model::{Decision, Proposal, Verdict},
+};
 
 /// Everything that the signer checks a grant by.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,7 +112,7 @@ impl Signer {
     /// # Errors
     /// It refuses, or it must be tried again.
     pub async fn sign(&self, request: &SignRequest) -> Result<Vec<v1::Signature>, SignerError> {
-        self.ask(protocol::Ask::Grant(Box::new(request.clone()))).await
+        self.signatures(protocol::Ask::Grant(Box::new(request.clone()))).await
     }
 
     /// Signs an encoded `jit.v1.Policy`, if the settings allow policies.
@@ -112,6 +120,28 @@ impl Signer {
     /// # Errors
     /// It refuses, or it must be tried again.
     pub async fn sign_policy(&self, payload: Vec<u8>) -> Result<Vec<v1::Signature>, SignerError> {
-        self.ask(protocol::Ask::Policy { payload }).await
+        self.signatures(protocol::Ask::Policy { payload }).await
     }
+
+    /// Issues a certificate of a host. Whether it may be that host was decided before.
+    ///
+    /// # Errors
+    /// It refuses, or it must be tried again.
+    pub async fn certify(&self, wish: CertificateWish) -> Result<Issued, SignerError> {
+        match self.ask(protocol::Ask::Certificate(Box::new(wish))).await? {
+            Made::Certificate(issued) => Ok(issued),
+            Made::Signatures(_) => Err(other_answer()),
+        }
+    }
+
+    async fn signatures(&self, ask: protocol::Ask) -> Result<Vec<v1::Signature>, SignerError> {
+        match self.ask(ask).await? {
+            Made::Signatures(signatures) => Ok(signatures),
+            Made::Certificate(_) => Err(other_answer()),
+        }
+    }
+}
+
+fn other_answer() -> SignerError {
+    SignerError::Unavailable("it has answered what it was not asked".into())
 }

@@ -13,7 +13,10 @@ use jit_proto::{
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    SignRequest, check, confine,
+    SignRequest,
+    authority::CertificateWish,
+    check, confine,
+    issuing::{Held, NotIssued},
     journal::{Entry, Journal, JournalError, Kind},
     keys::{self, Keys},
     limits::Rate,
@@ -80,26 +83,30 @@ struct Open {
     journal: Journal,
     keys: Keys,
     rate: Rate,
+    /// Who issues certificates of hosts.
+    authority: Option<Held>,
 }
 
 impl Open {
     /// Opens journal and keys, then closes the process.
     fn new(settings: Settings) -> Result<Self, String> {
         settings.check().map_err(|error| error.to_string())?;
-        let Settings { journal, keys, limits } = settings;
+        let Settings { journal, keys, limits, authority } = settings;
         let journal = Journal::open(&journal, now_ms())?;
         let needs = keys::needs(&keys);
         let keys = Keys::open(&keys)?;
+        let authority = authority.as_ref().map(Held::open).transpose()?;
         confine::close(needs).map_err(|error| format!("cannot close the process: {error}"))?;
         let most = limits.signatures_a_minute;
         // The signatures of a signer that was killed count too.
         let before = journal.last_times(usize::try_from(most).unwrap_or(usize::MAX));
         let rate = Rate::new(most, before);
-        Ok(Self { limits, journal, keys, rate })
+        Ok(Self { limits, journal, keys, rate, authority })
     }
 
     fn answer(&mut self, ask: Ask, now_ms: i64) -> Result<Answer, Lost> {
         let asked = match ask {
+            Ask::Certificate(wish) => return Ok(self.certificate(&wish, now_ms)),
             Ask::Grant(request) => self.grant(&request, now_ms),
             Ask::Policy { payload } => self.policy(&payload, now_ms),
         };
@@ -114,6 +121,22 @@ impl Open {
                 self.limits.signatures_a_minute
             ))),
             Err(Trouble::Lost(why)) => Err(Lost(why)),
+        }
+    }
+
+    fn certificate(&mut self, wish: &CertificateWish, now_ms: i64) -> Answer {
+        let Some(authority) = &mut self.authority else {
+            return Answer::Refused {
+                word: "no_authority".to_owned(),
+                detail: "there is no [signer.authority] in the configuration".into(),
+            };
+        };
+        match authority.issue(wish, now_ms) {
+            Ok(issued) => Answer::Issued(issued),
+            Err(NotIssued::Refused(Refused { word, detail })) => {
+                Answer::Refused { word: word.to_owned(), detail }
+            }
+            Err(NotIssued::TooFast(why)) => Answer::Unavailable(why),
         }
     }
 

@@ -34,6 +34,7 @@ use super::{
     protocol::{self, Answer, Ask, FromSigner, ToSigner},
     settings::Settings,
 };
+use crate::enrol::issue::Issued;
 
 /// Longest wait for a signature, from the call on. A signer that does not start is answered for at once.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -73,7 +74,14 @@ struct Asked {
     answer: Reply,
 }
 
-type Reply = oneshot::Sender<Result<Vec<v1::Signature>, SignerError>>;
+/// What the signer has made.
+#[derive(Debug)]
+pub(super) enum Made {
+    Certificate(Issued),
+    Signatures(Vec<v1::Signature>),
+}
+
+type Reply = oneshot::Sender<Result<Made, SignerError>>;
 
 impl Signer {
     /// As [`Signer::start`], from this program.
@@ -113,7 +121,7 @@ impl Signer {
         self.seen.read().unwrap_or_else(PoisonError::into_inner).pid
     }
 
-    pub(super) async fn ask(&self, ask: Ask) -> Result<Vec<v1::Signature>, SignerError> {
+    pub(super) async fn ask(&self, ask: Ask) -> Result<Made, SignerError> {
         let gone = || SignerError::Unavailable("it has ended".into());
         let late = || SignerError::Unavailable("it did not answer in time".into());
         let until = Instant::now() + PATIENCE;
@@ -311,7 +319,10 @@ impl Running {
     fn give(&mut self, number: u64, answer: Answer) {
         let Some((_, to)) = self.waiting.remove(&number) else { return };
         let result = match answer {
-            Answer::Signed(signatures) => Ok(signatures.into_iter().map(Into::into).collect()),
+            Answer::Issued(issued) => Ok(Made::Certificate(issued)),
+            Answer::Signed(signatures) => {
+                Ok(Made::Signatures(signatures.into_iter().map(Into::into).collect()))
+            }
             Answer::Refused { word, detail } => Err(SignerError::Refused { word, detail }),
             Answer::Unavailable(why) => Err(SignerError::Unavailable(why)),
         };

@@ -5,7 +5,8 @@ use std::io::{self, Read, Write};
 use jit_proto::v1;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{KeyInfo, SignRequest, base64_text, settings::Settings};
+use super::{KeyInfo, SignRequest, authority::CertificateWish, base64_text, settings::Settings};
+use crate::enrol::issue::Issued;
 
 /// Largest message, bytes: 10,000 hosts with the longest ids, and what else belongs to them.
 pub(super) const MAX_MESSAGE: usize = 8 * 1024 * 1024;
@@ -24,6 +25,8 @@ pub(super) enum ToSigner {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum Ask {
+    /// A certificate of a host.
+    Certificate(Box<CertificateWish>),
     /// A grant.
     Grant(Box<SignRequest>),
     /// An encoded policy.
@@ -49,6 +52,8 @@ pub(super) enum FromSigner {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum Answer {
+    /// A certificate.
+    Issued(Issued),
     /// Never.
     Refused { word: String, detail: String },
     /// One signature by each key.

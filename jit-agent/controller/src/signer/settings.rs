@@ -9,6 +9,7 @@ use std::{
 use jit_proto::{PortRange, dsse::MAX_SIGNATURES};
 use serde::{Deserialize, Serialize};
 
+use super::{authority::AuthoritySettings, duration_text};
 use crate::model::{as_text, proposal};
 
 /// The most signatures a minute that can be set.
@@ -26,6 +27,9 @@ pub struct Settings {
     /// What is never signed, whoever has agreed.
     #[serde(default)]
     pub limits: Limits,
+    /// Who issues certificates of hosts; without it none is issued.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authority: Option<AuthoritySettings>,
 }
 
 /// Where a key is.
@@ -126,13 +130,15 @@ impl Settings {
     /// The settings for a key in a file, as `init` writes them.
     pub fn of_pem(file: &Path) -> Self {
         let key = KeySettings::Pem { file: file.to_owned() };
-        Self { journal: default_journal(), keys: vec![key], limits: Limits::default() }
+        let (journal, limits) = (default_journal(), Limits::default());
+        Self { journal, keys: vec![key], limits, authority: None }
     }
 
     /// Makes relative paths begin in this directory.
     pub fn resolve(&mut self, directory: &Path) {
         let absolute = |path: &mut PathBuf| *path = directory.join(&*path);
         absolute(&mut self.journal);
+        self.authority.iter_mut().for_each(|authority| authority.resolve(directory));
         for key in &mut self.keys {
             match key {
                 KeySettings::Command { command, public_key, .. } => {
@@ -193,7 +199,8 @@ impl Settings {
         if !(1..=MAX_RATE).contains(&self.limits.signatures_a_minute) {
             return wrong("limits.signatures_a_minute", format!("it is from 1 to {MAX_RATE}"));
         }
-        Ok(())
+        let checked = self.authority.as_ref().map_or(Ok(()), AuthoritySettings::check);
+        checked.or_else(|(field, why)| wrong(field, why))
     }
 }
 
@@ -203,32 +210,6 @@ fn default_journal() -> PathBuf {
 
 const fn default_timeout() -> Duration {
     Duration::from_secs(10)
-}
-
-/// Durations as people write them: `8h`, `30m`.
-mod duration_text {
-    use std::time::Duration;
-
-    use jiff::{Span, SpanRelativeTo};
-    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
-
-    pub(super) fn serialize<S: Serializer>(
-        duration: &Duration,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&format!("{}ms", duration.as_millis()))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Duration, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let bad =
-            || D::Error::custom(format!("`{text}` is not a duration such as 45s, 30m or 1h30m"));
-        let span: Span = text.parse().map_err(|_| bad())?;
-        let signed = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| bad())?;
-        Duration::try_from(signed).map_err(|_| bad())
-    }
 }
 
 #[cfg(test)]
@@ -246,6 +227,10 @@ mod tests {
         longest = "8h"
         ports = ["22", "3389/tcp"]
         hosts = ["web-*"]
+        [authority]
+        certificate = "hosts/ca.pem"
+        key = "hosts/ca.key"
+        trust_domain = "example.org"
     "#;
 
     #[test]
@@ -258,6 +243,9 @@ mod tests {
         assert_eq!(settings.journal, Path::new("/etc/c/signer.journal"));
         let KeySettings::Command { command, .. } = &settings.keys[1] else { panic!() };
         assert_eq!(command[0], "/etc/c/./kms.py");
+        let authority = settings.authority.as_ref().unwrap();
+        assert_eq!(authority.key, Path::new("/etc/c/hosts/ca.key"));
+        assert_eq!(authority.lifetime, Duration::from_secs(7 * 24 * 3600));
         let json = serde_json::to_string(&settings).unwrap();
         assert_eq!(serde_json::from_str::<Settings>(&json).unwrap(), settings);
     }
@@ -265,7 +253,13 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         type Change = fn(&mut Settings);
-        let changes: [(&str, Change); 9] = [
+        fn authority(s: &mut Settings) -> &mut AuthoritySettings {
+            s.authority.as_mut().unwrap()
+        }
+        let changes: [(&str, Change); 12] = [
+            ("authority.trust_domain", |s| authority(s).trust_domain.push('/')),
+            ("authority.lifetime", |s| authority(s).lifetime = Duration::from_secs(60)),
+            ("authority.certificates_a_minute", |s| authority(s).certificates_a_minute = 0),
             ("keys", |s| s.keys.clear()),
             ("keys", |s| s.keys.push(s.keys[0].clone())),
             ("limits.longest", |s| s.limits.longest = Duration::ZERO),

@@ -6,6 +6,7 @@
     reason = "a test that meets the unexpected panics"
 )]
 
+mod authority;
 mod backends;
 mod clouds;
 mod process;

@@ -21,7 +21,7 @@ pub use self::{
     database::Database,
     syslog::{Syslog, SyslogError},
 };
-use crate::{api, fleet, messages, people::oidc, signer};
+use crate::{api, enrol::settings as enrolment, fleet, messages, people::oidc, signer};
 
 /// Name of the file in the controller's directory.
 pub const FILE: &str = "controller.toml";
@@ -53,6 +53,8 @@ pub struct Config {
     pub messages: messages::Settings,
     /// Where people sign in; `None`: only here.
     pub oidc: Option<oidc::Settings>,
+    /// Which clouds say who a machine is.
+    pub enrolment: enrolment::Settings,
 }
 
 /// A mistake, where it is, and what to do.
@@ -144,7 +146,7 @@ impl Config {
 
 /// Checks what could be read. `None`: a section could not.
 fn check(raw: read::Raw, file: &Path, directory: &Path, wrongs: &mut Wrongs) -> Option<Config> {
-    let read::Raw { store, api, agents, signer, audit, syslog, messages, oidc } = raw;
+    let read::Raw { store, api, agents, signer, audit, syslog, messages, oidc, enrolment } = raw;
     let store = store.and_then(|raw| Database::of(raw, directory, wrongs));
     let api = api.and_then(|raw| {
         let checked = api::Settings::of(raw, directory);
@@ -172,6 +174,10 @@ fn check(raw: read::Raw, file: &Path, directory: &Path, wrongs: &mut Wrongs) -> 
         let checked = messages::Settings::of(raw, directory);
         checked.map_err(|text| wrongs.add("messages", text)).ok()
     });
+    let enrolment = enrolment.and_then(|raw| {
+        let checked = raw.check(directory);
+        checked.map_err(|part| wrongs.add_below("enrolment", named("enrolment", part))).ok()
+    });
     let public_url = api.as_ref().and_then(|api| api.public_url.clone());
     let oidc = oidc.map(|raw| {
         let checked = oidc::Settings::of(raw, public_url.as_deref(), directory);
@@ -191,6 +197,7 @@ fn check(raw: read::Raw, file: &Path, directory: &Path, wrongs: &mut Wrongs) -> 
             Some(checked) => Some(checked?),
             None => None,
         },
+        enrolment: enrolment?,
     })
 }
 
@@ -241,6 +248,7 @@ format = "ocsf"
         assert_eq!(config.agents.ca, Path::new("/etc/c/ca.pem"));
         assert_eq!(config.audit.key, Path::new("/etc/c/audit.key"));
         assert_eq!(config.syslog.len(), 1);
+        assert!(config.enrolment.ec2.is_none());
     }
 
     #[test]
@@ -264,6 +272,21 @@ format = "ocsf"
             let one = one.unwrap_or_else(|| panic!("line {line}: {found:#?}"));
             assert!(words.iter().all(|word| one.contains(word)), "{one}");
         }
+    }
+
+    #[test]
+    fn the_audience_of_a_clouds_own_api_is_refused_with_its_line() {
+        let tenants = "tenants = ['72f988bf-0000-0000-0000-2d7cd011db47']";
+        let with =
+            |audience: &str| format!("{GOOD}[enrolment.arc]\naudience = '{audience}'\n{tenants}\n");
+        let file = Path::new("/etc/c/controller.toml");
+        assert!(Config::parse(&with("api://jit.example.org"), file).is_ok());
+        let found = mistakes(&with("https://management.azure.com/"));
+        let [one] = found.as_slice() else { panic!("{found:#?}") };
+        assert!(
+            one.starts_with("21: [enrolment] arc.audience") && one.contains("keys to it"),
+            "{one}"
+        );
     }
 
     #[test]

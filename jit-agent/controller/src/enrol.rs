@@ -9,3 +9,4 @@ pub mod attest;
 pub mod issue;
 pub mod proof;
 pub mod request;
+pub mod settings;

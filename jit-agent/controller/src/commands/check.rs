@@ -3,6 +3,7 @@
 
 mod certificates;
 mod database;
+mod enrolment;
 mod files;
 mod keys;
 
@@ -49,6 +50,7 @@ pub async fn run(file: &Path, args: &CheckArgs) -> Result<Exit, Failure> {
             files::check(&config, &mut findings);
             certificates::check(&config, now_ms, &mut findings);
             keys::check(&config, &mut findings);
+            enrolment::check(&config, &mut findings);
             database::check(&config, now_ms, &mut findings).await;
             if let Some(oidc) = config.oidc {
                 if oidc.creates_nobody() {

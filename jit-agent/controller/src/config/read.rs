@@ -11,12 +11,12 @@ use toml::{
 };
 
 use super::{Mistake, audit, database, syslog};
-use crate::{api, fleet, messages, people::oidc, signer};
+use crate::{api, enrol::settings as enrolment, fleet, messages, people::oidc, signer};
 
 /// The most mistakes that are looked for in one section.
 const MOST: usize = 64;
-const SECTIONS: [&str; 8] =
-    ["agents", "api", "audit", "messages", "oidc", "signer", "store", "syslog"];
+const SECTIONS: [&str; 9] =
+    ["agents", "api", "audit", "enrolment", "messages", "oidc", "signer", "store", "syslog"];
 
 /// The sections that could be read.
 #[derive(Default)]
@@ -29,6 +29,7 @@ pub(super) struct Raw {
     pub(super) syslog: Vec<syslog::Raw>,
     pub(super) messages: Option<messages::RawSettings>,
     pub(super) oidc: Option<oidc::RawSettings>,
+    pub(super) enrolment: Option<enrolment::RawSettings>,
 }
 
 /// Reads a text, and names everything that keeps it from being read.
@@ -53,6 +54,7 @@ pub(super) fn sections(text: &str) -> (Raw, Vec<Mistake>) {
         syslog: reader.list(&mut root, "syslog"),
         messages: reader.section(&mut root, "messages", Some("")),
         oidc: reader.optional(&mut root, "oidc"),
+        enrolment: reader.section(&mut root, "enrolment", Some("")),
     };
     (raw, reader.mistakes)
 }

@@ -20,6 +20,8 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
             secrets.push((file, "the key that signs"));
         }
     }
+    let authority = config.signer.authority.as_ref();
+    secrets.extend(authority.map(|one| (&one.key, "the private key of the hosts' authority")));
     secrets.extend(config.syslog.iter().filter_map(|one| {
         one.own.as_ref().map(|(_, key)| (key, "the private key for a receiver of the audit"))
     }));

@@ -5,8 +5,11 @@
 //! and a time are arguments. Nothing here has a key but [`issue`], which belongs to the signer's
 //! process.
 
+pub mod admit;
 pub mod attest;
 pub mod issue;
+pub mod nonce;
 pub mod proof;
 pub mod request;
 pub mod settings;
+pub mod token;

@@ -8,6 +8,7 @@ pub mod chains;
 pub mod defender;
 pub mod deliveries;
 pub mod dump;
+pub mod enrolments;
 mod error;
 pub mod grants;
 pub mod heads;
@@ -37,6 +38,7 @@ use std::{
 pub use accounts::Token;
 pub use defender::{DefenderHost, DefenderMachine, DefenderPolicy};
 pub use deliveries::{Delivery, Wanted};
+pub use enrolments::{Enrolment, EnrolmentState, EnrolmentToken, HostCertificate};
 pub use error::{OfStore, StoreError, again};
 pub use grants::StoredGrant;
 pub use heads::AuditHead;

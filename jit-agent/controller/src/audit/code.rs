@@ -53,6 +53,16 @@ codes! {
     PasskeyRemoved = "A011" "passkey_removed",
     /// A passkey got another name.
     PasskeyRenamed = "A012" "passkey_renamed",
+    /// A token was made with which hosts enrol.
+    EnrolmentTokenMade = "E001" "enrolment_token_made",
+    /// Such a token was revoked.
+    EnrolmentTokenRevoked = "E002" "enrolment_token_revoked",
+    /// A machine has enrolled as a host.
+    Enrolled = "E003" "host_enrolled",
+    /// A machine wants to be a host that there is, or another one: a person must decide.
+    EnrolmentWaits = "E004" "enrolment_waits",
+    /// A person has let such a machine in, or refused it.
+    EnrolmentDecided = "E005" "enrolment_decided",
     /// A host was added or changed.
     HostChanged = "H001" "host_changed",
     /// A host was removed.

@@ -70,8 +70,10 @@ pub fn class_of(code: Code, answer: &str) -> (Class, u32) {
         Code::PasswordSet => (ACCOUNT_CHANGE, 3),
         Code::SignedIn | Code::SignInRefused => (AUTHENTICATION, 1),
         Code::SignedOut => (AUTHENTICATION, 2),
-        Code::TokenMade => (API, 1),
-        Code::TokenRevoked => (API, 4),
+        Code::TokenMade | Code::EnrolmentTokenMade => (API, 1),
+        Code::TokenRevoked | Code::EnrolmentTokenRevoked => (API, 4),
+        Code::Enrolled => (ENTITY, 1),
+        Code::EnrolmentDecided => (ENTITY, 3),
         Code::DefenderChanged
         | Code::HostChanged
         | Code::RulesSaved
@@ -79,7 +81,7 @@ pub fn class_of(code: Code, answer: &str) -> (Class, u32) {
         | Code::PolicyAnswered => (ENTITY, 3),
         Code::HostRemoved => (ENTITY, 4),
         Code::HostCondition | Code::HostAuditHead => (ENTITY, OTHER),
-        Code::HostAlarm => (FINDING, 1),
+        Code::HostAlarm | Code::EnrolmentWaits => (FINDING, 1),
         Code::HostAlarmsCleared => (FINDING, 3),
         Code::PolicySigned => (ENTITY, 1),
         Code::Submitted => (API, 1),
@@ -99,7 +101,7 @@ pub fn class_of(code: Code, answer: &str) -> (Class, u32) {
 /// How loud an event of this code is.
 pub const fn severity_of(code: Code) -> Severity {
     match code {
-        Code::HostAlarm => Severity::High,
+        Code::HostAlarm | Code::EnrolmentWaits => Severity::High,
         Code::Refused
         | Code::Restored
         | Code::SignInRefused

@@ -216,6 +216,23 @@ pub async fn set_observed(tx: &mut Tx, id: &str, observed: &Observed) -> Result<
     Ok(())
 }
 
+/// A host by its id in any case of letters: its id and its labels. `None`: there is no such one.
+///
+/// # Errors
+/// Those of the database.
+pub async fn in_any_case(
+    tx: &mut Tx,
+    id: &str,
+) -> Result<Option<(String, BTreeMap<String, String>)>, StoreError> {
+    let rows = query("SELECT id, labels_json FROM host WHERE LOWER(id) = $1 ORDER BY id");
+    let rows = rows.bind(id.to_ascii_lowercase()).fetch_all(&mut **tx).await?;
+    let is_exact = |row: &&AnyRow| row.try_get::<&str, _>("id").is_ok_and(|one| one == id);
+    let row = rows.iter().find(is_exact).or(rows.first());
+    let host =
+        |row: &AnyRow| Ok((row.try_get("id")?, json("labels", row.try_get("labels_json")?)?));
+    row.map(host).transpose()
+}
+
 /// Makes a host, or changes what administrators say of it.
 ///
 /// # Errors

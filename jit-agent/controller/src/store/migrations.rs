@@ -22,6 +22,7 @@ const VERSIONS: &[(i64, &str, &str)] = &[
     (9, "defender", include_str!("schema/0009_defender.sql")),
     (10, "oidc", include_str!("schema/0010_oidc.sql")),
     (11, "passkeys", include_str!("schema/0011_passkeys.sql")),
+    (12, "enrolment", include_str!("schema/0012_enrolment.sql")),
 ];
 
 /// The versions of the tables that this program knows, the oldest first.

@@ -15,6 +15,7 @@ mod audit;
 mod commands;
 mod crowded;
 mod desk;
+mod enrolment;
 mod filled;
 mod forward;
 mod histories;

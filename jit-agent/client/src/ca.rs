@@ -1,6 +1,7 @@
-//! A small certificate authority for TLS between agents and controllers. It has no register of serial
-//! numbers, no revocation and no renewal: `jitctl pki` and `jit-controller init` make one, for those
-//! who have no authority of their own. The controller's enrolment has a register around it.
+//! A small certificate authority for TLS between agents and controllers. It has no register of
+//! serial numbers, no revocation and no renewal: `jitctl pki` and `jit-controller init` make one,
+//! for those who have no authority of their own. The controller's enrolment has a register around
+//! it.
 
 use std::{
     net::IpAddr,
@@ -91,8 +92,8 @@ pub struct Leaf<'l> {
 pub struct Authority(Issuer<'static, KeyPair>);
 
 impl Names {
-    /// Checks them, and adds the DNS names and addresses of a request, if these names have neither: a
-    /// URI is a controller's identity, which a host must not ask for.
+    /// Checks them, and adds the DNS names and addresses of a request, if these names have neither:
+    /// a URI is a controller's identity, which a host must not ask for.
     fn checked(&self, request: Option<&Request>) -> Result<Vec<SanType>, CaError> {
         let asked = request.filter(|_| self.dns.is_empty() && self.ip.is_empty());
         let asked = asked.into_iter().flat_map(|Request(asked)| &asked.params.subject_alt_names);

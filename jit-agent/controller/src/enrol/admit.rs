@@ -1,9 +1,9 @@
 //! Who gets a certificate at once, and for whom a person must decide.
 //!
 //! Every process of a machine can fetch what its cloud signs, and a token can be copied. So a host
-//! enrols once, whoever is first (trust on first use); whoever comes second, with the same name or from
-//! the same machine, waits for a person, and that is an alarm. Later certificates come over the
-//! connection that the host has with its last one ([`renews`]).
+//! enrols once, whoever is first (trust on first use); whoever comes second, with the same name or
+//! from the same machine, waits for a person, and that is an alarm. Later certificates come over
+//! the connection that the host has with its last one ([`renews`]).
 
 use std::collections::BTreeMap;
 
@@ -128,7 +128,8 @@ pub fn decide(proof: &Proof, csr_hash: &str, known: &Known<'_>, now_ms: i64) -> 
     Decision::Issue
 }
 
-/// Decides, and writes down what follows, with its record in the audit. `None` for a decision by which nothing new is kept.
+/// Decides, and writes down what follows, with its record in the audit. `None` for a decision by
+/// which nothing new is kept.
 ///
 /// # Errors
 /// Those of the database.
@@ -199,8 +200,8 @@ async fn inventory(tx: &mut Tx, host: &str) -> Result<Option<InInventory>, Store
     Ok(Some(InInventory { id, labels, seen_ms: observed.seen_ms }))
 }
 
-/// A person lets an enrolment in that waits. It takes the place of the one before it, whose certificates do
-/// not count any more. `None`: it does not wait.
+/// A person lets an enrolment in that waits. It takes the place of the one before it, whose
+/// certificates do not count any more. `None`: it does not wait.
 ///
 /// # Errors
 /// Those of the database.
@@ -250,8 +251,8 @@ pub enum NotRenewed {
     Replaced,
 }
 
-/// Whether a host gets a new certificate over the connection that it has with this one. `host`: the one
-/// that the certificate names. `current`: the enrolment that counts for it.
+/// Whether a host gets a new certificate over the connection that it has with this one. `host`: the
+/// one that the certificate names. `current`: the enrolment that counts for it.
 ///
 /// # Errors
 /// [`NotRenewed`]

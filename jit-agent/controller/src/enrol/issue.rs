@@ -1,8 +1,9 @@
-//! Certificates of hosts: short ones, with the host's name as a URI, for both ends of TLS. The key of the
-//! authority is in the signer's process alone: a hub or the API that is broken into cannot make a host.
+//! Certificates of hosts: short ones, with the host's name as a URI, for both ends of TLS. The key
+//! of the authority is in the signer's process alone: a hub or the API that is broken into cannot
+//! make a host.
 //!
-//! The name is `spiffe://TRUST-DOMAIN/host/ID`, the id percent-encoded (RFC 3986 section 2.1): whatever
-//! is in it, it is one segment, and has one spelling.
+//! The name is `spiffe://TRUST-DOMAIN/host/ID`, the id percent-encoded (RFC 3986 section 2.1):
+//! whatever is in it, it is one segment, and has one spelling.
 
 use std::{
     fmt::Write as _,
@@ -111,8 +112,9 @@ impl Issuer {
         Self { authority, domain, lifetime: lifetime.clamp(SHORTEST, LONGEST) }
     }
 
-    /// A certificate for a host with the key of a request, of which nothing else counts. `dns`: names
-    /// that an administrator has given the host, by which it is dialled. `random`: fresh random bytes.
+    /// A certificate for a host with the key of a request, of which nothing else counts. `dns`:
+    /// names that an administrator has given the host, by which it is dialled. `random`: fresh
+    /// random bytes.
     ///
     /// # Errors
     /// [`IssueError`]

@@ -1,5 +1,5 @@
-//! A machine's request for a certificate (PKCS#10, RFC 2986): only its key counts, and that the machine
-//! has it. Which names the certificate bears is decided here, and never by who asks.
+//! A machine's request for a certificate (PKCS#10, RFC 2986): only its key counts, and that the
+//! machine has it. Which names the certificate bears is decided here, and never by who asks.
 
 use jit_proto::pem;
 use ring::signature::{ECDSA_P256_SHA256_ASN1, ED25519, UnparsedPublicKey, VerificationAlgorithm};
@@ -89,8 +89,8 @@ impl Request {
         &self.key
     }
 
-    /// SHA-256 of what is signed in it (CertificationRequestInfo, DER), 64 hex digits: the same request
-    /// that is signed once more is the same.
+    /// SHA-256 of what is signed in it (CertificationRequestInfo, DER), 64 hex digits: the same
+    /// request that is signed once more is the same.
     pub fn sha256(&self) -> &str {
         &self.sha256
     }

@@ -1,5 +1,5 @@
-//! `[enrolment]` of the controller's configuration: which clouds are believed, and of whom. What is not
-//! there is believed by nobody. A list that is empty would be everybody's: it is refused.
+//! `[enrolment]` of the controller's configuration: which clouds are believed, and of whom. What is
+//! not there is believed by nobody. A list that is empty would be everybody's: it is refused.
 
 use std::{
     collections::BTreeSet,

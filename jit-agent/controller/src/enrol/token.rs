@@ -1,9 +1,9 @@
-//! Tokens of an administrator with which hosts enrol: 256 random bits, of which only the hash is kept,
-//! for a number of hosts and a time. Each host gets the token's labels: so a token for test machines
-//! makes no host of production.
+//! Tokens of an administrator with which hosts enrol: 256 random bits, of which only the hash is
+//! kept, for a number of hosts and a time. Each host gets the token's labels: so a token for test
+//! machines makes no host of production.
 //!
-//! A token says nothing of which machine it is: whoever has it names the host. So it never takes the
-//! place of a host that was seen before (see [`super::admit`]).
+//! A token says nothing of which machine it is: whoever has it names the host. So it never takes
+//! the place of a host that was seen before (see [`super::admit`]).
 
 use std::{collections::BTreeMap, fmt};
 
@@ -145,8 +145,8 @@ pub async fn revoke(tx: &mut Tx, id: &str, by: &str, now_ms: i64) -> Result<bool
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Taken(EnrolmentToken);
 
-/// Takes one use of a token. `None`: it does not count, and nobody learns why. The use comes back if the
-/// transaction is not committed.
+/// Takes one use of a token. `None`: it does not count, and nobody learns why. The use comes back
+/// if the transaction is not committed.
 ///
 /// # Errors
 /// Those of the database.

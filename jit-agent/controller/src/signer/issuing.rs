@@ -1,6 +1,7 @@
-//! The authority of hosts' certificates, open: its key is in this process, and nowhere else on the machine.
-//! It issues for the host that it is asked for: who may be which host is decided before (`enrol`), and
-//! a controller that is broken into asks for what it wants. So it has a rate of its own.
+//! The authority of hosts' certificates, open: its key is in this process, and nowhere else on the
+//! machine. It issues for the host that it is asked for: who may be which host is decided before
+//! (`enrol`), and a controller that is broken into asks for what it wants. So it has a rate of its
+//! own.
 
 use ring::rand::{SecureRandom as _, SystemRandom};
 

@@ -1,6 +1,6 @@
 //! Machines that ask to be hosts: tokens and nonces that were given to them, what they have proven,
-//! which of them was first, and their certificates. What counts once is taken by one statement, so that
-//! of two at the same time one gets it.
+//! which of them was first, and their certificates. What counts once is taken by one statement, so
+//! that of two at the same time one gets it.
 
 use std::collections::BTreeMap;
 
@@ -189,8 +189,8 @@ pub async fn add_token(tx: &mut Tx, new: &EnrolmentToken) -> Result<(), StoreErr
     Ok(())
 }
 
-/// Takes one use of the token with this hash. `None`: there is no such one, it has ended, was revoked,
-/// or has no use left.
+/// Takes one use of the token with this hash. `None`: there is no such one, it has ended, was
+/// revoked, or has no use left.
 ///
 /// # Errors
 /// Those of the database.

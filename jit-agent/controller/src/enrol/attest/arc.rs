@@ -1,7 +1,9 @@
-//! Azure Arc: a token of a machine's own identity, by the tenant's Entra, for an application of ours.
+//! Azure Arc: a token of a machine's own identity, by the tenant's Entra, for an application of
+//! ours.
 //!
-//! The claim `xms_mirid` is the machine's resource id. Azure writes it in any case of letters, so that it
-//! is compared without; the host keeps the spelling that its agent has, and is known by small letters.
+//! The claim `xms_mirid` is the machine's resource id. Azure writes it in any case of letters, so
+//! that it is compared without; the host keeps the spelling that its agent has, and is known by
+//! small letters.
 
 use std::collections::BTreeMap;
 

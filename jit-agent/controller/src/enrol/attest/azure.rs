@@ -1,11 +1,11 @@
-//! Azure: the attested document of a virtual machine. It proves its id (`vmId`) and its subscription,
-//! with a nonce of ours; its resource group and its name are not signed, so that an administrator says
-//! which host has that id.
+//! Azure: the attested document of a virtual machine. It proves its id (`vmId`) and its
+//! subscription, with a nonce of ours; its resource group and its name are not signed, so that an
+//! administrator says which host has that id.
 //!
-//! What counts is the certificate that really signed, its name (`metadata.azure.com`), and a way from
-//! it to a root of the configuration, at the time of now. Azure sends no certificates between them, or not
-//! all: those that it does not send are in the configuration too. None is ever fetched from an address
-//! that the document names.
+//! What counts is the certificate that really signed, its name (`metadata.azure.com`), and a way
+//! from it to a root of the configuration, at the time of now. Azure sends no certificates between
+//! them, or not all: those that it does not send are in the configuration too. None is ever fetched
+//! from an address that the document names.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -111,8 +111,8 @@ struct Times {
 }
 
 impl Azure {
-    /// The machine that a document names. `text`: its `signature`. `nonce`: the one that this host was
-    /// given, which has not ended and was taken for the first time.
+    /// The machine that a document names. `text`: its `signature`. `nonce`: the one that this host
+    /// was given, which has not ended and was taken for the first time.
     ///
     /// # Errors
     /// All that are about the document.

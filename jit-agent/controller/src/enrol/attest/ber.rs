@@ -1,8 +1,9 @@
 //! The few rules of ASN.1 that a signed document needs (X.690): values one after the other, with a
 //! length or, as EC2 writes them, up to an end mark. It never copies, and never panics.
 //!
-//! The reader of the crate for certificates would do: it takes lengths that are longer than they need to be,
-//! tags of any number, and fifty levels. What comes from a stranger has one spelling here.
+//! The reader of the crate for certificates would do: it takes lengths that are longer than they
+//! need to be, tags of any number, and fifty levels. What comes from a stranger has one spelling
+//! here.
 
 /// The deepest nesting of values without a length: EC2's have five.
 const DEEPEST: usize = 8;

@@ -1,8 +1,8 @@
 //! EC2: the signed instance identity document (`rsa2048`), against the certificate of its region.
 //!
-//! It has no nonce and never ends, and every process of the instance can read it. So it counts for 15
-//! minutes after the instance was started, or for one that an administrator has named before, and a
-//! host enrols with it once; the request for the certificate comes in the same call.
+//! It has no nonce and never ends, and every process of the instance can read it. So it counts for
+//! 15 minutes after the instance was started, or for one that an administrator has named before,
+//! and a host enrols with it once; the request for the certificate comes in the same call.
 
 use std::collections::{BTreeMap, BTreeSet};
 

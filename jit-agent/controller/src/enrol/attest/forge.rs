@@ -1,5 +1,5 @@
-//! Clouds as tests play them: authorities, certificates and signed messages by `openssl`, which is not
-//! the program under test. Every key is made anew.
+//! Clouds as tests play them: authorities, certificates and signed messages by `openssl`, which is
+//! not the program under test. Every key is made anew.
 
 use std::{fs, path::PathBuf, process::Command};
 

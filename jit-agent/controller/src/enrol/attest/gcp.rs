@@ -1,5 +1,6 @@
-//! Google Compute Engine: an identity token of an instance, in its full format, for this controller.
-//! Its service account and that account's address are nobody's machine, and are not looked at.
+//! Google Compute Engine: an identity token of an instance, in its full format, for this
+//! controller. Its service account and that account's address are nobody's machine, and are not
+//! looked at.
 
 use std::collections::BTreeSet;
 

@@ -1,8 +1,9 @@
 //! Tokens in which a cloud names a machine (RFC 7519): signed with RS256 by a key that the token
 //! names, for this controller alone, now.
 //!
-//! The audience is the protection: a machine's token for somebody else's API would be a key to it, in the
-//! hands of whoever it is sent to. So the audience of a cloud's own API cannot even be configured.
+//! The audience is the protection: a machine's token for somebody else's API would be a key to it,
+//! in the hands of whoever it is sent to. So the audience of a cloud's own API cannot even be
+//! configured.
 
 use openidconnect::core::CoreJsonWebKeySet;
 use reqwest::Url;

@@ -1,9 +1,9 @@
-//! What a cloud has signed, as CMS SignedData (RFC 5652, PKCS#7 before it): the shape, and who *really*
-//! signed it. It trusts nobody: the caller says whose certificates count.
+//! What a cloud has signed, as CMS SignedData (RFC 5652, PKCS#7 before it): the shape, and who
+//! *really* signed it. It trusts nobody: the caller says whose certificates count.
 //!
 //! One signer, RSA of 2048 bits or more with PKCS#1 v1.5, SHA-256: what EC2 (`rsa2048`) and Azure
-//! write. The certificate is the one whose issuer and serial number the signer names *and* whose key
-//! made the signature, wherever it stands among others (SPIRE took the first one, spire#6998).
+//! write. The certificate is the one whose issuer and serial number the signer names *and* whose
+//! key made the signature, wherever it stands among others (SPIRE took the first one, spire#6998).
 //!
 //! No crate: `cms` has no release, and what is left for one to do are the 150 lines of `read`.
 

@@ -5,6 +5,7 @@
 //! look-up of a name, and answer within bounds of time and size. An answer is checked before anything is
 //! made of it; a fault is data. EC2 is asked by IMDSv2 alone.
 
+pub mod evidence;
 mod fault;
 mod http;
 mod id;

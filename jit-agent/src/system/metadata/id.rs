@@ -16,6 +16,15 @@ pub(super) fn azure(body: &[u8]) -> Result<String, Fault> {
         resource_id: String,
     }
     let Compute { resource_id } = json(body)?;
+    of_azure(resource_id)
+}
+
+/// The same where the service gives the value alone.
+pub(super) fn azure_text(body: &[u8]) -> Result<String, Fault> {
+    of_azure(String::from_utf8_lossy(body).into_owned())
+}
+
+fn of_azure(resource_id: String) -> Result<String, Fault> {
     let path = resource_id.get(..15).is_some_and(|one| one.eq_ignore_ascii_case("/subscriptions/"));
     let printable = resource_id.bytes().all(|byte| byte.is_ascii_graphic());
     if path && printable && resource_id.len() <= LONGEST {
@@ -119,6 +128,8 @@ mod tests {
         assert_eq!(azure(arc.as_bytes()).unwrap(), RESOURCE);
         let vm = format!("{{\"compute\":{arc},\"network\":{{}}}}");
         assert_eq!(azure_vm(vm.as_bytes()).unwrap(), RESOURCE);
+        assert_eq!(azure_text(RESOURCE.as_bytes()).unwrap(), RESOURCE);
+        assert!(azure_text(b"<html>").is_err() && azure_text(b"").is_err());
         for (region, partition) in
             [("eu-central-1", "aws"), ("cn-north-1", "aws-cn"), ("us-gov-west-1", "aws-us-gov")]
         {

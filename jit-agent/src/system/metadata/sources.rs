@@ -20,13 +20,18 @@ const EC2_V6: SocketAddr =
     SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)), 80);
 /// Azure Arc's service (HIMDS), and the user that it runs as.
 pub(super) const ARC: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 40_342);
+pub(super) const ARC_HOST: &str = "127.0.0.1:40342";
 const ARC_USER: &str = "himds";
 /// Azure's services answer only with it, so that a request that was led there by somebody fails.
 pub(super) const METADATA: (&str, &str) = ("Metadata", "true");
 /// Likewise GCP's; it also sends it back.
 pub(super) const GOOGLE: (&str, &str) = ("Metadata-Flavor", "Google");
 
-fn get<'a>(host: &'a str, path: &'a str, headers: &'a [(&'static str, &'a str)]) -> Asked<'a> {
+pub(super) fn get<'a>(
+    host: &'a str,
+    path: &'a str,
+    headers: &'a [(&'static str, &'a str)],
+) -> Asked<'a> {
     Asked { method: Method::GET, host, path, headers }
 }
 
@@ -35,14 +40,14 @@ fn get<'a>(host: &'a str, path: &'a str, headers: &'a [(&'static str, &'a str)])
 pub(super) async fn arc() -> Result<String, Fault> {
     trusted_owner(None)?;
     let path = "/metadata/instance/compute?api-version=2020-06-01";
-    let answer = ask(ARC, &get("127.0.0.1:40342", path, &[METADATA])).await?;
+    let answer = ask(ARC, &get(ARC_HOST, path, &[METADATA])).await?;
     // The port may have changed hands meanwhile.
     trusted_owner(Some(answer.local))?;
     id::azure(&answer.good()?)
 }
 
 /// `peer`: this end of the connection; `None`: there is none yet.
-fn trusted_owner(peer: Option<SocketAddr>) -> Result<(), Fault> {
+pub(super) fn trusted_owner(peer: Option<SocketAddr>) -> Result<(), Fault> {
     let uids = port_owner::uids(ARC, peer)
         .map_err(|error| Fault::Untrusted(format!("the owner of {ARC} cannot be read: {error}")))?;
     if uids.is_empty() && peer.is_none() {
@@ -58,11 +63,17 @@ fn trusted_owner(peer: Option<SocketAddr>) -> Result<(), Fault> {
     }
 }
 
-/// An Azure VM.
+/// An Azure VM. Where somebody put much user data into the whole answer, the one value is asked for.
 pub(super) async fn azure() -> Result<String, Fault> {
-    let path = "/metadata/instance?api-version=2021-02-01";
-    let answer = ask(LINK_LOCAL, &get(LINK_LOCAL_HOST, path, &[METADATA])).await?;
-    id::azure_vm(&answer.good()?)
+    let value =
+        async |path| ask(LINK_LOCAL, &get(LINK_LOCAL_HOST, path, &[METADATA])).await?.good();
+    match value("/metadata/instance?api-version=2021-02-01").await {
+        Err(Fault::TooLarge) => {
+            let path = "/metadata/instance/compute/resourceId?api-version=2021-02-01&format=text";
+            id::azure_text(&value(path).await?)
+        }
+        answer => id::azure_vm(&answer?),
+    }
 }
 
 /// An EC2 instance, by IMDSv2: a token first. IPv6 where there is no way to 169.254/16.
@@ -74,6 +85,14 @@ pub(super) async fn ec2() -> Result<String, Fault> {
 }
 
 async fn ec2_at(to: SocketAddr, host: &str) -> Result<String, Fault> {
+    let token = token(to, host).await?;
+    let headers = [("X-aws-ec2-metadata-token", token.as_str())];
+    let path = "/latest/dynamic/instance-identity/document";
+    id::ec2(&ask(to, &get(host, path, &headers)).await?.good()?)
+}
+
+/// The token of IMDSv2.
+pub(super) async fn token(to: SocketAddr, host: &str) -> Result<String, Fault> {
     let ttl = [("X-aws-ec2-metadata-token-ttl-seconds", "60")];
     let put = Asked { method: Method::PUT, host, path: "/latest/api/token", headers: &ttl };
     let token = ask(to, &put).await.map_err(|fault| match fault {
@@ -86,9 +105,7 @@ async fn ec2_at(to: SocketAddr, host: &str) -> Result<String, Fault> {
     if token.is_empty() || token.len() > 1_024 || !printable {
         return Err(Fault::Malformed("its token".into()));
     }
-    let headers = [("X-aws-ec2-metadata-token", token.as_str())];
-    let path = "/latest/dynamic/instance-identity/document";
-    id::ec2(&ask(to, &get(host, path, &headers)).await?.good()?)
+    Ok(token)
 }
 
 /// A GCP VM. `metadata.google.internal` is this address; the name is not looked up.

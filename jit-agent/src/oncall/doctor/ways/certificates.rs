@@ -36,7 +36,7 @@ pub(super) fn findings(host: &Host, loaded: Option<&Loaded>, own: &[SourcePrefix
             Ok(Ok(material)) => {
                 findings.extend(of_material(&material, now));
                 // The id of a cloud's resource says nothing of names.
-                if is_name(&config.host) {
+                if !config.auto_host && is_name(&config.host) {
                     findings.extend(names(&material.hosts(), &names_of(config, control, own)));
                 }
             }

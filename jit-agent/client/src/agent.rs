@@ -192,6 +192,15 @@ impl Agent {
         answer.map_err(|trouble| self.failure("the confirmation", trouble))
     }
 
+    /// Asks for a new connection, to the next of the agent's hubs; this one ends when its calls are done.
+    /// Only for a connection that the agent made itself.
+    pub async fn reconnect(&mut self) -> Result<(), CallError> {
+        let answer = within(self.timeout, self.client.reconnect(v1::ReconnectRequest {})).await;
+        answer
+            .map(drop)
+            .map_err(|trouble| self.failure("the request for a new connection", trouble))
+    }
+
     /// Sets the version that the next policy must be higher than; returns the one before. Only for
     /// root on the host.
     pub async fn set_policy_floor(&mut self, version: u64) -> Result<u64, CallError> {

@@ -205,6 +205,7 @@ stand_in! {
     diff_policy(DiffPolicyRequest) -> DiffPolicyResponse,
     push_policy(PushPolicyRequest) -> PushPolicyResponse,
     confirm_policy(ConfirmPolicyRequest) -> ConfirmPolicyResponse,
+    reconnect(ReconnectRequest) -> ReconnectResponse,
     set_policy_floor(SetPolicyFloorRequest) -> SetPolicyFloorResponse,
     denials(DenialsRequest) -> DenialsResponse,
     why(WhyRequest) -> WhyResponse,

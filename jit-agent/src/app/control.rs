@@ -313,6 +313,10 @@ impl Keeper {
         } else {
             self.have_front(port, setup).await
         };
+        if let (Some(_), Err(why)) = (uplink, &served) {
+            let why = format!("no connection to a hub can be made: {why}");
+            self.faults.set(ProblemKind::Uplink, Some(why));
+        }
         self.dial(uplink.as_ref(), proofs.filter(|_| served.is_ok()));
         listens.and(served)
     }

@@ -41,6 +41,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// After a connection that held for this time the pauses begin anew.
 const HELD: Duration = Duration::from_secs(60);
+/// The shortest time from one connection to the next that the hub asks for.
+const RENEWED: Duration = Duration::from_secs(1);
 /// Without a connection for this time it is a problem.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The kernel asks a silent peer after this time, and as often; what has no answer for the last time
@@ -144,8 +146,13 @@ impl Dialler {
                     self.without = None;
                     self.faults.set(ProblemKind::Uplink, None);
                     tracing::info!(hub = %new.hub, "connected to a hub");
+                    let since = new.since;
                     tokio::select! {
                         why = new.ended() => why,
+                        () = renewal(&self.uplinks, since) => {
+                            self.next = self.next.wrapping_add(1);
+                            continue;
+                        }
                         changed = wanted.changed() => match changed {
                             Ok(()) => continue,
                             Err(_) => return,
@@ -246,6 +253,13 @@ impl Dialler {
         }
         Ok(begun)
     }
+}
+
+/// Waits until the hub asks for another connection. However often it asks, one follows the other only
+/// after a while.
+async fn renewal(uplinks: &Uplinks, since: Instant) {
+    uplinks.renewal().await;
+    sleep_until(since + RENEWED).await;
 }
 
 /// A TCP connection on which nothing was read. Each address of the name gets its share of the time.

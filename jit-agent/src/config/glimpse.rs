@@ -28,8 +28,8 @@ pub struct Glimpse {
     pub interfaces: InterfaceFilter,
     /// The paths of the file itself, and of the key and certificate files that it names.
     pub files: Vec<PathBuf>,
-    /// The path of the private key, if the file names one.
-    pub key: Option<PathBuf>,
+    /// The paths of what is secret among them: private keys, and credentials for a proxy.
+    pub secrets: Vec<PathBuf>,
     /// Why `paths` may be wrong: the file exists, but cannot be read or is not TOML.
     pub unreadable: Option<String>,
     /// The directories in which this file's agent may have its state, likeliest first.
@@ -65,7 +65,7 @@ impl Glimpse {
             paths,
             host: host.unwrap_or_default().to_owned(),
             interfaces: interfaces(&table),
-            key: control_file(&table, "key").map(|name| beside(path, name)),
+            secrets: secrets(&table).map(|name| beside(path, name)).collect(),
             files: iter::once(path.to_owned()).chain(named_files(&table, path)).collect(),
             unreadable,
         }
@@ -141,6 +141,14 @@ fn named_files(table: &Table, path: &Path) -> Vec<PathBuf> {
     control.chain(uplink).chain(keys).map(|name| beside(path, name)).collect()
 }
 
+/// The secrets that a file names.
+fn secrets(table: &Table) -> impl Iterator<Item = &str> {
+    let named = |section: &str, key: &str| table.get(section)?.get(key)?.as_str();
+    [("control", "key"), ("uplink", "key"), ("uplink", "proxy_credentials")]
+        .into_iter()
+        .filter_map(move |(section, key)| named(section, key))
+}
+
 /// A file that `[control]` names.
 fn control_file<'a>(table: &'a Table, key: &str) -> Option<&'a str> {
     table.get("control")?.get(key)?.as_str()
@@ -178,7 +186,7 @@ mod tests {
         assert_eq!(glimpse.paths, Paths { pins: "/sys/fs/bpf/other".into(), ..Paths::default() });
         let names: Vec<_> = glimpse.files.iter().filter_map(|path| path.file_name()).collect();
         assert_eq!(names, ["config.toml", "agent.key", "prod.pem", "ana.pem"]);
-        assert!(glimpse.key.is_some_and(|key| key.ends_with("agent.key")));
+        assert!(matches!(&glimpse.secrets[..], [key] if key.ends_with("agent.key")));
     }
 
     #[test]

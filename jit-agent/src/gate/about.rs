@@ -58,6 +58,12 @@ impl About {
         }
     }
 
+    /// What the gate knows of the connection to a hub.
+    pub(super) fn uplink(&self) -> v1::Uplink {
+        let (time, by) = self.last_push.clone().unwrap_or((WallTime(0), String::new()));
+        v1::Uplink { last_push_ms: time.0, last_controller: by, ..v1::Uplink::default() }
+    }
+
     pub(super) fn certificate_problem(&self, now: Now) -> Option<String> {
         let end = self.certificate_end.filter(|end| *end <= now.wall)?;
         Some(format!(

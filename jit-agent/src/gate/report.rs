@@ -114,7 +114,8 @@ impl<D: Datapath> Gate<D> {
             trial: self.trials.state(now),
             // Whoever serves controllers knows.
             front: None,
-            uplink: None,
+            // As to the rest of it.
+            uplink: self.config.uplink.as_ref().map(|_| self.about.uplink()),
         }
     }
 

@@ -301,7 +301,7 @@ fn warnings(
         findings.extend(certificates::signers(config, &[], now));
     }
     if scope == Scope::Host {
-        findings.extend(readable::exposed_key(config));
+        findings.extend(readable::exposed_keys(config));
         findings.extend(ways::of_ports(config));
     }
     match devices {

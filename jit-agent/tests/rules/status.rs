@@ -194,6 +194,8 @@ pub(crate) fn everything() -> v1::StatusResponse {
             next_attempt_in_ms: 0,
             connects: 3,
             failures: 2,
+            last_push_ms: NOW.wall.0,
+            last_controller: "spiffe://example.org/hub".into(),
         }),
         configuration: Some(v1::ConfigurationState {
             path: "/etc/jit-agent/config.toml".into(),
@@ -459,7 +461,8 @@ fn the_json_value_for_value() {
             "last_error": "hub-b.example.org:443: the hub closed the connection",
             "last_error_at": time, "proxy": "proxy.example.org:3128",
             "certificate_not_after": "2100-01-01T00:00:00Z", "next_attempt_in_ms": 0,
-            "connects": 3, "failures": 2,
+            "connects": 3, "failures": 2, "last_push": time,
+            "last_controller": "spiffe://example.org/hub",
         },
         "configuration": {
             "path": "/etc/jit-agent/config.toml", "in_force_since": time, "last_good": true,

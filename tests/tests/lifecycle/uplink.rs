@@ -349,3 +349,129 @@ fn a_proxy_is_asked_for_the_hub_and_what_it_answers_is_said() {
     assert!(hub.run(agent.status()).is_ok());
     assert!(!site.log().contains("secret"), "{}", site.log());
 }
+
+#[test]
+fn a_hub_that_asks_for_a_new_connection_gets_it_before_the_old_one_ends() {
+    let mut site = site();
+    let hubs = [hub(&site, 7444, "hub"), hub(&site, 7445, "reader")];
+    configure(&site, &[7444, 7445], "");
+    site.start();
+    let connected = |port: u16| {
+        let at = format!("{}:{port}", CLIENT[0]);
+        move |uplink: &serde_json::Value| is_connected(uplink) && uplink["hub"] == at
+    };
+    let status = assert_uplink(&site, BACK, is_connected);
+    let mut now = usize::from(status["uplink"]["hub"] == format!("{}:7445", CLIENT[0]));
+    let mut agent = hubs[now].agent(BACK);
+    for turn in 1..=3 {
+        hubs[now].run(agent.reconnect()).unwrap();
+        let mut next = hubs[1 - now].agent(BACK);
+        assert!(hubs[1 - now].run(next.status()).is_ok(), "{turn}");
+        assert_uplink(&site, BACK, connected(7445 - u16::try_from(now).unwrap()));
+        let end = Instant::now() + BACK;
+        while hubs[now].run(agent.status()).is_ok() {
+            assert!(Instant::now() < end, "{turn}: the old one does not end");
+            thread::sleep(Duration::from_millis(50));
+        }
+        (now, agent) = (1 - now, next);
+    }
+    // Who asks without end gets one a second.
+    let before = hubs.each_ref().map(Hub::connections).iter().sum::<usize>();
+    let until = Instant::now() + Duration::from_secs(5);
+    while Instant::now() < until {
+        if hubs[now].run(agent.reconnect()).is_err()
+            && let Some(next) = hubs[1 - now].try_agent(BACK)
+        {
+            (now, agent) = (1 - now, next);
+        }
+    }
+    let made = hubs.each_ref().map(Hub::connections).iter().sum::<usize>() - before;
+    assert!((1..=7).contains(&made), "{made} in 5 s");
+    // Only an uplink can be asked for.
+    let local = site.call(async |mut client| client.reconnect(v1::ReconnectRequest {}).await);
+    assert_eq!(local.unwrap_err().code(), tonic::Code::FailedPrecondition);
+}
+
+#[test]
+fn the_services_environment_names_a_proxy_and_who_needs_none() {
+    let mut site = site();
+    let hub = hub(&site, 7444, "hub");
+    let at = format!("{}:3128", CLIENT[0]);
+    let asked = proxy(&site, &at, "");
+    configure(&site, &[7444], "proxy = \"environment\"\n");
+    for (exempt, proxied) in [("192.0.2.0/24", true), ("198.51.100.0/24:7444,x", false)] {
+        let mut command = site.command(&["run"]);
+        command.env("HTTPS_PROXY", format!("http://{at}")).env("NO_PROXY", exempt);
+        let log = fs::OpenOptions::new().create(true).append(true).open(site.path("log")).unwrap();
+        command.stdout(std::process::Stdio::null()).stderr(log);
+        let before = asked.load(std::sync::atomic::Ordering::SeqCst);
+        let child = site.host.start(&mut command);
+        site.adopt_process(child);
+        let mut agent = hub.agent(BACK);
+        assert!(hub.run(agent.status()).is_ok());
+        let status = assert_uplink(&site, BACK, is_connected);
+        assert_eq!(status["uplink"]["proxy"].is_string(), proxied, "{exempt}: {status:#}");
+        let after = asked.load(std::sync::atomic::Ordering::SeqCst);
+        assert_eq!(after > before, proxied, "{exempt}");
+        site.end(Signal::TERM);
+    }
+}
+
+#[test]
+fn check_and_doctor_judge_what_an_uplink_needs() {
+    let site = site();
+    let _hub = hub(&site, 7444, "hub");
+    let says = |command: &str, words: &str| {
+        let output = site.run(&[command]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let text = text + &String::from_utf8_lossy(&output.stderr);
+        // Long sentences are folded.
+        let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(flat.contains(words), "{command}: {words:?} is not in {text}");
+    };
+    configure(&site, &[7444, 7445], "");
+    assert!(site.run(&["check"]).status.success());
+    says("doctor", &format!("the hub {}:7444 takes connections", CLIENT[0]));
+    says("doctor", &format!("the hub {}:7445: {}:7445: Connection refused", CLIENT[0], CLIENT[0]));
+    configure(&site, &[7444], "proxy = \"socks5://192.0.2.1:1080\"\n");
+    says("check", "[uplink] proxy: \"socks5://192.0.2.1:1080\" is neither");
+    configure(&site, &[7444, 7444], "");
+    says("check", "is there twice");
+    configure(&site, &[7444], "proxi = \"none\"\n");
+    says("check", "did you mean `proxy`?");
+    configure(&site, &[7444], "");
+    fs::remove_file(site.path("pki/agent.key")).unwrap();
+    assert_eq!(site.run(&["check"]).status.code(), Some(78));
+    says("check", "[uplink] key: cannot read");
+    says("doctor", "[uplink] key: cannot read");
+}
+
+#[test]
+fn without_a_hub_for_a_minute_a_host_is_degraded_until_there_is_one() {
+    let mut site = site();
+    configure(&site, &[7444], "");
+    site.start();
+    let began = Instant::now();
+    let (status, exit) = site.status();
+    assert_eq!(exit, 0, "a hub may be starting: {status:#}");
+    let is_named = |status: &serde_json::Value| {
+        let problems = status["problems"].to_string();
+        problems.contains("no connection to a hub for more than 60 s")
+            && problems.contains("[uplink]")
+    };
+    loop {
+        let (status, exit) = site.status();
+        if exit == 1 {
+            assert!(is_named(&status), "{status:#}");
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(90), "{status:#}");
+        thread::sleep(Duration::from_millis(500));
+    }
+    assert!(began.elapsed() > Duration::from_secs(55), "{:?}", began.elapsed());
+    let hub = hub(&site, 7444, "hub");
+    let _agent = hub.agent(2 * BACK);
+    assert_uplink(&site, BACK, is_connected);
+    let (status, exit) = site.status();
+    assert!(exit == 0 && !is_named(&status), "{status:#}");
+}

@@ -158,6 +158,8 @@ fn uplink_json(uplink: &v1::Uplink) -> Value {
         "next_attempt_in_ms": uplink.next_attempt_in_ms,
         "connects": uplink.connects,
         "failures": uplink.failures,
+        "last_push": time(uplink.last_push_ms),
+        "last_controller": some(&uplink.last_controller),
     })
 }
 

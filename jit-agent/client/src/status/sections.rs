@@ -188,17 +188,21 @@ fn policy_text(policy: &v1::PolicyState) -> String {
 }
 
 fn control_text(control: &v1::Control, now: i64) -> String {
-    let push = if control.last_push_ms == 0 {
-        "no push since the start".to_owned()
-    } else {
-        let ago = duration(now.saturating_sub(control.last_push_ms));
-        format!("last push {ago} ago by {}", clean(&control.last_controller, 100))
-    };
+    let push = push_text(control.last_push_ms, &control.last_controller, now);
     let connected = match (control.connections, control.connections_max) {
         (0, _) => String::new(),
         (now, most) => format!(", {now} of {most} connections"),
     };
     format!("{}{connected}, {push}", listening_text(control))
+}
+
+/// When the last push was, and whose.
+fn push_text(last_push_ms: i64, by: &str, now: i64) -> String {
+    if last_push_ms == 0 {
+        return "no push since the start".to_owned();
+    }
+    let ago = duration(now.saturating_sub(last_push_ms));
+    format!("last push {ago} ago by {}", clean(by, 100))
 }
 
 /// The connection to a hub.
@@ -211,7 +215,12 @@ fn uplink(status: &v1::StatusResponse, now: i64) -> Option<String> {
     };
     if uplink.connected {
         let since = duration(now.saturating_sub(uplink.since_ms));
-        return Some(format!("uplink {hub}{through} connected {since}"));
+        // With a listening port its line has the push.
+        let push = match &status.control {
+            Some(_) => String::new(),
+            None => format!(", {}", push_text(uplink.last_push_ms, &uplink.last_controller, now)),
+        };
+        return Some(format!("uplink {hub}{through} connected {since}{push}"));
     }
     let why = match clean(&uplink.last_error, 200) {
         none if none.is_empty() => String::new(),

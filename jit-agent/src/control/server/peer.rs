@@ -56,6 +56,11 @@ impl Who {
         matches!(self, Self::Local { uid: 0, .. })
     }
 
+    /// Whether the agent connected to the peer.
+    pub const fn is_hub(&self) -> bool {
+        matches!(self, Self::Certificate { hub: Some(_), .. })
+    }
+
     /// Whether the peer is root or the agent's own user, as the kernel says. They may close.
     pub const fn is_trusted(&self) -> bool {
         matches!(self, Self::Local { uid, own } if *uid == 0 || *uid == *own)

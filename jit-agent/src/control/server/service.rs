@@ -81,7 +81,14 @@ impl Service {
             control.connections_max = number(MAX_CONNECTIONS);
         }
         status.front = self.front.shown();
-        status.uplink = self.uplinks.shown(sys::now().wall);
+        // The gate knows of pushes, and no more.
+        let v1::Uplink { last_push_ms, last_controller, .. } =
+            status.uplink.take().unwrap_or_default();
+        status.uplink = self.uplinks.shown(sys::now().wall).map(|shown| v1::Uplink {
+            last_push_ms,
+            last_controller,
+            ..shown
+        });
     }
 
     /// The peer that pushes, if it may.
@@ -337,6 +344,20 @@ impl JitAgent for Service {
         request: Request<v1::SetPolicyFloorRequest>,
     ) -> Result<Response<v1::SetPolicyFloorResponse>, Status> {
         policy::set_floor(&self.gate, &self.authority, &request).await
+    }
+
+    async fn reconnect(
+        &self,
+        request: Request<v1::ReconnectRequest>,
+    ) -> Result<Response<v1::ReconnectResponse>, Status> {
+        let caller = caller(&request)?;
+        self.authority.authorize_any(caller, &Permission::ALL)?;
+        if !caller.who.is_hub() {
+            let why = "the agent did not make this connection: connect anew from your side";
+            return Err(Status::failed_precondition(why));
+        }
+        self.uplinks.renew();
+        Ok(Response::new(v1::ReconnectResponse {}))
     }
 
     async fn denials(

@@ -8,7 +8,7 @@ use std::{
 
 use jit_proto::{WallTime, v1};
 use rustls::pki_types::ServerName;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::config::Hub;
 
@@ -17,7 +17,10 @@ const MOST: usize = 16;
 
 /// The uplinks. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Uplinks(Arc<Mutex<State>>);
+pub struct Uplinks {
+    state: Arc<Mutex<State>>,
+    renewals: Arc<Notify>,
+}
 
 /// How far an uplink is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,6 +137,16 @@ impl Uplinks {
         state.next = None;
     }
 
+    /// Asks for a new connection in the place of the one in use.
+    pub(super) fn renew(&self) {
+        self.renewals.notify_one();
+    }
+
+    /// Waits until somebody asks for that.
+    pub async fn renewal(&self) {
+        self.renewals.notified().await;
+    }
+
     /// Whether there is to be one.
     pub fn set_wanted(&self, wanted: bool) {
         self.lock().wanted = wanted;
@@ -171,12 +184,12 @@ impl Uplinks {
                 .map_or(0, |next| u64::try_from(next.as_millis()).unwrap_or(u64::MAX)),
             connects: state.connects,
             failures: state.failures,
+            ..v1::Uplink::default()
         })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        let Self(state) = self;
-        state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -30,7 +30,7 @@ pub(in crate::oncall) fn denied(
         return Ok(None);
     }
     let all: Vec<_> = denied.iter().map(|path| path.display().to_string()).collect();
-    let is_key = |path: &&PathBuf| glimpse.key.as_ref() == Some(*path);
+    let is_key = |path: &&PathBuf| glimpse.secrets.contains(path);
     let cures = [
         denied.iter().find(|path| !is_key(path)).map(|path| cure(STATUS_GROUP, path)),
         denied.iter().find(is_key).map(|path| cure(KEY_GROUP, path)),
@@ -46,9 +46,15 @@ fn cure(group: &str, path: &Path) -> String {
     format!("chgrp {group} {path} && chmod g+r {path}")
 }
 
-/// The private key can be read by everybody who may ask for the status.
-pub(super) fn exposed_key(config: &Config) -> Option<Finding> {
-    let key = &config.control.as_ref()?.key;
+/// The private keys that can be read by everybody who may ask for the status.
+pub(super) fn exposed_keys(config: &Config) -> Vec<Finding> {
+    let control = config.control.as_ref().map(|control| ("control", &control.key));
+    let uplink = config.uplink.as_ref().map(|uplink| ("uplink", &uplink.key));
+    let keys = control.into_iter().chain(uplink);
+    keys.filter_map(|(section, key)| exposed_key(config, section, key)).collect()
+}
+
+fn exposed_key(config: &Config, section: &str, key: &Path) -> Option<Finding> {
     let key_file = fs::metadata(key).ok()?;
     // The group of the socket's directory is the one that may ask.
     let runtime = fs::metadata(&config.paths.runtime).ok();
@@ -60,10 +66,10 @@ pub(super) fn exposed_key(config: &Config) -> Option<Finding> {
     exposed.then(|| {
         let key = key.display();
         let seen = format!(
-            "[control] key: {key} can be read by its whole group, which may also ask for the status; \
+            "[{section}] key: {key} can be read by its whole group, which may also ask for the status; \
              the key has a group of its own"
         );
-        Finding::warning(KEY, seen).at("control.key").fix(format!("chgrp {KEY_GROUP} {key}"))
+        Finding::warning(KEY, seen).at(format!("{section}.key")).fix(format!("chgrp {KEY_GROUP} {key}"))
     })
 }
 
@@ -103,8 +109,8 @@ mod tests {
             chown(path("run"), None, Some(of_run)).unwrap();
             chown(path("agent.key"), None, Some(of_key)).unwrap();
             fs::set_permissions(path("agent.key"), fs::Permissions::from_mode(mode)).unwrap();
-            let found = exposed_key(&config);
-            assert_eq!(found.is_some(), exposed, "{of_run} {of_key} {mode:o}: {found:?}");
+            let found = exposed_keys(&config);
+            assert_eq!(!found.is_empty(), exposed, "{of_run} {of_key} {mode:o}: {found:?}");
         }
     }
 }

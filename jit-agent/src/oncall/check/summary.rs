@@ -32,6 +32,8 @@ pub(super) struct Summary {
     ports: Vec<Port>,
     /// `None`: it does not listen.
     listen: Option<String>,
+    /// Those that it connects to.
+    hubs: Vec<String>,
     controllers: Vec<Peer>,
     /// Those that were read.
     certificates: Vec<Certificate>,
@@ -123,6 +125,7 @@ impl Summary {
     ) -> Self {
         let facts = material.map(Material::facts).unwrap_or_default();
         let longest = config.policy.max_duration();
+        let hubs = config.uplink.iter().map(|uplink| &uplink.hubs);
         Self {
             host: if config.auto_host { AUTO.into() } else { config.host.clone() },
             mode: mode(config.gate.observe),
@@ -138,6 +141,7 @@ impl Summary {
                 })
                 .collect(),
             listen: config.control.as_ref().map(|control| control.listen.to_string()),
+            hubs: hubs.flatten().map(ToString::to_string).collect(),
             controllers: config.controllers.iter().map(Peer::of).collect(),
             certificates: facts.into_iter().map(Certificate::of).collect(),
             signers: config.keyring.signers().iter().map(Key::of).collect(),
@@ -168,6 +172,9 @@ impl Summary {
         }
         if let Some(listen) = &self.listen {
             lines.add("listens on", listen);
+        }
+        for hub in &self.hubs {
+            lines.add("hub", hub);
         }
         for Peer { identity, may } in &self.controllers {
             lines.add("controller", &format!("{identity} may {}", or_nothing(may)));

@@ -116,6 +116,7 @@ impl<D: Datapath> Gate<D> {
             front: None,
             // As to the rest of it.
             uplink: self.config.uplink.as_ref().map(|_| self.about.uplink()),
+            boot_id: self.boot_id.clone(),
         }
     }
 

@@ -237,6 +237,7 @@ pub(crate) fn everything() -> v1::StatusResponse {
             count: 2,
         }],
         refused_last_hour: 3,
+        boot_id: "3e9f0d5c-1c1b-4a55-9f7e-0a3d1b1c2d3e".into(),
         trial: Some(v1::TrialState {
             left_ms: 103_000,
             begun_ms: NOW.wall.0,

@@ -105,6 +105,11 @@ impl Agent {
         self.way.to_string()
     }
 
+    /// Whether the agent has made the connection itself.
+    pub const fn is_uplink(&self) -> bool {
+        matches!(self.way, Way::Uplink(_))
+    }
+
     /// Pushes one envelope. A refusal is an error.
     pub async fn push(&mut self, envelope: v1::Envelope) -> Result<v1::Outcome, CallError> {
         let request = v1::PushRequest { envelope: Some(envelope) };

@@ -104,7 +104,7 @@ struct Parts {
     _webhooks: Option<api::Deliverer>,
     _couriers: Vec<Courier>,
     server: Option<api::server::Control>,
-    _fleet: Option<Fleet>,
+    fleet: Option<Fleet>,
 }
 
 /// Runs the controller until it is asked to end.
@@ -129,7 +129,7 @@ pub async fn serve(config: Config, roles: &BTreeSet<Role>) -> Result<(), AppErro
         tokio::select! {
             _ = signals.interrupt.recv() => break None,
             _ = signals.terminate.recv() => break None,
-            _ = signals.hangup.recv() => reload(&config, parts.server.as_ref()),
+            _ = signals.hangup.recv() => reload(&config, &parts),
             part = parts.tasks.join_next(), if !parts.tasks.is_empty() => {
                 break Some(part.and_then(Result::ok).unwrap_or("a part"));
             }
@@ -137,6 +137,9 @@ pub async fn serve(config: Config, roles: &BTreeSet<Role>) -> Result<(), AppErro
     };
     if let Some(server) = &parts.server {
         server.end();
+    }
+    if let Some(fleet) = &parts.fleet {
+        fleet.drain().await;
     }
     parts.tasks.shutdown().await;
     if let Some(sealing) = parts.sealing {
@@ -157,6 +160,9 @@ fn start(
     signer: Option<&Signer>,
 ) -> Result<Parts, AppError> {
     let mut tasks = JoinSet::new();
+    if roles.contains(&Role::Hub) {
+        more_files();
+    }
     let fleet = match roles.contains(&Role::Hub) {
         true => Some(Fleet::start(
             desk.clone(),
@@ -206,15 +212,7 @@ fn start(
             "the API"
         });
     }
-    Ok(Parts {
-        tasks,
-        sealing,
-        forwards,
-        _webhooks: webhooks,
-        _couriers: couriers,
-        server,
-        _fleet: fleet,
-    })
+    Ok(Parts { tasks, sealing, forwards, _webhooks: webhooks, _couriers: couriers, server, fleet })
 }
 
 /// Starts who brings messages to chats and people.
@@ -321,9 +319,24 @@ fn sign_policy(signer: Option<Signer>, file: &Path) -> SignPolicy {
     })
 }
 
+/// As many open files as the system lets this process have: each connection to a host is one.
+fn more_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(%error, "the number of open files stays as it is");
+    }
+}
+
 /// Certificates that were renewed are taken; with a mistake the old ones stay.
-fn reload(config: &Config, server: Option<&api::server::Control>) {
-    let Some(server) = server else { return };
+fn reload(config: &Config, parts: &Parts) {
+    if let Some(fleet) = &parts.fleet {
+        match fleet.reload() {
+            Ok(()) => tracing::info!("the certificates of [hub] were read again"),
+            Err(why) => tracing::error!("the old certificates of [hub] stay: {why}"),
+        }
+    }
+    let Some(server) = &parts.server else { return };
     match server.reload(&config.api) {
         Ok(()) => tracing::info!("the certificate of the API was read again"),
         Err(why) => tracing::error!("the old certificate of the API stays: {why}"),

@@ -146,7 +146,7 @@ impl Config {
 
 /// Checks what could be read. `None`: a section could not.
 fn check(raw: read::Raw, file: &Path, directory: &Path, wrongs: &mut Wrongs) -> Option<Config> {
-    let read::Raw { store, api, agents, signer, audit, syslog, messages, oidc, enrolment } = raw;
+    let read::Raw { store, api, agents, hub, signer, audit, syslog, messages, oidc, enrolment } = raw;
     let store = store.and_then(|raw| Database::of(raw, directory, wrongs));
     let api = api.and_then(|raw| {
         let checked = api::Settings::of(raw, directory);
@@ -155,6 +155,15 @@ fn check(raw: read::Raw, file: &Path, directory: &Path, wrongs: &mut Wrongs) -> 
     let agents = agents.and_then(|raw| {
         let checked = raw.check(directory);
         checked.map_err(|part| wrongs.add_below("agents", named("agents", part))).ok()
+    });
+    let agents = agents.and_then(|mut agents| {
+        if let Some(raw) = hub {
+            let checked = raw.check(&agents, directory);
+            let checked =
+                checked.map_err(|part| wrongs.add_below("hub", named("hub", part))).ok()?;
+            agents.hub = Some(checked);
+        }
+        Some(agents)
     });
     let signer = signer.and_then(|mut settings: signer::Settings| {
         settings.resolve(directory);
@@ -249,6 +258,18 @@ format = "ocsf"
         assert_eq!(config.audit.key, Path::new("/etc/c/audit.key"));
         assert_eq!(config.syslog.len(), 1);
         assert!(config.enrolment.ec2.is_none());
+        assert!(config.agents.hub.is_none());
+    }
+
+    #[test]
+    fn a_hub_takes_the_files_of_the_agents_unless_it_names_its_own() {
+        let text = format!("{GOOD}[hub]\nlisten = \"0.0.0.0:7444\"\nclient_ca = \"hosts.pem\"\n");
+        let config = Config::parse(&text, Path::new("/etc/c/controller.toml")).unwrap();
+        let hub = config.agents.hub.unwrap();
+        assert_eq!(hub.certificate, Path::new("/etc/c/controller.pem"));
+        assert_eq!(hub.client_ca, Path::new("/etc/c/hosts.pem"));
+        let found = mistakes(&text.replace("0.0.0.0:7444", "7444"));
+        assert!(found.iter().any(|one| one.contains("[hub] listen")), "{found:?}");
     }
 
     #[test]

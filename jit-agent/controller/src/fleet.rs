@@ -5,6 +5,7 @@
 //! hosts in waves. Nothing here decides who may get in, and nothing here signs.
 
 mod backoff;
+mod connection;
 mod deliverer;
 mod dial;
 mod error;
@@ -20,9 +21,15 @@ mod roster;
 mod scribe;
 mod settings;
 mod step;
+mod uplink;
 mod watchman;
 
-use std::{net::IpAddr, pin::Pin, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 pub use error::FleetError;
 use jit_client::CallError;
@@ -31,9 +38,11 @@ pub use settings::{RawSettings, Settings};
 use tokio::{
     sync::{Notify, mpsc, watch},
     task::{AbortHandle, JoinSet},
+    time::timeout,
 };
+pub use uplink::{HubReport, HubSettings, RawHubSettings, Refused};
 
-use self::{dial::Dialer, outbox::Outbox, roster::Roster, scribe::Note};
+use self::{dial::Dialer, outbox::Outbox, roster::Roster, scribe::Note, uplink::Hub};
 use crate::{clock::now_ms, desk::Desk};
 
 /// Why a policy was not signed.
@@ -46,6 +55,9 @@ pub enum SignError {
     #[error("{0}")]
     Unavailable(String),
 }
+
+/// Calls that are under way get this time when the controller ends.
+const DRAIN: Duration = Duration::from_secs(10);
 
 /// Signs the encoded `jit.v1.Policy` for one host. The fleet has no key.
 pub type SignPolicy = Arc<
@@ -68,12 +80,15 @@ struct Shared {
     reread: Notify,
     /// A rollout may have changed.
     roll: Notify,
+    /// The process ends: hosts are left.
+    draining: watch::Sender<bool>,
 }
 
 /// The hosts. Clones are of the same; the tasks end with the last one.
 #[derive(Clone)]
 pub struct Fleet {
     shared: Arc<Shared>,
+    hub: Option<Arc<Hub>>,
     /// Closed when the tasks have ended.
     alive: watch::Receiver<()>,
     _tasks: Arc<Tasks>,
@@ -93,6 +108,7 @@ impl Fleet {
     /// # Errors
     /// A certificate or key that cannot be used.
     pub fn start(desk: Desk, settings: &Settings, sign: SignPolicy) -> Result<Self, CallError> {
+        let hub = settings.hub.as_ref().map(Hub::bind).transpose()?;
         let (notes, noted) = scribe::open();
         let (outbox, answers) = Outbox::open(desk.clone());
         let shared = Arc::new(Shared {
@@ -105,12 +121,17 @@ impl Fleet {
             wake: Notify::new(),
             reread: Notify::new(),
             roll: Notify::new(),
+            draining: watch::channel(false).0,
         });
         let mut parts = JoinSet::new();
         parts.spawn(outbox::run(desk, answers));
         parts.spawn(scribe::run(shared.outbox.clone(), noted));
         parts.spawn(deliverer::run(Arc::clone(&shared)));
         parts.spawn(roller::run(Arc::clone(&shared)));
+        let hub = hub.map(|(hub, listener)| {
+            parts.spawn(uplink::run(Arc::clone(&shared), Arc::clone(&hub), listener));
+            hub
+        });
         let (living, alive) = watch::channel(());
         let watched = watchman::run(Arc::clone(&shared), parts);
         let tasks = tokio::spawn(async move {
@@ -118,7 +139,37 @@ impl Fleet {
             drop(living);
         });
         let tasks = tasks.abort_handle();
-        Ok(Self { shared, alive, _tasks: Arc::new(Tasks(tasks)) })
+        Ok(Self { shared, hub, alive, _tasks: Arc::new(Tasks(tasks)) })
+    }
+
+    /// Where agents dial in; `None`: nowhere.
+    pub fn hub_address(&self) -> Option<SocketAddr> {
+        self.hub.as_ref().map(|hub| hub.address)
+    }
+
+    /// What the hub has to say of connections; `None`: there is none.
+    pub fn hub_report(&self) -> Option<HubReport> {
+        self.hub.as_ref().map(|hub| hub.uplinks.report())
+    }
+
+    /// Reads the hub's certificate, key and CA again.
+    ///
+    /// # Errors
+    /// A file cannot be used: the old ones stay.
+    pub fn reload(&self) -> Result<(), CallError> {
+        self.hub.as_ref().map_or(Ok(()), |hub| hub.reload())
+    }
+
+    /// Leaves all hosts, because the process ends: takes no new connection, begins no new call, and waits
+    /// a bounded time for those under way. Agents that have dialled go to another hub, or wait for this
+    /// one.
+    pub async fn drain(&self) {
+        self.shared.draining.send_replace(true);
+        if let Some(hub) = &self.hub
+            && timeout(DRAIN, hub.uplinks.empty()).await.is_err()
+        {
+            tracing::warn!("some calls to hosts were not answered before the end");
+        }
     }
 
     /// Waits until a part has ended by a defect: hosts get nothing any more then, and only a new start

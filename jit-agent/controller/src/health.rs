@@ -3,10 +3,12 @@
 
 mod database;
 mod finding;
+mod hub;
 mod running;
 
 pub(crate) use self::{
     database::look as database,
     finding::{Finding, Findings, Level},
+    hub::look as hub,
     running::look as running,
 };

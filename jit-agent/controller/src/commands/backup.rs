@@ -233,6 +233,7 @@ fn secrets(config: &Config) -> BTreeSet<PathBuf> {
     [&config.audit.key, &config.agents.key, &config.api.key, &config.api.webhook_key]
         .into_iter()
         .cloned()
+        .chain(config.agents.hub.iter().map(|hub| hub.key.clone()))
         .chain(keys)
         .chain(syslog)
         .chain(password)
@@ -250,6 +251,8 @@ fn named(config: &Config) -> BTreeSet<PathBuf> {
     all.extend(
         [&config.agents.ca, &config.agents.certificate, &config.api.certificate].map(Clone::clone),
     );
+    let hub = config.agents.hub.iter();
+    all.extend(hub.flat_map(|hub| [hub.client_ca.clone(), hub.certificate.clone()]));
     all.extend(syslog);
     all
 }

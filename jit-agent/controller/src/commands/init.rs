@@ -140,6 +140,9 @@ fn configuration(args: &InitArgs) -> String {
          [api]\nlisten = {}\ncertificate = \"api.pem\"\nkey = \"api.key\"\n{public_url}\n\
          # How agents are reached: as {}\n\
          [agents]\nca = \"pki/ca.pem\"\ncertificate = \"controller.pem\"\nkey = \"controller.key\"\n\n\
+         # Where agents connect that cannot be dialled ([uplink] in their configuration; take away the\n\
+         # #). The certificate must bear the DNS name or address that they connect to.\n\
+         # [hub]\n# listen = \"0.0.0.0:7444\"\n# certificate = \"hub.pem\"\n# key = \"hub.key\"\n\n\
          # With what grants are signed. limits: what is never signed, whoever has agreed.\n\
          [signer]\nkeys = [{{ kind = \"pem\", file = \"signer.key\" }}]\n\n\
          [signer.limits]\nlongest = \"8h\"\n\

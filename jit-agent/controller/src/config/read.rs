@@ -15,8 +15,9 @@ use crate::{api, enrol::settings as enrolment, fleet, messages, people::oidc, si
 
 /// The most mistakes that are looked for in one section.
 const MOST: usize = 64;
-const SECTIONS: [&str; 9] =
-    ["agents", "api", "audit", "enrolment", "messages", "oidc", "signer", "store", "syslog"];
+const SECTIONS: [&str; 10] = [
+    "agents", "api", "audit", "enrolment", "hub", "messages", "oidc", "signer", "store", "syslog",
+];
 
 /// The sections that could be read.
 #[derive(Default)]
@@ -24,6 +25,7 @@ pub(super) struct Raw {
     pub(super) store: Option<database::Raw>,
     pub(super) api: Option<api::RawSettings>,
     pub(super) agents: Option<fleet::RawSettings>,
+    pub(super) hub: Option<fleet::RawHubSettings>,
     pub(super) signer: Option<signer::Settings>,
     pub(super) audit: Option<audit::Raw>,
     pub(super) syslog: Vec<syslog::Raw>,
@@ -49,6 +51,7 @@ pub(super) fn sections(text: &str) -> (Raw, Vec<Mistake>) {
         store: reader.section(&mut root, "store", Some("")),
         api: reader.section(&mut root, "api", Some("")),
         agents: reader.section(&mut root, "agents", None),
+        hub: reader.optional(&mut root, "hub"),
         signer: reader.section(&mut root, "signer", None),
         audit: reader.section(&mut root, "audit", None),
         syslog: reader.list(&mut root, "syslog"),

@@ -171,6 +171,11 @@ impl Task {
     }
 
     async fn push(&self, mut agent: Agent, rows: Vec<Delivery>) -> Result<(), FleetError> {
+        if self.is_disputed().await? {
+            let why = "two machines are connected as this host: nothing is opened there until somebody has \
+                       looked, and cleared the alarm on the page of the host";
+            return self.failed(&rows, why).await;
+        }
         let (mut sent, mut envelopes, mut bytes) = (Vec::new(), Vec::new(), 0);
         let mut heard = Vec::new();
         for row in rows {
@@ -227,6 +232,17 @@ impl Task {
             }
         }
         self.shared.outbox.hear(heard).await
+    }
+
+    /// Whether two machines are this host, and nobody has looked yet.
+    async fn is_disputed(&self) -> Result<bool, FleetError> {
+        let Some(link) = self.link.as_ref().filter(|link| link.may_be_disputed()) else {
+            return Ok(false);
+        };
+        let known = self.shared.outbox.store().host(&self.host).await?;
+        let alarmed =
+            known.is_some_and(|known| known.observed.alarms.iter().any(|alarm| alarm.holds));
+        Ok(link.is_disputed(alarmed))
     }
 
     /// Why a call did not succeed as a whole.

@@ -1,15 +1,16 @@
 //! Follows one host: keeps the connection, asks for the status, reads events and where the audit ends.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, future::pending, sync::Arc, time::Duration};
 
 use jit_client::{Agent, CallError};
 use jit_proto::{GrantId, v1, v1::event::What};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tonic::Streaming;
 
 use super::{
     Shared,
     backoff::{Backoff, part, random},
+    connection::{Boot, Connection},
     held::{self, Endings},
     link::{Line, Link},
     observe::{self, SignedHead},
@@ -33,6 +34,10 @@ const HELD: Duration = Duration::from_secs(30);
 const SETTLE: Duration = Duration::from_millis(200);
 /// How often it is written that a host answers, if nothing else is.
 const WRITTEN: Duration = Duration::from_secs(60);
+/// The time in which an agent that dials out must have connected: after that it is silent.
+const CONNECTS: Duration = Duration::from_secs(20);
+/// An agent that dials out is asked for its status more seldom: its connection says that it is there.
+const SELDOM: u32 = 4;
 /// A cursor that no run of an agent has: all events that it still holds come, with the end of its audit.
 const ALL_EVENTS: &str = "controller-0";
 
@@ -48,6 +53,8 @@ pub(super) struct Follower {
     used_at: Option<Instant>,
     /// What was ended on the host since it was asked last.
     endings: Endings,
+    /// The connection of another machine that is this host, too. It stays, and nothing is asked of it.
+    rival: Option<Connection>,
 }
 
 impl Follower {
@@ -59,38 +66,105 @@ impl Follower {
         shared: Arc<Shared>,
     ) -> Self {
         let (uses, endings) = (BTreeMap::new(), Endings::default());
-        Self { host, link, shared, observed, written: None, uses, used_at: None, endings }
+        if observed.alarms.iter().any(|alarm| alarm.holds) {
+            link.dispute();
+        }
+        Self {
+            host,
+            link,
+            shared,
+            observed,
+            written: None,
+            uses,
+            used_at: None,
+            endings,
+            rival: None,
+        }
     }
 
-    /// Follows it until the task is ended.
-    pub(super) async fn run(mut self) {
+    /// Follows it until the task is ended, or this process ends.
+    pub(super) async fn run(self) {
+        let (link, mut draining) = (Arc::clone(&self.link), self.shared.draining.subscribe());
+        tokio::select! {
+            () = self.follow_always() => {}
+            _ = draining.wait_for(|draining| *draining) => {}
+        }
+        // Calls that are under way have the connection; with the last one it is closed.
+        link.set(Line::Connecting);
+        link.turn_away();
+        pending::<()>().await;
+    }
+
+    async fn follow_always(mut self) {
         let (mut failed, mut urgent) = (0_u32, false);
+        let mut next = None;
         loop {
-            match self.shared.dialer.dial(&self.host, urgent).await {
-                Ok(agent) => {
+            let connected = match next.take() {
+                Some(connection) => Ok(connection),
+                None => self.connect(urgent).await,
+            };
+            match connected {
+                Ok(connection) => {
                     let since = Instant::now();
-                    let why = self.follow(agent).await;
+                    let why = self.follow(connection).await;
                     failed = if since.elapsed() > HELD { 0 } else { failed.saturating_add(1) };
+                    if let End::Replaced(connection) = why {
+                        next = Some(connection);
+                        continue;
+                    }
                     self.shared.roster.silent(&self.host.id);
+                    next = self.rival.take();
                     match why {
-                        End::Closed(_) if failed < 2 => self.link.set(Line::Connecting),
+                        End::Closed(_) if failed < 2 || self.host.address.is_empty() => {
+                            self.link.set(Line::Connecting);
+                        }
                         End::Closed(why) => self.down(&why).await,
                         End::WrongId(why) => {
                             failed = failed.max(4);
                             self.link.set(Line::Down(why));
                             self.shared.wake.notify_one();
                         }
+                        End::Replaced(_) => {}
+                    }
+                    if next.is_some() {
+                        continue;
                     }
                 }
-                Err(error) => {
+                Err(why) => {
                     failed = failed.saturating_add(1);
-                    self.down(&error.to_string()).await;
+                    self.down(&why).await;
                 }
+            }
+            if self.host.address.is_empty() {
+                if self.link.is_down() {
+                    self.link.arrived().await;
+                }
+                continue;
             }
             urgent = tokio::select! {
                 () = sleep(AGAIN.pause(failed, random())) => false,
                 () = self.link.wanted() => true,
+                () = self.link.arrived() => false,
             };
+        }
+    }
+
+    /// A connection: one that the agent has made, or one to its address.
+    async fn connect(&self, urgent: bool) -> Result<Connection, String> {
+        if self.host.address.is_empty() {
+            let arrived = timeout(CONNECTS, self.link.arrival()).await;
+            return arrived.map(Connection::from).map_err(|_| {
+                "its agent has not connected to this hub, and the inventory has no address of it: \
+                 look at [uplink] there, and at the page Health for connections that were refused"
+                    .to_owned()
+            });
+        }
+        tokio::select! {
+            biased;
+            uplink = self.link.arrival() => Ok(uplink.into()),
+            dialled = self.shared.dialer.dial(&self.host, urgent) => {
+                dialled.map(Connection::dialled).map_err(|error| error.to_string())
+            }
         }
     }
 
@@ -102,10 +176,12 @@ impl Follower {
     }
 
     /// Follows a host that is connected, until the connection ends.
-    async fn follow(&mut self, mut agent: Agent) -> End {
-        if let Err(end) = self.ask(&mut agent).await {
-            return end;
-        }
+    async fn follow(&mut self, mut connection: Connection) -> End {
+        let boot = match self.ask(&mut connection).await {
+            Ok(boot) => boot,
+            Err(end) => return end,
+        };
+        let mut agent = connection.agent.clone();
         let mut events = match self.events(&mut agent).await {
             Ok(events) => events,
             Err(error) => return End::Closed(error.to_string()),
@@ -116,6 +192,7 @@ impl Follower {
         let back = Note { host: self.host.id.clone(), back: true, ..Note::default() };
         self.note(back).await;
         let every = self.shared.settings.follow_every;
+        let every = if connection.peer.is_some() { every * SELDOM } else { every };
         let mut due = Instant::now() + part(every, random());
         loop {
             tokio::select! {
@@ -129,12 +206,20 @@ impl Follower {
                     Err(error) => return End::Closed(error.to_string()),
                 },
                 () = sleep_until(due) => {
-                    if let Err(end) = self.ask(&mut agent).await {
+                    if let Err(end) = self.ask(&mut connection).await {
                         return end;
                     }
                     due = Instant::now() + every * 3 / 4 + part(every / 2, random());
                 }
                 () = self.link.doubted() => due = Instant::now(),
+                uplink = self.link.arrival() => {
+                    if let Some(new) = self.meet(uplink.into(), &mut connection, &boot).await {
+                        return End::Replaced(new);
+                    }
+                }
+                () = self.link.renewed(), if connection.peer.is_some() => {
+                    return End::Closed("a new connection is waited for".into());
+                }
             }
         }
     }
@@ -150,8 +235,43 @@ impl Follower {
         agent.watch(ALL_EVENTS.to_owned()).await
     }
 
-    /// Asks for the status.
-    async fn ask(&mut self, agent: &mut Agent) -> Result<(), End> {
+    /// The agent has made another connection. Returns it if it takes the place of the one in use: it is
+    /// the same machine's, or the old one is dead.
+    async fn meet(
+        &mut self,
+        mut new: Connection,
+        used: &mut Connection,
+        boot: &Boot,
+    ) -> Option<Connection> {
+        let status = match new.agent.status().await {
+            Ok(status) => status,
+            Err(error) => {
+                tracing::info!(%error, host = self.host.id, "another connection did not answer");
+                return None;
+            }
+        };
+        let same = Boot::of(&status).is_of_the_machine_of(boot);
+        if same || used.agent.status().await.is_err() {
+            return Some(new);
+        }
+        let text = format!(
+            "two machines are connected as this host: the one at {}, and the one at {}. Nothing is opened \
+             here until somebody has looked, and said so by clearing this alarm",
+            used.place(&self.host),
+            new.place(&self.host)
+        );
+        let alarm = Alarm { word: "clone".into(), text, at_ms: now_ms(), holds: true };
+        tracing::error!(host = self.host.id, "{}", alarm.text);
+        self.link.dispute();
+        let host = self.host.id.clone();
+        self.note(Note { host, alarms: vec![alarm], ..Note::default() }).await;
+        self.rival = Some(new);
+        None
+    }
+
+    /// Asks for the status. Returns by which boot of which machine it was answered.
+    async fn ask(&mut self, connection: &mut Connection) -> Result<Boot, End> {
+        let agent = &mut connection.agent;
         // Before the host is asked: what it accepts meanwhile is not missed.
         let expected = self.expected().await;
         let status = agent.status().await.map_err(|error| End::Closed(error.to_string()))?;
@@ -161,14 +281,22 @@ impl Follower {
             let text = format!(
                 "the agent at {} says that it is {:?}, and not {:?}: correct the address of {:?}, or \
                  the id in the configuration of that host",
-                self.host.address, status.host, self.host.id, self.host.id
+                agent.name(),
+                status.host,
+                self.host.id,
+                self.host.id
             );
             let observed = observe::unreachable(&self.observed, &text, now_ms);
-            let alarm = Alarm { word: "wrong_id".into(), text: text.clone(), at_ms: now_ms };
+            let alarm =
+                Alarm { word: "wrong_id".into(), text: text.clone(), at_ms: now_ms, holds: false };
             self.see(observed, vec![alarm]).await;
             return Err(End::WrongId(text));
         }
-        let observed = observe::answered(&self.observed, &status, now_ms);
+        let observed = Observed {
+            uplink: connection.peer.map(|peer| peer.to_string()).unwrap_or_default(),
+            connected_ms: connection.since_ms,
+            ..observe::answered(&self.observed, &status, now_ms)
+        };
         self.see(observed, Vec::new()).await;
         self.used(held::uses(&expected, &status.grants)).await;
         let missing = held::missing(expected, &status.grants);
@@ -176,7 +304,7 @@ impl Follower {
             self.ended(agent, &missing).await?;
         }
         self.endings.clear();
-        Ok(())
+        Ok(Boot::of(&status))
     }
 
     /// Has it written how often grants were used: when that is new, and from time to time.
@@ -218,7 +346,7 @@ impl Follower {
                  the inventory has as {:?}",
                 clone.host, clone.other
             );
-            let alarm = Alarm { word: "clone".into(), text, at_ms: now_ms };
+            let alarm = Alarm { word: "clone".into(), text, at_ms: now_ms, holds: false };
             for host in [clone.host, clone.other] {
                 self.note(Note { host, alarms: vec![alarm.clone()], ..Note::default() }).await;
             }
@@ -300,5 +428,7 @@ impl Follower {
 /// Why a host is not followed any more for now.
 enum End {
     Closed(String),
+    /// By another connection of the same agent.
+    Replaced(Connection),
     WrongId(String),
 }

@@ -8,6 +8,8 @@
 //!                                                 labels = { env = "prod", team = "shop" }
 //!                                                 groups = ["web"]
 //! ```
+//!
+//! A host without an address is reached by the connection that its agent makes to a hub.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -77,10 +79,13 @@ pub fn check(host: &Host) -> Result<(), Wrongs> {
         let text = format!("id: {:?} is empty, too long, or has spaces in it", host.id);
         wrongs.add("id", text);
     }
-    if let Err(why) = dial::check(&host.address, &host.server_name) {
+    if let Err(why) = reached(host) {
         let key = if host.server_name.is_empty() { "address" } else { "server_name" };
-        let key =
-            if jit_client::target::split_address(&host.address).is_err() { "address" } else { key };
+        let key = match host.address.as_str() {
+            "" => "server_name",
+            address if jit_client::target::split_address(address).is_err() => "address",
+            _ => key,
+        };
         wrongs.add(key, format!("{key}: {why}"));
     }
     if host.labels.len() > MAX_ITEMS || host.groups.len() > MAX_ITEMS {
@@ -95,6 +100,16 @@ pub fn check(host: &Host) -> Result<(), Wrongs> {
         wrongs.add("groups", format!("groups: {group:?} is empty or too long"));
     }
     wrongs.end(())
+}
+
+/// Checks address and server name. A host without an address dials a hub: its name may stand in its
+/// certificate.
+fn reached(host: &Host) -> Result<(), String> {
+    match (host.address.as_str(), host.server_name.as_str()) {
+        ("", "") => Ok(()),
+        ("", name) => dial::check(name, name).map(drop),
+        (address, name) => dial::check(address, name).map(drop),
+    }
 }
 
 /// Hosts of a CSV file with a header.
@@ -190,6 +205,7 @@ struct TomlHosts {
 #[serde(deny_unknown_fields)]
 struct TomlHost {
     id: String,
+    #[serde(default)]
     address: String,
     #[serde(default)]
     server_name: String,

@@ -1,8 +1,24 @@
 //! The connection to one host, shared by who follows the host and who delivers to it. The host's follower
-//! makes it and makes it again; others only use it.
+//! makes it and makes it again, or takes one that the agent has made; others only use it.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use jit_client::Agent;
 use tokio::sync::{Notify, watch};
+
+use super::uplink::Uplink;
+
+/// Connections of the agent that wait for the follower, at most: the older ones are closed.
+const ARRIVALS: usize = 2;
+/// An alarm is written within this time.
+const WRITTEN: Duration = Duration::from_secs(5);
 
 /// How the connection stands.
 #[derive(Clone)]
@@ -22,12 +38,30 @@ pub(super) struct Link {
     wanted: Notify,
     /// A call got no answer: the follower looks whether the agent is still there.
     doubted: Notify,
+    /// Connections that the agent has made.
+    arrivals: Mutex<VecDeque<Uplink>>,
+    arrived: Notify,
+    /// Somebody wants another connection in place of the one that is there.
+    renewed: Notify,
+    /// Number of connections so far.
+    made: AtomicU64,
+    /// Two machines are this host: when that was seen last.
+    disputed: Mutex<Option<Instant>>,
 }
 
 impl Default for Link {
     fn default() -> Self {
         let (line, _) = watch::channel(Line::Connecting);
-        Self { line, wanted: Notify::new(), doubted: Notify::new() }
+        Self {
+            line,
+            wanted: Notify::new(),
+            doubted: Notify::new(),
+            arrivals: Mutex::default(),
+            arrived: Notify::new(),
+            renewed: Notify::new(),
+            made: AtomicU64::new(0),
+            disputed: Mutex::default(),
+        }
     }
 }
 
@@ -47,7 +81,85 @@ impl Link {
     }
 
     pub(super) fn set(&self, line: Line) {
+        if matches!(line, Line::Up(_)) {
+            self.made.fetch_add(1, Ordering::Relaxed);
+        }
         self.line.send_replace(line);
+    }
+
+    pub(super) fn is_down(&self) -> bool {
+        matches!(*self.line.borrow(), Line::Down(_))
+    }
+
+    /// Number of connections so far: another number, another connection.
+    pub(super) fn made(&self) -> u64 {
+        self.made.load(Ordering::Relaxed)
+    }
+
+    fn arrivals(&self) -> MutexGuard<'_, VecDeque<Uplink>> {
+        self.arrivals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The agent has made a connection.
+    pub(super) fn arrive(&self, uplink: Uplink) {
+        let mut arrivals = self.arrivals();
+        if arrivals.len() >= ARRIVALS {
+            arrivals.pop_front();
+        }
+        arrivals.push_back(uplink);
+        drop(arrivals);
+        self.arrived.notify_one();
+    }
+
+    /// Takes the next connection that the agent has made.
+    pub(super) async fn arrival(&self) -> Uplink {
+        loop {
+            let next = self.arrivals().pop_front();
+            match next {
+                Some(uplink) => return uplink,
+                None => self.arrived.notified().await,
+            }
+        }
+    }
+
+    /// Waits until there is one.
+    pub(super) async fn arrived(&self) {
+        while self.arrivals().is_empty() {
+            self.arrived.notified().await;
+        }
+    }
+
+    /// Closes those that nobody has taken.
+    pub(super) fn turn_away(&self) {
+        self.arrivals().clear();
+    }
+
+    /// Asks for another connection in place of the one that is there.
+    pub(super) fn renew(&self) {
+        self.renewed.notify_one();
+    }
+
+    pub(super) async fn renewed(&self) {
+        self.renewed.notified().await;
+    }
+
+    /// Two machines are this host: nothing is opened until a person has looked.
+    pub(super) fn dispute(&self) {
+        *self.disputed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether two machines are this host. `alarmed`: the alarm that says so stands in the store.
+    pub(super) fn is_disputed(&self, alarmed: bool) -> bool {
+        let mut disputed = self.disputed.lock().unwrap_or_else(PoisonError::into_inner);
+        if !alarmed && disputed.is_some_and(|at| at.elapsed() > WRITTEN) {
+            *disputed = None;
+        }
+        disputed.is_some()
+    }
+
+    /// Whether that has to be asked at all.
+    pub(super) fn may_be_disputed(&self) -> bool {
+        self.disputed.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     /// Asks for an attempt now.

@@ -55,6 +55,8 @@ pub(super) fn unreachable(before: &Observed, why: &str, now_ms: i64) -> Observed
         condition,
         since_ms: if before.condition == condition { before.since_ms } else { now_ms },
         trouble: clean(why, 2 * MAX_TEXT),
+        uplink: String::new(),
+        connected_ms: 0,
         ..before.clone()
     }
 }
@@ -211,8 +213,8 @@ mod tests {
     fn an_alarm_is_added_once_and_their_number_is_bounded() {
         let mut observed = Observed::default();
         for number in 0..100 {
-            let alarm =
-                Alarm { word: "clone".into(), text: format!("{}", number / 2), at_ms: number };
+            let text = format!("{}", number / 2);
+            let alarm = Alarm { word: "clone".into(), text, at_ms: number, holds: false };
             assert_eq!(add_alarm(&mut observed, &alarm), number % 2 == 0 && number < 40);
         }
     }

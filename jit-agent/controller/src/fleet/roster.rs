@@ -1,7 +1,7 @@
 //! The hosts that are followed, their connections, and which id the agent at each address has named.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -15,6 +15,8 @@ use crate::model::Host;
 #[derive(Default)]
 pub(super) struct Roster {
     entries: Mutex<BTreeMap<String, Entry>>,
+    /// Ids by the names that certificates may bear, in small letters.
+    by_name: Mutex<BTreeMap<String, BTreeSet<String>>>,
     read: AtomicBool,
 }
 
@@ -52,13 +54,33 @@ impl Roster {
 
     pub(super) fn add(&self, host: Arc<Host>) -> Arc<Link> {
         let link = Arc::new(Link::default());
+        let mut by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in names_of(&host) {
+            by_name.entry(name).or_default().insert(host.id.clone());
+        }
+        drop(by_name);
         let entry = Entry { host, link: Arc::clone(&link), named: None };
         self.lock().insert(entry.host.id.clone(), entry);
         link
     }
 
     pub(super) fn remove(&self, id: &str) {
-        self.lock().remove(id);
+        let Some(entry) = self.lock().remove(id) else { return };
+        let mut by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in names_of(&entry.host) {
+            if let Some(ids) = by_name.get_mut(&name) {
+                ids.remove(id);
+                if ids.is_empty() {
+                    by_name.remove(&name);
+                }
+            }
+        }
+    }
+
+    /// Ids of the hosts that have this DNS name as their id or server name.
+    pub(super) fn named(&self, name: &str) -> BTreeSet<String> {
+        let by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
+        by_name.get(&name.to_ascii_lowercase()).cloned().unwrap_or_default()
     }
 
     /// The host with this id, and its connection.
@@ -101,6 +123,12 @@ impl Roster {
             entry.named = None;
         }
     }
+}
+
+/// The names by which its certificate may name it, in small letters.
+fn names_of(host: &Host) -> impl Iterator<Item = String> {
+    let names = [host.id.as_str(), host.server_name.as_str()].into_iter();
+    names.filter(|name| !name.is_empty()).map(str::to_ascii_lowercase)
 }
 
 fn names(entry: &Entry, id: &str) -> bool {

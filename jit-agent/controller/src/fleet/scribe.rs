@@ -122,7 +122,7 @@ async fn keep_head(
     let alarm = match verdict {
         Some(HeadVerdict::Old) => return Ok(None),
         Some(HeadVerdict::Alarm(word, text)) => {
-            Some(Alarm { word: word.into(), text, at_ms: now_ms })
+            Some(Alarm { word: word.into(), text, at_ms: now_ms, holds: false })
         }
         Some(HeadVerdict::Good) | None => None,
     };

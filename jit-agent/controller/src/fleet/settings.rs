@@ -8,6 +8,8 @@ use std::{
 use jit_proto::{toml_value::duration, wrong::Wrongs};
 use serde::Deserialize;
 
+use super::uplink::HubSettings;
+
 /// `[agents]` as it stands in the file.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -45,6 +47,8 @@ pub struct Settings {
     pub dials_at_once: usize,
     /// Hosts that get something delivered at the same time.
     pub hosts_at_once: usize,
+    /// Where agents dial in; `None`: nowhere.
+    pub hub: Option<HubSettings>,
 }
 
 impl Settings {
@@ -58,6 +62,7 @@ impl Settings {
             timeout: Duration::from_secs(10),
             dials_at_once: 128,
             hosts_at_once: 64,
+            hub: None,
         }
     }
 }

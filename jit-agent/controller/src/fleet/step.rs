@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use jit_client::{CallError, policy_changes};
+use jit_client::{Agent, CallError, policy_changes};
 use jit_proto::{
     PolicyFile,
     dsse::MAX_ENVELOPE_BYTES,
@@ -42,7 +42,7 @@ pub(super) async fn run(
     host: RolloutHost,
 ) -> Result<HostState, FleetError> {
     let file = rollouts::read(&policy.text)?;
-    let mut step = Step { shared, rollout, policy, file, host, overtaken: 0 };
+    let mut step = Step { shared, rollout, policy, file, host, overtaken: 0, replaced: None };
     let mut deadline = Instant::now() + SILENT;
     loop {
         let before = step.host.state;
@@ -101,6 +101,8 @@ struct Step<'a> {
     file: PolicyFile,
     host: RolloutHost,
     overtaken: usize,
+    /// The connection of an agent that dials out which was there at the push, by its number.
+    replaced: Option<u64>,
 }
 
 /// Why a step did not succeed.
@@ -251,8 +253,7 @@ impl Step<'_> {
     /// Confirms over a connection that was made after the push: that the controller still gets in is what
     /// the confirmation says.
     async fn confirm(&mut self) -> Result<(), Stop> {
-        let (host, _) = self.shared.host(&self.host.host)?;
-        let mut fresh = self.shared.dialer.dial(&host, true).await?;
+        let mut fresh = self.fresh().await?;
         let status = fresh.status().await?;
         if let Some((word, detail)) = self.worse(&status) {
             let detail = format!("{detail} (not confirmed: the policy before returns)");
@@ -261,6 +262,29 @@ impl Step<'_> {
         let version = u64::try_from(self.host.version).unwrap_or(0);
         let answer = fresh.confirm_policy(version).await?;
         Ok(self.end(HostState::Applied, &answer.reason, "").await?)
+    }
+
+    /// A connection that was made after the push. One of an agent that dials out is closed for that: the
+    /// agent must be able to come back.
+    async fn fresh(&mut self) -> Result<Agent, Stop> {
+        let (host, link) = self.shared.host(&self.host.host)?;
+        let dialled = link.agent().is_ok_and(|agent| !agent.is_uplink());
+        if dialled && !host.address.is_empty() && self.replaced.is_none() {
+            return Ok(self.shared.dialer.dial(&host, true).await?);
+        }
+        let made = link.made();
+        match (self.replaced, link.agent()) {
+            (Some(before), Ok(agent)) if made != before => Ok(agent),
+            (Some(_), _) => {
+                Err(Stop::Silent("its agent has not connected again since the push".into()))
+            }
+            (None, Err(why)) => Err(Stop::Silent(why)),
+            (None, Ok(_)) => {
+                self.replaced = Some(made);
+                link.renew();
+                Err(Stop::Silent("its connection is made anew".into()))
+            }
+        }
     }
 
     /// Whether the host is worse than before the push, with word and sentence.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub struct Host {
     /// Exact id, as its agent's `status` shows it and grants name it.
     pub id: String,
-    /// Where the agent listens: `HOST:PORT`.
+    /// Where the agent listens: `HOST:PORT`; empty: it does not, and dials a hub.
     pub address: String,
     /// The name that the agent's certificate must bear; empty: the host of `address`.
     pub server_name: String,
@@ -86,6 +86,10 @@ pub struct Observed {
     pub alarms: Vec<Alarm>,
     /// Where its stream of events goes on.
     pub cursor: String,
+    /// From where it has connected to a hub; empty: it was dialled, or does not answer.
+    pub uplink: String,
+    /// Since when the connection to it is there, milliseconds since the Unix epoch; 0: there is none.
+    pub connected_ms: i64,
 }
 
 /// A protected port of a host.
@@ -126,4 +130,7 @@ pub struct Alarm {
     pub text: String,
     /// Milliseconds since the Unix epoch.
     pub at_ms: i64,
+    /// Nothing is opened on the host while it stands.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub holds: bool,
 }

@@ -48,8 +48,13 @@ pub(super) async fn show(
     if let Err(error) = look(&state, now_ms, &mut findings).await {
         findings.error("database", format!("it does not answer: {error}"));
     }
-    if state.fleet().is_none() {
-        findings.good("this process", "answers calls; another one talks to hosts");
+    match state.fleet() {
+        None => findings.good("this process", "answers calls; another one talks to hosts"),
+        Some(fleet) => {
+            if let Some(report) = fleet.hub_report() {
+                health::hub(&report, now_ms, &mut findings);
+            }
+        }
     }
     let (verdict, verdict_tone) = match findings.worst() {
         Level::Error => ("Something does not work.", "bad"),

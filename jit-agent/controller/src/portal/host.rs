@@ -43,6 +43,8 @@ struct One {
     state: &'static str,
     since: Option<Moment>,
     seen: Option<Moment>,
+    /// Since when there is a connection.
+    connected: Option<Moment>,
     /// Without alarms: they have a section of their own.
     wrong: Vec<String>,
     alarms: Vec<ShownAlarm>,
@@ -113,6 +115,7 @@ pub(super) async fn show(
         state: words::condition(observed.condition),
         since: Moment::of(observed.since_ms, now_ms),
         seen: Moment::of(observed.seen_ms, now_ms),
+        connected: Moment::of(observed.connected_ms, now_ms),
         wrong,
         alarms: observed.alarms.iter().map(alarm).collect(),
         alarms_until_ms: observed.alarms.iter().map(|alarm| alarm.at_ms).max().unwrap_or(0),
@@ -199,7 +202,7 @@ fn grant(request: &Request, delivery: &Delivery, now_ms: i64) -> Held {
 }
 
 fn alarm(of: &Alarm) -> ShownAlarm {
-    let Alarm { word, text, at_ms } = of;
+    let Alarm { word, text, at_ms, holds: _ } = of;
     ShownAlarm { word: word.clone(), text: text.clone(), at: When(*at_ms) }
 }
 

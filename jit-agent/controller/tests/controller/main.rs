@@ -27,4 +27,5 @@ mod report;
 mod serve;
 mod signers;
 mod store;
+mod uplinks;
 mod words;

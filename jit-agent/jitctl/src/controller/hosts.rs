@@ -64,9 +64,9 @@ enum HostsCommand {
     Add {
         /// Exact id, as its agent's status shows it
         id: String,
-        /// Where its agent listens; the port defaults to 7443
+        /// Where its agent listens; the port defaults to 7443. Without it: the agent dials a hub
         #[arg(long, value_name = "HOST:PORT", value_parser = parse_address)]
-        address: String,
+        address: Option<String>,
         #[command(flatten)]
         said: Said,
     },
@@ -74,7 +74,7 @@ enum HostsCommand {
     Set {
         /// Its id
         id: String,
-        /// Where its agent listens
+        /// Where its agent listens; empty: nowhere, it dials a hub
         #[arg(long, value_name = "HOST:PORT", value_parser = parse_address)]
         address: Option<String>,
         #[command(flatten)]
@@ -120,6 +120,9 @@ struct Said {
 }
 
 fn parse_address(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Ok(String::new());
+    }
     let (host, port) = split_address(text)?;
     Ok(if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") })
 }
@@ -159,7 +162,8 @@ pub(super) fn run(to: To<'_>, args: &HostsArgs) -> Result<Exit, Failure> {
                 )));
             }
             let server_name = to.agent.server_name.clone().unwrap_or_default();
-            let none = HostInput { address: address.clone(), server_name, ..HostInput::default() };
+            let address = address.clone().unwrap_or_default();
+            let none = HostInput { address, server_name, ..HostInput::default() };
             put(session, id, said.applied(none)?).await?;
             text::print(&format!("added {}\n", text::printable(id)))?;
             Ok(Exit::Success)
@@ -275,6 +279,15 @@ fn labels(host: &HostView) -> String {
     each.collect::<Vec<_>>().join(" ")
 }
 
+/// By which connection it is reached, and since when.
+fn reached(host: &HostView) -> String {
+    let Some(since) = &host.connected else { return String::new() };
+    match host.uplink.as_str() {
+        "" => format!("dialled, since {since}"),
+        peer => format!("uplink from {peer}, since {since}"),
+    }
+}
+
 fn shown(host: &HostView, page: Page) -> String {
     let groups: Vec<_> = host.groups.iter().map(String::as_str).collect();
     let since = host.since.as_ref().map(|since| format!("since {since}")).unwrap_or_default();
@@ -283,6 +296,7 @@ fn shown(host: &HostView, page: Page) -> String {
         word_line(page.style, "state", &host.condition, &since),
         line(page, "trouble", &host.trouble),
         line(page, "address", &host.address),
+        line(page, "reached", &reached(host)),
         line(page, "server name", &host.server_name),
         line(page, "labels", &labels(host)),
         line(page, "groups", &groups.join(", ")),
@@ -348,6 +362,7 @@ mod tests {
     fn addresses_get_the_usual_port() {
         assert_eq!(parse_address("web-1").unwrap(), "web-1:7443");
         assert_eq!(parse_address("2001:db8::1").unwrap(), "[2001:db8::1]:7443");
+        assert_eq!(parse_address("").unwrap(), "");
         assert!(parse_address("a b").is_err());
     }
 }

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct HostInput {
-    /// Where the agent listens: `HOST:PORT`.
+    /// Where the agent listens: `HOST:PORT`; empty: it does not, and dials a hub.
+    #[serde(default)]
     pub address: String,
     /// The name that the agent's certificate must bear; empty: the host of `address`.
     #[serde(default)]
@@ -59,7 +60,7 @@ pub struct AlarmView {
 pub struct HostView {
     /// Exact id, as its agent's `status` shows it and grants name it.
     pub id: String,
-    /// Where the agent listens: `HOST:PORT`.
+    /// Where the agent listens: `HOST:PORT`; empty: it does not, and dials a hub.
     pub address: String,
     /// The name that the agent's certificate must bear; empty: the host of `address`.
     pub server_name: String,
@@ -91,6 +92,16 @@ pub struct HostView {
     pub audit_key: String,
     /// Alarms.
     pub alarms: Vec<AlarmView>,
+    /// From where its agent has connected to a hub, `ADDRESS:PORT`; empty: it was dialled, or there is no
+    /// connection.
+    #[serde(default)]
+    pub uplink: String,
+    /// Since when the connection to it is there; `null`: there is none.
+    #[serde(default)]
+    pub connected: Option<String>,
+    /// Since when, milliseconds since the Unix epoch.
+    #[serde(default)]
+    pub connected_ms: Option<i64>,
 }
 
 /// What an import did: `POST /api/v1/hosts/import`. With a mistake nothing is changed, and the problem

@@ -26,9 +26,12 @@ pub(in crate::api) fn host(of: StoredHost) -> HostView {
         audit_key,
         alarms,
         cursor: _,
+        uplink,
+        connected_ms,
     } = of.observed;
     let (since, since_ms) = moment(since_ms);
     let (seen, seen_ms) = moment(seen_ms);
+    let (connected, connected_ms) = moment(connected_ms);
     HostView {
         id,
         address,
@@ -47,6 +50,9 @@ pub(in crate::api) fn host(of: StoredHost) -> HostView {
         audit_head,
         audit_key,
         alarms: alarms.into_iter().map(alarm).collect(),
+        uplink,
+        connected,
+        connected_ms,
     }
 }
 
@@ -57,6 +63,6 @@ fn port(of: ObservedPort) -> HostPortView {
 }
 
 fn alarm(of: Alarm) -> AlarmView {
-    let Alarm { word, text, at_ms } = of;
+    let Alarm { word, text, at_ms, holds: _ } = of;
     AlarmView { word, text, at: time(at_ms), at_ms }
 }

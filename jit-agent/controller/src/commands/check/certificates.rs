@@ -15,11 +15,24 @@ use crate::{config::Config, health::Findings};
 
 /// A certificate that ends within this time is worth a warning, milliseconds.
 const SOON_MS: i64 = 14 * 86_400_000;
+/// Files that the controller opens for other things than agents.
+const OTHER_FILES: usize = 512;
 
 pub(super) fn check(config: &Config, now_ms: i64, findings: &mut Findings) {
     pair(&config.api.certificate, &config.api.key, Names::Server, now_ms, findings);
     pair(&config.agents.certificate, &config.agents.key, Names::Uri, now_ms, findings);
     authority(&config.agents.ca, now_ms, findings);
+    if let Some(hub) = &config.agents.hub {
+        if hub.certificate != config.agents.certificate {
+            pair(&hub.certificate, &hub.key, Names::Uri, now_ms, findings);
+        }
+        // Agents check the name under which they connect.
+        pair(&hub.certificate, &hub.key, Names::Server, now_ms, findings);
+        if hub.client_ca != config.agents.ca {
+            authority(&hub.client_ca, now_ms, findings);
+        }
+        files(hub.connections, findings);
+    }
     for one in &config.syslog {
         match one.receiver() {
             Ok(_) => findings.good("syslog", format!("{}: its files are good", one.server)),
@@ -28,6 +41,22 @@ pub(super) fn check(config: &Config, now_ms: i64, findings: &mut Findings) {
         if let Some((certificate, key)) = &one.own {
             pair(certificate, key, Names::Any, now_ms, findings);
         }
+    }
+}
+
+/// Whether each connection to a hub can have its file.
+fn files(connections: usize, findings: &mut Findings) {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    let room = limit.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX));
+    let room = room.saturating_sub(OTHER_FILES);
+    if room < connections {
+        let text = format!(
+            "[hub] connections = {connections}, and this shell may open files for {room} agents: raise \
+             LimitNOFILE of the service"
+        );
+        findings.warn("hub", text);
+    } else {
+        findings.good("hub", format!("room for {connections} agents"));
     }
 }
 

@@ -15,6 +15,8 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
         (&config.agents.key, "the private key for agents"),
         (&config.audit.key, "the audit's private key"),
     ];
+    let hub = config.agents.hub.iter().filter(|hub| hub.key != config.agents.key);
+    secrets.extend(hub.map(|hub| (&hub.key, "the hub's private key")));
     for key in &config.signer.keys {
         if let KeySettings::Pem { file } = key {
             secrets.push((file, "the key that signs"));

@@ -40,7 +40,7 @@ fn is(condition: Condition) -> Observed {
 }
 
 fn alarm(text: &str, at_ms: i64) -> Alarm {
-    Alarm { word: "clone".into(), text: text.into(), at_ms }
+    Alarm { word: "clone".into(), text: text.into(), at_ms, holds: false }
 }
 
 /// The ids of a list, in its order.
@@ -240,7 +240,7 @@ async fn hostile_texts_of_hosts_are_shown_as_text(database: Database) {
     observed.version = evil.into();
     observed.problems = vec![evil.into()];
     observed.audit_head = evil.into();
-    observed.alarms = vec![Alarm { word: evil.into(), text: evil.into(), at_ms: 1 }];
+    observed.alarms = vec![Alarm { word: evil.into(), text: evil.into(), at_ms: 1, holds: false }];
     observed.ports = vec![ObservedPort {
         port: evil.into(),
         mode: evil.into(),

@@ -20,7 +20,12 @@ async fn every_time_is_shown_for_people(database: Database) {
         condition: Condition::Degraded,
         seen_ms: now - 61_000,
         since_ms: now - filled::HOUR,
-        alarms: vec![Alarm { word: "clone".into(), text: "two machines".into(), at_ms: now }],
+        alarms: vec![Alarm {
+            word: "clone".into(),
+            text: "two machines".into(),
+            at_ms: now,
+            holds: false,
+        }],
         ports: vec![ObservedPort {
             port: "22/tcp".into(),
             mode: "enforce".into(),

@@ -1,0 +1,130 @@
+//! Hosts that nobody can dial: their agents connect to this hub, and are called over that connection
+//! (`jit_proto::uplink`). Here is who may connect, as which host, and how many; what is done with a
+//! connection is the follower's. No key that signs is needed here.
+
+mod identity;
+mod listener;
+mod places;
+mod settings;
+
+use std::{
+    collections::VecDeque,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use jit_client::Agent;
+use jit_proto::printable::clean;
+
+pub(super) use self::listener::{Hub, run};
+use self::places::Places;
+pub use self::settings::{HubSettings, RawHubSettings};
+use crate::clock::now_ms;
+
+/// The last connections that were refused, at most.
+const REFUSED: usize = 20;
+/// Longest sentence about one, characters.
+const LONGEST: usize = 300;
+
+/// A connection that an agent made.
+pub(super) struct Uplink {
+    pub(super) agent: Agent,
+    /// Where it comes from: the agent, or a proxy before the hub.
+    pub(super) peer: SocketAddr,
+}
+
+/// A connection that was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Where the last one came from.
+    pub peer: SocketAddr,
+    /// Why, in words.
+    pub why: String,
+    /// When the last one came, milliseconds since the Unix epoch.
+    pub at_ms: i64,
+    /// Number of such ones.
+    pub count: u64,
+}
+
+/// What a hub has to say of connections.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HubReport {
+    /// Connections that are held.
+    pub held: usize,
+    /// The most that are.
+    pub most: usize,
+    /// The last ones that were refused, by address and reason; the newest last.
+    pub refused: Vec<Refused>,
+}
+
+/// Connections that were refused, by network address and reason.
+#[derive(Default)]
+struct Refusals(Mutex<VecDeque<Refused>>);
+
+impl Refusals {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Refused>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps one. Whoever tries again and again is one line, in the log too.
+    fn add(&self, peer: SocketAddr, why: &str) {
+        let why = clean(why, LONGEST);
+        let mut all = self.lock();
+        let same = |old: &Refused| old.peer.ip() == peer.ip() && old.why == why;
+        let before = all.iter().position(same).and_then(|place| all.remove(place));
+        if before.is_none() {
+            tracing::warn!(%peer, why, "an agent's connection was refused");
+        }
+        let count = before.map_or(0, |before| before.count).saturating_add(1);
+        all.push_back(Refused { peer, why, at_ms: now_ms(), count });
+        if all.len() > REFUSED {
+            all.pop_front();
+        }
+    }
+}
+
+/// Connections of agents, as everybody sees them.
+pub(super) struct Uplinks {
+    places: Arc<Places>,
+    most: usize,
+    refusals: Refusals,
+}
+
+impl Uplinks {
+    fn new(settings: &HubSettings) -> Self {
+        let places = Places::new(settings.handshakes, settings.connections);
+        Self { places, most: settings.connections, refusals: Refusals::default() }
+    }
+
+    pub(super) fn report(&self) -> HubReport {
+        let refused = self.refusals.lock().iter().cloned().collect();
+        HubReport { held: self.places.held(), most: self.most, refused }
+    }
+
+    /// Waits until no connection is held.
+    pub(super) async fn empty(&self) {
+        self.places.empty().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_refusal_is_one_line_and_the_list_is_bounded() {
+        let refusals = Refusals::default();
+        let peer = |last, port| SocketAddr::from(([192, 0, 2, last], port));
+        for port in 1..=5 {
+            refusals.add(peer(1, port), "no certificate");
+        }
+        assert_eq!(refusals.lock().len(), 1);
+        assert_eq!(refusals.lock()[0].count, 5);
+        assert_eq!(refusals.lock()[0].peer.port(), 5);
+        for last in 2..=100 {
+            refusals.add(peer(last, 1), "another\nhost");
+        }
+        assert_eq!(refusals.lock().len(), REFUSED);
+        assert_eq!(refusals.lock()[REFUSED - 1].why, "another\\nhost");
+    }
+}

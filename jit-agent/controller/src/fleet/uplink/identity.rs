@@ -1,0 +1,141 @@
+//! Which host has dialled: what its certificate says. Pure.
+//!
+//! A host URI names it exactly. A certificate without one is known by its DNS names, if exactly one host of
+//! the inventory has one of them as its id or `server_name`. Whoever bears a URI of the hub's own
+//! certificate is a controller: no host, whatever other names it has.
+
+use std::collections::BTreeSet;
+
+use jit_client::HostUri;
+use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
+
+use super::super::roster::Roster;
+
+/// The names in a certificate.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Names {
+    pub(super) dns: BTreeSet<String>,
+    pub(super) uri: BTreeSet<String>,
+}
+
+impl Names {
+    /// Of a certificate; none of what is no certificate.
+    pub(super) fn of(certificate: &[u8]) -> Self {
+        let mut names = Self::default();
+        let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return names };
+        let Ok(Some(extension)) = parsed.subject_alternative_name() else { return names };
+        for name in &extension.value.general_names {
+            match name {
+                GeneralName::DNSName(name) => drop(names.dns.insert((*name).to_owned())),
+                GeneralName::URI(uri) => drop(names.uri.insert((*uri).to_owned())),
+                _ => {}
+            }
+        }
+        names
+    }
+}
+
+/// The id of the host with these names.
+///
+/// # Errors
+/// A sentence that says why it is no host, or not one of the inventory.
+pub(super) fn host(names: &Names, own: &Names, roster: &Roster) -> Result<String, String> {
+    if let Some(uri) = names.uri.intersection(&own.uri).next() {
+        return Err(format!(
+            "its certificate bears {uri}, the name of this controller: it is no host's"
+        ));
+    }
+    let uris: Vec<HostUri> = names.uri.iter().filter_map(|uri| uri.parse().ok()).collect();
+    match &uris[..] {
+        [] => by_dns(names, roster),
+        [uri] if roster.find(uri.host()).is_some() => Ok(uri.host().to_owned()),
+        [uri] => Err(format!(
+            "its certificate names the host {:?}, which the inventory has not: add it with `jitctl \
+             hosts add`",
+            uri.host()
+        )),
+        several => Err(format!("its certificate names {} hosts", several.len())),
+    }
+}
+
+fn by_dns(names: &Names, roster: &Roster) -> Result<String, String> {
+    let found: BTreeSet<String> = names.dns.iter().flat_map(|name| roster.named(name)).collect();
+    let mut found = found.into_iter();
+    let listed = || names.dns.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+    match (found.next(), found.next()) {
+        (Some(host), None) => Ok(host),
+        (Some(one), Some(other)) => Err(format!(
+            "the names of its certificate ({}) are those of several hosts, such as {one:?} and \
+             {other:?}: issue it with a host URI (`jitctl pki issue --host-id`)",
+            listed()
+        )),
+        (None, _) if names.dns.is_empty() => Err(
+            "its certificate bears neither a host URI nor a DNS name: issue it with `jitctl pki \
+             issue --host-id`"
+                .to_owned(),
+        ),
+        (None, _) => Err(format!(
+            "no host of the inventory has a name of its certificate ({}) as its id or server name",
+            listed()
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::model::Host;
+
+    fn roster() -> Roster {
+        let roster = Roster::default();
+        for (id, server_name) in
+            [("web-1", "web.example.org"), ("db-1", "db.example.org"), ("db-2", "db.example.org")]
+        {
+            let (id, server_name) = (id.to_owned(), server_name.to_owned());
+            roster.add(Arc::new(Host { id, server_name, ..Host::default() }));
+        }
+        roster
+    }
+
+    fn found(dns: &[&str], uri: &[&str]) -> Result<String, String> {
+        let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let own = Names { uri: set(&["spiffe://example.org/controller"]), ..Names::default() };
+        host(&Names { dns: set(dns), uri: set(uri) }, &own, &roster())
+    }
+
+    #[test]
+    fn a_host_uri_decides_and_otherwise_exactly_one_name() {
+        for (dns, uri, expected) in [
+            (&["db.example.org"][..], &["spiffe://example.org/host/web-1"][..], "web-1"),
+            (&["web.example.org"], &[], "web-1"),
+            (&["WEB.example.org"], &["spiffe://example.org/ns/a"], "web-1"),
+            (&["web-1", "web.example.org", "x.example.org"], &[], "web-1"),
+            (&["db-2"], &[], "db-2"),
+        ] {
+            assert_eq!(found(dns, uri), Ok(expected.to_owned()));
+        }
+    }
+
+    #[test]
+    fn who_is_no_host_or_several_is_refused_with_a_sentence() {
+        for (dns, uri, expected) in [
+            (&["db.example.org"][..], &[][..], "several hosts"),
+            (&["web-1", "db-1"], &[], "several hosts"),
+            (&["x.example.org"], &[], "no host of the inventory"),
+            (&[], &[], "neither"),
+            (&["web-1"], &["spiffe://example.org/host/other"], "the inventory has not"),
+            (&["web-1"], &["spiffe://example.org/controller"], "this controller"),
+            (
+                &[],
+                &["spiffe://example.org/host/web-1", "spiffe://example.org/host/db-1"],
+                "names 2 hosts",
+            ),
+        ] {
+            let why = found(dns, uri).unwrap_err();
+            assert!(why.contains(expected), "{why}");
+        }
+        assert_eq!(Names::of(b"no certificate"), Names::default());
+    }
+}

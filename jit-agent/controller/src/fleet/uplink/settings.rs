@@ -1,0 +1,121 @@
+//! `[hub]` of the controller's configuration: where agents dial in.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use jit_proto::wrong::Wrongs;
+use serde::Deserialize;
+
+use super::super::Settings;
+
+/// `[hub]` as it stands in the file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawHubSettings {
+    /// Where agents connect: `0.0.0.0:7444`.
+    pub listen: String,
+    /// The hub's certificate, PEM; otherwise that of `[agents]`.
+    pub certificate: Option<PathBuf>,
+    /// Its private key, PEM.
+    pub key: Option<PathBuf>,
+    /// CA of the agents' certificates, PEM; otherwise that of `[agents]`.
+    pub client_ca: Option<PathBuf>,
+    /// Connections that are held at the same time.
+    pub connections: Option<usize>,
+    /// Handshakes that are made at the same time; one network gets half of them.
+    pub handshakes: Option<usize>,
+}
+
+/// Where agents dial in.
+#[derive(Clone, Debug)]
+pub struct HubSettings {
+    /// Where agents connect.
+    pub listen: SocketAddr,
+    /// The hub's certificate, PEM.
+    pub certificate: PathBuf,
+    /// Its private key, PEM.
+    pub key: PathBuf,
+    /// CA of the agents' certificates, PEM.
+    pub client_ca: PathBuf,
+    /// Connections that are held at the same time.
+    pub connections: usize,
+    /// Handshakes that are made at the same time.
+    pub handshakes: usize,
+}
+
+impl HubSettings {
+    /// With the files by which agents are dialled.
+    pub fn new(listen: SocketAddr, agents: &Settings) -> Self {
+        Self {
+            listen,
+            certificate: agents.certificate.clone(),
+            key: agents.key.clone(),
+            client_ca: agents.ca.clone(),
+            connections: 12_000,
+            handshakes: 256,
+        }
+    }
+}
+
+impl RawHubSettings {
+    /// The settings; paths are below `directory`.
+    ///
+    /// # Errors
+    /// Every wrong value, by its path below the section.
+    pub fn check(self, agents: &Settings, directory: &Path) -> Result<HubSettings, Wrongs> {
+        let Self { listen, certificate, key, client_ca, connections, handshakes } = self;
+        let mut wrongs = Wrongs::default();
+        let parsed = listen.parse().map_err(|_| {
+            let why = format!("listen: {listen:?} is no ADDRESS:PORT such as 0.0.0.0:7444");
+            wrongs.add("listen", why);
+        });
+        let mut settings =
+            HubSettings::new(parsed.unwrap_or_else(|()| ([0, 0, 0, 0], 0).into()), agents);
+        if certificate.is_some() != key.is_some() {
+            let name = if key.is_some() { "key" } else { "certificate" };
+            wrongs.add(name, "certificate and key belong together: name both, or neither");
+        }
+        for (given, value) in [
+            (certificate, &mut settings.certificate),
+            (key, &mut settings.key),
+            (client_ca, &mut settings.client_ca),
+        ] {
+            if let Some(file) = given {
+                *value = directory.join(file);
+            }
+        }
+        for (name, given, most, value) in [
+            ("connections", connections, 1_000_000, &mut settings.connections),
+            ("handshakes", handshakes, 4096, &mut settings.handshakes),
+        ] {
+            match given {
+                Some(number) if (2..=most).contains(&number) => *value = number,
+                Some(number) => wrongs.add(name, format!("{name}: {number} is not 2 to {most}")),
+                None => {}
+            }
+        }
+        wrongs.end(settings)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_files_of_agents_are_taken_and_every_wrong_value_is_named() {
+        let agents = Settings::new("/c/ca.pem".into(), "/c/c.pem".into(), "/c/c.key".into());
+        let check = |text: &str| {
+            let raw: RawHubSettings = toml::from_str(text).unwrap();
+            raw.check(&agents, Path::new("/etc/x"))
+        };
+        let settings = check("listen = '0.0.0.0:7444'\nclient_ca = 'hosts.pem'").unwrap();
+        assert_eq!(settings.certificate, Path::new("/c/c.pem"));
+        assert_eq!(settings.client_ca, Path::new("/etc/x/hosts.pem"));
+        let wrong = check("listen = '7444'\nkey = 'k'\nconnections = 0").unwrap_err();
+        let paths: Vec<_> = wrong.into_iter().map(|wrong| wrong.path).collect();
+        assert_eq!(paths, ["listen", "key", "connections"]);
+    }
+}

@@ -1,0 +1,215 @@
+//! A stand-in of an agent that dials: a real TLS connection, over which it serves HTTP/2.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_util::{Stream, StreamExt as _, stream};
+use jit_proto::v1::{self, jit_agent_server as server};
+use rustls::{ClientConfig, pki_types::ServerName};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpSocket,
+    sync::watch,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tonic::{Request, Response, Status, transport::server::Connected};
+
+/// What an agent is, and what it has heard.
+#[derive(Clone)]
+pub(super) struct Double {
+    pub(super) host: String,
+    pub(super) boot_id: String,
+    pub(super) heard: Arc<Heard>,
+}
+
+/// What it has heard.
+#[derive(Default)]
+pub(super) struct Heard {
+    /// Payloads of grants.
+    pub(super) pushed: Mutex<Vec<Vec<u8>>>,
+    pub(super) revoked: Mutex<BTreeSet<Vec<u8>>>,
+    /// Pushes are answered only after this time.
+    pub(super) slow: AtomicBool,
+    pub(super) begun: AtomicBool,
+}
+
+impl Double {
+    pub(super) fn new(host: &str, boot_id: &str) -> Self {
+        Self { host: host.into(), boot_id: boot_id.into(), heard: Arc::default() }
+    }
+
+    /// Number of grants that it has got: one that came twice is one.
+    pub(super) fn pushes(&self) -> usize {
+        self.heard.pushed.lock().unwrap().iter().collect::<BTreeSet<_>>().len()
+    }
+
+    /// Connects, and serves until the hub closes. Returns what says when that was.
+    pub(super) async fn dial(
+        &self,
+        hub: SocketAddr,
+        config: Arc<ClientConfig>,
+    ) -> io::Result<watch::Receiver<()>> {
+        let (open, closed) = watch::channel(());
+        let stream = connect(hub, config, [127, 0, 0, 1]).await?;
+        let served = Served { stream, _open: open };
+        let service = server::JitAgentServer::new(self.clone());
+        tokio::spawn(async move {
+            let one = stream::once(async { Ok::<_, io::Error>(served) });
+            tonic::transport::Server::builder().add_service(service).serve_with_incoming(one).await
+        });
+        Ok(closed)
+    }
+}
+
+/// A TLS connection from this address.
+pub(super) async fn connect(
+    hub: SocketAddr,
+    config: Arc<ClientConfig>,
+    from: [u8; 4],
+) -> io::Result<TlsStream<tokio::net::TcpStream>> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((from, 0).into())?;
+    let tcp = socket.connect(hub).await?;
+    let name = ServerName::try_from("hub.example.org").unwrap();
+    TlsConnector::from(config).connect(name, tcp).await
+}
+
+/// Whether the hub has closed this connection within some seconds.
+pub(super) async fn is_closed(closed: &mut watch::Receiver<()>) -> bool {
+    let gone = async { while closed.changed().await.is_ok() {} };
+    tokio::time::timeout(Duration::from_secs(10), gone).await.is_ok()
+}
+
+struct Served {
+    stream: TlsStream<tokio::net::TcpStream>,
+    _open: watch::Sender<()>,
+}
+
+impl Connected for Served {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) {}
+}
+
+impl AsyncRead for Served {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Served {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+macro_rules! double {
+    ($($name:ident($request:ident) -> $response:ident,)*) => {
+        #[tonic::async_trait]
+        impl server::JitAgent for Double {
+            type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>>;
+
+            async fn status(
+                &self,
+                _request: Request<v1::StatusRequest>,
+            ) -> Result<Response<v1::StatusResponse>, Status> {
+                Ok(Response::new(v1::StatusResponse {
+                    state: "enforcing".into(),
+                    host: self.host.clone(),
+                    boot_id: self.boot_id.clone(),
+                    started_at_ms: 1,
+                    ..Default::default()
+                }))
+            }
+
+            async fn watch(
+                &self,
+                _request: Request<v1::WatchRequest>,
+            ) -> Result<Response<Self::WatchStream>, Status> {
+                Ok(Response::new(stream::pending().boxed()))
+            }
+
+            async fn push_batch(
+                &self,
+                request: Request<v1::PushBatchRequest>,
+            ) -> Result<Response<v1::PushBatchResponse>, Status> {
+                self.heard.begun.store(true, Ordering::SeqCst);
+                if self.heard.slow.load(Ordering::SeqCst) {
+                    tokio::time::sleep(Duration::from_secs(2)).await;
+                }
+                let envelopes = request.into_inner().envelopes;
+                let outcome = v1::Outcome { reason: "ok".into(), accepted: true, ..Default::default() };
+                let outcomes = vec![outcome; envelopes.len()];
+                let payloads = envelopes.into_iter().map(|envelope| envelope.payload.to_vec());
+                self.heard.pushed.lock().unwrap().extend(payloads);
+                Ok(Response::new(v1::PushBatchResponse { outcomes, ..Default::default() }))
+            }
+
+            async fn revoke(
+                &self,
+                request: Request<v1::RevokeRequest>,
+            ) -> Result<Response<v1::RevokeResponse>, Status> {
+                if let Some(v1::revoke_request::What::GrantId(id)) = request.into_inner().what {
+                    self.heard.revoked.lock().unwrap().insert(id.to_vec());
+                }
+                Ok(Response::new(v1::RevokeResponse::default()))
+            }
+
+            async fn list(
+                &self,
+                _request: Request<v1::ListRequest>,
+            ) -> Result<Response<v1::ListResponse>, Status> {
+                Ok(Response::new(v1::ListResponse::default()))
+            }
+
+            $(
+                async fn $name(
+                    &self,
+                    _request: Request<v1::$request>,
+                ) -> Result<Response<v1::$response>, Status> {
+                    Err(Status::unimplemented("a stand-in does not"))
+                }
+            )*
+        }
+    };
+}
+
+double! {
+    push(PushRequest) -> PushResponse,
+    break_glass(BreakGlassRequest) -> BreakGlassResponse,
+    enforce(EnforceRequest) -> EnforceResponse,
+    confirm(ConfirmRequest) -> ConfirmResponse,
+    show_policy(ShowPolicyRequest) -> ShowPolicyResponse,
+    diff_policy(DiffPolicyRequest) -> DiffPolicyResponse,
+    push_policy(PushPolicyRequest) -> PushPolicyResponse,
+    confirm_policy(ConfirmPolicyRequest) -> ConfirmPolicyResponse,
+    set_policy_floor(SetPolicyFloorRequest) -> SetPolicyFloorResponse,
+    denials(DenialsRequest) -> DenialsResponse,
+    why(WhyRequest) -> WhyResponse,
+}

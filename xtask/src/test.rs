@@ -168,6 +168,7 @@ fn command(program: &TestProgram, name: Option<&str>, root: bool) -> Result<Comm
         .env("CARGO_MANIFEST_DIR", &program.directory)
         .env("JIT_AGENT_PROGRAMS", shell::target().join("debug"))
         .env("JIT_CLIENT_PYTHON", setup::client_python())
+        .env("JIT_NATS_SERVER", setup::nats_server())
         .env("JIT_NODE", setup::node_program())
         .env("JIT_NODE_MODULES", setup::node_modules())
         .env("JIT_PROMTOOL", setup::promtool())

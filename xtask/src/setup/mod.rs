@@ -11,6 +11,7 @@ mod apt;
 mod backports;
 mod compiler;
 mod deny;
+mod nats;
 mod need;
 mod node;
 mod promtool;
@@ -19,6 +20,7 @@ mod tools;
 mod unwinder;
 
 pub(crate) use deny::deny;
+pub(crate) use nats::nats_server;
 pub(crate) use node::{modules as node_modules, program as node_program};
 pub(crate) use promtool::promtool;
 pub(crate) use system::{ansible_playbook, client_python};
@@ -191,6 +193,7 @@ const NEEDS: &[Need] = &[
         find: node::find,
         provide: node::provide,
     },
+    Need { name: "nats-server", from: Purpose::Test, find: nats::find, provide: nats::provide },
     Need { name: "cargo-deny", from: Purpose::Test, find: deny::find, provide: deny::provide },
     Need {
         name: "cargo-machete",

@@ -3,9 +3,10 @@
 //! From the bottom: `model` (nouns, pure), `rules` (Cedar, pure), `store` (the database), `audit`,
 //! `signer` (a process of its own, the only one with a key), `desk` (what may be done with a
 //! request), `checkpoint` (what each host must have received), `fleet` (hosts: connections,
-//! deliveries, what they answer), `messages` (chats and mail), `health` (what does not work),
-//! `people` (who a browser is), `enrol` (who a machine is), `api` (HTTP), `defender` (Microsoft
-//! Defender's API over it), `portal` (pages), `app` (wiring), `commands`.
+//! deliveries, what they answer), `bus` (NATS between the store and hubs), `messages` (chats and
+//! mail), `health` (what does not work), `people` (who a browser is), `enrol` (who a machine is),
+//! `api` (HTTP), `defender` (Microsoft Defender's API over it), `portal` (pages), `app` (wiring),
+//! `commands`.
 //!
 //! Nothing here can open a port: only what the signer signs can, and each host checks that by
 //! itself.
@@ -13,6 +14,8 @@
 pub mod api;
 pub mod app;
 pub mod audit;
+#[cfg(feature = "nats")]
+pub mod bus;
 mod causes;
 pub mod checkpoint;
 pub mod cli;

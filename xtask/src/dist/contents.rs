@@ -132,6 +132,14 @@ const CONTROLLER: &[Entry] = &[
         "jit-agent/controller/examples/azure-key-vault-signer.py",
         "/usr/share/doc/jit-controller/examples/azure-key-vault-signer.py",
     ),
+    file(
+        "jit-agent/packaging/nats/cluster.conf",
+        "/usr/share/doc/jit-controller/examples/nats/cluster.conf",
+    ),
+    file(
+        "jit-agent/packaging/nats/nats-1.conf",
+        "/usr/share/doc/jit-controller/examples/nats/nats-1.conf",
+    ),
     file("README.md", "/usr/share/doc/jit-controller/README.md"),
     file("SECURITY.md", "/usr/share/doc/jit-controller/SECURITY.md"),
 ];

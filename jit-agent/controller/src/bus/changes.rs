@@ -1,0 +1,73 @@
+//! What is published from now on, for all hosts of a hub: one subscription, which has no consumer
+//! and keeps nothing.
+//!
+//! It shows what was published, also what the stream then refused, as a late copy of a grant that
+//! is revoked. That does no harm: what a host holds does not depend on the order.
+
+use async_nats::Subscriber;
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use tokio::sync::watch;
+
+use super::{
+    Bus, BusError,
+    subject::{MAILBOXES, Place},
+};
+
+/// Something happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// This was published.
+    Published {
+        /// Where.
+        place: Place,
+        /// What whoever published it says is a signed envelope.
+        envelope: Bytes,
+    },
+    /// Messages may have passed unseen: read all mailboxes again ([`Bus::mailbox`]).
+    Gap,
+}
+
+/// What is published.
+pub struct Changes {
+    subscription: Subscriber,
+    gaps: watch::Receiver<u64>,
+}
+
+impl Bus {
+    /// Listens to all mailboxes from now on.
+    ///
+    /// # Errors
+    /// The connection has ended for good.
+    pub async fn changes(&self) -> Result<Changes, BusError> {
+        // First the gaps: one between these two lines is then seen.
+        let mut gaps = self.gaps.clone();
+        gaps.mark_unchanged();
+        let subscription = self.client.subscribe(format!("{MAILBOXES}>")).await;
+        let subscription =
+            subscription.map_err(|error| BusError::api("listen to mailboxes", error))?;
+        self.client.flush().await.map_err(|error| BusError::api("listen to mailboxes", error))?;
+        Ok(Changes { subscription, gaps })
+    }
+}
+
+impl Changes {
+    /// The next one. `None`: the connection has ended for good. Nothing is lost if this is dropped
+    /// before it ends.
+    pub async fn next(&mut self) -> Option<Change> {
+        loop {
+            tokio::select! {
+                biased;
+                Ok(()) = self.gaps.changed() => return Some(Change::Gap),
+                message = self.subscription.next() => {
+                    let message = message?;
+                    let Some(place) = Place::of(&message.subject) else {
+                        tracing::warn!(subject = %message.subject, "no place in a mailbox");
+                        continue;
+                    };
+                    return Some(Change::Published { place, envelope: message.payload });
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! What hubs report: hosts' answers, and which hosts they have. The side with the store takes each
+//! report out of the stream when the store has it.
+//!
+//! A hub that is broken into can lie in reports, also about hosts that it does not have: they are
+//! what the hub says, no proof. What a host must have received is proven to the host itself, by
+//! checkpoints.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{AckKind, Message, consumer::pull, message::PublishMessage};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    Bus, BusError,
+    nats::share,
+    stream::LONGEST_REPORT,
+    subject::{self, HostTag},
+};
+
+/// The most reports that wait here for the store.
+const BATCH: usize = 256;
+/// Characters of an answer's sentence.
+const DETAIL: usize = 2048;
+
+/// A host's answer to an item.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The host's id.
+    pub host: String,
+    /// The item that it answers to, hex.
+    pub item: String,
+    /// What became of it: a word of the store's answers.
+    pub answer: String,
+    /// The reason word.
+    pub word: String,
+    /// The host's sentence about it.
+    pub detail: String,
+    /// When it answered, milliseconds since the Unix epoch.
+    pub at_ms: i64,
+}
+
+/// A hub has a host, or has it no longer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Presence {
+    /// The host's id.
+    pub host: String,
+    /// The hub's name.
+    pub hub: String,
+    /// Whether it is connected.
+    pub connected: bool,
+    /// Since when, milliseconds since the Unix epoch.
+    pub since_ms: i64,
+}
+
+/// A report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Report {
+    /// A host has answered.
+    Answer(Outcome),
+    /// A host has come or gone.
+    Presence(Presence),
+}
+
+impl Report {
+    fn host(&self) -> &str {
+        match self {
+            Self::Answer(Outcome { host, .. }) | Self::Presence(Presence { host, .. }) => host,
+        }
+    }
+
+    const fn kind(&self) -> &'static str {
+        match self {
+            Self::Answer(_) => "answer",
+            Self::Presence(_) => "presence",
+        }
+    }
+}
+
+/// A report that stays in the stream until [`Received::stored`].
+pub struct Received {
+    /// What the hub says.
+    pub report: Report,
+    message: Message,
+}
+
+/// Reports, as they come.
+pub struct Reports {
+    bus: Bus,
+    stream: Option<pull::Stream>,
+}
+
+impl Bus {
+    /// Reports, and waits until the servers have acknowledged it. The same report again within two
+    /// minutes counts once.
+    ///
+    /// # Errors
+    /// It is too long, or was not acknowledged: report it again.
+    pub async fn report(&self, report: &Report) -> Result<(), BusError> {
+        let mut report = report.clone();
+        if let Report::Answer(outcome) = &mut report
+            && let Some((at, _)) = outcome.detail.char_indices().nth(DETAIL)
+        {
+            outcome.detail.truncate(at);
+        }
+        let body = serde_json::to_vec(&report).map_err(|error| BusError::api("report", error))?;
+        // Room for the headers.
+        let most = usize::try_from(LONGEST_REPORT).unwrap_or(0) - 1024;
+        if body.len() > most {
+            return Err(BusError::TooLarge { what: "the report", size: body.len(), most });
+        }
+        let subject = subject::report(&HostTag::of(report.host()), report.kind());
+        let message = PublishMessage::build()
+            .message_id(hex::encode(Sha256::digest(&body)))
+            .expected_stream(self.reports_stream())
+            .payload(Bytes::from(body));
+        let sent = self.context.send_publish(subject, message).await;
+        let sent = sent.map_err(|error| BusError::api("report", error))?;
+        sent.await.map(drop).map_err(|error| BusError::api("report", error))
+    }
+
+    /// Takes reports from now on. Each one goes to one of all that take them, and again to one of
+    /// them if it was not [stored](Received::stored) within 30 s.
+    pub fn reports(&self) -> Reports {
+        Reports { bus: self.clone(), stream: None }
+    }
+}
+
+impl Reports {
+    /// The next one. It waits while no server answers.
+    pub async fn next(&mut self) -> Received {
+        loop {
+            let stream = match &mut self.stream {
+                Some(stream) => stream,
+                none => match open(&self.bus).await {
+                    Ok(stream) => none.insert(stream),
+                    Err(error) => {
+                        tracing::warn!(%error, "no reports of hubs");
+                        tokio::time::sleep(Duration::from_secs(2).mul_f64(share())).await;
+                        continue;
+                    }
+                },
+            };
+            let message = match stream.next().await {
+                Some(Ok(message)) => message,
+                Some(Err(error)) => {
+                    tracing::info!(%error, "reports of hubs are asked for again");
+                    self.stream = None;
+                    continue;
+                }
+                None => {
+                    self.stream = None;
+                    continue;
+                }
+            };
+            match read(&message.subject, &message.payload) {
+                Ok(report) => return Received { report, message },
+                Err(error) => {
+                    tracing::warn!(subject = %message.subject, error, "a report that is none");
+                    drop(message.ack_with(AckKind::Term).await);
+                }
+            }
+        }
+    }
+}
+
+impl Received {
+    /// The store has it: no one gets it any more. If this fails it comes again, which changes
+    /// nothing.
+    pub async fn stored(self) {
+        if let Err(error) = self.message.ack().await {
+            tracing::info!(%error, "a report will come again");
+        }
+    }
+}
+
+async fn open(bus: &Bus) -> Result<pull::Stream, BusError> {
+    let consumer = bus.consumer().await?;
+    let stream = consumer
+        .stream()
+        .max_messages_per_batch(BATCH)
+        .expires(Duration::from_secs(10))
+        .heartbeat(Duration::from_secs(2));
+    stream.messages().await.map_err(|error| BusError::api("take reports", error))
+}
+
+/// What a message says, if its subject is that of the host and the kind in it.
+fn read(subject: &str, body: &[u8]) -> Result<Report, String> {
+    let report: Report = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    let tag = HostTag::of(report.host());
+    if subject::reported(subject).as_ref() != Some(&tag)
+        || subject != subject::report(&tag, report.kind())
+    {
+        return Err("it is about another host or of another kind than its subject says".to_owned());
+    }
+    Ok(report)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_is_read_only_under_its_own_subject() {
+        let report = Report::Presence(Presence {
+            host: "web-1".into(),
+            hub: "hub-a".into(),
+            connected: true,
+            since_ms: 5,
+        });
+        let body = serde_json::to_vec(&report).unwrap();
+        let subject = |host, kind| subject::report(&HostTag::of(host), kind);
+        assert_eq!(read(&subject("web-1", "presence"), &body), Ok(report));
+        for bad in [subject("web-2", "presence"), subject("web-1", "answer"), "x".into()] {
+            assert!(read(&bad, &body).is_err(), "{bad}");
+        }
+        assert!(read(&subject("web-1", "presence"), b"{}").is_err());
+    }
+}

@@ -12,6 +12,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             "jit/v1/grant.proto",
             "jit/v1/policy.proto",
             "jit/v1/checkpoint.proto",
+            "jit/v1/revocation.proto",
             "jit/v1/agent.proto",
         ],
         ["."],

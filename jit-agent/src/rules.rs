@@ -24,4 +24,5 @@ pub mod proposal;
 pub mod reconcile;
 pub mod refusal;
 pub(crate) mod refused_pushes;
+pub mod revocation;
 pub(crate) mod room;

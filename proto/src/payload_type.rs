@@ -1,9 +1,12 @@
-//! The two kinds of payload that are signed.
+//! The kinds of payload that are signed.
 
 /// Payload type of a [`crate::v1::Grant`].
 pub const GRANT_TYPE: &str = "application/vnd.jit-agent.grant.v1+protobuf";
 /// Payload type of a [`crate::v1::Policy`].
 pub const POLICY_TYPE: &str = "application/vnd.jit-agent.policy.v1+protobuf";
+
+/// Payload type of a [`crate::v1::Revocation`].
+pub const REVOCATION_TYPE: &str = "application/vnd.jit-agent.revocation.v1+protobuf";
 
 /// Type of the envelope in which an agent stores an opening by root on its host, a
 /// [`crate::v1::Grant`]. It has no signature, and nobody can push one.
@@ -16,6 +19,8 @@ pub enum PayloadType {
     Grant,
     /// [`crate::v1::Policy`].
     Policy,
+    /// [`crate::v1::Revocation`].
+    Revocation,
 }
 
 impl PayloadType {
@@ -24,6 +29,7 @@ impl PayloadType {
         match self {
             Self::Grant => GRANT_TYPE,
             Self::Policy => POLICY_TYPE,
+            Self::Revocation => REVOCATION_TYPE,
         }
     }
 
@@ -32,6 +38,7 @@ impl PayloadType {
         match self {
             Self::Grant => "grant",
             Self::Policy => "policy",
+            Self::Revocation => "revocation",
         }
     }
 }

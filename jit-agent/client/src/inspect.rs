@@ -1,11 +1,13 @@
 //! What is in an envelope: everything that a host checks and that can be seen without the host.
 
+mod revocation;
+
 use std::fmt::Write as _;
 
 use jit_proto::{
     GrantId, PayloadType, PortRange, SourcePrefix, WallTime,
     dsse::{MAX_ENVELOPE_BYTES, MAX_SIGNATURES, pre_authentication_encoding},
-    payload_type::{GRANT_TYPE, POLICY_TYPE},
+    payload_type::{GRANT_TYPE, POLICY_TYPE, REVOCATION_TYPE},
     v1,
     words::counted,
 };
@@ -46,6 +48,8 @@ pub enum Content {
     Grant(v1::Grant),
     /// A policy.
     Policy(v1::Policy),
+    /// A revocation.
+    Revocation(v1::Revocation),
 }
 
 /// What a signature is.
@@ -98,6 +102,13 @@ impl Inspection {
                 }
                 if policy.issued_at_ms > now_ms.saturating_add(SKEW_MS) {
                     untimely.push(format!("it is of the future, {}", time(policy.issued_at_ms)));
+                }
+            }
+            Some(Content::Revocation(one)) => {
+                malformed.extend(revocation::wrong(one));
+                let ahead = one.issued_before_ms > now_ms.saturating_add(SKEW_MS);
+                if ahead && one.grant_ids.is_empty() {
+                    untimely.push(format!("it is of the future, {}", time(one.issued_before_ms)));
                 }
             }
             None => {}
@@ -210,6 +221,7 @@ impl Inspection {
         match &self.content {
             Some(Content::Grant(grant)) => grant_fields(grant),
             Some(Content::Policy(policy)) => policy_fields(policy),
+            Some(Content::Revocation(one)) => revocation::fields(one),
             None => Vec::new(),
         }
     }
@@ -229,7 +241,11 @@ fn content(envelope: &v1::Envelope) -> Result<Content, String> {
             Ok(policy) if policy.encoded_len() == payload.len() => Ok(Content::Policy(policy)),
             _ => failed(PayloadType::Policy.word()),
         },
-        _ => Err("its payload type is neither that of grants nor that of policies".to_owned()),
+        REVOCATION_TYPE => match v1::Revocation::decode(payload.as_ref()) {
+            Ok(one) if one.encoded_len() == payload.len() => Ok(Content::Revocation(one)),
+            _ => failed(PayloadType::Revocation.word()),
+        },
+        _ => Err("its payload type is not that of grants, policies or revocations".to_owned()),
     }
 }
 

@@ -33,6 +33,7 @@ pub mod policy_changes;
 #[cfg(feature = "signing")]
 pub mod public_key;
 pub mod revocation;
+pub mod revocation_order;
 #[cfg(feature = "secret")]
 pub mod secret;
 #[cfg(feature = "signing")]

@@ -10,7 +10,8 @@ pub const fn found_something(answer: &v1::RevokeResponse) -> bool {
 
 /// The same for programs (docs/json.md).
 pub fn json(answer: &v1::RevokeResponse) -> Map<String, Value> {
-    let v1::RevokeResponse { revoked, warning, sessions_open, sessions_ended, unseen } = answer;
+    let v1::RevokeResponse { revoked, warning, sessions_open, sessions_ended, unseen, reason: _ } =
+        answer;
     [
         ("revoked", Value::from(*revoked)),
         ("sessions_ended", (*sessions_ended).into()),
@@ -26,7 +27,14 @@ pub fn json(answer: &v1::RevokeResponse) -> Map<String, Value> {
 /// What a revocation did, on lines. `what`: what was to be revoked, as in "no grant of ana". `cut`:
 /// it was asked to end sessions, too.
 pub fn text(answer: &v1::RevokeResponse, what: &str, agent: &str, cut: bool) -> String {
-    let v1::RevokeResponse { revoked, sessions_open, sessions_ended, unseen, warning: _ } = *answer;
+    let v1::RevokeResponse {
+        revoked,
+        sessions_open,
+        sessions_ended,
+        unseen,
+        warning: _,
+        reason: _,
+    } = *answer;
     let mut out = if revoked > 0 {
         format!("revoked {} on {agent}\n", counted(revoked, "grant"))
     } else {
@@ -51,8 +59,12 @@ mod tests {
     use super::*;
 
     fn answer(revoked: u32, sessions_open: u32, sessions_ended: u32) -> v1::RevokeResponse {
-        let warning = String::new();
-        v1::RevokeResponse { revoked, warning, sessions_open, sessions_ended, unseen: 0 }
+        v1::RevokeResponse {
+            revoked,
+            sessions_open,
+            sessions_ended,
+            ..v1::RevokeResponse::default()
+        }
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! Arguments of the commands that go to agents.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
-use jit_client::status::IdBegin;
+use jiff::Timestamp;
+use jit_client::{keys::KeySpec, status::IdBegin};
 use jit_proto::{SourcePrefix, v1::revoke_request::What};
 
-use crate::{colours::Colours, failure::Failure};
+use crate::{colours::Colours, failure::Failure, text};
 
 /// Arguments of `push`.
 #[derive(Args, Debug)]
@@ -34,9 +35,38 @@ pub(crate) struct RevokeArgs {
     /// Why the grants end; written to the agent's log
     #[arg(long, value_name = "TEXT")]
     pub(crate) reason: String,
+    #[command(flatten)]
+    pub(crate) signed: SignedArgs,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Arguments of a revocation that is signed.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct SignedArgs {
+    /// Sign the revocation with this key (see `jitctl sign --help`), whose [[signer]] lists
+    /// "revocation": then it needs no permission to revoke, and any way may carry it
+    #[arg(long, value_name = "KEY")]
+    pub(crate) sign: Option<KeySpec>,
+    /// Exact id of a host that it is for; may be repeated
+    #[arg(long, value_name = "ID", num_args = 1.., requires = "sign")]
+    pub(crate) for_host: Vec<String>,
+    /// It is for every host that trusts the key
+    #[arg(long, requires = "sign", conflicts_with = "for_host")]
+    pub(crate) every_host: bool,
+    /// Revoke what was issued until this time [default: now]
+    #[arg(long, value_name = "RFC3339", requires = "sign")]
+    pub(crate) issued_before: Option<Timestamp>,
+    /// How long it is worth delivering [default: 24h1m]
+    #[arg(long, value_name = "TIME", value_parser = text::parse_duration, requires = "sign")]
+    pub(crate) keep: Option<Duration>,
+    /// Who revokes [default: user@hostname]
+    #[arg(long, value_name = "NAME", requires = "sign")]
+    pub(crate) author: Option<String>,
+    /// Write the signed envelope to a new file instead of pushing it
+    #[arg(long, value_name = "FILE", requires = "sign")]
+    pub(crate) out: Option<PathBuf>,
 }
 
 /// Which grants to revoke: exactly one of these.

@@ -24,6 +24,7 @@ mod pki;
 mod policy;
 mod requester;
 mod sign;
+mod signed_revocation;
 mod signing;
 mod table;
 mod target;

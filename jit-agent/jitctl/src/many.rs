@@ -23,6 +23,7 @@ use crate::{
     colours::Colours,
     connect,
     failure::Failure,
+    order::end_of,
     table::{Cell, Table},
     text,
 };
@@ -180,7 +181,7 @@ fn pushed(outcomes: &[v1::Outcome], files: &[String]) -> Said {
     let mut values = Vec::new();
     for (outcome, file) in outcomes.iter().zip(files) {
         let id = GrantId::from_bytes(&outcome.grant_id).map(|id| id.to_string());
-        let until = outcome.accepted.then(|| text::moment(outcome.not_after_ms));
+        let until = end_of(outcome).map(text::moment);
         let word = if outcome.accepted { "ok" } else { "refused" };
         let detail = match &until {
             Some(until) if outcome.warning.is_empty() => {
@@ -198,7 +199,7 @@ fn pushed(outcomes: &[v1::Outcome], files: &[String]) -> Said {
             "reason": outcome.reason,
             "detail": outcome.detail,
             "not_after": until,
-            "not_after_ms": outcome.accepted.then_some(outcome.not_after_ms),
+            "not_after_ms": end_of(outcome),
             "warning": outcome.warning,
         }));
     }

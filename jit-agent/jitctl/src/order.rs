@@ -11,6 +11,7 @@ use jit_client::{
 };
 use jit_proto::{
     GrantId,
+    payload_type::REVOCATION_TYPE,
     v1::{self, revoke_request::What},
 };
 use prost::Message as _;
@@ -22,7 +23,7 @@ use crate::{
     colours::Colours,
     connect,
     failure::{self, Failure},
-    live, many,
+    live, many, signed_revocation,
     target::AgentArgs,
     text,
 };
@@ -37,6 +38,9 @@ pub(crate) fn push(agent_args: &AgentArgs, args: &PushArgs) -> Result<Exit, Fail
     }
     let outcomes =
         connect::with(agent_args, async |agent| match <[v1::Envelope; 1]>::try_from(envelopes) {
+            Ok([one]) if one.payload_type == REVOCATION_TYPE => {
+                Ok(vec![signed_revocation::outcome(agent, one).await?])
+            }
             Ok([envelope]) => Ok(vec![agent.push(envelope).await?]),
             Err(envelopes) => Ok(agent.push_batch(envelopes).await?),
         })?;
@@ -56,8 +60,8 @@ pub(crate) fn push(agent_args: &AgentArgs, args: &PushArgs) -> Result<Exit, Fail
                 "accepted": outcome.accepted,
                 "reason": outcome.reason,
                 "detail": outcome.detail,
-                "not_after": outcome.accepted.then(|| text::moment(outcome.not_after_ms)),
-                "not_after_ms": outcome.accepted.then_some(outcome.not_after_ms),
+                "not_after": end_of(outcome).map(text::moment),
+                "not_after_ms": end_of(outcome),
                 "warning": outcome.warning,
             }))?;
         } else {
@@ -78,6 +82,9 @@ pub(crate) fn revoke(agent_args: &AgentArgs, args: &RevokeArgs) -> Result<Exit, 
     }
     if args.reason.trim().is_empty() {
         return Err(Failure::usage("--reason is empty; say why: the agent's log records it"));
+    }
+    if let Some(key) = &args.signed.sign {
+        return signed_revocation::run(agent_args, args, key);
     }
     if let Some(agents) = agents::of(agent_args)? {
         let what = many::revoke_what(&args.what)?;
@@ -133,13 +140,13 @@ fn words(what: &RevokeWhat) -> String {
 /// source, or this peer may not read it.
 async fn floor_of(agent: &mut Agent, what: &What) -> Option<i64> {
     let floors = match what {
-        What::GrantId(_) | What::Source(_) => return None,
+        What::GrantId(_) | What::Signed(_) | What::Source(_) => return None,
         What::Requester(_) | What::All(_) => agent.status().await.ok()?.revoked_before?,
     };
     let v1::RevocationFloor { all_ms, by_requester } = floors;
     let floor = match what {
         What::Requester(name) => by_requester.get(name).copied().unwrap_or(all_ms),
-        What::GrantId(_) | What::Source(_) | What::All(_) => all_ms,
+        What::GrantId(_) | What::Signed(_) | What::Source(_) | What::All(_) => all_ms,
     };
     (floor != 0).then_some(floor)
 }
@@ -198,6 +205,11 @@ fn read_envelope(path: &Path) -> Result<v1::Envelope, Failure> {
     }
 }
 
+/// The end of an accepted grant.
+pub(crate) fn end_of(outcome: &v1::Outcome) -> Option<i64> {
+    Some(outcome.not_after_ms).filter(|end| outcome.accepted && *end != 0)
+}
+
 fn outcome_line(path: &Path, id: Option<&str>, outcome: &v1::Outcome) -> String {
     let reason = text::printable(&outcome.reason);
     let verdict = if outcome.accepted {
@@ -205,7 +217,11 @@ fn outcome_line(path: &Path, id: Option<&str>, outcome: &v1::Outcome) -> String 
             none if none.is_empty() => none,
             some => format!("; warning: {some}"),
         };
-        format!("{reason} until {}{warning}", text::moment(outcome.not_after_ms))
+        match outcome.not_after_ms {
+            // A revocation has no end.
+            0 => format!("{reason}: {}{warning}", text::printable(&outcome.detail)),
+            end => format!("{reason} until {}{warning}", text::moment(end)),
+        }
     } else {
         format!("refused: {reason}: {}", text::printable(&outcome.detail))
     };

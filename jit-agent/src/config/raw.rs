@@ -147,6 +147,7 @@ impl Signer {
 pub(super) enum Signs {
     Grant,
     Policy,
+    Revocation,
 }
 
 #[derive(Deserialize)]

@@ -233,6 +233,7 @@ fn mandate(raw: &raw::Signer, name: &str, path: &str, all: &mut Wrongs) -> Manda
         not_before: wrongs.or("not_before", moment("not_before", not_before), None),
         policies: signs.contains(&raw::Signs::Policy),
         ports: parsed("ports", ports.clone(), at, &mut wrongs),
+        revocations: signs.contains(&raw::Signs::Revocation),
         sources: parsed("sources", sources.clone(), at, &mut wrongs),
     };
     if signs.is_empty() {

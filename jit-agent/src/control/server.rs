@@ -21,6 +21,7 @@ mod peer;
 mod places;
 mod policy;
 mod relay;
+mod revoke;
 mod service;
 mod shape;
 mod trial;

@@ -1,9 +1,12 @@
 //! Commands to the gate, and the channels that bring them. `serve` carries them out.
 
+mod closing;
+mod new_links;
+
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::HashSet,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Instant,
@@ -18,6 +21,7 @@ use crate::{
     disk::audit::Record,
     gate::{
         Opened, PolicyDraft, PolicyPush, Pusher, Revoked, Target,
+        command::new_links::NewLinks,
         journal::Journal,
         list::{Age, Listed, oldest_first},
         measure::Measured,
@@ -29,7 +33,7 @@ use crate::{
     kernel::{datapath::verdict::Question, netlink::netfilter::Translations},
     rules::{
         clock::BootNanos, denials::Query, grant::break_glass::BreakGlass, proposal::VerifiedPolicy,
-        refusal::Refused,
+        refusal::Refused, revocation::VerifiedRevocation,
     },
     system::{metadata::Found, meters::meters},
 };
@@ -41,8 +45,6 @@ pub(super) const QUEUE: usize = 64;
 const MAX_ENVELOPES: usize = 1_024;
 /// Largest number of grants that are listed at once.
 const LISTED: usize = 1_000;
-/// Largest number of new links that are gated before all links are looked at.
-const MAX_NEW_LINKS: usize = 64;
 
 /// The gate, for the rest of the agent: sends it commands.
 #[derive(Clone, Debug)]
@@ -101,22 +103,6 @@ impl Requests {
 /// What the host translates, or why that cannot be read.
 pub(super) type ReadTranslations = Result<Translations, String>;
 
-/// Indices of links that may be new. They are gated before all links are looked at.
-#[derive(Clone, Debug, Default)]
-pub(super) struct NewLinks(Arc<Mutex<BTreeSet<u32>>>);
-
-impl NewLinks {
-    fn add(&self, indices: &[u32]) {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let room = MAX_NEW_LINKS.saturating_sub(held.len());
-        held.extend(indices.iter().take(room));
-    }
-
-    pub(super) fn take(&self) -> BTreeSet<u32> {
-        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
 /// The gate's task has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the gate's task has ended; see the agent's log")]
@@ -132,16 +118,58 @@ pub(super) struct Waiter<Q> {
 /// Commands that are served before all others.
 #[derive(Debug)]
 pub(super) enum Urgent {
-    BreakGlass { asked: Box<BreakGlass>, by: String, reply: Reply<GlassBroken> },
-    BeginTrial { trial: Box<Trial>, reply: Reply<Result<v1::TrialState, String>> },
-    Certificate { end: Option<WallTime>, reply: Reply<()> },
-    Configure { config: Box<Config>, since: WallTime, reply: Reply<Result<(), String>> },
-    ConfirmTrial { step: Confirmation, by: String, reply: Reply<bool> },
-    Identify { found: Found, reply: Reply<u32> },
-    Record { record: Box<Record>, reply: Reply<()> },
-    RefuseConfiguration { why: String, reply: Reply<()> },
-    Revoke { target: Target, cut: bool, by: String, why: String, reply: Reply<Revoked> },
-    Stop { why: String, reply: Reply<()> },
+    BreakGlass {
+        asked: Box<BreakGlass>,
+        by: String,
+        reply: Reply<GlassBroken>,
+    },
+    BeginTrial {
+        trial: Box<Trial>,
+        reply: Reply<Result<v1::TrialState, String>>,
+    },
+    Certificate {
+        end: Option<WallTime>,
+        reply: Reply<()>,
+    },
+    Configure {
+        config: Box<Config>,
+        since: WallTime,
+        reply: Reply<Result<(), String>>,
+    },
+    ConfirmTrial {
+        step: Confirmation,
+        by: String,
+        reply: Reply<bool>,
+    },
+    Identify {
+        found: Found,
+        reply: Reply<u32>,
+    },
+    Record {
+        record: Box<Record>,
+        reply: Reply<()>,
+    },
+    RefuseConfiguration {
+        why: String,
+        reply: Reply<()>,
+    },
+    Revoke {
+        target: Target,
+        cut: bool,
+        by: String,
+        why: String,
+        reply: Reply<Revoked>,
+    },
+    RevokeSigned {
+        envelope: v1::Envelope,
+        check: RevocationCheck,
+        by: String,
+        reply: Reply<SignedRevoked>,
+    },
+    Stop {
+        why: String,
+        reply: Reply<()>,
+    },
 }
 
 /// Questions and policies, which take their turn with pushes.
@@ -222,6 +250,8 @@ pub(super) type Reply<T> = oneshot::Sender<T>;
 pub(super) type GlassBroken = Result<Opened, Refused>;
 pub(super) type Confirmed = Result<v1::ConfirmPolicyResponse, Refused>;
 pub(super) type PolicyCheck = Check<Box<VerifiedPolicy>>;
+pub(super) type RevocationCheck = Check<Box<VerifiedRevocation>>;
+pub(super) type SignedRevoked = Result<Revoked, Refused>;
 pub(super) type PolicyFloorSet = Result<v1::SetPolicyFloorResponse, Refused>;
 pub(super) type WhyAnswered = Result<v1::WhyResponse, String>;
 pub(super) type PolicyPushed = Result<v1::PushPolicyResponse, Refused>;
@@ -313,23 +343,6 @@ impl GateHandle {
         }
         meters().push.since(began);
         Ok(outcomes)
-    }
-
-    /// Revokes grants.
-    pub async fn revoke(&self, target: Target, by: &str, why: &str) -> Result<Revoked, Gone> {
-        let (by, why) = (by.to_owned(), why.to_owned());
-        self.order(|reply| Urgent::Revoke { target, cut: false, by, why, reply }).await
-    }
-
-    /// Revokes grants, and ends their sessions on every port.
-    pub async fn revoke_and_cut(
-        &self,
-        target: Target,
-        by: &str,
-        why: &str,
-    ) -> Result<Revoked, Gone> {
-        let (by, why) = (by.to_owned(), why.to_owned());
-        self.order(|reply| Urgent::Revoke { target, cut: true, by, why, reply }).await
     }
 
     /// Opens ports for root on the host.

@@ -97,6 +97,11 @@ impl Waiting {
 
     /// A revocation that the database does not know.
     fn remember(&mut self, target: &Target, by: &str, why: &str) {
+        // A signed one may come again and again, and must not use up the places.
+        let repeats = matches!(target, Target::Ids(_) | Target::Issued { .. });
+        if repeats && self.revoked.iter().any(|(known, _, _)| known == target) {
+            return;
+        }
         let full = self.revoked.len() >= REMEMBERED;
         if full {
             self.revoked.clear();

@@ -288,6 +288,11 @@ impl Outbox {
         result
     }
 
+    /// Whether revocations or floors are neither in the database nor in the reserve.
+    pub(super) fn owes_revocations(&self) -> bool {
+        self.has_unkept() || !self.unkept_floors.is_empty()
+    }
+
     /// Whether revocations are neither in the database nor in the reserve.
     pub(super) const fn has_unkept(&self) -> bool {
         !self.unkept.is_empty()

@@ -78,6 +78,21 @@ impl HeldBack {
         self.all().filter(of_it).map(|kept| kept.id)
     }
 
+    /// The grants of a requester, or of everybody, that were issued until a moment. One that cannot
+    /// be read is among them.
+    pub(super) fn ids_issued_until(
+        &self,
+        at: WallTime,
+        requester: Option<&str>,
+    ) -> impl Iterator<Item = GrantId> {
+        let is_meant = move |kept: &&Kept| {
+            kept.message().is_none_or(|one| {
+                one.issued_at_ms <= at.0 && requester.is_none_or(|name| one.requester == name)
+            })
+        };
+        self.all().filter(is_meant).map(|kept| kept.id)
+    }
+
     /// The grants that open something to one of these addresses.
     pub(super) fn ids_open_to(&self, source: &SourcePrefix) -> impl Iterator<Item = GrantId> {
         let opens = move |kept: &&Kept| {

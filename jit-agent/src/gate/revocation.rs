@@ -3,7 +3,9 @@
 //! disk.
 //!
 //! A revocation of everything or of a requester also sets a floor: what was signed until then is
-//! refused, whether this host has seen it or not.
+//! refused, whether this host has seen it or not. `signed` carries out what a key orders.
+
+mod signed;
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -11,7 +13,7 @@ use std::{
 };
 
 use jit_common::{PortKey, Protocol};
-use jit_proto::{GrantId, SourcePrefix, v1};
+use jit_proto::{GrantId, SourcePrefix, WallTime, v1};
 
 use crate::{
     disk::audit::{EventCode, Record},
@@ -39,10 +41,31 @@ pub enum Target {
     All,
     /// The grants with these ids. They may be unknown.
     Ids(Vec<GrantId>),
+    /// Grants that were issued at a moment or before it, as a signed revocation says.
+    Issued {
+        /// Whose; `None`: everybody's.
+        requester: Option<String>,
+        /// Those that are held and were issued until then end.
+        at: WallTime,
+        /// Those that come later and were issued until then are refused.
+        floor: WallTime,
+    },
     /// All grants of a requester.
     Requester(String),
     /// All grants that open something to one of these addresses.
     Source(SourcePrefix),
+}
+
+/// A revocation to carry out.
+#[derive(Clone, Copy, Debug)]
+struct Order<'a> {
+    target: &'a Target,
+    /// Ends sessions, too.
+    cut: bool,
+    by: &'a str,
+    why: &'a str,
+    /// A key ordered it: it may come again and again.
+    signed: bool,
 }
 
 /// Result of a revocation.
@@ -58,6 +81,8 @@ pub struct Revoked {
     pub sessions_ended: u32,
     /// Ids that this host has never seen, and refuses from now on.
     pub unseen: u32,
+    /// Whether it changed anything: a grant ended, or an id or a floor is new.
+    pub changed: bool,
 }
 
 /// An id that is refused from now on.
@@ -69,6 +94,8 @@ pub(super) struct Closed {
     ended: bool,
     /// No grant with this id was ever here, and the id was not refused.
     unseen: bool,
+    /// The id was not refused before.
+    fresh: bool,
     connections: u64,
     until: Tombstone,
 }
@@ -76,31 +103,29 @@ pub(super) struct Closed {
 impl<D: Datapath> Gate<D> {
     /// Closes in the kernel, whether the disk takes the revocation or not.
     pub fn revoke(&mut self, target: &Target, by: &str, why: &str, now: Now) -> Revoked {
-        self.revoke_with(target, false, (by, why), now)
+        self.revoke_with(&Order { target, cut: false, by, why, signed: false }, now)
     }
 
     /// The same, and ends the sessions of what is revoked, on every port.
     pub fn revoke_and_cut(&mut self, target: &Target, by: &str, why: &str, now: Now) -> Revoked {
-        self.revoke_with(target, true, (by, why), now)
+        self.revoke_with(&Order { target, cut: true, by, why, signed: false }, now)
     }
 
-    fn revoke_with(
-        &mut self,
-        target: &Target,
-        cut: bool,
-        (by, why): (&str, &str),
-        now: Now,
-    ) -> Revoked {
+    fn revoke_with(&mut self, order: &Order<'_>, now: Now) -> Revoked {
+        let Order { target, cut, by, why, signed } = *order;
         let ids = self.targets(target);
         let floor = self.floor(target, &ids, now);
         let (closed, refused) = self.close(ids, now);
-        self.raise_floor(floor.as_ref());
+        let raised = self.raise_floor(floor.as_ref());
+        let changed = raised || closed.iter().any(|closed| closed.fresh);
         // Closed before anything about sessions is computed; what ends them is written after it.
         self.write_changed();
         let meant = self.meant(&closed, target, now);
-        let revoked = self.keep_cut(&meant, target, cut, now);
+        // A replay of a signed one ends no sessions of grants that were signed after it.
+        let everybody = *target == Target::All || (changed && target.is_everybody());
+        let revoked = self.keep_cut(&meant, everybody, cut, now);
         self.write_changed();
-        if *target == Target::All {
+        if everybody {
             // Also what the ledger does not know.
             self.review_all(now);
         }
@@ -110,16 +135,18 @@ impl<D: Datapath> Gate<D> {
         let ended = number(closed.iter().filter(|closed| closed.ended));
         let unseen = number(closed.iter().filter(|closed| closed.unseen));
         let mut warning = refused.map(|refused| refused.to_string()).unwrap_or_default();
-        if let Err(why) = self.make_durable(&closed, *target == Target::All, now) {
+        if let Err(why) = self.make_durable(&closed, order, changed, now) {
             warning = format!("closed, but not durable: {why}");
         }
         if !self.tables.dirty().is_empty() {
             warning = self.tables.problem().unwrap_or_default().to_owned();
         }
         meters().revoked.inc_by(ended.into());
+        // What a signed one repeats is not news, and every controller can repeat it.
+        let floor = floor.filter(|_| raised || !signed);
         self.report_floor(floor, ended, by, why, now);
-        self.report_revoked(&closed, by, why, now);
-        if cut {
+        self.report_revoked(closed.iter().filter(|closed| closed.fresh || !signed), by, why, now);
+        if cut && (changed || sessions.ended > 0 || !signed) {
             self.report_sessions_cut(target, &sessions, (by, why), now);
         }
         self.settle_audit(now);
@@ -131,7 +158,7 @@ impl<D: Datapath> Gate<D> {
             let separator = if warning.is_empty() { "" } else { "; " };
             warning = format!("{warning}{separator}{more}");
         }
-        Revoked { ended, warning, sessions_open, sessions_ended, unseen }
+        Revoked { ended, warning, sessions_open, sessions_ended, unseen, changed }
     }
 
     /// The grants whose sessions a revocation is about: those that it ended, and those that had
@@ -140,6 +167,9 @@ impl<D: Datapath> Gate<D> {
         let before: Vec<_> = match target {
             Target::All => self.ledger.ended().collect(),
             Target::Ids(ids) => ids.iter().filter_map(|id| self.ledger.ended_grant(*id)).collect(),
+            Target::Issued { .. } => {
+                self.ledger.ended().filter(|ended| target.is_about(&ended.grant)).collect()
+            }
             Target::Requester(name) => {
                 let all = self.ledger.ended();
                 all.filter(|ended| ended.grant.requester() == name).collect()
@@ -158,11 +188,11 @@ impl<D: Datapath> Gate<D> {
     fn keep_cut(
         &mut self,
         meant: &[Arc<VerifiedGrant>],
-        target: &Target,
+        everybody: bool,
         cut: bool,
         now: Now,
     ) -> cut::Revoked {
-        let everybody = *target == Target::All && self.may_look_anywhere();
+        let everybody = everybody && self.may_look_anywhere();
         if everybody && !cut {
             return cut::Revoked { everybody, ..cut::Revoked::default() };
         }
@@ -229,9 +259,11 @@ impl<D: Datapath> Gate<D> {
     ) {
         let Sessions { open, ended, warning } = sessions;
         let what = match target {
-            Target::All => "all".to_owned(),
+            Target::All | Target::Issued { requester: None, .. } => "all".to_owned(),
             Target::Ids(ids) => format!("{} grant ids", ids.len()),
-            Target::Requester(_) => "requester".to_owned(),
+            Target::Issued { requester: Some(_), .. } | Target::Requester(_) => {
+                "requester".to_owned()
+            }
             Target::Source(source) => source.to_string(),
         };
         tracing::info!(by, why, what, ended, open, "sessions cut by order");
@@ -243,8 +275,13 @@ impl<D: Datapath> Gate<D> {
             .with("open", *open)
             .detail(warning.as_deref().unwrap_or_default());
         let record = match target {
-            Target::Requester(name) => record.text("requester", name),
-            Target::All | Target::Ids(_) | Target::Source(_) => record,
+            Target::Issued { requester: Some(name), .. } | Target::Requester(name) => {
+                record.text("requester", name)
+            }
+            Target::All
+            | Target::Ids(_)
+            | Target::Issued { requester: None, .. }
+            | Target::Source(_) => record,
         };
         self.record(record, now);
     }
@@ -254,6 +291,11 @@ impl<D: Datapath> Gate<D> {
         match target {
             Target::All => grants.map(|held| held.grant.id()).chain(self.held_back.ids()).collect(),
             Target::Ids(ids) => ids.clone(),
+            Target::Issued { requester, at, floor: _ } => grants
+                .filter(|held| target.is_about(&held.grant))
+                .map(|held| held.grant.id())
+                .chain(self.held_back.ids_issued_until(*at, requester.as_deref()))
+                .collect(),
             Target::Requester(name) => grants
                 .filter(|held| held.grant.requester() == name)
                 .map(|held| held.grant.id())
@@ -273,6 +315,9 @@ impl<D: Datapath> Gate<D> {
         let requester = match target {
             Target::All => None,
             Target::Ids(_) | Target::Source(_) => return None,
+            Target::Issued { requester, at: _, floor } => {
+                return Some(Floor { requester: requester.clone(), at: *floor });
+            }
             Target::Requester(name) => Some(name.clone()),
         };
         let late = self.clock.not_before_floor(now).wall;
@@ -283,11 +328,16 @@ impl<D: Datapath> Gate<D> {
         Some(Floor { requester, at })
     }
 
-    fn raise_floor(&mut self, floor: Option<&Floor>) {
-        if let Some(floor) = floor {
-            self.ledger.raise_floor(floor.clone());
+    /// Returns whether a floor is higher than before.
+    fn raise_floor(&mut self, floor: Option<&Floor>) -> bool {
+        let Some(floor) = floor else { return false };
+        let before = self.ledger.floors().clone();
+        self.ledger.raise_floor(floor.clone());
+        let raised = *self.ledger.floors() != before;
+        if raised {
             self.outbox.raise_floor(floor);
         }
+        raised
     }
 
     fn report_floor(&mut self, floor: Option<Floor>, ended: u32, by: &str, why: &str, now: Now) {
@@ -313,10 +363,11 @@ impl<D: Datapath> Gate<D> {
             let grant = self.ledger.grant(id).map(|held| Arc::clone(&held.grant));
             let connections = self.hits(id);
             let unseen = grant.is_none() && !held_back.contains(&id) && !self.ledger.has_ended(id);
+            let fresh = !self.ledger.is_refused(id) || held_back.contains(&id);
             match self.ledger.revoke(id, late, connections) {
                 Ok((ended, until)) => {
                     let ended = ended || held_back.contains(&id);
-                    closed.push(Closed { id, grant, ended, unseen, connections, until });
+                    closed.push(Closed { id, grant, ended, unseen, fresh, connections, until });
                 }
                 Err(refused) => no_room = Some(refused),
             }
@@ -328,9 +379,21 @@ impl<D: Datapath> Gate<D> {
     }
 
     /// Writes it to the database or, if that fails, to the reserve. `Err`: both failed.
-    fn make_durable(&mut self, closed: &[Closed], all: bool, now: Now) -> Result<(), String> {
+    fn make_durable(
+        &mut self,
+        closed: &[Closed],
+        order: &Order<'_>,
+        changed: bool,
+        now: Now,
+    ) -> Result<(), String> {
         let tombstones: Vec<_> = closed.iter().map(|closed| (closed.id, closed.until)).collect();
+        if order.signed && !changed && !self.outbox.owes_revocations() {
+            // A replay, which every controller can make again and again: no wait for the disk.
+            self.outbox.refuse(tombstones);
+            return Ok(());
+        }
         self.outbox.revoke(&tombstones);
+        let all = *order.target == Target::All;
         let Err(error) = self.settle_within(REVOCATION, &[], now) else { return Ok(()) };
         match self.outbox.use_reserve(all) {
             Ok(()) => {
@@ -344,9 +407,17 @@ impl<D: Datapath> Gate<D> {
         }
     }
 
-    fn report_revoked(&mut self, closed: &[Closed], by: &str, why: &str, now: Now) {
-        let each = closed.len() <= LOGGED;
-        for Closed { id, grant, ended, unseen: _, connections, until: _ } in closed {
+    fn report_revoked<'c>(
+        &mut self,
+        closed: impl Iterator<Item = &'c Closed> + Clone,
+        by: &str,
+        why: &str,
+        now: Now,
+    ) {
+        let each = closed.clone().count() <= LOGGED;
+        for Closed { id, grant, ended, unseen: _, fresh: _, connections, until: _ } in
+            closed.clone()
+        {
             let requester = grant.as_ref().map_or("", |grant| grant.requester());
             let by_root = grant.as_ref().is_some_and(|grant| grant.is_break_glass());
             let code = if by_root { EventCode::BreakGlassEnded } else { EventCode::GrantRevoked };
@@ -368,9 +439,23 @@ impl<D: Datapath> Gate<D> {
             self.report_grant(v1::GrantEvent { detail: why.into(), ..event }, now);
         }
         if !each {
-            let grants = closed.iter().filter(|closed| closed.ended).count();
+            let grants = closed.filter(|closed| closed.ended).count();
             tracing::info!(grants, by, why, "grants revoked; the audit names each");
         }
+    }
+}
+
+impl Target {
+    /// Whether grants of every requester are meant.
+    const fn is_everybody(&self) -> bool {
+        matches!(self, Self::All | Self::Issued { requester: None, .. })
+    }
+
+    /// Whether this grant was issued in time to be one of those of [`Target::Issued`].
+    fn is_about(&self, grant: &VerifiedGrant) -> bool {
+        let Self::Issued { requester, at, floor: _ } = self else { return false };
+        let whose = requester.as_deref();
+        grant.issued_at() <= *at && whose.is_none_or(|name| name == grant.requester())
     }
 }
 

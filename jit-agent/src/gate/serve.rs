@@ -179,6 +179,10 @@ impl<D: Datapath> Gate<D> {
                 let revoke = if cut { Self::revoke_and_cut } else { Self::revoke };
                 drop(reply.send(revoke(self, &target, &by, &why, now)));
             }
+            Urgent::RevokeSigned { envelope, check, by, reply } => {
+                let verified = check.settled(keys.generation());
+                drop(reply.send(self.revoke_verified(&envelope, verified, &by, now)));
+            }
             Urgent::Stop { why, reply } => {
                 self.stop(&why, now);
                 let _gone = reply.send(());

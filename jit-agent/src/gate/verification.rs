@@ -34,6 +34,7 @@ use crate::{
         keyring::Keyring,
         proposal::{self, VerifiedPolicy},
         refusal::Refused,
+        revocation::{self, VerifiedRevocation},
     },
     system::meters::meters,
 };
@@ -132,6 +133,11 @@ enum Work {
         reply: oneshot::Sender<Check<Box<VerifiedPolicy>>>,
         _place: OwnedSemaphorePermit,
     },
+    Revocation {
+        envelope: v1::Envelope,
+        reply: oneshot::Sender<Check<Box<VerifiedRevocation>>>,
+        _place: OwnedSemaphorePermit,
+    },
 }
 
 impl<T> Check<T> {
@@ -209,6 +215,20 @@ impl Verification {
         let Some(place) = self.place(by).await else { return Ok(Check::none()) };
         let (reply, answer) = oneshot::channel();
         self.shared.add(by, Work::Policy { envelope, reply, _place: place });
+        answer.await
+    }
+
+    /// Verifies a revocation. Places, turns and budget are others than those of the same peer's
+    /// grants, so that no grant holds it up. On an error nobody may verify it, as for a policy.
+    pub(super) async fn revocation(
+        &self,
+        envelope: v1::Envelope,
+        by: &str,
+    ) -> Result<Check<Box<VerifiedRevocation>>, RecvError> {
+        let by = format!("{by} (revocations)");
+        let Some(place) = self.place(&by).await else { return Ok(Check::none()) };
+        let (reply, answer) = oneshot::channel();
+        self.shared.add(&by, Work::Revocation { envelope, reply, _place: place });
         answer.await
     }
 
@@ -334,6 +354,12 @@ impl Shared {
                 let _gone =
                     reply.send(self.check(by, keys, |Keys { keyring, host, .. }, wasted| {
                         proposal::verify_counting(&envelope, keyring, host, wasted).map(Box::new)
+                    }));
+            }
+            Work::Revocation { envelope, reply, _place } => {
+                let _gone =
+                    reply.send(self.check(by, keys, |Keys { keyring, host, .. }, wasted| {
+                        revocation::verify_counting(&envelope, keyring, host, wasted).map(Box::new)
                     }));
             }
         }

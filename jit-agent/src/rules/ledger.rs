@@ -122,6 +122,11 @@ impl Ledger {
         self.tombstones.restore(id, tombstone);
     }
 
+    /// Whether an id was revoked or replaced, and is refused.
+    pub fn is_refused(&self, id: GrantId) -> bool {
+        self.tombstones.contains(id)
+    }
+
     /// Revoked and replaced ids, each with the end of its refusal.
     pub fn tombstones(&self) -> impl Iterator<Item = (GrantId, Tombstone)> + '_ {
         self.tombstones.iter()

@@ -21,6 +21,8 @@ pub struct Mandate {
     pub policies: bool,
     /// The ports that its grants may open; `None`: all that the host allows.
     pub ports: Option<Vec<PortRange>>,
+    /// Whether the key may sign revocations.
+    pub revocations: bool,
     /// The sources that its grants may let in; `None`: all that the host allows.
     pub sources: Option<Vec<SourcePrefix>>,
 }
@@ -44,6 +46,7 @@ impl Mandate {
             not_before: None,
             policies: false,
             ports: None,
+            revocations: false,
             sources: None,
         }
     }
@@ -53,6 +56,7 @@ impl Mandate {
         match payload {
             PayloadType::Grant => self.grants,
             PayloadType::Policy => self.policies,
+            PayloadType::Revocation => self.revocations,
         }
     }
 

@@ -139,7 +139,7 @@ fn on_a_full_disk_a_revocation_is_durable_when_it_is_answered() {
         assert_eq!(filled.open(), [true, true]);
         assert_eq!(filled.host.push(&grant(3, &["203.0.113.3"])), Err(Refusal::Storage));
         let revoked = filled.revoke(&target);
-        assert_eq!(revoked, Revoked { ended, ..Revoked::default() }, "{target:?}");
+        assert_eq!(revoked, Revoked { ended, changed: true, ..Revoked::default() }, "{target:?}");
         assert_eq!(filled.open(), open, "{target:?}");
         assert!(filled.problems().contains("database"), "{}", filled.problems());
         // Killed while the disk is still full, and again, and in another boot.

@@ -26,6 +26,8 @@ mod policies_confirmed;
 mod policy_host;
 mod replaced;
 mod review;
+mod revocations;
+mod revocations_joined;
 mod screens;
 mod sequences;
 mod sessions;

@@ -325,7 +325,7 @@ fn a_revocation_that_ends_the_wait_of_a_push_is_durable_when_the_disk_answers_so
         valve.set(Answers::Yes);
     });
     let revoked = runtime().block_on(handle.revoke(one(1), "", "")).unwrap();
-    assert_eq!(revoked, Revoked { ended: 1, ..Revoked::default() });
+    assert_eq!(revoked, Revoked { ended: 1, changed: true, ..Revoked::default() });
     assert_eq!(push.join().unwrap().unwrap_err().refusal, Refusal::Storage);
     answering.join().unwrap();
     drop(handle);

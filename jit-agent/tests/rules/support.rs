@@ -12,7 +12,12 @@ use jit_agent::{
     },
 };
 use jit_common::{Address, PortKey, Protocol};
-use jit_proto::{WallTime, dsse::pre_authentication_encoding, payload_type::GRANT_TYPE, v1};
+use jit_proto::{
+    WallTime,
+    dsse::pre_authentication_encoding,
+    payload_type::{GRANT_TYPE, REVOCATION_TYPE},
+    v1,
+};
 use p256::pkcs8::LineEnding;
 use prost::Message as _;
 
@@ -136,4 +141,27 @@ pub(crate) fn verified(grant: &v1::Grant) -> VerifiedGrant {
 
 pub(crate) fn v4(text: &str) -> Address {
     Address::v4(text.parse::<std::net::Ipv4Addr>().unwrap().octets())
+}
+
+/// Of the signers, 3 signs revocations and nothing else.
+pub(crate) const REVOKER: &str =
+    "[[signer]]\nid = \"revoker\"\npublic_key = \"3.pem\"\nsigns = [\"revocation\"]\n";
+
+/// A revocation of everything that was issued until a moment after [`NOW`], milliseconds.
+pub(crate) fn revocation(until: i64) -> v1::Revocation {
+    let issued_before_ms = NOW.wall.0 + until;
+    v1::Revocation {
+        hosts: vec![HOST.into()],
+        all: true,
+        issued_before_ms,
+        author: "bo@example.org".into(),
+        reason: "stolen key".into(),
+        keep_until_ms: issued_before_ms + 24 * 60 * MINUTE,
+        ..v1::Revocation::default()
+    }
+}
+
+/// A revocation with a good signature.
+pub(crate) fn signed_revocation(revocation: &v1::Revocation) -> v1::Envelope {
+    sign(REVOCATION_TYPE, &revocation.encode_to_vec(), &[3])
 }

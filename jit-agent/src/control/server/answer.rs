@@ -2,11 +2,14 @@
 
 use std::{collections::HashMap, fmt::Display};
 
-use jit_proto::{Refusal, v1};
+use jit_proto::{Refusal, v1, words::counted};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::{gate::Accepted, rules::refusal::Refused};
+use crate::{
+    gate::{Accepted, Revoked},
+    rules::refusal::Refused,
+};
 
 /// Domain of the error details (google.rpc.ErrorInfo).
 const ERROR_DOMAIN: &str = "jit-agent";
@@ -33,6 +36,26 @@ pub(super) fn refused_outcome(refused: &Refused) -> v1::Outcome {
         not_after_ms: 0,
         warning: String::new(),
     }
+}
+
+/// The outcome of a signed revocation in a batch.
+pub(super) fn revocation_outcome(result: &Result<Revoked, Refused>) -> v1::Outcome {
+    let revoked = match result {
+        Ok(revoked) => revoked,
+        Err(refused) => return refused_outcome(refused),
+    };
+    v1::Outcome {
+        reason: revoked_word(revoked).into(),
+        accepted: true,
+        detail: format!("{} ended", counted(revoked.ended, "grant")),
+        warning: revoked.warning.clone(),
+        ..v1::Outcome::default()
+    }
+}
+
+/// Whether a revocation changed anything, as a word.
+pub(super) const fn revoked_word(revoked: &Revoked) -> &'static str {
+    if revoked.changed { "ok" } else { "known" }
 }
 
 /// A refusal as a gRPC status, with the stable word in google.rpc.ErrorInfo.

@@ -44,7 +44,8 @@ impl Call {
         let (needs, largest, shape): (&[Permission], _, _) = match method {
             "Push" => (&[Grant], ONE_ENVELOPE, shape::ONE_ENVELOPE),
             "PushBatch" => (&[Grant], MAX_MESSAGE_BYTES, shape::BATCH),
-            "Revoke" => (&[Revoke], MAX_MESSAGE_BYTES, shape::PLAIN),
+            // A signed one needs no permission of its own: the service looks.
+            "Revoke" => (&[Revoke, Grant, Policy, Read], MAX_MESSAGE_BYTES, shape::REVOCATION),
             "Denials" | "List" | "Status" | "Watch" | "Why" => (&[Read], QUESTION, shape::PLAIN),
             "ShowPolicy" => (&[Read, Policy], QUESTION, shape::PLAIN),
             "DiffPolicy" => (&[Policy], ONE_ENVELOPE, shape::DRAFT),

@@ -4,7 +4,7 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt as _, stream};
 use jit_proto::{
-    GrantId, PortRange, SourcePrefix,
+    GrantId, PortRange,
     permission::Permission,
     text::MAX_NAME_BYTES,
     v1::{
@@ -29,10 +29,12 @@ use crate::{
         intake::IntakeLayer,
         lists::Lists,
         places::MAX_CONNECTIONS,
-        policy, trial,
+        policy,
+        revoke::{self, source_prefix},
+        trial,
         uplinks::Uplinks,
     },
-    gate::{GateHandle, Gone, Opened, Pusher, Revoked, Target, measure::Measured},
+    gate::{GateHandle, Gone, Opened, Pusher, Target, measure::Measured},
     kernel::datapath::verdict::Question,
     rules::grant::break_glass::BreakGlass,
     system::sys,
@@ -40,8 +42,6 @@ use crate::{
 
 /// Most envelopes in one batch.
 pub(super) const MAX_BATCH: usize = 16_384;
-/// Number of bytes that are kept of a text from the control plane.
-const MAX_REASON_BYTES: usize = 1024;
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -170,6 +170,9 @@ impl JitAgent for Service {
         if envelopes.len() > MAX_BATCH || revoke_ids.len() > MAX_BATCH {
             return Err(Status::invalid_argument(format!("more than {MAX_BATCH} in one batch")));
         }
+        // Before all that may be refused.
+        let (envelopes, revocations) = revoke::split(envelopes);
+        let signed = revoke::all(&self.gate, revocations, &by.name).await?;
         let mut response = v1::PushBatchResponse::default();
         if let Some(may_revoke) = may_revoke {
             may_revoke?;
@@ -188,13 +191,11 @@ impl JitAgent for Service {
             }
         }
         let outcomes = self.gate.push(envelopes, by).await.map_err(gone)?;
-        response.outcomes = outcomes
-            .iter()
-            .map(|outcome| match outcome {
-                Ok(accepted) => accepted_outcome(accepted),
-                Err(refused) => refused_outcome(refused),
-            })
-            .collect();
+        let grants = outcomes.iter().map(|outcome| match outcome {
+            Ok(accepted) => accepted_outcome(accepted),
+            Err(refused) => refused_outcome(refused),
+        });
+        response.outcomes = revoke::merge(grants, signed);
         Ok(Response::new(response))
     }
 
@@ -202,41 +203,7 @@ impl JitAgent for Service {
         &self,
         request: Request<v1::RevokeRequest>,
     ) -> Result<Response<v1::RevokeResponse>, Status> {
-        use v1::revoke_request::What;
-        let by = self.authority.authorize(&request, Permission::Revoke)?;
-        let v1::RevokeRequest { what, reason, cut } = request.into_inner();
-        let target = match what {
-            Some(What::All(true)) => Target::All,
-            Some(What::GrantId(id)) => Target::Ids(vec![grant_id(&id)?]),
-            Some(What::Requester(name)) if name.len() > MAX_NAME_BYTES => {
-                return Err(Status::invalid_argument(format!(
-                    "no grant has a requester of {} bytes: at most {MAX_NAME_BYTES}",
-                    name.len()
-                )));
-            }
-            Some(What::Requester(name)) if !name.is_empty() => Target::Requester(name),
-            Some(What::Source(source)) => Target::Source(source_prefix(&source)?),
-            Some(What::All(false) | What::Requester(_)) | None => {
-                return Err(Status::invalid_argument(
-                    "say what to revoke: grant_id, requester, source, or all = true",
-                ));
-            }
-        };
-        let why = truncated(&reason);
-        let revoked = if cut {
-            self.gate.revoke_and_cut(target, &by, why).await
-        } else {
-            self.gate.revoke(target, &by, why).await
-        };
-        let Revoked { ended: revoked, warning, sessions_open, sessions_ended, unseen } =
-            revoked.map_err(gone)?;
-        Ok(Response::new(v1::RevokeResponse {
-            revoked,
-            warning,
-            sessions_open,
-            sessions_ended,
-            unseen,
-        }))
+        revoke::answer(&self.gate, &self.authority, request).await
     }
 
     async fn break_glass(
@@ -385,12 +352,6 @@ impl JitAgent for Service {
     }
 }
 
-fn grant_id(bytes: &[u8]) -> Result<GrantId, Status> {
-    GrantId::from_bytes(bytes).ok_or_else(|| {
-        Status::invalid_argument(format!("a grant id has 16 bytes, not {}", bytes.len()))
-    })
-}
-
 fn opening(request: v1::BreakGlassRequest) -> Result<BreakGlass, Status> {
     let v1::BreakGlassRequest { source, ports, lasts_ms, reason } = request;
     let missing = |what: &str| Status::invalid_argument(format!("{what} is missing"));
@@ -403,16 +364,6 @@ fn opening(request: v1::BreakGlassRequest) -> Result<BreakGlass, Status> {
     })
 }
 
-fn source_prefix(source: &v1::Source) -> Result<SourcePrefix, Status> {
-    SourcePrefix::try_from(source)
-        .map_err(|error| Status::invalid_argument(format!("source: {error}")))
-}
-
 fn number(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
-}
-
-fn truncated(text: &str) -> &str {
-    let end = text.floor_char_boundary(text.len().min(MAX_REASON_BYTES));
-    text.get(..end).unwrap_or_default()
 }

@@ -29,6 +29,7 @@ const SIGNATURES: Field = Field::new::<v1::Signature>(3, ASSERTION);
 const ENVELOPE: Shape = Shape(&[SIGNATURES]);
 /// `PushRequest` and `PushPolicyRequest` have the same place for it.
 pub(super) const ONE_ENVELOPE: Shape = Shape(&[Field::new::<v1::Envelope>(1, ENVELOPE)]);
+pub(super) const REVOCATION: Shape = Shape(&[Field::new::<v1::Envelope>(7, ENVELOPE)]);
 pub(super) const BATCH: Shape =
     Shape(&[Field::new::<v1::Envelope>(1, ENVELOPE), Field::new::<Vec<u8>>(2, PLAIN)]);
 const POLICY_PORT: Shape =

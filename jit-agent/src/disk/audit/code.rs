@@ -77,6 +77,10 @@ codes! {
     GrantShortened => "G009", "grant_shortened";
     /// What was signed until a moment is refused from now on.
     RevocationFloor => "G010", "revocation_floor";
+    /// A signed revocation was carried out.
+    RevocationSigned => "G011", "revocation_signed";
+    /// A signed revocation was refused.
+    RevocationRefused => "G012", "revocation_refused";
     /// A metadata service gave the host's id, and it is another one than before.
     HostIdentified => "H001", "host_identified";
     /// An entry in the kernel's tables that no grant explains was removed.

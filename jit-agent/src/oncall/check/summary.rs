@@ -315,8 +315,8 @@ impl Certificate {
 impl Key {
     fn of(signer: &Signer) -> Self {
         let mandate = &signer.mandate;
-        let signs = [(PayloadType::Grant, "grant"), (PayloadType::Policy, "policy")];
-        let signs = signs.into_iter().filter(|(payload, _)| mandate.signs(*payload));
+        let signs = [PayloadType::Grant, PayloadType::Policy, PayloadType::Revocation];
+        let signs = signs.into_iter().filter(|payload| mandate.signs(*payload));
         let texts = |time: Option<WallTime>| time.map(|time| time.to_string());
         let ports = mandate.ports.as_ref();
         let sources = mandate.sources.as_ref();
@@ -324,7 +324,7 @@ impl Key {
             id: signer.id.clone(),
             key_id: signer.fingerprint().to_owned(),
             sha256: signer.sha256().to_owned(),
-            signs: signs.map(|(_, word)| word).collect(),
+            signs: signs.map(PayloadType::word).collect(),
             rp_id: signer.approver().map(|party| party.id().to_owned()),
             origins: signer.approver().map(|party| party.origins().to_vec()),
             ports: ports.map(|all| all.iter().map(ToString::to_string).collect()),

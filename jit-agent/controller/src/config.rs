@@ -146,7 +146,8 @@ impl Config {
 
 /// Checks what could be read. `None`: a section could not.
 fn check(raw: read::Raw, file: &Path, directory: &Path, wrongs: &mut Wrongs) -> Option<Config> {
-    let read::Raw { store, api, agents, hub, signer, audit, syslog, messages, oidc, enrolment } = raw;
+    let read::Raw { store, api, agents, hub, signer, audit, syslog, messages, oidc, enrolment } =
+        raw;
     let store = store.and_then(|raw| Database::of(raw, directory, wrongs));
     let api = api.and_then(|raw| {
         let checked = api::Settings::of(raw, directory);

@@ -15,9 +15,8 @@ use crate::{api, enrol::settings as enrolment, fleet, messages, people::oidc, si
 
 /// The most mistakes that are looked for in one section.
 const MOST: usize = 64;
-const SECTIONS: [&str; 10] = [
-    "agents", "api", "audit", "enrolment", "hub", "messages", "oidc", "signer", "store", "syslog",
-];
+const SECTIONS: [&str; 10] =
+    ["agents", "api", "audit", "enrolment", "hub", "messages", "oidc", "signer", "store", "syslog"];
 
 /// The sections that could be read.
 #[derive(Default)]

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use jit_client::Agent;
 use jit_proto::v1;
 
-use super::uplink::Uplink;
 use crate::{clock::now_ms, model::Host};
 
 /// A connection to an agent.
@@ -23,15 +22,14 @@ impl Connection {
         Self { agent, peer: None, since_ms: now_ms() }
     }
 
+    /// One that the agent has made, from this address.
+    pub(super) fn arrived(agent: Agent, peer: SocketAddr) -> Self {
+        Self { agent, peer: Some(peer), since_ms: now_ms() }
+    }
+
     /// Where the agent is, without the port of a connection that it made.
     pub(super) fn place(&self, host: &Host) -> String {
         self.peer.map_or_else(|| host.address.clone(), |peer| peer.ip().to_string())
-    }
-}
-
-impl From<Uplink> for Connection {
-    fn from(Uplink { agent, peer }: Uplink) -> Self {
-        Self { agent, peer: Some(peer), since_ms: now_ms() }
     }
 }
 

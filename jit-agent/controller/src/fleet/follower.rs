@@ -153,7 +153,7 @@ impl Follower {
     async fn connect(&self, urgent: bool) -> Result<Connection, String> {
         if self.host.address.is_empty() {
             let arrived = timeout(CONNECTS, self.link.arrival()).await;
-            return arrived.map(Connection::from).map_err(|_| {
+            return arrived.map_err(|_| {
                 "its agent has not connected to this hub, and the inventory has no address of it: \
                  look at [uplink] there, and at the page Health for connections that were refused"
                     .to_owned()
@@ -161,7 +161,7 @@ impl Follower {
         }
         tokio::select! {
             biased;
-            uplink = self.link.arrival() => Ok(uplink.into()),
+            uplink = self.link.arrival() => Ok(uplink),
             dialled = self.shared.dialer.dial(&self.host, urgent) => {
                 dialled.map(Connection::dialled).map_err(|error| error.to_string())
             }
@@ -213,7 +213,7 @@ impl Follower {
                 }
                 () = self.link.doubted() => due = Instant::now(),
                 uplink = self.link.arrival() => {
-                    if let Some(new) = self.meet(uplink.into(), &mut connection, &boot).await {
+                    if let Some(new) = self.meet(uplink, &mut connection, &boot).await {
                         return End::Replaced(new);
                     }
                 }

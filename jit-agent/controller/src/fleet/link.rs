@@ -13,7 +13,7 @@ use std::{
 use jit_client::Agent;
 use tokio::sync::{Notify, watch};
 
-use super::uplink::Uplink;
+use super::connection::Connection;
 
 /// Connections of the agent that wait for the follower, at most: the older ones are closed.
 const ARRIVALS: usize = 2;
@@ -39,7 +39,7 @@ pub(super) struct Link {
     /// A call got no answer: the follower looks whether the agent is still there.
     doubted: Notify,
     /// Connections that the agent has made.
-    arrivals: Mutex<VecDeque<Uplink>>,
+    arrivals: Mutex<VecDeque<Connection>>,
     arrived: Notify,
     /// Somebody wants another connection in place of the one that is there.
     renewed: Notify,
@@ -96,12 +96,12 @@ impl Link {
         self.made.load(Ordering::Relaxed)
     }
 
-    fn arrivals(&self) -> MutexGuard<'_, VecDeque<Uplink>> {
+    fn arrivals(&self) -> MutexGuard<'_, VecDeque<Connection>> {
         self.arrivals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The agent has made a connection.
-    pub(super) fn arrive(&self, uplink: Uplink) {
+    pub(super) fn arrive(&self, uplink: Connection) {
         let mut arrivals = self.arrivals();
         if arrivals.len() >= ARRIVALS {
             arrivals.pop_front();
@@ -112,7 +112,7 @@ impl Link {
     }
 
     /// Takes the next connection that the agent has made.
-    pub(super) async fn arrival(&self) -> Uplink {
+    pub(super) async fn arrival(&self) -> Connection {
         loop {
             let next = self.arrivals().pop_front();
             match next {

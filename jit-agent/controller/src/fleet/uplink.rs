@@ -13,7 +13,6 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use jit_client::Agent;
 use jit_proto::printable::clean;
 
 pub(super) use self::listener::{Hub, run};
@@ -25,13 +24,6 @@ use crate::clock::now_ms;
 const REFUSED: usize = 20;
 /// Longest sentence about one, characters.
 const LONGEST: usize = 300;
-
-/// A connection that an agent made.
-pub(super) struct Uplink {
-    pub(super) agent: Agent,
-    /// Where it comes from: the agent, or a proxy before the hub.
-    pub(super) peer: SocketAddr,
-}
 
 /// A connection that was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]

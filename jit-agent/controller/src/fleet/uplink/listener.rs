@@ -30,8 +30,8 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
-    super::Shared,
-    HubSettings, Uplink, Uplinks,
+    super::{Shared, connection::Connection},
+    HubSettings, Uplinks,
     identity::{self, Names},
     places::{Held, Places},
 };
@@ -196,7 +196,7 @@ async fn take(shared: &Shared, hub: &Hub, tcp: TcpStream, peer: SocketAddr) -> R
     let agent = agent.await.map_err(|error| error.to_string())?;
     match shared.roster.find(&host) {
         Some(_) if *shared.draining.borrow() => return Err("this hub ends".into()),
-        Some((_, link)) => link.arrive(Uplink { agent, peer }),
+        Some((_, link)) => link.arrive(Connection::arrived(agent, peer)),
         None => return Err(format!("the host {host:?} was removed from the inventory")),
     }
     Ok(())

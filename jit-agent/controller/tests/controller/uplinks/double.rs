@@ -212,4 +212,5 @@ double! {
     set_policy_floor(SetPolicyFloorRequest) -> SetPolicyFloorResponse,
     denials(DenialsRequest) -> DenialsResponse,
     why(WhyRequest) -> WhyResponse,
+    reconnect(ReconnectRequest) -> ReconnectResponse,
 }

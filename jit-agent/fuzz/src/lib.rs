@@ -27,13 +27,14 @@ use jit_agent::{
         keyring::Signer,
         ledger::Tombstone,
         proposal,
+        revocation::{self, Whose},
     },
 };
 use jit_common::{Family, PortKey, Protocol};
 use jit_proto::{
     GrantId, WallTime,
     dsse::{MAX_ENVELOPE_BYTES, pre_authentication_encoding},
-    payload_type::{GRANT_TYPE, POLICY_TYPE},
+    payload_type::{GRANT_TYPE, POLICY_TYPE, REVOCATION_TYPE},
     v1,
     webauthn::challenge,
 };
@@ -45,12 +46,13 @@ use tempfile::TempDir;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets of this crate.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     ("config", config),
     ("envelope", envelope),
     ("grant", grant),
     ("netlink", netlink),
     ("policy", policy),
+    ("revocation", revocation),
     ("sock_diag", sock_diag),
     ("store", store),
 ];
@@ -77,7 +79,7 @@ sessions = "cut"
 [[signer]]
 id = "prod"
 public_key = "prod.pem"
-signs = ["grant", "policy"]
+signs = ["grant", "policy", "revocation"]
 [[approver]]
 id = "ana"
 public_key = "ana.pem"
@@ -242,6 +244,35 @@ pub fn policy(input: &[u8]) {
     let impact = Impact::between(&config.policy, &in_force, NOW.wall);
     assert!(Impact::between(&in_force, &in_force, NOW.wall).is_empty());
     assert_eq!(impact.is_empty(), Impact::between(&in_force, &config.policy, NOW.wall).is_empty());
+}
+
+/// Any bytes as a signed revocation: what is taken is what was signed, for this host, and its floor is
+/// never more than a minute ahead.
+pub fn revocation(input: &[u8]) {
+    let (_, config) = host();
+    let envelope = signed_as(REVOCATION_TYPE, input);
+    assert!(grant::verify(&envelope, &config.keyring, HOST).is_err(), "it is no grant");
+    assert!(proposal::verify(&envelope, &config.keyring, HOST).is_err(), "it is no policy");
+    let Ok(taken) = revocation::verify(&envelope, &config.keyring, HOST) else { return };
+    let message = v1::Revocation::decode(input).expect("taken, so it decodes");
+    assert_eq!(message.encode_to_vec(), input, "nothing is read past");
+    assert!(message.every_host != message.hosts.iter().any(|host| host == HOST));
+    let (all, requester, ids) = match taken.whose() {
+        Whose::All => (true, "", Vec::new()),
+        Whose::Ids(ids) => (false, "", ids.iter().map(|id| id.0.to_vec()).collect()),
+        Whose::Requester(name) => (false, name.as_str(), Vec::new()),
+    };
+    assert_eq!((all, requester), (message.all, message.requester.as_str()));
+    assert!(message.grant_ids == ids && (all || !requester.is_empty() || !ids.is_empty()));
+    assert_eq!(taken.issued_before(), WallTime(message.issued_before_ms));
+    assert!(message.issued_before_ms > 0 && message.keep_until_ms > message.issued_before_ms);
+    assert!(!taken.author().is_empty() && !taken.reason().is_empty());
+    assert_eq!(taken.cut(), message.cut);
+    assert!(taken.check_keys(&config.keyring, NOW).is_ok());
+    let floor = taken.floor(NOW);
+    assert!(floor <= taken.issued_before() && floor.0 <= NOW.wall.0 + 60_000);
+    let whole = floor == taken.issued_before() || !ids.is_empty();
+    assert_eq!(taken.check_floor(NOW, "").is_ok(), whole);
 }
 
 /// Any bytes as a signed payload: a grant that passes the host's policy lies within the policy.

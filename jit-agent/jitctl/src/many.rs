@@ -23,7 +23,6 @@ use crate::{
     colours::Colours,
     connect,
     failure::Failure,
-    order::end_of,
     table::{Cell, Table},
     text,
 };
@@ -174,6 +173,11 @@ pub(crate) fn push(
         }
         Ok(pushed(&outcomes, files))
     })
+}
+
+/// The end of an accepted grant.
+pub(crate) fn end_of(outcome: &v1::Outcome) -> Option<i64> {
+    Some(outcome.not_after_ms).filter(|end| outcome.accepted && *end != 0)
 }
 
 fn pushed(outcomes: &[v1::Outcome], files: &[String]) -> Said {

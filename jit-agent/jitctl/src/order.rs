@@ -60,8 +60,8 @@ pub(crate) fn push(agent_args: &AgentArgs, args: &PushArgs) -> Result<Exit, Fail
                 "accepted": outcome.accepted,
                 "reason": outcome.reason,
                 "detail": outcome.detail,
-                "not_after": end_of(outcome).map(text::moment),
-                "not_after_ms": end_of(outcome),
+                "not_after": many::end_of(outcome).map(text::moment),
+                "not_after_ms": many::end_of(outcome),
                 "warning": outcome.warning,
             }))?;
         } else {
@@ -203,11 +203,6 @@ fn read_envelope(path: &Path) -> Result<v1::Envelope, Failure> {
             path.display()
         ))),
     }
-}
-
-/// The end of an accepted grant.
-pub(crate) fn end_of(outcome: &v1::Outcome) -> Option<i64> {
-    Some(outcome.not_after_ms).filter(|end| outcome.accepted && *end != 0)
 }
 
 fn outcome_line(path: &Path, id: Option<&str>, outcome: &v1::Outcome) -> String {

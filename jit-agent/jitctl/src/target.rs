@@ -177,7 +177,7 @@ mod tests {
     fn the_name_to_verify_is_the_host_unless_said_otherwise() {
         let name = |args: &AgentArgs| match target(args, nothing).unwrap().way {
             Way::Tls(tls) => tls.name.to_str().into_owned(),
-            Way::Socket(_) => panic!("a TLS target was asked for"),
+            Way::Socket(_) | Way::Uplink(_) => panic!("a TLS target was asked for"),
         };
         let args = AgentArgs { agent: Some("192.0.2.10:1".into()), ..files() };
         assert_eq!(name(&args), "192.0.2.10");

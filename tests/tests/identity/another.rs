@@ -45,8 +45,8 @@ fn another_id_closes_what_the_first_one_held_and_says_so_until_a_restart() {
     grant(&site, OTHER_EC2_ID).unwrap();
     site.assert_open_to_the_client_alone();
     let records = audit(&site);
-    let changed = records.lines().filter(|line| line.contains("host_identified"));
-    let changed = changed.last().unwrap();
+    let mut changed = records.lines().filter(|line| line.contains("host_identified"));
+    let changed = changed.next_back().unwrap();
     for says in [EC2_ID, OTHER_EC2_ID, "\"grants_closed\":1"] {
         assert!(changed.contains(says), "{changed}");
     }

@@ -109,7 +109,7 @@ impl Follower {
                     let why = self.follow(connection).await;
                     failed = if since.elapsed() > HELD { 0 } else { failed.saturating_add(1) };
                     if let End::Replaced(connection) = why {
-                        next = Some(connection);
+                        next = Some(*connection);
                         continue;
                     }
                     self.shared.roster.silent(&self.host.id);
@@ -214,7 +214,7 @@ impl Follower {
                 () = self.link.doubted() => due = Instant::now(),
                 uplink = self.link.arrival() => {
                     if let Some(new) = self.meet(uplink, &mut connection, &boot).await {
-                        return End::Replaced(new);
+                        return End::Replaced(Box::new(new));
                     }
                 }
                 () = self.link.renewed(), if connection.peer.is_some() => {
@@ -429,6 +429,6 @@ impl Follower {
 enum End {
     Closed(String),
     /// By another connection of the same agent.
-    Replaced(Connection),
+    Replaced(Box<Connection>),
     WrongId(String),
 }

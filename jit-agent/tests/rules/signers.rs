@@ -98,7 +98,7 @@ fn limits_that_make_no_sense_are_refused_with_their_key() {
         ("ports = []", "ports is empty"),
         ("sources = []", "sources is empty"),
         ("signs = []", "signs is empty"),
-        ("signs = [\"revocation\"]", "revocation"),
+        ("signs = [\"checkpoints\"]", "checkpoints"),
         ("ports = [\"22/sctp\"]", "22/sctp"),
         ("sources = [\"203.0.113.1/24\"]", "203.0.113.0/24"),
         ("not_before = \"soon\"", "not_before"),

@@ -110,9 +110,16 @@ fn family<'a>(name: &'a str, known: &BTreeSet<String>) -> &'a str {
 fn a_scrape_has_every_metric_that_page_dashboard_and_alerts_name_and_no_other() {
     let site = controllers::site();
     let text = fs::read_to_string(site.config()).unwrap();
-    site.write_config(&(text + TCP));
+    // Nobody listens there: some metrics are only there with an uplink.
+    let uplink = format!(
+        "[uplink]\nhubs = [\"{}:7444\"]\ncertificate = \"pki/agent.pem\"\nkey = \"pki/agent.key\"\n\
+         ca = \"pki/ca.pem\"\n",
+        CLIENT[0]
+    );
+    site.write_config(&(text + TCP + &uplink));
     site.signal(Signal::HUP);
     scrape_with(&site, "jit_agent_state{state=\"enforcing\"} 1");
+    scrape_with(&site, "jit_agent_uplink_connected 0");
     site.admit(&[CLIENT[0]], LONG);
     assert!(site.client_opens(0, 22) && !site.stranger_opens(0, 22));
     site.admit(&["192.0.2.77"], LONG);

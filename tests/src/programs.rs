@@ -23,6 +23,15 @@ pub fn binary(name: &str) -> PathBuf {
     DIRECTORY.get_or_init(directory).join(name)
 }
 
+/// Copies a program, to run the copy.
+///
+/// Another process writes it: a child that a test beside starts meanwhile would inherit the open file,
+/// and until it has let it go the kernel runs no file that is open for writing (execve(2), ETXTBSY).
+pub fn copy(program: &Path, to: &Path) {
+    let status = Command::new("cp").arg(program).arg(to).status().expect("start cp");
+    assert!(status.success(), "copying {} to {}: {status}", program.display(), to.display());
+}
+
 /// The agent with the next version of the tables' layouts.
 pub fn next_agent() -> PathBuf {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();

@@ -141,7 +141,7 @@ fn nobody_but_root_breaks_the_glass() {
     chown(site.path("run/agent.sock"), None, Some(65_534)).unwrap();
     // The built program may lie where only root may look.
     let program = site.path("jit-agent");
-    std::fs::copy(jit_tests::programs::binary("jit-agent"), &program).unwrap();
+    jit_tests::programs::copy(&jit_tests::programs::binary("jit-agent"), &program);
     let mut command = std::process::Command::new(program);
     command.args(arguments(CLIENT[0], "22/tcp", "1m", "x")).arg("--config").arg(site.config());
     command.uid(65_534).gid(65_534);

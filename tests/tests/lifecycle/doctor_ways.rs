@@ -6,13 +6,14 @@ use std::{
     fs,
     net::TcpListener,
     os::unix::fs::PermissionsExt as _,
+    path::Path,
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
 use jit_tests::{
     agent::{CLIENT, Site},
-    programs::binary,
+    programs::{binary, copy},
 };
 use serde_json::Value;
 
@@ -384,7 +385,7 @@ fn signers_that_do_not_count_are_found() {
 fn an_agent_that_lets_people_in_past_the_gate_is_found() {
     let site = Site::new();
     let program = site.path("amazon-ssm-agent");
-    fs::copy("/bin/sleep", &program).unwrap();
+    copy(Path::new("/bin/sleep"), &program);
     let running = Started(site.host.start(Command::new(&program).arg("60")));
     let began = Instant::now();
     while bad(&site).is_empty() {
@@ -401,7 +402,7 @@ fn an_agent_that_lets_people_in_past_the_gate_is_found() {
 fn without_root_what_cannot_be_seen_is_said() {
     let site = Site::new();
     let program = site.path("jit-agent");
-    fs::copy(binary("jit-agent"), &program).unwrap();
+    copy(&binary("jit-agent"), &program);
     for (path, mode) in [(site.path(""), 0o755), (site.config(), 0o644), (program.clone(), 0o755)] {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     }

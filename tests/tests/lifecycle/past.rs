@@ -13,6 +13,7 @@ use std::{
 use jit_tests::{
     agent::{CLIENT, STRANGER, Site},
     disk::Disk,
+    programs::{binary, copy},
 };
 use rustix::process::Signal;
 use serde_json::Value;
@@ -284,7 +285,7 @@ fn past_the_agent_nobody_but_root_opens() {
     let site = killed("");
     // As a user that may reach everything: the service's, whose directories these are.
     let program = site.path("jit-agent");
-    fs::copy(jit_tests::programs::binary("jit-agent"), &program).unwrap();
+    copy(&binary("jit-agent"), &program);
     for directory in ["", "state", "run"] {
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o711);
         fs::set_permissions(site.path(directory), open).unwrap();

@@ -74,7 +74,10 @@ fn enforce_is_refused_where_no_grant_could_open_again_and_warns_where_none_can_c
     let site = observing("");
     let (code, text) = said(&site, &["enforce", "--dry-run"], None);
     assert_eq!(code, 0, "{text}");
-    assert!(text.contains("WARNING: there is no [control]: no grant can come"), "{text}");
+    assert!(
+        text.contains("WARNING: there is no [control] and no [uplink]: no grant can come"),
+        "{text}"
+    );
     let good = fs::read_to_string(site.config()).unwrap();
     let reload = |text: &str| {
         let before = site.log().matches("reloaded").count();

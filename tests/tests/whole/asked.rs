@@ -13,6 +13,7 @@ use jit_tests::{
         said,
     },
     netns::Namespace,
+    programs::copy,
 };
 use serde_json::Value;
 
@@ -204,7 +205,8 @@ fn ssh_asks_waits_runs_and_ends() {
         stage.host(0).at(22).ip(),
         found.display()
     );
-    fs::write(&program, text).unwrap();
+    fs::write(stage.path("ssh.text"), text).unwrap();
+    copy(&stage.path("ssh.text"), &program);
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     let program = program.to_str().unwrap();
     let arguments = [

@@ -264,7 +264,10 @@ fn certificate() -> (String, rustls_pki_types::CertificateDer<'static>, PrivateK
 pub(crate) fn script(controller: &Controller, text: &str) -> String {
     use std::os::unix::fs::PermissionsExt;
     let path: &Path = &controller.file("ssh.sh");
-    std::fs::write(path, format!("#!/bin/sh\n{text}\n")).unwrap();
+    // By another process: a file that this one has open for writing cannot be run by its threads.
+    let beside = path.with_extension("text");
+    std::fs::write(&beside, format!("#!/bin/sh\n{text}\n")).unwrap();
+    assert!(Command::new("cp").arg(&beside).arg(path).status().unwrap().success());
     std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
     path.display().to_string()
 }

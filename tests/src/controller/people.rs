@@ -19,7 +19,7 @@ use jit_client::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Builder, Runtime};
 
 use super::{API_PORT, CONTROLLER, START};
 use crate::netns::Namespace;
@@ -50,7 +50,9 @@ impl Person {
             token: Some(Token::parse(token).expect("a token")),
             timeout: PATIENCE,
         };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        // Its thread inherits the namespace, and also answers the controller's PINGs between two calls.
+        let runtime =
+            namespace.run(|| Builder::new_multi_thread().worker_threads(1).enable_all().build());
         Self {
             account: account.to_owned(),
             token: token.trim().to_owned(),

@@ -1,5 +1,7 @@
 //! `jitctl approve` and `deny`: a person reads a request, and says yes or no to exactly that.
 
+use std::path::Path;
+
 use clap::Args;
 use jit_client::{
     controller::{
@@ -7,10 +9,16 @@ use jit_client::{
         types::{DecisionInput, RequestView},
     },
     exit::Exit,
+    files::read,
     keys::{Key, KeySpec},
     status::Page,
 };
-use jit_proto::words::counted;
+use jit_proto::{
+    payload_type::{GRANT_TYPE, POLICY_TYPE, REVOCATION_TYPE},
+    v1,
+    words::counted,
+};
+use prost::Message as _;
 
 use super::{
     Output, ask,
@@ -68,6 +76,9 @@ pub(crate) struct DenyArgs {
 
 /// Agrees to a request.
 pub(super) fn approve(to: To<'_>, args: &ApproveArgs) -> Result<Exit, Failure> {
+    if let Some(why) = no_request(&args.id) {
+        return Err(Failure::usage(why));
+    }
     let page = Page::of_stdout(args.output.colours.style());
     // Before anything is decided: a key that is missing is found at once.
     let key = args.signing_key.as_ref().map(Key::open).transpose();
@@ -122,6 +133,24 @@ pub(super) fn approve(to: To<'_>, args: &ApproveArgs) -> Result<Exit, Failure> {
     })
 }
 
+/// Why this is no id of a request but a file that somebody else may have sent: an envelope.
+fn no_request(id: &str) -> Option<String> {
+    let bytes = read(Path::new(id), "the envelope").ok()?;
+    let envelope = v1::Envelope::decode(&*bytes).ok()?;
+    let name = text::printable(id);
+    match envelope.payload_type.as_str() {
+        REVOCATION_TYPE => Some(format!(
+            "{name} is a signed revocation: one signature is enough, and nobody approves it; \
+             deliver it with: jitctl push {name}"
+        )),
+        GRANT_TYPE | POLICY_TYPE => Some(format!(
+            "{name} is an envelope, and no id of a request; add your signature to it with: jitctl \
+             sign {name} --signing-key KEY"
+        )),
+        _ => None,
+    }
+}
+
 /// Refuses a request.
 pub(super) fn deny(to: To<'_>, args: &DenyArgs) -> Result<Exit, Failure> {
     if args.reason.trim().is_empty() {
@@ -164,4 +193,36 @@ fn said(view: &RequestView, output: Output, word: &str) -> Result<Exit, Failure>
     let text = format!("{word} {}: it is {}{missing}", view.id, view.state);
     text::print(&format!("{}\n", text::printable(&text)))?;
     Ok(Exit::Success)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_envelope_is_no_request_and_the_answer_says_what_to_do_with_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("envelope");
+        let path = file.display().to_string();
+        for (payload_type, says) in [
+            (REVOCATION_TYPE, Some("jitctl push")),
+            (GRANT_TYPE, Some("jitctl sign")),
+            (POLICY_TYPE, Some("jitctl sign")),
+            ("text/plain", None),
+        ] {
+            let envelope = v1::Envelope {
+                payload_type: payload_type.into(),
+                payload: vec![1].into(),
+                ..v1::Envelope::default()
+            };
+            std::fs::write(&file, envelope.encode_to_vec()).unwrap();
+            let why = no_request(&path);
+            assert_eq!(why.is_some(), says.is_some(), "{payload_type}");
+            let why = why.unwrap_or_default();
+            assert!(why.contains(says.unwrap_or_default()), "{payload_type}: {why}");
+        }
+        std::fs::write(&file, "no envelope").unwrap();
+        assert_eq!(no_request(&path), None);
+        assert_eq!(no_request("01KPEXAMP1E000000000000001"), None);
+    }
 }

@@ -92,8 +92,11 @@ fn payload(grant: &GrantView) -> Result<Vec<u8>, Failure> {
 
 /// Whether a payload lets in nobody and nothing that was not shown: the first difference.
 fn check(shown: &RequestView, payload: &[u8]) -> Result<(), String> {
-    let grant =
-        v1::Grant::decode(payload).map_err(|error| format!("it cannot be read: {error}"))?;
+    let grant = v1::Grant::decode(payload).map_err(|error| format!("it is no grant: {error}"))?;
+    // A host would refuse it, but a later version may know what this one does not show.
+    if grant.encoded_len() != payload.len() {
+        return Err("it has fields that this version does not know".into());
+    }
     let same = |what: &str, is: &str, was: &str| match is == was {
         true => Ok(()),
         false => Err(format!("{what} is `{}`", text::printable(is))),
@@ -206,5 +209,26 @@ mod tests {
             assert!(check(&shown(), &other.encode_to_vec()).is_err(), "{number}");
         }
         assert!(check(&shown(), b"\xff").is_err());
+        let unknown = [&signed().encode_to_vec()[..], &[0x98, 0x06, 1]].concat();
+        assert!(check(&shown(), &unknown).unwrap_err().contains("does not know"));
+    }
+
+    #[test]
+    fn a_revocation_that_the_controller_wants_signed_as_a_grant_is_refused() {
+        let every = v1::Revocation {
+            every_host: true,
+            all: true,
+            issued_before_ms: 1_000,
+            author: "ana@example.org".into(),
+            reason: "disk full".into(),
+            keep_until_ms: 3_601_000,
+            ..v1::Revocation::default()
+        };
+        let one =
+            v1::Revocation { every_host: false, hosts: vec!["web-2".into()], ..every.clone() };
+        for revocation in [every, one] {
+            let why = check(&shown(), &revocation.encode_to_vec()).unwrap_err();
+            assert!(why.contains("it is no grant"), "{why}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Signs a grant and pushes it to an agent: a controller in one file, made from docs/signing.md and
-the .proto files alone. It shares no code with jitctl.
+"""Signs a grant and pushes it to an agent, or signs a revocation: a controller in one file, made from
+docs/signing.md and the .proto files alone. It shares no code with jitctl.
 
 Needs cryptography, grpcio and grpcio-tools (requirements.txt). Exit codes: 0 accepted, 77 refused
 (`refused: <reason word>: <detail>` on standard error), 69 no agent reached.
@@ -24,6 +24,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from grpc_tools import protoc
 
 GRANT_TYPE = "application/vnd.jit-agent.grant.v1+protobuf"
+REVOCATION_TYPE = "application/vnd.jit-agent.revocation.v1+protobuf"
+# How long a revocation is worth delivering: as long as a grant may last, and the clocks may differ.
+KEEP_MS = (24 * 3600 + 60) * 1000
 PROTO = pathlib.Path(__file__).resolve().parents[2] / "proto"
 
 # The part of google.rpc that status details consist of; field numbers as published there.
@@ -45,7 +48,8 @@ message ErrorInfo {
 
 
 def compile_protocol(proto, into):
-    """Compiles the .proto files and returns the modules: agent, its service, grant, errors."""
+    """Compiles the .proto files and returns the modules: agent, its service, grant, revocation,
+    errors."""
     (into / "error_details.proto").write_text(ERROR_DETAILS)
     standard = pathlib.Path(grpc_tools.__file__).parent / "_proto"
     arguments = ["protoc", f"-I{proto}", f"-I{into}", f"-I{standard}"]
@@ -55,7 +59,8 @@ def compile_protocol(proto, into):
     if protoc.main(arguments) != 0:
         sys.exit(f"the .proto files in {proto} do not compile")
     sys.path.insert(0, str(into))
-    names = ["jit.v1.agent_pb2", "jit.v1.agent_pb2_grpc", "jit.v1.grant_pb2", "error_details_pb2"]
+    names = ["agent_pb2", "agent_pb2_grpc", "grant_pb2", "revocation_pb2"]
+    names = [f"jit.v1.{name}" for name in names] + ["error_details_pb2"]
     return [importlib.import_module(name) for name in names]
 
 
@@ -90,11 +95,11 @@ def new_id():
     return int(time.time() * 1000).to_bytes(6, "big") + secrets.token_bytes(10)
 
 
-def sealed(grant_pb2, grant, key):
-    payload = grant.SerializeToString()
-    signature = sign(key, pre_authentication_encoding(GRANT_TYPE, payload))
+def sealed(grant_pb2, payload_type, message, key):
+    payload = message.SerializeToString()
+    signature = sign(key, pre_authentication_encoding(payload_type, payload))
     return grant_pb2.Envelope(
-        payload_type=GRANT_TYPE,
+        payload_type=payload_type,
         payload=payload,
         signatures=[grant_pb2.Signature(key_id=key_id(key.public_key()), signature=signature)],
     )
@@ -111,10 +116,40 @@ def refusal(errors, error):
     return None
 
 
+def call(arguments, errors, service, method, request):
+    """The agent's answer, or None and the exit code."""
+    credentials = grpc.ssl_channel_credentials(
+        arguments.ca.read_bytes(), arguments.key.read_bytes(), arguments.cert.read_bytes()
+    )
+    with grpc.secure_channel(arguments.agent, credentials) as channel:
+        stub = service.JitAgentStub(channel)
+        try:
+            return getattr(stub, method)(request, timeout=10, wait_for_ready=True), 0
+        except grpc.RpcError as error:
+            word = refusal(errors, error)
+            if word is None:
+                print(f"no answer: {error.code().name}: {error.details()}", file=sys.stderr)
+                return None, 69
+            detail = error.details().removeprefix(f"{word}: ")
+            print(f"refused: {word}: {detail}", file=sys.stderr)
+            return None, 77
+
+
+def signed(arguments, grant_pb2, payload_type, message):
+    """The envelope; with --flip, one whose payload was changed after it was signed."""
+    key = serialization.load_pem_private_key(arguments.signing_key.read_bytes(), None)
+    envelope = sealed(grant_pb2, payload_type, message, key)
+    if arguments.flip is not None:
+        payload = bytearray(envelope.payload)
+        payload[arguments.flip] ^= 1
+        envelope.payload = bytes(payload)
+    return envelope
+
+
 def push(arguments):
     with tempfile.TemporaryDirectory() as directory:
         modules = compile_protocol(arguments.proto, pathlib.Path(directory))
-    agent_pb2, service, grant_pb2, errors = modules
+    agent_pb2, service, grant_pb2, _, errors = modules
     network = ipaddress.ip_network(arguments.source)
     now = int(time.time() * 1000)
     grant = grant_pb2.Grant(
@@ -136,36 +171,42 @@ def push(arguments):
         requester="ana@example.org",
         justification="signed by another implementation",
     )
-    key = serialization.load_pem_private_key(arguments.signing_key.read_bytes(), None)
-    envelope = sealed(grant_pb2, grant, key)
-    if arguments.flip is not None:
-        payload = bytearray(envelope.payload)
-        payload[arguments.flip] ^= 1
-        envelope.payload = bytes(payload)
-    credentials = grpc.ssl_channel_credentials(
-        arguments.ca.read_bytes(), arguments.key.read_bytes(), arguments.cert.read_bytes()
+    envelope = signed(arguments, grant_pb2, GRANT_TYPE, grant)
+    request = agent_pb2.PushRequest(envelope=envelope)
+    answer, code = call(arguments, errors, service, "Push", request)
+    if answer:
+        print(answer.outcome.reason, answer.outcome.grant_id.hex(), answer.outcome.not_after_ms)
+    return code
+
+
+def revoke(arguments):
+    with tempfile.TemporaryDirectory() as directory:
+        modules = compile_protocol(arguments.proto, pathlib.Path(directory))
+    agent_pb2, service, grant_pb2, revocation_pb2, errors = modules
+    now = int(time.time() * 1000)
+    revocation = revocation_pb2.Revocation(
+        hosts=[arguments.host],
+        all=arguments.requester is None,
+        requester=arguments.requester or "",
+        issued_before_ms=now,
+        author="bo@example.org",
+        reason="signed by another implementation",
+        keep_until_ms=now + KEEP_MS,
     )
-    with grpc.secure_channel(arguments.agent, credentials) as channel:
-        request = agent_pb2.PushRequest(envelope=envelope)
-        try:
-            answer = service.JitAgentStub(channel).Push(request, timeout=10, wait_for_ready=True)
-        except grpc.RpcError as error:
-            word = refusal(errors, error)
-            if word is None:
-                print(f"no answer: {error.code().name}: {error.details()}", file=sys.stderr)
-                return 69
-            detail = error.details().removeprefix(f"{word}: ")
-            print(f"refused: {word}: {detail}", file=sys.stderr)
-            return 77
-    print(answer.outcome.reason, answer.outcome.grant_id.hex(), answer.outcome.not_after_ms)
-    return 0
+    envelope = signed(arguments, grant_pb2, REVOCATION_TYPE, revocation)
+    request = agent_pb2.RevokeRequest(signed=envelope)
+    answer, code = call(arguments, errors, service, "Revoke", request)
+    if answer:
+        print(answer.reason, answer.revoked)
+    return code
 
 
 def check_example(arguments):
     """Goes through the worked example of docs/signing.md with this implementation."""
     page = arguments.page.read_text()
     with tempfile.TemporaryDirectory() as directory:
-        _, _, grant_pb2, _ = compile_protocol(arguments.proto, pathlib.Path(directory))
+        modules = compile_protocol(arguments.proto, pathlib.Path(directory))
+    _, _, grant_pb2, revocation_pb2, _ = modules
     blocks = {
         name: bytes.fromhex(body)
         for name, body in re.findall(r"^(.+), \d+ bytes:\n\n```text\n([0-9a-f\n]+)```$", page, re.M)
@@ -189,14 +230,23 @@ def check_example(arguments):
         assert envelope.signatures[0].signature == blocks[f"{name} signature"]
         assert envelope.signatures[0].key_id == hint
         print(f"{name}: good")
+    payload = blocks["revocation payload"]
+    revocation = revocation_pb2.Revocation.FromString(payload)
+    assert revocation.hosts == ["web-1"] and revocation.reason == "stolen key", revocation
+    message = pre_authentication_encoding(REVOCATION_TYPE, payload)
+    assert message == blocks["revocation pae"], message
+    first = re.search(r"-----BEGIN PUBLIC KEY-----.*?-----END PUBLIC KEY-----\n", page, re.S)
+    shown = serialization.load_pem_public_key(first[0].encode())
+    verify(shown, blocks["revocation signature"], message)
+    envelope = grant_pb2.Envelope.FromString(blocks["revocation envelope"])
+    assert envelope.payload_type == REVOCATION_TYPE and envelope.payload == payload
+    assert envelope.signatures[0].signature == blocks["revocation signature"]
+    print("revocation: good")
     return 0
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--proto", type=pathlib.Path, default=PROTO, help="folder with jit/v1")
-    commands = parser.add_subparsers(required=True)
-    command = commands.add_parser("push", help="sign a grant and push it")
+def add_agent(command):
+    """Arguments of a command that signs something and sends it."""
     command.add_argument("--agent", required=True, metavar="HOST:PORT")
     for name, what in [
         ("ca", "CA of the agent's certificate"),
@@ -206,11 +256,23 @@ def main():
     ]:
         command.add_argument(f"--{name}", required=True, type=pathlib.Path, help=what)
     command.add_argument("--host", required=True, help="id of the host")
+    command.add_argument("--flip", type=int, metavar="BYTE", help="spoil this byte after signing")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--proto", type=pathlib.Path, default=PROTO, help="folder with jit/v1")
+    commands = parser.add_subparsers(required=True)
+    command = commands.add_parser("push", help="sign a grant and push it")
+    add_agent(command)
     command.add_argument("--source", required=True, help="address or prefix")
     command.add_argument("--port", required=True, type=int)
     command.add_argument("--seconds", required=True, type=int)
-    command.add_argument("--flip", type=int, metavar="BYTE", help="spoil this byte after signing")
     command.set_defaults(run=push)
+    command = commands.add_parser("revoke", help="sign a revocation and deliver it")
+    add_agent(command)
+    command.add_argument("--requester", help="whose grants; without it everybody's")
+    command.set_defaults(run=revoke)
     command = commands.add_parser("check-example", help="verify the example of docs/signing.md")
     command.add_argument("page", type=pathlib.Path)
     command.set_defaults(run=check_example)

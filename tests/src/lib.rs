@@ -25,6 +25,7 @@ pub mod programs;
 pub mod python;
 pub mod random;
 pub mod raw;
+pub mod revoker;
 pub mod sockets;
 pub mod sys;
 pub mod team;

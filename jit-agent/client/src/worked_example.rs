@@ -3,7 +3,11 @@
 
 use std::{fmt::Write as _, path::Path};
 
-use jit_proto::{dsse::pre_authentication_encoding, payload_type::GRANT_TYPE, v1};
+use jit_proto::{
+    dsse::pre_authentication_encoding,
+    payload_type::{GRANT_TYPE, REVOCATION_TYPE},
+    v1,
+};
 use prost::Message as _;
 
 use crate::signing::{SigningKey, seal};
@@ -65,12 +69,34 @@ fn fields() -> Vec<(&'static str, v1::Grant)> {
     ]
 }
 
-fn example() -> String {
+/// The fields of a revocation, likewise. It is signed while the grant is live.
+fn revocation_fields() -> Vec<(&'static str, v1::Revocation)> {
+    let empty = v1::Revocation::default;
+    let until = START_MS + 600_000;
+    vec![
+        ("hosts: web-1", v1::Revocation { hosts: vec!["web-1".into()], ..empty() }),
+        (
+            "requester: ana@example.org",
+            v1::Revocation { requester: "ana@example.org".into(), ..empty() },
+        ),
+        (
+            "issued_before_ms 1803888600000, 2027-03-01T08:10:00Z",
+            v1::Revocation { issued_before_ms: until, ..empty() },
+        ),
+        ("author: bo@example.org", v1::Revocation { author: "bo@example.org".into(), ..empty() }),
+        ("reason: stolen key", v1::Revocation { reason: "stolen key".into(), ..empty() }),
+        (
+            "keep_until_ms 1803975060000, 24 hours and a minute later",
+            v1::Revocation { keep_until_ms: until + 86_460_000, ..empty() },
+        ),
+    ]
+}
+
+/// Appends the lines of a message's fields; returns the message.
+fn lines<M: prost::Message>(out: &mut String, fields: Vec<(&'static str, M)>) -> Vec<u8> {
     let mut payload = Vec::new();
-    let mut out = String::from(
-        "The grant, field by field (tag, length where there is one, value):\n\n```text\n",
-    );
-    for (label, field) in fields() {
+    out.push_str("field by field (tag, length where there is one, value):\n\n```text\n");
+    for (label, field) in fields {
         let bytes = field.encode_to_vec();
         let hex = hex::encode(&bytes);
         let (first, rest) = hex.split_at(hex.len().min(36));
@@ -81,6 +107,12 @@ fn example() -> String {
         payload.extend(bytes);
     }
     out.push_str("```\n\n");
+    payload
+}
+
+fn example() -> String {
+    let mut out = String::from("The grant, ");
+    let payload = lines(&mut out, fields());
     let message = pre_authentication_encoding(GRANT_TYPE, &payload);
     block(&mut out, "payload", &payload);
     block(&mut out, "pae", &message);
@@ -102,7 +134,21 @@ fn example() -> String {
         let envelope = seal(GRANT_TYPE, payload.clone(), &[key]);
         block(&mut out, &format!("{name} envelope"), &envelope.encode_to_vec());
     }
+    revocation(&mut out);
     out
+}
+
+fn revocation(out: &mut String) {
+    out.push_str("A revocation of what ana@example.org asked for, ");
+    let payload = lines(out, revocation_fields());
+    let message = pre_authentication_encoding(REVOCATION_TYPE, &payload);
+    block(out, "revocation payload", &payload);
+    block(out, "revocation pae", &message);
+    out.push_str("With the Ed25519 test key from above:\n\n");
+    let key = SigningKey::Ed25519(ed25519_dalek::SigningKey::from_bytes(&secret(ED25519_SECRET)));
+    block(out, "revocation signature", &key.sign(&message));
+    let envelope = seal(REVOCATION_TYPE, payload, &[key]);
+    block(out, "revocation envelope", &envelope.encode_to_vec());
 }
 
 fn secret(hex: &str) -> [u8; 32] {
@@ -120,8 +166,12 @@ fn block(out: &mut String, name: &str, bytes: &[u8]) {
 }
 
 #[test]
-fn the_fields_one_by_one_are_the_whole_grant() {
+fn the_fields_one_by_one_are_the_whole_message() {
     let joined: Vec<u8> = fields().iter().flat_map(|(_, field)| field.encode_to_vec()).collect();
     let whole = v1::Grant::decode(joined.as_slice()).unwrap();
+    assert_eq!(whole.encode_to_vec(), joined);
+    let revocation = revocation_fields();
+    let joined: Vec<u8> = revocation.iter().flat_map(|(_, field)| field.encode_to_vec()).collect();
+    let whole = v1::Revocation::decode(joined.as_slice()).unwrap();
     assert_eq!(whole.encode_to_vec(), joined);
 }

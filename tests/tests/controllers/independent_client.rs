@@ -9,14 +9,17 @@ use jit_tests::{
 };
 use prost::Message as _;
 
-use crate::controlled::{Controlled, PORT, Said, repository, succeed};
+use crate::{
+    controlled::{Controlled, PORT, Said, repository, succeed},
+    revocations,
+};
 
 #[test]
 fn python_agrees_with_the_worked_example() {
     let mut command = Command::new(python());
     command.arg(script("push_grant.py")).arg("check-example");
     let said = succeed(command.arg(repository("jit-agent/docs/signing.md")));
-    assert_eq!(said, "ed25519: good\np256: good\n");
+    assert_eq!(said, "ed25519: good\np256: good\nrevocation: good\n");
 }
 
 #[test]
@@ -80,16 +83,58 @@ fn the_pages_openssl_commands_sign_grants_that_open() {
     }
 }
 
+#[test]
+fn a_revocation_signed_by_python_closes_whatever_the_controller_may() {
+    let controlled = revocations::controlled();
+    let site = &controlled.site;
+    let revoke = |host: &str, more: &[&str]| {
+        python_as(&controlled, "reader", "revoke", "revoker.key", host, more)
+    };
+    site.admit(&CLIENT, Duration::from_secs(600));
+    let of_bo = revoke(HOST, &["--requester", "bo@example.org"]).good();
+    assert_eq!(of_bo, "ok 0\n", "a floor, and none of his grants");
+    for (byte, host, says) in [
+        ("3", HOST, "refused: bad_signature: "),
+        ("-1", HOST, "refused: bad_signature: "),
+        ("", "web-2", "refused: wrong_host: "),
+    ] {
+        let flip = ["--flip", byte];
+        revoke(host, if byte.is_empty() { &[] } else { &flip }).fails(77, says);
+    }
+    let other = python_as(&controlled, "controller", "revoke", "signer.key", HOST, &[]);
+    other.fails(77, "refused: unknown_key: ");
+    site.assert_open_to_the_client_alone();
+    assert_eq!(revoke(HOST, &["--requester", "ana@example.org"]).good(), "ok 1\n");
+    site.assert_closed_to_all();
+    push(&controlled, "signer.key", CLIENT[0], &[]).good();
+    assert!(site.client_opens(0, 22), "signed after it");
+    assert_eq!(revoke(HOST, &[]).good(), "ok 1\n");
+    site.assert_closed_to_all();
+}
+
 /// The Python client's `push` of a grant for one source.
 fn push(controlled: &Controlled, key: &str, source: &str, more: &[&str]) -> Said {
+    let grant = ["--source", source, "--port", "22", "--seconds", "60"];
+    python_as(controlled, "controller", "push", key, HOST, &[&grant[..], more].concat())
+}
+
+/// The Python client with the certificate of a controller.
+fn python_as(
+    controlled: &Controlled,
+    controller: &str,
+    command: &str,
+    key: &str,
+    host: &str,
+    more: &[&str],
+) -> Said {
     let [address, _] = TO_CLIENT;
-    let mut command = Command::new(python());
-    command.arg(script("push_grant.py")).arg("push");
-    command.args(["--agent", &format!("{address}:{PORT}"), "--ca", "pki/ca.pem"]);
-    command.args(["--cert", "pki/controller.pem", "--key", "pki/controller.key"]);
-    command.args(["--signing-key", key, "--host", HOST, "--source", source]);
-    command.args(["--port", "22", "--seconds", "60"]).args(more);
-    Said::from(controlled.run(&mut command))
+    let mut python = Command::new(python());
+    python.arg(script("push_grant.py")).arg(command);
+    python.args(["--agent", &format!("{address}:{PORT}"), "--ca", "pki/ca.pem"]);
+    python.arg("--cert").arg(format!("pki/{controller}.pem"));
+    python.arg("--key").arg(format!("pki/{controller}.key"));
+    python.args(["--signing-key", key, "--host", host]).args(more);
+    Said::from(controlled.run(&mut python))
 }
 
 /// Runs the page's block of shell commands that begins with this comment.

@@ -9,3 +9,4 @@ mod junk_signatures;
 mod many;
 mod passkeys;
 mod policies;
+mod revocations;

@@ -11,6 +11,7 @@ use jit_proto::v1;
 use jit_tests::{
     agent::{CLIENT, STRANGER, Site},
     disk::Disk,
+    revoker::{REVOKER, Revoker, delivery},
 };
 use rustix::process::Signal;
 
@@ -166,6 +167,40 @@ fn on_a_read_only_disk_the_agent_starts_and_closes() {
     site.assert_closed_to_all();
     disk.read_only(false);
     assert_well_again(&mut site, envelope);
+    drop(site);
+    drop(disk);
+}
+
+/// Everybody who has it delivers it again. No answer says more than the disk holds.
+#[test]
+fn on_a_read_only_disk_a_signed_revocation_closes_and_says_each_time_that_it_is_not_durable() {
+    let mut site = Site::new();
+    let revoker = Revoker::new(&site);
+    site.configure(REVOKER);
+    let disk = Disk::mount(site.path("state"));
+    site.start();
+    let envelope = site.envelope(&CLIENT, LONG);
+    site.push(envelope.clone()).unwrap();
+    site.end(Signal::KILL);
+    disk.read_only(true);
+    site.start();
+    site.assert_open_to_the_client_alone();
+    let everything = revoker.all();
+    let deliver = |site: &Site| {
+        let request = delivery(everything.clone());
+        site.call(async |mut client| client.revoke(request).await).unwrap().into_inner()
+    };
+    for ended in [1, 0] {
+        let revoked = deliver(&site);
+        assert_eq!(revoked.revoked, ended);
+        assert!(revoked.warning.contains("not durable"), "{}", revoked.warning);
+        site.assert_closed_to_all();
+    }
+    disk.read_only(false);
+    wait_for("no warning", || deliver(&site).warning.is_empty());
+    assert_well_again(&mut site, envelope);
+    assert_eq!(deliver(&site).reason, "known");
+    site.assert_open_to_the_client_alone();
     drop(site);
     drop(disk);
 }

@@ -9,7 +9,10 @@ use std::{
 };
 
 use jit_proto::v1::{self, revoke_request::What};
-use jit_tests::agent::{CLIENT, Site};
+use jit_tests::{
+    agent::{CLIENT, Site},
+    revoker::{REVOKER, Revoker, delivery},
+};
 use rustix::process::Signal;
 
 use crate::{
@@ -141,6 +144,52 @@ fn a_hub_may_do_no_more_than_its_section_says() {
     ] {
         assert!(denied.to_string().contains("not_permitted"), "{denied}");
     }
+    site.assert_closed_to_all();
+}
+
+#[test]
+fn a_hub_that_may_only_grant_delivers_what_a_key_revokes() {
+    let mut site = site();
+    let granter = "spiffe://example.org/granter";
+    let issue = ["pki", "issue", "--dir", "pki", "--name", "granter", "--ip", CLIENT[0]];
+    jitctl(&site, &[&issue[..], &["--uri", granter]].concat());
+    let hubs = [hub(&site, 7444, "granter"), hub(&site, 7445, "reader")];
+    let revoker = Revoker::new(&site);
+    let section = format!("[[controller]]\nidentity = \"{granter}\"\nmay = [\"grant\"]\n");
+    configure(&site, &[7444], &format!("{REVOKER}{section}"));
+    site.start();
+    let mut agent = hubs[0].agent(BACK);
+    let [early, late] = [(); 2].map(|()| site.envelope(&CLIENT, LONG));
+    assert!(hubs[0].run(agent.push(early)).unwrap().accepted);
+    site.assert_open_to_the_client_alone();
+    let unsigned = hubs[0].run(agent.revoke(all(true))).unwrap_err();
+    assert!(unsigned.to_string().contains("not_permitted"), "{unsigned}");
+    let everything = revoker.all();
+    let began = Instant::now();
+    let done = hubs[0].run(agent.revoke(delivery(everything.clone()))).unwrap();
+    assert_eq!((done.revoked, done.reason.as_str(), done.warning.as_str()), (1, "ok", ""));
+    let closed = loop {
+        let asked = began.elapsed();
+        if !site.client_opens(0, 22) {
+            break asked;
+        }
+    };
+    println!("closed {closed:?} after the call");
+    assert!(closed < Duration::from_secs(1), "{closed:?}");
+    site.assert_closed_to_all();
+    let refused = hubs[0].run(agent.push(late)).unwrap_err();
+    assert!(refused.to_string().contains("revoked"), "{refused}");
+    assert!(hubs[0].run(agent.push(site.envelope(&CLIENT, LONG))).unwrap().accepted);
+    site.assert_open_to_the_client_alone();
+    // A hub that may only read delivers it again, and then another one.
+    configure(&site, &[7445], &format!("{REVOKER}{section}"));
+    site.signal(Signal::HUP);
+    let mut agent = hubs[1].agent(BACK);
+    let again = hubs[1].run(agent.revoke(delivery(everything))).unwrap();
+    assert_eq!((again.revoked, again.reason.as_str()), (0, "known"));
+    site.assert_open_to_the_client_alone();
+    let more = hubs[1].run(agent.revoke(delivery(revoker.all()))).unwrap();
+    assert_eq!((more.revoked, more.reason.as_str()), (1, "ok"));
     site.assert_closed_to_all();
 }
 

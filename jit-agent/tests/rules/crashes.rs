@@ -20,7 +20,10 @@ use redb::{StorageBackend, backends::FileBackend};
 
 use crate::{
     host::Host,
-    support::{MINUTE, NOW, SSH, envelope, grant, later, v4},
+    support::{
+        MINUTE, NOW, REVOKER, SSH, envelope, fresh_grant, grant, later, revocation,
+        signed_revocation, v4,
+    },
 };
 
 /// What a crash loses.
@@ -125,7 +128,7 @@ fn at_each_step(
     let mut most = 0;
     for crash in [Crash::Kill, Crash::Power] {
         for steps in 0.. {
-            let mut host = Host::start();
+            let mut host = Host::with(REVOKER);
             host.push(&first()).unwrap();
             let fuse = Fuse::new(u64::MAX);
             host.restart_by("boot-1", NOW, opener(&fuse, crash));
@@ -222,6 +225,42 @@ fn a_floor_that_is_cut_short_anywhere_holds_if_it_was_answered() {
         },
     );
     assert!(steps >= 6, "{steps}");
+}
+
+/// Also when it comes again, as it does from everybody who has it.
+#[test]
+fn a_signed_revocation_that_is_cut_short_anywhere_holds_if_it_was_answered() {
+    let of_one = v1::Revocation {
+        all: false,
+        grant_ids: vec![vec![1; 16].into(), vec![2; 16].into()],
+        ..revocation(0)
+    };
+    for order in [revocation(0), of_one] {
+        let envelope = signed_revocation(&order);
+        let good = |gate: &mut Gate<MemoryDatapath>, now| {
+            gate.revoke_signed(&envelope, "test", now).is_ok_and(|done| done.warning.is_empty())
+        };
+        let steps = at_each_step(
+            |gate| good(gate, NOW),
+            |host, answered, what| {
+                for again in [false, true] {
+                    if again {
+                        assert!(good(host.gate(), later(MINUTE)), "{what}: again");
+                    } else if !answered {
+                        continue;
+                    }
+                    assert!(!opens(host, FIRST, MINUTE), "{what}: closed");
+                    for grant in [first(), second()] {
+                        let late = host.push_at(&grant, later(MINUTE));
+                        assert_eq!(late, Err(Refusal::Revoked), "{what}");
+                    }
+                }
+                let after = host.push_at(&fresh_grant(3, &["203.0.113.9"]), later(MINUTE));
+                assert!(after.is_ok(), "{what}: signed after it, {after:?}");
+            },
+        );
+        assert!(steps >= 6, "{steps}");
+    }
 }
 
 #[test]

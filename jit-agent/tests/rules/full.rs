@@ -16,12 +16,14 @@ use jit_agent::{
     gate::{Revoked, Target},
     rules::ledger::Admission,
 };
-use jit_proto::{GrantId, Refusal};
+use jit_proto::{GrantId, Refusal, v1};
 use redb::{StorageBackend, backends::FileBackend};
 
 use crate::{
     host::Host,
-    support::{MINUTE, NOW, SSH, fresh_grant, grant, later, v4},
+    support::{
+        MINUTE, NOW, REVOKER, SSH, fresh_grant, grant, later, revocation, signed_revocation, v4,
+    },
 };
 
 const NO_SPACE: i32 = 28;
@@ -83,7 +85,7 @@ impl Filled {
 
     /// The same with a change to the state directory while no agent runs.
     fn after(change: impl FnOnce(&Path)) -> Self {
-        let mut host = Host::start();
+        let mut host = Host::with(REVOKER);
         host.push(&grant(1, &["203.0.113.7"])).unwrap();
         host.push(&grant(2, &["203.0.113.9"])).unwrap();
         host.gate = None;
@@ -105,6 +107,11 @@ impl Filled {
 
     fn revoke(&mut self, target: &Target) -> Revoked {
         self.host.gate().revoke(target, "test", "over", NOW)
+    }
+
+    fn revoke_signed(&mut self, revocation: &v1::Revocation) -> Revoked {
+        let envelope = signed_revocation(revocation);
+        self.host.gate().revoke_signed(&envelope, "test", NOW).unwrap()
     }
 
     fn open(&self) -> [bool; 2] {
@@ -170,6 +177,81 @@ fn on_a_full_disk_a_revocation_is_durable_when_it_is_answered() {
             assert_eq!(unseen, Err(Refusal::Revoked), "{target:?}");
         }
         assert_eq!(filled.host.push(&fresh_grant(3, &["203.0.113.3"])), Ok(Admission::Known));
+    }
+}
+
+/// What a key orders: everything; a requester; an id that is held and one that nobody has seen. And
+/// how many grants each ends, and which of the two are open then.
+fn signed() -> [(v1::Revocation, u32, [bool; 2]); 3] {
+    let order = || v1::Revocation { all: false, ..revocation(0) };
+    let grant_ids = vec![vec![1; 16].into(), vec![4; 16].into()];
+    [
+        (revocation(0), 2, [false, false]),
+        (v1::Revocation { requester: "ana@example.org".into(), ..order() }, 2, [false, false]),
+        (v1::Revocation { grant_ids, ..order() }, 1, [false, true]),
+    ]
+}
+
+#[test]
+fn on_a_full_disk_a_signed_revocation_is_durable_when_it_is_answered() {
+    for (order, ended, open) in signed() {
+        let mut filled = Filled::new();
+        let revoked = filled.revoke_signed(&order);
+        assert_eq!((revoked.ended, revoked.changed), (ended, true), "{order:?}");
+        assert_eq!(revoked.warning, "", "{order:?}");
+        assert!(filled.problems().contains("database"), "{}", filled.problems());
+        // The disk is still full, and the same envelope comes again.
+        for boot in ["boot-1", "boot-1", "boot-2"] {
+            filled.restart(boot);
+            assert_eq!(filled.open(), open, "{order:?} {boot}");
+            let again = filled.revoke_signed(&order);
+            assert_eq!(
+                (again.ended, again.changed, again.warning.as_str()),
+                (0, false, ""),
+                "{order:?} {boot}"
+            );
+            for id in [1, 4] {
+                let late = filled.host.push(&grant(id, &["203.0.113.7"]));
+                assert_eq!(late, Err(Refusal::Revoked), "{order:?} {boot} {id}");
+            }
+        }
+        filled.full.store(false, Ordering::Relaxed);
+        filled.host.gate().advance(later(5_000));
+        assert_eq!(filled.problems(), "");
+        filled.host.gate = None;
+        fs::remove_file(filled.reserve()).unwrap();
+        filled.restart("boot-2");
+        assert_eq!(filled.open(), open, "{order:?}: by the database alone");
+        for id in [1, 4] {
+            let late = filled.host.push(&grant(id, &["203.0.113.7"]));
+            assert_eq!(late, Err(Refusal::Revoked), "{order:?} {id}");
+        }
+        filled.host.push(&fresh_grant(3, &["203.0.113.3"])).unwrap();
+    }
+}
+
+#[test]
+fn without_a_reserve_a_signed_revocation_closes_and_says_each_time_that_it_is_not_durable() {
+    for (order, ended, open) in signed() {
+        let mut filled = Filled::after(|state| {
+            fs::remove_file(state.join("grants.reserve")).unwrap();
+            fs::create_dir(state.join("grants.reserve.new")).unwrap();
+        });
+        // Who delivers it again must not read that all is well.
+        for ended in [ended, 0] {
+            let revoked = filled.revoke_signed(&order);
+            assert_eq!(revoked.ended, ended, "{order:?}");
+            let warning = revoked.warning;
+            assert!(warning.starts_with("closed, but not durable"), "{order:?}: {warning}");
+            assert_eq!(filled.open(), open, "{order:?}");
+        }
+        fs::remove_dir(filled.reserve().with_extension("reserve.new")).unwrap();
+        filled.full.store(false, Ordering::Relaxed);
+        filled.host.gate().advance(later(5_000));
+        assert_eq!(filled.revoke_signed(&order).warning, "", "{order:?}");
+        filled.restart("boot-1");
+        assert_eq!(filled.open(), open, "{order:?}");
+        assert_eq!(filled.host.push(&grant(4, &["203.0.113.4"])), Err(Refusal::Revoked));
     }
 }
 

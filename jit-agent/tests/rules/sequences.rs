@@ -27,11 +27,11 @@ use jit_agent::{
 use jit_proto::{GrantId, Refusal, SourcePrefix, WallTime, v1};
 use prost::Message as _;
 
-use model::{Model, Modelled, REQUESTERS, requester_of};
+use model::{Model, Modelled, REQUESTERS, Whose, requester_of};
 
 use crate::{
     host::Host,
-    support::{NOW, SSH, envelope, grant, v4, verified},
+    support::{NOW, REVOKER, SSH, envelope, grant, revocation, signed_revocation, v4, verified},
 };
 
 const UNSEEN: Duration = Duration::from_secs(8 * 24 * 3600);
@@ -89,12 +89,26 @@ enum Step {
     RevokeUntilNow {
         requester: Option<&'static str>,
     },
+    /// By a key, of what was issued until this long from now, or ago.
+    RevokeSigned {
+        whose: Whose,
+        millis: i64,
+    },
 }
 
 fn step(random: &mut Random, sets_clocks: bool, floors: bool) -> Step {
     if floors && random.below(8) == 0 {
         let whose = usize::try_from(random.below(4)).unwrap();
         return Step::RevokeUntilNow { requester: REQUESTERS.get(whose).copied() };
+    }
+    if floors && random.below(6) == 0 {
+        let whose = match random.below(4) {
+            0 => Whose::Ids(vec![random.id()]),
+            1 => Whose::All,
+            number => Whose::Requester(REQUESTERS.get(usize::from(number == 2)).unwrap()),
+        };
+        // Late ones, and some by a clock that is far ahead.
+        return Step::RevokeSigned { whose, millis: (random.below(16) - 6) * UNIT };
     }
     match random.below(if sets_clocks { 19 } else { 16 }) {
         0..6 => Step::Push {
@@ -119,6 +133,7 @@ trait World {
     fn push(&mut self, grant: &v1::Grant, now: Now);
     fn revoke(&mut self, id: u8, now: Now);
     fn revoke_until_now(&mut self, requester: Option<&'static str>, now: Now);
+    fn revoke_signed(&mut self, whose: &Whose, at: i64, now: Now);
     fn pass(&mut self, now: Now);
     fn start(&mut self, reboot: bool, now: Now);
     fn opens(&self, source: &str, now: Now) -> bool;
@@ -294,6 +309,26 @@ impl World for Alone {
         self.settle();
     }
 
+    fn revoke_signed(&mut self, whose: &Whose, at: i64, now: Now) {
+        let seen = Now { wall: now.wall.max(self.floor), ..now };
+        let requester = match whose {
+            Whose::Ids(ids) => return ids.iter().for_each(|id| self.revoke(*id, now)),
+            Whose::Requester(name) => Some(*name),
+            Whose::All => None,
+        };
+        let falls = |grant: &&VerifiedGrant| {
+            grant.issued_at().0 <= at && requester.is_none_or(|name| name == grant.requester())
+        };
+        let fallen: Vec<_> = self.grants.values().filter(falls).map(VerifiedGrant::id).collect();
+        for id in fallen {
+            self.ledger.revoke(id, seen, 0).unwrap();
+            self.forget(id);
+        }
+        let at = WallTime(at).min(seen.wall + SKEW);
+        self.ledger.raise_floor(Floor { requester: requester.map(str::to_owned), at });
+        self.settle();
+    }
+
     fn pass(&mut self, now: Now) {
         self.look(now);
         let trusted = self.trusts(now);
@@ -348,6 +383,12 @@ struct Whole {
     boot: u32,
 }
 
+impl Whole {
+    fn new() -> Self {
+        Self { host: Host::with(REVOKER), boot: 1 }
+    }
+}
+
 impl World for Whole {
     fn push(&mut self, grant: &v1::Grant, now: Now) {
         let by = Pusher { may_revoke: true, ..Pusher::from("test") };
@@ -357,6 +398,23 @@ impl World for Whole {
     fn revoke_until_now(&mut self, requester: Option<&'static str>, now: Now) {
         let target = requester.map_or(Target::All, |name| Target::Requester(name.into()));
         assert_eq!(self.host.gate().revoke(&target, "", "", now).warning, "");
+    }
+
+    fn revoke_signed(&mut self, whose: &Whose, at: i64, now: Now) {
+        let base = v1::Revocation { all: false, ..revocation(at - NOW.wall.0) };
+        let message = match whose {
+            Whose::All => v1::Revocation { all: true, ..base },
+            Whose::Ids(ids) => {
+                let grant_ids = ids.iter().map(|id| vec![*id; 16].into()).collect();
+                v1::Revocation { grant_ids, ..base }
+            }
+            Whose::Requester(name) => v1::Revocation { requester: (*name).into(), ..base },
+        };
+        let envelope = signed_revocation(&message);
+        match self.host.gate().revoke_signed(&envelope, "", now) {
+            Ok(revoked) => assert_eq!(revoked.warning, ""),
+            Err(refused) => assert_eq!(refused.refusal, Refusal::NotYetValid, "{refused}"),
+        }
     }
 
     fn revoke(&mut self, id: u8, now: Now) {
@@ -469,6 +527,10 @@ fn run(world: &mut impl World, seed: u64, floors: bool) {
                 world.revoke_until_now(requester, at(wall, boot));
                 model.revoke_until_now(requester, wall);
             }
+            Step::RevokeSigned { whose, millis } => {
+                world.revoke_signed(&whose, wall + millis, at(wall, boot));
+                model.revoke_signed(&whose, wall + millis, wall);
+            }
             Step::Restart => {
                 model.start(false, wall, boot);
                 world.start(false, at(wall, boot));
@@ -498,7 +560,7 @@ fn number(name: &str, usual: u64) -> u64 {
 fn the_ledger_never_opens_more_than_the_model() {
     let (count, seed) = (number("JIT_TEST_SEQUENCES", 10_000), number("JIT_TEST_SEED", 1));
     for number in 0..count {
-        // Every second history has revocations with a floor.
+        // Every second history has revocations with a floor, signed ones among them.
         run(&mut Alone::new(), seed.wrapping_add(number), number % 2 == 1);
     }
     println!("{count} sequences");
@@ -511,13 +573,13 @@ fn the_ledger_never_opens_more_than_the_model() {
 fn a_history_that_went_wrong_once_stays_right() {
     for seed in [77_043_569, 900_201_457] {
         run(&mut Alone::new(), seed, false);
-        run(&mut Whole { host: Host::start(), boot: 1 }, seed, false);
+        run(&mut Whole::new(), seed, false);
     }
 }
 
 #[test]
 fn the_gate_never_opens_more_than_the_model() {
     for seed in 0..100 {
-        run(&mut Whole { host: Host::start(), boot: 1 }, seed, seed % 2 == 1);
+        run(&mut Whole::new(), seed, seed % 2 == 1);
     }
 }

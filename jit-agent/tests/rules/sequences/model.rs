@@ -27,6 +27,14 @@ pub(super) struct Model {
     pub(super) by_requester: BTreeMap<&'static str, i64>,
 }
 
+/// The grants that a signed revocation is about.
+#[derive(Clone, Debug)]
+pub(super) enum Whose {
+    All,
+    Ids(Vec<u8>),
+    Requester(&'static str),
+}
+
 #[derive(Clone)]
 pub(super) struct Modelled {
     pub(super) source: SourcePrefix,
@@ -91,6 +99,29 @@ impl Model {
             self.refused.insert(id);
             floor = floor.max(grant.issued);
         }
+        self.raise(requester, floor);
+    }
+
+    /// By a key: these ids, or what was issued until then, by a requester or by everybody.
+    pub(super) fn revoke_signed(&mut self, whose: &Whose, at: i64, wall: i64) {
+        let requester = match whose {
+            Whose::Ids(ids) => {
+                self.refused.extend(ids);
+                self.grants.retain(|id, _| !ids.contains(id));
+                return;
+            }
+            Whose::Requester(name) => Some(*name),
+            Whose::All => None,
+        };
+        let falls = |id: &u8, grant: &mut Modelled| {
+            grant.issued <= at && requester.is_none_or(|name| name == requester_of(*id))
+        };
+        self.refused.extend(self.grants.extract_if(.., falls).map(|(id, _)| id));
+        // A clock far ahead closes at once, and sets a floor of a minute ahead.
+        self.raise(requester, at.min(wall.max(self.floor) + 60_000));
+    }
+
+    fn raise(&mut self, requester: Option<&'static str>, floor: i64) {
         let old = match requester {
             Some(name) => self.by_requester.entry(name).or_default(),
             None => &mut self.all,

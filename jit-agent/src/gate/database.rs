@@ -97,9 +97,9 @@ impl Waiting {
 
     /// A revocation that the database does not know.
     fn remember(&mut self, target: &Target, by: &str, why: &str) {
-        // A signed one may come again and again, and must not use up the places.
-        let repeats = matches!(target, Target::Ids(_) | Target::Issued { .. });
-        if repeats && self.revoked.iter().any(|(known, _, _)| known == target) {
+        // A signed one may come again and again, each time with a later floor, and must not use up
+        // the places.
+        if self.revoked.iter_mut().any(|(known, _, _)| known.takes_in(target)) {
             return;
         }
         let full = self.revoked.len() >= REMEMBERED;
@@ -220,5 +220,29 @@ mod tests {
         assert_eq!(waiting.revoked.len(), REMEMBERED);
         waiting.remember(&Target::Requester("li".into()), "root", "test");
         assert_eq!(waiting.revoked, [(Target::All, "root".into(), "test".into())]);
+    }
+
+    #[test]
+    fn what_a_key_orders_again_and_again_uses_up_one_place() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("state"), "a file").unwrap();
+        let state = directory.path().join("state");
+        let mut waiting = Waiting::open(&state, Duration::from_secs(20)).unwrap_err();
+        let issued = |name: Option<&str>, at, floor| Target::Issued {
+            requester: name.map(str::to_owned),
+            at: jit_proto::WallTime(at),
+            floor: jit_proto::WallTime(floor),
+        };
+        let ids = Target::Ids(vec![jit_proto::GrantId([1; 16])]);
+        // By a clock far ahead, so that its floor rises; and an older one that comes late.
+        for floor in 0..i64::try_from(REMEMBERED).unwrap() + 1 {
+            waiting.remember(&issued(Some("ana"), 100_000, floor), "x", "test");
+            waiting.remember(&issued(None, 5, 5), "x", "test");
+            waiting.remember(&ids, "x", "test");
+        }
+        waiting.remember(&issued(Some("ana"), 7, 7), "x", "test");
+        let most = i64::try_from(REMEMBERED).unwrap();
+        let targets: Vec<_> = waiting.revoked.into_iter().map(|(target, _, _)| target).collect();
+        assert_eq!(targets, [issued(Some("ana"), 100_000, most), issued(None, 5, 5), ids]);
     }
 }

@@ -451,6 +451,22 @@ impl Target {
         matches!(self, Self::All | Self::Issued { requester: None, .. })
     }
 
+    /// Whether it is one with another, which may come from a key, again and again. What was issued
+    /// until the later of two moments is issued until one of them.
+    pub(super) fn takes_in(&mut self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Ids(ids), Self::Ids(others)) => ids == others,
+            (
+                Self::Issued { requester, at, floor },
+                Self::Issued { requester: whose, at: until, floor: higher },
+            ) if requester == whose => {
+                (*at, *floor) = ((*at).max(*until), (*floor).max(*higher));
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Whether this grant was issued in time to be one of those of [`Target::Issued`].
     fn is_about(&self, grant: &VerifiedGrant) -> bool {
         let Self::Issued { requester, at, floor: _ } = self else { return false };

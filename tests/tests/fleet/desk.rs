@@ -66,8 +66,11 @@ impl Controller {
 
     /// Starts the fleet, as after a restart.
     pub(crate) fn start(&self) -> Fleet {
-        let _inside = self.runtime.enter();
-        Fleet::start(self.desk.clone(), &self.settings, Arc::clone(&self.sign)).unwrap()
+        let (desk, settings) = (self.desk.clone(), self.settings.clone());
+        let sign = Arc::clone(&self.sign);
+        // By a thread of the runtime: those are in the controller's namespace.
+        let started = self.runtime.spawn(async move { Fleet::start(desk, &settings, sign) });
+        self.runtime.block_on(started).unwrap().unwrap()
     }
 
     /// Starts it again with other settings.

@@ -8,14 +8,17 @@ use jit_agent::{
 };
 use jit_controller::{
     clock::now_ms,
-    fleet::rollouts::Course,
+    fleet::{HubSettings, rollouts::Course},
     model::rollout::{HostState, RolloutState},
     store::{Rollout, rollouts},
 };
 use jit_tests::programs::binary;
 use rustix::process::Signal;
 
-use crate::{desk::Controller, yard::Yard};
+use crate::{
+    desk::Controller,
+    yard::{CONTROLLER, HUB_PORT, Yard},
+};
 
 const LONG: Duration = Duration::from_secs(60);
 /// Port 22 as before, and 2222 armed, which needs a confirmation.
@@ -141,6 +144,37 @@ fn a_rollout_goes_on_after_a_restart_and_an_abort_leaves_the_rest_as_it_is() {
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(rollout(&controller, &second).state, RolloutState::Aborted);
     assert!(ids.iter().all(|id| has_policy(&controller, id)));
+}
+
+#[test]
+fn a_rollout_reaches_hosts_that_dial_out_and_each_confirms_over_a_new_connection() {
+    let mut yard = Yard::new();
+    let ids = ["web-1", "web-2", "web-3"];
+    let mut controller = Controller::new(&yard, &[]);
+    controller.restart(|settings| {
+        let listen = format!("{CONTROLLER}:{HUB_PORT}").parse().unwrap();
+        settings.hub = Some(HubSettings::new(listen, settings));
+    });
+    for (number, id) in ids.iter().enumerate() {
+        controller.put(id, "", &[("env", if number == 0 { "canary" } else { "prod" })]);
+        yard.add(id);
+        yard.configure_uplink(number, id, CEILING);
+        yard.spawn(number);
+    }
+    let connected = |it: &Controller, id: &str| it.observed(id).connected_ms;
+    let began = ids.map(|id| {
+        controller.until("it has dialled", LONG, |it| connected(it, id) > 0);
+        connected(&controller, id)
+    });
+    let rolling = begin(&controller, Duration::ZERO).id;
+    controller.until("it is done", LONG, |it| rollout(it, &rolling).state == RolloutState::Done);
+    assert_eq!(states(&controller, &rolling), [HostState::Applied; 3]);
+    for (id, before) in ids.iter().zip(began) {
+        controller.until("it has the policy", LONG, |it| has_policy(it, id));
+        let now = connected(&controller, id);
+        assert!(now > before, "{id} confirmed over the connection of the push");
+        assert_eq!(controller.alarms(id), [""; 0]);
+    }
 }
 
 #[test]

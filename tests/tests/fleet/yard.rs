@@ -24,6 +24,8 @@ pub(crate) const CONTROLLER: &str = "198.18.0.1";
 pub(crate) const NAME: &str = "agents.example.org";
 /// The port where agents listen.
 const PORT: u16 = 7443;
+/// The port of the controller where agents dial in.
+pub(crate) const HUB_PORT: u16 = 7444;
 const START: Duration = Duration::from_secs(60);
 
 /// The hosts, and the place of the controller.
@@ -49,21 +51,31 @@ impl Yard {
         hub.ip(&["addr", "add", "198.18.0.1/15", "dev", "br0"]);
         hub.ip(&["link", "set", "br0", "up"]);
         let directory = tempfile::tempdir().unwrap();
-        for arguments in [
-            "pki init --dir pki --name ours",
-            "pki issue --dir pki --name agent --dns agents.example.org",
-            "pki issue --dir pki --name controller --uri spiffe://example.org/jit-controller",
-        ] {
-            let mut jitctl = Command::new(binary("jitctl"));
-            jitctl.args(arguments.split(' ')).current_dir(directory.path()).stdout(Stdio::null());
-            assert!(jitctl.status().unwrap().success(), "{arguments}");
-        }
         let provider = rustls::crypto::ring::default_provider();
         let key = || SigningKey::generate(Algorithm::Ed25519, provider.secure_random).unwrap();
         let (grants, policies) = (key(), key());
         fs::write(directory.path().join("grants.pem"), grants.public_pem()).unwrap();
         fs::write(directory.path().join("policies.pem"), policies.public_pem()).unwrap();
-        Self { hub, grants, policies, directory, hosts: Vec::new() }
+        let yard = Self { hub, grants, policies, directory, hosts: Vec::new() };
+        let controller = "spiffe://example.org/jit-controller";
+        for arguments in [
+            &["init", "--dir", "pki", "--name", "ours"][..],
+            &["issue", "--dir", "pki", "--name", "agent", "--dns", NAME],
+            &[
+                "issue",
+                "--dir",
+                "pki",
+                "--name",
+                "controller",
+                "--uri",
+                controller,
+                "--ip",
+                CONTROLLER,
+            ],
+        ] {
+            yard.pki(arguments);
+        }
+        yard
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -90,9 +102,46 @@ impl Yard {
     /// Writes the configuration of a host: port 22 protected, with these more lines of the section, and
     /// with more sections.
     pub(crate) fn configure(&self, number: usize, id: &str, port: &str, more: &str) {
+        let (shared, address) = (self.directory.path().display(), ip(number));
+        let listens = format!(
+            r#"
+[control]
+listen = "{address}:{PORT}"
+certificate = "{shared}/pki/agent.pem"
+key = "{shared}/pki/agent.key"
+client_ca = "{shared}/pki/ca.pem"
+"#
+        );
+        self.write(number, id, port, &(listens + more));
+    }
+
+    /// Writes the configuration of a host whose agent listens nowhere, and dials the controller.
+    pub(crate) fn configure_uplink(&self, number: usize, id: &str, more: &str) {
+        let shared = self.directory.path().display();
+        let uri = format!("spiffe://example.org/host/{id}");
+        self.pki(&["issue", "--dir", "pki", "--name", id, "--uri", &uri]);
+        let dials = format!(
+            r#"
+[uplink]
+hubs = ["{CONTROLLER}:{HUB_PORT}"]
+certificate = "{shared}/pki/{id}.pem"
+key = "{shared}/pki/{id}.key"
+ca = "{shared}/pki/ca.pem"
+"#
+        );
+        self.write(number, id, "", &(dials + more));
+    }
+
+    fn pki(&self, arguments: &[&str]) {
+        let mut jitctl = Command::new(binary("jitctl"));
+        jitctl.arg("pki").args(arguments).current_dir(self.directory.path()).stdout(Stdio::null());
+        assert!(jitctl.status().unwrap().success(), "{arguments:?}");
+    }
+
+    fn write(&self, number: usize, id: &str, port: &str, more: &str) {
         let host = &self.hosts[number];
         let (shared, own) = (self.directory.path().display(), host.directory.display());
-        let (pins, address) = (host.pins.display(), ip(number));
+        let pins = host.pins.display();
         let text = format!(
             r#"
 [host]
@@ -112,11 +161,6 @@ public_key = "{shared}/grants.pem"
 id = "policies"
 public_key = "{shared}/policies.pem"
 signs = ["policy"]
-[control]
-listen = "{address}:{PORT}"
-certificate = "{shared}/pki/agent.pem"
-key = "{shared}/pki/agent.key"
-client_ca = "{shared}/pki/ca.pem"
 [[controller]]
 identity = "spiffe://example.org/jit-controller"
 may = ["grant", "revoke", "read", "policy"]

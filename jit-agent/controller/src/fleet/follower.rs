@@ -218,7 +218,10 @@ impl Follower {
                     }
                 }
                 () = self.link.renewed(), if connection.peer.is_some() => {
-                    return End::Closed("a new connection is waited for".into());
+                    // The agent makes the new one first. An older agent cannot, and has to come back.
+                    if let Err(error) = agent.reconnect().await {
+                        return End::Closed(format!("a new connection is waited for: {error}"));
+                    }
                 }
             }
         }

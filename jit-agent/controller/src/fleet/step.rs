@@ -264,8 +264,8 @@ impl Step<'_> {
         Ok(self.end(HostState::Applied, &answer.reason, "").await?)
     }
 
-    /// A connection that was made after the push. One of an agent that dials out is closed for that: the
-    /// agent must be able to come back.
+    /// A connection that was made after the push. An agent that dials out is asked for one: it must be
+    /// able to connect.
     async fn fresh(&mut self) -> Result<Agent, Stop> {
         let (host, link) = self.shared.host(&self.host.host)?;
         let dialled = link.agent().is_ok_and(|agent| !agent.is_uplink());

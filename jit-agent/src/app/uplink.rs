@@ -27,7 +27,7 @@ use crate::{
     config::{Hub, Uplink},
     control::{
         link::{Handed, Through, hand::Giver},
-        server::{Phase, Uplinks},
+        server::{OLDEST, Phase, Uplinks},
     },
     gate::faults::Faults,
     rules::problem::ProblemKind,
@@ -43,6 +43,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const HELD: Duration = Duration::from_secs(60);
 /// The shortest time from one connection to the next that the hub asks for.
 const RENEWED: Duration = Duration::from_secs(1);
+/// Another connection takes the place of one before this age: while the one in use works, there is
+/// an hour to make it in.
+const AGE: Duration = OLDEST.saturating_sub(Duration::from_secs(3600));
+/// The share of that by which it may be younger, by chance: all agents of a hub that was restarted
+/// do not come at once.
+const YOUNGER: f64 = 1.0 / 24.0;
 /// Without a connection for this time it is a problem.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The kernel asks a silent peer after this time, and as often; what has no answer for the last time
@@ -106,6 +112,8 @@ pub(super) struct Dialler {
     pauses: Pauses,
     /// The hub that is tried next, counted from the first of the configuration.
     next: usize,
+    /// The age at which a connection is replaced at the latest.
+    age: Duration,
     /// Since when there has been no connection, and what the last attempt met.
     without: Option<Instant>,
     last: String,
@@ -113,9 +121,13 @@ pub(super) struct Dialler {
 
 impl Dialler {
     pub(super) fn new(uplinks: Uplinks, faults: Faults) -> Self {
+        Self::replacing_after(AGE, uplinks, faults)
+    }
+
+    fn replacing_after(age: Duration, uplinks: Uplinks, faults: Faults) -> Self {
         let next = usize::try_from(random()).unwrap_or_default();
         let (pauses, last) = (Pauses::default(), "the first attempt goes on".to_owned());
-        Self { uplinks, faults, pauses, next, without: None, last }
+        Self { uplinks, faults, pauses, next, age, without: None, last }
     }
 
     /// Keeps a connection for as long as the agent runs.
@@ -146,11 +158,14 @@ impl Dialler {
                     self.without = None;
                     self.faults.set(ProblemKind::Uplink, None);
                     tracing::info!(hub = %new.hub, "connected to a hub");
-                    let since = new.since;
+                    let (since, until) = (new.since, new.since + younger(self.age, random()));
                     tokio::select! {
                         why = new.ended() => why,
-                        () = renewal(&self.uplinks, since) => {
+                        () = renewal(&self.uplinks, since, until) => {
                             self.next = self.next.wrapping_add(1);
+                            if since.elapsed() >= HELD {
+                                self.pauses = Pauses::default();
+                            }
                             continue;
                         }
                         changed = wanted.changed() => match changed {
@@ -255,11 +270,18 @@ impl Dialler {
     }
 }
 
-/// Waits until the hub asks for another connection. However often it asks, one follows the other only
-/// after a while.
-async fn renewal(uplinks: &Uplinks, since: Instant) {
-    uplinks.renewal().await;
-    sleep_until(since + RENEWED).await;
+/// Waits until another connection has to take the place of the one in use: the hub asks for it, or it
+/// is old. However often the hub asks, one follows the other only after a while.
+async fn renewal(uplinks: &Uplinks, since: Instant, until: Instant) {
+    tokio::select! {
+        () = uplinks.renewal() => sleep_until(since + RENEWED).await,
+        () = sleep_until(until) => {}
+    }
+}
+
+/// Less than this age, by chance.
+fn younger(age: Duration, random: u32) -> Duration {
+    age.mul_f64(1.0 - YOUNGER * f64::from(random) / f64::from(u32::MAX))
 }
 
 /// A TCP connection on which nothing was read. Each address of the name gets its share of the time.
@@ -318,7 +340,69 @@ fn random() -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::channel;
+
+    use tokio::net::TcpListener;
+
     use super::*;
+    use crate::{
+        config::Proxy,
+        control::link::hand::{Taker, pair},
+    };
+
+    #[test]
+    fn an_age_is_spread_over_an_hour_and_leaves_an_hour_to_the_front() {
+        let hours = |age: Duration| age.as_secs_f64() / 3600.0;
+        assert!((hours(younger(AGE, 0)) - 23.0).abs() < 0.01, "{AGE:?}");
+        assert!((hours(younger(AGE, u32::MAX)) - 22.0).abs() < 0.1, "{AGE:?}");
+        assert!(OLDEST.saturating_sub(AGE) >= 10 * LONGEST_PAUSE, "there are many attempts");
+    }
+
+    /// Two hubs, of which one takes no connection any more: the one in use stays until the next is made.
+    #[tokio::test]
+    async fn a_connection_that_is_old_ends_only_after_the_next_is_made() {
+        const CONNECTIONS: u64 = 4;
+        let hub = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let hubs = [hub.local_addr().unwrap(), dead].map(|at| Hub::parse(&at.to_string()).unwrap());
+        let file = std::path::PathBuf::new;
+        let (certificate, key, ca) = (file(), file(), file());
+        let (hubs, proxy, proxy_credentials) = (hubs.to_vec(), Proxy::None, None);
+        let uplink = Uplink { hubs, certificate, key, ca, proxy, proxy_credentials };
+        let (giver, far) = pair().unwrap();
+        let (unlinked, ends) = channel();
+        let unlink = Box::new(move |number| drop(unlinked.send(number)));
+        let dialling = Dialling { uplink, credentials: String::new(), giver, unlink };
+        let (wants, wanted) = watch::channel(Some(Arc::new(dialling)));
+        let uplinks = Uplinks::default();
+        uplinks.set_wanted(true);
+        let age = Duration::from_millis(50);
+        let dialler = Dialler::replacing_after(age, uplinks.clone(), Faults::default());
+        let runs = tokio::spawn(dialler.run(wanted));
+        let taker = Taker::new(far).unwrap();
+        // As the front does.
+        for number in 1..=CONNECTIONS {
+            let (handed, _socket) = taker.next().await.unwrap();
+            assert_eq!(handed.uplink, number);
+            // All but the newest have ended.
+            let ended: Vec<u64> = ends.try_iter().collect();
+            assert!(ended.iter().all(|end| end + 1 < number), "{ended:?} before {number} is made");
+            uplinks.opened(number, sys::now().wall);
+            assert!(uplinks.shown(sys::now().wall).unwrap().connected, "{number}");
+        }
+        // The last one is in use, and the one before ends.
+        let until = Instant::now() + ATTEMPT;
+        let mut ended = Vec::new();
+        while !ended.contains(&(CONNECTIONS - 1)) {
+            assert!(Instant::now() < until, "{ended:?}");
+            tokio::time::sleep(age / 10).await;
+            ended.extend(ends.try_iter());
+        }
+        let shown = uplinks.shown(sys::now().wall).unwrap();
+        assert!(shown.connected && shown.failures > 0, "the dead hub was tried: {shown:?}");
+        drop(wants);
+        runs.abort();
+    }
 
     #[test]
     fn pauses_grow_to_half_a_minute_and_are_spread_over_all_of_it() {

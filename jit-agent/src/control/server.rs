@@ -35,6 +35,7 @@ pub use accept::{Trust, serve_unix};
 pub use authority::Trusted;
 pub use front_board::FrontBoard;
 pub use heartbeat::Heartbeat;
+pub(crate) use http2::OLDEST;
 pub use listen::{bind_tcp, bind_unix};
 pub use peer::{Caller, Identity, Who};
 pub use relay::Fronted;

@@ -11,6 +11,9 @@ pub(super) const MAX_STREAMS: u32 = 8;
 const STREAM_WINDOW: u32 = 128 * 1024;
 const CONNECTION_WINDOW: u32 = 256 * 1024;
 
+/// A connection of this age ends when its calls are done.
+pub(crate) const OLDEST: Duration = Duration::from_secs(24 * 3600);
+
 /// A server without a service.
 pub(super) fn http2() -> Server {
     Server::builder()
@@ -22,5 +25,5 @@ pub(super) fn http2() -> Server {
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .http2_max_header_list_size(16 * 1024)
         .http2_max_pending_accept_reset_streams(Some(20))
-        .max_connection_age(Duration::from_secs(24 * 3600))
+        .max_connection_age(OLDEST)
 }

@@ -98,7 +98,8 @@ impl Uplinks {
         state.made.iter().find(|one| one.number == number).map(|one| one.host.clone())
     }
 
-    pub(super) fn opened(&self, number: u64, now: WallTime) {
+    /// The hub of this uplink may call.
+    pub(crate) fn opened(&self, number: u64, now: WallTime) {
         let mut state = self.lock();
         let Some(made) = state.made.iter().find(|one| one.number == number) else { return };
         made.phase.send_replace(Phase::Connected(now));
@@ -158,7 +159,7 @@ impl Uplinks {
     }
 
     /// What `status` shows; `None`: the configuration has no `[uplink]`.
-    pub(super) fn shown(&self, now: WallTime) -> Option<v1::Uplink> {
+    pub(crate) fn shown(&self, now: WallTime) -> Option<v1::Uplink> {
         let state = self.lock();
         if !state.wanted {
             return None;

@@ -36,6 +36,9 @@ const SETTLE: Duration = Duration::from_millis(200);
 const WRITTEN: Duration = Duration::from_secs(60);
 /// The time in which an agent that dials out must have connected: after that it is silent.
 const CONNECTS: Duration = Duration::from_secs(20);
+/// The time in which an agent ends a connection after it has made another one: when its calls are done,
+/// and after 10 s at the latest.
+const LEAVES: Duration = Duration::from_secs(12);
 /// An agent that dials out is asked for its status more seldom: its connection says that it is there.
 const SELDOM: u32 = 4;
 /// A cursor that no run of an agent has: all events that it still holds come, with the end of its audit.
@@ -55,6 +58,8 @@ pub(super) struct Follower {
     endings: Endings,
     /// The connection of another machine that is this host, too. It stays, and nothing is asked of it.
     rival: Option<Connection>,
+    /// The one that another connection of the same boot replaced.
+    former: Option<Former>,
 }
 
 impl Follower {
@@ -79,6 +84,7 @@ impl Follower {
             used_at: None,
             endings,
             rival: None,
+            former: None,
         }
     }
 
@@ -108,10 +114,12 @@ impl Follower {
                     let since = Instant::now();
                     let why = self.follow(connection).await;
                     failed = if since.elapsed() > HELD { 0 } else { failed.saturating_add(1) };
-                    if let End::Replaced(connection) = why {
-                        next = Some(*connection);
+                    if let End::Replaced { by, former } = why {
+                        next = Some(*by);
+                        self.former = former.peer.is_some().then(|| Former::new(*former));
                         continue;
                     }
+                    self.former = None;
                     self.shared.roster.silent(&self.host.id);
                     next = self.rival.take();
                     match why {
@@ -124,7 +132,7 @@ impl Follower {
                             self.link.set(Line::Down(why));
                             self.shared.wake.notify_one();
                         }
-                        End::Replaced(_) => {}
+                        End::Replaced { .. } => {}
                     }
                     if next.is_some() {
                         continue;
@@ -214,9 +222,11 @@ impl Follower {
                 () = self.link.doubted() => due = Instant::now(),
                 uplink = self.link.arrival() => {
                     if let Some(new) = self.meet(uplink, &mut connection, &boot).await {
-                        return End::Replaced(Box::new(new));
+                        let (by, former) = (Box::new(new), Box::new(connection));
+                        return End::Replaced { by, former };
                     }
                 }
+                former = gone(&mut self.former) => self.examine(former, &connection).await,
                 () = self.link.renewed(), if connection.peer.is_some() => {
                     // The agent makes the new one first. An older agent cannot, and has to come back.
                     if let Err(error) = agent.reconnect().await {
@@ -257,19 +267,36 @@ impl Follower {
         if same || used.agent.status().await.is_err() {
             return Some(new);
         }
+        self.dispute([used, &new], "").await;
+        self.rival = Some(new);
+        None
+    }
+
+    /// Looks whether a connection that was replaced has ended. An agent ends it after it has made another
+    /// one. If it has not, there is a second machine, such as a copy of the first one as it ran, with the
+    /// same boot: each would throw the other out, again and again.
+    async fn examine(&mut self, mut former: Connection, used: &Connection) {
+        if former.agent.status().await.is_ok() {
+            let more = ", which took its place: one may be a copy of the other as it ran, such as from a \
+                        snapshot";
+            self.dispute([&former, used], more).await;
+            self.rival = Some(former);
+        }
+    }
+
+    /// Two machines are this host.
+    async fn dispute(&self, [one, other]: [&Connection; 2], more: &str) {
         let text = format!(
-            "two machines are connected as this host: the one at {}, and the one at {}. Nothing is opened \
-             here until somebody has looked, and said so by clearing this alarm",
-            used.place(&self.host),
-            new.place(&self.host)
+            "two machines are connected as this host: the one at {}, and the one at {}{more}. Nothing is \
+             opened here until somebody has looked, and said so by clearing this alarm",
+            one.place(&self.host),
+            other.place(&self.host)
         );
         let alarm = Alarm { word: "clone".into(), text, at_ms: now_ms(), holds: true };
         tracing::error!(host = self.host.id, "{}", alarm.text);
         self.link.dispute();
         let host = self.host.id.clone();
         self.note(Note { host, alarms: vec![alarm], ..Note::default() }).await;
-        self.rival = Some(new);
-        None
     }
 
     /// Asks for the status. Returns by which boot of which machine it was answered.
@@ -428,10 +455,36 @@ impl Follower {
     }
 }
 
+/// A connection that was replaced.
+struct Former {
+    connection: Connection,
+    /// Its agent has ended it by then.
+    until: Instant,
+}
+
+impl Former {
+    fn new(connection: Connection) -> Self {
+        Self { connection, until: Instant::now() + LEAVES }
+    }
+}
+
+/// The one that was replaced, when its agent must have ended it.
+async fn gone(former: &mut Option<Former>) -> Connection {
+    let Some(until) = former.as_ref().map(|former| former.until) else { return pending().await };
+    sleep_until(until).await;
+    match former.take() {
+        Some(former) => former.connection,
+        None => pending().await,
+    }
+}
+
 /// Why a host is not followed any more for now.
 enum End {
     Closed(String),
     /// By another connection of the same agent.
-    Replaced(Box<Connection>),
+    Replaced {
+        by: Box<Connection>,
+        former: Box<Connection>,
+    },
     WrongId(String),
 }

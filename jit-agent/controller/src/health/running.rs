@@ -87,6 +87,14 @@ async fn hosts(desk: &Desk, findings: &mut Findings) -> Result<(), StoreError> {
         return Ok(());
     }
     findings.good(about, format!("{} of {all} in force", of(Condition::Enforcing)));
+    let held = desk.store().hosts_held().await?;
+    if held > 0 {
+        let text = format!(
+            "{held} of which two machines are connected: nothing is opened there before somebody has looked \
+             and cleared the alarm; the page of each host says where both are"
+        );
+        findings.error(about, text);
+    }
     for (condition, what, next) in [
         (Condition::NotEnforcing, "not in force", "anybody gets in there: look at these first"),
         (

@@ -123,6 +123,17 @@ impl Store {
         rows.iter().map(|row| Ok((row.try_get("condition")?, row.try_get("count")?))).collect()
     }
 
+    /// Number of hosts on which nothing is opened, because of an alarm.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn hosts_held(&self) -> Result<i64, StoreError> {
+        // As in `hosts_by_need`: no text of JSON looks like this.
+        let held = "SELECT COUNT(*) AS count FROM host \
+                    WHERE observed_json LIKE '%\"alarms\":[{%\"holds\":true%'";
+        Ok(query(held).fetch_one(self.pool()).await?.try_get("count")?)
+    }
+
     /// Where the agents of all hosts are: id, address and server name, without labels and groups.
     ///
     /// # Errors

@@ -21,6 +21,7 @@ use crate::databases::{Database, sqlite};
 on_each_database! {
     a_grant_and_its_revocation_reach_a_host_that_has_dialled,
     two_machines_of_one_id_get_no_grant_before_somebody_has_looked,
+    a_copy_of_a_machine_that_runs_is_noticed_though_it_has_the_same_boot,
 }
 
 async fn a_grant_and_its_revocation_reach_a_host_that_has_dialled(database: Database) {
@@ -56,6 +57,7 @@ async fn two_machines_of_one_id_get_no_grant_before_somebody_has_looked(database
     let alarm = world.observed("web-1").await.alarms.remove(0);
     assert_eq!(alarm.word, "clone");
     assert!(alarm.holds && alarm.text.contains("127.0.0.1"), "{alarm:?}");
+    assert_eq!(world.desk.store().hosts_held().await.unwrap(), 1);
     let request = world.request("web-1").await;
     world.until("held", async || !world.delivery(&request).await.trouble.is_empty()).await;
     tokio::time::sleep(Duration::from_secs(6)).await;
@@ -64,15 +66,49 @@ async fn two_machines_of_one_id_get_no_grant_before_somebody_has_looked(database
     assert_eq!((one.pushes(), other.pushes()), (0, 0));
     // Nobody is thrown out.
     assert!(first.has_changed().is_ok() && second.has_changed().is_ok());
+    clear(&world).await;
+    world.until("opened", async || world.delivery(&request).await.answer == Answer::Open).await;
+    assert_eq!((one.pushes(), other.pushes()), (1, 0));
+    drop(world);
+    assert!(is_closed(&mut first).await && is_closed(&mut second).await);
+}
+
+/// Somebody has looked at the alarms.
+async fn clear(world: &World) {
     let mut tx = world.desk.store().begin().await.unwrap();
     let mut observed = hosts::lock_observed(&mut tx, "web-1").await.unwrap().unwrap();
     observed.alarms.clear();
     hosts::set_observed(&mut tx, "web-1", &observed).await.unwrap();
     tx.commit().await.unwrap();
+    assert_eq!(world.desk.store().hosts_held().await.unwrap(), 0);
+}
+
+async fn a_copy_of_a_machine_that_runs_is_noticed_though_it_has_the_same_boot(database: Database) {
+    let world = World::new(database, &[("web-1", "")]).await;
+    let names = world.client(&of_host("web-1"));
+    let (one, copy) = (Double::new("web-1", "a"), Double::new("web-1", "a"));
+    let mut first = one.dial(world.hub, Arc::clone(&names)).await.unwrap();
+    world.up("web-1").await;
+    // It cannot be known at once: an agent that makes a new connection looks the same.
+    let mut second = copy.dial(world.hub, names).await.unwrap();
+    world.until("an alarm", async || !world.observed("web-1").await.alarms.is_empty()).await;
+    let alarm = world.observed("web-1").await.alarms.remove(0);
+    assert_eq!(alarm.word, "clone");
+    assert!(alarm.holds && alarm.text.contains("took its place"), "{alarm:?}");
+    let request = world.request("web-1").await;
+    world.until("held", async || !world.delivery(&request).await.trouble.is_empty()).await;
+    let row = world.delivery(&request).await;
+    assert!(row.trouble.contains("two machines"), "{row:?}");
+    assert_eq!((one.pushes(), copy.pushes()), (0, 0));
+    // Nobody is thrown out, so neither comes back to throw out the other.
+    assert!(first.has_changed().is_ok() && second.has_changed().is_ok());
+    // One of the two is ended, and somebody clears the alarm.
+    one.leave();
+    assert!(is_closed(&mut first).await);
+    clear(&world).await;
     world.until("opened", async || world.delivery(&request).await.answer == Answer::Open).await;
-    assert_eq!((one.pushes(), other.pushes()), (1, 0));
-    drop(world);
-    assert!(is_closed(&mut first).await && is_closed(&mut second).await);
+    assert_eq!((one.pushes(), copy.pushes()), (0, 1));
+    second.mark_unchanged();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -157,12 +193,16 @@ async fn a_new_connection_of_the_same_machine_replaces_the_old_one_after_its_cal
     world.until("replaced", async || world.observed("web-1").await.uplink != before).await;
     world.until("opened", async || world.delivery(&request).await.answer == Answer::Open).await;
     assert_eq!((old.pushes(), new.pushes()), (1, 0));
+    old.leave();
     assert!(is_closed(&mut closed).await);
     let request = world.request("web-1").await;
     world.until("opened", async || world.delivery(&request).await.answer == Answer::Open).await;
     assert_eq!((old.pushes(), new.pushes()), (1, 1));
+    // The old one was ended in time: it is no other machine's.
+    tokio::time::sleep(Duration::from_secs(14)).await;
     assert!(second.has_changed().is_ok());
     assert_eq!(world.observed("web-1").await.alarms, []);
+    assert_eq!(world.fleet.hub_report().unwrap().held, 1);
     second.mark_unchanged();
 }
 

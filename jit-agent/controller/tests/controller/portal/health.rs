@@ -3,7 +3,10 @@
 use jit_controller::{
     audit::{self, Code, Record},
     clock::now_ms,
-    model::{State, host::Condition},
+    model::{
+        State,
+        host::{Alarm, Condition},
+    },
     store::{Webhook, deliveries, hosts, requests, webhooks},
 };
 use serde_json::json;
@@ -39,7 +42,13 @@ async fn what_does_not_work_comes_first_with_what_to_do(database: Database) {
     let mut tx = site.store().begin().await.unwrap();
     let mut observed = hosts::lock_observed(&mut tx, "web-1").await.unwrap().unwrap();
     observed.condition = Condition::NotEnforcing;
+    // What agents say is no field of it.
+    observed.problems.push("\"alarms\":[{\"holds\":true".into());
     hosts::set_observed(&mut tx, "web-1", &observed).await.unwrap();
+    let mut observed = hosts::lock_observed(&mut tx, "db-1").await.unwrap().unwrap();
+    let alarm = |holds| Alarm { word: "clone".into(), text: "two".into(), at_ms: 1, holds };
+    observed.alarms.extend([alarm(false), alarm(true)]);
+    hosts::set_observed(&mut tx, "db-1", &observed).await.unwrap();
     // Agreed to an hour ago, and nobody signs.
     let asked = filled::request(filled::proposal(1, &["web-1"]), State::Approved);
     requests::insert(&mut tx, &asked).await.unwrap();
@@ -72,6 +81,7 @@ async fn what_does_not_work_comes_first_with_what_to_do(database: Database) {
     for text in [
         "Something does not work.",
         "1 not in force: anybody gets in there",
+        "1 of which two machines are connected: nothing is opened there",
         "1 request agreed to and not signed",
         "role `signer`",
         "due for over 30s, and nobody brings them: 1 of 2",

@@ -19,7 +19,7 @@ use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpSocket,
-    sync::watch,
+    sync::{oneshot, watch},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::{Request, Response, Status, transport::server::Connected};
@@ -29,6 +29,8 @@ use tonic::{Request, Response, Status, transport::server::Connected};
 pub(super) struct Double {
     pub(super) host: String,
     pub(super) boot_id: String,
+    /// Dropped to end its connections.
+    open: Arc<Mutex<Vec<oneshot::Sender<()>>>>,
     pub(super) heard: Arc<Heard>,
 }
 
@@ -45,7 +47,12 @@ pub(super) struct Heard {
 
 impl Double {
     pub(super) fn new(host: &str, boot_id: &str) -> Self {
-        Self { host: host.into(), boot_id: boot_id.into(), heard: Arc::default() }
+        Self {
+            host: host.into(),
+            boot_id: boot_id.into(),
+            open: Arc::default(),
+            heard: Arc::default(),
+        }
     }
 
     /// Number of grants that it has got: one that came twice is one.
@@ -61,13 +68,22 @@ impl Double {
     ) -> io::Result<watch::Receiver<()>> {
         let (open, closed) = watch::channel(());
         let stream = connect(hub, config, [127, 0, 0, 1]).await?;
-        let served = Served { stream, _open: open };
+        let (until, ended) = oneshot::channel();
+        self.open.lock().unwrap().push(until);
+        let served = Served { stream, ended, _open: open };
         let service = server::JitAgentServer::new(self.clone());
         tokio::spawn(async move {
             let one = stream::once(async { Ok::<_, io::Error>(served) });
             tonic::transport::Server::builder().add_service(service).serve_with_incoming(one).await
         });
         Ok(closed)
+    }
+}
+
+impl Double {
+    /// Ends its connections, as an agent does that has made another one.
+    pub(super) fn leave(&self) {
+        self.open.lock().unwrap().clear();
     }
 }
 
@@ -92,6 +108,7 @@ pub(super) async fn is_closed(closed: &mut watch::Receiver<()>) -> bool {
 
 struct Served {
     stream: TlsStream<tokio::net::TcpStream>,
+    ended: oneshot::Receiver<()>,
     _open: watch::Sender<()>,
 }
 
@@ -107,6 +124,9 @@ impl AsyncRead for Served {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.ended.is_terminated() || Pin::new(&mut self.ended).poll(context).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }

@@ -99,7 +99,8 @@ impl fmt::Display for Proxy {
 }
 
 impl Proxy {
-    fn parse(text: &str) -> Result<Self, String> {
+    /// Reads the value of `proxy`. The error says what is wrong.
+    pub fn parse(text: &str) -> Result<Self, String> {
         match text {
             ENVIRONMENT => Ok(Self::Environment),
             "none" => Ok(Self::None),

@@ -28,8 +28,8 @@ use jit_client::exit::Exit;
 use jit_proto::{PortRange, SourcePrefix, printable};
 
 use crate::{
-    config::{AUTO, Config, Loaded},
-    control::tls::Material,
+    config::{AUTO, Config, Hub, Loaded, Proxy},
+    control::tls::{HubMaterial, Material, TlsError},
     oncall::{
         doctor::ways,
         failure::Failure,
@@ -81,9 +81,17 @@ pub struct InitArgs {
     /// spiffe://example.org/jit-controller; may be repeated.
     #[arg(long, value_name = "NAME")]
     controller: Vec<String>,
-    /// Where controllers connect [default: 0.0.0.0:7443].
+    /// Where controllers connect [default: 0.0.0.0:7443; with --uplink nowhere].
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
+    /// A hub that this host connects to, because nobody can connect here; may be repeated. Name it with
+    /// --controller, too.
+    #[arg(long, value_name = "HOST:PORT", value_parser = Hub::parse)]
+    uplink: Vec<Hub>,
+    /// How hubs are reached: http://HOST:PORT, environment, or none.
+    #[arg(long, value_name = "PROXY", value_parser = Proxy::parse, default_value_t)]
+    #[arg(requires = "uplink")]
+    proxy: Proxy,
     /// A name or address by which controllers connect, for the certificate; may be repeated [default:
     /// the host's name and addresses].
     #[arg(long, value_name = "NAME|IP")]
@@ -112,7 +120,7 @@ pub async fn run(config: &Path, args: InitArgs) -> Result<ExitCode, Failure> {
         return Err(Failure::Usage(
             "init asks what to protect, and there is no terminal to ask on: add --yes to take what this \
              host shows, and to choose: --host-id, --port, --source, --exempt, --signer, --controller, \
-             --listen; --dry-run shows what it would write"
+             --listen, --uplink; --dry-run shows what it would write"
                 .into(),
         ));
     }
@@ -177,19 +185,18 @@ fn own_name<'a>(choices: &'a Choices, survey: &'a Survey) -> &'a str {
 struct Draft {
     text: String,
     config: Config,
-    /// The agent listens: the certificates are there and fit.
-    listens: bool,
+    /// The certificates are there and fit: the agent listens, or connects to a hub.
+    ready: bool,
 }
 
 impl Draft {
     fn new(choices: &Choices, survey: &Survey, places: &Places) -> Result<Self, Failure> {
         if places.certificate().exists() && places.client_ca().exists() {
             let draft = Self::with(choices, survey, places, true)?;
-            match Material::of(&draft.config) {
-                Ok(_) => return Ok(draft),
+            match usable(&draft.config) {
+                Ok(()) => return Ok(draft),
                 Err(error) => complain(&format!(
-                    "warning: the agent will not listen for controllers until this is put right: \
-                     {error}"
+                    "warning: no controller reaches the agent until this is put right: {error}"
                 )),
             }
         }
@@ -200,15 +207,21 @@ impl Draft {
         choices: &Choices,
         survey: &Survey,
         places: &Places,
-        listens: bool,
+        ready: bool,
     ) -> Result<Self, Failure> {
-        let text = text::configuration(choices, survey, places, listens);
+        let text = text::configuration(choices, survey, places, ready);
         let keys: Vec<_> = choices.signers.iter().map(|one| one.key_file(places)).collect();
         let config = Loaded::parse(&text, &places.config, &keys)?.config;
         // What is a comment now must be good when somebody removes the signs.
         Loaded::parse(&text::uncommented(&text), &places.config, &keys)?;
-        Ok(Self { text, config, listens })
+        Ok(Self { text, config, ready })
     }
+}
+
+/// Whether the certificates can be used, of the listening port and of uplinks.
+fn usable(config: &Config) -> Result<(), TlsError> {
+    Material::of(config)?;
+    config.uplink.as_ref().map_or(Ok(()), |uplink| HubMaterial::read(uplink).map(drop))
 }
 
 /// Writes everything, the configuration last.

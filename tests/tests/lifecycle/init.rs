@@ -6,6 +6,7 @@ use std::{
     net::TcpStream,
     path::{Path, PathBuf},
     process::{Command, Output},
+    time::Duration,
 };
 
 use jit_tests::{
@@ -14,6 +15,8 @@ use jit_tests::{
     terminal::Terminal,
 };
 use serde_json::Value;
+
+use crate::hub::{Hub, Shows};
 
 const CONTROLLER: &str = "spiffe://example.org/jit-controller";
 
@@ -113,6 +116,39 @@ fn what_init_writes_serves_a_controller_and_shuts_nobody_out() {
 }
 
 #[test]
+fn with_a_hub_what_init_writes_connects_to_it_and_listens_nowhere() {
+    let mut site = site();
+    let name = "spiffe://example.org/jit-hub";
+    let issue = format!("pki issue --dir pki --name hub --ip {} --uri {name}", CLIENT[0]);
+    jitctl(&site, &issue);
+    let at = format!("{}:7444", CLIENT[0]);
+    let here = ["--signer", "prod-2026.pub.pem", "--controller", name, "--uplink", &at];
+    let (code, says) = init(&site, &["--proxy", "none"]);
+    assert_eq!(code, 64, "a proxy without a hub: {says}");
+    let (code, page) = init(&site, &here);
+    assert!(code == 0 && page.contains(&at) && page.contains("pki issue"), "{page}");
+    jitctl(&site, "pki issue --dir pki --name agent --csr etc/tls/agent.csr");
+    for name in ["agent.pem", "ca.pem"] {
+        fs::copy(site.path("pki").join(name), etc(&site).join("tls").join(name)).unwrap();
+    }
+    let (code, text) = init(&site, &[&here[..], &["--json"]].concat());
+    let report: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}"));
+    let said = (&report["dials"], &report["listens"], &report["hubs"][0]);
+    assert_eq!((code, said), (0, (&true.into(), &false.into(), &at.clone().into())), "{text}");
+
+    // The same with places of the test.
+    let base = site.base("[\"*\"]", "auto");
+    let (_, paths) = base.split_once("[paths]").unwrap();
+    let text = fs::read_to_string(etc(&site).join("config.toml")).unwrap();
+    site.write_config(&format!("{text}\n[paths]{paths}"));
+    let hub = Hub::start(&site, &at, &Shows::name("hub"));
+    site.start();
+    let mut agent = hub.agent(Duration::from_secs(20));
+    assert_eq!(hub.run(agent.status()).unwrap().host, HOST);
+    assert!(site.stranger_opens(0, 22), "observe mode");
+}
+
+#[test]
 fn an_edited_configuration_stays_and_force_keeps_it() {
     let site = site();
     let config = etc(&site).join("config.toml");
@@ -167,7 +203,9 @@ fn questions_are_asked_on_a_terminal_and_a_key_that_is_pressed_writes_nothing() 
         ("Except", "\n"),
         ("signers' public keys", "\n"),
         ("Controllers", "\n"),
-        ("Where controllers connect", "\n"),
+        ("Where controllers connect", "none\n"),
+        ("Hubs, as", "hub.example.org\n"),
+        ("a port is missing", "hub.example.org:443\n"),
         ("Write", "\n"),
     ] {
         terminal.wait_for(|screen| screen.contains(question));
@@ -176,6 +214,10 @@ fn questions_are_asked_on_a_terminal_and_a_key_that_is_pressed_writes_nothing() 
     assert!(terminal.wait().success(), "{}", terminal.screen());
     let text = fs::read_to_string(etc(&site).join("config.toml")).unwrap();
     assert!(text.contains("port = 3389") && text.contains("203.0.113.0/24"), "{text}");
+    assert!(
+        text.contains("hubs = [\"hub.example.org:443\"]") && !text.contains("[control]"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead, Write},
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -17,14 +17,14 @@ use super::{
     survey::{Peer, Survey, peers},
 };
 use crate::{
-    config::{AUTO, KeyFile},
+    config::{AUTO, Hub, KeyFile, Proxy},
     oncall::failure::Failure,
     rules::keyring::Signer,
     system::sys,
 };
 
 /// Where controllers connect, if nobody says otherwise.
-const LISTEN: &str = "0.0.0.0:7443";
+const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 7443);
 /// The longest grant that a new signer's key may sign, for reading the key alone.
 const ANY: Duration = Duration::from_secs(3600);
 const DAY: i64 = 86_400_000;
@@ -48,8 +48,11 @@ pub(super) struct Choices {
     pub(super) signers: Vec<SignerKey>,
     /// Who may connect.
     pub(super) controllers: Vec<String>,
-    /// Where they connect.
-    pub(super) listen: SocketAddr,
+    /// Where they connect; `None`: nowhere.
+    pub(super) listen: Option<SocketAddr>,
+    /// The hubs that the host connects to, and what stands between.
+    pub(super) hubs: Vec<Hub>,
+    pub(super) proxy: Proxy,
     /// Who is connected now and not exempt.
     pub(super) connected: Vec<Peer>,
 }
@@ -163,11 +166,13 @@ impl Choices {
                 |answer| Ok(words(answer).into_iter().map(str::to_owned).collect()),
             )?;
         }
-        if args.listen.is_none() {
-            let default = choices.listen.to_string();
-            choices.listen = asker.ask("Where controllers connect", Some(&default), |answer| {
-                answer.parse().map_err(|_| format!("{answer:?} is not ADDRESS:PORT"))
-            })?;
+        if args.listen.is_none() && args.uplink.is_empty() {
+            let default = LISTEN.to_string();
+            let question = "Where controllers connect, or none: this host connects to a hub";
+            choices.listen = asker.ask(question, Some(&default), listen)?;
+        }
+        if choices.listen.is_none() && args.uplink.is_empty() {
+            choices.hubs = asker.ask("Hubs, as hub.example.org:443", None, hubs)?;
         }
         let what = if args.dry_run { "Show" } else { "Write" };
         match asker.confirm(&format!("{what} {}", places.config.display()), true)? {
@@ -201,10 +206,9 @@ impl Choices {
             exclude: args.exclude.clone(),
             signers: signers.collect::<Result<_, _>>().map_err(Failure::Refused)?,
             controllers: args.controller.clone(),
-            listen: match args.listen {
-                Some(listen) => listen,
-                None => LISTEN.parse().expect("an address and a port"),
-            },
+            listen: args.listen.or_else(|| args.uplink.is_empty().then_some(LISTEN)),
+            hubs: args.uplink.clone(),
+            proxy: args.proxy.clone(),
             connected: Vec::new(),
         })
     }
@@ -296,6 +300,20 @@ fn some<T: std::str::FromStr<Err: std::fmt::Display>>(answer: &str) -> Result<Ve
     Ok(all)
 }
 
+/// Where controllers connect, if anywhere.
+fn listen(answer: &str) -> Result<Option<SocketAddr>, String> {
+    if answer == "none" {
+        return Ok(None);
+    }
+    answer.parse().map(Some).map_err(|_| format!("{answer:?} is not ADDRESS:PORT"))
+}
+
+/// At least one.
+fn hubs(answer: &str) -> Result<Vec<Hub>, String> {
+    let all: Vec<_> = words(answer).into_iter().map(Hub::parse).collect::<Result<_, _>>()?;
+    if all.is_empty() { Err("name at least one".into()) } else { Ok(all) }
+}
+
 fn host_id(answer: &str) -> Result<String, String> {
     match answer {
         "" => Err("name it: grants name hosts by this id".into()),
@@ -363,6 +381,15 @@ mod tests {
             let found: Vec<_> = choices.exempt.iter().map(|one| one.source.to_string()).collect();
             assert_eq!(found, exempt);
         }
+    }
+
+    #[test]
+    fn with_a_hub_it_listens_only_where_an_option_says_so() {
+        assert_eq!(begun("").listen, Some(LISTEN));
+        let choices = begun("--uplink hub.example.org:443 --uplink [2001:db8::1]:7444");
+        assert_eq!((choices.listen, choices.hubs.len()), (None, 2));
+        let both = begun("--uplink hub.example.org:443 --listen 192.0.2.1:7443");
+        assert!(both.listen.is_some() && !both.hubs.is_empty());
     }
 
     #[test]

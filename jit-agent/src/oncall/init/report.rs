@@ -32,6 +32,10 @@ pub(super) struct Report {
     controllers: Vec<String>,
     /// `[control]` is in force: the certificates are there.
     listens: bool,
+    /// The hubs of `[uplink]`.
+    hubs: Vec<String>,
+    /// `[uplink]` is in force: the certificates are there.
+    dials: bool,
     key: Option<PathBuf>,
     /// The key was made now.
     pub(super) key_is_new: Option<bool>,
@@ -72,7 +76,9 @@ impl Report {
             connected: choices.connected.iter().map(|peer| peer.source.clone()).collect(),
             signers: choices.signers.iter().map(|signer| signer.id.clone()).collect(),
             controllers: choices.controllers.clone(),
-            listens: draft.listens,
+            listens: draft.ready && choices.listen.is_some(),
+            hubs: choices.hubs.iter().map(ToString::to_string).collect(),
+            dials: draft.ready && !choices.hubs.is_empty(),
             key: (!args.no_key).then(|| places.key()),
             key_is_new: None,
             request: (!args.no_key).then(|| places.request()),
@@ -103,6 +109,7 @@ impl Report {
         list("connected", &self.connected);
         list("signers", &self.signers);
         list("controllers", &self.controllers);
+        list("hubs", &self.hubs);
         if let Some(until) = &self.exempt_until {
             lines.push(format!("  exemptions end at {until}"));
         }
@@ -142,7 +149,7 @@ fn next(
             choices.host
         ));
     }
-    if !draft.listens && !args.no_key {
+    if !draft.ready && !args.no_key {
         let name = survey.name.as_deref().unwrap_or("agent");
         next.push(format!(
             "jitctl pki issue --dir pki --name {name} --csr {}    # where the CA is; then put agent.pem and \

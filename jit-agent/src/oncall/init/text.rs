@@ -15,12 +15,12 @@ use super::{
 /// Before a line that is to be good as soon as somebody removes this.
 const LATER: &str = "#control# ";
 
-/// The configuration. `listens`: `[control]` is in force, else it is a comment.
+/// The configuration. `ready`: `[control]` and `[uplink]` are in force, else they are comments.
 pub(super) fn configuration(
     choices: &Choices,
     survey: &Survey,
     places: &Places,
-    listens: bool,
+    ready: bool,
 ) -> String {
     let mut text = format!(
         "# {}: what this host protects, and the most that any grant may open.\n\
@@ -44,12 +44,12 @@ pub(super) fn configuration(
     for range in &choices.ports {
         text += &port(*range, choices, survey);
     }
-    text += &control(choices, places, listens);
+    text += &controllers(choices, places, ready);
     text += &signers(choices, places);
     marked(text)
 }
 
-/// The text as it is when `[control]` is in force.
+/// The text as it is when `[control]` and `[uplink]` are in force.
 pub(super) fn uncommented(text: &str) -> String {
     text.lines().map(|line| line.strip_prefix(LATER).unwrap_or(line).to_owned() + "\n").collect()
 }
@@ -114,15 +114,30 @@ fn port(range: PortRange, choices: &Choices, survey: &Survey) -> String {
     text
 }
 
-fn control(choices: &Choices, places: &Places, listens: bool) -> String {
+/// Where controllers connect, where the host connects to, and who may call.
+fn controllers(choices: &Choices, places: &Places, ready: bool) -> String {
     let path = |path: std::path::PathBuf| quoted(&path.display().to_string());
-    let mut lines = vec![
-        "[control]".to_owned(),
-        format!("listen = {}", quoted(&choices.listen.to_string())),
-        format!("certificate = {}", path(places.certificate())),
-        format!("key = {}", path(places.key())),
-        format!("client_ca = {}", path(places.client_ca())),
-    ];
+    let files = |ca: &str| {
+        [
+            format!("certificate = {}", path(places.certificate())),
+            format!("key = {}", path(places.key())),
+            format!("{ca} = {}", path(places.client_ca())),
+        ]
+    };
+    let mut lines = Vec::new();
+    let mut text = String::new();
+    if let Some(listen) = choices.listen {
+        text += "\n# Controllers connect here, with a client certificate of this CA.\n";
+        lines.extend(["[control]".to_owned(), format!("listen = {}", quoted(&listen.to_string()))]);
+        lines.extend(files("client_ca"));
+    }
+    if !choices.hubs.is_empty() {
+        text += "\n# This host connects to one of these hubs, whose certificate is of this CA.\n";
+        let hubs: Vec<_> = choices.hubs.iter().map(|hub| quoted(&hub.to_string())).collect();
+        lines.extend(["[uplink]".to_owned(), format!("hubs = [{}]", hubs.join(", "))]);
+        lines.extend(files("ca"));
+        lines.push(format!("proxy = {}", quoted(&choices.proxy.to_string())));
+    }
     for identity in &choices.controllers {
         lines.extend([
             "[[controller]]".to_owned(),
@@ -130,10 +145,8 @@ fn control(choices: &Choices, places: &Places, listens: bool) -> String {
             "may = [\"grant\", \"revoke\", \"read\"]".to_owned(),
         ]);
     }
-    let begin = if listens { "" } else { LATER };
-    let mut text =
-        String::from("\n# Controllers connect here, with a client certificate of this CA.\n");
-    if !listens {
+    let begin = if ready { "" } else { LATER };
+    if !ready {
         text += "# Not in force: the certificate or the CA is not there yet. When they are:\n\
                  # sed -i 's/^#control# //' on this file, `jit-agent check`, `systemctl reload jit-agent`.\n";
     }
@@ -141,10 +154,14 @@ fn control(choices: &Choices, places: &Places, listens: bool) -> String {
         let _never = writeln!(text, "{begin}{line}");
     }
     if choices.controllers.is_empty() {
-        text += "# Who may connect: a name in the client certificate.\n\
-                 # [[controller]]\n\
-                 # identity = \"spiffe://example.org/jit-controller\"\n\
-                 # may = [\"grant\", \"revoke\", \"read\"]\n";
+        let name = if choices.hubs.is_empty() { "jit-controller" } else { "jit-hub" };
+        let _never = writeln!(
+            text,
+            "# Who may call: a name in the certificate.\n\
+             # [[controller]]\n\
+             # identity = \"spiffe://example.org/{name}\"\n\
+             # may = [\"grant\", \"revoke\", \"read\"]"
+        );
     }
     text
 }
@@ -184,7 +201,7 @@ pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::Loaded;
+    use crate::config::{Hub, Loaded, Proxy};
 
     fn places() -> Places {
         Places::new(Path::new("/nowhere/jit-agent/config.toml")).unwrap()
@@ -204,7 +221,9 @@ pub(super) mod tests {
             exclude: if exclude.is_empty() { vec![] } else { vec![exclude.into()] },
             signers: vec![],
             controllers: vec!["spiffe://example.org/jit-controller".into()],
-            listen: "0.0.0.0:7443".parse().unwrap(),
+            listen: Some("0.0.0.0:7443".parse().unwrap()),
+            hubs: vec![],
+            proxy: Proxy::None,
             connected: vec![],
         }
     }
@@ -226,6 +245,30 @@ pub(super) mod tests {
         assert_eq!(later.controllers.len(), 1);
         let now = configuration(&choices("web-1", ""), &survey("ana"), &places, true);
         assert!(Loaded::parse(&now, &places.config, &[]).unwrap().config.control.is_some());
+    }
+
+    #[test]
+    fn with_a_hub_the_configuration_has_an_uplink_and_no_port_of_its_own() {
+        let places = places();
+        let hub = Hub::parse("hub.example.org:443").unwrap();
+        let proxy = Proxy::At(Hub::parse("proxy.example.org:3128").unwrap());
+        let listen = choices("web-1", "").listen;
+        for (listen, ready) in [(None, false), (None, true), (listen, false), (listen, true)] {
+            let choices = Choices {
+                listen,
+                hubs: vec![hub.clone()],
+                proxy: proxy.clone(),
+                ..choices("web-1", "")
+            };
+            let text = configuration(&choices, &survey("ana"), &places, ready);
+            let now = Loaded::parse(&text, &places.config, &[]).unwrap().config;
+            assert_eq!(now.uplink.is_some(), ready, "{text}");
+            let later = Loaded::parse(&uncommented(&text), &places.config, &[]).unwrap().config;
+            assert_eq!(later.control.is_some(), listen.is_some(), "{text}");
+            let uplink = later.uplink.unwrap();
+            assert_eq!((uplink.hubs, uplink.proxy), (vec![hub.clone()], proxy.clone()));
+            assert_eq!(later.controllers.len(), 1);
+        }
     }
 
     proptest! {

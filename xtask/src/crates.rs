@@ -24,10 +24,29 @@ enum Never {
 /// Crates for the kernel's side and for the agent's database.
 const OF_THE_AGENT: &[&str] = &["aya", "aya-build", "aya-obj", "jit-agent", "redb"];
 
-/// Crates of the controller: databases, rules, web clients, key devices. None of them may run with the
-/// agent's rights.
-const OF_THE_CONTROLLER: &[&str] =
-    &["cedar-policy", "cryptoki", "jit-controller", "reqwest", "sqlx", "sqlx-core"];
+/// Crates of the controller: databases, rules, web clients, clients of message brokers, key devices; and
+/// others of these kinds. None of them may run with the agent's rights: what it asks over HTTP it asks
+/// with hyper.
+const NOT_FOR_THE_AGENT: &[&str] = &[
+    "async-nats",
+    "attohttpc",
+    "cedar-policy",
+    "cryptoki",
+    "curl",
+    "hyper-rustls",
+    "isahc",
+    "jit-controller",
+    "lapin",
+    "minreq",
+    "nkeys",
+    "rdkafka",
+    "reqwest",
+    "rumqttc",
+    "sqlx",
+    "sqlx-core",
+    "surf",
+    "ureq",
+];
 
 const RULES: &[Rule] = &[
     Rule { of: "jit-common", never: Never::Outside },
@@ -38,7 +57,7 @@ const RULES: &[Rule] = &[
     Rule { of: "jit-proto", never: Never::These { anywhere: OF_THE_AGENT, directly: &["tokio"] } },
     Rule { of: "jit-client", never: Never::These { anywhere: OF_THE_AGENT, directly: &["clap"] } },
     // Neither knows the other's program. They share the wire, and what a client of the agent needs.
-    Rule { of: "jit-agent", never: Never::These { anywhere: OF_THE_CONTROLLER, directly: &[] } },
+    Rule { of: "jit-agent", never: Never::These { anywhere: NOT_FOR_THE_AGENT, directly: &[] } },
     Rule { of: "jit-controller", never: Never::These { anywhere: OF_THE_AGENT, directly: &[] } },
     Rule { of: "jitctl", never: Never::These { anywhere: OF_THE_AGENT, directly: &[] } },
 ];

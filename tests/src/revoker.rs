@@ -37,9 +37,14 @@ impl Revoker {
 
     /// A signed revocation of everything that the host was granted until now.
     pub fn all(&self) -> v1::Envelope {
+        self.of(Whose::All)
+    }
+
+    /// A signed revocation of these grants; of ids whenever they were issued, of others until now.
+    pub fn of(&self, whose: Whose) -> v1::Envelope {
         let order = RevocationOrder {
             hosts: Some(vec![HOST.into()]),
-            whose: Whose::All,
+            whose,
             issued_before_ms: jit_agent::system::sys::now().wall.0,
             cut: false,
             author: "bo@example.org".into(),

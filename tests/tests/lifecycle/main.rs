@@ -16,6 +16,7 @@ mod colours;
 mod connections;
 mod controllers;
 mod crashes;
+mod cut;
 mod dead;
 mod denials;
 mod doctor;

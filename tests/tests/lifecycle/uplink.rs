@@ -22,12 +22,12 @@ use crate::{
 
 const LONG: Duration = Duration::from_secs(600);
 /// The longest time until an agent is connected again: a pause, and what a slow machine takes.
-const BACK: Duration = Duration::from_secs(20);
+pub(crate) const BACK: Duration = Duration::from_secs(20);
 const HUB: &str = "spiffe://example.org/hub";
 const READER: &str = "spiffe://example.org/reader";
 
 /// A site with certificates, whose agent does not run yet.
-fn site() -> Site {
+pub(crate) fn site() -> Site {
     let site = Site::new();
     for directory in ["pki", "foreign"] {
         jitctl(&site, &["pki", "init", "--dir", directory]);
@@ -57,7 +57,7 @@ fn renew(site: &Site) {
 }
 
 /// Only an uplink, to these ports of the client.
-fn configure(site: &Site, ports: &[u16], more: &str) {
+pub(crate) fn configure(site: &Site, ports: &[u16], more: &str) {
     let hubs: Vec<_> = ports.iter().map(|port| format!("\"{}:{port}\"", CLIENT[0])).collect();
     let hubs = hubs.join(", ");
     site.configure(&format!(
@@ -78,7 +78,7 @@ may = ["read"]
     ));
 }
 
-fn hub(site: &Site, port: u16, name: &str) -> Hub {
+pub(crate) fn hub(site: &Site, port: u16, name: &str) -> Hub {
     Hub::start(site, &format!("{}:{port}", CLIENT[0]), &Shows::name(name))
 }
 
@@ -86,7 +86,7 @@ fn all(what: bool) -> v1::RevokeRequest {
     v1::RevokeRequest { what: Some(What::All(what)), reason: "test".into(), cut: false }
 }
 
-fn is_connected(uplink: &serde_json::Value) -> bool {
+pub(crate) fn is_connected(uplink: &serde_json::Value) -> bool {
     uplink["connected"] == true
 }
 

@@ -35,6 +35,11 @@ pub fn status(pids: &[u32], line: &str) -> u64 {
     pids.iter().map(|pid| number(&read(&format!("/proc/{pid}/status")), line)).sum()
 }
 
+/// Bytes that processes had written to disk (proc_pid_io(5)).
+pub fn written(pids: &[u32]) -> u64 {
+    pids.iter().map(|pid| number(&read(&format!("/proc/{pid}/io")), "write_bytes:")).sum()
+}
+
 /// Number of descriptors that processes have.
 pub fn descriptors(pids: &[u32]) -> usize {
     let of = |pid| fs::read_dir(format!("/proc/{pid}/fd")).expect("the descriptors of a process");

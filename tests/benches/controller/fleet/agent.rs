@@ -1,0 +1,221 @@
+//! A simulated agent: what the hub calls. Its answers are made by the agent's own rules: signatures, policy and
+//! ledger. Only kernel and disk are missing.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+};
+
+use jit_agent::{
+    config::Config,
+    rules::{grant, ledger::Ledger, refusal::Refused},
+    system::sys,
+};
+use jit_proto::{
+    GrantId,
+    v1::{self, event::What, jit_agent_server as server},
+};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tonic::{Request, Response, Status, codegen::tokio_stream::Stream};
+
+use super::board::{Board, Kind};
+
+/// An agent, across all its connections.
+pub(super) struct Agent {
+    pub(super) number: usize,
+    pub(super) id: String,
+    pub(super) board: Arc<Board>,
+    trust: Arc<Config>,
+    state: Mutex<State>,
+}
+
+struct State {
+    ledger: Ledger,
+    /// Who reads its events.
+    reader: Option<UnboundedSender<v1::Event>>,
+}
+
+impl Agent {
+    /// Without grants. `trust`: keys and policy, the same for all.
+    pub(super) fn new(number: usize, id: String, trust: &Arc<Config>, board: &Arc<Board>) -> Self {
+        let ahead = trust.policy.longest_ahead();
+        let ledger = Ledger::new(trust.limits.into(), trust.limits.slots(), ahead);
+        let state = Mutex::new(State { ledger, reader: None });
+        Self { number, id, board: Arc::clone(board), trust: Arc::clone(trust), state }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, envelope: &v1::Envelope) -> v1::Outcome {
+        match self.admit(envelope) {
+            Ok((id, reason)) => {
+                let grant_id = id.0.to_vec().into();
+                v1::Outcome { reason: reason.into(), accepted: true, grant_id, ..Default::default() }
+            }
+            Err(Refused { refusal, detail, .. }) => {
+                self.board.refused(&format!("{}: {detail}", refusal.word()));
+                v1::Outcome { reason: refusal.word().into(), detail, ..Default::default() }
+            }
+        }
+    }
+
+    fn admit(&self, envelope: &v1::Envelope) -> Result<(GrantId, &'static str), Refused> {
+        let Config { keyring, policy, .. } = &*self.trust;
+        let now = sys::now();
+        let grant = grant::verify(envelope, keyring, &self.id)?;
+        policy.check(&grant, keyring, now)?;
+        let id = grant.id();
+        let mut state = self.state();
+        let admission = state.ledger.admit(grant, now)?;
+        let kind = if admission.word() == "ok" { Kind::Opened } else { Kind::Again };
+        state.say("activated", id);
+        drop(state);
+        self.board.answered(self.number, id, kind);
+        Ok((id, admission.word()))
+    }
+
+    fn end(&self, id: GrantId) -> Result<bool, Status> {
+        let mut state = self.state();
+        let ended = state.ledger.revoke(id, sys::now(), 0);
+        let (ended, _) = ended.map_err(|refused| Status::internal(refused.to_string()))?;
+        state.say("revoked", id);
+        drop(state);
+        self.board.answered(self.number, id, if ended { Kind::Closed } else { Kind::Again });
+        Ok(ended)
+    }
+
+    fn grants(&self) -> Vec<v1::GrantState> {
+        let state = self.state();
+        let held = state.ledger.grants().map(|held| v1::GrantState {
+            grant: held.grant.payload().to_vec().into(),
+            state: v1::State::Active.into(),
+            ..Default::default()
+        });
+        held.collect()
+    }
+}
+
+impl State {
+    fn say(&self, kind: &str, id: GrantId) {
+        let Some(reader) = &self.reader else { return };
+        let grant_id = id.0.to_vec().into();
+        let event = v1::GrantEvent { kind: kind.into(), grant_id, ..Default::default() };
+        let event =
+            v1::Event { cursor: "bench-1".into(), what: Some(What::Grant(event)), ..Default::default() };
+        // Nobody may read any more.
+        let _gone = reader.send(event);
+    }
+}
+
+/// Events as they happen. While somebody reads them, the agent is up.
+pub(super) struct Events {
+    events: UnboundedReceiver<v1::Event>,
+    board: Arc<Board>,
+}
+
+impl Stream for Events {
+    type Item = Result<v1::Event, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.events.poll_recv(context).map(|event| event.map(Ok))
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        self.board.down();
+    }
+}
+
+/// What is served on one connection.
+pub(super) struct Service(pub(super) Arc<Agent>);
+
+macro_rules! service {
+    ($($name:ident($request:ident) -> $response:ident,)*) => {
+        #[tonic::async_trait]
+        impl server::JitAgent for Service {
+            type WatchStream = Events;
+
+            async fn status(
+                &self,
+                _request: Request<v1::StatusRequest>,
+            ) -> Result<Response<v1::StatusResponse>, Status> {
+                Ok(Response::new(v1::StatusResponse {
+                    state: "enforcing".into(),
+                    version: "1.0.0".into(),
+                    host: self.0.id.clone(),
+                    boot_id: format!("boot-of-{}", self.0.id),
+                    started_at_ms: 1,
+                    grants: self.0.grants(),
+                    ..Default::default()
+                }))
+            }
+
+            async fn watch(
+                &self,
+                _request: Request<v1::WatchRequest>,
+            ) -> Result<Response<Events>, Status> {
+                let (reader, events) = unbounded_channel();
+                self.0.state().reader = Some(reader);
+                self.0.board.up();
+                let board = Arc::clone(&self.0.board);
+                Ok(Response::new(Events { events, board }))
+            }
+
+            async fn push_batch(
+                &self,
+                request: Request<v1::PushBatchRequest>,
+            ) -> Result<Response<v1::PushBatchResponse>, Status> {
+                let envelopes = request.into_inner().envelopes;
+                let outcomes = envelopes.iter().map(|envelope| self.0.take(envelope)).collect();
+                Ok(Response::new(v1::PushBatchResponse { outcomes, ..Default::default() }))
+            }
+
+            async fn revoke(
+                &self,
+                request: Request<v1::RevokeRequest>,
+            ) -> Result<Response<v1::RevokeResponse>, Status> {
+                let Some(v1::revoke_request::What::GrantId(id)) = request.into_inner().what else {
+                    return Err(Status::unimplemented("one grant at a time here"));
+                };
+                let id = GrantId::from_bytes(&id).ok_or(Status::invalid_argument("no id"))?;
+                let ended = u32::from(self.0.end(id)?);
+                Ok(Response::new(v1::RevokeResponse { revoked: ended, ..Default::default() }))
+            }
+
+            async fn list(
+                &self,
+                _request: Request<v1::ListRequest>,
+            ) -> Result<Response<v1::ListResponse>, Status> {
+                Ok(Response::new(v1::ListResponse { grants: self.0.grants(), ..Default::default() }))
+            }
+
+            $(
+                async fn $name(
+                    &self,
+                    _request: Request<v1::$request>,
+                ) -> Result<Response<v1::$response>, Status> {
+                    Err(Status::unimplemented("a simulated agent does not"))
+                }
+            )*
+        }
+    };
+}
+
+service! {
+    push(PushRequest) -> PushResponse,
+    break_glass(BreakGlassRequest) -> BreakGlassResponse,
+    enforce(EnforceRequest) -> EnforceResponse,
+    confirm(ConfirmRequest) -> ConfirmResponse,
+    show_policy(ShowPolicyRequest) -> ShowPolicyResponse,
+    diff_policy(DiffPolicyRequest) -> DiffPolicyResponse,
+    push_policy(PushPolicyRequest) -> PushPolicyResponse,
+    confirm_policy(ConfirmPolicyRequest) -> ConfirmPolicyResponse,
+    set_policy_floor(SetPolicyFloorRequest) -> SetPolicyFloorResponse,
+    denials(DenialsRequest) -> DenialsResponse,
+    why(WhyRequest) -> WhyResponse,
+    reconnect(ReconnectRequest) -> ReconnectResponse,
+}

@@ -1,0 +1,120 @@
+//! What all simulated agents together have seen, and when.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant, UNIX_EPOCH},
+};
+
+use jit_proto::GrantId;
+
+/// Refusals that are kept, at most.
+const REFUSALS: usize = 10;
+
+/// What an agent did with a grant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Opened,
+    Closed,
+    /// It had it already: nothing changed.
+    Again,
+}
+
+/// An answer of one agent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answer {
+    pub(super) agent: usize,
+    pub(super) grant: GrantId,
+    pub(super) kind: Kind,
+    /// Microseconds since the Unix epoch.
+    pub(super) at_us: u64,
+}
+
+/// What was seen.
+#[derive(Default)]
+pub(super) struct Board {
+    up: AtomicUsize,
+    answers: Mutex<Vec<Answer>>,
+    refusals: Mutex<Vec<String>>,
+    failures: Mutex<BTreeMap<String, usize>>,
+}
+
+impl Board {
+    pub(super) fn up(&self) {
+        self.up.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(super) fn down(&self) {
+        self.up.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Agents whose events a hub reads: it delivers to them.
+    pub(super) fn count_up(&self) -> usize {
+        self.up.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn answered(&self, agent: usize, grant: GrantId, kind: Kind) {
+        let answer = Answer { agent, grant, kind, at_us: now_us() };
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner).push(answer);
+    }
+
+    /// All answers since this was last asked.
+    pub(super) fn take(&self) -> Vec<Answer> {
+        std::mem::take(&mut self.answers.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Number of answers since they were taken last.
+    pub(super) fn count(&self) -> usize {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Number of such answers since they were taken last.
+    pub(super) fn count_of(&self, kind: Kind) -> usize {
+        let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        answers.iter().filter(|answer| answer.kind == kind).count()
+    }
+
+    pub(super) fn refused(&self, why: &str) {
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        if refusals.len() < REFUSALS {
+            refusals.push(why.to_owned());
+        }
+    }
+
+    /// Counts an attempt to connect that failed.
+    pub(super) fn failed(&self, why: String) {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        *failures.entry(why).or_default() += 1;
+    }
+
+    /// Attempts that failed since this was last asked, by reason.
+    pub(super) fn failures(&self) -> BTreeMap<String, usize> {
+        std::mem::take(&mut self.failures.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Waits until this is so.
+    #[track_caller]
+    pub(super) fn until(&self, what: &str, within: Duration, is: impl Fn(&Self) -> bool) {
+        let began = Instant::now();
+        while !is(self) {
+            let refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            assert!(
+                began.elapsed() < within && refusals.is_empty(),
+                "not {what}: {} up, {} answers, refused: {refusals:?}, not connected: {:?}",
+                self.count_up(),
+                self.count(),
+                self.failures(),
+            );
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// Microseconds since the Unix epoch.
+pub(super) fn now_us() -> u64 {
+    u64::try_from(UNIX_EPOCH.elapsed().unwrap().as_micros()).unwrap()
+}
